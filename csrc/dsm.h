@@ -1,0 +1,242 @@
+/*
+ * dsm.h: the public interface of the core.
+ *
+ * Every function returns 0 (or a count where it says so) or -DSM_E… (base/err.def). After a failure dsm_last_error()
+ * gives the calling thread the errno, the completion status and a sentence of detail.
+ *
+ * THREADS. Every function may be called from any thread, except that an object must not be used during or after the
+ * call that closes it, and a dsm_op belongs to the core between submit and its completion.
+ *
+ * FORK. A child of fork() gets -DSM_EFORK from everything but the close functions, which then only forget.
+ *
+ * COMPLETION, that is what is true when an op has status 0:
+ *   READ      the bytes are in the local buffer. Larger than 8 aligned bytes, they may mix old and new.
+ *   WRITE     shm: every process of the host sees it.
+ *             verbs: the remote NIC has acknowledged it. A later op on the same connection sees it; whether the owner's CPU
+ *             already does is up to the hardware.
+ *   ATOMIC    the update has taken effect, once, and 'result' holds the value before it.
+ * An op with a status other than 0 may have taken effect, unless the status comes from the checks that run before
+ * anything is posted: EINVAL EBOUNDS EACCESS EALIGN ECLOSED EFORK (and ESTALE, EPEER when found then).
+ *
+ * ORDER. Ops of one batch to one peer: WRITE after WRITE and ATOMIC after WRITE take effect in order. Whatever depends on a
+ * READ or an ATOMIC before it in the batch needs DSM_OP_FENCE. Between peers there is no order.
+ *
+ * ATOMICITY. A word that is updated with fetch_add or compare_swap is to be changed by them only, by its owner too (the
+ * owner attaches to its own region): NIC and CPU atomics do not exclude each other, and a failing compare-swap may store.
+ */
+#ifndef DSM_H
+#define DSM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum dsm_error {
+#define DSM_ERR(code, value, cls, base, text) DSM_##code = (value),
+#include "base/err.def"
+#undef DSM_ERR
+};
+
+#define DSM_READ 1u   /* others may read */
+#define DSM_WRITE 2u  /* others may write */
+#define DSM_ATOMIC 4u /* others may fetch-add and compare-swap */
+
+#define DSM_DESC_MAX 256
+#define DSM_NODE_ID 16
+
+typedef struct dsm_ctx dsm_ctx;
+typedef struct dsm_region dsm_region;
+typedef struct dsm_remote dsm_remote;
+
+/* ---- errors ---- */
+
+typedef struct {
+    int code;           /* DSM_E…, positive */
+    int sys;            /* errno, or 0 */
+    int status;         /* work completion status (enum ibv_wc_status), or 0 */
+    uint32_t vendor;    /* the device's own code, or 0 */
+    char detail[200];   /* what exactly; "" when the code says it all */
+} dsm_failure;
+
+typedef struct {
+    int code;
+    const char *name, *py_class, *py_base, *text;
+} dsm_error_row;
+
+const dsm_failure *dsm_last_error(void); /* of this thread; valid until its next call */
+const dsm_error_row *dsm_error_rows(size_t *n);
+const char *dsm_strerror(int code); /* takes either sign */
+
+/* ---- contexts ---- */
+
+typedef struct {
+    const char *fabric;      /* "shm" or "verbs" */
+    const char *device;      /* NULL or "": the first that has an active port */
+    int port;                /* 0: the first active */
+    int gid_index;           /* -1: RoCE v2 with an IPv4 address first */
+    int mtu;                 /* bytes; 0: the port's active one */
+    const char *listen;      /* agent's TCP address, host or host:port; NULL: what the fabric needs */
+    const void *secret;      /* shared secret, any bytes */
+    size_t secret_len;       /* at least 16 */
+    int64_t peer_timeout_ns; /* a silent peer is an error after about this; 0: the default, 2 s */
+    int64_t spin_ns;         /* how long to poll before sleeping; <0: the default, 50 us (0 on a one-core host) */
+    int depth;               /* send queue depth; 0: the default, 128 */
+    const char *fault;       /* NULL, or a fault plan (fabric/fault/fault.h) */
+} dsm_options;
+
+typedef struct {
+    uint32_t near_memory;      /* 1: attached memory is mapped and ops complete when posted */
+    uint32_t register_private; /* 1: memory of the caller's own can be registered */
+    uint32_t atomic_domain;    /* 0: CPU, 1: this NIC only, 2: NIC and CPU (IBV_ATOMIC_GLOB), 3: no atomics */
+    uint32_t max_inline;
+    uint32_t max_reads; /* outstanding reads and atomics per connection */
+    uint32_t depth;
+    uint32_t mtu;
+    uint32_t port;
+    int32_t gid_index;
+    uint32_t is_roce;
+    uint64_t max_region;
+    char fabric[16];
+    char device[64];
+    char gid[64];
+} dsm_caps;
+
+void dsm_options_init(dsm_options *o);
+int dsm_open(const dsm_options *o, dsm_ctx **out);
+/* Regions and remotes must be closed before. Idle connections are drained and closed. */
+void dsm_close(dsm_ctx *c);
+void dsm_capabilities(const dsm_ctx *c, dsm_caps *out);
+void dsm_node_id(const dsm_ctx *c, uint8_t id[DSM_NODE_ID]);
+/* The agent's address as text: "unix:@name" or "tcp:host:port". */
+const char *dsm_agent_address(const dsm_ctx *c);
+/* Cut a node off: its connections move to the error state and new ones are refused; done when it returns. On shm the
+ * node loses its connection but memory it has already mapped stays mapped (UNSUPPORTED is returned, after cutting). */
+int dsm_fence(dsm_ctx *c, const uint8_t node[DSM_NODE_ID]);
+/* Counters: how often the core entered the fabric. For tests and benches. */
+typedef struct {
+    uint64_t posts, doorbells, signalled, wakeups, connects, rejected;
+} dsm_stats;
+void dsm_get_stats(const dsm_ctx *c, dsm_stats *out);
+
+/* Is the fabric usable here? 0, or -DSM_E… with the reason in dsm_last_error(). Opens nothing for good. */
+int dsm_probe(const char *fabric);
+/* JSON array of what the fabric sees (devices, ports, GIDs), into buf; returns the length, or -DSM_E…. */
+int dsm_inventory(const char *fabric, char *buf, size_t len);
+
+/* ---- memory of this process that others reach ---- */
+
+/* Zeroed, page-aligned, in huge pages where the fabric finds some. Errors: EINVAL (0 bytes, rights), ENOMEM, EMEMLOCK. */
+int dsm_alloc(dsm_ctx *c, uint64_t nbytes, uint32_t access, dsm_region **out);
+/* Memory of the caller's, which keeps it alive until dsm_region_close returned. ENOTSHARED where the fabric can't. */
+int dsm_register(dsm_ctx *c, void *p, uint64_t nbytes, uint32_t access, dsm_region **out);
+/* n at once: all or none. Neighbouring buffers may share one registration with the device. */
+int dsm_register_many(dsm_ctx *c, size_t n, void *const *p, const uint64_t *nbytes, uint32_t access, dsm_region **out);
+/* Afterwards the descriptor is refused as stale. Waits for the fabric, never for peers. */
+int dsm_region_close(dsm_region *r);
+void *dsm_region_data(const dsm_region *r);
+uint64_t dsm_region_nbytes(const dsm_region *r);
+uint32_t dsm_region_access(const dsm_region *r);
+/* Writes the descriptor (docs/protocols/descriptor.md) into buf; returns its length, at most DSM_DESC_MAX. */
+int dsm_region_descriptor(const dsm_region *r, uint8_t buf[DSM_DESC_MAX]);
+
+/* ---- descriptors ---- */
+
+typedef struct {
+    uint32_t version, access, kind, fabric; /* fabric: 1 shm, 2 verbs */
+    uint8_t node[DSM_NODE_ID];
+    uint64_t region, generation, nbytes, base;
+    uint32_t key;
+    char address[112]; /* of the owner's agent */
+} dsm_descriptor;
+
+/* Refuses (EDESC, EVERSION) whatever it does not understand to the last byte. */
+int dsm_descriptor_parse(const void *bytes, size_t len, dsm_descriptor *out);
+
+/* ---- memory of other processes ---- */
+
+/* Connects to the owner's agent where there is no connection yet. timeout_ns < 0: the peer timeout. */
+int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_ns, dsm_remote **out);
+/* EBUSY while ops are outstanding. */
+int dsm_remote_close(dsm_remote *r);
+uint64_t dsm_remote_nbytes(const dsm_remote *r);
+uint32_t dsm_remote_access(const dsm_remote *r);
+void dsm_remote_node(const dsm_remote *r, uint8_t id[DSM_NODE_ID]);
+const char *dsm_remote_address(const dsm_remote *r);
+
+/* ---- ops ---- */
+
+enum { DSM_OP_READ = 1, DSM_OP_WRITE = 2, DSM_OP_FETCH_ADD = 3, DSM_OP_COMPARE_SWAP = 4 };
+#define DSM_OP_FENCE 1u /* starts after the READs and ATOMICs before it on this connection have completed */
+
+struct dsm_group;
+typedef struct dsm_op {
+    uint8_t code;
+    uint8_t flags;
+    uint16_t segments;  /* the fabric's own: pieces of this op still under way */
+    int32_t status;     /* 0 or -DSM_E…; meaningful once complete */
+    dsm_remote *remote;
+    uint64_t offset;
+    void *local;        /* READ: destination, WRITE: source; NULL for atomics */
+    uint64_t nbytes;    /* 8 for atomics */
+    uint64_t operand;   /* FETCH_ADD: addend, COMPARE_SWAP: expected */
+    uint64_t desired;   /* COMPARE_SWAP */
+    uint64_t result;    /* ATOMIC: the value before */
+    uint32_t wc_status, vendor;
+    /* the core's own: */
+    struct dsm_group *group;
+    struct dsm_op *next;
+    void *fabric;       /* scratch of the fabric that executes the op */
+    uint64_t cookie;    /* likewise */
+} dsm_op;
+
+/* Single ops, blocking. timeout_ns < 0: none but the peer timeout. */
+int dsm_read(dsm_remote *r, uint64_t offset, void *out, uint64_t nbytes, int64_t timeout_ns);
+int dsm_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t nbytes, int64_t timeout_ns);
+int dsm_fetch_add(dsm_remote *r, uint64_t offset, uint64_t add, uint64_t *old, int64_t timeout_ns);
+int dsm_compare_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *old, int64_t timeout_ns);
+/* n pieces of 'each' bytes, densely packed in local memory, at the given offsets. One crossing, one doorbell. */
+int dsm_read_many(dsm_remote *r, const uint64_t *offsets, size_t n, void *out, uint64_t each, int64_t timeout_ns);
+int dsm_write_many(dsm_remote *r, const uint64_t *offsets, size_t n, const void *data, uint64_t each, int64_t timeout_ns);
+
+/* Any ops to any number of peers. All are checked first; if one is refused, nothing is posted and -DSM_E… is returned with
+ * *failed at its index. Afterwards the first failed op's error is returned and *failed is its index. failed may be NULL. */
+int dsm_execute(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns, size_t *failed);
+
+/* The same in two halves. The ticket and the ops stay where they are until dsm_test or dsm_finish says complete. */
+#define DSM_TICKET_GROUPS 8
+struct dsm_group {
+    uint32_t pending; /* base/atomic.h: decremented by whoever reaps */
+    void *peer, *ep;
+    dsm_op *head, *tail;
+};
+typedef struct {
+    dsm_ctx *ctx;
+    dsm_op *ops;
+    size_t n;
+    size_t posted; /* ops before this one are posted; the rest follow when groups come free */
+    size_t ngroups;
+    struct dsm_group groups[DSM_TICKET_GROUPS];
+} dsm_ticket;
+int dsm_submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed);
+/* 1: complete, 0: not yet. Never blocks. */
+int dsm_test(dsm_ticket *t);
+/* Waits: polls for spin_ns, then sleeps on the completion channel. At the deadline the connection is moved to the error
+ * state and drained, so on return no buffer is in use any more. Same result as dsm_execute. */
+int dsm_finish(dsm_ticket *t, int64_t timeout_ns, size_t *failed);
+/* A file descriptor that is readable when a completion may have come (epoll); -DSM_EUNSUPPORTED where ops complete
+ * when posted. dsm_arm asks for the next event of all connections: call it, then dsm_test once more, then wait. */
+int dsm_event_fd(dsm_ctx *c);
+int dsm_arm(dsm_ctx *c);
+
+/* HMAC-SHA256 as used by the handshake (for tests). */
+void dsm_hmac_sha256(const void *key, size_t key_len, const void *msg, size_t len, uint8_t out[32]);
+/* Start time of a process in clock ticks since boot (/proc/PID/stat field 22), 0 if there is none. */
+uint64_t dsm_process_start(int pid);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
