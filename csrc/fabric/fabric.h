@@ -46,7 +46,7 @@ struct fabric_mem {
 struct fabric_remote {
     struct fabric_dev *dev;
     uint8_t *near;         /* mapped here: the core moves bytes itself and never posts; else NULL */
-    const uint32_t *state; /* with near: 0 while the owner keeps the region (DSM_SHM_LIVE), else stale */
+    const uint32_t *state; /* with near: 0 while the owner keeps the region (SHM_LIVE), else stale */
     uint64_t base, nbytes;
     uint32_t access, key;
 };

@@ -1,0 +1,59 @@
+/*
+ * The agent: the control thread of a context. It answers other nodes (who has proved to know the secret may attach to
+ * regions and connect endpoints), notices when an owner's connection is gone, and cuts nodes off. It is never on the path of
+ * a read or write. It sleeps in epoll, and no step of it waits for a peer.
+ */
+#ifndef DSM_AGENT_AGENT_H
+#define DSM_AGENT_AGENT_H
+
+#include "../mem/core.h"
+#include "protocol.h"
+
+enum conn_state { CONN_HELLO, CONN_PROOF, CONN_OPEN };
+
+/* A node that has connected to us. */
+struct conn {
+    struct conn *next;
+    uint64_t id;
+    int fd;
+    enum conn_state state;
+    int64_t deadline; /* for the handshake */
+    struct handshake shake;
+    struct fabric_ep *ep; /* our end of its endpoint, or NULL */
+    size_t have;
+    uint8_t in[HEADER_SIZE + PAYLOAD_MAX];
+};
+
+struct agent {
+    dsm_ctx *ctx;
+    pthread_t thread;
+    int epoll, listener, stop;
+    pthread_mutex_t lock; /* everything below; held by the thread while it works, not while it sleeps */
+    struct conn *conns;
+    uint64_t next_conn;
+    size_t strangers; /* connections that have not proved themselves */
+    uint8_t (*denied)[DSM_NODE_ID];
+    size_t ndenied;
+    bool warned;
+};
+
+int agent_start(dsm_ctx *c, const char *listen_at);
+void agent_stop(dsm_ctx *c);
+int agent_fence(struct agent *a, const uint8_t node[DSM_NODE_ID]);
+/* Tells the agent to watch for the end of a peer's control connection, or to cease. */
+int agent_watch(struct agent *a, const struct peer *p);
+void agent_unwatch(struct agent *a, int fd);
+
+/* server.c: under agent->lock. false: the connection is to be dropped. */
+bool conn_input(struct agent *a, struct conn *n);
+bool agent_denies(const struct agent *a, const uint8_t node[DSM_NODE_ID]);
+void conn_close_endpoint(struct conn *n);
+
+/* client.c */
+extern const struct control agent_control;
+
+/* address.c: Unix abstract or TCP. socket_listen writes the address that others are to use. */
+int socket_listen(const dsm_ctx *c, const char *listen_at, char address[112], int *fd);
+int socket_connect(const char *address, int64_t deadline, int *fd);
+
+#endif

@@ -1,0 +1,143 @@
+/* The complete table of 'not supported': what a fabric does not have, it takes from here. */
+#include "nosys.h"
+
+static int nosys(void) { return err_set(DSM_EUNSUPPORTED, 0, "this fabric lacks the function"); }
+
+int nosys_probe(void)
+{
+    return nosys();
+}
+
+int nosys_inventory(char *buf, size_t len)
+{
+    (void)buf;
+    (void)len;
+    return nosys();
+}
+
+int nosys_open(const dsm_options *o, dsm_stats *stats, struct fabric_dev **out)
+{
+    (void)o;
+    (void)stats;
+    (void)out;
+    return nosys();
+}
+
+void nosys_close(struct fabric_dev *d)
+{
+    (void)d;
+}
+
+void nosys_caps(struct fabric_dev *d, dsm_caps *out)
+{
+    (void)d;
+    (void)out;
+}
+
+int nosys_mem_alloc(struct fabric_dev *d, uint64_t nbytes, uint32_t access, struct fabric_mem **out)
+{
+    (void)d;
+    (void)nbytes;
+    (void)access;
+    (void)out;
+    return nosys();
+}
+
+int nosys_mem_register(struct fabric_dev *d, size_t n, void *const *p, const uint64_t *nbytes,
+                       uint32_t access, struct fabric_mem **out)
+{
+    (void)d;
+    (void)n;
+    (void)p;
+    (void)nbytes;
+    (void)access;
+    (void)out;
+    return nosys();
+}
+
+void nosys_mem_free(struct fabric_mem *m)
+{
+    (void)m;
+}
+
+int nosys_mem_export(struct fabric_mem *m, int *fd)
+{
+    (void)m;
+    (void)fd;
+    return nosys();
+}
+
+int nosys_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, int fd, struct fabric_remote **out)
+{
+    (void)d;
+    (void)grant;
+    (void)fd;
+    (void)out;
+    return nosys();
+}
+
+void nosys_mem_forget(struct fabric_remote *r)
+{
+    (void)r;
+}
+
+int nosys_ep_open(struct fabric_dev *d, bool passive, struct fabric_ep **out)
+{
+    (void)d;
+    (void)passive;
+    (void)out;
+    return nosys();
+}
+
+int nosys_ep_address(struct fabric_ep *e, uint8_t blob[FABRIC_BLOB_MAX])
+{
+    (void)e;
+    (void)blob;
+    return nosys();
+}
+
+int nosys_ep_connect(struct fabric_ep *e, const uint8_t *blob, size_t len)
+{
+    (void)e;
+    (void)blob;
+    (void)len;
+    return nosys();
+}
+
+void nosys_ep_abort(struct fabric_ep *e)
+{
+    (void)e;
+}
+
+void nosys_ep_close(struct fabric_ep *e)
+{
+    (void)e;
+}
+
+void nosys_post(struct fabric_ep *e, dsm_op *list)
+{
+    (void)e;
+    while (list) {
+        dsm_op *op = list;
+        list = op->next;
+        fabric_op_done(op, -DSM_EUNSUPPORTED);
+    }
+}
+
+int nosys_poll(struct fabric_ep *e)
+{
+    (void)e;
+    return nosys();
+}
+
+int nosys_arm(struct fabric_ep *e)
+{
+    (void)e;
+    return nosys();
+}
+
+int nosys_ep_fd(struct fabric_ep *e)
+{
+    (void)e;
+    return -1;
+}

@@ -1,0 +1,316 @@
+/*
+ * Ops: check all, then move near bytes at once and post the rest, one list per peer; then wait.
+ *
+ * A ticket has room for DSM_TICKET_GROUPS peers at a time. The ops from t->posted on belong to peers that found no room; they
+ * follow when all groups are complete.
+ */
+#include "../base/clock.h"
+#include "../fabric/near.h"
+#include "remote.h"
+
+#include <stdlib.h>
+
+static const uint32_t right_of[] = {
+    [DSM_OP_READ] = DSM_READ,
+    [DSM_OP_WRITE] = DSM_WRITE,
+    [DSM_OP_FETCH_ADD] = DSM_ATOMIC,
+    [DSM_OP_COMPARE_SWAP] = DSM_ATOMIC,
+};
+
+static int check(const dsm_ctx *c, const dsm_op *op)
+{
+    if (op->code < DSM_OP_READ || op->code > DSM_OP_COMPARE_SWAP || (op->flags & ~DSM_OP_FENCE))
+        return err_set(DSM_EINVAL, 0, "op code %u, flags %u", op->code, op->flags);
+    if (!op->remote || op->remote->ctx != c)
+        return err_set(DSM_EINVAL, 0, "the remote belongs to another context");
+    uint32_t right = right_of[op->code];
+    if (right == DSM_ATOMIC ? op->nbytes != 8 : !op->local)
+        return err_set(DSM_EINVAL, 0, right == DSM_ATOMIC ? "an atomic of other than 8 bytes" : "no local buffer");
+    return remote_check(op->remote, op->offset, op->nbytes, right);
+}
+
+/* ---- posting ---- */
+
+static struct dsm_group *group_of(dsm_ticket *t, struct peer *p)
+{
+    for (size_t i = 0; i < t->ngroups; i++)
+        if (t->groups[i].peer == p)
+            return &t->groups[i];
+    if (t->ngroups == DSM_TICKET_GROUPS)
+        return NULL;
+    struct dsm_group *g = &t->groups[t->ngroups++];
+    *g = (struct dsm_group){.peer = p};
+    return g;
+}
+
+static void start(dsm_ctx *c, struct dsm_group *g)
+{
+    struct peer *p = g->peer;
+    int rc = peer_ready(p, deadline_after(c->peer_timeout_ns));
+    if (!rc) {
+        peer_post(p, g->head);
+        return;
+    }
+    for (dsm_op *op = g->head, *next; op; op = next) {
+        next = op->next;
+        fabric_op_done(op, rc);
+    }
+}
+
+/* Posts as many ops as the groups have room for. */
+static void post_some(dsm_ticket *t)
+{
+    t->ngroups = 0;
+    for (; t->posted < t->n; t->posted++) {
+        dsm_op *op = &t->ops[t->posted];
+        if (op->remote->near) {
+            near_execute(op->remote->near, op);
+            op->status = 0;
+            continue;
+        }
+        struct dsm_group *g = group_of(t, op->remote->peer);
+        if (!g)
+            break;
+        op->group = g;
+        op->next = NULL;
+        if (g->tail)
+            g->tail->next = op;
+        else
+            g->head = op;
+        g->tail = op;
+        g->pending++; /* nobody else looks at it yet */
+        fetch_add_u32(&op->remote->users, 1);
+        fetch_add_u64(&t->ctx->stats.posts, 1);
+    }
+    for (size_t i = 0; i < t->ngroups; i++)
+        start(t->ctx, &t->groups[i]);
+}
+
+int dsm_submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed)
+{
+    if (ctx_forked(c))
+        return refuse_forked();
+    for (size_t i = 0; i < n; i++) {
+        int rc = check(c, &ops[i]);
+        if (rc) {
+            if (failed)
+                *failed = i;
+            return rc;
+        }
+    }
+    t->ctx = c;
+    t->ops = ops;
+    t->n = n;
+    t->posted = 0;
+    post_some(t);
+    return 0;
+}
+
+/* ---- completion ---- */
+
+static bool groups_done(const dsm_ticket *t)
+{
+    for (size_t i = 0; i < t->ngroups; i++)
+        if (observe_u32(&t->groups[i].pending))
+            return false;
+    return true;
+}
+
+int dsm_test(dsm_ticket *t)
+{
+    for (;;) {
+        for (size_t i = 0; i < t->ngroups; i++)
+            if (observe_u32(&t->groups[i].pending))
+                peer_poll(t->groups[i].peer);
+        if (!groups_done(t))
+            return 0;
+        if (t->posted == t->n)
+            return 1;
+        post_some(t);
+    }
+}
+
+/* The device can't tell a region that is gone from a right that was never given; the owner's agent can. */
+static void find_cause(dsm_op *op)
+{
+    dsm_remote *r = op->remote;
+    struct peer *p = r->peer;
+    if (op->status == -DSM_ECANCELED && peek_u32(&p->dead))
+        op->status = -DSM_EPEER;
+    if (op->status != -DSM_EACCESS || !r->ctx->control)
+        return;
+    pthread_mutex_lock(&p->talk);
+    int rc = r->ctx->control->status(p, r->region, r->generation, deadline_after(r->ctx->peer_timeout_ns));
+    pthread_mutex_unlock(&p->talk);
+    if (rc == -DSM_ESTALE || rc == -DSM_EPEER)
+        op->status = rc;
+}
+
+/* The op that failed of itself, before those that fell with it. */
+static int outcome(dsm_ticket *t, bool late, size_t *failed)
+{
+    const dsm_op *worst = NULL;
+    for (size_t i = 0; i < t->n; i++) {
+        dsm_op *op = &t->ops[i];
+        if (!op->remote->near)
+            fetch_sub_u32(&op->remote->users, 1);
+        if (!op->status)
+            continue;
+        if (late && op->status == -DSM_ECANCELED)
+            op->status = -DSM_ETIME;
+        find_cause(op);
+        if (!worst || (worst->status == -DSM_ECANCELED && op->status != -DSM_ECANCELED))
+            worst = op;
+    }
+    if (!worst)
+        return 0;
+    if (failed)
+        *failed = (size_t)(worst - t->ops);
+    return err_set_wc(-worst->status, (int)worst->wc_status, worst->vendor, "op %zu of %zu to %s",
+                      (size_t)(worst - t->ops), t->n, worst->remote->peer->address);
+}
+
+int dsm_finish(dsm_ticket *t, int64_t timeout_ns, size_t *failed)
+{
+    int64_t deadline = deadline_after(timeout_ns);
+    bool late = false;
+    for (;;) {
+        for (size_t i = 0; i < t->ngroups; i++)
+            if (peer_wait(t->groups[i].peer, &t->groups[i].pending, deadline))
+                late = true;
+        if (t->posted == t->n)
+            break;
+        post_some(t);
+    }
+    return outcome(t, late, failed);
+}
+
+int dsm_execute(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns, size_t *failed)
+{
+    dsm_ticket t;
+    int rc = dsm_submit(c, ops, n, &t, failed);
+    return rc ? rc : dsm_finish(&t, timeout_ns, failed);
+}
+
+/* ---- single ops ---- */
+
+int dsm_read(dsm_remote *r, uint64_t offset, void *out, uint64_t nbytes, int64_t timeout_ns)
+{
+    int rc = remote_check(r, offset, nbytes, DSM_READ);
+    if (rc)
+        return rc;
+    if (r->near) {
+        near_read(r->near + offset, out, nbytes);
+        return 0;
+    }
+    dsm_op op = {.code = DSM_OP_READ, .remote = r, .offset = offset, .local = out, .nbytes = nbytes};
+    return dsm_execute(r->ctx, &op, 1, timeout_ns, NULL);
+}
+
+int dsm_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t nbytes, int64_t timeout_ns)
+{
+    int rc = remote_check(r, offset, nbytes, DSM_WRITE);
+    if (rc)
+        return rc;
+    if (r->near) {
+        near_write(r->near + offset, data, nbytes);
+        return 0;
+    }
+    dsm_op op = {.code = DSM_OP_WRITE, .remote = r, .offset = offset, .local = (void *)(uintptr_t)data, .nbytes = nbytes};
+    return dsm_execute(r->ctx, &op, 1, timeout_ns, NULL);
+}
+
+int dsm_fetch_add(dsm_remote *r, uint64_t offset, uint64_t add, uint64_t *old, int64_t timeout_ns)
+{
+    int rc = remote_check(r, offset, 8, DSM_ATOMIC);
+    if (rc)
+        return rc;
+    if (r->near) {
+        *old = fetch_add_u64((uint64_t *)(void *)(r->near + offset), add);
+        return 0;
+    }
+    dsm_op op = {.code = DSM_OP_FETCH_ADD, .remote = r, .offset = offset, .nbytes = 8, .operand = add};
+    rc = dsm_execute(r->ctx, &op, 1, timeout_ns, NULL);
+    *old = op.result;
+    return rc;
+}
+
+int dsm_compare_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *old, int64_t timeout_ns)
+{
+    int rc = remote_check(r, offset, 8, DSM_ATOMIC);
+    if (rc)
+        return rc;
+    if (r->near) {
+        *old = compare_swap_u64((uint64_t *)(void *)(r->near + offset), expected, desired);
+        return 0;
+    }
+    dsm_op op = {
+        .code = DSM_OP_COMPARE_SWAP, .remote = r, .offset = offset, .nbytes = 8, .operand = expected, .desired = desired};
+    rc = dsm_execute(r->ctx, &op, 1, timeout_ns, NULL);
+    *old = op.result;
+    return rc;
+}
+
+/* ---- many of one size ---- */
+
+enum { ON_STACK = 64 };
+
+static int far_many(dsm_remote *r, uint8_t code, const uint64_t *offsets, size_t n, uint8_t *local, uint64_t each,
+                    int64_t timeout_ns)
+{
+    dsm_op few[ON_STACK], *ops = n <= ON_STACK ? few : malloc(n * sizeof *ops);
+    if (!ops)
+        return err_set(DSM_ENOMEM, 0, "%zu ops", n);
+    for (size_t i = 0; i < n; i++)
+        ops[i] = (dsm_op){.code = code, .remote = r, .offset = offsets[i], .local = local + i * each, .nbytes = each};
+    int rc = dsm_execute(r->ctx, ops, n, timeout_ns, NULL);
+    if (ops != few)
+        free(ops);
+    return rc;
+}
+
+/* All offsets in bounds, found without a branch per offset. */
+static int check_many(const dsm_remote *r, const uint64_t *offsets, size_t n, uint64_t each, uint32_t right)
+{
+    int rc = remote_check(r, 0, each, right);
+    if (rc)
+        return rc;
+    uint64_t top = 0;
+    for (size_t i = 0; i < n; i++)
+        top = offsets[i] > top ? offsets[i] : top;
+    return remote_check(r, top, each, right);
+}
+
+int dsm_read_many(dsm_remote *r, const uint64_t *offsets, size_t n, void *out, uint64_t each, int64_t timeout_ns)
+{
+    uint8_t *to = out;
+    int rc = check_many(r, offsets, n, each, DSM_READ);
+    if (rc || !n)
+        return rc;
+    if (!r->near)
+        return far_many(r, DSM_OP_READ, offsets, n, to, each, timeout_ns);
+    if (each == 8)
+        for (size_t i = 0; i < n; i++)
+            near_read(r->near + offsets[i], to + i * 8, 8);
+    else
+        for (size_t i = 0; i < n; i++)
+            near_read(r->near + offsets[i], to + i * each, each);
+    return 0;
+}
+
+int dsm_write_many(dsm_remote *r, const uint64_t *offsets, size_t n, const void *data, uint64_t each, int64_t timeout_ns)
+{
+    const uint8_t *from = data;
+    int rc = check_many(r, offsets, n, each, DSM_WRITE);
+    if (rc || !n)
+        return rc;
+    if (!r->near)
+        return far_many(r, DSM_OP_WRITE, offsets, n, (uint8_t *)(uintptr_t)from, each, timeout_ns);
+    if (each == 8)
+        for (size_t i = 0; i < n; i++)
+            near_write(r->near + offsets[i], from + i * 8, 8);
+    else
+        for (size_t i = 0; i < n; i++)
+            near_write(r->near + offsets[i], from + i * each, each);
+    return 0;
+}

@@ -1,0 +1,10 @@
+/* fork copies no registration: what was made before it is refused after it. */
+#include "core.h"
+
+uint32_t core_forks;
+
+static void in_child(void) { fetch_add_u32(&core_forks, 1); }
+
+__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, in_child); }
+
+int refuse_forked(void) { return err_set(DSM_EFORK, 0, "the object was made before the fork"); }

@@ -1,0 +1,302 @@
+/*
+ * One owner: its endpoint, and how threads wait on it.
+ *
+ * Everything done to the endpoint happens under peer->lock. Many threads may wait for ops on one endpoint, each for a count of
+ * its own. While they spin, whoever gets the lock reaps for all. When they sleep, one of them (the sleeper) sleeps on the
+ * endpoint's event and the others on the condition variable; a thread that reaps while somebody sleeps on the event kicks the
+ * sleeper, which then looks at its count and passes the place on.
+ */
+#include "../base/clock.h"
+#include "core.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+int peer_new(dsm_ctx *c, const uint8_t node[DSM_NODE_ID], const char *address, struct peer **out)
+{
+    struct peer *p = calloc(1, sizeof *p);
+    if (!p)
+        return err_set(DSM_ENOMEM, 0, "peer");
+    p->ctx = c;
+    memcpy(p->node, node, DSM_NODE_ID);
+    strncpy(p->address, address, sizeof p->address - 1);
+    p->fd = -1;
+    p->watched = -1;
+    p->kick = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (p->kick < 0) {
+        int sys = errno;
+        free(p);
+        return err_set_errno(sys, "eventfd");
+    }
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&p->cond, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    pthread_mutex_init(&p->talk, NULL);
+    pthread_mutex_init(&p->lock, NULL);
+    *out = p;
+    return 0;
+}
+
+static const struct fabric *fabric(const struct peer *p) { return p->ctx->dev->fabric; }
+
+/* The event fd of the endpoint joins or leaves ctx->events. Under peer->lock. */
+static void watch(struct peer *p)
+{
+    if (p->ctx->events < 0 || !p->ep || p->watched >= 0)
+        return;
+    int fd = fabric(p)->ep_fd(p->ep);
+    struct epoll_event ev = {.events = EPOLLIN};
+    if (fd >= 0 && !epoll_ctl(p->ctx->events, EPOLL_CTL_ADD, fd, &ev))
+        p->watched = fd;
+}
+
+static void drop_endpoint(struct peer *p)
+{
+    if (!p->ep)
+        return;
+    if (p->watched >= 0)
+        epoll_ctl(p->ctx->events, EPOLL_CTL_DEL, p->watched, NULL);
+    p->watched = -1;
+    fabric(p)->ep_close(p->ep);
+    p->ep = NULL;
+}
+
+void peer_free(struct peer *p)
+{
+    drop_endpoint(p);
+    close(p->kick);
+    pthread_cond_destroy(&p->cond);
+    pthread_mutex_destroy(&p->talk);
+    pthread_mutex_destroy(&p->lock);
+    free(p);
+}
+
+static void wake_sleeper(struct peer *p)
+{
+    uint64_t one = 1;
+    if (p->sleeper && write(p->kick, &one, sizeof one) < 0) {
+        /* EAGAIN: the counter is full, so it wakes anyway */
+    }
+}
+
+/* ---- endpoints ---- */
+
+static bool usable(struct peer *p)
+{
+    pthread_mutex_lock(&p->lock);
+    bool good = p->ep && !p->ep->broken;
+    pthread_mutex_unlock(&p->lock);
+    return good;
+}
+
+static void install(struct peer *p, struct fabric_ep *ep)
+{
+    pthread_mutex_lock(&p->lock);
+    while (p->sleeper) { /* it holds the old one's event fd */
+        wake_sleeper(p);
+        pthread_cond_wait(&p->cond, &p->lock);
+    }
+    drop_endpoint(p);
+    p->ep = ep;
+    watch(p);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static int join_ends(struct peer *p, struct fabric_ep *ep, int64_t deadline)
+{
+    uint8_t mine[FABRIC_BLOB_MAX], theirs[FABRIC_BLOB_MAX];
+    size_t len = sizeof theirs;
+    int n = fabric(p)->ep_address(ep, mine);
+    if (n < 0)
+        return n;
+    int rc = p->ctx->control->endpoint(p, mine, (size_t)n, theirs, &len, deadline);
+    return rc ? rc : fabric(p)->ep_connect(ep, theirs, len);
+}
+
+static int make_endpoint(struct peer *p, int64_t deadline)
+{
+    int rc = 0;
+    struct fabric_ep *ep;
+    if (peek_u32(&p->dead)) {
+        if (!p->ctx->dev->connected)
+            return err_set(DSM_EPEER, 0, "%s", p->address);
+        if ((rc = p->ctx->control->connect(p, deadline)))
+            return rc;
+    }
+    if ((rc = fabric(p)->ep_open(p->ctx->dev, false, &ep)))
+        return rc;
+    if (p->ctx->dev->connected && (rc = join_ends(p, ep, deadline))) {
+        fabric(p)->ep_close(ep);
+        return rc;
+    }
+    fetch_add_u64(&p->ctx->stats.connects, 1);
+    install(p, ep);
+    return 0;
+}
+
+int peer_ready(struct peer *p, int64_t deadline)
+{
+    if (usable(p) && !peek_u32(&p->dead))
+        return 0;
+    pthread_mutex_lock(&p->talk);
+    int rc = usable(p) && !peek_u32(&p->dead) ? 0 : make_endpoint(p, deadline);
+    pthread_mutex_unlock(&p->talk);
+    return rc;
+}
+
+/* ---- ops ---- */
+
+void peer_post(struct peer *p, dsm_op *list)
+{
+    pthread_mutex_lock(&p->lock);
+    if (p->ep && !p->ep->broken) {
+        fabric(p)->post(p->ep, list);
+        list = NULL;
+    }
+    pthread_mutex_unlock(&p->lock);
+    while (list) {
+        dsm_op *op = list;
+        list = op->next;
+        fabric_op_done(op, -DSM_ECANCELED);
+    }
+}
+
+static void reap(struct peer *p)
+{
+    if (p->ep && fabric(p)->poll(p->ep) > 0)
+        wake_sleeper(p);
+}
+
+void peer_poll(struct peer *p)
+{
+    if (pthread_mutex_trylock(&p->lock))
+        return;
+    reap(p);
+    pthread_mutex_unlock(&p->lock);
+}
+
+void peer_abort(struct peer *p)
+{
+    pthread_mutex_lock(&p->lock);
+    if (p->ep) {
+        fabric(p)->ep_abort(p->ep);
+        wake_sleeper(p);
+        pthread_cond_broadcast(&p->cond);
+    }
+    pthread_mutex_unlock(&p->lock);
+}
+
+/* Sleeps until the endpoint has an event, somebody kicks, or the deadline. Under peer->lock, which it gives back meanwhile. */
+static void sleep_on_event(struct peer *p, const uint32_t *pending, int64_t deadline)
+{
+    fabric(p)->arm(p->ep);
+    reap(p); /* what came before the event was asked for */
+    if (!observe_u32(pending))
+        return;
+    struct pollfd on[2] = {{.fd = p->kick, .events = POLLIN}, {.fd = fabric(p)->ep_fd(p->ep), .events = POLLIN}};
+    p->sleeper = true;
+    pthread_mutex_unlock(&p->lock);
+    fetch_add_u64(&p->ctx->stats.wakeups, 1);
+    poll(on, 2, deadline_poll_ms(deadline, 1000));
+    pthread_mutex_lock(&p->lock);
+    p->sleeper = false;
+    uint64_t kicks;
+    if (read(p->kick, &kicks, sizeof kicks) < 0) {
+        /* EAGAIN: nobody kicked */
+    }
+    reap(p);
+    pthread_cond_broadcast(&p->cond);
+}
+
+static void sleep_behind(struct peer *p, int64_t deadline)
+{
+    if (deadline == DEADLINE_NEVER) {
+        pthread_cond_wait(&p->cond, &p->lock);
+        return;
+    }
+    struct timespec until = {.tv_sec = deadline / 1000000000, .tv_nsec = deadline % 1000000000};
+    pthread_cond_timedwait(&p->cond, &p->lock, &until);
+}
+
+static bool spin(struct peer *p, const uint32_t *pending, int64_t deadline)
+{
+    int64_t until = deadline_after(p->ctx->spin_ns);
+    if (until > deadline)
+        until = deadline;
+    do {
+        peer_poll(p);
+        if (!observe_u32(pending))
+            return true;
+        cpu_relax();
+    } while (clock_ns() < until);
+    return false;
+}
+
+int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline)
+{
+    int rc = 0;
+    if (!observe_u32(pending) || spin(p, pending, deadline))
+        return 0;
+    pthread_mutex_lock(&p->lock);
+    while (observe_u32(pending)) {
+        if (clock_ns() >= deadline) {
+            fabric(p)->ep_abort(p->ep);
+            wake_sleeper(p);
+            pthread_cond_broadcast(&p->cond);
+            rc = -DSM_ETIME;
+            break;
+        }
+        if (p->sleeper)
+            sleep_behind(p, deadline);
+        else
+            sleep_on_event(p, pending, deadline);
+    }
+    pthread_mutex_unlock(&p->lock);
+    return rc;
+}
+
+/* ---- events ---- */
+
+int dsm_event_fd(dsm_ctx *c)
+{
+    if (ctx_forked(c))
+        return refuse_forked();
+    if (c->caps.near_memory)
+        return err_set(DSM_EUNSUPPORTED, 0, "ops on %s are complete when posted", c->caps.fabric);
+    pthread_mutex_lock(&c->lock);
+    if (c->events < 0) {
+        c->events = epoll_create1(EPOLL_CLOEXEC);
+        for (struct peer *p = c->peers; p; p = p->next) {
+            pthread_mutex_lock(&p->lock);
+            watch(p);
+            pthread_mutex_unlock(&p->lock);
+        }
+    }
+    int fd = c->events < 0 ? err_set_errno(errno, "epoll_create1") : c->events;
+    pthread_mutex_unlock(&c->lock);
+    return fd;
+}
+
+int dsm_arm(dsm_ctx *c)
+{
+    pthread_mutex_lock(&c->lock);
+    for (struct peer *p = c->peers; p; p = p->next) {
+        pthread_mutex_lock(&p->lock);
+        if (p->ep) {
+            c->dev->fabric->arm(p->ep);
+            reap(p);
+            if (p->sleeper) /* arm may have eaten the event it sleeps on */
+                wake_sleeper(p);
+        }
+        pthread_mutex_unlock(&p->lock);
+    }
+    pthread_mutex_unlock(&c->lock);
+    return 0;
+}

@@ -1,0 +1,45 @@
+/* Memory of other processes: the checks that failed, and the handles. */
+#include "remote.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int remote_refuse(const dsm_remote *r, uint64_t offset, uint64_t nbytes, uint32_t right, bool atomic)
+{
+    static const char *const names[] = {[DSM_READ] = "read", [DSM_WRITE] = "write", [DSM_ATOMIC] = "atomic"};
+    if (r->forks != peek_u32(&core_forks))
+        return refuse_forked();
+    if (!nbytes)
+        return err_set(DSM_EINVAL, 0, "an op of zero bytes");
+    if (nbytes > r->nbytes || offset > r->nbytes - nbytes)
+        return err_set(DSM_EBOUNDS, 0, "offset %llu + %llu bytes, the region has %llu", (unsigned long long)offset,
+                       (unsigned long long)nbytes, (unsigned long long)r->nbytes);
+    if (!(r->access & right))
+        return err_set(DSM_EACCESS, 0, "no right to %s", names[right]);
+    if (atomic && (offset & 7))
+        return err_set(DSM_EALIGN, 0, "offset %llu", (unsigned long long)offset);
+    if (peek_u32(&r->peer->dead))
+        return err_set(DSM_EPEER, 0, "%s", r->peer->address);
+    return err_set(DSM_ESTALE, 0, "its owner has closed the region");
+}
+
+int dsm_remote_close(dsm_remote *r)
+{
+    dsm_ctx *c = r->ctx;
+    if (ctx_forked(c))
+        return 0;
+    if (observe_u32(&r->users))
+        return err_set(DSM_EBUSY, 0, "%u ops are under way", observe_u32(&r->users));
+    c->dev->fabric->mem_forget(r->far);
+    pthread_mutex_lock(&c->lock);
+    r->peer->refs--; /* the connection stays for the next attach */
+    c->live_remotes--;
+    pthread_mutex_unlock(&c->lock);
+    free(r);
+    return 0;
+}
+
+uint64_t dsm_remote_nbytes(const dsm_remote *r) { return r->nbytes; }
+uint32_t dsm_remote_access(const dsm_remote *r) { return r->access; }
+void dsm_remote_node(const dsm_remote *r, uint8_t id[DSM_NODE_ID]) { memcpy(id, r->peer->node, DSM_NODE_ID); }
+const char *dsm_remote_address(const dsm_remote *r) { return r->peer->address; }

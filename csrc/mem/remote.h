@@ -1,0 +1,20 @@
+/* The checks before an op. Nothing is posted, and no byte is touched, unless they all pass. */
+#ifndef DSM_MEM_REMOTE_H
+#define DSM_MEM_REMOTE_H
+
+#include "core.h"
+
+/* The slow half: says which check failed, in the order of dsm.h. */
+int remote_refuse(const dsm_remote *r, uint64_t offset, uint64_t nbytes, uint32_t right, bool atomic);
+
+/* observe of *state: pairs with shm_mem_free(). The owner may close the region right afterwards: the mapping stays, so
+ * the op then reads or writes memory that nobody else looks at. */
+static inline int remote_check(const dsm_remote *r, uint64_t offset, uint64_t nbytes, uint32_t right)
+{
+    bool good = r->forks == peek_u32(&core_forks) && (r->access & right) == right && nbytes - 1 < r->nbytes &&
+                offset <= r->nbytes - nbytes && (right != DSM_ATOMIC || !(offset & 7)) &&
+                (!r->near || (observe_u32(r->state) == 0 && !peek_u32(&r->peer->dead)));
+    return __builtin_expect(good, 1) ? 0 : remote_refuse(r, offset, nbytes, right, right == DSM_ATOMIC);
+}
+
+#endif
