@@ -120,14 +120,20 @@ static void on_peer(struct agent *a, uint64_t id)
     while (p && p->id != id)
         p = p->next;
     if (p) {
-        epoll_ctl(a->epoll, EPOLL_CTL_DEL, p->fd, NULL);
         publish_u32(&p->dead, 1);
         peer_abort(p);
     }
     pthread_mutex_unlock(&c->lock);
 }
 
-int agent_watch(struct agent *a, const struct peer *p) { return add(a->epoll, p->fd, EPOLLRDHUP, p->id, ON_PEER); }
+/* Every connection has a new id, so that an event of the last one can't be taken for one of this. */
+int agent_watch(struct agent *a, struct peer *p)
+{
+    pthread_mutex_lock(&a->ctx->lock);
+    p->id = a->ctx->next_peer++;
+    pthread_mutex_unlock(&a->ctx->lock);
+    return add(a->epoll, p->fd, EPOLLRDHUP | EPOLLONESHOT, p->id, ON_PEER);
+}
 
 void agent_unwatch(struct agent *a, int fd) { epoll_ctl(a->epoll, EPOLL_CTL_DEL, fd, NULL); }
 

@@ -41,7 +41,7 @@ int agent_start(dsm_ctx *c, const char *listen_at);
 void agent_stop(dsm_ctx *c);
 int agent_fence(struct agent *a, const uint8_t node[DSM_NODE_ID]);
 /* Tells the agent to watch for the end of a peer's control connection, or to cease. */
-int agent_watch(struct agent *a, const struct peer *p);
+int agent_watch(struct agent *a, struct peer *p);
 void agent_unwatch(struct agent *a, int fd);
 
 /* server.c: under agent->lock. false: the connection is to be dropped. */

@@ -28,7 +28,7 @@ struct dsm_region {
 struct peer {
     struct peer *next;
     dsm_ctx *ctx;
-    uint64_t id; /* what the agent's epoll knows it by */
+    uint64_t id; /* what the agent's epoll knows the connection by; 0: none yet. Under ctx->lock */
     uint8_t node[DSM_NODE_ID];
     char address[112];
     uint32_t refs; /* remotes; under ctx->lock */
@@ -87,7 +87,7 @@ struct dsm_ctx {
     uint64_t free_region; /* first free slot; a slot is used again, its generation never is */
     uint64_t live_regions, live_remotes;
     struct peer *peers;
-    uint64_t next_peer;
+    uint64_t next_peer; /* from 1 */
     int events; /* epoll over the event fds of all endpoints, -1 until asked for */
 };
 

@@ -1,0 +1,51 @@
+# Every target sets itself up: system packages (ci/deps, where it may install them) and a virtual environment in .venv.
+# make demo FILE=/path/to/file     PYTHON=python3.12 make test
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test softroce bench lint format sanitize clean
+
+help:
+	@sed -n 's/^## //p' $(MAKEFILE_LIST)
+
+venv:
+	@ci/deps build
+	@ci/venv
+
+## make demo      two processes share a file one-sided; FILE= names another one
+demo: venv
+	@.venv/bin/dsmem demo $(if $(FILE),'$(FILE)')
+
+## make test      all tests that this machine can run; says what it left out
+test: venv
+	@ci/test
+
+## make softroce  the suite on verbs: in a guest with SoftRoCE, or on this host's RDMA device
+softroce: venv
+	@ci/deps softroce
+	@ci/softroce
+
+## make bench     the tables of docs/BENCHMARKS.md
+bench:
+	@ci/deps build
+	@ci/venv bench
+	@ci/bench
+
+## make lint      formatters, type checkers and compilers' warnings
+lint: venv
+	@ci/deps lint
+	@ci/lint
+
+## make format    what the formatters of make lint can mend
+format: venv
+	@.venv/bin/ruff check --quiet --fix . && .venv/bin/ruff format --quiet .
+	@find csrc tests/c -name '*.[ch]' | xargs .venv/bin/clang-format -i
+
+## make sanitize  the C core under address, undefined and thread sanitizers
+sanitize:
+	@ci/deps sanitize
+	@ci/sanitize
+
+## make clean     removes what the other targets made, but for downloaded packages
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .benchmarks
+	find dsmem tests bench -name __pycache__ -prune -exec rm -rf {} +
+	find dsmem -name '*.so' -delete

@@ -1,0 +1,212 @@
+/* Where an agent listens: "unix:@dsmem-UID-NODE" (abstract: the kernel removes it with its process) or "tcp:HOST:PORT". */
+#include "../base/clock.h"
+#include "agent.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netdb.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+static socklen_t unix_address(const char *name, struct sockaddr_un *out)
+{
+    size_t n = strlen(name);
+    *out = (struct sockaddr_un){.sun_family = AF_UNIX};
+    if (n >= sizeof out->sun_path)
+        n = sizeof out->sun_path - 1;
+    memcpy(out->sun_path + 1, name, n);
+    return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + n);
+}
+
+static int listen_unix(const dsm_ctx *c, char address[112], int *out)
+{
+    struct sockaddr_un at;
+    char name[80];
+    int n = snprintf(name, sizeof name, "dsmem-%u-", getuid());
+    for (int i = 0; i < DSM_NODE_ID; i++)
+        n += snprintf(name + n, sizeof name - (size_t)n, "%02x", c->node[i]);
+    socklen_t len = unix_address(name, &at);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return err_set_errno(errno, "socket");
+    if (bind(fd, (struct sockaddr *)&at, len) || listen(fd, 128)) {
+        int sys = errno;
+        close(fd);
+        return err_set_errno(sys, "listening on %s", name);
+    }
+    snprintf(address, 112, "unix:@%s", name);
+    *out = fd;
+    return 0;
+}
+
+/* Splits "host", "host:port" or "[v6]:port". */
+static int split(const char *text, char host[80], char port[8])
+{
+    const char *end, *colon;
+    host[0] = port[0] = 0;
+    if (text[0] == '[' && (end = strchr(text, ']'))) {
+        text++;
+        colon = end[1] == ':' ? end + 1 : NULL;
+    } else {
+        colon = strrchr(text, ':');
+        if (colon && strchr(text, ':') != colon) /* a bare IPv6 address */
+            colon = NULL;
+        end = colon ? colon : text + strlen(text);
+    }
+    if ((size_t)(end - text) >= 80 || (colon && strlen(colon + 1) >= 8))
+        return err_set(DSM_EINVAL, 0, "'%.80s' is not host:port", text);
+    memcpy(host, text, (size_t)(end - text));
+    host[end - text] = 0;
+    if (colon)
+        strcpy(port, colon + 1);
+    return 0;
+}
+
+static int resolve(const char *host, const char *port, int flags, struct addrinfo **out)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = flags | AI_NUMERICSERV};
+    int bad = getaddrinfo(*host ? host : NULL, *port ? port : "0", &hints, out);
+    return bad ? err_set(DSM_EINVAL, 0, "address '%s': %s", host, gai_strerror(bad)) : 0;
+}
+
+/* An address of this host that others may know. */
+static void own_address(char host[80])
+{
+    struct ifaddrs *all = NULL;
+    strcpy(host, "127.0.0.1");
+    if (getifaddrs(&all))
+        return;
+    for (struct ifaddrs *i = all; i; i = i->ifa_next)
+        if (i->ifa_addr && i->ifa_addr->sa_family == AF_INET && (i->ifa_flags & IFF_UP) && !(i->ifa_flags & IFF_LOOPBACK)) {
+            inet_ntop(AF_INET, &((struct sockaddr_in *)(void *)i->ifa_addr)->sin_addr, host, 80);
+            break;
+        }
+    freeifaddrs(all);
+}
+
+static int bind_tcp(const char *host, const char *port, int *out, uint16_t *bound)
+{
+    struct addrinfo *to = NULL;
+    int rc = resolve(host, port, AI_PASSIVE, &to);
+    if (rc)
+        return rc;
+    int fd = socket(to->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), on = 1;
+    if (fd >= 0)
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    struct sockaddr_storage at;
+    socklen_t len = sizeof at;
+    if (fd < 0 || bind(fd, to->ai_addr, to->ai_addrlen) || listen(fd, 128) || getsockname(fd, (struct sockaddr *)&at, &len)) {
+        rc = err_set_errno(errno, "listening on %s port %s", *host ? host : "any address", *port ? port : "any");
+        if (fd >= 0)
+            close(fd);
+        freeaddrinfo(to);
+        return rc;
+    }
+    freeaddrinfo(to);
+    *bound = ntohs(at.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)(void *)&at)->sin6_port
+                                            : ((struct sockaddr_in *)(void *)&at)->sin_port);
+    *out = fd;
+    return 0;
+}
+
+static int listen_tcp(const dsm_ctx *c, const char *listen_at, char address[112], int *out)
+{
+    char host[80] = "", port[8] = "";
+    uint16_t bound = 0;
+    static const char mapped[] = "::ffff:";
+    int rc = listen_at && *listen_at ? split(listen_at, host, port) : 0;
+    if (rc)
+        return rc;
+    if (!*host && !strncmp(c->caps.gid, mapped, sizeof mapped - 1)) /* where RoCE reaches us, so does the control */
+        snprintf(host, sizeof host, "%s", c->caps.gid + sizeof mapped - 1);
+    if ((rc = bind_tcp(host, port, out, &bound)))
+        return rc;
+    if (!*host || !strcmp(host, "0.0.0.0") || !strcmp(host, "::"))
+        own_address(host);
+    snprintf(address, 112, strchr(host, ':') ? "tcp:[%s]:%u" : "tcp:%s:%u", host, bound);
+    return 0;
+}
+
+int socket_listen(const dsm_ctx *c, const char *listen_at, char address[112], int *fd)
+{
+    if (!c->dev->local_agent)
+        return listen_tcp(c, listen_at, address, fd);
+    if (listen_at && *listen_at)
+        return err_set(DSM_EINVAL, 0, "%s reaches only this host and listens on no address", c->caps.fabric);
+    return listen_unix(c, address, fd);
+}
+
+/* ---- connecting ---- */
+
+static int finish_connect(int fd, const char *address, int64_t deadline)
+{
+    struct pollfd on = {.fd = fd, .events = POLLOUT};
+    while (poll(&on, 1, deadline_poll_ms(deadline, 1000)) <= 0)
+        if (clock_ns() >= deadline)
+            return err_set(DSM_ETIME, 0, "connecting to the agent at %s", address);
+    int sys = 0;
+    socklen_t len = sizeof sys;
+    getsockopt(fd, SOL_SOCKET, SO_ERROR, &sys, &len);
+    return sys ? err_set(DSM_EPEER, sys, "no agent at %s", address) : 0;
+}
+
+static int open_socket(int family, const struct sockaddr *to, socklen_t len, const char *address, int64_t deadline, int *out)
+{
+    int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), rc = 0;
+    if (fd < 0)
+        return err_set_errno(errno, "socket");
+    if (connect(fd, to, len)) {
+        if (errno == EINPROGRESS)
+            rc = finish_connect(fd, address, deadline);
+        else if (errno == EAGAIN) /* a Unix socket whose backlog is full */
+            rc = err_set(DSM_ETIME, errno, "the agent at %s accepts no connections", address);
+        else
+            rc = err_set(DSM_EPEER, errno, "no agent at %s", address);
+    }
+    if (rc)
+        close(fd);
+    else
+        *out = fd;
+    return rc;
+}
+
+/* A host that falls silent is noticed within about the peer timeout. */
+static void keep_alive(int fd)
+{
+    int on = 1, idle = 1, every = 1, count = 3;
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every, sizeof every);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
+}
+
+int socket_connect(const char *address, int64_t deadline, int *fd)
+{
+    if (!strncmp(address, "unix:@", 6)) {
+        struct sockaddr_un at;
+        socklen_t len = unix_address(address + 6, &at);
+        return open_socket(AF_UNIX, (struct sockaddr *)&at, len, address, deadline, fd);
+    }
+    char host[80], port[8];
+    struct addrinfo *to = NULL;
+    if (strncmp(address, "tcp:", 4))
+        return err_set(DSM_EDESC, 0, "an agent's address can't be '%s'", address);
+    int rc = split(address + 4, host, port);
+    if (!rc)
+        rc = resolve(host, port, AI_NUMERICHOST, &to);
+    if (rc)
+        return rc;
+    rc = open_socket(to->ai_family, to->ai_addr, to->ai_addrlen, address, deadline, fd);
+    freeaddrinfo(to);
+    if (!rc)
+        keep_alive(*fd);
+    return rc;
+}

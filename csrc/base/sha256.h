@@ -1,0 +1,30 @@
+/* SHA-256 (FIPS 180-4) and, in dsm.h, HMAC over it (RFC 2104): for the agent's handshake, on short texts. */
+#ifndef DSM_BASE_SHA256_H
+#define DSM_BASE_SHA256_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { SHA256_SIZE = 32, SHA256_BLOCK = 64 };
+
+struct sha256 {
+    uint32_t state[8];
+    uint64_t nbytes;
+    uint8_t block[SHA256_BLOCK];
+};
+
+void sha256_init(struct sha256 *s);
+void sha256_update(struct sha256 *s, const void *bytes, size_t n);
+void sha256_final(struct sha256 *s, uint8_t digest[SHA256_SIZE]);
+
+/* Compares in a time that does not depend on where the bytes differ. */
+static inline bool same_bytes(const uint8_t *a, const uint8_t *b, size_t n)
+{
+    uint8_t differ = 0;
+    while (n--)
+        differ |= *a++ ^ *b++;
+    return !differ;
+}
+
+#endif
