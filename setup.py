@@ -15,7 +15,7 @@ from setuptools.command.build_ext import build_ext as _build_ext
 
 os.chdir(Path(__file__).parent)
 
-FLAGS = ["-std=gnu11", "-O3", "-pthread", "-fvisibility=hidden"]
+FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-O3", "-pthread", "-fvisibility=hidden"]
 CORE_FLAGS = ["-Wall", "-Wextra", *(["-Werror"] if os.environ.get("DSMEM_WERROR") == "1" else [])]
 CYTHON_FLAGS = ["-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-cast-function-type"]
 
@@ -27,7 +27,7 @@ class build_ext(_build_ext):
         if os.environ.get("DSMEM_VERBS") != "0" and self.has_header("infiniband/verbs.h"):
             self.extensions[0].define_macros.append(("DSM_HAVE_VERBS", "1"))
         else:
-            print("dsmem: building without verbs (no infiniband/verbs.h; the package is libibverbs-dev)", file=sys.stderr)
+            print("dsmem: built without verbs: no infiniband/verbs.h (package libibverbs-dev)", file=sys.stderr)
         compile_one = self.compiler._compile
 
         def compile_with_flags(obj, src, ext, cc_args, extra_postargs, pp_opts):

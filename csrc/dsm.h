@@ -38,6 +38,8 @@ enum dsm_error {
 #define DSM_ERR(code, value, cls, base, text) DSM_##code = (value),
 #include "base/err.def"
 #undef DSM_ERR
+    DSM_ERROR_END,
+    DSM_ERROR_LAST = DSM_ERROR_END - 1
 };
 
 #define DSM_READ 1u   /* others may read */
@@ -202,7 +204,8 @@ int dsm_read_many(dsm_remote *r, const uint64_t *offsets, size_t n, void *out, u
 int dsm_write_many(dsm_remote *r, const uint64_t *offsets, size_t n, const void *data, uint64_t each, int64_t timeout_ns);
 
 /* Any ops to any number of peers. All are checked first; if one is refused, nothing is posted and -DSM_E… is returned with
- * *failed at its index. Afterwards the first failed op's error is returned and *failed is its index. failed may be NULL. */
+ * *failed at its index. Afterwards the error of the first op that failed of itself (not ECANCELED, where
+ * there is such a one) is returned and *failed is its index. failed may be NULL. */
 int dsm_execute(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns, size_t *failed);
 
 /* The same in two halves. The ticket and the ops stay where they are until dsm_test or dsm_finish says complete. */

@@ -115,7 +115,7 @@ static int read_challenge(const struct peer *p, const uint8_t *in, struct handsh
         return err_set(DSM_EVERSION, 0, "%s speaks version %u of the control protocol, this release %d", p->address,
                        get_u16(in + 4), PROTOCOL_VERSION);
     if (get_u16(in + 6))
-        return err_set(get_u16(in + 6) <= DSM_ESYS ? get_u16(in + 6) : DSM_EPROTO, 0, "refused by %s", p->address);
+        return err_set(get_u16(in + 6) <= DSM_ERROR_LAST ? get_u16(in + 6) : DSM_EPROTO, 0, "refused by %s", p->address);
     if (memcmp(in + 8, p->node, DSM_NODE_ID))
         return err_set(DSM_ESTALE, 0, "another node has taken the address %s", p->address);
     memcpy(h->server, in + 8, DSM_NODE_ID);
@@ -146,7 +146,7 @@ static int shake_hands(struct peer *p, int64_t deadline)
     if (!rc)
         rc = receive_all(p, in, VERDICT_SIZE, NULL, deadline);
     if (!rc && get_u32(in))
-        rc = err_set(get_u32(in) <= DSM_ESYS ? (int)get_u32(in) : DSM_EPROTO, 0, "refused by %s", p->address);
+        rc = err_set(get_u32(in) <= DSM_ERROR_LAST ? (int)get_u32(in) : DSM_EPROTO, 0, "refused by %s", p->address);
     return rc;
 }
 
@@ -186,7 +186,7 @@ static int read_reply(struct peer *p, struct request *q, int64_t deadline)
     size_t len = get_u16(h + 6);
     uint32_t status = get_u32(h + 12);
     if (memcmp(h, MESSAGE_MAGIC, 4) || get_u16(h + 4) != (q->type | REPLY) || get_u32(h + 8) != p->seq ||
-        len > q->reply_max || status > DSM_ESYS)
+        len > q->reply_max || status > DSM_ERROR_LAST)
         return err_set(DSM_EPROTO, 0, "%s sent a reply that fits no question", p->address);
     rc = len ? receive_all(p, q->reply, len, q->fd, deadline) : 0;
     q->reply_max = len;

@@ -1,0 +1,101 @@
+/* The device: all but endpoints goes straight to the inner fabric. Memory of this process is the inner fabric's object. */
+#include "../nosys.h"
+#include "fault.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static struct fabric_dev *inner(struct fabric_dev *d) { return ((struct fault_dev *)d)->inner; }
+
+static void fault_close(struct fabric_dev *base)
+{
+    struct fault_dev *d = (struct fault_dev *)base;
+    d->inner->fabric->close(d->inner);
+    fault_plan_free(&d->plan);
+    free(d);
+}
+
+static void fault_caps(struct fabric_dev *d, dsm_caps *out)
+{
+    inner(d)->fabric->caps(inner(d), out);
+    out->near_memory = 0;
+    snprintf(out->fabric, sizeof out->fabric, "fault+%s", inner(d)->fabric->name);
+}
+
+static int fault_mem_alloc(struct fabric_dev *d, uint64_t nbytes, uint32_t access, struct fabric_mem **out)
+{
+    return inner(d)->fabric->mem_alloc(inner(d), nbytes, access, out);
+}
+
+static int fault_mem_register(struct fabric_dev *d, size_t n, void *const *p, const uint64_t *nbytes, uint32_t access,
+                              struct fabric_mem **out)
+{
+    return inner(d)->fabric->mem_register(inner(d), n, p, nbytes, access, out);
+}
+
+static void fault_mem_free(struct fabric_mem *m) { m->dev->fabric->mem_free(m); }
+
+static int fault_mem_export(struct fabric_mem *m, int *fd) { return m->dev->fabric->mem_export(m, fd); }
+
+static int fault_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, int fd, struct fabric_remote **out)
+{
+    struct fault_remote *r = calloc(1, sizeof *r);
+    if (!r)
+        return err_set(DSM_ENOMEM, 0, "remote");
+    int rc = inner(d)->fabric->mem_import(inner(d), grant, fd, &r->inner);
+    if (rc) {
+        free(r);
+        return rc;
+    }
+    r->base = *r->inner;
+    r->base.dev = d;
+    r->base.near = NULL;
+    r->base.state = NULL;
+    *out = &r->base;
+    return 0;
+}
+
+static void fault_mem_forget(struct fabric_remote *base)
+{
+    struct fault_remote *r = (struct fault_remote *)base;
+    r->inner->dev->fabric->mem_forget(r->inner);
+    free(r);
+}
+
+static const struct fabric fault_fabric = {
+    FABRIC_NOSYS,
+    .name = "fault",
+    .close = fault_close,
+    .caps = fault_caps,
+    .mem_alloc = fault_mem_alloc,
+    .mem_register = fault_mem_register,
+    .mem_free = fault_mem_free,
+    .mem_export = fault_mem_export,
+    .mem_import = fault_mem_import,
+    .mem_forget = fault_mem_forget,
+    .ep_open = fault_ep_open,
+    .ep_address = fault_ep_address,
+    .ep_connect = fault_ep_connect,
+    .ep_abort = fault_ep_abort,
+    .ep_close = fault_ep_close,
+    .post = fault_post,
+    .poll = fault_poll,
+    .arm = fault_arm,
+    .ep_fd = fault_ep_fd,
+};
+
+int fault_wrap(const char *plan, struct fabric_dev *wrapped, struct fabric_dev **out)
+{
+    struct fault_dev *d = calloc(1, sizeof *d);
+    int rc = d ? fault_plan_parse(plan, &d->plan) : err_set(DSM_ENOMEM, 0, "fault device");
+    if (rc) {
+        wrapped->fabric->close(wrapped);
+        free(d);
+        return rc;
+    }
+    d->inner = wrapped;
+    d->base = *wrapped;
+    d->base.fabric = &fault_fabric;
+    *out = &d->base;
+    return 0;
+}

@@ -1,0 +1,409 @@
+/*
+ * Endpoints of fault.
+ *
+ * Every op of the user's has a shadow, which the inner fabric executes in its place, once or twice, as a group of its own; poll
+ * looks which shadows are done and ends the user's ops. e->ops holds the shadows in the order in which the ops were posted:
+ *   WAITING   behind an op that holds up the endpoint; all behind it wait too
+ *   FIRST     the inner fabric has it, or has done it (group.pending)
+ *   PAUSED    its first part is done, the second follows at 'due'
+ *   SECOND    likewise of the second part; also an op that is not to be executed
+ * Shadows are allocated in chunks when a post needs more than ever before: fault is the one fabric whose post allocates.
+ *
+ * The event fd is an epoll of the inner one and of a timer for what waits for a time of fault's own. The timer is only set
+ * between arm and the event.
+ */
+#include "../../base/clock.h"
+#include "fault.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+enum step { WAITING, FIRST, PAUSED, SECOND };
+
+struct shadow {
+    dsm_op op;
+    struct dsm_group group;
+    struct shadow *next;
+    dsm_op *user;
+    enum step step;
+    struct fault_fate fate;
+    uint64_t cut;    /* TEAR: length of the first part */
+    uint64_t result; /* of an atomic */
+    int64_t due;     /* PAUSED: of the second part */
+    int64_t release; /* not completed before; 0: at once */
+};
+
+enum { CHUNK = 64 };
+struct chunk {
+    struct chunk *next;
+    struct shadow shadows[CHUNK];
+};
+
+struct fault_ep {
+    struct fabric_ep base;
+    struct fabric_ep *inner;
+    struct shadow *ops, **tail;
+    struct shadow *spare;
+    struct chunk *chunks;
+    int epoll, timer; /* -1 on passive endpoints */
+    bool armed;
+};
+
+static struct fault_dev *device(const struct fault_ep *e) { return (struct fault_dev *)e->base.dev; }
+static const struct fabric *fabric(const struct fault_ep *e) { return e->inner->dev->fabric; }
+
+/* ---- opening ---- */
+
+static int open_events(struct fault_ep *e)
+{
+    struct epoll_event ev = {.events = EPOLLIN};
+    int fd = fabric(e)->ep_fd(e->inner);
+    e->epoll = epoll_create1(EPOLL_CLOEXEC);
+    e->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (e->epoll < 0 || e->timer < 0 || epoll_ctl(e->epoll, EPOLL_CTL_ADD, e->timer, &ev) ||
+        (fd >= 0 && epoll_ctl(e->epoll, EPOLL_CTL_ADD, fd, &ev)))
+        return err_set_errno(errno, "an endpoint's events");
+    return 0;
+}
+
+static void release(struct fault_ep *e)
+{
+    if (e->timer >= 0)
+        close(e->timer);
+    if (e->epoll >= 0)
+        close(e->epoll);
+    if (e->inner)
+        fabric(e)->ep_close(e->inner);
+    for (struct chunk *c = e->chunks, *next; c; c = next) {
+        next = c->next;
+        free(c);
+    }
+    free(e);
+}
+
+int fault_ep_open(struct fabric_dev *base, bool passive, struct fabric_ep **out)
+{
+    struct fabric_dev *inner = ((struct fault_dev *)base)->inner;
+    struct fault_ep *e = calloc(1, sizeof *e);
+    if (!e)
+        return err_set(DSM_ENOMEM, 0, "endpoint");
+    e->base.dev = base;
+    e->tail = &e->ops;
+    e->epoll = e->timer = -1;
+    int rc = inner->fabric->ep_open(inner, passive, &e->inner);
+    if (rc)
+        e->inner = NULL;
+    else if (!passive)
+        rc = open_events(e);
+    if (rc)
+        release(e);
+    else
+        *out = &e->base;
+    return rc;
+}
+
+int fault_ep_address(struct fabric_ep *base, uint8_t blob[FABRIC_BLOB_MAX])
+{
+    struct fault_ep *e = (struct fault_ep *)base;
+    return fabric(e)->ep_address(e->inner, blob);
+}
+
+int fault_ep_connect(struct fabric_ep *base, const uint8_t *blob, size_t len)
+{
+    struct fault_ep *e = (struct fault_ep *)base;
+    return fabric(e)->ep_connect(e->inner, blob, len);
+}
+
+/* ---- the state of one op ---- */
+
+static bool fails(const struct shadow *s) { return s->fate.faults & (FAULT_FAIL | FAULT_FAILAFTER); }
+
+/* May it have a second part? */
+static bool in_parts(const struct shadow *s)
+{
+    switch (s->user->code) {
+    case DSM_OP_READ:
+        return s->cut;
+    case DSM_OP_WRITE:
+        return s->fate.faults & FAULT_DUPLICATE;
+    case DSM_OP_COMPARE_SWAP:
+        return (s->fate.faults & FAULT_CAS) && (fabric_remote_of(s->user)->access & DSM_WRITE);
+    default:
+        return false;
+    }
+}
+
+/* The first part is done: does a second follow? */
+static bool goes_on(const struct shadow *s)
+{
+    return s->step == FIRST && !s->op.status && in_parts(s) &&
+           (s->op.code != DSM_OP_COMPARE_SWAP || s->op.result != s->op.operand);
+}
+
+/* When poll has something to do for it. oldest: nothing before it can still complete. */
+static int64_t ready_at(const struct shadow *s, bool oldest)
+{
+    if (s->step == WAITING || observe_u32(&s->group.pending))
+        return DEADLINE_NEVER;
+    if (s->step == PAUSED)
+        return s->due;
+    if (goes_on(s))
+        return 0;
+    if ((s->fate.faults & FAULT_DROP) || (fails(s) && !oldest))
+        return DEADLINE_NEVER;
+    return s->release;
+}
+
+/* Where a torn READ is cut: at the multiple of 8 next to its middle; 0 when it lies within one word. */
+static uint64_t cut_of(const dsm_op *op)
+{
+    uint64_t end = op->offset + op->nbytes, at = (op->offset + op->nbytes / 2 + 7) / 8 * 8;
+    if (at >= end)
+        at -= 8;
+    return at > op->offset && at < end ? at - op->offset : 0;
+}
+
+/* ---- shadows ---- */
+
+static struct shadow *take(struct fault_ep *e)
+{
+    if (!e->spare) {
+        struct chunk *c = malloc(sizeof *c);
+        if (!c)
+            return NULL;
+        c->next = e->chunks;
+        e->chunks = c;
+        for (int i = 0; i < CHUNK; i++) {
+            c->shadows[i].next = e->spare;
+            e->spare = &c->shadows[i];
+        }
+    }
+    struct shadow *s = e->spare;
+    e->spare = s->next;
+    return s;
+}
+
+static void enqueue(struct fault_ep *e, dsm_op *user)
+{
+    struct shadow *s = take(e);
+    if (!s) {
+        fabric_op_done(user, -DSM_ENOMEM);
+        return;
+    }
+    uint64_t number = fetch_add_u64(&device(e)->count, 1) + 1;
+    *s = (struct shadow){.user = user, .step = WAITING, .fate = fault_plan_fate(&device(e)->plan, number)};
+    if (user->code == DSM_OP_READ && (s->fate.faults & FAULT_TEAR))
+        s->cut = cut_of(user);
+    *e->tail = s;
+    e->tail = &s->next;
+    e->base.inflight++;
+}
+
+/* Ends the op whose shadow is at *at, which then is the next one. */
+static void finish(struct fault_ep *e, struct shadow **at, int status)
+{
+    struct shadow *s = *at;
+    dsm_op *user = s->user;
+    *at = s->next;
+    if (e->tail == &s->next)
+        e->tail = at;
+    user->result = s->step == SECOND ? s->result : s->op.result;
+    user->wc_status = s->op.wc_status;
+    user->vendor = s->op.vendor;
+    s->next = e->spare;
+    e->spare = s;
+    e->base.inflight--;
+    fabric_op_done(user, status);
+}
+
+/* ---- ops for the inner fabric ---- */
+
+static void prepare(struct shadow *s, const dsm_op *from)
+{
+    struct fault_remote *r = (struct fault_remote *)fabric_remote_of(s->user);
+    s->op = *from;
+    s->op.remote = (dsm_remote *)(void *)&r->inner;
+    s->op.next = NULL;
+    s->op.group = &s->group;
+    s->group = (struct dsm_group){.pending = 1};
+}
+
+static void prepare_first(struct shadow *s)
+{
+    prepare(s, s->user);
+    s->step = FIRST;
+    if (s->cut)
+        s->op.nbytes = s->cut;
+    if (s->fate.faults & FAULT_DELAY)
+        s->release = clock_ns() + s->fate.delay_ns;
+    if (s->fate.faults & FAULT_FAIL) { /* not executed */
+        s->step = SECOND;
+        s->group.pending = 0;
+    }
+}
+
+static void prepare_second(struct shadow *s)
+{
+    dsm_op second = *s->user;
+    second.flags = 0;
+    if (second.code == DSM_OP_READ) {
+        second.offset += s->cut;
+        second.local = (uint8_t *)second.local + s->cut;
+        second.nbytes -= s->cut;
+    } else if (second.code == DSM_OP_COMPARE_SWAP) {
+        second.code = DSM_OP_WRITE;
+        second.local = &s->result;
+    }
+    prepare(s, &second);
+    s->step = SECOND;
+}
+
+/* Gives the inner fabric, as one list, all that may go now. Returns whether there was anything. */
+static bool go_on(struct fault_ep *e)
+{
+    dsm_op *list = NULL, **tail = &list;
+    bool moved = false;
+    int64_t now = clock_ns();
+    for (struct shadow *s = e->ops; s; s = s->next) {
+        if (s->step == WAITING)
+            prepare_first(s);
+        else if (s->step == PAUSED && now >= s->due)
+            prepare_second(s);
+        else if (fails(s) || in_parts(s))
+            break;
+        else
+            continue;
+        moved = true;
+        if (s->group.pending) {
+            *tail = &s->op;
+            tail = &s->op.next;
+        }
+        if (fails(s) || in_parts(s)) /* it holds up what is behind it */
+            break;
+    }
+    if (list)
+        fabric(e)->post(e->inner, list);
+    return moved;
+}
+
+/* ---- completion ---- */
+
+/* The endpoint is done for: what the inner fabric has is drained, and whatever has no outcome yet is cancelled. */
+static int break_off(struct fault_ep *e)
+{
+    int done = 0;
+    int64_t now = clock_ns();
+    fabric(e)->ep_abort(e->inner);
+    e->base.broken = true;
+    for (; e->ops; done++) {
+        const struct shadow *s = e->ops;
+        bool known = s->step != PAUSED && !goes_on(s) && ready_at(s, true) <= now;
+        finish(e, &e->ops, !known ? -DSM_ECANCELED : fails(s) ? -DSM_EIO : s->op.status);
+    }
+    return done;
+}
+
+static int reap(struct fault_ep *e)
+{
+    int done = 0;
+    bool oldest = true;
+    int64_t now = clock_ns();
+    for (struct shadow **at = &e->ops, *s; (s = *at) && s->step != WAITING;) {
+        if (ready_at(s, oldest) > now || s->step == PAUSED) {
+            oldest = oldest && (s->fate.faults & FAULT_DROP);
+            at = &s->next;
+        } else if (goes_on(s)) {
+            s->step = PAUSED;
+            s->due = now + s->fate.pause_ns;
+            s->result = s->op.result;
+        } else if (fails(s)) {
+            finish(e, at, -DSM_EIO);
+            return done + 1 + break_off(e);
+        } else {
+            finish(e, at, s->op.status);
+            done++;
+        }
+    }
+    return done;
+}
+
+/* Sets the timer for the first op that has something to wait for, where an event was asked for. */
+static void schedule(struct fault_ep *e)
+{
+    int64_t at = DEADLINE_NEVER, now = clock_ns();
+    bool oldest = true;
+    if (!e->armed)
+        return;
+    for (const struct shadow *s = e->ops; s; s = s->next) {
+        int64_t ready = ready_at(s, oldest);
+        at = ready < at ? ready : at;
+        oldest = oldest && (s->fate.faults & FAULT_DROP);
+    }
+    if (at == DEADLINE_NEVER)
+        return;
+    if (at <= now) {
+        e->armed = false;
+        at = now;
+    }
+    struct itimerspec when = {.it_value = {.tv_sec = at / 1000000000, .tv_nsec = at % 1000000000}};
+    timerfd_settime(e->timer, TFD_TIMER_ABSTIME, &when, NULL);
+}
+
+void fault_post(struct fabric_ep *base, dsm_op *list)
+{
+    struct fault_ep *e = (struct fault_ep *)base;
+    while (list) {
+        dsm_op *op = list;
+        list = op->next;
+        if (e->base.broken)
+            fabric_op_done(op, -DSM_ECANCELED);
+        else
+            enqueue(e, op);
+    }
+    go_on(e);
+    schedule(e);
+}
+
+int fault_poll(struct fabric_ep *base)
+{
+    struct fault_ep *e = (struct fault_ep *)base;
+    int done = 0;
+    if (!e->ops)
+        return 0;
+    do {
+        fabric(e)->poll(e->inner);
+        done += reap(e);
+    } while (!e->inner->broken && go_on(e));
+    if (e->inner->broken && !e->base.broken)
+        done += break_off(e);
+    schedule(e);
+    return done;
+}
+
+int fault_arm(struct fabric_ep *base)
+{
+    struct fault_ep *e = (struct fault_ep *)base;
+    uint64_t expired;
+    if (read(e->timer, &expired, sizeof expired) < 0) {
+        /* EAGAIN: it has not fired */
+    }
+    e->armed = true; /* the poll that follows sets the timer */
+    return fabric(e)->arm(e->inner);
+}
+
+int fault_ep_fd(struct fabric_ep *base) { return ((struct fault_ep *)base)->epoll; }
+
+/* ---- the end ---- */
+
+void fault_ep_abort(struct fabric_ep *base) { break_off((struct fault_ep *)base); }
+
+void fault_ep_close(struct fabric_ep *base)
+{
+    struct fault_ep *e = (struct fault_ep *)base;
+    if (e->ops)
+        break_off(e);
+    release(e);
+}

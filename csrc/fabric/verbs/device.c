@@ -1,0 +1,388 @@
+/* Devices: which one, which port, which GID, and what they can do. */
+#ifdef DSM_HAVE_VERBS
+#include "../nosys.h"
+#include "verbs.h"
+
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- looking around ---- */
+
+static bool kernel_has_devices(void)
+{
+    DIR *dir = opendir("/sys/class/infiniband");
+    bool found = false;
+    for (struct dirent *e; dir && !found && (e = readdir(dir));)
+        found = e->d_name[0] != '.';
+    if (dir)
+        closedir(dir);
+    return found;
+}
+
+static int list_devices(struct ibv_device ***out, int *n)
+{
+    int rc = verbs_load();
+    if (rc)
+        return rc;
+    *out = ibv.get_device_list(n);
+    if (!*out && errno != ENOSYS)
+        return err_set(DSM_ENODEV, errno, "listing RDMA devices");
+    if (*out && *n)
+        return 0;
+    if (*out)
+        ibv.free_device_list(*out);
+    *out = NULL;
+    return kernel_has_devices() ? err_set(DSM_ENOPROVIDER, 0, "/sys/class/infiniband is not empty")
+                                : err_set(DSM_ENODEV, 0, "this host has no RDMA device");
+}
+
+static bool gid_is_v2(const char *device, int port, int index)
+{
+    char path[160], type[32] = "";
+    snprintf(path, sizeof path, "/sys/class/infiniband/%.64s/ports/%d/gid_attrs/types/%d", device, port, index);
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return false;
+    bool v2 = fgets(type, sizeof type, f) && !strncmp(type, "RoCE v2", 7);
+    fclose(f);
+    return v2;
+}
+
+static bool gid_read(struct ibv_context *ctx, int port, int index, union ibv_gid *out)
+{
+    static const union ibv_gid none;
+    return !ibv.query_gid(ctx, (uint8_t)port, index, out) && memcmp(out, &none, sizeof none);
+}
+
+/* RoCE v2 before v1, since only v2 is routed; then what reaches farthest, IPv4 before IPv6. */
+static int gid_rank(const union ibv_gid *gid, bool v2)
+{
+    const struct in6_addr *a = (const struct in6_addr *)(const void *)gid->raw;
+    bool mapped = IN6_IS_ADDR_V4MAPPED(a);
+    bool loopback = mapped ? gid->raw[12] == 127 : IN6_IS_ADDR_LOOPBACK(a);
+    return (v2 ? 4 : 0) + (loopback ? 1 : IN6_IS_ADDR_LINKLOCAL(a) ? 0 : mapped ? 3 : 2);
+}
+
+static int choose_gid(struct verbs_dev *d, int wanted)
+{
+    int best = -1;
+    if (wanted >= 0) {
+        if (wanted < d->port_attr.gid_tbl_len && gid_read(d->ctx, d->port, wanted, &d->gid)) {
+            d->gid_index = wanted;
+            return 0;
+        }
+        return err_set(DSM_EINVAL, 0, "%s port %d has no GID %d", d->name, d->port, wanted);
+    }
+    for (int i = 0; i < d->port_attr.gid_tbl_len; i++) {
+        union ibv_gid gid;
+        if (!gid_read(d->ctx, d->port, i, &gid))
+            continue;
+        int rank = d->roce ? gid_rank(&gid, gid_is_v2(d->name, d->port, i)) : 0;
+        if (rank > best) {
+            best = rank;
+            d->gid = gid;
+            d->gid_index = i;
+        }
+    }
+    if (best < 0 && d->roce)
+        return err_set(DSM_ENODEV, 0, "%s port %d has no GID; give its network interface an address", d->name, d->port);
+    return 0;
+}
+
+static int mtu_bytes(enum ibv_mtu mtu) { return 128 << mtu; }
+
+static int choose_mtu(struct verbs_dev *d, int wanted)
+{
+    d->mtu = d->port_attr.active_mtu;
+    if (!wanted)
+        return 0;
+    for (int m = IBV_MTU_256; m <= (int)d->port_attr.active_mtu; m++)
+        if (mtu_bytes((enum ibv_mtu)m) == wanted) {
+            d->mtu = (enum ibv_mtu)m;
+            return 0;
+        }
+    return err_set(DSM_EINVAL, 0, "mtu %d; it is a power of 2 from 256 to %d on %s", wanted,
+                   mtu_bytes(d->port_attr.active_mtu), d->name);
+}
+
+/* ---- choosing ---- */
+
+static bool port_active(struct verbs_dev *d, int wanted)
+{
+    int first = wanted ? wanted : 1, last = wanted ? wanted : d->attr.phys_port_cnt;
+    for (int p = first; p <= last && p <= d->attr.phys_port_cnt; p++)
+        if (!verbs_query_port(d->ctx, (uint8_t)p, &d->port_attr) && d->port_attr.state == IBV_PORT_ACTIVE) {
+            d->port = (uint8_t)p;
+            d->roce = d->port_attr.link_layer == IBV_LINK_LAYER_ETHERNET;
+            return true;
+        }
+    return false;
+}
+
+static bool try_device(struct verbs_dev *d, struct ibv_device *dev, int port)
+{
+    d->ctx = ibv.open_device(dev);
+    if (!d->ctx)
+        return false;
+    snprintf(d->name, sizeof d->name, "%s", ibv.get_device_name(dev));
+    if (!ibv.query_device(d->ctx, &d->attr) && port_active(d, port))
+        return true;
+    ibv.close_device(d->ctx);
+    d->ctx = NULL;
+    return false;
+}
+
+/* Opens d->ctx, which the caller closes. */
+static int choose(struct verbs_dev *d, const dsm_options *o)
+{
+    struct ibv_device **list;
+    const char *wanted = o->device && *o->device ? o->device : NULL;
+    bool seen = false;
+    int n, rc = list_devices(&list, &n);
+    if (rc)
+        return rc;
+    if (o->port < 0 || o->port > 255) {
+        ibv.free_device_list(list);
+        return err_set(DSM_EINVAL, 0, "port %d", o->port);
+    }
+    for (int i = 0; i < n && !d->ctx; i++)
+        if (!wanted || !strcmp(ibv.get_device_name(list[i]), wanted)) {
+            seen = true;
+            try_device(d, list[i], o->port);
+        }
+    ibv.free_device_list(list);
+    if (!d->ctx && !seen)
+        return err_set(DSM_ENODEV, 0, "there is no device '%.40s'", wanted);
+    if (!d->ctx)
+        return err_set(DSM_ENODEV, 0, "no active port %s%.40s", wanted ? "on " : "on any device", wanted ? wanted : "");
+    if ((rc = choose_gid(d, o->gid_index)) || (rc = choose_mtu(d, o->mtu))) {
+        ibv.close_device(d->ctx);
+        d->ctx = NULL;
+    }
+    return rc;
+}
+
+static int probe(void)
+{
+    struct verbs_dev d = {0};
+    dsm_options o = {.gid_index = -1};
+    int rc = choose(&d, &o);
+    if (d.ctx)
+        ibv.close_device(d.ctx);
+    return rc;
+}
+
+/* ---- inventory ---- */
+
+struct text {
+    char *buf;
+    size_t len, used; /* used may exceed len: then it did not fit */
+};
+
+static void add(struct text *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void add(struct text *t, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    size_t room = t->used < t->len ? t->len - t->used : 0;
+    int n = vsnprintf(room ? t->buf + t->used : NULL, room, fmt, ap);
+    va_end(ap);
+    t->used += n > 0 ? (size_t)n : 0;
+}
+
+static void add_gids(struct text *t, struct ibv_context *ctx, const char *name, int port,
+                     const struct ibv_port_attr *attr)
+{
+    const char *comma = "";
+    char text[INET6_ADDRSTRLEN];
+    union ibv_gid gid;
+    for (int i = 0; i < attr->gid_tbl_len; i++) {
+        if (!gid_read(ctx, port, i, &gid) || !inet_ntop(AF_INET6, gid.raw, text, sizeof text))
+            continue;
+        const char *type = attr->link_layer != IBV_LINK_LAYER_ETHERNET ? "IB"
+                           : gid_is_v2(name, port, i)                  ? "RoCE v2"
+                                                                       : "RoCE v1";
+        add(t, "%s{\"index\": %d, \"gid\": \"%s\", \"type\": \"%s\"}", comma, i, text, type);
+        comma = ", ";
+    }
+}
+
+static const char *state_name(enum ibv_port_state s)
+{
+    static const char *const names[] = {"nop", "down", "init", "armed", "active", "active-defer"};
+    return (unsigned)s < sizeof names / sizeof *names ? names[s] : "unknown";
+}
+
+static void add_device(struct text *t, struct ibv_device *dev)
+{
+    static const char *const atomics[] = {"none", "nic", "global"};
+    const char *name = ibv.get_device_name(dev), *comma = "";
+    struct ibv_device_attr attr;
+    struct ibv_port_attr port;
+    struct ibv_context *ctx = ibv.open_device(dev);
+    add(t, "{\"device\": \"%s\", \"ports\": [", name);
+    bool good = ctx && !ibv.query_device(ctx, &attr);
+    for (int p = 1; good && p <= attr.phys_port_cnt; p++) {
+        if (verbs_query_port(ctx, (uint8_t)p, &port))
+            continue;
+        add(t, "%s{\"port\": %d, \"state\": \"%s\", \"link\": \"%s\", \"mtu\": %d, \"lid\": %u, \"gids\": [", comma, p,
+            state_name(port.state), port.link_layer == IBV_LINK_LAYER_ETHERNET ? "Ethernet" : "InfiniBand",
+            mtu_bytes(port.active_mtu), port.lid);
+        add_gids(t, ctx, name, p, &port);
+        add(t, "]}");
+        comma = ", ";
+    }
+    add(t, "]");
+    if (good)
+        add(t,
+            ", \"atomics\": \"%s\", \"max_reads\": %d, \"max_depth\": %d, \"max_region\": %llu, "
+            "\"firmware\": \"%.40s\"",
+            (unsigned)attr.atomic_cap < 3 ? atomics[attr.atomic_cap] : "unknown", attr.max_qp_init_rd_atom,
+            attr.max_qp_wr, (unsigned long long)attr.max_mr_size, attr.fw_ver);
+    add(t, "}");
+    if (ctx)
+        ibv.close_device(ctx);
+}
+
+static int inventory(char *buf, size_t len)
+{
+    struct text t = {buf, len, 0};
+    struct ibv_device **list;
+    int n, rc = list_devices(&list, &n);
+    if (rc)
+        return rc;
+    add(&t, "[");
+    for (int i = 0; i < n; i++) {
+        add(&t, "%s", i ? ", " : "");
+        add_device(&t, list[i]);
+    }
+    add(&t, "]");
+    ibv.free_device_list(list);
+    return t.used < len ? (int)t.used : err_set(DSM_EINVAL, 0, "the buffer is too small");
+}
+
+/* ---- opening ---- */
+
+/* The device sends 1 + retries times and waits 4.096 us * 2^timeout each time: the longest such time that is not
+ * above the wanted one. 7 retries mean 'for ever' to some devices and timeout 0 to all; below 2^8 timers are too
+ * coarse. */
+static void choose_timeout(struct verbs_dev *d, int64_t wanted_ns)
+{
+    int64_t best = 0;
+    d->timeout = 8;
+    d->retries = 6;
+    for (uint8_t t = 8; t < 32; t++)
+        for (uint8_t r = 4; r <= 6; r++) {
+            int64_t total = (r + 1) * (INT64_C(4096) << t);
+            if (total <= wanted_ns && total > best) {
+                best = total;
+                d->timeout = t;
+                d->retries = r;
+            }
+        }
+}
+
+static uint8_t at_most(int have, int limit) { return (uint8_t)(have < 1 ? 1 : have > limit ? limit : have); }
+
+static int set_up(struct verbs_dev *d, const dsm_options *o)
+{
+    struct ibv_qp *qp;
+    uint32_t wanted = o->depth > 0 ? (uint32_t)o->depth : VERBS_DEPTH;
+    uint32_t most = d->attr.max_qp_wr < VERBS_DEPTH_MAX ? (uint32_t)d->attr.max_qp_wr : VERBS_DEPTH_MAX;
+    d->depth = wanted < most ? wanted : most;
+    d->max_reads = at_most(d->attr.max_qp_init_rd_atom, 128);
+    d->max_served = at_most(d->attr.max_qp_rd_atom, 128);
+    choose_timeout(d, o->peer_timeout_ns > 0 ? o->peer_timeout_ns : INT64_C(2000000000));
+    if (!(d->pd = ibv.alloc_pd(d->ctx)))
+        return err_set_errno(errno, "ibv_alloc_pd on %s", d->name);
+    if (!(d->passive_cq = ibv.create_cq(d->ctx, 1, NULL, NULL, 0)))
+        return err_set_errno(errno, "ibv_create_cq on %s", d->name);
+    d->max_inline = VERBS_INLINE; /* what is granted shows only on a queue pair */
+    int rc = verbs_create_qp(d, d->passive_cq, d->depth, &d->max_inline, &qp);
+    if (!rc)
+        ibv.destroy_qp(qp);
+    return rc;
+}
+
+static void close_device(struct fabric_dev *base)
+{
+    struct verbs_dev *d = (struct verbs_dev *)base;
+    if (d->passive_cq)
+        ibv.destroy_cq(d->passive_cq);
+    if (d->pd)
+        ibv.dealloc_pd(d->pd);
+    if (d->ctx)
+        ibv.close_device(d->ctx);
+    pthread_rwlock_destroy(&d->lock);
+    free(d->mrs);
+    free(d);
+}
+
+static int open_device(const dsm_options *o, dsm_stats *stats, struct fabric_dev **out)
+{
+    struct verbs_dev *d = calloc(1, sizeof *d);
+    if (!d)
+        return err_set(DSM_ENOMEM, 0, "verbs device");
+    d->base = (struct fabric_dev){
+        .fabric = &verbs_fabric, .wire_id = FABRIC_VERBS, .connected = true, .local_agent = false, .stats = stats};
+    pthread_rwlock_init(&d->lock, NULL);
+    int rc = choose(d, o);
+    if (rc || (rc = set_up(d, o))) {
+        close_device(&d->base);
+        return rc;
+    }
+    *out = &d->base;
+    return 0;
+}
+
+static void caps(struct fabric_dev *base, dsm_caps *out)
+{
+    const struct verbs_dev *d = (const struct verbs_dev *)base;
+    *out = (dsm_caps){
+        .register_private = 1,
+        .atomic_domain = d->attr.atomic_cap == IBV_ATOMIC_HCA ? 1 : d->attr.atomic_cap == IBV_ATOMIC_GLOB ? 2 : 3,
+        .max_inline = d->max_inline,
+        .max_reads = d->max_reads,
+        .depth = d->depth,
+        .mtu = (uint32_t)mtu_bytes(d->mtu),
+        .port = d->port,
+        .gid_index = d->gid_index,
+        .is_roce = d->roce,
+        .max_region = d->attr.max_mr_size,
+    };
+    strcpy(out->fabric, "verbs");
+    snprintf(out->device, sizeof out->device, "%s", d->name);
+    inet_ntop(AF_INET6, d->gid.raw, out->gid, sizeof out->gid);
+}
+
+const struct fabric verbs_fabric = {
+    FABRIC_NOSYS,
+    .name = "verbs",
+    .probe = probe,
+    .inventory = inventory,
+    .open = open_device,
+    .close = close_device,
+    .caps = caps,
+    .mem_alloc = verbs_mem_alloc,
+    .mem_register = verbs_mem_register,
+    .mem_free = verbs_mem_free,
+    .mem_export = verbs_mem_export,
+    .mem_import = verbs_mem_import,
+    .mem_forget = verbs_mem_forget,
+    .ep_open = verbs_ep_open,
+    .ep_address = verbs_ep_address,
+    .ep_connect = verbs_ep_connect,
+    .ep_abort = verbs_ep_abort,
+    .ep_close = verbs_ep_close,
+    .post = verbs_post,
+    .poll = verbs_poll,
+    .arm = verbs_arm,
+    .ep_fd = verbs_ep_fd,
+};
+#endif

@@ -1,0 +1,338 @@
+/* Posting, reaping, waiting: verbs.h says how. */
+#ifdef DSM_HAVE_VERBS
+#include "verbs.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum { LOCAL_INLINE, LOCAL_DIRECT, LOCAL_BOUNCE };
+enum { TRIED = 1 }; /* op->cookie: registering its buffer has failed */
+
+static bool is_atomic(const dsm_op *op) { return op->code == DSM_OP_FETCH_ADD || op->code == DSM_OP_COMPARE_SWAP; }
+
+static uint64_t *result_of(struct verbs_ep *e, uint64_t number)
+{
+    return (uint64_t *)(void *)(e->slab + VERBS_SLAB) + number % e->depth;
+}
+
+/* ---- ends of ops ---- */
+
+static void finish(struct verbs_ep *e, dsm_op *op)
+{
+    if (op->fabric)
+        ibv.dereg_mr(op->fabric);
+    e->base.inflight--;
+    fabric_op_done(op, op->status);
+}
+
+static int error_of(enum ibv_wc_status s)
+{
+    switch (s) {
+    case IBV_WC_SUCCESS:
+        return 0;
+    case IBV_WC_WR_FLUSH_ERR:
+        return -DSM_ECANCELED;
+    case IBV_WC_REM_ACCESS_ERR:
+        return -DSM_EACCESS;
+    case IBV_WC_RETRY_EXC_ERR:
+    case IBV_WC_RNR_RETRY_EXC_ERR:
+        return -DSM_EPEER;
+    default:
+        return -DSM_EIO;
+    }
+}
+
+/* Ends the oldest request of the queue. */
+static int retire(struct verbs_ep *e, enum ibv_wc_status status, uint32_t vendor)
+{
+    struct verbs_slot *s = &e->slot[e->tail % e->depth];
+    dsm_op *op = s->op;
+    if (!status && is_atomic(op))
+        op->result = *result_of(e, e->tail);
+    if (!status && s->bounced)
+        memcpy(s->to, s->bounced, s->nbytes);
+    if (status && !op->status) {
+        op->status = error_of(status);
+        op->wc_status = (uint32_t)status;
+        op->vendor = vendor;
+    }
+    e->answers -= op->code != DSM_OP_WRITE;
+    e->bounced -= s->bounced != NULL;
+    e->slab_tail += s->slab;
+    e->tail++;
+    if (--op->segments)
+        return 0;
+    finish(e, op);
+    return 1;
+}
+
+int verbs_reap(struct verbs_ep *e)
+{
+    enum { AT_ONCE = 16 };
+    struct ibv_wc wc[AT_ONCE];
+    int done = 0, n;
+    do {
+        n = ibv_poll_cq(e->cq, AT_ONCE, wc);
+        if (n < 0)
+            e->base.broken = true;
+        for (int i = 0; i < n; i++) {
+            /* Not in the queue: it was ended when its queue pair was destroyed. */
+            if (wc[i].wr_id - e->tail >= e->head - e->tail)
+                continue;
+            while (e->tail != wc[i].wr_id)
+                done += retire(e, IBV_WC_SUCCESS, 0);
+            done += retire(e, wc[i].status, wc[i].vendor_err);
+            if (wc[i].status)
+                e->base.broken = true;
+        }
+    } while (n == AT_ONCE && e->head != e->tail);
+    return done;
+}
+
+int verbs_cancel(struct verbs_ep *e)
+{
+    int done = 0;
+    while (e->head != e->tail)
+        done += retire(e, IBV_WC_WR_FLUSH_ERR, 0);
+    for (dsm_op *op; (op = e->waiting); done++) {
+        e->waiting = op->next;
+        if (!op->status)
+            op->status = -DSM_ECANCELED;
+        finish(e, op);
+    }
+    e->placed = 0;
+    return done;
+}
+
+/* ---- local memory ---- */
+
+/* nbytes of the slab's ring in one piece, or NULL. *taken is what comes back when the request ends. */
+static uint8_t *slab_take(struct verbs_ep *e, uint32_t nbytes, uint32_t *taken)
+{
+    uint32_t size = (nbytes + 63) & ~63u, at = (uint32_t)(e->slab_head % VERBS_SLAB);
+    uint32_t skip = at + size > VERBS_SLAB ? VERBS_SLAB - at : 0;
+    if (e->slab_head == e->slab_tail) { /* empty: begin at the front, so that any piece fits */
+        e->slab_head = e->slab_tail = 0;
+        at = skip = 0;
+    }
+    if (e->slab_head + skip + size - e->slab_tail > VERBS_SLAB)
+        return NULL;
+    uint8_t *p = e->slab + (skip ? 0 : at);
+    *taken = skip + size;
+    e->slab_head += *taken;
+    return p;
+}
+
+/* Under d->lock (read). */
+static int find_local(struct verbs_ep *e, dsm_op *op, uint32_t *lkey)
+{
+    struct verbs_dev *d = (struct verbs_dev *)e->base.dev;
+    bool write = op->code == DSM_OP_READ; /* into our memory */
+    if (!write && op->nbytes <= e->max_inline)
+        return LOCAL_INLINE;
+    if (!op->fabric && op->cookie != TRIED) {
+        if (verbs_find_lkey(d, op->local, op->nbytes, write, lkey))
+            return LOCAL_DIRECT;
+        if (op->nbytes <= VERBS_BOUNCE_MAX)
+            return LOCAL_BOUNCE;
+        op->fabric = ibv.reg_mr(d->pd, op->local, op->nbytes, write ? IBV_ACCESS_LOCAL_WRITE : 0);
+        op->cookie = op->fabric ? 0 : TRIED;
+    }
+    if (!op->fabric)
+        return LOCAL_BOUNCE;
+    *lkey = ((struct ibv_mr *)op->fabric)->lkey;
+    return LOCAL_DIRECT;
+}
+
+/* ---- posting ---- */
+
+/* The device's fence holds back a request, not the copying of its source, nor does it know of READs that arrive in the
+ * slab: a fenced WRITE waits here for the READs and ATOMICs before it if it is copied or one of them is. */
+static bool must_wait(const struct verbs_ep *e, const dsm_op *op, int local)
+{
+    return op->code == DSM_OP_WRITE && (op->flags & DSM_OP_FENCE) && e->answers &&
+           (local != LOCAL_DIRECT || e->bounced);
+}
+
+static uint64_t max_piece(const struct verbs_ep *e, int local)
+{
+    const struct verbs_dev *d = (const struct verbs_dev *)e->base.dev;
+    uint64_t most = d->port_attr.max_msg_sz ? d->port_attr.max_msg_sz : 1u << 30;
+    most = most > 1u << 30 ? 1u << 30 : most;
+    return local == LOCAL_BOUNCE && most > VERBS_BOUNCE_MAX ? VERBS_BOUNCE_MAX : most;
+}
+
+/* Fills the request's slot and its local side; false where the slab is full. */
+static bool place_local(struct verbs_ep *e, dsm_op *op, int local, uint32_t nbytes, struct verbs_slot *s,
+                        struct ibv_sge *g)
+{
+    uint8_t *mine = (uint8_t *)op->local + e->placed;
+    *s = (struct verbs_slot){.op = op, .nbytes = nbytes};
+    g->length = nbytes;
+    g->addr = (uint64_t)(uintptr_t)mine;
+    if (is_atomic(op)) {
+        g->addr = (uint64_t)(uintptr_t)result_of(e, e->head);
+        g->lkey = e->slab_mr->lkey;
+    } else if (local == LOCAL_BOUNCE) {
+        uint8_t *p = slab_take(e, nbytes, &s->slab);
+        if (!p)
+            return false;
+        g->addr = (uint64_t)(uintptr_t)p;
+        g->lkey = e->slab_mr->lkey;
+        if (op->code == DSM_OP_WRITE) {
+            memcpy(p, mine, nbytes);
+        } else {
+            s->bounced = p;
+            s->to = mine;
+            e->bounced++;
+        }
+    }
+    return true;
+}
+
+static void fill(struct verbs_ep *e, const dsm_op *op, int local, struct ibv_send_wr *w, struct ibv_sge *g)
+{
+    static const enum ibv_wr_opcode opcodes[] = {
+        [DSM_OP_READ] = IBV_WR_RDMA_READ,
+        [DSM_OP_WRITE] = IBV_WR_RDMA_WRITE,
+        [DSM_OP_FETCH_ADD] = IBV_WR_ATOMIC_FETCH_AND_ADD,
+        [DSM_OP_COMPARE_SWAP] = IBV_WR_ATOMIC_CMP_AND_SWP,
+    };
+    const struct fabric_remote *r = fabric_remote_of(op);
+    w->wr_id = e->head;
+    w->sg_list = g;
+    w->num_sge = 1;
+    w->opcode = opcodes[op->code];
+    w->send_flags = ((op->flags & DSM_OP_FENCE) && !e->placed ? IBV_SEND_FENCE : 0) |
+                    (local == LOCAL_INLINE && op->code == DSM_OP_WRITE ? IBV_SEND_INLINE : 0);
+    if (is_atomic(op)) {
+        w->wr.atomic.remote_addr = r->base + op->offset;
+        w->wr.atomic.rkey = r->key;
+        w->wr.atomic.compare_add = op->operand;
+        w->wr.atomic.swap = op->desired;
+    } else {
+        w->wr.rdma.remote_addr = r->base + op->offset + e->placed;
+        w->wr.rdma.rkey = r->key;
+    }
+    if (++e->unsignalled == e->signal_every) {
+        w->send_flags |= IBV_SEND_SIGNALED;
+        e->unsignalled = 0;
+    }
+}
+
+/* Adds the next piece of the first waiting op to the chain as its n-th request; false where it has to wait. */
+static bool place(struct verbs_ep *e, uint32_t n)
+{
+    dsm_op *op = e->waiting;
+    struct ibv_sge *g = &e->sge[n];
+    int local = is_atomic(op) ? LOCAL_DIRECT : find_local(e, op, &g->lkey);
+    if (must_wait(e, op, local))
+        return false;
+    uint64_t left = op->nbytes - e->placed, most = max_piece(e, local);
+    uint32_t nbytes = (uint32_t)(left < most ? left : most);
+    if (!place_local(e, op, local, nbytes, &e->slot[e->head % e->depth], g))
+        return false;
+    fill(e, op, local, &e->wr[n], g);
+    e->head++;
+    e->answers += op->code != DSM_OP_WRITE;
+    op->segments++;
+    e->placed += nbytes;
+    if (e->placed == op->nbytes) {
+        e->waiting = op->next;
+        e->placed = 0;
+        op->segments--; /* what post() put there to keep the op open until all of it is placed */
+    }
+    return true;
+}
+
+static void ring(struct verbs_ep *e, uint32_t n)
+{
+    dsm_stats *stats = e->base.dev->stats;
+    struct ibv_send_wr *bad;
+    uint32_t signalled = 0;
+    e->wr[n - 1].send_flags |= IBV_SEND_SIGNALED;
+    e->wr[n - 1].next = NULL;
+    e->unsignalled = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        signalled += (e->wr[i].send_flags & IBV_SEND_SIGNALED) != 0;
+        if (i + 1 < n)
+            e->wr[i].next = &e->wr[i + 1];
+    }
+    fetch_add_u64(&stats->doorbells, 1);
+    fetch_add_u64(&stats->signalled, signalled);
+    if (ibv_post_send(e->qp, e->wr, &bad))
+        verbs_ep_kill(e); /* the signalled request may be among those refused, so nothing tells when the others end */
+}
+
+/* Posts what waits as far as the queue and the slab have room, with one doorbell. */
+static void push(struct verbs_ep *e)
+{
+    struct verbs_dev *d = (struct verbs_dev *)e->base.dev;
+    uint32_t n = 0;
+    if (!e->waiting || e->base.broken || e->head - e->tail == e->depth)
+        return;
+    pthread_rwlock_rdlock(&d->lock);
+    while (e->waiting && e->head - e->tail < e->depth && place(e, n))
+        n++;
+    pthread_rwlock_unlock(&d->lock);
+    if (n)
+        ring(e, n);
+}
+
+void verbs_post(struct fabric_ep *base, dsm_op *list)
+{
+    struct verbs_ep *e = (struct verbs_ep *)base;
+    dsm_op *last = NULL;
+    for (dsm_op *op = list; op; op = op->next) {
+        op->status = 0;
+        op->segments = 1;
+        op->wc_status = op->vendor = 0;
+        op->fabric = NULL;
+        op->cookie = 0;
+        base->inflight++;
+        last = op;
+    }
+    if (!last)
+        return;
+    if (e->waiting)
+        e->waiting_last->next = list;
+    else
+        e->waiting = list;
+    e->waiting_last = last;
+    if (base->broken)
+        verbs_cancel(e);
+    else
+        push(e);
+}
+
+int verbs_poll(struct fabric_ep *base)
+{
+    struct verbs_ep *e = (struct verbs_ep *)base;
+    uint32_t before = base->inflight;
+    verbs_reap(e);
+    if (base->broken && base->inflight)
+        verbs_ep_abort(base);
+    else
+        push(e);
+    return (int)(before - base->inflight);
+}
+
+/* ---- events ---- */
+
+int verbs_arm(struct fabric_ep *base)
+{
+    struct verbs_ep *e = (struct verbs_ep *)base;
+    struct ibv_cq *cq;
+    void *context;
+    while (!ibv.get_cq_event(e->channel, &cq, &context))
+        e->events++;
+    if (e->events >= 1024) { /* acknowledging takes a lock: in bulk */
+        ibv.ack_cq_events(e->cq, e->events);
+        e->events = 0;
+    }
+    int sys = ibv_req_notify_cq(e->cq, 0);
+    return sys ? err_set_errno(sys, "asking for an event") : 0;
+}
+
+int verbs_ep_fd(struct fabric_ep *base) { return ((struct verbs_ep *)base)->channel->fd; }
+#endif

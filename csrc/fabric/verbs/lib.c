@@ -1,0 +1,73 @@
+#ifdef DSM_HAVE_VERBS
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* dlvsym */
+#endif
+#include "lib.h"
+
+#include "../../base/err.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct verbs_lib ibv;
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static char failure[160]; /* why loading failed; "" when it did not */
+
+/* A data pointer becomes a function pointer: POSIX wants it for dlsym, ISO C has no cast for it. */
+static bool find(void *library, const char *name, const char *version, void *slot)
+{
+    void *p = dlvsym(library, name, version);
+    memcpy(slot, &p, sizeof p);
+    if (!p)
+        snprintf(failure, sizeof failure, "libibverbs has no %s@%s", name, version);
+    return p;
+}
+
+static bool find_all(void *library)
+{
+    return true
+#define VERBS_SYM(name, version) &&find(library, "ibv_" #name, version, &ibv.name)
+#include "sym.def"
+#undef VERBS_SYM
+        ;
+}
+
+static void load(void)
+{
+    const char *path = getenv("DSMEM_LIBIBVERBS");
+    void *library = dlopen(path && *path ? path : "libibverbs.so.1", RTLD_NOW | RTLD_LOCAL);
+    if (!library) {
+        const char *why = dlerror();
+        snprintf(failure, sizeof failure, "%s; apt install libibverbs1 ibverbs-providers", why ? why : "libibverbs");
+        return;
+    }
+    if (!find_all(library)) {
+        dlclose(library);
+        return;
+    }
+    /* Fails where others of this process have registered memory before. A child of fork() is refused by the core
+     * anyway; this only keeps its copy-on-write from taking the parent's pages. */
+    (void)ibv.fork_init();
+}
+
+int verbs_load(void)
+{
+    pthread_once(&once, load);
+    return *failure ? err_set(DSM_ENOFABRIC, 0, "%s", failure) : 0;
+}
+
+/* As the macro ibv_query_port does it, but with the function of the loaded library. */
+int verbs_query_port(struct ibv_context *ctx, uint8_t port, struct ibv_port_attr *out)
+{
+    struct verbs_context *v = verbs_get_ctx_op(ctx, query_port);
+    memset(out, 0, sizeof *out);
+    if (v)
+        return v->query_port(ctx, port, out, sizeof *out);
+    return ibv.query_port(ctx, port, (struct _compat_ibv_port_attr *)out);
+}
+#endif

@@ -1,0 +1,24 @@
+/*
+ * libibverbs, loaded when it is first needed: the program is not linked against it.
+ *
+ * Members lack the prefix ibv_ because verbs.h has macros of those names that lead to the linked library.
+ */
+#ifndef DSM_VERBS_LIB_H
+#define DSM_VERBS_LIB_H
+
+#include <infiniband/verbs.h>
+
+struct verbs_lib {
+#define VERBS_SYM(name, version) __typeof__(ibv_##name) *name;
+#include "sym.def"
+#undef VERBS_SYM
+};
+
+/* Valid once verbs_load() has returned 0. */
+extern struct verbs_lib ibv;
+
+/* Loads the library ($DSMEM_LIBIBVERBS, or libibverbs.so.1) once per process; the same answer ever after. */
+int verbs_load(void);
+int verbs_query_port(struct ibv_context *ctx, uint8_t port, struct ibv_port_attr *out); /* 0 or an errno */
+
+#endif

@@ -1,0 +1,341 @@
+/*
+ * Memory of this process.
+ *
+ * Buffers that are registered together and touch or overlap share one registration (struct verbs_mr): it covers their
+ * union and not one byte more. Buffers with a gap between them never share one. The core checks bounds at both ends.
+ */
+#ifdef DSM_HAVE_VERBS
+#include "verbs.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+static const uint64_t HUGE_PAGE = 2 << 20;
+
+/* ---- errors ---- */
+
+static uint64_t pinned_bytes(void)
+{
+    char line[128];
+    unsigned long long kib = 0;
+    FILE *f = fopen("/proc/self/status", "re");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "VmPin: %llu", &kib) == 1)
+            break;
+    if (f)
+        fclose(f);
+    return kib * 1024;
+}
+
+static bool is_mapped(const uint8_t *p)
+{
+    unsigned char resident;
+    return !mincore((void *)((uintptr_t)p & ~(uintptr_t)4095), 1, &resident);
+}
+
+int verbs_reg_failed(int sys, const void *p, uint64_t nbytes)
+{
+    struct rlimit limit;
+    if (sys == ENOMEM && (!is_mapped(p) || !is_mapped((const uint8_t *)p + nbytes - 1)))
+        sys = EFAULT;
+    if ((sys == ENOMEM || sys == EAGAIN || sys == EPERM) && !getrlimit(RLIMIT_MEMLOCK, &limit) &&
+        limit.rlim_cur != RLIM_INFINITY && nbytes + 4096 + pinned_bytes() > limit.rlim_cur)
+        return err_set(DSM_EMEMLOCK, sys, "registering %llu bytes; RLIMIT_MEMLOCK is %llu bytes",
+                       (unsigned long long)nbytes, (unsigned long long)limit.rlim_cur);
+    if (sys == EFAULT)
+        return err_set(DSM_EINVAL, sys, "registering %llu bytes that are not mapped, or read-only",
+                       (unsigned long long)nbytes);
+    return err_set_errno(sys, "registering %llu bytes", (unsigned long long)nbytes);
+}
+
+/* ---- registrations ---- */
+
+static int by_start(const void *a, const void *b)
+{
+    const struct verbs_mr *x = *(struct verbs_mr *const *)a, *y = *(struct verbs_mr *const *)b;
+    return x->start < y->start ? -1 : x->start > y->start;
+}
+
+/* Index of the first registration that starts above p. */
+static size_t above(const struct verbs_dev *d, const uint8_t *p)
+{
+    size_t lo = 0, hi = d->nmrs;
+    while (lo < hi) {
+        size_t mid = (lo + hi) / 2;
+        if (d->mrs[mid]->start <= p)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+bool verbs_find_lkey(const struct verbs_dev *d, const void *p, uint64_t nbytes, bool write, uint32_t *lkey)
+{
+    /* Registrations seldom overlap; what a few steps back don't find is treated like memory that is not registered. */
+    size_t i = above(d, p);
+    for (int steps = 0; i > 0 && steps < 4; steps++) {
+        const struct verbs_mr *r = d->mrs[--i];
+        const uint8_t *from = p;
+        if (from < r->end && nbytes <= (uint64_t)(r->end - from) && (r->writable || !write)) {
+            *lkey = r->mr->lkey;
+            return true;
+        }
+    }
+    return false;
+}
+
+static int enter(struct verbs_dev *d, struct verbs_mr **mrs, size_t n)
+{
+    int rc = 0;
+    pthread_rwlock_wrlock(&d->lock);
+    if (d->nmrs + n > d->room) {
+        size_t room = (d->nmrs + n) * 2;
+        struct verbs_mr **more = realloc(d->mrs, room * sizeof *more);
+        if (more) {
+            d->mrs = more;
+            d->room = room;
+        } else {
+            rc = err_set(DSM_ENOMEM, 0, "%zu registrations", room);
+        }
+    }
+    if (!rc && n == 1) {
+        size_t i = above(d, mrs[0]->start);
+        memmove(d->mrs + i + 1, d->mrs + i, (d->nmrs - i) * sizeof *d->mrs);
+        d->mrs[i] = mrs[0];
+        d->nmrs++;
+    } else if (!rc) {
+        memcpy(d->mrs + d->nmrs, mrs, n * sizeof *mrs);
+        d->nmrs += n;
+        qsort(d->mrs, d->nmrs, sizeof *d->mrs, by_start);
+    }
+    pthread_rwlock_unlock(&d->lock);
+    return rc;
+}
+
+static void leave(struct verbs_dev *d, const struct verbs_mr *r)
+{
+    pthread_rwlock_wrlock(&d->lock);
+    size_t i = above(d, r->start);
+    while (i > 0 && d->mrs[i - 1] != r)
+        i--;
+    if (i > 0) {
+        memmove(d->mrs + i - 1, d->mrs + i, (d->nmrs - i) * sizeof *d->mrs);
+        d->nmrs--;
+    }
+    pthread_rwlock_unlock(&d->lock);
+}
+
+static int mr_new(struct verbs_dev *d, uint8_t *start, uint8_t *end, uint32_t access, struct verbs_mr **out)
+{
+    uint64_t nbytes = (uint64_t)(end - start);
+    int flags = (access & DSM_READ ? IBV_ACCESS_REMOTE_READ : 0) | (access & DSM_WRITE ? IBV_ACCESS_REMOTE_WRITE : 0) |
+                (access & DSM_ATOMIC ? IBV_ACCESS_REMOTE_ATOMIC : 0);
+    struct verbs_mr *r = calloc(1, sizeof *r);
+    if (!r)
+        return err_set(DSM_ENOMEM, 0, "registration");
+    *r = (struct verbs_mr){.start = start, .end = end, .writable = true};
+    r->mr = ibv.reg_mr(d->pd, start, nbytes, flags | IBV_ACCESS_LOCAL_WRITE);
+    if (!r->mr && errno == EFAULT && access == DSM_READ) { /* read-only pages are good to be read */
+        r->writable = false;
+        r->mr = ibv.reg_mr(d->pd, start, nbytes, flags);
+    }
+    if (!r->mr) {
+        int sys = errno;
+        free(r);
+        return verbs_reg_failed(sys, start, nbytes);
+    }
+    *out = r;
+    return 0;
+}
+
+static void mr_free(struct verbs_mr *r)
+{
+    ibv.dereg_mr(r->mr);
+    free(r);
+}
+
+/* ---- buffers of the caller's ---- */
+
+struct buffer {
+    uint8_t *start, *end;
+    size_t index;
+};
+
+static int buffer_order(const void *a, const void *b)
+{
+    const struct buffer *x = a, *y = b;
+    return x->start < y->start ? -1 : x->start > y->start;
+}
+
+static struct verbs_mem *mem_new(struct verbs_dev *d, struct verbs_mr *r, const struct buffer *b, uint32_t access)
+{
+    struct verbs_mem *m = calloc(1, sizeof *m);
+    if (!m)
+        return NULL;
+    m->base = (struct fabric_mem){.dev = &d->base,
+                                  .data = b->start,
+                                  .nbytes = (uint64_t)(b->end - b->start),
+                                  .access = access,
+                                  .kind = FABRIC_KIND_HOST,
+                                  .base = (uint64_t)(uintptr_t)b->start,
+                                  .key = r->mr->rkey};
+    m->mr = r;
+    return m;
+}
+
+/* b[0 … count-1] are sorted and lie together up to 'end'. */
+static int register_run(struct verbs_dev *d, const struct buffer *b, size_t count, uint8_t *end, uint32_t access,
+                        struct verbs_mr **made, struct fabric_mem **out)
+{
+    int rc = mr_new(d, b->start, end, access, made);
+    for (size_t i = 0; i < count && !rc; i++) {
+        struct verbs_mem *m = mem_new(d, *made, &b[i], access);
+        if (m) {
+            (*made)->users++;
+            out[b[i].index] = &m->base;
+        } else {
+            rc = err_set(DSM_ENOMEM, 0, "region");
+            mr_free(*made);
+        }
+    }
+    return rc;
+}
+
+static int register_runs(struct verbs_dev *d, const struct buffer *b, size_t n, uint32_t access, struct verbs_mr **made,
+                         size_t *nmade, struct fabric_mem **out)
+{
+    for (size_t i = 0, j; i < n; i = j) {
+        uint8_t *end = b[i].end;
+        for (j = i + 1; j < n && b[j].start <= end; j++)
+            end = b[j].end > end ? b[j].end : end;
+        int rc = register_run(d, b + i, j - i, end, access, &made[*nmade], out);
+        if (rc)
+            return rc;
+        ++*nmade;
+    }
+    return 0;
+}
+
+static int check(const struct verbs_dev *d, const void *p, uint64_t nbytes, uint32_t access)
+{
+    if (!nbytes || nbytes > d->attr.max_mr_size || nbytes > UINTPTR_MAX - (uintptr_t)p)
+        return err_set(DSM_EINVAL, 0, "%llu bytes; a region on %s has 1 to %llu", (unsigned long long)nbytes, d->name,
+                       (unsigned long long)d->attr.max_mr_size);
+    if ((access & DSM_ATOMIC) && d->attr.atomic_cap == IBV_ATOMIC_NONE)
+        return err_set(DSM_EUNSUPPORTED, 0, "%s has no atomics", d->name);
+    if ((access & DSM_ATOMIC) && (uintptr_t)p % 8)
+        return err_set(DSM_EALIGN, 0, "a region for atomics starts at %p", p);
+    return 0;
+}
+
+int verbs_mem_register(struct fabric_dev *base, size_t n, void *const *p, const uint64_t *nbytes, uint32_t access,
+                       struct fabric_mem **out)
+{
+    struct verbs_dev *d = (struct verbs_dev *)base;
+    size_t nmade = 0;
+    struct buffer *b = malloc((n ? n : 1) * sizeof *b);
+    struct verbs_mr **made = malloc((n ? n : 1) * sizeof *made);
+    int rc = b && made ? 0 : err_set(DSM_ENOMEM, 0, "%zu buffers", n);
+    for (size_t i = 0; i < n && !rc; i++) {
+        rc = check(d, p[i], nbytes[i], access);
+        b[i] = (struct buffer){p[i], (uint8_t *)p[i] + nbytes[i], i};
+        out[i] = NULL;
+    }
+    if (!rc) {
+        qsort(b, n, sizeof *b, buffer_order);
+        rc = register_runs(d, b, n, access, made, &nmade, out);
+        if (!rc)
+            rc = enter(d, made, nmade);
+        for (size_t i = 0; rc && i < n; i++)
+            free(out[i]);
+        for (size_t i = 0; rc && i < nmade; i++)
+            mr_free(made[i]);
+    }
+    free(b);
+    free(made);
+    return rc;
+}
+
+/* ---- memory of our own ---- */
+
+static void *map_pages(uint64_t size, bool huge)
+{
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | (huge ? MAP_HUGETLB : 0), -1, 0);
+    if (p == MAP_FAILED)
+        return NULL;
+    if (!huge)
+        madvise(p, size, MADV_HUGEPAGE); /* a wish */
+    return p;
+}
+
+static int alloc_in(struct fabric_dev *d, uint64_t nbytes, uint32_t access, bool huge, struct fabric_mem **out)
+{
+    uint64_t page = huge ? HUGE_PAGE : 4096, size = (nbytes + page - 1) / page * page;
+    void *p = map_pages(size, huge);
+    if (!p)
+        return err_set_errno(errno, "mapping %llu bytes", (unsigned long long)size);
+    int rc = verbs_mem_register(d, 1, &p, &nbytes, access, out);
+    if (rc)
+        munmap(p, size);
+    else
+        ((struct verbs_mem *)*out)->mapped = size;
+    return rc;
+}
+
+int verbs_mem_alloc(struct fabric_dev *base, uint64_t nbytes, uint32_t access, struct fabric_mem **out)
+{
+    int rc = check((struct verbs_dev *)base, NULL, nbytes, access);
+    if (rc)
+        return rc;
+    if (nbytes > (uint64_t)INT64_MAX - HUGE_PAGE)
+        return err_set(DSM_ENOMEM, 0, "%llu bytes", (unsigned long long)nbytes);
+    /* Huge pages fail at once unless enough are free, and at registration where libibverbs marks a part for fork. */
+    if (nbytes >= HUGE_PAGE && !alloc_in(base, nbytes, access, true, out))
+        return 0;
+    return alloc_in(base, nbytes, access, false, out);
+}
+
+void verbs_mem_free(struct fabric_mem *base)
+{
+    struct verbs_mem *m = (struct verbs_mem *)base;
+    if (fetch_sub_u32(&m->mr->users, 1) == 1) {
+        leave((struct verbs_dev *)base->dev, m->mr);
+        mr_free(m->mr);
+    }
+    if (m->mapped)
+        munmap(base->data, m->mapped);
+    free(m);
+}
+
+int verbs_mem_export(struct fabric_mem *m, int *fd)
+{
+    (void)m;
+    *fd = -1;
+    return 0;
+}
+
+/* ---- memory of others ---- */
+
+int verbs_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, int fd, struct fabric_remote **out)
+{
+    (void)fd;
+    if (grant->kind != FABRIC_KIND_HOST)
+        return err_set(DSM_EUNSUPPORTED, 0, "memory of kind %u", grant->kind);
+    if (!grant->nbytes || grant->nbytes > UINT64_MAX - grant->base)
+        return err_set(DSM_EPROTO, 0, "the owner granted an impossible range");
+    struct fabric_remote *r = calloc(1, sizeof *r);
+    if (!r)
+        return err_set(DSM_ENOMEM, 0, "remote");
+    *r = (struct fabric_remote){
+        .dev = d, .base = grant->base, .nbytes = grant->nbytes, .access = grant->access, .key = grant->key};
+    *out = r;
+    return 0;
+}
+
+void verbs_mem_forget(struct fabric_remote *r) { free(r); }
+#endif

@@ -1,0 +1,136 @@
+# csrc/dsm.h, and nothing else.
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+
+cdef extern from "dsm.h" nogil:
+    enum: DSM_READ
+    enum: DSM_WRITE
+    enum: DSM_ATOMIC
+    enum: DSM_DESC_MAX
+    enum: DSM_NODE_ID
+    enum: DSM_OP_READ
+    enum: DSM_OP_WRITE
+    enum: DSM_OP_FETCH_ADD
+    enum: DSM_OP_COMPARE_SWAP
+    enum: DSM_OP_FENCE
+    enum: DSM_EINVAL
+    enum: DSM_ENOMEM
+    enum: DSM_EACCESS
+    enum: DSM_ECLOSED
+    enum: DSM_EBUSY
+    enum: DSM_EREADONLY
+    enum: DSM_ECONTIGUOUS
+
+    ctypedef struct dsm_ctx:
+        pass
+    ctypedef struct dsm_region:
+        pass
+    ctypedef struct dsm_remote:
+        pass
+
+    ctypedef struct dsm_failure:
+        int code, sys, status
+        uint32_t vendor
+        char detail[200]
+
+    ctypedef struct dsm_error_row:
+        int code
+        const char *name
+        const char *py_class
+        const char *py_base
+        const char *text
+
+    const dsm_failure *dsm_last_error()
+    const dsm_error_row *dsm_error_rows(size_t *n)
+
+    ctypedef struct dsm_options:
+        const char *fabric
+        const char *device
+        int port, gid_index, mtu
+        const char *listen
+        const void *secret
+        size_t secret_len
+        int64_t peer_timeout_ns, spin_ns
+        int depth
+        const char *fault
+
+    ctypedef struct dsm_caps:
+        uint32_t near_memory, register_private, atomic_domain, max_inline, max_reads, depth, mtu, port
+        int32_t gid_index
+        uint32_t is_roce
+        uint64_t max_region
+        char fabric[16]
+        char device[64]
+        char gid[64]
+
+    ctypedef struct dsm_stats:
+        uint64_t posts, doorbells, signalled, wakeups, connects, rejected
+
+    void dsm_options_init(dsm_options *o)
+    int dsm_open(const dsm_options *o, dsm_ctx **out)
+    void dsm_close(dsm_ctx *c)
+    void dsm_capabilities(const dsm_ctx *c, dsm_caps *out)
+    void dsm_node_id(const dsm_ctx *c, uint8_t *id)
+    const char *dsm_agent_address(const dsm_ctx *c)
+    int dsm_fence(dsm_ctx *c, const uint8_t *node)
+    void dsm_get_stats(const dsm_ctx *c, dsm_stats *out)
+    int dsm_probe(const char *fabric)
+    int dsm_inventory(const char *fabric, char *buf, size_t len)
+
+    int dsm_alloc(dsm_ctx *c, uint64_t nbytes, uint32_t access, dsm_region **out)
+    int dsm_register_many(dsm_ctx *c, size_t n, void **p, const uint64_t *nbytes, uint32_t access, dsm_region **out)
+    int dsm_region_close(dsm_region *r)
+    void *dsm_region_data(const dsm_region *r)
+    uint64_t dsm_region_nbytes(const dsm_region *r)
+    uint32_t dsm_region_access(const dsm_region *r)
+    int dsm_region_descriptor(const dsm_region *r, uint8_t *buf)
+
+    ctypedef struct dsm_descriptor:
+        uint32_t version, access, kind, fabric
+        uint8_t node[16]
+        uint64_t region, generation, nbytes, base
+        uint32_t key
+        char address[112]
+
+    int dsm_descriptor_parse(const void *bytes, size_t len, dsm_descriptor *out)
+
+    int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_ns, dsm_remote **out)
+    int dsm_remote_close(dsm_remote *r)
+    uint64_t dsm_remote_nbytes(const dsm_remote *r)
+    uint32_t dsm_remote_access(const dsm_remote *r)
+    void dsm_remote_node(const dsm_remote *r, uint8_t *id)
+    const char *dsm_remote_address(const dsm_remote *r)
+
+    ctypedef struct dsm_op:
+        uint8_t code, flags
+        uint16_t segments
+        int32_t status
+        dsm_remote *remote
+        uint64_t offset
+        void *local
+        uint64_t nbytes, operand, desired, result
+        uint32_t wc_status, vendor
+
+    int dsm_read(dsm_remote *r, uint64_t offset, void *out, uint64_t nbytes, int64_t timeout_ns)
+    int dsm_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t nbytes, int64_t timeout_ns)
+    int dsm_fetch_add(dsm_remote *r, uint64_t offset, uint64_t add, uint64_t *old, int64_t timeout_ns)
+    int dsm_compare_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *old,
+                         int64_t timeout_ns)
+    int dsm_read_many(dsm_remote *r, const uint64_t *offsets, size_t n, void *out, uint64_t each, int64_t timeout_ns)
+    int dsm_write_many(dsm_remote *r, const uint64_t *offsets, size_t n, const void *data, uint64_t each,
+                       int64_t timeout_ns)
+
+    int dsm_execute(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns, size_t *failed)
+
+    ctypedef struct dsm_ticket:
+        pass
+
+    int dsm_submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed)
+    int dsm_test(dsm_ticket *t)
+    int dsm_finish(dsm_ticket *t, int64_t timeout_ns, size_t *failed)
+    int dsm_event_fd(dsm_ctx *c)
+    int dsm_arm(dsm_ctx *c)
+
+    void dsm_hmac_sha256(const void *key, size_t key_len, const void *msg, size_t len, uint8_t *out)
+    uint64_t dsm_process_start(int pid)

@@ -1,0 +1,282 @@
+"""The exceptions of dsmem: one tree, and one class per row of csrc/base/err.def.
+
+Every class is a :class:`DsmemError` and also the built-in exception that fits it, so both ``except DsmemError`` and
+``except TimeoutError`` catch what they say. The message ends with the remedy.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+from typing import Any
+
+
+class DsmemError(Exception):
+    """Base of all errors that dsmem raises.
+
+    Parameters
+    ----------
+    detail : str
+        What exactly went wrong; the message is this and, after a colon, the class's ``text``.
+    sys : int
+        The errno behind it, or 0. Where the class is an OSError, ``errno`` and ``strerror`` are set from it.
+    status : int
+        The status of the work completion (enum ibv_wc_status), or 0.
+    vendor : int
+        The device's own error code, or 0.
+    peer : str, optional
+        The node that owns the memory, in hexadecimal digits.
+    device : str, optional
+        The device that carried the op.
+    op : str, optional
+        The op: "read", "write", "fetch_add", "compare_swap", "attach" and so on.
+
+    Attributes
+    ----------
+    code : int
+        The number of the error in the C core and in the control protocol; of the class, 0 for DsmemError itself.
+    text : str
+        The cause in general and the remedy; of the class.
+    detail, sys, status, vendor, peer, device, op
+        As given.
+    """
+
+    code: int = 0
+    text: str = ""
+
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        sys: int = 0,
+        status: int = 0,
+        vendor: int = 0,
+        peer: str | None = None,
+        device: str | None = None,
+        op: str | None = None,
+    ) -> None:
+        super().__init__(": ".join(part for part in (detail, self.text) if part))
+        self.detail = detail
+        self.sys = sys
+        self.status = status
+        self.vendor = vendor
+        self.peer = peer
+        self.device = device
+        self.op = op
+        if sys and isinstance(self, OSError):
+            self.errno = sys
+            self.strerror = os.strerror(sys)
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = {name: getattr(self, name) for name in ("sys", "status", "vendor", "peer", "device", "op")}
+        return _rebuild, (type(self), self.detail, fields)
+
+
+def _rebuild(cls: type[DsmemError], detail: str, fields: dict[str, Any]) -> DsmemError:
+    return cls(detail, **fields)
+
+
+class InvalidArgumentError(DsmemError, ValueError):
+    """An argument has a type or a value that makes no sense."""
+
+    code = 1
+    text = "invalid argument"
+
+
+class OutOfMemoryError(DsmemError, OSError):
+    """No memory is left on this host."""
+
+    code = 2
+    text = "no memory left on this host; free some or ask for less"
+
+
+class OutOfBoundsError(DsmemError, ValueError):
+    """The access would leave the region."""
+
+    code = 3
+    text = "the access leaves the region; check offset and length against remote.nbytes"
+
+
+class AccessDeniedError(DsmemError, OSError):
+    """The region does not grant the right that the op needs."""
+
+    code = 4
+    text = "the region does not grant this right; its owner chooses rights with access="
+
+
+class AlignmentError(DsmemError, ValueError):
+    """An atomic op at an offset that is no multiple of 8."""
+
+    code = 5
+    text = "atomics work on 8-byte words; the offset must be a multiple of 8"
+
+
+class StaleDescriptorError(DsmemError, ConnectionError):
+    """The memory behind a descriptor is gone."""
+
+    code = 6
+    text = "the memory behind this descriptor is gone; get a fresh descriptor from its owner"
+
+
+class DescriptorError(DsmemError, ValueError):
+    """Bytes that are not a descriptor, or a damaged one."""
+
+    code = 7
+    text = "not a dsmem descriptor, or a damaged one; pass on the bytes unchanged"
+
+
+class VersionError(DsmemError, ValueError):
+    """Made by a dsmem with another wire version."""
+
+    code = 8
+    text = "made by a dsmem with another wire version; run the same release on both sides"
+
+
+class ClosedError(DsmemError, ValueError):
+    """The object is closed."""
+
+    code = 9
+    text = "the object is closed"
+
+
+class PeerDeadError(DsmemError, ConnectionError):
+    """The process that owns the memory is gone."""
+
+    code = 10
+    text = "the owner of the memory is gone; attach again when it is back"
+
+
+class AuthenticationError(DsmemError, ConnectionError):
+    """The two sides have different secrets."""
+
+    code = 11
+    text = "the shared secrets differ; give both sides the same DSMEM_SECRET or secret file"
+
+
+class ProtocolError(DsmemError, ConnectionError):
+    """The other side does not speak the control protocol."""
+
+    code = 12
+    text = "the other side does not speak dsmem's control protocol"
+
+
+class TimeoutError(DsmemError, builtins.TimeoutError):
+    """The deadline passed."""
+
+    code = 13
+    text = "the deadline passed; the operation may or may not have taken effect"
+
+
+class TransportError(DsmemError, ConnectionError):
+    """The transport failed the op."""
+
+    code = 14
+    text = "the transport failed the operation; it may or may not have taken effect"
+
+
+class CanceledError(DsmemError, ConnectionError):
+    """Another failure on the same connection cancelled the op."""
+
+    code = 15
+    text = "another failure on the same connection cancelled the operation; it may or may not have taken effect"
+
+
+class LockedMemoryError(DsmemError, OSError):
+    """The limit on locked memory is too low."""
+
+    code = 16
+    text = (
+        "the limit on locked memory is too low; raise it with 'ulimit -l unlimited' or memlock in "
+        "/etc/security/limits.conf"
+    )
+
+
+class NoDeviceError(DsmemError, OSError):
+    """No usable device for this fabric."""
+
+    code = 17
+    text = "no usable device for this fabric; run 'dsmem doctor'"
+
+
+class ProviderMissingError(DsmemError, OSError):
+    """The kernel has an RDMA device, the user-space provider is missing."""
+
+    code = 18
+    text = "the kernel has an RDMA device but the user-space provider is missing; apt install ibverbs-providers"
+
+
+class FabricUnavailableError(DsmemError, OSError):
+    """The fabric is not available here."""
+
+    code = 19
+    text = "this fabric is not available here; run 'dsmem doctor'"
+
+
+class ForkError(DsmemError, OSError):
+    """The process has forked."""
+
+    code = 20
+    text = (
+        "the process has forked and registrations do not survive that; use the 'spawn' start method and open a "
+        "context in the child"
+    )
+
+
+class NotShareableError(DsmemError, BufferError):
+    """Private memory that this fabric cannot share."""
+
+    code = 21
+    text = (
+        "private memory cannot be reached by another process on this fabric; use ctx.allocate() or ctx.empty() and"
+        " copy into it"
+    )
+
+
+class UnsupportedError(DsmemError, OSError):
+    """The fabric cannot do this."""
+
+    code = 22
+    text = "the fabric cannot do this; see ctx.capabilities"
+
+
+class BusyError(DsmemError, BufferError):
+    """The object is in use."""
+
+    code = 23
+    text = "the object is in use; drop its views and finish its operations first"
+
+
+class FencedError(DsmemError, ConnectionError):
+    """The owner has cut this node off."""
+
+    code = 24
+    text = "the owner has fenced this node; open a new context to get a new identity"
+
+
+class SystemCallError(DsmemError, OSError):
+    """A system call failed."""
+
+    code = 25
+    text = "a system call failed"
+
+
+class ReadOnlyBufferError(DsmemError, BufferError):
+    """A local buffer that cannot be written, given as a destination."""
+
+    code = 26
+    text = "the local buffer is read-only and can't be a destination; pass a bytearray or a writable array"
+
+
+class NonContiguousError(DsmemError, BufferError):
+    """A local buffer with gaps."""
+
+    code = 27
+    text = (
+        "the local buffer is not C-contiguous; pass numpy.ascontiguousarray(x), or one op per row in a batch"
+    )
+
+
+BY_CODE: dict[int, type[DsmemError]] = {cls.code: cls for cls in DsmemError.__subclasses__()}

@@ -1,0 +1,77 @@
+"""errors.py says the same as csrc/base/err.def, and its exceptions behave like the built-in ones."""
+
+import builtins
+import errno
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+
+from dsmem import _core, errors
+
+DEF = Path(__file__).parents[2] / "csrc/base/err.def"
+
+
+def test_the_tree_mirrors_the_core():
+    rows = _core.error_rows()
+    assert len(rows) == len(errors.BY_CODE)
+    for code, name, cls, base, text in rows:
+        found = errors.BY_CODE[code]
+        assert name.startswith("DSM_E")
+        assert found is getattr(errors, cls)
+        assert found.__bases__ == (errors.DsmemError, getattr(builtins, base))
+        assert found.text == text
+
+
+def test_the_tree_mirrors_the_list():
+    listed = re.findall(r'^DSM_ERR\(E\w+,\s*(\d+),\s*"(\w+)",', DEF.read_text(), re.M)
+    assert [(int(code), name) for code, name in listed] == [
+        (code, cls.__name__) for code, cls in errors.BY_CODE.items()
+    ]
+
+
+def test_every_text_names_no_other_release_and_fits_a_line():
+    for cls in errors.BY_CODE.values():
+        assert cls.text and cls.text[0].islower() and "\n" not in cls.text and not cls.text.endswith(".")
+
+
+@pytest.mark.parametrize("cls", errors.BY_CODE.values())
+def test_fields_and_message(cls):
+    e = cls("what happened", sys=errno.ENOENT, status=12, vendor=129, peer="ab" * 16, device="rxe0", op="read")
+    assert str(e) == f"what happened: {cls.text}"
+    assert (e.detail, e.sys, e.status, e.vendor, e.peer, e.device, e.op) == (
+        "what happened",
+        errno.ENOENT,
+        12,
+        129,
+        "ab" * 16,
+        "rxe0",
+        "read",
+    )
+    if issubclass(cls, OSError):
+        assert e.errno == errno.ENOENT and e.strerror == "No such file or directory"
+    assert str(cls()) == cls.text
+
+
+def test_errno_stays_unset_without_a_system_error():
+    e = errors.SystemCallError("nothing known")
+    assert e.errno is None and e.sys == 0
+
+
+@pytest.mark.parametrize("cls", errors.BY_CODE.values())
+def test_pickles_whole(cls):
+    e = cls("detail", sys=errno.EPERM, status=10, peer="00" * 16, op="write")
+    copy = pickle.loads(pickle.dumps(e))
+    assert type(copy) is cls and str(copy) == str(e) and vars(copy) == vars(e)
+    if isinstance(e, OSError):
+        assert copy.errno == errno.EPERM
+
+
+def test_caught_as_what_they_are():
+    with pytest.raises(TimeoutError):
+        raise errors.TimeoutError("late")
+    with pytest.raises(ConnectionError):
+        raise errors.PeerDeadError
+    with pytest.raises(errors.DsmemError):
+        raise errors.OutOfBoundsError("8 bytes at 60 of 64")

@@ -1,0 +1,127 @@
+"""What a killed process leaves is found by pid and start time, and removed; what others have is left alone."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from dsmem import leftovers
+
+MAKER = """
+import pathlib, sys, time
+from dsmem import leftovers
+leftovers.FOLDER = pathlib.Path(sys.argv[1])
+print(leftovers.record_node(bytes(range(16)), "shm", "unix:@there"), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(leftovers, "FOLDER", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def maker(folder):
+    with subprocess.Popen([sys.executable, "-c", MAKER, str(folder)], stdout=subprocess.PIPE, text=True) as process:
+        process.record = leftovers.Path(process.stdout.readline().strip())
+        yield process
+        process.kill()
+
+
+def test_a_killed_owner_leaves_nothing_for_ever(maker):
+    assert leftovers.scan() == [(maker.record, True)]
+    assert leftovers.sweep() == []
+    assert leftovers.read_record(maker.record) == {
+        "version": 1,
+        "node": bytes(range(16)).hex(),
+        "fabric": "shm",
+        "address": "unix:@there",
+    }
+    maker.send_signal(signal.SIGKILL)
+    os.waitid(os.P_PID, maker.pid, os.WEXITED | os.WNOWAIT)
+    assert leftovers.scan() == [(maker.record, False)], "a zombie is dead"
+    maker.wait()
+    assert leftovers.scan() == [(maker.record, False)]
+    assert leftovers.sweep() == [maker.record]
+    assert leftovers.scan() == []
+
+
+def test_a_number_used_again_is_another_process(folder):
+    start = leftovers.process_start(os.getpid())
+    old = folder / f"dsmem-{os.getpid()}-{start - 1}-segment"
+    own = leftovers.register("segment")
+    old.touch()
+    own.touch()
+    assert leftovers.scan() == [(old, False), (own, True)]
+    assert leftovers.sweep() == [old]
+    assert own.exists()
+
+
+def test_record_and_forget(folder):
+    path = leftovers.record_node(b"\xab" * 16, "verbs", "tcp:10.0.0.1:7471")
+    assert path.name == f"dsmem-{os.getpid()}-{leftovers.process_start(os.getpid())}-node-abababab"
+    assert path.stat().st_mode & 0o777 == 0o600
+    leftovers.forget(path)
+    assert not path.exists()
+    leftovers.forget(path)
+    leftovers.forget(None)
+
+
+def test_no_folder_harms_nobody(monkeypatch, folder):
+    monkeypatch.setattr(leftovers, "FOLDER", folder / "none")
+    assert leftovers.record_node(bytes(16), "shm", "unix:@x") is None
+    assert leftovers.scan() == [] and leftovers.sweep() == []
+
+
+def test_only_plain_files_with_our_names_are_touched(folder):
+    (folder / "dsmem-1-0-folder").mkdir()
+    (folder / "dsmem-1-0-link").symlink_to("/etc/hostname")
+    (folder / "dsmem-1-name").touch()
+    (folder / "dsmem-01-0-name").touch()
+    (folder / "other").touch()
+    before = sorted(folder.iterdir())
+    assert leftovers.scan() == [] and leftovers.sweep() == []
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a file away")
+def test_files_of_other_users_are_left_alone(folder):
+    theirs = folder / "dsmem-1-0-theirs"
+    theirs.touch()
+    os.chown(theirs, 12345, 12345)
+    assert leftovers.scan() == [] and theirs.exists()
+
+
+def test_sweep_never_raises(folder, monkeypatch):
+    (folder / "dsmem-1-0-stuck").touch()
+
+    def refuse(path):
+        raise PermissionError
+
+    monkeypatch.setattr(leftovers.Path, "unlink", refuse)
+    assert leftovers.sweep() == []
+
+
+@pytest.mark.parametrize("text", ["", "not json", "[1]"])
+def test_a_broken_record_is_empty(folder, text):
+    path = folder / "dsmem-1-0-node-00000000"
+    path.write_text(text)
+    assert leftovers.read_record(path) == {}
+    assert leftovers.read_record(folder / "none") == {}
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a b", "a\0b"])
+def test_names_that_no_file_may_have(name):
+    with pytest.raises(ValueError, match="not a name"):
+        leftovers.register(name)
+
+
+def test_process_start_agrees_with_the_core():
+    from dsmem import _core
+
+    assert leftovers.process_start(os.getpid()) == _core.process_start(os.getpid()) > 0
+    assert leftovers.process_start(2**22 + 1) == _core.process_start(2**22 + 1) == 0
