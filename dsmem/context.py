@@ -1,0 +1,148 @@
+"""The context as users open it: the fabric by name or URL, the secret, and the record that ``dsmem doctor`` shows."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from dsmem import _core, errors, leftovers, secret
+
+_OPTIONS = ("gid", "mtu", "depth")
+
+
+@dataclass(frozen=True)
+class FabricURL:
+    """A fabric by name, as ``[fault+]NAME[://[DEVICE][:PORT][?OPTION=VALUE&…]]``."""
+
+    fabric: str
+    device: str = ""
+    port: int = 0
+    gid: int = -1
+    mtu: int = 0
+    depth: int = 0
+    fault: str | None = None
+
+
+def _number(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise errors.InvalidArgumentError(f"fabric option {name}={text!r} is not a number") from None
+
+
+def parse_fabric(text: str) -> FabricURL:
+    """Take a fabric's name or URL apart.
+
+    Parameters
+    ----------
+    text : str
+        "shm", "verbs", "auto" (``$DSMEM_FABRIC``, or shm), "verbs://rxe0:1?gid=1&mtu=1024", or one of them after
+        "fault+", whose other options are the fault plan: "fault+shm://?fail=3".
+
+    Returns
+    -------
+    FabricURL
+
+    Raises
+    ------
+    InvalidArgumentError
+        It is none of these.
+    """
+    if text == "auto":
+        text = os.environ.get("DSMEM_FABRIC") or "shm"
+    url = urlsplit(text if "://" in text else f"{text}://")
+    wrapped = url.scheme.startswith("fault+")
+    fabric = url.scheme.removeprefix("fault+")
+    if fabric not in ("shm", "verbs"):
+        raise errors.InvalidArgumentError(f"fabric={text!r}: there are shm, verbs and auto")
+    device, _, port = url.netloc.partition(":")
+    numbers: dict[str, int] = {"port": _number("port", port)} if port else {}
+    plan: list[str] = []
+    for name, value in parse_qsl(url.query, keep_blank_values=True):
+        if name in _OPTIONS:
+            numbers[name] = _number(name, value)
+        elif wrapped:
+            plan.append(f"{name}={value}")
+        else:
+            raise errors.InvalidArgumentError(f"fabric={text!r}: no option {name!r}; there are {', '.join(_OPTIONS)}")
+    return FabricURL(fabric, device, fault="&".join(plan) if wrapped else None, **numbers)
+
+
+class Context(_core.Context):
+    """A device, an agent, and the regions and remotes made with them.
+
+    Parameters
+    ----------
+    fabric : str
+        "auto" (shared memory, unless ``$DSMEM_FABRIC`` says otherwise), "shm", "verbs", or a URL with device, port and
+        options: "verbs://mlx5_0:1?gid=3&mtu=4096".
+    secret : bytes, optional
+        What nodes prove to each other that they know, at least 16 bytes. By default that of :func:`default_secret`.
+    listen : str, optional
+        Address for the agent, "host" or "host:port"; verbs only.
+    peer_timeout : float
+        Seconds after which a silent peer is an error.
+    spin : float, optional
+        Seconds to poll for completions before sleeping; by default 50 µs.
+    depth : int
+        Depth of the send queues; 0: 128.
+
+    Raises
+    ------
+    InvalidArgumentError
+        A wrong argument.
+    FabricUnavailableError, NoDeviceError, ProviderMissingError, LockedMemoryError
+        The fabric does not work here; the message says what mends it.
+
+    Notes
+    -----
+    May be used from any thread. Close it, or use it in a ``with`` statement; regions and remotes are closed with it.
+    """
+
+    _record: Path | None = None
+
+    def __init__(
+        self,
+        fabric: str = "auto",
+        *,
+        secret: bytes | None = None,
+        listen: str | None = None,
+        peer_timeout: float = 2.0,
+        spin: float | None = None,
+        depth: int = 0,
+    ) -> None:
+        url = parse_fabric(fabric)
+        leftovers.sweep()
+        super().__init__(
+            url.fabric,
+            secret=_secret(secret),
+            device=url.device,
+            port=url.port,
+            gid_index=url.gid,
+            mtu=url.mtu,
+            listen=listen,
+            peer_timeout=peer_timeout,
+            spin=spin,
+            depth=depth or url.depth,
+            fault=url.fault,
+        )
+        self._record = leftovers.record_node(self.node_id, self.fabric, self.agent_address)
+
+    def close(self) -> None:
+        """Close it with its regions and remotes; again does nothing.
+
+        Raises
+        ------
+        BusyError
+            A region has views, or calls are under way in other threads. Nothing has been closed then.
+        """
+        super().close()
+        record, self._record = self._record, None
+        leftovers.forget(record)
+
+
+def _secret(given: Any) -> bytes:
+    return secret.default_secret() if given is None else bytes(given)
