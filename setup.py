@@ -15,7 +15,7 @@ from setuptools.command.build_ext import build_ext as _build_ext
 
 os.chdir(Path(__file__).parent)
 
-FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-O3", "-pthread", "-fvisibility=hidden"]
+FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-D_GNU_SOURCE", "-O3", "-pthread", "-fvisibility=hidden"]
 CORE_FLAGS = ["-Wall", "-Wextra", *(["-Werror"] if os.environ.get("DSMEM_WERROR") == "1" else [])]
 CYTHON_FLAGS = ["-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-cast-function-type"]
 
