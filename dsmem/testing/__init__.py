@@ -1,0 +1,1 @@
+"""What the tests of dsmem and of its users share. Needs pytest."""
