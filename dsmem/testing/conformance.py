@@ -42,15 +42,17 @@ def peer(fabric: str) -> Iterator[dsmem.Context]:
 
 
 @pytest.fixture
-def region(owner: dsmem.Context) -> dsmem.Region:
+def region(owner: dsmem.Context) -> Iterator[dsmem.Region]:
     """8 KiB with all rights."""
-    return owner.allocate(8192)
+    with owner.allocate(8192) as region:
+        yield region
 
 
 @pytest.fixture
-def remote(peer: dsmem.Context, region: dsmem.Region) -> dsmem.Remote:
+def remote(peer: dsmem.Context, region: dsmem.Region) -> Iterator[dsmem.Remote]:
     """The region, seen by the peer."""
-    return peer.attach(region.descriptor)
+    with peer.attach(region.descriptor) as remote:
+        yield remote
 
 
 def _bytes(n: int, seed: int = 1) -> np.ndarray:
@@ -73,10 +75,10 @@ def test_write_then_read(region: dsmem.Region, remote: dsmem.Remote, n: int) -> 
 
 def test_large_transfer(owner: dsmem.Context, peer: dsmem.Context) -> None:
     n = (3 << 20) + 5
-    remote = peer.attach(owner.allocate(n).descriptor)
     data, out = _bytes(n), np.zeros(n, np.uint8)
-    remote.write(0, data)
-    remote.read(0, out)
+    with owner.allocate(n) as region, peer.attach(region.descriptor) as remote:
+        remote.write(0, data)
+        remote.read(0, out)
     assert np.array_equal(out, data)
 
 
@@ -122,10 +124,13 @@ def test_batch_of_all_ops(peer: dsmem.Context, remote: dsmem.Remote) -> None:
 def test_batch_to_many_peers(fabric: str, peer: dsmem.Context) -> None:
     owners = [_open(fabric) for _ in range(10)]
     try:
-        remotes = [peer.attach(o.allocate(64).descriptor) for o in owners]
+        regions = [o.allocate(64) for o in owners]
+        remotes = [peer.attach(r.descriptor) for r in regions]
         with peer.batch() as b:
             results = [b.fetch_add(r, 8, i) for _ in range(3) for i, r in enumerate(remotes)]
         assert [r.value for r in results] == [k * i for k in range(3) for i in range(10)]
+        for remote in remotes:
+            remote.close()
     finally:
         for o in owners:
             o.close()
@@ -154,9 +159,9 @@ def test_batch_left_by_an_exception_does_nothing(
 
 
 def test_owner_uses_its_own_region(owner: dsmem.Context, region: dsmem.Region) -> None:
-    own = owner.attach(region.descriptor)
-    assert own.fetch_add(0, 2) == 0
-    assert own.fetch_add(0, 2) == 2
+    with owner.attach(region.descriptor) as own:
+        assert own.fetch_add(0, 2) == 0
+        assert own.fetch_add(0, 2) == 2
 
 
 def test_async(remote: dsmem.Remote) -> None:
@@ -192,20 +197,19 @@ def test_many_threads_one_counter(remote: dsmem.Remote) -> None:
 
 @pytest.mark.parametrize("access", ["r", "w", "a", "rw", "ra", "wa"])
 def test_rights(owner: dsmem.Context, peer: dsmem.Context, access: str) -> None:
-    region = owner.allocate(64, access)
-    remote = peer.attach(region.descriptor)
-    assert remote.access == access
-    ops = {
-        "r": lambda: remote.read(0, bytearray(8)),
-        "w": lambda: remote.write(0, bytes(8)),
-        "a": lambda: remote.fetch_add(0, 1),
-    }
-    for right, op in ops.items():
-        if right in access:
-            op()
-        else:
-            with pytest.raises(errors.AccessDeniedError):
+    with owner.allocate(64, access) as region, peer.attach(region.descriptor) as remote:
+        assert remote.access == access
+        ops = {
+            "r": lambda: remote.read(0, bytearray(8)),
+            "w": lambda: remote.write(0, bytes(8)),
+            "a": lambda: remote.fetch_add(0, 1),
+        }
+        for right, op in ops.items():
+            if right in access:
                 op()
+            else:
+                with pytest.raises(errors.AccessDeniedError):
+                    op()
 
 
 @pytest.mark.parametrize("offset", [8185, 8192, 1 << 40, (1 << 64) - 4, -1, 1 << 64])
@@ -340,3 +344,4 @@ def test_killed_owner(fabric: str, peer: dsmem.Context) -> None:
                 remote.fetch_add(0, 1, timeout=10)
         with pytest.raises(errors.PeerDeadError):
             peer.attach(descriptor)
+        remote.close()
