@@ -303,9 +303,15 @@ static int import(dsm_ctx *c, struct peer *p, dsm_descriptor *d, int64_t deadlin
 {
     int fd = -1;
     pthread_mutex_lock(&p->talk);
-    int rc = p->fd < 0 || peek_u32(&p->dead) ? connect_peer(p, deadline) : 0;
+    bool fresh = p->fd < 0 || peek_u32(&p->dead);
+    int rc = fresh ? connect_peer(p, deadline) : 0;
     if (!rc)
         rc = ask_attach(p, d, &fd, deadline);
+    if (rc == -DSM_EPEER && !fresh) { /* the old connection had ended and nobody had noticed */
+        rc = connect_peer(p, deadline);
+        if (!rc)
+            rc = ask_attach(p, d, &fd, deadline);
+    }
     pthread_mutex_unlock(&p->talk);
     if (!rc && c->dev->connected)
         rc = peer_ready(p, deadline);
