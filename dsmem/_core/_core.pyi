@@ -1,0 +1,225 @@
+from collections.abc import Awaitable, Iterable
+from types import TracebackType
+from typing import Any, NamedTuple, final
+
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+from typing_extensions import Buffer, Self
+
+class Capabilities(NamedTuple):
+    """What a context's fabric and device can do."""
+
+    fabric: str
+    device: str
+    port: int
+    gid: str
+    gid_index: int
+    mtu: int
+    is_roce: bool
+    near_memory: bool
+    register_private: bool
+    atomic_domain: str
+    max_inline: int
+    max_reads: int
+    depth: int
+    max_region: int
+
+class Descriptor:
+    """The small picklable bytes with which another node reaches a region (docs/protocols/descriptor.md).
+
+    Raises
+    ------
+    DescriptorError, VersionError
+        The bytes are not a descriptor that this release reads.
+    """
+
+    def __init__(self, raw: Buffer) -> None: ...
+    version: int
+    fabric: str
+    access: str
+    node: bytes
+    region: int
+    generation: int
+    nbytes: int
+    base: int
+    key: int
+    address: str
+    def __bytes__(self) -> bytes: ...
+    def hex(self) -> str: ...
+
+class Context:
+    """The C core's context; users open :class:`dsmem.Context`."""
+
+    def __init__(
+        self,
+        fabric: str,
+        *,
+        secret: bytes,
+        device: str = "",
+        port: int = 0,
+        gid_index: int = -1,
+        mtu: int = 0,
+        listen: str | None = None,
+        peer_timeout: float = 2.0,
+        spin: float | None = None,
+        depth: int = 0,
+        fault: str | None = None,
+    ) -> None: ...
+    @property
+    def capabilities(self) -> Capabilities: ...
+    @property
+    def fabric(self) -> str: ...
+    @property
+    def agent_address(self) -> str: ...
+    @property
+    def node_id(self) -> bytes: ...
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def stats(self) -> dict[str, int]: ...
+    def allocate(self, nbytes: int, access: str = "rwa") -> Region:
+        """Zeroed, page-aligned memory of nbytes bytes that others reach with the rights in access (letters r, w, a)."""
+
+    def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike = "u1", access: str = "rwa") -> Region:
+        """The same for an array; region.array() then has this shape and dtype. Zeroed as well."""
+
+    def register(self, buffer: Buffer, access: str = "r") -> Region:
+        """Let others reach a writable, contiguous buffer. NotShareableError on shm: use allocate() there."""
+
+    def register_many(self, buffers: Iterable[Buffer], access: str = "r") -> list[Region]:
+        """Register many buffers in one call; all or none."""
+
+    def attach(self, descriptor: Descriptor | Buffer, *, timeout: float | None = None) -> Remote:
+        """Reach a region of another node, or of this one; timeout in seconds, None: the peer timeout.
+
+        Raises
+        ------
+        StaleDescriptorError
+            The region is gone.
+        PeerDeadError, AuthenticationError, FencedError, TimeoutError, DescriptorError, VersionError
+            As they say.
+        """
+
+    def batch(self, timeout: float | None = None) -> Batch:
+        """Ops that are posted together, in one call of the core, at the end of the with block."""
+
+    def fence(self, node_id: bytes) -> None:
+        """Cut a node off. Done on return; UnsupportedError on shm, where what is mapped stays mapped."""
+
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *error: object) -> None: ...
+
+@final
+class Region:
+    """Memory of this process that others reach. Supports the buffer protocol and DLPack; len() is in bytes."""
+
+    @property
+    def context(self) -> Context: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def access(self) -> str: ...
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def descriptor(self) -> Descriptor: ...
+    def array(self, dtype: DTypeLike | None = None) -> NDArray[Any]:
+        """A view of the memory, one-dimensional when dtype is given; the region can't be closed under it."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __dlpack__(self, **options: Any) -> Any: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+    def close(self) -> None:
+        """Afterwards the descriptor is stale. BusyError while there are views."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *error: object) -> None: ...
+    def __len__(self) -> int: ...
+
+@final
+class Remote:
+    """Memory of another process. Offsets and lengths are in bytes, timeouts in seconds; None: only the peer timeout.
+
+    All ops raise OutOfBoundsError, AccessDeniedError, AlignmentError, StaleDescriptorError, PeerDeadError, ClosedError,
+    ForkError, TimeoutError and TransportError, as they say; NonContiguousError and ReadOnlyBufferError for buffers.
+    """
+
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def context(self) -> Context: ...
+    @property
+    def access(self) -> str: ...
+    @property
+    def peer(self) -> str: ...
+    @property
+    def address(self) -> str: ...
+    @property
+    def closed(self) -> bool: ...
+    def read(self, offset: int, out: Buffer, timeout: float | None = None) -> None:
+        """Fill out. More than 8 aligned bytes may mix old and new."""
+
+    def write(self, offset: int, data: Buffer, timeout: float | None = None) -> None:
+        """Write all of data."""
+
+    def fetch_add(self, offset: int, value: int, timeout: float | None = None) -> int:
+        """Add to the 64-bit word at offset, wrapping; returns the value before, unsigned."""
+
+    def compare_swap(self, offset: int, expected: int, desired: int, timeout: float | None = None) -> int:
+        """Store desired if the word is expected; returns the value before, unsigned."""
+
+    def read_many(self, offsets: ArrayLike, out: Buffer, timeout: float | None = None) -> None:
+        """n pieces of len(out) / n bytes, from n offsets (uint64 is taken without a copy)."""
+
+    def write_many(self, offsets: ArrayLike, data: Buffer, timeout: float | None = None) -> None:
+        """n pieces of len(data) / n bytes, to n offsets."""
+
+    def read_async(self, offset: int, out: Buffer) -> Awaitable[None]: ...
+    def write_async(self, offset: int, data: Buffer) -> Awaitable[None]: ...
+    def fetch_add_async(self, offset: int, value: int) -> Awaitable[int]: ...
+    def compare_swap_async(self, offset: int, expected: int, desired: int) -> Awaitable[int]: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *error: object) -> None: ...
+    def __len__(self) -> int: ...
+
+@final
+class Result:
+    """The value that a word had before an atomic op of a batch."""
+
+    @property
+    def value(self) -> int: ...
+
+@final
+class Batch:
+    """Ops that are posted together. Executed when the with block ends without an exception; buffers stay in use until then.
+
+    fence=True: the op starts after the reads and atomics before it on the same connection. If an op is refused, none is
+    posted; the exception's index says which op failed.
+    """
+
+    @property
+    def done(self) -> bool: ...
+    def read(self, remote: Remote, offset: int, out: Buffer, *, fence: bool = False) -> None: ...
+    def write(self, remote: Remote, offset: int, data: Buffer, *, fence: bool = False) -> None: ...
+    def fetch_add(self, remote: Remote, offset: int, value: int, *, fence: bool = False) -> Result: ...
+    def compare_swap(
+        self, remote: Remote, offset: int, expected: int, desired: int, *, fence: bool = False
+    ) -> Result: ...
+    def __len__(self) -> int: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+def probe(fabric: str) -> None:
+    """Raise what keeps a fabric from working here."""
+
+def inventory(fabric: str) -> list[dict[str, Any]]:
+    """Devices, ports and GIDs that a fabric sees."""
+
+def error_rows() -> list[tuple[int, str, str, str, str]]:
+    """csrc/base/err.def: code, name, class, base class, text."""
+
+def hmac_sha256(key: bytes, message: bytes) -> bytes: ...
+def process_start(pid: int) -> int: ...
