@@ -64,8 +64,8 @@ class DsmemError(Exception):
         self.device = device
         self.op = op
         if sys and isinstance(self, OSError):
-            self.errno = sys
-            self.strerror = os.strerror(sys)
+            vars(OSError)["errno"].__set__(self, sys)
+            vars(OSError)["strerror"].__set__(self, os.strerror(sys))
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
@@ -274,9 +274,7 @@ class NonContiguousError(DsmemError, BufferError):
     """A local buffer with gaps."""
 
     code = 27
-    text = (
-        "the local buffer is not C-contiguous; pass numpy.ascontiguousarray(x), or one op per row in a batch"
-    )
+    text = "the local buffer is not C-contiguous; pass numpy.ascontiguousarray(x), or one op per row in a batch"
 
 
 BY_CODE: dict[int, type[DsmemError]] = {cls.code: cls for cls in DsmemError.__subclasses__()}

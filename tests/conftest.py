@@ -23,5 +23,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "fabric" in metafunc.fixturenames:
-        chosen = metafunc.config.getoption("--fabric") or [*DEFAULT, *(["verbs", "fault+verbs"] if _verbs_works() else [])]
+        chosen = metafunc.config.getoption("--fabric") or [
+            *DEFAULT,
+            *(["verbs", "fault+verbs"] if _verbs_works() else []),
+        ]
         metafunc.parametrize("fabric", chosen, scope="module")

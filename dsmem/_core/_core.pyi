@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, final
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from typing_extensions import Buffer, Self
 
+_Buffer = Buffer | NDArray[Any]
+
 class Capabilities(NamedTuple):
     """What a context's fabric and device can do."""
 
@@ -32,7 +34,7 @@ class Descriptor:
         The bytes are not a descriptor that this release reads.
     """
 
-    def __init__(self, raw: Buffer) -> None: ...
+    def __init__(self, raw: _Buffer) -> None: ...
     version: int
     fabric: str
     access: str
@@ -82,13 +84,13 @@ class Context:
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike = "u1", access: str = "rwa") -> Region:
         """The same for an array; region.array() then has this shape and dtype. Zeroed as well."""
 
-    def register(self, buffer: Buffer, access: str = "r") -> Region:
+    def register(self, buffer: _Buffer, access: str = "r") -> Region:
         """Let others reach a writable, contiguous buffer. NotShareableError on shm: use allocate() there."""
 
-    def register_many(self, buffers: Iterable[Buffer], access: str = "r") -> list[Region]:
+    def register_many(self, buffers: Iterable[_Buffer], access: str = "r") -> list[Region]:
         """Register many buffers in one call; all or none."""
 
-    def attach(self, descriptor: Descriptor | Buffer, *, timeout: float | None = None) -> Remote:
+    def attach(self, descriptor: Descriptor | _Buffer, *, timeout: float | None = None) -> Remote:
         """Reach a region of another node, or of this one; timeout in seconds, None: the peer timeout.
 
         Raises
@@ -156,10 +158,10 @@ class Remote:
     def address(self) -> str: ...
     @property
     def closed(self) -> bool: ...
-    def read(self, offset: int, out: Buffer, timeout: float | None = None) -> None:
+    def read(self, offset: int, out: _Buffer, timeout: float | None = None) -> None:
         """Fill out. More than 8 aligned bytes may mix old and new."""
 
-    def write(self, offset: int, data: Buffer, timeout: float | None = None) -> None:
+    def write(self, offset: int, data: _Buffer, timeout: float | None = None) -> None:
         """Write all of data."""
 
     def fetch_add(self, offset: int, value: int, timeout: float | None = None) -> int:
@@ -168,14 +170,14 @@ class Remote:
     def compare_swap(self, offset: int, expected: int, desired: int, timeout: float | None = None) -> int:
         """Store desired if the word is expected; returns the value before, unsigned."""
 
-    def read_many(self, offsets: ArrayLike, out: Buffer, timeout: float | None = None) -> None:
+    def read_many(self, offsets: ArrayLike, out: _Buffer, timeout: float | None = None) -> None:
         """n pieces of len(out) / n bytes, from n offsets (uint64 is taken without a copy)."""
 
-    def write_many(self, offsets: ArrayLike, data: Buffer, timeout: float | None = None) -> None:
+    def write_many(self, offsets: ArrayLike, data: _Buffer, timeout: float | None = None) -> None:
         """n pieces of len(data) / n bytes, to n offsets."""
 
-    def read_async(self, offset: int, out: Buffer) -> Awaitable[None]: ...
-    def write_async(self, offset: int, data: Buffer) -> Awaitable[None]: ...
+    def read_async(self, offset: int, out: _Buffer) -> Awaitable[None]: ...
+    def write_async(self, offset: int, data: _Buffer) -> Awaitable[None]: ...
     def fetch_add_async(self, offset: int, value: int) -> Awaitable[int]: ...
     def compare_swap_async(self, offset: int, expected: int, desired: int) -> Awaitable[int]: ...
     def close(self) -> None: ...
@@ -200,8 +202,8 @@ class Batch:
 
     @property
     def done(self) -> bool: ...
-    def read(self, remote: Remote, offset: int, out: Buffer, *, fence: bool = False) -> None: ...
-    def write(self, remote: Remote, offset: int, data: Buffer, *, fence: bool = False) -> None: ...
+    def read(self, remote: Remote, offset: int, out: _Buffer, *, fence: bool = False) -> None: ...
+    def write(self, remote: Remote, offset: int, data: _Buffer, *, fence: bool = False) -> None: ...
     def fetch_add(self, remote: Remote, offset: int, value: int, *, fence: bool = False) -> Result: ...
     def compare_swap(
         self, remote: Remote, offset: int, expected: int, desired: int, *, fence: bool = False

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 import dsmem
+from dsmem import _core
 
 COUNTS = 10_000
 
@@ -65,13 +66,17 @@ def _table(remote: dsmem.Remote) -> Table:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
 @click.option("--fabric", default="auto", show_default=True, help="shm, verbs, or a URL.")
 def demo(file: Path | None, fabric: str) -> None:
-    """Share FILE (by default the Python interpreter) with a second process, which reads it and writes back."""
-    path = file or Path(sys.executable).resolve()
+    """Share FILE (by default the extension module of dsmem) with a second process, which reads it and writes back."""
+    path = file or Path(sys.modules[_core.Context.__module__].__file__ or sys.executable)
     data = np.fromfile(path, "u1")
     if not data.size:
         raise click.ClickException(f"{path} is empty")
     with dsmem.Context(fabric) as context, context.allocate(data.size, "r") as source:
-        with context.allocate(data.size) as target, context.allocate(8) as counter, context.attach(counter.descriptor) as c:
+        with (
+            context.allocate(data.size) as target,
+            context.allocate(8) as counter,
+            context.attach(counter.descriptor) as c,
+        ):
             source.array()[:] = data
             texts = [r.descriptor.hex() for r in (source, target, counter)]
             command = [sys.executable, "-c", _OTHER, fabric, *texts, str(COUNTS)]
@@ -79,9 +84,11 @@ def demo(file: Path | None, fabric: str) -> None:
                 for _ in range(COUNTS):
                     c.fetch_add(0, 1)
                 seen = other.communicate()[0].strip()
-            back = hashlib.sha256(np.ascontiguousarray(target.array()[::-1])).hexdigest()
-            mine, total = hashlib.sha256(data).hexdigest(), c.fetch_add(0, 0)
-            click.echo(f"{path}: {data.size} bytes, sha256 {mine[:16]}… here, {seen[:16]}… read, {back[:16]}… written back")
+            back = hashlib.sha256(target.array()[::-1].tobytes()).hexdigest()
+            mine, total = hashlib.sha256(data.tobytes()).hexdigest(), c.fetch_add(0, 0)
+            click.echo(
+                f"{path}: {data.size} bytes, sha256 {mine[:16]}… here, {seen[:16]}… read, {back[:16]}… written back"
+            )
             click.echo(f"counter after {COUNTS} increments by each of two processes: {total}")
             if not mine == seen == back or total != 2 * COUNTS or other.returncode:
                 raise click.ClickException("they differ")

@@ -52,7 +52,9 @@ def _show(facts: dict[str, Any]) -> None:
     click.echo(f"locked memory: {'unlimited' if locked is None else f'{locked} bytes'}")
     if locked is not None:
         click.echo("       verbs pins what it registers; raise it with 'ulimit -l unlimited' or in limits.conf")
-    click.echo(f"open files: {facts['limits']['open_files']}   /dev/shm free: {facts['limits']['dev_shm_free_bytes']} bytes")
+    click.echo(
+        f"open files: {facts['limits']['open_files']}   /dev/shm free: {facts['limits']['dev_shm_free_bytes']} bytes"
+    )
     click.echo(f"live nodes: {len(facts['nodes'])}   leftovers of dead processes: {len(facts['leftovers'])}")
 
 

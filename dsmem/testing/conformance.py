@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import dsmem
 from dsmem import errors
@@ -55,7 +56,7 @@ def remote(peer: dsmem.Context, region: dsmem.Region) -> Iterator[dsmem.Remote]:
         yield remote
 
 
-def _bytes(n: int, seed: int = 1) -> np.ndarray:
+def _bytes(n: int, seed: int = 1) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, n, dtype=np.uint8)
 
 
@@ -218,7 +219,9 @@ def test_bounds(region: dsmem.Region, remote: dsmem.Remote, offset: int) -> None
         with pytest.raises(errors.OutOfBoundsError):
             op(offset, bytearray(8))
     with pytest.raises(errors.OutOfBoundsError):
-        remote.read_many([0, offset] if 0 <= offset < 1 << 63 else [8192], bytearray(16 if 0 <= offset < 1 << 63 else 8))
+        remote.read_many(
+            [0, offset] if 0 <= offset < 1 << 63 else [8192], bytearray(16 if 0 <= offset < 1 << 63 else 8)
+        )
     assert not region.array("u1").any()
 
 
@@ -242,7 +245,7 @@ def test_local_buffers(remote: dsmem.Remote) -> None:
     with pytest.raises(errors.NonContiguousError):
         remote.write(0, np.zeros((4, 4))[:, 0])
     with pytest.raises(errors.InvalidArgumentError):
-        remote.write(0, 17)
+        remote.write(0, 17)  # type: ignore[arg-type]
     with pytest.raises(errors.InvalidArgumentError):
         remote.fetch_add(0, 1 << 64)
 
