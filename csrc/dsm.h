@@ -56,11 +56,11 @@ typedef struct dsm_remote dsm_remote;
 /* ---- errors ---- */
 
 typedef struct {
-    int code;           /* DSM_E…, positive */
-    int sys;            /* errno, or 0 */
-    int status;         /* work completion status (enum ibv_wc_status), or 0 */
-    uint32_t vendor;    /* the device's own code, or 0 */
-    char detail[200];   /* what exactly; "" when the code says it all */
+    int code;         /* DSM_E…, positive */
+    int sys;          /* errno, or 0 */
+    int status;       /* work completion status (enum ibv_wc_status), or 0 */
+    uint32_t vendor;  /* the device's own code, or 0 */
+    char detail[200]; /* what exactly; "" when the code says it all */
 } dsm_failure;
 
 typedef struct {
@@ -177,31 +177,33 @@ struct dsm_group;
 typedef struct dsm_op {
     uint8_t code;
     uint8_t flags;
-    uint16_t segments;  /* the fabric's own: pieces of this op still under way */
-    int32_t status;     /* 0 or -DSM_E…; meaningful once complete */
+    uint16_t segments; /* the fabric's own: pieces of this op still under way */
+    int32_t status;    /* 0 or -DSM_E…; meaningful once complete */
     dsm_remote *remote;
     uint64_t offset;
-    void *local;        /* READ: destination, WRITE: source; NULL for atomics */
-    uint64_t nbytes;    /* 8 for atomics */
-    uint64_t operand;   /* FETCH_ADD: addend, COMPARE_SWAP: expected */
-    uint64_t desired;   /* COMPARE_SWAP */
-    uint64_t result;    /* ATOMIC: the value before */
+    void *local;      /* READ: destination, WRITE: source; NULL for atomics */
+    uint64_t nbytes;  /* 8 for atomics */
+    uint64_t operand; /* FETCH_ADD: addend, COMPARE_SWAP: expected */
+    uint64_t desired; /* COMPARE_SWAP */
+    uint64_t result;  /* ATOMIC: the value before */
     uint32_t wc_status, vendor;
     /* the core's own: */
     struct dsm_group *group;
     struct dsm_op *next;
-    void *fabric;       /* scratch of the fabric that executes the op */
-    uint64_t cookie;    /* likewise */
+    void *fabric;    /* scratch of the fabric that executes the op */
+    uint64_t cookie; /* likewise */
 } dsm_op;
 
 /* Single ops, blocking. timeout_ns < 0: none but the peer timeout. */
 int dsm_read(dsm_remote *r, uint64_t offset, void *out, uint64_t nbytes, int64_t timeout_ns);
 int dsm_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t nbytes, int64_t timeout_ns);
 int dsm_fetch_add(dsm_remote *r, uint64_t offset, uint64_t add, uint64_t *old, int64_t timeout_ns);
-int dsm_compare_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *old, int64_t timeout_ns);
+int dsm_compare_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *old,
+                     int64_t timeout_ns);
 /* n pieces of 'each' bytes, densely packed in local memory, at the given offsets. One crossing, one doorbell. */
 int dsm_read_many(dsm_remote *r, const uint64_t *offsets, size_t n, void *out, uint64_t each, int64_t timeout_ns);
-int dsm_write_many(dsm_remote *r, const uint64_t *offsets, size_t n, const void *data, uint64_t each, int64_t timeout_ns);
+int dsm_write_many(dsm_remote *r, const uint64_t *offsets, size_t n, const void *data, uint64_t each,
+                   int64_t timeout_ns);
 
 /* Any ops to any number of peers. All are checked first; if one is refused, nothing is posted and -DSM_E… is returned with
  * *failed at its index. Afterwards the error of the first op that failed of itself (not ECANCELED, where

@@ -84,7 +84,8 @@ static void own_address(char host[80])
     if (getifaddrs(&all))
         return;
     for (struct ifaddrs *i = all; i; i = i->ifa_next)
-        if (i->ifa_addr && i->ifa_addr->sa_family == AF_INET && (i->ifa_flags & IFF_UP) && !(i->ifa_flags & IFF_LOOPBACK)) {
+        if (i->ifa_addr && i->ifa_addr->sa_family == AF_INET && (i->ifa_flags & IFF_UP) &&
+            !(i->ifa_flags & IFF_LOOPBACK)) {
             inet_ntop(AF_INET, &((struct sockaddr_in *)(void *)i->ifa_addr)->sin_addr, host, 80);
             break;
         }
@@ -102,7 +103,8 @@ static int bind_tcp(const char *host, const char *port, int *out, uint16_t *boun
         setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     struct sockaddr_storage at;
     socklen_t len = sizeof at;
-    if (fd < 0 || bind(fd, to->ai_addr, to->ai_addrlen) || listen(fd, 128) || getsockname(fd, (struct sockaddr *)&at, &len)) {
+    if (fd < 0 || bind(fd, to->ai_addr, to->ai_addrlen) || listen(fd, 128) ||
+        getsockname(fd, (struct sockaddr *)&at, &len)) {
         rc = err_set_errno(errno, "listening on %s port %s", *host ? host : "any address", *port ? port : "any");
         if (fd >= 0)
             close(fd);
@@ -157,7 +159,8 @@ static int finish_connect(int fd, const char *address, int64_t deadline)
     return sys ? err_set(DSM_EPEER, sys, "no agent at %s", address) : 0;
 }
 
-static int open_socket(int family, const struct sockaddr *to, socklen_t len, const char *address, int64_t deadline, int *out)
+static int open_socket(int family, const struct sockaddr *to, socklen_t len, const char *address, int64_t deadline,
+                       int *out)
 {
     int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), rc = 0;
     if (fd < 0)

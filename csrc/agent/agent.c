@@ -53,8 +53,10 @@ static void reject(struct agent *a, struct conn *n)
 {
     fetch_add_u64(&a->ctx->stats.rejected, 1);
     if (!a->warned)
-        fprintf(stderr, "dsmem: agent %s dropped a connection that failed to authenticate or broke the protocol; "
-                        "further ones are only counted\n", a->ctx->address);
+        fprintf(stderr,
+                "dsmem: agent %s dropped a connection that failed to authenticate or broke the protocol; "
+                "further ones are only counted\n",
+                a->ctx->address);
     a->warned = true;
     drop(a, n);
 }

@@ -115,7 +115,8 @@ static int read_challenge(const struct peer *p, const uint8_t *in, struct handsh
         return err_set(DSM_EVERSION, 0, "%s speaks version %u of the control protocol, this release %d", p->address,
                        get_u16(in + 4), PROTOCOL_VERSION);
     if (get_u16(in + 6))
-        return err_set(get_u16(in + 6) <= DSM_ERROR_LAST ? get_u16(in + 6) : DSM_EPROTO, 0, "refused by %s", p->address);
+        return err_set(get_u16(in + 6) <= DSM_ERROR_LAST ? get_u16(in + 6) : DSM_EPROTO, 0, "refused by %s",
+                       p->address);
     if (memcmp(in + 8, p->node, DSM_NODE_ID))
         return err_set(DSM_ESTALE, 0, "another node has taken the address %s", p->address);
     memcpy(h->server, in + 8, DSM_NODE_ID);
@@ -172,9 +173,9 @@ struct request {
     uint16_t type;
     const void *payload;
     size_t len;
-    void *reply;       /* where its payload goes */
-    size_t reply_max;  /* in: room, out: length */
-    int *fd;           /* where a file descriptor that comes with it goes, or NULL */
+    void *reply;      /* where its payload goes */
+    size_t reply_max; /* in: room, out: length */
+    int *fd;          /* where a file descriptor that comes with it goes, or NULL */
 };
 
 static int read_reply(struct peer *p, struct request *q, int64_t deadline)
@@ -216,7 +217,8 @@ static int answered(const struct peer *p, int rc)
     return rc > 0 ? err_set(rc, 0, "said by the owner's agent at %s", p->address) : rc;
 }
 
-static int ask_endpoint(struct peer *p, const uint8_t *blob, size_t len, uint8_t *out, size_t *out_len, int64_t deadline)
+static int ask_endpoint(struct peer *p, const uint8_t *blob, size_t len, uint8_t *out, size_t *out_len,
+                        int64_t deadline)
 {
     struct request q = {.type = MSG_ENDPOINT, .payload = blob, .len = len, .reply = out, .reply_max = *out_len};
     int rc = ask(p, &q, deadline);

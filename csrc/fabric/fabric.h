@@ -19,8 +19,8 @@
 
 #include <stdbool.h>
 
-enum { FABRIC_SHM = 1, FABRIC_VERBS = 2 };            /* in descriptors */
-enum { FABRIC_BLOB_MAX = 64 };                        /* an endpoint's address */
+enum { FABRIC_SHM = 1, FABRIC_VERBS = 2 };             /* in descriptors */
+enum { FABRIC_BLOB_MAX = 64 };                         /* an endpoint's address */
 enum { FABRIC_KIND_HOST = 0, FABRIC_KIND_DEVICE = 1 }; /* kind of memory; DEVICE: GPU memory, no fabric takes it yet */
 
 struct fabric_dev {
@@ -100,7 +100,8 @@ struct fabric {
     /* Asks for an event on ep_fd at the next completion and eats events that have come. The caller polls once more
      * afterwards, before it sleeps. */
     int (*arm)(struct fabric_ep *e);
-    int (*ep_fd)(struct fabric_ep *e); /* readable when armed and a completion has come; -1 where ops complete in post */
+    int (*ep_fd)(
+        struct fabric_ep *e); /* readable when armed and a completion has come; -1 where ops complete in post */
 };
 
 /* The complete table of 'not supported'; a fabric's table begins as FABRIC_NOSYS and overrides what it has. */

@@ -3,10 +3,7 @@
 
 static int nosys(void) { return err_set(DSM_EUNSUPPORTED, 0, "this fabric lacks the function"); }
 
-int nosys_probe(void)
-{
-    return nosys();
-}
+int nosys_probe(void) { return nosys(); }
 
 int nosys_inventory(char *buf, size_t len)
 {
@@ -23,10 +20,7 @@ int nosys_open(const dsm_options *o, dsm_stats *stats, struct fabric_dev **out)
     return nosys();
 }
 
-void nosys_close(struct fabric_dev *d)
-{
-    (void)d;
-}
+void nosys_close(struct fabric_dev *d) { (void)d; }
 
 void nosys_caps(struct fabric_dev *d, dsm_caps *out)
 {
@@ -43,8 +37,8 @@ int nosys_mem_alloc(struct fabric_dev *d, uint64_t nbytes, uint32_t access, stru
     return nosys();
 }
 
-int nosys_mem_register(struct fabric_dev *d, size_t n, void *const *p, const uint64_t *nbytes,
-                       uint32_t access, struct fabric_mem **out)
+int nosys_mem_register(struct fabric_dev *d, size_t n, void *const *p, const uint64_t *nbytes, uint32_t access,
+                       struct fabric_mem **out)
 {
     (void)d;
     (void)n;
@@ -55,10 +49,7 @@ int nosys_mem_register(struct fabric_dev *d, size_t n, void *const *p, const uin
     return nosys();
 }
 
-void nosys_mem_free(struct fabric_mem *m)
-{
-    (void)m;
-}
+void nosys_mem_free(struct fabric_mem *m) { (void)m; }
 
 int nosys_mem_export(struct fabric_mem *m, int *fd)
 {
@@ -76,10 +67,7 @@ int nosys_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, int fd, 
     return nosys();
 }
 
-void nosys_mem_forget(struct fabric_remote *r)
-{
-    (void)r;
-}
+void nosys_mem_forget(struct fabric_remote *r) { (void)r; }
 
 int nosys_ep_open(struct fabric_dev *d, bool passive, struct fabric_ep **out)
 {
@@ -104,15 +92,9 @@ int nosys_ep_connect(struct fabric_ep *e, const uint8_t *blob, size_t len)
     return nosys();
 }
 
-void nosys_ep_abort(struct fabric_ep *e)
-{
-    (void)e;
-}
+void nosys_ep_abort(struct fabric_ep *e) { (void)e; }
 
-void nosys_ep_close(struct fabric_ep *e)
-{
-    (void)e;
-}
+void nosys_ep_close(struct fabric_ep *e) { (void)e; }
 
 void nosys_post(struct fabric_ep *e, dsm_op *list)
 {

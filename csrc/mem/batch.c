@@ -216,7 +216,8 @@ int dsm_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t nbytes,
         near_write(r->near + offset, data, nbytes);
         return 0;
     }
-    dsm_op op = {.code = DSM_OP_WRITE, .remote = r, .offset = offset, .local = (void *)(uintptr_t)data, .nbytes = nbytes};
+    dsm_op op = {
+        .code = DSM_OP_WRITE, .remote = r, .offset = offset, .local = (void *)(uintptr_t)data, .nbytes = nbytes};
     return dsm_execute(r->ctx, &op, 1, timeout_ns, NULL);
 }
 
@@ -235,7 +236,8 @@ int dsm_fetch_add(dsm_remote *r, uint64_t offset, uint64_t add, uint64_t *old, i
     return rc;
 }
 
-int dsm_compare_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *old, int64_t timeout_ns)
+int dsm_compare_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *old,
+                     int64_t timeout_ns)
 {
     int rc = remote_check(r, offset, 8, DSM_ATOMIC);
     if (rc)
@@ -244,8 +246,12 @@ int dsm_compare_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t
         *old = compare_swap_u64((uint64_t *)(void *)(r->near + offset), expected, desired);
         return 0;
     }
-    dsm_op op = {
-        .code = DSM_OP_COMPARE_SWAP, .remote = r, .offset = offset, .nbytes = 8, .operand = expected, .desired = desired};
+    dsm_op op = {.code = DSM_OP_COMPARE_SWAP,
+                 .remote = r,
+                 .offset = offset,
+                 .nbytes = 8,
+                 .operand = expected,
+                 .desired = desired};
     rc = dsm_execute(r->ctx, &op, 1, timeout_ns, NULL);
     *old = op.result;
     return rc;
@@ -298,7 +304,8 @@ int dsm_read_many(dsm_remote *r, const uint64_t *offsets, size_t n, void *out, u
     return 0;
 }
 
-int dsm_write_many(dsm_remote *r, const uint64_t *offsets, size_t n, const void *data, uint64_t each, int64_t timeout_ns)
+int dsm_write_many(dsm_remote *r, const uint64_t *offsets, size_t n, const void *data, uint64_t each,
+                   int64_t timeout_ns)
 {
     const uint8_t *from = data;
     int rc = check_many(r, offsets, n, each, DSM_WRITE);

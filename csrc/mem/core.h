@@ -41,9 +41,9 @@ struct peer {
     pthread_mutex_t lock;
     pthread_cond_t cond; /* a sleeper has left */
     struct fabric_ep *ep;
-    bool sleeper;  /* a thread sleeps on ep's event; then ep must not be closed */
-    int kick;      /* eventfd that wakes the sleeper when another thread has reaped */
-    int watched;   /* ep's event fd that is in ctx->events, or -1 */
+    bool sleeper; /* a thread sleeps on ep's event; then ep must not be closed */
+    int kick;     /* eventfd that wakes the sleeper when another thread has reaped */
+    int watched;  /* ep's event fd that is in ctx->events, or -1 */
 };
 
 struct dsm_remote {
@@ -62,7 +62,8 @@ struct dsm_remote {
 /* What the core asks of the owner's agent. All under peer->talk, all bounded by the deadline. */
 struct control {
     int (*connect)(struct peer *p, int64_t deadline); /* checks that it is still the same node */
-    int (*endpoint)(struct peer *p, const uint8_t *blob, size_t len, uint8_t *reply, size_t *reply_len, int64_t deadline);
+    int (*endpoint)(struct peer *p, const uint8_t *blob, size_t len, uint8_t *reply, size_t *reply_len,
+                    int64_t deadline);
     int (*status)(struct peer *p, uint64_t region, uint64_t generation, int64_t deadline); /* 0, ESTALE… */
     void (*disconnect)(struct peer *p);
 };
@@ -88,7 +89,7 @@ struct dsm_ctx {
     uint64_t live_regions, live_remotes;
     struct peer *peers;
     uint64_t next_peer; /* from 1 */
-    int events; /* epoll over the event fds of all endpoints, -1 until asked for */
+    int events;         /* epoll over the event fds of all endpoints, -1 until asked for */
 };
 
 static inline bool ctx_forked(const dsm_ctx *c) { return c->forks != peek_u32(&core_forks); }

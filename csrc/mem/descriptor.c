@@ -60,8 +60,9 @@ int dsm_descriptor_parse(const void *bytes, size_t len, dsm_descriptor *out)
     out->base = get_u64(b + 48);
     out->key = get_u32(b + 56);
     memcpy(out->address, b + AT_ADDRESS, n);
-    if (get_u16(b + 62) || !out->nbytes || !out->generation || !out->access || out->access > 7 || out->base + out->nbytes < out->base ||
-        (out->fabric != FABRIC_SHM && out->fabric != FABRIC_VERBS) || out->kind != FABRIC_KIND_HOST)
+    if (get_u16(b + 62) || !out->nbytes || !out->generation || !out->access || out->access > 7 ||
+        out->base + out->nbytes < out->base || (out->fabric != FABRIC_SHM && out->fabric != FABRIC_VERBS) ||
+        out->kind != FABRIC_KIND_HOST)
         return err_set(DSM_EDESC, 0, "a field has a value that this release does not know");
     return 0;
 }

@@ -19,8 +19,8 @@ static int check(const dsm_ctx *c, uint64_t nbytes, uint32_t access)
     if (!nbytes)
         return err_set(DSM_EINVAL, 0, "a region needs at least one byte");
     if (nbytes > c->caps.max_region)
-        return err_set(DSM_EINVAL, 0, "a region of %llu bytes; this fabric takes up to %llu", (unsigned long long)nbytes,
-                       (unsigned long long)c->caps.max_region);
+        return err_set(DSM_EINVAL, 0, "a region of %llu bytes; this fabric takes up to %llu",
+                       (unsigned long long)nbytes, (unsigned long long)c->caps.max_region);
     return check_access(access);
 }
 

@@ -194,7 +194,8 @@ class Result:
 
 @final
 class Batch:
-    """Ops that are posted together. Executed when the with block ends without an exception; buffers stay in use until then.
+    """Ops that are posted together. Executed when the with block ends without an exception; buffers
+    stay in use until then.
 
     fence=True: the op starts after the reads and atomics before it on the same connection. If an op is refused, none is
     posted; the exception's index says which op failed.

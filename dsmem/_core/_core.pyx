@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, embedsignature=False
 """The Cython layer: buffers in, one call of the core without the GIL where it may block, exceptions out.
 
-Threads: every object may be used from many threads. What counts uses (Remote.busy, Region.exports) is changed under the GIL
-only; close() refuses while they are not zero. Near ops on up to NOGIL_FROM bytes keep the GIL: they take less time than giving
-it back.
+Threads: every object may be used from many threads. What counts uses (Remote.busy, Region.exports) is changed under the
+GIL only; close() refuses while they are not zero. Near ops on up to NOGIL_FROM bytes keep the GIL: they take less time
+than giving it back.
 """
 cimport cython
 from cpython.buffer cimport (
@@ -148,7 +148,8 @@ cdef class Descriptor:
         if rc:
             raise failure(rc, "parse")
         self.fields = {
-            "version": d.version, "fabric": FABRICS[d.fabric], "access": letters(d.access), "node": (<char *> d.node)[:16],
+            "version": d.version, "fabric": FABRICS[d.fabric], "access": letters(d.access),
+            "node": (<char *> d.node)[:16],
             "region": d.region, "generation": d.generation, "nbytes": d.nbytes, "base": d.base, "key": d.key,
             "address": d.address.decode(),
         }
@@ -181,7 +182,8 @@ cdef class Descriptor:
 # ---- contexts ----
 
 Capabilities = namedtuple("Capabilities", [
-    "fabric", "device", "port", "gid", "gid_index", "mtu", "is_roce", "near_memory", "register_private", "atomic_domain",
+    "fabric", "device", "port", "gid", "gid_index", "mtu", "is_roce", "near_memory", "register_private",
+    "atomic_domain",
     "max_inline", "max_reads", "depth", "max_region"])
 
 
@@ -241,7 +243,8 @@ cdef class Context:
         self.node_id = (<char *> node)[:16]
         self.agent_address = c.dsm_agent_address(self.ptr).decode()
         self.capabilities = Capabilities(
-            fabric=self.fabric, device=k.device.decode(), port=k.port, gid=k.gid.decode(), gid_index=k.gid_index, mtu=k.mtu,
+            fabric=self.fabric, device=k.device.decode(), port=k.port, gid=k.gid.decode(), gid_index=k.gid_index,
+            mtu=k.mtu,
             is_roce=bool(k.is_roce), near_memory=bool(k.near_memory), register_private=bool(k.register_private),
             atomic_domain=DOMAINS[k.atomic_domain], max_inline=k.max_inline, max_reads=k.max_reads, depth=k.depth,
             max_region=k.max_region)
@@ -430,7 +433,7 @@ cdef class Context:
 
     cdef _stop_watching(self):
         cdef Pending op
-        for op in self.pending: # the deadline 0: abort, drain, and say so
+        for op in self.pending:  # the deadline 0: abort, drain, and say so
             op.settle(self.device)
         self.pending = []
         if self.loop is not None and not self.loop.is_closed():

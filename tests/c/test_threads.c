@@ -73,7 +73,8 @@ static void *knock(void *arg)
         int fd = socket(AF_UNIX, SOCK_STREAM, 0);
         memcpy(at.sun_path + 1, name, strlen(name));
         CHECK(fd >= 0);
-        CHECK(!connect(fd, (struct sockaddr *)&at, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name))));
+        CHECK(!connect(fd, (struct sockaddr *)&at,
+                       (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name))));
         for (size_t k = 0; k < sizeof noise; k++)
             noise[k] = (char)rand();
         if (i & 1)

@@ -346,7 +346,9 @@ static void caps(struct fabric_dev *base, dsm_caps *out)
     const struct verbs_dev *d = (const struct verbs_dev *)base;
     *out = (dsm_caps){
         .register_private = 1,
-        .atomic_domain = d->attr.atomic_cap == IBV_ATOMIC_HCA ? 1 : d->attr.atomic_cap == IBV_ATOMIC_GLOB ? 2 : 3,
+        .atomic_domain = d->attr.atomic_cap == IBV_ATOMIC_HCA    ? 1
+                         : d->attr.atomic_cap == IBV_ATOMIC_GLOB ? 2
+                                                                 : 3,
         .max_inline = d->max_inline,
         .max_reads = d->max_reads,
         .depth = d->depth,

@@ -29,11 +29,8 @@ int verbs_create_qp(struct verbs_dev *d, struct ibv_cq *cq, uint32_t depth, uint
             .send_cq = cq,
             .recv_cq = cq,
             .qp_type = IBV_QPT_RC,
-            .cap = {.max_send_wr = depth,
-                    .max_recv_wr = 1,
-                    .max_send_sge = 1,
-                    .max_recv_sge = 1,
-                    .max_inline_data = size},
+            .cap =
+                {.max_send_wr = depth, .max_recv_wr = 1, .max_send_sge = 1, .max_recv_sge = 1, .max_inline_data = size},
         };
         *out = ibv.create_qp(d->pd, &a);
         if (*out) {

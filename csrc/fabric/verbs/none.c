@@ -20,10 +20,6 @@ static int open_device(const dsm_options *o, dsm_stats *stats, struct fabric_dev
 }
 
 const struct fabric verbs_fabric = {
-    FABRIC_NOSYS,
-    .name = "verbs",
-    .probe = probe,
-    .inventory = inventory,
-    .open = open_device,
+    FABRIC_NOSYS, .name = "verbs", .probe = probe, .inventory = inventory, .open = open_device,
 };
 #endif
