@@ -48,7 +48,9 @@ class build_ext(_build_ext):
 core = Extension(
     "dsmem._core._core",
     sources=["dsmem/_core/_core.pyx", *sorted(map(str, Path("csrc").rglob("*.c")))],
-    depends=sorted(str(p) for pattern in ("*.h", "*.def") for p in Path("csrc").rglob(pattern)),
+    depends=sorted(
+        str(p) for pattern in ("csrc/**/*.h", "csrc/**/*.def", "dsmem/_core/*.px[di]") for p in Path().glob(pattern)
+    ),
     include_dirs=["csrc"],
     extra_compile_args=FLAGS,
     extra_link_args=["-pthread"],

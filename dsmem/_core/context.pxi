@@ -1,0 +1,337 @@
+# Included by _core.pyx: Descriptor and Context.
+
+cdef class Descriptor:
+    """See the stub."""
+    cdef bytes raw
+    cdef dict fields
+
+    def __init__(self, raw):
+        cdef c.dsm_descriptor d
+        self.raw = bytes(raw)
+        cdef const char *p = self.raw
+        cdef int rc = c.dsm_descriptor_parse(p, len(self.raw), &d)
+        if rc:
+            raise failure(rc, "parse")
+        self.fields = {
+            "version": d.version, "fabric": FABRICS[d.fabric], "access": letters(d.access),
+            "node": (<char *> d.node)[:16],
+            "region": d.region, "generation": d.generation, "nbytes": d.nbytes, "base": d.base, "key": d.key,
+            "address": d.address.decode(),
+        }
+
+    def __getattr__(self, name):
+        try:
+            return self.fields[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __bytes__(self):
+        return self.raw
+
+    def hex(self):
+        return self.raw.hex()
+
+    def __reduce__(self):
+        return Descriptor, (self.raw,)
+
+    def __eq__(self, other):
+        return isinstance(other, Descriptor) and self.raw == (<Descriptor> other).raw
+
+    def __hash__(self):
+        return hash(self.raw)
+
+    def __repr__(self):
+        return f"<Descriptor {self.fabric} {self.nbytes} bytes '{self.access}' at {self.address}>"
+
+
+Capabilities = namedtuple("Capabilities", [
+    "fabric", "device", "port", "gid", "gid_index", "mtu", "is_roce", "near_memory", "register_private",
+    "atomic_domain",
+    "max_inline", "max_reads", "depth", "max_region"])
+
+
+cdef class Context:
+    """See the stub."""
+    cdef c.dsm_ctx *ptr
+    cdef object __weakref__
+    cdef readonly object capabilities
+    cdef readonly str fabric
+    cdef readonly str agent_address
+    cdef readonly bytes node_id
+    cdef object children    # WeakSet of the open regions and remotes
+    cdef str device
+    cdef int busy           # calls under way in other threads
+    cdef list pending       # asynchronous ops
+    cdef object loop        # the event loop that watches them
+
+    def __init__(self, fabric, *, secret, device="", port=0, gid_index=-1, mtu=0, listen=None, peer_timeout=2.0,
+                 spin=None, depth=0, fault=None):
+        cdef c.dsm_options o
+        cdef int rc
+        cdef c.dsm_ctx *ptr = NULL
+        c.dsm_options_init(&o)
+        fabric_b, device_b = fabric.encode(), device.encode()
+        listen_b = None if listen is None else listen.encode()
+        fault_b = None if fault is None else fault.encode()
+        secret_b = bytes(secret)
+        o.fabric = <const char *> fabric_b
+        o.device = <const char *> device_b
+        o.port, o.gid_index, o.mtu, o.depth = port, gid_index, mtu, depth
+        if listen_b is not None:
+            o.listen = <const char *> listen_b
+        if fault_b is not None:
+            o.fault = <const char *> fault_b
+        o.secret = <const char *> secret_b
+        o.secret_len = len(secret_b)
+        o.peer_timeout_ns = nanoseconds(peer_timeout, "peer_timeout")
+        if o.peer_timeout_ns <= 0:
+            raise refused(c.DSM_EINVAL, f"peer_timeout={peer_timeout!r}: seconds, more than 0")
+        o.spin_ns = nanoseconds(spin, "spin")
+        with nogil:
+            rc = c.dsm_open(&o, &ptr)
+        if rc:
+            raise failure(rc, "open", None, device or None)
+        self.ptr = ptr
+        self.children = weakref.WeakSet()
+        self.pending = []
+        self._describe()
+
+    cdef _describe(self):
+        cdef c.dsm_caps k
+        cdef uint8_t node[16]
+        c.dsm_capabilities(self.ptr, &k)
+        c.dsm_node_id(self.ptr, node)
+        self.fabric = k.fabric.decode()
+        self.device = k.device.decode() or None
+        self.node_id = (<char *> node)[:16]
+        self.agent_address = c.dsm_agent_address(self.ptr).decode()
+        self.capabilities = Capabilities(
+            fabric=self.fabric, device=k.device.decode(), port=k.port, gid=k.gid.decode(), gid_index=k.gid_index,
+            mtu=k.mtu,
+            is_roce=bool(k.is_roce), near_memory=bool(k.near_memory), register_private=bool(k.register_private),
+            atomic_domain=DOMAINS[k.atomic_domain], max_inline=k.max_inline, max_reads=k.max_reads, depth=k.depth,
+            max_region=k.max_region)
+
+    cdef int check(self) except -1:
+        if self.ptr == NULL:
+            raise refused(c.DSM_ECLOSED, "context")
+        return 0
+
+    @property
+    def closed(self):
+        return self.ptr == NULL
+
+    @property
+    def stats(self):
+        cdef c.dsm_stats s
+        self.check()
+        c.dsm_get_stats(self.ptr, &s)
+        return {"posts": s.posts, "doorbells": s.doorbells, "signalled": s.signalled, "wakeups": s.wakeups,
+                "connects": s.connects, "rejected": s.rejected}
+
+    # -- memory --
+
+    def allocate(self, nbytes, access="rwa"):
+        cdef uint32_t bits = rights(access)
+        cdef uint64_t size
+        cdef c.dsm_region *r = NULL
+        cdef int rc
+        self.check()
+        try:
+            size = nbytes
+        except (OverflowError, TypeError):
+            raise refused(c.DSM_EINVAL, f"nbytes={nbytes!r}: a number of bytes, at least 1") from None
+        self.busy += 1
+        with nogil:
+            rc = c.dsm_alloc(self.ptr, size, bits, &r)
+        self.busy -= 1
+        if rc:
+            raise failure(rc, "allocate", None, self.device)
+        return new_region(self, r, "u1", None)
+
+    def empty(self, shape, dtype="u1", access="rwa"):
+        kind = np.dtype(dtype)
+        if kind.hasobject:
+            raise refused(c.DSM_EINVAL, f"dtype {kind} holds Python objects, which mean nothing in another process")
+        shape = tuple(shape) if hasattr(shape, "__iter__") else (int(shape),)
+        count = 1
+        for n in shape:
+            if n < 0:
+                raise refused(c.DSM_EINVAL, f"shape {shape}")
+            count *= int(n)
+        region = self.allocate(count * kind.itemsize, access)
+        (<Region> region).kind, (<Region> region).shape = kind, shape
+        return region
+
+    def register(self, buffer, access="r"):
+        return self.register_many([buffer], access)[0]
+
+    def register_many(self, buffers, access="r"):
+        cdef uint32_t bits = rights(access)
+        cdef list of = list(buffers), made = []
+        cdef size_t n = len(of), taken = 0, i
+        cdef int rc = 0
+        self.check()
+        if not n:
+            return made
+        cdef Py_buffer *views = <Py_buffer *> malloc(n * sizeof(Py_buffer))
+        cdef void **p = <void **> malloc(n * sizeof(void *))
+        cdef uint64_t *sizes = <uint64_t *> malloc(n * sizeof(uint64_t))
+        cdef c.dsm_region **out = <c.dsm_region **> malloc(n * sizeof(c.dsm_region *))
+        try:
+            if not views or not p or not sizes or not out:
+                raise refused(c.DSM_ENOMEM, f"{n} buffers")
+            for buffer in of:
+                take(buffer, &views[taken], True)
+                p[taken] = views[taken].buf
+                sizes[taken] = views[taken].len
+                taken += 1
+            self.busy += 1
+            with nogil:
+                rc = c.dsm_register_many(self.ptr, n, p, sizes, bits, out)
+            self.busy -= 1
+            if rc:
+                raise failure(rc, "register", None, self.device)
+            for i in range(n):
+                region = new_region(self, out[i], "u1", None)
+                (<Region> region).source = views[i]
+                (<Region> region).registered = True
+                made.append(region)
+            taken = 0
+        finally:
+            for i in range(taken):
+                PyBuffer_Release(&views[i])
+            free(views)
+            free(p)
+            free(sizes)
+            free(out)
+        return made
+
+    def attach(self, descriptor, *, timeout=None):
+        cdef int64_t ns = nanoseconds(timeout)
+        cdef c.dsm_remote *r = NULL
+        cdef int rc
+        self.check()
+        try:
+            raw = bytes(memoryview(descriptor)) if PyObject_CheckBuffer(descriptor) else (<Descriptor?> descriptor).raw
+        except TypeError:
+            raise errors.DescriptorError(f"{type(descriptor).__name__} is neither a Descriptor nor bytes") from None
+        cdef const char *p = raw
+        cdef size_t n = len(raw)
+        self.busy += 1
+        with nogil:
+            rc = c.dsm_attach(self.ptr, p, n, ns, &r)
+        self.busy -= 1
+        if rc:
+            raise failure(rc, "attach", None, self.device)
+        return new_remote(self, r)
+
+    def batch(self, timeout=None):
+        self.check()
+        return Batch(self, timeout)
+
+    def fence(self, node_id):
+        cdef bytes node = bytes(node_id)
+        cdef const char *p = node
+        cdef int rc
+        self.check()
+        if len(node) != 16:
+            raise refused(c.DSM_EINVAL, f"a node id has 16 bytes, not {len(node)}")
+        self.busy += 1
+        with nogil:
+            rc = c.dsm_fence(self.ptr, <const uint8_t *> p)
+        self.busy -= 1
+        if rc:
+            raise failure(rc, "fence")
+
+    # -- asyncio --
+
+    cdef submit(self, Pending op):
+        """Starts an op and returns what can be awaited."""
+        cdef int rc
+        self.busy += 1
+        with nogil:
+            rc = c.dsm_submit(self.ptr, &op.op, 1, &op.ticket, NULL)
+        self.busy -= 1
+        if rc:
+            op.release()
+            raise failure(rc, op.name, op.remote.peer, self.device)
+        op.submitted = True
+        loop = asyncio.get_running_loop()
+        op.future = loop.create_future()
+        if c.dsm_test(&op.ticket):
+            op.settle(self.device)
+            return op.future
+        if self.loop is not loop:
+            self._watch(loop)
+        self.pending.append(op)
+        self._on_event()
+        return op.future
+
+    cdef _watch(self, loop):
+        cdef int fd = c.dsm_event_fd(self.ptr)
+        if fd < 0:
+            raise failure(fd, "event_fd")
+        if self.loop is not None and not self.loop.is_closed():
+            self.loop.remove_reader(fd)
+        loop.add_reader(fd, self._on_event)
+        self.loop = loop
+
+    def _on_event(self):
+        """Settles what is complete; while anything is left, the next completion makes an event."""
+        self._settle()
+        if self.pending:
+            c.dsm_arm(self.ptr)
+            self._settle()
+
+    cdef _settle(self):
+        cdef Pending op
+        left = []
+        for op in self.pending:
+            if c.dsm_test(&op.ticket):
+                op.settle(self.device)
+            else:
+                left.append(op)
+        self.pending = left
+
+    cdef _stop_watching(self):
+        cdef Pending op
+        for op in self.pending:  # the deadline 0: abort, drain, and say so
+            op.settle(self.device)
+        self.pending = []
+        if self.loop is not None and not self.loop.is_closed():
+            self.loop.remove_reader(c.dsm_event_fd(self.ptr))
+        self.loop = None
+
+    # -- the end --
+
+    def close(self):
+        if self.ptr == NULL:
+            return
+        if self.busy:
+            raise refused(c.DSM_EBUSY, f"{self.busy} calls on the context are under way in other threads")
+        self._stop_watching()
+        children = list(self.children)
+        for child in children:
+            child._refuse_busy()
+        for child in children:
+            child.close()
+        cdef c.dsm_ctx *ptr = self.ptr
+        self.ptr = NULL
+        with nogil:
+            c.dsm_close(ptr)
+
+    def __enter__(self):
+        self.check()
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def __del__(self):
+        if self.ptr != NULL:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
+            self.close()
+
+    def __repr__(self):
+        return f"<{type(self).__name__} {self.fabric}{' closed' if self.ptr == NULL else ''}>"

@@ -1,0 +1,276 @@
+# Included by _core.pyx: Remote, and Pending, the op behind what its asynchronous methods return.
+
+@cython.final
+cdef class Remote:
+    """See the stub."""
+    cdef c.dsm_remote *ptr
+    cdef bint near
+    cdef int busy    # ops under way without the GIL
+    cdef readonly uint64_t nbytes
+    cdef object __weakref__
+    cdef readonly Context context
+    cdef readonly str access
+    cdef readonly str peer
+    cdef readonly str address
+
+    def __init__(self):
+        raise TypeError("made by Context.attach")
+
+    cdef object failed(self, int rc, str op):
+        return failure(rc, op, self.peer, self.context.device)
+
+    cdef int check(self) except -1:
+        if self.ptr == NULL:
+            raise refused(c.DSM_ECLOSED, "remote")
+        return 0
+
+    @property
+    def closed(self):
+        return self.ptr == NULL
+
+    def read(self, offset, out, timeout=None):
+        cdef Py_buffer view
+        cdef int rc
+        cdef uint64_t at = offset_of(offset)
+        cdef int64_t ns = -1 if timeout is None else nanoseconds(timeout)
+        if self.ptr == NULL:
+            self.check()
+        take(out, &view, True)
+        if self.near and view.len <= NOGIL_FROM:
+            rc = c.dsm_read(self.ptr, at, view.buf, view.len, ns)
+        else:
+            self.busy += 1
+            with nogil:
+                rc = c.dsm_read(self.ptr, at, view.buf, view.len, ns)
+            self.busy -= 1
+        PyBuffer_Release(&view)
+        if rc:
+            raise self.failed(rc, "read")
+
+    def write(self, offset, data, timeout=None):
+        cdef Py_buffer view
+        cdef int rc
+        cdef uint64_t at = offset_of(offset)
+        cdef int64_t ns = -1 if timeout is None else nanoseconds(timeout)
+        if self.ptr == NULL:
+            self.check()
+        take(data, &view, False)
+        if self.near and view.len <= NOGIL_FROM:
+            rc = c.dsm_write(self.ptr, at, view.buf, view.len, ns)
+        else:
+            self.busy += 1
+            with nogil:
+                rc = c.dsm_write(self.ptr, at, view.buf, view.len, ns)
+            self.busy -= 1
+        PyBuffer_Release(&view)
+        if rc:
+            raise self.failed(rc, "write")
+
+    def fetch_add(self, offset, value, timeout=None):
+        cdef uint64_t old = 0, at = offset_of(offset), add = word(value, "value")
+        cdef int64_t ns = -1 if timeout is None else nanoseconds(timeout)
+        cdef int rc
+        if self.ptr == NULL:
+            self.check()
+        if self.near:
+            rc = c.dsm_fetch_add(self.ptr, at, add, &old, ns)
+        else:
+            self.busy += 1
+            with nogil:
+                rc = c.dsm_fetch_add(self.ptr, at, add, &old, ns)
+            self.busy -= 1
+        if rc:
+            raise self.failed(rc, "fetch_add")
+        return old
+
+    def compare_swap(self, offset, expected, desired, timeout=None):
+        cdef uint64_t old = 0, at = offset_of(offset), e = word(expected, "expected"), d = word(desired, "desired")
+        cdef int64_t ns = -1 if timeout is None else nanoseconds(timeout)
+        cdef int rc
+        if self.ptr == NULL:
+            self.check()
+        if self.near:
+            rc = c.dsm_compare_swap(self.ptr, at, e, d, &old, ns)
+        else:
+            self.busy += 1
+            with nogil:
+                rc = c.dsm_compare_swap(self.ptr, at, e, d, &old, ns)
+            self.busy -= 1
+        if rc:
+            raise self.failed(rc, "compare_swap")
+        return old
+
+    cdef many(self, object offsets, object local, object timeout, bint reads):
+        cdef Py_buffer where, view
+        cdef size_t n, each
+        cdef int rc
+        cdef int64_t ns = -1 if timeout is None else nanoseconds(timeout)
+        cdef str name = "read_many" if reads else "write_many"
+        if not isinstance(offsets, np.ndarray) or offsets.dtype != UINT64:
+            offsets = as_offsets(offsets)
+        take(offsets, &where, False)
+        try:
+            self.check()
+            take(local, &view, reads)
+            n = where.len // 8
+            each = view.len // n if n else 0
+            if n * each != <size_t> view.len or (n and not each):
+                PyBuffer_Release(&view)
+                raise refused(c.DSM_EINVAL, f"{view.len} bytes do not divide into {n} equal pieces", name)
+            if not n:
+                rc = 0
+            elif self.near and view.len <= NOGIL_FROM:
+                rc = (c.dsm_read_many(self.ptr, <uint64_t *> where.buf, n, view.buf, each, ns) if reads else
+                      c.dsm_write_many(self.ptr, <uint64_t *> where.buf, n, view.buf, each, ns))
+            else:
+                self.busy += 1
+                with nogil:
+                    if reads:
+                        rc = c.dsm_read_many(self.ptr, <uint64_t *> where.buf, n, view.buf, each, ns)
+                    else:
+                        rc = c.dsm_write_many(self.ptr, <uint64_t *> where.buf, n, view.buf, each, ns)
+                self.busy -= 1
+            PyBuffer_Release(&view)
+        finally:
+            PyBuffer_Release(&where)
+        if rc:
+            raise self.failed(rc, name)
+
+    def read_many(self, offsets, out, timeout=None):
+        self.many(offsets, out, timeout, True)
+
+    def write_many(self, offsets, data, timeout=None):
+        self.many(offsets, data, timeout, False)
+
+    # -- asyncio --
+
+    def read_async(self, offset, out):
+        cdef Pending p = Pending(self, "read")
+        p.hold(c.DSM_OP_READ, offset_of(offset), out)
+        return self.context.submit(p)
+
+    def write_async(self, offset, data):
+        cdef Pending p = Pending(self, "write")
+        p.hold(c.DSM_OP_WRITE, offset_of(offset), data)
+        return self.context.submit(p)
+
+    def fetch_add_async(self, offset, value):
+        cdef Pending p = Pending(self, "fetch_add")
+        p.atomic(c.DSM_OP_FETCH_ADD, offset_of(offset), word(value, "value"), 0)
+        return self.context.submit(p)
+
+    def compare_swap_async(self, offset, expected, desired):
+        cdef Pending p = Pending(self, "compare_swap")
+        p.atomic(c.DSM_OP_COMPARE_SWAP, offset_of(offset), word(expected, "expected"), word(desired, "desired"))
+        return self.context.submit(p)
+
+    # -- the end --
+
+    def _refuse_busy(self):
+        if self.busy:
+            raise refused(c.DSM_EBUSY, f"{self.busy} calls are under way in other threads", "close")
+
+    def close(self):
+        cdef int rc
+        if self.ptr == NULL:
+            return
+        self._refuse_busy()
+        rc = c.dsm_remote_close(self.ptr)
+        if rc:
+            raise self.failed(rc, "close")
+        self.ptr = NULL
+        self.context.children.discard(self)
+
+    def __enter__(self):
+        self.check()
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def __del__(self):
+        if self.ptr != NULL:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
+            self.close()
+
+    def __len__(self):
+        return self.nbytes
+
+    def __repr__(self):
+        return f"<Remote {self.nbytes} bytes '{self.access}' at {self.address}{' closed' if self.ptr == NULL else ''}>"
+
+
+cdef object new_remote(Context context, c.dsm_remote *ptr):
+    cdef Remote r = Remote.__new__(Remote)
+    cdef uint8_t node[16]
+    c.dsm_remote_node(ptr, node)
+    r.ptr = ptr
+    r.context = context
+    r.near = context.capabilities.near_memory
+    r.nbytes = c.dsm_remote_nbytes(ptr)
+    r.access = letters(c.dsm_remote_access(ptr))
+    r.peer = (<char *> node)[:16].hex()
+    r.address = c.dsm_remote_address(ptr).decode()
+    context.children.add(r)
+    return r
+
+
+cdef object UINT64 = np.dtype("uint64")
+
+
+cdef object as_offsets(object offsets):
+    array = np.asarray(offsets)
+    if not array.size:
+        return np.empty(0, UINT64)
+    if array.dtype.kind not in "iu" or (array.dtype.kind == "i" and array.size and array.min() < 0):
+        raise refused(c.DSM_EINVAL, f"offsets are numbers of bytes from 0 up, not {array.dtype}")
+    return np.ascontiguousarray(array, UINT64)
+
+
+@cython.final
+cdef class Pending:
+    """One op that an event loop waits for. It keeps buffer, remote and itself where the core has been told they are."""
+    cdef c.dsm_op op
+    cdef c.dsm_ticket ticket
+    cdef Remote remote
+    cdef Py_buffer view
+    cdef bint held, submitted
+    cdef str name
+    cdef object future
+
+    def __cinit__(self, Remote remote, str name):
+        remote.check()
+        memset(&self.op, 0, sizeof(self.op))
+        self.remote = remote
+        self.name = name
+        self.op.remote = remote.ptr
+
+    cdef hold(self, int code, uint64_t offset, object buffer):
+        take(buffer, &self.view, code == c.DSM_OP_READ)
+        self.held = True
+        self.op.code, self.op.offset, self.op.local, self.op.nbytes = code, offset, self.view.buf, self.view.len
+
+    cdef atomic(self, int code, uint64_t offset, uint64_t operand, uint64_t desired):
+        self.op.code, self.op.offset, self.op.nbytes = code, offset, 8
+        self.op.operand, self.op.desired = operand, desired
+
+    cdef release(self):
+        if self.held:
+            PyBuffer_Release(&self.view)
+            self.held = False
+
+    cdef settle(self, str device):
+        """Complete, or given up: after this the core knows nothing of it."""
+        cdef int rc
+        with nogil:
+            rc = c.dsm_finish(&self.ticket, 0, NULL)
+        self.submitted = False
+        self.release()
+        if self.future.done():  # cancelled
+            return
+        if rc:
+            self.future.set_exception(failure(rc, self.name, self.remote.peer, device))
+        elif self.op.code >= c.DSM_OP_FETCH_ADD:
+            self.future.set_result(self.op.result)
+        else:
+            self.future.set_result(None)

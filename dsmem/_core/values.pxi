@@ -1,0 +1,93 @@
+# Included by _core.pyx: errors of the core as exceptions, and Python values and buffers as C's.
+
+cdef object failure(int rc, str op=None, str peer=None, str device=None):
+    """The exception for a code that this thread has just got from the core."""
+    cdef const c.dsm_failure *f = c.dsm_last_error()
+    cls = errors.BY_CODE.get(-rc, errors.DsmemError)
+    if f.code != -rc:
+        return cls(op=op, peer=peer, device=device)
+    return cls(f.detail.decode("utf-8", "replace"), sys=f.sys, status=f.status, vendor=f.vendor, op=op, peer=peer,
+               device=device)
+
+
+cdef object refused(int code, str detail, str op=None):
+    return errors.BY_CODE[code](detail, op=op)
+
+
+cdef uint32_t rights(object access) except 0:
+    cdef uint32_t bits = 0
+    if not isinstance(access, str) or not access:
+        raise refused(c.DSM_EINVAL, f"access={access!r}: any of the letters r, w and a")
+    for letter in access:
+        if letter not in RIGHTS:
+            raise refused(c.DSM_EINVAL, f"access={access!r}: any of the letters r, w and a")
+        bits |= RIGHTS[letter]
+    return bits
+
+
+cdef str letters(uint32_t bits):
+    return "".join(k for k, v in RIGHTS.items() if bits & v)
+
+
+cdef int64_t nanoseconds(object timeout, str name="timeout") except? -2:
+    """Seconds, or None for none (-1)."""
+    if timeout is None:
+        return -1
+    t = float(timeout)
+    if not t >= 0:
+        raise refused(c.DSM_EINVAL, f"{name}={timeout!r}: seconds, at least 0")
+    return <int64_t> (t * 1e9) if t < 9e9 else <int64_t> 0x7fffffffffffffff
+
+
+cdef uint64_t word(object value, str name) except? 0xdead:
+    """A 64-bit word; negative numbers in two's complement."""
+    if not -(1 << 63) <= value < 1 << 64:
+        raise refused(c.DSM_EINVAL, f"{name}={value!r} does not fit 64 bits")
+    return <uint64_t> (value & 0xffffffffffffffff)
+
+
+cdef object wrong_offset(object offset):
+    if isinstance(offset, int):
+        return errors.OutOfBoundsError(f"offset {offset}")
+    return refused(c.DSM_EINVAL, f"offset {offset!r} is not an int")
+
+
+cdef inline uint64_t offset_of(object offset) except? 0xdead:
+    try:
+        return <uint64_t?> offset
+    except (OverflowError, TypeError):
+        pass
+    try:
+        return offset.__index__()
+    except (OverflowError, TypeError, AttributeError):
+        raise wrong_offset(offset) from None
+
+
+cdef object explain_buffer(object buffer, bint writable, Exception error):
+    if not PyObject_CheckBuffer(buffer):
+        return refused(c.DSM_EINVAL, f"{type(buffer).__name__} has neither the buffer protocol nor DLPack on this host")
+    view = memoryview(buffer)
+    if not view.c_contiguous:
+        return refused(c.DSM_ECONTIGUOUS, f"shape {view.shape}, strides {view.strides}")
+    if writable and view.readonly:
+        return refused(c.DSM_EREADONLY, type(buffer).__name__)
+    return refused(c.DSM_EINVAL, str(error))
+
+
+cdef int take(object buffer, Py_buffer *view, bint writable) except -1:
+    """A contiguous view; PyBuffer_Release when done."""
+    try:
+        PyObject_GetBuffer(buffer, view, PyBUF_WRITABLE if writable else PyBUF_SIMPLE)
+        return 0
+    except Exception as error:
+        if not hasattr(buffer, "__dlpack__") or PyObject_CheckBuffer(buffer):
+            raise explain_buffer(buffer, writable, error) from None
+    try:
+        array = np.from_dlpack(buffer)
+    except Exception as error:
+        raise refused(c.DSM_EINVAL, f"DLPack of {type(buffer).__name__}: {error}") from None
+    try:
+        PyObject_GetBuffer(array, view, PyBUF_WRITABLE if writable else PyBUF_SIMPLE)
+    except Exception as error:
+        raise explain_buffer(array, writable, error) from None
+    return 0
