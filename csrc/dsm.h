@@ -168,6 +168,12 @@ uint32_t dsm_remote_access(const dsm_remote *r);
 void dsm_remote_node(const dsm_remote *r, uint8_t id[DSM_NODE_ID]);
 const char *dsm_remote_address(const dsm_remote *r);
 
+/* Maps nbytes of an open file of shared memory (it keeps no reference to fd): a remote that is near, belongs to no context
+ * and can take part in the batches of any. Errors: EINVAL (the file is shorter, or no rights), EACCESS, ESYS. */
+int dsm_map(int fd, uint64_t nbytes, uint32_t access, dsm_remote **out);
+/* Where the memory is mapped in this process; NULL where it is not. */
+void *dsm_remote_near(const dsm_remote *r);
+
 /* ---- ops ---- */
 
 enum { DSM_OP_READ = 1, DSM_OP_WRITE = 2, DSM_OP_FETCH_ADD = 3, DSM_OP_COMPARE_SWAP = 4 };
@@ -236,9 +242,32 @@ int dsm_finish(dsm_ticket *t, int64_t timeout_ns, size_t *failed);
 int dsm_event_fd(dsm_ctx *c);
 int dsm_arm(dsm_ctx *c);
 
+/* ---- objects in shared memory (proto/) ---- */
+
+enum dsm_type {
+    DSM_SEGMENT = 1,
+    DSM_QUEUE = 2,
+    DSM_LOCK = 3,
+    DSM_RWLOCK = 4,
+    DSM_SEMAPHORE = 5,
+    DSM_EVENT = 6,
+    DSM_CONDITION = 7,
+    DSM_BARRIER = 8,
+    DSM_ONCE = 9,
+    DSM_SPINLOCK = 10,
+    DSM_CLOCK = 11,
+};
+#define DSM_TYPE_NAMES \
+    "", "segment", "queue", "lock", "rwlock", "semaphore", "event", "condition", "barrier", "once", "spinlock", "clock"
+
+/* What kind of object the memory holds (enum dsm_type), or -DSM_E…: ECORRUPT, EVERSION. */
+int dsm_object_type(dsm_remote *r);
+const char *dsm_type_name(int type);
+
 /* HMAC-SHA256 as used by the handshake (for tests). */
 void dsm_hmac_sha256(const void *key, size_t key_len, const void *msg, size_t len, uint8_t out[32]);
-/* Start time of a process in clock ticks since boot (/proc/PID/stat field 22), 0 if there is none. */
+/* Start time of a process in clock ticks since boot (/proc/PID/stat field 22); 0 if there is none, also when it has ended and
+ * only waits to be reaped. */
 uint64_t dsm_process_start(int pid);
 
 #ifdef __cplusplus

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 import builtins
 import os
-from typing import Any
+import queue
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+
+    class ShutDown(Exception):
+        """What queue.Queue raises after its shutdown."""
+
+else:  # Python 3.13 has it
+    ShutDown = getattr(queue, "ShutDown", None) or type("ShutDown", (Exception,), {"__module__": __name__})
 
 
 class DsmemError(Exception):
@@ -275,6 +285,99 @@ class NonContiguousError(DsmemError, BufferError):
 
     code = 27
     text = "the local buffer is not C-contiguous; pass numpy.ascontiguousarray(x), or one op per row in a batch"
+
+
+class FullError(DsmemError, queue.Full):
+    """The queue has no room."""
+
+    code = 28
+    text = "the queue has no room for the message"
+
+
+class EmptyError(DsmemError, queue.Empty):
+    """The queue has no message."""
+
+    code = 29
+    text = "the queue has no message"
+
+
+class ShutDownError(DsmemError, ShutDown):
+    """The queue has been shut down."""
+
+    code = 30
+    text = "the queue has been shut down; nothing more goes in, and what was in it has been taken"
+
+
+class CorruptError(DsmemError, OSError):
+    """Shared memory that was scribbled on or cut short."""
+
+    code = 31
+    text = "the shared memory does not hold what its header says; unlink the name and make the object anew"
+
+
+class MismatchError(DsmemError, ValueError):
+    """An attach that asks for another shape, dtype, kind or size than the object has."""
+
+    code = 32
+    text = "the object exists with other properties; attach without them, or with the same"
+
+
+class NameExistsError(DsmemError, FileExistsError):
+    """The name is taken."""
+
+    code = 33
+    text = "the name is taken; attach with create=None or False, or unlink it first"
+
+
+class NameNotFoundError(DsmemError, FileNotFoundError):
+    """No object has this name."""
+
+    code = 34
+    text = "no object has this name here; create=True or None makes one, 'dsmem ls' lists the names"
+
+
+class InvalidNameError(DsmemError, ValueError):
+    """Not a name."""
+
+    code = 35
+    text = "a name has 1 to 200 letters, digits or any of . _ - + and begins with a letter or digit"
+
+
+class NotHeldError(DsmemError, RuntimeError):
+    """A release of what is not held."""
+
+    code = 36
+    text = "the caller does not hold it; it was never taken, was released, or another node has taken it over"
+
+
+class BrokenBarrierError(DsmemError, threading.BrokenBarrierError):
+    """The barrier was aborted, or a party died or ran out of time in it."""
+
+    code = 37
+    text = "the barrier is broken; all parties must leave it and reset() it"
+
+
+class MessageTooLargeError(DsmemError, ValueError):
+    """A message larger than the queue takes."""
+
+    code = 38
+    text = "the message is larger than the queue's max_message; the creator of the queue chooses that"
+
+
+class TooManyMembersError(DsmemError, OSError):
+    """All places for participants are taken."""
+
+    code = 39
+    text = "all places of the object are taken by living processes; close handles, or create it with more"
+
+
+class FarMemoryError(DsmemError, BufferError):
+    """A view of memory that is not mapped in this process."""
+
+    code = 40
+    text = (
+        "the memory is not mapped in this process, so there is no view of it; read it into a buffer and write it back"
+    )
 
 
 BY_CODE: dict[int, type[DsmemError]] = {cls.code: cls for cls in DsmemError.__subclasses__()}

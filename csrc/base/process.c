@@ -6,20 +6,41 @@
 #include <string.h>
 #include <unistd.h>
 
-uint64_t dsm_process_start(int pid)
+/* The text from field 3 on; the name before it may hold anything. */
+static const char *read_stat(int pid, char *text, size_t size)
 {
-    char path[40], text[1024];
+    char path[40];
     snprintf(path, sizeof path, "/proc/%d/stat", pid);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return 0;
-    ssize_t n = read(fd, text, sizeof text - 1);
+        return NULL;
+    ssize_t n = read(fd, text, size - 1);
     close(fd);
     if (n <= 0)
-        return 0;
+        return NULL;
     text[n] = 0;
-    char *p = strrchr(text, ')'); /* the name before it may hold anything */
-    for (int field = 2; p && field < 22; field++)
-        p = strchr(p + 1, ' ');
-    return p ? strtoull(p + 1, NULL, 10) : 0;
+    const char *p = strrchr(text, ')');
+    return p && p[1] ? p + 2 : NULL;
+}
+
+static const char *field(const char *third, int number)
+{
+    for (int i = 3; third && i < number; i++) {
+        third = strchr(third, ' ');
+        third = third ? third + 1 : NULL;
+    }
+    return third;
+}
+
+uint64_t dsm_process_start(int pid)
+{
+    char text[1024];
+    const char *third = read_stat(pid, text, sizeof text);
+    const char *threads = field(third, 20), *start = field(third, 22);
+    if (!start)
+        return 0;
+    /* A main thread that has ended leaves Z behind, too, while others of the process still run. */
+    if (*third == 'X' || (*third == 'Z' && strtol(threads, NULL, 10) <= 1))
+        return 0;
+    return strtoull(start, NULL, 10);
 }

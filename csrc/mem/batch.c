@@ -21,7 +21,7 @@ static int check(const dsm_ctx *c, const dsm_op *op)
 {
     if (op->code < DSM_OP_READ || op->code > DSM_OP_COMPARE_SWAP || (op->flags & ~DSM_OP_FENCE))
         return err_set(DSM_EINVAL, 0, "op code %u, flags %u", op->code, op->flags);
-    if (!op->remote || op->remote->ctx != c)
+    if (!op->remote || (op->remote->ctx && op->remote->ctx != c))
         return err_set(DSM_EINVAL, 0, "the remote belongs to another context");
     uint32_t right = right_of[op->code];
     if (right == DSM_ATOMIC ? op->nbytes != 8 : !op->local)

@@ -53,7 +53,7 @@ struct dsm_remote {
     const uint32_t *state;
     uint64_t nbytes;
     uint32_t access, forks;
-    dsm_ctx *ctx;
+    dsm_ctx *ctx; /* NULL: a mapped file (mem/map.c), then far is NULL too */
     struct peer *peer;
     uint64_t region, generation;
     uint32_t users; /* ops under way */
@@ -112,6 +112,9 @@ void peer_poll(struct peer *p);
 int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline);
 /* Nothing is outstanding when it returns. */
 void peer_abort(struct peer *p);
+
+/* mem/map.c: a remote without a context */
+void map_close(dsm_remote *r);
 
 /* mem/descriptor.c */
 int descriptor_write(const dsm_descriptor *d, uint8_t buf[DSM_DESC_MAX]);

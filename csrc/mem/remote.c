@@ -26,6 +26,10 @@ int remote_refuse(const dsm_remote *r, uint64_t offset, uint64_t nbytes, uint32_
 int dsm_remote_close(dsm_remote *r)
 {
     dsm_ctx *c = r->ctx;
+    if (!c) {
+        map_close(r);
+        return 0;
+    }
     if (ctx_forked(c))
         return 0;
     if (observe_u32(&r->users))
@@ -39,6 +43,7 @@ int dsm_remote_close(dsm_remote *r)
     return 0;
 }
 
+void *dsm_remote_near(const dsm_remote *r) { return r->near; }
 uint64_t dsm_remote_nbytes(const dsm_remote *r) { return r->nbytes; }
 uint32_t dsm_remote_access(const dsm_remote *r) { return r->access; }
 void dsm_remote_node(const dsm_remote *r, uint8_t id[DSM_NODE_ID]) { memcpy(id, r->peer->node, DSM_NODE_ID); }

@@ -11,6 +11,8 @@ from ._core import (
     error_rows,
     hmac_sha256,
     inventory,
+    map_file,
+    object_type,
     probe,
     process_start,
 )
@@ -26,6 +28,8 @@ __all__ = [
     "error_rows",
     "hmac_sha256",
     "inventory",
+    "map_file",
+    "object_type",
     "probe",
     "process_start",
 ]

@@ -149,7 +149,13 @@ class Remote:
     @property
     def nbytes(self) -> int: ...
     @property
-    def context(self) -> Context: ...
+    def context(self) -> Context | None:
+        """The context that attached it; None for a mapped file."""
+
+    @property
+    def is_near(self) -> bool:
+        """Whether the memory is mapped in this process: then array() and the buffer protocol give views of it."""
+
     @property
     def access(self) -> str: ...
     @property
@@ -158,6 +164,20 @@ class Remote:
     def address(self) -> str: ...
     @property
     def closed(self) -> bool: ...
+    def array(self, dtype: DTypeLike = "u1") -> NDArray[Any]:
+        """A view of memory that is near, read-only without the right to write. The remote can't be closed under it.
+
+        Raises
+        ------
+        FarMemoryError
+            The memory is not near.
+        AccessDeniedError
+            No right to read.
+        InvalidArgumentError
+            The length is no multiple of the dtype's.
+        """
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
     def read(self, offset: int, out: _Buffer, timeout: float | None = None) -> None:
         """Fill out. More than 8 aligned bytes may mix old and new."""
 
@@ -226,3 +246,29 @@ def error_rows() -> list[tuple[int, str, str, str, str]]:
 
 def hmac_sha256(key: bytes, message: bytes) -> bytes: ...
 def process_start(pid: int) -> int: ...
+def map_file(fd: int, nbytes: int, access: str = "rwa") -> Remote:
+    """Map the first nbytes of an open file of shared memory.
+
+    Returns
+    -------
+    Remote
+        It is near, belongs to no context and may be used in the batches of any. fd may be closed afterwards.
+
+    Raises
+    ------
+    InvalidArgumentError
+        The file is shorter, or no rights are asked for.
+    AccessDeniedError
+        The file is not open for writing.
+    """
+
+def object_type(remote: Remote) -> str:
+    """What kind of object the memory holds: "segment", "queue", "lock" and so on.
+
+    Raises
+    ------
+    CorruptError
+        It holds none.
+    VersionError
+        An object of another release.
+    """

@@ -63,7 +63,7 @@ cdef class Batch:
             raise refused(c.DSM_ECLOSED, "the batch has been executed; make a new one")
         if remote is not self.last:
             remote.check()
-            if remote.context is not self.context:
+            if remote.context is not None and remote.context is not self.context:
                 raise refused(c.DSM_EINVAL, "the remote belongs to another context")
             self.last = remote
             self.remotes.append(remote)

@@ -21,6 +21,13 @@ cdef extern from "dsm.h" nogil:
     enum: DSM_EBUSY
     enum: DSM_EREADONLY
     enum: DSM_ECONTIGUOUS
+    enum: DSM_EFULL
+    enum: DSM_EEMPTY
+    enum: DSM_ESHUTDOWN
+    enum: DSM_ETOOLARGE
+    enum: DSM_EMISMATCH
+    enum: DSM_EFAR
+    enum: DSM_ETIME
 
     ctypedef struct dsm_ctx:
         pass
@@ -101,6 +108,8 @@ cdef extern from "dsm.h" nogil:
     uint32_t dsm_remote_access(const dsm_remote *r)
     void dsm_remote_node(const dsm_remote *r, uint8_t *id)
     const char *dsm_remote_address(const dsm_remote *r)
+    int dsm_map(int fd, uint64_t nbytes, uint32_t access, dsm_remote **out)
+    void *dsm_remote_near(const dsm_remote *r)
 
     ctypedef struct dsm_op:
         uint8_t code, flags
@@ -134,3 +143,5 @@ cdef extern from "dsm.h" nogil:
 
     void dsm_hmac_sha256(const void *key, size_t key_len, const void *msg, size_t len, uint8_t *out)
     uint64_t dsm_process_start(int pid)
+    int dsm_object_type(dsm_remote *r)
+    const char *dsm_type_name(int type)

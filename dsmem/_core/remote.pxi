@@ -12,12 +12,13 @@ cdef class Remote:
     cdef readonly str access
     cdef readonly str peer
     cdef readonly str address
+    cdef uint32_t exports
 
     def __init__(self):
-        raise TypeError("made by Context.attach")
+        raise TypeError("made by Context.attach and map_file")
 
     cdef object failed(self, int rc, str op):
-        return failure(rc, op, self.peer, self.context.device)
+        return failure(rc, op, self.peer, None if self.context is None else self.context.device)
 
     cdef int check(self) except -1:
         if self.ptr == NULL:
@@ -27,6 +28,31 @@ cdef class Remote:
     @property
     def closed(self):
         return self.ptr == NULL
+
+    # -- views --
+
+    @property
+    def is_near(self):
+        return self.near
+
+    def array(self, dtype="u1"):
+        self.check()
+        kind = np.dtype(dtype)
+        if kind.hasobject or not kind.itemsize or self.nbytes % kind.itemsize:
+            raise refused(c.DSM_EINVAL, f"{self.nbytes} bytes are no array of {kind}")
+        return np.frombuffer(self, kind)
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        self.check()
+        if not self.near:
+            raise refused(c.DSM_EFAR, self.address)
+        if "r" not in self.access:
+            raise refused(c.DSM_EACCESS, "no right to read")
+        PyBuffer_FillInfo(view, self, c.dsm_remote_near(self.ptr), self.nbytes, "w" not in self.access, flags)
+        self.exports += 1
+
+    def __releasebuffer__(self, Py_buffer *view):
+        self.exports -= 1
 
     def read(self, offset, out, timeout=None):
         cdef Py_buffer view
@@ -145,21 +171,29 @@ cdef class Remote:
     # -- asyncio --
 
     def read_async(self, offset, out):
+        if self.context is None:
+            return settled(self.read(offset, out))
         cdef Pending p = Pending(self, "read")
         p.hold(c.DSM_OP_READ, offset_of(offset), out)
         return self.context.submit(p)
 
     def write_async(self, offset, data):
+        if self.context is None:
+            return settled(self.write(offset, data))
         cdef Pending p = Pending(self, "write")
         p.hold(c.DSM_OP_WRITE, offset_of(offset), data)
         return self.context.submit(p)
 
     def fetch_add_async(self, offset, value):
+        if self.context is None:
+            return settled(self.fetch_add(offset, value))
         cdef Pending p = Pending(self, "fetch_add")
         p.atomic(c.DSM_OP_FETCH_ADD, offset_of(offset), word(value, "value"), 0)
         return self.context.submit(p)
 
     def compare_swap_async(self, offset, expected, desired):
+        if self.context is None:
+            return settled(self.compare_swap(offset, expected, desired))
         cdef Pending p = Pending(self, "compare_swap")
         p.atomic(c.DSM_OP_COMPARE_SWAP, offset_of(offset), word(expected, "expected"), word(desired, "desired"))
         return self.context.submit(p)
@@ -169,6 +203,8 @@ cdef class Remote:
     def _refuse_busy(self):
         if self.busy:
             raise refused(c.DSM_EBUSY, f"{self.busy} calls are under way in other threads", "close")
+        if self.exports:
+            raise refused(c.DSM_EBUSY, f"the remote has {self.exports} views (arrays or memoryviews)", "close")
 
     def close(self):
         cdef int rc
@@ -179,7 +215,8 @@ cdef class Remote:
         if rc:
             raise self.failed(rc, "close")
         self.ptr = NULL
-        self.context.children.discard(self)
+        if self.context is not None:
+            self.context.children.discard(self)
 
     def __enter__(self):
         self.check()
@@ -206,13 +243,40 @@ cdef object new_remote(Context context, c.dsm_remote *ptr):
     c.dsm_remote_node(ptr, node)
     r.ptr = ptr
     r.context = context
-    r.near = context.capabilities.near_memory
+    r.near = c.dsm_remote_near(ptr) != NULL
     r.nbytes = c.dsm_remote_nbytes(ptr)
     r.access = letters(c.dsm_remote_access(ptr))
     r.peer = (<char *> node)[:16].hex()
     r.address = c.dsm_remote_address(ptr).decode()
-    context.children.add(r)
+    if context is not None:
+        context.children.add(r)
     return r
+
+
+cdef object settled(object value):
+    """What an op on a mapped file, which is complete at once, gives an event loop to await."""
+    future = asyncio.get_running_loop().create_future()
+    future.set_result(value)
+    return future
+
+
+def map_file(int fd, nbytes, access="rwa"):
+    cdef uint64_t size = nbytes
+    cdef c.dsm_remote *r = NULL
+    cdef int rc = c.dsm_map(fd, size, rights(access), &r)
+    if rc:
+        raise failure(rc, "map")
+    return new_remote(None, r)
+
+
+def object_type(Remote remote not None):
+    cdef int rc
+    remote.check()
+    with nogil:
+        rc = c.dsm_object_type(remote.ptr)
+    if rc < 0:
+        raise remote.failed(rc, "attach")
+    return c.dsm_type_name(rc).decode()
 
 
 cdef object UINT64 = np.dtype("uint64")

@@ -46,8 +46,8 @@ def _median_us(call: Callable[[], object]) -> float:
     return float(np.median(rounds)) * 1e6
 
 
-def _table(remote: dsmem.Remote) -> Table:
-    table = Table(title=f"one-sided on {remote.context.fabric}, median")
+def _table(remote: dsmem.Remote, fabric: str) -> Table:
+    table = Table(title=f"one-sided on {fabric}, median")
     for column in ("bytes", "read µs", "write µs", "memcpy µs", "read GB/s", "memcpy GB/s"):
         table.add_column(column, justify="right")
     for size in (8, 4096, 65536, 1 << 20):
@@ -93,4 +93,4 @@ def demo(file: Path | None, fabric: str) -> None:
             if not mine == seen == back or total != 2 * COUNTS or other.returncode:
                 raise click.ClickException("they differ")
             with context.attach(target.descriptor) as remote:
-                Console().print(_table(remote))
+                Console().print(_table(remote, context.fabric))

@@ -1,0 +1,36 @@
+#include "bell.h"
+
+#include "../base/clock.h"
+
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+void bell_sleep(struct bell *b, uint32_t seen, int64_t deadline)
+{
+    int64_t left = deadline - clock_ns();
+    if (left <= 0)
+        return;
+    if (left > BELL_RECHECK_NS)
+        left = BELL_RECHECK_NS;
+    struct timespec t = {.tv_sec = left / 1000000000, .tv_nsec = left % 1000000000};
+    /* Whatever it answers (woken, changed, interrupted, late), the caller looks again. */
+    syscall(SYS_futex, &b->sequence, FUTEX_WAIT, seen, &t, NULL, 0);
+}
+
+/* With fewer than all woken, the others are still asleep, so 'sleepers' stays set; it is cleared by the ring that finds
+ * nobody. */
+void bell_wake(struct bell *b, int how_many)
+{
+    if (how_many == BELL_ALL)
+        exchange_u32(&b->sleepers, 0);
+    fetch_add_u32(&b->sequence, 1);
+    long woken = syscall(SYS_futex, &b->sequence, FUTEX_WAKE, how_many, NULL, NULL, 0);
+    if (how_many != BELL_ALL && woken < how_many) {
+        /* Nobody is left, or somebody is between listening and sleeping: it has seen the old sequence or sets the word
+         * again. Cleared before the sequence is raised once more, as above. */
+        exchange_u32(&b->sleepers, 0);
+        fetch_add_u32(&b->sequence, 1);
+        syscall(SYS_futex, &b->sequence, FUTEX_WAKE, how_many, NULL, NULL, 0);
+    }
+}

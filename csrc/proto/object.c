@@ -1,0 +1,54 @@
+#include "object.h"
+
+#include <errno.h>
+#include <sys/random.h>
+
+static const char *const names[] = {DSM_TYPE_NAMES};
+
+const char *dsm_type_name(int type)
+{
+    return type > 0 && (size_t)type < sizeof names / sizeof *names ? names[type] : "unknown";
+}
+
+int object_format(void *memory, enum dsm_type type, uint64_t nbytes)
+{
+    struct object_header h = {.magic = OBJECT_MAGIC, .version = OBJECT_VERSION, .type = type, .nbytes = nbytes};
+    while (!h.id)
+        if (getrandom(&h.id, sizeof h.id, 0) != (ssize_t)sizeof h.id)
+            return err_set_errno(errno, "getrandom");
+    *(struct object_header *)memory = h;
+    return 0;
+}
+
+static int object_header(dsm_remote *r, struct object_header *h)
+{
+    if (dsm_remote_nbytes(r) < sizeof *h)
+        return err_set(DSM_ECORRUPT, 0, "%llu bytes are no object", (unsigned long long)dsm_remote_nbytes(r));
+    int rc = dsm_read(r, 0, h, sizeof *h, -1);
+    if (rc)
+        return rc;
+    if (h->magic != OBJECT_MAGIC)
+        return err_set(DSM_ECORRUPT, 0, "no object begins here");
+    if (h->version != OBJECT_VERSION)
+        return err_set(DSM_EVERSION, 0, "the object has layout %u, this release %d", h->version, OBJECT_VERSION);
+    if (h->nbytes > dsm_remote_nbytes(r) || h->nbytes < sizeof *h || !h->id)
+        return err_set(DSM_ECORRUPT, 0, "the header says %llu bytes, there are %llu", (unsigned long long)h->nbytes,
+                       (unsigned long long)dsm_remote_nbytes(r));
+    return 0;
+}
+
+int object_check(dsm_remote *r, enum dsm_type type, struct object_header *out)
+{
+    int rc = object_header(r, out);
+    if (!rc && out->type != type)
+        return err_set(DSM_EMISMATCH, 0, "a %s is wanted, this is a %s", dsm_type_name((int)type),
+                       dsm_type_name((int)out->type));
+    return rc;
+}
+
+int dsm_object_type(dsm_remote *r)
+{
+    struct object_header h;
+    int rc = object_header(r, &h);
+    return rc ? rc : (int)h.type;
+}
