@@ -25,6 +25,19 @@ class FabricURL:
     depth: int = 0
     fault: str | None = None
 
+    def __str__(self) -> str:
+        """The URL that :func:`parse_fabric` takes apart into this."""
+        wrap = "" if self.fault is None else "fault+"
+        where = f"{self.device}:{self.port}" if self.port else self.device
+        options = (
+            f"gid={self.gid}" if self.gid >= 0 else "",
+            f"mtu={self.mtu}" if self.mtu else "",
+            f"depth={self.depth}" if self.depth else "",
+            self.fault or "",
+        )
+        query = "&".join(filter(None, options))
+        return f"{wrap}{self.fabric}://{where}{'?' if query else ''}{query}"
+
 
 def _number(name: str, text: str) -> int:
     try:

@@ -1,17 +1,36 @@
-"""The command ``dsmem``."""
+"""The command ``dsmem``. Exit status: 0 it went well, 1 it did not, 2 wrong usage, 130 Ctrl-C."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
+import dsmem
+from dsmem.cli.bench import bench
 from dsmem.cli.demo import demo
 from dsmem.cli.doctor import doctor
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Group(click.Group):
+    """What the system or the library refuses is one line for the user, not a traceback."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            return context.exit(130)
+        except (dsmem.DsmemError, OSError, MemoryError) as error:
+            raise click.ClickException(str(error) or type(error).__name__) from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(dsmem.__version__, prog_name="dsmem")
 def main() -> None:
     """One-sided memory of other processes."""
 
 
+main.add_command(bench)
 main.add_command(demo)
 main.add_command(doctor)

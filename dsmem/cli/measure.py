@@ -1,0 +1,226 @@
+"""How long a call takes.
+
+A call is one op, or one ``read_many``, ``write_many`` or ``batch()`` of many. A sample is the time of a block of calls
+in a row, between two readings of ``time.perf_counter_ns``; blocks are so long that the clock takes at most 2% of them.
+Where a call is long enough a block holds one call, and percentiles are those of calls; otherwise they are those of
+means over a block, and ``calls_per_sample`` says so. Samples are reported as they were taken: the cost of the
+interpreter's loop is measured and stated beside them, not subtracted. The garbage collector is off while a block runs.
+
+A percentile is one of the samples, and is given only where there are enough of them to have one: 100 for the 99th,
+1000 for the 99.9th.
+"""
+
+from __future__ import annotations
+
+import timeit
+from array import array
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import dsmem
+
+OPS = ("read", "write", "fetch-add", "compare-swap", "read-many", "write-many", "batch")
+ATOMICS = ("fetch-add", "compare-swap")
+MANY = ("read-many", "write-many", "batch")
+
+WORDS = 4096  # a page behind the data: words that only atomics touch
+CALL_MOST = 16 << 20  # bytes that one call moves at most; longer ones have fewer ops
+CLOCK_SHARE = 0.02
+WARM_NS = 20_000_000
+FEWEST = 3  # samples, however short the time
+
+# One line a name, so that the timed loop holds nothing but the call. compare_swap finds what it expects, always.
+_SETUP = """
+read, write, fetch_add, compare_swap = remote.read, remote.write, remote.fetch_add, remote.compare_swap
+read_many, write_many, batch = remote.read_many, remote.write_many, remote.context.batch
+to, where, add_at, swap_at, quarters = remote, offsets, words, words + 8, rows
+data = buffer
+"""
+_BATCH = """
+with batch() as b:
+    for at, out, there, piece in quarters:
+        b.read(to, at, out)
+        b.write(to, there, piece)
+        b.fetch_add(to, add_at, 1)
+        b.compare_swap(to, swap_at, 0, 0)
+"""
+_CALLS = {
+    "read": "read(0, data)",
+    "write": "write(0, data)",
+    "fetch-add": "fetch_add(add_at, 1)",
+    "compare-swap": "compare_swap(swap_at, 0, 0)",
+    "read-many": "read_many(where, data)",
+    "write-many": "write_many(where, data)",
+    "batch": _BATCH,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: an op, the bytes of each op, and how many of them one call makes."""
+
+    op: str
+    nbytes: int
+    ops_per_call: int = 1
+
+    @property
+    def call_nbytes(self) -> int:
+        """Bytes that one call moves; a batch is a quarter each of reads, writes and the two atomics."""
+        if self.op == "batch":
+            return self.ops_per_call // 2 * (self.nbytes + 8)
+        return self.ops_per_call * self.nbytes
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a row is done: after so many iterations, or else after so many seconds."""
+
+    iterations: int | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What the measuring itself takes: two readings of the clock around nothing, and one turn of the loop."""
+
+    clock_ns: float
+    loop_ns: float
+
+
+def cases(ops: list[str], sizes: list[int], depth: int) -> list[Case]:
+    """The rows, in order.
+
+    Parameters
+    ----------
+    ops : list of str
+        Out of OPS.
+    sizes : list of int
+        Bytes per op. Atomics have 8, whatever the sizes.
+    depth : int
+        Ops per call of those in MANY; fewer where the call would move more than CALL_MOST bytes.
+    """
+    made = []
+    for op in ops:
+        for size in [8] if op in ATOMICS else sizes:
+            n = max(1, min(depth, CALL_MOST // size)) if op in MANY else 1
+            made.append(Case(op, size, max(4, n // 4 * 4) if op == "batch" else n))
+    return made
+
+
+def region_nbytes(rows: list[Case]) -> int:
+    """How long the owner's region must be for these rows: their data, and the page of words behind it."""
+    data = max(c.nbytes * c.ops_per_call for c in rows)
+    return -(-data // 4096) * 4096 + WORDS
+
+
+def overhead() -> Overhead:
+    """Measured on the spot."""
+    empty = timeit.Timer("pass", timer=perf_counter_ns)
+    clock = float(np.median([empty.timeit(0) for _ in range(1001)]))
+    loop = float(np.median([empty.timeit(10_000) for _ in range(11)])) / 10_000
+    return Overhead(clock, loop)
+
+
+def _timer(case: Case, remote: dsmem.Remote) -> timeit.Timer:
+    n, size = case.ops_per_call, case.nbytes
+    buffer = bytearray(b"\1") * (n * size)  # pages of its own: untouched ones would all be the same one, in the cache
+    offsets = np.random.default_rng(0).permutation(n).astype(np.uint64) * np.uint64(size)
+    pieces = [memoryview(buffer)[i * size : (i + 1) * size] for i in range(n)]
+    at = offsets.tolist()
+    names = {
+        "remote": remote,
+        "buffer": buffer,
+        "offsets": offsets,
+        "words": remote.nbytes - WORDS,
+        "rows": [(at[i], pieces[i], at[i + 1], pieces[i + 1]) for i in range(0, n - 3, 4)],
+    }
+    return timeit.Timer(_CALLS[case.op], _SETUP, perf_counter_ns, names)
+
+
+def _warm_up(timer: timeit.Timer) -> float:
+    """Nanoseconds per call, once caches are warm and connections made."""
+    n, end = 1, perf_counter_ns() + WARM_NS
+    timer.timeit(1)
+    while True:
+        took = timer.timeit(n)
+        if perf_counter_ns() >= end:
+            return max(took / n, 1.0)
+        n = min(n * 2, 4096)
+
+
+def _block(call_ns: float, clock_ns: float) -> int:
+    """Calls per sample: a power of 2."""
+    n = 1
+    while clock_ns > CLOCK_SHARE * n * call_ns:
+        n *= 2
+    return n
+
+
+def _samples(timer: timeit.Timer, block: int, limits: Limits) -> NDArray[np.int64]:
+    times = array("q")
+    if limits.iterations is not None:
+        for _ in range(-(-limits.iterations // block)):
+            times.append(int(timer.timeit(block)))
+    else:
+        end = perf_counter_ns() + int(limits.seconds * 1e9)
+        while perf_counter_ns() < end or len(times) < FEWEST:
+            times.append(int(timer.timeit(block)))
+    return np.frombuffer(times, np.int64)
+
+
+def _percentile(us: NDArray[np.float64], percent: float, fewest: int) -> float | None:
+    return float(np.percentile(us, percent, method="higher")) if us.size >= fewest else None
+
+
+def measure(case: Case, remote: dsmem.Remote, limits: Limits, clock_ns: float) -> dict[str, Any]:
+    """Run a row.
+
+    Parameters
+    ----------
+    case : Case
+        What to run.
+    remote : Remote
+        A region of at least ``region_nbytes([case])`` bytes with all rights, whose last page is zero.
+    limits : Limits
+        When it is done.
+    clock_ns : float
+        Two readings of the clock, from :func:`overhead`.
+
+    Returns
+    -------
+    dict
+        The row as JSON takes it. Latencies are of calls, in µs.
+    """
+    timer = _timer(case, remote)
+    block = _block(_warm_up(timer), clock_ns)
+    if limits.iterations is not None:
+        block = min(block, limits.iterations)
+    times = _samples(timer, block, limits)
+    us = times / (block * 1e3)
+    calls, spent = times.size * block, float(times.sum()) / 1e9
+    return {
+        "op": case.op,
+        "bytes": case.nbytes,
+        "ops_per_call": case.ops_per_call,
+        "iterations": calls,
+        "calls_per_sample": block,
+        "samples": times.size,
+        "latency_us": {
+            "min": float(us.min()),
+            "max": float(us.max()),
+            "median": float(np.median(us)),
+            "mean": float(us.mean()),
+            "stdev": float(us.std()),
+            "p99": _percentile(us, 99, 100),
+            "p99.9": _percentile(us, 99.9, 1000),
+        },
+        "bandwidth": {
+            "peak_bytes_per_s": case.call_nbytes / float(us.min()) * 1e6,
+            "average_bytes_per_s": case.call_nbytes * calls / spent,
+            "ops_per_s": case.ops_per_call * calls / spent,
+        },
+    }
