@@ -253,6 +253,11 @@ def test_local_buffers(remote: dsmem.Remote) -> None:
 # ---- descriptors and lifetimes ----
 
 
+def test_more_memory_than_there_is(owner: dsmem.Context) -> None:
+    with pytest.raises(errors.OutOfMemoryError):
+        owner.allocate(1 << 50)
+
+
 def test_descriptor_travels(peer: dsmem.Context, region: dsmem.Region) -> None:
     d = region.descriptor
     for form in (pickle.loads(pickle.dumps(d)), bytes(d), bytearray(bytes(d))):

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -40,6 +41,30 @@ static bool huge_pages_free(uint64_t want)
     return known && n >= want / HUGE_PAGE;
 }
 
+/* Reserving pages that are not there would wake the kernel's OOM killer, which ends this process or another one. */
+static bool pages_free(uint64_t want)
+{
+    unsigned long long kib, have = 0;
+    char name[32];
+    bool known = false;
+    FILE *f = fopen("/proc/meminfo", "re");
+    if (!f)
+        return true;
+    while (fscanf(f, "%31s %llu%*[^\n]", name, &kib) == 2)
+        if (!strcmp(name, "MemAvailable:") || !strcmp(name, "SwapFree:")) {
+            known = known || *name == 'M';
+            have += kib << 10;
+        }
+    fclose(f);
+    return !known || want <= have;
+}
+
+static int refuse_size(uint64_t size, int sys)
+{
+    return err_set(sys == ENOSPC || sys == ENOMEM || sys == EFBIG ? DSM_ENOMEM : DSM_ESYS, sys,
+                   "%llu bytes of shared memory", (unsigned long long)size);
+}
+
 /* A sealed file of 'size' bytes whose pages are reserved. */
 static int make_file(uint64_t *size, int *out)
 {
@@ -55,14 +80,15 @@ static int make_file(uint64_t *size, int *out)
         }
     }
     if (fd < 0) {
+        if (!pages_free(*size))
+            return refuse_size(*size, ENOMEM);
         fd = memfd_create("dsmem", MFD_CLOEXEC | MFD_ALLOW_SEALING);
         if (fd < 0)
             return err_set_errno(errno, "memfd_create");
         if (ftruncate(fd, (off_t)*size) || fallocate(fd, 0, 0, (off_t)*size)) {
             int sys = errno;
             close(fd);
-            return err_set(sys == ENOSPC || sys == ENOMEM || sys == EFBIG ? DSM_ENOMEM : DSM_ESYS, sys,
-                           "%llu bytes of shared memory", (unsigned long long)*size);
+            return refuse_size(*size, sys);
         }
     }
     if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
