@@ -122,7 +122,7 @@ static void on_peer(struct agent *a, uint64_t id)
     while (p && p->id != id)
         p = p->next;
     if (p) {
-        publish_u32(&p->dead, 1);
+        note_u32(&p->dead, 1);
         peer_abort(p);
     }
     pthread_mutex_unlock(&c->lock);

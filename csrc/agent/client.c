@@ -96,7 +96,7 @@ static int receive_all(const struct peer *p, uint8_t *bytes, size_t len, int *fd
 
 static void disconnect(struct peer *p)
 {
-    publish_u32(&p->dead, 1);
+    note_u32(&p->dead, 1);
     if (p->fd < 0)
         return;
     agent_unwatch(p->ctx->agent, p->fd);
@@ -159,7 +159,7 @@ static int connect_peer(struct peer *p, int64_t deadline)
         return rc;
     rc = shake_hands(p, deadline);
     if (!rc) { /* before the agent watches: from then on it may say dead again at any moment */
-        publish_u32(&p->dead, 0);
+        note_u32(&p->dead, 0);
         rc = agent_watch(p->ctx->agent, p);
     }
     if (rc)

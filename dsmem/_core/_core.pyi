@@ -46,7 +46,8 @@ class Descriptor:
     key: int
     address: str
     def __bytes__(self) -> bytes: ...
-    def hex(self) -> str: ...
+    def hex(self) -> str:
+        """The bytes in hexadecimal digits, for a command line or an environment variable."""
 
 class Context:
     """The C core's context; users open :class:`dsmem.Context`."""
@@ -67,17 +68,34 @@ class Context:
         fault: str | None = None,
     ) -> None: ...
     @property
-    def capabilities(self) -> Capabilities: ...
+    def capabilities(self) -> Capabilities:
+        """What its fabric and device can do."""
+
     @property
-    def fabric(self) -> str: ...
+    def fabric(self) -> str:
+        """ "shm", "verbs", or "fault+" and one of them."""
+
     @property
-    def agent_address(self) -> str: ...
+    def agent_address(self) -> str:
+        """Where its agent listens: "unix:@NAME" or "tcp:HOST:PORT"."""
+
     @property
-    def node_id(self) -> bytes: ...
+    def node_id(self) -> bytes:
+        """16 random bytes by which others know this context; :meth:`fence` takes them."""
+
     @property
-    def closed(self) -> bool: ...
+    def closed(self) -> bool:
+        """Whether :meth:`close` has been called."""
+
     @property
-    def stats(self) -> dict[str, int]: ...
+    def stats(self) -> dict[str, int]:
+        """Counters since the context was opened.
+
+        posts: ops given to the fabric; doorbells: how often it was rung; signalled: requests with a completion of their
+        own; wakeups: sleeps on the completion channel; connects: endpoints made; rejected: connections that the agent
+        dropped because they failed to authenticate or broke the protocol. Ops on near memory are not counted.
+        """
+
     def allocate(self, nbytes: int, access: str = "rwa") -> Region:
         """Zeroed, page-aligned memory of nbytes bytes that others reach with the rights in access (letters r, w, a)."""
 
@@ -107,7 +125,9 @@ class Context:
     def fence(self, node_id: bytes) -> None:
         """Cut a node off. Done on return; UnsupportedError on shm, where what is mapped stays mapped."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close it with its regions and remotes; again does nothing. BusyError while something is in use."""
+
     def __enter__(self) -> Self: ...
     def __exit__(self, *error: object) -> None: ...
 
@@ -116,15 +136,25 @@ class Region:
     """Memory of this process that others reach. Supports the buffer protocol and DLPack; len() is in bytes."""
 
     @property
-    def context(self) -> Context: ...
+    def context(self) -> Context:
+        """The context that it was made with."""
+
     @property
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        """Its length in bytes."""
+
     @property
-    def access(self) -> str: ...
+    def access(self) -> str:
+        """The rights that others have: letters of "rwa"."""
+
     @property
-    def closed(self) -> bool: ...
+    def closed(self) -> bool:
+        """Whether it has been closed."""
+
     @property
-    def descriptor(self) -> Descriptor: ...
+    def descriptor(self) -> Descriptor:
+        """What others attach with. Valid until the region is closed."""
+
     def array(self, dtype: DTypeLike | None = None) -> NDArray[Any]:
         """A view of the memory, one-dimensional when dtype is given; the region can't be closed under it."""
 
@@ -147,7 +177,9 @@ class Remote:
     """
 
     @property
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        """The length of the region in bytes."""
+
     @property
     def context(self) -> Context | None:
         """The context that attached it; None for a mapped file."""
@@ -157,13 +189,21 @@ class Remote:
         """Whether the memory is mapped in this process: then array() and the buffer protocol give views of it."""
 
     @property
-    def access(self) -> str: ...
+    def access(self) -> str:
+        """The rights that its owner grants: letters of "rwa"."""
+
     @property
-    def peer(self) -> str: ...
+    def peer(self) -> str:
+        """The node that owns it, in hexadecimal digits."""
+
     @property
-    def address(self) -> str: ...
+    def address(self) -> str:
+        """The address of its owner's agent."""
+
     @property
-    def closed(self) -> bool: ...
+    def closed(self) -> bool:
+        """Whether it has been closed."""
+
     def array(self, dtype: DTypeLike = "u1") -> NDArray[Any]:
         """A view of memory that is near, read-only without the right to write. The remote can't be closed under it.
 
@@ -196,11 +236,21 @@ class Remote:
     def write_many(self, offsets: ArrayLike, data: _Buffer, timeout: float | None = None) -> None:
         """n pieces of len(data) / n bytes, to n offsets."""
 
-    def read_async(self, offset: int, out: _Buffer) -> Awaitable[None]: ...
-    def write_async(self, offset: int, data: _Buffer) -> Awaitable[None]: ...
-    def fetch_add_async(self, offset: int, value: int) -> Awaitable[int]: ...
-    def compare_swap_async(self, offset: int, expected: int, desired: int) -> Awaitable[int]: ...
-    def close(self) -> None: ...
+    def read_async(self, offset: int, out: _Buffer) -> Awaitable[None]:
+        """Start a read; what it returns waits in the running event loop. out is in use until then, cancelled or not."""
+
+    def write_async(self, offset: int, data: _Buffer) -> Awaitable[None]:
+        """Start a write, likewise."""
+
+    def fetch_add_async(self, offset: int, value: int) -> Awaitable[int]:
+        """Start a fetch_add; awaiting gives the value before."""
+
+    def compare_swap_async(self, offset: int, expected: int, desired: int) -> Awaitable[int]:
+        """Start a compare_swap; awaiting gives the value before."""
+
+    def close(self) -> None:
+        """Forget the region; again does nothing. BusyError while ops are under way. The connection stays."""
+
     def __enter__(self) -> Self: ...
     def __exit__(self, *error: object) -> None: ...
     def __len__(self) -> int: ...
@@ -210,7 +260,8 @@ class Result:
     """The value that a word had before an atomic op of a batch."""
 
     @property
-    def value(self) -> int: ...
+    def value(self) -> int:
+        """BusyError before the with block has ended."""
 
 @final
 class Batch:
@@ -222,13 +273,21 @@ class Batch:
     """
 
     @property
-    def done(self) -> bool: ...
-    def read(self, remote: Remote, offset: int, out: _Buffer, *, fence: bool = False) -> None: ...
-    def write(self, remote: Remote, offset: int, data: _Buffer, *, fence: bool = False) -> None: ...
-    def fetch_add(self, remote: Remote, offset: int, value: int, *, fence: bool = False) -> Result: ...
-    def compare_swap(
-        self, remote: Remote, offset: int, expected: int, desired: int, *, fence: bool = False
-    ) -> Result: ...
+    def done(self) -> bool:
+        """Whether it has been executed. It is used once."""
+
+    def read(self, remote: Remote, offset: int, out: _Buffer, *, fence: bool = False) -> None:
+        """Add a read."""
+
+    def write(self, remote: Remote, offset: int, data: _Buffer, *, fence: bool = False) -> None:
+        """Add a write."""
+
+    def fetch_add(self, remote: Remote, offset: int, value: int, *, fence: bool = False) -> Result:
+        """Add a fetch_add; its result is there after the with block."""
+
+    def compare_swap(self, remote: Remote, offset: int, expected: int, desired: int, *, fence: bool = False) -> Result:
+        """Add a compare_swap; its result is there after the with block."""
+
     def __len__(self) -> int: ...
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -244,8 +303,18 @@ def inventory(fabric: str) -> list[dict[str, Any]]:
 def error_rows() -> list[tuple[int, str, str, str, str]]:
     """csrc/base/err.def: code, name, class, base class, text."""
 
-def hmac_sha256(key: bytes, message: bytes) -> bytes: ...
-def process_start(pid: int) -> int: ...
+def hmac_sha256(key: bytes, message: bytes) -> bytes:
+    """HMAC-SHA256 as the handshake uses it, 32 bytes."""
+
+def process_start(pid: int) -> int:
+    """When a process started, in clock ticks since boot; 0 where there is none."""
+
+def hmac_sha256(key: bytes, message: bytes) -> bytes:
+    """HMAC-SHA256 as the handshake uses it, 32 bytes."""
+
+def process_start(pid: int) -> int:
+    """When a process started, in clock ticks since boot; 0 where there is none, or it has ended."""
+
 def map_file(fd: int, nbytes: int, access: str = "rwa") -> Remote:
     """Map the first nbytes of an open file of shared memory.
 

@@ -1,0 +1,83 @@
+"""What the documentation names is there: files, folders, make's targets, links."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# A path that begins with a folder of the house, also with a wildcard: csrc/base/err.def, tests/c/test_*.c
+PATH = re.compile(r"(?<![\w/.~-])((?:csrc|dsmem|tests|bench|ci|docs|examples)/[\w./*{},-]*[\w*}/])")
+TARGET = re.compile(r"\bmake ([a-z]+)\b(?! it| sure)")
+LINK = re.compile(r"\[[^\]]*\]\(([^)#:]+)(?:#[^)]*)?\)")
+# In csrc a comment may name a file by its path under csrc.
+IN_COMMENT = re.compile(r"\b((?:base|mem|agent|proto|fabric)/[\w./]+\.(?:c|h|def))\b")
+
+
+def exists(name, roots):
+    pattern = name.rstrip("/")
+    return any((root / pattern).exists() or ("*" in pattern and any(root.glob(pattern))) for root in roots)
+
+
+def violations(text, roots, targets=frozenset(), links=True, pattern=PATH):
+    found = [f"no file {name}" for name in pattern.findall(text) if "{" not in name and not exists(name, roots)]
+    found += [f"no target 'make {name}'" for name in TARGET.findall(text) if targets and name not in targets]
+    return found + [f"no file {name}" for name in LINK.findall(text) if links and not exists(name, roots)]
+
+
+def make_targets():
+    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+
+
+def documents():
+    return sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_documents_name_what_is_there(path):
+    # The changelog speaks of the past too.
+    targets = frozenset() if path.name == "CHANGELOG.md" else make_targets()
+    assert violations(path.read_text(), [ROOT, path.parent], targets) == []
+
+
+def test_comments_name_what_is_there():
+    found = []
+    for folder in ("csrc", "dsmem", "ci", "tests/c"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix not in (".c", ".h", ".def", ".py", ".pyi", ".pyx", ".pxi", ".pxd", ".sh"):
+                continue
+            text = path.read_text()
+            found += [f"{path.relative_to(ROOT)}: {v}" for v in violations(text, [ROOT], links=False)]
+            if folder == "csrc":
+                found += [
+                    f"{path.relative_to(ROOT)}: {v}"
+                    for v in violations(text, [ROOT / "csrc"], frozenset(), False, IN_COMMENT)
+                ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "as `csrc/mem/no_such_file.c` does",
+        "see docs/NOTHING.md.",
+        "`tests/c/never_*.c`",
+        "run `make coffee`",
+        "[here](protocols/none.md)",
+    ],
+)
+def test_what_is_missing_is_found(text):
+    assert violations(text, [ROOT, ROOT / "docs"], make_targets())
+
+
+def test_what_is_there_is_not():
+    text = "`csrc/base/err.def`, tests/c/test_*.c, ci/test; `make test` [x](docs/GLOSSARY.md#words) [y](https://a.b/c)"
+    assert violations(text, [ROOT], make_targets()) == []
+
+
+def test_every_c_file_of_tests_is_run():
+    """By ci/sanitize: tests/c/test_*.c as they are, the fuzzers by name or pattern."""
+    script = (ROOT / "ci/sanitize").read_text()
+    for path in sorted((ROOT / "tests/c").glob("*.c")):
+        kind = path.name.split("_")[0]
+        assert f"tests/c/{kind}_*.c" in script or path.name in script, path.name
