@@ -307,12 +307,6 @@ def hmac_sha256(key: bytes, message: bytes) -> bytes:
     """HMAC-SHA256 as the handshake uses it, 32 bytes."""
 
 def process_start(pid: int) -> int:
-    """When a process started, in clock ticks since boot; 0 where there is none."""
-
-def hmac_sha256(key: bytes, message: bytes) -> bytes:
-    """HMAC-SHA256 as the handshake uses it, 32 bytes."""
-
-def process_start(pid: int) -> int:
     """When a process started, in clock ticks since boot; 0 where there is none, or it has ended."""
 
 def map_file(fd: int, nbytes: int, access: str = "rwa") -> Remote:
