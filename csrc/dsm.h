@@ -200,7 +200,8 @@ typedef struct dsm_op {
     uint64_t cookie; /* likewise */
 } dsm_op;
 
-/* Single ops, blocking. timeout_ns < 0: none but the peer timeout. */
+/* Single ops, blocking. timeout_ns < 0: none but the peer timeout. It bounds all of the call: an op to a peer whose
+ * connection is lost makes a new one first. dsm_submit does that too, within the peer timeout. */
 int dsm_read(dsm_remote *r, uint64_t offset, void *out, uint64_t nbytes, int64_t timeout_ns);
 int dsm_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t nbytes, int64_t timeout_ns);
 int dsm_fetch_add(dsm_remote *r, uint64_t offset, uint64_t add, uint64_t *old, int64_t timeout_ns);

@@ -303,10 +303,11 @@ static int find_peer(dsm_ctx *c, const dsm_descriptor *d, struct peer **out)
 /* Asks the owner, and maps or records what it grants. */
 static int import(dsm_ctx *c, struct peer *p, dsm_descriptor *d, int64_t deadline, struct fabric_remote **out)
 {
-    int fd = -1;
-    pthread_mutex_lock(&p->talk);
+    int fd = -1, rc = peer_talk(p, deadline);
+    if (rc)
+        return rc;
     bool fresh = p->fd < 0 || peek_u32(&p->dead);
-    int rc = fresh ? connect_peer(p, deadline) : 0;
+    rc = fresh ? connect_peer(p, deadline) : 0;
     if (!rc)
         rc = ask_attach(p, d, &fd, deadline);
     if (rc == -DSM_EPEER && !fresh) { /* the old connection had ended and nobody had noticed */

@@ -1,4 +1,4 @@
-/* Monotonic time and deadlines. A deadline is an absolute CLOCK_MONOTONIC time in ns; DSM_FOREVER never passes. */
+/* Monotonic time and deadlines. A deadline is an absolute CLOCK_MONOTONIC time in ns; DEADLINE_NEVER never passes. */
 #ifndef DSM_BASE_CLOCK_H
 #define DSM_BASE_CLOCK_H
 
@@ -22,6 +22,8 @@ static inline int64_t deadline_after(int64_t timeout_ns)
     int64_t now = clock_ns();
     return timeout_ns > DEADLINE_NEVER - now ? DEADLINE_NEVER : now + timeout_ns;
 }
+
+static inline int64_t deadline_earlier(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* What poll(2) takes: milliseconds rounded up, at most cap_ms, never below 0. */
 static inline int deadline_poll_ms(int64_t deadline, int cap_ms)

@@ -43,22 +43,23 @@ static struct dsm_group *group_of(dsm_ticket *t, struct peer *p)
     return g;
 }
 
-static void start(dsm_ctx *c, struct dsm_group *g)
+/* Where there is no connection, one is made: until the caller's deadline, and no longer than the peer timeout. */
+static void start(dsm_ctx *c, struct dsm_group *g, int64_t deadline)
 {
     struct peer *p = g->peer;
-    int rc = peer_ready(p, deadline_after(c->peer_timeout_ns));
-    if (!rc) {
-        peer_post(p, g->head);
+    if (peer_post(p, g->head))
         return;
-    }
+    int rc = peer_ready(p, deadline_earlier(deadline, deadline_after(c->peer_timeout_ns)));
+    if (!rc && peer_post(p, g->head))
+        return;
     for (dsm_op *op = g->head, *next; op; op = next) {
         next = op->next;
-        fabric_op_done(op, rc);
+        fabric_op_done(op, rc ? rc : -DSM_ECANCELED);
     }
 }
 
 /* Posts as many ops as the groups have room for. */
-static void post_some(dsm_ticket *t)
+static void post_some(dsm_ticket *t, int64_t deadline)
 {
     t->ngroups = 0;
     for (; t->posted < t->n; t->posted++) {
@@ -83,10 +84,10 @@ static void post_some(dsm_ticket *t)
         fetch_add_u64(&t->ctx->stats.posts, 1);
     }
     for (size_t i = 0; i < t->ngroups; i++)
-        start(t->ctx, &t->groups[i]);
+        start(t->ctx, &t->groups[i], deadline);
 }
 
-int dsm_submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed)
+static int submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, int64_t deadline, size_t *failed)
 {
     if (ctx_forked(c))
         return refuse_forked();
@@ -102,8 +103,13 @@ int dsm_submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed)
     t->ops = ops;
     t->n = n;
     t->posted = 0;
-    post_some(t);
+    post_some(t, deadline);
     return 0;
+}
+
+int dsm_submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed)
+{
+    return submit(c, ops, n, t, DEADLINE_NEVER, failed);
 }
 
 /* ---- completion ---- */
@@ -126,12 +132,12 @@ int dsm_test(dsm_ticket *t)
             return 0;
         if (t->posted == t->n)
             return 1;
-        post_some(t);
+        post_some(t, DEADLINE_NEVER);
     }
 }
 
 /* The device can't tell a region that is gone from a right that was never given; the owner's agent can. */
-static void find_cause(dsm_op *op)
+static void find_cause(dsm_op *op, int64_t deadline)
 {
     dsm_remote *r = op->remote;
     struct peer *p = r->peer;
@@ -139,15 +145,17 @@ static void find_cause(dsm_op *op)
         op->status = -DSM_EPEER;
     if (op->status != -DSM_EACCESS || !r->ctx->control)
         return;
-    pthread_mutex_lock(&p->talk);
-    int rc = r->ctx->control->status(p, r->region, r->generation, deadline_after(r->ctx->peer_timeout_ns));
+    deadline = deadline_earlier(deadline, deadline_after(r->ctx->peer_timeout_ns));
+    if (peer_talk(p, deadline))
+        return;
+    int rc = r->ctx->control->status(p, r->region, r->generation, deadline);
     pthread_mutex_unlock(&p->talk);
     if (rc == -DSM_ESTALE || rc == -DSM_EPEER)
         op->status = rc;
 }
 
 /* The op that failed of itself, before those that fell with it. */
-static int outcome(dsm_ticket *t, bool late, size_t *failed)
+static int outcome(dsm_ticket *t, bool late, int64_t deadline, size_t *failed)
 {
     const dsm_op *worst = NULL;
     for (size_t i = 0; i < t->n; i++) {
@@ -158,7 +166,7 @@ static int outcome(dsm_ticket *t, bool late, size_t *failed)
             continue;
         if (late && op->status == -DSM_ECANCELED)
             op->status = -DSM_ETIME;
-        find_cause(op);
+        find_cause(op, deadline);
         if (!worst || (worst->status == -DSM_ECANCELED && op->status != -DSM_ECANCELED))
             worst = op;
     }
@@ -170,9 +178,8 @@ static int outcome(dsm_ticket *t, bool late, size_t *failed)
                       (size_t)(worst - t->ops), t->n, worst->remote->peer->address);
 }
 
-int dsm_finish(dsm_ticket *t, int64_t timeout_ns, size_t *failed)
+static int finish(dsm_ticket *t, int64_t deadline, size_t *failed)
 {
-    int64_t deadline = deadline_after(timeout_ns);
     bool late = false;
     for (;;) {
         for (size_t i = 0; i < t->ngroups; i++)
@@ -180,16 +187,22 @@ int dsm_finish(dsm_ticket *t, int64_t timeout_ns, size_t *failed)
                 late = true;
         if (t->posted == t->n)
             break;
-        post_some(t);
+        post_some(t, deadline);
     }
-    return outcome(t, late, failed);
+    return outcome(t, late, deadline, failed);
+}
+
+int dsm_finish(dsm_ticket *t, int64_t timeout_ns, size_t *failed)
+{
+    return finish(t, deadline_after(timeout_ns), failed);
 }
 
 int dsm_execute(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns, size_t *failed)
 {
     dsm_ticket t;
-    int rc = dsm_submit(c, ops, n, &t, failed);
-    return rc ? rc : dsm_finish(&t, timeout_ns, failed);
+    int64_t deadline = deadline_after(timeout_ns);
+    int rc = submit(c, ops, n, &t, deadline, failed);
+    return rc ? rc : finish(&t, deadline, failed);
 }
 
 /* ---- single ops ---- */

@@ -103,8 +103,10 @@ int peer_new(dsm_ctx *c, const uint8_t node[DSM_NODE_ID], const char *address, s
 void peer_free(struct peer *p); /* nobody may use it any more */
 /* Makes sure of an endpoint that works; connects again where it must. */
 int peer_ready(struct peer *p, int64_t deadline);
-/* Posts, or completes the ops with ECANCELED or EPEER when there is no endpoint. */
-void peer_post(struct peer *p, dsm_op *list);
+/* Begins a conversation: takes peer->talk. ETIME where another one lasts until the deadline. */
+int peer_talk(struct peer *p, int64_t deadline);
+/* false, and nothing is posted, where there is no endpoint that works. */
+bool peer_post(struct peer *p, dsm_op *list);
 /* Reaps without blocking. */
 void peer_poll(struct peer *p);
 /* Until *pending is 0: polls for spin_ns, then sleeps. At the deadline everything outstanding with the peer is aborted and

@@ -141,31 +141,46 @@ static int make_endpoint(struct peer *p, int64_t deadline)
     return 0;
 }
 
+int peer_talk(struct peer *p, int64_t deadline)
+{
+    struct timespec until;
+    if (!pthread_mutex_trylock(&p->talk))
+        return 0;
+    if (deadline == DEADLINE_NEVER) {
+        pthread_mutex_lock(&p->talk);
+        return 0;
+    }
+    int64_t left = deadline - clock_ns();
+    clock_gettime(CLOCK_REALTIME, &until); /* the clock of pthread_mutex_timedlock */
+    if (left > 0) {
+        until.tv_sec += left / 1000000000 + (until.tv_nsec + left % 1000000000) / 1000000000;
+        until.tv_nsec = (until.tv_nsec + left % 1000000000) % 1000000000;
+    }
+    return pthread_mutex_timedlock(&p->talk, &until)
+               ? err_set(DSM_ETIME, 0, "another thread waits for the agent at %s", p->address)
+               : 0;
+}
+
 int peer_ready(struct peer *p, int64_t deadline)
 {
-    if (usable(p) && !peek_u32(&p->dead))
-        return 0;
-    pthread_mutex_lock(&p->talk);
-    int rc = usable(p) && !peek_u32(&p->dead) ? 0 : make_endpoint(p, deadline);
+    int rc = peer_talk(p, deadline);
+    if (rc)
+        return rc;
+    rc = usable(p) && !peek_u32(&p->dead) ? 0 : make_endpoint(p, deadline);
     pthread_mutex_unlock(&p->talk);
     return rc;
 }
 
 /* ---- ops ---- */
 
-void peer_post(struct peer *p, dsm_op *list)
+bool peer_post(struct peer *p, dsm_op *list)
 {
     pthread_mutex_lock(&p->lock);
-    if (p->ep && !p->ep->broken) {
+    bool good = p->ep && !p->ep->broken && !peek_u32(&p->dead);
+    if (good)
         fabric(p)->post(p->ep, list);
-        list = NULL;
-    }
     pthread_mutex_unlock(&p->lock);
-    while (list) {
-        dsm_op *op = list;
-        list = op->next;
-        fabric_op_done(op, -DSM_ECANCELED);
-    }
+    return good;
 }
 
 static void reap(struct peer *p)
