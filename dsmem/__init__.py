@@ -3,6 +3,21 @@
 from dsmem._core import Batch, Capabilities, Descriptor, Region, Remote, Result
 from dsmem.context import Context
 from dsmem.errors import DsmemError
+from dsmem.memory import Reference
+from dsmem.node import Cluster, attach, connect
 
-__all__ = ["Batch", "Capabilities", "Context", "Descriptor", "DsmemError", "Region", "Remote", "Result"]
+__all__ = [
+    "Batch",
+    "Capabilities",
+    "Cluster",
+    "Context",
+    "Descriptor",
+    "DsmemError",
+    "Reference",
+    "Region",
+    "Remote",
+    "Result",
+    "attach",
+    "connect",
+]
 __version__ = "0.1.0"

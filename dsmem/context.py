@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,14 @@ def parse_fabric(text: str) -> FabricURL:
     return FabricURL(fabric, device, fault="&".join(plan) if wrapped else None, **numbers)
 
 
+_open: weakref.WeakSet[Context] = weakref.WeakSet()
+
+
+def open_contexts() -> list[Context]:
+    """The contexts of this process that are not closed."""
+    return [context for context in _open if not context.closed]
+
+
 class Context(_core.Context):
     """A device, an agent, and the regions and remotes made with them.
 
@@ -143,6 +152,7 @@ class Context(_core.Context):
             fault=url.fault,
         )
         self._record = leftovers.record_node(self.node_id, self.fabric, self.agent_address)
+        _open.add(self)
 
     def close(self) -> None:
         """Close it with its regions and remotes; again does nothing.

@@ -1,0 +1,114 @@
+"""Names of one process: regions of a context, which others reach by reference."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+
+from dsmem import _core, errors
+from dsmem.cluster.local import user_name
+from dsmem.cluster.names import Format, Lifetime, NameInfo, check_name
+from dsmem.memory import Memory, Reference, adopt, object_id
+
+
+@dataclass
+class _Object:
+    ref: Reference
+    region: _core.Region
+    owner: str
+    created: float = field(default_factory=time.time)
+    handles: int = 0
+    named: bool = True
+
+
+class HostedNames:
+    """The names of this process, in memory of a context.
+
+    Memory goes when it has neither a name nor a handle in this process; descriptors of it are stale then.
+
+    Parameters
+    ----------
+    context : Context
+        Where the memory is allocated and through which it is attached.
+    """
+
+    def __init__(self, context: _core.Context) -> None:
+        self.context = context
+        self._lock = threading.Lock()
+        self._objects: dict[str, _Object] = {}
+
+    def __repr__(self) -> str:
+        return f"{self.context.fabric} node {self.context.node_id.hex()[:8]}"
+
+    def attach(self, name: str, kind: str, readonly: bool) -> Memory:
+        """One handle more."""
+        with self._lock:
+            try:
+                found = self._objects[check_name(name)]
+            except KeyError:
+                raise errors.NameNotFoundError(repr(name)) from None
+            found.handles += 1
+        ref = found.ref
+        wanted = Reference(kind, name, ref.id, descriptor=ref.descriptor, readonly=readonly)
+        try:
+            remote = self.context.attach(ref.descriptor)
+            return adopt(remote, wanted, found.region, lambda: self._release(found))
+        except BaseException:
+            self._release(found)
+            raise
+
+    def make(self, name: str, kind: str, nbytes: int, format: Format, mode: int | None, lifetime: Lifetime) -> Memory:
+        """Make an object and give it the name."""
+        if mode is not None:
+            raise errors.InvalidArgumentError(f"mode={mode:#o}: only names of a local cluster have a file mode")
+        check_name(name)
+        region = self.context.allocate(nbytes)
+        try:
+            with memoryview(region) as view:
+                format(view)
+                number = object_id(view)
+            ref = Reference(kind, name, number, descriptor=bytes(region.descriptor))
+            made = _Object(ref, region, user_name(os.geteuid()))
+            with self._lock:
+                if self._objects.setdefault(name, made) is not made:
+                    raise errors.NameExistsError(repr(name))
+        except BaseException:
+            region.close()
+            raise
+        return self.attach(name, kind, False)
+
+    def _release(self, of: _Object) -> None:
+        with self._lock:
+            of.handles -= 1
+            last = not of.handles and not of.named
+        if last and not of.region.closed:
+            of.region.close()
+
+    def infos(self) -> list[NameInfo]:
+        """All names, sorted."""
+        with self._lock:
+            found = list(self._objects.values())
+        infos = [NameInfo(o.ref.name, o.ref.kind, o.region.nbytes, o.owner, o.created, "creator") for o in found]
+        return sorted(infos, key=lambda info: info.name)
+
+    def unlink(self, name: str) -> None:
+        """Remove the name."""
+        with self._lock:
+            try:
+                found = self._objects.pop(check_name(name))
+            except KeyError:
+                raise errors.NameNotFoundError(repr(name)) from None
+            found.handles += 1
+            found.named = False
+        self._release(found)
+
+    def gc(self) -> list[str]:
+        """Nothing: the only creator is alive."""
+        return []
+
+    def close(self) -> None:
+        """All names go."""
+        for info in self.infos():
+            self.unlink(info.name)

@@ -1,0 +1,88 @@
+"""What a name may be, and what every place of names can do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from dsmem import errors
+from dsmem.memory import Memory
+
+Lifetime = Literal["name", "creator"]
+Format = Callable[[memoryview], None]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
+
+
+def check_name(name: object) -> str:
+    """Refuse what is no name.
+
+    Parameters
+    ----------
+    name : str
+        1 to 200 letters, digits or any of ``. _ - +``, beginning with a letter or digit.
+
+    Returns
+    -------
+    str
+        The name.
+
+    Raises
+    ------
+    InvalidNameError
+        It is none.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise errors.InvalidNameError(f"{name!r:.230}")
+    return name
+
+
+@dataclass(frozen=True)
+class NameInfo:
+    """What :meth:`dsmem.Cluster.list` tells of a name.
+
+    Attributes
+    ----------
+    name : str
+        The name.
+    kind : str
+        "segment", "queue", "lock" and so on; "corrupt" for what is no object, "unreadable" without the right to read.
+    nbytes : int
+        Memory that it takes, in bytes.
+    owner : str
+        The user whom it belongs to; with the creator's pid where it goes with the creator.
+    created : float
+        When, in seconds since 1970.
+    lifetime : str
+        "name" (until it is unlinked) or "creator" (it goes with its creator).
+    """
+
+    name: str
+    kind: str
+    nbytes: int
+    owner: str
+    created: float
+    lifetime: str
+
+
+class Names(Protocol):
+    """A place of names. All methods may be called from any thread."""
+
+    def attach(self, name: str, kind: str, readonly: bool) -> Memory:
+        """Raise NameNotFoundError, AccessDeniedError, CorruptError, VersionError or MismatchError."""
+
+    def make(self, name: str, kind: str, nbytes: int, format: Format, mode: int | None, lifetime: Lifetime) -> Memory:
+        """Raise NameExistsError, OutOfMemoryError or AccessDeniedError; then nothing is left."""
+
+    def infos(self) -> list[NameInfo]:
+        """All names, sorted."""
+
+    def unlink(self, name: str) -> None:
+        """Raise NameNotFoundError or AccessDeniedError."""
+
+    def gc(self) -> list[str]:
+        """Remove what dead creators have left; returns those names."""
+
+    def close(self) -> None:
+        """Names that live in this process go."""

@@ -1,0 +1,169 @@
+"""What an object stands on: memory that is near or far, and the reference with which others find it."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from typing_extensions import Self
+
+from dsmem import _core, errors
+
+_ID_OFFSET = 24  # docs/protocols/objects.md
+
+
+@dataclass(frozen=True)
+class Reference:
+    """How another process finds an object; small and picklable. :func:`dsmem.attach` takes it.
+
+    Attributes
+    ----------
+    kind : str
+        "segment", "queue", "lock" and so on.
+    name : str
+        Its name; of a hosted object, for messages only.
+    id : int
+        The object's own random number: a reference never reaches another object that got the same name later.
+    owner, cluster : int, str
+        The user's number and the cluster that a local object is in; -1 and "" for a hosted one.
+    descriptor : bytes
+        Of the region that a hosted object is in; empty for a local one.
+    readonly : bool
+        Whether what is attached can be changed through it.
+    """
+
+    kind: str
+    name: str
+    id: int
+    owner: int = -1
+    cluster: str = ""
+    descriptor: bytes = b""
+    readonly: bool = False
+
+
+class Memory:
+    """The memory of one object, as one handle holds it.
+
+    Parameters
+    ----------
+    remote : Remote
+        Near or far. All that may race with others goes through it, in the owner's process too, so that atomics take the
+        way of the fabric.
+    ref : Reference
+        How others find it.
+    region : Region, optional
+        Where this process owns the memory.
+    release : callable, optional
+        What to do after the remote has been closed.
+    """
+
+    def __init__(
+        self,
+        remote: _core.Remote,
+        ref: Reference,
+        region: _core.Region | None = None,
+        release: Callable[[], None] | None = None,
+    ) -> None:
+        self.remote = remote
+        self.region = region
+        self.ref = ref
+        self._release = release
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes, rounded up to what the system gives."""
+        return self.remote.nbytes
+
+    @property
+    def view(self) -> memoryview | None:
+        """All of it, where it is mapped in this process; read-only as the handle is. It blocks :meth:`close`."""
+        if not self.remote.is_near and self.region is None:
+            return None
+        whole = memoryview(self.remote if self.remote.is_near else self.region)  # type: ignore[arg-type]
+        return whole.toreadonly() if self.ref.readonly else whole
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self.remote.closed
+
+    def close(self) -> None:
+        """Leave the memory; again does nothing.
+
+        Raises
+        ------
+        BusyError
+            There are views, or calls are under way in other threads.
+        """
+        self.remote.close()
+        release, self._release = self._release, None
+        if release is not None:
+            release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def object_id(memory: _core.Remote | memoryview) -> int:
+    """The random number of the object in the memory, which :func:`check_kind` has approved."""
+    raw = bytearray(8)
+    if isinstance(memory, memoryview):
+        raw[:] = memory[_ID_OFFSET : _ID_OFFSET + 8]
+    else:
+        memory.read(_ID_OFFSET, raw)
+    number: int = struct.unpack("<Q", raw)[0]
+    return number
+
+
+def check_kind(remote: _core.Remote, kind: str, name: str) -> None:
+    """Refuse memory that holds no object, or one of another kind.
+
+    Raises
+    ------
+    CorruptError, VersionError
+        No object, or one of another release.
+    MismatchError
+        Another kind.
+    """
+    found = _core.object_type(remote)
+    if found != kind:
+        raise errors.MismatchError(f"{name!r} is a {found}, not a {kind}")
+
+
+def adopt(
+    remote: _core.Remote,
+    ref: Reference,
+    region: _core.Region | None = None,
+    release: Callable[[], None] | None = None,
+) -> Memory:
+    """Memory on a remote that was just attached, once what it holds is as the reference says.
+
+    Parameters
+    ----------
+    remote : Remote
+        Closed when it is refused.
+    ref : Reference
+        Its id 0 stands for any.
+    region, release
+        As of :class:`Memory`; release is not called when it is refused.
+
+    Raises
+    ------
+    CorruptError, VersionError, MismatchError
+        As :func:`check_kind`.
+    StaleDescriptorError
+        The id is another one.
+    """
+    try:
+        check_kind(remote, ref.kind, ref.name)
+        found = object_id(remote)
+        if ref.id not in (0, found):
+            raise errors.StaleDescriptorError(f"{ref.name!r} has been made anew since the reference was taken")
+    except BaseException:
+        remote.close()
+        raise
+    return Memory(remote, replace(ref, id=found), region, release)

@@ -1,0 +1,383 @@
+"""Clusters: where objects have names, and how they are found again.
+
+``dsmem.connect()`` without an argument is the cluster "default" of this user on this host: no server, no configuration.
+``dsmem.connect(context=ctx)`` hosts objects in memory of a context, which other hosts reach by their references.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import os
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from typing_extensions import Self
+
+from dsmem import _core, errors
+from dsmem.cluster.hosted import HostedNames
+from dsmem.cluster.local import LocalNames, user_number
+from dsmem.cluster.names import Format, Lifetime, NameInfo, Names, check_name
+from dsmem.context import open_contexts
+from dsmem.memory import Memory, Reference, adopt
+
+# Where the class of each kind is; imported when the first such object is made or attached.
+_CLASSES = {
+    "segment": "dsmem.segment:Segment",
+    "queue": "dsmem.queue:Queue",
+    "lock": "dsmem.sync:Lock",
+    "rwlock": "dsmem.sync:RWLock",
+    "semaphore": "dsmem.sync:Semaphore",
+    "event": "dsmem.sync:Event",
+    "condition": "dsmem.sync:Condition",
+    "barrier": "dsmem.sync:Barrier",
+    "once": "dsmem.sync:Once",
+    "spinlock": "dsmem.sync:SpinLock",
+    "clock": "dsmem.clock:SharedClock",
+}
+
+
+class NamedObject:
+    """Base of all that has a name in a cluster: how it is referred to, closed and unlinked.
+
+    Parameters
+    ----------
+    memory : Memory
+        Whose owner this object becomes.
+    cluster : Cluster or None
+        Where the name is; None for what was attached by reference.
+    name : str
+        The name.
+
+    Notes
+    -----
+    A class of objects has two class methods. ``_layout(**properties)`` returns the number of bytes and a function that
+    writes the object, its header included, into a zeroed, writable memoryview of them, before anybody else sees it.
+    ``_open(memory, cluster, name, **properties)`` returns the object, or raises MismatchError when it has other
+    properties than those that are given; attaching by reference gives none.
+    """
+
+    def __init__(self, memory: Memory, cluster: Cluster | None, name: str) -> None:
+        self._memory = memory
+        self._cluster = cluster
+        self._name = name
+        if cluster is not None:
+            cluster._children.add(self)
+
+    @classmethod
+    def _layout(cls, **properties: Any) -> tuple[int, Format]:
+        raise NotImplementedError
+
+    @classmethod
+    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._name
+
+    @property
+    def ref(self) -> Reference:
+        """How others find it: small and picklable, for :func:`dsmem.attach`. Pickling the object does the same."""
+        return self._memory.ref
+
+    @property
+    def closed(self) -> bool:
+        """Whether this handle was closed."""
+        return self._memory.closed
+
+    def close(self) -> None:
+        """Leave the object, which stays under its name; again does nothing.
+
+        Raises
+        ------
+        BusyError
+            There are views of its memory, or calls are under way in other threads.
+        """
+        self._memory.close()
+
+    def unlink(self) -> None:
+        """Remove its name; who is attached, this handle too, goes on using it.
+
+        Raises
+        ------
+        NameNotFoundError
+            The name is gone already.
+        InvalidArgumentError
+            A hosted object of another process: only its owner can.
+        """
+        if self._cluster is not None:
+            self._cluster.unlink(self._name)
+            return
+        ref = self.ref
+        if not ref.cluster:
+            raise errors.InvalidArgumentError(f"{self._name!r} lives in another process, which alone can unlink it")
+        LocalNames(ref.cluster, ref.owner).unlink(ref.name)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return attach, (self.ref,)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._name!r}{' closed' if self.closed else ''}>"
+
+
+def _class_of(kind: str) -> type[NamedObject]:
+    try:
+        module, _, name = _CLASSES[kind].partition(":")
+    except KeyError:
+        raise errors.InvalidArgumentError(f"kind {kind!r}: there are {', '.join(_CLASSES)}") from None
+    found: type[NamedObject] = getattr(importlib.import_module(module), name)
+    return found
+
+
+class Cluster:
+    """A place of names. Made by :func:`connect`.
+
+    All factory methods have one convention: ``create=False`` attaches to what has the name or raises NameNotFoundError
+    (a FileNotFoundError), ``create=True`` makes it or raises NameExistsError (a FileExistsError), ``create=None`` takes
+    what is there or makes it. What is there but differs from what is asked for raises MismatchError, which says both.
+    Names have 1 to 200 letters, digits or any of ``. _ - +`` and begin with a letter or digit. ``mode`` is the file
+    mode of a name that is made. ``lifetime="creator"`` lets it go with the process that made it; otherwise it stays
+    until it is unlinked.
+
+    Notes
+    -----
+    May be used from any thread. Close it, or use it in a ``with`` statement; what was opened through it is closed, too.
+    """
+
+    def __init__(self, names: Names, name: str) -> None:
+        self._names = names
+        self._name = name
+        self._closed = False
+        self._children: weakref.WeakSet[NamedObject] = weakref.WeakSet()
+
+    @property
+    def name(self) -> str:
+        """The cluster's name."""
+        return self._name
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    def list(self) -> builtins.list[NameInfo]:
+        """All names.
+
+        Returns
+        -------
+        list of NameInfo
+            name, kind, nbytes, owner, created and lifetime of each, sorted by name.
+        """
+        return self._open_names().infos()
+
+    def unlink(self, name: str) -> None:
+        """Remove a name. Who is attached goes on using the memory, which is freed after the last of them.
+
+        Raises
+        ------
+        NameNotFoundError
+            There is no such name.
+        AccessDeniedError
+            Names in this cluster are others' to remove.
+        """
+        self._open_names().unlink(name)
+
+    def gc(self) -> builtins.list[str]:
+        """Remove names that were to go with their creators, which are dead.
+
+        Returns
+        -------
+        list of str
+            Those names.
+        """
+        return self._open_names().gc()
+
+    def close(self) -> None:
+        """Close the objects that were opened through it, and end the names of a hosted cluster; again does nothing.
+
+        Raises
+        ------
+        BusyError
+            One of them has views, or calls are under way in other threads. Close again when they are gone.
+        """
+        for child in builtins.list(self._children):
+            child.close()
+        if not self._closed:
+            self._names.close()
+            self._closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Cluster {self._name!r} in {self._names}{' closed' if self._closed else ''}>"
+
+    # -- what classes of objects build on --
+
+    def _open_names(self) -> Names:
+        if self._closed:
+            raise errors.ClosedError(f"cluster {self._name!r}")
+        return self._names
+
+    def make(
+        self,
+        name: str,
+        kind: str,
+        layout: Callable[[], tuple[int, Format]],
+        *,
+        create: bool | None,
+        mode: int | None = None,
+        readonly: bool = False,
+        lifetime: Lifetime = "name",
+    ) -> Memory:
+        """Memory of the object with this name: attached, or made as layout says, by the convention above.
+
+        Parameters
+        ----------
+        name, kind : str
+            The name, and what kind of object it is.
+        layout : callable
+            Returns the bytes that it takes and a function that writes it, the header included, into a zeroed, writable
+            memoryview of them before the object has its name; not called where nothing is made.
+        create : bool or None
+            As above.
+        mode, lifetime
+            Of what is made.
+        readonly : bool
+            Attach without the right to change anything.
+        """
+        names = self._open_names()
+        check_name(name)
+        if lifetime not in ("name", "creator"):
+            raise errors.InvalidArgumentError(f"lifetime={lifetime!r}: 'name' or 'creator'")
+        if create is not None and not isinstance(create, bool):
+            raise errors.InvalidArgumentError(f"create={create!r}: True, False or None")
+        if create and readonly:
+            raise errors.InvalidArgumentError("readonly=True: who makes an object can't be kept from writing it")
+        while True:
+            if not create:
+                try:
+                    return names.attach(name, kind, readonly)
+                except errors.NameNotFoundError:
+                    if create is False or readonly:
+                        raise
+            try:
+                return names.make(name, kind, *layout(), mode, lifetime)
+            except errors.NameExistsError:
+                if create:
+                    raise  # otherwise another process was quicker, and may be gone again
+
+    def _object(self, kind: str, name: str, properties: dict[str, Any], **how: Any) -> Any:
+        cls = _class_of(kind)
+        memory = self.make(name, kind, lambda: cls._layout(**properties), **how)
+        return _open_or_close(cls, memory, self, name, properties)
+
+
+def _open_or_close(
+    cls: type[NamedObject], memory: Memory, cluster: Cluster | None, name: str, properties: dict[str, Any]
+) -> NamedObject:
+    try:
+        return cls._open(memory, cluster, name, **properties)
+    except BaseException:
+        memory.close()
+        raise
+
+
+def connect(
+    cluster: str = "default",
+    *,
+    context: _core.Context | None = None,
+    mode: int | None = None,
+    group: int | str | None = None,
+    owner: int | str | None = None,
+) -> Cluster:
+    """Open a cluster: by default this user's on this host.
+
+    Parameters
+    ----------
+    cluster : str
+        Its name; clusters of other names have other names in them.
+    context : Context, optional
+        Host objects in memory of this context: their names live in this process, others attach by reference.
+    mode : int, optional
+        File mode of the names to come, such as 0o660 or 0o640; 0o600 in a new cluster.
+    group : int or str, optional
+        Group that the rights of mode are for; by default the process's own.
+    owner : int or str, optional
+        Another user, whose cluster it is and who has opened it up with mode.
+
+    Returns
+    -------
+    Cluster
+
+    Raises
+    ------
+    InvalidNameError, InvalidArgumentError
+        Not a name; a mode with which nothing can be used; no such user or group.
+    NameNotFoundError, AccessDeniedError
+        The other user has no such cluster, or keeps it to himself.
+    """
+    check_name(cluster)
+    if context is not None:
+        if mode is not None or group is not None or owner is not None:
+            raise errors.InvalidArgumentError("mode, group and owner are of clusters of this host, not of a context")
+        return Cluster(HostedNames(context), cluster)
+    names = LocalNames(cluster, os.geteuid() if owner is None else user_number(owner), mode, group)
+    names.gc()
+    return Cluster(names, cluster)
+
+
+def attach(ref: Reference, context: _core.Context | None = None) -> Any:
+    """Attach to an object by its reference.
+
+    Parameters
+    ----------
+    ref : Reference
+        The object's ``ref``.
+    context : Context, optional
+        For an object in another process's memory: of the same fabric; by default the only one that is open here.
+
+    Returns
+    -------
+    Segment, Queue, Lock and so on
+        As the reference's kind says.
+
+    Raises
+    ------
+    NameNotFoundError, StaleDescriptorError
+        The object has been unlinked or closed.
+    InvalidArgumentError
+        It takes a context to reach it, and there is none or more than one.
+    """
+    return _open_or_close(_class_of(ref.kind), memory_of(ref, context), None, ref.name, {})
+
+
+def memory_of(ref: Reference, context: _core.Context | None = None) -> Memory:
+    """The memory behind a reference; parameters and errors as of :func:`attach`."""
+    if ref.cluster:
+        return LocalNames(ref.cluster, ref.owner).attach_reference(ref)
+    way = context if context is not None else _only_context(ref)
+    return adopt(way.attach(ref.descriptor), ref)
+
+
+def _only_context(ref: Reference) -> _core.Context:
+    fabric = _core.Descriptor(ref.descriptor).fabric
+    ways = [c for c in open_contexts() if c.fabric.removeprefix("fault+") == fabric]
+    if len(ways) != 1:
+        raise errors.InvalidArgumentError(
+            f"{ref.name!r} is in memory of the fabric {fabric}, of which {len(ways)} contexts are open here: "
+            "dsmem.attach(ref, context) says which"
+        )
+    return ways[0]

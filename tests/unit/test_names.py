@@ -1,0 +1,366 @@
+"""Names: whole or not there, one convention, and what is left when processes die."""
+
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import dsmem
+from dsmem import errors, node
+from dsmem.cluster import local
+
+ID = 0x1122334455667788
+
+
+def layout(nbytes=4096, kind=3, number=ID):
+    """A bare header, of the kind lock."""
+
+    def write(view):
+        struct.pack_into("<8sIIQQ", view, 0, b"dsmemobj", 1, kind, nbytes, number)
+
+    return lambda: (nbytes, write)
+
+
+@pytest.fixture
+def name():
+    """Of a cluster of this test's own, of which nothing is left."""
+    name = f"test-{os.getpid()}"
+    yield name
+    names = local.LocalNames(name, os.geteuid())
+    for info in names.infos():
+        names.unlink(info.name)
+    assert names.remove_if_empty()
+
+
+@pytest.fixture(params=["local", "shm", "fault+shm"])
+def cluster(request, name):
+    if request.param == "local":
+        with dsmem.connect(name) as cluster:
+            yield cluster
+    else:
+        with dsmem.Context(request.param, secret=bytes(16)) as context, dsmem.connect(context=context) as cluster:
+            yield cluster
+
+
+@pytest.fixture
+def here(name):
+    with dsmem.connect(name) as cluster:
+        yield cluster
+
+
+def test_one_convention(cluster):
+    def get(create):
+        return cluster.make("a", "lock", layout(), create=create)
+
+    with pytest.raises(FileNotFoundError) as raised:
+        get(False)
+    assert isinstance(raised.value, errors.NameNotFoundError)
+    get(None).close()
+    with pytest.raises(FileExistsError) as raised:
+        get(True)
+    assert isinstance(raised.value, errors.NameExistsError)
+    with get(None) as first, get(False) as second:
+        first.remote.write(64, b"of one memory")
+        out = bytearray(13)
+        second.remote.read(64, out)
+        assert out == b"of one memory"
+    with pytest.raises(errors.MismatchError, match="'a' is a lock, not a queue"):
+        cluster.make("a", "queue", layout(), create=False)
+    cluster.unlink("a")
+    with pytest.raises(errors.NameNotFoundError):
+        cluster.unlink("a")
+    get(True).close()
+
+
+def test_list(cluster):
+    for name in ("b", "a"):
+        cluster.make(name, "lock", layout(100), create=True).close()
+    assert [(i.name, i.kind) for i in cluster.list()] == [("a", "lock"), ("b", "lock")]
+    info = cluster.list()[0]
+    assert info.nbytes >= 100 and info.owner == local.user_name(os.geteuid()) and info.created > 1e9
+
+
+@pytest.mark.parametrize("bad", ["", "a/b", "../a", ".a", "-a", "a\0b", "a b", "ä", "a" * 201, "a\n", b"a", None, 1])
+def test_no_names(cluster, bad):
+    with pytest.raises(errors.InvalidNameError):
+        cluster.make(bad, "lock", layout(), create=None)
+    with pytest.raises(errors.InvalidNameError):
+        cluster.unlink(bad)
+    with pytest.raises(errors.InvalidNameError):
+        dsmem.connect(bad)
+    assert cluster.list() == []
+
+
+def test_the_longest_name(cluster):
+    cluster.make("a" * 200, "lock", layout(), create=True, lifetime="creator").close()
+    assert cluster.list()[0].name == "a" * 200
+
+
+def test_unlinked_memory_lives_until_it_is_closed(cluster):
+    memory = cluster.make("a", "lock", layout(), create=True)
+    cluster.unlink("a")
+    with cluster.make("a", "lock", layout(number=2), create=True):
+        memory.remote.write(64, b"still here")
+        out = bytearray(10)
+        memory.remote.read(64, out)
+        assert out == b"still here"
+    memory.close()
+
+
+def test_a_reference_never_reaches_the_next_of_its_name(cluster):
+    memory = cluster.make("a", "lock", layout(), create=True)
+    ref = pickle.loads(pickle.dumps(memory.ref))
+    assert ref == memory.ref and ref.id == ID
+    cluster.unlink("a")
+    memory.close()
+    with cluster.make("a", "lock", layout(number=2), create=True), pytest.raises(errors.StaleDescriptorError):
+        node.memory_of(ref)
+
+
+def test_a_maker_that_fails_leaves_nothing(cluster):
+    def fail(view):
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        cluster.make("a", "lock", lambda: (4096, fail), create=True)
+    assert cluster.list() == []
+
+
+def test_wrong_arguments(cluster):
+    for how in ({"create": 1}, {"create": True, "readonly": True}, {"create": True, "lifetime": "ever"}):
+        with pytest.raises(errors.InvalidArgumentError):
+            cluster.make("a", "lock", layout(), **how)
+    cluster.close()
+    with pytest.raises(errors.ClosedError):
+        cluster.list()
+
+
+def test_read_only(here):
+    memory = here.make("a", "lock", layout(), create=True)
+    reader = here.make("a", "lock", layout(), create=False, readonly=True)
+    with reader, memory:
+        assert reader.remote.access == "r" and reader.view.readonly and not memory.view.readonly
+        with pytest.raises(errors.AccessDeniedError):
+            reader.remote.write(64, b"x")
+        with node.memory_of(pickle.loads(pickle.dumps(reader.ref))) as again:
+            assert again.remote.access == "r"
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o660, 0o666])
+def test_modes(name, mode):
+    with dsmem.connect(name, mode=mode, group=os.getgid()) as cluster:
+        cluster.make("a", "lock", layout(), create=True).close()
+        folder = local.user_folder(os.geteuid()) / name
+        assert (folder / "a").stat().st_mode & 0o7777 == mode
+        assert folder.stat().st_mode & 0o7777 == {0o600: 0o700, 0o640: 0o2750, 0o660: 0o2770, 0o666: 0o2777}[mode]
+    with dsmem.connect(name) as cluster:
+        cluster.make("b", "lock", layout(), create=True).close()
+        cluster.make("c", "lock", layout(), create=True, mode=0o600).close()
+        assert [(folder / n).stat().st_mode & 0o777 for n in "bc"] == [mode, 0o600]
+
+
+@pytest.mark.parametrize("mode", [0, 0o200, 0o700, 0o2660, "rw", 0o1600])
+def test_no_modes(name, here, mode):
+    with pytest.raises(errors.InvalidArgumentError):
+        dsmem.connect(name, mode=mode)
+
+
+def test_users_and_groups_that_there_are_not(name, here):
+    with pytest.raises(errors.InvalidArgumentError):
+        dsmem.connect(name, owner="nobody of this name")
+    with pytest.raises(errors.InvalidArgumentError):
+        dsmem.connect(name, group="nobody of this name")
+    with pytest.raises(errors.NameNotFoundError):
+        dsmem.connect(name, owner=54321)
+
+
+# -- processes that die --
+
+CREATOR = """
+import os, sys, time
+sys.path.insert(0, sys.argv[2])
+import dsmem
+from test_names import layout
+cluster = dsmem.connect(sys.argv[1])
+for name, lifetime in (("stays", "name"), ("goes", "creator"), ("replaced", "creator")):
+    cluster.make(name, "lock", layout(), create=True, lifetime=lifetime)
+print("made", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def creator(name, here):
+    command = [sys.executable, "-c", CREATOR, name, str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "made\n"
+        yield process
+        process.kill()
+
+
+def test_a_name_goes_with_its_creator_if_it_was_to(here, creator, name):
+    infos = {i.name: i for i in here.list()}
+    assert infos["stays"].lifetime == "name" and infos["goes"].lifetime == "creator"
+    assert infos["goes"].owner.endswith(f" pid {creator.pid}")
+    assert here.gc() == []
+    here.unlink("replaced")
+    here.make("replaced", "lock", layout(), create=True).close()
+    memory = here.make("goes", "lock", layout(), create=False)
+    creator.send_signal(signal.SIGKILL)
+    creator.wait()
+    with dsmem.connect(name):  # sweeps
+        assert [i.name for i in here.list()] == ["replaced", "stays"]
+    assert here.gc() == []
+    memory.remote.write(64, b"x")
+    memory.close()
+
+
+def test_a_companion_without_its_name_goes(here, name):
+    folder = local.user_folder(os.geteuid()) / name
+    here.make("a", "lock", layout(), create=True).close()
+    (folder / ".owned" / "4194305-1-a").touch()  # what a creator leaves that is killed between the two links
+    assert here.gc() == [] and not list((folder / ".owned").iterdir())
+    assert [i.name for i in here.list()] == ["a"]
+
+
+def test_many_that_want_one_name(here, name):
+    """One makes it, the others attach; creators in one process do not lose their companion."""
+    made, start = [], threading.Barrier(8)
+
+    def race():
+        for round in range(20):
+            start.wait()
+            try:
+                here.make(f"n{round}", "lock", layout(), create=True, lifetime="creator").close()
+                made.append(round)
+            except errors.NameExistsError:
+                here.make(f"n{round}", "lock", layout(), create=None).close()
+
+    threads = [threading.Thread(target=race) for _ in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert sorted(made) == list(range(20))
+    assert {i.lifetime for i in here.list()} == {"creator"} and len(here.list()) == 20
+
+
+def test_a_stopped_holder_of_the_folder_is_not_waited_for_for_ever(here, name, monkeypatch):
+    import fcntl
+
+    monkeypatch.setattr(local, "_LOCK_SECONDS", 0.05)
+    here.make("a", "lock", layout(), create=True).close()
+    fd = os.open(local.user_folder(os.geteuid()) / name, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    with pytest.raises(errors.BusyError):
+        here.unlink("a")
+    os.close(fd)
+    here.unlink("a")
+
+
+def test_no_descriptor_is_kept(here):
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    memories = [here.make(f"n{i}", "lock", layout(), create=True) for i in range(10)]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    for memory in memories:
+        memory.close()
+
+
+def test_a_folder_that_gc_took_comes_back(here, name):
+    assert local.LocalNames(name, os.geteuid()).remove_if_empty()
+    assert here.list() == [] and here.gc() == []
+    with pytest.raises(errors.NameNotFoundError):
+        here.make("a", "lock", layout(), create=False)
+    here.make("a", "lock", layout(), create=True).close()
+
+
+# -- bad files --
+
+
+def test_files_that_are_no_objects(here, name):
+    folder = local.user_folder(os.geteuid()) / name
+    (folder / "empty").touch()
+    (folder / "short").write_bytes(b"dsmemobj")
+    (folder / "zero").write_bytes(bytes(4096))
+    (folder / "folder").mkdir()
+    (folder / "link").symlink_to("zero")
+    os.mkfifo(folder / "fifo")
+    for bad in ("empty", "short", "zero", "fifo"):
+        with pytest.raises(errors.CorruptError):
+            here.make(bad, "lock", layout(), create=False)
+    for bad in ("folder", "link"):
+        with pytest.raises(errors.DsmemError):
+            here.make(bad, "lock", layout(), create=False)
+    assert {i.name: i.kind for i in here.list()} == dict.fromkeys(("empty", "short", "zero"), "corrupt")
+    (folder / "folder").rmdir()
+    (folder / "fifo").unlink()
+    (folder / "link").unlink()
+
+
+def test_every_byte_of_the_header_flipped(here, name):
+    path = local.user_folder(os.geteuid()) / name / "a"
+    here.make("a", "lock", layout(), create=True).close()
+    good = path.read_bytes()
+    refused = 0
+    for at in range(64):
+        for bit in range(8):
+            raw = bytearray(good)
+            raw[at] ^= 1 << bit
+            path.write_bytes(raw)
+            try:
+                here.make("a", "lock", layout(), create=False).close()
+            except (errors.CorruptError, errors.VersionError, errors.MismatchError):
+                refused += 1
+    assert refused >= 16 * 8, "magic, version and type"
+
+
+# -- rights --
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+@pytest.mark.parametrize(
+    "how, readonly, allowed",
+    [
+        ({}, True, False),
+        ({"mode": 0o600}, True, False),
+        ({"mode": 0o640, "group": 54321}, True, True),
+        ({"mode": 0o640, "group": 54321}, False, False),
+        ({"mode": 0o660, "group": 54321}, False, True),
+        ({"mode": 0o660, "group": 54322}, False, False),
+        ({"mode": 0o666}, False, True),
+    ],
+)
+def test_another_user(name, how, readonly, allowed):
+    with dsmem.connect(name, **how) as cluster:
+        cluster.make("a", "lock", layout(), create=True).close()
+    child = os.fork()
+    if child == 0:
+        result = 3
+        try:
+            os.setgroups([])
+            os.setgid(54321)
+            os.setuid(54321)
+            try:
+                with dsmem.connect(name, owner=0) as theirs:
+                    theirs.make("a", "lock", layout(), create=False, readonly=readonly).close()
+                result = 0
+            except errors.AccessDeniedError:
+                result = 1
+        finally:
+            os._exit(result)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (0 if allowed else 1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a folder away")
+def test_a_folder_that_somebody_else_has_made(name, here):
+    folder = local.user_folder(0) / name
+    os.chown(folder, 54321, 54321)
+    with pytest.raises(errors.AccessDeniedError):
+        dsmem.connect(name)
+    os.chown(folder, 0, 0)
