@@ -123,6 +123,9 @@ typedef struct {
 } dsm_stats;
 void dsm_get_stats(const dsm_ctx *c, dsm_stats *out);
 
+/* Whether the context was made before a fork, in the parent. */
+int dsm_forked(const dsm_ctx *c);
+
 /* Is the fabric usable here? 0, or -DSM_E… with the reason in dsm_last_error(). Opens nothing for good. */
 int dsm_probe(const char *fabric);
 /* JSON array of what the fabric sees (devices, ports, GIDs), into buf; returns the length, or -DSM_E…. */

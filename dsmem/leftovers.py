@@ -91,14 +91,14 @@ def record_node(node: bytes, fabric: str, address: str) -> Path | None:
 
 
 def forget(path: Path | None) -> None:
-    """Remove what this process left; no error when it is gone already.
+    """Remove what this process left; no error when it is gone already. What a forked child's parent left stays.
 
     Parameters
     ----------
     path : Path or None
         From :func:`record_node` or :func:`register`.
     """
-    if path is not None:
+    if path is not None and path.name.startswith(f"dsmem-{os.getpid()}-"):
         with contextlib.suppress(OSError):
             path.unlink()
 

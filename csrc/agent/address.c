@@ -162,16 +162,21 @@ static int finish_connect(int fd, const char *address, int64_t deadline)
 static int open_socket(int family, const struct sockaddr *to, socklen_t len, const char *address, int64_t deadline,
                        int *out)
 {
+    const struct timespec moment = {.tv_nsec = 2000000};
     int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), rc = 0;
     if (fd < 0)
         return err_set_errno(errno, "socket");
-    if (connect(fd, to, len)) {
-        if (errno == EINPROGRESS)
+    while (!rc && connect(fd, to, len)) {
+        if (errno == EINPROGRESS) {
             rc = finish_connect(fd, address, deadline);
-        else if (errno == EAGAIN) /* a Unix socket whose backlog is full */
-            rc = err_set(DSM_ETIME, errno, "the agent at %s accepts no connections", address);
-        else
+            break;
+        }
+        if (errno != EAGAIN)
             rc = err_set(DSM_EPEER, errno, "no agent at %s", address);
+        else if (clock_ns() >= deadline) /* a Unix socket whose backlog is full: nothing tells when it no longer is */
+            rc = err_set(DSM_ETIME, 0, "the agent at %s accepts no connections", address);
+        else
+            nanosleep(&moment, NULL);
     }
     if (rc)
         close(fd);
@@ -180,8 +185,7 @@ static int open_socket(int family, const struct sockaddr *to, socklen_t len, con
     return rc;
 }
 
-/* A host that falls silent is noticed within about the peer timeout. */
-static void keep_alive(int fd)
+void socket_keep_alive(int fd)
 {
     int on = 1, idle = 1, every = 1, count = 3;
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
@@ -210,6 +214,6 @@ int socket_connect(const char *address, int64_t deadline, int *fd)
     rc = open_socket(to->ai_family, to->ai_addr, to->ai_addrlen, address, deadline, fd);
     freeaddrinfo(to);
     if (!rc)
-        keep_alive(*fd);
+        socket_keep_alive(*fd);
     return rc;
 }

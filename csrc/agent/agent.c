@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #define HANDSHAKE_NS 5000000000
+#define DEAF_NS 100000000
 enum { STRANGERS_MAX = 64, EVENTS = 64 };
 
 /* What an epoll event is about, in its lowest two bits; ids, not pointers, since an object may be gone by then. */
@@ -61,25 +62,56 @@ static void reject(struct agent *a, struct conn *n)
     drop(a, n);
 }
 
+/* The one that has been a stranger for the longest: whoever knows the secret has proved it long before. */
+static void reject_oldest(struct agent *a)
+{
+    struct conn *oldest = NULL;
+    for (struct conn *n = a->conns; n; n = n->next) /* the newest comes first */
+        if (n->state != CONN_OPEN)
+            oldest = n;
+    if (oldest)
+        reject(a, oldest);
+}
+
+static void welcome(struct agent *a, int fd)
+{
+    struct conn *n = calloc(1, sizeof *n);
+    if (!n) {
+        fetch_add_u64(&a->ctx->stats.rejected, 1);
+        close(fd);
+        return;
+    }
+    if (a->strangers >= STRANGERS_MAX)
+        reject_oldest(a);
+    socket_keep_alive(fd);
+    n->id = a->next_conn++;
+    n->fd = fd;
+    n->deadline = clock_ns() + HANDSHAKE_NS;
+    n->next = a->conns;
+    a->conns = n;
+    a->strangers++;
+    if (add(a->epoll, fd, EPOLLIN | EPOLLRDHUP, n->id, ON_CONN))
+        drop(a, n);
+}
+
+static void listen_to(struct agent *a, bool on)
+{
+    struct epoll_event ev = {.events = on ? EPOLLIN : 0, .data.u64 = ON_LISTENER};
+    if (!epoll_ctl(a->epoll, EPOLL_CTL_MOD, a->listener, &ev))
+        a->deaf_until = on ? 0 : clock_ns() + DEAF_NS;
+}
+
+static bool nothing_to_accept(int sys) { return sys == EAGAIN || sys == EINTR || sys == ECONNABORTED; }
+
+/* Where the process has no file descriptor left, the backlog keeps them until it has; the listener would wake us all the
+ * while. */
 static void accept_all(struct agent *a)
 {
     int fd;
-    while ((fd = accept4(a->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
-        struct conn *n = a->strangers < STRANGERS_MAX ? calloc(1, sizeof *n) : NULL;
-        if (!n) {
-            fetch_add_u64(&a->ctx->stats.rejected, 1);
-            close(fd);
-            continue;
-        }
-        n->id = a->next_conn++;
-        n->fd = fd;
-        n->deadline = clock_ns() + HANDSHAKE_NS;
-        n->next = a->conns;
-        a->conns = n;
-        a->strangers++;
-        if (add(a->epoll, fd, EPOLLIN | EPOLLRDHUP, n->id, ON_CONN))
-            drop(a, n);
-    }
+    while ((fd = accept4(a->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0)
+        welcome(a, fd);
+    if (!nothing_to_accept(errno))
+        listen_to(a, false);
 }
 
 static void on_conn(struct agent *a, uint64_t id)
@@ -128,23 +160,44 @@ static void on_peer(struct agent *a, uint64_t id)
     pthread_mutex_unlock(&c->lock);
 }
 
-/* Every connection has a new id, so that an event of the last one can't be taken for one of this. */
-int agent_watch(struct agent *a, struct peer *p)
+/* Every connection has an id of its own, so that an event of the last one can't be taken for one of this. */
+static void set_id(dsm_ctx *c, struct peer *p, uint64_t id)
 {
-    pthread_mutex_lock(&a->ctx->lock);
-    p->id = a->ctx->next_peer++;
-    pthread_mutex_unlock(&a->ctx->lock);
-    return add(a->epoll, p->fd, EPOLLRDHUP | EPOLLONESHOT, p->id, ON_PEER);
+    pthread_mutex_lock(&c->lock);
+    p->id = id;
+    pthread_mutex_unlock(&c->lock);
 }
 
-void agent_unwatch(struct agent *a, int fd) { epoll_ctl(a->epoll, EPOLL_CTL_DEL, fd, NULL); }
+int agent_watch(struct agent *a, struct peer *p)
+{
+    uint64_t id = fetch_add_u64(&a->ctx->next_peer, 1);
+    set_id(a->ctx, p, id);
+    return add(a->epoll, p->fd, EPOLLRDHUP | EPOLLONESHOT, id, ON_PEER);
+}
+
+void agent_unwatch(struct agent *a, struct peer *p)
+{
+    set_id(a->ctx, p, 0);
+    epoll_ctl(a->epoll, EPOLL_CTL_DEL, p->fd, NULL);
+}
 
 /* ---- the thread ---- */
+
+/* Milliseconds until there is something to do even if nothing happens. */
+static int patience(struct agent *a)
+{
+    pthread_mutex_lock(&a->lock);
+    int ms = a->deaf_until ? deadline_poll_ms(a->deaf_until, 1000) : a->strangers ? 1000 : -1;
+    pthread_mutex_unlock(&a->lock);
+    return ms;
+}
 
 static bool work(struct agent *a, const struct epoll_event *ev, int n)
 {
     bool go_on = true;
     pthread_mutex_lock(&a->lock);
+    if (a->deaf_until && clock_ns() >= a->deaf_until)
+        listen_to(a, true);
     for (int i = 0; i < n; i++) {
         uint64_t id = ev[i].data.u64 >> 2;
         switch (ev[i].data.u64 & 3) {
@@ -170,16 +223,12 @@ static void *run(void *arg)
 {
     struct agent *a = arg;
     struct epoll_event ev[EVENTS];
-    bool strangers = false;
     for (;;) {
-        int n = epoll_wait(a->epoll, ev, EVENTS, strangers ? 1000 : -1);
+        int n = epoll_wait(a->epoll, ev, EVENTS, patience(a));
         if (n < 0 && errno != EINTR)
             return NULL;
         if (!work(a, ev, n < 0 ? 0 : n))
             return NULL;
-        pthread_mutex_lock(&a->lock);
-        strangers = a->strangers > 0;
-        pthread_mutex_unlock(&a->lock);
     }
 }
 
@@ -208,6 +257,59 @@ static void agent_free(struct agent *a)
     free(a);
 }
 
+/* ---- fork ---- */
+
+/* A child must not hold the agent's sockets open: as long as it lived, peers would not notice the death of this process. */
+static pthread_mutex_t agents_lock = PTHREAD_MUTEX_INITIALIZER; /* taken before agent->lock */
+static struct agent *agents;
+
+static void before_fork(void)
+{
+    pthread_mutex_lock(&agents_lock);
+    for (struct agent *a = agents; a; a = a->next)
+        pthread_mutex_lock(&a->lock);
+}
+
+static void after_fork(void)
+{
+    for (struct agent *a = agents; a; a = a->next)
+        pthread_mutex_unlock(&a->lock);
+    pthread_mutex_unlock(&agents_lock);
+}
+
+static void in_child(void)
+{
+    for (struct agent *a = agents; a; a = a->next) {
+        close(a->listener);
+        for (struct conn *n = a->conns; n; n = n->next)
+            close(n->fd);
+    }
+    after_fork();
+    agents = NULL;
+}
+
+__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(before_fork, after_fork, in_child); }
+
+static void enlist(struct agent *a)
+{
+    pthread_mutex_lock(&agents_lock);
+    a->next = agents;
+    agents = a;
+    pthread_mutex_unlock(&agents_lock);
+}
+
+static void strike(struct agent *a)
+{
+    pthread_mutex_lock(&agents_lock);
+    struct agent **at = &agents;
+    while (*at != a)
+        at = &(*at)->next;
+    *at = a->next;
+    pthread_mutex_unlock(&agents_lock);
+}
+
+/* ---- start and stop ---- */
+
 int agent_start(dsm_ctx *c, const char *listen_at)
 {
     struct agent *a = calloc(1, sizeof *a);
@@ -233,6 +335,7 @@ int agent_start(dsm_ctx *c, const char *listen_at)
     }
     c->agent = a;
     c->control = &agent_control;
+    enlist(a);
     return 0;
 }
 
@@ -243,6 +346,7 @@ void agent_stop(dsm_ctx *c)
     while (write(a->stop, &one, sizeof one) < 0 && errno == EINTR)
         ;
     pthread_join(a->thread, NULL);
+    strike(a);
     agent_free(a);
     c->agent = NULL;
 }

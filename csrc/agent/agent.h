@@ -35,6 +35,8 @@ struct agent {
     uint8_t (*denied)[DSM_NODE_ID];
     size_t ndenied;
     bool warned;
+    int64_t deaf_until; /* out of file descriptors: the listener rests; 0: it does not */
+    struct agent *next; /* of this process, for fork */
 };
 
 int agent_start(dsm_ctx *c, const char *listen_at);
@@ -42,7 +44,7 @@ void agent_stop(dsm_ctx *c);
 int agent_fence(struct agent *a, const uint8_t node[DSM_NODE_ID]);
 /* Tells the agent to watch for the end of a peer's control connection, or to cease. */
 int agent_watch(struct agent *a, struct peer *p);
-void agent_unwatch(struct agent *a, int fd);
+void agent_unwatch(struct agent *a, struct peer *p);
 
 /* server.c: under agent->lock. false: the connection is to be dropped. */
 bool conn_input(struct agent *a, struct conn *n);
@@ -55,5 +57,7 @@ extern const struct control agent_control;
 /* address.c: Unix abstract or TCP. socket_listen writes the address that others are to use. */
 int socket_listen(const dsm_ctx *c, const char *listen_at, char address[112], int *fd);
 int socket_connect(const char *address, int64_t deadline, int *fd);
+/* A host that falls silent is noticed within some seconds. Does nothing to a Unix socket. */
+void socket_keep_alive(int fd);
 
 #endif

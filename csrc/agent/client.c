@@ -50,7 +50,24 @@ static int send_all(const struct peer *p, const uint8_t *bytes, size_t len, int6
     return 0;
 }
 
-/* One recvmsg; a file descriptor that comes along goes to *fd, or is closed when it is one too many. */
+/* The first of the file descriptors in a message goes to *fd if that is free; all others are closed. */
+static void take_descriptors(struct msghdr *m, int *fd)
+{
+    for (struct cmsghdr *h = CMSG_FIRSTHDR(m); h; h = CMSG_NXTHDR(m, h)) {
+        if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS)
+            continue;
+        for (size_t at = CMSG_LEN(0); at + sizeof(int) <= h->cmsg_len; at += sizeof(int)) {
+            int got;
+            memcpy(&got, (const uint8_t *)h + at, sizeof got);
+            if (fd && *fd < 0)
+                *fd = got;
+            else
+                close(got);
+        }
+    }
+}
+
+/* One recvmsg. The kernel's alignment leaves room for more descriptors than one. */
 static ssize_t receive(const struct peer *p, uint8_t *bytes, size_t len, int *fd)
 {
     union {
@@ -63,16 +80,7 @@ static ssize_t receive(const struct peer *p, uint8_t *bytes, size_t len, int *fd
     ssize_t n = recvmsg(p->fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (n <= 0)
         return n;
-    for (struct cmsghdr *h = CMSG_FIRSTHDR(&m); h; h = CMSG_NXTHDR(&m, h)) {
-        if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS)
-            continue;
-        int got;
-        memcpy(&got, CMSG_DATA(h), sizeof got);
-        if (fd && *fd < 0)
-            *fd = got;
-        else
-            close(got);
-    }
+    take_descriptors(&m, fd);
     return n;
 }
 
@@ -99,7 +107,7 @@ static void disconnect(struct peer *p)
     note_u32(&p->dead, 1);
     if (p->fd < 0)
         return;
-    agent_unwatch(p->ctx->agent, p->fd);
+    agent_unwatch(p->ctx->agent, p);
     close(p->fd);
     p->fd = -1;
 }
@@ -311,6 +319,9 @@ static int import(dsm_ctx *c, struct peer *p, dsm_descriptor *d, int64_t deadlin
     if (!rc)
         rc = ask_attach(p, d, &fd, deadline);
     if (rc == -DSM_EPEER && !fresh) { /* the old connection had ended and nobody had noticed */
+        if (fd >= 0)
+            close(fd);
+        fd = -1;
         rc = connect_peer(p, deadline);
         if (!rc)
             rc = ask_attach(p, d, &fd, deadline);

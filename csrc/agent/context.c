@@ -25,8 +25,10 @@ static void context_free(dsm_ctx *c)
 {
     if (c->dev)
         c->dev->fabric->close(c->dev);
-    if (c->events >= 0)
+    if (c->watched) {
         close(c->events);
+        close(c->nudge);
+    }
     pthread_mutex_destroy(&c->lock);
     if (c->secret)
         explicit_bzero(c->secret, c->secret_len);
@@ -38,7 +40,6 @@ static void context_free(dsm_ctx *c)
 static int fill(dsm_ctx *c, const dsm_options *o)
 {
     c->forks = peek_u32(&core_forks);
-    c->events = -1;
     c->next_peer = 1;
     pthread_mutex_init(&c->lock, NULL);
     c->peer_timeout_ns = o->peer_timeout_ns ? o->peer_timeout_ns : PEER_TIMEOUT_NS;

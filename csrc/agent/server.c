@@ -57,9 +57,11 @@ static bool on_proof(struct agent *a, struct conn *n)
 {
     uint8_t want[MAC], verdict[VERDICT_SIZE];
     handshake_mac(a->ctx, "dsmem-client", &n->shake, want);
-    bool good = same_bytes(want, n->in, MAC);
-    put_u32(verdict, good ? 0 : DSM_EAUTH);
-    if (!say(n, verdict, sizeof verdict) || !good)
+    int status = !same_bytes(want, n->in, MAC)      ? DSM_EAUTH
+                 : agent_denies(a, n->shake.client) ? DSM_EFENCED /* since its hello */
+                                                    : 0;
+    put_u32(verdict, (uint32_t)status);
+    if (!say(n, verdict, sizeof verdict) || status)
         return false;
     n->state = CONN_OPEN;
     a->strangers--;

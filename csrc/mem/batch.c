@@ -124,6 +124,8 @@ static bool groups_done(const dsm_ticket *t)
 
 int dsm_test(dsm_ticket *t)
 {
+    if (ctx_forked(t->ctx)) /* the parent's: it will never be complete here */
+        return 1;
     for (;;) {
         for (size_t i = 0; i < t->ngroups; i++)
             if (observe_u32(&t->groups[i].pending))
@@ -154,14 +156,12 @@ static void find_cause(dsm_op *op, int64_t deadline)
         op->status = rc;
 }
 
-/* The op that failed of itself, before those that fell with it. */
-static int outcome(dsm_ticket *t, bool late, int64_t deadline, size_t *failed)
+/* The op that failed of itself, before those that fell with it; NULL: none. */
+static const dsm_op *find_worst(dsm_ticket *t, bool late, int64_t deadline)
 {
     const dsm_op *worst = NULL;
     for (size_t i = 0; i < t->n; i++) {
         dsm_op *op = &t->ops[i];
-        if (!op->remote->near)
-            fetch_sub_u32(&op->remote->users, 1);
         if (!op->status)
             continue;
         if (late && op->status == -DSM_ECANCELED)
@@ -170,17 +170,31 @@ static int outcome(dsm_ticket *t, bool late, int64_t deadline, size_t *failed)
         if (!worst || (worst->status == -DSM_ECANCELED && op->status != -DSM_ECANCELED))
             worst = op;
     }
-    if (!worst)
-        return 0;
-    if (failed)
-        *failed = (size_t)(worst - t->ops);
-    return err_set_wc(-worst->status, (int)worst->wc_status, worst->vendor, "op %zu of %zu to %s",
-                      (size_t)(worst - t->ops), t->n, worst->remote->peer->address);
+    return worst;
+}
+
+static int outcome(dsm_ticket *t, bool late, int64_t deadline, size_t *failed)
+{
+    const dsm_op *worst = find_worst(t, late, deadline);
+    int rc = 0;
+    if (worst) {
+        size_t i = (size_t)(worst - t->ops);
+        rc = err_set_wc(-worst->status, (int)worst->wc_status, worst->vendor, "op %zu of %zu to %s", i, t->n,
+                        worst->remote->peer->address);
+        if (failed)
+            *failed = i;
+    }
+    for (size_t i = 0; i < t->n; i++) /* last, as from here on the remotes may be closed */
+        if (!t->ops[i].remote->near)
+            fetch_sub_u32(&t->ops[i].remote->users, 1);
+    return rc;
 }
 
 static int finish(dsm_ticket *t, int64_t deadline, size_t *failed)
 {
     bool late = false;
+    if (ctx_forked(t->ctx))
+        return refuse_forked();
     for (;;) {
         for (size_t i = 0; i < t->ngroups; i++)
             if (peer_wait(t->groups[i].peer, &t->groups[i].pending, deadline))

@@ -89,7 +89,10 @@ struct dsm_ctx {
     uint64_t live_regions, live_remotes;
     struct peer *peers;
     uint64_t next_peer; /* from 1 */
-    int events;         /* epoll over the event fds of all endpoints, -1 until asked for */
+    uint32_t watched;   /* 'events' and 'nudge' are there; publish: watch_all(), observe: watch() in mem/peer.c */
+    int events;         /* epoll over 'nudge' and the event fds of all endpoints */
+    uint32_t armed;     /* somebody waits on 'events' */
+    int nudge;          /* eventfd: ops are done whose event somebody else may have eaten */
 };
 
 static inline bool ctx_forked(const dsm_ctx *c) { return c->forks != peek_u32(&core_forks); }

@@ -49,12 +49,22 @@ static const struct fabric *fabric(const struct peer *p) { return p->ctx->dev->f
 /* The event fd of the endpoint joins or leaves ctx->events. Under peer->lock. */
 static void watch(struct peer *p)
 {
-    if (p->ctx->events < 0 || !p->ep || p->watched >= 0)
+    if (!observe_u32(&p->ctx->watched) || !p->ep || p->watched >= 0)
         return;
     int fd = fabric(p)->ep_fd(p->ep);
     struct epoll_event ev = {.events = EPOLLIN};
     if (fd >= 0 && !epoll_ctl(p->ctx->events, EPOLL_CTL_ADD, fd, &ev))
         p->watched = fd;
+}
+
+/* Who waits on ctx->events looks again. Once per dsm_arm is enough. Under peer->lock, as is the look that dsm_arm takes at
+ * the peer after it has set 'armed': so either that look finds the ops done, or they are told of here. */
+static void nudge(dsm_ctx *c)
+{
+    uint64_t one = 1;
+    if (peek_u32(&c->armed) && exchange_u32(&c->armed, 0) && write(c->nudge, &one, sizeof one) < 0) {
+        /* EAGAIN: it is readable anyway */
+    }
 }
 
 static void drop_endpoint(struct peer *p)
@@ -66,6 +76,7 @@ static void drop_endpoint(struct peer *p)
     p->watched = -1;
     fabric(p)->ep_close(p->ep);
     p->ep = NULL;
+    nudge(p->ctx);
 }
 
 void peer_free(struct peer *p)
@@ -185,8 +196,19 @@ bool peer_post(struct peer *p, dsm_op *list)
 
 static void reap(struct peer *p)
 {
-    if (p->ep && fabric(p)->poll(p->ep) > 0)
-        wake_sleeper(p);
+    if (!p->ep || fabric(p)->poll(p->ep) <= 0)
+        return;
+    wake_sleeper(p);
+    nudge(p->ctx);
+}
+
+/* Under peer->lock. */
+static void abort_endpoint(struct peer *p)
+{
+    fabric(p)->ep_abort(p->ep);
+    wake_sleeper(p);
+    pthread_cond_broadcast(&p->cond);
+    nudge(p->ctx);
 }
 
 void peer_poll(struct peer *p)
@@ -200,11 +222,8 @@ void peer_poll(struct peer *p)
 void peer_abort(struct peer *p)
 {
     pthread_mutex_lock(&p->lock);
-    if (p->ep) {
-        fabric(p)->ep_abort(p->ep);
-        wake_sleeper(p);
-        pthread_cond_broadcast(&p->cond);
-    }
+    if (p->ep)
+        abort_endpoint(p);
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -262,9 +281,7 @@ int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline)
     pthread_mutex_lock(&p->lock);
     while (observe_u32(pending)) {
         if (clock_ns() >= deadline) {
-            fabric(p)->ep_abort(p->ep);
-            wake_sleeper(p);
-            pthread_cond_broadcast(&p->cond);
+            abort_endpoint(p);
             rc = -DSM_ETIME;
             break;
         }
@@ -279,6 +296,36 @@ int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline)
 
 /* ---- events ---- */
 
+static int open_events(dsm_ctx *c)
+{
+    struct epoll_event ev = {.events = EPOLLIN};
+    c->events = epoll_create1(EPOLL_CLOEXEC);
+    c->nudge = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (c->events >= 0 && c->nudge >= 0 && !epoll_ctl(c->events, EPOLL_CTL_ADD, c->nudge, &ev))
+        return 0;
+    int sys = errno;
+    if (c->events >= 0)
+        close(c->events);
+    if (c->nudge >= 0)
+        close(c->nudge);
+    return err_set_errno(sys, "the event file descriptor");
+}
+
+/* Under ctx->lock. */
+static int watch_all(dsm_ctx *c)
+{
+    int rc = open_events(c);
+    if (rc)
+        return rc;
+    publish_u32(&c->watched, 1);
+    for (struct peer *p = c->peers; p; p = p->next) {
+        pthread_mutex_lock(&p->lock);
+        watch(p);
+        pthread_mutex_unlock(&p->lock);
+    }
+    return 0;
+}
+
 int dsm_event_fd(dsm_ctx *c)
 {
     if (ctx_forked(c))
@@ -286,22 +333,23 @@ int dsm_event_fd(dsm_ctx *c)
     if (c->caps.near_memory)
         return err_set(DSM_EUNSUPPORTED, 0, "ops on %s are complete when posted", c->caps.fabric);
     pthread_mutex_lock(&c->lock);
-    if (c->events < 0) {
-        c->events = epoll_create1(EPOLL_CLOEXEC);
-        for (struct peer *p = c->peers; p; p = p->next) {
-            pthread_mutex_lock(&p->lock);
-            watch(p);
-            pthread_mutex_unlock(&p->lock);
-        }
-    }
-    int fd = c->events < 0 ? err_set_errno(errno, "epoll_create1") : c->events;
+    int rc = c->watched ? 0 : watch_all(c), fd = rc ? rc : c->events;
     pthread_mutex_unlock(&c->lock);
     return fd;
 }
 
 int dsm_arm(dsm_ctx *c)
 {
+    uint64_t nudges;
+    if (ctx_forked(c))
+        return refuse_forked();
     pthread_mutex_lock(&c->lock);
+    if (c->watched) {
+        if (read(c->nudge, &nudges, sizeof nudges) < 0) {
+            /* EAGAIN: nobody nudged */
+        }
+        note_u32(&c->armed, 1);
+    }
     for (struct peer *p = c->peers; p; p = p->next) {
         pthread_mutex_lock(&p->lock);
         if (p->ep) {

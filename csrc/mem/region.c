@@ -148,6 +148,8 @@ uint32_t dsm_region_access(const dsm_region *r) { return r->mem->access; }
 
 int dsm_region_descriptor(const dsm_region *r, uint8_t buf[DSM_DESC_MAX])
 {
+    if (ctx_forked(r->ctx))
+        return refuse_forked();
     dsm_descriptor d = {.version = 1,
                         .access = r->mem->access,
                         .kind = r->mem->kind,

@@ -18,10 +18,12 @@ from libc.string cimport memset
 from dsmem._core cimport cdsm as c
 
 import asyncio
+import contextlib
 import json
 import warnings
 import weakref
 from collections import namedtuple
+from operator import index
 
 import numpy as np
 

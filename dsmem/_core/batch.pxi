@@ -7,9 +7,12 @@ cdef class Result:
     cdef Batch batch
     cdef size_t index
 
+    def __init__(self):
+        raise TypeError("made by Batch.fetch_add and .compare_swap")
+
     @property
     def value(self):
-        if not self.batch.done:
+        if self.batch is None or not self.batch.done:
             raise refused(c.DSM_EBUSY, "the batch has not been executed; its results are there after the with block")
         return self.batch.ops[self.index].result
 
@@ -26,7 +29,7 @@ cdef class Batch:
     cdef Remote last
     cdef readonly bint done
 
-    def __cinit__(self, Context context, timeout=None):
+    def __cinit__(self, Context context not None, timeout=None):
         self.context = context
         self.timeout_ns = nanoseconds(timeout)
         self.remotes = []
@@ -78,12 +81,18 @@ cdef class Batch:
         return op
 
     cdef int _copy(self, Remote remote, int code, object offset, object buffer, bint fence) except -1:
-        cdef c.dsm_op *op = self._next(remote, code, offset, fence)
-        cdef Py_buffer *view = &self.views[self.nviews]
-        take(buffer, view, code == c.DSM_OP_READ)
-        self.nviews += 1
+        cdef Py_buffer view
+        cdef c.dsm_op *op
+        take(buffer, &view, code == c.DSM_OP_READ)  # first: it may run a program, which may add ops here
+        try:
+            op = self._next(remote, code, offset, fence)
+        except BaseException:
+            PyBuffer_Release(&view)
+            raise
         op.local = view.buf
         op.nbytes = view.len
+        self.views[self.nviews] = view
+        self.nviews += 1
         self.n += 1
         return 0
 

@@ -19,6 +19,7 @@ cdef extern from "dsm.h" nogil:
     enum: DSM_EACCESS
     enum: DSM_ECLOSED
     enum: DSM_EBUSY
+    enum: DSM_EFORK
     enum: DSM_EREADONLY
     enum: DSM_ECONTIGUOUS
     enum: DSM_EFULL
@@ -82,6 +83,7 @@ cdef extern from "dsm.h" nogil:
     const char *dsm_agent_address(const dsm_ctx *c)
     int dsm_fence(dsm_ctx *c, const uint8_t *node)
     void dsm_get_stats(const dsm_ctx *c, dsm_stats *out)
+    int dsm_forked(const dsm_ctx *c)
     int dsm_probe(const char *fabric)
     int dsm_inventory(const char *fabric, char *buf, size_t len)
 

@@ -61,14 +61,16 @@ cdef class Context:
     cdef object children    # WeakSet of the open regions and remotes
     cdef str device
     cdef int busy           # calls under way in other threads
-    cdef list pending       # asynchronous ops
-    cdef object loop        # the event loop that watches them
+    cdef list pending       # asynchronous ops that are not known to be complete, of all event loops
+    cdef list loops         # that watch the event file descriptor
 
     def __init__(self, fabric, *, secret, device="", port=0, gid_index=-1, mtu=0, listen=None, peer_timeout=2.0,
                  spin=None, depth=0, fault=None):
         cdef c.dsm_options o
         cdef int rc
         cdef c.dsm_ctx *ptr = NULL
+        if self.children is not None:
+            raise refused(c.DSM_EINVAL, "the context has been opened before; make another one")
         c.dsm_options_init(&o)
         fabric_b, device_b = fabric.encode(), device.encode()
         listen_b = None if listen is None else listen.encode()
@@ -94,6 +96,7 @@ cdef class Context:
         self.ptr = ptr
         self.children = weakref.WeakSet()
         self.pending = []
+        self.loops = []
         self._describe()
 
     cdef _describe(self):
@@ -115,6 +118,8 @@ cdef class Context:
     cdef int check(self) except -1:
         if self.ptr == NULL:
             raise refused(c.DSM_ECLOSED, "context")
+        if c.dsm_forked(self.ptr):
+            raise refused(c.DSM_EFORK, "the context was opened before the fork")
         return 0
 
     @property
@@ -247,61 +252,82 @@ cdef class Context:
     # -- asyncio --
 
     cdef submit(self, Pending op):
-        """Starts an op and returns what can be awaited."""
+        """Starts an op and returns what can be awaited. Whatever may fail comes before: then the core knows nothing."""
         cdef int rc
+        self.check()
+        op.loop = asyncio.get_running_loop()
+        op.future = op.loop.create_future()
+        if not self.capabilities.near_memory:
+            self._watch(op.loop)
+        op.remote.check()
+        op.op.remote = op.remote.ptr
+        op.remote.busy += 1
         self.busy += 1
         with nogil:
             rc = c.dsm_submit(self.ptr, &op.op, 1, &op.ticket, NULL)
         self.busy -= 1
+        op.remote.busy -= 1
         if rc:
             op.release()
             raise failure(rc, op.name, op.remote.peer, self.device)
-        op.submitted = True
-        loop = asyncio.get_running_loop()
-        op.future = loop.create_future()
-        if c.dsm_test(&op.ticket):
-            op.settle(self.device)
-            return op.future
-        if self.loop is not loop:
-            self._watch(loop)
         self.pending.append(op)
-        self._on_event()
+        self._on_event(op.loop)
         return op.future
 
     cdef _watch(self, loop):
+        if loop in self.loops:
+            return
         cdef int fd = c.dsm_event_fd(self.ptr)
         if fd < 0:
             raise failure(fd, "event_fd")
-        if self.loop is not None and not self.loop.is_closed():
-            self.loop.remove_reader(fd)
-        loop.add_reader(fd, self._on_event)
-        self.loop = loop
+        loop.add_reader(fd, self._on_event, loop)
+        self.loops = [known for known in self.loops if not known.is_closed()] + [loop]
 
-    def _on_event(self):
-        """Settles what is complete; while anything is left, the next completion makes an event."""
-        self._settle()
+    def _on_event(self, loop):
+        """Called in 'loop'. Settles what is complete; while anything is left, the next completion makes an event."""
+        self._settle(loop)
         if self.pending:
             c.dsm_arm(self.ptr)
-            self._settle()
+            self._settle(loop)
 
-    cdef _settle(self):
+    cdef _settle(self, loop):
+        """Ops of other loops too: their completion may have come with an event that only this loop has seen."""
         cdef Pending op
-        left = []
-        for op in self.pending:
-            if c.dsm_test(&op.ticket):
-                op.settle(self.device)
-            else:
-                left.append(op)
+        cdef list left = [], done = []
+        for op in self.pending:  # the GIL stays here until self.pending is right again
+            (done if c.dsm_test(&op.ticket) else left).append(op)
         self.pending = left
+        self._finish(done, loop)
+
+    cdef _finish(self, list ops, loop):
+        """They are in no list any more, and this thread has the last word on them. Those not complete are given up."""
+        cdef Pending op
+        self.busy += 1
+        for op in ops:
+            op.finish(self.device)
+        self.busy -= 1
+        for op in ops:
+            if op.loop is loop:
+                op.resolve()
+            elif not op.loop.is_closed():
+                with contextlib.suppress(RuntimeError):  # it has been closed just now
+                    op.loop.call_soon_threadsafe(op.resolve)
 
     cdef _stop_watching(self):
-        cdef Pending op
-        for op in self.pending:  # the deadline 0: abort, drain, and say so
-            op.settle(self.device)
+        cdef list ops = self.pending
+        here = asyncio._get_running_loop()
         self.pending = []
-        if self.loop is not None and not self.loop.is_closed():
-            self.loop.remove_reader(c.dsm_event_fd(self.ptr))
-        self.loop = None
+        self._finish(ops, here)
+        loops, self.loops = self.loops, []
+        for loop in loops:
+            if loop.is_closed():
+                continue
+            fd = c.dsm_event_fd(self.ptr)
+            if loop is here or not loop.is_running():
+                loop.remove_reader(fd)
+            else:
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(loop.remove_reader, fd)
 
     # -- the end --
 
@@ -310,10 +336,11 @@ cdef class Context:
             return
         if self.busy:
             raise refused(c.DSM_EBUSY, f"{self.busy} calls on the context are under way in other threads")
-        self._stop_watching()
         children = list(self.children)
         for child in children:
             child._refuse_busy()
+        if not c.dsm_forked(self.ptr):  # the loops and the ops are the parent's
+            self._stop_watching()
         for child in children:
             child.close()
         cdef c.dsm_ctx *ptr = self.ptr

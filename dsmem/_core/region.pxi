@@ -19,7 +19,7 @@ cdef class Region:
     cdef int check(self) except -1:
         if self.ptr == NULL:
             raise refused(c.DSM_ECLOSED, "region")
-        return 0
+        return self.context.check()
 
     @property
     def closed(self):

@@ -23,7 +23,7 @@ cdef class Remote:
     cdef int check(self) except -1:
         if self.ptr == NULL:
             raise refused(c.DSM_ECLOSED, "remote")
-        return 0
+        return 0 if self.context is None else self.context.check()
 
     @property
     def closed(self):
@@ -59,9 +59,10 @@ cdef class Remote:
         cdef int rc
         cdef uint64_t at = offset_of(offset)
         cdef int64_t ns = -1 if timeout is None else nanoseconds(timeout)
-        if self.ptr == NULL:
-            self.check()
         take(out, &view, True)
+        if self.ptr == NULL:  # not before: taking a buffer may run a program of its own, or let another thread run
+            PyBuffer_Release(&view)
+            self.check()
         if self.near and view.len <= NOGIL_FROM:
             rc = c.dsm_read(self.ptr, at, view.buf, view.len, ns)
         else:
@@ -78,9 +79,10 @@ cdef class Remote:
         cdef int rc
         cdef uint64_t at = offset_of(offset)
         cdef int64_t ns = -1 if timeout is None else nanoseconds(timeout)
-        if self.ptr == NULL:
-            self.check()
         take(data, &view, False)
+        if self.ptr == NULL:
+            PyBuffer_Release(&view)
+            self.check()
         if self.near and view.len <= NOGIL_FROM:
             rc = c.dsm_write(self.ptr, at, view.buf, view.len, ns)
         else:
@@ -136,8 +138,10 @@ cdef class Remote:
             offsets = as_offsets(offsets)
         take(offsets, &where, False)
         try:
-            self.check()
             take(local, &view, reads)
+            if self.ptr == NULL:
+                PyBuffer_Release(&view)
+                self.check()
             n = where.len // 8
             each = view.len // n if n else 0
             if n * each != <size_t> view.len or (n and not each):
@@ -211,10 +215,13 @@ cdef class Remote:
         if self.ptr == NULL:
             return
         self._refuse_busy()
-        rc = c.dsm_remote_close(self.ptr)
+        cdef c.dsm_remote *ptr = self.ptr
+        self.ptr = NULL  # nobody begins an op now
+        with nogil:
+            rc = c.dsm_remote_close(ptr)
         if rc:
+            self.ptr = ptr
             raise self.failed(rc, "close")
-        self.ptr = NULL
         if self.context is not None:
             self.context.children.discard(self)
 
@@ -298,42 +305,47 @@ cdef class Pending:
     cdef c.dsm_ticket ticket
     cdef Remote remote
     cdef Py_buffer view
-    cdef bint held, submitted
+    cdef bint held
     cdef str name
-    cdef object future
+    cdef object loop, future, error
 
-    def __cinit__(self, Remote remote, str name):
+    def __cinit__(self, Remote remote not None, str name):
         remote.check()
         memset(&self.op, 0, sizeof(self.op))
         self.remote = remote
         self.name = name
-        self.op.remote = remote.ptr
 
     cdef hold(self, int code, uint64_t offset, object buffer):
         take(buffer, &self.view, code == c.DSM_OP_READ)
         self.held = True
         self.op.code, self.op.offset, self.op.local, self.op.nbytes = code, offset, self.view.buf, self.view.len
 
+    def __dealloc__(self):
+        self.release()
+
     cdef atomic(self, int code, uint64_t offset, uint64_t operand, uint64_t desired):
         self.op.code, self.op.offset, self.op.nbytes = code, offset, 8
         self.op.operand, self.op.desired = operand, desired
 
-    cdef release(self):
+    cdef void release(self):
         if self.held:
             PyBuffer_Release(&self.view)
             self.held = False
 
-    cdef settle(self, str device):
+    cdef finish(self, str device):
         """Complete, or given up: after this the core knows nothing of it."""
         cdef int rc
         with nogil:
             rc = c.dsm_finish(&self.ticket, 0, NULL)
-        self.submitted = False
+        self.error = failure(rc, self.name, self.remote.peer, device) if rc else None
         self.release()
+
+    def resolve(self):
+        """In the event loop of the one who waits."""
         if self.future.done():  # cancelled
             return
-        if rc:
-            self.future.set_exception(failure(rc, self.name, self.remote.peer, device))
+        if self.error is not None:
+            self.future.set_exception(self.error)
         elif self.op.code >= c.DSM_OP_FETCH_ADD:
             self.future.set_result(self.op.result)
         else:

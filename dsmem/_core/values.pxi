@@ -41,6 +41,10 @@ cdef int64_t nanoseconds(object timeout, str name="timeout") except? -2:
 
 cdef uint64_t word(object value, str name) except? 0xdead:
     """A 64-bit word; negative numbers in two's complement."""
+    try:
+        value = index(value)
+    except TypeError:
+        raise refused(c.DSM_EINVAL, f"{name}={value!r} is not an int") from None
     if not -(1 << 63) <= value < 1 << 64:
         raise refused(c.DSM_EINVAL, f"{name}={value!r} does not fit 64 bits")
     return <uint64_t> (value & 0xffffffffffffffff)
