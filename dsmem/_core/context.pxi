@@ -297,14 +297,14 @@ cdef class Context:
         for op in self.pending:  # the GIL stays here until self.pending is right again
             (done if c.dsm_test(&op.ticket) else left).append(op)
         self.pending = left
-        self._finish(done, loop)
+        self._finish(done, loop, -1)
 
-    cdef _finish(self, list ops, loop):
-        """They are in no list any more, and this thread has the last word on them. Those not complete are given up."""
+    cdef _finish(self, list ops, loop, int64_t timeout_ns):
+        """They are in no list any more, so this thread alone has the last word on them."""
         cdef Pending op
         self.busy += 1
         for op in ops:
-            op.finish(self.device)
+            op.finish(self.device, timeout_ns)
         self.busy -= 1
         for op in ops:
             if op.loop is loop:
@@ -317,7 +317,7 @@ cdef class Context:
         cdef list ops = self.pending
         here = asyncio._get_running_loop()
         self.pending = []
-        self._finish(ops, here)
+        self._finish(ops, here, 0)
         loops, self.loops = self.loops, []
         for loop in loops:
             if loop.is_closed():
