@@ -1,0 +1,166 @@
+"""Benches: contestants take turns, one short round each, over and over; so what disturbs one disturbs all.
+
+A turn begins with a tenth of its calls untimed, because the one before has had the caches. A bench runs on
+pytest-benchmark, which times dsmem's rounds (the peers' lie in its set-up), and puts the figures of all contestants
+into extra_info; report.py says what a figure is. The owner of the memory is always another process.
+"""
+
+import platform
+import statistics
+import timeit
+
+import memcpy
+import mpi
+import pytest
+import report
+
+import dsmem
+from dsmem.cli.owner import owner
+
+NBYTES = 64 << 20
+SHORT = {"rounds": 15, "seconds": 0.0005}
+LONG = {"rounds": 101, "seconds": 0.002}
+_peers = {}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="many rounds, for the tables; else a few seconds in all")
+
+
+class Race:
+    """One figure: contestants are functions (number of calls) -> seconds."""
+
+    def __init__(self, benchmark, rounds, seconds):
+        self.benchmark, self.rounds, self.seconds = benchmark, rounds, seconds
+        benchmark.extra_info["figures"] = []
+
+    def _number(self, run):
+        number = 1
+        while (spent := run(number)) < self.seconds / 2:
+            number = max(number * 2, int(number * self.seconds / max(spent, 1e-9)) // 2)
+        return max(1, round(number * self.seconds / spent))
+
+    def run(self, name, unit, contestants, *, amount=1, target=None, relative=False):
+        """Amount: what one call does, in the unit's numerator (Mops, GB); for unit µs the time itself is the figure."""
+        numbers = {who: self._number(run) for who, run in contestants.items()}
+        times = {who: [] for who in contestants}
+
+        def warm_up(who):
+            contestants[who](max(1, numbers[who] // 10))
+
+        def turn(who):
+            times[who].append(contestants[who](numbers[who]) / numbers[who])
+
+        def others():
+            for who in contestants:
+                if who != "dsmem":
+                    warm_up(who)
+                    turn(who)
+            warm_up("dsmem")
+
+        self.benchmark.pedantic(turn, args=("dsmem",), setup=others, rounds=self.rounds, iterations=1)
+        value = (lambda t: t * 1e6) if unit == "µs" else (lambda t: amount / t)
+        of = {}
+        for who, spent in times.items():
+            low, median, high = sorted(map(value, statistics.quantiles(spent, n=4)))
+            of[who] = {"median": median, "quartiles": [low, high], "calls_per_round": numbers[who]}
+        figure = {"name": name, "unit": unit, "better": "low" if unit == "µs" else "high", "of": of}
+        self.benchmark.extra_info["figures"].append({**figure, "target": target, "relative": relative})
+
+
+@pytest.fixture
+def race(benchmark, request):
+    return Race(benchmark, **(LONG if request.config.getoption("long") else SHORT))
+
+
+@pytest.fixture(scope="session")
+def context():
+    with dsmem.Context("shm") as context:
+        yield context
+
+
+@pytest.fixture(scope="session")
+def remote(context):
+    """64 MiB of another process, all of it mapped."""
+    with owner("shm", NBYTES) as raw, context.attach(raw) as remote:
+        remote.array()[:] = 0
+        yield remote
+
+
+@pytest.fixture(scope="session")
+def copy(tmp_path_factory):
+    """See memcpy.py."""
+    return memcpy.build(tmp_path_factory.mktemp("memcpy"))
+
+
+@pytest.fixture(scope="session")
+def mpi_time():
+    """See mpi.py; None where it can't run."""
+    reason = mpi.missing()
+    if reason:
+        _peers["mpi4py"] = f"without mpi4py: {reason}"
+        yield None
+        return
+    with mpi.ranks() as (time, library):
+        _peers["mpi4py"] = f"mpi4py over {library}"
+        yield time
+
+
+@pytest.fixture
+def by_mpi(mpi_time):
+    """The contestant of that name, as a dict to be joined with the others."""
+
+    def contestant(name):
+        return {"mpi4py": lambda number: mpi_time(name, number)} if mpi_time else {}
+
+    return contestant
+
+
+@pytest.fixture(scope="session")
+def python():
+    """A contestant that executes a statement of Python."""
+
+    def contestant(statement, **names):
+        return timeit.Timer(statement, globals=names).timeit
+
+    return contestant
+
+
+# ---- what is written ----
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    cpu = machine_info["cpu"]
+    machine_info.clear()
+    machine_info.update(
+        cpu=cpu.get("brand_raw", platform.machine()),
+        cores=cpu.get("count"),
+        kernel=platform.release().split("-")[0],
+        python=platform.python_version(),
+        fabric="shm",
+    )
+
+
+def pytest_benchmark_update_commit_info(config, commit_info):
+    kept = {"id": commit_info.get("id", "unknown"), "dirty": commit_info.get("dirty", True)}
+    commit_info.clear()
+    commit_info.update(kept)
+
+
+def pytest_benchmark_update_json(config, benchmarks, output_json):
+    output_json["machine_info"]["peers"] = ", ".join(_peers.values())
+    for benchmark in output_json["benchmarks"]:
+        benchmark["stats"].pop("data", None)
+    config.stash[_result] = output_json
+
+
+_result = pytest.StashKey()
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    document = config.stash.get(_result, None)
+    if document:
+        terminalreporter.write_line("")
+        terminalreporter.write_line(report.heading(document))
+        terminalreporter.write_line("")
+        terminalreporter.write_line(report.table(document))
