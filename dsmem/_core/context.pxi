@@ -143,7 +143,7 @@ cdef class Context:
         cdef int rc
         self.check()
         try:
-            size = nbytes
+            size = index(nbytes)
         except (OverflowError, TypeError):
             raise refused(c.DSM_EINVAL, f"nbytes={nbytes!r}: a number of bytes, at least 1") from None
         self.busy += 1
@@ -158,12 +158,15 @@ cdef class Context:
         kind = np.dtype(dtype)
         if kind.hasobject:
             raise refused(c.DSM_EINVAL, f"dtype {kind} holds Python objects, which mean nothing in another process")
-        shape = tuple(shape) if hasattr(shape, "__iter__") else (int(shape),)
+        try:
+            shape = tuple(index(n) for n in (shape if hasattr(shape, "__iter__") else (shape,)))
+        except TypeError:
+            raise refused(c.DSM_EINVAL, f"shape {shape!r}: a number or several") from None
         count = 1
         for n in shape:
             if n < 0:
                 raise refused(c.DSM_EINVAL, f"shape {shape}")
-            count *= int(n)
+            count *= n
         region = self.allocate(count * kind.itemsize, access)
         (<Region> region).kind, (<Region> region).shape = kind, shape
         return region

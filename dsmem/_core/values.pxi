@@ -58,12 +58,8 @@ cdef object wrong_offset(object offset):
 
 cdef inline uint64_t offset_of(object offset) except? 0xdead:
     try:
-        return <uint64_t?> offset
+        return offset if isinstance(offset, int) else index(offset)  # Cython alone would take 1.5 for 1
     except (OverflowError, TypeError):
-        pass
-    try:
-        return offset.__index__()
-    except (OverflowError, TypeError, AttributeError):
         raise wrong_offset(offset) from None
 
 

@@ -1,0 +1,51 @@
+"""What the tests of the suite begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import dsmem
+
+SECRET = b"the secret of the conformance suite"
+
+
+def open_context(fabric: str) -> dsmem.Context:
+    """A context with the suite's secret."""
+    return dsmem.Context(fabric, secret=SECRET)
+
+
+@pytest.fixture
+def owner(fabric: str) -> Iterator[dsmem.Context]:
+    """The context whose memory is used."""
+    with open_context(fabric) as context:
+        yield context
+
+
+@pytest.fixture
+def peer(fabric: str) -> Iterator[dsmem.Context]:
+    """The context that uses it."""
+    with open_context(fabric) as context:
+        yield context
+
+
+@pytest.fixture
+def region(owner: dsmem.Context) -> Iterator[dsmem.Region]:
+    """8 KiB with all rights."""
+    with owner.allocate(8192) as region:
+        yield region
+
+
+@pytest.fixture
+def remote(peer: dsmem.Context, region: dsmem.Region) -> Iterator[dsmem.Remote]:
+    """The region, seen by the peer."""
+    with peer.attach(region.descriptor) as remote:
+        yield remote
+
+
+def some_bytes(n: int, seed: int = 1) -> NDArray[np.uint8]:
+    """N random bytes, the same each time."""
+    return np.random.default_rng(seed).integers(0, 256, n, dtype=np.uint8)

@@ -1,0 +1,206 @@
+"""Whatever arrives at the agent's address: it harms nobody, is counted, and those who behave go on being served."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+
+import pytest
+
+import dsmem
+from dsmem import errors
+
+from ..control import ATTACH, BYE, ENDPOINT, STATUS, Stranger, forge
+from .fixtures import SECRET, open_context
+
+
+def _proved(s: Stranger) -> Stranger:
+    assert s.hello() == 0
+    assert s.prove(SECRET) == 0
+    return s
+
+
+def _name(descriptor: dsmem.Descriptor) -> bytes:
+    return struct.pack("<QQ", descriptor.region, descriptor.generation)
+
+
+NOISE: dict[str, Callable[[Stranger], None]] = {
+    "noise": lambda s: s.socket.sendall(b"GET / HTTP/1.1\r\n\r\n"),
+    "zeros": lambda s: s.socket.sendall(bytes(5000)),
+    "hello of noise": lambda s: s.socket.sendall(b"DSMH" + b"\xff" * 52),
+    "wrong proof": lambda s: (s.hello(), s.prove(b"another secret"), None)[-1],
+    "wrong magic": lambda s: _proved(s).send(STATUS, bytes(16), magic=b"DSMX"),
+    "unknown type": lambda s: _proved(s).send(77),
+    "a reply": lambda s: _proved(s).send(0x8000 | ATTACH, bytes(16)),
+    "oversized": lambda s: _proved(s).send(ENDPOINT, length=1025),
+    "endless": lambda s: _proved(s).send(ENDPOINT, bytes(65), length=65),
+    "short name": lambda s: _proved(s).send(ATTACH, bytes(15)),
+    "long name": lambda s: _proved(s).send(STATUS, bytes(17)),
+    "bye with more": lambda s: _proved(s).send(BYE, b"!"),
+}
+
+
+@pytest.mark.parametrize("kind", NOISE)
+def test_noise_is_counted_and_harms_nobody(
+    owner: dsmem.Context, region: dsmem.Region, remote: dsmem.Remote, kind: str
+) -> None:
+    before = owner.stats["rejected"]
+    with Stranger(owner.agent_address) as s:
+        NOISE[kind](s)
+        while not s.ended():  # a challenge may come first
+            pass
+        assert owner.stats["rejected"] == before + 1
+    assert remote.fetch_add(0, 1) == 0
+    with remote.context.attach(region.descriptor) as again:  # type: ignore[union-attr]
+        assert again.fetch_add(0, 1) == 1
+
+
+def test_noise_is_logged_once(owner: dsmem.Context, capfd: pytest.CaptureFixture[str]) -> None:
+    for _ in range(3):
+        with Stranger(owner.agent_address) as s:
+            s.socket.sendall(b"noise")
+            assert s.ended()
+    assert capfd.readouterr().err.count("dropped a connection") == 1
+
+
+def test_silent_strangers_make_room(owner: dsmem.Context, peer: dsmem.Context, region: dsmem.Region) -> None:
+    silent = [Stranger(owner.agent_address) for _ in range(100)]
+    try:
+        silent[-1].socket.sendall(b"DSM")  # half a hello
+        with peer.attach(region.descriptor) as remote:
+            remote.write(0, b"served")
+        assert region.array("u1")[:6].tobytes() == b"served"
+        assert owner.stats["rejected"] >= 36
+        assert silent[0].ended()
+        silent[-1].socket.sendall(b"X")
+        assert silent[-1].ended()
+    finally:
+        for s in silent:
+            s.socket.close()
+
+
+def test_the_protocol_in_pieces(owner: dsmem.Context, region: dsmem.Region) -> None:
+    """Byte by byte, and all at once: what counts is the stream."""
+    name = _name(region.descriptor)
+    with Stranger(owner.agent_address) as s:
+        sendall = s.socket.sendall
+        for b in b"DSMH" + struct.pack("<HH", 1, 0) + s.node + s.nonce:
+            sendall(bytes([b]))
+        s.challenge = s.socket.recv(88)
+        assert s.prove(SECRET) == 0
+        status = b"DSMM" + struct.pack("<HHII", STATUS, 16, 7, 0) + name
+        sendall(status * 3)
+        replies = b""
+        while len(replies) < 48:
+            replies += s.socket.recv(48)
+        assert replies == (b"DSMM" + struct.pack("<HHII", 0x8000 | STATUS, 0, 7, 0)) * 3
+        sendall(b"DSMM" + struct.pack("<HHII", BYE, 0, 8, 0))
+
+
+def test_another_version_of_the_protocol(owner: dsmem.Context) -> None:
+    with Stranger(owner.agent_address) as s:
+        assert s.hello(version=2) == errors.VersionError.code
+        assert s.ended()
+
+
+def test_questions_about_what_is_not_there(owner: dsmem.Context, region: dsmem.Region) -> None:
+    d = region.descriptor
+    with Stranger(owner.agent_address) as s:
+        _proved(s)
+        for number, generation in [
+            (d.region, d.generation ^ 1),
+            (d.region + 1, d.generation),
+            (2**64 - 1, 0),
+            (2**63, 1),
+        ]:
+            for kind in (ATTACH, STATUS):
+                status, payload, fds = s.ask(kind, struct.pack("<QQ", number, generation))
+                assert (status, payload, fds) == (errors.StaleDescriptorError.code, b"", [])
+        status, payload, fds = s.ask(ATTACH, _name(d))
+        assert status == 0 and struct.unpack_from("<Q", payload)[0] == d.nbytes
+        for fd in fds:
+            os.close(fd)
+        assert s.ask(STATUS, _name(d))[0] == 0
+
+
+def test_fenced_between_hello_and_proof(owner: dsmem.Context) -> None:
+    with Stranger(owner.agent_address) as s:
+        assert s.hello() == 0
+        try:
+            owner.fence(s.node)
+        except errors.UnsupportedError:
+            assert "shm" in owner.fabric
+        assert s.prove(SECRET) == errors.FencedError.code
+        assert s.ended()
+    with Stranger(owner.agent_address, s.node) as s:
+        assert s.hello() == errors.FencedError.code
+
+
+def test_a_fence_cuts_open_connections(owner: dsmem.Context, region: dsmem.Region) -> None:
+    with Stranger(owner.agent_address) as s, Stranger(owner.agent_address) as other:
+        _proved(s)
+        _proved(other)
+        try:
+            owner.fence(s.node)
+        except errors.UnsupportedError:
+            assert "shm" in owner.fabric
+        assert s.ended()
+        assert other.ask(STATUS, _name(region.descriptor))[0] == 0
+
+
+FORGED: dict[str, tuple[dict[str, int | bytes], type[errors.DsmemError]]] = {
+    "version": ({"version": 2}, errors.VersionError),
+    "region": ({"region": 1}, errors.StaleDescriptorError),
+    "far region": ({"region": 2**64 - 1}, errors.StaleDescriptorError),
+    "generation": ({"generation": 1}, errors.StaleDescriptorError),
+    "no generation": ({"generation": 0}, errors.DescriptorError),
+    "no length": ({"nbytes": 0}, errors.DescriptorError),
+    "no rights": ({"access": 0}, errors.DescriptorError),
+    "unknown rights": ({"access": 8}, errors.DescriptorError),
+    "unknown fabric": ({"fabric": 9}, errors.DescriptorError),
+    "unknown kind": ({"kind": 2}, errors.DescriptorError),
+    "range that wraps": ({"base": 2**64 - 1, "nbytes": 2}, errors.DescriptorError),
+    "another node": ({"node": bytes(16)}, errors.StaleDescriptorError),
+}
+
+
+@pytest.mark.parametrize("what", FORGED)
+def test_forged_descriptors(peer: dsmem.Context, region: dsmem.Region, what: str) -> None:
+    fields, error = FORGED[what]
+    with pytest.raises(error):
+        peer.attach(forge(region.descriptor, **fields))
+
+
+def test_a_descriptor_grants_nothing(owner: dsmem.Context, peer: dsmem.Context) -> None:
+    """Rights, length, base and key that count are the owner's."""
+    with owner.allocate(64, "r") as region:
+        forged = forge(region.descriptor, access=7, nbytes=1 << 40, base=4096, key=77)
+        with peer.attach(forged) as remote:
+            assert (remote.access, remote.nbytes) == ("r", 64)
+            with pytest.raises(errors.AccessDeniedError):
+                remote.write(0, b"x")
+            with pytest.raises(errors.OutOfBoundsError):
+                remote.read(64, bytearray(1))
+            remote.read(0, bytearray(64))
+
+
+def test_a_descriptor_of_another_fabric(peer: dsmem.Context, region: dsmem.Region) -> None:
+    other = 1 if region.descriptor.fabric == "verbs" else 2
+    with pytest.raises(errors.InvalidArgumentError):
+        peer.attach(forge(region.descriptor, fabric=other))
+
+
+def test_nobody_at_the_address(fabric: str, peer: dsmem.Context) -> None:
+    with open_context(fabric) as owner, owner.allocate(8) as region:
+        descriptor = region.descriptor
+    with pytest.raises(errors.PeerDeadError):
+        peer.attach(descriptor)
+
+
+@pytest.mark.parametrize(
+    "address", ["", "unix:", "http://localhost", "tcp:", "tcp:1.2.3.4:x", "tcp:[::1", "tcp:host:1"]
+)
+def test_addresses_that_are_none(peer: dsmem.Context, region: dsmem.Region, address: str) -> None:
+    with pytest.raises((errors.DescriptorError, errors.InvalidArgumentError, errors.PeerDeadError)):
+        peer.attach(forge(region.descriptor, address=address))
