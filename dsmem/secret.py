@@ -40,7 +40,7 @@ def default_secret() -> bytes:
     if text is not None:
         return _checked(text.encode(), "DSMEM_SECRET")
     named = os.environ.get("DSMEM_SECRET_FILE")
-    path = Path(named) if named else _default_path()
+    path = secret_path()
     try:
         if not named and not path.exists():
             _create(path)
@@ -52,7 +52,22 @@ def default_secret() -> bytes:
         ) from e
 
 
-def _default_path() -> Path:
+def secret_path() -> Path:
+    """The file that holds the secret, where ``$DSMEM_SECRET`` does not.
+
+    Returns
+    -------
+    Path
+        Nothing may be there yet.
+
+    Raises
+    ------
+    InvalidArgumentError
+        There is no home folder to look in.
+    """
+    named = os.environ.get("DSMEM_SECRET_FILE")
+    if named:
+        return Path(named)
     try:
         base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     except RuntimeError as e:

@@ -3,73 +3,155 @@
 from __future__ import annotations
 
 import json
-import os
-import resource
 from typing import Any
 
 import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from dsmem import _core, errors, leftovers
-
-FABRICS = ("shm", "verbs")
-
-
-def _fabric(name: str) -> dict[str, Any]:
-    try:
-        _core.probe(name)
-        return {"works": True, "devices": _core.inventory(name)}
-    except errors.DsmemError as error:
-        return {"works": False, "reason": str(error)}
+from dsmem import leftovers, secret
+from dsmem.cli import examine, reach
 
 
-def _limits() -> dict[str, int | None]:
-    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    shm = os.statvfs("/dev/shm")
-    return {
-        "locked_memory_bytes": None if soft == resource.RLIM_INFINITY else soft,
-        "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-        "dev_shm_free_bytes": shm.f_bavail * shm.f_frsize,
-    }
+def _bytes(n: int | None) -> str:
+    if n is None:
+        return "unlimited"
+    for power, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if n >= 1 << power:
+            return f"{n / (1 << power):.4g} {unit}"
+    return f"{n} bytes"
 
 
-def report() -> dict[str, Any]:
-    """All that doctor knows, as JSON takes it."""
-    found = leftovers.scan()
-    return {
-        "fabrics": {name: _fabric(name) for name in FABRICS},
-        "limits": _limits(),
-        "nodes": [leftovers.read_record(path) for path, alive in found if alive],
-        "leftovers": [str(path) for path, alive in found if not alive],
-    }
+def _count(n: int | None) -> str:
+    return "unlimited" if n is None else str(n)
 
 
-def _show(facts: dict[str, Any]) -> None:
+class _Page:
+    """A heading at the left, facts under it, and commands on lines of their own that can be copied whole."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False)
+
+    def heading(self, text: str) -> None:
+        self.console.print(Text(text, "bold"))
+
+    def fact(self, name: str, text: str, good: bool | None = None) -> None:
+        grid = Table.grid(padding=(0, 1, 0, 0))
+        grid.add_column(width=15, no_wrap=True)
+        grid.add_column(ratio=1, overflow="fold")
+        style = {True: "green", False: "red", None: ""}[good]
+        grid.add_row(Text(f"  {name}"), Text(text, style))
+        self.console.print(grid)
+
+    def remedy(self, lines: list[str]) -> None:
+        for line in lines:
+            self.console.print(Text(f"      {line}", "dim" if line.startswith("#") else "cyan"), soft_wrap=True)
+
+
+def _best_gid(gids: list[dict[str, Any]]) -> str:
+    if not gids:
+        return "none"
+    best = max(gids, key=lambda g: ("v2" in g["type"], "::ffff:" in g["gid"], "::ffff:127." not in g["gid"]))
+    return f"{best['index']} {best['gid']}" + (f" +{len(gids) - 1}" if len(gids) > 1 else "")
+
+
+def _devices(devices: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("  device", "port", "state", "link", "lid", "interface", "GID"):
+        table.add_column(name, overflow="fold")
+    for device in devices:
+        for port in device["ports"]:
+            state = Text(port["state"], "green" if port["state"] == "active" else "red")
+            row = (f"  {device['device']}", str(port["port"]), state, port["link"], port["lid"], port["interface"])
+            table.add_row(*row, _best_gid(port["gids"]))
+    return table
+
+
+def _show_fabrics(page: _Page, facts: dict[str, Any]) -> None:
+    page.heading("Fabrics")
     for name, fabric in facts["fabrics"].items():
-        click.echo(f"{name:6} {'works' if fabric['works'] else 'does not work: ' + fabric['reason']}")
-        for device in fabric.get("devices", []):
-            click.echo(f"       {json.dumps(device)}")
-    locked = facts["limits"]["locked_memory_bytes"]
-    click.echo(f"locked memory: {'unlimited' if locked is None else f'{locked} bytes'}")
-    if locked is not None:
-        click.echo("       verbs pins what it registers; raise it with 'ulimit -l unlimited' or in limits.conf")
-    click.echo(
-        f"open files: {facts['limits']['open_files']}   /dev/shm free: {facts['limits']['dev_shm_free_bytes']} bytes"
-    )
-    click.echo(f"live nodes: {len(facts['nodes'])}   leftovers of dead processes: {len(facts['leftovers'])}")
+        page.fact(name, "works" if fabric["works"] else f"does not work: {fabric['reason']}", fabric["works"])
+        page.remedy(fabric.get("remedy", []))
+    page.heading("RDMA")
+    if facts["kernel"]["devices"]:
+        page.console.print(_devices(facts["kernel"]["devices"]))
+    else:
+        page.fact("devices", "none (/sys/class/infiniband is empty or not there)")
+    software = facts["kernel"]["rdma_rxe"]
+    page.fact("rdma_rxe", "not loaded, and no such module for this kernel" if software == "missing" else software)
+
+
+def _show_limits(page: _Page, limits: dict[str, Any]) -> None:
+    locked, files = limits["locked_memory_bytes"], limits["open_files"]
+    page.heading("Limits")
+    exempt = "; does not count for you (CAP_IPC_LOCK)" if locked["exempt"] and locked["soft"] is not None else ""
+    page.fact("locked memory", f"{_bytes(locked['soft'])} (at most {_bytes(locked['hard'])}){exempt}")
+    page.fact("open files", f"{_count(files['soft'])} (at most {_count(files['hard'])})")
+    reserved = [f"{h['free']} of {h['total']} × {_bytes(h['bytes'])} free" for h in limits["huge_pages"] if h["total"]]
+    page.fact("huge pages", ", ".join(reserved) or "none reserved (for large regions: sysctl vm.nr_hugepages=N)")
+    page.fact("memory", f"{_bytes(limits['memory_available_bytes'])} available")
+
+
+def _show_nodes(page: _Page, facts: dict[str, Any], removed: list[str]) -> None:
+    page.heading("Nodes")
+    for node in facts["nodes"]:
+        page.fact(f"pid {node['pid']}", f"{node['fabric']} at {node['address']}")
+    if not facts["nodes"]:
+        page.fact("open now", "none of yours")
+    for path in removed:
+        page.fact("removed", path)
+    left = [path for path in facts["leftovers"] if path not in removed]
+    page.fact("left behind", f"{len(left)} by dead processes" if left else "nothing")
+    if left:
+        page.remedy(["dsmem doctor --clean"])
+
+
+def _secret_line(key: dict[str, Any]) -> str:
+    where = key["path"] or f"${key['source']}"
+    if not key["usable"]:
+        return f"{where}: not usable"
+    if not key["exists"]:
+        return f"{where}: none yet, made when needed"
+    return f"{where}: {'readable for you alone' if key['path'] else 'set'}"
+
+
+def _show(facts: dict[str, Any], removed: list[str]) -> None:
+    page = _Page()
+    v, key, peer = facts["versions"], facts["secret"], facts["peer"]
+    page.console.print(f"dsmem {v['dsmem']}, Python {v['python']}, Linux {v['kernel']}")
+    _show_fabrics(page, facts)
+    _show_limits(page, facts["limits"])
+    page.heading("Secret")
+    page.fact("file" if key["path"] else "text", _secret_line(key), None if key["usable"] else False)
+    _show_nodes(page, facts, removed)
+    if peer:
+        page.heading("Peer")
+        page.fact(peer["address"], peer["reason"] or "reachable, and has the same secret", peer["reachable"])
+    if facts["troubles"]:
+        page.heading("To be mended")
+    for trouble in facts["troubles"]:
+        page.fact(trouble["subject"], trouble["reason"], False)
+        page.remedy(trouble["remedy"])
 
 
 @click.command()
 @click.option("--clean", is_flag=True, help="Remove what dead processes have left.")
+@click.option("--peer", metavar="ADDRESS", help="Say hello to an agent: HOST:PORT, or as a descriptor shows it.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.pass_context
-def doctor(context: click.Context, clean: bool, as_json: bool) -> None:
-    """Which fabrics work here, and what mends the others."""
-    facts = report()
-    removed = [str(path) for path in leftovers.sweep()] if clean else []
+def doctor(context: click.Context, clean: bool, peer: str | None, as_json: bool) -> None:
+    """Which fabrics work here, and what mends the others.
+
+    Exit status 1: no fabric works, there is no usable secret, or the peer can't be reached.
+    """
+    facts = examine.report()
+    facts["removed"] = [str(path) for path in leftovers.sweep()] if clean else []
+    facts["peer"] = reach.reach(peer, secret.default_secret()) if peer else None
     if as_json:
-        click.echo(json.dumps({**facts, "removed": removed}))
+        click.echo(json.dumps(facts))
     else:
-        _show(facts)
-        for path in removed:
-            click.echo(f"removed {path}")
-    context.exit(0 if any(f["works"] for f in facts["fabrics"].values()) else 1)
+        _show(facts, facts["removed"])
+    works = any(f["works"] for f in facts["fabrics"].values())
+    hindered = any(t["hinders"] for t in facts["troubles"])
+    context.exit(0 if works and not hindered and (peer is None or facts["peer"]["reachable"]) else 1)

@@ -1,0 +1,282 @@
+"""dsmem doctor: what is broken is named with its remedy. The conditions are real: each is made, and mended again."""
+
+import json
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import dsmem
+from dsmem import _core, errors, leftovers
+from dsmem.cli import examine, main
+
+DSMEM = [sys.executable, "-c", "from dsmem.cli import main; main()"]
+RDMA = bool(examine.kernel_devices())
+
+
+def _has_verbs():
+    try:
+        _core.probe("verbs")
+    except errors.DsmemError as error:
+        return "built without" not in str(error)
+    return True
+
+
+@pytest.fixture(autouse=True)
+def own_world(monkeypatch, tmp_path):
+    """A secret and leftovers of its own."""
+    for name in ("DSMEM_SECRET", "DSMEM_SECRET_FILE", "DSMEM_LIBIBVERBS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ["doctor", *arguments])
+
+
+def facts(*arguments, status=0):
+    result = run("--json", *arguments)
+    assert result.exit_code == status, result.output
+    return json.loads(result.stdout)
+
+
+def facts_elsewhere(prefix=(), before=None, **environment):
+    """In a process of its own, which may be limited without harm to this one."""
+    command = [*prefix, *DSMEM, "doctor", "--json"]
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, preexec_fn=before, capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def trouble(found, subject):
+    return next(t for t in found["troubles"] if t["subject"] == subject)
+
+
+# ---- all well ----
+
+
+def test_json():
+    found = facts()
+    assert found["versions"]["dsmem"] == dsmem.__version__
+    assert found["fabrics"]["shm"]["works"] is True
+    assert set(found["fabrics"]) == {"shm", "verbs"}
+    assert found["limits"]["open_files"]["soft"] == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert found["limits"]["memory_available_bytes"] > 0
+    assert found["secret"]["usable"] and not found["secret"]["exists"]
+    assert not Path(found["secret"]["path"]).exists(), "doctor only looks"
+    assert found["removed"] == [] and found["peer"] is None
+
+
+def test_text_fits_80_columns():
+    result = run()
+    assert result.exit_code == 0
+    for word in ("Fabrics", "shm", "verbs", "locked memory", "open files", "huge pages", "Secret", "left behind"):
+        assert word in result.stdout
+    for line in result.stdout.splitlines():
+        assert len(line.rstrip()) <= 80 or line.startswith("      "), "only commands stay whole: " + line
+
+
+def test_every_trouble_has_a_remedy():
+    found = facts()
+    broken = [f for f in found["fabrics"].values() if not f["works"]]
+    assert all(f["reason"] and f["remedy"] for f in broken)
+    assert all(t["reason"] and t["remedy"] for t in found["troubles"])
+
+
+def test_open_nodes_are_shown():
+    with dsmem.Context("shm") as context:
+        node = next(n for n in facts()["nodes"] if n["node"] == context.node_id.hex())
+        assert (node["pid"], node["fabric"], node["address"]) == (os.getpid(), "shm", context.agent_address)
+        assert f"pid {os.getpid()}" in run().stdout
+
+
+def test_clean(monkeypatch, tmp_path):
+    monkeypatch.setattr(leftovers, "FOLDER", tmp_path)
+    left = tmp_path / "dsmem-1-0-node-00000000"
+    left.touch()
+    assert facts()["leftovers"] == [str(left)]
+    assert "dsmem doctor --clean" in run().stdout and left.exists()
+    assert f"{left}" in run("--clean").stdout.replace("\n", "").replace(" ", "")
+    assert not left.exists()
+    assert facts("--clean")["removed"] == []
+
+
+# ---- verbs ----
+
+
+@pytest.mark.skipif(not _has_verbs(), reason="built without verbs headers")
+def test_library_named_wrongly():
+    verbs = facts_elsewhere(DSMEM_LIBIBVERBS="/nonexistent")["fabrics"]["verbs"]
+    assert verbs["error"] == "FabricUnavailableError"
+    assert verbs["reason"].startswith("/nonexistent: cannot open shared object file")
+    assert verbs["remedy"] == ["unset DSMEM_LIBIBVERBS"]
+
+
+@pytest.mark.skipif(not _has_verbs(), reason="built without verbs headers")
+@pytest.mark.skipif(not shutil.which("apt-get"), reason="the command is that of Debian")
+def test_no_usable_library(tmp_path):
+    (tmp_path / "libibverbs.so.1").write_text("not a library")
+    verbs = facts_elsewhere(LD_LIBRARY_PATH=str(tmp_path))["fabrics"]["verbs"]
+    assert verbs["error"] == "FabricUnavailableError" and "libibverbs.so.1" in verbs["reason"]
+    assert verbs["remedy"][0].endswith("apt-get install -y libibverbs1 ibverbs-providers")
+    assert "apt install" not in verbs["reason"]
+
+
+@pytest.mark.skipif(_has_verbs(), reason="built with verbs")
+def test_built_without_headers():
+    verbs = facts()["fabrics"]["verbs"]
+    assert "built without verbs headers" in verbs["reason"]
+    assert "libibverbs-dev" in verbs["remedy"][0] and verbs["remedy"][1].startswith("pip install --force-reinstall")
+
+
+@pytest.mark.skipif(not _has_verbs() or RDMA, reason="needs verbs and no RDMA device")
+def test_no_device():
+    found = facts()
+    verbs = found["fabrics"]["verbs"]
+    assert (verbs["error"], verbs["reason"]) == ("NoDeviceError", "this host has no RDMA device")
+    assert any(word in " ".join(verbs["remedy"]) for word in ("rdma link add", "make softroce"))
+    assert found["kernel"]["devices"] == []
+
+
+@pytest.fixture
+def soft_device():
+    """A second SoftRoCE device, on an interface of its own that has no address and is down."""
+    steps = ["ip link add dsmem0 type dummy", "rdma link add dsmem_rxe type rxe netdev dsmem0"]
+    if not RDMA or os.geteuid() or not shutil.which("rdma") or examine.softroce() != "loaded":
+        pytest.skip("needs root and rdma_rxe, as in make softroce")
+    for step in steps:
+        subprocess.run(step.split(), check=True)
+    yield "dsmem_rxe"
+    subprocess.run(["rdma", "link", "delete", "dsmem_rxe"], check=True)
+    subprocess.run(["ip", "link", "delete", "dsmem0"], check=True)
+
+
+def test_port_down(soft_device):
+    down = trouble(facts(), f"{soft_device} port 1")
+    assert "is down" in down["reason"] and down["remedy"] == ["ip link set dsmem0 up"]
+    subprocess.run(down["remedy"][0].split(), check=True)
+    end = time.monotonic() + 30
+    while any(soft_device in t["subject"] for t in facts()["troubles"]):
+        assert time.monotonic() < end, "the port stays down"
+        time.sleep(0.1)
+    assert soft_device in run().stdout
+
+
+# ---- limits ----
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root without setpriv")
+def test_locked_memory():
+    prefix = ("setpriv", "--bounding-set", "-ipc_lock") if os.geteuid() == 0 else ()
+    found = facts_elsewhere(prefix, lambda: resource.setrlimit(resource.RLIMIT_MEMLOCK, (1 << 20, 1 << 20)))
+    assert found["limits"]["locked_memory_bytes"] == {"soft": 1 << 20, "hard": 1 << 20, "exempt": False}
+    locked = trouble(found, "locked memory")
+    assert "only 1048576 bytes" in locked["reason"] and not locked["hinders"]
+    assert "memlock unlimited" in locked["remedy"][0] and "limits.d" in locked["remedy"][0]
+    assert "LimitMEMLOCK=infinity" in locked["remedy"][1] and "--ulimit memlock=-1" in locked["remedy"][2]
+
+
+def test_open_files():
+    found = facts_elsewhere(before=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 1024)))
+    files = trouble(found, "open files")
+    assert files["reason"].startswith("only 64") and "nofile 65536" in files["remedy"][0]
+
+
+def test_a_limit_that_can_be_raised_by_its_owner():
+    assert examine._raise_limit("n", "nofile", {"hard": 65536}, "65536") == ["ulimit -n 65536"]
+    assert examine._raise_limit("l", "memlock", {"hard": None}, "unlimited") == ["ulimit -l unlimited"]
+
+
+# ---- the secret ----
+
+
+def test_secret_open_to_others():
+    with dsmem.Context("shm"):
+        pass
+    path = Path(facts()["secret"]["path"])
+    path.chmod(0o644)
+    found = facts(status=1)
+    assert found["secret"]["mode"] == "644" and not found["secret"]["usable"]
+    wrong = trouble(found, "secret")
+    assert wrong["hinders"] and wrong["remedy"] == [f"chmod 600 '{path}'"]
+    assert wrong["remedy"][0] in run().stdout
+    subprocess.run(wrong["remedy"][0], shell=True, check=True)
+    assert facts()["secret"]["usable"]
+
+
+def test_secret_in_the_environment(monkeypatch):
+    monkeypatch.setenv("DSMEM_SECRET", "short")
+    assert trouble(facts(status=1), "secret")["remedy"][0] == "unset DSMEM_SECRET"
+    monkeypatch.setenv("DSMEM_SECRET", "long enough, surely")
+    result = run()
+    assert result.exit_code == 0 and "$DSMEM_SECRET: set" in result.stdout
+    assert "long enough" not in result.stdout
+
+
+def test_secret_file_that_is_not_there(monkeypatch, tmp_path):
+    monkeypatch.setenv("DSMEM_SECRET_FILE", str(tmp_path / "none"))
+    wrong = trouble(facts(status=1), "secret")
+    assert "No such file" in wrong["reason"] and wrong["remedy"][0] == "unset DSMEM_SECRET_FILE"
+
+
+# ---- peers ----
+
+
+def test_peer():
+    with dsmem.Context("shm") as context:
+        assert facts("--peer", context.agent_address)["peer"] == {
+            "address": context.agent_address,
+            "reachable": True,
+            "reason": None,
+        }
+        assert "reachable, and has the same secret" in " ".join(run("--peer", context.agent_address).stdout.split())
+    assert facts("--peer", context.agent_address, status=1)["peer"]["reason"].startswith("refused")
+
+
+def test_peer_with_another_secret():
+    with dsmem.Context("shm", secret=b"quite another secret") as context:
+        assert "the secrets differ" in facts("--peer", context.agent_address, status=1)["peer"]["reason"]
+
+
+def test_peer_that_nobody_is():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def answer():
+            stream, _ = server.accept()
+            with stream:
+                stream.recv(56)
+                stream.sendall(b"220 mail.example.org ESMTP\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        found = facts("--peer", f"tcp:127.0.0.1:{port}", status=1)
+        thread.join()
+    assert found["peer"]["reason"] == "what listens there is no agent of dsmem"
+    assert facts("--peer", f"127.0.0.1:{port}", status=1)["peer"]["reason"].startswith("refused")
+    assert "is not HOST" in facts("--peer", "127.0.0.1:x", status=1)["peer"]["reason"]
+
+
+# ---- of all commands ----
+
+
+def test_errors_of_the_library_are_one_line(monkeypatch):
+    monkeypatch.setenv("DSMEM_SECRET", "short")
+    for command in (["bench"], ["demo"], ["doctor", "--peer", "127.0.0.1:1"]):
+        result = CliRunner().invoke(main, command)
+        assert result.exit_code == 1
+        assert result.output == "Error: DSMEM_SECRET holds 5 bytes; a secret needs at least 16: invalid argument\n"
+
+
+def test_version():
+    assert CliRunner().invoke(main, ["--version"]).output == f"dsmem, version {dsmem.__version__}\n"
