@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+import timeit
+from collections.abc import Iterator
 from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
 
 import click
 import numpy as np
@@ -16,81 +20,135 @@ from rich.table import Table
 
 import dsmem
 from dsmem import _core
+from dsmem.cli import measure
 
-COUNTS = 10_000
-
-# The other process: reads the file, writes it back reversed, counts, and says what it has seen.
-_OTHER = """
-import hashlib, sys, numpy, dsmem
-fabric, source, target, counter, counts = sys.argv[1:]
-with dsmem.Context(fabric) as context:
-    s, t, c = (context.attach(bytes.fromhex(d)) for d in (source, target, counter))
-    data = numpy.empty(s.nbytes, "u1")
-    s.read(0, data)
-    t.write(0, numpy.ascontiguousarray(data[::-1]))
-    for _ in range(int(counts)):
-        c.fetch_add(0, 1)
-    print(hashlib.sha256(data).hexdigest())
-    s.close(); t.close(); c.close()
-"""
+COUNTS = 10_000  # increments by each process
+SIZES = (8, 4096, 65536, 1 << 20)
+SECONDS = 0.1  # per figure
+BATCH = 64
 
 
-def _median_us(call: Callable[[], object]) -> float:
-    rounds = []
-    for _ in range(9):
-        n, start = 0, time.perf_counter()
-        while (spent := time.perf_counter() - start) < 0.01:
-            call()
-            n += 1
-        rounds.append(spent / n)
-    return float(np.median(rounds)) * 1e6
+# ---- the other process ----
 
 
-def _table(remote: dsmem.Remote, fabric: str) -> Table:
-    table = Table(title=f"one-sided on {fabric}, median")
-    for column in ("bytes", "read µs", "write µs", "memcpy µs", "read GB/s", "memcpy GB/s"):
-        table.add_column(column, justify="right")
-    for size in (8, 4096, 65536, 1 << 20):
-        if size > remote.nbytes:
-            break
-        out, other = np.zeros(size, "u1"), np.zeros(size, "u1")
-        read = _median_us(lambda out=out: remote.read(0, out))  # type: ignore[misc]
-        write = _median_us(lambda out=out: remote.write(0, out))  # type: ignore[misc]
-        copy = _median_us(lambda out=out, other=other: np.copyto(other, out))  # type: ignore[misc]
-        cells = (f"{size}", f"{read:.2f}", f"{write:.2f}", f"{copy:.2f}")
-        table.add_row(*cells, f"{size / read / 1e3:.2f}", f"{size / copy / 1e3:.2f}")
+def other() -> None:
+    """Read the file, write it back reversed, count, and own the memory that the table is measured on."""
+    fabric, source, target, counter = sys.argv[1:]
+    rows = measure.cases(["read"], list(SIZES), 1) + measure.cases(["batch"], [8], BATCH)
+    with dsmem.Context(fabric) as context, context.allocate(measure.region_nbytes(rows)) as own:
+        s, t, c = (context.attach(bytes.fromhex(d)) for d in (source, target, counter))
+        data = np.empty(s.nbytes, "u1")
+        s.read(0, data)
+        t.write(0, np.ascontiguousarray(data[::-1]))
+        for _ in range(COUNTS):
+            c.fetch_add(0, 1)
+        print(json.dumps({"sha256": hashlib.sha256(data.data).hexdigest(), "own": own.descriptor.hex()}), flush=True)
+        sys.stdin.read()  # until the first process is done
+
+
+@contextlib.contextmanager
+def _started(fabric: str, regions: tuple[dsmem.Region, ...]) -> Iterator[subprocess.Popen[str]]:
+    texts = [region.descriptor.hex() for region in regions]
+    command = [sys.executable, "-c", "from dsmem.cli.demo import other; other()", fabric, *texts]
+    # In a session of its own: Ctrl-C ends this process, and with its standard input the other one.
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        yield process
+
+
+def _answer(process: subprocess.Popen[str]) -> dict[str, str]:
+    assert process.stdout
+    line = process.stdout.readline()
+    if not line:
+        raise click.ClickException("the other process has failed; what it said stands above")
+    answer: dict[str, str] = json.loads(line)
+    return answer
+
+
+# ---- figures ----
+
+
+def _copy_us(size: int, clock_ns: float) -> float:
+    """One block of bytes copied into another, in this process."""
+    names = {"to": memoryview(bytearray(b"\1") * size), "data": memoryview(bytearray(b"\2") * size)}
+    timer = timeit.Timer("to[:] = data", timer=perf_counter_ns, globals=names)
+    times, block = measure.sample(timer, measure.Limits(None, SECONDS), clock_ns)
+    return float(np.median(times)) / block / 1e3
+
+
+def _median_us(op: str, size: int, remote: dsmem.Remote, clock_ns: float) -> float:
+    (case,) = measure.cases([op], [size], BATCH)
+    row = measure.measure(case, remote, measure.Limits(None, SECONDS), clock_ns)
+    return float(row["latency_us"]["median"])
+
+
+def _table(remote: dsmem.Remote, fabric: str, clock_ns: float) -> Table:
+    title = f"memory of the other process, on {fabric}: medians, called from Python"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for column in ("bytes", "read µs", "write µs", "memcpy µs", "read GB/s", "write GB/s", "memcpy GB/s"):
+        table.add_column(column, justify="right", header_style="dim")
+    for size in SIZES:
+        us = [_median_us("read", size, remote, clock_ns), _median_us("write", size, remote, clock_ns)]
+        us.append(_copy_us(size, clock_ns))
+        table.add_row(f"{size}", *(f"{t:.2f}" for t in us), *(f"{size / t / 1e3:.2f}" for t in us))
     return table
+
+
+def _words(remote: dsmem.Remote, clock_ns: float) -> str:
+    add, swap, batch = (_median_us(op, 8, remote, clock_ns) for op in ("fetch-add", "compare-swap", "batch"))
+    return f"fetch_add {add:.2f} µs, compare_swap {swap:.2f} µs, a batch() of {BATCH} mixed ops {batch:.1f} µs"
+
+
+# ---- the command ----
+
+
+def _load(path: Path, context: dsmem.Context) -> dsmem.Region:
+    size = path.stat().st_size
+    if not size:
+        raise click.ClickException(f"{path} is empty")
+    region = context.allocate(size, "r")
+    with path.open("rb") as file, memoryview(region) as memory:
+        if file.readinto(memory) != size:
+            raise click.ClickException(f"{path} has changed while it was read")
+    return region
+
+
+def _compare(mine: str, theirs: str, back: str, total: int) -> None:
+    click.echo(f"  sha256   {mine[:32]}…  of the file")
+    click.echo(f"           {theirs[:32]}…  of what the other read")
+    click.echo(f"           {back[:32]}…  of what it wrote back, reversed")
+    click.echo(f"  counter  {total}, after {COUNTS} fetch_add by each of the two")
+    click.echo()
+    if not mine == theirs == back:
+        raise click.ClickException("the checksums differ")
+    if total != 2 * COUNTS:
+        raise click.ClickException(f"the counter should be {2 * COUNTS}")
+
+
+def _share(path: Path, fabric: str, context: dsmem.Context) -> None:
+    with _load(path, context) as source, context.allocate(source.nbytes) as target, context.allocate(8) as counter:
+        with _started(fabric, (source, target, counter)) as process, context.attach(counter.descriptor) as c:
+            for _ in range(COUNTS):
+                c.fetch_add(0, 1)
+            answer = _answer(process)
+            mine = hashlib.sha256(source).hexdigest()
+            back = hashlib.sha256(np.ascontiguousarray(target.array()[::-1]).data).hexdigest()
+            _compare(mine, answer["sha256"], back, c.fetch_add(0, 0))
+            clock_ns = measure.overhead().clock_ns
+            with context.attach(bytes.fromhex(answer["own"])) as remote:
+                console: Any = Console(highlight=False)
+                console.print(_table(remote, context.fabric, clock_ns))
+                click.echo(f"\n{_words(remote, clock_ns)}")
+    click.echo("memcpy: a memoryview copied into another, within this process")
 
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
-@click.option("--fabric", default="auto", show_default=True, help="shm, verbs, or a URL.")
+@click.option("-f", "--fabric", default="auto", show_default=True, help="shm, verbs, or a URL.")
 def demo(file: Path | None, fabric: str) -> None:
     """Share FILE (by default the extension module of dsmem) with a second process, which reads it and writes back."""
     path = file or Path(sys.modules[_core.Context.__module__].__file__ or sys.executable)
-    data = np.fromfile(path, "u1")
-    if not data.size:
-        raise click.ClickException(f"{path} is empty")
-    with dsmem.Context(fabric) as context, context.allocate(data.size, "r") as source:
-        with (
-            context.allocate(data.size) as target,
-            context.allocate(8) as counter,
-            context.attach(counter.descriptor) as c,
-        ):
-            source.array()[:] = data
-            texts = [r.descriptor.hex() for r in (source, target, counter)]
-            command = [sys.executable, "-c", _OTHER, fabric, *texts, str(COUNTS)]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
-                for _ in range(COUNTS):
-                    c.fetch_add(0, 1)
-                seen = other.communicate()[0].strip()
-            back = hashlib.sha256(target.array()[::-1].tobytes()).hexdigest()
-            mine, total = hashlib.sha256(data.tobytes()).hexdigest(), c.fetch_add(0, 0)
-            click.echo(
-                f"{path}: {data.size} bytes, sha256 {mine[:16]}… here, {seen[:16]}… read, {back[:16]}… written back"
-            )
-            click.echo(f"counter after {COUNTS} increments by each of two processes: {total}")
-            if not mine == seen == back or total != 2 * COUNTS or other.returncode:
-                raise click.ClickException("they differ")
-            with context.attach(target.descriptor) as remote:
-                Console().print(_table(remote, context.fabric))
+    with dsmem.Context(fabric) as context:
+        click.echo(f"Two processes share {path.name}, on {context.fabric}\n\n  bytes    {path.stat().st_size}")
+        _share(path, fabric, context)

@@ -176,6 +176,31 @@ def _percentile(us: NDArray[np.float64], percent: float, fewest: int) -> float |
     return float(np.percentile(us, percent, method="higher")) if us.size >= fewest else None
 
 
+def sample(timer: timeit.Timer, limits: Limits, clock_ns: float) -> tuple[NDArray[np.int64], int]:
+    """Warm up, then time blocks of calls.
+
+    Parameters
+    ----------
+    timer : timeit.Timer
+        The call; its clock is ``time.perf_counter_ns``.
+    limits : Limits
+        When there are enough samples.
+    clock_ns : float
+        Two readings of the clock, from :func:`overhead`.
+
+    Returns
+    -------
+    array of int64
+        Nanoseconds per block.
+    int
+        Calls per block.
+    """
+    block = _block(_warm_up(timer), clock_ns)
+    if limits.iterations is not None:
+        block = min(block, limits.iterations)
+    return _samples(timer, block, limits), block
+
+
 def measure(case: Case, remote: dsmem.Remote, limits: Limits, clock_ns: float) -> dict[str, Any]:
     """Run a row.
 
@@ -195,11 +220,7 @@ def measure(case: Case, remote: dsmem.Remote, limits: Limits, clock_ns: float) -
     dict
         The row as JSON takes it. Latencies are of calls, in µs.
     """
-    timer = _timer(case, remote)
-    block = _block(_warm_up(timer), clock_ns)
-    if limits.iterations is not None:
-        block = min(block, limits.iterations)
-    times = _samples(timer, block, limits)
+    times, block = sample(_timer(case, remote), limits, clock_ns)
     us = times / (block * 1e3)
     calls, spent = times.size * block, float(times.sum()) / 1e9
     return {

@@ -1,0 +1,43 @@
+"""dsmem demo: a real file goes to another process and comes back."""
+
+import hashlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+DSMEM = [sys.executable, "-c", "from dsmem.cli import main; main()"]
+
+
+def run(*arguments):
+    return subprocess.run([*DSMEM, "demo", *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", ["shm", "fault+shm"])
+def test_demo(name, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 41 + b"an odd end")
+    done = run(str(path), "--fabric", name)
+    assert (done.returncode, done.stderr) == (0, "")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+    assert re.findall(r"([0-9a-f]{32})…", done.stdout) == [digest] * 3
+    assert "counter  20000," in done.stdout
+    for size in (8, 4096, 65536, 1 << 20):
+        assert re.search(rf"^ *{size}( +\d+\.\d\d){{6}} *$", done.stdout, re.MULTILINE)
+    assert all(len(line.rstrip()) <= 80 for line in done.stdout.splitlines())
+
+
+def test_an_empty_file(tmp_path):
+    path = tmp_path / "empty"
+    path.touch()
+    done = run(str(path))
+    assert done.returncode == 1 and done.stderr == f"Error: {path} is empty\n"
+
+
+def test_a_failing_op_is_an_error(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"text")
+    done = run(str(path), "--fabric", "fault+shm://?fail=100")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("Error: ")
