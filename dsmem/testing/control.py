@@ -164,6 +164,7 @@ class FakeOwner:
         self._listener.listen(backlog)
         self.address = f"unix:@dsmem-fake-{os.getpid()}-{self.node.hex()}"
         self._thread = threading.Thread(target=self._run)
+        self._client: socket.socket | None = None
 
     def descriptor(self, genuine: dsmem.Descriptor) -> bytes:
         """A descriptor that leads here."""
@@ -182,6 +183,7 @@ class FakeOwner:
                 return
             with client, contextlib.suppress(OSError):
                 client.settimeout(10)
+                self._client = client
                 self._answer(self, client, receive(client, 56))
 
     def shake_hands(self, client: socket.socket, hello: bytes) -> None:
@@ -206,7 +208,8 @@ class FakeOwner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept
+        for s in (self._listener, self._client):  # wakes accept and recv
+            with contextlib.suppress(OSError, AttributeError):
+                s.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
         self._listener.close()
         self._thread.join()

@@ -25,6 +25,9 @@ static uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * t
 
 static uint64_t trailer_at(uint64_t nbytes) { return round_up(nbytes, SHM_TRAILER); }
 
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010 /* linux/fcntl.h */
+#endif
 #define HUGE_PAGE (2ull << 20)
 #ifndef MFD_HUGE_2MB
 #define MFD_HUGE_2MB (21u << 26) /* log2 of the size, linux/memfd.h */
@@ -65,7 +68,7 @@ static int refuse_size(uint64_t size, int sys)
                    "%llu bytes of shared memory", (unsigned long long)size);
 }
 
-/* A sealed file of 'size' bytes whose pages are reserved. */
+/* A file of 'size' bytes whose pages are reserved. */
 static int make_file(uint64_t *size, int *out)
 {
     int fd = -1;
@@ -91,13 +94,18 @@ static int make_file(uint64_t *size, int *out)
             return refuse_size(*size, sys);
         }
     }
-    if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
-        int sys = errno;
-        close(fd);
-        return err_set_errno(sys, "sealing a memfd");
-    }
     *out = fd;
     return 0;
+}
+
+/* Of a file that is mapped: that mapping stays writable also where no other may be made. */
+static int seal(int fd, uint32_t access)
+{
+    int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+    if (!(access & (DSM_WRITE | DSM_ATOMIC)) && !fcntl(fd, F_ADD_SEALS, seals | F_SEAL_FUTURE_WRITE))
+        return 0;
+    /* Before Linux 5.1 a process of the same user can make a read-only file descriptor writable again. */
+    return fcntl(fd, F_ADD_SEALS, seals) ? err_set_errno(errno, "sealing a memfd") : 0;
 }
 
 int shm_mem_alloc(struct fabric_dev *d, uint64_t nbytes, uint32_t access, struct fabric_mem **out)
@@ -112,8 +120,10 @@ int shm_mem_alloc(struct fabric_dev *d, uint64_t nbytes, uint32_t access, struct
         return rc;
     }
     uint8_t *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, m->fd, 0);
-    if (p == MAP_FAILED) {
-        rc = err_set_errno(errno, "mapping %llu bytes", (unsigned long long)size);
+    rc = p == MAP_FAILED ? err_set_errno(errno, "mapping %llu bytes", (unsigned long long)size) : seal(m->fd, access);
+    if (rc) {
+        if (p != MAP_FAILED)
+            munmap(p, size);
         close(m->fd);
         free(m);
         return rc;
