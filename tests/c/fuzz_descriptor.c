@@ -1,14 +1,40 @@
-/* Whatever the bytes: no crash, and what is accepted has a length and a generation. */
-#include "dsm.h"
+/* Whatever the bytes, also with the right length and checksum: no crash, and what is accepted makes sense and can be written. */
+#include "base/crc32.h"
+#include "base/wire.h"
+#include "mem/core.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
 
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
+static void parse(const uint8_t *bytes, size_t n)
 {
     dsm_descriptor d;
-    if (!dsm_descriptor_parse(bytes, n, &d) && (!d.nbytes || !d.generation))
+    uint8_t again[DSM_DESC_MAX];
+    if (dsm_descriptor_parse(bytes, n, &d))
+        return;
+    if (!d.nbytes || !d.generation || !d.access || d.base + d.nbytes < d.base ||
+        strnlen(d.address, sizeof d.address) == sizeof d.address)
         abort();
+    if ((size_t)descriptor_write(&d, again) != n || memcmp(again, bytes, n))
+        abort();
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
+{
+    uint8_t *whole = malloc(n + 1); /* to the byte, so that one read too many is found */
+    if (!whole)
+        return 0;
+    if (n)
+        memcpy(whole, bytes, n);
+    parse(whole, n);
+    if (n >= 68) {
+        memcpy(whole, "DSMR\1", 5);
+        put_u16(whole + 60, (uint16_t)(n - 68));
+        put_u32(whole + n - 4, crc32(whole, n - 4));
+        parse(whole, n);
+    }
+    free(whole);
     return 0;
 }

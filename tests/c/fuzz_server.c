@@ -1,0 +1,130 @@
+/*
+ * The agent's side of the control protocol: conn_input() of a real context, in every state, on whatever bytes.
+ *
+ * The input is a list of pieces, each a byte of what to do and a byte of length:
+ *   0   the bytes as they are                        3   a message of a type and with a payload from the bytes
+ *   1   a hello                                      4   ATTACH or STATUS of the region that is there
+ *   2   the proof that the agent expects             5   the bytes behind half of a hello or header
+ * so that the fuzzer gets past the handshake without having to guess a MAC. What is not asked for by the state is noise.
+ */
+#include "agent/agent.h"
+#include "base/wire.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+
+static dsm_ctx *context;
+static dsm_descriptor region;
+
+#define MUST(x) \
+    do { \
+        if (!(x)) { \
+            fprintf(stderr, "%s\n", #x); \
+            abort(); \
+        } \
+    } while (0)
+
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+    (void)argc, (void)argv;
+    dsm_options o;
+    dsm_region *r;
+    uint8_t raw[DSM_DESC_MAX];
+    dsm_options_init(&o);
+    o.fabric = "shm";
+    o.secret = "a secret for the fuzzer, 32 byte";
+    o.secret_len = 32;
+    MUST(!dsm_open(&o, &context));
+    MUST(!dsm_alloc(context, 4096, DSM_READ, &r));
+    MUST(!dsm_descriptor_parse(raw, (size_t)dsm_region_descriptor(r, raw), &region));
+    return 0;
+}
+
+/* At most this many bytes of a piece, framed; returns their number. */
+static size_t frame(const struct conn *c, unsigned kind, const uint8_t *in, size_t n, uint8_t out[600])
+{
+    memset(out, 0, 600);
+    switch (kind) {
+    case 1:
+        memcpy(out, HELLO_MAGIC, 4);
+        put_u16(out + 4, PROTOCOL_VERSION);
+        memcpy(out + 8, in, n < 48 ? n : 48);
+        return HELLO_SIZE;
+    case 2:
+        handshake_mac(context, "dsmem-client", &c->shake, out);
+        return PROOF_SIZE;
+    case 3:
+        memcpy(out, MESSAGE_MAGIC, 4);
+        put_u16(out + 4, n ? in[0] % 6 : 0);
+        put_u16(out + 6, (uint16_t)n);
+        memcpy(out + HEADER_SIZE, in, n);
+        return HEADER_SIZE + n;
+    case 4:
+        memcpy(out, MESSAGE_MAGIC, 4);
+        put_u16(out + 4, n & 1 ? MSG_ATTACH : MSG_STATUS);
+        put_u16(out + 6, NAME_SIZE);
+        put_u64(out + HEADER_SIZE, region.region);
+        put_u64(out + HEADER_SIZE + 8, region.generation);
+        return HEADER_SIZE + NAME_SIZE;
+    case 5:
+        memcpy(out, c->state == CONN_HELLO ? HELLO_MAGIC : MESSAGE_MAGIC, 4);
+        memcpy(out + 4, in, n);
+        return 4 + n;
+    default:
+        memcpy(out, in, n);
+        return n;
+    }
+}
+
+/* Gives the connection the bytes as on_conn() does: as much as there is room for, and at once. */
+static bool feed(struct agent *a, struct conn *c, const uint8_t *bytes, size_t n)
+{
+    while (n) {
+        size_t room = sizeof c->in - c->have, some = n < room ? n : room;
+        MUST(room);
+        memcpy(c->in + c->have, bytes, some);
+        c->have += some;
+        bytes += some;
+        n -= some;
+        if (!conn_input(a, c))
+            return false;
+    }
+    return true;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
+{
+    struct agent *a = context->agent;
+    int pair[2];
+    uint8_t framed[600], drain[4096];
+    MUST(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair));
+    struct conn *c = calloc(1, sizeof *c); /* on the heap, where a byte too many is found */
+    MUST(c);
+    c->fd = pair[0];
+    pthread_mutex_lock(&a->lock);
+    size_t strangers = a->strangers++;
+    for (bool good = true; good && n >= 2;) {
+        size_t len = bytes[1] < n - 2 ? bytes[1] : n - 2;
+        good = feed(a, c, framed, frame(c, bytes[0] % 6, bytes + 2, len, framed));
+        bytes += 2 + len;
+        n -= 2 + len;
+        while (recv(pair[1], drain, sizeof drain, 0) > 0)
+            ;
+    }
+    if (c->state != CONN_OPEN)
+        a->strangers--;
+    MUST(a->strangers == strangers);
+    conn_close_endpoint(c);
+    pthread_mutex_unlock(&a->lock);
+    free(c);
+    close(pair[0]);
+    close(pair[1]);
+    return 0;
+}

@@ -1,0 +1,285 @@
+/*
+ * Several owners, and one user whose threads do everything at once, on shm through fault: batches to all owners, deadlines that
+ * pass, event loops beside blocking threads, attaching and closing, a node that is fenced and an owner that goes; and an agent
+ * without file descriptors.
+ *
+ * Each thread counts what it was told has happened; in the end the words say the same.
+ */
+#include "dsm.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+enum { OWNERS = 10, ROUNDS = 60, BATCH = 40 }; /* more owners than a ticket has groups */
+
+#define CHECK(x) \
+    do { \
+        if (!(x)) { \
+            fprintf(stderr, "%s:%d: %s (%s)\n", __FILE__, __LINE__, #x, dsm_last_error()->detail); \
+            abort(); \
+        } \
+    } while (0)
+
+static dsm_ctx *owners[OWNERS], *user;
+static dsm_region *regions[OWNERS];
+static dsm_remote *remotes[OWNERS];
+static uint8_t descriptors[OWNERS][DSM_DESC_MAX];
+static size_t lengths[OWNERS];
+
+static dsm_ctx *open_context(const char *fault)
+{
+    dsm_options o;
+    dsm_ctx *c;
+    dsm_options_init(&o);
+    o.fabric = "shm";
+    o.fault = fault;
+    o.secret = "a secret for the test of threads";
+    o.secret_len = 32;
+    o.spin_ns = 1000;
+    CHECK(!dsm_open(&o, &c));
+    return c;
+}
+
+static dsm_op add_one(int owner, uint64_t word)
+{
+    return (dsm_op){.code = DSM_OP_FETCH_ADD, .remote = remotes[owner], .offset = word * 8, .nbytes = 8, .operand = 1};
+}
+
+/* Word 0: a batch to all owners. */
+static void *batches(void *arg)
+{
+    for (int i = 0; i < ROUNDS; i++) {
+        dsm_op ops[BATCH];
+        for (int k = 0; k < BATCH; k++)
+            ops[k] = add_one(k % OWNERS, 0);
+        CHECK(!dsm_execute(user, ops, BATCH, -1, NULL));
+        *(uint64_t *)arg += BATCH;
+    }
+    return NULL;
+}
+
+/* Word 0, too: an event loop, which must hear of each of its ops whoever reaps them. */
+static void *loop(void *arg)
+{
+    int fd = dsm_event_fd(user);
+    CHECK(fd >= 0);
+    for (int i = 0; i < ROUNDS; i++) {
+        dsm_op ops[OWNERS];
+        dsm_ticket t;
+        for (int k = 0; k < OWNERS; k++)
+            ops[k] = add_one(k, 0);
+        CHECK(!dsm_submit(user, ops, OWNERS, &t, NULL));
+        while (!dsm_test(&t)) {
+            struct pollfd on = {.fd = fd, .events = POLLIN};
+            CHECK(!dsm_arm(user));
+            if (dsm_test(&t))
+                break;
+            CHECK(poll(&on, 1, 20000) == 1); /* nobody told of it: it would sleep for ever */
+        }
+        CHECK(!dsm_finish(&t, -1, NULL));
+        *(uint64_t *)arg += OWNERS;
+    }
+    return NULL;
+}
+
+/* Attaches, uses and closes; a remote in use refuses to be closed. */
+static void *visits(void *arg)
+{
+    (void)arg;
+    for (int i = 0; i < ROUNDS; i++) {
+        int k = i % OWNERS;
+        uint64_t old;
+        dsm_remote *r;
+        dsm_ticket t;
+        dsm_op op;
+        CHECK(!dsm_attach(user, descriptors[k], lengths[k], -1, &r));
+        CHECK(!dsm_fetch_add(r, 8, 0, &old, -1));
+        op = (dsm_op){.code = DSM_OP_FETCH_ADD, .remote = r, .offset = 8, .nbytes = 8, .operand = 1};
+        CHECK(!dsm_submit(user, &op, 1, &t, NULL));
+        CHECK(dsm_remote_close(r) == -DSM_EBUSY);
+        CHECK(!dsm_finish(&t, -1, NULL));
+        CHECK(!dsm_remote_close(r));
+    }
+    return NULL;
+}
+
+static void open_all(const char *fault)
+{
+    user = open_context(fault);
+    for (int i = 0; i < OWNERS; i++) {
+        owners[i] = open_context(NULL);
+        CHECK(!dsm_alloc(owners[i], 4096, 7, &regions[i]));
+        lengths[i] = (size_t)dsm_region_descriptor(regions[i], descriptors[i]);
+        CHECK(!dsm_attach(user, descriptors[i], lengths[i], -1, &remotes[i]));
+    }
+}
+
+static void close_all(void)
+{
+    for (int i = 0; i < OWNERS; i++)
+        CHECK(!dsm_remote_close(remotes[i]));
+    dsm_close(user);
+    for (int i = 0; i < OWNERS; i++) {
+        CHECK(!dsm_region_close(regions[i]));
+        dsm_close(owners[i]);
+    }
+}
+
+static uint64_t sum_of_words(uint64_t word)
+{
+    uint64_t sum = 0;
+    for (int i = 0; i < OWNERS; i++)
+        sum += ((uint64_t *)dsm_region_data(regions[i]))[word];
+    return sum;
+}
+
+static void all_at_once(const char *fault)
+{
+    pthread_t threads[6];
+    uint64_t counts[6] = {0};
+    void *(*const work[6])(void *) = {batches, batches, loop, loop, visits, visits};
+    open_all(fault);
+    for (int i = 0; i < 6; i++)
+        CHECK(!pthread_create(&threads[i], NULL, work[i], &counts[i]));
+    for (int i = 0; i < 6; i++)
+        pthread_join(threads[i], NULL);
+    CHECK(sum_of_words(0) == counts[0] + counts[1] + counts[2] + counts[3]);
+    CHECK(sum_of_words(1) == 2 * ROUNDS);
+    close_all();
+}
+
+/* Deadlines that pass on one connection while others use it: all come back, and the next op finds a new connection. */
+static void *late(void *arg)
+{
+    int failed = 0;
+    for (int i = 0; i < ROUNDS; i++) {
+        uint64_t old;
+        int rc = dsm_fetch_add(remotes[0], 16, 1, &old, 5000000);
+        CHECK(!rc || rc == -DSM_ETIME || rc == -DSM_ECANCELED);
+        failed += rc != 0;
+    }
+    *(uint64_t *)arg = (uint64_t)failed;
+    return NULL;
+}
+
+static void deadlines(void)
+{
+    pthread_t threads[3];
+    uint64_t failed[3];
+    uint64_t old;
+    open_all("drop=5&every=20");
+    for (int i = 0; i < 3; i++)
+        CHECK(!pthread_create(&threads[i], NULL, late, &failed[i]));
+    for (int i = 0; i < 3; i++)
+        pthread_join(threads[i], NULL);
+    CHECK(failed[0] + failed[1] + failed[2] > 0);
+    while (dsm_fetch_add(remotes[0], 16, 0, &old, 5000000))
+        ;
+    close_all();
+}
+
+/* A fence and the end of an owner while ops are under way: each op ends, and with a reason. */
+static void *until_cut(void *arg)
+{
+    dsm_remote *r = arg;
+    for (;;) {
+        uint64_t old;
+        int rc = dsm_fetch_add(r, 24, 1, &old, -1);
+        if (!rc)
+            continue;
+        CHECK(rc == -DSM_EPEER || rc == -DSM_ECANCELED || rc == -DSM_ESTALE || rc == -DSM_EFENCED);
+        if (rc != -DSM_ECANCELED)
+            return NULL;
+    }
+}
+
+static void cuts(void)
+{
+    pthread_t threads[4];
+    uint8_t node[DSM_NODE_ID];
+    dsm_remote *again;
+    open_all("delay=*:1ms");
+    for (int i = 0; i < 4; i++)
+        CHECK(!pthread_create(&threads[i], NULL, until_cut, remotes[i / 2]));
+    dsm_node_id(user, node);
+    CHECK(dsm_fence(owners[0], node) == -DSM_EUNSUPPORTED);
+    CHECK(!dsm_region_close(regions[1]));
+    dsm_close(owners[1]);
+    for (int i = 0; i < 4; i++)
+        pthread_join(threads[i], NULL);
+    int rc = dsm_attach(user, descriptors[0], lengths[0], -1, &again);
+    CHECK(rc == -DSM_EFENCED);
+    rc = dsm_attach(user, descriptors[1], lengths[1], -1, &again);
+    CHECK(rc == -DSM_EPEER);
+    owners[1] = open_context(NULL);
+    CHECK(!dsm_alloc(owners[1], 8, 1, &regions[1]));
+    close_all();
+}
+
+/* ---- an agent without file descriptors ---- */
+
+static unsigned accepts;
+
+/* The agent's, counted. */
+int accept4(int fd, struct sockaddr *at, socklen_t *len, int flags)
+{
+    __atomic_fetch_add(&accepts, 1, __ATOMIC_RELAXED);
+    return (int)syscall(SYS_accept4, fd, at, len, flags);
+}
+
+static void knock(int fd, const dsm_ctx *c)
+{
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    const char *name = dsm_agent_address(c) + 6;
+    memcpy(at.sun_path + 1, name, strlen(name));
+    CHECK(!connect(fd, (struct sockaddr *)&at, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name))));
+}
+
+static void no_descriptors_left(void)
+{
+    struct rlimit old, low;
+    dsm_ctx *c = open_context(NULL), *other = open_context(NULL);
+    dsm_region *region;
+    dsm_remote *remote;
+    uint8_t raw[DSM_DESC_MAX];
+    CHECK(!dsm_alloc(c, 64, 1, &region));
+    int n = dsm_region_descriptor(region, raw), last = socket(AF_UNIX, SOCK_STREAM, 0);
+    CHECK(last >= 0 && !getrlimit(RLIMIT_NOFILE, &old));
+    low = old;
+    low.rlim_cur = (rlim_t)last + 1; /* all below are taken, as the lowest free one is given */
+    CHECK(!setrlimit(RLIMIT_NOFILE, &low));
+    unsigned before = __atomic_load_n(&accepts, __ATOMIC_RELAXED);
+    knock(last, c);
+    while (__atomic_load_n(&accepts, __ATOMIC_RELAXED) < before + 3) /* it tries, and tries again */
+        usleep(1000);
+    usleep(300000);
+    CHECK(__atomic_load_n(&accepts, __ATOMIC_RELAXED) - before < 100); /* but not in a loop */
+    CHECK(!setrlimit(RLIMIT_NOFILE, &old));
+    CHECK(!dsm_attach(other, raw, (size_t)n, 10000000000, &remote)); /* and it listens again */
+    CHECK(!dsm_remote_close(remote));
+    close(last);
+    CHECK(!dsm_region_close(region));
+    dsm_close(other);
+    dsm_close(c);
+}
+
+int main(void)
+{
+    all_at_once("");
+    all_at_once("delay=7:2ms&every=11");
+    deadlines();
+    cuts();
+    no_descriptors_left();
+    puts("ok");
+    return 0;
+}
