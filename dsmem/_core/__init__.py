@@ -5,6 +5,7 @@ from ._core import (
     Capabilities,
     Context,
     Descriptor,
+    Queue,
     Region,
     Remote,
     Result,
@@ -15,6 +16,8 @@ from ._core import (
     object_type,
     probe,
     process_start,
+    queue_format,
+    queue_nbytes,
 )
 
 __all__ = [
@@ -22,6 +25,7 @@ __all__ = [
     "Capabilities",
     "Context",
     "Descriptor",
+    "Queue",
     "Region",
     "Remote",
     "Result",
@@ -32,4 +36,6 @@ __all__ = [
     "object_type",
     "probe",
     "process_start",
+    "queue_format",
+    "queue_nbytes",
 ]

@@ -10,7 +10,8 @@ from cpython.buffer cimport (
     PyBUF_SIMPLE, PyBUF_WRITABLE, Py_buffer, PyBuffer_FillInfo, PyBuffer_Release, PyObject_CheckBuffer,
     PyObject_GetBuffer,
 )
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
@@ -20,6 +21,7 @@ from dsmem._core cimport cdsm as c
 import asyncio
 import contextlib
 import json
+import time
 import warnings
 import weakref
 from collections import namedtuple
@@ -42,6 +44,7 @@ include "context.pxi"
 include "region.pxi"
 include "remote.pxi"
 include "batch.pxi"
+include "queue.pxi"
 
 
 def probe(str fabric):

@@ -29,6 +29,7 @@ cdef extern from "dsm.h" nogil:
     enum: DSM_EMISMATCH
     enum: DSM_EFAR
     enum: DSM_ETIME
+    enum: DSM_EUNSUPPORTED
 
     ctypedef struct dsm_ctx:
         pass
@@ -147,3 +148,45 @@ cdef extern from "dsm.h" nogil:
     uint64_t dsm_process_start(int pid)
     int dsm_object_type(dsm_remote *r)
     const char *dsm_type_name(int type)
+
+    enum: DSM_QUEUE_MANY_CONSUMERS
+    enum: DSM_QUEUE_DROP_OLDEST
+    enum: DSM_QUEUE_CHECKED
+
+    ctypedef struct dsm_queue:
+        pass
+    ctypedef struct dsm_queue_shape:
+        uint32_t lanes, flags
+        uint64_t lane_bytes, max_message
+    ctypedef struct dsm_queue_counts:
+        uint64_t messages, puts, gets, dropped, bytes
+        uint32_t producers, shutdown
+    ctypedef struct dsm_watch:
+        pass
+
+    uint64_t dsm_queue_nbytes(const dsm_queue_shape *s)
+    int dsm_queue_format(void *memory, const dsm_queue_shape *s)
+    int dsm_queue_open(dsm_remote *r, void *local, dsm_queue **out)
+    int dsm_queue_close(dsm_queue *q)
+    void dsm_queue_get_shape(const dsm_queue *q, dsm_queue_shape *out)
+    int dsm_queue_produce(dsm_queue *q)
+    int dsm_queue_consume(dsm_queue *q)
+    int dsm_queue_push(dsm_queue *q, const void *payload, uint64_t length, uint8_t kind)
+    int64_t dsm_queue_push_records(dsm_queue *q, const void *records, uint64_t n, uint64_t each)
+    int dsm_queue_flush(dsm_queue *q)
+    int dsm_queue_reserve(dsm_queue *q, uint64_t length, void **out)
+    int dsm_queue_commit(dsm_queue *q, uint64_t length, uint8_t kind)
+    void dsm_queue_cancel(dsm_queue *q)
+    int dsm_queue_next(dsm_queue *q, const void **payload, uint64_t *length, uint8_t *kind)
+    int dsm_queue_next_here(dsm_queue *q, const void **payload, uint64_t *length, uint8_t *kind)
+    int dsm_queue_done(dsm_queue *q)
+    void dsm_queue_undo(dsm_queue *q)
+    int64_t dsm_queue_pop_records(dsm_queue *q, void *out, uint64_t n, uint64_t each)
+    int dsm_queue_wait_room(const dsm_queue *q, uint64_t length, int64_t timeout_ns, int64_t spin_ns)
+    int dsm_queue_wait_item(const dsm_queue *q, int64_t timeout_ns, int64_t spin_ns)
+    int dsm_queue_count(const dsm_queue *q, dsm_queue_counts *out)
+    int dsm_queue_shutdown(dsm_queue *q, int now)
+    int dsm_watch_open(dsm_queue *q, dsm_watch **out)
+    int dsm_watch_fd(const dsm_watch *w)
+    void dsm_watch_arm(dsm_watch *w, uint64_t room)
+    void dsm_watch_close(dsm_watch *w)

@@ -1,0 +1,530 @@
+/* The queue as an object: its shape, the roles of a handle, taking messages from the lanes, waiting. See ring.h. */
+#include "../base/clock.h"
+#include "member.h"
+#include "ring.h"
+
+#include "../fabric/near.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- shape ---- */
+
+static uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
+
+static int check_shape(const dsm_queue_shape *s)
+{
+    uint64_t unit = s->flags & DSM_QUEUE_CHECKED ? 16 : 8;
+    if (!s->lanes || s->lanes > LANES_MAX)
+        return err_set(DSM_EINVAL, 0, "%u producers; there may be 1 to %d", s->lanes, LANES_MAX);
+    if (s->lane_bytes < LANE_BYTES_MIN || s->lane_bytes > UINT64_C(1) << 40 || s->lane_bytes & (s->lane_bytes - 1))
+        return err_set(DSM_EINVAL, 0, "lanes of %llu bytes; a power of 2 from %d to 2^40",
+                       (unsigned long long)s->lane_bytes, LANE_BYTES_MIN);
+    if (!s->max_message || s->max_message > s->lane_bytes / 2 - unit || s->max_message > UINT32_MAX - 16)
+        return err_set(DSM_EINVAL, 0, "max_message %llu does not fit lanes of %llu bytes, which take 1 to %llu",
+                       (unsigned long long)s->max_message, (unsigned long long)s->lane_bytes,
+                       (unsigned long long)(s->lane_bytes / 2 - unit));
+    if (s->flags > 7 || ((s->flags & DSM_QUEUE_CHECKED) && s->flags != DSM_QUEUE_CHECKED))
+        return err_set(DSM_EINVAL, 0, "a queue that is written from afar has one consumer and drops nothing");
+    return 0;
+}
+
+int queue_map_of(const dsm_queue_shape *s, struct queue_map *out)
+{
+    int rc = check_shape(s);
+    if (rc)
+        return rc;
+    out->used = QUEUE_PRODUCERS + round_up(8ull * s->lanes, 64);
+    out->lines = out->used + round_up(s->lanes, 64);
+    out->data = round_up(out->lines + s->lanes * (uint64_t)sizeof(struct lane_lines), 4096);
+    out->nbytes = out->data + s->lanes * s->lane_bytes;
+    return 0;
+}
+
+uint64_t dsm_queue_nbytes(const dsm_queue_shape *s)
+{
+    struct queue_map map;
+    return queue_map_of(s, &map) ? 0 : map.nbytes;
+}
+
+int dsm_queue_format(void *memory, const dsm_queue_shape *s)
+{
+    struct queue_map map;
+    int rc = queue_map_of(s, &map);
+    if (rc)
+        return rc;
+    *(struct queue_shape *)(void *)((uint8_t *)memory + QUEUE_SHAPE) = (struct queue_shape){
+        .lanes = s->lanes, .flags = s->flags, .lane_bytes = s->lane_bytes, .max_message = s->max_message};
+    return object_format(memory, DSM_QUEUE, map.nbytes);
+}
+
+/* ---- handles ---- */
+
+static int look_up(dsm_queue *q)
+{
+    struct object_header h;
+    struct queue_shape s;
+    int rc = object_check(q->r, DSM_QUEUE, &h);
+    if (!rc && h.nbytes < QUEUE_PRODUCERS)
+        return err_set(DSM_ECORRUPT, 0, "a queue of %llu bytes", (unsigned long long)h.nbytes);
+    if (!rc)
+        rc = dsm_read(q->r, QUEUE_SHAPE, &s, sizeof s, -1);
+    if (rc)
+        return rc;
+    q->shape = (dsm_queue_shape){
+        .lanes = s.lanes, .flags = s.flags, .lane_bytes = s.lane_bytes, .max_message = s.max_message};
+    if (queue_map_of(&q->shape, &q->map) || q->map.nbytes != h.nbytes)
+        return err_set(DSM_ECORRUPT, 0, "the shape of the queue makes no sense");
+    q->id = h.id;
+    q->mask = s.lane_bytes - 1;
+    q->plain = !(s.flags & DSM_QUEUE_CHECKED);
+    q->shared_tail = s.flags & (DSM_QUEUE_MANY_CONSUMERS | DSM_QUEUE_DROP_OLDEST);
+    if (q->plain && !q->base)
+        return err_set(DSM_EFAR, 0, "the queue was made for processes of its own host");
+    return 0;
+}
+
+int dsm_queue_open(dsm_remote *r, void *local, dsm_queue **out)
+{
+    dsm_queue *q = calloc(1, sizeof *q);
+    if (!q)
+        return err_set(DSM_ENOMEM, 0, "queue");
+    q->r = r;
+    q->base = local ? local : dsm_remote_near(r);
+    q->forks = peek_u32(&core_forks);
+    int rc = look_up(q);
+    if (!rc)
+        rc = member_identity(q->base, &q->identity);
+    if (!rc && !(q->active = calloc(q->shape.lanes, sizeof *q->active)))
+        rc = err_set(DSM_ENOMEM, 0, "queue");
+    if (rc)
+        free(q);
+    else
+        *out = q;
+    return rc;
+}
+
+void dsm_queue_get_shape(const dsm_queue *q, dsm_queue_shape *out) { *out = q->shape; }
+
+int queue_refuse(const dsm_queue *q, const char *role)
+{
+    if (q->forks != peek_u32(&core_forks))
+        return refuse_forked();
+    return err_set(DSM_EINVAL, 0, "this handle is no %s of the queue", role);
+}
+
+int dsm_queue_close(dsm_queue *q)
+{
+    uint64_t old;
+    int rc = 0;
+    if (q->forks == peek_u32(&core_forks)) {
+        if (q->producing)
+            rc = member_leave(q->r, QUEUE_PRODUCERS, q->lane, q->identity);
+        if (q->consuming && !q->shared_tail)
+            rc = dsm_compare_swap(q->r, QUEUE_STATE, q->identity, 0, &old, -1);
+    }
+    if (!q->base)
+        free(q->data);
+    free(q->active);
+    free(q);
+    return rc;
+}
+
+/* ---- the producer's role ---- */
+
+/* From p on: the position behind the last committed record. Nobody else writes the lane now. */
+static uint64_t walk(const dsm_queue *q, const uint8_t *data, uint64_t p, uint64_t end, uint64_t *messages)
+{
+    struct record r;
+    while (p < end && !record_at(q, data, p, &r)) {
+        *messages += r.kind != RECORD_PADDING;
+        p = r.next;
+    }
+    return p;
+}
+
+/* What the last producer of the lane has left; its messages may be committed beyond the stored head. */
+static int succeed_near(dsm_queue *q)
+{
+    struct lane_lines *l = lane_lines(q, q->lane);
+    uint64_t more = 0, unit = overhead(q) - 1, head = peek_u64(&l->head);
+    q->tail = observe_u64(&l->tail);
+    if (head - q->tail > q->shape.lane_bytes || (head | q->tail) & unit)
+        return err_set(DSM_ECORRUPT, 0, "lane %u: tail %llu, head %llu", q->lane, (unsigned long long)q->tail,
+                       (unsigned long long)head);
+    q->data = q->base + data_at(q, q->lane);
+    q->head = walk(q, q->data, head, q->tail + q->shape.lane_bytes, &more);
+    if (q->plain && q->head - q->tail < q->shape.lane_bytes) /* is 0 already, unless somebody has scribbled */
+        note_u64((uint64_t *)(void *)(q->data + (q->head & q->mask)), 0);
+    note_u64(&l->puts, peek_u64(&l->puts) + more);
+    publish_u64(&l->head, q->head);
+    return 0;
+}
+
+static int succeed_far(dsm_queue *q)
+{
+    struct lane_lines l;
+    uint64_t more = 0;
+    q->data = aligned_alloc(4096, q->shape.lane_bytes);
+    if (!q->data)
+        return err_set(DSM_ENOMEM, 0, "a lane of %llu bytes", (unsigned long long)q->shape.lane_bytes);
+    int rc = dsm_read(q->r, lines_at(q, q->lane), &l, sizeof l, -1);
+    if (!rc)
+        rc = dsm_read(q->r, data_at(q, q->lane), q->data, q->shape.lane_bytes, -1);
+    if (!rc && l.tail & (overhead(q) - 1))
+        rc = err_set(DSM_ECORRUPT, 0, "lane %u: tail %llu", q->lane, (unsigned long long)l.tail);
+    if (rc) {
+        free(q->data);
+        q->data = NULL;
+        return rc;
+    }
+    q->tail = l.tail;
+    q->head = walk(q, q->data, l.tail, l.tail + q->shape.lane_bytes, &more);
+    return 0;
+}
+
+int dsm_queue_produce(dsm_queue *q)
+{
+    static const uint8_t yes = 1;
+    if (q->producing)
+        return 0;
+    if (q->forks != peek_u32(&core_forks))
+        return refuse_forked();
+    int rc = member_join(q->r, QUEUE_PRODUCERS, q->shape.lanes, q->identity, NULL, NULL, &q->lane);
+    if (rc)
+        return rc;
+    rc = q->base ? succeed_near(q) : succeed_far(q);
+    if (!rc)
+        rc = dsm_write(q->r, q->map.used + q->lane, &yes, 1, -1);
+    if (rc) {
+        member_leave(q->r, QUEUE_PRODUCERS, q->lane, q->identity);
+        return rc;
+    }
+    q->sent = q->head;
+    q->staged = 0;
+    q->producing = true;
+    return 0;
+}
+
+/* ---- the consumer's role ---- */
+
+int dsm_queue_consume(dsm_queue *q)
+{
+    uint64_t old = 0;
+    if (q->consuming)
+        return 0;
+    if (q->forks != peek_u32(&core_forks))
+        return refuse_forked();
+    if (!q->base)
+        return err_set(DSM_EFAR, 0, "messages are taken where the queue's memory is");
+    while (!(q->shape.flags & DSM_QUEUE_MANY_CONSUMERS)) {
+        uint64_t seen = old;
+        int rc = dsm_compare_swap(q->r, QUEUE_STATE, seen, q->identity, &old, -1);
+        if (rc)
+            return rc;
+        if (old == seen)
+            break;
+        if (!member_dead(old))
+            return err_set(DSM_EBUSY, 0, "another consumer has the queue, which was made for one");
+    }
+    q->consuming = true;
+    return 0;
+}
+
+/* ---- taking ---- */
+
+/* Where the next message of a lane is looked for. */
+static uint64_t position(const dsm_queue *q, uint32_t lane)
+{
+    return q->taking && q->take == lane ? q->upto : observe_u64(&lane_lines(q, lane)->tail);
+}
+
+/* A word that makes no sense is corrupt only if the position is still the tail: else a faster consumer has taken the record,
+ * and its producer has overwritten it. */
+static int look(const dsm_queue *q, uint32_t lane, uint64_t p, uint64_t tail, struct record *out)
+{
+    int rc = message_at(q, q->base + data_at(q, lane), p, out);
+    if (rc != -DSM_ECORRUPT)
+        return rc;
+    if (q->shared_tail && observe_u64(&lane_lines(q, lane)->tail) != tail)
+        return -DSM_EEMPTY;
+    return err_set(DSM_ECORRUPT, 0, "lane %u at %llu", lane, (unsigned long long)p);
+}
+
+static int read_lane(dsm_queue *q, uint32_t lane, const void **payload, uint64_t *length, uint8_t *kind)
+{
+    struct record r;
+    uint64_t p = position(q, lane), from = q->taking ? q->from : p;
+    int rc = look(q, lane, p, from, &r);
+    if (rc)
+        return rc;
+    q->take = lane;
+    q->from = from;
+    q->upto = r.next;
+    q->ntaken = q->taking ? q->ntaken + 1 : 1;
+    q->taking = true;
+    *payload = r.payload;
+    *length = r.length;
+    *kind = r.kind;
+    return 0;
+}
+
+/* Lanes that have had a producer since we last looked join the active ones. */
+static bool find_lanes(dsm_queue *q)
+{
+    uint32_t before = q->nactive;
+    for (uint32_t lane = 0; lane < q->shape.lanes; lane++) {
+        if (!peek_u8(queue_used(q) + lane))
+            continue;
+        uint32_t i = 0;
+        while (i < q->nactive && q->active[i] != lane)
+            i++;
+        if (i == q->nactive)
+            q->active[q->nactive++] = lane;
+    }
+    return q->nactive > before;
+}
+
+static int read_any(dsm_queue *q, const void **payload, uint64_t *length, uint8_t *kind)
+{
+    for (uint32_t i = 0; i < q->nactive; i++) {
+        uint32_t turn = q->turn;
+        q->turn = turn + 1 < q->nactive ? turn + 1 : 0;
+        int rc = read_lane(q, q->active[turn], payload, length, kind);
+        if (rc != -DSM_EEMPTY)
+            return rc;
+    }
+    return -DSM_EEMPTY;
+}
+
+static int check_take(const dsm_queue *q)
+{
+    if (!q->consuming || q->forks != peek_u32(&core_forks))
+        return queue_refuse(q, "consumer");
+    return observe_u32(&queue_state(q)->shutdown) == 2 ? err_set(DSM_ESHUTDOWN, 0, "get") : 0;
+}
+
+int dsm_queue_next_here(dsm_queue *q, const void **payload, uint64_t *length, uint8_t *kind)
+{
+    int rc = check_take(q);
+    return rc ? rc : q->taking ? read_lane(q, q->take, payload, length, kind) : -DSM_EEMPTY;
+}
+
+int dsm_queue_next(dsm_queue *q, const void **payload, uint64_t *length, uint8_t *kind)
+{
+    int rc = check_take(q);
+    if (rc)
+        return rc;
+    if (q->taking)
+        return err_set(DSM_EBUSY, 0, "a message is being read: release it first");
+    rc = read_any(q, payload, length, kind);
+    if (rc == -DSM_EEMPTY && find_lanes(q))
+        rc = read_any(q, payload, length, kind);
+    if (rc == -DSM_EEMPTY && observe_u32(&queue_state(q)->shutdown))
+        return err_set(DSM_ESHUTDOWN, 0, "get");
+    return rc;
+}
+
+/* SYNC: publishing tail pairs with lane_tail() of the producer. */
+int dsm_queue_done(dsm_queue *q)
+{
+    if (!q->taking)
+        return 0;
+    struct lane_lines *l = lane_lines(q, q->take);
+    q->taking = false;
+    if (!q->shared_tail) {
+        publish_u64(&l->tail, q->upto);
+        note_u64(&l->gets, peek_u64(&l->gets) + q->ntaken);
+    } else {
+        if (compare_swap_u64(&l->tail, q->from, q->upto) != q->from)
+            return -DSM_EEMPTY;
+        fetch_add_u64(&l->gets, q->ntaken);
+    }
+    bell_ring(&l->room, 1);
+    return 0;
+}
+
+void dsm_queue_undo(dsm_queue *q) { q->taking = false; }
+
+/* As many records of the lane as fit, from the one that has just been read. Stops before one of another length. */
+static uint64_t copy_records(dsm_queue *q, uint8_t *to, uint64_t n, uint64_t each, const void *payload)
+{
+    const uint8_t *data = q->base + data_at(q, q->take);
+    struct record r = {.payload = payload};
+    uint64_t got = 0;
+    for (;;) {
+        if (each == 8)
+            near_copy(to, r.payload, 8);
+        else
+            near_copy(to, r.payload, each);
+        to += each;
+        if (++got == n || message_at(q, data, q->upto, &r) || r.length != each)
+            break;
+        q->upto = r.next;
+        q->ntaken++;
+    }
+    after_reads();
+    return got;
+}
+
+int64_t dsm_queue_pop_records(dsm_queue *q, void *out, uint64_t n, uint64_t each)
+{
+    uint64_t done = 0, length;
+    const void *payload;
+    uint8_t kind;
+    int rc = 0;
+    while (!rc && done < n) {
+        if ((rc = dsm_queue_next(q, &payload, &length, &kind)))
+            break;
+        if (length != each) {
+            dsm_queue_undo(q);
+            rc = err_set(DSM_EMISMATCH, 0, "the next message has %llu bytes, records of %llu are wanted",
+                         (unsigned long long)length, (unsigned long long)each);
+            break;
+        }
+        uint64_t got = copy_records(q, (uint8_t *)out + done * each, n - done, each, payload);
+        if (!dsm_queue_done(q))
+            done += got;
+    }
+    return done || rc == -DSM_EEMPTY ? (int64_t)done : rc;
+}
+
+/* ---- waiting ---- */
+
+#define FAR_NAP_MIN 20000
+#define FAR_NAP_MAX 1000000
+
+/* 0: it is so; -DSM_EEMPTY: not yet; another error ends the wait. Changes nothing of the handle. */
+typedef int ready(const dsm_queue *q, uint64_t arg);
+
+static int has_room(const dsm_queue *q, uint64_t length)
+{
+    uint64_t tail, size = record_size(q, length), head = peek_u64(&q->head);
+    uint64_t left = q->shape.lane_bytes - (head & q->mask);
+    if (q->base && observe_u32(&queue_state(q)->shutdown))
+        return err_set(DSM_ESHUTDOWN, 0, "put");
+    int rc = q->base ? 0 : dsm_read(q->r, lines_at(q, q->lane) + offsetof(struct lane_lines, tail), &tail, 8, -1);
+    if (q->base)
+        tail = observe_u64(&lane_lines(q, q->lane)->tail);
+    if (rc)
+        return rc;
+    uint64_t need = (size > left ? left : 0) + size + 8;
+    return head + need - tail <= q->shape.lane_bytes ? 0 : -DSM_EEMPTY;
+}
+
+static int has_item(const dsm_queue *q, uint64_t arg)
+{
+    struct record r;
+    (void)arg;
+    for (uint32_t lane = 0; lane < q->shape.lanes; lane++) {
+        if (!peek_u8(queue_used(q) + lane))
+            continue;
+        uint64_t tail = observe_u64(&lane_lines(q, lane)->tail);
+        if (message_at(q, q->base + data_at(q, lane), tail, &r) != -DSM_EEMPTY)
+            return 0;
+    }
+    return observe_u32(&queue_state(q)->shutdown) ? err_set(DSM_ESHUTDOWN, 0, "get") : -DSM_EEMPTY;
+}
+
+static int spin(const dsm_queue *q, ready *is, uint64_t arg, int64_t until)
+{
+    int rc;
+    for (uint32_t i = 1; (rc = is(q, arg)) == -DSM_EEMPTY; i++) {
+        if (i % 32 == 0 && clock_ns() >= until)
+            break;
+        cpu_relax();
+    }
+    return rc;
+}
+
+static void nap(int64_t *length, int64_t deadline)
+{
+    int64_t left = deadline - clock_ns(), ns = *length < left ? *length : left;
+    if (ns > 0)
+        nanosleep(&(struct timespec){.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000}, NULL);
+    *length = *length * 2 < FAR_NAP_MAX ? *length * 2 : FAR_NAP_MAX;
+}
+
+/* bell: who changes the memory from here rings it; NULL or beside it, where it is changed from afar: naps. */
+static int wait_until(const dsm_queue *q, ready *is, uint64_t arg, struct bell *bell, int64_t timeout_ns, int64_t spin_ns)
+{
+    int64_t deadline = deadline_after(timeout_ns), until = deadline_after(spin_ns), length = FAR_NAP_MIN;
+    int rc = spin_ns > 0 ? spin(q, is, arg, until < deadline ? until : deadline) : is(q, arg);
+    while (rc == -DSM_EEMPTY) {
+        if (clock_ns() >= deadline)
+            return err_set(DSM_ETIME, 0, "waiting on a queue");
+        if (bell && q->plain) {
+            uint32_t seen = bell_listen(bell);
+            if ((rc = is(q, arg)) == -DSM_EEMPTY)
+                bell_sleep(bell, seen, deadline);
+        } else {
+            nap(&length, deadline);
+        }
+        if (rc == -DSM_EEMPTY)
+            rc = is(q, arg);
+    }
+    return rc;
+}
+
+int dsm_queue_wait_room(const dsm_queue *q, uint64_t length, int64_t timeout_ns, int64_t spin_ns)
+{
+    if (!q->producing || q->forks != peek_u32(&core_forks))
+        return queue_refuse(q, "producer");
+    return wait_until(q, has_room, length, q->base ? &lane_lines(q, q->lane)->room : NULL, timeout_ns, spin_ns);
+}
+
+int dsm_queue_wait_item(const dsm_queue *q, int64_t timeout_ns, int64_t spin_ns)
+{
+    if (!q->consuming || q->forks != peek_u32(&core_forks))
+        return queue_refuse(q, "consumer");
+    return wait_until(q, has_item, 0, queue_items(q), timeout_ns, spin_ns);
+}
+
+/* ---- the whole queue ---- */
+
+static void count_lane(const dsm_queue *q, uint32_t lane, dsm_queue_counts *out)
+{
+    struct lane_lines *l = lane_lines(q, lane);
+    uint64_t gets = peek_u64(&l->gets), dropped = peek_u64(&l->dropped), tail = observe_u64(&l->tail);
+    uint64_t puts = peek_u64(&l->puts), head = peek_u64(&l->head);
+    if (!q->plain) { /* written from afar: count what is there */
+        puts = gets;
+        head = walk(q, q->base + data_at(q, lane), tail, tail + q->shape.lane_bytes, &puts);
+    }
+    out->puts += puts;
+    out->gets += gets;
+    out->dropped += dropped;
+    out->messages += puts > gets + dropped ? puts - gets - dropped : 0;
+    if (head > tail && head - tail > out->bytes)
+        out->bytes = head - tail;
+}
+
+int dsm_queue_count(const dsm_queue *q, dsm_queue_counts *out)
+{
+    *out = (dsm_queue_counts){0};
+    if (q->forks != peek_u32(&core_forks))
+        return refuse_forked();
+    if (!q->base)
+        return err_set(DSM_EFAR, 0, "messages are counted where the queue's memory is");
+    for (uint32_t lane = 0; lane < q->shape.lanes; lane++) {
+        uint64_t producer = peek_u64((const uint64_t *)(const void *)(q->base + QUEUE_PRODUCERS) + lane);
+        if (peek_u8(queue_used(q) + lane))
+            count_lane(q, lane, out);
+        out->producers += producer && !member_dead(producer);
+    }
+    out->shutdown = observe_u32(&queue_state(q)->shutdown);
+    return 0;
+}
+
+int dsm_queue_shutdown(dsm_queue *q, int now)
+{
+    uint32_t how = now ? 2 : 1;
+    int rc = dsm_write(q->r, QUEUE_STATE + offsetof(struct queue_state, shutdown), &how, sizeof how, -1);
+    if (rc || !q->base)
+        return rc;
+    bell_wake(queue_items(q), BELL_ALL);
+    for (uint32_t lane = 0; lane < q->shape.lanes; lane++)
+        if (peek_u8(queue_used(q) + lane))
+            bell_wake(&lane_lines(q, lane)->room, BELL_ALL);
+    return 0;
+}

@@ -1,0 +1,263 @@
+/* Lanes: records in, records out. ring.h has the protocol. */
+#include "ring.h"
+
+#include "../base/fold.h"
+#include "../fabric/near.h"
+
+#include <string.h>
+
+/* ---- records ---- */
+
+static uint64_t header_of(const dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind)
+{
+    uint64_t lap = p / q->shape.lane_bytes & 0xffffff;
+    return length | (uint64_t)kind << 32 | lap << 40;
+}
+
+static uint64_t check_of(const dsm_queue *q, uint64_t p, uint64_t header, const void *payload, uint64_t length)
+{
+    return fold_bytes(fold_word(fold_word(q->id, p), header), payload, length);
+}
+
+static uint64_t *word(uint8_t *data, uint64_t at) { return (uint64_t *)(void *)(data + at); }
+
+/* SYNC pairs with lane_publish. */
+int record_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record *out)
+{
+    uint64_t at = p & q->mask, left = q->shape.lane_bytes - at;
+    uint64_t header = observe_u64((const uint64_t *)(const void *)(data + at));
+    int absent = q->plain && header ? -DSM_ECORRUPT : -DSM_EEMPTY;
+    out->length = (uint32_t)header;
+    out->kind = (uint8_t)(header >> 32);
+    out->payload = data + at + overhead(q);
+    if (!header || header != header_of(q, p, out->length, out->kind) || !out->kind)
+        return absent;
+    if (out->kind == RECORD_PADDING) {
+        out->next = p + left;
+        return out->length == 0 && at ? 0 : absent;
+    }
+    if (out->length > q->shape.max_message || record_size(q, out->length) > left)
+        return absent;
+    out->next = p + record_size(q, out->length);
+    if (q->plain)
+        return 0;
+    uint64_t check = observe_u64((const uint64_t *)(const void *)(data + at + 8));
+    return check == check_of(q, p, header, out->payload, out->length) ? 0 : -DSM_EEMPTY;
+}
+
+int message_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record *out)
+{
+    int rc = record_at(q, data, p, out);
+    return !rc && out->kind == RECORD_PADDING ? record_at(q, data, out->next, out) : rc;
+}
+
+/* SYNC pairs with record_at: whoever observes the header sees the payload. */
+static void lane_publish(dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind)
+{
+    uint64_t at = p & q->mask, header = header_of(q, p, length, kind);
+    if (!q->plain)
+        note_u64(word(q->data, at + 8), check_of(q, p, header, q->data + at + 16, length));
+    publish_u64(word(q->data, at), header);
+}
+
+/* ---- room ---- */
+
+static uint64_t padding_before(const dsm_queue *q, uint64_t p, uint64_t size)
+{
+    uint64_t left = q->shape.lane_bytes - (p & q->mask);
+    return size > left ? left : 0;
+}
+
+/* From the position of the next record to the end of what a message needs: padding, record, and the word behind it. */
+static uint64_t needed(const dsm_queue *q, uint64_t length)
+{
+    uint64_t size = record_size(q, length);
+    return padding_before(q, q->head, size) + size + 8;
+}
+
+/* SYNC pairs with queue_done: what was read before 'tail' moved may be overwritten once its new value is observed. */
+static int lane_tail(const dsm_queue *q, uint64_t *tail)
+{
+    if (q->base) {
+        *tail = observe_u64(&lane_lines(q, q->lane)->tail);
+        return 0;
+    }
+    return dsm_read(q->r, lines_at(q, q->lane) + offsetof(struct lane_lines, tail), tail, 8, -1);
+}
+
+static bool fits(const dsm_queue *q, uint64_t need, uint64_t tail)
+{
+    return q->head + need - tail <= q->shape.lane_bytes;
+}
+
+/* The oldest message goes, unless a consumer takes it first: either way there is more room. */
+static int drop_oldest(dsm_queue *q)
+{
+    struct lane_lines *l = lane_lines(q, q->lane);
+    struct record r;
+    uint64_t tail = observe_u64(&l->tail);
+    if (tail == q->head)
+        return -DSM_EFULL;
+    int rc = message_at(q, q->data, tail, &r);
+    if (rc) /* changed under our eyes: look again */
+        return observe_u64(&l->tail) != tail ? 0 : err_set(DSM_ECORRUPT, 0, "lane %u at %llu", q->lane, (unsigned long long)tail);
+    if (compare_swap_u64(&l->tail, tail, r.next) == tail)
+        note_u64(&l->dropped, peek_u64(&l->dropped) + 1);
+    return 0;
+}
+
+static int make_room(dsm_queue *q, uint64_t length)
+{
+    uint64_t need = needed(q, length);
+    while (!fits(q, need, q->tail)) {
+        int rc = lane_tail(q, &q->tail);
+        if (rc || fits(q, need, q->tail))
+            return rc;
+        if (q->head - q->tail > q->shape.lane_bytes)
+            return err_set(DSM_ECORRUPT, 0, "lane %u: tail %llu, head %llu", q->lane, (unsigned long long)q->tail,
+                           (unsigned long long)q->head);
+        if (!(q->shape.flags & DSM_QUEUE_DROP_OLDEST))
+            return -DSM_EFULL;
+        if ((rc = drop_oldest(q)))
+            return rc;
+    }
+    return 0;
+}
+
+/* ---- putting ---- */
+
+static int check_put(const dsm_queue *q, uint64_t length, bool commits)
+{
+    if (!q->producing || q->forks != peek_u32(&core_forks))
+        return queue_refuse(q, "producer");
+    if (commits != (q->reserved != 0))
+        return commits ? err_set(DSM_EINVAL, 0, "nothing is reserved")
+                       : err_set(DSM_EBUSY, 0, "a reservation is open: commit or cancel it");
+    if (length > q->shape.max_message)
+        return err_set(DSM_ETOOLARGE, 0, "%llu bytes, max_message is %llu", (unsigned long long)length,
+                       (unsigned long long)q->shape.max_message);
+    if (q->base && observe_u32(&queue_state(q)->shutdown))
+        return err_set(DSM_ESHUTDOWN, 0, "put");
+    return 0;
+}
+
+/* Where the payload of the next record belongs; *p: the record's position, behind padding that is not yet published. */
+static uint8_t *next_payload(dsm_queue *q, uint64_t length, uint64_t *p)
+{
+    *p = q->head + padding_before(q, q->head, record_size(q, length));
+    return q->data + (*p & q->mask) + overhead(q);
+}
+
+/* Steps 2 to 4. The padding, if any, is published last: until then nobody comes to what lies behind it. */
+static void commit(dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind)
+{
+    uint64_t from = q->head, next = p + record_size(q, length);
+    if (q->plain)
+        note_u64(word(q->data, next & q->mask), 0);
+    lane_publish(q, p, length, kind);
+    if (p != from)
+        lane_publish(q, from, 0, RECORD_PADDING);
+    note_u64(&q->head, next); /* dsm_queue_wait_room of another thread looks at it */
+    q->staged++;
+    if (q->base) {
+        struct lane_lines *l = lane_lines(q, q->lane);
+        publish_u64(&l->head, next);
+        note_u64(&l->puts, peek_u64(&l->puts) + 1);
+    }
+}
+
+int dsm_queue_push(dsm_queue *q, const void *payload, uint64_t length, uint8_t kind)
+{
+    uint64_t p;
+    int rc = check_put(q, length, false);
+    if (rc || (rc = make_room(q, length)))
+        return rc;
+    near_copy(next_payload(q, length, &p), payload, length);
+    commit(q, p, length, kind);
+    return 0;
+}
+
+int64_t dsm_queue_push_records(dsm_queue *q, const void *records, uint64_t n, uint64_t each)
+{
+    const uint8_t *from = records;
+    uint64_t done = 0, p;
+    int rc = check_put(q, each, false);
+    for (; !rc && done < n; done++) {
+        if ((rc = make_room(q, each)))
+            break;
+        uint8_t *to = next_payload(q, each, &p);
+        if (each == 8)
+            near_copy(to, from, 8);
+        else
+            near_copy(to, from, each);
+        from += each;
+        commit(q, p, each, 1);
+    }
+    return done || rc == -DSM_EFULL ? (int64_t)done : rc;
+}
+
+int dsm_queue_reserve(dsm_queue *q, uint64_t length, void **out)
+{
+    int rc = check_put(q, length, false);
+    if (!rc && !length)
+        return err_set(DSM_EINVAL, 0, "a reservation of 0 bytes");
+    if (rc || (rc = make_room(q, length)))
+        return rc;
+    *out = next_payload(q, length, &q->reserved_at);
+    q->reserved = (uint32_t)length;
+    return 0;
+}
+
+int dsm_queue_commit(dsm_queue *q, uint64_t length, uint8_t kind)
+{
+    int rc = check_put(q, length, true);
+    if (rc)
+        return rc;
+    if (length > q->reserved)
+        return err_set(DSM_EINVAL, 0, "%llu bytes of a reservation of %u", (unsigned long long)length, q->reserved);
+    q->reserved = 0;
+    commit(q, q->reserved_at, length, kind);
+    return 0;
+}
+
+void dsm_queue_cancel(dsm_queue *q) { q->reserved = 0; }
+
+/* ---- sending a copy to its owner ---- */
+
+/* The bytes of [sent, head) as one WRITE or, where the ring's end lies in between, two. */
+static int send_staged(dsm_queue *q)
+{
+    dsm_op ops[2] = {{0}};
+    size_t n = 0;
+    for (uint64_t p = q->sent; p < q->head; n++) {
+        uint64_t at = p & q->mask, left = q->shape.lane_bytes - at, bytes = q->head - p;
+        bytes = bytes < left ? bytes : left;
+        uint64_t whole = bytes;
+        struct record r;
+        if (bytes == left && !record_at(q, q->data, p, &r) && r.kind == RECORD_PADDING)
+            bytes = overhead(q); /* there is nothing behind its header */
+        ops[n] = (dsm_op){.code = DSM_OP_WRITE,
+                          .remote = q->r,
+                          .offset = data_at(q, q->lane) + at,
+                          .local = q->data + at,
+                          .nbytes = bytes};
+        p += whole;
+    }
+    return dsm_execute(q->r->ctx, ops, n, -1, NULL);
+}
+
+int dsm_queue_flush(dsm_queue *q)
+{
+    if (!q->staged)
+        return 0;
+    if (q->base) {
+        bell_ring(queue_items(q), BELL_ALL);
+    } else {
+        int rc = send_staged(q);
+        if (rc)
+            return rc;
+    }
+    q->sent = q->head;
+    q->staged = 0;
+    return 0;
+}

@@ -1,0 +1,157 @@
+/*
+ * The queue: lanes, each a ring of bytes with one producer, in one object.
+ *
+ * RECORDS. A record is a header word, in checked queues a check word too, and the payload, padded to 8 (16) bytes. It lies in one piece:
+ * where the end of the ring is too near, a padding record fills it. Positions count bytes for ever and never wrap (2^64 bytes
+ * take centuries); position p lies at p & (lane_bytes - 1).
+ *     header = length | kind << 32 | lap << 40,  lap = (p / lane_bytes) mod 2^24;  kind is never 0, so neither is a header
+ *
+ * PLAIN lanes are mapped by everybody. Invariant: the word at the true head is 0.
+ *     put at p, next = p + size     1 payload at p   2 word at next := 0   3 publish header at p   4 head := next, puts + 1   5 ring 'items'
+ *     killed before 3: nothing has happened; the successor starts at p.  after 3: the message is committed; the successor
+ *     finds the true head by walking from the stored head over headers that are not 0; sleepers look again by themselves.
+ *     SYNC publish header at p (lane_publish) with observe header at p (record_at)
+ *     SYNC publish tail (queue_done) with observe tail (lane_room): the bytes before tail may be overwritten
+ *
+ * CHECKED lanes are written from afar. The bytes of a WRITE land in any order, so nothing but the record itself says that
+ * it is whole: check = fold64(header, position, queue id, payload). A record counts once header and check fit the position at which it
+ * is expected; what lay there before fits with probability 2^-64. Writing the same record again changes nothing, so a WRITE
+ * whose outcome is unknown is simply repeated.
+ *
+ * TAKING, one consumer: it alone moves 'tail', after it has used the payload. Killed before that, the message is still there.
+ * TAKING, many consumers, and dropping the oldest: read the record at tail, copy its payload, then tail: p -> next by
+ * compare-swap. The bytes cannot have been overwritten while tail was p, and tail never comes back to p, so a swap that
+ * succeeds proves the copy good; one that fails throws it away. There is no claim that a dead or stopped process could hold.
+ *     killed before the swap: nothing has happened.  after: the message is taken.
+ *
+ * BYTES of the object (little-endian)
+ *      0   64  object header, type 2
+ *     64   64  shape: u32 lanes | u32 flags | u64 lane_bytes | u64 max_message | 0
+ *    128   64  state: u64 consumer's identity, 0 if none | u32 shutdown (0 no, 1 drain, 2 at once) | u32 0 | 0
+ *    192   64  bell 'items' | 0
+ *    256    n  producers: u64 identity of each lane's producer, 0 if none; padded to 64
+ *           n  used: u8 per lane, 1 once it has had a producer; padded to 64
+ *         256  per lane: its lines, struct lane_lines
+ *              at the next multiple of 4096: lane_bytes per lane
+ */
+#ifndef DSM_PROTO_RING_H
+#define DSM_PROTO_RING_H
+
+#include "../base/atomic.h"
+#include "../mem/core.h"
+#include "bell.h"
+#include "object.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+enum {
+    QUEUE_SHAPE = 64,
+    QUEUE_STATE = 128,
+    QUEUE_ITEMS = 192,
+    QUEUE_PRODUCERS = 256,
+    LANES_MAX = 1024,
+    LANE_BYTES_MIN = 4096,
+    RECORD_PADDING = 0xff, /* kind */
+};
+
+struct queue_shape {
+    uint32_t lanes, flags;
+    uint64_t lane_bytes, max_message, zero[5];
+};
+_Static_assert(sizeof(struct queue_shape) == 64, "docs/protocols/ring.md");
+
+struct queue_state {
+    uint64_t consumer;
+    uint32_t shutdown, zero;
+    uint64_t more[6];
+};
+_Static_assert(sizeof(struct queue_state) == 64, "docs/protocols/ring.md");
+
+struct lane_lines {
+    _Alignas(64) uint64_t head; /* the producer's line: a position up to which all is committed, perhaps more is */
+    uint64_t puts;              /* messages committed */
+    uint64_t dropped;
+    _Alignas(64) uint64_t tail; /* the consumers' line */
+    uint64_t gets;
+    _Alignas(64) struct bell room;
+    _Alignas(64) uint64_t zero[8];
+};
+_Static_assert(sizeof(struct lane_lines) == 256 && offsetof(struct lane_lines, tail) == 64 &&
+                   offsetof(struct lane_lines, room) == 128,
+               "docs/protocols/ring.md");
+
+/* Where things lie, from a shape that has been checked. */
+struct queue_map {
+    uint64_t used, lines, data, nbytes;
+};
+int queue_map_of(const dsm_queue_shape *s, struct queue_map *out);
+
+struct record {
+    const uint8_t *payload;
+    uint32_t length;
+    uint8_t kind;
+    uint64_t next; /* position behind it */
+};
+
+struct dsm_queue {
+    dsm_remote *r;
+    uint8_t *base; /* the object as mapped here, or NULL: then this handle can only produce */
+    struct queue_map map;
+    dsm_queue_shape shape;
+    uint64_t id, mask, identity;
+    uint32_t forks;
+    bool plain, shared_tail;
+
+    /* as a producer */
+    bool producing;
+    uint32_t lane;
+    uint8_t *data;   /* the lane's bytes; where base is NULL, a copy of them */
+    uint64_t head;   /* up to here records are written */
+    uint64_t sent;   /* up to here the owner has them: head, but for a copy that is not flushed */
+    uint64_t tail;   /* as last seen */
+    uint64_t staged; /* messages between sent and head */
+    uint64_t reserved_at; /* position of a reservation's record, if 'reserved' */
+    uint32_t reserved;    /* its length, 0: none */
+
+    /* as a consumer */
+    bool consuming;
+    uint32_t nactive, turn; /* active[turn % nactive] is looked at next */
+    uint32_t *active;
+    bool taking; /* records [from, upto) of lane 'take' are read and not yet done */
+    uint32_t take;
+    uint64_t from, upto, ntaken;
+};
+
+static inline struct queue_state *queue_state(const dsm_queue *q)
+{
+    return (struct queue_state *)(void *)(q->base + QUEUE_STATE);
+}
+static inline struct bell *queue_items(const dsm_queue *q) { return (struct bell *)(void *)(q->base + QUEUE_ITEMS); }
+static inline uint8_t *queue_used(const dsm_queue *q) { return q->base + q->map.used; }
+static inline struct lane_lines *lane_lines(const dsm_queue *q, uint32_t lane)
+{
+    return (struct lane_lines *)(void *)(q->base + q->map.lines) + lane;
+}
+static inline uint64_t lines_at(const dsm_queue *q, uint32_t lane)
+{
+    return q->map.lines + lane * (uint64_t)sizeof(struct lane_lines);
+}
+static inline uint64_t data_at(const dsm_queue *q, uint32_t lane) { return q->map.data + lane * q->shape.lane_bytes; }
+
+static inline uint64_t overhead(const dsm_queue *q) { return q->plain ? 8 : 16; }
+static inline uint64_t record_size(const dsm_queue *q, uint64_t length)
+{
+    uint64_t unit = overhead(q); /* so that a padding record always has room for its own header */
+    return unit + (length + unit - 1) / unit * unit;
+}
+
+/* The record at position p of a lane whose bytes are 'data': 0, -DSM_EEMPTY, or -DSM_ECORRUPT. Changes nothing. */
+int record_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record *out);
+/* Like record_at, over a padding record. */
+int message_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record *out);
+
+/* Why a call on the handle can't be: the process has forked, or the role is not taken. */
+int queue_refuse(const dsm_queue *q, const char *role);
+
+#endif

@@ -1,0 +1,564 @@
+# Included by _core.pyx: Queue, the lanes of proto/ring.h under a GIL that serialises what is done to one handle.
+
+cdef enum:
+    SLICE_NS = 50_000_000  # how long a wait goes before signals are looked at
+    SPIN_NS = 20_000
+    BYTES = 1              # kind of a message
+
+
+cdef c.dsm_queue_shape queue_shape(lanes, lane_bytes, max_message, bint many, bint drop, bint checked) except *:
+    cdef c.dsm_queue_shape s
+    try:
+        s.lanes, s.lane_bytes, s.max_message = lanes, lane_bytes, max_message
+    except (OverflowError, TypeError):
+        raise refused(c.DSM_EINVAL, f"lanes={lanes!r}, lane_bytes={lane_bytes!r}, max_message={max_message!r}") from None
+    s.flags = ((c.DSM_QUEUE_MANY_CONSUMERS if many else 0) | (c.DSM_QUEUE_DROP_OLDEST if drop else 0) |
+               (c.DSM_QUEUE_CHECKED if checked else 0))
+    return s
+
+
+def queue_nbytes(lanes, lane_bytes, max_message, *, many_consumers=False, drop_oldest=False, checked=False):
+    cdef c.dsm_queue_shape s = queue_shape(lanes, lane_bytes, max_message, many_consumers, drop_oldest, checked)
+    cdef uint64_t n = c.dsm_queue_nbytes(&s)
+    if not n:
+        raise failure(-c.DSM_EINVAL, "queue")
+    return n
+
+
+def queue_format(memory, lanes, lane_bytes, max_message, *, many_consumers=False, drop_oldest=False, checked=False):
+    cdef c.dsm_queue_shape s = queue_shape(lanes, lane_bytes, max_message, many_consumers, drop_oldest, checked)
+    cdef Py_buffer view
+    cdef int rc = -c.DSM_EINVAL
+    take(memory, &view, True)
+    if <uint64_t> view.len >= c.dsm_queue_nbytes(&s):
+        rc = c.dsm_queue_format(view.buf, &s)
+    PyBuffer_Release(&view)
+    if rc:
+        raise failure(rc, "queue")
+
+
+@cython.final
+cdef class Slot:
+    """Bytes in a queue that a reservation or a message being read occupies; counts the views of them."""
+    cdef object owner
+    cdef void *at
+    cdef Py_ssize_t length
+    cdef bint readonly
+    cdef int exports
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.at, self.length, self.readonly, flags)
+        self.exports += 1
+
+    def __releasebuffer__(self, Py_buffer *view):
+        self.exports -= 1
+
+
+cdef class Queue:
+    """See the stub."""
+    cdef c.dsm_queue *ptr
+    cdef object __weakref__
+    cdef readonly Remote remote
+    cdef readonly Region region
+    cdef object held         # the memory's export: it can't be closed under the queue
+    cdef c.dsm_queue_shape shape
+    cdef bint near, producing, consuming
+    cdef int64_t spin_ns
+    cdef int busy
+    cdef Slot writing, reading
+    cdef object writing_view, reading_view
+    cdef c.dsm_watch *watch_items
+    cdef c.dsm_watch *watch_room
+
+    def __init__(self, Remote remote not None, Region region=None, *, spin=None):
+        cdef void *local = NULL
+        cdef int rc
+        remote.check()
+        self.remote, self.region = remote, region
+        self.spin_ns = SPIN_NS if spin is None else nanoseconds(spin, "spin")
+        if region is not None:
+            region.check()
+            local = c.dsm_region_data(region.ptr)
+        self.near = local != NULL or remote.near
+        with nogil:
+            rc = c.dsm_queue_open(remote.ptr, local, &self.ptr)
+        if rc:
+            raise remote.failed(rc, "queue")
+        remote.busy += 1
+        if region is not None:
+            region.exports += 1
+        c.dsm_queue_get_shape(self.ptr, &self.shape)
+
+    cdef object failed(self, int rc, str op):
+        return self.remote.failed(rc, op)
+
+    cdef int check(self) except -1:
+        if self.ptr == NULL:
+            raise refused(c.DSM_ECLOSED, "queue")
+        return 0
+
+    @property
+    def closed(self):
+        return self.ptr == NULL
+
+    @property
+    def properties(self):
+        return {"lanes": self.shape.lanes, "lane_bytes": self.shape.lane_bytes, "max_message": self.shape.max_message,
+                "many_consumers": bool(self.shape.flags & c.DSM_QUEUE_MANY_CONSUMERS),
+                "drop_oldest": bool(self.shape.flags & c.DSM_QUEUE_DROP_OLDEST),
+                "checked": bool(self.shape.flags & c.DSM_QUEUE_CHECKED)}
+
+    # -- roles --
+
+    cpdef produce(self):
+        cdef int rc
+        self.check()
+        self.busy += 1
+        with nogil:
+            rc = c.dsm_queue_produce(self.ptr)
+        self.busy -= 1
+        if rc:
+            raise self.failed(rc, "produce")
+        self.producing = True
+
+    cpdef consume(self):
+        cdef int rc
+        self.check()
+        self.busy += 1
+        with nogil:
+            rc = c.dsm_queue_consume(self.ptr)
+        self.busy -= 1
+        if rc:
+            raise self.failed(rc, "consume")
+        self.consuming = True
+
+    # -- waiting --
+
+    cdef int wait(self, bint items, uint64_t length, int64_t deadline, str op) except -1:
+        """Until there may be something: 1; at the deadline (of time.monotonic_ns, -1: none): 0."""
+        cdef int64_t left = SLICE_NS, spin = self.spin_ns
+        cdef int rc
+        while True:
+            if deadline >= 0:
+                left = min(<int64_t> (deadline - time.monotonic_ns()), <int64_t> SLICE_NS)
+                if left <= 0:
+                    return 0
+            self.busy += 1
+            with nogil:
+                rc = (c.dsm_queue_wait_item(self.ptr, left, spin) if items else
+                      c.dsm_queue_wait_room(self.ptr, length, left, spin))
+            self.busy -= 1
+            if not rc:
+                return 1
+            if rc != -c.DSM_ETIME:
+                raise self.failed(rc, op)
+            PyErr_CheckSignals()
+            spin = 0
+
+    cdef int64_t deadline(self, block, timeout) except? -2:
+        if not block:
+            return 0
+        return -1 if timeout is None else time.monotonic_ns() + nanoseconds(timeout)
+
+    # -- putting --
+
+    cdef int flush(self, str op) except -1:
+        cdef int rc
+        if self.near:
+            rc = c.dsm_queue_flush(self.ptr)
+        else:
+            self.busy += 1
+            with nogil:
+                rc = c.dsm_queue_flush(self.ptr)
+            self.busy -= 1
+        if rc:
+            raise self.failed(rc, op)
+        return 0
+
+    cdef int push(self, const void *p, uint64_t length, uint8_t kind, int64_t deadline) except -1:
+        """1, or 0 when there was no room until the deadline. What goes before is flushed before it waits."""
+        cdef int rc = c.dsm_queue_push(self.ptr, p, length, kind)
+        while rc == -c.DSM_EFULL:
+            self.flush("put")
+            if not deadline or not self.wait(False, length, deadline, "put"):
+                return 0
+            rc = c.dsm_queue_push(self.ptr, p, length, kind)
+        if rc:
+            raise self.failed(rc, "put")
+        return 1
+
+    cdef int put_one(self, object data, uint8_t kind, int64_t deadline) except -1:
+        cdef Py_buffer view
+        if PyBytes_CheckExact(data):
+            return self.push(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), kind, deadline)
+        take(data, &view, False)
+        try:
+            return self.push(view.buf, view.len, kind, deadline)
+        finally:
+            PyBuffer_Release(&view)
+
+    def put(self, data, block=True, timeout=None):
+        if not self.producing:
+            self.produce()
+        self.check()
+        cdef int done = self.put_one(data, BYTES, -1 if block is True and timeout is None else
+                                     self.deadline(block, timeout))
+        if not done:
+            raise refused(c.DSM_EFULL, f"{self.shape.lane_bytes} bytes", "put")
+        self.flush("put")
+
+    def put_nowait(self, data):
+        self.put(data, False)
+
+    def put_many(self, items, block=True, timeout=None):
+        cdef int64_t deadline = self.deadline(block, timeout)
+        cdef Py_ssize_t n = 0
+        if not self.producing:
+            self.produce()
+        self.check()
+        if isinstance(items, np.ndarray):
+            return self.put_records(items, deadline)
+        try:
+            for data in items:
+                if not self.put_one(data, BYTES, deadline):
+                    break
+                n += 1
+        finally:
+            self.flush("put")
+        return n
+
+    cdef object put_records(self, array, int64_t deadline):
+        cdef Py_buffer view
+        cdef uint64_t n, each, done = 0
+        cdef int64_t rc
+        if not array.ndim or not array.size:
+            raise refused(c.DSM_EINVAL, f"records are the rows of an array, not of one of shape {array.shape}", "put")
+        n, each = array.shape[0], array.nbytes // array.shape[0]
+        take(array, &view, False)
+        try:
+            while True:
+                rc = c.dsm_queue_push_records(self.ptr, <char *> view.buf + done * each, n - done, each)
+                if rc < 0:
+                    raise self.failed(<int> rc, "put")
+                self.flush("put")
+                done += rc
+                if done == n or not deadline or not self.wait(False, each, deadline, "put"):
+                    return done
+        finally:
+            PyBuffer_Release(&view)
+
+    def reserve(self, length, block=True, timeout=None):
+        cdef int64_t deadline = self.deadline(block, timeout)
+        cdef uint64_t n
+        cdef void *at
+        cdef int rc
+        if not self.producing:
+            self.produce()
+        self.check()
+        try:
+            n = length
+        except (OverflowError, TypeError):
+            raise refused(c.DSM_EINVAL, f"length={length!r}", "reserve") from None
+        rc = c.dsm_queue_reserve(self.ptr, n, &at)
+        while rc == -c.DSM_EFULL:
+            if not deadline or not self.wait(False, n, deadline, "reserve"):
+                raise refused(c.DSM_EFULL, f"{self.shape.lane_bytes} bytes", "reserve")
+            rc = c.dsm_queue_reserve(self.ptr, n, &at)
+        if rc:
+            raise self.failed(rc, "reserve")
+        self.writing = new_slot(self, at, n, False)
+        self.writing_view = memoryview(self.writing)
+        return self.writing_view
+
+    cdef int end_writing(self, str op) except -1:
+        if self.writing is None:
+            raise refused(c.DSM_EINVAL, "nothing is reserved", op)
+        end_view(self.writing, self.writing_view, op)
+        self.writing = self.writing_view = None
+        return 0
+
+    def commit(self, length=None, *, _kind=BYTES):
+        cdef int rc
+        self.check()
+        cdef uint64_t n = self.writing.length if length is None and self.writing is not None else (length or 0)
+        if self.writing is not None and n > <uint64_t> self.writing.length:
+            raise refused(c.DSM_EINVAL, f"{n} bytes of a reservation of {self.writing.length}", "commit")
+        self.end_writing("commit")
+        rc = c.dsm_queue_commit(self.ptr, n, _kind)
+        if rc:
+            c.dsm_queue_cancel(self.ptr)
+            raise self.failed(rc, "commit")
+        self.flush("commit")
+
+    def cancel(self):
+        self.check()
+        self.end_writing("cancel")
+        c.dsm_queue_cancel(self.ptr)
+
+    # -- getting --
+
+    cdef object next_bytes(self, uint8_t *kind):
+        """The next message, or None."""
+        cdef const void *p
+        cdef uint64_t length
+        cdef int rc
+        while True:
+            rc = c.dsm_queue_next(self.ptr, &p, &length, kind)
+            if rc:
+                if rc == -c.DSM_EEMPTY:
+                    return None
+                raise self.failed(rc, "get")
+            data = PyBytes_FromStringAndSize(<const char *> p, length)
+            if not c.dsm_queue_done(self.ptr):
+                return data
+
+    cdef object get_one(self, uint8_t *kind, int64_t deadline):
+        data = self.next_bytes(kind)
+        while data is None:
+            if not deadline or not self.wait(True, 0, deadline, "get"):
+                if self.watch_items:
+                    c.dsm_watch_arm(self.watch_items, 0)
+                raise refused(c.DSM_EEMPTY, "", "get")
+            data = self.next_bytes(kind)
+        return data
+
+    def get(self, block=True, timeout=None):
+        cdef uint8_t kind
+        if not self.consuming:
+            self.consume()
+        self.check()
+        return self.get_one(&kind, -1 if block is True and timeout is None else self.deadline(block, timeout))
+
+    def get_nowait(self):
+        return self.get(False)
+
+    def _get_kind(self, block=True, timeout=None):
+        cdef uint8_t kind
+        if not self.consuming:
+            self.consume()
+        self.check()
+        data = self.get_one(&kind, self.deadline(block, timeout))
+        return kind, data
+
+    cdef list some(self, Py_ssize_t most):
+        """Messages of one lane, taken together."""
+        cdef const void *p
+        cdef uint64_t length
+        cdef uint8_t kind
+        cdef list out
+        cdef int rc
+        while True:
+            out = []
+            rc = c.dsm_queue_next(self.ptr, &p, &length, &kind)
+            while not rc:
+                out.append(PyBytes_FromStringAndSize(<const char *> p, length))
+                if len(out) == most:
+                    break
+                rc = c.dsm_queue_next_here(self.ptr, &p, &length, &kind)
+            if rc and not out:
+                if rc == -c.DSM_EEMPTY:
+                    return out
+                raise self.failed(rc, "get")
+            if not c.dsm_queue_done(self.ptr):
+                return out
+
+    def get_many(self, n=None, block=True, timeout=None, *, out=None):
+        cdef int64_t deadline = self.deadline(block, timeout)
+        cdef Py_ssize_t most
+        cdef list got, more
+        if not self.consuming:
+            self.consume()
+        self.check()
+        if out is not None:
+            return self.get_records(out, deadline)
+        most = 1 << 30 if n is None else n
+        if most < 1:
+            raise refused(c.DSM_EINVAL, f"n={n!r}: at least 1", "get")
+        got = self.some(most)
+        while not got:
+            if not deadline or not self.wait(True, 0, deadline, "get"):
+                if self.watch_items:
+                    c.dsm_watch_arm(self.watch_items, 0)
+                raise refused(c.DSM_EEMPTY, "", "get")
+            got = self.some(most)
+        while len(got) < most:
+            try:
+                more = self.some(most - len(got))
+            except errors.DsmemError:  # the next call meets it again
+                break
+            if not more:
+                break
+            got.extend(more)
+        return got
+
+    cdef object get_records(self, array, int64_t deadline):
+        cdef Py_buffer view
+        cdef uint64_t n, each
+        cdef int64_t rc
+        if not isinstance(array, np.ndarray) or not array.ndim or not array.size:
+            raise refused(c.DSM_EINVAL, "out is an array whose rows are records", "get")
+        n, each = array.shape[0], array.nbytes // array.shape[0]
+        take(array, &view, True)
+        try:
+            while True:
+                rc = c.dsm_queue_pop_records(self.ptr, view.buf, n, each)
+                if rc < 0:
+                    raise self.failed(<int> rc, "get")
+                if rc:
+                    return rc
+                if not deadline or not self.wait(True, 0, deadline, "get"):
+                    if self.watch_items:
+                        c.dsm_watch_arm(self.watch_items, 0)
+                    raise refused(c.DSM_EEMPTY, "", "get")
+        finally:
+            PyBuffer_Release(&view)
+
+    def peek(self, block=True, timeout=None):
+        cdef int64_t deadline = self.deadline(block, timeout)
+        cdef const void *p
+        cdef uint64_t length
+        cdef uint8_t kind
+        cdef int rc
+        if not self.consuming:
+            self.consume()
+        self.check()
+        if self.shape.flags & (c.DSM_QUEUE_MANY_CONSUMERS | c.DSM_QUEUE_DROP_OLDEST):
+            raise refused(c.DSM_EUNSUPPORTED, "others may take the message at any moment; only get() copies it safely", "peek")
+        rc = c.dsm_queue_next(self.ptr, &p, &length, &kind)
+        while rc == -c.DSM_EEMPTY:
+            if not deadline or not self.wait(True, 0, deadline, "peek"):
+                raise refused(c.DSM_EEMPTY, "", "peek")
+            rc = c.dsm_queue_next(self.ptr, &p, &length, &kind)
+        if rc:
+            raise self.failed(rc, "peek")
+        self.reading = new_slot(self, <void *> p, length, True)
+        self.reading_view = memoryview(self.reading)
+        return self.reading_view
+
+    def release(self):
+        self.check()
+        if self.reading is None:
+            raise refused(c.DSM_EINVAL, "no message is being read", "release")
+        end_view(self.reading, self.reading_view, "release")
+        self.reading = self.reading_view = None
+        c.dsm_queue_done(self.ptr)
+
+    # -- about it --
+
+    cdef c.dsm_queue_counts count(self) except *:
+        cdef c.dsm_queue_counts n
+        self.check()
+        cdef int rc = c.dsm_queue_count(self.ptr, &n)
+        if rc:
+            raise self.failed(rc, "count")
+        return n
+
+    @property
+    def counts(self):
+        cdef c.dsm_queue_counts n = self.count()
+        return {"messages": n.messages, "puts": n.puts, "gets": n.gets, "dropped": n.dropped, "bytes": n.bytes,
+                "producers": n.producers, "shutdown": n.shutdown}
+
+    def qsize(self):
+        return self.count().messages
+
+    def empty(self):
+        return self.count().messages == 0
+
+    def full(self):
+        return self.count().bytes + self.shape.max_message + 16 > self.shape.lane_bytes
+
+    def shutdown(self, immediate=False):
+        cdef int rc, now = bool(immediate)
+        self.check()
+        self.busy += 1
+        with nogil:
+            rc = c.dsm_queue_shutdown(self.ptr, now)
+        self.busy -= 1
+        if rc:
+            raise self.failed(rc, "shutdown")
+
+    # -- file descriptors --
+
+    def fileno(self):
+        if not self.consuming:
+            self.consume()
+        self.check()
+        if not self.watch_items:
+            open_watch(self, &self.watch_items)
+            c.dsm_watch_arm(self.watch_items, 0)
+        return c.dsm_watch_fd(self.watch_items)
+
+    def _arm_items(self):
+        self.check()
+        c.dsm_watch_arm(self.watch_items, 0)
+
+    def _arm_room(self, length):
+        if not self.producing:
+            self.produce()
+        self.check()
+        if not self.watch_room:
+            open_watch(self, &self.watch_room)
+        c.dsm_watch_arm(self.watch_room, max(<uint64_t> 1, <uint64_t> length))
+        return c.dsm_watch_fd(self.watch_room)
+
+    # -- the end --
+
+    cpdef close(self):
+        cdef c.dsm_queue *ptr = self.ptr
+        cdef c.dsm_watch *items = self.watch_items
+        cdef c.dsm_watch *room = self.watch_room
+        cdef int rc
+        if ptr == NULL:
+            return
+        if self.busy:
+            raise refused(c.DSM_EBUSY, f"{self.busy} calls are under way in other threads", "close")
+        if self.writing is not None:
+            end_view(self.writing, self.writing_view, "close")
+        if self.reading is not None:
+            end_view(self.reading, self.reading_view, "close")
+        self.writing = self.writing_view = self.reading = self.reading_view = None
+        self.ptr, self.watch_items, self.watch_room = NULL, NULL, NULL
+        with nogil:
+            if items:
+                c.dsm_watch_close(items)
+            if room:
+                c.dsm_watch_close(room)
+            rc = c.dsm_queue_close(ptr)
+        self.remote.busy -= 1
+        if self.region is not None:
+            self.region.exports -= 1
+        if rc:
+            raise self.failed(rc, "close")
+
+    def __dealloc__(self):
+        # Only what a subclass has not closed: memory of this process. The lane of a handle that was dropped stays taken
+        # until its process ends.
+        if self.watch_items:
+            c.dsm_watch_close(self.watch_items)
+        if self.watch_room:
+            c.dsm_watch_close(self.watch_room)
+
+
+cdef Slot new_slot(owner, void *at, uint64_t length, bint readonly):
+    cdef Slot s = Slot.__new__(Slot)
+    s.owner, s.at, s.length, s.readonly = owner, at, length, readonly
+    return s
+
+
+cdef int end_view(Slot slot, view, str op) except -1:
+    """The memory is about to belong to somebody else: no view of it may be left."""
+    if slot.exports > 1:
+        raise refused(c.DSM_EBUSY, f"{slot.exports - 1} views of the message are left (arrays or memoryviews)", op)
+    try:
+        view.release()
+    except BufferError:
+        raise refused(c.DSM_EBUSY, "an array or memoryview of the message is left", op) from None
+    return 0
+
+
+cdef int open_watch(Queue q, c.dsm_watch **out) except -1:
+    cdef int rc = c.dsm_watch_open(q.ptr, out)
+    if rc:
+        raise q.failed(rc, "fileno")
+    return 0
