@@ -1,6 +1,6 @@
 from collections.abc import Awaitable, Iterable
 from types import TracebackType
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, final, overload
 
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from typing_extensions import Buffer, Self
@@ -335,3 +335,172 @@ def object_type(remote: Remote) -> str:
     VersionError
         An object of another release.
     """
+
+class Queue:
+    """The lanes of a queue (docs/protocols/ring.md) on memory that holds one.
+
+    Parameters
+    ----------
+    remote : Remote
+        The memory, near or far; it can't be closed before the queue.
+    region : Region, optional
+        Where this process owns the memory and the remote is not near.
+    spin : float, optional
+        Seconds to poll before sleeping in a call that waits; by default 20 µs.
+
+    Raises
+    ------
+    CorruptError, VersionError, MismatchError
+        No queue, or one of another release.
+    FarMemoryError
+        The queue was made for processes of one host, and its memory is not mapped here.
+
+    Notes
+    -----
+    block and timeout mean what they mean to queue.Queue; timeouts are in seconds. A signal handler runs while a call
+    waits. All methods raise ClosedError, and ForkError in a child of the process that made the handle.
+    """
+
+    def __init__(self, remote: Remote, region: Region | None = None, *, spin: float | None = None) -> None: ...
+    @property
+    def remote(self) -> Remote: ...
+    @property
+    def region(self) -> Region | None: ...
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def properties(self) -> dict[str, Any]:
+        """lanes, lane_bytes, max_message (bytes), many_consumers, drop_oldest, checked."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """messages, puts, gets, dropped, bytes (of the fullest lane), producers (alive), shutdown (0, 1, 2); seen one
+        after another. FarMemoryError from afar."""
+
+    def produce(self) -> None:
+        """Take a lane.
+
+        Raises
+        ------
+        TooManyMembersError
+            Every lane has a living producer.
+        """
+
+    def consume(self) -> None:
+        """Become a consumer.
+
+        Raises
+        ------
+        BusyError
+            The queue was made for one, which lives.
+        FarMemoryError
+            Messages are taken where the memory is.
+        """
+
+    def put(self, data: _Buffer, block: bool = True, timeout: float | None = None) -> None:
+        """Put the bytes of data.
+
+        Raises
+        ------
+        FullError
+            No room, until the timeout.
+        MessageTooLargeError
+            More than max_message.
+        ShutDownError
+            The queue was shut down.
+        """
+
+    def put_nowait(self, data: _Buffer) -> None:
+        """put(data, False)."""
+
+    def put_many(
+        self, items: Iterable[_Buffer] | NDArray[Any], block: bool = True, timeout: float | None = None
+    ) -> int:
+        """Put all items, each as one message, or all rows of an array; returns how many went in: all, unless there was
+        no room until the timeout. Consumers may see the first before the last is in."""
+
+    def reserve(self, length: int, block: bool = True, timeout: float | None = None) -> memoryview:
+        """Room for a message in the queue's own memory, to be filled and then committed or cancelled. One at a time."""
+
+    def commit(self, length: int | None = None, *, _kind: int = ...) -> None:
+        """Put what was reserved, or its first length bytes. BusyError while views of the room are left."""
+
+    def cancel(self) -> None:
+        """Give the reservation up."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> bytes:
+        """Take the next message.
+
+        Raises
+        ------
+        EmptyError
+            No message, until the timeout.
+        ShutDownError
+            The queue was shut down, and is empty or was to end at once.
+        CorruptError
+            The memory was scribbled on.
+        """
+
+    def get_nowait(self) -> bytes:
+        """get(False)."""
+
+    def _get_kind(self, block: bool = True, timeout: float | None = None) -> tuple[int, bytes]: ...
+    @overload
+    def get_many(
+        self, n: int | None = None, block: bool = True, timeout: float | None = None, *, out: None = None
+    ) -> list[bytes]: ...
+    @overload
+    def get_many(
+        self, n: int | None = None, block: bool = True, timeout: float | None = None, *, out: NDArray[Any]
+    ) -> int:
+        """Take what is there, at least one message and up to n; or, with out, messages of the length of one of its rows
+        into the rows: returns how many. MismatchError when the next message has another length."""
+
+    def peek(self, block: bool = True, timeout: float | None = None) -> memoryview:
+        """The next message where it lies, read-only; it stays in the queue until release(). UnsupportedError with many
+        consumers or drop_oldest, where others may take it meanwhile."""
+
+    def release(self) -> None:
+        """Take the message that was peeked at. BusyError while views of it are left."""
+
+    def qsize(self) -> int:
+        """Messages in the queue, about."""
+
+    def empty(self) -> bool: ...
+    def full(self) -> bool:
+        """Whether the fullest lane may have no room for a message of max_message bytes."""
+
+    def shutdown(self, immediate: bool = False) -> None:
+        """Nothing more goes in; immediate: nothing more comes out either. All who wait are woken."""
+
+    def fileno(self) -> int:
+        """A file descriptor for select: readable when there may be a message, until a get() has found none. A thread
+        watches the queue from the first call on, while nothing is readable."""
+
+    def _arm_items(self) -> None: ...
+    def _arm_room(self, length: int) -> int: ...
+    def close(self) -> None:
+        """Leave the roles; again does nothing. BusyError while other threads are in a call or views are left."""
+
+def queue_nbytes(
+    lanes: int,
+    lane_bytes: int,
+    max_message: int,
+    *,
+    many_consumers: bool = False,
+    drop_oldest: bool = False,
+    checked: bool = False,
+) -> int:
+    """Bytes of memory that such a queue takes. InvalidArgumentError says what does not fit."""
+
+def queue_format(
+    memory: _Buffer,
+    lanes: int,
+    lane_bytes: int,
+    max_message: int,
+    *,
+    many_consumers: bool = False,
+    drop_oldest: bool = False,
+    checked: bool = False,
+) -> None:
+    """Make a queue of zeroed memory that nobody else knows yet."""

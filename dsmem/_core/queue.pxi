@@ -60,7 +60,6 @@ cdef class Queue:
     cdef object __weakref__
     cdef readonly Remote remote
     cdef readonly Region region
-    cdef object held         # the memory's export: it can't be closed under the queue
     cdef c.dsm_queue_shape shape
     cdef bint near, producing, consuming
     cdef int64_t spin_ns

@@ -1,0 +1,247 @@
+"""Queues of messages between processes: rings in shared memory, one lane for each producer.
+
+The methods are those of :class:`queue.Queue`, and the exceptions are its own classes too: :class:`dsmem.errors.FullError`
+is a ``queue.Full``, :class:`~dsmem.errors.EmptyError` a ``queue.Empty``. Messages are bytes; :class:`Pickled` sends objects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import struct
+import warnings
+from collections.abc import AsyncIterator
+from typing import Any
+
+from typing_extensions import Buffer
+
+from dsmem import _core, errors
+from dsmem.cluster.names import Format
+from dsmem.memory import Memory
+from dsmem.node import Cluster, NamedObject
+
+_PLACES = {"one": 1, "many": 16}
+_PICKLED = 2  # kind of a message
+
+
+def _lane_bytes(capacity: int) -> int:
+    return max(4096, 1 << (int(capacity) - 1).bit_length())
+
+
+def _how_many(what: str, value: str | int) -> int:
+    if isinstance(value, int) and value > 0:
+        return value
+    if value not in _PLACES:
+        raise errors.InvalidArgumentError(f"{what}={value!r}: 'one', 'many', or their greatest number")
+    return _PLACES[str(value)]
+
+
+class Queue(NamedObject, _core.Queue):
+    """A queue under a name; :meth:`Cluster.queue` makes and attaches.
+
+    Order
+    -----
+    What one producer puts comes out in that order, always. Between producers there is an order only with producers="one".
+    With consumers="many" each consumer sees each producer's messages in order, and no message twice.
+
+    Death
+    -----
+    A message is in the queue once put() has written its header word, and out of it once a consumer has moved the lane's
+    tail; a process that is killed or stopped at any other instruction has changed nothing for the others. The lane of a
+    dead producer is used again with what is in it; the place of a dead consumer is free.
+
+    Notes
+    -----
+    A handle becomes a producer at its first put() and a consumer at its first get(), or with :meth:`produce` and
+    :meth:`consume`. It may be used from many threads, which are one producer and one consumer together.
+    """
+
+    @classmethod
+    def _shape(
+        cls,
+        capacity_bytes: int = 1 << 20,
+        producers: str | int = "one",
+        consumers: str = "one",
+        max_message: int | None = None,
+        drop_oldest: bool = False,
+        checked: bool = False,
+    ) -> dict[str, Any]:
+        lane = _lane_bytes(capacity_bytes)
+        if consumers not in _PLACES:
+            raise errors.InvalidArgumentError(f"consumers={consumers!r}: 'one' or 'many'")
+        return {
+            "lanes": _how_many("producers", producers),
+            "lane_bytes": lane,
+            "max_message": lane // 4 if max_message is None else max_message,
+            "many_consumers": consumers == "many",
+            "drop_oldest": drop_oldest,
+            "checked": checked,
+        }
+
+    @classmethod
+    def _layout(cls, **properties: Any) -> tuple[int, Format]:
+        properties.pop("spin", None)
+        shape = cls._shape(**properties)
+        return _core.queue_nbytes(**shape), lambda memory: _core.queue_format(memory, **shape)
+
+    @classmethod
+    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Queue:
+        spin = properties.pop("spin", None)
+        queue = cls(memory.remote, memory.region, spin=spin)
+        NamedObject.__init__(queue, memory, cluster, name)
+        wanted = {key: value for key, value in properties.items() if value is not None}
+        if wanted:
+            shape = cls._shape(**{**wanted, "checked": queue.properties["checked"]})
+            defaults = cls._shape(checked=queue.properties["checked"])
+            asked = {key for key in shape if shape[key] != defaults[key]}
+            differ = {key for key in asked if shape[key] != queue.properties[key]}
+            if differ:
+                there = queue.properties
+                queue.close()
+                raise errors.MismatchError(
+                    "; ".join(f"{key} is {there[key]}, {shape[key]} is wanted" for key in sorted(differ))
+                )
+        return queue
+
+    def __init__(self, remote: _core.Remote, region: _core.Region | None = None, *, spin: float | None = None) -> None:
+        _core.Queue.__init__(self, remote, region, spin=spin)
+        self._readers: list[asyncio.Future[None]] = []
+        self._writers: list[asyncio.Future[None]] = []
+
+    @property
+    def closed(self) -> bool:
+        """Whether this handle was closed."""
+        return bool(_core.Queue.closed.__get__(self))
+
+    # -- asyncio --
+
+    async def get_async(self) -> bytes:
+        """Take the next message, waiting in the event loop.
+
+        Raises
+        ------
+        ShutDownError
+            The queue was shut down and is empty.
+        """
+        while True:
+            try:
+                return self.get_nowait()
+            except errors.EmptyError:
+                await _ready(self._readers, self.fileno())
+
+    async def get_many_async(self, n: int | None = None) -> list[bytes]:
+        """Take at least one message and up to n, waiting in the event loop."""
+        while True:
+            try:
+                return list(self.get_many(n, False))
+            except errors.EmptyError:
+                await _ready(self._readers, self.fileno())
+
+    async def put_async(self, data: Buffer) -> None:
+        """Put a message, waiting for room in the event loop."""
+        while True:
+            try:
+                return self.put(data, False)
+            except errors.FullError:
+                await _ready(self._writers, self._arm_room(memoryview(data).nbytes))
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await self.get_async()
+        except errors.ShutDownError:
+            raise StopAsyncIteration from None
+
+    # -- the end --
+
+    def close(self) -> None:
+        """Leave the queue: the roles of this handle are free again, messages stay.
+
+        Raises
+        ------
+        BusyError
+            Calls are under way in other threads, or there are views of a message.
+        """
+        if self.closed:
+            return
+        for future in [*self._readers, *self._writers]:
+            if not future.done():
+                future.set_exception(errors.ClosedError("queue"))
+        _core.Queue.close(self)
+        NamedObject.close(self)
+
+    def __del__(self) -> None:
+        if not self.closed:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
+            self.close()
+
+
+async def _ready(waiting: list[asyncio.Future[None]], fd: int) -> None:
+    """Until fd is readable. It stays so until it is armed again, so nobody watches it meanwhile."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def readable() -> None:
+        loop.remove_reader(fd)
+        for one in waiting:
+            if not one.done():
+                one.set_result(None)
+        waiting.clear()
+
+    waiting.append(future)
+    loop.add_reader(fd, readable)
+    try:
+        await future
+    finally:
+        if future in waiting:
+            waiting.remove(future)
+            if not waiting:
+                loop.remove_reader(fd)
+
+
+class Pickled:
+    """A queue of Python objects: pickle, protocol 5, with large buffers beside the pickle and copied once.
+
+    Parameters
+    ----------
+    queue : Queue
+        Stays the caller's. Both sides wrap it; plain messages come out as bytes.
+
+    Notes
+    -----
+    Unpickling runs code that the message names: only for queues into which nobody puts whom you would not let run code.
+    """
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+
+    def put(self, item: object, block: bool = True, timeout: float | None = None) -> None:
+        """Put any object that pickle takes; errors as of :meth:`Queue.put`."""
+        buffers: list[pickle.PickleBuffer] = []
+        body = pickle.dumps(item, protocol=5, buffer_callback=buffers.append)
+        parts = [memoryview(body), *(b.raw() for b in buffers)]
+        head = struct.pack(f"<{1 + len(parts)}Q", len(parts), *(p.nbytes for p in parts))
+        room = self.queue.reserve(len(head) + sum(p.nbytes for p in parts), block, timeout)
+        at = len(head)
+        room[:at] = head
+        for part in parts:
+            room[at : at + part.nbytes] = part
+            at += part.nbytes
+        room.release()
+        self.queue.commit(_kind=_PICKLED)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Take the next object; errors as of :meth:`Queue.get`."""
+        kind, data = self.queue._get_kind(block, timeout)
+        if kind != _PICKLED:
+            return data
+        view = memoryview(data)
+        (count,) = struct.unpack_from("<Q", view)
+        sizes = struct.unpack_from(f"<{count}Q", view, 8)
+        at, parts = 8 * (1 + count), []
+        for size in sizes:
+            parts.append(view[at : at + size])
+            at += size
+        return pickle.loads(parts[0], buffers=[bytearray(p) for p in parts[1:]])
