@@ -11,7 +11,7 @@ import importlib
 import os
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from typing_extensions import Self
 
@@ -21,6 +21,9 @@ from dsmem.cluster.local import LocalNames, user_number
 from dsmem.cluster.names import Format, Lifetime, NameInfo, Names, check_name
 from dsmem.context import open_contexts
 from dsmem.memory import Memory, Reference, adopt
+
+if TYPE_CHECKING:
+    from dsmem.queue import Queue
 
 # Where the class of each kind is; imported when the first such object is made or attached.
 _CLASSES = {
@@ -223,6 +226,65 @@ class Cluster:
 
     def __repr__(self) -> str:
         return f"<Cluster {self._name!r} in {self._names}{' closed' if self._closed else ''}>"
+
+    # -- objects --
+
+    def queue(
+        self,
+        name: str,
+        *,
+        capacity_bytes: int | None = None,
+        producers: Literal["one", "many"] | int | None = None,
+        consumers: Literal["one", "many"] | None = None,
+        max_message: int | None = None,
+        drop_oldest: bool | None = None,
+        create: bool | None = False,
+        mode: int | None = None,
+        lifetime: Lifetime = "name",
+        spin: float | None = None,
+    ) -> Queue:
+        """A queue of messages.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+        capacity_bytes : int, optional
+            Of each producer's lane, rounded up to a power of 2; 1 MiB. A message takes its length and 8 bytes, rounded
+            up to 8 (16, where producers are afar).
+        producers : "one", "many" or int, optional
+            How many there may be at a time, each with a lane of its own; "many": 16.
+        consumers : "one" or "many", optional
+            Many only between processes of one host.
+        max_message : int, optional
+            Bytes; less than half of capacity_bytes, a quarter by default.
+        drop_oldest : bool, optional
+            A put() that finds no room throws away the oldest message of its lane, and counts it.
+        create, mode, lifetime
+            As for every object.
+        spin : float, optional
+            Seconds that a call of this handle polls before it sleeps.
+
+        Returns
+        -------
+        Queue
+
+        Raises
+        ------
+        MismatchError
+            The queue exists with other properties than those that are given.
+        """
+        said = {
+            "capacity_bytes": capacity_bytes,
+            "producers": producers,
+            "consumers": consumers,
+            "max_message": max_message,
+            "drop_oldest": drop_oldest,
+            "checked": not self._open_names().is_near,
+            "spin": spin,
+        }
+        made: Queue = self._object("queue", name, said, create=create, mode=mode, lifetime=lifetime)
+        return made
 
     # -- what classes of objects build on --
 

@@ -1,7 +1,7 @@
 """Queues of messages between processes: rings in shared memory, one lane for each producer.
 
-The methods are those of :class:`queue.Queue`, and the exceptions are its own classes too: :class:`dsmem.errors.FullError`
-is a ``queue.Full``, :class:`~dsmem.errors.EmptyError` a ``queue.Empty``. Messages are bytes; :class:`Pickled` sends objects.
+The methods are those of :class:`queue.Queue`, and its exceptions, too: :class:`dsmem.errors.FullError` is a ``queue.Full``,
+:class:`~dsmem.errors.EmptyError` a ``queue.Empty``. Messages are bytes; :class:`Pickled` sends objects.
 """
 
 from __future__ import annotations
@@ -20,20 +20,39 @@ from dsmem.cluster.names import Format
 from dsmem.memory import Memory
 from dsmem.node import Cluster, NamedObject
 
-_PLACES = {"one": 1, "many": 16}
 _PICKLED = 2  # kind of a message
+_MANY = 16  # producers, where only "many" is said
+_SAID = {  # what Cluster.queue is told, and what the core makes of it
+    "capacity_bytes": "lane_bytes",
+    "producers": "lanes",
+    "consumers": "many_consumers",
+    "max_message": "max_message",
+    "drop_oldest": "drop_oldest",
+}
 
 
-def _lane_bytes(capacity: int) -> int:
-    return max(4096, 1 << (int(capacity) - 1).bit_length())
-
-
-def _how_many(what: str, value: str | int) -> int:
-    if isinstance(value, int) and value > 0:
-        return value
-    if value not in _PLACES:
-        raise errors.InvalidArgumentError(f"{what}={value!r}: 'one', 'many', or their greatest number")
-    return _PLACES[str(value)]
+def _shape(
+    capacity_bytes: int | None = None,
+    producers: str | int | None = None,
+    consumers: str | None = None,
+    max_message: int | None = None,
+    drop_oldest: bool | None = None,
+    checked: bool = False,
+) -> dict[str, Any]:
+    lane = max(4096, 1 << ((1 << 20 if capacity_bytes is None else int(capacity_bytes)) - 1).bit_length())
+    lanes = {None: 1, "one": 1, "many": _MANY}.get(producers, producers)  # type: ignore[arg-type]
+    if not isinstance(lanes, int) or consumers not in (None, "one", "many"):
+        raise errors.InvalidArgumentError(
+            f"producers={producers!r}, consumers={consumers!r}: 'one' or 'many'; producers also their greatest number"
+        )
+    return {
+        "lanes": lanes,
+        "lane_bytes": lane,
+        "max_message": lane // 4 if max_message is None else max_message,
+        "many_consumers": consumers == "many",
+        "drop_oldest": bool(drop_oldest),
+        "checked": checked,
+    }
 
 
 class Queue(NamedObject, _core.Queue):
@@ -41,7 +60,7 @@ class Queue(NamedObject, _core.Queue):
 
     Order
     -----
-    What one producer puts comes out in that order, always. Between producers there is an order only with producers="one".
+    What one producer puts comes out in that order, always. There is one order of all only with producers="one".
     With consumers="many" each consumer sees each producer's messages in order, and no message twice.
 
     Death
@@ -57,50 +76,22 @@ class Queue(NamedObject, _core.Queue):
     """
 
     @classmethod
-    def _shape(
-        cls,
-        capacity_bytes: int = 1 << 20,
-        producers: str | int = "one",
-        consumers: str = "one",
-        max_message: int | None = None,
-        drop_oldest: bool = False,
-        checked: bool = False,
-    ) -> dict[str, Any]:
-        lane = _lane_bytes(capacity_bytes)
-        if consumers not in _PLACES:
-            raise errors.InvalidArgumentError(f"consumers={consumers!r}: 'one' or 'many'")
-        return {
-            "lanes": _how_many("producers", producers),
-            "lane_bytes": lane,
-            "max_message": lane // 4 if max_message is None else max_message,
-            "many_consumers": consumers == "many",
-            "drop_oldest": drop_oldest,
-            "checked": checked,
-        }
-
-    @classmethod
     def _layout(cls, **properties: Any) -> tuple[int, Format]:
         properties.pop("spin", None)
-        shape = cls._shape(**properties)
+        shape = _shape(**properties)
         return _core.queue_nbytes(**shape), lambda memory: _core.queue_format(memory, **shape)
 
     @classmethod
     def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Queue:
-        spin = properties.pop("spin", None)
-        queue = cls(memory.remote, memory.region, spin=spin)
+        queue = cls(memory.remote, memory.region, spin=properties.pop("spin", None))
         NamedObject.__init__(queue, memory, cluster, name)
-        wanted = {key: value for key, value in properties.items() if value is not None}
-        if wanted:
-            shape = cls._shape(**{**wanted, "checked": queue.properties["checked"]})
-            defaults = cls._shape(checked=queue.properties["checked"])
-            asked = {key for key in shape if shape[key] != defaults[key]}
-            differ = {key for key in asked if shape[key] != queue.properties[key]}
-            if differ:
-                there = queue.properties
-                queue.close()
-                raise errors.MismatchError(
-                    "; ".join(f"{key} is {there[key]}, {shape[key]} is wanted" for key in sorted(differ))
-                )
+        wanted, there = _shape(**properties), queue.properties
+        differ = [
+            key for given, key in _SAID.items() if properties.get(given) is not None and wanted[key] != there[key]
+        ]
+        if differ:
+            _core.Queue.close(queue)
+            raise errors.MismatchError(", ".join(f"{key} is {there[key]}, {wanted[key]} is wanted" for key in differ))
         return queue
 
     def __init__(self, remote: _core.Remote, region: _core.Region | None = None, *, spin: float | None = None) -> None:
@@ -174,7 +165,7 @@ class Queue(NamedObject, _core.Queue):
 
     def __del__(self) -> None:
         if not self.closed:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
             self.close()
 
 

@@ -71,8 +71,8 @@ static int look_up(dsm_queue *q)
         rc = dsm_read(q->r, QUEUE_SHAPE, &s, sizeof s, -1);
     if (rc)
         return rc;
-    q->shape = (dsm_queue_shape){
-        .lanes = s.lanes, .flags = s.flags, .lane_bytes = s.lane_bytes, .max_message = s.max_message};
+    q->shape =
+        (dsm_queue_shape){.lanes = s.lanes, .flags = s.flags, .lane_bytes = s.lane_bytes, .max_message = s.max_message};
     if (queue_map_of(&q->shape, &q->map) || q->map.nbytes != h.nbytes)
         return err_set(DSM_ECORRUPT, 0, "the shape of the queue makes no sense");
     q->id = h.id;
@@ -446,7 +446,8 @@ static void nap(int64_t *length, int64_t deadline)
 }
 
 /* bell: who changes the memory from here rings it; NULL or beside it, where it is changed from afar: naps. */
-static int wait_until(const dsm_queue *q, ready *is, uint64_t arg, struct bell *bell, int64_t timeout_ns, int64_t spin_ns)
+static int wait_until(const dsm_queue *q, ready *is, uint64_t arg, struct bell *bell, int64_t timeout_ns,
+                      int64_t spin_ns)
 {
     int64_t deadline = deadline_after(timeout_ns), until = deadline_after(spin_ns), length = FAR_NAP_MIN;
     int rc = spin_ns > 0 ? spin(q, is, arg, until < deadline ? until : deadline) : is(q, arg);

@@ -100,7 +100,9 @@ static int drop_oldest(dsm_queue *q)
         return -DSM_EFULL;
     int rc = message_at(q, q->data, tail, &r);
     if (rc) /* changed under our eyes: look again */
-        return observe_u64(&l->tail) != tail ? 0 : err_set(DSM_ECORRUPT, 0, "lane %u at %llu", q->lane, (unsigned long long)tail);
+        return observe_u64(&l->tail) != tail
+                   ? 0
+                   : err_set(DSM_ECORRUPT, 0, "lane %u at %llu", q->lane, (unsigned long long)tail);
     if (compare_swap_u64(&l->tail, tail, r.next) == tail)
         note_u64(&l->dropped, peek_u64(&l->dropped) + 1);
     return 0;

@@ -106,11 +106,11 @@ struct dsm_queue {
     /* as a producer */
     bool producing;
     uint32_t lane;
-    uint8_t *data;   /* the lane's bytes; where base is NULL, a copy of them */
-    uint64_t head;   /* up to here records are written */
-    uint64_t sent;   /* up to here the owner has them: head, but for a copy that is not flushed */
-    uint64_t tail;   /* as last seen */
-    uint64_t staged; /* messages between sent and head */
+    uint8_t *data;        /* the lane's bytes; where base is NULL, a copy of them */
+    uint64_t head;        /* up to here records are written */
+    uint64_t sent;        /* up to here the owner has them: head, but for a copy that is not flushed */
+    uint64_t tail;        /* as last seen */
+    uint64_t staged;      /* messages between sent and head */
     uint64_t reserved_at; /* position of a reservation's record, if 'reserved' */
     uint32_t reserved;    /* its length, 0: none */
 

@@ -546,13 +546,13 @@ cdef Slot new_slot(owner, void *at, uint64_t length, bint readonly):
 
 
 cdef int end_view(Slot slot, view, str op) except -1:
-    """The memory is about to belong to somebody else: no view of it may be left."""
-    if slot.exports > 1:
-        raise refused(c.DSM_EBUSY, f"{slot.exports - 1} views of the message are left (arrays or memoryviews)", op)
+    """The memory is about to belong to somebody else: no view of it may be left. May be tried again."""
     try:
         view.release()
     except BufferError:
-        raise refused(c.DSM_EBUSY, "an array or memoryview of the message is left", op) from None
+        pass
+    if slot.exports:
+        raise refused(c.DSM_EBUSY, "an array or memoryview of the message is left", op)
     return 0
 
 

@@ -42,6 +42,11 @@ class HostedNames:
     def __repr__(self) -> str:
         return f"{self.context.fabric} node {self.context.node_id.hex()[:8]}"
 
+    @property
+    def is_near(self) -> bool:
+        """Whether others map what this process allocates."""
+        return self.context.capabilities.near_memory
+
     def attach(self, name: str, kind: str, readonly: bool) -> Memory:
         """One handle more."""
         with self._lock:

@@ -128,6 +128,8 @@ class LocalNames:
         Group of the folder and so of the names in it.
     """
 
+    is_near = True
+
     def __init__(self, cluster: str, owner: int, mode: int | None = None, group: int | str | None = None) -> None:
         self.cluster = check_name(cluster)
         self.owner = owner

@@ -69,6 +69,10 @@ class NameInfo:
 class Names(Protocol):
     """A place of names. All methods may be called from any thread."""
 
+    @property
+    def is_near(self) -> bool:
+        """Whether whoever can use an object has it mapped."""
+
     def attach(self, name: str, kind: str, readonly: bool) -> Memory:
         """Raise NameNotFoundError, AccessDeniedError, CorruptError, VersionError or MismatchError."""
 

@@ -1,0 +1,498 @@
+"""Queues, near and far: one handle, several handles, several processes."""
+
+import asyncio
+import multiprocessing as mp
+import os
+import pickle
+import queue as standard
+import select
+import signal
+import threading
+import time
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+
+import dsmem
+from dsmem import errors
+from dsmem.queue import Pickled
+
+SECRET = b"the secret of the tests of queues"
+
+
+@pytest.fixture(params=["local", "shm", "fault+shm"])
+def place(request, tmp_path):
+    """make(**shape) -> the owner's handle; join() -> another one, in a context of its own where there are contexts."""
+    with ExitStack() as stack:
+        if request.param == "local":
+            cluster = stack.enter_context(dsmem.connect(f"test-queue-{tmp_path.name}"))
+            other = None
+        else:
+            context = stack.enter_context(dsmem.Context(request.param, secret=SECRET))
+            other = stack.enter_context(dsmem.Context(request.param, secret=SECRET))
+            cluster = stack.enter_context(dsmem.connect(context=context))
+        handles = []
+
+        class Place:
+            far = request.param == "fault+shm"
+
+            def make(self, **shape):
+                handles.append(cluster.queue("q", create=True, **shape))
+                return handles[-1]
+
+            def join(self):
+                handles.append(dsmem.attach(handles[0].ref, other))
+                return handles[-1]
+
+        yield Place()
+        for handle in reversed(handles):
+            handle.close()
+        cluster.unlink("q")
+
+
+def test_bytes_in_order(place):
+    consumer, producer = place.make(), place.join()
+    for data in (b"", b"a", b"12345678", bytes(1000), bytearray(b"xyz"), np.arange(5)):
+        producer.put(data)
+    assert consumer.qsize() == 6 and not consumer.empty()
+    assert [consumer.get() for _ in range(6)] == [
+        b"",
+        b"a",
+        b"12345678",
+        bytes(1000),
+        b"xyz",
+        np.arange(5).tobytes(),
+    ]
+    assert consumer.empty()
+    with pytest.raises(standard.Empty):
+        consumer.get_nowait()
+    with pytest.raises(errors.EmptyError):
+        consumer.get(timeout=0.01)
+
+
+def test_many_laps(place):
+    consumer, producer = place.make(capacity_bytes=4096, max_message=1500), place.join()
+    rng = np.random.default_rng(3)
+    sent = []
+    for _ in range(300):
+        for _ in range(rng.integers(1, 4)):
+            data = rng.bytes(rng.integers(0, 1501))
+            try:
+                producer.put_nowait(data)
+                sent.append(data)
+            except standard.Full:
+                assert sent
+        while sent and rng.random() < 0.7:
+            assert consumer.get_nowait() == sent.pop(0)
+    assert [consumer.get_nowait() for _ in range(consumer.qsize())] == sent
+
+
+def test_values_that_look_like_headers(place):
+    """Whatever a payload holds is never taken for a header, also a lap later."""
+    consumer, producer = place.make(capacity_bytes=4096), place.join()
+    for lap in range(6):
+        for k in range(100):
+            word = 8 | 1 << 32 | (lap + k % 2) << 40
+            producer.put(np.full(1 + k % 7, word, "u8"))
+            assert consumer.get_nowait() == np.full(1 + k % 7, word, "u8").tobytes()
+            with pytest.raises(errors.EmptyError):
+                consumer.get_nowait()
+
+
+def test_full(place):
+    consumer, producer = place.make(capacity_bytes=4096, max_message=2000), place.join()
+    n = 0
+    with pytest.raises(standard.Full):
+        while True:
+            producer.put_nowait(bytes(100))
+            n += 1
+    assert consumer.full() and n == consumer.qsize() > 30
+    with pytest.raises(errors.FullError):
+        producer.put(bytes(100), timeout=0.01)
+    consumer.get_many(2)
+    producer.put(bytes(100), timeout=5)
+    with pytest.raises(errors.MessageTooLargeError, match="2001"):
+        producer.put(bytes(2001))
+
+
+def test_lists_and_records(place):
+    consumer, producer = place.make(capacity_bytes=8192), place.join()
+    items = [bytes([i]) * i for i in range(50)]
+    assert producer.put_many(items) == 50
+    assert consumer.get_many(20) == items[:20]
+    assert consumer.get_many() == items[20:]
+    rows = np.arange(400, dtype="u8").reshape(100, 4)
+    assert producer.put_many(rows) == 100
+    out = np.zeros((64, 4), "u8")
+    assert consumer.get_many(out=out) == 64 and np.array_equal(out, rows[:64])
+    with pytest.raises(errors.MismatchError, match="32"):
+        consumer.get_many(out=np.zeros((4, 8), "u8"))
+    assert consumer.get_many(out=out) == 36 and np.array_equal(out[:36], rows[64:])
+    big = np.arange(3000, dtype="u8").reshape(-1, 1)
+    assert 0 < producer.put_many(big, block=False) < 3000
+
+
+def test_reserve_and_peek(place):
+    consumer, producer = place.make(), place.join()
+    room = producer.reserve(16)
+    room[:5] = b"hello"
+    with pytest.raises(errors.BusyError):
+        producer.put(b"not now")
+    view = np.frombuffer(room, "u1")
+    with pytest.raises(errors.BusyError):
+        producer.commit(5)
+    del view
+    producer.commit(5)
+    with pytest.raises(ValueError):
+        room[0]
+    producer.reserve(100)
+    producer.cancel()
+    with pytest.raises(errors.InvalidArgumentError):
+        producer.commit()
+    message = consumer.peek()
+    assert bytes(message) == b"hello" and message.readonly
+    consumer.release()
+    assert consumer.empty()
+    with pytest.raises(errors.EmptyError):
+        consumer.peek(block=False)
+
+
+def test_a_peeked_message_stays(place):
+    consumer, producer = place.make(), place.join()
+    producer.put(b"one")
+    consumer.peek()
+    with pytest.raises(errors.BusyError):
+        consumer.get()
+    consumer.close()
+    if not place.far:
+        assert place.join().get_nowait() == b"one"
+
+
+def test_one_producer_one_consumer(place):
+    consumer, producer = place.make(), place.join()
+    producer.produce()
+    consumer.consume()
+    third = place.join()
+    with pytest.raises(errors.TooManyMembersError):
+        third.put(b"x")
+    with pytest.raises((errors.BusyError, errors.FarMemoryError)):
+        third.get()
+    producer.close()
+    third.put(b"x")
+    assert consumer.get() == b"x"
+
+
+def test_lanes(place):
+    consumer = place.make(producers=3)
+    producers = [place.join() for _ in range(3)]
+    for i in range(30):
+        producers[i % 3].put(bytes([i]))
+    got = [consumer.get_nowait()[0] for _ in range(30)]
+    for lane in range(3):
+        assert [g for g in got if g % 3 == lane] == list(range(lane, 30, 3))
+    assert consumer.counts["producers"] == 3
+
+
+def test_shutdown(place):
+    consumer, producer = place.make(), place.join()
+    producer.put(b"last")
+    consumer.shutdown()
+    if not place.far:
+        with pytest.raises(errors.ShutDownError):
+            producer.put(b"more")
+    assert consumer.get() == b"last"
+    with pytest.raises(errors.ShutDownError):
+        consumer.get()
+    consumer.shutdown(immediate=True)
+    with pytest.raises(errors.ShutDownError):
+        consumer.get_nowait()
+
+
+def test_shutdown_wakes(place):
+    consumer = place.make()
+    seen = []
+
+    def wait():
+        try:
+            consumer.get()
+        except errors.ShutDownError as error:
+            seen.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    with pytest.raises(errors.BusyError):
+        while True:  # until the thread waits
+            consumer.close()
+            break
+    consumer.shutdown()
+    thread.join(10)
+    assert seen
+
+
+def test_asyncio(place):
+    consumer, producer = place.make(capacity_bytes=4096, max_message=1000), place.join()
+
+    async def produce():
+        for i in range(50):
+            await producer.put_async(bytes([i]) * 500)
+        if place.far:
+            consumer.shutdown()
+        else:
+            producer.shutdown()
+
+    async def run():
+        got = []
+        task = asyncio.create_task(produce())
+        async for message in consumer:
+            got.append(message[0])
+        await task
+        return got
+
+    assert asyncio.run(run()) == list(range(50))
+
+
+def test_cancelled_waiters_leave(place):
+    consumer, producer = place.make(), place.join()
+
+    async def run():
+        for _ in range(3):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(consumer.get_async(), 0.01)
+        first, second = asyncio.create_task(consumer.get_async()), asyncio.create_task(consumer.get_async())
+        await asyncio.sleep(0)
+        producer.put_many([b"1", b"2"])
+        return sorted(await asyncio.gather(first, second))
+
+    assert asyncio.run(run()) == [b"1", b"2"]
+
+
+def test_select(place):
+    consumer, producer = place.make(), place.join()
+    fd = consumer.fileno()
+    assert not select.select([fd], [], [], 0)[0]
+    producer.put(b"1")
+    assert select.select([fd], [], [], 10)[0]
+    assert consumer.get_nowait() == b"1"
+    with pytest.raises(errors.EmptyError):
+        consumer.get_nowait()
+    assert not select.select([fd], [], [], 0)[0]
+    producer.put(b"2")
+    assert select.select([fd], [], [], 10)[0]
+
+
+def test_pickled(place):
+    consumer, producer = place.make(), place.join()
+    array = np.arange(1000.0)
+    Pickled(producer).put({"a": array, "b": [1, 2]})
+    Pickled(producer).put(None)
+    producer.put(b"plain")
+    got = Pickled(consumer).get()
+    assert np.array_equal(got["a"], array) and got["b"] == [1, 2]
+    got["a"][0] = 1
+    assert Pickled(consumer).get() is None
+    assert Pickled(consumer).get() == b"plain"
+
+
+def test_bad_input(place):
+    with pytest.raises(errors.InvalidArgumentError, match="max_message"):
+        place.make(capacity_bytes=4096, max_message=4000)
+    for bad in ({"producers": 0}, {"producers": "some"}, {"consumers": 3}, {"producers": 5000}, {"max_message": -1}):
+        with pytest.raises(errors.InvalidArgumentError):
+            place.make(**bad)
+    queue = place.make()
+    with pytest.raises(errors.InvalidArgumentError):
+        queue.put("text")
+    with pytest.raises(errors.NonContiguousError):
+        queue.put(np.zeros((4, 4))[:, 0])
+    with pytest.raises(errors.InvalidArgumentError):
+        queue.get(timeout=-1)
+    with pytest.raises(errors.InvalidArgumentError):
+        queue.get_many(0)
+    with pytest.raises(errors.InvalidArgumentError):
+        queue.release()
+    queue.close()
+    queue.close()
+    for call in (queue.get, queue.qsize, queue.produce, lambda: queue.put(b"")):
+        with pytest.raises(errors.ClosedError):
+            call()
+
+
+# ---- on one host ----
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    with dsmem.connect(f"test-queue-{tmp_path.name}") as cluster:
+        yield cluster
+        for info in cluster.list():
+            cluster.unlink(info.name)
+
+
+def test_attach_says_what_differs(cluster):
+    with cluster.queue("q", create=True, producers="many", capacity_bytes=5000) as q:
+        assert q.properties["lane_bytes"] == 8192
+        with pytest.raises(errors.MismatchError, match="lanes is 16, 1 is wanted"):
+            cluster.queue("q", producers="one")
+        with cluster.queue("q", producers="many", capacity_bytes=8192), cluster.queue("q"):
+            pass
+        with pytest.raises(FileExistsError):
+            cluster.queue("q", create=True)
+
+
+def test_drop_oldest(cluster):
+    with cluster.queue("q", create=True, capacity_bytes=4096, max_message=1000, drop_oldest=True) as q:
+        for i in range(100):
+            q.put_nowait(bytes([i]) * 100)
+        counts = q.counts
+        assert counts["dropped"] == 100 - q.qsize() > 50
+        assert [m[0] for m in q.get_many()] == list(range(counts["dropped"], 100))
+        with pytest.raises(errors.UnsupportedError):
+            q.peek(block=False)
+
+
+def _put_many(ref, lane, n):
+    with dsmem.attach(ref) as q:
+        for i in range(n):
+            q.put(lane.to_bytes(4, "little") + i.to_bytes(4, "little") + bytes(i % 50))
+
+
+def _take(ref, out, n):
+    got = []
+    with dsmem.attach(ref) as q:
+        try:
+            while True:
+                got.extend(q.get_many(7))
+        except errors.ShutDownError:
+            out.send(got)
+
+
+@pytest.mark.parametrize("consumers", ["one", "many"])
+def test_processes(cluster, consumers):
+    spawn, n = mp.get_context("spawn"), 20_000
+    with cluster.queue("q", create=True, producers=2, consumers=consumers, capacity_bytes=1 << 14) as q:
+        putters = [spawn.Process(target=_put_many, args=(q.ref, lane, n)) for lane in range(2)]
+        pipes = [spawn.Pipe(False) for _ in range(2 if consumers == "many" else 1)]
+        takers = [spawn.Process(target=_take, args=(q.ref, out, n)) for _, out in pipes]
+        for p in putters + takers:
+            p.start()
+        for p in putters:
+            p.join(60)
+            assert p.exitcode == 0
+        q.shutdown()
+        by_taker = [source.recv() for source, _ in pipes]
+        for p in takers:
+            p.join(60)
+            assert p.exitcode == 0
+    everything = []
+    for got in by_taker:
+        for lane in range(2):
+            mine = [int.from_bytes(m[4:8], "little") for m in got if m[0] == lane]
+            assert mine == sorted(mine)
+            everything.extend((lane, i) for i in mine)
+    assert sorted(everything) == [(lane, i) for lane in range(2) for i in range(n)]
+
+
+def _put_forever(ref):
+    with dsmem.attach(ref) as q:
+        i = 0
+        while True:
+            q.put(i.to_bytes(8, "little") * (1 + i % 20))
+            i += 1
+
+
+def test_killed_producers_leave_whole_messages(cluster):
+    spawn = mp.get_context("spawn")
+    with cluster.queue("q", create=True, capacity_bytes=4096) as q:
+        for _ in range(5):
+            p = spawn.Process(target=_put_forever, args=(q.ref,))
+            p.start()
+            seen = [q.get() for _ in range(1000)]
+            p.kill()
+            p.join()
+            try:
+                while True:
+                    seen.append(q.get_nowait())
+            except errors.EmptyError:
+                pass
+            assert seen == [i.to_bytes(8, "little") * (1 + i % 20) for i in range(len(seen))]
+            assert q.counts["producers"] == 0
+
+
+def _get_forever(ref, ready):
+    with dsmem.attach(ref) as q:
+        q.get()
+        ready.set()
+        while True:
+            q.get()
+
+
+def test_a_killed_consumer_is_succeeded(cluster):
+    spawn = mp.get_context("spawn")
+    with cluster.queue("q", create=True) as q:
+        ready = spawn.Event()
+        p = spawn.Process(target=_get_forever, args=(q.ref, ready))
+        p.start()
+        q.put(b"first")
+        assert ready.wait(30)
+        with pytest.raises(errors.BusyError):
+            q.consume()
+        p.kill()
+        p.join()
+        q.put(b"second")
+        assert q.get() == b"second"
+
+
+def test_a_stopped_consumer_stops_no_other(cluster):
+    spawn = mp.get_context("spawn")
+    with cluster.queue("q", create=True, consumers="many") as q:
+        ready = spawn.Event()
+        p = spawn.Process(target=_get_forever, args=(q.ref, ready))
+        p.start()
+        q.put(b"first")
+        assert ready.wait(30)
+        os.kill(p.pid, signal.SIGSTOP)
+        try:
+            q.put(b"second")
+            assert q.get(timeout=10) == b"second"
+        finally:
+            p.kill()
+            p.join()
+
+
+def test_interrupt_ends_a_wait(cluster):
+    with cluster.queue("q", create=True) as q:
+        timer = threading.Timer(0.05, lambda: signal.raise_signal(signal.SIGINT))
+
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        old = signal.signal(signal.SIGINT, interrupt)
+        try:
+            timer.start()
+            with pytest.raises(KeyboardInterrupt):
+                q.get()
+        finally:
+            signal.signal(signal.SIGINT, old)
+            timer.join()
+
+
+def test_pickles_as_a_reference(cluster):
+    with cluster.queue("q", create=True) as q:
+        q.put(b"x")
+        with pickle.loads(pickle.dumps(q)) as other:
+            assert other.get() == b"x"
+
+
+def test_dropped_open(cluster):
+    q = cluster.queue("q", create=True)
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        del q
+
+
+def test_the_wait_of_a_blocking_get_sleeps(cluster):
+    with cluster.queue("q", create=True, spin=0) as q:
+        before = time.process_time()
+        with pytest.raises(errors.EmptyError):
+            q.get(timeout=0.3)
+        assert time.process_time() - before < 0.2
