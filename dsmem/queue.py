@@ -1,6 +1,6 @@
 """Queues of messages between processes: rings in shared memory, one lane for each producer.
 
-The methods are those of :class:`queue.Queue`, and its exceptions, too: :class:`dsmem.errors.FullError` is a ``queue.Full``,
+The methods and exceptions are those of :class:`queue.Queue`: :class:`dsmem.errors.FullError` is a ``queue.Full`` and
 :class:`~dsmem.errors.EmptyError` a ``queue.Empty``. Messages are bytes; :class:`Pickled` sends objects.
 """
 

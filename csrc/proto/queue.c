@@ -147,7 +147,7 @@ static uint64_t walk(const dsm_queue *q, const uint8_t *data, uint64_t p, uint64
 static int succeed_near(dsm_queue *q)
 {
     struct lane_lines *l = lane_lines(q, q->lane);
-    uint64_t more = 0, unit = overhead(q) - 1, head = peek_u64(&l->head);
+    uint64_t more = 0, unit = overhead(q) - 1, head = observe_u64(&l->head);
     q->tail = observe_u64(&l->tail);
     if (head - q->tail > q->shape.lane_bytes || (head | q->tail) & unit)
         return err_set(DSM_ECORRUPT, 0, "lane %u: tail %llu, head %llu", q->lane, (unsigned long long)q->tail,
@@ -236,7 +236,7 @@ int dsm_queue_consume(dsm_queue *q)
 /* Where the next message of a lane is looked for. */
 static uint64_t position(const dsm_queue *q, uint32_t lane)
 {
-    return q->taking && q->take == lane ? q->upto : observe_u64(&lane_lines(q, lane)->tail);
+    return q->taking && q->take == lane ? q->upto : lane_tail(q, lane);
 }
 
 /* A word that makes no sense is corrupt only if the position is still the tail: else a faster consumer has taken the record,
@@ -246,7 +246,7 @@ static int look(const dsm_queue *q, uint32_t lane, uint64_t p, uint64_t tail, st
     int rc = message_at(q, q->base + data_at(q, lane), p, out);
     if (rc != -DSM_ECORRUPT)
         return rc;
-    if (q->shared_tail && observe_u64(&lane_lines(q, lane)->tail) != tail)
+    if (q->shared_tail && lane_tail(q, lane) != tail)
         return -DSM_EEMPTY;
     return err_set(DSM_ECORRUPT, 0, "lane %u at %llu", lane, (unsigned long long)p);
 }
@@ -301,7 +301,7 @@ static int check_take(const dsm_queue *q)
 {
     if (!q->consuming || q->forks != peek_u32(&core_forks))
         return queue_refuse(q, "consumer");
-    return observe_u32(&queue_state(q)->shutdown) == 2 ? err_set(DSM_ESHUTDOWN, 0, "get") : 0;
+    return queue_shutdown(q) == 2 ? err_set(DSM_ESHUTDOWN, 0, "get") : 0;
 }
 
 int dsm_queue_next_here(dsm_queue *q, const void **payload, uint64_t *length, uint8_t *kind)
@@ -320,12 +320,12 @@ int dsm_queue_next(dsm_queue *q, const void **payload, uint64_t *length, uint8_t
     rc = read_any(q, payload, length, kind);
     if (rc == -DSM_EEMPTY && find_lanes(q))
         rc = read_any(q, payload, length, kind);
-    if (rc == -DSM_EEMPTY && observe_u32(&queue_state(q)->shutdown))
+    if (rc == -DSM_EEMPTY && queue_shutdown(q))
         return err_set(DSM_ESHUTDOWN, 0, "get");
     return rc;
 }
 
-/* SYNC: publishing tail pairs with lane_tail() of the producer. */
+/* SYNC: publishing tail pairs with look_at_tail of the producer. */
 int dsm_queue_done(dsm_queue *q)
 {
     if (!q->taking)
@@ -401,11 +401,11 @@ static int has_room(const dsm_queue *q, uint64_t length)
 {
     uint64_t tail, size = record_size(q, length), head = peek_u64(&q->head);
     uint64_t left = q->shape.lane_bytes - (head & q->mask);
-    if (q->base && observe_u32(&queue_state(q)->shutdown))
+    if (q->base && queue_shutdown(q))
         return err_set(DSM_ESHUTDOWN, 0, "put");
     int rc = q->base ? 0 : dsm_read(q->r, lines_at(q, q->lane) + offsetof(struct lane_lines, tail), &tail, 8, -1);
     if (q->base)
-        tail = observe_u64(&lane_lines(q, q->lane)->tail);
+        tail = lane_tail(q, q->lane);
     if (rc)
         return rc;
     uint64_t need = (size > left ? left : 0) + size + 8;
@@ -419,11 +419,11 @@ static int has_item(const dsm_queue *q, uint64_t arg)
     for (uint32_t lane = 0; lane < q->shape.lanes; lane++) {
         if (!peek_u8(queue_used(q) + lane))
             continue;
-        uint64_t tail = observe_u64(&lane_lines(q, lane)->tail);
+        uint64_t tail = lane_tail(q, lane);
         if (message_at(q, q->base + data_at(q, lane), tail, &r) != -DSM_EEMPTY)
             return 0;
     }
-    return observe_u32(&queue_state(q)->shutdown) ? err_set(DSM_ESHUTDOWN, 0, "get") : -DSM_EEMPTY;
+    return queue_shutdown(q) ? err_set(DSM_ESHUTDOWN, 0, "get") : -DSM_EEMPTY;
 }
 
 static int spin(const dsm_queue *q, ready *is, uint64_t arg, int64_t until)
@@ -513,16 +513,19 @@ int dsm_queue_count(const dsm_queue *q, dsm_queue_counts *out)
             count_lane(q, lane, out);
         out->producers += producer && !member_dead(producer);
     }
-    out->shutdown = observe_u32(&queue_state(q)->shutdown);
+    out->shutdown = queue_shutdown(q);
     return 0;
 }
 
 int dsm_queue_shutdown(dsm_queue *q, int now)
 {
     uint32_t how = now ? 2 : 1;
-    int rc = dsm_write(q->r, QUEUE_STATE + offsetof(struct queue_state, shutdown), &how, sizeof how, -1);
-    if (rc || !q->base)
-        return rc;
+    if (q->forks != peek_u32(&core_forks))
+        return refuse_forked();
+    if (!q->base)
+        return dsm_write(q->r, QUEUE_STATE + offsetof(struct queue_state, shutdown), &how, sizeof how, -1);
+    struct queue_state *s = queue_state(q);
+    publish_u32(&s->shutdown, how);
     bell_wake(queue_items(q), BELL_ALL);
     for (uint32_t lane = 0; lane < q->shape.lanes; lane++)
         if (peek_u8(queue_used(q) + lane))

@@ -25,7 +25,8 @@ static uint64_t *word(uint8_t *data, uint64_t at) { return (uint64_t *)(void *)(
 int record_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record *out)
 {
     uint64_t at = p & q->mask, left = q->shape.lane_bytes - at;
-    uint64_t header = observe_u64((const uint64_t *)(const void *)(data + at));
+    const uint64_t *words = (const uint64_t *)(const void *)(data + at);
+    uint64_t header = observe_u64(words);
     int absent = q->plain && header ? -DSM_ECORRUPT : -DSM_EEMPTY;
     out->length = (uint32_t)header;
     out->kind = (uint8_t)(header >> 32);
@@ -41,7 +42,7 @@ int record_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record
     out->next = p + record_size(q, out->length);
     if (q->plain)
         return 0;
-    uint64_t check = observe_u64((const uint64_t *)(const void *)(data + at + 8));
+    uint64_t check = peek_u64(words + 1); /* wrong, whatever has landed, unless all has */
     return check == check_of(q, p, header, out->payload, out->length) ? 0 : -DSM_EEMPTY;
 }
 
@@ -54,10 +55,10 @@ int message_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct recor
 /* SYNC pairs with record_at: whoever observes the header sees the payload. */
 static void lane_publish(dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind)
 {
-    uint64_t at = p & q->mask, header = header_of(q, p, length, kind);
+    uint64_t at = p & q->mask, header = header_of(q, p, length, kind), *words = word(q->data, at);
     if (!q->plain)
-        note_u64(word(q->data, at + 8), check_of(q, p, header, q->data + at + 16, length));
-    publish_u64(word(q->data, at), header);
+        note_u64(words + 1, check_of(q, p, header, q->data + at + 16, length));
+    publish_u64(words, header);
 }
 
 /* ---- room ---- */
@@ -75,11 +76,11 @@ static uint64_t needed(const dsm_queue *q, uint64_t length)
     return padding_before(q, q->head, size) + size + 8;
 }
 
-/* SYNC pairs with queue_done: what was read before 'tail' moved may be overwritten once its new value is observed. */
-static int lane_tail(const dsm_queue *q, uint64_t *tail)
+/* SYNC pairs with dsm_queue_done: what was read before 'tail' moved may be overwritten once its new value is observed. */
+static int look_at_tail(const dsm_queue *q, uint64_t *tail)
 {
     if (q->base) {
-        *tail = observe_u64(&lane_lines(q, q->lane)->tail);
+        *tail = lane_tail(q, q->lane);
         return 0;
     }
     return dsm_read(q->r, lines_at(q, q->lane) + offsetof(struct lane_lines, tail), tail, 8, -1);
@@ -112,7 +113,7 @@ static int make_room(dsm_queue *q, uint64_t length)
 {
     uint64_t need = needed(q, length);
     while (!fits(q, need, q->tail)) {
-        int rc = lane_tail(q, &q->tail);
+        int rc = look_at_tail(q, &q->tail);
         if (rc || fits(q, need, q->tail))
             return rc;
         if (q->head - q->tail > q->shape.lane_bytes)
@@ -138,7 +139,7 @@ static int check_put(const dsm_queue *q, uint64_t length, bool commits)
     if (length > q->shape.max_message)
         return err_set(DSM_ETOOLARGE, 0, "%llu bytes, max_message is %llu", (unsigned long long)length,
                        (unsigned long long)q->shape.max_message);
-    if (q->base && observe_u32(&queue_state(q)->shutdown))
+    if (q->base && queue_shutdown(q))
         return err_set(DSM_ESHUTDOWN, 0, "put");
     return 0;
 }

@@ -11,7 +11,7 @@
  *     killed before 3: nothing has happened; the successor starts at p.  after 3: the message is committed; the successor
  *     finds the true head by walking from the stored head over headers that are not 0; sleepers look again by themselves.
  *     SYNC publish header at p (lane_publish) with observe header at p (record_at)
- *     SYNC publish tail (queue_done) with observe tail (lane_room): the bytes before tail may be overwritten
+ *     SYNC publish tail (dsm_queue_done) with observe tail (look_at_tail): the bytes before tail may be overwritten
  *
  * CHECKED lanes are written from afar. The bytes of a WRITE land in any order, so nothing but the record itself says that
  * it is whole: check = fold64(header, position, queue id, payload). A record counts once header and check fit the position at which it
@@ -127,11 +127,22 @@ static inline struct queue_state *queue_state(const dsm_queue *q)
 {
     return (struct queue_state *)(void *)(q->base + QUEUE_STATE);
 }
+/* SYNC pairs with dsm_queue_shutdown. */
+static inline uint32_t queue_shutdown(const dsm_queue *q)
+{
+    const struct queue_state *s = queue_state(q);
+    return observe_u32(&s->shutdown);
+}
 static inline struct bell *queue_items(const dsm_queue *q) { return (struct bell *)(void *)(q->base + QUEUE_ITEMS); }
 static inline uint8_t *queue_used(const dsm_queue *q) { return q->base + q->map.used; }
 static inline struct lane_lines *lane_lines(const dsm_queue *q, uint32_t lane)
 {
     return (struct lane_lines *)(void *)(q->base + q->map.lines) + lane;
+}
+static inline uint64_t lane_tail(const dsm_queue *q, uint32_t lane)
+{
+    const struct lane_lines *l = lane_lines(q, lane);
+    return observe_u64(&l->tail);
 }
 static inline uint64_t lines_at(const dsm_queue *q, uint32_t lane)
 {

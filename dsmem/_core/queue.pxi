@@ -11,7 +11,8 @@ cdef c.dsm_queue_shape queue_shape(lanes, lane_bytes, max_message, bint many, bi
     try:
         s.lanes, s.lane_bytes, s.max_message = lanes, lane_bytes, max_message
     except (OverflowError, TypeError):
-        raise refused(c.DSM_EINVAL, f"lanes={lanes!r}, lane_bytes={lane_bytes!r}, max_message={max_message!r}") from None
+        text = f"lanes={lanes!r}, lane_bytes={lane_bytes!r}, max_message={max_message!r}"
+        raise refused(c.DSM_EINVAL, text) from None
     s.flags = ((c.DSM_QUEUE_MANY_CONSUMERS if many else 0) | (c.DSM_QUEUE_DROP_OLDEST if drop else 0) |
                (c.DSM_QUEUE_CHECKED if checked else 0))
     return s
@@ -422,7 +423,8 @@ cdef class Queue:
             self.consume()
         self.check()
         if self.shape.flags & (c.DSM_QUEUE_MANY_CONSUMERS | c.DSM_QUEUE_DROP_OLDEST):
-            raise refused(c.DSM_EUNSUPPORTED, "others may take the message at any moment; only get() copies it safely", "peek")
+            text = "others may take the message at any moment; get() copies it safely"
+            raise refused(c.DSM_EUNSUPPORTED, text, "peek")
         rc = c.dsm_queue_next(self.ptr, &p, &length, &kind)
         while rc == -c.DSM_EEMPTY:
             if not deadline or not self.wait(True, 0, deadline, "peek"):
