@@ -363,11 +363,17 @@ class Queue:
 
     def __init__(self, remote: Remote, region: Region | None = None, *, spin: float | None = None) -> None: ...
     @property
-    def remote(self) -> Remote: ...
+    def remote(self) -> Remote:
+        """The memory, as given."""
+
     @property
-    def region(self) -> Region | None: ...
+    def region(self) -> Region | None:
+        """As given."""
+
     @property
-    def closed(self) -> bool: ...
+    def closed(self) -> bool:
+        """Whether this handle was closed."""
+
     @property
     def properties(self) -> dict[str, Any]:
         """lanes, lane_bytes, max_message (bytes), many_consumers, drop_oldest, checked."""
@@ -448,13 +454,15 @@ class Queue:
     @overload
     def get_many(
         self, n: int | None = None, block: bool = True, timeout: float | None = None, *, out: None = None
-    ) -> list[bytes]: ...
+    ) -> list[bytes]:
+        """Take what is there, at least one message and up to n."""
+
     @overload
     def get_many(
         self, n: int | None = None, block: bool = True, timeout: float | None = None, *, out: NDArray[Any]
     ) -> int:
-        """Take what is there, at least one message and up to n; or, with out, messages of the length of one of its rows
-        into the rows: returns how many. MismatchError when the next message has another length."""
+        """Take messages of the length of one row of out into its rows, at least one; returns how many. MismatchError when
+        the next message has another length."""
 
     def peek(self, block: bool = True, timeout: float | None = None) -> memoryview:
         """The next message where it lies, read-only; it stays in the queue until release(). UnsupportedError with many
@@ -466,7 +474,9 @@ class Queue:
     def qsize(self) -> int:
         """Messages in the queue, about."""
 
-    def empty(self) -> bool: ...
+    def empty(self) -> bool:
+        """Whether qsize() is 0."""
+
     def full(self) -> bool:
         """Whether the fullest lane may have no room for a message of max_message bytes."""
 

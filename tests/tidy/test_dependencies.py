@@ -126,6 +126,7 @@ RANK = {
     "secret": 2,
     "clock": 2,
     "context": 3,
+    "memory": 3,
     "node": 3,
     "cluster": 3,
     "segment": 4,
@@ -139,8 +140,12 @@ RANK = {
 
 
 def imports(module, text, package):
-    """Full names of the modules of dsmem that a text imports; also imports inside of functions."""
-    for node in ast.walk(ast.parse(text)):
+    """Full names of the modules of dsmem that a text imports; also inside of functions, but not for annotations only."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names)
         elif isinstance(node, ast.ImportFrom):
