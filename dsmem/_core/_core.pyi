@@ -461,7 +461,7 @@ class Queue:
     def get_many(
         self, n: int | None = None, block: bool = True, timeout: float | None = None, *, out: NDArray[Any]
     ) -> int:
-        """Take messages of the length of one row of out into its rows, at least one; returns how many. MismatchError when
+        """Take messages as long as one row of out into its rows, at least one; returns how many. MismatchError when
         the next message has another length."""
 
     def peek(self, block: bool = True, timeout: float | None = None) -> memoryview:

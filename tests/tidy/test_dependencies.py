@@ -140,7 +140,7 @@ RANK = {
 
 
 def imports(module, text, package):
-    """Full names of the modules of dsmem that a text imports; also inside of functions, but not for annotations only."""
+    """Full names of the modules of dsmem that a text imports, inside of functions too, but not for annotations only."""
     tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
