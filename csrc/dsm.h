@@ -326,7 +326,8 @@ int dsm_queue_wait_room(const dsm_queue *q, uint64_t length, int64_t timeout_ns,
 int dsm_queue_wait_item(const dsm_queue *q, int64_t timeout_ns, int64_t spin_ns);
 
 typedef struct {
-    uint64_t messages, puts, gets, dropped, bytes; /* of all lanes; bytes: of the fullest lane, headers included */
+    uint64_t messages, puts, gets, dropped; /* of all lanes; the last three may miss what a killed process did last */
+    uint64_t bytes;                         /* in the fullest lane, headers included */
     uint32_t producers, shutdown;
 } dsm_queue_counts;
 /* As seen one after another, not at one moment. */

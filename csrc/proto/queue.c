@@ -483,20 +483,18 @@ int dsm_queue_wait_item(const dsm_queue *q, int64_t timeout_ns, int64_t spin_ns)
 
 /* ---- the whole queue ---- */
 
+/* Messages are counted where they lie: counters would be off for ever once a process is killed beside one. */
 static void count_lane(const dsm_queue *q, uint32_t lane, dsm_queue_counts *out)
 {
-    struct lane_lines *l = lane_lines(q, lane);
-    uint64_t gets = peek_u64(&l->gets), dropped = peek_u64(&l->dropped), tail = observe_u64(&l->tail);
-    uint64_t puts = peek_u64(&l->puts), head = peek_u64(&l->head);
-    if (!q->plain) { /* written from afar: count what is there */
-        puts = gets;
-        head = walk(q, q->base + data_at(q, lane), tail, tail + q->shape.lane_bytes, &puts);
-    }
-    out->puts += puts;
+    const struct lane_lines *l = lane_lines(q, lane);
+    uint64_t tail = lane_tail(q, lane), messages = 0;
+    uint64_t head = walk(q, q->base + data_at(q, lane), tail, tail + q->shape.lane_bytes, &messages);
+    uint64_t gets = peek_u64(&l->gets);
+    out->messages += messages;
+    out->puts += q->plain ? peek_u64(&l->puts) : gets + messages; /* from afar nobody writes 'puts' */
     out->gets += gets;
-    out->dropped += dropped;
-    out->messages += puts > gets + dropped ? puts - gets - dropped : 0;
-    if (head > tail && head - tail > out->bytes)
+    out->dropped += peek_u64(&l->dropped);
+    if (head - tail > out->bytes)
         out->bytes = head - tail;
 }
 

@@ -175,7 +175,9 @@ int dsm_queue_push(dsm_queue *q, const void *payload, uint64_t length, uint8_t k
     int rc = check_put(q, length, false);
     if (rc || (rc = make_room(q, length)))
         return rc;
-    near_copy(next_payload(q, length, &p), payload, length);
+    uint8_t *to = next_payload(q, length, &p);
+    if (length) /* of nothing there may be no address */
+        near_copy(to, payload, length);
     commit(q, p, length, kind);
     return 0;
 }

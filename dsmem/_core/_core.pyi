@@ -380,8 +380,8 @@ class Queue:
 
     @property
     def counts(self) -> dict[str, int]:
-        """messages, puts, gets, dropped, bytes (of the fullest lane), producers (alive), shutdown (0, 1, 2); seen one
-        after another. FarMemoryError from afar."""
+        """messages, puts, gets, dropped, bytes (in the fullest lane), producers (alive), shutdown (0, 1, 2); seen one
+        after another. puts, gets and dropped may miss what a killed process did last. FarMemoryError from afar."""
 
     def produce(self) -> None:
         """Take a lane.
@@ -414,7 +414,13 @@ class Queue:
             More than max_message.
         ShutDownError
             The queue was shut down.
+        TransportError, PeerDeadError, TimeoutError
+            From afar: the message is staged in this handle and may or may not have arrived. The next put, or flush(), sends it
+            again, which does no harm where it has; so do not put it again.
         """
+
+    def flush(self) -> None:
+        """From afar: send what an earlier call could not; errors as of put(). Elsewhere there is nothing to send."""
 
     def put_nowait(self, data: _Buffer) -> None:
         """put(data, False)."""

@@ -162,7 +162,7 @@ cdef class Queue:
 
     # -- putting --
 
-    cdef int flush(self, str op) except -1:
+    cdef int send(self, str op) except -1:
         cdef int rc
         if self.near:
             rc = c.dsm_queue_flush(self.ptr)
@@ -175,11 +175,15 @@ cdef class Queue:
             raise self.failed(rc, op)
         return 0
 
+    cpdef flush(self):
+        self.check()
+        self.send("flush")
+
     cdef int push(self, const void *p, uint64_t length, uint8_t kind, int64_t deadline) except -1:
         """1, or 0 when there was no room until the deadline. What goes before is flushed before it waits."""
         cdef int rc = c.dsm_queue_push(self.ptr, p, length, kind)
         while rc == -c.DSM_EFULL:
-            self.flush("put")
+            self.send("put")
             if not deadline or not self.wait(False, length, deadline, "put"):
                 return 0
             rc = c.dsm_queue_push(self.ptr, p, length, kind)
@@ -205,7 +209,7 @@ cdef class Queue:
                                      self.deadline(block, timeout))
         if not done:
             raise refused(c.DSM_EFULL, f"{self.shape.lane_bytes} bytes", "put")
-        self.flush("put")
+        self.send("put")
 
     def put_nowait(self, data):
         self.put(data, False)
@@ -224,7 +228,7 @@ cdef class Queue:
                     break
                 n += 1
         finally:
-            self.flush("put")
+            self.send("put")
         return n
 
     cdef object put_records(self, array, int64_t deadline):
@@ -240,7 +244,7 @@ cdef class Queue:
                 rc = c.dsm_queue_push_records(self.ptr, <char *> view.buf + done * each, n - done, each)
                 if rc < 0:
                     raise self.failed(<int> rc, "put")
-                self.flush("put")
+                self.send("put")
                 done += rc
                 if done == n or not deadline or not self.wait(False, each, deadline, "put"):
                     return done
@@ -288,7 +292,7 @@ cdef class Queue:
         if rc:
             c.dsm_queue_cancel(self.ptr)
             raise self.failed(rc, "commit")
-        self.flush("commit")
+        self.send("commit")
 
     def cancel(self):
         self.check()
