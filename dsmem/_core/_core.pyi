@@ -415,8 +415,8 @@ class Queue:
         ShutDownError
             The queue was shut down.
         TransportError, PeerDeadError, TimeoutError
-            From afar: the message is staged in this handle and may or may not have arrived. The next put, or flush(), sends it
-            again, which does no harm where it has; so do not put it again.
+            From afar: the message is staged in this handle and may or may not have arrived. The next put, or flush(),
+            sends it again, which does no harm where it has; so do not put it again.
         """
 
     def flush(self) -> None:
