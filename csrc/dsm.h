@@ -343,6 +343,36 @@ int dsm_watch_fd(const dsm_watch *w);
 void dsm_watch_arm(dsm_watch *w, uint64_t room);
 void dsm_watch_close(dsm_watch *w);
 
+/* ---- synchronisation (docs/protocols/lock.md, sync.md) ----
+ *
+ * Handles on objects that a remote with all three rights reaches; the remote stays open while the handle is. A handle may be
+ * used by many threads. Near, waiters sleep on a futex, and what a dead process held is found and given on. Far, they look again
+ * after pauses, and nobody is taken for dead.
+ *
+ * What takes a timeout returns 1 when it has what it waited for, 0 when the time was over first (timeout 0: tries once), or
+ * -DSM_E…. Negative: no limit. Far, one attempt may last as long as the peer timeout when the transport loses it.
+ * spin_ns: how long to look before sleeping; < 0: the default, 1 us (0 on a one-core host). */
+
+/* Bytes of the object, 0 where such a one can't be: members 1 to 1024 (semaphore and event: 0), count: permits of a semaphore
+ * (1 to 4096), parties of a barrier, most waiters of a condition (both 1 to 1024), else 0. */
+uint64_t dsm_sync_bytes(int type, uint32_t members, uint32_t count);
+/* Into zeroed memory of that size, before anybody else sees it. lock: id of a condition's lock, 0: its own. */
+int dsm_sync_format(void *memory, int type, uint32_t members, uint32_t count, uint64_t lock);
+
+typedef struct dsm_lock dsm_lock;
+/* A lock or a spinlock. EMISMATCH, ECORRUPT, EVERSION, EACCESS, EMEMBERS. */
+int dsm_lock_open(dsm_remote *r, int64_t spin_ns, dsm_lock **out);
+/* What it still holds goes to the next with the news that its holder has gone. Nobody may use the handle any more. */
+void dsm_lock_close(dsm_lock *l);
+int dsm_lock_acquire(dsm_lock *l, int64_t timeout_ns);
+/* Any thread of the process may. ENOTHELD: not held with this handle, or taken over. After another error nothing is known, and it
+ * may be called again. */
+int dsm_lock_release(dsm_lock *l);
+int dsm_lock_held(const dsm_lock *l);       /* with this handle */
+uint64_t dsm_lock_token(const dsm_lock *l); /* of this handle's grant; 0: it holds nothing */
+int dsm_lock_recovered(const dsm_lock *l);  /* the holder before died with it */
+int dsm_lock_locked(dsm_lock *l);           /* by anybody: 1, 0 or -DSM_E… */
+
 /* HMAC-SHA256 as used by the handshake (for tests). */
 void dsm_hmac_sha256(const void *key, size_t key_len, const void *msg, size_t len, uint8_t out[32]);
 /* Start time of a process in clock ticks since boot (/proc/PID/stat field 22); 0 if there is none, also when it has ended and

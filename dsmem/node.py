@@ -23,6 +23,7 @@ from dsmem.context import open_contexts
 from dsmem.memory import Memory, Reference, adopt
 
 if TYPE_CHECKING:
+    from dsmem import sync
     from dsmem.queue import Queue
 
 # Where the class of each kind is; imported when the first such object is made or attached.
@@ -284,6 +285,59 @@ class Cluster:
             "spin": spin,
         }
         made: Queue = self._object("queue", name, said, create=create, mode=mode, lifetime=lifetime)
+        return made
+
+    # -- synchronisation (dsmem.sync) --
+
+    def lock(
+        self,
+        name: str,
+        *,
+        create: bool | None = False,
+        members: int | None = None,
+        spin: float | None = None,
+        mode: int | None = None,
+        lifetime: Lifetime = "name",
+    ) -> sync.Lock:
+        """A lock between processes.
+
+        Parameters
+        ----------
+        name, create, mode, lifetime
+            As for all objects of a cluster.
+        members : int, optional
+            How many handles can be open at a time, 1 to 1024; 256 by default.
+        spin : float, optional
+            Seconds that a waiter looks before it sleeps; 1 µs by default, 0 on one core.
+
+        Returns
+        -------
+        dsmem.sync.Lock
+
+        Raises
+        ------
+        NameNotFoundError, NameExistsError, MismatchError
+            By the convention of all objects.
+        TooManyMembersError
+            All members live.
+        """
+        said = {"members": members, "spin": spin}
+        made: sync.Lock = self._object("lock", name, said, create=create, mode=mode, lifetime=lifetime)
+        return made
+
+    def spinlock(
+        self,
+        name: str,
+        *,
+        create: bool | None = False,
+        members: int | None = None,
+        spin: float | None = None,
+        mode: int | None = None,
+        lifetime: Lifetime = "name",
+    ) -> sync.SpinLock:
+        """A lock whose waiters do not sleep on a futex; parameters and errors as of :meth:`lock`."""
+        said = {"members": members, "spin": spin}
+        made: sync.SpinLock = self._object("spinlock", name, said, create=create, mode=mode, lifetime=lifetime)
         return made
 
     # -- what classes of objects build on --

@@ -31,6 +31,10 @@ static inline uint32_t fetch_sub_u32(uint32_t *p, uint32_t v) { return __atomic_
 
 static inline uint32_t exchange_u32(uint32_t *p, uint32_t v) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); }
 
+/* A load in the one order of all read-modify-writes: who has changed its own word and then inspects another one, and who
+ * does the same the other way round, can't both miss the other's change. */
+static inline uint64_t inspect_u64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
+
 /* Returns the value found; the swap took place exactly when it equals 'expected'. */
 static inline uint64_t compare_swap_u64(uint64_t *p, uint64_t expected, uint64_t desired)
 {

@@ -1,6 +1,9 @@
+#include "process.h"
+
 #include "../dsm.h"
 
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,15 +35,21 @@ static const char *field(const char *third, int number)
     return third;
 }
 
-uint64_t dsm_process_start(int pid)
+int process_started(int pid, uint64_t *start)
 {
     char text[1024];
     const char *third = read_stat(pid, text, sizeof text);
-    const char *threads = field(third, 20), *start = field(third, 22);
-    if (!start)
-        return 0;
+    const char *threads = field(third, 20), *when = field(third, 22);
+    if (!when)
+        return -1;
     /* A main thread that has ended leaves Z behind, too, while others of the process still run. */
-    if (*third == 'X' || (*third == 'Z' && strtol(threads, NULL, 10) <= 1))
-        return 0;
-    return strtoull(start, NULL, 10);
+    bool ended = *third == 'X' || (*third == 'Z' && strtol(threads, NULL, 10) <= 1);
+    *start = ended ? 0 : strtoull(when, NULL, 10);
+    return 0;
+}
+
+uint64_t dsm_process_start(int pid)
+{
+    uint64_t start;
+    return process_started(pid, &start) ? 0 : start;
 }

@@ -17,4 +17,7 @@ static inline int remote_check(const dsm_remote *r, uint64_t offset, uint64_t nb
     return __builtin_expect(good, 1) ? 0 : remote_refuse(r, offset, nbytes, right, right == DSM_ATOMIC);
 }
 
+/* How long an op may take that has no deadline of its own: the peer timeout. */
+static inline int64_t remote_patience(const dsm_remote *r) { return r->ctx ? r->ctx->peer_timeout_ns : -1; }
+
 #endif

@@ -27,10 +27,10 @@ void bell_wake(struct bell *b, int how_many)
     fetch_add_u32(&b->sequence, 1);
     long woken = syscall(SYS_futex, &b->sequence, FUTEX_WAKE, how_many, NULL, NULL, 0);
     if (how_many != BELL_ALL && woken < how_many) {
-        /* Nobody is left, or somebody is between listening and sleeping: it has seen the old sequence or sets the word
-         * again. Cleared before the sequence is raised once more, as above. */
+        /* Nobody is left, or somebody is between listening and sleeping. Whoever set 'sleepers' before it is cleared here
+         * must not be left asleep behind it, so all are woken that fell asleep since the first wake. */
         exchange_u32(&b->sleepers, 0);
         fetch_add_u32(&b->sequence, 1);
-        syscall(SYS_futex, &b->sequence, FUTEX_WAKE, how_many, NULL, NULL, 0);
+        syscall(SYS_futex, &b->sequence, FUTEX_WAKE, BELL_ALL, NULL, NULL, 0);
     }
 }

@@ -9,6 +9,8 @@
  *   SYNC bell_listen (sets sleepers, then reads the word) with bell_ring (changes the word, then reads sleepers): both
  *   sides go through an atomic on 'sleepers', so one of them sees the other.
  *
+ * Who clears 'sleepers' wakes all who may have set it before, so while it is 0 nobody is asleep whom no ring will wake.
+ *
  * A ringer may be killed between the change and the wake, and one that was woken may be killed before it takes what it was
  * woken for. Therefore no sleep is longer than BELL_RECHECK_NS, after which the sleeper looks for itself.
  *

@@ -1,5 +1,7 @@
 #include "object.h"
 
+#include "../mem/remote.h"
+
 #include <errno.h>
 #include <sys/random.h>
 
@@ -24,7 +26,7 @@ static int object_header(dsm_remote *r, struct object_header *h)
 {
     if (dsm_remote_nbytes(r) < sizeof *h)
         return err_set(DSM_ECORRUPT, 0, "%llu bytes are no object", (unsigned long long)dsm_remote_nbytes(r));
-    int rc = dsm_read(r, 0, h, sizeof *h, -1);
+    int rc = dsm_read(r, 0, h, sizeof *h, remote_patience(r));
     if (rc)
         return rc;
     if (h->magic != OBJECT_MAGIC)

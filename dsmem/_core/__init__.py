@@ -5,10 +5,12 @@ from ._core import (
     Capabilities,
     Context,
     Descriptor,
+    Lock,
     Queue,
     Region,
     Remote,
     Result,
+    SyncHandle,
     error_rows,
     hmac_sha256,
     inventory,
@@ -18,6 +20,8 @@ from ._core import (
     process_start,
     queue_format,
     queue_nbytes,
+    sync_bytes,
+    sync_format,
 )
 
 __all__ = [
@@ -25,10 +29,12 @@ __all__ = [
     "Capabilities",
     "Context",
     "Descriptor",
+    "Lock",
     "Queue",
     "Region",
     "Remote",
     "Result",
+    "SyncHandle",
     "error_rows",
     "hmac_sha256",
     "inventory",
@@ -38,4 +44,6 @@ __all__ = [
     "process_start",
     "queue_format",
     "queue_nbytes",
+    "sync_bytes",
+    "sync_format",
 ]

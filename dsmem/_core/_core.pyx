@@ -34,6 +34,7 @@ from dsmem import errors
 cdef enum:
     NOGIL_FROM = 32768
     BATCH_START = 64
+    SLICE_NS = 50_000_000  # how long a wait goes before signals are looked at
 
 cdef dict RIGHTS = {"r": c.DSM_READ, "w": c.DSM_WRITE, "a": c.DSM_ATOMIC}
 cdef tuple DOMAINS = ("cpu", "nic", "global", "none")
@@ -45,6 +46,7 @@ include "region.pxi"
 include "remote.pxi"
 include "batch.pxi"
 include "queue.pxi"
+include "sync.pxi"
 
 
 def probe(str fabric):

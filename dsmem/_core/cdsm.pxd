@@ -190,3 +190,17 @@ cdef extern from "dsm.h" nogil:
     int dsm_watch_fd(const dsm_watch *w)
     void dsm_watch_arm(dsm_watch *w, uint64_t room)
     void dsm_watch_close(dsm_watch *w)
+
+    uint64_t dsm_sync_bytes(int type, uint32_t members, uint32_t count)
+    int dsm_sync_format(void *memory, int type, uint32_t members, uint32_t count, uint64_t lock)
+
+    ctypedef struct dsm_lock:
+        pass
+    int dsm_lock_open(dsm_remote *r, int64_t spin_ns, dsm_lock **out)
+    void dsm_lock_close(dsm_lock *l)
+    int dsm_lock_acquire(dsm_lock *l, int64_t timeout_ns)
+    int dsm_lock_release(dsm_lock *l)
+    int dsm_lock_held(const dsm_lock *l)
+    uint64_t dsm_lock_token(const dsm_lock *l)
+    int dsm_lock_recovered(const dsm_lock *l)
+    int dsm_lock_locked(dsm_lock *l)

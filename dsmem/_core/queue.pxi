@@ -1,7 +1,6 @@
 # Included by _core.pyx: Queue, the lanes of proto/ring.h under a GIL that serialises what is done to one handle.
 
 cdef enum:
-    SLICE_NS = 50_000_000  # how long a wait goes before signals are looked at
     SPIN_NS = 20_000
     BYTES = 1              # kind of a message
 

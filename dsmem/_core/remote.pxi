@@ -208,7 +208,7 @@ cdef class Remote:
         if self.busy:
             raise refused(c.DSM_EBUSY, f"{self.busy} calls are under way in other threads", "close")
         if self.exports:
-            raise refused(c.DSM_EBUSY, f"the remote has {self.exports} views (arrays or memoryviews)", "close")
+            raise refused(c.DSM_EBUSY, f"the remote has {self.exports} views (arrays, memoryviews) or handles", "close")
 
     def close(self):
         cdef int rc
@@ -233,9 +233,13 @@ cdef class Remote:
         self.close()
 
     def __del__(self):
-        if self.ptr != NULL:
+        if self.ptr != NULL and not self.exports:  # in a cycle, what uses it may be finalized after it
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
             self.close()
+
+    def __dealloc__(self):
+        if self.ptr != NULL and self.context is None:
+            c.dsm_remote_close(self.ptr)
 
     def __len__(self):
         return self.nbytes

@@ -76,8 +76,8 @@ def test_what_is_there_is_not():
 
 
 def test_every_c_file_of_tests_is_run():
-    """By ci/sanitize: tests/c/test_*.c as they are, the fuzzers by name or pattern."""
-    script = (ROOT / "ci/sanitize").read_text()
+    """By ci/sanitize: tests/c/test_*.c as they are, the fuzzers by name or pattern; crash_*.c by tests/sync."""
+    script = (ROOT / "ci/sanitize").read_text() + (ROOT / "tests/sync/test_crash.py").read_text()
     for path in sorted((ROOT / "tests/c").glob("*.c")):
         kind = path.name.split("_")[0]
         assert f"tests/c/{kind}_*.c" in script or path.name in script, path.name

@@ -1,0 +1,97 @@
+/* One gate per far object and process, shared by all handles of the object. */
+#include "sync.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+
+struct gate {
+    struct gate *next;
+    uint64_t id;
+    uint32_t handles; /* under 'all' */
+    bool taken;       /* under 'lock' */
+    pthread_mutex_t lock;
+    pthread_cond_t free;
+};
+
+static pthread_mutex_t all = PTHREAD_MUTEX_INITIALIZER;
+static struct gate *gates;
+
+/* The child's handles are refused, and what it opens needs gates of its own. */
+static void in_child(void)
+{
+    pthread_mutex_init(&all, NULL);
+    gates = NULL;
+}
+
+__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, in_child); }
+
+static struct gate *gate_new(uint64_t id)
+{
+    struct gate *g = calloc(1, sizeof *g);
+    if (!g)
+        return NULL;
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&g->free, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    pthread_mutex_init(&g->lock, NULL);
+    g->id = id;
+    g->next = gates;
+    return gates = g;
+}
+
+int gate_open(uint64_t id, struct gate **out)
+{
+    pthread_mutex_lock(&all);
+    struct gate *g = gates;
+    while (g && g->id != id)
+        g = g->next;
+    if (!g)
+        g = gate_new(id);
+    if (g)
+        g->handles++;
+    pthread_mutex_unlock(&all);
+    *out = g;
+    return g ? 0 : err_set(DSM_ENOMEM, 0, "a gate");
+}
+
+void gate_close(struct gate *g)
+{
+    pthread_mutex_lock(&all);
+    struct gate **at = &gates;
+    if (!--g->handles) {
+        while (*at != g)
+            at = &(*at)->next;
+        *at = g->next;
+        pthread_cond_destroy(&g->free);
+        pthread_mutex_destroy(&g->lock);
+        free(g);
+    }
+    pthread_mutex_unlock(&all);
+}
+
+bool gate_enter(struct gate *g, int64_t deadline)
+{
+    struct timespec until = {.tv_sec = deadline / 1000000000, .tv_nsec = deadline % 1000000000};
+    bool late = false;
+    pthread_mutex_lock(&g->lock);
+    while (g->taken && !late) {
+        if (deadline == DEADLINE_NEVER)
+            pthread_cond_wait(&g->free, &g->lock);
+        else
+            late = pthread_cond_timedwait(&g->free, &g->lock, &until) != 0;
+    }
+    bool mine = !g->taken;
+    g->taken = true;
+    pthread_mutex_unlock(&g->lock);
+    return mine;
+}
+
+void gate_leave(struct gate *g)
+{
+    pthread_mutex_lock(&g->lock);
+    g->taken = false;
+    pthread_cond_signal(&g->free);
+    pthread_mutex_unlock(&g->lock);
+}

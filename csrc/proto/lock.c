@@ -1,0 +1,255 @@
+#include "lock.h"
+
+#include <stdlib.h>
+
+static uint64_t grant(const dsm_lock *l, uint64_t from, uint64_t news)
+{
+    return (lock_token(from) + 1) << LOCK_TOKEN_SHIFT | news | LOCK_HELD | l->seat.number;
+}
+
+/* publish: pairs with the observe_u64 of held in lock_release(), perhaps in another thread. */
+static int granted(dsm_lock *l, uint64_t word)
+{
+    publish_u64(&l->held, word);
+    return 1;
+}
+
+/* ---- the dead ---- */
+
+int lock_holder_dead(dsm_lock *l, uint64_t seen)
+{
+    uint64_t owner = seen & LOCK_OWNER;
+    if (!l->seat.near || !seat_time_to_look(&l->looked))
+        return 0;
+    if (owner >= l->seat.members)
+        return err_set(DSM_ECORRUPT, 0, "the holder is member %llu of %u", (unsigned long long)owner, l->seat.members);
+    uint64_t identity = inspect_u64(seat_word(&l->seat, SYNC_TABLE + 8 * owner));
+    if (!identity && inspect_u64(seat_word(&l->seat, SYNC_WORD)) == seen)
+        return err_set(DSM_ECORRUPT, 0, "the holder, member %llu, is nobody", (unsigned long long)owner);
+    return member_dead(identity);
+}
+
+static int take_over(dsm_lock *l, uint64_t seen)
+{
+    int rc = lock_holder_dead(l, seen);
+    if (rc <= 0)
+        return rc;
+    uint64_t mine = grant(l, seen, LOCK_NEWS);
+    return compare_swap_u64(seat_word(&l->seat, SYNC_WORD), seen, mine) == seen ? granted(l, mine) : 0;
+}
+
+/* As member.h asks: read the word, then look at the entry, then compare-swap from what was read. */
+int lock_sweep(dsm_remote *r, uint32_t number, uint64_t dead)
+{
+    uint64_t word, old;
+    int rc = dsm_read(r, SYNC_WORD, &word, sizeof word, remote_patience(r));
+    if (rc || !(word & LOCK_HELD) || (word & LOCK_OWNER) != number)
+        return rc;
+    rc = member_is(r, SYNC_TABLE, number, dead);
+    return rc <= 0 ? rc : dsm_compare_swap(r, SYNC_WORD, word, lock_freed(word) | LOCK_NEWS, &old, remote_patience(r));
+}
+
+/* ---- take ---- */
+
+/* 1: taken, 0: it is held, *seen says by whom. */
+static int try_near(dsm_lock *l, uint64_t *seen)
+{
+    int rc = seat_check(&l->seat);
+    if (rc)
+        return rc;
+    uint64_t *word = seat_word(&l->seat, SYNC_WORD), now = observe_u64(word);
+    while (!(now & LOCK_HELD)) {
+        uint64_t mine = grant(l, now, now & LOCK_NEWS), old = compare_swap_u64(word, now, mine);
+        if (old == now)
+            return granted(l, mine);
+        now = old;
+    }
+    *seen = now;
+    return 0;
+}
+
+static int try_far(dsm_lock *l, uint64_t *seen)
+{
+    uint64_t from = l->guess;
+    for (int i = 0; i < SWAP_TRIES; i++) {
+        uint64_t mine = grant(l, from, from & LOCK_NEWS);
+        int rc = seat_swap(&l->seat, SYNC_WORD, from, mine, seen);
+        if (rc < 0)
+            return rc;
+        if (rc == SWAP_DONE)
+            return granted(l, mine);
+        if (*seen & LOCK_HELD &&
+            (*seen & LOCK_OWNER) == l->seat.number) /* an earlier take, whose outcome was unknown */
+            return granted(l, *seen);
+        l->guess = from = *seen & LOCK_HELD ? lock_freed(*seen) : *seen;
+        if (*seen & LOCK_HELD)
+            return 0;
+    }
+    return 0; /* others are quicker */
+}
+
+static int try(dsm_lock *l, uint64_t *seen) { return l->seat.near ? try_near(l, seen) : try_far(l, seen); }
+
+static int contend(dsm_lock *l, struct waiting *w, bool once)
+{
+    uint64_t seen = 0;
+    int rc = try(l, &seen);
+    if (rc)
+        return rc;
+    if (once)
+        return take_over(l, seen);
+    for (;;) {
+        if (l->seat.near)
+            wait_spin(w, seat_word(&l->seat, SYNC_WORD), seen);
+        wait_listen(w);
+        if ((rc = try(l, &seen)) || (rc = take_over(l, seen)))
+            return rc;
+        if (wait_over(w))
+            return 0;
+        wait_sleep(w);
+    }
+}
+
+int dsm_lock_acquire(dsm_lock *l, int64_t timeout_ns)
+{
+    struct waiting w;
+    if (l->seat.near && !timeout_ns) /* the way of a lock that is free */
+        return contend(l, NULL, true);
+    wait_begin(&w, &l->seat, l->wake ? SYNC_BELL : 0, timeout_ns);
+    if (!l->gate)
+        return contend(l, &w, false);
+    if (!gate_enter(l->gate, w.deadline))
+        return 0;
+    int rc = contend(l, &w, !timeout_ns);
+    if (rc != 1)
+        gate_leave(l->gate);
+    return rc;
+}
+
+/* ---- release ---- */
+
+static int not_held(void) { return err_set(DSM_ENOTHELD, 0, "lock"); }
+
+/* The word is no longer ours. Was it our release that did it? */
+static bool taken_over(uint64_t held, uint64_t now)
+{
+    return lock_token(now) == lock_token(held) + 1 && (now & (LOCK_HELD | LOCK_NEWS)) == (LOCK_HELD | LOCK_NEWS);
+}
+
+static int give_back(dsm_lock *l, uint64_t held, uint64_t free)
+{
+    uint64_t now;
+    int rc = SWAP_UNKNOWN;
+    for (int i = 0; i < SWAP_TRIES && rc == SWAP_UNKNOWN; i++) {
+        rc = seat_swap(&l->seat, SYNC_WORD, held, free, &now);
+        if (rc == SWAP_UNKNOWN && now != held)
+            return taken_over(held, now) ? not_held() : 0;
+    }
+    if (rc == SWAP_REFUSED) /* what was unsure has taken effect after all */
+        return l->unsure && !taken_over(held, now) ? 0 : not_held();
+    return rc == SWAP_DONE ? 0 : rc == SWAP_UNKNOWN ? err_set(DSM_EIO, 0, "%d times in a row", SWAP_TRIES) : rc;
+}
+
+/* 'held' goes first: once the word is free another thread of this process may take the lock with this handle. */
+int lock_release(dsm_lock *l, bool keep_news)
+{
+    uint64_t held = observe_u64(&l->held);
+    if (!held || compare_swap_u64(&l->held, held, 0) != held)
+        return not_held();
+    uint64_t free = lock_freed(held) | (keep_news ? held & LOCK_NEWS : 0);
+    int rc = give_back(l, held, free);
+    l->unsure = rc && rc != -DSM_ENOTHELD;
+    if (l->unsure) {
+        publish_u64(&l->held, held); /* not known: the caller may try again */
+        return rc;
+    }
+    l->guess = free;
+    if (l->seat.near && l->wake)
+        bell_ring((struct bell *)(void *)(l->seat.near + SYNC_BELL), l->wake);
+    if (l->gate)
+        gate_leave(l->gate);
+    return rc;
+}
+
+int dsm_lock_release(dsm_lock *l) { return lock_release(l, false); }
+
+uint64_t dsm_lock_token(const dsm_lock *l) { return lock_token(observe_u64(&l->held)); }
+
+int dsm_lock_recovered(const dsm_lock *l) { return (observe_u64(&l->held) & LOCK_NEWS) != 0; }
+
+int dsm_lock_locked(dsm_lock *l)
+{
+    uint64_t word;
+    int rc = seat_read(&l->seat, SYNC_WORD, &word);
+    return rc ? rc : (word & LOCK_HELD) != 0;
+}
+
+/* ---- handles ---- */
+
+static int sweep_alone(void *arg, uint32_t number, uint64_t dead) { return lock_sweep(arg, number, dead); }
+
+int lock_open(dsm_lock *l, dsm_remote *r, enum dsm_type type, int64_t spin_ns, member_sweep *sweep, void *arg)
+{
+    *l = (dsm_lock){.wake = type == DSM_SPINLOCK ? 0 : 1};
+    int rc = seat_take(&l->seat, r, type, spin_ns, sweep ? sweep : sweep_alone, sweep ? arg : r);
+    if (!rc && !l->seat.near && (rc = gate_open(l->seat.id, &l->gate)))
+        seat_leave(&l->seat);
+    return rc;
+}
+
+/* What this handle still holds: dropped with the news that its holder has gone. A far one may hold what it does not know of. */
+static int drop(dsm_lock *l)
+{
+    uint64_t word, old;
+    int rc = seat_read(&l->seat, SYNC_WORD, &word);
+    if (rc)
+        return rc;
+    uint64_t held = observe_u64(&l->held);
+    if (!held && !l->seat.near && word & LOCK_HELD && (word & LOCK_OWNER) == l->seat.number)
+        held = word;
+    if (!held)
+        return 0;
+    rc = seat_swap(&l->seat, SYNC_WORD, held, lock_freed(held) | LOCK_NEWS, &old);
+    if (l->seat.near && l->wake)
+        bell_ring((struct bell *)(void *)(l->seat.near + SYNC_BELL), l->wake);
+    return rc < 0 ? rc : 0;
+}
+
+int lock_close(dsm_lock *l)
+{
+    if (l->seat.r->forks != peek_u32(&core_forks)) /* a child forgets */
+        return 0;
+    int rc = drop(l);
+    if (!rc)
+        rc = seat_leave(&l->seat);
+    if (l->gate) {
+        if (observe_u64(&l->held))
+            gate_leave(l->gate);
+        gate_close(l->gate);
+    }
+    return rc;
+}
+
+int dsm_lock_open(dsm_remote *r, int64_t spin_ns, dsm_lock **out)
+{
+    int type = dsm_object_type(r);
+    if (type < 0)
+        return type;
+    dsm_lock *l = malloc(sizeof *l);
+    if (!l)
+        return err_set(DSM_ENOMEM, 0, "lock");
+    int rc = lock_open(l, r, type == DSM_SPINLOCK ? DSM_SPINLOCK : DSM_LOCK, spin_ns, NULL, NULL);
+    if (rc)
+        free(l);
+    else
+        *out = l;
+    return rc;
+}
+
+int dsm_lock_held(const dsm_lock *l) { return observe_u64(&l->held) != 0; }
+
+void dsm_lock_close(dsm_lock *l)
+{
+    lock_close(l);
+    free(l);
+}

@@ -1,0 +1,178 @@
+#include "sync.h"
+
+#include <string.h>
+#include <unistd.h>
+
+/* ---- layout ---- */
+
+struct kind {
+    bool members;                /* it has a member table */
+    uint32_t most;               /* of count; 0: it has none */
+    uint64_t fixed, each, place; /* bytes of its own: at least, per member, per count */
+};
+
+static const struct kind kinds[] = {
+    [DSM_LOCK] = {.members = true},
+    [DSM_SPINLOCK] = {.members = true},
+    [DSM_RWLOCK] = {.members = true, .each = SYNC_LINE},
+    [DSM_SEMAPHORE] = {.most = 4096, .place = 8},
+    [DSM_EVENT] = {0},
+    [DSM_CONDITION] = {.members = true, .most = 1024, .place = SYNC_LINE},
+    [DSM_BARRIER] = {.members = true, .most = 1024, .fixed = SYNC_LINE, .place = 8},
+    [DSM_ONCE] = {.members = true, .fixed = SYNC_LINE},
+};
+
+static uint64_t round_line(uint64_t n) { return (n + SYNC_LINE - 1) / SYNC_LINE * SYNC_LINE; }
+
+static uint64_t own_offset(uint32_t members) { return SYNC_TABLE + round_line(8ull * members); }
+
+uint64_t dsm_sync_bytes(int type, uint32_t members, uint32_t count)
+{
+    if (type <= 0 || (size_t)type >= sizeof kinds / sizeof *kinds || type == DSM_SEGMENT || type == DSM_QUEUE)
+        return 0;
+    const struct kind *k = &kinds[type];
+    if (members > (k->members ? MEMBERS_MAX : 0) || (k->members && !members) || count > k->most || (k->most && !count))
+        return 0;
+    return own_offset(members) + round_line(k->fixed + k->each * members + k->place * count);
+}
+
+int dsm_sync_format(void *memory, int type, uint32_t members, uint32_t count, uint64_t lock)
+{
+    uint64_t nbytes = dsm_sync_bytes(type, members, count);
+    if (!nbytes)
+        return err_set(DSM_EINVAL, 0, "a %s of %u members and count %u", dsm_type_name(type), members, count);
+    int rc = object_format(memory, (enum dsm_type)type, nbytes);
+    struct sync_layout *o = memory;
+    o->members = members;
+    o->count = count;
+    o->lock = lock;
+    return rc;
+}
+
+/* ---- the seat ---- */
+
+static int64_t default_spin(void) { return sysconf(_SC_NPROCESSORS_ONLN) > 1 ? 1000 : 0; }
+
+int seat_take(struct seat *s, dsm_remote *r, enum dsm_type type, int64_t spin_ns, member_sweep *sweep, void *arg)
+{
+    struct object_header h;
+    struct {
+        uint32_t members, count;
+        uint64_t lock;
+    } shape;
+    int rc = object_check(r, type, &h);
+    if (!rc)
+        rc = h.nbytes < SYNC_TABLE ? err_set(DSM_ECORRUPT, 0, "%llu bytes are no %s", (unsigned long long)h.nbytes,
+                                             dsm_type_name((int)type))
+                                   : dsm_read(r, SYNC_SHAPE, &shape, sizeof shape, remote_patience(r));
+    if (rc)
+        return rc;
+    if (dsm_sync_bytes((int)type, shape.members, shape.count) != h.nbytes)
+        return err_set(DSM_ECORRUPT, 0, "a %s of %u members and count %u does not have %llu bytes",
+                       dsm_type_name((int)type), shape.members, shape.count, (unsigned long long)h.nbytes);
+    for (uint32_t right = DSM_READ; right <= DSM_ATOMIC; right <<= 1)
+        if ((rc = remote_check(r, 0, 8, right)))
+            return rc;
+    *s = (struct seat){.r = r,
+                       .near = dsm_remote_near(r),
+                       .id = h.id,
+                       .lock = shape.lock,
+                       .own = own_offset(shape.members),
+                       .members = shape.members,
+                       .count = shape.count,
+                       .spin_ns = spin_ns < 0 ? default_spin() : spin_ns};
+    rc = member_identity(s->near != NULL, &s->identity);
+    s->chance = s->identity ^ (uint64_t)clock_ns();
+    return rc || !s->members ? rc : member_join(r, SYNC_TABLE, s->members, s->identity, sweep, arg, &s->number);
+}
+
+int seat_leave(struct seat *s) { return s->members ? member_leave(s->r, SYNC_TABLE, s->number, s->identity) : 0; }
+
+/* ---- words ---- */
+
+int seat_read(const struct seat *s, uint64_t offset, uint64_t *out)
+{
+    return dsm_read(s->r, offset, out, sizeof *out, remote_patience(s->r));
+}
+
+int seat_read_all(const struct seat *s, uint64_t offset, void *out, uint64_t nbytes)
+{
+    return dsm_read(s->r, offset, out, nbytes, remote_patience(s->r));
+}
+
+int seat_write(const struct seat *s, uint64_t offset, uint64_t value)
+{
+    int rc = dsm_write(s->r, offset, &value, sizeof value, remote_patience(s->r));
+    for (int i = 1; rc && !s->near && i < SWAP_TRIES; i++)
+        rc = dsm_write(s->r, offset, &value, sizeof value, remote_patience(s->r));
+    return rc;
+}
+
+int seat_swap(const struct seat *s, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *found)
+{
+    int rc = dsm_compare_swap(s->r, offset, expected, desired, found, remote_patience(s->r));
+    if (!rc)
+        return *found == expected ? SWAP_DONE : SWAP_REFUSED;
+    if (s->near || seat_read(s, offset, found))
+        return rc;
+    return *found == desired ? SWAP_DONE : SWAP_UNKNOWN;
+}
+
+/* ---- waiting ---- */
+
+void wait_begin(struct waiting *w, struct seat *s, uint64_t bell, int64_t timeout_ns)
+{
+    *w = (struct waiting){.s = s,
+                          .bell = s->near && bell ? (struct bell *)(void *)(s->near + bell) : NULL,
+                          .deadline = deadline_after(timeout_ns),
+                          .pause = SEAT_PAUSE_MIN};
+}
+
+/* xorshift. Threads that race here only get other numbers. */
+static uint64_t chance(struct seat *s)
+{
+    uint64_t x = peek_u64(&s->chance) | 1;
+    x ^= x << 13;
+    x ^= x >> 7;
+    x ^= x << 17;
+    note_u64(&s->chance, x);
+    return x;
+}
+
+void wait_sleep(struct waiting *w)
+{
+    if (w->bell) {
+        bell_sleep(w->bell, w->seen, w->deadline);
+        return;
+    }
+    int64_t ns = w->pause / 2 + (int64_t)(chance(w->s) % (uint64_t)(w->pause / 2)), left = w->deadline - clock_ns();
+    w->pause = w->pause * 2 > SEAT_PAUSE_MAX ? SEAT_PAUSE_MAX : w->pause * 2;
+    struct timespec t = {.tv_nsec = ns < left ? ns : left};
+    if (left > 0)
+        nanosleep(&t, NULL);
+}
+
+void wait_spin(const struct waiting *w, const uint64_t *word, uint64_t was)
+{
+    if (w->s->spin_ns <= 0)
+        return;
+    int64_t until = deadline_after(w->s->spin_ns);
+    if (until > w->deadline)
+        until = w->deadline;
+    do
+        for (int i = 0; i < 16; i++) {
+            if (observe_u64(word) != was)
+                return;
+            cpu_relax();
+        }
+    while (clock_ns() < until);
+}
+
+bool seat_time_to_look(uint64_t *last)
+{
+    uint64_t now = (uint64_t)clock_ns(), then = peek_u64(last);
+    if (then && now - then < SEAT_LOOK_NS)
+        return false;
+    note_u64(last, now);
+    return true;
+}

@@ -1,0 +1,121 @@
+/*
+ * What all objects of synchronisation have in common: their bytes, a handle's seat, one word's change, and how one waits.
+ *
+ *   offset  bytes  what
+ *        0     64  header (proto/object.h)
+ *       64      4  members: entries of the member table; 0 where the type needs none (semaphore, event)
+ *       68      4  count: permits of a semaphore, parties of a barrier, most waiters of a condition; else 0
+ *       72      8  lock: id of the lock that a condition goes with, 0: one of its own
+ *       80     48  zero
+ *      128      8  word: of the lock (proto/lock.h), or of the event
+ *      136     56  zero
+ *      192      8  bell of the word
+ *      200      8  second bell
+ *      208     48  zero
+ *      256     8m  member table, filled up to a multiple of 64
+ *        …         what the type has of its own (its .c says what)
+ *
+ * Bytes 0 to 127 never change. Which words others change by atomics stands with each type; those change by atomics only.
+ */
+#ifndef DSM_PROTO_SYNC_H
+#define DSM_PROTO_SYNC_H
+
+#include "../base/clock.h"
+#include "../mem/remote.h"
+#include "bell.h"
+#include "member.h"
+#include "object.h"
+
+#include <stddef.h>
+
+struct sync_layout {
+    struct object_header header;
+    uint32_t members, count;
+    uint64_t lock;
+    uint64_t zero[6];
+    uint64_t word, zero1[7];
+    struct bell bell, second;
+    uint64_t zero2[6];
+};
+enum { SYNC_SHAPE = 64, SYNC_WORD = 128, SYNC_BELL = 192, SYNC_SECOND = 200, SYNC_TABLE = 256, SYNC_LINE = 64 };
+_Static_assert(offsetof(struct sync_layout, members) == SYNC_SHAPE, "docs/protocols/lock.md");
+_Static_assert(offsetof(struct sync_layout, lock) == 72, "docs/protocols/lock.md");
+_Static_assert(offsetof(struct sync_layout, word) == SYNC_WORD, "docs/protocols/lock.md");
+_Static_assert(offsetof(struct sync_layout, bell) == SYNC_BELL, "docs/protocols/lock.md");
+_Static_assert(offsetof(struct sync_layout, second) == SYNC_SECOND, "docs/protocols/lock.md");
+_Static_assert(sizeof(struct sync_layout) == SYNC_TABLE, "docs/protocols/lock.md");
+
+/* One handle's part in an object. Not the owner of the remote. */
+struct seat {
+    dsm_remote *r;
+    uint8_t *near;     /* where the object is mapped, or NULL */
+    uint64_t id;       /* of the object */
+    uint64_t lock;     /* as in the layout */
+    uint64_t identity; /* of this participant: its process (near), or its own (far) */
+    uint64_t own;      /* offset of what the type has of its own */
+    uint32_t members, count, number;
+    int64_t spin_ns;
+    uint64_t chance; /* of the pauses; any value will do */
+};
+
+/* Looks at the object and takes a place in its member table, where it has one. spin_ns < 0: the default.
+ * EMISMATCH (another type), ECORRUPT, EVERSION, EACCESS (all three rights are needed), EMEMBERS. */
+int seat_take(struct seat *s, dsm_remote *r, enum dsm_type type, int64_t spin_ns, member_sweep *sweep, void *arg);
+int seat_leave(struct seat *s);
+
+/* The object's words, near ones. Offsets come from the layout, which seat_take has measured. */
+static inline uint64_t *seat_word(const struct seat *s, uint64_t offset)
+{
+    return (uint64_t *)(void *)(s->near + offset);
+}
+
+static inline int seat_check(const struct seat *s) { return remote_check(s->r, SYNC_WORD, 8, DSM_ATOMIC); }
+
+int seat_read(const struct seat *s, uint64_t offset, uint64_t *out);
+int seat_read_all(const struct seat *s, uint64_t offset, void *out, uint64_t nbytes);
+/* For words that are never changed by atomics. Done again after a failure, it does no harm. */
+int seat_write(const struct seat *s, uint64_t offset, uint64_t value);
+
+/* A compare-swap whose outcome does not stay unknown: after a failure of the transport the word is read.
+ *   SWAP_DONE      it took effect
+ *   SWAP_REFUSED   it did not; *found is what the word was
+ *   SWAP_UNKNOWN   the transport failed, and the word is now *found, which is not 'desired': it did not take effect, or it did
+ *                  and others have changed the word since. If *found is 'expected' it has not
+ *   -DSM_E…        the transport failed, and reading the word did too
+ * For words where 'desired' is a value that nobody else writes and that never comes twice. Then sending the same compare-swap
+ * again after a failure is no second update: its 'expected' is gone as soon as it has taken effect once. */
+enum { SWAP_REFUSED = 0, SWAP_DONE = 1, SWAP_UNKNOWN = 2, SWAP_TRIES = 8 };
+int seat_swap(const struct seat *s, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *found);
+
+/* One wait. near: on a bell; far, or without a bell: pauses of random length that double up to 1 ms. */
+struct waiting {
+    struct seat *s;
+    struct bell *bell;
+    uint32_t seen;
+    int64_t deadline, pause;
+};
+enum { SEAT_PAUSE_MIN = 4000, SEAT_PAUSE_MAX = 1000000, SEAT_LOOK_NS = 40000000 };
+
+void wait_begin(struct waiting *w, struct seat *s, uint64_t bell, int64_t timeout_ns);
+/* Before the look at the word that decides about sleeping. */
+static inline void wait_listen(struct waiting *w)
+{
+    if (w->bell)
+        w->seen = bell_listen(w->bell);
+}
+static inline bool wait_over(const struct waiting *w) { return clock_ns() >= w->deadline; }
+void wait_sleep(struct waiting *w);
+/* Near: looks for spin_ns at most whether the word is still as it was. */
+void wait_spin(const struct waiting *w, const uint64_t *word, uint64_t was);
+
+/* Whether it is time to look if others are alive: once in SEAT_LOOK_NS, which is less than a sleep lasts. *last is 0 first. */
+bool seat_time_to_look(uint64_t *last);
+
+/* gate.c: a queue of this process in front of an object that is far, so that one thread of it at a time is on the wire. */
+struct gate;
+int gate_open(uint64_t id, struct gate **out);
+void gate_close(struct gate *g);
+bool gate_enter(struct gate *g, int64_t deadline);
+void gate_leave(struct gate *g);
+
+#endif

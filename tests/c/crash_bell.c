@@ -1,0 +1,94 @@
+/*
+ * Stops a ringer after every instruction of bell_ring(bell, 1), lets two processes fall asleep meanwhile, and lets it ring on.
+ * Then either 'sleepers' is still set, so that the next ring wakes the one left, or nobody is left asleep.
+ * Exit status 77: this kernel allows no ptrace here.
+ */
+#include "base/clock.h"
+#include "proto/bell.h"
+#include "stepper.h"
+
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#define CHECK(x) \
+    do { \
+        if (!(x)) { \
+            fprintf(stderr, "%s:%d: %s after %d steps\n", __FILE__, __LINE__, #x, point); \
+            abort(); \
+        } \
+    } while (0)
+
+static int point;
+static struct bell *bell;
+
+struct waiter {
+    pthread_t thread;
+    uint32_t tid;
+};
+
+static int rings(void *arg)
+{
+    (void)arg;
+    stepper_mark();
+    bell_ring(bell, 1);
+    stepper_mark();
+    return 0;
+}
+
+static void *sleeps(void *arg)
+{
+    struct waiter *w = arg;
+    uint32_t seen = bell_listen(bell);
+    publish_u32(&w->tid, (uint32_t)syscall(SYS_gettid));
+    bell_sleep(bell, seen, clock_ns() + 1000000000);
+    return NULL;
+}
+
+static void until_asleep(struct waiter *w)
+{
+    char path[64], text[512];
+    while (!observe_u32(&w->tid))
+        cpu_relax();
+    snprintf(path, sizeof path, "/proc/self/task/%u/stat", observe_u32(&w->tid));
+    for (FILE *f; (f = fopen(path, "r"));) {
+        bool asleep = fgets(text, sizeof text, f) && strrchr(text, ')')[2] == 'S';
+        fclose(f);
+        if (asleep)
+            return;
+    }
+}
+
+static bool try_at(int n)
+{
+    struct stepper s;
+    struct waiter w[2] = {{0}};
+    point = n;
+    *bell = (struct bell){.sleepers = 1}; /* somebody listened, and saw what he wanted */
+    if (!stepper_start(&s, rings, NULL))
+        exit(77);
+    bool inside = stepper_step(&s, (uint64_t)n);
+    for (int i = 0; i < 2; i++) {
+        CHECK(!pthread_create(&w[i].thread, NULL, sleeps, &w[i]));
+        until_asleep(&w[i]);
+    }
+    stepper_release(&s);
+    CHECK(!stepper_join(&s));
+    bool heard = observe_u32(&bell->sleepers);
+    long left = syscall(SYS_futex, &bell->sequence, FUTEX_WAKE, BELL_ALL, NULL, NULL, 0);
+    CHECK(heard || !left);
+    for (int i = 0; i < 2; i++)
+        pthread_join(w[i].thread, NULL);
+    return inside;
+}
+
+int main(void)
+{
+    bell = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    int n = 0;
+    while (try_at(n))
+        n++;
+    printf("stopped at %d instructions\nok\n", n);
+    return n > 10 ? 0 : 1;
+}

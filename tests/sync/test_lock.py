@@ -1,0 +1,483 @@
+"""Locks between processes: exclusion, tokens, dead and stopped processes, lost ops."""
+
+import contextlib
+import itertools
+import os
+import pickle
+import signal
+import struct
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import dsmem
+from dsmem import _core, errors
+
+LIMIT = 5.0  # seconds that something may take which takes 50 ms
+
+
+@pytest.fixture(params=["lock", "spinlock"])
+def kind(request):
+    return request.param
+
+
+# ---- one process ----
+
+
+def test_like_threading_lock(world, kind):
+    lock = world.make(kind)
+    assert lock.acquire() is True and lock.locked()
+    assert lock.acquire(False) is False and lock.acquire(blocking=False) is False
+    assert lock.acquire(timeout=0.02) is False and lock.acquire(True, 0.0) is False
+    lock.release()
+    assert not lock.locked()
+    with lock as taken:
+        assert taken is True and lock.locked()
+    assert not lock.locked()
+
+
+def test_arguments(near):
+    lock = near.make("lock")
+    for wrong in ((False, 1.0), (True, -3.0), (True, float("nan"))):
+        with pytest.raises(ValueError):
+            lock.acquire(*wrong)
+    assert lock.acquire(timeout=None) and not lock.acquire(False, -1)
+    lock.release()
+
+
+def test_what_is_not_held(world, kind):
+    lock = world.make(kind)
+    with pytest.raises(errors.NotHeldError):
+        lock.release()
+    lock.acquire()
+    lock.release()
+    with pytest.raises(RuntimeError):
+        lock.release()
+    other = world.again(lock)
+    other.acquire()
+    with pytest.raises(errors.NotHeldError):
+        lock.release()
+    assert other.locked()
+    other.release()
+
+
+def test_tokens_grow(world, kind):
+    lock = world.make(kind)
+    other = world.again(lock)
+    assert lock.token is None and not lock.recovered
+    tokens = []
+    for who in (lock, other, lock, lock, other):
+        with who:
+            tokens.append(who.token)
+            assert not who.recovered
+    assert tokens == [1, 2, 3, 4, 5]
+    assert lock.token is None
+
+
+def test_threads_exclude_each_other(world):
+    lock = world.make("lock")
+    total = [0]
+
+    def work():
+        for _ in range(200):
+            with lock:
+                seen = total[0]
+                time.sleep(0)
+                total[0] = seen + 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert total == [800]
+
+
+def test_close(world, kind):
+    lock = world.make(kind)
+    other = world.again(lock)
+    other.acquire()
+    with pytest.raises(errors.BusyError):
+        other.close()
+    thread = threading.Thread(target=lock.acquire)
+    thread.start()
+    while not lock._memory.remote.closed:
+        try:
+            lock.close()
+        except errors.BusyError:
+            break
+    else:
+        pytest.fail("closed under a waiter")
+    other.release()
+    thread.join()
+    lock.release()
+    other.close()
+    other.close()
+    with pytest.raises(errors.ClosedError):
+        other.acquire()
+    with pytest.raises(errors.ClosedError):
+        other.release()
+
+
+def test_a_handle_that_is_dropped_leaves_the_news(world, kind):
+    lock = world.make(kind)
+    other = dsmem.attach(lock.ref, world.context)
+    remote = other._memory.remote
+    other.acquire()
+    del other
+    remote.close()
+    assert lock.acquire(timeout=LIMIT) and lock.recovered and lock.token == 2
+    lock.release()
+
+
+def test_members(near):
+    lock = near.make("lock", members=2)
+    second = near.again(lock)
+    with pytest.raises(errors.TooManyMembersError):
+        near.again(lock)
+    second.close()
+    near.again(lock).acquire()
+    with pytest.raises(errors.MismatchError, match=r"members=2, not 3"):
+        near.cluster.lock("it", members=3)
+    for wrong in (0, 1025):
+        with pytest.raises(errors.InvalidArgumentError):
+            near.cluster.lock("other", create=True, members=wrong)
+
+
+def test_another_kind(world):
+    lock = world.make("lock")
+    with pytest.raises(errors.MismatchError, match="is a lock"):
+        world.cluster.spinlock("it")
+    assert lock.acquire()
+    lock.release()
+
+
+def test_a_reader_has_no_lock(near):
+    lock = near.make("lock")
+    path = f"/dev/shm/dsmem-{os.geteuid()}/{near.cluster.name}/it"
+    fd = os.open(path, os.O_RDONLY)
+    with _core.map_file(fd, os.fstat(fd).st_size, "r") as remote, pytest.raises(errors.AccessDeniedError):
+        _core.Lock(remote)
+    os.close(fd)
+    lock.acquire()
+    lock.release()
+
+
+@pytest.mark.parametrize(
+    ("offset", "value"),
+    [(0, 0), (16, 1 << 40), (16, 64), (64, 0), (64, 0xFFFFFFFF), (64, 200), (68, 7)],
+)
+def test_scribbled_headers(near, offset, value):
+    lock = near.make("lock", members=4)
+    lock._memory.remote.write(offset, struct.pack("<I" if offset in (64, 68) else "<Q", value))
+    with pytest.raises((errors.CorruptError, errors.VersionError)):
+        near.again(lock)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_scribbled_words_crash_nobody(near, seed):
+    rng = np.random.default_rng(seed)
+    lock = near.make("lock", members=4)
+    lock._memory.remote.write(128, rng.bytes(128 + 32))
+    try:
+        if lock.acquire(timeout=0.1):
+            lock.release()
+    except (errors.CorruptError, errors.NotHeldError):
+        pass
+    with contextlib.suppress(errors.CorruptError, errors.TooManyMembersError):
+        dsmem.attach(lock.ref).close()
+
+
+def test_a_signal_ends_a_wait(near):
+    lock = near.make("lock")
+    lock.acquire()
+
+    class Enough(Exception):
+        pass
+
+    def on_alarm(number, frame):
+        raise Enough
+
+    old = signal.signal(signal.SIGALRM, on_alarm)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(Enough):
+            lock.acquire()
+    finally:
+        signal.signal(signal.SIGALRM, old)
+    lock.release()
+
+
+def test_a_child_of_fork_is_refused(near):
+    lock = near.make("lock")
+    lock.acquire()
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            lock.release()
+        except errors.ForkError:
+            status = 0
+        os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    lock.release()
+
+
+# ---- several processes ----
+
+STRESS = """
+def run(n):
+    remote, tokens = obj._memory.remote, []
+    word = bytearray(8)
+    for _ in range(n):
+        with obj:
+            remote.read(AT, word)
+            tokens.append(obj.token)
+            remote.write(AT, (int.from_bytes(word, 'little') + 1).to_bytes(8, 'little'))
+    return tokens
+"""
+SPARE = 80  # bytes 80 to 127 of the layout are zero, and of no use to the lock
+
+
+def test_exclusion_between_processes(world, kind):
+    rounds = 300 if world.far else 5000
+    lock = world.make(kind)
+    actors = [world.actor(lock) for _ in range(4)]
+    for a in actors:
+        a.call(STRESS.replace("AT", str(SPARE)))
+        a.start(f"run({rounds})")
+    tokens = [a.result() for a in actors]
+    count = bytearray(8)
+    lock._memory.remote.read(SPARE, count)
+    assert int.from_bytes(count, "little") == 4 * rounds
+    assert all(t == sorted(t) for t in tokens)
+    assert sorted(itertools.chain(*tokens)) == list(range(1, 4 * rounds + 1))
+
+
+def test_a_holder_is_killed(near, kind):
+    lock = near.make(kind)
+    holder, waiter = near.actor(lock), near.actor(lock)
+    assert holder.call("obj.acquire(), obj.token") == (True, 1)
+    waiter.start(f"obj.acquire(timeout={LIMIT}), obj.token, obj.recovered")
+    assert not lock.acquire(timeout=0.1)
+    holder.kill()
+    assert waiter.result() == (True, 2, True)
+    waiter.call("obj.release()")
+    assert lock.acquire(timeout=LIMIT) and lock.token == 3 and not lock.recovered
+    lock.release()
+
+
+def test_the_news_is_not_lost_with_the_entry(near):
+    lock = near.make("lock", members=2)
+    holder = near.actor(lock)
+    holder.call("obj.acquire()")
+    holder.kill()
+    joins = near.actor(lock)  # takes over the dead one's entry
+    assert joins.call("obj.locked()") is False
+    assert lock.acquire(False) and lock.recovered and lock.token == 2
+    lock.release()
+
+
+def test_a_try_finds_the_dead(near, kind):
+    lock = near.make(kind)
+    holder = near.actor(lock)
+    holder.call("obj.acquire()")
+    holder.kill()
+    assert near.again(lock).acquire(False)
+
+
+def test_a_stopped_holder_is_not_dead(near):
+    lock = near.make("lock")
+    holder = near.actor(lock)
+    holder.call("obj.acquire()")
+    holder.stop()
+    assert not lock.acquire(timeout=0.3)
+    holder.go_on()
+    holder.call("obj.release()")
+    assert lock.acquire(timeout=LIMIT) and not lock.recovered
+    lock.release()
+
+
+def test_a_far_holder_is_never_taken_for_dead(far):
+    lock = far.make("lock")
+    holder = far.actor(lock)
+    holder.call("obj.acquire()")
+    holder.kill()
+    assert not lock.acquire(timeout=0.3) and not far.again(lock).acquire(False)
+
+
+def test_a_stopped_waiter_stops_nobody(near):
+    lock = near.make("lock")
+    stopped, waiter = near.actor(lock), near.actor(lock)
+    lock.acquire()
+    stopped.start("obj.acquire()")
+    stopped.until_asleep()
+    stopped.stop()
+    waiter.start(f"obj.acquire(timeout={LIMIT}), obj.release()")
+    waiter.until_asleep()
+    lock.release()
+    assert waiter.result() == (True, None)
+
+
+def test_a_waiter_that_was_just_woken_is_killed(near):
+    lock = near.make("lock")
+    survivor = near.actor(lock)
+    for _ in range(5):
+        victim = near.actor(lock)
+        lock.acquire()
+        token = lock.token
+        victim.start("obj.acquire()")
+        victim.until_asleep()
+        victim.stop()  # so it can't run between its wake and its end
+        survivor.start(f"obj.acquire(timeout={LIMIT}), obj.token - {token}, obj.release()")
+        survivor.until_asleep()
+        lock.release()
+        victim.kill()
+        assert survivor.result() == (True, 1, None)
+
+
+def test_a_killed_process_leaves_its_entry(near):
+    lock = near.make("lock", members=3)
+    for _ in range(6):
+        victim = near.actor(lock)
+        assert victim.call("obj.acquire(), obj.release()") == (True, None)
+        victim.kill()
+
+
+def test_pickles(world):
+    lock = world.make("lock")
+    other = pickle.loads(pickle.dumps(lock))
+    assert other.acquire() and not lock.acquire(False)
+    other.release()
+    other.close()
+
+
+# ---- far: round trips, lost ops ----
+
+
+def posts(context):
+    return context.stats["posts"]
+
+
+def test_two_round_trips(far):
+    lock = far.make("lock")
+    with lock:
+        pass
+    before = posts(far.context)
+    for _ in range(10):
+        assert lock.acquire()
+        lock.release()
+    assert posts(far.context) - before == 20
+    other = far.again(lock)
+    before = posts(far.context)
+    other.acquire()
+    assert posts(far.context) - before == 2  # its first guess was wrong
+    other.release()
+
+
+def test_one_contender_of_a_process_on_the_wire(far):
+    lock = far.make("lock")
+    handles = [far.again(lock) for _ in range(3)]
+    lock.acquire()
+    before = posts(far.context)
+    threads = [threading.Thread(target=h.acquire, args=(True, 0.2)) for h in handles]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert posts(far.context) == before
+    lock.release()
+
+
+def attempts(plan, script):
+    """Runs script(lock) on a lock of another context through a fault plan."""
+    with dsmem.Context("shm", secret=bytes(16)) as owner, owner.allocate(4096) as region:
+        with memoryview(region) as view:
+            _core.sync_format(view, "lock", 8)
+        with dsmem.Context(f"fault+shm://?{plan}", secret=bytes(16), peer_timeout=0.5) as user:
+            remote, direct = user.attach(region.descriptor), owner.attach(region.descriptor)
+            try:
+                script(_core.Lock(remote), direct)
+            finally:
+                region_word = bytearray(8)
+                direct.read(128, region_word)
+            return int.from_bytes(region_word, "little")
+
+
+def word_of(remote):
+    raw = bytearray(8)
+    remote.read(128, raw)
+    return int.from_bytes(raw, "little")
+
+
+HELD = 1 << 10
+
+
+@pytest.mark.parametrize("fault", ["fail", "failafter", "drop"])
+@pytest.mark.parametrize("nth", range(1, 25))
+def test_one_lost_op(fault, nth):
+    """Whatever op fails, acquire and release do what they say, or the error leaves a lock that can be had again."""
+
+    def script(lock, direct):
+        token = 0
+        for _ in range(3):
+            for _ in range(2):
+                try:
+                    assert lock.acquire(timeout=LIMIT)
+                    break
+                except errors.DsmemError:
+                    continue
+            else:
+                pytest.fail("one fault failed two calls")
+            assert lock.token > token and word_of(direct) & HELD
+            token = lock.token
+            lock.release()
+            assert not word_of(direct) & HELD
+        assert token == 3  # no grant was lost, none was given twice
+        lock.close()
+
+    try:
+        attempts(f"{fault}={nth}", script)
+    except errors.DsmemError as error:
+        assert nth <= 6, error  # the ops of attaching
+
+
+@pytest.mark.parametrize("fault", ["fail", "failafter"])
+def test_when_nothing_works_any_more(fault):
+    """The error comes out; the handle does not believe to hold the lock."""
+
+    def script(lock, direct):
+        assert lock.acquire() and lock.token == 1
+        with pytest.raises(errors.TransportError):
+            while True:
+                lock.release()
+                lock.acquire()
+
+    for nth in range(8, 12):
+        attempts(f"{fault}={nth}-", script)
+
+
+def test_an_acquire_in_doubt_is_found_by_the_next():
+    """The compare-swap took effect, but neither it nor the read after it came back."""
+    found = []
+
+    def script(lock, direct):
+        for _ in range(20):
+            try:
+                lock.acquire(timeout=LIMIT)
+            except errors.TransportError:
+                found.append((word_of(direct) & HELD, lock.token))
+                assert lock.acquire(timeout=LIMIT)
+            assert word_of(direct) >> 12 == lock.token
+            try:
+                lock.release()
+            except errors.TransportError:
+                assert lock.token is not None
+                lock.release()  # whether it took effect before or does so now
+            assert not word_of(direct) & HELD and lock.token is None
+
+    for nth in range(7, 12):
+        attempts(f"failafter={nth}&fail={nth + 1}", script)
+    assert (HELD, None) in found
