@@ -200,20 +200,33 @@ cdef class Context:
             self.busy -= 1
             if rc:
                 raise failure(rc, "register", None, self.device)
-            for i in range(n):
-                region = new_region(self, out[i], "u1", None)
-                (<Region> region).source = views[i]
-                (<Region> region).registered = True
-                made.append(region)
-            taken = 0
+            self._adopt(out, views, n, made)
         finally:
-            for i in range(taken):
+            for i in range(len(made), taken):  # the others belong to their regions
                 PyBuffer_Release(&views[i])
             free(views)
             free(p)
             free(sizes)
             free(out)
         return made
+
+    cdef int _adopt(self, c.dsm_region **out, Py_buffer *views, size_t n, list made) except -1:
+        """All or none; from then on a view belongs to its region."""
+        cdef size_t i = 0, k
+        try:
+            for i in range(n):
+                region = new_region(self, out[i], "u1", None)
+                (<Region> region).source = views[i]
+                (<Region> region).registered = True
+                made.append(region)
+        except BaseException:  # Ctrl-C
+            for k in range(i + 1, n):
+                with nogil:
+                    c.dsm_region_close(out[k])
+            for region in made:
+                region.close()
+            raise
+        return 0
 
     def attach(self, descriptor, *, timeout=None):
         cdef int64_t ns = nanoseconds(timeout)

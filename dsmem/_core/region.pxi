@@ -65,11 +65,11 @@ cdef class Region:
         self._refuse_busy()
         cdef c.dsm_region *ptr = self.ptr
         self.ptr = NULL
-        self.context.children.discard(self)
         with nogil:
             c.dsm_region_close(ptr)
         if self.registered:
             PyBuffer_Release(&self.source)
+        self.context.children.discard(self)
 
     def __enter__(self):
         self.check()
@@ -97,5 +97,11 @@ cdef object new_region(Context context, c.dsm_region *ptr, str kind, object shap
     r.nbytes = c.dsm_region_nbytes(ptr)
     r.access = letters(c.dsm_region_access(ptr))
     r.kind, r.shape = kind, shape
-    context.children.add(r)
+    try:
+        context.children.add(r)
+    except BaseException:  # Ctrl-C: what the context does not know of must not outlive it
+        r.ptr = NULL
+        with nogil:
+            c.dsm_region_close(ptr)
+        raise
     return r

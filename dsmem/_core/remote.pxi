@@ -260,7 +260,13 @@ cdef object new_remote(Context context, c.dsm_remote *ptr):
     r.peer = (<char *> node)[:16].hex()
     r.address = c.dsm_remote_address(ptr).decode()
     if context is not None:
-        context.children.add(r)
+        try:
+            context.children.add(r)
+        except BaseException:  # Ctrl-C: what the context does not know of must not outlive it
+            r.ptr = NULL
+            with nogil:
+                c.dsm_remote_close(ptr)
+            raise
     return r
 
 

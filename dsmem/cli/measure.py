@@ -12,6 +12,7 @@ A percentile is one of the samples, and is given only where there are enough of 
 
 from __future__ import annotations
 
+import random
 import timeit
 from array import array
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ def overhead() -> Overhead:
 def _timer(case: Case, remote: dsmem.Remote) -> timeit.Timer:
     n, size = case.ops_per_call, case.nbytes
     buffer = bytearray(b"\1") * (n * size)  # pages of its own: untouched ones would all be the same one, in the cache
-    offsets = np.random.default_rng(0).permutation(n).astype(np.uint64) * np.uint64(size)
+    offsets = np.array(random.Random(0).sample(range(0, n * size, size), n), np.uint64)
     pieces = [memoryview(buffer)[i * size : (i + 1) * size] for i in range(n)]
     at = offsets.tolist()
     names = {
