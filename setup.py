@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext as _build_ext
@@ -51,7 +52,8 @@ core = Extension(
     depends=sorted(
         str(p) for pattern in ("csrc/**/*.h", "csrc/**/*.def", "dsmem/_core/*.px[di]") for p in Path().glob(pattern)
     ),
-    include_dirs=["csrc"],
+    include_dirs=["csrc", numpy.get_include()],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
     extra_compile_args=FLAGS,
     extra_link_args=["-pthread"],
     libraries=["dl", "rt"],

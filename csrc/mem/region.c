@@ -45,14 +45,18 @@ static int reserve(dsm_ctx *c, size_t n)
     return 0;
 }
 
-/* Generations are random: a descriptor of an earlier process that had the same address names nothing here. */
-static uint64_t new_generation(void)
+/* Generations are random: a descriptor of an earlier process that had the same address names nothing here. Up to 256 bytes
+ * come from the kernel in one piece; then fewer than asked for means none, and a zero is no generation. */
+static void set_generations(dsm_region **regions, size_t n)
 {
-    uint64_t g = 0;
-    while (!g)
-        if (getrandom(&g, sizeof g, 0) != (ssize_t)sizeof g)
-            g = 0;
-    return g;
+    uint64_t random[32];
+    for (size_t i = 0; i < n;) {
+        size_t some = n - i < 32 ? n - i : 32, bytes = some * sizeof *random;
+        if (getrandom(random, bytes, 0) != (ssize_t)bytes)
+            continue;
+        for (size_t k = 0; k < some && random[k]; k++)
+            regions[i++]->generation = random[k];
+    }
 }
 
 static int enter(dsm_ctx *c, size_t n, struct fabric_mem *const *mem, dsm_region **out)
@@ -62,9 +66,10 @@ static int enter(dsm_ctx *c, size_t n, struct fabric_mem *const *mem, dsm_region
         dsm_region *r = malloc(sizeof *r);
         if (!r)
             break;
-        *r = (dsm_region){.ctx = c, .mem = mem[made], .generation = new_generation()};
+        *r = (dsm_region){.ctx = c, .mem = mem[made]};
         out[made] = r;
     }
+    set_generations(out, made);
     pthread_mutex_lock(&c->lock);
     int rc = made < n ? err_set(DSM_ENOMEM, 0, "region") : reserve(c, n);
     for (size_t i = 0; !rc && i < n; i++) {

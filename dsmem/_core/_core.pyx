@@ -2,8 +2,8 @@
 """The Cython layer: buffers in, one call of the core without the GIL where it may block, exceptions out.
 
 Threads: every object may be used from many threads. What counts uses (Remote.busy, Region.exports) is changed under the
-GIL only; close() refuses while they are not zero. Near ops on up to NOGIL_FROM bytes keep the GIL: they take less time
-than giving it back.
+GIL only; close() refuses while they are not zero. Near ops on up to NOGIL_FROM bytes keep the GIL: giving it back would
+cost them a part of their time that counts, and others wait for some microseconds.
 """
 cimport cython
 from cpython.buffer cimport (
@@ -12,9 +12,14 @@ from cpython.buffer cimport (
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
+from numpy cimport (
+    NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_CLONGDOUBLE, PyArray_CheckExact, PyArray_DATA, PyArray_FLAGS,
+    PyArray_NBYTES, PyArray_TYPE, import_array, ndarray,
+)
 
 from dsmem._core cimport cdsm as c
 
@@ -31,12 +36,15 @@ import numpy as np
 
 from dsmem import errors
 
+import_array()
+
 cdef enum:
-    NOGIL_FROM = 32768
+    NOGIL_FROM = 65536
     BATCH_START = 64
     SLICE_NS = 50_000_000  # how long a wait goes before signals are looked at
 
 cdef dict RIGHTS = {"r": c.DSM_READ, "w": c.DSM_WRITE, "a": c.DSM_ATOMIC}
+cdef tuple LETTERS = tuple("".join(k for k, v in RIGHTS.items() if bits & v) for bits in range(8))
 cdef tuple DOMAINS = ("cpu", "nic", "global", "none")
 cdef dict FABRICS = {1: "shm", 2: "verbs"}
 

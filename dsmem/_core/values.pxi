@@ -26,7 +26,7 @@ cdef uint32_t rights(object access) except 0:
 
 
 cdef str letters(uint32_t bits):
-    return "".join(k for k, v in RIGHTS.items() if bits & v)
+    return <str> LETTERS[bits & 7]
 
 
 cdef int64_t nanoseconds(object timeout, str name="timeout") except? -2:
@@ -39,8 +39,14 @@ cdef int64_t nanoseconds(object timeout, str name="timeout") except? -2:
     return <int64_t> (t * 1e9) if t < 9e9 else <int64_t> 0x7fffffffffffffff
 
 
-cdef uint64_t word(object value, str name) except? 0xdead:
+cdef inline uint64_t word(object value, str name) except? 0xdead:
     """A 64-bit word; negative numbers in two's complement."""
+    cdef int overflow = 1
+    cdef long long plain = PyLong_AsLongLongAndOverflow(value, &overflow) if PyLong_CheckExact(value) else 0
+    return any_word(value, name) if overflow else <uint64_t> plain
+
+
+cdef uint64_t any_word(object value, str name) except? 0xdead:
     try:
         value = index(value)
     except TypeError:
@@ -50,17 +56,20 @@ cdef uint64_t word(object value, str name) except? 0xdead:
     return <uint64_t> (value & 0xffffffffffffffff)
 
 
-cdef object wrong_offset(object offset):
-    if isinstance(offset, int):
-        return errors.OutOfBoundsError(f"offset {offset}")
-    return refused(c.DSM_EINVAL, f"offset {offset!r} is not an int")
-
-
 cdef inline uint64_t offset_of(object offset) except? 0xdead:
+    cdef int overflow = 1
+    cdef long long plain = PyLong_AsLongLongAndOverflow(offset, &overflow) if PyLong_CheckExact(offset) else 0
+    return any_offset(offset) if overflow or plain < 0 else <uint64_t> plain
+
+
+cdef uint64_t any_offset(object offset) except? 0xdead:
     try:
-        return offset if isinstance(offset, int) else index(offset)  # Cython alone would take 1.5 for 1
-    except (OverflowError, TypeError):
-        raise wrong_offset(offset) from None
+        offset = index(offset)  # Cython alone would take 1.5 for 1
+        return offset
+    except TypeError:
+        raise refused(c.DSM_EINVAL, f"offset {offset!r} is not an int") from None
+    except OverflowError:
+        raise errors.OutOfBoundsError(f"offset {offset}") from None
 
 
 cdef object explain_buffer(object buffer, bint writable, Exception error):
@@ -74,8 +83,24 @@ cdef object explain_buffer(object buffer, bint writable, Exception error):
     return refused(c.DSM_EINVAL, str(error))
 
 
-cdef int take(object buffer, Py_buffer *view, bint writable) except -1:
-    """A contiguous view; PyBuffer_Release when done."""
+cdef inline bint is_plain(object buffer, bint writable):
+    """An array of numbers whose bytes may be taken as they lie. Negative flags: broadcast, not to be written."""
+    cdef int wanted = NPY_ARRAY_C_CONTIGUOUS | (NPY_ARRAY_WRITEABLE if writable else 0), flags
+    if not PyArray_CheckExact(buffer):
+        return False
+    flags = PyArray_FLAGS(<ndarray> buffer)
+    return PyArray_TYPE(<ndarray> buffer) <= NPY_CLONGDOUBLE and flags >= 0 and flags & wanted == wanted
+
+
+cdef inline int take(object buffer, Py_buffer *view, bint writable) except -1:
+    """A contiguous view; PyBuffer_Release when done. NumPy's own export would take longer than a small op."""
+    if is_plain(buffer, writable):
+        return PyBuffer_FillInfo(view, buffer, PyArray_DATA(<ndarray> buffer), PyArray_NBYTES(<ndarray> buffer), False,
+                                 PyBUF_SIMPLE)
+    return take_export(buffer, view, writable)
+
+
+cdef int take_export(object buffer, Py_buffer *view, bint writable) except -1:
     try:
         PyObject_GetBuffer(buffer, view, PyBUF_WRITABLE if writable else PyBUF_SIMPLE)
         return 0

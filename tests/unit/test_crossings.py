@@ -1,0 +1,74 @@
+"""Calls that take many ops enter the fabric once for each peer, however many ops there are."""
+
+import contextlib
+
+import numpy as np
+import pytest
+
+import dsmem
+
+SECRET = b"the secret of the counting tests"
+NBYTES = 1 << 16
+
+
+def open_context():
+    # fault hides that the memory is near, so that ops are posted and counted as those of a far fabric are
+    return dsmem.Context("fault+shm", secret=SECRET)
+
+
+@pytest.fixture
+def peer():
+    with open_context() as context:
+        yield context
+
+
+@pytest.fixture
+def remotes(peer):
+    """Memory of three owners."""
+    with contextlib.ExitStack() as stack:
+        owners = [stack.enter_context(open_context()) for _ in range(3)]
+        regions = [stack.enter_context(o.allocate(NBYTES)) for o in owners]
+        yield [stack.enter_context(peer.attach(r.descriptor)) for r in regions]
+
+
+@contextlib.contextmanager
+def entered(context, *, ops, times):
+    before = context.stats
+    yield
+    after = context.stats
+    assert after["posts"] - before["posts"] == ops
+    assert after["doorbells"] - before["doorbells"] == times
+
+
+@pytest.mark.parametrize("n", [1, 64, 65, 1000])
+def test_many_enter_once(peer, remotes, n):
+    offsets, data = np.arange(n, dtype=np.uint64) * 8, np.arange(n, dtype=np.uint64)
+    with entered(peer, ops=n, times=1):
+        remotes[0].write_many(offsets, data)
+    out = np.zeros_like(data)
+    with entered(peer, ops=n, times=1):
+        remotes[0].read_many(offsets, out)
+    assert np.array_equal(out, data)
+
+
+@pytest.mark.parametrize("n", [1, 64, 65, 1000])
+def test_a_batch_enters_once_for_each_peer(peer, remotes, n):
+    word = np.ones(1, np.uint64)
+    for peers in (1, 3):
+        with entered(peer, ops=4 * n * peers, times=peers):
+            with peer.batch() as batch:
+                for i in range(n):
+                    for remote in remotes[:peers]:  # in turns, so that runs of one peer are not what is counted
+                        batch.write(remote, 8 + i * 8, word)
+                        batch.read(remote, 8 + i * 8, word)
+                        batch.fetch_add(remote, 0, 1)
+                        batch.compare_swap(remote, 0, 0, 0)
+
+
+def test_single_ops_enter_once_each(peer, remotes):
+    word = np.zeros(1, np.uint64)
+    with entered(peer, ops=4, times=4):
+        remotes[0].read(0, word)
+        remotes[0].write(0, word)
+        remotes[0].fetch_add(0, 1)
+        remotes[0].compare_swap(0, 0, 0)
