@@ -1,4 +1,4 @@
-"""What Python gives the core, by the short way for plain ints and arrays and by the long one: offsets, words, buffers."""
+"""What Python gives the core, by the short way for plain ints and arrays and by the long one."""
 
 import numpy as np
 import pytest
