@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # A path that begins with a folder of the house, also with a wildcard: csrc/base/err.def, tests/c/test_*.c
 PATH = re.compile(r"(?<![\w/.~-])((?:csrc|dsmem|tests|bench|ci|docs|examples)/[\w./*{},-]*[\w*}/])")
-TARGET = re.compile(r"\bmake ([a-z]+)\b(?! it| sure)")
+TARGET = re.compile(r"(?:`|^ {4,})make ([a-z]+)\b", re.M)  # as code, not as a verb
 LINK = re.compile(r"\[[^\]]*\]\(([^)#:]+)(?:#[^)]*)?\)")
 # In csrc a comment may name a file by its path under csrc.
 IN_COMMENT = re.compile(r"\b((?:base|mem|agent|proto|fabric)/[\w./]+\.(?:c|h|def))\b")
