@@ -309,9 +309,41 @@ static int check_many(const dsm_remote *r, const uint64_t *offsets, size_t n, ui
     if (rc)
         return rc;
     uint64_t top = 0;
-    for (size_t i = 0; i < n; i++)
-        top = offsets[i] > top ? offsets[i] : top;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t at = peek_u64(&offsets[i]);
+        top = at > top ? at : top;
+    }
     return remote_check(r, top, each, right);
+}
+
+/* The offset is loaded once: they may lie in memory that others write, and change after they have been checked. */
+static inline bool load_offset(const dsm_remote *r, const uint64_t *offset, uint64_t each, uint64_t *at)
+{
+    *at = peek_u64(offset);
+    return __builtin_expect(*at <= r->nbytes - each, 1);
+}
+
+static inline int near_read_many(const dsm_remote *r, const uint64_t *offsets, size_t n, uint8_t *to, uint64_t each)
+{
+    uint64_t at;
+    for (size_t i = 0; i < n; i++, to += each) {
+        if (!load_offset(r, &offsets[i], each, &at))
+            return remote_check(r, at, each, DSM_READ);
+        near_read(r->near + at, to, each);
+    }
+    return 0;
+}
+
+static inline int near_write_many(const dsm_remote *r, const uint64_t *offsets, size_t n, const uint8_t *from,
+                                  uint64_t each)
+{
+    uint64_t at;
+    for (size_t i = 0; i < n; i++, from += each) {
+        if (!load_offset(r, &offsets[i], each, &at))
+            return remote_check(r, at, each, DSM_WRITE);
+        near_write(r->near + at, from, each);
+    }
+    return 0;
 }
 
 int dsm_read_many(dsm_remote *r, const uint64_t *offsets, size_t n, void *out, uint64_t each, int64_t timeout_ns)
@@ -322,13 +354,7 @@ int dsm_read_many(dsm_remote *r, const uint64_t *offsets, size_t n, void *out, u
         return rc;
     if (!r->near)
         return far_many(r, DSM_OP_READ, offsets, n, to, each, timeout_ns);
-    if (each == 8)
-        for (size_t i = 0; i < n; i++)
-            near_read(r->near + offsets[i], to + i * 8, 8);
-    else
-        for (size_t i = 0; i < n; i++)
-            near_read(r->near + offsets[i], to + i * each, each);
-    return 0;
+    return each == 8 ? near_read_many(r, offsets, n, to, 8) : near_read_many(r, offsets, n, to, each);
 }
 
 int dsm_write_many(dsm_remote *r, const uint64_t *offsets, size_t n, const void *data, uint64_t each,
@@ -340,11 +366,5 @@ int dsm_write_many(dsm_remote *r, const uint64_t *offsets, size_t n, const void 
         return rc;
     if (!r->near)
         return far_many(r, DSM_OP_WRITE, offsets, n, (uint8_t *)(uintptr_t)from, each, timeout_ns);
-    if (each == 8)
-        for (size_t i = 0; i < n; i++)
-            near_write(r->near + offsets[i], from + i * 8, 8);
-    else
-        for (size_t i = 0; i < n; i++)
-            near_write(r->near + offsets[i], from + i * each, each);
-    return 0;
+    return each == 8 ? near_write_many(r, offsets, n, from, 8) : near_write_many(r, offsets, n, from, each);
 }

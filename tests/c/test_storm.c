@@ -227,6 +227,43 @@ static void cuts(void)
     close_all();
 }
 
+/* Offsets that another thread, or process, changes after they have been checked. */
+static uint64_t offsets[2];
+static uint32_t stop;
+
+static void *change_offsets(void *arg)
+{
+    (void)arg;
+    while (!peek_u32(&stop)) {
+        note_u64(&offsets[1], 1ull << 45);
+        note_u64(&offsets[1], 8);
+    }
+    return NULL;
+}
+
+static void moving_offsets(void)
+{
+    dsm_ctx *c = open_context(NULL);
+    dsm_region *region;
+    dsm_remote *r;
+    pthread_t thread;
+    uint8_t raw[DSM_DESC_MAX];
+    CHECK(!dsm_alloc(c, 4096, 7, &region));
+    CHECK(!dsm_attach(c, raw, (size_t)dsm_region_descriptor(region, raw), -1, &r));
+    CHECK(!pthread_create(&thread, NULL, change_offsets, NULL));
+    for (int i = 0, good = 0; i < 50000 || !good; i++) {
+        uint64_t data[2] = {1, 2};
+        int rc = i & 1 ? dsm_read_many(r, offsets, 2, data, 8, -1) : dsm_write_many(r, offsets, 2, data, 8, -1);
+        CHECK(!rc || rc == -DSM_EBOUNDS);
+        good += !rc;
+    }
+    note_u32(&stop, 1);
+    pthread_join(thread, NULL);
+    CHECK(!dsm_remote_close(r));
+    CHECK(!dsm_region_close(region));
+    dsm_close(c);
+}
+
 /* ---- an agent without file descriptors ---- */
 
 static uint32_t accepts;
@@ -280,6 +317,7 @@ int main(void)
     all_at_once("delay=7:2ms&every=11");
     deadlines();
     cuts();
+    moving_offsets();
     no_descriptors_left();
     puts("ok");
     return 0;
