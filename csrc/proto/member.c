@@ -89,13 +89,16 @@ static int take(dsm_remote *r, uint64_t at, uint64_t from, uint64_t identity)
     int rc = dsm_compare_swap(r, at, from, identity, &old, remote_patience(r));
     if (!rc)
         return old == from;
-    return dsm_remote_near(r) || dsm_read(r, at, &old, sizeof old, remote_patience(r)) ? rc : old == identity;
+    if (dsm_remote_near(r) || dsm_read(r, at, &old, sizeof old, remote_patience(r)))
+        return rc;
+    return old == identity ? 1 : old == from ? rc : 0;
 }
 
 static int take_free(dsm_remote *r, uint64_t table, uint32_t n, const uint64_t *seen, uint64_t identity, uint32_t *out)
 {
     for (uint32_t i = 0; i < n; i++) {
-        int rc = seen[i] ? 0 : take(r, table + 8ull * i, 0, identity);
+        bool late = seen[i] == identity && !dsm_remote_near(r); /* took effect after its failure was reported */
+        int rc = late ? 1 : seen[i] ? 0 : take(r, table + 8ull * i, 0, identity);
         if (rc) {
             *out = i;
             return rc;

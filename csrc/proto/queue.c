@@ -94,7 +94,7 @@ int dsm_queue_open(dsm_remote *r, void *local, dsm_queue **out)
     q->forks = peek_u32(&core_forks);
     int rc = look_up(q);
     if (!rc)
-        rc = member_identity(q->base, &q->identity);
+        rc = member_identity(dsm_remote_near(r), &q->identity); /* far: its own, also at home */
     if (!rc && !(q->active = calloc(q->shape.lanes, sizeof *q->active)))
         rc = err_set(DSM_ENOMEM, 0, "queue");
     if (rc)

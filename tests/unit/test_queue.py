@@ -318,6 +318,39 @@ def test_bad_input(place):
             call()
 
 
+@pytest.mark.parametrize("n", range(1, 14))
+def test_a_write_that_failed_is_sent_again(n):
+    """Whether or not the failed WRITE had arrived, each message comes once and in order."""
+    for fault in (f"fail={n}", f"failafter={n}", f"duplicate={n}"):
+        with dsmem.Context("fault+shm", secret=SECRET) as context, dsmem.connect(context=context) as cluster:
+            with dsmem.Context(f"fault+shm://?{fault}", secret=SECRET) as other:
+                consumer = cluster.queue("q", create=True, capacity_bytes=4096, max_message=1000)
+                failed, producer = 0, None
+                while producer is None:
+                    try:
+                        producer = dsmem.attach(consumer.ref, other)
+                    except errors.TransportError:
+                        failed += 1
+                try:
+                    producer.produce()
+                except errors.TransportError:
+                    failed += 1
+                sent = [bytes([i]) * (300 + i) for i in range(10)]
+                got = []
+                for message in sent:
+                    try:
+                        producer.put(message)
+                    except errors.DsmemError:
+                        failed += 1
+                        producer.flush()
+                    got.append(consumer.get_nowait())
+                    with pytest.raises(errors.EmptyError):
+                        consumer.get_nowait()
+                assert got == sent and failed <= 1
+                producer.close()
+                consumer.close()
+
+
 # ---- on one host ----
 
 
