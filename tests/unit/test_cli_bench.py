@@ -1,5 +1,6 @@
 """dsmem bench: what it prints, what it measures on, and that it leaves nothing behind."""
 
+import contextlib
 import json
 import os
 import re
@@ -311,7 +312,8 @@ def test_garbage_harms_nobody(server, garbage):
     at = rendezvous.Endpoint.parse(server.address)
     with socket.create_connection((at.host, at.port)) as stranger:
         stranger.sendall(garbage)
-        stranger.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # the server may have had enough
+            stranger.shutdown(socket.SHUT_WR)
         assert "dropped" in server.stdout.readline()
     assert run(server.address, *QUICK, "-o", "read", "-s", "8").exit_code == 0
 

@@ -42,6 +42,13 @@ def grant(nbytes=4096, access=7, kind=0):
     return struct.pack("<QQIIII", nbytes, 0, 0, access, kind, 0)
 
 
+def region(seals=True):
+    """What a region of 4096 bytes looks like."""
+    fd = memory(8192, seals)
+    os.pwrite(fd, b"dsmemshm" + struct.pack("<IIQ", 1, 0, 4096), 4096)
+    return fd
+
+
 def memory(nbytes=8192, seals=True):
     fd = os.memfd_create("enemy", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, nbytes)
@@ -100,7 +107,7 @@ ANSWERS = {
     "too little memory": (send(grant(8192), [memory]), errors.ProtocolError),
     "a length near 2**64": (send(grant(2**64 - 1), [memory]), errors.ProtocolError),
     "a length near 2**63": (send(grant(2**63 - 4096), [memory]), errors.ProtocolError),
-    "memory that can shrink": (send(grant(), [lambda: memory(seals=False)]), errors.ProtocolError),
+    "memory that can shrink": (send(grant(), [lambda: region(seals=False)]), errors.ProtocolError),
     "memory that is no region": (send(grant(), [memory]), errors.ProtocolError),
     "two memories": (send(grant(), [memory, memory]), errors.ProtocolError),
     "many memories": (send(grant(), [memory] * 20), errors.ProtocolError),
@@ -117,6 +124,13 @@ def test_an_owner_that_answers_nonsense(context, genuine, what):
             context.attach(enemy.descriptor(genuine.descriptor))
     with context.attach(genuine.descriptor) as remote:
         assert remote.fetch_add(0, 1) == 0
+
+
+def test_a_false_owner_may_be_a_good_one(context, genuine):
+    """What the others lack is what they are refused for."""
+    with answering(send(grant(), [region])) as owner:
+        with context.attach(owner.descriptor(genuine.descriptor)) as remote:
+            assert remote.fetch_add(0, 1) == 0
 
 
 @pytest.mark.parametrize("what", ["two memories", "many memories", "memory with a refusal", "memory that is no region"])
