@@ -163,6 +163,8 @@ static void scribbles(void)
     CHECK(!dsm_compare_swap(object, SYNC_WORD, LOCK_HELD | 700, LOCK_HELD | 1, &old, -1)); /* nobody is member 1 */
     CHECK(dsm_lock_acquire(l, 1000000000) == -DSM_ECORRUPT);
     CHECK(!dsm_lock_open(object, 0, &second) && dsm_lock_open(object, 0, &second) == -DSM_EMEMBERS);
+    dsm_lock_close(second);
+    dsm_lock_close(l);
     CHECK(!dsm_remote_close(object));
     object = lock_of(2);
     CHECK(!dsm_write(object, SYNC_SHAPE, &(uint32_t){3000000000u}, 4, -1));
