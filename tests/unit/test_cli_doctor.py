@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -146,30 +145,6 @@ def test_no_device():
     assert (verbs["error"], verbs["reason"]) == ("NoDeviceError", "this host has no RDMA device")
     assert any(word in " ".join(verbs["remedy"]) for word in ("rdma link add", "make softroce"))
     assert found["kernel"]["devices"] == []
-
-
-@pytest.fixture
-def soft_device():
-    """A second SoftRoCE device, on an interface of its own that has no address and is down."""
-    steps = ["ip link add dsmem0 type dummy", "rdma link add dsmem_rxe type rxe netdev dsmem0"]
-    if not RDMA or os.geteuid() or not shutil.which("rdma") or examine.softroce() != "loaded":
-        pytest.skip("needs root and rdma_rxe, as in make softroce")
-    for step in steps:
-        subprocess.run(step.split(), check=True)
-    yield "dsmem_rxe"
-    subprocess.run(["rdma", "link", "delete", "dsmem_rxe"], check=True)
-    subprocess.run(["ip", "link", "delete", "dsmem0"], check=True)
-
-
-def test_port_down(soft_device):
-    down = trouble(facts(), f"{soft_device} port 1")
-    assert "is down" in down["reason"] and down["remedy"] == ["ip link set dsmem0 up"]
-    subprocess.run(down["remedy"][0].split(), check=True)
-    end = time.monotonic() + 30
-    while any(soft_device in t["subject"] for t in facts()["troubles"]):
-        assert time.monotonic() < end, "the port stays down"
-        time.sleep(0.1)
-    assert soft_device in run().stdout
 
 
 # ---- limits ----
