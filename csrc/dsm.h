@@ -264,6 +264,12 @@ enum dsm_type {
 #define DSM_TYPE_NAMES \
     "", "segment", "queue", "lock", "rwlock", "semaphore", "event", "condition", "barrier", "once", "spinlock", "clock"
 
+/* This process as a number that no other process of the host will have, and whether it has ended: said only where it is proven.
+ * docs/protocols/objects.md. The pid is for messages; 0 where it means nothing here. */
+int dsm_identity(uint64_t *out);
+int dsm_identity_dead(uint64_t identity);
+int dsm_identity_pid(uint64_t identity);
+
 /* What kind of object the memory holds (enum dsm_type), or -DSM_E…: ECORRUPT, EVERSION. */
 int dsm_object_type(dsm_remote *r);
 const char *dsm_type_name(int type);
@@ -372,6 +378,54 @@ int dsm_lock_held(const dsm_lock *l);       /* with this handle */
 uint64_t dsm_lock_token(const dsm_lock *l); /* of this handle's grant; 0: it holds nothing */
 int dsm_lock_recovered(const dsm_lock *l);  /* the holder before died with it */
 int dsm_lock_locked(dsm_lock *l);           /* by anybody: 1, 0 or -DSM_E… */
+
+/* ---- segments (proto/segment.h) ---- */
+
+#define DSM_SEGMENT_AXES 16
+#define DSM_SEGMENT_DTYPE 3712
+
+typedef struct {
+    uint32_t axes, itemsize, dtype_length, versioned;
+    uint64_t shape[DSM_SEGMENT_AXES]; /* when it was made */
+    uint64_t capacity;                /* rows that there is room for */
+    uint64_t rows;                    /* elements of the first axis now; 1 where there is no axis */
+    uint64_t row_bytes;
+    uint64_t data, shadow; /* offsets; shadow is 0 where there are no versions */
+    uint64_t identity;     /* of this process as a writer */
+    char dtype[DSM_SEGMENT_DTYPE];
+} dsm_segment;
+
+/* From axes, itemsize, dtype, versioned, shape and capacity (at least shape[0]): the rest, and the bytes of all.
+ * Errors: EINVAL, ENOMEM (more than there are addresses). */
+int dsm_segment_layout(dsm_segment *s, uint64_t *nbytes);
+/* Into zeroed memory that nobody else sees yet. */
+int dsm_segment_format(void *memory, uint64_t nbytes, const dsm_segment *s);
+/* Checks all that is there, once, and copies it. 1: fine, but it has grown beyond r. Errors: ECORRUPT, EVERSION, EMISMATCH. */
+int dsm_segment_open(dsm_remote *r, dsm_segment *s);
+/* The rows now. 1: they reach beyond r, which must be mapped anew. */
+int dsm_segment_rows(dsm_remote *r, const dsm_segment *s, uint64_t *rows);
+/* The same of memory that is near, unchecked: to see whether they have changed. */
+uint64_t dsm_segment_rows_near(const dsm_remote *r);
+/* Of a segment without versions, when the memory is there. */
+int dsm_segment_set_rows(dsm_remote *r, uint64_t rows);
+/* Wakes those who wait for a change, which was made before. Nothing where the memory is far. */
+void dsm_segment_ring(dsm_remote *r);
+/* Until the n bytes at offset differ from those seen; copies them to now. Spins for spin_ns where the memory is near, then
+ * sleeps. A change by plain stores, or from afar, is noticed within 50 ms. ETIME. */
+int dsm_segment_wait(dsm_remote *r, uint64_t offset, const void *seen, void *now, uint64_t n, int64_t spin_ns,
+                     int64_t timeout_ns);
+
+/* One writer at a time, for all of a new version: begin, change the data (near) or all of a copy (far), then commit or abort. A
+ * reader sees the version before until commit, and nothing of what a writer did that dies before. ETIME: another
+ * writes. EINVAL: no versions. ENOTHELD: commit or abort without begin. */
+int dsm_segment_begin(dsm_remote *r, const dsm_segment *s, int64_t timeout_ns, uint64_t *version, uint64_t *rows);
+/* data: the whole new version, which is written first; NULL where it is in place already (near). */
+int dsm_segment_commit(dsm_remote *r, const dsm_segment *s, const void *data, uint64_t *version);
+int dsm_segment_abort(dsm_remote *r, const dsm_segment *s);
+/* Copies one version of *rows rows into out. 1: it has other rows, *rows tells how many; give so much room. ETIME: writers
+ * were too quick for a reader that may not write. */
+int dsm_segment_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint64_t *rows, int64_t timeout_ns,
+                         uint64_t *version);
 
 /* HMAC-SHA256 as used by the handshake (for tests). */
 void dsm_hmac_sha256(const void *key, size_t key_len, const void *msg, size_t len, uint8_t out[32]);

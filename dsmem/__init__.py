@@ -5,6 +5,7 @@ from dsmem.context import Context
 from dsmem.errors import DsmemError
 from dsmem.memory import Reference
 from dsmem.node import Cluster, attach, connect
+from dsmem.segment import Segment
 
 __all__ = [
     "Batch",
@@ -17,6 +18,7 @@ __all__ = [
     "Region",
     "Remote",
     "Result",
+    "Segment",
     "attach",
     "connect",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -101,6 +102,14 @@ class Memory:
         if release is not None:
             release()
 
+    def part(self) -> None:
+        """Leave the memory, which is unmapped with the last view of it."""
+        self.remote.part()
+        release, self._release = self._release, None
+        if release is not None:
+            with contextlib.suppress(errors.BusyError):  # a view of the region, which then goes with its context
+                release()
+
     def __enter__(self) -> Self:
         return self
 
@@ -108,13 +117,13 @@ class Memory:
         self.close()
 
 
-def object_id(memory: _core.Remote | memoryview) -> int:
+def object_id(memory: _core.Remote | memoryview | bytes) -> int:
     """The random number of the object in the memory, which :func:`check_kind` has approved."""
     raw = bytearray(8)
-    if isinstance(memory, memoryview):
-        raw[:] = memory[_ID_OFFSET : _ID_OFFSET + 8]
-    else:
+    if isinstance(memory, _core.Remote):
         memory.read(_ID_OFFSET, raw)
+    else:
+        raw[:] = memory[_ID_OFFSET : _ID_OFFSET + 8]
     number: int = struct.unpack("<Q", raw)[0]
     return number
 

@@ -23,8 +23,11 @@ from dsmem.context import open_contexts
 from dsmem.memory import Memory, Reference, adopt
 
 if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
     from dsmem import sync
     from dsmem.queue import Queue
+    from dsmem.segment import Segment
 
 # Where the class of each kind is; imported when the first such object is made or attached.
 _CLASSES = {
@@ -68,14 +71,6 @@ class NamedObject:
         self._name = name
         if cluster is not None:
             cluster._children.add(self)
-
-    @classmethod
-    def _layout(cls, **properties: Any) -> tuple[int, Format]:
-        raise NotImplementedError
-
-    @classmethod
-    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
-        raise NotImplementedError
 
     @property
     def name(self) -> str:
@@ -127,19 +122,22 @@ class NamedObject:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        """What the end of a with statement does."""
         self.close()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name!r}{' closed' if self.closed else ''}>"
 
 
-def _class_of(kind: str) -> type[NamedObject]:
+def _class_of(kind: str) -> Any:
     try:
         module, _, name = _CLASSES[kind].partition(":")
     except KeyError:
         raise errors.InvalidArgumentError(f"kind {kind!r}: there are {', '.join(_CLASSES)}") from None
-    found: type[NamedObject] = getattr(importlib.import_module(module), name)
-    return found
+    return getattr(importlib.import_module(module), name)
 
 
 class Cluster:
@@ -215,6 +213,9 @@ class Cluster:
         """
         for child in builtins.list(self._children):
             child.close()
+        self._end()
+
+    def _end(self) -> None:
         if not self._closed:
             self._names.close()
             self._closed = True
@@ -223,7 +224,9 @@ class Cluster:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close()
+        for child in builtins.list(self._children):
+            child._leave()
+        self._end()
 
     def __repr__(self) -> str:
         return f"<Cluster {self._name!r} in {self._names}{' closed' if self._closed else ''}>"
@@ -400,10 +403,52 @@ class Cluster:
         memory = self.make(name, kind, lambda: cls._layout(**properties), **how)
         return _open_or_close(cls, memory, self, name, properties)
 
+    # -- objects --
 
-def _open_or_close(
-    cls: type[NamedObject], memory: Memory, cluster: Cluster | None, name: str, properties: dict[str, Any]
-) -> NamedObject:
+    def segment(
+        self,
+        name: str,
+        shape: int | tuple[int, ...] | None = None,
+        dtype: DTypeLike | None = None,
+        *,
+        create: bool | None = False,
+        versioned: bool | None = None,
+        capacity: int | None = None,
+        mode: int | None = None,
+        readonly: bool = False,
+        lifetime: Lifetime = "name",
+    ) -> Segment:
+        """An array in shared memory: see :class:`dsmem.Segment`.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+        shape : int or tuple of int, optional
+            Needed to make one, where dtype is "u1" unless it is given.
+        dtype : dtype, optional
+            Of the elements; structured ones too, but not Python objects.
+        create, mode, lifetime
+            As of all objects, see :class:`Cluster`.
+        versioned : bool, optional
+            Make room for a second copy, so that :meth:`Segment.snapshot` gives whole versions.
+        capacity : int, optional
+            Make room for so many elements of the first axis; :meth:`Segment.resize` goes beyond that only where the
+            segment is a file and not versioned.
+        readonly : bool
+            Attach without the right to change it.
+
+        Returns
+        -------
+        Segment
+        """
+        how: dict[str, Any] = {"create": create, "mode": mode, "readonly": readonly, "lifetime": lifetime}
+        properties = {"shape": shape, "dtype": dtype, "versioned": versioned, "capacity": capacity}
+        segment: Segment = self._object("segment", name, properties, **how)
+        return segment
+
+
+def _open_or_close(cls: Any, memory: Memory, cluster: Cluster | None, name: str, properties: dict[str, Any]) -> Any:
     try:
         return cls._open(memory, cluster, name, **properties)
     except BaseException:
@@ -486,6 +531,36 @@ def memory_of(ref: Reference, context: _core.Context | None = None) -> Memory:
         return LocalNames(ref.cluster, ref.owner).attach_reference(ref)
     way = context if context is not None else _only_context(ref)
     return adopt(way.attach(ref.descriptor), ref)
+
+
+def grown(memory: Memory, nbytes: int, *, longer: bool = False) -> Memory:
+    """The memory of an object mapped anew, at least nbytes of it.
+
+    Parameters
+    ----------
+    memory : Memory
+        As it was; it stays open.
+    nbytes : int
+        How much there has to be.
+    longer : bool
+        Make it so.
+
+    Raises
+    ------
+    CorruptError
+        There is less.
+    NameNotFoundError, StaleDescriptorError
+        The name is gone.
+    OutOfMemoryError
+        There is no room; nothing has changed.
+    """
+    ref = memory.ref
+    if ref.cluster:
+        new = LocalNames(ref.cluster, ref.owner).attach_reference(ref, nbytes if longer else 0)
+        if new.nbytes >= nbytes:
+            return new
+        new.close()
+    raise errors.CorruptError(f"{ref.name!r} says that it has {nbytes} bytes, and it has less")
 
 
 def _only_context(ref: Reference) -> _core.Context:

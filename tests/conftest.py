@@ -1,12 +1,23 @@
-"""Which fabrics the conformance suite runs on: --fabric, as often as wanted; by default what works on this host."""
+"""Which fabrics the suites run on: --fabric, as often as wanted; by default what works on this host.
+
+Tests of named objects take the fixture ``cluster``: one of this host and one on each fabric in turn, and ``other``,
+which attaches to an object as another process would.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import pytest
 
+import dsmem
 from dsmem import _core, errors
+from dsmem.cluster import local
 
 DEFAULT = ("shm", "fault+shm")
+SECRET = b"the secret of named objects"
 
 
 def _verbs_works() -> bool:
@@ -22,9 +33,50 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    chosen = metafunc.config.getoption("--fabric") or [
+        *DEFAULT,
+        *(["verbs", "fault+verbs"] if _verbs_works() else []),
+    ]
     if "fabric" in metafunc.fixturenames:
-        chosen = metafunc.config.getoption("--fabric") or [
-            *DEFAULT,
-            *(["verbs", "fault+verbs"] if _verbs_works() else []),
-        ]
         metafunc.parametrize("fabric", chosen, scope="module")
+    if "cluster_place" in metafunc.fixturenames:
+        metafunc.parametrize("cluster_place", ["local", *chosen])
+
+
+@pytest.fixture
+def cluster_name() -> Iterator[str]:
+    """Of a cluster of this host that is the test's own, and of which nothing is left."""
+    name = f"test-{os.getpid()}"
+    yield name
+    names = local.LocalNames(name, os.geteuid())
+    for info in names.infos():
+        names.unlink(info.name)
+    assert names.remove_if_empty()
+
+
+@pytest.fixture
+def here(cluster_name: str) -> Iterator[dsmem.Cluster]:
+    """A cluster of this host."""
+    with dsmem.connect(cluster_name) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(cluster_place: str, cluster_name: str) -> Iterator[dsmem.Cluster]:
+    """A cluster of this host, or one in memory of a fabric."""
+    if cluster_place == "local":
+        with dsmem.connect(cluster_name) as cluster:
+            yield cluster
+    else:
+        with dsmem.Context(cluster_place, secret=SECRET) as context, dsmem.connect(context=context) as cluster:
+            yield cluster
+
+
+@pytest.fixture
+def other(cluster_place: str) -> Iterator[Callable[[Any], Any]]:
+    """What attaches to an object of the cluster from another context, as another process does."""
+    if cluster_place == "local":
+        yield lambda of: dsmem.attach(of.ref)
+    else:
+        with dsmem.Context(cluster_place, secret=SECRET) as context:
+            yield lambda of: dsmem.attach(of.ref, context)

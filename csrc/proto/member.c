@@ -61,6 +61,8 @@ int member_identity(bool near, uint64_t *out)
     return 0;
 }
 
+int member_pid(uint64_t identity) { return identity & ELSEWHERE ? 0 : (int)(identity >> PID_SHIFT); }
+
 bool member_dead(uint64_t identity)
 {
     if (!identity || identity & ELSEWHERE || own_tag() != (identity >> START_BITS & TAG_MASK) + 1)
@@ -145,3 +147,7 @@ int member_leave(dsm_remote *r, uint64_t table, uint32_t number, uint64_t identi
     uint64_t old;
     return dsm_compare_swap(r, table + 8ull * number, identity, 0, &old, remote_patience(r));
 }
+
+int dsm_identity(uint64_t *out) { return member_identity(true, out); }
+int dsm_identity_dead(uint64_t identity) { return member_dead(identity); }
+int dsm_identity_pid(uint64_t identity) { return member_pid(identity); }

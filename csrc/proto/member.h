@@ -35,6 +35,8 @@ enum { MEMBERS_MAX = 1024 };
 
 /* This process (near objects) or, where the object is not near or this process can't be told by its pid, a random identity. */
 int member_identity(bool near, uint64_t *out);
+/* For messages: the process of an identity, 0 for a node elsewhere. */
+int member_pid(uint64_t identity);
 /* Proven dead: a process of this host that has ended. */
 bool member_dead(uint64_t identity);
 

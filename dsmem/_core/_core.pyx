@@ -7,15 +7,16 @@ cost them a part of their time that counts, and others wait for some microsecond
 """
 cimport cython
 from cpython.buffer cimport (
-    PyBUF_SIMPLE, PyBUF_WRITABLE, Py_buffer, PyBuffer_FillInfo, PyBuffer_Release, PyObject_CheckBuffer,
+    PyBUF_ND, PyBUF_SIMPLE, PyBUF_WRITABLE, Py_buffer, PyBuffer_FillInfo, PyBuffer_Release, PyObject_CheckBuffer,
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
+from cpython.slice cimport PySlice_AdjustIndices, PySlice_Unpack
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from numpy cimport (
     NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_CLONGDOUBLE, PyArray_CheckExact, PyArray_DATA, PyArray_FLAGS,
     PyArray_NBYTES, PyArray_TYPE, import_array, ndarray,
@@ -41,6 +42,7 @@ import_array()
 cdef enum:
     NOGIL_FROM = 65536
     BATCH_START = 64
+    SPIN_NS = 20_000       # how long a waiter looks before it sleeps, unless the caller says
     SLICE_NS = 50_000_000  # how long a wait goes before signals are looked at
 
 cdef dict RIGHTS = {"r": c.DSM_READ, "w": c.DSM_WRITE, "a": c.DSM_ATOMIC}
@@ -55,6 +57,7 @@ include "remote.pxi"
 include "batch.pxi"
 include "queue.pxi"
 include "sync.pxi"
+include "segment.pxi"
 
 
 def probe(str fabric):
@@ -98,6 +101,22 @@ def hmac_sha256(bytes key, bytes message):
     cdef const char *m = message
     c.dsm_hmac_sha256(k, len(key), m, len(message), out)
     return (<char *> out)[:32]
+
+
+def identity():
+    cdef uint64_t own = 0
+    cdef int rc = c.dsm_identity(&own)
+    if rc:
+        raise failure(rc, "identity")
+    return own
+
+
+def identity_dead(uint64_t identity):
+    return bool(c.dsm_identity_dead(identity))
+
+
+def identity_pid(uint64_t identity):
+    return c.dsm_identity_pid(identity)
 
 
 def process_start(int pid):

@@ -146,6 +146,9 @@ cdef extern from "dsm.h" nogil:
 
     void dsm_hmac_sha256(const void *key, size_t key_len, const void *msg, size_t len, uint8_t *out)
     uint64_t dsm_process_start(int pid)
+    int dsm_identity(uint64_t *out)
+    int dsm_identity_dead(uint64_t identity)
+    int dsm_identity_pid(uint64_t identity)
     int dsm_object_type(dsm_remote *r)
     const char *dsm_type_name(int type)
 
@@ -204,3 +207,27 @@ cdef extern from "dsm.h" nogil:
     uint64_t dsm_lock_token(const dsm_lock *l)
     int dsm_lock_recovered(const dsm_lock *l)
     int dsm_lock_locked(dsm_lock *l)
+
+    enum: DSM_SEGMENT_AXES
+    enum: DSM_SEGMENT_DTYPE
+
+    ctypedef struct dsm_segment:
+        uint32_t axes, itemsize, dtype_length, versioned
+        uint64_t shape[16]
+        uint64_t capacity, rows, row_bytes, data, shadow, identity
+        char dtype[3712]
+
+    int dsm_segment_layout(dsm_segment *s, uint64_t *nbytes)
+    int dsm_segment_format(void *memory, uint64_t nbytes, const dsm_segment *s)
+    int dsm_segment_open(dsm_remote *r, dsm_segment *s)
+    int dsm_segment_rows(dsm_remote *r, const dsm_segment *s, uint64_t *rows)
+    uint64_t dsm_segment_rows_near(const dsm_remote *r)
+    int dsm_segment_set_rows(dsm_remote *r, uint64_t rows)
+    void dsm_segment_ring(dsm_remote *r)
+    int dsm_segment_wait(dsm_remote *r, uint64_t offset, const void *seen, void *now, uint64_t n, int64_t spin_ns,
+                         int64_t timeout_ns)
+    int dsm_segment_begin(dsm_remote *r, const dsm_segment *s, int64_t timeout_ns, uint64_t *version, uint64_t *rows)
+    int dsm_segment_commit(dsm_remote *r, const dsm_segment *s, const void *data, uint64_t *version)
+    int dsm_segment_abort(dsm_remote *r, const dsm_segment *s)
+    int dsm_segment_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint64_t *rows, int64_t timeout_ns,
+                             uint64_t *version)

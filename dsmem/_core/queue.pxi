@@ -1,7 +1,6 @@
 # Included by _core.pyx: Queue, the lanes of proto/ring.h under a GIL that serialises what is done to one handle.
 
 cdef enum:
-    SPIN_NS = 20_000
     BYTES = 1              # kind of a message
 
 

@@ -13,6 +13,7 @@ cdef class Remote:
     cdef readonly str peer
     cdef readonly str address
     cdef uint32_t exports
+    cdef bint parting   # it is closed with its last view
 
     def __init__(self):
         raise TypeError("made by Context.attach and map_file")
@@ -53,6 +54,8 @@ cdef class Remote:
 
     def __releasebuffer__(self, Py_buffer *view):
         self.exports -= 1
+        if self.parting and not self.exports and not self.busy:
+            self.close()
 
     def read(self, offset, out, timeout=None):
         cdef Py_buffer view
@@ -225,6 +228,13 @@ cdef class Remote:
         if self.context is not None:
             self.context.children.discard(self)
 
+    def part(self):
+        if self.ptr == NULL:
+            return
+        self.parting = True
+        if not self.exports and not self.busy:
+            self.close()
+
     def __enter__(self):
         self.check()
         return self
@@ -234,7 +244,8 @@ cdef class Remote:
 
     def __del__(self):
         if self.ptr != NULL and not self.exports:  # in a cycle, what uses it may be finalized after it
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
+            if not self.parting:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
             self.close()
 
     def __dealloc__(self):

@@ -4,9 +4,9 @@ A name is a file ``/dev/shm/dsmem-<uid>/<cluster>/<name>``. It is made without a
 written, and only then linked: at every instruction a name is whole or not there, and whoever is killed leaves nothing.
 Memory is given at once, so that no room is an error of the maker and never a SIGBUS of a user.
 
-A name that goes with its creator has a second link, ``.owned/<pid>-<start>-<name>``, made before the first. Once the
-process with that pid and start time has ended, :meth:`LocalNames.gc` removes both; it looks whether they are still one
-file, and does that under a lock of the folder which every unlink takes, too.
+A name that goes with its creator has a second link, ``.owned/<identity>-<name>``, made before the first. Once the
+process with that identity is proven dead, :meth:`LocalNames.gc` removes both; it looks whether they are still one file,
+and does that under a lock of the folder which every unlink takes, too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dsmem.memory import Memory, Reference, adopt, object_id
 
 ROOT = Path("/dev/shm")
 _OWNED = ".owned"
-_COMPANION = re.compile(r"([1-9]\d*)-(\d+)-(.+)")
+_COMPANION = re.compile(r"([0-9a-f]{16})-(.+)")
 _PAGE = os.sysconf("SC_PAGESIZE")
 _LOCK_SECONDS = 5.0
 _giving = threading.Lock()
@@ -110,6 +110,15 @@ def _refused(error: OSError, what: str, nbytes: int = 0) -> errors.DsmemError:
 def _link(fd: int, path: Path) -> None:
     # The source is absolute; src_dir_fd only makes Python call linkat, which follows the link in /proc.
     os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+
+
+def _allocate(fd: int, nbytes: int) -> int:
+    """Give the file whole pages for at least nbytes; what it had it keeps. Returns how many bytes it has now."""
+    size = -(-nbytes // _PAGE) * _PAGE
+    if size >= 1 << 62:
+        raise OSError(errno.ENOMEM, "")
+    os.posix_fallocate(fd, 0, size)
+    return size
 
 
 class LocalNames:
@@ -210,8 +219,8 @@ class LocalNames:
         """Map what has the name."""
         return self.attach_reference(self._reference(check_name(name), kind, readonly))
 
-    def attach_reference(self, ref: Reference) -> Memory:
-        """Map what has the reference's name, if it is still the same object."""
+    def attach_reference(self, ref: Reference, at_least: int = 0) -> Memory:
+        """Map what has the reference's name, if it is still the same object; make it as long as wanted before."""
         path = self.folder / ref.name
         flags = os.O_RDONLY if ref.readonly else os.O_RDWR
         try:
@@ -222,7 +231,12 @@ class LocalNames:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode) or not info.st_size:
                 raise errors.CorruptError(f"{path} is no file of shared memory")
+            if at_least > info.st_size and object_id(os.pread(fd, 32, 0)) == ref.id:
+                _allocate(fd, at_least)
+                info = os.fstat(fd)
             remote = _core.map_file(fd, info.st_size, "r" if ref.readonly else "rwa")
+        except OSError as error:
+            raise _refused(error, repr(ref.name), at_least) from None
         finally:
             os.close(fd)
         return adopt(remote, ref)
@@ -237,9 +251,7 @@ class LocalNames:
             if os.path.lexists(path):  # before memory is taken; linking decides
                 raise FileExistsError(errno.EEXIST, "")
             fd = self._unnamed(mode)
-            size = -(-nbytes // _PAGE) * _PAGE
-            os.posix_fallocate(fd, 0, size)
-            remote = _core.map_file(fd, size)
+            remote = _core.map_file(fd, _allocate(fd, nbytes))
             try:
                 with memoryview(remote) as view:
                     format(view)
@@ -269,8 +281,7 @@ class LocalNames:
         if lifetime == "name":
             _link(fd, path)
             return
-        pid = os.getpid()
-        companion = self.folder / _OWNED / f"{pid}-{_core.process_start(pid)}-{path.name}"
+        companion = self.folder / _OWNED / f"{_core.identity():016x}-{path.name}"
         with _giving:
             if os.path.lexists(path):  # by another thread of this process, whose companion this would be
                 raise FileExistsError(errno.EEXIST, "")
@@ -285,7 +296,7 @@ class LocalNames:
 
     def infos(self) -> list[NameInfo]:
         """All names, sorted."""
-        owners = {inode: pid for pid, _, _, inode in self._companions()}
+        owners = {inode: _core.identity_pid(creator) for creator, _, inode in self._companions()}
         found = []
         with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
             for entry in entries:
@@ -321,32 +332,32 @@ class LocalNames:
 
     # -- names that go with their creator --
 
-    def _companions(self) -> list[tuple[int, int, os.DirEntry[str], int]]:
-        """Pid, start time, entry and inode of each."""
+    def _companions(self) -> list[tuple[int, os.DirEntry[str], int]]:
+        """Creator, entry and inode of each."""
         found = []
         with contextlib.suppress(OSError), os.scandir(self.folder / _OWNED) as entries:
             for entry in entries:
                 match = _COMPANION.fullmatch(entry.name)
                 if match:
-                    found.append((int(match[1]), int(match[2]), entry, entry.inode()))
+                    found.append((int(match[1], 16), entry, entry.inode()))
         return found
 
     def _forget(self, inode: int) -> None:
-        for _, _, entry, number in self._companions():
+        for _, entry, number in self._companions():
             if number == inode:
                 with contextlib.suppress(OSError):
                     Path(entry.path).unlink()
 
     def gc(self) -> list[str]:
         """Remove the names that were to go with creators that are dead; not those that this user may not remove."""
-        if all(_core.process_start(pid) == start for pid, start, _, _ in self._companions()):
+        if not any(_core.identity_dead(creator) for creator, _, _ in self._companions()):
             return []
         removed = []
         with contextlib.suppress(errors.BusyError, FileNotFoundError), self._locked():
-            for pid, start, entry, inode in self._companions():
-                if _core.process_start(pid) == start:
+            for creator, entry, inode in self._companions():
+                if not _core.identity_dead(creator):
                     continue
-                path = self.folder / entry.name.split("-", 2)[2]
+                path = self.folder / entry.name.split("-", 1)[1]
                 with contextlib.suppress(OSError):
                     with contextlib.suppress(FileNotFoundError):
                         if path.lstat().st_ino == inode:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import dsmem
-from dsmem import errors, node
+from dsmem import _core, errors, node
 from dsmem.cluster import local
 
 ID = 0x1122334455667788
@@ -28,30 +28,8 @@ def layout(nbytes=4096, kind=3, number=ID):
 
 
 @pytest.fixture
-def name():
-    """Of a cluster of this test's own, of which nothing is left."""
-    name = f"test-{os.getpid()}"
-    yield name
-    names = local.LocalNames(name, os.geteuid())
-    for info in names.infos():
-        names.unlink(info.name)
-    assert names.remove_if_empty()
-
-
-@pytest.fixture(params=["local", "shm", "fault+shm"])
-def cluster(request, name):
-    if request.param == "local":
-        with dsmem.connect(name) as cluster:
-            yield cluster
-    else:
-        with dsmem.Context(request.param, secret=bytes(16)) as context, dsmem.connect(context=context) as cluster:
-            yield cluster
-
-
-@pytest.fixture
-def here(name):
-    with dsmem.connect(name) as cluster:
-        yield cluster
+def name(cluster_name):
+    return cluster_name
 
 
 def test_one_convention(cluster):
@@ -224,7 +202,8 @@ def test_a_name_goes_with_its_creator_if_it_was_to(here, creator, name):
 def test_a_companion_without_its_name_goes(here, name):
     folder = local.user_folder(os.geteuid()) / name
     here.make("a", "lock", layout(), create=True).close()
-    (folder / ".owned" / "4194305-1-a").touch()  # what a creator leaves that is killed between the two links
+    dead = _core.identity() & ~(0x3FFFFF << 41) | (1 << 21) << 41  # of a pid that no process has
+    (folder / ".owned" / f"{dead:016x}-a").touch()  # what a creator leaves that is killed between the two links
     assert here.gc() == [] and not list((folder / ".owned").iterdir())
     assert [i.name for i in here.list()] == ["a"]
 

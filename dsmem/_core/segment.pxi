@@ -1,0 +1,672 @@
+# Included by _core.pyx: SegmentLayout and SegmentCore, the base of dsmem.Segment.
+
+@cython.auto_pickle(False)
+cdef class SegmentLayout:
+    """See the stub."""
+    cdef c.dsm_segment s
+    cdef readonly uint64_t nbytes
+
+    def __init__(self, tuple shape, bytes dtype, uint32_t itemsize, bint versioned, capacity):
+        cdef int rc
+        cdef Py_ssize_t i
+        memset(&self.s, 0, sizeof(self.s))
+        if len(shape) > c.DSM_SEGMENT_AXES:
+            raise refused(c.DSM_EINVAL, f"a shape of {len(shape)} axes; at most {c.DSM_SEGMENT_AXES}")
+        if len(dtype) > c.DSM_SEGMENT_DTYPE:
+            raise refused(c.DSM_EINVAL, f"a dtype written in {len(dtype)} bytes; at most {c.DSM_SEGMENT_DTYPE}")
+        self.s.axes, self.s.itemsize, self.s.versioned = len(shape), itemsize, versioned
+        for i in range(len(shape)):
+            self.s.shape[i] = count_of(shape[i], "shape")
+        self.s.capacity = 0 if capacity is None else count_of(capacity, "capacity")
+        if capacity is not None and (not shape or self.s.capacity < self.s.shape[0]):
+            raise refused(c.DSM_EINVAL, f"capacity={capacity!r}: elements of the first axis, not below the shape")
+        self.s.dtype_length = len(dtype)
+        memcpy(self.s.dtype, <const char *> dtype, len(dtype))
+        rc = c.dsm_segment_layout(&self.s, &self.nbytes)
+        if rc:
+            raise failure(rc, "create")
+
+    def format(self, memory):
+        cdef Py_buffer view
+        cdef int rc
+        take(memory, &view, True)
+        if <uint64_t> view.len < self.nbytes:
+            PyBuffer_Release(&view)
+            raise refused(c.DSM_EINVAL, f"{view.len} bytes for a segment of {self.nbytes}")
+        rc = c.dsm_segment_format(view.buf, self.nbytes, &self.s)
+        PyBuffer_Release(&view)
+        if rc:
+            raise failure(rc, "create")
+
+
+cdef uint64_t count_of(object n, str what) except? 0xdead:
+    if not hasattr(n, "__index__") or not 0 <= n.__index__() < 1 << 63:
+        raise refused(c.DSM_EINVAL, f"{what}: {n!r} is no number of elements")
+    return n.__index__()
+
+
+@cython.auto_pickle(False)
+cdef class SegmentCore:
+    """See the stub.
+
+    locate() finds where an index lies if it is one piece, which an int, a slice without a step and a tuple of ints are:
+    that moves in one copy. For the rest NumPy says where the pieces lie.
+    """
+    cdef c.dsm_segment s
+    cdef Remote remote
+    cdef Region region              # where this process owns memory that is not near
+    cdef list old                   # remotes that views still hold, from before the segment grew
+    cdef readonly object dtype
+    cdef readonly bint readonly
+    cdef bint near, is_word, is_signed
+    cdef uint64_t strides[17]       # bytes; after the last axis that of an element
+    cdef object cell                # an element of this process's own, to make scalars of bytes
+    cdef Py_buffer cell_view
+
+    def __dealloc__(self):
+        if self.cell is not None:
+            PyBuffer_Release(&self.cell_view)
+
+    cdef int check(self) except -1:
+        if self.remote is None:
+            raise refused(c.DSM_ECLOSED, "segment")
+        return self.remote.check()
+
+    # -- attach --
+
+    def _bind(self, Remote remote not None, Region region, bint readonly, parse):
+        cdef int rc
+        remote.check()
+        with nogil:
+            rc = c.dsm_segment_open(remote.ptr, &self.s)
+        if rc < 0:
+            raise remote.failed(rc, "attach")
+        self.dtype = parse(self.s.dtype[:self.s.dtype_length])
+        if self.dtype.itemsize != self.s.itemsize:
+            raise errors.CorruptError(f"dtype {self.dtype} of {self.s.itemsize} bytes")
+        self.region, self.readonly = region, readonly
+        self.is_word = self.dtype.kind in "iu" and self.dtype.itemsize == 8 and self.dtype.isnative
+        self.is_signed = self.dtype.kind == "i"
+        self.cell = np.zeros((), self.dtype)
+        take(self.cell.reshape(1).view("u1"), &self.cell_view, True)
+        self.strides[self.s.axes] = self.s.itemsize
+        cdef int i
+        for i in range(<int> self.s.axes - 1, -1, -1):
+            self.strides[i] = self.strides[i + 1] * (1 if i + 1 == <int> self.s.axes else self.s.shape[i + 1])
+        self.old = []
+        self._use(remote)
+        if rc:
+            self._reach()
+
+    def _use(self, Remote remote not None):
+        """From now on through this remote; the one before is closed when nothing uses it any more."""
+        if self.remote is not None:
+            self.old.append(self.remote)
+        self.remote, self.near = remote, remote.near
+        try:
+            self._close_old()
+        except errors.BusyError:
+            pass
+
+    def _close_old(self):
+        for remote in list(self.old):
+            remote.close()
+            self.old.remove(remote)
+
+    def _part(self):
+        """The handle is closed; the memory goes with the last view of it."""
+        for remote in self.old:
+            remote.part()
+        self.old, self.remote = [], None
+
+    @property
+    def _parted(self):
+        return self.remote is None
+
+    def _nbytes_for(self, rows):
+        return self.s.data + rows * <object> self.s.row_bytes
+
+    def _reach(self):
+        """Look at the rows; map more where they go beyond what is mapped."""
+        cdef uint64_t rows = 0
+        cdef int rc
+        self.check()
+        for _ in range(2):
+            self.remote.busy += 1
+            with nogil:
+                rc = c.dsm_segment_rows(self.remote.ptr, &self.s, &rows)
+            self.remote.busy -= 1
+            if rc < 0:
+                raise self.remote.failed(rc, "attach")
+            if rc == 0:
+                self.s.rows = rows
+                return
+            self._use(self._grown(self.s.data + rows * self.s.row_bytes))
+        raise errors.CorruptError(f"{rows} rows in {self.remote.nbytes} bytes")
+
+    def _grown(self, nbytes):
+        raise NotImplementedError
+
+    cdef inline int fresh(self) except -1:
+        """Near, another process's resize is seen at once, for the price of one load."""
+        if self.remote is None or self.remote.ptr == NULL:
+            return self.check()
+        if self.near and c.dsm_segment_rows_near(self.remote.ptr) != self.s.rows:
+            self._reach()
+        return 0
+
+    @property
+    def shape(self):
+        self._reach()
+        return self._shape()
+
+    def _shape(self):
+        return tuple([self.s.rows if i == 0 else self.s.shape[i] for i in range(self.s.axes)])
+
+    @property
+    def capacity(self):
+        return self.s.capacity
+
+    @property
+    def versioned(self):
+        return bool(self.s.shadow)
+
+    @property
+    def nbytes(self):
+        self._reach()
+        return self.s.rows * self.s.row_bytes
+
+    def __len__(self):
+        if not self.s.axes:
+            raise TypeError("a segment without axes has no length")
+        self._reach()
+        return self.s.rows
+
+    @property
+    def array(self):
+        self.fresh()
+        if not self.near and self.region is None:
+            raise refused(c.DSM_EFAR, self.remote.address)
+        # frombuffer keeps a memoryview, which blocks close(); the constructor alone would let go of the buffer.
+        whole = np.frombuffer(self.remote if self.near else self.region, "u1")
+        array = np.ndarray(self._shape(), self.dtype, whole, self.s.data)
+        if self.readonly:
+            array.flags.writeable = False
+        return array
+
+    # -- where an index lies --
+
+    cdef int step(self, object index, int axis, uint64_t *at) except -1:
+        """Add where index is on the axis; 0: it is no int."""
+        cdef Py_ssize_t i
+        cdef uint64_t n = self.s.rows if axis == 0 else self.s.shape[axis]
+        if type(index) is not int:
+            return 0
+        try:
+            i = index
+        except OverflowError:
+            raise self.outside(index) from None
+        if i < 0:
+            i += n
+        if i < 0 or <uint64_t> i >= n:
+            if axis == 0 and not self.near:
+                self._reach()
+                if self.s.rows != n:
+                    return self.step(index, axis, at)
+            raise self.outside(index)
+        at[0] += <uint64_t> i * self.strides[axis]
+        return 1
+
+    cdef object outside(self, object index):
+        return errors.OutOfBoundsError(f"index {index!r} of a segment of shape {self._shape()}")
+
+    cdef int locate(self, object index, uint64_t *at, uint64_t *n, int *axes) except -1:
+        """1: the index is n bytes in one piece from *at on, of which *axes axes are left. 0: it is not so simple."""
+        cdef Py_ssize_t start, stop, step
+        cdef int depth = 0
+        at[0] = self.s.data
+        if type(index) is slice and self.s.axes:
+            PySlice_Unpack(index, &start, &stop, &step)
+            if step != 1:
+                return 0
+            n[0] = PySlice_AdjustIndices(self.s.rows, &start, &stop, 1) * self.s.row_bytes
+            at[0] += <uint64_t> start * self.s.row_bytes
+            axes[0] = self.s.axes
+            return 1
+        if type(index) is int and self.s.axes:
+            self.step(index, 0, at)
+            n[0], axes[0] = self.s.row_bytes, self.s.axes - 1
+            return 1
+        if index is Ellipsis:
+            n[0], axes[0] = self.s.rows * self.s.row_bytes, self.s.axes
+            return 1
+        if type(index) is not tuple or len(<tuple> index) > <Py_ssize_t> self.s.axes:
+            return 0
+        for one in <tuple> index:
+            if not self.step(one, depth, at):
+                return 0
+            depth += 1
+        n[0] = self.strides[depth - 1] if depth else self.s.rows * self.s.row_bytes
+        axes[0] = self.s.axes - depth
+        return 1
+
+    cdef uint64_t element(self, object index) except 0:
+        """Where the one element is that an index names."""
+        cdef uint64_t at, n
+        cdef int axes
+        self.fresh()
+        if self.locate(index, &at, &n, &axes) and axes == 0:
+            return at
+        exact = tuple([plain(i) for i in index]) if isinstance(index, tuple) else plain(index)
+        if self.locate(exact, &at, &n, &axes) and axes == 0:
+            return at
+        raise refused(c.DSM_EINVAL, f"index {index!r} is not one element of a segment of shape {self._shape()}")
+
+    cdef uint64_t word_at(self, object index) except 0:
+        if not self.is_word:
+            raise refused(c.DSM_EINVAL, f"atomics work on 8-byte integers in native byte order, not {self.dtype}")
+        if self.readonly:
+            raise refused(c.DSM_EACCESS, "the segment was attached with readonly=True", "atomic")
+        return self.element(index)
+
+    def _pieces(self, index):
+        """Shape, piece length and offsets of the pieces of an index that NumPy calls basic, or of a list of rows."""
+        shape = self._shape()
+        try:
+            if isinstance(index, (list, np.ndarray)):
+                rows = np.asarray(index) if len(index) else np.empty(np.shape(index), "i8")
+                if rows.dtype.kind not in "iu" or not shape:
+                    raise refused(c.DSM_EINVAL, f"index {index!r}: of far memory, ints, slices or a list of rows")
+                rows = np.where(rows < 0, rows + shape[0], rows)
+                if rows.size and not (rows.min() >= 0 and rows.max() < shape[0]):
+                    raise self.outside(index)
+                offsets = self.s.data + rows.astype("u8").ravel() * np.uint64(self.s.row_bytes)
+                return rows.shape + shape[1:], self.s.row_bytes, offsets
+            for one in index if isinstance(index, tuple) else (index,):
+                if not (one is Ellipsis or isinstance(one, slice) or (hasattr(one, "__index__") and np.ndim(one) == 0)):
+                    raise refused(c.DSM_EINVAL, f"index {index!r}: of far memory, ints, slices or a list of rows")
+            # An array of this shape over one element: only its shape and strides are looked at.
+            base = np.zeros(1, self.dtype)
+            whole = np.lib.stride_tricks.as_strided(base, shape, self._strides(), writeable=False)
+            if not isinstance(index, tuple):
+                index = (index,)
+            part = whole[index if any(one is Ellipsis for one in index) else (*index, ...)]
+        except IndexError as error:
+            raise errors.OutOfBoundsError(str(error)) from None
+        start = part.__array_interface__["data"][0] - base.__array_interface__["data"][0] + self.s.data
+        each, axes = self.s.itemsize, part.ndim
+        while axes and (part.strides[axes - 1] == each or part.shape[axes - 1] == 1):
+            each *= part.shape[axes - 1]
+            axes -= 1
+        offsets = np.array(start, "i8")
+        for n, stride in zip(part.shape[:axes], part.strides[:axes]):
+            offsets = offsets[..., None] + np.arange(n) * stride
+        return part.shape, each, offsets.ravel().astype("u8")
+
+    def _strides(self):
+        return tuple([self.strides[i] for i in range(self.s.axes)])
+
+    # -- reading and writing --
+
+    cdef int move(self, bint reads, uint64_t at, void *local, uint64_t n) except -1:
+        cdef int rc
+        cdef Remote remote = self.remote
+        if n == 0:
+            return 0
+        if self.near and n <= NOGIL_FROM:
+            rc = c.dsm_read(remote.ptr, at, local, n, -1) if reads else c.dsm_write(remote.ptr, at, local, n, -1)
+        else:
+            remote.busy += 1
+            with nogil:
+                rc = c.dsm_read(remote.ptr, at, local, n, -1) if reads else c.dsm_write(remote.ptr, at, local, n, -1)
+            remote.busy -= 1
+        if rc:
+            raise remote.failed(rc, "read" if reads else "write")
+        if not reads:
+            c.dsm_segment_ring(remote.ptr)
+        return 0
+
+    cdef object scalar(self, uint64_t at):
+        """The element as NumPy makes scalars. Near, the cell is filled and read without giving the GIL back."""
+        cdef Py_buffer view
+        if not self.near:
+            one = np.empty(1, self.dtype)
+            take(one.view("u1"), &view, True)
+            try:
+                self.move(True, at, view.buf, self.s.itemsize)
+            finally:
+                PyBuffer_Release(&view)
+            return one[0]
+        if self.s.itemsize > NOGIL_FROM:
+            return self.array.reshape(-1)[(at - self.s.data) // self.s.itemsize].copy()
+        self.move(True, at, self.cell_view.buf, self.s.itemsize)
+        return self.cell[()] if self.dtype.names is None else self.cell.copy()[()]
+
+    def read(self, index=Ellipsis, out=None):
+        cdef uint64_t at = 0, n = 0
+        cdef int axes = 0
+        cdef Py_buffer view
+        self.fresh()
+        if not self.locate(index, &at, &n, &axes):
+            return self._read_pieces(index, out)
+        if out is None:
+            if axes == 0:
+                return self.scalar(at)
+            out = np.empty(self._rest(axes, n), self.dtype)
+        elif type(out) is NDARRAY and not (out.dtype is self.dtype or out.dtype == self.dtype):
+            raise errors.MismatchError(f"out has dtype {out.dtype}, the segment {self.dtype}")
+        if not contiguous(out, &view, PyBUF_WRITABLE):
+            return self._read_pieces(index, out)
+        try:
+            if <uint64_t> view.len != n:
+                raise errors.MismatchError(f"out has {view.len} bytes, the index {n}")
+            self.move(True, at, view.buf, n)
+        finally:
+            PyBuffer_Release(&view)
+        return out
+
+    cdef tuple _rest(self, int axes, uint64_t n):
+        """The shape of a piece of n bytes with so many axes left."""
+        cdef int first = self.s.axes - axes
+        if axes == 0:
+            return ()
+        return (n // self.strides[first], *[self.s.shape[i] for i in range(first + 1, self.s.axes)])
+
+    def _read_pieces(self, index, out):
+        if self.near:
+            with numpy_errors():
+                part = self.array[index]
+                if out is None:
+                    return part.copy()
+                np.copyto(out, part, casting="equiv")
+                return out
+        shape, each, offsets = self._pieces(index)
+        data = np.empty(shape, self.dtype)
+        if offsets.size and each:
+            self.remote.read_many(offsets, data.reshape(-1).view("u1"))
+        if out is None:
+            return data if shape else data[()]
+        with numpy_errors():
+            np.copyto(out, data, casting="equiv")
+        return out
+
+    def write(self, index, data):
+        cdef uint64_t at = 0, n = 0
+        cdef int axes = 0
+        cdef Py_buffer view
+        self.fresh()
+        if self.readonly:
+            raise refused(c.DSM_EACCESS, "the segment was attached with readonly=True", "write")
+        if not self.locate(index, &at, &n, &axes):
+            self._write_pieces(index, data)
+            return
+        kind = type(data)
+        if kind is NDARRAY:
+            if not (data.dtype is self.dtype or data.dtype == self.dtype) or not contiguous(data, &view, PyBUF_ND):
+                self._write_pieces(index, data)
+                return
+            if not self.fits(&view, axes, n):
+                PyBuffer_Release(&view)
+                self._write_pieces(index, data)
+                return
+        elif kind is bytes or kind is bytearray or kind is memoryview:
+            take(data, &view, False)
+            if <uint64_t> view.len != n:
+                PyBuffer_Release(&view)
+                if self.dtype.kind not in "SV":
+                    raise errors.MismatchError(f"{memoryview(data).nbytes} bytes of data, the index has {n}")
+                self._write_pieces(index, data)
+                return
+        else:
+            if axes == 0 and self.near and self.s.itemsize <= NOGIL_FROM:
+                with numpy_errors():
+                    self.cell[()] = data
+                self.move(False, at, self.cell_view.buf, n)
+            else:
+                self._write_pieces(index, data)
+            return
+        try:
+            self.move(False, at, view.buf, n)
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef bint fits(self, Py_buffer *view, int axes, uint64_t n):
+        """Whether an array has the shape of a piece of n bytes with so many axes left."""
+        cdef int i, first = self.s.axes - axes
+        if view.ndim != axes or <uint64_t> view.len != n:
+            return False
+        for i in range(1, axes):
+            if <uint64_t> view.shape[i] != self.s.shape[first + i]:
+                return False
+        return True
+
+    def _write_pieces(self, index, data):
+        if self.near:
+            with numpy_errors():
+                self.array[index] = data
+            c.dsm_segment_ring(self.remote.ptr)
+            return
+        shape, each, offsets = self._pieces(index)
+        with numpy_errors():
+            whole = np.ascontiguousarray(np.broadcast_to(np.asarray(data, self.dtype), shape))
+        if offsets.size and each:
+            self.remote.write_many(offsets, whole.reshape(-1).view("u1"))
+
+    # -- atomics --
+
+    cdef object number(self, uint64_t word):
+        return <int64_t> word if self.is_signed else word
+
+    def fetch_add(self, index, value):
+        cdef uint64_t old = 0, at = self.word_at(index), add = word(value, "value")
+        cdef Remote remote = self.remote
+        cdef int rc
+        if self.near:
+            rc = c.dsm_fetch_add(remote.ptr, at, add, &old, -1)
+        else:
+            remote.busy += 1
+            with nogil:
+                rc = c.dsm_fetch_add(remote.ptr, at, add, &old, -1)
+            remote.busy -= 1
+        if rc:
+            raise remote.failed(rc, "fetch_add")
+        c.dsm_segment_ring(remote.ptr)
+        return self.number(old)
+
+    def compare_swap(self, index, expected, desired):
+        cdef uint64_t old = 0, at = self.word_at(index), e = word(expected, "expected"), d = word(desired, "desired")
+        cdef Remote remote = self.remote
+        cdef int rc
+        if self.near:
+            rc = c.dsm_compare_swap(remote.ptr, at, e, d, &old, -1)
+        else:
+            remote.busy += 1
+            with nogil:
+                rc = c.dsm_compare_swap(remote.ptr, at, e, d, &old, -1)
+            remote.busy -= 1
+        if rc:
+            raise remote.failed(rc, "compare_swap")
+        c.dsm_segment_ring(remote.ptr)
+        return self.number(old)
+
+    # -- waiting --
+
+    def wait(self, index, until, timeout=None, *, spin=None):
+        cdef int64_t ns = nanoseconds(timeout), spin_ns = SPIN_NS if spin is None else nanoseconds(spin, "spin")
+        cdef int64_t deadline = deadline_after(ns)
+        cdef uint64_t at = self.element(index), n = self.s.itemsize
+        cdef bytearray seen = bytearray(n), now = bytearray(n)
+        cdef char *a = seen
+        cdef char *b = now
+        self.move(True, at, a, n)
+        while True:
+            value = np.frombuffer(bytes(seen), self.dtype)[0]
+            if until(value) if callable(until) else bool(value == until):
+                return value
+            self._wait(at, a, b, n, spin_ns, deadline)
+            memcpy(a, b, n)
+
+    cdef int _wait(self, uint64_t at, char *seen, char *now, uint64_t n, int64_t spin_ns, int64_t deadline) except -1:
+        cdef Remote remote
+        cdef int rc
+        cdef int64_t left
+        while True:
+            self.check()
+            remote = self.remote
+            left = left_until(deadline)
+            remote.busy += 1
+            with nogil:
+                rc = c.dsm_segment_wait(remote.ptr, at, seen, now, n, spin_ns, left if left < SLICE_NS else SLICE_NS)
+            remote.busy -= 1
+            if rc == 0:
+                return 0
+            PyErr_CheckSignals()
+            if rc != -c.DSM_ETIME or left <= SLICE_NS:
+                raise remote.failed(rc, "wait")
+            spin_ns = 0
+
+    # -- versions --
+
+    def _begin(self, timeout):
+        """Version and rows, once this process is the writer."""
+        cdef int64_t deadline = deadline_after(nanoseconds(timeout)), left
+        cdef uint64_t version = 0, rows = 0
+        cdef Remote remote
+        cdef int rc
+        while True:
+            self.check()
+            if self.readonly:
+                raise refused(c.DSM_EACCESS, "the segment was attached with readonly=True", "write")
+            remote = self.remote
+            left = left_until(deadline)
+            remote.busy += 1
+            with nogil:
+                rc = c.dsm_segment_begin(remote.ptr, &self.s, left if left < SLICE_NS else SLICE_NS, &version, &rows)
+            remote.busy -= 1
+            if rc == 0:
+                self.s.rows = rows
+                return version
+            PyErr_CheckSignals()
+            if rc != -c.DSM_ETIME or left <= SLICE_NS:
+                raise remote.failed(rc, "write")
+
+    def _commit(self, data):
+        """data: the whole of it, contiguous; None where it is in place."""
+        cdef Py_buffer view
+        cdef uint64_t version = 0
+        cdef int rc
+        cdef Remote remote = self.remote
+        view.buf = NULL
+        self.check()
+        if data is not None:
+            take(data, &view, False)
+            if <uint64_t> view.len != self.s.rows * self.s.row_bytes:
+                PyBuffer_Release(&view)
+                raise errors.MismatchError(f"{view.len} bytes for {self.s.rows * self.s.row_bytes}")
+        remote.busy += 1
+        with nogil:
+            rc = c.dsm_segment_commit(remote.ptr, &self.s, view.buf, &version)
+        remote.busy -= 1
+        if data is not None:
+            PyBuffer_Release(&view)
+        if rc:
+            raise remote.failed(rc, "write")
+        return version
+
+    def _abort(self):
+        cdef int rc
+        cdef Remote remote = self.remote
+        remote.busy += 1
+        with nogil:
+            rc = c.dsm_segment_abort(remote.ptr, &self.s)
+        remote.busy -= 1
+        if rc:
+            raise remote.failed(rc, "write")
+        self._reach()
+
+    def snapshot(self, timeout=None):
+        cdef int64_t deadline = deadline_after(nanoseconds(timeout)), left
+        cdef uint64_t version = 0, rows
+        cdef Py_buffer view
+        cdef Remote remote
+        cdef int rc = 1
+        self.check()
+        rows = self.s.rows
+        while True:
+            remote = self.remote
+            out = np.empty((rows, *self._shape()[1:]) if self.s.axes else (), self.dtype)
+            take(out.reshape(-1).view("u1"), &view, True)
+            left = left_until(deadline)
+            remote.busy += 1
+            with nogil:
+                rc = c.dsm_segment_snapshot(remote.ptr, &self.s, view.buf, &rows,
+                                            left if left < SLICE_NS else SLICE_NS, &version)
+            remote.busy -= 1
+            PyBuffer_Release(&view)
+            if rc == 0:
+                return version, out
+            PyErr_CheckSignals()
+            if rc < 0 and (rc != -c.DSM_ETIME or left <= SLICE_NS):
+                raise remote.failed(rc, "snapshot")
+            self.check()
+
+    def _set_rows(self, uint64_t rows):
+        cdef int rc
+        cdef Remote remote = self.remote
+        remote.busy += 1
+        with nogil:
+            rc = c.dsm_segment_set_rows(remote.ptr, rows)
+        remote.busy -= 1
+        if rc:
+            raise remote.failed(rc, "resize")
+        c.dsm_segment_ring(remote.ptr)
+        self._reach()
+
+
+cdef object plain(object index):
+    """An int for what is one by its __index__, such as NumPy's integers."""
+    return index.__index__() if hasattr(index, "__index__") and not isinstance(index, np.ndarray) else index
+
+
+cdef object NDARRAY = np.ndarray
+
+
+cdef int contiguous(object buffer, Py_buffer *view, int flags) except -1:
+    """1: a view, to be released. 0: an array that NumPy must copy by pieces. What is no array at all is refused."""
+    try:
+        PyObject_GetBuffer(buffer, view, flags)
+        return 1
+    except Exception as error:
+        if not isinstance(buffer, np.ndarray):
+            take(buffer, view, flags == PyBUF_WRITABLE)
+            return 1
+        if buffer.flags.c_contiguous and (buffer.flags.writeable or flags != PyBUF_WRITABLE):
+            return 0  # a dtype that has no format of the buffer protocol, such as datetime64
+        if flags == PyBUF_WRITABLE and not buffer.flags.writeable:
+            raise explain_buffer(buffer, True, error) from None
+        return 0
+
+
+cdef class numpy_errors:
+    """What NumPy says of indices and values, as errors of ours."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if kind is None or isinstance(error, errors.DsmemError):
+            return
+        if issubclass(kind, IndexError):
+            raise errors.OutOfBoundsError(str(error)) from None
+        if issubclass(kind, (ValueError, TypeError, OverflowError)):
+            raise refused(c.DSM_EINVAL, str(error)) from None
+
+
+cdef int64_t deadline_after(int64_t ns):
+    """A time of the monotonic clock; ns < 0: never."""
+    cdef int64_t now = time.monotonic_ns()
+    return 0x7fffffffffffffff if ns < 0 or ns > 0x7fffffffffffffff - now else now + ns
+
+
+cdef int64_t left_until(int64_t deadline):
+    return 0x7fffffffffffffff if deadline == 0x7fffffffffffffff else max(0, deadline - <int64_t> time.monotonic_ns())

@@ -1,0 +1,356 @@
+"""Segments: arrays in shared memory under a name, near or far."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+from typing_extensions import Buffer, Self
+
+from dsmem import _core, errors
+from dsmem.cluster.names import Format
+from dsmem.memory import Memory
+from dsmem.node import Cluster, NamedObject, grown
+
+_KINDS = "?biufcmMSUV"
+_SPIN_TRIES = 4
+Value = TypeVar("Value")
+
+
+def describe_dtype(dtype: DTypeLike) -> bytes:
+    """A dtype as a segment's header has it.
+
+    Raises
+    ------
+    InvalidArgumentError
+        Python objects, or anything else that means nothing in another process.
+    """
+    kind = _dtype(dtype)
+    if kind.hasobject or kind.kind not in _KINDS or not kind.itemsize:
+        raise errors.InvalidArgumentError(f"dtype {kind} means nothing in another process, or has no size")
+    return repr(np.lib.format.dtype_to_descr(kind)).encode("ascii", "backslashreplace")
+
+
+def _dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    try:
+        return np.dtype(dtype)
+    except (TypeError, ValueError) as error:
+        raise errors.InvalidArgumentError(f"dtype={dtype!r}: {error}") from None
+
+
+def parse_dtype(text: bytes) -> np.dtype[Any]:
+    """The dtype that a header names.
+
+    Raises
+    ------
+    CorruptError
+        It names none.
+    """
+    try:
+        kind = np.lib.format.descr_to_dtype(ast.literal_eval(text.decode("ascii")))
+    except Exception as error:
+        raise errors.CorruptError(f"{text[:80]!r} is no dtype: {error}") from None
+    if kind.hasobject:
+        raise errors.CorruptError(f"dtype {kind} in shared memory")
+    return kind
+
+
+def _axes(shape: int | tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(shape) if hasattr(shape, "__iter__") else (shape,)
+
+
+class Segment(_core.SegmentCore, NamedObject):
+    """An array in shared memory. Made by :meth:`dsmem.Cluster.segment` and :func:`dsmem.attach`.
+
+    Where the memory is near (on this host), :attr:`array` is a view of it without a copy. :meth:`read`, :meth:`write`,
+    the atomics, :meth:`wait` and :meth:`snapshot` work near and far.
+
+    Ways to share do not mix: elements that change by :meth:`fetch_add`, :meth:`compare_swap` and :meth:`update` are to
+    be changed by them only. And of a segment made with ``versioned=True``, which takes its memory twice, readers get
+    whole versions by :meth:`snapshot` if writers change it by :meth:`writing` and :meth:`publish` only.
+
+    Notes
+    -----
+    May be used from any thread. A view keeps the memory mapped and blocks :meth:`close`; at the end of a ``with``
+    statement the handle is closed and the memory goes with the last view. Resized by another process, a
+    segment is seen in its new size from the next call on where it is near, and from the next look at :attr:`shape`
+    where it is far.
+    """
+
+    def __init__(self, memory: Memory, cluster: Cluster | None, name: str) -> None:
+        NamedObject.__init__(self, memory, cluster, name)
+        self._bind(memory.remote, memory.region, memory.ref.readonly, parse_dtype)
+
+    @property
+    def closed(self) -> bool:
+        """Whether this handle was closed."""
+        return self._parted or self._memory.closed
+
+    @classmethod
+    def _layout(
+        cls,
+        shape: int | tuple[int, ...] | None = None,
+        dtype: DTypeLike | None = None,
+        versioned: bool | None = None,
+        capacity: int | None = None,
+    ) -> tuple[int, Format]:
+        if shape is None:
+            raise errors.InvalidArgumentError("a segment can't be made without a shape")
+        kind = _dtype("u1" if dtype is None else dtype)
+        text = describe_dtype(kind)
+        if kind.subdtype is not None:
+            kind, inner = kind.subdtype
+            shape, text = (*_axes(shape), *inner), describe_dtype(kind)
+        layout = _core.SegmentLayout(_axes(shape), text, kind.itemsize, bool(versioned), capacity)
+        return layout.nbytes, layout.format
+
+    @classmethod
+    def _open(
+        cls,
+        memory: Memory,
+        cluster: Cluster | None,
+        name: str,
+        *,
+        shape: int | tuple[int, ...] | None = None,
+        dtype: DTypeLike | None = None,
+        versioned: bool | None = None,
+        capacity: int | None = None,
+    ) -> Self:
+        segment = cls(memory, cluster, name)
+        try:
+            segment._compare(shape, dtype, versioned)
+        except BaseException:
+            segment.close()
+            raise
+        return segment
+
+    def _compare(self, shape: int | tuple[int, ...] | None, dtype: DTypeLike | None, versioned: bool | None) -> None:
+        wanted = None if dtype is None else _dtype(dtype)
+        axes = None if shape is None else _axes(shape)
+        if wanted is not None and wanted.subdtype is not None:
+            wanted, inner = wanted.subdtype
+            axes = None if axes is None else (*axes, *inner)
+        different = []
+        if wanted is not None and wanted != self.dtype:
+            different.append(f"dtype {self.dtype}, not {wanted}")
+        if axes is not None and axes != self.shape:
+            different.append(f"shape {self.shape}, not {axes}")
+        if versioned is not None and versioned != self.versioned:
+            different.append(f"versioned={self.versioned}, not {versioned}")
+        if different:
+            raise errors.MismatchError(f"segment {self._name!r} has {' and '.join(different)}")
+
+    def _grown(self, nbytes: int) -> _core.Remote:
+        """The remote that reaches so many bytes, after another process has made the file longer."""
+        self._memory = grown(self._memory, nbytes)
+        return self._memory.remote
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """The array for other libraries, without a copy."""
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)
+
+    def update(
+        self, index: int | tuple[int, ...], function: Callable[[int], int], timeout: float | None = None
+    ) -> tuple[int, int]:
+        """Replace an 8-byte integer by a function of it, atomically.
+
+        Parameters
+        ----------
+        index : int or tuple of int
+            One element.
+        function : callable
+            Gets the value and returns the new one; called again when others were quicker, so it should do nothing else.
+        timeout : float, optional
+            Seconds until TimeoutError.
+
+        Returns
+        -------
+        (int, int)
+            The value before and the value after.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        old = int(self.read(index))
+        for tries in range(1 << 62):
+            new = function(old)
+            seen = self.compare_swap(index, old, new)
+            if seen == old:
+                return old, new
+            old = seen
+            if end is not None and time.monotonic() >= end:
+                raise errors.TimeoutError(f"others changed element {index!r} {tries + 1} times meanwhile", op="update")
+            if tries >= _SPIN_TRIES:
+                time.sleep(random.uniform(0, min(1e-3, 1e-6 * 2 ** min(tries, 10))))
+        raise AssertionError
+
+    async def read_async(self, index: Any, out: NDArray[Any] | None = None) -> Any:
+        """:meth:`read` in an event loop, which goes on meanwhile where the memory is far."""
+        return await self._move_async(index, out)
+
+    async def write_async(self, index: Any, data: ArrayLike | Buffer) -> None:
+        """:meth:`write` in an event loop, which goes on meanwhile where the memory is far."""
+        if self.readonly:
+            raise errors.AccessDeniedError("the segment was attached with readonly=True", op="write")
+        await self._move_async(index, None, data)
+
+    async def _move_async(self, index: Any, out: NDArray[Any] | None, data: ArrayLike | Buffer | None = None) -> Any:
+        remote = self._memory.remote
+        if remote.is_near:
+            return self.read(index, out) if data is None else self.write(index, data)
+        shape, each, offsets = self._pieces(index)
+        if data is None:
+            local = np.empty(shape, self.dtype)
+        else:
+            local = np.array(np.broadcast_to(_values(data, self.dtype), shape), order="C")
+        raw = local.reshape(-1).view("u1").data
+        op: Callable[[int, memoryview], Awaitable[None]] = remote.read_async if data is None else remote.write_async
+        if each:
+            await asyncio.gather(*[op(int(at), raw[i * each : (i + 1) * each]) for i, at in enumerate(offsets)])
+        if data is not None:
+            return None
+        if out is None:
+            return local if shape else local[()]
+        np.copyto(out, local, casting="equiv")
+        return out
+
+    def resize(self, rows: int, timeout: float | None = None) -> None:
+        """Change the length of the first axis; what stays keeps its place and its values.
+
+        Parameters
+        ----------
+        rows : int
+            The new length. Rows that are new are zero, rows that were cut off before come back as they were.
+        timeout : float, optional
+            Seconds to wait for another writer of a versioned segment.
+
+        Raises
+        ------
+        OutOfMemoryError
+            There is no room; nothing has changed.
+        InvalidArgumentError
+            More rows than the ``capacity=`` with which a hosted or a versioned segment was made: only files grow.
+        NameNotFoundError, StaleDescriptorError
+            The segment has to grow, and its name is gone.
+
+        Notes
+        -----
+        Memory that views are on stays where it is: they go on showing the rows that they have. A segment never gives
+        memory back before it is unlinked.
+        """
+        if self.readonly:
+            raise errors.AccessDeniedError("the segment was attached with readonly=True", op="resize")
+        if not self.shape or not 0 <= rows < 1 << 63:
+            raise errors.InvalidArgumentError(f"{rows!r} rows of a segment of shape {self.shape}")
+        if rows > self.capacity:
+            if self.versioned or not self.ref.cluster:
+                raise errors.InvalidArgumentError(f"{rows} rows; the segment was made with capacity={self.capacity}")
+            grown(self._memory, self._nbytes_for(rows), longer=True).close()
+        if not self.versioned:
+            self._set_rows(rows)
+            return
+        self._begin(timeout)
+        try:
+            self._set_rows(rows)
+            self._commit(None if self._memory.remote.is_near else self.read())
+        except BaseException:
+            self._abort()
+            raise
+
+    @contextlib.contextmanager
+    def writing(self, timeout: float | None = None) -> Iterator[NDArray[Any]]:
+        """Change a versioned segment so that :meth:`snapshot` shows all of the changes or none.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait for another writer, then TimeoutError. Who waits for one that is killed goes on, from the
+            version before.
+
+        Yields
+        ------
+        ndarray
+            The array to change: the memory itself where it is near, otherwise a copy that is written at the end. An
+            exception in the block undoes it.
+        """
+        self._begin(timeout)
+        try:
+            near = self._memory.remote.is_near
+            array = self.array if near else np.asarray(self.read())
+            yield array
+            data = None if near else array
+            del array
+            self._commit(data)
+        except BaseException:
+            with contextlib.suppress(errors.NotHeldError):  # _commit failed after its last step
+                self._abort()
+            raise
+
+    def publish(self, data: ArrayLike, timeout: float | None = None) -> int:
+        """Replace all of a versioned segment at once.
+
+        Parameters
+        ----------
+        data : array_like
+            Of the segment's shape, or what NumPy broadcasts to it.
+        timeout : float, optional
+            Seconds to wait for another writer.
+
+        Returns
+        -------
+        int
+            The version that it is now.
+        """
+        whole = _values(data, self.dtype)
+        self._begin(timeout)
+        try:
+            whole = np.ascontiguousarray(np.broadcast_to(whole, self._shape()))
+            version: int = self._commit(whole.reshape(-1).view("u1") if whole.size else b"")
+        except ValueError as error:
+            self._abort()
+            raise errors.MismatchError(f"data of shape {np.shape(whole)}: {error}") from None
+        except BaseException:
+            with contextlib.suppress(errors.NotHeldError):
+                self._abort()
+            raise
+        return version
+
+    def close(self) -> None:
+        """Leave the segment, which stays under its name; again does nothing.
+
+        Raises
+        ------
+        BusyError
+            There are views of it, or calls are under way in other threads.
+        """
+        self._close_old()
+        self._memory.close()
+
+    def _leave(self) -> None:
+        """In a with statement the variables that views were bound to are still there: memory goes with the last."""
+        try:
+            self.close()
+        except errors.BusyError:
+            self._part()
+            self._memory.part()
+
+    def __repr__(self) -> str:
+        what = "closed" if self.closed else f"{self._shape()} {self.dtype}"
+        return f"<Segment {self._name!r} {what}>"
+
+
+def _values(data: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    if isinstance(data, (bytes, bytearray, memoryview)) and dtype.kind not in "SV":
+        return np.frombuffer(data, dtype)
+    try:
+        return np.asarray(data, dtype)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise errors.InvalidArgumentError(str(error)) from None
