@@ -12,6 +12,7 @@ import timeit
 import memcpy
 import mpi
 import pytest
+import queues
 import report
 
 import dsmem
@@ -20,6 +21,8 @@ from dsmem.cli.owner import owner
 NBYTES = 64 << 20
 SHORT = {"rounds": 15, "seconds": 0.0005}
 LONG = {"rounds": 101, "seconds": 0.002}
+QUEUES_SHORT = {"rounds": 3, "seconds": 0.005}  # it takes two processes a while to find their pace
+QUEUES_LONG = {"rounds": 31, "seconds": 0.03}
 _peers = {}
 
 
@@ -35,12 +38,13 @@ class Race:
         benchmark.extra_info["figures"] = []
 
     def _number(self, run):
+        run(1)  # whoever has to connect first does it now
         number = 1
         while (spent := run(number)) < self.seconds / 2:
             number = max(number * 2, int(number * self.seconds / max(spent, 1e-9)) // 2)
         return max(1, round(number * self.seconds / spent))
 
-    def run(self, name, unit, contestants, *, amount=1, target=None, relative=False):
+    def run(self, name, unit, contestants, *, amount=1, target=None, relative=False, bound=None):
         """Amount: what one call does, in the unit's numerator (Mops, GB); for unit µs the time itself is the figure."""
         numbers = {who: self._number(run) for who, run in contestants.items()}
         times = {who: [] for who in contestants}
@@ -65,12 +69,35 @@ class Race:
             low, median, high = sorted(map(value, statistics.quantiles(spent, n=4)))
             of[who] = {"median": median, "quartiles": [low, high], "calls_per_round": numbers[who]}
         figure = {"name": name, "unit": unit, "better": "low" if unit == "µs" else "high", "of": of}
-        self.benchmark.extra_info["figures"].append({**figure, "target": target, "relative": relative})
+        figure |= {"target": target, "relative": relative, "bound": bound}
+        self.benchmark.extra_info["figures"].append(figure)
 
 
 @pytest.fixture
 def race(benchmark, request):
     return Race(benchmark, **(LONG if request.config.getoption("long") else SHORT))
+
+
+@pytest.fixture
+def queue_race(benchmark, request):
+    return Race(benchmark, **(QUEUES_LONG if request.config.getoption("long") else QUEUES_SHORT))
+
+
+@pytest.fixture(scope="session")
+def at_hand():
+    """Which of the classes of queues.py can run here, as a function of their list."""
+
+    def choose(*classes):
+        chosen = []
+        for cls in classes:
+            reason, what = queues.missing(cls)
+            if reason or what:
+                _peers[cls.name] = reason or what
+            if not reason:
+                chosen.append(cls)
+        return chosen
+
+    return choose
 
 
 @pytest.fixture(scope="session")
