@@ -1,0 +1,96 @@
+"""The models under SPIN: the protocols as they are must hold, and every mutation of them must be found to be wrong."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+MODELS = Path(__file__).parent
+
+# What is explored: seconds each. -DSAFETY: assertions and invalid end states; -DNP: no run goes on for ever.
+HOLDS = [
+    "ring -DM=4 -DPRODUCER_DEATHS=1",
+    "ring -DM=3 -DPRODUCER_DEATHS=2",
+    "shared_tail -DM=3",
+    "shared_tail -DM=4 -DSTOPS",
+    "shared_tail -DM=2 -DSTOPS -DCONSUMERS=3",
+    "shared_tail -DM=1 -DSTOPS -DLANES=2 -DDEATHS=2",
+    "shared_tail -DM=3 -DDROP",
+    "shared_tail -DM=3 -DDROP -DSTOPS",
+    "bell",
+    "bell -DDEATHS=1 -DRECHECK",
+    "bell -DLOCK",
+    "bell -DLOCK -DDEATHS=1 -DRECHECK",
+    "lock -DROUNDS=2",
+    "lock -DPROCESSES=4 -DDEATHS=2",
+]
+ENDS = ["ring -DM=3 -DPRODUCER_DEATHS=1", "shared_tail -DM=2", "shared_tail -DM=2 -DDROP", "lock"]
+
+# What is found, besides the mutation. "assertion" or "invalid end state"; "non-progress" with the check for cycles.
+FAILS = [
+    ("ring -DPUBLISH_FIRST", "assertion"),
+    ("ring -DNO_ZERO", "assertion"),
+    ("ring -DPADDING_FIRST", "assertion"),
+    ("ring -DNO_SPARE", "assertion"),
+    ("ring -DNO_WALK", "invalid end state"),
+    ("ring -DHEAD_ONLY", "assertion"),
+    ("ring -DTAIL_FIRST", "invalid end state"),
+    ("shared_tail -DSWAP_FIRST", "assertion"),
+    ("shared_tail -DBLIND_STORE", "assertion"),
+    ("shared_tail -DEMPTY_ONCE", "assertion"),
+    ("shared_tail -DSTALE_IS_CORRUPT", "assertion"),
+    ("shared_tail -DNO_ZERO", "assertion"),
+    ("shared_tail -DM=2 -DOLD_TAIL", "non-progress"),
+    ("bell -DWORD_FIRST", "invalid end state"),
+    ("bell -DSEEN_LATE", "invalid end state"),
+    ("bell -DCLEAR_LATE", "invalid end state"),
+    ("bell -DRING_FIRST", "invalid end state"),
+    ("bell -DDEATHS=1", "invalid end state"),
+    ("bell -DLOCK -DONE_BEHIND", "invalid end state"),
+    ("bell -DLOCK -DDEATHS=1", "invalid end state"),
+    ("lock -DNO_SWEEP", "invalid end state"),
+    ("lock -DBLIND_SWEEP", "assertion"),
+    ("lock -DTAKE_FROM_ANY", "assertion"),
+    ("lock -DLOOK_FIRST", "assertion"),
+    ("lock -DNO_TOKEN", "assertion"),
+    ("lock -DNO_NEWS", "assertion"),
+]
+
+pytestmark = [
+    pytest.mark.skipif(not shutil.which("spin") or not shutil.which("cc"), reason="wants spin and cc (ci/deps model)"),
+    pytest.mark.timeout(900),
+]
+
+
+def explore(case: str, folder: Path, cycles: bool) -> str:
+    """What pan says of a model; it has looked everywhere, or up to the first error."""
+    name, *defines = case.split()
+    subprocess.run(["spin", *defines, "-a", str(MODELS / f"{name}.pml")], cwd=folder, check=True, capture_output=True)
+    how = ["-DNP"] if cycles else ["-DSAFETY"]
+    subprocess.run(["cc", "-O2", "-w", *how, "-DMEMLIM=4000", "-o", "pan", "pan.c"], cwd=folder, check=True)
+    search = ["./pan", *(["-l"] if cycles else []), "-m100000", "-w22", "-n"]
+    said = subprocess.run(search, cwd=folder, check=True, capture_output=True, text=True).stdout
+    assert "max search depth too small" not in said and "out of memory" not in said, said
+    assert "error" not in said.lower().replace("errors:", ""), said
+    return said
+
+
+@pytest.mark.parametrize("case", HOLDS)
+def test_holds(case, tmp_path):
+    said = explore(case, tmp_path, False)
+    assert "errors: 0" in said and "Search not completed" not in said, said
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_ends(case, tmp_path):
+    said = explore(case, tmp_path, True)
+    assert "errors: 0" in said and "Search not completed" not in said, said
+
+
+@pytest.mark.parametrize(("case", "found"), FAILS)
+def test_mutation_is_found(case, found, tmp_path):
+    said = explore(case, tmp_path, found == "non-progress")
+    assert "errors: 1" in said and f"pan:1: {found}" in said, said
