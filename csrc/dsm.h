@@ -427,6 +427,78 @@ int dsm_segment_abort(dsm_remote *r, const dsm_segment *s);
 int dsm_segment_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint64_t *rows, int64_t timeout_ns,
                          uint64_t *version);
 
+typedef struct dsm_rwlock dsm_rwlock;
+int dsm_rwlock_open(dsm_remote *r, int64_t spin_ns, dsm_rwlock **out);
+void dsm_rwlock_close(dsm_rwlock *rw);
+int dsm_rwlock_read(dsm_rwlock *rw, int64_t timeout_ns);
+int dsm_rwlock_unread(dsm_rwlock *rw); /* ENOTHELD */
+/* To write: claim, then drain, each until it answers 1. Who gives up between them unclaims with unused = 1. */
+int dsm_rwlock_claim(dsm_rwlock *rw, int64_t timeout_ns);
+int dsm_rwlock_drain(dsm_rwlock *rw, int64_t timeout_ns);
+int dsm_rwlock_unclaim(dsm_rwlock *rw, int unused);     /* ENOTHELD */
+dsm_lock *dsm_rwlock_lock(dsm_rwlock *rw);              /* the writer's: held, token, recovered, locked */
+int dsm_rwlock_readers(dsm_rwlock *rw, int *recovered); /* of this handle */
+
+typedef struct dsm_semaphore dsm_semaphore;
+int dsm_semaphore_open(dsm_remote *r, int64_t spin_ns, dsm_semaphore **out);
+void dsm_semaphore_close(dsm_semaphore *m); /* gives its permits back */
+int dsm_semaphore_acquire(dsm_semaphore *m, int64_t timeout_ns);
+int dsm_semaphore_release(dsm_semaphore *m);              /* ENOTHELD: this handle has no permit */
+int dsm_semaphore_value(dsm_semaphore *m);                /* free permits, or -DSM_E… */
+int dsm_semaphore_held(dsm_semaphore *m, int *recovered); /* permits of this handle */
+
+typedef struct dsm_event dsm_event;
+#define DSM_EVENT_NOW UINT64_MAX
+int dsm_event_open(dsm_remote *r, int64_t spin_ns, dsm_event **out);
+void dsm_event_close(dsm_event *e);
+int dsm_event_set(dsm_event *e);
+int dsm_event_clear(dsm_event *e);
+int dsm_event_is_set(dsm_event *e); /* 1, 0 or -DSM_E… */
+/* *since is DSM_EVENT_NOW first, and goes from call to call of one wait. */
+int dsm_event_wait(dsm_event *e, uint64_t *since, int64_t timeout_ns);
+
+typedef struct dsm_condition dsm_condition;
+typedef struct {
+    dsm_condition *condition;
+    uint64_t token;
+    uint32_t line;
+} dsm_waiter;
+/* lock: the one whose id the condition was made with, open as long as the condition; NULL: its own. EMISMATCH. */
+int dsm_condition_open(dsm_remote *r, dsm_lock *lock, int64_t spin_ns, dsm_condition **out);
+void dsm_condition_close(dsm_condition *c);
+dsm_lock *dsm_condition_lock(dsm_condition *c);
+/* A wait: begin (gives the lock back), wait until it does not answer 0 or time is over, take the lock, finish. ENOTHELD, EMEMBERS. */
+#define DSM_CONDITION_NOTIFIED 1
+#define DSM_CONDITION_INHERIT 2 /* another waiter died with its notification: finish with inherit = 1 may get it */
+int dsm_condition_begin(dsm_condition *c, dsm_waiter *w);
+int dsm_condition_wait(dsm_waiter *w, int64_t timeout_ns);
+int dsm_condition_finish(dsm_waiter *w, int inherit); /* 1: notified, 0: not: the wait may begin again */
+int dsm_condition_notify(dsm_condition *c, uint64_t n);
+
+typedef struct dsm_barrier dsm_barrier;
+#define DSM_BARRIER_ANY UINT64_MAX
+int dsm_barrier_open(dsm_remote *r, int64_t spin_ns, dsm_barrier **out);
+void dsm_barrier_close(dsm_barrier *b);
+/* 2: as the last; without finish it calls dsm_barrier_finish before the others go on. 1: wait for the others. EBROKEN. */
+int dsm_barrier_arrive(dsm_barrier *b, int finish, int64_t timeout_ns, uint64_t *generation, uint32_t *index);
+int dsm_barrier_finish(dsm_barrier *b, uint64_t generation, int64_t timeout_ns);
+int dsm_barrier_wait(dsm_barrier *b, uint64_t generation, int64_t timeout_ns);
+int dsm_barrier_break(dsm_barrier *b, uint64_t generation,
+                      int64_t timeout_ns); /* only while it is in that generation */
+int dsm_barrier_reset(dsm_barrier *b, int64_t timeout_ns);
+int dsm_barrier_waiting(dsm_barrier *b, int *broken); /* how many, or -DSM_E… */
+uint32_t dsm_barrier_parties(const dsm_barrier *b);
+
+typedef struct dsm_once dsm_once;
+#define DSM_ONCE_RUN 1
+#define DSM_ONCE_DONE 2
+int dsm_once_open(dsm_remote *r, int64_t spin_ns, dsm_once **out);
+void dsm_once_close(dsm_once *o);
+int dsm_once_begin(dsm_once *o, int64_t timeout_ns); /* DSM_ONCE_…; 0: another one still runs */
+int dsm_once_end(dsm_once *o, int done);             /* done 0: it failed, another one may run. ENOTHELD */
+int dsm_once_done(dsm_once *o);                      /* 1, 0 or -DSM_E… */
+dsm_lock *dsm_once_lock(dsm_once *o);
+
 /* HMAC-SHA256 as used by the handshake (for tests). */
 void dsm_hmac_sha256(const void *key, size_t key_len, const void *msg, size_t len, uint8_t out[32]);
 /* Start time of a process in clock ticks since boot (/proc/PID/stat field 22); 0 if there is none, also when it has ended and

@@ -343,6 +343,161 @@ class Cluster:
         made: sync.SpinLock = self._object("spinlock", name, said, create=create, mode=mode, lifetime=lifetime)
         return made
 
+    def rwlock(
+        self,
+        name: str,
+        *,
+        members: int | None = None,
+        create: bool | None = False,
+        spin: float | None = None,
+        mode: int | None = None,
+        lifetime: Lifetime = "name",
+    ) -> sync.RWLock:
+        """A lock for many readers or one writer; parameters and errors as of :meth:`lock`."""
+        said = {"members": members, "spin": spin}
+        made: sync.RWLock = self._object("rwlock", name, said, create=create, mode=mode, lifetime=lifetime)
+        return made
+
+    def semaphore(
+        self,
+        name: str,
+        n: int | None = None,
+        *,
+        create: bool | None = False,
+        spin: float | None = None,
+        mode: int | None = None,
+        lifetime: Lifetime = "name",
+    ) -> sync.Semaphore:
+        """Permits that processes acquire and release.
+
+        Parameters
+        ----------
+        n : int, optional
+            How many there are, 1 to 4096; 1 by default.
+        name, create, spin, mode, lifetime
+            As of :meth:`lock`.
+
+        Returns
+        -------
+        dsmem.sync.Semaphore
+
+        Raises
+        ------
+        NameNotFoundError, NameExistsError, MismatchError
+            By the convention of all objects.
+        """
+        said = {"n": n, "spin": spin}
+        made: sync.Semaphore = self._object("semaphore", name, said, create=create, mode=mode, lifetime=lifetime)
+        return made
+
+    def event(
+        self,
+        name: str,
+        *,
+        create: bool | None = False,
+        spin: float | None = None,
+        mode: int | None = None,
+        lifetime: Lifetime = "name",
+    ) -> sync.Event:
+        """A flag to wait for; parameters and errors as of :meth:`lock`."""
+        said = {"spin": spin}
+        made: sync.Event = self._object("event", name, said, create=create, mode=mode, lifetime=lifetime)
+        return made
+
+    def condition(
+        self,
+        name: str,
+        lock: sync.Lock | None = None,
+        *,
+        members: int | None = None,
+        waiters: int | None = None,
+        create: bool | None = False,
+        spin: float | None = None,
+        mode: int | None = None,
+        lifetime: Lifetime = "name",
+    ) -> sync.Condition:
+        """A condition, to wait under a lock until another process notifies.
+
+        Parameters
+        ----------
+        lock : dsmem.sync.Lock, optional
+            The lock that it goes with, here and wherever it is opened; by default one of its own.
+        members, waiters : int, optional
+            How many handles can be open, and how many threads can wait, at a time: 1 to 1024; 256 by default.
+        name, create, spin, mode, lifetime
+            As of :meth:`lock`.
+
+        Returns
+        -------
+        dsmem.sync.Condition
+
+        Raises
+        ------
+        MismatchError
+            It goes with another lock.
+        NameNotFoundError, NameExistsError, TooManyMembersError
+            As of :meth:`lock`.
+        """
+        said = {"lock": lock, "members": members, "waiters": waiters, "spin": spin}
+        made: sync.Condition = self._object("condition", name, said, create=create, mode=mode, lifetime=lifetime)
+        return made
+
+    def barrier(
+        self,
+        name: str,
+        parties: int | None = None,
+        action: Callable[[], object] | None = None,
+        timeout: float | None = None,
+        *,
+        members: int | None = None,
+        create: bool | None = False,
+        spin: float | None = None,
+        mode: int | None = None,
+        lifetime: Lifetime = "name",
+    ) -> sync.Barrier:
+        """A barrier, where parties wait for each other.
+
+        Parameters
+        ----------
+        parties : int, optional
+            How many, 1 to 1024; needed to make one.
+        action : callable, optional
+            What this handle calls when its party comes last, before any goes on.
+        timeout : float, optional
+            Seconds that wait() waits where it says nothing else; None: no limit.
+        members : int, optional
+            How many handles can be open at a time, 1 to 1024; 256 by default.
+        name, create, spin, mode, lifetime
+            As of :meth:`lock`.
+
+        Returns
+        -------
+        dsmem.sync.Barrier
+
+        Raises
+        ------
+        NameNotFoundError, NameExistsError, MismatchError, TooManyMembersError
+            As of :meth:`lock`.
+        """
+        said = {"parties": parties, "action": action, "timeout": timeout, "members": members, "spin": spin}
+        made: sync.Barrier = self._object("barrier", name, said, create=create, mode=mode, lifetime=lifetime)
+        return made
+
+    def once(
+        self,
+        name: str,
+        *,
+        members: int | None = None,
+        create: bool | None = False,
+        spin: float | None = None,
+        mode: int | None = None,
+        lifetime: Lifetime = "name",
+    ) -> sync.Once:
+        """Something to be done by one process; parameters and errors as of :meth:`lock`."""
+        said = {"members": members, "spin": spin}
+        made: sync.Once = self._object("once", name, said, create=create, mode=mode, lifetime=lifetime)
+        return made
+
     # -- what classes of objects build on --
 
     def _open_names(self) -> Names:

@@ -8,18 +8,20 @@ dead, so waiters run out of time. docs/protocols/lock.md and sync.md have the by
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from typing_extensions import Self
 
 from dsmem import _core, errors
 from dsmem.cluster.names import Format
-from dsmem.memory import Memory
-from dsmem.node import Cluster, NamedObject
+from dsmem.memory import Memory, Reference
+from dsmem.node import Cluster, NamedObject, attach, memory_of
 
-__all__ = ["Lock", "SpinLock"]
+__all__ = ["Barrier", "Condition", "Event", "Lock", "Once", "RWLock", "Semaphore", "SpinLock"]
 
 _MEMBERS = 256
+_WAITERS = 256
 _SHAPE = struct.Struct("<IIQ")  # docs/protocols/lock.md: members, count, lock
 _SHAPE_AT = 64
 
@@ -33,9 +35,9 @@ class _Shape:
         self.members, self.count, self.lock = _SHAPE.unpack(raw)
 
     def expect(self, name: str, **wanted: int | None) -> None:
-        """Raise MismatchError where one of members, count and lock is wanted and another one is found."""
+        """Raise MismatchError where a number of members, or of what the type counts, is wanted and another is found."""
         for what, value in wanted.items():
-            found = getattr(self, "count" if what not in ("members", "lock") else what)
+            found = self.members if what == "members" else self.count
             if value is not None and value != found:
                 raise errors.MismatchError(f"{name!r} has {what}={found}, not {value}")
 
@@ -45,6 +47,10 @@ def _layout(kind: str, members: int = 0, count: int = 0, lock: int = 0) -> tuple
         _core.sync_format(view, kind, members, count, lock)
 
     return _core.sync_bytes(kind, members, count), write
+
+
+def _or(given: int | None, default: int) -> int:
+    return default if given is None else given
 
 
 class _Synchronised(NamedObject):
@@ -92,21 +98,12 @@ class Lock(_Synchronised, _core.Lock):
 
     @classmethod
     def _layout(cls, **properties: Any) -> tuple[int, Format]:
-        members = properties["members"]
-        return _layout(cls._kind, _MEMBERS if members is None else members)
+        return _layout(cls._kind, _or(properties["members"], _MEMBERS))
 
     @classmethod
-    def _open(
-        cls,
-        memory: Memory,
-        cluster: Cluster | None,
-        name: str,
-        members: int | None = None,
-        spin: float | None = None,
-        **properties: Any,
-    ) -> Self:
-        _Shape(memory.remote).expect(name, members=members)
-        return cls(memory, cluster, name, spin)
+    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
+        _Shape(memory.remote).expect(name, members=properties.get("members"))
+        return cls(memory, cluster, name, properties.get("spin"))
 
 
 class SpinLock(Lock):
@@ -116,3 +113,209 @@ class SpinLock(Lock):
     """
 
     _kind = "spinlock"
+
+
+class RWLock(_Synchronised, _core.RWLock):
+    """A lock for many readers or one writer, made by :meth:`dsmem.Cluster.rwlock`.
+
+    ``with rw.read():`` and ``with rw.write():``, or the acquire and release methods.
+
+    Attributes
+    ----------
+    token : int or None
+        The fencing token of the writer's grant that this handle has; None: it does not write.
+    recovered : bool
+        Whether the last writer died while it wrote. Readers are told, too, until another one has written.
+
+    Notes
+    -----
+    A writer that has its turn keeps new readers out while it waits for those inside; so who reads must not read again
+    inside of it, and a reader must not become a writer. Dead readers and writers are no hindrance on one host.
+    """
+
+    _handle = _core.RWLock
+
+    def __init__(self, memory: Memory, cluster: Cluster | None, name: str, spin: float | None) -> None:
+        _core.RWLock.__init__(self, memory.remote, spin)
+        NamedObject.__init__(self, memory, cluster, name)
+
+    @classmethod
+    def _layout(cls, **properties: Any) -> tuple[int, Format]:
+        return _layout("rwlock", _or(properties["members"], _MEMBERS))
+
+    @classmethod
+    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
+        _Shape(memory.remote).expect(name, members=properties.get("members"))
+        return cls(memory, cluster, name, properties.get("spin"))
+
+
+class Semaphore(_Synchronised, _core.Semaphore):
+    """Permits, each with an owner, like :class:`threading.BoundedSemaphore`, made by :meth:`dsmem.Cluster.semaphore`.
+
+    Attributes
+    ----------
+    value : int
+        Permits that are free.
+    held : int
+        Permits that this handle has.
+    recovered : bool
+        Whether the permit that this handle acquired last was one of a process that died.
+
+    Notes
+    -----
+    A permit is released with the handle that acquired it, in whatever thread; to signal another process is the task of
+    an event, a condition or a queue. The permits of a dead process come back.
+    """
+
+    _handle = _core.Semaphore
+    __enter__ = _core.Semaphore.__enter__  # type: ignore[assignment]
+    __exit__ = _core.Semaphore.__exit__
+
+    def __init__(self, memory: Memory, cluster: Cluster | None, name: str, spin: float | None) -> None:
+        _core.Semaphore.__init__(self, memory.remote, spin)
+        NamedObject.__init__(self, memory, cluster, name)
+
+    @classmethod
+    def _layout(cls, **properties: Any) -> tuple[int, Format]:
+        return _layout("semaphore", count=_or(properties["n"], 1))
+
+    @classmethod
+    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
+        _Shape(memory.remote).expect(name, n=properties.get("n"))
+        return cls(memory, cluster, name, properties.get("spin"))
+
+
+class Event(_Synchronised, _core.Event):
+    """A flag to wait for, like :class:`threading.Event`, made by :meth:`dsmem.Cluster.event`.
+
+    Notes
+    -----
+    Who waits while it is set and cleared again learns of it. It has no owner: a dead process leaves it as it was.
+    """
+
+    _handle = _core.Event
+
+    def __init__(self, memory: Memory, cluster: Cluster | None, name: str, spin: float | None) -> None:
+        _core.Event.__init__(self, memory.remote, spin)
+        NamedObject.__init__(self, memory, cluster, name)
+
+    @classmethod
+    def _layout(cls, **properties: Any) -> tuple[int, Format]:
+        return _layout("event")
+
+    @classmethod
+    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
+        return cls(memory, cluster, name, properties.get("spin"))
+
+
+class Condition(_Synchronised, _core.Condition):
+    """A condition like :class:`threading.Condition`, made by :meth:`dsmem.Cluster.condition`.
+
+    It goes with a lock of its own, which has the methods and attributes of :class:`Lock` on the condition, or with the
+    :class:`Lock` that it was made with; several conditions may go with one lock.
+
+    Notes
+    -----
+    notify(n) wakes the n that have waited longest. A notification given to a process that dies before it has returned
+    from wait() goes to another waiter. Where the lock's holder died, ``recovered`` says so after wait(), too.
+    """
+
+    _handle = _core.Condition
+    __enter__ = _core.Condition.__enter__  # type: ignore[assignment]
+    __exit__ = _core.Condition.__exit__
+
+    def __init__(
+        self, memory: Memory, cluster: Cluster | None, name: str, lock: Lock | None, spin: float | None
+    ) -> None:
+        _core.Condition.__init__(self, memory.remote, lock, spin)
+        NamedObject.__init__(self, memory, cluster, name)
+        self._lock = lock
+
+    @classmethod
+    def _layout(cls, **properties: Any) -> tuple[int, Format]:
+        lock = properties["lock"]
+        return _layout(
+            "condition",
+            _or(properties["members"], _MEMBERS),
+            _or(properties["waiters"], _WAITERS),
+            0 if lock is None else lock.ref.id,
+        )
+
+    @classmethod
+    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
+        shape = _Shape(memory.remote)
+        lock = properties.get("lock")
+        shape.expect(name, members=properties.get("members"), waiters=properties.get("waiters"))
+        if shape.lock != (0 if lock is None else lock.ref.id):
+            given = "" if lock is None else f", not {lock.name!r}"
+            raise errors.MismatchError(f"{name!r} goes with {'another lock' if shape.lock else 'its own lock'}{given}")
+        return cls(memory, cluster, name, lock, properties.get("spin"))
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        if self._lock is None:
+            return super().__reduce__()
+        return _attach_condition, (self.ref, self._lock.ref)
+
+
+def _attach_condition(ref: Reference, lock: Reference) -> Condition:
+    """A condition and the lock that it goes with; both are attached here."""
+    memory = memory_of(ref)
+    try:
+        return Condition._open(memory, None, ref.name, lock=attach(lock))
+    except BaseException:
+        memory.close()
+        raise
+
+
+class Barrier(_Synchronised, _core.Barrier):
+    """A barrier like :class:`threading.Barrier`, made by :meth:`dsmem.Cluster.barrier`.
+
+    Notes
+    -----
+    A party that dies in wait(), or while it runs the action, breaks the barrier for the others within about 50 ms. The
+    action and the default timeout are this handle's; the action of whoever comes last runs.
+    """
+
+    _handle = _core.Barrier
+
+    def __init__(self, memory: Memory, cluster: Cluster | None, name: str, **how: Any) -> None:
+        _core.Barrier.__init__(self, memory.remote, how.get("action"), how.get("timeout"), how.get("spin"))
+        NamedObject.__init__(self, memory, cluster, name)
+
+    @classmethod
+    def _layout(cls, **properties: Any) -> tuple[int, Format]:
+        parties = properties["parties"]
+        if parties is None:
+            raise errors.InvalidArgumentError("a barrier that is made needs its number of parties")
+        return _layout("barrier", _or(properties["members"], max(_MEMBERS, min(parties, 1024))), parties)
+
+    @classmethod
+    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
+        shape = _Shape(memory.remote)
+        shape.expect(name, parties=properties.pop("parties", None), members=properties.pop("members", None))
+        return cls(memory, cluster, name, **properties)
+
+
+class Once(_Synchronised, _core.Once):
+    """Something that one process does and the others wait for, made by :meth:`dsmem.Cluster.once`.
+
+    ``with once as first: if first: …`` or ``once.call(function)``. When it raises, or its process dies, another one
+    that waits does it; ``recovered`` then says that a process died while it did.
+    """
+
+    _handle = _core.Once
+    __enter__ = _core.Once.__enter__  # type: ignore[assignment]
+    __exit__ = _core.Once.__exit__  # type: ignore[assignment]
+
+    def __init__(self, memory: Memory, cluster: Cluster | None, name: str, spin: float | None) -> None:
+        _core.Once.__init__(self, memory.remote, spin)
+        NamedObject.__init__(self, memory, cluster, name)
+
+    @classmethod
+    def _layout(cls, **properties: Any) -> tuple[int, Format]:
+        return _layout("once", _or(properties["members"], _MEMBERS))
+
+    @classmethod
+    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
+        _Shape(memory.remote).expect(name, members=properties.get("members"))
+        return cls(memory, cluster, name, properties.get("spin"))

@@ -190,7 +190,7 @@ static int sweep_alone(void *arg, uint32_t number, uint64_t dead) { return lock_
 
 int lock_open(dsm_lock *l, dsm_remote *r, enum dsm_type type, int64_t spin_ns, member_sweep *sweep, void *arg)
 {
-    *l = (dsm_lock){.wake = type == DSM_SPINLOCK ? 0 : 1};
+    *l = (dsm_lock){.wake = type == DSM_SPINLOCK ? 0 : type == DSM_RWLOCK ? BELL_ALL : 1};
     int rc = seat_take(&l->seat, r, type, spin_ns, sweep ? sweep : sweep_alone, sweep ? arg : r);
     if (!rc && !l->seat.near && (rc = gate_open(l->seat.id, &l->gate)))
         seat_leave(&l->seat);

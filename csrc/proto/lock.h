@@ -56,7 +56,8 @@ struct dsm_lock {
 static inline uint64_t lock_token(uint64_t word) { return word >> LOCK_TOKEN_SHIFT; }
 static inline uint64_t lock_freed(uint64_t word) { return lock_token(word) << LOCK_TOKEN_SHIFT; }
 
-/* For the types that hold a lock of their own. The sweep for their seat (arg: their dsm_lock, seat.r set) is lock_sweep. */
+/* For the types that have a lock of their own: for what a dead member left they sweep with NULL (lock_sweep), or with a sweep
+ * that begins with lock_sweep. */
 int lock_open(dsm_lock *l, dsm_remote *r, enum dsm_type type, int64_t spin_ns, member_sweep *sweep, void *arg);
 int lock_close(dsm_lock *l);
 int lock_sweep(dsm_remote *r, uint32_t number, uint64_t dead);

@@ -90,14 +90,17 @@ int seat_leave(struct seat *s) { return s->members ? member_leave(s->r, SYNC_TAB
 
 /* ---- words ---- */
 
-int seat_read(const struct seat *s, uint64_t offset, uint64_t *out)
-{
-    return dsm_read(s->r, offset, out, sizeof *out, remote_patience(s->r));
-}
-
 int seat_read_all(const struct seat *s, uint64_t offset, void *out, uint64_t nbytes)
 {
-    return dsm_read(s->r, offset, out, nbytes, remote_patience(s->r));
+    int rc = dsm_read(s->r, offset, out, nbytes, remote_patience(s->r));
+    if (rc == -DSM_EIO || rc == -DSM_ECANCELED)
+        rc = dsm_read(s->r, offset, out, nbytes, remote_patience(s->r));
+    return rc;
+}
+
+int seat_read(const struct seat *s, uint64_t offset, uint64_t *out)
+{
+    return seat_read_all(s, offset, out, sizeof *out);
 }
 
 int seat_write(const struct seat *s, uint64_t offset, uint64_t value)

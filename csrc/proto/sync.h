@@ -71,6 +71,7 @@ static inline uint64_t *seat_word(const struct seat *s, uint64_t offset)
 
 static inline int seat_check(const struct seat *s) { return remote_check(s->r, SYNC_WORD, 8, DSM_ATOMIC); }
 
+/* What the transport fails is read once more: that harms nobody. */
 int seat_read(const struct seat *s, uint64_t offset, uint64_t *out);
 int seat_read_all(const struct seat *s, uint64_t offset, void *out, uint64_t nbytes);
 /* For words that are never changed by atomics. Done again after a failure, it does no harm. */

@@ -6,6 +6,19 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from typing_extensions import Buffer, Self
 
+# At run time all of it is in one module; here it is in two files, which are read more easily.
+from ._sync import Barrier as Barrier
+from ._sync import Condition as Condition
+from ._sync import Event as Event
+from ._sync import Lock as Lock
+from ._sync import Once as Once
+from ._sync import RWLock as RWLock
+from ._sync import Semaphore as Semaphore
+from ._sync import Side as Side
+from ._sync import SyncHandle as SyncHandle
+from ._sync import sync_bytes as sync_bytes
+from ._sync import sync_format as sync_format
+
 _Buffer = Buffer | NDArray[Any]
 
 class Capabilities(NamedTuple):
@@ -710,69 +723,3 @@ def queue_format(
     checked: bool = False,
 ) -> None:
     """Make a queue of zeroed memory that nobody else knows yet."""
-
-def sync_bytes(kind: str, members: int = 0, count: int = 0) -> int:
-    """Bytes that an object of synchronisation takes; InvalidArgumentError where there can be none such."""
-
-def sync_format(view: _Buffer, kind: str, members: int = 0, count: int = 0, lock: int = 0) -> None:
-    """Write it into zeroed memory, before anybody else sees that."""
-
-class SyncHandle:
-    """What the handles of synchronisation objects have in common. The remote can't be closed while they are open.
-
-    May be used from many threads. A wait gives back the GIL and runs Python's signal handlers every 50 ms.
-    """
-
-    @property
-    def closed(self) -> bool:
-        """Whether it was closed."""
-
-    def close(self) -> None:
-        """BusyError while calls are under way in other threads, or while it holds something."""
-
-class Lock(SyncHandle):
-    """A lock or a spinlock (docs/protocols/lock.md). spin: seconds to look before sleeping.
-
-    Raises
-    ------
-    MismatchError, CorruptError, VersionError
-        The memory holds something else.
-    AccessDeniedError
-        It takes the rights to read, write and update.
-    TooManyMembersError
-        All members live.
-    """
-
-    def __init__(self, remote: Remote, spin: float | None = None) -> None: ...
-    def acquire(self, blocking: bool = True, timeout: float | None = -1) -> bool:
-        """Take it; False when it was not free in time. timeout in seconds, -1 or None: no limit.
-
-        Far, an attempt that the transport loses is noticed after the peer timeout. After a failure the lock's word is
-        read: it tells whether the attempt took effect. Where that can't be read, the error is raised, and the next
-        acquire(), or close(), finds out.
-        """
-
-    def release(self) -> None:
-        """Give it back, from whatever thread.
-
-        Raises
-        ------
-        NotHeldError
-            It is not held with this handle, or was taken over.
-        TransportError, PeerDeadError and so on
-            Nothing is known; it may be called again.
-        """
-
-    def locked(self) -> bool:
-        """Whether anybody holds it."""
-
-    @property
-    def token(self) -> int | None:
-        """The number of this handle's grant, larger than of all grants before; None: it holds nothing."""
-
-    @property
-    def recovered(self) -> bool:
-        """Whether the holder before died with it; of this handle's grant."""
-
-    def __enter__(self) -> bool: ...
-    def __exit__(self, *error: object) -> None: ...

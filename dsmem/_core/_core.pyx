@@ -32,6 +32,7 @@ import warnings
 import weakref
 from collections import namedtuple
 from operator import index
+from threading import get_ident
 
 import numpy as np
 
@@ -58,6 +59,7 @@ include "batch.pxi"
 include "queue.pxi"
 include "sync.pxi"
 include "segment.pxi"
+include "meeting.pxi"
 
 
 def probe(str fabric):

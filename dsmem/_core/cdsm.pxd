@@ -29,6 +29,7 @@ cdef extern from "dsm.h" nogil:
     enum: DSM_EMISMATCH
     enum: DSM_EFAR
     enum: DSM_ETIME
+    enum: DSM_EBROKEN
     enum: DSM_EUNSUPPORTED
 
     ctypedef struct dsm_ctx:
@@ -231,3 +232,70 @@ cdef extern from "dsm.h" nogil:
     int dsm_segment_abort(dsm_remote *r, const dsm_segment *s)
     int dsm_segment_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint64_t *rows, int64_t timeout_ns,
                              uint64_t *version)
+
+    ctypedef struct dsm_rwlock:
+        pass
+    int dsm_rwlock_open(dsm_remote *r, int64_t spin_ns, dsm_rwlock **out)
+    void dsm_rwlock_close(dsm_rwlock *rw)
+    int dsm_rwlock_read(dsm_rwlock *rw, int64_t timeout_ns)
+    int dsm_rwlock_unread(dsm_rwlock *rw)
+    int dsm_rwlock_claim(dsm_rwlock *rw, int64_t timeout_ns)
+    int dsm_rwlock_drain(dsm_rwlock *rw, int64_t timeout_ns)
+    int dsm_rwlock_unclaim(dsm_rwlock *rw, int unused)
+    dsm_lock *dsm_rwlock_lock(dsm_rwlock *rw)
+    int dsm_rwlock_readers(dsm_rwlock *rw, int *recovered)
+
+    ctypedef struct dsm_semaphore:
+        pass
+    int dsm_semaphore_open(dsm_remote *r, int64_t spin_ns, dsm_semaphore **out)
+    void dsm_semaphore_close(dsm_semaphore *m)
+    int dsm_semaphore_acquire(dsm_semaphore *m, int64_t timeout_ns)
+    int dsm_semaphore_release(dsm_semaphore *m)
+    int dsm_semaphore_value(dsm_semaphore *m)
+    int dsm_semaphore_held(dsm_semaphore *m, int *recovered)
+
+    ctypedef struct dsm_event:
+        pass
+    uint64_t DSM_EVENT_NOW
+    int dsm_event_open(dsm_remote *r, int64_t spin_ns, dsm_event **out)
+    void dsm_event_close(dsm_event *e)
+    int dsm_event_set(dsm_event *e)
+    int dsm_event_clear(dsm_event *e)
+    int dsm_event_is_set(dsm_event *e)
+    int dsm_event_wait(dsm_event *e, uint64_t *since, int64_t timeout_ns)
+
+    ctypedef struct dsm_condition:
+        pass
+    ctypedef struct dsm_waiter:
+        pass
+    enum: DSM_CONDITION_INHERIT
+    int dsm_condition_open(dsm_remote *r, dsm_lock *lock, int64_t spin_ns, dsm_condition **out)
+    void dsm_condition_close(dsm_condition *c)
+    dsm_lock *dsm_condition_lock(dsm_condition *c)
+    int dsm_condition_begin(dsm_condition *c, dsm_waiter *w)
+    int dsm_condition_wait(dsm_waiter *w, int64_t timeout_ns)
+    int dsm_condition_finish(dsm_waiter *w, int inherit)
+    int dsm_condition_notify(dsm_condition *c, uint64_t n)
+
+    ctypedef struct dsm_barrier:
+        pass
+    uint64_t DSM_BARRIER_ANY
+    int dsm_barrier_open(dsm_remote *r, int64_t spin_ns, dsm_barrier **out)
+    void dsm_barrier_close(dsm_barrier *b)
+    int dsm_barrier_arrive(dsm_barrier *b, int finish, int64_t timeout_ns, uint64_t *generation, uint32_t *index)
+    int dsm_barrier_finish(dsm_barrier *b, uint64_t generation, int64_t timeout_ns)
+    int dsm_barrier_wait(dsm_barrier *b, uint64_t generation, int64_t timeout_ns)
+    int dsm_barrier_break(dsm_barrier *b, uint64_t generation, int64_t timeout_ns)
+    int dsm_barrier_reset(dsm_barrier *b, int64_t timeout_ns)
+    int dsm_barrier_waiting(dsm_barrier *b, int *broken)
+    uint32_t dsm_barrier_parties(const dsm_barrier *b)
+
+    ctypedef struct dsm_once:
+        pass
+    enum: DSM_ONCE_RUN
+    int dsm_once_open(dsm_remote *r, int64_t spin_ns, dsm_once **out)
+    void dsm_once_close(dsm_once *o)
+    int dsm_once_begin(dsm_once *o, int64_t timeout_ns)
+    int dsm_once_end(dsm_once *o, int done)
+    int dsm_once_done(dsm_once *o)
+    dsm_lock *dsm_once_lock(dsm_once *o)

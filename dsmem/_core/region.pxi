@@ -79,6 +79,8 @@ cdef class Region:
         self.close()
 
     def __del__(self):
+        if self.ptr != NULL and self.context.ptr == NULL:
+            self.ptr = NULL  # in a cycle the context may be finalized first, and does not find its children then
         if self.ptr != NULL:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
             self.close()

@@ -4,7 +4,7 @@
 cdef class Remote:
     """See the stub."""
     cdef c.dsm_remote *ptr
-    cdef bint near
+    cdef bint near, mapped  # mapped: a file, of no context
     cdef int busy    # ops under way without the GIL
     cdef readonly uint64_t nbytes
     cdef object __weakref__
@@ -243,13 +243,15 @@ cdef class Remote:
         self.close()
 
     def __del__(self):
-        if self.ptr != NULL and not self.exports:  # in a cycle, what uses it may be finalized after it
+        if self.ptr != NULL and self.context is not None and self.context.ptr == NULL:
+            self.ptr = NULL  # in a cycle the context may be finalized first, and does not find its children then
+        if self.ptr != NULL and not self.exports:  # what uses it may be finalized after it
             if not self.parting:
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
             self.close()
 
     def __dealloc__(self):
-        if self.ptr != NULL and self.context is None:
+        if self.ptr != NULL and self.mapped:
             c.dsm_remote_close(self.ptr)
 
     def __len__(self):
@@ -265,6 +267,7 @@ cdef object new_remote(Context context, c.dsm_remote *ptr):
     c.dsm_remote_node(ptr, node)
     r.ptr = ptr
     r.context = context
+    r.mapped = context is None
     r.near = c.dsm_remote_near(ptr) != NULL
     r.nbytes = c.dsm_remote_nbytes(ptr)
     r.access = letters(c.dsm_remote_access(ptr))

@@ -43,7 +43,8 @@ cdef class SyncHandle:
     """See the stub."""
     cdef Remote remote
     cdef bint near, is_open
-    cdef int busy  # calls under way without the GIL
+    cdef int busy   # calls under way without the GIL
+    cdef int users  # other handles that use this one
 
     cdef int check(self) except -1:
         if not self.is_open:
@@ -59,7 +60,7 @@ cdef class SyncHandle:
     cdef object failed(self, int rc, str op):
         return self.remote.failed(rc, op)
 
-    cdef int wait(self, attempt f, void *arg, int64_t ns, str op) except -1:
+    cdef int attempts(self, attempt f, void *arg, int64_t ns, str op) except -1:
         """Calls f in slices until it has what it waits for (1), time is over (0), or it fails."""
         cdef int64_t deadline = 0, slice
         cdef int rc
@@ -84,6 +85,8 @@ cdef class SyncHandle:
     def _refuse_busy(self):
         if self.busy:
             raise refused(c.DSM_EBUSY, f"{self.busy} calls are under way in other threads", "close")
+        if self.users:
+            raise refused(c.DSM_EBUSY, f"{self.users} conditions go with it", "close")
 
     @property
     def closed(self):
@@ -100,10 +103,12 @@ cdef class SyncHandle:
             self.remote.exports -= 1
 
     def __del__(self):
-        if self.is_open:
-            self.is_open = False
+        if not self.is_open:
+            return
+        self.is_open = False
+        self.remote.exports -= 1
+        if self.remote.ptr != NULL and (self.remote.context is None or self.remote.context.ptr != NULL):
             self.leave()
-            self.remote.exports -= 1
 
 
 cdef int lock_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
@@ -143,7 +148,7 @@ cdef class Lock(SyncHandle):
                 raise self.failed(rc, "acquire")
             if ns == 0:
                 return False
-        return self.wait(lock_attempt, self.ptr, ns, "acquire") == 1
+        return self.attempts(lock_attempt, self.ptr, ns, "acquire") == 1
 
     cdef int give_back(self) except -1:
         cdef int rc
@@ -203,3 +208,227 @@ cdef class Lock(SyncHandle):
         self.ptr = NULL
         with nogil:
             c.dsm_lock_close(ptr)
+
+
+# ---- readers and writers ----
+
+cdef int read_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
+    return c.dsm_rwlock_read(<c.dsm_rwlock *> arg, timeout_ns)
+
+
+cdef int claim_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
+    return c.dsm_rwlock_claim(<c.dsm_rwlock *> arg, timeout_ns)
+
+
+cdef int drain_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
+    return c.dsm_rwlock_drain(<c.dsm_rwlock *> arg, timeout_ns)
+
+
+cdef class RWLock(SyncHandle):
+    """See the stub."""
+    cdef c.dsm_rwlock *ptr
+
+    def __init__(self, Remote remote not None, spin=None):
+        cdef int64_t spin_ns = nanoseconds(spin, "spin")
+        cdef int rc
+        remote.check()
+        remote.busy += 1
+        with nogil:
+            rc = c.dsm_rwlock_open(remote.ptr, spin_ns, &self.ptr)
+        remote.busy -= 1
+        if rc:
+            raise remote.failed(rc, "attach")
+        self.began(remote)
+
+    def acquire_read(self, blocking=True, timeout=FOREVER):
+        cdef int64_t ns = patience(blocking, timeout)
+        cdef int rc
+        self.check()
+        if self.near:
+            rc = c.dsm_rwlock_read(self.ptr, 0)
+            if rc < 0:
+                raise self.failed(rc, "acquire_read")
+            if rc or ns == 0:
+                return rc == 1
+        return self.attempts(read_attempt, self.ptr, ns, "acquire_read") == 1
+
+    def release_read(self):
+        cdef int rc
+        self.check()
+        self.busy += 1
+        with nogil:
+            rc = c.dsm_rwlock_unread(self.ptr)
+        self.busy -= 1
+        if rc:
+            raise self.failed(rc, "release_read")
+
+    def acquire_write(self, blocking=True, timeout=FOREVER):
+        cdef int64_t ns = patience(blocking, timeout)
+        cdef int64_t deadline = <int64_t> time.monotonic_ns() + min(ns, <int64_t> 1 << 62) if ns >= 0 else -1
+        cdef int rc = 0
+        self.check()
+        if not self.attempts(claim_attempt, self.ptr, ns, "acquire_write"):
+            return False
+        if ns > 0:
+            ns = max(0, deadline - <int64_t> time.monotonic_ns())
+        try:
+            rc = self.attempts(drain_attempt, self.ptr, ns, "acquire_write")
+        finally:
+            if not rc:
+                self.unclaim(True)
+        return rc == 1
+
+    cdef int unclaim(self, int unused) except -1:
+        cdef int rc
+        self.busy += 1
+        with nogil:
+            rc = c.dsm_rwlock_unclaim(self.ptr, unused)
+        self.busy -= 1
+        if rc:
+            raise self.failed(rc, "release_write")
+        return 0
+
+    def release_write(self):
+        self.check()
+        self.unclaim(False)
+
+    def read(self, timeout=None):
+        return Side(self, False, timeout)
+
+    def write(self, timeout=None):
+        return Side(self, True, timeout)
+
+    @property
+    def token(self):
+        cdef uint64_t token
+        self.check()
+        token = c.dsm_lock_token(c.dsm_rwlock_lock(self.ptr))
+        return token if token else None
+
+    @property
+    def recovered(self):
+        cdef int news
+        self.check()
+        if c.dsm_lock_held(c.dsm_rwlock_lock(self.ptr)):
+            return c.dsm_lock_recovered(c.dsm_rwlock_lock(self.ptr)) == 1
+        c.dsm_rwlock_readers(self.ptr, &news)
+        return news == 1
+
+    def _refuse_busy(self):
+        cdef int news
+        SyncHandle._refuse_busy(self)
+        if c.dsm_lock_held(c.dsm_rwlock_lock(self.ptr)) or c.dsm_rwlock_readers(self.ptr, &news):
+            raise refused(c.DSM_EBUSY, "the lock is held with this handle", "close")
+
+    cdef leave(self):
+        cdef c.dsm_rwlock *ptr = self.ptr
+        self.ptr = NULL
+        with nogil:
+            c.dsm_rwlock_close(ptr)
+
+
+@cython.final
+cdef class Side:
+    """What RWLock.read() and .write() return."""
+    cdef RWLock lock
+    cdef bint writes
+    cdef object timeout
+
+    def __cinit__(self, RWLock lock, bint writes, timeout):
+        self.lock, self.writes, self.timeout = lock, writes, timeout
+
+    def __enter__(self):
+        if not (self.lock.acquire_write if self.writes else self.lock.acquire_read)(True, self.timeout):
+            raise refused(c.DSM_ETIME, "the lock did not become free")
+        return self.lock
+
+    def __exit__(self, *error):
+        if self.writes:
+            self.lock.release_write()
+        else:
+            self.lock.release_read()
+
+
+# ---- semaphore ----
+
+cdef int semaphore_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
+    return c.dsm_semaphore_acquire(<c.dsm_semaphore *> arg, timeout_ns)
+
+
+cdef class Semaphore(SyncHandle):
+    """See the stub."""
+    cdef c.dsm_semaphore *ptr
+
+    def __init__(self, Remote remote not None, spin=None):
+        cdef int64_t spin_ns = nanoseconds(spin, "spin")
+        cdef int rc
+        remote.check()
+        remote.busy += 1
+        with nogil:
+            rc = c.dsm_semaphore_open(remote.ptr, spin_ns, &self.ptr)
+        remote.busy -= 1
+        if rc:
+            raise remote.failed(rc, "attach")
+        self.began(remote)
+
+    def acquire(self, blocking=True, timeout=None):
+        cdef int64_t ns = patience(blocking, timeout)
+        cdef int rc
+        self.check()
+        return self.attempts(semaphore_attempt, self.ptr, ns, "acquire") == 1
+
+    def release(self, n=1):
+        cdef int rc
+        if n < 1:
+            raise refused(c.DSM_EINVAL, f"n={n}")
+        for _ in range(n):
+            self.check()
+            self.busy += 1
+            with nogil:
+                rc = c.dsm_semaphore_release(self.ptr)
+            self.busy -= 1
+            if rc:
+                raise self.failed(rc, "release")
+
+    @property
+    def value(self):
+        cdef int rc
+        self.check()
+        self.busy += 1
+        with nogil:
+            rc = c.dsm_semaphore_value(self.ptr)
+        self.busy -= 1
+        if rc < 0:
+            raise self.failed(rc, "read")
+        return rc
+
+    @property
+    def held(self):
+        cdef int news
+        self.check()
+        return c.dsm_semaphore_held(self.ptr, &news)
+
+    @property
+    def recovered(self):
+        cdef int news
+        self.check()
+        c.dsm_semaphore_held(self.ptr, &news)
+        return news == 1
+
+    def __enter__(self):
+        return self.acquire()
+
+    def __exit__(self, *error):
+        self.release()
+
+    def _refuse_busy(self):
+        cdef int news
+        SyncHandle._refuse_busy(self)
+        if c.dsm_semaphore_held(self.ptr, &news):
+            raise refused(c.DSM_EBUSY, "permits are held with this handle", "close")
+
+    cdef leave(self):
+        cdef c.dsm_semaphore *ptr = self.ptr
+        self.ptr = NULL
+        with nogil:
+            c.dsm_semaphore_close(ptr)

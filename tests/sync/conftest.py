@@ -83,6 +83,7 @@ class World:
         self.stack = stack
         self.far = far
         self.fabric = "fault+shm" if far else None
+        self.secret = SECRET
         self.context = stack.enter_context(dsmem.Context(self.fabric, secret=SECRET)) if far else None
         self.cluster = stack.enter_context(dsmem.connect(f"test-{os.getpid()}", context=self.context))
 

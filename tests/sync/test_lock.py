@@ -1,6 +1,7 @@
 """Locks between processes: exclusion, tokens, dead and stopped processes, lost ops."""
 
 import contextlib
+import gc
 import itertools
 import os
 import pickle
@@ -124,12 +125,29 @@ def test_close(world, kind):
 def test_a_handle_that_is_dropped_leaves_the_news(world, kind):
     lock = world.make(kind)
     other = dsmem.attach(lock.ref, world.context)
-    remote = other._memory.remote
+    memory = other._memory
     other.acquire()
     del other
-    remote.close()
+    memory.close()
     assert lock.acquire(timeout=LIMIT) and lock.recovered and lock.token == 2
     lock.release()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_a_cycle_of_everything_is_collected(order):
+    context = dsmem.Context("fault+shm", secret=bytes(16))
+    region = context.allocate(4096)
+    with memoryview(region) as view:
+        _core.sync_format(view, "lock", 8)
+    remote = context.attach(region.descriptor)
+    lock = _core.Lock(remote)
+    lock.acquire()
+    things = [context, region, remote, lock]
+    cycle = [things[i] for i in order]
+    cycle.append(cycle)
+    del context, region, remote, lock, things, cycle
+    gc.collect()
 
 
 def test_members(near):
@@ -460,7 +478,7 @@ def test_when_nothing_works_any_more(fault):
 
 
 def test_an_acquire_in_doubt_is_found_by_the_next():
-    """The compare-swap took effect, but neither it nor the read after it came back."""
+    """The compare-swap took effect, but neither it nor the reads after it came back."""
     found = []
 
     def script(lock, direct):
@@ -479,5 +497,5 @@ def test_an_acquire_in_doubt_is_found_by_the_next():
             assert not word_of(direct) & HELD and lock.token is None
 
     for nth in range(7, 12):
-        attempts(f"failafter={nth}&fail={nth + 1}", script)
+        attempts(f"failafter={nth}&fail={nth + 1}-{nth + 2}", script)
     assert (HELD, None) in found

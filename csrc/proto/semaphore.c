@@ -1,0 +1,225 @@
+/*
+ * A semaphore of n permits, each with an owner, so that those of the dead come back.
+ *
+ * Of its own the object has n slots of 8 bytes, which only compare-swaps change: 0 -> value (acquire), value -> 0 (release),
+ * a dead process's value -> value (taken over). The value is the process's identity (member.h), which nobody else writes; far,
+ * where an outcome may be unknown, another one for each grant, so that no value comes twice.
+ *
+ * A permit is released by the handle that acquired it. If a process dies                    others see
+ *   with permits                  slots of the dead: a waiter takes one over within 50 ms, with the news
+ *   after a release, before the ring     a free slot: a newcomer takes it at once, a sleeper within 50 ms
+ */
+#include "sync.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+
+struct permit {
+    uint32_t slot;
+    uint64_t value;
+};
+
+struct dsm_semaphore {
+    struct seat seat;
+    pthread_mutex_t own; /* of all that follows; held across an attempt */
+    uint32_t held;
+    bool news;           /* the last permit was a dead one's */
+    bool unsure;         /* a release ended with an error */
+    struct permit doubt; /* far: an attempt ended with an error; value 0: none */
+    uint32_t hint;
+    uint64_t serial, looked;
+    uint64_t *copy;          /* far: of the slots */
+    struct permit permits[]; /* 'held' of them, in the order in which they were acquired */
+};
+
+static uint64_t slot_at(const dsm_semaphore *m, uint32_t slot) { return m->seat.own + 8ull * slot; }
+
+static int keep(dsm_semaphore *m, struct permit p, bool news)
+{
+    m->permits[m->held++] = p;
+    m->hint = (p.slot + 1) % m->seat.count;
+    m->news = news;
+    return 1;
+}
+
+static uint64_t new_value(dsm_semaphore *m)
+{
+    return m->seat.near ? m->seat.identity : (m->seat.identity + m->serial++) | 1ull << 63;
+}
+
+/* 1: it is ours, 0: not. */
+static int take(dsm_semaphore *m, uint32_t slot, uint64_t from)
+{
+    struct permit p = {slot, new_value(m)};
+    uint64_t found;
+    int rc = seat_swap(&m->seat, slot_at(m, slot), from, p.value, &found);
+    if (rc < 0 && !m->seat.near)
+        m->doubt = p;
+    return rc == SWAP_DONE ? keep(m, p, from != 0) : rc < 0 ? rc : 0;
+}
+
+static int settle(dsm_semaphore *m)
+{
+    uint64_t now;
+    struct permit p = m->doubt;
+    int rc = seat_read(&m->seat, slot_at(m, p.slot), &now);
+    if (rc)
+        return rc;
+    m->doubt.value = 0;
+    return now == p.value ? keep(m, p, false) : 0;
+}
+
+static bool is_free(const uint64_t *word) { return !observe_u64(word); }
+
+static int read_slots(dsm_semaphore *m, const uint64_t **slots)
+{
+    *slots = m->seat.near ? seat_word(&m->seat, m->seat.own) : m->copy;
+    return m->seat.near ? seat_check(&m->seat) : seat_read_all(&m->seat, m->seat.own, m->copy, 8ull * m->seat.count);
+}
+
+static int take_dead(dsm_semaphore *m)
+{
+    uint64_t alive = m->seat.identity;
+    int rc = 0;
+    for (uint32_t i = 0; i < m->seat.count && !rc; i++) {
+        uint64_t now = observe_u64(seat_word(&m->seat, slot_at(m, i)));
+        if (!now || now == alive)
+            continue;
+        if (member_dead(now))
+            rc = take(m, i, now);
+        else
+            alive = now;
+    }
+    return rc;
+}
+
+/* Under m->own. */
+static int try(dsm_semaphore *m)
+{
+    const uint64_t *slots;
+    int rc = 0;
+    if (m->doubt.value && (rc = settle(m)))
+        return rc;
+    if (m->held == m->seat.count)
+        return 0;
+    if (!m->seat.near && (rc = take(m, m->hint, 0)))
+        return rc;
+    rc = read_slots(m, &slots);
+    for (uint32_t i = 0; i < m->seat.count && !rc; i++) {
+        uint32_t slot = (m->hint + i) % m->seat.count;
+        if (is_free(&slots[slot]))
+            rc = take(m, slot, 0);
+    }
+    if (!rc && m->seat.near && seat_time_to_look(&m->looked))
+        rc = take_dead(m);
+    return rc;
+}
+
+static int try_locked(dsm_semaphore *m)
+{
+    pthread_mutex_lock(&m->own);
+    int rc = try(m);
+    pthread_mutex_unlock(&m->own);
+    return rc;
+}
+
+int dsm_semaphore_acquire(dsm_semaphore *m, int64_t timeout_ns)
+{
+    struct waiting w;
+    int rc = seat_check(&m->seat);
+    if (rc || (rc = try_locked(m)) || !timeout_ns)
+        return rc;
+    wait_begin(&w, &m->seat, SYNC_BELL, timeout_ns);
+    for (;;) {
+        wait_listen(&w);
+        if ((rc = try_locked(m)))
+            return rc;
+        if (wait_over(&w))
+            return 0;
+        wait_sleep(&w);
+    }
+}
+
+static int give_back(dsm_semaphore *m, struct permit p)
+{
+    uint64_t found;
+    for (int i = 0; i < SWAP_TRIES; i++) {
+        int rc = seat_swap(&m->seat, slot_at(m, p.slot), p.value, 0, &found);
+        if (rc < 0)
+            return rc;
+        if (rc == SWAP_DONE || (rc == SWAP_UNKNOWN && found != p.value) || (rc == SWAP_REFUSED && m->unsure))
+            return 0;
+        if (rc == SWAP_REFUSED)
+            return err_set(DSM_ENOTHELD, 0, "permit %u has another owner", p.slot);
+    }
+    return err_set(DSM_EIO, 0, "%d times", SWAP_TRIES);
+}
+
+int dsm_semaphore_release(dsm_semaphore *m)
+{
+    int rc = seat_check(&m->seat);
+    if (rc)
+        return rc;
+    pthread_mutex_lock(&m->own);
+    rc = m->held ? give_back(m, m->permits[m->held - 1]) : err_set(DSM_ENOTHELD, 0, "no permit");
+    m->unsure = rc && rc != -DSM_ENOTHELD;
+    if (m->held && !m->unsure)
+        m->hint = m->permits[--m->held].slot;
+    pthread_mutex_unlock(&m->own);
+    if (!rc && m->seat.near)
+        bell_ring((struct bell *)(void *)(m->seat.near + SYNC_BELL), 1);
+    return rc;
+}
+
+int dsm_semaphore_value(dsm_semaphore *m)
+{
+    const uint64_t *slots;
+    pthread_mutex_lock(&m->own);
+    int rc = read_slots(m, &slots), n = 0;
+    for (uint32_t i = 0; i < m->seat.count && !rc; i++)
+        n += is_free(&slots[i]);
+    pthread_mutex_unlock(&m->own);
+    return rc ? rc : n;
+}
+
+int dsm_semaphore_held(dsm_semaphore *m, int *news)
+{
+    pthread_mutex_lock(&m->own);
+    int held = (int)m->held;
+    *news = held && m->news;
+    pthread_mutex_unlock(&m->own);
+    return held;
+}
+
+int dsm_semaphore_open(dsm_remote *r, int64_t spin_ns, dsm_semaphore **out)
+{
+    struct seat s;
+    int rc = seat_take(&s, r, DSM_SEMAPHORE, spin_ns, NULL, NULL);
+    if (rc)
+        return rc;
+    dsm_semaphore *m = calloc(1, sizeof *m + s.count * sizeof *m->permits);
+    if (m && !s.near)
+        m->copy = malloc(8ull * s.count);
+    if (!m || (!s.near && !m->copy)) {
+        free(m);
+        return err_set(DSM_ENOMEM, 0, "semaphore");
+    }
+    m->seat = s;
+    m->hint = (uint32_t)(s.chance % s.count);
+    pthread_mutex_init(&m->own, NULL);
+    *out = m;
+    return 0;
+}
+
+void dsm_semaphore_close(dsm_semaphore *m)
+{
+    if (!seat_check(&m->seat)) {
+        if (m->doubt.value)
+            settle(m);
+        while (m->held && !dsm_semaphore_release(m))
+            ;
+    }
+    pthread_mutex_destroy(&m->own);
+    free(m->copy);
+    free(m);
+}

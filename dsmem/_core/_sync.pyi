@@ -1,0 +1,251 @@
+# Synchronisation, of the module _core._core: see there.
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar, final
+
+from numpy.typing import NDArray
+from typing_extensions import Buffer
+
+from ._core import Remote
+
+_Buffer = Buffer | NDArray[Any]
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
+
+def sync_bytes(kind: str, members: int = 0, count: int = 0) -> int:
+    """Bytes that an object of synchronisation takes; InvalidArgumentError where there can be none such."""
+
+def sync_format(view: _Buffer, kind: str, members: int = 0, count: int = 0, lock: int = 0) -> None:
+    """Write it into zeroed memory, before anybody else sees that."""
+
+class SyncHandle:
+    """What the handles of synchronisation objects have in common. The remote can't be closed while they are open.
+
+    May be used from many threads. A wait gives back the GIL and runs Python's signal handlers every 50 ms.
+    """
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+
+    def close(self) -> None:
+        """BusyError while calls are under way in other threads, or while it holds something."""
+
+class Lock(SyncHandle):
+    """A lock or a spinlock (docs/protocols/lock.md). spin: seconds to look before sleeping.
+
+    Raises
+    ------
+    MismatchError, CorruptError, VersionError
+        The memory holds something else.
+    AccessDeniedError
+        It takes the rights to read, write and update.
+    TooManyMembersError
+        All members live.
+    """
+
+    def __init__(self, remote: Remote, spin: float | None = None) -> None: ...
+    def acquire(self, blocking: bool = True, timeout: float | None = -1) -> bool:
+        """Take it; False when it was not free in time. timeout in seconds, -1 or None: no limit.
+
+        Far, an attempt that the transport loses is noticed after the peer timeout. After a failure the lock's word is
+        read: it tells whether the attempt took effect. Where that can't be read, the error is raised, and the next
+        acquire(), or close(), finds out.
+        """
+
+    def release(self) -> None:
+        """Give it back, from whatever thread.
+
+        Raises
+        ------
+        NotHeldError
+            It is not held with this handle, or was taken over.
+        TransportError, PeerDeadError and so on
+            Nothing is known; it may be called again.
+        """
+
+    def locked(self) -> bool:
+        """Whether anybody holds it."""
+
+    @property
+    def token(self) -> int | None:
+        """The number of this handle's grant, larger than of all grants before; None: it holds nothing."""
+
+    @property
+    def recovered(self) -> bool:
+        """Whether the holder before died with it; of this handle's grant."""
+
+    def __enter__(self) -> bool: ...
+    def __exit__(self, *error: object) -> None: ...
+
+class RWLock(SyncHandle):
+    """Many readers or one writer (docs/protocols/sync.md). Arguments and errors as of :class:`Lock`."""
+
+    def __init__(self, remote: Remote, spin: float | None = None) -> None: ...
+    def acquire_read(self, blocking: bool = True, timeout: float | None = -1) -> bool:
+        """Come in as a reader; False when it was not possible in time. timeout in seconds, -1 or None: no limit."""
+
+    def release_read(self) -> None:
+        """NotHeldError where this handle does not read."""
+
+    def acquire_write(self, blocking: bool = True, timeout: float | None = -1) -> bool:
+        """Keep others out, and wait until the readers inside have gone; False when they had not in time."""
+
+    def release_write(self) -> None:
+        """NotHeldError where this handle does not write, or was taken over."""
+
+    def read(self, timeout: float | None = None) -> Side:
+        """For a with statement: comes in as a reader, or raises TimeoutError. timeout in seconds, None: no limit."""
+
+    def write(self, timeout: float | None = None) -> Side:
+        """For a with statement: comes in as the writer, or raises TimeoutError. timeout in seconds, None: no limit."""
+
+    @property
+    def token(self) -> int | None:
+        """The number of the writer's grant that this handle has; None: it does not write."""
+
+    @property
+    def recovered(self) -> bool:
+        """Whether the last writer died while it wrote; of what this handle holds."""
+
+@final
+class Side:
+    """What RWLock.read() and .write() return."""
+
+    def __enter__(self) -> RWLock: ...
+    def __exit__(self, *error: object) -> None: ...
+
+class Semaphore(SyncHandle):
+    """Permits with owners (docs/protocols/sync.md). Arguments and errors as of :class:`Lock`; it has no members."""
+
+    def __init__(self, remote: Remote, spin: float | None = None) -> None: ...
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        """Get a permit; False when none was free in time. timeout in seconds, None or -1: no limit."""
+
+    def release(self, n: int = 1) -> None:
+        """Give n permits of this handle back; NotHeldError where it has none (left)."""
+
+    @property
+    def value(self) -> int:
+        """Permits that are free; those of the dead count when a waiter has found them."""
+
+    @property
+    def held(self) -> int:
+        """Permits that this handle has."""
+
+    @property
+    def recovered(self) -> bool:
+        """Whether the permit acquired last was a dead process's."""
+
+    def __enter__(self) -> bool: ...
+    def __exit__(self, *error: object) -> None: ...
+
+class Event(SyncHandle):
+    """A flag to wait for (docs/protocols/sync.md). Arguments and errors as of :class:`Lock`; it has no members."""
+
+    def __init__(self, remote: Remote, spin: float | None = None) -> None: ...
+    def set(self) -> None:
+        """Set it and wake all who wait."""
+
+    def clear(self) -> None:
+        """Clear it."""
+
+    def is_set(self) -> bool:
+        """Whether it is set."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until it is set, or was since the call; False when time was over. timeout in seconds, None: no limit."""
+
+class Condition(Lock):
+    """Waiters of a lock (docs/protocols/sync.md); the methods of :class:`Lock` are those of its lock.
+
+    lock: the one that it was made to go with, None: its own. The lock can't be closed before the condition.
+    MismatchError where it goes with another one; else arguments and errors as of :class:`Lock`.
+    """
+
+    def __init__(self, remote: Remote, lock: Lock | None = None, spin: float | None = None) -> None: ...
+    def wait(self, timeout: float | None = None) -> bool:
+        """Give the lock back, wait for a notification, take the lock again; False when time was over first.
+
+        Raises
+        ------
+        NotHeldError
+            The lock is not held with this handle.
+        TooManyMembersError
+            As many wait as can.
+        """
+
+    def wait_for(self, predicate: Callable[[], _T], timeout: float | None = None) -> _T:
+        """Wait until predicate() is true, or time is over; returns what it said last."""
+
+    def notify(self, n: int = 1) -> None:
+        """Wake the n that have waited longest, if there are so many. NotHeldError without the lock."""
+
+    def notify_all(self) -> None:
+        """Wake all that wait. NotHeldError without the lock."""
+
+class Barrier(SyncHandle):
+    """Parties that wait for each other (docs/protocols/sync.md). Arguments and errors as of :class:`Lock`.
+
+    action: what is called when this party comes last. timeout: seconds, for wait() without one; None: no limit.
+    """
+
+    def __init__(
+        self,
+        remote: Remote,
+        action: Callable[[], object] | None = None,
+        timeout: float | None = None,
+        spin: float | None = None,
+    ) -> None: ...
+    def wait(self, timeout: float | None = None) -> int:
+        """Until all parties have come. Returns the order of arrival, from 0; the last one's is parties - 1.
+
+        Raises
+        ------
+        BrokenBarrierError
+            It was broken or reset, a party died in it, or time was over (which breaks it).
+        """
+
+    def abort(self) -> None:
+        """Break it: all who wait and will come get BrokenBarrierError, until reset()."""
+
+    def reset(self) -> None:
+        """Make it new; who waits gets BrokenBarrierError."""
+
+    @property
+    def parties(self) -> int:
+        """How many there are."""
+
+    @property
+    def n_waiting(self) -> int:
+        """How many have come."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether it is broken."""
+
+class Once(SyncHandle):
+    """One runs it, the others wait (docs/protocols/sync.md). Arguments and errors as of :class:`Lock`."""
+
+    def __init__(self, remote: Remote, spin: float | None = None) -> None: ...
+    def begin(self, timeout: float | None = None) -> bool:
+        """True: the caller runs it, and calls end(). False: it has been run. TimeoutError: another one still does."""
+
+    def end(self, done: bool = True) -> None:
+        """It has been run; or not, with done=False, and another one may try. NotHeldError without begin()."""
+
+    def call(self, function: Callable[_P, _T], /, *args: _P.args, **named: _P.kwargs) -> _T | None:
+        """Call function where nobody has before, with its result; else wait until it has been called: None."""
+
+    @property
+    def done(self) -> bool:
+        """Whether it has been run."""
+
+    @property
+    def recovered(self) -> bool:
+        """Whether another one died while it ran it; for who runs it now."""
+
+    def __enter__(self) -> bool: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

@@ -1,0 +1,164 @@
+"""Barriers between processes."""
+
+import threading
+
+import pytest
+
+from dsmem import errors
+
+LIMIT = 5.0
+
+
+def together(world, barrier, n, text=f"obj.wait({LIMIT})"):
+    actors = [world.actor(barrier) for _ in range(n)]
+    for a in actors:
+        a.start(text)
+    return actors
+
+
+def test_parties_meet_again_and_again(world):
+    barrier = world.make("barrier", parties=3)
+    actors = [world.actor(barrier) for _ in range(2)]
+    assert barrier.parties == 3 and barrier.n_waiting == 0 and not barrier.broken
+    for a in actors:
+        a.start(f"[obj.wait({LIMIT}) for _ in range(20)]")
+    mine = [barrier.wait(LIMIT) for _ in range(20)]
+    indices = zip(mine, *(a.result() for a in actors), strict=True)
+    assert all(sorted(i) == [0, 1, 2] for i in indices)
+
+
+def test_one_party(world):
+    barrier = world.make("barrier", parties=1)
+    assert [barrier.wait(), barrier.wait(0)] == [0, 0]
+
+
+def test_nobody_passes_early(near):
+    barrier = near.make("barrier", parties=4)
+    code = """
+def run(n):
+    remote, early = obj._memory.remote, 0
+    for i in range(n):
+        remote.fetch_add(80, 1)
+        obj.wait()
+        early += remote.fetch_add(80, 0) < 4 * (i + 1)
+        obj.wait()
+    return early
+"""
+    actors = [near.actor(barrier) for _ in range(4)]
+    for a in actors:
+        a.call(code)
+        a.start("run(100)")
+    assert [a.result() for a in actors] == [0] * 4
+
+
+def test_action(near):
+    barrier = near.make("barrier", parties=2)
+    ran = []
+    mine = near.cluster.barrier("it", action=lambda: ran.append(barrier.n_waiting))
+    thread = threading.Thread(target=barrier.wait)
+    thread.start()
+    while barrier.n_waiting != 1:
+        pass
+    assert mine.wait() == 1 and ran == [2]
+    thread.join()
+
+    def fails():
+        raise ZeroDivisionError
+
+    other = near.cluster.barrier("it", 2, fails)
+    broken = []
+
+    def waits():
+        try:
+            barrier.wait()
+        except errors.BrokenBarrierError as error:
+            broken.append(error)
+
+    thread = threading.Thread(target=waits)
+    thread.start()
+    while barrier.n_waiting != 1:
+        pass
+    with pytest.raises(ZeroDivisionError):
+        other.wait()
+    thread.join()
+    assert barrier.broken and broken
+    mine.close()
+    other.close()
+
+
+def test_timeout_breaks(world):
+    barrier = world.make("barrier", parties=3)
+    (actor,) = together(world, barrier, 1)
+    with pytest.raises(threading.BrokenBarrierError):
+        barrier.wait(0.1)
+    with pytest.raises(errors.BrokenBarrierError):
+        actor.result()
+    assert barrier.broken and barrier.n_waiting == 0
+    with pytest.raises(errors.BrokenBarrierError):
+        barrier.wait()
+    barrier.reset()
+    assert not barrier.broken
+
+
+def test_the_default_timeout(near):
+    near.make("barrier", parties=2)
+    barrier = near.cluster.barrier("it", timeout=0.05)
+    with pytest.raises(errors.BrokenBarrierError):
+        barrier.wait()
+    barrier.close()
+
+
+def test_abort_and_reset(world):
+    barrier = world.make("barrier", parties=3)
+    for end in (barrier.abort, barrier.reset):
+        actors = together(world, barrier, 2)
+        while barrier.n_waiting != 2:
+            pass
+        end()
+        for a in actors:
+            with pytest.raises(errors.BrokenBarrierError):
+                a.result()
+        barrier.reset()
+    actors = together(world, barrier, 2)
+    assert barrier.wait(LIMIT) in (0, 1, 2)
+    for a in actors:
+        a.result()
+
+
+def test_a_party_dies(near):
+    barrier = near.make("barrier", parties=3)
+    (dies,) = together(near, barrier, 1, "obj.wait()")
+    (waits,) = together(near, barrier, 1)
+    while barrier.n_waiting != 2:
+        pass
+    dies.kill()
+    with pytest.raises(errors.BrokenBarrierError):
+        waits.result()
+    assert barrier.broken
+    barrier.reset()
+    waits.start(f"obj.wait({LIMIT})")
+    (third,) = together(near, barrier, 1)
+    assert {barrier.wait(LIMIT), waits.result(), third.result()} == {0, 1, 2}
+
+
+def test_a_party_dies_in_its_action(near):
+    barrier = near.make("barrier", parties=2)
+    (waits,) = together(near, barrier, 1)
+    while barrier.n_waiting != 1:
+        pass
+    (dies,) = together(
+        near, barrier, 1, "dsmem.connect(obj._memory.ref.cluster).barrier('it', 2, lambda: os._exit(1)).wait()"
+    )
+    with pytest.raises(errors.BrokenBarrierError):
+        waits.result()
+    dies.process.wait()
+
+
+def test_properties(near):
+    with pytest.raises(errors.InvalidArgumentError):
+        near.cluster.barrier("it", create=True)
+    with pytest.raises(errors.InvalidArgumentError):
+        near.cluster.barrier("it", 0, create=True)
+    near.make("barrier", parties=2)
+    with pytest.raises(errors.MismatchError, match="parties=2, not 3"):
+        near.cluster.barrier("it", 3)

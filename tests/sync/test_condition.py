@@ -1,0 +1,241 @@
+"""Conditions between processes."""
+
+import pickle
+import threading
+import time
+
+import pytest
+
+import dsmem
+from dsmem import errors
+
+LIMIT = 5.0
+WAIT = f"obj.acquire(), obj.wait({LIMIT}), obj.recovered, obj.release()"
+WOKEN = (True, True, False, None)
+
+
+def until_waiting(condition, n):
+    """Until n wait: each gives the lock back when it begins to, and the slots say so."""
+    raw = bytearray(condition._memory.remote.nbytes)
+    while True:
+        with condition:
+            condition._memory.remote.read(0, raw)
+        members = int.from_bytes(raw[64:68], "little")
+        own = 256 + (8 * members + 63) // 64 * 64
+        if sum(raw[at] & 3 == 1 for at in range(own, own + 64 * 8, 64)) == n:
+            return
+
+
+def waiters(world, condition, n):
+    actors = []
+    for i in range(n):
+        actors.append(world.actor(condition))
+        actors[-1].start(WAIT)
+        until_waiting(condition, i + 1)
+    return actors
+
+
+def test_like_threading_condition(world):
+    condition = world.make("condition", waiters=8)
+    for call in (condition.wait, condition.notify, condition.notify_all):
+        with pytest.raises(errors.NotHeldError):
+            call()
+    with condition as taken:
+        assert taken is True and condition.locked() and condition.token == 1
+        assert condition.wait(0.02) is False
+        assert condition.token == 2
+        assert condition.wait_for(lambda: 7) == 7
+        assert condition.wait_for(lambda: None, 0.03) is None
+        condition.notify()
+        condition.notify_all()
+        assert condition.wait(0.02) is False  # nobody waited then
+        with pytest.raises(ValueError):
+            condition.notify(-1)
+    assert not condition.locked()
+
+
+def test_notify_wakes_that_many_oldest_first(world):
+    condition = world.make("condition", waiters=8)
+    actors = waiters(world, condition, 3)
+    with condition:
+        condition.notify()
+    assert actors[0].result() == WOKEN
+    until_waiting(condition, 2)
+    with condition:
+        condition.notify(5)
+    assert [a.result() for a in actors[1:]] == [WOKEN] * 2
+    actors[0].start(WAIT)
+    actors[2].start(WAIT)
+    until_waiting(condition, 2)
+    with condition:
+        condition.notify_all()
+    assert actors[0].result() == actors[2].result() == WOKEN
+
+
+def test_too_many(near):
+    condition = near.make("condition", waiters=1)
+    waiters(near, condition, 1)
+    with condition, pytest.raises(errors.TooManyMembersError):
+        condition.wait(0)
+    assert not condition.locked()
+
+
+def test_producer_and_consumers(world):
+    condition = world.make("condition", waiters=8)
+    n = 30 if world.far else 300
+    code = """
+def run():
+    remote, got, word = obj._memory.remote, 0, bytearray(8)
+    def ready():
+        remote.read(80, word)
+        return int.from_bytes(word, 'little')
+    while True:
+        with obj:
+            n = obj.wait_for(ready, LIMIT)
+            if n > 1 << 32:
+                return got
+            remote.write(80, (n - 1).to_bytes(8, 'little'))
+            got += 1
+"""
+    actors = [world.actor(condition) for _ in range(3)]
+    for a in actors:
+        a.call(code.replace("LIMIT", str(LIMIT)))
+        a.start("run()")
+    remote, word = condition._memory.remote, bytearray(8)
+    for _ in range(n):
+        with condition:
+            remote.read(80, word)
+            remote.write(80, (int.from_bytes(word, "little") + 1).to_bytes(8, "little"))
+            condition.notify()
+    left = 1
+    while left:
+        with condition:
+            remote.read(80, word)
+            left = int.from_bytes(word, "little")
+    with condition:
+        remote.write(80, (1 << 40).to_bytes(8, "little"))
+        condition.notify_all()
+    assert sum(a.result() for a in actors) == n
+
+
+# ---- deaths ----
+
+
+def test_a_dead_waiter_s_notification_goes_to_another(near):
+    condition = near.make("condition", waiters=8)
+    dies, lives = waiters(near, condition, 2)
+    dies.stop()
+    with condition:
+        condition.notify()  # the oldest, which is stopped
+    dies.kill()
+    assert lives.result() == WOKEN
+
+
+def test_a_waiter_that_died_before_is_no_hindrance(near):
+    condition = near.make("condition", waiters=8)
+    dies, lives = waiters(near, condition, 2)
+    dies.kill()
+    with condition:
+        condition.notify()
+    assert lives.result() == WOKEN
+
+
+def test_slots_of_the_dead_are_used_again(near):
+    condition = near.make("condition", waiters=1)
+    for _ in range(3):
+        waiters(near, condition, 1)[0].kill()
+        with condition:
+            assert condition.wait(0) is False
+
+
+def test_the_news_of_a_dead_notifier(near):
+    condition = near.make("condition", waiters=8)
+    (waiter,) = waiters(near, condition, 1)
+    notifier = near.actor(condition)
+    notifier.call("obj.acquire(), obj.notify()")
+    notifier.kill()
+    assert waiter.result() == (True, True, True, None)
+
+
+def test_a_signal_leaves_the_lock_held_and_passes_the_notification_on(near):
+    condition = near.make("condition", waiters=8)
+    first, second = near.actor(condition), near.actor(condition)
+    first.call("import signal; class Enough(Exception): pass" if False else "import signal")
+    first.call(
+        """
+class Enough(Exception):
+    pass
+def stop(*_):
+    raise Enough
+signal.signal(signal.SIGUSR1, stop)
+def run():
+    obj.acquire()
+    try:
+        return obj.wait()
+    except Enough:
+        return obj.token is not None
+    finally:
+        obj.release()
+"""
+    )
+    first.start("run()")
+    until_waiting(condition, 1)
+    second.start(WAIT)
+    until_waiting(condition, 2)
+    with condition:
+        import os
+        import signal
+
+        first.stop()
+        os.kill(first.pid, signal.SIGUSR1)
+        condition.notify()
+        first.go_on()
+    assert first.result() is True
+    with condition:
+        condition.notify()  # whether the first one passed its own on or was woken by it
+    assert second.result() == WOKEN
+
+
+# ---- the lock that it goes with ----
+
+
+def test_two_conditions_of_one_lock(near):
+    lock = near.make("lock", name="lock")
+    full = near.make("condition", name="full", lock=lock)
+    empty = near.make("condition", name="empty", lock=lock)
+    with pytest.raises(errors.NotHeldError):
+        empty.notify()
+    with lock:
+        assert full.locked() and empty.token == lock.token
+        empty.notify()
+        assert full.wait(0.01) is False
+    with pytest.raises(errors.BusyError, match="2 conditions"):
+        lock.close()
+    got = []
+    thread = threading.Thread(target=lambda: (empty.acquire(), got.append(empty.wait(LIMIT)), empty.release()))
+    thread.start()
+    while thread.is_alive():
+        with lock:
+            empty.notify()
+        time.sleep(0)
+    thread.join()
+    assert got == [True]
+    full.close()
+    empty.close()
+
+
+def test_the_lock_must_be_the_one(near):
+    lock, other = near.make("lock", name="lock"), near.make("lock", name="other")
+    it = near.make("condition", lock=lock)
+    own = near.make("condition", name="own")
+    for name, given in (("it", None), ("it", other), ("own", other)):
+        with pytest.raises(errors.MismatchError):
+            near.cluster.condition(name, given)
+    with pytest.raises(errors.MismatchError):
+        dsmem.attach(it.ref)
+    copy = pickle.loads(pickle.dumps(it))
+    with copy:
+        assert lock.locked() and not own.locked()
+    copy.close()
+    copy._lock.close()
+    it.close()

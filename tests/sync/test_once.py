@@ -1,0 +1,66 @@
+"""Once between processes."""
+
+import pytest
+
+from dsmem import errors
+
+LIMIT = 5.0
+
+
+def test_one_runs_it(world):
+    once = world.make("once")
+    code = """
+def run():
+    return obj.call(lambda: obj._memory.remote.fetch_add(80, 1) + 1), obj.done
+"""
+    actors = [world.actor(once) for _ in range(4)]
+    for a in actors:
+        a.call(code)
+    for a in actors:
+        a.start("run()")
+    assert sorted((a.result() for a in actors), key=str) == [(1, True)] + [(None, True)] * 3
+    assert once.done and once.call(lambda: 1 / 0) is None
+    with once as first:
+        assert first is False
+
+
+def test_the_others_wait(world):
+    once = world.make("once")
+    other = world.again(once)
+    waiter = world.actor(once)
+    with once as first:
+        assert first is True and not once.done and not once.recovered
+        with pytest.raises(errors.TimeoutError):
+            other.begin(timeout=0.05)
+        with pytest.raises(errors.BusyError):
+            once.close()
+        waiter.start(f"obj.begin({LIMIT}), obj.done")
+    assert waiter.result() == (False, True)
+
+
+def test_one_that_fails_is_replaced(world):
+    once = world.make("once")
+    waiter = world.actor(once)
+    with pytest.raises(ZeroDivisionError), once:
+        waiter.start(f"obj.begin({LIMIT}), obj.recovered, obj.end()")
+        raise ZeroDivisionError
+    assert waiter.result() == (True, False, None)
+    assert once.done
+
+
+def test_one_that_dies_is_replaced(near):
+    once = near.make("once")
+    runner, waiter = near.actor(once), near.actor(once)
+    assert runner.call("obj.begin()") is True
+    waiter.start(f"obj.begin({LIMIT}), obj.recovered, obj.end()")
+    assert not once.done
+    runner.kill()
+    assert waiter.result() == (True, True, None)
+    assert once.done and once.begin() is False
+
+
+def test_end_without_begin(world):
+    once = world.make("once")
+    with pytest.raises(errors.NotHeldError):
+        once.end()
+    assert not once.done

@@ -1,0 +1,219 @@
+"""Readers and writers between processes."""
+
+import threading
+
+import pytest
+
+from dsmem import errors
+
+LIMIT = 5.0
+
+
+def test_readers_share_and_a_writer_does_not(world):
+    rw = world.make("rwlock")
+    other = world.again(rw)
+    assert rw.acquire_read() and other.acquire_read() and rw.acquire_read()
+    assert not other.acquire_write(False) and not other.acquire_write(timeout=0.02)
+    rw.release_read()
+    rw.release_read()
+    assert not world.again(rw).acquire_write(timeout=0.02)
+    other.release_read()
+    assert rw.acquire_write() and rw.token
+    assert not other.acquire_read(False) and not other.acquire_read(timeout=0.02) and not other.acquire_write(False)
+    rw.release_write()
+    assert rw.token is None and other.acquire_read(False)
+    other.release_read()
+
+
+def test_a_writer_that_gives_up_lets_readers_in(world):
+    rw, other = world.make("rwlock"), None
+    other = world.again(rw)
+    with rw.read():
+        assert not other.acquire_write(timeout=0.05)
+        assert other.acquire_read(False)
+        other.release_read()
+
+
+def test_with(world):
+    rw = world.make("rwlock")
+    other = world.again(rw)
+    with rw.read() as it, other.read():
+        assert it is rw and rw.token is None
+    with rw.write() as it:
+        assert it.token == 1
+        with pytest.raises(errors.TimeoutError), other.read(0.02):
+            pass
+        with pytest.raises(TimeoutError), other.write(timeout=0.02):
+            pass
+    with other.write():
+        assert other.token == 2
+
+
+def test_what_is_not_held(world):
+    rw = world.make("rwlock")
+    with pytest.raises(errors.NotHeldError):
+        rw.release_read()
+    with pytest.raises(errors.NotHeldError):
+        rw.release_write()
+    with rw.read(), pytest.raises(errors.NotHeldError):
+        rw.release_write()
+    with rw.read(), pytest.raises(errors.BusyError):
+        rw.close()
+    with pytest.raises(errors.NotHeldError):
+        rw.release_read()
+
+
+def test_new_readers_wait_for_a_waiting_writer(near):
+    rw = near.make("rwlock")
+    writer = near.actor(rw)
+    other = near.again(rw)
+    rw.acquire_read()
+    writer.start(f"obj.acquire_write(timeout={LIMIT})")
+    while other.acquire_read(False):
+        other.release_read()
+    rw.release_read()
+    assert writer.result() is True
+    assert not rw.acquire_read(False)
+    writer.call("obj.release_write()")
+    assert rw.acquire_read(timeout=LIMIT)
+    rw.release_read()
+
+
+STRESS = """
+def run(n, writes):
+    remote, bad = obj._memory.remote, 0
+    a, b = bytearray(8), bytearray(8)
+    for i in range(n):
+        if i % writes == 0:
+            with obj.write():
+                remote.read(80, a)
+                new = (int.from_bytes(a, 'little') + 1).to_bytes(8, 'little')
+                remote.write(80, new)
+                remote.write(88, new)
+        else:
+            with obj.read():
+                remote.read(80, a)
+                remote.read(88, b)
+                bad += a != b
+    return bad
+"""
+
+
+def test_exclusion_between_processes(world):
+    n = 200 if world.far else 3000
+    rw = world.make("rwlock")
+    actors = [world.actor(rw) for _ in range(4)]
+    for a in actors:
+        a.call(STRESS)
+        a.start(f"run({n}, 4)")
+    assert [a.result() for a in actors] == [0] * 4
+    count = bytearray(8)
+    rw._memory.remote.read(80, count)
+    assert int.from_bytes(count, "little") == 4 * (n // 4)
+
+
+def test_threads_of_one_handle(world):
+    rw = world.make("rwlock")
+    inside, worst = [0], []
+
+    def work():
+        for i in range(60):
+            if i % 6:
+                with rw.read():
+                    inside[0] += 1
+                    worst.append(inside[0] < 1)
+                    inside[0] -= 1
+            else:
+                with rw.write():
+                    worst.append(inside[0] != 0)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not any(worst)
+
+
+def test_a_writer_is_killed(near):
+    rw = near.make("rwlock")
+    writer = near.actor(rw)
+    assert writer.call("obj.acquire_write(), obj.token") == (True, 1)
+    writer.kill()
+    with rw.read(LIMIT), near.again(rw).read(LIMIT) as other:
+        assert rw.recovered and other.recovered
+    with rw.write(LIMIT):
+        assert rw.recovered and rw.token == 2
+    with rw.read():
+        assert not rw.recovered
+    with rw.write():
+        assert not rw.recovered and rw.token == 3
+
+
+def test_a_writer_that_gives_up_keeps_the_news(near):
+    rw = near.make("rwlock")
+    victim, reader = near.actor(rw), near.again(rw)
+    victim.call("obj.acquire_write()")
+    victim.kill()
+    with reader.read(LIMIT):
+        assert not rw.acquire_write(timeout=0.05)
+    with rw.write(LIMIT):
+        assert rw.recovered
+
+
+def test_a_reader_is_killed(near):
+    rw = near.make("rwlock", members=2)
+    for _ in range(3):
+        reader = near.actor(rw)
+        assert reader.call("obj.acquire_read(), obj.acquire_read()") == (True, True)
+        assert not rw.acquire_write(False)
+        reader.kill()
+        with rw.write(LIMIT):
+            assert not rw.recovered
+    reader = near.actor(rw)
+    reader.call("obj.acquire_read()")
+    reader.kill()
+    newcomer = near.actor(rw)  # succeeds the dead one, whose place it finds cleared
+    assert newcomer.call("obj.acquire_write(False)") is True
+
+
+def test_a_stopped_reader_keeps_writers_out(near):
+    rw = near.make("rwlock")
+    reader = near.actor(rw)
+    reader.call("obj.acquire_read()")
+    reader.stop()
+    assert not rw.acquire_write(timeout=0.3)
+    reader.go_on()
+    reader.call("obj.release_read()")
+    assert rw.acquire_write(timeout=LIMIT)
+    rw.release_write()
+
+
+def test_round_trips(far):
+    rw = far.make("rwlock")
+    with rw.write(), pytest.raises(errors.TimeoutError), far.again(rw).read(0):
+        pass
+    with rw.read():
+        before = far.context.stats["posts"]
+        with rw.read():  # the process is inside already: one look at the writer's word
+            pass
+        assert far.context.stats["posts"] - before == 1
+    before = far.context.stats["posts"]
+    with rw.read():
+        pass
+    assert far.context.stats["posts"] - before == 3
+    before = far.context.stats["posts"]
+    with rw.write():
+        pass
+    assert far.context.stats["posts"] - before == 3
+
+
+def test_a_dropped_reader_is_gone(world):
+    rw = world.make("rwlock")
+    other = world.cluster.rwlock("it")
+    memory = other._memory
+    other.acquire_read()
+    del other
+    memory.close()
+    with rw.write(LIMIT):
+        pass

@@ -1,0 +1,129 @@
+"""Semaphores between processes."""
+
+import threading
+
+import pytest
+
+from dsmem import errors
+
+LIMIT = 5.0
+
+
+def test_like_a_bounded_semaphore(world):
+    sem = world.make("semaphore", n=3)
+    other = world.again(sem)
+    assert sem.acquire() is True and other.acquire() and sem.acquire(timeout=1)
+    assert (sem.value, sem.held, other.held) == (0, 2, 1)
+    assert sem.acquire(False) is False and other.acquire(timeout=0.02) is False
+    sem.release(2)
+    assert sem.value == 2
+    with pytest.raises(errors.NotHeldError):
+        sem.release()
+    with pytest.raises(ValueError):
+        sem.release(0)
+    with sem as got:
+        assert got is True and sem.value == 1
+    other.release()
+    assert sem.value == 3 and not sem.recovered
+
+
+def test_properties(near):
+    with pytest.raises(errors.InvalidArgumentError):
+        near.cluster.semaphore("it", 4097, create=True)
+    near.make("semaphore", n=2)
+    with pytest.raises(errors.MismatchError, match="n=2, not 3"):
+        near.cluster.semaphore("it", 3)
+    near.make("semaphore", name="one")
+    one = near.cluster.semaphore("one", 1)
+    assert one.value == 1
+    one.close()
+
+
+def test_threads(world):
+    sem = world.make("semaphore", n=2)
+    inside, most = [0], [0]
+
+    def work():
+        for _ in range(50):
+            with sem:
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                inside[0] -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(5)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert most[0] <= 2 and sem.value == 2
+
+
+STRESS = """
+def run(n):
+    remote, most = obj._memory.remote, 0
+    for _ in range(n):
+        with obj:
+            most = max(most, remote.fetch_add(80, 1) + 1)
+            remote.fetch_add(80, -1)
+    return most
+"""
+
+
+def test_processes(world):
+    n = 200 if world.far else 3000
+    sem = world.make("semaphore", n=2)
+    actors = [world.actor(sem) for _ in range(4)]
+    for a in actors:
+        a.call(STRESS)
+        a.start(f"run({n})")
+    assert all(a.result() <= 2 for a in actors)
+    assert sem.value == 2
+
+
+def test_permits_of_the_dead_come_back(near):
+    sem = near.make("semaphore", n=2)
+    victim, waiter = near.actor(sem), near.actor(sem)
+    assert victim.call("obj.acquire(), obj.acquire()") == (True, True)
+    waiter.start(f"obj.acquire(timeout={LIMIT}), obj.recovered")
+    assert not sem.acquire(timeout=0.1)
+    victim.kill()
+    assert waiter.result() == (True, True)
+    assert sem.acquire(timeout=LIMIT) and sem.recovered
+    sem.release()
+    assert sem.acquire() and not sem.recovered
+    sem.release()
+
+
+def test_far_permits_of_the_dead_do_not(far):
+    sem = far.make("semaphore", n=1)
+    victim = far.actor(sem)
+    victim.call("obj.acquire()")
+    victim.kill()
+    assert not sem.acquire(timeout=0.2)
+
+
+def test_close(world):
+    sem = world.make("semaphore", n=1)
+    other = world.again(sem)
+    other.acquire()
+    with pytest.raises(errors.BusyError):
+        other.close()
+    other.release()
+    dropped = world.cluster.semaphore("it")
+    memory = dropped._memory
+    dropped.acquire()
+    del dropped
+    memory.close()
+    assert sem.acquire(timeout=LIMIT)
+    sem.release()
+
+
+def test_round_trips(far):
+    sem = far.make("semaphore", n=64)
+    with sem:
+        pass
+    before = far.context.stats["posts"]
+    for _ in range(5):
+        with sem:
+            pass
+    assert far.context.stats["posts"] - before == 10
