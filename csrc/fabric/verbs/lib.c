@@ -37,6 +37,20 @@ static bool find_all(void *library)
         ;
 }
 
+/* A child of fork() is refused by the core; this keeps its copy-on-write from taking the parent's pages. Kernels that copy
+ * pinned pages when they fork (since 5.12) need no help. With it they would take whole pages from the child, with whatever
+ * else lies there, and every registration would cost a call of madvise and up to two mappings more. fork_init fails where
+ * others of this process have registered memory before. */
+static void prepare_fork(void *library)
+{
+    enum { UNNEEDED = 2 }; /* IBV_FORK_UNNEEDED, which older headers lack */
+    int (*status)(void);
+    void *p = dlvsym(library, "ibv_is_fork_initialized", "IBVERBS_1.13");
+    memcpy(&status, &p, sizeof p);
+    if (!p || status() != UNNEEDED)
+        (void)ibv.fork_init();
+}
+
 static void load(void)
 {
     const char *path = getenv("DSMEM_LIBIBVERBS");
@@ -50,9 +64,7 @@ static void load(void)
         dlclose(library);
         return;
     }
-    /* Fails where others of this process have registered memory before. A child of fork() is refused by the core
-     * anyway; this only keeps its copy-on-write from taking the parent's pages. */
-    (void)ibv.fork_init();
+    prepare_fork(library);
 }
 
 int verbs_load(void)
