@@ -19,8 +19,9 @@ import dsmem
 from dsmem.cli.owner import owner
 
 NBYTES = 64 << 20
-SHORT = {"rounds": 15, "seconds": 0.0005}
-LONG = {"rounds": 101, "seconds": 0.002}
+# A turn is far shorter than a slice of the scheduler: then what else runs takes few of the turns, and not the median.
+SHORT = {"rounds": 25, "seconds": 0.0003}
+LONG = {"rounds": 201, "seconds": 0.0004}
 QUEUES_SHORT = {"rounds": 3, "seconds": 0.005}  # it takes two processes a while to find their pace
 QUEUES_LONG = {"rounds": 31, "seconds": 0.03}
 _peers = {}
