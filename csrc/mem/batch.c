@@ -61,6 +61,7 @@ static void start(dsm_ctx *c, struct dsm_group *g, int64_t deadline)
 /* Posts as many ops as the groups have room for. */
 static void post_some(dsm_ticket *t, int64_t deadline)
 {
+    uint64_t posts = 0;
     t->ngroups = 0;
     for (; t->posted < t->n; t->posted++) {
         dsm_op *op = &t->ops[t->posted];
@@ -81,13 +82,15 @@ static void post_some(dsm_ticket *t, int64_t deadline)
         g->tail = op;
         g->pending++; /* nobody else looks at it yet */
         fetch_add_u32(&op->remote->users, 1);
-        fetch_add_u64(&t->ctx->stats.posts, 1);
+        posts++;
     }
+    if (posts)
+        fetch_add_u64(&t->ctx->stats.posts, posts);
     for (size_t i = 0; i < t->ngroups; i++)
         start(t->ctx, &t->groups[i], deadline);
 }
 
-static int submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, int64_t deadline, size_t *failed)
+static int check_all(dsm_ctx *c, const dsm_op *ops, size_t n, size_t *failed)
 {
     if (ctx_forked(c))
         return refuse_forked();
@@ -99,17 +102,25 @@ static int submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, int64_t dead
             return rc;
         }
     }
+    return 0;
+}
+
+/* The ops have been checked. */
+static void submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, int64_t deadline)
+{
     t->ctx = c;
     t->ops = ops;
     t->n = n;
     t->posted = 0;
     post_some(t, deadline);
-    return 0;
 }
 
 int dsm_submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed)
 {
-    return submit(c, ops, n, t, DEADLINE_NEVER, failed);
+    int rc = check_all(c, ops, n, failed);
+    if (!rc)
+        submit(c, ops, n, t, DEADLINE_NEVER);
+    return rc;
 }
 
 /* ---- completion ---- */
@@ -211,15 +222,44 @@ int dsm_finish(dsm_ticket *t, int64_t timeout_ns, size_t *failed)
     return finish(t, deadline_after(timeout_ns), failed);
 }
 
-int dsm_execute(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns, size_t *failed)
+/* The ops have been checked. */
+static int run(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns, size_t *failed)
 {
     dsm_ticket t;
     int64_t deadline = deadline_after(timeout_ns);
-    int rc = submit(c, ops, n, &t, deadline, failed);
-    return rc ? rc : finish(&t, deadline, failed);
+    submit(c, ops, n, &t, deadline);
+    return finish(&t, deadline, failed);
+}
+
+int dsm_execute(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns, size_t *failed)
+{
+    int rc = check_all(c, ops, n, failed);
+    return rc ? rc : run(c, ops, n, timeout_ns, failed);
 }
 
 /* ---- single ops ---- */
+
+/* run() for one op that has been checked, without what only many need. */
+static int run_one(dsm_op *op, int64_t timeout_ns)
+{
+    dsm_ctx *c = op->remote->ctx;
+    struct peer *p = op->remote->peer;
+    int64_t deadline = deadline_after(timeout_ns);
+    dsm_ticket t;
+    t.ctx = c;
+    t.ops = op;
+    t.n = t.posted = t.ngroups = 1;
+    t.groups[0] = (struct dsm_group){.pending = 1, .peer = p, .head = op, .tail = op};
+    op->group = &t.groups[0];
+    fetch_add_u32(&op->remote->users, 1);
+    fetch_add_u64(&c->stats.posts, 1);
+    start(c, op->group, deadline);
+    bool late = observe_u32(&op->group->pending) && peer_wait(p, &op->group->pending, deadline);
+    if (op->status)
+        return outcome(&t, late, deadline, NULL);
+    fetch_sub_u32(&op->remote->users, 1);
+    return 0;
+}
 
 int dsm_read(dsm_remote *r, uint64_t offset, void *out, uint64_t nbytes, int64_t timeout_ns)
 {
@@ -231,7 +271,7 @@ int dsm_read(dsm_remote *r, uint64_t offset, void *out, uint64_t nbytes, int64_t
         return 0;
     }
     dsm_op op = {.code = DSM_OP_READ, .remote = r, .offset = offset, .local = out, .nbytes = nbytes};
-    return dsm_execute(r->ctx, &op, 1, timeout_ns, NULL);
+    return run_one(&op, timeout_ns);
 }
 
 int dsm_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t nbytes, int64_t timeout_ns)
@@ -245,7 +285,7 @@ int dsm_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t nbytes,
     }
     dsm_op op = {
         .code = DSM_OP_WRITE, .remote = r, .offset = offset, .local = (void *)(uintptr_t)data, .nbytes = nbytes};
-    return dsm_execute(r->ctx, &op, 1, timeout_ns, NULL);
+    return run_one(&op, timeout_ns);
 }
 
 int dsm_fetch_add(dsm_remote *r, uint64_t offset, uint64_t add, uint64_t *old, int64_t timeout_ns)
@@ -258,7 +298,7 @@ int dsm_fetch_add(dsm_remote *r, uint64_t offset, uint64_t add, uint64_t *old, i
         return 0;
     }
     dsm_op op = {.code = DSM_OP_FETCH_ADD, .remote = r, .offset = offset, .nbytes = 8, .operand = add};
-    rc = dsm_execute(r->ctx, &op, 1, timeout_ns, NULL);
+    rc = run_one(&op, timeout_ns);
     *old = op.result;
     return rc;
 }
@@ -279,7 +319,7 @@ int dsm_compare_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t
                  .nbytes = 8,
                  .operand = expected,
                  .desired = desired};
-    rc = dsm_execute(r->ctx, &op, 1, timeout_ns, NULL);
+    rc = run_one(&op, timeout_ns);
     *old = op.result;
     return rc;
 }
@@ -296,7 +336,7 @@ static int far_many(dsm_remote *r, uint8_t code, const uint64_t *offsets, size_t
         return err_set(DSM_ENOMEM, 0, "%zu ops", n);
     for (size_t i = 0; i < n; i++)
         ops[i] = (dsm_op){.code = code, .remote = r, .offset = offsets[i], .local = local + i * each, .nbytes = each};
-    int rc = dsm_execute(r->ctx, ops, n, timeout_ns, NULL);
+    int rc = run(r->ctx, ops, n, timeout_ns, NULL);
     if (ops != few)
         free(ops);
     return rc;

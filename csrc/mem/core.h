@@ -108,7 +108,7 @@ void peer_free(struct peer *p); /* nobody may use it any more */
 int peer_ready(struct peer *p, int64_t deadline);
 /* Begins a conversation: takes peer->talk. ETIME where another one lasts until the deadline. */
 int peer_talk(struct peer *p, int64_t deadline);
-/* false, and nothing is posted, where there is no endpoint that works. */
+/* Posts, and reaps what is complete already. false, and nothing is posted, where there is no endpoint that works. */
 bool peer_post(struct peer *p, dsm_op *list);
 /* Reaps without blocking. */
 void peer_poll(struct peer *p);

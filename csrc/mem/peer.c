@@ -184,16 +184,6 @@ int peer_ready(struct peer *p, int64_t deadline)
 
 /* ---- ops ---- */
 
-bool peer_post(struct peer *p, dsm_op *list)
-{
-    pthread_mutex_lock(&p->lock);
-    bool good = p->ep && !p->ep->broken && !peek_u32(&p->dead);
-    if (good)
-        fabric(p)->post(p->ep, list);
-    pthread_mutex_unlock(&p->lock);
-    return good;
-}
-
 static void reap(struct peer *p)
 {
     if (!p->ep || fabric(p)->poll(p->ep) <= 0)
@@ -211,9 +201,21 @@ static void abort_endpoint(struct peer *p)
     nudge(p->ctx);
 }
 
+bool peer_post(struct peer *p, dsm_op *list)
+{
+    pthread_mutex_lock(&p->lock);
+    bool good = p->ep && !p->ep->broken && !peek_u32(&p->dead);
+    if (good) {
+        fabric(p)->post(p->ep, list);
+        reap(p);
+    }
+    pthread_mutex_unlock(&p->lock);
+    return good;
+}
+
 void peer_poll(struct peer *p)
 {
-    if (pthread_mutex_trylock(&p->lock))
+    if (pthread_mutex_trylock(&p->lock)) /* somebody else reaps */
         return;
     reap(p);
     pthread_mutex_unlock(&p->lock);
@@ -259,18 +261,27 @@ static void sleep_behind(struct peer *p, int64_t deadline)
     pthread_cond_timedwait(&p->cond, &p->lock, &until);
 }
 
+/* A poll looks at memory that the device writes: some of them cost as much as the lock around them, or as the clock. */
 static bool spin(struct peer *p, const uint32_t *pending, int64_t deadline)
 {
-    int64_t until = deadline_after(p->ctx->spin_ns);
-    if (until > deadline)
-        until = deadline;
-    do {
-        peer_poll(p);
+    enum { POLLS = 8 };
+    int64_t until = 0;
+    for (;;) {
+        if (!pthread_mutex_trylock(&p->lock)) {
+            for (int i = 0; i < POLLS && observe_u32(pending); i++)
+                reap(p);
+            pthread_mutex_unlock(&p->lock);
+        } else { /* somebody else reaps */
+            cpu_relax();
+        }
         if (!observe_u32(pending))
             return true;
-        cpu_relax();
-    } while (clock_ns() < until);
-    return false;
+        int64_t now = clock_ns();
+        if (!until)
+            until = deadline_earlier(deadline, now + p->ctx->spin_ns);
+        if (now >= until)
+            return false;
+    }
 }
 
 int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline)

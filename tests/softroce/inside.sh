@@ -1,6 +1,24 @@
 #!/usr/bin/env bash
-# Runs on a machine with an RDMA device: the conformance suite on verbs, plainly and through fault, then what only verbs
-# has (tests/softroce). One interpreter for all: under emulation it takes ten seconds to import what they need.
+# Runs on a machine with an RDMA device. Usage: inside.sh [--bench [OPTION…]]
+#   no argument  the conformance suite on verbs, plainly and through fault, then what only verbs has (tests/softroce),
+#                in one interpreter, since under emulation its imports take ten seconds; then the benches, short
+#   --bench      only the benches, with these options of bench/softroce.py
+# Wants build/softroce_core (ci/softroce compiles it).
 set -uo pipefail
-exec .venv/bin/python -m pytest tests/conformance tests/softroce/test_*.py \
-    'tests/unit/test_interrupts.py::test_interrupted_while_many_are_registered[verbs-1]' --fabric verbs --fabric fault+verbs -q --timeout 120 "$@"
+bench() {
+    .venv/bin/python bench/softroce.py --core build/softroce_core --out "$DSMEM_SOFTROCE_OUT/bench.json" \
+        --commit "$DSMEM_COMMIT" "$@"
+}
+case ${1-} in
+--bench)
+    shift
+    bench "$@"
+    ;;
+*)
+    bench --short || exit
+    # last, so that the output ends with pytest's summary
+    .venv/bin/python -m pytest tests/conformance tests/softroce/test_*.py \
+        'tests/unit/test_interrupts.py::test_interrupted_while_many_are_registered[verbs-1]' \
+        --fabric verbs --fabric fault+verbs -q --timeout 120
+    ;;
+esac

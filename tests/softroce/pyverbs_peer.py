@@ -157,17 +157,17 @@ class Device:
         self.roce = attr.link_layer == e.IBV_LINK_LAYER_ETHERNET
         self.gid = socket.inet_pton(socket.AF_INET6, self.context.query_gid(port, gid_index).gid)
         limits = self.context.query_device()
-        self.serves, self.asks = min(limits.max_qp_rd_atom, 16), min(limits.max_qp_init_rd_atom, 16)
+        self.serves, self.asks = min(limits.max_qp_rd_atom, 128), min(limits.max_qp_init_rd_atom, 128)
 
 
 class Connection:
     """One RC queue pair. passive: it answers and never asks."""
 
-    def __init__(self, device: Device, passive: bool) -> None:
+    def __init__(self, device: Device, passive: bool, depth: int = 16, inline: int = 0) -> None:
         self.device, self.passive = device, passive
         self.psn = int.from_bytes(os.urandom(3), "little")
-        self.cq = CQ(device.context, 16)
-        cap = QPCap(max_send_wr=16, max_recv_wr=1, max_send_sge=1, max_recv_sge=1)
+        self.cq = CQ(device.context, depth)
+        cap = QPCap(max_send_wr=depth, max_recv_wr=1, max_send_sge=1, max_recv_sge=1, max_inline_data=inline)
         self.attr = QPAttr(port_num=device.port)
         self.attr.qp_access_flags = (
             e.IBV_ACCESS_REMOTE_READ | e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_REMOTE_ATOMIC if passive else 0
@@ -208,8 +208,10 @@ class Connection:
 
 
 class Remote:
-    def __init__(self, device: Device, descriptor: Descriptor, secret: bytes, node: bytes, insist: bool) -> None:
-        self.device, self.descriptor, self.node = device, descriptor, node
+    def __init__(
+        self, device: Device, descriptor: Descriptor, secret: bytes, node: bytes, insist: bool, **queue: int
+    ) -> None:
+        self.device, self.descriptor, self.node, self.queue = device, descriptor, node, queue
         self.stream = Stream(descriptor, secret, node, insist)
         self.nbytes, self.base, self.key, self.rights, kind, zero = GRANT.unpack(self.stream.ask(ATTACH, self.name()))
         assert (kind, zero) == (0, 0)
@@ -221,7 +223,7 @@ class Remote:
 
     def join(self) -> None:
         """A new queue pair takes the place of the old one, if any."""
-        self.connection = Connection(self.device, passive=False)
+        self.connection = Connection(self.device, passive=False, **self.queue)
         self.failed = False  # once it has, it carries nothing more
         self.connection.connect(self.stream.ask(ENDPOINT, self.connection.blob()))
 

@@ -123,14 +123,19 @@ static uint8_t *slab_take(struct verbs_ep *e, uint32_t nbytes, uint32_t *taken)
     return p;
 }
 
-/* Under d->lock (read). */
-static int find_local(struct verbs_ep *e, dsm_op *op, uint32_t *lkey)
+/* Takes d->lock (read) where it has to look among the registrations; who posts gives it back. */
+static int find_local(struct verbs_ep *e, dsm_op *op, uint32_t *lkey, bool *locked)
 {
     struct verbs_dev *d = (struct verbs_dev *)e->base.dev;
     bool write = op->code == DSM_OP_READ; /* into our memory */
     if (!write && op->nbytes <= e->max_inline)
         return LOCAL_INLINE;
+    if (write && op->nbytes <= VERBS_SMALL)
+        return LOCAL_BOUNCE;
     if (!op->fabric && op->cookie != TRIED) {
+        if (!*locked)
+            pthread_rwlock_rdlock(&d->lock);
+        *locked = true;
         if (verbs_find_lkey(d, op->local, op->nbytes, write, lkey))
             return LOCAL_DIRECT;
         if (op->nbytes <= VERBS_BOUNCE_MAX)
@@ -221,11 +226,11 @@ static void fill(struct verbs_ep *e, const dsm_op *op, int local, struct ibv_sen
 }
 
 /* Adds the next piece of the first waiting op to the chain as its n-th request; false where it has to wait. */
-static bool place(struct verbs_ep *e, uint32_t n)
+static bool place(struct verbs_ep *e, uint32_t n, bool *locked)
 {
     dsm_op *op = e->waiting;
     struct ibv_sge *g = &e->sge[n];
-    int local = is_atomic(op) ? LOCAL_DIRECT : find_local(e, op, &g->lkey);
+    int local = is_atomic(op) ? LOCAL_DIRECT : find_local(e, op, &g->lkey, locked);
     if (must_wait(e, op, local))
         return false;
     uint64_t left = op->nbytes - e->placed, most = max_piece(e, local);
@@ -269,12 +274,13 @@ static void push(struct verbs_ep *e)
 {
     struct verbs_dev *d = (struct verbs_dev *)e->base.dev;
     uint32_t n = 0;
+    bool locked = false;
     if (!e->waiting || e->base.broken || e->head - e->tail == e->depth)
         return;
-    pthread_rwlock_rdlock(&d->lock);
-    while (e->waiting && e->head - e->tail < e->depth && place(e, n))
+    while (e->waiting && e->head - e->tail < e->depth && place(e, n, &locked))
         n++;
-    pthread_rwlock_unlock(&d->lock);
+    if (locked)
+        pthread_rwlock_unlock(&d->lock);
     if (n)
         ring(e, n);
 }

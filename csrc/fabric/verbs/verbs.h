@@ -6,8 +6,9 @@
  * The queue completes in order, so a completion with number i completes tail … i. Only the last request of a posting
  * and every 'signal_every'th are signalled; a failed or flushed request completes always.
  *
- * LOCAL MEMORY of an op is, in this order: inlined (small writes); inside a region of this process; copied through the
- * endpoint's slab (up to BOUNCE_MAX); registered until the op is done; or, where that fails, copied through the slab
+ * LOCAL MEMORY of an op is, in this order: inlined (small writes); copied from the endpoint's slab (small reads: a
+ * few cache lines cost less than to look for their region); inside a region of this process; copied through the slab (up to
+ * BOUNCE_MAX); registered until the op is done; or, where that fails, copied through the slab
  * piece by piece.
  * The slab's bytes are handed out and come back in the order of the requests, so it is a ring.
  *
@@ -27,6 +28,7 @@ enum {
     VERBS_SLAB = 64 * 1024,  /* per active endpoint */
     VERBS_BOUNCE_MAX = 8192, /* longest op, or piece of one, that is copied */
     VERBS_INLINE = 256,      /* asked for; the device may grant less */
+    VERBS_SMALL = 256,       /* READs up to this go through the slab always */
     VERBS_DEPTH = 128,
     VERBS_DEPTH_MAX = 16384,
 };
