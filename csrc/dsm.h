@@ -499,6 +499,27 @@ int dsm_once_end(dsm_once *o, int done);             /* done 0: it failed, anoth
 int dsm_once_done(dsm_once *o);                      /* 1, 0 or -DSM_E… */
 dsm_lock *dsm_once_lock(dsm_once *o);
 
+/* ---- logical clocks (proto/clock.h) ---- */
+
+typedef struct {
+    dsm_remote *remote; /* NULL: the word is at own */
+    uint64_t offset;
+    uint64_t *own;
+} dsm_clock;
+
+uint64_t dsm_clock_bytes(void);
+/* Into zeroed memory that nobody else sees yet. */
+int dsm_clock_format(void *memory);
+/* One of the two clocks of the object. ECORRUPT, EVERSION, EMISMATCH. */
+int dsm_clock_open(dsm_remote *r, int hybrid, dsm_clock *out);
+/* The next stamp, greater than received (0: nothing was received) and than all before. */
+int dsm_clock_lamport(const dsm_clock *c, uint64_t received, uint64_t *stamp);
+/* Likewise, and not behind now_ms, milliseconds since 1970 (negative: the system's clock). EDRIFT: it would be more than
+ * max_drift_ms ahead of that; the clock has not changed. */
+int dsm_clock_hybrid(const dsm_clock *c, uint64_t received, int64_t now_ms, uint64_t max_drift_ms, uint64_t *stamp);
+/* The last stamp. */
+int dsm_clock_now(const dsm_clock *c, uint64_t *stamp);
+
 /* HMAC-SHA256 as used by the handshake (for tests). */
 void dsm_hmac_sha256(const void *key, size_t key_len, const void *msg, size_t len, uint8_t out[32]);
 /* Start time of a process in clock ticks since boot (/proc/PID/stat field 22); 0 if there is none, also when it has ended and

@@ -380,4 +380,14 @@ class FarMemoryError(DsmemError, BufferError):
     )
 
 
+class ClockDriftError(DsmemError, ValueError):
+    """A stamp that the wall clock contradicts."""
+
+    code = 41
+    text = (
+        "a stamp is too far ahead of this node's wall clock; let NTP or PTP set the clocks of all nodes, or allow more "
+        "with max_drift="
+    )
+
+
 BY_CODE: dict[int, type[DsmemError]] = {cls.code: cls for cls in DsmemError.__subclasses__()}

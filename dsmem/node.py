@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
     from dsmem import sync
+    from dsmem.clock import SharedClock
     from dsmem.queue import Queue
     from dsmem.segment import Segment
 
@@ -601,6 +602,30 @@ class Cluster:
         properties = {"shape": shape, "dtype": dtype, "versioned": versioned, "capacity": capacity}
         segment: Segment = self._object("segment", name, properties, **how)
         return segment
+
+    def clock(
+        self,
+        name: str,
+        *,
+        create: bool | None = False,
+        mode: int | None = None,
+        lifetime: Lifetime = "name",
+    ) -> SharedClock:
+        """The words of logical clocks that processes share: for :class:`dsmem.clock.HybridClock` and Lamport.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+        create, mode, lifetime
+            As of all objects, see :class:`Cluster`.
+
+        Returns
+        -------
+        SharedClock
+        """
+        clock: SharedClock = self._object("clock", name, {}, create=create, mode=mode, lifetime=lifetime)
+        return clock
 
 
 def _open_or_close(cls: Any, memory: Memory, cluster: Cluster | None, name: str, properties: dict[str, Any]) -> Any:

@@ -488,6 +488,25 @@ class SegmentCore:
     def _abort(self) -> None: ...
     def _set_rows(self, rows: int) -> None: ...
 
+class ClockCore:
+    """The word of a logical clock: this process's own, or one of the two in a shared object."""
+
+    def __init__(self, hybrid: bool, remote: Remote | None = None) -> None: ...
+    def lamport(self, received: int = 0) -> int:
+        """The next stamp of a Lamport clock, greater than received."""
+
+    def hybrid(self, received: int, now_ms: int, max_drift_ms: int) -> int:
+        """The next stamp of a hybrid clock; now_ms below 0: by the system's clock. ClockDriftError."""
+
+    def now(self) -> int:
+        """The last stamp."""
+
+def clock_bytes() -> int:
+    """Bytes of the shared object."""
+
+def clock_format(memory: _Buffer) -> None:
+    """Write the object into zeroed memory."""
+
 def probe(fabric: str) -> None:
     """Raise what keeps a fabric from working here."""
 

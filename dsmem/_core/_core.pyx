@@ -60,6 +60,7 @@ include "queue.pxi"
 include "sync.pxi"
 include "segment.pxi"
 include "meeting.pxi"
+include "clock.pxi"
 
 
 def probe(str fabric):

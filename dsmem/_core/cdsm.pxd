@@ -299,3 +299,15 @@ cdef extern from "dsm.h" nogil:
     int dsm_once_end(dsm_once *o, int done)
     int dsm_once_done(dsm_once *o)
     dsm_lock *dsm_once_lock(dsm_once *o)
+
+    ctypedef struct dsm_clock:
+        dsm_remote *remote
+        uint64_t offset
+        uint64_t *own
+
+    uint64_t dsm_clock_bytes()
+    int dsm_clock_format(void *memory)
+    int dsm_clock_open(dsm_remote *r, int hybrid, dsm_clock *out)
+    int dsm_clock_lamport(const dsm_clock *c, uint64_t received, uint64_t *stamp)
+    int dsm_clock_hybrid(const dsm_clock *c, uint64_t received, int64_t now_ms, uint64_t max_drift_ms, uint64_t *stamp)
+    int dsm_clock_now(const dsm_clock *c, uint64_t *stamp)

@@ -1,0 +1,80 @@
+# Included by _core.pyx: ClockCore, the word of a logical clock.
+
+@cython.auto_pickle(False)
+cdef class ClockCore:
+    """See the stub."""
+    cdef c.dsm_clock clock
+    cdef uint64_t own
+    cdef Remote remote
+
+    def __init__(self, bint hybrid, Remote remote=None):
+        cdef int rc = 0
+        self.clock.own = &self.own
+        if remote is not None:
+            remote.check()
+            with nogil:
+                rc = c.dsm_clock_open(remote.ptr, hybrid, &self.clock)
+            self.remote = remote
+        if rc:
+            raise failure(rc, "attach")
+
+    cdef stamp(self, bint hybrid, uint64_t received, int64_t now_ms, uint64_t max_drift_ms):
+        cdef uint64_t stamp = 0
+        cdef int rc
+        cdef Remote remote = self.remote
+        if remote is None or remote.near:
+            if remote is not None:
+                remote.check()
+            rc = (c.dsm_clock_hybrid(&self.clock, received, now_ms, max_drift_ms, &stamp) if hybrid else
+                  c.dsm_clock_lamport(&self.clock, received, &stamp))
+        else:
+            remote.check()
+            remote.busy += 1
+            with nogil:
+                if hybrid:
+                    rc = c.dsm_clock_hybrid(&self.clock, received, now_ms, max_drift_ms, &stamp)
+                else:
+                    rc = c.dsm_clock_lamport(&self.clock, received, &stamp)
+            remote.busy -= 1
+        if rc:
+            raise failure(rc, "stamp")
+        return stamp
+
+    def lamport(self, received=0):
+        return self.stamp(False, stamp_of(received), -1, 0)
+
+    def hybrid(self, received, int64_t now_ms, uint64_t max_drift_ms):
+        return self.stamp(True, stamp_of(received), now_ms, max_drift_ms)
+
+    def now(self):
+        cdef uint64_t stamp = 0
+        cdef int rc
+        if self.remote is not None:
+            self.remote.check()
+        rc = c.dsm_clock_now(&self.clock, &stamp)
+        if rc:
+            raise failure(rc, "now")
+        return stamp
+
+
+cdef uint64_t stamp_of(object stamp) except? 0xdead:
+    if not hasattr(stamp, "__index__") or not 0 <= stamp.__index__() < 1 << 64:
+        raise refused(c.DSM_EINVAL, f"{stamp!r} is no stamp")
+    return stamp.__index__()
+
+
+def clock_bytes():
+    return c.dsm_clock_bytes()
+
+
+def clock_format(memory):
+    cdef Py_buffer view
+    cdef int rc
+    take(memory, &view, True)
+    if <uint64_t> view.len < c.dsm_clock_bytes():
+        PyBuffer_Release(&view)
+        raise refused(c.DSM_EINVAL, f"{view.len} bytes for a clock")
+    rc = c.dsm_clock_format(view.buf)
+    PyBuffer_Release(&view)
+    if rc:
+        raise failure(rc, "create")
