@@ -7,7 +7,7 @@ cost them a part of their time that counts, and others wait for some microsecond
 """
 cimport cython
 from cpython.buffer cimport (
-    PyBUF_ND, PyBUF_SIMPLE, PyBUF_WRITABLE, Py_buffer, PyBuffer_FillInfo, PyBuffer_Release, PyObject_CheckBuffer,
+    PyBUF_SIMPLE, PyBUF_WRITABLE, Py_buffer, PyBuffer_FillInfo, PyBuffer_Release, PyObject_CheckBuffer,
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -19,7 +19,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 from numpy cimport (
     NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_CLONGDOUBLE, PyArray_CheckExact, PyArray_DATA, PyArray_FLAGS,
-    PyArray_NBYTES, PyArray_TYPE, import_array, ndarray,
+    PyArray_DIMS, PyArray_NBYTES, PyArray_NDIM, PyArray_TYPE, import_array, ndarray,
 )
 
 from dsmem._core cimport cdsm as c

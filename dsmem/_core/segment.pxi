@@ -353,8 +353,14 @@ cdef class SegmentCore:
             if axes == 0:
                 return self.scalar(at)
             out = np.empty(self._rest(axes, n), self.dtype)
-        elif type(out) is NDARRAY and not (out.dtype is self.dtype or out.dtype == self.dtype):
-            raise errors.MismatchError(f"out has dtype {out.dtype}, the segment {self.dtype}")
+        elif PyArray_CheckExact(out):
+            if not (out.dtype is self.dtype or out.dtype == self.dtype):
+                raise errors.MismatchError(f"out has dtype {out.dtype}, the segment {self.dtype}")
+            if flat(<ndarray> out, NPY_ARRAY_WRITEABLE):
+                if <uint64_t> PyArray_NBYTES(<ndarray> out) != n:
+                    raise errors.MismatchError(f"out has {out.nbytes} bytes, the index {n}")
+                self.move(True, at, PyArray_DATA(<ndarray> out), n)
+                return out
         if not contiguous(out, &view, PyBUF_WRITABLE):
             return self._read_pieces(index, out)
         try:
@@ -401,15 +407,14 @@ cdef class SegmentCore:
             self._write_pieces(index, data)
             return
         kind = type(data)
-        if kind is NDARRAY:
-            if not (data.dtype is self.dtype or data.dtype == self.dtype) or not contiguous(data, &view, PyBUF_ND):
+        if PyArray_CheckExact(data):
+            if ((data.dtype is self.dtype or data.dtype == self.dtype) and flat(<ndarray> data, 0)
+                    and self.fits(<ndarray> data, axes, n)):
+                self.move(False, at, PyArray_DATA(<ndarray> data), n)
+            else:
                 self._write_pieces(index, data)
-                return
-            if not self.fits(&view, axes, n):
-                PyBuffer_Release(&view)
-                self._write_pieces(index, data)
-                return
-        elif kind is bytes or kind is bytearray or kind is memoryview:
+            return
+        if kind is bytes or kind is bytearray or kind is memoryview:
             take(data, &view, False)
             if <uint64_t> view.len != n:
                 PyBuffer_Release(&view)
@@ -430,13 +435,13 @@ cdef class SegmentCore:
         finally:
             PyBuffer_Release(&view)
 
-    cdef bint fits(self, Py_buffer *view, int axes, uint64_t n):
+    cdef bint fits(self, ndarray array, int axes, uint64_t n):
         """Whether an array has the shape of a piece of n bytes with so many axes left."""
         cdef int i, first = self.s.axes - axes
-        if view.ndim != axes or <uint64_t> view.len != n:
+        if PyArray_NDIM(array) != axes or <uint64_t> PyArray_NBYTES(array) != n:
             return False
         for i in range(1, axes):
-            if <uint64_t> view.shape[i] != self.s.shape[first + i]:
+            if <uint64_t> PyArray_DIMS(array)[i] != self.s.shape[first + i]:
                 return False
         return True
 
@@ -628,7 +633,10 @@ cdef object plain(object index):
     return index.__index__() if hasattr(index, "__index__") and not isinstance(index, np.ndarray) else index
 
 
-cdef object NDARRAY = np.ndarray
+cdef inline bint flat(ndarray array, int flags):
+    """C-contiguous, and what else is asked."""
+    flags |= NPY_ARRAY_C_CONTIGUOUS
+    return PyArray_FLAGS(array) & flags == flags
 
 
 cdef int contiguous(object buffer, Py_buffer *view, int flags) except -1:

@@ -10,6 +10,7 @@ import dsmem
 from dsmem.cli.bench import bench
 from dsmem.cli.demo import demo
 from dsmem.cli.doctor import doctor
+from dsmem.cli.names import collect, list_names, remove
 
 
 class _Group(click.Group):
@@ -34,3 +35,6 @@ def main() -> None:
 main.add_command(bench)
 main.add_command(demo)
 main.add_command(doctor)
+main.add_command(list_names)
+main.add_command(remove)
+main.add_command(collect)

@@ -107,6 +107,16 @@ def _show_nodes(page: _Page, facts: dict[str, Any], removed: list[str]) -> None:
         page.remedy(["dsmem doctor --clean"])
 
 
+def _show_clusters(page: _Page, facts: dict[str, Any]) -> None:
+    page.heading("Names")
+    for name, cluster in facts["clusters"].items():
+        page.fact(name, f"{cluster['names']} names, {cluster['left']} of dead processes")
+    if not facts["clusters"]:
+        page.fact("clusters", "none of yours")
+    if any(cluster["left"] for cluster in facts["clusters"].values()):
+        page.remedy(["dsmem gc"])
+
+
 def _secret_line(key: dict[str, Any]) -> str:
     where = key["path"] or f"${key['source']}"
     if not key["usable"]:
@@ -125,6 +135,7 @@ def _show(facts: dict[str, Any], removed: list[str]) -> None:
     page.heading("Secret")
     page.fact("file" if key["path"] else "text", _secret_line(key), None if key["usable"] else False)
     _show_nodes(page, facts, removed)
+    _show_clusters(page, facts)
     if peer:
         page.heading("Peer")
         page.fact(peer["address"], peer["reason"] or "reachable, and has the same secret", peer["reachable"])

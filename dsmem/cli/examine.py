@@ -19,6 +19,7 @@ from typing import Any
 
 import dsmem
 from dsmem import _core, errors, leftovers, secret
+from dsmem.cluster import local
 
 FABRICS = ("shm", "verbs")
 SYS_RDMA = Path("/sys/class/infiniband")
@@ -344,7 +345,7 @@ def report() -> dict[str, Any]:
     Returns
     -------
     dict
-        versions, fabrics, kernel, limits, secret, nodes, leftovers, troubles.
+        versions, fabrics, kernel, limits, secret, nodes, leftovers, clusters, troubles.
     """
     devices = kernel_devices()
     limits, key, found = _limits(), _secret(), leftovers.scan()
@@ -362,5 +363,6 @@ def report() -> dict[str, Any]:
         "secret": key,
         "nodes": _nodes(found),
         "leftovers": [str(path) for path, lives in found if not lives],
+        "clusters": local.survey(),
         "troubles": [asdict(t) for t in troubles if t is not None],
     }

@@ -51,6 +51,23 @@ def clusters(owner: int | None = None) -> list[str]:
         return []
 
 
+def survey() -> dict[str, dict[str, int]]:
+    """How many names this user's clusters have, and how many of them are left of creators that are dead.
+
+    Returns
+    -------
+    dict
+        "names" and "left" by the name of the cluster.
+    """
+    found = {}
+    for cluster in clusters():
+        with contextlib.suppress(errors.DsmemError):
+            names = LocalNames(cluster, os.geteuid())
+            left = sum(_core.identity_dead(creator) for creator, _, _ in names._companions())
+            found[cluster] = {"names": len(names.infos()), "left": left}
+    return found
+
+
 def user_name(uid: int) -> str:
     """The name of a user; the number where there is none."""
     try:

@@ -1,5 +1,6 @@
 """What the README shows runs as it is written."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from dsmem.cli import main
+from dsmem.cluster import local
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -24,6 +26,15 @@ def test_the_ten_lines():
     done = subprocess.run([sys.executable, "-W", "error", "-c", example], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == (said + "\n", "")
     assert len([line for line in example.splitlines() if line]) == 10
+
+
+def test_the_lines_about_names():
+    (example,) = re.findall(r"^```py\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    said = re.search(r"print.*# (.*)$", example, re.MULTILINE)[1]
+    example = example.replace("connect()", f'connect("readme-{os.getpid()}")')
+    done = subprocess.run([sys.executable, "-W", "error", "-c", example], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (said + "\n", "")
+    assert local.LocalNames(f"readme-{os.getpid()}", os.geteuid()).remove_if_empty()
 
 
 def test_there_are_commands():

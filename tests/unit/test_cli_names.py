@@ -1,0 +1,59 @@
+"""dsmem ls, rm and gc."""
+
+import json
+import os
+import subprocess
+import sys
+
+from click.testing import CliRunner
+
+from dsmem.cli import main
+from dsmem.cluster import local
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_ls(here):
+    here.segment("a", (3, 4), "f8", create=True, lifetime="creator").close()
+    here.clock("b", create=True).close()
+    rows = json.loads(run("ls", "-c", here.name, "--json"))
+    assert [(r["cluster"], r["name"], r["kind"], r["lifetime"]) for r in rows] == [
+        (here.name, "a", "segment", "creator"),
+        (here.name, "b", "clock", "name"),
+    ]
+    assert rows[0]["nbytes"] == 8192 and rows[0]["owner"].endswith(f"pid {os.getpid()}")
+    table = run("ls", "-c", here.name)
+    assert "segment" in table and "8192" in table and "clock" in table
+    assert {r["cluster"] for r in json.loads(run("ls", "--json"))} >= {here.name}
+    assert run("ls", "-c", here.name, "--owner", str(os.geteuid())) == table
+    assert "no such user" in run("ls", "--owner", "nobody of this name", code=1)
+    assert "no such cluster" in run("ls", "-c", "no-such-cluster", code=1)
+
+
+def test_rm(here):
+    for name in "abc":
+        here.segment(name, 4, create=True).close()
+    run("rm", "-c", here.name, "a")
+    output = run("rm", "-c", here.name, "a", "b", "../x", code=1)
+    assert "'a': no object has this name" in output and "a name has 1 to 200" in output
+    assert [i.name for i in here.list()] == ["c"]
+    run("rm", code=2)
+
+
+CREATOR = "import sys, dsmem; dsmem.connect(sys.argv[1]).segment('a', 4, create=True, lifetime='creator').close()"
+
+
+def test_gc(here):
+    subprocess.run([sys.executable, "-c", CREATOR, here.name], check=True)
+    here.segment("b", 4, create=True).close()
+    assert json.loads(run("gc", "-c", here.name, "--json")) == {
+        "names": [{"cluster": here.name, "name": "a"}],
+        "clusters": [],
+    }
+    here.unlink("b")
+    assert run("gc", "-c", here.name) == f"removed the empty cluster {here.name}\n"
+    assert here.name not in local.clusters()
