@@ -233,6 +233,8 @@ int dsm_queue_consume(dsm_queue *q)
 
 /* ---- taking ---- */
 
+enum { READ_AHEAD = 128 };
+
 /* Where the next message of a lane is looked for. */
 static uint64_t position(const dsm_queue *q, uint32_t lane)
 {
@@ -258,6 +260,7 @@ static int read_lane(dsm_queue *q, uint32_t lane, const void **payload, uint64_t
     int rc = look(q, lane, p, from, &r);
     if (rc)
         return rc;
+    __builtin_prefetch(q->base + data_at(q, lane) + ((r.next + READ_AHEAD) & q->mask)); /* while this one is used */
     q->take = lane;
     q->from = from;
     q->upto = r.next;
@@ -449,10 +452,11 @@ static void nap(int64_t *length, int64_t deadline)
 static int wait_until(const dsm_queue *q, ready *is, uint64_t arg, struct bell *bell, int64_t timeout_ns,
                       int64_t spin_ns)
 {
-    int64_t deadline = deadline_after(timeout_ns), until = deadline_after(spin_ns), length = FAR_NAP_MIN;
-    int rc = spin_ns > 0 ? spin(q, is, arg, until < deadline ? until : deadline) : is(q, arg);
+    int64_t deadline = deadline_after(timeout_ns), length = FAR_NAP_MIN;
+    int rc = spin_ns > 0 ? spin(q, is, arg, deadline_earlier(deadline_after(spin_ns), deadline)) : is(q, arg);
+    bool late = timeout_ns == 0;
     while (rc == -DSM_EEMPTY) {
-        if (clock_ns() >= deadline)
+        if (late)
             return err_set(DSM_ETIME, 0, "waiting on a queue");
         if (bell && q->plain) {
             uint32_t seen = bell_listen(bell);
@@ -461,8 +465,8 @@ static int wait_until(const dsm_queue *q, ready *is, uint64_t arg, struct bell *
         } else {
             nap(&length, deadline);
         }
-        if (rc == -DSM_EEMPTY)
-            rc = is(q, arg);
+        if (rc == -DSM_EEMPTY && (rc = is(q, arg)) == -DSM_EEMPTY)
+            late = clock_ns() >= deadline;
     }
     return rc;
 }

@@ -2,9 +2,20 @@
 #include "ring.h"
 
 #include "../base/fold.h"
+#include "../base/stream.h"
 #include "../fabric/near.h"
 
 #include <string.h>
+
+enum {
+    STREAM_MIN = 512, /* payloads from here on go past the caches */
+    BATCH_BYTES =
+        16384, /* of records that are published together, so that the consumer has something to do meanwhile */
+    CLAIM_AHEAD = 128,
+};
+
+/* Copies of a lane are read here, so they stay in the cache. */
+static bool streams(const dsm_queue *q, uint64_t length) { return STREAMS && q->plain && length >= STREAM_MIN; }
 
 /* ---- records ---- */
 
@@ -50,6 +61,18 @@ int message_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct recor
 {
     int rc = record_at(q, data, p, out);
     return !rc && out->kind == RECORD_PADDING ? record_at(q, data, out->next, out) : rc;
+}
+
+/* A header that nobody looks at before another one is published. */
+static void lane_prepare(dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind)
+{
+    uint64_t at = p & q->mask, header = header_of(q, p, length, kind), *words = word(q->data, at);
+    if (!q->plain)
+        note_u64(words + 1, check_of(q, p, header, q->data + at + 16, length));
+    if (streams(q, length))
+        stream_word(words, header);
+    else
+        note_u64(words, header);
 }
 
 /* SYNC pairs with record_at: whoever observes the header sees the payload. */
@@ -151,22 +174,39 @@ static uint8_t *next_payload(dsm_queue *q, uint64_t length, uint64_t *p)
     return q->data + (*p & q->mask) + overhead(q);
 }
 
-/* Steps 2 to 4. The padding, if any, is published last: until then nobody comes to what lies behind it. */
-static void commit(dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind)
+static void copy_in(const dsm_queue *q, uint8_t *to, const uint8_t *from, uint64_t length)
 {
-    uint64_t from = q->head, next = p + record_size(q, length);
+    if (streams(q, length))
+        stream_copy(to, from, length);
+    else if (length) /* of nothing there may be no address */
+        near_copy(to, from, length);
+}
+
+/* Steps 2 to 4 for n records up to 'next', of which the first lies at p, behind what was at 'from'. The padding, if any, is
+ * published last: until then nobody comes to what lies behind it. */
+static void commit(dsm_queue *q, uint64_t from, uint64_t p, uint64_t length, uint8_t kind, uint64_t next, uint64_t n)
+{
     if (q->plain)
         note_u64(word(q->data, next & q->mask), 0);
+    if (streams(q, length))
+        stream_end();
     lane_publish(q, p, length, kind);
     if (p != from)
         lane_publish(q, from, 0, RECORD_PADDING);
     note_u64(&q->head, next); /* dsm_queue_wait_room of another thread looks at it */
-    q->staged++;
+    q->staged += n;
     if (q->base) {
         struct lane_lines *l = lane_lines(q, q->lane);
         publish_u64(&l->head, next);
-        note_u64(&l->puts, peek_u64(&l->puts) + 1);
+        note_u64(&l->puts, peek_u64(&l->puts) + n);
     }
+}
+
+static void commit_one(dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind)
+{
+    uint64_t next = p + record_size(q, length);
+    commit(q, q->head, p, length, kind, next, 1);
+    stream_claim(q->data + ((next + CLAIM_AHEAD) & q->mask));
 }
 
 int dsm_queue_push(dsm_queue *q, const void *payload, uint64_t length, uint8_t kind)
@@ -176,28 +216,42 @@ int dsm_queue_push(dsm_queue *q, const void *payload, uint64_t length, uint8_t k
     if (rc || (rc = make_room(q, length)))
         return rc;
     uint8_t *to = next_payload(q, length, &p);
-    if (length) /* of nothing there may be no address */
-        near_copy(to, payload, length);
-    commit(q, p, length, kind);
+    copy_in(q, to, payload, length);
+    commit_one(q, p, length, kind);
     return 0;
+}
+
+/* As many records as there is room for, one at least. The header of the first is published last: nobody passes it before. */
+static uint64_t push_batch(dsm_queue *q, const uint8_t *from, uint64_t n, uint64_t each)
+{
+    uint64_t begin = q->head, first = 0, p, done = 0;
+    do {
+        uint8_t *to = next_payload(q, each, &p);
+        if (each == 8)
+            near_copy(to, from, 8);
+        else
+            copy_in(q, to, from, each);
+        from += each;
+        if (!done++) {
+            first = p;
+        } else {
+            lane_prepare(q, p, each, 1);
+            if (p != q->head)
+                lane_prepare(q, q->head, 0, RECORD_PADDING);
+        }
+        note_u64(&q->head, p + record_size(q, each));
+    } while (done < n && q->head - begin < BATCH_BYTES && fits(q, needed(q, each), q->tail));
+    commit(q, begin, first, each, 1, q->head, done);
+    return done;
 }
 
 int64_t dsm_queue_push_records(dsm_queue *q, const void *records, uint64_t n, uint64_t each)
 {
     const uint8_t *from = records;
-    uint64_t done = 0, p;
+    uint64_t done = 0;
     int rc = check_put(q, each, false);
-    for (; !rc && done < n; done++) {
-        if ((rc = make_room(q, each)))
-            break;
-        uint8_t *to = next_payload(q, each, &p);
-        if (each == 8)
-            near_copy(to, from, 8);
-        else
-            near_copy(to, from, each);
-        from += each;
-        commit(q, p, each, 1);
-    }
+    while (!rc && done < n && !(rc = make_room(q, each)))
+        done += push_batch(q, from + done * each, n - done, each);
     return done || rc == -DSM_EFULL ? (int64_t)done : rc;
 }
 
@@ -221,7 +275,7 @@ int dsm_queue_commit(dsm_queue *q, uint64_t length, uint8_t kind)
     if (length > q->reserved)
         return err_set(DSM_EINVAL, 0, "%llu bytes of a reservation of %u", (unsigned long long)length, q->reserved);
     q->reserved = 0;
-    commit(q, q->reserved_at, length, kind);
+    commit_one(q, q->reserved_at, length, kind);
     return 0;
 }
 

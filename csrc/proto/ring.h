@@ -8,6 +8,7 @@
  *
  * PLAIN lanes are mapped by everybody. Invariant: the word at the true head is 0.
  *     put at p, next = p + size     1 payload at p   2 word at next := 0   3 publish header at p   4 head := next, puts + 1   5 ring 'items'
+ *     several records at once: all of them are written, the header of the first last, which publishes all.
  *     killed before 3: nothing has happened; the successor starts at p.  after 3: the message is committed; the successor
  *     finds the true head by walking from the stored head over headers that are not 0; sleepers look again by themselves.
  *     SYNC publish header at p (lane_publish) with observe header at p (record_at)

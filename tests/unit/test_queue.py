@@ -133,6 +133,25 @@ def test_lists_and_records(place):
     assert 0 < producer.put_many(big, block=False) < 3000
 
 
+@pytest.mark.parametrize("words", [1, 3, 64, 101])
+def test_arrays_over_many_laps(place, words):
+    """Records that are published together, around the ring's end, taken in batches of other sizes and one by one."""
+    consumer, producer = place.make(capacity_bytes=1 << 14), place.join()
+    rng, put, got = np.random.default_rng(words), 0, 0
+    out = np.zeros((150, words), "u8")
+    for _ in range(400):
+        rows = np.arange(put, put + rng.integers(1, 100), dtype="u8")[:, None] + np.zeros(words, "u8")
+        put += producer.put_many(rows, block=False)
+        if rng.random() < 0.3 and got < put:
+            assert consumer.get_nowait() == np.full(words, got, "u8").tobytes()
+            got += 1
+        elif got < put:
+            n = consumer.get_many(out=out[: rng.integers(1, 150)], block=False)
+            assert (out[:n] == np.arange(got, got + n, dtype="u8")[:, None]).all()
+            got += n
+    assert put > 3000 * 8 // (8 + 8 * words) and consumer.qsize() == put - got == consumer.counts["messages"]
+
+
 def test_reserve_and_peek(place):
     consumer, producer = place.make(), place.join()
     room = producer.reserve(16)
@@ -373,6 +392,14 @@ def test_attach_says_what_differs(cluster):
             cluster.queue("q", create=True)
 
 
+def test_drop_oldest_of_arrays(cluster):
+    with cluster.queue("q", create=True, capacity_bytes=4096, drop_oldest=True) as q:
+        assert q.put_many(np.arange(1000, dtype="u8").reshape(-1, 1)) == 1000
+        counts = q.counts
+        assert counts["dropped"] == 1000 - q.qsize() > 500
+        assert [int.from_bytes(m, "little") for m in q.get_many()] == list(range(counts["dropped"], 1000))
+
+
 def test_drop_oldest(cluster):
     with cluster.queue("q", create=True, capacity_bytes=4096, max_message=1000, drop_oldest=True) as q:
         for i in range(100):
@@ -432,6 +459,28 @@ def _put_forever(ref):
         while True:
             q.put(i.to_bytes(8, "little") * (1 + i % 20))
             i += 1
+
+
+def _put_arrays_forever(ref):
+    with dsmem.attach(ref) as q:
+        i = 0
+        while True:
+            q.put_many(np.arange(i, i + 13, dtype="u8")[:, None] + np.zeros(70, "u8"))
+            i += 13
+
+
+def test_killed_producers_leave_whole_arrays(cluster):
+    """Of an array all records or the first ones are there, in order, and the next producer goes on behind them."""
+    spawn = mp.get_context("spawn")
+    with cluster.queue("q", create=True, capacity_bytes=1 << 14) as q:
+        for _ in range(5):
+            p = spawn.Process(target=_put_arrays_forever, args=(q.ref,))
+            p.start()
+            seen = [q.get() for _ in range(1000)]
+            p.kill()
+            p.join()
+            seen.extend(q.get_many(block=False) if q.qsize() else [])
+            assert seen == [i.to_bytes(8, "little") * 70 for i in range(len(seen))]
 
 
 def test_killed_producers_leave_whole_messages(cluster):
