@@ -43,6 +43,8 @@ class Race:
         number = 1
         while (spent := run(number)) < self.seconds / 2:
             number = max(number * 2, int(number * self.seconds / max(spent, 1e-9)) // 2)
+        # A disturbed trial would give this contestant shorter rounds than the others, which disturbances then miss.
+        spent = min(spent, *(run(number) for _ in range(4)))
         return max(1, round(number * self.seconds / spent))
 
     def run(self, name, unit, contestants, *, amount=1, target=None, relative=False, bound=None):
