@@ -315,6 +315,8 @@ int dsm_queue_next_here(dsm_queue *q, const void **payload, uint64_t *length, ui
 
 int dsm_queue_next(dsm_queue *q, const void **payload, uint64_t *length, uint8_t *kind)
 {
+    /* Before the lanes: whoever shuts down after his last put is seen to have put it. */
+    uint32_t down = queue_shutdown(q);
     int rc = check_take(q);
     if (rc)
         return rc;
@@ -323,9 +325,7 @@ int dsm_queue_next(dsm_queue *q, const void **payload, uint64_t *length, uint8_t
     rc = read_any(q, payload, length, kind);
     if (rc == -DSM_EEMPTY && find_lanes(q))
         rc = read_any(q, payload, length, kind);
-    if (rc == -DSM_EEMPTY && queue_shutdown(q))
-        return err_set(DSM_ESHUTDOWN, 0, "get");
-    return rc;
+    return rc == -DSM_EEMPTY && down ? err_set(DSM_ESHUTDOWN, 0, "get") : rc;
 }
 
 /* SYNC: publishing tail pairs with look_at_tail of the producer. */
@@ -418,6 +418,7 @@ static int has_room(const dsm_queue *q, uint64_t length)
 static int has_item(const dsm_queue *q, uint64_t arg)
 {
     struct record r;
+    uint32_t down = queue_shutdown(q); /* before the lanes, as in dsm_queue_next */
     (void)arg;
     for (uint32_t lane = 0; lane < q->shape.lanes; lane++) {
         if (!peek_u8(queue_used(q) + lane))
@@ -426,7 +427,7 @@ static int has_item(const dsm_queue *q, uint64_t arg)
         if (message_at(q, q->base + data_at(q, lane), tail, &r) != -DSM_EEMPTY)
             return 0;
     }
-    return queue_shutdown(q) ? err_set(DSM_ESHUTDOWN, 0, "get") : -DSM_EEMPTY;
+    return down ? err_set(DSM_ESHUTDOWN, 0, "get") : -DSM_EEMPTY;
 }
 
 static int spin(const dsm_queue *q, ready *is, uint64_t arg, int64_t until)

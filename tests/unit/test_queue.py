@@ -249,6 +249,25 @@ def test_shutdown_wakes(place):
     assert seen
 
 
+def test_what_was_put_before_the_shutdown_comes_out(cluster):
+    for i in range(300):
+        with cluster.queue(f"q{i}", create=True, capacity_bytes=4096, spin=0.01) as q, dsmem.attach(q.ref) as producer:
+
+            def put(producer=producer):
+                producer.put(b"last")
+                producer.shutdown()
+
+            thread = threading.Thread(target=put)
+            thread.start()
+            got = []
+            with pytest.raises(errors.ShutDownError):
+                while True:
+                    got.append(q.get())
+            thread.join()
+            assert got == [b"last"]
+        cluster.unlink(f"q{i}")
+
+
 def test_asyncio(place):
     consumer, producer = place.make(capacity_bytes=4096, max_message=1000), place.join()
 
