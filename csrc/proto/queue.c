@@ -143,17 +143,19 @@ static uint64_t walk(const dsm_queue *q, const uint8_t *data, uint64_t p, uint64
     return p;
 }
 
-/* What the last producer of the lane has left; its messages may be committed beyond the stored head. */
+/* What the last producer of the lane has left. It may have committed a message beyond the stored head, and that may be taken
+ * already, so the tail may be beyond it, too; what lies there is whole, since nobody has written behind it. */
 static int succeed_near(dsm_queue *q)
 {
     struct lane_lines *l = lane_lines(q, q->lane);
     uint64_t more = 0, unit = overhead(q) - 1, head = observe_u64(&l->head);
     q->tail = observe_u64(&l->tail);
-    if (head - q->tail > q->shape.lane_bytes || (head | q->tail) & unit)
+    q->data = q->base + data_at(q, q->lane);
+    if (!((head | q->tail) & unit))
+        q->head = walk(q, q->data, head, head + q->shape.lane_bytes, &more);
+    if ((head | q->tail) & unit || q->head - q->tail > q->shape.lane_bytes)
         return err_set(DSM_ECORRUPT, 0, "lane %u: tail %llu, head %llu", q->lane, (unsigned long long)q->tail,
                        (unsigned long long)head);
-    q->data = q->base + data_at(q, q->lane);
-    q->head = walk(q, q->data, head, q->tail + q->shape.lane_bytes, &more);
     if (q->plain && q->head - q->tail < q->shape.lane_bytes) /* is 0 already, unless somebody has scribbled */
         note_u64((uint64_t *)(void *)(q->data + (q->head & q->mask)), 0);
     note_u64(&l->puts, peek_u64(&l->puts) + more);
@@ -235,29 +237,27 @@ int dsm_queue_consume(dsm_queue *q)
 
 enum { READ_AHEAD = 128 };
 
-/* Where the next message of a lane is looked for. */
-static uint64_t position(const dsm_queue *q, uint32_t lane)
+/* The record behind those that are being read, or at the tail. Where others move the tail, what is read at a position is true only
+ * if the tail is still where it was: else the record was taken, and its bytes may be a newer message's. Then the lane is looked
+ * at again, so 'empty' is said only of a lane that was empty. Whoever looks again does so because another one has taken something. */
+static int look(const dsm_queue *q, uint32_t lane, uint64_t *from, struct record *out)
 {
-    return q->taking && q->take == lane ? q->upto : lane_tail(q, lane);
-}
-
-/* A word that makes no sense is corrupt only if the position is still the tail: else a faster consumer has taken the record,
- * and its producer has overwritten it. */
-static int look(const dsm_queue *q, uint32_t lane, uint64_t p, uint64_t tail, struct record *out)
-{
-    int rc = message_at(q, q->base + data_at(q, lane), p, out);
-    if (rc != -DSM_ECORRUPT)
-        return rc;
-    if (q->shared_tail && lane_tail(q, lane) != tail)
-        return -DSM_EEMPTY;
-    return err_set(DSM_ECORRUPT, 0, "lane %u at %llu", lane, (unsigned long long)p);
+    for (;;) {
+        uint64_t tail = q->taking ? q->from : lane_tail(q, lane), p = q->taking ? q->upto : tail;
+        int rc = message_at(q, q->base + data_at(q, lane), p, out);
+        *from = tail;
+        if (!rc || !q->shared_tail || lane_tail(q, lane) == tail)
+            return rc != -DSM_ECORRUPT ? rc : err_set(DSM_ECORRUPT, 0, "lane %u at %llu", lane, (unsigned long long)p);
+        if (q->taking)
+            return -DSM_EEMPTY; /* dsm_queue_done will say that it was in vain */
+    }
 }
 
 static int read_lane(dsm_queue *q, uint32_t lane, const void **payload, uint64_t *length, uint8_t *kind)
 {
     struct record r;
-    uint64_t p = position(q, lane), from = q->taking ? q->from : p;
-    int rc = look(q, lane, p, from, &r);
+    uint64_t from;
+    int rc = look(q, lane, &from, &r);
     if (rc)
         return rc;
     __builtin_prefetch(q->base + data_at(q, lane) + ((r.next + READ_AHEAD) & q->mask)); /* while this one is used */
@@ -343,7 +343,7 @@ int dsm_queue_done(dsm_queue *q)
             return -DSM_EEMPTY;
         fetch_add_u64(&l->gets, q->ntaken);
     }
-    bell_ring(&l->room, 1);
+    bell_ring(&l->room, BELL_ALL); /* threads of one handle, and its watch, may wait for room of different sizes */
     return 0;
 }
 

@@ -283,11 +283,14 @@ void dsm_queue_cancel(dsm_queue *q) { q->reserved = 0; }
 
 /* ---- sending a copy to its owner ---- */
 
-/* The bytes of [sent, head) as one WRITE or, where the ring's end lies in between, two. */
+/* The bytes of [sent, head) as one WRITE or, where the ring's end lies in between, two. What was taken was sent, although a
+ * flush may have failed: so these are never more than the lane has. */
 static int send_staged(dsm_queue *q)
 {
     dsm_op ops[2] = {{0}};
     size_t n = 0;
+    if (q->sent < q->tail)
+        q->sent = q->tail;
     for (uint64_t p = q->sent; p < q->head; n++) {
         uint64_t at = p & q->mask, left = q->shape.lane_bytes - at, bytes = q->head - p;
         bytes = bytes < left ? bytes : left;
@@ -302,7 +305,7 @@ static int send_staged(dsm_queue *q)
                           .nbytes = bytes};
         p += whole;
     }
-    return dsm_execute(q->r->ctx, ops, n, -1, NULL);
+    return n ? dsm_execute(q->r->ctx, ops, n, -1, NULL) : 0;
 }
 
 int dsm_queue_flush(dsm_queue *q)

@@ -32,7 +32,7 @@ import warnings
 import weakref
 from collections import namedtuple
 from operator import index
-from threading import get_ident
+from threading import Lock as ThreadLock, get_ident
 
 import numpy as np
 

@@ -63,6 +63,7 @@ cdef class Queue:
     cdef bint near, producing, consuming
     cdef int64_t spin_ns
     cdef int busy
+    cdef object turn  # one thread at a time in calls that let others run: taking roles, producing from afar
     cdef Slot writing, reading
     cdef object writing_view, reading_view
     cdef c.dsm_watch *watch_items
@@ -72,7 +73,7 @@ cdef class Queue:
         cdef void *local = NULL
         cdef int rc
         remote.check()
-        self.remote, self.region = remote, region
+        self.remote, self.region, self.turn = remote, region, ThreadLock()
         self.spin_ns = SPIN_NS if spin is None else nanoseconds(spin, "spin")
         if region is not None:
             region.check()
@@ -110,25 +111,27 @@ cdef class Queue:
 
     cpdef produce(self):
         cdef int rc
-        self.check()
-        self.busy += 1
-        with nogil:
-            rc = c.dsm_queue_produce(self.ptr)
-        self.busy -= 1
-        if rc:
-            raise self.failed(rc, "produce")
-        self.producing = True
+        with self.turn:
+            self.check()
+            self.busy += 1
+            with nogil:
+                rc = c.dsm_queue_produce(self.ptr)
+            self.busy -= 1
+            if rc:
+                raise self.failed(rc, "produce")
+            self.producing = True
 
     cpdef consume(self):
         cdef int rc
-        self.check()
-        self.busy += 1
-        with nogil:
-            rc = c.dsm_queue_consume(self.ptr)
-        self.busy -= 1
-        if rc:
-            raise self.failed(rc, "consume")
-        self.consuming = True
+        with self.turn:
+            self.check()
+            self.busy += 1
+            with nogil:
+                rc = c.dsm_queue_consume(self.ptr)
+            self.busy -= 1
+            if rc:
+                raise self.failed(rc, "consume")
+            self.consuming = True
 
     # -- waiting --
 
@@ -165,13 +168,36 @@ cdef class Queue:
         if self.near:
             rc = c.dsm_queue_flush(self.ptr)
         else:
-            self.busy += 1
-            with nogil:
-                rc = c.dsm_queue_flush(self.ptr)
-            self.busy -= 1
+            with self.turn:
+                self.check()
+                self.busy += 1
+                with nogil:
+                    rc = c.dsm_queue_flush(self.ptr)
+                self.busy -= 1
         if rc:
             raise self.failed(rc, op)
         return 0
+
+    cdef int push_once(self, const void *p, uint64_t length, uint8_t kind) except? -1:
+        if self.near:
+            return c.dsm_queue_push(self.ptr, p, length, kind)
+        with self.turn:
+            self.check()
+            return c.dsm_queue_push(self.ptr, p, length, kind)
+
+    cdef int64_t push_records(self, const void *p, uint64_t n, uint64_t each) except? -1:
+        if self.near:
+            return c.dsm_queue_push_records(self.ptr, p, n, each)
+        with self.turn:
+            self.check()
+            return c.dsm_queue_push_records(self.ptr, p, n, each)
+
+    cdef int reserve_once(self, uint64_t n, void **at) except? -1:
+        if self.near:
+            return c.dsm_queue_reserve(self.ptr, n, at)
+        with self.turn:
+            self.check()
+            return c.dsm_queue_reserve(self.ptr, n, at)
 
     cpdef flush(self):
         self.check()
@@ -179,12 +205,12 @@ cdef class Queue:
 
     cdef int push(self, const void *p, uint64_t length, uint8_t kind, int64_t deadline) except -1:
         """1, or 0 when there was no room until the deadline. What goes before is flushed before it waits."""
-        cdef int rc = c.dsm_queue_push(self.ptr, p, length, kind)
+        cdef int rc = self.push_once(p, length, kind)
         while rc == -c.DSM_EFULL:
             self.send("put")
             if not deadline or not self.wait(False, length, deadline, "put"):
                 return 0
-            rc = c.dsm_queue_push(self.ptr, p, length, kind)
+            rc = self.push_once(p, length, kind)
         if rc:
             raise self.failed(rc, "put")
         return 1
@@ -239,7 +265,7 @@ cdef class Queue:
         take(array, &view, False)
         try:
             while True:
-                rc = c.dsm_queue_push_records(self.ptr, <char *> view.buf + done * each, n - done, each)
+                rc = self.push_records(<char *> view.buf + done * each, n - done, each)
                 if rc < 0:
                     raise self.failed(<int> rc, "put")
                 self.send("put")
@@ -261,11 +287,11 @@ cdef class Queue:
             n = length
         except (OverflowError, TypeError):
             raise refused(c.DSM_EINVAL, f"length={length!r}", "reserve") from None
-        rc = c.dsm_queue_reserve(self.ptr, n, &at)
+        rc = self.reserve_once(n, &at)
         while rc == -c.DSM_EFULL:
             if not deadline or not self.wait(False, n, deadline, "reserve"):
                 raise refused(c.DSM_EFULL, f"{self.shape.lane_bytes} bytes", "reserve")
-            rc = c.dsm_queue_reserve(self.ptr, n, &at)
+            rc = self.reserve_once(n, &at)
         if rc:
             raise self.failed(rc, "reserve")
         self.writing = new_slot(self, at, n, False)
@@ -286,7 +312,9 @@ cdef class Queue:
         if self.writing is not None and n > <uint64_t> self.writing.length:
             raise refused(c.DSM_EINVAL, f"{n} bytes of a reservation of {self.writing.length}", "commit")
         self.end_writing("commit")
-        rc = c.dsm_queue_commit(self.ptr, n, _kind)
+        with self.turn:
+            self.check()
+            rc = c.dsm_queue_commit(self.ptr, n, _kind)
         if rc:
             c.dsm_queue_cancel(self.ptr)
             raise self.failed(rc, "commit")

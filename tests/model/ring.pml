@@ -48,13 +48,12 @@ born: /* succeed_near */
     STEP(at = head);
     STEP(t = tail);
 #ifdef HEAD_ONLY
-    assert(at >= t);
-#else
-    if :: at < t -> at = t :: else fi;
+    assert(at >= t); /* a message may be taken before its producer has stored the head */
 #endif
 #ifndef NO_WALK
+    p = at + L;
     do
-    :: at < t + L ->
+    :: at < p ->
         STEP(h = word[at % L]);
         if
         :: fits(h, at) && length_of(h) == PADDING -> at = at + L - at % L
@@ -63,6 +62,7 @@ born: /* succeed_near */
         fi
     :: else -> break
     od;
+    assert(at >= t && at - t <= L); /* else corrupt */
 #endif
     STEP(head = at);
     do

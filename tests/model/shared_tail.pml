@@ -76,9 +76,9 @@ proctype producer(byte lane)
 born:
     STEP(pos = head[lane]);
     STEP(t = tail[lane]);
-    if :: pos < t -> pos = t :: else fi;
+    p = pos + L;
     do
-    :: pos < t + L ->
+    :: pos < p ->
         STEP(h = word[at(lane, pos)]);
         if
         :: fits(h, pos) && length_of(h) == PADDING -> pos = pos + L - pos % L
@@ -87,6 +87,7 @@ born:
         fi
     :: else -> break
     od;
+    assert(pos >= t && pos - t <= L); /* else corrupt */
     STEP(head[lane] = pos);
     do
     :: committed[lane] < M ->

@@ -389,6 +389,50 @@ def test_a_write_that_failed_is_sent_again(n):
                 consumer.close()
 
 
+def test_what_one_thread_puts_while_another_one_sends():
+    with dsmem.Context("fault+shm", secret=SECRET) as context, dsmem.connect(context=context) as cluster:
+        with dsmem.Context("fault+shm://?delay=*:200ms", secret=SECRET) as other:
+            consumer = cluster.queue("q", create=True)
+            producer = dsmem.attach(consumer.ref, other)
+            producer.produce()
+            slow = threading.Thread(target=producer.put, args=(b"slow",))
+            slow.start()
+            assert consumer.get(timeout=30) == b"slow"  # has arrived; who sent it does not know that yet
+
+            def items():
+                yield b"meanwhile"
+                slow.join()
+
+            assert producer.put_many(items()) == 1
+            assert consumer.get(timeout=10) == b"meanwhile"
+            producer.close()
+            consumer.close()
+
+
+def test_threads_that_are_the_first_to_put():
+    """They are one producer with one lane, whoever of them comes first."""
+    with dsmem.Context("fault+shm", secret=SECRET) as context, dsmem.connect(context=context) as cluster:
+        with dsmem.Context("fault+shm://?delay=*:50ms", secret=SECRET) as other:
+            consumer = cluster.queue("q", create=True, producers=1)
+            producer = dsmem.attach(consumer.ref, other)
+            failed = []
+
+            def put():
+                try:
+                    producer.put(b"one")
+                except errors.DsmemError as error:
+                    failed.append(error)
+
+            threads = [threading.Thread(target=put) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert not failed and consumer.get_many() == [b"one"] * 3
+            producer.close()
+            consumer.close()
+
+
 # ---- on one host ----
 
 

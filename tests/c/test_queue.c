@@ -1,0 +1,338 @@
+/* Queues and threads: order, loss and doubling by content, for each way of taking; waits, watches, shutdown; what the dead leave. */
+#include "fabric/near.h"
+#include "proto/ring.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define CHECK(x) \
+    do { \
+        if (!(x)) { \
+            fprintf(stderr, "%s:%d: %s (%s)\n", __FILE__, __LINE__, #x, dsm_last_error()->detail); \
+            abort(); \
+        } \
+    } while (0)
+
+enum { LANES = 2, MESSAGES = 6000, LONGEST = 300 };
+
+static dsm_remote *memory;
+static dsm_queue_shape shape;
+static uint64_t taken[LANES];           /* messages of the lane that have come out */
+static uint32_t times[LANES][MESSAGES]; /* how often each did */
+
+static dsm_queue *handle(void)
+{
+    dsm_queue *q;
+    CHECK(!dsm_queue_open(memory, NULL, &q));
+    return q;
+}
+
+static void make(uint32_t lanes, uint32_t flags, uint64_t longest)
+{
+    shape = (dsm_queue_shape){.lanes = lanes, .flags = flags, .lane_bytes = 4096, .max_message = longest};
+    uint64_t nbytes = dsm_queue_nbytes(&shape);
+    int fd = memfd_create("queue", 0);
+    CHECK(fd >= 0 && !ftruncate(fd, (off_t)nbytes));
+    void *p = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    CHECK(p != MAP_FAILED && !dsm_queue_format(p, &shape));
+    munmap(p, nbytes);
+    CHECK(!dsm_map(fd, nbytes, DSM_READ | DSM_WRITE | DSM_ATOMIC, &memory));
+    close(fd);
+    memset(taken, 0, sizeof taken);
+    memset(times, 0, sizeof times);
+}
+
+static void unmake(void) { CHECK(!dsm_remote_close(memory)); }
+
+/* ---- messages: lane, number, and bytes that follow from both ---- */
+
+static uint32_t length_of(uint32_t number) { return 8 + number * 7919 % (LONGEST - 7); }
+
+static uint64_t fill(uint8_t *m, uint32_t lane, uint32_t number)
+{
+    uint32_t n = length_of(number);
+    for (uint32_t i = 8; i < n; i++)
+        m[i] = (uint8_t)(number + i * (lane + 3));
+    memcpy(m, &lane, 4);
+    memcpy(m + 4, &number, 4);
+    return n;
+}
+
+static void account(const uint8_t *m, uint64_t n, uint32_t last[LANES])
+{
+    uint8_t want[LONGEST];
+    uint32_t lane, number;
+    CHECK(n >= 8);
+    memcpy(&lane, m, 4);
+    memcpy(&number, m + 4, 4);
+    CHECK(lane < LANES && number < MESSAGES);
+    CHECK(fill(want, lane, number) == n && !memcmp(m, want, n));
+    CHECK(number + 1 > last[lane]); /* in order */
+    last[lane] = number + 1;
+    CHECK(fetch_add_u32(&times[lane][number], 1) == 0);
+    fetch_add_u64(&taken[lane], 1);
+}
+
+static void *produce(void *arg)
+{
+    uint32_t lane = (uint32_t)(uintptr_t)arg;
+    dsm_queue *q = handle();
+    uint8_t m[LONGEST];
+    CHECK(!dsm_queue_produce(q));
+    for (uint32_t i = 0; i < MESSAGES; i++) {
+        uint64_t n = fill(m, lane, i);
+        int rc;
+        while ((rc = dsm_queue_push(q, m, n, 1)) == -DSM_EFULL) {
+            CHECK(!dsm_queue_flush(q));
+            CHECK(!dsm_queue_wait_room(q, n, 10000000000, i % 3 * 1000));
+        }
+        CHECK(!rc);
+        if (i % 5 == 0)
+            CHECK(!dsm_queue_flush(q));
+    }
+    CHECK(!dsm_queue_flush(q));
+    CHECK(!dsm_queue_close(q));
+    return NULL;
+}
+
+/* Until the queue is shut down and empty. */
+static void *consume(void *arg)
+{
+    dsm_queue *q = handle();
+    uint32_t last[LANES] = {0};
+    uint8_t m[LONGEST], kind;
+    uint64_t n;
+    const void *p;
+    (void)arg;
+    CHECK(!dsm_queue_consume(q));
+    for (;;) {
+        int rc = dsm_queue_next(q, &p, &n, &kind);
+        if (rc == -DSM_EEMPTY)
+            rc = dsm_queue_wait_item(q, 10000000000, (int64_t)(last[0] % 3) * 1000);
+        else if (!rc) {
+            near_copy(m, p, n);
+            if (!dsm_queue_done(q))
+                account(m, n, last);
+        }
+        if (rc == -DSM_ESHUTDOWN)
+            break;
+        CHECK(!rc);
+    }
+    CHECK(!dsm_queue_close(q));
+    return NULL;
+}
+
+static void everything(const char *what, uint32_t lanes, uint32_t consumers, uint32_t flags)
+{
+    pthread_t producer[LANES], consumer[4];
+    make(lanes, flags, LONGEST);
+    for (uint32_t i = 0; i < consumers; i++)
+        CHECK(!pthread_create(&consumer[i], NULL, consume, NULL));
+    for (uint32_t i = 0; i < lanes; i++)
+        CHECK(!pthread_create(&producer[i], NULL, produce, (void *)(uintptr_t)i));
+    for (uint32_t i = 0; i < lanes; i++)
+        pthread_join(producer[i], NULL);
+    dsm_queue *q = handle();
+    dsm_queue_counts counts;
+    CHECK(!dsm_queue_shutdown(q, 0));
+    for (uint32_t i = 0; i < consumers; i++)
+        pthread_join(consumer[i], NULL);
+    CHECK(!dsm_queue_count(q, &counts) && counts.messages == 0);
+    uint64_t out = counts.dropped;
+    for (uint32_t i = 0; i < lanes; i++)
+        out += taken[i];
+    if (out != (uint64_t)lanes * MESSAGES) {
+        fprintf(stderr, "%s: %llu of %u came out\n", what, (unsigned long long)out, lanes * MESSAGES);
+        abort();
+    }
+    CHECK(flags & DSM_QUEUE_DROP_OLDEST || !counts.dropped);
+    CHECK(!dsm_queue_close(q));
+    unmake();
+}
+
+/* ---- the last message and the shutdown behind it ---- */
+
+static void *put_and_shut_down(void *arg)
+{
+    dsm_queue *q = handle();
+    (void)arg;
+    CHECK(!dsm_queue_produce(q));
+    CHECK(!dsm_queue_push(q, "last one", 8, 1));
+    CHECK(!dsm_queue_flush(q));
+    CHECK(!dsm_queue_shutdown(q, 0));
+    CHECK(!dsm_queue_close(q));
+    return NULL;
+}
+
+static void nothing_is_left_behind(bool waits)
+{
+    for (int round = 0; round < 300; round++) {
+        const void *p;
+        uint64_t n;
+        uint8_t kind;
+        int rc, got = 0;
+        pthread_t thread;
+        make(1, 0, LONGEST);
+        dsm_queue *q = handle();
+        CHECK(!dsm_queue_consume(q));
+        CHECK(!pthread_create(&thread, NULL, put_and_shut_down, NULL));
+        while ((rc = dsm_queue_next(q, &p, &n, &kind)) != -DSM_ESHUTDOWN) {
+            CHECK(!rc || rc == -DSM_EEMPTY);
+            got += !rc;
+            if (!rc)
+                CHECK(!dsm_queue_done(q));
+            else if (waits && (rc = dsm_queue_wait_item(q, 10000000000, 1000000)))
+                break;
+        }
+        CHECK(rc == -DSM_ESHUTDOWN && got == 1);
+        pthread_join(thread, NULL);
+        CHECK(!dsm_queue_close(q));
+        unmake();
+    }
+}
+
+/* ---- empty is said only of a lane that was empty ---- */
+
+static uint32_t stop;
+
+/* Puts one more and takes one, again and again: there is always a message, and a lap is three of them. */
+static void *never_empty(void *arg)
+{
+    static const uint8_t m[1300];
+    dsm_queue *q = arg;
+    const void *p;
+    uint64_t n;
+    uint8_t kind;
+    for (int rc; !observe_u32(&stop);) {
+        CHECK(!dsm_queue_push(q, m, sizeof m, 1));
+        CHECK(!dsm_queue_flush(q));
+        while ((rc = dsm_queue_next(q, &p, &n, &kind)) || dsm_queue_done(q))
+            CHECK(!rc);
+    }
+    return NULL;
+}
+
+static void empty_is_true(void)
+{
+    pthread_t thread;
+    const void *p;
+    uint64_t n;
+    uint8_t kind;
+    make(1, DSM_QUEUE_MANY_CONSUMERS, 1300);
+    dsm_queue *busy = handle(), *q = handle();
+    CHECK(!dsm_queue_produce(busy) && !dsm_queue_consume(busy) && !dsm_queue_consume(q));
+    CHECK(!dsm_queue_push(busy, "the first", 8, 1));
+    publish_u32(&stop, 0);
+    CHECK(!pthread_create(&thread, NULL, never_empty, busy));
+    for (int i = 0; i < 3000000; i++) {
+        CHECK(!dsm_queue_next(q, &p, &n, &kind));
+        dsm_queue_undo(q);
+    }
+    publish_u32(&stop, 1);
+    pthread_join(thread, NULL);
+    CHECK(!dsm_queue_close(q) && !dsm_queue_close(busy));
+    unmake();
+}
+
+/* ---- a producer that died between the header and the head, its message taken meanwhile ---- */
+
+static void succeeds_behind_the_tail(void)
+{
+    const void *p;
+    uint64_t n;
+    uint8_t kind;
+    make(1, 0, LONGEST);
+    for (uint32_t i = 0; i < 60; i++) {
+        dsm_queue *dies = handle(), *consumer = handle(), *next = handle();
+        CHECK(!dsm_queue_produce(dies));
+        struct lane_lines *l = lane_lines(dies, 0);
+        uint64_t head = l->head, puts = l->puts;
+        uint8_t m[LONGEST] = {0};
+        CHECK(!dsm_queue_push(dies, m, length_of(i), 1));
+        CHECK(!dsm_queue_consume(consumer));
+        if (i & 1) {
+            CHECK(!dsm_queue_next(consumer, &p, &n, &kind) && n == length_of(i));
+            CHECK(!dsm_queue_done(consumer));
+        }
+        CHECK(!dsm_queue_close(dies)); /* its place is free; this is what it has left: */
+        l->head = head;
+        l->puts = puts;
+        CHECK(!dsm_queue_produce(next));
+        CHECK(l->puts == puts + 1);
+        CHECK(!dsm_queue_push(next, "the next", 8, 1));
+        if (!(i & 1)) {
+            CHECK(!dsm_queue_next(consumer, &p, &n, &kind) && n == length_of(i));
+            CHECK(!dsm_queue_done(consumer));
+        }
+        CHECK(!dsm_queue_next(consumer, &p, &n, &kind) && n == 8 && !memcmp(p, "the next", 8));
+        CHECK(!dsm_queue_done(consumer));
+        CHECK(dsm_queue_next(consumer, &p, &n, &kind) == -DSM_EEMPTY);
+        CHECK(!dsm_queue_close(next) && !dsm_queue_close(consumer));
+    }
+    unmake();
+}
+
+/* ---- watches ---- */
+
+static void *put_some(void *arg)
+{
+    dsm_queue *q = handle();
+    CHECK(!dsm_queue_produce(q));
+    for (int i = 0; i < 200; i++) {
+        CHECK(!dsm_queue_push(q, "watched!", 8, 1));
+        CHECK(!dsm_queue_flush(q));
+        if (i % 8 == 0)
+            usleep(50);
+    }
+    CHECK(!dsm_queue_close(q));
+    return arg;
+}
+
+static void watched(void)
+{
+    pthread_t thread;
+    dsm_watch *w;
+    const void *p;
+    uint64_t n;
+    uint8_t kind;
+    make(1, 0, LONGEST);
+    dsm_queue *q = handle();
+    CHECK(!dsm_queue_consume(q) && !dsm_watch_open(q, &w));
+    CHECK(!pthread_create(&thread, NULL, put_some, NULL));
+    for (int got = 0; got < 200;) {
+        struct pollfd fd = {.fd = dsm_watch_fd(w), .events = POLLIN};
+        if (!dsm_queue_next(q, &p, &n, &kind)) {
+            CHECK(!dsm_queue_done(q));
+            got++;
+            continue;
+        }
+        dsm_watch_arm(w, 0);
+        CHECK(poll(&fd, 1, 10000) == 1);
+    }
+    pthread_join(thread, NULL);
+    dsm_watch_close(w);
+    CHECK(!dsm_queue_close(q));
+    unmake();
+}
+
+int main(void)
+{
+    everything("one to one", 1, 1, 0);
+    everything("two to one", 2, 1, 0);
+    everything("two to three", 2, 3, DSM_QUEUE_MANY_CONSUMERS);
+    everything("drop the oldest", 2, 1, DSM_QUEUE_DROP_OLDEST);
+    everything("drop the oldest, many", 1, 3, DSM_QUEUE_MANY_CONSUMERS | DSM_QUEUE_DROP_OLDEST);
+    everything("checked", 2, 1, DSM_QUEUE_CHECKED);
+    empty_is_true();
+    succeeds_behind_the_tail();
+    nothing_is_left_behind(false);
+    nothing_is_left_behind(true);
+    watched();
+    puts("ok");
+    return 0;
+}
