@@ -127,11 +127,14 @@ cdef class SegmentCore:
         return self.s.data + rows * <object> self.s.row_bytes
 
     def _reach(self):
-        """Look at the rows; map more where they go beyond what is mapped."""
+        """Look at the rows; map more where they go beyond what is mapped, again where they have grown meanwhile.
+
+        Each turn maps more than the one before, and _grown refuses a file that is shorter than its rows.
+        """
         cdef uint64_t rows = 0
         cdef int rc
         self.check()
-        for _ in range(2):
+        while True:
             self.remote.busy += 1
             with nogil:
                 rc = c.dsm_segment_rows(self.remote.ptr, &self.s, &rows)
@@ -142,7 +145,6 @@ cdef class SegmentCore:
                 self.s.rows = rows
                 return
             self._use(self._grown(self.s.data + rows * self.s.row_bytes))
-        raise errors.CorruptError(f"{rows} rows in {self.remote.nbytes} bytes")
 
     def _grown(self, nbytes):
         raise NotImplementedError
