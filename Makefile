@@ -10,7 +10,7 @@ venv:
 	@ci/deps build || echo 'going on with what is there'
 	@ci/venv
 
-## make demo      two processes share a file one-sided; FILE= names another one
+## make demo      two processes share a file, a segment, a queue and a lock; FILE= names another file
 demo: venv
 	@.venv/bin/dsmem demo $(if $(FILE),'$(FILE)')
 

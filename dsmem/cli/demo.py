@@ -1,4 +1,4 @@
-"""``dsmem demo``: two processes, one file, no server."""
+"""``dsmem demo``: two processes, one file, no server; then what they share under names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rich.table import Table
 
 import dsmem
 from dsmem import _core
-from dsmem.cli import measure
+from dsmem.cli import measure, objects
 
 COUNTS = 10_000  # increments by each process
 SIZES = (8, 4096, 65536, 1 << 20)
@@ -147,8 +147,13 @@ def _share(path: Path, fabric: str, context: dsmem.Context) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
 @click.option("-f", "--fabric", default="auto", show_default=True, help="shm, verbs, or a URL.")
 def demo(file: Path | None, fabric: str) -> None:
-    """Share FILE (by default the extension module of dsmem) with a second process, which reads it and writes back."""
+    """Share FILE (by default the extension module of dsmem) with a second process, which reads it and writes back.
+
+    Then share a segment, a queue and a lock with another one.
+    """
     path = file or Path(sys.modules[_core.Context.__module__].__file__ or sys.executable)
     with dsmem.Context(fabric) as context:
         click.echo(f"Two processes share {path.name}, on {context.fabric}\n\n  bytes    {path.stat().st_size}")
         _share(path, fabric, context)
+        click.echo("\nThey share a segment, a queue and a lock, which travel as pickled references\n")
+        objects.show(fabric, context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from dataclasses import asdict
 
@@ -62,7 +63,8 @@ def list_names(cluster: str | None, owner: str | None, as_json: bool) -> None:
         cells = (row["cluster"], row["name"], row["kind"], str(row["nbytes"]), row["owner"])
         table.add_row(*(Text(c) for c in cells), _age(time.time() - row["created"]), row["lifetime"])
     if rows:
-        Console(highlight=False).print(table)
+        # A line per name, whatever its length, for other programs to read.
+        Console(highlight=False, width=None if sys.stdout.isatty() else 10_000).print(table)
 
 
 @click.command("rm")

@@ -5,7 +5,11 @@ import re
 import subprocess
 import sys
 
+import click
 import pytest
+
+import dsmem
+from dsmem.cli import objects
 
 DSMEM = [sys.executable, "-c", "from dsmem.cli import main; main()"]
 
@@ -25,6 +29,10 @@ def test_demo(name, tmp_path):
     assert "counter  20000," in done.stdout
     for size in (8, 4096, 65536, 1 << 20):
         assert re.search(rf"^ *{size}( +\d+\.\d\d){{6}} *$", done.stdout, re.MULTILINE)
+    assert "sum 131072\n" in done.stdout
+    assert "all of them there and in order" in done.stdout
+    assert re.search(r"^ +\d+\.\d\d M/s one by one, \d+\.\d\d M/s in lists; there and back ", done.stdout, re.MULTILINE)
+    assert "lock     4000," in done.stdout
     assert all(len(line.rstrip()) <= 80 for line in done.stdout.splitlines())
 
 
@@ -41,3 +49,11 @@ def test_a_failing_op_is_an_error(tmp_path):
     done = run(str(path), "--fabric", "fault+shm://?fail=100")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("Error: ")
+
+
+def test_updates_that_the_lock_lost_are_an_error(monkeypatch):
+    """The other process, which is a new interpreter, counts as it should; this one counts twice too little."""
+    monkeypatch.setattr(objects, "count", lambda lock, words: None)
+    monkeypatch.setattr(objects, "SECONDS", 0.5)
+    with dsmem.Context("shm") as context, pytest.raises(click.ClickException, match="should be 4000"):
+        objects.show("shm", context)

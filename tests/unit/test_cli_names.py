@@ -34,6 +34,12 @@ def test_ls(here):
     assert "no such cluster" in run("ls", "-c", "no-such-cluster", code=1)
 
 
+def test_ls_has_a_line_per_name_where_others_read_it(here):
+    here.segment("a" * 100, 4, create=True).close()
+    lines = run("ls", "-c", here.name).splitlines()
+    assert len(lines) == 2 and "a" * 100 in lines[1]
+
+
 def test_rm(here):
     for name in "abc":
         here.segment(name, 4, create=True).close()
