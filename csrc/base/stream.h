@@ -50,16 +50,12 @@ static inline void stream_copy(uint8_t *to, const uint8_t *from, uint64_t n)
 }
 static inline void stream_end(void) { _mm_sfence(); }
 
-/* The line is about to be written here. */
-static inline void stream_claim(const void *line) { __asm__ __volatile__("prefetchw %0" : : "m"(*(const char *)line)); }
-
 #else
 
 enum { STREAMS = 0 }; /* where this is 0, nobody calls the others */
 static inline void stream_copy(uint8_t *to, const uint8_t *from, uint64_t n) { memcpy(to, from, n); }
 static inline void stream_word(void *to, uint64_t v) { memcpy(to, &v, 8); }
 static inline void stream_end(void) {}
-static inline void stream_claim(const void *line) { __builtin_prefetch(line, 1); }
 
 #endif
 #endif

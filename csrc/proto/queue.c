@@ -235,8 +235,6 @@ int dsm_queue_consume(dsm_queue *q)
 
 /* ---- taking ---- */
 
-enum { READ_AHEAD = 128 };
-
 /* The record behind those that are being read, or at the tail. Where others move the tail, what is read at a position is true only
  * if the tail is still where it was: else the record was taken, and its bytes may be a newer message's. Then the lane is looked
  * at again, so 'empty' is said only of a lane that was empty. Whoever looks again does so because another one has taken something. */
@@ -260,7 +258,6 @@ static int read_lane(dsm_queue *q, uint32_t lane, const void **payload, uint64_t
     int rc = look(q, lane, &from, &r);
     if (rc)
         return rc;
-    __builtin_prefetch(q->base + data_at(q, lane) + ((r.next + READ_AHEAD) & q->mask)); /* while this one is used */
     q->take = lane;
     q->from = from;
     q->upto = r.next;

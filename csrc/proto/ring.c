@@ -11,7 +11,6 @@ enum {
     STREAM_MIN = 512, /* payloads from here on go past the caches */
     BATCH_BYTES =
         16384, /* of records that are published together, so that the consumer has something to do meanwhile */
-    CLAIM_AHEAD = 128,
 };
 
 /* Copies of a lane are read here, so they stay in the cache. */
@@ -204,9 +203,7 @@ static void commit(dsm_queue *q, uint64_t from, uint64_t p, uint64_t length, uin
 
 static void commit_one(dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind)
 {
-    uint64_t next = p + record_size(q, length);
-    commit(q, q->head, p, length, kind, next, 1);
-    stream_claim(q->data + ((next + CLAIM_AHEAD) & q->mask));
+    commit(q, q->head, p, length, kind, p + record_size(q, length), 1);
 }
 
 int dsm_queue_push(dsm_queue *q, const void *payload, uint64_t length, uint8_t kind)
