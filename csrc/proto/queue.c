@@ -144,12 +144,15 @@ static uint64_t walk(const dsm_queue *q, const uint8_t *data, uint64_t p, uint64
 }
 
 /* What the last producer of the lane has left. It may have committed a message beyond the stored head, and that may be taken
- * already, so the tail may be beyond it, too; what lies there is whole, since nobody has written behind it. */
+ * already, so the tail may be beyond it, too; what lies there is whole, since nobody has written behind it. Producers from
+ * afar store no head: a checked lane is walked from its tail. */
 static int succeed_near(dsm_queue *q)
 {
     struct lane_lines *l = lane_lines(q, q->lane);
     uint64_t more = 0, unit = overhead(q) - 1, head = observe_u64(&l->head);
     q->tail = observe_u64(&l->tail);
+    if (!q->plain)
+        head = q->tail;
     q->data = q->base + data_at(q, q->lane);
     if (!((head | q->tail) & unit))
         q->head = walk(q, q->data, head, head + q->shape.lane_bytes, &more);
@@ -158,7 +161,8 @@ static int succeed_near(dsm_queue *q)
                        (unsigned long long)head);
     if (q->plain && q->head - q->tail < q->shape.lane_bytes) /* is 0 already, unless somebody has scribbled */
         note_u64((uint64_t *)(void *)(q->data + (q->head & q->mask)), 0);
-    note_u64(&l->puts, peek_u64(&l->puts) + more);
+    if (q->plain)
+        note_u64(&l->puts, peek_u64(&l->puts) + more);
     publish_u64(&l->head, q->head);
     return 0;
 }

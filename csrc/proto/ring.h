@@ -70,8 +70,9 @@ struct queue_state {
 _Static_assert(sizeof(struct queue_state) == 64, "docs/protocols/ring.md");
 
 struct lane_lines {
-    _Alignas(64) uint64_t head; /* the producer's line: a position up to which all is committed, perhaps more is */
-    uint64_t puts;              /* messages committed */
+    _Alignas(
+        64) uint64_t head; /* the producer's line: up to here all is committed, perhaps more is; not kept from afar */
+    uint64_t puts;         /* messages committed */
     uint64_t dropped;
     _Alignas(64) uint64_t tail; /* the consumers' line */
     uint64_t gets;

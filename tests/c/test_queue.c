@@ -277,6 +277,61 @@ static void succeeds_behind_the_tail(void)
     unmake();
 }
 
+/* ---- a producer at home after one from afar, which has gone round the ring and stored no head ---- */
+
+static dsm_ctx *context(const char *fault)
+{
+    dsm_options o;
+    dsm_ctx *c;
+    dsm_options_init(&o);
+    o.fabric = "shm";
+    o.fault = fault;
+    o.secret = "a secret for the test of queues!";
+    o.secret_len = 32;
+    CHECK(!dsm_open(&o, &c));
+    return c;
+}
+
+static void put_and_take(dsm_queue *producer, dsm_queue *consumer, uint32_t number)
+{
+    uint8_t m[LONGEST], want[LONGEST], kind;
+    const void *p;
+    uint64_t n, length = fill(want, 0, number);
+    memcpy(m, want, length);
+    CHECK(!dsm_queue_push(producer, m, length, 1) && !dsm_queue_flush(producer));
+    CHECK(!dsm_queue_next(consumer, &p, &n, &kind) && n == length && !memcmp(p, want, length));
+    CHECK(!dsm_queue_done(consumer));
+}
+
+static void succeeds_from_afar(void)
+{
+    dsm_ctx *home = context(NULL), *away = context("");
+    dsm_region *region;
+    dsm_remote *near, *far;
+    dsm_queue *producer, *consumer;
+    uint8_t descriptor[DSM_DESC_MAX];
+    shape = (dsm_queue_shape){.lanes = 1, .flags = DSM_QUEUE_CHECKED, .lane_bytes = 4096, .max_message = LONGEST};
+    CHECK(!dsm_alloc(home, dsm_queue_nbytes(&shape), DSM_READ | DSM_WRITE | DSM_ATOMIC, &region));
+    CHECK(!dsm_queue_format(dsm_region_data(region), &shape));
+    int length = dsm_region_descriptor(region, descriptor);
+    CHECK(!dsm_attach(home, descriptor, (size_t)length, -1, &near));
+    CHECK(!dsm_attach(away, descriptor, (size_t)length, -1, &far));
+    CHECK(dsm_remote_near(near) && !dsm_remote_near(far));
+    CHECK(!dsm_queue_open(near, NULL, &consumer) && !dsm_queue_consume(consumer));
+    for (uint32_t i = 0; i < 300; i++) {
+        if (i % 75 == 0) /* a lap and more, by turns from afar and at home */
+            CHECK(!dsm_queue_open(i % 2 ? near : far, NULL, &producer) && !dsm_queue_produce(producer));
+        put_and_take(producer, consumer, i);
+        if (i % 75 == 74)
+            CHECK(!dsm_queue_close(producer));
+    }
+    dsm_queue_counts counts;
+    CHECK(!dsm_queue_count(consumer, &counts) && counts.puts == 300 && counts.gets == 300 && !counts.messages);
+    CHECK(!dsm_queue_close(consumer) && !dsm_remote_close(near) && !dsm_remote_close(far) && !dsm_region_close(region));
+    dsm_close(away);
+    dsm_close(home);
+}
+
 /* ---- watches ---- */
 
 static void *put_some(void *arg)
@@ -330,6 +385,7 @@ int main(void)
     everything("checked", 2, 1, DSM_QUEUE_CHECKED);
     empty_is_true();
     succeeds_behind_the_tail();
+    succeeds_from_afar();
     nothing_is_left_behind(false);
     nothing_is_left_behind(true);
     watched();

@@ -48,6 +48,12 @@ def test_lock(core):
     assert said.count("killed at") == 4
 
 
+@pytest.mark.timeout(3600 if FULL else 600)
+def test_queue(core):
+    said = run(core, "crash_queue", *(["--full"] if FULL else []))
+    assert said.count("killed at") == 23 and said.count("stopped at") == 8
+
+
 def test_bell(core):
     assert "stopped at" in run(core, "crash_bell")
 
