@@ -1,7 +1,8 @@
 """Which fabrics the suites run on: --fabric, as often as wanted; by default what works on this host.
 
 Tests of named objects take the fixture ``cluster``: one of this host and one on each fabric in turn, and ``other``,
-which attaches to an object as another process would.
+which attaches to an object as another process would. With --fabric they run on what it names, and on nothing else.
+``far_place`` names each fabric whose memory is not mapped by others, ``fault_place`` those that take a plan of faults.
 """
 
 from __future__ import annotations
@@ -29,18 +30,24 @@ def _verbs_works() -> bool:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fabric", action="append", default=[], help="fabric of the conformance suite; may be repeated")
+    parser.addoption("--fabric", action="append", default=[], help="fabric that the suites run on; may be repeated")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    chosen = metafunc.config.getoption("--fabric") or [
-        *DEFAULT,
-        *(["verbs", "fault+verbs"] if _verbs_works() else []),
-    ]
+    named = metafunc.config.getoption("--fabric")
+    chosen = named or [*DEFAULT, *(["verbs", "fault+verbs"] if _verbs_works() else [])]
     if "fabric" in metafunc.fixturenames:
         metafunc.parametrize("fabric", chosen, scope="module")
-    if "cluster_place" in metafunc.fixturenames:
-        metafunc.parametrize("cluster_place", ["local", *chosen])
+    far = [fabric for fabric in chosen if fabric != "shm"]
+    places = {
+        "cluster_place": named or ["local", *chosen],
+        "far_place": far,
+        "fault_place": [fabric for fabric in far if fabric.startswith("fault+")],
+        "world_place": far if named else ["near", *far],
+    }
+    for fixture, values in places.items():
+        if fixture in metafunc.fixturenames:
+            metafunc.parametrize(fixture, values)
 
 
 @pytest.fixture

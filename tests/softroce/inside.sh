@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs on a machine with an RDMA device. Usage: inside.sh [--bench [OPTION…]]
-#   no argument  the conformance suite on verbs, plainly and through fault, then what only verbs has (tests/softroce),
-#                in one interpreter, since under emulation its imports take ten seconds
+#   no argument  the conformance suite, segments, queues, synchronisation and clocks on verbs, plainly and through fault, then
+#                what only verbs has (tests/softroce), in one interpreter, since under emulation its imports take ten
+#                seconds. Of these files, the tests that run on a fabric: their names have its name
 #   --bench      the benches, with these options of bench/softroce.py. On their own: their contestants spin with a real-time
 #                priority, and on a busy host that takes longer than a test run should wait
 # Wants build/softroce_core (ci/softroce compiles it).
@@ -16,8 +17,9 @@ case ${1-} in
     bench "$@"
     ;;
 *)
-    .venv/bin/python -m pytest tests/conformance tests/softroce/test_*.py \
+    .venv/bin/python -m pytest tests/conformance tests/softroce/test_*.py tests/sync \
+        tests/unit/test_{segment,queue,clock,crossings}.py \
         'tests/unit/test_interrupts.py::test_interrupted_while_many_are_registered[verbs-1]' \
-        --fabric verbs --fabric fault+verbs -q --timeout 120
+        --fabric verbs --fabric fault+verbs -k 'verbs or softroce' -q --timeout 120
     ;;
 esac

@@ -1,25 +1,13 @@
-"""A process of the tests: attaches to an object and evaluates what comes in on its standard input."""
+"""A process of the tests: attaches to an object and evaluates what comes in on its pipe."""
 
 import os
-import pickle
-import sys
 import threading
 import time
 
 import dsmem
 
-ref, fabric, secret = pickle.loads(bytes.fromhex(sys.argv[1]))
-context = dsmem.Context(fabric, secret=secret) if fabric else None
-obj = dsmem.attach(ref, context)
-names = {"obj": obj, "context": context, "dsmem": dsmem, "os": os, "time": time, "threading": threading}
 
-
-def say(good, value):
-    pickle.dump((good, value), sys.stdout.buffer)
-    sys.stdout.buffer.flush()
-
-
-def run(text):
+def run(text, names):
     try:
         return True, eval(text, names)
     except SyntaxError:
@@ -33,11 +21,15 @@ def run(text):
     return True, None
 
 
-say(True, None)
-while True:
-    try:
-        text = pickle.load(sys.stdin.buffer)
-    except EOFError:
-        break
-    say(*run(text))
-os._exit(0)
+def main(pipe, ref, fabric, secret):
+    context = dsmem.Context(fabric, secret=secret) if fabric else None
+    obj = dsmem.attach(ref, context)
+    names = {"obj": obj, "context": context, "dsmem": dsmem, "os": os, "time": time, "threading": threading}
+    pipe.send((True, None))
+    while True:
+        try:
+            text = pipe.recv()
+        except EOFError:
+            break
+        pipe.send(run(text, names))
+    os._exit(0)

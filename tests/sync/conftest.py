@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import pickle
 import signal
-import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+import actor
 import pytest
 
 import dsmem
 
 SECRET = b"a secret for the tests of synchronisation"
-ACTOR = Path(__file__).with_name("actor.py")
+
+# Forked from a server that has imported everything: under emulation an interpreter takes ten seconds for that.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["dsmem", "pytest"])
 
 
 class Actor:
     """Another process with the object; it evaluates what it is told; 'obj' is the object."""
 
-    def __init__(self, ref, fabric=None, python=sys.executable):
-        command = [python, str(ACTOR), pickle.dumps((ref, fabric, SECRET)).hex()]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    def __init__(self, ref, fabric=None):
+        self.pipe, theirs = processes.Pipe()
+        self.process = processes.Process(target=actor.main, args=(theirs, ref, fabric, SECRET))
+        self.process.start()
+        theirs.close()
         self.pid = self.process.pid
         self.result()
 
     def start(self, text):
         """Begin to evaluate; result() waits."""
-        pickle.dump(text, self.process.stdin)
-        self.process.stdin.flush()
+        self.pipe.send(text)
 
     def result(self):
         """What came of it: the value, or the exception."""
-        good, value = pickle.load(self.process.stdout)
+        good, value = self.pipe.recv()
         if good:
             return value
         raise value
@@ -44,29 +47,32 @@ class Actor:
         return self.result()
 
     def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
+        """SIGKILL; returns when the process is gone."""
+        self.process.kill()
+        self.process.join()
+
+    def state(self):
+        """Of its main thread, as the kernel has it."""
+        return Path(f"/proc/{self.pid}/task/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
     def stop(self):
         """SIGSTOP, done on return."""
-        self.process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
+        os.kill(self.pid, signal.SIGSTOP)
+        while self.state() != "T":
+            pass
 
     def go_on(self):
-        self.process.send_signal(signal.SIGCONT)
+        os.kill(self.pid, signal.SIGCONT)
 
     def until_asleep(self):
         """Until its main thread sleeps in the kernel."""
-        path = Path(f"/proc/{self.pid}/task/{self.pid}/stat")
-        while path.read_text().rpartition(")")[2].split()[0] != "S":
+        while self.state() != "S":
             pass
 
     def close(self):
-        if self.process.poll() is None:
-            self.go_on()
+        if self.process.is_alive():
             self.kill()
-        self.process.stdin.close()
-        self.process.stdout.close()
+        self.pipe.close()
 
 
 def leave(obj):
@@ -77,14 +83,14 @@ def leave(obj):
 
 
 class World:
-    """A cluster, near or far, whose objects any number of actors use."""
+    """A cluster, of this host or in far memory of a fabric, whose objects any number of actors use."""
 
-    def __init__(self, stack, far):
+    def __init__(self, stack, fabric=None):
         self.stack = stack
-        self.far = far
-        self.fabric = "fault+shm" if far else None
+        self.far = fabric is not None
+        self.fabric = fabric
         self.secret = SECRET
-        self.context = stack.enter_context(dsmem.Context(self.fabric, secret=SECRET)) if far else None
+        self.context = stack.enter_context(dsmem.Context(fabric, secret=SECRET)) if fabric else None
         self.cluster = stack.enter_context(dsmem.connect(f"test-{os.getpid()}", context=self.context))
 
     def make(self, kind, name="it", **properties):
@@ -102,25 +108,31 @@ class World:
         self.stack.callback(leave, other)
         return other
 
-    def actor(self, obj, **how):
-        actor = Actor(obj.ref, self.fabric, **how)
-        self.stack.callback(actor.close)
-        return actor
+    def actor(self, obj):
+        made = Actor(obj.ref, self.fabric)
+        self.stack.callback(made.close)
+        return made
 
 
-@pytest.fixture(params=["near", "far"])
-def world(request):
+@pytest.fixture
+def world(world_place):
     with ExitStack() as stack:
-        yield World(stack, request.param == "far")
+        yield World(stack, None if world_place == "near" else world_place)
 
 
 @pytest.fixture
 def near():
     with ExitStack() as stack:
-        yield World(stack, False)
+        yield World(stack)
 
 
 @pytest.fixture
-def far():
+def far(far_place):
     with ExitStack() as stack:
-        yield World(stack, True)
+        yield World(stack, far_place)
+
+
+@pytest.fixture
+def fault_world(fault_place):
+    with ExitStack() as stack:
+        yield World(stack, fault_place)

@@ -151,7 +151,7 @@ def test_a_party_dies_in_its_action(near):
     )
     with pytest.raises(errors.BrokenBarrierError):
         waits.result()
-    dies.process.wait()
+    dies.process.join()
 
 
 def test_properties(near):

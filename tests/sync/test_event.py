@@ -72,12 +72,12 @@ def test_close_under_a_waiter(near):
 
 
 @pytest.mark.parametrize("fault", ["fail", "failafter"])
-def test_one_lost_op(far, fault):
+def test_one_lost_op(fault_world, fault):
     """Set and clear do what they say, whichever of their ops fails."""
-    event = far.make("event")
+    event = fault_world.make("event")
     for nth in range(7, 15):
         with (
-            dsmem.Context(f"fault+shm://?{fault}={nth}", secret=far.secret) as user,
+            dsmem.Context(f"{fault_world.fabric}://?{fault}={nth}", secret=fault_world.secret) as user,
             dsmem.attach(event.ref, user) as it,
         ):
             for _ in range(4):

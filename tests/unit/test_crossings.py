@@ -72,3 +72,69 @@ def test_single_ops_enter_once_each(peer, remotes):
         remotes[0].write(0, word)
         remotes[0].fetch_add(0, 1)
         remotes[0].compare_swap(0, 0, 0)
+
+
+# ---- queues from afar ----
+
+
+@pytest.fixture
+def lane(far_place):
+    """make(**shape) -> a queue's consumer, its producer, and the context that the producer posts in."""
+    with (
+        dsmem.Context(far_place, secret=SECRET) as owner,
+        dsmem.Context(far_place, secret=SECRET) as user,
+        dsmem.connect(context=owner) as cluster,
+        contextlib.ExitStack() as stack,
+    ):
+
+        def make(**shape):
+            consumer = stack.enter_context(cluster.queue("q", create=True, **shape))
+            producer = stack.enter_context(dsmem.attach(consumer.ref, user))
+            producer.produce()
+            return consumer, producer, user
+
+        yield make
+
+
+def test_a_put_is_one_write(lane):
+    consumer, producer, user = lane()
+    messages = [b"", b"one", bytes(1000), bytes(100_000)]
+    for message in messages:
+        with entered(user, ops=1, times=1):
+            producer.put(message)
+    with entered(user, ops=1, times=1):
+        room = producer.reserve(5)
+        room[:] = b"there"
+        room.release()
+        producer.commit()
+    with entered(user, ops=0, times=0):
+        assert consumer.get_many() == [*messages, b"there"]
+
+
+@pytest.mark.parametrize("items", [[b"%d" % i for i in range(300)], np.arange(3000, dtype="u8").reshape(-1, 3)])
+def test_many_puts_are_one_write(lane, items):
+    consumer, producer, user = lane()
+    with entered(user, ops=1, times=1):
+        assert producer.put_many(items) == len(items)
+    assert consumer.get_many() == [bytes(item) for item in items]
+
+
+def test_around_the_rings_end_it_is_two(lane):
+    consumer, producer, user = lane(capacity_bytes=4096, max_message=1000)
+    messages = [bytes([i]) * 1000 for i in range(6)]  # of which a ring of four holds three
+    with entered(user, ops=1, times=1):
+        producer.put_many(messages[:3])
+    assert consumer.get_many(3) == messages[:3]
+    with entered(user, ops=1 + 2, times=1 + 1):  # how far the consumer is, then two pieces together
+        producer.put_many(messages[3:])
+    assert consumer.get_many(3) == messages[3:]
+
+
+def test_a_producer_asks_once_a_lap_how_far_the_consumer_is(lane):
+    consumer, producer, user = lane(capacity_bytes=1 << 14)
+    laps, lap = 4, (1 << 14) // 256
+    before = user.stats["posts"]
+    for i in range(laps * lap):
+        producer.put(i.to_bytes(240, "little"))
+        assert consumer.get() == i.to_bytes(240, "little")
+    assert user.stats["posts"] - before <= laps * lap + laps

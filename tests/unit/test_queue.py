@@ -21,34 +21,25 @@ from dsmem.queue import Pickled
 SECRET = b"the secret of the tests of queues"
 
 
-@pytest.fixture(params=["local", "shm", "fault+shm"])
-def place(request, tmp_path):
-    """make(**shape) -> the owner's handle; join() -> another one, in a context of its own where there are contexts."""
+class Place:
+    """make(**shape) -> the owner's handle; join() -> another one, which is far where the fabric is."""
+
+    def __init__(self, stack, cluster, other, fabric):
+        self.stack, self.cluster, self.other = stack, cluster, other
+        self.far = fabric not in ("local", "shm")
+
+    def make(self, **shape):
+        self.queue = self.stack.enter_context(self.cluster.queue("q", create=True, **shape))
+        return self.queue
+
+    def join(self):
+        return self.stack.enter_context(self.other(self.queue))
+
+
+@pytest.fixture
+def place(cluster, other, cluster_place):
     with ExitStack() as stack:
-        if request.param == "local":
-            cluster = stack.enter_context(dsmem.connect(f"test-queue-{tmp_path.name}"))
-            other = None
-        else:
-            context = stack.enter_context(dsmem.Context(request.param, secret=SECRET))
-            other = stack.enter_context(dsmem.Context(request.param, secret=SECRET))
-            cluster = stack.enter_context(dsmem.connect(context=context))
-        handles = []
-
-        class Place:
-            far = request.param == "fault+shm"
-
-            def make(self, **shape):
-                handles.append(cluster.queue("q", create=True, **shape))
-                return handles[-1]
-
-            def join(self):
-                handles.append(dsmem.attach(handles[0].ref, other))
-                return handles[-1]
-
-        yield Place()
-        for handle in reversed(handles):
-            handle.close()
-        cluster.unlink("q")
+        yield Place(stack, cluster, other, cluster_place)
 
 
 def test_bytes_in_order(place):
@@ -202,6 +193,20 @@ def test_one_producer_one_consumer(place):
     assert consumer.get() == b"x"
 
 
+def test_producers_near_and_far_succeed_each_other(place):
+    """Each goes on where the lane's last one ended, also laps later, with what was not yet taken."""
+    consumer, sent = place.make(capacity_bytes=4096, max_message=1000), []
+    for turn in range(6):
+        producer = place.join() if turn % 2 else place.cluster.queue("q")
+        with producer:
+            for i in range(9):
+                sent.append(bytes([turn, i]) * 250)
+                producer.put(sent[-1])
+                if i < 8:
+                    assert consumer.get() == sent.pop(0)
+    assert consumer.get_many() == sent and consumer.counts["producers"] == 0
+
+
 def test_lanes(place):
     consumer = place.make(producers=3)
     producers = [place.join() for _ in range(3)]
@@ -249,9 +254,9 @@ def test_shutdown_wakes(place):
     assert seen
 
 
-def test_what_was_put_before_the_shutdown_comes_out(cluster):
+def test_what_was_put_before_the_shutdown_comes_out(here):
     for i in range(300):
-        with cluster.queue(f"q{i}", create=True, capacity_bytes=4096, spin=0.01) as q, dsmem.attach(q.ref) as producer:
+        with here.queue(f"q{i}", create=True, capacity_bytes=4096, spin=0.01) as q, dsmem.attach(q.ref) as producer:
 
             def put(producer=producer):
                 producer.put(b"last")
@@ -265,7 +270,7 @@ def test_what_was_put_before_the_shutdown_comes_out(cluster):
                     got.append(q.get())
             thread.join()
             assert got == [b"last"]
-        cluster.unlink(f"q{i}")
+        here.unlink(f"q{i}")
 
 
 def test_asyncio(place):
@@ -357,11 +362,11 @@ def test_bad_input(place):
 
 
 @pytest.mark.parametrize("n", range(1, 14))
-def test_a_write_that_failed_is_sent_again(n):
+def test_a_write_that_failed_is_sent_again(fault_place, n):
     """Whether or not the failed WRITE had arrived, each message comes once and in order."""
     for fault in (f"fail={n}", f"failafter={n}", f"duplicate={n}"):
-        with dsmem.Context("fault+shm", secret=SECRET) as context, dsmem.connect(context=context) as cluster:
-            with dsmem.Context(f"fault+shm://?{fault}", secret=SECRET) as other:
+        with dsmem.Context(fault_place, secret=SECRET) as context, dsmem.connect(context=context) as cluster:
+            with dsmem.Context(f"{fault_place}://?{fault}", secret=SECRET) as other:
                 consumer = cluster.queue("q", create=True, capacity_bytes=4096, max_message=1000)
                 failed, producer = 0, None
                 while producer is None:
@@ -389,9 +394,9 @@ def test_a_write_that_failed_is_sent_again(n):
                 consumer.close()
 
 
-def test_what_one_thread_puts_while_another_one_sends():
-    with dsmem.Context("fault+shm", secret=SECRET) as context, dsmem.connect(context=context) as cluster:
-        with dsmem.Context("fault+shm://?delay=*:200ms", secret=SECRET) as other:
+def test_what_one_thread_puts_while_another_one_sends(fault_place):
+    with dsmem.Context(fault_place, secret=SECRET) as context, dsmem.connect(context=context) as cluster:
+        with dsmem.Context(f"{fault_place}://?delay=*:200ms", secret=SECRET) as other:
             consumer = cluster.queue("q", create=True)
             producer = dsmem.attach(consumer.ref, other)
             producer.produce()
@@ -409,10 +414,10 @@ def test_what_one_thread_puts_while_another_one_sends():
             consumer.close()
 
 
-def test_threads_that_are_the_first_to_put():
+def test_threads_that_are_the_first_to_put(fault_place):
     """They are one producer with one lane, whoever of them comes first."""
-    with dsmem.Context("fault+shm", secret=SECRET) as context, dsmem.connect(context=context) as cluster:
-        with dsmem.Context("fault+shm://?delay=*:50ms", secret=SECRET) as other:
+    with dsmem.Context(fault_place, secret=SECRET) as context, dsmem.connect(context=context) as cluster:
+        with dsmem.Context(f"{fault_place}://?delay=*:50ms", secret=SECRET) as other:
             consumer = cluster.queue("q", create=True, producers=1)
             producer = dsmem.attach(consumer.ref, other)
             failed = []
@@ -436,35 +441,27 @@ def test_threads_that_are_the_first_to_put():
 # ---- on one host ----
 
 
-@pytest.fixture
-def cluster(tmp_path):
-    with dsmem.connect(f"test-queue-{tmp_path.name}") as cluster:
-        yield cluster
-        for info in cluster.list():
-            cluster.unlink(info.name)
-
-
-def test_attach_says_what_differs(cluster):
-    with cluster.queue("q", create=True, producers="many", capacity_bytes=5000) as q:
+def test_attach_says_what_differs(here):
+    with here.queue("q", create=True, producers="many", capacity_bytes=5000) as q:
         assert q.properties["lane_bytes"] == 8192
         with pytest.raises(errors.MismatchError, match="lanes is 16, 1 is wanted"):
-            cluster.queue("q", producers="one")
-        with cluster.queue("q", producers="many", capacity_bytes=8192), cluster.queue("q"):
+            here.queue("q", producers="one")
+        with here.queue("q", producers="many", capacity_bytes=8192), here.queue("q"):
             pass
         with pytest.raises(FileExistsError):
-            cluster.queue("q", create=True)
+            here.queue("q", create=True)
 
 
-def test_drop_oldest_of_arrays(cluster):
-    with cluster.queue("q", create=True, capacity_bytes=4096, drop_oldest=True) as q:
+def test_drop_oldest_of_arrays(here):
+    with here.queue("q", create=True, capacity_bytes=4096, drop_oldest=True) as q:
         assert q.put_many(np.arange(1000, dtype="u8").reshape(-1, 1)) == 1000
         counts = q.counts
         assert counts["dropped"] == 1000 - q.qsize() > 500
         assert [int.from_bytes(m, "little") for m in q.get_many()] == list(range(counts["dropped"], 1000))
 
 
-def test_drop_oldest(cluster):
-    with cluster.queue("q", create=True, capacity_bytes=4096, max_message=1000, drop_oldest=True) as q:
+def test_drop_oldest(here):
+    with here.queue("q", create=True, capacity_bytes=4096, max_message=1000, drop_oldest=True) as q:
         for i in range(100):
             q.put_nowait(bytes([i]) * 100)
         counts = q.counts
@@ -491,9 +488,9 @@ def _take(ref, out, n):
 
 
 @pytest.mark.parametrize("consumers", ["one", "many"])
-def test_processes(cluster, consumers):
+def test_processes(here, consumers):
     spawn, n = mp.get_context("spawn"), 20_000
-    with cluster.queue("q", create=True, producers=2, consumers=consumers, capacity_bytes=1 << 14) as q:
+    with here.queue("q", create=True, producers=2, consumers=consumers, capacity_bytes=1 << 14) as q:
         putters = [spawn.Process(target=_put_many, args=(q.ref, lane, n)) for lane in range(2)]
         pipes = [spawn.Pipe(False) for _ in range(2 if consumers == "many" else 1)]
         takers = [spawn.Process(target=_take, args=(q.ref, out, n)) for _, out in pipes]
@@ -532,10 +529,10 @@ def _put_arrays_forever(ref):
             i += 13
 
 
-def test_killed_producers_leave_whole_arrays(cluster):
+def test_killed_producers_leave_whole_arrays(here):
     """Of an array all records or the first ones are there, in order, and the next producer goes on behind them."""
     spawn = mp.get_context("spawn")
-    with cluster.queue("q", create=True, capacity_bytes=1 << 14) as q:
+    with here.queue("q", create=True, capacity_bytes=1 << 14) as q:
         for _ in range(5):
             p = spawn.Process(target=_put_arrays_forever, args=(q.ref,))
             p.start()
@@ -546,9 +543,9 @@ def test_killed_producers_leave_whole_arrays(cluster):
             assert seen == [i.to_bytes(8, "little") * 70 for i in range(len(seen))]
 
 
-def test_killed_producers_leave_whole_messages(cluster):
+def test_killed_producers_leave_whole_messages(here):
     spawn = mp.get_context("spawn")
-    with cluster.queue("q", create=True, capacity_bytes=4096) as q:
+    with here.queue("q", create=True, capacity_bytes=4096) as q:
         for _ in range(5):
             p = spawn.Process(target=_put_forever, args=(q.ref,))
             p.start()
@@ -572,9 +569,9 @@ def _get_forever(ref, ready):
             q.get()
 
 
-def test_a_killed_consumer_is_succeeded(cluster):
+def test_a_killed_consumer_is_succeeded(here):
     spawn = mp.get_context("spawn")
-    with cluster.queue("q", create=True) as q:
+    with here.queue("q", create=True) as q:
         ready = spawn.Event()
         p = spawn.Process(target=_get_forever, args=(q.ref, ready))
         p.start()
@@ -588,9 +585,9 @@ def test_a_killed_consumer_is_succeeded(cluster):
         assert q.get() == b"second"
 
 
-def test_a_stopped_consumer_stops_no_other(cluster):
+def test_a_stopped_consumer_stops_no_other(here):
     spawn = mp.get_context("spawn")
-    with cluster.queue("q", create=True, consumers="many") as q:
+    with here.queue("q", create=True, consumers="many") as q:
         ready = spawn.Event()
         p = spawn.Process(target=_get_forever, args=(q.ref, ready))
         p.start()
@@ -605,8 +602,8 @@ def test_a_stopped_consumer_stops_no_other(cluster):
             p.join()
 
 
-def test_interrupt_ends_a_wait(cluster):
-    with cluster.queue("q", create=True) as q:
+def test_interrupt_ends_a_wait(here):
+    with here.queue("q", create=True) as q:
         timer = threading.Timer(0.05, lambda: signal.raise_signal(signal.SIGINT))
 
         def interrupt(*_):
@@ -622,21 +619,21 @@ def test_interrupt_ends_a_wait(cluster):
             timer.join()
 
 
-def test_pickles_as_a_reference(cluster):
-    with cluster.queue("q", create=True) as q:
+def test_pickles_as_a_reference(here):
+    with here.queue("q", create=True) as q:
         q.put(b"x")
         with pickle.loads(pickle.dumps(q)) as other:
             assert other.get() == b"x"
 
 
-def test_dropped_open(cluster):
-    q = cluster.queue("q", create=True)
+def test_dropped_open(here):
+    q = here.queue("q", create=True)
     with pytest.warns(ResourceWarning, match="unclosed"):
         del q
 
 
-def test_the_wait_of_a_blocking_get_sleeps(cluster):
-    with cluster.queue("q", create=True, spin=0) as q:
+def test_the_wait_of_a_blocking_get_sleeps(here):
+    with here.queue("q", create=True, spin=0) as q:
         before = time.process_time()
         with pytest.raises(errors.EmptyError):
             q.get(timeout=0.3)
