@@ -10,6 +10,9 @@
  */
 #include "crash_queue.h"
 
+static uint64_t least; /* this many were committed, or taken, at an earlier step */
+static uint64_t was;   /* likewise, by the predecessor */
+
 /* ---- what victims do ---- */
 
 static int puts_each(void *arg)

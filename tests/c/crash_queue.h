@@ -53,8 +53,6 @@ static const struct scene *now = &(struct scene){.name = "start"};
 static uint64_t point, base; /* steps of the victim, and of its predecessor */
 static bool every_instruction;
 static uint64_t waiting; /* messages that were there before the victim */
-static uint64_t least;   /* this many were committed, or taken, at an earlier step */
-static uint64_t was;     /* likewise, by the predecessor */
 static int file;
 static dsm_remote *own;
 static uint8_t *memory, kept[OBJECT], batch[COPIES * LONGEST];
