@@ -124,15 +124,15 @@ static const struct {
     struct scene scene;
     void (*sleeps)(void), (*instead)(void);
 } scenes[] = {
-    {{"a put for a sleeping consumer", ONE, LANE + 512, 0, 40, 1, puts_one}, gets, put_instead},
-    {{"a get for a sleeping producer", ONE, LANE + 512, FULL, 40, 1, takes_one}, puts_more, take_instead},
-    {{"a shutdown for a sleeping consumer", ONE, LANE + 512, 0, 40, 1, shuts_down},
+    {{"a put for a sleeping consumer", ONE, LANE + 512, 0, 40, 1, .victim = puts_one}, gets, put_instead},
+    {{"a get for a sleeping producer", ONE, LANE + 512, FULL, 40, 1, .victim = takes_one}, puts_more, take_instead},
+    {{"a shutdown for a sleeping consumer", ONE, LANE + 512, 0, 40, 1, .victim = shuts_down},
      hears_that_nothing_comes,
      shut_down_instead},
-    {{"a shutdown for a sleeping producer", ONE, LANE + 512, FULL, 40, 1, shuts_down},
+    {{"a shutdown for a sleeping producer", ONE, LANE + 512, FULL, 40, 1, .victim = shuts_down},
      hears_that_nothing_goes,
      shut_down_instead},
-    {{"a shutdown at once", ONE, LANE + 512, 0, 40, 1, shuts_down_at_once},
+    {{"a shutdown at once", ONE, LANE + 512, 0, 40, 1, .victim = shuts_down_at_once},
      hears_that_nothing_comes,
      shut_down_instead},
 };
