@@ -502,16 +502,16 @@ cdef class SegmentCore:
         cdef int64_t ns = nanoseconds(timeout), spin_ns = SPIN_NS if spin is None else nanoseconds(spin, "spin")
         cdef int64_t deadline = deadline_after(ns)
         cdef uint64_t at = self.element(index), n = self.s.itemsize
-        cdef bytearray seen = bytearray(n), now = bytearray(n)
-        cdef char *a = seen
-        cdef char *b = now
-        self.move(True, at, a, n)
+        cdef ndarray pair = np.empty(2, self.dtype)  # the element as it was judged, and as it is now
+        cdef char *seen = <char *> PyArray_DATA(pair)
+        cdef bint asks = callable(until)
+        self.move(True, at, seen, n)
         while True:
-            value = np.frombuffer(bytes(seen), self.dtype)[0]
-            if until(value) if callable(until) else bool(value == until):
+            value = pair[0] if self.dtype.names is None else pair[0].copy()
+            if until(value) if asks else bool(value == until):
                 return value
-            self._wait(at, a, b, n, spin_ns, deadline)
-            memcpy(a, b, n)
+            self._wait(at, seen, seen + n, n, spin_ns, deadline)
+            memcpy(seen, seen + n, n)
 
     cdef int _wait(self, uint64_t at, char *seen, char *now, uint64_t n, int64_t spin_ns, int64_t deadline) except -1:
         cdef Remote remote
