@@ -333,6 +333,7 @@ int dsm_queue_wait_item(const dsm_queue *q, int64_t timeout_ns, int64_t spin_ns)
 
 typedef struct {
     uint64_t messages, puts, gets, dropped; /* of all lanes; the last three may miss what a killed process did last */
+    uint64_t full;                          /* times that a producer nearby found no room, once per look */
     uint64_t bytes;                         /* in the fullest lane, headers included */
     uint32_t producers, shutdown;
 } dsm_queue_counts;

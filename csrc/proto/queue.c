@@ -500,6 +500,7 @@ static void count_lane(const dsm_queue *q, uint32_t lane, dsm_queue_counts *out)
     out->puts += q->plain ? peek_u64(&l->puts) : gets + messages; /* from afar nobody writes 'puts' */
     out->gets += gets;
     out->dropped += peek_u64(&l->dropped);
+    out->full += peek_u64(&l->full);
     if (head - tail > out->bytes)
         out->bytes = head - tail;
 }

@@ -131,6 +131,15 @@ static int drop_oldest(dsm_queue *q)
     return 0;
 }
 
+static int full(const dsm_queue *q)
+{
+    if (q->base) {
+        struct lane_lines *l = lane_lines(q, q->lane);
+        note_u64(&l->full, peek_u64(&l->full) + 1);
+    }
+    return -DSM_EFULL;
+}
+
 static int make_room(dsm_queue *q, uint64_t length)
 {
     uint64_t need = needed(q, length);
@@ -142,7 +151,7 @@ static int make_room(dsm_queue *q, uint64_t length)
             return err_set(DSM_ECORRUPT, 0, "lane %u: tail %llu, head %llu", q->lane, (unsigned long long)q->tail,
                            (unsigned long long)q->head);
         if (!(q->shape.flags & DSM_QUEUE_DROP_OLDEST))
-            return -DSM_EFULL;
+            return full(q);
         if ((rc = drop_oldest(q)))
             return rc;
     }

@@ -163,7 +163,7 @@ cdef extern from "dsm.h" nogil:
         uint32_t lanes, flags
         uint64_t lane_bytes, max_message
     ctypedef struct dsm_queue_counts:
-        uint64_t messages, puts, gets, dropped, bytes
+        uint64_t messages, puts, gets, dropped, full, bytes
         uint32_t producers, shutdown
     ctypedef struct dsm_watch:
         pass

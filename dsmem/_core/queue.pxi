@@ -487,8 +487,8 @@ cdef class Queue:
     @property
     def counts(self):
         cdef c.dsm_queue_counts n = self.count()
-        return {"messages": n.messages, "puts": n.puts, "gets": n.gets, "dropped": n.dropped, "bytes": n.bytes,
-                "producers": n.producers, "shutdown": n.shutdown}
+        return {"messages": n.messages, "puts": n.puts, "gets": n.gets, "dropped": n.dropped,
+                "full": n.full, "bytes": n.bytes, "producers": n.producers, "shutdown": n.shutdown}
 
     def qsize(self):
         return self.count().messages

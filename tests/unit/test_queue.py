@@ -101,6 +101,7 @@ def test_full(place):
     assert consumer.full() and n == consumer.qsize() > 30
     with pytest.raises(errors.FullError):
         producer.put(bytes(100), timeout=0.01)
+    assert consumer.counts["full"] == (0 if place.far else 2)
     consumer.get_many(2)
     producer.put(bytes(100), timeout=5)
     with pytest.raises(errors.MessageTooLargeError, match="2001"):
