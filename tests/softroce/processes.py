@@ -10,7 +10,9 @@ import contextlib
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,20 @@ _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(["dsmem", "pytest"])
 
 
+def start(target: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:
+    """A process that runs target(pipe, *arguments), and this end of its pipe."""
+    pipe, theirs = _processes.Pipe()
+    process = _processes.Process(target=target, args=(theirs, *arguments))
+    process.start()
+    theirs.close()
+    return process, pipe
+
+
+def shared_number() -> Any:
+    """A 'value' that a process sets and that outlives it; handed over to start()."""
+    return _processes.RawValue("Q")
+
+
 def _own(pipe: Connection, listen: str) -> None:
     with dsmem.Context(FABRIC, secret=SECRET, listen=listen) as context, context.allocate(NBYTES) as region:
         pipe.send((bytes(region.descriptor), context.agent_address))
@@ -35,10 +51,7 @@ class Owner:
     """A process with one region of NBYTES with all rights; listen as in dsmem.Context."""
 
     def __init__(self, listen: str = "127.0.0.1") -> None:
-        self._pipe, theirs = _processes.Pipe()
-        self._process = _processes.Process(target=_own, args=(theirs, listen))
-        self._process.start()
-        theirs.close()
+        self._process, self._pipe = start(_own, listen)
         self.descriptor, address = self._pipe.recv()
         self.address: str = address.removeprefix("tcp:")
 
