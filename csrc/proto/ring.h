@@ -74,7 +74,7 @@ struct lane_lines {
         64) uint64_t head; /* the producer's line: up to here all is committed, perhaps more is; not kept from afar */
     uint64_t puts;         /* messages committed */
     uint64_t dropped;
-    uint64_t full; /* times that there was no room */
+    uint64_t full;              /* times that there was no room */
     _Alignas(64) uint64_t tail; /* the consumers' line */
     uint64_t gets;
     _Alignas(64) struct bell room;

@@ -602,9 +602,9 @@ class Queue:
 
     @property
     def counts(self) -> dict[str, int]:
-        """messages, puts, gets, dropped, full (times that a producer nearby found no room and waited or gave up), bytes (in
-        the fullest lane), producers (alive), shutdown (0, 1, 2); seen one after another. puts, gets and dropped may
-        miss what a killed process did last. FarMemoryError from afar."""
+        """messages, puts, gets, dropped, full (times that a producer nearby found no room and waited or gave up),
+        bytes (in the fullest lane), producers (alive), shutdown (0, 1, 2); seen one after another. puts, gets and
+        dropped may miss what a killed process did last. FarMemoryError from afar."""
 
     def produce(self) -> None:
         """Take a lane.
