@@ -14,6 +14,8 @@ MODELS = Path(__file__).parent
 HOLDS = [
     "ring -DM=4 -DPRODUCER_DEATHS=1",
     "ring -DM=3 -DPRODUCER_DEATHS=2",
+    "array -DM=3",
+    "array -DM=3 -DPRODUCER_DEATHS=2 -DCONSUMER_DEATHS=0",
     "shared_tail -DM=3",
     "shared_tail -DM=4 -DSTOPS",
     "shared_tail -DM=2 -DSTOPS -DCONSUMERS=3",
@@ -27,7 +29,7 @@ HOLDS = [
     "lock -DROUNDS=2",
     "lock -DPROCESSES=4 -DDEATHS=2",
 ]
-ENDS = ["ring -DM=3 -DPRODUCER_DEATHS=1", "shared_tail -DM=2", "shared_tail -DM=2 -DDROP", "lock"]
+ENDS = ["ring -DM=3 -DPRODUCER_DEATHS=1", "array -DM=2", "shared_tail -DM=2", "shared_tail -DM=2 -DDROP", "lock"]
 
 # What is found, besides the mutation. "assertion" or "invalid end state"; "non-progress" with the check for cycles.
 FAILS = [
@@ -38,6 +40,12 @@ FAILS = [
     ("ring -DNO_WALK", "invalid end state"),
     ("ring -DHEAD_ONLY", "assertion"),
     ("ring -DTAIL_FIRST", "invalid end state"),
+    ("array -DFIRST_FIRST", "assertion"),
+    ("array -DNO_FENCE", "assertion"),
+    ("array -DFENCE_LATE", "assertion"),
+    ("array -DNO_ZERO", "assertion"),
+    ("array -DPADDING_FIRST", "assertion"),
+    ("array -DTAIL_FIRST", "invalid end state"),
     ("shared_tail -DSWAP_FIRST", "assertion"),
     ("shared_tail -DBLIND_STORE", "assertion"),
     ("shared_tail -DEMPTY_ONCE", "assertion"),
