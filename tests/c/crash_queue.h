@@ -18,6 +18,7 @@ enum {
     LANE = 4096,
     LONGEST = 1300,
     OBJECT = 4096 + 2 * LANE, /* bytes of the longest queue here */
+    SHARED = OBJECT + 4096,   /* and behind it what the victim tells */
     FULL = 1000,              /* messages waiting: as many as there is room for */
     NUMBERS = 1000,
     COPIES = 4,
@@ -55,19 +56,19 @@ static bool every_instruction;
 static uint64_t waiting; /* messages that were there before the victim */
 static int file;
 static dsm_remote *own;
-static uint8_t *memory, kept[OBJECT], batch[COPIES * LONGEST];
+static uint8_t *memory, kept[SHARED], batch[COPIES * LONGEST];
 
 static struct said {
     uint64_t begun, done, finished;
     uint8_t copy[COPIES][COPY_BYTES];
-} * said, kept_said;
+} * said;
 
 /* ---- handles ---- */
 
 static inline dsm_remote *reach(void)
 {
     dsm_remote *r;
-    CHECK(!dsm_map(file, OBJECT, DSM_READ | DSM_WRITE | DSM_ATOMIC, &r));
+    CHECK(!dsm_map(file, SHARED, DSM_READ | DSM_WRITE | DSM_ATOMIC, &r));
     return r;
 }
 
@@ -170,11 +171,10 @@ static inline void count(const struct taken *t, uint8_t *times)
 static inline void make(void)
 {
     file = memfd_create("queue", 0);
-    CHECK(file >= 0 && !ftruncate(file, OBJECT));
+    CHECK(file >= 0 && !ftruncate(file, SHARED));
     own = reach();
     memory = dsm_remote_near(own);
-    said = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    CHECK(said != MAP_FAILED);
+    said = (struct said *)(void *)(memory + OBJECT);
 }
 
 /* Moves head and tail to the position, and leaves no word of the ring 0 that has not to be. */
@@ -198,8 +198,7 @@ static inline void begin(void)
 {
     dsm_queue_shape shape = now->shape;
     shape.flags &= ~DSM_QUEUE_DROP_OLDEST; /* so that filling it drops nothing */
-    memset(memory, 0, OBJECT);
-    memset(said, 0, sizeof *said);
+    memset(memory, 0, SHARED);
     CHECK(!dsm_queue_format(memory, &shape));
     dsm_queue *q = producer_at(own);
     CHECK(!dsm_queue_consume(q));
@@ -211,12 +210,8 @@ static inline void begin(void)
         message(batch + i * now->length, waiting + i, now->length);
 }
 
-static inline void keep(void)
-{
-    memcpy(kept, memory, OBJECT);
-    kept_said = *said;
-}
-static inline void restore(void) { memcpy(memory, kept, OBJECT); }
+static inline void keep(void) { memcpy(kept, memory, SHARED); }
+static inline void restore(void) { memcpy(memory, kept, SHARED); }
 
 /* ---- the victim ---- */
 
@@ -229,14 +224,10 @@ static inline void start(struct stepper *v, int (*body)(void *))
 /* n changes of what is shared; false: it has come to its end before. */
 static inline bool advance_changes(struct stepper *v, uint64_t n)
 {
-    for (; n; n--) {
-        keep();
-        do {
-            if (!stepper_step(v, 1))
-                return false;
-        } while (!memcmp(memory, kept, OBJECT) && !memcmp(said, &kept_said, sizeof kept_said));
-    }
-    return true;
+    bool inside = true;
+    for (; n && inside; n--)
+        inside = stepper_change(v, memory, kept, SHARED);
+    return inside;
 }
 
 static inline bool advance(struct stepper *v, uint64_t n)

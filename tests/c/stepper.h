@@ -4,6 +4,7 @@
  *   struct stepper s;
  *   stepper_start(&s, body, arg)     a child runs body(arg) up to its call of stepper_mark(), and stops there
  *   stepper_step(&s, n)              up to n instructions; true while it is still between its first and its second mark
+ *   stepper_change(&s, at, copy, n)  up to a change of the n bytes at 'at', which it copies before; false: it came to its end
  *   stepper_kill(&s)                 SIGKILL, wherever it is; it has ended when this returns
  *   stepper_release(&s)              lets it run on by itself (after its second mark too); stepper_join(&s) gives its exit status
  *
@@ -95,6 +96,15 @@ static inline bool stepper_step(struct stepper *s, uint64_t n)
             s->steps++;
     }
     return s->inside;
+}
+
+static inline bool stepper_change(struct stepper *s, const void *at, void *copy, size_t n)
+{
+    memcpy(copy, at, n);
+    while (stepper_step(s, 1))
+        if (memcmp(at, copy, n))
+            return true;
+    return false;
 }
 
 static inline void stepper_release(struct stepper *s)

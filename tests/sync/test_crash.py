@@ -58,6 +58,12 @@ def test_sleepers_on_a_queue(core):
     assert run(core, "crash_wait").count("killed at") == 5
 
 
+@pytest.mark.timeout(3600 if FULL else 600)
+def test_segment(core):
+    said = run(core, "crash_segment", *(["--full"] if FULL else []))
+    assert said.count("killed at") == 5 and said.count("stopped at") == 1
+
+
 def test_bell(core):
     assert "stopped at" in run(core, "crash_bell")
 
