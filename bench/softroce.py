@@ -10,7 +10,11 @@ posts has the first core, the other side the last one. The C core, dsmem and pyv
 process; perftest brings its own two.
 
 Where it may, everybody runs with a real-time priority. Without it the kernel's ksoftirqd takes the core from a reader
-after every op or after none, for a long run of ops at a time, and reads cost 24 or 35 µs by its mood.
+after every op or after none, for a long run of ops at a time, and reads cost 24 or 35 µs by its mood. In the guest
+ksoftirqd has a higher one (tests/softroce/device.sh): once a slow machine has left packets to it, nothing else delivers
+any, and spinners that it can't interrupt would wait for packets that it can't deliver.
+
+Nobody spins for ever: a run that takes longer than LIMIT_S ends its process, and with it the bench.
 """
 
 import argparse
@@ -20,6 +24,7 @@ import json
 import multiprocessing
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -33,6 +38,7 @@ import dsmem
 SECRET = "the secret of the benches"
 MANY = 64
 SPIN_S = 1.0
+LIMIT_S = 60
 BLOCK = 8
 SMALL, LARGE = 8, 65536
 PYTHON = os.environ.get("DSMEM_PYVERBS_PYTHON", "/usr/bin/python3")
@@ -46,6 +52,16 @@ FIRST, LAST = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
 def be_first():
     with contextlib.suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+
+
+@contextlib.contextmanager
+def limited():
+    """The signal ends this process. Those that it has started go with it: their standard input ends."""
+    signal.alarm(LIMIT_S)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
 
 
 def pinned(core, command):
@@ -103,6 +119,8 @@ class Core:
         self.descriptor = self.owner.answer()
         self.owner.ask(f"attach {self.user.answer()}")
         self.user.ask(f"attach {self.descriptor}")
+        for one, other in ((self.owner, self.user), (self.user, self.owner)):
+            other.ask(f"outbox {one.ask('inbox')}")
 
     def single(self, op, n):
         return latency(self.user.times(f"{op} {n} {SMALL}"))
@@ -112,6 +130,12 @@ class Core:
         half = latency(self.user.times(f"ping {n}"))
         self.owner.answer()
         return half
+
+    def queues(self, n):
+        self.owner.tell(f"queue_pong {n}")
+        trip = latency(self.user.times(f"queue_ping {n}"))
+        self.owner.answer()
+        return trip
 
     def many(self, op, n):
         return rate(self.user.times(f"many {op} {n} {SMALL}"))
@@ -141,17 +165,40 @@ def open_context():
 
 
 class Player:
-    """One side of a ping-pong: writes a word of the other's memory and spins on a word of its own."""
+    """One side of a ping-pong: writes a word of the other's memory and spins on a word of its own, or puts a message
+    into the other's queue and waits for one in its own."""
 
     def __init__(self):
         self.context = open_context()
         self.region = self.context.allocate(64)
-        self.remote = None
+        self.cluster = dsmem.connect(context=self.context)
+        self.inbox = self.cluster.queue("inbox", create=True, capacity_bytes=LARGE, spin=SPIN_S)
+        self.remote = self.outbox = None
 
-    def attach(self, descriptor):
+    @property
+    def address(self):
+        return bytes(self.region.descriptor), self.inbox.ref
+
+    def attach(self, address):
+        descriptor, ref = address
         self.remote = self.context.attach(descriptor)
+        self.outbox = dsmem.attach(ref, self.context)
 
-    def play(self, n, first):
+    def queues(self, n, first):
+        """Seconds of each round trip."""
+        put, get, message = self.outbox.put, self.inbox.get, bytes(SMALL)
+        clock, stamps = time.perf_counter_ns, [time.perf_counter_ns()]
+        for _ in range(n):
+            if first:
+                put(message)
+                get()
+            else:
+                get()
+                put(message)
+            stamps.append(clock())
+        return [(b - a) / 1e9 for a, b in itertools.pairwise(stamps)]
+
+    def words(self, n, first):
         """Seconds of each round trip."""
         write, value = self.remote.write, memoryview(bytearray(8)).cast("Q")
         with memoryview(self.region).cast("B").cast("Q") as mine:
@@ -176,22 +223,32 @@ class Player:
                 stamps.append(clock())
             return [(b - a) / 1e9 for a, b in itertools.pairwise(stamps)]
 
+    def leave(self):
+        """The other's queue; before it closes."""
+        self.outbox.close()
+
     def close(self):
+        self.inbox.close()
+        self.cluster.close()
         self.context.close()
 
 
-def pong_player(pipe):
+def pong_player(pipe, other_end):
     """Another process of the same interpreter, forked before anything of verbs is open."""
+    other_end.close()  # so that the pipe ends with the process that has it
     pipe.recv()
     be_first()
     os.sched_setaffinity(0, {LAST})
     player = Player()
-    pipe.send(bytes(player.region.descriptor))
+    pipe.send(player.address)
     player.attach(pipe.recv())
-    for n in iter(pipe.recv, 0):
+    for way, n in iter(pipe.recv, None):
         pipe.send("go")
-        player.play(n, first=False)
+        with limited():
+            getattr(player, way)(n, first=False)
         pipe.send("done")
+    player.leave()
+    pipe.send("left")
     player.close()
 
 
@@ -204,7 +261,7 @@ class Python:
         self.player = Player()
         self.pipe.send("begin")
         self.player.attach(self.pipe.recv())
-        self.pipe.send(bytes(self.player.region.descriptor))
+        self.pipe.send(self.player.address)
         self.context = open_context()
         self.remote = self.context.attach(descriptor)
         self.local = self.context.allocate(MANY * LARGE)
@@ -217,12 +274,18 @@ class Python:
         arguments = (64, 1) if op == "fetch_add" else (64, self.word)
         return latency(times_of(getattr(self.remote, op), n, *arguments, block=BLOCK))
 
+    def _play(self, way, n):
+        self.pipe.send((way, n))
+        self.pipe.recv()
+        seconds = getattr(self.player, way)(n, first=True)
+        self.pipe.recv()
+        return latency(seconds)
+
     def ping(self, n):
-        self.pipe.send(n)
-        self.pipe.recv()
-        seconds = self.player.play(n, first=True)
-        self.pipe.recv()
-        return latency(seconds) / 2
+        return self._play("words", n) / 2
+
+    def queues(self, n):
+        return self._play("queues", n)
 
     def _count(self):
         remote, offsets = self.remote, range(64, 64 + MANY * SMALL, SMALL)
@@ -241,7 +304,9 @@ class Python:
         return MANY * LARGE / MIB / statistics.median(seconds)
 
     def close(self):
-        self.pipe.send(0)
+        self.player.leave()
+        self.pipe.send(None)
+        self.pipe.recv()
         self.context.close()
         self.player.close()
 
@@ -274,7 +339,7 @@ class Perftest:
     def _run(self, tool, n, *options):
         """The last line of the client's table, as numbers."""
         self.port += 1
-        command = [tool, *self.common, "-p", str(self.port), "-n", str(n), *options]
+        command = ["timeout", str(LIMIT_S), tool, *self.common, "-p", str(self.port), "-n", str(n), *options]
         quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         with subprocess.Popen(pinned(LAST, command), **quiet) as server:
             self._await_listener(server)
@@ -343,6 +408,19 @@ def latencies(core, ours, pyverbs, perftest, n):
     )
 
 
+def rings(core, ours, perftest, n):
+    yield (
+        "message of 8 B to a queue and one back",
+        "µs",
+        {"C core": ("perftest", 2.3), "dsmem": ("perftest", 3.0)},
+        {
+            "perftest": lambda: perftest.latency("ib_write_lat", n),  # half of what two writes take
+            "C core": lambda: core.queues(n),
+            "dsmem": lambda: ours.queues(n),
+        },
+    )
+
+
 def bandwidths(core, ours, perftest, n):
     for op in ("read", "write"):
         yield (
@@ -386,6 +464,7 @@ def measure(arguments, pipe):
         perftest = Perftest(k)
         rows = [
             *latencies(core, ours, pyverbs, perftest, n),
+            *rings(core, ours, perftest, n),
             *bandwidths(core, ours, perftest, 2 * MANY if arguments.short else 4 * MANY),
             *rates(core, ours, pyverbs, perftest, n // 10),
         ]
@@ -396,7 +475,8 @@ def measure(arguments, pipe):
                     f"{time.monotonic() - began:6.1f} s  round {turn} of {rounds}: {name}", file=sys.stderr, flush=True
                 )
                 for who, run in of.items():
-                    value = run()
+                    with limited():
+                        value = run()
                     if turn:
                         runs[who].append(value)
         return document(arguments, k, rounds, [figure(*row[:3], runs) for row, runs in zip(rows, found, strict=True)])
@@ -493,7 +573,7 @@ def main():
         return
     processes = multiprocessing.get_context("fork")
     ours, theirs = processes.Pipe()
-    other = processes.Process(target=pong_player, args=(theirs,))
+    other = processes.Process(target=pong_player, args=(theirs, ours), daemon=True)
     other.start()
     theirs.close()
     result = measure(arguments, ours)

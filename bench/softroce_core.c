@@ -8,9 +8,13 @@
  *   read|write|fetch_add N BYTES  N ops one after the other; answers the time of each in ns
  *   ping N | pong N               a write of 8 bytes to the other, which answers with one: both sides spin on their own
  *                                 memory, as ib_write_lat does. 'ping' answers half of each round trip, 'pong' the word 'done'
+ *   inbox                         a queue in memory of its own, from which it takes; answers its descriptor
+ *   outbox HEX                    into the queue of another one; answers 'attached'
+ *   queue_ping N | queue_pong N   the same with a message of 8 bytes through two queues; 'queue_ping' answers each round trip
  *   many read|write|fetch_add N BYTES  N batches of MANY ops; answers the time of each batch
  *   read_bw|write_bw N BYTES      N ops with up to 2 * MANY under way; answers the time of all
- * The secret is in $DSMEM_SECRET.
+ * The secret is in $DSMEM_SECRET. A command that takes longer than LIMIT_S ends the program: a side whose other one is gone
+ * does not spin for ever.
  */
 #include "base/atomic.h"
 #include "base/clock.h"
@@ -19,12 +23,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-enum { MANY = 64, NBYTES = 16 << 20, TIMES_MAX = 1 << 20 };
+enum { MANY = 64, NBYTES = 16 << 20, TIMES_MAX = 1 << 20, LIMIT_S = 60 };
 
 static dsm_ctx *ctx;
 static dsm_region *region;
 static dsm_remote *remote;
+static dsm_queue *inbox, *outbox;
 static int64_t stamp[TIMES_MAX + 1];
 static double ns; /* per unit of the stamps */
 
@@ -66,15 +72,25 @@ static int code_of(const char *name)
     return !strcmp(name, "read") ? DSM_OP_READ : !strcmp(name, "write") ? DSM_OP_WRITE : DSM_OP_FETCH_ADD;
 }
 
-static void attach(const char *hex)
+static dsm_remote *attach(const char *hex)
 {
     uint8_t raw[DSM_DESC_MAX];
     size_t n = strlen(hex) / 2;
     unsigned byte;
+    dsm_remote *made = NULL;
     for (size_t i = 0; i < n && i < sizeof raw && sscanf(hex + 2 * i, "%2x", &byte) == 1; i++)
         raw[i] = (uint8_t)byte;
-    must(dsm_attach(ctx, raw, n, -1, &remote), "attach");
-    puts("attached");
+    must(dsm_attach(ctx, raw, n, -1, &made), "attach");
+    return made;
+}
+
+static void print_descriptor(dsm_region *of)
+{
+    uint8_t raw[DSM_DESC_MAX];
+    int n = dsm_region_descriptor(of, raw);
+    for (int i = 0; i < n; i++)
+        printf("%02x", raw[i]);
+    puts("");
 }
 
 static void single(const char *name, size_t n, uint64_t nbytes)
@@ -116,6 +132,62 @@ static void ping_pong(size_t n, int first)
     else
         puts("done");
 }
+
+/* ---- two queues ---- */
+
+static void open_inbox(void)
+{
+    dsm_queue_shape shape = {.lanes = 1, .flags = DSM_QUEUE_CHECKED, .lane_bytes = 1 << 16, .max_message = 1024};
+    uint8_t raw[DSM_DESC_MAX];
+    dsm_region *memory;
+    dsm_remote *own;
+    must(dsm_alloc(ctx, dsm_queue_nbytes(&shape), DSM_READ | DSM_WRITE | DSM_ATOMIC, &memory), "allocate");
+    must(dsm_queue_format(dsm_region_data(memory), &shape), "format");
+    must(dsm_attach(ctx, raw, (size_t)dsm_region_descriptor(memory, raw), -1, &own), "attach");
+    must(dsm_queue_open(own, dsm_region_data(memory), &inbox), "inbox");
+    must(dsm_queue_consume(inbox), "consume");
+    print_descriptor(memory);
+}
+
+static void open_outbox(const char *hex)
+{
+    must(dsm_queue_open(attach(hex), NULL, &outbox), "outbox");
+    must(dsm_queue_produce(outbox), "produce");
+    puts("attached");
+}
+
+static void receive(uint64_t wanted)
+{
+    const void *payload;
+    uint64_t length, value = 0;
+    uint8_t kind;
+    int rc;
+    while ((rc = dsm_queue_next(inbox, &payload, &length, &kind)) == -DSM_EEMPTY)
+        ;
+    must(rc, "next");
+    memcpy(&value, payload, length == sizeof value ? length : 0);
+    must(value == wanted ? dsm_queue_done(inbox) : -DSM_ECORRUPT, "the message");
+}
+
+static void queue_ping_pong(size_t n, int first)
+{
+    stamp[0] = now();
+    for (uint64_t i = 1; i <= n; i++) {
+        if (!first)
+            receive(i);
+        must(dsm_queue_push(outbox, &i, sizeof i, 1), "push");
+        must(dsm_queue_flush(outbox), "flush");
+        if (first)
+            receive(i);
+        stamp[i] = now();
+    }
+    if (first)
+        print_times(n, 1);
+    else
+        puts("done");
+}
+
+/* ---- many ops ---- */
 
 static void fill(dsm_op *ops, int code, uint64_t nbytes)
 {
@@ -165,13 +237,21 @@ static void obey(char *line)
     char name[16], what[DSM_DESC_MAX * 2 + 1] = "";
     size_t n = 0;
     unsigned long long nbytes = 8;
+    alarm(LIMIT_S);
     if (sscanf(line, "attach %512s", what) == 1) {
-        attach(what);
+        remote = attach(what);
+        puts("attached");
+    } else if (!strcmp(line, "inbox\n")) {
+        open_inbox();
+    } else if (sscanf(line, "outbox %512s", what) == 1) {
+        open_outbox(what);
     } else if (sscanf(line, "many %15s %zu %llu", name, &n, &nbytes) == 3 && n <= TIMES_MAX) {
         many(name, n, nbytes);
     } else if (sscanf(line, "%15s %zu %llu", name, &n, &nbytes) >= 2 && n <= TIMES_MAX) {
         if (!strcmp(name, "ping") || !strcmp(name, "pong"))
             ping_pong(n, name[1] == 'i');
+        else if (!strncmp(name, "queue_p", 7))
+            queue_ping_pong(n, name[7] == 'i');
         else if (strstr(name, "_bw"))
             bandwidth(*name == 'r' ? "read" : "write", n, nbytes);
         else
@@ -179,12 +259,12 @@ static void obey(char *line)
     } else {
         must(-DSM_EINVAL, line);
     }
+    alarm(0);
     fflush(stdout);
 }
 
 int main(int argc, char **argv)
 {
-    uint8_t raw[DSM_DESC_MAX];
     char *line = NULL;
     size_t room = 0;
     dsm_options o;
@@ -202,10 +282,7 @@ int main(int argc, char **argv)
     o.secret_len = strlen(secret);
     must(dsm_open(&o, &ctx), "open");
     must(dsm_alloc(ctx, NBYTES, DSM_READ | DSM_WRITE | DSM_ATOMIC, &region), "allocate");
-    int n = dsm_region_descriptor(region, raw);
-    for (int i = 0; i < n; i++)
-        printf("%02x", raw[i]);
-    puts("");
+    print_descriptor(region);
     fflush(stdout);
     while (getline(&line, &room, stdin) > 0)
         obey(line);
