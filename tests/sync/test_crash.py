@@ -54,6 +54,10 @@ def test_queue(core):
     assert said.count("killed at") == 23 and said.count("stopped at") == 8
 
 
+def test_queue_from_afar(core):
+    assert run(core, "crash_far").count("killed at") == 3
+
+
 def test_sleepers_on_a_queue(core):
     assert run(core, "crash_wait").count("killed at") == 5
 
