@@ -1,0 +1,64 @@
+"""A process of a recorded history: it uses one object, and writes a line before and a line after each operation."""
+
+import os
+import queue
+import random
+import time
+
+import dsmem
+
+
+class Log:
+    """Lines of one write() each, so that what a killed process has begun and ended is known."""
+
+    def __init__(self, path):
+        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def __call__(self, name, args, do):
+        os.write(self.fd, repr((time.monotonic_ns(), name, args)).encode() + b"\n")
+        result = do()
+        os.write(self.fd, repr((time.monotonic_ns(), result)).encode() + b"\n")
+
+
+def put_some(obj, log, who, count):
+    for n in range(count):
+        log("put", ((who, n),), lambda n=n: obj.put(b"%d %d" % (who, n), timeout=30))
+
+
+def get_some(obj, log, who, count):
+    def once():
+        try:
+            return tuple(int(part) for part in obj.get_nowait().split())
+        except queue.Empty:
+            return None
+
+    for _ in range(count):
+        log("get", (), once)
+
+
+def change_word(obj, log, who, count):
+    rng = random.Random(who)
+    for _ in range(count):
+        if rng.random() < 0.5:
+            log("add", (1,), lambda: obj.fetch_add(0, 1))
+        else:
+            expected, desired = rng.randrange(50), rng.randrange(50)
+            log("swap", (expected, desired), lambda e=expected, d=desired: int(obj.compare_swap(0, e, d)))
+
+
+def take_turns(obj, log, who, count):
+    def acquire():
+        assert obj.acquire(timeout=30)
+        return obj.token
+
+    for _ in range(count):
+        log("acquire", (who,), acquire)
+        log("release", (who,), obj.release)
+
+
+def main(job, ref, fabric, secret, gate, path, who, count):
+    context = dsmem.Context(fabric, secret=secret, peer_timeout=0.5) if fabric else None
+    obj = dsmem.attach(ref, context)
+    assert gate.wait(30)
+    globals()[job](obj, Log(path), who, count)
+    os._exit(0)

@@ -1,0 +1,166 @@
+"""Histories of processes that use one object, some of them killed in the middle, are linearisable.
+
+A queue promises the order of each producer's messages and none between producers, so each lane is a history of its own;
+a get that found nothing is part of all of them. From afar, puts and atomics meet delays, and locks also broken
+connections and lost acknowledgements: those are what the product repeats itself.
+"""
+
+import ast
+import multiprocessing
+import os
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import recorder
+from checker import Op, is_linearisable, lane, lock, word
+
+import dsmem
+
+SECRET = b"the secret of recorded histories"
+JOIN_SECONDS = 60
+DELAYS = "fault+shm://?delay=3:2ms&every=7"
+UNTIL_KILLED = 10**6
+BREAKS = "fault+shm://?delay=3:2ms&fail=11&failafter=17&every=23"
+
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["dsmem", "pytest"])
+
+
+class History:
+    """Processes that use an object; ops() when they have ended."""
+
+    def __init__(self, stack, folder, fabric=None):
+        self.folder, self.fabric = folder, fabric
+        context = stack.enter_context(dsmem.Context("fault+shm", secret=SECRET)) if fabric else None
+        self.cluster = stack.enter_context(dsmem.connect(f"test-{os.getpid()}", context=context))
+        self.stack, self.running, self.deaths = stack, [], []
+        self.gate = processes.Event()  # all begin together
+
+    def make(self, kind, **properties):
+        self.obj = getattr(self.cluster, kind)("it", create=True, **properties)
+        self.stack.callback(self.obj.close)
+        self.stack.callback(self.obj.unlink)
+        return self.obj
+
+    def path(self, who):
+        return self.folder / str(who)
+
+    def start(self, job, count):
+        who = len(self.running)
+        args = (job.__name__, self.obj.ref, self.fabric, SECRET, self.gate, str(self.path(who)), who, count)
+        process = processes.Process(target=recorder.main, args=args)
+        process.start()
+        self.stack.callback(process.kill)
+        self.running.append(process)
+        return who
+
+    def kill_after(self, who, lines):
+        """SIGKILL as soon as it has written so many lines."""
+        self.gate.set()
+        deadline = time.monotonic() + JOIN_SECONDS
+        while not self.path(who).exists() or self.path(who).read_bytes().count(b"\n") < lines:
+            assert time.monotonic() < deadline
+        begin = time.monotonic_ns()
+        self.running[who].kill()
+        self.running[who].join(JOIN_SECONDS)
+        self.deaths.append(Op(begin, time.monotonic_ns(), "death", (who,)))
+
+    def ops(self):
+        self.gate.set()
+        killed = {death.args[0] for death in self.deaths}
+        for who, process in enumerate(self.running):
+            process.join(JOIN_SECONDS)
+            assert process.exitcode == (-9 if who in killed else 0)
+        return [op for who in range(len(self.running)) for op in read(self.path(who))]
+
+
+def read(path: Path) -> list[Op]:
+    lines = [ast.literal_eval(line) for line in path.read_text().splitlines()]
+    ends = [*lines[1::2], (None, None)]
+    return [Op(begin, *ends[i][:1], name, args, ends[i][1]) for i, (begin, name, args) in enumerate(lines[::2])]
+
+
+@pytest.fixture
+def history(request, tmp_path):
+    with ExitStack() as stack:
+        yield History(stack, tmp_path, request.param)
+
+
+def lanes(ops):
+    """The history of each producer's lane."""
+    for producer in {op.args[0][0] for op in ops if op.name == "put"}:
+        yield [
+            op
+            for op in ops
+            if (op.args[0][0] == producer if op.name == "put" else op.result is None or op.result[0] == producer)
+        ]
+
+
+def drained(obj):
+    """What is left in a queue, as gets after everything else."""
+    while obj.qsize():
+        begin = time.monotonic_ns()
+        value = tuple(int(part) for part in obj.get_nowait().split())
+        yield Op(begin, time.monotonic_ns(), "get", (), value)
+
+
+@pytest.mark.parametrize("history", [None], indirect=True)
+@pytest.mark.parametrize(("producers", "consumers"), [(1, 1), (3, 1), (1, 3), (2, 2)])
+@pytest.mark.parametrize("deaths", [False, True])
+def test_queues(history, producers, consumers, deaths):
+    # The test takes out what is left, and that makes it one of several consumers.
+    obj = history.make("queue", producers=8, consumers="many")
+    for _ in range(producers):
+        history.start(recorder.put_some, 150)
+    for _ in range(consumers):
+        history.start(recorder.get_some, 300)
+    victims = [history.start(job, UNTIL_KILLED) for job in (recorder.put_some, recorder.get_some) if deaths]
+    for victim in victims:
+        history.kill_after(victim, 50)
+    ops = history.ops()
+    ops += drained(obj)
+    assert all(is_linearisable(of_lane, lane, ()) for of_lane in lanes(ops))
+
+
+@pytest.mark.parametrize("history", [DELAYS], indirect=True, ids=["delays"])
+def test_queues_from_afar(history):
+    obj = history.make("queue", producers=4)
+    for _ in range(2):
+        history.start(recorder.put_some, 60)
+    ops = history.ops()
+    ops += drained(obj)
+    assert all(is_linearisable(of_lane, lane, ()) for of_lane in lanes(ops))
+
+
+@pytest.mark.parametrize("history", [None, DELAYS], indirect=True, ids=["near", "delays"])
+@pytest.mark.parametrize("deaths", [False, True])
+def test_words(history, deaths):
+    history.make("segment", shape=4, dtype="i8")
+    if deaths:
+        victim = history.start(recorder.change_word, UNTIL_KILLED)
+    for _ in range(3):
+        history.start(recorder.change_word, 200 if history.fabric is None else 60)
+    if deaths:
+        history.kill_after(victim, 21)
+    assert is_linearisable(history.ops(), word, 0)
+
+
+@pytest.mark.parametrize("history", [None, DELAYS, BREAKS], indirect=True, ids=["near", "delays", "breaks"])
+def test_locks(history):
+    history.make("lock")
+    for _ in range(3):
+        history.start(recorder.take_turns, 100 if history.fabric is None else 25)
+    assert is_linearisable(history.ops(), lock, (None, 0))
+
+
+@pytest.mark.parametrize("history", [None], indirect=True)
+def test_locks_of_the_killed(history):
+    history.make("lock")
+    victims = [history.start(recorder.take_turns, UNTIL_KILLED) for _ in range(2)]
+    for _ in range(2):
+        history.start(recorder.take_turns, 100)
+    for victim in victims:
+        history.kill_after(victim, 41)
+    assert is_linearisable(history.ops() + history.deaths, lock, (None, 0))
