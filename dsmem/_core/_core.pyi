@@ -710,7 +710,10 @@ class Queue:
         """Whether the fullest lane may have no room for a message of max_message bytes."""
 
     def shutdown(self, immediate: bool = False) -> None:
-        """Nothing more goes in; immediate: nothing more comes out either. All who wait are woken."""
+        """Nothing more goes in; immediate: nothing more comes out either. All who wait are woken.
+
+        A put that is under way in another process meanwhile may still go in, also after a consumer saw the shutdown.
+        """
 
     def fileno(self) -> int:
         """A file descriptor for select: readable when there may be a message, until a get() has found none. A thread

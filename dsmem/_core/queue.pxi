@@ -338,7 +338,11 @@ cdef class Queue:
                 if rc == -c.DSM_EEMPTY:
                     return None
                 raise self.failed(rc, "get")
-            data = PyBytes_FromStringAndSize(<const char *> p, length)
+            try:
+                data = PyBytes_FromStringAndSize(<const char *> p, length)
+            except MemoryError:
+                c.dsm_queue_undo(self.ptr)
+                raise
             if not c.dsm_queue_done(self.ptr):
                 return data
 
@@ -380,11 +384,15 @@ cdef class Queue:
         while True:
             out = []
             rc = c.dsm_queue_next(self.ptr, &p, &length, &kind)
-            while not rc:
-                out.append(PyBytes_FromStringAndSize(<const char *> p, length))
-                if len(out) == most:
-                    break
-                rc = c.dsm_queue_next_here(self.ptr, &p, &length, &kind)
+            try:
+                while not rc:
+                    out.append(PyBytes_FromStringAndSize(<const char *> p, length))
+                    if len(out) == most:
+                        break
+                    rc = c.dsm_queue_next_here(self.ptr, &p, &length, &kind)
+            except MemoryError:
+                c.dsm_queue_undo(self.ptr)
+                raise
             if rc and not out:
                 if rc == -c.DSM_EEMPTY:
                     return out

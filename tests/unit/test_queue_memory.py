@@ -1,0 +1,42 @@
+"""A consumer that has no memory for a message leaves it in the queue, and may get it later."""
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import resource, sys
+import dsmem
+
+SIZE = 64 << 20
+SHAPE = {"capacity_bytes": 4 * SIZE, "max_message": SIZE}
+with dsmem.connect(sys.argv[1]) as cluster, cluster.queue("q", create=True, **SHAPE) as q:
+    q.unlink()
+    q.put(bytes(SIZE))
+    q.put(b"next")
+    q.consume()
+    with open("/proc/self/statm") as f:
+        now = int(f.read().split()[0]) * resource.getpagesize()
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (now + SIZE // 4, hard))
+    for _ in range(2):
+        try:
+            eval(sys.argv[2])
+        except MemoryError:
+            pass
+        else:
+            raise SystemExit("there was memory")
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    assert q.qsize() == 2
+    assert len(q.get(timeout=0)) == SIZE
+    assert q.get(timeout=0) == b"next"
+"""
+
+
+@pytest.mark.parametrize("call", ["q.get(timeout=0)", "q.get_many(timeout=0)"])
+def test_a_message_without_memory_for_it_stays(cluster_name, call):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, cluster_name, call], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
