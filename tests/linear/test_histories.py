@@ -113,9 +113,9 @@ def test_queues(history, producers, consumers, deaths):
     # The test takes out what is left, and that makes it one of several consumers.
     obj = history.make("queue", producers=8, consumers="many")
     for _ in range(producers):
-        history.start(recorder.put_some, 150)
+        history.start(recorder.put_some, 1500)
     for _ in range(consumers):
-        history.start(recorder.get_some, 300)
+        history.start(recorder.get_some, 3000)
     victims = [history.start(job, UNTIL_KILLED) for job in (recorder.put_some, recorder.get_some) if deaths]
     for victim in victims:
         history.kill_after(victim, 50)
@@ -128,7 +128,7 @@ def test_queues(history, producers, consumers, deaths):
 def test_queues_from_afar(history):
     obj = history.make("queue", producers=4)
     for _ in range(2):
-        history.start(recorder.put_some, 60)
+        history.start(recorder.put_some, 100)
     ops = history.ops()
     ops += drained(obj)
     assert all(is_linearisable(of_lane, lane, ()) for of_lane in lanes(ops))
@@ -141,7 +141,7 @@ def test_words(history, deaths):
     if deaths:
         victim = history.start(recorder.change_word, UNTIL_KILLED)
     for _ in range(3):
-        history.start(recorder.change_word, 200 if history.fabric is None else 60)
+        history.start(recorder.change_word, 2000 if history.fabric is None else 100)
     if deaths:
         history.kill_after(victim, 21)
     assert is_linearisable(history.ops(), word, 0)
@@ -151,7 +151,7 @@ def test_words(history, deaths):
 def test_locks(history):
     history.make("lock")
     for _ in range(3):
-        history.start(recorder.take_turns, 100 if history.fabric is None else 25)
+        history.start(recorder.take_turns, 1000 if history.fabric is None else 25)
     assert is_linearisable(history.ops(), lock, (None, 0))
 
 
@@ -160,7 +160,7 @@ def test_locks_of_the_killed(history):
     history.make("lock")
     victims = [history.start(recorder.take_turns, UNTIL_KILLED) for _ in range(2)]
     for _ in range(2):
-        history.start(recorder.take_turns, 100)
+        history.start(recorder.take_turns, 1000)
     for victim in victims:
         history.kill_after(victim, 41)
     assert is_linearisable(history.ops() + history.deaths, lock, (None, 0))
