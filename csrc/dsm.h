@@ -420,7 +420,8 @@ int dsm_segment_wait(dsm_remote *r, uint64_t offset, const void *seen, void *now
  * reader sees the version before until commit, and nothing of what a writer did that dies before. ETIME: another
  * writes. EINVAL: no versions. ENOTHELD: commit or abort without begin. */
 int dsm_segment_begin(dsm_remote *r, const dsm_segment *s, int64_t timeout_ns, uint64_t *version, uint64_t *rows);
-/* data: the whole new version, which is written first; NULL where it is in place already (near). */
+/* data: the whole new version, s->rows rows, which is written first; NULL where it is in place already (near). ECORRUPT: the
+ * segment no longer has so many. */
 int dsm_segment_commit(dsm_remote *r, const dsm_segment *s, const void *data, uint64_t *version);
 int dsm_segment_abort(dsm_remote *r, const dsm_segment *s);
 /* Copies one version of *rows rows into out. 1: it has other rows, *rows tells how many; give so much room. ETIME: writers

@@ -169,7 +169,7 @@ static int succeed_near(dsm_queue *q)
 
 static int succeed_far(dsm_queue *q)
 {
-    struct lane_lines l;
+    struct lane_lines l = {0};
     uint64_t more = 0;
     q->data = aligned_alloc(4096, q->shape.lane_bytes);
     if (!q->data)
@@ -177,16 +177,17 @@ static int succeed_far(dsm_queue *q)
     int rc = dsm_read(q->r, lines_at(q, q->lane), &l, sizeof l, -1);
     if (!rc)
         rc = dsm_read(q->r, data_at(q, q->lane), q->data, q->shape.lane_bytes, -1);
-    if (!rc && l.tail & (overhead(q) - 1))
-        rc = err_set(DSM_ECORRUPT, 0, "lane %u: tail %llu", q->lane, (unsigned long long)l.tail);
+    q->tail = l.tail;
+    if (!rc)
+        q->head = walk(q, q->data, l.tail, l.tail + q->shape.lane_bytes, &more);
+    if (!rc && (l.tail & (overhead(q) - 1) || q->head - q->tail > q->shape.lane_bytes))
+        rc = err_set(DSM_ECORRUPT, 0, "lane %u: tail %llu, head %llu", q->lane, (unsigned long long)q->tail,
+                     (unsigned long long)q->head);
     if (rc) {
         free(q->data);
         q->data = NULL;
-        return rc;
     }
-    q->tail = l.tail;
-    q->head = walk(q, q->data, l.tail, l.tail + q->shape.lane_bytes, &more);
-    return 0;
+    return rc;
 }
 
 int dsm_queue_produce(dsm_queue *q)
@@ -301,24 +302,26 @@ static int read_any(dsm_queue *q, const void **payload, uint64_t *length, uint8_
     return -DSM_EEMPTY;
 }
 
-static int check_take(const dsm_queue *q)
+/* *down is looked at before the lanes: whoever shuts down after his last put is seen to have put it. */
+static int check_take(const dsm_queue *q, uint32_t *down)
 {
     if (!q->consuming || q->forks != peek_u32(&core_forks))
         return queue_refuse(q, "consumer");
-    return queue_shutdown(q) == 2 ? err_set(DSM_ESHUTDOWN, 0, "get") : 0;
+    *down = queue_shutdown(q);
+    return *down == 2 ? err_set(DSM_ESHUTDOWN, 0, "get") : 0;
 }
 
 int dsm_queue_next_here(dsm_queue *q, const void **payload, uint64_t *length, uint8_t *kind)
 {
-    int rc = check_take(q);
+    uint32_t down;
+    int rc = check_take(q, &down);
     return rc ? rc : q->taking ? read_lane(q, q->take, payload, length, kind) : -DSM_EEMPTY;
 }
 
 int dsm_queue_next(dsm_queue *q, const void **payload, uint64_t *length, uint8_t *kind)
 {
-    /* Before the lanes: whoever shuts down after his last put is seen to have put it. */
-    uint32_t down = queue_shutdown(q);
-    int rc = check_take(q);
+    uint32_t down;
+    int rc = check_take(q, &down);
     if (rc)
         return rc;
     if (q->taking)

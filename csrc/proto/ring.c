@@ -35,6 +35,8 @@ static uint64_t *word(uint8_t *data, uint64_t at) { return (uint64_t *)(void *)(
 int record_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record *out)
 {
     uint64_t at = p & q->mask, left = q->shape.lane_bytes - at;
+    if (p & (overhead(q) - 1)) /* a scribbled tail: its header would reach beyond the lane */
+        return -DSM_ECORRUPT;
     const uint64_t *words = (const uint64_t *)(const void *)(data + at);
     uint64_t header = observe_u64(words);
     int absent = q->plain && header ? -DSM_ECORRUPT : -DSM_EEMPTY;
@@ -140,16 +142,27 @@ static int full(const dsm_queue *q)
     return -DSM_EFULL;
 }
 
+/* A tail only grows, and never beyond the head: another one is refused and not kept, since send_staged() counts on it. */
+static int follow_tail(dsm_queue *q)
+{
+    uint64_t tail;
+    int rc = look_at_tail(q, &tail);
+    if (rc)
+        return rc;
+    if (tail - q->tail > q->head - q->tail)
+        return err_set(DSM_ECORRUPT, 0, "lane %u: tail %llu, head %llu", q->lane, (unsigned long long)tail,
+                       (unsigned long long)q->head);
+    q->tail = tail;
+    return 0;
+}
+
 static int make_room(dsm_queue *q, uint64_t length)
 {
     uint64_t need = needed(q, length);
     while (!fits(q, need, q->tail)) {
-        int rc = look_at_tail(q, &q->tail);
+        int rc = follow_tail(q);
         if (rc || fits(q, need, q->tail))
             return rc;
-        if (q->head - q->tail > q->shape.lane_bytes)
-            return err_set(DSM_ECORRUPT, 0, "lane %u: tail %llu, head %llu", q->lane, (unsigned long long)q->tail,
-                           (unsigned long long)q->head);
         if (!(q->shape.flags & DSM_QUEUE_DROP_OLDEST))
             return full(q);
         if ((rc = drop_oldest(q)))

@@ -160,7 +160,8 @@ static inline uint64_t record_size(const dsm_queue *q, uint64_t length)
     return unit + (length + unit - 1) / unit * unit;
 }
 
-/* The record at position p of a lane whose bytes are 'data': 0, -DSM_EEMPTY, or -DSM_ECORRUPT. Changes nothing. */
+/* The record at position p of a lane whose bytes are 'data': 0, -DSM_EEMPTY, or -DSM_ECORRUPT. Changes nothing. Whatever the bytes
+ * are, also while they change, the answer lies within the lane: the header is read once. */
 int record_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record *out);
 /* Like record_at, over a padding record. */
 int message_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record *out);

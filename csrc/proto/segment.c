@@ -95,15 +95,25 @@ static int check(const struct segment_header *h, const dsm_segment *s)
     return 0;
 }
 
+/* The one copy of the header that everything is taken from; its first bytes are those that object_check() has approved. */
+static int read_header(dsm_remote *r, struct segment_header *h)
+{
+    struct object_header approved;
+    int rc = object_check(r, DSM_SEGMENT, &approved);
+    if (!rc && dsm_remote_nbytes(r) < SEGMENT_DATA)
+        rc = err_set(DSM_ECORRUPT, 0, "%llu bytes are no segment", (unsigned long long)dsm_remote_nbytes(r));
+    if (!rc)
+        rc = dsm_read(r, 0, h, sizeof *h, remote_patience(r));
+    if (!rc && memcmp(&h->object, &approved, sizeof approved))
+        rc = err_set(DSM_ECORRUPT, 0, "the header of the segment changes");
+    return rc;
+}
+
 int dsm_segment_open(dsm_remote *r, dsm_segment *s)
 {
     struct segment_header h;
     memset(s, 0, sizeof *s);
-    int rc = object_check(r, DSM_SEGMENT, &h.object);
-    if (!rc && dsm_remote_nbytes(r) < SEGMENT_DATA)
-        rc = err_set(DSM_ECORRUPT, 0, "%llu bytes are no segment", (unsigned long long)dsm_remote_nbytes(r));
-    if (!rc)
-        rc = dsm_read(r, 0, &h, sizeof h, remote_patience(r));
+    int rc = read_header(r, &h);
     if (rc)
         return rc;
     if (h.axes > DSM_SEGMENT_AXES || !h.dtype_length || h.dtype_length > DSM_SEGMENT_DTYPE)

@@ -241,6 +241,9 @@ int dsm_segment_commit(dsm_remote *r, const dsm_segment *s, const void *data, ui
     int rc = own_words(r, s, &w);
     if (rc)
         return rc;
+    if (data && w.rows != s->rows) /* data has no more than those */
+        return err_set(DSM_ECORRUPT, 0, "the segment has %llu rows, its writer knows %llu", (unsigned long long)w.rows,
+                       (unsigned long long)s->rows);
     *version = (w.head >> 2) + 1;
     if (!r->near)
         return commit_far(r, s, data, &w);

@@ -1,0 +1,191 @@
+/* Memory that others scribble over, where tests/c/fuzz_object.c would need luck: the scribble that once got somebody out of bounds. */
+#include "base/crc32.h"
+#include "mem/core.h"
+#include "proto/ring.h"
+#include "proto/segment.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define CHECK(x) \
+    do { \
+        if (!(x)) { \
+            fprintf(stderr, "%s:%d: %s (%s)\n", __FILE__, __LINE__, #x, dsm_last_error()->detail); \
+            abort(); \
+        } \
+    } while (0)
+
+enum { ALL = DSM_READ | DSM_WRITE | DSM_ATOMIC, ROWS = 3, OPENS = 100000 };
+
+static dsm_remote *map_zeroes(uint64_t nbytes)
+{
+    dsm_remote *r;
+    int fd = memfd_create("scribbled", MFD_CLOEXEC);
+    CHECK(fd >= 0 && !ftruncate(fd, (off_t)nbytes) && !dsm_map(fd, nbytes, ALL, &r));
+    close(fd);
+    return r;
+}
+
+/* ---- a tail that is no position of a record: a header there would reach beyond the lane, which is the object's last ---- */
+
+static void odd_tail(uint32_t flags, uint64_t tail)
+{
+    dsm_queue_shape shape = {.lanes = 1, .flags = flags, .lane_bytes = 4096, .max_message = 300};
+    dsm_queue *q;
+    dsm_queue_counts counts;
+    const void *p;
+    uint64_t n;
+    uint8_t kind;
+    dsm_remote *r = map_zeroes(dsm_queue_nbytes(&shape));
+    CHECK(!dsm_queue_format(dsm_remote_near(r), &shape));
+    CHECK(!dsm_queue_open(r, NULL, &q) && !dsm_queue_produce(q) && !dsm_queue_consume(q));
+    note_u64(&lane_lines(q, 0)->tail, tail);
+    CHECK(dsm_queue_next(q, &p, &n, &kind) == -DSM_ECORRUPT);
+    CHECK(dsm_queue_wait_item(q, 0, 0) == 0); /* so that whoever waits is told */
+    CHECK(!dsm_queue_count(q, &counts) && counts.messages == 0);
+    CHECK(!dsm_queue_close(q) && !dsm_remote_close(r));
+}
+
+/* ---- far: the tail is what the owner says ---- */
+
+static dsm_ctx *context(const char *fault)
+{
+    dsm_options o;
+    dsm_ctx *c;
+    dsm_options_init(&o);
+    o.fabric = "shm";
+    o.fault = fault;
+    o.secret = "a secret for the test of scribble";
+    o.secret_len = 32;
+    CHECK(!dsm_open(&o, &c));
+    return c;
+}
+
+static const uint8_t message[300];
+
+static int fill(dsm_queue *q)
+{
+    int rc;
+    while (!(rc = dsm_queue_push(q, message, sizeof message, 1)))
+        ;
+    return rc;
+}
+
+/* Three laps are staged behind a tail that runs ahead of what was sent, then it goes back: a flush sends no more than a lane. */
+static void tail_goes_back(void)
+{
+    dsm_queue_shape shape = {.lanes = 1, .flags = DSM_QUEUE_CHECKED, .lane_bytes = 4096, .max_message = 300};
+    dsm_ctx *home = context(NULL), *away = context("");
+    dsm_region *region;
+    dsm_remote *far;
+    dsm_queue *q;
+    const void *p;
+    uint64_t n;
+    uint8_t name[DSM_DESC_MAX], kind;
+    CHECK(!dsm_alloc(home, dsm_queue_nbytes(&shape), ALL, &region));
+    CHECK(!dsm_queue_format(dsm_region_data(region), &shape));
+    int length = dsm_region_descriptor(region, name);
+    CHECK(!dsm_attach(away, name, (size_t)length, -1, &far) && !dsm_remote_near(far));
+    CHECK(!dsm_queue_open(far, NULL, &q) && dsm_queue_next(q, &p, &n, &kind) == -DSM_EINVAL);
+    CHECK(!dsm_queue_produce(q) && !dsm_queue_push(q, "first", 5, 1) && !dsm_queue_flush(q));
+    uint8_t *lines = (uint8_t *)dsm_region_data(region) + lines_at(q, 0);
+    uint64_t *tail = &((struct lane_lines *)(void *)lines)->tail;
+    for (int lap = 0; lap < 3; lap++) {
+        note_u64(tail, q->head);
+        CHECK(fill(q) == -DSM_EFULL);
+    }
+    note_u64(tail, 0);
+    CHECK(fill(q) == -DSM_ECORRUPT);
+    CHECK(!dsm_queue_flush(q));
+    CHECK(!dsm_queue_close(q) && !dsm_remote_close(far) && !dsm_region_close(region));
+    dsm_close(away);
+    dsm_close(home);
+}
+
+/* ---- segments ---- */
+
+static void make_segment(dsm_remote **r, uint64_t capacity)
+{
+    dsm_segment s = {.axes = 1, .itemsize = 8, .versioned = 1, .shape = {ROWS}, .dtype_length = 5, .dtype = "'<i8'"};
+    uint64_t nbytes;
+    s.capacity = capacity;
+    CHECK(!dsm_segment_layout(&s, &nbytes));
+    *r = map_zeroes(nbytes);
+    CHECK(!dsm_segment_format(dsm_remote_near(*r), nbytes, &s));
+}
+
+static struct {
+    struct segment_header *place, headers[2];
+    uint32_t stop, turns;
+} alternating;
+
+/* What differs between the two headers, again and again. */
+static void *alternate(void *arg)
+{
+    for (unsigned i = 0; !peek_u32(&alternating.stop); i++) {
+        const struct segment_header *h = &alternating.headers[i % 2];
+        note_u64(&alternating.place->object.nbytes, h->object.nbytes);
+        note_u64(&alternating.place->object.id, h->object.id);
+        note_u64(&alternating.place->capacity, h->capacity);
+        note_u64(&alternating.place->shadow, h->shadow);
+        note_u32(&alternating.place->crc, h->crc);
+        note_u32(&alternating.turns, i);
+        cpu_relax(); /* a header that is never whole is never accepted */
+    }
+    return arg;
+}
+
+/* One header is right, the other one is of a segment that would be right in more memory. */
+static void header_changes(void)
+{
+    dsm_remote *r, *larger;
+    dsm_segment s;
+    pthread_t thread;
+    make_segment(&r, 512);
+    make_segment(&larger, 512 * 1024);
+    alternating.place = dsm_remote_near(r);
+    memcpy(&alternating.headers[0], dsm_remote_near(r), sizeof alternating.headers[0]);
+    memcpy(&alternating.headers[1], dsm_remote_near(larger), sizeof alternating.headers[1]);
+    CHECK(!pthread_create(&thread, NULL, alternate, NULL));
+    for (int i = 0, opened = 0; i < OPENS || !opened || peek_u32(&alternating.turns) < OPENS; i++)
+        if (dsm_segment_open(r, &s) >= 0) {
+            CHECK(s.shadow + s.capacity * s.row_bytes <= dsm_remote_nbytes(r));
+            opened = 1;
+        }
+    note_u32(&alternating.stop, 1);
+    pthread_join(thread, NULL);
+    CHECK(!dsm_remote_close(r) && !dsm_remote_close(larger));
+}
+
+/* Between begin and commit somebody else makes the rows more than the writer has data for. */
+static void rows_change(void)
+{
+    dsm_remote *r;
+    make_segment(&r, 512);
+    dsm_segment s;
+    uint64_t version, *data = calloc(ROWS, sizeof *data);
+    CHECK(data && !dsm_segment_open(r, &s) && !dsm_segment_begin(r, &s, 0, &version, &s.rows) && s.rows == ROWS);
+    CHECK(!dsm_segment_set_rows(r, 512));
+    CHECK(dsm_segment_commit(r, &s, data, &version) == -DSM_ECORRUPT);
+    CHECK(!dsm_segment_set_rows(r, ROWS) && !dsm_segment_commit(r, &s, data, &version) && version == 1);
+    free(data);
+    CHECK(!dsm_remote_close(r));
+}
+
+int main(void)
+{
+    static const uint32_t flags[] = {0, DSM_QUEUE_CHECKED, DSM_QUEUE_MANY_CONSUMERS, DSM_QUEUE_DROP_OLDEST};
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+        odd_tail(flags[i], 4095);
+        odd_tail(flags[i], 3);
+    }
+    tail_goes_back();
+    header_changes();
+    rows_change();
+    puts("ok");
+    return 0;
+}
