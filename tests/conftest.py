@@ -8,7 +8,9 @@ which attaches to an object as another process would. With --fabric they run on 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,6 +50,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for fixture, values in places.items():
         if fixture in metafunc.fixturenames:
             metafunc.parametrize(fixture, values)
+
+
+def _ours() -> set[Path]:
+    """What shared memory holds under names with the number of this process."""
+    number = re.compile(rf"(?<!\d){os.getpid()}(?!\d)")
+    folders = (local.ROOT, local.user_folder(os.geteuid()))
+    return {path for folder in folders for path in folder.glob(f"*{os.getpid()}*") if number.search(path.name)}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left() -> Iterator[None]:
+    """The whole run leaves nothing in shared memory; of names that have no number of the run, nothing can be said."""
+    before = _ours()
+    yield
+    assert _ours() <= before
 
 
 @pytest.fixture

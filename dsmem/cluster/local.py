@@ -273,7 +273,11 @@ class LocalNames:
                 with memoryview(remote) as view:
                     format(view)
                     ref = self._reference(name, kind, number=object_id(view))
-                self._give_name(fd, path, lifetime)
+                try:
+                    self._give_name(fd, path, lifetime)
+                except FileNotFoundError:  # gc took the folder, which had no name yet
+                    self._prepare()
+                    self._give_name(fd, path, lifetime)
             except BaseException:
                 remote.close()
                 raise

@@ -7,7 +7,6 @@ connections and lost acknowledgements: those are what the product repeats itself
 
 import ast
 import multiprocessing
-import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,10 +30,10 @@ processes.set_forkserver_preload(["dsmem", "pytest"])
 class History:
     """Processes that use an object; ops() when they have ended."""
 
-    def __init__(self, stack, folder, fabric=None):
+    def __init__(self, stack, name, folder, fabric=None):
         self.folder, self.fabric = folder, fabric
         context = stack.enter_context(dsmem.Context("fault+shm", secret=SECRET)) if fabric else None
-        self.cluster = stack.enter_context(dsmem.connect(f"test-{os.getpid()}", context=context))
+        self.cluster = stack.enter_context(dsmem.connect(name, context=context))
         self.stack, self.running, self.deaths = stack, [], []
         self.gate = processes.Event()  # all begin together
 
@@ -83,9 +82,9 @@ def read(path: Path) -> list[Op]:
 
 
 @pytest.fixture
-def history(request, tmp_path):
+def history(request, cluster_name, tmp_path):
     with ExitStack() as stack:
-        yield History(stack, tmp_path, request.param)
+        yield History(stack, cluster_name, tmp_path, request.param)
 
 
 def lanes(ops):

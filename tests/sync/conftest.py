@@ -85,13 +85,13 @@ def leave(obj):
 class World:
     """A cluster, of this host or in far memory of a fabric, whose objects any number of actors use."""
 
-    def __init__(self, stack, fabric=None):
+    def __init__(self, stack, name, fabric=None):
         self.stack = stack
         self.far = fabric is not None
         self.fabric = fabric
         self.secret = SECRET
         self.context = stack.enter_context(dsmem.Context(fabric, secret=SECRET)) if fabric else None
-        self.cluster = stack.enter_context(dsmem.connect(f"test-{os.getpid()}", context=self.context))
+        self.cluster = stack.enter_context(dsmem.connect(name, context=self.context))
 
     def make(self, kind, name="it", **properties):
         obj = getattr(self.cluster, kind)(name, create=True, **properties)
@@ -115,24 +115,24 @@ class World:
 
 
 @pytest.fixture
-def world(world_place):
+def world(world_place, cluster_name):
     with ExitStack() as stack:
-        yield World(stack, None if world_place == "near" else world_place)
+        yield World(stack, cluster_name, None if world_place == "near" else world_place)
 
 
 @pytest.fixture
-def near():
+def near(cluster_name):
     with ExitStack() as stack:
-        yield World(stack)
+        yield World(stack, cluster_name)
 
 
 @pytest.fixture
-def far(far_place):
+def far(far_place, cluster_name):
     with ExitStack() as stack:
-        yield World(stack, far_place)
+        yield World(stack, cluster_name, far_place)
 
 
 @pytest.fixture
-def fault_world(fault_place):
+def fault_world(fault_place, cluster_name):
     with ExitStack() as stack:
-        yield World(stack, fault_place)
+        yield World(stack, cluster_name, fault_place)

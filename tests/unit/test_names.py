@@ -259,6 +259,16 @@ def test_a_folder_that_gc_took_comes_back(here, name):
     here.make("a", "lock", layout(), create=True).close()
 
 
+@pytest.mark.parametrize("lifetime", ["name", "creator"])
+def test_a_folder_that_gc_took_while_an_object_was_made_comes_back(here, name, lifetime):
+    def write(view):
+        assert local.LocalNames(name, os.geteuid()).remove_if_empty()
+        layout()()[1](view)
+
+    here.make("a", "lock", lambda: (4096, write), create=True, lifetime=lifetime).close()
+    assert [(info.name, info.lifetime) for info in here.list()] == [("a", lifetime)]
+
+
 # -- bad files --
 
 
