@@ -11,7 +11,7 @@ from typing_extensions import Self
 from dsmem import _core, errors
 from dsmem.cluster.names import Format
 from dsmem.memory import Memory
-from dsmem.node import Cluster, NamedObject
+from dsmem.node import Cluster, NamedObject, check_seconds
 
 _COUNTER_BITS = 16
 
@@ -34,8 +34,7 @@ class Deadline:
     __slots__ = ("_at",)
 
     def __init__(self, timeout: float | None = None) -> None:
-        if timeout is not None and not timeout >= 0:
-            raise errors.InvalidArgumentError(f"timeout={timeout!r}: seconds, at least 0")
+        check_seconds(timeout=timeout)
         self._at = None if timeout is None else time.monotonic() + timeout
 
     def remaining(self) -> float | None:
@@ -70,6 +69,8 @@ class SharedClock(NamedObject):
 
 class _Clock:
     def __init__(self, hybrid: bool, shared: SharedClock | None) -> None:
+        if shared is not None and not isinstance(shared, SharedClock):
+            raise errors.InvalidArgumentError(f"shared={shared!r}: what Cluster.clock() returns")
         self._core = _core.ClockCore(hybrid) if shared is None else shared._cores[hybrid]
 
     @property

@@ -11,6 +11,7 @@ import importlib
 import os
 import weakref
 from collections.abc import Callable
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 from typing_extensions import Self
@@ -131,6 +132,13 @@ class NamedObject:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name!r}{' closed' if self.closed else ''}>"
+
+
+def check_seconds(**given: Any) -> None:
+    """Refuse what is neither None nor a number of seconds, at least 0."""
+    for what, value in given.items():
+        if value is not None and not (isinstance(value, Real) and float(value) >= 0):
+            raise errors.InvalidArgumentError(f"{what}={value!r}: seconds, at least 0")
 
 
 def _class_of(kind: str) -> Any:
@@ -556,6 +564,8 @@ class Cluster:
 
     def _object(self, kind: str, name: str, properties: dict[str, Any], **how: Any) -> Any:
         cls = _class_of(kind)
+        # Before anything is made: a call that fails leaves no name.
+        check_seconds(spin=properties.get("spin"), timeout=properties.get("timeout"))
         memory = self.make(name, kind, lambda: cls._layout(**properties), **how)
         return _open_or_close(cls, memory, self, name, properties)
 
@@ -672,6 +682,8 @@ def connect(
     """
     check_name(cluster)
     if context is not None:
+        if not isinstance(context, _core.Context):
+            raise errors.InvalidArgumentError(f"context={context!r} is no dsmem.Context")
         if mode is not None or group is not None or owner is not None:
             raise errors.InvalidArgumentError("mode, group and owner are of clusters of this host, not of a context")
         return Cluster(HostedNames(context), cluster)
@@ -702,6 +714,10 @@ def attach(ref: Reference, context: _core.Context | None = None) -> Any:
     InvalidArgumentError
         It takes a context to reach it, and there is none or more than one.
     """
+    if not isinstance(ref, Reference):
+        raise errors.InvalidArgumentError(
+            f"{ref!r} is no reference: an object's ref is one; names are found by dsmem.connect()"
+        )
     return _open_or_close(_class_of(ref.kind), memory_of(ref, context), None, ref.name, {})
 
 

@@ -7,6 +7,7 @@ The methods and exceptions are those of :class:`queue.Queue`: :class:`dsmem.erro
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pickle
 import struct
 import warnings
@@ -39,8 +40,12 @@ def _shape(
     drop_oldest: bool | None = None,
     checked: bool = False,
 ) -> dict[str, Any]:
-    lane = max(4096, 1 << ((1 << 20 if capacity_bytes is None else int(capacity_bytes)) - 1).bit_length())
-    lanes = {None: 1, "one": 1, "many": _MANY}.get(producers, producers)  # type: ignore[arg-type]
+    if capacity_bytes is None:
+        capacity_bytes = 1 << 20
+    if not hasattr(capacity_bytes, "__index__") or capacity_bytes.__index__() < 1:
+        raise errors.InvalidArgumentError(f"capacity_bytes={capacity_bytes!r}: bytes, at least 1")
+    lane = max(4096, 1 << (capacity_bytes.__index__() - 1).bit_length())
+    lanes = 1 if producers in (None, "one") else _MANY if producers == "many" else producers
     if not isinstance(lanes, int) or consumers not in (None, "one", "many"):
         raise errors.InvalidArgumentError(
             f"producers={producers!r}, consumers={consumers!r}: 'one' or 'many'; producers also their greatest number"
@@ -53,6 +58,12 @@ def _shape(
         "drop_oldest": bool(drop_oldest),
         "checked": checked,
     }
+
+
+def _said(key: str, shape: dict[str, Any]) -> str:
+    if key == "many_consumers":
+        return "'many'" if shape[key] else "'one'"
+    return f"{shape[key]}"
 
 
 class Queue(NamedObject, _core.Queue):
@@ -87,11 +98,13 @@ class Queue(NamedObject, _core.Queue):
         NamedObject.__init__(queue, memory, cluster, name)
         wanted, there = _shape(**properties), queue.properties
         differ = [
-            key for given, key in _SAID.items() if properties.get(given) is not None and wanted[key] != there[key]
+            f"{given} is {_said(key, there)}, {_said(key, wanted)} is wanted"
+            for given, key in _SAID.items()
+            if properties.get(given) is not None and wanted[key] != there[key]
         ]
         if differ:
             _core.Queue.close(queue)
-            raise errors.MismatchError(", ".join(f"{key} is {there[key]}, {wanted[key]} is wanted" for key in differ))
+            raise errors.MismatchError(", ".join(differ))
         return queue
 
     def __init__(self, remote: _core.Remote, region: _core.Region | None = None, *, spin: float | None = None) -> None:
@@ -166,7 +179,8 @@ class Queue(NamedObject, _core.Queue):
     def __del__(self) -> None:
         if not self.closed:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
-            self.close()
+            with contextlib.suppress(errors.DsmemError):  # the memory may be gone already, and nobody hears of it
+                self.close()
 
 
 async def _ready(waiting: list[asyncio.Future[None]], fd: int) -> None:

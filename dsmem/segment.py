@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from typing_extensions import Buffer, Self
 
 from dsmem import _core, errors
+from dsmem.clock import Deadline
 from dsmem.cluster.names import Format
 from dsmem.memory import Memory
 from dsmem.node import Cluster, NamedObject, grown
@@ -142,7 +143,7 @@ class Segment(_core.SegmentCore, NamedObject):
             different.append(f"dtype {self.dtype}, not {wanted}")
         if axes is not None and axes != self.shape:
             different.append(f"shape {self.shape}, not {axes}")
-        if versioned is not None and versioned != self.versioned:
+        if versioned is not None and bool(versioned) != self.versioned:
             different.append(f"versioned={self.versioned}, not {versioned}")
         if different:
             raise errors.MismatchError(f"segment {self._name!r} has {' and '.join(different)}")
@@ -151,6 +152,15 @@ class Segment(_core.SegmentCore, NamedObject):
         """The remote that reaches so many bytes, after another process has made the file longer."""
         self._memory = grown(self._memory, nbytes)
         return self._memory.remote
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        """What numpy.asarray(segment) is: :attr:`array`, without a copy unless another dtype or one is asked for."""
+        array = self.array
+        if dtype is not None and np.dtype(dtype) != array.dtype:
+            if copy is False:
+                raise errors.InvalidArgumentError(f"dtype {array.dtype} becomes {np.dtype(dtype)} in a copy only")
+            return array.astype(dtype)
+        return array.copy() if copy else array
 
     def __dlpack__(self, **options: Any) -> Any:
         """The array for other libraries, without a copy."""
@@ -178,15 +188,15 @@ class Segment(_core.SegmentCore, NamedObject):
         (int, int)
             The value before and the value after.
         """
-        end = None if timeout is None else time.monotonic() + timeout
-        old = int(self.read(index))
+        end = Deadline(timeout)
+        old = self.fetch_add(index, 0)  # refuses what compare_swap would, before function is called
         for tries in range(1 << 62):
             new = function(old)
             seen = self.compare_swap(index, old, new)
             if seen == old:
                 return old, new
             old = seen
-            if end is not None and time.monotonic() >= end:
+            if end.expired:
                 raise errors.TimeoutError(f"others changed element {index!r} {tries + 1} times meanwhile", op="update")
             if tries >= _SPIN_TRIES:
                 time.sleep(random.uniform(0, min(1e-3, 1e-6 * 2 ** min(tries, 10))))
@@ -248,7 +258,7 @@ class Segment(_core.SegmentCore, NamedObject):
         """
         if self.readonly:
             raise errors.AccessDeniedError("the segment was attached with readonly=True", op="resize")
-        if not self.shape or not 0 <= rows < 1 << 63:
+        if not self.shape or not hasattr(rows, "__index__") or not 0 <= rows.__index__() < 1 << 63:
             raise errors.InvalidArgumentError(f"{rows!r} rows of a segment of shape {self.shape}")
         if rows > self.capacity:
             if self.versioned or not self.ref.cluster:

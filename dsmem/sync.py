@@ -49,8 +49,18 @@ def _layout(kind: str, members: int = 0, count: int = 0, lock: int = 0) -> tuple
     return _core.sync_bytes(kind, members, count), write
 
 
-def _or(given: int | None, default: int) -> int:
-    return default if given is None else given
+def _count(default: int, most: int, **given: Any) -> int:
+    """A number that the creator of an object chooses, or the default."""
+    ((what, value),) = given.items()
+    if value is None:
+        return default
+    if not hasattr(value, "__index__") or not 1 <= value.__index__() <= most:
+        raise errors.InvalidArgumentError(f"{what}={value!r}: a whole number from 1 to {most}")
+    return int(value.__index__())
+
+
+def _members(properties: dict[str, Any], default: int = _MEMBERS) -> int:
+    return _count(default, 1024, members=properties["members"])
 
 
 class _Synchronised(NamedObject):
@@ -98,7 +108,7 @@ class Lock(_Synchronised, _core.Lock):
 
     @classmethod
     def _layout(cls, **properties: Any) -> tuple[int, Format]:
-        return _layout(cls._kind, _or(properties["members"], _MEMBERS))
+        return _layout(cls._kind, _members(properties))
 
     @classmethod
     def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
@@ -141,7 +151,7 @@ class RWLock(_Synchronised, _core.RWLock):
 
     @classmethod
     def _layout(cls, **properties: Any) -> tuple[int, Format]:
-        return _layout("rwlock", _or(properties["members"], _MEMBERS))
+        return _layout("rwlock", _members(properties))
 
     @classmethod
     def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
@@ -177,7 +187,7 @@ class Semaphore(_Synchronised, _core.Semaphore):
 
     @classmethod
     def _layout(cls, **properties: Any) -> tuple[int, Format]:
-        return _layout("semaphore", count=_or(properties["n"], 1))
+        return _layout("semaphore", count=_count(1, 4096, n=properties["n"]))
 
     @classmethod
     def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
@@ -234,10 +244,12 @@ class Condition(_Synchronised, _core.Condition):
     @classmethod
     def _layout(cls, **properties: Any) -> tuple[int, Format]:
         lock = properties["lock"]
+        if lock is not None and not isinstance(lock, Lock):
+            raise errors.InvalidArgumentError(f"lock={lock!r}: what Cluster.lock() or spinlock() returns")
         return _layout(
             "condition",
-            _or(properties["members"], _MEMBERS),
-            _or(properties["waiters"], _WAITERS),
+            _members(properties),
+            _count(_WAITERS, 1024, waiters=properties["waiters"]),
             0 if lock is None else lock.ref.id,
         )
 
@@ -284,10 +296,10 @@ class Barrier(_Synchronised, _core.Barrier):
 
     @classmethod
     def _layout(cls, **properties: Any) -> tuple[int, Format]:
-        parties = properties["parties"]
-        if parties is None:
+        if properties["parties"] is None:
             raise errors.InvalidArgumentError("a barrier that is made needs its number of parties")
-        return _layout("barrier", _or(properties["members"], max(_MEMBERS, min(parties, 1024))), parties)
+        parties = _count(0, 1024, parties=properties["parties"])
+        return _layout("barrier", _members(properties, max(_MEMBERS, parties)), parties)
 
     @classmethod
     def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
@@ -313,7 +325,7 @@ class Once(_Synchronised, _core.Once):
 
     @classmethod
     def _layout(cls, **properties: Any) -> tuple[int, Format]:
-        return _layout("once", _or(properties["members"], _MEMBERS))
+        return _layout("once", _members(properties))
 
     @classmethod
     def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:

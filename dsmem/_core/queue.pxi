@@ -83,7 +83,7 @@ cdef class Queue:
             rc = c.dsm_queue_open(remote.ptr, local, &self.ptr)
         if rc:
             raise remote.failed(rc, "queue")
-        remote.busy += 1
+        remote.exports += 1
         if region is not None:
             region.exports += 1
         c.dsm_queue_get_shape(self.ptr, &self.shape)
@@ -159,7 +159,7 @@ cdef class Queue:
     cdef int64_t deadline(self, block, timeout) except? -2:
         if not block:
             return 0
-        return -1 if timeout is None else time.monotonic_ns() + nanoseconds(timeout)
+        return -1 if timeout is None else deadline_after(nanoseconds(timeout))
 
     # -- putting --
 
@@ -308,9 +308,13 @@ cdef class Queue:
     def commit(self, length=None, *, _kind=BYTES):
         cdef int rc
         self.check()
-        cdef uint64_t n = self.writing.length if length is None and self.writing is not None else (length or 0)
-        if self.writing is not None and n > <uint64_t> self.writing.length:
-            raise refused(c.DSM_EINVAL, f"{n} bytes of a reservation of {self.writing.length}", "commit")
+        cdef uint64_t n = 0
+        if self.writing is not None:
+            n = self.writing.length
+            if length is not None:
+                if not hasattr(length, "__index__") or not 0 <= length.__index__() <= n:
+                    raise refused(c.DSM_EINVAL, f"{length!r} bytes of a reservation of {n}", "commit")
+                n = length.__index__()
         self.end_writing("commit")
         with self.turn:
             self.check()
@@ -409,9 +413,11 @@ cdef class Queue:
         self.check()
         if out is not None:
             return self.get_records(out, deadline)
-        most = 1 << 30 if n is None else n
-        if most < 1:
-            raise refused(c.DSM_EINVAL, f"n={n!r}: at least 1", "get")
+        most = 1 << 30
+        if n is not None:
+            if not hasattr(n, "__index__") or n.__index__() < 1:
+                raise refused(c.DSM_EINVAL, f"n={n!r}: at least 1", "get")
+            most = min(n.__index__(), most)
         got = self.some(most)
         while not got:
             if not deadline or not self.wait(True, 0, deadline, "get"):
@@ -547,7 +553,9 @@ cdef class Queue:
         cdef c.dsm_queue *ptr = self.ptr
         cdef c.dsm_watch *items = self.watch_items
         cdef c.dsm_watch *room = self.watch_room
-        cdef int rc
+        # In a cycle the context may be finalized first, and the memory went with it.
+        cdef bint reachable = self.remote.context is None or self.remote.context.ptr != NULL
+        cdef int rc = 0
         if ptr == NULL:
             return
         if self.busy:
@@ -563,8 +571,9 @@ cdef class Queue:
                 c.dsm_watch_close(items)
             if room:
                 c.dsm_watch_close(room)
-            rc = c.dsm_queue_close(ptr)
-        self.remote.busy -= 1
+            if reachable:
+                rc = c.dsm_queue_close(ptr)
+        self.remote.exports -= 1
         if self.region is not None:
             self.region.exports -= 1
         if rc:

@@ -81,7 +81,7 @@ cdef class Region:
     def __del__(self):
         if self.ptr != NULL and self.context.ptr == NULL:
             self.ptr = NULL  # in a cycle the context may be finalized first, and does not find its children then
-        if self.ptr != NULL:
+        if self.ptr != NULL and not self.exports:  # what uses it may be finalized after it
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
             self.close()
 

@@ -215,6 +215,7 @@ cdef class Remote:
 
     def close(self):
         cdef int rc
+        self._forget()
         if self.ptr == NULL:
             return
         self._refuse_busy()
@@ -227,6 +228,11 @@ cdef class Remote:
             raise self.failed(rc, "close")
         if self.context is not None:
             self.context.children.discard(self)
+
+    cdef _forget(self):
+        """In a cycle the context may be finalized first, and does not find its children then."""
+        if self.context is not None and self.context.ptr == NULL:
+            self.ptr = NULL
 
     def part(self):
         if self.ptr == NULL:
@@ -243,8 +249,7 @@ cdef class Remote:
         self.close()
 
     def __del__(self):
-        if self.ptr != NULL and self.context is not None and self.context.ptr == NULL:
-            self.ptr = NULL  # in a cycle the context may be finalized first, and does not find its children then
+        self._forget()
         if self.ptr != NULL and not self.exports:  # what uses it may be finalized after it
             if not self.parting:
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)

@@ -275,7 +275,7 @@ cdef class SegmentCore:
         """Shape, piece length and offsets of the pieces of an index that NumPy calls basic, or of a list of rows."""
         shape = self._shape()
         try:
-            if isinstance(index, (list, np.ndarray)):
+            if isinstance(index, list) or (isinstance(index, np.ndarray) and index.ndim):
                 rows = np.asarray(index) if len(index) else np.empty(np.shape(index), "i8")
                 if rows.dtype.kind not in "iu" or not shape:
                     raise refused(c.DSM_EINVAL, f"index {index!r}: of far memory, ints, slices or a list of rows")
@@ -285,13 +285,14 @@ cdef class SegmentCore:
                 offsets = self.s.data + rows.astype("u8").ravel() * np.uint64(self.s.row_bytes)
                 return rows.shape + shape[1:], self.s.row_bytes, offsets
             for one in index if isinstance(index, tuple) else (index,):
-                if not (one is Ellipsis or isinstance(one, slice) or (hasattr(one, "__index__") and np.ndim(one) == 0)):
+                if not (one is Ellipsis or isinstance(one, slice) or is_place(one)):
                     raise refused(c.DSM_EINVAL, f"index {index!r}: of far memory, ints, slices or a list of rows")
             # An array of this shape over one element: only its shape and strides are looked at.
             base = np.zeros(1, self.dtype)
             whole = np.lib.stride_tricks.as_strided(base, shape, self._strides(), writeable=False)
-            if not isinstance(index, tuple):
-                index = (index,)
+            # To NumPy an array of no axes is a list of places, whose elements are a copy elsewhere.
+            index = tuple([one.__index__() if is_place(one) else one
+                           for one in (index if isinstance(index, tuple) else (index,))])
             part = whole[index if any(one is Ellipsis for one in index) else (*index, ...)]
         except IndexError as error:
             raise errors.OutOfBoundsError(str(error)) from None
@@ -633,6 +634,11 @@ cdef class SegmentCore:
 cdef object plain(object index):
     """An int for what is one by its __index__, such as NumPy's integers."""
     return index.__index__() if hasattr(index, "__index__") and not isinstance(index, np.ndarray) else index
+
+
+cdef bint is_place(object index):
+    """Whether it is an int of some kind. To NumPy a bool is none, but a mask, whose elements are a copy elsewhere."""
+    return hasattr(index, "__index__") and np.ndim(index) == 0 and np.asarray(index).dtype.kind in "iuO"
 
 
 cdef inline bint flat(ndarray array, int flags):

@@ -33,7 +33,10 @@ cdef int64_t nanoseconds(object timeout, str name="timeout") except? -2:
     """Seconds, or None for none (-1)."""
     if timeout is None:
         return -1
-    t = float(timeout)
+    try:
+        t = float(timeout)
+    except (TypeError, ValueError, OverflowError):
+        t = -1
     if not t >= 0:
         raise refused(c.DSM_EINVAL, f"{name}={timeout!r}: seconds, at least 0")
     return <int64_t> (t * 1e9) if t < 9e9 else <int64_t> 0x7fffffffffffffff

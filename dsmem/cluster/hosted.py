@@ -67,7 +67,7 @@ class HostedNames:
     def make(self, name: str, kind: str, nbytes: int, format: Format, mode: int | None, lifetime: Lifetime) -> Memory:
         """Make an object and give it the name."""
         if mode is not None:
-            raise errors.InvalidArgumentError(f"mode={mode:#o}: only names of a local cluster have a file mode")
+            raise errors.InvalidArgumentError(f"mode={mode!r}: only names of a local cluster have a file mode")
         check_name(name)
         region = self.context.allocate(nbytes)
         try:

@@ -238,7 +238,7 @@ class LocalNames:
 
     def attach_reference(self, ref: Reference, at_least: int = 0) -> Memory:
         """Map what has the reference's name, if it is still the same object; make it as long as wanted before."""
-        path = self.folder / ref.name
+        path = self.folder / check_name(ref.name)
         flags = os.O_RDONLY if ref.readonly else os.O_RDWR
         try:
             fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -1,5 +1,6 @@
 """Names: whole or not there, one convention, and what is left when processes die."""
 
+import dataclasses
 import os
 import pickle
 import signal
@@ -13,6 +14,7 @@ import pytest
 
 import dsmem
 from dsmem import _core, errors, node
+from dsmem.clock import Lamport
 from dsmem.cluster import local
 
 ID = 0x1122334455667788
@@ -353,3 +355,47 @@ def test_a_folder_that_somebody_else_has_made(name, here):
     with pytest.raises(errors.AccessDeniedError):
         dsmem.connect(name)
     os.chown(folder, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "kind, arguments",
+    [
+        ("lock", {"spin": "x"}),
+        ("event", {"spin": -1}),
+        ("queue", {"spin": "x"}),
+        ("lock", {"members": -1}),
+        ("lock", {"members": "x"}),
+        ("once", {"members": 1025}),
+        ("semaphore", {"n": 1.5}),
+        ("semaphore", {"n": 5000}),
+        ("barrier", {"parties": "x"}),
+        ("barrier", {"parties": -1}),
+        ("barrier", {"parties": 2, "timeout": -1}),
+        ("condition", {"waiters": -1}),
+        ("condition", {"lock": threading.Lock()}),
+    ],
+)
+@pytest.mark.parametrize("create", [True, None])
+def test_an_argument_that_makes_no_sense_leaves_no_name(cluster, kind, arguments, create):
+    wrong = next(reversed(arguments))
+    with pytest.raises(errors.InvalidArgumentError, match=f"{wrong}="):
+        getattr(cluster, kind)("it", create=create, **arguments)
+    assert cluster.list() == []
+
+
+@pytest.mark.parametrize("ref", [5, None, "name", b"descriptor"])
+def test_what_is_no_reference(ref):
+    with pytest.raises(errors.InvalidArgumentError, match="no reference"):
+        dsmem.attach(ref)
+
+
+def test_references_do_not_leave_their_cluster(here, name):
+    with here.event("it", create=True) as event, pytest.raises(errors.InvalidNameError):
+        dsmem.attach(dataclasses.replace(event.ref, name=f"../{name}/it"))
+
+
+def test_what_is_no_context():
+    with pytest.raises(errors.InvalidArgumentError, match="context=5"):
+        dsmem.connect(context=5)
+    with pytest.raises(errors.InvalidArgumentError, match="shared=5"):
+        Lamport(5)

@@ -1,12 +1,14 @@
 """Queues, near and far: one handle, several handles, several processes."""
 
 import asyncio
+import gc
 import multiprocessing as mp
 import os
 import pickle
 import queue as standard
 import select
 import signal
+import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -445,7 +447,7 @@ def test_threads_that_are_the_first_to_put(fault_place):
 def test_attach_says_what_differs(here):
     with here.queue("q", create=True, producers="many", capacity_bytes=5000) as q:
         assert q.properties["lane_bytes"] == 8192
-        with pytest.raises(errors.MismatchError, match="lanes is 16, 1 is wanted"):
+        with pytest.raises(errors.MismatchError, match="producers is 16, 1 is wanted"):
             here.queue("q", producers="one")
         with here.queue("q", producers="many", capacity_bytes=8192), here.queue("q"):
             pass
@@ -639,3 +641,61 @@ def test_the_wait_of_a_blocking_get_sleeps(here):
         with pytest.raises(errors.EmptyError):
             q.get(timeout=0.3)
         assert time.process_time() - before < 0.2
+
+
+def test_timeouts_without_an_end(place):
+    consumer, producer = place.make(), place.join()
+    for timeout in (float("inf"), 1e300, 10**12):
+        producer.put(b"x", timeout=timeout)
+        assert consumer.get(timeout=timeout) == b"x"
+    for timeout in ("x", object(), float("nan"), -1):
+        with pytest.raises(errors.InvalidArgumentError, match=r"timeout=.*seconds"):
+            consumer.get(timeout=timeout)
+
+
+def test_numbers_that_are_none(place):
+    consumer, producer = place.make(), place.join()
+    producer.put_many([b"a", b"b"])
+    assert consumer.get_many(1 << 70) == [b"a", b"b"]
+    for n in ("x", 0, 1.5):
+        with pytest.raises(errors.InvalidArgumentError, match="at least 1"):
+            consumer.get_many(n, False)
+    producer.reserve(10)
+    for length in (-1, 11, "x"):
+        with pytest.raises(errors.InvalidArgumentError, match="reservation of 10"):
+            producer.commit(length)
+    producer.commit(0)
+    assert consumer.get() == b""
+
+
+@pytest.mark.parametrize("capacity", [-1, 0, "abc", 1.5])
+def test_a_capacity_that_is_none(cluster, capacity):
+    with pytest.raises(errors.InvalidArgumentError, match=r"capacity_bytes=.*at least 1"):
+        cluster.queue("q", create=True, capacity_bytes=capacity)
+    with pytest.raises(errors.InvalidArgumentError, match="producers="):
+        cluster.queue("q", create=True, producers=[1])
+    assert cluster.list() == []
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("with_context", [False, True])
+def test_a_cycle_finalizes_in_any_order(monkeypatch, with_context):
+    """The collector may finalize the remote, the region and their context before the queue."""
+    heard = []
+    monkeypatch.setattr(sys, "unraisablehook", heard.append)
+    context = dsmem.Context("fault+shm", secret=SECRET)
+    cluster = dsmem.connect(context=context)
+    owner = cluster.queue("q", create=True)
+    far = dsmem.attach(owner.ref, context)
+    far.put(b"x")
+    assert owner.get() == b"x"
+    far.itself = far
+    if with_context:
+        far.others = [context, cluster, owner]
+        del context, cluster, owner
+    del far
+    gc.collect()
+    assert [str(one.exc_value) for one in heard] == []
+    if not with_context:
+        cluster.close()
+        context.close()

@@ -1,0 +1,53 @@
+"""What calls of a segment take for an index, a number of rows, a timeout, and what NumPy takes a segment for."""
+
+import numpy as np
+import pytest
+
+from dsmem import errors
+
+
+@pytest.mark.parametrize("index", [True, np.True_, np.array(True), np.array(1.5), (0, False)])
+def test_what_is_no_row_of_far_memory(cluster, other, cluster_place, index):
+    """NumPy takes a bool for a mask, whose elements are a copy: where they lie says nothing about the segment."""
+    if cluster_place in ("local", "shm"):
+        pytest.skip("NumPy itself indexes what is near")
+    with cluster.segment("a", (4, 3), "i8", create=True) as s, other(s) as far:
+        with pytest.raises(errors.InvalidArgumentError, match="of far memory"):
+            far.read(index)
+        with pytest.raises(errors.InvalidArgumentError, match="of far memory"):
+            far.write(index, 7)
+        assert not s.read().any()
+        far.write(np.array(1), 7)  # an int
+        assert s.read(slice(None, 2)).tolist() == [[0] * 3, [7] * 3]
+
+
+def test_numpy_asarray(cluster, other, cluster_place):
+    with cluster.segment("a", 4, "i8", create=True) as s:
+        array = np.asarray(s)
+        s.write(1, 5)
+        assert array.tolist() == [0, 5, 0, 0] and np.array(s, "f4").dtype == "f4"
+        copy = np.array(s)
+        s.write(2, 6)
+        assert array[2] == 6 and copy[2] in (0, 6)  # NumPy 1 copies only where it is told to in another way
+        if cluster_place not in ("local", "shm"):
+            with other(s) as far, pytest.raises(errors.FarMemoryError):
+                np.asarray(far)
+        del array
+
+
+def test_what_is_no_number_of_rows(cluster):
+    with cluster.segment("a", (4, 3), "i8", create=True) as s:
+        for rows in ("a", 2.5, (2, 3), -1):
+            with pytest.raises(errors.InvalidArgumentError, match="rows of a segment"):
+                s.resize(rows)
+        assert s.shape == (4, 3)
+
+
+def test_update_says_what_is_no_element(cluster):
+    with cluster.segment("a", (4, 3), "i8", create=True) as s, cluster.segment("f", 4, "f8", create=True) as f:
+        for of, index in ((s, 0), (f, 0)):
+            with pytest.raises(errors.InvalidArgumentError, match=r"one element|8-byte integers"):
+                of.update(index, lambda value: value)
+        for timeout in (-1, "x"):
+            with pytest.raises(errors.InvalidArgumentError, match="timeout="):
+                s.update((0, 0), lambda value: value, timeout=timeout)
