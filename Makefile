@@ -1,7 +1,7 @@
 # Every target sets itself up: system packages (ci/deps, where it may install them) and a virtual environment in .venv.
 # make demo FILE=/path/to/file     PYTHON=python3.12 make test
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test softroce bench lint format sanitize clean
+.PHONY: help venv demo test softroce bench lint format sanitize nightly clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ format: venv
 sanitize:
 	@ci/deps sanitize
 	@ci/sanitize
+
+## make nightly   a hundred million messages through queues whose processes are killed and stopped: about an hour
+nightly: venv
+	@ci/nightly
 
 ## make clean     removes what the other targets made, but for downloaded packages
 clean:
