@@ -311,6 +311,8 @@ int64_t dsm_queue_push_records(dsm_queue *q, const void *records, uint64_t n, ui
 /* Wakes consumers; sends what a far lane has staged, in one WRITE (two where the ring's end lies in between). After an error
  * the messages are still staged: the next flush sends them again, which does no harm where they had arrived. */
 int dsm_queue_flush(dsm_queue *q);
+/* Messages that this handle has put, with those that are still staged: says after an error whether and how far a put came. */
+uint64_t dsm_queue_placed(const dsm_queue *q);
 /* Room for a message, to be filled in place; commit it with a length up to the reserved one. One at a time. */
 int dsm_queue_reserve(dsm_queue *q, uint64_t length, void **out);
 int dsm_queue_commit(dsm_queue *q, uint64_t length, uint8_t kind);

@@ -105,6 +105,7 @@ int dsm_queue_open(dsm_remote *r, void *local, dsm_queue **out)
 }
 
 void dsm_queue_get_shape(const dsm_queue *q, dsm_queue_shape *out) { *out = q->shape; }
+uint64_t dsm_queue_placed(const dsm_queue *q) { return q->placed; }
 
 int queue_refuse(const dsm_queue *q, const char *role)
 {

@@ -216,6 +216,7 @@ static void commit(dsm_queue *q, uint64_t from, uint64_t p, uint64_t length, uin
         lane_publish(q, from, 0, RECORD_PADDING);
     note_u64(&q->head, next); /* dsm_queue_wait_room of another thread looks at it */
     q->staged += n;
+    q->placed += n;
     if (q->base) {
         struct lane_lines *l = lane_lines(q, q->lane);
         publish_u64(&l->head, next);

@@ -114,6 +114,7 @@ struct dsm_queue {
     uint64_t sent;        /* up to here the owner has them: head, but for a copy that is not flushed */
     uint64_t tail;        /* as last seen */
     uint64_t staged;      /* messages between sent and head */
+    uint64_t placed;      /* messages that this handle has written, whether or not the owner has them */
     uint64_t reserved_at; /* position of a reservation's record, if 'reserved' */
     uint32_t reserved;    /* its length, 0: none */
 

@@ -638,9 +638,15 @@ class Queue:
         ShutDownError
             The queue was shut down.
         TransportError, PeerDeadError, TimeoutError
-            From afar: the message is staged in this handle and may or may not have arrived. The next put, or flush(),
-            sends it again, which does no harm where it has; so do not put it again.
+            From afar. Where :attr:`placed` has grown, the message is staged in this handle and may or may not have
+            arrived: the next put, or flush(), sends it again, which does no harm where it has, so do not put it again.
+            Where placed has not grown, there was no message yet: the error came while looking for room.
         """
+
+    @property
+    def placed(self) -> int:
+        """Messages that this handle has put, with those that flush() has still to send. After an error it says which
+        were: of the items of put_many() the first ones, as many as it has grown by."""
 
     def flush(self) -> None:
         """From afar: send what an earlier call could not; errors as of put(). Elsewhere there is nothing to send."""

@@ -178,6 +178,7 @@ cdef extern from "dsm.h" nogil:
     int dsm_queue_push(dsm_queue *q, const void *payload, uint64_t length, uint8_t kind)
     int64_t dsm_queue_push_records(dsm_queue *q, const void *records, uint64_t n, uint64_t each)
     int dsm_queue_flush(dsm_queue *q)
+    uint64_t dsm_queue_placed(const dsm_queue *q)
     int dsm_queue_reserve(dsm_queue *q, uint64_t length, void **out)
     int dsm_queue_commit(dsm_queue *q, uint64_t length, uint8_t kind)
     void dsm_queue_cancel(dsm_queue *q)

@@ -199,6 +199,11 @@ cdef class Queue:
             self.check()
             return c.dsm_queue_reserve(self.ptr, n, at)
 
+    @property
+    def placed(self):
+        self.check()
+        return c.dsm_queue_placed(self.ptr)
+
     cpdef flush(self):
         self.check()
         self.send("flush")

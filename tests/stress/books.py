@@ -1,8 +1,7 @@
 """What outlives a killed worker: files that it maps, and of which each word is stored at once.
 
 The state of a worker is one word, so a kill finds the state before a call or that after it: how many messages are
-decided, and how many the call under way may put or take. Those of the last call of a killed worker, and of a call that
-raised, are undecided.
+decided, and how many the call under way may put or take. Those of the last call of a killed worker are undecided.
 """
 
 from __future__ import annotations
@@ -14,16 +13,15 @@ from numpy.typing import NDArray
 
 UNDER_WAY_BITS = 20
 ENTRY_BITS = 40  # an entry of a consumer: the producer's number above, the message's below
-RAISED_MAX = 4096
 
 Words = NDArray[np.uint64]
 
 
 class Book:
-    """Word 0 is the state, word 1 the number of entries that need no state; entries follow."""
+    """Word 0 is the state, word 1 how many messages killed workers may have taken; then what was taken, in order."""
 
-    def __init__(self, path: Path, entries: int) -> None:
-        new = not path.exists()
+    def __init__(self, path: Path, entries: int = 0) -> None:
+        new = not path.exists()  # made before the worker begins, so nobody meets it half made
         self.words = np.memmap(path, dtype="u8", mode="w+" if new else "r+", shape=(2 + entries,))
         self.state = memoryview(self.words)
 
@@ -42,22 +40,6 @@ class Book:
     def end(self, n: int) -> None:
         """It has put or taken n messages, and nothing is under way."""
         self.state[0] = (self.decided + n) << UNDER_WAY_BITS
-
-    # -- of a producer --
-
-    def raised(self, n: int) -> None:
-        """The call that may have put n messages raised: any first ones of them are in the queue."""
-        count = int(self.state[1])
-        self.words[2 + 2 * count : 4 + 2 * count] = self.decided, n
-        self.state[1] = count + 1
-        self.end(n)
-
-    def undecided(self) -> list[tuple[int, int]]:
-        count = int(self.state[1])
-        pairs = self.words[2 : 2 + 2 * count].reshape(-1, 2).tolist()
-        return [*map(tuple, pairs), (self.decided, self.under_way)]
-
-    # -- of a consumer --
 
     def took(self, entries: list[int]) -> None:
         at = 2 + self.decided
@@ -103,7 +85,6 @@ def _missing(producer: int, book: Book, numbers: NDArray[np.int64]) -> int:
     there = wanted.copy()
     there[numbers] = True
     wanted[: book.decided] = True
-    for first, count in book.undecided():
-        last = np.flatnonzero(there[first : first + count])
-        wanted[first : first + count] = np.arange(count) <= (last[-1] if last.size else -1)
+    # Of the call under way the first messages are there; what lies before one that is there was put, too.
+    wanted[: numbers.max(initial=-1) + 1] = True
     return int((wanted & ~there).sum())

@@ -126,6 +126,7 @@ class Round:
     def start(self, role: str, number: int, **more: Any) -> None:
         core = self.cores[len(self.jobs) % len(self.cores)]
         job = worker.Job(self.folder, number, core, f"{self.seed} {role} {len(self.jobs)}", **more)
+        job.book(role)
         process = processes.Process(target=worker.main, args=(role, None if job.shape else self.ref, job))
         self.running[len(self.jobs)] = process
         self.jobs.append((role, job))
@@ -221,7 +222,7 @@ class Round:
             # Between a drop and its count a producer may be killed; what was undecided may have been dropped.
             dropped = self.obj.counts["dropped"]
             spare = len(producers) - self.mode.producers
-            unknown = sum(count for book in producers for _, count in book.undecided())
+            unknown = sum(book.under_way for book in producers)
         assert missing <= dropped + spare + lost, f"{missing} are missing, {dropped} dropped, {lost} lost at most"
         assert dropped <= missing + unknown, f"{dropped} dropped, but only {missing} are missing"
         self.total.messages += out + missing

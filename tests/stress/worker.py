@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from books import ENTRY_BITS, RAISED_MAX, Book
+from books import ENTRY_BITS, Book
 
 import dsmem
 from dsmem import errors
@@ -45,7 +45,7 @@ class Job:
     may_peek: bool = False
 
     def book(self, role: str) -> Book:
-        entries = 2 * RAISED_MAX if role == "producer" else 2 * self.messages + (1 << 20)
+        entries = 0 if role == "producer" else 2 * self.messages + (1 << 20)
         return Book(self.folder / f"{role}-{self.number}", entries)
 
 
@@ -109,16 +109,15 @@ class Producer:
         self.put(n, lambda: self.obj.put_many(rows))
 
     def put(self, n: int, do: Callable[[], object]) -> None:
-        """From afar any call may raise. None, all, or the first of its messages are staged then, and sent again."""
+        """From afar any call may raise: then 'placed' tells how far it came, and what is staged is sent again."""
         self.book.begin(n)
+        before = self.obj.placed
         try:
             do()
         except errors.TransportError:
             while not self.flushed():
                 pass
-            self.book.raised(n)
-        else:
-            self.book.end(n)
+        self.book.end(self.obj.placed - before)
 
     def flushed(self) -> bool:
         try:
