@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from dsmem.cluster import local
 
 DEFAULT = ("shm", "fault+shm")
 SECRET = b"the secret of named objects"
+
+# Whoever starts the tests in the background of a shell has them ignore it, and with them the processes they interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _verbs_works() -> bool:
