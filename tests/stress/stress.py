@@ -28,6 +28,7 @@ import worker
 from books import Book
 
 import dsmem
+from dsmem.cluster.local import LocalNames
 
 STUCK_SECONDS = 40
 STRIKE_SECONDS = 0.04  # on average
@@ -108,7 +109,9 @@ class Round:
         peek = mode.consumers == 1 and not mode.drop
         consumer = {"messages": mode.messages, "may_peek": peek, "shape": shape if mode.far else None}
         if not mode.far:
-            cluster = self.stack.enter_context(dsmem.connect(f"stress-{os.getpid()}"))
+            name = f"stress-{os.getpid()}"
+            self.stack.callback(LocalNames(name, os.geteuid()).remove_if_empty)
+            cluster = self.stack.enter_context(dsmem.connect(name))
             self.obj = cluster.queue("it", create=True, **shape)
             self.stack.callback(self.obj.close)
             self.stack.callback(self.obj.unlink)
