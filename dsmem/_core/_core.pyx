@@ -13,6 +13,10 @@ from cpython.buffer cimport (
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
+from cpython.pythread cimport (
+    PY_LOCK_ACQUIRED, PyLockStatus, PyThread_allocate_lock, PyThread_free_lock, PyThread_release_lock,
+    PyThread_type_lock,
+)
 from cpython.slice cimport PySlice_AdjustIndices, PySlice_Unpack
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
@@ -32,13 +36,16 @@ import warnings
 import weakref
 from collections import namedtuple
 from operator import index
-from threading import Lock as ThreadLock, get_ident
+from threading import get_ident
 
 import numpy as np
 
 from dsmem import errors
 
 import_array()
+
+cdef extern from "Python.h" nogil:
+    PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int interruptible)
 
 cdef enum:
     NOGIL_FROM = 65536

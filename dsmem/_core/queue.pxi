@@ -63,17 +63,43 @@ cdef class Queue:
     cdef bint near, producing, consuming
     cdef int64_t spin_ns
     cdef int busy
-    cdef object turn  # one thread at a time in calls that let others run: taking roles, producing from afar
+    cdef PyThread_type_lock turn  # one thread at a time in calls that let others run: taking roles, producing from afar
     cdef Slot writing, reading
     cdef object writing_view, reading_view
     cdef c.dsm_watch *watch_items
     cdef c.dsm_watch *watch_room
 
+    def __cinit__(self, *args, **kwargs):
+        self.turn = PyThread_allocate_lock()
+        if self.turn == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        if self.turn != NULL:
+            PyThread_free_lock(self.turn)
+
+    cdef int begin(self) except -1:
+        """Take the turn, without a call of Python where it is free; then the handle is open."""
+        cdef PyLockStatus got = PyThread_acquire_lock_timed(self.turn, 0, 0)
+        while got != PY_LOCK_ACQUIRED:
+            PyErr_CheckSignals()
+            with nogil:
+                got = PyThread_acquire_lock_timed(self.turn, SLICE_NS // 1000, 1)
+        if self.ptr == NULL:
+            PyThread_release_lock(self.turn)
+            self.check()
+        self.busy += 1
+        return 0
+
+    cdef void end(self) noexcept:
+        self.busy -= 1
+        PyThread_release_lock(self.turn)
+
     def __init__(self, Remote remote not None, Region region=None, *, spin=None):
         cdef void *local = NULL
         cdef int rc
         remote.check()
-        self.remote, self.region, self.turn = remote, region, ThreadLock()
+        self.remote, self.region = remote, region
         self.spin_ns = SPIN_NS if spin is None else nanoseconds(spin, "spin")
         if region is not None:
             region.check()
@@ -111,27 +137,25 @@ cdef class Queue:
 
     cpdef produce(self):
         cdef int rc
-        with self.turn:
-            self.check()
-            self.busy += 1
-            with nogil:
-                rc = c.dsm_queue_produce(self.ptr)
-            self.busy -= 1
-            if rc:
-                raise self.failed(rc, "produce")
+        self.begin()
+        with nogil:
+            rc = c.dsm_queue_produce(self.ptr)
+        if not rc:
             self.producing = True
+        self.end()
+        if rc:
+            raise self.failed(rc, "produce")
 
     cpdef consume(self):
         cdef int rc
-        with self.turn:
-            self.check()
-            self.busy += 1
-            with nogil:
-                rc = c.dsm_queue_consume(self.ptr)
-            self.busy -= 1
-            if rc:
-                raise self.failed(rc, "consume")
+        self.begin()
+        with nogil:
+            rc = c.dsm_queue_consume(self.ptr)
+        if not rc:
             self.consuming = True
+        self.end()
+        if rc:
+            raise self.failed(rc, "consume")
 
     # -- waiting --
 
@@ -168,36 +192,48 @@ cdef class Queue:
         if self.near:
             rc = c.dsm_queue_flush(self.ptr)
         else:
-            with self.turn:
-                self.check()
-                self.busy += 1
-                with nogil:
-                    rc = c.dsm_queue_flush(self.ptr)
-                self.busy -= 1
+            self.begin()
+            with nogil:
+                rc = c.dsm_queue_flush(self.ptr)
+            self.end()
         if rc:
             raise self.failed(rc, op)
         return 0
 
-    cdef int push_once(self, const void *p, uint64_t length, uint8_t kind) except? -1:
+    # From afar each of these may have to wait for the wire, and so do without the GIL.
+
+    cdef int push_once(self, const void *p, uint64_t length, uint8_t kind, bint flush) except? -1:
+        cdef int rc
         if self.near:
-            return c.dsm_queue_push(self.ptr, p, length, kind)
-        with self.turn:
-            self.check()
-            return c.dsm_queue_push(self.ptr, p, length, kind)
+            rc = c.dsm_queue_push(self.ptr, p, length, kind)
+            return rc if rc or not flush else c.dsm_queue_flush(self.ptr)
+        self.begin()
+        with nogil:
+            rc = c.dsm_queue_push(self.ptr, p, length, kind)
+            if not rc and flush:
+                rc = c.dsm_queue_flush(self.ptr)
+        self.end()
+        return rc
 
     cdef int64_t push_records(self, const void *p, uint64_t n, uint64_t each) except? -1:
+        cdef int64_t rc
         if self.near:
             return c.dsm_queue_push_records(self.ptr, p, n, each)
-        with self.turn:
-            self.check()
-            return c.dsm_queue_push_records(self.ptr, p, n, each)
+        self.begin()
+        with nogil:
+            rc = c.dsm_queue_push_records(self.ptr, p, n, each)
+        self.end()
+        return rc
 
     cdef int reserve_once(self, uint64_t n, void **at) except? -1:
+        cdef int rc
         if self.near:
             return c.dsm_queue_reserve(self.ptr, n, at)
-        with self.turn:
-            self.check()
-            return c.dsm_queue_reserve(self.ptr, n, at)
+        self.begin()
+        with nogil:
+            rc = c.dsm_queue_reserve(self.ptr, n, at)
+        self.end()
+        return rc
 
     @property
     def placed(self):
@@ -208,25 +244,25 @@ cdef class Queue:
         self.check()
         self.send("flush")
 
-    cdef int push(self, const void *p, uint64_t length, uint8_t kind, int64_t deadline) except -1:
+    cdef int push(self, const void *p, uint64_t length, uint8_t kind, int64_t deadline, bint flush) except -1:
         """1, or 0 when there was no room until the deadline. What goes before is flushed before it waits."""
-        cdef int rc = self.push_once(p, length, kind)
+        cdef int rc = self.push_once(p, length, kind, flush)
         while rc == -c.DSM_EFULL:
             self.send("put")
             if not deadline or not self.wait(False, length, deadline, "put"):
                 return 0
-            rc = self.push_once(p, length, kind)
+            rc = self.push_once(p, length, kind, flush)
         if rc:
             raise self.failed(rc, "put")
         return 1
 
-    cdef int put_one(self, object data, uint8_t kind, int64_t deadline) except -1:
+    cdef int put_one(self, object data, uint8_t kind, int64_t deadline, bint flush) except -1:
         cdef Py_buffer view
         if PyBytes_CheckExact(data):
-            return self.push(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), kind, deadline)
+            return self.push(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), kind, deadline, flush)
         take(data, &view, False)
         try:
-            return self.push(view.buf, view.len, kind, deadline)
+            return self.push(view.buf, view.len, kind, deadline, flush)
         finally:
             PyBuffer_Release(&view)
 
@@ -235,10 +271,9 @@ cdef class Queue:
             self.produce()
         self.check()
         cdef int done = self.put_one(data, BYTES, -1 if block is True and timeout is None else
-                                     self.deadline(block, timeout))
+                                     self.deadline(block, timeout), True)
         if not done:
             raise refused(c.DSM_EFULL, f"{self.shape.lane_bytes} bytes", "put")
-        self.send("put")
 
     def put_nowait(self, data):
         self.put(data, False)
@@ -253,7 +288,7 @@ cdef class Queue:
             return self.put_records(items, deadline)
         try:
             for data in items:
-                if not self.put_one(data, BYTES, deadline):
+                if not self.put_one(data, BYTES, deadline, False):
                     break
                 n += 1
         finally:
@@ -321,9 +356,9 @@ cdef class Queue:
                     raise refused(c.DSM_EINVAL, f"{length!r} bytes of a reservation of {n}", "commit")
                 n = length.__index__()
         self.end_writing("commit")
-        with self.turn:
-            self.check()
-            rc = c.dsm_queue_commit(self.ptr, n, _kind)
+        self.begin()
+        rc = c.dsm_queue_commit(self.ptr, n, _kind)
+        self.end()
         if rc:
             c.dsm_queue_cancel(self.ptr)
             raise self.failed(rc, "commit")

@@ -731,3 +731,28 @@ def test_a_cycle_finalizes_in_any_order(monkeypatch, with_context):
     if not with_context:
         cluster.close()
         context.close()
+
+
+def test_a_put_that_waits_for_the_wire_lets_other_threads_run(fault_place):
+    """Also where it only looks whether there is room: that reads the tail."""
+    with dsmem.Context(fault_place, secret=SECRET) as context, dsmem.connect(context=context) as cluster:
+        with dsmem.Context(f"{fault_place}://?delay=*:300ms", secret=SECRET) as other:
+            consumer = cluster.queue("q", create=True, capacity_bytes=4096)
+            producer = dsmem.attach(consumer.ref, other)
+            assert producer.put_many(np.zeros((100, 64), "u1"), block=False) < 100
+            span, seen = [], []
+
+            def put():
+                span.append(time.monotonic())
+                with pytest.raises(errors.FullError):
+                    producer.put_nowait(bytes(64))  # a look at the tail, and nothing to send
+                span.append(time.monotonic())
+
+            thread = threading.Thread(target=put)
+            thread.start()
+            while thread.is_alive():
+                seen.append(time.monotonic())
+                time.sleep(0.001)
+            assert sum(span[0] < t < span[1] - 0.02 for t in seen) > 3
+            producer.close()
+            consumer.close()
