@@ -381,7 +381,15 @@ class FarMemoryError(DsmemError, BufferError):
 
 
 class ClockDriftError(DsmemError, ValueError):
-    """A stamp that the wall clock contradicts."""
+    """A stamp that the wall clock contradicts.
+
+    Attributes
+    ----------
+    message : tuple of int and bytes, or None
+        Stamp and body of the message that :meth:`dsmem.queue.Stamped.get` had taken when its clock refused it.
+    """
+
+    message: tuple[int, bytes] | None = None
 
     code = 41
     text = (

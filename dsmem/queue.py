@@ -1,7 +1,8 @@
 """Queues of messages between processes: rings in shared memory, one lane for each producer.
 
 The methods and exceptions are those of :class:`queue.Queue`: :class:`dsmem.errors.FullError` is a ``queue.Full`` and
-:class:`~dsmem.errors.EmptyError` a ``queue.Empty``. Messages are bytes; :class:`Pickled` sends objects.
+:class:`~dsmem.errors.EmptyError` a ``queue.Empty``. Messages are bytes; :class:`Pickled` sends objects,
+and :class:`Stamped` bytes with the stamp of a clock.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from typing import Any
 from typing_extensions import Buffer
 
 from dsmem import _core, errors
+from dsmem.clock import HybridClock, Lamport
 from dsmem.cluster.names import Format
 from dsmem.memory import Memory
 from dsmem.node import Cluster, NamedObject
 
-_PICKLED = 2  # kind of a message
+_PICKLED, _STAMPED = 2, 3  # kinds of messages
 _MANY = 16  # producers, where only "many" is said
 _SAID = {  # what Cluster.queue is told, and what the core makes of it
     "capacity_bytes": "lane_bytes",
@@ -250,3 +252,80 @@ class Pickled:
             parts.append(view[at : at + size])
             at += size
         return pickle.loads(parts[0], buffers=[bytearray(p) for p in parts[1:]])
+
+
+class Stamped:
+    """A queue whose messages carry the stamps of a clock, so that they can be put in an order beyond one producer's.
+
+    Parameters
+    ----------
+    queue : Queue
+        Stays the caller's. Both sides wrap it; plain messages come out with the stamp 0.
+    clock : Lamport or HybridClock
+        This side's. All that it stamps after a message was got is later than that message.
+    """
+
+    def __init__(self, queue: Queue, clock: Lamport | HybridClock) -> None:
+        self.queue, self.clock = queue, clock
+
+    def put(self, data: Buffer, block: bool = True, timeout: float | None = None) -> int:
+        """Put the bytes of data with a new stamp.
+
+        Returns
+        -------
+        int
+            The stamp, which is taken once there is room.
+
+        Raises
+        ------
+        ClockDriftError
+            As of the clock's ``send``; nothing was put.
+        FullError and others
+            As of :meth:`Queue.put`.
+        """
+        try:
+            body = memoryview(data).cast("B")
+        except TypeError as error:
+            raise errors.InvalidArgumentError(f"data: {error}") from None
+        with body:
+            room = self.queue.reserve(8 + body.nbytes, block, timeout)
+            try:
+                stamp = self.clock.send()
+            except BaseException:
+                room.release()
+                self.queue.cancel()
+                raise
+            struct.pack_into("<Q", room, 0, stamp)
+            room[8:] = body
+        room.release()
+        self.queue.commit(_kind=_STAMPED)
+        return stamp
+
+    def get(self, block: bool = True, timeout: float | None = None) -> tuple[int, bytes]:
+        """Take the next message.
+
+        Returns
+        -------
+        int
+            Its stamp, which the clock has received.
+        bytes
+            What was put.
+
+        Raises
+        ------
+        ClockDriftError
+            The clock refuses the stamp. The message is taken, and is the error's ``message``.
+        EmptyError and others
+            As of :meth:`Queue.get`.
+        """
+        kind, data = self.queue._get_kind(block, timeout)
+        if kind != _STAMPED:
+            return 0, data
+        (stamp,) = struct.unpack_from("<Q", data)
+        message = stamp, data[8:]
+        try:
+            self.clock.receive(stamp)
+        except errors.ClockDriftError as error:
+            error.message = message
+            raise
+        return message

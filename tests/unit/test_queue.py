@@ -18,7 +18,8 @@ import pytest
 
 import dsmem
 from dsmem import errors
-from dsmem.queue import Pickled
+from dsmem.clock import HybridClock, Lamport
+from dsmem.queue import Pickled, Stamped
 
 SECRET = b"the secret of the tests of queues"
 
@@ -338,6 +339,41 @@ def test_pickled(place):
     got["a"][0] = 1
     assert Pickled(consumer).get() is None
     assert Pickled(consumer).get() == b"plain"
+
+
+def test_stamped(place):
+    """An answer is later than its question, whatever the clocks said before."""
+    consumer, producer = place.make(), place.join()
+    fast, slow = Lamport(), Lamport()
+    fast.receive(1000)
+    asked = Stamped(producer, fast).put(memoryview(np.arange(3)))
+    assert Stamped(producer, fast).put(b"") > asked > 1000
+    producer.put(b"plain")
+    taker = Stamped(consumer, slow)
+    assert taker.get() == (asked, np.arange(3).tobytes())
+    assert taker.get()[1] == b"" and taker.get() == (0, b"plain")
+    assert slow.send() > asked + 1
+    with pytest.raises(errors.EmptyError):
+        taker.get(block=False)
+    for data in (5, "text", np.arange(6)[::2]):
+        with pytest.raises(errors.InvalidArgumentError, match="data"):
+            Stamped(producer, fast).put(data)
+
+
+def test_stamps_that_a_clock_refuses(place):
+    consumer, producer = place.make(), place.join()
+    ahead, behind = HybridClock(wall=lambda: 2e9), HybridClock(wall=lambda: 1e9)
+    stamp = Stamped(producer, ahead).put(b"from the future")
+    with pytest.raises(errors.ClockDriftError) as refused:
+        Stamped(consumer, behind).get()
+    assert refused.value.message == (stamp, b"from the future") and consumer.empty()
+    back = HybridClock(wall=lambda: 1e9)
+    back._core.hybrid(stamp, int(2e12), 0)  # its wall clock was set back since
+    with pytest.raises(errors.ClockDriftError):
+        Stamped(producer, back).put(b"x")
+    assert consumer.empty()
+    producer.put(b"y")  # nothing is left reserved
+    assert consumer.get() == b"y"
 
 
 def test_bad_input(place):
