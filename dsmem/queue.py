@@ -42,11 +42,10 @@ def _shape(
     drop_oldest: bool | None = None,
     checked: bool = False,
 ) -> dict[str, Any]:
-    if capacity_bytes is None:
-        capacity_bytes = 1 << 20
-    if not hasattr(capacity_bytes, "__index__") or capacity_bytes.__index__() < 1:
+    capacity = _core.whole(1 << 20 if capacity_bytes is None else capacity_bytes, 1)
+    if capacity is None:
         raise errors.InvalidArgumentError(f"capacity_bytes={capacity_bytes!r}: bytes, at least 1")
-    lane = max(4096, 1 << (capacity_bytes.__index__() - 1).bit_length())
+    lane = max(4096, 1 << (capacity - 1).bit_length())
     lanes = 1 if producers in (None, "one") else _MANY if producers == "many" else producers
     if not isinstance(lanes, int) or consumers not in (None, "one", "many"):
         raise errors.InvalidArgumentError(

@@ -258,7 +258,7 @@ class Segment(_core.SegmentCore, NamedObject):
         """
         if self.readonly:
             raise errors.AccessDeniedError("the segment was attached with readonly=True", op="resize")
-        if not self.shape or not hasattr(rows, "__index__") or not 0 <= rows.__index__() < 1 << 63:
+        if not self.shape or _core.whole(rows, 0, (1 << 63) - 1) is None:
             raise errors.InvalidArgumentError(f"{rows!r} rows of a segment of shape {self.shape}")
         if rows > self.capacity:
             if self.versioned or not self.ref.cluster:

@@ -54,9 +54,10 @@ def _count(default: int, most: int, **given: Any) -> int:
     ((what, value),) = given.items()
     if value is None:
         return default
-    if not hasattr(value, "__index__") or not 1 <= value.__index__() <= most:
+    number = _core.whole(value, 1, most)
+    if number is None:
         raise errors.InvalidArgumentError(f"{what}={value!r}: a whole number from 1 to {most}")
-    return int(value.__index__())
+    return number
 
 
 def _members(properties: dict[str, Any], default: int = _MEMBERS) -> int:

@@ -8,9 +8,8 @@
 #include <string.h>
 
 enum {
-    STREAM_MIN = 512, /* payloads from here on go past the caches */
-    BATCH_BYTES =
-        16384, /* of records that are published together, so that the consumer has something to do meanwhile */
+    STREAM_MIN = 512,    /* payloads from here on go past the caches */
+    BATCH_BYTES = 16384, /* of records published together: then the consumer has something to do meanwhile */
 };
 
 /* Copies of a lane are read here, so they stay in the cache. */
@@ -210,7 +209,7 @@ static void commit(dsm_queue *q, uint64_t from, uint64_t p, uint64_t length, uin
     if (q->plain)
         note_u64(word(q->data, next & q->mask), 0);
     if (streams(q, length))
-        stream_end();
+        stream_end(); /* streamed payloads and headers go before the header that publishes them: record_at observes it */
     lane_publish(q, p, length, kind);
     if (p != from)
         lane_publish(q, from, 0, RECORD_PADDING);

@@ -70,9 +70,9 @@ struct queue_state {
 _Static_assert(sizeof(struct queue_state) == 64, "docs/protocols/ring.md");
 
 struct lane_lines {
-    _Alignas(
-        64) uint64_t head; /* the producer's line: up to here all is committed, perhaps more is; not kept from afar */
-    uint64_t puts;         /* messages committed */
+    /* The producer's line. Up to 'head' all is committed, perhaps more is; producers from afar do not keep it. */
+    _Alignas(64) uint64_t head;
+    uint64_t puts; /* messages committed */
     uint64_t dropped;
     uint64_t full;              /* times that there was no room */
     _Alignas(64) uint64_t tail; /* the consumers' line */

@@ -37,6 +37,7 @@ from ._core import (
     queue_nbytes,
     sync_bytes,
     sync_format,
+    whole,
 )
 
 __all__ = [
@@ -76,4 +77,5 @@ __all__ = [
     "queue_nbytes",
     "sync_bytes",
     "sync_format",
+    "whole",
 ]

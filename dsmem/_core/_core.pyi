@@ -501,6 +501,9 @@ class ClockCore:
     def now(self) -> int:
         """The last stamp."""
 
+def whole(value: object, least: int, most: float = ...) -> int | None:
+    """The int that value is, or None where it is none from least to most."""
+
 def clock_bytes() -> int:
     """Bytes of the shared object."""
 

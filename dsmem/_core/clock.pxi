@@ -58,9 +58,10 @@ cdef class ClockCore:
 
 
 cdef uint64_t stamp_of(object stamp) except? 0xdead:
-    if not hasattr(stamp, "__index__") or not 0 <= stamp.__index__() < 1 << 64:
+    number = whole(stamp, 0, (1 << 64) - 1)
+    if number is None:
         raise refused(c.DSM_EINVAL, f"{stamp!r} is no stamp")
-    return stamp.__index__()
+    return number
 
 
 def clock_bytes():

@@ -83,6 +83,7 @@ cdef class Queue:
         cdef PyLockStatus got = PyThread_acquire_lock_timed(self.turn, 0, 0)
         while got != PY_LOCK_ACQUIRED:
             PyErr_CheckSignals()
+            self.remote.check()  # in a child of fork() nobody is left to give it back
             with nogil:
                 got = PyThread_acquire_lock_timed(self.turn, SLICE_NS // 1000, 1)
         if self.ptr == NULL:
@@ -352,9 +353,10 @@ cdef class Queue:
         if self.writing is not None:
             n = self.writing.length
             if length is not None:
-                if not hasattr(length, "__index__") or not 0 <= length.__index__() <= n:
+                part = whole(length, 0, n)
+                if part is None:
                     raise refused(c.DSM_EINVAL, f"{length!r} bytes of a reservation of {n}", "commit")
-                n = length.__index__()
+                n = part
         self.end_writing("commit")
         self.begin()
         rc = c.dsm_queue_commit(self.ptr, n, _kind)
@@ -455,9 +457,10 @@ cdef class Queue:
             return self.get_records(out, deadline)
         most = 1 << 30
         if n is not None:
-            if not hasattr(n, "__index__") or n.__index__() < 1:
+            number = whole(n, 1)
+            if number is None:
                 raise refused(c.DSM_EINVAL, f"n={n!r}: at least 1", "get")
-            most = min(n.__index__(), most)
+            most = min(number, most)
         got = self.some(most)
         while not got:
             if not deadline or not self.wait(True, 0, deadline, "get"):

@@ -40,9 +40,10 @@ cdef class SegmentLayout:
 
 
 cdef uint64_t count_of(object n, str what) except? 0xdead:
-    if not hasattr(n, "__index__") or not 0 <= n.__index__() < 1 << 63:
+    number = whole(n, 0, (1 << 63) - 1)
+    if number is None:
         raise refused(c.DSM_EINVAL, f"{what}: {n!r} is no number of elements")
-    return n.__index__()
+    return number
 
 
 @cython.auto_pickle(False)

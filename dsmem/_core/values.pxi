@@ -42,6 +42,15 @@ cdef int64_t nanoseconds(object timeout, str name="timeout") except? -2:
     return <int64_t> (t * 1e9) if t < 9e9 else <int64_t> 0x7fffffffffffffff
 
 
+def whole(value, least, most=float("inf")):
+    """The int that value is, or None where it is none from least to most."""
+    try:
+        n = index(value)
+    except TypeError:
+        return None
+    return n if least <= n <= most else None
+
+
 cdef inline uint64_t word(object value, str name) except? 0xdead:
     """A 64-bit word; negative numbers in two's complement."""
     cdef int overflow = 1

@@ -72,9 +72,7 @@ def _answer(process: subprocess.Popen[str]) -> dict[str, str]:
 def _copy_us(size: int, clock_ns: float) -> float:
     """One block of bytes copied into another, in this process."""
     names = {"to": memoryview(bytearray(b"\1") * size), "data": memoryview(bytearray(b"\2") * size)}
-    timer = timeit.Timer("to[:] = data", timer=perf_counter_ns, globals=names)
-    times, block = measure.sample(timer, measure.Limits(None, SECONDS), clock_ns)
-    return float(np.median(times)) / block / 1e3
+    return measure.median_us(timeit.Timer("to[:] = data", timer=perf_counter_ns, globals=names), SECONDS, clock_ns)
 
 
 def _median_us(op: str, size: int, remote: dsmem.Remote, clock_ns: float) -> float:

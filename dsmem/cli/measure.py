@@ -202,6 +202,12 @@ def sample(timer: timeit.Timer, limits: Limits, clock_ns: float) -> tuple[NDArra
     return _samples(timer, block, limits), block
 
 
+def median_us(timer: timeit.Timer, seconds: float, clock_ns: float) -> float:
+    """Microseconds per call: the median of the samples of so many seconds; parameters as of :func:`sample`."""
+    times, block = sample(timer, Limits(None, seconds), clock_ns)
+    return float(np.median(times)) / block / 1e3
+
+
 def measure(case: Case, remote: dsmem.Remote, limits: Limits, clock_ns: float) -> dict[str, Any]:
     """Run a row.
 

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sys
 import time
+import timeit
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import click
 import numpy as np
 
 import dsmem
+from dsmem.cli import measure
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -75,16 +77,9 @@ def count(lock: Any, words: Any) -> None:
 # ---- this one ----
 
 
-def _microseconds(call: Callable[[], object], seconds: float = 0.05) -> float:
-    """Median of blocks of ten."""
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while not times or time.perf_counter() < end:
-        start = time.perf_counter()
-        for _ in range(10):
-            call()
-        times.append((time.perf_counter() - start) / 10)
-    return float(np.median(times)) * 1e6
+def _median(call: Callable[[], object]) -> str:
+    timer = timeit.Timer(call, timer=time.perf_counter_ns)
+    return f"{measure.median_us(timer, 0.05, measure.overhead().clock_ns):.2f} µs"
 
 
 def _show_segment(table: Any, words: Any) -> None:
@@ -94,8 +89,8 @@ def _show_segment(table: Any, words: Any) -> None:
     row, column = np.empty(SIDE), np.empty(SIDE)
     click.echo(f"  segment  {SIDE} × {SIDE} float64; the other filled half in one call: sum {total:.0f}")
     click.echo(
-        f"           a row read in {_microseconds(lambda: table.read(1, row)):.2f} µs,"
-        f" a column in {_microseconds(lambda: table.read((slice(None), 1), column)):.2f} µs"
+        f"           a row read in {_median(lambda: table.read(1, row))},"
+        f" a column in {_median(lambda: table.read((slice(None), 1), column))}"
     )
     if total != expected:
         raise click.ClickException(f"the sum should be {expected:.0f}")
@@ -146,7 +141,7 @@ def _show_lock(lock: Any, words: Any, process: multiprocessing.process.BaseProce
         lock.release()
 
     click.echo(f"  lock     {total}, after {UPDATES} updates of a plain word by each of the two")
-    click.echo(f"           taken and released in {_microseconds(pair):.2f} µs when nobody else wants it")
+    click.echo(f"           taken and released in {_median(pair)} when nobody else wants it")
     if total != 2 * UPDATES:
         raise click.ClickException(f"the word should be {2 * UPDATES}")
 

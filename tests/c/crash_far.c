@@ -6,23 +6,12 @@
  */
 #include "crash_queue.h"
 
+#include "context.h"
+
 static dsm_ctx *home, *away;
 static uint8_t descriptor[DSM_DESC_MAX];
 static size_t descriptor_length;
 static uint64_t least; /* this many were there at an earlier step */
-
-static dsm_ctx *context(const char *fault)
-{
-    dsm_options o;
-    dsm_ctx *c;
-    dsm_options_init(&o);
-    o.fabric = "shm";
-    o.fault = fault;
-    o.secret = "a secret for deaths that are afar";
-    o.secret_len = 32;
-    CHECK(!dsm_open(&o, &c));
-    return c;
-}
 
 static dsm_remote *attach(dsm_ctx *c)
 {
@@ -33,7 +22,7 @@ static dsm_remote *attach(dsm_ctx *c)
 
 static int puts_from_afar(void *arg)
 {
-    dsm_queue *q = producer_at(attach(context("")));
+    dsm_queue *q = producer_at(attach(open_context("")));
     (void)arg;
     CHECK(!q->base);
     stepper_mark();
@@ -42,9 +31,7 @@ static int puts_from_afar(void *arg)
         CHECK(!dsm_queue_push(q, batch + i * now->length, now->length, 1));
     CHECK(!dsm_queue_flush(q));
     note_u64(&said->done, now->n);
-    note_u64(&said->finished, 1);
-    stepper_mark();
-    return 0;
+    return finish();
 }
 
 static void see_puts(struct taken *t)
@@ -124,8 +111,8 @@ static bool try_at(void)
 int main(void)
 {
     dsm_region *region;
-    home = context(NULL);
-    away = context("");
+    home = open_context(NULL);
+    away = open_context("");
     CHECK(!dsm_alloc(home, SHARED, DSM_READ | DSM_WRITE | DSM_ATOMIC, &region));
     memory = dsm_region_data(region);
     said = (struct said *)(void *)(memory + OBJECT);

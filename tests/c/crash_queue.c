@@ -26,9 +26,7 @@ static int puts_each(void *arg)
         note_u64(&said->done, i + 1);
     }
     CHECK(!dsm_queue_flush(q));
-    note_u64(&said->finished, 1);
-    stepper_mark();
-    return 0;
+    return finish();
 }
 
 static int puts_an_array(void *arg)
@@ -40,9 +38,7 @@ static int puts_an_array(void *arg)
     CHECK(dsm_queue_push_records(q, batch, now->n, now->length) == (int64_t)now->n);
     note_u64(&said->done, now->n);
     CHECK(!dsm_queue_flush(q));
-    note_u64(&said->finished, 1);
-    stepper_mark();
-    return 0;
+    return finish();
 }
 
 /* The first reservation is cancelled, the others are longer than what is committed. */
@@ -63,9 +59,7 @@ static int puts_in_place(void *arg)
         note_u64(&said->done, i + 1);
     }
     CHECK(!dsm_queue_flush(q));
-    note_u64(&said->finished, 1);
-    stepper_mark();
-    return 0;
+    return finish();
 }
 
 /* Where others take as well it may come too late, and looks again. */
@@ -85,9 +79,7 @@ static int takes_each(void *arg)
             note_u64(&said->done, ++i);
     }
     CHECK(i == now->n || rc == -DSM_EEMPTY);
-    note_u64(&said->finished, 1);
-    stepper_mark();
-    return 0;
+    return finish();
 }
 
 static int takes_two_at_once(void *arg)
@@ -105,9 +97,7 @@ static int takes_two_at_once(void *arg)
     note_u64(&said->begun, 2);
     CHECK(!dsm_queue_done(q));
     note_u64(&said->done, 2);
-    note_u64(&said->finished, 1);
-    stepper_mark();
-    return 0;
+    return finish();
 }
 
 static int takes_an_array(void *arg)
@@ -121,9 +111,7 @@ static int takes_an_array(void *arg)
     note_u64(&said->done, now->n);
     for (uint64_t i = 0; i < now->n; i++)
         memcpy(said->copy[i], out + i * now->length, now->length);
-    note_u64(&said->finished, 1);
-    stepper_mark();
-    return 0;
+    return finish();
 }
 
 /* ---- who comes after a producer ---- */
@@ -333,9 +321,7 @@ static int takes_a_lane(void *arg)
         if (now->leaves)
             CHECK(!dsm_queue_close(q));
     }
-    note_u64(&said->finished, 1);
-    stepper_mark();
-    return 0;
+    return finish();
 }
 
 static int takes_the_consumers_role(void *arg)
@@ -357,9 +343,7 @@ static int takes_the_consumers_role(void *arg)
         if (now->leaves)
             CHECK(!dsm_queue_close(q));
     }
-    note_u64(&said->finished, 1);
-    stepper_mark();
-    return 0;
+    return finish();
 }
 
 static void see_predecessor(struct taken *t) { CHECK(series(t, 0) == waiting + was); }

@@ -18,9 +18,7 @@ static int puts_one(void *arg)
     (void)arg;
     stepper_mark();
     CHECK(!dsm_queue_push(q, batch, now->length, 1) && !dsm_queue_flush(q));
-    note_u64(&said->finished, 1);
-    stepper_mark();
-    return 0;
+    return finish();
 }
 
 static int takes_one(void *arg)
@@ -32,9 +30,7 @@ static int takes_one(void *arg)
     (void)arg;
     stepper_mark();
     CHECK(!dsm_queue_next(q, &p, &length, &kind) && !dsm_queue_done(q));
-    note_u64(&said->finished, 1);
-    stepper_mark();
-    return 0;
+    return finish();
 }
 
 static int shut_down(int at_once)
@@ -42,9 +38,7 @@ static int shut_down(int at_once)
     dsm_queue *q = handle_at(reach());
     stepper_mark();
     CHECK(!dsm_queue_shutdown(q, at_once));
-    note_u64(&said->finished, 1);
-    stepper_mark();
-    return 0;
+    return finish();
 }
 
 static int shuts_down(void *arg) { return (void)arg, shut_down(0); }

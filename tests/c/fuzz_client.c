@@ -5,6 +5,7 @@
  */
 #include "agent/agent.h"
 #include "base/wire.h"
+#include "check.h"
 
 #include <fcntl.h>
 #include <stddef.h>
@@ -27,21 +28,13 @@ static struct {
     size_t n;
 } answer;
 
-#define MUST(x) \
-    do { \
-        if (!(x)) { \
-            fprintf(stderr, "%s\n", #x); \
-            abort(); \
-        } \
-    } while (0)
-
 static void listen_at(const char *name)
 {
     struct sockaddr_un at = {.sun_family = AF_UNIX};
     listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     memcpy(at.sun_path + 1, name, strlen(name));
     socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name));
-    MUST(listener >= 0 && !bind(listener, (struct sockaddr *)&at, len) && !listen(listener, 8));
+    CHECK(listener >= 0 && !bind(listener, (struct sockaddr *)&at, len) && !listen(listener, 8));
 }
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
@@ -53,7 +46,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     o.fabric = "shm";
     o.secret = "a secret for the fuzzer, 32 byte";
     o.secret_len = 32;
-    MUST(!dsm_open(&o, &context));
+    CHECK(!dsm_open(&o, &context));
     snprintf(name, sizeof name, "dsmem-fuzz-%d", getpid());
     listen_at(name);
     where = (dsm_descriptor){.version = 1, .access = 7, .fabric = FABRIC_SHM, .generation = 1, .nbytes = 4096};
@@ -78,10 +71,10 @@ static void reply(int fd, const uint8_t *bytes, size_t n, bool with_memory)
     int memory = -1;
     if (with_memory) {
         memory = memfd_create("fuzz", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-        MUST(memory >= 0 && !ftruncate(memory, 8192));
+        CHECK(memory >= 0 && !ftruncate(memory, 8192));
         if (n && !(bytes[0] & 1)) /* as often sealed as not */
             fcntl(memory, F_ADD_SEALS, F_SEAL_SHRINK);
-        MUST(pwrite(memory, "dsmemshm\1\0\0\0\0\0\0\0\0\20\0\0\0\0\0\0", 24, 4096) == 24);
+        CHECK(pwrite(memory, "dsmemshm\1\0\0\0\0\0\0\0\0\20\0\0\0\0\0\0", 24, 4096) == 24);
         m.msg_control = control.bytes;
         m.msg_controllen = sizeof control.bytes;
         struct cmsghdr *h = CMSG_FIRSTHDR(&m);
@@ -125,7 +118,7 @@ static void *serve(void *arg)
     const uint8_t *rest = answer.bytes + 1;
     size_t n = answer.n ? answer.n - 1 : 0;
     int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-    MUST(fd >= 0);
+    CHECK(fd >= 0);
     if (recv(fd, hello, sizeof hello, MSG_WAITALL) == sizeof hello) {
         if (how & 1) {
             shake(fd, hello);
@@ -148,15 +141,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     answer.bytes = bytes;
     answer.n = n;
     size_t len = (size_t)descriptor_write(&where, raw);
-    MUST(!pthread_create(&thread, NULL, serve, NULL));
+    CHECK(!pthread_create(&thread, NULL, serve, NULL));
     if (!dsm_attach(context, raw, len, 1000000000, &remote)) {
         uint64_t word;
         int rc = 0;
-        MUST(dsm_remote_nbytes(remote) > 0 && dsm_remote_nbytes(remote) <= 4096);
+        CHECK(dsm_remote_nbytes(remote) > 0 && dsm_remote_nbytes(remote) <= 4096);
         if (!dsm_read(remote, 0, &word, sizeof word, -1) && (dsm_remote_access(remote) & DSM_WRITE))
             rc = dsm_write(remote, 0, &word, sizeof word, -1);
-        MUST(!rc || rc == -DSM_EPEER); /* the owner hangs up at any moment */
-        MUST(!dsm_remote_close(remote));
+        CHECK(!rc || rc == -DSM_EPEER); /* the owner hangs up at any moment */
+        CHECK(!dsm_remote_close(remote));
     }
     pthread_join(thread, NULL);
     return 0;

@@ -7,6 +7,7 @@
  * what lies before it is poisoned. Far, what there is to protect are the stack and the heap, which the sanitizer watches.
  */
 #include "base/crc32.h"
+#include "check.h"
 #include "mem/core.h"
 #include "proto/ring.h"
 #include "proto/segment.h"
@@ -19,14 +20,6 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
 int LLVMFuzzerInitialize(int *argc, char ***argv);
-
-#define MUST(x) \
-    do { \
-        if (!(x)) { \
-            fprintf(stderr, "%s\n", #x); \
-            abort(); \
-        } \
-    } while (0)
 
 enum { ARENA = 1 << 16, GUARD = 1 << 20, STEPS = 300, ROWS = 3 };
 
@@ -84,7 +77,7 @@ static uint64_t next_word(unsigned bytes)
 static void use(const void *p, uint64_t n)
 {
     uint8_t copy[2048];
-    MUST(n <= sizeof copy);
+    CHECK(n <= sizeof copy);
     memcpy(copy, p, n);
     __asm__ __volatile__("" : : "r"(copy) : "memory");
 }
@@ -144,7 +137,7 @@ static void queue_take(dsm_queue *q, uint8_t what)
         dsm_queue_done(q);
         break;
     case 2:
-        MUST(dsm_queue_pop_records(q, out, what & 4 ? 2 : 64, 5 + (what >> 4 & 7) / 2 * 8) <= 64);
+        CHECK(dsm_queue_pop_records(q, out, what & 4 ? 2 : 64, 5 + (what >> 4 & 7) / 2 * 8) <= 64);
         break;
     default:
         dsm_queue_undo(q);
@@ -200,9 +193,9 @@ static void segment_look(dsm_segment *g)
     uint64_t rows;
     if (dsm_segment_rows(object.r, g, &rows))
         return;
-    MUST(g->data + rows * g->row_bytes <= object.nbytes);
+    CHECK(g->data + rows * g->row_bytes <= object.nbytes);
     uint8_t *copy = malloc(rows * g->row_bytes + 1);
-    MUST(copy && (!rows || !dsm_read(object.r, g->data, copy, rows * g->row_bytes, -1)));
+    CHECK(copy && (!rows || !dsm_read(object.r, g->data, copy, rows * g->row_bytes, -1)));
     free(copy);
     g->rows = rows;
 }
@@ -213,10 +206,10 @@ static void segment_snapshot(const dsm_segment *g)
     int rc = 1;
     for (int i = 0; rc == 1 && i < 4; i++) {
         void *out = malloc(rows * g->row_bytes + 1);
-        MUST(out);
+        CHECK(out);
         rc = dsm_segment_snapshot(object.r, g, out, &rows, 0, &version);
         free(out);
-        MUST(rc < 0 || g->data + rows * g->row_bytes <= object.nbytes);
+        CHECK(rc < 0 || g->data + rows * g->row_bytes <= object.nbytes);
     }
 }
 
@@ -315,7 +308,7 @@ static void semaphore_call(struct slot *s, uint8_t what)
         dsm_semaphore_acquire(s->handle, 0);
     else
         dsm_semaphore_release(s->handle);
-    MUST(dsm_semaphore_held(s->handle, &news) <= 4);
+    CHECK(dsm_semaphore_held(s->handle, &news) <= 4);
     dsm_semaphore_value(s->handle);
 }
 
@@ -418,7 +411,7 @@ static void clock_call(struct slot *s, uint8_t what)
         dsm_clock_hybrid(&s->clock, what, what & 2 ? -1 : what, what, &stamp);
     else
         dsm_clock_lamport(&s->clock, what, &stamp);
-    MUST(!dsm_clock_now(&s->clock, &stamp));
+    CHECK(!dsm_clock_now(&s->clock, &stamp));
 }
 
 /* ---- an input ---- */
@@ -452,7 +445,7 @@ static uint32_t count_of(enum dsm_type type)
 static uint8_t *place(uint64_t nbytes, bool away)
 {
     static dsm_remote near;
-    MUST(nbytes && nbytes <= ARENA);
+    CHECK(nbytes && nbytes <= ARENA);
     object.nbytes = away ? ARENA : nbytes;
     object.bytes = away ? far_bytes : arena + ARENA - nbytes;
     near = (dsm_remote){.near = object.bytes,
@@ -479,17 +472,17 @@ static void make(const struct kind *k, uint8_t shape, bool away)
     g.capacity = shape % 3 ? 2 * ROWS : 1;
     switch (k->type) {
     case DSM_QUEUE:
-        MUST(!dsm_queue_format(place(dsm_queue_nbytes(&q), away), &q));
+        CHECK(!dsm_queue_format(place(dsm_queue_nbytes(&q), away), &q));
         break;
     case DSM_SEGMENT:
-        MUST(!dsm_segment_layout(&g, &nbytes) && !dsm_segment_format(place(nbytes, away), nbytes, &g));
+        CHECK(!dsm_segment_layout(&g, &nbytes) && !dsm_segment_format(place(nbytes, away), nbytes, &g));
         break;
     case DSM_CLOCK:
-        MUST(!dsm_clock_format(place(dsm_clock_bytes(), away)));
+        CHECK(!dsm_clock_format(place(dsm_clock_bytes(), away)));
         break;
     default:
         nbytes = dsm_sync_bytes((int)k->type, members, count);
-        MUST(!dsm_sync_format(place(nbytes, away), (int)k->type, members, count, 0));
+        CHECK(!dsm_sync_format(place(nbytes, away), (int)k->type, members, count, 0));
     }
 }
 
@@ -573,18 +566,18 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     dsm_region *region;
     uint8_t name[DSM_DESC_MAX];
     uint8_t *p = mmap(NULL, ARENA + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    MUST(p != MAP_FAILED && !mprotect(p + GUARD, ARENA, PROT_READ | PROT_WRITE));
+    CHECK(p != MAP_FAILED && !mprotect(p + GUARD, ARENA, PROT_READ | PROT_WRITE));
     arena = p + GUARD;
     dsm_options_init(&o);
     o.fabric = "shm";
     o.secret = "a secret for the fuzzer, 32 byte";
     o.secret_len = 32;
-    MUST(!dsm_open(&o, &owner));
+    CHECK(!dsm_open(&o, &owner));
     o.fault = ""; /* no faults, but no mapping either */
-    MUST(!dsm_open(&o, &user));
-    MUST(!dsm_alloc(owner, ARENA, DSM_READ | DSM_WRITE | DSM_ATOMIC, &region));
+    CHECK(!dsm_open(&o, &user));
+    CHECK(!dsm_alloc(owner, ARENA, DSM_READ | DSM_WRITE | DSM_ATOMIC, &region));
     int n = dsm_region_descriptor(region, name);
-    MUST(n > 0 && !dsm_attach(user, name, (size_t)n, -1, &far) && !dsm_remote_near(far));
+    CHECK(n > 0 && !dsm_attach(user, name, (size_t)n, -1, &far) && !dsm_remote_near(far));
     far_bytes = dsm_region_data(region);
     return 0;
 }
@@ -599,7 +592,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     bool away = first & 16 && !(k->type == DSM_QUEUE && k->flags != DSM_QUEUE_CHECKED);
     make(k, next_byte(), away);
     memset(slots, 0, sizeof slots);
-    MUST(!k->open(&slots[0]));
+    CHECK(!k->open(&slots[0]));
     for (int i = 0; i < STEPS && input.n; i++)
         step(k, slots);
     close_slot(k, &slots[0]);

@@ -9,6 +9,7 @@
  */
 #include "agent/agent.h"
 #include "base/wire.h"
+#include "check.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -23,14 +24,6 @@ int LLVMFuzzerInitialize(int *argc, char ***argv);
 static dsm_ctx *context;
 static dsm_descriptor region;
 
-#define MUST(x) \
-    do { \
-        if (!(x)) { \
-            fprintf(stderr, "%s\n", #x); \
-            abort(); \
-        } \
-    } while (0)
-
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     (void)argc, (void)argv;
@@ -41,9 +34,9 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     o.fabric = "shm";
     o.secret = "a secret for the fuzzer, 32 byte";
     o.secret_len = 32;
-    MUST(!dsm_open(&o, &context));
-    MUST(!dsm_alloc(context, 4096, DSM_READ, &r));
-    MUST(!dsm_descriptor_parse(raw, (size_t)dsm_region_descriptor(r, raw), &region));
+    CHECK(!dsm_open(&o, &context));
+    CHECK(!dsm_alloc(context, 4096, DSM_READ, &r));
+    CHECK(!dsm_descriptor_parse(raw, (size_t)dsm_region_descriptor(r, raw), &region));
     return 0;
 }
 
@@ -88,7 +81,7 @@ static bool feed(struct agent *a, struct conn *c, const uint8_t *bytes, size_t n
 {
     while (n) {
         size_t room = sizeof c->in - c->have, some = n < room ? n : room;
-        MUST(room);
+        CHECK(room);
         memcpy(c->in + c->have, bytes, some);
         c->have += some;
         bytes += some;
@@ -104,9 +97,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     struct agent *a = context->agent;
     int pair[2];
     uint8_t framed[600], drain[4096];
-    MUST(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair));
+    CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair));
     struct conn *c = calloc(1, sizeof *c); /* on the heap, where a byte too many is found */
-    MUST(c);
+    CHECK(c);
     c->fd = pair[0];
     pthread_mutex_lock(&a->lock);
     size_t strangers = a->strangers++;
@@ -120,7 +113,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     }
     if (c->state != CONN_OPEN)
         a->strangers--;
-    MUST(a->strangers == strangers);
+    CHECK(a->strangers == strangers);
     conn_close_endpoint(c);
     pthread_mutex_unlock(&a->lock);
     free(c);

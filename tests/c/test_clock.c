@@ -3,6 +3,7 @@
  * of a clock are different, and none is left out; those of one thread grow; a stamp is greater than the one that was received for it.
  */
 #include "base/atomic.h"
+#include "check.h"
 #include "dsm.h"
 
 #include <pthread.h>
@@ -14,14 +15,6 @@
 
 enum { THREADS = 4, STAMPS = 40000, CLOCKS = 3 };
 #define WALL_MS 1000000ull /* stands still, so that the hybrid clock must count */
-
-#define CHECK(x) \
-    do { \
-        if (!(x)) { \
-            fprintf(stderr, "%s:%d: %s (%s)\n", __FILE__, __LINE__, #x, dsm_last_error()->detail); \
-            abort(); \
-        } \
-    } while (0)
 
 static int file;
 static uint64_t word, letters[CLOCKS]; /* a stamp of each clock, on its way from one thread to another */

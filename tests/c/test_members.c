@@ -1,5 +1,6 @@
 /* Who is dead, and who is not: zombies, lack of file descriptors, other namespaces, and newcomers that sweep the same entry. */
 #include "base/process.h"
+#include "check.h"
 #include "proto/lock.h"
 
 #include <errno.h>
@@ -12,14 +13,6 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#define CHECK(x) \
-    do { \
-        if (!(x)) { \
-            fprintf(stderr, "%s:%d: %s (%s)\n", __FILE__, __LINE__, #x, dsm_last_error()->detail); \
-            abort(); \
-        } \
-    } while (0)
 
 static uint64_t *shared;
 

@@ -1,4 +1,6 @@
 /* Queues and threads: order, loss and doubling by content, for each way of taking; waits, watches, shutdown; what the dead leave. */
+#include "check.h"
+#include "context.h"
 #include "fabric/near.h"
 #include "proto/ring.h"
 
@@ -9,14 +11,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-
-#define CHECK(x) \
-    do { \
-        if (!(x)) { \
-            fprintf(stderr, "%s:%d: %s (%s)\n", __FILE__, __LINE__, #x, dsm_last_error()->detail); \
-            abort(); \
-        } \
-    } while (0)
 
 enum { LANES = 2, MESSAGES = 6000, LONGEST = 300 };
 
@@ -279,19 +273,6 @@ static void succeeds_behind_the_tail(void)
 
 /* ---- a producer at home after one from afar, which has gone round the ring and stored no head ---- */
 
-static dsm_ctx *context(const char *fault)
-{
-    dsm_options o;
-    dsm_ctx *c;
-    dsm_options_init(&o);
-    o.fabric = "shm";
-    o.fault = fault;
-    o.secret = "a secret for the test of queues!";
-    o.secret_len = 32;
-    CHECK(!dsm_open(&o, &c));
-    return c;
-}
-
 static void put_and_take(dsm_queue *producer, dsm_queue *consumer, uint32_t number)
 {
     uint8_t m[LONGEST], want[LONGEST], kind;
@@ -305,7 +286,7 @@ static void put_and_take(dsm_queue *producer, dsm_queue *consumer, uint32_t numb
 
 static void succeeds_from_afar(void)
 {
-    dsm_ctx *home = context(NULL), *away = context("");
+    dsm_ctx *home = open_context(NULL), *away = open_context("");
     dsm_region *region;
     dsm_remote *near, *far;
     dsm_queue *producer, *consumer;

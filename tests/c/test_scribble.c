@@ -1,5 +1,7 @@
 /* Memory that others scribble over, where tests/c/fuzz_object.c would need luck: the scribble that once got somebody out of bounds. */
 #include "base/crc32.h"
+#include "check.h"
+#include "context.h"
 #include "mem/core.h"
 #include "proto/ring.h"
 #include "proto/segment.h"
@@ -10,14 +12,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-
-#define CHECK(x) \
-    do { \
-        if (!(x)) { \
-            fprintf(stderr, "%s:%d: %s (%s)\n", __FILE__, __LINE__, #x, dsm_last_error()->detail); \
-            abort(); \
-        } \
-    } while (0)
 
 enum { ALL = DSM_READ | DSM_WRITE | DSM_ATOMIC, ROWS = 3, OPENS = 100000 };
 
@@ -52,19 +46,6 @@ static void odd_tail(uint32_t flags, uint64_t tail)
 
 /* ---- far: the tail is what the owner says ---- */
 
-static dsm_ctx *context(const char *fault)
-{
-    dsm_options o;
-    dsm_ctx *c;
-    dsm_options_init(&o);
-    o.fabric = "shm";
-    o.fault = fault;
-    o.secret = "a secret for the test of scribble";
-    o.secret_len = 32;
-    CHECK(!dsm_open(&o, &c));
-    return c;
-}
-
 static const uint8_t message[300];
 
 static int fill(dsm_queue *q)
@@ -79,7 +60,7 @@ static int fill(dsm_queue *q)
 static void tail_goes_back(void)
 {
     dsm_queue_shape shape = {.lanes = 1, .flags = DSM_QUEUE_CHECKED, .lane_bytes = 4096, .max_message = 300};
-    dsm_ctx *home = context(NULL), *away = context("");
+    dsm_ctx *home = open_context(NULL), *away = open_context("");
     dsm_region *region;
     dsm_remote *far;
     dsm_queue *q;

@@ -1,4 +1,5 @@
 /* Versions of a segment, by threads that write, threads that read, and writers that stop at every step and are found dead. */
+#include "check.h"
 #include "fabric/near.h"
 #include "mem/core.h"
 #include "proto/member.h"
@@ -13,14 +14,6 @@
 #include <unistd.h>
 
 enum { ROWS = 2000, WRITES = 500, READS = 500 };
-
-#define CHECK(x) \
-    do { \
-        if (!(x)) { \
-            fprintf(stderr, "%s:%d: %s (%s)\n", __FILE__, __LINE__, #x, dsm_last_error()->detail); \
-            abort(); \
-        } \
-    } while (0)
 
 static dsm_remote *memory;
 static dsm_segment segment;

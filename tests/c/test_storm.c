@@ -6,6 +6,7 @@
  * Each thread counts what it was told has happened; in the end the words say the same.
  */
 #include "base/atomic.h"
+#include "check.h"
 #include "dsm.h"
 
 #include <errno.h>
@@ -22,14 +23,6 @@
 #include <unistd.h>
 
 enum { OWNERS = 10, ROUNDS = 60, BATCH = 40 }; /* more owners than a ticket has groups */
-
-#define CHECK(x) \
-    do { \
-        if (!(x)) { \
-            fprintf(stderr, "%s:%d: %s (%s)\n", __FILE__, __LINE__, #x, dsm_last_error()->detail); \
-            abort(); \
-        } \
-    } while (0)
 
 static dsm_ctx *owners[OWNERS], *user;
 static dsm_region *regions[OWNERS];

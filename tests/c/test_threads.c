@@ -1,4 +1,6 @@
 /* Threads that use one context, on shm and on shm through fault, while others attach, fence and write garbage to the agent. */
+#include "check.h"
+#include "context.h"
 #include "dsm.h"
 
 #include <pthread.h>
@@ -12,31 +14,10 @@
 
 enum { THREADS = 4, ROUNDS = 300, BATCH = 20 };
 
-#define CHECK(x) \
-    do { \
-        if (!(x)) { \
-            fprintf(stderr, "%s:%d: %s (%s)\n", __FILE__, __LINE__, #x, dsm_last_error()->detail); \
-            abort(); \
-        } \
-    } while (0)
-
 static dsm_ctx *owner, *user;
 static dsm_remote *shared;
 static uint8_t descriptor[DSM_DESC_MAX];
 static int descriptor_len;
-
-static dsm_ctx *open_context(const char *fault)
-{
-    dsm_options o;
-    dsm_ctx *c;
-    dsm_options_init(&o);
-    o.fabric = "shm";
-    o.fault = fault;
-    o.secret = "a secret for the test of threads";
-    o.secret_len = 32;
-    CHECK(!dsm_open(&o, &c));
-    return c;
-}
 
 static void *work(void *arg)
 {

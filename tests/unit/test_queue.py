@@ -485,6 +485,30 @@ def test_what_one_thread_puts_while_another_one_sends(fault_place):
             consumer.close()
 
 
+def test_a_child_that_is_forked_while_another_thread_sends(fault_place):
+    """Nobody in the child gives back the turn that the thread has; it is told so, and does not wait for it."""
+    with dsmem.Context(fault_place, secret=SECRET) as context, dsmem.connect(context=context) as cluster:
+        with dsmem.Context(f"{fault_place}://?delay=*:200ms", secret=SECRET) as other:
+            consumer = cluster.queue("q", create=True)
+            producer = dsmem.attach(consumer.ref, other)
+            producer.produce()
+            slow = threading.Thread(target=producer.put, args=(b"slow",))
+            slow.start()
+            assert consumer.get(timeout=30) == b"slow"  # has arrived; who sent it does not know that yet
+            child = os.fork()
+            if not child:
+                signal.alarm(20)
+                try:
+                    producer.put(b"from the child")
+                except errors.ForkError:
+                    os._exit(0)
+                os._exit(1)
+            slow.join()
+            assert os.waitpid(child, 0)[1] == 0
+            producer.close()
+            consumer.close()
+
+
 def test_threads_that_are_the_first_to_put(fault_place):
     """They are one producer with one lane, whoever of them comes first."""
     with dsmem.Context(fault_place, secret=SECRET) as context, dsmem.connect(context=context) as cluster:
