@@ -114,6 +114,18 @@ static int takes_an_array(void *arg)
     return finish();
 }
 
+/* Puts and takes after it are as ever. */
+static void goes_on(dsm_queue *c)
+{
+    struct taken t;
+    dsm_queue *p = producer_at(own);
+    put_some(p, 500, 3);
+    drain(c, &t);
+    CHECK(series(&t, 500) == 503 && t.at == t.n);
+    leave(p);
+    leave(c);
+}
+
 /* ---- who comes after a producer ---- */
 
 /* How many of the victim's messages are in the lane, whatever was there before. */
@@ -145,12 +157,7 @@ static void a_consumer_first(void)
     CHECK(counts.messages == t.n);
     see_puts(&t, now->n);
     CHECK(t.at == t.n);
-    dsm_queue *p = producer_at(own);
-    put_some(p, 500, 3);
-    drain(c, &t);
-    CHECK(series(&t, 500) == 503 && t.at == t.n);
-    leave(p);
-    leave(c);
+    goes_on(c);
 }
 
 static void a_producer_first(void)
@@ -207,12 +214,7 @@ static void another_consumer(void)
     CHECK(t.n);
     judge_takes(t.number[0]);
     CHECK(series(&t, t.number[0]) == waiting && t.at == t.n);
-    dsm_queue *p = producer_at(own);
-    put_some(p, 500, 3);
-    drain(c, &t);
-    CHECK(series(&t, 500) == 503 && t.at == t.n);
-    leave(p);
-    leave(c);
+    goes_on(c);
 }
 
 /* The room that the dead one made can be used, what it had not taken is not overwritten. */
