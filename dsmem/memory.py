@@ -6,12 +6,23 @@ import contextlib
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 from typing_extensions import Self
 
 from dsmem import _core, errors
 
 _ID_OFFSET = 24  # docs/protocols/objects.md
+
+
+class Closable(Protocol):
+    """What is opened and closed again."""
+
+    def close(self) -> None:
+        """Leave it."""
+
+
+Opened = TypeVar("Opened", bound=Closable)
 
 
 @dataclass(frozen=True)
@@ -176,3 +187,13 @@ def adopt(
         remote.close()
         raise
     return Memory(remote, replace(ref, id=found), region, release)
+
+
+def open_or_leave(open_: Callable[[Memory], Opened], memory: Memory) -> Opened:
+    """The object in the memory, which is left when it can't be opened: at once, or with the last handle on it."""
+    try:
+        return open_(memory)
+    except BaseException:
+        with contextlib.suppress(errors.DsmemError):
+            memory.part()
+        raise

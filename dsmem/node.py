@@ -7,11 +7,10 @@
 from __future__ import annotations
 
 import builtins
-import importlib
+import itertools
 import os
 import weakref
 from collections.abc import Callable
-from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 from typing_extensions import Self
@@ -20,8 +19,16 @@ from dsmem import _core, errors
 from dsmem.cluster.hosted import HostedNames
 from dsmem.cluster.local import LocalNames, user_number
 from dsmem.cluster.names import Format, Lifetime, NameInfo, Names, check_name
-from dsmem.context import open_contexts
-from dsmem.memory import Memory, Reference, adopt
+from dsmem.cluster.objects import (
+    NamedObject,
+    attach,
+    check_seconds,
+    class_of,
+    grown,
+    memory_of,
+    quiet_after,
+)
+from dsmem.memory import Memory, Opened, open_or_leave
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -31,122 +38,7 @@ if TYPE_CHECKING:
     from dsmem.queue import Queue
     from dsmem.segment import Segment
 
-# Where the class of each kind is; imported when the first such object is made or attached.
-_CLASSES = {
-    "segment": "dsmem.segment:Segment",
-    "queue": "dsmem.queue:Queue",
-    "lock": "dsmem.sync:Lock",
-    "rwlock": "dsmem.sync:RWLock",
-    "semaphore": "dsmem.sync:Semaphore",
-    "event": "dsmem.sync:Event",
-    "condition": "dsmem.sync:Condition",
-    "barrier": "dsmem.sync:Barrier",
-    "once": "dsmem.sync:Once",
-    "spinlock": "dsmem.sync:SpinLock",
-    "clock": "dsmem.clock:SharedClock",
-}
-
-
-class NamedObject:
-    """Base of all that has a name in a cluster: how it is referred to, closed and unlinked.
-
-    Parameters
-    ----------
-    memory : Memory
-        Whose owner this object becomes.
-    cluster : Cluster or None
-        Where the name is; None for what was attached by reference.
-    name : str
-        The name.
-
-    Notes
-    -----
-    A class of objects has two class methods. ``_layout(**properties)`` returns the number of bytes and a function that
-    writes the object, its header included, into a zeroed, writable memoryview of them, before anybody else sees it.
-    ``_open(memory, cluster, name, **properties)`` returns the object, or raises MismatchError when it has other
-    properties than those that are given; attaching by reference gives none.
-    """
-
-    def __init__(self, memory: Memory, cluster: Cluster | None, name: str) -> None:
-        self._memory = memory
-        self._cluster = cluster
-        self._name = name
-        if cluster is not None:
-            cluster._children.add(self)
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return self._name
-
-    @property
-    def ref(self) -> Reference:
-        """How others find it: small and picklable, for :func:`dsmem.attach`. Pickling the object does the same."""
-        return self._memory.ref
-
-    @property
-    def closed(self) -> bool:
-        """Whether this handle was closed."""
-        return self._memory.closed
-
-    def close(self) -> None:
-        """Leave the object, which stays under its name; again does nothing.
-
-        Raises
-        ------
-        BusyError
-            There are views of its memory, or calls are under way in other threads.
-        """
-        self._memory.close()
-
-    def unlink(self) -> None:
-        """Remove its name; who is attached, this handle too, goes on using it.
-
-        Raises
-        ------
-        NameNotFoundError
-            The name is gone already.
-        InvalidArgumentError
-            A hosted object of another process: only its owner can.
-        """
-        if self._cluster is not None:
-            self._cluster.unlink(self._name)
-            return
-        ref = self.ref
-        if not ref.cluster:
-            raise errors.InvalidArgumentError(f"{self._name!r} lives in another process, which alone can unlink it")
-        LocalNames(ref.cluster, ref.owner).unlink(ref.name)
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return attach, (self.ref,)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._leave()
-
-    def _leave(self) -> None:
-        """What the end of a with statement does."""
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._name!r}{' closed' if self.closed else ''}>"
-
-
-def check_seconds(**given: Any) -> None:
-    """Refuse what is neither None nor a number of seconds, at least 0."""
-    for what, value in given.items():
-        if value is not None and not (isinstance(value, Real) and float(value) >= 0):
-            raise errors.InvalidArgumentError(f"{what}={value!r}: seconds, at least 0")
-
-
-def _class_of(kind: str) -> Any:
-    try:
-        module, _, name = _CLASSES[kind].partition(":")
-    except KeyError:
-        raise errors.InvalidArgumentError(f"kind {kind!r}: there are {', '.join(_CLASSES)}") from None
-    return getattr(importlib.import_module(module), name)
+__all__ = ["Cluster", "NamedObject", "attach", "check_seconds", "connect", "grown", "memory_of"]
 
 
 class Cluster:
@@ -168,7 +60,8 @@ class Cluster:
         self._names = names
         self._name = name
         self._closed = False
-        self._children: weakref.WeakSet[NamedObject] = weakref.WeakSet()
+        self._children: weakref.WeakValueDictionary[int, NamedObject] = weakref.WeakValueDictionary()
+        self._numbers = itertools.count()
 
     @property
     def name(self) -> str:
@@ -213,18 +106,31 @@ class Cluster:
         return self._open_names().gc()
 
     def close(self) -> None:
-        """Close the objects that were opened through it, and end the names of a hosted cluster; again does nothing.
+        """Close the objects that were opened through it, and end the names that go with it; again does nothing.
+
+        Those are the names of a hosted cluster, and those made through this one with ``lifetime="creator"``.
 
         Raises
         ------
         BusyError
-            One of them has views, or calls are under way in other threads. Close again when they are gone.
+            Some of them, of which this is the first, have views, or calls are under way in other threads. The others
+            are closed. Close again when those are gone.
         """
-        for child in builtins.list(self._children):
-            child.close()
-        self._end()
+        self._close(lambda child: child.close())
 
-    def _end(self) -> None:
+    def _adopt(self, child: NamedObject) -> None:
+        """It is closed with the cluster, before those that were opened before it: an object may stand on an older."""
+        self._children[next(self._numbers)] = child
+
+    def _close(self, leave: Callable[[NamedObject], None]) -> None:
+        failed: errors.DsmemError | None = None
+        for child in reversed(builtins.list(self._children.values())):
+            try:
+                leave(child)
+            except errors.DsmemError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
         if not self._closed:
             self._names.close()
             self._closed = True
@@ -232,10 +138,9 @@ class Cluster:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        for child in builtins.list(self._children):
-            child._leave()
-        self._end()
+    def __exit__(self, kind: object, *error: object) -> None:
+        with quiet_after(kind):
+            self._close(lambda child: child._leave())
 
     def __repr__(self) -> str:
         return f"<Cluster {self._name!r} in {self._names}{' closed' if self._closed else ''}>"
@@ -541,6 +446,19 @@ class Cluster:
         readonly : bool
             Attach without the right to change anything.
         """
+        return self._open(name, kind, layout, lambda memory: memory, create, mode, readonly, lifetime)
+
+    def _open(
+        self,
+        name: str,
+        kind: str,
+        layout: Callable[[], tuple[int, Format]],
+        open_: Callable[[Memory], Opened],
+        create: bool | None,
+        mode: int | None = None,
+        readonly: bool = False,
+        lifetime: Lifetime = "name",
+    ) -> Opened:
         names = self._open_names()
         check_name(name)
         if lifetime not in ("name", "creator"):
@@ -552,22 +470,28 @@ class Cluster:
         while True:
             if not create:
                 try:
-                    return names.attach(name, kind, readonly)
+                    found = names.attach(name, kind, readonly)
                 except errors.NameNotFoundError:
                     if create is False or readonly:
                         raise
+                else:
+                    return open_or_leave(open_, found)
             try:
-                return names.make(name, kind, *layout(), mode, lifetime)
+                return names.make(name, kind, *layout(), mode, lifetime, open_)
             except errors.NameExistsError:
                 if create:
                     raise  # otherwise another process was quicker, and may be gone again
 
     def _object(self, kind: str, name: str, properties: dict[str, Any], **how: Any) -> Any:
-        cls = _class_of(kind)
-        # Before anything is made: a call that fails leaves no name.
+        cls = class_of(kind)
         check_seconds(spin=properties.get("spin"), timeout=properties.get("timeout"))
-        memory = self.make(name, kind, lambda: cls._layout(**properties), **how)
-        return _open_or_close(cls, memory, self, name, properties)
+        return self._open(
+            name,
+            kind,
+            lambda: cls._layout(**properties),
+            lambda memory: cls._open(memory, self, name, **dict(properties)),
+            **how,
+        )
 
     # -- objects --
 
@@ -638,14 +562,6 @@ class Cluster:
         return clock
 
 
-def _open_or_close(cls: Any, memory: Memory, cluster: Cluster | None, name: str, properties: dict[str, Any]) -> Any:
-    try:
-        return cls._open(memory, cluster, name, **properties)
-    except BaseException:
-        memory.close()
-        raise
-
-
 def connect(
     cluster: str = "default",
     *,
@@ -690,81 +606,3 @@ def connect(
     names = LocalNames(cluster, os.geteuid() if owner is None else user_number(owner), mode, group)
     names.gc()
     return Cluster(names, cluster)
-
-
-def attach(ref: Reference, context: _core.Context | None = None) -> Any:
-    """Attach to an object by its reference.
-
-    Parameters
-    ----------
-    ref : Reference
-        The object's ``ref``.
-    context : Context, optional
-        For an object in another process's memory: of the same fabric; by default the only one that is open here.
-
-    Returns
-    -------
-    Segment, Queue, Lock and so on
-        As the reference's kind says.
-
-    Raises
-    ------
-    NameNotFoundError, StaleDescriptorError
-        The object has been unlinked or closed.
-    InvalidArgumentError
-        It takes a context to reach it, and there is none or more than one.
-    """
-    if not isinstance(ref, Reference):
-        raise errors.InvalidArgumentError(
-            f"{ref!r} is no reference: an object's ref is one; names are found by dsmem.connect()"
-        )
-    return _open_or_close(_class_of(ref.kind), memory_of(ref, context), None, ref.name, {})
-
-
-def memory_of(ref: Reference, context: _core.Context | None = None) -> Memory:
-    """The memory behind a reference; parameters and errors as of :func:`attach`."""
-    if ref.cluster:
-        return LocalNames(ref.cluster, ref.owner).attach_reference(ref)
-    way = context if context is not None else _only_context(ref)
-    return adopt(way.attach(ref.descriptor), ref)
-
-
-def grown(memory: Memory, nbytes: int, *, longer: bool = False) -> Memory:
-    """The memory of an object mapped anew, at least nbytes of it.
-
-    Parameters
-    ----------
-    memory : Memory
-        As it was; it stays open.
-    nbytes : int
-        How much there has to be.
-    longer : bool
-        Make it so.
-
-    Raises
-    ------
-    CorruptError
-        There is less.
-    NameNotFoundError, StaleDescriptorError
-        The name is gone.
-    OutOfMemoryError
-        There is no room; nothing has changed.
-    """
-    ref = memory.ref
-    if ref.cluster:
-        new = LocalNames(ref.cluster, ref.owner).attach_reference(ref, nbytes if longer else 0)
-        if new.nbytes >= nbytes:
-            return new
-        new.close()
-    raise errors.CorruptError(f"{ref.name!r} says that it has {nbytes} bytes, and it has less")
-
-
-def _only_context(ref: Reference) -> _core.Context:
-    fabric = _core.Descriptor(ref.descriptor).fabric
-    ways = [c for c in open_contexts() if c.fabric.removeprefix("fault+") == fabric]
-    if len(ways) != 1:
-        raise errors.InvalidArgumentError(
-            f"{ref.name!r} is in memory of the fabric {fabric}, of which {len(ways)} contexts are open here: "
-            "dsmem.attach(ref, context) says which"
-        )
-    return ways[0]

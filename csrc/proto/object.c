@@ -15,6 +15,9 @@ const char *dsm_type_name(int type)
 int object_format(void *memory, enum dsm_type type, uint64_t nbytes)
 {
     struct object_header h = {.magic = OBJECT_MAGIC, .version = OBJECT_VERSION, .type = type, .nbytes = nbytes};
+    const struct object_header *given = memory;
+    h.made = given->made;
+    h.creator = given->creator;
     while (!h.id)
         if (getrandom(&h.id, sizeof h.id, 0) != (ssize_t)sizeof h.id)
             return err_set_errno(errno, "getrandom");

@@ -8,7 +8,9 @@
  *       12      4  type, enum dsm_type
  *       16      8  bytes of the whole object
  *       24      8  id, random, never 0
- *       32     32  zero
+ *       32      8  when it was made, in nanoseconds since 1970; 0: not known
+ *       40      8  identity (member.h) of the process with which its name goes, 0: of none
+ *       48     16  zero
  *
  * Numbers are little-endian. Behind the header every type has its own table of bytes.
  */
@@ -25,12 +27,13 @@ struct object_header {
     uint64_t magic;
     uint32_t version, type;
     uint64_t nbytes, id;
-    uint64_t zero[4];
+    uint64_t made, creator;
+    uint64_t zero[2];
 };
 _Static_assert(sizeof(struct object_header) == OBJECT_HEADER, "docs/protocols/objects.md");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "objects are little-endian and used in place");
 
-/* Before the object has a name or a descriptor. */
+/* Before the object has a name or a descriptor; made and creator are kept as they stand in the memory. */
 int object_format(void *memory, enum dsm_type type, uint64_t nbytes);
 /* A copy of the header, read through the remote. EMISMATCH, EVERSION, ECORRUPT. */
 int object_check(dsm_remote *r, enum dsm_type type, struct object_header *out);

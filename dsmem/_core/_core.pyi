@@ -1,3 +1,4 @@
+import os
 from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Any, NamedTuple, final, overload
@@ -533,6 +534,35 @@ def identity_pid(identity: int) -> int:
 
 def process_start(pid: int) -> int:
     """When a process started, in clock ticks since boot; 0 where there is none, or it has ended."""
+
+class File:
+    """An open file, closed with its object. Made in one call: a signal handler that raises leaves no descriptor.
+
+    Parameters
+    ----------
+    path : str or path
+        What to open.
+    flags, mode : int
+        As of :func:`os.open`; O_CLOEXEC is added.
+
+    Raises
+    ------
+    OSError
+        As of :func:`os.open`.
+    """
+
+    def __new__(cls, path: str | os.PathLike[str], flags: int, mode: int = 0) -> Self: ...
+    def fileno(self) -> int:
+        """The descriptor."""
+
+    def lock(self) -> bool:
+        """Take flock(2) of the file exclusively, if nobody has it; whether it was taken. It goes with close()."""
+
+    def close(self) -> None:
+        """Unlock and close; again does nothing. A child of fork leaves the lock to its parent."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *error: object) -> None: ...
 
 def map_file(fd: int, nbytes: int, access: str = "rwa") -> Remote:
     """Map the first nbytes of an open file of shared memory.

@@ -18,6 +18,7 @@ from cpython.pythread cimport (
     PyThread_type_lock,
 )
 from cpython.slice cimport PySlice_AdjustIndices, PySlice_Unpack
+from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
@@ -25,12 +26,16 @@ from numpy cimport (
     NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_CLONGDOUBLE, PyArray_CheckExact, PyArray_DATA, PyArray_FLAGS,
     PyArray_DIMS, PyArray_NBYTES, PyArray_NDIM, PyArray_TYPE, import_array, ndarray,
 )
+from posix.fcntl cimport O_CLOEXEC, open as posix_open
+from posix.unistd cimport close as posix_close, getpid
 
 from dsmem._core cimport cdsm as c
 
 import asyncio
 import contextlib
+import fcntl
 import json
+import os
 import time
 import warnings
 import weakref
@@ -68,6 +73,7 @@ include "sync.pxi"
 include "segment.pxi"
 include "meeting.pxi"
 include "clock.pxi"
+include "file.pxi"
 
 
 def probe(str fabric):

@@ -61,7 +61,8 @@ def list_names(cluster: str | None, owner: str | None, as_json: bool) -> None:
         table.add_column(title, justify="right" if title in ("bytes", "age") else "left", overflow="fold")
     for row in rows:
         cells = (row["cluster"], row["name"], row["kind"], str(row["nbytes"]), row["owner"])
-        table.add_row(*(Text(c) for c in cells), _age(time.time() - row["created"]), row["lifetime"])
+        lifetime = f"{row['lifetime']} (dead)" if row["left"] else row["lifetime"]
+        table.add_row(*(Text(c) for c in cells), _age(time.time() - row["created"]), lifetime)
     if rows:
         # A line per name, whatever its length, for other programs to read.
         Console(highlight=False, width=None if sys.stdout.isatty() else 10_000).print(table)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dsmem import _core, errors
 from dsmem.cluster.local import user_name
 from dsmem.cluster.names import Format, Lifetime, NameInfo, check_name
-from dsmem.memory import Memory, Reference, adopt, object_id
+from dsmem.memory import Memory, Opened, Reference, adopt, object_id, open_or_leave
 
 
 @dataclass
@@ -64,25 +66,40 @@ class HostedNames:
             self._release(found)
             raise
 
-    def make(self, name: str, kind: str, nbytes: int, format: Format, mode: int | None, lifetime: Lifetime) -> Memory:
-        """Make an object and give it the name."""
+    def make(
+        self,
+        name: str,
+        kind: str,
+        nbytes: int,
+        format: Format,
+        mode: int | None,
+        lifetime: Lifetime,
+        open_: Callable[[Memory], Opened],
+    ) -> Opened:
+        """Make an object, open it and give it the name."""
         if mode is not None:
             raise errors.InvalidArgumentError(f"mode={mode!r}: only names of a local cluster have a file mode")
         check_name(name)
         region = self.context.allocate(nbytes)
+        made = None
         try:
             with memoryview(region) as view:
                 format(view)
                 number = object_id(view)
             ref = Reference(kind, name, number, descriptor=bytes(region.descriptor))
-            made = _Object(ref, region, user_name(os.geteuid()))
+            held = _Object(ref, region, user_name(os.geteuid()), handles=1)
+            remote = self.context.attach(ref.descriptor)
+            made = open_or_leave(open_, Memory(remote, ref, region, lambda: self._release(held)))
             with self._lock:
-                if self._objects.setdefault(name, made) is not made:
+                if self._objects.setdefault(name, held) is not held:
                     raise errors.NameExistsError(repr(name))
+            return made
         except BaseException:
-            region.close()
+            with contextlib.suppress(errors.DsmemError):
+                if made is not None:
+                    made.close()
+                region.close()
             raise
-        return self.attach(name, kind, False)
 
     def _release(self, of: _Object) -> None:
         with self._lock:
@@ -98,13 +115,13 @@ class HostedNames:
         infos = [NameInfo(o.ref.name, o.ref.kind, o.region.nbytes, o.owner, o.created, "creator") for o in found]
         return sorted(infos, key=lambda info: info.name)
 
-    def unlink(self, name: str) -> None:
+    def unlink(self, name: str, number: int = 0) -> None:
         """Remove the name."""
         with self._lock:
-            try:
-                found = self._objects.pop(check_name(name))
-            except KeyError:
-                raise errors.NameNotFoundError(repr(name)) from None
+            found = self._objects.get(check_name(name))
+            if found is None or number not in (0, found.ref.id):
+                raise errors.NameNotFoundError(repr(name))
+            del self._objects[name]
             found.handles += 1
             found.named = False
         self._release(found)

@@ -4,36 +4,37 @@ A name is a file ``/dev/shm/dsmem-<uid>/<cluster>/<name>``. It is made without a
 written, and only then linked: at every instruction a name is whole or not there, and whoever is killed leaves nothing.
 Memory is given at once, so that no room is an error of the maker and never a SIGBUS of a user.
 
-A name that goes with its creator has a second link, ``.owned/<identity>-<name>``, made before the first. Once the
-process with that identity is proven dead, :meth:`LocalNames.gc` removes both; it looks whether they are still one file,
-and does that under a lock of the folder which every unlink takes, too.
+A name that goes with its creator has a mark, an empty file ``.owned/<identity>/<inode>-<name>`` that is made before the
+name. At the end of the process, or once it is proven dead, the names that it has marks of are removed, if they are
+still the same files; that is looked at under a lock of the folder which every unlink takes, too.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
-import fcntl
 import grp
 import os
 import pwd
-import re
 import stat
-import threading
+import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from dsmem import _core, errors
 from dsmem.cluster.names import Format, Lifetime, NameInfo, check_name
-from dsmem.memory import Memory, Reference, adopt, object_id
+from dsmem.memory import Memory, Opened, Reference, adopt, object_id, open_or_leave
 
 ROOT = Path("/dev/shm")
 _OWNED = ".owned"
-_COMPANION = re.compile(r"([0-9a-f]{16})-(.+)")
 _PAGE = os.sysconf("SC_PAGESIZE")
 _LOCK_SECONDS = 5.0
-_giving = threading.Lock()
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+_HEADER = struct.Struct("<8sIIQQQQ")  # docs/protocols/objects.md
+_MADE_OFFSET = 32
 
 
 def user_folder(owner: int) -> Path:
@@ -63,8 +64,8 @@ def survey() -> dict[str, dict[str, int]]:
     for cluster in clusters():
         with contextlib.suppress(errors.DsmemError):
             names = LocalNames(cluster, os.geteuid())
-            left = sum(_core.identity_dead(creator) for creator, _, _ in names._companions())
-            found[cluster] = {"names": len(names.infos()), "left": left}
+            infos = names.infos()
+            found[cluster] = {"names": len(infos), "left": sum(info.left for info in infos)}
     return found
 
 
@@ -138,6 +139,58 @@ def _allocate(fd: int, nbytes: int) -> int:
     return size
 
 
+class _Header(NamedTuple):
+    """What an object's first bytes say of it."""
+
+    magic: bytes
+    version: int
+    kind: int
+    nbytes: int
+    id: int
+    made: int
+    creator: int
+
+
+def _header(file: _core.File) -> _Header | None:
+    """None: it is no object."""
+    raw = os.pread(file.fileno(), _HEADER.size, 0)
+    if len(raw) < _HEADER.size:
+        return None
+    header = _Header(*_HEADER.unpack(raw))
+    return header if header.magic == b"dsmemobj" and header.id else None
+
+
+class _Self:
+    """What this process is as a creator of names: its identity, and the places where it has made such names."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.identity = _core.identity()
+        self.places: dict[Path, LocalNames] = {}
+
+    def end(self) -> None:
+        for place in list(self.places.values()):
+            with contextlib.suppress(errors.DsmemError, OSError):
+                place.end_of(self.identity)
+
+
+_self: _Self | None = None
+
+
+def _this_process() -> _Self:
+    global _self
+    known = _self
+    if known is None or known.pid != os.getpid():  # a child of fork is another creator
+        known = _self = _Self()
+    return known
+
+
+@atexit.register
+def _at_exit() -> None:
+    if _self is not None and _self.pid == os.getpid():
+        _self.end()
+
+
 class LocalNames:
     """The names of one cluster on this host.
 
@@ -162,6 +215,7 @@ class LocalNames:
         self.folder = user_folder(owner) / cluster
         self._mode = None if mode is None else check_mode(mode)
         self._group = None if group is None else _group_number(group)
+        self._mine: dict[str, int] = {}  # names that go with this place, and the inodes that they had
         self._prepare()
 
     def __repr__(self) -> str:
@@ -211,21 +265,18 @@ class LocalNames:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """No name is unlinked by others meanwhile. A killed holder frees it; for a stopped one nobody waits long."""
-        fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with _core.File(self.folder, os.O_RDONLY | os.O_DIRECTORY) as folder:
             end, pause = time.monotonic() + _LOCK_SECONDS, 1e-5
-            while True:
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
+            _holding.add(folder)
+            try:
+                while not folder.lock():
                     if time.monotonic() > end:
                         raise errors.BusyError(f"another process has kept {self.folder} locked") from None
                     time.sleep(pause)
                     pause = min(2 * pause, 0.01)
-            yield
-        finally:
-            os.close(fd)
+                yield
+            finally:
+                _holding.discard(folder)
 
     # -- names --
 
@@ -241,154 +292,192 @@ class LocalNames:
         path = self.folder / check_name(ref.name)
         flags = os.O_RDONLY if ref.readonly else os.O_RDWR
         try:
-            fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            raise _refused(error, repr(ref.name)) from None
-        try:
-            info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode) or not info.st_size:
-                raise errors.CorruptError(f"{path} is no file of shared memory")
-            if at_least > info.st_size and object_id(os.pread(fd, 32, 0)) == ref.id:
-                _allocate(fd, at_least)
-                info = os.fstat(fd)
-            remote = _core.map_file(fd, info.st_size, "r" if ref.readonly else "rwa")
+            with _core.File(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK) as file:
+                info = os.fstat(file.fileno())
+                if not stat.S_ISREG(info.st_mode) or not info.st_size:
+                    raise errors.CorruptError(f"{path} is no file of shared memory")
+                if at_least > info.st_size and object_id(os.pread(file.fileno(), 32, 0)) == ref.id:
+                    _allocate(file.fileno(), at_least)
+                    info = os.fstat(file.fileno())
+                remote = _core.map_file(file.fileno(), info.st_size, "r" if ref.readonly else "rwa")
         except OSError as error:
             raise _refused(error, repr(ref.name), at_least) from None
-        finally:
-            os.close(fd)
         return adopt(remote, ref)
 
-    def make(self, name: str, kind: str, nbytes: int, format: Format, mode: int | None, lifetime: Lifetime) -> Memory:
-        """Make an object and give it the name: the whole object, or an exception and nothing."""
+    def make(
+        self,
+        name: str,
+        kind: str,
+        nbytes: int,
+        format: Format,
+        mode: int | None,
+        lifetime: Lifetime,
+        open_: Callable[[Memory], Opened],
+    ) -> Opened:
+        """Make an object, open it and give it the name: the whole object, or an exception and nothing."""
         path = self.folder / check_name(name)
         if mode is not None:
             check_mode(mode)
-        fd = -1
+        creator = _this_process().identity if lifetime == "creator" else 0
         try:
             if os.path.lexists(path):  # before memory is taken; linking decides
                 raise FileExistsError(errno.EEXIST, "")
-            fd = self._unnamed(mode)
-            remote = _core.map_file(fd, _allocate(fd, nbytes))
-            try:
-                with memoryview(remote) as view:
-                    format(view)
-                    ref = self._reference(name, kind, number=object_id(view))
+            with self._unnamed(mode) as file:
+                memory = self._written(file, name, kind, nbytes, format, creator)
+                made = open_or_leave(open_, memory)
                 try:
-                    self._give_name(fd, path, lifetime)
-                except FileNotFoundError:  # gc took the folder, which had no name yet
-                    self._prepare()
-                    self._give_name(fd, path, lifetime)
-            except BaseException:
-                remote.close()
-                raise
+                    try:
+                        self._give_name(file, path, creator)
+                    except FileNotFoundError:  # gc took the folder, which had no name yet
+                        self._prepare()
+                        self._give_name(file, path, creator)
+                except BaseException:
+                    with contextlib.suppress(errors.DsmemError):
+                        made.close()
+                    raise
         except OSError as error:
             raise _refused(error, repr(name), nbytes) from None
-        finally:
-            if fd >= 0:
-                os.close(fd)
-        return Memory(remote, ref)
+        return made
 
-    def _unnamed(self, mode: int | None) -> int:
-        flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+    def _written(self, file: _core.File, name: str, kind: str, nbytes: int, format: Format, creator: int) -> Memory:
+        remote = _core.map_file(file.fileno(), _allocate(file.fileno(), nbytes))
         try:
-            fd = os.open(self.folder, flags, 0o600)
+            with memoryview(remote) as view:
+                struct.pack_into("<QQ", view, _MADE_OFFSET, time.time_ns(), creator)
+                format(view)
+                number = object_id(view)
+        except BaseException:
+            remote.close()
+            raise
+        return Memory(remote, self._reference(name, kind, number=number))
+
+    def _unnamed(self, mode: int | None) -> _core.File:
+        flags = os.O_TMPFILE | os.O_RDWR
+        try:
+            file = _core.File(self.folder, flags, 0o600)
         except FileNotFoundError:  # the last name went, and gc took the folder
             self._prepare()
-            fd = os.open(self.folder, flags, 0o600)
-        os.fchmod(fd, self.default_mode() if mode is None else mode)
-        return fd
+            file = _core.File(self.folder, flags, 0o600)
+        os.fchmod(file.fileno(), self.default_mode() if mode is None else mode)
+        return file
 
-    def _give_name(self, fd: int, path: Path, lifetime: Lifetime) -> None:
-        if lifetime == "name":
-            _link(fd, path)
+    def _give_name(self, file: _core.File, path: Path, creator: int) -> None:
+        if not creator:
+            _link(file.fileno(), path)
             return
-        companion = self.folder / _OWNED / f"{_core.identity():016x}-{path.name}"
-        with _giving:
-            if os.path.lexists(path):  # by another thread of this process, whose companion this would be
-                raise FileExistsError(errno.EEXIST, "")
-            with contextlib.suppress(FileNotFoundError):
-                companion.unlink()  # of a name of this process's that went by a bare unlink(2)
-            _link(fd, companion)
-            try:
-                _link(fd, path)
-            except BaseException:
-                companion.unlink()
-                raise
+        inode = os.fstat(file.fileno()).st_ino
+        mark = self._mark(creator, inode, path.name)
+        _this_process().places.setdefault(self.folder, self)
+        try:
+            with contextlib.suppress(FileExistsError):
+                mark.parent.mkdir(stat.S_IMODE(mark.parent.parent.stat().st_mode))
+                mark.parent.chmod(stat.S_IMODE(mark.parent.parent.stat().st_mode))  # whatever the umask took away
+            _core.File(mark, os.O_WRONLY | os.O_CREAT, 0o600).close()
+            self._mine[path.name] = inode
+            _link(file.fileno(), path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                mark.unlink()
+            raise
 
     def infos(self) -> list[NameInfo]:
         """All names, sorted."""
-        owners = {inode: _core.identity_pid(creator) for creator, _, inode in self._companions()}
-        found = []
+        found, dead = [], {0: False}
         with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
-                    info = entry.stat(follow_symlinks=False)
-                    if not stat.S_ISREG(info.st_mode):
-                        continue
-                    owner, creator = user_name(info.st_uid), owners.get(info.st_ino)
-                    if creator is not None:
-                        owner = f"{owner} pid {creator}"
-                    found.append(
-                        NameInfo(
-                            entry.name,
-                            _kind_of(entry.path, info.st_size),
-                            info.st_size,
-                            owner,
-                            info.st_mtime,
-                            "name" if creator is None else "creator",
-                        )
-                    )
+                    info = self._info(entry, dead)
+                    if info is not None:
+                        found.append(info)
         return sorted(found, key=lambda info: info.name)
 
-    def unlink(self, name: str) -> None:
+    def _info(self, entry: os.DirEntry[str], dead: dict[int, bool]) -> NameInfo | None:
+        """None: it is no file. dead: what is known of creators."""
+        info = entry.stat(follow_symlinks=False)
+        if not stat.S_ISREG(info.st_mode):
+            return None
+        kind, header, owner = "unreadable", None, user_name(info.st_uid)
+        with contextlib.suppress(PermissionError), _core.File(entry.path, _READ) as file:
+            info = os.fstat(file.fileno())  # of the file that is looked at: the name may be another's meanwhile
+            kind, header = _kind_of(file, info.st_size), _header(file)
+        creator = header.creator if header else 0
+        if creator:
+            owner = f"{owner} pid {_core.identity_pid(creator)}"
+        if creator not in dead:
+            dead[creator] = _core.identity_dead(creator)
+        made = header.made / 1e9 if header and header.made else info.st_mtime
+        lifetime: Lifetime = "creator" if creator else "name"
+        return NameInfo(entry.name, kind, info.st_size, owner, made, lifetime, dead[creator])
+
+    def unlink(self, name: str, number: int = 0) -> None:
         """Remove the name; who has the memory mapped goes on using it."""
         path = self.folder / check_name(name)
         try:
             with self._locked():
-                inode = path.lstat().st_ino
+                inode, header = path.lstat().st_ino, None
+                with contextlib.suppress(OSError), _core.File(path, _READ) as file:
+                    header = _header(file)
+                if number and (header is None or header.id != number):
+                    raise errors.NameNotFoundError(f"{name!r} is another object by now")
                 path.unlink()
-                self._forget(inode)
+                self._mine.pop(name, None)
+                if header is not None and header.creator:
+                    with contextlib.suppress(OSError):
+                        self._mark(header.creator, inode, name).unlink()
         except OSError as error:
             raise _refused(error, repr(name)) from None
 
     # -- names that go with their creator --
 
-    def _companions(self) -> list[tuple[int, os.DirEntry[str], int]]:
-        """Creator, entry and inode of each."""
+    def _mark(self, creator: int, inode: int, name: str) -> Path:
+        return self.folder / _OWNED / f"{creator:016x}" / f"{inode}-{name}"
+
+    def _creators(self) -> list[int]:
         found = []
-        with contextlib.suppress(OSError), os.scandir(self.folder / _OWNED) as entries:
-            for entry in entries:
-                match = _COMPANION.fullmatch(entry.name)
-                if match:
-                    found.append((int(match[1], 16), entry, entry.inode()))
+        with contextlib.suppress(OSError):
+            for home in (self.folder / _OWNED).iterdir():
+                with contextlib.suppress(ValueError):
+                    found.append(int(home.name, 16))
         return found
 
-    def _forget(self, inode: int) -> None:
-        for _, entry, number in self._companions():
-            if number == inode:
+    def _is(self, path: Path, inode: int, creator: int) -> bool:
+        """Whether the name is still of the file that the creator's mark is of."""
+        try:
+            if path.lstat().st_ino != inode:
+                return False
+            with contextlib.suppress(PermissionError), _core.File(path, _READ) as file:
+                header = _header(file)
+                return header is not None and header.creator == creator  # a number of an inode may come again
+        except FileNotFoundError:
+            return False
+        return True
+
+    def end_of(self, creator: int) -> list[str]:
+        """Remove the names that were to go with a creator; not those that this user may not remove."""
+        removed = []
+        home = self.folder / _OWNED / f"{creator:016x}"
+        with contextlib.suppress(errors.BusyError, FileNotFoundError), self._locked():
+            for mark in home.iterdir():
+                inode, _, name = mark.name.partition("-")
                 with contextlib.suppress(OSError):
-                    Path(entry.path).unlink()
+                    if inode.isdecimal() and self._is(self.folder / name, int(inode), creator):
+                        (self.folder / name).unlink()
+                        removed.append(name)
+                    mark.unlink()
+            with contextlib.suppress(OSError):
+                home.rmdir()
+        return removed
 
     def gc(self) -> list[str]:
         """Remove the names that were to go with creators that are dead; not those that this user may not remove."""
-        if not any(_core.identity_dead(creator) for creator, _, _ in self._companions()):
-            return []
-        removed = []
-        with contextlib.suppress(errors.BusyError, FileNotFoundError), self._locked():
-            for creator, entry, inode in self._companions():
-                if not _core.identity_dead(creator):
-                    continue
-                path = self.folder / entry.name.split("-", 1)[1]
-                with contextlib.suppress(OSError):
-                    with contextlib.suppress(FileNotFoundError):
-                        if path.lstat().st_ino == inode:
-                            path.unlink()
-                            removed.append(path.name)
-                    Path(entry.path).unlink()
-        return sorted(removed)
+        dead = [creator for creator in self._creators() if _core.identity_dead(creator)]
+        return sorted(name for creator in dead for name in self.end_of(creator))
 
     def remove_if_empty(self) -> bool:
         """Remove the folder of a cluster without names."""
+        for creator in self._creators():
+            with contextlib.suppress(OSError):
+                (self.folder / _OWNED / f"{creator:016x}").rmdir()
         try:
             (self.folder / _OWNED).rmdir()
             self.folder.rmdir()
@@ -399,20 +488,35 @@ class LocalNames:
         return True
 
     def close(self) -> None:
-        """Names stay."""
+        """The names that were made here to go with their creator go; the others stay."""
+        if not self._mine:
+            return
+        me = _this_process().identity
+        with contextlib.suppress(FileNotFoundError), self._locked():
+            for name, inode in list(self._mine.items()):
+                with contextlib.suppress(FileNotFoundError):
+                    if self._is(self.folder / name, inode, me):
+                        (self.folder / name).unlink()
+                    self._mark(me, inode, name).unlink()
+                self._mine.pop(name, None)
 
 
-def _kind_of(path: str, nbytes: int) -> str:
+def _kind_of(file: _core.File, nbytes: int) -> str:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except PermissionError:
-        return "unreadable"
-    try:
-        if not nbytes:
-            return "corrupt"
-        with _core.map_file(fd, nbytes, "r") as remote:
+        with _core.map_file(file.fileno(), nbytes, "r") as remote:
             return _core.object_type(remote)
     except errors.DsmemError:
         return "corrupt"
-    finally:
-        os.close(fd)
+
+
+_holding: set[_core.File] = set()  # that have or wait for a lock
+
+
+def _after_fork() -> None:
+    """The child's copy of a locked file would keep it locked when the parent is killed."""
+    for file in list(_holding):
+        file.close()
+    _holding.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

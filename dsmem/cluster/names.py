@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from dsmem import errors
-from dsmem.memory import Memory
+from dsmem.memory import Memory, Opened
 
 Lifetime = Literal["name", "creator"]
 Format = Callable[[memoryview], None]
@@ -56,6 +56,8 @@ class NameInfo:
         When, in seconds since 1970.
     lifetime : str
         "name" (until it is unlinked) or "creator" (it goes with its creator).
+    left : bool
+        Whether its creator is dead, so that :meth:`dsmem.Cluster.gc` and the next who connects remove it.
     """
 
     name: str
@@ -64,6 +66,7 @@ class NameInfo:
     owner: str
     created: float
     lifetime: str
+    left: bool = False
 
 
 class Names(Protocol):
@@ -76,17 +79,29 @@ class Names(Protocol):
     def attach(self, name: str, kind: str, readonly: bool) -> Memory:
         """Raise NameNotFoundError, AccessDeniedError, CorruptError, VersionError or MismatchError."""
 
-    def make(self, name: str, kind: str, nbytes: int, format: Format, mode: int | None, lifetime: Lifetime) -> Memory:
-        """Raise NameExistsError, OutOfMemoryError or AccessDeniedError; then nothing is left."""
+    def make(
+        self,
+        name: str,
+        kind: str,
+        nbytes: int,
+        format: Format,
+        mode: int | None,
+        lifetime: Lifetime,
+        open_: Callable[[Memory], Opened],
+    ) -> Opened:
+        """What open_ makes of the memory, which it gets before anybody else can; only then it has its name.
+
+        Raise what open_ raises, NameExistsError, OutOfMemoryError or AccessDeniedError; then nothing is left.
+        """
 
     def infos(self) -> list[NameInfo]:
         """All names, sorted."""
 
-    def unlink(self, name: str) -> None:
-        """Raise NameNotFoundError or AccessDeniedError."""
+    def unlink(self, name: str, number: int = 0) -> None:
+        """Remove the name, of the object with this id only unless it is 0. NameNotFoundError, AccessDeniedError."""
 
     def gc(self) -> list[str]:
         """Remove what dead creators have left; returns those names."""
 
     def close(self) -> None:
-        """Names that live in this process go."""
+        """Names that were to go with this place go."""

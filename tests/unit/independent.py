@@ -98,7 +98,7 @@ class Object:
         os.close(fd)
         self.bytes = memoryview(self.map)
         self.words = self.bytes.cast("Q")
-        magic, version, number, self.nbytes, self.id, zero = struct.unpack_from("<8sIIQQ32s", self.bytes)
+        magic, version, number, self.nbytes, self.id, zero = struct.unpack_from("<8sIIQQ16x16s", self.bytes)
         assert magic == b"dsmemobj" and version == 1 and TYPES[number - 1] == kind
         assert 64 <= self.nbytes <= info.st_size and self.id and not any(zero)
 

@@ -50,12 +50,19 @@ def test_rm(here):
     run("rm", code=2)
 
 
-CREATOR = "import sys, dsmem; dsmem.connect(sys.argv[1]).segment('a', 4, create=True, lifetime='creator').close()"
+CREATOR = """
+import os, sys, dsmem
+dsmem.connect(sys.argv[1]).segment('a', 4, create=True, lifetime='creator').close()
+os._exit(0)
+"""
 
 
 def test_gc(here):
     subprocess.run([sys.executable, "-c", CREATOR, here.name], check=True)
     here.segment("b", 4, create=True).close()
+    rows = json.loads(run("ls", "-c", here.name, "--json"))
+    assert [(r["name"], r["left"]) for r in rows] == [("a", True), ("b", False)]
+    assert "creator (dead)" in run("ls", "-c", here.name)
     assert json.loads(run("gc", "-c", here.name, "--json")) == {
         "names": [{"cluster": here.name, "name": "a"}],
         "clusters": [],

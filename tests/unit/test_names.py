@@ -201,17 +201,20 @@ def test_a_name_goes_with_its_creator_if_it_was_to(here, creator, name):
     memory.close()
 
 
-def test_a_companion_without_its_name_goes(here, name):
+def test_a_mark_without_its_name_goes(here, name):
     folder = local.user_folder(os.geteuid()) / name
     here.make("a", "lock", layout(), create=True).close()
     dead = _core.identity() & ~(0x3FFFFF << 41) | (1 << 21) << 41  # of a pid that no process has
-    (folder / ".owned" / f"{dead:016x}-a").touch()  # what a creator leaves that is killed between the two links
-    assert here.gc() == [] and not list((folder / ".owned").iterdir())
+    home = folder / ".owned" / f"{dead:016x}"
+    home.mkdir()
+    for inode in (1, (folder / "a").stat().st_ino):  # what a creator leaves that is killed before it links the name
+        (home / f"{inode}-a").touch()
+    assert here.gc() == [] and not home.exists()
     assert [i.name for i in here.list()] == ["a"]
 
 
 def test_many_that_want_one_name(here, name):
-    """One makes it, the others attach; creators in one process do not lose their companion."""
+    """One makes it, the others attach; creators in one process do not lose their mark."""
     made, start = [], threading.Barrier(8)
 
     def race():

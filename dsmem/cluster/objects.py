@@ -1,0 +1,223 @@
+"""What has a name: the base of its classes, and how an object is reached by its reference."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import Self
+
+from dsmem import _core, errors
+from dsmem.cluster.local import LocalNames
+from dsmem.context import open_contexts
+from dsmem.memory import Memory, Reference, adopt, open_or_leave
+
+if TYPE_CHECKING:
+    from dsmem.node import Cluster
+
+# Where the class of each kind is; imported when the first such object is made or attached.
+_CLASSES = {
+    "segment": "dsmem.segment:Segment",
+    "queue": "dsmem.queue:Queue",
+    "lock": "dsmem.sync:Lock",
+    "rwlock": "dsmem.sync:RWLock",
+    "semaphore": "dsmem.sync:Semaphore",
+    "event": "dsmem.sync:Event",
+    "condition": "dsmem.sync:Condition",
+    "barrier": "dsmem.sync:Barrier",
+    "once": "dsmem.sync:Once",
+    "spinlock": "dsmem.sync:SpinLock",
+    "clock": "dsmem.clock:SharedClock",
+}
+
+
+def class_of(kind: str) -> Any:
+    """The class of the objects of a kind; InvalidArgumentError where there is no such kind."""
+    try:
+        module, _, name = _CLASSES[kind].partition(":")
+    except KeyError:
+        raise errors.InvalidArgumentError(f"kind {kind!r}: there are {', '.join(_CLASSES)}") from None
+    return getattr(importlib.import_module(module), name)
+
+
+class NamedObject:
+    """Base of all that has a name in a cluster: how it is referred to, closed and unlinked.
+
+    Parameters
+    ----------
+    memory : Memory
+        Whose owner this object becomes.
+    cluster : Cluster or None
+        Where the name is; None for what was attached by reference.
+    name : str
+        The name.
+
+    Notes
+    -----
+    A class of objects has two class methods. ``_layout(**properties)`` returns the number of bytes and a function that
+    writes the object, its header included, into a zeroed, writable memoryview of them, before anybody else sees it.
+    ``_open(memory, cluster, name, **properties)`` returns the object, or raises MismatchError when it has other
+    properties than those that are given; attaching by reference gives none. What is made is opened before it has its
+    name, so that a property that only ``_open`` refuses leaves nothing.
+    """
+
+    def __init__(self, memory: Memory, cluster: Cluster | None, name: str) -> None:
+        self._memory = memory
+        self._cluster = cluster
+        self._name = name
+        if cluster is not None:
+            cluster._adopt(self)
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._name
+
+    @property
+    def ref(self) -> Reference:
+        """How others find it: small and picklable, for :func:`dsmem.attach`. Pickling the object does the same."""
+        return self._memory.ref
+
+    @property
+    def closed(self) -> bool:
+        """Whether this handle was closed."""
+        return self._memory.closed
+
+    def close(self) -> None:
+        """Leave the object, which stays under its name; again does nothing.
+
+        Raises
+        ------
+        BusyError
+            There are views of its memory, or calls are under way in other threads.
+        """
+        self._memory.close()
+
+    def unlink(self) -> None:
+        """Remove its name; who is attached, this handle too, goes on using it.
+
+        Raises
+        ------
+        NameNotFoundError
+            The name is gone already, or another object has it now.
+        InvalidArgumentError
+            A hosted object of another process: only its owner can.
+        """
+        ref = self.ref
+        if self._cluster is not None:
+            self._cluster._open_names().unlink(self._name, ref.id)
+            return
+        if not ref.cluster:
+            raise errors.InvalidArgumentError(f"{self._name!r} lives in another process, which alone can unlink it")
+        LocalNames(ref.cluster, ref.owner).unlink(ref.name, ref.id)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return attach, (self.ref,)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        with quiet_after(kind):
+            self._leave()
+
+    def _leave(self) -> None:
+        """What the end of a with statement does."""
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._name!r}{' closed' if self.closed else ''}>"
+
+
+def quiet_after(kind: object) -> contextlib.AbstractContextManager[None]:
+    """For clean-up at the end of a with statement: what it has to say never replaces the exception of the body."""
+    return contextlib.nullcontext() if kind is None else contextlib.suppress(errors.DsmemError)
+
+
+def check_seconds(**given: Any) -> None:
+    """Refuse what is neither None nor a number of seconds, at least 0."""
+    for what, value in given.items():
+        if value is not None and not (isinstance(value, Real) and float(value) >= 0):
+            raise errors.InvalidArgumentError(f"{what}={value!r}: seconds, at least 0")
+
+
+def attach(ref: Reference, context: _core.Context | None = None) -> Any:
+    """Attach to an object by its reference.
+
+    Parameters
+    ----------
+    ref : Reference
+        The object's ``ref``.
+    context : Context, optional
+        For an object in another process's memory: of the same fabric; by default the only one that is open here.
+
+    Returns
+    -------
+    Segment, Queue, Lock and so on
+        As the reference's kind says.
+
+    Raises
+    ------
+    NameNotFoundError, StaleDescriptorError
+        The object has been unlinked or closed.
+    InvalidArgumentError
+        It takes a context to reach it, and there is none or more than one.
+    """
+    if not isinstance(ref, Reference):
+        raise errors.InvalidArgumentError(
+            f"{ref!r} is no reference: an object's ref is one; names are found by dsmem.connect()"
+        )
+    cls = class_of(ref.kind)
+    return open_or_leave(lambda memory: cls._open(memory, None, ref.name), memory_of(ref, context))
+
+
+def memory_of(ref: Reference, context: _core.Context | None = None) -> Memory:
+    """The memory behind a reference; parameters and errors as of :func:`attach`."""
+    if ref.cluster:
+        return LocalNames(ref.cluster, ref.owner).attach_reference(ref)
+    way = context if context is not None else _only_context(ref)
+    return adopt(way.attach(ref.descriptor), ref)
+
+
+def grown(memory: Memory, nbytes: int, *, longer: bool = False) -> Memory:
+    """The memory of an object mapped anew, at least nbytes of it.
+
+    Parameters
+    ----------
+    memory : Memory
+        As it was; it stays open.
+    nbytes : int
+        How much there has to be.
+    longer : bool
+        Make it so.
+
+    Raises
+    ------
+    CorruptError
+        There is less.
+    NameNotFoundError, StaleDescriptorError
+        The name is gone.
+    OutOfMemoryError
+        There is no room; nothing has changed.
+    """
+    ref = memory.ref
+    if ref.cluster:
+        new = LocalNames(ref.cluster, ref.owner).attach_reference(ref, nbytes if longer else 0)
+        if new.nbytes >= nbytes:
+            return new
+        new.close()
+    raise errors.CorruptError(f"{ref.name!r} says that it has {nbytes} bytes, and it has less")
+
+
+def _only_context(ref: Reference) -> _core.Context:
+    fabric = _core.Descriptor(ref.descriptor).fabric
+    ways = [c for c in open_contexts() if c.fabric.removeprefix("fault+") == fabric]
+    if len(ways) != 1:
+        raise errors.InvalidArgumentError(
+            f"{ref.name!r} is in memory of the fabric {fabric}, of which {len(ways)} contexts are open here. "
+            "Open one, or pass the object's .ref to the other process and say there which: dsmem.attach(ref, context)"
+        )
+    return ways[0]
