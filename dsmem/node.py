@@ -31,7 +31,7 @@ from dsmem.cluster.objects import (
 from dsmem.memory import Memory, Opened, open_or_leave
 
 if TYPE_CHECKING:
-    from numpy.typing import DTypeLike
+    from numpy.typing import ArrayLike, DTypeLike
 
     from dsmem import sync
     from dsmem.clock import SharedClock
@@ -501,6 +501,8 @@ class Cluster:
         shape: int | tuple[int, ...] | None = None,
         dtype: DTypeLike | None = None,
         *,
+        data: ArrayLike | None = None,
+        like: ArrayLike | None = None,
         create: bool | None = False,
         versioned: bool | None = None,
         capacity: int | None = None,
@@ -515,9 +517,14 @@ class Cluster:
         name : str
             Its name.
         shape : int or tuple of int, optional
-            Needed to make one, where dtype is "u1" unless it is given.
+            Needed to make one, unless data or like has it.
         dtype : dtype, optional
-            Of the elements; structured ones too, but not Python objects.
+            Of the elements; structured ones and those of ml_dtypes too, but not Python objects. float64 where one is
+            made and neither data nor like has another.
+        data : array_like, optional
+            What a segment that is made holds from the beginning; shape and dtype are its own unless they are given.
+        like : array_like, optional
+            An array that has the shape and the dtype, unless they are given.
         create, mode, lifetime
             As of all objects, see :class:`Cluster`.
         versioned : bool, optional
@@ -533,7 +540,11 @@ class Cluster:
         Segment
         """
         how: dict[str, Any] = {"create": create, "mode": mode, "readonly": readonly, "lifetime": lifetime}
-        properties = {"shape": shape, "dtype": dtype, "versioned": versioned, "capacity": capacity}
+        pattern = like if data is None else data
+        if pattern is not None:
+            found = class_of("segment")._pattern(pattern)
+            shape, dtype = found.shape if shape is None else shape, found.dtype if dtype is None else dtype
+        properties = {"shape": shape, "dtype": dtype, "versioned": versioned, "capacity": capacity, "data": data}
         segment: Segment = self._object("segment", name, properties, **how)
         return segment
 

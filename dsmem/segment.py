@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,50 +17,13 @@ from typing_extensions import Buffer, Self
 from dsmem import _core, errors
 from dsmem.clock import Deadline
 from dsmem.cluster.names import Format
+from dsmem.dtypes import describe_dtype, dtype_of, parse_dtype
 from dsmem.memory import Memory
 from dsmem.node import Cluster, NamedObject, grown
 
-_KINDS = "?biufcmMSUV"
+_DATA = 4096  # offset of the data: docs/protocols/segment.md
 _SPIN_TRIES = 4
 Value = TypeVar("Value")
-
-
-def describe_dtype(dtype: DTypeLike) -> bytes:
-    """A dtype as a segment's header has it.
-
-    Raises
-    ------
-    InvalidArgumentError
-        Python objects, or anything else that means nothing in another process.
-    """
-    kind = _dtype(dtype)
-    if kind.hasobject or kind.kind not in _KINDS or not kind.itemsize:
-        raise errors.InvalidArgumentError(f"dtype {kind} means nothing in another process, or has no size")
-    return repr(np.lib.format.dtype_to_descr(kind)).encode("ascii", "backslashreplace")
-
-
-def _dtype(dtype: DTypeLike) -> np.dtype[Any]:
-    try:
-        return np.dtype(dtype)
-    except (TypeError, ValueError) as error:
-        raise errors.InvalidArgumentError(f"dtype={dtype!r}: {error}") from None
-
-
-def parse_dtype(text: bytes) -> np.dtype[Any]:
-    """The dtype that a header names.
-
-    Raises
-    ------
-    CorruptError
-        It names none.
-    """
-    try:
-        kind = np.lib.format.descr_to_dtype(ast.literal_eval(text.decode("ascii")))
-    except Exception as error:
-        raise errors.CorruptError(f"{text[:80]!r} is no dtype: {error}") from None
-    if kind.hasobject:
-        raise errors.CorruptError(f"dtype {kind} in shared memory")
-    return kind
 
 
 def _axes(shape: int | tuple[int, ...]) -> tuple[int, ...]:
@@ -94,6 +57,16 @@ class Segment(_core.SegmentCore, NamedObject):
         """Whether this handle was closed."""
         return self._parted or self._memory.closed
 
+    @staticmethod
+    def _pattern(what: Any) -> Segment | NDArray[Any]:
+        """What of the array that data= or like= is gives shape and dtype; bytes are an array of bytes."""
+        if isinstance(what, (Segment, np.ndarray)):
+            return what
+        try:
+            return np.frombuffer(what, "u1") if isinstance(what, bytes) else np.asarray(what)
+        except (ValueError, TypeError, OverflowError, RuntimeError) as error:
+            raise errors.InvalidArgumentError(f"{type(what).__name__} is no array: {error}") from None
+
     @classmethod
     def _layout(
         cls,
@@ -101,16 +74,23 @@ class Segment(_core.SegmentCore, NamedObject):
         dtype: DTypeLike | None = None,
         versioned: bool | None = None,
         capacity: int | None = None,
+        data: ArrayLike | None = None,
     ) -> tuple[int, Format]:
         if shape is None:
-            raise errors.InvalidArgumentError("a segment can't be made without a shape")
-        kind = _dtype("u1" if dtype is None else dtype)
-        text = describe_dtype(kind)
-        if kind.subdtype is not None:
-            kind, inner = kind.subdtype
-            shape, text = (*_axes(shape), *inner), describe_dtype(kind)
-        layout = _core.SegmentLayout(_axes(shape), text, kind.itemsize, bool(versioned), capacity)
-        return layout.nbytes, layout.format
+            raise errors.InvalidArgumentError("a segment can't be made without a shape, like= or data=")
+        kind, shape = _element(dtype_of(dtype), _axes(shape))  # None: float64, as NumPy has it
+        layout = _core.SegmentLayout(shape, describe_dtype(kind), kind.itemsize, bool(versioned), capacity)
+        if data is None:
+            return layout.nbytes, layout.format
+        values = _fitting(data, kind, shape)
+        frames = (_DATA, _DATA + (layout.nbytes - _DATA) // 2) if versioned else (_DATA,)
+
+        def format(view: memoryview) -> None:
+            layout.format(view)
+            for frame in frames:  # nobody else sees them yet
+                np.ndarray(shape, kind, view, frame)[...] = values
+
+        return layout.nbytes, format
 
     @classmethod
     def _open(
@@ -123,21 +103,20 @@ class Segment(_core.SegmentCore, NamedObject):
         dtype: DTypeLike | None = None,
         versioned: bool | None = None,
         capacity: int | None = None,
+        data: ArrayLike | None = None,
     ) -> Self:
         segment = cls(memory, cluster, name)
         try:
             segment._compare(shape, dtype, versioned)
         except BaseException:
-            segment.close()
+            with contextlib.suppress(errors.DsmemError):
+                segment.close()
             raise
         return segment
 
     def _compare(self, shape: int | tuple[int, ...] | None, dtype: DTypeLike | None, versioned: bool | None) -> None:
-        wanted = None if dtype is None else _dtype(dtype)
-        axes = None if shape is None else _axes(shape)
-        if wanted is not None and wanted.subdtype is not None:
-            wanted, inner = wanted.subdtype
-            axes = None if axes is None else (*axes, *inner)
+        wanted, inner = (None, ()) if dtype is None else _element(dtype_of(dtype), ())
+        axes = None if shape is None else (*_axes(shape), *inner)
         different = []
         if wanted is not None and wanted != self.dtype:
             different.append(f"dtype {self.dtype}, not {wanted}")
@@ -152,6 +131,28 @@ class Segment(_core.SegmentCore, NamedObject):
         """The remote that reaches so many bytes, after another process has made the file longer."""
         self._memory = grown(self._memory, nbytes)
         return self._memory.remote
+
+    @property
+    def ndim(self) -> int:
+        """How many axes it has."""
+        return len(self._shape())
+
+    @property
+    def size(self) -> int:
+        """How many elements it has."""
+        return math.prod(self.shape)
+
+    def __getitem__(self, index: Any) -> Any:
+        """:meth:`read`: a copy, also of one row. Views are those of :attr:`array`."""
+        return self.read(index)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        """:meth:`write`."""
+        self.write(index, value)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Copies of its rows, one after the other, each as it is when its turn comes."""
+        return (self.read(i) for i in range(len(self)))
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         """What numpy.asarray(segment) is: :attr:`array`, without a copy unless another dtype or one is asked for."""
@@ -355,6 +356,21 @@ class Segment(_core.SegmentCore, NamedObject):
     def __repr__(self) -> str:
         what = "closed" if self.closed else f"{self._shape()} {self.dtype}"
         return f"<Segment {self._name!r} {what}>"
+
+
+def _element(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Dtype and shape of a segment whose elements are arrays: those have more axes."""
+    if dtype.subdtype is None:
+        return dtype, shape
+    base, inner = dtype.subdtype
+    return base, (*shape, *inner)
+
+
+def _fitting(data: ArrayLike, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    try:
+        return np.broadcast_to(_values(data, dtype), shape)
+    except ValueError as error:
+        raise errors.InvalidArgumentError(f"data of shape {np.shape(data)} for a segment of {shape}: {error}") from None
 
 
 def _values(data: Any, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -18,7 +18,7 @@
  *      272      8  head: version << 2 | phase   } first by the writer only
  *      280      8  writer: identity (member.h) of who changes the segment as one version, 0: nobody
  *      320      8  bell (bell.h), rung after changes
- *      384   3712  dtype, as numpy.lib.format.dtype_to_descr writes it, ASCII, then zeros
+ *      384   3712  dtype, a Python literal in ASCII (dsmem/dtypes.py), then zeros
  *     4096         the data, C-ordered; then the shadow
  *
  * Rows may grow beyond the capacity where the data is a file and there is no shadow: the file is made longer before 'rows'

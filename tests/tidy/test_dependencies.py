@@ -124,6 +124,7 @@ RANK = {
     "_core": 1,
     "leftovers": 2,
     "secret": 2,
+    "dtypes": 2,
     "context": 3,
     "memory": 3,
     "node": 3,

@@ -48,7 +48,7 @@ if sys.argv[2] == "before":
         print("there", flush=True)
         sys.stdin.read()
     local.LocalNames._give_name = wait
-cluster.segment("a", 8 << 20, create=True, lifetime="creator")
+cluster.segment("a", 8 << 20, "u1", create=True, lifetime="creator")
 print("there", flush=True)
 sys.stdin.read()
 """
@@ -71,10 +71,10 @@ CRAMPED = """
 import os, dsmem
 from dsmem import errors
 cluster = dsmem.connect()
-keep = cluster.segment("keep", 256 << 10, create=True)
+keep = cluster.segment("keep", 256 << 10, "u1", create=True)
 for make in (
-    lambda: cluster.segment("a", 2 << 20, create=True),
-    lambda: cluster.segment("a", 500 << 10, create=True, versioned=True),
+    lambda: cluster.segment("a", 2 << 20, "u1", create=True),
+    lambda: cluster.segment("a", 500 << 10, "u1", create=True, versioned=True),
     lambda: keep.resize(2 << 20),
 ):
     try:
@@ -85,7 +85,7 @@ for make in (
         raise SystemExit("no error")
 assert [i.name for i in cluster.list()] == ["keep"] and keep.shape == (256 << 10,)
 keep.write(..., 1)
-cluster.segment("a", 600 << 10, create=True).write(..., 1)
+cluster.segment("a", 600 << 10, "u1", create=True).write(..., 1)
 print("fine")
 os._exit(0)
 """
@@ -108,7 +108,7 @@ def test_a_limit_on_files_is_an_error(here):
 import resource, sys, dsmem
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 try:
-    dsmem.connect(sys.argv[1]).segment("a", 2 << 20, create=True)
+    dsmem.connect(sys.argv[1]).segment("a", 2 << 20, "u1", create=True)
 except dsmem.errors.OutOfMemoryError:
     print("refused")
 """

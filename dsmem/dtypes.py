@@ -1,0 +1,144 @@
+"""NumPy's dtypes in the header of a segment: written as a Python literal, and read again as exactly the same dtype.
+
+What can't be kept is refused when a segment is made: Python objects, types of unknown extensions, metadata.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from dsmem import errors
+
+_dtype: Any = np.dtype  # of what its overloads do not list
+_KINDS = "?biufcmMSUV"
+_EXTENSION = "ml_dtypes"  # its types (bfloat16, float8_e4m3fn …) have names of their own; NumPy knows only their size
+
+
+def dtype_of(dtype: DTypeLike | None) -> np.dtype[Any]:
+    """What numpy.dtype() makes of it; InvalidArgumentError where that is nothing."""
+    try:
+        return np.dtype(dtype)
+    except (TypeError, ValueError) as error:
+        raise errors.InvalidArgumentError(f"dtype={dtype!r}: {error}") from None
+
+
+def describe_dtype(dtype: DTypeLike) -> bytes:
+    """A dtype as a segment's header has it.
+
+    Raises
+    ------
+    InvalidArgumentError
+        Python objects, or anything else that means nothing in another process or would be lost on the way.
+    """
+    kind = dtype_of(dtype)
+    if kind.hasobject or kind.kind not in _KINDS or not kind.itemsize:
+        raise errors.InvalidArgumentError(f"dtype {kind} means nothing in another process, or has no size")
+    text = repr(_described(kind)).encode("ascii", "backslashreplace")
+    if not _same(kind, parse_dtype(text)):
+        raise errors.InvalidArgumentError(f"dtype {kind!r} can't be written into a segment's header")
+    return text
+
+
+def parse_dtype(text: bytes) -> np.dtype[Any]:
+    """The dtype that a header names.
+
+    Raises
+    ------
+    CorruptError
+        It names none.
+    UnsupportedError
+        It is one of ml_dtypes, which is not installed here.
+    """
+    try:
+        kind = _parsed(ast.literal_eval(text.decode("ascii")))
+    except errors.UnsupportedError:
+        raise
+    except Exception as error:
+        raise errors.CorruptError(f"{text[:80]!r} is no dtype: {error}") from None
+    if kind.hasobject:
+        raise errors.CorruptError(f"dtype {kind} in shared memory")
+    return kind
+
+
+def _described(kind: np.dtype[Any]) -> Any:
+    if kind.metadata:
+        raise errors.InvalidArgumentError(f"dtype {kind} has metadata, which a segment can't keep: {kind.metadata}")
+    if kind.subdtype is not None:
+        base, shape = kind.subdtype
+        return _described(base), shape
+    if kind.names is None:
+        return _simple(kind)
+    if kind.type not in (np.void, np.record):
+        raise errors.InvalidArgumentError(f"dtype {kind}: elements of {kind.type} are made in no other process")
+    fields: list[Any] = [kind.fields[name] for name in kind.names]  # type: ignore[index]
+    names = [(field[2], name) if len(field) > 2 else name for name, field in zip(kind.names, fields, strict=True)]
+    formats = [_described(field[0]) for field in fields]
+    packed = [(name, *one) if isinstance(one, tuple) else (name, one) for name, one in zip(names, formats, strict=True)]
+    if _same(kind, _parsed(packed)):
+        return packed
+    whole: dict[str, Any] = {"names": list(kind.names), "formats": formats, "offsets": [field[1] for field in fields]}
+    if any(isinstance(name, tuple) for name in names):
+        whole["titles"] = [name[0] if isinstance(name, tuple) else None for name in names]
+    whole["itemsize"] = kind.itemsize
+    if kind.isalignedstruct:
+        whole["aligned"] = True
+    if kind.type is np.record:
+        whole["record"] = True
+    return whole
+
+
+def _simple(kind: np.dtype[Any]) -> str:
+    if kind.isbuiltin != 2:
+        return str(kind.str)
+    name = f"{_EXTENSION}.{kind.name}"  # registered by an extension
+    if kind.type.__module__.partition(".")[0] != _EXTENSION or _parsed(name) != kind:
+        raise errors.InvalidArgumentError(f"dtype {kind} of {kind.type.__module__}: only {_EXTENSION} is known")
+    return name
+
+
+def _parsed(what: Any) -> np.dtype[Any]:
+    if isinstance(what, str):
+        package, dot, name = what.partition(".")
+        return _of_extension(name) if package == _EXTENSION and dot else np.dtype(what)
+    if isinstance(what, tuple):
+        base, shape = what
+        return np.dtype((_parsed(base), shape))
+    if isinstance(what, dict):
+        whole = {key: value for key, value in what.items() if key not in ("aligned", "record")}
+        whole["formats"] = [_parsed(one) for one in what["formats"]]
+        kind: np.dtype[Any] = _dtype(whole, align=bool(what.get("aligned")))
+        return np.dtype((np.record, kind)) if what.get("record") else kind
+    fields: dict[str, Any] = {"names": [], "formats": [], "offsets": [], "titles": [], "itemsize": 0}
+    for name, *one in what:
+        format = _parsed(one[0] if len(one) == 1 else tuple(one))
+        if name != "":  # nothing but padding, as numpy.lib.format writes it
+            title, key = name if isinstance(name, tuple) else (None, name)
+            fields["names"].append(key)
+            fields["formats"].append(format)
+            fields["offsets"].append(fields["itemsize"])
+            fields["titles"].append(title)
+        fields["itemsize"] += format.itemsize
+    made: np.dtype[Any] = _dtype(fields)
+    return made
+
+
+def _of_extension(name: str) -> np.dtype[Any]:
+    try:
+        made: np.dtype[Any] = _dtype(getattr(importlib.import_module(_EXTENSION), name))
+        return made
+    except ImportError:
+        raise errors.UnsupportedError(f"the dtype {name} of the segment: pip install {_EXTENSION}") from None
+
+
+def _same(one: np.dtype[Any], other: np.dtype[Any]) -> bool:
+    """Equal, and with what the equality of dtypes does not look at."""
+    if one != other or one.type is not other.type or one.isalignedstruct != other.isalignedstruct:
+        return False
+    if one.subdtype is not None and other.subdtype is not None:
+        return _same(one.subdtype[0], other.subdtype[0])
+    return all(_same(one[name], other[name]) for name in one.names or ())
