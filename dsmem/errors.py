@@ -1,12 +1,14 @@
 """The exceptions of dsmem: one tree, and one class per row of csrc/base/err.def.
 
 Every class is a :class:`DsmemError` and also the built-in exception that fits it, so both ``except DsmemError`` and
-``except TimeoutError`` catch what they say. The message ends with the remedy.
+``except TimeoutError`` catch what they say. A message says what went wrong and, after a semicolon, what to do. A detail
+that says both is the whole message; behind one that says only the first comes the class's ``text``.
 """
 
 from __future__ import annotations
 
 import builtins
+import errno
 import os
 import queue
 import threading
@@ -21,13 +23,26 @@ else:  # Python 3.13 has it
     ShutDown = getattr(queue, "ShutDown", None) or type("ShutDown", (Exception,), {"__module__": __name__})
 
 
+# What to do about the errno of a failed system call: more than the class can say.
+_BY_ERRNO = {
+    errno.EMFILE: "this process may open no more files; close handles, or raise its limit with 'ulimit -n 65536'",
+    errno.ENFILE: "this host may open no more files; close some, or raise its limit with 'sysctl fs.file-max=N'",
+    errno.EAGAIN: "the kernel gives this process no more threads; raise what limits it: 'ulimit -u', a container's "
+    "--pids-limit, 'sysctl vm.max_map_count'",
+    errno.ENOMEM: "the kernel gives this process no more memory; free some, or raise what limits it: 'ulimit -v', "
+    "'ulimit -l', 'sysctl vm.max_map_count', the container's memory",
+    errno.ENOSPC: "no room is left; free some, or ask for less",
+}
+
+
 class DsmemError(Exception):
     """Base of all errors that dsmem raises.
 
     Parameters
     ----------
     detail : str
-        What exactly went wrong; the message is this and, after a colon, the class's ``text``.
+        What exactly went wrong: the call, the path. The message is this, the text of ``sys``, and the class's ``text``
+        where the detail does not say itself what to do.
     sys : int
         The errno behind it, or 0. Where the class is an OSError, ``errno`` and ``strerror`` are set from it.
     status : int
@@ -65,7 +80,10 @@ class DsmemError(Exception):
         device: str | None = None,
         op: str | None = None,
     ) -> None:
-        super().__init__(": ".join(part for part in (detail, self.text) if part))
+        if sys and not isinstance(self, (FileExistsError, FileNotFoundError)) and os.strerror(sys) not in detail:
+            what, semicolon, remedy = detail.partition("; ")
+            detail = ": ".join(filter(None, (what, os.strerror(sys)))) + semicolon + remedy
+        super().__init__(self._message(detail, sys))
         self.detail = detail
         self.sys = sys
         self.status = status
@@ -76,6 +94,16 @@ class DsmemError(Exception):
         if sys and isinstance(self, OSError):
             vars(OSError)["errno"].__set__(self, sys)
             vars(OSError)["strerror"].__set__(self, os.strerror(sys))
+
+    def _message(self, detail: str, sys: int) -> str:
+        if "; " in detail:
+            return detail
+        general = self.text
+        if isinstance(self, (SystemCallError, OutOfMemoryError)):
+            general = _BY_ERRNO.get(sys, general)
+        if detail and "; " not in general and isinstance(self, (InvalidArgumentError, SystemCallError)):
+            return detail  # which has said so
+        return ": ".join(filter(None, (detail, general)))
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""

@@ -6,6 +6,9 @@ It is looked for in this order:
 2. ``$DSMEM_SECRET_FILE``: the path of a file that holds it.
 3. ``$XDG_CONFIG_HOME/dsmem/secret``, by default ``~/.config/dsmem/secret``; made at random when it is missing.
 
+The home folder is ``$HOME``, or without it that of the password file. ``$XDG_CONFIG_HOME`` counts where it is an
+absolute path, as its standard says. A secret is bytes: text in any encoding, or in none.
+
 A file is read without the white space around its text, so that text may be given as ``$DSMEM_SECRET`` on another host.
 Nobody but its owner may have any right to the file.
 """
@@ -13,12 +16,16 @@ Nobody but its owner may have any right to the file.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import pwd
 import secrets
 import stat
 from pathlib import Path
 
 from .errors import InvalidArgumentError
+
+_log = logging.getLogger("dsmem")
 
 SHORTEST = 16  # bytes
 
@@ -36,18 +43,17 @@ def default_secret() -> bytes:
     InvalidArgumentError
         The secret is too short, its file is missing, can't be made or read, or is open to others.
     """
-    text = os.environ.get("DSMEM_SECRET")
+    text = os.environb.get(b"DSMEM_SECRET")
     if text is not None:
-        return _checked(text.encode(), "DSMEM_SECRET")
-    named = os.environ.get("DSMEM_SECRET_FILE")
+        return _checked(text, "DSMEM_SECRET")
     path = secret_path()
     try:
-        if not named and not path.exists():
+        if not os.environ.get("DSMEM_SECRET_FILE") and not path.exists():
             _create(path)
         return _checked(_read(path), str(path))
     except OSError as e:
         raise InvalidArgumentError(
-            f"the secret file {path}: {e.strerror}; make it readable for you alone, or set DSMEM_SECRET",
+            f"the secret file {path}: {e.strerror}; make it a file that is readable for you alone, or set DSMEM_SECRET",
             sys=e.errno or 0,
         ) from e
 
@@ -68,11 +74,26 @@ def secret_path() -> Path:
     named = os.environ.get("DSMEM_SECRET_FILE")
     if named:
         return Path(named)
+    base = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    return (base if base.is_absolute() else _home() / ".config") / "dsmem" / "secret"
+
+
+def _home() -> Path:
+    """The home folder, which is there: a path that is not absolute would give each working folder its own secret."""
+    remedy = "set HOME, or DSMEM_SECRET, or DSMEM_SECRET_FILE"
     try:
-        base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    except RuntimeError as e:
-        raise InvalidArgumentError("no home folder for the secret file; set DSMEM_SECRET or DSMEM_SECRET_FILE") from e
-    return Path(base) / "dsmem" / "secret"
+        home = Path(os.environ.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir)
+    except KeyError:
+        raise InvalidArgumentError(
+            f"no home folder for the secret file: HOME is not set, and user {os.geteuid()} has no entry; {remedy}"
+        ) from None
+    if not home.is_absolute():
+        raise InvalidArgumentError(
+            f"no home folder for the secret file: HOME={str(home)!r} is no absolute path; {remedy}"
+        )
+    if not home.is_dir():
+        raise InvalidArgumentError(f"no home folder for the secret file: {home} is no folder; {remedy}")
+    return home
 
 
 def _checked(secret: bytes, source: str) -> bytes:
@@ -93,15 +114,23 @@ def _read(path: Path) -> bytes:
 
 def _create(path: Path) -> None:
     """Whole or not at all, and never over another: several processes may get here at once, and all use the first's."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f"secret.{os.getpid()}.{secrets.token_hex(4)}")
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with os.fdopen(fd, "w") as f:
-            f.write(secrets.token_hex(32) + "\n")
-            f.flush()
-            os.fsync(fd)
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
-    finally:
-        draft.unlink()
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(fd, "w") as f:
+                f.write(secrets.token_hex(32) + "\n")
+                f.flush()
+                os.fsync(fd)
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, path)
+                _log.info("a new secret was made: %s", path)
+        finally:
+            draft.unlink()
+    except OSError as e:
+        raise InvalidArgumentError(
+            f"the secret file {path} can't be made: {e.filename or draft}: {e.strerror}; set DSMEM_SECRET, or "
+            "DSMEM_SECRET_FILE to a file with at least 16 bytes",
+            sys=e.errno or 0,
+        ) from e

@@ -198,7 +198,9 @@ class Segment(_core.SegmentCore, NamedObject):
                 return old, new
             old = seen
             if end.expired:
-                raise errors.TimeoutError(f"others changed element {index!r} {tries + 1} times meanwhile", op="update")
+                raise errors.TimeoutError(
+                    f"others changed element {index!r} {tries + 1} times; nothing was written", op="update"
+                )
             if tries >= _SPIN_TRIES:
                 time.sleep(random.uniform(0, min(1e-3, 1e-6 * 2 ** min(tries, 10))))
         raise AssertionError
@@ -210,7 +212,7 @@ class Segment(_core.SegmentCore, NamedObject):
     async def write_async(self, index: Any, data: ArrayLike | Buffer) -> None:
         """:meth:`write` in an event loop, which goes on meanwhile where the memory is far."""
         if self.readonly:
-            raise errors.AccessDeniedError("the segment was attached with readonly=True", op="write")
+            raise errors.AccessDeniedError("the segment was attached with readonly=True; attach it without", op="write")
         await self._move_async(index, None, data)
 
     async def _move_async(self, index: Any, out: NDArray[Any] | None, data: ArrayLike | Buffer | None = None) -> Any:
@@ -258,7 +260,9 @@ class Segment(_core.SegmentCore, NamedObject):
         memory back before it is unlinked.
         """
         if self.readonly:
-            raise errors.AccessDeniedError("the segment was attached with readonly=True", op="resize")
+            raise errors.AccessDeniedError(
+                "the segment was attached with readonly=True; attach it without", op="resize"
+            )
         if not self.shape or _core.whole(rows, 0, (1 << 63) - 1) is None:
             raise errors.InvalidArgumentError(f"{rows!r} rows of a segment of shape {self.shape}")
         if rows > self.capacity:
@@ -327,7 +331,7 @@ class Segment(_core.SegmentCore, NamedObject):
             version: int = self._commit(whole.reshape(-1).view("u1") if whole.size else b"")
         except ValueError as error:
             self._abort()
-            raise errors.MismatchError(f"data of shape {np.shape(whole)}: {error}") from None
+            raise errors.MismatchError(f"data of shape {np.shape(whole)}: {error}; nothing was written") from None
         except BaseException:
             with contextlib.suppress(errors.NotHeldError):
                 self._abort()

@@ -80,7 +80,7 @@ static int look_up(dsm_queue *q)
     q->plain = !(s.flags & DSM_QUEUE_CHECKED);
     q->shared_tail = s.flags & (DSM_QUEUE_MANY_CONSUMERS | DSM_QUEUE_DROP_OLDEST);
     if (q->plain && !q->base)
-        return err_set(DSM_EFAR, 0, "the queue was made for processes of its own host");
+        return err_set(DSM_EFAR, 0, "the queue serves its own host; make it in a context to use it from others");
     return 0;
 }
 
@@ -224,7 +224,7 @@ int dsm_queue_consume(dsm_queue *q)
     if (q->forks != peek_u32(&core_forks))
         return refuse_forked();
     if (!q->base)
-        return err_set(DSM_EFAR, 0, "messages are taken where the queue's memory is");
+        return err_set(DSM_EFAR, 0, "messages are not in this process; take them where the queue was made");
     while (!(q->shape.flags & DSM_QUEUE_MANY_CONSUMERS)) {
         uint64_t seen = old;
         int rc = dsm_compare_swap(q->r, QUEUE_STATE, seen, q->identity, &old, -1);
@@ -233,7 +233,7 @@ int dsm_queue_consume(dsm_queue *q)
         if (old == seen)
             break;
         if (!member_dead(old))
-            return err_set(DSM_EBUSY, 0, "another consumer has the queue, which was made for one");
+            return err_set(DSM_EBUSY, 0, "another handle consumes; close it, or make the queue with consumers='many'");
     }
     q->consuming = true;
     return 0;
@@ -326,7 +326,7 @@ int dsm_queue_next(dsm_queue *q, const void **payload, uint64_t *length, uint8_t
     if (rc)
         return rc;
     if (q->taking)
-        return err_set(DSM_EBUSY, 0, "a message is being read: release it first");
+        return err_set(DSM_EBUSY, 0, "a message is being read; release it first");
     rc = read_any(q, payload, length, kind);
     if (rc == -DSM_EEMPTY && find_lanes(q))
         rc = read_any(q, payload, length, kind);
@@ -386,7 +386,8 @@ int64_t dsm_queue_pop_records(dsm_queue *q, void *out, uint64_t n, uint64_t each
             break;
         if (length != each) {
             dsm_queue_undo(q);
-            rc = err_set(DSM_EMISMATCH, 0, "the next message has %llu bytes, records of %llu are wanted",
+            rc = err_set(DSM_EMISMATCH, 0,
+                         "the next message has %llu bytes, not %llu; take it with get(), or as another type",
                          (unsigned long long)length, (unsigned long long)each);
             break;
         }
@@ -463,7 +464,7 @@ static int wait_until(const dsm_queue *q, ready *is, uint64_t arg, struct bell *
     bool late = timeout_ns == 0;
     while (rc == -DSM_EEMPTY) {
         if (late)
-            return err_set(DSM_ETIME, 0, "waiting on a queue");
+            return err_set(DSM_ETIME, 0, "the queue did not get ready in time; nothing was put or taken");
         if (bell && q->plain) {
             uint32_t seen = bell_listen(bell);
             if ((rc = is(q, arg)) == -DSM_EEMPTY)
@@ -515,7 +516,7 @@ int dsm_queue_count(const dsm_queue *q, dsm_queue_counts *out)
     if (q->forks != peek_u32(&core_forks))
         return refuse_forked();
     if (!q->base)
-        return err_set(DSM_EFAR, 0, "messages are counted where the queue's memory is");
+        return err_set(DSM_EFAR, 0, "messages are not in this process; count them where the queue was made");
     for (uint32_t lane = 0; lane < q->shape.lanes; lane++) {
         uint64_t producer = peek_u64((const uint64_t *)(const void *)(q->base + QUEUE_PRODUCERS) + lane);
         if (peek_u8(queue_used(q) + lane))

@@ -178,7 +178,7 @@ static int check_put(const dsm_queue *q, uint64_t length, bool commits)
         return queue_refuse(q, "producer");
     if (commits != (q->reserved != 0))
         return commits ? err_set(DSM_EINVAL, 0, "nothing is reserved")
-                       : err_set(DSM_EBUSY, 0, "a reservation is open: commit or cancel it");
+                       : err_set(DSM_EBUSY, 0, "a reservation is open; commit or cancel it first");
     if (length > q->shape.max_message)
         return err_set(DSM_ETOOLARGE, 0, "%llu bytes, max_message is %llu", (unsigned long long)length,
                        (unsigned long long)q->shape.max_message);

@@ -197,7 +197,7 @@ int dsm_segment_wait(dsm_remote *r, uint64_t offset, const void *seen, void *now
         if (rc)
             return rc < 0 ? rc : 0;
         if (time >= deadline)
-            return err_set(DSM_ETIME, 0, "the element has not changed");
+            return err_set(DSM_ETIME, 0, "the element is not what is waited for; the deadline passed");
         if (!sleep)
             cpu_relax();
         else if (bell)

@@ -95,7 +95,7 @@ static int acquire(dsm_remote *r, const dsm_segment *s, int64_t deadline)
         if (rc)
             return rc < 0 ? rc : 0;
         if (clock_ns() >= deadline)
-            return err_set(DSM_ETIME, 0, "process %d is writing the segment", member_pid(holder));
+            return err_set(DSM_ETIME, 0, "process %d is writing the segment; nothing was written", member_pid(holder));
         if (r->near)
             bell_sleep(bell_of(r), rung, deadline);
         else
@@ -141,7 +141,7 @@ static int restore_data(dsm_remote *r, const dsm_segment *s, struct segment_word
 static int enter(dsm_remote *r, const dsm_segment *s, int64_t deadline, struct segment_words *w)
 {
     if (!may_write(r))
-        return err_set(DSM_EACCESS, 0, "no right to write the segment");
+        return err_set(DSM_EACCESS, 0, "no right to write the segment; its maker chooses that with mode= or access=");
     int rc = acquire(r, s, deadline);
     if (rc)
         return rc;
@@ -360,7 +360,8 @@ int dsm_segment_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint64_
             return 1;
         }
         if (clock_ns() >= deadline)
-            return err_set(DSM_ETIME, 0, "writers were quicker than every one of %d copies", tries);
+            return err_set(DSM_ETIME, 0, "writers overtook each of %d copies; allow more time, or let writers pause",
+                           tries);
         pause_sleep(&pause, deadline);
     }
 }

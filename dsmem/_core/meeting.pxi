@@ -355,7 +355,7 @@ cdef class Once(SyncHandle):
         self.check()
         rc = self.attempts(once_attempt, self.ptr, nanoseconds(timeout), "begin")
         if rc == 0:
-            raise refused(c.DSM_ETIME, "another one still runs it", "begin")
+            raise refused(c.DSM_ETIME, "another one still runs it; call again", "begin")
         if rc == c.DSM_ONCE_RUN:
             self.runner = get_ident()
         return rc == c.DSM_ONCE_RUN
@@ -402,7 +402,7 @@ cdef class Once(SyncHandle):
     def _refuse_busy(self):
         SyncHandle._refuse_busy(self)
         if c.dsm_lock_held(c.dsm_once_lock(self.ptr)):
-            raise refused(c.DSM_EBUSY, "it is being run", "close")
+            raise refused(c.DSM_EBUSY, "it is being run; end that first", "close")
 
     cdef leave(self):
         cdef c.dsm_once *ptr = self.ptr

@@ -644,7 +644,7 @@ cdef int end_view(Slot slot, view, str op) except -1:
     except BufferError:
         pass
     if slot.exports:
-        raise refused(c.DSM_EBUSY, "an array or memoryview of the message is left", op)
+        raise refused(c.DSM_EBUSY, "an array or memoryview of the message is left; drop it first", op)
     return 0
 
 

@@ -221,7 +221,7 @@ cdef class SegmentCore:
         return 1
 
     cdef object outside(self, object index):
-        return errors.OutOfBoundsError(f"index {index!r} of a segment of shape {self._shape()}")
+        return errors.OutOfBoundsError(f"index {index!r}; the segment has shape {self._shape()}")
 
     cdef int locate(self, object index, uint64_t *at, uint64_t *n, int *axes) except -1:
         """1: the index is n bytes in one piece from *at on, of which *axes axes are left. 0: it is not so simple."""
@@ -269,7 +269,7 @@ cdef class SegmentCore:
         if not self.is_word:
             raise refused(c.DSM_EINVAL, f"atomics work on 8-byte integers in native byte order, not {self.dtype}")
         if self.readonly:
-            raise refused(c.DSM_EACCESS, "the segment was attached with readonly=True", "atomic")
+            raise refused(c.DSM_EACCESS, "the segment was attached with readonly=True; attach it without", "atomic")
         return self.element(index)
 
     def _pieces(self, index):
@@ -296,7 +296,7 @@ cdef class SegmentCore:
                            for one in (index if isinstance(index, tuple) else (index,))])
             part = whole[index if any(one is Ellipsis for one in index) else (*index, ...)]
         except IndexError as error:
-            raise errors.OutOfBoundsError(str(error)) from None
+            raise errors.OutOfBoundsError(f"{error}; the segment's shape is segment.shape") from None
         start = part.__array_interface__["data"][0] - base.__array_interface__["data"][0] + self.s.data
         each, axes = self.s.itemsize, part.ndim
         while axes and (part.strides[axes - 1] == each or part.shape[axes - 1] == 1):
@@ -359,17 +359,17 @@ cdef class SegmentCore:
             out = np.empty(self._rest(axes, n), self.dtype)
         elif PyArray_CheckExact(out):
             if not (out.dtype is self.dtype or out.dtype == self.dtype):
-                raise errors.MismatchError(f"out has dtype {out.dtype}, the segment {self.dtype}")
+                raise errors.MismatchError(f"out has dtype {out.dtype}, the segment {self.dtype}; pass the same")
             if flat(<ndarray> out, NPY_ARRAY_WRITEABLE):
                 if <uint64_t> PyArray_NBYTES(<ndarray> out) != n:
-                    raise errors.MismatchError(f"out has {out.nbytes} bytes, the index {n}")
+                    raise errors.MismatchError(f"out has {out.nbytes} bytes, the index {n}; pass as many")
                 self.move(True, at, PyArray_DATA(<ndarray> out), n)
                 return out
         if not contiguous(out, &view, PyBUF_WRITABLE):
             return self._read_pieces(index, out)
         try:
             if <uint64_t> view.len != n:
-                raise errors.MismatchError(f"out has {view.len} bytes, the index {n}")
+                raise errors.MismatchError(f"out has {view.len} bytes, the index {n}; pass as many")
             self.move(True, at, view.buf, n)
         finally:
             PyBuffer_Release(&view)
@@ -406,7 +406,7 @@ cdef class SegmentCore:
         cdef Py_buffer view
         self.fresh()
         if self.readonly:
-            raise refused(c.DSM_EACCESS, "the segment was attached with readonly=True", "write")
+            raise refused(c.DSM_EACCESS, "the segment was attached with readonly=True; attach it without", "write")
         if not self.locate(index, &at, &n, &axes):
             self._write_pieces(index, data)
             return
@@ -423,7 +423,7 @@ cdef class SegmentCore:
             if <uint64_t> view.len != n:
                 PyBuffer_Release(&view)
                 if self.dtype.kind not in "SV":
-                    raise errors.MismatchError(f"{memoryview(data).nbytes} bytes of data, the index has {n}")
+                    raise errors.MismatchError(f"{memoryview(data).nbytes} bytes, the index has {n}; pass as many")
                 self._write_pieces(index, data)
                 return
         else:
@@ -545,7 +545,7 @@ cdef class SegmentCore:
         while True:
             self.check()
             if self.readonly:
-                raise refused(c.DSM_EACCESS, "the segment was attached with readonly=True", "write")
+                raise refused(c.DSM_EACCESS, "the segment was attached with readonly=True; attach it without", "write")
             remote = self.remote
             left = left_until(deadline)
             remote.busy += 1
@@ -571,7 +571,8 @@ cdef class SegmentCore:
             take(data, &view, False)
             if <uint64_t> view.len != self.s.rows * self.s.row_bytes:
                 PyBuffer_Release(&view)
-                raise errors.MismatchError(f"{view.len} bytes for {self.s.rows * self.s.row_bytes}")
+                wanted = self.s.rows * self.s.row_bytes
+                raise errors.MismatchError(f"{view.len} bytes, the segment has {wanted}; pass as many")
         remote.busy += 1
         with nogil:
             rc = c.dsm_segment_commit(remote.ptr, &self.s, view.buf, &version)
@@ -674,7 +675,7 @@ cdef class numpy_errors:
         if kind is None or isinstance(error, errors.DsmemError):
             return
         if issubclass(kind, IndexError):
-            raise errors.OutOfBoundsError(str(error)) from None
+            raise errors.OutOfBoundsError(f"{error}; the segment's shape is segment.shape") from None
         if issubclass(kind, (ValueError, TypeError, OverflowError)):
             raise refused(c.DSM_EINVAL, str(error)) from None
 

@@ -86,7 +86,7 @@ cdef class SyncHandle:
         if self.busy:
             raise refused(c.DSM_EBUSY, f"{self.busy} calls are under way in other threads", "close")
         if self.users:
-            raise refused(c.DSM_EBUSY, f"{self.users} conditions go with it", "close")
+            raise refused(c.DSM_EBUSY, f"{self.users} conditions go with it; close them first", "close")
 
     @property
     def closed(self):
@@ -201,7 +201,7 @@ cdef class Lock(SyncHandle):
     def _refuse_busy(self):
         SyncHandle._refuse_busy(self)
         if c.dsm_lock_held(self.ptr):
-            raise refused(c.DSM_EBUSY, "the lock is held with this handle", "close")
+            raise refused(c.DSM_EBUSY, "the lock is held with this handle; release it first", "close")
 
     cdef leave(self):
         cdef c.dsm_lock *ptr = self.ptr
@@ -318,7 +318,7 @@ cdef class RWLock(SyncHandle):
         cdef int news
         SyncHandle._refuse_busy(self)
         if c.dsm_lock_held(c.dsm_rwlock_lock(self.ptr)) or c.dsm_rwlock_readers(self.ptr, &news):
-            raise refused(c.DSM_EBUSY, "the lock is held with this handle", "close")
+            raise refused(c.DSM_EBUSY, "the lock is held with this handle; release it first", "close")
 
     cdef leave(self):
         cdef c.dsm_rwlock *ptr = self.ptr
@@ -339,7 +339,7 @@ cdef class Side:
 
     def __enter__(self):
         if not (self.lock.acquire_write if self.writes else self.lock.acquire_read)(True, self.timeout):
-            raise refused(c.DSM_ETIME, "the lock did not become free")
+            raise refused(c.DSM_ETIME, "the lock did not become free in time; it is held by another")
         return self.lock
 
     def __exit__(self, *error):
@@ -425,7 +425,7 @@ cdef class Semaphore(SyncHandle):
         cdef int news
         SyncHandle._refuse_busy(self)
         if c.dsm_semaphore_held(self.ptr, &news):
-            raise refused(c.DSM_EBUSY, "permits are held with this handle", "close")
+            raise refused(c.DSM_EBUSY, "permits are held with this handle; release them first", "close")
 
     cdef leave(self):
         cdef c.dsm_semaphore *ptr = self.ptr

@@ -86,7 +86,10 @@ cdef uint64_t any_offset(object offset) except? 0xdead:
 
 cdef object explain_buffer(object buffer, bint writable, Exception error):
     if not PyObject_CheckBuffer(buffer):
-        return refused(c.DSM_EINVAL, f"{type(buffer).__name__} has neither the buffer protocol nor DLPack on this host")
+        if isinstance(buffer, str):
+            return refused(c.DSM_EINVAL, "str is text, and memory takes bytes; pass text.encode()")
+        what = f"{type(buffer).__name__} has neither the buffer protocol nor DLPack on this host"
+        return refused(c.DSM_EINVAL, f"{what}; pass bytes, a bytearray or an array")
     view = memoryview(buffer)
     if not view.c_contiguous:
         return refused(c.DSM_ECONTIGUOUS, f"shape {view.shape}, strides {view.strides}")

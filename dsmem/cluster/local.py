@@ -26,9 +26,9 @@ from typing import NamedTuple
 
 from dsmem import _core, errors
 from dsmem.cluster.names import Format, Lifetime, NameInfo, check_name
+from dsmem.cluster.room import ROOT, refused
 from dsmem.memory import Memory, Opened, Reference, adopt, object_id, open_or_leave
 
-ROOT = Path("/dev/shm")
 _OWNED = ".owned"
 _PAGE = os.sysconf("SC_PAGESIZE")
 _LOCK_SECONDS = 5.0
@@ -101,28 +101,6 @@ def check_mode(mode: int) -> int:
     if not isinstance(mode, int) or mode & ~0o666 or mode & 0o600 != 0o600:
         raise errors.InvalidArgumentError(f"mode={mode!r}: 0o600 with any of 0o066")
     return mode
-
-
-def _refused(error: OSError, what: str, nbytes: int = 0) -> errors.DsmemError:
-    """A failed call of the system as the exception that says most; one of ours as it is."""
-    if isinstance(error, errors.DsmemError):
-        return error
-    number = error.errno or 0
-    if number in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT):
-        room = os.statvfs(ROOT)
-        free = room.f_bavail * room.f_frsize
-        return errors.OutOfMemoryError(
-            f"{what} needs {nbytes} bytes; {ROOT} has {free} bytes free of {room.f_blocks * room.f_frsize}", sys=number
-        )
-    if number in (errno.EACCES, errno.EPERM):
-        return errors.AccessDeniedError(
-            f"{what}: rights are the mode of the file, mode= and group= choose it", sys=number
-        )
-    if number == errno.EEXIST:
-        return errors.NameExistsError(what, sys=number)
-    if number in (errno.ENOENT, errno.ENOTDIR):
-        return errors.NameNotFoundError(what, sys=number)
-    return errors.SystemCallError(what, sys=number)
 
 
 def _link(fd: int, path: Path) -> None:
@@ -233,7 +211,7 @@ class LocalNames:
                 if not stat.S_ISDIR(info.st_mode) or info.st_uid != self.owner:
                     raise errors.AccessDeniedError(f"{folder} is no folder of user {user_name(self.owner)}")
         except OSError as error:
-            raise _refused(error, f"the cluster {self.cluster!r} of user {user_name(self.owner)}") from None
+            raise refused(error, f"the cluster {self.cluster!r} of user {user_name(self.owner)}") from None
 
     def _make_folders(self) -> None:
         parent = self.folder.parent
@@ -301,7 +279,7 @@ class LocalNames:
                     info = os.fstat(file.fileno())
                 remote = _core.map_file(file.fileno(), info.st_size, "r" if ref.readonly else "rwa")
         except OSError as error:
-            raise _refused(error, repr(ref.name), at_least) from None
+            raise refused(error, repr(ref.name), at_least) from None
         return adopt(remote, ref)
 
     def make(
@@ -336,7 +314,7 @@ class LocalNames:
                         made.close()
                     raise
         except OSError as error:
-            raise _refused(error, repr(name), nbytes) from None
+            raise refused(error, repr(name), nbytes) from None
         return made
 
     def _written(self, file: _core.File, name: str, kind: str, nbytes: int, format: Format, creator: int) -> Memory:
@@ -425,7 +403,7 @@ class LocalNames:
                     with contextlib.suppress(OSError):
                         self._mark(header.creator, inode, name).unlink()
         except OSError as error:
-            raise _refused(error, repr(name)) from None
+            raise refused(error, repr(name)) from None
 
     # -- names that go with their creator --
 

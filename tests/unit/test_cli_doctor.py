@@ -250,7 +250,7 @@ def test_errors_of_the_library_are_one_line(monkeypatch):
     for command in (["bench"], ["demo"], ["doctor", "--peer", "127.0.0.1:1"]):
         result = CliRunner().invoke(main, command)
         assert result.exit_code == 1
-        assert result.output == "Error: DSMEM_SECRET holds 5 bytes; a secret needs at least 16: invalid argument\n"
+        assert result.output == "Error: DSMEM_SECRET holds 5 bytes; a secret needs at least 16\n"
 
 
 def test_version():

@@ -2,6 +2,7 @@
 
 import builtins
 import errno
+import os
 import pickle
 import queue
 import re
@@ -42,9 +43,12 @@ def test_every_text_names_no_other_release_and_fits_a_line():
 @pytest.mark.parametrize("cls", errors.BY_CODE.values())
 def test_fields_and_message(cls):
     e = cls("what happened", sys=errno.ENOENT, status=12, vendor=129, peer="ab" * 16, device="rxe0", op="read")
-    assert str(e) == f"what happened: {cls.text}"
+    said_by_class = issubclass(cls, (FileExistsError, FileNotFoundError))
+    detail = "what happened" if said_by_class else "what happened: No such file or directory"
+    alone = cls in (errors.InvalidArgumentError, errors.SystemCallError)
+    assert str(e) == (detail if alone else f"{detail}: {cls.text}")
     assert (e.detail, e.sys, e.status, e.vendor, e.peer, e.device, e.op) == (
-        "what happened",
+        detail,
         errno.ENOENT,
         12,
         129,
@@ -55,6 +59,28 @@ def test_fields_and_message(cls):
     if issubclass(cls, OSError):
         assert e.errno == errno.ENOENT and e.strerror == "No such file or directory"
     assert str(cls()) == cls.text
+
+
+def test_a_detail_with_a_remedy_is_the_whole_message():
+    e = errors.BusyError("a reservation is open; commit or cancel it first")
+    assert str(e) == "a reservation is open; commit or cancel it first"
+    e = errors.SystemCallError("/x can't be written; run this", sys=errno.EROFS)
+    assert str(e) == "/x can't be written: Read-only file system; run this"
+    assert str(pickle.loads(pickle.dumps(e))) == str(e)
+
+
+@pytest.mark.parametrize(
+    ("cls", "number", "says"),
+    [
+        (errors.SystemCallError, errno.EMFILE, "ulimit -n"),
+        (errors.SystemCallError, errno.ENFILE, "fs.file-max"),
+        (errors.SystemCallError, errno.EAGAIN, "ulimit -u"),
+        (errors.OutOfMemoryError, errno.ENOMEM, "vm.max_map_count"),
+    ],
+)
+def test_an_errno_has_a_remedy_of_its_own(cls, number, says):
+    message = str(cls("the call", sys=number))
+    assert message.startswith(f"the call: {os.strerror(number)}: ") and says in message and cls.text not in message
 
 
 def test_errno_stays_unset_without_a_system_error():

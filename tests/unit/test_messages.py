@@ -1,0 +1,96 @@
+"""What errors say: the remedy of a class stands only where it fits."""
+
+import re
+
+import numpy as np
+import pytest
+
+import dsmem
+from dsmem import errors
+
+GENERAL = {text for cls in errors.BY_CODE.values() for text in cls.text.split("; ")[1:]}
+
+
+def said(cls, call, *arguments, **named):
+    with pytest.raises(cls) as caught:
+        call(*arguments, **named)
+    assert type(caught.value) is cls
+    return str(caught.value)
+
+
+def test_a_second_consumer(here):
+    with here.queue("q", create=True) as queue, dsmem.attach(queue.ref) as second:
+        queue.put(b"")
+        queue.get()
+        assert "another handle consumes; close it" in said(errors.BusyError, second.get)
+    here.unlink("q")
+
+
+def test_a_reservation_that_is_open(here):
+    with here.queue("q", create=True) as queue:
+        reserved = queue.reserve(8)
+        assert said(errors.BusyError, queue.put, b"").endswith("; commit or cancel it first")
+        del reserved
+    here.unlink("q")
+
+
+def test_text_in_place_of_bytes(cluster):
+    with cluster.queue("q", create=True) as queue:
+        for call in (queue.put, lambda text: queue.put_many([text])):
+            assert said(errors.InvalidArgumentError, call, "text").endswith("; pass text.encode()")
+        assert said(errors.InvalidArgumentError, queue.put, 5).endswith("; pass bytes, a bytearray or an array")
+    cluster.unlink("q")
+
+
+def test_a_wait_in_vain(cluster, other):
+    with cluster.segment("s", 4, "i8", create=True) as made, other(made) as segment:
+        for one in (made, segment):
+            message = said(errors.TimeoutError, one.wait, 0, 1, timeout=0.01)
+            assert message == "the element is not what is waited for; the deadline passed"
+    cluster.unlink("s")
+
+
+@pytest.mark.parametrize("call", ["read", "write", "fetch_add"])
+def test_an_index_outside(cluster, other, call):
+    with cluster.segment("s", 4, "i8", create=True) as made, other(made) as segment:
+        for one in (made, segment):
+            message = said(errors.OutOfBoundsError, getattr(one, call), 9, *([] if call == "read" else [1]))
+            assert message == "index 9; the segment has shape (4,)"
+    cluster.unlink("s")
+
+
+def test_values_that_do_not_fit(cluster):
+    with cluster.segment("s", 4, "i8", create=True, versioned=True) as segment:
+        for call, argument in (
+            (lambda out: segment.read(out=out), np.zeros(4)),
+            (lambda out: segment.read(out=out), np.zeros(3, "i8")),
+            (segment.publish, np.zeros(5, "i8")),
+        ):
+            message = said(errors.MismatchError, call, argument)
+            assert not any(text in message for text in GENERAL)
+    cluster.unlink("s")
+
+
+def test_a_segment_that_another_writes(here):
+    with here.segment("s", 4, "i8", create=True, versioned=True) as segment, dsmem.attach(segment.ref) as second:
+        with segment.writing():
+            message = said(errors.TimeoutError, second.publish, np.zeros(4, "i8"), timeout=0.01)
+        assert re.fullmatch(r"process \d+ is writing the segment; nothing was written", message)
+    here.unlink("s")
+
+
+def test_a_segment_that_is_readonly(here):
+    with here.segment("s", 4, "i8", create=True), here.segment("s", readonly=True) as segment:
+        for call in (lambda: segment.write(0, 1), lambda: segment.resize(2), lambda: segment.fetch_add(0, 1)):
+            assert (
+                said(errors.AccessDeniedError, call) == "the segment was attached with readonly=True; attach it without"
+            )
+    here.unlink("s")
+
+
+def test_a_handle_in_use(here):
+    lock = here.lock("l", create=True)
+    with lock:
+        assert said(errors.BusyError, lock.close) == "the lock is held with this handle; release it first"
+    lock.close()
+    here.unlink("l")
