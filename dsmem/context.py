@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import weakref
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 from dsmem import _core, errors, leftovers, secret
 
 _OPTIONS = ("gid", "mtu", "depth")
+_log = logging.getLogger("dsmem")
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,27 @@ class FabricURL:
 
 def _number(name: str, text: str) -> int:
     try:
-        return int(text)
+        number = int(text)
     except ValueError:
         raise errors.InvalidArgumentError(f"fabric option {name}={text!r} is not a number") from None
+    return _whole(f"fabric option {name}", number)
+
+
+def _whole(name: str, value: Any) -> int:
+    number: int | None = _core.whole(value, -1, (1 << 31) - 1)
+    if number is None:
+        raise errors.InvalidArgumentError(f"{name}={value!r}: a whole number up to {(1 << 31) - 1}")
+    return number
+
+
+def _text(name: str, value: Any) -> str:
+    """What the core can be given as a string: C's end with a NUL, and those on wires are UTF-8."""
+    if not isinstance(value, str):
+        raise errors.InvalidArgumentError(f"{name}={value!r} is no text")
+    with contextlib.suppress(UnicodeEncodeError):
+        if b"\0" not in value.encode():
+            return value
+    raise errors.InvalidArgumentError(f"{name}={value!r} holds what is no character of UTF-8 text")
 
 
 def parse_fabric(text: str) -> FabricURL:
@@ -65,9 +86,12 @@ def parse_fabric(text: str) -> FabricURL:
     InvalidArgumentError
         It is none of these.
     """
-    if text == "auto":
-        text = os.environ.get("DSMEM_FABRIC") or "shm"
-    url = urlsplit(text if "://" in text else f"{text}://")
+    if _text("fabric", text) == "auto":
+        text = _text("DSMEM_FABRIC", os.environ.get("DSMEM_FABRIC") or "shm")
+    try:
+        url = urlsplit(text if "://" in text else f"{text}://")
+    except ValueError as error:
+        raise errors.InvalidArgumentError(f"fabric={text!r}: {error}") from None
     wrapped = url.scheme.startswith("fault+")
     fabric = url.scheme.removeprefix("fault+")
     if fabric not in ("shm", "verbs"):
@@ -125,6 +149,7 @@ class Context(_core.Context):
     """
 
     _record: Path | None = None
+    _rejected = 0  # connections that have been logged
 
     def __init__(
         self,
@@ -145,10 +170,10 @@ class Context(_core.Context):
             port=url.port,
             gid_index=url.gid,
             mtu=url.mtu,
-            listen=listen,
+            listen=None if listen is None else _text("listen", listen),
             peer_timeout=peer_timeout,
             spin=spin,
-            depth=depth or url.depth,
+            depth=_whole("depth", depth) or url.depth,
             fault=url.fault,
         )
         self._record = leftovers.record_node(self.node_id, self.fabric, self.agent_address)
@@ -162,10 +187,31 @@ class Context(_core.Context):
         BusyError
             A region has views, or calls are under way in other threads. Nothing has been closed then.
         """
+        if not self.closed:
+            with contextlib.suppress(errors.DsmemError):  # of a fork: the parent logs its own
+                self._log_rejected(super().stats["rejected"])
         super().close()
         record, self._record = self._record, None
         leftovers.forget(record)
 
+    @property
+    def stats(self) -> dict[str, int]:
+        """Counters since it was opened; connections that its agent has dropped are logged, too."""
+        stats = super().stats
+        self._log_rejected(stats["rejected"])
+        return stats
+
+    def _log_rejected(self, now: int) -> None:
+        """The agent's thread has no Python: what it drops is logged by who asks next."""
+        if now > self._rejected:
+            new, self._rejected = now - self._rejected, now
+            text = "the agent at %s dropped %d connections that did not know the secret or broke the protocol"
+            _log.warning(text, self.agent_address, new)
+
 
 def _secret(given: Any) -> bytes:
-    return secret.default_secret() if given is None else bytes(given)
+    if given is None:
+        return secret.default_secret()
+    if isinstance(given, (bytes, bytearray, memoryview)):
+        return bytes(given)
+    raise errors.InvalidArgumentError(f"secret= is of type {type(given).__name__}; pass bytes, of text its .encode()")

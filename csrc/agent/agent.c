@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -49,16 +48,10 @@ static void drop(struct agent *a, struct conn *n)
     free(n);
 }
 
-/* A connection that did not behave. Only the first is worth a line: who floods us must not fill the log as well. */
+/* A connection that did not behave. It is counted; who has Python logs it. */
 static void reject(struct agent *a, struct conn *n)
 {
     fetch_add_u64(&a->ctx->stats.rejected, 1);
-    if (!a->warned)
-        fprintf(stderr,
-                "dsmem: agent %s dropped a connection that failed to authenticate or broke the protocol; "
-                "further ones are only counted\n",
-                a->ctx->address);
-    a->warned = true;
     drop(a, n);
 }
 

@@ -34,7 +34,6 @@ struct agent {
     size_t strangers; /* connections that have not proved themselves */
     uint8_t (*denied)[DSM_NODE_ID];
     size_t ndenied;
-    bool warned;
     int64_t deaf_until; /* out of file descriptors: the listener rests; 0: it does not */
     struct agent *next; /* of this process, for fork */
 };

@@ -49,6 +49,9 @@ int dsm_descriptor_parse(const void *bytes, size_t len, dsm_descriptor *out)
         return err_set(DSM_EDESC, 0, "its length does not fit its contents");
     if (get_u32(b + AT_ADDRESS + n) != crc32(b, AT_ADDRESS + n))
         return err_set(DSM_EDESC, 0, "its checksum is wrong");
+    for (size_t i = 0; i < n; i++)
+        if (b[AT_ADDRESS + i] < '!' || b[AT_ADDRESS + i] > '~')
+            return err_set(DSM_EDESC, 0, "its address is no printable ASCII text");
     out->version = b[4];
     out->fabric = b[5];
     out->kind = b[6];

@@ -1,0 +1,85 @@
+"""The arguments of a context, and what it logs: the library prints nothing."""
+
+import logging
+import socket
+import struct
+import zlib
+
+import pytest
+
+import dsmem
+from dsmem import errors
+
+SECRET = b"the secret of these tests"
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        (5, "fabric=5 is no text"),
+        (None, "fabric=None is no text"),
+        ("tcp", "fabric='tcp': there are shm, verbs and auto"),
+        ("verbs://[", "Invalid IPv6 URL"),
+        ("verbs://a:x", "port='x' is not a number"),
+        ("verbs://a:99999999999", "fabric option port=99999999999: a whole number"),
+        ("verbs://a\udcff", "is no character of UTF-8"),
+        ("verbs://a\0", "is no character of UTF-8"),
+        ("fault+shm://?a=\udcff", "is no character of UTF-8"),
+    ],
+)
+def test_fabric(url, says):
+    with pytest.raises(errors.InvalidArgumentError) as caught:
+        dsmem.Context(url, secret=SECRET)
+    assert says in str(caught.value)
+
+
+def test_fabric_of_the_environment(monkeypatch):
+    monkeypatch.setenv("DSMEM_FABRIC", "verbs://\udcff")
+    with pytest.raises(errors.InvalidArgumentError, match=r"DSMEM_FABRIC=.* is no character of UTF-8"):
+        dsmem.Context(secret=SECRET)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"listen": "a\udcff:1"}, "listen="),
+        ({"listen": "a\0b"}, "listen="),
+        ({"listen": 5}, "listen=5 is no text"),
+        ({"depth": "x"}, "depth='x'"),
+        ({"depth": 1 << 40}, "depth="),
+        ({"secret": "text of more than sixteen bytes"}, "pass bytes, of text its .encode()"),
+        ({"secret": 32}, "secret= is of type int"),
+        ({"secret": [0] * 32}, "secret= is of type list"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["shm", "verbs"])
+def test_arguments(kind, arguments, says):
+    with pytest.raises(errors.InvalidArgumentError) as caught:
+        dsmem.Context(kind, **{"secret": SECRET, **arguments})
+    assert says in str(caught.value) and "sixteen" not in str(caught.value)
+
+
+def test_a_descriptor_whose_address_is_no_text():
+    with dsmem.Context("shm", secret=SECRET) as context, context.empty(8) as region:
+        body = bytearray(bytes(region.descriptor)[:-4])
+        for wrong in (0xFF, 0x0A, 0x20):
+            body[-1] = wrong
+            descriptor = bytes(body) + struct.pack("<I", zlib.crc32(body))
+            for take in (dsmem.Descriptor, context.attach):
+                with pytest.raises(errors.DescriptorError, match="no printable ASCII"):
+                    take(descriptor)
+
+
+def test_a_stranger_is_logged_and_nothing_printed(capfd, caplog):
+    context = dsmem.Context("shm", secret=SECRET)
+    for _ in range(2):
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.connect("\0" + context.agent_address.removeprefix("unix:@"))
+            stranger.sendall(b"GET / HTTP/1.1\r\n" * 5)
+            assert stranger.recv(1) == b""
+    with caplog.at_level(logging.WARNING, "dsmem"):
+        assert context.stats["rejected"] == 2 == context.stats["rejected"]
+        context.close()
+    assert [record.name for record in caplog.records] == ["dsmem"]
+    assert "dropped 2 connections" in caplog.text and context.agent_address in caplog.text
+    assert capfd.readouterr() == ("", "")
