@@ -203,8 +203,13 @@ typedef struct dsm_op {
     uint64_t cookie; /* likewise */
 } dsm_op;
 
-/* Single ops, blocking. timeout_ns < 0: none but the peer timeout. It bounds all of the call: an op to a peer whose
- * connection is lost makes a new one first. dsm_submit does that too, within the peer timeout. */
+/* Waits look every 50 ms at most whether a signal handler wants them to end: 'look' is called with no lock held, and where
+ * it returns anything but 0 the wait ends as if its deadline had passed. NULL: waits don't look. For the whole process. */
+void dsm_set_interrupt(int (*look)(void));
+
+/* Single ops, blocking. timeout_ns bounds all of the call: an op to a peer whose connection is lost makes a new one first.
+ * timeout_ns < 0: the core gives up what has not completed after twice the peer timeout (the device has the first half to
+ * tell of a dead peer itself) and 250 ns for each byte that is under way on the connection. ETIME then, too. */
 int dsm_read(dsm_remote *r, uint64_t offset, void *out, uint64_t nbytes, int64_t timeout_ns);
 int dsm_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t nbytes, int64_t timeout_ns);
 int dsm_fetch_add(dsm_remote *r, uint64_t offset, uint64_t add, uint64_t *old, int64_t timeout_ns);

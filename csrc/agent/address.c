@@ -150,8 +150,8 @@ int socket_listen(const dsm_ctx *c, const char *listen_at, char address[112], in
 static int finish_connect(int fd, const char *address, int64_t deadline)
 {
     struct pollfd on = {.fd = fd, .events = POLLOUT};
-    while (poll(&on, 1, deadline_poll_ms(deadline, 1000)) <= 0)
-        if (clock_ns() >= deadline)
+    while (poll(&on, 1, deadline_poll_ms(deadline, WAIT_SLICE_NS / 1000000)) <= 0)
+        if (clock_ns() >= deadline || wait_interrupted())
             return err_set(DSM_ETIME, 0, "connecting to the agent at %s", address);
     int sys = 0;
     socklen_t len = sizeof sys;
@@ -173,7 +173,8 @@ static int open_socket(int family, const struct sockaddr *to, socklen_t len, con
         }
         if (errno != EAGAIN)
             rc = err_set(DSM_EPEER, errno, "no agent at %s", address);
-        else if (clock_ns() >= deadline) /* a Unix socket whose backlog is full: nothing tells when it no longer is */
+        else if (clock_ns() >= deadline ||
+                 wait_interrupted()) /* a Unix socket whose backlog is full: nothing tells when it no longer is */
             rc = err_set(DSM_ETIME, 0, "the agent at %s accepts no connections", address);
         else
             nanosleep(&moment, NULL);

@@ -146,11 +146,14 @@ static void on_peer(struct agent *a, uint64_t id)
     struct peer *p = c->peers;
     while (p && p->id != id)
         p = p->next;
+    bool forgotten = p && !p->refs;
     if (p) {
         note_u32(&p->dead, 1);
         peer_abort(p);
     }
     pthread_mutex_unlock(&c->lock);
+    if (forgotten)
+        peers_bury(c);
 }
 
 /* Every connection has an id of its own, so that an event of the last one can't be taken for one of this. */

@@ -19,13 +19,12 @@ static int await(const struct peer *p, short events, int64_t deadline)
 {
     for (;;) {
         struct pollfd on = {.fd = p->fd, .events = events};
-        int ms = deadline_poll_ms(deadline, 1000);
-        int n = poll(&on, 1, ms);
+        int n = poll(&on, 1, deadline_poll_ms(deadline, WAIT_SLICE_NS / 1000000));
         if (n > 0)
             return 0;
         if (n < 0 && errno != EINTR)
             return err_set_errno(errno, "poll");
-        if (clock_ns() >= deadline)
+        if (clock_ns() >= deadline || wait_interrupted())
             return err_set(DSM_ETIME, 0, "the agent at %s does not answer", p->address);
     }
 }
@@ -276,20 +275,14 @@ static int ask_attach(struct peer *p, dsm_descriptor *d, int *fd, int64_t deadli
 /* A peer that lives, with one reference more; those that are dead and forgotten go. */
 static int find_peer(dsm_ctx *c, const dsm_descriptor *d, struct peer **out)
 {
-    struct peer *found = NULL, *forgotten = NULL;
+    struct peer *found = NULL;
     int rc = 0;
+    peers_bury(c);
     pthread_mutex_lock(&c->lock);
-    for (struct peer **at = &c->peers, *p; (p = *at);) {
+    for (struct peer *p = c->peers; p; p = p->next) {
         bool dead = peek_u32(&p->dead) && !c->dev->connected;
-        if (dead && !p->refs) {
-            *at = p->next;
-            p->next = forgotten;
-            forgotten = p;
-            continue;
-        }
         if (!dead && !memcmp(p->node, d->node, DSM_NODE_ID) && !strcmp(p->address, d->address))
             found = p;
-        at = &p->next;
     }
     if (!found && !(rc = peer_new(c, d->node, d->address, &found))) {
         found->next = c->peers;
@@ -298,12 +291,6 @@ static int find_peer(dsm_ctx *c, const dsm_descriptor *d, struct peer **out)
     if (!rc)
         found->refs++;
     pthread_mutex_unlock(&c->lock);
-    while (forgotten) {
-        struct peer *p = forgotten;
-        forgotten = p->next;
-        disconnect(p);
-        peer_free(p);
-    }
     *out = found;
     return rc;
 }
@@ -364,6 +351,7 @@ int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_n
     pthread_mutex_unlock(&c->lock);
     if (rc) {
         free(r);
+        peers_bury(c);
         return rc;
     }
     r->near = r->far->near;

@@ -23,6 +23,11 @@ static inline int64_t deadline_after(int64_t timeout_ns)
     return timeout_ns > DEADLINE_NEVER - now ? DEADLINE_NEVER : now + timeout_ns;
 }
 
+static inline struct timespec clock_time(int64_t ns)
+{
+    return (struct timespec){.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+}
+
 static inline int64_t deadline_earlier(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* What poll(2) takes: milliseconds rounded up, at most cap_ms, never below 0. */

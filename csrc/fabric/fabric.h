@@ -56,6 +56,7 @@ struct fabric_ep {
     struct fabric_dev *dev;
     bool broken;       /* set by poll or abort: carries no more ops, the core replaces it */
     uint32_t inflight; /* ops accepted by post and not yet done; kept by the fabric */
+    uint64_t bytes;    /* of these ops; likewise */
 };
 
 struct fabric {

@@ -201,6 +201,17 @@ static int outcome(dsm_ticket *t, bool late, int64_t deadline, size_t *failed)
     return rc;
 }
 
+/* The rest comes too late to begin. */
+static void give_up_rest(dsm_ticket *t)
+{
+    for (; t->posted < t->n; t->posted++) {
+        dsm_op *op = &t->ops[t->posted];
+        op->status = -DSM_ETIME;
+        if (!op->remote->near)
+            fetch_add_u32(&op->remote->users, 1);
+    }
+}
+
 static int finish(dsm_ticket *t, int64_t deadline, size_t *failed)
 {
     bool late = false;
@@ -212,7 +223,10 @@ static int finish(dsm_ticket *t, int64_t deadline, size_t *failed)
                 late = true;
         if (t->posted == t->n)
             break;
-        post_some(t, deadline);
+        if (late || clock_ns() >= deadline)
+            give_up_rest(t);
+        else
+            post_some(t, deadline);
     }
     return outcome(t, late, deadline, failed);
 }

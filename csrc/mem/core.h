@@ -101,9 +101,16 @@ int refuse_forked(void);
 /* mem/region.c: under ctx->lock; NULL unless id and generation name a live region */
 dsm_region *region_find(dsm_ctx *c, uint64_t id, uint64_t generation);
 
+/* How long a wait may go before it looks for signals. */
+#define WAIT_SLICE_NS 50000000
+/* mem/interrupt.c: the calling thread is to end its wait now. With no lock held but peer->talk. */
+bool wait_interrupted(void);
+
 /* mem/peer.c */
 int peer_new(dsm_ctx *c, const uint8_t node[DSM_NODE_ID], const char *address, struct peer **out);
 void peer_free(struct peer *p); /* nobody may use it any more */
+/* Frees the peers that are dead and have no remote: a new descriptor makes a new one. Under no lock but agent->lock. */
+void peers_bury(dsm_ctx *c);
 /* Makes sure of an endpoint that works; connects again where it must. */
 int peer_ready(struct peer *p, int64_t deadline);
 /* Begins a conversation: takes peer->talk. ETIME where another one lasts until the deadline. */
@@ -112,8 +119,8 @@ int peer_talk(struct peer *p, int64_t deadline);
 bool peer_post(struct peer *p, dsm_op *list);
 /* Reaps without blocking. */
 void peer_poll(struct peer *p);
-/* Until *pending is 0: polls for spin_ns, then sleeps. At the deadline everything outstanding with the peer is aborted and
- * -DSM_ETIME is returned; *pending is 0 then too. */
+/* Until *pending is 0: polls for spin_ns, then sleeps. At the deadline, or where a signal ends the wait, everything
+ * outstanding with the peer is aborted and -DSM_ETIME is returned; *pending is 0 then too. */
 int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline);
 /* Nothing is outstanding when it returns. */
 void peer_abort(struct peer *p);

@@ -89,6 +89,27 @@ void peer_free(struct peer *p)
     free(p);
 }
 
+/* Who has no remote of a peer has no way to it but through ctx->peers. */
+void peers_bury(dsm_ctx *c)
+{
+    struct peer *dead = NULL;
+    pthread_mutex_lock(&c->lock);
+    for (struct peer **at = &c->peers, *p; (p = *at);)
+        if (peek_u32(&p->dead) && !p->refs) {
+            *at = p->next;
+            p->next = dead;
+            dead = p;
+        } else {
+            at = &p->next;
+        }
+    pthread_mutex_unlock(&c->lock);
+    for (struct peer *p; (p = dead);) {
+        dead = p->next;
+        c->control->disconnect(p);
+        peer_free(p);
+    }
+}
+
 static void wake_sleeper(struct peer *p)
 {
     uint64_t one = 1;
@@ -154,22 +175,14 @@ static int make_endpoint(struct peer *p, int64_t deadline)
 
 int peer_talk(struct peer *p, int64_t deadline)
 {
-    struct timespec until;
     if (!pthread_mutex_trylock(&p->talk))
         return 0;
-    if (deadline == DEADLINE_NEVER) {
-        pthread_mutex_lock(&p->talk);
-        return 0;
-    }
-    int64_t left = deadline - clock_ns();
-    clock_gettime(CLOCK_REALTIME, &until); /* the clock of pthread_mutex_timedlock */
-    if (left > 0) {
-        until.tv_sec += left / 1000000000 + (until.tv_nsec + left % 1000000000) / 1000000000;
-        until.tv_nsec = (until.tv_nsec + left % 1000000000) % 1000000000;
-    }
-    return pthread_mutex_timedlock(&p->talk, &until)
-               ? err_set(DSM_ETIME, 0, "another thread waits for the agent at %s", p->address)
-               : 0;
+    do {
+        struct timespec until = clock_time(deadline_earlier(deadline, deadline_after(WAIT_SLICE_NS)));
+        if (!pthread_mutex_clocklock(&p->talk, CLOCK_MONOTONIC, &until))
+            return 0;
+    } while (clock_ns() < deadline && !wait_interrupted());
+    return err_set(DSM_ETIME, 0, "another thread waits for the agent at %s", p->address);
 }
 
 int peer_ready(struct peer *p, int64_t deadline)
@@ -229,18 +242,19 @@ void peer_abort(struct peer *p)
     pthread_mutex_unlock(&p->lock);
 }
 
-/* Sleeps until the endpoint has an event, somebody kicks, or the deadline. Under peer->lock, which it gives back meanwhile. */
-static void sleep_on_event(struct peer *p, const uint32_t *pending, int64_t deadline)
+/* Sleeps until the endpoint has an event, somebody kicks, a signal comes, or the deadline. Under peer->lock, which it gives
+ * back meanwhile. */
+static bool sleep_on_event(struct peer *p, const uint32_t *pending, int64_t deadline)
 {
     fabric(p)->arm(p->ep);
     reap(p); /* what came before the event was asked for */
     if (!observe_u32(pending))
-        return;
+        return false;
     struct pollfd on[2] = {{.fd = p->kick, .events = POLLIN}, {.fd = fabric(p)->ep_fd(p->ep), .events = POLLIN}};
     p->sleeper = true;
     pthread_mutex_unlock(&p->lock);
     fetch_add_u64(&p->ctx->stats.wakeups, 1);
-    poll(on, 2, deadline_poll_ms(deadline, 1000));
+    bool signal = poll(on, 2, deadline_poll_ms(deadline, 1000)) < 0 && errno == EINTR;
     pthread_mutex_lock(&p->lock);
     p->sleeper = false;
     uint64_t kicks;
@@ -249,15 +263,12 @@ static void sleep_on_event(struct peer *p, const uint32_t *pending, int64_t dead
     }
     reap(p);
     pthread_cond_broadcast(&p->cond);
+    return signal;
 }
 
 static void sleep_behind(struct peer *p, int64_t deadline)
 {
-    if (deadline == DEADLINE_NEVER) {
-        pthread_cond_wait(&p->cond, &p->lock);
-        return;
-    }
-    struct timespec until = {.tv_sec = deadline / 1000000000, .tv_nsec = deadline % 1000000000};
+    struct timespec until = clock_time(deadline);
     pthread_cond_timedwait(&p->cond, &p->lock, &until);
 }
 
@@ -265,7 +276,7 @@ static void sleep_behind(struct peer *p, int64_t deadline)
 static bool spin(struct peer *p, const uint32_t *pending, int64_t deadline)
 {
     enum { POLLS = 8 };
-    int64_t until = 0;
+    int64_t until = 0, most = deadline_earlier(p->ctx->spin_ns, WAIT_SLICE_NS);
     for (;;) {
         if (!pthread_mutex_trylock(&p->lock)) {
             for (int i = 0; i < POLLS && observe_u32(pending); i++)
@@ -278,10 +289,40 @@ static bool spin(struct peer *p, const uint32_t *pending, int64_t deadline)
             return true;
         int64_t now = clock_ns();
         if (!until)
-            until = deadline_earlier(deadline, now + p->ctx->spin_ns);
+            until = deadline_earlier(deadline, now + most);
         if (now >= until)
             return false;
     }
+}
+
+/* Nothing bounds an op on a device that has stalled but this. Under peer->lock. */
+static int64_t give_up_at(const struct peer *p)
+{
+    enum { NS_PER_BYTE = 250 };
+    uint64_t bytes = p->ep ? p->ep->bytes : 0;
+    int64_t patience = bytes < INT64_MAX / 4 / NS_PER_BYTE ? (int64_t)bytes * NS_PER_BYTE : INT64_MAX / 4;
+    return deadline_after(patience + 2 * deadline_earlier(p->ctx->peer_timeout_ns, INT64_MAX / 8));
+}
+
+/* Under peer->lock, which it gives back to look. */
+static bool interrupted(struct peer *p)
+{
+    pthread_mutex_unlock(&p->lock);
+    bool yes = wait_interrupted();
+    pthread_mutex_lock(&p->lock);
+    return yes;
+}
+
+/* Sleeps for one slice. false: a signal ends the wait. Under peer->lock. */
+static bool sleep_slice(struct peer *p, const uint32_t *pending, int64_t deadline)
+{
+    int64_t slice = deadline_after(WAIT_SLICE_NS), until = deadline_earlier(deadline, slice);
+    bool signal = false;
+    if (p->sleeper)
+        sleep_behind(p, until);
+    else
+        signal = sleep_on_event(p, pending, until);
+    return !observe_u32(pending) || !(signal || clock_ns() >= slice) || !interrupted(p);
 }
 
 int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline)
@@ -290,16 +331,17 @@ int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline)
     if (!observe_u32(pending) || spin(p, pending, deadline))
         return 0;
     pthread_mutex_lock(&p->lock);
-    while (observe_u32(pending)) {
-        if (clock_ns() >= deadline) {
+    if (deadline == DEADLINE_NEVER)
+        deadline = give_up_at(p);
+    for (bool go_on = true; observe_u32(pending); go_on = sleep_slice(p, pending, deadline)) {
+        if (go_on && clock_ns() < deadline)
+            continue;
+        reap(p); /* it may have completed in time */
+        if (observe_u32(pending)) {
             abort_endpoint(p);
             rc = -DSM_ETIME;
-            break;
         }
-        if (p->sleeper)
-            sleep_behind(p, deadline);
-        else
-            sleep_on_event(p, pending, deadline);
+        break;
     }
     pthread_mutex_unlock(&p->lock);
     return rc;

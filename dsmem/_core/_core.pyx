@@ -41,7 +41,7 @@ import warnings
 import weakref
 from collections import namedtuple
 from operator import index
-from threading import get_ident
+from threading import get_ident, main_thread
 
 import numpy as np
 
@@ -51,6 +51,9 @@ import_array()
 
 cdef extern from "Python.h" nogil:
     PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int interruptible)
+
+cdef extern from "Python.h":
+    int Py_AddPendingCall(int (*call)(void *) except -1, void *argument)
 
 cdef enum:
     NOGIL_FROM = 65536
@@ -74,6 +77,8 @@ include "segment.pxi"
 include "meeting.pxi"
 include "clock.pxi"
 include "file.pxi"
+
+c.dsm_set_interrupt(look_for_signals)
 
 
 def probe(str fabric):

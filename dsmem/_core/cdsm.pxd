@@ -139,6 +139,7 @@ cdef extern from "dsm.h" nogil:
     ctypedef struct dsm_ticket:
         pass
 
+    void dsm_set_interrupt(int (*look)() noexcept nogil)
     int dsm_submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed)
     int dsm_test(dsm_ticket *t)
     int dsm_finish(dsm_ticket *t, int64_t timeout_ns, size_t *failed)

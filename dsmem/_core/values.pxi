@@ -1,8 +1,42 @@
 # Included by _core.pyx: errors of the core as exceptions, and Python values and buffers as C's.
 
+# What a signal handler raised while the core waited. Handlers run in the main thread only: one place is enough.
+cdef object raised = None
+
+
+cdef object take_raised():
+    global raised
+    error, raised = raised, None
+    return error
+
+
+cdef int raise_later(void *nothing) except -1 with gil:
+    """Called between two bytecodes: whoever swallowed the end of the wait does not swallow its cause."""
+    error = take_raised()
+    if error is not None:
+        raise error
+    return 0
+
+
+cdef int look_for_signals() noexcept with gil:
+    """Called by the core while it waits. A handler that raises ends the wait; who reports the failure raises that."""
+    global raised
+    if raised is not None:
+        return get_ident() == main_thread().ident
+    try:
+        PyErr_CheckSignals()
+    except BaseException as error:
+        raised = error
+        Py_AddPendingCall(raise_later, NULL)
+        return 1
+    return 0
+
+
 cdef object failure(int rc, str op=None, str peer=None, str device=None):
     """The exception for a code that this thread has just got from the core."""
     cdef const c.dsm_failure *f = c.dsm_last_error()
+    if raised is not None and get_ident() == main_thread().ident:
+        return take_raised()
     cls = errors.BY_CODE.get(-rc, errors.DsmemError)
     if f.code != -rc:
         return cls(op=op, peer=peer, device=device)

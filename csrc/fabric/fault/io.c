@@ -200,6 +200,7 @@ static void enqueue(struct fault_ep *e, dsm_op *user)
     *e->tail = s;
     e->tail = &s->next;
     e->base.inflight++;
+    e->base.bytes += user->nbytes;
 }
 
 /* Ends the op whose shadow is at *at, which then is the next one. */
@@ -216,6 +217,7 @@ static void finish(struct fault_ep *e, struct shadow **at, int status)
     s->next = e->spare;
     e->spare = s;
     e->base.inflight--;
+    e->base.bytes -= user->nbytes;
     fabric_op_done(user, status);
 }
 

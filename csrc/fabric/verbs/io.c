@@ -22,6 +22,7 @@ static void finish(struct verbs_ep *e, dsm_op *op)
     if (op->fabric)
         ibv.dereg_mr(op->fabric);
     e->base.inflight--;
+    e->base.bytes -= op->nbytes;
     fabric_op_done(op, op->status);
 }
 
@@ -296,6 +297,7 @@ void verbs_post(struct fabric_ep *base, dsm_op *list)
         op->fabric = NULL;
         op->cookie = 0;
         base->inflight++;
+        base->bytes += op->nbytes;
         last = op;
     }
     if (!last)

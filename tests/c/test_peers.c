@@ -1,0 +1,253 @@
+/*
+ * What a user of other processes' memory meets when one of them is slow, dead or silent: every wait ends, in time or for a
+ * signal, nobody else's connection pays for it, and what is gone leaves nothing behind.
+ *
+ * Where a wait must not last until the peer timeout, that is an hour: a wait that does never ends.
+ */
+#include "base/atomic.h"
+#include "check.h"
+#include "mem/core.h"
+
+#include <dirent.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+enum { OWNERS = DSM_TICKET_GROUPS + 2 };
+#define MS INT64_C(1000000)
+#define HOUR (INT64_C(3600) * 1000 * MS)
+
+static dsm_ctx *owners[OWNERS], *user;
+static dsm_region *regions[OWNERS];
+static dsm_remote *remotes[OWNERS];
+static uint8_t descriptors[OWNERS][DSM_DESC_MAX];
+static size_t lengths[OWNERS];
+
+static dsm_ctx *open_context(const char *fault, int64_t peer_timeout)
+{
+    dsm_options o;
+    dsm_ctx *c;
+    dsm_options_init(&o);
+    o.fabric = "shm";
+    o.fault = fault;
+    o.secret = "a secret that all C tests share.";
+    o.secret_len = 32;
+    o.peer_timeout_ns = peer_timeout;
+    CHECK(!dsm_open(&o, &c));
+    return c;
+}
+
+static void own(int i)
+{
+    owners[i] = open_context(NULL, 0);
+    CHECK(!dsm_alloc(owners[i], 4096, 7, &regions[i]));
+    lengths[i] = (size_t)dsm_region_descriptor(regions[i], descriptors[i]);
+}
+
+static void disown(int i)
+{
+    CHECK(!dsm_region_close(regions[i]));
+    dsm_close(owners[i]);
+}
+
+static void open_all(int n, const char *fault, int64_t peer_timeout)
+{
+    user = open_context(fault, peer_timeout);
+    for (int i = 0; i < n; i++) {
+        own(i);
+        CHECK(!dsm_attach(user, descriptors[i], lengths[i], 10000 * MS, &remotes[i]));
+    }
+}
+
+static void close_all(int n)
+{
+    for (int i = 0; i < n; i++)
+        CHECK(!dsm_remote_close(remotes[i]));
+    dsm_close(user);
+    for (int i = 0; i < n; i++)
+        disown(i);
+}
+
+static dsm_op add_one(int owner)
+{
+    return (dsm_op){.code = DSM_OP_FETCH_ADD, .remote = remotes[owner], .nbytes = 8, .operand = 1};
+}
+
+static uint64_t word_of(int owner) { return observe_u64(dsm_region_data(regions[owner])); }
+
+static uint64_t connects(void)
+{
+    dsm_stats s;
+    dsm_get_stats(user, &s);
+    return s.connects;
+}
+
+/* ---- waits end ---- */
+
+static void lost_completions(void)
+{
+    uint64_t old, data = 0;
+    open_all(1, "drop=1&drop=3", HOUR);
+    CHECK(dsm_read(remotes[0], 0, &data, 8, 20 * MS) == -DSM_ETIME);
+    CHECK(!dsm_fetch_add(remotes[0], 0, 1, &old, 10000 * MS));
+    CHECK(dsm_fetch_add(remotes[0], 0, 1, &old, 20 * MS) == -DSM_ETIME);
+    CHECK(word_of(0) == 2); /* executed: nobody knows */
+    close_all(1);
+
+    open_all(1, "drop=1", 20 * MS);
+    CHECK(dsm_read(remotes[0], 0, &data, 8, -1) == -DSM_ETIME); /* no deadline, but no wait for ever */
+    CHECK(!dsm_read(remotes[0], 0, &data, 8, -1));
+    close_all(1);
+}
+
+static uint32_t looks;
+
+static int third_look(void) { return fetch_add_u32(&looks, 1) >= 2; }
+
+static void signals(void)
+{
+    uint64_t data;
+    open_all(1, "drop=1", HOUR);
+    note_u32(&looks, 0);
+    dsm_set_interrupt(third_look);
+    CHECK(dsm_read(remotes[0], 0, &data, 8, -1) == -DSM_ETIME);
+    CHECK(peek_u32(&looks) == 3);
+    dsm_set_interrupt(NULL);
+    CHECK(!dsm_read(remotes[0], 0, &data, 8, -1));
+    close_all(1);
+}
+
+/* An owner that accepts and says nothing, and one whose backlog is full. */
+static void silent_owner(int backlog)
+{
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    dsm_remote *r;
+    user = open_context(NULL, HOUR);
+    own(0);
+    disown(0);
+    dsm_descriptor d;
+    CHECK(!dsm_descriptor_parse(descriptors[0], lengths[0], &d));
+    CHECK(!strncmp(d.address, "unix:@", 6));
+    memcpy(at.sun_path + 1, d.address + 6, strlen(d.address + 6));
+    socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(d.address + 6));
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0), first = socket(AF_UNIX, SOCK_STREAM, 0);
+    CHECK(fd >= 0 && first >= 0 && !bind(fd, (struct sockaddr *)&at, len) && !listen(fd, backlog));
+    if (!backlog)
+        CHECK(!connect(first, (struct sockaddr *)&at, len));
+    note_u32(&looks, 0);
+    dsm_set_interrupt(third_look);
+    CHECK(dsm_attach(user, descriptors[0], lengths[0], -1, &r) == -DSM_ETIME);
+    dsm_set_interrupt(NULL);
+    CHECK(dsm_attach(user, descriptors[0], lengths[0], 20 * MS, &r) == -DSM_ETIME);
+    close(first);
+    close(fd);
+    dsm_close(user);
+}
+
+/* ---- batches ---- */
+
+static void late_batch(void)
+{
+    dsm_op ops[OWNERS];
+    size_t failed = OWNERS;
+    open_all(OWNERS, "drop=11", HOUR);
+    for (int i = 0; i < OWNERS; i++) { /* ops 1 … 10: a connection to each */
+        uint64_t old;
+        CHECK(!dsm_fetch_add(remotes[i], 0, 1, &old, -1));
+        ops[i] = add_one(i);
+    }
+    CHECK(connects() == OWNERS);
+    CHECK(dsm_execute(user, ops, OWNERS, 20 * MS, &failed) == -DSM_ETIME && failed == 0);
+    for (int i = 0; i < OWNERS; i++) {
+        bool began = i < DSM_TICKET_GROUPS; /* the others were never posted */
+        CHECK(word_of(i) == (began ? 2 : 1));
+        CHECK(ops[i].status == (i && began ? 0 : -DSM_ETIME));
+    }
+    for (int i = 0; i < OWNERS; i++)
+        CHECK(!dsm_fetch_add(remotes[i], 0, 0, &(uint64_t){0}, -1));
+    CHECK(connects() == OWNERS + 1); /* of the one whose op was late */
+    close_all(OWNERS);
+}
+
+/* Op 1 fails the connection to owner 0, upon which the first op of the batch is cancelled; the second one fails of itself. */
+static void first_that_failed_of_itself(void)
+{
+    dsm_op before, ops[2];
+    dsm_ticket t;
+    size_t failed = 9;
+    open_all(2, "fail=1&delay=1:100ms&fail=3", HOUR);
+    before = add_one(0);
+    CHECK(!dsm_submit(user, &before, 1, &t, NULL));
+    ops[0] = add_one(0);
+    ops[1] = add_one(1);
+    CHECK(dsm_execute(user, ops, 2, -1, &failed) == -DSM_EIO);
+    CHECK(ops[0].status == -DSM_ECANCELED && ops[1].status == -DSM_EIO && failed == 1);
+    CHECK(dsm_finish(&t, -1, NULL) == -DSM_EIO);
+    close_all(2);
+}
+
+/* ---- what is gone leaves nothing ---- */
+
+static int open_files(void)
+{
+    int n = 0;
+    DIR *d = opendir("/proc/self/fd");
+    CHECK(d);
+    while (readdir(d))
+        n++;
+    closedir(d);
+    return n;
+}
+
+static bool knows_peers(void)
+{
+    pthread_mutex_lock(&user->lock);
+    bool some = user->peers;
+    pthread_mutex_unlock(&user->lock);
+    return some;
+}
+
+/* order: 0 the remote is closed before its owner ends, 1 after that and an op that finds it dead, 2 at any moment */
+static void owners_that_go(const char *fault, int order)
+{
+    uint64_t data;
+    user = open_context(fault, 0);
+    int before = open_files();
+    for (int i = 0; i < OWNERS; i++) {
+        own(i);
+        CHECK(!dsm_attach(user, descriptors[i], lengths[i], 10000 * MS, &remotes[i]));
+        CHECK(!dsm_read(remotes[i], 0, &data, 8, -1));
+        if (order == 0)
+            CHECK(!dsm_remote_close(remotes[i]));
+        disown(i);
+        while (order == 1 && dsm_read(remotes[i], 0, &data, 8, -1) != -DSM_EPEER)
+            usleep(1000);
+        if (order)
+            CHECK(!dsm_remote_close(remotes[i]));
+        if (order == 1)
+            CHECK(!knows_peers());
+    }
+    while (knows_peers() || open_files() != before) /* until its agent has noticed the last one's end */
+        usleep(1000);
+    CHECK(dsm_attach(user, descriptors[0], lengths[0], -1, &remotes[0]) == -DSM_EPEER);
+    CHECK(!knows_peers() && open_files() == before);
+    dsm_close(user);
+}
+
+int main(void)
+{
+    lost_completions();
+    signals();
+    silent_owner(128);
+    silent_owner(0);
+    late_batch();
+    first_that_failed_of_itself();
+    for (int order = 0; order < 3; order++) {
+        owners_that_go(NULL, order);
+        owners_that_go("", order);
+    }
+    puts("ok");
+    return 0;
+}
