@@ -93,6 +93,16 @@ def _show_limits(page: _Page, limits: dict[str, Any]) -> None:
     page.fact("memory", f"{_bytes(limits['memory_available_bytes'])} available")
 
 
+def _show_shared_memory(page: _Page, memory: dict[str, Any]) -> None:
+    page.heading("Shared memory")
+    page.fact("names", "work" if memory["works"] else "do not work", memory["works"])
+    if "bytes" in memory:
+        free = (
+            "unlimited" if not memory["bytes"] else f"{_bytes(memory['bytes_free'])} free of {_bytes(memory['bytes'])}"
+        )
+        page.fact(memory["path"], free)
+
+
 def _show_nodes(page: _Page, facts: dict[str, Any], removed: list[str]) -> None:
     page.heading("Nodes")
     for node in facts["nodes"]:
@@ -122,7 +132,7 @@ def _secret_line(key: dict[str, Any]) -> str:
     if not key["usable"]:
         return f"{where}: not usable"
     if not key["exists"]:
-        return f"{where}: none yet, made when needed"
+        return f"{where}: made now, readable for you alone"
     return f"{where}: {'readable for you alone' if key['path'] else 'set'}"
 
 
@@ -132,6 +142,7 @@ def _show(facts: dict[str, Any], removed: list[str]) -> None:
     page.console.print(f"dsmem {v['dsmem']}, Python {v['python']}, Linux {v['kernel']}")
     _show_fabrics(page, facts)
     _show_limits(page, facts["limits"])
+    _show_shared_memory(page, facts["shared_memory"])
     page.heading("Secret")
     page.fact("file" if key["path"] else "text", _secret_line(key), None if key["usable"] else False)
     _show_nodes(page, facts, removed)
@@ -154,15 +165,15 @@ def _show(facts: dict[str, Any], removed: list[str]) -> None:
 def doctor(context: click.Context, clean: bool, peer: str | None, as_json: bool) -> None:
     """Which fabrics work here, and what mends the others.
 
-    Exit status 1: no fabric works, there is no usable secret, or the peer can't be reached.
+    Exit status 1: regions or names of this host don't work, there is no usable secret, or the peer can't be reached.
     """
     facts = examine.report()
     facts["removed"] = [str(path) for path in leftovers.sweep()] if clean else []
-    facts["peer"] = reach.reach(peer, secret.default_secret()) if peer else None
+    facts["peer"] = reach.reach(peer, secret.default_secret()) if peer is not None else None
     if as_json:
         click.echo(json.dumps(facts))
     else:
         _show(facts, facts["removed"])
-    works = any(f["works"] for f in facts["fabrics"].values())
+    works = facts["fabrics"]["shm"]["works"]
     hindered = any(t["hinders"] for t in facts["troubles"])
     context.exit(0 if works and not hindered and (peer is None or facts["peer"]["reachable"]) else 1)

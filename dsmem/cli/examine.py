@@ -1,6 +1,7 @@
 """What ``dsmem doctor`` finds out: facts, and for each thing that is wrong what it is and the commands that mend it.
 
-It only looks. Nothing is made, changed or connected to; a secret that is not there yet stays so.
+It tries what it certifies: it makes a name and removes it, opens a context on each fabric, and makes the secret where
+there is none yet. It changes nothing else, and connects to nobody.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from typing import Any
 
 import dsmem
 from dsmem import _core, errors, leftovers, secret
-from dsmem.cluster import local
+from dsmem.cluster import local, room
 
 FABRICS = ("shm", "verbs")
 SYS_RDMA = Path("/sys/class/infiniband")
 LOCKED_ENOUGH = 64 << 20  # bytes: less, and the first regions of any size fail
 FILES_ENOUGH = 1024
+FILES_OF_A_NAME = 8  # its own, a link, and the folders around
+SHM_ENOUGH = (64 << 20) + 1  # bytes: Docker gives 64 MiB where nobody asks for more
 CAP_IPC_LOCK = 14
 
 # Debian's names; those of Fedora and its kin.
@@ -201,17 +204,84 @@ def _verbs_remedy(error: errors.DsmemError, devices: list[dict[str, Any]]) -> li
     return []  # the ports say it
 
 
+def _try_fabric(name: str) -> None:
+    """Memory of a context, written as its users do; where the own is reached through the network, only made.
+
+    The core's own context: that of users removes what the dead have left, which is shown here.
+    """
+    with _core.Context(name, secret=os.urandom(secret.SHORTEST)) as context, context.empty(8) as region:
+        if context.capabilities.near_memory:
+            with context.attach(region.descriptor) as remote:
+                remote.write(0, b"8 bytes!")
+
+
 def _fabric(name: str, devices: list[dict[str, Any]]) -> dict[str, Any]:
     try:
         _core.probe(name)
+        _try_fabric(name)
         return {"works": True, "devices": _core.inventory(name)}
     except errors.DsmemError as error:
+        remedy = _verbs_remedy(error, devices) if name == "verbs" else _remark(error)
         return {
             "works": False,
             "error": type(error).__name__,
             "reason": _REMEDY_IN_TEXT.sub("", error.detail) or error.text,
-            "remedy": _verbs_remedy(error, devices) if name == "verbs" else [],
+            "remedy": remedy,
         }
+
+
+# ---- shared memory under names ----
+
+
+def _remark(error: errors.DsmemError) -> list[str]:
+    """What the message says to do, where there is no command for it."""
+    remedy = str(error).partition("; ")[2]
+    return [f"# {remedy}"] if remedy else []
+
+
+def _try_name() -> None:
+    cluster = f"doctor-{os.getpid()}"
+    with dsmem.connect(cluster) as names:
+        try:
+            names.segment("doctor", 8, "u1", create=True).close()
+        finally:
+            with contextlib.suppress(errors.NameNotFoundError):
+                names.unlink("doctor")
+    local.LocalNames(cluster, os.geteuid()).remove_if_empty()
+
+
+def _shared_memory() -> dict[str, Any]:
+    facts: dict[str, Any] = {"path": str(room.ROOT), "works": True, "reason": None, "remedy": []}
+    try:
+        facts.update(asdict(room.room()))
+        _try_name()
+    except (errors.DsmemError, OSError) as error:
+        refused = room.refused(error, "names") if isinstance(error, OSError) else error
+        facts.update(works=False, reason=refused.detail.partition("; ")[0], remedy=_shm_remedy(facts, refused))
+    return facts
+
+
+def _shm_remedy(facts: dict[str, Any], error: errors.DsmemError) -> list[str]:
+    if not room.ROOT.is_dir():
+        return [_root(room.MOUNT)]
+    if facts["readonly"]:
+        return [_root(room.REMOUNT)]
+    if not os.access(room.ROOT, os.W_OK | os.X_OK):
+        return [_root(room.OPEN)]
+    if facts["files"] and facts["files_free"] < FILES_OF_A_NAME:
+        return ["dsmem ls", _root(room.MORE_FILES)]
+    if isinstance(error, errors.OutOfMemoryError):
+        return ["dsmem ls", _root(room.LARGER), f"# a container: {room.CONTAINER}"]
+    return _remark(error)
+
+
+def _shm_trouble(facts: dict[str, Any]) -> Trouble | None:
+    if not facts["works"]:
+        return Trouble(facts["path"], f"named objects don't work: {facts['reason']}", facts["remedy"], True)
+    if facts["bytes"] and facts["bytes"] < SHM_ENOUGH:
+        reason = f"only {facts['bytes']} bytes, and all named objects live there"
+        return Trouble(facts["path"], reason, [f"# a container: {room.CONTAINER}", _root(room.LARGER)], False)
+    return None
 
 
 # ---- limits ----
@@ -252,7 +322,6 @@ def _limits() -> dict[str, Any]:
         "open_files": _limit(resource.RLIMIT_NOFILE),
         "huge_pages": _huge_pages(),
         "memory_available_bytes": _memory(),
-        "dev_shm_writable": os.access(leftovers.FOLDER, os.W_OK),
     }
 
 
@@ -277,9 +346,6 @@ def _limit_troubles(limits: dict[str, Any]) -> list[Trouble]:
     if files["soft"] is not None and files["soft"] < FILES_ENOUGH:
         reason = f"only {files['soft']}; every connection takes one, and on shm every region"
         found.append(Trouble("open files", reason, _raise_limit("n", "nofile", files, "65536"), False))
-    if not limits["dev_shm_writable"]:
-        reason = "can't be written: nodes leave no record there, and named objects don't work"
-        found.append(Trouble("/dev/shm", reason, [_root("mount -t tmpfs -o mode=1777 tmpfs /dev/shm")], False))
     return found
 
 
@@ -301,13 +367,11 @@ def _secret() -> dict[str, Any]:
                 "reason": _REMEDY_IN_TEXT.sub("", error.detail),
             }
         source = "DSMEM_SECRET_FILE" if os.environ.get("DSMEM_SECRET_FILE") else "file"
-        facts = {"source": source, "path": str(path), "exists": path.exists()}
-        if not facts["exists"] and source == "file":
-            return {**facts, "usable": True, "reason": None}  # made when it is first needed
+        facts = {"source": source, "path": str(path), "exists": os.path.lexists(path)}
         with contextlib.suppress(OSError):
             facts["mode"] = f"{stat.S_IMODE(path.stat().st_mode):o}"
     try:
-        secret.default_secret()
+        secret.default_secret()  # which makes it where it may
     except errors.DsmemError as error:
         return {**facts, "usable": False, "reason": _REMEDY_IN_TEXT.sub("", error.detail)}
     return {**facts, "usable": True, "reason": None}
@@ -324,7 +388,7 @@ def _secret_trouble(facts: dict[str, Any]) -> Trouble | None:
             f"unset {source}",
             "# the secret is then read from ~/.config/dsmem/secret; copy that to the other hosts",
         ]
-    elif path:
+    elif path and facts["exists"]:
         remedy = [f"rm -rf '{path}'", "# a new one is made when it is needed; copy it to the other hosts"]
     else:
         remedy = ["export DSMEM_SECRET_FILE=PATH", "# a file that only you can read, with at least 16 bytes in it"]
@@ -345,21 +409,23 @@ def report() -> dict[str, Any]:
     Returns
     -------
     dict
-        versions, fabrics, kernel, limits, secret, nodes, leftovers, clusters, troubles.
+        versions, fabrics, kernel, limits, shared_memory, secret, nodes, leftovers, clusters, troubles.
     """
     devices = kernel_devices()
-    limits, key, found = _limits(), _secret(), leftovers.scan()
+    limits, memory, key = _limits(), _shared_memory(), _secret()
     fabrics = {name: _fabric(name, devices) for name in FABRICS}
+    found = leftovers.scan()
     ports = [_port_trouble(d["device"], p) for d in devices for p in d["ports"]]
     rdma = [t for t in (_uverbs_trouble(devices), *ports) if t is not None]
     if not fabrics["verbs"]["works"] and not fabrics["verbs"]["remedy"]:
         fabrics["verbs"]["remedy"] = [line for t in rdma for line in t.remedy]
-    troubles = [*rdma, *_limit_troubles(limits), _secret_trouble(key)]
+    troubles = [*rdma, *_limit_troubles(limits), _shm_trouble(memory), _secret_trouble(key)]
     return {
         "versions": {"dsmem": dsmem.__version__, "python": platform.python_version(), "kernel": platform.release()},
         "fabrics": fabrics,
         "kernel": {"devices": devices, "rdma_rxe": softroce()},
         "limits": limits,
+        "shared_memory": memory,
         "secret": key,
         "nodes": _nodes(found),
         "leftovers": [str(path) for path, lives in found if not lives],

@@ -69,7 +69,10 @@ def reach(address: str, secret: bytes) -> dict[str, str | bool | None]:
     except TimeoutError:
         reason = "no answer: the host is down, or a firewall drops the packets (allow the port, TCP)"
     except ConnectionRefusedError:
-        reason = "refused: the process is gone, or a firewall rejects the packets (allow the port, TCP)"
+        wall = "" if address.startswith("unix:") else ", or a firewall rejects the packets (allow the port, TCP)"
+        reason = f"refused: the process is gone{wall}"
+    except UnicodeError:  # of what can't be the name of a host
+        reason = f"{address!r} is not HOST, HOST:PORT or [IPV6]:PORT"
     except (OSError, click.BadParameter) as error:
         reason = str(getattr(error, "strerror", None) or error)
     return {"address": address, "reachable": reason is None, "reason": reason}

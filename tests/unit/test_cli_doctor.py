@@ -52,9 +52,10 @@ def facts_elsewhere(prefix=(), before=None, **environment):
     """In a process of its own, which may be limited without harm to this one."""
     command = [*prefix, *DSMEM, "doctor", "--json"]
     done = subprocess.run(
-        command, env={**os.environ, **environment}, preexec_fn=before, capture_output=True, text=True, check=True
+        command, env={**os.environ, **environment}, preexec_fn=before, capture_output=True, text=True, check=False
     )
-    return json.loads(done.stdout)
+    assert not done.stderr
+    return {**json.loads(done.stdout), "status": done.returncode}
 
 
 def trouble(found, subject):
@@ -71,15 +72,30 @@ def test_json():
     assert set(found["fabrics"]) == {"shm", "verbs"}
     assert found["limits"]["open_files"]["soft"] == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     assert found["limits"]["memory_available_bytes"] > 0
+    assert found["shared_memory"]["works"] and found["shared_memory"]["bytes_free"] > 0
     assert found["secret"]["usable"] and not found["secret"]["exists"]
-    assert not Path(found["secret"]["path"]).exists(), "doctor only looks"
+    assert Path(found["secret"]["path"]).exists(), "doctor makes what it certifies"
+    assert facts()["secret"]["exists"]
+    assert found["clusters"] == facts()["clusters"], "and removes what it has tried"
     assert found["removed"] == [] and found["peer"] is None
 
 
 def test_text_fits_80_columns():
     result = run()
     assert result.exit_code == 0
-    for word in ("Fabrics", "shm", "verbs", "locked memory", "open files", "huge pages", "Secret", "left behind"):
+    for word in (
+        "Fabrics",
+        "shm",
+        "verbs",
+        "Shared memory",
+        "/dev/shm",
+        " free of ",
+        "locked memory",
+        "open files",
+        "huge pages",
+        "Secret",
+        "left behind",
+    ):
         assert word in result.stdout
     for line in result.stdout.splitlines():
         assert len(line.rstrip()) <= 80 or line.startswith("      "), "only commands stay whole: " + line
@@ -172,7 +188,67 @@ def test_a_limit_that_can_be_raised_by_its_owner():
     assert examine._raise_limit("l", "memlock", {"hard": None}, "unlimited") == ["ulimit -l unlimited"]
 
 
+# ---- shared memory ----
+
+UNSHARE = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
+
+
+def can_mount():
+    command = [*UNSHARE, "mount", "-t", "tmpfs", "none", "/mnt"]
+    return (
+        shutil.which("unshare") is not None
+        and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    )
+
+
+@pytest.mark.skipif(not can_mount(), reason="no mount namespaces for this user")
+@pytest.mark.parametrize(
+    ("mount", "says", "remedy", "hinders"),
+    [
+        ("mount -t tmpfs -o ro none /dev/shm", "Read-only file system", "mount -o remount,rw /dev/shm", True),
+        ("mount -t tmpfs -o mode=755 none /dev", "there is no /dev/shm", "mount -t tmpfs -o mode=1777 tmpfs", True),
+        ("mount -t tmpfs -o nr_inodes=4 none /dev/shm", "takes no more than 4", "nr_inodes=N", True),
+        ("mount -t tmpfs -o size=4k none /dev/shm", "bytes free of 4096", "docker run --shm-size", True),
+        ("mount -t tmpfs -o size=64M none /dev/shm", "only 67108864 bytes", "docker run --shm-size", False),
+        ("mount -t tmpfs none /proc", "/proc/self/fd", "mount -t proc proc /proc", True),
+    ],
+)
+def test_shared_memory(mount, says, remedy, hinders):
+    prefix = (*UNSHARE, "sh", "-ec", f'{mount}\nexec "$@"', "sh")
+    found = facts_elsewhere(prefix)
+    wrong = trouble(found, "/dev/shm")
+    assert says in wrong["reason"] and wrong["hinders"] == hinders
+    assert remedy in " ".join(wrong["remedy"])
+    assert found["status"] == hinders and found["fabrics"]["shm"]["works"]
+
+
+@pytest.mark.skipif(not can_mount() or os.geteuid() != 0, reason="needs root to give a folder away")
+def test_shared_memory_of_another_user():
+    mount = "mount -t tmpfs -o mode=755,uid=54321 none /dev/shm"
+    prefix = (*UNSHARE, "sh", "-ec", f'{mount}\nexec "$@"', "sh", "setpriv", "--bounding-set", "-all")
+    found = facts_elsewhere(prefix)
+    assert trouble(found, "/dev/shm")["remedy"] == ["chmod 1777 /dev/shm"] and found["status"] == 1
+
+
+def test_no_context_can_be_opened():
+    found = facts_elsewhere(before=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (6, 6)))
+    fabric = found["fabrics"]["shm"]
+    assert not fabric["works"] and "Too many open files" in fabric["reason"]
+    assert "ulimit -n" in fabric["remedy"][0] and found["status"] == 1
+
+
 # ---- the secret ----
+
+
+def test_no_place_for_a_secret(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
+    wrong = trouble(facts(status=1), "secret")
+    assert "can't be made" in wrong["reason"] and wrong["remedy"][0] == "export DSMEM_SECRET_FILE=PATH"
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setenv("HOME", "relative")
+    wrong = trouble(facts(status=1), "secret")
+    assert "is no absolute path" in wrong["reason"] and wrong["remedy"][0] == "export DSMEM_SECRET_FILE=PATH"
 
 
 def test_secret_open_to_others():
@@ -239,7 +315,9 @@ def test_peer_that_nobody_is():
         thread.join()
     assert found["peer"]["reason"] == "what listens there is no agent of dsmem"
     assert facts("--peer", f"127.0.0.1:{port}", status=1)["peer"]["reason"].startswith("refused")
-    assert "is not HOST" in facts("--peer", "127.0.0.1:x", status=1)["peer"]["reason"]
+    for address in ("127.0.0.1:x", "", ":", "\udcff:77"):
+        assert "is not HOST" in facts("--peer", address, status=1)["peer"]["reason"]
+    assert facts("--peer", "unix:@\udcff", status=1)["peer"]["reason"] == "refused: the process is gone"
 
 
 # ---- of all commands ----
