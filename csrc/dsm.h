@@ -174,6 +174,11 @@ const char *dsm_remote_address(const dsm_remote *r);
 /* Maps nbytes of an open file of shared memory (it keeps no reference to fd): a remote that is near, belongs to no context
  * and can take part in the batches of any. Errors: EINVAL (the file is shorter, or no rights), EACCESS, ESYS. */
 int dsm_map(int fd, uint64_t nbytes, uint32_t access, dsm_remote **out);
+/*
+ * nbytes of the same file anew, without its name: it may have been unlinked, and made longer before; also in a child of fork,
+ * whose r is its parent's. ECORRUPT: it has less.
+ */
+int dsm_map_again(dsm_remote *r, uint64_t nbytes, dsm_remote **out);
 /* Where the memory is mapped in this process; NULL where it is not. */
 void *dsm_remote_near(const dsm_remote *r);
 

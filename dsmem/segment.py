@@ -269,19 +269,12 @@ class Segment(_core.SegmentCore, NamedObject):
             if self.versioned or not self.ref.cluster:
                 raise errors.InvalidArgumentError(f"{rows} rows; the segment was made with capacity={self.capacity}")
             grown(self._memory, self._nbytes_for(rows), longer=True).close()
-        if not self.versioned:
+        if self.versioned:
+            _core.resize(self, rows, timeout)
+        else:
             self._set_rows(rows)
-            return
-        self._begin(timeout)
-        try:
-            self._set_rows(rows)
-            self._commit(None if self._memory.remote.is_near else self.read())
-        except BaseException:
-            self._abort()
-            raise
 
-    @contextlib.contextmanager
-    def writing(self, timeout: float | None = None) -> Iterator[NDArray[Any]]:
+    def writing(self, timeout: float | None = None) -> contextlib.AbstractContextManager[NDArray[Any]]:
         """Change a versioned segment so that :meth:`snapshot` shows all of the changes or none.
 
         Parameters
@@ -290,24 +283,13 @@ class Segment(_core.SegmentCore, NamedObject):
             Seconds to wait for another writer, then TimeoutError. Who waits for one that is killed goes on, from the
             version before.
 
-        Yields
-        ------
-        ndarray
-            The array to change: the memory itself where it is near, otherwise a copy that is written at the end. An
-            exception in the block undoes it.
+        Returns
+        -------
+        context manager
+            Of the array to change: the memory itself where it is near, otherwise a copy that is written at the end. An
+            exception in the block undoes it. While it is open, the segment can't be closed.
         """
-        self._begin(timeout)
-        try:
-            near = self._memory.remote.is_near
-            array = self.array if near else np.asarray(self.read())
-            yield array
-            data = None if near else array
-            del array
-            self._commit(data)
-        except BaseException:
-            with contextlib.suppress(errors.NotHeldError):  # _commit failed after its last step
-                self._abort()
-            raise
+        return _core.Writing(self, timeout)
 
     def publish(self, data: ArrayLike, timeout: float | None = None) -> int:
         """Replace all of a versioned segment at once.
@@ -324,19 +306,16 @@ class Segment(_core.SegmentCore, NamedObject):
         int
             The version that it is now.
         """
-        whole = _values(data, self.dtype)
-        self._begin(timeout)
-        try:
-            whole = np.ascontiguousarray(np.broadcast_to(whole, self._shape()))
-            version: int = self._commit(whole.reshape(-1).view("u1") if whole.size else b"")
-        except ValueError as error:
-            self._abort()
-            raise errors.MismatchError(f"data of shape {np.shape(whole)}: {error}; nothing was written") from None
-        except BaseException:
-            with contextlib.suppress(errors.NotHeldError):
-                self._abort()
-            raise
-        return version
+        values, end = _values(data, self.dtype), Deadline(timeout)
+        while True:  # again where another process has resized it meanwhile
+            shape = self.shape
+            try:
+                whole = np.ascontiguousarray(np.broadcast_to(values, shape))
+            except ValueError as error:
+                raise errors.MismatchError(f"data of shape {np.shape(values)}: {error}; nothing was written") from None
+            version = _core.publish(self, whole.reshape(-1).view("u1") if whole.size else b"", end.remaining())
+            if version is not None:
+                return version
 
     def close(self) -> None:
         """Leave the segment, which stays under its name; again does nothing.

@@ -6,13 +6,30 @@
 #include "core.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 static const uint32_t live; /* remote_check(): a file is never closed under its users */
 static struct peer nobody = {.address = "a mapped file", .fd = -1};
+
+static int adopt(void *p, uint64_t nbytes, uint32_t access, dsm_remote **out)
+{
+    if (p == MAP_FAILED)
+        return err_set_errno(errno, "mapping %llu bytes", (unsigned long long)nbytes);
+    dsm_remote *r = calloc(1, sizeof *r);
+    if (!r) {
+        munmap(p, nbytes);
+        return err_set(DSM_ENOMEM, 0, "remote");
+    }
+    *r = (dsm_remote){
+        .near = p, .state = &live, .nbytes = nbytes, .access = access, .forks = peek_u32(&core_forks), .peer = &nobody};
+    *out = r;
+    return 0;
+}
 
 int dsm_map(int fd, uint64_t nbytes, uint32_t access, dsm_remote **out)
 {
@@ -24,21 +41,32 @@ int dsm_map(int fd, uint64_t nbytes, uint32_t access, dsm_remote **out)
     if (!nbytes || nbytes > (uint64_t)st.st_size)
         return err_set(DSM_EINVAL, 0, "mapping %llu bytes of a file that has %lld", (unsigned long long)nbytes,
                        (long long)st.st_size);
-    dsm_remote *r = calloc(1, sizeof *r);
-    if (!r)
-        return err_set(DSM_ENOMEM, 0, "remote");
     int prot = PROT_READ | (access & (DSM_WRITE | DSM_ATOMIC) ? PROT_WRITE : 0);
     void *p = mmap(NULL, nbytes, prot, MAP_SHARED, fd, 0);
-    if (p == MAP_FAILED) {
-        int sys = errno;
-        free(r);
-        return sys == EACCES ? err_set(DSM_EACCESS, sys, "the file is not open for writing")
-                             : err_set_errno(sys, "mapping %llu bytes", (unsigned long long)nbytes);
+    if (p == MAP_FAILED && errno == EACCES)
+        return err_set(DSM_EACCESS, EACCES, "the file is not open for writing");
+    return adopt(p, nbytes, access, out);
+}
+
+/* Whether 8 bytes can be read: the kernel tries it for us, and says EFAULT where a load would end in SIGBUS. */
+static bool readable(const void *p) { return !syscall(SYS_rt_sigprocmask, ~0, p, NULL, 8) || errno != EFAULT; }
+
+int dsm_map_again(dsm_remote *r, uint64_t nbytes, dsm_remote **out)
+{
+    uint64_t size = (nbytes + 4095) / 4096 * 4096;
+    if (r->peer != &nobody)
+        return err_set(DSM_EINVAL, 0, "the memory is no file");
+    if (!nbytes)
+        return err_set(DSM_EINVAL, 0, "mapping no bytes");
+    if (nbytes > 1ull << 46) /* scribbled: no process has room for that */
+        return err_set(DSM_ECORRUPT, 0, "the file can't have %llu bytes", (unsigned long long)nbytes);
+    void *p =
+        mremap(r->near, 0, size, MREMAP_MAYMOVE); /* of a shared mapping: another one, of as many pages as wanted */
+    if (p != MAP_FAILED && !readable((char *)p + size - 8)) {
+        munmap(p, size);
+        return err_set(DSM_ECORRUPT, 0, "the file has less than %llu bytes", (unsigned long long)nbytes);
     }
-    *r = (dsm_remote){
-        .near = p, .state = &live, .nbytes = nbytes, .access = access, .forks = peek_u32(&core_forks), .peer = &nobody};
-    *out = r;
-    return 0;
+    return adopt(p, size, r->access, out);
 }
 
 void map_close(dsm_remote *r)

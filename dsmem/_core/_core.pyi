@@ -1,13 +1,17 @@
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from types import TracebackType
 from typing import Any, NamedTuple, final, overload
 
-import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from typing_extensions import Buffer, Self
 
-# At run time all of it is in one module; here it is in two files, which are read more easily.
+# At run time all of it is in one module; here it is in files that are read more easily.
+from ._segment import SegmentCore as SegmentCore
+from ._segment import SegmentLayout as SegmentLayout
+from ._segment import Writing as Writing
+from ._segment import publish as publish
+from ._segment import resize as resize
 from ._sync import Barrier as Barrier
 from ._sync import Condition as Condition
 from ._sync import Event as Event
@@ -312,183 +316,6 @@ class Batch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-class SegmentLayout:
-    """How a segment of this shape is laid out (docs/protocols/segment.md).
-
-    Raises
-    ------
-    InvalidArgumentError
-        Too many axes, an axis but the first of length 0, too long a dtype, a capacity below the shape.
-    OutOfMemoryError
-        More bytes than there are addresses.
-    """
-
-    def __init__(
-        self, shape: tuple[int, ...], dtype: bytes, itemsize: int, versioned: bool, capacity: int | None
-    ) -> None: ...
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all of it."""
-
-    def format(self, memory: _Buffer) -> None:
-        """Write an empty segment into zeroed memory."""
-
-class SegmentCore:
-    """What dsmem.Segment does in one crossing. Indices are as of NumPy arrays: ints, slices, tuples of them.
-
-    Of memory that is near every index of NumPy's works; of far memory also a list of rows, but no mask.
-    """
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the elements."""
-
-    @property
-    def readonly(self) -> bool:
-        """Whether it was attached without the right to change it."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The lengths of the axes now."""
-
-    @property
-    def capacity(self) -> int:
-        """Elements of the first axis for which there was room when it was made."""
-
-    @property
-    def versioned(self) -> bool:
-        """Whether it was made with room for snapshots."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the array."""
-
-    def __len__(self) -> int: ...
-    @property
-    def array(self) -> NDArray[Any]:
-        """The memory as an array, without a copy; read-only where the segment was attached so.
-
-        Raises
-        ------
-        FarMemoryError
-            The memory is on another host, or of a fabric without views.
-        """
-
-    def read(self, index: Any = ..., out: _Buffer | None = None) -> Any:
-        """Copy elements.
-
-        Parameters
-        ----------
-        index : int, slice or tuple, optional
-            Which; all of them by default.
-        out : ndarray or buffer, optional
-            Where to: an array of the same dtype and as many bytes, or any buffer of as many bytes.
-
-        Returns
-        -------
-        ndarray or scalar
-            out where it is given, otherwise a new array, or a scalar for one element. More than 8 bytes may mix old and
-            new: :meth:`snapshot` does not.
-
-        Raises
-        ------
-        OutOfBoundsError, InvalidArgumentError
-            The index.
-        MismatchError
-            out has another dtype or length.
-        """
-
-    def write(self, index: Any, data: Any) -> None:
-        """Set elements, and wake those who wait for them.
-
-        Parameters
-        ----------
-        index : int, slice or tuple
-            Which.
-        data : array_like or bytes-like
-            What NumPy would assign there; bytes, bytearray and memoryview are taken as they are and must be as long.
-
-        Raises
-        ------
-        OutOfBoundsError, InvalidArgumentError, MismatchError
-            The index; the values; the length of bytes.
-        AccessDeniedError
-            The segment was attached with readonly=True.
-        """
-
-    def fetch_add(self, index: int | tuple[int, ...], value: int) -> int:
-        """Add to an 8-byte integer, wrapping, atomically; returns the value before."""
-
-    def compare_swap(self, index: int | tuple[int, ...], expected: int, desired: int) -> int:
-        """Store desired into an 8-byte integer if it is expected, atomically; returns the value before."""
-
-    def wait(
-        self,
-        index: int | tuple[int, ...],
-        until: Callable[[Any], object] | object,
-        timeout: float | None = None,
-        *,
-        spin: float | None = None,
-    ) -> Any:
-        """Sleep until an element has a value.
-
-        Parameters
-        ----------
-        index : int or tuple of int
-            One element.
-        until : value or callable
-            What it shall be, or a function of it that tells.
-        timeout : float, optional
-            Seconds until TimeoutError.
-        spin : float, optional
-            Seconds to look for a change before sleeping, where the memory is near; 20 µs by default.
-
-        Returns
-        -------
-        scalar
-            The value that was good.
-
-        Notes
-        -----
-        Changes by methods of segments on the same host wake at once; what is changed through views or from afar is
-        seen within 50 ms, and where the memory is far within about 1 ms. A value that comes and goes in between may be
-        missed.
-        """
-
-    def snapshot(self, timeout: float | None = None) -> tuple[int, NDArray[Any]]:
-        """One whole version of a versioned segment.
-
-        Parameters
-        ----------
-        timeout : float, optional
-            Seconds until TimeoutError, which only readers without the right to write can meet: others make writers wait
-            when they have been too quick several times.
-
-        Returns
-        -------
-        (int, ndarray)
-            The version, which each write raises by one, and a copy. It contains all of every write up to that version
-            and nothing of others; of a writer that dies before it has finished it contains nothing.
-        """
-
-    def _bind(
-        self, remote: Remote, region: Region | None, readonly: bool, parse: Callable[[bytes], np.dtype[Any]]
-    ) -> None: ...
-    def _use(self, remote: Remote) -> None: ...
-    def _close_old(self) -> None: ...
-    def _part(self) -> None: ...
-    @property
-    def _parted(self) -> bool: ...
-    def _reach(self) -> None: ...
-    def _grown(self, nbytes: int) -> Remote: ...
-    def _nbytes_for(self, rows: int) -> int: ...
-    def _shape(self) -> tuple[int, ...]: ...
-    def _pieces(self, index: Any) -> tuple[tuple[int, ...], int, NDArray[np.uint64]]: ...
-    def _begin(self, timeout: float | None) -> int: ...
-    def _commit(self, data: _Buffer | None) -> int: ...
-    def _abort(self) -> None: ...
-    def _set_rows(self, rows: int) -> None: ...
-
 class ClockCore:
     """The word of a logical clock: this process's own, or one of the two in a shared object."""
 
@@ -535,6 +362,7 @@ def identity_pid(identity: int) -> int:
 def process_start(pid: int) -> int:
     """When a process started, in clock ticks since boot; 0 where there is none, or it has ended."""
 
+@final
 class File:
     """An open file, closed with its object. Made in one call: a signal handler that raises leaves no descriptor.
 
@@ -578,6 +406,15 @@ def map_file(fd: int, nbytes: int, access: str = "rwa") -> Remote:
         The file is shorter, or no rights are asked for.
     AccessDeniedError
         The file is not open for writing.
+    """
+
+def map_again(remote: Remote, nbytes: int) -> Remote:
+    """Map at least nbytes of the same file of shared memory anew, whether or not it has a name still.
+
+    Raises
+    ------
+    CorruptError
+        It has less.
     """
 
 def object_type(remote: Remote) -> str:

@@ -113,6 +113,7 @@ cdef extern from "dsm.h" nogil:
     void dsm_remote_node(const dsm_remote *r, uint8_t *id)
     const char *dsm_remote_address(const dsm_remote *r)
     int dsm_map(int fd, uint64_t nbytes, uint32_t access, dsm_remote **out)
+    int dsm_map_again(dsm_remote *r, uint64_t nbytes, dsm_remote **out)
     void *dsm_remote_near(const dsm_remote *r)
 
     ctypedef struct dsm_op:

@@ -1,4 +1,4 @@
-# Included by _core.pyx: File, a descriptor that is closed with its object.
+# Included by _core.pyx: File, a descriptor that is closed with its object, and files mapped anew.
 
 @cython.final
 @cython.auto_pickle(False)
@@ -46,3 +46,15 @@ cdef class File:
     def __dealloc__(self):
         if self.fd >= 0:
             self.close()
+
+
+def map_again(Remote remote not None, nbytes):
+    cdef uint64_t size = nbytes
+    cdef c.dsm_remote *r = NULL
+    cdef int rc
+    if remote.ptr == NULL:
+        raise refused(c.DSM_ECLOSED, "remote")
+    rc = c.dsm_map_again(remote.ptr, size, &r)
+    if rc:
+        raise failure(rc, "map")
+    return new_remote(None, r)

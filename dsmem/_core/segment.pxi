@@ -536,64 +536,6 @@ cdef class SegmentCore:
 
     # -- versions --
 
-    def _begin(self, timeout):
-        """Version and rows, once this process is the writer."""
-        cdef int64_t deadline = deadline_after(nanoseconds(timeout)), left
-        cdef uint64_t version = 0, rows = 0
-        cdef Remote remote
-        cdef int rc
-        while True:
-            self.check()
-            if self.readonly:
-                raise refused(c.DSM_EACCESS, "the segment was attached with readonly=True; attach it without", "write")
-            remote = self.remote
-            left = left_until(deadline)
-            remote.busy += 1
-            with nogil:
-                rc = c.dsm_segment_begin(remote.ptr, &self.s, left if left < SLICE_NS else SLICE_NS, &version, &rows)
-            remote.busy -= 1
-            if rc == 0:
-                self.s.rows = rows
-                return version
-            PyErr_CheckSignals()
-            if rc != -c.DSM_ETIME or left <= SLICE_NS:
-                raise remote.failed(rc, "write")
-
-    def _commit(self, data):
-        """data: the whole of it, contiguous; None where it is in place."""
-        cdef Py_buffer view
-        cdef uint64_t version = 0
-        cdef int rc
-        cdef Remote remote = self.remote
-        view.buf = NULL
-        self.check()
-        if data is not None:
-            take(data, &view, False)
-            if <uint64_t> view.len != self.s.rows * self.s.row_bytes:
-                PyBuffer_Release(&view)
-                wanted = self.s.rows * self.s.row_bytes
-                raise errors.MismatchError(f"{view.len} bytes, the segment has {wanted}; pass as many")
-        remote.busy += 1
-        with nogil:
-            rc = c.dsm_segment_commit(remote.ptr, &self.s, view.buf, &version)
-        remote.busy -= 1
-        if data is not None:
-            PyBuffer_Release(&view)
-        if rc:
-            raise remote.failed(rc, "write")
-        return version
-
-    def _abort(self):
-        cdef int rc
-        cdef Remote remote = self.remote
-        remote.busy += 1
-        with nogil:
-            rc = c.dsm_segment_abort(remote.ptr, &self.s)
-        remote.busy -= 1
-        if rc:
-            raise remote.failed(rc, "write")
-        self._reach()
-
     def snapshot(self, timeout=None):
         cdef int64_t deadline = deadline_after(nanoseconds(timeout)), left
         cdef uint64_t version = 0, rows

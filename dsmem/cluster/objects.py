@@ -199,16 +199,15 @@ def grown(memory: Memory, nbytes: int, *, longer: bool = False) -> Memory:
     CorruptError
         There is less.
     NameNotFoundError, StaleDescriptorError
-        The name is gone.
+        It is to be made longer, and its name is gone, or another object's.
     OutOfMemoryError
         There is no room; nothing has changed.
     """
     ref = memory.ref
-    if ref.cluster:
-        new = LocalNames(ref.cluster, ref.owner).attach_reference(ref, nbytes if longer else 0)
-        if new.nbytes >= nbytes:
-            return new
-        new.close()
+    if ref.cluster and longer:
+        return LocalNames(ref.cluster, ref.owner).attach_reference(ref, nbytes)
+    if ref.cluster:  # who has it open goes on using it, whatever has become of its name
+        return Memory(_core.map_again(memory.remote, nbytes), ref)
     raise errors.CorruptError(f"{ref.name!r} says that it has {nbytes} bytes, and it has less")
 
 
