@@ -275,8 +275,10 @@ enum dsm_type {
     "", "segment", "queue", "lock", "rwlock", "semaphore", "event", "condition", "barrier", "once", "spinlock", "clock"
 
 /* This process as a number that no other process of the host will have, and whether it has ended: said only where it is proven.
- * docs/protocols/objects.md. The pid is for messages; 0 where it means nothing here. */
+ * docs/protocols/objects.md. The pid is for messages; 0 where it means nothing here. Provable: whether others can prove the death
+ * of this process; if not, what it holds at its end stays held, and the error says why. */
 int dsm_identity(uint64_t *out);
+int dsm_identity_provable(void);
 int dsm_identity_dead(uint64_t identity);
 int dsm_identity_pid(uint64_t identity);
 

@@ -1,81 +1,37 @@
 #include "member.h"
 
-#include "../base/atomic.h"
-#include "../base/process.h"
+#include "../base/identity.h"
 #include "../mem/remote.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <sys/random.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #define ELSEWHERE (1ull << 63)
-enum { START_BITS = 27, TAG_BITS = 14, PID_SHIFT = START_BITS + TAG_BITS };
-#define START_MASK ((1ull << START_BITS) - 1)
-#define TAG_MASK ((1ull << TAG_BITS) - 1)
-
-static uint64_t inode(const char *path)
-{
-    struct stat st;
-    return stat(path, &st) ? 0 : st.st_ino;
-}
-
-/* Whether /proc shows the processes that kill() reaches: a container may see its host's. */
-static bool own_proc(void)
-{
-    char text[16];
-    ssize_t n = readlink("/proc/self", text, sizeof text - 1);
-    if (n <= 0)
-        return false;
-    text[n] = 0;
-    return atoi(text) == getpid();
-}
-
-/* Namespaces of a process do not change, but those of its children may: asked again after a fork. 0: none to go by. */
-static uint64_t own_tag(void)
-{
-    static uint64_t known; /* pid << 32 | 1 << 31 | tag */
-    uint64_t pid = (uint64_t)getpid(), have = observe_u64(&known);
-    if (have >> 32 != pid) {
-        uint64_t pids = own_proc() ? inode("/proc/self/ns/pid") : 0;
-        have = pid << 32 | 1ull << 31 | (pids ? ((pids + 31 * inode("/proc/self/ns/time")) & TAG_MASK) + 1 : 0);
-        publish_u64(&known, have);
-    }
-    return have & 0x7fffffff;
-}
 
 int member_identity(bool near, uint64_t *out)
 {
-    uint64_t tag = near ? own_tag() : 0, start = tag ? dsm_process_start(getpid()) : 0;
-    if (start) {
-        *out = (uint64_t)getpid() << PID_SHIFT | (tag - 1) << START_BITS | (start & START_MASK);
+    if (near && !identity_claim(out))
         return 0;
-    }
     if (getrandom(out, sizeof *out, 0) != (ssize_t)sizeof *out)
         return err_set_errno(errno, "getrandom");
     *out |= ELSEWHERE;
     return 0;
 }
 
-int member_pid(uint64_t identity) { return identity & ELSEWHERE ? 0 : (int)(identity >> PID_SHIFT); }
+int member_pid(uint64_t identity) { return identity_pid(identity); }
 
-bool member_dead(uint64_t identity)
+const char *member_describe(uint64_t identity, char text[MEMBER_TEXT])
 {
-    if (!identity || identity & ELSEWHERE || own_tag() != (identity >> START_BITS & TAG_MASK) + 1)
-        return false;
-    int pid = (int)(identity >> PID_SHIFT);
-    if (pid <= 0) /* scribbled: kill(0) would ask for the whole process group */
-        return false;
-    if (kill(pid, 0) && errno == ESRCH)
-        return true;
-    uint64_t start;
-    int rc = process_started(pid, &start);
-    return !rc && (!start || (start & START_MASK) != (identity & START_MASK));
+    int pid = member_pid(identity);
+    if (pid)
+        snprintf(text, MEMBER_TEXT, "process %d", pid);
+    else
+        snprintf(text, MEMBER_TEXT, "a process that is not known here (%016llx)", (unsigned long long)identity);
+    return text;
 }
+
+bool member_dead(uint64_t identity) { return identity_ended(identity); }
 
 int member_is(dsm_remote *r, uint64_t table, uint32_t number, uint64_t identity)
 {
@@ -149,5 +105,10 @@ int member_leave(dsm_remote *r, uint64_t table, uint32_t number, uint64_t identi
 }
 
 int dsm_identity(uint64_t *out) { return member_identity(true, out); }
+int dsm_identity_provable(void)
+{
+    uint64_t own;
+    return identity_claim(&own) ? err_set_errno(errno, "the identity of this process") : 0;
+}
 int dsm_identity_dead(uint64_t identity) { return member_dead(identity); }
 int dsm_identity_pid(uint64_t identity) { return member_pid(identity); }

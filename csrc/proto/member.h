@@ -2,17 +2,13 @@
  * Members: who takes part in an object, in a table of 8-byte identities that the object holds.
  *
  * An identity names a process and is never used by another one:
- *   a process of this host   bit 63 clear | pid (22 bits) << 41 | namespace tag (14 bits) << 27 | start time (27 bits)
- *   a node elsewhere         bit 63 set   | 63 random bits
+ *   a process of this host   bit 63 clear: a number from its user's file (base/identity.h)
+ *   a node elsewhere         bit 63 set: random; so is a process of this host that could not get a number
  *   nobody                   0
- * The start time is in clock ticks since boot, so a pid that comes back within 15 days comes back with another one. The tag is
- * made of the inode numbers of the process's pid and time namespaces: pids and start times mean nothing to processes
- * of other containers, which share memory all the same.
  *
- * A process that has ended is dead for ever. 'Dead' is said only where it is proven: the kernel knows no such pid, or the pid
- * belongs to a zombie or to a process that began at another time. A /proc that can't be read proves nothing, another
- * namespace's identity proves nothing, and neither does a node elsewhere: such entries stay until they leave or are fenced.
- * A process that exec()s lives on for the others; what it held stays held until it ends.
+ * A process that has ended is dead for ever. 'Dead' is said only where the kernel proves it, in whatever PID namespace the two
+ * are. A number of a file that this process cannot look at proves nothing, and neither does a node elsewhere: such
+ * entries stay until they leave or are fenced. A process that exec()s has lost its mappings and is dead. One that is stopped lives.
  *
  * An entry goes 0 -> identity by compare-swap (join), identity -> 0 by compare-swap (leave), and dead identity -> identity by
  * compare-swap (succeed). Before it succeeds a dead member, the newcomer undoes what that one left under the entry's number
@@ -33,10 +29,13 @@
 
 enum { MEMBERS_MAX = 1024 };
 
-/* This process (near objects) or, where the object is not near or this process can't be told by its pid, a random identity. */
+/* This process (near objects) or, where the object is not near or no number can be had, a random identity. */
 int member_identity(bool near, uint64_t *out);
-/* For messages: the process of an identity, 0 for a node elsewhere. */
+/* For messages: the process of an identity as this process's PID namespace numbers it; 0: not known, or not of this one. */
 int member_pid(uint64_t identity);
+enum { MEMBER_TEXT = 64 };
+/* "process 17", for messages. */
+const char *member_describe(uint64_t identity, char text[MEMBER_TEXT]);
 /* Proven dead: a process of this host that has ended. */
 bool member_dead(uint64_t identity);
 

@@ -89,13 +89,15 @@ static int acquire(dsm_remote *r, const dsm_segment *s, int64_t deadline)
 {
     struct pause pause = PAUSE_INIT;
     uint64_t holder = 0;
+    char who[MEMBER_TEXT];
     for (;;) {
         uint32_t rung = r->near ? bell_listen(bell_of(r)) : 0;
         int rc = try(r, s, &holder);
         if (rc)
             return rc < 0 ? rc : 0;
         if (clock_ns() >= deadline)
-            return err_set(DSM_ETIME, 0, "process %d is writing the segment; nothing was written", member_pid(holder));
+            return err_set(DSM_ETIME, 0, "%s is writing the segment; nothing was written",
+                           member_describe(holder, who));
         if (r->near)
             bell_sleep(bell_of(r), rung, deadline);
         else

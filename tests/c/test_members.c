@@ -1,20 +1,34 @@
 /* Who is dead, and who is not: zombies, lack of file descriptors, other namespaces, and newcomers that sweep the same entry. */
-#include "base/process.h"
+#include "base/atomic.h"
 #include "check.h"
 #include "proto/lock.h"
+#include "stepper.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 static uint64_t *shared;
+
+/* What a test that fails leaves behind ends by itself. */
+static void stay(void)
+{
+    alarm(90);
+    for (;;)
+        pause();
+}
 
 /* Lives until it is killed; its identity is in shared[0]. */
 static pid_t somebody(void)
@@ -26,23 +40,26 @@ static pid_t somebody(void)
         uint64_t me;
         CHECK(!member_identity(true, &me));
         publish_u64(&shared[0], me);
-        for (;;)
-            pause();
+        stay();
     }
     while (!observe_u64(&shared[0]))
         usleep(100);
     return pid;
 }
 
+static void end(pid_t pid) { CHECK(!kill(pid, SIGKILL) && waitpid(pid, NULL, 0) == pid); }
+
 static void the_dead_are_dead(void)
 {
-    uint64_t me, far;
-    CHECK(!member_identity(true, &me) && !member_identity(false, &far));
+    uint64_t me, again, far;
+    CHECK(!member_identity(true, &me) && !member_identity(true, &again) && !member_identity(false, &far));
+    CHECK(me == again && !(me >> 63) && far >> 63 && !dsm_identity_provable());
     CHECK(!member_dead(me) && !member_dead(far) && !member_dead(0));
-    CHECK(member_dead(me ^ 1)); /* this pid, another start */
+    CHECK(!member_dead(me + 1) && !member_dead(1)); /* numbers that nobody was given */
+    CHECK(member_pid(me) == getpid() && !member_pid(far) && !member_pid(me + 1));
     pid_t pid = somebody();
     uint64_t other = shared[0];
-    CHECK(other != me && !member_dead(other));
+    CHECK(other != me && !member_dead(other) && member_pid(other) == pid);
     CHECK(!kill(pid, SIGSTOP));
     CHECK(!member_dead(other)); /* stopped is not dead */
     siginfo_t info;
@@ -52,52 +69,388 @@ static void the_dead_are_dead(void)
     CHECK(member_dead(other));
 }
 
-/* Where nothing can be read, nothing is proven. */
+/* A process that has used objects goes on proving with what it has opened. */
 static void without_descriptors(void)
 {
     struct rlimit old, none = {0};
-    uint64_t me, start;
+    uint64_t me;
     CHECK(!member_identity(true, &me));
     pid_t pid = somebody();
     uint64_t other = shared[0];
     CHECK(!getrlimit(RLIMIT_NOFILE, &old));
     none.rlim_max = old.rlim_max;
     CHECK(!setrlimit(RLIMIT_NOFILE, &none));
-    CHECK(process_started(pid, &start) == -1);
     bool living = member_dead(other), self = member_dead(me);
-    CHECK(!kill(pid, SIGKILL) && waitpid(pid, NULL, 0) == pid);
+    end(pid);
     bool gone = member_dead(other);
     CHECK(!setrlimit(RLIMIT_NOFILE, &old));
     CHECK(!living && !self && gone);
 }
 
-/* A child of a new pid namespace has a pid that means somebody else, or nobody, here. */
-static void other_namespace(void)
+/* Runs body in a child, which may change whatever it wants. 77: it could not do what it wanted. */
+static bool apart(const char *what, int (*body)(void))
 {
-    pid_t helper = fork();
-    CHECK(helper >= 0);
-    if (!helper) {
-        if (unshare(CLONE_NEWUSER | CLONE_NEWPID) && unshare(CLONE_NEWPID))
-            _exit(77);
-        pid_t pid = somebody(); /* sees the /proc of outside: can't be told by its pid */
-        uint64_t me;
-        bool good = shared[0] >> 63 && !member_dead(shared[0]);
-        CHECK(!member_identity(true, &me));
-        publish_u64(&shared[1], me);
-        kill(pid, SIGKILL);
-        _exit(good ? 0 : 1);
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (!pid)
+        _exit(body());
+    int status;
+    CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status));
+    if (WEXITSTATUS(status) == 77)
+        printf("left out: %s can't be had here\n", what);
+    else if (WEXITSTATUS(status))
+        fprintf(stderr, "%s: line %d\n", what, WEXITSTATUS(status));
+    CHECK(!WEXITSTATUS(status) || WEXITSTATUS(status) == 77);
+    return !WEXITSTATUS(status);
+}
+
+/* Of a body: the line says what failed. */
+#define SAY(x) \
+    do { \
+        if (!(x)) \
+            return __LINE__ % 256 ? __LINE__ % 256 : 1; \
+    } while (0)
+
+static bool put_line(const char *path, const char *line)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : write(fd, line, strlen(line));
+    close(fd);
+    return n > 0;
+}
+
+/* New namespaces, by the right to make them or in a user namespace in which this user keeps its number. */
+static bool new_space(int flags)
+{
+    char map[64];
+    snprintf(map, sizeof map, "%u %u 1", geteuid(), geteuid());
+    if (!unshare(flags))
+        return true;
+    return !unshare(CLONE_NEWUSER | flags) && put_line("/proc/self/uid_map", map);
+}
+
+/* The first process of a new PID namespace, and one in it. */
+static int in_container(void)
+{
+    uint64_t outside = shared[1], mine, again;
+    SAY(getpid() == 1);
+    SAY(!member_identity(true, &mine) && mine != outside); /* its parent was given one, and may be a number 1 as well */
+    SAY(!member_dead(outside) && !member_pid(outside));
+    pid_t pid = somebody();
+    SAY(!member_identity(true, &again) && mine == again && !member_dead(shared[0]) && member_pid(shared[0]) == pid);
+    publish_u64(&shared[2], mine);
+    stay();
+}
+
+/* A container is killed: its processes are dead for those outside, who see none of its pids. */
+static int container(void)
+{
+    shared[2] = 0;
+    if (!new_space(CLONE_NEWPID))
+        return 77;
+    SAY(!member_identity(true, &shared[1]));
+    pid_t init = fork();
+    if (!init)
+        _exit(in_container());
+    int status;
+    while (!observe_u64(&shared[2]))
+        SAY(!waitpid(init, &status, WNOHANG));
+    SAY(!member_dead(shared[0]) && !member_dead(shared[2]) && !member_pid(shared[0]));
+    SAY(!kill(init, SIGKILL) && waitpid(init, NULL, 0) == init);
+    SAY(member_dead(shared[0]) && member_dead(shared[2]) && !member_dead(shared[1]));
+    return 0;
+}
+
+/* The number 1 of a namespace forks into a new one, whose number 1 is the child. */
+static int first_of_first(void)
+{
+    if (!new_space(CLONE_NEWPID))
+        return 77;
+    pid_t init = fork();
+    if (!init) {
+        uint64_t mine;
+        SAY(getpid() == 1 && !member_identity(true, &shared[1]) && !unshare(CLONE_NEWPID));
+        pid_t pid = fork();
+        if (!pid)
+            _exit(getpid() != 1 || member_identity(true, &mine) || mine == shared[1] || member_dead(shared[1]));
+        int status;
+        _exit(waitpid(pid, &status, 0) != pid || status);
     }
     int status;
-    CHECK(waitpid(helper, &status, 0) == helper && WIFEXITED(status));
-    if (WEXITSTATUS(status) == 77)
-        puts("left out: no new pid namespace can be made here");
-    else
-        CHECK(!WEXITSTATUS(status));
+    SAY(waitpid(init, &status, 0) == init && !status);
+    return 0;
+}
+
+static bool own_memory(void)
+{
+    return new_space(CLONE_NEWNS) && !mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) &&
+           !mount("none", "/dev/shm", "tmpfs", 0, "mode=1777");
+}
+
+static void close_all(void)
+{
+    for (int fd = 3; fd < 1024; fd++)
+        close(fd);
+}
+
+/* Another /dev/shm: nothing is known of those who use it, living or dead. */
+static int private_memory(void)
+{
+    pid_t pid = somebody();
+    uint64_t outside = shared[0], inside;
+    end(pid);
+    shared[1] = 0;
+    if (!(pid = fork())) {
+        close_all(); /* as exec does */
+        if (!own_memory())
+            _exit(77);
+        if (member_identity(true, &inside) || inside >> 63 || member_dead(outside) || member_pid(outside))
+            _exit(1);
+        publish_u64(&shared[1], inside);
+        stay();
+    }
+    int status;
+    while (!observe_u64(&shared[1]))
+        if (waitpid(pid, &status, WNOHANG))
+            return WEXITSTATUS(status);
+    SAY(!member_dead(shared[1]));
+    end(pid);
+    SAY(!member_dead(shared[1]) && member_dead(outside));
+    return 0;
+}
+
+static int no_memory(void)
+{
+    uint64_t a, b;
+    if (!own_memory() || mount("none", "/dev/shm", "tmpfs", MS_RDONLY, NULL))
+        return 77;
+    SAY(dsm_identity_provable() == -DSM_ESYS);
+    SAY(!member_identity(true, &a) && !member_identity(true, &b));
+    SAY(a >> 63 && b >> 63 && a != b && !member_dead(a));
+    return 0;
+}
+
+static char *path_of_file(void)
+{
+    static char path[64];
+    snprintf(path, sizeof path, "/dev/shm/dsmem-%u.living", geteuid());
+    return path;
+}
+
+/* The file is unlinked, cut short, and written over: nobody who lives is taken for dead. */
+static int file_lost(void)
+{
+    uint64_t before, after;
+    if (!own_memory())
+        return 77;
+    SAY(!member_identity(true, &before));
+    pid_t old = somebody();
+    uint64_t of_old = shared[0];
+    SAY(!unlink(path_of_file()));
+    SAY(!member_dead(of_old) && !member_dead(before));
+    pid_t asker = fork(); /* it asks the file that its parent knew, too */
+    if (!asker)
+        _exit(member_identity(true, &after) || member_dead(of_old) || member_dead(before));
+    int status;
+    SAY(waitpid(asker, &status, 0) == asker && !status);
+    pid_t pid = somebody();
+    uint64_t of_new = shared[0];
+    SAY(!member_dead(of_new));
+    end(pid);
+    end(old);
+    SAY(member_dead(of_old) && member_dead(of_new));
+    old = somebody();
+    of_old = shared[0];
+    SAY(!truncate(path_of_file(), 0) && !member_dead(of_old));
+    pid = somebody(); /* it is made anew, with other numbers */
+    SAY(!member_dead(of_old) && !member_dead(shared[0]));
+    end(pid);
+    SAY(!member_dead(of_old) && member_dead(shared[0]));
+    SAY(!chmod(path_of_file(), 0666)); /* anybody could have written it */
+    SAY(!member_dead(shared[0]) && !chmod(path_of_file(), 0644) && member_dead(shared[0]));
+    end(old);
+    return 0;
+}
+
+/* Programs that become daemons close whatever is open. */
+static void all_descriptors_closed(void)
+{
+    shared[0] = 0;
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (!pid) {
+        uint64_t me, again;
+        CHECK(!member_identity(true, &me));
+        close_all();
+        CHECK(open("/dev/null", O_RDONLY) == 3); /* what was the library's is another's now */
+        CHECK(!member_identity(true, &again) && me == again && !member_dead(me));
+        publish_u64(&shared[0], me);
+        stay();
+    }
+    while (!observe_u64(&shared[0]))
+        usleep(100);
+    CHECK(!member_dead(shared[0]));
+    end(pid);
+    CHECK(member_dead(shared[0]));
+}
+
+static void *hold_on(void *arg)
+{
+    (void)arg;
+    publish_u64(&shared[0], shared[1]);
+    stay();
+    return NULL;
+}
+
+/* A main thread that ends leaves its process to the others. */
+static void main_thread_ends(void)
+{
+    shared[0] = 0;
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (!pid) {
+        pthread_t t;
+        CHECK(!member_identity(true, &shared[1]) && !pthread_create(&t, NULL, hold_on, NULL));
+        pthread_exit(NULL);
+    }
+    while (!observe_u64(&shared[0]))
+        usleep(100);
+    CHECK(!member_dead(shared[0]));
+    end(pid);
+    CHECK(member_dead(shared[0]));
+}
+
+/* A child that a test leaves alive, in shared[number]. */
+static void linger(int number, bool handlers)
+{
+    pid_t pid = handlers ? fork() : (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+    CHECK(pid >= 0);
+    if (!pid) {
+        uint64_t me;
+        if (!handlers)
+            CHECK(!member_identity(true, &me) && me != shared[0] && !member_dead(shared[0]));
+        publish_u64(&shared[number], (uint64_t)getpid());
+        stay();
+    }
+}
+
+enum { LINGERERS = 24 };
+
+static void *fork_many(void *arg)
+{
+    for (int i = 0; i < LINGERERS; i++)
+        linger(16 + i, true);
+    return arg;
+}
+
+/* Children keep nothing of their parent's alive: not those that were made while it got its number, nor one of which the handlers
+ * of fork know nothing. exec ends what a process had. */
+static void only_the_process_itself(bool exec)
+{
+    memset(shared, 0, 512);
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (!pid) {
+        pthread_t t;
+        uint64_t me;
+        CHECK(!pthread_create(&t, NULL, fork_many, NULL));
+        CHECK(!member_identity(true, &me) && !pthread_join(t, NULL));
+        shared[0] = me;
+        linger(15, false);
+        while (!observe_u64(&shared[15]))
+            usleep(100);
+        publish_u64(&shared[1], me);
+        if (exec)
+            execl("/bin/sleep", "sleep", "1000", NULL);
+        stay();
+    }
+    for (int i = 15; i < 16 + LINGERERS; i++)
+        while (!observe_u64(&shared[i]))
+            usleep(100);
+    while (!observe_u64(&shared[1]))
+        usleep(100);
+    while (exec && !member_dead(shared[1]))
+        usleep(100);
+    CHECK(exec || !member_dead(shared[1]));
+    end(pid);
+    CHECK(member_dead(shared[1]));
+    for (int i = 15; i < 16 + LINGERERS; i++)
+        CHECK(!kill((pid_t)shared[i], SIGKILL));
+}
+
+static void *claim(void *arg) { return member_identity(true, arg) ? arg : NULL; }
+
+enum { CROWD = 300 };
+
+/* Many processes, each with threads that ask at once, are told apart. */
+static void crowd(void)
+{
+    uint64_t *seen = shared + 16;
+    pid_t pids[CROWD];
+    memset(seen, 0, CROWD * sizeof *seen);
+    for (int i = 0; i < CROWD; i++)
+        if (!(pids[i] = fork())) {
+            pthread_t t[2];
+            uint64_t found[3];
+            for (int k = 0; k < 2; k++)
+                CHECK(!pthread_create(&t[k], NULL, claim, &found[k]));
+            CHECK(!claim(&found[2]));
+            for (int k = 0; k < 2; k++)
+                CHECK(!pthread_join(t[k], NULL) && found[k] == found[2]);
+            publish_u64(&seen[i], found[2]);
+            stay();
+        }
+    for (int i = 0; i < CROWD; i++)
+        while (!observe_u64(&seen[i]))
+            usleep(100);
+    for (int i = 0; i < CROWD; i += 2)
+        end(pids[i]);
+    for (int i = 0; i < CROWD; i++) {
+        CHECK(member_dead(seen[i]) == !(i % 2));
+        for (int k = 0; k < i; k++)
+            CHECK(seen[k] != seen[i]);
+    }
+    for (int i = 1; i < CROWD; i += 2)
+        end(pids[i]);
+}
+
+/* ---- deaths on the way ---- */
+
+static int claiming(void *arg)
+{
     uint64_t me;
-    CHECK(!member_identity(true, &me));
-    uint64_t tag = 1ull << 27; /* a process of another namespace, with a pid that nobody has here */
-    uint64_t nobody = (4194303ull << 41) | (me & ((1ull << 41) - 1));
-    CHECK(member_dead(nobody) && !member_dead(nobody ^ tag));
+    (void)arg;
+    stepper_mark();
+    int rc = member_identity(true, &me);
+    publish_u64(&shared[0], me);
+    stepper_mark();
+    return rc;
+}
+
+/* Killed at each step of making the file and taking a number, it leaves nothing in the way of others. */
+static void deaths_of_claimers(void)
+{
+    struct stepper s;
+    bool more = true;
+    uint64_t stride = getenv("DSMEM_FULL_SWEEPS") ? 1 : 97;
+    for (uint64_t at = 0; more; at += stride) {
+        uint64_t other;
+        unlink(path_of_file());
+        shared[0] = 0;
+        if (!stepper_start(&s, claiming, NULL)) {
+            puts("left out: the kernel does not let a test step");
+            return;
+        }
+        more = stepper_step(&s, at);
+        stepper_kill(&s);
+        uint64_t killed = shared[0];
+        pid_t pid = somebody();
+        other = shared[0];
+        CHECK(!(other >> 63) && other != killed && !member_dead(other));
+        CHECK(!killed || member_dead(killed));
+        end(pid);
+        CHECK(member_dead(other));
+    }
 }
 
 /* ---- succession ---- */
@@ -118,8 +471,7 @@ static dsm_remote *lock_of(uint32_t members)
 
 static uint64_t dead_identity(void)
 {
-    pid_t pid = somebody();
-    CHECK(!kill(pid, SIGKILL) && waitpid(pid, NULL, 0) == pid);
+    end(somebody());
     return shared[0];
 }
 
@@ -167,11 +519,21 @@ static void scribbles(void)
 
 int main(void)
 {
-    shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    shared = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK(shared != MAP_FAILED);
     the_dead_are_dead();
     without_descriptors();
-    other_namespace();
+    apart("a PID namespace", container);
+    apart("a PID namespace", first_of_first);
+    apart("a /dev/shm of its own", private_memory);
+    apart("a /dev/shm that is read-only", no_memory);
+    apart("a /dev/shm of its own", file_lost);
+    all_descriptors_closed();
+    main_thread_ends();
+    only_the_process_itself(false);
+    only_the_process_itself(true);
+    crowd();
+    deaths_of_claimers();
     slow_sweeper();
     scribbles();
     puts("ok");

@@ -1,5 +1,6 @@
 """dsmem beside a program written from docs/protocols alone (independent.py): each does what the other expects."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -18,6 +19,9 @@ from dsmem.clock import HybridClock, Lamport
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="independent.py relies on the order of stores")
 
 SECONDS = 60
+
+# Says its identity, and lives until its input ends.
+_LIVE = "import sys; from dsmem import _core; print(_core.identity(), flush=True); sys.stdin.read()"
 
 
 def process(command, cluster, *more):
@@ -41,7 +45,14 @@ def test_it_does_without_dsmem():
 
 
 def test_identity():
-    assert independent.identity() == _core.identity()
+    own = independent.identity()
+    assert own != _core.identity() and not _core.identity_dead(own) and _core.identity_pid(own) == os.getpid()
+    assert not independent.ended(_core.identity()) and not independent.ended(own + 10**6)
+    with subprocess.Popen([sys.executable, "-c", _LIVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        number = int(other.stdout.readline())
+        assert not independent.ended(number) and _core.identity_pid(number) == other.pid
+        other.stdin.close()
+    assert independent.ended(number) and _core.identity_dead(number)
 
 
 # ---- segments ----

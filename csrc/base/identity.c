@@ -1,0 +1,281 @@
+#include "identity.h"
+
+#include "atomic.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { USER_SHIFT = 47, USER_MASK = 0xffff, RECORDS = 4092, CLAIM_TRIES = 64 };
+#define SERIAL_MASK ((1ull << USER_SHIFT) - 1)
+
+struct record {
+    uint64_t identity;
+    uint32_t pid, space; /* the pid means something to processes of this pid namespace */
+};
+
+struct identity_file {
+    uint64_t first; /* 0: nobody has chosen it yet */
+    uint64_t given; /* how many numbers, from first on */
+    uint64_t zero[6];
+    struct record records[RECORDS]; /* of the newest; for messages only */
+};
+_Static_assert(sizeof(struct identity_file) == 65536, "docs/protocols/objects.md");
+
+/* The file that the claim was made in, for questions. No lock belongs to this descriptor: a child may keep it. */
+struct asked {
+    int fd;
+    dev_t dev;
+    ino_t ino;
+    uint32_t user;
+};
+
+static pthread_mutex_t one =
+    PTHREAD_MUTEX_INITIALIZER; /* of all that follows; held across a fork, so that no child gets a
+                                                           descriptor or mapping that has a lock */
+static struct asked kept = {.fd = -1};
+static uint64_t *own; /* this process's identity, in a page that is empty in a child */
+
+static void before_fork(void) { pthread_mutex_lock(&one); }
+static void in_parent(void) { pthread_mutex_unlock(&one); }
+
+static void in_child(void)
+{
+    pthread_mutex_init(&one, NULL);
+    if (own)
+        *own = 0;
+}
+
+__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(before_fork, in_parent, in_child); }
+
+/* ---- the file ---- */
+
+static int file_open(uint32_t user, int flags)
+{
+    char path[48];
+    snprintf(path, sizeof path, "/dev/shm/dsmem-%u.living", user);
+    return open(path, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0644);
+}
+
+/* Nobody but the user could have written what is in it. */
+static bool trusted(int fd, uint32_t user, struct stat *st)
+{
+    return !fstat(fd, st) && S_ISREG(st->st_mode) && st->st_uid == user && !(st->st_mode & 022);
+}
+
+/* Whether the descriptor is still what this file has opened: programs close descriptors that are not theirs. */
+static bool still_kept(void)
+{
+    struct stat st;
+    return kept.fd >= 0 && trusted(kept.fd, kept.user, &st) && st.st_dev == kept.dev && st.st_ino == kept.ino;
+}
+
+static void keep(uint32_t user, const struct stat *st)
+{
+    struct stat now;
+    if (still_kept()) {
+        if (kept.dev == st->st_dev && kept.ino == st->st_ino)
+            return;
+        close(kept.fd);
+    }
+    int fd = file_open(user, O_RDONLY);
+    if (fd >= 0 && (!trusted(fd, user, &now) || now.st_dev != st->st_dev || now.st_ino != st->st_ino)) {
+        close(fd);
+        fd = -1;
+    }
+    kept = (struct asked){.fd = fd, .dev = st->st_dev, .ino = st->st_ino, .user = user};
+}
+
+static uint32_t own_space(void)
+{
+    struct stat st;
+    return stat("/proc/self/ns/pid", &st) ? 0 : (uint32_t)st.st_ino;
+}
+
+static int lock_byte(int fd, int what, uint64_t at, short *type)
+{
+    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)at, .l_len = 1};
+    int rc = fcntl(fd, what, &l);
+    *type = l.l_type;
+    return rc;
+}
+
+/* ---- a claim ---- */
+
+/* Where the numbers begin is chosen once, at random: so no two files hand out the same. */
+static int choose_first(struct identity_file *f, uint32_t user)
+{
+    uint64_t random = 0;
+    while (!observe_u64(&f->first)) {
+        if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random)
+            return -1;
+        random &= SERIAL_MASK >> 1;
+        if (random)
+            compare_swap_u64(&f->first, 0, (uint64_t)(user & USER_MASK) << USER_SHIFT | random);
+    }
+    return 0;
+}
+
+/* A process that is killed after any of these steps has used a number that nobody has seen. */
+static int take_number(struct identity_file *f, int fd, uint64_t *out)
+{
+    short type;
+    uint64_t first = observe_u64(&f->first);
+    for (int i = 0; i < CLAIM_TRIES; i++) {
+        uint64_t k = fetch_add_u64(&f->given, 1);
+        if (k > SERIAL_MASK >> 1 || first >> 63) {
+            errno = EOVERFLOW;
+            return -1;
+        }
+        if (!lock_byte(fd, F_OFD_SETLK, first + k, &type)) {
+            struct record *r = &f->records[k % RECORDS];
+            note_u64(&r->identity, 0);
+            note_u32(&r->pid, (uint32_t)getpid());
+            note_u32(&r->space, own_space());
+            note_u64(&r->identity, first + k);
+            *out = first + k;
+            return 0;
+        }
+        if (errno != EAGAIN && errno != EACCES)
+            return -1;
+    }
+    return -1;
+}
+
+static int claim_in(int fd, uint32_t user, uint64_t *out)
+{
+    struct stat st;
+    if (!trusted(fd, user, &st)) {
+        errno = EPERM;
+        return -1;
+    }
+    if ((st.st_mode & 0777) != 0644 && fchmod(fd, 0644)) /* a umask is no reason: others may ask */
+        return -1;
+    int rc =
+        (size_t)st.st_size < sizeof(struct identity_file) ? posix_fallocate(fd, 0, sizeof(struct identity_file)) : 0;
+    if (rc) {
+        errno = rc;
+        return -1;
+    }
+    struct identity_file *f = mmap(NULL, sizeof *f, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (f == MAP_FAILED)
+        return -1;
+    if (madvise(f, sizeof *f, MADV_DONTFORK) || choose_first(f, user) || take_number(f, fd, out)) {
+        rc = errno;
+        munmap(f, sizeof *f);
+        errno = rc;
+        return -1;
+    }
+    mprotect(f, sizeof *f, PROT_NONE); /* it stays for the lock alone */
+    keep(user, &st);
+    return 0;
+}
+
+static uint64_t *wiped_page(void)
+{
+    uint64_t *page =
+        mmap(NULL, (size_t)sysconf(_SC_PAGESIZE), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED)
+        return NULL;
+    /* For a fork that calls no handlers. Where the kernel can't, in_child() is what there is. */
+    madvise(page, (size_t)sysconf(_SC_PAGESIZE), MADV_WIPEONFORK);
+    return page;
+}
+
+static int claim(uint64_t *out)
+{
+    if (!own && !(own = wiped_page()))
+        return -1;
+    if (!*own) {
+        uint32_t user = geteuid();
+        int fd = file_open(user, O_RDWR | O_CREAT);
+        if (fd < 0)
+            return -1;
+        int rc = claim_in(fd, user, own), error = errno;
+        close(fd);
+        if (rc) {
+            *own = 0;
+            errno = error;
+            return -1;
+        }
+    }
+    *out = *own;
+    return 0;
+}
+
+int identity_claim(uint64_t *out)
+{
+    pthread_mutex_lock(&one);
+    int rc = claim(out);
+    pthread_mutex_unlock(&one);
+    return rc;
+}
+
+/* ---- questions ---- */
+
+/* Whether the file has handed the number out, and as its how many-th. */
+static bool handed_out(int fd, uint64_t identity, uint64_t *k)
+{
+    uint64_t head[2]; /* first, given */
+    if (pread(fd, head, sizeof head, 0) != (ssize_t)sizeof head || !head[0] || identity < head[0])
+        return false;
+    *k = identity - head[0];
+    return *k < head[1];
+}
+
+static int ask_ended(int fd, uint64_t identity, uint64_t k)
+{
+    (void)k;
+    short type;
+    return !lock_byte(fd, F_OFD_GETLK, identity, &type) && type == F_UNLCK;
+}
+
+static int ask_pid(int fd, uint64_t identity, uint64_t k)
+{
+    struct record r;
+    off_t at = (off_t)(offsetof(struct identity_file, records) + k % RECORDS * sizeof r);
+    uint32_t space = own_space();
+    bool known = pread(fd, &r, sizeof r, at) == (ssize_t)sizeof r && r.identity == identity;
+    return known && space && r.space == space ? (int)r.pid : 0;
+}
+
+/* The file that the claim was made in is asked first: it may have been unlinked, and replaced, since. */
+static int ask(uint64_t identity, int (*question)(int fd, uint64_t identity, uint64_t k))
+{
+    uint64_t k;
+    struct stat st;
+    if (!identity || identity >> 63)
+        return 0;
+    if (still_kept() && handed_out(kept.fd, identity, &k))
+        return question(kept.fd, identity, k);
+    uint32_t user = (uint32_t)(identity >> USER_SHIFT), me = geteuid();
+    if (user == (me & USER_MASK))
+        user = me;
+    int fd = file_open(user, O_RDONLY), answer = 0;
+    if (fd < 0)
+        return 0;
+    if (trusted(fd, user, &st) && handed_out(fd, identity, &k))
+        answer = question(fd, identity, k);
+    close(fd);
+    return answer;
+}
+
+static int ask_alone(uint64_t identity, int (*question)(int fd, uint64_t identity, uint64_t k))
+{
+    int error = errno;
+    pthread_mutex_lock(&one);
+    int answer = ask(identity, question);
+    pthread_mutex_unlock(&one);
+    errno = error;
+    return answer;
+}
+
+bool identity_ended(uint64_t identity) { return ask_alone(identity, ask_ended); }
+
+int identity_pid(uint64_t identity) { return ask_alone(identity, ask_pid); }
