@@ -379,8 +379,9 @@ class LocalNames:
             info = os.fstat(file.fileno())  # of the file that is looked at: the name may be another's meanwhile
             kind, header = _kind_of(file, info.st_size), _header(file)
         creator = header.creator if header else 0
-        if creator:
-            owner = f"{owner} pid {_core.identity_pid(creator)}"
+        pid = _core.identity_pid(creator)
+        if pid:  # of this PID namespace
+            owner = f"{owner} pid {pid}"
         if creator not in dead:
             dead[creator] = _core.identity_dead(creator)
         made = header.made / 1e9 if header and header.made else info.st_mtime
