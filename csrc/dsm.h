@@ -389,10 +389,14 @@ int dsm_lock_acquire(dsm_lock *l, int64_t timeout_ns);
 /* Any thread of the process may. ENOTHELD: not held with this handle, or taken over. After another error nothing is known, and it
  * may be called again. */
 int dsm_lock_release(dsm_lock *l);
-int dsm_lock_held(const dsm_lock *l);       /* with this handle */
-uint64_t dsm_lock_token(const dsm_lock *l); /* of this handle's grant; 0: it holds nothing */
-int dsm_lock_recovered(const dsm_lock *l);  /* the holder before died with it */
-int dsm_lock_locked(dsm_lock *l);           /* by anybody: 1, 0 or -DSM_E… */
+int dsm_lock_held(const dsm_lock *l);                 /* with this handle */
+uint64_t dsm_lock_token(const dsm_lock *l);           /* of this handle's grant; 0: it holds nothing */
+int dsm_lock_recovered(const dsm_lock *l);            /* the holder before died with it */
+int dsm_lock_locked(dsm_lock *l);                     /* by anybody: 1, 0 or -DSM_E… */
+int dsm_lock_holder(dsm_lock *l, uint64_t *identity); /* 0: nobody holds it */
+/* Takes the lock from a holder that the caller knows to be gone, for the next one to find as if the holder had died. 1: done, 0: that
+ * one does not hold it. A holder that lives notices at its release, ENOTHELD. */
+int dsm_lock_break(dsm_lock *l, uint64_t holder);
 
 /* ---- segments (proto/segment.h) ---- */
 

@@ -396,7 +396,7 @@ class TooManyMembersError(DsmemError, OSError):
     """All places for participants are taken."""
 
     code = 39
-    text = "all places of the object are taken by living processes; close handles, or create it with more"
+    text = "all places are taken by processes that are not proven dead; close handles, or create it with more"
 
 
 class FarMemoryError(DsmemError, BufferError):

@@ -184,6 +184,48 @@ int dsm_lock_locked(dsm_lock *l)
     return rc ? rc : (word & LOCK_HELD) != 0;
 }
 
+/* ---- by choice ---- */
+
+/* The word first: an entry changes hands only after what was held under it has been undone, so *identity is the holder of *word,
+ * or the word has changed. */
+static int who_holds(dsm_lock *l, uint64_t *word, uint64_t *identity)
+{
+    int rc = seat_read(&l->seat, SYNC_WORD, word);
+    uint64_t owner = *word & LOCK_OWNER;
+    *identity = 0;
+    if (rc || !(*word & LOCK_HELD))
+        return rc;
+    if (owner >= l->seat.members)
+        return err_set(DSM_ECORRUPT, 0, "the holder is member %llu of %u", (unsigned long long)owner, l->seat.members);
+    return seat_read(&l->seat, SYNC_TABLE + 8 * owner, identity);
+}
+
+int dsm_lock_holder(dsm_lock *l, uint64_t *identity)
+{
+    uint64_t word = 0;
+    int rc = seat_check(&l->seat);
+    return rc ? rc : who_holds(l, &word, identity);
+}
+
+int dsm_lock_break(dsm_lock *l, uint64_t holder)
+{
+    uint64_t word = 0, found, now;
+    int rc = seat_check(&l->seat), swapped = SWAP_UNKNOWN;
+    for (int i = 0; !rc && i < SWAP_TRIES && swapped == SWAP_UNKNOWN; i++) {
+        rc = who_holds(l, &word, &found);
+        if (rc || !found || found != holder)
+            return rc;
+        swapped = seat_swap(&l->seat, SYNC_WORD, word, lock_freed(word) | LOCK_NEWS, &now);
+    }
+    if (rc || swapped < 0)
+        return rc ? rc : swapped;
+    if (swapped == SWAP_UNKNOWN)
+        return err_set(DSM_EIO, 0, "%d times in a row", SWAP_TRIES);
+    if (swapped == SWAP_DONE && l->seat.near && l->wake)
+        bell_ring((struct bell *)(void *)(l->seat.near + SYNC_BELL), l->wake);
+    return swapped == SWAP_DONE;
+}
+
 /* ---- handles ---- */
 
 static int sweep_alone(void *arg, uint32_t number, uint64_t dead) { return lock_sweep(arg, number, dead); }

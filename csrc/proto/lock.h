@@ -13,6 +13,8 @@
  *   undo       held by the dead, t    -> free, t, news              (who takes over the entry; also a handle that is dropped
  *                                                                    while it holds the lock)
  *
+ *   break      held by X, t           -> free, t, news              (by choice: the caller answers for X being gone)
+ *
  * MUTUAL EXCLUSION. 'held' with token t + 1 is written from one value with token t, once; it goes away by the holder's release,
  * or when the holder is proven dead. Proof: the word was read as held by entry i, and after that entry i held a dead identity.
  * An entry gets a new identity only when its word was undone, and who leaves does not hold it: so the dead one is the holder,
@@ -23,7 +25,7 @@
  *
  * If a process dies                    others see
  *   before the compare-swap of take    free: the next takes it
- *   after it, before release           held by the dead: a waiter takes it over with the news, within 50 ms and a look at /proc
+ *   after it, before release           held by the dead: a waiter takes it over with the news, within 50 ms
  *   after the release, before the ring free: a newcomer takes it at once, a sleeper within 50 ms
  *   after joining, before leaving      its entry: the next newcomer that finds no free one undoes and succeeds it
  *

@@ -220,6 +220,9 @@ dsm_lock *dsm_rwlock_lock(dsm_rwlock *rw) { return &rw->lock; }
 
 int dsm_rwlock_readers(dsm_rwlock *rw, int *news)
 {
+    *news = 0;
+    if (seat_forked(&rw->lock.seat)) /* another thread may have had the mutex at the fork; a child reads nothing */
+        return 0;
     pthread_mutex_lock(&rw->own);
     int readers = (int)rw->readers;
     *news = readers && rw->news;

@@ -174,6 +174,8 @@ int dsm_semaphore_release(dsm_semaphore *m)
 int dsm_semaphore_value(dsm_semaphore *m)
 {
     const uint64_t *slots;
+    if (seat_forked(&m->seat))
+        return refuse_forked();
     pthread_mutex_lock(&m->own);
     int rc = read_slots(m, &slots), n = 0;
     for (uint32_t i = 0; i < m->seat.count && !rc; i++)
@@ -184,6 +186,9 @@ int dsm_semaphore_value(dsm_semaphore *m)
 
 int dsm_semaphore_held(dsm_semaphore *m, int *news)
 {
+    *news = 0;
+    if (seat_forked(&m->seat)) /* another thread may have had the mutex at the fork; a child has no permit */
+        return 0;
     pthread_mutex_lock(&m->own);
     int held = (int)m->held;
     *news = held && m->news;

@@ -69,6 +69,9 @@ static inline uint64_t *seat_word(const struct seat *s, uint64_t offset)
     return (uint64_t *)(void *)(s->near + offset);
 }
 
+/* In a child, which has no part in what its parent's handle holds. */
+static inline bool seat_forked(const struct seat *s) { return s->r->forks != peek_u32(&core_forks); }
+
 static inline int seat_check(const struct seat *s) { return remote_check(s->r, SYNC_WORD, 8, DSM_ATOMIC); }
 
 /* What the transport fails is read once more: that harms nobody. */

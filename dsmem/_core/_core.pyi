@@ -353,6 +353,9 @@ def hmac_sha256(key: bytes, message: bytes) -> bytes:
 def identity() -> int:
     """This process as a number that no other process of this host will have (docs/protocols/objects.md)."""
 
+def identity_provable() -> None:
+    """Raise SystemCallError, which says why, unless others can prove the death of this process."""
+
 def identity_dead(identity: int) -> bool:
     """Whether the process has ended, as far as that can be proven from here."""
 

@@ -133,6 +133,12 @@ def identity():
     return own
 
 
+def identity_provable():
+    cdef int rc = c.dsm_identity_provable()
+    if rc:
+        raise failure(rc, "identity")
+
+
 def identity_dead(uint64_t identity):
     return bool(c.dsm_identity_dead(identity))
 

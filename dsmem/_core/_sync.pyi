@@ -67,6 +67,28 @@ class Lock(SyncHandle):
     def locked(self) -> bool:
         """Whether anybody holds it."""
 
+    def holder(self) -> int | None:
+        """The identity of the process that holds it, as :meth:`break_` takes it; None: nobody."""
+
+    def break_(self, holder: int) -> bool:
+        """Take the lock from a holder that is known to be gone, though nothing here proves it.
+
+        The next holder finds ``recovered`` true, and a larger token, as after a holder that died. This is safe where
+        the holder will never again touch what the lock protects (its host is off), or where that refuses smaller
+        tokens. A holder that lives does not notice before its release, which raises NotHeldError; until then two work
+        at once. Processes of one host that share /dev/shm need no break_: their death is noticed.
+
+        Parameters
+        ----------
+        holder : int
+            As :meth:`holder` gave it, so that the lock is not taken from a later one.
+
+        Returns
+        -------
+        bool
+            False: that one does not hold it.
+        """
+
     @property
     def token(self) -> int | None:
         """The number of this handle's grant, larger than of all grants before; None: it holds nothing."""

@@ -150,6 +150,7 @@ cdef extern from "dsm.h" nogil:
     void dsm_hmac_sha256(const void *key, size_t key_len, const void *msg, size_t len, uint8_t *out)
     uint64_t dsm_process_start(int pid)
     int dsm_identity(uint64_t *out)
+    int dsm_identity_provable()
     int dsm_identity_dead(uint64_t identity)
     int dsm_identity_pid(uint64_t identity)
     int dsm_object_type(dsm_remote *r)
@@ -211,6 +212,8 @@ cdef extern from "dsm.h" nogil:
     uint64_t dsm_lock_token(const dsm_lock *l)
     int dsm_lock_recovered(const dsm_lock *l)
     int dsm_lock_locked(dsm_lock *l)
+    int dsm_lock_holder(dsm_lock *l, uint64_t *identity)
+    int dsm_lock_break(dsm_lock *l, uint64_t holder)
 
     enum: DSM_SEGMENT_AXES
     enum: DSM_SEGMENT_DTYPE

@@ -179,6 +179,29 @@ cdef class Lock(SyncHandle):
             raise self.failed(rc, "read")
         return rc == 1
 
+    def holder(self):
+        cdef uint64_t identity = 0
+        cdef int rc
+        self.check()
+        self.busy += 1
+        with nogil:
+            rc = c.dsm_lock_holder(self.ptr, &identity)
+        self.busy -= 1
+        if rc:
+            raise self.failed(rc, "read")
+        return identity if identity else None
+
+    def break_(self, uint64_t holder):
+        cdef int rc
+        self.check()
+        self.busy += 1
+        with nogil:
+            rc = c.dsm_lock_break(self.ptr, holder)
+        self.busy -= 1
+        if rc < 0:
+            raise self.failed(rc, "break")
+        return rc == 1
+
     @property
     def token(self):
         cdef uint64_t token

@@ -284,6 +284,17 @@ def _shm_trouble(facts: dict[str, Any]) -> Trouble | None:
     return None
 
 
+def _death_trouble() -> Trouble | None:
+    """What a process holds when it is killed stays held where nobody can prove its death."""
+    try:
+        _core.identity_provable()
+    except errors.DsmemError as error:
+        remedy = _remark(error) if _shared_memory()["works"] else []
+        path = f"/dev/shm/dsmem-{os.geteuid()}.living"
+        return Trouble(path, f"what a killed process holds stays held: {error}", remedy, False)
+    return None
+
+
 # ---- limits ----
 
 
@@ -419,7 +430,7 @@ def report() -> dict[str, Any]:
     rdma = [t for t in (_uverbs_trouble(devices), *ports) if t is not None]
     if not fabrics["verbs"]["works"] and not fabrics["verbs"]["remedy"]:
         fabrics["verbs"]["remedy"] = [line for t in rdma for line in t.remedy]
-    troubles = [*rdma, *_limit_troubles(limits), _shm_trouble(memory), _secret_trouble(key)]
+    troubles = [*rdma, *_limit_troubles(limits), _shm_trouble(memory), _death_trouble(), _secret_trouble(key)]
     return {
         "versions": {"dsmem": dsmem.__version__, "python": platform.python_version(), "kernel": platform.release()},
         "fabrics": fabrics,

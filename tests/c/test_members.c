@@ -457,17 +457,19 @@ static void deaths_of_claimers(void)
 
 static dsm_remote *object;
 
-static dsm_remote *lock_of(uint32_t members)
+static dsm_remote *made(int type, uint32_t members, uint32_t count)
 {
     dsm_remote *r;
-    uint64_t n = dsm_sync_bytes(DSM_LOCK, members, 0);
+    uint64_t n = dsm_sync_bytes(type, members, count);
     int fd = memfd_create("members", MFD_CLOEXEC);
     CHECK(fd >= 0 && !ftruncate(fd, (off_t)n));
     CHECK(!dsm_map(fd, n, DSM_READ | DSM_WRITE | DSM_ATOMIC, &r));
-    CHECK(!dsm_sync_format(dsm_remote_near(r), DSM_LOCK, members, 0, 0));
+    CHECK(!dsm_sync_format(dsm_remote_near(r), type, members, count, 0));
     close(fd);
     return r;
 }
+
+static dsm_remote *lock_of(uint32_t members) { return made(DSM_LOCK, members, 0); }
 
 static uint64_t dead_identity(void)
 {
@@ -493,6 +495,51 @@ static void slow_sweeper(void)
     CHECK(!dsm_lock_release(quick) && !*at(SYNC_WORD + 8));
     dsm_lock_close(quick);
     CHECK(!dsm_remote_close(object));
+}
+
+struct used {
+    dsm_semaphore *semaphore;
+    dsm_rwlock *rwlock;
+    uint64_t over;
+};
+
+static void *use(void *arg)
+{
+    struct used *u = arg;
+    while (!observe_u64(&u->over)) {
+        CHECK(dsm_semaphore_acquire(u->semaphore, 0) == 1 && !dsm_semaphore_release(u->semaphore));
+        CHECK(dsm_rwlock_read(u->rwlock, 0) == 1 && !dsm_rwlock_unread(u->rwlock));
+    }
+    return NULL;
+}
+
+/* What a handle of the parent's holds is asked for in children, made while a thread of the parent is in the middle of a call. */
+static void asked_in_children(void)
+{
+    struct used u = {.over = 0};
+    dsm_remote *first = made(DSM_SEMAPHORE, 0, 4), *second = made(DSM_RWLOCK, 4, 0);
+    pthread_t t;
+    int recovered;
+    CHECK(!dsm_semaphore_open(first, 0, &u.semaphore) && !dsm_rwlock_open(second, 0, &u.rwlock));
+    CHECK(dsm_semaphore_acquire(u.semaphore, 0) == 1 && dsm_rwlock_read(u.rwlock, 0) == 1);
+    CHECK(!pthread_create(&t, NULL, use, &u));
+    for (int i = 0; i < 40; i++) {
+        pid_t pid = fork();
+        CHECK(pid >= 0);
+        if (!pid) {
+            alarm(30);
+            bool none = !dsm_semaphore_held(u.semaphore, &recovered) && !dsm_rwlock_readers(u.rwlock, &recovered);
+            _exit(none && dsm_semaphore_value(u.semaphore) == -DSM_EFORK ? 0 : 1);
+        }
+        int status;
+        CHECK(waitpid(pid, &status, 0) == pid && !status);
+    }
+    publish_u64(&u.over, 1);
+    CHECK(!pthread_join(t, NULL));
+    CHECK(dsm_semaphore_held(u.semaphore, &recovered) == 1 && dsm_rwlock_readers(u.rwlock, &recovered) == 1);
+    dsm_semaphore_close(u.semaphore);
+    dsm_rwlock_close(u.rwlock);
+    CHECK(!dsm_remote_close(first) && !dsm_remote_close(second));
 }
 
 static void scribbles(void)
@@ -535,6 +582,7 @@ int main(void)
     crowd();
     deaths_of_claimers();
     slow_sweeper();
+    asked_in_children();
     scribbles();
     puts("ok");
     return 0;

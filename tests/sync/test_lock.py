@@ -318,6 +318,40 @@ def test_a_stopped_holder_is_not_dead(near):
     lock.release()
 
 
+def test_a_lock_is_broken_by_choice(world):
+    lock = world.make("lock")
+    assert lock.holder() is None and not lock.break_(1)
+    holder = world.actor(lock)
+    holder.call("obj.acquire()")
+    gone, token = lock.holder(), holder.call("obj.token")
+    assert gone and not lock.break_(gone + 1) and not lock.acquire(timeout=0)
+    assert lock.break_(gone) and not lock.break_(gone) and lock.holder() is None
+    assert lock.acquire(timeout=LIMIT) and lock.recovered and lock.token == token + 1
+    assert not lock.break_(gone)  # a later grant is another's
+    with pytest.raises(errors.NotHeldError):
+        holder.call("obj.release()")
+    assert lock.locked()
+    lock.release()
+    holder.call("obj.acquire()")
+    assert holder.call("obj.token") == token + 2 and lock.holder() == gone
+    holder.call("obj.release()")
+
+
+def test_breaking_wakes_a_waiter(near):
+    lock = near.make("lock")
+    holder, waiter = near.actor(lock), near.actor(lock)
+    holder.call("obj.acquire()")
+    waiter.start("obj.acquire(timeout=60)")
+    waiter.until_asleep()
+    holder.stop()
+    assert lock.break_(lock.holder())
+    assert waiter.result() and waiter.call("obj.recovered")
+    waiter.call("obj.release()")
+    holder.go_on()
+    with pytest.raises(errors.NotHeldError):
+        holder.call("obj.release()")
+
+
 def test_a_far_holder_is_never_taken_for_dead(far):
     lock = far.make("lock")
     holder = far.actor(lock)
