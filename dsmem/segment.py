@@ -55,7 +55,7 @@ class Segment(_core.SegmentCore, NamedObject):
     @property
     def closed(self) -> bool:
         """Whether this handle was closed."""
-        return self._parted or self._memory.closed
+        return not self._is_open
 
     @staticmethod
     def _pattern(what: Any) -> Segment | NDArray[Any]:
@@ -127,10 +127,9 @@ class Segment(_core.SegmentCore, NamedObject):
         if different:
             raise errors.MismatchError(f"segment {self._name!r} has {' and '.join(different)}")
 
-    def _grown(self, nbytes: int) -> _core.Remote:
-        """The remote that reaches so many bytes, after another process has made the file longer."""
-        self._memory = grown(self._memory, nbytes)
-        return self._memory.remote
+    def _grown(self, nbytes: int) -> Memory:
+        """Memory of so many bytes, after another process has made the file longer."""
+        return grown(self._memory, nbytes)
 
     @property
     def ndim(self) -> int:
@@ -325,7 +324,7 @@ class Segment(_core.SegmentCore, NamedObject):
         BusyError
             There are views of it, or calls are under way in other threads.
         """
-        self._close_old()
+        self._close()
         self._memory.close()
 
     def _leave(self) -> None:
@@ -333,7 +332,7 @@ class Segment(_core.SegmentCore, NamedObject):
         try:
             self.close()
         except errors.BusyError:
-            self._part()
+            self._close(part=True)
             self._memory.part()
 
     def __repr__(self) -> str:

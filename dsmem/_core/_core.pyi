@@ -283,7 +283,7 @@ class Result:
 
     @property
     def value(self) -> int:
-        """BusyError before the with block has ended."""
+        """BusyError before the with block has ended; ClosedError when its block raised or the batch failed."""
 
 @final
 class Batch:
@@ -291,7 +291,7 @@ class Batch:
     stay in use until then.
 
     fence=True: the op starts after the reads and atomics before it on the same connection. If an op is refused, none is
-    posted; the exception's index says which op failed.
+    posted; the exception's index says which op failed. A batch whose block raised is not executed, and is used up, too.
     """
 
     @property

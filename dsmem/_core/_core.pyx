@@ -1,14 +1,14 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, embedsignature=False
 """The Cython layer: buffers in, one call of the core without the GIL where it may block, exceptions out.
 
-Threads: every object may be used from many threads. What counts uses (Remote.busy, Region.exports) is changed under the
-GIL only; close() refuses while they are not zero. Near ops on up to NOGIL_FROM bytes keep the GIL: giving it back would
-cost them a part of their time that counts, and others wait for some microseconds.
+Threads: every object may be used from many threads; handle.pxi says what keeps it open meanwhile. Near ops on up to
+NOGIL_FROM bytes keep the GIL: giving it back would cost them a part of their time that counts, and others wait for some
+microseconds.
 """
 cimport cython
 from cpython.buffer cimport (
-    PyBUF_SIMPLE, PyBUF_WRITABLE, Py_buffer, PyBuffer_FillInfo, PyBuffer_Release, PyObject_CheckBuffer,
-    PyObject_GetBuffer,
+    PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_WRITABLE, Py_buffer, PyBuffer_FillInfo, PyBuffer_Release,
+    PyObject_CheckBuffer, PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
@@ -18,6 +18,7 @@ from cpython.pythread cimport (
     PyThread_type_lock,
 )
 from cpython.slice cimport PySlice_AdjustIndices, PySlice_Unpack
+from cpython.weakref cimport PyWeakref_NewRef
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
@@ -38,7 +39,6 @@ import json
 import os
 import time
 import warnings
-import weakref
 from collections import namedtuple
 from operator import index
 from threading import get_ident, main_thread
@@ -67,6 +67,7 @@ cdef tuple DOMAINS = ("cpu", "nic", "global", "none")
 cdef dict FABRICS = {1: "shm", 2: "verbs"}
 
 include "values.pxi"
+include "handle.pxi"
 include "context.pxi"
 include "region.pxi"
 include "remote.pxi"

@@ -12,9 +12,20 @@ cdef class Result:
 
     @property
     def value(self):
-        if self.batch is None or not self.batch.done:
+        if self.batch is None or self.batch.state < ABORTED:
             raise refused(c.DSM_EBUSY, "the batch has not been executed; its results are there after the with block")
+        if self.batch.state != DONE:
+            raise refused(c.DSM_ECLOSED, "the batch failed or its block raised, so it has no results; make a new one")
         return self.batch.ops[self.index].result
+
+
+cdef enum:  # of a batch; never back
+    COLLECTING
+    ENTERED
+    RUNNING
+    ABORTED  # its block raised
+    FAILED
+    DONE
 
 
 @cython.final
@@ -27,12 +38,16 @@ cdef class Batch:
     cdef size_t n, nviews, room
     cdef list remotes
     cdef Remote last
-    cdef readonly bint done
+    cdef int state
 
     def __cinit__(self, Context context not None, timeout=None):
         self.context = context
         self.timeout_ns = nanoseconds(timeout)
         self.remotes = []
+
+    @property
+    def done(self):
+        return self.state in (RUNNING, FAILED, DONE)
 
     def __dealloc__(self):
         self._release()
@@ -58,12 +73,16 @@ cdef class Batch:
         self.room = room
         return 0
 
+    cdef int check_open(self) except -1:
+        if self.state > ENTERED:
+            raise refused(c.DSM_ECLOSED, "the batch has been executed, or its block raised; make a new one")
+        return 0
+
     cdef c.dsm_op *_next(self, Remote remote, int code, object offset, bint fence) except NULL:
         """Room for one op more; it counts once self.n is raised."""
         cdef uint64_t at = offset_of(offset)
         cdef c.dsm_op *op
-        if self.done:
-            raise refused(c.DSM_ECLOSED, "the batch has been executed; make a new one")
+        self.check_open()
         if remote is not self.last:
             remote.check()
             if remote.context is not None and remote.context is not self.context:
@@ -97,8 +116,8 @@ cdef class Batch:
         return 0
 
     cdef Result _atomic(self, Remote remote, int code, object offset, uint64_t operand, uint64_t desired, bint fence):
+        cdef Result result = Result.__new__(Result)  # first: it may run finalizers, which may add ops here
         cdef c.dsm_op *op = self._next(remote, code, offset, fence)
-        cdef Result result = Result.__new__(Result)
         op.nbytes = 8
         op.operand = operand
         op.desired = desired
@@ -130,27 +149,36 @@ cdef class Batch:
         self.context.check()
         for remote in self.remotes:
             remote.check()
-        for remote in self.remotes:
-            remote.busy += 1
-        self.context.busy += 1
-        self.done = True
+        for remote in self.remotes:  # all are open still: no code of Python's has run
+            remote.uses += 1
+        self.context.uses += 1
         with nogil:
             rc = c.dsm_execute(self.context.ptr, self.ops, self.n, self.timeout_ns, &failed)
-        self.context.busy -= 1
+        error = batch_failure(self, rc, failed) if rc else None
+        self.context.leave()
         for remote in self.remotes:
-            remote.busy -= 1
-        self._release()
-        if rc:
-            raise batch_failure(self, rc, failed)
+            remote.leave()
+        if error is not None:
+            raise error
 
     def __enter__(self):
+        self.check_open()
+        if self.state == ENTERED:
+            raise refused(c.DSM_EBUSY, "the batch is being filled in another with block")
+        self.state = ENTERED
         return self
 
     def __exit__(self, kind, error, trace):
-        if kind is None and self.n:
-            self._execute()
-        else:
-            self.done = kind is None
+        if self.state > ENTERED:
+            return
+        self.state = ABORTED if kind is not None else RUNNING if self.n else DONE
+        try:
+            if self.state == RUNNING:
+                self._execute()
+                self.state = DONE
+        finally:
+            if self.state == RUNNING:
+                self.state = FAILED
             self._release()
 
 

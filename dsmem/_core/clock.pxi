@@ -7,13 +7,18 @@ cdef class ClockCore:
     cdef uint64_t own
     cdef Remote remote
 
+    def __cinit__(self, *args, **named):
+        self.clock.own = &self.own
+
     def __init__(self, bint hybrid, Remote remote=None):
         cdef int rc = 0
-        self.clock.own = &self.own
+        if self.remote is not None:
+            raise refused(c.DSM_EINVAL, "the clock has been opened before")
         if remote is not None:
-            remote.check()
+            remote.enter()
             with nogil:
                 rc = c.dsm_clock_open(remote.ptr, hybrid, &self.clock)
+            remote.leave()
             self.remote = remote
         if rc:
             raise failure(rc, "attach")
@@ -22,20 +27,19 @@ cdef class ClockCore:
         cdef uint64_t stamp = 0
         cdef int rc
         cdef Remote remote = self.remote
+        if remote is not None:
+            remote.enter()
         if remote is None or remote.near:
-            if remote is not None:
-                remote.check()
             rc = (c.dsm_clock_hybrid(&self.clock, received, now_ms, max_drift_ms, &stamp) if hybrid else
                   c.dsm_clock_lamport(&self.clock, received, &stamp))
         else:
-            remote.check()
-            remote.busy += 1
             with nogil:
                 if hybrid:
                     rc = c.dsm_clock_hybrid(&self.clock, received, now_ms, max_drift_ms, &stamp)
                 else:
                     rc = c.dsm_clock_lamport(&self.clock, received, &stamp)
-            remote.busy -= 1
+        if remote is not None:
+            remote.leave()
         if rc:
             raise failure(rc, "stamp")
         return stamp
@@ -49,9 +53,16 @@ cdef class ClockCore:
     def now(self):
         cdef uint64_t stamp = 0
         cdef int rc
-        if self.remote is not None:
-            self.remote.check()
-        rc = c.dsm_clock_now(&self.clock, &stamp)
+        cdef Remote remote = self.remote
+        if remote is not None:
+            remote.enter()
+        if remote is None or remote.near:
+            rc = c.dsm_clock_now(&self.clock, &stamp)
+        else:
+            with nogil:
+                rc = c.dsm_clock_now(&self.clock, &stamp)
+        if remote is not None:
+            remote.leave()
         if rc:
             raise failure(rc, "now")
         return stamp

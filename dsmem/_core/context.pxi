@@ -50,17 +50,16 @@ Capabilities = namedtuple("Capabilities", [
     "max_inline", "max_reads", "depth", "max_region"])
 
 
-cdef class Context:
+cdef class Context(Handle):
     """See the stub."""
-    cdef c.dsm_ctx *ptr
+    cdef c.dsm_ctx *ptr     # NULL: closed, or never opened
     cdef object __weakref__
     cdef readonly object capabilities
     cdef readonly str fabric
     cdef readonly str agent_address
     cdef readonly bytes node_id
-    cdef object children    # WeakSet of the open regions and remotes
+    cdef dict children      # by id, weak references to the regions and remotes that are not closed
     cdef str device
-    cdef int busy           # calls under way in other threads
     cdef list pending       # asynchronous ops that are not known to be complete, of all event loops
     cdef list loops         # that watch the event file descriptor
 
@@ -69,8 +68,6 @@ cdef class Context:
         cdef c.dsm_options o
         cdef int rc
         cdef c.dsm_ctx *ptr = NULL
-        if self.children is not None:
-            raise refused(c.DSM_EINVAL, "the context has been opened before; make another one")
         c.dsm_options_init(&o)
         fabric_b, device_b = fabric.encode(), device.encode()
         listen_b = None if listen is None else listen.encode()
@@ -89,14 +86,18 @@ cdef class Context:
         if o.peer_timeout_ns <= 0:
             raise refused(c.DSM_EINVAL, f"peer_timeout={peer_timeout!r}: seconds, more than 0")
         o.spin_ns = nanoseconds(spin, "spin")
+        if self.children is not None:  # after the conversions, which may run code that opens it
+            raise refused(c.DSM_EINVAL, "the context has been opened before; make another one")
+        self.children = {}
+        self.pending = []
+        self.loops = []
         with nogil:
             rc = c.dsm_open(&o, &ptr)
         if rc:
+            self.children = None
             raise failure(rc, "open", None, device or None)
         self.ptr = ptr
-        self.children = weakref.WeakSet()
-        self.pending = []
-        self.loops = []
+        self.live = True
         self._describe()
 
     cdef _describe(self):
@@ -116,10 +117,22 @@ cdef class Context:
             max_region=k.max_region)
 
     cdef int check(self) except -1:
-        if self.ptr == NULL:
-            raise refused(c.DSM_ECLOSED, "context")
+        if not self.live:
+            self.refuse_closed()
         if c.dsm_forked(self.ptr):
             raise refused(c.DSM_EFORK, "the context was opened before the fork")
+        return 0
+
+    cdef str noun(self):
+        return "context"
+
+    cdef int adopt(self, Handle child) except -1:
+        """Closed with the context from now on, unless it is closed before. No code of Python's runs in here."""
+        self.children[<size_t> <void *> child] = PyWeakref_NewRef(child, None)
+        return 0
+
+    cdef int forget(self, Handle child) except -1:
+        self.children.pop(<size_t> <void *> child, None)
         return 0
 
     @property
@@ -137,22 +150,25 @@ cdef class Context:
     # -- memory --
 
     def allocate(self, nbytes, access="rwa"):
-        cdef uint32_t bits = rights(access)
+        cdef uint32_t bits
         cdef uint64_t size
         cdef c.dsm_region *r = NULL
         cdef int rc
-        self.check()
+        self.enter()
         try:
-            size = index(nbytes)
-        except (OverflowError, TypeError):
-            raise refused(c.DSM_EINVAL, f"nbytes={nbytes!r}: a number of bytes, at least 1") from None
-        self.busy += 1
-        with nogil:
-            rc = c.dsm_alloc(self.ptr, size, bits, &r)
-        self.busy -= 1
-        if rc:
-            raise failure(rc, "allocate", None, self.device)
-        return new_region(self, r, "u1", None)
+            bits = rights(access)
+            try:
+                size = index(nbytes)
+            except (OverflowError, TypeError):
+                raise refused(c.DSM_EINVAL, f"nbytes={nbytes!r}: a number of bytes, at least 1") from None
+            self.check()
+            with nogil:
+                rc = c.dsm_alloc(self.ptr, size, bits, &r)
+            if rc:
+                raise failure(rc, "allocate", None, self.device)
+            return new_region(self, r, "u1", None)
+        finally:
+            self.leave()
 
     def empty(self, shape, dtype="u1", access="rwa"):
         kind = np.dtype(dtype)
@@ -175,12 +191,18 @@ cdef class Context:
         return self.register_many([buffer], access)[0]
 
     def register_many(self, buffers, access="r"):
-        cdef uint32_t bits = rights(access)
-        cdef list of = list(buffers), made = []
+        self.enter()
+        try:
+            return self._register(list(buffers), rights(access))
+        finally:
+            self.leave()
+
+    cdef list _register(self, list of, uint32_t bits):
+        cdef list made = []
         cdef size_t n = len(of), taken = 0, i
         cdef int rc = 0
-        self.check()
         if not n:
+            self.check()
             return made
         cdef Py_buffer *views = <Py_buffer *> malloc(n * sizeof(Py_buffer))
         cdef void **p = <void **> malloc(n * sizeof(void *))
@@ -194,10 +216,9 @@ cdef class Context:
                 p[taken] = views[taken].buf
                 sizes[taken] = views[taken].len
                 taken += 1
-            self.busy += 1
+            self.check()
             with nogil:
                 rc = c.dsm_register_many(self.ptr, n, p, sizes, bits, out)
-            self.busy -= 1
             if rc:
                 raise failure(rc, "register", None, self.device)
             self._adopt(out, views, n, made)
@@ -219,7 +240,7 @@ cdef class Context:
                 (<Region> region).source = views[i]
                 (<Region> region).registered = True
                 made.append(region)
-        except BaseException:  # Ctrl-C
+        except BaseException:  # no memory left
             for k in range(i + 1, n):
                 with nogil:
                     c.dsm_region_close(out[k])
@@ -229,66 +250,78 @@ cdef class Context:
         return 0
 
     def attach(self, descriptor, *, timeout=None):
-        cdef int64_t ns = nanoseconds(timeout)
+        cdef int64_t ns
         cdef c.dsm_remote *r = NULL
         cdef int rc
-        self.check()
+        cdef const char *p
+        cdef size_t n
+        cdef bytes raw
+        self.enter()
         try:
-            raw = bytes(memoryview(descriptor)) if PyObject_CheckBuffer(descriptor) else (<Descriptor?> descriptor).raw
-        except TypeError:
-            raise errors.DescriptorError(f"{type(descriptor).__name__} is neither a Descriptor nor bytes") from None
-        cdef const char *p = raw
-        cdef size_t n = len(raw)
-        self.busy += 1
-        with nogil:
-            rc = c.dsm_attach(self.ptr, p, n, ns, &r)
-        self.busy -= 1
-        if rc:
-            raise failure(rc, "attach", None, self.device)
-        return new_remote(self, r)
+            ns = nanoseconds(timeout)
+            try:
+                raw = (bytes(memoryview(descriptor)) if PyObject_CheckBuffer(descriptor) else
+                       (<Descriptor?> descriptor).raw)
+            except TypeError:
+                raise errors.DescriptorError(f"{type(descriptor).__name__} is neither a Descriptor nor bytes") from None
+            p, n = raw, len(raw)
+            self.check()
+            with nogil:
+                rc = c.dsm_attach(self.ptr, p, n, ns, &r)
+            if rc:
+                raise failure(rc, "attach", None, self.device)
+            return new_remote(self, r)
+        finally:
+            self.leave()
 
     def batch(self, timeout=None):
         self.check()
         return Batch(self, timeout)
 
     def fence(self, node_id):
-        cdef bytes node = bytes(node_id)
-        cdef const char *p = node
+        cdef bytes node
+        cdef const char *p
         cdef int rc
-        self.check()
-        if len(node) != 16:
-            raise refused(c.DSM_EINVAL, f"a node id has 16 bytes, not {len(node)}")
-        self.busy += 1
-        with nogil:
-            rc = c.dsm_fence(self.ptr, <const uint8_t *> p)
-        self.busy -= 1
-        if rc:
-            raise failure(rc, "fence")
+        self.enter()
+        try:
+            node = bytes(node_id)
+            p = node
+            self.check()
+            if len(node) != 16:
+                raise refused(c.DSM_EINVAL, f"a node id has 16 bytes, not {len(node)}")
+            with nogil:
+                rc = c.dsm_fence(self.ptr, <const uint8_t *> p)
+            if rc:
+                raise failure(rc, "fence")
+        finally:
+            self.leave()
 
     # -- asyncio --
 
     cdef submit(self, Pending op):
-        """Starts an op and returns what can be awaited. Whatever may fail comes before: then the core knows nothing."""
+        """Starts an op and returns what can be awaited. The caller has entered the remote.
+
+        Whatever may fail comes before: then the core knows nothing.
+        """
         cdef int rc
-        self.check()
-        op.loop = asyncio.get_running_loop()
-        op.future = op.loop.create_future()
-        if not self.capabilities.near_memory:
-            self._watch(op.loop)
-        op.remote.check()
-        op.op.remote = op.remote.ptr
-        op.remote.busy += 1
-        self.busy += 1
-        with nogil:
-            rc = c.dsm_submit(self.ptr, &op.op, 1, &op.ticket, NULL)
-        self.busy -= 1
-        op.remote.busy -= 1
-        if rc:
-            op.release()
-            raise failure(rc, op.name, op.remote.peer, self.device)
-        self.pending.append(op)
-        self._on_event(op.loop)
-        return op.future
+        self.enter()
+        try:
+            op.loop = asyncio.get_running_loop()
+            op.future = op.loop.create_future()
+            if not self.capabilities.near_memory:
+                self._watch(op.loop)
+            self.check()
+            op.op.remote = op.remote.ptr
+            with nogil:
+                rc = c.dsm_submit(self.ptr, &op.op, 1, &op.ticket, NULL)
+            if rc:
+                op.release()
+                raise failure(rc, op.name, op.remote.peer, self.device)
+            self.pending.append(op)
+            self._on_event(op.loop)
+            return op.future
+        finally:
+            self.leave()
 
     cdef _watch(self, loop):
         if loop in self.loops:
@@ -301,10 +334,16 @@ cdef class Context:
 
     def _on_event(self, loop):
         """Called in 'loop'. Settles what is complete; while anything is left, the next completion makes an event."""
-        self._settle(loop)
-        if self.pending:
-            c.dsm_arm(self.ptr)
+        if not self.live:
+            return
+        self.uses += 1
+        try:
             self._settle(loop)
+            if self.pending:
+                c.dsm_arm(self.ptr)
+                self._settle(loop)
+        finally:
+            self.leave()
 
     cdef _settle(self, loop):
         """Ops of other loops too: their completion may have come with an event that only this loop has seen."""
@@ -318,10 +357,8 @@ cdef class Context:
     cdef _finish(self, list ops, loop, int64_t timeout_ns):
         """They are in no list any more, so this thread alone has the last word on them."""
         cdef Pending op
-        self.busy += 1
         for op in ops:
             op.finish(self.device, timeout_ns)
-        self.busy -= 1
         for op in ops:
             if op.loop is loop:
                 op.resolve()
@@ -348,21 +385,38 @@ cdef class Context:
     # -- the end --
 
     def close(self):
+        cdef Handle child
+        cdef list children = []
         if self.ptr == NULL:
             return
-        if self.busy:
-            raise refused(c.DSM_EBUSY, f"{self.busy} calls on the context are under way in other threads")
-        children = list(self.children)
+        # No code of Python's runs until all are marked: no call begins between the look at the counts and the mark.
+        self.refuse_in_use()
+        for ref in self.children.values():
+            child = ref()
+            if child is not None:
+                child.refuse_in_use()
+                children.append(child)
+        self.live = False
         for child in children:
-            child._refuse_busy()
+            child.live = False
+        self.uses += 1  # a second close() meanwhile is refused; after an exception it goes on where this one stopped
+        try:
+            self.finish_closing(children)
+        finally:
+            self.leave()
+
+    cdef int finish_closing(self, list children) except -1:
+        cdef Handle child
+        cdef c.dsm_ctx *ptr
         if not c.dsm_forked(self.ptr):  # the loops and the ops are the parent's
             self._stop_watching()
         for child in children:
-            child.close()
-        cdef c.dsm_ctx *ptr = self.ptr
+            child.free()
+        ptr = self.ptr
         self.ptr = NULL
         with nogil:
             c.dsm_close(ptr)
+        return 0
 
     def __enter__(self):
         self.check()

@@ -17,22 +17,21 @@ cdef class Event(SyncHandle):
     def __init__(self, Remote remote not None, spin=None):
         cdef int64_t spin_ns = nanoseconds(spin, "spin")
         cdef int rc
-        remote.check()
-        remote.busy += 1
+        self.once_only()
+        remote.enter()
         with nogil:
             rc = c.dsm_event_open(remote.ptr, spin_ns, &self.ptr)
-        remote.busy -= 1
+        remote.leave()
         if rc:
             raise remote.failed(rc, "attach")
         self.began(remote)
 
     cdef int change(self, bint on) except -1:
         cdef int rc
-        self.check()
-        self.busy += 1
+        self.enter()
         with nogil:
             rc = c.dsm_event_set(self.ptr) if on else c.dsm_event_clear(self.ptr)
-        self.busy -= 1
+        self.leave()
         if rc:
             raise self.failed(rc, "set" if on else "clear")
         return 0
@@ -45,27 +44,30 @@ cdef class Event(SyncHandle):
 
     def is_set(self):
         cdef int rc
-        self.check()
+        self.enter()
         if self.near:
             rc = c.dsm_event_is_set(self.ptr)
         else:
-            self.busy += 1
             with nogil:
                 rc = c.dsm_event_is_set(self.ptr)
-            self.busy -= 1
+        self.leave()
         if rc < 0:
             raise self.failed(rc, "read")
         return rc == 1
 
     def wait(self, timeout=None):
         cdef event_wait w
-        self.check()
-        w.event, w.since = self.ptr, c.DSM_EVENT_NOW
-        return self.attempts(event_attempt, &w, nanoseconds(timeout), "wait") == 1
+        self.enter()
+        try:
+            w.event, w.since = self.ptr, c.DSM_EVENT_NOW
+            return self.attempts(event_attempt, &w, nanoseconds(timeout), "wait") == 1
+        finally:
+            self.leave()
 
-    cdef leave(self):
+    cdef int free(self) except -1:
         c.dsm_event_close(self.ptr)
         self.ptr = NULL
+        return 0
 
 
 # ---- condition ----
@@ -83,15 +85,16 @@ cdef class Condition(Lock):
         cdef int64_t spin_ns = nanoseconds(spin, "spin")
         cdef c.dsm_lock *ptr = NULL
         cdef int rc
-        remote.check()
+        self.once_only()
         if lock is not None:
             lock.check()
-            lock.users += 1
             ptr = lock.ptr
-        remote.busy += 1
+        remote.enter()
+        if lock is not None:
+            lock.users += 1
         with nogil:
             rc = c.dsm_condition_open(remote.ptr, ptr, spin_ns, &self.condition)
-        remote.busy -= 1
+        remote.leave()
         if rc:
             if lock is not None:
                 lock.users -= 1
@@ -104,11 +107,9 @@ cdef class Condition(Lock):
     cdef int take_again(self) except -1:
         """The lock, also when a signal's handler wants to raise: it may do so when the lock is held again."""
         cdef int rc = 0
-        self.busy += 1
         while not rc:
             with nogil:
                 rc = c.dsm_lock_acquire(self.ptr, SLICE_NS)
-        self.busy -= 1
         if rc < 0:
             raise self.failed(rc, "acquire")
         return 0
@@ -117,11 +118,8 @@ cdef class Condition(Lock):
         """1: notified, 0: not, 2: another one inherited before; the lock is held again in any case."""
         cdef c.dsm_waiter waiter
         cdef int rc, woken = 0
-        self.check()
-        self.busy += 1
         with nogil:
             rc = c.dsm_condition_begin(self.condition, &waiter)
-        self.busy -= 1
         if rc:
             raise self.failed(rc, "wait")
         try:
@@ -129,7 +127,7 @@ cdef class Condition(Lock):
         except BaseException:
             self.take_again()
             if self.finish(&waiter, 0):  # what it was given is for another waiter
-                self.notify()
+                self.wake(1)
             raise
         self.take_again()
         rc = self.finish(&waiter, woken == c.DSM_CONDITION_INHERIT)
@@ -137,16 +135,20 @@ cdef class Condition(Lock):
 
     cdef int finish(self, c.dsm_waiter *waiter, int inherit) except -1:
         cdef int rc
-        self.busy += 1
         with nogil:
             rc = c.dsm_condition_finish(waiter, inherit)
-        self.busy -= 1
         if rc < 0:
             raise self.failed(rc, "wait")
         return rc
 
     def wait(self, timeout=None):
-        cdef int64_t ns = nanoseconds(timeout)
+        self.enter()
+        try:
+            return self.wait_long(nanoseconds(timeout))
+        finally:
+            self.leave()
+
+    cdef bint wait_long(self, int64_t ns) except -1:
         cdef int64_t deadline = <int64_t> time.monotonic_ns() + min(ns, <int64_t> 1 << 62) if ns >= 0 else -1
         cdef int rc = 2
         while rc == 2:
@@ -156,7 +158,13 @@ cdef class Condition(Lock):
         return rc == 1
 
     def wait_for(self, predicate, timeout=None):
-        cdef int64_t ns = nanoseconds(timeout)
+        self.enter()
+        try:
+            return self.wait_until(predicate, nanoseconds(timeout))
+        finally:
+            self.leave()
+
+    cdef object wait_until(self, object predicate, int64_t ns):
         cdef int64_t deadline = <int64_t> time.monotonic_ns() + min(ns, <int64_t> 1 << 62) if ns >= 0 else -1
         result = predicate()
         while not result:
@@ -169,35 +177,37 @@ cdef class Condition(Lock):
         return result
 
     def notify(self, n=1):
-        cdef uint64_t count
+        self.enter()
+        try:
+            number = whole(n, 0)
+            if number is None:
+                raise refused(c.DSM_EINVAL, f"n={n!r}: a number of waiters")
+            self.wake(min(number, 1 << 32))
+        finally:
+            self.leave()
+
+    cdef int wake(self, uint64_t count) except -1:
         cdef int rc
-        if n < 0:
-            raise refused(c.DSM_EINVAL, f"n={n}")
-        count = n
-        self.check()
-        self.busy += 1
         with nogil:
             rc = c.dsm_condition_notify(self.condition, count)
-        self.busy -= 1
         if rc:
             raise self.failed(rc, "notify")
+        return 0
 
     def notify_all(self):
         self.notify(1 << 32)
 
-    def _refuse_busy(self):
-        if self.other is None:
-            Lock._refuse_busy(self)
-        else:
-            SyncHandle._refuse_busy(self)
+    cdef int refuse_in_use(self) except -1:
+        return Lock.refuse_in_use(self) if self.other is None else Handle.refuse_in_use(self)
 
-    cdef leave(self):
+    cdef int free(self) except -1:
         cdef c.dsm_condition *condition = self.condition
         self.condition, self.ptr = NULL, NULL
         with nogil:
             c.dsm_condition_close(condition)
         if self.other is not None:
             self.other.users -= 1
+        return 0
 
 
 # ---- barrier ----
@@ -242,22 +252,27 @@ cdef class Barrier(SyncHandle):
         cdef int64_t spin_ns = nanoseconds(spin, "spin")
         cdef int rc
         nanoseconds(timeout)
-        remote.check()
-        remote.busy += 1
+        self.once_only()
+        remote.enter()
         with nogil:
             rc = c.dsm_barrier_open(remote.ptr, spin_ns, &self.ptr)
-        remote.busy -= 1
+        remote.leave()
         if rc:
             raise remote.failed(rc, "attach")
         self.action, self.timeout = action, timeout
         self.began(remote)
 
     def wait(self, timeout=None):
+        self.enter()
+        try:
+            return self.meet(nanoseconds(self.timeout if timeout is None else timeout))
+        finally:
+            self.leave()
+
+    cdef object meet(self, int64_t ns):
         cdef arrival a
         cdef int rc
-        cdef int64_t ns = nanoseconds(self.timeout if timeout is None else timeout)
         cdef int64_t deadline = <int64_t> time.monotonic_ns() + min(ns, <int64_t> 1 << 62) if ns >= 0 else -1
-        self.check()
         a.barrier, a.finish, a.generation, a.index = self.ptr, self.action is None, c.DSM_BARRIER_ANY, 0
         rc = self.attempts(arrive_attempt, &a, ns, "wait")
         if rc == 0:
@@ -285,21 +300,26 @@ cdef class Barrier(SyncHandle):
 
     def abort(self):
         cdef arrival a
-        self.check()
-        a.barrier, a.generation = self.ptr, c.DSM_BARRIER_ANY
-        self.break_off(&a)
+        self.enter()
+        try:
+            a.barrier, a.generation = self.ptr, c.DSM_BARRIER_ANY
+            self.break_off(&a)
+        finally:
+            self.leave()
 
     def reset(self):
-        self.check()
-        self.attempts(reset_attempt, self.ptr, -1, "reset")
+        self.enter()
+        try:
+            self.attempts(reset_attempt, self.ptr, -1, "reset")
+        finally:
+            self.leave()
 
     cdef int look(self, int *broken) except -1:
         cdef int rc
-        self.check()
-        self.busy += 1
+        self.enter()
         with nogil:
             rc = c.dsm_barrier_waiting(self.ptr, broken)
-        self.busy -= 1
+        self.leave()
         if rc < 0:
             raise self.failed(rc, "read")
         return rc
@@ -320,11 +340,12 @@ cdef class Barrier(SyncHandle):
         self.look(&broken)
         return broken == 1
 
-    cdef leave(self):
+    cdef int free(self) except -1:
         cdef c.dsm_barrier *ptr = self.ptr
         self.ptr = NULL
         with nogil:
             c.dsm_barrier_close(ptr)
+        return 0
 
 
 # ---- once ----
@@ -341,35 +362,40 @@ cdef class Once(SyncHandle):
     def __init__(self, Remote remote not None, spin=None):
         cdef int64_t spin_ns = nanoseconds(spin, "spin")
         cdef int rc
-        remote.check()
-        remote.busy += 1
+        self.once_only()
+        remote.enter()
         with nogil:
             rc = c.dsm_once_open(remote.ptr, spin_ns, &self.ptr)
-        remote.busy -= 1
+        remote.leave()
         if rc:
             raise remote.failed(rc, "attach")
         self.began(remote)
 
     def begin(self, timeout=None):
         cdef int rc
-        self.check()
-        rc = self.attempts(once_attempt, self.ptr, nanoseconds(timeout), "begin")
-        if rc == 0:
-            raise refused(c.DSM_ETIME, "another one still runs it; call again", "begin")
-        if rc == c.DSM_ONCE_RUN:
-            self.runner = get_ident()
-        return rc == c.DSM_ONCE_RUN
+        self.enter()
+        try:
+            rc = self.attempts(once_attempt, self.ptr, nanoseconds(timeout), "begin")
+            if rc == 0:
+                raise refused(c.DSM_ETIME, "another one still runs it; call again", "begin")
+            if rc == c.DSM_ONCE_RUN:
+                self.runner = get_ident()
+            return rc == c.DSM_ONCE_RUN
+        finally:
+            self.leave()
 
     def end(self, done=True):
-        cdef int rc, is_done = bool(done)
-        self.check()
-        self.runner = None
-        self.busy += 1
-        with nogil:
-            rc = c.dsm_once_end(self.ptr, is_done)
-        self.busy -= 1
-        if rc:
-            raise self.failed(rc, "end")
+        cdef int rc, is_done
+        self.enter()
+        try:
+            is_done = bool(done)
+            self.runner = None
+            with nogil:
+                rc = c.dsm_once_end(self.ptr, is_done)
+            if rc:
+                raise self.failed(rc, "end")
+        finally:
+            self.leave()
 
     def call(self, function, /, *args, **named):
         with self as first:
@@ -378,11 +404,10 @@ cdef class Once(SyncHandle):
     @property
     def done(self):
         cdef int rc
-        self.check()
-        self.busy += 1
+        self.enter()
         with nogil:
             rc = c.dsm_once_done(self.ptr)
-        self.busy -= 1
+        self.leave()
         if rc < 0:
             raise self.failed(rc, "read")
         return rc == 1
@@ -399,13 +424,15 @@ cdef class Once(SyncHandle):
         if self.runner == get_ident():
             self.end(kind is None)
 
-    def _refuse_busy(self):
-        SyncHandle._refuse_busy(self)
+    cdef int refuse_in_use(self) except -1:
+        Handle.refuse_in_use(self)
         if c.dsm_lock_held(c.dsm_once_lock(self.ptr)):
             raise refused(c.DSM_EBUSY, "it is being run; end that first", "close")
+        return 0
 
-    cdef leave(self):
+    cdef int free(self) except -1:
         cdef c.dsm_once *ptr = self.ptr
         self.ptr = NULL
         with nogil:
             c.dsm_once_close(ptr)
+        return 0

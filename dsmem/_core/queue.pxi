@@ -46,6 +46,8 @@ cdef class Slot:
     cdef int exports
 
     def __getbuffer__(self, Py_buffer *view, int flags):
+        if self.at == NULL:  # reached through a view that was released
+            raise refused(c.DSM_ECLOSED, "message")
         PyBuffer_FillInfo(view, self, self.at, self.length, self.readonly, flags)
         self.exports += 1
 
@@ -53,7 +55,7 @@ cdef class Slot:
         self.exports -= 1
 
 
-cdef class Queue:
+cdef class Queue(Handle):
     """See the stub."""
     cdef c.dsm_queue *ptr
     cdef object __weakref__
@@ -62,7 +64,6 @@ cdef class Queue:
     cdef c.dsm_queue_shape shape
     cdef bint near, producing, consuming
     cdef int64_t spin_ns
-    cdef int busy
     cdef PyThread_type_lock turn  # one thread at a time in calls that let others run: taking roles, producing from afar
     cdef Slot writing, reading
     cdef object writing_view, reading_view
@@ -75,57 +76,65 @@ cdef class Queue:
             raise MemoryError()
 
     def __dealloc__(self):
+        # Only what a subclass has not closed: memory of this process. The lane of a handle that was dropped stays taken
+        # until its process ends.
+        if self.watch_items:
+            c.dsm_watch_close(self.watch_items)
+        if self.watch_room:
+            c.dsm_watch_close(self.watch_room)
         if self.turn != NULL:
             PyThread_free_lock(self.turn)
 
     cdef int begin(self) except -1:
-        """Take the turn, without a call of Python where it is free; then the handle is open."""
+        """Take the turn, without a call of Python where it is free. The caller has entered."""
         cdef PyLockStatus got = PyThread_acquire_lock_timed(self.turn, 0, 0)
         while got != PY_LOCK_ACQUIRED:
             PyErr_CheckSignals()
             self.remote.check()  # in a child of fork() nobody is left to give it back
             with nogil:
                 got = PyThread_acquire_lock_timed(self.turn, SLICE_NS // 1000, 1)
-        if self.ptr == NULL:
-            PyThread_release_lock(self.turn)
-            self.check()
-        self.busy += 1
         return 0
 
     cdef void end(self) noexcept:
-        self.busy -= 1
         PyThread_release_lock(self.turn)
 
     def __init__(self, Remote remote not None, Region region=None, *, spin=None):
         cdef void *local = NULL
+        cdef int64_t spin_ns = SPIN_NS if spin is None else nanoseconds(spin, "spin")
         cdef int rc
+        if self.remote is not None:
+            raise refused(c.DSM_EINVAL, "the queue has been opened before")
         remote.check()
-        self.remote, self.region = remote, region
-        self.spin_ns = SPIN_NS if spin is None else nanoseconds(spin, "spin")
         if region is not None:
             region.check()
             local = c.dsm_region_data(region.ptr)
+            region.users += 1
+        remote.users += 1
+        self.remote, self.region, self.spin_ns = remote, region, spin_ns
         self.near = local != NULL or remote.near
         with nogil:
             rc = c.dsm_queue_open(remote.ptr, local, &self.ptr)
         if rc:
+            self.let_go()
             raise remote.failed(rc, "queue")
-        remote.exports += 1
-        if region is not None:
-            region.exports += 1
         c.dsm_queue_get_shape(self.ptr, &self.shape)
+        self.live = True
+
+    cdef int let_go(self) except -1:
+        """Of the memory."""
+        if self.region is not None:
+            self.region.users -= 1
+        return self.remote.drop_user()
+
+    cdef str noun(self):
+        return "queue"
 
     cdef object failed(self, int rc, str op):
         return self.remote.failed(rc, op)
 
-    cdef int check(self) except -1:
-        if self.ptr == NULL:
-            raise refused(c.DSM_ECLOSED, "queue")
-        return 0
-
     @property
     def closed(self):
-        return self.ptr == NULL
+        return not self.live
 
     @property
     def properties(self):
@@ -136,7 +145,14 @@ cdef class Queue:
 
     # -- roles --
 
-    cpdef produce(self):
+    def produce(self):
+        self.enter()
+        try:
+            self.take_lane()
+        finally:
+            self.leave()
+
+    cdef int take_lane(self) except -1:
         cdef int rc
         self.begin()
         with nogil:
@@ -146,8 +162,16 @@ cdef class Queue:
         self.end()
         if rc:
             raise self.failed(rc, "produce")
+        return 0
 
-    cpdef consume(self):
+    def consume(self):
+        self.enter()
+        try:
+            self.take_role()
+        finally:
+            self.leave()
+
+    cdef int take_role(self) except -1:
         cdef int rc
         self.begin()
         with nogil:
@@ -157,6 +181,7 @@ cdef class Queue:
         self.end()
         if rc:
             raise self.failed(rc, "consume")
+        return 0
 
     # -- waiting --
 
@@ -169,11 +194,9 @@ cdef class Queue:
                 left = min(<int64_t> (deadline - time.monotonic_ns()), <int64_t> SLICE_NS)
                 if left <= 0:
                     return 0
-            self.busy += 1
             with nogil:
                 rc = (c.dsm_queue_wait_item(self.ptr, left, spin) if items else
                       c.dsm_queue_wait_room(self.ptr, length, left, spin))
-            self.busy -= 1
             if not rc:
                 return 1
             if rc != -c.DSM_ETIME:
@@ -241,9 +264,12 @@ cdef class Queue:
         self.check()
         return c.dsm_queue_placed(self.ptr)
 
-    cpdef flush(self):
-        self.check()
-        self.send("flush")
+    def flush(self):
+        self.enter()
+        try:
+            self.send("flush")
+        finally:
+            self.leave()
 
     cdef int push(self, const void *p, uint64_t length, uint8_t kind, int64_t deadline, bint flush) except -1:
         """1, or 0 when there was no room until the deadline. What goes before is flushed before it waits."""
@@ -268,25 +294,34 @@ cdef class Queue:
             PyBuffer_Release(&view)
 
     def put(self, data, block=True, timeout=None):
-        if not self.producing:
-            self.produce()
-        self.check()
-        cdef int done = self.put_one(data, BYTES, -1 if block is True and timeout is None else
-                                     self.deadline(block, timeout), True)
-        if not done:
-            raise refused(c.DSM_EFULL, f"{self.shape.lane_bytes} bytes", "put")
+        cdef int64_t deadline
+        self.enter()
+        try:
+            deadline = -1 if block is True and timeout is None else self.deadline(block, timeout)
+            if not self.producing:
+                self.take_lane()
+            if not self.put_one(data, BYTES, deadline, True):
+                raise refused(c.DSM_EFULL, f"{self.shape.lane_bytes} bytes", "put")
+        finally:
+            self.leave()
 
     def put_nowait(self, data):
         self.put(data, False)
 
     def put_many(self, items, block=True, timeout=None):
-        cdef int64_t deadline = self.deadline(block, timeout)
+        cdef int64_t deadline
+        self.enter()
+        try:
+            deadline = self.deadline(block, timeout)
+            if not self.producing:
+                self.take_lane()
+            return (self.put_records(items, deadline) if isinstance(items, ndarray) else
+                    self.put_all(items, deadline))
+        finally:
+            self.leave()
+
+    cdef object put_all(self, items, int64_t deadline):
         cdef Py_ssize_t n = 0
-        if not self.producing:
-            self.produce()
-        self.check()
-        if isinstance(items, np.ndarray):
-            return self.put_records(items, deadline)
         try:
             for data in items:
                 if not self.put_one(data, BYTES, deadline, False):
@@ -317,18 +352,24 @@ cdef class Queue:
             PyBuffer_Release(&view)
 
     def reserve(self, length, block=True, timeout=None):
-        cdef int64_t deadline = self.deadline(block, timeout)
+        cdef int64_t deadline
         cdef uint64_t n
-        cdef void *at
-        cdef int rc
-        if not self.producing:
-            self.produce()
-        self.check()
+        self.enter()
         try:
-            n = length
-        except (OverflowError, TypeError):
-            raise refused(c.DSM_EINVAL, f"length={length!r}", "reserve") from None
-        rc = self.reserve_once(n, &at)
+            deadline = self.deadline(block, timeout)
+            try:
+                n = length
+            except (OverflowError, TypeError):
+                raise refused(c.DSM_EINVAL, f"length={length!r}", "reserve") from None
+            if not self.producing:
+                self.take_lane()
+            return self.reserve_view(n, deadline)
+        finally:
+            self.leave()
+
+    cdef object reserve_view(self, uint64_t n, int64_t deadline):
+        cdef void *at
+        cdef int rc = self.reserve_once(n, &at)
         while rc == -c.DSM_EFULL:
             if not deadline or not self.wait(False, n, deadline, "reserve"):
                 raise refused(c.DSM_EFULL, f"{self.shape.lane_bytes} bytes", "reserve")
@@ -346,30 +387,45 @@ cdef class Queue:
         self.writing = self.writing_view = None
         return 0
 
-    def commit(self, length=None, *, _kind=BYTES):
+    def commit(self, length=None, *, uint8_t _kind=BYTES):
+        self.enter()
+        try:
+            self.commit_view(length, _kind)
+        finally:
+            self.leave()
+
+    cdef int commit_view(self, object length, uint8_t kind) except -1:
         cdef int rc
-        self.check()
         cdef uint64_t n = 0
-        if self.writing is not None:
-            n = self.writing.length
-            if length is not None:
-                part = whole(length, 0, n)
-                if part is None:
-                    raise refused(c.DSM_EINVAL, f"{length!r} bytes of a reservation of {n}", "commit")
-                n = part
-        self.end_writing("commit")
+        if length is not None:
+            part = whole(length, 0)
+            if part is None or self.writing is None or part > self.writing.length:
+                most = 0 if self.writing is None else self.writing.length
+                raise refused(c.DSM_EINVAL, f"{length!r} bytes of a reservation of {most}", "commit")
         self.begin()
-        rc = c.dsm_queue_commit(self.ptr, n, _kind)
-        self.end()
-        if rc:
-            c.dsm_queue_cancel(self.ptr)
-            raise self.failed(rc, "commit")
-        self.send("commit")
+        try:
+            if self.writing is not None:
+                n = self.writing.length if length is None else part
+            self.end_writing("commit")
+            rc = c.dsm_queue_commit(self.ptr, n, kind)
+            if rc:
+                c.dsm_queue_cancel(self.ptr)
+                raise self.failed(rc, "commit")
+        finally:
+            self.end()
+        return self.send("commit")
 
     def cancel(self):
-        self.check()
-        self.end_writing("cancel")
-        c.dsm_queue_cancel(self.ptr)
+        self.enter()
+        try:
+            self.begin()
+            try:
+                self.end_writing("cancel")
+                c.dsm_queue_cancel(self.ptr)
+            finally:
+                self.end()
+        finally:
+            self.leave()
 
     # -- getting --
 
@@ -404,21 +460,31 @@ cdef class Queue:
 
     def get(self, block=True, timeout=None):
         cdef uint8_t kind
-        if not self.consuming:
-            self.consume()
-        self.check()
-        return self.get_one(&kind, -1 if block is True and timeout is None else self.deadline(block, timeout))
+        cdef int64_t deadline
+        self.enter()
+        try:
+            deadline = -1 if block is True and timeout is None else self.deadline(block, timeout)
+            if not self.consuming:
+                self.take_role()
+            return self.get_one(&kind, deadline)
+        finally:
+            self.leave()
 
     def get_nowait(self):
         return self.get(False)
 
     def _get_kind(self, block=True, timeout=None):
         cdef uint8_t kind
-        if not self.consuming:
-            self.consume()
-        self.check()
-        data = self.get_one(&kind, self.deadline(block, timeout))
-        return kind, data
+        cdef int64_t deadline
+        self.enter()
+        try:
+            deadline = self.deadline(block, timeout)
+            if not self.consuming:
+                self.take_role()
+            data = self.get_one(&kind, deadline)
+            return kind, data
+        finally:
+            self.leave()
 
     cdef list some(self, Py_ssize_t most):
         """Messages of one lane, taken together."""
@@ -447,21 +513,24 @@ cdef class Queue:
                 return out
 
     def get_many(self, n=None, block=True, timeout=None, *, out=None):
-        cdef int64_t deadline = self.deadline(block, timeout)
-        cdef Py_ssize_t most
-        cdef list got, more
-        if not self.consuming:
-            self.consume()
-        self.check()
-        if out is not None:
-            return self.get_records(out, deadline)
-        most = 1 << 30
-        if n is not None:
-            number = whole(n, 1)
-            if number is None:
-                raise refused(c.DSM_EINVAL, f"n={n!r}: at least 1", "get")
-            most = min(number, most)
-        got = self.some(most)
+        cdef int64_t deadline
+        cdef Py_ssize_t most = 1 << 30
+        self.enter()
+        try:
+            deadline = self.deadline(block, timeout)
+            if n is not None:
+                number = whole(n, 1)
+                if number is None:
+                    raise refused(c.DSM_EINVAL, f"n={n!r}: at least 1", "get")
+                most = min(number, most)
+            if not self.consuming:
+                self.take_role()
+            return self.get_records(out, deadline) if out is not None else self.get_up_to(most, deadline)
+        finally:
+            self.leave()
+
+    cdef list get_up_to(self, Py_ssize_t most, int64_t deadline):
+        cdef list got = self.some(most), more
         while not got:
             if not deadline or not self.wait(True, 0, deadline, "get"):
                 if self.watch_items:
@@ -482,7 +551,7 @@ cdef class Queue:
         cdef Py_buffer view
         cdef uint64_t n, each
         cdef int64_t rc
-        if not isinstance(array, np.ndarray) or not array.ndim or not array.size:
+        if not isinstance(array, ndarray) or not array.ndim or not array.size:
             raise refused(c.DSM_EINVAL, "out is an array whose rows are records", "get")
         n, each = array.shape[0], array.nbytes // array.shape[0]
         take(array, &view, True)
@@ -501,26 +570,38 @@ cdef class Queue:
             PyBuffer_Release(&view)
 
     def peek(self, block=True, timeout=None):
-        cdef int64_t deadline = self.deadline(block, timeout)
+        cdef int64_t deadline
+        self.enter()
+        try:
+            deadline = self.deadline(block, timeout)
+            if not self.consuming:
+                self.take_role()
+            if self.shape.flags & (c.DSM_QUEUE_MANY_CONSUMERS | c.DSM_QUEUE_DROP_OLDEST):
+                text = "others may take the message at any moment; get() copies it safely"
+                raise refused(c.DSM_EUNSUPPORTED, text, "peek")
+            return self.peek_view(deadline)
+        finally:
+            self.leave()
+
+    cdef object peek_view(self, int64_t deadline):
+        if self.reading is not None:  # all views of one message count in one slot
+            if not self.reading.exports:
+                self.reading_view = memoryview(self.reading)
+            return self.reading_view
+        cdef Slot slot = new_slot(self, NULL, 0, True)
         cdef const void *p
         cdef uint64_t length
         cdef uint8_t kind
-        cdef int rc
-        if not self.consuming:
-            self.consume()
-        self.check()
-        if self.shape.flags & (c.DSM_QUEUE_MANY_CONSUMERS | c.DSM_QUEUE_DROP_OLDEST):
-            text = "others may take the message at any moment; get() copies it safely"
-            raise refused(c.DSM_EUNSUPPORTED, text, "peek")
-        rc = c.dsm_queue_next(self.ptr, &p, &length, &kind)
+        cdef int rc = c.dsm_queue_next(self.ptr, &p, &length, &kind)
         while rc == -c.DSM_EEMPTY:
             if not deadline or not self.wait(True, 0, deadline, "peek"):
                 raise refused(c.DSM_EEMPTY, "", "peek")
             rc = c.dsm_queue_next(self.ptr, &p, &length, &kind)
         if rc:
             raise self.failed(rc, "peek")
-        self.reading = new_slot(self, <void *> p, length, True)
-        self.reading_view = memoryview(self.reading)
+        slot.at, slot.length = <void *> p, length
+        self.reading = slot
+        self.reading_view = memoryview(slot)
         return self.reading_view
 
     def release(self):
@@ -557,57 +638,72 @@ cdef class Queue:
         return self.count().bytes + self.shape.max_message + 16 > self.shape.lane_bytes
 
     def shutdown(self, immediate=False):
-        cdef int rc, now = bool(immediate)
-        self.check()
-        self.busy += 1
-        with nogil:
-            rc = c.dsm_queue_shutdown(self.ptr, now)
-        self.busy -= 1
-        if rc:
-            raise self.failed(rc, "shutdown")
+        cdef int rc, now
+        self.enter()
+        try:
+            now = bool(immediate)
+            with nogil:
+                rc = c.dsm_queue_shutdown(self.ptr, now)
+            if rc:
+                raise self.failed(rc, "shutdown")
+        finally:
+            self.leave()
 
     # -- file descriptors --
 
     def fileno(self):
-        if not self.consuming:
-            self.consume()
-        self.check()
-        if not self.watch_items:
-            open_watch(self, &self.watch_items)
-            c.dsm_watch_arm(self.watch_items, 0)
-        return c.dsm_watch_fd(self.watch_items)
+        self.enter()
+        try:
+            if not self.consuming:
+                self.take_role()
+            if not self.watch_items:
+                open_watch(self, &self.watch_items)
+                c.dsm_watch_arm(self.watch_items, 0)
+            return c.dsm_watch_fd(self.watch_items)
+        finally:
+            self.leave()
 
     def _arm_items(self):
         self.check()
-        c.dsm_watch_arm(self.watch_items, 0)
+        if self.watch_items:
+            c.dsm_watch_arm(self.watch_items, 0)
 
     def _arm_room(self, length):
-        if not self.producing:
-            self.produce()
-        self.check()
-        if not self.watch_room:
-            open_watch(self, &self.watch_room)
-        c.dsm_watch_arm(self.watch_room, max(<uint64_t> 1, <uint64_t> length))
-        return c.dsm_watch_fd(self.watch_room)
+        cdef uint64_t n
+        self.enter()
+        try:
+            n = length
+            if not self.producing:
+                self.take_lane()
+            if not self.watch_room:
+                open_watch(self, &self.watch_room)
+            c.dsm_watch_arm(self.watch_room, max(<uint64_t> 1, n))
+            return c.dsm_watch_fd(self.watch_room)
+        finally:
+            self.leave()
 
     # -- the end --
 
     cpdef close(self):
-        cdef c.dsm_queue *ptr = self.ptr
-        cdef c.dsm_watch *items = self.watch_items
-        cdef c.dsm_watch *room = self.watch_room
-        # In a cycle the context may be finalized first, and the memory went with it.
-        cdef bint reachable = self.remote.context is None or self.remote.context.ptr != NULL
-        cdef int rc = 0
-        if ptr == NULL:
+        if not self.live:
             return
-        if self.busy:
-            raise refused(c.DSM_EBUSY, f"{self.busy} calls are under way in other threads", "close")
+        self.refuse_in_use()
         if self.writing is not None:
             end_view(self.writing, self.writing_view, "close")
         if self.reading is not None:
             end_view(self.reading, self.reading_view, "close")
         self.writing = self.writing_view = self.reading = self.reading_view = None
+        self.free()
+
+    cdef int free(self) except -1:
+        cdef c.dsm_queue *ptr = self.ptr
+        cdef c.dsm_watch *items = self.watch_items
+        cdef c.dsm_watch *room = self.watch_room
+        # In a cycle the context may be finalized first, and the memory went with it.
+        cdef bint reachable = self.remote.ptr != NULL and (self.remote.context is None or
+                                                           self.remote.context.ptr != NULL)
+        cdef int rc = 0
+        self.live = False
         self.ptr, self.watch_items, self.watch_room = NULL, NULL, NULL
         with nogil:
             if items:
@@ -616,19 +712,11 @@ cdef class Queue:
                 c.dsm_watch_close(room)
             if reachable:
                 rc = c.dsm_queue_close(ptr)
-        self.remote.exports -= 1
-        if self.region is not None:
-            self.region.exports -= 1
-        if rc:
-            raise self.failed(rc, "close")
-
-    def __dealloc__(self):
-        # Only what a subclass has not closed: memory of this process. The lane of a handle that was dropped stays taken
-        # until its process ends.
-        if self.watch_items:
-            c.dsm_watch_close(self.watch_items)
-        if self.watch_room:
-            c.dsm_watch_close(self.watch_room)
+        error = self.failed(rc, "close") if rc else None
+        self.let_go()
+        if error is not None:
+            raise error
+        return 0
 
 
 cdef Slot new_slot(owner, void *at, uint64_t length, bint readonly):
@@ -638,13 +726,14 @@ cdef Slot new_slot(owner, void *at, uint64_t length, bint readonly):
 
 
 cdef int end_view(Slot slot, view, str op) except -1:
-    """The memory is about to belong to somebody else: no view of it may be left. May be tried again."""
+    """The memory is about to belong to somebody else: no view of it may be left, or be made. May be tried again."""
     try:
         view.release()
     except BufferError:
         pass
     if slot.exports:
         raise refused(c.DSM_EBUSY, "an array or memoryview of the message is left; drop it first", op)
+    slot.at = NULL
     return 0
 
 

@@ -1,14 +1,13 @@
 # Included by _core.pyx: Region.
 
 @cython.final
-cdef class Region:
+cdef class Region(Handle):
     """See the stub."""
     cdef c.dsm_region *ptr
     cdef object __weakref__
     cdef readonly Context context
     cdef readonly uint64_t nbytes
     cdef readonly object access
-    cdef uint32_t exports
     cdef object kind, shape
     cdef bint registered
     cdef Py_buffer source
@@ -17,9 +16,12 @@ cdef class Region:
         raise TypeError("made by Context.allocate, .empty and .register")
 
     cdef int check(self) except -1:
-        if self.ptr == NULL:
-            raise refused(c.DSM_ECLOSED, "region")
+        if not self.live:
+            self.refuse_closed()
         return self.context.check()
+
+    cdef str noun(self):
+        return "region"
 
     @property
     def closed(self):
@@ -33,13 +35,16 @@ cdef class Region:
         return Descriptor(PyBytes_FromStringAndSize(<char *> raw, n))
 
     def array(self, dtype=None):
-        self.check()
-        if dtype is None:
-            return np.frombuffer(self, self.kind).reshape(self.shape if self.shape is not None else -1)
-        kind = np.dtype(dtype)
-        if kind.hasobject or not kind.itemsize or self.nbytes % kind.itemsize:
-            raise refused(c.DSM_EINVAL, f"{self.nbytes} bytes are no array of {kind}")
-        return np.frombuffer(self, kind)
+        self.enter()
+        try:
+            if dtype is None:
+                return np.frombuffer(self, self.kind).reshape(self.shape if self.shape is not None else -1)
+            kind = np.dtype(dtype)
+            if kind.hasobject or not kind.itemsize or self.nbytes % kind.itemsize:
+                raise refused(c.DSM_EINVAL, f"{self.nbytes} bytes are no array of {kind}")
+            return np.frombuffer(self, kind)
+        finally:
+            self.leave()
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         self.check()
@@ -55,21 +60,28 @@ cdef class Region:
     def __dlpack_device__(self):
         return (1, 0)
 
-    def _refuse_busy(self):
-        if self.exports:
-            raise refused(c.DSM_EBUSY, f"the region has {self.exports} views (arrays or memoryviews)", "close")
-
     def close(self):
-        if self.ptr == NULL:
-            return
-        self._refuse_busy()
+        if self.live:
+            self.refuse_in_use()
+            self.free()
+
+    cdef int free(self) except -1:
         cdef c.dsm_region *ptr = self.ptr
-        self.ptr = NULL
+        if ptr == NULL:
+            return 0
+        self.live, self.ptr = False, NULL
+        self.context.uses += 1  # its core outlives the call
         with nogil:
             c.dsm_region_close(ptr)
+        self.context.uses -= 1
+        self.context.forget(self)
+        self.release_source()
+        return 0
+
+    cdef void release_source(self) noexcept:
         if self.registered:
+            self.registered = False
             PyBuffer_Release(&self.source)
-        self.context.children.discard(self)
 
     def __enter__(self):
         self.check()
@@ -79,11 +91,15 @@ cdef class Region:
         self.close()
 
     def __del__(self):
-        if self.ptr != NULL and self.context.ptr == NULL:
-            self.ptr = NULL  # in a cycle the context may be finalized first, and does not find its children then
-        if self.ptr != NULL and not self.exports:  # what uses it may be finalized after it
+        if self.context is None or self.context.ptr == NULL:
+            self.live, self.ptr = False, NULL  # in a cycle the context may be finalized first, and does not find it
+        if self.live and not self.exports and not self.users:  # what uses it may be finalized after it
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
             self.close()
+
+    def __dealloc__(self):
+        if self.ptr == NULL:
+            self.release_source()
 
     def __len__(self):
         return self.nbytes
@@ -93,17 +109,18 @@ cdef class Region:
 
 
 cdef object new_region(Context context, c.dsm_region *ptr, str kind, object shape):
-    cdef Region r = Region.__new__(Region)
-    r.ptr = ptr
-    r.context = context
-    r.nbytes = c.dsm_region_nbytes(ptr)
-    r.access = letters(c.dsm_region_access(ptr))
-    r.kind, r.shape = kind, shape
+    """The caller has entered the context."""
+    cdef Region r
     try:
-        context.children.add(r)
-    except BaseException:  # Ctrl-C: what the context does not know of must not outlive it
-        r.ptr = NULL
+        r = Region.__new__(Region)
+        r.nbytes = c.dsm_region_nbytes(ptr)
+        r.access = letters(c.dsm_region_access(ptr))
+        r.kind, r.shape = kind, shape
+        r.context = context
+        context.adopt(r)
+    except BaseException:  # no memory left
         with nogil:
             c.dsm_region_close(ptr)
         raise
+    r.ptr, r.live = ptr, True
     return r

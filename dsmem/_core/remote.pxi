@@ -1,18 +1,16 @@
 # Included by _core.pyx: Remote, and Pending, the op behind what its asynchronous methods return.
 
 @cython.final
-cdef class Remote:
+cdef class Remote(Handle):
     """See the stub."""
     cdef c.dsm_remote *ptr
     cdef bint near, mapped  # mapped: a file, of no context
-    cdef int busy    # ops under way without the GIL
     cdef readonly uint64_t nbytes
     cdef object __weakref__
     cdef readonly Context context
     cdef readonly str access
     cdef readonly str peer
     cdef readonly str address
-    cdef uint32_t exports
     cdef bint parting   # it is closed with its last view
 
     def __init__(self):
@@ -22,9 +20,12 @@ cdef class Remote:
         return failure(rc, op, self.peer, None if self.context is None else self.context.device)
 
     cdef int check(self) except -1:
-        if self.ptr == NULL:
-            raise refused(c.DSM_ECLOSED, "remote")
+        if not self.live:
+            self.refuse_closed()
         return 0 if self.context is None else self.context.check()
+
+    cdef str noun(self):
+        return "remote"
 
     @property
     def closed(self):
@@ -37,11 +38,14 @@ cdef class Remote:
         return self.near
 
     def array(self, dtype="u1"):
-        self.check()
-        kind = np.dtype(dtype)
-        if kind.hasobject or not kind.itemsize or self.nbytes % kind.itemsize:
-            raise refused(c.DSM_EINVAL, f"{self.nbytes} bytes are no array of {kind}")
-        return np.frombuffer(self, kind)
+        self.enter()
+        try:
+            kind = np.dtype(dtype)
+            if kind.hasobject or not kind.itemsize or self.nbytes % kind.itemsize:
+                raise refused(c.DSM_EINVAL, f"{self.nbytes} bytes are no array of {kind}")
+            return np.frombuffer(self, kind)
+        finally:
+            self.leave()
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         self.check()
@@ -54,192 +58,244 @@ cdef class Remote:
 
     def __releasebuffer__(self, Py_buffer *view):
         self.exports -= 1
-        if self.parting and not self.exports and not self.busy:
-            self.close()
+        self.close_if_parting()
+
+    # -- local or remote: the one place that chooses, for copies and atomics; the remote is in use --
+
+    @cython.final
+    cdef inline int move(self, bint reads, uint64_t at, void *local, uint64_t n, int64_t ns) noexcept:
+        cdef int rc
+        if self.near and n <= NOGIL_FROM:
+            return c.dsm_read(self.ptr, at, local, n, ns) if reads else c.dsm_write(self.ptr, at, local, n, ns)
+        with nogil:
+            rc = c.dsm_read(self.ptr, at, local, n, ns) if reads else c.dsm_write(self.ptr, at, local, n, ns)
+        return rc
+
+    @cython.final
+    cdef inline int move_many(self, bint reads, uint64_t *at, size_t n, void *local, uint64_t each,
+                              int64_t ns) noexcept:
+        cdef int rc
+        if self.near and n * each <= NOGIL_FROM:
+            return (c.dsm_read_many(self.ptr, at, n, local, each, ns) if reads else
+                    c.dsm_write_many(self.ptr, at, n, local, each, ns))
+        with nogil:
+            rc = (c.dsm_read_many(self.ptr, at, n, local, each, ns) if reads else
+                  c.dsm_write_many(self.ptr, at, n, local, each, ns))
+        return rc
+
+    @cython.final
+    cdef inline int add(self, uint64_t at, uint64_t value, uint64_t *old, int64_t ns) noexcept:
+        cdef int rc
+        if self.near:
+            return c.dsm_fetch_add(self.ptr, at, value, old, ns)
+        with nogil:
+            rc = c.dsm_fetch_add(self.ptr, at, value, old, ns)
+        return rc
+
+    @cython.final
+    cdef inline int swap(self, uint64_t at, uint64_t expected, uint64_t desired, uint64_t *old, int64_t ns) noexcept:
+        cdef int rc
+        if self.near:
+            return c.dsm_compare_swap(self.ptr, at, expected, desired, old, ns)
+        with nogil:
+            rc = c.dsm_compare_swap(self.ptr, at, expected, desired, old, ns)
+        return rc
+
+    # -- ops --
 
     def read(self, offset, out, timeout=None):
-        cdef Py_buffer view
-        cdef int rc
-        cdef uint64_t at = offset_of(offset)
-        cdef int64_t ns = -1 if timeout is None else nanoseconds(timeout)
-        take(out, &view, True)
-        if self.ptr == NULL:  # not before: taking a buffer may run a program of its own, or let another thread run
-            PyBuffer_Release(&view)
-            self.check()
-        if self.near and view.len <= NOGIL_FROM:
-            rc = c.dsm_read(self.ptr, at, view.buf, view.len, ns)
-        else:
-            self.busy += 1
-            with nogil:
-                rc = c.dsm_read(self.ptr, at, view.buf, view.len, ns)
-            self.busy -= 1
-        PyBuffer_Release(&view)
-        if rc:
-            raise self.failed(rc, "read")
+        self.enter()
+        try:
+            self.transfer(True, offset, out, timeout)
+        finally:
+            self.leave()
 
     def write(self, offset, data, timeout=None):
+        self.enter()
+        try:
+            self.transfer(False, offset, data, timeout)
+        finally:
+            self.leave()
+
+    @cython.final
+    cdef inline int transfer(self, bint reads, object offset, object local, object timeout) except -1:
         cdef Py_buffer view
         cdef int rc
         cdef uint64_t at = offset_of(offset)
         cdef int64_t ns = -1 if timeout is None else nanoseconds(timeout)
-        take(data, &view, False)
-        if self.ptr == NULL:
-            PyBuffer_Release(&view)
-            self.check()
-        if self.near and view.len <= NOGIL_FROM:
-            rc = c.dsm_write(self.ptr, at, view.buf, view.len, ns)
-        else:
-            self.busy += 1
-            with nogil:
-                rc = c.dsm_write(self.ptr, at, view.buf, view.len, ns)
-            self.busy -= 1
+        take(local, &view, reads)
+        rc = self.move(reads, at, view.buf, view.len, ns)
         PyBuffer_Release(&view)
         if rc:
-            raise self.failed(rc, "write")
+            raise self.failed(rc, "read" if reads else "write")
+        return 0
 
     def fetch_add(self, offset, value, timeout=None):
-        cdef uint64_t old = 0, at = offset_of(offset), add = word(value, "value")
-        cdef int64_t ns = -1 if timeout is None else nanoseconds(timeout)
+        cdef uint64_t old = 0, at, add
+        cdef int64_t ns
         cdef int rc
-        if self.ptr == NULL:
-            self.check()
-        if self.near:
-            rc = c.dsm_fetch_add(self.ptr, at, add, &old, ns)
-        else:
-            self.busy += 1
-            with nogil:
-                rc = c.dsm_fetch_add(self.ptr, at, add, &old, ns)
-            self.busy -= 1
-        if rc:
-            raise self.failed(rc, "fetch_add")
-        return old
+        self.enter()
+        try:
+            at, add = offset_of(offset), word(value, "value")
+            ns = -1 if timeout is None else nanoseconds(timeout)
+            rc = self.add(at, add, &old, ns)
+            if rc:
+                raise self.failed(rc, "fetch_add")
+            return old
+        finally:
+            self.leave()
 
     def compare_swap(self, offset, expected, desired, timeout=None):
-        cdef uint64_t old = 0, at = offset_of(offset), e = word(expected, "expected"), d = word(desired, "desired")
-        cdef int64_t ns = -1 if timeout is None else nanoseconds(timeout)
+        cdef uint64_t old = 0, at, e, d
+        cdef int64_t ns
         cdef int rc
-        if self.ptr == NULL:
-            self.check()
-        if self.near:
-            rc = c.dsm_compare_swap(self.ptr, at, e, d, &old, ns)
-        else:
-            self.busy += 1
-            with nogil:
-                rc = c.dsm_compare_swap(self.ptr, at, e, d, &old, ns)
-            self.busy -= 1
-        if rc:
-            raise self.failed(rc, "compare_swap")
-        return old
+        self.enter()
+        try:
+            at, e, d = offset_of(offset), word(expected, "expected"), word(desired, "desired")
+            ns = -1 if timeout is None else nanoseconds(timeout)
+            rc = self.swap(at, e, d, &old, ns)
+            if rc:
+                raise self.failed(rc, "compare_swap")
+            return old
+        finally:
+            self.leave()
 
-    cdef many(self, object offsets, object local, object timeout, bint reads):
+    cdef int many(self, object offsets, object local, object timeout, bint reads) except -1:
         cdef Py_buffer where, view
         cdef size_t n, each
-        cdef int rc
+        cdef int rc = 0
         cdef int64_t ns = -1 if timeout is None else nanoseconds(timeout)
         cdef str name = "read_many" if reads else "write_many"
-        if not isinstance(offsets, np.ndarray) or offsets.dtype != UINT64:
+        if not isinstance(offsets, ndarray) or offsets.dtype != UINT64:
             offsets = as_offsets(offsets)
         take(offsets, &where, False)
         try:
             take(local, &view, reads)
-            if self.ptr == NULL:
-                PyBuffer_Release(&view)
-                self.check()
             n = where.len // 8
             each = view.len // n if n else 0
             if n * each != <size_t> view.len or (n and not each):
                 PyBuffer_Release(&view)
                 raise refused(c.DSM_EINVAL, f"{view.len} bytes do not divide into {n} equal pieces", name)
-            if not n:
-                rc = 0
-            elif self.near and view.len <= NOGIL_FROM:
-                rc = (c.dsm_read_many(self.ptr, <uint64_t *> where.buf, n, view.buf, each, ns) if reads else
-                      c.dsm_write_many(self.ptr, <uint64_t *> where.buf, n, view.buf, each, ns))
-            else:
-                self.busy += 1
-                with nogil:
-                    if reads:
-                        rc = c.dsm_read_many(self.ptr, <uint64_t *> where.buf, n, view.buf, each, ns)
-                    else:
-                        rc = c.dsm_write_many(self.ptr, <uint64_t *> where.buf, n, view.buf, each, ns)
-                self.busy -= 1
+            if n:
+                rc = self.move_many(reads, <uint64_t *> where.buf, n, view.buf, each, ns)
             PyBuffer_Release(&view)
         finally:
             PyBuffer_Release(&where)
         if rc:
             raise self.failed(rc, name)
+        return 0
 
     def read_many(self, offsets, out, timeout=None):
-        self.many(offsets, out, timeout, True)
+        self.enter()
+        try:
+            self.many(offsets, out, timeout, True)
+        finally:
+            self.leave()
 
     def write_many(self, offsets, data, timeout=None):
-        self.many(offsets, data, timeout, False)
+        self.enter()
+        try:
+            self.many(offsets, data, timeout, False)
+        finally:
+            self.leave()
 
     # -- asyncio --
 
     def read_async(self, offset, out):
         if self.context is None:
             return settled(self.read(offset, out))
-        cdef Pending p = Pending(self, "read")
-        p.hold(c.DSM_OP_READ, offset_of(offset), out)
-        return self.context.submit(p)
+        self.enter()
+        try:
+            return self.context.submit(self.copying(c.DSM_OP_READ, "read", offset, out))
+        finally:
+            self.leave()
 
     def write_async(self, offset, data):
         if self.context is None:
             return settled(self.write(offset, data))
-        cdef Pending p = Pending(self, "write")
-        p.hold(c.DSM_OP_WRITE, offset_of(offset), data)
-        return self.context.submit(p)
+        self.enter()
+        try:
+            return self.context.submit(self.copying(c.DSM_OP_WRITE, "write", offset, data))
+        finally:
+            self.leave()
+
+    cdef Pending copying(self, int code, str name, object offset, object local):
+        cdef uint64_t at = offset_of(offset)
+        cdef Pending p = Pending(self, name)
+        p.hold(code, at, local)
+        return p
 
     def fetch_add_async(self, offset, value):
+        cdef Pending p
         if self.context is None:
             return settled(self.fetch_add(offset, value))
-        cdef Pending p = Pending(self, "fetch_add")
-        p.atomic(c.DSM_OP_FETCH_ADD, offset_of(offset), word(value, "value"), 0)
-        return self.context.submit(p)
+        self.enter()
+        try:
+            p = Pending(self, "fetch_add")
+            p.atomic(c.DSM_OP_FETCH_ADD, offset_of(offset), word(value, "value"), 0)
+            return self.context.submit(p)
+        finally:
+            self.leave()
 
     def compare_swap_async(self, offset, expected, desired):
+        cdef Pending p
         if self.context is None:
             return settled(self.compare_swap(offset, expected, desired))
-        cdef Pending p = Pending(self, "compare_swap")
-        p.atomic(c.DSM_OP_COMPARE_SWAP, offset_of(offset), word(expected, "expected"), word(desired, "desired"))
-        return self.context.submit(p)
+        self.enter()
+        try:
+            p = Pending(self, "compare_swap")
+            p.atomic(c.DSM_OP_COMPARE_SWAP, offset_of(offset), word(expected, "expected"), word(desired, "desired"))
+            return self.context.submit(p)
+        finally:
+            self.leave()
 
     # -- the end --
 
-    def _refuse_busy(self):
-        if self.busy:
-            raise refused(c.DSM_EBUSY, f"{self.busy} calls are under way in other threads", "close")
-        if self.exports:
-            raise refused(c.DSM_EBUSY, f"the remote has {self.exports} views (arrays, memoryviews) or handles", "close")
-
     def close(self):
-        cdef int rc
         self._forget()
-        if self.ptr == NULL:
-            return
-        self._refuse_busy()
+        if self.live:
+            self.refuse_in_use()
+            self.free()
+
+    cdef int free(self) except -1:
         cdef c.dsm_remote *ptr = self.ptr
-        self.ptr = NULL  # nobody begins an op now
+        cdef bint was = self.live
+        cdef int rc
+        if ptr == NULL:
+            return 0
+        self.live, self.ptr = False, NULL  # nobody begins an op now
+        if self.context is not None:
+            self.context.uses += 1  # its core outlives the call
         with nogil:
             rc = c.dsm_remote_close(ptr)
+        if self.context is not None:
+            self.context.uses -= 1
         if rc:
-            self.ptr = ptr
+            self.live, self.ptr = was, ptr
             raise self.failed(rc, "close")
         if self.context is not None:
-            self.context.children.discard(self)
+            self.context.forget(self)
+        return 0
+
+    cdef int drop_user(self) except -1:
+        """A handle that stands on it has been closed."""
+        self.users -= 1
+        self.close_if_parting()
+        return 0
+
+    cdef int close_if_parting(self) except -1:
+        if self.parting and self.live and not (self.exports or self.uses or self.users):
+            self.free()
+        return 0
 
     cdef _forget(self):
         """In a cycle the context may be finalized first, and does not find its children then."""
         if self.context is not None and self.context.ptr == NULL:
-            self.ptr = NULL
+            self.live, self.ptr = False, NULL
 
     def part(self):
-        if self.ptr == NULL:
-            return
         self.parting = True
-        if not self.exports and not self.busy:
-            self.close()
+        self.close_if_parting()
 
     def __enter__(self):
         self.check()
@@ -250,7 +306,7 @@ cdef class Remote:
 
     def __del__(self):
         self._forget()
-        if self.ptr != NULL and not self.exports:  # what uses it may be finalized after it
+        if self.live and not self.exports and not self.users:  # what uses it may be finalized after it
             if not self.parting:
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
             self.close()
@@ -267,25 +323,26 @@ cdef class Remote:
 
 
 cdef object new_remote(Context context, c.dsm_remote *ptr):
-    cdef Remote r = Remote.__new__(Remote)
+    """The caller has entered the context, or there is none."""
+    cdef Remote r
     cdef uint8_t node[16]
-    c.dsm_remote_node(ptr, node)
-    r.ptr = ptr
-    r.context = context
-    r.mapped = context is None
-    r.near = c.dsm_remote_near(ptr) != NULL
-    r.nbytes = c.dsm_remote_nbytes(ptr)
-    r.access = letters(c.dsm_remote_access(ptr))
-    r.peer = (<char *> node)[:16].hex()
-    r.address = c.dsm_remote_address(ptr).decode()
-    if context is not None:
-        try:
-            context.children.add(r)
-        except BaseException:  # Ctrl-C: what the context does not know of must not outlive it
-            r.ptr = NULL
-            with nogil:
-                c.dsm_remote_close(ptr)
-            raise
+    try:
+        r = Remote.__new__(Remote)
+        c.dsm_remote_node(ptr, node)
+        r.mapped = context is None
+        r.near = c.dsm_remote_near(ptr) != NULL
+        r.nbytes = c.dsm_remote_nbytes(ptr)
+        r.access = letters(c.dsm_remote_access(ptr))
+        r.peer = (<char *> node)[:16].hex()
+        r.address = c.dsm_remote_address(ptr).decode()
+        r.context = context
+        if context is not None:
+            context.adopt(r)
+    except BaseException:  # no memory left
+        with nogil:
+            c.dsm_remote_close(ptr)
+        raise
+    r.ptr, r.live = ptr, True
     return r
 
 
@@ -307,9 +364,10 @@ def map_file(int fd, nbytes, access="rwa"):
 
 def object_type(Remote remote not None):
     cdef int rc
-    remote.check()
+    remote.enter()
     with nogil:
         rc = c.dsm_object_type(remote.ptr)
+    remote.leave()
     if rc < 0:
         raise remote.failed(rc, "attach")
     return c.dsm_type_name(rc).decode()

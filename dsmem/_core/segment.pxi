@@ -30,7 +30,7 @@ cdef class SegmentLayout:
         cdef Py_buffer view
         cdef int rc
         take(memory, &view, True)
-        if <uint64_t> view.len < self.nbytes:
+        if not self.nbytes or <uint64_t> view.len < self.nbytes:
             PyBuffer_Release(&view)
             raise refused(c.DSM_EINVAL, f"{view.len} bytes for a segment of {self.nbytes}")
         rc = c.dsm_segment_format(view.buf, self.nbytes, &self.s)
@@ -47,16 +47,16 @@ cdef uint64_t count_of(object n, str what) except? 0xdead:
 
 
 @cython.auto_pickle(False)
-cdef class SegmentCore:
+cdef class SegmentCore(Handle):
     """See the stub.
 
     locate() finds where an index lies if it is one piece, which an int, a slice without a step and a tuple of ints are:
     that moves in one copy. For the rest NumPy says where the pieces lie.
     """
     cdef c.dsm_segment s
-    cdef Remote remote
+    cdef Remote remote              # counts the segment as a user
     cdef Region region              # where this process owns memory that is not near
-    cdef list old                   # remotes that views still hold, from before the segment grew
+    cdef list old                   # remotes that views or calls still hold, from before the segment grew
     cdef readonly object dtype
     cdef readonly bint readonly
     cdef bint near, is_word, is_signed
@@ -64,65 +64,107 @@ cdef class SegmentCore:
     cdef object cell                # an element of this process's own, to make scalars of bytes
     cdef Py_buffer cell_view
 
+    def __del__(self):
+        if self.live:  # its memory says that it was not closed
+            self.live = False
+            for remote in (*self.old, self.remote):
+                (<Remote> remote).drop_user()
+
     def __dealloc__(self):
         if self.cell is not None:
             PyBuffer_Release(&self.cell_view)
 
     cdef int check(self) except -1:
-        if self.remote is None:
-            raise refused(c.DSM_ECLOSED, "segment")
+        if not self.live:
+            self.refuse_closed()
         return self.remote.check()
+
+    cdef str noun(self):
+        return "segment"
+
+    cdef str dependents(self):
+        return "writing() blocks"
 
     # -- attach --
 
     def _bind(self, Remote remote not None, Region region, bint readonly, parse):
-        cdef int rc
-        remote.check()
+        cdef int rc, i
+        if self.remote is not None:
+            raise refused(c.DSM_EINVAL, "the segment has been opened before")
+        remote.enter()
         with nogil:
             rc = c.dsm_segment_open(remote.ptr, &self.s)
+        remote.leave()
         if rc < 0:
             raise remote.failed(rc, "attach")
-        self.dtype = parse(self.s.dtype[:self.s.dtype_length])
-        if self.dtype.itemsize != self.s.itemsize:
-            raise errors.CorruptError(f"dtype {self.dtype} of {self.s.itemsize} bytes")
-        self.region, self.readonly = region, readonly
-        self.is_word = self.dtype.kind in "iu" and self.dtype.itemsize == 8 and self.dtype.isnative
-        self.is_signed = self.dtype.kind == "i"
-        self.cell = np.zeros((), self.dtype)
-        take(self.cell.reshape(1).view("u1"), &self.cell_view, True)
+        dtype = parse(self.s.dtype[:self.s.dtype_length])
+        if dtype.itemsize != self.s.itemsize:
+            raise errors.CorruptError(f"dtype {dtype} of {self.s.itemsize} bytes")
+        cell = np.zeros((), dtype)
+        take(cell.reshape(1).view("u1"), &self.cell_view, True)
+        self.cell, self.dtype, self.region, self.readonly = cell, dtype, region, readonly
+        self.is_word = dtype.kind in "iu" and dtype.itemsize == 8 and dtype.isnative
+        self.is_signed = dtype.kind == "i"
         self.strides[self.s.axes] = self.s.itemsize
-        cdef int i
         for i in range(<int> self.s.axes - 1, -1, -1):
             self.strides[i] = self.strides[i + 1] * (1 if i + 1 == <int> self.s.axes else self.s.shape[i + 1])
         self.old = []
-        self._use(remote)
+        remote.check()
+        remote.users += 1
+        self.remote, self.near, self.live = remote, remote.near, True
         if rc:
             self._reach()
 
-    def _use(self, Remote remote not None):
-        """From now on through this remote; the one before is closed when nothing uses it any more."""
-        if self.remote is not None:
-            self.old.append(self.remote)
+    cdef int use(self, object memory) except -1:
+        """From now on this memory, by whatever thread; the one before is closed when nothing uses it any more."""
+        cdef Remote remote = memory.remote
+        remote.check()
+        remote.users += 1
+        self.old.append(self.remote)
         self.remote, self.near = remote, remote.near
-        try:
-            self._close_old()
-        except errors.BusyError:
-            pass
+        self._memory = memory
+        return self.close_old()
 
-    def _close_old(self):
+    cdef int close_old(self) except -1:
+        cdef Remote remote
         for remote in list(self.old):
-            remote.close()
+            if remote.uses or remote.exports:
+                continue
             self.old.remove(remote)
+            remote.users -= 1
+            remote.close()
+        return 0
 
-    def _part(self):
-        """The handle is closed; the memory goes with the last view of it."""
-        for remote in self.old:
+    cdef int refuse_in_use(self) except -1:
+        cdef Remote remote
+        Handle.refuse_in_use(self)
+        for remote in (*self.old, self.remote):
+            if remote.exports:
+                text = f"the segment has {remote.exports} views (arrays or memoryviews); drop them first"
+                raise refused(c.DSM_EBUSY, text, "close")
+        return 0
+
+    def _close(self, bint part=False):
+        """The handle alone; its memory is the caller's to close, but for what it had before it grew.
+
+        part: views and a writer's turn may be left; the memory goes with the last of them.
+        """
+        cdef Remote remote
+        if not self.live:
+            return
+        if self.uses or not part:
+            self.refuse_in_use()
+        self.live = False
+        old, self.old = self.old, []
+        self.remote.users -= 1
+        for remote in old:
+            remote.users -= 1
+        for remote in old:
             remote.part()
-        self.old, self.remote = [], None
 
     @property
-    def _parted(self):
-        return self.remote is None
+    def _is_open(self):
+        return self.live
 
     def _nbytes_for(self, rows):
         return self.s.data + rows * <object> self.s.row_bytes
@@ -132,30 +174,36 @@ cdef class SegmentCore:
 
         Each turn maps more than the one before, and _grown refuses a file that is shorter than its rows.
         """
+        self.enter()
+        try:
+            self.reach()
+        finally:
+            self.leave()
+
+    cdef int reach(self) except -1:
         cdef uint64_t rows = 0
         cdef int rc
-        self.check()
+        cdef Remote remote
         while True:
-            self.remote.busy += 1
+            remote = self.remote  # another thread may put a longer one in its place meanwhile
+            remote.enter()
             with nogil:
-                rc = c.dsm_segment_rows(self.remote.ptr, &self.s, &rows)
-            self.remote.busy -= 1
+                rc = c.dsm_segment_rows(remote.ptr, &self.s, &rows)
+            remote.leave()
             if rc < 0:
-                raise self.remote.failed(rc, "attach")
+                raise remote.failed(rc, "attach")
             if rc == 0:
                 self.s.rows = rows
-                return
-            self._use(self._grown(self.s.data + rows * self.s.row_bytes))
+                return 0
+            self.use(self._grown(self.s.data + rows * self.s.row_bytes))
 
     def _grown(self, nbytes):
         raise NotImplementedError
 
     cdef inline int fresh(self) except -1:
-        """Near, another process's resize is seen at once, for the price of one load."""
-        if self.remote is None or self.remote.ptr == NULL:
-            return self.check()
+        """Near, another process's resize is seen at once, for the price of one load. The caller has entered."""
         if self.near and c.dsm_segment_rows_near(self.remote.ptr) != self.s.rows:
-            self._reach()
+            return self.reach()
         return 0
 
     @property
@@ -187,6 +235,13 @@ cdef class SegmentCore:
 
     @property
     def array(self):
+        self.enter()
+        try:
+            return self.whole_array()
+        finally:
+            self.leave()
+
+    cdef object whole_array(self):
         self.fresh()
         if not self.near and self.region is None:
             raise refused(c.DSM_EFAR, self.remote.address)
@@ -213,7 +268,7 @@ cdef class SegmentCore:
             i += n
         if i < 0 or <uint64_t> i >= n:
             if axis == 0 and not self.near:
-                self._reach()
+                self.reach()
                 if self.s.rows != n:
                     return self.step(index, axis, at)
             raise self.outside(index)
@@ -312,22 +367,18 @@ cdef class SegmentCore:
 
     # -- reading and writing --
 
-    cdef int move(self, bint reads, uint64_t at, void *local, uint64_t n) except -1:
+    cdef inline int move(self, bint reads, uint64_t at, void *local, uint64_t n) except -1:
         cdef int rc
         cdef Remote remote = self.remote
         if n == 0:
             return 0
-        if self.near and n <= NOGIL_FROM:
-            rc = c.dsm_read(remote.ptr, at, local, n, -1) if reads else c.dsm_write(remote.ptr, at, local, n, -1)
-        else:
-            remote.busy += 1
-            with nogil:
-                rc = c.dsm_read(remote.ptr, at, local, n, -1) if reads else c.dsm_write(remote.ptr, at, local, n, -1)
-            remote.busy -= 1
+        remote.uses += 1  # it is open, since the segment is in use
+        rc = remote.move(reads, at, local, n, -1)
+        remote.uses -= 1
         if rc:
             raise remote.failed(rc, "read" if reads else "write")
         if not reads:
-            c.dsm_segment_ring(remote.ptr)
+            c.dsm_segment_ring(self.remote.ptr)
         return 0
 
     cdef object scalar(self, uint64_t at):
@@ -342,31 +393,37 @@ cdef class SegmentCore:
                 PyBuffer_Release(&view)
             return one[0]
         if self.s.itemsize > NOGIL_FROM:
-            return self.array.reshape(-1)[(at - self.s.data) // self.s.itemsize].copy()
+            return self.whole_array().reshape(-1)[(at - self.s.data) // self.s.itemsize].copy()
         self.move(True, at, self.cell_view.buf, self.s.itemsize)
         return self.cell[()] if self.dtype.names is None else self.cell.copy()[()]
 
     def read(self, index=Ellipsis, out=None):
+        self.enter()
+        try:
+            return self.read_index(index, out)
+        finally:
+            self.leave()
+
+    cdef object read_index(self, object index, object out):
         cdef uint64_t at = 0, n = 0
         cdef int axes = 0
         cdef Py_buffer view
         self.fresh()
         if not self.locate(index, &at, &n, &axes):
-            return self._read_pieces(index, out)
+            return self.read_pieces(index, out)
         if out is None:
             if axes == 0:
                 return self.scalar(at)
             out = np.empty(self._rest(axes, n), self.dtype)
-        elif PyArray_CheckExact(out):
-            if not (out.dtype is self.dtype or out.dtype == self.dtype):
-                raise errors.MismatchError(f"out has dtype {out.dtype}, the segment {self.dtype}; pass the same")
-            if flat(<ndarray> out, NPY_ARRAY_WRITEABLE):
-                if <uint64_t> PyArray_NBYTES(<ndarray> out) != n:
-                    raise errors.MismatchError(f"out has {out.nbytes} bytes, the index {n}; pass as many")
-                self.move(True, at, PyArray_DATA(<ndarray> out), n)
-                return out
-        if not contiguous(out, &view, PyBUF_WRITABLE):
-            return self._read_pieces(index, out)
+        if isinstance(out, ndarray):
+            self.check_out(<ndarray> out)
+            if <uint64_t> PyArray_NBYTES(<ndarray> out) != n:
+                raise errors.MismatchError(f"out has {out.nbytes} bytes, the index {n}; pass as many")
+            if not flat(<ndarray> out, NPY_ARRAY_WRITEABLE):
+                return self.read_pieces(index, out)
+            self.move(True, at, PyArray_DATA(<ndarray> out), n)
+            return out
+        take(out, &view, True)
         try:
             if <uint64_t> view.len != n:
                 raise errors.MismatchError(f"out has {view.len} bytes, the index {n}; pass as many")
@@ -375,6 +432,15 @@ cdef class SegmentCore:
             PyBuffer_Release(&view)
         return out
 
+    cdef int check_out(self, ndarray out) except -1:
+        if not (out.dtype is self.dtype or out.dtype == self.dtype):
+            raise errors.MismatchError(f"out has dtype {out.dtype}, the segment {self.dtype}; pass the same")
+        if not PyArray_CheckExact(out):
+            refuse_array(out)
+        if not PyArray_FLAGS(out) & NPY_ARRAY_WRITEABLE:
+            raise refused(c.DSM_EREADONLY, type(out).__name__)
+        return 0
+
     cdef tuple _rest(self, int axes, uint64_t n):
         """The shape of a piece of n bytes with so many axes left."""
         cdef int first = self.s.axes - axes
@@ -382,25 +448,35 @@ cdef class SegmentCore:
             return ()
         return (n // self.strides[first], *[self.s.shape[i] for i in range(first + 1, self.s.axes)])
 
-    def _read_pieces(self, index, out):
+    cdef object read_pieces(self, object index, object out):
+        if out is not None:
+            if not isinstance(out, ndarray):
+                raise refused(c.DSM_EINVAL, f"out for index {index!r} is an array, not {type(out).__name__}")
+            self.check_out(out)
         if self.near:
             with numpy_errors():
-                part = self.array[index]
+                data = self.whole_array()[index]
                 if out is None:
-                    return part.copy()
-                np.copyto(out, part, casting="equiv")
-                return out
-        shape, each, offsets = self._pieces(index)
-        data = np.empty(shape, self.dtype)
-        if offsets.size and each:
-            self.remote.read_many(offsets, data.reshape(-1).view("u1"))
-        if out is None:
-            return data if shape else data[()]
+                    return data.copy()
+        else:
+            shape, each, offsets = self._pieces(index)
+            data = np.empty(shape, self.dtype)
+            if offsets.size and each:
+                self.remote.read_many(offsets, data.reshape(-1).view("u1"))
+            if out is None:
+                return data if shape else data[()]
         with numpy_errors():
             np.copyto(out, data, casting="equiv")
         return out
 
     def write(self, index, data):
+        self.enter()
+        try:
+            self.write_index(index, data)
+        finally:
+            self.leave()
+
+    cdef int write_index(self, object index, object data) except -1:
         cdef uint64_t at = 0, n = 0
         cdef int axes = 0
         cdef Py_buffer view
@@ -408,36 +484,28 @@ cdef class SegmentCore:
         if self.readonly:
             raise refused(c.DSM_EACCESS, "the segment was attached with readonly=True; attach it without", "write")
         if not self.locate(index, &at, &n, &axes):
-            self._write_pieces(index, data)
-            return
+            return self.write_pieces(index, data)
         kind = type(data)
         if PyArray_CheckExact(data):
             if ((data.dtype is self.dtype or data.dtype == self.dtype) and flat(<ndarray> data, 0)
                     and self.fits(<ndarray> data, axes, n)):
-                self.move(False, at, PyArray_DATA(<ndarray> data), n)
-            else:
-                self._write_pieces(index, data)
-            return
+                return self.move(False, at, PyArray_DATA(<ndarray> data), n)
+            return self.write_pieces(index, data)
         if kind is bytes or kind is bytearray or kind is memoryview:
             take(data, &view, False)
-            if <uint64_t> view.len != n:
-                PyBuffer_Release(&view)
+            try:
+                if <uint64_t> view.len == n:
+                    return self.move(False, at, view.buf, n)
                 if self.dtype.kind not in "SV":
-                    raise errors.MismatchError(f"{memoryview(data).nbytes} bytes, the index has {n}; pass as many")
-                self._write_pieces(index, data)
-                return
-        else:
-            if axes == 0 and self.near and self.s.itemsize <= NOGIL_FROM:
-                with numpy_errors():
-                    self.cell[()] = data
-                self.move(False, at, self.cell_view.buf, n)
-            else:
-                self._write_pieces(index, data)
-            return
-        try:
-            self.move(False, at, view.buf, n)
-        finally:
-            PyBuffer_Release(&view)
+                    raise errors.MismatchError(f"{view.len} bytes, the index has {n}; pass as many")
+            finally:
+                PyBuffer_Release(&view)
+            return self.write_pieces(index, data)
+        if axes == 0 and self.near and self.s.itemsize <= NOGIL_FROM:
+            with numpy_errors():
+                self.cell[()] = data
+            return self.move(False, at, self.cell_view.buf, n)
+        return self.write_pieces(index, data)
 
     cdef bint fits(self, ndarray array, int axes, uint64_t n):
         """Whether an array has the shape of a piece of n bytes with so many axes left."""
@@ -449,17 +517,20 @@ cdef class SegmentCore:
                 return False
         return True
 
-    def _write_pieces(self, index, data):
+    cdef int write_pieces(self, object index, object data) except -1:
+        if isinstance(data, np.ma.MaskedArray):
+            raise refuse_masked()
         if self.near:
             with numpy_errors():
-                self.array[index] = data
+                self.whole_array()[index] = data
             c.dsm_segment_ring(self.remote.ptr)
-            return
+            return 0
         shape, each, offsets = self._pieces(index)
         with numpy_errors():
             whole = np.ascontiguousarray(np.broadcast_to(np.asarray(data, self.dtype), shape))
         if offsets.size and each:
             self.remote.write_many(offsets, whole.reshape(-1).view("u1"))
+        return 0
 
     # -- atomics --
 
@@ -467,41 +538,54 @@ cdef class SegmentCore:
         return <int64_t> word if self.is_signed else word
 
     def fetch_add(self, index, value):
-        cdef uint64_t old = 0, at = self.word_at(index), add = word(value, "value")
-        cdef Remote remote = self.remote
+        cdef uint64_t old = 0, at, add
+        cdef Remote remote
         cdef int rc
-        if self.near:
-            rc = c.dsm_fetch_add(remote.ptr, at, add, &old, -1)
-        else:
-            remote.busy += 1
-            with nogil:
-                rc = c.dsm_fetch_add(remote.ptr, at, add, &old, -1)
-            remote.busy -= 1
-        if rc:
-            raise remote.failed(rc, "fetch_add")
-        c.dsm_segment_ring(remote.ptr)
-        return self.number(old)
+        self.enter()
+        try:
+            add = word(value, "value")
+            at = self.word_at(index)
+            remote = self.remote
+            remote.uses += 1
+            rc = remote.add(at, add, &old, -1)
+            remote.uses -= 1
+            if rc:
+                raise remote.failed(rc, "fetch_add")
+            c.dsm_segment_ring(self.remote.ptr)
+            return self.number(old)
+        finally:
+            self.leave()
 
     def compare_swap(self, index, expected, desired):
-        cdef uint64_t old = 0, at = self.word_at(index), e = word(expected, "expected"), d = word(desired, "desired")
-        cdef Remote remote = self.remote
+        cdef uint64_t old = 0, at, e, d
+        cdef Remote remote
         cdef int rc
-        if self.near:
-            rc = c.dsm_compare_swap(remote.ptr, at, e, d, &old, -1)
-        else:
-            remote.busy += 1
-            with nogil:
-                rc = c.dsm_compare_swap(remote.ptr, at, e, d, &old, -1)
-            remote.busy -= 1
-        if rc:
-            raise remote.failed(rc, "compare_swap")
-        c.dsm_segment_ring(remote.ptr)
-        return self.number(old)
+        self.enter()
+        try:
+            e, d = word(expected, "expected"), word(desired, "desired")
+            at = self.word_at(index)
+            remote = self.remote
+            remote.uses += 1
+            rc = remote.swap(at, e, d, &old, -1)
+            remote.uses -= 1
+            if rc:
+                raise remote.failed(rc, "compare_swap")
+            c.dsm_segment_ring(self.remote.ptr)
+            return self.number(old)
+        finally:
+            self.leave()
 
     # -- waiting --
 
     def wait(self, index, until, timeout=None, *, spin=None):
-        cdef int64_t ns = nanoseconds(timeout), spin_ns = SPIN_NS if spin is None else nanoseconds(spin, "spin")
+        self.enter()
+        try:
+            return self.wait_until(index, until, nanoseconds(timeout),
+                                   SPIN_NS if spin is None else nanoseconds(spin, "spin"))
+        finally:
+            self.leave()
+
+    cdef object wait_until(self, object index, object until, int64_t ns, int64_t spin_ns):
         cdef int64_t deadline = deadline_after(ns)
         cdef uint64_t at = self.element(index), n = self.s.itemsize
         cdef ndarray pair = np.empty(2, self.dtype)  # the element as it was judged, and as it is now
@@ -512,21 +596,21 @@ cdef class SegmentCore:
             value = pair[0] if self.dtype.names is None else pair[0].copy()
             if until(value) if asks else bool(value == until):
                 return value
-            self._wait(at, seen, seen + n, n, spin_ns, deadline)
+            self.wait_once(at, seen, seen + n, n, spin_ns, deadline)
             memcpy(seen, seen + n, n)
 
-    cdef int _wait(self, uint64_t at, char *seen, char *now, uint64_t n, int64_t spin_ns, int64_t deadline) except -1:
+    cdef int wait_once(self, uint64_t at, char *seen, char *now, uint64_t n, int64_t spin_ns,
+                       int64_t deadline) except -1:
         cdef Remote remote
         cdef int rc
         cdef int64_t left
         while True:
-            self.check()
             remote = self.remote
             left = left_until(deadline)
-            remote.busy += 1
+            remote.enter()
             with nogil:
                 rc = c.dsm_segment_wait(remote.ptr, at, seen, now, n, spin_ns, left if left < SLICE_NS else SLICE_NS)
-            remote.busy -= 1
+            remote.leave()
             if rc == 0:
                 return 0
             PyErr_CheckSignals()
@@ -537,42 +621,51 @@ cdef class SegmentCore:
     # -- versions --
 
     def snapshot(self, timeout=None):
-        cdef int64_t deadline = deadline_after(nanoseconds(timeout)), left
-        cdef uint64_t version = 0, rows
+        self.enter()
+        try:
+            return self.take_snapshot(deadline_after(nanoseconds(timeout)))
+        finally:
+            self.leave()
+
+    cdef object take_snapshot(self, int64_t deadline):
+        cdef int64_t left
+        cdef uint64_t version = 0, rows = self.s.rows
         cdef Py_buffer view
         cdef Remote remote
         cdef int rc = 1
-        self.check()
-        rows = self.s.rows
         while True:
-            remote = self.remote
             out = np.empty((rows, *self._shape()[1:]) if self.s.axes else (), self.dtype)
             take(out.reshape(-1).view("u1"), &view, True)
             left = left_until(deadline)
-            remote.busy += 1
+            remote = self.remote
+            remote.uses += 1  # it is open, since the segment is in use
             with nogil:
                 rc = c.dsm_segment_snapshot(remote.ptr, &self.s, view.buf, &rows,
                                             left if left < SLICE_NS else SLICE_NS, &version)
-            remote.busy -= 1
+            remote.uses -= 1
             PyBuffer_Release(&view)
             if rc == 0:
                 return version, out
             PyErr_CheckSignals()
             if rc < 0 and (rc != -c.DSM_ETIME or left <= SLICE_NS):
                 raise remote.failed(rc, "snapshot")
-            self.check()
 
     def _set_rows(self, uint64_t rows):
         cdef int rc
-        cdef Remote remote = self.remote
-        remote.busy += 1
-        with nogil:
-            rc = c.dsm_segment_set_rows(remote.ptr, rows)
-        remote.busy -= 1
-        if rc:
-            raise remote.failed(rc, "resize")
-        c.dsm_segment_ring(remote.ptr)
-        self._reach()
+        cdef Remote remote
+        self.enter()
+        try:
+            remote = self.remote
+            remote.enter()
+            with nogil:
+                rc = c.dsm_segment_set_rows(remote.ptr, rows)
+            remote.leave()
+            if rc:
+                raise remote.failed(rc, "resize")
+            c.dsm_segment_ring(self.remote.ptr)
+            self.reach()
+        finally:
+            self.leave()
 
 
 cdef object plain(object index):
@@ -589,22 +682,6 @@ cdef inline bint flat(ndarray array, int flags):
     """C-contiguous, and what else is asked."""
     flags |= NPY_ARRAY_C_CONTIGUOUS
     return PyArray_FLAGS(array) & flags == flags
-
-
-cdef int contiguous(object buffer, Py_buffer *view, int flags) except -1:
-    """1: a view, to be released. 0: an array that NumPy must copy by pieces. What is no array at all is refused."""
-    try:
-        PyObject_GetBuffer(buffer, view, flags)
-        return 1
-    except Exception as error:
-        if not isinstance(buffer, np.ndarray):
-            take(buffer, view, flags == PyBUF_WRITABLE)
-            return 1
-        if buffer.flags.c_contiguous and (buffer.flags.writeable or flags != PyBUF_WRITABLE):
-            return 0  # a dtype that has no format of the buffer protocol, such as datetime64
-        if flags == PyBUF_WRITABLE and not buffer.flags.writeable:
-            raise explain_buffer(buffer, True, error) from None
-        return 0
 
 
 cdef class numpy_errors:

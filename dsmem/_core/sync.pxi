@@ -39,76 +39,67 @@ cdef int64_t patience(object blocking, object timeout) except? -2:
     return nanoseconds(timeout)
 
 
-cdef class SyncHandle:
+cdef class SyncHandle(Handle):
     """See the stub."""
     cdef Remote remote
-    cdef bint near, is_open
-    cdef int busy   # calls under way without the GIL
-    cdef int users  # other handles that use this one
+    cdef bint near
 
-    cdef int check(self) except -1:
-        if not self.is_open:
-            raise refused(c.DSM_ECLOSED, type(self).__name__)
-        return 0
-
-    cdef began(self, Remote remote):
+    cdef int began(self, Remote remote) except -1:
+        """The core's handle is there."""
+        remote.users += 1
         self.remote = remote
         self.near = remote.near
-        self.is_open = True
-        remote.exports += 1
+        self.live = True
+        return 0
+
+    cdef int once_only(self) except -1:
+        if self.remote is not None:
+            raise refused(c.DSM_EINVAL, f"the {self.noun()} has been opened before")
+        return 0
 
     cdef object failed(self, int rc, str op):
         return self.remote.failed(rc, op)
 
     cdef int attempts(self, attempt f, void *arg, int64_t ns, str op) except -1:
-        """Calls f in slices until it has what it waits for (1), time is over (0), or it fails."""
+        """Calls f in slices until it has what it waits for (1), time is over (0), or it fails. The handle is in use."""
         cdef int64_t deadline = 0, slice
         cdef int rc
         if ns > 0:
             deadline = time.monotonic_ns() + min(ns, <int64_t> 1 << 62)
-        self.busy += 1
-        try:
-            while True:
-                slice = SLICE_NS
-                if ns >= 0:
-                    slice = 0 if ns == 0 else min(SLICE_NS, max(0, deadline - <int64_t> time.monotonic_ns()))
-                with nogil:
-                    rc = f(arg, slice)
-                if rc < 0:
-                    raise self.failed(rc, op)
-                if rc or (ns >= 0 and slice < SLICE_NS):
-                    return rc
-                PyErr_CheckSignals()
-        finally:
-            self.busy -= 1
-
-    def _refuse_busy(self):
-        if self.busy:
-            raise refused(c.DSM_EBUSY, f"{self.busy} calls are under way in other threads", "close")
-        if self.users:
-            raise refused(c.DSM_EBUSY, f"{self.users} conditions go with it; close them first", "close")
+        while True:
+            slice = SLICE_NS
+            if ns >= 0:
+                slice = 0 if ns == 0 else min(SLICE_NS, max(0, deadline - <int64_t> time.monotonic_ns()))
+            with nogil:
+                rc = f(arg, slice)
+            if rc < 0:
+                raise self.failed(rc, op)
+            if rc or (ns >= 0 and slice < SLICE_NS):
+                return rc
+            PyErr_CheckSignals()
 
     @property
     def closed(self):
-        return not self.is_open
+        return not self.live
 
-    cdef leave(self):
+    cdef int free(self) except -1:
         """Frees the core's handle; each class has its own."""
+        return 0
 
     def close(self):
-        if self.is_open:
-            self._refuse_busy()
-            self.is_open = False
-            self.leave()
-            self.remote.exports -= 1
+        if self.live:
+            self.refuse_in_use()
+            self.live = False
+            self.free()
+            self.remote.drop_user()
 
     def __del__(self):
-        if not self.is_open:
+        if not self.live:
             return
-        self.is_open = False
-        self.remote.exports -= 1
+        self.live = False
         if self.remote.ptr != NULL and (self.remote.context is None or self.remote.context.ptr != NULL):
-            self.leave()
+            self.free()
+        self.remote.drop_user()
 
 
 cdef int lock_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
@@ -123,23 +114,29 @@ cdef class Lock(SyncHandle):
         cdef int64_t spin_ns = nanoseconds(spin, "spin")
         cdef c.dsm_lock *ptr = NULL
         cdef int rc
-        remote.check()
-        remote.busy += 1
+        self.once_only()
+        remote.enter()
         with nogil:
             rc = c.dsm_lock_open(remote.ptr, spin_ns, &ptr)
-        remote.busy -= 1
+        remote.leave()
         if rc:
             raise remote.failed(rc, "attach")
         self.ptr = ptr
         self.began(remote)
 
+    cdef str dependents(self):
+        return "conditions"
+
     def acquire(self, blocking=True, timeout=FOREVER):
-        cdef int64_t ns = -1
+        self.enter()
+        try:
+            return self.take(-1 if blocking is True and timeout is FOREVER else patience(blocking, timeout))
+        finally:
+            self.leave()
+
+    @cython.final
+    cdef inline bint take(self, int64_t ns) except -1:
         cdef int rc
-        if not self.is_open:
-            self.check()
-        if blocking is not True or timeout is not FOREVER:
-            ns = patience(blocking, timeout)
         if self.near:
             rc = c.dsm_lock_acquire(self.ptr, 0)
             if rc == 1:
@@ -152,15 +149,13 @@ cdef class Lock(SyncHandle):
 
     cdef int give_back(self) except -1:
         cdef int rc
-        if not self.is_open:
-            self.check()
+        self.enter()
         if self.near:
             rc = c.dsm_lock_release(self.ptr)
         else:
-            self.busy += 1
             with nogil:
                 rc = c.dsm_lock_release(self.ptr)
-            self.busy -= 1
+        self.leave()
         if rc:
             raise self.failed(rc, "release")
         return 0
@@ -170,11 +165,10 @@ cdef class Lock(SyncHandle):
 
     def locked(self):
         cdef int rc
-        self.check()
-        self.busy += 1
+        self.enter()
         with nogil:
             rc = c.dsm_lock_locked(self.ptr)
-        self.busy -= 1
+        self.leave()
         if rc < 0:
             raise self.failed(rc, "read")
         return rc == 1
@@ -221,16 +215,18 @@ cdef class Lock(SyncHandle):
     def __exit__(self, *error):
         self.give_back()
 
-    def _refuse_busy(self):
-        SyncHandle._refuse_busy(self)
+    cdef int refuse_in_use(self) except -1:
+        Handle.refuse_in_use(self)
         if c.dsm_lock_held(self.ptr):
             raise refused(c.DSM_EBUSY, "the lock is held with this handle; release it first", "close")
+        return 0
 
-    cdef leave(self):
+    cdef int free(self) except -1:
         cdef c.dsm_lock *ptr = self.ptr
         self.ptr = NULL
         with nogil:
             c.dsm_lock_close(ptr)
+        return 0
 
 
 # ---- readers and writers ----
@@ -253,43 +249,53 @@ cdef class RWLock(SyncHandle):
 
     def __init__(self, Remote remote not None, spin=None):
         cdef int64_t spin_ns = nanoseconds(spin, "spin")
+        cdef c.dsm_rwlock *ptr = NULL
         cdef int rc
-        remote.check()
-        remote.busy += 1
+        self.once_only()
+        remote.enter()
         with nogil:
-            rc = c.dsm_rwlock_open(remote.ptr, spin_ns, &self.ptr)
-        remote.busy -= 1
+            rc = c.dsm_rwlock_open(remote.ptr, spin_ns, &ptr)
+        remote.leave()
         if rc:
             raise remote.failed(rc, "attach")
+        self.ptr = ptr
         self.began(remote)
 
     def acquire_read(self, blocking=True, timeout=FOREVER):
-        cdef int64_t ns = patience(blocking, timeout)
+        cdef int64_t ns
         cdef int rc
-        self.check()
-        if self.near:
-            rc = c.dsm_rwlock_read(self.ptr, 0)
-            if rc < 0:
-                raise self.failed(rc, "acquire_read")
-            if rc or ns == 0:
-                return rc == 1
-        return self.attempts(read_attempt, self.ptr, ns, "acquire_read") == 1
+        self.enter()
+        try:
+            ns = patience(blocking, timeout)
+            if self.near:
+                rc = c.dsm_rwlock_read(self.ptr, 0)
+                if rc < 0:
+                    raise self.failed(rc, "acquire_read")
+                if rc or ns == 0:
+                    return rc == 1
+            return self.attempts(read_attempt, self.ptr, ns, "acquire_read") == 1
+        finally:
+            self.leave()
 
     def release_read(self):
         cdef int rc
-        self.check()
-        self.busy += 1
+        self.enter()
         with nogil:
             rc = c.dsm_rwlock_unread(self.ptr)
-        self.busy -= 1
+        self.leave()
         if rc:
             raise self.failed(rc, "release_read")
 
     def acquire_write(self, blocking=True, timeout=FOREVER):
-        cdef int64_t ns = patience(blocking, timeout)
+        self.enter()
+        try:
+            return self.take_write(patience(blocking, timeout))
+        finally:
+            self.leave()
+
+    cdef bint take_write(self, int64_t ns) except -1:
         cdef int64_t deadline = <int64_t> time.monotonic_ns() + min(ns, <int64_t> 1 << 62) if ns >= 0 else -1
         cdef int rc = 0
-        self.check()
         if not self.attempts(claim_attempt, self.ptr, ns, "acquire_write"):
             return False
         if ns > 0:
@@ -303,17 +309,18 @@ cdef class RWLock(SyncHandle):
 
     cdef int unclaim(self, int unused) except -1:
         cdef int rc
-        self.busy += 1
         with nogil:
             rc = c.dsm_rwlock_unclaim(self.ptr, unused)
-        self.busy -= 1
         if rc:
             raise self.failed(rc, "release_write")
         return 0
 
     def release_write(self):
-        self.check()
-        self.unclaim(False)
+        self.enter()
+        try:
+            self.unclaim(False)
+        finally:
+            self.leave()
 
     def read(self, timeout=None):
         return Side(self, False, timeout)
@@ -337,17 +344,19 @@ cdef class RWLock(SyncHandle):
         c.dsm_rwlock_readers(self.ptr, &news)
         return news == 1
 
-    def _refuse_busy(self):
+    cdef int refuse_in_use(self) except -1:
         cdef int news
-        SyncHandle._refuse_busy(self)
+        Handle.refuse_in_use(self)
         if c.dsm_lock_held(c.dsm_rwlock_lock(self.ptr)) or c.dsm_rwlock_readers(self.ptr, &news):
             raise refused(c.DSM_EBUSY, "the lock is held with this handle; release it first", "close")
+        return 0
 
-    cdef leave(self):
+    cdef int free(self) except -1:
         cdef c.dsm_rwlock *ptr = self.ptr
         self.ptr = NULL
         with nogil:
             c.dsm_rwlock_close(ptr)
+        return 0
 
 
 @cython.final
@@ -357,7 +366,7 @@ cdef class Side:
     cdef bint writes
     cdef object timeout
 
-    def __cinit__(self, RWLock lock, bint writes, timeout):
+    def __cinit__(self, RWLock lock not None, bint writes, timeout):
         self.lock, self.writes, self.timeout = lock, writes, timeout
 
     def __enter__(self):
@@ -384,43 +393,47 @@ cdef class Semaphore(SyncHandle):
 
     def __init__(self, Remote remote not None, spin=None):
         cdef int64_t spin_ns = nanoseconds(spin, "spin")
+        cdef c.dsm_semaphore *ptr = NULL
         cdef int rc
-        remote.check()
-        remote.busy += 1
+        self.once_only()
+        remote.enter()
         with nogil:
-            rc = c.dsm_semaphore_open(remote.ptr, spin_ns, &self.ptr)
-        remote.busy -= 1
+            rc = c.dsm_semaphore_open(remote.ptr, spin_ns, &ptr)
+        remote.leave()
         if rc:
             raise remote.failed(rc, "attach")
+        self.ptr = ptr
         self.began(remote)
 
     def acquire(self, blocking=True, timeout=None):
-        cdef int64_t ns = patience(blocking, timeout)
-        cdef int rc
-        self.check()
-        return self.attempts(semaphore_attempt, self.ptr, ns, "acquire") == 1
+        self.enter()
+        try:
+            return self.attempts(semaphore_attempt, self.ptr, patience(blocking, timeout), "acquire") == 1
+        finally:
+            self.leave()
 
     def release(self, n=1):
         cdef int rc
-        if n < 1:
-            raise refused(c.DSM_EINVAL, f"n={n}")
-        for _ in range(n):
-            self.check()
-            self.busy += 1
-            with nogil:
-                rc = c.dsm_semaphore_release(self.ptr)
-            self.busy -= 1
-            if rc:
-                raise self.failed(rc, "release")
+        self.enter()
+        try:
+            number = whole(n, 1)
+            if number is None:
+                raise refused(c.DSM_EINVAL, f"n={n!r}: a number of permits, at least 1")
+            for _ in range(number):
+                with nogil:
+                    rc = c.dsm_semaphore_release(self.ptr)
+                if rc:
+                    raise self.failed(rc, "release")
+        finally:
+            self.leave()
 
     @property
     def value(self):
         cdef int rc
-        self.check()
-        self.busy += 1
+        self.enter()
         with nogil:
             rc = c.dsm_semaphore_value(self.ptr)
-        self.busy -= 1
+        self.leave()
         if rc < 0:
             raise self.failed(rc, "read")
         return rc
@@ -444,14 +457,16 @@ cdef class Semaphore(SyncHandle):
     def __exit__(self, *error):
         self.release()
 
-    def _refuse_busy(self):
+    cdef int refuse_in_use(self) except -1:
         cdef int news
-        SyncHandle._refuse_busy(self)
+        Handle.refuse_in_use(self)
         if c.dsm_semaphore_held(self.ptr, &news):
             raise refused(c.DSM_EBUSY, "permits are held with this handle; release them first", "close")
+        return 0
 
-    cdef leave(self):
+    cdef int free(self) except -1:
         cdef c.dsm_semaphore *ptr = self.ptr
         self.ptr = NULL
         with nogil:
             c.dsm_semaphore_close(ptr)
+        return 0

@@ -118,18 +118,31 @@ cdef uint64_t any_offset(object offset) except? 0xdead:
         raise errors.OutOfBoundsError(f"offset {offset}") from None
 
 
+# ---- buffers: the one place where memory of the caller's comes in ----
+
 cdef object explain_buffer(object buffer, bint writable, Exception error):
     if not PyObject_CheckBuffer(buffer):
         if isinstance(buffer, str):
             return refused(c.DSM_EINVAL, "str is text, and memory takes bytes; pass text.encode()")
         what = f"{type(buffer).__name__} has neither the buffer protocol nor DLPack on this host"
         return refused(c.DSM_EINVAL, f"{what}; pass bytes, a bytearray or an array")
-    view = memoryview(buffer)
+    try:
+        view = memoryview(buffer)
+    except Exception:  # it has no view at all
+        return refused(c.DSM_EINVAL, str(error))
     if not view.c_contiguous:
         return refused(c.DSM_ECONTIGUOUS, f"shape {view.shape}, strides {view.strides}")
     if writable and view.readonly:
         return refused(c.DSM_EREADONLY, type(buffer).__name__)
     return refused(c.DSM_EINVAL, str(error))
+
+
+cdef object refuse_objects(object what):
+    return refused(c.DSM_EINVAL, f"{what} holds Python objects, which mean nothing in another process")
+
+
+cdef object refuse_masked():
+    return refused(c.DSM_EINVAL, "a masked array has a mask, which memory has no place for; pass array.filled()")
 
 
 cdef inline bint is_plain(object buffer, bint writable):
@@ -142,7 +155,10 @@ cdef inline bint is_plain(object buffer, bint writable):
 
 
 cdef inline int take(object buffer, Py_buffer *view, bint writable) except -1:
-    """A contiguous view; PyBuffer_Release when done. NumPy's own export would take longer than a small op."""
+    """A contiguous view of bytes; PyBuffer_Release when done. NumPy's own export would take longer than a small op.
+
+    It may run the caller's code. Python objects are refused, however they are wrapped.
+    """
     if is_plain(buffer, writable):
         return PyBuffer_FillInfo(view, buffer, PyArray_DATA(<ndarray> buffer), PyArray_NBYTES(<ndarray> buffer), False,
                                  PyBUF_SIMPLE)
@@ -150,18 +166,56 @@ cdef inline int take(object buffer, Py_buffer *view, bint writable) except -1:
 
 
 cdef int take_export(object buffer, Py_buffer *view, bint writable) except -1:
+    cdef int flags = PyBUF_WRITABLE if writable else PyBUF_SIMPLE
+    cdef bint is_array = isinstance(buffer, ndarray)
+    if is_array:
+        refuse_array(buffer)
+    elif not PyBytes_CheckExact(buffer):
+        flags |= PyBUF_FORMAT | PyBUF_ND
     try:
-        PyObject_GetBuffer(buffer, view, PyBUF_WRITABLE if writable else PyBUF_SIMPLE)
-        return 0
+        PyObject_GetBuffer(buffer, view, flags)
     except Exception as error:
         if not hasattr(buffer, "__dlpack__") or PyObject_CheckBuffer(buffer):
             raise explain_buffer(buffer, writable, error) from None
+        return take_dlpack(buffer, view, writable)
+    if view.format != NULL and has_objects(view.format):
+        PyBuffer_Release(view)
+        raise refuse_objects(type(buffer).__name__)
+    return 0
+
+
+cdef int take_dlpack(object buffer, Py_buffer *view, bint writable) except -1:
     try:
         array = np.from_dlpack(buffer)
+    except errors.DsmemError:
+        raise
     except Exception as error:
         raise refused(c.DSM_EINVAL, f"DLPack of {type(buffer).__name__}: {error}") from None
+    refuse_array(array)
     try:
         PyObject_GetBuffer(array, view, PyBUF_WRITABLE if writable else PyBUF_SIMPLE)
     except Exception as error:
         raise explain_buffer(array, writable, error) from None
     return 0
+
+
+cdef int refuse_array(ndarray array) except -1:
+    """An array whose bytes are not all there is to it."""
+    kind = array.dtype
+    if kind.hasobject:
+        raise refuse_objects(f"dtype {kind}")
+    if isinstance(array, np.ma.MaskedArray):
+        raise refuse_masked()
+    return 0
+
+
+cdef bint has_objects(const char *text) noexcept:
+    """Whether a format of the buffer protocol has an 'O' outside of its fields' names."""
+    cdef bint in_name = False
+    while text[0]:
+        if text[0] == c':':
+            in_name = not in_name
+        elif text[0] == c'O' and not in_name:
+            return True
+        text += 1
+    return False

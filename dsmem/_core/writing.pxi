@@ -17,118 +17,156 @@ cdef class Writing:
         self.segment, self.timeout = segment, timeout
 
     cdef int begin(self) except -1:
-        cdef SegmentCore s = self.segment
-        cdef int64_t deadline = deadline_after(nanoseconds(self.timeout)), left
+        self.segment.enter()
+        try:
+            return self.take_turn(self.segment, deadline_after(nanoseconds(self.timeout)))
+        finally:
+            self.segment.leave()
+
+    cdef int take_turn(self, SegmentCore s, int64_t deadline) except -1:
+        cdef int64_t left
         cdef uint64_t version = 0, rows = 0
         cdef Remote remote
         cdef int rc
         if self.held:
             raise refused(c.DSM_EBUSY, "the segment is being written already", "write")
+        if s.readonly:
+            raise refused(c.DSM_EACCESS, "the segment was attached with readonly=True; attach it without", "write")
         while True:
-            s.check()
-            if s.readonly:
-                raise refused(c.DSM_EACCESS, "the segment was attached with readonly=True; attach it without", "write")
             remote = s.remote
             left = left_until(deadline)
-            remote.exports += 1
+            remote.users += 1
+            s.users += 1
             with nogil:
                 rc = c.dsm_segment_begin(remote.ptr, &s.s, left if left < SLICE_NS else SLICE_NS, &version, &rows)
             if rc == 0:
                 self.held, self.remote, s.s.rows = True, remote, rows
                 return 0
             error = remote.failed(rc, "write")
-            remote.exports -= 1
+            self.let_go(remote)
             PyErr_CheckSignals()
             if rc != -c.DSM_ETIME or left <= SLICE_NS:
                 raise error
+
+    cdef int let_go(self, Remote remote) except -1:
+        self.segment.users -= 1
+        return remote.drop_user()
 
     cdef object commit(self, void *data):
         """The version that it is now. Whatever comes out, the turn is over."""
         cdef uint64_t version = 0
         cdef int rc
+        cdef Remote remote = self.remote
+        self.held, self.remote = False, None  # no other thread ends it, too
         with nogil:
-            rc = c.dsm_segment_commit(self.remote.ptr, &self.segment.s, data, &version)
-        error = self.remote.failed(rc, "write") if rc else None
-        self.end(rc != 0)
+            rc = c.dsm_segment_commit(remote.ptr, &self.segment.s, data, &version)
+        error = remote.failed(rc, "write") if rc else None
+        if error is not None:
+            self.undo(remote)
+        self.let_go(remote)
         if error is not None:
             raise error
         return version
 
-    cdef int end(self, bint undo) except -1:
-        """The turn is over; with undo the segment is as it was before, unless that is too late. What fails is ignored:
-        there is an exception already, and whoever comes next undoes what a dead writer has left.
+    cdef void undo(self, Remote remote) noexcept:
+        """The segment is as it was before, unless that is too late. What fails is ignored: there is an exception
+        already, and whoever comes next undoes what a dead writer has left.
         """
+        with nogil:
+            c.dsm_segment_abort(remote.ptr, &self.segment.s)
+            c.dsm_segment_rows(remote.ptr, &self.segment.s, &self.segment.s.rows)
+
+    cdef int abort(self) except -1:
+        """The turn is over, if it was not before, and nothing has changed."""
         cdef Remote remote = self.remote
         if not self.held:
             return 0
-        self.held = False
-        if undo:
-            with nogil:
-                c.dsm_segment_abort(remote.ptr, &self.segment.s)
-            c.dsm_segment_rows(remote.ptr, &self.segment.s, &self.segment.s.rows)
-        self.copy = self.remote = None
-        remote.exports -= 1
-        if remote.parting and not remote.exports and not remote.busy:
-            remote.close()
-        return 0
+        self.held, self.remote = False, None
+        self.undo(remote)
+        return self.let_go(remote)
 
     def __enter__(self):
-        cdef SegmentCore s = self.segment
-        self.begin()
+        self.segment.enter()
         try:
-            if s.near:
-                return s.array
-            self.copy = np.empty(s._shape(), s.dtype)
-            s.move(True, s.s.data, PyArray_DATA(<ndarray> self.copy), s.s.rows * s.s.row_bytes)
-            return self.copy
-        except BaseException:
-            self.end(True)
-            raise
+            self.begin()
+            try:
+                self.copy = None if self.segment.near else self.read_all(self.segment)
+                return self.segment.whole_array() if self.copy is None else self.copy
+            except BaseException:
+                self.abort()
+                raise
+        finally:
+            self.segment.leave()
+
+    cdef ndarray read_all(self, SegmentCore s):
+        cdef ndarray copy = np.empty(s._shape(), s.dtype)
+        s.move(True, s.s.data, PyArray_DATA(copy), PyArray_NBYTES(copy))
+        return copy
 
     def __exit__(self, kind, *error):
+        cdef ndarray copy = self.copy
+        self.copy = None
         if kind is not None:
-            self.end(True)
+            self.abort()
         elif not self.held:
             raise errors.NotHeldError("the segment is not being written")
+        elif copy is not None and <uint64_t> PyArray_NBYTES(copy) != self.segment.s.rows * self.segment.s.row_bytes:
+            self.abort()
+            raise errors.CorruptError("the segment was resized past its writer")
         else:
-            self.commit(NULL if self.copy is None else PyArray_DATA(<ndarray> self.copy))
+            self.commit(NULL if copy is None else PyArray_DATA(copy))
 
     def __del__(self):
         if self.held and self.remote.ptr != NULL:
-            self.end(True)
+            self.abort()
 
 
 def publish(SegmentCore segment not None, data, timeout=None):
     cdef Writing turn = Writing(segment, timeout)
     cdef Py_buffer view
-    take(data, &view, False)
+    segment.enter()
     try:
-        turn.begin()
-        if <uint64_t> view.len != segment.s.rows * segment.s.row_bytes:
-            turn.end(True)
+        take(data, &view, False)
+        try:
+            turn.begin()
+            if <uint64_t> view.len == segment.s.rows * segment.s.row_bytes:
+                return turn.commit(view.buf)
+            turn.abort()
             return None
-        return turn.commit(view.buf)
+        finally:
+            PyBuffer_Release(&view)
     finally:
-        PyBuffer_Release(&view)
+        segment.leave()
 
 
 def resize(SegmentCore segment not None, uint64_t rows, timeout=None):
     """Rows of a versioned segment, as a version of its own."""
-    cdef Writing turn = Writing(segment, timeout)
+    segment.enter()
+    try:
+        set_rows(Writing(segment, timeout), segment, rows)
+    finally:
+        segment.leave()
+
+
+cdef int set_rows(Writing turn, SegmentCore segment, uint64_t rows) except -1:
+    cdef uint64_t n = rows * segment.s.row_bytes
     cdef ndarray whole = None
+    cdef Remote remote
     cdef int rc
     if not segment.near:
-        whole = np.empty(max(rows * segment.s.row_bytes, 1), "u1")
+        whole = np.empty(max(n, 1), "u1")
     turn.begin()
+    remote = turn.remote
     with nogil:
-        rc = c.dsm_segment_set_rows(turn.remote.ptr, rows)
+        rc = c.dsm_segment_set_rows(remote.ptr, rows)
     if not rc:
         segment.s.rows = rows
         if whole is not None:
             with nogil:
-                rc = c.dsm_read(turn.remote.ptr, segment.s.data, PyArray_DATA(whole), rows * segment.s.row_bytes, -1)
+                rc = c.dsm_read(remote.ptr, segment.s.data, PyArray_DATA(whole), n, -1)
     if rc:
-        error = turn.remote.failed(rc, "resize")
-        turn.end(True)
+        error = remote.failed(rc, "resize")
+        turn.abort()
         raise error
     turn.commit(NULL if whole is None else PyArray_DATA(whole))
+    return 0

@@ -180,14 +180,17 @@ class _Meddler:
         return self.array.__dlpack_device__()
 
 
-def test_a_remote_closed_while_the_buffer_is_taken(peer: dsmem.Context, region: dsmem.Region) -> None:
-    for name in ("read", "write"):
-        remote = peer.attach(region.descriptor)
-        with pytest.raises(errors.ClosedError):
-            getattr(remote, name)(0, _Meddler(remote.close))
-    remote = peer.attach(region.descriptor)
-    with pytest.raises(errors.ClosedError):
-        remote.read_many([0], _Meddler(remote.close))  # type: ignore[arg-type]
+def test_a_remote_is_in_use_while_the_buffer_is_taken(remote: dsmem.Remote) -> None:
+    ops: list[Callable[[Any], None]] = [
+        lambda buffer: remote.read(0, buffer),
+        lambda buffer: remote.write(0, buffer),
+        lambda buffer: remote.read_many([0], buffer),
+        lambda buffer: remote.write_many([0], buffer),
+    ]
+    for op in ops:
+        with pytest.raises(errors.BusyError, match="around this one"):
+            op(_Meddler(remote.close))
+    assert not remote.closed
 
 
 def test_a_batch_that_grows_while_a_buffer_is_taken(
