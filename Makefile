@@ -44,7 +44,7 @@ sanitize:
 	@ci/deps sanitize
 	@ci/sanitize
 
-## make nightly   a hundred million messages through queues whose processes are killed and stopped: about half an hour
+## make nightly   a hundred million messages through queues whose processes are killed, and mutations of the sources: hours
 nightly: venv
 	@ci/nightly
 
