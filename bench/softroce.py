@@ -35,7 +35,7 @@ import numpy as np
 
 import dsmem
 
-SECRET = "the secret of the benches"
+SECRET = "0123456789abcdef" * 4  # a key: the core gets it as it is, from Python and from C
 MANY = 64
 SPIN_S = 1.0
 LIMIT_S = 60

@@ -95,7 +95,7 @@ def main():
     device = Device(name, int(port), int(gid_index))
     at = Descriptor.unpack(bytes.fromhex(descriptor))
     secret = os.environ["DSMEM_SECRET"].encode()
-    contestant = Contestant(Remote(device, at, secret, os.urandom(16), insist=False, depth=2 * MANY, inline=256))
+    contestant = Contestant(Remote(device, at, secret, os.urandom(16), depth=2 * MANY, inline=256))
     print("ready", flush=True)
     for line in sys.stdin:
         stamps = contestant.obey(*line.split())

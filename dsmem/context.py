@@ -127,6 +127,7 @@ class Context(_core.Context):
         options: "verbs://mlx5_0:1?gid=3&mtu=4096".
     secret : bytes, optional
         What nodes prove to each other that they know, at least 16 bytes. By default that of :func:`default_secret`.
+        What is not 64 hexadecimal digits is stretched, which takes about 0.1 s once per process.
     listen : str, optional
         Address for the agent, "host" or "host:port"; verbs only.
     peer_timeout : float
@@ -211,7 +212,7 @@ class Context(_core.Context):
 
 def _secret(given: Any) -> bytes:
     if given is None:
-        return secret.default_secret()
+        return secret.key(secret.default_secret())
     if isinstance(given, (bytes, bytearray, memoryview)):
-        return bytes(given)
+        return secret.key(bytes(given))
     raise errors.InvalidArgumentError(f"secret= is of type {type(given).__name__}; pass bytes, of text its .encode()")

@@ -188,10 +188,13 @@ class PeerDeadError(DsmemError, ConnectionError):
 
 
 class AuthenticationError(DsmemError, ConnectionError):
-    """The two sides have different secrets."""
+    """The two sides have different secrets or users, or something else answers at the address."""
 
     code = 11
-    text = "the shared secrets differ; give both sides the same DSMEM_SECRET or secret file"
+    text = (
+        "the two sides do not belong together; give both the same DSMEM_SECRET or secret file, "
+        "and on one host run both as the same user"
+    )
 
 
 class ProtocolError(DsmemError, ConnectionError):

@@ -11,6 +11,8 @@ absolute path, as its standard says. A secret is bytes: text in any encoding, or
 
 A file is read without the white space around its text, so that text may be given as ``$DSMEM_SECRET`` on another host.
 Nobody but its owner may have any right to the file.
+
+What the core is given is the :func:`key` that the secret stands for (docs/SECURITY.md).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import stat
 from pathlib import Path
 
 from .errors import InvalidArgumentError
+from .handshake import stretch
 
 _log = logging.getLogger("dsmem")
 
@@ -56,6 +59,27 @@ def default_secret() -> bytes:
             f"the secret file {path}: {e.strerror}; make it a file that is readable for you alone, or set DSMEM_SECRET",
             sys=e.errno or 0,
         ) from e
+
+
+def key(secret: bytes) -> bytes:
+    """What the core is given in place of a secret: slow to guess where people have chosen it.
+
+    Parameters
+    ----------
+    secret : bytes
+        At least 16 bytes. 64 hexadecimal digits, as :func:`default_secret` makes them, are taken as they are. Anything
+        else is stretched by scrypt, once per process: that takes about 0.1 s.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    InvalidArgumentError
+        It is too short.
+    """
+    return stretch(_checked(bytes(secret), "the shared secret"))
 
 
 def secret_path() -> Path:

@@ -4,6 +4,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <netdb.h>
@@ -29,14 +30,14 @@ static int listen_unix(const dsm_ctx *c, char address[112], int *out)
 {
     struct sockaddr_un at;
     char name[80];
-    int n = snprintf(name, sizeof name, "dsmem-%u-", getuid());
+    int n = snprintf(name, sizeof name, "dsmem-%u-", geteuid());
     for (int i = 0; i < DSM_NODE_ID; i++)
         n += snprintf(name + n, sizeof name - (size_t)n, "%02x", c->node[i]);
     socklen_t len = unix_address(name, &at);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return err_set_errno(errno, "socket");
-    if (bind(fd, (struct sockaddr *)&at, len) || listen(fd, 128)) {
+    if (bind(fd, (struct sockaddr *)&at, len) || listen(fd, SOMAXCONN)) {
         int sys = errno;
         close(fd);
         return err_set_errno(sys, "listening on %s", name);
@@ -103,7 +104,7 @@ static int bind_tcp(const char *host, const char *port, int *out, uint16_t *boun
         setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     struct sockaddr_storage at;
     socklen_t len = sizeof at;
-    if (fd < 0 || bind(fd, to->ai_addr, to->ai_addrlen) || listen(fd, 128) ||
+    if (fd < 0 || bind(fd, to->ai_addr, to->ai_addrlen) || listen(fd, SOMAXCONN) ||
         getsockname(fd, (struct sockaddr *)&at, &len)) {
         rc = err_set_errno(errno, "listening on %s port %s", *host ? host : "any address", *port ? port : "any");
         if (fd >= 0)
@@ -159,49 +160,109 @@ static int finish_connect(int fd, const char *address, int64_t deadline)
     return sys ? err_set(DSM_EPEER, sys, "no agent at %s", address) : 0;
 }
 
-static int open_socket(int family, const struct sockaddr *to, socklen_t len, const char *address, int64_t deadline,
+/* Waits in the kernel while the backlog is full: who only looks now and then would lose every place to those that wait. */
+static int connect_unix(int fd, const struct sockaddr *to, socklen_t len, const char *address, int64_t deadline)
+{
+    if (fcntl(fd, F_SETFL, 0)) /* from here on it blocks, but where MSG_DONTWAIT says otherwise */
+        return err_set_errno(errno, "socket");
+    for (;;) {
+        const struct timeval most = {.tv_usec = 1000 * (deadline_poll_ms(deadline, WAIT_SLICE_NS / 1000000) + 1)};
+        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &most, sizeof most);
+        if (!connect(fd, to, len))
+            return 0;
+        if (errno != EAGAIN && errno != EINTR)
+            return err_set(DSM_EPEER, errno, "no agent at %s", address);
+        if (clock_ns() >= deadline || wait_interrupted())
+            return err_set(DSM_ETIME, 0, "the agent at %s accepts no connections", address);
+    }
+}
+
+static int connect_tcp(int fd, const struct sockaddr *to, socklen_t len, const char *address, int64_t deadline)
+{
+    if (!connect(fd, to, len))
+        return 0;
+    return errno == EINPROGRESS ? finish_connect(fd, address, deadline)
+                                : err_set(DSM_EPEER, errno, "no agent at %s", address);
+}
+
+static int open_socket(dsm_ctx *c, const struct sockaddr *to, socklen_t len, const char *address, int64_t deadline,
                        int *out)
 {
-    const struct timespec moment = {.tv_nsec = 2000000};
-    int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), rc = 0;
+    pthread_mutex_lock(&c->lock);
+    int fd = *out = socket(to->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), sys = errno;
+    pthread_mutex_unlock(&c->lock);
     if (fd < 0)
-        return err_set_errno(errno, "socket");
-    while (!rc && connect(fd, to, len)) {
-        if (errno == EINPROGRESS) {
-            rc = finish_connect(fd, address, deadline);
-            break;
-        }
-        if (errno != EAGAIN)
-            rc = err_set(DSM_EPEER, errno, "no agent at %s", address);
-        else if (clock_ns() >= deadline ||
-                 wait_interrupted()) /* a Unix socket whose backlog is full: nothing tells when it no longer is */
-            rc = err_set(DSM_ETIME, 0, "the agent at %s accepts no connections", address);
-        else
-            nanosleep(&moment, NULL);
-    }
+        return err_set_errno(sys, "socket");
+    int rc = to->sa_family == AF_UNIX ? connect_unix(fd, to, len, address, deadline)
+                                      : connect_tcp(fd, to, len, address, deadline);
     if (rc)
-        close(fd);
-    else
-        *out = fd;
+        socket_close(c, out);
     return rc;
 }
 
-void socket_keep_alive(int fd)
+void socket_close(dsm_ctx *c, int *fd)
 {
-    int on = 1, idle = 1, every = 1, count = 3;
+    pthread_mutex_lock(&c->lock);
+    close(*fd);
+    *fd = -1;
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* Probes begin after a quarter of the timeout. What has been sent and is not acknowledged is no reason to wait longer. */
+void socket_keep_alive(int fd, int64_t peer_timeout_ns)
+{
+    enum { PROBES = 3, LONGEST_S = 4 * 32767 }; /* tcp(7): TCP_KEEPIDLE */
+    int64_t seconds = (peer_timeout_ns + 999999999) / 1000000000;
+    seconds = seconds < PROBES + 1 ? PROBES + 1 : seconds > LONGEST_S ? LONGEST_S : seconds;
+    int on = 1, count = PROBES, every = (int)(seconds / (PROBES + 1)), idle = (int)seconds - PROBES * every;
+    unsigned silent_ms = (unsigned)seconds * 1000;
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every, sizeof every);
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &silent_ms, sizeof silent_ms);
 }
 
-int socket_connect(const char *address, int64_t deadline, int *fd)
+/* ---- whose process is it ---- */
+
+static bool is_unix(const char *address) { return !strncmp(address, "unix:@", 6); }
+
+/* True where the other end is a Unix socket, and then its user. */
+static bool other_user(int fd, uid_t *user)
 {
-    if (!strncmp(address, "unix:@", 6)) {
+    struct ucred peer;
+    socklen_t len = sizeof peer;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len))
+        return false;
+    *user = peer.uid;
+    return true;
+}
+
+bool socket_may_ask(int fd)
+{
+    uid_t user;
+    return other_user(fd, &user) && (user == geteuid() || user == 0);
+}
+
+/* root is served by anybody, but only where the address says whose it is: nobody else may sit there. */
+bool socket_serves_us(int fd, const char *address)
+{
+    uid_t user;
+    unsigned named;
+    if (!is_unix(address))
+        return true;
+    if (!other_user(fd, &user))
+        return false;
+    return user == geteuid() || (geteuid() == 0 && sscanf(address, "unix:@dsmem-%u-", &named) == 1 && user == named);
+}
+
+int socket_connect(dsm_ctx *c, const char *address, int64_t deadline, int *fd)
+{
+    if (is_unix(address)) {
         struct sockaddr_un at;
         socklen_t len = unix_address(address + 6, &at);
-        return open_socket(AF_UNIX, (struct sockaddr *)&at, len, address, deadline, fd);
+        return open_socket(c, (struct sockaddr *)&at, len, address, deadline, fd);
     }
     char host[80], port[8];
     struct addrinfo *to = NULL;
@@ -212,9 +273,9 @@ int socket_connect(const char *address, int64_t deadline, int *fd)
         rc = resolve(host, port, AI_NUMERICHOST, &to);
     if (rc)
         return rc;
-    rc = open_socket(to->ai_family, to->ai_addr, to->ai_addrlen, address, deadline, fd);
+    rc = open_socket(c, to->ai_addr, to->ai_addrlen, address, deadline, fd);
     freeaddrinfo(to);
     if (!rc)
-        socket_keep_alive(*fd);
+        socket_keep_alive(*fd, c->peer_timeout_ns);
     return rc;
 }

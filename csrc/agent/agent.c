@@ -13,7 +13,7 @@
 
 #define HANDSHAKE_NS 5000000000
 #define DEAF_NS 100000000
-enum { STRANGERS_MAX = 64, EVENTS = 64 };
+enum { STRANGERS_MAX = 64, EVENTS = 64, WELCOMES = 16 };
 
 /* What an epoll event is about, in its lowest two bits; ids, not pointers, since an object may be gone by then. */
 enum { ON_STOP, ON_LISTENER, ON_CONN, ON_PEER };
@@ -68,15 +68,15 @@ static void reject_oldest(struct agent *a)
 
 static void welcome(struct agent *a, int fd)
 {
-    struct conn *n = calloc(1, sizeof *n);
-    if (!n) {
+    struct conn *n = a->ctx->dev->local_agent && !socket_may_ask(fd) ? NULL : calloc(1, sizeof *n);
+    if (!n) { /* another user's, or no memory */
         fetch_add_u64(&a->ctx->stats.rejected, 1);
         close(fd);
         return;
     }
     if (a->strangers >= STRANGERS_MAX)
         reject_oldest(a);
-    socket_keep_alive(fd);
+    socket_keep_alive(fd, a->ctx->peer_timeout_ns);
     n->id = a->next_conn++;
     n->fd = fd;
     n->deadline = clock_ns() + HANDSHAKE_NS;
@@ -96,15 +96,21 @@ static void listen_to(struct agent *a, bool on)
 
 static bool nothing_to_accept(int sys) { return sys == EAGAIN || sys == EINTR || sys == ECONNABORTED; }
 
-/* Where the process has no file descriptor left, the backlog keeps them until it has; the listener would wake us all the
- * while. */
-static void accept_all(struct agent *a)
+/* A few: those who have come before are served in between, however many knock. Where the process has no file descriptor left,
+ * the backlog keeps them until it has; the listener would wake us all the while. */
+static void accept_some(struct agent *a)
 {
-    int fd;
-    while ((fd = accept4(a->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0)
-        welcome(a, fd);
-    if (!nothing_to_accept(errno))
-        listen_to(a, false);
+    for (int i = 0; i < WELCOMES; i++) {
+        int fd = accept4(a->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd >= 0) {
+            welcome(a, fd);
+        } else if (nothing_to_accept(errno)) {
+            return;
+        } else {
+            listen_to(a, false);
+            return;
+        }
+    }
 }
 
 static void on_conn(struct agent *a, uint64_t id)
@@ -122,7 +128,11 @@ static void on_conn(struct agent *a, uint64_t id)
         return;
     }
     n->have += (size_t)got;
-    if (!conn_input(a, n))
+    if (conn_input(a, n))
+        return;
+    if (n->left)
+        drop(a, n);
+    else
         reject(a, n);
 }
 
@@ -201,7 +211,7 @@ static bool work(struct agent *a, const struct epoll_event *ev, int n)
             go_on = false;
             break;
         case ON_LISTENER:
-            accept_all(a);
+            accept_some(a);
             break;
         case ON_CONN:
             on_conn(a, id);
@@ -238,47 +248,45 @@ static int start_thread(struct agent *a)
     return sys ? err_set_errno(sys, "the agent's thread") : 0;
 }
 
-static void agent_free(struct agent *a)
-{
-    while (a->conns)
-        drop(a, a->conns);
-    if (a->listener >= 0)
-        close(a->listener);
-    if (a->stop >= 0)
-        close(a->stop);
-    if (a->epoll >= 0)
-        close(a->epoll);
-    pthread_mutex_destroy(&a->lock);
-    free(a->denied);
-    free(a);
-}
-
 /* ---- fork ---- */
 
-/* A child must not hold the agent's sockets open: as long as it lived, peers would not notice the death of this process. */
+/* A child must not hold the agent's sockets open: as long as it lived, others would not notice the end of this process. What
+ * the fork finds is all there is: sockets come and go under agent->lock, those to owners under ctx->lock. */
 static pthread_mutex_t agents_lock = PTHREAD_MUTEX_INITIALIZER; /* taken before agent->lock */
 static struct agent *agents;
 
 static void before_fork(void)
 {
     pthread_mutex_lock(&agents_lock);
-    for (struct agent *a = agents; a; a = a->next)
+    for (struct agent *a = agents; a; a = a->next) {
         pthread_mutex_lock(&a->lock);
+        pthread_mutex_lock(&a->ctx->lock);
+    }
 }
 
 static void after_fork(void)
 {
-    for (struct agent *a = agents; a; a = a->next)
+    for (struct agent *a = agents; a; a = a->next) {
+        pthread_mutex_unlock(&a->ctx->lock);
         pthread_mutex_unlock(&a->lock);
+    }
     pthread_mutex_unlock(&agents_lock);
+}
+
+static void forget(int fd)
+{
+    if (fd >= 0)
+        close(fd);
 }
 
 static void in_child(void)
 {
     for (struct agent *a = agents; a; a = a->next) {
-        close(a->listener);
+        forget(a->listener);
         for (struct conn *n = a->conns; n; n = n->next)
             close(n->fd);
+        for (struct peer *p = a->ctx->peers; p; p = p->next)
+            forget(p->fd);
     }
     after_fork();
     agents = NULL;
@@ -306,6 +314,38 @@ static void strike(struct agent *a)
 
 /* ---- start and stop ---- */
 
+/* Its thread does not run. The sockets go while a fork still finds them. */
+static void agent_free(struct agent *a)
+{
+    pthread_mutex_lock(&a->lock);
+    while (a->conns)
+        drop(a, a->conns);
+    forget(a->listener);
+    a->listener = -1;
+    pthread_mutex_unlock(&a->lock);
+    strike(a);
+    forget(a->stop);
+    forget(a->epoll);
+    pthread_mutex_destroy(&a->lock);
+    free(a->denied);
+    free(a);
+}
+
+/* Under agent->lock. */
+static int open_all(struct agent *a, const char *listen_at)
+{
+    a->epoll = epoll_create1(EPOLL_CLOEXEC);
+    a->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int rc = a->epoll < 0 || a->stop < 0 ? err_set_errno(errno, "the agent's epoll") : 0;
+    if (!rc)
+        rc = socket_listen(a->ctx, listen_at, a->ctx->address, &a->listener);
+    if (!rc)
+        rc = add(a->epoll, a->stop, EPOLLIN, 0, ON_STOP);
+    if (!rc)
+        rc = add(a->epoll, a->listener, EPOLLIN, 0, ON_LISTENER);
+    return rc;
+}
+
 int agent_start(dsm_ctx *c, const char *listen_at)
 {
     struct agent *a = calloc(1, sizeof *a);
@@ -314,15 +354,10 @@ int agent_start(dsm_ctx *c, const char *listen_at)
     a->ctx = c;
     a->listener = -1;
     pthread_mutex_init(&a->lock, NULL);
-    a->epoll = epoll_create1(EPOLL_CLOEXEC);
-    a->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    int rc = a->epoll < 0 || a->stop < 0 ? err_set_errno(errno, "the agent's epoll") : 0;
-    if (!rc)
-        rc = socket_listen(c, listen_at, c->address, &a->listener);
-    if (!rc)
-        rc = add(a->epoll, a->stop, EPOLLIN, 0, ON_STOP);
-    if (!rc)
-        rc = add(a->epoll, a->listener, EPOLLIN, 0, ON_LISTENER);
+    enlist(a);
+    pthread_mutex_lock(&a->lock);
+    int rc = open_all(a, listen_at);
+    pthread_mutex_unlock(&a->lock);
     if (!rc)
         rc = start_thread(a);
     if (rc) {
@@ -331,7 +366,6 @@ int agent_start(dsm_ctx *c, const char *listen_at)
     }
     c->agent = a;
     c->control = &agent_control;
-    enlist(a);
     return 0;
 }
 
@@ -342,7 +376,8 @@ void agent_stop(dsm_ctx *c)
     while (write(a->stop, &one, sizeof one) < 0 && errno == EINTR)
         ;
     pthread_join(a->thread, NULL);
-    strike(a);
+    for (struct peer *p = c->peers; p; p = p->next) /* it was the last that could bury one */
+        agent_control.disconnect(p);
     agent_free(a);
     c->agent = NULL;
 }

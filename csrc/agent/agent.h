@@ -19,9 +19,11 @@ struct conn {
     enum conn_state state;
     int64_t deadline; /* for the handshake */
     struct handshake shake;
+    struct session session;
+    bool left;            /* it has gone while we answered */
     struct fabric_ep *ep; /* our end of its endpoint, or NULL */
     size_t have;
-    uint8_t in[HEADER_SIZE + PAYLOAD_MAX];
+    uint8_t in[MESSAGE_MAX];
 };
 
 struct agent {
@@ -39,6 +41,7 @@ struct agent {
 };
 
 int agent_start(dsm_ctx *c, const char *listen_at);
+/* Its thread has ended, and all control connections are closed. */
 void agent_stop(dsm_ctx *c);
 int agent_fence(struct agent *a, const uint8_t node[DSM_NODE_ID]);
 /* Tells the agent to watch for the end of a peer's control connection, or to cease. */
@@ -55,8 +58,13 @@ extern const struct control agent_control;
 
 /* address.c: Unix abstract or TCP. socket_listen writes the address that others are to use. */
 int socket_listen(const dsm_ctx *c, const char *listen_at, char address[112], int *fd);
-int socket_connect(const char *address, int64_t deadline, int *fd);
-/* A host that falls silent is noticed within some seconds. Does nothing to a Unix socket. */
-void socket_keep_alive(int fd);
+/* *fd changes under ctx->lock, which is held across a fork: what it names then is ours. -1 after a failure. */
+int socket_connect(dsm_ctx *c, const char *address, int64_t deadline, int *fd);
+void socket_close(dsm_ctx *c, int *fd);
+/* A host that falls silent is noticed after the peer timeout, or 4 s where that is shorter. Nothing to a Unix socket. */
+void socket_keep_alive(int fd, int64_t peer_timeout_ns);
+/* Whether a Unix socket's other end is a process of ours: see docs/SECURITY.md. */
+bool socket_serves_us(int fd, const char *address);
+bool socket_may_ask(int fd);
 
 #endif

@@ -1,9 +1,11 @@
 /*
- * Talking to an owner's agent: connect, prove, ask. Under peer->talk; every wait ends at the deadline.
- * After a failure in the middle of a conversation the connection is given up: nobody could tell whose reply comes next.
+ * The client's end of a control connection: connect, prove, ask. Under peer->talk; every wait ends at the deadline.
+ *
+ * A deadline that passes ends the wait, not the connection: what has come of a reply stays in the stream, and whoever asks
+ * next skips the replies that nobody waits for any more. A connection that ends, or says what is not genuine, is closed.
  */
 #include "../base/clock.h"
-#include "../base/sha256.h"
+#include "../base/random.h"
 #include "../base/wire.h"
 #include "agent.h"
 
@@ -11,9 +13,20 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+enum { QUESTION_MAX = HEADER_SIZE + FABRIC_BLOB_MAX + MAC, REPLY_MAX = QUESTION_MAX };
+
+struct stream {
+    struct session session;
+    uint64_t answered; /* number of the last reply */
+    int memory;        /* file descriptor that has come with the reply that is being received, or -1 */
+    size_t have;       /* of that reply */
+    uint8_t in[REPLY_MAX];
+    size_t sent, len; /* of the last question; equal: it is out */
+    uint8_t out[QUESTION_MAX];
+};
 
 static int await(const struct peer *p, short events, int64_t deadline)
 {
@@ -31,13 +44,13 @@ static int await(const struct peer *p, short events, int64_t deadline)
 
 static int gone(const struct peer *p, int sys) { return err_set(DSM_EPEER, sys, "the agent at %s", p->address); }
 
-static int send_all(const struct peer *p, const uint8_t *bytes, size_t len, int64_t deadline)
+/* From bytes + *done up to len; *done says also after a failure how far it came. */
+static int send_rest(const struct peer *p, const uint8_t *bytes, size_t *done, size_t len, int64_t deadline)
 {
-    while (len) {
-        ssize_t n = send(p->fd, bytes, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+    while (*done < len) {
+        ssize_t n = send(p->fd, bytes + *done, len - *done, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n >= 0) {
-            bytes += n;
-            len -= (size_t)n;
+            *done += (size_t)n;
         } else if (errno == EAGAIN || errno == EINTR) {
             int rc = await(p, POLLOUT, deadline);
             if (rc)
@@ -47,6 +60,12 @@ static int send_all(const struct peer *p, const uint8_t *bytes, size_t len, int6
         }
     }
     return 0;
+}
+
+static int send_all(const struct peer *p, const uint8_t *bytes, size_t len, int64_t deadline)
+{
+    size_t done = 0;
+    return send_rest(p, bytes, &done, len, deadline);
 }
 
 /* The first of the file descriptors in a message goes to *fd if that is free; all others are closed. */
@@ -83,13 +102,13 @@ static ssize_t receive(const struct peer *p, uint8_t *bytes, size_t len, int *fd
     return n;
 }
 
-static int receive_all(const struct peer *p, uint8_t *bytes, size_t len, int *fd, int64_t deadline)
+/* As send_rest. fd NULL: file descriptors that come along are closed. */
+static int receive_rest(const struct peer *p, uint8_t *bytes, size_t *done, size_t len, int *fd, int64_t deadline)
 {
-    while (len) {
-        ssize_t n = receive(p, bytes, len, fd);
+    while (*done < len) {
+        ssize_t n = receive(p, bytes + *done, len - *done, fd);
         if (n > 0) {
-            bytes += n;
-            len -= (size_t)n;
+            *done += (size_t)n;
         } else if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
             int rc = await(p, POLLIN, deadline);
             if (rc)
@@ -101,67 +120,111 @@ static int receive_all(const struct peer *p, uint8_t *bytes, size_t len, int *fd
     return 0;
 }
 
+static int receive_all(const struct peer *p, uint8_t *bytes, size_t len, int64_t deadline)
+{
+    size_t done = 0;
+    return receive_rest(p, bytes, &done, len, NULL, deadline);
+}
+
+static void drop_memory(struct stream *s)
+{
+    if (s->memory >= 0)
+        close(s->memory);
+    s->memory = -1;
+}
+
 static void disconnect(struct peer *p)
 {
     note_u32(&p->dead, 1);
-    if (p->fd < 0)
-        return;
-    agent_unwatch(p->ctx->agent, p);
-    close(p->fd);
-    p->fd = -1;
+    if (p->fd >= 0) {
+        agent_unwatch(p->ctx->agent, p);
+        socket_close(p->ctx, &p->fd);
+    }
+    if (p->stream) {
+        drop_memory(p->stream);
+        explicit_bzero(p->stream, sizeof *p->stream);
+        free(p->stream);
+    }
+    p->stream = NULL;
 }
 
 /* ---- handshake ---- */
 
+static int refused(const struct peer *p, uint32_t status)
+{
+    return err_set(status <= DSM_ERROR_LAST ? (int)status : DSM_EPROTO, 0, "refused by the agent at %s", p->address);
+}
+
 static int read_challenge(const struct peer *p, const uint8_t *in, struct handshake *h)
 {
-    uint8_t want[MAC];
     if (memcmp(in, HELLO_MAGIC, 4))
         return err_set(DSM_EPROTO, 0, "%s", p->address);
     if (get_u16(in + 4) != PROTOCOL_VERSION)
         return err_set(DSM_EVERSION, 0, "%s speaks version %u of the control protocol, this release %d", p->address,
                        get_u16(in + 4), PROTOCOL_VERSION);
     if (get_u16(in + 6))
-        return err_set(get_u16(in + 6) <= DSM_ERROR_LAST ? get_u16(in + 6) : DSM_EPROTO, 0, "refused by %s",
-                       p->address);
+        return refused(p, get_u16(in + 6));
     if (memcmp(in + 8, p->node, DSM_NODE_ID))
         return err_set(DSM_ESTALE, 0, "another node has taken the address %s", p->address);
     memcpy(h->server, in + 8, DSM_NODE_ID);
     memcpy(h->server_nonce, in + 24, NONCE);
-    handshake_mac(p->ctx, "dsmem-server", h, want);
-    return same_bytes(want, in + 56, MAC) ? 0 : err_set(DSM_EAUTH, 0, "%s", p->address);
+    return 0;
+}
+
+static int hello(struct peer *p, struct handshake *h, int64_t deadline)
+{
+    uint8_t out[HELLO_SIZE] = HELLO_MAGIC, in[CHALLENGE_SIZE];
+    int rc = random_bytes(h->client_nonce, NONCE);
+    if (rc)
+        return rc;
+    memcpy(h->client, p->ctx->node, DSM_NODE_ID);
+    memcpy(h->address, p->address, ADDRESS_MAX);
+    put_u16(out + 4, PROTOCOL_VERSION);
+    memcpy(out + 8, h->client, DSM_NODE_ID);
+    memcpy(out + 24, h->client_nonce, NONCE);
+    rc = send_all(p, out, sizeof out, deadline);
+    if (!rc)
+        rc = receive_all(p, in, sizeof in, deadline);
+    return rc ? rc : read_challenge(p, in, h);
+}
+
+/* Both sides prove: the client first, so that who only listens or connects gets nothing that depends on the secret. */
+static int prove(struct peer *p, const struct handshake *h, int64_t deadline)
+{
+    uint8_t proof[PROOF_SIZE], verdict[VERDICT_SIZE], want[MAC];
+    handshake_mac(p->ctx, LABEL_CLIENT, h, proof);
+    int rc = send_all(p, proof, sizeof proof, deadline);
+    if (!rc)
+        rc = receive_all(p, verdict, sizeof verdict, deadline);
+    if (rc)
+        return rc;
+    if (get_u32(verdict))
+        return refused(p, get_u32(verdict));
+    handshake_mac(p->ctx, LABEL_SERVER, h, want);
+    return same_bytes(want, verdict + 4, MAC) ? 0 : err_set(DSM_EAUTH, 0, "the agent at %s", p->address);
 }
 
 static int shake_hands(struct peer *p, int64_t deadline)
 {
-    struct handshake h;
-    uint8_t hello[HELLO_SIZE] = HELLO_MAGIC, in[CHALLENGE_SIZE], proof[PROOF_SIZE];
-    if (getrandom(h.client_nonce, NONCE, 0) != NONCE)
-        return err_set_errno(errno, "getrandom");
-    memcpy(h.client, p->ctx->node, DSM_NODE_ID);
-    put_u16(hello + 4, PROTOCOL_VERSION);
-    memcpy(hello + 8, h.client, DSM_NODE_ID);
-    memcpy(hello + 24, h.client_nonce, NONCE);
-    int rc = send_all(p, hello, sizeof hello, deadline);
+    struct handshake h = {.address = ""};
+    if (!socket_serves_us(p->fd, p->address))
+        return err_set(DSM_EAUTH, 0, "the process at %s is another user's", p->address);
+    int rc = hello(p, &h, deadline);
     if (!rc)
-        rc = receive_all(p, in, CHALLENGE_SIZE, NULL, deadline);
-    if (!rc)
-        rc = read_challenge(p, in, &h);
+        rc = prove(p, &h, deadline);
     if (rc)
         return rc;
-    handshake_mac(p->ctx, "dsmem-client", &h, proof);
-    rc = send_all(p, proof, sizeof proof, deadline);
-    if (!rc)
-        rc = receive_all(p, in, VERDICT_SIZE, NULL, deadline);
-    if (!rc && get_u32(in))
-        rc = err_set(get_u32(in) <= DSM_ERROR_LAST ? (int)get_u32(in) : DSM_EPROTO, 0, "refused by %s", p->address);
-    return rc;
+    if (!(p->stream = calloc(1, sizeof *p->stream)))
+        return err_set(DSM_ENOMEM, 0, "connection");
+    p->stream->memory = -1;
+    session_begin(p->ctx, &h, &p->stream->session);
+    return 0;
 }
 
 static int connect_peer(struct peer *p, int64_t deadline)
 {
     disconnect(p);
-    int rc = socket_connect(p->address, deadline, &p->fd);
+    int rc = socket_connect(p->ctx, p->address, deadline, &p->fd);
     if (rc)
         return rc;
     rc = shake_hands(p, deadline);
@@ -185,36 +248,89 @@ struct request {
     int *fd;          /* where a file descriptor that comes with it goes, or NULL */
 };
 
-static int read_reply(struct peer *p, struct request *q, int64_t deadline)
+/* The last question goes out. Of one that cannot begin to, nothing remains. */
+static int send_question(struct peer *p, int64_t deadline)
 {
-    uint8_t h[HEADER_SIZE];
-    int rc = receive_all(p, h, sizeof h, q->fd, deadline);
-    if (rc)
-        return rc;
-    size_t len = get_u16(h + 6);
-    uint32_t status = get_u32(h + 12);
-    if (memcmp(h, MESSAGE_MAGIC, 4) || get_u16(h + 4) != (q->type | REPLY) || get_u32(h + 8) != p->seq ||
-        len > q->reply_max || status > DSM_ERROR_LAST)
-        return err_set(DSM_EPROTO, 0, "%s sent a reply that fits no question", p->address);
-    rc = len ? receive_all(p, q->reply, len, q->fd, deadline) : 0;
-    q->reply_max = len;
-    return rc ? rc : (int)status;
+    struct stream *s = p->stream;
+    int rc = send_rest(p, s->out, &s->sent, s->len, deadline);
+    if (rc && !s->sent && s->len) {
+        s->len = 0;
+        s->session.number--;
+    }
+    return rc;
 }
 
-/* 0; a positive DSM_E… that the owner answered; or a negative one, then the connection is gone. */
+/* All of the next reply, genuine and in its order. */
+static int receive_reply(struct peer *p, int64_t deadline)
+{
+    struct stream *s = p->stream;
+    int rc = receive_rest(p, s->in, &s->have, HEADER_SIZE, &s->memory, deadline);
+    if (rc)
+        return rc;
+    if (memcmp(s->in, MESSAGE_MAGIC, 4) || get_u16(s->in + 6) > FABRIC_BLOB_MAX)
+        return err_set(DSM_EPROTO, 0, "%s sent something that is no reply", p->address);
+    if ((rc = receive_rest(p, s->in, &s->have, message_length(s->in), &s->memory, deadline)))
+        return rc;
+    if (!message_genuine(&s->session.answer, s->in))
+        return err_set(DSM_EPROTO, 0, "what came from %s is not what its owner sent", p->address);
+    if (get_u64(s->in + 8) != ++s->answered)
+        return err_set(DSM_EPROTO, 0, "%s sent a reply out of its order", p->address);
+    s->have = 0;
+    return 0;
+}
+
+static int read_reply(struct peer *p, struct request *q)
+{
+    struct stream *s = p->stream;
+    size_t len = get_u16(s->in + 6);
+    uint32_t status = get_u32(s->in + 16);
+    if (get_u16(s->in + 4) != (q->type | REPLY) || len > q->reply_max || status > DSM_ERROR_LAST || (status && len))
+        return err_set(DSM_EPROTO, 0, "%s sent a reply that fits no question", p->address);
+    if (len)
+        memcpy(q->reply, s->in + HEADER_SIZE, len);
+    q->reply_max = len;
+    if (q->fd && !status) {
+        *q->fd = s->memory;
+        s->memory = -1;
+    }
+    return (int)status;
+}
+
+static int exchange(struct peer *p, struct request *q, int64_t deadline)
+{
+    struct stream *s = p->stream;
+    int rc = send_question(p, deadline); /* the rest of the one before */
+    if (rc)
+        return rc;
+    memcpy(s->out, MESSAGE_MAGIC, 4);
+    put_u16(s->out + 4, q->type);
+    put_u16(s->out + 6, (uint16_t)q->len);
+    put_u64(s->out + 8, ++s->session.number);
+    put_u32(s->out + 16, 0);
+    memcpy(s->out + HEADER_SIZE, q->payload, q->len);
+    message_seal(&s->session.asking, s->out);
+    s->sent = 0;
+    s->len = message_length(s->out);
+    if ((rc = send_question(p, deadline)))
+        return rc;
+    do { /* older ones are to questions whose deadline has passed */
+        drop_memory(s);
+        rc = receive_reply(p, deadline);
+    } while (!rc && s->answered < s->session.number);
+    if (!rc)
+        rc = read_reply(p, q);
+    if (rc != -DSM_ETIME)
+        drop_memory(s);
+    return rc;
+}
+
+/* 0; a positive DSM_E… that the owner answered; or a negative one. After ETIME the connection is as good as before. */
 static int ask(struct peer *p, struct request *q, int64_t deadline)
 {
-    uint8_t out[HEADER_SIZE + FABRIC_BLOB_MAX] = MESSAGE_MAGIC;
     if (p->fd < 0 || peek_u32(&p->dead))
         return gone(p, 0);
-    put_u16(out + 4, q->type);
-    put_u16(out + 6, (uint16_t)q->len);
-    put_u32(out + 8, ++p->seq);
-    memcpy(out + HEADER_SIZE, q->payload, q->len);
-    int rc = send_all(p, out, HEADER_SIZE + q->len, deadline);
-    if (!rc)
-        rc = read_reply(p, q, deadline);
-    if (rc < 0)
+    int rc = exchange(p, q, deadline);
+    if (rc == -DSM_EPEER || rc == -DSM_EPROTO)
         disconnect(p);
     return rc;
 }
@@ -267,7 +383,7 @@ static int ask_attach(struct peer *p, dsm_descriptor *d, int *fd, int64_t deadli
     d->key = get_u32(grant + 16);
     d->access = get_u32(grant + 20);
     d->kind = get_u32(grant + 24);
-    if (!d->nbytes || !d->access || d->access > 7 || d->kind != FABRIC_KIND_HOST)
+    if (!d->nbytes || !d->access || d->access > 7 || d->kind != FABRIC_KIND_HOST || get_u32(grant + 28))
         return err_set(DSM_EPROTO, 0, "%s granted a region that makes no sense", p->address);
     return 0;
 }

@@ -1,9 +1,9 @@
 /* A context: device, agent and tables, opened and closed. */
+#include "../base/random.h"
 #include "agent.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 enum { SECRET_MIN = 16 };
@@ -47,11 +47,12 @@ static int fill(dsm_ctx *c, const dsm_options *o)
     if (!(c->secret = malloc(o->secret_len)))
         return err_set(DSM_ENOMEM, 0, "context");
     memcpy(c->secret, o->secret, c->secret_len = o->secret_len);
-    if (getrandom(c->node, sizeof c->node, 0) != sizeof c->node)
-        return err_set(DSM_ESYS, 0, "getrandom");
+    int rc = random_bytes(c->node, sizeof c->node);
+    if (rc)
+        return rc;
     dsm_options with = *o;
     with.peer_timeout_ns = c->peer_timeout_ns;
-    int rc = fabric_open(&with, &c->stats, &c->dev);
+    rc = fabric_open(&with, &c->stats, &c->dev);
     if (rc) {
         c->dev = NULL;
         return rc;
@@ -79,13 +80,8 @@ void dsm_close(dsm_ctx *c)
 {
     if (ctx_forked(c)) /* the parent's: only forget */
         return;
-    struct peer *p = c->peers; /* the agent may look for one until it has stopped */
-    for (struct peer *i = p; i; i = i->next) {
-        pthread_mutex_lock(&i->talk);
-        c->control->disconnect(i);
-        pthread_mutex_unlock(&i->talk);
-    }
     agent_stop(c);
+    struct peer *p = c->peers;
     while (p) {
         struct peer *next = p->next;
         peer_free(p);

@@ -1,37 +1,34 @@
 /* What the agent says to other nodes (docs/protocols/handshake.md). Never waits: who does not take a reply is dropped. */
-#include "../base/sha256.h"
+#include "../base/random.h"
 #include "../base/wire.h"
 #include "agent.h"
 
+#include <errno.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-void handshake_mac(const dsm_ctx *c, const char role[12], const struct handshake *h, uint8_t mac[MAC])
+/* Nobody misbehaves who has left before the answer. */
+static bool sent(struct conn *n, ssize_t got, size_t len)
 {
-    uint8_t text[12 + sizeof *h];
-    memcpy(text, role, 12);
-    memcpy(text + 12, h, sizeof *h);
-    dsm_hmac_sha256(c->secret, c->secret_len, text, sizeof text, mac);
+    n->left = got < 0 && errno != EAGAIN;
+    return got == (ssize_t)len;
 }
-_Static_assert(sizeof(struct handshake) == 2 * NONCE + 2 * DSM_NODE_ID, "hashed as it lies in memory");
 
 static bool say(struct conn *n, const void *bytes, size_t len)
 {
-    return send(n->fd, bytes, len, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)len;
+    return sent(n, send(n->fd, bytes, len, MSG_NOSIGNAL | MSG_DONTWAIT), len);
 }
 
+/* Nothing in it depends on the secret: a stranger gets nothing to guess at. */
 static bool challenge(struct agent *a, struct conn *n, uint16_t status)
 {
     uint8_t out[CHALLENGE_SIZE] = HELLO_MAGIC;
     put_u16(out + 4, PROTOCOL_VERSION);
     put_u16(out + 6, status);
     memcpy(out + 8, a->ctx->node, DSM_NODE_ID);
-    if (!status) {
+    if (!status)
         memcpy(out + 24, n->shake.server_nonce, NONCE);
-        handshake_mac(a->ctx, "dsmem-server", &n->shake, out + 56);
-    }
     return say(n, out, sizeof out) && !status;
 }
 
@@ -40,29 +37,35 @@ static bool on_hello(struct agent *a, struct conn *n)
     const uint8_t *in = n->in;
     if (memcmp(in, HELLO_MAGIC, 4))
         return false;
+    if (get_u16(in + 4) != PROTOCOL_VERSION)
+        return challenge(a, n, DSM_EVERSION);
+    if (get_u16(in + 6))
+        return false;
     memcpy(n->shake.client, in + 8, DSM_NODE_ID);
     memcpy(n->shake.client_nonce, in + 24, NONCE);
     memcpy(n->shake.server, a->ctx->node, DSM_NODE_ID);
-    if (get_u16(in + 4) != PROTOCOL_VERSION)
-        return challenge(a, n, DSM_EVERSION);
+    memcpy(n->shake.address, a->ctx->address, ADDRESS_MAX);
     if (agent_denies(a, n->shake.client))
         return challenge(a, n, DSM_EFENCED);
-    if (getrandom(n->shake.server_nonce, NONCE, 0) != NONCE)
-        return false;
+    if (random_bytes(n->shake.server_nonce, NONCE))
+        return challenge(a, n, DSM_ESYS);
     n->state = CONN_PROOF;
     return challenge(a, n, 0);
 }
 
 static bool on_proof(struct agent *a, struct conn *n)
 {
-    uint8_t want[MAC], verdict[VERDICT_SIZE];
-    handshake_mac(a->ctx, "dsmem-client", &n->shake, want);
+    uint8_t want[MAC], verdict[VERDICT_SIZE] = {0};
+    handshake_mac(a->ctx, LABEL_CLIENT, &n->shake, want);
     int status = !same_bytes(want, n->in, MAC)      ? DSM_EAUTH
                  : agent_denies(a, n->shake.client) ? DSM_EFENCED /* since its hello */
                                                     : 0;
     put_u32(verdict, (uint32_t)status);
+    if (!status)
+        handshake_mac(a->ctx, LABEL_SERVER, &n->shake, verdict + 4);
     if (!say(n, verdict, sizeof verdict) || status)
         return false;
+    session_begin(a->ctx, &n->shake, &n->session);
     n->state = CONN_OPEN;
     a->strangers--;
     return true;
@@ -72,21 +75,22 @@ static bool on_proof(struct agent *a, struct conn *n)
 
 static bool reply(struct conn *n, int status, const void *payload, size_t len, int fd)
 {
-    uint8_t out[HEADER_SIZE + FABRIC_BLOB_MAX] = MESSAGE_MAGIC;
+    uint8_t out[HEADER_SIZE + FABRIC_BLOB_MAX + MAC] = MESSAGE_MAGIC;
     put_u16(out + 4, (uint16_t)(get_u16(n->in + 4) | REPLY));
     put_u16(out + 6, (uint16_t)len);
-    memcpy(out + 8, n->in + 8, 4);
-    put_u32(out + 12, (uint32_t)status);
+    put_u64(out + 8, n->session.number);
+    put_u32(out + 16, (uint32_t)status);
     if (len)
         memcpy(out + HEADER_SIZE, payload, len);
+    message_seal(&n->session.answer, out);
     if (fd < 0)
-        return say(n, out, HEADER_SIZE + len);
+        return say(n, out, message_length(out));
 
     union {
         struct cmsghdr align;
         char bytes[CMSG_SPACE(sizeof(int))];
     } control = {0};
-    struct iovec iov = {out, HEADER_SIZE + len};
+    struct iovec iov = {out, message_length(out)};
     struct msghdr m = {
         .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
     struct cmsghdr *h = CMSG_FIRSTHDR(&m);
@@ -94,7 +98,7 @@ static bool reply(struct conn *n, int status, const void *payload, size_t len, i
     h->cmsg_type = SCM_RIGHTS;
     h->cmsg_len = CMSG_LEN(sizeof(int));
     memcpy(CMSG_DATA(h), &fd, sizeof fd);
-    return sendmsg(n->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)iov.iov_len;
+    return sent(n, sendmsg(n->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT), iov.iov_len);
 }
 
 static bool on_attach(dsm_ctx *c, struct conn *n, const uint8_t *name)
@@ -112,10 +116,10 @@ static bool on_attach(dsm_ctx *c, struct conn *n, const uint8_t *name)
         rc = c->dev->fabric->mem_export(r->mem, &fd);
     }
     pthread_mutex_unlock(&c->lock);
-    bool sent = reply(n, -rc, grant, rc ? 0 : sizeof grant, fd);
+    bool good = reply(n, -rc, grant, rc ? 0 : sizeof grant, fd);
     if (fd >= 0)
         close(fd);
-    return sent;
+    return good;
 }
 
 static bool on_status(dsm_ctx *c, struct conn *n, const uint8_t *name)
@@ -144,8 +148,14 @@ static bool on_endpoint(dsm_ctx *c, struct conn *n, const uint8_t *blob, size_t 
     return reply(n, -rc, mine, rc ? 0 : (size_t)size, -1);
 }
 
-static bool on_message(struct agent *a, struct conn *n, const uint8_t *payload, size_t len)
+/* Each message once, in its order: its number is the next one. */
+static bool on_message(struct agent *a, struct conn *n)
 {
+    const uint8_t *payload = n->in + HEADER_SIZE;
+    size_t len = get_u16(n->in + 6);
+    if (!message_genuine(&n->session.asking, n->in) || get_u64(n->in + 8) != n->session.number + 1)
+        return false;
+    n->session.number++;
     switch (get_u16(n->in + 4)) {
     case MSG_ATTACH:
         return len == NAME_SIZE && on_attach(a->ctx, n, payload);
@@ -172,7 +182,7 @@ static int message_size(const struct conn *n)
         return 0;
     if (memcmp(n->in, MESSAGE_MAGIC, 4) || get_u16(n->in + 6) > PAYLOAD_MAX)
         return -1;
-    return HEADER_SIZE + get_u16(n->in + 6);
+    return (int)message_length(n->in);
 }
 
 bool conn_input(struct agent *a, struct conn *n)
@@ -186,7 +196,7 @@ bool conn_input(struct agent *a, struct conn *n)
                    n->state == CONN_PROOF;
         bool good = n->state == CONN_HELLO   ? on_hello(a, n)
                     : n->state == CONN_PROOF ? on_proof(a, n)
-                                             : on_message(a, n, n->in + HEADER_SIZE, (size_t)size - HEADER_SIZE);
+                                             : on_message(a, n);
         if (!good)
             return false;
         n->have -= (size_t)size;

@@ -17,6 +17,16 @@ static const uint32_t K[64] = {
 
 static uint32_t rotate(uint32_t x, int n) { return x >> n | x << (32 - n); }
 
+/* One round on v[a] to v[h]; w and K at i. */
+#define ROUND(a, b, c, d, e, f, g, h, i) \
+    { \
+        uint32_t t = v[h] + (rotate(v[e], 6) ^ rotate(v[e], 11) ^ rotate(v[e], 25)) + \
+                     ((v[e] & v[f]) ^ (~v[e] & v[g])) + K[i] + w[i]; \
+        v[d] += t; \
+        v[h] = t + (rotate(v[a], 2) ^ rotate(v[a], 13) ^ rotate(v[a], 22)) + \
+               ((v[a] & v[b]) ^ (v[a] & v[c]) ^ (v[b] & v[c])); \
+    }
+
 static void compress(struct sha256 *s)
 {
     uint32_t w[64], v[8];
@@ -30,13 +40,15 @@ static void compress(struct sha256 *s)
             w[i - 16] + w[i - 7] + (rotate(a, 7) ^ rotate(a, 18) ^ a >> 3) + (rotate(b, 17) ^ rotate(b, 19) ^ b >> 10);
     }
     memcpy(v, s->state, sizeof v);
-    for (int i = 0; i < 64; i++) {
-        uint32_t a = v[0], e = v[4];
-        uint32_t t1 = v[7] + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + ((e & v[5]) ^ (~e & v[6])) + K[i] + w[i];
-        uint32_t t2 = (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & v[1]) ^ (a & v[2]) ^ (v[1] & v[2]));
-        memmove(v + 1, v, 7 * sizeof *v);
-        v[4] += t1;
-        v[0] = t1 + t2;
+    for (int i = 0; i < 64; i += 8) { /* after eight rounds each word is where it was: nothing is moved */
+        ROUND(0, 1, 2, 3, 4, 5, 6, 7, i)
+        ROUND(7, 0, 1, 2, 3, 4, 5, 6, i + 1)
+        ROUND(6, 7, 0, 1, 2, 3, 4, 5, i + 2)
+        ROUND(5, 6, 7, 0, 1, 2, 3, 4, i + 3)
+        ROUND(4, 5, 6, 7, 0, 1, 2, 3, i + 4)
+        ROUND(3, 4, 5, 6, 7, 0, 1, 2, i + 5)
+        ROUND(2, 3, 4, 5, 6, 7, 0, 1, i + 6)
+        ROUND(1, 2, 3, 4, 5, 6, 7, 0, i + 7)
     }
     for (int i = 0; i < 8; i++)
         s->state[i] += v[i];
@@ -52,8 +64,12 @@ void sha256_init(struct sha256 *s)
 
 void sha256_update(struct sha256 *s, const void *bytes, size_t n)
 {
-    for (const uint8_t *p = bytes; n--; p++) {
-        s->block[s->nbytes++ % SHA256_BLOCK] = *p;
+    for (const uint8_t *p = bytes; n;) {
+        size_t at = s->nbytes % SHA256_BLOCK, some = n < SHA256_BLOCK - at ? n : SHA256_BLOCK - at;
+        memcpy(s->block + at, p, some);
+        p += some;
+        n -= some;
+        s->nbytes += some;
         if (s->nbytes % SHA256_BLOCK == 0)
             compress(s);
     }
@@ -63,8 +79,8 @@ void sha256_final(struct sha256 *s, uint8_t digest[SHA256_SIZE])
 {
     uint64_t bits = htobe64(s->nbytes * 8);
     sha256_update(s, "\x80", 1);
-    while (s->nbytes % SHA256_BLOCK != SHA256_BLOCK - 8)
-        sha256_update(s, "", 1);
+    static const uint8_t zeros[SHA256_BLOCK];
+    sha256_update(s, zeros, (2 * SHA256_BLOCK - 8 - s->nbytes % SHA256_BLOCK) % SHA256_BLOCK);
     sha256_update(s, &bits, 8);
     for (int i = 0; i < 8; i++) {
         uint32_t word = htobe32(s->state[i]);
@@ -72,27 +88,50 @@ void sha256_final(struct sha256 *s, uint8_t digest[SHA256_SIZE])
     }
 }
 
+static void key_block(const uint8_t pad[SHA256_BLOCK], uint8_t with, uint32_t state[8])
+{
+    uint8_t block[SHA256_BLOCK];
+    struct sha256 s;
+    for (size_t i = 0; i < sizeof block; i++)
+        block[i] = pad[i] ^ with;
+    sha256_init(&s);
+    sha256_update(&s, block, sizeof block);
+    memcpy(state, s.state, sizeof s.state);
+}
+
+void hmac_key(struct hmac *k, const void *key, size_t len)
+{
+    uint8_t pad[SHA256_BLOCK] = {0};
+    if (len > sizeof pad) {
+        struct sha256 s;
+        sha256_init(&s);
+        sha256_update(&s, key, len);
+        sha256_final(&s, pad);
+    } else if (len) {
+        memcpy(pad, key, len);
+    }
+    key_block(pad, 0x36, k->inner);
+    key_block(pad, 0x5c, k->outer);
+}
+
+static void sum(const uint32_t state[8], const void *text, size_t len, uint8_t out[SHA256_SIZE])
+{
+    struct sha256 s = {.nbytes = SHA256_BLOCK};
+    memcpy(s.state, state, sizeof s.state);
+    sha256_update(&s, text, len);
+    sha256_final(&s, out);
+}
+
+void hmac_sum(const struct hmac *k, const void *text, size_t len, uint8_t out[SHA256_SIZE])
+{
+    uint8_t inner[SHA256_SIZE];
+    sum(k->inner, text, len, inner);
+    sum(k->outer, inner, sizeof inner, out);
+}
+
 void dsm_hmac_sha256(const void *key, size_t key_len, const void *msg, size_t len, uint8_t out[32])
 {
-    uint8_t pad[SHA256_BLOCK] = {0}, inner[SHA256_SIZE];
-    struct sha256 s;
-    if (key_len > sizeof pad) {
-        sha256_init(&s);
-        sha256_update(&s, key, key_len);
-        sha256_final(&s, pad);
-    } else if (key_len) {
-        memcpy(pad, key, key_len);
-    }
-    for (size_t i = 0; i < sizeof pad; i++)
-        pad[i] ^= 0x36;
-    sha256_init(&s);
-    sha256_update(&s, pad, sizeof pad);
-    sha256_update(&s, msg, len);
-    sha256_final(&s, inner);
-    for (size_t i = 0; i < sizeof pad; i++)
-        pad[i] ^= 0x36 ^ 0x5c;
-    sha256_init(&s);
-    sha256_update(&s, pad, sizeof pad);
-    sha256_update(&s, inner, sizeof inner);
-    sha256_final(&s, out);
+    struct hmac k;
+    hmac_key(&k, key, key_len);
+    hmac_sum(&k, msg, len, out);
 }

@@ -32,11 +32,11 @@ struct peer {
     uint8_t node[DSM_NODE_ID];
     char address[112];
     uint32_t refs; /* remotes; under ctx->lock */
-    uint32_t dead; /* the control connection is gone; set by the agent thread or by a failed conversation */
+    uint32_t dead; /* the control connection is gone; set by the agent thread or by a conversation that found its end */
 
     pthread_mutex_t talk;
-    int fd; /* -1: none */
-    uint32_t seq;
+    int fd;                /* -1: none. Changes under ctx->lock, too */
+    struct stream *stream; /* the agent's: where the conversation on fd stands */
 
     pthread_mutex_t lock;
     pthread_cond_t cond; /* a sleeper has left */

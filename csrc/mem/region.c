@@ -1,9 +1,9 @@
 /* Memory of this process that others reach: the table of regions, and closing them. */
+#include "../base/random.h"
 #include "core.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 static int check_access(uint32_t access)
 {
@@ -45,18 +45,19 @@ static int reserve(dsm_ctx *c, size_t n)
     return 0;
 }
 
-/* Generations are random: a descriptor of an earlier process that had the same address names nothing here. Up to 256 bytes
- * come from the kernel in one piece; then fewer than asked for means none, and a zero is no generation. */
-static void set_generations(dsm_region **regions, size_t n)
+/* Generations are random: a descriptor of an earlier process that had the same address names nothing here. A zero is none. */
+static int set_generations(dsm_region **regions, size_t n)
 {
     uint64_t random[32];
     for (size_t i = 0; i < n;) {
-        size_t some = n - i < 32 ? n - i : 32, bytes = some * sizeof *random;
-        if (getrandom(random, bytes, 0) != (ssize_t)bytes)
-            continue;
+        size_t some = n - i < 32 ? n - i : 32;
+        int rc = random_bytes(random, some * sizeof *random);
+        if (rc)
+            return rc;
         for (size_t k = 0; k < some && random[k]; k++)
             regions[i++]->generation = random[k];
     }
+    return 0;
 }
 
 static int enter(dsm_ctx *c, size_t n, struct fabric_mem *const *mem, dsm_region **out)
@@ -69,9 +70,10 @@ static int enter(dsm_ctx *c, size_t n, struct fabric_mem *const *mem, dsm_region
         *r = (dsm_region){.ctx = c, .mem = mem[made]};
         out[made] = r;
     }
-    set_generations(out, made);
+    int rc = made < n ? err_set(DSM_ENOMEM, 0, "region") : set_generations(out, n);
     pthread_mutex_lock(&c->lock);
-    int rc = made < n ? err_set(DSM_ENOMEM, 0, "region") : reserve(c, n);
+    if (!rc)
+        rc = reserve(c, n);
     for (size_t i = 0; !rc && i < n; i++) {
         uint64_t id = c->free_region;
         c->free_region = (uintptr_t)c->regions[id] >> 1;

@@ -1,9 +1,7 @@
 #include "object.h"
 
+#include "../base/random.h"
 #include "../mem/remote.h"
-
-#include <errno.h>
-#include <sys/random.h>
 
 static const char *const names[] = {DSM_TYPE_NAMES};
 
@@ -19,8 +17,8 @@ int object_format(void *memory, enum dsm_type type, uint64_t nbytes)
     h.made = given->made;
     h.creator = given->creator;
     while (!h.id)
-        if (getrandom(&h.id, sizeof h.id, 0) != (ssize_t)sizeof h.id)
-            return err_set_errno(errno, "getrandom");
+        if (random_bytes(&h.id, sizeof h.id))
+            return -DSM_ESYS;
     *(struct object_header *)memory = h;
     return 0;
 }

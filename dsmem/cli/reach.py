@@ -1,19 +1,14 @@
-"""Whether a node's agent can be reached and has our secret: the hello of docs/protocols/handshake.md, no more."""
+"""Whether a node's agent can be reached and has our secret: the handshake of docs/protocols/handshake.md, no more."""
 
 from __future__ import annotations
 
-import hmac
-import os
 import socket
-import struct
 
 import click
 
 from dsmem.cli.rendezvous import Endpoint
+from dsmem.handshake import VERSION, Handshake, Refused
 
-_HELLO = struct.Struct("<4sHH16s32s")
-_CHALLENGE = struct.Struct("<4sHH16s32s32s")
-_MAGIC, _VERSION = b"DSMH", 1
 WAIT_S = 5.0
 
 
@@ -32,19 +27,31 @@ def _connect(address: str) -> socket.socket:
     return socket.create_connection((at.host, at.port), timeout=WAIT_S)
 
 
-def _hello(stream: socket.socket, secret: bytes) -> str | None:
-    mine, nonce = os.urandom(16), os.urandom(32)
-    stream.sendall(_HELLO.pack(_MAGIC, _VERSION, 0, mine, nonce))
-    got = b""
-    while len(got) < _CHALLENGE.size and (piece := stream.recv(_CHALLENGE.size - len(got))):
-        got += piece
-    if len(got) < _CHALLENGE.size or not got.startswith(_MAGIC):
-        return "what listens there is no agent of dsmem"
-    _, version, status, theirs, challenge, mac = _CHALLENGE.unpack(got)
-    if version != _VERSION or status:
-        return f"it speaks version {version} of the control protocol and answers {status}; run the same release on both"
-    if not hmac.compare_digest(mac, hmac.digest(secret, b"dsmem-server" + nonce + challenge + mine + theirs, "sha256")):
-        return "it is an agent of dsmem, but the secrets differ; give both sides the same DSMEM_SECRET or secret file"
+def _published(address: str, stream: socket.socket) -> str:
+    """The address as an agent writes it: in numbers."""
+    if address.startswith("unix:"):
+        return address
+    host, port = stream.getpeername()[:2]
+    return f"tcp:{Endpoint(host, port)}"
+
+
+def _hello(stream: socket.socket, address: str, secret: bytes) -> str | None:
+    published = _published(address, stream)
+    try:
+        Handshake(secret, published).dial(stream)
+    except Refused as no:
+        if no.step == "challenge" and isinstance(no.detail, str):
+            return "what listens there is no agent of dsmem"
+        if no.step == "version":
+            return (
+                f"it speaks version {no.detail} of the control protocol, this release {VERSION}; run the same on both"
+            )
+        if no.step in ("verdict", "proof"):
+            return (
+                "it is an agent of dsmem, but the secrets differ; give both sides the same DSMEM_SECRET or secret file "
+                f"(or its descriptors name another address than {published}: try that one)"
+            )
+        return f"it refuses with error {no.detail}"
     return None
 
 
@@ -65,7 +72,7 @@ def reach(address: str, secret: bytes) -> dict[str, str | bool | None]:
     """
     try:
         with _connect(address) as stream:
-            reason = _hello(stream, secret)
+            reason = _hello(stream, address, secret)
     except TimeoutError:
         reason = "no answer: the host is down, or a firewall drops the packets (allow the port, TCP)"
     except ConnectionRefusedError:

@@ -21,9 +21,10 @@ import click
 
 import dsmem
 from dsmem import errors
+from dsmem.handshake import stretch
 
 PORT = 18515  # as perftest's
-MAGIC = b"DSMB\x01\0\0\0"
+MAGIC = b"DSMB\x02\0\0\0"
 ANSWER_S = 5.0
 NONCE = MAC = 32
 _WANT = struct.Struct(f"<Q{NONCE}s{MAC}s")
@@ -81,7 +82,7 @@ def _receive(stream: socket.socket, n: int) -> bytes:
 
 
 def _mac(secret: bytes, side: bytes, server: bytes, client: bytes, rest: bytes) -> bytes:
-    return hmac.digest(secret, b"dsmem-bench-" + side + server + client + rest, "sha256")
+    return hmac.digest(stretch(secret), b"dsmem-bench-" + side + server + client + rest, "sha256")
 
 
 # ---- the server ----

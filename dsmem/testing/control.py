@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import hmac
 import os
 import socket
 import struct
@@ -16,9 +14,11 @@ from types import TracebackType
 from typing_extensions import Self
 
 import dsmem
+from dsmem.handshake import CHALLENGE, HEADER, HELLO, MAC, MOST, VERDICT, Handshake, seal, unseal
 
 ATTACH, ENDPOINT, STATUS, BYE = 1, 2, 3, 4
 REPLY = 0x8000
+QUESTION = HEADER.size + 16 + MAC  # bytes of an ATTACH or a STATUS
 
 
 def connect(address: str, timeout: float = 10.0) -> socket.socket:
@@ -34,8 +34,12 @@ def connect(address: str, timeout: float = 10.0) -> socket.socket:
     kind, _, rest = address.partition(":")
     if kind == "unix":
         s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        s.settimeout(timeout)
-        s.connect("\0" + rest.removeprefix("@"))
+        try:
+            s.settimeout(timeout)
+            s.connect("\0" + rest.removeprefix("@"))
+        except BaseException:
+            s.close()
+            raise
         return s
     host, _, port = rest.rpartition(":")
     return socket.create_connection((host.strip("[]"), int(port)), timeout)
@@ -91,40 +95,70 @@ class Stranger:
         Of the agent.
     node : bytes, optional
         The node id that it claims; by default a random one.
+    dialled : str, optional
+        The address that it claims to have dialled; by default the one of the agent.
     """
 
-    def __init__(self, address: str, node: bytes | None = None) -> None:
+    def __init__(self, address: str, node: bytes | None = None, dialled: str | None = None) -> None:
         self.socket = connect(address)
         self.node = node or os.urandom(16)
         self.nonce = os.urandom(32)
         self.challenge = b""
+        self.verdict = b""
+        self.number = 0
+        self._dialled = dialled or address
+        self._asking = self._answer = bytes(32)
 
-    def hello(self, version: int = 1) -> int:
+    def hello(self, version: int = 2) -> int:
         """Send HELLO and take the CHALLENGE; returns its status."""
-        self.socket.sendall(b"DSMH" + struct.pack("<HH", version, 0) + self.node + self.nonce)
-        self.challenge = receive(self.socket, 88)
+        self.socket.sendall(HELLO.pack(b"DSMH", version, 0, self.node, self.nonce))
+        self.challenge = receive(self.socket, CHALLENGE.size)
         return int(struct.unpack_from("<H", self.challenge, 6)[0])
 
     def prove(self, secret: bytes) -> int | None:
-        """Send PROOF and take the VERDICT; None where the stream ended without one."""
-        text = b"dsmem-client" + self.nonce + self.challenge[24:56] + self.node + self.challenge[8:24]
-        self.socket.sendall(hmac.digest(secret, text, hashlib.sha256))
-        verdict = receive(self.socket, 4)
-        return int(struct.unpack("<I", verdict)[0]) if len(verdict) == 4 else None
+        """Send PROOF and take the VERDICT; None where the stream ended without one, or it proves nothing."""
+        shake = Handshake(
+            secret,
+            self._dialled,
+            client=self.node,
+            server=self.challenge[8:24],
+            client_nonce=self.nonce,
+            server_nonce=self.challenge[24:56],
+        )
+        self.socket.sendall(shake.mac("client"))
+        self.verdict = receive(self.socket, VERDICT.size)
+        if len(self.verdict) < VERDICT.size:
+            return None
+        status, mac = VERDICT.unpack(self.verdict)
+        if not status and mac != shake.mac("server"):
+            return None
+        self._asking, self._answer = shake.mac("asking"), shake.mac("answer")
+        return int(status)
+
+    def sealed(self, kind: int, payload: bytes = b"", *, length: int | None = None) -> bytes:
+        """The next message, which is not sent; length is what its header says."""
+        self.number += 1
+        return seal(self._asking, kind, self.number, payload, length=length)
 
     def send(self, kind: int, payload: bytes = b"", *, length: int | None = None, magic: bytes = b"DSMM") -> None:
         """Send one message; length is what its header says."""
-        header = struct.pack("<HHII", kind, len(payload) if length is None else length, 1, 0)
-        self.socket.sendall(magic + header + payload)
+        self.socket.sendall(magic + self.sealed(kind, payload, length=length)[4:])
+
+    def reply(self) -> tuple[int, int, int, bytes, list[int]]:
+        """Take one reply: kind, number, status, payload and file descriptors, or ConnectionError."""
+        head, fds, _, _ = socket.recv_fds(self.socket, HEADER.size, 4)
+        if len(head) < HEADER.size:
+            raise ConnectionError("the agent has ended the stream")
+        (length,) = struct.unpack_from("<H", head, 6)
+        return (*unseal(self._answer, head + receive(self.socket, min(length, MOST) + MAC)), list(fds))
 
     def ask(self, kind: int, payload: bytes = b"") -> tuple[int, bytes, list[int]]:
         """Send one message; returns status, payload and file descriptors of the reply, or ConnectionError."""
         self.send(kind, payload)
-        data, fds, _, _ = socket.recv_fds(self.socket, 16, 4)
-        if len(data) < 16:
-            raise ConnectionError("the agent has ended the stream")
-        length, status = struct.unpack_from("<HxxxxI", data, 6)
-        return status, receive(self.socket, length), list(fds)
+        answered, number, status, data, fds = self.reply()
+        if (answered, number) != (kind | REPLY, self.number):
+            raise ConnectionError("the reply is to something else")
+        return status, data, fds
 
     def ended(self) -> bool:
         """Wait until the agent ends the stream; False: it said something instead."""
@@ -158,6 +192,7 @@ class FakeOwner:
     ) -> None:
         self.secret = secret
         self.node = os.urandom(16)
+        self._key = bytes(32)
         self._answer = answer
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(f"\0dsmem-fake-{os.getpid()}-{self.node.hex()}")
@@ -184,23 +219,42 @@ class FakeOwner:
             with client, contextlib.suppress(OSError):
                 client.settimeout(10)
                 self._client = client
-                self._answer(self, client, receive(client, 56))
+                self._answer(self, client, receive(client, HELLO.size))
+
+    def shake(self, hello: bytes) -> Handshake:
+        """The handshake that a HELLO begins, as far as the CHALLENGE."""
+        shake = Handshake(self.secret, self.address, server=self.node, server_nonce=os.urandom(32))
+        shake.heard_hello(hello)
+        return shake
 
     def shake_hands(self, client: socket.socket, hello: bytes) -> None:
         """Answer HELLO as an agent does, whatever the client's PROOF is."""
-        nonce = os.urandom(32)
-        text = b"dsmem-server" + hello[24:56] + nonce + hello[8:24] + self.node
-        mac = hmac.digest(self.secret, text, hashlib.sha256)
-        client.sendall(b"DSMH" + struct.pack("<HH", 1, 0) + self.node + nonce + mac)
-        receive(client, 32)
-        client.sendall(bytes(4))
+        shake = self.shake(hello)
+        client.sendall(shake.challenge())
+        receive(client, MAC)
+        client.sendall(shake.verdict())
+        self._key = shake.mac("answer")
 
-    @staticmethod
-    def reply(question: bytes, payload: bytes = b"", *, status: int = 0, length: int | None = None) -> bytes:
-        """The bytes of a reply to the header of a question."""
-        kind, number = struct.unpack_from("<HxxI", question, 4)
-        size = len(payload) if length is None else length
-        return b"DSMM" + struct.pack("<HHII", kind | REPLY, size, number, status) + payload
+    def reply(
+        self,
+        question: bytes,
+        payload: bytes = b"",
+        *,
+        kind: int | None = None,
+        number: int | None = None,
+        status: int = 0,
+        length: int | None = None,
+    ) -> bytes:
+        """The bytes of a genuine reply to a question, whose kind and number are the default."""
+        asked, n = struct.unpack_from("<HxxQ", question, 4)
+        return seal(
+            self._key,
+            asked | REPLY if kind is None else kind,
+            n if number is None else number,
+            payload,
+            status=status,
+            length=length,
+        )
 
     def __enter__(self) -> Self:
         return self.start()

@@ -27,6 +27,7 @@ static struct {
     const uint8_t *bytes;
     size_t n;
 } answer;
+static struct session session;
 
 static void listen_at(const char *name)
 {
@@ -61,12 +62,13 @@ static void reply(int fd, const uint8_t *bytes, size_t n, bool with_memory)
         struct cmsghdr align;
         char bytes[CMSG_SPACE(2 * sizeof(int))];
     } control = {0};
-    uint8_t out[HEADER_SIZE + 256] = MESSAGE_MAGIC;
+    uint8_t out[HEADER_SIZE + 256 + MAC] = MESSAGE_MAGIC;
     put_u16(out + 4, MSG_ATTACH | REPLY);
     put_u16(out + 6, (uint16_t)n);
-    put_u32(out + 8, 1); /* the first question of a connection that is always new */
+    put_u64(out + 8, 1); /* the first question of a connection that is always new */
     memcpy(out + HEADER_SIZE, bytes, n);
-    struct iovec iov = {out, HEADER_SIZE + n};
+    message_seal(&session.answer, out);
+    struct iovec iov = {out, message_length(out)};
     struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
     int memory = -1;
     if (with_memory) {
@@ -101,11 +103,13 @@ static void grant(int fd, const uint8_t *bytes, size_t n, uint8_t how)
 static void shake(int fd, const uint8_t hello[HELLO_SIZE])
 {
     uint8_t out[CHALLENGE_SIZE] = HELLO_MAGIC, proof[PROOF_SIZE], verdict[VERDICT_SIZE] = {0};
-    struct handshake h = {{0}, {0}, {0}, {0}};
+    struct handshake h = {.address = ""};
     memcpy(h.client, hello + 8, DSM_NODE_ID);
     memcpy(h.client_nonce, hello + 24, NONCE);
+    memcpy(h.address, where.address, sizeof h.address);
     put_u16(out + 4, PROTOCOL_VERSION);
-    handshake_mac(context, "dsmem-server", &h, out + 56);
+    handshake_mac(context, LABEL_SERVER, &h, verdict + 4);
+    session_begin(context, &h, &session);
     (void)!send(fd, out, sizeof out, MSG_NOSIGNAL);
     if (recv(fd, proof, sizeof proof, MSG_WAITALL) == sizeof proof)
         (void)!send(fd, verdict, sizeof verdict, MSG_NOSIGNAL);
@@ -114,7 +118,7 @@ static void shake(int fd, const uint8_t hello[HELLO_SIZE])
 static void *serve(void *arg)
 {
     (void)arg;
-    uint8_t hello[HELLO_SIZE], question[HEADER_SIZE + NAME_SIZE], how = answer.n ? answer.bytes[0] : 0;
+    uint8_t hello[HELLO_SIZE], question[HEADER_SIZE + NAME_SIZE + MAC], how = answer.n ? answer.bytes[0] : 0;
     const uint8_t *rest = answer.bytes + 1;
     size_t n = answer.n ? answer.n - 1 : 0;
     int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);

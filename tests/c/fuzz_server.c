@@ -2,9 +2,10 @@
  * The agent's side of the control protocol: conn_input() of a real context, in every state, on whatever bytes.
  *
  * The input is a list of pieces, each a byte of what to do and a byte of length:
- *   0   the bytes as they are                        3   a message of a type and with a payload from the bytes
- *   1   a hello                                      4   ATTACH or STATUS of the region that is there
+ *   0   the bytes as they are                        3   a message of a type and with a payload from the bytes, sealed
+ *   1   a hello                                      4   ATTACH or STATUS of the region that is there, sealed
  *   2   the proof that the agent expects             5   the bytes behind half of a hello or header
+ *   6   a message of any number and type, sealed
  * so that the fuzzer gets past the handshake without having to guess a MAC. What is not asked for by the state is noise.
  */
 #include "agent/agent.h"
@@ -40,9 +41,21 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     return 0;
 }
 
+static size_t message(const struct conn *c, unsigned type, uint64_t number, const uint8_t *in, size_t n, uint8_t *out)
+{
+    memcpy(out, MESSAGE_MAGIC, 4);
+    put_u16(out + 4, (uint16_t)type);
+    put_u16(out + 6, (uint16_t)n);
+    put_u64(out + 8, number);
+    memcpy(out + HEADER_SIZE, in, n);
+    message_seal(&c->session.asking, out);
+    return message_length(out);
+}
+
 /* At most this many bytes of a piece, framed; returns their number. */
 static size_t frame(const struct conn *c, unsigned kind, const uint8_t *in, size_t n, uint8_t out[600])
 {
+    uint8_t name[NAME_SIZE];
     memset(out, 0, 600);
     switch (kind) {
     case 1:
@@ -51,21 +64,18 @@ static size_t frame(const struct conn *c, unsigned kind, const uint8_t *in, size
         memcpy(out + 8, in, n < 48 ? n : 48);
         return HELLO_SIZE;
     case 2:
-        handshake_mac(context, "dsmem-client", &c->shake, out);
+        handshake_mac(context, LABEL_CLIENT, &c->shake, out);
         return PROOF_SIZE;
     case 3:
-        memcpy(out, MESSAGE_MAGIC, 4);
-        put_u16(out + 4, n ? in[0] % 6 : 0);
-        put_u16(out + 6, (uint16_t)n);
-        memcpy(out + HEADER_SIZE, in, n);
-        return HEADER_SIZE + n;
+        return message(c, n ? in[0] % 6 : 0, c->session.number + 1, in, n, out);
     case 4:
-        memcpy(out, MESSAGE_MAGIC, 4);
-        put_u16(out + 4, n & 1 ? MSG_ATTACH : MSG_STATUS);
-        put_u16(out + 6, NAME_SIZE);
-        put_u64(out + HEADER_SIZE, region.region);
-        put_u64(out + HEADER_SIZE + 8, region.generation);
-        return HEADER_SIZE + NAME_SIZE;
+        put_u64(name, region.region);
+        put_u64(name + 8, region.generation);
+        return message(c, n & 1 ? MSG_ATTACH : MSG_STATUS, c->session.number + 1, name, sizeof name, out);
+    case 6:
+        if (n < 10)
+            return 0;
+        return message(c, get_u16(in), get_u64(in + 2), in + 10, n - 10, out);
     case 5:
         memcpy(out, c->state == CONN_HELLO ? HELLO_MAGIC : MESSAGE_MAGIC, 4);
         memcpy(out + 4, in, n);
@@ -105,7 +115,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     size_t strangers = a->strangers++;
     for (bool good = true; good && n >= 2;) {
         size_t len = bytes[1] < n - 2 ? bytes[1] : n - 2;
-        good = feed(a, c, framed, frame(c, bytes[0] % 6, bytes + 2, len, framed));
+        good = feed(a, c, framed, frame(c, bytes[0] % 7, bytes + 2, len, framed));
         bytes += 2 + len;
         n -= 2 + len;
         while (recv(pair[1], drain, sizeof drain, 0) > 0)

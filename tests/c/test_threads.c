@@ -59,7 +59,7 @@ static void *knock(void *arg)
         for (size_t k = 0; k < sizeof noise; k++)
             noise[k] = (char)rand();
         if (i & 1)
-            memcpy(noise, "DSMH\1\0\0\0", 8);
+            memcpy(noise, "DSMH\2\0\0\0", 8);
         CHECK(send(fd, noise, (size_t)(i * 12 + 1), MSG_NOSIGNAL) > 0);
         close(fd);
     }

@@ -1,4 +1,6 @@
-"""A peer that shares no code with dsmem: docs/protocols, pyverbs for the device, the standard library for the rest.
+"""A peer without dsmem's core: docs/protocols, pyverbs for the device, the standard library for the rest.
+
+The handshake and the MACs are those of dsmem/handshake.py, which knows nothing of dsmem either and is tested on shm.
 
 It attaches to a region of dsmem and uses it, and it owns memory that dsmem attaches to. Tests drive it:
 
@@ -12,8 +14,7 @@ It wants pyverbs, which on Debian belongs to the system's Python, not to a virtu
 
 from __future__ import annotations
 
-import hashlib
-import hmac
+import importlib.util
 import json
 import os
 import socket
@@ -22,6 +23,7 @@ import sys
 import threading
 import time
 import zlib
+from pathlib import Path
 
 import pyverbs.enums as e
 from pyverbs.addr import GID, AHAttr, GlobalRoute
@@ -34,12 +36,12 @@ from pyverbs.wr import SGE, SendWR
 
 READ, WRITE, ATOMIC = 1, 2, 4  # rights
 ATTACH, ENDPOINT, STATUS, BYE, REPLY = 1, 2, 3, 4, 0x8000
-ESTALE, EAUTH, ECANNOT = 6, 11, 22
+ESTALE, ECANNOT = 6, 22
 PATIENCE_S = 20
 
 
 class Refused(Exception):
-    """The other side said no: kind is 'hello', 'challenge', 'verdict', 'reply' or 'completion'."""
+    """The other side said no: kind is 'hello', 'version', 'node', 'verdict', 'proof', 'reply' or 'completion'."""
 
     def __init__(self, kind: str, detail: object) -> None:
         super().__init__(f"{kind}: {detail}")
@@ -79,65 +81,34 @@ class Descriptor:
 
 # ---- docs/protocols/handshake.md ----
 
-HELLO = struct.Struct("<4sHH16s32s")
-CHALLENGE = struct.Struct("<4sHH16s32s32s")
-VERDICT = struct.Struct("<I")
-HEADER = struct.Struct("<4sHHII")
+SPEC = importlib.util.spec_from_file_location("handshake", Path(__file__).parents[2] / "dsmem/handshake.py")
+assert SPEC and SPEC.loader
+handshake = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(handshake)
+
 NAME = struct.Struct("<QQ")
 GRANT = struct.Struct("<QQIIII")
 BLOB = struct.Struct("<IIHBBB3x16s")
 
 
-def proof(secret: bytes, role: bytes, client_nonce: bytes, server_nonce: bytes, client: bytes, server: bytes) -> bytes:
-    return hmac.new(secret, role + client_nonce + server_nonce + client + server, hashlib.sha256).digest()
-
-
-def receive(stream: socket.socket, n: int) -> bytes:
-    got = b""
-    while len(got) < n:
-        piece = stream.recv(n - len(got))
-        if not piece:
-            raise EOFError
-        got += piece
-    return got
-
-
-def send_message(stream: socket.socket, kind: int, number: int, status: int, payload: bytes) -> None:
-    stream.sendall(HEADER.pack(b"DSMM", kind, len(payload), number, status) + payload)
-
-
-def receive_message(stream: socket.socket) -> tuple[int, int, int, bytes]:
-    magic, kind, length, number, status = HEADER.unpack(receive(stream, HEADER.size))
-    assert magic == b"DSMM" and length <= 1024
-    return kind, number, status, receive(stream, length)
-
-
 class Stream:
-    """The client's end of a control stream. insist: it goes on although the server's proof is wrong."""
+    """The client's end of a control stream."""
 
-    def __init__(self, descriptor: Descriptor, secret: bytes, node: bytes, insist: bool) -> None:
+    def __init__(self, descriptor: Descriptor, secret: bytes, node: bytes) -> None:
         host, port = descriptor.address.removeprefix("tcp:").rsplit(":", 1)
         self.number = 0
+        shake = handshake.Handshake(secret, descriptor.address, client=node)
         self.socket = socket.create_connection((host.strip("[]"), int(port)), PATIENCE_S)
-        mine = os.urandom(32)
-        self.socket.sendall(HELLO.pack(b"DSMH", 1, 0, node, mine))
-        magic, version, status, server, theirs, mac = CHALLENGE.unpack(receive(self.socket, CHALLENGE.size))
-        assert (magic, version) == (b"DSMH", 1)
-        if status:
-            raise Refused("hello", status)
-        assert server == descriptor.node
-        everything = (mine, theirs, node, server)
-        if not insist and not hmac.compare_digest(mac, proof(secret, b"dsmem-server", *everything)):
-            raise Refused("challenge", "the server does not know the secret")
-        self.socket.sendall(proof(secret, b"dsmem-client", *everything))
-        (verdict,) = VERDICT.unpack(receive(self.socket, VERDICT.size))
-        if verdict:
-            raise Refused("verdict", verdict)
+        try:
+            shake.dial(self.socket, descriptor.node)
+        except handshake.Refused as no:
+            raise Refused("hello" if no.step == "challenge" else no.step, no.detail) from no
+        self.asking, self.answer = shake.mac("asking"), shake.mac("answer")
 
     def ask(self, kind: int, payload: bytes) -> bytes:
         self.number += 1
-        send_message(self.socket, kind, self.number, 0, payload)
-        got, number, status, answer = receive_message(self.socket)
+        self.socket.sendall(handshake.seal(self.asking, kind, self.number, payload))
+        got, number, status, answer = handshake.unseal(self.answer, handshake.take(self.socket))
         assert (got, number) == (kind | REPLY, self.number)
         if status:
             raise Refused("reply", status)
@@ -208,11 +179,9 @@ class Connection:
 
 
 class Remote:
-    def __init__(
-        self, device: Device, descriptor: Descriptor, secret: bytes, node: bytes, insist: bool, **queue: int
-    ) -> None:
+    def __init__(self, device: Device, descriptor: Descriptor, secret: bytes, node: bytes, **queue: int) -> None:
         self.device, self.descriptor, self.node, self.queue = device, descriptor, node, queue
-        self.stream = Stream(descriptor, secret, node, insist)
+        self.stream = Stream(descriptor, secret, node)
         self.nbytes, self.base, self.key, self.rights, kind, zero = GRANT.unpack(self.stream.ask(ATTACH, self.name()))
         assert (kind, zero) == (0, 0)
         self.local = MR(device.pd, 65536, e.IBV_ACCESS_LOCAL_WRITE)
@@ -254,6 +223,7 @@ class Owned:
     def __init__(self, device: Device, nbytes: int, access: int, says: int, secret: bytes) -> None:
         """access: what the device enforces; says: the rights that descriptor and grant name."""
         self.device, self.secret, self.says, self.live = device, secret, says, True
+        handshake.stretch(secret)  # which remembers: no client shall wait for that
         flags = (
             e.IBV_ACCESS_LOCAL_WRITE
             | (e.IBV_ACCESS_REMOTE_READ if access & READ else 0)
@@ -280,26 +250,19 @@ class Owned:
     def _serve(self, stream: socket.socket) -> None:
         with stream:
             try:
-                if self._greet(stream):
-                    self._answer(stream)
-            except (EOFError, OSError):
+                shake = handshake.Handshake(self.secret, self.descriptor.address, server=self.node)
+                if shake.answer(stream, handshake.receive(stream, handshake.HELLO.size)):
+                    self._answer(stream, shake.mac("asking"), shake.mac("answer"))
+            except (EOFError, OSError, handshake.Refused):
                 pass
 
-    def _greet(self, stream: socket.socket) -> bool:
-        magic, version, zero, client, theirs = HELLO.unpack(receive(stream, HELLO.size))
-        assert (magic, version, zero) == (b"DSMH", 1, 0)
-        mine = os.urandom(32)
-        everything = (theirs, mine, client, self.node)
-        stream.sendall(CHALLENGE.pack(b"DSMH", 1, 0, self.node, mine, proof(self.secret, b"dsmem-server", *everything)))
-        good = hmac.compare_digest(receive(stream, 32), proof(self.secret, b"dsmem-client", *everything))
-        stream.sendall(VERDICT.pack(0 if good else EAUTH))
-        return good
-
-    def _answer(self, stream: socket.socket) -> None:
+    def _answer(self, stream: socket.socket, asking: bytes, replying: bytes) -> None:
         connection = None  # lives as long as the stream, unless hush() ends it
+        last = 0
         while True:
-            kind, number, status, payload = receive_message(stream)
-            assert status == 0
+            kind, number, status, payload = handshake.unseal(asking, handshake.take(stream))
+            last += 1
+            assert (number, status) == (last, 0)
             self.speaks.wait()
             status, answer = 0, b""
             if kind == ENDPOINT:
@@ -319,7 +282,7 @@ class Owned:
                 continue
             else:
                 status = ECANNOT
-            send_message(stream, kind | REPLY, number, status, answer)
+            stream.sendall(handshake.seal(replying, kind | REPLY, number, answer, status=status))
 
 
 # ---- what tests ask for ----
@@ -331,9 +294,9 @@ class Peer:
         self.remotes: dict[int, Remote] = {}
         self.owned: dict[int, Owned] = {}
 
-    def attach(self, descriptor: str, secret: str, node: str = "", insist: bool = False) -> dict[str, object]:
+    def attach(self, descriptor: str, secret: str, node: str = "") -> dict[str, object]:
         at = Descriptor.unpack(bytes.fromhex(descriptor))
-        remote = Remote(self.device, at, bytes.fromhex(secret), bytes.fromhex(node) or os.urandom(16), insist)
+        remote = Remote(self.device, at, bytes.fromhex(secret), bytes.fromhex(node) or os.urandom(16))
         handle = len(self.remotes)
         self.remotes[handle] = remote
         return {"handle": handle, "nbytes": remote.nbytes, "rights": remote.rights, "node": remote.node.hex()}

@@ -303,7 +303,7 @@ def test_wrong_secret_gets_nothing(server, monkeypatch):
     monkeypatch.setenv("DSMEM_SECRET", "another secret altogether")
     result = run(server.address, *QUICK)
     assert result.exit_code == 1
-    assert "the shared secrets differ" in result.output
+    assert "give both the same DSMEM_SECRET" in result.output
     assert "dropped: it does not know our secret" in server.stdout.readline()
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import dsmem
 from dsmem import errors
+from dsmem.handshake import HELLO
 
 from ..control import ATTACH, BYE, ENDPOINT, STATUS, Stranger, forge
 from .fixtures import SECRET, open_context
@@ -56,12 +57,16 @@ def test_noise_is_counted_and_harms_nobody(
         assert again.fetch_add(0, 1) == 1
 
 
-def test_noise_is_logged_once(owner: dsmem.Context, capfd: pytest.CaptureFixture[str]) -> None:
+def test_noise_is_logged_once_and_not_printed(
+    owner: dsmem.Context, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
     for _ in range(3):
         with Stranger(owner.agent_address) as s:
             s.socket.sendall(b"noise")
             assert s.ended()
-    assert capfd.readouterr().err.count("dropped a connection") == 1
+    assert [owner.stats["rejected"] for _ in range(2)] == [3, 3]
+    assert ["dropped 3 connections" in r.getMessage() for r in caplog.records if r.name == "dsmem"] == [True]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_silent_strangers_make_room(owner: dsmem.Context, peer: dsmem.Context, region: dsmem.Region) -> None:
@@ -85,22 +90,24 @@ def test_the_protocol_in_pieces(owner: dsmem.Context, region: dsmem.Region) -> N
     name = _name(region.descriptor)
     with Stranger(owner.agent_address) as s:
         sendall = s.socket.sendall
-        for b in b"DSMH" + struct.pack("<HH", 1, 0) + s.node + s.nonce:
+        for b in HELLO.pack(b"DSMH", 2, 0, s.node, s.nonce):
             sendall(bytes([b]))
         s.challenge = s.socket.recv(88)
         assert s.prove(SECRET) == 0
-        status = b"DSMM" + struct.pack("<HHII", STATUS, 16, 7, 0) + name
-        sendall(status * 3)
-        replies = b""
-        while len(replies) < 48:
-            replies += s.socket.recv(48)
-        assert replies == (b"DSMM" + struct.pack("<HHII", 0x8000 | STATUS, 0, 7, 0)) * 3
-        sendall(b"DSMM" + struct.pack("<HHII", BYE, 0, 8, 0))
+        for b in s.sealed(STATUS, name):
+            sendall(bytes([b]))
+        sendall(s.sealed(STATUS, name) + s.sealed(STATUS, name))
+        assert [s.reply() for _ in range(3)] == [(0x8000 | STATUS, n, 0, b"", []) for n in (1, 2, 3)]
+        sendall(s.sealed(BYE))
 
 
 def test_another_version_of_the_protocol(owner: dsmem.Context) -> None:
     with Stranger(owner.agent_address) as s:
-        assert s.hello(version=2) == errors.VersionError.code
+        assert s.hello(version=1) == errors.VersionError.code
+        assert len(s.challenge) == 88, "so much does version 1 wait for before it looks"
+        assert s.ended()
+    with Stranger(owner.agent_address) as s:
+        assert s.hello(version=3) == errors.VersionError.code
         assert s.ended()
 
 
