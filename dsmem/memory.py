@@ -184,7 +184,7 @@ def adopt(
         if ref.id not in (0, found):
             raise errors.StaleDescriptorError(f"{ref.name!r} has been made anew since the reference was taken")
     except BaseException:
-        remote.close()
+        remote.part()
         raise
     return Memory(remote, replace(ref, id=found), region, release)
 

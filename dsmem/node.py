@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import itertools
 import os
+import time
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,8 +49,9 @@ class Cluster:
     (a FileNotFoundError), ``create=True`` makes it or raises NameExistsError (a FileExistsError), ``create=None`` takes
     what is there or makes it. What is there but differs from what is asked for raises MismatchError, which says both.
     Names have 1 to 200 letters, digits or any of ``. _ - +`` and begin with a letter or digit. ``mode`` is the file
-    mode of a name that is made. ``lifetime="creator"`` lets it go with the process that made it; otherwise it stays
-    until it is unlinked.
+    mode of a name that is made. ``lifetime="creator"`` lets it go when this cluster is closed or its process ends;
+    otherwise it stays until it is unlinked. With ``create=False, timeout=5`` a name that is not there yet is waited
+    for, so many seconds (not that of a barrier, whose timeout is another one).
 
     Notes
     -----
@@ -159,6 +161,7 @@ class Cluster:
         create: bool | None = False,
         mode: int | None = None,
         lifetime: Lifetime = "name",
+        timeout: float | None = None,
         spin: float | None = None,
     ) -> Queue:
         """A queue of messages.
@@ -178,7 +181,7 @@ class Cluster:
             Bytes; less than half of capacity_bytes, a quarter by default.
         drop_oldest : bool, optional
             A put() that finds no room throws away the oldest message of its lane, and counts it.
-        create, mode, lifetime
+        create, mode, lifetime, timeout
             As for every object.
         spin : float, optional
             Seconds that a call of this handle polls before it sleeps.
@@ -201,7 +204,7 @@ class Cluster:
             "checked": not self._open_names().is_near,
             "spin": spin,
         }
-        made: Queue = self._object("queue", name, said, create=create, mode=mode, lifetime=lifetime)
+        made: Queue = self._object("queue", name, said, create=create, mode=mode, lifetime=lifetime, wait=timeout)
         return made
 
     # -- synchronisation (dsmem.sync) --
@@ -215,12 +218,13 @@ class Cluster:
         spin: float | None = None,
         mode: int | None = None,
         lifetime: Lifetime = "name",
+        timeout: float | None = None,
     ) -> sync.Lock:
         """A lock between processes.
 
         Parameters
         ----------
-        name, create, mode, lifetime
+        name, create, mode, lifetime, timeout
             As for all objects of a cluster.
         members : int, optional
             How many handles can be open at a time, 1 to 1024; 256 by default.
@@ -239,7 +243,7 @@ class Cluster:
             All members live.
         """
         said = {"members": members, "spin": spin}
-        made: sync.Lock = self._object("lock", name, said, create=create, mode=mode, lifetime=lifetime)
+        made: sync.Lock = self._object("lock", name, said, create=create, mode=mode, lifetime=lifetime, wait=timeout)
         return made
 
     def spinlock(
@@ -251,10 +255,13 @@ class Cluster:
         spin: float | None = None,
         mode: int | None = None,
         lifetime: Lifetime = "name",
+        timeout: float | None = None,
     ) -> sync.SpinLock:
         """A lock whose waiters do not sleep on a futex; parameters and errors as of :meth:`lock`."""
         said = {"members": members, "spin": spin}
-        made: sync.SpinLock = self._object("spinlock", name, said, create=create, mode=mode, lifetime=lifetime)
+        made: sync.SpinLock = self._object(
+            "spinlock", name, said, create=create, mode=mode, lifetime=lifetime, wait=timeout
+        )
         return made
 
     def rwlock(
@@ -266,10 +273,13 @@ class Cluster:
         spin: float | None = None,
         mode: int | None = None,
         lifetime: Lifetime = "name",
+        timeout: float | None = None,
     ) -> sync.RWLock:
         """A lock for many readers or one writer; parameters and errors as of :meth:`lock`."""
         said = {"members": members, "spin": spin}
-        made: sync.RWLock = self._object("rwlock", name, said, create=create, mode=mode, lifetime=lifetime)
+        made: sync.RWLock = self._object(
+            "rwlock", name, said, create=create, mode=mode, lifetime=lifetime, wait=timeout
+        )
         return made
 
     def semaphore(
@@ -281,6 +291,7 @@ class Cluster:
         spin: float | None = None,
         mode: int | None = None,
         lifetime: Lifetime = "name",
+        timeout: float | None = None,
     ) -> sync.Semaphore:
         """Permits that processes acquire and release.
 
@@ -288,7 +299,7 @@ class Cluster:
         ----------
         n : int, optional
             How many there are, 1 to 4096; 1 by default.
-        name, create, spin, mode, lifetime
+        name, create, spin, mode, lifetime, timeout
             As of :meth:`lock`.
 
         Returns
@@ -301,7 +312,9 @@ class Cluster:
             By the convention of all objects.
         """
         said = {"n": n, "spin": spin}
-        made: sync.Semaphore = self._object("semaphore", name, said, create=create, mode=mode, lifetime=lifetime)
+        made: sync.Semaphore = self._object(
+            "semaphore", name, said, create=create, mode=mode, lifetime=lifetime, wait=timeout
+        )
         return made
 
     def event(
@@ -312,10 +325,11 @@ class Cluster:
         spin: float | None = None,
         mode: int | None = None,
         lifetime: Lifetime = "name",
+        timeout: float | None = None,
     ) -> sync.Event:
         """A flag to wait for; parameters and errors as of :meth:`lock`."""
         said = {"spin": spin}
-        made: sync.Event = self._object("event", name, said, create=create, mode=mode, lifetime=lifetime)
+        made: sync.Event = self._object("event", name, said, create=create, mode=mode, lifetime=lifetime, wait=timeout)
         return made
 
     def condition(
@@ -329,6 +343,7 @@ class Cluster:
         spin: float | None = None,
         mode: int | None = None,
         lifetime: Lifetime = "name",
+        timeout: float | None = None,
     ) -> sync.Condition:
         """A condition, to wait under a lock until another process notifies.
 
@@ -338,7 +353,7 @@ class Cluster:
             The lock that it goes with, here and wherever it is opened; by default one of its own.
         members, waiters : int, optional
             How many handles can be open, and how many threads can wait, at a time: 1 to 1024; 256 by default.
-        name, create, spin, mode, lifetime
+        name, create, spin, mode, lifetime, timeout
             As of :meth:`lock`.
 
         Returns
@@ -353,7 +368,9 @@ class Cluster:
             As of :meth:`lock`.
         """
         said = {"lock": lock, "members": members, "waiters": waiters, "spin": spin}
-        made: sync.Condition = self._object("condition", name, said, create=create, mode=mode, lifetime=lifetime)
+        made: sync.Condition = self._object(
+            "condition", name, said, create=create, mode=mode, lifetime=lifetime, wait=timeout
+        )
         return made
 
     def barrier(
@@ -381,7 +398,7 @@ class Cluster:
             Seconds that wait() waits where it says nothing else; None: no limit.
         members : int, optional
             How many handles can be open at a time, 1 to 1024; 256 by default.
-        name, create, spin, mode, lifetime
+        name, create, spin, mode, lifetime, timeout
             As of :meth:`lock`.
 
         Returns
@@ -406,10 +423,11 @@ class Cluster:
         spin: float | None = None,
         mode: int | None = None,
         lifetime: Lifetime = "name",
+        timeout: float | None = None,
     ) -> sync.Once:
         """Something to be done by one process; parameters and errors as of :meth:`lock`."""
         said = {"members": members, "spin": spin}
-        made: sync.Once = self._object("once", name, said, create=create, mode=mode, lifetime=lifetime)
+        made: sync.Once = self._object("once", name, said, create=create, mode=mode, lifetime=lifetime, wait=timeout)
         return made
 
     # -- what classes of objects build on --
@@ -458,7 +476,12 @@ class Cluster:
         mode: int | None = None,
         readonly: bool = False,
         lifetime: Lifetime = "name",
+        wait: float | None = None,
     ) -> Opened:
+        check_seconds(timeout=wait)
+        if wait is not None and create is not False:
+            raise errors.InvalidArgumentError(f"timeout={wait!r}: only create=False waits for a name")
+        end, pause = time.monotonic() + (wait or 0), 1e-3
         names = self._open_names()
         check_name(name)
         if lifetime not in ("name", "creator"):
@@ -472,8 +495,14 @@ class Cluster:
                 try:
                     found = names.attach(name, kind, readonly)
                 except errors.NameNotFoundError:
-                    if create is False or readonly:
+                    if create is not False and not readonly:
+                        pass  # to be made
+                    elif time.monotonic() >= end:
                         raise
+                    else:
+                        time.sleep(min(pause, max(0.0, end - time.monotonic())))
+                        pause = min(2 * pause, 0.02)
+                        continue
                 else:
                     return open_or_leave(open_, found)
             try:
@@ -509,6 +538,7 @@ class Cluster:
         mode: int | None = None,
         readonly: bool = False,
         lifetime: Lifetime = "name",
+        timeout: float | None = None,
     ) -> Segment:
         """An array in shared memory: see :class:`dsmem.Segment`.
 
@@ -525,7 +555,7 @@ class Cluster:
             What a segment that is made holds from the beginning; shape and dtype are its own unless they are given.
         like : array_like, optional
             An array that has the shape and the dtype, unless they are given.
-        create, mode, lifetime
+        create, mode, lifetime, timeout
             As of all objects, see :class:`Cluster`.
         versioned : bool, optional
             Make room for a second copy, so that :meth:`Segment.snapshot` gives whole versions.
@@ -539,7 +569,13 @@ class Cluster:
         -------
         Segment
         """
-        how: dict[str, Any] = {"create": create, "mode": mode, "readonly": readonly, "lifetime": lifetime}
+        how: dict[str, Any] = {
+            "create": create,
+            "mode": mode,
+            "readonly": readonly,
+            "lifetime": lifetime,
+            "wait": timeout,
+        }
         pattern = like if data is None else data
         if pattern is not None:
             found = class_of("segment")._pattern(pattern)
@@ -555,6 +591,7 @@ class Cluster:
         create: bool | None = False,
         mode: int | None = None,
         lifetime: Lifetime = "name",
+        timeout: float | None = None,
     ) -> SharedClock:
         """The words of logical clocks that processes share: for :class:`dsmem.clock.HybridClock` and Lamport.
 
@@ -562,14 +599,14 @@ class Cluster:
         ----------
         name : str
             Its name.
-        create, mode, lifetime
+        create, mode, lifetime, timeout
             As of all objects, see :class:`Cluster`.
 
         Returns
         -------
         SharedClock
         """
-        clock: SharedClock = self._object("clock", name, {}, create=create, mode=mode, lifetime=lifetime)
+        clock: SharedClock = self._object("clock", name, {}, create=create, mode=mode, lifetime=lifetime, wait=timeout)
         return clock
 
 

@@ -15,8 +15,8 @@ from typing_extensions import Self
 
 from dsmem import _core, errors
 from dsmem.cluster.names import Format
-from dsmem.memory import Memory, Reference
-from dsmem.node import Cluster, NamedObject, attach, memory_of
+from dsmem.memory import Memory, Reference, open_or_leave
+from dsmem.node import Cluster, NamedObject, memory_of
 
 __all__ = ["Barrier", "Condition", "Event", "Lock", "Once", "RWLock", "Semaphore", "SpinLock"]
 
@@ -267,17 +267,12 @@ class Condition(_Synchronised, _core.Condition):
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         if self._lock is None:
             return super().__reduce__()
-        return _attach_condition, (self.ref, self._lock.ref)
+        return _attach_condition, (self.ref, self._lock)
 
 
-def _attach_condition(ref: Reference, lock: Reference) -> Condition:
-    """A condition and the lock that it goes with; both are attached here."""
-    memory = memory_of(ref)
-    try:
-        return Condition._open(memory, None, ref.name, lock=attach(lock))
-    except BaseException:
-        memory.close()
-        raise
+def _attach_condition(ref: Reference, lock: Lock) -> Condition:
+    """A condition and the handle of its lock, which is that of whoever was pickled with it."""
+    return open_or_leave(lambda memory: Condition._open(memory, None, ref.name, lock=lock), memory_of(ref))
 
 
 class Barrier(_Synchronised, _core.Barrier):
@@ -286,7 +281,8 @@ class Barrier(_Synchronised, _core.Barrier):
     Notes
     -----
     A party that dies in wait(), or while it runs the action, breaks the barrier for the others within about 50 ms. The
-    action and the default timeout are this handle's; the action of whoever comes last runs.
+    action and the default timeout are this handle's, and go with it when it is pickled (the action by its name, as
+    functions do); the action of whoever comes last runs.
     """
 
     _handle = _core.Barrier
@@ -294,6 +290,10 @@ class Barrier(_Synchronised, _core.Barrier):
     def __init__(self, memory: Memory, cluster: Cluster | None, name: str, **how: Any) -> None:
         _core.Barrier.__init__(self, memory.remote, how.get("action"), how.get("timeout"), how.get("spin"))
         NamedObject.__init__(self, memory, cluster, name)
+        self._own = {what: how[what] for what in ("action", "timeout", "spin") if how.get(what) is not None}
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return (_attach_barrier, (self.ref, self._own)) if self._own else super().__reduce__()
 
     @classmethod
     def _layout(cls, **properties: Any) -> tuple[int, Format]:
@@ -307,6 +307,11 @@ class Barrier(_Synchronised, _core.Barrier):
         shape = _Shape(memory.remote)
         shape.expect(name, parties=properties.pop("parties", None), members=properties.pop("members", None))
         return cls(memory, cluster, name, **properties)
+
+
+def _attach_barrier(ref: Reference, own: dict[str, Any]) -> Barrier:
+    """A barrier with the action and the default timeout of the handle that was pickled."""
+    return open_or_leave(lambda memory: Barrier._open(memory, None, ref.name, **own), memory_of(ref))
 
 
 class Once(_Synchronised, _core.Once):

@@ -325,7 +325,7 @@ class LocalNames:
                 format(view)
                 number = object_id(view)
         except BaseException:
-            remote.close()
+            remote.part()  # at once, or with the view that an interrupt has left open
             raise
         return Memory(remote, self._reference(name, kind, number=number))
 

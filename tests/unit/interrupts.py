@@ -38,7 +38,7 @@ def interrupted_at(number, call):
     return raised
 
 
-def sweep(call, check, least):
+def sweep(call, check, least, stride=1):
     """Interrupt call at each of its bytecodes; check looks after each that nothing is left and all can be done again.
 
     Any exception but the interrupt itself that comes out of call fails the test.
@@ -49,6 +49,6 @@ def sweep(call, check, least):
             check()
         except BaseException as error:
             raise AssertionError(f"after an exception at bytecode {number}: {error!r}") from error
-        number += 1
+        number += stride
     check()
     assert number >= least, f"only {number} bytecodes"

@@ -309,3 +309,34 @@ def test_no_descriptor_is_left_by_a_refused_open(here, folder):
             here.make("folder", "lock", layout(), create=False)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     (folder / "folder").rmdir()
+
+
+# -- waiting for a name --
+
+
+def test_a_name_is_waited_for(cluster):
+    got = []
+
+    def wait():
+        with cluster.segment("a", timeout=30) as segment:
+            got.append(segment.shape)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    cluster.segment("a", 4, "u1", create=True).close()
+    thread.join()
+    assert got == [(4,)]
+    with pytest.raises(errors.NameNotFoundError):
+        cluster.lock("b", timeout=0.01)
+
+
+@pytest.mark.parametrize(
+    "how", [{"timeout": -1}, {"timeout": "x"}, {"timeout": 1, "create": True}, {"timeout": 1, "create": None}]
+)
+def test_what_waits_for_no_name(cluster, how):
+    for kind in ("lock", "spinlock", "rwlock", "semaphore", "event", "condition", "once", "queue", "clock"):
+        with pytest.raises(errors.InvalidArgumentError, match="timeout="):
+            getattr(cluster, kind)("a", **how)
+    with pytest.raises(errors.InvalidArgumentError, match="timeout="):
+        cluster.segment("a", 4, **how)
+    assert cluster.list() == []
