@@ -542,9 +542,6 @@ int dsm_clock_now(const dsm_clock *c, uint64_t *stamp);
 
 /* HMAC-SHA256 as used by the handshake (for tests). */
 void dsm_hmac_sha256(const void *key, size_t key_len, const void *msg, size_t len, uint8_t out[32]);
-/* Start time of a process in clock ticks since boot (/proc/PID/stat field 22); 0 if there is none, also when it has ended and
- * only waits to be reaped. */
-uint64_t dsm_process_start(int pid);
 
 #ifdef __cplusplus
 }

@@ -1,11 +1,9 @@
 """What processes leave under a name, and how it is found and removed when they are gone.
 
-Everything that dsmem names stands in /dev/shm as ``dsmem-<pid>-<start>-<name>``, where ``<start>`` is the start time
-of the process in clock ticks since boot (field 22 of /proc/PID/stat). A pid that is used again comes with another
-start time, so the two together tell whether the maker still lives. Regions of the shm fabric have no name; what stands
-here are the records of live nodes, which ``dsmem doctor`` shows.
-
-Processes are looked up in the own PID namespace: containers that share /dev/shm must share that too.
+Everything that dsmem names stands in /dev/shm as ``dsmem-<pid>-<identity>-<name>``, where ``<identity>`` is that of the
+process (docs/protocols/objects.md) in 16 hexadecimal digits: by that it is proven dead, from every container that
+shares /dev/shm; the pid is for people. Regions of the shm fabric have no name; what stands here are the records of live
+nodes, which ``dsmem doctor`` shows.
 """
 
 from __future__ import annotations
@@ -17,29 +15,10 @@ import re
 import stat
 from pathlib import Path
 
+from dsmem import _core
+
 FOLDER = Path("/dev/shm")
-_NAME = re.compile(r"dsmem-([1-9]\d*)-(\d+)-[\w.-]+")
-
-
-def process_start(pid: int) -> int:
-    """The start time of a process.
-
-    Parameters
-    ----------
-    pid : int
-        Its number.
-
-    Returns
-    -------
-    int
-        Clock ticks since boot; 0 when there is no such process or it has ended and only waits to be reaped.
-    """
-    try:
-        line = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return 0
-    fields = line[line.rindex(b")") + 2 :].split()  # the name before may hold anything; this begins with field 3
-    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+_NAME = re.compile(r"dsmem-[1-9]\d*-([0-9a-f]{16})-[\w.-]+")
 
 
 def register(name: str) -> Path:
@@ -55,8 +34,7 @@ def register(name: str) -> Path:
     Path
         Nothing is there yet. Others of the same user remove it once this process is gone.
     """
-    pid = os.getpid()
-    path = FOLDER / f"dsmem-{pid}-{process_start(pid)}-{name}"
+    path = FOLDER / f"dsmem-{os.getpid()}-{_core.identity():016x}-{name}"
     if not _NAME.fullmatch(path.name):
         raise ValueError(f"not a name for a leftover: {name!r}")
     return path
@@ -129,14 +107,14 @@ def scan() -> list[tuple[Path, bool]]:
     Returns
     -------
     list of (Path, bool)
-        True where the process that made it still lives.
+        True where the process that made it is not proven dead.
     """
     found = []
     with contextlib.suppress(OSError), os.scandir(FOLDER) as entries:
         for entry in entries:
             match = _NAME.fullmatch(entry.name)
             if match and _is_own_file(entry):
-                found.append((Path(entry.path), process_start(int(match[1])) == int(match[2])))
+                found.append((Path(entry.path), not _core.identity_dead(int(match[1], 16))))
     return sorted(found)
 
 

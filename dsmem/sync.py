@@ -1,8 +1,8 @@
 """Locks and what else processes wait on, under names: the methods of :mod:`threading`, and they survive their users.
 
-Waiters sleep. On one host a process that dies is found out by its pid and start time: what it held goes to the next
-waiter, with the news (``recovered``). Where the memory is far (a hosted object of another host) nobody is taken for
-dead, so waiters run out of time. docs/protocols/lock.md and sync.md have the bytes and the steps.
+Waiters sleep. On one host a process that dies is found out, from every container that shares /dev/shm: what it held
+goes to the next waiter, with the news (``recovered``). Where the memory is far (a hosted object of another host) nobody
+is taken for dead, so waiters run out of time. docs/protocols/lock.md and sync.md have the bytes and the steps.
 """
 
 from __future__ import annotations

@@ -362,9 +362,6 @@ def identity_dead(identity: int) -> bool:
 def identity_pid(identity: int) -> int:
     """Its pid, for messages; 0 where it has none that means something here."""
 
-def process_start(pid: int) -> int:
-    """When a process started, in clock ticks since boot; 0 where there is none, or it has ended."""
-
 @final
 class File:
     """An open file, closed with its object. Made in one call: a signal handler that raises leaves no descriptor.

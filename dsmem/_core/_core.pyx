@@ -146,7 +146,3 @@ def identity_dead(uint64_t identity):
 
 def identity_pid(uint64_t identity):
     return c.dsm_identity_pid(identity)
-
-
-def process_start(int pid):
-    return c.dsm_process_start(pid)

@@ -148,7 +148,6 @@ cdef extern from "dsm.h" nogil:
     int dsm_arm(dsm_ctx *c)
 
     void dsm_hmac_sha256(const void *key, size_t key_len, const void *msg, size_t len, uint8_t *out)
-    uint64_t dsm_process_start(int pid)
     int dsm_identity(uint64_t *out)
     int dsm_identity_provable()
     int dsm_identity_dead(uint64_t identity)

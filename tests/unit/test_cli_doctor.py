@@ -117,7 +117,9 @@ def test_open_nodes_are_shown():
 
 def test_clean(monkeypatch, tmp_path):
     monkeypatch.setattr(leftovers, "FOLDER", tmp_path)
-    left = tmp_path / "dsmem-1-0-node-00000000"
+    code = "from dsmem import _core; print(_core.identity())"
+    dead = int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    left = tmp_path / f"dsmem-1-{dead:016x}-node-00000000"
     left.touch()
     assert facts()["leftovers"] == [str(left)]
     assert "dsmem doctor --clean" in run().stdout and left.exists()

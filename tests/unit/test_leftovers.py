@@ -1,4 +1,4 @@
-"""What a killed process leaves is found by pid and start time, and removed; what others have is left alone."""
+"""What a killed process leaves is found by its identity, and removed; what others have is left alone."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dsmem import leftovers
+from dsmem import _core, leftovers
 
 MAKER = """
 import pathlib, sys, time
@@ -22,6 +22,13 @@ time.sleep(60)
 def folder(monkeypatch, tmp_path):
     monkeypatch.setattr(leftovers, "FOLDER", tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def dead():
+    """The identity of a process that has ended."""
+    code = "from dsmem import _core; print(_core.identity())"
+    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
 
 
 @pytest.fixture
@@ -50,20 +57,19 @@ def test_a_killed_owner_leaves_nothing_for_ever(maker):
     assert leftovers.scan() == []
 
 
-def test_a_number_used_again_is_another_process(folder):
-    start = leftovers.process_start(os.getpid())
-    old = folder / f"dsmem-{os.getpid()}-{start - 1}-segment"
+def test_a_number_used_again_is_another_process(folder, dead):
+    old = folder / f"dsmem-{os.getpid()}-{dead:016x}-segment"
     own = leftovers.register("segment")
     old.touch()
     own.touch()
-    assert leftovers.scan() == [(old, False), (own, True)]
+    assert dict(leftovers.scan()) == {old: False, own: True}
     assert leftovers.sweep() == [old]
     assert own.exists()
 
 
 def test_record_and_forget(folder):
     path = leftovers.record_node(b"\xab" * 16, "verbs", "tcp:10.0.0.1:7471")
-    assert path.name == f"dsmem-{os.getpid()}-{leftovers.process_start(os.getpid())}-node-abababab"
+    assert path.name == f"dsmem-{os.getpid()}-{_core.identity():016x}-node-abababab"
     assert path.stat().st_mode & 0o777 == 0o600
     leftovers.forget(path)
     assert not path.exists()
@@ -78,10 +84,10 @@ def test_no_folder_harms_nobody(monkeypatch, folder):
 
 
 def test_only_plain_files_with_our_names_are_touched(folder):
-    (folder / "dsmem-1-0-folder").mkdir()
-    (folder / "dsmem-1-0-link").symlink_to("/etc/hostname")
+    (folder / "dsmem-1-00000000000000ff-folder").mkdir()
+    (folder / "dsmem-1-00000000000000ff-link").symlink_to("/etc/hostname")
     (folder / "dsmem-1-name").touch()
-    (folder / "dsmem-01-0-name").touch()
+    (folder / "dsmem-01-00000000000000ff-name").touch()
     (folder / "other").touch()
     before = sorted(folder.iterdir())
     assert leftovers.scan() == [] and leftovers.sweep() == []
@@ -90,25 +96,32 @@ def test_only_plain_files_with_our_names_are_touched(folder):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a file away")
 def test_files_of_other_users_are_left_alone(folder):
-    theirs = folder / "dsmem-1-0-theirs"
+    theirs = folder / "dsmem-1-00000000000000ff-theirs"
     theirs.touch()
     os.chown(theirs, 12345, 12345)
     assert leftovers.scan() == [] and theirs.exists()
 
 
-def test_sweep_never_raises(folder, monkeypatch):
-    (folder / "dsmem-1-0-stuck").touch()
+def test_sweep_never_raises(folder, monkeypatch, dead):
+    (folder / f"dsmem-1-{dead:016x}-stuck").touch()
 
     def refuse(path):
         raise PermissionError
 
     monkeypatch.setattr(leftovers.Path, "unlink", refuse)
-    assert leftovers.sweep() == []
+    assert [lives for _, lives in leftovers.scan()] == [False] and leftovers.sweep() == []
+
+
+def test_what_is_not_proven_dead_stays(folder):
+    """Its maker may live in a container with another /dev/shm, or nothing could tell of its end."""
+    for unknown in (1, _core.identity() + 10**6, 1 << 63 | 5):
+        (folder / f"dsmem-1-{unknown:016x}-node").touch()
+    assert leftovers.sweep() == [] and all(lives for _, lives in leftovers.scan())
 
 
 @pytest.mark.parametrize("text", ["", "not json", "[1]"])
 def test_a_broken_record_is_empty(folder, text):
-    path = folder / "dsmem-1-0-node-00000000"
+    path = folder / "dsmem-1-00000000000000ff-node-00000000"
     path.write_text(text)
     assert leftovers.read_record(path) == {}
     assert leftovers.read_record(folder / "none") == {}
@@ -118,10 +131,3 @@ def test_a_broken_record_is_empty(folder, text):
 def test_names_that_no_file_may_have(name):
     with pytest.raises(ValueError, match="not a name"):
         leftovers.register(name)
-
-
-def test_process_start_agrees_with_the_core():
-    from dsmem import _core
-
-    assert leftovers.process_start(os.getpid()) == _core.process_start(os.getpid()) > 0
-    assert leftovers.process_start(2**22 + 1) == _core.process_start(2**22 + 1) == 0
