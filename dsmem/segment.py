@@ -262,8 +262,10 @@ class Segment(_core.SegmentCore, NamedObject):
             raise errors.AccessDeniedError(
                 "the segment was attached with readonly=True; attach it without", op="resize"
             )
-        if not self.shape or _core.whole(rows, 0, (1 << 63) - 1) is None:
+        number = _core.whole(rows, 0, (1 << 63) - 1)
+        if not self.shape or number is None:
             raise errors.InvalidArgumentError(f"{rows!r} rows of a segment of shape {self.shape}")
+        rows = number
         if rows > self.capacity:
             if self.versioned or not self.ref.cluster:
                 raise errors.InvalidArgumentError(f"{rows} rows; the segment was made with capacity={self.capacity}")

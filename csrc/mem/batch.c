@@ -342,15 +342,28 @@ int dsm_compare_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t
 
 enum { ON_STACK = 64 };
 
+/* The offset is loaded once: they may lie in memory that others write, and change after they have been checked. */
+static inline bool load_offset(const dsm_remote *r, const uint64_t *offset, uint64_t each, uint64_t *at)
+{
+    *at = peek_u64(offset);
+    return __builtin_expect(*at <= r->nbytes - each, 1);
+}
+
 static int far_many(dsm_remote *r, uint8_t code, const uint64_t *offsets, size_t n, uint8_t *local, uint64_t each,
                     int64_t timeout_ns)
 {
     dsm_op few[ON_STACK], *ops = n <= ON_STACK ? few : malloc(n * sizeof *ops);
     if (!ops)
         return err_set(DSM_ENOMEM, 0, "%zu ops", n);
-    for (size_t i = 0; i < n; i++)
-        ops[i] = (dsm_op){.code = code, .remote = r, .offset = offsets[i], .local = local + i * each, .nbytes = each};
-    int rc = run(r->ctx, ops, n, timeout_ns, NULL);
+    int rc = 0;
+    for (size_t i = 0; i < n && !rc; i++) {
+        uint64_t at;
+        if (!load_offset(r, &offsets[i], each, &at))
+            rc = remote_check(r, at, each, right_of[code]);
+        ops[i] = (dsm_op){.code = code, .remote = r, .offset = at, .local = local + i * each, .nbytes = each};
+    }
+    if (!rc)
+        rc = run(r->ctx, ops, n, timeout_ns, NULL);
     if (ops != few)
         free(ops);
     return rc;
@@ -368,13 +381,6 @@ static int check_many(const dsm_remote *r, const uint64_t *offsets, size_t n, ui
         top = at > top ? at : top;
     }
     return remote_check(r, top, each, right);
-}
-
-/* The offset is loaded once: they may lie in memory that others write, and change after they have been checked. */
-static inline bool load_offset(const dsm_remote *r, const uint64_t *offset, uint64_t each, uint64_t *at)
-{
-    *at = peek_u64(offset);
-    return __builtin_expect(*at <= r->nbytes - each, 1);
 }
 
 static inline int near_read_many(const dsm_remote *r, const uint64_t *offsets, size_t n, uint8_t *to, uint64_t each)

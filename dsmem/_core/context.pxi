@@ -284,7 +284,10 @@ cdef class Context(Handle):
         cdef int rc
         self.enter()
         try:
-            node = bytes(node_id)
+            try:
+                node = bytes(node_id)
+            except TypeError:
+                raise refused(c.DSM_EINVAL, f"{type(node_id).__name__} is no node id, which has 16 bytes") from None
             p = node
             self.check()
             if len(node) != 16:

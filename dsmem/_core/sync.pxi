@@ -176,25 +176,30 @@ cdef class Lock(SyncHandle):
     def holder(self):
         cdef uint64_t identity = 0
         cdef int rc
-        self.check()
-        self.busy += 1
+        self.enter()
         with nogil:
             rc = c.dsm_lock_holder(self.ptr, &identity)
-        self.busy -= 1
+        self.leave()
         if rc:
             raise self.failed(rc, "read")
         return identity if identity else None
 
-    def break_(self, uint64_t holder):
+    def break_(self, holder):
+        cdef uint64_t identity
         cdef int rc
-        self.check()
-        self.busy += 1
-        with nogil:
-            rc = c.dsm_lock_break(self.ptr, holder)
-        self.busy -= 1
-        if rc < 0:
-            raise self.failed(rc, "break")
-        return rc == 1
+        self.enter()
+        try:
+            number = whole(holder, 0, (1 << 64) - 1)
+            if number is None:
+                raise refused(c.DSM_EINVAL, f"holder={holder!r}: what holder() returned")
+            identity = number
+            with nogil:
+                rc = c.dsm_lock_break(self.ptr, identity)
+            if rc < 0:
+                raise self.failed(rc, "break")
+            return rc == 1
+        finally:
+            self.leave()
 
     @property
     def token(self):

@@ -154,7 +154,7 @@ cdef int set_rows(Writing turn, SegmentCore segment, uint64_t rows) except -1:
     cdef Remote remote
     cdef int rc
     if not segment.near:
-        whole = np.empty(max(n, 1), "u1")
+        whole = np.empty(n if n else 1, "u1")
     turn.begin()
     remote = turn.remote
     with nogil:

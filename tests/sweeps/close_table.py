@@ -1,0 +1,267 @@
+"""What the close sweep calls: a row for each public method, property and context manager of each class with close()."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import dsmem
+
+SECRET = b"close sweep secret"
+_numbers = itertools.count()
+
+
+@dataclass
+class Index:
+    """An int; struck in __index__."""
+
+    value: int
+
+
+@dataclass
+class Float:
+    """A number of seconds; struck in __float__."""
+
+    value: float
+
+
+@dataclass
+class Memory:
+    """So many bytes; struck in __dlpack__ or __array__."""
+
+    value: int
+
+
+@dataclass
+class Items:
+    """An iterable; struck at each item."""
+
+    value: tuple[Any, ...]
+
+
+@dataclass
+class Call:
+    """A callable that returns this; struck when it is called."""
+
+    value: Any
+
+
+TYPES = (Index, Float, Memory, Items, Call)
+SHORT = Float(0.02)
+
+NAMED: dict[str, tuple[Any, ...]] = {"name": (), "ref": (), "closed": (), "close": (), "unlink": (), "with": ()}
+HELD = {"token": (), "recovered": ()}
+LOCK = {**NAMED, **HELD, "acquire": (True, SHORT), "release": (), "locked": (), "holder": (), "break_": (Index(1),)}
+ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "Context": {
+        "capabilities": (),
+        "fabric": (),
+        "agent_address": (),
+        "node_id": (),
+        "closed": (),
+        "stats": (),
+        "allocate": (Index(4096),),
+        "empty": (Index(64),),
+        "register": (Memory(4096),),
+        "register_many": (Items((bytearray(64), bytearray(64))),),
+        "attach": (b"not a descriptor",),
+        "batch": (SHORT,),
+        "fence": (Memory(16),),
+        "close": (),
+        "with": (),
+    },
+    "Region": {
+        "context": (),
+        "nbytes": (),
+        "access": (),
+        "closed": (),
+        "descriptor": (),
+        "array": ("u1",),
+        "close": (),
+        "with": (),
+    },
+    "Remote": {
+        "context": (),
+        "nbytes": (),
+        "access": (),
+        "peer": (),
+        "address": (),
+        "closed": (),
+        "is_near": (),
+        "array": ("u1",),
+        "read": (Index(0), Memory(8), SHORT),
+        "write": (Index(0), Memory(8), SHORT),
+        "fetch_add": (Index(0), Index(1), SHORT),
+        "compare_swap": (Index(0), Index(0), Index(1), SHORT),
+        "read_many": (Memory(8), Memory(8), SHORT),
+        "write_many": (Items((0,)), Memory(8), SHORT),
+        "part": (),
+        "close": (),
+        "with": (),
+    },
+    "Queue": {
+        **NAMED,
+        "remote": (),
+        "region": (),
+        "properties": (),
+        "counts": (),
+        "placed": (),
+        "produce": (),
+        "consume": (),
+        "flush": (),
+        "put": (Memory(8), True, SHORT),
+        "put_nowait": (Memory(8),),
+        "put_many": (Items((b"a", b"b")), True, SHORT),
+        "reserve": (8, True, SHORT),
+        "commit": (Index(0),),
+        "cancel": (),
+        "get": (True, SHORT),
+        "get_nowait": (),
+        "get_many": (Index(2), True, SHORT),
+        "peek": (True, SHORT),
+        "release": (),
+        "qsize": (),
+        "empty": (),
+        "full": (),
+        "shutdown": (Call(False),),
+        "fileno": (),
+    },
+    "Segment": {
+        **NAMED,
+        "dtype": (),
+        "readonly": (),
+        "shape": (),
+        "capacity": (),
+        "versioned": (),
+        "nbytes": (),
+        "ndim": (),
+        "size": (),
+        "array": (),
+        "read": (Index(0), None),
+        "write": (0, Index(1)),
+        "fetch_add": (Index(0), Index(1)),
+        "compare_swap": (Index(0), Index(0), Index(1)),
+        "update": (0, Call(3), SHORT),
+        "wait": (0, Call(False), SHORT),
+        "snapshot": (SHORT,),
+        "writing": (SHORT,),
+        "publish": (Memory(32), SHORT),
+        "resize": (Index(3), SHORT),
+    },
+    "Lock": LOCK,
+    "RWLock": {
+        **NAMED,
+        **HELD,
+        "acquire_read": (True, SHORT),
+        "release_read": (),
+        "acquire_write": (True, SHORT),
+        "release_write": (),
+        "read": (SHORT,),
+        "write": (SHORT,),
+    },
+    "Semaphore": {
+        **NAMED,
+        "value": (),
+        "held": (),
+        "recovered": (),
+        "acquire": (True, SHORT),
+        "release": (Index(1),),
+    },
+    "Event": {**NAMED, "set": (), "clear": (), "is_set": (), "wait": (SHORT,)},
+    "Condition": {
+        **LOCK,
+        "wait": (SHORT,),
+        "wait_for": (Call(False), SHORT),
+        "notify": (Index(1),),
+        "notify_all": (),
+    },
+    "Barrier": {
+        **NAMED,
+        "parties": (),
+        "n_waiting": (),
+        "broken": (),
+        "wait": (SHORT,),
+        "abort": (),
+        "reset": (),
+    },
+    "Once": {**NAMED, "begin": (SHORT,), "end": (Call(True),), "call": (Call(1),), "done": (), "recovered": ()},
+    "SharedClock": NAMED,
+}
+# Only an event loop calls these.
+ASYNC = ("_async",)
+
+
+def public(cls: type) -> set[str]:
+    """What a user may call or read, except what an event loop runs."""
+    names = {name for name in dir(cls) if not name.startswith("_") and not name.endswith(ASYNC)}
+    return names | ({"with"} if hasattr(cls, "__enter__") else set())
+
+
+def _of_cluster(where: str, make: Any) -> Any:
+    def maker(stack: contextlib.ExitStack) -> tuple[Any, list[Any]]:
+        name = f"o{next(_numbers)}"
+        if where == "local":
+            cluster = stack.enter_context(dsmem.connect(os.environ["SWEEP_CLUSTER"]))
+            handle = make(cluster, name)
+            stack.callback(cluster.unlink, name)
+            return handle, [handle.close, handle._memory.close, cluster.close]
+        owner = dsmem.Context(where, secret=SECRET)
+        user = dsmem.Context(where, secret=SECRET)
+        cluster = dsmem.connect(context=owner)
+        first = make(cluster, name)
+        handle = dsmem.attach(first.ref, user)
+        stack.callback(_leave, user, first, cluster, owner)
+        return handle, [handle.close, handle._memory.close, user.close]
+
+    return maker
+
+
+def _leave(*handles: Any) -> None:
+    for handle in handles:
+        with contextlib.suppress(dsmem.errors.DsmemError):
+            handle.close()
+
+
+def makers(where: str) -> dict[str, Any]:
+    """By class, what makes a handle and the ways to close it and what it stands on."""
+    fabric = "shm" if where == "local" else where
+
+    def context(stack: contextlib.ExitStack) -> tuple[Any, list[Any]]:
+        handle = dsmem.Context(fabric, secret=SECRET)
+        stack.callback(_leave, handle)
+        return handle, [handle.close]
+
+    def region(stack: contextlib.ExitStack) -> tuple[Any, list[Any]]:
+        owner, _ = context(stack)
+        handle = owner.allocate(4096)
+        return handle, [handle.close, owner.close]
+
+    def remote(stack: contextlib.ExitStack) -> tuple[Any, list[Any]]:
+        source, _ = region(stack)
+        user, _ = context(stack)
+        handle = user.attach(source.descriptor)
+        return handle, [handle.close, user.close]
+
+    named = {
+        "Queue": lambda c, n: c.queue(n, create=True),
+        "Segment": lambda c, n: c.segment(n, 4, np.dtype("i8"), create=True, versioned=True, capacity=8),
+        "Lock": lambda c, n: c.lock(n, create=True),
+        "RWLock": lambda c, n: c.rwlock(n, create=True),
+        "Semaphore": lambda c, n: c.semaphore(n, 1, create=True),
+        "Event": lambda c, n: c.event(n, create=True),
+        "Condition": lambda c, n: c.condition(n, create=True),
+        "Barrier": lambda c, n: c.barrier(n, 1, create=True),
+        "Once": lambda c, n: c.once(n, create=True),
+        "SharedClock": lambda c, n: c.clock(n, create=True),
+    }
+    return {
+        "Context": context,
+        "Region": region,
+        "Remote": remote,
+        **{kind: _of_cluster(where, make) for kind, make in named.items()},
+    }

@@ -1,0 +1,57 @@
+"""The close sweep: whatever closes a handle in the midst of whatever method, an exception of ours or a result."""
+
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dsmem
+import dsmem.clock
+import dsmem.queue
+import dsmem.segment
+import dsmem.sync
+from dsmem import _core
+
+sys.path.insert(0, str(Path(__file__).parent))
+from close_table import ROWS, public
+
+SCENES = Path(__file__).with_name("close_scenes.py")
+STRIDE = 1 if os.environ.get("DSMEM_FULL_SWEEPS") else 4
+# Bases, of which users meet the subclasses; what only holds handles; a descriptor without a core.
+_NOT_HANDLES = {"SyncHandle", "SegmentCore", "NamedObject", "Cluster", "Memory", "Format", "File"}
+
+
+def _classes():
+    """Every public class with a close() of its own kind, the one that users meet where there are two."""
+    found = {}
+    for module in (_core, dsmem, dsmem.clock, dsmem.queue, dsmem.segment, dsmem.sync):
+        for name, cls in vars(module).items():
+            if inspect.isclass(cls) and hasattr(cls, "close") and not name.startswith("_"):
+                found[name] = cls
+    return {name: cls for name, cls in found.items() if name not in _NOT_HANDLES}
+
+
+@pytest.mark.parametrize("name", sorted(_classes()))
+def test_every_method_has_a_row(name):
+    kind = "Lock" if name == "SpinLock" else name
+    assert public(_classes()[name]) == set(ROWS[kind])
+
+
+@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("where", ["local", "fault+shm"])
+def test_closed_in_the_midst(where, kind, cluster_name):
+    done = subprocess.run(
+        [sys.executable, str(SCENES), where, kind, str(STRIDE)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "SWEEP_CLUSTER": cluster_name, "PYTHONPATH": str(Path(dsmem.__file__).parents[1])},
+        check=False,
+    )
+    lines = done.stdout.splitlines()
+    faults = [f"{lines[i - 1]}: {line}" for i, line in enumerate(lines) if line.startswith("FAULT")]
+    assert done.returncode == 0 and lines[-1:] == ["through"], (done.returncode, lines[-3:], done.stderr[-2000:])
+    assert not faults

@@ -1,0 +1,140 @@
+"""What a handle refuses so that nothing it stands on is freed or overwritten, and what buffers it takes."""
+
+import ctypes
+
+import numpy as np
+import pytest
+
+import dsmem
+from dsmem import errors
+
+
+@pytest.fixture
+def context():
+    with dsmem.Context("shm") as context:
+        yield context
+
+
+@pytest.fixture
+def remote(context):
+    with context.allocate(4096) as region, context.attach(region.descriptor) as remote:
+        yield remote
+
+
+@pytest.fixture(params=["shm", "fault+shm"])
+def pair(request):
+    """A region's owner and a remote of it, mapped or not."""
+    with dsmem.Context(request.param) as context, context.allocate(4096) as region:
+        with context.attach(region.descriptor) as remote:
+            yield context, remote
+
+
+def test_a_batch_whose_block_raised_is_used_up(pair):
+    context, remote = pair
+    batch, out = context.batch(), bytearray(8)
+    with pytest.raises(ZeroDivisionError), batch:
+        batch.read(remote, 0, out)
+        old = batch.fetch_add(remote, 8, 1)
+        raise ZeroDivisionError
+    out.extend(b"the batch has let go of it")
+    for again in (batch.__enter__, lambda: batch.read(remote, 0, bytearray(8)), lambda: old.value):
+        with pytest.raises(errors.ClosedError):
+            again()
+    batch.__exit__(None, None, None)
+    assert not batch.done and remote.fetch_add(8, 0) == 0
+
+
+def test_a_batch_is_executed_once(pair):
+    context, remote = pair
+    with context.batch() as batch:
+        old = batch.fetch_add(remote, 0, 1)
+        with pytest.raises(errors.BusyError):
+            batch.__enter__()
+        with pytest.raises(errors.BusyError):
+            _ = old.value
+    batch.__exit__(None, None, None)
+    assert old.value == 0 and remote.fetch_add(0, 0) == 1
+
+
+def test_a_failed_batch_has_no_results(pair):
+    context, remote = pair
+    with pytest.raises(errors.OutOfBoundsError), context.batch() as batch:
+        old = batch.fetch_add(remote, 0, 1)
+        batch.write(remote, 4090, bytes(8))
+    with pytest.raises(errors.ClosedError):
+        _ = old.value
+
+
+@pytest.mark.parametrize(
+    "holds",
+    [
+        np.array([object()] * 8),
+        np.zeros(4, [("a", "i8"), ("b", "O")]),
+        np.array([object()] * 8).view(type("Own", (np.ndarray,), {})),
+        memoryview(np.array([object()] * 8)),
+        (ctypes.py_object * 8)(),
+        np.ma.masked_array([1, 2], mask=[0, 1]),
+    ],
+)
+def test_objects_do_not_enter_shared_memory(context, remote, here, holds):
+    with here.queue("q", create=True) as queue, here.segment("s", 8, "i8", create=True) as segment:
+        for op in (
+            lambda: remote.write(0, holds),
+            lambda: remote.read(0, holds),
+            lambda: remote.write_many([0], holds),
+            lambda: remote.read_many([0], holds),
+            lambda: queue.put(holds),
+            lambda: context.batch().write(remote, 0, holds),
+            lambda: segment.read(out=holds),
+        ):
+            with pytest.raises((errors.InvalidArgumentError, errors.MismatchError)):
+                op()
+        here.unlink("q")
+        here.unlink("s")
+
+
+@pytest.mark.parametrize("kind", [np.memmap, np.matrix, np.recarray])
+def test_out_of_a_subclass_has_the_dtype_or_is_refused(here, tmp_path, kind):
+    with here.segment("s", (2, 2), "i8", create=True, data=[[1, 2], [3, 4]]) as segment:
+        here.unlink("s")
+        with pytest.raises(errors.MismatchError):
+            segment.read(out=np.zeros((2, 2), ">i8").view(type("Own", (np.ndarray,), {})))
+        out = np.memmap(tmp_path / "m", "i8", shape=(2, 2), mode="w+") if kind is np.memmap else np.zeros((2, 2), "i8")
+        segment.read(out=out.view(kind))
+        assert out.tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_view_of_a_released_message_is_the_last(here):
+    with here.queue("q", create=True) as queue:
+        here.unlink("q")
+        queue.put(b"message")
+        view = queue.peek()
+        assert queue.peek() is view
+        slot = view.obj
+        queue.release()
+        with pytest.raises(errors.ClosedError):
+            memoryview(slot)
+
+
+def test_a_segment_in_its_writers_turn_stays_open(pair, here):
+    context, _ = pair
+    with dsmem.connect(context=context) as cluster, dsmem.Context(context.fabric) as user:
+        made = cluster.segment("s", 4, "i8", create=True, versioned=True)
+        with dsmem.attach(made.ref, user) as segment:
+            with pytest.raises(ZeroDivisionError), segment.writing():
+                with pytest.raises(errors.BusyError):
+                    segment.close()
+                with pytest.raises(errors.BusyError):
+                    user.close()
+                raise ZeroDivisionError
+            assert segment.publish([1, 2, 3, 4]) == 1
+        made.close()
+
+
+def test_the_context_stays_while_a_handle_is_open(context, remote):
+    with dsmem.connect(context=context) as cluster:
+        queue = cluster.queue("q", create=True)
+        with pytest.raises(errors.BusyError):
+            context.close()
+        assert not context.closed and not remote.closed
+        queue.close()
