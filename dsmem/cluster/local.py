@@ -209,7 +209,11 @@ class LocalNames:
             for folder in (self.folder.parent, self.folder):
                 info = folder.lstat()
                 if not stat.S_ISDIR(info.st_mode) or info.st_uid != self.owner:
-                    raise errors.AccessDeniedError(f"{folder} is no folder of user {user_name(self.owner)}")
+                    maker = user_name(info.st_uid)
+                    raise errors.AccessDeniedError(
+                        f"{folder} is no folder of user {user_name(self.owner)}: user {maker} made it; "
+                        f"ask root to remove it: rm -r {folder}"
+                    )
         except OSError as error:
             raise refused(error, f"the cluster {self.cluster!r} of user {user_name(self.owner)}") from None
 

@@ -356,7 +356,7 @@ def test_another_user(name, how, readonly, allowed):
 def test_a_folder_that_somebody_else_has_made(name, here):
     folder = local.user_folder(0) / name
     os.chown(folder, 54321, 54321)
-    with pytest.raises(errors.AccessDeniedError):
+    with pytest.raises(errors.AccessDeniedError, match=f"user 54321 made it; ask root to remove it: rm -r {folder}"):
         dsmem.connect(name)
     os.chown(folder, 0, 0)
 
