@@ -18,7 +18,7 @@ KINDS = {
     "lock": lambda cluster, **how: cluster.lock("a", **how),
     "semaphore": lambda cluster, **how: cluster.semaphore("a", **how),
 }
-STRIDE = {"segment": 1, "lock": 5, "semaphore": 5}  # most bytecodes are the same for all
+STRIDE = {"segment": 1, "lock": 5, "semaphore": 5}  # most bytecodes are the same for all kinds
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ def test_making(here, kind, lifetime):
         here.unlink("a")
         assert memory(here.name) == []
 
-    sweep(call, check, 100, STRIDE[kind])
+    sweep(call, check, 100, STRIDE[kind] if lifetime == "creator" else 5)
     here.close()
     assert memory(here.name) == []
     local._this_process().end()  # marks of names that were never given stay as long as their maker, at most

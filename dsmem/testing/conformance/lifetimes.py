@@ -107,6 +107,18 @@ sys.stdin.read()
 """
 
 
+def _is_dead(peer: dsmem.Context, remote: dsmem.Remote, descriptor: bytes) -> None:
+    """Once an attach was refused, the owner is known to be dead, and every later op says exactly that."""
+    for op in (
+        lambda: peer.attach(descriptor),
+        lambda: remote.read(0, bytearray(8), timeout=10),
+        lambda: remote.write(0, bytes(8), timeout=10),
+        lambda: remote.fetch_add(0, 1, timeout=10),
+    ):
+        with pytest.raises(errors.PeerDeadError):
+            op()
+
+
 def test_killed_owner(fabric: str, peer: dsmem.Context) -> None:
     command = [sys.executable, "-c", _OWNER, fabric, SECRET.hex()]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -118,10 +130,9 @@ def test_killed_owner(fabric: str, peer: dsmem.Context) -> None:
         process.wait()
         gone = (errors.PeerDeadError, errors.CanceledError, errors.TransportError)
         with pytest.raises(gone):
-            for _ in range(1_000_000):  # until the news is here
+            for _ in range(1_000_000):  # until the death is known here
                 remote.fetch_add(0, 1, timeout=10)
-        with pytest.raises(errors.PeerDeadError):
-            peer.attach(descriptor)
+        _is_dead(peer, remote, descriptor)
         remote.close()
 
 
@@ -217,8 +228,7 @@ def test_a_child_does_not_hide_the_death_of_its_parent(fabric: str, peer: dsmem.
         with pytest.raises((errors.PeerDeadError, errors.CanceledError, errors.TransportError)):
             for _ in range(1_000_000):
                 remote.fetch_add(0, 1, timeout=10)
-        with pytest.raises(errors.PeerDeadError):
-            peer.attach(bytes.fromhex(descriptor))
+        _is_dead(peer, remote, bytes.fromhex(descriptor))
         remote.close()
 
 
@@ -246,13 +256,15 @@ def test_what_is_dropped_open_warns_and_is_closed(fabric: str, owner: dsmem.Cont
         peer.attach(forge(other.descriptor, address=address))
 
 
-def test_close_while_threads_work(peer: dsmem.Context, remote: dsmem.Remote) -> None:
+def test_close_while_threads_work(owner: dsmem.Context, peer: dsmem.Context) -> None:
     """Refused as busy, or done between two ops, which then are refused; never in the midst."""
+    region = owner.allocate(1 << 20)
+    remote = peer.attach(region.descriptor)
     stop = threading.Event()
     ended: list[BaseException] = []
 
     def work() -> None:
-        out = bytearray(1 << 12)
+        out = bytearray(1 << 20)  # so much is copied without the GIL
         try:
             while not stop.is_set():
                 remote.read(0, out)
@@ -274,6 +286,8 @@ def test_close_while_threads_work(peer: dsmem.Context, remote: dsmem.Remote) -> 
     for t in threads:
         t.join()
     assert peer.closed or not ended
+    peer.close()
+    region.close()
 
 
 def test_closing_is_all_or_nothing(owner: dsmem.Context, region: dsmem.Region) -> None:
