@@ -308,8 +308,16 @@ uint64_t dsm_queue_nbytes(const dsm_queue_shape *s);
 int dsm_queue_format(void *memory, const dsm_queue_shape *s);
 /* local: the memory itself where the caller owns it; NULL: as r has it. ECORRUPT, EVERSION, EMISMATCH. r stays open. */
 int dsm_queue_open(dsm_remote *r, void *local, dsm_queue **out);
-/* Leaves its roles. Messages that are not flushed are lost; a reservation is given up. */
+/* Gives its roles back; messages that are not flushed are lost. After an error it may be called again, and goes on. Nothing is left to
+ * do, so 0, where the owner of the memory is gone. */
+int dsm_queue_leave(dsm_queue *q);
+/* Frees the handle, whatever roles it has. */
+void dsm_queue_free(dsm_queue *q);
+/* Both, unless leaving fails. */
 int dsm_queue_close(dsm_queue *q);
+/* How long the ops of the calls that follow may take together; < 0: each as long as a peer may be silent, which no op exceeds.
+ * Only remote ones take time. */
+void dsm_queue_set_timeout(dsm_queue *q, int64_t timeout_ns);
 void dsm_queue_get_shape(const dsm_queue *q, dsm_queue_shape *out);
 /* EMEMBERS: every lane has a living producer. EBUSY: there is a living consumer. EFAR: the memory is not mapped here. */
 int dsm_queue_produce(dsm_queue *q);
@@ -318,13 +326,17 @@ int dsm_queue_consume(dsm_queue *q);
 /* kind: 1 to 254, what the reader is told. Others see the message at once where the lane is near, else after the flush.
  * EFULL (nothing has happened), ETOOLARGE, ESHUTDOWN. */
 int dsm_queue_push(dsm_queue *q, const void *payload, uint64_t length, uint8_t kind);
+typedef struct {
+    const void *bytes;
+    uint64_t nbytes;
+} dsm_queue_part;
+/* One message of several parts. */
+int dsm_queue_push_parts(dsm_queue *q, const dsm_queue_part *parts, uint32_t n, uint8_t kind);
 /* n records of 'each' bytes, as far as there is room: returns how many. */
 int64_t dsm_queue_push_records(dsm_queue *q, const void *records, uint64_t n, uint64_t each);
 /* Wakes consumers; sends what a far lane has staged, in one WRITE (two where the ring's end lies in between). After an error
  * the messages are still staged: the next flush sends them again, which does no harm where they had arrived. */
 int dsm_queue_flush(dsm_queue *q);
-/* Messages that this handle has put, with those that are still staged: says after an error whether and how far a put came. */
-uint64_t dsm_queue_placed(const dsm_queue *q);
 /* Room for a message, to be filled in place; commit it with a length up to the reserved one. One at a time. */
 int dsm_queue_reserve(dsm_queue *q, uint64_t length, void **out);
 int dsm_queue_commit(dsm_queue *q, uint64_t length, uint8_t kind);
@@ -341,8 +353,9 @@ void dsm_queue_undo(dsm_queue *q);
 /* Up to n messages of exactly 'each' bytes, taken: returns how many. EMISMATCH: the next one has another length. */
 int64_t dsm_queue_pop_records(dsm_queue *q, void *out, uint64_t n, uint64_t each);
 
-/* Until there may be room for a message of that length, or a message: spin for spin_ns, then sleep. 0, ETIME, ESHUTDOWN. */
-int dsm_queue_wait_room(const dsm_queue *q, uint64_t length, int64_t timeout_ns, int64_t spin_ns);
+/* Until there may be room for a message of that length, or a message: spin for spin_ns, then sleep. 0, ETIME, ESHUTDOWN. A remote
+ * producer looks with ops that may take op_ns (as with dsm_queue_set_timeout), also beyond the timeout. */
+int dsm_queue_wait_room(const dsm_queue *q, uint64_t length, int64_t timeout_ns, int64_t spin_ns, int64_t op_ns);
 int dsm_queue_wait_item(const dsm_queue *q, int64_t timeout_ns, int64_t spin_ns);
 
 typedef struct {

@@ -64,10 +64,13 @@ class DsmemError(Exception):
         The cause in general and the remedy; of the class.
     detail, sys, status, vendor, peer, device, op
         As given.
+    placed : int
+        Of an exception that comes out of a queue's put: the messages that went in all the same. 0 elsewhere.
     """
 
     code: int = 0
     text: str = ""
+    placed: int = 0
 
     def __init__(
         self,
@@ -218,7 +221,7 @@ class TransportError(DsmemError, ConnectionError):
     text = "the transport failed the operation; it may or may not have taken effect"
 
 
-class CanceledError(DsmemError, ConnectionError):
+class CanceledError(TransportError):
     """Another failure on the same connection cancelled the op."""
 
     code = 15
@@ -429,4 +432,6 @@ class ClockDriftError(DsmemError, ValueError):
     )
 
 
-BY_CODE: dict[int, type[DsmemError]] = {cls.code: cls for cls in DsmemError.__subclasses__()}
+BY_CODE: dict[int, type[DsmemError]] = {
+    cls.code: cls for cls in vars().values() if isinstance(cls, type) and issubclass(cls, DsmemError) and cls.code
+}

@@ -8,11 +8,15 @@ and :class:`Stamped` bytes with the stamp of a clock.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
+import logging
+import os
 import pickle
 import struct
 import warnings
-from collections.abc import AsyncIterator
+import weakref
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from typing_extensions import Buffer
@@ -109,9 +113,9 @@ class Queue(NamedObject, _core.Queue):
         return queue
 
     def __init__(self, remote: _core.Remote, region: _core.Region | None = None, *, spin: float | None = None) -> None:
+        self._readers, self._writers = _Waiters(), _Waiters()
         _core.Queue.__init__(self, remote, region, spin=spin)
-        self._readers: list[asyncio.Future[None]] = []
-        self._writers: list[asyncio.Future[None]] = []
+        _open.add(self)
 
     @property
     def closed(self) -> bool:
@@ -132,15 +136,15 @@ class Queue(NamedObject, _core.Queue):
             try:
                 return self.get_nowait()
             except errors.EmptyError:
-                await _ready(self._readers, self.fileno())
+                await self._readers.wait(self._dup_items)
 
     async def get_many_async(self, n: int | None = None) -> list[bytes]:
         """Take at least one message and up to n, waiting in the event loop."""
         while True:
             try:
-                return list(self.get_many(n, False))
+                return self.get_many(n, False)
             except errors.EmptyError:
-                await _ready(self._readers, self.fileno())
+                await self._readers.wait(self._dup_items)
 
     async def put_async(self, data: Buffer) -> None:
         """Put a message, waiting for room in the event loop."""
@@ -148,7 +152,9 @@ class Queue(NamedObject, _core.Queue):
             try:
                 return self.put(data, False)
             except errors.FullError:
-                await _ready(self._writers, self._arm_room(memoryview(data).nbytes))
+                length = memoryview(data).nbytes
+                self._arm_room(min([length, *self._writers.lengths()]))
+                await self._writers.wait(self._dup_room, length)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -168,43 +174,118 @@ class Queue(NamedObject, _core.Queue):
         ------
         BusyError
             Calls are under way in other threads, or there are views of a message.
+        TransportError, TimeoutError
+            A lane of another process's memory could not be given back. The handle stays open: close it again.
+
+        Notes
+        -----
+        Tasks that wait in an ``_async`` method get ClosedError, in whatever loop.
         """
-        if self.closed:
-            return
-        for future in [*self._readers, *self._writers]:
-            if not future.done():
-                future.set_exception(errors.ClosedError("queue"))
         _core.Queue.close(self)
+        self._readers.close()
+        self._writers.close()
         NamedObject.close(self)
+
+    def _leave(self) -> None:
+        try:
+            self.close()
+        except (errors.TransportError, errors.TimeoutError):  # nobody is left who would close it again
+            self._abandon()
+            self.close()
+            raise
 
     def __del__(self) -> None:
         if not self.closed:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
-            with contextlib.suppress(errors.DsmemError):  # the memory may be gone already, and nobody hears of it
-                self.close()
+            self._close_quietly()
+
+    def _close_quietly(self) -> None:
+        try:
+            self._leave()
+        except errors.DsmemError as error:  # nobody else hears of it
+            logging.getLogger("dsmem").warning("%r could not be closed properly: %s", self, error)
 
 
-async def _ready(waiting: list[asyncio.Future[None]], fd: int) -> None:
-    """Until fd is readable. It stays so until it is armed again, so nobody watches it meanwhile."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[None] = loop.create_future()
+class _Waiters:
+    """Tasks that wait, in any loops of any threads, until one descriptor is readable.
 
-    def readable() -> None:
-        loop.remove_reader(fd)
-        for one in waiting:
-            if not one.done():
-                one.set_result(None)
-        waiting.clear()
+    A loop that has waiting tasks watches a duplicate of the descriptor, which it alone closes: the number of one that
+    somebody else closes may be another file's a moment later. Futures are set in their own loop. What belongs to a loop
+    is changed in its thread only, but for _futures, of which others take all that a loop has at once.
+    """
 
-    waiting.append(future)
-    loop.add_reader(fd, readable)
-    try:
-        await future
-    finally:
-        if future in waiting:
-            waiting.remove(future)
-            if not waiting:
-                loop.remove_reader(fd)
+    def __init__(self) -> None:
+        self._descriptors: dict[asyncio.AbstractEventLoop, int] = {}
+        self._futures: dict[asyncio.AbstractEventLoop, dict[asyncio.Future[None], int]] = {}
+        self._closed = False
+
+    def lengths(self) -> list[int]:
+        """Of the messages for which room is waited."""
+        return [length for futures in list(self._futures.values()) for length in list(futures.values())]
+
+    async def wait(self, duplicate: Callable[[], int], length: int = 0) -> None:
+        """Until the descriptor is readable, or for no reason."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        if loop not in self._descriptors:
+            self._descriptors[loop] = duplicate()
+            loop.add_reader(self._descriptors[loop], self._end, None)
+        self._futures.setdefault(loop, {})[future] = length
+        try:
+            if self._closed:  # not before: close() looks for futures after it has said so
+                raise errors.ClosedError("queue")
+            await future
+        finally:
+            self._futures.get(loop, {}).pop(future, None)
+            self._unwatch(loop)
+
+    def close(self) -> None:
+        """All tasks get ClosedError, those that come later, too."""
+        self._closed = True
+        self._end(errors.ClosedError("queue"))
+
+    def _end(self, error: Exception | None) -> None:
+        """All tasks go on: one that finds nothing arms the descriptor for itself."""
+        here = asyncio._get_running_loop()
+        for loop in list(self._futures):
+            futures = self._futures.pop(loop, {})
+            if loop is here:
+                self._settle(loop, futures, error)
+            else:
+                with contextlib.suppress(RuntimeError):  # it is closed
+                    loop.call_soon_threadsafe(self._settle, loop, futures, error)
+
+    def _settle(
+        self, loop: asyncio.AbstractEventLoop, futures: dict[asyncio.Future[None], int], error: Exception | None
+    ) -> None:
+        for future in futures:
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+        self._unwatch(loop)
+
+    def _unwatch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Unless a task of the loop waits: it stays readable until it is armed again, so nobody may watch it."""
+        if not self._futures.get(loop):
+            self._futures.pop(loop, None)
+            descriptor = self._descriptors.pop(loop, None)
+            if descriptor is not None:
+                loop.remove_reader(descriptor)
+                os.close(descriptor)
+
+
+_open: weakref.WeakSet[Queue] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Give roles back while the contexts that it takes still exist: the interpreter drops them in any order."""
+    for queue in list(_open):
+        if not queue.closed:
+            queue._close_quietly()
 
 
 class Pickled:
@@ -229,14 +310,7 @@ class Pickled:
         body = pickle.dumps(item, protocol=5, buffer_callback=buffers.append)
         parts = [memoryview(body), *(b.raw() for b in buffers)]
         head = struct.pack(f"<{1 + len(parts)}Q", len(parts), *(p.nbytes for p in parts))
-        room = self.queue.reserve(len(head) + sum(p.nbytes for p in parts), block, timeout)
-        at = len(head)
-        room[:at] = head
-        for part in parts:
-            room[at : at + part.nbytes] = part
-            at += part.nbytes
-        room.release()
-        self.queue.commit(_kind=_PICKLED)
+        self.queue._put_parts([head, *parts], _PICKLED, block, timeout)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Take the next object; errors as of :meth:`Queue.get`."""
@@ -273,7 +347,8 @@ class Stamped:
         Returns
         -------
         int
-            The stamp, which is taken once there is room.
+            The stamp. It is taken before room is waited for, so messages of threads that share the queue may pass
+            each other.
 
         Raises
         ------
@@ -287,17 +362,8 @@ class Stamped:
         except TypeError as error:
             raise errors.InvalidArgumentError(f"data: {error}") from None
         with body:
-            room = self.queue.reserve(8 + body.nbytes, block, timeout)
-            try:
-                stamp = self.clock.send()
-            except BaseException:
-                room.release()
-                self.queue.cancel()
-                raise
-            struct.pack_into("<Q", room, 0, stamp)
-            room[8:] = body
-        room.release()
-        self.queue.commit(_kind=_STAMPED)
+            stamp = self.clock.send()
+            self.queue._put_parts([struct.pack("<Q", stamp), body], _STAMPED, block, timeout)
         return stamp
 
     def get(self, block: bool = True, timeout: float | None = None) -> tuple[int, bytes]:

@@ -1,5 +1,6 @@
 /* The queue as an object: its shape, the roles of a handle, taking messages from the lanes, waiting. See ring.h. */
 #include "../base/clock.h"
+#include "../mem/remote.h"
 #include "member.h"
 #include "ring.h"
 
@@ -68,7 +69,7 @@ static int look_up(dsm_queue *q)
     if (!rc && h.nbytes < QUEUE_PRODUCERS)
         return err_set(DSM_ECORRUPT, 0, "a queue of %llu bytes", (unsigned long long)h.nbytes);
     if (!rc)
-        rc = dsm_read(q->r, QUEUE_SHAPE, &s, sizeof s, -1);
+        rc = dsm_read(q->r, QUEUE_SHAPE, &s, sizeof s, remote_patience(q->r));
     if (rc)
         return rc;
     q->shape =
@@ -92,6 +93,7 @@ int dsm_queue_open(dsm_remote *r, void *local, dsm_queue **out)
     q->r = r;
     q->base = local ? local : dsm_remote_near(r);
     q->forks = peek_u32(&core_forks);
+    q->deadline = DEADLINE_NEVER;
     int rc = look_up(q);
     if (!rc)
         rc = member_identity(dsm_remote_near(r), &q->identity); /* far: its own, also at home */
@@ -105,7 +107,7 @@ int dsm_queue_open(dsm_remote *r, void *local, dsm_queue **out)
 }
 
 void dsm_queue_get_shape(const dsm_queue *q, dsm_queue_shape *out) { *out = q->shape; }
-uint64_t dsm_queue_placed(const dsm_queue *q) { return q->placed; }
+void dsm_queue_set_timeout(dsm_queue *q, int64_t timeout_ns) { q->deadline = deadline_after(timeout_ns); }
 
 int queue_refuse(const dsm_queue *q, const char *role)
 {
@@ -114,35 +116,43 @@ int queue_refuse(const dsm_queue *q, const char *role)
     return err_set(DSM_EINVAL, 0, "this handle is no %s of the queue", role);
 }
 
-int dsm_queue_close(dsm_queue *q)
+/* Each role that is given back is given back once for all, so after an error the next call goes on with the others. */
+int dsm_queue_leave(dsm_queue *q)
 {
-    uint64_t old;
     int rc = 0;
-    if (q->forks == peek_u32(&core_forks)) {
-        if (q->producing)
-            rc = member_leave(q->r, QUEUE_PRODUCERS, q->lane, q->identity);
-        if (q->consuming && !q->shared_tail)
-            rc = dsm_compare_swap(q->r, QUEUE_STATE, q->identity, 0, &old, -1);
+    if (q->forks != peek_u32(&core_forks))
+        return 0;
+    if (q->producing || q->in_doubt) {
+        rc = q->producing ? role_leave(q, QUEUE_PRODUCERS + 8ull * q->lane) : role_leave_unknown(q);
+        if (!rc)
+            q->producing = q->in_doubt = false;
     }
+    if (q->consumer_in_doubt || (q->consuming && !(q->shape.flags & DSM_QUEUE_MANY_CONSUMERS))) {
+        int other = role_leave(q, QUEUE_STATE);
+        if (other)
+            return other;
+    }
+    q->consuming = q->consumer_in_doubt = false;
+    return rc;
+}
+
+void dsm_queue_free(dsm_queue *q)
+{
     if (!q->base)
         free(q->data);
     free(q->active);
     free(q);
+}
+
+int dsm_queue_close(dsm_queue *q)
+{
+    int rc = dsm_queue_leave(q);
+    if (!rc)
+        dsm_queue_free(q);
     return rc;
 }
 
 /* ---- the producer's role ---- */
-
-/* From p on: the position behind the last committed record. Nobody else writes the lane now. */
-static uint64_t walk(const dsm_queue *q, const uint8_t *data, uint64_t p, uint64_t end, uint64_t *messages)
-{
-    struct record r;
-    while (p < end && !record_at(q, data, p, &r)) {
-        *messages += r.kind != RECORD_PADDING;
-        p = r.next;
-    }
-    return p;
-}
 
 /* What the last producer of the lane has left. It may have committed a message beyond the stored head, and that may be taken
  * already, so the tail may be beyond it, too; what lies there is whole, since nobody has written behind it. Producers from
@@ -150,13 +160,13 @@ static uint64_t walk(const dsm_queue *q, const uint8_t *data, uint64_t p, uint64
 static int succeed_near(dsm_queue *q)
 {
     struct lane_lines *l = lane_lines(q, q->lane);
-    uint64_t more = 0, unit = overhead(q) - 1, head = observe_u64(&l->head);
+    uint64_t more = 0, first, end, unit = overhead(q) - 1, head = observe_u64(&l->head);
     q->tail = observe_u64(&l->tail);
     if (!q->plain)
         head = q->tail;
     q->data = q->base + data_at(q, q->lane);
     if (!((head | q->tail) & unit))
-        q->head = walk(q, q->data, head, head + q->shape.lane_bytes, &more);
+        q->head = lane_walk(q, q->data, head, head + q->shape.lane_bytes, &more);
     if ((head | q->tail) & unit || q->head - q->tail > q->shape.lane_bytes)
         return err_set(DSM_ECORRUPT, 0, "lane %u: tail %llu, head %llu", q->lane, (unsigned long long)q->tail,
                        (unsigned long long)head);
@@ -164,52 +174,44 @@ static int succeed_near(dsm_queue *q)
         note_u64((uint64_t *)(void *)(q->data + (q->head & q->mask)), 0);
     if (q->plain)
         note_u64(&l->puts, peek_u64(&l->puts) + more);
+    else
+        lane_wipe(q, q->data, &first, &end);
     publish_u64(&l->head, q->head);
     return 0;
 }
 
-static int succeed_far(dsm_queue *q)
+static int succeed(dsm_queue *q)
 {
-    struct lane_lines l = {0};
-    uint64_t more = 0;
-    q->data = aligned_alloc(4096, q->shape.lane_bytes);
-    if (!q->data)
-        return err_set(DSM_ENOMEM, 0, "a lane of %llu bytes", (unsigned long long)q->shape.lane_bytes);
-    int rc = dsm_read(q->r, lines_at(q, q->lane), &l, sizeof l, -1);
-    if (!rc)
-        rc = dsm_read(q->r, data_at(q, q->lane), q->data, q->shape.lane_bytes, -1);
-    q->tail = l.tail;
-    if (!rc)
-        q->head = walk(q, q->data, l.tail, l.tail + q->shape.lane_bytes, &more);
-    if (!rc && (l.tail & (overhead(q) - 1) || q->head - q->tail > q->shape.lane_bytes))
-        rc = err_set(DSM_ECORRUPT, 0, "lane %u: tail %llu, head %llu", q->lane, (unsigned long long)q->tail,
-                     (unsigned long long)q->head);
-    if (rc) {
-        free(q->data);
-        q->data = NULL;
-    }
-    return rc;
+    int rc = q->base ? succeed_near(q) : remote_succeed(q);
+    return rc ? rc : remote_mark_used(q);
 }
 
 int dsm_queue_produce(dsm_queue *q)
 {
-    static const uint8_t yes = 1;
     if (q->producing)
         return 0;
     if (q->forks != peek_u32(&core_forks))
         return refuse_forked();
+    /* The identities of processes that map the memory are those of all their handles, and their swaps do not fail. */
+    q->in_doubt = !dsm_remote_near(q->r);
     int rc = member_join(q->r, QUEUE_PRODUCERS, q->shape.lanes, q->identity, NULL, NULL, &q->lane);
-    if (rc)
-        return rc;
-    rc = q->base ? succeed_near(q) : succeed_far(q);
-    if (!rc)
-        rc = dsm_write(q->r, q->map.used + q->lane, &yes, 1, -1);
     if (rc) {
-        member_leave(q->r, QUEUE_PRODUCERS, q->lane, q->identity);
+        q->in_doubt &= rc != -DSM_EMEMBERS;
+        return rc;
+    }
+    rc = succeed(q);
+    if (rc) {
+        if (!q->base) {
+            free(q->data);
+            q->data = NULL;
+        }
+        if (!role_leave(q, QUEUE_PRODUCERS + 8ull * q->lane))
+            q->in_doubt = false;
         return rc;
     }
     q->sent = q->head;
     q->staged = 0;
+    q->in_doubt = false;
     q->producing = true;
     return 0;
 }
@@ -227,10 +229,11 @@ int dsm_queue_consume(dsm_queue *q)
         return err_set(DSM_EFAR, 0, "messages are not in this process; take them where the queue was made");
     while (!(q->shape.flags & DSM_QUEUE_MANY_CONSUMERS)) {
         uint64_t seen = old;
-        int rc = dsm_compare_swap(q->r, QUEUE_STATE, seen, q->identity, &old, -1);
+        int rc = dsm_compare_swap(q->r, QUEUE_STATE, seen, q->identity, &old, remote_patience(q->r));
+        q->consumer_in_doubt = rc && !dsm_remote_near(q->r);
         if (rc)
             return rc;
-        if (old == seen)
+        if (old == seen || (old == q->identity && !dsm_remote_near(q->r))) /* by a swap that had failed, so it seemed */
             break;
         if (!member_dead(old))
             return err_set(DSM_EBUSY, 0, "another handle consumes; close it, or make the queue with consumers='many'");
@@ -403,29 +406,34 @@ int64_t dsm_queue_pop_records(dsm_queue *q, void *out, uint64_t n, uint64_t each
 #define FAR_NAP_MIN 20000
 #define FAR_NAP_MAX 1000000
 
-/* 0: it is so; -DSM_EEMPTY: not yet; another error ends the wait. Changes nothing of the handle. */
-typedef int ready(const dsm_queue *q, uint64_t arg);
+struct wanted {
+    uint64_t length;  /* of the message that needs room */
+    int64_t deadline; /* of ops */
+};
 
-static int has_room(const dsm_queue *q, uint64_t length)
+/* 0: it is so; -DSM_EEMPTY: not yet; another error ends the wait. Changes nothing of the handle. */
+typedef int ready(const dsm_queue *q, const struct wanted *w);
+
+static int has_room(const dsm_queue *q, const struct wanted *w)
 {
-    uint64_t tail, size = record_size(q, length), head = peek_u64(&q->head);
+    uint64_t tail, size = record_size(q, w->length), head = peek_u64(&q->head);
     uint64_t left = q->shape.lane_bytes - (head & q->mask);
     if (q->base && queue_shutdown(q))
         return err_set(DSM_ESHUTDOWN, 0, "put");
-    int rc = q->base ? 0 : dsm_read(q->r, lines_at(q, q->lane) + offsetof(struct lane_lines, tail), &tail, 8, -1);
-    if (q->base)
-        tail = lane_tail(q, q->lane);
+    int rc = q->base ? 0 : remote_look(q, &tail, w->deadline);
     if (rc)
         return rc;
+    if (q->base)
+        tail = lane_tail(q, q->lane);
     uint64_t need = (size > left ? left : 0) + size + 8;
     return head + need - tail <= q->shape.lane_bytes ? 0 : -DSM_EEMPTY;
 }
 
-static int has_item(const dsm_queue *q, uint64_t arg)
+static int has_item(const dsm_queue *q, const struct wanted *w)
 {
     struct record r;
     uint32_t down = queue_shutdown(q); /* before the lanes, as in dsm_queue_next */
-    (void)arg;
+    (void)w;
     for (uint32_t lane = 0; lane < q->shape.lanes; lane++) {
         if (!peek_u8(queue_used(q) + lane))
             continue;
@@ -436,10 +444,10 @@ static int has_item(const dsm_queue *q, uint64_t arg)
     return down ? err_set(DSM_ESHUTDOWN, 0, "get") : -DSM_EEMPTY;
 }
 
-static int spin(const dsm_queue *q, ready *is, uint64_t arg, int64_t until)
+static int spin(const dsm_queue *q, ready *is, const struct wanted *w, int64_t until)
 {
     int rc;
-    for (uint32_t i = 1; (rc = is(q, arg)) == -DSM_EEMPTY; i++) {
+    for (uint32_t i = 1; (rc = is(q, w)) == -DSM_EEMPTY; i++) {
         if (i % 32 == 0 && clock_ns() >= until)
             break;
         cpu_relax();
@@ -456,40 +464,41 @@ static void nap(int64_t *length, int64_t deadline)
 }
 
 /* bell: who changes the memory from here rings it; NULL or beside it, where it is changed from afar: naps. */
-static int wait_until(const dsm_queue *q, ready *is, uint64_t arg, struct bell *bell, int64_t timeout_ns,
+static int wait_until(const dsm_queue *q, ready *is, const struct wanted *w, struct bell *bell, int64_t timeout_ns,
                       int64_t spin_ns)
 {
     int64_t deadline = deadline_after(timeout_ns), length = FAR_NAP_MIN;
-    int rc = spin_ns > 0 ? spin(q, is, arg, deadline_earlier(deadline_after(spin_ns), deadline)) : is(q, arg);
+    int rc = spin_ns > 0 ? spin(q, is, w, deadline_earlier(deadline_after(spin_ns), deadline)) : is(q, w);
     bool late = timeout_ns == 0;
     while (rc == -DSM_EEMPTY) {
         if (late)
             return err_set(DSM_ETIME, 0, "the queue did not get ready in time; nothing was put or taken");
         if (bell && q->plain) {
             uint32_t seen = bell_listen(bell);
-            if ((rc = is(q, arg)) == -DSM_EEMPTY)
+            if ((rc = is(q, w)) == -DSM_EEMPTY)
                 bell_sleep(bell, seen, deadline);
         } else {
             nap(&length, deadline);
         }
-        if (rc == -DSM_EEMPTY && (rc = is(q, arg)) == -DSM_EEMPTY)
+        if (rc == -DSM_EEMPTY && (rc = is(q, w)) == -DSM_EEMPTY)
             late = clock_ns() >= deadline;
     }
     return rc;
 }
 
-int dsm_queue_wait_room(const dsm_queue *q, uint64_t length, int64_t timeout_ns, int64_t spin_ns)
+int dsm_queue_wait_room(const dsm_queue *q, uint64_t length, int64_t timeout_ns, int64_t spin_ns, int64_t op_ns)
 {
+    struct wanted w = {.length = length, .deadline = deadline_after(op_ns)};
     if (!q->producing || q->forks != peek_u32(&core_forks))
         return queue_refuse(q, "producer");
-    return wait_until(q, has_room, length, q->base ? &lane_lines(q, q->lane)->room : NULL, timeout_ns, spin_ns);
+    return wait_until(q, has_room, &w, q->base ? &lane_lines(q, q->lane)->room : NULL, timeout_ns, spin_ns);
 }
 
 int dsm_queue_wait_item(const dsm_queue *q, int64_t timeout_ns, int64_t spin_ns)
 {
     if (!q->consuming || q->forks != peek_u32(&core_forks))
         return queue_refuse(q, "consumer");
-    return wait_until(q, has_item, 0, queue_items(q), timeout_ns, spin_ns);
+    return wait_until(q, has_item, NULL, queue_items(q), timeout_ns, spin_ns);
 }
 
 /* ---- the whole queue ---- */
@@ -499,7 +508,7 @@ static void count_lane(const dsm_queue *q, uint32_t lane, dsm_queue_counts *out)
 {
     const struct lane_lines *l = lane_lines(q, lane);
     uint64_t tail = lane_tail(q, lane), messages = 0;
-    uint64_t head = walk(q, q->base + data_at(q, lane), tail, tail + q->shape.lane_bytes, &messages);
+    uint64_t head = lane_walk(q, q->base + data_at(q, lane), tail, tail + q->shape.lane_bytes, &messages);
     uint64_t gets = peek_u64(&l->gets);
     out->messages += messages;
     out->puts += q->plain ? peek_u64(&l->puts) : gets + messages; /* from afar nobody writes 'puts' */
@@ -533,7 +542,7 @@ int dsm_queue_shutdown(dsm_queue *q, int now)
     if (q->forks != peek_u32(&core_forks))
         return refuse_forked();
     if (!q->base)
-        return dsm_write(q->r, QUEUE_STATE + offsetof(struct queue_state, shutdown), &how, sizeof how, -1);
+        return remote_shutdown(q, how);
     struct queue_state *s = queue_state(q);
     publish_u32(&s->shutdown, how);
     bell_wake(queue_items(q), BELL_ALL);

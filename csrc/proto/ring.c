@@ -1,6 +1,7 @@
 /* Lanes: records in, records out. ring.h has the protocol. */
 #include "ring.h"
 
+#include "../base/clock.h"
 #include "../base/fold.h"
 #include "../base/stream.h"
 #include "../fabric/near.h"
@@ -57,6 +58,33 @@ int record_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record
     return check == check_of(q, p, header, out->payload, out->length) ? 0 : -DSM_EEMPTY;
 }
 
+uint64_t lane_walk(const dsm_queue *q, const uint8_t *data, uint64_t p, uint64_t end, uint64_t *messages)
+{
+    struct record r;
+    while (p < end && !record_at(q, data, p, &r)) {
+        *messages += r.kind != RECORD_PADDING;
+        p = r.next;
+    }
+    return p;
+}
+
+/* The check is not looked at: the bytes are free, and a look at it would cost a message's length for each such word. */
+bool lane_wipe(const dsm_queue *q, uint8_t *data, uint64_t *first, uint64_t *end)
+{
+    bool any = false;
+    for (uint64_t p = q->head; p < q->tail + q->shape.lane_bytes; p += 16) {
+        uint64_t *w = word(data, p & q->mask), header = peek_u64(w);
+        if (!(uint8_t)(header >> 32) || header != header_of(q, p, (uint32_t)header, (uint8_t)(header >> 32)))
+            continue;
+        note_u64(w, 0);
+        if (!any)
+            *first = p;
+        any = true;
+        *end = p + 8;
+    }
+    return any;
+}
+
 int message_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record *out)
 {
     int rc = record_at(q, data, p, out);
@@ -102,11 +130,10 @@ static uint64_t needed(const dsm_queue *q, uint64_t length)
 /* SYNC pairs with dsm_queue_done: what was read before 'tail' moved may be overwritten once its new value is observed. */
 static int look_at_tail(const dsm_queue *q, uint64_t *tail)
 {
-    if (q->base) {
-        *tail = lane_tail(q, q->lane);
-        return 0;
-    }
-    return dsm_read(q->r, lines_at(q, q->lane) + offsetof(struct lane_lines, tail), tail, 8, -1);
+    if (!q->base)
+        return remote_look(q, tail, q->deadline);
+    *tail = lane_tail(q, q->lane);
+    return 0;
 }
 
 static bool fits(const dsm_queue *q, uint64_t need, uint64_t tail)
@@ -152,6 +179,8 @@ static int follow_tail(dsm_queue *q)
         return err_set(DSM_ECORRUPT, 0, "lane %u: tail %llu, head %llu", q->lane, (unsigned long long)tail,
                        (unsigned long long)q->head);
     q->tail = tail;
+    if (!q->base)
+        q->looked = clock_ns();
     return 0;
 }
 
@@ -182,9 +211,16 @@ static int check_put(const dsm_queue *q, uint64_t length, bool commits)
     if (length > q->shape.max_message)
         return err_set(DSM_ETOOLARGE, 0, "%llu bytes, max_message is %llu", (unsigned long long)length,
                        (unsigned long long)q->shape.max_message);
-    if (q->base && queue_shutdown(q))
-        return err_set(DSM_ESHUTDOWN, 0, "put");
+    if (q->base)
+        return queue_shutdown(q) ? err_set(DSM_ESHUTDOWN, 0, "put") : 0;
     return 0;
+}
+
+/* A producer elsewhere looks at 'shutdown' with its first message since a flush, unless it did so just now. */
+static int begin_put(dsm_queue *q, uint64_t length)
+{
+    int rc = check_put(q, length, false);
+    return !rc && !q->base && !q->staged && remote_look_is_old(q) ? follow_tail(q) : rc;
 }
 
 /* Where the payload of the next record belongs; *p: the record's position, behind padding that is not yet published. */
@@ -196,7 +232,7 @@ static uint8_t *next_payload(dsm_queue *q, uint64_t length, uint64_t *p)
 
 static void copy_in(const dsm_queue *q, uint8_t *to, const uint8_t *from, uint64_t length)
 {
-    if (streams(q, length))
+    if (streams(q, length) && !((uintptr_t)to & 7)) /* the second part of a message may begin anywhere */
         stream_copy(to, from, length);
     else if (length) /* of nothing there may be no address */
         near_copy(to, from, length);
@@ -215,7 +251,6 @@ static void commit(dsm_queue *q, uint64_t from, uint64_t p, uint64_t length, uin
         lane_publish(q, from, 0, RECORD_PADDING);
     note_u64(&q->head, next); /* dsm_queue_wait_room of another thread looks at it */
     q->staged += n;
-    q->placed += n;
     if (q->base) {
         struct lane_lines *l = lane_lines(q, q->lane);
         publish_u64(&l->head, next);
@@ -231,11 +266,26 @@ static void commit_one(dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind)
 int dsm_queue_push(dsm_queue *q, const void *payload, uint64_t length, uint8_t kind)
 {
     uint64_t p;
-    int rc = check_put(q, length, false);
+    int rc = begin_put(q, length);
     if (rc || (rc = make_room(q, length)))
         return rc;
     uint8_t *to = next_payload(q, length, &p);
     copy_in(q, to, payload, length);
+    commit_one(q, p, length, kind);
+    return 0;
+}
+
+int dsm_queue_push_parts(dsm_queue *q, const dsm_queue_part *parts, uint32_t n, uint8_t kind)
+{
+    uint64_t p, length = 0;
+    for (uint32_t i = 0; i < n; i++)
+        length += parts[i].nbytes;
+    int rc = begin_put(q, length);
+    if (rc || (rc = make_room(q, length)))
+        return rc;
+    uint8_t *to = next_payload(q, length, &p);
+    for (uint32_t i = 0; i < n; to += parts[i++].nbytes)
+        copy_in(q, to, parts[i].bytes, parts[i].nbytes);
     commit_one(q, p, length, kind);
     return 0;
 }
@@ -268,7 +318,7 @@ int64_t dsm_queue_push_records(dsm_queue *q, const void *records, uint64_t n, ui
 {
     const uint8_t *from = records;
     uint64_t done = 0;
-    int rc = check_put(q, each, false);
+    int rc = begin_put(q, each);
     while (!rc && done < n && !(rc = make_room(q, each)))
         done += push_batch(q, from + done * each, n - done, each);
     return done || rc == -DSM_EFULL ? (int64_t)done : rc;
@@ -276,7 +326,7 @@ int64_t dsm_queue_push_records(dsm_queue *q, const void *records, uint64_t n, ui
 
 int dsm_queue_reserve(dsm_queue *q, uint64_t length, void **out)
 {
-    int rc = check_put(q, length, false);
+    int rc = begin_put(q, length);
     if (!rc && !length)
         return err_set(DSM_EINVAL, 0, "a reservation of 0 bytes");
     if (rc || (rc = make_room(q, length)))
@@ -300,32 +350,7 @@ int dsm_queue_commit(dsm_queue *q, uint64_t length, uint8_t kind)
 
 void dsm_queue_cancel(dsm_queue *q) { q->reserved = 0; }
 
-/* ---- sending a copy to its owner ---- */
-
-/* The bytes of [sent, head) as one WRITE or, where the ring's end lies in between, two. What was taken was sent, although a
- * flush may have failed: so these are never more than the lane has. */
-static int send_staged(dsm_queue *q)
-{
-    dsm_op ops[2] = {{0}};
-    size_t n = 0;
-    if (q->sent < q->tail)
-        q->sent = q->tail;
-    for (uint64_t p = q->sent; p < q->head; n++) {
-        uint64_t at = p & q->mask, left = q->shape.lane_bytes - at, bytes = q->head - p;
-        bytes = bytes < left ? bytes : left;
-        uint64_t whole = bytes;
-        struct record r;
-        if (bytes == left && !record_at(q, q->data, p, &r) && r.kind == RECORD_PADDING)
-            bytes = overhead(q); /* there is nothing behind its header */
-        ops[n] = (dsm_op){.code = DSM_OP_WRITE,
-                          .remote = q->r,
-                          .offset = data_at(q, q->lane) + at,
-                          .local = q->data + at,
-                          .nbytes = bytes};
-        p += whole;
-    }
-    return n ? dsm_execute(q->r->ctx, ops, n, -1, NULL) : 0;
-}
+/* ---- telling others ---- */
 
 int dsm_queue_flush(dsm_queue *q)
 {
@@ -334,8 +359,8 @@ int dsm_queue_flush(dsm_queue *q)
     if (q->base) {
         bell_ring(queue_items(q), BELL_ALL);
     } else {
-        int rc = send_staged(q);
-        if (rc)
+        int rc = remote_look_is_old(q) ? follow_tail(q) : 0;
+        if (rc || (rc = remote_send(q)))
             return rc;
     }
     q->sent = q->head;

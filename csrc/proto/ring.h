@@ -16,8 +16,11 @@
  *
  * CHECKED lanes are written from afar. The bytes of a WRITE land in any order, so nothing but the record itself says that
  * it is whole: check = fold64(header, position, queue id, payload). A record counts once header and check fit the position at which it
- * is expected; what lay there before fits with probability 2^-64. Writing the same record again changes nothing, so a WRITE
- * whose outcome is unknown is simply repeated.
+ * is expected; what an earlier lap has left there fits with probability 2^-64. Writing the same record again changes nothing, so a
+ * WRITE whose outcome is unknown is simply repeated.
+ * Invariant: behind the head no word is a header that fits its position, but for those of the producer's own WRITE under
+ * way. A WRITE that landed in part may leave such a one when its producer leaves, as may a producer here that is killed
+ * among the records of an array; behind a successor's record it would count. So who succeeds wipes them first (lane_wipe).
  *
  * TAKING, one consumer: it alone moves 'tail', after it has used the payload. Killed before that, the message is still there.
  * TAKING, many consumers, and dropping the oldest: read the record at tail, copy its payload, then tail: p -> next by
@@ -106,6 +109,12 @@ struct dsm_queue {
     uint32_t forks;
     bool plain, shared_tail;
 
+    /* remote: queue_remote.c */
+    int64_t deadline; /* of the call under way */
+    int64_t looked;   /* when 'shutdown' was last seen to be 0 */
+    /* A try to take the role failed: the table (the word) may name this handle, although it does not know. */
+    bool in_doubt, consumer_in_doubt;
+
     /* as a producer */
     bool producing;
     uint32_t lane;
@@ -114,7 +123,6 @@ struct dsm_queue {
     uint64_t sent;        /* up to here the owner has them: head, but for a copy that is not flushed */
     uint64_t tail;        /* as last seen */
     uint64_t staged;      /* messages between sent and head */
-    uint64_t placed;      /* messages that this handle has written, whether or not the owner has them */
     uint64_t reserved_at; /* position of a reservation's record, if 'reserved' */
     uint32_t reserved;    /* its length, 0: none */
 
@@ -166,6 +174,25 @@ static inline uint64_t record_size(const dsm_queue *q, uint64_t length)
 int record_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record *out);
 /* Like record_at, over a padding record. */
 int message_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record *out);
+
+/* From p on, but not beyond 'end': the position behind the last committed record. *messages grows by what is passed. */
+uint64_t lane_walk(const dsm_queue *q, const uint8_t *data, uint64_t p, uint64_t end, uint64_t *messages);
+/* Of a checked lane that nobody else writes: zeroes every word behind the head that could be a header there. false: there
+ * was none; else all of them lay in [*first, *end). */
+bool lane_wipe(const dsm_queue *q, uint8_t *data, uint64_t *first, uint64_t *end);
+
+/* queue_remote.c. *tail, which is set before ESHUTDOWN too. */
+int remote_look(const dsm_queue *q, uint64_t *tail, int64_t deadline);
+bool remote_look_is_old(const dsm_queue *q);
+int remote_send(dsm_queue *q);
+/* Makes the copy of the lane, which is the caller's to free after an error, too. */
+int remote_succeed(dsm_queue *q);
+int remote_mark_used(const dsm_queue *q);
+int remote_shutdown(const dsm_queue *q, uint32_t how);
+/* The identity at that offset becomes 0; where it is not there, or the memory is gone, nothing. After an error: call it again. */
+int role_leave(const dsm_queue *q, uint64_t at);
+/* The same of every lane that has the identity. */
+int role_leave_unknown(const dsm_queue *q);
 
 /* Why a call on the handle can't be: the process has forked, or the role is not taken. */
 int queue_refuse(const dsm_queue *q, const char *role);

@@ -508,18 +508,19 @@ class Queue:
         ShutDownError
             The queue was shut down.
         TransportError, PeerDeadError, TimeoutError
-            From afar. Where :attr:`placed` has grown, the message is staged in this handle and may or may not have
-            arrived: the next put, or flush(), sends it again, which does no harm where it has, so do not put it again.
-            Where placed has not grown, there was no message yet: the error came while looking for room.
+            Into another process's memory. Where the exception's ``placed`` is 1, the message is staged in this handle
+            and may or may not have arrived: the next put, or flush(), sends it again, which does no harm where it has,
+            so do not put it again. Where it is 0, there was no message yet: the error came while looking for room.
+
+        Notes
+        -----
+        No op into another process's memory lasts longer than the timeout, nor than the context's peer_timeout; giving
+        one up breaks a connection, so it gets 20 ms at least. The first put takes a lane, which may last as long as the
+        peer_timeout, besides.
         """
 
-    @property
-    def placed(self) -> int:
-        """Messages that this handle has put, with those that flush() has still to send. After an error it says which
-        were: of the items of put_many() the first ones, as many as it has grown by."""
-
     def flush(self) -> None:
-        """From afar: send what an earlier call could not; errors as of put(). Elsewhere there is nothing to send."""
+        """Send what an earlier call could not send to another process's memory; errors as of put()."""
 
     def put_nowait(self, data: _Buffer) -> None:
         """put(data, False)."""
@@ -528,7 +529,9 @@ class Queue:
         self, items: Iterable[_Buffer] | NDArray[Any], block: bool = True, timeout: float | None = None
     ) -> int:
         """Put all items, each as one message, or all rows of an array; returns how many went in: all, unless there was
-        no room until the timeout. Consumers may see the first before the last is in."""
+        no room until the timeout. Consumers may see the first before the last is in. Of an exception, also one that the
+        iterable raised, ``placed`` says how many of the items went in, or are staged, as with put(): the first ones.
+        """
 
     def reserve(self, length: int, block: bool = True, timeout: float | None = None) -> memoryview:
         """Room for a message in the queue's own memory, to be filled and then committed or cancelled. One at a time."""
@@ -556,11 +559,15 @@ class Queue:
         """get(False)."""
 
     def _get_kind(self, block: bool = True, timeout: float | None = None) -> tuple[int, bytes]: ...
+    def _put_parts(
+        self, parts: Iterable[_Buffer], kind: int, block: bool = True, timeout: float | None = None
+    ) -> None: ...
     @overload
     def get_many(
         self, n: int | None = None, block: bool = True, timeout: float | None = None, *, out: None = None
     ) -> list[bytes]:
-        """Take what is there, at least one message and up to n."""
+        """Take what is there, at least one message and up to n, and never more than the queue has room for (or 2^20),
+        however fast they come."""
 
     @overload
     def get_many(
@@ -588,17 +595,23 @@ class Queue:
     def shutdown(self, immediate: bool = False) -> None:
         """Nothing more goes in; immediate: nothing more comes out either. All who wait are woken.
 
-        A put that is under way in another process meanwhile may still go in, also after a consumer saw the shutdown.
+        A put that is under way in another process meanwhile may still go in, also after a consumer saw the shutdown. A
+        producer of another process's memory looks for it every 10 ms, and while it waits for room.
         """
 
     def fileno(self) -> int:
         """A file descriptor for select: readable when there may be a message, until a get() has found none. A thread
-        watches the queue from the first call on, while nothing is readable."""
+        watches the queue from the first call on, while nothing is readable.
 
-    def _arm_items(self) -> None: ...
-    def _arm_room(self, length: int) -> int: ...
+        Who waits for messages is a consumer: this takes the role as :meth:`consume` does, and raises as it does."""
+
+    def _dup_items(self) -> int: ...
+    def _dup_room(self) -> int: ...
+    def _arm_room(self, length: int) -> None: ...
+    def _abandon(self) -> None: ...
     def close(self) -> None:
-        """Leave the roles; again does nothing. BusyError while other threads are in a call or views are left."""
+        """Leave the roles; again does nothing. BusyError while other threads are in a call or views are left. After a
+        TransportError or TimeoutError it still has a role, and is open: close it again."""
 
 def queue_nbytes(
     lanes: int,

@@ -167,20 +167,25 @@ cdef extern from "dsm.h" nogil:
     ctypedef struct dsm_queue_counts:
         uint64_t messages, puts, gets, dropped, full, bytes
         uint32_t producers, shutdown
+    ctypedef struct dsm_queue_part:
+        const void *bytes
+        uint64_t nbytes
     ctypedef struct dsm_watch:
         pass
 
     uint64_t dsm_queue_nbytes(const dsm_queue_shape *s)
     int dsm_queue_format(void *memory, const dsm_queue_shape *s)
     int dsm_queue_open(dsm_remote *r, void *local, dsm_queue **out)
-    int dsm_queue_close(dsm_queue *q)
+    int dsm_queue_leave(dsm_queue *q)
+    void dsm_queue_free(dsm_queue *q)
+    void dsm_queue_set_timeout(dsm_queue *q, int64_t timeout_ns)
     void dsm_queue_get_shape(const dsm_queue *q, dsm_queue_shape *out)
     int dsm_queue_produce(dsm_queue *q)
     int dsm_queue_consume(dsm_queue *q)
     int dsm_queue_push(dsm_queue *q, const void *payload, uint64_t length, uint8_t kind)
+    int dsm_queue_push_parts(dsm_queue *q, const dsm_queue_part *parts, uint32_t n, uint8_t kind)
     int64_t dsm_queue_push_records(dsm_queue *q, const void *records, uint64_t n, uint64_t each)
     int dsm_queue_flush(dsm_queue *q)
-    uint64_t dsm_queue_placed(const dsm_queue *q)
     int dsm_queue_reserve(dsm_queue *q, uint64_t length, void **out)
     int dsm_queue_commit(dsm_queue *q, uint64_t length, uint8_t kind)
     void dsm_queue_cancel(dsm_queue *q)
@@ -189,7 +194,7 @@ cdef extern from "dsm.h" nogil:
     int dsm_queue_done(dsm_queue *q)
     void dsm_queue_undo(dsm_queue *q)
     int64_t dsm_queue_pop_records(dsm_queue *q, void *out, uint64_t n, uint64_t each)
-    int dsm_queue_wait_room(const dsm_queue *q, uint64_t length, int64_t timeout_ns, int64_t spin_ns)
+    int dsm_queue_wait_room(const dsm_queue *q, uint64_t length, int64_t timeout_ns, int64_t spin_ns, int64_t op_ns)
     int dsm_queue_wait_item(const dsm_queue *q, int64_t timeout_ns, int64_t spin_ns)
     int dsm_queue_count(const dsm_queue *q, dsm_queue_counts *out)
     int dsm_queue_shutdown(dsm_queue *q, int now)

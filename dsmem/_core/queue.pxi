@@ -2,57 +2,8 @@
 
 cdef enum:
     BYTES = 1              # kind of a message
-
-
-cdef c.dsm_queue_shape queue_shape(lanes, lane_bytes, max_message, bint many, bint drop, bint checked) except *:
-    cdef c.dsm_queue_shape s
-    try:
-        s.lanes, s.lane_bytes, s.max_message = lanes, lane_bytes, max_message
-    except (OverflowError, TypeError):
-        text = f"lanes={lanes!r}, lane_bytes={lane_bytes!r}, max_message={max_message!r}"
-        raise refused(c.DSM_EINVAL, text) from None
-    s.flags = ((c.DSM_QUEUE_MANY_CONSUMERS if many else 0) | (c.DSM_QUEUE_DROP_OLDEST if drop else 0) |
-               (c.DSM_QUEUE_CHECKED if checked else 0))
-    return s
-
-
-def queue_nbytes(lanes, lane_bytes, max_message, *, many_consumers=False, drop_oldest=False, checked=False):
-    cdef c.dsm_queue_shape s = queue_shape(lanes, lane_bytes, max_message, many_consumers, drop_oldest, checked)
-    cdef uint64_t n = c.dsm_queue_nbytes(&s)
-    if not n:
-        raise failure(-c.DSM_EINVAL, "queue")
-    return n
-
-
-def queue_format(memory, lanes, lane_bytes, max_message, *, many_consumers=False, drop_oldest=False, checked=False):
-    cdef c.dsm_queue_shape s = queue_shape(lanes, lane_bytes, max_message, many_consumers, drop_oldest, checked)
-    cdef Py_buffer view
-    cdef int rc = -c.DSM_EINVAL
-    take(memory, &view, True)
-    if <uint64_t> view.len >= c.dsm_queue_nbytes(&s):
-        rc = c.dsm_queue_format(view.buf, &s)
-    PyBuffer_Release(&view)
-    if rc:
-        raise failure(rc, "queue")
-
-
-@cython.final
-cdef class Slot:
-    """Bytes in a queue that a reservation or a message being read occupies; counts the views of them."""
-    cdef object owner
-    cdef void *at
-    cdef Py_ssize_t length
-    cdef bint readonly
-    cdef int exports
-
-    def __getbuffer__(self, Py_buffer *view, int flags):
-        if self.at == NULL:  # reached through a view that was released
-            raise refused(c.DSM_ECLOSED, "message")
-        PyBuffer_FillInfo(view, self, self.at, self.length, self.readonly, flags)
-        self.exports += 1
-
-    def __releasebuffer__(self, Py_buffer *view):
-        self.exports -= 1
+    RUN = 32768            # messages that get_many takes before it lets other threads run
+    MOST = 1 << 20         # messages that get_many takes at most
 
 
 cdef class Queue(Handle):
@@ -62,7 +13,7 @@ cdef class Queue(Handle):
     cdef readonly Remote remote
     cdef readonly Region region
     cdef c.dsm_queue_shape shape
-    cdef bint near, producing, consuming
+    cdef bint near, producing, consuming, forsaken
     cdef int64_t spin_ns
     cdef PyThread_type_lock turn  # one thread at a time in calls that let others run: taking roles, producing from afar
     cdef Slot writing, reading
@@ -187,7 +138,7 @@ cdef class Queue(Handle):
 
     cdef int wait(self, bint items, uint64_t length, int64_t deadline, str op) except -1:
         """Until there may be something: 1; at the deadline (of time.monotonic_ns, -1: none): 0."""
-        cdef int64_t left = SLICE_NS, spin = self.spin_ns
+        cdef int64_t left = SLICE_NS, spin = self.spin_ns, op_ns = self.op_ns(deadline)
         cdef int rc
         while True:
             if deadline >= 0:
@@ -196,7 +147,7 @@ cdef class Queue(Handle):
                     return 0
             with nogil:
                 rc = (c.dsm_queue_wait_item(self.ptr, left, spin) if items else
-                      c.dsm_queue_wait_room(self.ptr, length, left, spin))
+                      c.dsm_queue_wait_room(self.ptr, length, left, spin, op_ns))
             if not rc:
                 return 1
             if rc != -c.DSM_ETIME:
@@ -209,89 +160,148 @@ cdef class Queue(Handle):
             return 0
         return -1 if timeout is None else deadline_after(nanoseconds(timeout))
 
+    cdef int64_t op_ns(self, int64_t deadline) except? -2:
+        """How long the ops of a call may take. One that is not to wait for room waits for the wire all the same."""
+        return -1 if self.near or deadline <= 0 else max(<int64_t> 0, <int64_t> (deadline - time.monotonic_ns()))
+
     # -- putting --
 
-    cdef int send(self, str op) except -1:
+    # A remote producer may have to wait for the wire, and so does without the GIL, and in its turn.
+
+    cdef int send(self, str op, int64_t deadline) except -1:
+        cdef int64_t ns
         cdef int rc
         if self.near:
             rc = c.dsm_queue_flush(self.ptr)
         else:
+            ns = self.op_ns(deadline)
             self.begin()
             with nogil:
+                c.dsm_queue_set_timeout(self.ptr, ns)
                 rc = c.dsm_queue_flush(self.ptr)
             self.end()
         if rc:
             raise self.failed(rc, op)
         return 0
 
-    # From afar each of these may have to wait for the wire, and so do without the GIL.
-
-    cdef int push_once(self, const void *p, uint64_t length, uint8_t kind, bint flush) except? -1:
+    cdef int push_once(self, const c.dsm_queue_part *parts, uint32_t n, uint8_t kind, int64_t deadline, bint flush,
+                       int *placed) except? -1:
+        cdef int64_t ns
         cdef int rc
         if self.near:
-            rc = c.dsm_queue_push(self.ptr, p, length, kind)
+            rc = (c.dsm_queue_push(self.ptr, parts.bytes, parts.nbytes, kind) if n == 1 else
+                  c.dsm_queue_push_parts(self.ptr, parts, n, kind))
             return rc if rc or not flush else c.dsm_queue_flush(self.ptr)
+        ns = self.op_ns(deadline)
         self.begin()
         with nogil:
-            rc = c.dsm_queue_push(self.ptr, p, length, kind)
+            c.dsm_queue_set_timeout(self.ptr, ns)
+            rc = c.dsm_queue_push_parts(self.ptr, parts, n, kind)
+            placed[0] = not rc
             if not rc and flush:
                 rc = c.dsm_queue_flush(self.ptr)
         self.end()
         return rc
 
-    cdef int64_t push_records(self, const void *p, uint64_t n, uint64_t each) except? -1:
-        cdef int64_t rc
+    cdef int64_t push_records(self, const void *p, uint64_t n, uint64_t each, int64_t deadline) except? -1:
+        cdef int64_t rc, ns
         if self.near:
             return c.dsm_queue_push_records(self.ptr, p, n, each)
+        ns = self.op_ns(deadline)
         self.begin()
         with nogil:
+            c.dsm_queue_set_timeout(self.ptr, ns)
             rc = c.dsm_queue_push_records(self.ptr, p, n, each)
         self.end()
         return rc
 
-    cdef int reserve_once(self, uint64_t n, void **at) except? -1:
+    cdef int reserve_once(self, uint64_t n, void **at, int64_t deadline) except? -1:
+        cdef int64_t ns
         cdef int rc
         if self.near:
             return c.dsm_queue_reserve(self.ptr, n, at)
+        ns = self.op_ns(deadline)
         self.begin()
         with nogil:
+            c.dsm_queue_set_timeout(self.ptr, ns)
             rc = c.dsm_queue_reserve(self.ptr, n, at)
         self.end()
         return rc
 
-    @property
-    def placed(self):
-        self.check()
-        return c.dsm_queue_placed(self.ptr)
-
     def flush(self):
         self.enter()
         try:
-            self.send("flush")
+            self.send("flush", -1)
         finally:
             self.leave()
 
-    cdef int push(self, const void *p, uint64_t length, uint8_t kind, int64_t deadline, bint flush) except -1:
+    cdef int push(self, const c.dsm_queue_part *parts, uint32_t n, uint8_t kind, int64_t deadline,
+                  bint flush) except -1:
         """1, or 0 when there was no room until the deadline. What goes before is flushed before it waits."""
-        cdef int rc = self.push_once(p, length, kind, flush)
-        while rc == -c.DSM_EFULL:
-            self.send("put")
-            if not deadline or not self.wait(False, length, deadline, "put"):
-                return 0
-            rc = self.push_once(p, length, kind, flush)
+        cdef int placed = 0
+        cdef int rc = self.push_once(parts, n, kind, deadline, flush, &placed)
+        if rc == -c.DSM_EFULL:
+            rc = self.push_later(parts, n, kind, deadline, flush, &placed)
+        if rc == -c.DSM_EFULL:
+            return 0
         if rc:
-            raise self.failed(rc, "put")
+            raise note_placed(self.failed(rc, "put"), placed)
         return 1
+
+    cdef int push_later(self, const c.dsm_queue_part *parts, uint32_t n, uint8_t kind, int64_t deadline, bint flush,
+                        int *placed) except? -1:
+        cdef uint64_t length = 0
+        cdef uint32_t i
+        cdef int rc = -c.DSM_EFULL
+        for i in range(n):
+            length += parts[i].nbytes
+        while rc == -c.DSM_EFULL:
+            self.send("put", deadline)
+            if not deadline or not self.wait(False, length, deadline, "put"):
+                break
+            rc = self.push_once(parts, n, kind, deadline, flush, placed)
+        return rc
 
     cdef int put_one(self, object data, uint8_t kind, int64_t deadline, bint flush) except -1:
         cdef Py_buffer view
+        cdef c.dsm_queue_part part
         if PyBytes_CheckExact(data):
-            return self.push(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), kind, deadline, flush)
+            part.bytes, part.nbytes = PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)
+            return self.push(&part, 1, kind, deadline, flush)
         take(data, &view, False)
+        part.bytes, part.nbytes = view.buf, view.len
         try:
-            return self.push(view.buf, view.len, kind, deadline, flush)
+            return self.push(&part, 1, kind, deadline, flush)
         finally:
             PyBuffer_Release(&view)
+
+    def _put_parts(self, parts, uint8_t kind, block=True, timeout=None):
+        cdef list of = list(parts)
+        cdef uint32_t n = len(of), taken = 0, i
+        cdef int64_t deadline
+        cdef Py_buffer *views = <Py_buffer *> malloc(n * sizeof(Py_buffer))
+        cdef c.dsm_queue_part *all = <c.dsm_queue_part *> malloc(n * sizeof(c.dsm_queue_part))
+        try:
+            self.enter()
+            try:
+                if not views or not all:
+                    raise refused(c.DSM_ENOMEM, f"{n} buffers", "put")
+                deadline = self.deadline(block, timeout)
+                for data in of:
+                    take(data, &views[taken], False)
+                    all[taken].bytes, all[taken].nbytes = views[taken].buf, views[taken].len
+                    taken += 1
+                if not self.producing:
+                    self.take_lane()
+                if not self.push(all, n, kind, deadline, True):
+                    raise refused(c.DSM_EFULL, f"{self.shape.lane_bytes} bytes", "put")
+            finally:
+                self.leave()
+        finally:
+            for i in range(taken):
+                PyBuffer_Release(&views[i])
+            free(views)
+            free(all)
 
     def put(self, data, block=True, timeout=None):
         cdef int64_t deadline
@@ -327,8 +337,15 @@ cdef class Queue(Handle):
                 if not self.put_one(data, BYTES, deadline, False):
                     break
                 n += 1
-        finally:
-            self.send("put")
+        except BaseException as error:
+            if not isinstance(error, (ConnectionError, TimeoutError, errors.ShutDownError)):
+                with contextlib.suppress(errors.DsmemError):  # the next flush meets it again
+                    self.send("put", deadline)
+            raise note_placed(error, n)
+        try:
+            self.send("put", deadline)
+        except BaseException as error:
+            raise note_placed(error, n)
         return n
 
     cdef object put_records(self, array, int64_t deadline):
@@ -341,13 +358,15 @@ cdef class Queue(Handle):
         take(array, &view, False)
         try:
             while True:
-                rc = self.push_records(<char *> view.buf + done * each, n - done, each)
+                rc = self.push_records(<char *> view.buf + done * each, n - done, each, deadline)
                 if rc < 0:
                     raise self.failed(<int> rc, "put")
-                self.send("put")
                 done += rc
+                self.send("put", deadline)
                 if done == n or not deadline or not self.wait(False, each, deadline, "put"):
                     return done
+        except BaseException as error:
+            raise note_placed(error, done)
         finally:
             PyBuffer_Release(&view)
 
@@ -369,11 +388,11 @@ cdef class Queue(Handle):
 
     cdef object reserve_view(self, uint64_t n, int64_t deadline):
         cdef void *at
-        cdef int rc = self.reserve_once(n, &at)
+        cdef int rc = self.reserve_once(n, &at, deadline)
         while rc == -c.DSM_EFULL:
             if not deadline or not self.wait(False, n, deadline, "reserve"):
                 raise refused(c.DSM_EFULL, f"{self.shape.lane_bytes} bytes", "reserve")
-            rc = self.reserve_once(n, &at)
+            rc = self.reserve_once(n, &at, deadline)
         if rc:
             raise self.failed(rc, "reserve")
         self.writing = new_slot(self, at, n, False)
@@ -413,7 +432,10 @@ cdef class Queue(Handle):
                 raise self.failed(rc, "commit")
         finally:
             self.end()
-        return self.send("commit")
+        try:
+            return self.send("commit", -1)
+        except BaseException as error:
+            raise note_placed(error, 1)
 
     def cancel(self):
         self.enter()
@@ -486,15 +508,14 @@ cdef class Queue(Handle):
         finally:
             self.leave()
 
-    cdef list some(self, Py_ssize_t most):
-        """Messages of one lane, taken together."""
+    cdef int some(self, list out, Py_ssize_t most) except -1:
+        """Messages of one lane, taken together and put behind what 'out' has, up to so many in all: 1; none: 0."""
         cdef const void *p
         cdef uint64_t length
         cdef uint8_t kind
-        cdef list out
+        cdef Py_ssize_t had = len(out)
         cdef int rc
         while True:
-            out = []
             rc = c.dsm_queue_next(self.ptr, &p, &length, &kind)
             try:
                 while not rc:
@@ -504,17 +525,19 @@ cdef class Queue(Handle):
                     rc = c.dsm_queue_next_here(self.ptr, &p, &length, &kind)
             except MemoryError:
                 c.dsm_queue_undo(self.ptr)
+                del out[had:]
                 raise
-            if rc and not out:
+            if len(out) == had:
                 if rc == -c.DSM_EEMPTY:
-                    return out
+                    return 0
                 raise self.failed(rc, "get")
             if not c.dsm_queue_done(self.ptr):
-                return out
+                return 1
+            del out[had:]  # another consumer was faster
 
     def get_many(self, n=None, block=True, timeout=None, *, out=None):
         cdef int64_t deadline
-        cdef Py_ssize_t most = 1 << 30
+        cdef Py_ssize_t most = min(<int64_t> MOST, <int64_t> (self.shape.lanes * self.shape.lane_bytes // 8))
         self.enter()
         try:
             deadline = self.deadline(block, timeout)
@@ -530,21 +553,20 @@ cdef class Queue(Handle):
             self.leave()
 
     cdef list get_up_to(self, Py_ssize_t most, int64_t deadline):
-        cdef list got = self.some(most), more
-        while not got:
+        cdef list got = []
+        while not self.some(got, min(most, RUN)):
             if not deadline or not self.wait(True, 0, deadline, "get"):
                 if self.watch_items:
                     c.dsm_watch_arm(self.watch_items, 0)
                 raise refused(c.DSM_EEMPTY, "", "get")
-            got = self.some(most)
         while len(got) < most:
+            with nogil:  # others may run
+                pass
             try:
-                more = self.some(most - len(got))
-            except errors.DsmemError:  # the next call meets it again
+                if not self.some(got, min(most, len(got) + RUN)):
+                    break
+            except (errors.DsmemError, MemoryError):  # what was taken comes out; the next call meets it again
                 break
-            if not more:
-                break
-            got.extend(more)
         return got
 
     cdef object get_records(self, array, int64_t deadline):
@@ -663,10 +685,18 @@ cdef class Queue(Handle):
         finally:
             self.leave()
 
-    def _arm_items(self):
+    # What an event loop watches is its own, so that it may be closed here at any time.
+
+    def _dup_items(self):
+        self.enter()
+        try:
+            return os.dup(self.fileno())
+        finally:
+            self.leave()
+
+    def _dup_room(self):
         self.check()
-        if self.watch_items:
-            c.dsm_watch_arm(self.watch_items, 0)
+        return os.dup(c.dsm_watch_fd(self.watch_room))
 
     def _arm_room(self, length):
         cdef uint64_t n
@@ -678,7 +708,6 @@ cdef class Queue(Handle):
             if not self.watch_room:
                 open_watch(self, &self.watch_room)
             c.dsm_watch_arm(self.watch_room, max(<uint64_t> 1, n))
-            return c.dsm_watch_fd(self.watch_room)
         finally:
             self.leave()
 
@@ -695,6 +724,10 @@ cdef class Queue(Handle):
         self.writing = self.writing_view = self.reading = self.reading_view = None
         self.free()
 
+    def _abandon(self):
+        self.forsaken = True
+        Queue.close(self)
+
     cdef int free(self) except -1:
         cdef c.dsm_queue *ptr = self.ptr
         cdef c.dsm_watch *items = self.watch_items
@@ -704,37 +737,28 @@ cdef class Queue(Handle):
                                                            self.remote.context.ptr != NULL)
         cdef int rc = 0
         self.live = False
-        self.ptr, self.watch_items, self.watch_room = NULL, NULL, NULL
+        self.watch_items, self.watch_room = NULL, NULL
         with nogil:
             if items:
                 c.dsm_watch_close(items)
             if room:
                 c.dsm_watch_close(room)
-            if reachable:
-                rc = c.dsm_queue_close(ptr)
-        error = self.failed(rc, "close") if rc else None
+            if reachable and not self.forsaken:
+                rc = c.dsm_queue_leave(ptr)
+        if rc:  # it still has a role, which the next close() gives back
+            self.live = True
+            raise self.failed(rc, "close")
+        self.ptr = NULL
+        c.dsm_queue_free(ptr)
         self.let_go()
-        if error is not None:
-            raise error
         return 0
 
 
-cdef Slot new_slot(owner, void *at, uint64_t length, bint readonly):
-    cdef Slot s = Slot.__new__(Slot)
-    s.owner, s.at, s.length, s.readonly = owner, at, length, readonly
-    return s
-
-
-cdef int end_view(Slot slot, view, str op) except -1:
-    """The memory is about to belong to somebody else: no view of it may be left, or be made. May be tried again."""
-    try:
-        view.release()
-    except BufferError:
-        pass
-    if slot.exports:
-        raise refused(c.DSM_EBUSY, "an array or memoryview of the message is left; drop it first", op)
-    slot.at = NULL
-    return 0
+cdef object note_placed(error, n):
+    """How many messages a put has left in the lane, or staged, although it raised."""
+    with contextlib.suppress(AttributeError):
+        error.placed = n
+    return error
 
 
 cdef int open_watch(Queue q, c.dsm_watch **out) except -1:

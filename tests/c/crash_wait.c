@@ -60,7 +60,7 @@ static void puts_more(void)
 {
     dsm_queue *p = producer_at(reach());
     publish_u64(&said->begun, 1);
-    CHECK(!dsm_queue_wait_room(p, now->length, LONG_NS, 0));
+    CHECK(!dsm_queue_wait_room(p, now->length, LONG_NS, 0, -1));
     CHECK(put_some(p, waiting, 1) == waiting + 1);
 }
 
@@ -75,7 +75,7 @@ static void hears_that_nothing_goes(void)
 {
     dsm_queue *p = producer_at(reach());
     publish_u64(&said->begun, 1);
-    CHECK(dsm_queue_wait_room(p, now->length, LONG_NS, 0) == -DSM_ESHUTDOWN);
+    CHECK(dsm_queue_wait_room(p, now->length, LONG_NS, 0, -1) == -DSM_ESHUTDOWN);
 }
 
 /* ---- successors: 'instead' does what the dead one has not ---- */

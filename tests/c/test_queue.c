@@ -83,7 +83,7 @@ static void *produce(void *arg)
         int rc;
         while ((rc = dsm_queue_push(q, m, n, 1)) == -DSM_EFULL) {
             CHECK(!dsm_queue_flush(q));
-            CHECK(!dsm_queue_wait_room(q, n, 10000000000, i % 3 * 1000));
+            CHECK(!dsm_queue_wait_room(q, n, 10000000000, i % 3 * 1000, -1));
         }
         CHECK(!rc);
         if (i % 5 == 0)
@@ -284,33 +284,125 @@ static void put_and_take(dsm_queue *producer, dsm_queue *consumer, uint32_t numb
     CHECK(!dsm_queue_done(consumer));
 }
 
-static void succeeds_from_afar(void)
-{
-    dsm_ctx *home = open_context(NULL), *away = open_context("");
+/* A checked queue in a region, reached by its owner's process and through a fabric. */
+static struct {
+    dsm_ctx *home, *away;
     dsm_region *region;
     dsm_remote *near, *far;
-    dsm_queue *producer, *consumer;
+} place;
+
+static void make_place(void)
+{
     uint8_t descriptor[DSM_DESC_MAX];
+    place.home = open_context(NULL);
+    place.away = open_context("");
     shape = (dsm_queue_shape){.lanes = 1, .flags = DSM_QUEUE_CHECKED, .lane_bytes = 4096, .max_message = LONGEST};
-    CHECK(!dsm_alloc(home, dsm_queue_nbytes(&shape), DSM_READ | DSM_WRITE | DSM_ATOMIC, &region));
-    CHECK(!dsm_queue_format(dsm_region_data(region), &shape));
-    int length = dsm_region_descriptor(region, descriptor);
-    CHECK(!dsm_attach(home, descriptor, (size_t)length, -1, &near));
-    CHECK(!dsm_attach(away, descriptor, (size_t)length, -1, &far));
-    CHECK(dsm_remote_near(near) && !dsm_remote_near(far));
-    CHECK(!dsm_queue_open(near, NULL, &consumer) && !dsm_queue_consume(consumer));
+    CHECK(!dsm_alloc(place.home, dsm_queue_nbytes(&shape), DSM_READ | DSM_WRITE | DSM_ATOMIC, &place.region));
+    CHECK(!dsm_queue_format(dsm_region_data(place.region), &shape));
+    int length = dsm_region_descriptor(place.region, descriptor);
+    CHECK(!dsm_attach(place.home, descriptor, (size_t)length, -1, &place.near));
+    CHECK(!dsm_attach(place.away, descriptor, (size_t)length, -1, &place.far));
+    CHECK(dsm_remote_near(place.near) && !dsm_remote_near(place.far));
+}
+
+static void unmake_place(void)
+{
+    CHECK(!dsm_remote_close(place.near) && !dsm_remote_close(place.far) && !dsm_region_close(place.region));
+    dsm_close(place.away);
+    dsm_close(place.home);
+}
+
+static dsm_queue *producer_through(dsm_remote *r)
+{
+    dsm_queue *q;
+    CHECK(!dsm_queue_open(r, NULL, &q) && !dsm_queue_produce(q));
+    return q;
+}
+
+static void succeeds_from_afar(void)
+{
+    dsm_queue *producer = NULL, *consumer;
+    make_place();
+    CHECK(!dsm_queue_open(place.near, NULL, &consumer) && !dsm_queue_consume(consumer));
     for (uint32_t i = 0; i < 300; i++) {
         if (i % 75 == 0) /* a lap and more, by turns from afar and at home */
-            CHECK(!dsm_queue_open(i % 2 ? near : far, NULL, &producer) && !dsm_queue_produce(producer));
+            producer = producer_through(i % 2 ? place.near : place.far);
         put_and_take(producer, consumer, i);
         if (i % 75 == 74)
             CHECK(!dsm_queue_close(producer));
     }
     dsm_queue_counts counts;
     CHECK(!dsm_queue_count(consumer, &counts) && counts.puts == 300 && counts.gets == 300 && !counts.messages);
-    CHECK(!dsm_queue_close(consumer) && !dsm_remote_close(near) && !dsm_remote_close(far) && !dsm_region_close(region));
-    dsm_close(away);
-    dsm_close(home);
+    CHECK(!dsm_queue_close(consumer));
+    unmake_place();
+}
+
+/* ---- more than a lap of flushes that fail after they have taken effect: 'sent' does not move ---- */
+
+static void sends_again(void)
+{
+    uint8_t m[LONGEST], kind;
+    const void *p;
+    uint64_t n;
+    dsm_queue *consumer;
+    make_place();
+    CHECK(!dsm_queue_open(place.near, NULL, &consumer) && !dsm_queue_consume(consumer));
+    dsm_queue *producer = producer_through(place.far);
+    for (uint32_t i = 0; i < 100; i++) {
+        CHECK(!dsm_queue_push(producer, m, fill(m, 0, i), 1) && !remote_send(producer) && producer->staged == i + 1);
+        CHECK(!dsm_queue_next(consumer, &p, &n, &kind) && n == fill(m, 0, i) && !memcmp(p, m, n));
+        CHECK(!dsm_queue_done(consumer) && dsm_queue_next(consumer, &p, &n, &kind) == -DSM_EEMPTY);
+    }
+    CHECK(!dsm_queue_flush(producer) && dsm_queue_next(consumer, &p, &n, &kind) == -DSM_EEMPTY);
+    put_and_take(producer, consumer, 100);
+    CHECK(!dsm_queue_close(producer) && !dsm_queue_close(consumer));
+    unmake_place();
+}
+
+/* ---- a WRITE of three records of which the first did not land, then a successor whose record ends where the second began ---- */
+
+static void put_equal(dsm_queue *q, uint64_t length, uint8_t with, uint32_t n)
+{
+    uint8_t m[LONGEST];
+    memset(m, with, length);
+    for (uint32_t i = 0; i < n; i++)
+        CHECK(!dsm_queue_push(q, m, length, 1));
+    CHECK(!dsm_queue_flush(q));
+}
+
+static void take_equal(dsm_queue *q, uint64_t length, uint8_t with)
+{
+    const void *p;
+    uint64_t n;
+    uint8_t kind;
+    CHECK(!dsm_queue_next(q, &p, &n, &kind) && n == length);
+    for (uint64_t i = 0; i < n; i++)
+        CHECK(((const uint8_t *)p)[i] == with);
+    CHECK(!dsm_queue_done(q));
+    CHECK(dsm_queue_next(q, &p, &n, &kind) == -DSM_EEMPTY);
+}
+
+static void nothing_stale_comes_to_life(bool first, bool second)
+{
+    dsm_queue *consumer;
+    make_place();
+    CHECK(!dsm_queue_open(place.near, NULL, &consumer) && !dsm_queue_consume(consumer));
+    for (uint32_t i = 0; i < 60; i++) { /* also around the ring's end */
+        uint64_t length = length_of(i);
+        dsm_queue *torn = producer_through(first ? place.near : place.far);
+        uint64_t at = torn->head & torn->mask;
+        put_equal(torn, length, 1, 3);
+        memset(consumer->base + data_at(consumer, 0) + at, 0, 8);
+        CHECK(!dsm_queue_close(torn));
+        dsm_queue *next = producer_through(second ? place.near : place.far);
+        for (uint8_t k = 2; k < 6; k++) {
+            put_equal(next, length, k, 1);
+            take_equal(consumer, length, k);
+        }
+        CHECK(!dsm_queue_close(next));
+    }
+    CHECK(!dsm_queue_close(consumer));
+    unmake_place();
 }
 
 /* ---- watches ---- */
@@ -367,6 +459,9 @@ int main(void)
     empty_is_true();
     succeeds_behind_the_tail();
     succeeds_from_afar();
+    sends_again();
+    for (int i = 0; i < 4; i++)
+        nothing_stale_comes_to_life(i & 1, i & 2);
     nothing_is_left_behind(false);
     nothing_is_left_behind(true);
     watched();

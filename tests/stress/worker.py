@@ -109,15 +109,15 @@ class Producer:
         self.put(n, lambda: self.obj.put_many(rows))
 
     def put(self, n: int, do: Callable[[], object]) -> None:
-        """From afar any call may raise: then 'placed' tells how far it came, and what is staged is sent again."""
+        """A remote put may raise: then the error's 'placed' tells how far it came, and what is staged is sent again."""
         self.book.begin(n)
-        before = self.obj.placed
         try:
             do()
-        except errors.TransportError:
+        except errors.TransportError as error:
+            n = error.placed
             while not self.flushed():
                 pass
-        self.book.end(self.obj.placed - before)
+        self.book.end(n)
 
     def flushed(self) -> bool:
         try:

@@ -40,3 +40,39 @@ def test_a_message_without_memory_for_it_stays(cluster_name, call):
         [sys.executable, "-c", SCRIPT, cluster_name, call], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
+
+
+LATER = """
+import resource, sys
+import dsmem
+
+SIZE = 64 << 20
+SHAPE = {"capacity_bytes": 4 * SIZE, "max_message": SIZE, "producers": 2}
+with dsmem.connect(sys.argv[1]) as cluster, cluster.queue("q", create=True, **SHAPE) as q:
+    q.put(b"small")
+    with dsmem.attach(q.ref) as other:
+        other.put(bytes(SIZE))
+    q.put(b"behind it")
+    assert q.get_many(1, timeout=0) == [b"small"]  # the other lane is the next
+    q.put(b"last")
+    q.unlink()
+    assert q.qsize() == 3
+    with open("/proc/self/statm") as f:
+        now = int(f.read().split()[0]) * resource.getpagesize()
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (now + SIZE // 4, hard))
+    got = []
+    for _ in range(2):
+        try:
+            got += q.get_many(timeout=0)
+        except MemoryError:
+            pass
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    assert got == [b"behind it", b"last"], got
+    assert q.qsize() == 1 and len(q.get(timeout=0)) == SIZE
+"""
+
+
+def test_what_was_taken_before_the_memory_ran_out_comes_out(cluster_name):
+    done = subprocess.run([sys.executable, "-c", LATER, cluster_name], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

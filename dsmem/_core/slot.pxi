@@ -1,0 +1,69 @@
+# Included by _core.pyx: the memory of a queue before there is a handle, and the bytes in it that a caller sees.
+
+cdef c.dsm_queue_shape queue_shape(lanes, lane_bytes, max_message, bint many, bint drop, bint checked) except *:
+    cdef c.dsm_queue_shape s
+    try:
+        s.lanes, s.lane_bytes, s.max_message = lanes, lane_bytes, max_message
+    except (OverflowError, TypeError):
+        text = f"lanes={lanes!r}, lane_bytes={lane_bytes!r}, max_message={max_message!r}"
+        raise refused(c.DSM_EINVAL, text) from None
+    s.flags = ((c.DSM_QUEUE_MANY_CONSUMERS if many else 0) | (c.DSM_QUEUE_DROP_OLDEST if drop else 0) |
+               (c.DSM_QUEUE_CHECKED if checked else 0))
+    return s
+
+
+def queue_nbytes(lanes, lane_bytes, max_message, *, many_consumers=False, drop_oldest=False, checked=False):
+    cdef c.dsm_queue_shape s = queue_shape(lanes, lane_bytes, max_message, many_consumers, drop_oldest, checked)
+    cdef uint64_t n = c.dsm_queue_nbytes(&s)
+    if not n:
+        raise failure(-c.DSM_EINVAL, "queue")
+    return n
+
+
+def queue_format(memory, lanes, lane_bytes, max_message, *, many_consumers=False, drop_oldest=False, checked=False):
+    cdef c.dsm_queue_shape s = queue_shape(lanes, lane_bytes, max_message, many_consumers, drop_oldest, checked)
+    cdef Py_buffer view
+    cdef int rc = -c.DSM_EINVAL
+    take(memory, &view, True)
+    if <uint64_t> view.len >= c.dsm_queue_nbytes(&s):
+        rc = c.dsm_queue_format(view.buf, &s)
+    PyBuffer_Release(&view)
+    if rc:
+        raise failure(rc, "queue")
+
+
+@cython.final
+cdef class Slot:
+    """Bytes in a queue that a reservation or a message being read occupies; counts the views of them."""
+    cdef object owner
+    cdef void *at
+    cdef Py_ssize_t length
+    cdef bint readonly
+    cdef int exports
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        if self.at == NULL:  # reached through a view that was released
+            raise refused(c.DSM_ECLOSED, "message")
+        PyBuffer_FillInfo(view, self, self.at, self.length, self.readonly, flags)
+        self.exports += 1
+
+    def __releasebuffer__(self, Py_buffer *view):
+        self.exports -= 1
+
+
+cdef Slot new_slot(owner, void *at, uint64_t length, bint readonly):
+    cdef Slot s = Slot.__new__(Slot)
+    s.owner, s.at, s.length, s.readonly = owner, at, length, readonly
+    return s
+
+
+cdef int end_view(Slot slot, view, str op) except -1:
+    """The memory is about to belong to somebody else: no view of it may be left, or be made. May be tried again."""
+    try:
+        view.release()
+    except BufferError:
+        pass
+    if slot.exports:
+        raise refused(c.DSM_EBUSY, "an array or memoryview of the message is left; drop it first", op)
+    slot.at = NULL
+    return 0
