@@ -140,18 +140,17 @@ class Tree:
             "PYTHONPATH": str(folder),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
+        self.output = folder.with_name("output.txt")  # of the last command
         self.clean: dict[tuple[str, ...], bool] = {}
 
     def run(self, command: list[str], timeout: float) -> int | None:
         """The exit status, or None after the timeout; what it has started ends with it."""
-        with subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        ) as process:
+        with (
+            self.output.open("w") as output,
+            subprocess.Popen(
+                command, cwd=self.folder, env=self.environment, stdout=output, stderr=output, start_new_session=True
+            ) as process,
+        ):
             try:
                 return process.wait(timeout)
             except subprocess.TimeoutExpired:
@@ -242,7 +241,7 @@ def main() -> int:
     shutil.rmtree(out, ignore_errors=True)
     tree = Tree(out / "tree", names)
     if not tree.build():
-        print("mutate: the copy of the tree cannot be built", file=sys.stderr)
+        print(f"mutate: the copy of the tree cannot be built, see {tree.output}", file=sys.stderr)
         return 3
     results = []
     for mutant in sample(everything, chosen.count, chosen.seed):
@@ -251,7 +250,7 @@ def main() -> int:
             break
         tests = covering(mutant.path, rows)
         if not tree.passes_unchanged(tests):
-            print(f"mutate: fail without any change: {' '.join(tests)}", file=sys.stderr)
+            print(f"mutate: fail without any change, see {tree.output}: {' '.join(tests)}", file=sys.stderr)
             return 3
         result = tree.judge(mutant, tests, chosen.timeout)
         results.append({**asdict(mutant), "result": result})
