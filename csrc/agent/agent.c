@@ -17,6 +17,7 @@ enum { STRANGERS_MAX = 64, EVENTS = 64, WELCOMES = 16 };
 
 /* What an epoll event is about, in its lowest two bits; ids, not pointers, since an object may be gone by then. */
 enum { ON_STOP, ON_LISTENER, ON_CONN, ON_PEER };
+enum { DEVICE = 1 }; /* the id of ON_STOP where the device has something to say */
 
 static int add(int epoll, int fd, uint32_t events, uint64_t id, unsigned what)
 {
@@ -208,7 +209,10 @@ static bool work(struct agent *a, const struct epoll_event *ev, int n)
         uint64_t id = ev[i].data.u64 >> 2;
         switch (ev[i].data.u64 & 3) {
         case ON_STOP:
-            go_on = false;
+            if (id == DEVICE)
+                a->ctx->dev->fabric->dev_event(a->ctx->dev);
+            else
+                go_on = false;
             break;
         case ON_LISTENER:
             accept_some(a);
@@ -341,6 +345,8 @@ static int open_all(struct agent *a, const char *listen_at)
         rc = socket_listen(a->ctx, listen_at, a->ctx->address, &a->listener);
     if (!rc)
         rc = add(a->epoll, a->stop, EPOLLIN, 0, ON_STOP);
+    if (!rc && a->ctx->dev->fd >= 0)
+        rc = add(a->epoll, a->ctx->dev->fd, EPOLLIN, DEVICE, ON_STOP);
     if (!rc)
         rc = add(a->epoll, a->listener, EPOLLIN, 0, ON_LISTENER);
     return rc;

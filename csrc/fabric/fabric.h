@@ -29,6 +29,8 @@ struct fabric_dev {
     bool connected;   /* endpoints must be connected to one of the owner's before they carry ops */
     bool local_agent; /* the agent listens on a Unix socket (and hands over file descriptors); else on TCP */
     dsm_stats *stats; /* the core's; count with fetch_add_u64 */
+    uint64_t prepare; /* ops of more bytes than this go through op_prepare */
+    int fd;           /* readable when the device has something to say (dev_event); -1: it never has */
 };
 
 /* Memory of this process that others may reach. */
@@ -74,7 +76,8 @@ struct fabric {
     /* n at once, all or none; n is 1 for a single registration. */
     int (*mem_register)(struct fabric_dev *d, size_t n, void *const *p, const uint64_t *nbytes, uint32_t access,
                         struct fabric_mem **out);
-    /* Others can't reach it when this returns (shm: find it stale). */
+    /* Others can't reach it when this returns (shm: find it stale), or when the last op ends that uses it as its local
+     * buffer: a device must not lose memory that it has been given. */
     void (*mem_free)(struct fabric_mem *m);
     /* A new file descriptor that conveys no more than m->access, for the peer; -1 with *fd when the fabric needs none. */
     int (*mem_export)(struct fabric_mem *m, int *fd);
@@ -82,6 +85,14 @@ struct fabric {
     /* 'grant' is what the owner's agent said, fd what came with it or -1 (the caller closes it). */
     int (*mem_import)(struct fabric_dev *d, const dsm_descriptor *grant, int fd, struct fabric_remote **out);
     void (*mem_forget)(struct fabric_remote *r);
+
+    /* Before an op is posted, with no lock held: whatever its local buffer needs that takes long. Never fails: an op that is
+     * not prepared works, too. op_release gives it back, with no lock held, once the op is done or will not be posted;
+     * op->fabric is not NULL then. */
+    void (*op_prepare)(struct fabric_dev *d, dsm_op *op);
+    void (*op_release)(struct fabric_dev *d, dsm_op *op);
+    /* Takes what the device has to say. Any thread, one at a time; never blocks. */
+    void (*dev_event)(struct fabric_dev *d);
 
     /* passive: the owner's end; the core never posts on it. */
     int (*ep_open)(struct fabric_dev *d, bool passive, struct fabric_ep **out);
@@ -118,6 +129,9 @@ void nosys_mem_free(struct fabric_mem *m);
 int nosys_mem_export(struct fabric_mem *m, int *fd);
 int nosys_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, int fd, struct fabric_remote **out);
 void nosys_mem_forget(struct fabric_remote *r);
+void nosys_op_prepare(struct fabric_dev *d, dsm_op *op);
+void nosys_op_release(struct fabric_dev *d, dsm_op *op);
+void nosys_dev_event(struct fabric_dev *d);
 int nosys_ep_open(struct fabric_dev *d, bool passive, struct fabric_ep **out);
 int nosys_ep_address(struct fabric_ep *e, uint8_t blob[FABRIC_BLOB_MAX]);
 int nosys_ep_connect(struct fabric_ep *e, const uint8_t *blob, size_t len);

@@ -69,6 +69,20 @@ int nosys_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, int fd, 
 
 void nosys_mem_forget(struct fabric_remote *r) { (void)r; }
 
+void nosys_op_prepare(struct fabric_dev *d, dsm_op *op)
+{
+    (void)d;
+    (void)op;
+}
+
+void nosys_op_release(struct fabric_dev *d, dsm_op *op)
+{
+    (void)d;
+    (void)op;
+}
+
+void nosys_dev_event(struct fabric_dev *d) { (void)d; }
+
 int nosys_ep_open(struct fabric_dev *d, bool passive, struct fabric_ep **out)
 {
     (void)d;

@@ -58,6 +58,13 @@ static void start(dsm_ctx *c, struct dsm_group *g, int64_t deadline)
     }
 }
 
+static void prepare(dsm_ctx *c, dsm_op *op)
+{
+    op->fabric = NULL;
+    if (op->nbytes > c->dev->prepare)
+        c->dev->fabric->op_prepare(c->dev, op);
+}
+
 /* Posts as many ops as the groups have room for. */
 static void post_some(dsm_ticket *t, int64_t deadline)
 {
@@ -81,6 +88,7 @@ static void post_some(dsm_ticket *t, int64_t deadline)
             g->head = op;
         g->tail = op;
         g->pending++; /* nobody else looks at it yet */
+        prepare(t->ctx, op);
         fetch_add_u32(&op->remote->users, 1);
         posts++;
     }
@@ -195,9 +203,14 @@ static int outcome(dsm_ticket *t, bool late, int64_t deadline, size_t *failed)
         if (failed)
             *failed = i;
     }
-    for (size_t i = 0; i < t->n; i++) /* last, as from here on the remotes may be closed */
-        if (!t->ops[i].remote->near)
-            fetch_sub_u32(&t->ops[i].remote->users, 1);
+    for (size_t i = 0; i < t->n; i++) { /* last, as from here on the remotes may be closed */
+        dsm_op *op = &t->ops[i];
+        if (op->remote->near)
+            continue;
+        if (op->fabric)
+            t->ctx->dev->fabric->op_release(t->ctx->dev, op);
+        fetch_sub_u32(&op->remote->users, 1);
+    }
     return rc;
 }
 
@@ -207,6 +220,7 @@ static void give_up_rest(dsm_ticket *t)
     for (; t->posted < t->n; t->posted++) {
         dsm_op *op = &t->ops[t->posted];
         op->status = -DSM_ETIME;
+        op->fabric = NULL;
         if (!op->remote->near)
             fetch_add_u32(&op->remote->users, 1);
     }
@@ -265,11 +279,12 @@ static int run_one(dsm_op *op, int64_t timeout_ns)
     t.n = t.posted = t.ngroups = 1;
     t.groups[0] = (struct dsm_group){.pending = 1, .peer = p, .head = op, .tail = op};
     op->group = &t.groups[0];
+    prepare(c, op);
     fetch_add_u32(&op->remote->users, 1);
     fetch_add_u64(&c->stats.posts, 1);
     start(c, op->group, deadline);
     bool late = observe_u32(&op->group->pending) && peer_wait(p, &op->group->pending, deadline);
-    if (op->status)
+    if (op->status || op->fabric)
         return outcome(&t, late, deadline, NULL);
     fetch_sub_u32(&op->remote->users, 1);
     return 0;

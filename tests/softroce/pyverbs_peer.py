@@ -88,7 +88,8 @@ SPEC.loader.exec_module(handshake)
 
 NAME = struct.Struct("<QQ")
 GRANT = struct.Struct("<QQIIII")
-BLOB = struct.Struct("<IIHBBB3x16s")
+BLOB = struct.Struct("<IIHBBBBH16s")
+ROCE_V2, PKEY = 2, 0xFFFF  # of rdma_rxe
 
 
 class Stream:
@@ -147,12 +148,14 @@ class Connection:
 
     def blob(self) -> bytes:
         d = self.device
-        return BLOB.pack(self.qp.qp_num, self.psn, d.lid, d.mtu, d.roce, d.serves if self.passive else 0, d.gid)
+        serves = d.serves if self.passive else 0
+        return BLOB.pack(self.qp.qp_num, self.psn, d.lid, d.mtu, ROCE_V2 if d.roce else 0, serves, 0, PKEY, d.gid)
 
     def connect(self, blob: bytes) -> None:
-        qpn, psn, lid, mtu, roce, serves, gid = BLOB.unpack(blob)
+        qpn, psn, lid, mtu, link, serves, _, pkey, gid = BLOB.unpack(blob)
+        roce = link == ROCE_V2
         d, a = self.device, self.attr
-        assert roce == d.roce
+        assert (roce, pkey) == (d.roce, PKEY)
         text = ":".join(gid[i : i + 2].hex() for i in range(0, 16, 2))  # GID takes no shorter form
         route = GlobalRoute(dgid=GID(text), sgid_index=d.gid_index, hop_limit=64)
         a.ah_attr = AHAttr(dlid=lid, port_num=d.port, is_global=int(roce), gr=route if roce else None)

@@ -62,6 +62,8 @@ static void fault_mem_forget(struct fabric_remote *base)
     free(r);
 }
 
+static void fault_dev_event(struct fabric_dev *d) { inner(d)->fabric->dev_event(inner(d)); }
+
 static const struct fabric fault_fabric = {
     FABRIC_NOSYS,
     .name = "fault",
@@ -73,6 +75,7 @@ static const struct fabric fault_fabric = {
     .mem_export = fault_mem_export,
     .mem_import = fault_mem_import,
     .mem_forget = fault_mem_forget,
+    .dev_event = fault_dev_event,
     .ep_open = fault_ep_open,
     .ep_address = fault_ep_address,
     .ep_connect = fault_ep_connect,
@@ -96,6 +99,7 @@ int fault_wrap(const char *plan, struct fabric_dev *wrapped, struct fabric_dev *
     d->inner = wrapped;
     d->base = *wrapped;
     d->base.fabric = &fault_fabric;
+    d->base.prepare = UINT64_MAX; /* an op may be executed in parts, or twice */
     *out = &d->base;
     return 0;
 }

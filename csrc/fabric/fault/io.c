@@ -229,6 +229,7 @@ static void prepare(struct shadow *s, const dsm_op *from)
     s->op = *from;
     s->op.remote = (dsm_remote *)(void *)&r->inner;
     s->op.next = NULL;
+    s->op.fabric = NULL;
     s->op.group = &s->group;
     s->group = (struct dsm_group){.pending = 1};
 }

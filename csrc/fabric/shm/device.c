@@ -29,8 +29,13 @@ static int shm_open_device(const dsm_options *o, dsm_stats *stats, struct fabric
     struct fabric_dev *d = calloc(1, sizeof *d);
     if (!d)
         return err_set(DSM_ENOMEM, 0, "shm device");
-    *d = (struct fabric_dev){
-        .fabric = &shm_fabric, .wire_id = FABRIC_SHM, .connected = false, .local_agent = true, .stats = stats};
+    *d = (struct fabric_dev){.fabric = &shm_fabric,
+                             .wire_id = FABRIC_SHM,
+                             .connected = false,
+                             .local_agent = true,
+                             .stats = stats,
+                             .prepare = UINT64_MAX,
+                             .fd = -1};
     *out = d;
     return 0;
 }

@@ -6,6 +6,7 @@
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -69,17 +70,15 @@ static int gid_rank(const union ibv_gid *gid, bool v2)
     return (v2 ? 4 : 0) + (loopback ? 1 : IN6_IS_ADDR_LINKLOCAL(a) ? 0 : mapped ? 3 : 2);
 }
 
-static int choose_gid(struct verbs_dev *d, int wanted)
+static int gids(const struct verbs_dev *d)
+{
+    return d->port_attr.gid_tbl_len < VERBS_GIDS ? d->port_attr.gid_tbl_len : VERBS_GIDS;
+}
+
+static int best_gid(struct verbs_dev *d)
 {
     int best = -1;
-    if (wanted >= 0) {
-        if (wanted < d->port_attr.gid_tbl_len && gid_read(d->ctx, d->port, wanted, &d->gid)) {
-            d->gid_index = wanted;
-            return 0;
-        }
-        return err_set(DSM_EINVAL, 0, "%s port %d has no GID %d", d->name, d->port, wanted);
-    }
-    for (int i = 0; i < d->port_attr.gid_tbl_len; i++) {
+    for (int i = 0; i < gids(d); i++) {
         union ibv_gid gid;
         if (!gid_read(d->ctx, d->port, i, &gid))
             continue;
@@ -90,8 +89,31 @@ static int choose_gid(struct verbs_dev *d, int wanted)
             d->gid_index = i;
         }
     }
-    if (best < 0 && d->roce)
-        return err_set(DSM_ENODEV, 0, "%s port %d has no GID; give its network interface an address", d->name, d->port);
+    return best < 0 && (d->roce || d->grh)
+               ? err_set(DSM_ENODEV, 0, "%s port %d has no GID; give its network interface an address", d->name,
+                         d->port)
+               : 0;
+}
+
+static int choose_gid(struct verbs_dev *d, int wanted)
+{
+    int rc = 0;
+    if (wanted < 0)
+        rc = best_gid(d);
+    else if (wanted < gids(d) && gid_read(d->ctx, d->port, wanted, &d->gid))
+        d->gid_index = wanted;
+    else
+        rc = err_set(DSM_EINVAL, 0, "%s port %d has no GID %d, or not below %d", d->name, d->port, wanted, VERBS_GIDS);
+    d->link = !d->roce ? VERBS_IB : gid_is_v2(d->name, d->port, d->gid_index) ? VERBS_ROCE_V2 : VERBS_ROCE_V1;
+    return rc;
+}
+
+static int read_pkey(struct verbs_dev *d)
+{
+    uint16_t big_endian;
+    if (ibv.query_pkey(d->ctx, d->port, 0, &big_endian))
+        return err_set(DSM_ENODEV, errno, "%s port %d has no partition key", d->name, d->port);
+    d->pkey = ntohs(big_endian);
     return 0;
 }
 
@@ -120,62 +142,10 @@ static bool port_active(struct verbs_dev *d, int wanted)
         if (!verbs_query_port(d->ctx, (uint8_t)p, &d->port_attr) && d->port_attr.state == IBV_PORT_ACTIVE) {
             d->port = (uint8_t)p;
             d->roce = d->port_attr.link_layer == IBV_LINK_LAYER_ETHERNET;
+            d->grh = d->port_attr.flags & IBV_QPF_GRH_REQUIRED;
             return true;
         }
     return false;
-}
-
-static bool try_device(struct verbs_dev *d, struct ibv_device *dev, int port)
-{
-    d->ctx = ibv.open_device(dev);
-    if (!d->ctx)
-        return false;
-    snprintf(d->name, sizeof d->name, "%s", ibv.get_device_name(dev));
-    if (!ibv.query_device(d->ctx, &d->attr) && port_active(d, port))
-        return true;
-    ibv.close_device(d->ctx);
-    d->ctx = NULL;
-    return false;
-}
-
-/* Opens d->ctx, which the caller closes. */
-static int choose(struct verbs_dev *d, const dsm_options *o)
-{
-    struct ibv_device **list;
-    const char *wanted = o->device && *o->device ? o->device : NULL;
-    bool seen = false;
-    int n, rc = list_devices(&list, &n);
-    if (rc)
-        return rc;
-    if (o->port < 0 || o->port > 255) {
-        ibv.free_device_list(list);
-        return err_set(DSM_EINVAL, 0, "port %d", o->port);
-    }
-    for (int i = 0; i < n && !d->ctx; i++)
-        if (!wanted || !strcmp(ibv.get_device_name(list[i]), wanted)) {
-            seen = true;
-            try_device(d, list[i], o->port);
-        }
-    ibv.free_device_list(list);
-    if (!d->ctx && !seen)
-        return err_set(DSM_ENODEV, 0, "there is no device '%.40s'", wanted);
-    if (!d->ctx)
-        return err_set(DSM_ENODEV, 0, "no active port %s%.40s", wanted ? "on " : "on any device", wanted ? wanted : "");
-    if ((rc = choose_gid(d, o->gid_index)) || (rc = choose_mtu(d, o->mtu))) {
-        ibv.close_device(d->ctx);
-        d->ctx = NULL;
-    }
-    return rc;
-}
-
-static int probe(void)
-{
-    struct verbs_dev d = {0};
-    dsm_options o = {.gid_index = -1};
-    int rc = choose(&d, &o);
-    if (d.ctx)
-        ibv.close_device(d.ctx);
-    return rc;
 }
 
 /* ---- inventory ---- */
@@ -299,26 +269,79 @@ static int set_up(struct verbs_dev *d, const dsm_options *o)
     d->max_reads = at_most(d->attr.max_qp_init_rd_atom, 128);
     d->max_served = at_most(d->attr.max_qp_rd_atom, 128);
     choose_timeout(d, o->peer_timeout_ns > 0 ? o->peer_timeout_ns : INT64_C(2000000000));
+    d->base.prepare = VERBS_BOUNCE_MAX;
+    d->base.fd = d->ctx->async_fd;
+    int flags = fcntl(d->base.fd, F_GETFL);
+    if (flags < 0 || fcntl(d->base.fd, F_SETFL, flags | O_NONBLOCK))
+        return err_set_errno(errno, "the events of %s", d->name);
     if (!(d->pd = ibv.alloc_pd(d->ctx)))
         return err_set_errno(errno, "ibv_alloc_pd on %s", d->name);
     if (!(d->passive_cq = ibv.create_cq(d->ctx, 1, NULL, NULL, 0)))
         return err_set_errno(errno, "ibv_create_cq on %s", d->name);
     d->max_inline = VERBS_INLINE; /* what is granted shows only on a queue pair */
-    int rc = verbs_create_qp(d, d->passive_cq, d->depth, &d->max_inline, &qp);
+    int rc = verbs_create_qp(d, NULL, d->passive_cq, d->depth, &d->max_inline, &qp);
     if (!rc)
         ibv.destroy_qp(qp);
     return rc;
 }
 
-static void close_device(struct fabric_dev *base)
+/* What try_device() has made. */
+static void let_go(struct verbs_dev *d)
 {
-    struct verbs_dev *d = (struct verbs_dev *)base;
     if (d->passive_cq)
         ibv.destroy_cq(d->passive_cq);
     if (d->pd)
         ibv.dealloc_pd(d->pd);
     if (d->ctx)
         ibv.close_device(d->ctx);
+    d->passive_cq = NULL;
+    d->pd = NULL;
+    d->ctx = NULL;
+}
+
+static int try_device(struct verbs_dev *d, struct ibv_device *dev, const dsm_options *o)
+{
+    snprintf(d->name, sizeof d->name, "%s", ibv.get_device_name(dev));
+    if (dev->transport_type == IBV_TRANSPORT_IWARP)
+        return err_set(DSM_ENODEV, 0, "%s is an iWARP adapter: it has no atomics and is connected in another way",
+                       d->name);
+    if (!(d->ctx = ibv.open_device(dev)))
+        return err_set(DSM_ENODEV, errno, "opening %s", d->name);
+    int rc = ibv.query_device(d->ctx, &d->attr) ? err_set(DSM_ENODEV, errno, "asking %s what it can do", d->name) : 0;
+    if (!rc && !port_active(d, o->port))
+        rc = err_set(DSM_ENODEV, 0, "no active port on %s", d->name);
+    if (rc || (rc = choose_gid(d, o->gid_index)) || (rc = choose_mtu(d, o->mtu)) || (rc = read_pkey(d)) ||
+        (rc = set_up(d, o)))
+        let_go(d);
+    return rc;
+}
+
+/* The first device that can be set up; where none can, what was wrong with the first one. */
+static int choose(struct verbs_dev *d, const dsm_options *o)
+{
+    struct ibv_device **list;
+    const char *wanted = o->device && *o->device ? o->device : NULL;
+    dsm_failure first = {0};
+    int n, rc = o->port < 0 || o->port > 255 ? err_set(DSM_EINVAL, 0, "port %d", o->port) : list_devices(&list, &n);
+    if (rc)
+        return rc;
+    for (int i = 0; i < n && !d->ctx; i++) {
+        if (wanted && strcmp(ibv.get_device_name(list[i]), wanted))
+            continue;
+        if (try_device(d, list[i], o) && !first.code)
+            first = *dsm_last_error();
+    }
+    ibv.free_device_list(list);
+    if (d->ctx)
+        return 0;
+    return first.code ? err_set(first.code, 0, "%s", first.detail)
+                      : err_set(DSM_ENODEV, 0, "there is no device '%.40s'", wanted);
+}
+
+static void close_device(struct fabric_dev *base)
+{
+    struct verbs_dev *d = (struct verbs_dev *)base;
+    let_go(d);
     pthread_rwlock_destroy(&d->lock);
     free(d->mrs);
     free(d);
@@ -333,12 +356,46 @@ static int open_device(const dsm_options *o, dsm_stats *stats, struct fabric_dev
         .fabric = &verbs_fabric, .wire_id = FABRIC_VERBS, .connected = true, .local_agent = false, .stats = stats};
     pthread_rwlock_init(&d->lock, NULL);
     int rc = choose(d, o);
-    if (rc || (rc = set_up(d, o))) {
+    if (rc)
         close_device(&d->base);
-        return rc;
+    else
+        *out = &d->base;
+    return rc;
+}
+
+static int probe(void)
+{
+    dsm_options o = {.gid_index = -1};
+    dsm_stats stats = {0};
+    struct fabric_dev *d = NULL;
+    int rc = open_device(&o, &stats, &d);
+    if (!rc)
+        close_device(d);
+    return rc;
+}
+
+/* An event of a queue pair that is being destroyed holds that up until it is acknowledged: so the endpoint is there. */
+void verbs_dev_event(struct fabric_dev *base)
+{
+    struct verbs_dev *d = (struct verbs_dev *)base;
+    struct ibv_async_event event;
+    while (!ibv.get_async_event(d->ctx, &event)) {
+        struct verbs_ep *e;
+        switch (event.event_type) {
+        case IBV_EVENT_DEVICE_FATAL:
+            note_u32(&d->lost, 1);
+            break;
+        case IBV_EVENT_QP_FATAL:
+        case IBV_EVENT_QP_REQ_ERR:
+        case IBV_EVENT_QP_ACCESS_ERR:
+            if ((e = event.element.qp->qp_context))
+                note_u32(&e->lost, 1);
+            break;
+        default: /* a port that goes may come back: ops go on until the retries of their packets are used up */
+            break;
+        }
+        ibv.ack_async_event(&event);
     }
-    *out = &d->base;
-    return 0;
 }
 
 static void caps(struct fabric_dev *base, dsm_caps *out)
@@ -377,6 +434,9 @@ const struct fabric verbs_fabric = {
     .mem_export = verbs_mem_export,
     .mem_import = verbs_mem_import,
     .mem_forget = verbs_mem_forget,
+    .op_prepare = verbs_op_prepare,
+    .op_release = verbs_op_release,
+    .dev_event = verbs_dev_event,
     .ep_open = verbs_ep_open,
     .ep_address = verbs_ep_address,
     .ep_connect = verbs_ep_connect,

@@ -2,8 +2,9 @@
  * Endpoints: one RC queue pair each.
  *
  * ADDRESS (32 bytes, little-endian)
- *   0 u32 queue pair number   4 u32 first packet number   8 u16 LID   10 u8 MTU (enum ibv_mtu)   11 u8 1 on RoCE
- *   12 u8 READs and ATOMICs it serves at a time   13 u8 zero[3]   16 u8 GID[16]
+ *   0 u32 queue pair number   4 u32 first packet number   8 u16 LID   10 u8 MTU (enum ibv_mtu)
+ *   11 u8 link: 0 InfiniBand, 1 RoCE v1, 2 RoCE v2   12 u8 READs and ATOMICs it serves at a time
+ *   13 u8 1 where packets to it need a global header   14 u16 partition key   16 u8 GID[16]
  */
 #ifdef DSM_HAVE_VERBS
 #include "../../base/clock.h"
@@ -17,17 +18,20 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 
-static const int64_t DRAIN_NS = 1000000000; /* a queue pair in the error state flushes at once; then it is destroyed */
+static const int64_t DRAIN_NS =
+    100000000; /* a queue pair in the error state flushes at once; if not, it is destroyed */
 
 /* ---- making one ---- */
 
-/* max_inline: asked for; on return what was granted. */
-int verbs_create_qp(struct verbs_dev *d, struct ibv_cq *cq, uint32_t depth, uint32_t *max_inline, struct ibv_qp **out)
+/* max_inline: asked for; on return what was granted. owner: whom verbs_dev_event() tells of what befalls it. */
+int verbs_create_qp(struct verbs_dev *d, struct verbs_ep *owner, struct ibv_cq *cq, uint32_t depth,
+                    uint32_t *max_inline, struct ibv_qp **out)
 {
     for (uint32_t size = *max_inline;; size /= 2) {
         struct ibv_qp_init_attr a = {
             .send_cq = cq,
             .recv_cq = cq,
+            .qp_context = owner,
             .qp_type = IBV_QPT_RC,
             .cap =
                 {.max_send_wr = depth, .max_recv_wr = 1, .max_send_sge = 1, .max_recv_sge = 1, .max_inline_data = size},
@@ -98,15 +102,17 @@ static int make(struct verbs_ep *e)
     if (!e->passive && ((rc = make_queue(e)) || (rc = make_slab(e))))
         return rc;
     if (e->passive)
-        rc = verbs_create_qp(d, d->passive_cq, 1, &none, &e->qp);
+        rc = verbs_create_qp(d, e, d->passive_cq, 1, &none, &e->qp);
     else
-        rc = verbs_create_qp(d, e->cq, e->depth, &e->max_inline, &e->qp);
+        rc = verbs_create_qp(d, e, e->cq, e->depth, &e->max_inline, &e->qp);
     return rc ? rc : to_init(e);
 }
 
 int verbs_ep_open(struct fabric_dev *base, bool passive, struct fabric_ep **out)
 {
     struct verbs_dev *d = (struct verbs_dev *)base;
+    if (peek_u32(&d->lost))
+        return err_set(DSM_EIO, 0, "%s has reported a fatal error; open a new context", d->name);
     struct verbs_ep *e = calloc(1, sizeof *e);
     if (!e)
         return err_set(DSM_ENOMEM, 0, "endpoint");
@@ -135,20 +141,28 @@ int verbs_ep_address(struct fabric_ep *base, uint8_t blob[FABRIC_BLOB_MAX])
     put_u32(blob + 4, e->psn);
     put_u16(blob + 8, d->port_attr.lid);
     blob[10] = (uint8_t)d->mtu;
-    blob[11] = d->roce;
+    blob[11] = d->link;
     blob[12] = e->passive ? d->max_served : 0;
+    blob[13] = d->grh;
+    put_u16(blob + 14, d->pkey);
     memcpy(blob + 16, d->gid.raw, 16);
     return VERBS_BLOB;
 }
 
 static int check_address(const struct verbs_dev *d, const uint8_t *b, size_t len)
 {
+    static const char *const links[] = {"InfiniBand", "RoCE v1", "RoCE v2"};
+    enum { FULL_MEMBER = 0x8000 };
     if (len != VERBS_BLOB || get_u32(b) > 0xffffff || get_u32(b + 4) > 0xffffff || b[10] < IBV_MTU_256 ||
-        b[10] > IBV_MTU_4096 || b[11] > 1 || b[13] || b[14] || b[15])
+        b[10] > IBV_MTU_4096 || b[11] > VERBS_ROCE_V2 || b[13] > 1)
         return err_set(DSM_EPROTO, 0, "not the address of a verbs endpoint");
-    if (b[11] != d->roce)
-        return err_set(DSM_EINVAL, 0, "%s is %s and the peer's device is not", d->name,
-                       d->roce ? "RoCE" : "InfiniBand");
+    if (b[11] != d->link)
+        return err_set(DSM_EINVAL, 0, "%s speaks %s and the peer's device %s; choose GIDs of one type with gid_index",
+                       d->name, links[d->link], links[b[11]]);
+    uint16_t theirs = get_u16(b + 14);
+    if (((theirs ^ d->pkey) & ~FULL_MEMBER) || !((theirs | d->pkey) & FULL_MEMBER))
+        return err_set(DSM_EINVAL, 0, "%s is in partition 0x%04x and the peer's device in 0x%04x", d->name, d->pkey,
+                       theirs);
     return 0;
 }
 
@@ -162,9 +176,9 @@ static int to_rtr(struct verbs_ep *e, const uint8_t *b)
         .rq_psn = get_u32(b + 4),
         .max_dest_rd_atomic = e->passive ? d->max_served : 1,
         .min_rnr_timer = 12,
-        .ah_attr = {.port_num = d->port, .dlid = get_u16(b + 8), .is_global = d->roce},
+        .ah_attr = {.port_num = d->port, .dlid = get_u16(b + 8), .is_global = d->roce || d->grh || b[13]},
     };
-    if (d->roce) {
+    if (a.ah_attr.is_global) {
         memcpy(a.ah_attr.grh.dgid.raw, b + 16, 16);
         a.ah_attr.grh.sgid_index = (uint8_t)d->gid_index;
         a.ah_attr.grh.hop_limit = 64;

@@ -6,7 +6,9 @@
 #include <string.h>
 
 enum { LOCAL_INLINE, LOCAL_DIRECT, LOCAL_BOUNCE };
-enum { TRIED = 1 }; /* op->cookie: registering its buffer has failed */
+/* op->cookie: whose op->fabric, a registration, is: the core's, which has prepared the op and releases it; ours, from here to
+ * the op's end; nobody's, as the device refused. */
+enum { PREPARED, UNKNOWN, TAKEN, REFUSED };
 
 static bool is_atomic(const dsm_op *op) { return op->code == DSM_OP_FETCH_ADD || op->code == DSM_OP_COMPARE_SWAP; }
 
@@ -19,8 +21,10 @@ static uint64_t *result_of(struct verbs_ep *e, uint64_t number)
 
 static void finish(struct verbs_ep *e, dsm_op *op)
 {
-    if (op->fabric)
-        ibv.dereg_mr(op->fabric);
+    if (op->cookie == TAKEN) {
+        verbs_put_mr(op->fabric);
+        op->fabric = NULL;
+    }
     e->base.inflight--;
     e->base.bytes -= op->nbytes;
     fabric_op_done(op, op->status);
@@ -133,20 +137,20 @@ static int find_local(struct verbs_ep *e, dsm_op *op, uint32_t *lkey, bool *lock
         return LOCAL_INLINE;
     if (write && op->nbytes <= VERBS_SMALL)
         return LOCAL_BOUNCE;
-    if (!op->fabric && op->cookie != TRIED) {
+    if (op->cookie == UNKNOWN) {
         if (!*locked)
             pthread_rwlock_rdlock(&d->lock);
         *locked = true;
-        if (verbs_find_lkey(d, op->local, op->nbytes, write, lkey))
-            return LOCAL_DIRECT;
-        if (op->nbytes <= VERBS_BOUNCE_MAX)
+        op->fabric = verbs_find_mr(d, op->local, op->nbytes, write);
+        if (!op->fabric && op->nbytes <= VERBS_BOUNCE_MAX)
             return LOCAL_BOUNCE;
-        op->fabric = ibv.reg_mr(d->pd, op->local, op->nbytes, write ? IBV_ACCESS_LOCAL_WRITE : 0);
-        op->cookie = op->fabric ? 0 : TRIED;
+        if (!op->fabric)
+            op->fabric = verbs_new_mr(d, op->local, op->nbytes, write);
+        op->cookie = op->fabric ? TAKEN : REFUSED;
     }
     if (!op->fabric)
         return LOCAL_BOUNCE;
-    *lkey = ((struct ibv_mr *)op->fabric)->lkey;
+    *lkey = ((struct verbs_mr *)op->fabric)->mr->lkey;
     return LOCAL_DIRECT;
 }
 
@@ -294,8 +298,7 @@ void verbs_post(struct fabric_ep *base, dsm_op *list)
         op->status = 0;
         op->segments = 1;
         op->wc_status = op->vendor = 0;
-        op->fabric = NULL;
-        op->cookie = 0;
+        op->cookie = op->fabric ? PREPARED : UNKNOWN;
         base->inflight++;
         base->bytes += op->nbytes;
         last = op;
@@ -313,11 +316,28 @@ void verbs_post(struct fabric_ep *base, dsm_op *list)
         push(e);
 }
 
+static bool is_lost(const struct verbs_ep *e)
+{
+    const struct verbs_dev *d = (const struct verbs_dev *)e->base.dev;
+    return peek_u32(&e->lost) || peek_u32(&d->lost);
+}
+
+/* The device has given the queue pair up and may say nothing of its requests. */
+static void fail_oldest(struct verbs_ep *e)
+{
+    dsm_op *op = e->head != e->tail ? e->slot[e->tail % e->depth].op : e->waiting;
+    if (op && !op->status)
+        op->status = -DSM_EIO;
+    e->base.broken = true;
+}
+
 int verbs_poll(struct fabric_ep *base)
 {
     struct verbs_ep *e = (struct verbs_ep *)base;
     uint32_t before = base->inflight;
     verbs_reap(e);
+    if (base->inflight && !base->broken && is_lost(e))
+        fail_oldest(e);
     if (base->broken && base->inflight)
         verbs_ep_abort(base);
     else

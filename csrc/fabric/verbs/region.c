@@ -74,19 +74,19 @@ static size_t above(const struct verbs_dev *d, const uint8_t *p)
     return lo;
 }
 
-bool verbs_find_lkey(const struct verbs_dev *d, const void *p, uint64_t nbytes, bool write, uint32_t *lkey)
+struct verbs_mr *verbs_find_mr(struct verbs_dev *d, const void *p, uint64_t nbytes, bool write)
 {
     /* Registrations seldom overlap; what a few steps back don't find is treated like memory that is not registered. */
     size_t i = above(d, p);
     for (int steps = 0; i > 0 && steps < 4; steps++) {
-        const struct verbs_mr *r = d->mrs[--i];
+        struct verbs_mr *r = d->mrs[--i];
         const uint8_t *from = p;
         if (from < r->end && nbytes <= (uint64_t)(r->end - from) && (r->writable || !write)) {
-            *lkey = r->mr->lkey;
-            return true;
+            fetch_add_u32(&r->users, 1); /* the table is a user, so it is there */
+            return r;
         }
     }
-    return false;
+    return NULL;
 }
 
 static int enter(struct verbs_dev *d, struct verbs_mr **mrs, size_t n)
@@ -117,9 +117,9 @@ static int enter(struct verbs_dev *d, struct verbs_mr **mrs, size_t n)
     return rc;
 }
 
+/* Under d->lock (write). */
 static void leave(struct verbs_dev *d, const struct verbs_mr *r)
 {
-    pthread_rwlock_wrlock(&d->lock);
     size_t i = above(d, r->start);
     while (i > 0 && d->mrs[i - 1] != r)
         i--;
@@ -127,7 +127,6 @@ static void leave(struct verbs_dev *d, const struct verbs_mr *r)
         memmove(d->mrs + i - 1, d->mrs + i, (d->nmrs - i) * sizeof *d->mrs);
         d->nmrs--;
     }
-    pthread_rwlock_unlock(&d->lock);
 }
 
 static int mr_new(struct verbs_dev *d, uint8_t *start, uint8_t *end, uint32_t access, struct verbs_mr **out)
@@ -138,7 +137,7 @@ static int mr_new(struct verbs_dev *d, uint8_t *start, uint8_t *end, uint32_t ac
     struct verbs_mr *r = calloc(1, sizeof *r);
     if (!r)
         return err_set(DSM_ENOMEM, 0, "registration");
-    *r = (struct verbs_mr){.start = start, .end = end, .writable = true};
+    *r = (struct verbs_mr){.start = start, .end = end, .users = 1, .writable = true};
     r->mr = ibv.reg_mr(d->pd, start, nbytes, flags | IBV_ACCESS_LOCAL_WRITE);
     if (!r->mr && errno == EFAULT && access == DSM_READ) { /* read-only pages are good to be read */
         r->writable = false;
@@ -156,7 +155,48 @@ static int mr_new(struct verbs_dev *d, uint8_t *start, uint8_t *end, uint32_t ac
 static void mr_free(struct verbs_mr *r)
 {
     ibv.dereg_mr(r->mr);
+    if (r->mapped)
+        munmap(r->start, r->mapped);
     free(r);
+}
+
+void verbs_put_mr(struct verbs_mr *r)
+{
+    if (fetch_sub_u32(&r->users, 1) == 1)
+        mr_free(r);
+}
+
+/* ---- local buffers of ops ---- */
+
+struct verbs_mr *verbs_new_mr(struct verbs_dev *d, void *p, uint64_t nbytes, bool write)
+{
+    struct verbs_mr *r = calloc(1, sizeof *r);
+    if (!r)
+        return NULL;
+    *r = (struct verbs_mr){.start = p, .end = (uint8_t *)p + nbytes, .users = 1, .writable = write};
+    r->mr = ibv.reg_mr(d->pd, p, nbytes, write ? IBV_ACCESS_LOCAL_WRITE : 0);
+    if (!r->mr) {
+        free(r);
+        return NULL;
+    }
+    return r;
+}
+
+void verbs_op_prepare(struct fabric_dev *base, dsm_op *op)
+{
+    struct verbs_dev *d = (struct verbs_dev *)base;
+    bool write = op->code == DSM_OP_READ; /* into our memory */
+    pthread_rwlock_rdlock(&d->lock);
+    op->fabric = verbs_find_mr(d, op->local, op->nbytes, write);
+    pthread_rwlock_unlock(&d->lock);
+    if (!op->fabric)
+        op->fabric = verbs_new_mr(d, op->local, op->nbytes, write);
+}
+
+void verbs_op_release(struct fabric_dev *d, dsm_op *op)
+{
+    (void)d;
+    verbs_put_mr(op->fabric);
 }
 
 /* ---- buffers of the caller's ---- */
@@ -196,7 +236,7 @@ static int register_run(struct verbs_dev *d, const struct buffer *b, size_t coun
     for (size_t i = 0; i < count && !rc; i++) {
         struct verbs_mem *m = mem_new(d, *made, &b[i], access);
         if (m) {
-            (*made)->users++;
+            (*made)->regions++;
             out[b[i].index] = &m->base;
         } else {
             rc = err_set(DSM_ENOMEM, 0, "region");
@@ -283,7 +323,7 @@ static int alloc_in(struct fabric_dev *d, uint64_t nbytes, uint32_t access, bool
     if (rc)
         munmap(p, size);
     else
-        ((struct verbs_mem *)*out)->mapped = size;
+        ((struct verbs_mem *)*out)->mr->mapped = size;
     return rc;
 }
 
@@ -300,15 +340,18 @@ int verbs_mem_alloc(struct fabric_dev *base, uint64_t nbytes, uint32_t access, s
     return alloc_in(base, nbytes, access, false, out);
 }
 
+/* The regions of a registration count among its users together as 'regions': the last one takes it out of the table, from
+ * where ops get it, and gives back the table's use. */
 void verbs_mem_free(struct fabric_mem *base)
 {
+    struct verbs_dev *d = (struct verbs_dev *)base->dev;
     struct verbs_mem *m = (struct verbs_mem *)base;
-    if (fetch_sub_u32(&m->mr->users, 1) == 1) {
-        leave((struct verbs_dev *)base->dev, m->mr);
-        mr_free(m->mr);
+    if (fetch_sub_u32(&m->mr->regions, 1) == 1) {
+        pthread_rwlock_wrlock(&d->lock);
+        leave(d, m->mr);
+        pthread_rwlock_unlock(&d->lock);
+        verbs_put_mr(m->mr);
     }
-    if (m->mapped)
-        munmap(base->data, m->mapped);
     free(m);
 }
 

@@ -25,6 +25,7 @@
 
 enum {
     VERBS_BLOB = 32,         /* bytes of an endpoint's address, see endpoint.c */
+    VERBS_GIDS = 256,        /* of a port that can be used: an address handle holds 8 bits of index */
     VERBS_SLAB = 64 * 1024,  /* per active endpoint */
     VERBS_BOUNCE_MAX = 8192, /* longest op, or piece of one, that is copied */
     VERBS_INLINE = 256,      /* asked for; the device may grant less */
@@ -33,13 +34,19 @@ enum {
     VERBS_DEPTH_MAX = 16384,
 };
 
-/* One registration with the device, shared by the regions that were registered together and lie together. */
+/* One registration with the device, shared by the regions that were registered together and lie together, and by the ops
+ * whose local buffer it covers: it ends with the last of them. */
 struct verbs_mr {
     struct ibv_mr *mr;
     uint8_t *start, *end;
-    uint32_t users;
-    bool writable; /* by READs of our own */
+    uint32_t regions; /* in the table while there is one */
+    uint32_t users;   /* the table, and ops */
+    bool writable;    /* by READs of our own */
+    uint64_t mapped;  /* bytes to unmap with it, 0 where the memory is the caller's */
 };
+
+/* In addresses: what kind of packets a port sends. */
+enum verbs_link { VERBS_IB = 0, VERBS_ROCE_V1 = 1, VERBS_ROCE_V2 = 2 };
 
 struct verbs_dev {
     struct fabric_dev base;
@@ -52,7 +59,10 @@ struct verbs_dev {
     uint8_t port, timeout, retries;
     uint8_t max_reads;  /* that we may have outstanding */
     uint8_t max_served; /* that a peer may have outstanding here */
-    bool roce;
+    bool roce, grh;     /* grh: the port takes no packet without a global header */
+    uint8_t link;       /* enum verbs_link */
+    uint16_t pkey;      /* of index 0, which we use */
+    uint32_t lost;      /* the device said so */
     int gid_index;
     union ibv_gid gid;
     enum ibv_mtu mtu;
@@ -66,7 +76,6 @@ struct verbs_dev {
 struct verbs_mem {
     struct fabric_mem base;
     struct verbs_mr *mr;
-    uint64_t mapped; /* bytes to unmap, 0 where the memory is the caller's */
 };
 
 struct verbs_slot {
@@ -84,6 +93,7 @@ struct verbs_ep {
     struct ibv_cq *cq;
     struct ibv_comp_channel *channel;
     uint32_t psn;
+    uint32_t lost;   /* the device said so: set by verbs_dev_event(), looked at by verbs_poll() */
     unsigned events; /* taken from the channel and not yet acknowledged */
     uint32_t depth, max_inline, signal_every, unsignalled;
     uint64_t head, tail;
@@ -109,16 +119,25 @@ int verbs_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, int fd, 
 void verbs_mem_forget(struct fabric_remote *r);
 /* The error for a registration of [p, p+nbytes) that failed with errno 'sys'. */
 int verbs_reg_failed(int sys, const void *p, uint64_t nbytes);
-/* The local key of [p, p+nbytes) if it lies in a region of ours. Under d->lock (read). */
-bool verbs_find_lkey(const struct verbs_dev *d, const void *p, uint64_t nbytes, bool write, uint32_t *lkey);
+/* The registration that covers [p, p+nbytes), with one user more, or NULL. Under d->lock (read). */
+struct verbs_mr *verbs_find_mr(struct verbs_dev *d, const void *p, uint64_t nbytes, bool write);
+/* A registration of its own for the local buffer of an op, in no table; NULL where the device refuses. */
+struct verbs_mr *verbs_new_mr(struct verbs_dev *d, void *p, uint64_t nbytes, bool write);
+/* One user less. */
+void verbs_put_mr(struct verbs_mr *r);
+void verbs_op_prepare(struct fabric_dev *d, dsm_op *op);
+void verbs_op_release(struct fabric_dev *d, dsm_op *op);
 
 /* endpoint.c */
-int verbs_create_qp(struct verbs_dev *d, struct ibv_cq *cq, uint32_t depth, uint32_t *max_inline, struct ibv_qp **out);
+int verbs_create_qp(struct verbs_dev *d, struct verbs_ep *owner, struct ibv_cq *cq, uint32_t depth,
+                    uint32_t *max_inline, struct ibv_qp **out);
 int verbs_ep_open(struct fabric_dev *d, bool passive, struct fabric_ep **out);
 int verbs_ep_address(struct fabric_ep *e, uint8_t blob[FABRIC_BLOB_MAX]);
 int verbs_ep_connect(struct fabric_ep *e, const uint8_t *blob, size_t len);
 void verbs_ep_abort(struct fabric_ep *e);
 void verbs_ep_close(struct fabric_ep *e);
+/* Reads what the device says of queue pairs, ports and itself. */
+void verbs_dev_event(struct fabric_dev *d);
 /* Ends all ops of an active endpoint at once, without waiting for the queue to flush. */
 void verbs_ep_kill(struct verbs_ep *e);
 

@@ -1,0 +1,270 @@
+/* What only a device shows of the verbs fabric: one that stalls, fails to be set up, says that it is lost; whose memory it is. */
+#ifdef DSM_HAVE_VERBS
+#include "base/atomic.h"
+#include "check.h"
+#include "fabric/verbs/verbs.h"
+#include "fake_device.h"
+#include "mem/core.h"
+
+#include <dirent.h>
+
+#define MS INT64_C(1000000)
+#define HOUR (INT64_C(3600) * 1000 * MS)
+enum { BIG = 64 * 1024, OWNERS = 5 };
+
+static int try_open(const char *device, int gid_index, int64_t peer_timeout, dsm_ctx **out)
+{
+    dsm_options o;
+    dsm_options_init(&o);
+    o.fabric = "verbs";
+    o.device = device;
+    o.gid_index = gid_index;
+    o.listen = "127.0.0.1";
+    o.secret = "a secret that all C tests share.";
+    o.secret_len = 32;
+    o.peer_timeout_ns = peer_timeout;
+    return dsm_open(&o, out);
+}
+
+static dsm_ctx *open_context(int64_t peer_timeout)
+{
+    dsm_ctx *c;
+    CHECK(!try_open("", -1, peer_timeout, &c));
+    return c;
+}
+
+static dsm_ctx *owner, *user;
+static dsm_region *region;
+static dsm_remote *remote;
+
+static int attach(dsm_region *r, dsm_remote **out)
+{
+    uint8_t raw[DSM_DESC_MAX];
+    return dsm_attach(user, raw, (size_t)dsm_region_descriptor(r, raw), 10000 * MS, out);
+}
+
+static void open_two(int64_t peer_timeout)
+{
+    owner = open_context(0);
+    user = open_context(peer_timeout);
+    CHECK(!dsm_alloc(owner, BIG, 7, &region));
+    CHECK(!attach(region, &remote));
+}
+
+static void close_two(void)
+{
+    CHECK(!dsm_remote_close(remote));
+    dsm_close(user);
+    CHECK(!dsm_region_close(region));
+    dsm_close(owner);
+    CHECK(!fake.regs && !fake.queue_pairs && !fake.torn);
+}
+
+static void set_stall(bool stall, bool hang)
+{
+    pthread_mutex_lock(&fake.lock);
+    fake.stall = stall;
+    fake.hang = hang;
+    pthread_mutex_unlock(&fake.lock);
+}
+
+/* ---- choosing ---- */
+
+static void choice(void)
+{
+    dsm_ctx *c;
+    dsm_caps caps;
+    fake.devices = 7;
+    CHECK(!dsm_probe("verbs"));
+    CHECK(!try_open("", -1, 0, &c));
+    dsm_capabilities(c, &caps);
+    CHECK(!strcmp(caps.device, "good0"));
+    dsm_close(c);
+    CHECK(try_open("iwarp0", -1, 0, &c) == -DSM_ENODEV && strstr(dsm_last_error()->detail, "iWARP"));
+    CHECK(try_open("broken0", -1, 0, &c) == -DSM_ENOMEM && strstr(dsm_last_error()->detail, "broken0"));
+    CHECK(try_open("none0", -1, 0, &c) == -DSM_ENODEV && strstr(dsm_last_error()->detail, "none0"));
+    fake.devices = 2;
+    CHECK(try_open("", -1, 0, &c) == -DSM_ENOMEM && dsm_probe("verbs") == -DSM_ENOMEM);
+    fake.devices = 4;
+    CHECK(try_open("", 256, 0, &c) == -DSM_EINVAL); /* an address handle holds 8 bits of it */
+    CHECK(!try_open("", 255, 0, &c));
+    dsm_close(c);
+    CHECK(!fake.regs && !fake.queue_pairs);
+}
+
+/* What both sides have to know of each other. */
+static void addresses(void)
+{
+    open_two(0);
+    CHECK(fake.ah.is_global && fake.ah.grh.dgid.raw[0] == 0xfe); /* InfiniBand, but its port wants global headers */
+    close_two();
+
+    owner = open_context(0);
+    fake.pkey = 0x8001;
+    user = open_context(0);
+    fake.pkey = 0xffff;
+    CHECK(!dsm_alloc(owner, BIG, 7, &region));
+    CHECK(attach(region, &remote) == -DSM_EINVAL);
+    dsm_close(user);
+    CHECK(!dsm_region_close(region));
+    dsm_close(owner);
+    CHECK(!fake.regs && !fake.queue_pairs);
+}
+
+/* ---- a device that stalls, or is lost ---- */
+
+static void stalls(bool hang)
+{
+    uint64_t data, old;
+    open_two(20 * MS);
+    set_stall(true, hang);
+    CHECK(dsm_read(remote, 0, &data, 8, -1) == -DSM_ETIME);
+    set_stall(false, false);
+    CHECK(!dsm_fetch_add(remote, 0, 1, &old, -1) && !old);
+    close_two();
+    open_two(HOUR);
+    set_stall(true, hang);
+    CHECK(dsm_fetch_add(remote, 0, 1, &old, 20 * MS) == -DSM_ETIME);
+    set_stall(false, false);
+    CHECK(!dsm_fetch_add(remote, 0, 1, &old, 10000 * MS) && !old);
+    close_two();
+}
+
+static void lost(enum ibv_event_type what)
+{
+    uint64_t word = 0;
+    dsm_op op = {.code = DSM_OP_FETCH_ADD, .nbytes = 8, .operand = 1};
+    dsm_ticket t;
+    open_two(HOUR);
+    op.remote = remote;
+    set_stall(true, true);
+    CHECK(!dsm_submit(user, &op, 1, &t, NULL));
+    struct verbs_ep *e = (struct verbs_ep *)remote->peer->ep;
+    fake_event(
+        ((struct verbs_dev *)user->dev)->ctx,
+        (struct ibv_async_event){.event_type = what, .element.qp = what == IBV_EVENT_DEVICE_FATAL ? NULL : e->qp});
+    CHECK(dsm_finish(&t, -1, NULL) == -DSM_EIO); /* though nothing ever completes */
+    set_stall(false, false);
+    int rc = dsm_fetch_add(remote, 0, 1, &word, 10000 * MS);
+    CHECK(rc == (what == IBV_EVENT_DEVICE_FATAL ? -DSM_EIO : 0));
+    close_two();
+}
+
+/* ---- memory ---- */
+
+static uint8_t mine[BIG];
+
+/* The buffer of an op lies in a region that is closed while the device has the op. */
+static void local_region_closed(uint8_t code)
+{
+    dsm_region *local;
+    dsm_op op = {.code = code, .local = mine, .nbytes = BIG};
+    dsm_ticket t;
+    open_two(HOUR);
+    op.remote = remote;
+    CHECK(!dsm_register(user, mine, BIG, DSM_READ, &local));
+    set_stall(true, false);
+    CHECK(!dsm_submit(user, &op, 1, &t, NULL));
+    int before = fake.regs;
+    CHECK(!dsm_region_close(local));
+    CHECK(fake.regs == before && !fake.torn);
+    fake_resume();
+    CHECK(!dsm_finish(&t, -1, NULL));
+    CHECK(fake.regs == before - 1);
+    close_two();
+}
+
+/* Memory that is registered for one op: before the connection is locked, and given back whatever comes of the op. */
+static void *write_big(void *arg)
+{
+    (void)arg;
+    CHECK(!dsm_write(remote, 0, mine, BIG, -1));
+    return NULL;
+}
+
+static int registrations(void)
+{
+    pthread_mutex_lock(&fake.lock);
+    int n = fake.regs;
+    pthread_mutex_unlock(&fake.lock);
+    return n;
+}
+
+static void passing_registrations(void)
+{
+    pthread_t thread;
+    open_two(HOUR);
+    int before = registrations();
+    pthread_mutex_lock(&remote->peer->lock);
+    CHECK(!pthread_create(&thread, NULL, write_big, NULL));
+    while (registrations() == before) /* it registers while others have the connection */
+        usleep(1000);
+    pthread_mutex_unlock(&remote->peer->lock);
+    pthread_join(thread, NULL);
+    CHECK(registrations() == before);
+    set_stall(true, true);
+    CHECK(dsm_write(remote, 0, mine, BIG, 20 * MS) == -DSM_ETIME);
+    CHECK(registrations() == before);
+    set_stall(false, false);
+    close_two();
+}
+
+/* ---- owners that go ---- */
+
+static int open_files(void)
+{
+    int n = 0;
+    DIR *d = opendir("/proc/self/fd");
+    CHECK(d);
+    while (readdir(d))
+        n++;
+    closedir(d);
+    return n;
+}
+
+static void owners_that_go(void)
+{
+    user = open_context(0);
+    int files = open_files(), regs = fake.regs, queue_pairs = fake.queue_pairs;
+    for (int i = 0; i < OWNERS; i++) {
+        uint64_t data;
+        owner = open_context(0);
+        CHECK(!dsm_alloc(owner, BIG, 7, &region));
+        CHECK(!attach(region, &remote) && !dsm_read(remote, 0, &data, 8, -1));
+        CHECK(!dsm_region_close(region));
+        dsm_close(owner);
+        while (!peek_u32(&remote->peer->dead)) /* its agent sees the connection end */
+            usleep(1000);
+        CHECK(!dsm_remote_close(remote));
+    }
+    CHECK(open_files() == files && fake.regs == regs && fake.queue_pairs == queue_pairs);
+    dsm_close(user);
+}
+
+int main(void)
+{
+    if (!fake_install()) {
+        puts("ok: no libibverbs");
+        return 0;
+    }
+    choice();
+    addresses();
+    stalls(false);
+    stalls(true);
+    lost(IBV_EVENT_QP_FATAL);
+    lost(IBV_EVENT_DEVICE_FATAL);
+    local_region_closed(DSM_OP_WRITE);
+    passing_registrations();
+    owners_that_go();
+    puts("ok");
+    return 0;
+}
+#else
+#include <stdio.h>
+
+int main(void)
+{
+    puts("ok: built without verbs");
+    return 0;
+}
+#endif
