@@ -44,24 +44,6 @@ static bool huge_pages_free(uint64_t want)
     return known && n >= want / HUGE_PAGE;
 }
 
-/* Reserving pages that are not there would wake the kernel's OOM killer, which ends this process or another one. */
-static bool pages_free(uint64_t want)
-{
-    unsigned long long kib, have = 0;
-    char name[32];
-    bool known = false;
-    FILE *f = fopen("/proc/meminfo", "re");
-    if (!f)
-        return true;
-    while (fscanf(f, "%31s %llu%*[^\n]", name, &kib) == 2)
-        if (!strcmp(name, "MemAvailable:") || !strcmp(name, "SwapFree:")) {
-            known = known || *name == 'M';
-            have += kib << 10;
-        }
-    fclose(f);
-    return !known || want <= have;
-}
-
 static int refuse_size(uint64_t size, int sys)
 {
     return err_set(sys == ENOSPC || sys == ENOMEM || sys == EFBIG ? DSM_ENOMEM : DSM_ESYS, sys,
@@ -83,7 +65,7 @@ static int make_file(uint64_t *size, int *out)
         }
     }
     if (fd < 0) {
-        if (!pages_free(*size))
+        if (*size > shm_room("")) /* the kernel's OOM killer would end this process or another one */
             return refuse_size(*size, ENOMEM);
         fd = memfd_create("dsmem", MFD_CLOEXEC | MFD_ALLOW_SEALING);
         if (fd < 0)

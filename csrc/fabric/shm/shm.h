@@ -39,6 +39,9 @@ int shm_mem_export(struct fabric_mem *m, int *fd);
 int shm_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, int fd, struct fabric_remote **out);
 void shm_mem_forget(struct fabric_remote *r);
 
+/* room.c: bytes that may still be taken; root: "", or a folder with a /proc and /sys of a test's. */
+uint64_t shm_room(const char *root);
+
 int shm_ep_open(struct fabric_dev *d, bool passive, struct fabric_ep **out);
 void shm_ep_abort(struct fabric_ep *e);
 void shm_ep_close(struct fabric_ep *e);
