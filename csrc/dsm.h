@@ -230,31 +230,46 @@ int dsm_write_many(dsm_remote *r, const uint64_t *offsets, size_t n, const void 
  * there is such a one) is returned and *failed is its index. failed may be NULL. */
 int dsm_execute(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns, size_t *failed);
 
-/* The same in two halves. The ticket and the ops stay where they are until dsm_test or dsm_finish says complete. */
+/* The same in two halves, for a thread that may wait: dsm_submit makes connections where it must. The ticket and the ops stay
+ * where they are until dsm_finish returns. */
 #define DSM_TICKET_GROUPS 8
 struct dsm_group {
     uint32_t pending; /* base/atomic.h: decremented by whoever reaps */
-    void *peer, *ep;
+    uint32_t late;
+    void *peer;
     dsm_op *head, *tail;
+    void (*tell)(
+        struct dsm_group *); /* by whom pending becomes 0; NULL: the group's owner looks itself, and may free it */
+    struct dsm_group *next;
+    struct dsm_ticket *ticket;
 };
-typedef struct {
+typedef struct dsm_ticket {
     dsm_ctx *ctx;
     dsm_op *ops;
     size_t n;
     size_t posted; /* ops before this one are posted; the rest follow when groups come free */
     size_t ngroups;
+    size_t left; /* groups that are not complete; this and what follows: of tickets that were started */
+    uint32_t started, asked, late;
+    struct dsm_ticket *next;
     struct dsm_group groups[DSM_TICKET_GROUPS];
 } dsm_ticket;
 int dsm_submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed);
-/* 1: complete, 0: not yet. Never blocks. */
-int dsm_test(dsm_ticket *t);
 /* Waits: polls for spin_ns, then sleeps on the completion channel. At the deadline the connection is moved to the error
- * state and drained, so on return no buffer is in use any more. Same result as dsm_execute. */
+ * state and drained, so on return no buffer is in use any more. Same result as dsm_execute. A ticket that dsm_completed has
+ * returned is complete: then it does not wait. */
 int dsm_finish(dsm_ticket *t, int64_t timeout_ns, size_t *failed);
-/* A file descriptor that is readable when a completion may have come (epoll); -DSM_EUNSUPPORTED where ops complete
- * when posted. dsm_arm asks for the next event of all connections: call it, then dsm_test once more, then wait. */
+
+/* For event loops: none of these waits. 1: complete already, dsm_finish tells how; 0: ticket and ops are the core's until
+ * dsm_completed returns the ticket; or an error, then nothing is posted. A connection is made, the owner asked why it refuses
+ * an op, and an op given up that does not complete, by a thread of the core's. */
+int dsm_start(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed);
+/* The next ticket that is complete, each once; NULL: no other. Call it until then whenever dsm_event_fd is readable. */
+dsm_ticket *dsm_completed(dsm_ctx *c);
+/* Readable when a ticket has completed, and only then; -DSM_EUNSUPPORTED where ops complete when posted. */
 int dsm_event_fd(dsm_ctx *c);
-int dsm_arm(dsm_ctx *c);
+/* Ends all that has been started: afterwards dsm_completed returns it. Nothing may be started, attached or closed meanwhile. */
+void dsm_cancel(dsm_ctx *c);
 
 /* ---- objects in shared memory (proto/) ---- */
 

@@ -2,8 +2,10 @@
 #include "../base/random.h"
 #include "agent.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 enum { SECRET_MIN = 16 };
@@ -25,10 +27,9 @@ static void context_free(dsm_ctx *c)
 {
     if (c->dev)
         c->dev->fabric->close(c->dev);
-    if (c->watched) {
-        close(c->events);
-        close(c->nudge);
-    }
+    if (c->event >= 0)
+        close(c->event);
+    pthread_mutex_destroy(&c->completed_lock);
     pthread_mutex_destroy(&c->lock);
     if (c->secret)
         explicit_bzero(c->secret, c->secret_len);
@@ -41,6 +42,9 @@ static int fill(dsm_ctx *c, const dsm_options *o)
 {
     c->forks = peek_u32(&core_forks);
     c->next_peer = 1;
+    c->event = -1;
+    c->ready_last = &c->ready;
+    pthread_mutex_init(&c->completed_lock, NULL);
     pthread_mutex_init(&c->lock, NULL);
     c->peer_timeout_ns = o->peer_timeout_ns ? o->peer_timeout_ns : PEER_TIMEOUT_NS;
     c->spin_ns = o->spin_ns >= 0 ? o->spin_ns : sysconf(_SC_NPROCESSORS_ONLN) > 1 ? SPIN_NS : 0;
@@ -58,6 +62,8 @@ static int fill(dsm_ctx *c, const dsm_options *o)
         return rc;
     }
     c->dev->fabric->caps(c->dev, &c->caps);
+    if (!c->caps.near_memory && (c->event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) < 0)
+        return err_set_errno(errno, "the event file descriptor");
     return agent_start(c, o->listen);
 }
 

@@ -159,8 +159,11 @@ static inline struct fabric_remote *fabric_remote_of(const dsm_op *op)
  * publish: pairs with the observe_u32 of group->pending in mem/batch.c. */
 static inline void fabric_op_done(dsm_op *op, int status)
 {
+    struct dsm_group *g = op->group;
+    void (*tell)(struct dsm_group *) = g->tell; /* a group without is its owner's once pending is 0 */
     op->status = status;
-    fetch_sub_u32(&op->group->pending, 1);
+    if (fetch_sub_u32(&g->pending, 1) == 1 && tell)
+        tell(g);
 }
 
 #endif

@@ -65,8 +65,7 @@ static void prepare(dsm_ctx *c, dsm_op *op)
         c->dev->fabric->op_prepare(c->dev, op);
 }
 
-/* Posts as many ops as the groups have room for. */
-static void post_some(dsm_ticket *t, int64_t deadline)
+void ticket_fill(dsm_ticket *t)
 {
     uint64_t posts = 0;
     t->ngroups = 0;
@@ -94,11 +93,17 @@ static void post_some(dsm_ticket *t, int64_t deadline)
     }
     if (posts)
         fetch_add_u64(&t->ctx->stats.posts, posts);
+}
+
+/* Posts as many ops as the groups have room for. */
+static void post_some(dsm_ticket *t, int64_t deadline)
+{
+    ticket_fill(t);
     for (size_t i = 0; i < t->ngroups; i++)
         start(t->ctx, &t->groups[i], deadline);
 }
 
-static int check_all(dsm_ctx *c, const dsm_op *ops, size_t n, size_t *failed)
+int ticket_check(dsm_ctx *c, const dsm_op *ops, size_t n, size_t *failed)
 {
     if (ctx_forked(c))
         return refuse_forked();
@@ -120,12 +125,13 @@ static void submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, int64_t dea
     t->ops = ops;
     t->n = n;
     t->posted = 0;
+    t->started = 0;
     post_some(t, deadline);
 }
 
 int dsm_submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed)
 {
-    int rc = check_all(c, ops, n, failed);
+    int rc = ticket_check(c, ops, n, failed);
     if (!rc)
         submit(c, ops, n, t, DEADLINE_NEVER);
     return rc;
@@ -133,37 +139,11 @@ int dsm_submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed)
 
 /* ---- completion ---- */
 
-static bool groups_done(const dsm_ticket *t)
-{
-    for (size_t i = 0; i < t->ngroups; i++)
-        if (observe_u32(&t->groups[i].pending))
-            return false;
-    return true;
-}
-
-int dsm_test(dsm_ticket *t)
-{
-    if (ctx_forked(t->ctx)) /* the parent's: it will never be complete here */
-        return 1;
-    for (;;) {
-        for (size_t i = 0; i < t->ngroups; i++)
-            if (observe_u32(&t->groups[i].pending))
-                peer_poll(t->groups[i].peer);
-        if (!groups_done(t))
-            return 0;
-        if (t->posted == t->n)
-            return 1;
-        post_some(t, DEADLINE_NEVER);
-    }
-}
-
 /* The device can't tell a region that is gone from a right that was never given; the owner's agent can. */
 static void find_cause(dsm_op *op, int64_t deadline)
 {
     dsm_remote *r = op->remote;
     struct peer *p = r->peer;
-    if (op->status == -DSM_ECANCELED && peek_u32(&p->dead))
-        op->status = -DSM_EPEER;
     if (op->status != -DSM_EACCESS || !r->ctx->control)
         return;
     deadline = deadline_earlier(deadline, deadline_after(r->ctx->peer_timeout_ns));
@@ -173,6 +153,12 @@ static void find_cause(dsm_op *op, int64_t deadline)
     pthread_mutex_unlock(&p->talk);
     if (rc == -DSM_ESTALE || rc == -DSM_EPEER)
         op->status = rc;
+}
+
+void ticket_find_causes(dsm_ticket *t, int64_t deadline)
+{
+    for (size_t i = 0; i < t->n; i++)
+        find_cause(&t->ops[i], deadline);
 }
 
 /* The op that failed of itself, before those that fell with it; NULL: none. */
@@ -185,7 +171,10 @@ static const dsm_op *find_worst(dsm_ticket *t, bool late, int64_t deadline)
             continue;
         if (late && op->status == -DSM_ECANCELED)
             op->status = -DSM_ETIME;
-        find_cause(op, deadline);
+        if (op->status == -DSM_ECANCELED && peek_u32(&op->remote->peer->dead))
+            op->status = -DSM_EPEER;
+        if (!t->started)
+            find_cause(op, deadline);
         if (!worst || (worst->status == -DSM_ECANCELED && op->status != -DSM_ECANCELED))
             worst = op;
     }
@@ -215,7 +204,7 @@ static int outcome(dsm_ticket *t, bool late, int64_t deadline, size_t *failed)
 }
 
 /* The rest comes too late to begin. */
-static void give_up_rest(dsm_ticket *t)
+void ticket_give_up_rest(dsm_ticket *t)
 {
     for (; t->posted < t->n; t->posted++) {
         dsm_op *op = &t->ops[t->posted];
@@ -231,6 +220,8 @@ static int finish(dsm_ticket *t, int64_t deadline, size_t *failed)
     bool late = false;
     if (ctx_forked(t->ctx))
         return refuse_forked();
+    if (t->started)
+        return outcome(t, t->late, deadline, failed);
     for (;;) {
         for (size_t i = 0; i < t->ngroups; i++)
             if (peer_wait(t->groups[i].peer, &t->groups[i].pending, deadline))
@@ -238,7 +229,7 @@ static int finish(dsm_ticket *t, int64_t deadline, size_t *failed)
         if (t->posted == t->n)
             break;
         if (late || clock_ns() >= deadline)
-            give_up_rest(t);
+            ticket_give_up_rest(t);
         else
             post_some(t, deadline);
     }
@@ -261,7 +252,7 @@ static int run(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns, size_t *fa
 
 int dsm_execute(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns, size_t *failed)
 {
-    int rc = check_all(c, ops, n, failed);
+    int rc = ticket_check(c, ops, n, failed);
     return rc ? rc : run(c, ops, n, timeout_ns, failed);
 }
 
@@ -277,6 +268,7 @@ static int run_one(dsm_op *op, int64_t timeout_ns)
     t.ctx = c;
     t.ops = op;
     t.n = t.posted = t.ngroups = 1;
+    t.started = 0;
     t.groups[0] = (struct dsm_group){.pending = 1, .peer = p, .head = op, .tail = op};
     op->group = &t.groups[0];
     prepare(c, op);

@@ -43,7 +43,17 @@ struct peer {
     struct fabric_ep *ep;
     bool sleeper; /* a thread sleeps on ep's event; then ep must not be closed */
     int kick;     /* eventfd that wakes the sleeper when another thread has reaped */
-    int watched;  /* ep's event fd that is in ctx->events, or -1 */
+
+    /* mem/async.c; under lock, but for the counts */
+    pthread_t helper;
+    bool helped; /* the helper runs */
+    pthread_cond_t work;
+    struct dsm_group *begin, **begin_last; /* wait for a connection */
+    struct dsm_group *ask;                 /* are complete, but the owner is to be asked why it refused an op */
+    uint32_t async;                        /* groups that are begun and not complete */
+    uint64_t finished;                     /* and complete ones, ever */
+    uint32_t parting;                      /* the helper is to end */
+    uint32_t late;                         /* what is aborted now has had its time */
 };
 
 struct dsm_remote {
@@ -88,11 +98,11 @@ struct dsm_ctx {
     uint64_t free_region; /* first free slot; a slot is used again, its generation never is */
     uint64_t live_regions, live_remotes;
     struct peer *peers;
-    uint64_t next_peer; /* from 1 */
-    uint32_t watched;   /* 'events' and 'nudge' are there; publish: watch_all(), observe: watch() in mem/peer.c */
-    int events;         /* epoll over 'nudge' and the event fds of all endpoints */
-    uint32_t armed;     /* somebody waits on 'events' */
-    int nudge;          /* eventfd: ops are done whose event somebody else may have eaten */
+    uint64_t next_peer;             /* from 1 */
+    int event;                      /* eventfd: 'done' is not empty, or was not; -1: ops complete when posted */
+    uint64_t done;                  /* struct dsm_group: complete, the latest first; pushed without a lock */
+    pthread_mutex_t completed_lock; /* taken before peer->lock */
+    dsm_ticket *ready, **ready_last;
 };
 
 static inline bool ctx_forked(const dsm_ctx *c) { return c->forks != peek_u32(&core_forks); }
@@ -105,6 +115,8 @@ dsm_region *region_find(dsm_ctx *c, uint64_t id, uint64_t generation);
 #define WAIT_SLICE_NS 50000000
 /* mem/interrupt.c: the calling thread is to end its wait now. With no lock held but peer->talk. */
 bool wait_interrupted(void);
+/* Of a thread of the core's own: its waits end when *stop is not 0. */
+void wait_for(const uint32_t *stop);
 
 /* mem/peer.c */
 int peer_new(dsm_ctx *c, const uint8_t node[DSM_NODE_ID], const char *address, struct peer **out);
@@ -117,13 +129,33 @@ int peer_ready(struct peer *p, int64_t deadline);
 int peer_talk(struct peer *p, int64_t deadline);
 /* Posts, and reaps what is complete already. false, and nothing is posted, where there is no endpoint that works. */
 bool peer_post(struct peer *p, dsm_op *list);
-/* Reaps without blocking. */
-void peer_poll(struct peer *p);
 /* Until *pending is 0: polls for spin_ns, then sleeps. At the deadline, or where a signal ends the wait, everything
  * outstanding with the peer is aborted and -DSM_ETIME is returned; *pending is 0 then too. */
 int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline);
 /* Nothing is outstanding when it returns. */
 void peer_abort(struct peer *p);
+
+/* What peer_wait is made of; under peer->lock. */
+void peer_reap(struct peer *p);
+bool peer_usable(const struct peer *p);
+void peer_wake(struct peer *p); /* whoever sleeps for the peer looks again */
+int64_t peer_give_up_at(const struct peer *p);
+/* Sleeps for a slice, or until *pending is 0. At the limit what is outstanding is aborted as late: true. */
+bool peer_sleep(struct peer *p, const uint32_t *pending, int64_t limit);
+/* A peer that has a helper, with one reference more, which peers_release gives back; NULL: there is none. */
+struct peer *peers_next_helped(dsm_ctx *c);
+void peers_release(dsm_ctx *c, struct peer *p);
+
+/* mem/async.c; under peer->lock: makes sure that the helper is there and looks. false: there can be none. */
+bool peer_help(struct peer *p);
+void peer_stop_help(struct peer *p); /* under no lock; ends what waits for it */
+
+/* mem/batch.c */
+int ticket_check(dsm_ctx *c, const dsm_op *ops, size_t n, size_t *failed);
+/* Moves what is near, and forms groups of as many of the other ops as there is room for. */
+void ticket_fill(dsm_ticket *t);
+void ticket_give_up_rest(dsm_ticket *t);
+void ticket_find_causes(dsm_ticket *t, int64_t deadline);
 
 /* mem/map.c: a remote without a context */
 void map_close(dsm_remote *r);

@@ -13,7 +13,6 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -26,7 +25,7 @@ int peer_new(dsm_ctx *c, const uint8_t node[DSM_NODE_ID], const char *address, s
     memcpy(p->node, node, DSM_NODE_ID);
     strncpy(p->address, address, sizeof p->address - 1);
     p->fd = -1;
-    p->watched = -1;
+    p->begin_last = &p->begin;
     p->kick = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (p->kick < 0) {
         int sys = errno;
@@ -37,6 +36,7 @@ int peer_new(dsm_ctx *c, const uint8_t node[DSM_NODE_ID], const char *address, s
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&p->cond, &monotonic);
+    pthread_cond_init(&p->work, NULL);
     pthread_condattr_destroy(&monotonic);
     pthread_mutex_init(&p->talk, NULL);
     pthread_mutex_init(&p->lock, NULL);
@@ -46,42 +46,19 @@ int peer_new(dsm_ctx *c, const uint8_t node[DSM_NODE_ID], const char *address, s
 
 static const struct fabric *fabric(const struct peer *p) { return p->ctx->dev->fabric; }
 
-/* The event fd of the endpoint joins or leaves ctx->events. Under peer->lock. */
-static void watch(struct peer *p)
-{
-    if (!observe_u32(&p->ctx->watched) || !p->ep || p->watched >= 0)
-        return;
-    int fd = fabric(p)->ep_fd(p->ep);
-    struct epoll_event ev = {.events = EPOLLIN};
-    if (fd >= 0 && !epoll_ctl(p->ctx->events, EPOLL_CTL_ADD, fd, &ev))
-        p->watched = fd;
-}
-
-/* Who waits on ctx->events looks again. Once per dsm_arm is enough. Under peer->lock, as is the look that dsm_arm takes at
- * the peer after it has set 'armed': so either that look finds the ops done, or they are told of here. */
-static void nudge(dsm_ctx *c)
-{
-    uint64_t one = 1;
-    if (peek_u32(&c->armed) && exchange_u32(&c->armed, 0) && write(c->nudge, &one, sizeof one) < 0) {
-        /* EAGAIN: it is readable anyway */
-    }
-}
-
 static void drop_endpoint(struct peer *p)
 {
     if (!p->ep)
         return;
-    if (p->watched >= 0)
-        epoll_ctl(p->ctx->events, EPOLL_CTL_DEL, p->watched, NULL);
-    p->watched = -1;
     fabric(p)->ep_close(p->ep);
     p->ep = NULL;
-    nudge(p->ctx);
 }
 
 void peer_free(struct peer *p)
 {
+    peer_stop_help(p);
     drop_endpoint(p);
+    pthread_cond_destroy(&p->work);
     close(p->kick);
     pthread_cond_destroy(&p->cond);
     pthread_mutex_destroy(&p->talk);
@@ -110,6 +87,30 @@ void peers_bury(dsm_ctx *c)
     }
 }
 
+struct peer *peers_next_helped(dsm_ctx *c)
+{
+    struct peer *p = NULL;
+    pthread_mutex_lock(&c->lock);
+    for (bool helped = false; !helped && (p = p ? p->next : c->peers);) {
+        pthread_mutex_lock(&p->lock);
+        helped = p->helped;
+        pthread_mutex_unlock(&p->lock);
+    }
+    if (p)
+        p->refs++;
+    pthread_mutex_unlock(&c->lock);
+    return p;
+}
+
+void peers_release(dsm_ctx *c, struct peer *p)
+{
+    pthread_mutex_lock(&c->lock);
+    bool last = !--p->refs && peek_u32(&p->dead);
+    pthread_mutex_unlock(&c->lock);
+    if (last)
+        peers_bury(c);
+}
+
 static void wake_sleeper(struct peer *p)
 {
     uint64_t one = 1;
@@ -118,12 +119,20 @@ static void wake_sleeper(struct peer *p)
     }
 }
 
+void peer_wake(struct peer *p)
+{
+    wake_sleeper(p);
+    pthread_cond_broadcast(&p->cond);
+}
+
 /* ---- endpoints ---- */
+
+bool peer_usable(const struct peer *p) { return p->ep && !p->ep->broken && !peek_u32(&p->dead); }
 
 static bool usable(struct peer *p)
 {
     pthread_mutex_lock(&p->lock);
-    bool good = p->ep && !p->ep->broken;
+    bool good = peer_usable(p);
     pthread_mutex_unlock(&p->lock);
     return good;
 }
@@ -137,7 +146,6 @@ static void install(struct peer *p, struct fabric_ep *ep)
     }
     drop_endpoint(p);
     p->ep = ep;
-    watch(p);
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -190,19 +198,18 @@ int peer_ready(struct peer *p, int64_t deadline)
     int rc = peer_talk(p, deadline);
     if (rc)
         return rc;
-    rc = usable(p) && !peek_u32(&p->dead) ? 0 : make_endpoint(p, deadline);
+    rc = usable(p) ? 0 : make_endpoint(p, deadline);
     pthread_mutex_unlock(&p->talk);
     return rc;
 }
 
 /* ---- ops ---- */
 
-static void reap(struct peer *p)
+void peer_reap(struct peer *p)
 {
     if (!p->ep || fabric(p)->poll(p->ep) <= 0)
         return;
     wake_sleeper(p);
-    nudge(p->ctx);
 }
 
 /* Under peer->lock. */
@@ -211,27 +218,18 @@ static void abort_endpoint(struct peer *p)
     fabric(p)->ep_abort(p->ep);
     wake_sleeper(p);
     pthread_cond_broadcast(&p->cond);
-    nudge(p->ctx);
 }
 
 bool peer_post(struct peer *p, dsm_op *list)
 {
     pthread_mutex_lock(&p->lock);
-    bool good = p->ep && !p->ep->broken && !peek_u32(&p->dead);
+    bool good = peer_usable(p);
     if (good) {
         fabric(p)->post(p->ep, list);
-        reap(p);
+        peer_reap(p);
     }
     pthread_mutex_unlock(&p->lock);
     return good;
-}
-
-void peer_poll(struct peer *p)
-{
-    if (pthread_mutex_trylock(&p->lock)) /* somebody else reaps */
-        return;
-    reap(p);
-    pthread_mutex_unlock(&p->lock);
 }
 
 void peer_abort(struct peer *p)
@@ -247,7 +245,7 @@ void peer_abort(struct peer *p)
 static bool sleep_on_event(struct peer *p, const uint32_t *pending, int64_t deadline)
 {
     fabric(p)->arm(p->ep);
-    reap(p); /* what came before the event was asked for */
+    peer_reap(p); /* what came before the event was asked for */
     if (!observe_u32(pending))
         return false;
     struct pollfd on[2] = {{.fd = p->kick, .events = POLLIN}, {.fd = fabric(p)->ep_fd(p->ep), .events = POLLIN}};
@@ -261,7 +259,7 @@ static bool sleep_on_event(struct peer *p, const uint32_t *pending, int64_t dead
     if (read(p->kick, &kicks, sizeof kicks) < 0) {
         /* EAGAIN: nobody kicked */
     }
-    reap(p);
+    peer_reap(p);
     pthread_cond_broadcast(&p->cond);
     return signal;
 }
@@ -280,7 +278,7 @@ static bool spin(struct peer *p, const uint32_t *pending, int64_t deadline)
     for (;;) {
         if (!pthread_mutex_trylock(&p->lock)) {
             for (int i = 0; i < POLLS && observe_u32(pending); i++)
-                reap(p);
+                peer_reap(p);
             pthread_mutex_unlock(&p->lock);
         } else { /* somebody else reaps */
             cpu_relax();
@@ -296,7 +294,7 @@ static bool spin(struct peer *p, const uint32_t *pending, int64_t deadline)
 }
 
 /* Nothing bounds an op on a device that has stalled but this. Under peer->lock. */
-static int64_t give_up_at(const struct peer *p)
+int64_t peer_give_up_at(const struct peer *p)
 {
     enum { NS_PER_BYTE = 250 };
     uint64_t bytes = p->ep ? p->ep->bytes : 0;
@@ -325,6 +323,21 @@ static bool sleep_slice(struct peer *p, const uint32_t *pending, int64_t deadlin
     return !observe_u32(pending) || !(signal || clock_ns() >= slice) || !interrupted(p);
 }
 
+bool peer_sleep(struct peer *p, const uint32_t *pending, int64_t limit)
+{
+    if (clock_ns() < limit) {
+        sleep_slice(p, pending, limit);
+        return false;
+    }
+    peer_reap(p);
+    if (!observe_u32(pending))
+        return false;
+    note_u32(&p->late, 1);
+    abort_endpoint(p);
+    note_u32(&p->late, 0);
+    return true;
+}
+
 int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline)
 {
     int rc = 0;
@@ -332,11 +345,11 @@ int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline)
         return 0;
     pthread_mutex_lock(&p->lock);
     if (deadline == DEADLINE_NEVER)
-        deadline = give_up_at(p);
+        deadline = peer_give_up_at(p);
     for (bool go_on = true; observe_u32(pending); go_on = sleep_slice(p, pending, deadline)) {
         if (go_on && clock_ns() < deadline)
             continue;
-        reap(p); /* it may have completed in time */
+        peer_reap(p); /* it may have completed in time */
         if (observe_u32(pending)) {
             abort_endpoint(p);
             rc = -DSM_ETIME;
@@ -345,74 +358,4 @@ int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline)
     }
     pthread_mutex_unlock(&p->lock);
     return rc;
-}
-
-/* ---- events ---- */
-
-static int open_events(dsm_ctx *c)
-{
-    struct epoll_event ev = {.events = EPOLLIN};
-    c->events = epoll_create1(EPOLL_CLOEXEC);
-    c->nudge = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (c->events >= 0 && c->nudge >= 0 && !epoll_ctl(c->events, EPOLL_CTL_ADD, c->nudge, &ev))
-        return 0;
-    int sys = errno;
-    if (c->events >= 0)
-        close(c->events);
-    if (c->nudge >= 0)
-        close(c->nudge);
-    return err_set_errno(sys, "the event file descriptor");
-}
-
-/* Under ctx->lock. */
-static int watch_all(dsm_ctx *c)
-{
-    int rc = open_events(c);
-    if (rc)
-        return rc;
-    publish_u32(&c->watched, 1);
-    for (struct peer *p = c->peers; p; p = p->next) {
-        pthread_mutex_lock(&p->lock);
-        watch(p);
-        pthread_mutex_unlock(&p->lock);
-    }
-    return 0;
-}
-
-int dsm_event_fd(dsm_ctx *c)
-{
-    if (ctx_forked(c))
-        return refuse_forked();
-    if (c->caps.near_memory)
-        return err_set(DSM_EUNSUPPORTED, 0, "ops on %s are complete when posted", c->caps.fabric);
-    pthread_mutex_lock(&c->lock);
-    int rc = c->watched ? 0 : watch_all(c), fd = rc ? rc : c->events;
-    pthread_mutex_unlock(&c->lock);
-    return fd;
-}
-
-int dsm_arm(dsm_ctx *c)
-{
-    uint64_t nudges;
-    if (ctx_forked(c))
-        return refuse_forked();
-    pthread_mutex_lock(&c->lock);
-    if (c->watched) {
-        if (read(c->nudge, &nudges, sizeof nudges) < 0) {
-            /* EAGAIN: nobody nudged */
-        }
-        note_u32(&c->armed, 1);
-    }
-    for (struct peer *p = c->peers; p; p = p->next) {
-        pthread_mutex_lock(&p->lock);
-        if (p->ep) {
-            c->dev->fabric->arm(p->ep);
-            reap(p);
-            if (p->sleeper) /* arm may have eaten the event it sleeps on */
-                wake_sleeper(p);
-        }
-        pthread_mutex_unlock(&p->lock);
-    }
-    pthread_mutex_unlock(&c->lock);
-    return 0;
 }

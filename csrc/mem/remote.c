@@ -36,12 +36,10 @@ int dsm_remote_close(dsm_remote *r)
         return err_set(DSM_EBUSY, 0, "%u ops are under way", observe_u32(&r->users));
     c->dev->fabric->mem_forget(r->far);
     pthread_mutex_lock(&c->lock);
-    bool last = !--r->peer->refs && peek_u32(&r->peer->dead); /* a living one's connection stays for the next attach */
     c->live_remotes--;
     pthread_mutex_unlock(&c->lock);
+    peers_release(c, r->peer); /* a living one's connection stays for the next attach */
     free(r);
-    if (last)
-        peers_bury(c);
     return 0;
 }
 

@@ -20,7 +20,7 @@ from cpython.pythread cimport (
 from cpython.slice cimport PySlice_AdjustIndices, PySlice_Unpack
 from cpython.weakref cimport PyWeakref_NewRef
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 from numpy cimport (
@@ -41,7 +41,7 @@ import time
 import warnings
 from collections import namedtuple
 from operator import index
-from threading import get_ident, main_thread
+from threading import get_ident
 
 import numpy as np
 

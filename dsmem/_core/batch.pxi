@@ -152,14 +152,15 @@ cdef class Batch:
         for remote in self.remotes:  # all are open still: no code of Python's has run
             remote.uses += 1
         self.context.uses += 1
-        with nogil:
-            rc = c.dsm_execute(self.context.ptr, self.ops, self.n, self.timeout_ns, &failed)
-        error = batch_failure(self, rc, failed) if rc else None
-        self.context.leave()
-        for remote in self.remotes:
-            remote.leave()
-        if error is not None:
-            raise error
+        try:
+            with nogil:
+                rc = c.dsm_execute(self.context.ptr, self.ops, self.n, self.timeout_ns, &failed)
+            if rc:
+                raise batch_failure(self, rc, failed)
+        finally:
+            self.context.leave()
+            for remote in self.remotes:
+                remote.leave()
 
     def __enter__(self):
         self.check_open()

@@ -141,11 +141,11 @@ cdef extern from "dsm.h" nogil:
         pass
 
     void dsm_set_interrupt(int (*look)() noexcept nogil)
-    int dsm_submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed)
-    int dsm_test(dsm_ticket *t)
+    int dsm_start(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed)
+    dsm_ticket *dsm_completed(dsm_ctx *c)
+    void dsm_cancel(dsm_ctx *c)
     int dsm_finish(dsm_ticket *t, int64_t timeout_ns, size_t *failed)
     int dsm_event_fd(dsm_ctx *c)
-    int dsm_arm(dsm_ctx *c)
 
     void dsm_hmac_sha256(const void *key, size_t key_len, const void *msg, size_t len, uint8_t *out)
     int dsm_identity(uint64_t *out)

@@ -60,7 +60,7 @@ cdef class Context(Handle):
     cdef readonly bytes node_id
     cdef dict children      # by id, weak references to the regions and remotes that are not closed
     cdef str device
-    cdef list pending       # asynchronous ops that are not known to be complete, of all event loops
+    cdef dict pending       # asynchronous ops that are not known to be complete, of all event loops, by their tickets
     cdef list loops         # that watch the event file descriptor
 
     def __init__(self, fabric, *, secret, device="", port=0, gid_index=-1, mtu=0, listen=None, peer_timeout=2.0,
@@ -89,7 +89,7 @@ cdef class Context(Handle):
         if self.children is not None:  # after the conversions, which may run code that opens it
             raise refused(c.DSM_EINVAL, "the context has been opened before; make another one")
         self.children = {}
-        self.pending = []
+        self.pending = {}
         self.loops = []
         with nogil:
             rc = c.dsm_open(&o, &ptr)
@@ -306,7 +306,7 @@ cdef class Context(Handle):
 
         Whatever may fail comes before: then the core knows nothing.
         """
-        cdef int rc
+        cdef int rc = -1
         self.enter()
         try:
             op.loop = asyncio.get_running_loop()
@@ -315,13 +315,19 @@ cdef class Context(Handle):
                 self._watch(op.loop)
             self.check()
             op.op.remote = op.remote.ptr
-            with nogil:
-                rc = c.dsm_submit(self.ptr, &op.op, 1, &op.ticket, NULL)
-            if rc:
+            self.pending[<uintptr_t> &op.ticket] = op  # before another loop's thread may be told that it is complete
+            try:
+                with nogil:
+                    rc = c.dsm_start(self.ptr, &op.op, 1, &op.ticket, NULL)
+            finally:
+                if rc:
+                    del self.pending[<uintptr_t> &op.ticket]
+            if rc < 0:
                 op.release()
                 raise failure(rc, op.name, op.remote.peer, self.device)
-            self.pending.append(op)
-            self._on_event(op.loop)
+            if rc:
+                op.finish(self.device)
+                op.resolve()
             return op.future
         finally:
             self.leave()
@@ -336,33 +342,24 @@ cdef class Context(Handle):
         self.loops = [known for known in self.loops if not known.is_closed()] + [loop]
 
     def _on_event(self, loop):
-        """Called in 'loop'. Settles what is complete; while anything is left, the next completion makes an event."""
+        """Called in 'loop'. Ops of other loops, too: the event came to whoever looked first."""
         if not self.live:
             return
         self.uses += 1
         try:
             self._settle(loop)
-            if self.pending:
-                c.dsm_arm(self.ptr)
-                self._settle(loop)
         finally:
             self.leave()
 
     cdef _settle(self, loop):
-        """Ops of other loops too: their completion may have come with an event that only this loop has seen."""
         cdef Pending op
-        cdef list left = [], done = []
-        for op in self.pending:  # the GIL stays here until self.pending is right again
-            (done if c.dsm_test(&op.ticket) else left).append(op)
-        self.pending = left
-        self._finish(done, loop, -1)
-
-    cdef _finish(self, list ops, loop, int64_t timeout_ns):
-        """They are in no list any more, so this thread alone has the last word on them."""
-        cdef Pending op
-        for op in ops:
-            op.finish(self.device, timeout_ns)
-        for op in ops:
+        cdef c.dsm_ticket *ticket
+        while True:
+            ticket = c.dsm_completed(self.ptr)
+            if ticket == NULL:
+                return
+            op = self.pending.pop(<uintptr_t> ticket)
+            op.finish(self.device)
             if op.loop is loop:
                 op.resolve()
             elif not op.loop.is_closed():
@@ -370,10 +367,11 @@ cdef class Context(Handle):
                     op.loop.call_soon_threadsafe(op.resolve)
 
     cdef _stop_watching(self):
-        cdef list ops = self.pending
         here = asyncio._get_running_loop()
-        self.pending = []
-        self._finish(ops, here, 0)
+        if self.pending:
+            with nogil:
+                c.dsm_cancel(self.ptr)
+            self._settle(here)
         loops, self.loops = self.loops, []
         for loop in loops:
             if loop.is_closed():

@@ -419,11 +419,9 @@ cdef class Pending:
             PyBuffer_Release(&self.view)
             self.held = False
 
-    cdef finish(self, str device, int64_t timeout_ns):
-        """After this the core knows nothing of it. timeout_ns 0 gives up an op that is not complete."""
-        cdef int rc
-        with nogil:
-            rc = c.dsm_finish(&self.ticket, timeout_ns, NULL)
+    cdef finish(self, str device):
+        """It is complete. After this the core knows nothing of it."""
+        cdef int rc = c.dsm_finish(&self.ticket, -1, NULL)
         self.error = failure(rc, self.name, self.remote.peer, device) if rc else None
         self.release()
 

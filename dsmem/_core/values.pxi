@@ -1,7 +1,9 @@
 # Included by _core.pyx: errors of the core as exceptions, and Python values and buffers as C's.
 
-# What a signal handler raised while the core waited. Handlers run in the main thread only: one place is enough.
+# What a signal handler raised while the core waited, and in which thread: handlers run in the main thread only, so one
+# place is enough. Nothing here calls a function of Python's, in which raise_later() would come first.
 cdef object raised = None
+cdef object raised_in = None
 
 
 cdef object take_raised():
@@ -20,13 +22,13 @@ cdef int raise_later(void *nothing) except -1 with gil:
 
 cdef int look_for_signals() noexcept with gil:
     """Called by the core while it waits. A handler that raises ends the wait; who reports the failure raises that."""
-    global raised
+    global raised, raised_in
     if raised is not None:
-        return get_ident() == main_thread().ident
+        return get_ident() == raised_in
     try:
         PyErr_CheckSignals()
     except BaseException as error:
-        raised = error
+        raised, raised_in = error, get_ident()
         Py_AddPendingCall(raise_later, NULL)
         return 1
     return 0
@@ -35,7 +37,7 @@ cdef int look_for_signals() noexcept with gil:
 cdef object failure(int rc, str op=None, str peer=None, str device=None):
     """The exception for a code that this thread has just got from the core."""
     cdef const c.dsm_failure *f = c.dsm_last_error()
-    if raised is not None and get_ident() == main_thread().ident:
+    if raised is not None and get_ident() == raised_in:
         return take_raised()
     cls = errors.BY_CODE.get(-rc, errors.DsmemError)
     if f.code != -rc:

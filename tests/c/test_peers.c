@@ -9,6 +9,7 @@
 #include "mem/core.h"
 
 #include <dirent.h>
+#include <poll.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -146,6 +147,83 @@ static void silent_owner(int backlog)
     dsm_close(user);
 }
 
+/* ---- event loops ---- */
+
+static bool readable(void)
+{
+    struct pollfd on = {.fd = dsm_event_fd(user), .events = POLLIN};
+    return poll(&on, 1, 0) == 1;
+}
+
+static dsm_ticket *next_completed(void)
+{
+    struct pollfd on = {.fd = dsm_event_fd(user), .events = POLLIN};
+    dsm_ticket *t;
+    while (!(t = dsm_completed(user)))
+        CHECK(poll(&on, 1, -1) == 1);
+    return t;
+}
+
+static void started_ops(void)
+{
+    enum { N = 200 };
+    static dsm_op ops[N];
+    static dsm_ticket tickets[N];
+    open_all(2, "delay=*:5ms", HOUR);
+    for (int i = 0; i < N; i++) {
+        ops[i] = add_one(i & 1);
+        CHECK(!dsm_start(user, &ops[i], 1, &tickets[i], NULL));
+    }
+    for (int i = 0; i < N; i++) {
+        dsm_ticket *t = next_completed();
+        CHECK(t >= tickets && t < tickets + N && !dsm_finish(t, -1, NULL));
+        memset(t, 0xff, sizeof *t); /* it is ours again */
+    }
+    CHECK(word_of(0) + word_of(1) == N);
+    CHECK(!dsm_completed(user) && !readable());
+    close_all(2);
+}
+
+static void started_batch(void)
+{
+    dsm_op ops[OWNERS * 3];
+    dsm_ticket t;
+    open_all(OWNERS, "", HOUR); /* more peers than a ticket has groups */
+    for (int i = 0; i < OWNERS * 3; i++)
+        ops[i] = add_one(i % OWNERS);
+    CHECK(!dsm_start(user, ops, OWNERS * 3, &t, NULL));
+    CHECK(next_completed() == &t && !dsm_finish(&t, -1, NULL));
+    for (int i = 0; i < OWNERS; i++)
+        CHECK(word_of(i) == 3);
+    close_all(OWNERS);
+}
+
+/* Nobody waits for it in the program, so the core's own thread gives it up. */
+static void started_and_lost(void)
+{
+    dsm_op op;
+    dsm_ticket t;
+    open_all(1, "drop=1", 20 * MS);
+    op = add_one(0);
+    CHECK(!dsm_start(user, &op, 1, &t, NULL));
+    CHECK(next_completed() == &t && dsm_finish(&t, -1, NULL) == -DSM_ETIME);
+    op = add_one(0);
+    CHECK(!dsm_start(user, &op, 1, &t, NULL));
+    CHECK(next_completed() == &t && !dsm_finish(&t, -1, NULL));
+    close_all(1);
+    open_all(1, "drop=1", HOUR);
+    op = add_one(0);
+    CHECK(!dsm_start(user, &op, 1, &t, NULL) && !dsm_completed(user) && !readable());
+    while (!word_of(0)) /* it is executed, and its completion lost */
+        usleep(1000);
+    dsm_cancel(user);
+    CHECK(dsm_completed(user) == &t && dsm_finish(&t, -1, NULL) == -DSM_ECANCELED);
+    op = add_one(0);
+    CHECK(!dsm_start(user, &op, 1, &t, NULL));
+    CHECK(next_completed() == &t && !dsm_finish(&t, -1, NULL));
+    close_all(1);
+}
+
 /* ---- batches ---- */
 
 static void late_batch(void)
@@ -242,6 +320,9 @@ int main(void)
     signals();
     silent_owner(128);
     silent_owner(0);
+    started_ops();
+    started_batch();
+    started_and_lost();
     late_batch();
     first_that_failed_of_itself();
     for (int order = 0; order < 3; order++) {

@@ -29,6 +29,7 @@ static dsm_region *regions[OWNERS];
 static dsm_remote *remotes[OWNERS];
 static uint8_t descriptors[OWNERS][DSM_DESC_MAX];
 static size_t lengths[OWNERS];
+static uint64_t counts[6]; /* of the threads of all_at_once() */
 
 static dsm_ctx *open_context(const char *fault)
 {
@@ -62,25 +63,31 @@ static void *batches(void *arg)
     return NULL;
 }
 
-/* Word 0, too: an event loop, which must hear of each of its ops whoever reaps them. */
+/* Word 0, too: event loops, which must hear of each of their ops whoever reaps and whoever collects them. */
+static uint32_t heard[2];
+
 static void *loop(void *arg)
 {
     int fd = dsm_event_fd(user);
+    uint32_t *mine = (uint64_t *)arg - counts == 2 ? &heard[0] : &heard[1];
     CHECK(fd >= 0);
     for (int i = 0; i < ROUNDS; i++) {
-        dsm_op ops[OWNERS];
-        dsm_ticket t;
+        struct {
+            dsm_ticket t; /* first: what dsm_completed returns */
+            uint32_t *whose;
+            dsm_op ops[OWNERS];
+        } work = {.whose = mine};
+        note_u32(mine, 0);
         for (int k = 0; k < OWNERS; k++)
-            ops[k] = add_one(k, 0);
-        CHECK(!dsm_submit(user, ops, OWNERS, &t, NULL));
-        while (!dsm_test(&t)) {
+            work.ops[k] = add_one(k, 0);
+        CHECK(!dsm_start(user, work.ops, OWNERS, &work.t, NULL));
+        while (!observe_u32(mine)) {
             struct pollfd on = {.fd = fd, .events = POLLIN};
-            CHECK(!dsm_arm(user));
-            if (dsm_test(&t))
-                break;
-            CHECK(poll(&on, 1, 20000) == 1); /* nobody told of it: it would sleep for ever */
+            poll(&on, 1, 20); /* the other loop may take what we wait for */
+            for (dsm_ticket *t; (t = dsm_completed(user));)
+                publish_u32(*(uint32_t **)(void *)(t + 1), 1);
         }
-        CHECK(!dsm_finish(&t, -1, NULL));
+        CHECK(!dsm_finish(&work.t, -1, NULL));
         *(uint64_t *)arg += OWNERS;
     }
     return NULL;
@@ -140,7 +147,7 @@ static uint64_t sum_of_words(uint64_t word)
 static void all_at_once(const char *fault)
 {
     pthread_t threads[6];
-    uint64_t counts[6] = {0};
+    memset(counts, 0, sizeof counts);
     void *(*const work[6])(void *) = {batches, batches, loop, loop, visits, visits};
     open_all(fault);
     for (int i = 0; i < 6; i++)

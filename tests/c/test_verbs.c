@@ -6,7 +6,9 @@
 #include "fake_device.h"
 #include "mem/core.h"
 
+#include <arpa/inet.h>
 #include <dirent.h>
+#include <poll.h>
 
 #define MS INT64_C(1000000)
 #define HOUR (INT64_C(3600) * 1000 * MS)
@@ -150,6 +152,54 @@ static void lost(enum ibv_event_type what)
     close_two();
 }
 
+/* ---- event loops ---- */
+
+static dsm_ticket *next_completed(void)
+{
+    struct pollfd on = {.fd = dsm_event_fd(user), .events = POLLIN};
+    dsm_ticket *t;
+    while (!(t = dsm_completed(user)))
+        CHECK(poll(&on, 1, -1) == 1);
+    return t;
+}
+
+static int listen_at(const char *address)
+{
+    const char *port = strrchr(address, ':') + 1;
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port))};
+    int on = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    CHECK(fd >= 0 && !bind(fd, (struct sockaddr *)&at, sizeof at) && !listen(fd, 8));
+    return fd;
+}
+
+/* A connection to an owner that says nothing, and a question to one that answers, keep no event loop. */
+static void started_ops(void)
+{
+    dsm_op op = {.code = DSM_OP_FETCH_ADD, .nbytes = 8, .operand = 1};
+    dsm_ticket t;
+    char address[112];
+    open_two(HOUR);
+    op.remote = remote;
+    strcpy(address, dsm_agent_address(owner));
+    CHECK(!dsm_start(user, &op, 1, &t, NULL) && next_completed() == &t && !dsm_finish(&t, -1, NULL));
+    CHECK(!dsm_region_close(region));
+    CHECK(!dsm_start(user, &op, 1, &t, NULL) && next_completed() == &t);
+    CHECK(dsm_finish(&t, -1, NULL) == -DSM_ESTALE);
+    dsm_close(owner);
+    while (!peek_u32(&remote->peer->dead))
+        usleep(1000);
+    int silent = listen_at(address);
+    CHECK(!dsm_start(user, &op, 1, &t, NULL) && !dsm_completed(user));
+    dsm_cancel(user);
+    CHECK(dsm_completed(user) == &t && dsm_finish(&t, -1, NULL) != 0);
+    close(silent);
+    CHECK(!dsm_remote_close(remote));
+    dsm_close(user);
+    CHECK(!fake.regs && !fake.queue_pairs);
+}
+
 /* ---- memory ---- */
 
 static uint8_t mine[BIG];
@@ -253,6 +303,7 @@ int main(void)
     stalls(true);
     lost(IBV_EVENT_QP_FATAL);
     lost(IBV_EVENT_DEVICE_FATAL);
+    started_ops();
     local_region_closed(DSM_OP_WRITE);
     passing_registrations();
     owners_that_go();

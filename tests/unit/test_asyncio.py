@@ -1,0 +1,89 @@
+"""Remote ops in event loops: the loop never waits for them, and rests when nothing is pending."""
+
+import asyncio
+import threading
+
+import pytest
+
+import dsmem
+
+SECRET = b"a secret of thirty-two bytes, yes"
+
+
+@pytest.fixture
+def region():
+    with dsmem.Context("shm", secret=SECRET) as owner, owner.allocate(4096) as memory:
+        yield memory
+
+
+def attached(region, plan=""):
+    context = dsmem.Context(f"fault+shm://{plan}", secret=SECRET, peer_timeout=3600)
+    return context, context.attach(region.descriptor)
+
+
+def readable(loop):
+    """What the loop would wake for at once."""
+    return loop._selector.select(0)
+
+
+@pytest.mark.parametrize("plan", ["", "?delay=*:5ms", "?fail=2", "?delay=2:20ms&fail=2"])
+def test_a_loop_rests_after_its_ops(region, plan):
+    context, remote = attached(region, plan)
+
+    async def run():
+        loop = asyncio.get_running_loop()
+        for n in range(4):
+            ops = [remote.fetch_add_async(8 * k, 1) for k in range(n + 1)]
+            await asyncio.gather(*ops, return_exceptions=True)
+            await asyncio.sleep(0)
+        assert readable(loop) == []
+
+    asyncio.run(run())
+    remote.close()
+    context.close()
+
+
+def test_many_at_once(region):
+    context, remote = attached(region, "?delay=*:1ms")
+
+    async def run():
+        return await asyncio.gather(*(remote.fetch_add_async(0, 1) for _ in range(3000)))
+
+    assert sorted(asyncio.run(run())) == list(range(3000))
+    remote.close()
+    context.close()
+
+
+def test_an_op_that_never_completes_ends_with_its_context(region):
+    context, remote = attached(region, "?drop=1")
+
+    async def run():
+        op = remote.fetch_add_async(0, 1)
+        while not int.from_bytes(bytes(region)[:8], "little"):
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.shield(op), 0.001)
+        context.close()
+        with pytest.raises(dsmem.errors.CanceledError):
+            await op
+        assert readable(asyncio.get_running_loop()) == []
+
+    asyncio.run(run())
+
+
+def test_two_loops_hear_of_their_own_ops(region):
+    context, remote = attached(region, "?delay=*:1ms")
+    found = []
+
+    async def run():
+        for _ in range(50):
+            found.extend(await asyncio.gather(*(remote.fetch_add_async(0, 1) for _ in range(4))))
+
+    threads = [threading.Thread(target=asyncio.run, args=(run(),), kwargs={"debug": True}) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == list(range(400))
+    remote.close()
+    context.close()
