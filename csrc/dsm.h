@@ -166,6 +166,9 @@ int dsm_descriptor_parse(const void *bytes, size_t len, dsm_descriptor *out);
 int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_ns, dsm_remote **out);
 /* EBUSY while ops are outstanding. */
 int dsm_remote_close(dsm_remote *r);
+/* Ops that this thread begins from now on, as parts of a call, wait no longer than until the deadline (of CLOCK_MONOTONIC, in
+ * nanoseconds; INT64_MAX: none), except that each may take 0.2 s, or the peer timeout if that is shorter. */
+void dsm_call_until(int64_t deadline);
 uint64_t dsm_remote_nbytes(const dsm_remote *r);
 uint32_t dsm_remote_access(const dsm_remote *r);
 void dsm_remote_node(const dsm_remote *r, uint8_t id[DSM_NODE_ID]);
@@ -411,7 +414,10 @@ int dsm_sync_format(void *memory, int type, uint32_t members, uint32_t count, ui
 typedef struct dsm_lock dsm_lock;
 /* A lock or a spinlock. EMISMATCH, ECORRUPT, EVERSION, EACCESS, EMEMBERS. */
 int dsm_lock_open(dsm_remote *r, int64_t spin_ns, dsm_lock **out);
-/* What it still holds goes to the next with the news that its holder has gone. Nobody may use the handle any more. */
+/* What it still holds goes to the next with the news that its holder has gone, and its place in the object is free. 0 also where
+ * the memory is gone. After an error it may be called again; other calls with the handle may not. */
+int dsm_lock_leave(dsm_lock *l);
+/* Leaves, unless that was done, and frees the handle. Nobody may use it any more. So do those of the other objects. */
 void dsm_lock_close(dsm_lock *l);
 int dsm_lock_acquire(dsm_lock *l, int64_t timeout_ns);
 /* Any thread of the process may. ENOTHELD: not held with this handle, or taken over. After another error nothing is known, and it
@@ -438,7 +444,9 @@ typedef struct {
     uint64_t rows;                    /* elements of the first axis now; 1 where there is no axis */
     uint64_t row_bytes;
     uint64_t data, shadow; /* offsets; shadow is 0 where there are no versions */
-    uint64_t identity;     /* of this process as a writer */
+    uint64_t identity;     /* of this process as a writer; far: of this struct */
+    uint32_t turn;         /* far: a thread is the writer with this struct */
+    uint32_t left;         /* far: the last one may have left the segment held */
     char dtype[DSM_SEGMENT_DTYPE];
 } dsm_segment;
 
@@ -465,18 +473,26 @@ int dsm_segment_wait(dsm_remote *r, uint64_t offset, const void *seen, void *now
 /* One writer at a time, for all of a new version: begin, change the data (near) or all of a copy (far), then commit or abort. A
  * reader sees the version before until commit, and nothing of what a writer did that dies before. ETIME: another
  * writes. EINVAL: no versions. ENOTHELD: commit or abort without begin. */
-int dsm_segment_begin(dsm_remote *r, const dsm_segment *s, int64_t timeout_ns, uint64_t *version, uint64_t *rows);
+int dsm_segment_begin(dsm_remote *r, dsm_segment *s, int64_t timeout_ns, uint64_t *version, uint64_t *rows);
 /* data: the whole new version, s->rows rows, which is written first; NULL where it is in place already (near). ECORRUPT: the
- * segment no longer has so many. */
-int dsm_segment_commit(dsm_remote *r, const dsm_segment *s, const void *data, uint64_t *version);
-int dsm_segment_abort(dsm_remote *r, const dsm_segment *s);
+ * segment no longer has so many. After an error the caller aborts. */
+int dsm_segment_commit(dsm_remote *r, dsm_segment *s, const void *data, uint64_t *version);
+/* After it the caller writes no more, also after an error; then the next begin with s finds what was left, or leave does. */
+int dsm_segment_abort(dsm_remote *r, dsm_segment *s);
+/* Before s is forgotten: what a write that failed has left is brought to an end. After an error it may be called again. */
+int dsm_segment_leave(dsm_remote *r, dsm_segment *s);
 /* Copies one version of *rows rows into out. 1: it has other rows, *rows tells how many; give so much room. ETIME: writers
- * were too quick for a reader that may not write. */
-int dsm_segment_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint64_t *rows, int64_t timeout_ns,
+ * were too quick until now. *tries is 0 first and stays the caller's, so that one who may write gets his turn at last. */
+int dsm_segment_snapshot(dsm_remote *r, dsm_segment *s, void *out, uint64_t *rows, int64_t timeout_ns, int *tries,
                          uint64_t *version);
+int dsm_segment_writer(dsm_remote *r, uint64_t *identity); /* 0: nobody writes */
+/* Takes the turn from a writer that the caller knows to be gone (a node elsewhere, which nothing here proves dead). 1: done, 0: that
+ * one does not write. */
+int dsm_segment_evict(dsm_remote *r, dsm_segment *s, uint64_t holder);
 
 typedef struct dsm_rwlock dsm_rwlock;
 int dsm_rwlock_open(dsm_remote *r, int64_t spin_ns, dsm_rwlock **out);
+int dsm_rwlock_leave(dsm_rwlock *rw);
 void dsm_rwlock_close(dsm_rwlock *rw);
 int dsm_rwlock_read(dsm_rwlock *rw, int64_t timeout_ns);
 int dsm_rwlock_unread(dsm_rwlock *rw); /* ENOTHELD */
@@ -489,6 +505,7 @@ int dsm_rwlock_readers(dsm_rwlock *rw, int *recovered); /* of this handle */
 
 typedef struct dsm_semaphore dsm_semaphore;
 int dsm_semaphore_open(dsm_remote *r, int64_t spin_ns, dsm_semaphore **out);
+int dsm_semaphore_leave(dsm_semaphore *m);
 void dsm_semaphore_close(dsm_semaphore *m); /* gives its permits back */
 int dsm_semaphore_acquire(dsm_semaphore *m, int64_t timeout_ns);
 int dsm_semaphore_release(dsm_semaphore *m);              /* ENOTHELD: this handle has no permit */
@@ -513,6 +530,7 @@ typedef struct {
 } dsm_waiter;
 /* lock: the one whose id the condition was made with, open as long as the condition; NULL: its own. EMISMATCH. */
 int dsm_condition_open(dsm_remote *r, dsm_lock *lock, int64_t spin_ns, dsm_condition **out);
+int dsm_condition_leave(dsm_condition *c);
 void dsm_condition_close(dsm_condition *c);
 dsm_lock *dsm_condition_lock(dsm_condition *c);
 /* A wait: begin (gives the lock back), wait until it does not answer 0 or time is over, take the lock, finish. ENOTHELD, EMEMBERS. */
@@ -521,19 +539,21 @@ dsm_lock *dsm_condition_lock(dsm_condition *c);
 int dsm_condition_begin(dsm_condition *c, dsm_waiter *w);
 int dsm_condition_wait(dsm_waiter *w, int64_t timeout_ns);
 int dsm_condition_finish(dsm_waiter *w, int inherit); /* 1: notified, 0: not: the wait may begin again */
+void dsm_condition_abandon(dsm_waiter *w);            /* in place of finish, where the lock can't be had again */
 int dsm_condition_notify(dsm_condition *c, uint64_t n);
 
 typedef struct dsm_barrier dsm_barrier;
 #define DSM_BARRIER_ANY UINT64_MAX
 int dsm_barrier_open(dsm_remote *r, int64_t spin_ns, dsm_barrier **out);
+int dsm_barrier_leave(dsm_barrier *b);
 void dsm_barrier_close(dsm_barrier *b);
 /* 2: as the last; without finish it calls dsm_barrier_finish before the others go on. 1: wait for the others. EBROKEN. */
 int dsm_barrier_arrive(dsm_barrier *b, int finish, int64_t timeout_ns, uint64_t *generation, uint32_t *index);
-int dsm_barrier_finish(dsm_barrier *b, uint64_t generation, int64_t timeout_ns);
+int dsm_barrier_finish(dsm_barrier *b, uint64_t generation);
 int dsm_barrier_wait(dsm_barrier *b, uint64_t generation, int64_t timeout_ns);
-int dsm_barrier_break(dsm_barrier *b, uint64_t generation,
-                      int64_t timeout_ns); /* only while it is in that generation */
-int dsm_barrier_reset(dsm_barrier *b, int64_t timeout_ns);
+/* generation: of the arrival; DSM_BARRIER_ANY: whatever it is. 1: it is broken, 0: it has ended otherwise. Waits for nobody. */
+int dsm_barrier_break(dsm_barrier *b, uint64_t generation);
+int dsm_barrier_reset(dsm_barrier *b);                /* waits for nobody */
 int dsm_barrier_waiting(dsm_barrier *b, int *broken); /* how many, or -DSM_E… */
 uint32_t dsm_barrier_parties(const dsm_barrier *b);
 
@@ -541,6 +561,7 @@ typedef struct dsm_once dsm_once;
 #define DSM_ONCE_RUN 1
 #define DSM_ONCE_DONE 2
 int dsm_once_open(dsm_remote *r, int64_t spin_ns, dsm_once **out);
+int dsm_once_leave(dsm_once *o);
 void dsm_once_close(dsm_once *o);
 int dsm_once_begin(dsm_once *o, int64_t timeout_ns); /* DSM_ONCE_…; 0: another one still runs */
 int dsm_once_end(dsm_once *o, int done);             /* done 0: it failed, another one may run. ENOTHELD */

@@ -100,8 +100,19 @@ class Lamport(_Clock):
         return self._core.lamport()
 
     def receive(self, stamp: int) -> int:
-        """The stamp of the receipt of a message that had this stamp; greater than both."""
+        """The stamp of the receipt of a message that had this stamp; greater than both.
+
+        Raises
+        ------
+        ClockDriftError
+            The stamp is 2**48 or more ahead of this clock: no message of a working clock is. The clock has not changed.
+        """
         return self._core.lamport(stamp)
+
+
+def _is_number(value: object) -> bool:
+    """A real number; no comparison with NaN holds, so whoever asks for a range refuses it."""
+    return isinstance(value, (int, float)) or (hasattr(value, "__float__") and not isinstance(value, (str, bytes)))
 
 
 class HybridClock(_Clock):
@@ -130,16 +141,20 @@ class HybridClock(_Clock):
         wall: Callable[[], float] | None = None,
     ) -> None:
         super().__init__(True, shared)
-        if not 0 <= max_drift < 1e12:
+        if not _is_number(max_drift) or not 0 <= max_drift < 1e12:
             raise errors.InvalidArgumentError(f"max_drift={max_drift!r}: seconds")
+        if wall is not None and not callable(wall):
+            raise errors.InvalidArgumentError(f"wall={wall!r}: a callable that returns seconds since 1970")
         self._drift_ms = int(max_drift * 1000)
         self._wall = wall
 
     def _stamp(self, received: int) -> int:
-        now = -1 if self._wall is None else int(self._wall() * 1000)
-        if self._wall is not None and not 0 <= now < 1 << 48:
-            raise errors.InvalidArgumentError(f"the wall clock says {now} ms")
-        return self._core.hybrid(received, now, self._drift_ms)
+        if self._wall is None:
+            return self._core.hybrid(received, -1, self._drift_ms)
+        now = self._wall()
+        if not _is_number(now) or not 0 <= now * 1000 < 1 << 48:
+            raise errors.InvalidArgumentError(f"the wall clock says {now!r}: seconds since 1970")
+        return self._core.hybrid(received, int(now * 1000), self._drift_ms)
 
     def send(self) -> int:
         """The stamp of an event here.
@@ -164,4 +179,6 @@ class HybridClock(_Clock):
     @staticmethod
     def split(stamp: int) -> tuple[float, int]:
         """Seconds since 1970 and counter of a stamp."""
+        if _core.whole(stamp, 0, (1 << 64) - 1) is None:
+            raise errors.InvalidArgumentError(f"{stamp!r} is no stamp")
         return (stamp >> _COUNTER_BITS) / 1000, stamp & (1 << _COUNTER_BITS) - 1

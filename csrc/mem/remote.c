@@ -1,6 +1,8 @@
 /* Memory of other processes: the checks that failed, and the handles. */
 #include "remote.h"
 
+#include "../base/clock.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,6 +23,21 @@ int remote_refuse(const dsm_remote *r, uint64_t offset, uint64_t nbytes, uint32_
     if (peek_u32(&r->peer->dead))
         return err_set(DSM_EPEER, 0, "%s", r->peer->address);
     return err_set(DSM_ESTALE, 0, "its owner has closed the region");
+}
+
+/* Thread-local, since it belongs to a call and a call to its thread: so no op of a protocol can be forgotten. */
+static __thread int64_t call_deadline = DEADLINE_NEVER;
+enum { CALL_GRACE_NS = 200000000 };
+
+void dsm_call_until(int64_t deadline) { call_deadline = deadline; }
+
+int64_t call_patience(int64_t peer_timeout_ns)
+{
+    if (call_deadline == DEADLINE_NEVER)
+        return peer_timeout_ns;
+    int64_t left = call_deadline - clock_ns();
+    left = left < CALL_GRACE_NS ? CALL_GRACE_NS : left;
+    return left < peer_timeout_ns ? left : peer_timeout_ns;
 }
 
 int dsm_remote_close(dsm_remote *r)

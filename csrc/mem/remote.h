@@ -17,7 +17,19 @@ static inline int remote_check(const dsm_remote *r, uint64_t offset, uint64_t nb
     return __builtin_expect(good, 1) ? 0 : remote_refuse(r, offset, nbytes, right, right == DSM_ATOMIC);
 }
 
-/* How long an op may take that has no deadline of its own: the peer timeout. */
-static inline int64_t remote_patience(const dsm_remote *r) { return r->ctx ? r->ctx->peer_timeout_ns : -1; }
+/* How long an op may take that is one of several of a call: the peer timeout, but no longer than the thread's call, see
+ * dsm_call_until(). Near, nothing waits. */
+int64_t call_patience(int64_t peer_timeout_ns);
+static inline int64_t remote_patience(const dsm_remote *r)
+{
+    return r->near || !r->ctx ? -1 : call_patience(r->ctx->peer_timeout_ns);
+}
+
+/* The same for an op that moves much: 10 MB/s are always waited for. */
+static inline int64_t remote_patience_for(const dsm_remote *r, uint64_t nbytes)
+{
+    int64_t patience = remote_patience(r);
+    return patience < 0 ? patience : patience + (int64_t)nbytes * 100;
+}
 
 #endif

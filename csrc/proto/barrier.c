@@ -3,22 +3,36 @@
  *
  * Of its own the object has
  *   offset  bytes  what
- *        0      8  round: bit 0: broken; bits 1-63: generation, which grows when the parties go on and with every reset
- *        8      8  arrived: parties of this generation that have come
- *       16      8  ends: bit g mod 64: generation g ended by a reset, its parties did not meet
- *       24     40  zero
+ *        0      8  round: bit 0: broken; bits 1-19: how many generations ago the last one was that ended by a reset (0:
+ *                  never, most: that many or more); bits 20-63: generation, which grows when the parties go on and with every reset
+ *        8      8  arrived: bits 0-10: parties that have come; bits 11-63: to this generation, modulo 2^53
+ *       16     48  zero
  *       64     8n  who has come: identities (member.h), in the order of arrival
- * All of it is written by the holder of the object's lock (lock.h), with plain stores, and read by anybody.
  *
- * Order of the writes: who, then arrived; ends and arrived, then round. If a process dies
- *   while it holds the lock      the next holder gets the news and breaks the barrier: some of the writes may be missing
- *   after it has arrived         a waiter finds it dead within 50 ms and breaks the barrier; also while it runs the action
+ * ROUND is the word that counts. Only compare-swaps change it, and it takes no value twice. Three things can end a generation, and
+ * one of them does: the parties have met (by the last of them), a reset, a break (which keeps the generation and sets the bit). Breaks
+ * and resets need no lock, so neither who died with it nor who was stopped with it keeps anybody in a wait.
+ *
+ * ARRIVED and who has come are written by the holder of the object's lock (lock.h), with plain stores: first who, then arrived. What
+ * an earlier generation has left there is void.
+ *
+ * A sleeper that finds a later generation than its own asks how its own ended: by the reset, if that is where the last reset was; if
+ * there was one later, it is told of that. A sleeper that has overslept 2^19 generations without one is told that it met.
+ *
+ * If a process dies
+ *   while it holds the lock      the next holder gets the news and breaks the barrier: it may have come without being counted
+ *   after it has arrived         a waiter finds it dead within 50 ms and breaks the barrier, also while it runs the action; so does the
+ *                                last to come, if he has not looked for 40 ms
  */
 #include "lock.h"
 
 #include <stdlib.h>
 
-enum { ROUND = 0, ARRIVED = 8, ENDS = 16, WHO = SYNC_LINE };
+enum { ROUND = 0, ARRIVED = 8, WHO = SYNC_LINE, GENERATION_SHIFT = 20, COUNT_BITS = 11 };
+#define BROKEN 1ull
+#define AGE_ONE 2ull
+#define AGE_MOST ((1ull << GENERATION_SHIFT) - AGE_ONE)
+#define COUNT ((1ull << COUNT_BITS) - 1)
 
 struct dsm_barrier {
     dsm_lock lock;
@@ -26,21 +40,42 @@ struct dsm_barrier {
 };
 
 struct state {
-    uint64_t round, arrived, ends;
+    uint64_t round, arrived;
 };
 
 static const struct seat *seat(const dsm_barrier *b) { return &b->lock.seat; }
 
+static uint64_t generation_of(uint64_t round) { return round >> GENERATION_SHIFT; }
+
+static uint64_t age_of(uint64_t round) { return round & AGE_MOST; }
+
+static uint64_t next_round(uint64_t round, bool met)
+{
+    uint64_t age = age_of(round);
+    age = !met ? AGE_ONE : !age || age == AGE_MOST ? age : age + AGE_ONE;
+    return (generation_of(round) + 1) << GENERATION_SHIFT | age;
+}
+
+/* How a generation ended that is before that of 'round'. */
+static bool was_met(uint64_t round, uint64_t generation)
+{
+    uint64_t age = age_of(round);
+    return !age || age == AGE_MOST || generation_of(round) - age / AGE_ONE < generation;
+}
+
 static int read_state(dsm_barrier *b, struct state *s)
 {
+    uint64_t arrived;
     int rc = seat_read(seat(b), seat(b)->own + ROUND, &s->round);
     if (!rc)
-        rc = seat_read(seat(b), seat(b)->own + ARRIVED, &s->arrived);
-    if (!rc)
-        rc = seat_read(seat(b), seat(b)->own + ENDS, &s->ends);
-    if (!rc && s->arrived > seat(b)->count)
-        rc = err_set(DSM_ECORRUPT, 0, "%llu of %u parties", (unsigned long long)s->arrived, seat(b)->count);
-    return rc;
+        rc = seat_read(seat(b), seat(b)->own + ARRIVED, &arrived);
+    if (rc)
+        return rc;
+    bool now = arrived >> COUNT_BITS == generation_of(s->round) && !(s->round & BROKEN);
+    s->arrived = now ? arrived & COUNT : 0;
+    if (s->arrived > seat(b)->count)
+        return err_set(DSM_ECORRUPT, 0, "%llu of %u parties", (unsigned long long)s->arrived, seat(b)->count);
+    return 0;
 }
 
 static int put(dsm_barrier *b, uint64_t offset, uint64_t value)
@@ -48,68 +83,132 @@ static int put(dsm_barrier *b, uint64_t offset, uint64_t value)
     return seat_write(seat(b), seat(b)->own + offset, value);
 }
 
-static int turn(dsm_barrier *b, uint64_t round)
+static int broken(void) { return err_set(DSM_EBROKEN, 0, "barrier"); }
+
+/* ---- the round ---- */
+
+/* 1: done, or another one did it; 0: the round was another, *found tells it. A break may be written by several: it is one all the
+ * same. */
+static int turn(dsm_barrier *b, uint64_t from, uint64_t to, uint64_t *found)
 {
-    int rc = put(b, ROUND, round);
+    int rc = SWAP_UNKNOWN;
+    *found = from;
+    for (int i = 0; i < SURE_TRIES && rc == SWAP_UNKNOWN && *found == from; i++)
+        rc = seat_swap(seat(b), seat(b)->own + ROUND, from, to, found);
+    if (rc < 0)
+        return rc;
+    if (rc == SWAP_UNKNOWN && *found == from)
+        return err_set(DSM_EIO, 0, "%d times in a row", SURE_TRIES);
+    if (rc != SWAP_DONE && *found != to)
+        return 0;
     if (seat(b)->near)
         bell_ring((struct bell *)(void *)(seat(b)->near + SYNC_SECOND), BELL_ALL);
+    return 1;
+}
+
+/* The parties have met, unless it was broken or reset meanwhile. */
+static int meet(dsm_barrier *b, uint64_t round)
+{
+    uint64_t found;
+    int rc = turn(b, round, next_round(round, true), &found);
+    return rc ? rc : broken();
+}
+
+/* 1: the generation (DSM_BARRIER_ANY: whatever it is) is broken now, 0: it has ended otherwise. */
+int dsm_barrier_break(dsm_barrier *b, uint64_t generation)
+{
+    uint64_t round;
+    int rc = seat_read(seat(b), seat(b)->own + ROUND, &round);
+    while (!rc) {
+        if (generation != DSM_BARRIER_ANY && generation != generation_of(round))
+            return 0;
+        rc = round & BROKEN ? 1 : turn(b, round, round | BROKEN, &round);
+    }
     return rc;
+}
+
+/* The news of who died with the lock is for the generation that is over. */
+static void forget_the_dead(dsm_barrier *b)
+{
+    b->lock.looked = 0;
+    if (lock_acquire_again(&b->lock, 0) == 1)
+        lock_give_up(&b->lock, false);
+}
+
+int dsm_barrier_reset(dsm_barrier *b)
+{
+    struct state s;
+    int rc = 0;
+    while (!rc) {
+        rc = read_state(b, &s);
+        if (!rc && !s.arrived && !(s.round & BROKEN))
+            return 0;
+        if (!rc)
+            rc = turn(b, s.round, next_round(s.round, false), &s.round);
+    }
+    forget_the_dead(b);
+    return rc < 0 ? rc : 0;
 }
 
 /* ---- under the lock ---- */
 
-static int begin_next(dsm_barrier *b, const struct state *s, bool met)
-{
-    uint64_t bit = 1ull << (s->round >> 1 & 63);
-    int rc = put(b, ENDS, met ? s->ends & ~bit : s->ends | bit);
-    if (!rc)
-        rc = put(b, ARRIVED, 0);
-    return rc ? rc : turn(b, ((s->round >> 1) + 1) << 1);
-}
-
-static int break_it(dsm_barrier *b, const struct state *s) { return s->round & 1 ? 0 : turn(b, s->round | 1); }
-
-static int broken(void) { return err_set(DSM_EBROKEN, 0, "barrier"); }
-
-/* With the lock: 1 and the state, or what to return. A state that a dead holder may have left half written is broken. */
+/* With the lock: 1 and the state, or what to return. Who died with the lock may have come. */
 static int open_state(dsm_barrier *b, int64_t timeout_ns, struct state *s)
 {
-    int rc = dsm_lock_acquire(&b->lock, timeout_ns);
+    int rc = lock_acquire_again(&b->lock, timeout_ns);
     if (rc != 1)
         return rc;
-    rc = read_state(b, s);
-    if (!rc && dsm_lock_recovered(&b->lock)) {
-        rc = break_it(b, s);
-        s->round |= 1;
-    }
+    rc = dsm_lock_recovered(&b->lock) ? dsm_barrier_break(b, DSM_BARRIER_ANY) : 0;
+    if (rc >= 0)
+        rc = read_state(b, s);
     if (!rc)
         return 1;
-    lock_release(&b->lock, true);
+    lock_give_up(&b->lock, true);
     return rc;
 }
 
+/* What is done under the lock has taken effect, whether or not the lock could be given back; the next call does that. */
 static int close_state(dsm_barrier *b, int rc)
 {
-    int released = lock_release(&b->lock, false);
-    return rc < 0 || !released ? rc : released;
+    lock_give_up(&b->lock, false);
+    return rc;
 }
 
 /* ---- arrival ---- */
 
+static bool somebody_died(dsm_barrier *b, uint64_t arrived)
+{
+    uint64_t alive = seat(b)->identity;
+    for (uint64_t i = 0; i < arrived && i < seat(b)->count; i++) {
+        uint64_t who = observe_u64(seat_word(seat(b), seat(b)->own + WHO + 8 * i));
+        if (who == alive)
+            continue;
+        if (member_dead(who))
+            return true;
+        alive = who;
+    }
+    return false;
+}
+
 /* 1: arrived, 2: arrived as the last, 0: all places are taken, the last of them has not finished. */
 static int arrive(dsm_barrier *b, struct state *s, bool finish)
 {
-    if (s->round & 1)
+    uint64_t generation = generation_of(s->round);
+    if (s->round & BROKEN)
         return broken();
     if (s->arrived == seat(b)->count)
         return 0;
+    bool last = s->arrived + 1 == seat(b)->count;
+    if (last && seat(b)->near && seat_time_to_look(&b->looked) && somebody_died(b, s->arrived)) {
+        int rc = dsm_barrier_break(b, generation);
+        return rc < 0 ? rc : broken();
+    }
     int rc = put(b, WHO + 8 * s->arrived, seat(b)->identity);
     if (!rc)
-        rc = put(b, ARRIVED, s->arrived + 1);
-    bool last = s->arrived + 1 == seat(b)->count;
+        rc = put(b, ARRIVED, generation << COUNT_BITS | (s->arrived + 1));
     if (!rc && last && finish)
-        rc = begin_next(b, s, true);
-    return rc ? rc : 1 + last;
+        rc = meet(b, s->round);
+    return rc < 0 ? rc : 1 + last;
 }
 
 static int wait_for_end(dsm_barrier *b, uint64_t generation, int64_t timeout_ns);
@@ -123,7 +222,7 @@ int dsm_barrier_arrive(dsm_barrier *b, int finish, int64_t timeout_ns, uint64_t 
         if (rc != 1)
             return rc;
         rc = close_state(b, arrive(b, &s, finish));
-        *generation = s.round >> 1;
+        *generation = generation_of(s.round);
         *index = (uint32_t)s.arrived;
         if (rc)
             return rc;
@@ -135,58 +234,37 @@ int dsm_barrier_arrive(dsm_barrier *b, int finish, int64_t timeout_ns, uint64_t 
     }
 }
 
-int dsm_barrier_finish(dsm_barrier *b, uint64_t generation, int64_t timeout_ns)
+int dsm_barrier_finish(dsm_barrier *b, uint64_t generation)
 {
-    struct state s;
-    int rc = open_state(b, timeout_ns, &s);
-    if (rc != 1)
+    uint64_t round;
+    int rc = seat_read(seat(b), seat(b)->own + ROUND, &round);
+    if (rc)
         return rc;
-    if (s.round != generation << 1)
-        rc = broken();
-    else
-        rc = begin_next(b, &s, true);
-    return close_state(b, rc ? rc : 1);
+    return generation_of(round) == generation && !(round & BROKEN) ? meet(b, round) : broken();
 }
 
 /* ---- waiting ---- */
 
 static int ended(dsm_barrier *b, uint64_t generation, uint64_t *round)
 {
-    uint64_t ends;
     int rc = seat_read(seat(b), seat(b)->own + ROUND, round);
-    if (rc || *round == generation << 1)
+    if (rc)
         return rc;
-    if (*round >> 1 == generation)
-        return broken();
-    rc = seat_read(seat(b), seat(b)->own + ENDS, &ends);
-    return rc ? rc : ends >> (generation & 63) & 1 ? broken() : 1;
+    if (generation_of(*round) == generation)
+        return *round & BROKEN ? broken() : 0;
+    return was_met(*round, generation) ? 1 : broken();
 }
 
-static bool somebody_died(dsm_barrier *b)
-{
-    uint64_t arrived = observe_u64(seat_word(seat(b), seat(b)->own + ARRIVED)), alive = seat(b)->identity;
-    for (uint64_t i = 0; i < arrived && i < seat(b)->count; i++) {
-        uint64_t who = observe_u64(seat_word(seat(b), seat(b)->own + WHO + 8 * i));
-        if (who == alive)
-            continue;
-        if (member_dead(who))
-            return true;
-        alive = who;
-    }
-    return false;
-}
-
-/* Looked at without the lock first, then with it. */
 static int break_for_the_dead(dsm_barrier *b, uint64_t generation)
 {
     struct state s;
-    if (!seat(b)->near || !seat_time_to_look(&b->looked) || !somebody_died(b))
+    if (!seat(b)->near || !seat_time_to_look(&b->looked))
         return 0;
-    int rc = open_state(b, SEAT_LOOK_NS, &s);
-    if (rc != 1)
+    int rc = read_state(b, &s);
+    if (rc || generation_of(s.round) != generation || !somebody_died(b, s.arrived))
         return rc;
-    rc = s.round == generation << 1 && somebody_died(b) ? break_it(b, &s) : 0;
-    return close_state(b, rc);
+    rc = dsm_barrier_break(b, generation);
+    return rc < 0 ? rc : 0;
 }
 
 static int wait_for_end(dsm_barrier *b, uint64_t generation, int64_t timeout_ns)
@@ -214,35 +292,14 @@ int dsm_barrier_wait(dsm_barrier *b, uint64_t generation, int64_t timeout_ns)
     return wait_for_end(b, generation, timeout_ns);
 }
 
-/* ---- abort, reset ---- */
-
-int dsm_barrier_break(dsm_barrier *b, uint64_t generation, int64_t timeout_ns)
-{
-    struct state s;
-    int rc = open_state(b, timeout_ns, &s);
-    if (rc != 1)
-        return rc;
-    if (generation == DSM_BARRIER_ANY || generation == s.round >> 1)
-        rc = break_it(b, &s);
-    return close_state(b, rc < 0 ? rc : 1);
-}
-
-int dsm_barrier_reset(dsm_barrier *b, int64_t timeout_ns)
-{
-    struct state s;
-    int rc = open_state(b, timeout_ns, &s);
-    if (rc != 1)
-        return rc;
-    rc = s.arrived || s.round & 1 ? begin_next(b, &s, false) : 0;
-    return close_state(b, rc < 0 ? rc : 1);
-}
-
 int dsm_barrier_waiting(dsm_barrier *b, int *is_broken)
 {
     struct state s;
     int rc = read_state(b, &s);
-    *is_broken = (int)(s.round & 1);
-    return rc ? rc : *is_broken ? 0 : (int)s.arrived;
+    if (rc)
+        return rc;
+    *is_broken = (int)(s.round & BROKEN);
+    return (int)s.arrived;
 }
 
 uint32_t dsm_barrier_parties(const dsm_barrier *b) { return seat(b)->count; }
@@ -259,6 +316,8 @@ int dsm_barrier_open(dsm_remote *r, int64_t spin_ns, dsm_barrier **out)
         *out = b;
     return rc;
 }
+
+int dsm_barrier_leave(dsm_barrier *b) { return lock_leave(&b->lock); }
 
 void dsm_barrier_close(dsm_barrier *b)
 {

@@ -1,12 +1,12 @@
 #include "clock.h"
 
 #include "../base/clock.h"
-#include "../mem/remote.h"
+#include "sure.h"
 
 static int look(const dsm_clock *c, uint64_t *now)
 {
     if (c->remote)
-        return dsm_read(c->remote, c->offset, now, 8, remote_patience(c->remote));
+        return sure_read(c->remote, c->offset, now, 8);
     *now = observe_u64(c->own);
     return 0;
 }
@@ -49,6 +49,13 @@ static int advance(const dsm_clock *c, uint64_t after, uint64_t floor, uint64_t 
 
 int dsm_clock_lamport(const dsm_clock *c, uint64_t received, uint64_t *stamp)
 {
+    uint64_t seen;
+    int rc = received > LAMPORT_JUMP ? look(c, &seen) : 0;
+    if (rc)
+        return rc;
+    if (received > LAMPORT_JUMP && received - LAMPORT_JUMP > seen)
+        return err_set(DSM_EDRIFT, 0, "stamp %llu, 2^48 ahead of this clock's %llu", (unsigned long long)received,
+                       (unsigned long long)seen);
     return advance(c, received, 0, UINT64_MAX, stamp);
 }
 
@@ -59,6 +66,10 @@ int dsm_clock_hybrid(const dsm_clock *c, uint64_t received, int64_t now_ms, uint
     if (now > last)
         return err_set(DSM_EINVAL, 0, "a wall clock of %llu ms", (unsigned long long)now);
     uint64_t latest = max_drift_ms < last - now ? now + max_drift_ms : last;
+    if (received >> STAMP_COUNTER_BITS > latest)
+        return err_set(DSM_EDRIFT, 0, "stamp %llu, and the latest is %llu ms", (unsigned long long)received,
+                       (unsigned long long)latest);
+    latest += latest < last; /* room to send after a stamp of the latest millisecond */
     uint64_t counters = (1u << STAMP_COUNTER_BITS) - 1;
     return advance(c, received, now << STAMP_COUNTER_BITS, latest << STAMP_COUNTER_BITS | counters, stamp);
 }

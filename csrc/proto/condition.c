@@ -6,28 +6,36 @@
  *        0      8  state: bits 0-1: 0 free, 1 waiting, 2 notified; bits 2-63: the token of the grant in which it began to wait
  *        8      8  who: identity (member.h) of the waiter's process; 0 while free
  *       16      8  bell
- *       24     40  zero
+ *       24      8  when: the token of the grant in which it was notified
+ *       32     32  zero
  * All of it but the bell is written by the holder of the lock, with plain stores. The token orders the waiters and names them: a
  * holder gives the lock back when it begins to wait, so no two have the same.
  *
  *   wait     holding the lock: who, then state waiting; release; sleep until notified; take the lock; state free, then who 0
- *   notify   holding the lock: the oldest that wait become notified; their bells ring
+ *   notify   holding the lock: the oldest that wait get 'when' and become notified; their bells ring
  *
  * A notification is not lost with whom it was given to: until a waiter has the lock again and has freed its line it may die, and
  * then its line says 'notified' with a dead owner. Who waits looks for such lines every 50 ms, takes the lock, and goes
- * on in the dead one's place. What dies with the lock held comes to the next holder as the lock's news.
+ * on in the dead one's place, if it waited already when that one was notified. What dies with the lock held comes to the next
+ * holder as the lock's news.
+ *
+ * FAR, an outage may keep a waiter from the lock, and so from freeing its line. The handle remembers such lines, and frees them,
+ * passing on what they were given, as soon as it has the lock again, at the latest when it is closed.
  */
 #include "lock.h"
 
 #include <stdlib.h>
 
-enum { STATE = 0, WHO = 8, BELL = 16, FREE = 0, WAITING = 1, NOTIFIED = 2 };
+enum { STATE = 0, WHO = 8, BELL = 16, WHEN = 24, FREE = 0, WAITING = 1, NOTIFIED = 2 };
 
 struct dsm_condition {
     dsm_lock inner; /* the object's own lock, and this handle's seat */
     dsm_lock *lock; /* the one that counts */
     uint64_t looked;
     uint8_t *copy; /* far: of all lines */
+    uint64_t
+        *left; /* far: of each line, the token of a wait of this handle that could not free it, or 0; under the lock */
+    uint32_t owing; /* there may be one */
 };
 
 static const struct seat *seat(const dsm_condition *c) { return &c->inner.seat; }
@@ -68,22 +76,24 @@ static int free_line(dsm_condition *c, uint32_t line)
     return rc ? rc : put(c, line, WHO, 0);
 }
 
-static int wake(dsm_condition *c, uint32_t line)
+static int wake(dsm_condition *c, uint32_t line, uint64_t when)
 {
-    int rc = put(c, line, STATE, (value(c, line, STATE) & ~3ull) | NOTIFIED);
+    int rc = put(c, line, WHEN, when);
+    if (!rc)
+        rc = put(c, line, STATE, (value(c, line, STATE) & ~3ull) | NOTIFIED);
     if (seat(c)->near)
         bell_ring((struct bell *)(void *)(seat(c)->near + at(c, line, BELL)), 1);
     return rc;
 }
 
-/* The line of the oldest that waits and began after 'after', or -1. */
-static int64_t oldest(const dsm_condition *c, uint64_t after)
+/* The line of the oldest that waits and began after 'after' and before 'when', or -1. */
+static int64_t oldest(const dsm_condition *c, uint64_t after, uint64_t when)
 {
     int64_t best = -1;
     uint64_t first = UINT64_MAX;
     for (uint32_t i = 0; i < seat(c)->count; i++) {
         uint64_t state = value(c, i, STATE);
-        if ((state & 3) == WAITING && state > after && state < first) {
+        if ((state & 3) == WAITING && state > after && state >> 2 < when && state < first) {
             first = state;
             best = i;
         }
@@ -91,35 +101,39 @@ static int64_t oldest(const dsm_condition *c, uint64_t after)
     return best;
 }
 
-static int notify(dsm_condition *c, uint64_t n)
+static int notify(dsm_condition *c, uint64_t n, uint64_t when)
 {
     int rc = 0;
     uint64_t after = 0;
     for (uint64_t i = 0; i < n && !rc; i++) {
-        int64_t line = oldest(c, after);
+        int64_t line = oldest(c, after, when);
         if (line < 0)
             break;
         after = value(c, (uint32_t)line, STATE);
-        rc = wake(c, (uint32_t)line);
+        rc = wake(c, (uint32_t)line, when);
     }
     return rc;
 }
 
-/* A line whose owner is dead becomes free; its notification goes to another waiter, or with own to the caller: *got. */
-static int bury(dsm_condition *c, uint32_t line, bool own, bool *got)
+/* The line of a waiter that is no more becomes free; its notification goes to another one. First there, then here: a death in
+ * between wakes one too many, not one too few. */
+static int bury(dsm_condition *c, uint32_t line)
 {
-    bool news = (value(c, line, STATE) & 3) == NOTIFIED;
-    int rc = free_line(c, line);
-    if (!news || rc)
-        return rc;
-    if (own)
-        *got = true;
-    return own ? 0 : notify(c, 1);
+    int rc = 0;
+    if ((value(c, line, STATE) & 3) == NOTIFIED)
+        rc = notify(c, 1, value(c, line, WHEN));
+    return rc ? rc : free_line(c, line);
 }
 
 static bool line_of_the_dead(const dsm_condition *c, uint32_t line)
 {
     return seat(c)->near && member_dead(value(c, line, WHO));
+}
+
+/* Whether a line says 'notified', its waiter is dead, and one that began with this token waited then. */
+static bool inheritable(const dsm_condition *c, uint32_t line, uint64_t token)
+{
+    return (value(c, line, STATE) & 3) == NOTIFIED && token < value(c, line, WHEN) && line_of_the_dead(c, line);
 }
 
 static int find_line(dsm_condition *c, uint32_t *line)
@@ -132,17 +146,44 @@ static int find_line(dsm_condition *c, uint32_t *line)
     for (uint32_t i = 0; i < seat(c)->count; i++)
         if (line_of_the_dead(c, i)) {
             *line = i;
-            return bury(c, i, false, NULL);
+            return bury(c, i);
         }
     return err_set(DSM_EMEMBERS, 0, "%u wait already", seat(c)->count);
+}
+
+/* The lines as they are, without those that this handle has left behind. */
+static int open_lines(dsm_condition *c)
+{
+    int rc = read_lines(c);
+    if (rc || !observe_u32(&c->owing))
+        return rc;
+    note_u32(&c->owing, 0);
+    for (uint32_t i = 0; i < seat(c)->count; i++) {
+        if (c->left[i] && value(c, i, STATE) >> 2 == c->left[i] && value(c, i, WHO) == seat(c)->identity)
+            rc = rc ? rc : bury(c, i);
+        c->left[i] = rc ? c->left[i] : 0;
+    }
+    if (rc)
+        note_u32(&c->owing, 1);
+    return rc ? rc : read_lines(c);
+}
+
+/* publish of owing: pairs with observe_u32 in open_lines(), by whoever has the lock next. */
+void dsm_condition_abandon(dsm_waiter *w)
+{
+    dsm_condition *c = w->condition;
+    if (!c->left)
+        return;
+    note_u64(&c->left[w->line], w->token);
+    publish_u32(&c->owing, 1);
 }
 
 int dsm_condition_notify(dsm_condition *c, uint64_t n)
 {
     int rc = refuse_without_lock(c);
     if (!rc)
-        rc = read_lines(c);
-    return rc ? rc : notify(c, n);
+        rc = open_lines(c);
+    return rc ? rc : notify(c, n, dsm_lock_token(c->lock));
 }
 
 int dsm_condition_begin(dsm_condition *c, dsm_waiter *w)
@@ -150,7 +191,7 @@ int dsm_condition_begin(dsm_condition *c, dsm_waiter *w)
     int rc = refuse_without_lock(c);
     *w = (dsm_waiter){.condition = c, .token = dsm_lock_token(c->lock)};
     if (!rc)
-        rc = read_lines(c);
+        rc = open_lines(c);
     if (!rc)
         rc = find_line(c, &w->line);
     if (rc)
@@ -160,38 +201,48 @@ int dsm_condition_begin(dsm_condition *c, dsm_waiter *w)
         rc = put(c, w->line, STATE, w->token << 2 | WAITING);
     if (!rc)
         rc = dsm_lock_release(c->lock);
-    if (rc) {
+    if (rc && seat(c)->near) {
         put(c, w->line, STATE, w->token << 2);
         put(c, w->line, WHO, 0);
+    } else if (rc) { /* the lock may be another's by now */
+        dsm_condition_abandon(w);
     }
     return rc;
 }
 
-int dsm_condition_finish(dsm_waiter *w, int inherit)
+static int finish(dsm_condition *c, const dsm_waiter *w, bool inherit)
 {
-    dsm_condition *c = w->condition;
-    bool got = false;
-    int rc = read_lines(c);
+    int rc = open_lines(c);
     if (rc)
         return rc;
     if (value(c, w->line, STATE) >> 2 != w->token)
         return err_set(DSM_ECORRUPT, 0, "another one's line");
-    got = (value(c, w->line, STATE) & 3) == NOTIFIED;
+    bool got = (value(c, w->line, STATE) & 3) == NOTIFIED;
     rc = free_line(c, w->line);
     for (uint32_t i = 0; i < seat(c)->count && inherit && !got && !rc; i++)
-        if ((value(c, i, STATE) & 3) == NOTIFIED && line_of_the_dead(c, i))
-            rc = bury(c, i, true, &got);
+        if (inheritable(c, i, w->token)) {
+            got = true;
+            rc = free_line(c, i);
+        }
     return rc ? rc : got;
+}
+
+int dsm_condition_finish(dsm_waiter *w, int inherit)
+{
+    int rc = finish(w->condition, w, inherit);
+    if (rc < 0 && rc != -DSM_ECORRUPT)
+        dsm_condition_abandon(w);
+    return rc;
 }
 
 /* ---- without the lock ---- */
 
-static bool something_to_inherit(dsm_condition *c)
+static bool something_to_inherit(dsm_condition *c, uint64_t token)
 {
     if (!seat(c)->near || !seat_time_to_look(&c->looked))
         return false;
     for (uint32_t i = 0; i < seat(c)->count; i++)
-        if ((value(c, i, STATE) & 3) == NOTIFIED && line_of_the_dead(c, i))
+        if (inheritable(c, i, token))
             return true;
     return false;
 }
@@ -209,7 +260,7 @@ int dsm_condition_wait(dsm_waiter *waiter, int64_t timeout_ns)
             return rc;
         if (state != (waiter->token << 2 | WAITING))
             return DSM_CONDITION_NOTIFIED;
-        if (something_to_inherit(c))
+        if (something_to_inherit(c, waiter->token))
             return DSM_CONDITION_INHERIT;
         if (wait_over(&w))
             return 0;
@@ -227,9 +278,11 @@ static int prepare(dsm_condition *c, dsm_lock *lock)
         return err_set(DSM_EMISMATCH, 0, "the condition goes with %s",
                        seat(c)->lock ? "another lock" : "a lock of its own");
     c->lock = lock ? lock : &c->inner;
-    if (!seat(c)->near && !(c->copy = malloc((size_t)SYNC_LINE * seat(c)->count)))
-        return err_set(DSM_ENOMEM, 0, "condition");
-    return 0;
+    if (seat(c)->near)
+        return 0;
+    c->copy = malloc((size_t)SYNC_LINE * seat(c)->count);
+    c->left = calloc(seat(c)->count, sizeof *c->left);
+    return c->copy && c->left ? 0 : err_set(DSM_ENOMEM, 0, "condition");
 }
 
 int dsm_condition_open(dsm_remote *r, dsm_lock *lock, int64_t spin_ns, dsm_condition **out)
@@ -240,16 +293,41 @@ int dsm_condition_open(dsm_remote *r, dsm_lock *lock, int64_t spin_ns, dsm_condi
     int rc = lock_open(&c->inner, r, DSM_CONDITION, spin_ns, NULL, NULL);
     if (!rc && (rc = prepare(c, lock)))
         lock_close(&c->inner);
-    if (rc)
-        free(c);
-    else
+    if (!rc) {
         *out = c;
+        return 0;
+    }
+    free(c->copy);
+    free(c->left);
+    free(c);
     return rc;
+}
+
+/* With the lock, if there is something to do. A lock that this handle holds is the caller's. */
+static int free_what_was_left(dsm_condition *c)
+{
+    bool held = dsm_lock_held(c->lock);
+    if (!observe_u32(&c->owing))
+        return 0;
+    int rc = held ? 1 : dsm_lock_acquire(c->lock, remote_patience(seat(c)->r));
+    if (rc <= 0)
+        return rc ? rc : err_set(DSM_ETIME, 0, "the lock did not become free, which a wait that was cut off needs");
+    rc = open_lines(c);
+    int released = held ? 0 : dsm_lock_release(c->lock);
+    return rc ? rc : released;
+}
+
+int dsm_condition_leave(dsm_condition *c)
+{
+    int rc = free_what_was_left(c);
+    return rc && !sure_gone(rc) ? rc : lock_leave(&c->inner);
 }
 
 void dsm_condition_close(dsm_condition *c)
 {
+    dsm_condition_leave(c);
     lock_close(&c->inner);
     free(c->copy);
+    free(c->left);
     free(c);
 }

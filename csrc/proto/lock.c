@@ -171,6 +171,27 @@ int lock_release(dsm_lock *l, bool keep_news)
     return rc;
 }
 
+void lock_give_up(dsm_lock *l, bool keep_news)
+{
+    int rc = lock_release(l, keep_news);
+    if (rc && rc != -DSM_ENOTHELD)
+        publish_u32(&l->owed, keep_news ? 2 : 1);
+}
+
+/* Whoever takes 'owed' away does what is owed; the others wait at the gate, which goes with it. */
+int lock_acquire_again(dsm_lock *l, int64_t timeout_ns)
+{
+    uint32_t owed = observe_u32(&l->owed) ? exchange_u32(&l->owed, 0) : 0;
+    if (owed) {
+        int rc = lock_release(l, owed == 2);
+        if (rc && rc != -DSM_ENOTHELD) {
+            publish_u32(&l->owed, owed);
+            return rc;
+        }
+    }
+    return dsm_lock_acquire(l, timeout_ns);
+}
+
 int dsm_lock_release(dsm_lock *l) { return lock_release(l, false); }
 
 uint64_t dsm_lock_token(const dsm_lock *l) { return lock_token(observe_u64(&l->held)); }
@@ -242,34 +263,43 @@ int lock_open(dsm_lock *l, dsm_remote *r, enum dsm_type type, int64_t spin_ns, m
 /* What this handle still holds: dropped with the news that its holder has gone. A far one may hold what it does not know of. */
 static int drop(dsm_lock *l)
 {
-    uint64_t word, old;
+    uint64_t word;
     int rc = seat_read(&l->seat, SYNC_WORD, &word);
-    if (rc)
-        return rc;
     uint64_t held = observe_u64(&l->held);
-    if (!held && !l->seat.near && word & LOCK_HELD && (word & LOCK_OWNER) == l->seat.number)
+    if (!held && !rc && !l->seat.near && word & LOCK_HELD && (word & LOCK_OWNER) == l->seat.number)
         held = word;
-    if (!held)
-        return 0;
-    rc = seat_swap(&l->seat, SYNC_WORD, held, lock_freed(held) | LOCK_NEWS, &old);
+    if (!held || rc)
+        return rc;
+    rc = SWAP_UNKNOWN;
+    word = held;
+    for (int i = 0; i < SURE_TRIES && rc == SWAP_UNKNOWN && word == held; i++)
+        rc = seat_swap(&l->seat, SYNC_WORD, held, lock_freed(held) | LOCK_NEWS, &word);
     if (l->seat.near && l->wake)
         bell_ring((struct bell *)(void *)(l->seat.near + SYNC_BELL), l->wake);
+    if (rc == SWAP_UNKNOWN && word == held)
+        return err_set(DSM_EIO, 0, "%d times in a row", SURE_TRIES);
     return rc < 0 ? rc : 0;
 }
 
-int lock_close(dsm_lock *l)
+int lock_leave(dsm_lock *l)
 {
-    if (l->seat.r->forks != peek_u32(&core_forks)) /* a child forgets */
+    if (l->gone || l->seat.r->forks != peek_u32(&core_forks)) /* a child forgets */
         return 0;
     int rc = drop(l);
     if (!rc)
         rc = seat_leave(&l->seat);
+    l->gone = !rc || sure_gone(rc);
+    return l->gone ? 0 : rc;
+}
+
+void lock_close(dsm_lock *l)
+{
+    lock_leave(l);
     if (l->gate) {
         if (observe_u64(&l->held))
             gate_leave(l->gate);
         gate_close(l->gate);
     }
-    return rc;
 }
 
 int dsm_lock_open(dsm_remote *r, int64_t spin_ns, dsm_lock **out)
@@ -289,6 +319,8 @@ int dsm_lock_open(dsm_remote *r, int64_t spin_ns, dsm_lock **out)
 }
 
 int dsm_lock_held(const dsm_lock *l) { return observe_u64(&l->held) != 0; }
+
+int dsm_lock_leave(dsm_lock *l) { return lock_leave(l); }
 
 void dsm_lock_close(dsm_lock *l)
 {

@@ -51,6 +51,8 @@ struct dsm_lock {
     uint64_t guess;  /* far: the free word to try first */
     uint64_t looked; /* when the holder's life was last looked at */
     bool unsure;     /* a release of 'held' ended with an error */
+    uint32_t owed;   /* the object's own code could not give it back: 1, with news to keep: 2 */
+    bool gone;       /* it holds nothing any more and has no entry */
     int wake;        /* how many waiters a release wakes; 0: they do not sleep on the bell */
     struct gate *gate;
 };
@@ -61,10 +63,17 @@ static inline uint64_t lock_freed(uint64_t word) { return lock_token(word) << LO
 /* For the types that have a lock of their own: for what a dead member left they sweep with NULL (lock_sweep), or with a sweep
  * that begins with lock_sweep. */
 int lock_open(dsm_lock *l, dsm_remote *r, enum dsm_type type, int64_t spin_ns, member_sweep *sweep, void *arg);
-int lock_close(dsm_lock *l);
+/* Gives back what the handle holds, and its entry. Repeated until it is done: after an error of the transport it may be called
+ * again. 0 also where the memory is gone. */
+int lock_leave(dsm_lock *l);
+/* Frees what the handle has in this process, after lock_leave() where nobody has called it. */
+void lock_close(dsm_lock *l);
 int lock_sweep(dsm_remote *r, uint32_t number, uint64_t dead);
 /* keep_news: the holder gives it back without having used it, so the next one gets its news. */
 int lock_release(dsm_lock *l, bool keep_news);
+/* The same for the code of an object whose user knows of no lock: what fails is done by the next lock_acquire_again(). */
+void lock_give_up(dsm_lock *l, bool keep_news);
+int lock_acquire_again(dsm_lock *l, int64_t timeout_ns);
 /* near: the word was read as 'seen', which says held. 1: its holder is dead, 0: not proven, -DSM_E…. */
 int lock_holder_dead(dsm_lock *l, uint64_t seen);
 

@@ -1,7 +1,7 @@
 #include "object.h"
 
 #include "../base/random.h"
-#include "../mem/remote.h"
+#include "sure.h"
 
 static const char *const names[] = {DSM_TYPE_NAMES};
 
@@ -27,7 +27,7 @@ static int object_header(dsm_remote *r, struct object_header *h)
 {
     if (dsm_remote_nbytes(r) < sizeof *h)
         return err_set(DSM_ECORRUPT, 0, "%llu bytes are no object", (unsigned long long)dsm_remote_nbytes(r));
-    int rc = dsm_read(r, 0, h, sizeof *h, remote_patience(r));
+    int rc = sure_read(r, 0, h, sizeof *h);
     if (rc)
         return rc;
     if (h->magic != OBJECT_MAGIC)

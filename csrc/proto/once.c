@@ -28,14 +28,14 @@ int dsm_once_begin(dsm_once *o, int64_t timeout_ns)
     int rc = is_done(o);
     if (rc)
         return rc < 0 ? rc : DSM_ONCE_DONE;
-    rc = dsm_lock_acquire(&o->lock, timeout_ns);
+    rc = lock_acquire_again(&o->lock, timeout_ns);
     if (rc != 1)
         return rc;
     rc = is_done(o);
     if (!rc)
         return DSM_ONCE_RUN;
-    int released = lock_release(&o->lock, rc < 0);
-    return rc < 0 ? rc : released ? released : DSM_ONCE_DONE;
+    lock_give_up(&o->lock, rc < 0);
+    return rc < 0 ? rc : DSM_ONCE_DONE;
 }
 
 int dsm_once_end(dsm_once *o, int done)
@@ -62,6 +62,8 @@ int dsm_once_open(dsm_remote *r, int64_t spin_ns, dsm_once **out)
         *out = o;
     return rc;
 }
+
+int dsm_once_leave(dsm_once *o) { return lock_leave(&o->lock); }
 
 void dsm_once_close(dsm_once *o)
 {

@@ -195,7 +195,7 @@ static int inside_far(dsm_rwlock *rw)
 
 static int inside(dsm_rwlock *rw) { return rw->lock.seat.near ? inside_near(rw) : inside_far(rw); }
 
-int dsm_rwlock_claim(dsm_rwlock *rw, int64_t timeout_ns) { return dsm_lock_acquire(&rw->lock, timeout_ns); }
+int dsm_rwlock_claim(dsm_rwlock *rw, int64_t timeout_ns) { return lock_acquire_again(&rw->lock, timeout_ns); }
 
 int dsm_rwlock_drain(dsm_rwlock *rw, int64_t timeout_ns)
 {
@@ -214,7 +214,13 @@ int dsm_rwlock_drain(dsm_rwlock *rw, int64_t timeout_ns)
     }
 }
 
-int dsm_rwlock_unclaim(dsm_rwlock *rw, int unused) { return lock_release(&rw->lock, unused); }
+int dsm_rwlock_unclaim(dsm_rwlock *rw, int unused)
+{
+    if (!unused)
+        return lock_release(&rw->lock, false);
+    lock_give_up(&rw->lock, true);
+    return 0;
+}
 
 dsm_lock *dsm_rwlock_lock(dsm_rwlock *rw) { return &rw->lock; }
 
@@ -276,12 +282,25 @@ int dsm_rwlock_open(dsm_remote *r, int64_t spin_ns, dsm_rwlock **out)
     return rc;
 }
 
+/* 'inside' is cleared also where a far handle has set it without knowing that it did. */
+int dsm_rwlock_leave(dsm_rwlock *rw)
+{
+    int rc = 0;
+    if (rw->lock.gone || seat_check(&rw->lock.seat)) /* or the memory is gone, or this is a child */
+        return 0;
+    pthread_mutex_lock(&rw->own);
+    if (rw->readers || !rw->lock.seat.near)
+        rc = set_inside(rw, 0);
+    if (!rc)
+        rw->readers = 0;
+    pthread_mutex_unlock(&rw->own);
+    gone(rw);
+    return rc && !sure_gone(rc) ? rc : lock_leave(&rw->lock);
+}
+
 void dsm_rwlock_close(dsm_rwlock *rw)
 {
-    if (!seat_check(&rw->lock.seat) && (rw->readers || !rw->lock.seat.near)) {
-        set_inside(rw, 0); /* also what a far handle has set without knowing that it did */
-        gone(rw);
-    }
+    dsm_rwlock_leave(rw);
     lock_close(&rw->lock);
     pthread_mutex_destroy(&rw->own);
     free(rw->copy);

@@ -6,6 +6,7 @@
 #include "../mem/remote.h"
 #include "member.h"
 #include "pause.h"
+#include "sure.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -142,7 +143,7 @@ int dsm_segment_open(dsm_remote *r, dsm_segment *s)
 int dsm_segment_rows(dsm_remote *r, const dsm_segment *s, uint64_t *rows)
 {
     uint64_t now, bytes;
-    int rc = dsm_read(r, SEGMENT_ROWS, &now, 8, remote_patience(r));
+    int rc = sure_read(r, SEGMENT_ROWS, &now, 8);
     if (rc)
         return rc;
     if (__builtin_mul_overflow(now, s->row_bytes, &bytes) || (s->shadow && now > s->capacity) || (!s->axes && now != 1))
@@ -157,15 +158,21 @@ uint64_t dsm_segment_rows_near(const dsm_remote *r)
     return peek_u64((const uint64_t *)(const void *)(r->near + SEGMENT_ROWS));
 }
 
+/* Done again after a failure, it is a resize that came later. */
 int dsm_segment_set_rows(dsm_remote *r, uint64_t rows)
 {
-    uint64_t seen = 0, old;
-    for (;;) {
-        int rc = dsm_compare_swap(r, SEGMENT_ROWS, seen, rows, &old, remote_patience(r));
-        if (rc || old == seen)
+    uint64_t seen = 0, found;
+    int rc, lost = 0;
+    while ((rc = sure_swap(r, SEGMENT_ROWS, seen, rows, &found)) != SWAP_DONE) {
+        if (rc < 0)
             return rc;
-        seen = old;
+        if (rc == SWAP_UNKNOWN && ++lost == SURE_TRIES)
+            return err_set(DSM_EIO, 0, "%d times in a row", SURE_TRIES);
+        if (rc == SWAP_REFUSED && found == rows)
+            return 0;
+        seen = found;
     }
+    return 0;
 }
 
 /* ---- waiting ---- */
@@ -179,7 +186,7 @@ void dsm_segment_ring(dsm_remote *r)
 /* 1: the bytes differ from those seen, 0: not yet, or -DSM_E…. */
 static int changed(dsm_remote *r, uint64_t offset, const void *seen, void *now, uint64_t n)
 {
-    int rc = dsm_read(r, offset, now, n, remote_patience(r));
+    int rc = sure_read(r, offset, now, n);
     return rc ? rc : memcmp(seen, now, n) != 0;
 }
 

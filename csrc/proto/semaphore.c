@@ -155,19 +155,26 @@ static int give_back(dsm_semaphore *m, struct permit p)
     return err_set(DSM_EIO, 0, "%d times", SWAP_TRIES);
 }
 
+/* Under m->own. */
+static int release(dsm_semaphore *m)
+{
+    int rc = m->held ? give_back(m, m->permits[m->held - 1]) : err_set(DSM_ENOTHELD, 0, "no permit");
+    m->unsure = rc && rc != -DSM_ENOTHELD;
+    if (m->held && !m->unsure)
+        m->hint = m->permits[--m->held].slot;
+    if (!rc && m->seat.near)
+        bell_ring((struct bell *)(void *)(m->seat.near + SYNC_BELL), 1);
+    return rc;
+}
+
 int dsm_semaphore_release(dsm_semaphore *m)
 {
     int rc = seat_check(&m->seat);
     if (rc)
         return rc;
     pthread_mutex_lock(&m->own);
-    rc = m->held ? give_back(m, m->permits[m->held - 1]) : err_set(DSM_ENOTHELD, 0, "no permit");
-    m->unsure = rc && rc != -DSM_ENOTHELD;
-    if (m->held && !m->unsure)
-        m->hint = m->permits[--m->held].slot;
+    rc = release(m);
     pthread_mutex_unlock(&m->own);
-    if (!rc && m->seat.near)
-        bell_ring((struct bell *)(void *)(m->seat.near + SYNC_BELL), 1);
     return rc;
 }
 
@@ -216,14 +223,23 @@ int dsm_semaphore_open(dsm_remote *r, int64_t spin_ns, dsm_semaphore **out)
     return 0;
 }
 
+int dsm_semaphore_leave(dsm_semaphore *m)
+{
+    int rc = 0;
+    if (seat_check(&m->seat)) /* the memory is gone, or this is a child */
+        return 0;
+    pthread_mutex_lock(&m->own);
+    if (m->doubt.value)
+        rc = settle(m);
+    while (m->held && (rc >= 0 || rc == -DSM_ENOTHELD))
+        rc = release(m);
+    pthread_mutex_unlock(&m->own);
+    return rc < 0 && rc != -DSM_ENOTHELD && !sure_gone(rc) ? rc : 0;
+}
+
 void dsm_semaphore_close(dsm_semaphore *m)
 {
-    if (!seat_check(&m->seat)) {
-        if (m->doubt.value)
-            settle(m);
-        while (m->held && !dsm_semaphore_release(m))
-            ;
-    }
+    dsm_semaphore_leave(m);
     pthread_mutex_destroy(&m->own);
     free(m->copy);
     free(m);

@@ -53,6 +53,16 @@ int dsm_sync_format(void *memory, int type, uint32_t members, uint32_t count, ui
 
 static int64_t default_spin(void) { return sysconf(_SC_NPROCESSORS_ONLN) > 1 ? 1000 : 0; }
 
+/* Again with the same identity, so that an entry which was taken without an answer is found and not lost. */
+static int join(struct seat *s, member_sweep *sweep, void *arg)
+{
+    int rc, tries = 0;
+    do
+        rc = member_join(s->r, SYNC_TABLE, s->members, s->identity, sweep, arg, &s->number);
+    while (rc && sure_again(rc, &tries));
+    return sure_error(rc);
+}
+
 int seat_take(struct seat *s, dsm_remote *r, enum dsm_type type, int64_t spin_ns, member_sweep *sweep, void *arg)
 {
     struct object_header h;
@@ -64,7 +74,7 @@ int seat_take(struct seat *s, dsm_remote *r, enum dsm_type type, int64_t spin_ns
     if (!rc)
         rc = h.nbytes < SYNC_TABLE ? err_set(DSM_ECORRUPT, 0, "%llu bytes are no %s", (unsigned long long)h.nbytes,
                                              dsm_type_name((int)type))
-                                   : dsm_read(r, SYNC_SHAPE, &shape, sizeof shape, remote_patience(r));
+                                   : sure_read(r, SYNC_SHAPE, &shape, sizeof shape);
     if (rc)
         return rc;
     if (dsm_sync_bytes((int)type, shape.members, shape.count) != h.nbytes)
@@ -83,42 +93,45 @@ int seat_take(struct seat *s, dsm_remote *r, enum dsm_type type, int64_t spin_ns
                        .spin_ns = spin_ns < 0 ? default_spin() : spin_ns};
     rc = member_identity(s->near != NULL, &s->identity);
     s->chance = s->identity ^ (uint64_t)clock_ns();
-    return rc || !s->members ? rc : member_join(r, SYNC_TABLE, s->members, s->identity, sweep, arg, &s->number);
+    return rc || !s->members ? rc : join(s, sweep, arg);
 }
 
-int seat_leave(struct seat *s) { return s->members ? member_leave(s->r, SYNC_TABLE, s->number, s->identity) : 0; }
+/* Far, the identity is this handle's alone: what is not there any more was given back before. */
+int seat_leave(struct seat *s)
+{
+    uint64_t found = s->identity;
+    int rc = SWAP_UNKNOWN;
+    if (!s->members)
+        return 0;
+    if (s->near)
+        return member_leave(s->r, SYNC_TABLE, s->number, s->identity);
+    for (int i = 0; i < SURE_TRIES && rc == SWAP_UNKNOWN && found == s->identity; i++)
+        rc = sure_swap(s->r, SYNC_TABLE + 8ull * s->number, s->identity, 0, &found);
+    if (rc == SWAP_UNKNOWN && found == s->identity)
+        return err_set(DSM_EIO, 0, "%d times in a row", SURE_TRIES);
+    return rc < 0 ? rc : 0;
+}
 
 /* ---- words ---- */
 
 int seat_read_all(const struct seat *s, uint64_t offset, void *out, uint64_t nbytes)
 {
-    int rc = dsm_read(s->r, offset, out, nbytes, remote_patience(s->r));
-    if (rc == -DSM_EIO || rc == -DSM_ECANCELED)
-        rc = dsm_read(s->r, offset, out, nbytes, remote_patience(s->r));
-    return rc;
+    return sure_read(s->r, offset, out, nbytes);
 }
 
 int seat_read(const struct seat *s, uint64_t offset, uint64_t *out)
 {
-    return seat_read_all(s, offset, out, sizeof *out);
+    return sure_read(s->r, offset, out, sizeof *out);
 }
 
 int seat_write(const struct seat *s, uint64_t offset, uint64_t value)
 {
-    int rc = dsm_write(s->r, offset, &value, sizeof value, remote_patience(s->r));
-    for (int i = 1; rc && !s->near && i < SWAP_TRIES; i++)
-        rc = dsm_write(s->r, offset, &value, sizeof value, remote_patience(s->r));
-    return rc;
+    return sure_write(s->r, offset, &value, sizeof value);
 }
 
 int seat_swap(const struct seat *s, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *found)
 {
-    int rc = dsm_compare_swap(s->r, offset, expected, desired, found, remote_patience(s->r));
-    if (!rc)
-        return *found == expected ? SWAP_DONE : SWAP_REFUSED;
-    if (s->near || seat_read(s, offset, found))
-        return rc;
-    return *found == desired ? SWAP_DONE : SWAP_UNKNOWN;
+    return sure_swap(s->r, offset, expected, desired, found);
 }
 
 /* ---- waiting ---- */

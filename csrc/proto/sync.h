@@ -25,6 +25,7 @@
 #include "bell.h"
 #include "member.h"
 #include "object.h"
+#include "sure.h"
 
 #include <stddef.h>
 
@@ -80,15 +81,8 @@ int seat_read_all(const struct seat *s, uint64_t offset, void *out, uint64_t nby
 /* For words that are never changed by atomics. Done again after a failure, it does no harm. */
 int seat_write(const struct seat *s, uint64_t offset, uint64_t value);
 
-/* A compare-swap whose outcome does not stay unknown: after a failure of the transport the word is read.
- *   SWAP_DONE      it took effect
- *   SWAP_REFUSED   it did not; *found is what the word was
- *   SWAP_UNKNOWN   the transport failed, and the word is now *found, which is not 'desired': it did not take effect, or it did
- *                  and others have changed the word since. If *found is 'expected' it has not
- *   -DSM_E…        the transport failed, and reading the word did too
- * For words where 'desired' is a value that nobody else writes and that never comes twice. Then sending the same compare-swap
- * again after a failure is no second update: its 'expected' is gone as soon as it has taken effect once. */
-enum { SWAP_REFUSED = 0, SWAP_DONE = 1, SWAP_UNKNOWN = 2, SWAP_TRIES = 8 };
+/* sure_swap(), see there. */
+enum { SWAP_TRIES = SURE_TRIES };
 int seat_swap(const struct seat *s, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *found);
 
 /* One wait. near: on a bell; far, or without a bell: pauses of random length that double up to 1 ms. */

@@ -5,6 +5,7 @@
 #include "member.h"
 #include "pause.h"
 #include "segment.h"
+#include "sure.h"
 
 #include <stdlib.h>
 
@@ -25,24 +26,13 @@ static int words(dsm_remote *r, const dsm_segment *s, struct segment_words *w)
     uint64_t each = r->near ? 8 : sizeof *w; /* near, only 8 bytes are never a mixture */
     int rc = 0;
     for (uint64_t at = 0; !rc && at < sizeof *w; at += each)
-        rc = dsm_read(r, SEGMENT_ROWS + at, (char *)w + at, each, remote_patience(r));
+        rc = sure_read(r, SEGMENT_ROWS + at, (char *)w + at, each);
     if (rc)
         return rc;
     if (w->rows > s->capacity || w->shadow_rows > s->capacity || (w->head & PHASE_MASK) == PHASE_MASK)
         return err_set(DSM_ECORRUPT, 0, "the segment has %llu and %llu rows, head %llx", (unsigned long long)w->rows,
                        (unsigned long long)w->shadow_rows, (unsigned long long)w->head);
     return 0;
-}
-
-/* By the writer alone: the word is as he left it. */
-static int move(dsm_remote *r, uint64_t offset, uint64_t from, uint64_t to)
-{
-    uint64_t old;
-    int rc = from == to ? 0 : dsm_compare_swap(r, offset, from, to, &old, remote_patience(r));
-    if (rc || from == to || old == from)
-        return rc;
-    return err_set(DSM_ECORRUPT, 0, "word %llu of the segment was changed by another than its writer",
-                   (unsigned long long)offset);
 }
 
 static int copy(dsm_remote *r, uint64_t from, uint64_t to, uint64_t n)
@@ -58,9 +48,9 @@ static int copy(dsm_remote *r, uint64_t from, uint64_t to, uint64_t n)
     int rc = buffer ? 0 : err_set(DSM_ENOMEM, 0, "copying a frame");
     for (uint64_t at = 0; !rc && at < n; at += piece) {
         uint64_t now = n - at < piece ? n - at : piece;
-        rc = dsm_read(r, from + at, buffer, now, -1);
+        rc = sure_read(r, from + at, buffer, now);
         if (!rc)
-            rc = dsm_write(r, to + at, buffer, now, -1);
+            rc = sure_write(r, to + at, buffer, now);
     }
     free(buffer);
     return rc;
@@ -68,16 +58,40 @@ static int copy(dsm_remote *r, uint64_t from, uint64_t to, uint64_t n)
 
 /* ---- the writer's word ---- */
 
+/* Far, the identity is the struct's. One thread at a time is the writer with it, so that 'writer' with this identity, found by
+ * who has the turn, is what an earlier call has left: its outcome was unknown, or it could not bring it to an end. */
+static bool take_turn(dsm_remote *r, dsm_segment *s, int64_t deadline)
+{
+    struct pause pause = PAUSE_INIT;
+    while (!r->near && exchange_u32(&s->turn, 1)) {
+        if (clock_ns() >= deadline)
+            return false;
+        pause_sleep(&pause, deadline);
+    }
+    return true;
+}
+
+/* 'left' first: the next who has the turn looks at it. */
+static void end_turn(dsm_remote *r, dsm_segment *s, bool left)
+{
+    if (r->near)
+        return;
+    note_u32(&s->left, left);
+    publish_u32(&s->turn, 0); /* pairs with exchange_u32 in take_turn() */
+}
+
 /* 1: taken, 0: *holder has it, or -DSM_E…. */
 static int try(dsm_remote *r, const dsm_segment *s, uint64_t *holder)
 {
     uint64_t old, seen = 0;
     for (;;) {
-        int rc = dsm_compare_swap(r, SEGMENT_WRITER, seen, s->identity, &old, remote_patience(r));
-        if (rc)
+        int rc = sure_swap(r, SEGMENT_WRITER, seen, s->identity, &old);
+        if (rc < 0 || rc == SWAP_DONE)
             return rc;
-        if (old == seen)
+        if (!r->near && old == s->identity)
             return 1;
+        if (rc == SWAP_UNKNOWN && !old)
+            return 0; /* to be tried again, after a pause */
         *holder = old;
         if (!r->near || !member_dead(old)) /* a pid says nothing to who is on another host */
             return 0;
@@ -105,11 +119,17 @@ static int acquire(dsm_remote *r, const dsm_segment *s, int64_t deadline)
     }
 }
 
+/* Step 7. Far, it may have taken effect before; near it may not. */
 static int release(dsm_remote *r, const dsm_segment *s)
 {
-    int rc = move(r, SEGMENT_WRITER, s->identity, 0);
+    uint64_t found = s->identity;
+    int rc = SWAP_UNKNOWN;
+    for (int i = 0; i < SURE_TRIES && rc == SWAP_UNKNOWN && found == s->identity; i++)
+        rc = sure_swap(r, SEGMENT_WRITER, s->identity, 0, &found);
     dsm_segment_ring(r);
-    return rc;
+    if (rc < 0 || (rc == SWAP_UNKNOWN && found == s->identity))
+        return rc < 0 ? rc : err_set(DSM_EIO, 0, "%d times in a row", SURE_TRIES);
+    return rc == SWAP_REFUSED && r->near ? err_set(DSM_ECORRUPT, 0, "the writer was changed by another") : 0;
 }
 
 /* Steps 5 and 6. */
@@ -118,9 +138,9 @@ static int refresh_shadow(dsm_remote *r, const dsm_segment *s, struct segment_wo
     before_writes(); /* the head before the shadow; pairs with after_reads() in near_snapshot() */
     int rc = copy(r, s->data, s->shadow, bytes_of(s, w->rows));
     if (!rc)
-        rc = move(r, SEGMENT_SHADOW_ROWS, w->shadow_rows, w->rows);
+        rc = sure_move(r, SEGMENT_SHADOW_ROWS, w->shadow_rows, w->rows);
     if (!rc)
-        rc = move(r, SEGMENT_HEAD, w->head, w->head & ~(uint64_t)PHASE_MASK);
+        rc = sure_move(r, SEGMENT_HEAD, w->head, w->head & ~(uint64_t)PHASE_MASK);
     w->shadow_rows = w->rows;
     w->head &= ~(uint64_t)PHASE_MASK;
     return rc;
@@ -131,30 +151,46 @@ static int restore_data(dsm_remote *r, const dsm_segment *s, struct segment_word
 {
     int rc = copy(r, s->shadow, s->data, bytes_of(s, w->shadow_rows));
     if (!rc)
-        rc = move(r, SEGMENT_ROWS, w->rows, w->shadow_rows);
+        rc = sure_move(r, SEGMENT_ROWS, w->rows, w->shadow_rows);
     if (!rc)
-        rc = move(r, SEGMENT_HEAD, w->head, w->head & ~(uint64_t)PHASE_MASK);
+        rc = sure_move(r, SEGMENT_HEAD, w->head, w->head & ~(uint64_t)PHASE_MASK);
     w->rows = w->shadow_rows;
     w->head &= ~(uint64_t)PHASE_MASK;
     return rc;
 }
 
-/* Step 1, and what a dead writer has left is brought to an end. */
-static int enter(dsm_remote *r, const dsm_segment *s, int64_t deadline, struct segment_words *w)
+/* The writer brings to an end what was left, by a dead one or by an earlier call of his own: before step 2. */
+static int recover(dsm_remote *r, const dsm_segment *s, struct segment_words *w)
 {
-    if (!may_write(r))
-        return err_set(DSM_EACCESS, 0, "no right to write the segment; its maker chooses that with mode= or access=");
-    int rc = acquire(r, s, deadline);
-    if (rc)
-        return rc;
-    rc = words(r, s, w);
+    int rc = words(r, s, w);
     if (!rc && (w->head & PHASE_MASK) == PHASE_LIVE)
         rc = restore_data(r, s, w);
     else if (!rc && (w->head & PHASE_MASK) == PHASE_COPY)
         rc = refresh_shadow(r, s, w);
-    if (rc)
-        release(r, s);
     return rc;
+}
+
+/* Steps 1 and, unless 'rc' says that the caller has failed, all before step 2. The writer goes again where it fails. */
+static int leave_with(dsm_remote *r, dsm_segment *s, int rc)
+{
+    int freed = release(r, s);
+    end_turn(r, s, freed != 0);
+    return rc ? rc : freed;
+}
+
+static int enter(dsm_remote *r, dsm_segment *s, int64_t deadline, struct segment_words *w)
+{
+    if (!may_write(r))
+        return err_set(DSM_EACCESS, 0, "no right to write the segment; its maker chooses that with mode= or access=");
+    if (!take_turn(r, s, deadline))
+        return err_set(DSM_ETIME, 0, "another thread is writing the segment with the same handle");
+    int rc = acquire(r, s, deadline);
+    if (rc) {
+        end_turn(r, s, peek_u32(&s->left) || rc != -DSM_ETIME);
+        return rc;
+    }
+    rc = recover(r, s, w);
+    return rc ? leave_with(r, s, rc) : 0;
 }
 
 /* ---- writing ---- */
@@ -164,7 +200,7 @@ static int unversioned(void)
     return err_set(DSM_EINVAL, 0, "the segment was made without versioned=True and has no versions");
 }
 
-int dsm_segment_begin(dsm_remote *r, const dsm_segment *s, int64_t timeout_ns, uint64_t *version, uint64_t *rows)
+int dsm_segment_begin(dsm_remote *r, dsm_segment *s, int64_t timeout_ns, uint64_t *version, uint64_t *rows)
 {
     struct segment_words w;
     if (!s->shadow)
@@ -172,11 +208,9 @@ int dsm_segment_begin(dsm_remote *r, const dsm_segment *s, int64_t timeout_ns, u
     int rc = enter(r, s, deadline_after(timeout_ns), &w);
     if (rc)
         return rc;
-    rc = move(r, SEGMENT_HEAD, w.head, w.head | PHASE_LIVE);
-    if (rc) {
-        release(r, s);
-        return rc;
-    }
+    rc = sure_move(r, SEGMENT_HEAD, w.head, w.head | PHASE_LIVE);
+    if (rc)
+        return leave_with(r, s, rc);
     before_writes(); /* the head before the data; pairs with after_reads() in near_snapshot() */
     *version = w.head >> 2;
     *rows = w.rows;
@@ -188,81 +222,151 @@ static int commit_near(dsm_remote *r, const dsm_segment *s, const void *data, st
     if (data)
         near_copy(r->near + s->data, data, bytes_of(s, w->rows));
     uint64_t head = (w->head & ~(uint64_t)PHASE_MASK) + 4 + PHASE_COPY;
-    int rc = move(r, SEGMENT_HEAD, w->head, head);
+    int rc = sure_move(r, SEGMENT_HEAD, w->head, head);
     w->head = head;
     return rc ? rc : refresh_shadow(r, s, w);
 }
 
-/* Steps 3 to 7 in one posting: on one connection they take effect in order, where each waits for the atomics before it. */
-static int commit_far(dsm_remote *r, const dsm_segment *s, const void *data, const struct segment_words *w)
+static dsm_op far_swap(dsm_remote *r, uint64_t offset, uint64_t from, uint64_t to)
 {
-    uint64_t n = bytes_of(s, w->rows), done = (w->head & ~(uint64_t)PHASE_MASK) + 4;
+    return (dsm_op){.code = DSM_OP_COMPARE_SWAP,
+                    .flags = DSM_OP_FENCE,
+                    .remote = r,
+                    .offset = offset,
+                    .nbytes = 8,
+                    .operand = from,
+                    .desired = to};
+}
+
+static dsm_op far_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t n)
+{
+    return (dsm_op){.code = DSM_OP_WRITE,
+                    .flags = DSM_OP_FENCE,
+                    .remote = r,
+                    .offset = offset,
+                    .local = (void *)(uintptr_t)data,
+                    .nbytes = n};
+}
+
+/* What is left of steps 3 to 7, as *w says, in one posting: on one connection they take effect in order, where each waits for
+ * the atomics before it. done: the head at the end. */
+static int post_commit(dsm_remote *r, const dsm_segment *s, const void *data, const struct segment_words *w,
+                       uint64_t done)
+{
+    uint64_t n = bytes_of(s, w->rows);
     dsm_op ops[6];
     size_t k = 0;
-#define COMMIT_CAS(at, from, to) \
-    ops[k++] = (dsm_op) \
-    { \
-        .code = DSM_OP_COMPARE_SWAP, .flags = DSM_OP_FENCE, .remote = r, .offset = (at), .nbytes = 8, \
-        .operand = (from), .desired = (to) \
+    if (w->head != done && w->head != (done | PHASE_COPY)) {
+        if (n)
+            ops[k++] = far_write(r, s->data, data, n);
+        ops[k++] = far_swap(r, SEGMENT_HEAD, w->head, done | PHASE_COPY);
     }
-#define COMMIT_WRITE(at) \
-    ops[k++] = (dsm_op) \
-    { \
-        .code = DSM_OP_WRITE, .flags = DSM_OP_FENCE, .remote = r, .offset = (at), .local = (void *)(uintptr_t)data, \
-        .nbytes = n \
+    if (w->head != done) {
+        if (n)
+            ops[k++] = far_write(r, s->shadow, data, n);
+        ops[k++] = far_swap(r, SEGMENT_SHADOW_ROWS, w->shadow_rows, w->rows);
+        ops[k++] = far_swap(r, SEGMENT_HEAD, done | PHASE_COPY, done);
     }
-    if (n)
-        COMMIT_WRITE(s->data);
-    COMMIT_CAS(SEGMENT_HEAD, w->head, done | PHASE_COPY);
-    if (n)
-        COMMIT_WRITE(s->shadow);
-    COMMIT_CAS(SEGMENT_SHADOW_ROWS, w->shadow_rows, w->rows);
-    COMMIT_CAS(SEGMENT_HEAD, done | PHASE_COPY, done);
-    COMMIT_CAS(SEGMENT_WRITER, s->identity, 0);
-#undef COMMIT_CAS
-#undef COMMIT_WRITE
-    int rc = dsm_execute(r->ctx, ops, k, -1, NULL);
+    ops[k++] = far_swap(r, SEGMENT_WRITER, s->identity, 0);
+    int rc = dsm_execute(r->ctx, ops, k, remote_patience_for(r, 2 * n), NULL);
     for (size_t i = 0; !rc && i < k; i++)
         if (ops[i].code == DSM_OP_COMPARE_SWAP && ops[i].result != ops[i].operand)
             rc = err_set(DSM_ECORRUPT, 0, "the segment was changed by another than its writer");
     return rc;
 }
 
-/* The words as the writer, who is the caller, has them; he must be in phase LIVE. */
+/* After a failure the words say how far it came: only the writer changes them, and 'writer' last. */
+static int commit_far(dsm_remote *r, const dsm_segment *s, const void *data, struct segment_words *w)
+{
+    uint64_t done = (w->head & ~(uint64_t)PHASE_MASK) + 4;
+    int rc, tries = 0;
+    while ((rc = post_commit(r, s, data, w, done)) && sure_again(rc, &tries)) {
+        int seen = words(r, s, w);
+        if (seen)
+            return seen;
+        if (w->writer != s->identity)
+            return 0;
+    }
+    return sure_error(rc);
+}
+
+/* The words as the writer, who is the caller, has them. */
 static int own_words(dsm_remote *r, const dsm_segment *s, struct segment_words *w)
 {
     int rc = words(r, s, w);
-    if (!rc && (w->writer != s->identity || (w->head & PHASE_MASK) != PHASE_LIVE))
+    if (!rc && w->writer != s->identity)
         return err_set(DSM_ENOTHELD, 0, "the segment is not being written by this process");
     return rc;
 }
 
-int dsm_segment_commit(dsm_remote *r, const dsm_segment *s, const void *data, uint64_t *version)
+int dsm_segment_commit(dsm_remote *r, dsm_segment *s, const void *data, uint64_t *version)
 {
     struct segment_words w;
     int rc = own_words(r, s, &w);
+    if (!rc && (w.head & PHASE_MASK) != PHASE_LIVE)
+        rc = err_set(DSM_ENOTHELD, 0, "the segment is not being written by this process");
     if (rc)
         return rc;
     if (data && w.rows != s->rows) /* data has no more than those */
         return err_set(DSM_ECORRUPT, 0, "the segment has %llu rows, its writer knows %llu", (unsigned long long)w.rows,
                        (unsigned long long)s->rows);
     *version = (w.head >> 2) + 1;
-    if (!r->near)
-        return commit_far(r, s, data, &w);
+    if (!r->near) {
+        rc = commit_far(r, s, data, &w);
+        if (!rc)
+            end_turn(r, s, false);
+        return rc;
+    }
     rc = commit_near(r, s, data, &w);
     int freed = release(r, s);
     return rc ? rc : freed;
 }
 
-int dsm_segment_abort(dsm_remote *r, const dsm_segment *s)
+/* Near, the phase says whether this process is in the middle of a write. Far, what is left may be of any phase, and a write
+ * that has come to step 4 has taken effect: it is finished. */
+int dsm_segment_abort(dsm_remote *r, dsm_segment *s)
 {
     struct segment_words w;
     int rc = own_words(r, s, &w);
-    if (rc)
-        return rc;
-    rc = restore_data(r, s, &w);
-    int freed = release(r, s);
-    return rc ? rc : freed;
+    if (rc == -DSM_ENOTHELD || (!rc && r->near && (w.head & PHASE_MASK) != PHASE_LIVE)) {
+        end_turn(r, s, false);
+        return rc ? rc : err_set(DSM_ENOTHELD, 0, "the segment is not being written by this process");
+    }
+    if (!rc)
+        rc = recover(r, s, &w);
+    if (!rc || r->near)
+        return leave_with(r, s, rc);
+    end_turn(r, s, true);
+    return rc;
+}
+
+int dsm_segment_leave(dsm_remote *r, dsm_segment *s)
+{
+    if (r->near || !s->shadow || !may_write(r) || !(observe_u32(&s->turn) | peek_u32(&s->left)))
+        return 0;
+    int rc = dsm_segment_abort(r, s);
+    return rc == -DSM_ENOTHELD || sure_gone(rc) ? 0 : rc;
+}
+
+int dsm_segment_writer(dsm_remote *r, uint64_t *identity) { return sure_read(r, SEGMENT_WRITER, identity, 8); }
+
+int dsm_segment_evict(dsm_remote *r, dsm_segment *s, uint64_t holder)
+{
+    struct segment_words w;
+    uint64_t found;
+    if (!s->shadow)
+        return unversioned();
+    if (!may_write(r))
+        return err_set(DSM_EACCESS, 0, "no right to write the segment; its maker chooses that with mode= or access=");
+    if (!holder || !take_turn(r, s, deadline_after(remote_patience(r))))
+        return 0;
+    int rc = sure_swap(r, SEGMENT_WRITER, holder, s->identity, &found);
+    if (rc != SWAP_DONE) {
+        end_turn(r, s, rc < 0);
+        return rc < 0 ? rc : 0;
+    }
+    rc = leave_with(r, s, recover(r, s, &w));
+    return rc ? rc : 1;
 }
 
 /* ---- reading ---- */
@@ -318,27 +422,33 @@ static int far_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint64_t
                         .offset = SEGMENT_ROWS,
                         .local = &after,
                         .nbytes = sizeof after};
-    int rc = dsm_execute(r->ctx, ops, k, -1, NULL);
+    int rc, tries = 0;
+    do
+        rc = dsm_execute(r->ctx, ops, k, remote_patience_for(r, n), NULL);
+    while (rc && sure_again(rc, &tries));
     if (rc)
-        return rc;
+        return sure_error(rc);
     return !proven(w->head, after.head) || whole_frame(s, w) != frame || whole_rows(w) != rows;
 }
 
 /* By whoever may write, when the writers are too quick for him: none of them is at it meanwhile. */
-static int exclusive_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint64_t rows, int64_t deadline,
+static int exclusive_snapshot(dsm_remote *r, dsm_segment *s, void *out, uint64_t rows, int64_t deadline,
                               struct segment_words *w)
 {
     int rc = enter(r, s, deadline, w);
     if (rc)
         return rc;
     uint64_t n = bytes_of(s, rows);
+    int tries = 0;
     if (w->shadow_rows == rows && n)
-        rc = dsm_read(r, s->shadow, out, n, -1);
-    int freed = release(r, s);
-    return rc ? rc : freed ? freed : w->shadow_rows != rows;
+        do
+            rc = dsm_read(r, s->shadow, out, n, remote_patience_for(r, n));
+        while (rc && sure_again(rc, &tries));
+    rc = leave_with(r, s, sure_error(rc));
+    return rc ? rc : w->shadow_rows != rows;
 }
 
-int dsm_segment_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint64_t *rows, int64_t timeout_ns,
+int dsm_segment_snapshot(dsm_remote *r, dsm_segment *s, void *out, uint64_t *rows, int64_t timeout_ns, int *tries,
                          uint64_t *version)
 {
     int64_t deadline = deadline_after(timeout_ns);
@@ -346,10 +456,11 @@ int dsm_segment_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint64_
     struct segment_words w = {0};
     if (!s->shadow)
         return unversioned();
-    for (int tries = 1;; tries++) {
-        int rc = may_write(r) && tries > TRIES ? exclusive_snapshot(r, s, out, *rows, deadline, &w)
-                 : r->near                     ? near_snapshot(r, s, out, *rows, &w)
-                                               : far_snapshot(r, s, out, *rows, &w);
+    for (;;) {
+        *tries += *tries <= TRIES;
+        int rc = may_write(r) && *tries > TRIES ? exclusive_snapshot(r, s, out, *rows, deadline, &w)
+                 : r->near                      ? near_snapshot(r, s, out, *rows, &w)
+                                                : far_snapshot(r, s, out, *rows, &w);
         if (rc < 0)
             return rc;
         if (whole_rows(&w) > s->capacity)
@@ -362,8 +473,7 @@ int dsm_segment_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint64_
             return 1;
         }
         if (clock_ns() >= deadline)
-            return err_set(DSM_ETIME, 0, "writers overtook each of %d copies; allow more time, or let writers pause",
-                           tries);
+            return err_set(DSM_ETIME, 0, "writers overtook every copy; allow more time, or let writers pause");
         pause_sleep(&pause, deadline);
     }
 }

@@ -154,6 +154,26 @@ class SegmentCore:
         missed.
         """
 
+    def writer(self) -> int | None:
+        """The identity of who writes a new version, as :meth:`break_` takes it; None: nobody."""
+
+    def break_(self, writer: int) -> bool:
+        """Take the turn from a writer that is known to be gone, though nothing here proves it.
+
+        The segment is brought back to the version before, or to that of the writer where it had come so far. Safe
+        where the writer will never again touch the memory: its host is off. Processes of one host need no break_.
+
+        Parameters
+        ----------
+        writer : int
+            As :meth:`writer` gave it, so that the turn is not taken from a later one.
+
+        Returns
+        -------
+        bool
+            False: that one does not write.
+        """
+
     def snapshot(self, timeout: float | None = None) -> tuple[int, NDArray[Any]]:
         """One whole version of a versioned segment.
 

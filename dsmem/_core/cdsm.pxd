@@ -108,6 +108,7 @@ cdef extern from "dsm.h" nogil:
 
     int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_ns, dsm_remote **out)
     int dsm_remote_close(dsm_remote *r)
+    void dsm_call_until(int64_t deadline)
     uint64_t dsm_remote_nbytes(const dsm_remote *r)
     uint32_t dsm_remote_access(const dsm_remote *r)
     void dsm_remote_node(const dsm_remote *r, uint8_t *id)
@@ -209,6 +210,7 @@ cdef extern from "dsm.h" nogil:
     ctypedef struct dsm_lock:
         pass
     int dsm_lock_open(dsm_remote *r, int64_t spin_ns, dsm_lock **out)
+    int dsm_lock_leave(dsm_lock *l)
     void dsm_lock_close(dsm_lock *l)
     int dsm_lock_acquire(dsm_lock *l, int64_t timeout_ns)
     int dsm_lock_release(dsm_lock *l)
@@ -237,15 +239,19 @@ cdef extern from "dsm.h" nogil:
     void dsm_segment_ring(dsm_remote *r)
     int dsm_segment_wait(dsm_remote *r, uint64_t offset, const void *seen, void *now, uint64_t n, int64_t spin_ns,
                          int64_t timeout_ns)
-    int dsm_segment_begin(dsm_remote *r, const dsm_segment *s, int64_t timeout_ns, uint64_t *version, uint64_t *rows)
-    int dsm_segment_commit(dsm_remote *r, const dsm_segment *s, const void *data, uint64_t *version)
-    int dsm_segment_abort(dsm_remote *r, const dsm_segment *s)
-    int dsm_segment_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint64_t *rows, int64_t timeout_ns,
+    int dsm_segment_begin(dsm_remote *r, dsm_segment *s, int64_t timeout_ns, uint64_t *version, uint64_t *rows)
+    int dsm_segment_commit(dsm_remote *r, dsm_segment *s, const void *data, uint64_t *version)
+    int dsm_segment_abort(dsm_remote *r, dsm_segment *s)
+    int dsm_segment_leave(dsm_remote *r, dsm_segment *s)
+    int dsm_segment_writer(dsm_remote *r, uint64_t *identity)
+    int dsm_segment_evict(dsm_remote *r, dsm_segment *s, uint64_t holder)
+    int dsm_segment_snapshot(dsm_remote *r, dsm_segment *s, void *out, uint64_t *rows, int64_t timeout_ns, int *tries,
                              uint64_t *version)
 
     ctypedef struct dsm_rwlock:
         pass
     int dsm_rwlock_open(dsm_remote *r, int64_t spin_ns, dsm_rwlock **out)
+    int dsm_rwlock_leave(dsm_rwlock *rw)
     void dsm_rwlock_close(dsm_rwlock *rw)
     int dsm_rwlock_read(dsm_rwlock *rw, int64_t timeout_ns)
     int dsm_rwlock_unread(dsm_rwlock *rw)
@@ -258,6 +264,7 @@ cdef extern from "dsm.h" nogil:
     ctypedef struct dsm_semaphore:
         pass
     int dsm_semaphore_open(dsm_remote *r, int64_t spin_ns, dsm_semaphore **out)
+    int dsm_semaphore_leave(dsm_semaphore *m)
     void dsm_semaphore_close(dsm_semaphore *m)
     int dsm_semaphore_acquire(dsm_semaphore *m, int64_t timeout_ns)
     int dsm_semaphore_release(dsm_semaphore *m)
@@ -280,23 +287,26 @@ cdef extern from "dsm.h" nogil:
         pass
     enum: DSM_CONDITION_INHERIT
     int dsm_condition_open(dsm_remote *r, dsm_lock *lock, int64_t spin_ns, dsm_condition **out)
+    int dsm_condition_leave(dsm_condition *c)
     void dsm_condition_close(dsm_condition *c)
     dsm_lock *dsm_condition_lock(dsm_condition *c)
     int dsm_condition_begin(dsm_condition *c, dsm_waiter *w)
     int dsm_condition_wait(dsm_waiter *w, int64_t timeout_ns)
     int dsm_condition_finish(dsm_waiter *w, int inherit)
+    void dsm_condition_abandon(dsm_waiter *w)
     int dsm_condition_notify(dsm_condition *c, uint64_t n)
 
     ctypedef struct dsm_barrier:
         pass
     uint64_t DSM_BARRIER_ANY
     int dsm_barrier_open(dsm_remote *r, int64_t spin_ns, dsm_barrier **out)
+    int dsm_barrier_leave(dsm_barrier *b)
     void dsm_barrier_close(dsm_barrier *b)
     int dsm_barrier_arrive(dsm_barrier *b, int finish, int64_t timeout_ns, uint64_t *generation, uint32_t *index)
-    int dsm_barrier_finish(dsm_barrier *b, uint64_t generation, int64_t timeout_ns)
+    int dsm_barrier_finish(dsm_barrier *b, uint64_t generation)
     int dsm_barrier_wait(dsm_barrier *b, uint64_t generation, int64_t timeout_ns)
-    int dsm_barrier_break(dsm_barrier *b, uint64_t generation, int64_t timeout_ns)
-    int dsm_barrier_reset(dsm_barrier *b, int64_t timeout_ns)
+    int dsm_barrier_break(dsm_barrier *b, uint64_t generation)
+    int dsm_barrier_reset(dsm_barrier *b)
     int dsm_barrier_waiting(dsm_barrier *b, int *broken)
     uint32_t dsm_barrier_parties(const dsm_barrier *b)
 
@@ -304,6 +314,7 @@ cdef extern from "dsm.h" nogil:
         pass
     enum: DSM_ONCE_RUN
     int dsm_once_open(dsm_remote *r, int64_t spin_ns, dsm_once **out)
+    int dsm_once_leave(dsm_once *o)
     void dsm_once_close(dsm_once *o)
     int dsm_once_begin(dsm_once *o, int64_t timeout_ns)
     int dsm_once_end(dsm_once *o, int done)

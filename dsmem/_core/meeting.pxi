@@ -104,13 +104,14 @@ cdef class Condition(Lock):
         self.began(remote)
         self.near = lock.near if lock is not None else remote.near
 
-    cdef int take_again(self) except -1:
+    cdef int take_again(self, c.dsm_waiter *waiter) except -1:
         """The lock, also when a signal's handler wants to raise: it may do so when the lock is held again."""
         cdef int rc = 0
         while not rc:
             with nogil:
                 rc = c.dsm_lock_acquire(self.ptr, SLICE_NS)
         if rc < 0:
+            c.dsm_condition_abandon(waiter)
             raise self.failed(rc, "acquire")
         return 0
 
@@ -125,11 +126,14 @@ cdef class Condition(Lock):
         try:
             woken = self.attempts(condition_attempt, &waiter, ns, "wait")
         except BaseException:
-            self.take_again()
-            if self.finish(&waiter, 0):  # what it was given is for another waiter
-                self.wake(1)
+            try:
+                self.take_again(&waiter)
+                if self.finish(&waiter, 0):  # what it was given is for another waiter
+                    self.wake(1)
+            except errors.DsmemError:
+                pass
             raise
-        self.take_again()
+        self.take_again(&waiter)
         rc = self.finish(&waiter, woken == c.DSM_CONDITION_INHERIT)
         return 2 if not rc and woken == c.DSM_CONDITION_INHERIT else rc
 
@@ -200,6 +204,12 @@ cdef class Condition(Lock):
     cdef int refuse_in_use(self) except -1:
         return Lock.refuse_in_use(self) if self.other is None else Handle.refuse_in_use(self)
 
+    cdef int depart(self):
+        cdef int rc
+        with nogil:
+            rc = c.dsm_condition_leave(self.condition)
+        return rc
+
     cdef int free(self) except -1:
         cdef c.dsm_condition *condition = self.condition
         self.condition, self.ptr = NULL, NULL
@@ -224,23 +234,9 @@ cdef int arrive_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
     return c.dsm_barrier_arrive(a.barrier, a.finish, timeout_ns, &a.generation, &a.index)
 
 
-cdef int finish_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
-    cdef arrival *a = <arrival *> arg
-    return c.dsm_barrier_finish(a.barrier, a.generation, timeout_ns)
-
-
 cdef int meet_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
     cdef arrival *a = <arrival *> arg
     return c.dsm_barrier_wait(a.barrier, a.generation, timeout_ns)
-
-
-cdef int break_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
-    cdef arrival *a = <arrival *> arg
-    return c.dsm_barrier_break(a.barrier, a.generation, timeout_ns)
-
-
-cdef int reset_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
-    return c.dsm_barrier_reset(<c.dsm_barrier *> arg, timeout_ns)
 
 
 cdef class Barrier(SyncHandle):
@@ -276,41 +272,55 @@ cdef class Barrier(SyncHandle):
         a.barrier, a.finish, a.generation, a.index = self.ptr, self.action is None, c.DSM_BARRIER_ANY, 0
         rc = self.attempts(arrive_attempt, &a, ns, "wait")
         if rc == 0:
-            self.break_off(&a)
+            self.break_off(a.generation)
             raise refused(c.DSM_EBROKEN, "no place in time", "wait")
         try:
             if rc == 2 and self.action is not None:
                 self.action()
-                rc = self.attempts(finish_attempt, &a, -1, "wait")
+                with nogil:
+                    rc = c.dsm_barrier_finish(a.barrier, a.generation)
+                if rc < 0:
+                    raise self.failed(rc, "wait")
             elif rc == 1:
                 if deadline >= 0:
                     ns = max(0, deadline - <int64_t> time.monotonic_ns())
                 rc = self.attempts(meet_attempt, &a, ns, "wait")
         except BaseException:
-            self.break_off(&a)
+            try:
+                self.break_off(a.generation)
+            except errors.DsmemError:
+                pass
             raise
+        if rc == 0 and not self.break_off(a.generation):  # it ended at the last moment
+            rc = self.attempts(meet_attempt, &a, 0, "wait")
         if rc == 0:
-            self.break_off(&a)
             raise refused(c.DSM_EBROKEN, "not all parties came in time", "wait")
         return a.index
 
-    cdef int break_off(self, arrival *a) except -1:
-        self.attempts(break_attempt, a, -1, "abort")
-        return 0
+    cdef int break_off(self, uint64_t generation) except -1:
+        """1: it is broken, 0: it had ended before."""
+        cdef int rc
+        with nogil:
+            rc = c.dsm_barrier_break(self.ptr, generation)
+        if rc < 0:
+            raise self.failed(rc, "abort")
+        return rc
 
     def abort(self):
-        cdef arrival a
         self.enter()
         try:
-            a.barrier, a.generation = self.ptr, c.DSM_BARRIER_ANY
-            self.break_off(&a)
+            self.break_off(c.DSM_BARRIER_ANY)
         finally:
             self.leave()
 
     def reset(self):
+        cdef int rc
         self.enter()
         try:
-            self.attempts(reset_attempt, self.ptr, -1, "reset")
+            with nogil:
+                rc = c.dsm_barrier_reset(self.ptr)
+            if rc:
+                raise self.failed(rc, "reset")
         finally:
             self.leave()
 
@@ -339,6 +349,12 @@ cdef class Barrier(SyncHandle):
         cdef int broken
         self.look(&broken)
         return broken == 1
+
+    cdef int depart(self):
+        cdef int rc
+        with nogil:
+            rc = c.dsm_barrier_leave(self.ptr)
+        return rc
 
     cdef int free(self) except -1:
         cdef c.dsm_barrier *ptr = self.ptr
@@ -421,14 +437,25 @@ cdef class Once(SyncHandle):
         return self.begin()
 
     def __exit__(self, kind, error, trace):
-        if self.runner == get_ident():
+        if self.runner != get_ident():
+            return
+        try:
             self.end(kind is None)
+        except errors.DsmemError:
+            if kind is None:
+                raise
 
     cdef int refuse_in_use(self) except -1:
         Handle.refuse_in_use(self)
         if c.dsm_lock_held(c.dsm_once_lock(self.ptr)):
             raise refused(c.DSM_EBUSY, "it is being run; end that first", "close")
         return 0
+
+    cdef int depart(self):
+        cdef int rc
+        with nogil:
+            rc = c.dsm_once_leave(self.ptr)
+        return rc
 
     cdef int free(self) except -1:
         cdef c.dsm_once *ptr = self.ptr

@@ -155,12 +155,26 @@ cdef class SegmentCore(Handle):
         if self.uses or not part:
             self.refuse_in_use()
         self.live = False
+        self.settle()
         old, self.old = self.old, []
         self.remote.users -= 1
         for remote in old:
             remote.users -= 1
         for remote in old:
             remote.part()
+
+    cdef int settle(self) except -1:
+        """What a write that failed has left in far memory; where that fails, too, the handle stays open."""
+        cdef int rc
+        cdef Remote remote = self.remote
+        remote.uses += 1
+        with nogil:
+            rc = c.dsm_segment_leave(remote.ptr, &self.s)
+        remote.uses -= 1
+        if rc:
+            self.live = True
+            raise remote.failed(rc, "close")
+        return 0
 
     @property
     def _is_open(self):
@@ -620,6 +634,39 @@ cdef class SegmentCore(Handle):
 
     # -- versions --
 
+    def writer(self):
+        cdef uint64_t identity = 0
+        cdef int rc
+        cdef Remote remote
+        self.enter()
+        remote = self.remote
+        remote.uses += 1
+        with nogil:
+            rc = c.dsm_segment_writer(remote.ptr, &identity)
+        remote.uses -= 1
+        self.leave()
+        if rc:
+            raise remote.failed(rc, "read")
+        return identity if identity else None
+
+    def break_(self, writer):
+        cdef uint64_t identity
+        cdef int rc
+        cdef Remote remote
+        self.enter()
+        try:
+            identity = identity_of(writer)
+            remote = self.remote
+            remote.uses += 1
+            with nogil:
+                rc = c.dsm_segment_evict(remote.ptr, &self.s, identity)
+            remote.uses -= 1
+        finally:
+            self.leave()
+        if rc < 0:
+            raise remote.failed(rc, "break")
+        return rc == 1
+
     def snapshot(self, timeout=None):
         self.enter()
         try:
@@ -632,7 +679,7 @@ cdef class SegmentCore(Handle):
         cdef uint64_t version = 0, rows = self.s.rows
         cdef Py_buffer view
         cdef Remote remote
-        cdef int rc = 1
+        cdef int rc = 1, tries = 0
         while True:
             out = np.empty((rows, *self._shape()[1:]) if self.s.axes else (), self.dtype)
             take(out.reshape(-1).view("u1"), &view, True)
@@ -641,7 +688,7 @@ cdef class SegmentCore(Handle):
             remote.uses += 1  # it is open, since the segment is in use
             with nogil:
                 rc = c.dsm_segment_snapshot(remote.ptr, &self.s, view.buf, &rows,
-                                            left if left < SLICE_NS else SLICE_NS, &version)
+                                            left if left < SLICE_NS else SLICE_NS, &tries, &version)
             remote.uses -= 1
             PyBuffer_Release(&view)
             if rc == 0:

@@ -3,6 +3,7 @@
 cdef dict TYPES = {c.dsm_type_name(number).decode(): number for number in range(1, 64)
                    if c.dsm_type_name(number) != b"unknown"}
 cdef object FOREVER = -1
+cdef int64_t NEVER = 0x7fffffffffffffff
 
 ctypedef int (*attempt)(void *arg, int64_t timeout_ns) noexcept nogil
 
@@ -39,6 +40,18 @@ cdef int64_t patience(object blocking, object timeout) except? -2:
     return nanoseconds(timeout)
 
 
+cdef uint64_t identity_of(object holder) except? 0xdead:
+    number = whole(holder, 0, (1 << 64) - 1)
+    if number is None:
+        raise refused(c.DSM_EINVAL, f"holder={holder!r}: what holder() returned")
+    return number
+
+
+cdef bint is_raised(tuple error):
+    """The arguments of __exit__: the block has raised, and what ends it must not take the place of that."""
+    return bool(error) and error[0] is not None
+
+
 cdef class SyncHandle(Handle):
     """See the stub."""
     cdef Remote remote
@@ -71,7 +84,9 @@ cdef class SyncHandle(Handle):
             if ns >= 0:
                 slice = 0 if ns == 0 else min(SLICE_NS, max(0, deadline - <int64_t> time.monotonic_ns()))
             with nogil:
+                c.dsm_call_until(deadline if ns > 0 else NEVER)
                 rc = f(arg, slice)
+                c.dsm_call_until(NEVER)
             if rc < 0:
                 raise self.failed(rc, op)
             if rc or (ns >= 0 and slice < SLICE_NS):
@@ -82,14 +97,23 @@ cdef class SyncHandle(Handle):
     def closed(self):
         return not self.live
 
+    cdef int depart(self):
+        """Gives back what the handle holds, and its place. After an error it may be called again."""
+        return 0
+
     cdef int free(self) except -1:
         """Frees the core's handle; each class has its own."""
         return 0
 
     def close(self):
+        cdef int rc
         if self.live:
             self.refuse_in_use()
             self.live = False
+            rc = self.depart()
+            if rc:
+                self.live = True
+                raise self.failed(rc, "close")
             self.free()
             self.remote.drop_user()
 
@@ -189,17 +213,14 @@ cdef class Lock(SyncHandle):
         cdef int rc
         self.enter()
         try:
-            number = whole(holder, 0, (1 << 64) - 1)
-            if number is None:
-                raise refused(c.DSM_EINVAL, f"holder={holder!r}: what holder() returned")
-            identity = number
+            identity = identity_of(holder)
             with nogil:
                 rc = c.dsm_lock_break(self.ptr, identity)
-            if rc < 0:
-                raise self.failed(rc, "break")
-            return rc == 1
         finally:
             self.leave()
+        if rc < 0:
+            raise self.failed(rc, "break")
+        return rc == 1
 
     @property
     def token(self):
@@ -218,13 +239,23 @@ cdef class Lock(SyncHandle):
         return True
 
     def __exit__(self, *error):
-        self.give_back()
+        try:
+            self.give_back()
+        except errors.DsmemError:
+            if not is_raised(error):
+                raise
 
     cdef int refuse_in_use(self) except -1:
         Handle.refuse_in_use(self)
         if c.dsm_lock_held(self.ptr):
             raise refused(c.DSM_EBUSY, "the lock is held with this handle; release it first", "close")
         return 0
+
+    cdef int depart(self):
+        cdef int rc
+        with nogil:
+            rc = c.dsm_lock_leave(self.ptr)
+        return rc
 
     cdef int free(self) except -1:
         cdef c.dsm_lock *ptr = self.ptr
@@ -356,6 +387,12 @@ cdef class RWLock(SyncHandle):
             raise refused(c.DSM_EBUSY, "the lock is held with this handle; release it first", "close")
         return 0
 
+    cdef int depart(self):
+        cdef int rc
+        with nogil:
+            rc = c.dsm_rwlock_leave(self.ptr)
+        return rc
+
     cdef int free(self) except -1:
         cdef c.dsm_rwlock *ptr = self.ptr
         self.ptr = NULL
@@ -380,10 +417,14 @@ cdef class Side:
         return self.lock
 
     def __exit__(self, *error):
-        if self.writes:
-            self.lock.release_write()
-        else:
-            self.lock.release_read()
+        try:
+            if self.writes:
+                self.lock.release_write()
+            else:
+                self.lock.release_read()
+        except errors.DsmemError:
+            if not is_raised(error):
+                raise
 
 
 # ---- semaphore ----
@@ -460,7 +501,11 @@ cdef class Semaphore(SyncHandle):
         return self.acquire()
 
     def __exit__(self, *error):
-        self.release()
+        try:
+            self.release()
+        except errors.DsmemError:
+            if not is_raised(error):
+                raise
 
     cdef int refuse_in_use(self) except -1:
         cdef int news
@@ -468,6 +513,12 @@ cdef class Semaphore(SyncHandle):
         if c.dsm_semaphore_held(self.ptr, &news):
             raise refused(c.DSM_EBUSY, "permits are held with this handle; release them first", "close")
         return 0
+
+    cdef int depart(self):
+        cdef int rc
+        with nogil:
+            rc = c.dsm_semaphore_leave(self.ptr)
+        return rc
 
     cdef int free(self) except -1:
         cdef c.dsm_semaphore *ptr = self.ptr

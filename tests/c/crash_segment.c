@@ -97,7 +97,7 @@ static uint64_t look(uint32_t access, uint64_t *rows)
     dsm_remote *r = reach(access, &s);
     int rc = 1;
     for (*rows = ROWS; rc == 1;) /* 1: it has another number of rows */
-        rc = dsm_segment_snapshot(r, &s, out, rows, LIMIT_NS, &version);
+        rc = dsm_segment_snapshot(r, &s, out, rows, LIMIT_NS, &(int){0}, &version);
     CHECK(!rc && (*rows == ROWS || *rows == FEWER));
     for (uint64_t i = 0; i < *rows; i++)
         CHECK(out[i] == version);

@@ -200,20 +200,20 @@ static void segment_look(dsm_segment *g)
     g->rows = rows;
 }
 
-static void segment_snapshot(const dsm_segment *g)
+static void segment_snapshot(dsm_segment *g)
 {
     uint64_t rows = g->rows, version;
     int rc = 1;
     for (int i = 0; rc == 1 && i < 4; i++) {
         void *out = malloc(rows * g->row_bytes + 1);
         CHECK(out);
-        rc = dsm_segment_snapshot(object.r, g, out, &rows, 0, &version);
+        rc = dsm_segment_snapshot(object.r, g, out, &rows, 0, &(int){0}, &version);
         free(out);
         CHECK(rc < 0 || g->data + rows * g->row_bytes <= object.nbytes);
     }
 }
 
-static void segment_commit(const dsm_segment *g, bool with_data)
+static void segment_commit(dsm_segment *g, bool with_data)
 {
     uint64_t version;
     void *data = with_data || !dsm_remote_near(object.r) ? calloc(1, g->rows * g->row_bytes + 1) : NULL;
@@ -373,17 +373,17 @@ static void barrier_call(struct slot *s, uint8_t what)
         dsm_barrier_arrive(s->handle, what > 127, 0, &s->generation, &index);
         break;
     case 2:
-        dsm_barrier_finish(s->handle, s->generation, 0);
+        dsm_barrier_finish(s->handle, s->generation);
         break;
     case 3:
         dsm_barrier_wait(s->handle, s->generation, 0);
         break;
     case 4:
-        dsm_barrier_break(s->handle, what > 127 ? DSM_BARRIER_ANY : s->generation, 0);
+        dsm_barrier_break(s->handle, what > 127 ? DSM_BARRIER_ANY : s->generation);
         break;
     default:
         dsm_barrier_waiting(s->handle, &broken);
-        dsm_barrier_reset(s->handle, 0);
+        dsm_barrier_reset(s->handle);
     }
 }
 

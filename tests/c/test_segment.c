@@ -59,7 +59,7 @@ static void *read_versions(void *arg)
     static __thread uint64_t data[ROWS];
     uint64_t rows = ROWS, version, last = 0;
     for (int i = 0; i < READS; i++) {
-        CHECK(!dsm_segment_snapshot(memory, &segment, data, &rows, -1, &version));
+        CHECK(!dsm_segment_snapshot(memory, &segment, data, &rows, -1, &(int){0}, &version));
         CHECK(version >= last);
         last = version;
         for (int k = 0; k < ROWS; k++)
@@ -109,14 +109,15 @@ static void test_dead_writers(void)
         }
         memcpy(near + SEGMENT_HEAD, &left[i].head, 8);
         memcpy(near + SEGMENT_WRITER, &dead, 8);
-        CHECK(!dsm_segment_snapshot(memory, &segment, data, &rows, 0, &version));
+        CHECK(!dsm_segment_snapshot(memory, &segment, data, &rows, 0, &(int){0}, &version));
         CHECK(version == left[i].version && data[0] == version && data[1] == version);
         CHECK(!dsm_segment_begin(memory, &segment, 0, &version, &rows));
         CHECK(version == left[i].version);
         memcpy(data, near + segment.data, 16);
         CHECK(data[0] == version && data[1] == version);
         CHECK(!dsm_segment_abort(memory, &segment));
-        CHECK(!dsm_segment_snapshot(memory, &segment, data, &rows, 0, &version) && data[1] == left[i].version);
+        CHECK(!dsm_segment_snapshot(memory, &segment, data, &rows, 0, &(int){0}, &version) &&
+              data[1] == left[i].version);
         CHECK(!dsm_remote_close(memory));
     }
 }

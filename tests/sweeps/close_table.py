@@ -149,6 +149,8 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
         "update": (0, Call(3), SHORT),
         "wait": (0, Call(False), SHORT),
         "snapshot": (SHORT,),
+        "writer": (),
+        "break_": (Index(1),),
         "writing": (SHORT,),
         "publish": (Memory(32), SHORT),
         "resize": (Index(3), SHORT),

@@ -154,6 +154,92 @@ def test_a_party_dies_in_its_action(near):
     dies.process.join()
 
 
+def test_a_party_that_died_before_the_last_came(near):
+    """Nobody was left to find it dead but the last."""
+    barrier = near.make("barrier", parties=2)
+    (dies,) = together(near, barrier, 1, "obj.wait()")
+    while barrier.n_waiting != 1:
+        pass
+    dies.kill()
+    with pytest.raises(errors.BrokenBarrierError):
+        barrier.wait(LIMIT)
+
+
+def hold_the_lock(barrier):
+    """As a party that is stopped, or a remote one that died, while it arrives: the word of lock.md says 'held'."""
+    remote = barrier._memory.remote
+    word = remote.fetch_add(128, 0)
+    assert not word >> 10 & 1 and remote.compare_swap(128, word, (word >> 12) + 1 << 12 | 1 << 10) == word
+
+
+def test_nobody_waits_for_who_holds_the_lock(world):
+    """It is this process that holds it, so nobody takes it over: waits end in time, abort and reset at once."""
+    barrier = world.make("barrier", parties=2)
+    other = world.again(barrier)
+    hold_the_lock(barrier)
+    with pytest.raises(errors.BrokenBarrierError):
+        other.wait(0.05)
+    assert barrier.broken
+    other.reset()
+    assert not barrier.broken
+    other.abort()
+    assert barrier.broken
+
+
+def test_reset_of_a_barrier_that_was_broken_while_nobody_had_come(world):
+    barrier = world.make("barrier", parties=2)
+    barrier.abort()
+    assert barrier.broken and barrier.n_waiting == 0
+    barrier.reset()
+    assert not barrier.broken
+    (actor,) = together(world, barrier, 1)
+    assert {barrier.wait(LIMIT), actor.result()} == {0, 1}
+
+
+def own_offset(barrier):
+    return 256 + (8 * int.from_bytes(bytes_of(barrier, 64, 4), "little") + 63) // 64 * 64
+
+
+def bytes_of(barrier, offset, n):
+    raw = bytearray(n)
+    barrier._memory.remote.read(offset, raw)
+    return raw
+
+
+def test_more_have_arrived_than_there_are_parties(world):
+    barrier = world.make("barrier", parties=2)
+    barrier._memory.remote.write(own_offset(barrier) + 8, (3).to_bytes(8, "little"))
+    for call in (lambda: barrier.wait(0.05), lambda: barrier.n_waiting):
+        with pytest.raises(errors.CorruptError, match="3 of 2"):
+            call()
+
+
+def test_how_a_generation_ended_is_told_after_many_more(near):
+    """A sleeper of generation 0 that is stopped while 100 others pass was met; one of a reset was not."""
+    for resets in (0, 1):
+        barrier = near.make("barrier", name=f"b{resets}", parties=2)
+        (sleeper,) = together(near, barrier, 1, "obj.wait()")
+        while barrier.n_waiting != 1:
+            pass
+        sleeper.stop()
+        if resets:
+            barrier.reset()
+        else:
+            barrier.wait(LIMIT)
+        other = near.again(barrier)
+        for _ in range(100):
+            thread = threading.Thread(target=other.wait, args=(LIMIT,))
+            thread.start()
+            barrier.wait(LIMIT)
+            thread.join()
+        sleeper.go_on()
+        if resets:
+            with pytest.raises(errors.BrokenBarrierError):
+                sleeper.result()
+        else:
+            assert sleeper.result() == 0
+
+
 def test_properties(near):
     with pytest.raises(errors.InvalidArgumentError):
         near.cluster.barrier("it", create=True)

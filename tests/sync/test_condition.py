@@ -131,6 +131,34 @@ def test_a_dead_waiter_s_notification_goes_to_another(near):
     assert lives.result() == WOKEN
 
 
+def test_a_dead_waiter_s_notification_is_not_for_one_that_came_later(near):
+    """There is nobody else that waited then: it goes with the dead."""
+    condition = near.make("condition", waiters=8)
+    (dies,) = waiters(near, condition, 1)
+    dies.stop()
+    with condition:
+        condition.notify()
+    dies.kill()
+    with condition:
+        assert condition.wait(0.2) is False
+        condition.notify_all()
+
+
+def test_the_notification_of_a_dead_waiter_whose_line_is_used_again(near):
+    """Who needs the line passes the notification on."""
+    condition = near.make("condition", waiters=2)
+    dies, lives = waiters(near, condition, 2)
+    dies.stop()
+    lives.stop()
+    with condition:
+        condition.notify()
+    dies.kill()
+    with condition:
+        assert condition.wait(0) is False  # in the line of the dead
+        lives.go_on()
+    assert lives.result() == WOKEN
+
+
 def test_a_waiter_that_died_before_is_no_hindrance(near):
     condition = near.make("condition", waiters=8)
     dies, lives = waiters(near, condition, 2)

@@ -531,5 +531,5 @@ def test_an_acquire_in_doubt_is_found_by_the_next():
             assert not word_of(direct) & HELD and lock.token is None
 
     for nth in range(7, 12):
-        attempts(f"failafter={nth}&fail={nth + 1}-{nth + 2}", script)
+        attempts(f"failafter={nth}&fail={nth + 1}-{nth + 8}", script)
     assert (HELD, None) in found

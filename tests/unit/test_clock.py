@@ -58,15 +58,16 @@ def test_drift_is_refused_and_changes_nothing():
     wall = [1000.0]
     clock = HybridClock(max_drift=0.5, wall=lambda: wall[0])
     before = clock.send()
-    for stamp in (1000_501 << 16, 1000_500 << 16 | 0xFFFF, (1 << 64) - 1):
+    for stamp in (1000_501 << 16, 1000_502 << 16, (1 << 64) - 1):
         with pytest.raises(errors.ClockDriftError):
             clock.receive(stamp)
     assert clock.now == before
     assert clock.receive(1000_500 << 16 | 0xFFFE) == 1000_500 << 16 | 0xFFFF
+    wall[0] -= 0.1
     with pytest.raises(errors.ClockDriftError):
         clock.send()
     wall[0] += 1
-    assert HybridClock.split(clock.send()) == (1001.0, 0)
+    assert HybridClock.split(clock.send()) == (1000.9, 0)
 
 
 def test_a_counter_that_overflows_runs_into_the_next_millisecond():
@@ -140,3 +141,32 @@ def test_what_is_no_clock(here):
     here.segment("a", 4, create=True).close()
     with pytest.raises(errors.MismatchError, match="'a' is a segment, not a clock"):
         here.clock("a")
+
+
+def test_one_stamp_does_not_end_a_lamport_clock():
+    clock = Lamport()
+    for stamp in (2**64 - 2, 2**63, 2**48 + 1):
+        with pytest.raises(errors.ClockDriftError):
+            clock.receive(stamp)
+    assert clock.now == 0 and clock.receive(2**48) == 2**48 + 1
+    assert clock.receive(2**48 + 5) == 2**48 + 6
+
+
+def test_a_send_after_a_receive_at_the_bound():
+    clock = HybridClock(1.0, wall=lambda: 100.0)
+    latest = 101_000 << 16 | 0xFFFF
+    assert clock.receive(latest) == latest + 1
+    assert clock.send() == latest + 2
+    with pytest.raises(errors.ClockDriftError):
+        clock.receive(102_000 << 16)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0, "1", None, [], 1j])
+def test_arguments_of_clocks(bad):
+    with pytest.raises(errors.InvalidArgumentError):
+        HybridClock(bad)
+    with pytest.raises(errors.InvalidArgumentError):
+        HybridClock(wall=lambda: bad).send()
+    for call in (Lamport().receive, HybridClock().receive, HybridClock.split):
+        with pytest.raises(errors.InvalidArgumentError):
+            call(bad)

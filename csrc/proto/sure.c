@@ -1,0 +1,57 @@
+#include "sure.h"
+
+bool sure_again(int rc, int *tries)
+{
+    if (rc != -DSM_EIO && rc != -DSM_ECANCELED && rc != -DSM_ETIME)
+        return false;
+    *tries += rc == -DSM_ETIME ? SURE_TRIES / 2 : 1;
+    return *tries < SURE_TRIES;
+}
+
+int sure_error(int rc)
+{
+    return rc == -DSM_ECANCELED
+               ? err_set(DSM_EIO, 0, "other ops on the connection failed, %d times in a row", SURE_TRIES)
+               : rc;
+}
+
+int sure_read(dsm_remote *r, uint64_t offset, void *out, uint64_t nbytes)
+{
+    int rc, tries = 0;
+    do
+        rc = dsm_read(r, offset, out, nbytes, remote_patience(r));
+    while (__builtin_expect(rc != 0, 0) && sure_again(rc, &tries));
+    return sure_error(rc);
+}
+
+int sure_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t nbytes)
+{
+    int rc, tries = 0;
+    do
+        rc = dsm_write(r, offset, data, nbytes, remote_patience(r));
+    while (__builtin_expect(rc != 0, 0) && sure_again(rc, &tries));
+    return sure_error(rc);
+}
+
+int sure_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *found)
+{
+    int tries = 0, rc = dsm_compare_swap(r, offset, expected, desired, found, remote_patience(r));
+    if (!rc)
+        return *found == expected ? SWAP_DONE : SWAP_REFUSED;
+    if (r->near || !sure_again(rc, &tries) || sure_read(r, offset, found, sizeof *found))
+        return sure_error(rc);
+    return *found == desired ? SWAP_DONE : SWAP_UNKNOWN;
+}
+
+int sure_move(dsm_remote *r, uint64_t offset, uint64_t from, uint64_t to)
+{
+    uint64_t found = from;
+    int rc = from == to ? SWAP_DONE : SWAP_UNKNOWN;
+    for (int i = 0; i < SURE_TRIES && rc == SWAP_UNKNOWN && found == from; i++)
+        rc = sure_swap(r, offset, from, to, &found);
+    if (rc < 0 || rc == SWAP_DONE)
+        return rc < 0 ? rc : 0;
+    if (rc == SWAP_UNKNOWN && found == from)
+        return err_set(DSM_EIO, 0, "%d times in a row", SURE_TRIES);
+    return err_set(DSM_ECORRUPT, 0, "word %llu was changed by another than its writer", (unsigned long long)offset);
+}
