@@ -138,6 +138,13 @@ def _header(file: _core.File) -> _Header | None:
     return header if header.magic == b"dsmemobj" and header.id else None
 
 
+def _expect(name: str, header: _Header | None, number: int) -> None:
+    if header is None:
+        raise errors.CorruptError(f"{name!r} can be removed by its name alone: cluster.unlink({name!r})")
+    if header.id != number:
+        raise errors.NameNotFoundError(f"{name!r} is another object by now")
+
+
 class _Self:
     """What this process is as a creator of names: its identity, and the places where it has made such names."""
 
@@ -393,15 +400,15 @@ class LocalNames:
         return NameInfo(entry.name, kind, info.st_size, owner, made, lifetime, dead[creator])
 
     def unlink(self, name: str, number: int = 0) -> None:
-        """Remove the name; who has the memory mapped goes on using it."""
+        """Remove the name, whatever has it or only if it is this object; who has the memory mapped goes on using it."""
         path = self.folder / check_name(name)
         try:
             with self._locked():
                 inode, header = path.lstat().st_ino, None
                 with contextlib.suppress(OSError), _core.File(path, _READ) as file:
                     header = _header(file)
-                if number and (header is None or header.id != number):
-                    raise errors.NameNotFoundError(f"{name!r} is another object by now")
+                if number:
+                    _expect(name, header, number)
                 path.unlink()
                 self._mine.pop(name, None)
                 if header is not None and header.creator:

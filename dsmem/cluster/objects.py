@@ -103,6 +103,9 @@ class NamedObject:
         ------
         NameNotFoundError
             The name is gone already, or another object has it now.
+        CorruptError
+            What has the name is no object, so nobody can tell whether it was this one. ``cluster.unlink(name)`` removes
+            it, as it removes whatever has the name.
         InvalidArgumentError
             A hosted object of another process: only its owner can.
         """

@@ -5,6 +5,7 @@ import gc
 import itertools
 import os
 import pickle
+import re
 import signal
 import struct
 import threading
@@ -188,10 +189,18 @@ def test_a_reader_has_no_lock(near):
     [(0, 0), (16, 1 << 40), (16, 64), (64, 0), (64, 0xFFFFFFFF), (64, 200), (68, 7)],
 )
 def test_scribbled_headers(near, offset, value):
-    lock = near.make("lock", members=4)
+    lock = near.cluster.lock("it", members=4, create=True)
     lock._memory.remote.write(offset, struct.pack("<I" if offset in (64, 68) else "<Q", value))
     with pytest.raises((errors.CorruptError, errors.VersionError)):
         near.again(lock)
+    if offset == 0:
+        with pytest.raises(errors.CorruptError, match=re.escape("cluster.unlink('it')")):
+            lock.unlink()
+        near.cluster.unlink("it")
+    else:
+        lock.unlink()
+    lock.close()
+    assert near.cluster.list() == []
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -70,3 +70,14 @@ def test_gc(here):
     here.unlink("b")
     assert run("gc", "-c", here.name) == f"removed the empty cluster {here.name}\n"
     assert here.name not in local.clusters()
+
+
+def test_rm_of_what_is_no_object_any_more(here):
+    """Whatever was overwritten: the number by which handles know their own object, too."""
+    for offset, nbytes in ((0, 8), (8, 4), (24, 8), (0, 64)):
+        for remove in (lambda: run("rm", "-c", here.name, "a"), lambda: here.unlink("a")):
+            lock = here.lock("a", create=True)
+            lock._memory.remote.write(offset, b"\xff" * nbytes)
+            remove()
+            assert here.list() == []
+            lock.close()
