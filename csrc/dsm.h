@@ -167,8 +167,9 @@ int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_n
 /* EBUSY while ops are outstanding. */
 int dsm_remote_close(dsm_remote *r);
 /* Ops that this thread begins from now on, as parts of a call, wait no longer than until the deadline (of CLOCK_MONOTONIC, in
- * nanoseconds; INT64_MAX: none), except that each may take 0.2 s, or the peer timeout if that is shorter. */
-void dsm_call_until(int64_t deadline);
+ * nanoseconds; INT64_MAX: none), except that each may take 0.2 s, or the peer timeout if that is shorter. Returns
+ * the deadline before. The function of dsm_set_interrupt is called without one. */
+int64_t dsm_call_until(int64_t deadline);
 uint64_t dsm_remote_nbytes(const dsm_remote *r);
 uint32_t dsm_remote_access(const dsm_remote *r);
 void dsm_remote_node(const dsm_remote *r, uint8_t id[DSM_NODE_ID]);

@@ -67,13 +67,13 @@ static bool ask_first(dsm_ticket *t)
 /* All groups of a ticket are complete. Under c->completed_lock. */
 static void settle(dsm_ctx *c, dsm_ticket *t)
 {
-    if (t->posted < t->n && !t->late) {
+    if (t->posted < t->n && !t->late && !c->canceling) {
         if (!async_begin(t))
             return;
     } else if (t->posted < t->n) {
-        ticket_give_up_rest(t);
+        ticket_give_up_rest(t, t->late ? -DSM_ETIME : -DSM_ECANCELED);
     }
-    if (ask_first(t))
+    if (!c->canceling && ask_first(t))
         return;
     t->next = NULL;
     *c->ready_last = t;
@@ -289,13 +289,25 @@ int dsm_start(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed)
     return async_begin(t);
 }
 
+/* While it lasts, what is complete begins nothing more. */
+static void set_canceling(dsm_ctx *c, bool on)
+{
+    pthread_mutex_lock(&c->completed_lock);
+    if (!on)
+        collect(c);
+    c->canceling = on;
+    pthread_mutex_unlock(&c->completed_lock);
+}
+
 void dsm_cancel(dsm_ctx *c)
 {
-    if (ctx_forked(c))
+    if (ctx_forked(c) || c->event < 0)
         return;
+    set_canceling(c, true);
     for (struct peer *p; (p = peers_next_helped(c));) {
         peer_stop_help(p);
         peer_abort(p);
         peers_release(c, p);
     }
+    set_canceling(c, false);
 }

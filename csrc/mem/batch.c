@@ -203,12 +203,12 @@ static int outcome(dsm_ticket *t, bool late, int64_t deadline, size_t *failed)
     return rc;
 }
 
-/* The rest comes too late to begin. */
-void ticket_give_up_rest(dsm_ticket *t)
+/* The rest does not begin: it comes too late, or nothing may begin any more. */
+void ticket_give_up_rest(dsm_ticket *t, int status)
 {
     for (; t->posted < t->n; t->posted++) {
         dsm_op *op = &t->ops[t->posted];
-        op->status = -DSM_ETIME;
+        op->status = status;
         op->fabric = NULL;
         if (!op->remote->near)
             fetch_add_u32(&op->remote->users, 1);
@@ -229,7 +229,7 @@ static int finish(dsm_ticket *t, int64_t deadline, size_t *failed)
         if (t->posted == t->n)
             break;
         if (late || clock_ns() >= deadline)
-            ticket_give_up_rest(t);
+            ticket_give_up_rest(t, -DSM_ETIME);
         else
             post_some(t, deadline);
     }

@@ -103,6 +103,7 @@ struct dsm_ctx {
     uint64_t done;                  /* struct dsm_group: complete, the latest first; pushed without a lock */
     pthread_mutex_t completed_lock; /* taken before peer->lock */
     dsm_ticket *ready, **ready_last;
+    bool canceling; /* under completed_lock */
 };
 
 static inline bool ctx_forked(const dsm_ctx *c) { return c->forks != peek_u32(&core_forks); }
@@ -154,7 +155,7 @@ void peer_stop_help(struct peer *p); /* under no lock; ends what waits for it */
 int ticket_check(dsm_ctx *c, const dsm_op *ops, size_t n, size_t *failed);
 /* Moves what is near, and forms groups of as many of the other ops as there is room for. */
 void ticket_fill(dsm_ticket *t);
-void ticket_give_up_rest(dsm_ticket *t);
+void ticket_give_up_rest(dsm_ticket *t, int status);
 void ticket_find_causes(dsm_ticket *t, int64_t deadline);
 
 /* mem/map.c: a remote without a context */

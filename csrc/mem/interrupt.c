@@ -1,4 +1,5 @@
 /* How a signal handler ends a wait of the core: who handles the signals is asked, and the wait obeys. */
+#include "../base/clock.h"
 #include "core.h"
 
 static uint64_t ask; /* a function; publish: dsm_set_interrupt(), observe: wait_interrupted() */
@@ -17,5 +18,10 @@ bool wait_interrupted(void)
     if (own_stop)
         return peek_u32(own_stop);
     int (*look)(void) = (int (*)(void))(uintptr_t)observe_u64(&ask);
-    return look && look();
+    if (!look)
+        return false;
+    int64_t deadline = dsm_call_until(DEADLINE_NEVER); /* what a handler does is no part of the call that waits */
+    bool yes = look();
+    dsm_call_until(deadline);
+    return yes;
 }

@@ -29,7 +29,12 @@ int remote_refuse(const dsm_remote *r, uint64_t offset, uint64_t nbytes, uint32_
 static __thread int64_t call_deadline = DEADLINE_NEVER;
 enum { CALL_GRACE_NS = 200000000 };
 
-void dsm_call_until(int64_t deadline) { call_deadline = deadline; }
+int64_t dsm_call_until(int64_t deadline)
+{
+    int64_t before = call_deadline;
+    call_deadline = deadline;
+    return before;
+}
 
 int64_t call_patience(int64_t peer_timeout_ns)
 {

@@ -41,7 +41,7 @@ import time
 import warnings
 from collections import namedtuple
 from operator import index
-from threading import get_ident
+from threading import get_ident, main_thread
 
 import numpy as np
 
@@ -50,6 +50,7 @@ from dsmem import errors
 import_array()
 
 cdef extern from "Python.h" nogil:
+    unsigned long PyThread_get_thread_ident()
     PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int interruptible)
 
 cdef extern from "Python.h":

@@ -108,7 +108,7 @@ cdef extern from "dsm.h" nogil:
 
     int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_ns, dsm_remote **out)
     int dsm_remote_close(dsm_remote *r)
-    void dsm_call_until(int64_t deadline)
+    int64_t dsm_call_until(int64_t deadline)
     uint64_t dsm_remote_nbytes(const dsm_remote *r)
     uint32_t dsm_remote_access(const dsm_remote *r)
     void dsm_remote_node(const dsm_remote *r, uint8_t *id)

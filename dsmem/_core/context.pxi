@@ -61,7 +61,7 @@ cdef class Context(Handle):
     cdef dict children      # by id, weak references to the regions and remotes that are not closed
     cdef str device
     cdef dict pending       # asynchronous ops that are not known to be complete, of all event loops, by their tickets
-    cdef list loops         # that watch the event file descriptor
+    cdef list watches       # of the event loops that wait for its ops
 
     def __init__(self, fabric, *, secret, device="", port=0, gid_index=-1, mtu=0, listen=None, peer_timeout=2.0,
                  spin=None, depth=0, fault=None):
@@ -90,7 +90,7 @@ cdef class Context(Handle):
             raise refused(c.DSM_EINVAL, "the context has been opened before; make another one")
         self.children = {}
         self.pending = {}
-        self.loops = []
+        self.watches = []
         with nogil:
             rc = c.dsm_open(&o, &ptr)
         if rc:
@@ -333,23 +333,13 @@ cdef class Context(Handle):
             self.leave()
 
     cdef _watch(self, loop):
-        if loop in self.loops:
-            return
-        cdef int fd = c.dsm_event_fd(self.ptr)
-        if fd < 0:
-            raise failure(fd, "event_fd")
-        loop.add_reader(fd, self._on_event, loop)
-        self.loops = [known for known in self.loops if not known.is_closed()] + [loop]
-
-    def _on_event(self, loop):
-        """Called in 'loop'. Ops of other loops, too: the event came to whoever looked first."""
-        if not self.live:
-            return
-        self.uses += 1
-        try:
-            self._settle(loop)
-        finally:
-            self.leave()
+        cdef LoopWatch watch
+        for watch in self.watches:
+            if watch.loop is loop:
+                return
+        watch = LoopWatch(self, loop)
+        watch.begin()
+        self.watches = [known for known in self.watches if not (<LoopWatch> known).loop.is_closed()] + [watch]
 
     cdef _settle(self, loop):
         cdef Pending op
@@ -372,16 +362,9 @@ cdef class Context(Handle):
             with nogil:
                 c.dsm_cancel(self.ptr)
             self._settle(here)
-        loops, self.loops = self.loops, []
-        for loop in loops:
-            if loop.is_closed():
-                continue
-            fd = c.dsm_event_fd(self.ptr)
-            if loop is here or not loop.is_running():
-                loop.remove_reader(fd)
-            else:
-                with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(loop.remove_reader, fd)
+        watches, self.watches = self.watches, []
+        for watch in watches:
+            (<LoopWatch> watch).stop(here)
 
     # -- the end --
 
@@ -433,3 +416,59 @@ cdef class Context(Handle):
 
     def __repr__(self):
         return f"<{type(self).__name__} {self.fabric}{' closed' if self.ptr == NULL else ''}>"
+
+
+@cython.final
+@cython.auto_pickle(False)
+cdef class LoopWatch:
+    """A loop that hears of a context's completions, by a file descriptor that it alone closes.
+
+    The number of one that was closed elsewhere may mean another file by the time that the loop lets go of it.
+    """
+    cdef Context context
+    cdef object loop
+    cdef int fd
+
+    def __cinit__(self, Context context not None, loop):
+        self.fd = -1
+        cdef int fd = c.dsm_event_fd(context.ptr)
+        if fd < 0:
+            raise failure(fd, "event_fd")
+        self.context, self.loop = context, loop
+        self.fd = os.dup(fd)
+
+    cdef begin(self):
+        self.loop.add_reader(self.fd, self.on_event)
+
+    def on_event(self):
+        """Called in the loop. Ops of other loops, too: the event came to whoever looked first."""
+        cdef Context context = self.context
+        if not context.live:
+            self.end()
+            return
+        context.uses += 1
+        try:
+            context._settle(self.loop)
+        finally:
+            context.leave()
+
+    cdef stop(self, here):
+        if self.loop.is_closed():
+            return
+        if self.loop is here or not self.loop.is_running():
+            self.end()
+        else:
+            with contextlib.suppress(RuntimeError):  # it has been closed just now
+                self.loop.call_soon_threadsafe(self.end)
+
+    def end(self):
+        """In the loop, or while it does not run."""
+        cdef int fd = self.fd
+        if fd >= 0:
+            self.loop.remove_reader(fd)
+            self.fd = -1
+            posix_close(fd)
+
+    def __dealloc__(self):
+        if self.fd >= 0:
+            posix_close(self.fd)

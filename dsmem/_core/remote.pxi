@@ -203,7 +203,7 @@ cdef class Remote(Handle):
 
     def read_async(self, offset, out):
         if self.context is None:
-            return settled(self.read(offset, out))
+            return settled(asyncio.get_running_loop(), self.read(offset, out))
         self.enter()
         try:
             return self.context.submit(self.copying(c.DSM_OP_READ, "read", offset, out))
@@ -212,7 +212,7 @@ cdef class Remote(Handle):
 
     def write_async(self, offset, data):
         if self.context is None:
-            return settled(self.write(offset, data))
+            return settled(asyncio.get_running_loop(), self.write(offset, data))
         self.enter()
         try:
             return self.context.submit(self.copying(c.DSM_OP_WRITE, "write", offset, data))
@@ -228,7 +228,7 @@ cdef class Remote(Handle):
     def fetch_add_async(self, offset, value):
         cdef Pending p
         if self.context is None:
-            return settled(self.fetch_add(offset, value))
+            return settled(asyncio.get_running_loop(), self.fetch_add(offset, value))
         self.enter()
         try:
             p = Pending(self, "fetch_add")
@@ -240,7 +240,7 @@ cdef class Remote(Handle):
     def compare_swap_async(self, offset, expected, desired):
         cdef Pending p
         if self.context is None:
-            return settled(self.compare_swap(offset, expected, desired))
+            return settled(asyncio.get_running_loop(), self.compare_swap(offset, expected, desired))
         self.enter()
         try:
             p = Pending(self, "compare_swap")
@@ -346,9 +346,9 @@ cdef object new_remote(Context context, c.dsm_remote *ptr):
     return r
 
 
-cdef object settled(object value):
+cdef object settled(object loop, object value):
     """What an op on a mapped file, which is complete at once, gives an event loop to await."""
-    future = asyncio.get_running_loop().create_future()
+    future = loop.create_future()
     future.set_result(value)
     return future
 

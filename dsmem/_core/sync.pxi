@@ -75,7 +75,7 @@ cdef class SyncHandle(Handle):
 
     cdef int attempts(self, attempt f, void *arg, int64_t ns, str op) except -1:
         """Calls f in slices until it has what it waits for (1), time is over (0), or it fails. The handle is in use."""
-        cdef int64_t deadline = 0, slice
+        cdef int64_t deadline = 0, before, slice
         cdef int rc
         if ns > 0:
             deadline = time.monotonic_ns() + min(ns, <int64_t> 1 << 62)
@@ -84,9 +84,9 @@ cdef class SyncHandle(Handle):
             if ns >= 0:
                 slice = 0 if ns == 0 else min(SLICE_NS, max(0, deadline - <int64_t> time.monotonic_ns()))
             with nogil:
-                c.dsm_call_until(deadline if ns > 0 else NEVER)
+                before = c.dsm_call_until(deadline if ns > 0 else NEVER)
                 rc = f(arg, slice)
-                c.dsm_call_until(NEVER)
+                c.dsm_call_until(before)
             if rc < 0:
                 raise self.failed(rc, op)
             if rc or (ns >= 0 and slice < SLICE_NS):

@@ -1,9 +1,18 @@
 # Included by _core.pyx: errors of the core as exceptions, and Python values and buffers as C's.
 
-# What a signal handler raised while the core waited, and in which thread: handlers run in the main thread only, so one
-# place is enough. Nothing here calls a function of Python's, in which raise_later() would come first.
+# What a signal handler raised while the core waited. Handlers run in the main thread only, so one place is enough.
+# Nothing here calls a function of Python's, in which raise_later() would come first.
 cdef object raised = None
-cdef object raised_in = None
+cdef unsigned long main_ident = main_thread().ident
+
+
+def _after_fork():
+    """The thread that forks is the main thread of its child."""
+    global main_ident
+    main_ident = PyThread_get_thread_ident()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 cdef object take_raised():
@@ -20,15 +29,23 @@ cdef int raise_later(void *nothing) except -1 with gil:
     return 0
 
 
-cdef int look_for_signals() noexcept with gil:
-    """Called by the core while it waits. A handler that raises ends the wait; who reports the failure raises that."""
-    global raised, raised_in
+cdef int look_for_signals() noexcept nogil:
+    """Called by the core while it waits. A handler that raises ends the wait; who reports the failure raises that.
+
+    Other threads have no handlers to run, so they do without the GIL: they would wait for it longer than their op may,
+    and at the end of the interpreter Python ends a thread that asks for it, with ops on its stack that are under way.
+    """
+    return PyThread_get_thread_ident() == main_ident and handle_signals()
+
+
+cdef int handle_signals() noexcept with gil:
+    global raised
     if raised is not None:
-        return get_ident() == raised_in
+        return 1
     try:
         PyErr_CheckSignals()
     except BaseException as error:
-        raised, raised_in = error, get_ident()
+        raised = error
         Py_AddPendingCall(raise_later, NULL)
         return 1
     return 0
@@ -37,7 +54,7 @@ cdef int look_for_signals() noexcept with gil:
 cdef object failure(int rc, str op=None, str peer=None, str device=None):
     """The exception for a code that this thread has just got from the core."""
     cdef const c.dsm_failure *f = c.dsm_last_error()
-    if raised is not None and get_ident() == raised_in:
+    if raised is not None and PyThread_get_thread_ident() == main_ident:
         return take_raised()
     cls = errors.BY_CODE.get(-rc, errors.DsmemError)
     if f.code != -rc:

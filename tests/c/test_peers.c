@@ -4,9 +4,9 @@
  *
  * Where a wait must not last until the peer timeout, that is an hour: a wait that does never ends.
  */
-#include "base/atomic.h"
+#include "base/clock.h"
 #include "check.h"
-#include "mem/core.h"
+#include "mem/remote.h"
 
 #include <dirent.h>
 #include <poll.h>
@@ -120,6 +120,30 @@ static void signals(void)
     close_all(1);
 }
 
+/* A handler makes a call of its own in the midst of another one, and both keep their deadlines. */
+static int call_in_handler(void)
+{
+    CHECK(call_patience(HOUR) == HOUR);
+    dsm_call_until(clock_ns());
+    CHECK(call_patience(HOUR) < HOUR);
+    dsm_call_until(DEADLINE_NEVER);
+    return third_look();
+}
+
+static void calls_of_handlers(void)
+{
+    uint64_t data;
+    open_all(1, "drop=1", HOUR);
+    note_u32(&looks, 0);
+    dsm_set_interrupt(call_in_handler);
+    dsm_call_until(clock_ns() + HOUR / 2);
+    CHECK(dsm_read(remotes[0], 0, &data, 8, -1) == -DSM_ETIME);
+    CHECK(call_patience(HOUR) < HOUR);
+    dsm_call_until(DEADLINE_NEVER);
+    dsm_set_interrupt(NULL);
+    close_all(1);
+}
+
 /* An owner that accepts and says nothing, and one whose backlog is full. */
 static void silent_owner(int backlog)
 {
@@ -224,6 +248,25 @@ static void started_and_lost(void)
     close_all(1);
 }
 
+/* What has found no room among the groups does not begin after the cancel. */
+static void canceled_batch(void)
+{
+    dsm_op ops[OWNERS];
+    dsm_ticket t;
+    open_all(OWNERS, "drop=*", HOUR);
+    for (int i = 0; i < OWNERS; i++)
+        ops[i] = add_one(i);
+    CHECK(!dsm_start(user, ops, OWNERS, &t, NULL));
+    for (int i = 0; i < DSM_TICKET_GROUPS; i++)
+        while (!word_of(i)) /* it is executed, and its completion lost */
+            usleep(1000);
+    dsm_cancel(user);
+    CHECK(dsm_completed(user) == &t && dsm_finish(&t, -1, NULL) == -DSM_ECANCELED);
+    for (int i = DSM_TICKET_GROUPS; i < OWNERS; i++)
+        CHECK(!word_of(i) && ops[i].status == -DSM_ECANCELED);
+    close_all(OWNERS);
+}
+
 /* ---- batches ---- */
 
 static void late_batch(void)
@@ -318,11 +361,13 @@ int main(void)
 {
     lost_completions();
     signals();
+    calls_of_handlers();
     silent_owner(128);
     silent_owner(0);
     started_ops();
     started_batch();
     started_and_lost();
+    canceled_batch();
     late_batch();
     first_that_failed_of_itself();
     for (int order = 0; order < 3; order++) {

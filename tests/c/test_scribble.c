@@ -6,11 +6,13 @@
 #include "proto/ring.h"
 #include "proto/segment.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { ALL = DSM_READ | DSM_WRITE | DSM_ATOMIC, ROWS = 3, OPENS = 100000 };
@@ -157,6 +159,31 @@ static void rows_change(void)
     CHECK(!dsm_remote_close(r));
 }
 
+/* ---- a region whose owner cuts it short and seals it while it is looked at ---- */
+
+static bool cut_short;
+
+/* In place of libc's: what was seen has changed when the caller goes on. */
+int fstat(int fd, struct stat *st)
+{
+    int rc = fstatat(fd, "", st, AT_EMPTY_PATH);
+    if (cut_short)
+        CHECK(!ftruncate(fd, 0) && !fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW));
+    return rc;
+}
+
+static void seals_late(void)
+{
+    const dsm_descriptor grant = {.nbytes = 4096, .access = ALL};
+    struct fabric_remote *r;
+    int fd = memfd_create("scribbled", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    CHECK(fd >= 0 && !ftruncate(fd, 8192));
+    cut_short = true;
+    CHECK(shm_fabric.mem_import(NULL, &grant, fd, &r) == -DSM_EPROTO);
+    cut_short = false;
+    close(fd);
+}
+
 int main(void)
 {
     static const uint32_t flags[] = {0, DSM_QUEUE_CHECKED, DSM_QUEUE_MANY_CONSUMERS, DSM_QUEUE_DROP_OLDEST};
@@ -167,6 +194,7 @@ int main(void)
     tail_goes_back();
     header_changes();
     rows_change();
+    seals_late();
     puts("ok");
     return 0;
 }

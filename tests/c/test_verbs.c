@@ -200,6 +200,23 @@ static void started_ops(void)
     CHECK(!fake.regs && !fake.queue_pairs);
 }
 
+/* Refused and complete, but the owner has not been asked why: nobody asks after the cancel. */
+static void refused_and_canceled(void)
+{
+    dsm_op op = {.code = DSM_OP_FETCH_ADD, .nbytes = 8, .operand = 1};
+    dsm_ticket t;
+    uint64_t old;
+    open_two(HOUR);
+    op.remote = remote;
+    CHECK(!dsm_fetch_add(remote, 0, 1, &old, -1) && !dsm_region_close(region));
+    CHECK(!dsm_start(user, &op, 1, &t, NULL));
+    dsm_cancel(user);
+    CHECK(dsm_completed(user) == &t && dsm_finish(&t, -1, NULL) == -DSM_EACCESS);
+    CHECK(!dsm_remote_close(remote));
+    dsm_close(user);
+    dsm_close(owner);
+}
+
 /* ---- memory ---- */
 
 static uint8_t mine[BIG];
@@ -304,6 +321,7 @@ int main(void)
     lost(IBV_EVENT_QP_FATAL);
     lost(IBV_EVENT_DEVICE_FATAL);
     started_ops();
+    refused_and_canceled();
     local_region_closed(DSM_OP_WRITE);
     passing_registrations();
     owners_that_go();

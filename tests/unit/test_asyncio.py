@@ -1,11 +1,13 @@
 """Remote ops in event loops: the loop never waits for them, and rests when nothing is pending."""
 
 import asyncio
+import os
 import threading
 
 import pytest
 
 import dsmem
+from dsmem._core import map_file
 
 SECRET = b"a secret of thirty-two bytes, yes"
 
@@ -87,3 +89,41 @@ def test_two_loops_hear_of_their_own_ops(region):
     assert sorted(found) == list(range(400))
     remote.close()
     context.close()
+
+
+def test_a_loop_keeps_no_number_of_a_closed_context(region):
+    """A context is closed while a loop of another thread is busy, and the next one gets its file descriptors."""
+    context, remote = attached(region)
+    begun, replaced = threading.Event(), threading.Event()
+    found = []
+
+    async def run():
+        await remote.fetch_add_async(0, 1)
+        begun.set()
+        replaced.wait()
+        op = second.fetch_add_async(0, 1)
+        await asyncio.sleep(0)  # what the loop was asked to do meanwhile
+        found.append(await asyncio.wait_for(op, 10))
+        found.append(len(readable(asyncio.get_running_loop())))
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    begun.wait()
+    remote.close()
+    context.close()
+    context, second = attached(region)
+    replaced.set()
+    thread.join()
+    assert found == [1, 0]
+    second.close()
+    context.close()
+
+
+def test_a_mapped_op_without_a_loop_is_not_begun():
+    fd = os.memfd_create("mapped")
+    os.ftruncate(fd, 4096)
+    with map_file(fd, 4096) as remote:
+        with pytest.raises(RuntimeError):
+            remote.fetch_add_async(0, 1)
+        assert remote.fetch_add(0, 0) == 0
+    os.close(fd)

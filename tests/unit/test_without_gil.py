@@ -73,3 +73,29 @@ def test_an_iterable_that_raises(cluster, other):
             producer.put(b"after")
             assert [queue.get(timeout=60) for _ in range(n + 1)] == [*(bytes([i]) for i in range(n)), b"after"]
     cluster.unlink("q")
+
+
+# The main thread never gives the GIL away, and looks whether the other one sleeps again and again.
+WAIT = """
+import sys, threading, time, dsmem
+owner = dsmem.Context('shm', secret=bytes(16))
+region = owner.allocate(4096)
+user = dsmem.Context('fault+shm://?drop=1', secret=bytes(16), peer_timeout=3600)
+remote = user.attach(region.descriptor)
+thread = threading.Thread(target=remote.read, args=(0, bytearray(8)), daemon=True)
+thread.start()
+while not user.stats['wakeups']:
+    time.sleep(0.001)
+sys.setswitchinterval(1000)
+before, latest = user.stats['wakeups'], time.monotonic() + 20
+while user.stats['wakeups'] < before + 4 and time.monotonic() < latest:
+    pass
+print('waits' if user.stats['wakeups'] >= before + 4 else 'wants the GIL')
+"""
+
+
+def test_who_waits_for_an_op_does_not_want_the_gil():
+    """Only the main thread has signals to handle. The interpreter ends with the op under way."""
+    folder = Path(dsmem.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", WAIT], cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "waits\n")

@@ -153,15 +153,15 @@ int shm_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, int fd, st
     struct stat st;
     if (fd < 0)
         return err_set(DSM_EPROTO, 0, "the owner handed over no memory");
+    int seals = fcntl(fd, F_GET_SEALS); /* first: what is not sealed may be shorter than it was a moment ago */
+    if (seals < 0 || !(seals & F_SEAL_SHRINK))
+        return err_set(DSM_EPROTO, 0, "the owner handed over memory that it could shrink");
     if (fstat(fd, &st))
         return err_set_errno(errno, "looking at a region");
     if (!grant->nbytes || grant->nbytes > (uint64_t)INT64_MAX - 2 * SHM_TRAILER ||
         (uint64_t)st.st_size < trailer_at(grant->nbytes) + SHM_TRAILER)
         return err_set(DSM_EPROTO, 0, "the owner handed over %lld bytes for a region of %llu", (long long)st.st_size,
                        (unsigned long long)grant->nbytes);
-    int seals = fcntl(fd, F_GET_SEALS);
-    if (seals < 0 || !(seals & F_SEAL_SHRINK))
-        return err_set(DSM_EPROTO, 0, "the owner handed over memory that it could shrink");
     uint64_t size = (uint64_t)st.st_size;
     int prot = PROT_READ | (grant->access & (DSM_WRITE | DSM_ATOMIC) ? PROT_WRITE : 0);
     uint8_t *p = mmap(NULL, size, prot, MAP_SHARED, fd, 0);
