@@ -270,7 +270,7 @@ int dsm_finish(dsm_ticket *t, int64_t timeout_ns, size_t *failed);
 int dsm_start(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed);
 /* The next ticket that is complete, each once; NULL: no other. Call it until then whenever dsm_event_fd is readable. */
 dsm_ticket *dsm_completed(dsm_ctx *c);
-/* Readable when a ticket has completed, and only then; -DSM_EUNSUPPORTED where ops complete when posted. */
+/* Readable from when a ticket has completed until dsm_completed has returned NULL; -DSM_EUNSUPPORTED where ops complete when posted. */
 int dsm_event_fd(dsm_ctx *c);
 /* Ends all that has been started: afterwards dsm_completed returns it. Nothing may be started, attached or closed meanwhile. */
 void dsm_cancel(dsm_ctx *c);

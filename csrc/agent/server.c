@@ -130,12 +130,16 @@ static bool on_status(dsm_ctx *c, struct conn *n, const uint8_t *name)
     return reply(n, live ? 0 : DSM_ESTALE, NULL, 0, -1);
 }
 
-/* The endpoint that the node connected before, if any, is replaced. */
-static bool on_endpoint(dsm_ctx *c, struct conn *n, const uint8_t *blob, size_t len)
+/* The endpoint that the node connected before, if any, is replaced: nothing comes through it any more (proto/sure.h). It may
+ * belong to a connection whose end has not come here yet. */
+static bool on_endpoint(struct agent *a, struct conn *n, const uint8_t *blob, size_t len)
 {
+    dsm_ctx *c = a->ctx;
     const struct fabric *f = c->dev->fabric;
     uint8_t mine[FABRIC_BLOB_MAX];
-    conn_close_endpoint(n);
+    for (struct conn *old = a->conns; old; old = old->next)
+        if (old->state == CONN_OPEN && !memcmp(old->shake.client, n->shake.client, DSM_NODE_ID))
+            conn_close_endpoint(old);
     int rc = f->ep_open(c->dev, true, &n->ep);
     if (rc) {
         n->ep = NULL;
@@ -160,7 +164,7 @@ static bool on_message(struct agent *a, struct conn *n)
     case MSG_ATTACH:
         return len == NAME_SIZE && on_attach(a->ctx, n, payload);
     case MSG_ENDPOINT:
-        return len <= FABRIC_BLOB_MAX && on_endpoint(a->ctx, n, payload, len);
+        return len <= FABRIC_BLOB_MAX && on_endpoint(a, n, payload, len);
     case MSG_STATUS:
         return len == NAME_SIZE && on_status(a->ctx, n, payload);
     case MSG_BYE:

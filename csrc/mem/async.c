@@ -4,7 +4,7 @@
  *
  * Who ends the last op of a group calls async_done(), which puts the group on a list without a lock and makes the context's event
  * file descriptor readable where the list was empty. dsm_completed() takes the list: it alone says that a ticket is complete,
- * each once, and until then the ticket is the core's. So nothing is readable when nothing has completed.
+ * each once, and until then the ticket is the core's. The descriptor is readable until it has said that there is no other.
  */
 #include "../base/clock.h"
 #include "core.h"
@@ -17,16 +17,23 @@ static bool async_begin(dsm_ticket *t);
 
 /* ---- what is complete ---- */
 
+static void make_readable(dsm_ctx *c)
+{
+    uint64_t one = 1;
+    if (write(c->event, &one, sizeof one) < 0) {
+        /* EAGAIN: it is readable anyway */
+    }
+}
+
 static void announce(dsm_ctx *c, struct dsm_group *g)
 {
-    uint64_t one = 1, mine = (uintptr_t)g, head, found = observe_u64(&c->done);
+    uint64_t mine = (uintptr_t)g, head, found = observe_u64(&c->done);
     do {
         head = found;
         g->next = (struct dsm_group *)(uintptr_t)head;
     } while ((found = compare_swap_u64(&c->done, head, mine)) != head);
-    if (!head && write(c->event, &one, sizeof one) < 0) {
-        /* EAGAIN: it is readable anyway */
-    }
+    if (!head)
+        make_readable(c);
 }
 
 static void async_done(struct dsm_group *g)
@@ -83,11 +90,7 @@ static void settle(dsm_ctx *c, dsm_ticket *t)
 /* Under c->completed_lock. */
 static void collect(dsm_ctx *c)
 {
-    uint64_t count;
     struct dsm_group *g, *list = NULL;
-    if (read(c->event, &count, sizeof count) < 0) {
-        /* EAGAIN: nothing new */
-    }
     for (g = (struct dsm_group *)(uintptr_t)exchange_u64(&c->done, 0); g;) { /* the latest comes first */
         struct dsm_group *next = g->next;
         g->next = list;
@@ -103,6 +106,19 @@ static void collect(dsm_ctx *c)
     }
 }
 
+/* Nothing is ready, so the descriptor is to say so. Under c->completed_lock. */
+static void make_unreadable(dsm_ctx *c)
+{
+    uint64_t count;
+    if (read(c->event, &count, sizeof count) < 0) {
+        /* EAGAIN: it is not readable */
+    }
+    collect(c); /* what was announced before the read */
+    if (c->ready)
+        make_readable(c);
+}
+
+/* Whoever takes a ticket may be interrupted before he takes the next one: the descriptor is readable until none is left. */
 dsm_ticket *dsm_completed(dsm_ctx *c)
 {
     if (ctx_forked(c) || c->event < 0)
@@ -110,6 +126,8 @@ dsm_ticket *dsm_completed(dsm_ctx *c)
     pthread_mutex_lock(&c->completed_lock);
     if (!c->ready)
         collect(c);
+    if (!c->ready)
+        make_unreadable(c);
     dsm_ticket *t = c->ready;
     if (t && !(c->ready = t->next))
         c->ready_last = &c->ready;

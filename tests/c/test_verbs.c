@@ -217,6 +217,25 @@ static void refused_and_canceled(void)
     dsm_close(owner);
 }
 
+/* ---- connections ---- */
+
+/* A new connection comes to the owner before it hears of the old one's end, as where that packet was lost. */
+static void old_connection_lingers(void)
+{
+    uint64_t old;
+    open_two(HOUR);
+    struct peer *p = remote->peer;
+    CHECK(!dsm_fetch_add(remote, 0, 1, &old, -1));
+    int queue_pairs = fake.queue_pairs, lingers = dup(p->fd);
+    pthread_mutex_lock(&p->talk);
+    user->control->disconnect(p);
+    pthread_mutex_unlock(&p->talk);
+    CHECK(!dsm_fetch_add(remote, 0, 1, &old, -1) && old == 1);
+    CHECK(fake.queue_pairs == queue_pairs); /* nothing that is late can come through the old ones */
+    close(lingers);
+    close_two();
+}
+
 /* ---- memory ---- */
 
 static uint8_t mine[BIG];
@@ -322,6 +341,7 @@ int main(void)
     lost(IBV_EVENT_DEVICE_FATAL);
     started_ops();
     refused_and_canceled();
+    old_connection_lingers();
     local_region_closed(DSM_OP_WRITE);
     passing_registrations();
     owners_that_go();

@@ -127,3 +127,38 @@ def test_a_mapped_op_without_a_loop_is_not_begun():
             remote.fetch_add_async(0, 1)
         assert remote.fetch_add(0, 0) == 0
     os.close(fd)
+
+
+class Interrupted(asyncio.SelectorEventLoop):
+    """A loop in which a signal's handler raises, once: as it may anywhere."""
+
+    raises = False
+
+    def call_soon(self, *arguments, **options):
+        if self.raises:
+            self.raises = False
+            raise InterruptedError
+        return super().call_soon(*arguments, **options)
+
+
+def test_a_handler_that_raises_loses_no_completion(region):
+    context, remote = attached(region)
+    loop = Interrupted()
+    told = []
+    loop.set_exception_handler(lambda loop, what: told.append(type(what["exception"])))
+
+    async def run():
+        await remote.fetch_add_async(0, 1)
+        first, *others = [remote.fetch_add_async(0, 1) for _ in range(10)]  # complete, and nobody has been told
+        first.add_done_callback(told.append)
+        waiting = asyncio.ensure_future(asyncio.wait_for(asyncio.gather(*others), 10))
+        loop.raises = True
+        return await waiting
+
+    try:
+        assert loop.run_until_complete(run()) == list(range(2, 11))
+    finally:
+        loop.close()
+    assert told == [InterruptedError]
+    remote.close()
+    context.close()
