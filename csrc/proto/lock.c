@@ -154,11 +154,13 @@ static int give_back(dsm_lock *l, uint64_t held, uint64_t free)
 int lock_release(dsm_lock *l, bool keep_news)
 {
     uint64_t held = observe_u64(&l->held);
+    if (held && seat_forked(&l->seat))
+        return refuse_forked();
     if (!held || compare_swap_u64(&l->held, held, 0) != held)
         return not_held();
     uint64_t free = lock_freed(held) | (keep_news ? held & LOCK_NEWS : 0);
     int rc = give_back(l, held, free);
-    l->unsure = rc && rc != -DSM_ENOTHELD;
+    l->unsure = rc && rc != -DSM_ENOTHELD && !sure_gone(rc);
     if (l->unsure) {
         publish_u64(&l->held, held); /* not known: the caller may try again */
         return rc;

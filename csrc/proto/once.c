@@ -43,7 +43,10 @@ int dsm_once_end(dsm_once *o, int done)
     int rc = dsm_lock_held(&o->lock) ? 0 : err_set(DSM_ENOTHELD, 0, "once");
     if (!rc && done)
         rc = seat_write(&o->lock.seat, o->lock.seat.own, 1);
-    return rc ? rc : lock_release(&o->lock, false);
+    if (rc && !sure_gone(rc))
+        return rc;
+    int released = lock_release(&o->lock, false);
+    return rc ? rc : released;
 }
 
 int dsm_once_done(dsm_once *o) { return is_done(o); }

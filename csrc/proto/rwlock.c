@@ -145,14 +145,15 @@ int dsm_rwlock_read(dsm_rwlock *rw, int64_t timeout_ns)
 
 int dsm_rwlock_unread(dsm_rwlock *rw)
 {
-    int rc = seat_check(&rw->lock.seat);
-    if (rc)
-        return rc;
+    if (seat_forked(&rw->lock.seat))
+        return refuse_forked();
     pthread_mutex_lock(&rw->own);
-    rc = rw->readers ? 0 : err_set(DSM_ENOTHELD, 0, "for reading");
-    if (rw->readers == 1)
+    int rc = rw->readers ? seat_check(&rw->lock.seat) : err_set(DSM_ENOTHELD, 0, "for reading");
+    if (!rc && rw->readers == 1)
         rc = set_inside(rw, 0);
-    if (!rc && --rw->readers == 0)
+    if (sure_gone(rc))
+        rw->readers--;
+    else if (!rc && --rw->readers == 0)
         gone(rw);
     pthread_mutex_unlock(&rw->own);
     return rc;

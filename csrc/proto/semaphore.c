@@ -159,7 +159,9 @@ static int give_back(dsm_semaphore *m, struct permit p)
 static int release(dsm_semaphore *m)
 {
     int rc = m->held ? give_back(m, m->permits[m->held - 1]) : err_set(DSM_ENOTHELD, 0, "no permit");
-    m->unsure = rc && rc != -DSM_ENOTHELD;
+    if (sure_gone(rc))
+        m->held = 0;
+    m->unsure = rc && rc != -DSM_ENOTHELD && !sure_gone(rc);
     if (m->held && !m->unsure)
         m->hint = m->permits[--m->held].slot;
     if (!rc && m->seat.near)
@@ -169,11 +171,10 @@ static int release(dsm_semaphore *m)
 
 int dsm_semaphore_release(dsm_semaphore *m)
 {
-    int rc = seat_check(&m->seat);
-    if (rc)
-        return rc;
+    if (seat_forked(&m->seat))
+        return refuse_forked();
     pthread_mutex_lock(&m->own);
-    rc = release(m);
+    int rc = release(m);
     pthread_mutex_unlock(&m->own);
     return rc;
 }

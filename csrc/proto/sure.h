@@ -19,7 +19,8 @@ enum { SURE_TRIES = 8 };
 bool sure_again(int rc, int *tries);
 /* rc, as it is told to the caller. */
 int sure_error(int rc);
-/* Of an op that gives something back: the memory is gone, and with it what was held there. */
+/* Of an op that gives something back: the memory is gone, and with it what was held there. So the caller holds nothing any
+ * more, and its handle can be closed. */
 static inline bool sure_gone(int rc) { return rc == -DSM_EPEER || rc == -DSM_ESTALE || rc == -DSM_EFORK; }
 
 int sure_read(dsm_remote *r, uint64_t offset, void *out, uint64_t nbytes);

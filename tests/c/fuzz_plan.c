@@ -18,7 +18,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
         static const uint64_t ops[] = {1, 2, 3, 10, 1000000, UINT64_MAX};
         for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
             struct fault_fate fate = fault_plan_fate(&plan, ops[i]);
-            if (fate.faults >= FAULT_CAS * 2 || fate.delay_ns < 0 || fate.pause_ns < 0)
+            if (fate.faults & ~(uint32_t)FAULT_ALL || fate.delay_ns < 0 || fate.pause_ns < 0 || fate.pid < 0)
                 abort();
         }
         fault_plan_free(&plan);

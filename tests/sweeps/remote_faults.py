@@ -1,23 +1,26 @@
-"""A sweep of faults: for each public call on an object in another process's memory, each op n of that call fails.
+"""The sweep of remote faults: each op of each public call on an object in another process's memory meets each fault.
 
-A row names a call. It is made once without faults, to count its ops; then once for every op and every fault, on an
-object of its own. However the call ends, afterwards
+The scenes stand in remote_table.py. One is played once without faults, to count the ops of its call; then once for
+every op and every fault, on an object of its own. However the call ends, afterwards
 
 - the exception, if any, is one of dsmem's, and no CanceledError: that would be another op's failure,
 - its own handle works again, or at least can be closed, as soon as the faults are over,
 - another handle can do all that the object is for.
 
-``fail from n on`` and ``lost from n on`` last for longer than the core tries again. ``killed at n`` is a caller whose
-ops from n on never arrive, and which never closes its handle: others see that of a process that was killed there.
+``fail from n on`` and ``lost from n on`` last for longer than the core tries again. ``caller killed`` is SIGKILL to a
+process of its own, before its op n is executed; ``owner killed`` likewise to the process whose memory it is: then the
+call must end, and the handle must be closable.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import dsmem
@@ -28,38 +31,56 @@ FULL = os.environ.get("DSMEM_FULL_SWEEPS") == "1"
 PEER_TIMEOUT = 0.2  # seconds; what a lost completion costs
 OUTAGE = 20  # ops; more than the core tries again
 
-FAULTS: dict[str, str] = {
-    "fail": "fail={n}",
-    "answer lost": "failafter={n}",
-    "fail from n on": "fail={n}-{end}",
-    "lost from n on": "failafter={n}&fail={next}-{end}",
-    # "no completion": "drop={n}",
-    "late": "delay={n}:30ms",
+# The plan, and how many ops of a call meet it in a short run.
+FAULTS: dict[str, tuple[str, int]] = {
+    "fail": ("fail={n}", 4),
+    "answer lost": ("failafter={n}", 4),
+    "fail from n on": ("fail={n}-{end}", 3),
+    "lost from n on": ("failafter={n}&fail={next}-{end}", 3),
+    "no completion": ("drop={n}", 1),
+    "late": ("delay={n}:30ms", 1),
 }
-KILLED: dict[str, str] = {"killed at n": "fail={n}-", "killed behind n": "failafter={n}&fail={next}-"}
+KILLS = {"caller killed": 3, "owner killed": 2}
+
+processes = multiprocessing.get_context("fork")
+
+
+def nothing(*_: Any) -> None:
+    pass
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of object: how it is made, what a handle gives back before it is closed, and what others do with it."""
+    """A kind of object: how it is made, what a handle gives back before it is closed, and what others do with it.
+
+    after_death is what others can do when a caller was killed: nothing proves its death to them, so they have to take
+    from it by choice what it held.
+    """
 
     method: str  # of a cluster
     properties: dict[str, Any]
     give_back: Callable[[Any], None]
     use: Callable[[Any], None]
-    after_death: Callable[[Any], None] | None = None  # what others do first when a user was killed; None: nothing
+    after_death: Callable[[Any], None]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One call, and what it needs to have been done before. check gets the owner's handle and the call's result."""
+    """One call, and what has to be done before.
+
+    check gets the owner's handle, what the call returned and None, or None and the exception; settle the owner's and
+    the caller's handle when the faults are over; survey the owner's after the caller was killed.
+    """
 
     kind: str
     name: str
     call: Callable[[Any], Any]
-    before: Callable[[Any], Any] = lambda _: None
-    check: Callable[[Any, Any], None] = lambda _owner, _result: None
-    owner_before: Callable[[Any], Any] = lambda _: None
+    before: Callable[[Any], Any] = nothing
+    owner_before: Callable[[Any], Any] = nothing
+    check: Callable[[Any, Any, Exception | None], None] = nothing
+    settle: Callable[[Any, Any], None] = nothing
+    survey: Callable[[Any], None] = nothing
+    names: tuple[str, ...] = field(default=())  # the public names that it is for, where that is not its own
 
     def __str__(self) -> str:
         return f"{self.kind}.{self.name}"
@@ -83,7 +104,7 @@ class Place:
 
     @contextlib.contextmanager
     def make(self, kind: Kind) -> Iterator[Any]:
-        obj = getattr(self.cluster, kind.method)(f"it{next(self.numbers)}", create=True, **kind.properties)
+        obj = make(self.cluster, kind, f"it{next(self.numbers)}")
         yield obj
         obj.unlink()
         obj.close()
@@ -91,6 +112,10 @@ class Place:
     def caller(self, plan: str = "") -> dsmem.Context:
         query = f"://?{plan}" if plan else ""
         return dsmem.Context(f"{self.fabric}{query}", secret=SECRET, peer_timeout=PEER_TIMEOUT)
+
+
+def make(cluster: dsmem.Cluster, kind: Kind, name: str) -> Any:
+    return getattr(cluster, kind.method)(name, create=True, **kind.properties)
 
 
 def persistently(call: Callable[[], Any]) -> Any:
@@ -121,7 +146,8 @@ def count(place: Place, kind: Kind, row: Row) -> tuple[int, int]:
         first = context.stats["posts"] + 1
         result = row.call(obj)
         last = context.stats["posts"]
-        row.check(owner, result)
+        row.check(owner, result, None)
+        row.settle(owner, obj)
         leave(kind, obj)
         kind.use(owner)
     return first, last
@@ -132,49 +158,113 @@ def ops(first: int, last: int, at_most: int) -> list[int]:
     every = list(range(first, last + 1))
     if FULL or len(every) <= at_most:
         return every
+    if at_most == 1:
+        return [every[len(every) // 2]]
     return sorted({every[i * (len(every) - 1) // (at_most - 1)] for i in range(at_most)})
 
 
-def try_at(place: Place, kind: Kind, row: Row, fault: str, n: int) -> None:
-    plan = {**FAULTS, **KILLED}[fault].format(n=n, next=n + 1, end=n + OUTAGE)
+def attempt(row: Row, obj: Any) -> tuple[Any, Exception | None]:
+    try:
+        return row.call(obj), None
+    except errors.CanceledError as error:
+        raise AssertionError("the failure of another op") from error
+    except errors.DsmemError as error:
+        return None, error
+
+
+def fail_at(place: Place, kind: Kind, row: Row, fault: str, n: int) -> None:
+    plan = FAULTS[fault][0].format(n=n, next=n + 1, end=n + OUTAGE)
     with place.make(kind) as owner, contextlib.ExitStack() as stack:
         context = place.caller(plan)
         stack.callback(context.close)
         obj = dsmem.attach(owner.ref, context)
         row.before(obj)
         row.owner_before(owner)
-        try:
-            result = row.call(obj)
-        except errors.CanceledError as error:
-            raise AssertionError("the failure of another op") from error
-        except errors.DsmemError:
-            pass
-        else:
-            row.check(owner, result)
-        if fault in KILLED:
-            if kind.after_death:
-                kind.after_death(owner)
-            kind.use(owner)
-            abandon(obj)
-        else:
-            leave(kind, obj)
-            kind.use(owner)
+        row.check(owner, *attempt(row, obj))
+        row.settle(owner, obj)
+        leave(kind, obj)
+        kind.use(owner)
 
 
-def abandon(obj: Any) -> None:
-    """Let go of it without an op that reaches anybody."""
-    with contextlib.suppress(errors.DsmemError):
-        obj.close()
-    obj.__del__() if hasattr(obj, "__del__") else None
+# ---- deaths ----
 
 
-def sweep(place: Place, kind: Kind, row: Row, faults: dict[str, str], at_most: int = 4) -> int:
+class Child:
+    """A forked process that runs main(pipe, …); what it raises comes out here."""
+
+    def __init__(self, main: Callable[..., None], *arguments: Any) -> None:
+        self.pipe, theirs = processes.Pipe()
+        self.process = processes.Process(target=main, args=(theirs, *arguments))
+        self.process.start()
+        theirs.close()
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+def call_and_die(pipe: Any, ref: Any, place: Place, row: Row, n: int) -> None:
+    context = place.caller(f"kill={n}")
+    obj = dsmem.attach(ref, context)
+    row.before(obj)
+    pipe.send("attached")
+    pipe.recv()
+    attempt(row, obj)
+    os._exit(0)
+
+
+def die_at(place: Place, kind: Kind, row: Row, n: int) -> None:
+    with place.make(kind) as owner, Child(call_and_die, owner.ref, place, row, n) as child:
+        assert child.pipe.recv() == "attached"
+        row.owner_before(owner)
+        child.pipe.send("go")
+        child.process.join()
+        assert child.process.exitcode in (-signal.SIGKILL, 0)  # 0: this time there were fewer ops
+        row.survey(owner)
+        kind.after_death(owner)
+
+
+def own(pipe: Any, fabric: str, kind: Kind, row: Row) -> None:
+    with dsmem.Context(fabric, secret=SECRET) as context, dsmem.connect(context=context) as cluster:
+        owner = make(cluster, kind, "it")
+        pipe.send(owner.ref)
+        while pipe.recv() == "before":
+            row.owner_before(owner)
+            pipe.send("done")
+
+
+def owner_dies_at(place: Place, kind: Kind, row: Row, n: int) -> None:
+    with Child(own, place.fabric, kind, row) as owner, contextlib.ExitStack() as stack:
+        context = place.caller(f"kill={n}:{owner.process.pid}")
+        stack.callback(context.close)
+        obj = dsmem.attach(owner.pipe.recv(), context)
+        row.before(obj)
+        owner.pipe.send("before")
+        owner.pipe.recv()
+        attempt(row, obj)
+        with contextlib.suppress(errors.DsmemError):
+            kind.give_back(obj)
+        persistently(obj.close)
+        assert obj.closed
+
+
+def sweep(place: Place, kind: Kind, row: Row) -> int:
     """How many tries there were."""
     first, last = count(place, kind, row)
-    tries = [(fault, n) for fault in faults for n in ops(first, last, at_most)]
-    for fault, n in tries:
+    tries: list[tuple[str, int, Callable[[int], None]]] = []
+    for fault, (_, at_most) in FAULTS.items():
+        one = lambda n, fault=fault: fail_at(place, kind, row, fault, n)  # noqa: E731
+        tries += [(fault, n, one) for n in ops(first, last, at_most)]
+    for fault, one in (("caller killed", die_at), ("owner killed", owner_dies_at)):
+        some = ops(first, last, KILLS[fault])
+        tries += [(fault, n, lambda n, one=one: one(place, kind, row, n)) for n in some]
+    for fault, n, one in tries:
         try:
-            try_at(place, kind, row, fault, n)
+            one(n)
         except BaseException as error:
             raise AssertionError(f"{row}: {fault}, op {n - first + 1} of {last - first + 1}") from error
     return len(tries)

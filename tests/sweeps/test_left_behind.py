@@ -1,7 +1,7 @@
 """What a user of far memory leaves behind when it is gone for good, and how the others go on."""
 
 import pytest
-from object_faults import Place, persistently
+from remote_faults import Place, persistently
 
 import dsmem
 from dsmem import errors

@@ -3,7 +3,7 @@
  *
  * The plan is written like the query of a URL:
  *   plan  = [item {"&" item}]            the empty plan changes nothing
- *   item  = fault "=" which [":" pause "ms"] | "every=" K
+ *   item  = fault "=" which [":" pause "ms" | ":" pid] | "every=" K
  *   which = N | N "-" M | N "-" | "*"    the ops of this device, counted from 1 in the order in which they are posted
  *   every: what an item names comes again every K ops ("fail=3&every=10": 3, 13, 23…)
  *
@@ -16,6 +16,8 @@
  *   duplicate=3       if op 3 is a WRITE: it is executed a second time, 1 ms later
  *   cas=3             if op 3 is a COMPARE_SWAP that fails, 1 ms later a plain store writes back the value that it found
  *                     (rdma_rxe does so; the region must grant writing too, otherwise the op stays as it is)
+ *   kill=3            before op 3 is executed this process gets SIGKILL
+ *   kill=3:PID        before op 3 is executed process PID gets it; if it is a child of this one it is dead then
  *   tear, duplicate and cas take another pause than 1 ms: tear=3:20ms.
  *
  * A failed op is the end of its connection, as on every transport: the ops behind it are cancelled without being executed,
@@ -29,6 +31,8 @@
 
 #include "../fabric.h"
 
+#include <sys/types.h>
+
 enum {
     FAULT_FAIL = 1,
     FAULT_FAILAFTER = 2,
@@ -37,12 +41,15 @@ enum {
     FAULT_TEAR = 16,
     FAULT_DUPLICATE = 32,
     FAULT_CAS = 64,
+    FAULT_KILL = 128,
+    FAULT_ALL = 255,
 };
 
 struct fault_item {
     uint32_t fault;
     uint64_t first, last; /* op numbers */
     int64_t pause_ns;
+    pid_t pid; /* of KILL; 0: this process */
 };
 
 struct fault_plan {
@@ -56,6 +63,7 @@ struct fault_fate {
     uint32_t faults;
     int64_t delay_ns; /* of DELAY */
     int64_t pause_ns; /* of TEAR, DUPLICATE, CAS */
+    pid_t pid;        /* of KILL */
 };
 
 /* plan.c */

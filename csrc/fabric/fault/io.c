@@ -16,9 +16,11 @@
 #include "fault.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum step { WAITING, FIRST, PAUSED, SECOND };
@@ -264,6 +266,21 @@ static void prepare_second(struct shadow *s)
     s->step = SECOND;
 }
 
+static void post_inner(struct fault_ep *e, dsm_op **list)
+{
+    if (*list)
+        fabric(e)->post(e->inner, *list);
+    *list = NULL;
+}
+
+static void strike(pid_t pid)
+{
+    siginfo_t gone;
+    kill(pid ? pid : getpid(), SIGKILL);
+    while (pid && waitid(P_PID, (id_t)pid, &gone, WEXITED | WNOWAIT) && errno == EINTR) {
+    }
+}
+
 /* Gives the inner fabric, as one list, all that may go now. Returns whether there was anything. */
 static bool go_on(struct fault_ep *e)
 {
@@ -271,6 +288,11 @@ static bool go_on(struct fault_ep *e)
     bool moved = false;
     int64_t now = clock_ns();
     for (struct shadow *s = e->ops; s; s = s->next) {
+        if (s->step == WAITING && s->fate.faults & FAULT_KILL) { /* what was posted before it has arrived */
+            post_inner(e, &list);
+            tail = &list;
+            strike(s->fate.pid);
+        }
         if (s->step == WAITING)
             prepare_first(s);
         else if (s->step == PAUSED && now >= s->due)
@@ -287,8 +309,7 @@ static bool go_on(struct fault_ep *e)
         if (fails(s) || in_parts(s)) /* it holds up what is behind it */
             break;
     }
-    if (list)
-        fabric(e)->post(e->inner, list);
+    post_inner(e, &list);
     return moved;
 }
 

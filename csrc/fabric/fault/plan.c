@@ -13,7 +13,7 @@ static const struct {
     uint32_t fault;
 } kinds[] = {
     {"fail", FAULT_FAIL}, {"failafter", FAULT_FAILAFTER}, {"delay", FAULT_DELAY}, {"drop", FAULT_DROP},
-    {"tear", FAULT_TEAR}, {"duplicate", FAULT_DUPLICATE}, {"cas", FAULT_CAS},
+    {"tear", FAULT_TEAR}, {"duplicate", FAULT_DUPLICATE}, {"cas", FAULT_CAS},     {"kill", FAULT_KILL},
 };
 
 static int refuse(const char *item, size_t len)
@@ -63,10 +63,16 @@ static bool parse_which(const char **at, struct fault_item *i)
     return !isdigit((unsigned char)**at) || (number(at, UINT64_MAX, &i->last) && i->last >= i->first);
 }
 
-static bool parse_pause(const char **at, struct fault_item *i)
+/* A pause, or whom to kill. */
+static bool parse_more(const char **at, struct fault_item *i)
 {
-    uint64_t ms;
+    uint64_t ms, pid;
     i->pause_ns = PAUSE_NS;
+    if (i->fault == FAULT_KILL && accept(at, ":")) {
+        bool good = number(at, INT32_MAX, &pid);
+        i->pid = good ? (pid_t)pid : 0;
+        return good;
+    }
     if (!accept(at, ":"))
         return i->fault != FAULT_DELAY;
     if (!(i->fault & (FAULT_DELAY | FAULT_TEAR | FAULT_DUPLICATE | FAULT_CAS)) || !number(at, PAUSE_MAX_MS, &ms))
@@ -92,7 +98,7 @@ static bool parse_item(const char **at, struct fault_plan *p)
             return false;
         i->fault = kinds[k].fault;
         p->n++;
-        return parse_pause(at, i);
+        return parse_more(at, i);
     }
     return false;
 }
@@ -141,6 +147,8 @@ struct fault_fate fault_plan_fate(const struct fault_plan *p, uint64_t op_number
         if (!names(p, i, op_number))
             continue;
         fate.faults |= i->fault;
+        if (i->fault == FAULT_KILL)
+            fate.pid = i->pid;
         *(i->fault == FAULT_DELAY ? &fate.delay_ns : &fate.pause_ns) = i->pause_ns;
     }
     return fate;

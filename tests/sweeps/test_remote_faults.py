@@ -1,0 +1,17 @@
+"""The sweep of remote faults (remote_faults.py) over its table (remote_table.py)."""
+
+import pytest
+from remote_faults import Place, sweep
+from remote_table import CLASSES, KINDS, ROWS, without_row
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_each_op_of_each_call(fault_place, row):
+    with Place(fault_place) as place:
+        sweep(place, KINDS[row.kind], row)
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_every_public_name_has_a_row_or_a_reason(cls):
+    assert not without_row(cls)
