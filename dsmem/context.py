@@ -7,7 +7,6 @@ import logging
 import os
 import weakref
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -149,7 +148,6 @@ class Context(_core.Context):
     May be used from any thread. Close it, or use it in a ``with`` statement; regions and remotes are closed with it.
     """
 
-    _record: Path | None = None
     _rejected = 0  # connections that have been logged
 
     def __init__(
@@ -177,8 +175,8 @@ class Context(_core.Context):
             depth=_whole("depth", depth) or url.depth,
             fault=url.fault,
         )
-        self._record = leftovers.record_node(self.node_id, self.fabric, self.agent_address)
         _open.add(self)
+        leftovers.record_node(self.node_id, self.fabric, self.agent_address)
 
     def close(self) -> None:
         """Close it with its regions and remotes; again does nothing.
@@ -188,12 +186,16 @@ class Context(_core.Context):
         BusyError
             A region has views, or calls are under way in other threads. Nothing has been closed then.
         """
-        if not self.closed:
-            with contextlib.suppress(errors.DsmemError):  # of a fork: the parent logs its own
-                self._log_rejected(super().stats["rejected"])
-        super().close()
-        record, self._record = self._record, None
-        leftovers.forget(record)
+        if self.closed:
+            return
+        with contextlib.suppress(errors.DsmemError):  # of a fork: the parent logs its own
+            self._log_rejected(super().stats["rejected"])
+        leftovers.forget_node(self.node_id)  # first: an interrupt after the last step would leave the record
+        try:
+            super().close()
+        except errors.BusyError:
+            leftovers.record_node(self.node_id, self.fabric, self.agent_address)
+            raise
 
     @property
     def stats(self) -> dict[str, int]:

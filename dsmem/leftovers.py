@@ -40,8 +40,8 @@ def register(name: str) -> Path:
     return path
 
 
-def record_node(node: bytes, fabric: str, address: str) -> Path | None:
-    """Leave a record that a node is open.
+def record_node(node: bytes, fabric: str, address: str) -> None:
+    """Leave a record that a node is open; none where /dev/shm takes none, which harms nothing.
 
     Parameters
     ----------
@@ -51,34 +51,27 @@ def record_node(node: bytes, fabric: str, address: str) -> Path | None:
         The fabric that it uses.
     address : str
         The address of its agent.
-
-    Returns
-    -------
-    Path or None
-        For :func:`forget`; None when /dev/shm takes no record, which harms nothing.
     """
-    path = register(f"node-{node.hex()[:8]}")
     record = {"version": 1, "node": node.hex(), "fabric": fabric, "address": address}
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w") as f:
-            json.dump(record, f)
-    except OSError:
-        return None
-    return path
+    with contextlib.suppress(OSError), _record_path(node).open("x") as f:  # no descriptor is ever held but by f
+        os.fchmod(f.fileno(), 0o600)
+        json.dump(record, f)
 
 
-def forget(path: Path | None) -> None:
-    """Remove what this process left; no error when it is gone already. What a forked child's parent left stays.
+def forget_node(node: bytes) -> None:
+    """Remove the record of a node of this process; no error when there is none. That of a forked child's parent stays.
 
     Parameters
     ----------
-    path : Path or None
-        From :func:`record_node` or :func:`register`.
+    node : bytes
+        The node's id.
     """
-    if path is not None and path.name.startswith(f"dsmem-{os.getpid()}-"):
-        with contextlib.suppress(OSError):
-            path.unlink()
+    with contextlib.suppress(OSError):
+        _record_path(node).unlink()
+
+
+def _record_path(node: bytes) -> Path:
+    return register(f"node-{node.hex()[:8]}")
 
 
 def read_record(path: Path) -> dict[str, str | int]:

@@ -112,6 +112,8 @@ class Queue(NamedObject, _core.Queue):
             raise errors.MismatchError(", ".join(differ))
         return queue
 
+    _name = "being opened"  # until NamedObject has given it its name and its memory
+
     def __init__(self, remote: _core.Remote, region: _core.Region | None = None, *, spin: float | None = None) -> None:
         self._readers, self._writers = _Waiters(), _Waiters()
         _core.Queue.__init__(self, remote, region, spin=spin)
@@ -195,7 +197,12 @@ class Queue(NamedObject, _core.Queue):
             raise
 
     def __del__(self) -> None:
-        if not self.closed:
+        if not self.closed and not hasattr(
+            self, "_memory"
+        ):  # an interrupt has ended _open(); the memory is its caller's
+            with contextlib.suppress(errors.DsmemError):
+                _core.Queue.close(self)
+        elif not self.closed:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
             self._close_quietly()
 
@@ -325,6 +332,26 @@ class Pickled:
             parts.append(view[at : at + size])
             at += size
         return pickle.loads(parts[0], buffers=[bytearray(p) for p in parts[1:]])
+
+    def put_nowait(self, item: object) -> None:
+        """``put(item, block=False)``."""
+        self.put(item, False)
+
+    def get_nowait(self) -> Any:
+        """``get(block=False)``."""
+        return self.get(False)
+
+    def qsize(self) -> int:
+        """As of :meth:`Queue.qsize`."""
+        return self.queue.qsize()
+
+    def empty(self) -> bool:
+        """As of :meth:`Queue.empty`."""
+        return self.queue.empty()
+
+    def full(self) -> bool:
+        """As of :meth:`Queue.full`."""
+        return self.queue.full()
 
 
 class Stamped:

@@ -13,7 +13,8 @@ MAKER = """
 import pathlib, sys, time
 from dsmem import leftovers
 leftovers.FOLDER = pathlib.Path(sys.argv[1])
-print(leftovers.record_node(bytes(range(16)), "shm", "unix:@there"), flush=True)
+leftovers.record_node(bytes(range(16)), "shm", "unix:@there")
+print(*leftovers.FOLDER.iterdir(), flush=True)
 time.sleep(60)
 """
 
@@ -68,18 +69,20 @@ def test_a_number_used_again_is_another_process(folder, dead):
 
 
 def test_record_and_forget(folder):
-    path = leftovers.record_node(b"\xab" * 16, "verbs", "tcp:10.0.0.1:7471")
+    node = b"\xab" * 16
+    leftovers.record_node(node, "verbs", "tcp:10.0.0.1:7471")
+    (path,) = folder.iterdir()
     assert path.name == f"dsmem-{os.getpid()}-{_core.identity():016x}-node-abababab"
     assert path.stat().st_mode & 0o777 == 0o600
-    leftovers.forget(path)
+    leftovers.forget_node(node)
     assert not path.exists()
-    leftovers.forget(path)
-    leftovers.forget(None)
+    leftovers.forget_node(node)
 
 
 def test_no_folder_harms_nobody(monkeypatch, folder):
     monkeypatch.setattr(leftovers, "FOLDER", folder / "none")
-    assert leftovers.record_node(bytes(16), "shm", "unix:@x") is None
+    leftovers.record_node(bytes(16), "shm", "unix:@x")
+    leftovers.forget_node(bytes(16))
     assert leftovers.scan() == [] and leftovers.sweep() == []
 
 

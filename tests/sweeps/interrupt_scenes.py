@@ -1,0 +1,408 @@
+"""Scenes of the interrupt sweep: public calls, how their objects are made, and what is undone after an interrupt.
+
+``python interrupt_scenes.py CLUSTER SCENE`` makes the call once, in a process of its own, over the object named NAME.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import dsmem
+from dsmem import clock, errors, queue
+
+NAME = "it"
+SECRET = b"the secret of the sweep of interrupts"
+PATIENCE = 10.0  # seconds until a call that must succeed counts as stuck
+
+
+class Scene:
+    """A call that may be interrupted.
+
+    make gets the cluster and returns the object; open gets another handle of it, in another process; None: nothing is
+    shared. call and undo get the object. undo gives back what the call has got, if it has got it; then the call must be
+    possible again.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[dsmem.Cluster], Any],
+        call: Callable[[Any], Any],
+        undo: Callable[[Any], Any] = lambda _obj: None,
+        *,
+        shared: bool = True,
+    ) -> None:
+        self.make, self.call, self.undo, self.shared = make, call, undo, shared
+
+
+def another(cluster: dsmem.Cluster) -> Any:
+    """Another handle of the object."""
+    (info,) = (info for info in cluster.list() if info.name == NAME)
+    if info.kind == "counting_semaphore":
+        return cluster.semaphore(NAME, owned=False)
+    return getattr(cluster, info.kind)(NAME)
+
+
+# -- objects --
+
+
+def of(kind: str, *arguments: Any, **named: Any) -> Callable[[dsmem.Cluster], Any]:
+    return lambda cluster: getattr(cluster, kind)(NAME, *arguments, create=True, **named)
+
+
+def rows(cluster: dsmem.Cluster) -> Any:
+    return cluster.segment(NAME, (4, 3), "i8", create=True)
+
+
+def versions(cluster: dsmem.Cluster) -> Any:
+    return cluster.segment(NAME, (4, 3), "i8", create=True, versioned=True, capacity=8)
+
+
+def taken(cluster: dsmem.Cluster) -> Any:
+    lock = cluster.lock(NAME, create=True)
+    lock.acquire()
+    return lock
+
+
+def filled(consumers: str) -> Callable[[dsmem.Cluster], Any]:
+    def make(cluster: dsmem.Cluster) -> Any:
+        made = cluster.queue(NAME, create=True, producers="many", consumers=consumers)
+        made.put_many([b"%d" % i for i in range(3000)])
+        return made
+
+    return make
+
+
+def context(_cluster: dsmem.Cluster) -> dsmem.Context:
+    return dsmem.Context("fault+shm", secret=SECRET)
+
+
+REGIONS: dict[dsmem.Context, Any] = {}  # what a context would otherwise lose
+
+
+def remote(_cluster: dsmem.Cluster) -> Any:
+    ctx = dsmem.Context("fault+shm", secret=SECRET)
+    REGIONS[ctx] = ctx.allocate(4096)
+    return ctx.attach(REGIONS[ctx].descriptor)
+
+
+def end(obj: Any) -> None:
+    """Close the context of an object that has one of its own."""
+    ctx = getattr(obj, "context", obj)
+    if isinstance(ctx, dsmem.Context):
+        REGIONS.pop(ctx, None)
+        ctx.close()
+
+
+# -- what is undone --
+
+
+def release(lock: Any) -> None:
+    while lock.token is not None:
+        lock.release()
+
+
+def release_readers(lock: Any) -> None:
+    with contextlib.suppress(errors.NotHeldError):
+        while True:
+            lock.release_read()
+
+
+def release_writer(lock: Any) -> None:
+    with contextlib.suppress(errors.NotHeldError):
+        lock.release_write()
+
+
+def release_permits(semaphore: Any) -> None:
+    while semaphore.held:
+        semaphore.release()
+
+
+def cancel(q: Any) -> None:
+    with contextlib.suppress(errors.InvalidArgumentError):
+        q.cancel()
+
+
+def forget_message(q: Any) -> None:
+    with contextlib.suppress(errors.InvalidArgumentError):
+        q.release()
+
+
+def end_once(once: Any) -> None:
+    with contextlib.suppress(errors.NotHeldError):
+        once.end(False)
+
+
+# -- calls --
+
+
+def enter(what: Callable[[Any], Any] = lambda obj: obj) -> Callable[[Any], None]:
+    def call(obj: Any) -> None:
+        with what(obj):
+            pass
+
+    return call
+
+
+def under(call: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """The call on a condition, with its lock."""
+
+    def locked(condition: Any) -> None:
+        with condition:
+            call(condition)
+
+    return locked
+
+
+def reserve(q: Any) -> None:
+    room = q.reserve(8)
+    room[:] = b"reserved"
+    room.release()
+    q.commit()
+
+
+def peek(q: Any) -> None:
+    message = q.peek()
+    bytes(message)
+    message.release()
+    q.release()
+
+
+def put_and_get(q: Any) -> None:
+    q.put(b"message")
+    q.get(timeout=PATIENCE)
+
+
+def write_version(segment: Any) -> None:
+    with segment.writing() as array:
+        array[0, 0] += 1
+
+
+def resize(segment: Any) -> None:
+    segment.resize(5)
+    segment.resize(4)
+
+
+def make_and_unlink(kind: str, *arguments: Any, **named: Any) -> Callable[[dsmem.Cluster], None]:
+    """Under an interrupt the name may be there or not; either way it must be possible to open or to make it."""
+
+    def call(cluster: dsmem.Cluster) -> None:
+        getattr(cluster, kind)("made", *arguments, create=None, **named).close()
+        cluster.unlink("made")
+
+    return call
+
+
+def unmake(cluster: dsmem.Cluster) -> None:
+    for child in list(cluster._children.values()):
+        child.close()
+    with contextlib.suppress(errors.NameNotFoundError):
+        cluster.unlink("made")
+
+
+def connected(cluster: dsmem.Cluster) -> None:
+    with dsmem.connect(cluster.name) as again:
+        again.lock("made", create=None)
+
+
+def opened(_cluster: dsmem.Cluster) -> None:
+    with dsmem.Context("fault+shm", secret=SECRET):
+        pass
+
+
+def attached(ctx: Any) -> None:
+    region = ctx.allocate(4096)
+    with region, ctx.attach(region.descriptor) as there:
+        there.write(0, b"x")
+
+
+def batched(there: Any) -> None:
+    out = bytearray(8)
+    with there.context.batch() as batch:
+        batch.write(there, 0, b"12345678")
+        batch.read(there, 0, out, fence=True)
+        batch.fetch_add(there, 8, 1)
+        batch.compare_swap(there, 16, 0, 0)
+
+
+def itself(cluster: dsmem.Cluster) -> dsmem.Cluster:
+    return cluster
+
+
+ROWS = np.ones((4, 3), "i8")
+LOCK = {
+    "acquire": Scene(of("lock"), lambda lock: lock.acquire(timeout=PATIENCE), release),
+    "release": Scene(of("lock"), lambda lock: (lock.acquire(timeout=PATIENCE), lock.release()), release),
+    "with": Scene(of("lock"), enter(), release),
+    "locked": Scene(of("lock"), lambda lock: lock.locked()),
+    "holder": Scene(of("lock"), lambda lock: lock.holder()),
+    "break_": Scene(of("lock"), lambda lock: lock.break_(1)),
+}
+
+
+def on(kind: str, scenes: dict[str, Scene]) -> dict[str, Scene]:
+    """The same scenes with an object of another kind."""
+    return {name: Scene(of(kind), scene.call, scene.undo) for name, scene in scenes.items()}
+
+
+BY_CLASS: dict[str, dict[str, Scene]] = {
+    "Lock": LOCK,
+    "SpinLock": on("spinlock", LOCK),
+    "RLock": on("rlock", LOCK),
+    "RWLock": {
+        "acquire_read": Scene(of("rwlock"), lambda lock: lock.acquire_read(timeout=PATIENCE), release_readers),
+        "release_read": Scene(of("rwlock"), lambda lock: (lock.acquire_read(), lock.release_read()), release_readers),
+        "acquire_write": Scene(of("rwlock"), lambda lock: lock.acquire_write(timeout=PATIENCE), release_writer),
+        "release_write": Scene(of("rwlock"), lambda lock: (lock.acquire_write(), lock.release_write()), release_writer),
+        "read": Scene(of("rwlock"), enter(lambda lock: lock.read(PATIENCE)), release_readers),
+        "write": Scene(of("rwlock"), enter(lambda lock: lock.write(PATIENCE)), release_writer),
+    },
+    "Semaphore": {
+        "acquire": Scene(of("semaphore", 1), lambda s: s.acquire(timeout=PATIENCE), release_permits),
+        "release": Scene(of("semaphore", 1), lambda s: (s.acquire(timeout=PATIENCE), s.release()), release_permits),
+        "with": Scene(of("semaphore", 1), enter(), release_permits),
+    },
+    "CountingSemaphore": {
+        "acquire": Scene(of("semaphore", 10**6, owned=False), lambda s: s.acquire(timeout=PATIENCE)),
+        "release": Scene(of("semaphore", 0, owned=False), lambda s: s.release()),
+        "with": Scene(of("semaphore", 10**6, owned=False), enter()),
+    },
+    "Event": {
+        "set": Scene(of("event"), lambda event: event.set()),
+        "clear": Scene(of("event"), lambda event: event.clear()),
+        "is_set": Scene(of("event"), lambda event: event.is_set()),
+        "wait": Scene(of("event"), lambda event: event.wait(0.001)),
+    },
+    "Condition": {
+        **on("condition", LOCK),
+        "notify": Scene(of("condition"), under(lambda condition: condition.notify()), release),
+        "notify_all": Scene(of("condition"), under(lambda condition: condition.notify_all()), release),
+        "wait": Scene(of("condition"), under(lambda condition: condition.wait(0.001)), release),
+        "wait_for": Scene(of("condition"), under(lambda condition: condition.wait_for(lambda: True)), release),
+    },
+    "Barrier": {
+        "wait": Scene(of("barrier", 1), lambda barrier: barrier.wait(PATIENCE), lambda barrier: barrier.reset()),
+        "abort": Scene(of("barrier", 1), lambda barrier: (barrier.abort(), barrier.reset())),
+        "reset": Scene(of("barrier", 1), lambda barrier: barrier.reset()),
+    },
+    "Once": {
+        "call": Scene(of("once"), lambda once: once.call(int)),
+        "begin": Scene(of("once"), lambda once: once.begin(PATIENCE) and once.end(False), end_once),
+        "end": Scene(of("once"), lambda once: once.begin(PATIENCE) and once.end(False), end_once),
+        "with": Scene(of("once"), enter(), end_once),
+    },
+    "Queue": {
+        "put": Scene(of("queue", producers=4), lambda q: q.put(b"message"), cancel),
+        "put_nowait": Scene(of("queue", producers=4), lambda q: q.put_nowait(b"message"), cancel),
+        "put_many": Scene(of("queue", producers=4), lambda q: q.put_many(iter([b"one", b"two"])), cancel),
+        "reserve": Scene(of("queue", producers=4), reserve, cancel),
+        "commit": Scene(of("queue", producers=4), reserve, cancel),
+        "cancel": Scene(of("queue", producers=4), lambda q: (q.reserve(8), q.cancel()), cancel),
+        "flush": Scene(of("queue", producers=4), lambda q: (q.produce(), q.flush())),
+        "produce": Scene(of("queue", producers=4), lambda q: q.produce()),
+        "consume": Scene(filled("many"), lambda q: q.consume()),
+        "get": Scene(filled("many"), lambda q: q.get(timeout=PATIENCE)),
+        "get_nowait": Scene(filled("many"), lambda q: q.get_nowait()),
+        "get_many": Scene(filled("many"), lambda q: q.get_many(2)),
+        "peek": Scene(filled("one"), peek, forget_message, shared=False),
+        "release": Scene(filled("one"), peek, forget_message, shared=False),
+        "qsize": Scene(filled("many"), lambda q: (q.qsize(), q.empty(), q.full())),
+        "empty": Scene(filled("many"), lambda q: q.empty()),
+        "full": Scene(filled("many"), lambda q: q.full()),
+        "fileno": Scene(filled("many"), lambda q: q.fileno()),
+    },
+    "Pickled": {
+        "put": Scene(lambda cl: queue.Pickled(of("queue")(cl)), lambda q: q.put({"a": 1}), shared=False),
+        "get": Scene(
+            lambda cl: queue.Pickled(of("queue")(cl)),
+            lambda q: (q.put({"a": 1}), q.get(timeout=PATIENCE)),
+            shared=False,
+        ),
+    },
+    "Stamped": {
+        "put": Scene(
+            lambda cl: queue.Stamped(of("queue")(cl), clock.Lamport()), lambda q: q.put(b"message"), shared=False
+        ),
+        "get": Scene(
+            lambda cl: queue.Stamped(of("queue")(cl), clock.Lamport()),
+            put_and_get,
+            shared=False,
+        ),
+    },
+    "Segment": {
+        "read": Scene(rows, lambda s: s.read(0)),
+        "read+pieces": Scene(rows, lambda s: s.read((slice(None), 1))),
+        "write": Scene(rows, lambda s: s.write(0, 1)),
+        "write+pieces": Scene(rows, lambda s: s.write((slice(None), 1), 1)),
+        "fetch_add": Scene(rows, lambda s: s.fetch_add((0, 0), 1)),
+        "compare_swap": Scene(rows, lambda s: s.compare_swap((0, 0), 0, 0)),
+        "update": Scene(rows, lambda s: s.update((0, 0), lambda n: n + 1, PATIENCE)),
+        "wait": Scene(rows, lambda s: s.wait((0, 0), lambda n: True, PATIENCE)),
+        "writing": Scene(versions, write_version),
+        "publish": Scene(versions, lambda s: s.publish(ROWS, PATIENCE)),
+        "snapshot": Scene(versions, lambda s: s.snapshot()),
+        "resize": Scene(rows, resize),
+        "resize+versioned": Scene(versions, resize),
+        "writer": Scene(versions, lambda s: s.writer()),
+        "break_": Scene(versions, lambda s: s.break_(1)),
+    },
+    "Cluster": {
+        "list": Scene(itself, lambda cl: cl.list(), shared=False),
+        "gc": Scene(itself, lambda cl: cl.gc(), shared=False),
+        "unlink": Scene(itself, make_and_unlink("event"), unmake, shared=False),
+        "connect": Scene(itself, connected, unmake, shared=False),
+        "close": Scene(itself, connected, unmake, shared=False),
+        **{
+            kind: Scene(itself, make_and_unlink(kind, *arguments), unmake, shared=False)
+            for kind, arguments in {
+                "lock": (),
+                "spinlock": (),
+                "rlock": (),
+                "rwlock": (),
+                "semaphore": (2,),
+                "event": (),
+                "condition": (),
+                "barrier": (2,),
+                "once": (),
+                "queue": (),
+                "segment": ((2, 2),),
+                "clock": (),
+            }.items()
+        },
+    },
+    "Context": {
+        "open": Scene(itself, opened, unmake, shared=False),
+        "close": Scene(itself, opened, unmake, shared=False),
+        "allocate": Scene(context, lambda ctx: ctx.allocate(4096).close(), shared=False),
+        "empty": Scene(context, lambda ctx: ctx.empty((2, 2)).close(), shared=False),
+        "attach": Scene(context, attached, shared=False),
+    },
+    "Remote": {
+        "read": Scene(remote, lambda there: there.read(0, bytearray(8)), shared=False),
+        "write": Scene(remote, lambda there: there.write(0, bytes(8)), shared=False),
+        "read_many": Scene(remote, lambda there: there.read_many([0, 8], bytearray(16)), shared=False),
+        "write_many": Scene(remote, lambda there: there.write_many([0, 8], bytes(16)), shared=False),
+        "fetch_add": Scene(remote, lambda there: there.fetch_add(0, 1), shared=False),
+        "compare_swap": Scene(remote, lambda there: there.compare_swap(0, 0, 0), shared=False),
+    },
+    "Batch": {
+        name: Scene(remote, batched, shared=False) for name in ("read", "write", "fetch_add", "compare_swap", "with")
+    },
+}
+SCENES = {f"{cls}.{name}": scene for cls, scenes in BY_CLASS.items() for name, scene in scenes.items()}
+
+
+def main(cluster_name: str, scene_name: str) -> None:
+    scene = SCENES[scene_name]
+    with dsmem.connect(cluster_name) as cluster:
+        obj = another(cluster)
+        scene.call(obj)
+        scene.undo(obj)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
