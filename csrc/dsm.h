@@ -289,9 +289,12 @@ enum dsm_type {
     DSM_ONCE = 9,
     DSM_SPINLOCK = 10,
     DSM_CLOCK = 11,
+    DSM_COUNTING = 12,
+    DSM_RLOCK = 13,
 };
 #define DSM_TYPE_NAMES \
-    "", "segment", "queue", "lock", "rwlock", "semaphore", "event", "condition", "barrier", "once", "spinlock", "clock"
+    "", "segment", "queue", "lock", "rwlock", "semaphore", "event", "condition", "barrier", "once", "spinlock", \
+        "clock", "counting_semaphore", "rlock"
 
 /* This process as a number that no other process of the host will have, and whether it has ended: said only where it is proven.
  * docs/protocols/objects.md. The pid is for messages; 0 where it means nothing here. Provable: whether others can prove the death
@@ -407,13 +410,13 @@ void dsm_watch_close(dsm_watch *w);
  * spin_ns: how long to look before sleeping; < 0: the default, 1 us (0 on a one-core host). */
 
 /* Bytes of the object, 0 where such a one can't be: members 1 to 1024 (semaphore and event: 0), count: permits of a semaphore
- * (1 to 4096), parties of a barrier, most waiters of a condition (both 1 to 1024), else 0. */
+ * (1 to 4096), first value of a counting one (0 to 2^31 - 1), parties of a barrier, most waiters of a condition (both 1 to 1024), else 0. */
 uint64_t dsm_sync_bytes(int type, uint32_t members, uint32_t count);
 /* Into zeroed memory of that size, before anybody else sees it. lock: id of a condition's lock, 0: its own. */
 int dsm_sync_format(void *memory, int type, uint32_t members, uint32_t count, uint64_t lock);
 
 typedef struct dsm_lock dsm_lock;
-/* A lock or a spinlock. EMISMATCH, ECORRUPT, EVERSION, EACCESS, EMEMBERS. */
+/* A lock, a spinlock or an rlock, which is a lock to the core. EMISMATCH, ECORRUPT, EVERSION, EACCESS, EMEMBERS. */
 int dsm_lock_open(dsm_remote *r, int64_t spin_ns, dsm_lock **out);
 /* What it still holds goes to the next with the news that its holder has gone, and its place in the object is free. 0 also where
  * the memory is gone. After an error it may be called again; other calls with the handle may not. */
@@ -509,9 +512,19 @@ int dsm_semaphore_open(dsm_remote *r, int64_t spin_ns, dsm_semaphore **out);
 int dsm_semaphore_leave(dsm_semaphore *m);
 void dsm_semaphore_close(dsm_semaphore *m); /* gives its permits back */
 int dsm_semaphore_acquire(dsm_semaphore *m, int64_t timeout_ns);
-int dsm_semaphore_release(dsm_semaphore *m);              /* ENOTHELD: this handle has no permit */
+/* All n or, where the handle has fewer, none: ENOTHELD. After another error as many as dsm_semaphore_held tells are left. */
+int dsm_semaphore_release(dsm_semaphore *m, uint32_t n);
 int dsm_semaphore_value(dsm_semaphore *m);                /* free permits, or -DSM_E… */
 int dsm_semaphore_held(dsm_semaphore *m, int *recovered); /* permits of this handle */
+
+/* Permits without owners: any handle may release. */
+typedef struct dsm_counting dsm_counting;
+int dsm_counting_open(dsm_remote *r, int64_t spin_ns, dsm_counting **out);
+void dsm_counting_close(dsm_counting *c);
+int dsm_counting_acquire(dsm_counting *c, int64_t timeout_ns);
+int dsm_counting_release(dsm_counting *c,
+                         uint32_t n);        /* EINVAL: more than 2^31 - 1. EIO may mean that the outcome is unknown */
+int64_t dsm_counting_value(dsm_counting *c); /* or -DSM_E… */
 
 typedef struct dsm_event dsm_event;
 #define DSM_EVENT_NOW UINT64_MAX

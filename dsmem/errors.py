@@ -432,6 +432,18 @@ class ClockDriftError(DsmemError, ValueError):
     )
 
 
+class ArgumentTypeError(InvalidArgumentError, TypeError):
+    """An argument of a type that can't be meant."""
+
+
+class ArgumentRangeError(InvalidArgumentError, OverflowError):
+    """A number beyond what is possible, such as a timeout of centuries."""
+
+
+class PermitError(NotHeldError, ValueError):
+    """More permits of a semaphore are released than the handle has."""
+
+
 BY_CODE: dict[int, type[DsmemError]] = {
     cls.code: cls for cls in vars().values() if isinstance(cls, type) and issubclass(cls, DsmemError) and cls.code
 }

@@ -12,7 +12,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from typing_extensions import Self
 
@@ -264,6 +264,22 @@ class Cluster:
         )
         return made
 
+    def rlock(
+        self,
+        name: str,
+        *,
+        create: bool | None = False,
+        members: int | None = None,
+        spin: float | None = None,
+        mode: int | None = None,
+        lifetime: Lifetime = "name",
+        timeout: float | None = None,
+    ) -> sync.RLock:
+        """A lock that the thread that has it may acquire again; parameters and errors as of :meth:`lock`."""
+        given = {"members": members, "spin": spin}
+        made: sync.RLock = self._object("rlock", name, given, create=create, mode=mode, lifetime=lifetime, wait=timeout)
+        return made
+
     def rwlock(
         self,
         name: str,
@@ -282,40 +298,70 @@ class Cluster:
         )
         return made
 
+    @overload
     def semaphore(
         self,
         name: str,
         n: int | None = None,
         *,
+        owned: Literal[True] = True,
         create: bool | None = False,
         spin: float | None = None,
         mode: int | None = None,
         lifetime: Lifetime = "name",
         timeout: float | None = None,
-    ) -> sync.Semaphore:
+    ) -> sync.Semaphore: ...
+
+    @overload
+    def semaphore(
+        self,
+        name: str,
+        n: int | None = None,
+        *,
+        owned: Literal[False],
+        create: bool | None = False,
+        spin: float | None = None,
+        mode: int | None = None,
+        lifetime: Lifetime = "name",
+        timeout: float | None = None,
+    ) -> sync.CountingSemaphore: ...
+
+    def semaphore(
+        self,
+        name: str,
+        n: int | None = None,
+        *,
+        owned: bool = True,
+        create: bool | None = False,
+        spin: float | None = None,
+        mode: int | None = None,
+        lifetime: Lifetime = "name",
+        timeout: float | None = None,
+    ) -> Any:
         """Permits that processes acquire and release.
 
         Parameters
         ----------
         n : int, optional
-            How many there are, 1 to 4096; 1 by default.
+            How many there are, 1 to 4096; 1 by default. Not owned: 0 to 2147483647.
+        owned : bool
+            A permit is released with the handle that acquired it, and comes back when its process dies. False: permits
+            are only counted, so that one process can release what another one acquires, and those of the dead are lost.
         name, create, spin, mode, lifetime, timeout
             As of :meth:`lock`.
 
         Returns
         -------
-        dsmem.sync.Semaphore
+        dsmem.sync.Semaphore or dsmem.sync.CountingSemaphore
 
         Raises
         ------
         NameNotFoundError, NameExistsError, MismatchError
             By the convention of all objects.
         """
-        said = {"n": n, "spin": spin}
-        made: sync.Semaphore = self._object(
-            "semaphore", name, said, create=create, mode=mode, lifetime=lifetime, wait=timeout
-        )
-        return made
+        given = {"n": n, "spin": spin}
+        kind = "semaphore" if owned else "counting_semaphore"
+        return self._object(kind, name, given, create=create, mode=mode, lifetime=lifetime, wait=timeout)
 
     def event(
         self,
@@ -335,7 +381,7 @@ class Cluster:
     def condition(
         self,
         name: str,
-        lock: sync.Lock | None = None,
+        lock: sync.Lock | sync.RLock | None = None,
         *,
         members: int | None = None,
         waiters: int | None = None,
@@ -349,8 +395,8 @@ class Cluster:
 
         Parameters
         ----------
-        lock : dsmem.sync.Lock, optional
-            The lock that it goes with, here and wherever it is opened; by default one of its own.
+        lock : dsmem.sync.Lock or dsmem.sync.RLock, optional
+            The lock that it goes with, here and wherever it is opened; by default one of its own, which is re-entrant.
         members, waiters : int, optional
             How many handles can be open, and how many threads can wait, at a time: 1 to 1024; 256 by default.
         name, create, spin, mode, lifetime, timeout

@@ -7,9 +7,10 @@ is taken for dead, so waiters run out of time. docs/protocols/lock.md and sync.m
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from typing_extensions import Self
 
@@ -18,10 +19,22 @@ from dsmem.cluster.names import Format
 from dsmem.memory import Memory, Reference, open_or_leave
 from dsmem.node import Cluster, NamedObject, memory_of
 
-__all__ = ["Barrier", "Condition", "Event", "Lock", "Once", "RWLock", "Semaphore", "SpinLock"]
+__all__ = [
+    "Barrier",
+    "Condition",
+    "CountingSemaphore",
+    "Event",
+    "Lock",
+    "Once",
+    "RLock",
+    "RWLock",
+    "Semaphore",
+    "SpinLock",
+]
 
 _MEMBERS = 256
 _WAITERS = 256
+_MOST = 2**31 - 1  # permits of a counting semaphore
 _SHAPE = struct.Struct("<IIQ")  # docs/protocols/lock.md: members, count, lock
 _SHAPE_AT = 64
 
@@ -80,6 +93,17 @@ class _Synchronised(NamedObject):
         self._handle.close(self)  # type: ignore[arg-type]
         super().close()
 
+    def _state(self) -> str:
+        """What a repr tells of an object of this host, where a look costs no round trip."""
+        return ""
+
+    def __repr__(self) -> str:
+        state = ""
+        if not self.closed and self._memory.remote.is_near:
+            with contextlib.suppress(errors.DsmemError):
+                state = self._state()
+        return f"{super().__repr__().removesuffix('>')}{' ' * bool(state)}{state}>"
+
 
 class Lock(_Synchronised, _core.Lock):
     """A lock like :class:`threading.Lock` between processes, made by :meth:`dsmem.Cluster.lock`.
@@ -107,6 +131,9 @@ class Lock(_Synchronised, _core.Lock):
         _core.Lock.__init__(self, memory.remote, spin)
         NamedObject.__init__(self, memory, cluster, name)
 
+    def _state(self) -> str:
+        return "locked" if self.locked() else "unlocked"
+
     @classmethod
     def _layout(cls, **properties: Any) -> tuple[int, Format]:
         return _layout(cls._kind, _members(properties))
@@ -124,6 +151,42 @@ class SpinLock(Lock):
     """
 
     _kind = "spinlock"
+
+
+class RLock(_Synchronised, _core.RLock):
+    """A lock like :class:`threading.RLock` between processes, made by :meth:`dsmem.Cluster.rlock`.
+
+    The thread that has it may acquire it again, with the same handle; it is free after as many releases. Only that
+    thread may release it. Another handle of the same process counts as another process.
+
+    Attributes
+    ----------
+    token : int or None
+        As of :class:`Lock`.
+    recovered : bool
+        As of :class:`Lock`.
+    """
+
+    _handle = _core.RLock
+    _kind: ClassVar[str] = "rlock"
+    __enter__ = _core.Lock.__enter__  # type: ignore[assignment]
+    __exit__ = _core.Lock.__exit__
+
+    def __init__(self, memory: Memory, cluster: Cluster | None, name: str, spin: float | None) -> None:
+        _core.RLock.__init__(self, memory.remote, spin)
+        NamedObject.__init__(self, memory, cluster, name)
+
+    def _state(self) -> str:
+        return "locked" if self.locked() else "unlocked"
+
+    @classmethod
+    def _layout(cls, **properties: Any) -> tuple[int, Format]:
+        return _layout(cls._kind, _members(properties))
+
+    @classmethod
+    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
+        _Shape(memory.remote).expect(name, members=properties.get("members"))
+        return cls(memory, cluster, name, properties.get("spin"))
 
 
 class RWLock(_Synchronised, _core.RWLock):
@@ -149,6 +212,12 @@ class RWLock(_Synchronised, _core.RWLock):
     def __init__(self, memory: Memory, cluster: Cluster | None, name: str, spin: float | None) -> None:
         _core.RWLock.__init__(self, memory.remote, spin)
         NamedObject.__init__(self, memory, cluster, name)
+
+    def __enter__(self) -> NoReturn:
+        raise errors.ArgumentTypeError("a lock of two kinds: use 'with lock.read():' or 'with lock.write():'")
+
+    def _state(self) -> str:
+        return "" if self.token is None else "writing"
 
     @classmethod
     def _layout(cls, **properties: Any) -> tuple[int, Format]:
@@ -186,9 +255,48 @@ class Semaphore(_Synchronised, _core.Semaphore):
         _core.Semaphore.__init__(self, memory.remote, spin)
         NamedObject.__init__(self, memory, cluster, name)
 
+    def _state(self) -> str:
+        return f"value={self.value}"
+
     @classmethod
     def _layout(cls, **properties: Any) -> tuple[int, Format]:
         return _layout("semaphore", count=_count(1, 4096, n=properties["n"]))
+
+    @classmethod
+    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
+        _Shape(memory.remote).expect(name, n=properties.get("n"))
+        return cls(memory, cluster, name, properties.get("spin"))
+
+
+class CountingSemaphore(_Synchronised, _core.CountingSemaphore):
+    """Permits without owners, like :class:`threading.Semaphore`: ``cluster.semaphore(name, n, owned=False)`` makes one.
+
+    One process may release what another one acquires, and more than were there at first: so a release can signal that
+    there is work. The permits of a dead process are lost.
+
+    Attributes
+    ----------
+    value : int
+        Permits that are free.
+    """
+
+    _handle = _core.CountingSemaphore
+    __enter__ = _core.CountingSemaphore.__enter__  # type: ignore[assignment]
+    __exit__ = _core.CountingSemaphore.__exit__
+
+    def __init__(self, memory: Memory, cluster: Cluster | None, name: str, spin: float | None) -> None:
+        _core.CountingSemaphore.__init__(self, memory.remote, spin)
+        NamedObject.__init__(self, memory, cluster, name)
+
+    def _state(self) -> str:
+        return f"value={self.value}"
+
+    @classmethod
+    def _layout(cls, **properties: Any) -> tuple[int, Format]:
+        n = 1 if properties["n"] is None else _core.whole(properties["n"], 0, _MOST)
+        if n is None:
+            raise errors.InvalidArgumentError(f"n={properties['n']!r}: a whole number from 0 to {_MOST}")
+        return _layout("counting_semaphore", count=n)
 
     @classmethod
     def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
@@ -210,6 +318,9 @@ class Event(_Synchronised, _core.Event):
         _core.Event.__init__(self, memory.remote, spin)
         NamedObject.__init__(self, memory, cluster, name)
 
+    def _state(self) -> str:
+        return "set" if self.is_set() else "unset"
+
     @classmethod
     def _layout(cls, **properties: Any) -> tuple[int, Format]:
         return _layout("event")
@@ -222,8 +333,9 @@ class Event(_Synchronised, _core.Event):
 class Condition(_Synchronised, _core.Condition):
     """A condition like :class:`threading.Condition`, made by :meth:`dsmem.Cluster.condition`.
 
-    It goes with a lock of its own, which has the methods and attributes of :class:`Lock` on the condition, or with the
-    :class:`Lock` that it was made with; several conditions may go with one lock.
+    It goes with a lock of its own, which has the methods and attributes of :class:`RLock` on the condition, or with the
+    :class:`Lock` or :class:`RLock` that it was made with; several conditions may go with one lock. wait() releases a
+    re-entrant lock whole, and takes it as often again.
 
     Notes
     -----
@@ -236,17 +348,20 @@ class Condition(_Synchronised, _core.Condition):
     __exit__ = _core.Condition.__exit__
 
     def __init__(
-        self, memory: Memory, cluster: Cluster | None, name: str, lock: Lock | None, spin: float | None
+        self, memory: Memory, cluster: Cluster | None, name: str, lock: Lock | RLock | None, spin: float | None
     ) -> None:
         _core.Condition.__init__(self, memory.remote, lock, spin)
         NamedObject.__init__(self, memory, cluster, name)
         self._lock = lock
 
+    def _state(self) -> str:
+        return "locked" if self.locked() else "unlocked"
+
     @classmethod
     def _layout(cls, **properties: Any) -> tuple[int, Format]:
         lock = properties["lock"]
-        if lock is not None and not isinstance(lock, Lock):
-            raise errors.InvalidArgumentError(f"lock={lock!r}: what Cluster.lock() or spinlock() returns")
+        if lock is not None and not isinstance(lock, (Lock, RLock)):
+            raise errors.InvalidArgumentError(f"lock={lock!r}: what Cluster.lock(), rlock() or spinlock() returns")
         return _layout(
             "condition",
             _members(properties),
@@ -295,6 +410,9 @@ class Barrier(_Synchronised, _core.Barrier):
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return (_attach_barrier, (self.ref, self._own)) if self._own else super().__reduce__()
 
+    def _state(self) -> str:
+        return f"waiters={self.n_waiting}/{self.parties}{' broken' * self.broken}"
+
     @classmethod
     def _layout(cls, **properties: Any) -> tuple[int, Format]:
         if properties["parties"] is None:
@@ -328,6 +446,9 @@ class Once(_Synchronised, _core.Once):
     def __init__(self, memory: Memory, cluster: Cluster | None, name: str, spin: float | None) -> None:
         _core.Once.__init__(self, memory.remote, spin)
         NamedObject.__init__(self, memory, cluster, name)
+
+    def _state(self) -> str:
+        return "done" if self.done else "not done"
 
     @classmethod
     def _layout(cls, **properties: Any) -> tuple[int, Format]:

@@ -155,10 +155,10 @@ static int give_back(dsm_semaphore *m, struct permit p)
     return err_set(DSM_EIO, 0, "%d times", SWAP_TRIES);
 }
 
-/* Under m->own. */
+/* The permit acquired last. Under m->own. */
 static int release(dsm_semaphore *m)
 {
-    int rc = m->held ? give_back(m, m->permits[m->held - 1]) : err_set(DSM_ENOTHELD, 0, "no permit");
+    int rc = give_back(m, m->permits[m->held - 1]);
     if (sure_gone(rc))
         m->held = 0;
     m->unsure = rc && rc != -DSM_ENOTHELD && !sure_gone(rc);
@@ -169,12 +169,16 @@ static int release(dsm_semaphore *m)
     return rc;
 }
 
-int dsm_semaphore_release(dsm_semaphore *m)
+int dsm_semaphore_release(dsm_semaphore *m, uint32_t n)
 {
     if (seat_forked(&m->seat))
         return refuse_forked();
     pthread_mutex_lock(&m->own);
-    int rc = release(m);
+    int rc = 0;
+    if (n > m->held)
+        rc = err_set(DSM_ENOTHELD, 0, "%u of %u permits that this handle has", n, m->held);
+    for (uint32_t i = 0; !rc && i < n; i++)
+        rc = release(m);
     pthread_mutex_unlock(&m->own);
     return rc;
 }

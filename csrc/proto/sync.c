@@ -7,6 +7,7 @@
 
 struct kind {
     bool members;                /* it has a member table */
+    bool first_value;            /* count is what the word holds at first; else 1 at least, where there is one */
     uint32_t most;               /* of count; 0: it has none */
     uint64_t fixed, each, place; /* bytes of its own: at least, per member, per count */
 };
@@ -20,6 +21,8 @@ static const struct kind kinds[] = {
     [DSM_CONDITION] = {.members = true, .most = 1024, .place = SYNC_LINE},
     [DSM_BARRIER] = {.members = true, .most = 1024, .fixed = SYNC_LINE, .place = 8},
     [DSM_ONCE] = {.members = true, .fixed = SYNC_LINE},
+    [DSM_RLOCK] = {.members = true},
+    [DSM_COUNTING] = {.first_value = true, .most = COUNTING_MOST},
 };
 
 static uint64_t round_line(uint64_t n) { return (n + SYNC_LINE - 1) / SYNC_LINE * SYNC_LINE; }
@@ -31,7 +34,8 @@ uint64_t dsm_sync_bytes(int type, uint32_t members, uint32_t count)
     if (type <= 0 || (size_t)type >= sizeof kinds / sizeof *kinds || type == DSM_SEGMENT || type == DSM_QUEUE)
         return 0;
     const struct kind *k = &kinds[type];
-    if (members > (k->members ? MEMBERS_MAX : 0) || (k->members && !members) || count > k->most || (k->most && !count))
+    if (members > (k->members ? MEMBERS_MAX : 0) || (k->members && !members) || count > k->most ||
+        (k->most && !count && !k->first_value))
         return 0;
     return own_offset(members) + round_line(k->fixed + k->each * members + k->place * count);
 }
@@ -46,6 +50,8 @@ int dsm_sync_format(void *memory, int type, uint32_t members, uint32_t count, ui
     o->members = members;
     o->count = count;
     o->lock = lock;
+    if (kinds[type].first_value)
+        o->word = count;
     return rc;
 }
 

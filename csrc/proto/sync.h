@@ -39,6 +39,7 @@ struct sync_layout {
     uint64_t zero2[6];
 };
 enum { SYNC_SHAPE = 64, SYNC_WORD = 128, SYNC_BELL = 192, SYNC_SECOND = 200, SYNC_TABLE = 256, SYNC_LINE = 64 };
+enum { COUNTING_MOST = INT32_MAX };
 _Static_assert(offsetof(struct sync_layout, members) == SYNC_SHAPE, "docs/protocols/lock.md");
 _Static_assert(offsetof(struct sync_layout, lock) == 72, "docs/protocols/lock.md");
 _Static_assert(offsetof(struct sync_layout, word) == SYNC_WORD, "docs/protocols/lock.md");

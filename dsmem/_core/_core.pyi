@@ -14,9 +14,11 @@ from ._segment import publish as publish
 from ._segment import resize as resize
 from ._sync import Barrier as Barrier
 from ._sync import Condition as Condition
+from ._sync import CountingSemaphore as CountingSemaphore
 from ._sync import Event as Event
 from ._sync import Lock as Lock
 from ._sync import Once as Once
+from ._sync import RLock as RLock
 from ._sync import RWLock as RWLock
 from ._sync import Semaphore as Semaphore
 from ._sync import Side as Side

@@ -14,8 +14,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.pythread cimport (
-    PY_LOCK_ACQUIRED, PyLockStatus, PyThread_allocate_lock, PyThread_free_lock, PyThread_release_lock,
-    PyThread_type_lock,
+    PY_LOCK_ACQUIRED, PyLockStatus, PyThread_allocate_lock, PyThread_free_lock, PyThread_get_thread_ident,
+    PyThread_release_lock, PyThread_type_lock,
 )
 from cpython.slice cimport PySlice_AdjustIndices, PySlice_Unpack
 from cpython.weakref cimport PyWeakref_NewRef
@@ -41,7 +41,7 @@ import time
 import warnings
 from collections import namedtuple
 from operator import index
-from threading import get_ident, main_thread
+from threading import TIMEOUT_MAX, get_ident, main_thread
 
 import numpy as np
 

@@ -100,6 +100,9 @@ class Lock(SyncHandle):
     def __enter__(self) -> bool: ...
     def __exit__(self, *error: object) -> None: ...
 
+class RLock(Lock):
+    """A lock that its thread may acquire again. Arguments and errors as of :class:`Lock`."""
+
 class RWLock(SyncHandle):
     """Many readers or one writer (docs/protocols/sync.md). Arguments and errors as of :class:`Lock`."""
 
@@ -142,10 +145,10 @@ class Semaphore(SyncHandle):
 
     def __init__(self, remote: Remote, spin: float | None = None) -> None: ...
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
-        """Get a permit; False when none was free in time. timeout in seconds, None or -1: no limit."""
+        """Get a permit; False when none was free in time. timeout in seconds; None: no limit."""
 
     def release(self, n: int = 1) -> None:
-        """Give n permits of this handle back; NotHeldError where it has none (left)."""
+        """Give n permits of this handle back; PermitError, and nothing has changed, where it has fewer."""
 
     @property
     def value(self) -> int:
@@ -158,6 +161,31 @@ class Semaphore(SyncHandle):
     @property
     def recovered(self) -> bool:
         """Whether the permit acquired last was a dead process's."""
+
+    def __enter__(self) -> bool: ...
+    def __exit__(self, *error: object) -> None: ...
+
+class CountingSemaphore(SyncHandle):
+    """Permits without owners (docs/protocols/sync.md). Arguments and errors as of :class:`Lock`; it has no members."""
+
+    def __init__(self, remote: Remote, spin: float | None = None) -> None: ...
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        """Get a permit; False when none was free in time. timeout in seconds; None: no limit."""
+
+    def release(self, n: int = 1) -> None:
+        """Add n permits.
+
+        Raises
+        ------
+        InvalidArgumentError
+            There would be more than 2147483647; nothing has changed.
+        TransportError
+            The message says whether nothing has changed, or the outcome is unknown.
+        """
+
+    @property
+    def value(self) -> int:
+        """Permits that are free."""
 
     def __enter__(self) -> bool: ...
     def __exit__(self, *error: object) -> None: ...

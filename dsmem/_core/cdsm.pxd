@@ -25,6 +25,7 @@ cdef extern from "dsm.h" nogil:
     enum: DSM_EFULL
     enum: DSM_EEMPTY
     enum: DSM_ESHUTDOWN
+    enum: DSM_ENOTHELD
     enum: DSM_ETOOLARGE
     enum: DSM_EMISMATCH
     enum: DSM_EFAR
@@ -267,9 +268,17 @@ cdef extern from "dsm.h" nogil:
     int dsm_semaphore_leave(dsm_semaphore *m)
     void dsm_semaphore_close(dsm_semaphore *m)
     int dsm_semaphore_acquire(dsm_semaphore *m, int64_t timeout_ns)
-    int dsm_semaphore_release(dsm_semaphore *m)
+    int dsm_semaphore_release(dsm_semaphore *m, uint32_t n)
     int dsm_semaphore_value(dsm_semaphore *m)
     int dsm_semaphore_held(dsm_semaphore *m, int *recovered)
+
+    ctypedef struct dsm_counting:
+        pass
+    int dsm_counting_open(dsm_remote *r, int64_t spin_ns, dsm_counting **out)
+    void dsm_counting_close(dsm_counting *c)
+    int dsm_counting_acquire(dsm_counting *c, int64_t timeout_ns)
+    int dsm_counting_release(dsm_counting *c, uint32_t n)
+    int64_t dsm_counting_value(dsm_counting *c)
 
     ctypedef struct dsm_event:
         pass

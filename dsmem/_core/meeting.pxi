@@ -60,7 +60,7 @@ cdef class Event(SyncHandle):
         self.enter()
         try:
             w.event, w.since = self.ptr, c.DSM_EVENT_NOW
-            return self.attempts(event_attempt, &w, nanoseconds(timeout), "wait") == 1
+            return self.attempts(event_attempt, &w, elapsed_or(timeout), "wait") == 1
         finally:
             self.leave()
 
@@ -79,7 +79,6 @@ cdef int condition_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
 cdef class Condition(Lock):
     """See the stub."""
     cdef c.dsm_condition *condition
-    cdef Lock other  # the lock that it goes with, where that is not its own
 
     def __init__(self, Remote remote not None, Lock lock=None, spin=None):
         cdef int64_t spin_ns = nanoseconds(spin, "spin")
@@ -100,6 +99,7 @@ cdef class Condition(Lock):
                 lock.users -= 1
             raise remote.failed(rc, "attach")
         self.other = lock
+        self.reentrant = lock is None or lock.reentrant
         self.ptr = c.dsm_condition_lock(self.condition)
         self.began(remote)
         self.near = lock.near if lock is not None else remote.near
@@ -117,6 +117,19 @@ cdef class Condition(Lock):
 
     cdef int wait_once(self, int64_t ns) except -1:
         """1: notified, 0: not, 2: another one inherited before; the lock is held again in any case."""
+        cdef Lock lock = self.counted()
+        cdef unsigned int depth = lock.depth
+        cdef int rc
+        self.refuse_others()
+        lock.depth = 0
+        try:
+            rc = self.wait_released(ns)
+        finally:
+            if c.dsm_lock_held(self.ptr):
+                lock.owner, lock.depth = PyThread_get_thread_ident(), depth
+        return rc
+
+    cdef int wait_released(self, int64_t ns) except -1:
         cdef c.dsm_waiter waiter
         cdef int rc, woken = 0
         with nogil:
@@ -148,7 +161,7 @@ cdef class Condition(Lock):
     def wait(self, timeout=None):
         self.enter()
         try:
-            return self.wait_long(nanoseconds(timeout))
+            return self.wait_long(elapsed_or(timeout))
         finally:
             self.leave()
 
@@ -164,7 +177,7 @@ cdef class Condition(Lock):
     def wait_for(self, predicate, timeout=None):
         self.enter()
         try:
-            return self.wait_until(predicate, nanoseconds(timeout))
+            return self.wait_until(predicate, elapsed_or(timeout))
         finally:
             self.leave()
 
@@ -183,10 +196,11 @@ cdef class Condition(Lock):
     def notify(self, n=1):
         self.enter()
         try:
-            number = whole(n, 0)
+            number = whole(n, float("-inf"))
             if number is None:
                 raise refused(c.DSM_EINVAL, f"n={n!r}: a number of waiters")
-            self.wake(min(number, 1 << 32))
+            self.refuse_others()
+            self.wake(max(0, min(number, 1 << 32)))
         finally:
             self.leave()
 

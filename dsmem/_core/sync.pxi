@@ -131,8 +131,16 @@ cdef int lock_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
 
 
 cdef class Lock(SyncHandle):
-    """See the stub."""
+    """See the stub.
+
+    A re-entrant one counts here how often its thread has taken it; the core's lock is taken by the first and released by
+    the last. 'depth' is 0 before the core's lock is released and until it has been taken.
+    """
     cdef c.dsm_lock *ptr
+    cdef bint reentrant
+    cdef unsigned long owner  # thread that has it, while depth is not 0
+    cdef unsigned int depth
+    cdef Lock other           # the lock that a condition goes with, where that is not its own
 
     def __init__(self, Remote remote not None, spin=None):
         cdef int64_t spin_ns = nanoseconds(spin, "spin")
@@ -160,6 +168,35 @@ cdef class Lock(SyncHandle):
 
     @cython.final
     cdef inline bint take(self, int64_t ns) except -1:
+        return self.take_counted(ns) if self.reentrant else self.take_once(ns)
+
+    @cython.final
+    cdef Lock counted(self):
+        """The handle whose owner and depth count."""
+        return self if self.other is None else self.other
+
+    @cython.final
+    cdef bint take_counted(self, int64_t ns) except -1:
+        cdef Lock lock = self.counted()
+        cdef unsigned long me = PyThread_get_thread_ident()
+        if lock.depth and lock.owner == me:
+            lock.depth += 1
+            return True
+        if not self.take_once(ns):
+            return False
+        lock.owner, lock.depth = me, 1
+        return True
+
+    @cython.final
+    cdef int refuse_others(self) except -1:
+        """Re-entrant: this thread has it."""
+        cdef Lock lock = self.counted()
+        if self.reentrant and not (lock.depth and lock.owner == PyThread_get_thread_ident()):
+            raise refused(c.DSM_ENOTHELD, f"{self.noun()}: not held by this thread")
+        return 0
+
+    @cython.final
+    cdef inline bint take_once(self, int64_t ns) except -1:
         cdef int rc
         if self.near:
             rc = c.dsm_lock_acquire(self.ptr, 0)
@@ -172,14 +209,40 @@ cdef class Lock(SyncHandle):
         return self.attempts(lock_attempt, self.ptr, ns, "acquire") == 1
 
     cdef int give_back(self) except -1:
-        cdef int rc
         self.enter()
+        try:
+            if self.reentrant:
+                self.give_back_counted()
+            else:
+                self.give_back_once()
+        finally:
+            self.leave()
+        return 0
+
+    @cython.final
+    cdef int give_back_counted(self) except -1:
+        cdef Lock lock = self.counted()
+        self.refuse_others()
+        if lock.depth > 1:
+            lock.depth -= 1
+            return 0
+        lock.depth = 0
+        try:
+            return self.give_back_once()
+        except errors.NotHeldError:
+            raise
+        except errors.DsmemError:
+            lock.depth = 1  # it is not known whether it is released: the caller may try again
+            raise
+
+    @cython.final
+    cdef inline int give_back_once(self) except -1:
+        cdef int rc
         if self.near:
             rc = c.dsm_lock_release(self.ptr)
         else:
             with nogil:
                 rc = c.dsm_lock_release(self.ptr)
-        self.leave()
         if rc:
             raise self.failed(rc, "release")
         return 0
@@ -263,6 +326,14 @@ cdef class Lock(SyncHandle):
         with nogil:
             c.dsm_lock_close(ptr)
         return 0
+
+
+cdef class RLock(Lock):
+    """See the stub."""
+
+    def __init__(self, Remote remote not None, spin=None):
+        Lock.__init__(self, remote, spin)
+        self.reentrant = True
 
 
 # ---- readers and writers ----
@@ -427,7 +498,23 @@ cdef class Side:
                 raise
 
 
-# ---- semaphore ----
+# ---- semaphores ----
+
+cdef int64_t permit_patience(object blocking, object timeout) except? -2:
+    """The arguments of threading.Semaphore.acquire, in nanoseconds; -1: no limit."""
+    if not blocking:
+        if timeout is not None:
+            raise refused(c.DSM_EINVAL, "a call that does not block takes no timeout")
+        return 0
+    return elapsed_or(timeout)
+
+
+cdef uint32_t permits(object n) except 0:
+    number = whole(n, 1, 0x7fffffff)
+    if number is None:
+        raise refused(c.DSM_EINVAL, f"n={n!r}: a number of permits, at least 1")
+    return number
+
 
 cdef int semaphore_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
     return c.dsm_semaphore_acquire(<c.dsm_semaphore *> arg, timeout_ns)
@@ -454,22 +541,22 @@ cdef class Semaphore(SyncHandle):
     def acquire(self, blocking=True, timeout=None):
         self.enter()
         try:
-            return self.attempts(semaphore_attempt, self.ptr, patience(blocking, timeout), "acquire") == 1
+            return self.attempts(semaphore_attempt, self.ptr, permit_patience(blocking, timeout), "acquire") == 1
         finally:
             self.leave()
 
     def release(self, n=1):
+        cdef uint32_t number
         cdef int rc
         self.enter()
         try:
-            number = whole(n, 1)
-            if number is None:
-                raise refused(c.DSM_EINVAL, f"n={n!r}: a number of permits, at least 1")
-            for _ in range(number):
-                with nogil:
-                    rc = c.dsm_semaphore_release(self.ptr)
-                if rc:
-                    raise self.failed(rc, "release")
+            number = permits(n)
+            with nogil:
+                rc = c.dsm_semaphore_release(self.ptr, number)
+            if rc == -c.DSM_ENOTHELD:
+                raise errors.PermitError(c.dsm_last_error().detail.decode("utf-8", "replace"), op="release")
+            if rc:
+                raise self.failed(rc, "release")
         finally:
             self.leave()
 
@@ -525,4 +612,70 @@ cdef class Semaphore(SyncHandle):
         self.ptr = NULL
         with nogil:
             c.dsm_semaphore_close(ptr)
+        return 0
+
+
+cdef int counting_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
+    return c.dsm_counting_acquire(<c.dsm_counting *> arg, timeout_ns)
+
+
+cdef class CountingSemaphore(SyncHandle):
+    """See the stub."""
+    cdef c.dsm_counting *ptr
+
+    def __init__(self, Remote remote not None, spin=None):
+        cdef int64_t spin_ns = nanoseconds(spin, "spin")
+        cdef c.dsm_counting *ptr = NULL
+        cdef int rc
+        self.once_only()
+        remote.enter()
+        with nogil:
+            rc = c.dsm_counting_open(remote.ptr, spin_ns, &ptr)
+        remote.leave()
+        if rc:
+            raise remote.failed(rc, "attach")
+        self.ptr = ptr
+        self.began(remote)
+
+    def acquire(self, blocking=True, timeout=None):
+        self.enter()
+        try:
+            return self.attempts(counting_attempt, self.ptr, permit_patience(blocking, timeout), "acquire") == 1
+        finally:
+            self.leave()
+
+    def release(self, n=1):
+        cdef uint32_t number
+        cdef int rc
+        self.enter()
+        try:
+            number = permits(n)
+            with nogil:
+                rc = c.dsm_counting_release(self.ptr, number)
+            if rc:
+                raise self.failed(rc, "release")
+        finally:
+            self.leave()
+
+    @property
+    def value(self):
+        cdef int64_t n
+        self.enter()
+        with nogil:
+            n = c.dsm_counting_value(self.ptr)
+        self.leave()
+        if n < 0:
+            raise self.failed(<int> n, "read")
+        return n
+
+    def __enter__(self):
+        return self.acquire()
+
+    def __exit__(self, *error):
+        self.release()
+
+    cdef int free(self) except -1:
+        cdef c.dsm_counting *ptr = self.ptr
+        self.ptr = NULL
+        c.dsm_counting_close(ptr)
         return 0

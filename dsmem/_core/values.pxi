@@ -83,16 +83,36 @@ cdef str letters(uint32_t bits):
 
 
 cdef int64_t nanoseconds(object timeout, str name="timeout") except? -2:
-    """Seconds, or None for none (-1)."""
+    """Seconds, at least 0, as nanoseconds; None, for no limit: -1."""
+    cdef int64_t ns
     if timeout is None:
         return -1
+    ns = signed_nanoseconds(timeout, name)
+    if ns < 0:
+        raise refused(c.DSM_EINVAL, f"{name}={timeout!r}: seconds, at least 0")
+    return ns
+
+
+cdef int64_t elapsed_or(object timeout) except? -2:
+    """Like nanoseconds, but a moment that has passed is no wait at all, as threading has it where it takes a timeout."""
+    return -1 if timeout is None else max(<int64_t> 0, signed_nanoseconds(timeout, "timeout"))
+
+
+cdef int64_t signed_nanoseconds(object timeout, str name) except? -2:
+    """Seconds as nanoseconds, -1 for all that is negative; with the exceptions of threading."""
+    if isinstance(timeout, (str, bytes, bytearray)):
+        raise errors.ArgumentTypeError(f"{name}={timeout!r}: a number of seconds")
     try:
         t = float(timeout)
-    except (TypeError, ValueError, OverflowError):
-        t = -1
-    if not t >= 0:
+    except OverflowError:
+        raise errors.ArgumentRangeError(f"{name}={timeout!r}: at most {TIMEOUT_MAX:.0f} seconds") from None
+    except (TypeError, ValueError):
+        raise errors.ArgumentTypeError(f"{name}={timeout!r}: a number of seconds") from None
+    if t != t:
         raise refused(c.DSM_EINVAL, f"{name}={timeout!r}: seconds, at least 0")
-    return <int64_t> (t * 1e9) if t < 9e9 else <int64_t> 0x7fffffffffffffff
+    if t > TIMEOUT_MAX:
+        raise errors.ArgumentRangeError(f"{name}={timeout!r}: at most {TIMEOUT_MAX:.0f} seconds; None is for no limit")
+    return <int64_t> (t * 1e9) if t >= 0 else -1
 
 
 def whole(value, least, most=float("inf")):

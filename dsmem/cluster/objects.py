@@ -25,11 +25,13 @@ _CLASSES = {
     "lock": "dsmem.sync:Lock",
     "rwlock": "dsmem.sync:RWLock",
     "semaphore": "dsmem.sync:Semaphore",
+    "counting_semaphore": "dsmem.sync:CountingSemaphore",
     "event": "dsmem.sync:Event",
     "condition": "dsmem.sync:Condition",
     "barrier": "dsmem.sync:Barrier",
     "once": "dsmem.sync:Once",
     "spinlock": "dsmem.sync:SpinLock",
+    "rlock": "dsmem.sync:RLock",
     "clock": "dsmem.clock:SharedClock",
 }
 

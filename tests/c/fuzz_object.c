@@ -307,7 +307,7 @@ static void semaphore_call(struct slot *s, uint8_t what)
     if (what % 3)
         dsm_semaphore_acquire(s->handle, 0);
     else
-        dsm_semaphore_release(s->handle);
+        dsm_semaphore_release(s->handle, 1);
     CHECK(dsm_semaphore_held(s->handle, &news) <= 4);
     dsm_semaphore_value(s->handle);
 }

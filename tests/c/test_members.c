@@ -507,7 +507,7 @@ static void *use(void *arg)
 {
     struct used *u = arg;
     while (!observe_u64(&u->over)) {
-        CHECK(dsm_semaphore_acquire(u->semaphore, 0) == 1 && !dsm_semaphore_release(u->semaphore));
+        CHECK(dsm_semaphore_acquire(u->semaphore, 0) == 1 && !dsm_semaphore_release(u->semaphore, 1));
         CHECK(dsm_rwlock_read(u->rwlock, 0) == 1 && !dsm_rwlock_unread(u->rwlock));
     }
     return NULL;

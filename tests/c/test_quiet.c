@@ -64,7 +64,7 @@ static int semaphores(void)
 {
     int rc = 0;
     for (int i = 0; i < TIMES && !rc; i++)
-        rc = dsm_semaphore_acquire(semaphore, -1) != 1 || dsm_semaphore_release(semaphore);
+        rc = dsm_semaphore_acquire(semaphore, -1) != 1 || dsm_semaphore_release(semaphore, 1);
     return rc;
 }
 
