@@ -9,6 +9,11 @@ ROOT = Path(__file__).parents[2]
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
+def is_overload(definition):
+    """The implementation after it has the docstring."""
+    return any(isinstance(d, ast.Name) and d.id == "overload" for d in definition.decorator_list)
+
+
 def undocumented(text, name, stub=False):
     """Names of what lacks a docstring. A test function says by its name what it holds."""
     tree = ast.parse(text)
@@ -18,7 +23,7 @@ def undocumented(text, name, stub=False):
         for child in node.body:
             if not isinstance(child, DEFINITIONS) or child.name.startswith(("_", "test_")):
                 continue
-            if not ast.get_docstring(child):
+            if not ast.get_docstring(child) and not is_overload(child):
                 found.append(f"{prefix}.{child.name}")
             if isinstance(child, ast.ClassDef):
                 look(child, f"{prefix}.{child.name}")
@@ -43,6 +48,8 @@ def test_public_things_have_docstrings(path):
         ('"""Doc."""\ndef f(): ...', ["m.f"]),
         ('"""Doc."""\nclass C:\n    """Doc."""\n    async def f(self): ...', ["m.C.f"]),
         ('"""Doc."""\nclass C:\n    @property\n    def p(self): ...', ["m.C", "m.C.p"]),
+        ('"""Doc."""\n@overload\ndef f(x: int): ...\ndef f(x):\n    """Doc."""', []),
+        ('"""Doc."""\n@overload\ndef f(x: int): ...\ndef f(x): ...', ["m.f"]),
         ('"""Doc."""\nclass _C:\n    def f(self): ...\ndef test_x(): ...', []),
     ],
 )
