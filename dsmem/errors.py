@@ -445,5 +445,7 @@ class PermitError(NotHeldError, ValueError):
 
 
 BY_CODE: dict[int, type[DsmemError]] = {
-    cls.code: cls for cls in vars().values() if isinstance(cls, type) and issubclass(cls, DsmemError) and cls.code
+    cls.code: cls
+    for cls in vars().values()
+    if isinstance(cls, type) and issubclass(cls, DsmemError) and vars(cls).get("code")
 }

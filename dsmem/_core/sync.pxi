@@ -133,8 +133,8 @@ cdef int lock_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
 cdef class Lock(SyncHandle):
     """See the stub.
 
-    A re-entrant one counts here how often its thread has taken it; the core's lock is taken by the first and released by
-    the last. 'depth' is 0 before the core's lock is released and until it has been taken.
+    A re-entrant one counts here how often its thread has it: the first takes the core's lock, the last releases it.
+    'depth' is 0 before the core's lock is released and until it has been taken.
     """
     cdef c.dsm_lock *ptr
     cdef bint reentrant

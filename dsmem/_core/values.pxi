@@ -83,23 +83,26 @@ cdef str letters(uint32_t bits):
 
 
 cdef int64_t nanoseconds(object timeout, str name="timeout") except? -2:
-    """Seconds, at least 0, as nanoseconds; None, for no limit: -1."""
+    """Seconds, at least 0, as nanoseconds; None or infinity, for no limit: -1."""
     cdef int64_t ns
     if timeout is None:
         return -1
     ns = signed_nanoseconds(timeout, name)
+    if ns == NEVER:
+        return -1
     if ns < 0:
         raise refused(c.DSM_EINVAL, f"{name}={timeout!r}: seconds, at least 0")
     return ns
 
 
 cdef int64_t elapsed_or(object timeout) except? -2:
-    """Like nanoseconds, but a moment that has passed is no wait at all, as threading has it where it takes a timeout."""
-    return -1 if timeout is None else max(<int64_t> 0, signed_nanoseconds(timeout, "timeout"))
+    """Like nanoseconds, but what is negative is no wait at all, as threading has it where it waits for a condition."""
+    cdef int64_t ns = NEVER if timeout is None else signed_nanoseconds(timeout, "timeout")
+    return -1 if ns == NEVER else max(<int64_t> 0, ns)
 
 
 cdef int64_t signed_nanoseconds(object timeout, str name) except? -2:
-    """Seconds as nanoseconds, -1 for all that is negative; with the exceptions of threading."""
+    """Seconds as nanoseconds, -1 for all that is negative, NEVER for infinity; with the exceptions of threading."""
     if isinstance(timeout, (str, bytes, bytearray)):
         raise errors.ArgumentTypeError(f"{name}={timeout!r}: a number of seconds")
     try:
@@ -110,6 +113,8 @@ cdef int64_t signed_nanoseconds(object timeout, str name) except? -2:
         raise errors.ArgumentTypeError(f"{name}={timeout!r}: a number of seconds") from None
     if t != t:
         raise refused(c.DSM_EINVAL, f"{name}={timeout!r}: seconds, at least 0")
+    if t == float("inf"):
+        return NEVER
     if t > TIMEOUT_MAX:
         raise errors.ArgumentRangeError(f"{name}={timeout!r}: at most {TIMEOUT_MAX:.0f} seconds; None is for no limit")
     return <int64_t> (t * 1e9) if t >= 0 else -1

@@ -49,8 +49,9 @@ def test_like_threading_condition(world):
         condition.notify()
         condition.notify_all()
         assert condition.wait(0.02) is False  # nobody waited then
+        condition.notify(-1)  # as threading has it: nobody
         with pytest.raises(ValueError):
-            condition.notify(-1)
+            condition.notify(1.5)
     assert not condition.locked()
 
 

@@ -598,10 +598,10 @@ def test_dropped_open(here):
 
 def test_timeouts_without_an_end(place):
     consumer, producer = place.make(), place.join()
-    for timeout in (float("inf"), 1e300, 10**12):
+    for timeout in (float("inf"), 9e9):
         producer.put(b"x", timeout=timeout)
         assert consumer.get(timeout=timeout) == b"x"
-    for timeout in ("x", object(), float("nan"), -1):
+    for timeout in ("x", object(), float("nan"), -1, 1e300, 10**12):
         with pytest.raises(errors.InvalidArgumentError, match=r"timeout=.*seconds"):
             consumer.get(timeout=timeout)
 
