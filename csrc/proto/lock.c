@@ -312,7 +312,8 @@ int dsm_lock_open(dsm_remote *r, int64_t spin_ns, dsm_lock **out)
     dsm_lock *l = malloc(sizeof *l);
     if (!l)
         return err_set(DSM_ENOMEM, 0, "lock");
-    int rc = lock_open(l, r, type == DSM_SPINLOCK || type == DSM_RLOCK ? (enum dsm_type)type : DSM_LOCK, spin_ns, NULL, NULL);
+    int rc = lock_open(l, r, type == DSM_SPINLOCK || type == DSM_RLOCK ? (enum dsm_type)type : DSM_LOCK, spin_ns, NULL,
+                       NULL);
     if (rc)
         free(l);
     else

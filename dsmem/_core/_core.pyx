@@ -37,11 +37,12 @@ import contextlib
 import fcntl
 import json
 import os
+import threading
 import time
 import warnings
 from collections import namedtuple
 from operator import index
-from threading import TIMEOUT_MAX, get_ident, main_thread
+from threading import get_ident, main_thread
 
 import numpy as np
 

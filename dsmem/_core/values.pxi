@@ -108,15 +108,15 @@ cdef int64_t signed_nanoseconds(object timeout, str name) except? -2:
     try:
         t = float(timeout)
     except OverflowError:
-        raise errors.ArgumentRangeError(f"{name}={timeout!r}: at most {TIMEOUT_MAX:.0f} seconds") from None
+        raise errors.ArgumentRangeError(f"{name}={timeout!r}: at most {threading.TIMEOUT_MAX:.0f} seconds") from None
     except (TypeError, ValueError):
         raise errors.ArgumentTypeError(f"{name}={timeout!r}: a number of seconds") from None
     if t != t:
         raise refused(c.DSM_EINVAL, f"{name}={timeout!r}: seconds, at least 0")
     if t == float("inf"):
         return NEVER
-    if t > TIMEOUT_MAX:
-        raise errors.ArgumentRangeError(f"{name}={timeout!r}: at most {TIMEOUT_MAX:.0f} seconds; None is for no limit")
+    if t > threading.TIMEOUT_MAX:
+        raise errors.ArgumentRangeError(f"{name}={timeout!r}: at most {threading.TIMEOUT_MAX:.0f} seconds, or None")
     return <int64_t> (t * 1e9) if t >= 0 else -1
 
 

@@ -23,7 +23,7 @@
 static uint64_t *shared;
 
 /* What a test that fails leaves behind ends by itself. */
-static void stay(void)
+static _Noreturn void stay(void)
 {
     alarm(90);
     for (;;)
