@@ -108,7 +108,8 @@ typedef struct {
 
 void dsm_options_init(dsm_options *o);
 int dsm_open(const dsm_options *o, dsm_ctx **out);
-/* Regions and remotes must be closed before. Idle connections are drained and closed. */
+/* Idle connections are drained and closed. Regions and remotes should be closed before: afterwards they are good for nothing
+ * but that, and what the context has is freed with the last of them. */
 void dsm_close(dsm_ctx *c);
 void dsm_capabilities(const dsm_ctx *c, dsm_caps *out);
 void dsm_node_id(const dsm_ctx *c, uint8_t id[DSM_NODE_ID]);

@@ -53,6 +53,9 @@ bool conn_input(struct agent *a, struct conn *n);
 bool agent_denies(const struct agent *a, const uint8_t node[DSM_NODE_ID]);
 void conn_close_endpoint(struct conn *n);
 
+/* context.c */
+void context_free(dsm_ctx *c);
+
 /* client.c */
 extern const struct control agent_control;
 

@@ -223,6 +223,8 @@ static int shake_hands(struct peer *p, int64_t deadline)
 
 static int connect_peer(struct peer *p, int64_t deadline)
 {
+    if (!p->ctx->agent)
+        return err_set(DSM_ECLOSED, 0, "the context");
     disconnect(p);
     int rc = socket_connect(p->ctx, p->address, deadline, &p->fd);
     if (rc)
@@ -363,7 +365,7 @@ static int ask_status(struct peer *p, uint64_t region, uint64_t generation, int6
     return answered(p, ask(p, &q, deadline));
 }
 
-const struct control agent_control = {connect_peer, ask_endpoint, ask_status, disconnect};
+const struct control agent_control = {connect_peer, ask_endpoint, ask_status, disconnect, context_free};
 
 /* ---- attach ---- */
 

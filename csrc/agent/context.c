@@ -23,7 +23,7 @@ static int check(const dsm_options *o)
     return 0;
 }
 
-static void context_free(dsm_ctx *c)
+void context_free(dsm_ctx *c)
 {
     if (c->dev)
         c->dev->fabric->close(c->dev);
@@ -86,14 +86,14 @@ void dsm_close(dsm_ctx *c)
 {
     if (ctx_forked(c)) /* the parent's: only forget */
         return;
-    agent_stop(c);
-    struct peer *p = c->peers;
-    while (p) {
-        struct peer *next = p->next;
-        peer_free(p);
-        p = next;
-    }
-    context_free(c);
+    agent_stop(c); /* from here on all peers are dead */
+    peers_bury(c);
+    pthread_mutex_lock(&c->lock);
+    c->closed = true;
+    bool last = !c->live_regions && !c->live_remotes;
+    pthread_mutex_unlock(&c->lock);
+    if (last)
+        context_free(c);
 }
 
 int dsm_fence(dsm_ctx *c, const uint8_t node[DSM_NODE_ID])

@@ -76,6 +76,7 @@ struct control {
                     int64_t deadline);
     int (*status)(struct peer *p, uint64_t region, uint64_t generation, int64_t deadline); /* 0, ESTALE… */
     void (*disconnect)(struct peer *p);
+    void (*free)(dsm_ctx *c); /* under no lock: nothing of it is left */
 };
 
 struct agent;
@@ -97,6 +98,7 @@ struct dsm_ctx {
     size_t capregions;
     uint64_t free_region; /* first free slot; a slot is used again, its generation never is */
     uint64_t live_regions, live_remotes;
+    bool closed; /* the last region or remote frees it */
     struct peer *peers;
     uint64_t next_peer;             /* from 1 */
     int event;                      /* eventfd: 'done' is not empty, or was not; -1: ops complete when posted */
@@ -109,7 +111,9 @@ struct dsm_ctx {
 static inline bool ctx_forked(const dsm_ctx *c) { return c->forks != peek_u32(&core_forks); }
 int refuse_forked(void);
 
-/* mem/region.c: under ctx->lock; NULL unless id and generation name a live region */
+/* mem/region.c: one region or remote less, of which nothing is left. Under no lock. */
+void ctx_leave(dsm_ctx *c, uint64_t *live);
+/* Under ctx->lock; NULL unless id and generation name a live region */
 dsm_region *region_find(dsm_ctx *c, uint64_t id, uint64_t generation);
 
 /* How long a wait may go before it looks for signals. */

@@ -127,6 +127,16 @@ int dsm_register(dsm_ctx *c, void *p, uint64_t nbytes, uint32_t access, dsm_regi
     return dsm_register_many(c, 1, &p, &nbytes, access, out);
 }
 
+void ctx_leave(dsm_ctx *c, uint64_t *live)
+{
+    pthread_mutex_lock(&c->lock);
+    --*live;
+    bool last = c->closed && !c->live_regions && !c->live_remotes;
+    pthread_mutex_unlock(&c->lock);
+    if (last)
+        c->control->free(c);
+}
+
 int dsm_region_close(dsm_region *r)
 {
     dsm_ctx *c = r->ctx;
@@ -135,10 +145,10 @@ int dsm_region_close(dsm_region *r)
     pthread_mutex_lock(&c->lock);
     c->regions[r->id] = free_slot(c->free_region);
     c->free_region = r->id;
-    c->live_regions--;
     pthread_mutex_unlock(&c->lock);
     c->dev->fabric->mem_free(r->mem);
     free(r);
+    ctx_leave(c, &c->live_regions);
     return 0;
 }
 

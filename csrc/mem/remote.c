@@ -57,11 +57,9 @@ int dsm_remote_close(dsm_remote *r)
     if (observe_u32(&r->users))
         return err_set(DSM_EBUSY, 0, "%u ops are under way", observe_u32(&r->users));
     c->dev->fabric->mem_forget(r->far);
-    pthread_mutex_lock(&c->lock);
-    c->live_remotes--;
-    pthread_mutex_unlock(&c->lock);
     peers_release(c, r->peer); /* a living one's connection stays for the next attach */
     free(r);
+    ctx_leave(c, &c->live_remotes);
     return 0;
 }
 

@@ -91,15 +91,14 @@ cdef class Region(Handle):
         self.close()
 
     def __del__(self):
-        if self.context is None or self.context.ptr == NULL:
-            self.live, self.ptr = False, NULL  # in a cycle the context may be finalized first, and does not find it
         if self.live and not self.exports and not self.users:  # what uses it may be finalized after it
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
             self.close()
 
     def __dealloc__(self):
-        if self.ptr == NULL:
-            self.release_source()
+        if self.ptr != NULL:  # it had views when it was finalized, which are gone
+            c.dsm_region_close(self.ptr)
+        self.release_source()
 
     def __len__(self):
         return self.nbytes

@@ -4,7 +4,7 @@
 cdef class Remote(Handle):
     """See the stub."""
     cdef c.dsm_remote *ptr
-    cdef bint near, mapped  # mapped: a file, of no context
+    cdef bint near
     cdef readonly uint64_t nbytes
     cdef object __weakref__
     cdef readonly Context context
@@ -252,7 +252,6 @@ cdef class Remote(Handle):
     # -- the end --
 
     def close(self):
-        self._forget()
         if self.live:
             self.refuse_in_use()
             self.free()
@@ -288,11 +287,6 @@ cdef class Remote(Handle):
             self.free()
         return 0
 
-    cdef _forget(self):
-        """In a cycle the context may be finalized first, and does not find its children then."""
-        if self.context is not None and self.context.ptr == NULL:
-            self.live, self.ptr = False, NULL
-
     def part(self):
         self.parting = True
         self.close_if_parting()
@@ -305,14 +299,13 @@ cdef class Remote(Handle):
         self.close()
 
     def __del__(self):
-        self._forget()
         if self.live and not self.exports and not self.users:  # what uses it may be finalized after it
             if not self.parting:
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
             self.close()
 
     def __dealloc__(self):
-        if self.ptr != NULL and self.mapped:
+        if self.ptr != NULL:  # it had views or users when it was finalized, which are gone
             c.dsm_remote_close(self.ptr)
 
     def __len__(self):
@@ -329,7 +322,6 @@ cdef object new_remote(Context context, c.dsm_remote *ptr):
     try:
         r = Remote.__new__(Remote)
         c.dsm_remote_node(ptr, node)
-        r.mapped = context is None
         r.near = c.dsm_remote_near(ptr) != NULL
         r.nbytes = c.dsm_remote_nbytes(ptr)
         r.access = letters(c.dsm_remote_access(ptr))

@@ -357,6 +357,21 @@ static void owners_that_go(const char *fault, int order)
     dsm_close(user);
 }
 
+/* As the garbage of a collector may be finalized. */
+static void context_closed_first(const char *fault)
+{
+    uint64_t data;
+    open_all(2, fault, HOUR);
+    CHECK(!dsm_read(remotes[0], 0, &data, 8, -1));
+    dsm_close(user);
+    for (int i = 0; i < 2; i++) {
+        CHECK(dsm_read(remotes[i], 0, &data, 8, -1) == -DSM_EPEER);
+        CHECK(!dsm_remote_close(remotes[i]));
+        dsm_close(owners[i]);
+        CHECK(!dsm_region_close(regions[i]));
+    }
+}
+
 int main(void)
 {
     lost_completions();
@@ -370,6 +385,8 @@ int main(void)
     canceled_batch();
     late_batch();
     first_that_failed_of_itself();
+    context_closed_first(NULL);
+    context_closed_first("");
     for (int order = 0; order < 3; order++) {
         owners_that_go(NULL, order);
         owners_that_go("", order);

@@ -236,6 +236,19 @@ static void old_connection_lingers(void)
     close_two();
 }
 
+static void context_closed_first(void)
+{
+    uint64_t old;
+    open_two(HOUR);
+    CHECK(!dsm_fetch_add(remote, 0, 1, &old, -1));
+    dsm_close(user);
+    CHECK(dsm_fetch_add(remote, 0, 1, &old, -1) == -DSM_ECLOSED);
+    CHECK(!dsm_remote_close(remote));
+    dsm_close(owner);
+    CHECK(fake.regs == 1 && !dsm_region_close(region));
+    CHECK(!fake.regs && !fake.queue_pairs);
+}
+
 /* ---- memory ---- */
 
 static uint8_t mine[BIG];
@@ -342,6 +355,7 @@ int main(void)
     started_ops();
     refused_and_canceled();
     old_connection_lingers();
+    context_closed_first();
     local_region_closed(DSM_OP_WRITE);
     passing_registrations();
     owners_that_go();

@@ -1,6 +1,9 @@
 """What a handle refuses so that nothing it stands on is freed or overwritten, and what buffers it takes."""
 
 import ctypes
+import gc
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,3 +141,30 @@ def test_the_context_stays_while_a_handle_is_open(context, remote):
             context.close()
         assert not context.closed and not remote.closed
         queue.close()
+
+
+class Service:
+    """What nothing refers to but itself: its parts are finalized in any order."""
+
+    def __init__(self, fabric):
+        self.itself = self
+        self.context = dsmem.Context(fabric)
+        self.region = self.context.allocate(4096)
+        self.array = self.region.array()
+        self.remote = self.context.attach(self.region.descriptor)
+        self.view = self.remote.array() if self.remote.is_near else None
+
+
+def mapped_memory():
+    return Path("/proc/self/maps").read_text().count("memfd:dsmem")
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("where", ["shm", "fault+shm"])
+def test_a_cycle_that_nobody_closed_leaves_nothing(where):
+    gc.collect()
+    files, memory = os.listdir("/proc/self/fd"), mapped_memory()
+    for _ in range(3):
+        Service(where)
+    gc.collect()
+    assert (len(os.listdir("/proc/self/fd")), mapped_memory()) == (len(files), memory)
