@@ -371,7 +371,8 @@ def test_a_loop_that_is_gone_is_not_needed(slow):
         slow.fetch_add_async(0, 1)  # and nobody awaits it
 
     asyncio.run(leave())
-    assert slow.fetch_add(0, 1) == 1
+    while slow.fetch_add(0, 0) != 1:  # ops of different calls have no order, and the other one has a connection to make
+        pass
     slow.context.close()
 
 
