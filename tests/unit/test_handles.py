@@ -2,7 +2,6 @@
 
 import ctypes
 import gc
-import os
 from pathlib import Path
 
 import numpy as np
@@ -155,16 +154,17 @@ class Service:
         self.view = self.remote.array() if self.remote.is_near else None
 
 
-def mapped_memory():
-    return Path("/proc/self/maps").read_text().count("memfd:dsmem")
+def held():
+    """Open files, and mappings of regions."""
+    return len(list(Path("/proc/self/fd").iterdir())), Path("/proc/self/maps").read_text().count("memfd:dsmem")
 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.parametrize("where", ["shm", "fault+shm"])
 def test_a_cycle_that_nobody_closed_leaves_nothing(where):
     gc.collect()
-    files, memory = os.listdir("/proc/self/fd"), mapped_memory()
+    before = held()
     for _ in range(3):
         Service(where)
     gc.collect()
-    assert (len(os.listdir("/proc/self/fd")), mapped_memory()) == (len(files), memory)
+    assert held() == before
