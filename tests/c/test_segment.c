@@ -92,13 +92,15 @@ static void test_dead_writers(void)
         {4 * 5 | PHASE_COPY, 5, 99, 5}, /* 5 */
         {4 * 5, 5, 5, 5},               /* 6 */
     };
+    uint64_t dead, *said = mmap(NULL, sizeof *said, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(said != MAP_FAILED);
     int pid = fork(); /* a process that is dead, for its identity */
     if (!pid)
-        _exit(0);
-    uint64_t own, dead;
-    CHECK(waitpid(pid, NULL, 0) == pid && !member_identity(true, &own));
-    dead = own + ((uint64_t)(pid - getpid()) << 41);
-    CHECK(member_pid(dead) == pid && member_dead(dead));
+        _exit(member_identity(true, said) != 0);
+    CHECK(waitpid(pid, NULL, 0) == pid);
+    dead = *said;
+    CHECK(member_dead(dead));
+    munmap(said, sizeof *said);
     for (size_t i = 0; i < sizeof left / sizeof *left; i++) {
         uint64_t data[2], rows = 2, version;
         make(2);
