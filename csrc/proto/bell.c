@@ -6,13 +6,17 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+static int64_t recheck_ns = BELL_RECHECK_NS;
+
+void bell_recheck(int64_t ns) { recheck_ns = ns; }
+
 void bell_sleep(struct bell *b, uint32_t seen, int64_t deadline)
 {
     int64_t left = deadline - clock_ns();
     if (left <= 0)
         return;
-    if (left > BELL_RECHECK_NS)
-        left = BELL_RECHECK_NS;
+    if (left > recheck_ns)
+        left = recheck_ns;
     struct timespec t = {.tv_sec = left / 1000000000, .tv_nsec = left % 1000000000};
     /* Whatever it answers (woken, changed, interrupted, late), the caller looks again. */
     syscall(SYS_futex, &b->sequence, FUTEX_WAIT, seen, &t, NULL, 0);

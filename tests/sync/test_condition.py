@@ -1,6 +1,8 @@
 """Conditions between processes."""
 
+import os
 import pickle
+import signal
 import threading
 import time
 
@@ -186,43 +188,71 @@ def test_the_news_of_a_dead_notifier(near):
     assert waiter.result() == (True, True, True, None)
 
 
-def test_a_signal_leaves_the_lock_held_and_passes_the_notification_on(near):
-    condition = near.make("condition", waiters=8)
-    first, second = near.actor(condition), near.actor(condition)
-    first.call("import signal; class Enough(Exception): pass" if False else "import signal")
-    first.call(
-        """
+SIGNALLED = """
+import signal
 class Enough(Exception):
     pass
 def stop(*_):
+    obj._memory.remote.write(80, bytes([1] * 8))
     raise Enough
 signal.signal(signal.SIGUSR1, stop)
 def run():
     obj.acquire()
     try:
-        return obj.wait()
+        obj.wait()
     except Enough:
         return obj.token is not None
     finally:
         obj.release()
 """
-    )
+
+
+def test_a_signal_leaves_the_lock_held_and_passes_the_notification_on(near):
+    """The handler has raised, and its waiter waits for the lock, when the notification is given to it."""
+    condition = near.make("condition", waiters=8)
+    first, second = near.actor(condition), near.actor(condition)
+    first.call(SIGNALLED)
     first.start("run()")
     until_waiting(condition, 1)
     second.start(WAIT)
     until_waiting(condition, 2)
+    raised = bytearray(8)
     with condition:
-        import os
-        import signal
-
-        first.stop()
         os.kill(first.pid, signal.SIGUSR1)
+        while not any(raised):
+            condition._memory.remote.read(80, raised)
         condition.notify()
-        first.go_on()
     assert first.result() is True
-    with condition:
-        condition.notify()  # whether the first one passed its own on or was woken by it
     assert second.result() == WOKEN
+
+
+def test_another_one_s_line(near):
+    """A waiter whose line somebody has overwritten says so, and leaves the line alone."""
+    condition = near.make("condition", waiters=8)
+    got = []
+
+    def wait():
+        with condition:
+            try:
+                condition.wait(LIMIT)
+            except errors.CorruptError as error:
+                got.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    until_waiting(condition, 1)
+    remote = condition._memory.remote
+    raw = bytearray(remote.nbytes)
+    with condition:
+        remote.read(0, raw)
+        line = 256 + (8 * int.from_bytes(raw[64:68], "little") + 63) // 64 * 64
+        other = (condition.token + 7) << 2 | 1
+        remote.write(line, other.to_bytes(8, "little"))
+    thread.join()
+    assert len(got) == 1
+    remote.read(0, raw)
+    assert int.from_bytes(raw[line : line + 8], "little") == other
+    assert not condition.locked()
 
 
 # ---- the lock that it goes with ----

@@ -1,6 +1,7 @@
 """Readers and writers between processes."""
 
 import threading
+import time
 
 import pytest
 
@@ -114,25 +115,38 @@ def test_exclusion_between_processes(world):
 
 def test_threads_of_one_handle(world):
     rw = world.make("rwlock")
-    inside, worst = [0], []
+    inside, wrong = {"readers": 0, "writers": 0}, []
 
     def work():
         for i in range(60):
-            if i % 6:
-                with rw.read():
-                    inside[0] += 1
-                    worst.append(inside[0] < 1)
-                    inside[0] -= 1
-            else:
-                with rw.write():
-                    worst.append(inside[0] != 0)
+            what, section = ("readers", rw.read) if i % 6 else ("writers", rw.write)
+            with section():
+                inside[what] += 1
+                time.sleep(0)  # others run now
+                if inside["writers"] > (what == "writers") or (what == "writers" and inside["readers"]):
+                    wrong.append(dict(inside))
+                inside[what] -= 1
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for t in threads:
         t.start()
     for t in threads:
         t.join()
-    assert not any(worst)
+    assert not wrong
+
+
+def test_a_reader_does_not_become_the_writer(world):
+    """What this handle reads keeps its own writing out, too; another one comes in when it has gone."""
+    rw = world.make("rwlock")
+    with rw.read():
+        assert not rw.acquire_write(timeout=0.02) and not rw.acquire_write(False)
+        assert rw.token is None
+        with rw.read(LIMIT):
+            pass
+    with rw.write(LIMIT):
+        assert not rw.acquire_read(timeout=0.02)
+    with world.again(rw).write(LIMIT):
+        assert not rw.acquire_read(False)
 
 
 def test_a_writer_is_killed(near):

@@ -1,6 +1,7 @@
 """Semaphores between processes."""
 
 import threading
+import time
 
 import pytest
 
@@ -47,6 +48,8 @@ def test_threads(world):
         for _ in range(50):
             with sem:
                 inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                time.sleep(0)  # others run now
                 most[0] = max(most[0], inside[0])
                 inside[0] -= 1
 

@@ -1,0 +1,229 @@
+/*
+ * No wake is lost. Whoever sleeps looks again after a while by itself, which hides a ring that is missing: here that while
+ * is an hour, nobody spins, and the alarm ends a program in which somebody is left asleep.
+ */
+#include "check.h"
+#include "proto/bell.h"
+
+#include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum { ROUNDS = 2000, THREADS = 4 };
+
+static dsm_remote *object(int type, uint32_t members, uint32_t count)
+{
+    dsm_remote *r;
+    uint64_t n = dsm_sync_bytes(type, members, count);
+    int fd = memfd_create("wakes", MFD_CLOEXEC);
+    CHECK(fd >= 0 && !ftruncate(fd, (off_t)n));
+    CHECK(!dsm_map(fd, n, DSM_READ | DSM_WRITE | DSM_ATOMIC, &r));
+    CHECK(!dsm_sync_format(dsm_remote_near(r), type, members, count, 0));
+    close(fd);
+    return r;
+}
+
+static void together(int n, void *(*body)(void *), void *arg)
+{
+    pthread_t threads[THREADS];
+    for (int i = 0; i < n; i++)
+        CHECK(!pthread_create(&threads[i], NULL, body, arg));
+    for (int i = 0; i < n; i++)
+        CHECK(!pthread_join(threads[i], NULL));
+}
+
+static void *locks(void *r)
+{
+    dsm_lock *l;
+    CHECK(!dsm_lock_open(r, 0, &l));
+    for (int i = 0; i < ROUNDS; i++)
+        CHECK(dsm_lock_acquire(l, -1) == 1 && !usleep(0) && !dsm_lock_release(l));
+    CHECK(!dsm_lock_leave(l));
+    dsm_lock_close(l);
+    return NULL;
+}
+
+static void *rwlocks(void *r)
+{
+    dsm_rwlock *rw;
+    CHECK(!dsm_rwlock_open(r, 0, &rw));
+    for (int i = 0; i < ROUNDS; i++)
+        if (i % 4)
+            CHECK(dsm_rwlock_read(rw, -1) == 1 && !usleep(0) && !dsm_rwlock_unread(rw));
+        else
+            CHECK(dsm_rwlock_claim(rw, -1) == 1 && dsm_rwlock_drain(rw, -1) == 1 && !usleep(0) &&
+                  !dsm_rwlock_unclaim(rw, 0));
+    CHECK(!dsm_rwlock_leave(rw));
+    dsm_rwlock_close(rw);
+    return NULL;
+}
+
+static uint32_t inside;
+
+/* None goes before all are in. */
+static void *one_reader(void *r)
+{
+    dsm_rwlock *rw;
+    CHECK(!dsm_rwlock_open(r, 0, &rw) && dsm_rwlock_read(rw, -1) == 1);
+    fetch_add_u32(&inside, 1);
+    while (observe_u32(&inside) < 3)
+        usleep(100);
+    CHECK(!dsm_rwlock_unread(rw));
+    dsm_rwlock_close(rw);
+    return NULL;
+}
+
+static void readers_behind_a_writer(void)
+{
+    dsm_rwlock *rw;
+    pthread_t threads[3];
+    dsm_remote *r = object(DSM_RWLOCK, THREADS, 0);
+    CHECK(!dsm_rwlock_open(r, 0, &rw) && dsm_rwlock_claim(rw, -1) == 1 && dsm_rwlock_drain(rw, -1) == 1);
+    for (int i = 0; i < 3; i++)
+        CHECK(!pthread_create(&threads[i], NULL, one_reader, r));
+    usleep(20000); /* most often they are asleep by then; it must not matter */
+    CHECK(!dsm_rwlock_unclaim(rw, 0));
+    for (int i = 0; i < 3; i++)
+        CHECK(!pthread_join(threads[i], NULL));
+    dsm_rwlock_close(rw);
+}
+
+static void *semaphores(void *r)
+{
+    dsm_semaphore *m;
+    CHECK(!dsm_semaphore_open(r, 0, &m));
+    for (int i = 0; i < ROUNDS; i++)
+        CHECK(dsm_semaphore_acquire(m, -1) == 1 && !usleep(0) && !dsm_semaphore_release(m));
+    CHECK(!dsm_semaphore_leave(m));
+    dsm_semaphore_close(m);
+    return NULL;
+}
+
+static void *barriers(void *r)
+{
+    dsm_barrier *b;
+    uint64_t generation;
+    uint32_t index;
+    CHECK(!dsm_barrier_open(r, 0, &b));
+    for (int i = 0; i < ROUNDS; i++) {
+        int rc = dsm_barrier_arrive(b, 1, -1, &generation, &index);
+        CHECK(rc == 2 || (rc == 1 && dsm_barrier_wait(b, generation, -1) == 1));
+    }
+    CHECK(!dsm_barrier_leave(b));
+    dsm_barrier_close(b);
+    return NULL;
+}
+
+/* Who waits when it is broken and when it is reset is woken, too. */
+static void *broken_barriers(void *r)
+{
+    dsm_barrier *b;
+    uint64_t generation;
+    uint32_t index;
+    CHECK(!dsm_barrier_open(r, 0, &b));
+    CHECK(dsm_barrier_arrive(b, 1, -1, &generation, &index) == 1);
+    CHECK(dsm_barrier_wait(b, generation, -1) == -DSM_EBROKEN);
+    dsm_barrier_close(b);
+    return NULL;
+}
+
+static void end_barriers(bool reset)
+{
+    dsm_barrier *b;
+    pthread_t t;
+    int broken;
+    dsm_remote *r = object(DSM_BARRIER, THREADS, 2);
+    CHECK(!dsm_barrier_open(r, 0, &b) && !pthread_create(&t, NULL, broken_barriers, r));
+    while (dsm_barrier_waiting(b, &broken) != 1)
+        usleep(100);
+    usleep(1000); /* most often it is asleep by then; it must not matter */
+    CHECK(reset ? !dsm_barrier_reset(b) : dsm_barrier_break(b, DSM_BARRIER_ANY) == 1);
+    CHECK(!pthread_join(t, NULL));
+    dsm_barrier_close(b);
+}
+
+/* Two take turns: the first thread is the one for whom the turn is even. */
+static struct {
+    pthread_mutex_t lock;
+    int threads;
+} turns = {PTHREAD_MUTEX_INITIALIZER, 0};
+
+static int my_turn(void)
+{
+    pthread_mutex_lock(&turns.lock);
+    int mine = turns.threads++ % 2;
+    pthread_mutex_unlock(&turns.lock);
+    return mine;
+}
+
+static void *events(void *arg)
+{
+    dsm_remote **r = arg;
+    dsm_event *go, *come;
+    int me = my_turn();
+    CHECK(!dsm_event_open(r[me], 0, &go) && !dsm_event_open(r[!me], 0, &come));
+    for (int i = 0; i < ROUNDS; i++) {
+        uint64_t since = DSM_EVENT_NOW;
+        if (!me)
+            CHECK(!dsm_event_set(go));
+        CHECK(dsm_event_wait(come, &since, -1) == 1 && !dsm_event_clear(come));
+        if (me)
+            CHECK(!dsm_event_set(go));
+    }
+    dsm_event_close(go);
+    dsm_event_close(come);
+    return NULL;
+}
+
+static int turn;
+
+static void *conditions(void *r)
+{
+    dsm_condition *c;
+    dsm_waiter w;
+    int me = my_turn();
+    CHECK(!dsm_condition_open(r, NULL, 0, &c));
+    CHECK(dsm_lock_acquire(dsm_condition_lock(c), -1) == 1);
+    for (int i = 0; i < ROUNDS; i++) {
+        while (turn != me) {
+            CHECK(!dsm_condition_begin(c, &w) && dsm_condition_wait(&w, -1) == DSM_CONDITION_NOTIFIED);
+            CHECK(dsm_lock_acquire(dsm_condition_lock(c), -1) == 1 && dsm_condition_finish(&w, 0) == 1);
+        }
+        turn = !me;
+        CHECK(!dsm_condition_notify(c, 1));
+    }
+    CHECK(!dsm_lock_release(dsm_condition_lock(c)) && !dsm_condition_leave(c));
+    dsm_condition_close(c);
+    return NULL;
+}
+
+static void *onces(void *r)
+{
+    dsm_once *o;
+    CHECK(!dsm_once_open(r, 0, &o));
+    if (dsm_once_begin(o, -1) == DSM_ONCE_RUN)
+        CHECK(!usleep(1000) && !dsm_once_end(o, 1));
+    CHECK(dsm_once_done(o) == 1 && !dsm_once_leave(o));
+    dsm_once_close(o);
+    return NULL;
+}
+
+int main(void)
+{
+    alarm(60);
+    bell_recheck(3600ll * 1000000000);
+    together(THREADS, locks, object(DSM_LOCK, THREADS, 0));
+    together(THREADS, rwlocks, object(DSM_RWLOCK, THREADS, 0));
+    readers_behind_a_writer();
+    together(THREADS, semaphores, object(DSM_SEMAPHORE, 0, 2));
+    together(3, barriers, object(DSM_BARRIER, THREADS, 3));
+    end_barriers(false);
+    end_barriers(true);
+    dsm_remote *both[] = {object(DSM_EVENT, 0, 0), object(DSM_EVENT, 0, 0)};
+    together(2, events, both);
+    together(2, conditions, object(DSM_CONDITION, THREADS, THREADS));
+    for (int i = 0; i < 20; i++)
+        together(THREADS, onces, object(DSM_ONCE, THREADS, 0));
+    puts("ok");
+    return 0;
+}
