@@ -20,7 +20,9 @@
  * there was one later, it is told of that. A sleeper that has overslept 2^19 generations without one is told that it met.
  *
  * If a process dies
- *   while it holds the lock      the next holder gets the news and breaks the barrier: it may have come without being counted
+ *   while it holds the lock      the next holder gets the news and breaks the barrier: it may have come without being counted. So does
+ *                                a waiter within 100 ms, since there may be nobody left to come: it held the lock itself in this
+ *                                generation, so the dead took it after that, and came to this generation or a later one
  *   after it has arrived         a waiter finds it dead within 50 ms and breaks the barrier, also while it runs the action; so does the
  *                                last to come, if he has not looked for 40 ms
  */
@@ -127,12 +129,17 @@ int dsm_barrier_break(dsm_barrier *b, uint64_t generation)
     return rc;
 }
 
-/* The news of who died with the lock is for the generation that is over. */
+/* The news of who died with the lock is for the generation that is over, unless somebody waits in the new one already, which it
+ * may have come to. */
 static void forget_the_dead(dsm_barrier *b)
 {
+    struct state s;
     b->lock.looked = 0;
-    if (lock_acquire_again(&b->lock, 0) == 1)
-        lock_give_up(&b->lock, false);
+    if (lock_acquire_again(&b->lock, 0) != 1)
+        return;
+    if (dsm_lock_recovered(&b->lock) && !read_state(b, &s) && s.arrived)
+        dsm_barrier_break(b, generation_of(s.round));
+    lock_give_up(&b->lock, false);
 }
 
 int dsm_barrier_reset(dsm_barrier *b)
@@ -255,15 +262,24 @@ static int ended(dsm_barrier *b, uint64_t generation, uint64_t *round)
     return was_met(*round, generation) ? 1 : broken();
 }
 
+/* 1: who holds the lock is dead. */
+static int holder_died(dsm_barrier *b)
+{
+    uint64_t word = observe_u64(seat_word(seat(b), SYNC_WORD));
+    return word & LOCK_HELD ? lock_holder_dead(&b->lock, word) : 0;
+}
+
 static int break_for_the_dead(dsm_barrier *b, uint64_t generation)
 {
     struct state s;
     if (!seat(b)->near || !seat_time_to_look(&b->looked))
         return 0;
     int rc = read_state(b, &s);
-    if (rc || generation_of(s.round) != generation || !somebody_died(b, s.arrived))
+    if (rc || generation_of(s.round) != generation)
         return rc;
-    rc = dsm_barrier_break(b, generation);
+    rc = somebody_died(b, s.arrived) ? 1 : holder_died(b);
+    if (rc == 1)
+        rc = dsm_barrier_break(b, generation);
     return rc < 0 ? rc : 0;
 }
 

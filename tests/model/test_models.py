@@ -28,6 +28,10 @@ HOLDS = [
     "bell -DLOCK -DDEATHS=1 -DRECHECK",
     "lock -DROUNDS=2",
     "lock -DPROCESSES=4 -DDEATHS=2",
+    "barrier",
+    "barrier -DPARTIES=3 -DDEATHS=2",
+    "barrier -DTIMEOUTS -DROUNDS=2 -DENDERS=1",
+    "barrier -DTIMEOUTS -DPROCESSES=3 -DENDERS=1",
 ]
 ENDS = ["ring -DM=3 -DPRODUCER_DEATHS=1", "array -DM=2", "shared_tail -DM=2", "shared_tail -DM=2 -DDROP", "lock"]
 
@@ -65,6 +69,11 @@ FAILS = [
     ("lock -DLOOK_FIRST", "assertion"),
     ("lock -DNO_TOKEN", "assertion"),
     ("lock -DNO_NEWS", "assertion"),
+    ("barrier -DSTORE_ROUND -DTIMEOUTS -DENDERS=1", "assertion"),
+    ("barrier -DNO_GENERATION -DTIMEOUTS -DROUNDS=2 -DENDERS=1", "assertion"),
+    ("barrier -DNO_AGE -DTIMEOUTS -DENDERS=1", "assertion"),
+    ("barrier -DNO_NEWS", "invalid end state"),
+    ("barrier -DLOCK_UNSEEN", "invalid end state"),
 ]
 
 pytestmark = [
