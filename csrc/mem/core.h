@@ -130,7 +130,8 @@ void peer_free(struct peer *p); /* nobody may use it any more */
 void peers_bury(dsm_ctx *c);
 /* Makes sure of an endpoint that works; connects again where it must. */
 int peer_ready(struct peer *p, int64_t deadline);
-/* Begins a conversation: takes peer->talk. ETIME where another one lasts until the deadline. */
+/* Begins a conversation: takes peer->talk. ETIME where another one lasts until the deadline, EBUSY where it is the caller's own,
+ * which a signal's handler has interrupted. */
 int peer_talk(struct peer *p, int64_t deadline);
 /* Posts, and reaps what is complete already. false, and nothing is posted, where there is no endpoint that works. */
 bool peer_post(struct peer *p, dsm_op *list);

@@ -38,7 +38,11 @@ int peer_new(dsm_ctx *c, const uint8_t node[DSM_NODE_ID], const char *address, s
     pthread_cond_init(&p->cond, &monotonic);
     pthread_cond_init(&p->work, NULL);
     pthread_condattr_destroy(&monotonic);
-    pthread_mutex_init(&p->talk, NULL);
+    pthread_mutexattr_t checked; /* a signal's handler may want the talk that it has interrupted */
+    pthread_mutexattr_init(&checked);
+    pthread_mutexattr_settype(&checked, PTHREAD_MUTEX_ERRORCHECK);
+    pthread_mutex_init(&p->talk, &checked);
+    pthread_mutexattr_destroy(&checked);
     pthread_mutex_init(&p->lock, NULL);
     *out = p;
     return 0;
@@ -187,8 +191,11 @@ int peer_talk(struct peer *p, int64_t deadline)
         return 0;
     do {
         struct timespec until = clock_time(deadline_earlier(deadline, deadline_after(WAIT_SLICE_NS)));
-        if (!pthread_mutex_clocklock(&p->talk, CLOCK_MONOTONIC, &until))
+        int sys = pthread_mutex_clocklock(&p->talk, CLOCK_MONOTONIC, &until);
+        if (!sys)
             return 0;
+        if (sys == EDEADLK)
+            return err_set(DSM_EBUSY, sys, "this thread is about to talk to the agent at %s", p->address);
     } while (clock_ns() < deadline && !wait_interrupted());
     return err_set(DSM_ETIME, 0, "another thread waits for the agent at %s", p->address);
 }

@@ -144,6 +144,27 @@ static void calls_of_handlers(void)
     close_all(1);
 }
 
+/* A handler asks the agent that the call which it interrupts waits for. */
+static int ask_in_handler(void)
+{
+    dsm_remote *r;
+    CHECK(dsm_attach(user, descriptors[0], lengths[0], -1, &r) == -DSM_EBUSY);
+    return third_look();
+}
+
+static void questions_of_handlers(void)
+{
+    dsm_remote *r;
+    open_all(1, NULL, HOUR);
+    pthread_mutex_lock(&owners[0]->lock); /* its agent does not answer */
+    note_u32(&looks, 0);
+    dsm_set_interrupt(ask_in_handler);
+    CHECK(dsm_attach(user, descriptors[0], lengths[0], -1, &r) == -DSM_ETIME);
+    dsm_set_interrupt(NULL);
+    pthread_mutex_unlock(&owners[0]->lock);
+    close_all(1);
+}
+
 /* An owner that accepts and says nothing, and one whose backlog is full. */
 static void silent_owner(int backlog)
 {
@@ -377,6 +398,7 @@ int main(void)
     lost_completions();
     signals();
     calls_of_handlers();
+    questions_of_handlers();
     silent_owner(128);
     silent_owner(0);
     started_ops();
