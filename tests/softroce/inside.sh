@@ -18,8 +18,7 @@ case ${1-} in
     ;;
 *)
     .venv/bin/python -m pytest tests/conformance tests/softroce/test_*.py tests/sync \
-        tests/unit/test_{segment,queue,queue_faults,clock,crossings}.py \
-        'tests/unit/test_interrupts.py::test_interrupted_while_many_are_registered[verbs-1]' \
+        tests/unit/test_{segment,queue,queue_faults,clock,crossings,interrupts}.py \
         --fabric verbs --fabric fault+verbs -k 'verbs or softroce' -q --timeout 120
     ;;
 esac

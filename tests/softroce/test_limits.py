@@ -9,7 +9,7 @@ import pytest
 PROGRAM = """
 import sys, dsmem
 try:
-    with dsmem.Context("verbs", secret=bytes(16)) as ctx, ctx.allocate(64 << 20):
+    with dsmem.Context("verbs", secret=b"11ab" * 16) as ctx, ctx.allocate(64 << 20):
         print("allocated")
 except dsmem.errors.DsmemError as e:
     print(type(e).__name__, e)

@@ -13,7 +13,7 @@ import pytest
 
 import dsmem
 
-SECRET = b"a secret for the tests of synchronisation"
+SECRET = b"5acc" * 16  # a key: a text would be stretched by each actor, which takes long in an emulated guest
 
 # Forked from a server that has imported everything: under emulation an interpreter takes ten seconds for that.
 processes = multiprocessing.get_context("forkserver")

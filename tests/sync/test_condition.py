@@ -29,10 +29,9 @@ def until_waiting(condition, n):
 
 
 def waiters(world, condition, n):
-    actors = []
-    for i in range(n):
-        actors.append(world.actor(condition))
-        actors[-1].start(WAIT)
+    actors = [world.actor(condition) for _ in range(n)]  # before anybody waits: in a guest that may take seconds
+    for i, one in enumerate(actors):
+        one.start(WAIT)
         until_waiting(condition, i + 1)
     return actors
 
