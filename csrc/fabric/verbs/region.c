@@ -44,7 +44,7 @@ int verbs_reg_failed(int sys, const void *p, uint64_t nbytes)
         sys = EFAULT;
     if ((sys == ENOMEM || sys == EAGAIN || sys == EPERM) && !getrlimit(RLIMIT_MEMLOCK, &limit) &&
         limit.rlim_cur != RLIM_INFINITY && nbytes + 4096 + pinned_bytes() > limit.rlim_cur)
-        return err_set(DSM_EMEMLOCK, sys, "registering %llu bytes; RLIMIT_MEMLOCK is %llu bytes",
+        return err_set(DSM_EMEMLOCK, sys, "registering %llu bytes while RLIMIT_MEMLOCK is %llu bytes",
                        (unsigned long long)nbytes, (unsigned long long)limit.rlim_cur);
     if (sys == EFAULT)
         return err_set(DSM_EINVAL, sys, "registering %llu bytes that are not mapped, or read-only",
