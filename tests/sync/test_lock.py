@@ -547,9 +547,10 @@ def test_an_acquire_in_doubt_is_found_by_the_next():
 def test_an_acquire_that_ran_out_of_time_leaves_the_way_to_others(far):
     """One thread of a process at a time is on the wire; who gives up lets the next one through."""
     lock = far.make("lock")
-    first, second = far.again(lock), far.again(lock)
-    with lock:
-        assert not first.acquire(timeout=0.02) and not first.acquire(False)
+    other, first, second = far.actor(lock), far.again(lock), far.again(lock)
+    other.call("obj.acquire()")
+    assert not first.acquire(timeout=0.02) and not first.acquire(False)
+    other.call("obj.release()")
     assert second.acquire(timeout=LIMIT)
     second.release()
     with first:
