@@ -39,6 +39,7 @@ enum { ROUND = 0, ARRIVED = 8, WHO = SYNC_LINE, GENERATION_SHIFT = 20, COUNT_BIT
 struct dsm_barrier {
     dsm_lock lock;
     uint64_t looked;
+    uint64_t owed; /* 1 + a generation that this handle could not break: it may count as a party, and is none */
 };
 
 struct state {
@@ -108,12 +109,13 @@ static int turn(dsm_barrier *b, uint64_t from, uint64_t to, uint64_t *found)
     return 1;
 }
 
-/* The parties have met, unless it was broken or reset meanwhile. */
+/* The parties have met, unless it was broken or reset meanwhile. Nobody but the last of them says that they have: if it was said,
+ * it was this caller, whose answer was lost. */
 static int meet(dsm_barrier *b, uint64_t round)
 {
-    uint64_t found;
+    uint64_t found, generation = generation_of(round);
     int rc = turn(b, round, next_round(round, true), &found);
-    return rc ? rc : broken();
+    return rc ? rc : generation_of(found) != generation && was_met(found, generation) ? 1 : broken();
 }
 
 /* 1: the generation (DSM_BARRIER_ANY: whatever it is) is broken now, 0: it has ended otherwise. */
@@ -126,7 +128,18 @@ int dsm_barrier_break(dsm_barrier *b, uint64_t generation)
             return 0;
         rc = round & BROKEN ? 1 : turn(b, round, round | BROKEN, &round);
     }
+    if (rc < 0 && generation != DSM_BARRIER_ANY)
+        publish_u64(&b->owed, generation + 1);
     return rc;
+}
+
+static int break_what_is_owed(dsm_barrier *b)
+{
+    uint64_t owed = observe_u64(&b->owed);
+    int rc = owed ? dsm_barrier_break(b, owed - 1) : 0;
+    if (owed && rc >= 0)
+        compare_swap_u64(&b->owed, owed, 0);
+    return rc < 0 ? rc : 0;
 }
 
 /* The news of who died with the lock is for the generation that is over, unless somebody waits in the new one already, which it
@@ -224,21 +237,25 @@ int dsm_barrier_arrive(dsm_barrier *b, int finish, int64_t timeout_ns, uint64_t 
 {
     struct state s;
     int64_t deadline = deadline_after(timeout_ns);
-    for (;;) {
-        int rc = open_state(b, timeout_ns, &s);
+    int rc = break_what_is_owed(b);
+    while (!rc) {
+        *index = DSM_BARRIER_NOBODY;
+        rc = open_state(b, timeout_ns, &s);
         if (rc != 1)
             return rc;
         rc = close_state(b, arrive(b, &s, finish));
         *generation = generation_of(s.round);
-        *index = (uint32_t)s.arrived;
+        *index = rc ? (uint32_t)s.arrived : DSM_BARRIER_NOBODY;
         if (rc)
             return rc;
         if (timeout_ns >= 0 && (timeout_ns = deadline - clock_ns()) <= 0)
             return 0;
         rc = wait_for_end(b, *generation, timeout_ns);
-        if (rc == 0 || (rc < 0 && rc != -DSM_EBROKEN))
-            return rc;
+        if (!rc)
+            return 0;
+        rc = rc == 1 || rc == -DSM_EBROKEN ? 0 : rc;
     }
+    return rc;
 }
 
 int dsm_barrier_finish(dsm_barrier *b, uint64_t generation)
@@ -333,7 +350,11 @@ int dsm_barrier_open(dsm_remote *r, int64_t spin_ns, dsm_barrier **out)
     return rc;
 }
 
-int dsm_barrier_leave(dsm_barrier *b) { return lock_leave(&b->lock); }
+int dsm_barrier_leave(dsm_barrier *b)
+{
+    int rc = break_what_is_owed(b);
+    return rc && !sure_gone(rc) ? rc : lock_leave(&b->lock);
+}
 
 void dsm_barrier_close(dsm_barrier *b)
 {

@@ -32,9 +32,8 @@ struct dsm_condition {
     dsm_lock inner; /* the object's own lock, and this handle's seat */
     dsm_lock *lock; /* the one that counts */
     uint64_t looked;
-    uint8_t *copy; /* far: of all lines */
-    uint64_t
-        *left; /* far: of each line, the token of a wait of this handle that could not free it, or 0; under the lock */
+    uint8_t *copy;  /* far: of all lines */
+    uint64_t *left; /* far: of each line, the token of a wait of this handle that could not free it, or 0 */
     uint32_t owing; /* there may be one */
 };
 
@@ -157,18 +156,21 @@ static int open_lines(dsm_condition *c)
     int rc = read_lines(c);
     if (rc || !observe_u32(&c->owing))
         return rc;
-    note_u32(&c->owing, 0);
-    for (uint32_t i = 0; i < seat(c)->count; i++) {
-        if (c->left[i] && value(c, i, STATE) >> 2 == c->left[i] && value(c, i, WHO) == seat(c)->identity)
-            rc = rc ? rc : bury(c, i);
-        c->left[i] = rc ? c->left[i] : 0;
+    exchange_u32(&c->owing, 0);
+    for (uint32_t i = 0; i < seat(c)->count && !rc; i++) {
+        uint64_t token = peek_u64(&c->left[i]);
+        if (token && value(c, i, STATE) >> 2 == token && value(c, i, WHO) == seat(c)->identity)
+            rc = bury(c, i);
+        if (token && !rc)
+            compare_swap_u64(&c->left[i], token, 0); /* or a thread has left it anew meanwhile */
     }
     if (rc)
         note_u32(&c->owing, 1);
     return rc ? rc : read_lines(c);
 }
 
-/* publish of owing: pairs with observe_u32 in open_lines(), by whoever has the lock next. */
+/* By a thread without the lock, perhaps while another is in open_lines(), which then looks again: 'owing' goes up last here, and
+ * down first there. */
 void dsm_condition_abandon(dsm_waiter *w)
 {
     dsm_condition *c = w->condition;

@@ -130,9 +130,11 @@ int dsm_lock_acquire(dsm_lock *l, int64_t timeout_ns)
 
 static int not_held(void) { return err_set(DSM_ENOTHELD, 0, "lock"); }
 
-/* The word is no longer ours. Was it our release that did it? */
-static bool taken_over(uint64_t held, uint64_t now)
+/* The word is no longer ours, which our release to 'free' may have done. Or did others do it? */
+static bool taken_over(uint64_t held, uint64_t free, uint64_t now)
 {
+    if (now == (lock_freed(held) | LOCK_NEWS) && now != free) /* dsm_lock_break() */
+        return true;
     return lock_token(now) == lock_token(held) + 1 && (now & (LOCK_HELD | LOCK_NEWS)) == (LOCK_HELD | LOCK_NEWS);
 }
 
@@ -143,10 +145,10 @@ static int give_back(dsm_lock *l, uint64_t held, uint64_t free)
     for (int i = 0; i < SWAP_TRIES && rc == SWAP_UNKNOWN; i++) {
         rc = seat_swap(&l->seat, SYNC_WORD, held, free, &now);
         if (rc == SWAP_UNKNOWN && now != held)
-            return taken_over(held, now) ? not_held() : 0;
+            return taken_over(held, free, now) ? not_held() : 0;
     }
     if (rc == SWAP_REFUSED) /* what was unsure has taken effect after all */
-        return l->unsure && !taken_over(held, now) ? 0 : not_held();
+        return l->unsure && !taken_over(held, free, now) ? 0 : not_held();
     return rc == SWAP_DONE ? 0 : rc == SWAP_UNKNOWN ? err_set(DSM_EIO, 0, "%d times in a row", SWAP_TRIES) : rc;
 }
 

@@ -55,13 +55,24 @@ static int take(dsm_remote *r, uint64_t at, uint64_t from, uint64_t identity)
 static int take_free(dsm_remote *r, uint64_t table, uint32_t n, const uint64_t *seen, uint64_t identity, uint32_t *out)
 {
     for (uint32_t i = 0; i < n; i++) {
-        bool late = seen[i] == identity && !dsm_remote_near(r); /* took effect after its failure was reported */
-        int rc = late ? 1 : seen[i] ? 0 : take(r, table + 8ull * i, 0, identity);
+        int rc = seen[i] ? 0 : take(r, table + 8ull * i, 0, identity);
         if (rc) {
             *out = i;
             return rc;
         }
     }
+    return 0;
+}
+
+/* 1: an earlier take, which was reported as a failure, took effect. Before a free entry is taken: that may be one before it, and
+ * the identity would then stand in two. */
+static int find_own(const uint64_t *seen, uint32_t n, uint64_t identity, uint32_t *out)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (seen[i] == identity) {
+            *out = i;
+            return 1;
+        }
     return 0;
 }
 
@@ -89,6 +100,8 @@ int member_join(dsm_remote *r, uint64_t table, uint32_t n, uint64_t identity, me
     if (n > MEMBERS_MAX)
         return err_set(DSM_ECORRUPT, 0, "a table of %u members", n);
     int rc = dsm_read(r, table, seen, 8ull * n, remote_patience(r));
+    if (!rc && !dsm_remote_near(r))
+        rc = find_own(seen, n, identity, number);
     if (!rc)
         rc = take_free(r, table, n, seen, identity, number);
     if (!rc && dsm_remote_near(r))

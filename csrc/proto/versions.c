@@ -99,7 +99,8 @@ static int try(dsm_remote *r, const dsm_segment *s, uint64_t *holder)
     }
 }
 
-static int acquire(dsm_remote *r, const dsm_segment *s, int64_t deadline)
+/* *left: it may have the writer's word although it failed. */
+static int acquire(dsm_remote *r, const dsm_segment *s, int64_t deadline, bool *left)
 {
     struct pause pause = PAUSE_INIT;
     uint64_t holder = 0;
@@ -107,6 +108,7 @@ static int acquire(dsm_remote *r, const dsm_segment *s, int64_t deadline)
     for (;;) {
         uint32_t rung = r->near ? bell_listen(bell_of(r)) : 0;
         int rc = try(r, s, &holder);
+        *left |= rc < 0;
         if (rc)
             return rc < 0 ? rc : 0;
         if (clock_ns() >= deadline)
@@ -184,9 +186,10 @@ static int enter(dsm_remote *r, dsm_segment *s, int64_t deadline, struct segment
         return err_set(DSM_EACCESS, 0, "no right to write the segment; its maker chooses that with mode= or access=");
     if (!take_turn(r, s, deadline))
         return err_set(DSM_ETIME, 0, "another thread is writing the segment with the same handle");
-    int rc = acquire(r, s, deadline);
+    bool left = peek_u32(&s->left);
+    int rc = acquire(r, s, deadline, &left);
     if (rc) {
-        end_turn(r, s, peek_u32(&s->left) || rc != -DSM_ETIME);
+        end_turn(r, s, left);
         return rc;
     }
     rc = recover(r, s, w);
@@ -275,7 +278,13 @@ static int post_commit(dsm_remote *r, const dsm_segment *s, const void *data, co
     return rc;
 }
 
-/* After a failure the words say how far it came: only the writer changes them, and 'writer' last. */
+static int taken_away(void)
+{
+    return err_set(DSM_ENOTHELD, 0, "break_() took the turn from this writer; nothing was written");
+}
+
+/* After a failure the words say how far it came: only the writer changes them, and 'writer' last. So where another has that, all
+ * took effect, unless the version is the old one: then somebody has broken this writer's turn. */
 static int commit_far(dsm_remote *r, const dsm_segment *s, const void *data, struct segment_words *w)
 {
     uint64_t done = (w->head & ~(uint64_t)PHASE_MASK) + 4;
@@ -285,7 +294,7 @@ static int commit_far(dsm_remote *r, const dsm_segment *s, const void *data, str
         if (seen)
             return seen;
         if (w->writer != s->identity)
-            return 0;
+            return w->head >> 2 < done >> 2 ? taken_away() : 0;
     }
     return sure_error(rc);
 }
@@ -353,16 +362,20 @@ int dsm_segment_writer(dsm_remote *r, uint64_t *identity) { return sure_read(r, 
 int dsm_segment_evict(dsm_remote *r, dsm_segment *s, uint64_t holder)
 {
     struct segment_words w;
-    uint64_t found;
+    uint64_t found = holder;
+    int rc = SWAP_UNKNOWN;
     if (!s->shadow)
         return unversioned();
     if (!may_write(r))
         return err_set(DSM_EACCESS, 0, "no right to write the segment; its maker chooses that with mode= or access=");
     if (!holder || !take_turn(r, s, deadline_after(remote_patience(r))))
         return 0;
-    int rc = sure_swap(r, SEGMENT_WRITER, holder, s->identity, &found);
+    for (int i = 0; i < SURE_TRIES && rc == SWAP_UNKNOWN && found == holder; i++)
+        rc = sure_swap(r, SEGMENT_WRITER, holder, s->identity, &found);
     if (rc != SWAP_DONE) {
-        end_turn(r, s, rc < 0);
+        end_turn(r, s, peek_u32(&s->left) || rc < 0);
+        if (rc == SWAP_UNKNOWN && found == holder)
+            return err_set(DSM_EIO, 0, "%d times in a row", SURE_TRIES);
         return rc < 0 ? rc : 0;
     }
     rc = leave_with(r, s, recover(r, s, &w));

@@ -308,6 +308,7 @@ cdef extern from "dsm.h" nogil:
     ctypedef struct dsm_barrier:
         pass
     uint64_t DSM_BARRIER_ANY
+    uint32_t DSM_BARRIER_NOBODY
     int dsm_barrier_open(dsm_remote *r, int64_t spin_ns, dsm_barrier **out)
     int dsm_barrier_leave(dsm_barrier *b)
     void dsm_barrier_close(dsm_barrier *b)

@@ -283,8 +283,14 @@ cdef class Barrier(SyncHandle):
         cdef arrival a
         cdef int rc
         cdef int64_t deadline = <int64_t> time.monotonic_ns() + min(ns, <int64_t> 1 << 62) if ns >= 0 else -1
-        a.barrier, a.finish, a.generation, a.index = self.ptr, self.action is None, c.DSM_BARRIER_ANY, 0
-        rc = self.attempts(arrive_attempt, &a, ns, "wait")
+        a.barrier, a.finish = self.ptr, self.action is None
+        a.generation, a.index = c.DSM_BARRIER_ANY, c.DSM_BARRIER_NOBODY
+        try:
+            rc = self.attempts(arrive_attempt, &a, ns, "wait")
+        except BaseException:
+            if a.index != c.DSM_BARRIER_NOBODY:  # the others may count it
+                self.break_quietly(a.generation)
+            raise
         if rc == 0:
             self.break_off(a.generation)
             raise refused(c.DSM_EBROKEN, "no place in time", "wait")
@@ -300,10 +306,7 @@ cdef class Barrier(SyncHandle):
                     ns = max(0, deadline - <int64_t> time.monotonic_ns())
                 rc = self.attempts(meet_attempt, &a, ns, "wait")
         except BaseException:
-            try:
-                self.break_off(a.generation)
-            except errors.DsmemError:
-                pass
+            self.break_quietly(a.generation)
             raise
         if rc == 0 and not self.break_off(a.generation):  # it ended at the last moment
             rc = self.attempts(meet_attempt, &a, 0, "wait")
@@ -319,6 +322,11 @@ cdef class Barrier(SyncHandle):
         if rc < 0:
             raise self.failed(rc, "abort")
         return rc
+
+    cdef void break_quietly(self, uint64_t generation) noexcept:
+        """There is an exception already; what fails is done with the next call, or by close()."""
+        with nogil:
+            c.dsm_barrier_break(self.ptr, generation)
 
     def abort(self):
         self.enter()

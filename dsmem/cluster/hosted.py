@@ -81,7 +81,7 @@ class HostedNames:
             raise errors.InvalidArgumentError(f"mode={mode!r}: only names of a local cluster have a file mode")
         check_name(name)
         region = self.context.allocate(nbytes)
-        made = None
+        made = held = None
         try:
             with memoryview(region) as view:
                 format(view)
@@ -95,6 +95,9 @@ class HostedNames:
                     raise errors.NameExistsError(repr(name))
             return made
         except BaseException:
+            with self._lock:
+                if held is not None and self._objects.get(name) is held:  # interrupted on the way out
+                    del self._objects[name]
             with contextlib.suppress(errors.DsmemError):
                 if made is not None:
                     made.close()

@@ -200,7 +200,7 @@ class LocalNames:
         self.folder = user_folder(owner) / cluster
         self._mode = None if mode is None else check_mode(mode)
         self._group = None if group is None else _group_number(group)
-        self._mine: dict[str, int] = {}  # names that go with this place, and the inodes that they had
+        self._mine: set[tuple[str, int]] = set()  # names that go with this place, and the inodes that they had
         self._prepare()
 
     def __repr__(self) -> str:
@@ -362,9 +362,10 @@ class LocalNames:
                 mark.parent.mkdir(stat.S_IMODE(mark.parent.parent.stat().st_mode))
                 mark.parent.chmod(stat.S_IMODE(mark.parent.parent.stat().st_mode))  # whatever the umask took away
             _core.File(mark, os.O_WRONLY | os.O_CREAT, 0o600).close()
-            self._mine[path.name] = inode
+            self._mine.add((path.name, inode))
             _link(file.fileno(), path)
         except OSError:
+            self._mine.discard((path.name, inode))
             with contextlib.suppress(OSError):
                 mark.unlink()
             raise
@@ -410,7 +411,7 @@ class LocalNames:
                 if number:
                     _expect(name, header, number)
                 path.unlink()
-                self._mine.pop(name, None)
+                self._mine.discard((name, inode))
                 if header is not None and header.creator:
                     with contextlib.suppress(OSError):
                         self._mark(header.creator, inode, name).unlink()
@@ -483,12 +484,12 @@ class LocalNames:
             return
         me = _this_process().identity
         with contextlib.suppress(FileNotFoundError), self._locked():
-            for name, inode in list(self._mine.items()):
+            for name, inode in list(self._mine):
                 with contextlib.suppress(FileNotFoundError):
                     if self._is(self.folder / name, inode, me):
                         (self.folder / name).unlink()
                     self._mark(me, inode, name).unlink()
-                self._mine.pop(name, None)
+                self._mine.discard((name, inode))
 
 
 def _kind_of(file: _core.File, nbytes: int) -> str:

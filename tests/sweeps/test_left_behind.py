@@ -1,7 +1,12 @@
 """What a user of far memory leaves behind when it is gone for good, and how the others go on."""
 
+import contextlib
+import functools
+import threading
+import time
+
 import pytest
-from remote_faults import Place, persistently
+from remote_faults import OUTAGE, SECRET, Place, persistently
 
 import dsmem
 from dsmem import errors
@@ -50,4 +55,161 @@ def test_a_writer_of_a_segment_that_is_gone(place):
             context.close()
             assert owner.publish(2, timeout=5) == version + 2
         assert taken > 3
+    place.cluster.unlink("left")
+
+
+def test_a_writer_s_turn_without_an_answer(place):
+    """The swap takes effect, nothing comes back, and the call's time is over: that is no turn that was not taken."""
+    with place.cluster.segment("left", 8, "i8", create=True, versioned=True) as owner:
+        first, _ = ops_of(place, owner, lambda s: s.publish(1))
+        left = 0
+        for n in range(first, first + 4):  # the turn is taken with one of them
+            with place.caller(f"drop={n}-{n + 5}") as context:
+                obj = dsmem.attach(owner.ref, context)
+                with contextlib.suppress(errors.TimeoutError):
+                    obj.publish(7, timeout=0.01)
+                left += owner.writer() is not None
+                assert not persistently(functools.partial(obj.break_, 1))  # nobody's, and over it nothing is forgotten
+                persistently(obj.close)
+            assert owner.writer() is None, f"op {n - first + 1}"
+        assert left
+    place.cluster.unlink("left")
+
+
+def break_when_posted(owner, holder, context, posts):
+    """A thread that breaks what the holder has, once the context has posted so many ops."""
+
+    def run():
+        while context.stats["posts"] < posts:
+            time.sleep(0.001)
+        assert owner.break_(holder())
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_commit_in_doubt_whose_turn_was_broken(place):
+    """The version is the old one, and the writer another: it was not written, and the writer is told so."""
+    with place.cluster.segment("left", 8, "i8", create=True, versioned=True) as owner:
+        with place.caller() as context, dsmem.attach(owner.ref, context) as obj, obj.writing() as array:
+            array[:] = 7
+            first = context.stats["posts"] + 2  # of the commit, behind a look at the words
+        before, _ = owner.snapshot()
+        look = first + 6  # behind the ops of the commit
+        with dsmem.Context(f"fault+shm://?fail={first}&drop={look}", secret=SECRET, peer_timeout=1) as context:
+            obj = dsmem.attach(owner.ref, context)
+            with pytest.raises(errors.NotHeldError), obj.writing() as array:
+                array[:] = 8
+                thread = break_when_posted(owner, owner.writer, context, look)
+            thread.join()
+            obj.close()
+        after, copy = owner.snapshot()
+        assert (after, copy[0]) == (before, 7)
+    place.cluster.unlink("left")
+
+
+def test_a_release_in_doubt_of_a_lock_that_was_broken(place):
+    with contextlib.closing(place.cluster.lock("left", create=True)) as owner:
+        owner.acquire()  # so that the guess at the word is wrong both times
+        owner.release()
+        with place.caller() as context, contextlib.closing(dsmem.attach(owner.ref, context)) as obj:
+            obj.acquire()
+            first = context.stats["posts"] + 1
+            obj.release()
+        with dsmem.Context(f"fault+shm://?fail={first}&drop={first + 1}", secret=SECRET, peer_timeout=1) as context:
+            obj = dsmem.attach(owner.ref, context)
+            obj.acquire()
+            thread = break_when_posted(owner, owner.holder, context, first + 1)
+            with pytest.raises(errors.NotHeldError):
+                obj.release()
+            thread.join()
+            obj.close()
+    place.cluster.unlink("left")
+
+
+def party(barrier, out):
+    try:
+        out.append(barrier.wait())
+    except errors.BrokenBarrierError:
+        out.append("broken")
+
+
+def started(barrier, out, then=lambda: None):
+    """A thread with a party that has come."""
+
+    def run():
+        party(barrier, out)
+        then()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while not barrier.n_waiting:
+        time.sleep(0.001)
+    return thread
+
+
+def test_a_party_whose_arrival_fails(place):
+    """It may count as a party, so it breaks the barrier, at the latest when it is closed."""
+    with place.cluster.barrier("left", 2, create=True) as owner:
+        thread = started(owner, [])
+        first, last = ops_of(place, owner, lambda b: b.wait())
+        thread.join()
+        broken = 0
+        for n in range(first, last + 1):
+            for more in (9, OUTAGE):
+                out = []
+                thread = started(owner, out)
+                with place.caller(f"failafter={n}&fail={n + 1}-{n + more}") as context:
+                    obj = dsmem.attach(owner.ref, context)
+                    with contextlib.suppress(errors.TransportError):
+                        obj.wait()
+                    persistently(obj.close)
+                assert owner.n_waiting < 2, f"op {n - first + 1}"
+                broken += owner.broken
+                owner.abort()
+                thread.join()
+                owner.reset()
+        assert broken > 2
+    place.cluster.unlink("left")
+
+
+def test_the_last_party_learns_that_it_met(place):
+    """Its answer is lost, and when it looks the others have met and gone on."""
+    with place.cluster.barrier("left", 2, create=True) as owner:
+        thread = started(owner, [])
+        first, last = ops_of(place, owner, lambda b: b.wait())
+        thread.join()
+        for n in range(first, last + 1):
+            out = []
+            thread = started(owner, out, owner.abort)
+            with place.caller(f"drop={n}") as context, dsmem.attach(owner.ref, context) as obj:
+                assert obj.wait() == 1, f"op {n - first + 1}"
+            thread.join()
+            assert out == [0]
+            owner.reset()
+    place.cluster.unlink("left")
+
+
+def test_a_place_is_taken_once(place):
+    """An earlier try to join has taken effect unseen; meanwhile a place before it has become free."""
+    with place.cluster.queue("left", create=True, producers=3) as queue:
+        with place.caller() as context, dsmem.attach(queue.ref, context) as obj:
+            first = context.stats["posts"] + 1
+            obj.produce()
+            last = context.stats["posts"]
+        taken = 0
+        for n in range(first, last + 1):
+            with place.caller() as healthy, dsmem.attach(queue.ref, healthy) as other:
+                other.produce()
+                context = place.caller(f"failafter={n}&fail={n + 1}-{n + OUTAGE}")
+                obj = dsmem.attach(queue.ref, context)
+                with pytest.raises(errors.TransportError):
+                    obj.produce()
+                taken += queue.counts["producers"] == 2
+            persistently(obj.produce)
+            persistently(obj.close)
+            context.close()
+            assert queue.counts["producers"] == 0, f"op {n - first + 1}"
+        assert taken
     place.cluster.unlink("left")

@@ -147,3 +147,21 @@ def test_the_sweep_finds_what_stays():
         number = 1
         while interrupted_at(number, replaces):
             number += 1
+
+
+def test_making_in_memory_of_a_context():
+    """The name is given, and then comes the exception: no name of memory that is closed."""
+
+    class Names(dict):
+        def setdefault(self, *item):
+            super().setdefault(*item)
+            raise Interrupt
+
+    with dsmem.Context("shm", secret=b"s" * 16) as context, dsmem.connect(context=context) as here:
+        names = here._open_names()
+        names._objects = Names()
+        with pytest.raises(Interrupt):
+            here.event("a", create=True)
+        names._objects = dict(names._objects)
+        assert here.list() == []
+        here.event("a", create=None).set()

@@ -340,3 +340,20 @@ def test_what_waits_for_no_name(cluster, how):
     with pytest.raises(errors.InvalidArgumentError, match="timeout="):
         cluster.segment("a", 4, **how)
     assert cluster.list() == []
+
+
+def test_two_threads_that_make_one_name(here, monkeypatch):
+    """The one that comes too late forgets nothing of the one that made it: the name goes with its cluster."""
+    allocate = local._allocate
+
+    def after_another(*what):
+        monkeypatch.setattr(local, "_allocate", allocate)
+        here.segment("a", 4, "u1", create=True, lifetime="creator").close()
+        return allocate(*what)
+
+    monkeypatch.setattr(local, "_allocate", after_another)
+    with pytest.raises(errors.NameExistsError):
+        here.segment("a", 4, "u1", create=True, lifetime="creator")
+    here.close()
+    with dsmem.connect(here.name) as other:
+        assert other.list() == []
