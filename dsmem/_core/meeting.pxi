@@ -116,37 +116,42 @@ cdef class Condition(Lock):
         return 0
 
     cdef int wait_once(self, int64_t ns) except -1:
-        """1: notified, 0: not, 2: another one inherited before; the lock is held again in any case."""
+        """1: notified, 0: not, 2: another one inherited before; the lock is held again, unless it could not be had."""
         cdef Lock lock = self.counted()
         cdef unsigned int depth = lock.depth
+        cdef bint mine = False
         cdef int rc
         self.refuse_others()
         lock.depth = 0
         try:
-            rc = self.wait_released(ns)
+            rc = self.wait_released(ns, &mine)
         finally:
-            if c.dsm_lock_held(self.ptr):
+            if mine:
                 lock.owner, lock.depth = PyThread_get_thread_ident(), depth
         return rc
 
-    cdef int wait_released(self, int64_t ns) except -1:
+    cdef int wait_released(self, int64_t ns, bint *mine) except -1:
+        """*mine: this thread has the lock. That the handle has it does not say so: it may be another thread's."""
         cdef c.dsm_waiter waiter
         cdef int rc, woken = 0
         with nogil:
             rc = c.dsm_condition_begin(self.condition, &waiter)
         if rc:
+            mine[0] = rc != -c.DSM_ENOTHELD and c.dsm_lock_held(self.ptr)
             raise self.failed(rc, "wait")
         try:
             woken = self.attempts(condition_attempt, &waiter, ns, "wait")
         except BaseException:
             try:
                 self.take_again(&waiter)
+                mine[0] = True
                 if self.finish(&waiter, 0):  # what it was given is for another waiter
                     self.wake(1)
             except errors.DsmemError:
                 pass
             raise
         self.take_again(&waiter)
+        mine[0] = True
         rc = self.finish(&waiter, woken == c.DSM_CONDITION_INHERIT)
         return 2 if not rc and woken == c.DSM_CONDITION_INHERIT else rc
 

@@ -213,3 +213,39 @@ def test_a_place_is_taken_once(place):
             assert queue.counts["producers"] == 0, f"op {n - first + 1}"
         assert taken
     place.cluster.unlink("left")
+
+
+def test_a_wait_that_fails_leaves_the_lock_to_another_thread(place):
+    """Its lock could not be had again, and another thread has it by now, with the same handle: it stays that one's."""
+    for _ in range(8):  # either thread may go on first
+        with contextlib.closing(place.cluster.condition("left", create=True)) as owner:
+            # A look fails, then the swap and all but one of the looks at the lock, and the last of those is late.
+            with dsmem.Context("fault+shm://?fail=60-75&drop=76", secret=SECRET, peer_timeout=0.2) as context:
+                obj, out = dsmem.attach(owner.ref, context), []
+
+                def wait(obj=obj, out=out):
+                    with pytest.raises(errors.TransportError), obj:
+                        obj.wait()
+                    out.append("failed")
+
+                first = threading.Thread(target=wait, daemon=True)
+
+                def take(obj=obj, out=out, context=context, first=first):
+                    while context.stats["posts"] < 76:
+                        time.sleep(0.001)
+                    out.append("begins")
+                    obj.acquire()
+                    out.append("taken")
+                    first.join()
+                    obj.release()
+
+                second = threading.Thread(target=take, daemon=True)
+                first.start()
+                second.start()
+                while "begins" not in out:
+                    time.sleep(0.001)
+                sum(range(10**7))  # with the GIL, while the one fails and the other takes the lock
+                second.join()
+                assert sorted(out) == ["begins", "failed", "taken"]
+                obj.close()
+        place.cluster.unlink("left")
