@@ -47,9 +47,9 @@ static void in_parent(void) { pthread_mutex_unlock(&one); }
 
 static void in_child(void)
 {
-    pthread_mutex_init(&one, NULL);
     if (own)
         *own = 0;
+    pthread_mutex_unlock(&one); /* the thread that forked, which has locked it, is this one */
 }
 
 __attribute__((constructor)) static void watch_forks(void) { pthread_atfork(before_fork, in_parent, in_child); }

@@ -53,7 +53,7 @@ def fewest(context, call, *, ops, times):
         spent = after["posts"] - before["posts"], after["doorbells"] - before["doorbells"]
         if spent == (ops, times):
             return
-        assert spent == (ops + 2, times + 1)
+        assert spent[0] > ops and spent[1] >= times
     raise AssertionError(f"never {ops} ops")
 
 

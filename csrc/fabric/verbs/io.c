@@ -176,7 +176,7 @@ static uint64_t max_piece(const struct verbs_ep *e, int local)
 static bool place_local(struct verbs_ep *e, dsm_op *op, int local, uint32_t nbytes, struct verbs_slot *s,
                         struct ibv_sge *g)
 {
-    uint8_t *mine = (uint8_t *)op->local + e->placed;
+    uint8_t *mine = op->local ? (uint8_t *)op->local + e->placed : NULL; /* atomics have none */
     *s = (struct verbs_slot){.op = op, .nbytes = nbytes};
     g->length = nbytes;
     g->addr = (uint64_t)(uintptr_t)mine;
