@@ -140,8 +140,8 @@ class Cluster:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: object, *error: object) -> None:
-        with quiet_after(kind):
+    def __exit__(self, *error: object) -> None:
+        with quiet_after(error[0] if error else None):
             self._close(lambda child: child._leave())
 
     def __repr__(self) -> str:

@@ -125,8 +125,8 @@ class NamedObject:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: object, *error: object) -> None:
-        with quiet_after(kind):
+    def __exit__(self, *error: object) -> None:
+        with quiet_after(error[0] if error else None):
             self._leave()
 
     def _leave(self) -> None:
