@@ -46,12 +46,14 @@ def fewest(context, call, *, ops, times):
 
     A producer that has not put for 10 ms asks once whether the queue is shut down, with two ops in one posting.
     """
+    quickest = 1.0
     for _ in range(200):
-        before = context.stats
+        before, start = context.stats, time.monotonic()
         call()
+        quickest = min(quickest, time.monotonic() - start)
         after = context.stats
         spent = after["posts"] - before["posts"], after["doorbells"] - before["doorbells"]
-        if spent == (ops, times):
+        if spent == (ops, times) or (spent == (ops + 2, times + 1) and quickest > 0.005):
             return
         assert spent[0] > ops and spent[1] >= times
     raise AssertionError(f"never {ops} ops")

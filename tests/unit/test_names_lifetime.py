@@ -290,14 +290,15 @@ def test_the_end_does_not_replace_an_exception(here, what):
                 held.acquire()
                 _ = 1 / 0
         else:
-            with here.rwlock("l", create=True) as held:
-                held.acquire_write()
+            with here.barrier("l", 1, create=True) as held:
+                pending = held._memory.remote.array()  # a view keeps it from being closed
                 _ = 1 / 0
     if what == "cluster":
         assert other.closed
         held.release()
     else:
-        held.release_write()
+        assert not held.closed
+        del pending
     held.close()
 
 

@@ -311,7 +311,7 @@ def test_a_script_that_ends_without_close_leaves_its_lane(fault_place):
     script = """
 import pickle, sys
 import dsmem
-context = dsmem.Context(sys.argv[1], secret=b"the secret of the tests of queues")
+context = dsmem.Context(sys.argv[1], secret=b"9e0e" * 16)
 queue = dsmem.attach(pickle.loads(bytes.fromhex(sys.argv[2])), context)
 queue.put(b"x")
 if len(sys.argv) > 3:
