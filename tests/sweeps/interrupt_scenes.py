@@ -322,6 +322,13 @@ BY_CLASS: dict[str, dict[str, Scene]] = {
             lambda q: (q.put({"a": 1}), q.get(timeout=PATIENCE)),
             shared=False,
         ),
+        "put_nowait": Scene(lambda cl: queue.Pickled(of("queue")(cl)), lambda q: q.put_nowait(1), shared=False),
+        "get_nowait": Scene(
+            lambda cl: queue.Pickled(of("queue")(cl)), lambda q: (q.put(1), q.get_nowait()), shared=False
+        ),
+        "qsize": Scene(lambda cl: queue.Pickled(of("queue")(cl)), lambda q: q.qsize(), shared=False),
+        "empty": Scene(lambda cl: queue.Pickled(of("queue")(cl)), lambda q: q.empty(), shared=False),
+        "full": Scene(lambda cl: queue.Pickled(of("queue")(cl)), lambda q: q.full(), shared=False),
     },
     "Stamped": {
         "put": Scene(

@@ -90,9 +90,12 @@ def traced(call: Callable[[], Any], stop: int = 0) -> tuple[int, BaseException |
 
 def in_destructor(frame: types.FrameType | None) -> bool:
     """Or in the callback of a weak reference: what is raised there the interpreter reports, and goes on."""
-    while frame is not None and frame.f_code.co_name not in ("__del__", "remove", "_remove"):
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "__del__" or (code.co_name == "remove" and code.co_filename == weakref.__file__):
+            return True
         frame = frame.f_back
-    return frame is not None
+    return False
 
 
 def held() -> tuple[int, int]:
@@ -129,7 +132,16 @@ def test_interrupted(name: str, cluster_name: str) -> None:
 
 
 CLASSES = [getattr(sync, name) for name in sync.__all__]
-CLASSES += [queue.Queue, queue.Stamped, dsmem.Segment, dsmem.Cluster, dsmem.Context, _core.Remote, _core.Batch]
+CLASSES += [
+    queue.Queue,
+    queue.Pickled,
+    queue.Stamped,
+    dsmem.Segment,
+    dsmem.Cluster,
+    dsmem.Context,
+    _core.Remote,
+    _core.Batch,
+]
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)

@@ -13,6 +13,7 @@ import pytest
 
 import dsmem
 from dsmem import _core, errors
+from dsmem.cluster import local
 
 SECONDS = 60
 
@@ -48,6 +49,7 @@ def cluster():
         yield cluster
         for info in cluster.list():
             cluster.unlink(info.name)
+    local.LocalNames(cluster.name, os.geteuid()).remove_if_empty()
 
 
 @contextlib.contextmanager
