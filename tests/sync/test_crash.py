@@ -55,7 +55,7 @@ def test_queue(core):
 
 
 def test_queue_from_afar(core):
-    assert run(core, "crash_far").count("killed at") == 3
+    assert run(core, "crash_far").count("stopped at") == 3
 
 
 def test_sleepers_on_a_queue(core):
