@@ -239,8 +239,8 @@ int dsm_execute(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns, size_t *f
  * where they are until dsm_finish returns. */
 #define DSM_TICKET_GROUPS 8
 struct dsm_group {
-    uint32_t pending; /* base/atomic.h: decremented by whoever reaps */
-    uint32_t late;
+    uint32_t pending;     /* base/atomic.h: decremented by whoever reaps */
+    uint16_t late, round; /* of started ones: mem/async.c */
     void *peer;
     dsm_op *head, *tail;
     void (*tell)(

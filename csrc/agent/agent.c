@@ -160,7 +160,7 @@ static void on_peer(struct agent *a, uint64_t id)
     bool forgotten = p && !p->refs;
     if (p) {
         note_u32(&p->dead, 1);
-        peer_abort(p);
+        peer_break(p);
     }
     pthread_mutex_unlock(&c->lock);
     if (forgotten)

@@ -69,17 +69,18 @@ static bool trusted(int fd, uint32_t user, struct stat *st)
     return !fstat(fd, st) && S_ISREG(st->st_mode) && st->st_uid == user && !(st->st_mode & 022);
 }
 
-/* Whether the descriptor is still what this file has opened: programs close descriptors that are not theirs. */
-static bool still_kept(void)
+/* Whether the descriptor is still what this file has opened: programs close descriptors that are not theirs. They may at any
+ * moment, so an answer counts only if this is so after it, too. */
+static bool still(const struct asked *a)
 {
     struct stat st;
-    return kept.fd >= 0 && trusted(kept.fd, kept.user, &st) && st.st_dev == kept.dev && st.st_ino == kept.ino;
+    return a->fd >= 0 && trusted(a->fd, a->user, &st) && st.st_dev == a->dev && st.st_ino == a->ino;
 }
 
 static void keep(uint32_t user, const struct stat *st)
 {
     struct stat now;
-    if (still_kept()) {
+    if (still(&kept)) {
         if (kept.dev == st->st_dev && kept.ino == st->st_ino)
             return;
         close(kept.fd);
@@ -245,32 +246,45 @@ static int ask_pid(int fd, uint64_t identity, uint64_t k)
     return known && space && r.space == space ? (int)r.pid : 0;
 }
 
-/* The file that the claim was made in is asked first: it may have been unlinked, and replaced, since. */
-static int ask(uint64_t identity, int (*question)(int fd, uint64_t identity, uint64_t k))
+typedef int question(int fd, uint64_t identity, uint64_t k);
+
+/* false: the file has not handed the number out, or is not that file any more. */
+static bool ask_in(const struct asked *a, uint64_t identity, question *q, int *answer)
 {
     uint64_t k;
-    struct stat st;
-    if (!identity || identity >> 63)
+    if (!still(a) || !handed_out(a->fd, identity, &k))
+        return false;
+    *answer = q(a->fd, identity, k);
+    return still(a);
+}
+
+/* The file that the claim was made in is asked first: it may have been unlinked, and replaced, since. */
+static int ask(uint64_t identity, question *q)
+{
+    int answer = 0;
+    struct stat st = {0};
+    if (!identity || identity >> 63 || ask_in(&kept, identity, q, &answer))
+        return answer;
+    struct asked now = {.user = (uint32_t)(identity >> USER_SHIFT)};
+    uint32_t me = geteuid();
+    if (now.user == (me & USER_MASK))
+        now.user = me;
+    if ((now.fd = file_open(now.user, O_RDONLY)) < 0)
         return 0;
-    if (still_kept() && handed_out(kept.fd, identity, &k))
-        return question(kept.fd, identity, k);
-    uint32_t user = (uint32_t)(identity >> USER_SHIFT), me = geteuid();
-    if (user == (me & USER_MASK))
-        user = me;
-    int fd = file_open(user, O_RDONLY), answer = 0;
-    if (fd < 0)
-        return 0;
-    if (trusted(fd, user, &st) && handed_out(fd, identity, &k))
-        answer = question(fd, identity, k);
-    close(fd);
+    fstat(now.fd, &st);
+    now.dev = st.st_dev;
+    now.ino = st.st_ino;
+    if (!ask_in(&now, identity, q, &answer))
+        answer = 0;
+    close(now.fd);
     return answer;
 }
 
-static int ask_alone(uint64_t identity, int (*question)(int fd, uint64_t identity, uint64_t k))
+static int ask_alone(uint64_t identity, question *q)
 {
     int error = errno;
     pthread_mutex_lock(&one);
-    int answer = ask(identity, question);
+    int answer = ask(identity, q);
     pthread_mutex_unlock(&one);
     errno = error;
     return answer;

@@ -98,14 +98,14 @@ struct fabric {
     int (*ep_open)(struct fabric_dev *d, bool passive, struct fabric_ep **out);
     int (*ep_address)(struct fabric_ep *e, uint8_t blob[FABRIC_BLOB_MAX]); /* returns its length */
     int (*ep_connect)(struct fabric_ep *e, const uint8_t *blob, size_t len);
-    /* Moves it to the error state and drains it: on return every op is done (ECANCELED if nothing else was known), no
-     * buffer of an op is used any more, and the peer (for a passive one) gets errors. */
+    /* Moves it to the error state, and never waits: the peer (for a passive one) gets errors, and every op is done when it
+     * returns or in a poll of the next 0.1 s, ECANCELED if nothing else was known. Again: nothing more. */
     void (*ep_abort)(struct fabric_ep *e);
-    void (*ep_close)(struct fabric_ep *e); /* aborts first where ops are outstanding */
+    void (*ep_close)(struct fabric_ep *e); /* on return every op is done, and no buffer of one is used any more */
 
     /* Takes the whole list (linked by op->next, which the fabric then owns); what does not fit into the queue waits in
      * the endpoint and is pushed by poll. Rings one doorbell unless the queue fills up. On a broken endpoint the ops are done
-     * with ECANCELED. Never fails, never blocks, never allocates. */
+     * with ECANCELED, as ep_abort says. Never fails, never blocks, never allocates. */
     void (*post)(struct fabric_ep *e, dsm_op *list);
     /* Reaps what has completed, calls fabric_op_done() for each op, pushes what waits. Returns the number of ops done. */
     int (*poll)(struct fabric_ep *e);

@@ -36,13 +36,19 @@ static void announce(dsm_ctx *c, struct dsm_group *g)
         make_readable(c);
 }
 
+static bool has_begun(const struct peer *p, uint32_t round)
+{
+    const uint32_t *async = &p->async[round];
+    return observe_u32(async);
+}
+
 static void async_done(struct dsm_group *g)
 {
     struct peer *p = g->peer;
+    uint32_t *async = &p->async[g->round];
     dsm_ctx *c = p->ctx;
-    g->late = peek_u32(&p->late);
-    fetch_add_u64(&p->finished, 1);
-    fetch_sub_u32(&p->async, 1);
+    g->late = peek_u32(&p->late) && g->round != p->round;
+    fetch_sub_u32(async, 1);
     announce(c, g); /* from here on it may be gone */
 }
 
@@ -64,6 +70,7 @@ static bool ask_first(dsm_ticket *t)
         if (helped) {
             g->next = p->ask;
             p->ask = g;
+            peer_wake(p);
         }
         pthread_mutex_unlock(&p->lock);
         return helped;
@@ -190,11 +197,24 @@ static void ask_owner(struct peer *p)
     pthread_mutex_lock(&p->lock);
 }
 
+/* The groups of the older round have until the limit; with the last of them begins the next round, so that those that complete
+ * give no more time to one that does not. What is begun is under way, as nothing waits for a connection. Under peer->lock. */
+static void watch(struct peer *p, int64_t *limit)
+{
+    if (!has_begun(p, !p->round)) {
+        p->round = !p->round;
+        *limit = peer_give_up_at(p);
+    } else if (!*limit) {
+        *limit = peer_give_up_at(p);
+    }
+    if (peer_sleep(p, &p->async[!p->round], *limit))
+        *limit = 0;
+}
+
 static void *help(void *arg)
 {
     struct peer *p = arg;
-    uint64_t seen = 0;
-    int64_t limit = 0; /* when what is under way is given up, unless something completes before */
+    int64_t limit = 0;
     wait_for(&p->parting);
     pthread_mutex_lock(&p->lock);
     while (!peek_u32(&p->parting)) {
@@ -203,15 +223,10 @@ static void *help(void *arg)
             limit = 0;
         } else if (p->ask) {
             ask_owner(p);
-        } else if (!observe_u32(&p->async)) {
-            limit = 0;
+        } else if (!has_begun(p, 0) && !has_begun(p, 1)) {
             pthread_cond_wait(&p->work, &p->lock);
         } else {
-            uint64_t finished = peek_u64(&p->finished);
-            limit = limit && finished == seen ? limit : peer_give_up_at(p);
-            seen = finished;
-            if (peer_sleep(p, &p->async, limit))
-                limit = 0;
+            watch(p, &limit);
         }
     }
     pthread_mutex_unlock(&p->lock);
@@ -270,7 +285,10 @@ static void begin(struct dsm_group *g)
 {
     struct peer *p = g->peer;
     pthread_mutex_lock(&p->lock);
-    bool idle = !fetch_add_u32(&p->async, 1), ready = !p->begin && peer_usable(p);
+    uint32_t *async = &p->async[p->round];
+    bool idle = !has_begun(p, 0) && !has_begun(p, 1), ready = !p->begin && peer_usable(p);
+    g->round = (uint16_t)p->round;
+    fetch_add_u32(async, 1);
     if ((idle || !ready) && !peer_help(p)) {
         fail(g, -DSM_ENOMEM);
     } else if (ready) {

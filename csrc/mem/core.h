@@ -50,10 +50,10 @@ struct peer {
     pthread_cond_t work;
     struct dsm_group *begin, **begin_last; /* wait for a connection */
     struct dsm_group *ask;                 /* are complete, but the owner is to be asked why it refused an op */
-    uint32_t async;                        /* groups that are begun and not complete */
-    uint64_t finished;                     /* and complete ones, ever */
+    uint32_t async[2];                     /* groups that are begun and not complete, by their round */
+    uint32_t round;                        /* 0 or 1: of those that begin now; the others are older */
     uint32_t parting;                      /* the helper is to end */
-    uint32_t late;                         /* what is aborted now has had its time */
+    uint32_t late;                         /* what is aborted now and is of the older round has had its time */
 };
 
 struct dsm_remote {
@@ -138,7 +138,9 @@ bool peer_post(struct peer *p, dsm_op *list);
 /* Until *pending is 0: polls for spin_ns, then sleeps. At the deadline, or where a signal ends the wait, everything
  * outstanding with the peer is aborted and -DSM_ETIME is returned; *pending is 0 then too. */
 int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline);
-/* Nothing is outstanding when it returns. */
+/* What is outstanding ends soon, and those who wait for it end it: none waits here. */
+void peer_break(struct peer *p);
+/* Nothing of what was outstanding is when it returns. */
 void peer_abort(struct peer *p);
 
 /* What peer_wait is made of; under peer->lock. */
@@ -146,7 +148,7 @@ void peer_reap(struct peer *p);
 bool peer_usable(const struct peer *p);
 void peer_wake(struct peer *p); /* whoever sleeps for the peer looks again */
 int64_t peer_give_up_at(const struct peer *p);
-/* Sleeps for a slice, or until *pending is 0. At the limit what is outstanding is aborted as late: true. */
+/* Sleeps for a slice, or until *pending is 0. At the limit what is outstanding is aborted as late: true, and *pending is 0. */
 bool peer_sleep(struct peer *p, const uint32_t *pending, int64_t limit);
 /* A peer that has a helper, with one reference more, which peers_release gives back; NULL: there is none. */
 struct peer *peers_next_helped(dsm_ctx *c);

@@ -150,6 +150,7 @@ static void install(struct peer *p, struct fabric_ep *ep)
     }
     drop_endpoint(p);
     p->ep = ep;
+    pthread_cond_broadcast(&p->cond); /* with the old one its ops have ended */
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -239,7 +240,7 @@ bool peer_post(struct peer *p, dsm_op *list)
     return good;
 }
 
-void peer_abort(struct peer *p)
+void peer_break(struct peer *p)
 {
     pthread_mutex_lock(&p->lock);
     if (p->ep)
@@ -318,16 +319,39 @@ static bool interrupted(struct peer *p)
     return yes;
 }
 
+/* true: for a signal. Under peer->lock, which it gives back meanwhile. */
+static bool nap(struct peer *p, const uint32_t *pending, int64_t until)
+{
+    if (!p->sleeper)
+        return sleep_on_event(p, pending, until);
+    sleep_behind(p, until);
+    return false;
+}
+
 /* Sleeps for one slice. false: a signal ends the wait. Under peer->lock. */
 static bool sleep_slice(struct peer *p, const uint32_t *pending, int64_t deadline)
 {
     int64_t slice = deadline_after(WAIT_SLICE_NS), until = deadline_earlier(deadline, slice);
-    bool signal = false;
-    if (p->sleeper)
-        sleep_behind(p, until);
-    else
-        signal = sleep_on_event(p, pending, until);
+    bool signal = nap(p, pending, until);
     return !observe_u32(pending) || !(signal || clock_ns() >= slice) || !interrupted(p);
+}
+
+/* What has been aborted ends soon, and others need the lock meanwhile. Under peer->lock. */
+static void drain(struct peer *p, const uint32_t *pending)
+{
+    while (observe_u32(pending))
+        nap(p, pending, deadline_after(WAIT_SLICE_NS));
+}
+
+void peer_abort(struct peer *p)
+{
+    pthread_mutex_lock(&p->lock);
+    struct fabric_ep *e = p->ep;
+    if (e)
+        abort_endpoint(p);
+    while (e && p->ep == e && e->broken && e->inflight) /* else another thread has put a new one in its place */
+        nap(p, &e->inflight, deadline_after(WAIT_SLICE_NS));
+    pthread_mutex_unlock(&p->lock);
 }
 
 bool peer_sleep(struct peer *p, const uint32_t *pending, int64_t limit)
@@ -341,6 +365,7 @@ bool peer_sleep(struct peer *p, const uint32_t *pending, int64_t limit)
         return false;
     note_u32(&p->late, 1);
     abort_endpoint(p);
+    drain(p, pending);
     note_u32(&p->late, 0);
     return true;
 }
@@ -359,6 +384,7 @@ int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline)
         peer_reap(p); /* it may have completed in time */
         if (observe_u32(pending)) {
             abort_endpoint(p);
+            drain(p, pending);
             rc = -DSM_ETIME;
         }
         break;

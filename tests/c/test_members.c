@@ -294,6 +294,55 @@ static void all_descriptors_closed(void)
     CHECK(member_dead(shared[0]));
 }
 
+/* The descriptor of this process that an identity file is kept in; -1: there is none. */
+static int kept_descriptor(void)
+{
+    for (int fd = 3; fd < 64; fd++) {
+        char link[32], target[64] = "";
+        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+        if (readlink(link, target, sizeof target - 1) > 0 && strstr(target, ".living"))
+            return fd;
+    }
+    return -1;
+}
+
+static uint32_t questions, asked_enough;
+
+static void *ask_on(void *other)
+{
+    while (!observe_u32(&asked_enough)) {
+        CHECK(!member_dead(*(const uint64_t *)other));
+        fetch_add_u32(&questions, 1);
+    }
+    return NULL;
+}
+
+/* A program closes what is not its own while a question is under way, and opens something else, in which nobody holds locks. */
+static void descriptor_replaced(void)
+{
+    enum { SWAPS = 2000 };
+    pid_t pid = somebody();
+    uint64_t me, other = shared[0];
+    CHECK(!member_identity(true, &me));
+    int fd = kept_descriptor(), real = dup(fd), copy = open("/dev/shm", O_TMPFILE | O_RDWR, 0644);
+    static char bytes[65536];
+    CHECK(fd >= 0 && real >= 0 && copy >= 0 && pread(real, bytes, sizeof bytes, 0) == sizeof bytes);
+    CHECK(write(copy, bytes, sizeof bytes) == sizeof bytes);
+    pthread_t thread;
+    CHECK(!pthread_create(&thread, NULL, ask_on, &other));
+    for (int i = 0; i < SWAPS; i++) {
+        CHECK(dup2(i & 1 ? real : copy, fd) == fd);
+        for (uint32_t before = observe_u32(&questions); observe_u32(&questions) - before < 2;)
+            usleep(1); /* a question has begun with it and ended */
+    }
+    publish_u32(&asked_enough, 1);
+    pthread_join(thread, NULL);
+    CHECK(dup2(real, fd) == fd);
+    close(real);
+    close(copy);
+    end(pid);
+}
+
 static void *hold_on(void *arg)
 {
     (void)arg;
@@ -576,6 +625,7 @@ int main(void)
     apart("a /dev/shm that is read-only", no_memory);
     apart("a /dev/shm of its own", file_lost);
     all_descriptors_closed();
+    descriptor_replaced();
     main_thread_ends();
     only_the_process_itself(false);
     only_the_process_itself(true);

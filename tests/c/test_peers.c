@@ -269,6 +269,38 @@ static void started_and_lost(void)
     close_all(1);
 }
 
+/* Others on the connection complete all the while: that is no life of the one whose completion is lost. What is young falls with
+ * the connection, but has not had its time. */
+static void lost_among_others(void)
+{
+    enum { N = 4 };
+    dsm_op lost, ops[N];
+    dsm_ticket first, tickets[N], *t = NULL;
+    int64_t deadline = clock_ns() + 20000 * MS;
+    uint64_t done = 0;
+    open_all(1, "drop=1&delay=2-:1ms", 100 * MS);
+    lost = add_one(0);
+    CHECK(!dsm_start(user, &lost, 1, &first, NULL));
+    for (int i = 0; i < N; i++) {
+        ops[i] = add_one(0);
+        CHECK(!dsm_start(user, &ops[i], 1, &tickets[i], NULL));
+    }
+    while ((t = next_completed()) != &first) {
+        CHECK(clock_ns() < deadline);
+        if (dsm_finish(t, -1, NULL))
+            CHECK(ops[t - tickets].status == -DSM_ECANCELED);
+        done++;
+        ops[t - tickets] = add_one(0);
+        CHECK(!dsm_start(user, &ops[t - tickets], 1, t, NULL));
+    }
+    CHECK(done >= N && dsm_finish(t, -1, NULL) == -DSM_ETIME);
+    for (int left = N; left; left--) {
+        int rc = dsm_finish(next_completed(), -1, NULL);
+        CHECK(!rc || rc == -DSM_ECANCELED);
+    }
+    close_all(1);
+}
+
 /* What has found no room among the groups does not begin after the cancel. */
 static void canceled_batch(void)
 {
@@ -404,6 +436,7 @@ int main(void)
     started_ops();
     started_batch();
     started_and_lost();
+    lost_among_others();
     canceled_batch();
     late_batch();
     first_that_failed_of_itself();

@@ -132,6 +132,37 @@ static void stalls(bool hang)
     close_two();
 }
 
+static uint32_t ended;
+
+static void *read_late(void *arg)
+{
+    uint64_t data;
+    (void)arg;
+    CHECK(dsm_read(remote, 0, &data, 8, 20 * MS) == -DSM_ETIME);
+    publish_u32(&ended, 1);
+    return NULL;
+}
+
+/* While the device is given time to flush what was aborted, others have the connection: they may be event loops, or the agent. */
+static void drained_without_the_lock(void)
+{
+    pthread_t thread;
+    bool free = false;
+    open_two(HOUR);
+    set_stall(true, true);
+    CHECK(!pthread_create(&thread, NULL, read_late, NULL));
+    while (!free && !observe_u32(&ended)) {
+        pthread_mutex_lock(&remote->peer->lock);
+        free = remote->peer->ep->broken && remote->peer->ep->inflight;
+        pthread_mutex_unlock(&remote->peer->lock);
+        usleep(100);
+    }
+    CHECK(free);
+    pthread_join(thread, NULL);
+    set_stall(false, false);
+    close_two();
+}
+
 static void lost(enum ibv_event_type what)
 {
     uint64_t word = 0;
@@ -350,6 +381,7 @@ int main(void)
     addresses();
     stalls(false);
     stalls(true);
+    drained_without_the_lock();
     lost(IBV_EVENT_QP_FATAL);
     lost(IBV_EVENT_DEVICE_FATAL);
     started_ops();

@@ -315,19 +315,25 @@ static bool go_on(struct fault_ep *e)
 
 /* ---- completion ---- */
 
-/* The endpoint is done for: what the inner fabric has is drained, and whatever has no outcome yet is cancelled. */
-static int break_off(struct fault_ep *e)
+/* Nothing is under way any more, and whatever has no outcome is cancelled. */
+static int end_all(struct fault_ep *e)
 {
     int done = 0;
     int64_t now = clock_ns();
-    fabric(e)->ep_abort(e->inner);
-    e->base.broken = true;
     for (; e->ops; done++) {
         const struct shadow *s = e->ops;
         bool known = s->step != PAUSED && !goes_on(s) && ready_at(s, true) <= now;
         finish(e, &e->ops, !known ? -DSM_ECANCELED : fails(s) ? -DSM_EIO : s->op.status);
     }
     return done;
+}
+
+/* The endpoint is done for. The inner fabric may need some polls to end what it has. */
+static int break_off(struct fault_ep *e)
+{
+    e->base.broken = true;
+    fabric(e)->ep_abort(e->inner);
+    return e->inner->inflight ? 0 : end_all(e);
 }
 
 static int reap(struct fault_ep *e)
@@ -387,7 +393,8 @@ void fault_post(struct fabric_ep *base, dsm_op *list)
         else
             enqueue(e, op);
     }
-    go_on(e);
+    if (!e->base.broken)
+        go_on(e);
     schedule(e);
 }
 
@@ -397,10 +404,14 @@ int fault_poll(struct fabric_ep *base)
     int done = 0;
     if (!e->ops)
         return 0;
+    if (e->base.broken) {
+        fabric(e)->poll(e->inner);
+        return e->inner->inflight ? 0 : end_all(e);
+    }
     do {
         fabric(e)->poll(e->inner);
         done += reap(e);
-    } while (!e->inner->broken && go_on(e));
+    } while (!e->base.broken && !e->inner->broken && go_on(e));
     if (e->inner->broken && !e->base.broken)
         done += break_off(e);
     schedule(e);
@@ -427,7 +438,8 @@ void fault_ep_abort(struct fabric_ep *base) { break_off((struct fault_ep *)base)
 void fault_ep_close(struct fabric_ep *base)
 {
     struct fault_ep *e = (struct fault_ep *)base;
-    if (e->ops)
-        break_off(e);
+    fabric(e)->ep_close(e->inner);
+    e->inner = NULL;
+    end_all(e);
     release(e);
 }

@@ -234,34 +234,35 @@ void verbs_ep_kill(struct verbs_ep *e)
     verbs_cancel(e);
 }
 
+void verbs_drain(struct verbs_ep *e)
+{
+    verbs_reap(e);
+    if (e->head == e->tail)
+        verbs_cancel(e); /* what waits */
+    else if (clock_ns() >= e->drained)
+        verbs_ep_kill(e);
+}
+
 void verbs_ep_abort(struct fabric_ep *base)
 {
     struct verbs_ep *e = (struct verbs_ep *)base;
     struct ibv_qp_attr error = {.qp_state = IBV_QPS_ERR};
+    if (e->drained)
+        return;
     base->broken = true;
     bool flushing = e->qp && !ibv.modify_qp(e->qp, &error, IBV_QP_STATE);
-    if (e->passive) {
-        if (!flushing)
-            destroy_qp(e);
-        return;
-    }
-    int64_t deadline = deadline_after(DRAIN_NS);
-    while (flushing && e->head != e->tail && clock_ns() < deadline)
-        if (!verbs_reap(e)) {
-            struct timespec moment = {.tv_nsec = 20000};
-            nanosleep(&moment, NULL);
-        }
-    if (e->head != e->tail)
-        verbs_ep_kill(e);
-    else
-        verbs_cancel(e);
+    e->drained = deadline_after(flushing ? DRAIN_NS : 0);
+    if (!e->passive)
+        verbs_drain(e);
+    else if (!flushing)
+        destroy_qp(e);
 }
 
 void verbs_ep_close(struct fabric_ep *base)
 {
     struct verbs_ep *e = (struct verbs_ep *)base;
     if (base->inflight)
-        verbs_ep_abort(base);
+        verbs_ep_kill(e);
     destroy_qp(e);
     if (e->events)
         ibv.ack_cq_events(e->cq, e->events);

@@ -290,6 +290,13 @@ static void push(struct verbs_ep *e)
         ring(e, n);
 }
 
+/* A completion that failed has broken it, or an abort; either way the device is to let go of the rest. */
+static void end_broken(struct verbs_ep *e)
+{
+    verbs_ep_abort(&e->base);
+    verbs_drain(e);
+}
+
 void verbs_post(struct fabric_ep *base, dsm_op *list)
 {
     struct verbs_ep *e = (struct verbs_ep *)base;
@@ -311,7 +318,7 @@ void verbs_post(struct fabric_ep *base, dsm_op *list)
         e->waiting = list;
     e->waiting_last = last;
     if (base->broken)
-        verbs_cancel(e);
+        end_broken(e);
     else
         push(e);
 }
@@ -339,7 +346,7 @@ int verbs_poll(struct fabric_ep *base)
     if (base->inflight && !base->broken && is_lost(e))
         fail_oldest(e);
     if (base->broken && base->inflight)
-        verbs_ep_abort(base);
+        end_broken(e);
     else
         push(e);
     return (int)(before - base->inflight);

@@ -92,6 +92,7 @@ struct verbs_ep {
     struct ibv_qp *qp; /* NULL once destroyed by an abort */
     struct ibv_cq *cq;
     struct ibv_comp_channel *channel;
+    int64_t drained; /* broken: when the device has had its time to flush; 0: it has not been told to */
     uint32_t psn;
     uint32_t lost;   /* the device said so: set by verbs_dev_event(), looked at by verbs_poll() */
     unsigned events; /* taken from the channel and not yet acknowledged */
@@ -138,6 +139,8 @@ void verbs_ep_abort(struct fabric_ep *e);
 void verbs_ep_close(struct fabric_ep *e);
 /* Reads what the device says of queue pairs, ports and itself. */
 void verbs_dev_event(struct fabric_dev *d);
+/* Of a broken endpoint: ends the ops that the device has let go of, or all that it had time for. */
+void verbs_drain(struct verbs_ep *e);
 /* Ends all ops of an active endpoint at once, without waiting for the queue to flush. */
 void verbs_ep_kill(struct verbs_ep *e);
 
