@@ -638,11 +638,16 @@ cdef class Queue(Handle):
 
     cdef c.dsm_queue_counts count(self) except *:
         cdef c.dsm_queue_counts n
-        self.check()
-        cdef int rc = c.dsm_queue_count(self.ptr, &n)
-        if rc:
-            raise self.failed(rc, "count")
-        return n
+        cdef int rc
+        self.enter()
+        try:
+            with nogil:  # it goes from message to message
+                rc = c.dsm_queue_count(self.ptr, &n)
+            if rc:
+                raise self.failed(rc, "count")
+            return n
+        finally:
+            self.leave()
 
     @property
     def counts(self):

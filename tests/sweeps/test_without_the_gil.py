@@ -1,0 +1,178 @@
+"""No public call keeps other threads of Python from running while it waits for another process.
+
+Each call of the table of remote faults, and of a remote, a batch and a context, is made with every op of it held back
+for a while. Another thread notes when it runs: it never has to wait for as long as one op takes. Where the machine was
+too busy for that, the ops take longer at the next try; a call that keeps the GIL fails at each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from remote_faults import SECRET, Child, Place, attempt, count, leave
+from remote_table import KINDS, ROWS
+
+import dsmem
+from dsmem import _core, errors
+
+OP_MS = (20, 60, 150)  # below what the last op of a call with a deadline gets at least
+PATIENCE = 60  # seconds; no op is given up
+
+
+def longest_wait(call: Callable[[], Any]) -> float:
+    """For how long, at most, another thread could not run during the call."""
+    ended, times = threading.Event(), [time.monotonic()]
+
+    def note() -> None:
+        while not ended.is_set():
+            times.append(time.monotonic())
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=note)
+    thread.start()
+    try:
+        call()
+    finally:
+        last = time.monotonic()
+        ended.set()
+        thread.join()
+    times = [*(one for one in times if one < last), last]
+    return max(after - before for before, after in itertools.pairwise(times))
+
+
+def keeps_the_gil(make: Callable[[int], contextlib.AbstractContextManager[Callable[[], Any]]]) -> bool:
+    """make: of a call whose ops take so many milliseconds."""
+    for ms in OP_MS:
+        with make(ms) as call:
+            if longest_wait(call) < ms / 1000:
+                return False
+    return True
+
+
+def test_a_call_that_keeps_it_is_found():
+    @contextlib.contextmanager
+    def sleeper(library: ctypes.CDLL, ms: int) -> Iterator[Callable[[], Any]]:
+        yield lambda: library.usleep(ms * 1000)
+
+    assert keeps_the_gil(functools.partial(sleeper, ctypes.PyDLL(None)))
+    assert not keeps_the_gil(functools.partial(sleeper, ctypes.CDLL(None)))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_objects(fault_place, row):
+    kind = KINDS[row.kind]
+    with Place(fault_place) as place:
+        first, last = count(place, kind, row)
+
+        @contextlib.contextmanager
+        def make(ms: int) -> Iterator[Callable[[], Any]]:
+            plan = f"{fault_place}://?delay={first}-{max(first, last)}:{ms}ms"
+            with place.make(kind) as owner, dsmem.Context(plan, secret=SECRET, peer_timeout=PATIENCE) as context:
+                obj = dsmem.attach(owner.ref, context)
+                row.before(obj)
+                row.owner_before(owner)
+                yield lambda: row.check(owner, *attempt(row, obj))
+                row.settle(owner, obj)
+                leave(kind, obj)
+
+        assert not keeps_the_gil(make)
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_opening(fault_place, kind):
+    @contextlib.contextmanager
+    def make(ms: int) -> Iterator[Callable[[], Any]]:
+        plan = f"{fault_place}://?delay=*:{ms}ms"
+        with (
+            Place(fault_place) as place,
+            place.make(kind) as owner,
+            dsmem.Context(plan, secret=SECRET, peer_timeout=PATIENCE) as context,
+        ):
+            yield lambda: dsmem.attach(owner.ref, context).close()
+
+    assert not keeps_the_gil(make)
+
+
+def test_counting_many_messages(here):
+    """It waits for nobody, and takes long all the same."""
+    with here.queue("q", create=True, capacity_bytes=1 << 26) as queue:
+        queue.put_many(np.zeros(1 << 22, "u8"), block=False)
+        for call in (lambda: queue.counts, queue.qsize, queue.empty, queue.full):
+            begun = time.monotonic()
+            call()
+            took = time.monotonic() - begun
+            assert any(longest_wait(call) < took / 2 for _ in range(5))
+    here.unlink("q")
+
+
+def batched(remote: Any) -> None:
+    with remote.context.batch() as batch:
+        batch.read(remote, 0, bytearray(8))
+
+
+OPS: dict[str, Callable[[Any], Any]] = {
+    "read": lambda remote: remote.read(0, bytearray(8)),
+    "write": lambda remote: remote.write(0, bytes(8)),
+    "read_many": lambda remote: remote.read_many([0, 8], bytearray(16)),
+    "write_many": lambda remote: remote.write_many([0, 8], bytes(16)),
+    "fetch_add": lambda remote: remote.fetch_add(0, 1),
+    "compare_swap": lambda remote: remote.compare_swap(0, 0, 1),
+    "batch": batched,
+}
+
+
+def test_every_op_has_a_row():
+    named = {name for name in dir(_core.Batch) if not name.startswith("_")} - set(OPS)
+    assert named == {"done"}  # no op
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_ops(fault_place, name):
+    @contextlib.contextmanager
+    def make(ms: int) -> Iterator[Callable[[], Any]]:
+        plan = f"{fault_place}://?delay=*:{ms}ms"
+        with (
+            dsmem.Context(fault_place, secret=SECRET) as owner,
+            dsmem.Context(plan, secret=SECRET, peer_timeout=PATIENCE) as context,
+            owner.allocate(4096) as region,
+            context.attach(region.descriptor) as remote,
+        ):
+            yield lambda: OPS[name](remote)
+
+    assert not keeps_the_gil(make)
+
+
+def own(pipe: Any, fabric: str) -> None:
+    with dsmem.Context(fabric, secret=SECRET) as context, context.allocate(4096) as region:
+        pipe.send(bytes(region.descriptor))
+        pipe.recv()
+
+
+@pytest.mark.parametrize("connected", [False, True])
+def test_attach_to_an_owner_that_is_stopped(fault_place, connected):
+    @contextlib.contextmanager
+    def make(ms: int) -> Iterator[Callable[[], Any]]:
+        with Child(own, fault_place) as owner, dsmem.Context(fault_place, secret=SECRET) as context:
+            descriptor = owner.pipe.recv()
+            if connected:
+                context.attach(descriptor).close()
+            os.kill(owner.process.pid, signal.SIGSTOP)
+
+            def attach() -> None:
+                with pytest.raises(errors.TimeoutError):
+                    context.attach(descriptor, timeout=ms / 1000)
+
+            yield attach
+
+    assert not keeps_the_gil(make)
