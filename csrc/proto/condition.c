@@ -26,6 +26,7 @@
 
 #include <stdlib.h>
 
+#define NEAR_PATIENCE_NS 2000000000 /* for the lock, by who closes the handle */
 enum { STATE = 0, WHO = 8, BELL = 16, WHEN = 24, FREE = 0, WAITING = 1, NOTIFIED = 2 };
 
 struct dsm_condition {
@@ -33,7 +34,7 @@ struct dsm_condition {
     dsm_lock *lock; /* the one that counts */
     uint64_t looked;
     uint8_t *copy;  /* far: of all lines */
-    uint64_t *left; /* far: of each line, the token of a wait of this handle that could not free it, or 0 */
+    uint64_t *left; /* of each line, the token of a wait of this handle that could not free it, or 0 */
     uint32_t owing; /* there may be one */
 };
 
@@ -174,8 +175,6 @@ static int open_lines(dsm_condition *c)
 void dsm_condition_abandon(dsm_waiter *w)
 {
     dsm_condition *c = w->condition;
-    if (!c->left)
-        return;
     note_u64(&c->left[w->line], w->token);
     publish_u32(&c->owing, 1);
 }
@@ -280,11 +279,9 @@ static int prepare(dsm_condition *c, dsm_lock *lock)
         return err_set(DSM_EMISMATCH, 0, "the condition goes with %s",
                        seat(c)->lock ? "another lock" : "a lock of its own");
     c->lock = lock ? lock : &c->inner;
-    if (seat(c)->near)
-        return 0;
-    c->copy = malloc((size_t)SYNC_LINE * seat(c)->count);
+    c->copy = seat(c)->near ? NULL : malloc((size_t)SYNC_LINE * seat(c)->count);
     c->left = calloc(seat(c)->count, sizeof *c->left);
-    return c->copy && c->left ? 0 : err_set(DSM_ENOMEM, 0, "condition");
+    return c->left && (c->copy || seat(c)->near) ? 0 : err_set(DSM_ENOMEM, 0, "condition");
 }
 
 int dsm_condition_open(dsm_remote *r, dsm_lock *lock, int64_t spin_ns, dsm_condition **out)
@@ -311,7 +308,8 @@ static int free_what_was_left(dsm_condition *c)
     bool held = dsm_lock_held(c->lock);
     if (!observe_u32(&c->owing))
         return 0;
-    int rc = held ? 1 : dsm_lock_acquire(c->lock, remote_patience(seat(c)->r));
+    int64_t patience = remote_patience(seat(c)->r);
+    int rc = held ? 1 : dsm_lock_acquire(c->lock, patience < 0 ? NEAR_PATIENCE_NS : patience);
     if (rc <= 0)
         return rc ? rc : err_set(DSM_ETIME, 0, "the lock did not become free, which a wait that was cut off needs");
     rc = open_lines(c);

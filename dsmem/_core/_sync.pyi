@@ -223,6 +223,10 @@ class Condition(Lock):
             The lock is not held with this handle.
         TooManyMembersError
             As many wait as can.
+        TransportError, PeerDeadError and so on; what a signal handler raises
+            The lock is held, unless it could not be had again: a handler raised while wait() took it, or it did not
+            come within 2 seconds of the exception. Then release() and notify() raise NotHeldError, and leaving a with
+            block leaves alone what another thread holds.
         """
 
     def wait_for(self, predicate: Callable[[], _T], timeout: float | None = None) -> _T:

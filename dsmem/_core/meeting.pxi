@@ -72,6 +72,10 @@ cdef class Event(SyncHandle):
 
 # ---- condition ----
 
+cdef enum:
+    AFTER_NS = 2000000000  # how long an exception out of a wait is kept back for the lock
+
+
 cdef int condition_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
     return c.dsm_condition_wait(<c.dsm_waiter *> arg, timeout_ns)
 
@@ -104,22 +108,21 @@ cdef class Condition(Lock):
         self.began(remote)
         self.near = lock.near if lock is not None else remote.near
 
-    cdef int take_again(self, c.dsm_waiter *waiter) except -1:
-        """The lock, also when a signal's handler wants to raise: it may do so when the lock is held again."""
+    cdef int take_again(self, c.dsm_waiter *waiter, int64_t ns) except -1:
+        """1: the lock is held again, 0: not within ns (-1: no limit). Without it the line is for who has it next."""
         cdef int rc = 0
-        while not rc:
-            with nogil:
-                rc = c.dsm_lock_acquire(self.ptr, SLICE_NS)
-        if rc < 0:
-            c.dsm_condition_abandon(waiter)
-            raise self.failed(rc, "acquire")
-        return 0
+        try:
+            rc = self.attempts(lock_attempt, self.ptr, ns, "acquire")
+        finally:
+            if not rc:
+                c.dsm_condition_abandon(waiter)
+        return rc
 
     cdef int wait_once(self, int64_t ns) except -1:
         """1: notified, 0: not, 2: another one inherited before; the lock is held again, unless it could not be had."""
         cdef Lock lock = self.counted()
         cdef unsigned int depth = lock.depth
-        cdef bint mine = False
+        cdef bint had = c.dsm_lock_held(self.ptr), mine = False
         cdef int rc
         self.refuse_others()
         lock.depth = 0
@@ -128,6 +131,8 @@ cdef class Condition(Lock):
         finally:
             if mine:
                 lock.owner, lock.depth = PyThread_get_thread_ident(), depth
+            elif had and not self.reentrant:
+                self.lose()
         return rc
 
     cdef int wait_released(self, int64_t ns, bint *mine) except -1:
@@ -143,15 +148,13 @@ cdef class Condition(Lock):
             woken = self.attempts(condition_attempt, &waiter, ns, "wait")
         except BaseException:
             try:
-                self.take_again(&waiter)
-                mine[0] = True
-                if self.finish(&waiter, 0):  # what it was given is for another waiter
+                mine[0] = self.take_again(&waiter, AFTER_NS)
+                if mine[0] and self.finish(&waiter, 0):  # what it was given is for another waiter
                     self.wake(1)
             except errors.DsmemError:
                 pass
             raise
-        self.take_again(&waiter)
-        mine[0] = True
+        mine[0] = self.take_again(&waiter, -1)
         rc = self.finish(&waiter, woken == c.DSM_CONDITION_INHERIT)
         return 2 if not rc and woken == c.DSM_CONDITION_INHERIT else rc
 

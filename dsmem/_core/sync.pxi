@@ -141,6 +141,7 @@ cdef class Lock(SyncHandle):
     cdef unsigned long owner  # thread that has it, while depth is not 0
     cdef unsigned int depth
     cdef Lock other           # the lock that a condition goes with, where that is not its own
+    cdef set lost             # of a plain one: threads whose wait() ended without it, until they take or release it
 
     def __init__(self, Remote remote not None, spin=None):
         cdef int64_t spin_ns = nanoseconds(spin, "spin")
@@ -168,7 +169,13 @@ cdef class Lock(SyncHandle):
 
     @cython.final
     cdef inline bint take(self, int64_t ns) except -1:
-        return self.take_counted(ns) if self.reentrant else self.take_once(ns)
+        cdef bint got
+        if self.reentrant:
+            return self.take_counted(ns)
+        got = self.take_once(ns)
+        if got and self.counted().lost is not None:
+            self.lost_before()
+        return got
 
     @cython.final
     cdef Lock counted(self):
@@ -189,11 +196,37 @@ cdef class Lock(SyncHandle):
 
     @cython.final
     cdef int refuse_others(self) except -1:
-        """Re-entrant: this thread has it."""
+        """Re-entrant: this thread has it. A plain one may be any thread's, but not of one that has lost it."""
         cdef Lock lock = self.counted()
-        if self.reentrant and not (lock.depth and lock.owner == PyThread_get_thread_ident()):
-            raise refused(c.DSM_ENOTHELD, f"{self.noun()}: not held by this thread")
+        if self.reentrant:
+            if not (lock.depth and lock.owner == PyThread_get_thread_ident()):
+                raise refused(c.DSM_ENOTHELD, f"{self.noun()}: not held by this thread")
+        elif lock.lost is not None and get_ident() in lock.lost:
+            self.refuse_lost()
         return 0
+
+    @cython.final
+    cdef int refuse_lost(self) except -1:
+        raise refused(c.DSM_ENOTHELD, f"{self.noun()}: this thread's wait() ended without the lock")
+
+    @cython.final
+    cdef int lose(self) except -1:
+        """This thread's wait() ends without the lock: what the handle holds from now on is another thread's."""
+        cdef Lock lock = self.counted()
+        if lock.lost is None:
+            lock.lost = set()
+        lock.lost.add(get_ident())
+        return 0
+
+    @cython.final
+    cdef bint lost_before(self) except -1:
+        """Whether this thread had lost it, which is forgotten."""
+        cdef Lock lock = self.counted()
+        cdef bint had = get_ident() in lock.lost
+        lock.lost.discard(get_ident())
+        if not lock.lost:
+            lock.lost = None
+        return had
 
     @cython.final
     cdef inline bint take_once(self, int64_t ns) except -1:
@@ -213,6 +246,8 @@ cdef class Lock(SyncHandle):
         try:
             if self.reentrant:
                 self.give_back_counted()
+            elif self.counted().lost is not None and self.lost_before():
+                self.refuse_lost()
             else:
                 self.give_back_once()
         finally:

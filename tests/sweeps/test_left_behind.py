@@ -10,6 +10,7 @@ from remote_faults import OUTAGE, SECRET, Place, persistently
 
 import dsmem
 from dsmem import errors
+from dsmem.node import memory_of
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,59 @@ def test_a_release_in_doubt_of_a_lock_that_was_broken(place):
             thread.join()
             obj.close()
     place.cluster.unlink("left")
+
+
+def condition_of(lock, ref, context):
+    return dsmem.sync.Condition._open(memory_of(ref, context), None, ref.name, lock=lock)
+
+
+def test_a_wait_that_lost_a_plain_lock_gives_back_nobody_else_s(place):
+    """The lock can't be had again, and another thread gets it with the same handle, before the block is left."""
+    owner = place.cluster.lock("left", create=True)
+    made = place.cluster.condition("wait", owner, create=True)
+    with owner:  # so that the guess at the word is wrong each time
+        pass
+    for way in ("with", "release"):
+        with place.caller() as context, contextlib.closing(dsmem.attach(owner.ref, context)) as lock:
+            condition = condition_of(lock, made.ref, context)
+            with lock:
+                first = context.stats["posts"] + 5  # behind those that begin the wait
+                condition.wait(0.01)
+            condition.close()
+        context = place.caller(f"fail={first}-{first + 60}")
+        lock = dsmem.attach(owner.ref, context)
+        condition = condition_of(lock, made.ref, context)
+        failed, taken, seen = threading.Event(), threading.Event(), []
+
+        def wait(way=way, lock=lock, condition=condition, failed=failed, taken=taken, seen=seen):
+            try:
+                lock.acquire()
+                condition.wait(5)
+            except errors.TransportError as error:
+                failed.set()
+                taken.wait()
+                try:
+                    lock.__exit__(type(error), error, None) if way == "with" else lock.release()
+                except errors.NotHeldError as refusal:
+                    seen.append(refusal)
+
+        thread = threading.Thread(target=wait, daemon=True)
+        thread.start()
+        failed.wait()
+        assert persistently(lambda lock=lock: lock.acquire(timeout=5))
+        token = lock.token
+        taken.set()
+        thread.join()
+        assert lock.token == token and owner.locked() and len(seen) == (way == "release")
+        lock.release()
+        with lock:  # the thread's own again
+            condition.notify()
+        persistently(condition.close)
+        lock.close()
+        context.close()
+    for obj in (made, owner):
+        obj.unlink()
+        obj.close()
 
 
 def party(barrier, out):

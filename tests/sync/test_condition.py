@@ -225,6 +225,53 @@ def test_a_signal_leaves_the_lock_held_and_passes_the_notification_on(near):
     assert second.result() == WOKEN
 
 
+class Enough(Exception):
+    """What the handlers here raise."""
+
+
+def enough(*_):
+    raise Enough
+
+
+@pytest.mark.parametrize("kind, notified", [("own", True), ("plain", False)])
+def test_a_signal_ends_a_wait_for_a_lock_that_does_not_come(world, kind, notified):
+    """Another one has the lock and does not give it back: the interrupt comes out, and the lock is not held."""
+    lock = world.make("lock", name="lock") if kind == "plain" else None
+    condition = world.make("condition", waiters=8, lock=lock)
+    holder = world.actor(lock or condition)
+    before = signal.signal(signal.SIGUSR1, enough)
+    try:
+        with pytest.raises(Enough), condition:
+            notify = "obj.notify()" if notified else "None"
+            holder.start(f"obj.acquire(), {notify}, os.kill({os.getpid()}, {int(signal.SIGUSR1)})")
+            try:
+                condition.wait()
+            finally:
+                for call in (condition.notify, condition.wait) + (() if lock else (condition.release,)):
+                    with pytest.raises(errors.NotHeldError):
+                        call()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert holder.result()[0] is True and condition.locked()
+    with pytest.raises(errors.NotHeldError):
+        condition.release()
+    holder.kill()
+    if world.far:
+        assert condition.break_(condition.holder())
+    with condition:
+        assert condition.wait(0) is False
+        assert not lines_in_use(condition)
+    condition.close()
+
+
+def lines_in_use(condition):
+    raw = bytearray(condition._memory.remote.nbytes)
+    condition._memory.remote.read(0, raw)
+    members = int.from_bytes(raw[64:68], "little")
+    own = 256 + (8 * members + 63) // 64 * 64
+    return sum(any(raw[at + 8 : at + 16]) for at in range(own, own + 64 * 8, 64))
+
+
 def test_another_one_s_line(near):
     """A waiter whose line somebody has overwritten says so, and leaves the line alone."""
     condition = near.make("condition", waiters=8)
