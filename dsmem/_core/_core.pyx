@@ -24,8 +24,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 from numpy cimport (
-    NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_CLONGDOUBLE, PyArray_CheckExact, PyArray_DATA, PyArray_FLAGS,
-    PyArray_DIMS, PyArray_NBYTES, PyArray_NDIM, PyArray_TYPE, import_array, ndarray,
+    NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_CLONGDOUBLE, PyArray_CheckExact, PyArray_DATA, PyArray_DESCR,
+    PyArray_DIMS, PyArray_FLAGS, PyArray_NBYTES, PyArray_NDIM, PyArray_TYPE, import_array, ndarray,
 )
 from posix.fcntl cimport O_CLOEXEC, open as posix_open
 from posix.unistd cimport close as posix_close, getpid

@@ -214,6 +214,7 @@ cdef class SegmentCore(Handle):
     def _grown(self, nbytes):
         raise NotImplementedError
 
+    @cython.final
     cdef inline int fresh(self) except -1:
         """Near, another process's resize is seen at once, for the price of one load. The caller has entered."""
         if self.near and c.dsm_segment_rows_near(self.remote.ptr) != self.s.rows:
@@ -268,6 +269,7 @@ cdef class SegmentCore(Handle):
 
     # -- where an index lies --
 
+    @cython.final
     cdef int step(self, object index, int axis, uint64_t *at) except -1:
         """Add where index is on the axis; 0: it is no int."""
         cdef Py_ssize_t i
@@ -292,6 +294,7 @@ cdef class SegmentCore(Handle):
     cdef object outside(self, object index):
         return errors.OutOfBoundsError(f"index {index!r}; the segment has shape {self._shape()}")
 
+    @cython.final
     cdef int locate(self, object index, uint64_t *at, uint64_t *n, int *axes) except -1:
         """1: the index is n bytes in one piece from *at on, of which *axes axes are left. 0: it is not so simple."""
         cdef Py_ssize_t start, stop, step
@@ -381,6 +384,7 @@ cdef class SegmentCore(Handle):
 
     # -- reading and writing --
 
+    @cython.final
     cdef inline int move(self, bint reads, uint64_t at, void *local, uint64_t n) except -1:
         cdef int rc
         cdef Remote remote = self.remote
@@ -395,6 +399,7 @@ cdef class SegmentCore(Handle):
             c.dsm_segment_ring(self.remote.ptr)
         return 0
 
+    @cython.final
     cdef object scalar(self, uint64_t at):
         """The element as NumPy makes scalars. Near, the cell is filled and read without giving the GIL back."""
         cdef Py_buffer view
@@ -418,7 +423,8 @@ cdef class SegmentCore(Handle):
         finally:
             self.leave()
 
-    cdef object read_index(self, object index, object out):
+    @cython.final
+    cdef inline object read_index(self, object index, object out):
         cdef uint64_t at = 0, n = 0
         cdef int axes = 0
         cdef Py_buffer view
@@ -430,7 +436,8 @@ cdef class SegmentCore(Handle):
                 return self.scalar(at)
             out = np.empty(self._rest(axes, n), self.dtype)
         if isinstance(out, ndarray):
-            self.check_out(<ndarray> out)
+            if not described(<ndarray> out, self.dtype) or not PyArray_CheckExact(out):
+                self.check_out(<ndarray> out)
             if <uint64_t> PyArray_NBYTES(<ndarray> out) != n:
                 raise errors.MismatchError(f"out has {out.nbytes} bytes, the index {n}; pass as many")
             if not flat(<ndarray> out, NPY_ARRAY_WRITEABLE):
@@ -446,8 +453,9 @@ cdef class SegmentCore(Handle):
             PyBuffer_Release(&view)
         return out
 
+    @cython.final
     cdef int check_out(self, ndarray out) except -1:
-        if not (out.dtype is self.dtype or out.dtype == self.dtype):
+        if not (described(out, self.dtype) or out.dtype == self.dtype):
             raise errors.MismatchError(f"out has dtype {out.dtype}, the segment {self.dtype}; pass the same")
         if not PyArray_CheckExact(out):
             refuse_array(out)
@@ -490,6 +498,7 @@ cdef class SegmentCore(Handle):
         finally:
             self.leave()
 
+    @cython.final
     cdef int write_index(self, object index, object data) except -1:
         cdef uint64_t at = 0, n = 0
         cdef int axes = 0
@@ -501,7 +510,7 @@ cdef class SegmentCore(Handle):
             return self.write_pieces(index, data)
         kind = type(data)
         if PyArray_CheckExact(data):
-            if ((data.dtype is self.dtype or data.dtype == self.dtype) and flat(<ndarray> data, 0)
+            if ((described(<ndarray> data, self.dtype) or data.dtype == self.dtype) and flat(<ndarray> data, 0)
                     and self.fits(<ndarray> data, axes, n)):
                 return self.move(False, at, PyArray_DATA(<ndarray> data), n)
             return self.write_pieces(index, data)
@@ -723,6 +732,11 @@ cdef object plain(object index):
 cdef bint is_place(object index):
     """Whether it is an int of some kind. To NumPy a bool is none, but a mask, whose elements are a copy elsewhere."""
     return hasattr(index, "__index__") and np.ndim(index) == 0 and np.asarray(index).dtype.kind in "iuO"
+
+
+cdef inline bint described(ndarray array, object dtype):
+    """By this very dtype object: the usual case, told without a call of Python."""
+    return <void *> PyArray_DESCR(array) == <void *> dtype
 
 
 cdef inline bint flat(ndarray array, int flags):
