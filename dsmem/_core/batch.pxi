@@ -73,12 +73,12 @@ cdef class Batch:
         self.room = room
         return 0
 
-    cdef int check_open(self) except -1:
+    cdef inline int check_open(self) except -1:
         if self.state > ENTERED:
             raise refused(c.DSM_ECLOSED, "the batch has been executed, or its block raised; make a new one")
         return 0
 
-    cdef c.dsm_op *_next(self, Remote remote, int code, object offset, bint fence) except NULL:
+    cdef inline c.dsm_op *_next(self, Remote remote, int code, object offset, bint fence) except NULL:
         """Room for one op more; it counts once self.n is raised."""
         cdef uint64_t at = offset_of(offset)
         cdef c.dsm_op *op
@@ -99,7 +99,7 @@ cdef class Batch:
         op.offset = at
         return op
 
-    cdef int _copy(self, Remote remote, int code, object offset, object buffer, bint fence) except -1:
+    cdef inline int _copy(self, Remote remote, int code, object offset, object buffer, bint fence) except -1:
         cdef Py_buffer view
         cdef c.dsm_op *op
         take(buffer, &view, code == c.DSM_OP_READ)  # first: it may run a program, which may add ops here

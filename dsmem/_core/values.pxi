@@ -206,6 +206,8 @@ cdef inline int take(object buffer, Py_buffer *view, bint writable) except -1:
     if is_plain(buffer, writable):
         return PyBuffer_FillInfo(view, buffer, PyArray_DATA(<ndarray> buffer), PyArray_NBYTES(<ndarray> buffer), False,
                                  PyBUF_SIMPLE)
+    if PyByteArray_CheckExact(buffer) or (PyBytes_CheckExact(buffer) and not writable):
+        return PyObject_GetBuffer(buffer, view, PyBUF_WRITABLE if writable else PyBUF_SIMPLE)
     return take_export(buffer, view, writable)
 
 
@@ -214,7 +216,7 @@ cdef int take_export(object buffer, Py_buffer *view, bint writable) except -1:
     cdef bint is_array = isinstance(buffer, ndarray)
     if is_array:
         refuse_array(buffer)
-    elif not PyBytes_CheckExact(buffer):
+    else:
         flags |= PyBUF_FORMAT | PyBUF_ND
     try:
         PyObject_GetBuffer(buffer, view, flags)
