@@ -184,6 +184,60 @@ static void seals_late(void)
     close(fd);
 }
 
+/* ---- offsets of the caller's, which lie in memory that others write: between the look at them and their use, too ---- */
+
+enum { OFFSETS = 2, PIECE = 8, ENOUGH = 60000 };
+
+static struct {
+    uint64_t at[OFFSETS];
+    uint32_t stop;
+} caller;
+
+static void *move_offsets(void *arg)
+{
+    for (unsigned i = 0; !peek_u32(&caller.stop); i++) {
+        note_u64(&caller.at[i % OFFSETS], UINT64_MAX / 4 & ~7ull); /* whoever follows it leaves the region, and ends */
+        cpu_relax();
+        note_u64(&caller.at[i % OFFSETS], i % OFFSETS * PIECE);
+        cpu_relax();
+    }
+    return arg;
+}
+
+/* Each op is in bounds or refused, and both happen. */
+static void offsets_change(dsm_remote *r)
+{
+    static uint8_t local[OFFSETS * PIECE];
+    int moved[2] = {0}, refused[2] = {0};
+    pthread_t thread;
+    caller.stop = 0;
+    memset(caller.at, 0, sizeof caller.at);
+    CHECK(!pthread_create(&thread, NULL, move_offsets, NULL));
+    for (int i = 0; moved[0] < ENOUGH || moved[1] < ENOUGH || refused[0] < ENOUGH || refused[1] < ENOUGH; i++) {
+        int rc = i & 1 ? dsm_read_many(r, caller.at, OFFSETS, local, PIECE, -1)
+                       : dsm_write_many(r, caller.at, OFFSETS, local, PIECE, -1);
+        CHECK(!rc || rc == -DSM_EBOUNDS);
+        (rc ? refused : moved)[i & 1]++;
+    }
+    note_u32(&caller.stop, 1);
+    pthread_join(thread, NULL);
+}
+
+static void offsets_change_of_a_region(const char *fault)
+{
+    dsm_ctx *owner = open_context(NULL), *user = open_context(fault);
+    uint8_t raw[DSM_DESC_MAX];
+    dsm_region *region;
+    dsm_remote *r;
+    CHECK(!dsm_alloc(owner, OFFSETS * PIECE, ALL, &region));
+    CHECK(!dsm_attach(user, raw, (size_t)dsm_region_descriptor(region, raw), -1, &r));
+    offsets_change(r);
+    CHECK(!dsm_remote_close(r));
+    dsm_close(user);
+    CHECK(!dsm_region_close(region));
+    dsm_close(owner);
+}
+
 int main(void)
 {
     static const uint32_t flags[] = {0, DSM_QUEUE_CHECKED, DSM_QUEUE_MANY_CONSUMERS, DSM_QUEUE_DROP_OLDEST};
@@ -195,6 +249,8 @@ int main(void)
     header_changes();
     rows_change();
     seals_late();
+    offsets_change_of_a_region(NULL);
+    offsets_change_of_a_region("");
     puts("ok");
     return 0;
 }
