@@ -86,7 +86,9 @@ typedef struct {
     int64_t peer_timeout_ns; /* a silent peer is an error after about this; 0: the default, 2 s */
     int64_t spin_ns;         /* how long to poll before sleeping; <0: the default, 50 us (0 on a one-core host) */
     int depth;               /* send queue depth; 0: the default, 128 */
-    const char *fault;       /* NULL, or a fault plan (fabric/fault/fault.h) */
+    int service_level;       /* verbs: of what is sent, 0 … 15 */
+    int traffic_class; /* verbs: likewise, 0 … 255; lies in the global header, which is sent where it is not 0 */
+    const char *fault; /* NULL, or a fault plan (fabric/fault/fault.h) */
 } dsm_options;
 
 typedef struct {

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from dsmem import _core, errors, leftovers, secret
 
-_OPTIONS = ("gid", "mtu", "depth")
+_OPTIONS = ("gid", "mtu", "depth", "sl", "traffic_class")
 _log = logging.getLogger("dsmem")
 
 
@@ -26,6 +26,8 @@ class FabricURL:
     gid: int = -1
     mtu: int = 0
     depth: int = 0
+    sl: int = 0
+    traffic_class: int = 0
     fault: str | None = None
 
     def __str__(self) -> str:
@@ -36,6 +38,8 @@ class FabricURL:
             f"gid={self.gid}" if self.gid >= 0 else "",
             f"mtu={self.mtu}" if self.mtu else "",
             f"depth={self.depth}" if self.depth else "",
+            f"sl={self.sl}" if self.sl else "",
+            f"traffic_class={self.traffic_class}" if self.traffic_class else "",
             self.fault or "",
         )
         query = "&".join(filter(None, options))
@@ -123,7 +127,8 @@ class Context(_core.Context):
     ----------
     fabric : str
         "auto" (shared memory, unless ``$DSMEM_FABRIC`` says otherwise), "shm", "verbs", or a URL with device, port and
-        options: "verbs://mlx5_0:1?gid=3&mtu=4096".
+        options: "verbs://mlx5_0:1?gid=3&mtu=4096". Of what it sends ``sl`` is the service level, 0 to 15, and
+        ``traffic_class`` that of the global header, 0 to 255, DSCP and ECN on RoCE v2.
     secret : bytes, optional
         What nodes prove to each other that they know, at least 16 bytes. By default that of :func:`default_secret`.
         What is not 64 hexadecimal digits is stretched, which takes about 0.1 s once per process.
@@ -173,6 +178,8 @@ class Context(_core.Context):
             peer_timeout=peer_timeout,
             spin=spin,
             depth=_whole("depth", depth) or url.depth,
+            service_level=url.sl,
+            traffic_class=url.traffic_class,
             fault=url.fault,
         )
         _open.add(self)

@@ -86,6 +86,8 @@ class Context:
         peer_timeout: float = 2.0,
         spin: float | None = None,
         depth: int = 0,
+        service_level: int = 0,
+        traffic_class: int = 0,
         fault: str | None = None,
     ) -> None: ...
     @property

@@ -63,7 +63,7 @@ cdef extern from "dsm.h" nogil:
         const void *secret
         size_t secret_len
         int64_t peer_timeout_ns, spin_ns
-        int depth
+        int depth, service_level, traffic_class
         const char *fault
 
     ctypedef struct dsm_caps:

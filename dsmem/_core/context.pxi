@@ -64,7 +64,7 @@ cdef class Context(Handle):
     cdef list watches       # of the event loops that wait for its ops
 
     def __init__(self, fabric, *, secret, device="", port=0, gid_index=-1, mtu=0, listen=None, peer_timeout=2.0,
-                 spin=None, depth=0, fault=None):
+                 spin=None, depth=0, service_level=0, traffic_class=0, fault=None):
         cdef c.dsm_options o
         cdef int rc
         cdef c.dsm_ctx *ptr = NULL
@@ -76,6 +76,7 @@ cdef class Context(Handle):
         o.fabric = <const char *> fabric_b
         o.device = <const char *> device_b
         o.port, o.gid_index, o.mtu, o.depth = port, gid_index, mtu, depth
+        o.service_level, o.traffic_class = service_level, traffic_class
         if listen_b is not None:
             o.listen = <const char *> listen_b
         if fault_b is not None:

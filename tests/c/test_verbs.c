@@ -14,16 +14,22 @@
 #define HOUR (INT64_C(3600) * 1000 * MS)
 enum { BIG = 64 * 1024, OWNERS = 5 };
 
-static int try_open(const char *device, int gid_index, int64_t peer_timeout, dsm_ctx **out)
+static dsm_options options(void)
 {
     dsm_options o;
     dsm_options_init(&o);
     o.fabric = "verbs";
-    o.device = device;
-    o.gid_index = gid_index;
     o.listen = "127.0.0.1";
     o.secret = "a secret that all C tests share.";
     o.secret_len = 32;
+    return o;
+}
+
+static int try_open(const char *device, int gid_index, int64_t peer_timeout, dsm_ctx **out)
+{
+    dsm_options o = options();
+    o.device = device;
+    o.gid_index = gid_index;
     o.peer_timeout_ns = peer_timeout;
     return dsm_open(&o, out);
 }
@@ -110,6 +116,40 @@ static void addresses(void)
     dsm_close(user);
     CHECK(!dsm_region_close(region));
     dsm_close(owner);
+    CHECK(!fake.regs && !fake.queue_pairs);
+}
+
+static int open_service(int level, int traffic_class, dsm_ctx **out)
+{
+    dsm_options o = options();
+    o.service_level = level;
+    o.traffic_class = traffic_class;
+    return dsm_open(&o, out);
+}
+
+/* The last connection is that of the user, whose packets carry what it was opened with. */
+static void service(bool local_route, int level, int traffic_class)
+{
+    fake.local_route = local_route;
+    owner = open_context(0);
+    CHECK(!open_service(level, traffic_class, &user));
+    CHECK(!dsm_alloc(owner, BIG, 7, &region) && !attach(region, &remote));
+    CHECK(fake.ah.sl == level && fake.ah.is_global == (!local_route || traffic_class));
+    CHECK(fake.ah.grh.traffic_class == traffic_class); /* only a global header has one */
+    close_two();
+    fake.local_route = false;
+}
+
+static void services(void)
+{
+    static const int bad[][2] = {{16, 0}, {-1, 0}, {0, 256}, {0, -1}};
+    dsm_ctx *c;
+    service(false, 0, 0);
+    service(true, 15, 0);
+    service(true, 3, 106);
+    service(false, 0, 255);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        CHECK(open_service(bad[i][0], bad[i][1], &c) == -DSM_EINVAL);
     CHECK(!fake.regs && !fake.queue_pairs);
 }
 
@@ -379,6 +419,7 @@ int main(void)
     }
     choice();
     addresses();
+    services();
     stalls(false);
     stalls(true);
     drained_without_the_lock();

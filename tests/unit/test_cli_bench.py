@@ -240,7 +240,13 @@ def test_perftests_options_mean_verbs(monkeypatch):
 
 @pytest.mark.parametrize(
     "text",
-    ["shm://", "verbs://rxe0:1?gid=0&mtu=1024", "verbs://?depth=16", "fault+shm://?fail=3&every=2", "fault+verbs://m"],
+    [
+        "shm://",
+        "verbs://rxe0:1?gid=0&mtu=1024",
+        "verbs://?depth=16&sl=3&traffic_class=106",
+        "fault+shm://?fail=3&every=2",
+        "fault+verbs://m",
+    ],
 )
 def test_fabric_urls_go_round(text):
     url = context.parse_fabric(text)

@@ -22,6 +22,8 @@ SECRET = b"the secret of these tests"
         ("verbs://[", "Invalid IPv6 URL"),
         ("verbs://a:x", "port='x' is not a number"),
         ("verbs://a:99999999999", "fabric option port=99999999999: a whole number"),
+        ("verbs://?sl=x", "sl='x' is not a number"),
+        ("verbs://?tc=1", "no option 'tc'; there are gid, mtu, depth, sl, traffic_class"),
         ("verbs://a\udcff", "is no character of UTF-8"),
         ("verbs://a\0", "is no character of UTF-8"),
         ("fault+shm://?a=\udcff", "is no character of UTF-8"),

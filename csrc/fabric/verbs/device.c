@@ -89,7 +89,7 @@ static int best_gid(struct verbs_dev *d)
             d->gid_index = i;
         }
     }
-    return best < 0 && (d->roce || d->grh)
+    return best < 0 && verbs_global(d)
                ? err_set(DSM_ENODEV, 0, "%s port %d has no GID; give its network interface an address", d->name,
                          d->port)
                : 0;
@@ -316,15 +316,29 @@ static int try_device(struct verbs_dev *d, struct ibv_device *dev, const dsm_opt
     return rc;
 }
 
+/* What no device could do. */
+static int check_options(const dsm_options *o)
+{
+    if (o->port < 0 || o->port > 255)
+        return err_set(DSM_EINVAL, 0, "port %d; it is 1 to 255", o->port);
+    if (o->service_level < 0 || o->service_level > 15)
+        return err_set(DSM_EINVAL, 0, "service level %d; it is 0 to 15", o->service_level);
+    if (o->traffic_class < 0 || o->traffic_class > 255)
+        return err_set(DSM_EINVAL, 0, "traffic class %d; it is 0 to 255", o->traffic_class);
+    return 0;
+}
+
 /* The first device that can be set up; where none can, what was wrong with the first one. */
 static int choose(struct verbs_dev *d, const dsm_options *o)
 {
     struct ibv_device **list;
     const char *wanted = o->device && *o->device ? o->device : NULL;
     dsm_failure first = {0};
-    int n, rc = o->port < 0 || o->port > 255 ? err_set(DSM_EINVAL, 0, "port %d", o->port) : list_devices(&list, &n);
-    if (rc)
+    int n, rc = check_options(o);
+    if (rc || (rc = list_devices(&list, &n)))
         return rc;
+    d->sl = (uint8_t)o->service_level;
+    d->tclass = (uint8_t)o->traffic_class;
     for (int i = 0; i < n && !d->ctx; i++) {
         if (wanted && strcmp(ibv.get_device_name(list[i]), wanted))
             continue;

@@ -176,12 +176,13 @@ static int to_rtr(struct verbs_ep *e, const uint8_t *b)
         .rq_psn = get_u32(b + 4),
         .max_dest_rd_atomic = e->passive ? d->max_served : 1,
         .min_rnr_timer = 12,
-        .ah_attr = {.port_num = d->port, .dlid = get_u16(b + 8), .is_global = d->roce || d->grh || b[13]},
+        .ah_attr = {.port_num = d->port, .dlid = get_u16(b + 8), .sl = d->sl, .is_global = verbs_global(d) || b[13]},
     };
     if (a.ah_attr.is_global) {
         memcpy(a.ah_attr.grh.dgid.raw, b + 16, 16);
         a.ah_attr.grh.sgid_index = (uint8_t)d->gid_index;
         a.ah_attr.grh.hop_limit = 64;
+        a.ah_attr.grh.traffic_class = d->tclass;
     }
     int sys = ibv.modify_qp(e->qp, &a,
                             IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |

@@ -61,6 +61,7 @@ struct verbs_dev {
     uint8_t max_served; /* that a peer may have outstanding here */
     bool roce, grh;     /* grh: the port takes no packet without a global header */
     uint8_t link;       /* enum verbs_link */
+    uint8_t sl, tclass; /* of what we send */
     uint16_t pkey;      /* of index 0, which we use */
     uint32_t lost;      /* the device said so */
     int gid_index;
@@ -109,6 +110,9 @@ struct verbs_ep {
     dsm_op *waiting, *waiting_last;
     uint64_t placed; /* bytes of the first waiting op that are posted already */
 };
+
+/* Whether what we send has a global header, whatever its receiver wants. */
+static inline bool verbs_global(const struct verbs_dev *d) { return d->roce || d->grh || d->tclass; }
 
 /* region.c */
 int verbs_mem_alloc(struct fabric_dev *d, uint64_t nbytes, uint32_t access, struct fabric_mem **out);
