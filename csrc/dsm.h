@@ -502,13 +502,19 @@ int dsm_rwlock_open(dsm_remote *r, int64_t spin_ns, dsm_rwlock **out);
 int dsm_rwlock_leave(dsm_rwlock *rw);
 void dsm_rwlock_close(dsm_rwlock *rw);
 int dsm_rwlock_read(dsm_rwlock *rw, int64_t timeout_ns);
-int dsm_rwlock_unread(dsm_rwlock *rw); /* ENOTHELD */
+/* ENOTHELD: it does not read, or that was broken. After another error it does not read either, and writers may still wait for it:
+ * each later call tries to clear that, this one and leave among them. */
+int dsm_rwlock_unread(dsm_rwlock *rw);
 /* To write: claim, then drain, each until it answers 1. Who gives up between them unclaims with unused = 1. */
 int dsm_rwlock_claim(dsm_rwlock *rw, int64_t timeout_ns);
 int dsm_rwlock_drain(dsm_rwlock *rw, int64_t timeout_ns);
 int dsm_rwlock_unclaim(dsm_rwlock *rw, int unused);     /* ENOTHELD */
 dsm_lock *dsm_rwlock_lock(dsm_rwlock *rw);              /* the writer's: held, token, recovered, locked */
 int dsm_rwlock_readers(dsm_rwlock *rw, int *recovered); /* of this handle */
+/* Who reads: how many, at most 1024, or -DSM_E…. The writer is dsm_lock_holder() of its lock. */
+int dsm_rwlock_inside(dsm_rwlock *rw, uint64_t *identities);
+/* As dsm_lock_break(), of whatever that one holds, as the writer or as a reader. */
+int dsm_rwlock_break(dsm_rwlock *rw, uint64_t holder);
 
 typedef struct dsm_semaphore dsm_semaphore;
 int dsm_semaphore_open(dsm_remote *r, int64_t spin_ns, dsm_semaphore **out);

@@ -14,6 +14,9 @@
  *   word are no hindrance.
  * THE DEAD: a writer's word is taken over as a lock is; a reader that finds a dead writer frees the word and leaves the news in it
  *   until a writer takes it. A dead reader's 'inside' is cleared by the writer that waits for it, or with its entry (member.h).
+ * BROKEN: who answers for it that a reader is gone clears its 'inside' with two changes at once. The reader's own swaps, of which
+ *   one may be in doubt, make one: so a reader that lives finds out, at the latest when it goes.
+ * OWED: a reader that can't clear its 'inside' is out all the same; the handle clears it with its next call, or when it leaves.
  */
 #include "lock.h"
 
@@ -25,9 +28,11 @@ struct dsm_rwlock {
     pthread_mutex_t own; /* of what follows, and of this member's word */
     uint32_t readers;    /* of this handle */
     uint64_t mine;       /* this member's word as last known */
+    bool doubt;          /* it may have been changed once more from here */
+    uint32_t owed;       /* nobody reads with this handle, and 'inside' may be set */
     bool news;           /* a reader's: the last writer died with it */
     uint64_t looked;
-    uint8_t *copy; /* far: of the table and the readers' lines */
+    uint8_t *copy; /* far: of the bytes from the word to the end */
 };
 
 static uint64_t line(const dsm_rwlock *rw, uint64_t number) { return rw->lock.seat.own + SYNC_LINE * number; }
@@ -42,20 +47,51 @@ static void ring(dsm_rwlock *rw, uint64_t bell)
 
 /* ---- readers ---- */
 
-/* Nobody else changes the word while this process lives; after a failure it may be further than 'mine'. */
+static int taken_away(void) { return err_set(DSM_ENOTHELD, 0, "break_() has taken it from this handle"); }
+
+/* Nobody else changes the word while this process lives, but who breaks it. 0: done; 1: done, and it was broken before, so that
+ * this handle held nothing; or -DSM_E…: it may be done. */
 static int set_inside(dsm_rwlock *rw, uint64_t inside)
 {
     uint64_t found, at = line(rw, rw->lock.seat.number);
+    bool was_broken = false;
     for (int i = 0; i < SWAP_TRIES; i++) {
         uint64_t next = changed(rw->mine, inside);
         int rc = seat_swap(&rw->lock.seat, at, rw->mine, next, &found);
-        if (rc < 0)
+        if (rc < 0) {
+            rw->doubt = true;
             return rc;
+        }
+        bool own = found == rw->mine || (rw->doubt && found >> 1 == (rw->mine >> 1) + 1);
+        was_broken |= rc != SWAP_DONE && !own;
+        rw->doubt = rc == SWAP_UNKNOWN && found == rw->mine;
         rw->mine = rc == SWAP_DONE ? next : found;
         if (rc == SWAP_DONE)
-            return 0;
+            return was_broken;
     }
+    rw->doubt = true;
     return err_set(DSM_EIO, 0, "%d times", SWAP_TRIES);
+}
+
+/* Nobody reads with this handle any more. */
+static int clear_inside(dsm_rwlock *rw)
+{
+    int rc = set_inside(rw, 0);
+    note_u32(&rw->owed, rc < 0 && !sure_gone(rc));
+    return rc;
+}
+
+/* Before whatever the handle does: a writer may wait for a reader that has gone. */
+static int settle(dsm_rwlock *rw)
+{
+    int rc = 0;
+    if (!peek_u32(&rw->owed))
+        return 0;
+    pthread_mutex_lock(&rw->own);
+    if (peek_u32(&rw->owed))
+        rc = clear_inside(rw);
+    pthread_mutex_unlock(&rw->own);
+    return rc < 0 ? rc : 0;
 }
 
 static int look(dsm_rwlock *rw, uint64_t *word)
@@ -75,20 +111,29 @@ static void gone(dsm_rwlock *rw)
         ring(rw, SYNC_SECOND);
 }
 
+/* near: whether the bit that threads of this handle share is still set. Far, that would be an op; they find out when they go. */
+static bool still_inside_here(dsm_rwlock *rw)
+{
+    return !rw->lock.seat.near || observe_u64(seat_word(&rw->lock.seat, line(rw, rw->lock.seat.number))) == rw->mine;
+}
+
 /* Under rw->own. 1: in, 0: a writer has the word, as *seen says. */
 static int enter(dsm_rwlock *rw, uint64_t *seen)
 {
+    if (rw->readers && !still_inside_here(rw))
+        return taken_away();
     int rc = rw->readers ? 0 : set_inside(rw, 1);
-    if (!rc)
+    if (rc >= 0)
         rc = look(rw, seen);
     if (!rc && !(*seen & LOCK_HELD)) {
         rw->readers++;
+        note_u32(&rw->owed, 0);
         rw->news = *seen & LOCK_NEWS;
         return 1;
     }
     if (!rw->readers) {
-        int back = set_inside(rw, 0);
-        rc = rc ? rc : back;
+        int back = clear_inside(rw);
+        rc = rc ? rc : back < 0 ? back : 0;
         gone(rw);
     }
     return rc;
@@ -143,20 +188,19 @@ int dsm_rwlock_read(dsm_rwlock *rw, int64_t timeout_ns)
     }
 }
 
+/* The reader is out, also where 'inside' can't be cleared: then that is owed, and another call may do it. */
 int dsm_rwlock_unread(dsm_rwlock *rw)
 {
     if (seat_forked(&rw->lock.seat))
         return refuse_forked();
     pthread_mutex_lock(&rw->own);
-    int rc = rw->readers ? seat_check(&rw->lock.seat) : err_set(DSM_ENOTHELD, 0, "for reading");
-    if (!rc && rw->readers == 1)
-        rc = set_inside(rw, 0);
-    if (sure_gone(rc))
-        rw->readers--;
-    else if (!rc && --rw->readers == 0)
+    bool holds = rw->readers || peek_u32(&rw->owed);
+    int rc = holds ? seat_check(&rw->lock.seat) : err_set(DSM_ENOTHELD, 0, "for reading");
+    rw->readers -= rw->readers != 0;
+    if (holds && !rc && !rw->readers && (rc = clear_inside(rw)) >= 0)
         gone(rw);
     pthread_mutex_unlock(&rw->own);
-    return rc;
+    return rc > 0 ? taken_away() : rc;
 }
 
 /* ---- writers ---- */
@@ -185,23 +229,43 @@ static int inside_near(dsm_rwlock *rw)
     return rc ? rc : left;
 }
 
+static uint64_t copy_bytes(const struct seat *s) { return s->own + (uint64_t)SYNC_LINE * s->members - SYNC_WORD; }
+
+static uint64_t copied(const dsm_rwlock *rw, uint64_t at)
+{
+    return peek_u64((const uint64_t *)(const void *)(rw->copy + (at - SYNC_WORD)));
+}
+
 static int inside_far(dsm_rwlock *rw)
 {
     struct seat *s = &rw->lock.seat;
-    int rc = seat_read_all(s, s->own, rw->copy, (uint64_t)SYNC_LINE * s->members), left = 0;
+    int rc = seat_read_all(s, SYNC_WORD, rw->copy, copy_bytes(s)), left = 0;
     for (uint32_t i = 0; !rc && i < s->members; i++)
-        left += rw->copy[SYNC_LINE * i] & 1;
+        left += copied(rw, line(rw, i)) & 1;
     return rc ? rc : left;
 }
 
-static int inside(dsm_rwlock *rw) { return rw->lock.seat.near ? inside_near(rw) : inside_far(rw); }
+/* How many readers are inside. The writer asks, whose turn may have been broken. */
+static int inside(dsm_rwlock *rw)
+{
+    struct seat *s = &rw->lock.seat;
+    int left = s->near ? inside_near(rw) : inside_far(rw);
+    uint64_t word = left < 0 ? 0 : s->near ? observe_u64(seat_word(s, SYNC_WORD)) : copied(rw, SYNC_WORD);
+    return left < 0 || word == observe_u64(&rw->lock.held) ? left : taken_away();
+}
 
-int dsm_rwlock_claim(dsm_rwlock *rw, int64_t timeout_ns) { return lock_acquire_again(&rw->lock, timeout_ns); }
+int dsm_rwlock_claim(dsm_rwlock *rw, int64_t timeout_ns)
+{
+    int rc = settle(rw);
+    return rc ? rc : lock_acquire_again(&rw->lock, timeout_ns);
+}
 
 int dsm_rwlock_drain(dsm_rwlock *rw, int64_t timeout_ns)
 {
     struct waiting w;
-    int left = inside(rw);
+    int left = settle(rw);
+    if (!left)
+        left = inside(rw);
     if (left <= 0 || !timeout_ns)
         return left < 0 ? left : !left;
     wait_begin(&w, &rw->lock.seat, SYNC_SECOND, timeout_ns);
@@ -217,6 +281,7 @@ int dsm_rwlock_drain(dsm_rwlock *rw, int64_t timeout_ns)
 
 int dsm_rwlock_unclaim(dsm_rwlock *rw, int unused)
 {
+    settle(rw);
     if (!unused)
         return lock_release(&rw->lock, false);
     lock_give_up(&rw->lock, true);
@@ -235,6 +300,74 @@ int dsm_rwlock_readers(dsm_rwlock *rw, int *news)
     *news = readers && rw->news;
     pthread_mutex_unlock(&rw->own);
     return readers;
+}
+
+/* ---- by choice ---- */
+
+/* As member.h asks: the word, then the entry; who changes the word proves both. */
+static int who_reads(dsm_rwlock *rw, uint32_t number, uint64_t *word, uint64_t *identity)
+{
+    *identity = 0;
+    int rc = seat_read(&rw->lock.seat, line(rw, number), word);
+    return rc || !(*word & 1) ? rc : seat_read(&rw->lock.seat, SYNC_TABLE + 8ull * number, identity);
+}
+
+/* far: a copy of the readers' lines, which says where to look closer. */
+static int copy_lines(dsm_rwlock *rw, uint8_t **copy)
+{
+    struct seat *s = &rw->lock.seat;
+    int rc = seat_check(s);
+    *copy = rc || s->near ? NULL : malloc((size_t)SYNC_LINE * s->members);
+    if (rc || s->near)
+        return rc;
+    return *copy ? seat_read_all(s, s->own, *copy, (uint64_t)SYNC_LINE * s->members) : err_set(DSM_ENOMEM, 0, "rwlock");
+}
+
+static bool may_read(const uint8_t *copy, uint32_t number) { return !copy || copy[(size_t)SYNC_LINE * number] & 1; }
+
+int dsm_rwlock_inside(dsm_rwlock *rw, uint64_t *identities)
+{
+    uint8_t *copy = NULL;
+    uint64_t word;
+    int rc = settle(rw), n = 0;
+    if (!rc)
+        rc = copy_lines(rw, &copy);
+    for (uint32_t i = 0; !rc && i < rw->lock.seat.members; i++)
+        if (may_read(copy, i)) {
+            rc = who_reads(rw, i, &word, &identities[n]);
+            n += !rc && identities[n];
+        }
+    free(copy);
+    return rc ? rc : n;
+}
+
+static int break_reader(dsm_rwlock *rw, uint32_t number, uint64_t holder)
+{
+    uint64_t word, found, identity;
+    int rc = SWAP_UNKNOWN;
+    for (int i = 0; i < SWAP_TRIES && rc == SWAP_UNKNOWN; i++) {
+        if ((rc = who_reads(rw, number, &word, &identity)) || identity != holder)
+            return rc;
+        rc = seat_swap(&rw->lock.seat, line(rw, number), word, changed(changed(word, 0), 0), &found);
+    }
+    return rc == SWAP_UNKNOWN ? err_set(DSM_EIO, 0, "%d times in a row", SWAP_TRIES) : rc;
+}
+
+int dsm_rwlock_break(dsm_rwlock *rw, uint64_t holder)
+{
+    uint8_t *copy = NULL;
+    int rc = settle(rw), broken = 0;
+    if (!rc)
+        rc = copy_lines(rw, &copy);
+    if (!rc && (rc = dsm_lock_break(&rw->lock, holder)) > 0)
+        broken = 1;
+    for (uint32_t i = 0; rc >= 0 && holder && i < rw->lock.seat.members; i++)
+        if (may_read(copy, i) && (rc = break_reader(rw, i, holder)) > 0)
+            broken = 1;
+    free(copy);
+    if (broken)
+        ring(rw, SYNC_SECOND);
+    return rc < 0 ? rc : broken;
 }
 
 /* ---- handles ---- */
@@ -260,7 +393,7 @@ static int sweep(void *arg, uint32_t number, uint64_t dead)
 static int prepare(dsm_rwlock *rw)
 {
     struct seat *s = &rw->lock.seat;
-    if (!s->near && !(rw->copy = malloc((size_t)SYNC_LINE * s->members)))
+    if (!s->near && !(rw->copy = malloc(copy_bytes(s))))
         return err_set(DSM_ENOMEM, 0, "rwlock");
     return seat_read(s, line(rw, s->number), &rw->mine);
 }
@@ -291,12 +424,12 @@ int dsm_rwlock_leave(dsm_rwlock *rw)
         return 0;
     pthread_mutex_lock(&rw->own);
     if (rw->readers || !rw->lock.seat.near)
-        rc = set_inside(rw, 0);
-    if (!rc)
+        rc = clear_inside(rw);
+    if (rc >= 0)
         rw->readers = 0;
     pthread_mutex_unlock(&rw->own);
     gone(rw);
-    return rc && !sure_gone(rc) ? rc : lock_leave(&rw->lock);
+    return rc < 0 && !sure_gone(rc) ? rc : lock_leave(&rw->lock);
 }
 
 void dsm_rwlock_close(dsm_rwlock *rw)

@@ -111,13 +111,44 @@ class RWLock(SyncHandle):
         """Come in as a reader; False when it was not possible in time. timeout in seconds, -1 or None: no limit."""
 
     def release_read(self) -> None:
-        """NotHeldError where this handle does not read."""
+        """Go out.
+
+        Raises
+        ------
+        NotHeldError
+            This handle does not read, or break_() took that from it.
+        TransportError, PeerDeadError and so on
+            It does not read any more, but writers may still wait for it: whatever the handle does next lets them in.
+        """
 
     def acquire_write(self, blocking: bool = True, timeout: float | None = -1) -> bool:
         """Keep others out, and wait until the readers inside have gone; False when they had not in time."""
 
     def release_write(self) -> None:
         """NotHeldError where this handle does not write, or was taken over."""
+
+    def writer(self) -> int | None:
+        """The identity of who writes, or waits with the writer's turn for readers to go; None: nobody."""
+
+    def readers(self) -> list[int]:
+        """The identities of those that read, one for each handle. Handles of one process of this host have the same."""
+
+    def break_(self, holder: int) -> bool:
+        """Take what a writer or reader has that is known to be gone. Safe where :meth:`Lock.break_` is.
+
+        The next writer finds a larger token and, after a writer, ``recovered`` true. A reader that lives does not
+        notice before it goes out for the last time, or comes in once more on this host: NotHeldError.
+
+        Parameters
+        ----------
+        holder : int
+            As :meth:`writer` or :meth:`readers` gave it.
+
+        Returns
+        -------
+        bool
+            False: that one holds nothing.
+        """
 
     def read(self, timeout: float | None = None) -> Side:
         """For a with statement: comes in as a reader, or raises TimeoutError. timeout in seconds, None: no limit."""

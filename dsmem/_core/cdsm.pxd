@@ -261,6 +261,8 @@ cdef extern from "dsm.h" nogil:
     int dsm_rwlock_unclaim(dsm_rwlock *rw, int unused)
     dsm_lock *dsm_rwlock_lock(dsm_rwlock *rw)
     int dsm_rwlock_readers(dsm_rwlock *rw, int *recovered)
+    int dsm_rwlock_inside(dsm_rwlock *rw, uint64_t *identities)
+    int dsm_rwlock_break(dsm_rwlock *rw, uint64_t holder)
 
     ctypedef struct dsm_semaphore:
         pass

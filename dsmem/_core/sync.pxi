@@ -47,6 +47,10 @@ cdef uint64_t identity_of(object holder) except? 0xdead:
     return number
 
 
+cdef list ids_of(const uint64_t *identities, int n):
+    return [identities[i] for i in range(n)]
+
+
 cdef bint is_raised(tuple error):
     """The arguments of __exit__: the block has raised, and what ends it must not take the place of that."""
     return bool(error) and error[0] is not None
@@ -463,6 +467,42 @@ cdef class RWLock(SyncHandle):
             self.unclaim(False)
         finally:
             self.leave()
+
+    def writer(self):
+        cdef uint64_t identity = 0
+        cdef int rc
+        self.enter()
+        with nogil:
+            rc = c.dsm_lock_holder(c.dsm_rwlock_lock(self.ptr), &identity)
+        self.leave()
+        if rc:
+            raise self.failed(rc, "read")
+        return identity if identity else None
+
+    def readers(self):
+        cdef uint64_t found[1024]
+        cdef int n
+        self.enter()
+        with nogil:
+            n = c.dsm_rwlock_inside(self.ptr, found)
+        self.leave()
+        if n < 0:
+            raise self.failed(n, "read")
+        return ids_of(found, n)
+
+    def break_(self, holder):
+        cdef uint64_t identity
+        cdef int rc
+        self.enter()
+        try:
+            identity = identity_of(holder)
+            with nogil:
+                rc = c.dsm_rwlock_break(self.ptr, identity)
+        finally:
+            self.leave()
+        if rc < 0:
+            raise self.failed(rc, "break")
+        return rc == 1
 
     def read(self, timeout=None):
         return Side(self, False, timeout)

@@ -260,6 +260,9 @@ BY_CLASS: dict[str, dict[str, Scene]] = {
         "release_write": Scene(of("rwlock"), lambda lock: (lock.acquire_write(), lock.release_write()), release_writer),
         "read": Scene(of("rwlock"), enter(lambda lock: lock.read(PATIENCE)), release_readers),
         "write": Scene(of("rwlock"), enter(lambda lock: lock.write(PATIENCE)), release_writer),
+        "writer": Scene(of("rwlock"), lambda lock: lock.writer()),
+        "readers": Scene(of("rwlock"), lambda lock: lock.readers()),
+        "break_": Scene(of("rwlock"), lambda lock: lock.break_(1)),
     },
     "Semaphore": {
         "acquire": Scene(of("semaphore", 1), lambda s: s.acquire(timeout=PATIENCE), release_permits),

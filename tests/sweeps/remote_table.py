@@ -92,12 +92,10 @@ def use_rwlock(owner):
     owner.release_write()
 
 
-def rwlock_ends(owner):
-    """A remote reader or writer keeps others out for good; they run out of time."""
-    if owner.acquire_read(timeout=SOON):
-        owner.release_read()
-    if owner.acquire_write(timeout=SOON):
-        owner.release_write()
+def take_the_rwlock(owner):
+    for holder in {owner.writer(), *owner.readers()} - {None}:
+        assert owner.break_(holder)
+    use_rwlock(owner)
 
 
 def release_rwlock(obj):
@@ -273,7 +271,7 @@ KINDS = {
     "plain": Kind("segment", {"shape": (64, 8), "dtype": "i8"}, nothing, lambda o: o.write(0, 1), nothing),
     "lock": Kind("lock", {}, release, use_lock, take_the_lock),
     "spinlock": Kind("spinlock", {}, release, use_lock, take_the_lock),
-    "rwlock": Kind("rwlock", {"members": 8}, release_rwlock, use_rwlock, rwlock_ends),
+    "rwlock": Kind("rwlock", {"members": 8}, release_rwlock, use_rwlock, take_the_rwlock),
     "semaphore": Kind("semaphore", {"n": 3}, release_semaphore, use_semaphore, semaphore_ends),
     "event": Kind("event", {}, nothing, use_event, use_event),
     "condition": Kind("condition", {"waiters": 8}, release, use_condition, take_the_condition),
@@ -322,6 +320,10 @@ ROWS = [
     Row("rwlock", "release_write", lambda o: o.release_write(), before=lambda o: o.acquire_write()),
     Row("rwlock", "read", read_block),
     Row("rwlock", "write", rwlock_write_block),
+    Row("rwlock", "writer", lambda o: o.writer(), before=lambda o: o.acquire_write()),
+    Row("rwlock", "readers", lambda o: o.readers(), before=lambda o: o.acquire_read()),
+    Row("rwlock", "break_", lambda o: o.break_(o.writer()), before=lambda o: o.acquire_write()),
+    Row("rwlock", "break_", lambda o: o.break_(o.readers()[0]), before=lambda o: o.acquire_read()),
     Row("rwlock", "close", lambda o: o.close()),
     Row("semaphore", "acquire", lambda o: o.acquire(timeout=LIMIT)),
     Row("semaphore", "release", lambda o: o.release(2), before=lambda o: (o.acquire(), o.acquire())),

@@ -182,6 +182,41 @@ def test_a_wait_that_lost_a_plain_lock_gives_back_nobody_else_s(place):
         obj.close()
 
 
+def read_again(rw):
+    with rw.read(5):
+        pass
+
+
+def write(rw):
+    with rw.write(5):
+        pass
+
+
+def test_a_reader_whose_release_fails(place):
+    """It is out, and whatever its handle does next lets writers in; so does its end."""
+    with contextlib.closing(place.cluster.rwlock("left", create=True)) as owner:
+        with place.caller() as context, contextlib.closing(dsmem.attach(owner.ref, context)) as obj:
+            obj.acquire_read()
+            first = context.stats["posts"] + 1
+            obj.release_read()
+        for call in (read_again, write, lambda rw: rw.readers(), lambda rw: rw.release_read(), lambda rw: rw.close()):
+            context = place.caller(f"fail={first}-{first + OUTAGE}")
+            obj = dsmem.attach(owner.ref, context)
+            obj.acquire_read()
+            with pytest.raises(errors.TransportError):
+                obj.release_read()
+            assert len(owner.readers()) == 1 and not owner.acquire_write(timeout=0)
+            persistently(functools.partial(call, obj))
+            assert owner.readers() == [] and owner.acquire_write(timeout=5)
+            owner.release_write()
+            if not obj.closed:
+                with pytest.raises(errors.NotHeldError):
+                    obj.release_read()
+            obj.close()
+            context.close()
+    place.cluster.unlink("left")
+
+
 def party(barrier, out):
     try:
         out.append(barrier.wait())

@@ -231,3 +231,69 @@ def test_a_dropped_reader_is_gone(world):
     memory.close()
     with rw.write(LIMIT):
         pass
+
+
+def test_a_reader_is_broken_by_choice(world):
+    rw = world.make("rwlock")
+    reader, other = world.actor(rw), world.actor(rw)
+    assert rw.readers() == [] and not rw.break_(1)
+    assert reader.call("obj.acquire_read(), obj.acquire_read()") == (True, True)
+    (gone,) = rw.readers()
+    other.call("obj.acquire_read()")
+    assert len(rw.readers()) == 2
+    assert rw.break_(gone) and not rw.break_(gone) and len(rw.readers()) == 1
+    assert not rw.acquire_write(False)
+    other.call("obj.release_read()")
+    if not world.far:  # there, another look would be a round trip
+        with pytest.raises(errors.NotHeldError):
+            reader.call("obj.acquire_read(False)")
+    with rw.write(LIMIT):
+        assert not rw.recovered
+        reader.call("obj.release_read()")
+        with pytest.raises(errors.NotHeldError):
+            reader.call("obj.release_read()")
+        assert rw.readers() == []
+    assert reader.call("obj.acquire_read(False)") and rw.readers() == [gone]
+    reader.call("obj.release_read()")
+
+
+def test_a_writer_is_broken_by_choice(world):
+    rw = world.make("rwlock")
+    writer = world.actor(rw)
+    assert rw.writer() is None
+    writer.call("obj.acquire_write()")
+    gone = rw.writer()
+    assert rw.break_(gone) and not rw.break_(gone) and rw.writer() is None
+    with rw.read(LIMIT):
+        assert rw.recovered
+    with rw.write(LIMIT):
+        assert rw.recovered and rw.token == 2
+        with pytest.raises(errors.NotHeldError):
+            writer.call("obj.release_write()")
+        assert rw.writer() not in (None, gone)
+
+
+def test_a_writer_that_is_broken_while_it_waits_for_readers(world):
+    """It doesn't come in: the turn is another's."""
+    rw = world.make("rwlock")
+    writer, other = world.actor(rw), world.actor(rw)
+    rw.acquire_read()
+    writer.start(f"obj.acquire_write(timeout={LIMIT})")
+    while rw.writer() is None:
+        pass
+    other.start(f"obj.acquire_write(timeout={LIMIT})")
+    assert rw.break_(rw.writer())
+    with pytest.raises(errors.NotHeldError):
+        writer.result()
+    rw.release_read()
+    assert other.result() and other.call("obj.recovered")
+
+
+def test_breaking_a_reader_wakes_the_writer(near):
+    rw = near.make("rwlock")
+    reader, writer = near.actor(rw), near.actor(rw)
+    reader.call("obj.acquire_read()")
+    writer.start("obj.acquire_write(timeout=60)")
+    writer.until_asleep()
+    assert rw.break_(rw.readers()[0])
+    assert writer.result() is True
