@@ -128,6 +128,9 @@ void dsm_get_stats(const dsm_ctx *c, dsm_stats *out);
 
 /* Whether the context was made before a fork, in the parent. */
 int dsm_forked(const dsm_ctx *c);
+/* Where the count of forks stands that lie between this process and the one which loaded the core. It changes in a child only,
+ * before its first instruction after the fork. */
+const uint32_t *dsm_forks(void);
 
 /* Is the fabric usable here? 0, or -DSM_E… with the reason in dsm_last_error(). Opens nothing for good. */
 int dsm_probe(const char *fabric);
@@ -181,10 +184,10 @@ const char *dsm_remote_address(const dsm_remote *r);
 /* Maps nbytes of an open file of shared memory (it keeps no reference to fd): a remote that is near, belongs to no context
  * and can take part in the batches of any. Errors: EINVAL (the file is shorter, or no rights), EACCESS, ESYS. */
 int dsm_map(int fd, uint64_t nbytes, uint32_t access, dsm_remote **out);
-/*
- * nbytes of the same file anew, without its name: it may have been unlinked, and made longer before; also in a child of fork,
- * whose r is its parent's. ECORRUPT: it has less.
- */
+/* In a child of fork, which has inherited the mapping: a remote of its own on it. r is as it was, and what stands on r
+ * is refused as before; but the mapping belongs to the new one, and r must not be closed. EINVAL: r is of no mapped file. */
+int dsm_map_inherited(const dsm_remote *r, dsm_remote **out);
+/* nbytes of the same file anew, without its name: it may have been unlinked, and made longer before. ECORRUPT: it has less. */
 int dsm_map_again(dsm_remote *r, uint64_t nbytes, dsm_remote **out);
 /* Where the memory is mapped in this process; NULL where it is not. */
 void *dsm_remote_near(const dsm_remote *r);
@@ -400,7 +403,9 @@ typedef struct dsm_watch dsm_watch;
 int dsm_watch_open(dsm_queue *q, dsm_watch **out);
 int dsm_watch_fd(const dsm_watch *w);
 void dsm_watch_arm(dsm_watch *w, uint64_t room);
-void dsm_watch_close(dsm_watch *w);
+void dsm_watch_close(dsm_watch *w); /* NULL: nothing */
+/* In a child of fork, where its thread is not: closes the child's file descriptor and leaves the rest as it lies. */
+void dsm_watch_forget(dsm_watch *w);
 
 /* ---- synchronisation (docs/protocols/lock.md, sync.md) ----
  *

@@ -113,6 +113,7 @@ def parse_fabric(text: str) -> FabricURL:
 
 
 _open: weakref.WeakSet[Context] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_open.clear)  # those are the parent's
 
 
 def open_contexts() -> list[Context]:

@@ -264,8 +264,8 @@ class ForkError(DsmemError, OSError):
 
     code = 20
     text = (
-        "the process has forked and registrations do not survive that; use the 'spawn' start method and open a "
-        "context in the child"
+        "the process has forked and registrations do not survive that; open a context in the child, and pass the "
+        "object's .ref to dsmem.attach() with it"
     )
 
 

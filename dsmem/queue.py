@@ -287,6 +287,15 @@ class _Waiters:
 _open: weakref.WeakSet[Queue] = weakref.WeakSet()
 
 
+def _after_fork() -> None:
+    """Tasks and loops are the parent's, which shares the descriptors that they watch."""
+    for queue in list(_open):
+        queue._readers, queue._writers = _Waiters(), _Waiters()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 @atexit.register
 def _close_all() -> None:
     """Give roles back while the contexts that it takes still exist: the interpreter drops them in any order."""

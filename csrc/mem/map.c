@@ -69,9 +69,22 @@ int dsm_map_again(dsm_remote *r, uint64_t nbytes, dsm_remote **out)
     return adopt(p, size, r->access, out);
 }
 
+int dsm_map_inherited(const dsm_remote *r, dsm_remote **out)
+{
+    if (r->peer != &nobody)
+        return err_set(DSM_EINVAL, 0, "the memory is no file");
+    dsm_remote *own = malloc(sizeof *own);
+    if (!own)
+        return err_set(DSM_ENOMEM, 0, "remote");
+    *own = *r;
+    own->forks = peek_u32(&core_forks);
+    *out = own;
+    return 0;
+}
+
+/* Also in a child that has never used it: its mapping is a copy of its parent's, which stays. */
 void map_close(dsm_remote *r)
 {
-    if (r->forks == peek_u32(&core_forks)) /* a child forgets: the mapping is its parent's, too */
-        munmap(r->near, r->nbytes);
+    munmap(r->near, r->nbytes);
     free(r);
 }

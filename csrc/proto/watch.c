@@ -97,8 +97,16 @@ void dsm_watch_arm(dsm_watch *w, uint64_t room)
     pthread_mutex_unlock(&w->lock);
 }
 
+void dsm_watch_forget(dsm_watch *w)
+{
+    if (w)
+        close(w->fd);
+}
+
 void dsm_watch_close(dsm_watch *w)
 {
+    if (!w)
+        return;
     pthread_mutex_lock(&w->lock);
     w->stop = true;
     pthread_cond_signal(&w->changed);

@@ -150,8 +150,8 @@ cdef class Batch:
         for remote in self.remotes:
             remote.check()
         for remote in self.remotes:  # all are open still: no code of Python's has run
-            remote.uses += 1
-        self.context.uses += 1
+            remote.enter()
+        self.context.enter()
         try:
             with nogil:
                 rc = c.dsm_execute(self.context.ptr, self.ops, self.n, self.timeout_ns, &failed)

@@ -87,6 +87,7 @@ cdef extern from "dsm.h" nogil:
     int dsm_fence(dsm_ctx *c, const uint8_t *node)
     void dsm_get_stats(const dsm_ctx *c, dsm_stats *out)
     int dsm_forked(const dsm_ctx *c)
+    const uint32_t *dsm_forks()
     int dsm_probe(const char *fabric)
     int dsm_inventory(const char *fabric, char *buf, size_t len)
 
@@ -115,6 +116,7 @@ cdef extern from "dsm.h" nogil:
     void dsm_remote_node(const dsm_remote *r, uint8_t *id)
     const char *dsm_remote_address(const dsm_remote *r)
     int dsm_map(int fd, uint64_t nbytes, uint32_t access, dsm_remote **out)
+    int dsm_map_inherited(const dsm_remote *r, dsm_remote **out)
     int dsm_map_again(dsm_remote *r, uint64_t nbytes, dsm_remote **out)
     void *dsm_remote_near(const dsm_remote *r)
 
@@ -204,6 +206,7 @@ cdef extern from "dsm.h" nogil:
     int dsm_watch_fd(const dsm_watch *w)
     void dsm_watch_arm(dsm_watch *w, uint64_t room)
     void dsm_watch_close(dsm_watch *w)
+    void dsm_watch_forget(dsm_watch *w)
 
     uint64_t dsm_sync_bytes(int type, uint32_t members, uint32_t count)
     int dsm_sync_format(void *memory, int type, uint32_t members, uint32_t count, uint64_t lock)

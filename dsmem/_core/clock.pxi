@@ -29,6 +29,7 @@ cdef class ClockCore:
         cdef Remote remote = self.remote
         if remote is not None:
             remote.enter()
+            self.clock.remote = remote.ptr  # another one in a child of fork()
         if remote is None or remote.near:
             rc = (c.dsm_clock_hybrid(&self.clock, received, now_ms, max_drift_ms, &stamp) if hybrid else
                   c.dsm_clock_lamport(&self.clock, received, &stamp))
@@ -56,6 +57,7 @@ cdef class ClockCore:
         cdef Remote remote = self.remote
         if remote is not None:
             remote.enter()
+            self.clock.remote = remote.ptr
         if remote is None or remote.near:
             rc = c.dsm_clock_now(&self.clock, &stamp)
         else:

@@ -375,10 +375,12 @@ cdef class Context(Handle):
         if self.ptr == NULL:
             return
         # No code of Python's runs until all are marked: no call begins between the look at the counts and the mark.
+        self.catch_up()
         self.refuse_in_use()
         for ref in self.children.values():
             child = ref()
             if child is not None:
+                child.catch_up()
                 child.refuse_in_use()
                 children.append(child)
         self.live = False
@@ -447,7 +449,7 @@ cdef class LoopWatch:
         if not context.live:
             self.end()
             return
-        context.uses += 1
+        context.enter()
         try:
             context._settle(self.loop)
         finally:

@@ -52,8 +52,7 @@ def map_again(Remote remote not None, nbytes):
     cdef uint64_t size = nbytes
     cdef c.dsm_remote *r = NULL
     cdef int rc
-    if remote.ptr == NULL:
-        raise refused(c.DSM_ECLOSED, "remote")
+    remote.check()
     rc = c.dsm_map_again(remote.ptr, size, &r)
     if rc:
         raise failure(rc, "map")

@@ -11,23 +11,46 @@
 #   users    open handles that stand on this one
 #   exports  views of its memory
 # The core's object is freed only after live was cleared while uses, users and exports were 0.
+#
+# A child of fork() has a copy of every handle. What the handle stands for is the parent's: roles, turns, locks, calls
+# that other threads had begun. The child's copy becomes a handle of its own with its first call, which renew()
+# prepares: the core's object of before is left as it lies, for another thread may have been changing it, and is never
+# freed or asked again. Then
+#   epoch      the fork count of the process that the core's object is of
+#   inherited  calls of before the fork: some may still end here, if the thread that forked was in them, as it can be in
+#              a callback or a signal handler. Those lie beneath all calls that this thread has begun since (nested),
+#              so they are the ones that end while nested is 0
+#   kept       views of before the fork; some may be of threads that are gone. They do not hinder close(), which leaves
+#              the memory to them
 
 @cython.auto_pickle(False)
 cdef class Handle:
     """See the stub."""
     cdef bint live
+    cdef uint32_t epoch
     cdef int uses, users, exports
+    cdef int inherited, nested, kept
+
+    def __cinit__(self, *args, **named):
+        self.epoch = forks[0]
 
     @cython.final
     cdef inline int enter(self) except -1:
         if not self.live:
             self.refuse_closed()
+        if self.epoch != forks[0]:
+            self.catch_up()
         self.uses += 1
+        if self.inherited:
+            self.count_nested(1)
         return 0
 
     @cython.final
     cdef inline void leave(self) noexcept:
-        self.uses -= 1
+        if self.inherited and not self.count_nested(-1):
+            self.inherited -= 1
+        else:
+            self.uses -= 1
 
     cdef int refuse_closed(self) except -1:
         raise refused(c.DSM_ECLOSED, self.noun())
@@ -36,19 +59,64 @@ cdef class Handle:
         """Open, and of this process."""
         if not self.live:
             self.refuse_closed()
+        if self.epoch != forks[0]:
+            self.catch_up()
         return 0
+
+    # -- in a child of fork() --
+
+    @cython.final
+    cdef bint count_nested(self, int change) noexcept:
+        """False: the call that ends is one of before the fork."""
+        if PyThread_get_thread_ident() != main_ident:
+            return True
+        if change < 0 and not self.nested:
+            return False
+        self.nested += change
+        return True
+
+    @cython.final
+    cdef inline bint outdated(self) noexcept:
+        """It is as the parent has left it."""
+        return self.epoch != forks[0]
+
+    @cython.final
+    cdef int catch_up(self) except -1:
+        """Make it this process's own. No other thread comes between: nothing in here gives the GIL back."""
+        if self.outdated():
+            self.renew()
+            self.forget_calls()
+        return 0
+
+    @cython.final
+    cdef void forget_calls(self) noexcept:
+        self.epoch = forks[0]
+        self.inherited += self.uses
+        self.uses = self.nested = 0
+        self.kept = self.exports
+
+    cdef int renew(self) except -1:
+        """An object of the core for this process. Where there can be none the core refuses what is asked of the old."""
+        return 0
+
+    # -- the end --
 
     cdef int refuse_in_use(self) except -1:
         """BusyError that says by what."""
+        self.refuse_users()
         if self.uses:
             text = f"{self.uses} calls on the {self.noun()} are under way, in other threads or around this one; wait"
-        elif self.users:
-            text = f"{self.users} {self.dependents()} are open on the {self.noun()}; close them first"
-        elif self.exports:
+        elif self.exports > self.kept:
             text = f"the {self.noun()} has {self.exports} views (arrays or memoryviews); drop them first"
         else:
             return 0
         raise refused(c.DSM_EBUSY, text, "close")
+
+    cdef int refuse_users(self) except -1:
+        if self.users:
+            text = f"{self.users} {self.dependents()} are open on the {self.noun()}; close them first"
+            raise refused(c.DSM_EBUSY, text, "close")
+        return 0
 
     cdef str noun(self):
         return type(self).__name__.lower()

@@ -15,16 +15,10 @@ cdef class Event(SyncHandle):
     cdef c.dsm_event *ptr
 
     def __init__(self, Remote remote not None, spin=None):
-        cdef int64_t spin_ns = nanoseconds(spin, "spin")
-        cdef int rc
-        self.once_only()
-        remote.enter()
-        with nogil:
-            rc = c.dsm_event_open(remote.ptr, spin_ns, &self.ptr)
-        remote.leave()
-        if rc:
-            raise remote.failed(rc, "attach")
-        self.began(remote)
+        self.begin_on(remote, spin)
+
+    cdef int open_core(self, c.dsm_remote *remote) noexcept nogil:
+        return c.dsm_event_open(remote, self.spin_ns, &self.ptr)
 
     cdef int change(self, bint on) except -1:
         cdef int rc
@@ -85,28 +79,37 @@ cdef class Condition(Lock):
     cdef c.dsm_condition *condition
 
     def __init__(self, Remote remote not None, Lock lock=None, spin=None):
-        cdef int64_t spin_ns = nanoseconds(spin, "spin")
-        cdef c.dsm_lock *ptr = NULL
-        cdef int rc
-        self.once_only()
-        if lock is not None:
-            lock.check()
-            ptr = lock.ptr
-        remote.enter()
-        if lock is not None:
-            lock.users += 1
-        with nogil:
-            rc = c.dsm_condition_open(remote.ptr, ptr, spin_ns, &self.condition)
-        remote.leave()
-        if rc:
+        if self.remote is None:  # else begin_on() refuses it
             if lock is not None:
-                lock.users -= 1
-            raise remote.failed(rc, "attach")
-        self.other = lock
+                lock.check()
+                lock.users += 1
+            self.other = lock
+        try:
+            self.begin_on(remote, spin)
+        except BaseException:
+            if self.remote is None:
+                self.let_go()
+            raise
         self.reentrant = lock is None or lock.reentrant
-        self.ptr = c.dsm_condition_lock(self.condition)
-        self.began(remote)
         self.near = lock.near if lock is not None else remote.near
+
+    cdef int open_core(self, c.dsm_remote *remote) noexcept nogil:
+        cdef int rc = c.dsm_condition_open(remote, NULL if self.other is None else self.other.ptr, self.spin_ns,
+                                           &self.condition)
+        if not rc:
+            self.ptr = c.dsm_condition_lock(self.condition)
+        return rc
+
+    cdef int renew(self) except -1:
+        if self.other is not None:
+            self.other.check()
+        return Lock.renew(self)
+
+    cdef void let_go(self):
+        cdef Lock other = self.other
+        self.other = None
+        if other is not None:
+            other.users -= 1
 
     cdef int take_again(self, c.dsm_waiter *waiter, int64_t ns) except -1:
         """1: the lock is held again, 0: not within ns (-1: no limit). Without it the line is for who has it next."""
@@ -237,8 +240,6 @@ cdef class Condition(Lock):
         self.condition, self.ptr = NULL, NULL
         with nogil:
             c.dsm_condition_close(condition)
-        if self.other is not None:
-            self.other.users -= 1
         return 0
 
 
@@ -261,24 +262,27 @@ cdef int meet_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
     return c.dsm_barrier_wait(a.barrier, a.generation, timeout_ns)
 
 
+cdef void break_quietly(arrival *a) noexcept:
+    """There is an exception already; what fails is done with the next call, or by close().
+
+    With the core's handle that has arrived: a child that is forked in the action has another one, and is no party.
+    """
+    with nogil:
+        c.dsm_barrier_break(a.barrier, a.generation)
+
+
 cdef class Barrier(SyncHandle):
     """See the stub."""
     cdef c.dsm_barrier *ptr
     cdef object action, timeout
 
     def __init__(self, Remote remote not None, action=None, timeout=None, spin=None):
-        cdef int64_t spin_ns = nanoseconds(spin, "spin")
-        cdef int rc
         nanoseconds(timeout)
-        self.once_only()
-        remote.enter()
-        with nogil:
-            rc = c.dsm_barrier_open(remote.ptr, spin_ns, &self.ptr)
-        remote.leave()
-        if rc:
-            raise remote.failed(rc, "attach")
+        self.begin_on(remote, spin)
         self.action, self.timeout = action, timeout
-        self.began(remote)
+
+    cdef int open_core(self, c.dsm_remote *remote) noexcept nogil:
+        return c.dsm_barrier_open(remote, self.spin_ns, &self.ptr)
 
     def wait(self, timeout=None):
         self.enter()
@@ -297,10 +301,10 @@ cdef class Barrier(SyncHandle):
             rc = self.attempts(arrive_attempt, &a, ns, "wait")
         except BaseException:
             if a.index != c.DSM_BARRIER_NOBODY:  # the others may count it
-                self.break_quietly(a.generation)
+                break_quietly(&a)
             raise
         if rc == 0:
-            self.break_off(a.generation)
+            self.break_off(a.barrier, a.generation)
             raise refused(c.DSM_EBROKEN, "no place in time", "wait")
         try:
             if rc == 2 and self.action is not None:
@@ -314,32 +318,27 @@ cdef class Barrier(SyncHandle):
                     ns = max(0, deadline - <int64_t> time.monotonic_ns())
                 rc = self.attempts(meet_attempt, &a, ns, "wait")
         except BaseException:
-            self.break_quietly(a.generation)
+            break_quietly(&a)
             raise
-        if rc == 0 and not self.break_off(a.generation):  # it ended at the last moment
+        if rc == 0 and not self.break_off(a.barrier, a.generation):  # it ended at the last moment
             rc = self.attempts(meet_attempt, &a, 0, "wait")
         if rc == 0:
             raise refused(c.DSM_EBROKEN, "not all parties came in time", "wait")
         return a.index
 
-    cdef int break_off(self, uint64_t generation) except -1:
+    cdef int break_off(self, c.dsm_barrier *barrier, uint64_t generation) except -1:
         """1: it is broken, 0: it had ended before."""
         cdef int rc
         with nogil:
-            rc = c.dsm_barrier_break(self.ptr, generation)
+            rc = c.dsm_barrier_break(barrier, generation)
         if rc < 0:
             raise self.failed(rc, "abort")
         return rc
 
-    cdef void break_quietly(self, uint64_t generation) noexcept:
-        """There is an exception already; what fails is done with the next call, or by close()."""
-        with nogil:
-            c.dsm_barrier_break(self.ptr, generation)
-
     def abort(self):
         self.enter()
         try:
-            self.break_off(c.DSM_BARRIER_ANY)
+            self.break_off(self.ptr, c.DSM_BARRIER_ANY)
         finally:
             self.leave()
 
@@ -406,16 +405,13 @@ cdef class Once(SyncHandle):
     cdef object runner  # the thread that runs it
 
     def __init__(self, Remote remote not None, spin=None):
-        cdef int64_t spin_ns = nanoseconds(spin, "spin")
-        cdef int rc
-        self.once_only()
-        remote.enter()
-        with nogil:
-            rc = c.dsm_once_open(remote.ptr, spin_ns, &self.ptr)
-        remote.leave()
-        if rc:
-            raise remote.failed(rc, "attach")
-        self.began(remote)
+        self.begin_on(remote, spin)
+
+    cdef int open_core(self, c.dsm_remote *remote) noexcept nogil:
+        return c.dsm_once_open(remote, self.spin_ns, &self.ptr)
+
+    cdef void forget_state(self) noexcept:
+        self.runner = None
 
     def begin(self, timeout=None):
         cdef int rc

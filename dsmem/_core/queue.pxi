@@ -29,10 +29,10 @@ cdef class Queue(Handle):
     def __dealloc__(self):
         # Only what a subclass has not closed: memory of this process. The lane of a handle that was dropped stays taken
         # until its process ends.
-        if self.watch_items:
-            c.dsm_watch_close(self.watch_items)
-        if self.watch_room:
-            c.dsm_watch_close(self.watch_room)
+        if self.outdated():
+            self.forget_watches()
+        c.dsm_watch_close(self.watch_items)
+        c.dsm_watch_close(self.watch_room)
         if self.turn != NULL:
             PyThread_free_lock(self.turn)
 
@@ -70,6 +70,32 @@ cdef class Queue(Handle):
             raise remote.failed(rc, "queue")
         c.dsm_queue_get_shape(self.ptr, &self.shape)
         self.live = True
+
+    cdef int renew(self) except -1:
+        """No producer and no consumer: those are the parent's, with what it has reserved or is reading."""
+        cdef c.dsm_queue *own = NULL
+        cdef PyThread_type_lock turn
+        cdef int rc
+        if self.remote.context is not None:
+            return 0
+        self.remote.catch_up()
+        turn = PyThread_allocate_lock()  # another thread may have had the old one
+        if turn == NULL:
+            raise MemoryError()
+        rc = c.dsm_queue_open(self.remote.ptr, NULL, &own)
+        if rc:
+            PyThread_free_lock(turn)
+            raise self.remote.failed(rc, "queue")
+        self.ptr, self.turn = own, turn
+        self.producing = self.consuming = False
+        self.writing = self.writing_view = self.reading = self.reading_view = None
+        self.forget_watches()
+        return 0
+
+    cdef void forget_watches(self) noexcept:
+        c.dsm_watch_forget(self.watch_items)
+        c.dsm_watch_forget(self.watch_room)
+        self.watch_items = self.watch_room = NULL
 
     cdef int let_go(self) except -1:
         """Of the memory."""
@@ -721,6 +747,9 @@ cdef class Queue(Handle):
     cpdef close(self):
         if not self.live:
             return
+        if self.outdated():
+            self.free()
+            return
         self.refuse_in_use()
         if self.writing is not None:
             end_view(self.writing, self.writing_view, "close")
@@ -742,12 +771,13 @@ cdef class Queue(Handle):
                                                            self.remote.context.ptr != NULL)
         cdef int rc = 0
         self.live = False
+        if self.outdated():  # a child closes what it has not used: the core's handle stays as it lies
+            self.forget_watches()
+            return self.let_go()
         self.watch_items, self.watch_room = NULL, NULL
         with nogil:
-            if items:
-                c.dsm_watch_close(items)
-            if room:
-                c.dsm_watch_close(room)
+            c.dsm_watch_close(items)
+            c.dsm_watch_close(room)
             if reachable and not self.forsaken:
                 rc = c.dsm_queue_leave(ptr)
         if rc:  # it still has a role, which the next close() gives back
@@ -757,13 +787,6 @@ cdef class Queue(Handle):
         c.dsm_queue_free(ptr)
         self.let_go()
         return 0
-
-
-cdef object note_placed(error, n):
-    """How many messages a put has left in the lane, or staged, although it raised."""
-    with contextlib.suppress(AttributeError):
-        error.placed = n
-    return error
 
 
 cdef int open_watch(Queue q, c.dsm_watch **out) except -1:

@@ -62,6 +62,7 @@ cdef class Region(Handle):
 
     def close(self):
         if self.live:
+            self.catch_up()
             self.refuse_in_use()
             self.free()
 

@@ -22,7 +22,20 @@ cdef class Remote(Handle):
     cdef int check(self) except -1:
         if not self.live:
             self.refuse_closed()
-        return 0 if self.context is None else self.context.check()
+        if self.context is not None:
+            return self.context.check()
+        return self.catch_up()
+
+    cdef int renew(self) except -1:
+        """A mapped file stays mapped in the child, at the same place."""
+        cdef c.dsm_remote *own = NULL
+        cdef int rc
+        if self.context is None:
+            rc = c.dsm_map_inherited(self.ptr, &own)
+            if rc:
+                raise self.failed(rc, "map")
+            self.ptr = own
+        return 0
 
     cdef str noun(self):
         return "remote"
@@ -253,8 +266,12 @@ cdef class Remote(Handle):
 
     def close(self):
         if self.live:
+            self.catch_up()
             self.refuse_in_use()
-            self.free()
+            if self.exports:
+                self.part()
+            else:
+                self.free()
 
     cdef int free(self) except -1:
         cdef c.dsm_remote *ptr = self.ptr

@@ -1,50 +1,4 @@
-# Included by _core.pyx: SegmentLayout and SegmentCore, the base of dsmem.Segment.
-
-@cython.auto_pickle(False)
-cdef class SegmentLayout:
-    """See the stub."""
-    cdef c.dsm_segment s
-    cdef readonly uint64_t nbytes
-
-    def __init__(self, tuple shape, bytes dtype, uint32_t itemsize, bint versioned, capacity):
-        cdef int rc
-        cdef Py_ssize_t i
-        memset(&self.s, 0, sizeof(self.s))
-        if len(shape) > c.DSM_SEGMENT_AXES:
-            raise refused(c.DSM_EINVAL, f"a shape of {len(shape)} axes; at most {c.DSM_SEGMENT_AXES}")
-        if len(dtype) > c.DSM_SEGMENT_DTYPE:
-            raise refused(c.DSM_EINVAL, f"a dtype written in {len(dtype)} bytes; at most {c.DSM_SEGMENT_DTYPE}")
-        self.s.axes, self.s.itemsize, self.s.versioned = len(shape), itemsize, versioned
-        for i in range(len(shape)):
-            self.s.shape[i] = count_of(shape[i], "shape")
-        self.s.capacity = 0 if capacity is None else count_of(capacity, "capacity")
-        if capacity is not None and (not shape or self.s.capacity < self.s.shape[0]):
-            raise refused(c.DSM_EINVAL, f"capacity={capacity!r}: elements of the first axis, not below the shape")
-        self.s.dtype_length = len(dtype)
-        memcpy(self.s.dtype, <const char *> dtype, len(dtype))
-        rc = c.dsm_segment_layout(&self.s, &self.nbytes)
-        if rc:
-            raise failure(rc, "create")
-
-    def format(self, memory):
-        cdef Py_buffer view
-        cdef int rc
-        take(memory, &view, True)
-        if not self.nbytes or <uint64_t> view.len < self.nbytes:
-            PyBuffer_Release(&view)
-            raise refused(c.DSM_EINVAL, f"{view.len} bytes for a segment of {self.nbytes}")
-        rc = c.dsm_segment_format(view.buf, self.nbytes, &self.s)
-        PyBuffer_Release(&view)
-        if rc:
-            raise failure(rc, "create")
-
-
-cdef uint64_t count_of(object n, str what) except? 0xdead:
-    number = whole(n, 0, (1 << 63) - 1)
-    if number is None:
-        raise refused(c.DSM_EINVAL, f"{what}: {n!r} is no number of elements")
-    return number
-
+# Included by _core.pyx: SegmentCore, the base of dsmem.Segment.
 
 @cython.auto_pickle(False)
 cdef class SegmentCore(Handle):
@@ -77,7 +31,26 @@ cdef class SegmentCore(Handle):
     cdef int check(self) except -1:
         if not self.live:
             self.refuse_closed()
+        self.catch_up()
         return self.remote.check()
+
+    cdef int renew(self) except -1:
+        """Turns of writers are the parent's. What else the handle knows of the segment is true here, too."""
+        cdef Remote remote
+        cdef uint64_t own = 0
+        cdef int rc
+        if self.remote.context is not None:
+            return 0
+        for remote in (*self.old, self.remote):
+            remote.catch_up()
+        rc = c.dsm_identity(&own)
+        if rc:
+            raise failure(rc, "identity")
+        self.s.identity = own
+        self.users = 0
+        for remote in (*self.old, self.remote):
+            remote.users = 1
+        return 0
 
     cdef str noun(self):
         return "segment"
@@ -139,7 +112,7 @@ cdef class SegmentCore(Handle):
         cdef Remote remote
         Handle.refuse_in_use(self)
         for remote in (*self.old, self.remote):
-            if remote.exports:
+            if remote.exports > remote.kept:
                 text = f"the segment has {remote.exports} views (arrays or memoryviews); drop them first"
                 raise refused(c.DSM_EBUSY, text, "close")
         return 0
@@ -152,6 +125,9 @@ cdef class SegmentCore(Handle):
         cdef Remote remote
         if not self.live:
             return
+        if self.outdated():
+            self.leave_to_parent()
+            return
         if self.uses or not part:
             self.refuse_in_use()
         self.live = False
@@ -163,14 +139,26 @@ cdef class SegmentCore(Handle):
         for remote in old:
             remote.part()
 
+    cdef int leave_to_parent(self) except -1:
+        """A child closes what it has not used. Memory that the segment had before it grew goes with its views."""
+        cdef Remote remote
+        self.live = False
+        self.users = 0
+        for remote in self.old:
+            remote.users = 0
+            remote.part()
+        self.old = []
+        self.remote.users = 0
+        return 0
+
     cdef int settle(self) except -1:
         """What a write that failed has left in far memory; where that fails, too, the handle stays open."""
         cdef int rc
         cdef Remote remote = self.remote
-        remote.uses += 1
+        remote.enter()
         with nogil:
             rc = c.dsm_segment_leave(remote.ptr, &self.s)
-        remote.uses -= 1
+        remote.leave()
         if rc:
             self.live = True
             raise remote.failed(rc, "close")
@@ -390,9 +378,9 @@ cdef class SegmentCore(Handle):
         cdef Remote remote = self.remote
         if n == 0:
             return 0
-        remote.uses += 1  # it is open, since the segment is in use
+        remote.enter()
         rc = remote.move(reads, at, local, n, -1)
-        remote.uses -= 1
+        remote.leave()
         if rc:
             raise remote.failed(rc, "read" if reads else "write")
         if not reads:
@@ -569,9 +557,9 @@ cdef class SegmentCore(Handle):
             add = word(value, "value")
             at = self.word_at(index)
             remote = self.remote
-            remote.uses += 1
+            remote.enter()
             rc = remote.add(at, add, &old, -1)
-            remote.uses -= 1
+            remote.leave()
             if rc:
                 raise remote.failed(rc, "fetch_add")
             c.dsm_segment_ring(self.remote.ptr)
@@ -588,9 +576,9 @@ cdef class SegmentCore(Handle):
             e, d = word(expected, "expected"), word(desired, "desired")
             at = self.word_at(index)
             remote = self.remote
-            remote.uses += 1
+            remote.enter()
             rc = remote.swap(at, e, d, &old, -1)
-            remote.uses -= 1
+            remote.leave()
             if rc:
                 raise remote.failed(rc, "compare_swap")
             c.dsm_segment_ring(self.remote.ptr)
@@ -648,12 +636,14 @@ cdef class SegmentCore(Handle):
         cdef int rc
         cdef Remote remote
         self.enter()
-        remote = self.remote
-        remote.uses += 1
-        with nogil:
-            rc = c.dsm_segment_writer(remote.ptr, &identity)
-        remote.uses -= 1
-        self.leave()
+        try:
+            remote = self.remote
+            remote.enter()
+            with nogil:
+                rc = c.dsm_segment_writer(remote.ptr, &identity)
+            remote.leave()
+        finally:
+            self.leave()
         if rc:
             raise remote.failed(rc, "read")
         return identity if identity else None
@@ -666,10 +656,10 @@ cdef class SegmentCore(Handle):
         try:
             identity = identity_of(writer)
             remote = self.remote
-            remote.uses += 1
+            remote.enter()
             with nogil:
                 rc = c.dsm_segment_evict(remote.ptr, &self.s, identity)
-            remote.uses -= 1
+            remote.leave()
         finally:
             self.leave()
         if rc < 0:
@@ -694,11 +684,11 @@ cdef class SegmentCore(Handle):
             take(out.reshape(-1).view("u1"), &view, True)
             left = left_until(deadline)
             remote = self.remote
-            remote.uses += 1  # it is open, since the segment is in use
+            remote.enter()
             with nogil:
                 rc = c.dsm_segment_snapshot(remote.ptr, &self.s, view.buf, &rows,
                                             left if left < SLICE_NS else SLICE_NS, &tries, &version)
-            remote.uses -= 1
+            remote.leave()
             PyBuffer_Release(&view)
             if rc == 0:
                 return version, out

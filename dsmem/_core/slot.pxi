@@ -67,3 +67,10 @@ cdef int end_view(Slot slot, view, str op) except -1:
         raise refused(c.DSM_EBUSY, "an array or memoryview of the message is left; drop it first", op)
     slot.at = NULL
     return 0
+
+
+cdef object note_placed(error, n):
+    """How many messages a put has left in the lane, or staged, although it raised."""
+    with contextlib.suppress(AttributeError):
+        error.placed = n
+    return error

@@ -60,19 +60,44 @@ cdef class SyncHandle(Handle):
     """See the stub."""
     cdef Remote remote
     cdef bint near
+    cdef int64_t spin_ns
 
-    cdef int began(self, Remote remote) except -1:
-        """The core's handle is there."""
+    cdef int begin_on(self, Remote remote, object spin) except -1:
+        cdef int rc
+        self.spin_ns = nanoseconds(spin, "spin")
+        if self.remote is not None:
+            raise refused(c.DSM_EINVAL, f"the {self.noun()} has been opened before")
+        remote.enter()
+        with nogil:
+            rc = self.open_core(remote.ptr)
+        remote.leave()
+        if rc:
+            raise remote.failed(rc, "attach")
         remote.users += 1
         self.remote = remote
         self.near = remote.near
         self.live = True
         return 0
 
-    cdef int once_only(self) except -1:
-        if self.remote is not None:
-            raise refused(c.DSM_EINVAL, f"the {self.noun()} has been opened before")
+    cdef int open_core(self, c.dsm_remote *remote) noexcept nogil:
+        """The core's handle, in place of what was there, unless it fails."""
+        return -c.DSM_EINVAL
+
+    cdef int renew(self) except -1:
+        """What the parent's handle holds is the parent's; this one holds nothing, and has a place of its own."""
+        cdef int rc
+        if self.remote.context is not None:
+            return 0
+        self.remote.catch_up()
+        rc = self.open_core(self.remote.ptr)
+        if rc:
+            raise self.failed(rc, "attach")
+        self.forget_state()
         return 0
+
+    cdef void forget_state(self) noexcept:
+        """What the handle says of the parent's threads."""
+        pass
 
     cdef object failed(self, int rc, str op):
         return self.remote.failed(rc, op)
@@ -109,9 +134,16 @@ cdef class SyncHandle(Handle):
         """Frees the core's handle; each class has its own."""
         return 0
 
+    cdef void let_go(self):
+        """Of another handle that this one stands on."""
+        pass
+
     def close(self):
         cdef int rc
         if self.live:
+            if self.outdated():
+                self.leave_to_parent()
+                return
             self.refuse_in_use()
             self.live = False
             rc = self.depart()
@@ -119,14 +151,25 @@ cdef class SyncHandle(Handle):
                 self.live = True
                 raise self.failed(rc, "close")
             self.free()
+            self.let_go()
             self.remote.drop_user()
+
+    cdef int leave_to_parent(self) except -1:
+        """A child closes what it has not used: the core's handle stays as it lies."""
+        self.refuse_users()
+        self.live = False
+        self.let_go()
+        self.remote.drop_user()
+        return 0
 
     def __del__(self):
         if not self.live:
             return
         self.live = False
-        if self.remote.ptr != NULL and (self.remote.context is None or self.remote.context.ptr != NULL):
+        if not self.outdated() and self.remote.ptr != NULL and (self.remote.context is None or
+                                                                self.remote.context.ptr != NULL):
             self.free()
+        self.let_go()
         self.remote.drop_user()
 
 
@@ -148,18 +191,13 @@ cdef class Lock(SyncHandle):
     cdef set lost             # of a plain one: threads whose wait() ended without it, until they take or release it
 
     def __init__(self, Remote remote not None, spin=None):
-        cdef int64_t spin_ns = nanoseconds(spin, "spin")
-        cdef c.dsm_lock *ptr = NULL
-        cdef int rc
-        self.once_only()
-        remote.enter()
-        with nogil:
-            rc = c.dsm_lock_open(remote.ptr, spin_ns, &ptr)
-        remote.leave()
-        if rc:
-            raise remote.failed(rc, "attach")
-        self.ptr = ptr
-        self.began(remote)
+        self.begin_on(remote, spin)
+
+    cdef int open_core(self, c.dsm_remote *remote) noexcept nogil:
+        return c.dsm_lock_open(remote, self.spin_ns, &self.ptr)
+
+    cdef void forget_state(self) noexcept:
+        self.depth, self.lost = 0, None
 
     cdef str dependents(self):
         return "conditions"
@@ -394,18 +432,10 @@ cdef class RWLock(SyncHandle):
     cdef c.dsm_rwlock *ptr
 
     def __init__(self, Remote remote not None, spin=None):
-        cdef int64_t spin_ns = nanoseconds(spin, "spin")
-        cdef c.dsm_rwlock *ptr = NULL
-        cdef int rc
-        self.once_only()
-        remote.enter()
-        with nogil:
-            rc = c.dsm_rwlock_open(remote.ptr, spin_ns, &ptr)
-        remote.leave()
-        if rc:
-            raise remote.failed(rc, "attach")
-        self.ptr = ptr
-        self.began(remote)
+        self.begin_on(remote, spin)
+
+    cdef int open_core(self, c.dsm_remote *remote) noexcept nogil:
+        return c.dsm_rwlock_open(remote, self.spin_ns, &self.ptr)
 
     def acquire_read(self, blocking=True, timeout=FOREVER):
         cdef int64_t ns
@@ -600,18 +630,10 @@ cdef class Semaphore(SyncHandle):
     cdef c.dsm_semaphore *ptr
 
     def __init__(self, Remote remote not None, spin=None):
-        cdef int64_t spin_ns = nanoseconds(spin, "spin")
-        cdef c.dsm_semaphore *ptr = NULL
-        cdef int rc
-        self.once_only()
-        remote.enter()
-        with nogil:
-            rc = c.dsm_semaphore_open(remote.ptr, spin_ns, &ptr)
-        remote.leave()
-        if rc:
-            raise remote.failed(rc, "attach")
-        self.ptr = ptr
-        self.began(remote)
+        self.begin_on(remote, spin)
+
+    cdef int open_core(self, c.dsm_remote *remote) noexcept nogil:
+        return c.dsm_semaphore_open(remote, self.spin_ns, &self.ptr)
 
     def acquire(self, blocking=True, timeout=None):
         self.enter()
@@ -699,18 +721,10 @@ cdef class CountingSemaphore(SyncHandle):
     cdef c.dsm_counting *ptr
 
     def __init__(self, Remote remote not None, spin=None):
-        cdef int64_t spin_ns = nanoseconds(spin, "spin")
-        cdef c.dsm_counting *ptr = NULL
-        cdef int rc
-        self.once_only()
-        remote.enter()
-        with nogil:
-            rc = c.dsm_counting_open(remote.ptr, spin_ns, &ptr)
-        remote.leave()
-        if rc:
-            raise remote.failed(rc, "attach")
-        self.ptr = ptr
-        self.began(remote)
+        self.begin_on(remote, spin)
+
+    cdef int open_core(self, c.dsm_remote *remote) noexcept nogil:
+        return c.dsm_counting_open(remote, self.spin_ns, &self.ptr)
 
     def acquire(self, blocking=True, timeout=None):
         self.enter()

@@ -4,11 +4,14 @@
 # Nothing here calls a function of Python's, in which raise_later() would come first.
 cdef object raised = None
 cdef unsigned long main_ident = main_thread().ident
+cdef const uint32_t *forks = c.dsm_forks()
 
 
 def _after_fork():
     """The thread that forks is the main thread of its child."""
-    global main_ident
+    global main_ident, raised
+    if main_ident != PyThread_get_thread_ident():  # what the main thread was about to raise, the parent's raises
+        raised = None
     main_ident = PyThread_get_thread_ident()
 
 

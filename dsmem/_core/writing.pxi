@@ -6,12 +6,13 @@ cdef class Writing:
 
     The turn belongs to this object from the instruction in which it is taken: it is given back by whoever ends it in a
     call of this class, or with the object. So no exception of a signal handler leaves it taken, and nobody ends the
-    turn of another thread.
+    turn of another thread. Nor does a child of fork(), whose copy of this object holds nothing.
     """
     cdef SegmentCore segment
     cdef Remote remote
     cdef object timeout, copy
     cdef bint held
+    cdef uint32_t epoch  # the fork count of the process whose turn it is
 
     def __cinit__(self, SegmentCore segment not None, timeout=None):
         self.segment, self.timeout = segment, timeout
@@ -28,6 +29,7 @@ cdef class Writing:
         cdef uint64_t version = 0, rows = 0
         cdef Remote remote
         cdef int rc
+        self.forget_parents()
         if self.held:
             raise refused(c.DSM_EBUSY, "the segment is being written already", "write")
         if s.readonly:
@@ -35,6 +37,7 @@ cdef class Writing:
         while True:
             remote = s.remote
             left = left_until(deadline)
+            self.epoch = forks[0]
             remote.users += 1
             s.users += 1
             with nogil:
@@ -49,8 +52,17 @@ cdef class Writing:
                 raise error
 
     cdef int let_go(self, Remote remote) except -1:
+        if self.epoch != forks[0]:  # a handler has forked in the wait; the child's segment has no users
+            return 0
         self.segment.users -= 1
         return remote.drop_user()
+
+    cdef bint forget_parents(self) noexcept:
+        """Whether the turn is the parent's."""
+        if not self.held or self.epoch == forks[0]:
+            return False
+        self.held, self.remote = False, None
+        return True
 
     cdef object commit(self, void *data):
         """The version that it is now. Whatever comes out, the turn is over."""
@@ -79,7 +91,7 @@ cdef class Writing:
     cdef int abort(self) except -1:
         """The turn is over, if it was not before, and nothing has changed."""
         cdef Remote remote = self.remote
-        if not self.held:
+        if self.forget_parents() or not self.held:
             return 0
         self.held, self.remote = False, None
         self.undo(remote)
@@ -108,6 +120,8 @@ cdef class Writing:
         self.copy = None
         if kind is not None:
             self.abort()
+        elif self.forget_parents():
+            raise errors.NotHeldError("the process has forked: the parent writes the segment, and ends that")
         elif not self.held:
             raise errors.NotHeldError("the segment is not being written")
         elif copy is not None and <uint64_t> PyArray_NBYTES(copy) != self.segment.s.rows * self.segment.s.row_bytes:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -22,7 +23,11 @@ class _Object:
     owner: str
     created: float = field(default_factory=time.time)
     handles: int = 0
-    named: bool = True
+
+    def __del__(self) -> None:
+        """Neither the table nor a handle has it, also where an interrupt has ended the call that was to free it."""
+        with contextlib.suppress(errors.DsmemError):
+            self.region.close()
 
 
 class HostedNames:
@@ -40,6 +45,7 @@ class HostedNames:
         self.context = context
         self._lock = threading.Lock()
         self._objects: dict[str, _Object] = {}
+        _places.add(self)
 
     def __repr__(self) -> str:
         return f"{self.context.fabric} node {self.context.node_id.hex()[:8]}"
@@ -107,7 +113,7 @@ class HostedNames:
     def _release(self, of: _Object) -> None:
         with self._lock:
             of.handles -= 1
-            last = not of.handles and not of.named
+            last = not of.handles and self._objects.get(of.ref.name) is not of
         if last and not of.region.closed:
             of.region.close()
 
@@ -124,9 +130,8 @@ class HostedNames:
             found = self._objects.get(check_name(name))
             if found is None or number not in (0, found.ref.id):
                 raise errors.NameNotFoundError(repr(name))
-            del self._objects[name]
             found.handles += 1
-            found.named = False
+            del self._objects[name]
         self._release(found)
 
     def gc(self) -> list[str]:
@@ -137,3 +142,15 @@ class HostedNames:
         """All names go."""
         for info in self.infos():
             self.unlink(info.name)
+
+
+_places: weakref.WeakSet[HostedNames] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """Another thread of the parent may have had a lock."""
+    for place in list(_places):
+        place._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -59,6 +59,9 @@ class NamedObject:
 
     Notes
     -----
+    In a child of ``os.fork`` a handle of a name on this host goes on as the child's own: what the parent's holds (a
+    lock, a role, a reservation, a writer's turn) stays the parent's. One in memory of a context raises ForkError there.
+
     A class of objects has two class methods. ``_layout(**properties)`` returns the number of bytes and a function that
     writes the object, its header included, into a zeroed, writable memoryview of them, before anybody else sees it.
     ``_open(memory, cluster, name, **properties)`` returns the object, or raises MismatchError when it has other

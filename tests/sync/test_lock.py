@@ -237,21 +237,6 @@ def test_a_signal_ends_a_wait(near):
     lock.release()
 
 
-def test_a_child_of_fork_is_refused(near):
-    lock = near.make("lock")
-    lock.acquire()
-    pid = os.fork()
-    if not pid:
-        status = 1
-        try:
-            lock.release()
-        except errors.ForkError:
-            status = 0
-        os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    lock.release()
-
-
 # ---- several processes ----
 
 STRESS = """

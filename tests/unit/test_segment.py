@@ -682,20 +682,6 @@ def test_closed(cluster):
             call()
 
 
-def test_a_child_of_fork_is_refused(here):
-    with here.segment("a", 4, "i8", create=True) as s:
-        child = os.fork()
-        if child == 0:
-            try:
-                s.read(0)
-            except errors.ForkError:
-                with pickle.loads(pickle.dumps(s)) as own:
-                    own.write(0, 7)
-                os._exit(0)
-            os._exit(1)
-        assert os.waitpid(child, 0)[1] == 0 and s.read(0) == 7
-
-
 # -- scribbled memory --
 
 
