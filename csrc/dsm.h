@@ -530,6 +530,10 @@ int dsm_semaphore_acquire(dsm_semaphore *m, int64_t timeout_ns);
 int dsm_semaphore_release(dsm_semaphore *m, uint32_t n);
 int dsm_semaphore_value(dsm_semaphore *m);                /* free permits, or -DSM_E… */
 int dsm_semaphore_held(dsm_semaphore *m, int *recovered); /* permits of this handle */
+/* Whose the permits are: how many are taken, at most 4096, or -DSM_E…. Near a process's identity, far a value for each grant. */
+int dsm_semaphore_holders(dsm_semaphore *m, uint64_t *values);
+/* As dsm_lock_break(): the permits with that value become free. Who releases one of them: ENOTHELD. */
+int dsm_semaphore_break(dsm_semaphore *m, uint64_t holder);
 
 /* Permits without owners: any handle may release. */
 typedef struct dsm_counting dsm_counting;
@@ -586,6 +590,11 @@ int dsm_barrier_break(dsm_barrier *b, uint64_t generation);
 int dsm_barrier_reset(dsm_barrier *b);                /* waits for nobody */
 int dsm_barrier_waiting(dsm_barrier *b, int *broken); /* how many, or -DSM_E… */
 uint32_t dsm_barrier_parties(const dsm_barrier *b);
+#define DSM_BARRIER_MOST 1024
+/* Who has come, in that order, and who is about to: how many, at most DSM_BARRIER_MOST + 1, or -DSM_E…. */
+int dsm_barrier_waiters(dsm_barrier *b, uint64_t *identities);
+/* The caller knows that one of them is gone: the barrier is broken, as if that one had died. 1: done, 0: it is none of them. */
+int dsm_barrier_evict(dsm_barrier *b, uint64_t holder);
 
 typedef struct dsm_once dsm_once;
 #define DSM_ONCE_RUN 1

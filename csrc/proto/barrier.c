@@ -13,8 +13,9 @@
  * one of them does: the parties have met (by the last of them), a reset, a break (which keeps the generation and sets the bit). Breaks
  * and resets need no lock, so neither who died with it nor who was stopped with it keeps anybody in a wait.
  *
- * ARRIVED and who has come are written by the holder of the object's lock (lock.h), with plain stores: first who, then arrived. What
- * an earlier generation has left there is void.
+ * ARRIVED and who has come are written by the holder of the object's lock (lock.h): first who, with a plain store, then arrived, by a
+ * compare-swap from what was read. What an earlier generation has left there is void. So a holder whose lock was broken, and who
+ * wakes, doesn't take back what others have counted since: it is told that the barrier is broken, as it is.
  *
  * A sleeper that finds a later generation than its own asks how its own ended: by the reset, if that is where the last reset was; if
  * there was one later, it is told of that. A sleeper that has overslept 2^19 generations without one is told that it met.
@@ -44,6 +45,7 @@ struct dsm_barrier {
 
 struct state {
     uint64_t round, arrived;
+    uint64_t word; /* arrived, as it stands there */
 };
 
 static const struct seat *seat(const dsm_barrier *b) { return &b->lock.seat; }
@@ -68,22 +70,16 @@ static bool was_met(uint64_t round, uint64_t generation)
 
 static int read_state(dsm_barrier *b, struct state *s)
 {
-    uint64_t arrived;
     int rc = seat_read(seat(b), seat(b)->own + ROUND, &s->round);
     if (!rc)
-        rc = seat_read(seat(b), seat(b)->own + ARRIVED, &arrived);
+        rc = seat_read(seat(b), seat(b)->own + ARRIVED, &s->word);
     if (rc)
         return rc;
-    bool now = arrived >> COUNT_BITS == generation_of(s->round) && !(s->round & BROKEN);
-    s->arrived = now ? arrived & COUNT : 0;
+    bool now = s->word >> COUNT_BITS == generation_of(s->round) && !(s->round & BROKEN);
+    s->arrived = now ? s->word & COUNT : 0;
     if (s->arrived > seat(b)->count)
         return err_set(DSM_ECORRUPT, 0, "%llu of %u parties", (unsigned long long)s->arrived, seat(b)->count);
     return 0;
-}
-
-static int put(dsm_barrier *b, uint64_t offset, uint64_t value)
-{
-    return seat_write(seat(b), seat(b)->own + offset, value);
 }
 
 static int broken(void) { return err_set(DSM_EBROKEN, 0, "barrier"); }
@@ -214,7 +210,7 @@ static bool somebody_died(dsm_barrier *b, uint64_t arrived)
 static int arrive(dsm_barrier *b, struct state *s, bool finish)
 {
     uint64_t generation = generation_of(s->round);
-    if (s->round & BROKEN)
+    if (s->round & BROKEN || s->word >> COUNT_BITS > generation) /* the lock is another's, who has gone on */
         return broken();
     if (s->arrived == seat(b)->count)
         return 0;
@@ -223,9 +219,11 @@ static int arrive(dsm_barrier *b, struct state *s, bool finish)
         int rc = dsm_barrier_break(b, generation);
         return rc < 0 ? rc : broken();
     }
-    int rc = put(b, WHO + 8 * s->arrived, seat(b)->identity);
+    int rc = seat_write(seat(b), seat(b)->own + WHO + 8 * s->arrived, seat(b)->identity);
     if (!rc)
-        rc = put(b, ARRIVED, generation << COUNT_BITS | (s->arrived + 1));
+        rc = sure_move(seat(b)->r, seat(b)->own + ARRIVED, s->word, generation << COUNT_BITS | (s->arrived + 1));
+    if (rc == -DSM_ECORRUPT)
+        return broken();
     if (!rc && last && finish)
         rc = meet(b, s->round);
     return rc < 0 ? rc : 1 + last;
@@ -334,6 +332,45 @@ int dsm_barrier_waiting(dsm_barrier *b, int *is_broken)
     *is_broken = (int)(s.round & BROKEN);
     return (int)s.arrived;
 }
+
+/* ---- by choice ---- */
+
+/* Who has come to the generation that *s tells. */
+static int who_came(dsm_barrier *b, struct state *s, uint64_t *identities)
+{
+    int rc = read_state(b, s);
+    if (rc || !s->arrived)
+        return rc;
+    rc = seat_read_all(seat(b), seat(b)->own + WHO, identities, 8 * s->arrived);
+    return rc ? rc : (int)s->arrived;
+}
+
+int dsm_barrier_waiters(dsm_barrier *b, uint64_t *identities)
+{
+    struct state s;
+    uint64_t holder;
+    int n = who_came(b, &s, identities), rc = n < 0 ? n : dsm_lock_holder(&b->lock, &holder);
+    if (!rc && holder)
+        identities[n++] = holder;
+    return rc ? rc : n;
+}
+
+/* As if it had died: with the lock, of whatever generation it may be; or after it had come, of that one. */
+int dsm_barrier_evict(dsm_barrier *b, uint64_t holder)
+{
+    struct state s;
+    uint64_t came[DSM_BARRIER_MOST];
+    int freed = dsm_lock_break(&b->lock, holder);
+    if (freed)
+        return freed < 0 ? freed : dsm_barrier_break(b, DSM_BARRIER_ANY);
+    int n = who_came(b, &s, came), rc = n < 0 ? n : 0;
+    for (int i = 0; i < n && !rc; i++)
+        if (holder && came[i] == holder)
+            rc = turn(b, s.round, s.round | BROKEN, &s.round);
+    return rc;
+}
+
+/* ---- handles ---- */
 
 uint32_t dsm_barrier_parties(const dsm_barrier *b) { return seat(b)->count; }
 

@@ -38,12 +38,20 @@ int dsm_once_begin(dsm_once *o, int64_t timeout_ns)
     return rc < 0 ? rc : DSM_ONCE_DONE;
 }
 
+/* Whoever was broken while it ran must not say that it has been run: another one runs it. */
+static int still_runs(dsm_once *o)
+{
+    uint64_t word = 0;
+    int rc = o->lock.unsure ? 0 : seat_read(&o->lock.seat, SYNC_WORD, &word);
+    return rc || o->lock.unsure || word == observe_u64(&o->lock.held) ? rc : err_set(DSM_ENOTHELD, 0, "once");
+}
+
 int dsm_once_end(dsm_once *o, int done)
 {
     int rc = dsm_lock_held(&o->lock) ? 0 : err_set(DSM_ENOTHELD, 0, "once");
-    if (!rc && done)
+    if (!rc && done && !(rc = still_runs(o)))
         rc = seat_write(&o->lock.seat, o->lock.seat.own, 1);
-    if (rc && !sure_gone(rc))
+    if (rc && rc != -DSM_ENOTHELD && !sure_gone(rc))
         return rc;
     int released = lock_release(&o->lock, false);
     return rc ? rc : released;

@@ -208,6 +208,54 @@ int dsm_semaphore_held(dsm_semaphore *m, int *news)
     return held;
 }
 
+/* ---- by choice ---- */
+
+int dsm_semaphore_holders(dsm_semaphore *m, uint64_t *values)
+{
+    const uint64_t *slots;
+    if (seat_forked(&m->seat))
+        return refuse_forked();
+    pthread_mutex_lock(&m->own);
+    int rc = read_slots(m, &slots), n = 0;
+    for (uint32_t i = 0; i < m->seat.count && !rc; i++) {
+        values[n] = observe_u64(&slots[i]);
+        n += values[n] != 0;
+    }
+    pthread_mutex_unlock(&m->own);
+    return rc ? rc : n;
+}
+
+/* Near, the value is a process's: nothing tells its permits apart. Far, it is one grant's. */
+static int break_slots(dsm_semaphore *m, uint64_t holder)
+{
+    const uint64_t *slots;
+    int rc = read_slots(m, &slots), n = 0;
+    for (uint32_t i = 0; i < m->seat.count && !rc; i++) {
+        uint64_t found = observe_u64(&slots[i]);
+        int swapped = SWAP_UNKNOWN;
+        for (int k = 0; k < SWAP_TRIES && swapped == SWAP_UNKNOWN && found == holder; k++)
+            swapped = seat_swap(&m->seat, slot_at(m, i), holder, 0, &found);
+        if (swapped < 0 || (swapped == SWAP_UNKNOWN && found == holder))
+            rc = swapped < 0 ? swapped : err_set(DSM_EIO, 0, "%d times", SWAP_TRIES);
+        n += swapped == SWAP_DONE;
+    }
+    if (n && m->seat.near)
+        bell_ring((struct bell *)(void *)(m->seat.near + SYNC_BELL), n);
+    return rc ? rc : n != 0;
+}
+
+int dsm_semaphore_break(dsm_semaphore *m, uint64_t holder)
+{
+    if (seat_forked(&m->seat))
+        return refuse_forked();
+    pthread_mutex_lock(&m->own);
+    int rc = holder ? break_slots(m, holder) : 0;
+    pthread_mutex_unlock(&m->own);
+    return rc;
+}
+
+/* ---- handles ---- */
+
 int dsm_semaphore_open(dsm_remote *r, int64_t spin_ns, dsm_semaphore **out)
 {
     struct seat s;

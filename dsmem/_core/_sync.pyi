@@ -185,6 +185,26 @@ class Semaphore(SyncHandle):
     def value(self) -> int:
         """Permits that are free; those of the dead count when a waiter has found them."""
 
+    def holders(self) -> list[int]:
+        """Whose the permits are that are taken: on this host a process's identity, else a value for each grant."""
+
+    def break_(self, holder: int) -> bool:
+        """Free the permits of a holder that is known to be gone. Safe where :meth:`Lock.break_` is.
+
+        A holder that lives does not notice before it releases such a permit: PermitError. Where another handle of its
+        process has the permit by then, the release takes that one's.
+
+        Parameters
+        ----------
+        holder : int
+            As :meth:`holders` gave it.
+
+        Returns
+        -------
+        bool
+            False: that one has no permit.
+        """
+
     @property
     def held(self) -> int:
         """Permits that this handle has."""
@@ -297,6 +317,25 @@ class Barrier(SyncHandle):
     def reset(self) -> None:
         """Make it new; who waits gets BrokenBarrierError."""
 
+    def waiters(self) -> list[int]:
+        """The identities of those that have come, in that order, and of one that is about to."""
+
+    def break_(self, holder: int) -> bool:
+        """Break the barrier for a party that is known to be gone, as if its death had been noticed.
+
+        It is not broken when that party's generation is over. A party that lives gets BrokenBarrierError, as all do.
+
+        Parameters
+        ----------
+        holder : int
+            As :meth:`waiters` gave it.
+
+        Returns
+        -------
+        bool
+            False: that one has not come.
+        """
+
     @property
     def parties(self) -> int:
         """How many there are."""
@@ -318,6 +357,26 @@ class Once(SyncHandle):
 
     def end(self, done: bool = True) -> None:
         """It has been run; or not, with done=False, and another one may try. NotHeldError without begin()."""
+
+    def holder(self) -> int | None:
+        """The identity of who runs it, as :meth:`break_` takes it; None: nobody."""
+
+    def break_(self, holder: int) -> bool:
+        """Let another one run it, since the one that does is known to be gone. Safe where :meth:`Lock.break_` is.
+
+        The next finds ``recovered`` true. One that lives does not notice before its end(), which raises NotHeldError
+        and leaves it not done.
+
+        Parameters
+        ----------
+        holder : int
+            As :meth:`holder` gave it.
+
+        Returns
+        -------
+        bool
+            False: that one does not run it.
+        """
 
     def call(self, function: Callable[_P, _T], /, *args: _P.args, **named: _P.kwargs) -> _T | None:
         """Call function where nobody has before, with its result; else wait until it has been called: None."""

@@ -276,6 +276,8 @@ cdef extern from "dsm.h" nogil:
     int dsm_semaphore_release(dsm_semaphore *m, uint32_t n)
     int dsm_semaphore_value(dsm_semaphore *m)
     int dsm_semaphore_held(dsm_semaphore *m, int *recovered)
+    int dsm_semaphore_holders(dsm_semaphore *m, uint64_t *values)
+    int dsm_semaphore_break(dsm_semaphore *m, uint64_t holder)
 
     ctypedef struct dsm_counting:
         pass
@@ -324,6 +326,8 @@ cdef extern from "dsm.h" nogil:
     int dsm_barrier_reset(dsm_barrier *b)
     int dsm_barrier_waiting(dsm_barrier *b, int *broken)
     uint32_t dsm_barrier_parties(const dsm_barrier *b)
+    int dsm_barrier_waiters(dsm_barrier *b, uint64_t *identities)
+    int dsm_barrier_evict(dsm_barrier *b, uint64_t holder)
 
     ctypedef struct dsm_once:
         pass

@@ -271,6 +271,14 @@ cdef void break_quietly(arrival *a) noexcept:
         c.dsm_barrier_break(a.barrier, a.generation)
 
 
+cdef int parties_naming(void *arg, uint64_t *identities) noexcept nogil:
+    return c.dsm_barrier_waiters(<c.dsm_barrier *> arg, identities)
+
+
+cdef int parties_breaking(void *arg, uint64_t holder) noexcept nogil:
+    return c.dsm_barrier_evict(<c.dsm_barrier *> arg, holder)
+
+
 cdef class Barrier(SyncHandle):
     """See the stub."""
     cdef c.dsm_barrier *ptr
@@ -352,6 +360,12 @@ cdef class Barrier(SyncHandle):
                 raise self.failed(rc, "reset")
         finally:
             self.leave()
+
+    def waiters(self):
+        return self.names(parties_naming, self.ptr)
+
+    def break_(self, holder):
+        return self.take_from(parties_breaking, self.ptr, holder)
 
     cdef int look(self, int *broken) except -1:
         cdef int rc
@@ -438,6 +452,14 @@ cdef class Once(SyncHandle):
                 raise self.failed(rc, "end")
         finally:
             self.leave()
+
+    def holder(self):
+        self.check()
+        return self.holder_of(c.dsm_once_lock(self.ptr))
+
+    def break_(self, holder):
+        self.check()
+        return self.take_from(lock_breaking, c.dsm_once_lock(self.ptr), holder)
 
     def call(self, function, /, *args, **named):
         with self as first:

@@ -6,6 +6,10 @@ cdef object FOREVER = -1
 cdef int64_t NEVER = 0x7fffffffffffffff
 
 ctypedef int (*attempt)(void *arg, int64_t timeout_ns) noexcept nogil
+ctypedef int (*naming)(void *arg, uint64_t *identities) noexcept nogil
+ctypedef int (*breaking)(void *arg, uint64_t holder) noexcept nogil
+cdef enum:
+    NAMED_MOST = 4097  # identities that one call tells
 
 
 def sync_bytes(str kind, uint32_t members=0, uint32_t count=0):
@@ -45,10 +49,6 @@ cdef uint64_t identity_of(object holder) except? 0xdead:
     if number is None:
         raise refused(c.DSM_EINVAL, f"holder={holder!r}: what holder() returned")
     return number
-
-
-cdef list ids_of(const uint64_t *identities, int n):
-    return [identities[i] for i in range(n)]
 
 
 cdef bint is_raised(tuple error):
@@ -122,6 +122,42 @@ cdef class SyncHandle(Handle):
                 return rc
             PyErr_CheckSignals()
 
+    cdef object holder_of(self, c.dsm_lock *lock):
+        cdef uint64_t identity = 0
+        cdef int rc
+        self.enter()
+        with nogil:
+            rc = c.dsm_lock_holder(lock, &identity)
+        self.leave()
+        if rc:
+            raise self.failed(rc, "read")
+        return identity if identity else None
+
+    cdef list names(self, naming f, void *arg):
+        cdef uint64_t found[NAMED_MOST]
+        cdef int n
+        self.enter()
+        with nogil:
+            n = f(arg, found)
+        self.leave()
+        if n < 0:
+            raise self.failed(n, "read")
+        return [found[i] for i in range(n)]
+
+    cdef bint take_from(self, breaking f, void *arg, object holder) except -1:
+        cdef uint64_t identity
+        cdef int rc
+        self.enter()
+        try:
+            identity = identity_of(holder)
+            with nogil:
+                rc = f(arg, identity)
+        finally:
+            self.leave()
+        if rc < 0:
+            raise self.failed(rc, "break")
+        return rc == 1
+
     @property
     def closed(self):
         return not self.live
@@ -175,6 +211,10 @@ cdef class SyncHandle(Handle):
 
 cdef int lock_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
     return c.dsm_lock_acquire(<c.dsm_lock *> arg, timeout_ns)
+
+
+cdef int lock_breaking(void *arg, uint64_t holder) noexcept nogil:
+    return c.dsm_lock_break(<c.dsm_lock *> arg, holder)
 
 
 cdef class Lock(SyncHandle):
@@ -338,29 +378,10 @@ cdef class Lock(SyncHandle):
         return rc == 1
 
     def holder(self):
-        cdef uint64_t identity = 0
-        cdef int rc
-        self.enter()
-        with nogil:
-            rc = c.dsm_lock_holder(self.ptr, &identity)
-        self.leave()
-        if rc:
-            raise self.failed(rc, "read")
-        return identity if identity else None
+        return self.holder_of(self.ptr)
 
     def break_(self, holder):
-        cdef uint64_t identity
-        cdef int rc
-        self.enter()
-        try:
-            identity = identity_of(holder)
-            with nogil:
-                rc = c.dsm_lock_break(self.ptr, identity)
-        finally:
-            self.leave()
-        if rc < 0:
-            raise self.failed(rc, "break")
-        return rc == 1
+        return self.take_from(lock_breaking, self.ptr, holder)
 
     @property
     def token(self):
@@ -425,6 +446,14 @@ cdef int claim_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
 
 cdef int drain_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
     return c.dsm_rwlock_drain(<c.dsm_rwlock *> arg, timeout_ns)
+
+
+cdef int readers_naming(void *arg, uint64_t *identities) noexcept nogil:
+    return c.dsm_rwlock_inside(<c.dsm_rwlock *> arg, identities)
+
+
+cdef int rwlock_breaking(void *arg, uint64_t holder) noexcept nogil:
+    return c.dsm_rwlock_break(<c.dsm_rwlock *> arg, holder)
 
 
 cdef class RWLock(SyncHandle):
@@ -499,40 +528,14 @@ cdef class RWLock(SyncHandle):
             self.leave()
 
     def writer(self):
-        cdef uint64_t identity = 0
-        cdef int rc
-        self.enter()
-        with nogil:
-            rc = c.dsm_lock_holder(c.dsm_rwlock_lock(self.ptr), &identity)
-        self.leave()
-        if rc:
-            raise self.failed(rc, "read")
-        return identity if identity else None
+        self.check()
+        return self.holder_of(c.dsm_rwlock_lock(self.ptr))
 
     def readers(self):
-        cdef uint64_t found[1024]
-        cdef int n
-        self.enter()
-        with nogil:
-            n = c.dsm_rwlock_inside(self.ptr, found)
-        self.leave()
-        if n < 0:
-            raise self.failed(n, "read")
-        return ids_of(found, n)
+        return self.names(readers_naming, self.ptr)
 
     def break_(self, holder):
-        cdef uint64_t identity
-        cdef int rc
-        self.enter()
-        try:
-            identity = identity_of(holder)
-            with nogil:
-                rc = c.dsm_rwlock_break(self.ptr, identity)
-        finally:
-            self.leave()
-        if rc < 0:
-            raise self.failed(rc, "break")
-        return rc == 1
+        return self.take_from(rwlock_breaking, self.ptr, holder)
 
     def read(self, timeout=None):
         return Side(self, False, timeout)
@@ -625,6 +628,14 @@ cdef int semaphore_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
     return c.dsm_semaphore_acquire(<c.dsm_semaphore *> arg, timeout_ns)
 
 
+cdef int permits_naming(void *arg, uint64_t *identities) noexcept nogil:
+    return c.dsm_semaphore_holders(<c.dsm_semaphore *> arg, identities)
+
+
+cdef int permits_breaking(void *arg, uint64_t holder) noexcept nogil:
+    return c.dsm_semaphore_break(<c.dsm_semaphore *> arg, holder)
+
+
 cdef class Semaphore(SyncHandle):
     """See the stub."""
     cdef c.dsm_semaphore *ptr
@@ -667,6 +678,12 @@ cdef class Semaphore(SyncHandle):
         if rc < 0:
             raise self.failed(rc, "read")
         return rc
+
+    def holders(self):
+        return self.names(permits_naming, self.ptr)
+
+    def break_(self, holder):
+        return self.take_from(permits_breaking, self.ptr, holder)
 
     @property
     def held(self):

@@ -268,6 +268,8 @@ BY_CLASS: dict[str, dict[str, Scene]] = {
         "acquire": Scene(of("semaphore", 1), lambda s: s.acquire(timeout=PATIENCE), release_permits),
         "release": Scene(of("semaphore", 1), lambda s: (s.acquire(timeout=PATIENCE), s.release()), release_permits),
         "with": Scene(of("semaphore", 1), enter(), release_permits),
+        "holders": Scene(of("semaphore", 1), lambda s: s.holders()),
+        "break_": Scene(of("semaphore", 1), lambda s: s.break_(1)),
     },
     "CountingSemaphore": {
         "acquire": Scene(of("semaphore", 10**6, owned=False), lambda s: s.acquire(timeout=PATIENCE)),
@@ -291,12 +293,16 @@ BY_CLASS: dict[str, dict[str, Scene]] = {
         "wait": Scene(of("barrier", 1), lambda barrier: barrier.wait(PATIENCE), lambda barrier: barrier.reset()),
         "abort": Scene(of("barrier", 1), lambda barrier: (barrier.abort(), barrier.reset())),
         "reset": Scene(of("barrier", 1), lambda barrier: barrier.reset()),
+        "waiters": Scene(of("barrier", 1), lambda barrier: barrier.waiters()),
+        "break_": Scene(of("barrier", 1), lambda barrier: barrier.break_(1)),
     },
     "Once": {
         "call": Scene(of("once"), lambda once: once.call(int)),
         "begin": Scene(of("once"), lambda once: once.begin(PATIENCE) and once.end(False), end_once),
         "end": Scene(of("once"), lambda once: once.begin(PATIENCE) and once.end(False), end_once),
         "with": Scene(of("once"), enter(), end_once),
+        "holder": Scene(of("once"), lambda once: once.holder()),
+        "break_": Scene(of("once"), lambda once: once.break_(1)),
     },
     "Queue": {
         "put": Scene(of("queue", producers=4), lambda q: q.put(b"message"), cancel),

@@ -124,19 +124,16 @@ def use_semaphore(owner):
     assert owner.value == 3
 
 
-def semaphore_ends(owner):
-    """What the dead had, two at most, is gone; the others' permits go round."""
-    free = owner.value
-    assert free >= 1
-    for _ in range(free):
-        assert owner.acquire(timeout=LIMIT)
-    assert not owner.acquire(timeout=SOON)
-    owner.release(free)
+def take_the_permits(owner):
+    for holder in owner.holders():
+        assert owner.break_(holder)
+    use_semaphore(owner)
 
 
 def release_semaphore(obj):
     while obj.held:
-        obj.release()
+        with suppress(errors.NotHeldError):  # it was broken
+            obj.release()
 
 
 # ---- meetings ----
@@ -211,15 +208,10 @@ def use_barrier(owner):
     thread.join()
 
 
-def barrier_ends(owner):
-    """Who died with the lock keeps others from meeting, and from nothing else."""
-    owner.abort()
-    assert owner.broken
-    owner.reset()
-    assert not owner.broken and owner.n_waiting == 0
-    with pytest.raises(errors.BrokenBarrierError):
-        owner.wait(SOON)
-    owner.reset()
+def take_the_barrier(owner):
+    for holder in set(owner.waiters()):
+        owner.break_(holder)  # the first that is broken may be all that is needed
+    use_barrier(owner)
 
 
 def meet_nobody(obj):
@@ -233,12 +225,11 @@ def use_once(owner):
     assert owner.done and not owner.begin(LIMIT)
 
 
-def once_ends(owner):
-    """A remote runner that died keeps others from running it; they run out of time."""
-    with suppress(errors.TimeoutError):
-        if owner.begin(SOON):
-            owner.end()
-        assert owner.done
+def take_once(owner):
+    holder = owner.holder()
+    if holder:
+        assert owner.break_(holder)
+    use_once(owner)
 
 
 def end_once(obj):
@@ -272,11 +263,11 @@ KINDS = {
     "lock": Kind("lock", {}, release, use_lock, take_the_lock),
     "spinlock": Kind("spinlock", {}, release, use_lock, take_the_lock),
     "rwlock": Kind("rwlock", {"members": 8}, release_rwlock, use_rwlock, take_the_rwlock),
-    "semaphore": Kind("semaphore", {"n": 3}, release_semaphore, use_semaphore, semaphore_ends),
+    "semaphore": Kind("semaphore", {"n": 3}, release_semaphore, use_semaphore, take_the_permits),
     "event": Kind("event", {}, nothing, use_event, use_event),
     "condition": Kind("condition", {"waiters": 8}, release, use_condition, take_the_condition),
-    "barrier": Kind("barrier", {"parties": 2}, nothing, use_barrier, barrier_ends),
-    "once": Kind("once", {}, end_once, use_once, once_ends),
+    "barrier": Kind("barrier", {"parties": 2}, nothing, use_barrier, take_the_barrier),
+    "once": Kind("once", {}, end_once, use_once, take_once),
     "clock": Kind("clock", {}, nothing, stamps, stamps),
 }
 
@@ -328,6 +319,8 @@ ROWS = [
     Row("semaphore", "acquire", lambda o: o.acquire(timeout=LIMIT)),
     Row("semaphore", "release", lambda o: o.release(2), before=lambda o: (o.acquire(), o.acquire())),
     Row("semaphore", "value", lambda o: o.value),
+    Row("semaphore", "holders", lambda o: o.holders(), before=lambda o: o.acquire()),
+    Row("semaphore", "break_", lambda o: o.break_(o.holders()[0]), before=lambda o: o.acquire()),
     Row("semaphore", "with", with_obj),
     Row("semaphore", "close", lambda o: o.close()),
     Row("event", "set", lambda o: o.set(), check=is_set),
@@ -346,12 +339,16 @@ ROWS = [
     Row("barrier", "reset", lambda o: o.reset(), owner_before=lambda o: o.abort()),
     Row("barrier", "n_waiting", lambda o: o.n_waiting),
     Row("barrier", "broken", lambda o: o.broken),
+    Row("barrier", "waiters", lambda o: o.waiters()),
+    Row("barrier", "break_", lambda o: o.break_(1)),
     Row("barrier", "with", with_obj),
     Row("barrier", "close", lambda o: o.close()),
     Row("once", "begin", lambda o: o.begin(LIMIT)),
     Row("once", "end", lambda o: o.end(), before=lambda o: o.begin()),
     Row("once", "call", lambda o: o.call(lambda: 1)),
     Row("once", "done", lambda o: o.done),
+    Row("once", "holder", lambda o: o.holder(), before=lambda o: o.begin()),
+    Row("once", "break_", lambda o: o.break_(o.holder()), before=lambda o: o.begin()),
     Row("once", "with", with_obj),
     Row("once", "close", lambda o: o.close()),
     Row("clock", "stamps", stamps, names=()),

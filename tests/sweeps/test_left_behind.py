@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from remote_faults import OUTAGE, SECRET, Place, persistently
+from remote_faults import OUTAGE, SECRET, Child, Place, persistently
 
 import dsmem
 from dsmem import errors
@@ -277,6 +277,48 @@ def test_the_last_party_learns_that_it_met(place):
             thread.join()
             assert out == [0]
             owner.reset()
+    place.cluster.unlink("left")
+
+
+def slow_party(pipe, ref, plan):
+    out = []
+    with dsmem.Context(f"fault+shm://?{plan}", secret=SECRET, peer_timeout=20) as context:
+        with dsmem.attach(ref, context) as barrier:
+            party(barrier, out)
+    pipe.send(out)
+
+
+def test_a_party_whose_lock_was_broken_does_not_count(place):
+    """It goes on in the midst of its arrival, to a generation that is over, and takes back nobody of the next one."""
+    with place.cluster.barrier("left", 3, create=True) as owner:
+        with place.caller() as context, dsmem.attach(owner.ref, context) as obj:
+            first = context.stats["posts"] + 1
+            with pytest.raises(errors.BrokenBarrierError):
+                obj.wait(0)
+            last = context.stats["posts"]
+        owner.reset()
+        late = 0
+        for n in range(first, last + 1):
+            out = []
+            with Child(slow_party, owner.ref, f"delay={n}:400ms") as child:
+                while not owner.waiters():
+                    time.sleep(0.001)
+                threads = []
+                if not owner.n_waiting and owner.break_(owner.waiters()[0]):  # it has the lock
+                    assert owner.broken
+                    owner.reset()
+                    threads.append(started(owner, out))
+                    while not child.pipe.poll(0.001) and owner.n_waiting < 2:
+                        pass
+                    if child.pipe.poll():  # it had looked at the barrier before
+                        late += 1
+                        assert owner.n_waiting == 1 and not owner.broken and not out, f"op {n - first + 1}"
+                owner.abort()
+                assert child.pipe.recv() == ["broken"]
+                for one in threads:
+                    one.join()
+                owner.reset()
+        assert late > 1
     place.cluster.unlink("left")
 
 

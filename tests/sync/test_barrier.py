@@ -265,3 +265,36 @@ def test_a_party_that_dies_before_it_is_counted(near):
     barrier.reset()
     waits.start("obj.wait()")
     assert barrier.wait(LIMIT) in (0, 1) and waits.result() in (0, 1)
+
+
+def until_came(barrier, n):
+    while barrier.n_waiting < n:
+        pass
+
+
+def test_a_party_is_broken_by_choice(world):
+    """It counts as dead: the barrier breaks, and a later generation is not hit."""
+    barrier = world.make("barrier", parties=3)
+    gone, other = world.actor(barrier), world.actor(barrier)
+    assert barrier.waiters() == [] and not barrier.break_(1)
+    gone.start("obj.wait()")
+    until_came(barrier, 1)
+    (name,) = barrier.waiters()
+    other.start("obj.wait()")
+    until_came(barrier, 2)
+    assert barrier.waiters()[0] == name and not barrier.break_(name ^ 1 << 40)
+    gone.stop()
+    assert barrier.break_(name) and barrier.broken and not barrier.break_(name)
+    with pytest.raises(errors.BrokenBarrierError):
+        other.result()
+    barrier.reset()
+    other.start("obj.wait()")
+    until_came(barrier, 1)
+    if world.far or barrier.waiters() != [name]:
+        assert not barrier.break_(name)
+    gone.go_on()
+    with pytest.raises(errors.BrokenBarrierError):
+        gone.result()
+    gone.start("obj.wait()")
+    assert barrier.wait(LIMIT) in range(3)
+    other.result(), gone.result()

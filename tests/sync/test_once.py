@@ -64,3 +64,19 @@ def test_end_without_begin(world):
     with pytest.raises(errors.NotHeldError):
         once.end()
     assert not once.done
+
+
+def test_who_runs_it_is_broken_by_choice(world):
+    """Another one runs it then, and the first can't say that it has been run."""
+    once = world.make("once")
+    runner = world.actor(once)
+    assert once.holder() is None and not once.break_(1)
+    assert runner.call("obj.begin()")
+    gone = once.holder()
+    assert once.break_(gone) and not once.break_(gone) and once.holder() is None
+    assert once.begin(LIMIT) and once.recovered
+    with pytest.raises(errors.NotHeldError):
+        runner.call("obj.end()")
+    assert not once.done
+    once.end()
+    assert once.done and not runner.call("obj.begin()")

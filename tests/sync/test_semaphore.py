@@ -130,3 +130,34 @@ def test_round_trips(far):
         with sem:
             pass
     assert far.context.stats["posts"] - before == 10
+
+
+def test_permits_are_broken_by_choice(world):
+    permits = world.make("semaphore", n=3)
+    holder, other = world.actor(permits), world.actor(permits)
+    assert permits.holders() == [] and not permits.break_(1)
+    holder.call("obj.acquire(), obj.acquire()")
+    gone = permits.holders()
+    other.call("obj.acquire()")
+    assert len(permits.holders()) == 3 and not permits.acquire(False)
+    for one in set(gone):  # far, each permit has a name of its own
+        assert permits.break_(one) and not permits.break_(one)
+    assert permits.value == 2 and len(permits.holders()) == 1
+    assert permits.acquire(False) and permits.acquire(False)
+    with pytest.raises(errors.NotHeldError):
+        holder.call("obj.release()")
+    assert permits.value == 0 and not holder.call("obj.acquire(False)")
+    other.call("obj.release()")
+    assert holder.call("obj.acquire(False)")
+    permits.release(2)
+
+
+def test_breaking_permits_wakes_as_many_waiters(near):
+    permits = near.make("semaphore", n=2)
+    holder, waiters = near.actor(permits), [near.actor(permits) for _ in range(2)]
+    holder.call("obj.acquire(), obj.acquire()")
+    for waiter in waiters:
+        waiter.start("obj.acquire(timeout=60)")
+        waiter.until_asleep()
+    assert permits.break_(permits.holders()[0])
+    assert [waiter.result() for waiter in waiters] == [True, True]
