@@ -255,7 +255,7 @@ cdef class Lock(SyncHandle):
         if self.reentrant:
             return self.take_counted(ns)
         got = self.take_once(ns)
-        if got and self.counted().lost is not None:
+        if got and self.has_lost():
             self.lost_before()
         return got
 
@@ -263,6 +263,11 @@ cdef class Lock(SyncHandle):
     cdef Lock counted(self):
         """The handle whose owner and depth count."""
         return self if self.other is None else self.other
+
+    @cython.final
+    cdef inline bint has_lost(self):
+        """Whether any thread has: asked at each acquire and release."""
+        return (self.lost if self.other is None else self.other.lost) is not None
 
     @cython.final
     cdef bint take_counted(self, int64_t ns) except -1:
@@ -328,7 +333,7 @@ cdef class Lock(SyncHandle):
         try:
             if self.reentrant:
                 self.give_back_counted()
-            elif self.counted().lost is not None and self.lost_before():
+            elif self.has_lost() and self.lost_before():
                 self.refuse_lost()
             else:
                 self.give_back_once()
