@@ -1,9 +1,10 @@
 """Hot paths of two built trees, turn by turn on one processor: what a change costs.
 
-Usage: duel.py BEFORE AFTER [--rounds 400] [NAME…]     trees with a .venv and a built core; names select cases by substring
+Usage: duel.py BEFORE AFTER [NAME…] [--rounds 400]   trees with a .venv and a built core; NAME is part of a case's
 
-The clock of a virtual processor moves by a factor of two within seconds, so figures of two runs say little. Here two processes take
-turns of half a millisecond on one processor, and what is told is the median of the ratios of neighbouring turns.
+The clock of a virtual processor moves by a factor of two within seconds, so figures of two runs say little. Here two
+processes take turns of half a millisecond on one processor, and what is told is the median of the ratios of
+neighbouring turns.
 """
 
 import argparse

@@ -163,6 +163,10 @@ def test_members(near):
     for wrong in (0, 1025):
         with pytest.raises(errors.InvalidArgumentError):
             near.cluster.lock("other", create=True, members=wrong)
+    most = near.cluster.lock("other", create=True, members=1024)
+    with most:
+        assert most.locked()
+    most.close()
 
 
 def test_another_kind(world):
