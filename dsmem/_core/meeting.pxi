@@ -362,9 +362,11 @@ cdef class Barrier(SyncHandle):
             self.leave()
 
     def waiters(self):
+        self.check()
         return self.names(parties_naming, self.ptr)
 
     def break_(self, holder):
+        self.check()
         return self.take_from(parties_breaking, self.ptr, holder)
 
     cdef int look(self, int *broken) except -1:

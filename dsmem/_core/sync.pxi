@@ -383,9 +383,11 @@ cdef class Lock(SyncHandle):
         return rc == 1
 
     def holder(self):
+        self.check()
         return self.holder_of(self.ptr)
 
     def break_(self, holder):
+        self.check()
         return self.take_from(lock_breaking, self.ptr, holder)
 
     @property
@@ -537,9 +539,11 @@ cdef class RWLock(SyncHandle):
         return self.holder_of(c.dsm_rwlock_lock(self.ptr))
 
     def readers(self):
+        self.check()
         return self.names(readers_naming, self.ptr)
 
     def break_(self, holder):
+        self.check()
         return self.take_from(rwlock_breaking, self.ptr, holder)
 
     def read(self, timeout=None):
@@ -685,9 +689,11 @@ cdef class Semaphore(SyncHandle):
         return rc
 
     def holders(self):
+        self.check()
         return self.names(permits_naming, self.ptr)
 
     def break_(self, holder):
+        self.check()
         return self.take_from(permits_breaking, self.ptr, holder)
 
     @property

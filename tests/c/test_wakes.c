@@ -6,6 +6,7 @@
 #include "proto/bell.h"
 
 #include <pthread.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -15,15 +16,20 @@ enum { ROUNDS = 2000, THREADS = 4 };
 const char *__asan_default_options(void);
 const char *__asan_default_options(void) { return "detect_leaks=0"; }
 
-static dsm_remote *object(int type, uint32_t members, uint32_t count)
+static dsm_remote *memory(uint64_t n)
 {
     dsm_remote *r;
-    uint64_t n = dsm_sync_bytes(type, members, count);
     int fd = memfd_create("wakes", MFD_CLOEXEC);
     CHECK(fd >= 0 && !ftruncate(fd, (off_t)n));
     CHECK(!dsm_map(fd, n, DSM_READ | DSM_WRITE | DSM_ATOMIC, &r));
-    CHECK(!dsm_sync_format(dsm_remote_near(r), type, members, count, 0));
     close(fd);
+    return r;
+}
+
+static dsm_remote *object(int type, uint32_t members, uint32_t count)
+{
+    dsm_remote *r = memory(dsm_sync_bytes(type, members, count));
+    CHECK(!dsm_sync_format(dsm_remote_near(r), type, members, count, 0));
     return r;
 }
 
@@ -212,6 +218,135 @@ static void *onces(void *r)
     return NULL;
 }
 
+/* ---- queues and segments ---- */
+
+static dsm_remote *queue_object(uint32_t flags)
+{
+    dsm_queue_shape shape = {.lanes = THREADS, .flags = flags, .lane_bytes = 4096, .max_message = 1000};
+    dsm_remote *r = memory(dsm_queue_nbytes(&shape));
+    CHECK(!dsm_queue_format(dsm_remote_near(r), &shape));
+    return r;
+}
+
+static void take_message(dsm_queue *q)
+{
+    const void *payload;
+    uint64_t length;
+    uint8_t kind;
+    int rc;
+    do { /* with many consumers, another may be quicker */
+        while ((rc = dsm_queue_next(q, &payload, &length, &kind)) == -DSM_EEMPTY)
+            CHECK(!dsm_queue_wait_item(q, -1, 0));
+        CHECK(!rc);
+    } while (dsm_queue_done(q));
+}
+
+static void *pings(void *arg)
+{
+    dsm_remote **r = arg;
+    dsm_queue *out, *in;
+    int me = my_turn();
+    CHECK(!dsm_queue_open(r[me], NULL, &out) && !dsm_queue_produce(out));
+    CHECK(!dsm_queue_open(r[!me], NULL, &in) && !dsm_queue_consume(in));
+    for (int i = 0; i < ROUNDS; i++) {
+        if (!me)
+            CHECK(!dsm_queue_push(out, "ping", 4, 1) && !dsm_queue_flush(out));
+        take_message(in);
+        if (me)
+            CHECK(!dsm_queue_push(out, "pong", 4, 1) && !dsm_queue_flush(out));
+    }
+    CHECK(!dsm_queue_close(out) && !dsm_queue_close(in));
+    return NULL;
+}
+
+/* A lane has room for four of these. */
+static void *floods(void *r)
+{
+    static const char message[900];
+    dsm_queue *q;
+    int rc, takes = my_turn();
+    CHECK(!dsm_queue_open(r, NULL, &q) && (takes ? !dsm_queue_consume(q) : !dsm_queue_produce(q)));
+    for (int i = 0; i < ROUNDS; i++)
+        if (takes) {
+            take_message(q);
+        } else {
+            while ((rc = dsm_queue_push(q, message, sizeof message, 1)) == -DSM_EFULL)
+                CHECK(!dsm_queue_wait_room(q, sizeof message, -1, 0, -1));
+            CHECK(!rc && !dsm_queue_flush(q));
+        }
+    CHECK(!dsm_queue_close(q));
+    return NULL;
+}
+
+/* Who waits for a message, and who waits for room, learn of a shutdown. */
+static void *shut_out(void *r)
+{
+    dsm_queue *q;
+    int takes = my_turn();
+    CHECK(!dsm_queue_open(r, NULL, &q));
+    if (takes)
+        CHECK(!dsm_queue_consume(q) && dsm_queue_wait_item(q, -1, 0) == -DSM_ESHUTDOWN);
+    else
+        CHECK(!dsm_queue_produce(q) && dsm_queue_wait_room(q, 5000, -1, 0, -1) == -DSM_ESHUTDOWN);
+    CHECK(!dsm_queue_close(q));
+    return NULL;
+}
+
+static void shut_down(void)
+{
+    dsm_queue *q;
+    pthread_t threads[2];
+    dsm_remote *r = queue_object(0);
+    CHECK(!dsm_queue_open(r, NULL, &q));
+    for (int i = 0; i < 2; i++)
+        CHECK(!pthread_create(&threads[i], NULL, shut_out, r));
+    usleep(20000); /* most often they are asleep by then; it must not matter */
+    CHECK(!dsm_queue_shutdown(q, 0));
+    for (int i = 0; i < 2; i++)
+        CHECK(!pthread_join(threads[i], NULL));
+    CHECK(!dsm_queue_close(q));
+}
+
+static dsm_remote *segment_object(uint32_t versioned)
+{
+    dsm_segment s = {.axes = 1, .itemsize = 8, .dtype_length = 5, .versioned = versioned, .shape = {2}};
+    uint64_t n;
+    memcpy(s.dtype, "'<u8'", 5);
+    CHECK(!dsm_segment_layout(&s, &n));
+    dsm_remote *r = memory(n);
+    CHECK(!dsm_segment_format(dsm_remote_near(r), n, &s));
+    return r;
+}
+
+static void *versions(void *r)
+{
+    dsm_segment s;
+    uint64_t version, rows;
+    static const uint64_t data[2];
+    CHECK(!dsm_segment_open(r, &s));
+    for (int i = 0; i < ROUNDS; i++)
+        CHECK(!dsm_segment_begin(r, &s, -1, &version, &rows) && !usleep(0) &&
+              !(i % 8 ? dsm_segment_commit(r, &s, data, &version) : dsm_segment_abort(r, &s)));
+    return NULL;
+}
+
+static void *elements(void *r)
+{
+    dsm_segment s;
+    uint64_t me = (uint64_t)my_turn(), now;
+    CHECK(!dsm_segment_open(r, &s));
+    for (uint64_t i = 0; i < ROUNDS; i++) {
+        uint64_t seen = i, next = i + 1;
+        if (me)
+            CHECK(!dsm_segment_wait(r, s.data, &seen, &now, 8, 0, -1) && now == next);
+        CHECK(!dsm_write(r, s.data + 8 * me, &next, 8, -1));
+        dsm_segment_ring(r);
+        if (!me)
+            CHECK(!dsm_segment_wait(r, s.data + 8, &seen, &now, 8, 0, -1) && now == next);
+    }
+    return NULL;
+}
+
 int main(void)
 {
     alarm(60);
@@ -228,6 +363,13 @@ int main(void)
     together(2, conditions, object(DSM_CONDITION, THREADS, THREADS));
     for (int i = 0; i < 20; i++)
         together(THREADS, onces, object(DSM_ONCE, THREADS, 0));
+    dsm_remote *ways[] = {queue_object(0), queue_object(0)};
+    together(2, pings, ways);
+    together(2, floods, queue_object(0));
+    together(THREADS, floods, queue_object(DSM_QUEUE_MANY_CONSUMERS));
+    shut_down();
+    together(THREADS, versions, segment_object(1));
+    together(2, elements, segment_object(0));
     puts("ok");
     return 0;
 }
