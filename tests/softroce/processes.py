@@ -13,8 +13,9 @@ import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
+
+import halt
 
 import dsmem
 
@@ -66,10 +67,7 @@ class Owner:
 
     def stop(self) -> None:
         """SIGSTOP; returns when it has stopped."""
-        self._signal(signal.SIGSTOP)
-        state = ""
-        while state != "T":
-            state = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        halt.stop(self._process.pid)
 
     def go_on(self) -> None:
         self._signal(signal.SIGCONT)

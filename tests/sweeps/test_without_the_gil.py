@@ -11,13 +11,12 @@ import contextlib
 import ctypes
 import functools
 import itertools
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import halt
 import numpy as np
 import pytest
 from remote_faults import SECRET, Child, Place, attempt, count, leave
@@ -167,7 +166,7 @@ def test_attach_to_an_owner_that_is_stopped(fault_place, connected):
             descriptor = owner.pipe.recv()
             if connected:
                 context.attach(descriptor).close()
-            os.kill(owner.process.pid, signal.SIGSTOP)
+            halt.stop(owner.process.pid)
 
             def attach() -> None:
                 with pytest.raises(errors.TimeoutError):

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import actor
+import halt
 import pytest
 
 import dsmem
@@ -53,13 +54,11 @@ class Actor:
 
     def state(self):
         """Of its main thread, as the kernel has it."""
-        return Path(f"/proc/{self.pid}/task/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return halt.state(Path(f"/proc/{self.pid}/task/{self.pid}"))
 
     def stop(self):
         """SIGSTOP, done on return."""
-        os.kill(self.pid, signal.SIGSTOP)
-        while self.state() != "T":
-            pass
+        halt.stop(self.pid)
 
     def go_on(self):
         os.kill(self.pid, signal.SIGCONT)

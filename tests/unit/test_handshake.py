@@ -14,6 +14,7 @@ import textwrap
 import threading
 from pathlib import Path
 
+import halt
 import pytest
 
 import dsmem
@@ -375,16 +376,11 @@ def owner():
     process.communicate()
 
 
-def stop(process):
-    process.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
-
-
 def test_an_owner_that_is_late_is_not_dead(context, owner):
     first, second = owner.descriptors
     with context.attach(first) as remote:
         assert remote.fetch_add(0, 1) == 0
-        stop(owner)
+        halt.stop(owner.pid)
         for _ in range(3):
             with pytest.raises(errors.TimeoutError):
                 context.attach(second, timeout=0.05)

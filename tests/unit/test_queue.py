@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import multiprocessing as mp
-import os
 import pickle
 import queue as standard
 import select
@@ -12,6 +11,7 @@ import sys
 import threading
 from contextlib import ExitStack
 
+import halt
 import numpy as np
 import pytest
 
@@ -557,7 +557,7 @@ def test_a_stopped_consumer_stops_no_other(here):
         p.start()
         q.put(b"first")
         assert ready.wait(30)
-        os.kill(p.pid, signal.SIGSTOP)
+        halt.stop(p.pid)
         try:
             q.put(b"second")
             assert q.get(timeout=10) == b"second"
