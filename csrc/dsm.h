@@ -486,11 +486,12 @@ int dsm_segment_wait(dsm_remote *r, uint64_t offset, const void *seen, void *now
  * reader sees the version before until commit, and nothing of what a writer did that dies before. ETIME: another
  * writes. EINVAL: no versions. ENOTHELD: commit or abort without begin. */
 int dsm_segment_begin(dsm_remote *r, dsm_segment *s, int64_t timeout_ns, uint64_t *version, uint64_t *rows);
-/* data: the whole new version, s->rows rows, which is written first; NULL where it is in place already (near). ECORRUPT: the
- * segment no longer has so many. After an error the caller aborts. */
+/* data: the whole new version, s->rows rows, which is written first; NULL where it is in place already (near). *version: as begin gave
+ * it, then that of what was written. ECORRUPT: the segment no longer has so many. ENOTHELD: the turn was broken, or is another
+ * thread's. After an error the caller aborts. */
 int dsm_segment_commit(dsm_remote *r, dsm_segment *s, const void *data, uint64_t *version);
 /* After it the caller writes no more, also after an error; then the next begin with s finds what was left, or leave does. */
-int dsm_segment_abort(dsm_remote *r, dsm_segment *s);
+int dsm_segment_abort(dsm_remote *r, dsm_segment *s, uint64_t version);
 /* Before s is forgotten: what a write that failed has left is brought to an end. After an error it may be called again. */
 int dsm_segment_leave(dsm_remote *r, dsm_segment *s);
 /* Copies one version of *rows rows into out. 1: it has other rows, *rows tells how many; give so much room. ETIME: writers

@@ -31,6 +31,8 @@ const char *member_describe(uint64_t identity, char text[MEMBER_TEXT])
     return text;
 }
 
+bool member_elsewhere(uint64_t identity) { return identity & ELSEWHERE; }
+
 bool member_dead(uint64_t identity) { return identity_ended(identity); }
 
 int member_is(dsm_remote *r, uint64_t table, uint32_t number, uint64_t identity)

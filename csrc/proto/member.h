@@ -36,6 +36,8 @@ int member_pid(uint64_t identity);
 enum { MEMBER_TEXT = 64 };
 /* "process 17", for messages. */
 const char *member_describe(uint64_t identity, char text[MEMBER_TEXT]);
+/* It is no process's: its node, or a process without a number, is elsewhere for all that is known. */
+bool member_elsewhere(uint64_t identity);
 /* Proven dead: a process of this host that has ended. */
 bool member_dead(uint64_t identity);
 

@@ -220,14 +220,25 @@ int dsm_segment_begin(dsm_remote *r, dsm_segment *s, int64_t timeout_ns, uint64_
     return 0;
 }
 
+static int taken_away(void)
+{
+    return err_set(DSM_ENOTHELD, 0, "break_() took the turn from this writer; nothing was written");
+}
+
 static int commit_near(dsm_remote *r, const dsm_segment *s, const void *data, struct segment_words *w)
 {
     if (data)
         near_copy(r->near + s->data, data, bytes_of(s, w->rows));
     uint64_t head = (w->head & ~(uint64_t)PHASE_MASK) + 4 + PHASE_COPY;
     int rc = sure_move(r, SEGMENT_HEAD, w->head, head);
+    if (rc ==
+        -DSM_ECORRUPT) /* at the last moment: 'writer' is another's, perhaps another thread's with the same identity */
+        return taken_away();
     w->head = head;
-    return rc ? rc : refresh_shadow(r, s, w);
+    if (!rc)
+        rc = refresh_shadow(r, s, w);
+    int freed = release(r, s);
+    return rc ? rc : freed;
 }
 
 static dsm_op far_swap(dsm_remote *r, uint64_t offset, uint64_t from, uint64_t to)
@@ -278,11 +289,6 @@ static int post_commit(dsm_remote *r, const dsm_segment *s, const void *data, co
     return rc;
 }
 
-static int taken_away(void)
-{
-    return err_set(DSM_ENOTHELD, 0, "break_() took the turn from this writer; nothing was written");
-}
-
 /* After a failure the words say how far it came: only the writer changes them, and 'writer' last. So where another has that, all
  * took effect, unless the version is the old one: then somebody has broken this writer's turn. */
 static int commit_far(dsm_remote *r, const dsm_segment *s, const void *data, struct segment_words *w)
@@ -299,47 +305,45 @@ static int commit_far(dsm_remote *r, const dsm_segment *s, const void *data, str
     return sure_error(rc);
 }
 
-/* The words as the writer, who is the caller, has them. */
-static int own_words(dsm_remote *r, const dsm_segment *s, struct segment_words *w)
+static int not_writing(void) { return err_set(DSM_ENOTHELD, 0, "the segment is not being written by this call"); }
+
+/* The words as the writer, who is the caller, has them. Near, threads share an identity: the head tells whose turn it is, since a
+ * turn that is not given up by its own writer leaves another version. */
+static int own_words(dsm_remote *r, const dsm_segment *s, uint64_t version, struct segment_words *w)
 {
     int rc = words(r, s, w);
-    if (!rc && w->writer != s->identity)
-        return err_set(DSM_ENOTHELD, 0, "the segment is not being written by this process");
+    if (!rc && (w->writer != s->identity || (r->near && w->head != (version << 2 | PHASE_LIVE))))
+        return not_writing();
     return rc;
 }
 
 int dsm_segment_commit(dsm_remote *r, dsm_segment *s, const void *data, uint64_t *version)
 {
     struct segment_words w;
-    int rc = own_words(r, s, &w);
-    if (!rc && (w.head & PHASE_MASK) != PHASE_LIVE)
-        rc = err_set(DSM_ENOTHELD, 0, "the segment is not being written by this process");
+    int rc = own_words(r, s, *version, &w);
+    if (!rc && w.head != (*version << 2 | PHASE_LIVE))
+        rc = not_writing();
     if (rc)
         return rc;
     if (data && w.rows != s->rows) /* data has no more than those */
         return err_set(DSM_ECORRUPT, 0, "the segment has %llu rows, its writer knows %llu", (unsigned long long)w.rows,
                        (unsigned long long)s->rows);
-    *version = (w.head >> 2) + 1;
-    if (!r->near) {
-        rc = commit_far(r, s, data, &w);
-        if (!rc)
-            end_turn(r, s, false);
+    rc = r->near ? commit_near(r, s, data, &w) : commit_far(r, s, data, &w);
+    if (rc)
         return rc;
-    }
-    rc = commit_near(r, s, data, &w);
-    int freed = release(r, s);
-    return rc ? rc : freed;
+    end_turn(r, s, false);
+    *version += 1;
+    return 0;
 }
 
-/* Near, the phase says whether this process is in the middle of a write. Far, what is left may be of any phase, and a write
- * that has come to step 4 has taken effect: it is finished. */
-int dsm_segment_abort(dsm_remote *r, dsm_segment *s)
+/* Far, what is left may be of any phase, and a write that has come to step 4 has taken effect: it is finished. */
+int dsm_segment_abort(dsm_remote *r, dsm_segment *s, uint64_t version)
 {
     struct segment_words w;
-    int rc = own_words(r, s, &w);
-    if (rc == -DSM_ENOTHELD || (!rc && r->near && (w.head & PHASE_MASK) != PHASE_LIVE)) {
+    int rc = own_words(r, s, version, &w);
+    if (rc == -DSM_ENOTHELD) {
         end_turn(r, s, false);
-        return rc ? rc : err_set(DSM_ENOTHELD, 0, "the segment is not being written by this process");
+        return rc;
     }
     if (!rc)
         rc = recover(r, s, &w);
@@ -353,15 +357,27 @@ int dsm_segment_leave(dsm_remote *r, dsm_segment *s)
 {
     if (r->near || !s->shadow || !may_write(r) || !(observe_u32(&s->turn) | peek_u32(&s->left)))
         return 0;
-    int rc = dsm_segment_abort(r, s);
+    int rc = dsm_segment_abort(r, s, 0); /* far: whatever version it is */
     return rc == -DSM_ENOTHELD || sure_gone(rc) ? 0 : rc;
 }
 
 int dsm_segment_writer(dsm_remote *r, uint64_t *identity) { return sure_read(r, SEGMENT_WRITER, identity, 8); }
 
-int dsm_segment_evict(dsm_remote *r, dsm_segment *s, uint64_t holder)
+/* What the broken turn left is brought to an end, and its version is passed over: a process that maps the memory and lives all the
+ * same commits from a head that never comes again. Of a writer elsewhere 'writer' tells that it is no longer his; there the version
+ * stays, so that he can tell a commit in doubt from a broken turn. */
+static int end_broken(dsm_remote *r, const dsm_segment *s, bool near)
 {
     struct segment_words w;
+    int rc = words(r, s, &w);
+    bool pass = near && !rc && (w.head & PHASE_MASK) != PHASE_COPY;
+    if (!rc)
+        rc = recover(r, s, &w);
+    return rc || !pass ? rc : sure_move(r, SEGMENT_HEAD, w.head, w.head + 4);
+}
+
+int dsm_segment_evict(dsm_remote *r, dsm_segment *s, uint64_t holder)
+{
     uint64_t found = holder;
     int rc = SWAP_UNKNOWN;
     if (!s->shadow)
@@ -378,7 +394,7 @@ int dsm_segment_evict(dsm_remote *r, dsm_segment *s, uint64_t holder)
             return err_set(DSM_EIO, 0, "%d times in a row", SURE_TRIES);
         return rc < 0 ? rc : 0;
     }
-    rc = leave_with(r, s, recover(r, s, &w));
+    rc = leave_with(r, s, end_broken(r, s, !member_elsewhere(holder)));
     return rc ? rc : 1;
 }
 

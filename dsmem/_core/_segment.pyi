@@ -161,7 +161,8 @@ class SegmentCore:
         """Take the turn from a writer that is known to be gone, though nothing here proves it.
 
         The segment is brought back to the version before, or to that of the writer where it had come so far. Safe
-        where the writer will never again touch the memory: its host is off. Processes of one host need no break_.
+        where the writer will never again touch the memory: its host is off. Processes of one host need no break_; one
+        that lives all the same gets NotHeldError when it would commit, and the version number that it had is skipped.
 
         Parameters
         ----------

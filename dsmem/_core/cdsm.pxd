@@ -245,7 +245,7 @@ cdef extern from "dsm.h" nogil:
                          int64_t timeout_ns)
     int dsm_segment_begin(dsm_remote *r, dsm_segment *s, int64_t timeout_ns, uint64_t *version, uint64_t *rows)
     int dsm_segment_commit(dsm_remote *r, dsm_segment *s, const void *data, uint64_t *version)
-    int dsm_segment_abort(dsm_remote *r, dsm_segment *s)
+    int dsm_segment_abort(dsm_remote *r, dsm_segment *s, uint64_t version)
     int dsm_segment_leave(dsm_remote *r, dsm_segment *s)
     int dsm_segment_writer(dsm_remote *r, uint64_t *identity)
     int dsm_segment_evict(dsm_remote *r, dsm_segment *s, uint64_t holder)

@@ -12,6 +12,7 @@ cdef class Writing:
     cdef Remote remote
     cdef object timeout, copy
     cdef bint held
+    cdef uint64_t version  # before the turn; it names the turn
     cdef uint32_t epoch  # the fork count of the process whose turn it is
 
     def __cinit__(self, SegmentCore segment not None, timeout=None):
@@ -43,7 +44,7 @@ cdef class Writing:
             with nogil:
                 rc = c.dsm_segment_begin(remote.ptr, &s.s, left if left < SLICE_NS else SLICE_NS, &version, &rows)
             if rc == 0:
-                self.held, self.remote, s.s.rows = True, remote, rows
+                self.held, self.remote, self.version, s.s.rows = True, remote, version, rows
                 return 0
             error = remote.failed(rc, "write")
             self.let_go(remote)
@@ -66,7 +67,7 @@ cdef class Writing:
 
     cdef object commit(self, void *data):
         """The version that it is now. Whatever comes out, the turn is over."""
-        cdef uint64_t version = 0
+        cdef uint64_t version = self.version
         cdef int rc
         cdef Remote remote = self.remote
         self.held, self.remote = False, None  # no other thread ends it, too
@@ -85,7 +86,7 @@ cdef class Writing:
         already, and whoever comes next undoes what a dead writer has left.
         """
         with nogil:
-            c.dsm_segment_abort(remote.ptr, &self.segment.s)
+            c.dsm_segment_abort(remote.ptr, &self.segment.s, self.version)
             c.dsm_segment_rows(remote.ptr, &self.segment.s, &self.segment.s.rows)
 
     cdef int abort(self) except -1:

@@ -213,9 +213,17 @@ static void segment_snapshot(dsm_segment *g)
     }
 }
 
+/* What begin has said, unless the memory has changed. */
+static uint64_t segment_version(void)
+{
+    uint64_t head = 0;
+    dsm_read(object.r, SEGMENT_HEAD, &head, sizeof head, -1);
+    return head >> 2;
+}
+
 static void segment_commit(dsm_segment *g, bool with_data)
 {
-    uint64_t version;
+    uint64_t version = segment_version();
     void *data = with_data || !dsm_remote_near(object.r) ? calloc(1, g->rows * g->row_bytes + 1) : NULL;
     dsm_segment_commit(object.r, g, data, &version);
     free(data);
@@ -240,7 +248,7 @@ static void segment_call(struct slot *s, uint8_t what)
         segment_commit(g, what & 64);
         break;
     case 4:
-        dsm_segment_abort(object.r, g);
+        dsm_segment_abort(object.r, g, segment_version());
         break;
     case 5:
         dsm_segment_set_rows(object.r, what >> 4);

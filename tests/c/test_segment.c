@@ -47,7 +47,7 @@ static void *write_versions(void *arg)
         CHECK(!dsm_segment_begin(memory, &segment, -1, &version, &rows));
         fill(version + 1);
         if (i % 7 == 0)
-            CHECK(!dsm_segment_abort(memory, &segment));
+            CHECK(!dsm_segment_abort(memory, &segment, version));
         else
             CHECK(!dsm_segment_commit(memory, &segment, NULL, &version));
     }
@@ -117,7 +117,7 @@ static void test_dead_writers(void)
         CHECK(version == left[i].version);
         memcpy(data, near + segment.data, 16);
         CHECK(data[0] == version && data[1] == version);
-        CHECK(!dsm_segment_abort(memory, &segment));
+        CHECK(!dsm_segment_abort(memory, &segment, version));
         CHECK(!dsm_segment_snapshot(memory, &segment, data, &rows, 0, &(int){0}, &version) &&
               data[1] == left[i].version);
         CHECK(!dsm_remote_close(memory));

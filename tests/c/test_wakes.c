@@ -326,7 +326,7 @@ static void *versions(void *r)
     CHECK(!dsm_segment_open(r, &s));
     for (int i = 0; i < ROUNDS; i++)
         CHECK(!dsm_segment_begin(r, &s, -1, &version, &rows) && !usleep(0) &&
-              !(i % 8 ? dsm_segment_commit(r, &s, data, &version) : dsm_segment_abort(r, &s)));
+              !(i % 8 ? dsm_segment_commit(r, &s, data, &version) : dsm_segment_abort(r, &s, version)));
     return NULL;
 }
 

@@ -760,3 +760,26 @@ def test_dsmem_attach_needs_a_context_where_there_are_two(cluster, other, cluste
         pytest.skip("names of this host need no context")
     with cluster.segment("a", 4, "i8", create=True) as s, pytest.raises(errors.InvalidArgumentError, match="contexts"):
         dsmem.attach(s.ref)
+
+
+@pytest.mark.parametrize("ends", ["commit", "raise"])
+def test_a_turn_that_was_broken_ends_no_other_thread_s(cluster, ends):
+    """Threads of a process have one identity; the version tells their turns apart."""
+    with cluster.segment("s", 4, "i8", create=True, versioned=True) as segment, cluster.segment("s") as other:
+        before = segment.publish(np.full(4, 1))
+        broken = segment.writing()
+        broken.__enter__()[:] = 2
+        assert other.break_(segment.writer())
+        version, copy = segment.snapshot()
+        assert version >= before and (copy == 1).all()
+        with other.writing() as array:
+            array[:] = 3
+            if ends == "commit":
+                with pytest.raises(errors.NotHeldError):
+                    broken.__exit__(None, None, None)
+            else:
+                broken.__exit__(KeyError, KeyError(), None)
+            assert (segment.snapshot()[1] == 1).all() and segment.writer() is not None
+        assert (segment.snapshot()[1] == 3).all() and segment.writer() is None
+        assert segment.publish(np.full(4, 4)) == version + 2
+    cluster.unlink("s")
