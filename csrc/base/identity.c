@@ -12,8 +12,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { USER_SHIFT = 47, USER_MASK = 0xffff, RECORDS = 4092, CLAIM_TRIES = 64 };
-#define SERIAL_MASK ((1ull << USER_SHIFT) - 1)
+/* An identity says whose file has handed it out, with all bits of the user's number. Most numbers of users are small, which
+ * leaves more bits to the rest. */
+enum { SMALL_SHIFT = 46, LARGE_SHIFT = 30, RECORDS = 4092, CLAIM_TRIES = 64 };
+#define LARGE_USER (1ull << 62)
 
 struct record {
     uint64_t identity;
@@ -53,6 +55,24 @@ static void in_child(void)
 }
 
 __attribute__((constructor)) static void watch_forks(void) { pthread_atfork(before_fork, in_parent, in_child); }
+
+/* ---- numbers of users ---- */
+
+static bool is_small(uint32_t user) { return user <= 0xffff; }
+
+/* All identities of a user are from here on, before the user's last one. */
+static uint64_t base_of(uint32_t user)
+{
+    return is_small(user) ? (uint64_t)user << SMALL_SHIFT : LARGE_USER | (uint64_t)user << LARGE_SHIFT;
+}
+
+/* The random part, and the count that is added to it, are below this: their sum does not reach the next user's. */
+static uint64_t half_of(uint32_t user) { return 1ull << (is_small(user) ? SMALL_SHIFT : LARGE_SHIFT) >> 1; }
+
+static uint32_t user_of(uint64_t identity)
+{
+    return (uint32_t)(identity & LARGE_USER ? identity >> LARGE_SHIFT : identity >> SMALL_SHIFT);
+}
 
 /* ---- the file ---- */
 
@@ -109,28 +129,34 @@ static int lock_byte(int fd, int what, uint64_t at, short *type)
 
 /* ---- a claim ---- */
 
-/* Where the numbers begin is chosen once, at random: so no two files hand out the same. */
+static bool is_first(uint64_t first, uint32_t user)
+{
+    return first > base_of(user) && first < base_of(user) + half_of(user);
+}
+
+/* Where the numbers begin is chosen once, at random: so no two files hand out the same. A number of another user's, which an
+ * older release may have left, is replaced: then what the file handed out before proves nothing any more. */
 static int choose_first(struct identity_file *f, uint32_t user)
 {
-    uint64_t random = 0;
-    while (!observe_u64(&f->first)) {
+    uint64_t random = 0, first;
+    while (!is_first(first = observe_u64(&f->first), user)) {
         if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random)
             return -1;
-        random &= SERIAL_MASK >> 1;
+        random &= half_of(user) - 1;
         if (random)
-            compare_swap_u64(&f->first, 0, (uint64_t)(user & USER_MASK) << USER_SHIFT | random);
+            compare_swap_u64(&f->first, first, base_of(user) + random);
     }
     return 0;
 }
 
 /* A process that is killed after any of these steps has used a number that nobody has seen. */
-static int take_number(struct identity_file *f, int fd, uint64_t *out)
+static int take_number(struct identity_file *f, int fd, uint32_t user, uint64_t *out)
 {
     short type;
     uint64_t first = observe_u64(&f->first);
     for (int i = 0; i < CLAIM_TRIES; i++) {
         uint64_t k = fetch_add_u64(&f->given, 1);
-        if (k > SERIAL_MASK >> 1 || first >> 63) {
+        if (k >= half_of(user)) {
             errno = EOVERFLOW;
             return -1;
         }
@@ -167,7 +193,7 @@ static int claim_in(int fd, uint32_t user, uint64_t *out)
     struct identity_file *f = mmap(NULL, sizeof *f, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (f == MAP_FAILED)
         return -1;
-    if (madvise(f, sizeof *f, MADV_DONTFORK) || choose_first(f, user) || take_number(f, fd, out)) {
+    if (madvise(f, sizeof *f, MADV_DONTFORK) || choose_first(f, user) || take_number(f, fd, user, out)) {
         rc = errno;
         munmap(f, sizeof *f);
         errno = rc;
@@ -248,11 +274,12 @@ static int ask_pid(int fd, uint64_t identity, uint64_t k)
 
 typedef int question(int fd, uint64_t identity, uint64_t k);
 
-/* false: the file has not handed the number out, or is not that file any more. */
+/* false: the file has not handed the number out, or is not that file any more. What it says of other users' numbers counts
+ * nothing: whoever may write it could say anything. */
 static bool ask_in(const struct asked *a, uint64_t identity, question *q, int *answer)
 {
     uint64_t k;
-    if (!still(a) || !handed_out(a->fd, identity, &k))
+    if (user_of(identity) != a->user || !still(a) || !handed_out(a->fd, identity, &k))
         return false;
     *answer = q(a->fd, identity, k);
     return still(a);
@@ -265,10 +292,7 @@ static int ask(uint64_t identity, question *q)
     struct stat st = {0};
     if (!identity || identity >> 63 || ask_in(&kept, identity, q, &answer))
         return answer;
-    struct asked now = {.user = (uint32_t)(identity >> USER_SHIFT)};
-    uint32_t me = geteuid();
-    if (now.user == (me & USER_MASK))
-        now.user = me;
+    struct asked now = {.user = user_of(identity)};
     if ((now.fd = file_open(now.user, O_RDONLY)) < 0)
         return 0;
     fstat(now.fd, &st);
