@@ -65,9 +65,10 @@ def _text(name: str, value: Any) -> str:
     """What the core can be given as a string: C's end with a NUL, and those on wires are UTF-8."""
     if not isinstance(value, str):
         raise errors.InvalidArgumentError(f"{name}={value!r} is no text")
+    plain = str.__str__(value)  # what is formatted and encoded is what was looked at
     with contextlib.suppress(UnicodeEncodeError):
-        if b"\0" not in value.encode():
-            return value
+        if b"\0" not in plain.encode():
+            return plain
     raise errors.InvalidArgumentError(f"{name}={value!r} holds what is no character of UTF-8 text")
 
 
@@ -89,7 +90,8 @@ def parse_fabric(text: str) -> FabricURL:
     InvalidArgumentError
         It is none of these.
     """
-    if _text("fabric", text) == "auto":
+    text = _text("fabric", text)
+    if text == "auto":
         text = _text("DSMEM_FABRIC", os.environ.get("DSMEM_FABRIC") or "shm")
     try:
         url = urlsplit(text if "://" in text else f"{text}://")

@@ -144,6 +144,10 @@ class Cluster:
         with quiet_after(error[0] if error else None):
             self._close(lambda child: child._leave())
 
+    def __reduce__(self) -> Any:
+        text = "a cluster can't be pickled or copied: its close() ends names and objects that are this one's"
+        raise errors.ArgumentTypeError(f"{text}; call dsmem.connect({self._name!r}) there, or pass an object's .ref")
+
     def __repr__(self) -> str:
         return f"<Cluster {self._name!r} in {self._names}{' closed' if self._closed else ''}>"
 
@@ -528,8 +532,7 @@ class Cluster:
         if wait is not None and create is not False:
             raise errors.InvalidArgumentError(f"timeout={wait!r}: only create=False waits for a name")
         end, pause = time.monotonic() + (wait or 0), 1e-3
-        names = self._open_names()
-        check_name(name)
+        names, name = self._open_names(), check_name(name)
         if lifetime not in ("name", "creator"):
             raise errors.InvalidArgumentError(f"lifetime={lifetime!r}: 'name' or 'creator'")
         if create is not None and not isinstance(create, bool):
@@ -558,6 +561,7 @@ class Cluster:
                     raise  # otherwise another process was quicker, and may be gone again
 
     def _object(self, kind: str, name: str, properties: dict[str, Any], **how: Any) -> Any:
+        name = check_name(name)
         cls = class_of(kind)
         check_seconds(spin=properties.get("spin"), timeout=properties.get("timeout"))
         return self._open(
@@ -690,7 +694,7 @@ def connect(
     NameNotFoundError, AccessDeniedError
         The other user has no such cluster, or keeps it to himself.
     """
-    check_name(cluster)
+    cluster = check_name(cluster)
     if context is not None:
         if not isinstance(context, _core.Context):
             raise errors.InvalidArgumentError(f"context={context!r} is no dsmem.Context")

@@ -57,9 +57,10 @@ class HostedNames:
 
     def attach(self, name: str, kind: str, readonly: bool) -> Memory:
         """One handle more."""
+        name = check_name(name)
         with self._lock:
             try:
-                found = self._objects[check_name(name)]
+                found = self._objects[name]
             except KeyError:
                 raise errors.NameNotFoundError(repr(name)) from None
             found.handles += 1
@@ -85,7 +86,7 @@ class HostedNames:
         """Make an object, open it and give it the name."""
         if mode is not None:
             raise errors.InvalidArgumentError(f"mode={mode!r}: only names of a local cluster have a file mode")
-        check_name(name)
+        name = check_name(name)
         region = self.context.allocate(nbytes)
         made = held = None
         try:
@@ -126,8 +127,9 @@ class HostedNames:
 
     def unlink(self, name: str, number: int = 0) -> None:
         """Remove the name."""
+        name = check_name(name)
         with self._lock:
-            found = self._objects.get(check_name(name))
+            found = self._objects.get(name)
             if found is None or number not in (0, found.ref.id):
                 raise errors.NameNotFoundError(repr(name))
             found.handles += 1

@@ -21,6 +21,7 @@ import stat
 import struct
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,11 +97,37 @@ def _group_number(group: int | str) -> int:
         raise errors.InvalidArgumentError(f"group={group!r}: no such group") from None
 
 
+def _is_outside(user: int) -> bool:
+    """Whether the number stands for all users that this user namespace has none for."""
+    try:
+        whole = Path("/proc/self/uid_map").read_text().split() == ["0", "0", str((1 << 32) - 1)]
+        return not whole and user == int(Path("/proc/sys/kernel/overflowuid").read_text())
+    except (OSError, ValueError):
+        return False
+
+
+def _of_another(folder: Path, info: os.stat_result, owner: int) -> errors.AccessDeniedError:
+    why = f"{folder} is no folder of user {user_name(owner)}"
+    if _is_outside(info.st_uid):
+        text = "a user outside of this user namespace made it, and may be using it"
+        return errors.AccessDeniedError(f"{why}: {text}; give the container a /dev/shm of its own")
+    made = f"user {user_name(info.st_uid)} made it; ask root to remove it: rm -r {folder}"
+    return errors.AccessDeniedError(f"{why}: {made}")
+
+
 def check_mode(mode: int) -> int:
     """Refuse what is no file mode with which an object can be used."""
     if not isinstance(mode, int) or mode & ~0o666 or mode & 0o600 != 0o600:
         raise errors.InvalidArgumentError(f"mode={mode!r}: 0o600 with any of 0o066")
     return mode
+
+
+def _own(folder: Path) -> None:
+    """The user may use its own folder, whatever the umask was of who made it, or who was killed before this."""
+    info = folder.lstat()
+    mode = stat.S_IMODE(info.st_mode)
+    if stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and mode & 0o700 != 0o700:
+        folder.chmod(mode | 0o700)
 
 
 def _link(fd: int, path: Path) -> None:
@@ -197,7 +224,7 @@ class LocalNames:
     def __init__(self, cluster: str, owner: int, mode: int | None = None, group: int | str | None = None) -> None:
         self.cluster = check_name(cluster)
         self.owner = owner
-        self.folder = user_folder(owner) / cluster
+        self.folder = user_folder(owner) / self.cluster
         self._mode = None if mode is None else check_mode(mode)
         self._group = None if group is None else _group_number(group)
         self._mine: set[tuple[str, int]] = set()  # names that go with this place, and the inodes that they had
@@ -216,26 +243,25 @@ class LocalNames:
             for folder in (self.folder.parent, self.folder):
                 info = folder.lstat()
                 if not stat.S_ISDIR(info.st_mode) or info.st_uid != self.owner:
-                    maker = user_name(info.st_uid)
-                    raise errors.AccessDeniedError(
-                        f"{folder} is no folder of user {user_name(self.owner)}: user {maker} made it; "
-                        f"ask root to remove it: rm -r {folder}"
-                    )
+                    raise _of_another(folder, info, self.owner)
+            if not os.access(self.folder, os.R_OK | os.X_OK, effective_ids=True):
+                raise PermissionError(errno.EACCES, "")
         except OSError as error:
             raise refused(error, f"the cluster {self.cluster!r} of user {user_name(self.owner)}") from None
 
     def _make_folders(self) -> None:
         parent = self.folder.parent
         with contextlib.suppress(FileExistsError):
-            parent.mkdir(0o700)
+            parent.mkdir(0o700)  # less what the umask takes away
         info = parent.lstat()
         if info.st_uid != self.owner or not stat.S_ISDIR(info.st_mode):
             return  # _prepare says so
         if stat.S_IMODE(info.st_mode) != 0o711:  # others pass through it, and see nothing
             parent.chmod(0o711)
-        with contextlib.suppress(FileExistsError):
-            self.folder.mkdir(0o700)
-        (self.folder / _OWNED).mkdir(0o700, exist_ok=True)
+        for folder in (self.folder, self.folder / _OWNED):
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(0o700)
+            _own(folder)
         if self._mode is not None or self._group is not None:
             self._open_up()
 
@@ -278,7 +304,8 @@ class LocalNames:
 
     def attach_reference(self, ref: Reference, at_least: int = 0) -> Memory:
         """Map what has the reference's name, if it is still the same object; make it as long as wanted before."""
-        path = self.folder / check_name(ref.name)
+        ref = replace(ref, name=check_name(ref.name))
+        path = self.folder / ref.name
         flags = os.O_RDONLY if ref.readonly else os.O_RDWR
         try:
             with _core.File(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK) as file:
@@ -304,7 +331,8 @@ class LocalNames:
         open_: Callable[[Memory], Opened],
     ) -> Opened:
         """Make an object, open it and give it the name: the whole object, or an exception and nothing."""
-        path = self.folder / check_name(name)
+        name = check_name(name)
+        path = self.folder / name
         if mode is not None:
             check_mode(mode)
         creator = _this_process().identity if lifetime == "creator" else 0
@@ -373,12 +401,15 @@ class LocalNames:
     def infos(self) -> list[NameInfo]:
         """All names, sorted."""
         found, dead = [], {0: False}
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
-            for entry in entries:
-                with contextlib.suppress(FileNotFoundError):
-                    info = self._info(entry, dead)
-                    if info is not None:
-                        found.append(info)
+        try:
+            with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):
+                        info = self._info(entry, dead)
+                        if info is not None:
+                            found.append(info)
+        except OSError as error:
+            raise refused(error, f"the names in {self.folder}") from None
         return sorted(found, key=lambda info: info.name)
 
     def _info(self, entry: os.DirEntry[str], dead: dict[int, bool]) -> NameInfo | None:
@@ -402,7 +433,8 @@ class LocalNames:
 
     def unlink(self, name: str, number: int = 0) -> None:
         """Remove the name, whatever has it or only if it is this object; who has the memory mapped goes on using it."""
-        path = self.folder / check_name(name)
+        name = check_name(name)
+        path = self.folder / name
         try:
             with self._locked():
                 inode, header = path.lstat().st_ino, None
@@ -447,7 +479,7 @@ class LocalNames:
         """Remove the names that were to go with a creator; not those that this user may not remove."""
         removed = []
         home = self.folder / _OWNED / f"{creator:016x}"
-        with contextlib.suppress(errors.BusyError, FileNotFoundError), self._locked():
+        with contextlib.suppress(errors.BusyError, FileNotFoundError, PermissionError), self._locked():
             for mark in home.iterdir():
                 inode, _, name = mark.name.partition("-")
                 with contextlib.suppress(OSError):
@@ -462,7 +494,10 @@ class LocalNames:
     def gc(self) -> list[str]:
         """Remove the names that were to go with creators that are dead; not those that this user may not remove."""
         dead = [creator for creator in self._creators() if _core.identity_dead(creator)]
-        return sorted(name for creator in dead for name in self.end_of(creator))
+        try:
+            return sorted(name for creator in dead for name in self.end_of(creator))
+        except OSError as error:
+            raise refused(error, f"the names in {self.folder}") from None
 
     def remove_if_empty(self) -> bool:
         """Remove the folder of a cluster without names."""
@@ -479,17 +514,32 @@ class LocalNames:
         return True
 
     def close(self) -> None:
-        """The names that were made here to go with their creator go; the others stay."""
+        """The names that were made here to go with their creator go; the others stay.
+
+        What can't be removed hinders no other, and is tried again by the next close().
+        """
         if not self._mine:
             return
+        failed: errors.DsmemError | None = None
+        try:
+            with contextlib.suppress(FileNotFoundError), self._locked():
+                for name, inode in list(self._mine):
+                    try:
+                        self._remove_mine(name, inode)
+                    except OSError as error:
+                        failed = failed or refused(error, repr(name))
+        except OSError as error:
+            raise refused(error, f"the names in {self.folder}") from None
+        if failed is not None:
+            raise failed
+
+    def _remove_mine(self, name: str, inode: int) -> None:
         me = _this_process().identity
-        with contextlib.suppress(FileNotFoundError), self._locked():
-            for name, inode in list(self._mine):
-                with contextlib.suppress(FileNotFoundError):
-                    if self._is(self.folder / name, inode, me):
-                        (self.folder / name).unlink()
-                    self._mark(me, inode, name).unlink()
-                self._mine.discard((name, inode))
+        with contextlib.suppress(FileNotFoundError):
+            if self._is(self.folder / name, inode, me):
+                (self.folder / name).unlink()
+            self._mark(me, inode, name).unlink()
+        self._mine.discard((name, inode))
 
 
 def _kind_of(file: _core.File, nbytes: int) -> str:

@@ -26,16 +26,18 @@ def check_name(name: object) -> str:
     Returns
     -------
     str
-        The name.
+        The name, and no object of a class derived from str: formatting that gives whatever its author wants.
 
     Raises
     ------
     InvalidNameError
         It is none.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise errors.InvalidNameError(f"{name!r:.230}")
-    return name
+    if isinstance(name, str):
+        plain = str.__str__(name)
+        if _NAME.fullmatch(plain):
+            return plain
+    raise errors.InvalidNameError(f"{name!r:.230}")
 
 
 @dataclass(frozen=True)

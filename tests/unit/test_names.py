@@ -1,8 +1,11 @@
 """Names: whole or not there, one convention, and what is left when processes die."""
 
+import copy
 import dataclasses
+import enum
 import os
 import pickle
+import re
 import signal
 import struct
 import subprocess
@@ -75,6 +78,45 @@ def test_no_names(cluster, bad):
     with pytest.raises(errors.InvalidNameError):
         dsmem.connect(bad)
     assert cluster.list() == []
+
+
+class Known(str, enum.Enum):
+    NAME = "a"
+
+
+class Liar(str):
+    """Formatting it gives another text than the one that is looked at."""
+
+    __slots__ = ()
+
+    def __str__(self):
+        return "../b"
+
+    def __format__(self, how):
+        return "../b"
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("name", [Known.NAME, Liar("a")])
+def test_a_name_is_its_text(cluster, name):
+    lock = cluster.lock(name, create=True)
+    assert type(lock.name) is str and lock.name == lock.ref.name == "a"
+    assert [info.name for info in cluster.list()] == ["a"]
+    with cluster.make("a", "lock", layout(), create=False), cluster.make(name, "lock", layout(), create=False):
+        pass
+    lock.close()
+    cluster.unlink(name)
+    assert cluster.list() == []
+
+
+@pytest.mark.parametrize("make", [lambda text: enum.Enum("Named", {"IT": text}, type=str).IT, Liar])
+def test_the_name_of_a_cluster_is_its_text(cluster_name, make):
+    with dsmem.connect(make(cluster_name)) as cluster:
+        assert type(cluster.name) is str and cluster.name == cluster_name
+        cluster.lock("a", create=True).close()
+    with dsmem.connect(cluster_name) as cluster:
+        assert [info.name for info in cluster.list()] == ["a"]
 
 
 def test_the_longest_name(cluster):
@@ -403,3 +445,15 @@ def test_what_is_no_context():
         dsmem.connect(context=5)
     with pytest.raises(errors.InvalidArgumentError, match="shared=5"):
         Lamport(5)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_cluster_has_no_copy(cluster, copied):
+    lock = cluster.lock("a", create=True, lifetime="creator")
+    with pytest.raises(errors.ArgumentTypeError, match=re.escape(f"dsmem.connect({cluster.name!r})")):
+        copied(cluster)
+    with pytest.raises(TypeError):  # what pickle's users expect
+        copied(cluster)
+    assert lock.acquire(timeout=0) and [info.name for info in cluster.list()] == ["a"]
+    lock.release()
+    lock.close()

@@ -1,17 +1,20 @@
-"""Users of one host, whatever their numbers are: whose death is proven to whom. Needs root, who may become any user."""
+"""Users of one host, whatever their numbers are: who may do what. Needs root, who may become any user."""
 
 import contextlib
 import os
 import shutil
 import signal
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from forked import SECONDS, in_child
 
 import dsmem
 import dsmem.sync
-from dsmem import _core
+from dsmem import _core, errors
 from dsmem.cluster import local
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become other users")
@@ -126,3 +129,116 @@ def test_a_file_of_an_earlier_release_is_used_again(user):
             assert not identity >> 63 and not _core.identity_dead(identity)
             assert not _core.identity_dead(old + 1)  # it may live
         assert as_user(user, takes, user, SECONDS) == (True, True)
+
+
+@pytest.mark.parametrize("mask", [0o777, 0o177, 0o377, 0o077])
+def test_no_umask_shuts_a_user_out(mask):
+    def make_and_list():
+        before = os.umask(mask)
+        try:
+            make("lock")
+            with dsmem.connect(NAME) as cluster:
+                cluster.event("b", create=True, lifetime="creator")
+        finally:
+            os.umask(before)
+        with dsmem.connect(NAME) as cluster:
+            return [info.name for info in cluster.list()]
+
+    with of(1001):
+        assert as_user(1001, make_and_list) == ["it"]
+
+
+def test_a_folder_without_rights_of_its_user_is_used_again():
+    with of(1001):
+        as_user(1001, make, "lock")
+        folder = local.user_folder(1001) / NAME
+        for path, mode in ((folder / ".owned", 0o066), (folder, 0o066), (folder.parent, 0o600)):
+            path.chmod(mode)  # as one has made them who was killed before he could mend them
+        assert as_user(1001, takes, 1001, 0) == (True, False)
+        assert folder.stat().st_mode & 0o777 == 0o766
+
+
+@pytest.mark.parametrize("rights", [0o700, 0o744, 0o711])
+def test_a_cluster_that_its_user_keeps_closed(rights):
+    def tries():
+        for named in (NAME, "none"):
+            with pytest.raises((errors.AccessDeniedError, errors.NameNotFoundError)) as raised:
+                dsmem.connect(named, owner=1001)
+            yield raised.type.__name__
+
+    with of(1001, 1002):
+        as_user(1001, make, "lock")
+        (local.user_folder(1001) / NAME).chmod(rights)
+        assert as_user(1002, lambda: list(tries())) == ["AccessDeniedError", "NameNotFoundError"]
+
+
+def test_privileges_that_are_dropped():
+    """What can't be looked at or removed any more is an error of ours, and the names that can go go."""
+
+    def drops():
+        with of(1001):
+            cluster = dsmem.connect(NAME)
+            for name in ("a", "b"):
+                cluster.lock(name, create=True, lifetime="creator").close()
+            become(1001)
+            for call in (cluster.list, cluster.close, cluster.close):
+                with pytest.raises(errors.AccessDeniedError, match=NAME):
+                    call()
+            assert cluster.gc() == [] and not cluster.closed
+
+    try:
+        in_child(drops)
+    finally:
+        shutil.rmtree(local.user_folder(0) / NAME)
+
+
+def test_a_name_that_can_not_be_removed_keeps_no_other():
+    cluster = dsmem.connect(NAME)
+    try:
+        for name in ("a", "b", "c"):
+            cluster.lock(name, create=True, lifetime="creator").close()
+        folder = local.user_folder(0) / NAME
+        mark = next((folder / ".owned").glob("*/*-b"))
+        mark.unlink()
+        mark.mkdir()  # not to be removed as a file
+        with pytest.raises(errors.DsmemError, match="'b'"):
+            cluster.close()
+        assert [info.name for info in cluster.list()] == [] and not cluster.closed
+        mark.rmdir()
+        cluster.close()
+        assert cluster.closed
+    finally:
+        shutil.rmtree(local.user_folder(0) / NAME)
+
+
+_INSIDE = """
+import ctypes, os, sys
+assert not ctypes.CDLL(None).unshare(0x10000000)  # a new namespace of users, which a process with threads can't have
+import dsmem
+print(flush=True)
+sys.stdin.read()
+os.setresgid(0, 0, 0)
+os.setresuid(0, 0, 0)
+try:
+    dsmem.connect(sys.argv[1])
+except dsmem.errors.AccessDeniedError as error:
+    print(error)
+"""
+
+
+def test_a_folder_of_a_user_outside_of_the_container():
+    with dsmem.connect(NAME) as cluster:
+        cluster.lock("it", create=True).close()
+    try:
+        environment = {**os.environ, "PYTHONPATH": str(Path(dsmem.__file__).parents[1])}
+        command = [sys.executable, "-c", _INSIDE, NAME]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen(command, env=environment, text=True, **pipes) as inside:
+            if not inside.stdout.readline():
+                pytest.skip("no namespaces of users here")
+            for kind in ("uid", "gid"):
+                Path(f"/proc/{inside.pid}/{kind}_map").write_text("0 100000 65536")
+            said, _ = inside.communicate(timeout=SECONDS)
+    finally:
+        shutil.rmtree(local.user_folder(0) / NAME)
+    assert "a user outside of this user namespace made it" in said and "rm -r" not in said
