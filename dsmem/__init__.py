@@ -1,5 +1,7 @@
 """dsmem: memory of other processes and machines, read, written and updated without waking who owns it."""
 
+import logging as _logging
+
 from dsmem._core import Batch, Capabilities, Descriptor, Region, Remote, Result
 from dsmem.context import Context
 from dsmem.errors import DsmemError
@@ -23,3 +25,5 @@ __all__ = [
     "connect",
 ]
 __version__ = "0.1.0"
+
+_logging.getLogger("dsmem").addHandler(_logging.NullHandler())  # what is logged is shown where a program asks for it

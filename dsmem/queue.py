@@ -8,7 +8,6 @@ and :class:`Stamped` bytes with the stamp of a clock.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import logging
 import os
@@ -196,6 +195,11 @@ class Queue(NamedObject, _core.Queue):
             self.close()
             raise
 
+    def _leave_at_end(self, deadline: int) -> None:
+        self._readers.close()
+        self._writers.close()
+        super()._leave_at_end(deadline)  # type: ignore[misc]
+
     def __del__(self) -> None:
         if not self.closed and not hasattr(
             self, "_memory"
@@ -294,14 +298,6 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-@atexit.register
-def _close_all() -> None:
-    """Give roles back while the contexts that it takes still exist: the interpreter drops them in any order."""
-    for queue in list(_open):
-        if not queue.closed:
-            queue._close_quietly()
 
 
 class Pickled:

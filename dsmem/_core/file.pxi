@@ -57,3 +57,10 @@ def map_again(Remote remote not None, nbytes):
     if rc:
         raise failure(rc, "map")
     return new_remote(None, r)
+
+
+cdef int open_watch(Queue q, c.dsm_watch **out) except -1:
+    cdef int rc = c.dsm_watch_open(q.ptr, out)
+    if rc:
+        raise q.failed(rc, "fileno")
+    return 0

@@ -10,6 +10,7 @@
 #   uses     calls under way
 #   users    open handles that stand on this one
 #   exports  views of its memory
+#   ending   the process ends: waits in other threads are given up (go_on), and no call begins
 # The core's object is freed only after live was cleared while uses, users and exports were 0.
 #
 # A child of fork() has a copy of every handle. What the handle stands for is the parent's: roles, turns, locks, calls
@@ -26,7 +27,7 @@
 @cython.auto_pickle(False)
 cdef class Handle:
     """See the stub."""
-    cdef bint live
+    cdef bint live, ending
     cdef uint32_t epoch
     cdef int uses, users, exports
     cdef int inherited, nested, kept
@@ -53,6 +54,8 @@ cdef class Handle:
             self.uses -= 1
 
     cdef int refuse_closed(self) except -1:
+        if self.ending:
+            self.refuse_at_end()
         raise refused(c.DSM_ECLOSED, self.noun())
 
     cdef int check(self) except -1:
@@ -117,6 +120,50 @@ cdef class Handle:
             text = f"{self.users} {self.dependents()} are open on the {self.noun()}; close them first"
             raise refused(c.DSM_EBUSY, text, "close")
         return 0
+
+    # -- at the end of the process --
+
+    # The core's object stays, for what other threads may still do with it.
+
+    def _begin_end(self):
+        """No call begins any more, and waits end. Whether _leave_at_end is to be called, once."""
+        cdef bint mine = self.live and not self.outdated()
+        if mine:
+            self.ending, self.live = True, False
+        return mine
+
+    @property
+    def _idle(self):
+        return not self.uses
+
+    def _leave_at_end(self, int64_t deadline):
+        cdef int64_t before
+        if self.uses:
+            raise refused(c.DSM_EBUSY, f"{self.uses} calls on the {self.noun()} do not end", "close")
+        before = c.dsm_call_until(deadline)
+        try:
+            self.leave_as_dead()
+        finally:
+            c.dsm_call_until(before)
+
+    cdef int leave_as_dead(self) except -1:
+        """Gives back the handle's place, and what it holds as if it had died with it."""
+        return 0
+
+    @cython.final
+    cdef int go_on(self) except -1:
+        """Between two slices of a wait."""
+        PyErr_CheckSignals()
+        if self.ending:
+            self.refuse_at_end()
+        return 0
+
+    @cython.final
+    cdef int refuse_at_end(self) except -1:
+        """A thread that is left at the end of the process ends as quietly as one that Python stops there."""
+        if PyThread_get_thread_ident() == main_ident:
+            raise refused(c.DSM_ECLOSED, self.noun())
+        raise SystemExit
 
     cdef str noun(self):
         return type(self).__name__.lower()

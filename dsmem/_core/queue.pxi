@@ -40,7 +40,7 @@ cdef class Queue(Handle):
         """Take the turn, without a call of Python where it is free. The caller has entered."""
         cdef PyLockStatus got = PyThread_acquire_lock_timed(self.turn, 0, 0)
         while got != PY_LOCK_ACQUIRED:
-            PyErr_CheckSignals()
+            self.go_on()
             self.remote.check()  # in a child of fork() nobody is left to give it back
             with nogil:
                 got = PyThread_acquire_lock_timed(self.turn, SLICE_NS // 1000, 1)
@@ -178,7 +178,7 @@ cdef class Queue(Handle):
                 return 1
             if rc != -c.DSM_ETIME:
                 raise self.failed(rc, op)
-            PyErr_CheckSignals()
+            self.go_on()
             spin = 0
 
     cdef int64_t deadline(self, block, timeout) except? -2:
@@ -762,6 +762,15 @@ cdef class Queue(Handle):
         self.forsaken = True
         Queue.close(self)
 
+    cdef int leave_as_dead(self) except -1:
+        cdef int rc
+        with nogil:
+            rc = c.dsm_queue_leave(self.ptr)
+        self.let_go()
+        if rc:
+            raise self.failed(rc, "close")
+        return 0
+
     cdef int free(self) except -1:
         cdef c.dsm_queue *ptr = self.ptr
         cdef c.dsm_watch *items = self.watch_items
@@ -787,10 +796,3 @@ cdef class Queue(Handle):
         c.dsm_queue_free(ptr)
         self.let_go()
         return 0
-
-
-cdef int open_watch(Queue q, c.dsm_watch **out) except -1:
-    cdef int rc = c.dsm_watch_open(q.ptr, out)
-    if rc:
-        raise q.failed(rc, "fileno")
-    return 0

@@ -139,6 +139,13 @@ cdef class SegmentCore(Handle):
         for remote in old:
             remote.part()
 
+    cdef int leave_as_dead(self) except -1:
+        try:
+            return self.settle()
+        finally:
+            self.live = False
+            self.remote.users -= 1
+
     cdef int leave_to_parent(self) except -1:
         """A child closes what it has not used. Memory that the segment had before it grew goes with its views."""
         cdef Remote remote
@@ -624,7 +631,7 @@ cdef class SegmentCore(Handle):
             remote.leave()
             if rc == 0:
                 return 0
-            PyErr_CheckSignals()
+            self.go_on()
             if rc != -c.DSM_ETIME or left <= SLICE_NS:
                 raise remote.failed(rc, "wait")
             spin_ns = 0
@@ -692,7 +699,7 @@ cdef class SegmentCore(Handle):
             PyBuffer_Release(&view)
             if rc == 0:
                 return version, out
-            PyErr_CheckSignals()
+            self.go_on()
             if rc < 0 and (rc != -c.DSM_ETIME or left <= SLICE_NS):
                 raise remote.failed(rc, "snapshot")
 

@@ -120,7 +120,7 @@ cdef class SyncHandle(Handle):
                 raise self.failed(rc, op)
             if rc or (ns >= 0 and slice < SLICE_NS):
                 return rc
-            PyErr_CheckSignals()
+            self.go_on()
 
     cdef object holder_of(self, c.dsm_lock *lock):
         cdef uint64_t identity = 0
@@ -196,6 +196,13 @@ cdef class SyncHandle(Handle):
         self.live = False
         self.let_go()
         self.remote.drop_user()
+        return 0
+
+    cdef int leave_as_dead(self) except -1:
+        cdef int rc = self.depart()
+        self.remote.users -= 1
+        if rc:
+            raise self.failed(rc, "close")
         return 0
 
     def __del__(self):
@@ -616,22 +623,6 @@ cdef class Side:
 
 
 # ---- semaphores ----
-
-cdef int64_t permit_patience(object blocking, object timeout) except? -2:
-    """The arguments of threading.Semaphore.acquire, in nanoseconds; -1: no limit."""
-    if not blocking:
-        if timeout is not None:
-            raise refused(c.DSM_EINVAL, "a call that does not block takes no timeout")
-        return 0
-    return elapsed_or(timeout)
-
-
-cdef uint32_t permits(object n) except 0:
-    number = whole(n, 1, 0x7fffffff)
-    if number is None:
-        raise refused(c.DSM_EINVAL, f"n={n!r}: a number of permits, at least 1")
-    return number
-
 
 cdef int semaphore_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
     return c.dsm_semaphore_acquire(<c.dsm_semaphore *> arg, timeout_ns)

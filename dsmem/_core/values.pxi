@@ -275,3 +275,19 @@ cdef bint has_objects(const char *text) noexcept:
             return True
         text += 1
     return False
+
+
+cdef int64_t permit_patience(object blocking, object timeout) except? -2:
+    """The arguments of threading.Semaphore.acquire, in nanoseconds; -1: no limit."""
+    if not blocking:
+        if timeout is not None:
+            raise refused(c.DSM_EINVAL, "a call that does not block takes no timeout")
+        return 0
+    return elapsed_or(timeout)
+
+
+cdef uint32_t permits(object n) except 0:
+    number = whole(n, 1, 0x7fffffff)
+    if number is None:
+        raise refused(c.DSM_EINVAL, f"n={n!r}: a number of permits, at least 1")
+    return number

@@ -48,7 +48,7 @@ cdef class Writing:
                 return 0
             error = remote.failed(rc, "write")
             self.let_go(remote)
-            PyErr_CheckSignals()
+            s.go_on()
             if rc != -c.DSM_ETIME or left <= SLICE_NS:
                 raise error
 

@@ -11,7 +11,6 @@ still the same files; that is looked at under a lock of the folder which every u
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import errno
 import grp
@@ -25,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from dsmem import _core, errors
+from dsmem import _core, errors, leaving
 from dsmem.cluster.names import Format, Lifetime, NameInfo, check_name
 from dsmem.cluster.room import ROOT, refused
 from dsmem.memory import Memory, Opened, Reference, adopt, object_id, open_or_leave
@@ -195,11 +194,12 @@ def _this_process() -> _Self:
     known = _self
     if known is None or known.pid != os.getpid():  # a child of fork is another creator
         known = _self = _Self()
+        leaving.expect_end()
     return known
 
 
-@atexit.register
-def _at_exit() -> None:
+@leaving.at_end
+def _end() -> None:
     if _self is not None and _self.pid == os.getpid():
         _self.end()
 

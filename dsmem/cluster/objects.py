@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self
 
-from dsmem import _core, errors
+from dsmem import _core, errors, leaving
 from dsmem.cluster.local import LocalNames
 from dsmem.context import open_contexts
 from dsmem.memory import Memory, Reference, adopt, open_or_leave
@@ -34,6 +34,8 @@ _CLASSES = {
     "rlock": "dsmem.sync:RLock",
     "clock": "dsmem.clock:SharedClock",
 }
+
+_LEAVING = (_core.Queue, _core.SyncHandle, _core.SegmentCore)  # those that have something to give back
 
 
 def class_of(kind: str) -> Any:
@@ -73,6 +75,8 @@ class NamedObject:
         self._memory = memory
         self._cluster = cluster
         self._name = name
+        if isinstance(self, _LEAVING):
+            leaving.remember(self)
         if cluster is not None:
             cluster._adopt(self)
 

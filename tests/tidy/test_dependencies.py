@@ -124,6 +124,7 @@ RANK = {
     "handshake": 0,
     "_core": 1,
     "leftovers": 2,
+    "leaving": 2,
     "secret": 2,
     "dtypes": 2,
     "context": 3,
