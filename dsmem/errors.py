@@ -173,10 +173,7 @@ class VersionError(DsmemError, ValueError):
     """Made by a dsmem with another wire version."""
 
     code = 8
-    text = (
-        "made by a dsmem with another wire version; run the same release on both sides, and make anew what the other "
-        "one has made"
-    )
+    text = "made by a dsmem with another wire version; run the same release on both sides"
 
 
 class ClosedError(DsmemError, ValueError):

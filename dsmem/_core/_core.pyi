@@ -336,9 +336,6 @@ class ClockCore:
 def whole(value: object, least: int, most: float = ...) -> int | None:
     """The int that value is, or None where it is none from least to most."""
 
-def remove_item(table: dict[str, Any], key: str, value: object) -> bool:
-    """Take the key out of the table if it stands there with this value: one step for other threads and for signals."""
-
 def clock_bytes() -> int:
     """Bytes of the shared object."""
 
