@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define HANDSHAKE_NS 5000000000
@@ -283,9 +283,20 @@ static void forget(int fd)
         close(fd);
 }
 
+static uint64_t inode_of(int fd)
+{
+    struct stat info;
+    return fd < 0 || fstat(fd, &info) ? 0 : info.st_ino;
+}
+
+/* Somebody has closed them all: the numbers may be others' files. */
+static bool has_lost_its_files(const struct agent *a) { return inode_of(a->stop) != a->stop_node; }
+
 static void in_child(void)
 {
     for (struct agent *a = agents; a; a = a->next) {
+        if (has_lost_its_files(a))
+            continue;
         forget(a->listener);
         for (struct conn *n = a->conns; n; n = n->next)
             close(n->fd);
@@ -339,8 +350,9 @@ static void agent_free(struct agent *a)
 static int open_all(struct agent *a, const char *listen_at)
 {
     a->epoll = epoll_create1(EPOLL_CLOEXEC);
-    a->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    int rc = a->epoll < 0 || a->stop < 0 ? err_set_errno(errno, "the agent's epoll") : 0;
+    a->stop = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    a->stop_node = inode_of(a->stop);
+    int rc = a->epoll < 0 || !a->stop_node ? err_set_errno(errno, "the agent's epoll") : 0;
     if (!rc)
         rc = socket_listen(a->ctx, listen_at, a->ctx->address, &a->listener);
     if (!rc)
@@ -375,17 +387,21 @@ int agent_start(dsm_ctx *c, const char *listen_at)
     return 0;
 }
 
-void agent_stop(dsm_ctx *c)
+bool agent_stop(dsm_ctx *c)
 {
     struct agent *a = c->agent;
-    uint64_t one = 1;
-    while (write(a->stop, &one, sizeof one) < 0 && errno == EINTR)
-        ;
+    if (has_lost_its_files(a)) {
+        strike(a);
+        pthread_detach(a->thread);
+        return false;
+    }
+    shutdown(a->stop, SHUT_RDWR);
     pthread_join(a->thread, NULL);
     for (struct peer *p = c->peers; p; p = p->next) /* it was the last that could bury one */
         agent_control.disconnect(p);
     agent_free(a);
     c->agent = NULL;
+    return true;
 }
 
 /* ---- fences ---- */

@@ -29,7 +29,9 @@ struct conn {
 struct agent {
     dsm_ctx *ctx;
     pthread_t thread;
-    int epoll, listener, stop;
+    int epoll, listener;
+    int stop;             /* a socket, which wakes the thread once it is shut down */
+    uint64_t stop_node;   /* its inode: the number may be another file's, where all were closed */
     pthread_mutex_t lock; /* everything below; held by the thread while it works, not while it sleeps */
     struct conn *conns;
     uint64_t next_conn;
@@ -41,8 +43,9 @@ struct agent {
 };
 
 int agent_start(dsm_ctx *c, const char *listen_at);
-/* Its thread has ended, and all control connections are closed. */
-void agent_stop(dsm_ctx *c);
+/* Its thread has ended, and all control connections are closed. false: somebody has closed all file descriptors of the
+ * process, so nothing wakes the thread; it sleeps on, and agent and context must stay. */
+bool agent_stop(dsm_ctx *c);
 int agent_fence(struct agent *a, const uint8_t node[DSM_NODE_ID]);
 /* Tells the agent to watch for the end of a peer's control connection, or to cease. */
 int agent_watch(struct agent *a, struct peer *p);

@@ -86,7 +86,8 @@ void dsm_close(dsm_ctx *c)
 {
     if (ctx_forked(c)) /* the parent's: only forget */
         return;
-    agent_stop(c); /* from here on all peers are dead */
+    if (!agent_stop(c)) /* from here on all peers are dead */
+        return;
     peers_bury(c);
     pthread_mutex_lock(&c->lock);
     c->closed = true;

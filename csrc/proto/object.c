@@ -33,7 +33,8 @@ static int object_header(dsm_remote *r, struct object_header *h)
     if (h->magic != OBJECT_MAGIC)
         return err_set(DSM_ECORRUPT, 0, "no object begins here");
     if (h->version != OBJECT_VERSION)
-        return err_set(DSM_EVERSION, 0, "the object has layout %u, this release %d", h->version, OBJECT_VERSION);
+        return err_set(DSM_EVERSION, 0, "the object has layout %u, this release makes and reads %d", h->version,
+                       OBJECT_VERSION);
     if (!h->type || h->type >= sizeof names / sizeof *names)
         return err_set(DSM_EVERSION, 0, "the object is of type %u, which this release does not know", h->type);
     if (h->nbytes > dsm_remote_nbytes(r) || h->nbytes < sizeof *h || !h->id)

@@ -4,7 +4,7 @@
  *
  *   offset  bytes  what
  *        0      8  magic "dsmemobj"
- *        8      4  version of the layout, 1
+ *        8      4  version of the layout, 2: one for the objects of all types
  *       12      4  type, enum dsm_type
  *       16      8  bytes of the whole object
  *       24      8  id, random, never 0
@@ -21,7 +21,7 @@
 #include "../dsm.h"
 
 #define OBJECT_MAGIC 0x6a626f6d656d7364ull /* "dsmemobj" */
-enum { OBJECT_VERSION = 1, OBJECT_HEADER = 64 };
+enum { OBJECT_VERSION = 2, OBJECT_HEADER = 64 };
 
 struct object_header {
     uint64_t magic;

@@ -3,6 +3,9 @@
 import logging
 import socket
 import struct
+import subprocess
+import sys
+import textwrap
 import zlib
 
 import pytest
@@ -85,3 +88,24 @@ def test_a_stranger_is_logged_and_nothing_printed(capfd, caplog):
     assert [record.name for record in caplog.records] == ["dsmem"]
     assert "dropped 2 connections" in caplog.text and context.agent_address in caplog.text
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["shm", "fault+shm"])
+@pytest.mark.parametrize("how", ["context.close()", "del context", "pass"])
+def test_a_context_whose_file_descriptors_were_closed_ends(name, how):
+    """As those who make a daemon of a process do. What has the numbers afterwards is not the context's."""
+    script = f"""
+        import os, dsmem
+        context = dsmem.Context({name!r}, secret={SECRET!r})
+        os.closerange(3, 4096)
+        others = [os.open("/dev/null", os.O_RDONLY) for _ in range(16)]
+        {how}
+        [os.fstat(fd) for fd in others]
+        pid = os.fork()
+        [os.fstat(fd) for fd in others]
+        if pid:
+            assert os.waitpid(pid, 0)[1] == 0
+    """
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
