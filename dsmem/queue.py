@@ -232,10 +232,12 @@ class _Waiters:
 
     def lengths(self) -> list[int]:
         """Of the messages for which room is waited."""
+        self._forget_closed()
         return [length for futures in list(self._futures.values()) for length in list(futures.values())]
 
     async def wait(self, duplicate: Callable[[], int], length: int = 0) -> None:
         """Until the descriptor is readable, or for no reason."""
+        self._forget_closed()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         if loop not in self._descriptors:
@@ -265,6 +267,16 @@ class _Waiters:
             else:
                 with contextlib.suppress(RuntimeError):  # it is closed
                     loop.call_soon_threadsafe(self._settle, loop, futures, error)
+        self._forget_closed()
+
+    def _forget_closed(self) -> None:
+        """A loop that was closed with waiting tasks watches nothing any more, and no task goes on in it."""
+        for loop in list(self._descriptors):
+            if loop.is_closed():
+                self._futures.pop(loop, None)
+                descriptor = self._descriptors.pop(loop, None)
+                if descriptor is not None:
+                    os.close(descriptor)
 
     def _settle(
         self, loop: asyncio.AbstractEventLoop, futures: dict[asyncio.Future[None], int], error: Exception | None

@@ -143,3 +143,26 @@ def test_a_cancelled_task_leaves_nothing(here):
                 assert not q._readers._futures and not q._readers._descriptors
 
         asyncio.run(run())
+
+
+@pytest.mark.parametrize("way", ["get", "put"])
+def test_a_loop_that_was_closed_under_its_tasks_is_forgotten(here, way):
+    """Its descriptor, and the length for which its task wanted room; asyncio.run() would have cancelled the task."""
+    with here.queue("q", create=True, capacity_bytes=4096, max_message=1500) as q:
+        while way == "put":
+            try:
+                q.put_nowait(bytes(300))
+            except errors.FullError:
+                break
+        waiters = q._readers if way == "get" else q._writers
+        counts = []
+        for _ in range(4):
+            loop = asyncio.new_event_loop()
+            task = loop.create_task(q.get_async() if way == "get" else q.put_async(bytes(200)))
+            loop.run_until_complete(waiting(q, 1))
+            counts.append(len(descriptors()))
+            loop.close()
+            task._log_destroy_pending = False
+        assert counts == counts[:1] * 4
+        assert not waiters.lengths()
+    assert not waiters._descriptors and not waiters._futures
