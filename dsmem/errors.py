@@ -173,7 +173,10 @@ class VersionError(DsmemError, ValueError):
     """Made by a dsmem with another wire version."""
 
     code = 8
-    text = "made by a dsmem with another wire version; run the same release on both sides"
+    text = (
+        "made by a dsmem with another wire version; run the same release on both sides, and make anew what the other "
+        "one has made"
+    )
 
 
 class ClosedError(DsmemError, ValueError):

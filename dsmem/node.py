@@ -138,6 +138,7 @@ class Cluster:
             self._closed = True
 
     def __enter__(self) -> Self:
+        self._open_names()
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -141,6 +141,10 @@ class Segment(_core.SegmentCore, NamedObject):
         """How many elements it has."""
         return math.prod(self.shape)
 
+    def __bool__(self) -> bool:
+        """True, whatever it holds: a handle is there, or it is None."""
+        return True
+
     def __getitem__(self, index: Any) -> Any:
         """:meth:`read`: a copy, also of one row. Views are those of :attr:`array`."""
         return self.read(index)

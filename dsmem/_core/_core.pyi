@@ -199,6 +199,8 @@ class Remote:
     ForkError, TimeoutError and TransportError, as they say; NonContiguousError and ReadOnlyBufferError for buffers.
     """
 
+    _user: str | None  # the object that a program has opened on it, for the warning that it was not closed
+
     @property
     def nbytes(self) -> int:
         """The length of the region in bytes."""
@@ -335,6 +337,9 @@ class ClockCore:
 
 def whole(value: object, least: int, most: float = ...) -> int | None:
     """The int that value is, or None where it is none from least to most."""
+
+def remove_item(table: dict[str, Any], key: str, value: object) -> bool:
+    """Take the key out of the table if it stands there with this value: one step for other threads and for signals."""
 
 def clock_bytes() -> int:
     """Bytes of the shared object."""

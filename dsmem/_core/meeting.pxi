@@ -58,15 +58,6 @@ cdef class Event(SyncHandle):
         finally:
             self.leave()
 
-    def set_async(self):
-        return _event_change(self, True)
-
-    def clear_async(self):
-        return _event_change(self, False)
-
-    def wait_async(self, timeout=None):
-        return _event_wait_for(self, timeout)
-
     cdef int free(self) except -1:
         c.dsm_event_close(self.ptr)
         self.ptr = NULL
@@ -134,7 +125,7 @@ cdef class Condition(Lock):
         """1: notified, 0: not, 2: another one inherited before; the lock is held again, unless it could not be had."""
         cdef Lock lock = self.counted()
         cdef unsigned int depth = lock.depth
-        cdef bint had = c.dsm_lock_held(self.ptr), by_task = lock.by_task, mine = False
+        cdef bint had = c.dsm_lock_held(self.ptr), mine = False
         cdef int rc
         self.refuse_others()
         lock.depth = 0
@@ -142,7 +133,7 @@ cdef class Condition(Lock):
             rc = self.wait_released(ns, &mine)
         finally:
             if mine:
-                lock.owner, lock.depth, lock.by_task = PyThread_get_thread_ident(), depth, by_task
+                lock.owner, lock.depth = PyThread_get_thread_ident(), depth
             elif had and not self.reentrant:
                 self.lose()
         return rc
@@ -177,18 +168,6 @@ cdef class Condition(Lock):
         if rc < 0:
             raise self.failed(rc, "wait")
         return rc
-
-    def wait_async(self, timeout=None):
-        return _condition_wait(self, timeout)
-
-    def wait_for_async(self, predicate, timeout=None):
-        return _condition_wait_for(self, predicate, timeout)
-
-    def notify_async(self, n=1):
-        return _condition_notify(self, n)
-
-    def notify_all_async(self):
-        return _condition_notify(self, 1 << 32)
 
     def wait(self, timeout=None):
         self.enter()
@@ -228,17 +207,13 @@ cdef class Condition(Lock):
     def notify(self, n=1):
         self.enter()
         try:
-            self.wake(self.waiters(n))
+            number = whole(n, float("-inf"))
+            if number is None:
+                raise refused(c.DSM_EINVAL, f"n={n!r}: a number of waiters")
+            self.refuse_others()
+            self.wake(max(0, min(number, 1 << 32)))
         finally:
             self.leave()
-
-    cdef uint64_t waiters(self, object n) except? 0xdead:
-        """How many to notify, by who may."""
-        number = whole(n, float("-inf"))
-        if number is None:
-            raise refused(c.DSM_EINVAL, f"n={n!r}: a number of waiters")
-        self.refuse_others()
-        return max(0, min(number, 1 << 32))
 
     cdef int wake(self, uint64_t count) except -1:
         cdef int rc
@@ -323,9 +298,6 @@ cdef class Barrier(SyncHandle):
             return self.meet(nanoseconds(self.timeout if timeout is None else timeout))
         finally:
             self.leave()
-
-    def wait_async(self, timeout=None):
-        return _barrier_wait(self, timeout)
 
     cdef object meet(self, int64_t ns):
         cdef arrival a
@@ -461,6 +433,8 @@ cdef class Once(SyncHandle):
         cdef int rc
         self.enter()
         try:
+            if self.runner is not None and self.runner == get_ident():
+                raise refused(c.DSM_EBUSY, "this thread runs it already, and would wait for itself", "begin")
             rc = self.attempts(once_attempt, self.ptr, nanoseconds(timeout), "begin")
             if rc == 0:
                 raise refused(c.DSM_ETIME, "another one still runs it; call again", "begin")

@@ -11,7 +11,8 @@ cdef class Remote(Handle):
     cdef readonly str access
     cdef readonly str peer
     cdef readonly str address
-    cdef bint parting   # it is closed with its last view
+    cdef public str _user   # the object that a program has opened on it, for the warning that it was not closed
+    cdef bint parting       # it is closed with its last view
 
     def __init__(self):
         raise TypeError("made by Context.attach and map_file")
@@ -318,7 +319,7 @@ cdef class Remote(Handle):
     def __del__(self):
         if self.live and not self.exports and not self.users:  # what uses it may be finalized after it
             if not self.parting:
-                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
+                warnings.warn(f"unclosed {self._user or repr(self)}", ResourceWarning, source=self)
             self.close()
 
     def __dealloc__(self):

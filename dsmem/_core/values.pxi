@@ -132,6 +132,13 @@ def whole(value, least, most=float("inf")):
     return n if least <= n <= most else None
 
 
+def remove_item(table, key, value):
+    if table.get(key) is not value:
+        return False
+    del table[key]
+    return True
+
+
 cdef inline uint64_t word(object value, str name) except? 0xdead:
     """A 64-bit word; negative numbers in two's complement."""
     cdef int overflow = 1

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -22,18 +20,18 @@ class _Object:
     region: _core.Region
     owner: str
     created: float = field(default_factory=time.time)
-    handles: int = 0
-
-    def __del__(self) -> None:
-        """Neither the table nor a handle has it, also where an interrupt has ended the call that was to free it."""
-        with contextlib.suppress(errors.DsmemError):
-            self.region.close()
+    handles: set[object] = field(default_factory=set)
 
 
 class HostedNames:
     """The names of this process, in memory of a context.
 
     Memory goes when it has neither a name nor a handle in this process; descriptors of it are stale then.
+
+    There is no lock, which an exception of a signal handler could leave locked, and another thread at a fork. Each
+    change of the table or of an object's handles is one call that runs no code of Python's; who finds after his change
+    that nobody has the object any more closes its region, which may be done twice. Where an interrupt prevents that,
+    the region goes with the last reference to it.
 
     Parameters
     ----------
@@ -43,9 +41,7 @@ class HostedNames:
 
     def __init__(self, context: _core.Context) -> None:
         self.context = context
-        self._lock = threading.Lock()
         self._objects: dict[str, _Object] = {}
-        _places.add(self)
 
     def __repr__(self) -> str:
         return f"{self.context.fabric} node {self.context.node_id.hex()[:8]}"
@@ -58,19 +54,19 @@ class HostedNames:
     def attach(self, name: str, kind: str, readonly: bool) -> Memory:
         """One handle more."""
         name = check_name(name)
-        with self._lock:
-            try:
-                found = self._objects[name]
-            except KeyError:
-                raise errors.NameNotFoundError(repr(name)) from None
-            found.handles += 1
-        ref = found.ref
+        found = self._objects.get(name)
+        if found is None:
+            raise errors.NameNotFoundError(repr(name))
+        handle, ref = object(), found.ref
         wanted = Reference(kind, name, ref.id, descriptor=ref.descriptor, readonly=readonly)
         try:
+            found.handles.add(handle)
             remote = self.context.attach(ref.descriptor)
-            return adopt(remote, wanted, found.region, lambda: self._release(found))
-        except BaseException:
-            self._release(found)
+            return adopt(remote, wanted, found.region, lambda: self._release(found, handle))
+        except BaseException as error:
+            self._release(found, handle)
+            if isinstance(error, errors.StaleDescriptorError) and self._objects.get(name) is not found:
+                raise errors.NameNotFoundError(repr(name)) from None
             raise
 
     def make(
@@ -89,51 +85,44 @@ class HostedNames:
         name = check_name(name)
         region = self.context.allocate(nbytes)
         made = held = None
+        handle = object()
         try:
             with memoryview(region) as view:
                 format(view)
                 number = object_id(view)
             ref = Reference(kind, name, number, descriptor=bytes(region.descriptor))
-            held = _Object(ref, region, user_name(os.geteuid()), handles=1)
+            held = _Object(ref, region, user_name(os.geteuid()), handles={handle})
             remote = self.context.attach(ref.descriptor)
-            made = open_or_leave(open_, Memory(remote, ref, region, lambda: self._release(held)))
-            with self._lock:
-                if self._objects.setdefault(name, held) is not held:
-                    raise errors.NameExistsError(repr(name))
+            made = open_or_leave(open_, Memory(remote, ref, region, lambda: self._release(held, handle)))
+            if self._objects.setdefault(name, held) is not held:
+                raise errors.NameExistsError(repr(name))
             return made
         except BaseException:
-            with self._lock:
-                if held is not None and self._objects.get(name) is held:  # interrupted on the way out
-                    del self._objects[name]
+            if held is not None:  # interrupted on the way out
+                _core.remove_item(self._objects, name, held)
             with contextlib.suppress(errors.DsmemError):
                 if made is not None:
                     made.close()
                 region.close()
             raise
 
-    def _release(self, of: _Object) -> None:
-        with self._lock:
-            of.handles -= 1
-            last = not of.handles and self._objects.get(of.ref.name) is not of
-        if last and not of.region.closed:
+    def _release(self, of: _Object, handle: object = None) -> None:
+        of.handles.discard(handle)
+        if not of.handles and self._objects.get(of.ref.name) is not of:
             of.region.close()
 
     def infos(self) -> list[NameInfo]:
         """All names, sorted."""
-        with self._lock:
-            found = list(self._objects.values())
+        found = list(self._objects.values())
         infos = [NameInfo(o.ref.name, o.ref.kind, o.region.nbytes, o.owner, o.created, "creator") for o in found]
         return sorted(infos, key=lambda info: info.name)
 
     def unlink(self, name: str, number: int = 0) -> None:
         """Remove the name."""
         name = check_name(name)
-        with self._lock:
-            found = self._objects.get(name)
-            if found is None or number not in (0, found.ref.id):
-                raise errors.NameNotFoundError(repr(name))
-            found.handles += 1
-            del self._objects[name]
+        found = self._objects.get(name)
+        if found is None or number not in (0, found.ref.id) or not _core.remove_item(self._objects, name, found):
+            raise errors.NameNotFoundError(repr(name))
         self._release(found)
 
     def gc(self) -> list[str]:
@@ -144,15 +133,3 @@ class HostedNames:
         """All names go."""
         for info in self.infos():
             self.unlink(info.name)
-
-
-_places: weakref.WeakSet[HostedNames] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """Another thread of the parent may have had a lock."""
-    for place in list(_places):
-        place._lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)

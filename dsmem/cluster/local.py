@@ -34,6 +34,7 @@ _PAGE = os.sysconf("SC_PAGESIZE")
 _LOCK_SECONDS = 5.0
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _HEADER = struct.Struct("<8sIIQQQQ")  # docs/protocols/objects.md
+_LAYOUT = 2
 _MADE_OFFSET = 32
 
 
@@ -156,12 +157,12 @@ class _Header(NamedTuple):
 
 
 def _header(file: _core.File) -> _Header | None:
-    """None: it is no object."""
+    """None: it is no object, or one of another release."""
     raw = os.pread(file.fileno(), _HEADER.size, 0)
     if len(raw) < _HEADER.size:
         return None
     header = _Header(*_HEADER.unpack(raw))
-    return header if header.magic == b"dsmemobj" and header.id else None
+    return header if header.magic == b"dsmemobj" and header.version == _LAYOUT and header.id else None
 
 
 def _expect(name: str, header: _Header | None, number: int) -> None:
@@ -546,6 +547,8 @@ def _kind_of(file: _core.File, nbytes: int) -> str:
     try:
         with _core.map_file(file.fileno(), nbytes, "r") as remote:
             return _core.object_type(remote)
+    except errors.VersionError:
+        return "other version"
     except errors.DsmemError:
         return "corrupt"
 

@@ -49,7 +49,8 @@ class NameInfo:
     name : str
         The name.
     kind : str
-        "segment", "queue", "lock" and so on; "corrupt" for what is no object, "unreadable" without the right to read.
+        "segment", "queue", "lock" and so on; "corrupt" for what is no object, "other version" for one that another
+        release has made, "unreadable" without the right to read.
     nbytes : int
         Memory that it takes, in bytes.
     owner : str

@@ -75,6 +75,7 @@ class NamedObject:
         self._memory = memory
         self._cluster = cluster
         self._name = name
+        memory.remote._user = f"<{type(self).__name__} {name!r}>"
         if isinstance(self, _LEAVING):
             leaving.remember(self)
         if cluster is not None:
@@ -130,6 +131,8 @@ class NamedObject:
         return attach, (self.ref,)
 
     def __enter__(self) -> Self:
+        if self.closed:
+            raise errors.ClosedError(f"{type(self).__name__.lower()} {self._name!r}")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -219,7 +222,9 @@ def grown(memory: Memory, nbytes: int, *, longer: bool = False) -> Memory:
     if ref.cluster and longer:
         return LocalNames(ref.cluster, ref.owner).attach_reference(ref, nbytes)
     if ref.cluster:  # who has it open goes on using it, whatever has become of its name
-        return Memory(_core.map_again(memory.remote, nbytes), ref)
+        remote = _core.map_again(memory.remote, nbytes)
+        remote._user = memory.remote._user
+        return Memory(remote, ref)
     raise errors.CorruptError(f"{ref.name!r} says that it has {nbytes} bytes, and it has less")
 
 

@@ -80,3 +80,14 @@ def test_who_runs_it_is_broken_by_choice(world):
     assert not once.done
     once.end()
     assert once.done and not runner.call("obj.begin()")
+
+
+def test_who_runs_it_does_not_wait_for_itself(world):
+    once = world.make("once")
+    with once as first:
+        assert first
+        for again in (once.begin, lambda: once.call(int), once.__enter__):
+            with pytest.raises(errors.BusyError, match="this thread"):
+                again()
+        assert not once.done
+    assert once.done and once.begin() is False

@@ -79,7 +79,7 @@ def make(cluster, name, data, nbytes):
 
 def header(kind, nbytes):
     return struct.pack(
-        "<8sIIQQ32x", b"dsmemobj", 1, TYPES.index(kind) + 1, nbytes, int.from_bytes(os.urandom(8), "little") | 1
+        "<8sIIQQ32x", b"dsmemobj", 2, TYPES.index(kind) + 1, nbytes, int.from_bytes(os.urandom(8), "little") | 1
     )
 
 
@@ -137,7 +137,7 @@ class Object:
         self.bytes = memoryview(self.map)
         self.words = self.bytes.cast("Q")
         magic, version, number, self.nbytes, self.id, zero = struct.unpack_from("<8sIIQQ16x16s", self.bytes)
-        assert magic == b"dsmemobj" and version == 1 and TYPES[number - 1] == kind
+        assert magic == b"dsmemobj" and version == 2 and TYPES[number - 1] == kind
         assert 64 <= self.nbytes <= info.st_size and self.id and not any(zero)
 
     def close(self):

@@ -169,3 +169,69 @@ def test_a_cycle_that_nobody_closed_leaves_nothing(where):
         Service(where)
     gc.collect()
     assert held() == before
+
+
+MADE = {
+    "segment": lambda c: c.segment("o", 4, create=True),
+    "queue": lambda c: c.queue("o", create=True),
+    "clock": lambda c: c.clock("o", create=True),
+    "lock": lambda c: c.lock("o", create=True),
+    "rlock": lambda c: c.rlock("o", create=True),
+    "spinlock": lambda c: c.spinlock("o", create=True),
+    "rwlock": lambda c: c.rwlock("o", create=True),
+    "semaphore": lambda c: c.semaphore("o", create=True),
+    "counting": lambda c: c.semaphore("o", create=True, owned=False),
+    "event": lambda c: c.event("o", create=True),
+    "condition": lambda c: c.condition("o", create=True),
+    "barrier": lambda c: c.barrier("o", 2, create=True),
+    "once": lambda c: c.once("o", create=True),
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_a_closed_object_is_not_entered(cluster, kind):
+    made = MADE[kind](cluster)
+    made.close()
+    with pytest.raises(errors.ClosedError), made.read() if kind == "rwlock" else made:
+        pass
+
+
+def test_a_segment_whose_memory_goes_with_its_views_is_not_entered(here):
+    with here.segment("o", 4, create=True) as segment:
+        view = segment.array
+    with pytest.raises(errors.ClosedError), segment:
+        pass
+    assert view[0] == 0
+
+
+def test_a_closed_cluster_is_not_entered(cluster_name):
+    cluster = dsmem.connect(cluster_name)
+    with cluster:
+        pass
+    with pytest.raises(errors.ClosedError), cluster:
+        pass
+
+
+@pytest.mark.parametrize("shape", [0, 4, ()])
+def test_a_segment_is_true_as_every_handle(cluster, shape):
+    with cluster.segment("o", shape, create=True) as segment:
+        assert segment
+    assert segment
+
+
+@pytest.mark.parametrize("kind", sorted(MADE.keys() - {"counting"}))
+def test_the_warning_of_an_unclosed_object_names_it(here, kind):
+    made = MADE[kind](here)
+    name = type(made).__name__
+    with pytest.warns(ResourceWarning, match=f"unclosed <{name} 'o'"):
+        del made
+        gc.collect()
+
+
+def test_the_warning_of_a_segment_that_has_grown_names_it(here):
+    segment = here.segment("o", 4, create=True)
+    segment.resize(1 << 20)
+    with pytest.warns(ResourceWarning) as warned:
+        del segment
+        gc.collect()
+    assert [str(w.message) for w in warned] == ["unclosed <Segment 'o'>"]

@@ -19,15 +19,17 @@ import dsmem
 from dsmem import errors, node
 from dsmem.clock import Lamport
 from dsmem.cluster import local
+from dsmem.cluster.objects import _CLASSES
 
 ID = 0x1122334455667788
+LAYOUT = 2
 
 
 def layout(nbytes=4096, kind=3, number=ID):
     """A bare header, of the kind lock."""
 
     def write(view):
-        struct.pack_into("<8sIIQQ", view, 0, b"dsmemobj", 1, kind, nbytes, number)
+        struct.pack_into("<8sIIQQ", view, 0, b"dsmemobj", LAYOUT, kind, nbytes, number)
 
     return lambda: (nbytes, write)
 
@@ -338,6 +340,32 @@ def test_files_that_are_no_objects(here, name):
     (folder / "folder").rmdir()
     (folder / "fifo").unlink()
     (folder / "link").unlink()
+
+
+@pytest.mark.parametrize("other", [0, 1, LAYOUT + 1, 0xFFFFFFFF])
+@pytest.mark.parametrize("kind", _CLASSES)
+def test_objects_of_another_release(here, name, kind, other):
+    """Refused by every way in, with what it is and what to do; it can be seen and removed."""
+    path = local.user_folder(os.geteuid()) / name / "a"
+    how = {"barrier": {"parties": 2}, "segment": {"shape": 4}, "counting_semaphore": {"owned": False}}.get(kind, {})
+    make = getattr(here, kind.removeprefix("counting_"))
+    obj = make("a", create=True, **how)
+    ref = obj.ref
+    obj.close()
+    with path.open("r+b") as file:
+        file.seek(8)
+        file.write(struct.pack("<I", other))
+    said = pytest.raises(errors.VersionError, match=f"layout {other}, this release makes and reads {LAYOUT}.*anew")
+    for create in (False, None):
+        with said:
+            make("a", create=create, **how)
+    with said:
+        dsmem.attach(ref)
+    assert [(info.name, info.kind, info.lifetime) for info in here.list()] == [("a", "other version", "name")]
+    with pytest.raises(errors.CorruptError, match="unlink"):
+        here._names.unlink("a", ref.id)
+    here.unlink("a")
+    assert here.list() == []
 
 
 def test_every_byte_of_the_header_flipped(here, name):

@@ -10,6 +10,7 @@ import pytest
 from interrupts import Interrupt, interrupted_at, sweep
 
 import dsmem
+from dsmem import errors
 from dsmem.cluster import local
 
 PATTERN = np.arange(3)
@@ -165,3 +166,32 @@ def test_making_in_memory_of_a_context():
         names._objects = dict(names._objects)
         assert here.list() == []
         here.event("a", create=None).set()
+
+
+def test_removing_from_memory_of_a_context():
+    """The memory goes with its name, whether the call that removed the name came to its end or not."""
+    ref = None
+    with (
+        dsmem.Context("shm", secret=b"s" * 16) as context,
+        dsmem.Context("shm", secret=b"s" * 16) as other,
+        dsmem.connect(context=context) as here,
+    ):
+
+        def make():
+            nonlocal ref
+            event = here.event("a", create=True)
+            ref = event.ref
+            event.close()
+
+        def unlink():
+            here.unlink("a")
+
+        def check():
+            if here.list():
+                here.unlink("a")
+            with pytest.raises(errors.StaleDescriptorError):
+                dsmem.attach(ref, other)
+            make()
+
+        make()
+        sweep(unlink, check, 20)
