@@ -390,7 +390,7 @@ int dsm_barrier_open(dsm_remote *r, int64_t spin_ns, dsm_barrier **out)
 int dsm_barrier_leave(dsm_barrier *b)
 {
     int rc = break_what_is_owed(b);
-    return rc && !sure_gone(rc) ? rc : lock_leave(&b->lock);
+    return rc && !sure_lost(rc) ? rc : lock_leave(&b->lock);
 }
 
 void dsm_barrier_close(dsm_barrier *b)

@@ -320,7 +320,7 @@ static int free_what_was_left(dsm_condition *c)
 int dsm_condition_leave(dsm_condition *c)
 {
     int rc = free_what_was_left(c);
-    return rc && !sure_gone(rc) ? rc : lock_leave(&c->inner);
+    return rc && !sure_lost(rc) ? rc : lock_leave(&c->inner);
 }
 
 void dsm_condition_close(dsm_condition *c)

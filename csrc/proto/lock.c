@@ -162,7 +162,7 @@ int lock_release(dsm_lock *l, bool keep_news)
         return not_held();
     uint64_t free = lock_freed(held) | (keep_news ? held & LOCK_NEWS : 0);
     int rc = give_back(l, held, free);
-    l->unsure = rc && rc != -DSM_ENOTHELD && !sure_gone(rc);
+    l->unsure = rc && rc != -DSM_ENOTHELD && !sure_gone(l->seat.r, rc);
     if (l->unsure) {
         publish_u64(&l->held, held); /* not known: the caller may try again */
         return rc;
@@ -292,7 +292,7 @@ int lock_leave(dsm_lock *l)
     int rc = drop(l);
     if (!rc)
         rc = seat_leave(&l->seat);
-    l->gone = !rc || sure_gone(rc);
+    l->gone = !rc || sure_lost(rc);
     return l->gone ? 0 : rc;
 }
 

@@ -51,7 +51,7 @@ int dsm_once_end(dsm_once *o, int done)
     int rc = dsm_lock_held(&o->lock) ? 0 : err_set(DSM_ENOTHELD, 0, "once");
     if (!rc && done && !(rc = still_runs(o)))
         rc = seat_write(&o->lock.seat, o->lock.seat.own, 1);
-    if (rc && rc != -DSM_ENOTHELD && !sure_gone(rc))
+    if (rc && rc != -DSM_ENOTHELD && !sure_gone(o->lock.seat.r, rc))
         return rc;
     int released = lock_release(&o->lock, false);
     return rc ? rc : released;

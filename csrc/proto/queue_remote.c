@@ -164,7 +164,8 @@ int remote_shutdown(const dsm_queue *q, uint32_t how)
 
 /* ---- roles ---- */
 
-/* With the owner's memory all that was held in it is gone. */
+/* Who leaves does not insist: with the owner's memory all that was held in it is gone, and where only the path was cut the role
+ * stays taken. */
 static bool is_gone(int rc) { return rc == -DSM_EPEER || rc == -DSM_ESTALE || rc == -DSM_EFENCED; }
 
 int role_leave(const dsm_queue *q, uint64_t at)

@@ -77,7 +77,7 @@ static int set_inside(dsm_rwlock *rw, uint64_t inside)
 static int clear_inside(dsm_rwlock *rw)
 {
     int rc = set_inside(rw, 0);
-    note_u32(&rw->owed, rc < 0 && !sure_gone(rc));
+    note_u32(&rw->owed, rc < 0 && !sure_gone(rw->lock.seat.r, rc));
     return rc;
 }
 
@@ -429,7 +429,7 @@ int dsm_rwlock_leave(dsm_rwlock *rw)
         rw->readers = 0;
     pthread_mutex_unlock(&rw->own);
     gone(rw);
-    return rc < 0 && !sure_gone(rc) ? rc : lock_leave(&rw->lock);
+    return rc < 0 && !sure_lost(rc) ? rc : lock_leave(&rw->lock);
 }
 
 void dsm_rwlock_close(dsm_rwlock *rw)

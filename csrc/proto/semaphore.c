@@ -159,9 +159,10 @@ static int give_back(dsm_semaphore *m, struct permit p)
 static int release(dsm_semaphore *m)
 {
     int rc = give_back(m, m->permits[m->held - 1]);
-    if (sure_gone(rc))
+    bool gone = sure_gone(m->seat.r, rc);
+    if (gone)
         m->held = 0;
-    m->unsure = rc && rc != -DSM_ENOTHELD && !sure_gone(rc);
+    m->unsure = rc && rc != -DSM_ENOTHELD && !gone;
     if (m->held && !m->unsure)
         m->hint = m->permits[--m->held].slot;
     if (!rc && m->seat.near)
@@ -287,7 +288,7 @@ int dsm_semaphore_leave(dsm_semaphore *m)
     while (m->held && (rc >= 0 || rc == -DSM_ENOTHELD))
         rc = release(m);
     pthread_mutex_unlock(&m->own);
-    return rc < 0 && rc != -DSM_ENOTHELD && !sure_gone(rc) ? rc : 0;
+    return rc < 0 && rc != -DSM_ENOTHELD && !sure_lost(rc) ? rc : 0;
 }
 
 void dsm_semaphore_close(dsm_semaphore *m)

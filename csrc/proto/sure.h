@@ -19,9 +19,15 @@ enum { SURE_TRIES = 8 };
 bool sure_again(int rc, int *tries);
 /* rc, as it is told to the caller. */
 int sure_error(int rc);
-/* Of an op that gives something back: the memory is gone, and with it what was held there. So the caller holds nothing any
- * more, and its handle can be closed. */
-static inline bool sure_gone(int rc) { return rc == -DSM_EPEER || rc == -DSM_ESTALE || rc == -DSM_EFORK; }
+/* Of an op that gives something back: the memory is out of reach. Who closes its handle leaves there what it holds: with the
+ * memory that is gone, too; where only the path was cut, others can take it by choice (break). */
+static inline bool sure_lost(int rc) { return rc == -DSM_EPEER || rc == -DSM_ESTALE || rc == -DSM_EFORK; }
+/* The memory is gone for certain, and the caller holds nothing any more. On a network a silent owner may live and what is held
+ * there stay held: who gave it back in vain holds it, and may repeat that. */
+static inline bool sure_gone(const dsm_remote *r, int rc)
+{
+    return sure_lost(rc) && !(rc == -DSM_EPEER && r->ctx && r->ctx->dev->connected);
+}
 
 int sure_read(dsm_remote *r, uint64_t offset, void *out, uint64_t nbytes);
 /* Of bytes that no atomic changes and the caller alone writes. */

@@ -358,7 +358,7 @@ int dsm_segment_leave(dsm_remote *r, dsm_segment *s)
     if (r->near || !s->shadow || !may_write(r) || !(observe_u32(&s->turn) | peek_u32(&s->left)))
         return 0;
     int rc = dsm_segment_abort(r, s, 0); /* far: whatever version it is */
-    return rc == -DSM_ENOTHELD || sure_gone(rc) ? 0 : rc;
+    return rc == -DSM_ENOTHELD || sure_lost(rc) ? 0 : rc;
 }
 
 int dsm_segment_writer(dsm_remote *r, uint64_t *identity) { return sure_read(r, SEGMENT_WRITER, identity, 8); }

@@ -22,6 +22,7 @@
 static struct {
     pthread_mutex_t lock;
     bool stall;            /* requests are accepted and not executed */
+    bool cut;              /* nothing reaches the other side, and the retries of packets are used up */
     bool hang;             /* nor flushed when their queue pair goes into the error state */
     uint16_t pkey;         /* of the next context */
     bool local_route;      /* its ports need no global headers */
@@ -101,7 +102,7 @@ static enum ibv_wc_status fake_execute(struct fake_qp *q, struct fake_wr *r)
     struct fake_qp *d = fake_qps;
     while (d && d->q.qp_num != q->dest)
         d = d->next;
-    if (!d || d->state == IBV_QPS_ERR)
+    if (!d || d->state == IBV_QPS_ERR || fake.cut)
         return IBV_WC_RETRY_EXC_ERR;
     if (!(w->send_flags & IBV_SEND_INLINE) && !fake_find(r->s.lkey, r->s.addr, n))
         return IBV_WC_LOC_PROT_ERR;

@@ -379,6 +379,47 @@ static void passing_registrations(void)
     close_two();
 }
 
+/* ---- a path that is cut, while the owner lives ---- */
+
+static void set_cut(bool cut)
+{
+    pthread_mutex_lock(&fake.lock);
+    fake.cut = cut;
+    pthread_mutex_unlock(&fake.lock);
+}
+
+/* Who gave nothing back holds it still, and may repeat it; who closes leaves it to break_. */
+static void held_across_a_cut(bool heals)
+{
+    dsm_lock *l;
+    dsm_semaphore *m;
+    uint64_t holder;
+    open_two(HOUR);
+    CHECK(!dsm_sync_format(dsm_region_data(region), DSM_LOCK, 4, 0, 0));
+    CHECK(!dsm_lock_open(remote, 0, &l) && dsm_lock_acquire(l, -1) == 1);
+    set_cut(true);
+    CHECK(dsm_lock_release(l) == -DSM_EPEER && dsm_lock_held(l));
+    set_cut(!heals);
+    CHECK(!(heals ? dsm_lock_release(l) : dsm_lock_leave(l)));
+    dsm_lock_close(l);
+    set_cut(false);
+    CHECK(!dsm_lock_open(remote, 0, &l) && !dsm_lock_holder(l, &holder) && !holder == heals);
+    CHECK((heals || dsm_lock_break(l, holder) == 1) && dsm_lock_acquire(l, 0) == 1 && !dsm_lock_release(l));
+    dsm_lock_close(l);
+
+    memset(dsm_region_data(region), 0, BIG);
+    CHECK(!dsm_sync_format(dsm_region_data(region), DSM_SEMAPHORE, 0, 1, 0));
+    CHECK(!dsm_semaphore_open(remote, 0, &m) && dsm_semaphore_acquire(m, -1) == 1);
+    set_cut(true);
+    CHECK(dsm_semaphore_release(m, 1) == -DSM_EPEER);
+    set_cut(!heals);
+    CHECK(!(heals ? dsm_semaphore_release(m, 1) : dsm_semaphore_leave(m)));
+    set_cut(false);
+    CHECK(dsm_semaphore_value(m) == (heals ? 1 : 0));
+    dsm_semaphore_close(m);
+    close_two();
+}
+
 /* ---- owners that go ---- */
 
 static int open_files(void)
@@ -431,6 +472,8 @@ int main(void)
     context_closed_first();
     local_region_closed(DSM_OP_WRITE);
     passing_registrations();
+    held_across_a_cut(true);
+    held_across_a_cut(false);
     owners_that_go();
     puts("ok");
     return 0;
