@@ -401,6 +401,34 @@ class File:
     def __enter__(self) -> Self: ...
     def __exit__(self, *error: object) -> None: ...
 
+class FolderLock:
+    """flock(2) of a folder, held by a ``with`` block.
+
+    Parameters
+    ----------
+    path : path
+        The folder.
+    seconds : float
+        For how long to wait for others.
+    """
+
+    def __new__(cls, path: os.PathLike[str], seconds: float) -> Self: ...
+    def __enter__(self) -> Self:
+        """Take it, in one call: a signal handler that raises leaves nothing locked.
+
+        Raises
+        ------
+        BusyError
+            Another process has kept it locked for so long.
+        OSError
+            As of :func:`os.open`.
+        """
+
+    def __exit__(self, *error: object) -> None: ...
+
+def forget_locks() -> None:
+    """In a child of fork: let go of the copies of what its parent has locked."""
+
 def map_file(fd: int, nbytes: int, access: str = "rwa") -> Remote:
     """Map the first nbytes of an open file of shared memory.
 

@@ -431,14 +431,15 @@ cdef class LoopWatch:
     cdef Context context
     cdef object loop
     cdef int fd
+    cdef bint opened  # only then is fd ours
 
     def __cinit__(self, Context context not None, loop):
-        self.fd = -1
         cdef int fd = c.dsm_event_fd(context.ptr)
         if fd < 0:
             raise failure(fd, "event_fd")
         self.context, self.loop = context, loop
         self.fd = os.dup(fd)
+        self.opened = True
 
     cdef begin(self):
         self.loop.add_reader(self.fd, self.on_event)
@@ -466,12 +467,11 @@ cdef class LoopWatch:
 
     def end(self):
         """In the loop, or while it does not run."""
-        cdef int fd = self.fd
-        if fd >= 0:
-            self.loop.remove_reader(fd)
-            self.fd = -1
-            posix_close(fd)
+        if self.opened:
+            self.loop.remove_reader(self.fd)
+            self.opened = False
+            posix_close(self.fd)
 
     def __dealloc__(self):
-        if self.fd >= 0:
+        if self.opened:
             posix_close(self.fd)

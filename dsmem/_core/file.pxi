@@ -5,16 +5,18 @@
 cdef class File:
     """See the stub. Opened in one call, so that an exception of a signal handler leaves no descriptor behind."""
     cdef int fd, locker  # locker: the process that has the lock, 0: none
+    cdef bint opened     # only then is fd ours: an object that was not made has 0 there
     cdef object __weakref__
 
     def __cinit__(self, path, int flags, int mode=0):
         cdef bytes name = os.fsencode(path)
         self.fd = posix_open(name, flags | O_CLOEXEC, mode)
-        if self.fd < 0:
+        self.opened = self.fd >= 0
+        if not self.opened:
             raise OSError(errno, os.strerror(errno), path)
 
     def fileno(self):
-        if self.fd < 0:
+        if not self.opened:
             raise refused(c.DSM_ECLOSED, "file")
         return self.fd
 
@@ -27,15 +29,14 @@ cdef class File:
         return True
 
     def close(self):
-        cdef int fd = self.fd
-        self.fd = -1
-        if fd < 0:
+        if not self.opened:
             return
+        self.opened = False
         try:  # a child of fork has the same open file: closing it alone would leave the lock with the child
             if self.locker == getpid():
-                fcntl.flock(fd, fcntl.LOCK_UN)
+                fcntl.flock(self.fd, fcntl.LOCK_UN)
         finally:
-            posix_close(fd)
+            posix_close(self.fd)
 
     def __enter__(self):
         return self
@@ -44,8 +45,55 @@ cdef class File:
         self.close()
 
     def __dealloc__(self):
-        if self.fd >= 0:
-            self.close()
+        self.close()
+
+
+cdef set locked_files = set()  # that have or wait for a lock
+
+
+@cython.final
+@cython.auto_pickle(False)
+cdef class FolderLock:
+    """See the stub. Entered in one call, and left at the latest with the object: an exception of a signal handler, at
+    whatever instant, leaves nothing locked."""
+    cdef object path
+    cdef double seconds
+    cdef File file
+
+    def __cinit__(self, path, double seconds):
+        self.path, self.seconds = path, seconds
+
+    def __enter__(self):
+        cdef File file = File(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        cdef double end = time.monotonic() + self.seconds, pause = 1e-5
+        locked_files.add(file)
+        try:
+            while not file.lock():
+                if time.monotonic() > end:
+                    raise refused(c.DSM_EBUSY, f"another process has kept {self.path} locked") from None
+                time.sleep(pause)
+                pause = min(2 * pause, 0.01)
+        except BaseException:
+            locked_files.discard(file)
+            file.close()
+            raise
+        self.file = file
+        return self
+
+    def __exit__(self, *error):
+        if self.file is not None:
+            locked_files.discard(self.file)
+            self.file.close()
+
+    def __del__(self):
+        self.__exit__()
+
+
+def forget_locks():
+    """In a child of fork: its copy of a locked file would keep it locked when the parent is killed."""
+    for file in list(locked_files):
+        file.close()
+    locked_files.clear()
 
 
 def map_again(Remote remote not None, nbytes):

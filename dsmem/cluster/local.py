@@ -19,7 +19,7 @@ import pwd
 import stat
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -278,21 +278,9 @@ class LocalNames:
         """Of a name for which the caller asks none."""
         return stat.S_IMODE(self.folder.stat().st_mode) & 0o666 if self._mode is None else self._mode
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> _core.FolderLock:
         """No name is unlinked by others meanwhile. A killed holder frees it; for a stopped one nobody waits long."""
-        with _core.File(self.folder, os.O_RDONLY | os.O_DIRECTORY) as folder:
-            end, pause = time.monotonic() + _LOCK_SECONDS, 1e-5
-            _holding.add(folder)
-            try:
-                while not folder.lock():
-                    if time.monotonic() > end:
-                        raise errors.BusyError(f"another process has kept {self.folder} locked") from None
-                    time.sleep(pause)
-                    pause = min(2 * pause, 0.01)
-                yield
-            finally:
-                _holding.discard(folder)
+        return _core.FolderLock(self.folder, _LOCK_SECONDS)
 
     # -- names --
 
@@ -553,14 +541,4 @@ def _kind_of(file: _core.File, nbytes: int) -> str:
         return "corrupt"
 
 
-_holding: set[_core.File] = set()  # that have or wait for a lock
-
-
-def _after_fork() -> None:
-    """The child's copy of a locked file would keep it locked when the parent is killed."""
-    for file in list(_holding):
-        file.close()
-    _holding.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(after_in_child=_core.forget_locks)

@@ -16,7 +16,7 @@ import dsmem
 from dsmem import clock, errors, queue
 
 NAME = "it"
-SECRET = b"the secret of the sweep of interrupts"
+SECRET = b"5eed" * 16  # a key: a text would be stretched
 PATIENCE = 10.0  # seconds until a call that must succeed counts as stuck
 
 
@@ -183,7 +183,7 @@ def write_version(segment: Any) -> None:
 
 
 def resize(segment: Any) -> None:
-    segment.resize(5)
+    segment.resize(3)
     segment.resize(4)
 
 
@@ -410,6 +410,28 @@ BY_CLASS: dict[str, dict[str, Scene]] = {
     },
 }
 SCENES = {f"{cls}.{name}": scene for cls, scenes in BY_CLASS.items() for name, scene in scenes.items()}
+
+
+# What only the owner of an object does, or what is not of an object.
+OWNERS = {
+    "Queue": ("consume", "get", "get_nowait", "get_many", "peek", "release", "qsize", "empty", "full", "fileno"),
+    "Pickled": ("get", "get_nowait", "qsize", "empty", "full"),
+    "Stamped": ("get",),
+}
+NO_OBJECTS = ("Cluster", "Context", "Remote", "Batch")
+REMOTE = {
+    name: scene
+    for name, scene in SCENES.items()
+    for cls, call in [name.split(".")]
+    if cls not in NO_OBJECTS and call not in OWNERS.get(cls, ())
+}
+WRAPPED = {"Pickled": queue.Pickled, "Stamped": lambda made: queue.Stamped(made, clock.Lamport())}
+
+
+def attached_to(ref: Any, ctx: dsmem.Context, scene_name: str) -> Any:
+    """A handle of what the reference is of, as the scene has it."""
+    made = dsmem.attach(ref, ctx)
+    return WRAPPED.get(scene_name.partition(".")[0], lambda obj: obj)(made)
 
 
 def main(cluster_name: str, scene_name: str) -> None:

@@ -3,22 +3,28 @@
 A trace function raises at the first bytecode that a scene executes in this library, in the scene itself or in what they
 use of the standard library; then at the second, and so on. Each time the interrupt itself must come out, and afterwards
 the same call must succeed with the same object; in the end in another process, too. File descriptors, threads and what
-shared memory holds must be as before. DSMEM_FULL_SWEEPS=1 stops at every bytecode, the default run at about STOPS of
-each scene.
+shared memory holds must be as before. Likewise where a timer's signal raises at random. Objects are of this host, and
+in memory of a context that is used through another one. DSMEM_FULL_SWEEPS=1 stops at every bytecode and fifty times
+as often at random, the default run at about STOPS bytecodes and STRIKES times.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import inspect
 import os
+import pathlib
+import random
+import signal
 import subprocess
 import sys
 import threading
+import time
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +36,12 @@ from dsmem import _core, queue, sync
 
 FULL = os.environ.get("DSMEM_FULL_SWEEPS") == "1"
 STOPS = 30
+STRIKES = 8
 TRACED = (
     str(Path(dsmem.__file__).parent),
     scenes.__file__,
-    *(module.__file__ or "" for module in (contextlib, weakref, threading)),
+    *(module.__file__ or "" for module in (contextlib, os, pathlib, threading, weakref)),
+    "<frozen os>",
 )
 
 # What is not interrupted, and why.
@@ -82,7 +90,7 @@ def traced(call: Callable[[], Any], stop: int = 0) -> tuple[int, BaseException |
     try:
         call()
     except BaseException as raised:
-        error = raised.with_traceback(None)
+        error = raised
     finally:
         sys.settrace(before)
     return count, error
@@ -104,31 +112,167 @@ def held() -> tuple[int, int]:
     return len(list(Path("/proc/self/fd").iterdir())), len(list(Path("/proc/self/task").iterdir()))
 
 
+def settled(before: tuple[int, int]) -> bool:
+    """As before, as soon as an agent has closed what others have left."""
+    latest = time.monotonic() + scenes.PATIENCE
+    while held() != before and time.monotonic() < latest:
+        time.sleep(0.01)
+    return held() == before
+
+
+class Local:
+    """An object of this host."""
+
+    def __init__(self, name: str, cluster_name: str) -> None:
+        self.name, self.scene, self.cluster_name = name, scenes.SCENES[name], cluster_name
+        self.cluster = dsmem.connect(cluster_name)
+        self.obj = self.scene.make(self.cluster)
+
+    def play_elsewhere(self) -> None:
+        """In another process."""
+        program = [sys.executable, scenes.__file__, self.cluster_name, self.name]
+        done = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def close(self) -> None:
+        scenes.end(self.obj)
+        self.cluster.close()
+
+
+def unwrapped(obj: Any) -> Any:
+    """The queue of a Pickled or Stamped one."""
+    return getattr(obj, "queue", obj)
+
+
+class Remote:
+    """An object in memory of a context, used through another one."""
+
+    def __init__(self, name: str, fabric: str, plan: str = "") -> None:
+        self.name, self.scene, self.fabric = name, scenes.REMOTE[name], fabric
+        self.owner = dsmem.Context(fabric, secret=scenes.SECRET)
+        self.cluster = dsmem.connect(context=self.owner)
+        made = self.scene.make(self.cluster)
+        self.ref = unwrapped(made).ref
+        self.user = dsmem.Context(f"{fabric}://?{plan}" if plan else fabric, secret=scenes.SECRET)
+        self.obj = scenes.attached_to(self.ref, self.user, name)
+
+    def play_elsewhere(self) -> None:
+        """In another context: what is held has an identity of each handle's own, and no process."""
+        with dsmem.Context(self.fabric, secret=scenes.SECRET) as context:
+            obj = scenes.attached_to(self.ref, context, self.name)
+            self.scene.call(obj)
+            self.scene.undo(obj)
+            unwrapped(obj).close()
+
+    def close(self) -> None:
+        for one in (unwrapped(self.obj), self.user, self.cluster, self.owner):
+            one.close()
+
+
+Stops = Callable[["Local | Remote"], Iterator[Callable[[], BaseException | None]]]
+
+
+def sweep(place: Local | Remote, stops: Stops) -> None:
+    """Whatever comes in the midst of the call, it can be made again; in the end by others, too."""
+    scene, obj, cluster = place.scene, place.obj, place.cluster
+    for _ in range(2):  # the second time, what is made once is there
+        scene.call(obj)
+        scene.undo(obj)
+    before, names = held(), cluster.list()
+    for number, interrupted in enumerate(stops(place), 1):
+        error = interrupted()  # kept meanwhile, with all frames, as where the handler of the exception goes on
+        assert error is None or type(error) is Interrupt, f"interrupt {number}: {error!r}"
+        scene.undo(obj)
+        scene.call(obj)
+        scene.undo(obj)
+        del error
+    assert settled(before)
+    assert [info.name for info in cluster.list()] == [info.name for info in names]
+    if scene.shared:
+        place.play_elsewhere()
+    place.close()
+
+
+def at_bytecodes(place: Local | Remote) -> Iterator[Callable[[], BaseException | None]]:
+    call = functools.partial(place.scene.call, place.obj)
+    total, error = traced(call)
+    assert error is None
+    place.scene.undo(place.obj)
+    for stop in range(1, total + 1, 1 if FULL else max(1, total // STOPS)):
+        yield lambda stop=stop: traced(call, stop)[1]
+
+
+def at_times(place: Local | Remote) -> Iterator[Callable[[], BaseException | None]]:
+    """A timer raises within the time that the call takes, in whatever it does then."""
+    chance = random.Random(place.name)
+    begun = time.monotonic()
+    place.scene.call(place.obj)
+    took = time.monotonic() - begun
+    place.scene.undo(place.obj)
+    for _ in range(STRIKES * 50 if FULL else STRIKES):
+        yield lambda: struck(lambda: place.scene.call(place.obj), chance.uniform(1e-6, took))
+
+
+def struck(call: Callable[[], Any], after: float) -> BaseException | None:
+    """Run the call, and raise from a signal's handler after so many seconds; what came out."""
+    armed = False
+
+    def strike(_number: int, frame: types.FrameType | None) -> None:
+        if armed and in_destructor(frame):
+            signal.setitimer(signal.ITIMER_REAL, 1e-5)
+        elif armed:
+            raise Interrupt
+
+    before = signal.signal(signal.SIGALRM, strike)
+    error: BaseException | None = None
+    try:
+        try:
+            armed = True
+            signal.setitimer(signal.ITIMER_REAL, after)
+            call()
+        except BaseException as raised:
+            error = raised
+        armed = False
+    except Interrupt as late:
+        armed, error = False, error or late
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+    return error
+
+
 # An interrupt between a call and the variable that its result was meant for drops the object.
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+dropped = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
+
+@dropped
 @pytest.mark.parametrize("name", scenes.SCENES)
 def test_interrupted(name: str, cluster_name: str) -> None:
-    scene = scenes.SCENES[name]
-    with dsmem.connect(cluster_name) as cluster:
-        obj = scene.make(cluster)
-        for _ in range(2):  # the second time, what is made once is there
-            total, error = traced(lambda: scene.call(obj))
-            assert error is None
-            scene.undo(obj)
-        before, names = held(), cluster.list()
-        for stop in range(1, total + 1, 1 if FULL else max(1, total // STOPS)):
-            _, error = traced(lambda: scene.call(obj), stop)
-            assert error is None or type(error) is Interrupt, f"at bytecode {stop} of {total}"
-            scene.undo(obj)
-            scene.call(obj)
-            scene.undo(obj)
-        assert held() == before
-        assert [info.name for info in cluster.list()] == [info.name for info in names]
-        if scene.shared:
-            program = [sys.executable, scenes.__file__, cluster_name, name]
-            done = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
-            assert done.returncode == 0, done.stderr
-        scenes.end(obj)
+    sweep(Local(name, cluster_name), at_bytecodes)
+
+
+# In a destructor of the core's own the interpreter reports it, and goes on.
+in_destructors = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@dropped
+@in_destructors
+@pytest.mark.parametrize("name", scenes.SCENES)
+def test_interrupted_at_random(name: str, cluster_name: str) -> None:
+    sweep(Local(name, cluster_name), at_times)
+
+
+@dropped
+@pytest.mark.parametrize("name", scenes.REMOTE)
+def test_interrupted_remotely(name: str, far_place: str) -> None:
+    sweep(Remote(name, far_place), at_bytecodes)
+
+
+@dropped
+@in_destructors
+@pytest.mark.parametrize("name", scenes.REMOTE)
+def test_interrupted_remotely_at_random(name: str, fault_place: str) -> None:
+    """Each op takes some time, so that many are hit while they are under way."""
+    sweep(Remote(name, fault_place, "delay=*:1ms"), at_times)
 
 
 CLASSES = [getattr(sync, name) for name in sync.__all__]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import dsmem
+from dsmem import _core
 
 UNSHARE = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(dsmem.__file__).parents[1])}
@@ -143,3 +144,16 @@ def test_mappings(code):
 
 def test_file_size():
     assert "; raise 'ulimit -f'" in said(NAME.format(nbytes=1 << 24), limits=["prlimit", f"--fsize={1 << 20}"])
+
+
+@pytest.mark.parametrize("arguments", [(), (5.5, os.O_RDONLY), (b"/", "flags"), ("/no such", os.O_RDONLY)])
+def test_a_file_that_was_not_opened_closes_nothing(arguments):
+    """An interrupt may come before it is, too."""
+    standard_input = os.dup(0)
+    try:
+        with pytest.raises((TypeError, FileNotFoundError)):
+            _core.File(*arguments)
+        assert os.path.sameopenfile(0, standard_input)
+    finally:
+        os.dup2(standard_input, 0)
+        os.close(standard_input)
