@@ -397,6 +397,12 @@ int dsm_queue_count(const dsm_queue *q, dsm_queue_counts *out);
 /* Nothing more goes in. now: nothing more comes out either. All who wait are woken. */
 int dsm_queue_shutdown(dsm_queue *q, int now);
 
+/* Who has the lanes: how many, at most as there are lanes, or -DSM_E…; and who is the one consumer, 0: nobody, or many may be. */
+int dsm_queue_producers(const dsm_queue *q, uint64_t *identities);
+int dsm_queue_consumer(const dsm_queue *q, uint64_t *identity);
+/* Takes the roles from a holder that the caller knows to be gone. 1: done, 0: that one has none. One that lives gets ENOTHELD. */
+int dsm_queue_break(const dsm_queue *q, uint64_t holder);
+
 /* A file descriptor that becomes readable when, after arming, there may be a message (room: when there may be room for that
  * many bytes). Arming makes it unreadable first. Its thread ends with dsm_watch_close, which comes before dsm_queue_close. */
 typedef struct dsm_watch dsm_watch;

@@ -116,18 +116,27 @@ int queue_refuse(const dsm_queue *q, const char *role)
     return err_set(DSM_EINVAL, 0, "this handle is no %s of the queue", role);
 }
 
+int queue_broken(const char *role)
+{
+    return err_set(
+        DSM_ENOTHELD, 0,
+        "this handle is no %s any more: break_() took the role, or a close() that failed gave it back; close "
+        "the handle and open another",
+        role);
+}
+
 /* Each role that is given back is given back once for all, so after an error the next call goes on with the others. */
 int dsm_queue_leave(dsm_queue *q)
 {
     int rc = 0;
     if (q->forks != peek_u32(&core_forks))
         return 0;
-    if (q->producing || q->in_doubt) {
+    if ((q->producing && !q->lost_lane) || q->in_doubt) {
         rc = q->producing ? role_leave(q, QUEUE_PRODUCERS + 8ull * q->lane) : role_leave_unknown(q);
         if (!rc)
             q->producing = q->in_doubt = false;
     }
-    if (q->consumer_in_doubt || (q->consuming && !(q->shape.flags & DSM_QUEUE_MANY_CONSUMERS))) {
+    if (q->consumer_in_doubt || (q->consuming && !q->lost_consumer && !(q->shape.flags & DSM_QUEUE_MANY_CONSUMERS))) {
         int other = role_leave(q, QUEUE_STATE);
         if (other)
             return other;
@@ -306,11 +315,21 @@ static int read_any(dsm_queue *q, const void **payload, uint64_t *length, uint8_
     return -DSM_EEMPTY;
 }
 
+/* Of a queue with one consumer: nobody has taken the role from this handle. */
+static bool consumes(dsm_queue *q)
+{
+    const struct queue_state *s = queue_state(q);
+    q->lost_consumer |= !(q->shape.flags & DSM_QUEUE_MANY_CONSUMERS) && peek_u64(&s->consumer) != q->identity;
+    return __builtin_expect(!q->lost_consumer, 1);
+}
+
 /* *down is looked at before the lanes: whoever shuts down after his last put is seen to have put it. */
-static int check_take(const dsm_queue *q, uint32_t *down)
+static int check_take(dsm_queue *q, uint32_t *down)
 {
     if (!q->consuming || q->forks != peek_u32(&core_forks))
         return queue_refuse(q, "consumer");
+    if (!consumes(q))
+        return queue_broken("consumer");
     *down = queue_shutdown(q);
     return *down == 2 ? err_set(DSM_ESHUTDOWN, 0, "get") : 0;
 }
@@ -343,7 +362,9 @@ int dsm_queue_done(dsm_queue *q)
         return 0;
     struct lane_lines *l = lane_lines(q, q->take);
     q->taking = false;
-    if (!q->shared_tail) {
+    if (!q->shared_tail && !consumes(q)) { /* the tail is another's */
+        return -DSM_EEMPTY;
+    } else if (!q->shared_tail) {
         publish_u64(&l->tail, q->upto);
         note_u64(&l->gets, peek_u64(&l->gets) + q->ntaken);
     } else {

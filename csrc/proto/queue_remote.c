@@ -11,6 +11,7 @@
 #include "../mem/remote.h"
 #include "member.h"
 #include "ring.h"
+#include "sure.h"
 
 #include <stdlib.h>
 
@@ -51,7 +52,7 @@ static int run(const dsm_queue *q, dsm_op *ops, size_t n, int64_t deadline)
 
 int remote_look(const dsm_queue *q, uint64_t *tail, int64_t deadline)
 {
-    uint64_t state = 0, seen = 0;
+    uint64_t state = 0, seen = 0, producer = 0;
     dsm_op ops[] = {
         {.code = DSM_OP_READ,
          .remote = q->r,
@@ -63,10 +64,17 @@ int remote_look(const dsm_queue *q, uint64_t *tail, int64_t deadline)
          .offset = lines_at(q, q->lane) + offsetof(struct lane_lines, tail),
          .local = &seen,
          .nbytes = sizeof seen},
+        {.code = DSM_OP_READ,
+         .remote = q->r,
+         .offset = QUEUE_PRODUCERS + 8ull * q->lane,
+         .local = &producer,
+         .nbytes = sizeof producer},
     };
-    int rc = run(q, ops, 2, deadline);
+    int rc = run(q, ops, 3, deadline);
     if (rc)
         return rc;
+    if (producer != q->identity)
+        return queue_broken("producer");
     *tail = seen;
     return (uint32_t)state ? err_set(DSM_ESHUTDOWN, 0, "put") : 0;
 }
@@ -193,4 +201,50 @@ int role_leave_unknown(const dsm_queue *q)
         if (seen[lane] == q->identity && (rc = role_leave(q, QUEUE_PRODUCERS + 8ull * lane)))
             return rc;
     return 0;
+}
+
+/* ---- by choice ---- */
+
+int dsm_queue_producers(const dsm_queue *q, uint64_t *identities)
+{
+    uint64_t seen[LANES_MAX];
+    int rc = q->forks != peek_u32(&core_forks) ? refuse_forked()
+                                               : sure_read(q->r, QUEUE_PRODUCERS, seen, 8ull * q->shape.lanes);
+    int n = 0;
+    for (uint32_t lane = 0; !rc && lane < q->shape.lanes; lane++)
+        if (seen[lane])
+            identities[n++] = seen[lane];
+    return rc ? rc : n;
+}
+
+int dsm_queue_consumer(const dsm_queue *q, uint64_t *identity)
+{
+    if (q->forks != peek_u32(&core_forks))
+        return refuse_forked();
+    return sure_read(q->r, QUEUE_STATE, identity, sizeof *identity);
+}
+
+static int break_role(const dsm_queue *q, uint64_t at, uint64_t holder)
+{
+    uint64_t found = holder;
+    int rc = SWAP_UNKNOWN;
+    for (int i = 0; i < OP_TRIES && rc == SWAP_UNKNOWN && found == holder; i++)
+        rc = sure_swap(q->r, at, holder, 0, &found);
+    return rc == SWAP_UNKNOWN && found == holder ? err_set(DSM_EIO, 0, "%d times in a row", OP_TRIES) : rc;
+}
+
+int dsm_queue_break(const dsm_queue *q, uint64_t holder)
+{
+    uint64_t seen[LANES_MAX];
+    int broken = 0, rc = q->forks != peek_u32(&core_forks) ? refuse_forked() : 0;
+    if (!rc)
+        rc = sure_read(q->r, QUEUE_PRODUCERS, seen, 8ull * q->shape.lanes);
+    if (rc || !holder)
+        return rc;
+    rc = break_role(q, QUEUE_STATE, holder);
+    broken = rc == SWAP_DONE;
+    for (uint32_t lane = 0; rc >= 0 && lane < q->shape.lanes; lane++)
+        if (seen[lane] == holder)
+            broken |= (rc = break_role(q, QUEUE_PRODUCERS + 8ull * lane, holder)) == SWAP_DONE;
+    return rc < 0 ? rc : broken;
 }

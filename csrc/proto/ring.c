@@ -201,7 +201,7 @@ static int make_room(dsm_queue *q, uint64_t length)
 
 /* ---- putting ---- */
 
-static int check_put(const dsm_queue *q, uint64_t length, bool commits)
+static int check_put(dsm_queue *q, uint64_t length, bool commits)
 {
     if (!q->producing || q->forks != peek_u32(&core_forks))
         return queue_refuse(q, "producer");
@@ -211,9 +211,12 @@ static int check_put(const dsm_queue *q, uint64_t length, bool commits)
     if (length > q->shape.max_message)
         return err_set(DSM_ETOOLARGE, 0, "%llu bytes, max_message is %llu", (unsigned long long)length,
                        (unsigned long long)q->shape.max_message);
-    if (q->base)
-        return queue_shutdown(q) ? err_set(DSM_ESHUTDOWN, 0, "put") : 0;
-    return 0;
+    if (!q->base)
+        return 0;
+    q->lost_lane |= peek_u64((const uint64_t *)(const void *)(q->base + QUEUE_PRODUCERS) + q->lane) != q->identity;
+    if (__builtin_expect(q->lost_lane, 0))
+        return queue_broken("producer");
+    return queue_shutdown(q) ? err_set(DSM_ESHUTDOWN, 0, "put") : 0;
 }
 
 /* A producer elsewhere looks at 'shutdown' with its first message since a flush, unless it did so just now. */

@@ -28,6 +28,9 @@
  * succeeds proves the copy good; one that fails throws it away. There is no claim that a dead or stopped process could hold.
  *     killed before the swap: nothing has happened.  after: the message is taken.
  *
+ * BROKEN ROLES. Who is alive although break_() took its role looks at the role's word before each put or take at home, and from
+ * afar together with 'shutdown' and the tail. What it does between that look and the end of the same call, nothing stops.
+ *
  * BYTES of the object (little-endian)
  *      0   64  object header, type 2
  *     64   64  shape: u32 lanes | u32 flags | u64 lane_bytes | u64 max_message | 0
@@ -114,6 +117,8 @@ struct dsm_queue {
     int64_t looked;   /* when 'shutdown' was last seen to be 0 */
     /* A try to take the role failed: the table (the word) may name this handle, although it does not know. */
     bool in_doubt, consumer_in_doubt;
+    /* The role was broken. Its word may name this handle's process again: as the holder of another handle. */
+    bool lost_lane, lost_consumer;
 
     /* as a producer */
     bool producing;
@@ -196,5 +201,7 @@ int role_leave_unknown(const dsm_queue *q);
 
 /* Why a call on the handle can't be: the process has forked, or the role is not taken. */
 int queue_refuse(const dsm_queue *q, const char *role);
+/* It has the role no more, since somebody has answered for it that this handle is gone, or by a close() that failed afterwards. */
+int queue_broken(const char *role);
 
 #endif

@@ -513,6 +513,30 @@ class Queue:
         bytes (in the fullest lane), producers (alive), shutdown (0, 1, 2); seen one after another. puts, gets and
         dropped may miss what a killed process did last. FarMemoryError from afar."""
 
+    def producers(self) -> list[int]:
+        """The identities of those that have a lane, one for each lane."""
+
+    def consumer(self) -> int | None:
+        """The identity of the one consumer; None: nobody consumes, or many may."""
+
+    def break_(self, holder: int) -> bool:
+        """Take the roles of a producer or consumer that is known to be gone, though nothing here proves it.
+
+        Another one gets the lane, with what is in it, or goes on taking where the consumer stopped. Safe where the
+        holder will never again touch the memory: its host is off. One that lives all the same gets NotHeldError from
+        its next put or get, elsewhere within 10 ms, and closes its handle.
+
+        Parameters
+        ----------
+        holder : int
+            As :meth:`producers` or :meth:`consumer` gave it. A process of this host has one for all its handles.
+
+        Returns
+        -------
+        bool
+            False: that one has no role.
+        """
+
     def produce(self) -> None:
         """Take a lane.
 

@@ -24,6 +24,19 @@
 #   kept       views of before the fork; some may be of threads that are gone. They do not hinder close(), which leaves
 #              the memory to them
 
+ctypedef int (*naming)(void *arg, uint64_t *identities) noexcept nogil
+ctypedef int (*breaking)(void *arg, uint64_t holder) noexcept nogil
+cdef enum:
+    NAMED_MOST = 4097  # identities that one call tells
+
+
+cdef uint64_t identity_of(object holder) except? 0xdead:
+    number = whole(holder, 0, (1 << 64) - 1)
+    if number is None:
+        raise refused(c.DSM_EINVAL, f"holder={holder!r}: what holder() returned")
+    return number
+
+
 @cython.auto_pickle(False)
 cdef class Handle:
     """See the stub."""
@@ -174,3 +187,33 @@ cdef class Handle:
     cdef int free(self) except -1:
         """Free the core's object. The caller has cleared what may use it; may be called again after a failure."""
         raise NotImplementedError
+
+    # -- who has what of the object, and breaking that by choice --
+
+    cdef object failed(self, int rc, str op):
+        return failure(rc, op)
+
+    cdef list names(self, naming f, void *arg):
+        cdef uint64_t found[NAMED_MOST]
+        cdef int n
+        self.enter()
+        with nogil:
+            n = f(arg, found)
+        self.leave()
+        if n < 0:
+            raise self.failed(n, "read")
+        return [found[i] for i in range(n)]
+
+    cdef bint take_from(self, breaking f, void *arg, object holder) except -1:
+        cdef uint64_t identity
+        cdef int rc
+        self.enter()
+        try:
+            identity = identity_of(holder)
+            with nogil:
+                rc = f(arg, identity)
+        finally:
+            self.leave()
+        if rc < 0:
+            raise self.failed(rc, "break")
+        return rc == 1

@@ -1,11 +1,5 @@
 # Included by _core.pyx: Queue, the lanes of proto/ring.h under a GIL that serialises what is done to one handle.
 
-cdef enum:
-    BYTES = 1              # kind of a message
-    RUN = 32768            # messages that get_many takes before it lets other threads run
-    MOST = 1 << 20         # messages that get_many takes at most
-
-
 cdef class Queue(Handle):
     """See the stub."""
     cdef c.dsm_queue *ptr
@@ -27,8 +21,7 @@ cdef class Queue(Handle):
             raise MemoryError()
 
     def __dealloc__(self):
-        # Only what a subclass has not closed: memory of this process. The lane of a handle that was dropped stays taken
-        # until its process ends.
+        # What a subclass has not closed: memory of this process. The lane of a dropped handle stays until its end.
         if self.outdated():
             self.forget_watches()
         c.dsm_watch_close(self.watch_items)
@@ -159,6 +152,15 @@ cdef class Queue(Handle):
         if rc:
             raise self.failed(rc, "consume")
         return 0
+
+    def producers(self):
+        return self.names(producers_naming, &self.ptr)
+
+    def consumer(self):
+        return next(iter(self.names(consumer_naming, &self.ptr)), None)
+
+    def break_(self, holder):
+        return self.take_from(roles_breaking, &self.ptr, holder)
 
     # -- waiting --
 

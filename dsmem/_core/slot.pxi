@@ -1,4 +1,11 @@
-# Included by _core.pyx: the memory of a queue before there is a handle, and the bytes in it that a caller sees.
+# Included by _core.pyx: the memory of a queue before there is a handle, the bytes in it that a caller sees, and what
+# its methods call.
+
+cdef enum:
+    BYTES = 1              # kind of a message
+    RUN = 32768            # messages that get_many takes before it lets other threads run
+    MOST = 1 << 20         # messages that get_many takes at most
+
 
 cdef c.dsm_queue_shape queue_shape(lanes, lane_bytes, max_message, bint many, bint drop, bint checked) except *:
     cdef c.dsm_queue_shape s
@@ -74,3 +81,16 @@ cdef object note_placed(error, n):
     with contextlib.suppress(AttributeError):
         error.placed = n
     return error
+
+
+cdef int producers_naming(void *arg, uint64_t *identities) noexcept nogil:
+    return c.dsm_queue_producers((<c.dsm_queue **> arg)[0], identities)
+
+
+cdef int consumer_naming(void *arg, uint64_t *identities) noexcept nogil:
+    cdef int rc = c.dsm_queue_consumer((<c.dsm_queue **> arg)[0], identities)
+    return rc if rc else identities[0] != 0
+
+
+cdef int roles_breaking(void *arg, uint64_t holder) noexcept nogil:
+    return c.dsm_queue_break((<c.dsm_queue **> arg)[0], holder)

@@ -6,10 +6,6 @@ cdef object FOREVER = -1
 cdef int64_t NEVER = 0x7fffffffffffffff
 
 ctypedef int (*attempt)(void *arg, int64_t timeout_ns) noexcept nogil
-ctypedef int (*naming)(void *arg, uint64_t *identities) noexcept nogil
-ctypedef int (*breaking)(void *arg, uint64_t holder) noexcept nogil
-cdef enum:
-    NAMED_MOST = 4097  # identities that one call tells
 
 
 def sync_bytes(str kind, uint32_t members=0, uint32_t count=0):
@@ -42,13 +38,6 @@ cdef int64_t patience(object blocking, object timeout) except? -2:
     if timeout is None or timeout == -1:
         return -1
     return nanoseconds(timeout)
-
-
-cdef uint64_t identity_of(object holder) except? 0xdead:
-    number = whole(holder, 0, (1 << 64) - 1)
-    if number is None:
-        raise refused(c.DSM_EINVAL, f"holder={holder!r}: what holder() returned")
-    return number
 
 
 cdef bint is_raised(tuple error):
@@ -132,31 +121,6 @@ cdef class SyncHandle(Handle):
         if rc:
             raise self.failed(rc, "read")
         return identity if identity else None
-
-    cdef list names(self, naming f, void *arg):
-        cdef uint64_t found[NAMED_MOST]
-        cdef int n
-        self.enter()
-        with nogil:
-            n = f(arg, found)
-        self.leave()
-        if n < 0:
-            raise self.failed(n, "read")
-        return [found[i] for i in range(n)]
-
-    cdef bint take_from(self, breaking f, void *arg, object holder) except -1:
-        cdef uint64_t identity
-        cdef int rc
-        self.enter()
-        try:
-            identity = identity_of(holder)
-            with nogil:
-                rc = f(arg, identity)
-        finally:
-            self.leave()
-        if rc < 0:
-            raise self.failed(rc, "break")
-        return rc == 1
 
     @property
     def closed(self):

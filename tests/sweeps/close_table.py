@@ -128,6 +128,9 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
         "empty": (),
         "full": (),
         "shutdown": (Call(False),),
+        "producers": (),
+        "consumer": (),
+        "break_": (Index(1),),
         "fileno": (),
     },
     "Segment": {

@@ -210,6 +210,53 @@ def test_producers_near_and_far_succeed_each_other(place):
     assert consumer.get_many() == sent and consumer.counts["producers"] == 0
 
 
+def test_a_producer_is_broken_by_choice(place):
+    """Its lane is another's, with what is in it; one that lives puts nothing more."""
+    consumer, producer = place.make(), place.join()
+    assert consumer.producers() == [] and not consumer.break_(1)
+    producer.put(b"early")
+    (gone,) = consumer.producers()
+    third = place.join()
+    assert third.producers() == [gone]
+    with pytest.raises(errors.TooManyMembersError):
+        third.put(b"x")
+    assert third.break_(gone) and not third.break_(gone) and consumer.producers() == []
+    late = 0
+    with pytest.raises(errors.NotHeldError):
+        for _ in range(10000):  # one elsewhere may notice it after 10 ms
+            producer.put(b"late")
+            late += 1
+    assert place.far or not late
+    third.put(b"next")
+    assert consumer.get_many() == [b"early", *[b"late"] * late, b"next"]
+    producer.close()
+    third.put(b"last")
+    assert consumer.get() == b"last" and len(consumer.producers()) == 1
+
+
+def test_a_consumer_is_broken_by_choice(place):
+    """What it has not taken is another's, also what it was looking at."""
+    consumer, producer = place.make(), place.join()
+    assert producer.consumer() is None
+    producer.put_many([b"a", b"b", b"c"])
+    assert consumer.get() == b"a" and consumer.peek() == b"b"
+    gone = producer.consumer()
+    assert gone and producer.break_(gone) and not producer.break_(gone) and consumer.consumer() is None
+    consumer.release()
+    for call in (consumer.get, consumer.get_many, consumer.peek):
+        with pytest.raises(errors.NotHeldError):
+            call()
+    with place.cluster.queue("q") as other:
+        assert other.get_many() == [b"b", b"c"] and other.consumer() is not None
+        if not place.far:  # all that this process had is gone
+            with pytest.raises(errors.NotHeldError):
+                producer.put(b"d")
+            producer = place.join()
+        producer.put(b"d")
+        consumer.close()
+        assert other.get() == b"d"
+
+
 def test_lanes(place):
     consumer = place.make(producers=3)
     producers = [place.join() for _ in range(3)]
