@@ -7,7 +7,7 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -208,35 +208,26 @@ class Segment(_core.SegmentCore, NamedObject):
                 time.sleep(random.uniform(0, min(1e-3, 1e-6 * 2 ** min(tries, 10))))
         raise AssertionError
 
-    async def read_async(self, index: Any, out: NDArray[Any] | None = None) -> Any:
-        """:meth:`read` in an event loop, which goes on meanwhile where the memory is far."""
-        return await self._move_async(index, out)
-
-    async def write_async(self, index: Any, data: ArrayLike | Buffer) -> None:
-        """:meth:`write` in an event loop, which goes on meanwhile where the memory is far."""
-        if self.readonly:
-            raise errors.AccessDeniedError("the segment was attached with readonly=True; attach it without", op="write")
-        await self._move_async(index, None, data)
-
-    async def _move_async(self, index: Any, out: NDArray[Any] | None, data: ArrayLike | Buffer | None = None) -> Any:
+    async def read_async(self, index: Any = ..., out: NDArray[Any] | Buffer | None = None) -> Any:
+        """:meth:`read` in an event loop, which goes on meanwhile where the memory is remote."""
         remote = self._memory.remote
         if remote.is_near:
-            return self.read(index, out) if data is None else self.write(index, data)
-        shape, each, offsets = self._pieces(index)
-        if data is None:
-            local = np.empty(shape, self.dtype)
-        else:
-            local = np.array(np.broadcast_to(_values(data, self.dtype), shape), order="C")
-        raw = local.reshape(-1).view("u1").data
-        op: Callable[[int, memoryview], Awaitable[None]] = remote.read_async if data is None else remote.write_async
-        if each:
-            await asyncio.gather(*[op(int(at), raw[i * each : (i + 1) * each]) for i, at in enumerate(offsets)])
-        if data is not None:
-            return None
+            return self.read(index, out)
+        offsets, each, raw, found = self._read_far(index, out)
+        await _gathered(remote.read_async, offsets, each, raw)
         if out is None:
-            return local if shape else local[()]
-        np.copyto(out, local, casting="equiv")
+            return found if found.shape else found[()]
+        if found is not out:
+            np.copyto(out, found, casting="equiv")  # type: ignore[arg-type]  # an array of this dtype
         return out
+
+    async def write_async(self, index: Any, data: ArrayLike | Buffer) -> None:
+        """:meth:`write` in an event loop, which goes on meanwhile where the memory is remote."""
+        remote = self._memory.remote
+        if remote.is_near:
+            self.write(index, data)
+        else:
+            await _gathered(remote.write_async, *self._write_far(index, data))
 
     def resize(self, rows: int, timeout: float | None = None) -> None:
         """Change the length of the first axis; what stays keeps its place and its values.
@@ -361,10 +352,21 @@ def _fitting(data: ArrayLike, dtype: np.dtype[Any], shape: tuple[int, ...]) -> N
         raise errors.InvalidArgumentError(f"data of shape {np.shape(data)} for a segment of {shape}: {error}") from None
 
 
+async def _gathered(op: Callable[[int, Any], Awaitable[None]], offsets: Collection[int], each: int, raw: Any) -> None:
+    """The op for each of the pieces, whose bytes lie in raw one after the other."""
+    if len(offsets) == 1 and each:
+        await op(int(next(iter(offsets))), raw)
+    elif each:
+        pieces = memoryview(raw)
+        await asyncio.gather(*[op(int(at), pieces[i * each : (i + 1) * each]) for i, at in enumerate(offsets)])
+
+
 def _values(data: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
-    if isinstance(data, (bytes, bytearray, memoryview)) and dtype.kind not in "SV":
-        return np.frombuffer(data, dtype)
+    if isinstance(data, memoryview) and not data.c_contiguous:
+        raise errors.NonContiguousError(f"shape {data.shape}, strides {data.strides}")
     try:
+        if isinstance(data, (bytes, bytearray, memoryview)) and dtype.kind not in "SV":
+            return np.frombuffer(data, dtype)
         return np.asarray(data, dtype)
     except (ValueError, TypeError, OverflowError) as error:
         raise errors.InvalidArgumentError(str(error)) from None

@@ -404,10 +404,7 @@ cdef class Queue(Handle):
         self.enter()
         try:
             deadline = self.deadline(block, timeout)
-            try:
-                n = length
-            except (OverflowError, TypeError):
-                raise refused(c.DSM_EINVAL, f"length={length!r}", "reserve") from None
+            n = length_of(length)
             if not self.producing:
                 self.take_lane()
             return self.reserve_view(n, deadline)
@@ -415,6 +412,7 @@ cdef class Queue(Handle):
             self.leave()
 
     cdef object reserve_view(self, uint64_t n, int64_t deadline):
+        cdef Slot slot = new_slot(self, NULL, n, False)
         cdef void *at
         cdef int rc = self.reserve_once(n, &at, deadline)
         while rc == -c.DSM_EFULL:
@@ -423,8 +421,8 @@ cdef class Queue(Handle):
             rc = self.reserve_once(n, &at, deadline)
         if rc:
             raise self.failed(rc, "reserve")
-        self.writing = new_slot(self, at, n, False)
-        self.writing_view = memoryview(self.writing)
+        self.writing_view = view_or(slot, at, n, c.dsm_queue_cancel, self.ptr)
+        self.writing = slot
         return self.writing_view
 
     cdef int end_writing(self, str op) except -1:
@@ -649,9 +647,8 @@ cdef class Queue(Handle):
             rc = c.dsm_queue_next(self.ptr, &p, &length, &kind)
         if rc:
             raise self.failed(rc, "peek")
-        slot.at, slot.length = <void *> p, length
+        self.reading_view = view_or(slot, <void *> p, length, c.dsm_queue_undo, self.ptr)
         self.reading = slot
-        self.reading_view = memoryview(slot)
         return self.reading_view
 
     def release(self):

@@ -296,7 +296,7 @@ cdef class SegmentCore(Handle):
         cdef int depth = 0
         at[0] = self.s.data
         if type(index) is slice and self.s.axes:
-            PySlice_Unpack(index, &start, &stop, &step)
+            unpack(index, &start, &stop, &step)
             if step != 1:
                 return 0
             n[0] = PySlice_AdjustIndices(self.s.rows, &start, &stop, 1) * self.s.row_bytes
@@ -342,7 +342,7 @@ cdef class SegmentCore(Handle):
     def _pieces(self, index):
         """Shape, piece length and offsets of the pieces of an index that NumPy calls basic, or of a list of rows."""
         shape = self._shape()
-        try:
+        with numpy_errors():
             if isinstance(index, list) or (isinstance(index, np.ndarray) and index.ndim):
                 rows = np.asarray(index) if len(index) else np.empty(np.shape(index), "i8")
                 if rows.dtype.kind not in "iu" or not shape:
@@ -362,17 +362,8 @@ cdef class SegmentCore(Handle):
             index = tuple([one.__index__() if is_place(one) else one
                            for one in (index if isinstance(index, tuple) else (index,))])
             part = whole[index if any(one is Ellipsis for one in index) else (*index, ...)]
-        except IndexError as error:
-            raise errors.OutOfBoundsError(f"{error}; the segment's shape is segment.shape") from None
         start = part.__array_interface__["data"][0] - base.__array_interface__["data"][0] + self.s.data
-        each, axes = self.s.itemsize, part.ndim
-        while axes and (part.strides[axes - 1] == each or part.shape[axes - 1] == 1):
-            each *= part.shape[axes - 1]
-            axes -= 1
-        offsets = np.array(start, "i8")
-        for n, stride in zip(part.shape[:axes], part.strides[:axes]):
-            offsets = offsets[..., None] + np.arange(n) * stride
-        return part.shape, each, offsets.ravel().astype("u8")
+        return pieces_of(part, start, self.s.itemsize)
 
     def _strides(self):
         return tuple([self.strides[i] for i in range(self.s.axes)])
@@ -431,31 +422,32 @@ cdef class SegmentCore(Handle):
                 return self.scalar(at)
             out = np.empty(self._rest(axes, n), self.dtype)
         if isinstance(out, ndarray):
-            if not described(<ndarray> out, self.dtype) or not PyArray_CheckExact(out):
-                self.check_out(<ndarray> out)
-            if <uint64_t> PyArray_NBYTES(<ndarray> out) != n:
-                raise errors.MismatchError(f"out has {out.nbytes} bytes, the index {n}; pass as many")
+            self.check_room(<ndarray> out, n)
             if not flat(<ndarray> out, NPY_ARRAY_WRITEABLE):
                 return self.read_pieces(index, out)
             self.move(True, at, PyArray_DATA(<ndarray> out), n)
             return out
-        take(out, &view, True)
+        self.take_room(out, &view, n)
         try:
-            if <uint64_t> view.len != n:
-                raise errors.MismatchError(f"out has {view.len} bytes, the index {n}; pass as many")
             self.move(True, at, view.buf, n)
         finally:
             PyBuffer_Release(&view)
         return out
 
     @cython.final
-    cdef int check_out(self, ndarray out) except -1:
-        if not (described(out, self.dtype) or out.dtype == self.dtype):
-            raise errors.MismatchError(f"out has dtype {out.dtype}, the segment {self.dtype}; pass the same")
-        if not PyArray_CheckExact(out):
-            refuse_array(out)
-        if not PyArray_FLAGS(out) & NPY_ARRAY_WRITEABLE:
-            raise refused(c.DSM_EREADONLY, type(out).__name__)
+    cdef inline int check_room(self, ndarray out, uint64_t n) except -1:
+        if not described(out, self.dtype) or not PyArray_CheckExact(out):
+            check_out(out, self.dtype)
+        if <uint64_t> PyArray_NBYTES(out) != n:
+            raise errors.MismatchError(f"out has {out.nbytes} bytes, the index {n}; pass as many")
+        return 0
+
+    @cython.final
+    cdef int take_room(self, object out, Py_buffer *view, uint64_t n) except -1:
+        take(out, view, True)
+        if <uint64_t> view.len != n:
+            PyBuffer_Release(view)
+            raise errors.MismatchError(f"out has {view.len} bytes, the index {n}; pass as many")
         return 0
 
     cdef tuple _rest(self, int axes, uint64_t n):
@@ -466,25 +458,66 @@ cdef class SegmentCore(Handle):
         return (n // self.strides[first], *[self.s.shape[i] for i in range(first + 1, self.s.axes)])
 
     cdef object read_pieces(self, object index, object out):
-        if out is not None:
-            if not isinstance(out, ndarray):
-                raise refused(c.DSM_EINVAL, f"out for index {index!r} is an array, not {type(out).__name__}")
-            self.check_out(out)
-        if self.near:
+        if not self.near:
+            offsets, each, data = self.gather(index, out)
+            if offsets.size and each:
+                self.remote.read_many(offsets, data.reshape(-1).view("u1"))
+            if out is None:
+                return data if data.shape else data[()]
+        else:
+            if out is not None:
+                self.check_scattered(index, out)
             with numpy_errors():
                 data = self.whole_array()[index]
                 if out is None:
                     return data.copy()
-        else:
-            shape, each, offsets = self._pieces(index)
-            data = np.empty(shape, self.dtype)
-            if offsets.size and each:
-                self.remote.read_many(offsets, data.reshape(-1).view("u1"))
-            if out is None:
-                return data if shape else data[()]
         with numpy_errors():
             np.copyto(out, data, casting="equiv")
         return out
+
+    cdef int check_scattered(self, object index, object out) except -1:
+        if not isinstance(out, ndarray):
+            raise refused(c.DSM_EINVAL, f"out for index {index!r} is an array, not {type(out).__name__}")
+        return check_out(out, self.dtype)
+
+    cdef tuple gather(self, object index, object out):
+        """Offsets and length of the pieces of an index, and an array to read them into, which out can take."""
+        if out is not None:
+            self.check_scattered(index, out)
+        shape, each, offsets = self._pieces(index)
+        data = np.empty(shape, self.dtype)
+        if out is not None:
+            with numpy_errors():
+                np.broadcast_to(data, out.shape)
+        return offsets, each, data
+
+    def _read_far(self, index, out):
+        """What reads an index of far memory: offsets and length of its pieces, a buffer for their bytes, and what is in
+        it then: out itself, or an array that goes there. All is refused here that read() refuses.
+        """
+        cdef uint64_t at = 0, n = 0
+        cdef int axes = 0
+        cdef Py_buffer view
+        self.enter()
+        try:
+            self.fresh()
+            if not self.locate(index, &at, &n, &axes):
+                offsets, each, data = self.gather(index, out)
+                return offsets, each, data.reshape(-1).view("u1"), data
+            if out is None:
+                data = np.empty(self._rest(axes, n), self.dtype)
+                return (at,), n, data.reshape(-1).view("u1"), data
+            if not isinstance(out, ndarray):
+                self.take_room(out, &view, n)
+                PyBuffer_Release(&view)
+                return (at,), n, out, out
+            self.check_room(<ndarray> out, n)
+            if flat(<ndarray> out, NPY_ARRAY_WRITEABLE):
+                return (at,), n, out.reshape(-1).view("u1"), out
+            offsets, each, data = self.gather(index, out)
+            return offsets, each, data.reshape(-1).view("u1"), data
+        finally:
+            self.leave()
 
     def write(self, index, data):
         self.enter()
@@ -499,8 +532,7 @@ cdef class SegmentCore(Handle):
         cdef int axes = 0
         cdef Py_buffer view
         self.fresh()
-        if self.readonly:
-            raise refused(c.DSM_EACCESS, "the segment was attached with readonly=True; attach it without", "write")
+        self.check_writable()
         if not self.locate(index, &at, &n, &axes):
             return self.write_pieces(index, data)
         kind = type(data)
@@ -512,10 +544,8 @@ cdef class SegmentCore(Handle):
         if kind is bytes or kind is bytearray or kind is memoryview:
             take(data, &view, False)
             try:
-                if <uint64_t> view.len == n:
+                if is_whole(&view, n, self.dtype):
                     return self.move(False, at, view.buf, n)
-                if self.dtype.kind not in "SV":
-                    raise errors.MismatchError(f"{view.len} bytes, the index has {n}; pass as many")
             finally:
                 PyBuffer_Release(&view)
             return self.write_pieces(index, data)
@@ -535,19 +565,55 @@ cdef class SegmentCore(Handle):
                 return False
         return True
 
-    cdef int write_pieces(self, object index, object data) except -1:
+    @cython.final
+    cdef inline int check_writable(self) except -1:
+        if self.readonly:
+            raise refused(c.DSM_EACCESS, "the segment was attached with readonly=True; attach it without", "write")
+        return 0
+
+    cdef tuple scatter(self, object index, object data):
+        """Offsets and length of the pieces of an index, and the bytes that go there."""
         if isinstance(data, np.ma.MaskedArray):
             raise refuse_masked()
+        shape, each, offsets = self._pieces(index)
+        with numpy_errors():
+            whole = np.ascontiguousarray(np.broadcast_to(np.asarray(data, self.dtype), shape))
+        return offsets, each, whole.reshape(-1).view("u1")
+
+    def _write_far(self, index, data):
+        """What writes an index of far memory: offsets and length of its pieces, and a copy of their bytes. All is
+        refused here that write() refuses.
+        """
+        cdef uint64_t at = 0, n = 0
+        cdef int axes = 0
+        cdef Py_buffer view
+        self.enter()
+        try:
+            self.fresh()
+            self.check_writable()
+            if self.locate(index, &at, &n, &axes) and isinstance(data, (bytes, bytearray, memoryview)):
+                take(data, &view, False)
+                try:
+                    if is_whole(&view, n, self.dtype):
+                        return (at,), n, PyBytes_FromStringAndSize(<char *> view.buf, n)
+                finally:
+                    PyBuffer_Release(&view)
+            offsets, each, raw = self.scatter(index, data)
+            return offsets, each, raw.copy()
+        finally:
+            self.leave()
+
+    cdef int write_pieces(self, object index, object data) except -1:
         if self.near:
+            if isinstance(data, np.ma.MaskedArray):
+                raise refuse_masked()
             with numpy_errors():
                 self.whole_array()[index] = data
             c.dsm_segment_ring(self.remote.ptr)
             return 0
-        shape, each, offsets = self._pieces(index)
-        with numpy_errors():
-            whole = np.ascontiguousarray(np.broadcast_to(np.asarray(data, self.dtype), shape))
+        offsets, each, raw = self.scatter(index, data)
         if offsets.size and each:
-            self.remote.write_many(offsets, whole.reshape(-1).view("u1"))
+            self.remote.write_many(offsets, raw)
         return 0
 
     # -- atomics --
@@ -719,49 +785,3 @@ cdef class SegmentCore(Handle):
             self.reach()
         finally:
             self.leave()
-
-
-cdef object plain(object index):
-    """An int for what is one by its __index__, such as NumPy's integers."""
-    return index.__index__() if hasattr(index, "__index__") and not isinstance(index, np.ndarray) else index
-
-
-cdef bint is_place(object index):
-    """Whether it is an int of some kind. To NumPy a bool is none, but a mask, whose elements are a copy elsewhere."""
-    return hasattr(index, "__index__") and np.ndim(index) == 0 and np.asarray(index).dtype.kind in "iuO"
-
-
-cdef inline bint described(ndarray array, object dtype):
-    """By this very dtype object: the usual case, told without a call of Python."""
-    return <void *> PyArray_DESCR(array) == <void *> dtype
-
-
-cdef inline bint flat(ndarray array, int flags):
-    """C-contiguous, and what else is asked."""
-    flags |= NPY_ARRAY_C_CONTIGUOUS
-    return PyArray_FLAGS(array) & flags == flags
-
-
-cdef class numpy_errors:
-    """What NumPy says of indices and values, as errors of ours."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if kind is None or isinstance(error, errors.DsmemError):
-            return
-        if issubclass(kind, IndexError):
-            raise errors.OutOfBoundsError(f"{error}; the segment's shape is segment.shape") from None
-        if issubclass(kind, (ValueError, TypeError, OverflowError)):
-            raise refused(c.DSM_EINVAL, str(error)) from None
-
-
-cdef int64_t deadline_after(int64_t ns):
-    """A time of the monotonic clock; ns < 0: never."""
-    cdef int64_t now = time.monotonic_ns()
-    return 0x7fffffffffffffff if ns < 0 or ns > 0x7fffffffffffffff - now else now + ns
-
-
-cdef int64_t left_until(int64_t deadline):
-    return 0x7fffffffffffffff if deadline == 0x7fffffffffffffff else max(0, deadline - <int64_t> time.monotonic_ns())

@@ -64,6 +64,23 @@ cdef Slot new_slot(owner, void *at, uint64_t length, bint readonly):
     return s
 
 
+cdef uint64_t length_of(object length) except? 0xdead:
+    n = whole(length, 0, (1 << 64) - 1)
+    if n is None:
+        raise refused(c.DSM_EINVAL, f"length={length!r}: a number of bytes", "reserve")
+    return n
+
+
+cdef object view_or(Slot slot, void *at, uint64_t length, void (*undo)(c.dsm_queue *) noexcept nogil, c.dsm_queue *q):
+    """A view of what has just been reserved or read in the queue; where there is no memory for one that is undone."""
+    slot.at, slot.length = at, length
+    try:
+        return memoryview(slot)
+    except BaseException:
+        undo(q)
+        raise
+
+
 cdef int end_view(Slot slot, view, str op) except -1:
     """The memory is about to belong to somebody else: no view of it may be left, or be made. May be tried again."""
     try:

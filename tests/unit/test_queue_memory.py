@@ -76,3 +76,47 @@ with dsmem.connect(sys.argv[1]) as cluster, cluster.queue("q", create=True, **SH
 def test_what_was_taken_before_the_memory_ran_out_comes_out(cluster_name):
     done = subprocess.run([sys.executable, "-c", LATER, cluster_name], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+WITHOUT = """
+import sys
+import _testcapi
+import dsmem
+
+with dsmem.connect(sys.argv[1]) as cluster:
+    call = eval("lambda: " + sys.argv[2])
+    for at in range(12):
+        q = cluster.queue(f"q{at}", create=True)
+        q.unlink()
+        q.put(b"first")
+        q.reserve(8).release()
+        q.cancel()
+        q.peek().release()
+        taken = None
+        _testcapi.set_nomemory(at, at + 1)
+        try:
+            taken = call()
+        except MemoryError:
+            pass
+        _testcapi.remove_mem_hooks()
+        if taken is None:
+            failed = at
+            q.put(b"second")
+            assert q.peek() == b"first"
+            q.release()
+            assert q.get(timeout=0) == b"second"
+        else:
+            taken.release()
+            q.release() if "peek" in sys.argv[2] else q.cancel()
+        q.close()
+assert failed >= 1  # the view is not the first thing that takes memory
+"""
+
+
+@pytest.mark.parametrize("call", ["q.reserve(8)", "q.peek()"])
+def test_no_memory_for_a_view_leaves_the_role_usable(cluster_name, call):
+    pytest.importorskip("_testcapi")
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, cluster_name, call], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,84 @@
+# Included by _core.pyx: indices, and arrays that are read into or written from, as a segment takes them.
+
+cdef object plain(object index):
+    """An int for what is one by its __index__, such as NumPy's integers."""
+    return index.__index__() if hasattr(index, "__index__") and not isinstance(index, np.ndarray) else index
+
+
+cdef bint is_place(object index):
+    """Whether it is an int of some kind. To NumPy a bool is none, but a mask, whose elements are a copy elsewhere."""
+    return hasattr(index, "__index__") and np.ndim(index) == 0 and np.asarray(index).dtype.kind in "iuO"
+
+
+cdef inline bint described(ndarray array, object dtype):
+    """By this very dtype object: the usual case, told without a call of Python."""
+    return <void *> PyArray_DESCR(array) == <void *> dtype
+
+
+cdef inline bint flat(ndarray array, int flags):
+    """C-contiguous, and what else is asked."""
+    flags |= NPY_ARRAY_C_CONTIGUOUS
+    return PyArray_FLAGS(array) & flags == flags
+
+
+cdef int unpack(object index, Py_ssize_t *start, Py_ssize_t *stop, Py_ssize_t *step) except -1:
+    with numpy_errors():
+        PySlice_Unpack(index, start, stop, step)
+    return 0
+
+
+cdef class numpy_errors:
+    """What NumPy says of indices and values, as errors of ours."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if kind is None or isinstance(error, errors.DsmemError):
+            return
+        if issubclass(kind, IndexError):
+            raise errors.OutOfBoundsError(f"{error}; the segment's shape is segment.shape") from None
+        if issubclass(kind, (ValueError, TypeError, OverflowError)):
+            raise refused(c.DSM_EINVAL, str(error)) from None
+
+
+cdef int64_t deadline_after(int64_t ns):
+    """A time of the monotonic clock; ns < 0: never."""
+    cdef int64_t now = time.monotonic_ns()
+    return 0x7fffffffffffffff if ns < 0 or ns > 0x7fffffffffffffff - now else now + ns
+
+
+cdef int64_t left_until(int64_t deadline):
+    return 0x7fffffffffffffff if deadline == 0x7fffffffffffffff else max(0, deadline - <int64_t> time.monotonic_ns())
+
+
+cdef int check_out(ndarray out, object dtype) except -1:
+    """Whether elements of the dtype may be read into the array."""
+    if not (described(out, dtype) or out.dtype == dtype):
+        raise errors.MismatchError(f"out has dtype {out.dtype}, the segment {dtype}; pass the same")
+    if not PyArray_CheckExact(out):
+        refuse_array(out)
+    if not PyArray_FLAGS(out) & NPY_ARRAY_WRITEABLE:
+        raise refused(c.DSM_EREADONLY, type(out).__name__)
+    return 0
+
+
+cdef bint is_whole(Py_buffer *view, uint64_t n, object dtype) except -1:
+    """Whether bytes are n bytes as they lie; otherwise they are text that NumPy fits into the elements."""
+    if <uint64_t> view.len == n:
+        return True
+    if dtype.kind not in "SV":
+        raise errors.MismatchError(f"{view.len} bytes, the index has {n}; pass as many")
+    return False
+
+
+cdef tuple pieces_of(object part, object start, uint64_t itemsize):
+    """Shape, piece length and offsets of the pieces of a strided array that begins at start."""
+    each, axes = itemsize, part.ndim
+    while axes and (part.strides[axes - 1] == each or part.shape[axes - 1] == 1):
+        each *= part.shape[axes - 1]
+        axes -= 1
+    offsets = np.array(start, "i8")
+    for n, stride in zip(part.shape[:axes], part.strides[:axes]):
+        offsets = offsets[..., None] + np.arange(n) * stride
+    return part.shape, each, offsets.ravel().astype("u8")
