@@ -426,6 +426,20 @@ void dsm_watch_forget(dsm_watch *w);
 /* Bytes of the object, 0 where such a one can't be: members 1 to 1024 (semaphore and event: 0), count: permits of a semaphore
  * (1 to 4096), first value of a counting one (0 to 2^31 - 1), parties of a barrier, most waiters of a condition (both 1 to 1024), else 0. */
 uint64_t dsm_sync_bytes(int type, uint32_t members, uint32_t count);
+/* How one thread waits for many: begin, try what each of them waits for with timeout 0, sleep, again. Where the memory is mapped
+ * it sleeps until the bell rings, at most 50 ms, else for pauses of up to 1 ms. After a sleep it may have been woken in place of
+ * another waiter: who has nothing to try any more passes that on. */
+typedef struct {
+    void *bell; /* NULL: none rings */
+    int64_t pause;
+    uint32_t seen;
+} dsm_listener;
+enum { DSM_BELL_FIRST, DSM_BELL_SECOND, DSM_BELL_SEGMENT };
+void dsm_listener_open(dsm_listener *l, dsm_remote *r, int bell);
+void dsm_listener_begin(dsm_listener *l);
+void dsm_listener_sleep(dsm_listener *l);
+void dsm_listener_pass_on(const dsm_listener *l);
+
 /* Into zeroed memory of that size, before anybody else sees it. lock: id of a condition's lock, 0: its own. */
 int dsm_sync_format(void *memory, int type, uint32_t members, uint32_t count, uint64_t lock);
 
@@ -441,6 +455,8 @@ int dsm_lock_acquire(dsm_lock *l, int64_t timeout_ns);
 /* Any thread of the process may. ENOTHELD: not held with this handle, or taken over. After another error nothing is known, and it
  * may be called again. */
 int dsm_lock_release(dsm_lock *l);
+/* The same for a grant that was not used: the next holder gets the news that it had. */
+int dsm_lock_release_unused(dsm_lock *l);
 int dsm_lock_held(const dsm_lock *l);                 /* with this handle */
 uint64_t dsm_lock_token(const dsm_lock *l);           /* of this handle's grant; 0: it holds nothing */
 int dsm_lock_recovered(const dsm_lock *l);            /* the holder before died with it */
@@ -579,6 +595,8 @@ int dsm_condition_begin(dsm_condition *c, dsm_waiter *w);
 int dsm_condition_wait(dsm_waiter *w, int64_t timeout_ns);
 int dsm_condition_finish(dsm_waiter *w, int inherit); /* 1: notified, 0: not: the wait may begin again */
 void dsm_condition_abandon(dsm_waiter *w);            /* in place of finish, where the lock can't be had again */
+/* Brings abandoned waits to an end, if the lock is free: 1, 0: it is not, or -DSM_E…. */
+int dsm_condition_settle(dsm_condition *c);
 int dsm_condition_notify(dsm_condition *c, uint64_t n);
 
 typedef struct dsm_barrier dsm_barrier;

@@ -152,6 +152,17 @@ class SpinLock(Lock):
 
     _kind = "spinlock"
 
+    def acquire_async(self, timeout: float | None = None) -> NoReturn:
+        """Refused: a spinlock is held for less than a turn of a loop takes."""
+        raise errors.UnsupportedError("a spinlock is held for too short a time to await it; use a lock")
+
+    def release_async(self) -> NoReturn:
+        """Refused."""
+        self.acquire_async()
+
+    def __aenter__(self) -> NoReturn:
+        self.acquire_async()
+
 
 class RLock(_Synchronised, _core.RLock):
     """A lock like :class:`threading.RLock` between processes, made by :meth:`dsmem.Cluster.rlock`.

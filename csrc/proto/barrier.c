@@ -303,8 +303,10 @@ static int wait_for_end(dsm_barrier *b, uint64_t generation, int64_t timeout_ns)
     struct waiting w;
     uint64_t round;
     int rc = ended(b, generation, &round);
-    if (rc || !timeout_ns)
+    if (rc)
         return rc;
+    if (!timeout_ns)
+        return (rc = break_for_the_dead(b, generation)) ? rc : ended(b, generation, &round);
     wait_begin(&w, &b->lock.seat, SYNC_SECOND, timeout_ns);
     for (;;) {
         if (seat(b)->near)

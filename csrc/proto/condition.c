@@ -8,6 +8,7 @@
  *       16      8  bell
  *       24      8  when: the token of the grant in which it was notified
  *       32     32  zero
+ * The object's second bell rings with that of any line, for threads that wait for several.
  * All of it but the bell is written by the holder of the lock, with plain stores. The token orders the waiters and names them: a
  * holder gives the lock back when it begins to wait, so no two have the same.
  *
@@ -81,8 +82,10 @@ static int wake(dsm_condition *c, uint32_t line, uint64_t when)
     int rc = put(c, line, WHEN, when);
     if (!rc)
         rc = put(c, line, STATE, (value(c, line, STATE) & ~3ull) | NOTIFIED);
-    if (seat(c)->near)
+    if (seat(c)->near) {
         bell_ring((struct bell *)(void *)(seat(c)->near + at(c, line, BELL)), 1);
+        bell_ring((struct bell *)(void *)(seat(c)->near + SYNC_SECOND), BELL_ALL);
+    }
     return rc;
 }
 
@@ -315,6 +318,18 @@ static int free_what_was_left(dsm_condition *c)
     rc = open_lines(c);
     int released = held ? 0 : dsm_lock_release(c->lock);
     return rc ? rc : released;
+}
+
+int dsm_condition_settle(dsm_condition *c)
+{
+    if (!observe_u32(&c->owing))
+        return 1;
+    int rc = dsm_lock_held(c->lock) ? 0 : dsm_lock_acquire(c->lock, 0); /* who has it does that with his next call */
+    if (rc <= 0)
+        return rc;
+    rc = open_lines(c);
+    int released = lock_release(c->lock, true);
+    return rc ? rc : released ? released : 1;
 }
 
 int dsm_condition_leave(dsm_condition *c)

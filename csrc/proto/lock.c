@@ -198,6 +198,8 @@ int lock_acquire_again(dsm_lock *l, int64_t timeout_ns)
 
 int dsm_lock_release(dsm_lock *l) { return lock_release(l, false); }
 
+int dsm_lock_release_unused(dsm_lock *l) { return lock_release(l, true); }
+
 uint64_t dsm_lock_token(const dsm_lock *l) { return lock_token(observe_u64(&l->held)); }
 
 int dsm_lock_recovered(const dsm_lock *l) { return (observe_u64(&l->held) & LOCK_NEWS) != 0; }

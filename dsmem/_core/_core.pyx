@@ -34,6 +34,7 @@ from posix.unistd cimport close as posix_close, getpid
 from dsmem._core cimport cdsm as c
 
 import asyncio
+import atexit
 import contextlib
 import fcntl
 import json
@@ -41,6 +42,7 @@ import os
 import threading
 import time
 import warnings
+from _thread import start_new_thread
 from collections import namedtuple
 from operator import index
 from threading import get_ident, main_thread
@@ -77,12 +79,15 @@ include "remote.pxi"
 include "batch.pxi"
 include "slot.pxi"
 include "queue.pxi"
+include "waits.pxi"
 include "sync.pxi"
+include "semaphores.pxi"
 include "layout.pxi"
 include "arrays.pxi"
 include "segment.pxi"
 include "writing.pxi"
 include "meeting.pxi"
+include "tasks.pxi"
 include "clock.pxi"
 include "file.pxi"
 

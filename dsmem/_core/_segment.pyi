@@ -154,6 +154,17 @@ class SegmentCore:
         missed.
         """
 
+    async def wait_async(
+        self, index: int | tuple[int, ...], until: Callable[[Any], object] | object, timeout: float | None = None
+    ) -> Any:
+        """:meth:`wait` in an event loop, where until is called, too.
+
+        Examples
+        --------
+        >>> async def ready(segment):
+        ...     return await segment.wait_async(0, lambda state: state >= 2, timeout=10)
+        """
+
     def writer(self) -> int | None:
         """The identity of who writes a new version, as :meth:`break_` takes it; None: nobody."""
 

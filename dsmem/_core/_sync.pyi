@@ -1,7 +1,7 @@
 # Synchronisation, of the module _core._core: see there.
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, final
+from typing import Any, NoReturn, ParamSpec, TypeVar, final
 
 from numpy.typing import NDArray
 from typing_extensions import Buffer
@@ -22,6 +22,11 @@ class SyncHandle:
     """What the handles of synchronisation objects have in common. The remote can't be closed while they are open.
 
     May be used from many threads. A wait gives back the GIL and runs Python's signal handlers every 50 ms.
+
+    In event loops the methods that end in ``_async`` do the same as those without, and the loop goes on. What is there
+    at once, on this host, is had without a turn of the loop; else one thread for all tasks that wait with the handle
+    sleeps or asks in their place. A task that is cancelled leaves nothing taken. close() ends the waits of tasks with
+    ClosedError, in whatever loop.
     """
 
     @property
@@ -64,6 +69,36 @@ class Lock(SyncHandle):
             Nothing is known; it may be called again.
         """
 
+    async def acquire_async(self, timeout: float | None = None) -> bool:
+        """:meth:`acquire` in an event loop. Tasks of one loop exclude each other, as all others do.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds; None: no limit.
+
+        Returns
+        -------
+        bool
+            False: it was not free in time.
+
+        Notes
+        -----
+        What holds it then is the handle, as after acquire(), so :meth:`release` may follow, where the memory is on this
+        host, or :meth:`release_async`. Tasks that wait with one handle get it in the order in which they came.
+
+        Examples
+        --------
+        >>> async def add(lock, total, n):
+        ...     async with lock:
+        ...         total[0] += n
+        """
+
+    async def release_async(self) -> None:
+        """:meth:`release` in an event loop. A task that is cancelled meanwhile goes on when it has ended."""
+
+    async def __aenter__(self) -> bool: ...
+    async def __aexit__(self, *error: object) -> None: ...
     def locked(self) -> bool:
         """Whether anybody holds it."""
 
@@ -101,7 +136,19 @@ class Lock(SyncHandle):
     def __exit__(self, *error: object) -> None: ...
 
 class RLock(Lock):
-    """A lock that its thread may acquire again. Arguments and errors as of :class:`Lock`."""
+    """A lock that its thread may acquire again. Arguments and errors as of :class:`Lock`.
+
+    Tasks can't have it: all of a loop share its thread, so it would not keep them apart.
+    """
+
+    def acquire_async(self, timeout: float | None = None) -> NoReturn:
+        """UnsupportedError: use a lock, or a thread."""
+
+    def release_async(self) -> NoReturn:
+        """UnsupportedError."""
+
+    def __aenter__(self) -> NoReturn: ...
+    def __aexit__(self, *error: object) -> NoReturn: ...
 
 class RWLock(SyncHandle):
     """Many readers or one writer (docs/protocols/sync.md). Arguments and errors as of :class:`Lock`."""
@@ -150,6 +197,25 @@ class RWLock(SyncHandle):
             False: that one holds nothing.
         """
 
+    async def acquire_read_async(self, timeout: float | None = None) -> bool:
+        """:meth:`acquire_read` in an event loop.
+
+        Examples
+        --------
+        >>> async def look(rwlock, table):
+        ...     async with rwlock.read():
+        ...         return table.copy()
+        """
+
+    async def release_read_async(self) -> None:
+        """:meth:`release_read` in an event loop."""
+
+    async def acquire_write_async(self, timeout: float | None = None) -> bool:
+        """:meth:`acquire_write` in an event loop. A task that is cancelled lets readers in again."""
+
+    async def release_write_async(self) -> None:
+        """:meth:`release_write` in an event loop."""
+
     def read(self, timeout: float | None = None) -> Side:
         """For a with statement: comes in as a reader, or raises TimeoutError. timeout in seconds, None: no limit."""
 
@@ -166,10 +232,12 @@ class RWLock(SyncHandle):
 
 @final
 class Side:
-    """What RWLock.read() and .write() return."""
+    """What RWLock.read() and .write() return, for ``with`` and ``async with``."""
 
     def __enter__(self) -> RWLock: ...
     def __exit__(self, *error: object) -> None: ...
+    async def __aenter__(self) -> RWLock: ...
+    async def __aexit__(self, *error: object) -> None: ...
 
 class Semaphore(SyncHandle):
     """Permits with owners (docs/protocols/sync.md). Arguments and errors as of :class:`Lock`; it has no members."""
@@ -213,6 +281,21 @@ class Semaphore(SyncHandle):
     def recovered(self) -> bool:
         """Whether the permit acquired last was a dead process's."""
 
+    async def acquire_async(self, timeout: float | None = None) -> bool:
+        """:meth:`acquire` in an event loop. Tasks that wait with one handle are served in the order in which they came.
+
+        Examples
+        --------
+        >>> async def fetch(semaphore, get):
+        ...     async with semaphore:
+        ...         return await get()
+        """
+
+    async def release_async(self, n: int = 1) -> None:
+        """:meth:`release` in an event loop."""
+
+    async def __aenter__(self) -> bool: ...
+    async def __aexit__(self, *error: object) -> None: ...
     def __enter__(self) -> bool: ...
     def __exit__(self, *error: object) -> None: ...
 
@@ -238,6 +321,21 @@ class CountingSemaphore(SyncHandle):
     def value(self) -> int:
         """Permits that are free."""
 
+    async def acquire_async(self, timeout: float | None = None) -> bool:
+        """:meth:`acquire` in an event loop. Tasks that wait with one handle are served in the order in which they came.
+
+        Examples
+        --------
+        >>> async def fetch(semaphore, get):
+        ...     async with semaphore:
+        ...         return await get()
+        """
+
+    async def release_async(self, n: int = 1) -> None:
+        """:meth:`release` in an event loop."""
+
+    async def __aenter__(self) -> bool: ...
+    async def __aexit__(self, *error: object) -> None: ...
     def __enter__(self) -> bool: ...
     def __exit__(self, *error: object) -> None: ...
 
@@ -257,11 +355,30 @@ class Event(SyncHandle):
     def wait(self, timeout: float | None = None) -> bool:
         """Until it is set, or was since the call; False when time was over. timeout in seconds, None: no limit."""
 
+    async def wait_async(self, timeout: float | None = None) -> bool:
+        """:meth:`wait` in an event loop.
+
+        Examples
+        --------
+        >>> async def when(event, then):
+        ...     if await event.wait_async(timeout=10):
+        ...         then()
+        """
+
+    async def set_async(self) -> None:
+        """:meth:`set` in an event loop."""
+
+    async def clear_async(self) -> None:
+        """:meth:`clear` in an event loop."""
+
 class Condition(Lock):
     """Waiters of a lock (docs/protocols/sync.md); the methods of :class:`Lock` are those of its lock.
 
     lock: the one that it was made to go with, None: its own. The lock can't be closed before the condition.
     MismatchError where it goes with another one; else arguments and errors as of :class:`Lock`.
+
+    A task that has the lock by :meth:`acquire_async` or ``async with`` has it for itself, also where the lock is a
+    re-entrant one: nothing is counted, and another task of its loop, or the same one, waits until it is released.
     """
 
     def __init__(self, remote: Remote, lock: Lock | None = None, spin: float | None = None) -> None: ...
@@ -282,6 +399,32 @@ class Condition(Lock):
 
     def wait_for(self, predicate: Callable[[], _T], timeout: float | None = None) -> _T:
         """Wait until predicate() is true, or time is over; returns what it said last."""
+
+    async def wait_async(self, timeout: float | None = None) -> bool:
+        """:meth:`wait` in an event loop.
+
+        Notes
+        -----
+        A task that is cancelled, or whose time is over, comes back with the lock held, however long another one has it,
+        as in :class:`asyncio.Condition`; a notification that it was given goes to the next waiter.
+
+        Examples
+        --------
+        >>> async def take(condition, items):
+        ...     async with condition:
+        ...         while not items:
+        ...             await condition.wait_async()
+        ...         return items.pop()
+        """
+
+    async def wait_for_async(self, predicate: Callable[[], _T], timeout: float | None = None) -> _T:
+        """:meth:`wait_for` in an event loop, where predicate() is called, too."""
+
+    async def notify_async(self, n: int = 1) -> None:
+        """:meth:`notify` in an event loop."""
+
+    async def notify_all_async(self) -> None:
+        """:meth:`notify_all` in an event loop."""
 
     def notify(self, n: int = 1) -> None:
         """Wake the n that have waited longest, if there are so many. NotHeldError without the lock."""
@@ -309,6 +452,21 @@ class Barrier(SyncHandle):
         ------
         BrokenBarrierError
             It was broken or reset, a party died in it, or time was over (which breaks it).
+        """
+
+    async def wait_async(self, timeout: float | None = None) -> int:
+        """:meth:`wait` in an event loop.
+
+        Notes
+        -----
+        A task that is cancelled breaks the barrier for the others, as time that is over does: what has come can't be
+        taken back. The action runs in the loop of the task that comes last.
+
+        Examples
+        --------
+        >>> async def phase(barrier, work):
+        ...     await work()
+        ...     return await barrier.wait_async(timeout=60)
         """
 
     def abort(self) -> None:

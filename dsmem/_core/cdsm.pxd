@@ -32,6 +32,8 @@ cdef extern from "dsm.h" nogil:
     enum: DSM_ETIME
     enum: DSM_EBROKEN
     enum: DSM_EUNSUPPORTED
+    enum: DSM_EPEER
+    enum: DSM_ESTALE
 
     ctypedef struct dsm_ctx:
         pass
@@ -214,6 +216,14 @@ cdef extern from "dsm.h" nogil:
     uint64_t dsm_sync_bytes(int type, uint32_t members, uint32_t count)
     int dsm_sync_format(void *memory, int type, uint32_t members, uint32_t count, uint64_t lock)
 
+    ctypedef struct dsm_listener:
+        int64_t pause
+    enum: DSM_BELL_FIRST, DSM_BELL_SECOND, DSM_BELL_SEGMENT
+    void dsm_listener_open(dsm_listener *l, dsm_remote *r, int bell)
+    void dsm_listener_begin(dsm_listener *l)
+    void dsm_listener_sleep(dsm_listener *l)
+    void dsm_listener_pass_on(const dsm_listener *l)
+
     ctypedef struct dsm_lock:
         pass
     int dsm_lock_open(dsm_remote *r, int64_t spin_ns, dsm_lock **out)
@@ -221,6 +231,7 @@ cdef extern from "dsm.h" nogil:
     void dsm_lock_close(dsm_lock *l)
     int dsm_lock_acquire(dsm_lock *l, int64_t timeout_ns)
     int dsm_lock_release(dsm_lock *l)
+    int dsm_lock_release_unused(dsm_lock *l)
     int dsm_lock_held(const dsm_lock *l)
     uint64_t dsm_lock_token(const dsm_lock *l)
     int dsm_lock_recovered(const dsm_lock *l)
@@ -313,6 +324,7 @@ cdef extern from "dsm.h" nogil:
     int dsm_condition_wait(dsm_waiter *w, int64_t timeout_ns)
     int dsm_condition_finish(dsm_waiter *w, int inherit)
     void dsm_condition_abandon(dsm_waiter *w)
+    int dsm_condition_settle(dsm_condition *c)
     int dsm_condition_notify(dsm_condition *c, uint64_t n)
 
     ctypedef struct dsm_barrier:

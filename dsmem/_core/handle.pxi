@@ -44,6 +44,7 @@ cdef class Handle:
     cdef uint32_t epoch
     cdef int uses, users, exports
     cdef int inherited, nested, kept
+    cdef dict waits  # of tasks (waits.pxi), or None
 
     def __cinit__(self, *args, **named):
         self.epoch = forks[0]

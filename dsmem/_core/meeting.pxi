@@ -58,6 +58,15 @@ cdef class Event(SyncHandle):
         finally:
             self.leave()
 
+    def set_async(self):
+        return _event_change(self, True)
+
+    def clear_async(self):
+        return _event_change(self, False)
+
+    def wait_async(self, timeout=None):
+        return _event_wait_for(self, timeout)
+
     cdef int free(self) except -1:
         c.dsm_event_close(self.ptr)
         self.ptr = NULL
@@ -125,7 +134,7 @@ cdef class Condition(Lock):
         """1: notified, 0: not, 2: another one inherited before; the lock is held again, unless it could not be had."""
         cdef Lock lock = self.counted()
         cdef unsigned int depth = lock.depth
-        cdef bint had = c.dsm_lock_held(self.ptr), mine = False
+        cdef bint had = c.dsm_lock_held(self.ptr), by_task = lock.by_task, mine = False
         cdef int rc
         self.refuse_others()
         lock.depth = 0
@@ -133,7 +142,7 @@ cdef class Condition(Lock):
             rc = self.wait_released(ns, &mine)
         finally:
             if mine:
-                lock.owner, lock.depth = PyThread_get_thread_ident(), depth
+                lock.owner, lock.depth, lock.by_task = PyThread_get_thread_ident(), depth, by_task
             elif had and not self.reentrant:
                 self.lose()
         return rc
@@ -168,6 +177,18 @@ cdef class Condition(Lock):
         if rc < 0:
             raise self.failed(rc, "wait")
         return rc
+
+    def wait_async(self, timeout=None):
+        return _condition_wait(self, timeout)
+
+    def wait_for_async(self, predicate, timeout=None):
+        return _condition_wait_for(self, predicate, timeout)
+
+    def notify_async(self, n=1):
+        return _condition_notify(self, n)
+
+    def notify_all_async(self):
+        return _condition_notify(self, 1 << 32)
 
     def wait(self, timeout=None):
         self.enter()
@@ -207,13 +228,17 @@ cdef class Condition(Lock):
     def notify(self, n=1):
         self.enter()
         try:
-            number = whole(n, float("-inf"))
-            if number is None:
-                raise refused(c.DSM_EINVAL, f"n={n!r}: a number of waiters")
-            self.refuse_others()
-            self.wake(max(0, min(number, 1 << 32)))
+            self.wake(self.waiters(n))
         finally:
             self.leave()
+
+    cdef uint64_t waiters(self, object n) except? 0xdead:
+        """How many to notify, by who may."""
+        number = whole(n, float("-inf"))
+        if number is None:
+            raise refused(c.DSM_EINVAL, f"n={n!r}: a number of waiters")
+        self.refuse_others()
+        return max(0, min(number, 1 << 32))
 
     cdef int wake(self, uint64_t count) except -1:
         cdef int rc
@@ -298,6 +323,9 @@ cdef class Barrier(SyncHandle):
             return self.meet(nanoseconds(self.timeout if timeout is None else timeout))
         finally:
             self.leave()
+
+    def wait_async(self, timeout=None):
+        return _barrier_wait(self, timeout)
 
     cdef object meet(self, int64_t ns):
         cdef arrival a

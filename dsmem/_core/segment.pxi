@@ -131,6 +131,11 @@ cdef class SegmentCore(Handle):
         if self.uses or not part:
             self.refuse_in_use()
         self.live = False
+        try:
+            stop_waits(self)
+        except BaseException:
+            self.live = True
+            raise
         self.settle()
         old, self.old = self.old, []
         self.remote.users -= 1
@@ -660,6 +665,9 @@ cdef class SegmentCore(Handle):
             self.leave()
 
     # -- waiting --
+
+    def wait_async(self, index, until, timeout=None):
+        return _segment_wait(self, index, until, timeout)
 
     def wait(self, index, until, timeout=None, *, spin=None):
         self.enter()

@@ -5,8 +5,6 @@ cdef dict TYPES = {c.dsm_type_name(number).decode(): number for number in range(
 cdef object FOREVER = -1
 cdef int64_t NEVER = 0x7fffffffffffffff
 
-ctypedef int (*attempt)(void *arg, int64_t timeout_ns) noexcept nogil
-
 
 def sync_bytes(str kind, uint32_t members=0, uint32_t count=0):
     cdef uint64_t nbytes = c.dsm_sync_bytes(TYPES[kind], members, count)
@@ -146,6 +144,11 @@ cdef class SyncHandle(Handle):
                 return
             self.refuse_in_use()
             self.live = False
+            try:
+                stop_waits(self)
+            except BaseException:
+                self.live = True
+                raise
             rc = self.depart()
             if rc:
                 self.live = True
@@ -198,6 +201,7 @@ cdef class Lock(SyncHandle):
     cdef bint reentrant
     cdef unsigned long owner  # thread that has it, while depth is not 0
     cdef unsigned int depth
+    cdef bint by_task         # a task has it, for which nothing is counted: all tasks of a loop share the thread
     cdef Lock other           # the lock that a condition goes with, where that is not its own
     cdef set lost             # of a plain one: threads whose wait() ended without it, until they take or release it
 
@@ -244,13 +248,22 @@ cdef class Lock(SyncHandle):
     cdef bint take_counted(self, int64_t ns) except -1:
         cdef Lock lock = self.counted()
         cdef unsigned long me = PyThread_get_thread_ident()
-        if lock.depth and lock.owner == me:
+        if lock.depth and lock.owner == me and not lock.by_task:
             lock.depth += 1
             return True
         if not self.take_once(ns):
             return False
-        lock.owner, lock.depth = me, 1
+        lock.owner, lock.depth, lock.by_task = me, 1, False
         return True
+
+    @cython.final
+    cdef int taken_by_task(self) except -1:
+        cdef Lock lock = self.counted()
+        if self.reentrant:
+            lock.owner, lock.depth, lock.by_task = PyThread_get_thread_ident(), 1, True
+        elif lock.lost is not None:
+            self.lost_before()
+        return 0
 
     @cython.final
     cdef int refuse_others(self) except -1:
@@ -343,6 +356,18 @@ cdef class Lock(SyncHandle):
     def release(self):
         self.give_back()
 
+    def acquire_async(self, timeout=None):
+        return _lock_acquire(self, timeout)
+
+    def release_async(self):
+        return _lock_release(self)
+
+    def __aenter__(self):
+        return _lock_acquire(self, None)
+
+    def __aexit__(self, *error):
+        return _left_behind(_lock_release(self), error)
+
     def locked(self):
         cdef int rc
         self.enter()
@@ -411,6 +436,19 @@ cdef class RLock(Lock):
         Lock.__init__(self, remote, spin)
         self.reentrant = True
 
+    def acquire_async(self, timeout=None):
+        text = "an rlock belongs to a thread, which all tasks of a loop share; use a lock, or asyncio.to_thread()"
+        raise refused(c.DSM_EUNSUPPORTED, text, "acquire_async")
+
+    def release_async(self):
+        self.acquire_async()
+
+    def __aenter__(self):
+        self.acquire_async()
+
+    def __aexit__(self, *error):
+        self.acquire_async()
+
 
 # ---- readers and writers ----
 
@@ -459,6 +497,18 @@ cdef class RWLock(SyncHandle):
             return self.attempts(read_attempt, self.ptr, ns, "acquire_read") == 1
         finally:
             self.leave()
+
+    def acquire_read_async(self, timeout=None):
+        return _rwlock_read(self, timeout)
+
+    def release_read_async(self):
+        return _rwlock_release(self, False)
+
+    def acquire_write_async(self, timeout=None):
+        return _rwlock_write(self, timeout)
+
+    def release_write_async(self):
+        return _rwlock_release(self, True)
 
     def release_read(self):
         cdef int rc
@@ -542,7 +592,9 @@ cdef class RWLock(SyncHandle):
     cdef int refuse_in_use(self) except -1:
         cdef int news
         Handle.refuse_in_use(self)
-        if c.dsm_lock_held(c.dsm_rwlock_lock(self.ptr)) or c.dsm_rwlock_readers(self.ptr, &news):
+        # Not where a task has claimed it and waits for readers to leave: close() ends that.
+        if (c.dsm_rwlock_readers(self.ptr, &news) or
+                c.dsm_lock_held(c.dsm_rwlock_lock(self.ptr)) and not is_awaited(self, self.remote, c.DSM_BELL_SECOND)):
             raise refused(c.DSM_EBUSY, "the lock is held with this handle; release it first", "close")
         return 0
 
@@ -585,169 +637,8 @@ cdef class Side:
             if not is_raised(error):
                 raise
 
+    def __aenter__(self):
+        return _side_enter(self)
 
-# ---- semaphores ----
-
-cdef int semaphore_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
-    return c.dsm_semaphore_acquire(<c.dsm_semaphore *> arg, timeout_ns)
-
-
-cdef int permits_naming(void *arg, uint64_t *identities) noexcept nogil:
-    return c.dsm_semaphore_holders(<c.dsm_semaphore *> arg, identities)
-
-
-cdef int permits_breaking(void *arg, uint64_t holder) noexcept nogil:
-    return c.dsm_semaphore_break(<c.dsm_semaphore *> arg, holder)
-
-
-cdef class Semaphore(SyncHandle):
-    """See the stub."""
-    cdef c.dsm_semaphore *ptr
-
-    def __init__(self, Remote remote not None, spin=None):
-        self.begin_on(remote, spin)
-
-    cdef int open_core(self, c.dsm_remote *remote) noexcept nogil:
-        return c.dsm_semaphore_open(remote, self.spin_ns, &self.ptr)
-
-    def acquire(self, blocking=True, timeout=None):
-        self.enter()
-        try:
-            return self.attempts(semaphore_attempt, self.ptr, permit_patience(blocking, timeout), "acquire") == 1
-        finally:
-            self.leave()
-
-    def release(self, n=1):
-        cdef uint32_t number
-        cdef int rc
-        self.enter()
-        try:
-            number = permits(n)
-            with nogil:
-                rc = c.dsm_semaphore_release(self.ptr, number)
-            if rc == -c.DSM_ENOTHELD:
-                raise errors.PermitError(c.dsm_last_error().detail.decode("utf-8", "replace"), op="release")
-            if rc:
-                raise self.failed(rc, "release")
-        finally:
-            self.leave()
-
-    @property
-    def value(self):
-        cdef int rc
-        self.enter()
-        with nogil:
-            rc = c.dsm_semaphore_value(self.ptr)
-        self.leave()
-        if rc < 0:
-            raise self.failed(rc, "read")
-        return rc
-
-    def holders(self):
-        self.check()
-        return self.names(permits_naming, self.ptr)
-
-    def break_(self, holder):
-        self.check()
-        return self.take_from(permits_breaking, self.ptr, holder)
-
-    @property
-    def held(self):
-        cdef int news
-        self.check()
-        return c.dsm_semaphore_held(self.ptr, &news)
-
-    @property
-    def recovered(self):
-        cdef int news
-        self.check()
-        c.dsm_semaphore_held(self.ptr, &news)
-        return news == 1
-
-    def __enter__(self):
-        return self.acquire()
-
-    def __exit__(self, *error):
-        try:
-            self.release()
-        except errors.DsmemError:
-            if not is_raised(error):
-                raise
-
-    cdef int refuse_in_use(self) except -1:
-        cdef int news
-        Handle.refuse_in_use(self)
-        if c.dsm_semaphore_held(self.ptr, &news):
-            raise refused(c.DSM_EBUSY, "permits are held with this handle; release them first", "close")
-        return 0
-
-    cdef int depart(self):
-        cdef int rc
-        with nogil:
-            rc = c.dsm_semaphore_leave(self.ptr)
-        return rc
-
-    cdef int free(self) except -1:
-        cdef c.dsm_semaphore *ptr = self.ptr
-        self.ptr = NULL
-        with nogil:
-            c.dsm_semaphore_close(ptr)
-        return 0
-
-
-cdef int counting_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
-    return c.dsm_counting_acquire(<c.dsm_counting *> arg, timeout_ns)
-
-
-cdef class CountingSemaphore(SyncHandle):
-    """See the stub."""
-    cdef c.dsm_counting *ptr
-
-    def __init__(self, Remote remote not None, spin=None):
-        self.begin_on(remote, spin)
-
-    cdef int open_core(self, c.dsm_remote *remote) noexcept nogil:
-        return c.dsm_counting_open(remote, self.spin_ns, &self.ptr)
-
-    def acquire(self, blocking=True, timeout=None):
-        self.enter()
-        try:
-            return self.attempts(counting_attempt, self.ptr, permit_patience(blocking, timeout), "acquire") == 1
-        finally:
-            self.leave()
-
-    def release(self, n=1):
-        cdef uint32_t number
-        cdef int rc
-        self.enter()
-        try:
-            number = permits(n)
-            with nogil:
-                rc = c.dsm_counting_release(self.ptr, number)
-            if rc:
-                raise self.failed(rc, "release")
-        finally:
-            self.leave()
-
-    @property
-    def value(self):
-        cdef int64_t n
-        self.enter()
-        with nogil:
-            n = c.dsm_counting_value(self.ptr)
-        self.leave()
-        if n < 0:
-            raise self.failed(<int> n, "read")
-        return n
-
-    def __enter__(self):
-        return self.acquire()
-
-    def __exit__(self, *error):
-        self.release()
-
-    cdef int free(self) except -1:
-        cdef c.dsm_counting *ptr = self.ptr
-        self.ptr = NULL
-        c.dsm_counting_close(ptr)
-        return 0
+    def __aexit__(self, *error):
+        return _left_behind(_rwlock_release(self.lock, self.writes), error)
