@@ -269,6 +269,8 @@ cdef class Remote(Handle):
         if self.live:
             self.catch_up()
             self.refuse_in_use()
+            if self.context is not None and self.context.pending:  # a loop that is gone hears of nothing
+                self.context._settle(asyncio._get_running_loop())
             if self.exports:
                 self.part()
             else:

@@ -6,6 +6,7 @@ result or an exception of dsmem is printed as FAULT.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import faulthandler
 import signal
@@ -81,8 +82,24 @@ def argument(one, strike):
     return one
 
 
+async def play_in_loop(handle, name, args):
+    if name == "async with":
+        async with handle:
+            return
+    await getattr(handle, name)(*args)
+
+
+async def play_for_a_while(handle, name, args):
+    """Some of them wait without a limit for what nobody does."""
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(play_in_loop(handle, name, args), 0.05)
+
+
 def play(handle, name, args):
     """The method, property or context manager. What it gives is dropped."""
+    if name.startswith("async") or name.endswith("_async"):
+        asyncio.run(play_for_a_while(handle, name, args))
+        return
     if name == "with":
         with handle:
             return

@@ -56,7 +56,17 @@ SHORT = Float(0.02)
 
 NAMED: dict[str, tuple[Any, ...]] = {"name": (), "ref": (), "closed": (), "close": (), "unlink": (), "with": ()}
 HELD = {"token": (), "recovered": ()}
-LOCK = {**NAMED, **HELD, "acquire": (True, SHORT), "release": (), "locked": (), "holder": (), "break_": (Index(1),)}
+TASK = {"acquire_async": (SHORT,), "release_async": (), "async with": ()}
+LOCK = {
+    **NAMED,
+    **TASK,
+    **HELD,
+    "acquire": (True, SHORT),
+    "release": (),
+    "locked": (),
+    "holder": (),
+    "break_": (Index(1),),
+}
 ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
     "Context": {
         "capabilities": (),
@@ -100,6 +110,10 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
         "compare_swap": (Index(0), Index(0), Index(1), SHORT),
         "read_many": (Memory(8), Memory(8), SHORT),
         "write_many": (Items((0,)), Memory(8), SHORT),
+        "read_async": (Index(0), Memory(8)),
+        "write_async": (Index(0), Memory(8)),
+        "fetch_add_async": (Index(0), Index(1)),
+        "compare_swap_async": (Index(0), Index(0), Index(1)),
         "part": (),
         "close": (),
         "with": (),
@@ -122,6 +136,9 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
         "get": (True, SHORT),
         "get_nowait": (),
         "get_many": (Index(2), True, SHORT),
+        "get_async": (),
+        "get_many_async": (Index(2),),
+        "put_async": (Memory(8),),
         "peek": (True, SHORT),
         "release": (),
         "qsize": (),
@@ -150,6 +167,9 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
         "compare_swap": (Index(0), Index(0), Index(1)),
         "update": (0, Call(3), SHORT),
         "wait": (0, Call(False), SHORT),
+        "read_async": (Index(0), None),
+        "write_async": (0, Index(1)),
+        "wait_async": (0, Call(False), SHORT),
         "snapshot": (SHORT,),
         "writer": (),
         "break_": (Index(1),),
@@ -162,6 +182,10 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
         **NAMED,
         **HELD,
         "acquire_read": (True, SHORT),
+        "acquire_read_async": (SHORT,),
+        "release_read_async": (),
+        "acquire_write_async": (SHORT,),
+        "release_write_async": (),
         "release_read": (),
         "acquire_write": (True, SHORT),
         "release_write": (),
@@ -173,6 +197,8 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "Semaphore": {
         **NAMED,
+        **TASK,
+        "release_async": (Index(1),),
         "value": (),
         "held": (),
         "recovered": (),
@@ -181,11 +207,24 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
         "acquire": (True, SHORT),
         "release": (Index(1),),
     },
-    "CountingSemaphore": {**NAMED, "value": (), "acquire": (True, SHORT), "release": (Index(1),)},
+    "CountingSemaphore": {**NAMED, **TASK, "value": (), "acquire": (True, SHORT), "release": (Index(1),)},
     "RLock": LOCK,
-    "Event": {**NAMED, "set": (), "clear": (), "is_set": (), "wait": (SHORT,)},
+    "Event": {
+        **NAMED,
+        "set_async": (),
+        "clear_async": (),
+        "wait_async": (SHORT,),
+        "set": (),
+        "clear": (),
+        "is_set": (),
+        "wait": (SHORT,),
+    },
     "Condition": {
         **LOCK,
+        "wait_async": (SHORT,),
+        "wait_for_async": (Call(False), SHORT),
+        "notify_async": (Index(1),),
+        "notify_all_async": (),
         "wait": (SHORT,),
         "wait_for": (Call(False), SHORT),
         "notify": (Index(1),),
@@ -197,6 +236,7 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
         "n_waiting": (),
         "broken": (),
         "wait": (SHORT,),
+        "wait_async": (SHORT,),
         "abort": (),
         "reset": (),
         "waiters": (),
@@ -214,14 +254,13 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "SharedClock": NAMED,
 }
-# Only an event loop calls these.
-ASYNC = ("_async",)
 
 
 def public(cls: type) -> set[str]:
-    """What a user may call or read, except what an event loop runs."""
-    names = {name for name in dir(cls) if not name.startswith("_") and not name.endswith(ASYNC)}
-    return names | ({"with"} if hasattr(cls, "__enter__") else set())
+    """What a user may call, read or enter."""
+    names = {name for name in dir(cls) if not name.startswith("_")}
+    blocks = {"with": "__enter__", "async with": "__aenter__"}
+    return names | {block for block, method in blocks.items() if hasattr(cls, method)}
 
 
 def _of_cluster(where: str, make: Any) -> Any:

@@ -1,6 +1,7 @@
 """Remote ops in event loops: the loop never waits for them, and rests when nothing is pending."""
 
 import asyncio
+import contextlib
 import os
 import threading
 
@@ -116,6 +117,19 @@ def test_a_loop_keeps_no_number_of_a_closed_context(region):
     thread.join()
     assert found == [1, 0]
     second.close()
+    context.close()
+
+
+def test_a_remote_is_closed_though_a_loop_is_gone_with_its_op(region):
+    context, remote = attached(region)
+
+    async def begin():
+        remote.fetch_add_async(0, 1)
+
+    asyncio.run(begin())
+    while not remote.closed:
+        with contextlib.suppress(dsmem.errors.BusyError):  # until the op is complete
+            remote.close()
     context.close()
 
 
