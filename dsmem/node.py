@@ -58,6 +58,12 @@ class Cluster:
     May be used from any thread. Close it, or use it in a ``with`` statement; what was opened through it is closed, too.
     """
 
+    def __new__(cls, *args: Any) -> Self:
+        """Say what is to be called instead."""
+        if len(args) != 2 or not hasattr(args[0], "infos"):
+            raise errors.ArgumentTypeError("Cluster is not called: dsmem.connect() makes one")
+        return super().__new__(cls)
+
     def __init__(self, names: Names, name: str) -> None:
         self._names = names
         self._name = name
@@ -365,7 +371,7 @@ class Cluster:
             By the convention of all objects.
         """
         given = {"n": n, "spin": spin}
-        kind = "semaphore" if owned else "counting_semaphore"
+        kind = "semaphore" if _core.as_bool(owned, "owned") else "counting_semaphore"
         return self._object(kind, name, given, create=create, mode=mode, lifetime=lifetime, wait=timeout)
 
     def event(
@@ -534,7 +540,8 @@ class Cluster:
             raise errors.InvalidArgumentError(f"timeout={wait!r}: only create=False waits for a name")
         end, pause = time.monotonic() + (wait or 0), 1e-3
         names, name = self._open_names(), check_name(name)
-        if lifetime not in ("name", "creator"):
+        readonly = _core.as_bool(readonly, "readonly")
+        if not isinstance(lifetime, str) or lifetime not in ("name", "creator"):
             raise errors.InvalidArgumentError(f"lifetime={lifetime!r}: 'name' or 'creator'")
         if create is not None and not isinstance(create, bool):
             raise errors.InvalidArgumentError(f"create={create!r}: True, False or None")

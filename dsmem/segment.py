@@ -30,7 +30,7 @@ def _axes(shape: int | tuple[int, ...]) -> tuple[int, ...]:
     return tuple(shape) if hasattr(shape, "__iter__") else (shape,)
 
 
-class Segment(_core.SegmentCore, NamedObject):
+class Segment(NamedObject, _core.SegmentCore):
     """An array in shared memory. Made by :meth:`dsmem.Cluster.segment` and :func:`dsmem.attach`.
 
     Where the memory is near (on this host), :attr:`array` is a view of it without a copy. :meth:`read`, :meth:`write`,
@@ -193,6 +193,8 @@ class Segment(_core.SegmentCore, NamedObject):
             The value before and the value after.
         """
         end = Deadline(timeout)
+        if not callable(function):
+            raise errors.ArgumentTypeError(f"function={function!r:.80} can't be called; pass a function")
         old = self.fetch_add(index, 0)  # refuses what compare_swap would, before function is called
         for tries in range(1 << 62):
             new = function(old)

@@ -70,6 +70,25 @@ class Descriptor:
     def hex(self) -> str:
         """The bytes in hexadecimal digits, for a command line or an environment variable."""
 
+    @classmethod
+    def fromhex(cls, text: str) -> Self:
+        """The descriptor of which :meth:`hex` gave the digits.
+
+        Parameters
+        ----------
+        text : str
+            They, in any case, with spaces or without.
+
+        Returns
+        -------
+        Descriptor
+
+        Raises
+        ------
+        DescriptorError
+            It is no text of hexadecimal digits, or they are not those of a descriptor.
+        """
+
 class Context:
     """The C core's context; users open :class:`dsmem.Context`."""
 
@@ -337,6 +356,9 @@ class ClockCore:
 
 def whole(value: object, least: int, most: float = ...) -> int | None:
     """The int that value is, or None where it is none from least to most."""
+
+def as_bool(value: object, name: str) -> bool:
+    """Its truth; ArgumentTypeError, which names the argument, where it has none, as arrays have none."""
 
 def remove_item(table: dict[str, Any], key: str, value: object) -> bool:
     """Take the key out of the table if it stands there with this value: one step for other threads and for signals."""

@@ -2,12 +2,12 @@
 
 cdef object plain(object index):
     """An int for what is one by its __index__, such as NumPy's integers."""
-    return index.__index__() if hasattr(index, "__index__") and not isinstance(index, np.ndarray) else index
+    return index.__index__() if hasattr(type(index), "__index__") and not isinstance(index, np.ndarray) else index
 
 
 cdef bint is_place(object index):
     """Whether it is an int of some kind. To NumPy a bool is none, but a mask, whose elements are a copy elsewhere."""
-    return hasattr(index, "__index__") and np.ndim(index) == 0 and np.asarray(index).dtype.kind in "iuO"
+    return hasattr(type(index), "__index__") and np.ndim(index) == 0 and np.asarray(index).dtype.kind in "iuO"
 
 
 cdef inline bint described(ndarray array, object dtype):

@@ -7,8 +7,11 @@ cdef class Result:
     cdef Batch batch
     cdef size_t index
 
-    def __init__(self):
-        raise TypeError("made by Batch.fetch_add and .compare_swap")
+    def __init__(self, *args, **named):
+        raise not_made("Result", "Batch.fetch_add and .compare_swap make one")
+
+    def __reduce__(self):
+        raise not_pickled("result", "pickle its value")
 
     @property
     def value(self):
@@ -40,10 +43,15 @@ cdef class Batch:
     cdef Remote last
     cdef int state
 
-    def __cinit__(self, Context context not None, timeout=None):
-        self.context = context
-        self.timeout_ns = nanoseconds(timeout)
+    def __cinit__(self, *given, **named):
+        if len(given) != 2 or named or not isinstance(given[0], Context):
+            raise not_made("Batch", "Context.batch makes one")
+        self.context = given[0]
+        self.timeout_ns = nanoseconds(given[1])
         self.remotes = []
+
+    def __reduce__(self):
+        raise not_pickled("batch", "make one in the other process")
 
     @property
     def done(self):
@@ -78,11 +86,15 @@ cdef class Batch:
             raise refused(c.DSM_ECLOSED, "the batch has been executed, or its block raised; make a new one")
         return 0
 
-    cdef inline c.dsm_op *_next(self, Remote remote, int code, object offset, bint fence) except NULL:
+    cdef inline c.dsm_op *_next(self, object to, int code, object offset, bint fence) except NULL:
         """Room for one op more; it counts once self.n is raised."""
         cdef uint64_t at = offset_of(offset)
         cdef c.dsm_op *op
+        cdef Remote remote
         self.check_open()
+        if not isinstance(to, Remote):
+            raise errors.ArgumentTypeError(f"remote={to!r:.80}: what Context.attach returned")
+        remote = <Remote> to
         if remote is not self.last:
             remote.check()
             if remote.context is not None and remote.context is not self.context:
@@ -99,7 +111,7 @@ cdef class Batch:
         op.offset = at
         return op
 
-    cdef inline int _copy(self, Remote remote, int code, object offset, object buffer, bint fence) except -1:
+    cdef inline int _copy(self, object remote, int code, object offset, object buffer, bint fence) except -1:
         cdef Py_buffer view
         cdef c.dsm_op *op
         take(buffer, &view, code == c.DSM_OP_READ)  # first: it may run a program, which may add ops here
@@ -115,7 +127,7 @@ cdef class Batch:
         self.n += 1
         return 0
 
-    cdef Result _atomic(self, Remote remote, int code, object offset, uint64_t operand, uint64_t desired, bint fence):
+    cdef Result _atomic(self, object remote, int code, object offset, uint64_t operand, uint64_t desired, bint fence):
         cdef Result result = Result.__new__(Result)  # first: it may run finalizers, which may add ops here
         cdef c.dsm_op *op = self._next(remote, code, offset, fence)
         op.nbytes = 8
@@ -126,18 +138,19 @@ cdef class Batch:
         self.n += 1
         return result
 
-    def read(self, Remote remote not None, offset, out, *, bint fence=False):
-        self._copy(remote, c.DSM_OP_READ, offset, out, fence)
+    def read(self, remote, offset, out, *, fence=False):
+        self._copy(remote, c.DSM_OP_READ, offset, out, truth(fence, "fence"))
 
-    def write(self, Remote remote not None, offset, data, *, bint fence=False):
-        self._copy(remote, c.DSM_OP_WRITE, offset, data, fence)
+    def write(self, remote, offset, data, *, fence=False):
+        self._copy(remote, c.DSM_OP_WRITE, offset, data, truth(fence, "fence"))
 
-    def fetch_add(self, Remote remote not None, offset, value, *, bint fence=False):
-        return self._atomic(remote, c.DSM_OP_FETCH_ADD, offset, word(value, "value"), 0, fence)
+    def fetch_add(self, remote, offset, value, *, fence=False):
+        return self._atomic(remote, c.DSM_OP_FETCH_ADD, offset, word(value, "value"), 0,
+                            truth(fence, "fence"))
 
-    def compare_swap(self, Remote remote not None, offset, expected, desired, *, bint fence=False):
+    def compare_swap(self, remote, offset, expected, desired, *, fence=False):
         return self._atomic(remote, c.DSM_OP_COMPARE_SWAP, offset, word(expected, "expected"), word(desired, "desired"),
-                            fence)
+                            truth(fence, "fence"))
 
     def __len__(self):
         return self.n

@@ -7,7 +7,10 @@ cdef class Descriptor:
 
     def __init__(self, raw):
         cdef c.dsm_descriptor d
-        self.raw = bytes(raw)
+        try:
+            self.raw = bytes(memoryview(raw))
+        except TypeError:
+            raise errors.DescriptorError(f"{type(raw).__name__} is no bytes-like object") from None
         cdef const char *p = self.raw
         cdef int rc = c.dsm_descriptor_parse(p, len(self.raw), &d)
         if rc:
@@ -30,6 +33,15 @@ cdef class Descriptor:
 
     def hex(self):
         return self.raw.hex()
+
+    @classmethod
+    def fromhex(cls, text):
+        try:
+            return cls(bytes.fromhex(text))
+        except (TypeError, ValueError) as error:
+            if isinstance(error, errors.DsmemError):
+                raise
+            raise errors.DescriptorError(f"{text!r:.80}: {error}; what descriptor.hex() gave") from None
 
     def __reduce__(self):
         return Descriptor, (self.raw,)
@@ -172,7 +184,7 @@ cdef class Context(Handle):
             self.leave()
 
     def empty(self, shape, dtype="u1", access="rwa"):
-        kind = np.dtype(dtype)
+        kind = dtype_of(dtype)
         if kind.hasobject:
             raise refused(c.DSM_EINVAL, f"dtype {kind} holds Python objects, which mean nothing in another process")
         try:
@@ -194,7 +206,7 @@ cdef class Context(Handle):
     def register_many(self, buffers, access="r"):
         self.enter()
         try:
-            return self._register(list(buffers), rights(access))
+            return self._register(list(items_of(buffers, "buffers")), rights(access))
         finally:
             self.leave()
 
@@ -286,7 +298,7 @@ cdef class Context(Handle):
         self.enter()
         try:
             try:
-                node = bytes(node_id)
+                node = bytes(memoryview(node_id))
             except TypeError:
                 raise refused(c.DSM_EINVAL, f"{type(node_id).__name__} is no node id, which has 16 bytes") from None
             p = node
@@ -404,6 +416,9 @@ cdef class Context(Handle):
         with nogil:
             c.dsm_close(ptr)
         return 0
+
+    def __reduce__(self):
+        raise not_pickled("context", "open one in the other process")
 
     def __enter__(self):
         self.check()

@@ -209,6 +209,7 @@ cdef class Condition(Lock):
     def wait_for(self, predicate, timeout=None):
         self.enter()
         try:
+            check_function(predicate, "predicate")
             return self.wait_until(predicate, elapsed_or(timeout))
         finally:
             self.leave()
@@ -476,7 +477,7 @@ cdef class Once(SyncHandle):
         cdef int rc, is_done
         self.enter()
         try:
-            is_done = bool(done)
+            is_done = truth(done, "done")
             self.runner = None
             with nogil:
                 rc = c.dsm_once_end(self.ptr, is_done)
@@ -494,6 +495,7 @@ cdef class Once(SyncHandle):
         return self.take_from(lock_breaking, c.dsm_once_lock(self.ptr), holder)
 
     def call(self, function, /, *args, **named):
+        check_function(function, "function")
         with self as first:
             return function(*args, **named) if first else None
 

@@ -184,7 +184,7 @@ cdef class Queue(Handle):
             spin = 0
 
     cdef int64_t deadline(self, block, timeout) except? -2:
-        if not block:
+        if not truth(block, "block"):
             return 0
         return -1 if timeout is None else deadline_after(nanoseconds(timeout))
 
@@ -361,7 +361,7 @@ cdef class Queue(Handle):
     cdef object put_all(self, items, int64_t deadline):
         cdef Py_ssize_t n = 0
         try:
-            for data in items:
+            for data in items_of(items, "items"):
                 if not self.put_one(data, BYTES, deadline, False):
                     break
                 n += 1
@@ -693,7 +693,7 @@ cdef class Queue(Handle):
         cdef int rc, now
         self.enter()
         try:
-            now = bool(immediate)
+            now = truth(immediate, "immediate")
             with nogil:
                 rc = c.dsm_queue_shutdown(self.ptr, now)
             if rc:

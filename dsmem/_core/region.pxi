@@ -12,8 +12,11 @@ cdef class Region(Handle):
     cdef bint registered
     cdef Py_buffer source
 
-    def __init__(self):
-        raise TypeError("made by Context.allocate, .empty and .register")
+    def __init__(self, *args, **named):
+        raise not_made("Region", "Context.allocate, .empty and .register make one")
+
+    def __reduce__(self):
+        raise not_pickled("region", "pickle region.descriptor, and attach to it with a context")
 
     cdef int check(self) except -1:
         if not self.live:
@@ -39,7 +42,7 @@ cdef class Region(Handle):
         try:
             if dtype is None:
                 return np.frombuffer(self, self.kind).reshape(self.shape if self.shape is not None else -1)
-            kind = np.dtype(dtype)
+            kind = dtype_of(dtype)
             if kind.hasobject or not kind.itemsize or self.nbytes % kind.itemsize:
                 raise refused(c.DSM_EINVAL, f"{self.nbytes} bytes are no array of {kind}")
             return np.frombuffer(self, kind)

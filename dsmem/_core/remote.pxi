@@ -14,8 +14,11 @@ cdef class Remote(Handle):
     cdef public str _user   # the object that a program has opened on it, for the warning that it was not closed
     cdef bint parting       # it is closed with its last view
 
-    def __init__(self):
-        raise TypeError("made by Context.attach and map_file")
+    def __init__(self, *args, **named):
+        raise not_made("Remote", "Context.attach makes one")
+
+    def __reduce__(self):
+        raise not_pickled("remote", "pickle the descriptor, and attach to it with a context")
 
     cdef object failed(self, int rc, str op):
         return failure(rc, op, self.peer, None if self.context is None else self.context.device)
@@ -54,7 +57,7 @@ cdef class Remote(Handle):
     def array(self, dtype="u1"):
         self.enter()
         try:
-            kind = np.dtype(dtype)
+            kind = dtype_of(dtype)
             if kind.hasobject or not kind.itemsize or self.nbytes % kind.itemsize:
                 raise refused(c.DSM_EINVAL, f"{self.nbytes} bytes are no array of {kind}")
             return np.frombuffer(self, kind)

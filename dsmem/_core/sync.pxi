@@ -29,11 +29,11 @@ def sync_format(view, str kind, uint32_t members=0, uint32_t count=0, uint64_t l
 
 cdef int64_t patience(object blocking, object timeout) except? -2:
     """The arguments of threading.Lock.acquire, in nanoseconds; -1: no limit."""
-    if not blocking:
-        if timeout is not None and timeout != -1:
+    if not truth(blocking, "blocking"):
+        if timeout is not None and not is_forever(timeout):
             raise refused(c.DSM_EINVAL, "a call that does not block takes no timeout")
         return 0
-    if timeout is None or timeout == -1:
+    if timeout is None or is_forever(timeout):
         return -1
     return nanoseconds(timeout)
 

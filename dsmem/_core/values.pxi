@@ -98,6 +98,11 @@ cdef int64_t nanoseconds(object timeout, str name="timeout") except? -2:
     return ns
 
 
+cdef bint is_forever(object timeout):
+    """What threading.Lock takes for no limit."""
+    return isinstance(timeout, (int, float)) and timeout == -1
+
+
 cdef int64_t elapsed_or(object timeout) except? -2:
     """Like nanoseconds, but what is negative is no wait at all, as threading has it where it waits for a condition."""
     cdef int64_t ns = NEVER if timeout is None else signed_nanoseconds(timeout, "timeout")
@@ -130,6 +135,49 @@ def whole(value, least, most=float("inf")):
     except TypeError:
         return None
     return n if least <= n <= most else None
+
+
+cdef inline bint truth(object value, str name) except? -1:
+    return value is True if value is True or value is False else any_truth(value, name)
+
+
+cdef bint any_truth(object value, str name) except? -1:
+    try:
+        return bool(value)
+    except (TypeError, ValueError):  # an array has many, or none
+        raise errors.ArgumentTypeError(f"{name}={value!r:.80}: True or False") from None
+
+
+def as_bool(value, name):
+    return truth(value, name)
+
+
+cdef object items_of(object many, str name):
+    try:
+        return iter(many)
+    except TypeError:
+        raise errors.ArgumentTypeError(f"{name}={many!r:.80} can't be iterated over; pass a list") from None
+
+
+cdef int check_function(object function, str name) except -1:
+    if not callable(function):
+        raise errors.ArgumentTypeError(f"{name}={function!r:.80} can't be called; pass a function")
+    return 0
+
+
+cdef object dtype_of(object what):
+    try:
+        return np.dtype(what)
+    except Exception as error:
+        raise refused(c.DSM_EINVAL, f"dtype={what!r:.80}: {error}") from None
+
+
+cdef object not_made(str name, str how):
+    return errors.ArgumentTypeError(f"{name} is not called: {how}")
+
+
+cdef object not_pickled(str name, str remedy):
+    return errors.ArgumentTypeError(f"a {name} is not pickled: {remedy}")
 
 
 def remove_item(table, key, value):
@@ -279,7 +327,7 @@ cdef bint has_objects(const char *text) noexcept:
 
 cdef int64_t permit_patience(object blocking, object timeout) except? -2:
     """The arguments of threading.Semaphore.acquire, in nanoseconds; -1: no limit."""
-    if not blocking:
+    if not truth(blocking, "blocking"):
         if timeout is not None:
             raise refused(c.DSM_EINVAL, "a call that does not block takes no timeout")
         return 0

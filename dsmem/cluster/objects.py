@@ -71,6 +71,17 @@ class NamedObject:
     name, so that a property that only ``_open`` refuses leaves nothing.
     """
 
+    def __new__(cls, *args: Any, **named: Any) -> Self:
+        """Say what is to be called instead."""
+        if not args or not isinstance(args[0], (Memory, _core.Remote)):
+            method = {"CountingSemaphore": "semaphore", "SharedClock": "clock"}.get(cls.__name__, cls.__name__.lower())
+            raise errors.ArgumentTypeError(
+                f"{cls.__name__} is not called: Cluster.{method}() makes and finds one, dsmem.attach(ref) finds it"
+            )
+        make: Any = super().__new__
+        made: Self = make(cls) if make is object.__new__ else make(cls, *args, **named)
+        return made
+
     def __init__(self, memory: Memory, cluster: Cluster | None, name: str) -> None:
         self._memory = memory
         self._cluster = cluster

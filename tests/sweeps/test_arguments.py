@@ -1,0 +1,269 @@
+"""Odd arguments for every parameter of every public method: a result comes out, or an exception of our own tree.
+
+Methods and parameters are found by reflection, so a new one is covered without a row. One that waits is interrupted.
+"""
+
+import asyncio
+import contextlib
+import copy
+import inspect
+import pickle
+import signal
+import warnings
+
+import numpy as np
+import pytest
+
+import dsmem
+from dsmem import errors
+from dsmem.clock import Deadline, HybridClock, Lamport
+from dsmem.cluster.objects import _CLASSES, class_of
+from dsmem.queue import Pickled, Stamped
+
+SECRET = b"s" * 32
+PATIENCE = 0.1  # until a call that waits is ended
+
+ODD = {
+    "None": lambda: None,
+    "5": lambda: 5,
+    "text": lambda: "x",
+    "object": object,
+    "nan": lambda: float("nan"),
+    "-1": lambda: -1,
+    "2**70": lambda: 2**70,
+    "no bytes": lambda: b"",
+    "3 bytes": lambda: b"abc",
+    "no array": lambda: np.empty(0),
+    "list": lambda: [1, "x"],
+    "complex": lambda: np.zeros(4, "c16"),
+    "objects": lambda: np.array([object()] * 4),
+    "strided": lambda: np.zeros(8, "i8")[::2],
+    "0-d": lambda: np.array(3),
+    "class": lambda: int,
+    "dict": lambda: {"a": 1},
+}
+# What the other parameters get where they have no default.
+PLAIN = {
+    "index": 0,
+    "offset": 0,
+    "offsets": [0, 8],
+    "out": np.zeros(1, "i8"),
+    "data": b"12345678",
+    "item": b"12345678",
+    "items": [b"1"],
+    "value": 1,
+    "expected": 0,
+    "desired": 1,
+    "until": 0,
+    "function": int,
+    "predicate": bool,
+    "length": 8,
+    "rows": 4,
+    "stamp": 1,
+    "holder": 1,
+    "writer": 1,
+    "name": "b",
+    "kind": "lock",
+    "nbytes": 64,
+    "shape": 4,
+    "array": np.zeros(8),
+    "buffers": [bytearray(4096)],
+    "buffer": bytearray(4096),
+    "node": b"n" * 16,
+    "descriptor": b"",
+    "create": None,
+    "layout": lambda: (64, lambda view: None),
+    "n": 1,
+    "parties": 2,
+    "text": "00",
+    "raw": b"",
+    "timeout": 0.01,
+}
+
+
+class BoredError(BaseException):
+    """The call waits, as it may."""
+
+
+def bored(number, frame):
+    raise BoredError
+
+
+def drop(obj):
+    with contextlib.suppress(errors.DsmemError):
+        obj.close()
+
+
+class World:
+    """One object of each class, and what makes it anew."""
+
+    def __init__(self, stack, name):
+        self.context = stack.enter_context(dsmem.Context("shm", secret=SECRET))
+        self.cluster = stack.enter_context(dsmem.connect(name))
+        self.hosted = stack.enter_context(dsmem.connect(context=self.context))
+        self.region = stack.enter_context(self.context.empty(64, "u8"))
+        self.remote = stack.enter_context(self.context.attach(self.region.descriptor))
+        self.stack = stack
+
+    def named(self, kind, cluster):
+        how = {"barrier": {"parties": 2}, "segment": {"shape": 8, "dtype": "i8", "versioned": True}}.get(kind, {})
+        owned = {"owned": False} if kind == "counting_semaphore" else {}
+        make = getattr(cluster, kind.removeprefix("counting_"))
+        try:
+            obj = make("it", create=None, **how, **owned)
+        except errors.MismatchError:  # resized
+            cluster.unlink("it")
+            obj = make("it", create=True, **how, **owned)
+        self.stack.callback(drop, obj)
+        return obj
+
+    def make(self, what):
+        if what in _CLASSES:
+            return self.named(what, self.cluster)
+        return {
+            "context": lambda: self.context,
+            "cluster": lambda: self.cluster,
+            "hosted": lambda: self.hosted,
+            "region": lambda: self.region,
+            "remote": lambda: self.remote,
+            "descriptor": lambda: self.region.descriptor,
+            "batch": self.context.batch,
+            "pickled": lambda: Pickled(self.named("queue", self.cluster)),
+            "stamped": lambda: Stamped(self.named("queue", self.cluster), Lamport()),
+            "lamport": Lamport,
+            "hybrid": HybridClock,
+            "deadline": Deadline,
+        }[what]()
+
+
+OTHERS = ("context", "cluster", "hosted", "region", "remote", "descriptor", "batch", "pickled", "stamped", "lamport",
+          "hybrid", "deadline")  # fmt: skip
+ENDS = {"close", "part"}
+
+
+def methods(obj):
+    for name in dir(type(obj)):
+        if name.startswith("_") or name in ENDS:
+            continue
+        method = getattr(type(obj), name)
+        if callable(method) and not isinstance(method, type):
+            yield name
+
+
+def parameters(method):
+    found = inspect.signature(method).parameters.values()
+    return [p for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and not p.name.startswith("_")]
+
+
+def settle(answer):
+    """What a call returns is used as it is meant to be."""
+    if inspect.isawaitable(answer) or asyncio.iscoroutine(answer):
+
+        async def wait():
+            return await answer
+
+        answer = asyncio.run(wait())
+    if isinstance(answer, contextlib.AbstractContextManager) and not isinstance(answer, dsmem.Cluster):
+        with answer:
+            pass
+
+
+def one_call(world, obj, name, parameter, odd):
+    """What comes out when it is none of ours."""
+    method = getattr(obj, name)
+    positional, named = [], {}
+    for p in parameters(method):
+        if p.name == parameter:
+            value = odd
+        elif p.name == "timeout":
+            value = PLAIN["timeout"]
+        elif p.default is p.empty:
+            value = world.remote if p.name == "remote" else PLAIN[p.name]
+        else:
+            continue
+        if p.kind is p.POSITIONAL_ONLY:
+            positional.append(value)
+        else:
+            named[p.name] = value
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    try:
+        if name.endswith("_async"):
+
+            async def run():
+                return await method(*positional, **named)
+
+            asyncio.run(run())
+        else:
+            settle(method(*positional, **named))
+    except (errors.DsmemError, BoredError):
+        return None
+    except BaseException as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return None
+
+
+@pytest.fixture
+def world(cluster_name):
+    old = signal.signal(signal.SIGALRM, bored)
+    try:
+        with warnings.catch_warnings(), contextlib.ExitStack() as stack:
+            warnings.simplefilter("ignore")
+            yield World(stack, cluster_name)
+    finally:
+        signal.signal(signal.SIGALRM, old)
+
+
+@pytest.mark.parametrize("cls", [*map(class_of, _CLASSES), dsmem.Cluster, dsmem.Region, dsmem.Remote, dsmem.Batch,
+                                 dsmem.Result])  # fmt: skip
+@pytest.mark.parametrize("arguments", [(), ("a",), (None, None), ("a", 4, "f8", True), (5,) * 9])
+def test_what_is_not_to_be_called_says_what_is(cls, arguments):
+    with pytest.raises(
+        TypeError, match=r"is not called: .*([cC]onnect|Cluster\.\w+|Context\.\w+|Batch\.\w+)"
+    ) as caught:
+        cls(*arguments)
+    assert isinstance(caught.value, errors.DsmemError)
+
+
+@pytest.mark.parametrize("how", [pickle.dumps, copy.copy, copy.deepcopy])
+@pytest.mark.parametrize("what, remedy", [("region", r"pickle region\.descriptor"), ("remote", "pickle the descriptor"),
+                                          ("context", "open one"), ("batch", "make one"),
+                                          ("cluster", "")])  # fmt: skip
+def test_what_is_not_pickled_says_what_is(world, what, remedy, how):
+    with pytest.raises(TypeError, match=rf"a {what} (is not|can't be) pickled.*{remedy}") as caught:
+        how(world.make(what))
+    assert isinstance(caught.value, errors.DsmemError)
+
+
+def test_a_descriptor_of_hexadecimal_digits(world):
+    descriptor = world.region.descriptor
+    assert dsmem.Descriptor.fromhex(descriptor.hex()) == descriptor
+    assert dsmem.Descriptor.fromhex(descriptor.hex().upper()) == descriptor
+    for odd in ("", "0", "xy", "00", b"00", None, 5, descriptor.hex()[:-2]):
+        with pytest.raises(errors.DescriptorError):
+            dsmem.Descriptor.fromhex(odd)
+    for odd in (5, -1, 2**70, "text", None, [1, 2]):
+        with pytest.raises(errors.DescriptorError):
+            dsmem.Descriptor(odd)
+
+
+def test_what_is_wrong_is_said(world):
+    queue, segment = world.make("queue"), world.make("segment")
+    with pytest.raises(TypeError, match="items=5 can't be iterated over; pass a list"):
+        queue.put_many(5)
+    with pytest.raises(errors.InvalidArgumentError, match="multiple of element size"):
+        segment.publish(b"1234567")
+
+
+@pytest.mark.parametrize("what", [*_CLASSES, *OTHERS])
+def test_what_comes_out_is_ours(world, what):
+    wrong = []
+    for name in methods(world.make(what)):
+        for p in parameters(getattr(world.make(what), name)):
+            for odd, value in ODD.items():
+                obj = world.make(what)
+                error = one_call(world, obj, name, p.name, value())
+                if error is not None:
+                    wrong.append(f"{what}.{name}({p.name}={odd}): {error}")
+    assert not wrong, "\n".join(wrong)
