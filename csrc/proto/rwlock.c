@@ -25,12 +25,12 @@
 
 struct dsm_rwlock {
     dsm_lock lock;
-    pthread_mutex_t own; /* of what follows, and of this member's word */
-    uint32_t readers;    /* of this handle */
+    pthread_mutex_t own; /* of what follows, and of this member's word; held across ops, see handle_lock() */
+    uint32_t readers;    /* of this handle; publish: under own; observe: dsm_rwlock_readers(), without it */
     uint64_t mine;       /* this member's word as last known */
     bool doubt;          /* it may have been changed once more from here */
     uint32_t owed;       /* nobody reads with this handle, and 'inside' may be set */
-    bool news;           /* a reader's: the last writer died with it */
+    uint32_t news;       /* a reader's: the last writer died with it; as 'readers', and before it */
     uint64_t looked;
     uint8_t *copy; /* far: of the bytes from the word to the end */
 };
@@ -87,7 +87,10 @@ static int settle(dsm_rwlock *rw)
     int rc = 0;
     if (!peek_u32(&rw->owed))
         return 0;
-    pthread_mutex_lock(&rw->own);
+    if (seat_forked(&rw->lock.seat))
+        return refuse_forked();
+    if ((rc = handle_lock(&rw->own)))
+        return rc;
     if (peek_u32(&rw->owed))
         rc = clear_inside(rw);
     pthread_mutex_unlock(&rw->own);
@@ -126,9 +129,9 @@ static int enter(dsm_rwlock *rw, uint64_t *seen)
     if (rc >= 0)
         rc = look(rw, seen);
     if (!rc && !(*seen & LOCK_HELD)) {
-        rw->readers++;
         note_u32(&rw->owed, 0);
-        rw->news = *seen & LOCK_NEWS;
+        note_u32(&rw->news, (*seen & LOCK_NEWS) != 0);
+        publish_u32(&rw->readers, rw->readers + 1);
         return 1;
     }
     if (!rw->readers) {
@@ -149,7 +152,8 @@ static int try_read(dsm_rwlock *rw, uint64_t *seen)
         if (*seen & LOCK_HELD)
             return 0;
     }
-    pthread_mutex_lock(&rw->own);
+    if ((rc = handle_lock(&rw->own)))
+        return rc;
     rc = enter(rw, seen);
     pthread_mutex_unlock(&rw->own);
     return rc;
@@ -193,10 +197,12 @@ int dsm_rwlock_unread(dsm_rwlock *rw)
 {
     if (seat_forked(&rw->lock.seat))
         return refuse_forked();
-    pthread_mutex_lock(&rw->own);
+    int rc = handle_lock(&rw->own);
+    if (rc)
+        return rc;
     bool holds = rw->readers || peek_u32(&rw->owed);
-    int rc = holds ? seat_check(&rw->lock.seat) : err_set(DSM_ENOTHELD, 0, "for reading");
-    rw->readers -= rw->readers != 0;
+    rc = holds ? seat_check(&rw->lock.seat) : err_set(DSM_ENOTHELD, 0, "for reading");
+    publish_u32(&rw->readers, rw->readers - (rw->readers != 0));
     if (holds && !rc && !rw->readers && (rc = clear_inside(rw)) >= 0)
         gone(rw);
     pthread_mutex_unlock(&rw->own);
@@ -292,14 +298,9 @@ dsm_lock *dsm_rwlock_lock(dsm_rwlock *rw) { return &rw->lock; }
 
 int dsm_rwlock_readers(dsm_rwlock *rw, int *news)
 {
-    *news = 0;
-    if (seat_forked(&rw->lock.seat)) /* another thread may have had the mutex at the fork; a child reads nothing */
-        return 0;
-    pthread_mutex_lock(&rw->own);
-    int readers = (int)rw->readers;
-    *news = readers && rw->news;
-    pthread_mutex_unlock(&rw->own);
-    return readers;
+    uint32_t readers = seat_forked(&rw->lock.seat) ? 0 : observe_u32(&rw->readers); /* a child reads nothing */
+    *news = readers && peek_u32(&rw->news);
+    return (int)readers;
 }
 
 /* ---- by choice ---- */
@@ -403,7 +404,7 @@ int dsm_rwlock_open(dsm_remote *r, int64_t spin_ns, dsm_rwlock **out)
     dsm_rwlock *rw = calloc(1, sizeof *rw);
     if (!rw)
         return err_set(DSM_ENOMEM, 0, "rwlock");
-    pthread_mutex_init(&rw->own, NULL);
+    handle_lock_init(&rw->own);
     int rc = lock_open(&rw->lock, r, DSM_RWLOCK, spin_ns, sweep, rw);
     if (!rc && (rc = prepare(rw)))
         lock_close(&rw->lock);
@@ -419,14 +420,15 @@ int dsm_rwlock_open(dsm_remote *r, int64_t spin_ns, dsm_rwlock **out)
 /* 'inside' is cleared also where a far handle has set it without knowing that it did. */
 int dsm_rwlock_leave(dsm_rwlock *rw)
 {
-    int rc = 0;
     if (rw->lock.gone || seat_check(&rw->lock.seat)) /* or the memory is gone, or this is a child */
         return 0;
-    pthread_mutex_lock(&rw->own);
+    int rc = handle_lock(&rw->own);
+    if (rc)
+        return rc;
     if (rw->readers || !rw->lock.seat.near)
         rc = clear_inside(rw);
     if (rc >= 0)
-        rw->readers = 0;
+        publish_u32(&rw->readers, 0);
     pthread_mutex_unlock(&rw->own);
     gone(rw);
     return rc < 0 && !sure_lost(rc) ? rc : lock_leave(&rw->lock);

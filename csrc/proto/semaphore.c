@@ -21,9 +21,9 @@ struct permit {
 
 struct dsm_semaphore {
     struct seat seat;
-    pthread_mutex_t own; /* of all that follows; held across an attempt */
-    uint32_t held;
-    bool news;           /* the last permit was a dead one's */
+    pthread_mutex_t own; /* of all that follows; held across an attempt, see handle_lock() */
+    uint32_t held;       /* publish: under own; observe: dsm_semaphore_held(), without it */
+    uint32_t news;       /* the last permit was a dead one's; likewise, before 'held' */
     bool unsure;         /* a release ended with an error */
     struct permit doubt; /* far: an attempt ended with an error; value 0: none */
     uint32_t hint;
@@ -36,9 +36,10 @@ static uint64_t slot_at(const dsm_semaphore *m, uint32_t slot) { return m->seat.
 
 static int keep(dsm_semaphore *m, struct permit p, bool news)
 {
-    m->permits[m->held++] = p;
+    m->permits[m->held] = p;
     m->hint = (p.slot + 1) % m->seat.count;
-    m->news = news;
+    note_u32(&m->news, news);
+    publish_u32(&m->held, m->held + 1);
     return 1;
 }
 
@@ -117,8 +118,10 @@ static int try(dsm_semaphore *m)
 
 static int try_locked(dsm_semaphore *m)
 {
-    pthread_mutex_lock(&m->own);
-    int rc = try(m);
+    int rc = handle_lock(&m->own);
+    if (rc)
+        return rc;
+    rc = try(m);
     pthread_mutex_unlock(&m->own);
     return rc;
 }
@@ -161,10 +164,12 @@ static int release(dsm_semaphore *m)
     int rc = give_back(m, m->permits[m->held - 1]);
     bool gone = sure_gone(m->seat.r, rc);
     if (gone)
-        m->held = 0;
+        publish_u32(&m->held, 0);
     m->unsure = rc && rc != -DSM_ENOTHELD && !gone;
-    if (m->held && !m->unsure)
-        m->hint = m->permits[--m->held].slot;
+    if (m->held && !m->unsure) {
+        publish_u32(&m->held, m->held - 1);
+        m->hint = m->permits[m->held].slot;
+    }
     if (!rc && m->seat.near)
         bell_ring((struct bell *)(void *)(m->seat.near + SYNC_BELL), 1);
     return rc;
@@ -174,8 +179,9 @@ int dsm_semaphore_release(dsm_semaphore *m, uint32_t n)
 {
     if (seat_forked(&m->seat))
         return refuse_forked();
-    pthread_mutex_lock(&m->own);
-    int rc = 0;
+    int rc = handle_lock(&m->own);
+    if (rc)
+        return rc;
     if (n > m->held)
         rc = err_set(DSM_ENOTHELD, 0, "%u of %u permits that this handle has", n, m->held);
     for (uint32_t i = 0; !rc && i < n; i++)
@@ -189,8 +195,10 @@ int dsm_semaphore_value(dsm_semaphore *m)
     const uint64_t *slots;
     if (seat_forked(&m->seat))
         return refuse_forked();
-    pthread_mutex_lock(&m->own);
-    int rc = read_slots(m, &slots), n = 0;
+    int rc = handle_lock(&m->own), n = 0;
+    if (rc)
+        return rc;
+    rc = read_slots(m, &slots);
     for (uint32_t i = 0; i < m->seat.count && !rc; i++)
         n += is_free(&slots[i]);
     pthread_mutex_unlock(&m->own);
@@ -199,14 +207,9 @@ int dsm_semaphore_value(dsm_semaphore *m)
 
 int dsm_semaphore_held(dsm_semaphore *m, int *news)
 {
-    *news = 0;
-    if (seat_forked(&m->seat)) /* another thread may have had the mutex at the fork; a child has no permit */
-        return 0;
-    pthread_mutex_lock(&m->own);
-    int held = (int)m->held;
-    *news = held && m->news;
-    pthread_mutex_unlock(&m->own);
-    return held;
+    uint32_t held = seat_forked(&m->seat) ? 0 : observe_u32(&m->held); /* a child has no permit */
+    *news = held && peek_u32(&m->news);
+    return (int)held;
 }
 
 /* ---- by choice ---- */
@@ -216,8 +219,10 @@ int dsm_semaphore_holders(dsm_semaphore *m, uint64_t *values)
     const uint64_t *slots;
     if (seat_forked(&m->seat))
         return refuse_forked();
-    pthread_mutex_lock(&m->own);
-    int rc = read_slots(m, &slots), n = 0;
+    int rc = handle_lock(&m->own), n = 0;
+    if (rc)
+        return rc;
+    rc = read_slots(m, &slots);
     for (uint32_t i = 0; i < m->seat.count && !rc; i++) {
         values[n] = observe_u64(&slots[i]);
         n += values[n] != 0;
@@ -249,8 +254,10 @@ int dsm_semaphore_break(dsm_semaphore *m, uint64_t holder)
 {
     if (seat_forked(&m->seat))
         return refuse_forked();
-    pthread_mutex_lock(&m->own);
-    int rc = holder ? break_slots(m, holder) : 0;
+    int rc = handle_lock(&m->own);
+    if (rc)
+        return rc;
+    rc = holder ? break_slots(m, holder) : 0;
     pthread_mutex_unlock(&m->own);
     return rc;
 }
@@ -272,17 +279,18 @@ int dsm_semaphore_open(dsm_remote *r, int64_t spin_ns, dsm_semaphore **out)
     }
     m->seat = s;
     m->hint = (uint32_t)(s.chance % s.count);
-    pthread_mutex_init(&m->own, NULL);
+    handle_lock_init(&m->own);
     *out = m;
     return 0;
 }
 
 int dsm_semaphore_leave(dsm_semaphore *m)
 {
-    int rc = 0;
     if (seat_check(&m->seat)) /* the memory is gone, or this is a child */
         return 0;
-    pthread_mutex_lock(&m->own);
+    int rc = handle_lock(&m->own);
+    if (rc)
+        return rc;
     if (m->doubt.value)
         rc = settle(m);
     while (m->held && (rc >= 0 || rc == -DSM_ENOTHELD))

@@ -140,6 +140,23 @@ int seat_swap(const struct seat *s, uint64_t offset, uint64_t expected, uint64_t
     return sure_swap(s->r, offset, expected, desired, found);
 }
 
+/* ---- the mutex of a handle ---- */
+
+void handle_lock_init(pthread_mutex_t *own)
+{
+    pthread_mutexattr_t checked;
+    pthread_mutexattr_init(&checked);
+    pthread_mutexattr_settype(&checked, PTHREAD_MUTEX_ERRORCHECK);
+    pthread_mutex_init(own, &checked);
+    pthread_mutexattr_destroy(&checked);
+}
+
+int handle_lock(pthread_mutex_t *own)
+{
+    int sys = pthread_mutex_lock(own);
+    return sys ? err_set(DSM_EBUSY, 0, "a call of this thread on the handle is under way around this one") : 0;
+}
+
 /* ---- waiting ---- */
 
 void wait_begin(struct waiting *w, struct seat *s, uint64_t bell, int64_t timeout_ns)

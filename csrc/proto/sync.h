@@ -27,6 +27,7 @@
 #include "object.h"
 #include "sure.h"
 
+#include <pthread.h>
 #include <stddef.h>
 
 struct sync_layout {
@@ -116,5 +117,11 @@ int gate_open(uint64_t id, struct gate **out);
 void gate_close(struct gate *g);
 bool gate_enter(struct gate *g, int64_t deadline);
 void gate_leave(struct gate *g);
+
+/* A mutex of one handle that is held across ops. An op may take long, and a signal handler may run in its midst, so who keeps
+ * other threads from running (the GIL) never takes it: what such a caller asks for is in words of its own. A handler that comes
+ * while its own thread has the mutex gets EBUSY: what it waits for lies beneath it. */
+void handle_lock_init(pthread_mutex_t *own);
+int handle_lock(pthread_mutex_t *own);
 
 #endif

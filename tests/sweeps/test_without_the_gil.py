@@ -11,6 +11,8 @@ import contextlib
 import ctypes
 import functools
 import itertools
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +21,7 @@ from typing import Any
 import halt
 import numpy as np
 import pytest
-from remote_faults import SECRET, Child, Place, attempt, count, leave
+from remote_faults import SECRET, Child, Place, Row, attempt, count, leave
 from remote_table import KINDS, ROWS
 
 import dsmem
@@ -175,3 +177,78 @@ def test_attach_to_an_owner_that_is_stopped(fault_place, connected):
             yield attach
 
     assert not keeps_the_gil(make)
+
+
+# ---- what is asked of a handle in the midst of another call on it ----
+
+SLOW_MS = 100  # an op of the main thread looks for signals meanwhile
+BOUND = 60  # seconds until a process that hangs is a failure
+
+
+def ask(obj: Any) -> None:
+    """All that the handle says of itself. Some of it may take an op, which is held back, too."""
+    for name in dir(type(obj)):
+        if not name.startswith("_") and not callable(getattr(type(obj), name)):
+            with contextlib.suppress(errors.DsmemError):
+                getattr(obj, name)
+
+
+def ask_meanwhile(row: Row, obj: Any) -> None:
+    """In another thread, and in a signal handler."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        while not ended.is_set():
+            ask(obj)
+            begun.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    begun.wait()
+    call_with_handler(row, obj, lambda: ask(obj))
+    ended.set()
+    thread.join()
+
+
+def call_again_in_a_handler(row: Row, obj: Any) -> None:
+    call_with_handler(row, obj, lambda: attempt(row, obj))
+
+
+def call_with_handler(row: Row, obj: Any, handler: Callable[[], Any]) -> None:
+    signal.signal(signal.SIGALRM, lambda *_: handler())
+    signal.setitimer(signal.ITIMER_REAL, SLOW_MS / 2000)
+    with contextlib.suppress(IndexError):  # break_() of a holder that is gone
+        attempt(row, obj)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def call_slowly(pipe: Any, ref: Any, fabric: str, row: Row, ops: str, how: Callable[[Row, Any], None]) -> None:
+    context = dsmem.Context(f"{fabric}://?delay={ops}:{SLOW_MS}ms", secret=SECRET, peer_timeout=PATIENCE)
+    obj = dsmem.attach(ref, context)
+    row.before(obj)
+    pipe.send("attached")
+    pipe.recv()
+    how(row, obj)
+    os._exit(0)
+
+
+# Handles with a mutex that is held across ops.
+MIDST = [(row, ask_meanwhile) for row in ROWS] + [
+    (row, call_again_in_a_handler) for row in ROWS if row.kind in ("rwlock", "semaphore")
+]
+
+
+@pytest.mark.parametrize(("row", "how"), MIDST, ids=[f"{row}-{how.__name__}" for row, how in MIDST])
+def test_in_the_midst_of_a_call(fault_place, row, how):
+    """A mutex that is held while the main thread looks for signals, and so may wait for the GIL, is never waited for
+    with the GIL, nor in a handler that the main thread itself runs there."""
+    kind = KINDS[row.kind]
+    with Place(fault_place) as place:
+        first, last = count(place, kind, row)
+        ops = f"{first}-{max(first, last)}"
+        with place.make(kind) as owner, Child(call_slowly, owner.ref, fault_place, row, ops, how) as child:
+            assert child.pipe.recv() == "attached"
+            row.owner_before(owner)
+            child.pipe.send("go")
+            child.process.join(BOUND)
+            assert child.process.exitcode == 0
