@@ -166,7 +166,10 @@ cdef class SyncHandle(Handle):
         return 0
 
     cdef int leave_as_dead(self) except -1:
-        cdef int rc = self.depart()
+        cdef int rc
+        self.refuse_users()  # a wait of a condition may be under way, which takes this lock
+        rc = self.depart()
+        self.let_go()
         self.remote.users -= 1
         if rc:
             raise self.failed(rc, "close")

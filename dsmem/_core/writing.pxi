@@ -117,6 +117,18 @@ cdef class Writing:
         return copy
 
     def __exit__(self, kind, *error):
+        cdef bint counts = self.segment.live
+        if self.segment.ending:  # the turn ends with the handle (leave_as_dead)
+            self.segment.refuse_at_end()
+        if counts:
+            self.segment.enter()
+        try:
+            self.end(kind)
+        finally:
+            if counts:
+                self.segment.leave()
+
+    cdef int end(self, object kind) except -1:
         cdef ndarray copy = self.copy
         self.copy = None
         if kind is not None:

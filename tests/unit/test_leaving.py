@@ -13,6 +13,7 @@ import pytest
 
 import dsmem
 from dsmem import errors
+from dsmem.node import memory_of
 
 SECRET = bytes(range(16))
 FABRIC = "fault+shm"  # remote, also between contexts of one host
@@ -133,6 +134,25 @@ def test_a_thread_that_never_waits_does_not_keep_its_lane(owner, user):
         done = run("threading.Thread(target=waits, daemon=True).start(); in_a_call(o)", q, call)
         assert (done.returncode, done.stderr) == (0, "")
         check_free("queue", q, user)
+
+
+def test_a_lock_and_a_condition_that_goes_with_it_leave(owner, user):
+    with dsmem.connect("ends", context=owner) as cluster:
+        lock = cluster.lock("o", create=True, members=3)
+        condition = cluster.condition("c", lock, create=True, members=2)
+        call = "condition.acquire() and condition.wait()"
+        body = f"""
+            condition = pickle.loads(base64.b64decode({base64.b64encode(pickle.dumps(condition)).decode()!r}))
+            threading.Thread(target=waits, daemon=True).start(); in_a_call(condition)
+        """
+        done = run(body, lock, call)
+        assert (done.returncode, done.stderr) == (0, "")
+        check_free("lock", lock, user)
+        with contextlib.closing(dsmem.attach(lock.ref, user)) as other:
+            memory = memory_of(condition.ref, user)
+            type(condition)._open(
+                memory, None, "c", lock=other
+            ).close()  # a place; TooManyMembersError where it is taken
 
 
 def test_a_lock_that_is_held_at_the_end_goes_on_as_that_of_a_dead_process(owner, user):
