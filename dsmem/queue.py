@@ -49,8 +49,9 @@ def _shape(
     if capacity is None:
         raise errors.InvalidArgumentError(f"capacity_bytes={capacity_bytes!r}: bytes, at least 1")
     lane = max(4096, 1 << (capacity - 1).bit_length())
-    lanes = 1 if producers in (None, "one") else _MANY if producers == "many" else producers
-    if not isinstance(lanes, int) or consumers not in (None, "one", "many"):
+    many = 1 if producers in (None, "one") else _MANY if producers == "many" else producers
+    lanes = _core.whole(many, 1)
+    if lanes is None or consumers not in (None, "one", "many"):
         raise errors.InvalidArgumentError(
             f"producers={producers!r}, consumers={consumers!r}: 'one' or 'many'; producers also their greatest number"
         )

@@ -78,22 +78,29 @@ def user_name(uid: int) -> str:
         return str(uid)
 
 
+def _number(what: str, value: object) -> int:
+    number: int | None = _core.whole(value, 0, (1 << 32) - 2)  # the last one means none to the kernel
+    if number is None:
+        raise errors.InvalidArgumentError(f"{what}={value!r}: a name, or a number from 0 to {(1 << 32) - 2}")
+    return number
+
+
 def user_number(user: int | str) -> int:
     """The number of a user given by number or name."""
-    if isinstance(user, int):
-        return user
+    if not isinstance(user, str):
+        return _number("owner", user)
     try:
         return pwd.getpwnam(user).pw_uid
-    except KeyError:
+    except (KeyError, ValueError):  # a text with a NUL
         raise errors.InvalidArgumentError(f"owner={user!r}: no such user") from None
 
 
 def _group_number(group: int | str) -> int:
-    if isinstance(group, int):
-        return group
+    if not isinstance(group, str):
+        return _number("group", group)
     try:
         return grp.getgrnam(group).gr_gid
-    except KeyError:
+    except (KeyError, ValueError):  # a text with a NUL
         raise errors.InvalidArgumentError(f"group={group!r}: no such group") from None
 
 
@@ -117,9 +124,10 @@ def _of_another(folder: Path, info: os.stat_result, owner: int) -> errors.Access
 
 def check_mode(mode: int) -> int:
     """Refuse what is no file mode with which an object can be used."""
-    if not isinstance(mode, int) or mode & ~0o666 or mode & 0o600 != 0o600:
+    bits: int | None = _core.whole(mode, 0o600, 0o666)
+    if bits is None or bits & ~0o666:
         raise errors.InvalidArgumentError(f"mode={mode!r}: 0o600 with any of 0o066")
-    return mode
+    return bits
 
 
 def _own(folder: Path) -> None:
@@ -322,8 +330,7 @@ class LocalNames:
         """Make an object, open it and give it the name: the whole object, or an exception and nothing."""
         name = check_name(name)
         path = self.folder / name
-        if mode is not None:
-            check_mode(mode)
+        mode = None if mode is None else check_mode(mode)
         creator = _this_process().identity if lifetime == "creator" else 0
         try:
             if os.path.lexists(path):  # before memory is taken; linking decides

@@ -13,6 +13,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import dsmem
@@ -485,3 +486,21 @@ def test_a_cluster_has_no_copy(cluster, copied):
     assert lock.acquire(timeout=0) and [info.name for info in cluster.list()] == ["a"]
     lock.release()
     lock.close()
+
+
+@pytest.mark.parametrize("what", ["owner", "group"])
+@pytest.mark.parametrize("value", [1.5, -1, (1 << 32) - 1, 1 << 32, "a\0", "no such one", b"root", [0]])
+def test_what_is_no_user_or_group(name, what, value):
+    with pytest.raises(errors.InvalidArgumentError, match=f"{what}="):
+        dsmem.connect(name, **{what: value})
+
+
+def test_numbers_of_numpy_are_numbers(name):
+    numbers = {"owner": np.int64(os.geteuid()), "group": np.int64(os.getegid()), "mode": np.int64(0o600)}
+    with dsmem.connect(name, **numbers) as cluster:
+        queue = cluster.queue("a", create=True, mode=np.uint16(0o600), producers=np.int64(3))
+        assert queue.properties["lanes"] == 3
+        queue.close()
+        for mode in (0o600 + 0.0, 0o700, 0o060, "600"):
+            with pytest.raises(errors.InvalidArgumentError, match="mode="):
+                cluster.lock("b", create=True, mode=mode)
