@@ -410,8 +410,6 @@ int dsm_watch_open(dsm_queue *q, dsm_watch **out);
 int dsm_watch_fd(const dsm_watch *w);
 void dsm_watch_arm(dsm_watch *w, uint64_t room);
 void dsm_watch_close(dsm_watch *w); /* NULL: nothing */
-/* In a child of fork, where its thread is not: closes the child's file descriptor and leaves the rest as it lies. */
-void dsm_watch_forget(dsm_watch *w);
 
 /* ---- synchronisation (docs/protocols/lock.md, sync.md) ----
  *

@@ -301,7 +301,7 @@ int lock_leave(dsm_lock *l)
 void lock_close(dsm_lock *l)
 {
     lock_leave(l);
-    if (l->gate) {
+    if (l->gate && !seat_forked(&l->seat)) {
         if (observe_u64(&l->held))
             gate_leave(l->gate);
         gate_close(l->gate);

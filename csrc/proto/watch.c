@@ -97,12 +97,6 @@ void dsm_watch_arm(dsm_watch *w, uint64_t room)
     pthread_mutex_unlock(&w->lock);
 }
 
-void dsm_watch_forget(dsm_watch *w)
-{
-    if (w)
-        close(w->fd);
-}
-
 void dsm_watch_close(dsm_watch *w)
 {
     if (!w)

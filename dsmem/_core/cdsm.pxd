@@ -211,7 +211,6 @@ cdef extern from "dsm.h" nogil:
     int dsm_watch_fd(const dsm_watch *w)
     void dsm_watch_arm(dsm_watch *w, uint64_t room)
     void dsm_watch_close(dsm_watch *w)
-    void dsm_watch_forget(dsm_watch *w)
 
     uint64_t dsm_sync_bytes(int type, uint32_t members, uint32_t count)
     int dsm_sync_format(void *memory, int type, uint32_t members, uint32_t count, uint64_t lock)

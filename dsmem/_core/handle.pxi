@@ -16,13 +16,14 @@
 # A child of fork() has a copy of every handle. What the handle stands for is the parent's: roles, turns, locks, calls
 # that other threads had begun. The child's copy becomes a handle of its own with its first call, which renew()
 # prepares: the core's object of before is left as it lies, for another thread may have been changing it, and is never
-# freed or asked again. Then
+# freed or asked again. Where there can be none, since the memory is a context's, renew() raises ForkError, and the
+# handle stays outdated: close() leaves it to the parent. Then
 #   epoch      the fork count of the process that the core's object is of
 #   inherited  calls of before the fork: some may still end here, if the thread that forked was in them, as it can be in
 #              a callback or a signal handler. Those lie beneath all calls that this thread has begun since (nested),
 #              so they are the ones that end while nested is 0
-#   kept       views of before the fork; some may be of threads that are gone. They do not hinder close(), which leaves
-#              the memory to them
+#   kept       the most views of before the fork that there can still be; some may be of threads that are gone. They do
+#              not hinder close(), which leaves the memory to them
 
 ctypedef int (*naming)(void *arg, uint64_t *identities) noexcept nogil
 ctypedef int (*breaking)(void *arg, uint64_t holder) noexcept nogil
@@ -113,8 +114,14 @@ cdef class Handle:
         self.kept = self.exports
 
     cdef int renew(self) except -1:
-        """An object of the core for this process. Where there can be none the core refuses what is asked of the old."""
+        """An object of the core for this process, or ForkError. A context and its remotes have none: it refuses ops."""
         return 0
+
+    @cython.final
+    cdef inline void drop_export(self) noexcept:
+        self.exports -= 1
+        if self.kept > self.exports:
+            self.kept = self.exports
 
     # -- the end --
 

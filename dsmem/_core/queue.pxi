@@ -23,7 +23,7 @@ cdef class Queue(Handle):
     def __dealloc__(self):
         # What a subclass has not closed: memory of this process. The lane of a dropped handle stays until its end.
         if self.outdated():
-            self.forget_watches()
+            self.watch_items = self.watch_room = NULL
         c.dsm_watch_close(self.watch_items)
         c.dsm_watch_close(self.watch_room)
         if self.turn != NULL:
@@ -69,8 +69,7 @@ cdef class Queue(Handle):
         cdef c.dsm_queue *own = NULL
         cdef PyThread_type_lock turn
         cdef int rc
-        if self.remote.context is not None:
-            return 0
+        self.remote.refuse_forked(self)
         self.remote.catch_up()
         turn = PyThread_allocate_lock()  # another thread may have had the old one
         if turn == NULL:
@@ -81,13 +80,12 @@ cdef class Queue(Handle):
             raise self.remote.failed(rc, "queue")
         self.ptr, self.turn = own, turn
         self.producing = self.consuming = False
-        self.writing = self.writing_view = self.reading = self.reading_view = None
-        self.forget_watches()
+        self.forget_inherited()
         return 0
 
-    cdef void forget_watches(self) noexcept:
-        c.dsm_watch_forget(self.watch_items)
-        c.dsm_watch_forget(self.watch_room)
+    cdef void forget_inherited(self) noexcept:
+        """The watches' descriptors stay open: the program may have closed them, so that they mean other files."""
+        self.writing = self.writing_view = self.reading = self.reading_view = None
         self.watch_items = self.watch_room = NULL
 
     cdef int let_go(self) except -1:
@@ -412,7 +410,7 @@ cdef class Queue(Handle):
             self.leave()
 
     cdef object reserve_view(self, uint64_t n, int64_t deadline):
-        cdef Slot slot = new_slot(self, NULL, n, False)
+        cdef Slot slot = new_slot(self, self.remote, NULL, n, False)
         cdef void *at
         cdef int rc = self.reserve_once(n, &at, deadline)
         while rc == -c.DSM_EFULL:
@@ -636,7 +634,7 @@ cdef class Queue(Handle):
             if not self.reading.exports:
                 self.reading_view = memoryview(self.reading)
             return self.reading_view
-        cdef Slot slot = new_slot(self, NULL, 0, True)
+        cdef Slot slot = new_slot(self, self.remote, NULL, 0, True)
         cdef const void *p
         cdef uint64_t length
         cdef uint8_t kind
@@ -780,7 +778,7 @@ cdef class Queue(Handle):
         cdef int rc = 0
         self.live = False
         if self.outdated():  # a child closes what it has not used: the core's handle stays as it lies
-            self.forget_watches()
+            self.forget_inherited()
             return self.let_go()
         self.watch_items, self.watch_room = NULL, NULL
         with nogil:

@@ -55,7 +55,7 @@ cdef class Region(Handle):
         self.exports += 1
 
     def __releasebuffer__(self, Py_buffer *view):
-        self.exports -= 1
+        self.drop_export()
 
     def __dlpack__(self, **options):
         return self.array().__dlpack__(**options)

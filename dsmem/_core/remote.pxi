@@ -41,6 +41,12 @@ cdef class Remote(Handle):
             self.ptr = own
         return 0
 
+    cdef int refuse_forked(self, Handle user) except -1:
+        """What a context's memory is used by is not made anew in a child."""
+        if self.context is not None:
+            raise refused(c.DSM_EFORK, f"the {user.noun()} was opened before the fork")
+        return 0
+
     cdef str noun(self):
         return "remote"
 
@@ -74,7 +80,7 @@ cdef class Remote(Handle):
         self.exports += 1
 
     def __releasebuffer__(self, Py_buffer *view):
-        self.exports -= 1
+        self.drop_export()
         self.close_if_parting()
 
     # -- local or remote: the one place that chooses, for copies and atomics; the remote is in use --

@@ -39,8 +39,7 @@ cdef class SegmentCore(Handle):
         cdef Remote remote
         cdef uint64_t own = 0
         cdef int rc
-        if self.remote.context is not None:
-            return 0
+        self.remote.refuse_forked(self)
         for remote in (*self.old, self.remote):
             remote.catch_up()
         rc = c.dsm_identity(&own)

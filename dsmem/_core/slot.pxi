@@ -41,8 +41,12 @@ def queue_format(memory, lanes, lane_bytes, max_message, *, many_consumers=False
 
 @cython.final
 cdef class Slot:
-    """Bytes in a queue that a reservation or a message being read occupies; counts the views of them."""
+    """Bytes in a queue that a reservation or a message being read occupies; counts the views of them.
+
+    While there are any they count as one of the queue's memory, which a child of fork() may close under them.
+    """
     cdef object owner
+    cdef Remote remote
     cdef void *at
     cdef Py_ssize_t length
     cdef bint readonly
@@ -53,14 +57,19 @@ cdef class Slot:
             raise refused(c.DSM_ECLOSED, "message")
         PyBuffer_FillInfo(view, self, self.at, self.length, self.readonly, flags)
         self.exports += 1
+        if self.exports == 1:
+            self.remote.exports += 1
 
     def __releasebuffer__(self, Py_buffer *view):
         self.exports -= 1
+        if not self.exports:
+            self.remote.drop_export()
+            self.remote.close_if_parting()
 
 
-cdef Slot new_slot(owner, void *at, uint64_t length, bint readonly):
+cdef Slot new_slot(owner, Remote remote, void *at, uint64_t length, bint readonly):
     cdef Slot s = Slot.__new__(Slot)
-    s.owner, s.at, s.length, s.readonly = owner, at, length, readonly
+    s.owner, s.remote, s.at, s.length, s.readonly = owner, remote, at, length, readonly
     return s
 
 

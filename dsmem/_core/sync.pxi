@@ -73,8 +73,7 @@ cdef class SyncHandle(Handle):
     cdef int renew(self) except -1:
         """What the parent's handle holds is the parent's; this one holds nothing, and has a place of its own."""
         cdef int rc
-        if self.remote.context is not None:
-            return 0
+        self.remote.refuse_forked(self)
         self.remote.catch_up()
         rc = self.open_core(self.remote.ptr)
         if rc:

@@ -414,6 +414,54 @@ def test_new_views_in_a_child_hinder_close(here):
     assert array.tolist() == [0] * 4
 
 
+def test_a_new_view_hinders_close_when_those_of_before_are_gone(here):
+    segment = here.segment("it", 4, "i8", create=True)
+    views = [segment.array]
+
+    def child():
+        segment.read(0)
+        views.clear()
+        gc.collect()
+        new = segment.array
+        raises(errors.BusyError, segment.close)
+        new[0] = 7
+        del new
+        segment.close()
+
+    in_child(child)
+    assert segment.read(0) == 7
+    views.clear()
+
+
+@pytest.mark.parametrize("end", ["close", "use and close", "drop", "close the cluster"])
+@pytest.mark.parametrize("how", ["reserve", "peek"])
+def test_views_of_a_message_stay_valid(here, how, end):
+    queue = here.queue("it", create=True)
+    if how == "reserve":
+        view = queue.reserve(8)
+        view[:] = b"abcdefgh"
+    else:
+        queue.put(b"abcdefgh")
+        view = queue.peek()
+    queues = [queue]
+
+    def child(queue):
+        if end.startswith("use"):
+            queue.qsize()
+        if end.endswith("cluster"):
+            here.close()
+        elif end != "drop":
+            queue.close()
+        del queue
+        queues.clear()
+        gc.collect()
+        assert bytes(view) == b"abcdefgh"
+        view.release()
+
+    in_child(child, queue)
+    assert bytes(view) == b"abcdefgh"
+
+
 def test_a_segment_that_grows_after_the_fork(here):
     segment = here.segment("segment", 4, "i8", create=True)
 

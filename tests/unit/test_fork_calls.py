@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import gc
 import multiprocessing
 import os
 import pickle
@@ -249,6 +250,75 @@ def test_a_batch_stays_the_parents():
             in_child(execute)
         assert count.value == 0
         assert region.array()[0] == 1
+
+
+# -- what is closed or dropped after it was refused --
+
+IN_CONTEXTS = {
+    "lock": ({}, lambda o: o.locked()),
+    "spinlock": ({}, lambda o: o.locked()),
+    "rlock": ({}, lambda o: o.locked()),
+    "rwlock": ({}, lambda o: o.readers()),
+    "condition": ({}, lambda o: o.locked()),
+    "barrier": ({"parties": 2}, lambda o: o.n_waiting),
+    "once": ({}, lambda o: o.holder()),
+    "event": ({}, lambda o: o.is_set()),
+    "semaphore": ({"n": 2}, lambda o: o.value),
+    "counting_semaphore": ({"n": 2, "owned": False}, lambda o: o.value),
+    "segment": ({"shape": 4, "dtype": "i8", "versioned": True}, lambda o: o.snapshot()),
+    "queue": ({}, lambda o: o.put(b"x")),
+    "clock": ({}, lambda o: Lamport(o).send()),
+}
+
+
+@pytest.mark.parametrize("way", ["shm", "fault+shm"])
+@pytest.mark.parametrize("kind", IN_CONTEXTS)
+def test_what_a_context_reached_is_left_to_the_parent(kind, way):
+    """Nothing of it is touched in a child, whether it was used there or not."""
+    properties, use = IN_CONTEXTS[kind]
+
+    def child(used, end):
+        for _ in range(used):
+            raises(errors.ForkError, use, handles[0])
+        end()
+        gc.collect()
+
+    def close():
+        handles[0].close()
+        assert handles[0].closed
+
+    def close_with_context():
+        close()
+        user.close()
+
+    with dsmem.Context(way, secret=b"s" * 32) as owner, dsmem.Context(way, secret=b"s" * 32) as user:
+        with dsmem.connect(context=owner) as cluster:
+            obj = getattr(cluster, kind.removeprefix("counting_"))("it", create=True, **properties)
+            handles = [dsmem.attach(obj.ref, user)]
+            for end in (close, handles.clear, close_with_context):
+                for used in range(3):
+                    in_child(child, used, end)
+            with contextlib.closing(handles.pop()) as handle:
+                use(handle)
+
+
+# -- descriptors and views of the parent's --
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_child_closes_no_descriptor_that_is_not_its_own(here, used):
+    queue = here.queue("it", create=True)
+    number = queue.fileno()
+
+    def child():
+        os.close(number)  # as daemons do with all that they do not know
+        os.dup2(os.open(os.devnull, os.O_RDONLY), number)
+        if used:
+            queue.qsize()
+        queue.close()
+        os.fstat(number)
+
+    in_child(child)
 
 
 # -- how Python makes processes --
