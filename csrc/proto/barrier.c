@@ -7,23 +7,29 @@
  *                  never, most: that many or more); bits 20-63: generation, which grows when the parties go on and with every reset
  *        8      8  arrived: bits 0-10: parties that have come; bits 11-63: to this generation, modulo 2^53
  *       16     48  zero
- *       64     8n  who has come: identities (member.h), in the order of arrival
+ *       64     8n  who has come, in the order of arrival: identity (member.h) xor generation * 0x9E3779B97F4A7C15
  *
  * ROUND is the word that counts. Only compare-swaps change it, and it takes no value twice. Three things can end a generation, and
  * one of them does: the parties have met (by the last of them), a reset, a break (which keeps the generation and sets the bit). Breaks
- * and resets need no lock, so neither who died with it nor who was stopped with it keeps anybody in a wait.
+ * and resets need no lock, so neither who died with it nor who was stopped with it keeps anybody in a wait. (A reset takes it where
+ * it can, for its news.)
  *
- * ARRIVED and who has come are written by the holder of the object's lock (lock.h): first who, with a plain store, then arrived, by a
- * compare-swap from what was read. What an earlier generation has left there is void. So a holder whose lock was broken, and who
- * wakes, doesn't take back what others have counted since: it is told that the barrier is broken, as it is.
+ * ARRIVED and who has come are changed by the holder of the object's lock (lock.h): first who, then arrived, both by compare-swaps
+ * from what was read, and who takes no value twice either: the generation is in it. What an earlier generation has left there is
+ * void. So a holder whose lock was broken, and who wakes, changes nothing that others have written since: it is told that the barrier
+ * is broken, as it is.
+ *
+ * THE NEWS of a free lock is the record that somebody died with it, or was broken. Who broke it, or took over its entry of
+ * the member table, need do no more, and may die next. The next holder finds it, and so do those who wait.
  *
  * A sleeper that finds a later generation than its own asks how its own ended: by the reset, if that is where the last reset was; if
  * there was one later, it is told of that. A sleeper that has overslept 2^19 generations without one is told that it met.
  *
  * If a process dies
  *   while it holds the lock      the next holder gets the news and breaks the barrier: it may have come without being counted. So does
- *                                a waiter within 100 ms, since there may be nobody left to come: it held the lock itself in this
- *                                generation, so the dead took it after that, and came to this generation or a later one
+ *                                a waiter within 100 ms that finds the dead one in the word, or the news: there may be nobody left
+ *                                to come. The waiter held the lock itself in this generation and gave it back without news, so the
+ *                                dead took it after that, and came to this generation or a later one
  *   after it has arrived         a waiter finds it dead within 50 ms and breaks the barrier, also while it runs the action; so does the
  *                                last to come, if he has not looked for 40 ms
  */
@@ -31,6 +37,7 @@
 
 #include <stdlib.h>
 
+enum { REFUSED = 3 }; /* of an arrival */
 enum { ROUND = 0, ARRIVED = 8, WHO = SYNC_LINE, GENERATION_SHIFT = 20, COUNT_BITS = 11 };
 #define BROKEN 1ull
 #define AGE_ONE 2ull
@@ -46,6 +53,7 @@ struct dsm_barrier {
 struct state {
     uint64_t round, arrived;
     uint64_t word; /* arrived, as it stands there */
+    uint64_t slot; /* who[arrived], for the holder of the lock */
 };
 
 static const struct seat *seat(const dsm_barrier *b) { return &b->lock.seat; }
@@ -61,6 +69,12 @@ static uint64_t next_round(uint64_t round, bool met)
     return (generation_of(round) + 1) << GENERATION_SHIFT | age;
 }
 
+/* Who, of this generation, as it stands there; and back. */
+static uint64_t stamped(uint64_t identity, uint64_t round)
+{
+    return identity ^ generation_of(round) * 0x9E3779B97F4A7C15ull;
+}
+
 /* How a generation ended that is before that of 'round'. */
 static bool was_met(uint64_t round, uint64_t generation)
 {
@@ -68,13 +82,8 @@ static bool was_met(uint64_t round, uint64_t generation)
     return !age || age == AGE_MOST || generation_of(round) - age / AGE_ONE < generation;
 }
 
-static int read_state(dsm_barrier *b, struct state *s)
+static int count_arrived(dsm_barrier *b, struct state *s)
 {
-    int rc = seat_read(seat(b), seat(b)->own + ROUND, &s->round);
-    if (!rc)
-        rc = seat_read(seat(b), seat(b)->own + ARRIVED, &s->word);
-    if (rc)
-        return rc;
     bool now = s->word >> COUNT_BITS == generation_of(s->round) && !(s->round & BROKEN);
     s->arrived = now ? s->word & COUNT : 0;
     if (s->arrived > seat(b)->count)
@@ -82,7 +91,33 @@ static int read_state(dsm_barrier *b, struct state *s)
     return 0;
 }
 
+static int read_state(dsm_barrier *b, struct state *s)
+{
+    int rc = seat_read(seat(b), seat(b)->own + ROUND, &s->round);
+    if (!rc)
+        rc = seat_read(seat(b), seat(b)->own + ARRIVED, &s->word);
+    return rc ? rc : count_arrived(b, s);
+}
+
 static int broken(void) { return err_set(DSM_EBROKEN, 0, "barrier"); }
+
+/* For the holder of the lock, with the slot that is the next. The lock's word comes last: if it is still his, it was all his. */
+static int read_slot(dsm_barrier *b, struct state *s)
+{
+    uint64_t copy[WHO / 8 + DSM_BARRIER_MOST], word;
+    int rc = seat_read_all(seat(b), seat(b)->own, copy, WHO + 8ull * seat(b)->count);
+    if (!rc)
+        rc = seat_read(seat(b), SYNC_WORD, &word);
+    if (rc)
+        return rc;
+    if (word != observe_u64(&b->lock.held))
+        return broken();
+    s->round = copy[ROUND / 8];
+    s->word = copy[ARRIVED / 8];
+    rc = count_arrived(b, s);
+    s->slot = rc || s->arrived == seat(b)->count ? 0 : copy[WHO / 8 + s->arrived];
+    return rc;
+}
 
 /* ---- the round ---- */
 
@@ -138,31 +173,21 @@ static int break_what_is_owed(dsm_barrier *b)
     return rc < 0 ? rc : 0;
 }
 
-/* The news of who died with the lock is for the generation that is over, unless somebody waits in the new one already, which it
- * may have come to. */
-static void forget_the_dead(dsm_barrier *b)
-{
-    struct state s;
-    b->lock.looked = 0;
-    if (lock_acquire_again(&b->lock, 0) != 1)
-        return;
-    if (dsm_lock_recovered(&b->lock) && !read_state(b, &s) && s.arrived)
-        dsm_barrier_break(b, generation_of(s.round));
-    lock_give_up(&b->lock, false);
-}
-
+/* With the lock, where it can be had at once: then its news is of the generation that is over, and ends with it. */
 int dsm_barrier_reset(dsm_barrier *b)
 {
     struct state s;
+    b->lock.looked = 0;
+    bool held = lock_acquire_again(&b->lock, 0) == 1, news = held && dsm_lock_recovered(&b->lock);
     int rc = 0;
     while (!rc) {
         rc = read_state(b, &s);
-        if (!rc && !s.arrived && !(s.round & BROKEN))
-            return 0;
-        if (!rc)
-            rc = turn(b, s.round, next_round(s.round, false), &s.round);
+        if (rc || (!s.arrived && !(s.round & BROKEN) && !news))
+            break;
+        rc = turn(b, s.round, next_round(s.round, false), &s.round);
     }
-    forget_the_dead(b);
+    if (held)
+        lock_give_up(&b->lock, rc < 0);
     return rc < 0 ? rc : 0;
 }
 
@@ -176,7 +201,7 @@ static int open_state(dsm_barrier *b, int64_t timeout_ns, struct state *s)
         return rc;
     rc = dsm_lock_recovered(&b->lock) ? dsm_barrier_break(b, DSM_BARRIER_ANY) : 0;
     if (rc >= 0)
-        rc = read_state(b, s);
+        rc = read_slot(b, s);
     if (!rc)
         return 1;
     lock_give_up(&b->lock, true);
@@ -192,11 +217,12 @@ static int close_state(dsm_barrier *b, int rc)
 
 /* ---- arrival ---- */
 
-static bool somebody_died(dsm_barrier *b, uint64_t arrived)
+/* Of those who came to the generation that *s tells. Is it over meanwhile, the answer says nothing. */
+static bool somebody_died(dsm_barrier *b, const struct state *s)
 {
     uint64_t alive = seat(b)->identity;
-    for (uint64_t i = 0; i < arrived && i < seat(b)->count; i++) {
-        uint64_t who = observe_u64(seat_word(seat(b), seat(b)->own + WHO + 8 * i));
+    for (uint64_t i = 0; i < s->arrived && i < seat(b)->count; i++) {
+        uint64_t who = stamped(observe_u64(seat_word(seat(b), seat(b)->own + WHO + 8 * i)), s->round);
         if (who == alive)
             continue;
         if (member_dead(who))
@@ -206,27 +232,37 @@ static bool somebody_died(dsm_barrier *b, uint64_t arrived)
     return false;
 }
 
-/* 1: arrived, 2: arrived as the last, 0: all places are taken, the last of them has not finished. */
-static int arrive(dsm_barrier *b, struct state *s, bool finish)
+/* 1: arrived, 2: arrived as the last, 0: all places are taken, the last of them has not finished; REFUSED: somebody who was
+ * broken has changed a word after it was read here. */
+static int arrive_from(dsm_barrier *b, const struct state *s, bool finish)
 {
-    uint64_t generation = generation_of(s->round);
-    if (s->round & BROKEN || s->word >> COUNT_BITS > generation) /* the lock is another's, who has gone on */
+    uint64_t generation = generation_of(s->round), own = seat(b)->own;
+    if (s->round & BROKEN)
         return broken();
     if (s->arrived == seat(b)->count)
         return 0;
     bool last = s->arrived + 1 == seat(b)->count;
-    if (last && seat(b)->near && seat_time_to_look(&b->looked) && somebody_died(b, s->arrived)) {
+    if (last && seat(b)->near && seat_time_to_look(&b->looked) && somebody_died(b, s)) {
         int rc = dsm_barrier_break(b, generation);
         return rc < 0 ? rc : broken();
     }
-    int rc = seat_write(seat(b), seat(b)->own + WHO + 8 * s->arrived, seat(b)->identity);
+    int rc = sure_move(seat(b)->r, own + WHO + 8 * s->arrived, s->slot, stamped(seat(b)->identity, s->round));
     if (!rc)
-        rc = sure_move(seat(b)->r, seat(b)->own + ARRIVED, s->word, generation << COUNT_BITS | (s->arrived + 1));
+        rc = sure_move(seat(b)->r, own + ARRIVED, s->word, generation << COUNT_BITS | (s->arrived + 1));
     if (rc == -DSM_ECORRUPT)
-        return broken();
+        return REFUSED;
     if (!rc && last && finish)
         rc = meet(b, s->round);
     return rc < 0 ? rc : 1 + last;
+}
+
+/* Who was broken does that once, and whoever finds itself broken gives up: so some tries are enough. */
+static int arrive(dsm_barrier *b, struct state *s, bool finish)
+{
+    int rc = arrive_from(b, s, finish);
+    for (int i = 0; i < SURE_TRIES && rc == REFUSED; i++)
+        rc = (rc = read_slot(b, s)) ? rc : arrive_from(b, s, finish);
+    return rc == REFUSED ? broken() : rc;
 }
 
 static int wait_for_end(dsm_barrier *b, uint64_t generation, int64_t timeout_ns);
@@ -277,22 +313,25 @@ static int ended(dsm_barrier *b, uint64_t generation, uint64_t *round)
     return was_met(*round, generation) ? 1 : broken();
 }
 
-/* 1: who holds the lock is dead. */
+/* 1: who holds the lock is dead, or who had it before died with it or was broken. Far, only what others have found. */
 static int holder_died(dsm_barrier *b)
 {
-    uint64_t word = observe_u64(seat_word(seat(b), SYNC_WORD));
-    return word & LOCK_HELD ? lock_holder_dead(&b->lock, word) : 0;
+    uint64_t word;
+    int rc = seat_read(seat(b), SYNC_WORD, &word);
+    if (rc)
+        return rc;
+    return word & LOCK_HELD ? lock_holder_dead(&b->lock, word) : (word & LOCK_NEWS) != 0;
 }
 
 static int break_for_the_dead(dsm_barrier *b, uint64_t generation)
 {
     struct state s;
-    if (!seat(b)->near || !seat_time_to_look(&b->looked))
+    if (!seat_time_to_look(&b->looked))
         return 0;
     int rc = read_state(b, &s);
     if (rc || generation_of(s.round) != generation)
         return rc;
-    rc = somebody_died(b, s.arrived) ? 1 : holder_died(b);
+    rc = seat(b)->near && somebody_died(b, &s) ? 1 : holder_died(b);
     if (rc == 1)
         rc = dsm_barrier_break(b, generation);
     return rc < 0 ? rc : 0;
@@ -337,14 +376,21 @@ int dsm_barrier_waiting(dsm_barrier *b, int *is_broken)
 
 /* ---- by choice ---- */
 
-/* Who has come to the generation that *s tells. */
+/* Who has come to the generation that *s tells. Again only where the parties went on, or were reset, meanwhile. */
 static int who_came(dsm_barrier *b, struct state *s, uint64_t *identities)
 {
-    int rc = read_state(b, s);
-    if (rc || !s->arrived)
-        return rc;
-    rc = seat_read_all(seat(b), seat(b)->own + WHO, identities, 8 * s->arrived);
-    return rc ? rc : (int)s->arrived;
+    uint64_t round;
+    for (;;) {
+        int rc = read_state(b, s);
+        if (!rc && s->arrived)
+            rc = seat_read_all(seat(b), seat(b)->own + WHO, identities, 8 * s->arrived);
+        if (!rc)
+            rc = seat_read(seat(b), seat(b)->own + ROUND, &round);
+        for (uint64_t i = 0; !rc && i < s->arrived; i++)
+            identities[i] = stamped(identities[i], round);
+        if (rc || generation_of(round) == generation_of(s->round))
+            return rc ? rc : (int)s->arrived;
+    }
 }
 
 int dsm_barrier_waiters(dsm_barrier *b, uint64_t *identities)
@@ -357,14 +403,19 @@ int dsm_barrier_waiters(dsm_barrier *b, uint64_t *identities)
     return rc ? rc : n;
 }
 
-/* As if it had died: with the lock, of whatever generation it may be; or after it had come, of that one. */
+/* As if it had died: with the lock, so that its news is there for all; or after it had come, of that generation. The round is read
+ * first, for who waits now need not wait until it looks: a later one has the news, or nothing to do with it. */
 int dsm_barrier_evict(dsm_barrier *b, uint64_t holder)
 {
     struct state s;
-    uint64_t came[DSM_BARRIER_MOST];
-    int freed = dsm_lock_break(&b->lock, holder);
-    if (freed)
-        return freed < 0 ? freed : dsm_barrier_break(b, DSM_BARRIER_ANY);
+    uint64_t round, came[DSM_BARRIER_MOST];
+    int freed = seat_read(seat(b), seat(b)->own + ROUND, &round);
+    if (!freed)
+        freed = dsm_lock_break(&b->lock, holder);
+    if (freed) {
+        int rc = freed < 0 ? freed : dsm_barrier_break(b, generation_of(round));
+        return rc < 0 ? rc : 1;
+    }
     int n = who_came(b, &s, came), rc = n < 0 ? n : 0;
     for (int i = 0; i < n && !rc; i++)
         if (holder && came[i] == holder)

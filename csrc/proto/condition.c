@@ -9,8 +9,12 @@
  *       24      8  when: the token of the grant in which it was notified
  *       32     32  zero
  * The object's second bell rings with that of any line, for threads that wait for several.
- * All of it but the bell is written by the holder of the lock, with plain stores. The token orders the waiters and names them: a
- * holder gives the lock back when it begins to wait, so no two have the same.
+ * The token orders the waiters and names them: a holder gives the lock back when it begins to wait, so no two have the same.
+ *
+ * The holder of the lock changes all of it but the bell, by compare-swaps from what it has read. State takes no value twice in a line,
+ * and neither does 'when', which grows. Who has a line keeps it: who goes 0 -> me, me -> 0, dead -> another, and the other words follow.
+ * A holder whose lock was broken finds out where it begins, by the lock's word. Is it broken after that look, it may yet
+ * notify waiters that were there before it was broken (it is as if it had done so then), but none that has come since.
  *
  *   wait     holding the lock: who, then state waiting; release; sleep until notified; take the lock; state free, then who 0
  *   notify   holding the lock: the oldest that wait get 'when' and become notified; their bells ring
@@ -26,6 +30,7 @@
 #include "lock.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #define NEAR_PATIENCE_NS 2000000000 /* for the lock, by who closes the handle */
 enum { STATE = 0, WHO = 8, BELL = 16, WHEN = 24, FREE = 0, WAITING = 1, NOTIFIED = 2 };
@@ -34,7 +39,7 @@ struct dsm_condition {
     dsm_lock inner; /* the object's own lock, and this handle's seat */
     dsm_lock *lock; /* the one that counts */
     uint64_t looked;
-    uint8_t *copy;  /* far: of all lines */
+    uint8_t *copy;  /* far: of the bytes from the word to the end */
     uint64_t *left; /* of each line, the token of a wait of this handle that could not free it, or 0 */
     uint32_t owing; /* there may be one */
 };
@@ -46,58 +51,86 @@ static uint64_t at(const dsm_condition *c, uint32_t line, uint64_t what)
     return seat(c)->own + (uint64_t)SYNC_LINE * line + what;
 }
 
-/* The lines, in place or as a copy. */
+static uint64_t copy_bytes(const struct seat *s) { return s->own + (uint64_t)SYNC_LINE * s->count - SYNC_WORD; }
+
+/* Far, as they are in the copy. */
+static uint64_t word_at(const dsm_condition *c, uint64_t offset)
+{
+    const uint8_t *bytes = seat(c)->near ? seat(c)->near : c->copy - SYNC_WORD;
+    return observe_u64((const uint64_t *)(const void *)(bytes + offset));
+}
+
+static uint64_t value(const dsm_condition *c, uint32_t line, uint64_t what) { return word_at(c, at(c, line, what)); }
+
+static int not_held(void) { return err_set(DSM_ENOTHELD, 0, "the condition's lock"); }
+
+/* The lines, in place or as a copy, for who has the lock. */
 static int read_lines(dsm_condition *c)
 {
-    return seat(c)->near ? seat_check(seat(c))
-                         : seat_read_all(seat(c), seat(c)->own, c->copy, (uint64_t)SYNC_LINE * seat(c)->count);
-}
-
-static uint64_t value(const dsm_condition *c, uint32_t line, uint64_t what)
-{
-    const uint8_t *lines = seat(c)->near ? seat(c)->near + seat(c)->own : c->copy;
-    return observe_u64((const uint64_t *)(const void *)(lines + (size_t)SYNC_LINE * line + what));
-}
-
-static int put(dsm_condition *c, uint32_t line, uint64_t what, uint64_t v)
-{
-    return seat_write(seat(c), at(c, line, what), v);
-}
-
-static int refuse_without_lock(const dsm_condition *c)
-{
-    return dsm_lock_held(c->lock) ? 0 : err_set(DSM_ENOTHELD, 0, "the condition's lock");
+    uint64_t word, held = observe_u64(&c->lock->held);
+    if (!held)
+        return not_held();
+    int rc = seat(c)->near ? seat_check(seat(c)) : seat_read_all(seat(c), SYNC_WORD, c->copy, copy_bytes(seat(c)));
+    if (rc)
+        return rc;
+    if (c->lock == &c->inner)
+        word = word_at(c, SYNC_WORD);
+    else if ((rc = seat_read(&c->lock->seat, SYNC_WORD, &word)))
+        return rc;
+    return word == held || c->lock->unsure ? 0 : not_held();
 }
 
 /* ---- under the lock ---- */
 
-static int free_line(dsm_condition *c, uint32_t line)
+/* 1: done, 0: another one has changed it. Far, the copy follows. */
+static int change(dsm_condition *c, uint32_t line, uint64_t what, uint64_t from, uint64_t to)
 {
-    int rc = put(c, line, STATE, value(c, line, STATE) & ~3ull);
-    return rc ? rc : put(c, line, WHO, 0);
+    uint64_t found = from, offset = at(c, line, what);
+    int rc = from == to ? SWAP_DONE : SWAP_UNKNOWN;
+    for (int i = 0; i < SWAP_TRIES && rc == SWAP_UNKNOWN && found == from; i++)
+        rc = seat_swap(seat(c), offset, from, to, &found);
+    if (rc == SWAP_UNKNOWN && found == from)
+        return err_set(DSM_EIO, 0, "%d times in a row", SWAP_TRIES);
+    if (rc >= 0 && !seat(c)->near)
+        memcpy(c->copy + (offset - SYNC_WORD), rc == SWAP_DONE ? &to : &found, sizeof to);
+    return rc < 0 ? rc : rc == SWAP_DONE;
 }
 
-static int wake(dsm_condition *c, uint32_t line, uint64_t when)
+/* 1: it was in that state, and is free now; 0: it was another's. */
+static int free_line(dsm_condition *c, uint32_t line, uint64_t state)
 {
-    int rc = put(c, line, WHEN, when);
-    if (!rc)
-        rc = put(c, line, STATE, (value(c, line, STATE) & ~3ull) | NOTIFIED);
-    if (seat(c)->near) {
+    uint64_t who = value(c, line, WHO);
+    int rc = change(c, line, STATE, state, state & ~3ull);
+    int emptied = rc == 1 ? change(c, line, WHO, who, 0) : 0;
+    return emptied < 0 ? emptied : rc;
+}
+
+/* 1: it is notified, 0: by another one, or it does not wait any more. 'When' only grows: a broken holder may be at it as well. */
+static int wake(dsm_condition *c, uint32_t line, uint64_t state, uint64_t when)
+{
+    int rc = 0;
+    for (int i = 0; i < SWAP_TRIES && !rc; i++) {
+        uint64_t before = value(c, line, WHEN);
+        rc = before < when ? change(c, line, WHEN, before, when) : 1;
+    }
+    if (rc == 1)
+        rc = change(c, line, STATE, state, (state & ~3ull) | NOTIFIED);
+    if (rc && seat(c)->near) {
         bell_ring((struct bell *)(void *)(seat(c)->near + at(c, line, BELL)), 1);
         bell_ring((struct bell *)(void *)(seat(c)->near + SYNC_SECOND), BELL_ALL);
     }
     return rc;
 }
 
-/* The line of the oldest that waits and began after 'after' and before 'when', or -1. */
-static int64_t oldest(const dsm_condition *c, uint64_t after, uint64_t when)
+/* The line of the oldest that waits and began after the state 'after' and before 'when', or -1; *found is how it was. */
+static int64_t oldest(const dsm_condition *c, uint64_t after, uint64_t when, uint64_t *found)
 {
     int64_t best = -1;
-    uint64_t first = UINT64_MAX;
+    *found = UINT64_MAX;
     for (uint32_t i = 0; i < seat(c)->count; i++) {
         uint64_t state = value(c, i, STATE);
-        if ((state & 3) == WAITING && state > after && state >> 2 < when && state < first) {
-            first = state;
+        if ((state & 3) == WAITING && state > after && state >> 2 < when && state < *found) {
+            *found = state;
             best = i;
         }
     }
@@ -106,26 +139,25 @@ static int64_t oldest(const dsm_condition *c, uint64_t after, uint64_t when)
 
 static int notify(dsm_condition *c, uint64_t n, uint64_t when)
 {
-    int rc = 0;
-    uint64_t after = 0;
-    for (uint64_t i = 0; i < n && !rc; i++) {
-        int64_t line = oldest(c, after, when);
-        if (line < 0)
-            break;
-        after = value(c, (uint32_t)line, STATE);
-        rc = wake(c, (uint32_t)line, when);
+    for (uint64_t after = 0; n;) {
+        int64_t line = oldest(c, after, when, &after);
+        int rc = line < 0 ? 0 : wake(c, (uint32_t)line, after, when);
+        if (line < 0 || rc < 0)
+            return rc;
+        n -= (uint64_t)rc;
     }
-    return rc;
+    return 0;
 }
 
 /* The line of a waiter that is no more becomes free; its notification goes to another one. First there, then here: a death in
  * between wakes one too many, not one too few. */
 static int bury(dsm_condition *c, uint32_t line)
 {
-    int rc = 0;
-    if ((value(c, line, STATE) & 3) == NOTIFIED)
-        rc = notify(c, 1, value(c, line, WHEN));
-    return rc ? rc : free_line(c, line);
+    uint64_t state = value(c, line, STATE);
+    int rc = (state & 3) == NOTIFIED ? notify(c, 1, value(c, line, WHEN)) : 0;
+    if (!rc)
+        rc = free_line(c, line, state);
+    return rc < 0 ? rc : 0;
 }
 
 static bool line_of_the_dead(const dsm_condition *c, uint32_t line)
@@ -152,6 +184,18 @@ static int find_line(dsm_condition *c, uint32_t *line)
             return bury(c, i);
         }
     return err_set(DSM_EMEMBERS, 0, "%u wait already", seat(c)->count);
+}
+
+/* Of those that find the same line, one gets it. */
+static int take_line(dsm_condition *c, uint32_t *line)
+{
+    int rc = 0;
+    for (uint32_t i = 0; i <= seat(c)->count && !rc; i++) {
+        if ((rc = find_line(c, line)))
+            return rc;
+        rc = change(c, *line, WHO, 0, seat(c)->identity);
+    }
+    return rc < 0 ? rc : rc ? 0 : err_set(DSM_EMEMBERS, 0, "others are quicker");
 }
 
 /* The lines as they are, without those that this handle has left behind. */
@@ -184,51 +228,54 @@ void dsm_condition_abandon(dsm_waiter *w)
 
 int dsm_condition_notify(dsm_condition *c, uint64_t n)
 {
-    int rc = refuse_without_lock(c);
-    if (!rc)
-        rc = open_lines(c);
+    int rc = open_lines(c);
     return rc ? rc : notify(c, n, dsm_lock_token(c->lock));
 }
 
-int dsm_condition_begin(dsm_condition *c, dsm_waiter *w)
+/* The line waits and the lock is given back. It may be another's by now: what can't be undone then is left for who has it. */
+static int give_back(dsm_condition *c, dsm_waiter *w)
 {
-    int rc = refuse_without_lock(c);
-    *w = (dsm_waiter){.condition = c, .token = dsm_lock_token(c->lock)};
+    uint64_t state = w->token << 2 | WAITING;
+    int rc = change(c, w->line, STATE, value(c, w->line, STATE), state);
     if (!rc)
-        rc = open_lines(c);
-    if (!rc)
-        rc = find_line(c, &w->line);
-    if (rc)
-        return rc;
-    rc = put(c, w->line, WHO, seat(c)->identity);
-    if (!rc)
-        rc = put(c, w->line, STATE, w->token << 2 | WAITING);
-    if (!rc)
+        return err_set(DSM_ECORRUPT, 0, "another one's line");
+    if (rc == 1)
         rc = dsm_lock_release(c->lock);
-    if (rc && seat(c)->near) {
-        put(c, w->line, STATE, w->token << 2);
-        put(c, w->line, WHO, 0);
-    } else if (rc) { /* the lock may be another's by now */
+    if (rc && !(seat(c)->near && free_line(c, w->line, state) == 1))
         dsm_condition_abandon(w);
-    }
     return rc;
 }
 
+/* A lock that was broken is none: the handle has lost it, as if by the release that a wait is. */
+int dsm_condition_begin(dsm_condition *c, dsm_waiter *w)
+{
+    *w = (dsm_waiter){.condition = c, .token = dsm_lock_token(c->lock)};
+    int rc = open_lines(c);
+    if (rc == -DSM_ENOTHELD)
+        return dsm_lock_release(c->lock), not_held();
+    if (!rc)
+        rc = take_line(c, &w->line);
+    return rc ? rc : give_back(c, w);
+}
+
+/* 1: notified, 0: not. At most one other change comes between: it is notified meanwhile. */
 static int finish(dsm_condition *c, const dsm_waiter *w, bool inherit)
 {
-    int rc = open_lines(c);
-    if (rc)
-        return rc;
-    if (value(c, w->line, STATE) >> 2 != w->token)
-        return err_set(DSM_ECORRUPT, 0, "another one's line");
-    bool got = (value(c, w->line, STATE) & 3) == NOTIFIED;
-    rc = free_line(c, w->line);
-    for (uint32_t i = 0; i < seat(c)->count && inherit && !got && !rc; i++)
-        if (inheritable(c, i, w->token)) {
-            got = true;
-            rc = free_line(c, i);
-        }
-    return rc ? rc : got;
+    uint64_t state = 0;
+    int rc = open_lines(c), freed = 0;
+    for (int i = 0; i < SWAP_TRIES && !rc && !freed; i++) {
+        state = value(c, w->line, STATE);
+        if (state >> 2 != w->token)
+            return err_set(DSM_ECORRUPT, 0, "another one's line");
+        freed = state & 3 ? free_line(c, w->line, state) : 1;
+    }
+    if (rc || freed < 0)
+        return rc ? rc : freed;
+    bool got = (state & 3) == NOTIFIED;
+    for (uint32_t i = 0; i < seat(c)->count && inherit && !got && rc >= 0; i++)
+        if (inheritable(c, i, w->token))
+            got = (rc = free_line(c, i, (value(c, i, STATE) & ~3ull) | NOTIFIED)) == 1;
+    return rc < 0 ? rc : got;
 }
 
 int dsm_condition_finish(dsm_waiter *w, int inherit)
@@ -282,7 +329,7 @@ static int prepare(dsm_condition *c, dsm_lock *lock)
         return err_set(DSM_EMISMATCH, 0, "the condition goes with %s",
                        seat(c)->lock ? "another lock" : "a lock of its own");
     c->lock = lock ? lock : &c->inner;
-    c->copy = seat(c)->near ? NULL : malloc((size_t)SYNC_LINE * seat(c)->count);
+    c->copy = seat(c)->near ? NULL : malloc(copy_bytes(seat(c)));
     c->left = calloc(seat(c)->count, sizeof *c->left);
     return c->left && (c->copy || seat(c)->near) ? 0 : err_set(DSM_ENOMEM, 0, "condition");
 }
@@ -308,15 +355,18 @@ int dsm_condition_open(dsm_remote *r, dsm_lock *lock, int64_t spin_ns, dsm_condi
 /* With the lock, if there is something to do. A lock that this handle holds is the caller's. */
 static int free_what_was_left(dsm_condition *c)
 {
-    bool held = dsm_lock_held(c->lock);
     if (!observe_u32(&c->owing))
         return 0;
     int64_t patience = remote_patience(seat(c)->r);
-    int rc = held ? 1 : dsm_lock_acquire(c->lock, patience < 0 ? NEAR_PATIENCE_NS : patience);
+    int rc = dsm_lock_held(c->lock) ? open_lines(c) : -DSM_ENOTHELD;
+    if (rc != -DSM_ENOTHELD)
+        return rc;
+    dsm_lock_release(c->lock); /* it was broken, or is not held */
+    rc = dsm_lock_acquire(c->lock, patience < 0 ? NEAR_PATIENCE_NS : patience);
     if (rc <= 0)
         return rc ? rc : err_set(DSM_ETIME, 0, "the lock did not become free, which a wait that was cut off needs");
     rc = open_lines(c);
-    int released = held ? 0 : dsm_lock_release(c->lock);
+    int released = dsm_lock_release(c->lock);
     return rc ? rc : released;
 }
 

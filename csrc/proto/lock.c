@@ -51,21 +51,27 @@ int lock_sweep(dsm_remote *r, uint32_t number, uint64_t dead)
 
 /* ---- take ---- */
 
-/* 1: taken, 0: it is held, *seen says by whom. */
+static int done(const dsm_lock *l, uint64_t word)
+{
+    return l->ends ? LOCK_NEVER
+                   : err_set(DSM_ECORRUPT, 0, "the lock is free and has a holder, %016llx", (unsigned long long)word);
+}
+
+/* 1: taken, 0: it is held, *seen says by whom; LOCK_NEVER. One test tells both, so a lock that is free costs no more. */
 static int try_near(dsm_lock *l, uint64_t *seen)
 {
     int rc = seat_check(&l->seat);
     if (rc)
         return rc;
     uint64_t *word = seat_word(&l->seat, SYNC_WORD), now = observe_u64(word);
-    while (!(now & LOCK_HELD)) {
+    while (!(now & (LOCK_HELD | LOCK_OWNER))) {
         uint64_t mine = grant(l, now, now & LOCK_NEWS), old = compare_swap_u64(word, now, mine);
         if (old == now)
             return granted(l, mine);
         now = old;
     }
     *seen = now;
-    return 0;
+    return lock_done(now) ? done(l, now) : 0;
 }
 
 static int try_far(dsm_lock *l, uint64_t *seen)
@@ -81,6 +87,8 @@ static int try_far(dsm_lock *l, uint64_t *seen)
         if (*seen & LOCK_HELD &&
             (*seen & LOCK_OWNER) == l->seat.number) /* an earlier take, whose outcome was unknown */
             return granted(l, *seen);
+        if (lock_done(*seen))
+            return done(l, *seen);
         l->guess = from = *seen & LOCK_HELD ? lock_freed(*seen) : *seen;
         if (*seen & LOCK_HELD)
             return 0;
@@ -133,6 +141,8 @@ static int not_held(void) { return err_set(DSM_ENOTHELD, 0, "lock"); }
 /* The word is no longer ours, which our release to 'free' may have done. Or did others do it? */
 static bool taken_over(uint64_t held, uint64_t free, uint64_t now)
 {
+    if (lock_done(free)) /* nobody changes it after that */
+        return now != free;
     if (now == (lock_freed(held) | LOCK_NEWS) && now != free) /* dsm_lock_break() */
         return true;
     return lock_token(now) == lock_token(held) + 1 && (now & (LOCK_HELD | LOCK_NEWS)) == (LOCK_HELD | LOCK_NEWS);
@@ -153,27 +163,31 @@ static int give_back(dsm_lock *l, uint64_t held, uint64_t free)
 }
 
 /* 'held' goes first: once the word is free another thread of this process may take the lock with this handle. */
-int lock_release(dsm_lock *l, bool keep_news)
+static int release(dsm_lock *l, bool keep_news, uint64_t end)
 {
     uint64_t held = observe_u64(&l->held);
     if (held && seat_forked(&l->seat))
         return refuse_forked();
     if (!held || compare_swap_u64(&l->held, held, 0) != held)
         return not_held();
-    uint64_t free = lock_freed(held) | (keep_news ? held & LOCK_NEWS : 0);
+    uint64_t free = lock_freed(held) | (keep_news ? held & LOCK_NEWS : 0) | end;
     int rc = give_back(l, held, free);
     l->unsure = rc && rc != -DSM_ENOTHELD && !sure_gone(l->seat.r, rc);
     if (l->unsure) {
         publish_u64(&l->held, held); /* not known: the caller may try again */
         return rc;
     }
-    l->guess = free;
+    l->guess = free & ~LOCK_DONE; /* which is no value to take it from */
     if (l->seat.near && l->wake)
         bell_ring((struct bell *)(void *)(l->seat.near + SYNC_BELL), l->wake);
     if (l->gate)
         gate_leave(l->gate);
     return rc;
 }
+
+int lock_release(dsm_lock *l, bool keep_news) { return release(l, keep_news, 0); }
+
+int lock_end(dsm_lock *l) { return release(l, false, LOCK_DONE); }
 
 void lock_give_up(dsm_lock *l, bool keep_news)
 {
@@ -259,7 +273,10 @@ static int sweep_alone(void *arg, uint32_t number, uint64_t dead) { return lock_
 
 int lock_open(dsm_lock *l, dsm_remote *r, enum dsm_type type, int64_t spin_ns, member_sweep *sweep, void *arg)
 {
-    *l = (dsm_lock){.wake = type == DSM_SPINLOCK ? 0 : type == DSM_RWLOCK ? BELL_ALL : 1};
+    *l = (dsm_lock){.ends = type == DSM_ONCE,
+                    .wake = type == DSM_SPINLOCK                     ? 0
+                            : type == DSM_RWLOCK || type == DSM_ONCE ? BELL_ALL
+                                                                     : 1};
     int rc = seat_take(&l->seat, r, type, spin_ns, sweep ? sweep : sweep_alone, sweep ? arg : r);
     if (!rc && !l->seat.near && (rc = gate_open(l->seat.id, &l->gate)))
         seat_leave(&l->seat);

@@ -2,7 +2,7 @@
  * A lock that survives its holders.
  *
  * The word, which only compare-swaps change:
- *   bits 0-9    owner: entry of the holder in the member table; 0 while free
+ *   bits 0-9    owner: entry of the holder in the member table. While free: 0, or 1: done, of a once, which nobody takes again
  *   bit 10      held
  *   bit 11      news: the holder before died with it. While free: for the next holder; while held: the holder's news
  *   bits 12-63  token: grows by 1 with every grant, so no value that says 'held' ever comes twice
@@ -14,6 +14,7 @@
  *                                                                    while it holds the lock)
  *
  *   break      held by X, t           -> free, t, news              (by choice: the caller answers for X being gone)
+ *   end        held by me, t          -> free, t, done              (a once: what it was taken for has been done, for good)
  *
  * MUTUAL EXCLUSION. 'held' with token t + 1 is written from one value with token t, once; it goes away by the holder's release,
  * or when the holder is proven dead. Proof: the word was read as held by entry i, and after that entry i held a dead identity.
@@ -42,6 +43,8 @@ enum { LOCK_OWNER_BITS = 10, LOCK_TOKEN_SHIFT = 12 };
 #define LOCK_OWNER ((1ull << LOCK_OWNER_BITS) - 1)
 #define LOCK_HELD (1ull << LOCK_OWNER_BITS)
 #define LOCK_NEWS (1ull << (LOCK_OWNER_BITS + 1))
+#define LOCK_DONE 1ull   /* while free */
+enum { LOCK_NEVER = 2 }; /* of acquiring: it is done, nobody will have it */
 _Static_assert(MEMBERS_MAX <= 1 << LOCK_OWNER_BITS, "an entry's number fits the word");
 _Static_assert(LOCK_NEWS << 1 == 1ull << LOCK_TOKEN_SHIFT, "owner, held, news, token");
 
@@ -53,11 +56,13 @@ struct dsm_lock {
     bool unsure;     /* a release of 'held' ended with an error */
     uint32_t owed;   /* the object's own code could not give it back: 1, with news to keep: 2 */
     bool gone;       /* it holds nothing any more and has no entry */
+    bool ends;       /* it may be done */
     int wake;        /* how many waiters a release wakes; 0: they do not sleep on the bell */
     struct gate *gate;
 };
 
 static inline uint64_t lock_token(uint64_t word) { return word >> LOCK_TOKEN_SHIFT; }
+static inline bool lock_done(uint64_t word) { return !(word & LOCK_HELD) && word & LOCK_OWNER; }
 static inline uint64_t lock_freed(uint64_t word) { return lock_token(word) << LOCK_TOKEN_SHIFT; }
 
 /* For the types that have a lock of their own: for what a dead member left they sweep with NULL (lock_sweep), or with a sweep
@@ -71,7 +76,9 @@ void lock_close(dsm_lock *l);
 int lock_sweep(dsm_remote *r, uint32_t number, uint64_t dead);
 /* keep_news: the holder gives it back without having used it, so the next one gets its news. */
 int lock_release(dsm_lock *l, bool keep_news);
-/* The same for the code of an object whose user knows of no lock: what fails is done by the next lock_acquire_again(). */
+/* A once: gives it back for good. ENOTHELD: it was broken, so nothing is done. */
+int lock_end(dsm_lock *l);
+/* The same as lock_release() for the code of an object whose user knows of no lock: what fails is done by the next lock_acquire_again(). */
 void lock_give_up(dsm_lock *l, bool keep_news);
 int lock_acquire_again(dsm_lock *l, int64_t timeout_ns);
 /* near: the word was read as 'seen', which says held. 1: its holder is dead, 0: not proven, -DSM_E…. */

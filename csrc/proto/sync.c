@@ -20,7 +20,7 @@ static const struct kind kinds[] = {
     [DSM_EVENT] = {0},
     [DSM_CONDITION] = {.members = true, .most = 1024, .place = SYNC_LINE},
     [DSM_BARRIER] = {.members = true, .most = 1024, .fixed = SYNC_LINE, .place = 8},
-    [DSM_ONCE] = {.members = true, .fixed = SYNC_LINE},
+    [DSM_ONCE] = {.members = true},
     [DSM_RLOCK] = {.members = true},
     [DSM_COUNTING] = {.first_value = true, .most = COUNTING_MOST},
 };
@@ -128,11 +128,6 @@ int seat_read_all(const struct seat *s, uint64_t offset, void *out, uint64_t nby
 int seat_read(const struct seat *s, uint64_t offset, uint64_t *out)
 {
     return sure_read(s->r, offset, out, sizeof *out);
-}
-
-int seat_write(const struct seat *s, uint64_t offset, uint64_t value)
-{
-    return sure_write(s->r, offset, &value, sizeof value);
 }
 
 int seat_swap(const struct seat *s, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *found)

@@ -80,8 +80,6 @@ static inline int seat_check(const struct seat *s) { return remote_check(s->r, S
 /* What the transport fails is read once more: that harms nobody. */
 int seat_read(const struct seat *s, uint64_t offset, uint64_t *out);
 int seat_read_all(const struct seat *s, uint64_t offset, void *out, uint64_t nbytes);
-/* For words that are never changed by atomics. Done again after a failure, it does no harm. */
-int seat_write(const struct seat *s, uint64_t offset, uint64_t value);
 
 /* sure_swap(), see there. */
 enum { SWAP_TRIES = SURE_TRIES };

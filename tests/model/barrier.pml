@@ -1,12 +1,16 @@
 /*
  * The barrier (csrc/proto/barrier.c): parties that come, wait, run out of time and come again, one who aborts or resets, and any may be killed
- * at any step. The lock under which they arrive is one step (lock.pml): who takes it from the dead has the news.
+ * at any step. The lock under which they arrive is one step (lock.pml): who takes it from the dead has the news, and so has the next
+ * holder, or who waits, where a newcomer has taken over the dead one's entry (NEWCOMER), or somebody has broken the lock of a holder
+ * that lives (BREAKER), which then goes on.
  *
  * Checked: who is told that the parties met was one of a generation to which all have come and which the last of them ended; who
  * is told that it broke is not, unless there was a later reset; with TIMEOUTS everybody comes to an end whatever the others do; without, too,
- * as long as nobody dies but between taking the lock and the end of its generation.
+ * as long as nobody dies but between taking the lock and the end of its generation; a broken holder overwrites no party of a later
+ * generation.
  *
- * Mutations, each of which must fail: STORE_ROUND NO_GENERATION NO_AGE NO_NEWS LOCK_UNSEEN
+ * Mutations, each of which must fail: STORE_ROUND NO_GENERATION NO_AGE NO_NEWS LOCK_UNSEEN NEWS_UNSEEN
+ * STORE_WHO NO_LAST_LOOK
  */
 #ifndef PARTIES
 #define PARTIES 2
@@ -42,10 +46,10 @@
 #endif
 
 short round, arrived;
-byte who[PARTIES];
+short who[PARTIES]; /* process | generation << 4 */
 byte holder;
 bool news;
-bool dead[PROCESSES + ENDERS + 1];
+bool dead[PROCESSES + ENDERS + 2];
 byte deaths = DEATHS;
 
 /* Not in memory: what is true. */
@@ -65,7 +69,7 @@ byte resets; /* 1 + the last generation that ended by a reset */
 #endif
 
 /* What the waiter finds within 50 ms. */
-#define came_dead(i) (gen(arrived) == g && i < (arrived & 15) && dead[who[i]])
+#define came_dead(i) (gen(arrived) == g && i < (arrived & 15) && dead[who[i] & 15])
 #if PARTIES == 2
 #define one_died (came_dead(0) || came_dead(1))
 #else
@@ -74,17 +78,22 @@ byte resets; /* 1 + the last generation that ended by a reset */
 #ifdef LOCK_UNSEEN
 #define holder_died false
 #else
+#ifdef NEWS_UNSEEN
 #define holder_died dead[holder]
+#else
+#define holder_died (dead[holder] || (holder == 0 && news))
+#endif
 #endif
 
 inline acquire()
 {
     if
-    :: d_step { holder == 0 -> holder = me }
+    :: d_step { holder == 0 -> holder = me; recovered = news }
     :: d_step {
         holder != 0 && dead[holder] -> holder = me;
 #ifndef NO_NEWS
-        news = true
+        news = true;
+        recovered = true
 #endif
        }
     OR_LATE
@@ -94,7 +103,8 @@ inline acquire()
 
 inline release()
 {
-    STEP(d_step { assert(holder == me); holder = 0; news = false })
+    recovered = false;
+    STEP(d_step { if :: holder == me -> holder = 0; news = false :: else fi })
 }
 
 /* Breaks the generation g, or with any the one that there is. */
@@ -124,9 +134,9 @@ inline was_broken()
 
 proctype party(byte me)
 {
-    byte rounds, g, n, i;
-    short mine, seen;
-    bool all, lately;
+    byte rounds, g, n;
+    short mine, seen, word, slot;
+    bool all, lately, recovered;
 
 again:
     do
@@ -134,10 +144,19 @@ again:
     :: else ->
         lately = false;
         acquire();
-        if :: news -> break_off(true) :: else fi;
+        if :: recovered -> break_off(true) :: else fi;
+read:
         STEP(mine = round);
         g = gen(mine);
-        STEP(n = counted(arrived, mine));
+        STEP(d_step {
+            word = arrived;
+            n = counted(word, mine);
+            if :: n < PARTIES -> slot = who[n] :: else fi
+        });
+#ifndef NO_LAST_LOOK
+        STEP(all = holder == me); /* then all that was read is as it was left to this holder */
+        if :: all -> all = false :: else -> goto gone fi;
+#endif
         if
         :: mine & BROKEN -> release(); goto gone
         :: !(mine & BROKEN) && n == PARTIES -> release(); lately = true /* until the last has ended it */
@@ -146,8 +165,29 @@ again:
             :: n + 1 == PARTIES && one_died -> break_off(false); release(); goto gone
             :: true /* it has looked not long ago */
             fi;
-            STEP(who[n] = me);
-            STEP(d_step { arrived = g << 4 | (n + 1); came[g]++ });
+            STEP(d_step {
+#ifdef STORE_WHO
+                if
+                :: true ->
+#else
+                if
+                :: who[n] != slot -> all = true
+                :: else ->
+#endif
+                    assert(round & BROKEN || gen(arrived) != gen(round) || n >= (arrived & 15));
+                    who[n] = g << 4 | me
+                fi
+            });
+            if :: all -> all = false; goto read :: else fi;
+            STEP(d_step {
+                if
+                :: arrived != word -> all = true
+                :: else -> arrived = g << 4 | (n + 1); came[g]++
+                fi
+            });
+            if :: all -> all = false; goto read :: else fi;
+            word = 0;
+            slot = 0;
             all = n + 1 == PARTIES;
             if
             :: all ->
@@ -212,15 +252,21 @@ proctype ender(byte me)
 {
     short seen;
     byte n, g;
+    bool recovered;
     if
     :: break_off(true) /* abort */
-    :: true ->
+    :: true -> /* reset */
+        if
+        :: d_step { holder == 0 -> holder = me; recovered = news }
+        :: d_step { holder != 0 && dead[holder] -> holder = me; news = true; recovered = true }
+        :: holder != 0 && !dead[holder]
+        fi;
         do
         :: true ->
             STEP(seen = round);
             STEP(n = counted(arrived, seen));
             if
-            :: n == 0 && !(seen & BROKEN) -> break
+            :: n == 0 && !(seen & BROKEN) && !recovered -> break
             :: else ->
                 STEP(d_step {
                     if
@@ -231,22 +277,48 @@ proctype ender(byte me)
                 if :: seen == -1 -> break :: else fi
             fi
         od;
-        /* forget the dead */
-        if
-        :: d_step { holder == 0 -> holder = me }
-        :: d_step { holder != 0 && dead[holder] -> holder = me }
-        :: holder != 0 && !dead[holder] -> goto gone
-        fi;
-        STEP(d_step { holder = 0; news = false })
+        release()
     fi;
 gone:
     skip
 }
+
+#ifdef NEWCOMER
+proctype newcomer()
+{
+    if
+    :: d_step { holder != 0 && dead[holder] -> holder = 0; news = true }
+    :: true
+    fi
+}
+#endif
+
+#ifdef BREAKER
+proctype breaker(byte me)
+{
+    short seen;
+    byte g;
+    STEP(g = gen(round));
+    if
+    :: d_step { holder != 0 -> holder = 0; news = true }
+    :: true -> goto gone
+    fi;
+    break_off(false);
+gone:
+    skip
+}
+#endif
 
 init {
     byte i;
     atomic {
         for (i : 1 .. PROCESSES) { run party(i) }
         for (i : PROCESSES + 1 .. PROCESSES + ENDERS) { run ender(i) }
+#ifdef NEWCOMER
+        run newcomer();
+#endif
+#ifdef BREAKER
+        run breaker(PROCESSES + ENDERS + 1);
+#endif
     }
 }

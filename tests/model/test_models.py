@@ -32,6 +32,9 @@ HOLDS = [
     "barrier -DPARTIES=3 -DDEATHS=2",
     "barrier -DTIMEOUTS -DROUNDS=2 -DENDERS=1",
     "barrier -DTIMEOUTS -DPROCESSES=3 -DENDERS=1",
+    "barrier -DNEWCOMER",
+    "barrier -DBREAKER -DPARTIES=3",
+    "barrier -DTIMEOUTS -DENDERS=1 -DBREAKER -DNEWCOMER",
 ]
 ENDS = ["ring -DM=3 -DPRODUCER_DEATHS=1", "array -DM=2", "shared_tail -DM=2", "shared_tail -DM=2 -DDROP", "lock"]
 
@@ -74,6 +77,10 @@ FAILS = [
     ("barrier -DNO_AGE -DTIMEOUTS -DENDERS=1", "assertion"),
     ("barrier -DNO_NEWS", "invalid end state"),
     ("barrier -DLOCK_UNSEEN", "invalid end state"),
+    ("barrier -DNEWCOMER -DNEWS_UNSEEN", "invalid end state"),
+    ("barrier -DBREAKER -DNEWS_UNSEEN", "invalid end state"),
+    ("barrier -DTIMEOUTS -DENDERS=1 -DBREAKER -DSTORE_WHO", "assertion"),
+    ("barrier -DTIMEOUTS -DENDERS=1 -DBREAKER -DNO_LAST_LOOK", "assertion"),
 ]
 
 pytestmark = [

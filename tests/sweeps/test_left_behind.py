@@ -143,7 +143,7 @@ def test_a_wait_that_lost_a_plain_lock_gives_back_nobody_else_s(place):
         with place.caller() as context, contextlib.closing(dsmem.attach(owner.ref, context)) as lock:
             condition = condition_of(lock, made.ref, context)
             with lock:
-                first = context.stats["posts"] + 5  # behind those that begin the wait
+                first = context.stats["posts"] + 6  # behind those that begin the wait
                 condition.wait(0.01)
             condition.close()
         context = place.caller(f"fail={first}-{first + 60}")
