@@ -11,9 +11,10 @@ from typing_extensions import Self
 from dsmem import _core, errors
 from dsmem.cluster.names import Format
 from dsmem.memory import Memory
-from dsmem.node import Cluster, NamedObject, check_seconds
+from dsmem.node import Cluster, NamedObject
 
 _COUNTER_BITS = 16
+_MOST_SECONDS = ((1 << 48) - 1) / 1000  # the milliseconds of a stamp
 
 
 class Deadline:
@@ -34,7 +35,7 @@ class Deadline:
     __slots__ = ("_at",)
 
     def __init__(self, timeout: float | None = None) -> None:
-        check_seconds(timeout=timeout)
+        timeout = _core.seconds(timeout, "timeout")
         self._at = None if timeout is None else time.monotonic() + timeout
 
     def remaining(self) -> float | None:
@@ -110,11 +111,6 @@ class Lamport(_Clock):
         return self._core.lamport(stamp)
 
 
-def _is_number(value: object) -> bool:
-    """A real number; no comparison with NaN holds, so whoever asks for a range refuses it."""
-    return isinstance(value, (int, float)) or (hasattr(value, "__float__") and not isinstance(value, (str, bytes)))
-
-
 class HybridClock(_Clock):
     """A hybrid logical clock (Kulkarni et al. 2014): as a Lamport clock, and near to the wall clock.
 
@@ -141,19 +137,20 @@ class HybridClock(_Clock):
         wall: Callable[[], float] | None = None,
     ) -> None:
         super().__init__(True, shared)
-        if not _is_number(max_drift) or not 0 <= max_drift < 1e12:
-            raise errors.InvalidArgumentError(f"max_drift={max_drift!r}: seconds")
+        drift = _core.seconds(max_drift, "max_drift", _MOST_SECONDS)
+        if drift is None:
+            raise errors.InvalidArgumentError("max_drift=None: seconds, at least 0")
         if wall is not None and not callable(wall):
             raise errors.InvalidArgumentError(f"wall={wall!r}: a callable that returns seconds since 1970")
-        self._drift_ms = int(max_drift * 1000)
+        self._drift_ms = int(drift * 1000)
         self._wall = wall
 
     def _stamp(self, received: int) -> int:
         if self._wall is None:
             return self._core.hybrid(received, -1, self._drift_ms)
-        now = self._wall()
-        if not _is_number(now) or not 0 <= now * 1000 < 1 << 48:
-            raise errors.InvalidArgumentError(f"the wall clock says {now!r}: seconds since 1970")
+        now = _core.seconds(self._wall(), "wall()", _MOST_SECONDS)
+        if now is None:
+            raise errors.InvalidArgumentError("wall()=None: seconds since 1970")
         return self._core.hybrid(received, int(now * 1000), self._drift_ms)
 
     def send(self) -> int:

@@ -31,6 +31,7 @@ _BY_ERRNO = {
     "--pids-limit, 'sysctl vm.max_map_count'",
     errno.ENOMEM: "the kernel gives this process no more memory; free some, or raise what limits it: 'ulimit -v', "
     "'ulimit -l', 'sysctl vm.max_map_count', the container's memory",
+    errno.EFBIG: "no file of this size is allowed; raise RLIMIT_FSIZE of this process: 'ulimit -f', or ask for less",
     errno.ENOSPC: "no room is left; free some, or ask for less",
 }
 

@@ -23,7 +23,6 @@ from dsmem.cluster.names import Format, Lifetime, NameInfo, Names, check_name
 from dsmem.cluster.objects import (
     NamedObject,
     attach,
-    check_seconds,
     class_of,
     grown,
     memory_of,
@@ -39,7 +38,14 @@ if TYPE_CHECKING:
     from dsmem.queue import Queue
     from dsmem.segment import Segment
 
-__all__ = ["Cluster", "NamedObject", "attach", "check_seconds", "connect", "grown", "memory_of"]
+__all__ = ["Cluster", "NamedObject", "attach", "connect", "grown", "memory_of"]
+
+
+def _laid_out(layout: Callable[[], tuple[int, Format]]) -> tuple[int, Format]:
+    found = layout()
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise errors.ArgumentTypeError(f"layout={layout!r:.80} returned {found!r:.80}; return bytes and a function")
+    return found
 
 
 class Cluster:
@@ -521,6 +527,8 @@ class Cluster:
         readonly : bool
             Attach without the right to change anything.
         """
+        if not callable(layout):
+            raise errors.ArgumentTypeError(f"layout={layout!r:.80} can't be called; pass a function")
         return self._open(name, kind, layout, lambda memory: memory, create, mode, readonly, lifetime)
 
     def _open(
@@ -535,7 +543,7 @@ class Cluster:
         lifetime: Lifetime = "name",
         wait: float | None = None,
     ) -> Opened:
-        check_seconds(timeout=wait)
+        wait = _core.seconds(wait, "timeout")
         if wait is not None and create is not False:
             raise errors.InvalidArgumentError(f"timeout={wait!r}: only create=False waits for a name")
         end, pause = time.monotonic() + (wait or 0), 1e-3
@@ -563,7 +571,7 @@ class Cluster:
                 else:
                     return open_or_leave(open_, found)
             try:
-                return names.make(name, kind, *layout(), mode, lifetime, open_)
+                return names.make(name, kind, *_laid_out(layout), mode, lifetime, open_)
             except errors.NameExistsError:
                 if create:
                     raise  # otherwise another process was quicker, and may be gone again
@@ -571,7 +579,8 @@ class Cluster:
     def _object(self, kind: str, name: str, properties: dict[str, Any], **how: Any) -> Any:
         name = check_name(name)
         cls = class_of(kind)
-        check_seconds(spin=properties.get("spin"), timeout=properties.get("timeout"))
+        for what in ("spin", "timeout"):
+            _core.seconds(properties.get(what), what)
         return self._open(
             name,
             kind,
@@ -611,8 +620,10 @@ class Cluster:
             made and neither data nor like has another.
         data : array_like, optional
             What a segment that is made holds from the beginning; shape and dtype are its own unless they are given.
+            Segments are C-ordered: of an array of another order each element keeps its index, not its place in memory.
         like : array_like, optional
-            An array that has the shape and the dtype, unless they are given.
+            An array that has the shape and the dtype, unless they are given; its order does not count. Memory in
+            Fortran's order is a segment of the reversed shape, as ``segment.array.T``.
         create, mode, lifetime, timeout
             As of all objects, see :class:`Cluster`.
         versioned : bool, optional

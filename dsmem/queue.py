@@ -49,16 +49,20 @@ def _shape(
     if capacity is None:
         raise errors.InvalidArgumentError(f"capacity_bytes={capacity_bytes!r}: bytes, at least 1")
     lane = max(4096, 1 << (capacity - 1).bit_length())
-    many = 1 if producers in (None, "one") else _MANY if producers == "many" else producers
-    lanes = _core.whole(many, 1)
-    if lanes is None or consumers not in (None, "one", "many"):
+    words = {"one": 1, "many": _MANY}
+    producers, consumers = "one" if producers is None else producers, "one" if consumers is None else consumers
+    lanes = words.get(producers) if isinstance(producers, str) else _core.whole(producers, 1)
+    if lanes is None or not isinstance(consumers, str) or consumers not in words:
         raise errors.InvalidArgumentError(
             f"producers={producers!r}, consumers={consumers!r}: 'one' or 'many'; producers also their greatest number"
         )
+    longest = _core.whole(lane // 4 if max_message is None else max_message, 1)
+    if longest is None:
+        raise errors.InvalidArgumentError(f"max_message={max_message!r}: bytes, at least 1")
     return {
         "lanes": lanes,
         "lane_bytes": lane,
-        "max_message": lane // 4 if max_message is None else max_message,
+        "max_message": longest,
         "many_consumers": consumers == "many",
         "drop_oldest": bool(drop_oldest),
         "checked": checked,

@@ -26,10 +26,6 @@ _SPIN_TRIES = 4
 Value = TypeVar("Value")
 
 
-def _axes(shape: int | tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(shape) if hasattr(shape, "__iter__") else (shape,)
-
-
 class Segment(NamedObject, _core.SegmentCore):
     """An array in shared memory. Made by :meth:`dsmem.Cluster.segment` and :func:`dsmem.attach`.
 
@@ -78,7 +74,7 @@ class Segment(NamedObject, _core.SegmentCore):
     ) -> tuple[int, Format]:
         if shape is None:
             raise errors.InvalidArgumentError("a segment can't be made without a shape, like= or data=")
-        kind, shape = _element(dtype_of(dtype), _axes(shape))  # None: float64, as NumPy has it
+        kind, shape = _element(dtype_of(dtype), _core.shape_of(shape))  # None: float64, as NumPy has it
         layout = _core.SegmentLayout(shape, describe_dtype(kind), kind.itemsize, bool(versioned), capacity)
         if data is None:
             return layout.nbytes, layout.format
@@ -116,7 +112,7 @@ class Segment(NamedObject, _core.SegmentCore):
 
     def _compare(self, shape: int | tuple[int, ...] | None, dtype: DTypeLike | None, versioned: bool | None) -> None:
         wanted, inner = (None, ()) if dtype is None else _element(dtype_of(dtype), ())
-        axes = None if shape is None else (*_axes(shape), *inner)
+        axes = None if shape is None else (*_core.shape_of(shape), *inner)
         different = []
         if wanted is not None and wanted != self.dtype:
             different.append(f"dtype {self.dtype}, not {wanted}")

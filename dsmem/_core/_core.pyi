@@ -357,6 +357,12 @@ class ClockCore:
 def whole(value: object, least: int, most: float = ...) -> int | None:
     """The int that value is, or None where it is none from least to most."""
 
+def seconds(value: object, name: str, most: float = ...) -> float | None:
+    """The seconds that value is, from 0 to most, as a float; None for None. InvalidArgumentError, which names it."""
+
+def shape_of(shape: object) -> tuple[int, ...]:
+    """A shape as NumPy takes it, as a tuple: a number of elements or a sequence of them, but no text and no bytes."""
+
 def as_bool(value: object, name: str) -> bool:
     """Its truth; ArgumentTypeError, which names the argument, where it has none, as arrays have none."""
 

@@ -38,12 +38,14 @@ import atexit
 import contextlib
 import fcntl
 import json
+import math
 import os
 import threading
 import time
 import warnings
 from _thread import start_new_thread
 from collections import namedtuple
+from collections.abc import Sequence
 from operator import index
 from threading import get_ident, main_thread
 

@@ -42,6 +42,11 @@ cdef class numpy_errors:
             raise refused(c.DSM_EINVAL, str(error)) from None
 
 
+cdef object equals(object value, object other):
+    with numpy_errors():
+        return value == other
+
+
 cdef int64_t deadline_after(int64_t ns):
     """A time of the monotonic clock; ns < 0: never."""
     cdef int64_t now = time.monotonic_ns()

@@ -59,7 +59,7 @@ cdef class Descriptor:
 Capabilities = namedtuple("Capabilities", [
     "fabric", "device", "port", "gid", "gid_index", "mtu", "is_roce", "near_memory", "register_private",
     "atomic_domain",
-    "max_inline", "max_reads", "depth", "max_region"])
+    "max_inline", "max_reads", "depth", "max_region"], module="dsmem")
 
 
 cdef class Context(Handle):
@@ -187,16 +187,8 @@ cdef class Context(Handle):
         kind = dtype_of(dtype)
         if kind.hasobject:
             raise refused(c.DSM_EINVAL, f"dtype {kind} holds Python objects, which mean nothing in another process")
-        try:
-            shape = tuple(index(n) for n in (shape if hasattr(shape, "__iter__") else (shape,)))
-        except TypeError:
-            raise refused(c.DSM_EINVAL, f"shape {shape!r}: a number or several") from None
-        count = 1
-        for n in shape:
-            if n < 0:
-                raise refused(c.DSM_EINVAL, f"shape {shape}")
-            count *= n
-        region = self.allocate(count * kind.itemsize, access)
+        shape = shape_of(shape)
+        region = self.allocate(math.prod(shape) * kind.itemsize, access)
         (<Region> region).kind, (<Region> region).shape = kind, shape
         return region
 

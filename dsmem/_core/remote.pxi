@@ -398,7 +398,8 @@ cdef object UINT64 = np.dtype("uint64")
 
 
 cdef object as_offsets(object offsets):
-    array = np.asarray(offsets)
+    with numpy_errors():
+        array = np.asarray(offsets)
     if not array.size:
         return np.empty(0, UINT64)
     if array.dtype.kind not in "iu" or (array.dtype.kind == "i" and array.size and array.min() < 0):

@@ -685,7 +685,7 @@ cdef class SegmentCore(Handle):
         self.move(True, at, seen, n)
         while True:
             value = pair[0] if self.dtype.names is None else pair[0].copy()
-            if truth(until(value) if asks else value == until, "until"):
+            if truth(until(value) if asks else equals(value, until), "until"):
                 return value
             self.wait_once(at, seen, seen + n, n, spin_ns, deadline)
             memcpy(seen, seen + n, n)

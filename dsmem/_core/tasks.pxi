@@ -585,7 +585,7 @@ async def _segment_wait(SegmentCore segment, index, until, timeout):
         while True:
             memcpy(own.w.seen, own.w.now, own.w.n)
             value = own.pair[0] if segment.dtype.names is None else own.pair[0].copy()
-            if truth(until(value) if callable(until) else value == until, "until"):
+            if truth(until(value) if callable(until) else equals(value, until), "until"):
                 return value
             remote = own.reach(segment)
             wait = new_wait(own, "wait", element_attempt, &own.w, NULL, NULL)

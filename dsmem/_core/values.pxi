@@ -109,23 +109,42 @@ cdef int64_t elapsed_or(object timeout) except? -2:
     return -1 if ns == NEVER else max(<int64_t> 0, ns)
 
 
+cdef object real_seconds(object value, str name):
+    """A float that is not NaN; text is no number, nor is a time span of NumPy's, which does not say that it means s."""
+    if isinstance(value, (str, bytes, bytearray)):
+        raise errors.ArgumentTypeError(f"{name}={value!r}: a number of seconds")
+    try:
+        t = float(value)
+    except OverflowError:
+        raise errors.ArgumentRangeError(f"{name}={value!r}: at most {threading.TIMEOUT_MAX:.0f} seconds") from None
+    except (TypeError, ValueError):
+        raise errors.ArgumentTypeError(f"{name}={value!r:.80}: a number of seconds") from None
+    if t != t:
+        raise refused(c.DSM_EINVAL, f"{name}={value!r}: seconds, at least 0")
+    return t
+
+
+def seconds(value, name, most=float("inf")):
+    if value is None:
+        return None
+    t = real_seconds(value, name)
+    if not 0 <= t <= most:
+        limit = "" if most == float("inf") else f" and at most {most:.0f}"
+        raise refused(c.DSM_EINVAL, f"{name}={value!r}: seconds, at least 0{limit}")
+    return t
+
+
 cdef int64_t signed_nanoseconds(object timeout, str name) except? -2:
     """Seconds as nanoseconds, -1 for all that is negative, NEVER for infinity; with the exceptions of threading."""
-    if isinstance(timeout, (str, bytes, bytearray)):
-        raise errors.ArgumentTypeError(f"{name}={timeout!r}: a number of seconds")
-    try:
-        t = float(timeout)
-    except OverflowError:
-        raise errors.ArgumentRangeError(f"{name}={timeout!r}: at most {threading.TIMEOUT_MAX:.0f} seconds") from None
-    except (TypeError, ValueError):
-        raise errors.ArgumentTypeError(f"{name}={timeout!r}: a number of seconds") from None
-    if t != t:
-        raise refused(c.DSM_EINVAL, f"{name}={timeout!r}: seconds, at least 0")
+    t = real_seconds(timeout, name)
     if t == float("inf"):
         return NEVER
     if t > threading.TIMEOUT_MAX:
         raise errors.ArgumentRangeError(f"{name}={timeout!r}: at most {threading.TIMEOUT_MAX:.0f} seconds, or None")
     return <int64_t> (t * 1e9) if t >= 0 else -1
+
+
+cdef tuple NO_AXES = (str, bytes, bytearray, memoryview)
 
 
 def whole(value, least, most=float("inf")):
@@ -135,6 +154,16 @@ def whole(value, least, most=float("inf")):
     except TypeError:
         return None
     return n if least <= n <= most else None
+
+
+def shape_of(shape):
+    if shape.ndim if isinstance(shape, ndarray) else isinstance(shape, Sequence) and not isinstance(shape, NO_AXES):
+        axes = tuple([whole(n, 0, (1 << 63) - 1) for n in shape])
+    else:
+        axes = (whole(shape, 0, (1 << 63) - 1),)
+    if None in axes:
+        raise refused(c.DSM_EINVAL, f"shape={shape!r:.80}: a number of elements, or a tuple of one for each axis")
+    return axes
 
 
 cdef inline bint truth(object value, str name) except? -1:

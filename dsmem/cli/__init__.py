@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Any
 
 import click
@@ -30,6 +32,9 @@ class _Group(click.Group):
 @click.version_option(dsmem.__version__, prog_name="dsmem")
 def main() -> None:
     """One-sided memory of other processes."""
+    for stream in (sys.stdout, sys.stderr):  # what a terminal has no letters for, such as a name of a file
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 main.add_command(bench)

@@ -65,7 +65,7 @@ def list_names(cluster: str | None, owner: str | None, as_json: bool) -> None:
         table.add_row(*(Text(c) for c in cells), _age(time.time() - row["created"]), lifetime)
     if rows:
         # A line per name, whatever its length, for other programs to read.
-        Console(highlight=False, width=None if sys.stdout.isatty() else 10_000).print(table)
+        Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 10_000).print(table)
 
 
 @click.command("rm")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Callable
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self
@@ -161,13 +160,6 @@ class NamedObject:
 def quiet_after(kind: object) -> contextlib.AbstractContextManager[None]:
     """For clean-up at the end of a with statement: what it has to say never replaces the exception of the body."""
     return contextlib.nullcontext() if kind is None else contextlib.suppress(errors.DsmemError)
-
-
-def check_seconds(**given: Any) -> None:
-    """Refuse what is neither None nor a number of seconds, at least 0."""
-    for what, value in given.items():
-        if value is not None and not (isinstance(value, Real) and float(value) >= 0):
-            raise errors.InvalidArgumentError(f"{what}={value!r}: seconds, at least 0")
 
 
 def attach(ref: Reference, context: _core.Context | None = None) -> Any:

@@ -52,7 +52,7 @@ def _no_room(what: str, nbytes: int, number: int) -> errors.DsmemError:
         why = f"{what} needs a file, and {ROOT} takes no more than {now.files}"
         remedy = f"unlink names that nobody needs ('dsmem ls'), or allow more: {MORE_FILES}"
     elif number == errno.EFBIG:
-        why, remedy = f"{what} needs a file of {nbytes} bytes", "raise 'ulimit -f'"
+        why, remedy = f"{what} needs a file of {nbytes} bytes", "raise RLIMIT_FSIZE of this process: 'ulimit -f'"
     else:
         why = f"{what} needs {nbytes} bytes, and {ROOT} has {now.bytes_free} bytes free of {now.bytes}"
         remedy = f"unlink names that nobody needs ('dsmem ls'), or make it larger: {LARGER}; a container: {CONTAINER}"

@@ -17,7 +17,7 @@ import pytest
 import dsmem
 from dsmem import errors
 from dsmem.clock import Deadline, HybridClock, Lamport
-from dsmem.cluster.objects import _CLASSES, class_of
+from dsmem.cluster.objects import _CLASSES, NamedObject, class_of
 from dsmem.queue import Pickled, Stamped
 
 SECRET = b"s" * 32
@@ -41,6 +41,13 @@ ODD = {
     "0-d": lambda: np.array(3),
     "class": lambda: int,
     "dict": lambda: {"a": 1},
+    "set": lambda: {3, 4},
+    "1.9": lambda: 1.9,
+    "digit": lambda: b"8",
+    "NumPy int": lambda: np.int64(3),
+    "NumPy float": lambda: np.float32(0.01),
+    "time span": lambda: np.timedelta64(1, "s"),
+    "ragged": lambda: [[1], [2, 3]],
 }
 # What the other parameters get where they have no default.
 PLAIN = {
@@ -79,6 +86,9 @@ PLAIN = {
     "raw": b"",
     "timeout": 0.01,
 }
+
+
+NEEDED = {"segment": ["shape"], "barrier": ["parties"], "semaphore": ["n"]}  # to make one, though it has a default
 
 
 class BoredError(BaseException):
@@ -163,7 +173,9 @@ def settle(answer):
             return await answer
 
         answer = asyncio.run(wait())
-    if isinstance(answer, contextlib.AbstractContextManager) and not isinstance(answer, dsmem.Cluster):
+    if isinstance(answer, (NamedObject, dsmem.Region, dsmem.Remote)):
+        answer.close()
+    elif isinstance(answer, contextlib.AbstractContextManager) and not isinstance(answer, dsmem.Cluster):
         with answer:
             pass
 
@@ -177,7 +189,9 @@ def one_call(world, obj, name, parameter, odd):
             value = odd
         elif p.name == "timeout":
             value = PLAIN["timeout"]
-        elif p.default is p.empty:
+        elif p.name == "create":
+            value = True  # what is only attached to looks at no more than its name
+        elif p.default is p.empty or p.name in NEEDED.get(name, ()):
             value = world.remote if p.name == "remote" else PLAIN[p.name]
         else:
             continue
@@ -201,6 +215,9 @@ def one_call(world, obj, name, parameter, odd):
         return f"{type(error).__name__}: {error}"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        if isinstance(obj, dsmem.Cluster):
+            with contextlib.suppress(errors.DsmemError):
+                obj.unlink(PLAIN["name"])
     return None
 
 
@@ -264,6 +281,61 @@ def test_what_comes_out_is_ours(world, what):
             for odd, value in ODD.items():
                 obj = world.make(what)
                 error = one_call(world, obj, name, p.name, value())
+                if what in _CLASSES:
+                    drop(obj)
                 if error is not None:
                     wrong.append(f"{what}.{name}({p.name}={odd}): {error}")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("make, named", [(Deadline, {}), (Lamport, {}), (HybridClock, {}), (dsmem.Descriptor, {}),
+                                         (dsmem.Context, {"fabric": "shm", "secret": SECRET})])  # fmt: skip
+def test_what_a_constructor_raises_is_ours(world, make, named):
+    wrong = []
+    names = ["raw"] if make is dsmem.Descriptor else list(inspect.signature(make).parameters)
+    assert names
+    for name in names:
+        for odd, value in ODD.items():
+            try:
+                made = make(**{**named, name: value()}) if make is not dsmem.Descriptor else make(value())
+                if make is dsmem.Context:
+                    made.close()
+            except errors.DsmemError:
+                pass
+            except Exception as error:
+                wrong.append(f"{make.__name__}({name}={odd}): {type(error).__name__}: {error}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("odd", ["digit", "text", "dict", "set", "1.9", "time span", "ragged", "-1"])
+def test_what_is_no_shape_makes_nothing(world, odd):
+    for make in (world.context.empty, lambda shape: world.cluster.segment("b", shape, create=True)):
+        with pytest.raises(errors.InvalidArgumentError, match="shape="):
+            make(ODD[odd]())
+
+
+@pytest.mark.parametrize("shape, axes", [(np.array(3), (3,)), (np.int64(3), (3,)), (range(2, 4), (2, 3)),
+                                         (np.array([2, 3]), (2, 3)), ([], ())])  # fmt: skip
+def test_a_shape_as_numpy_takes_it(world, shape, axes):
+    with world.context.empty(shape) as region, world.cluster.segment("b", shape, create=True) as segment:
+        assert region.array().shape == segment.shape == axes == np.empty(shape).shape
+
+
+@pytest.mark.parametrize("said", ["max_message", "capacity_bytes", "producers"])
+@pytest.mark.parametrize("odd", ["1.9", "nan", "digit", "time span", "-1"])
+def test_a_number_of_a_queue_is_whole(world, said, odd):
+    with pytest.raises(errors.InvalidArgumentError, match=f"{said}="):
+        world.cluster.queue("b", create=True, **{said: ODD[odd]()})
+
+
+@pytest.mark.parametrize("make", [Deadline, HybridClock])
+def test_seconds_are_a_number(make):
+    for odd in ("time span", "text", "nan", "-1", "list", "object"):
+        with pytest.raises(errors.InvalidArgumentError, match="seconds"):
+            make(ODD[odd]())
+
+
+def test_capabilities_are_pickled(world):
+    found = world.context.capabilities
+    assert pickle.loads(pickle.dumps(found)) == found
+    assert type(found) is dsmem.Capabilities

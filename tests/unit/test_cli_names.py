@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from click.testing import CliRunner
 
 from dsmem import _core
@@ -41,6 +42,39 @@ def test_ls_has_a_line_per_name_where_others_read_it(here):
     here.segment("a" * 100, 4, create=True).close()
     lines = run("ls", "-c", here.name).splitlines()
     assert len(lines) == 2 and "a" * 100 in lines[1]
+
+
+DSMEM = [sys.executable, "-c", "import sys; from dsmem.cli import main; sys.exit(main())"]
+COMMANDS = [["ls"], ["ls", "--json"], ["gc"], ["gc", "--json"], ["rm", "none"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("stream", [1, 2])
+def test_a_stream_that_is_closed(here, command, stream):
+    here.segment("a", 4, create=True).close()
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {stream}>&-', "sh", *DSMEM, *command, "-c", here.name],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr and done.returncode == (command[0] == "rm")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
+def test_what_the_terminal_has_no_letters_for(here, encoding):
+    """Names of files that dsmem did not make."""
+    odd = [local.user_folder(os.geteuid()) / here.name / os.fsdecode(name) for name in (b"\xc3\xa4", b"\xff")]
+    here.segment("a", 4, create=True).close()
+    for path in odd:
+        path.touch()
+    command = [*DSMEM, "ls", "-c", here.name]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, encoding="latin-1", check=False
+    )
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 4, done.stderr
+    for path in odd:
+        path.unlink()
 
 
 def test_rm(here):

@@ -77,6 +77,7 @@ def test_a_detail_with_a_remedy_is_the_whole_message():
         (errors.SystemCallError, errno.ENFILE, "fs.file-max"),
         (errors.SystemCallError, errno.EAGAIN, "ulimit -u"),
         (errors.OutOfMemoryError, errno.ENOMEM, "vm.max_map_count"),
+        (errors.OutOfMemoryError, errno.EFBIG, "RLIMIT_FSIZE"),
     ],
 )
 def test_an_errno_has_a_remedy_of_its_own(cls, number, says):

@@ -118,6 +118,13 @@ def test_files_of_contexts():
     assert message.startswith("SystemCallError: ") and ": Too many open files: " in message and "ulimit -n" in message
 
 
+@pytest.mark.parametrize("code", [NAME, CONTEXT])
+def test_size_of_a_file(code):
+    message = said(code.format(nbytes=1 << 24), limits=["prlimit", f"--fsize={1 << 20}"])
+    assert message.startswith("OutOfMemoryError: ") and ": File too large" in message
+    assert "; raise RLIMIT_FSIZE of this process: 'ulimit -f'" in message and "no memory left" not in message
+
+
 @both
 def test_address_space(code):
     use_up = (
@@ -140,10 +147,6 @@ def test_mappings(code):
     )
     message = said(code.format(use_up=use_up, nbytes=1 << 20))
     assert message.startswith("OutOfMemoryError: ") and "vm.max_map_count" in message
-
-
-def test_file_size():
-    assert "; raise 'ulimit -f'" in said(NAME.format(nbytes=1 << 24), limits=["prlimit", f"--fsize={1 << 20}"])
 
 
 @pytest.mark.parametrize("arguments", [(), (5.5, os.O_RDONLY), (b"/", "flags"), ("/no such", os.O_RDONLY)])

@@ -51,3 +51,17 @@ def test_update_says_what_is_no_element(cluster):
         for timeout in (-1, "x"):
             with pytest.raises(errors.InvalidArgumentError, match="timeout="):
                 s.update((0, 0), lambda value: value, timeout=timeout)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4)])
+def test_an_array_in_fortran_order_keeps_its_values_by_index(here, shape):
+    array = np.asfortranarray(np.arange(np.prod(shape), dtype="f4").reshape(shape))
+    with here.segment("f", data=array, create=True) as segment, here.segment("l", like=array, create=True) as like:
+        assert segment.array.flags.c_contiguous and like.array.flags.c_contiguous
+        assert segment.shape == like.shape == shape and segment.dtype == like.dtype == array.dtype
+        np.testing.assert_array_equal(segment.array, array)
+    with here.segment("t", data=array.T, create=True) as segment:
+        there = segment.array.T
+        assert there.flags.f_contiguous and there.strides == array.strides
+        np.testing.assert_array_equal(there, array)
+        del there
