@@ -11,6 +11,7 @@ Children of multiprocessing end without atexit. They do this as the last of mult
 from __future__ import annotations
 
 import atexit
+import functools
 import itertools
 import logging
 import os
@@ -26,9 +27,10 @@ from dsmem import _core, errors
 _CALLS_SECONDS = 1.0  # for calls under way in other threads
 _OWNER_SECONDS = 1.0  # for one handle; an owner that takes longer is not asked again
 _SECONDS = 3.0  # for all handles
+_TRIES = 2  # of what a signal handler interrupts
 _AFTER_OTHERS = -100  # priority of a finalizer: those of multiprocessing's queues have -5
 
-_handles: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+_handles: dict[int, weakref.ref[Any]] = {}  # those that are open, the oldest first
 _numbers = itertools.count()
 _functions: list[Callable[[], None]] = []
 _expected_in = 0  # the child of multiprocessing whose end has a finalizer
@@ -37,33 +39,71 @@ _asked = False  # whether children of multiprocessing will have one
 
 def remember(handle: Any) -> None:
     """A handle that has something to give back is open."""
-    _handles[next(_numbers)] = handle
+    number = next(_numbers)
+
+    def gone(_: object, pop: Callable[..., object] = _handles.pop) -> None:
+        pop(number, None)
+
+    _handles[number] = weakref.ref(handle, gone)
     expect_end()
 
 
 def at_end(function: Callable[[], None]) -> Callable[[], None]:
-    """A function to call at the end, after the handles have left; once in each process that has called expect_end()."""
+    """A function to call at the end, after the handles have left, in each process that has called expect_end().
+
+    It may be called again: then it has what is left to do.
+    """
     _functions.append(function)
     return function
 
 
-@atexit.register
 def end() -> None:
-    """Give everything back; again does nothing."""
-    handles = _begin()
-    until = time.monotonic() + _CALLS_SECONDS
-    while not all(handle._idle for handle in handles) and time.monotonic() < until:
-        time.sleep(0.002)
-    _leave(handles)
-    for function in _functions:
-        function()
+    """Give everything back; again does what is left.
+
+    A signal handler may raise anywhere in here, as Ctrl-C does: that comes out when all is done.
+    """
+    leaving: dict[int, Any] = {}
+    steps = [functools.partial(step, leaving) for step in (_begin, _wait, _leave)]
+    raised = _do_all([*steps, *_functions])
+    if raised is not None:
+        raise raised
 
 
-def _begin() -> list[Any]:
+atexit.register(end)
+atexit.register(end)  # in place of one that a signal ends before it has begun
+
+
+def _do_all(steps: list[Callable[[], None]]) -> BaseException | None:
+    """What the first that failed has raised. One that a handler has interrupted is called once more."""
+    raised: BaseException | None = None
+    done = tries = 0
+    while done < len(steps):
+        try:
+            tries += 1
+            if tries <= _TRIES:
+                steps[done]()
+            done, tries = done + 1, 0
+        except BaseException as error:
+            raised = raised or error
+            if isinstance(error, Exception):
+                done, tries = done + 1, 0
+    return raised
+
+
+def _begin(leaving: dict[int, Any]) -> None:
     """The handles that are to leave, the youngest first: one may stand on an older one."""
-    known = reversed(list(_handles.values()))
-    _handles.clear()
-    return [h for h in known if _outlives_us(h) and h._begin_end()]
+    known = list(_handles.items())  # of a plain dict: no other thread runs meanwhile
+    for number, ref in reversed(known):
+        handle = ref()
+        if handle is not None and _outlives_us(handle) and handle._begin_end():
+            leaving[number] = handle
+
+
+def _wait(leaving: dict[int, Any]) -> None:
+    """For calls under way in other threads."""
+    until = time.monotonic() + _CALLS_SECONDS
+    while not all(handle._idle for handle in leaving.values()) and time.monotonic() < until:
+        time.sleep(0.002)
 
 
 def _outlives_us(handle: Any) -> bool:
@@ -80,18 +120,25 @@ def _outlives_us(handle: Any) -> bool:
     return False
 
 
-def _leave(handles: list[Any]) -> None:
-    until, late = time.monotonic_ns() + int(_SECONDS * 1e9), set()
-    for handle in handles:
-        owner = handle._memory.remote.peer
-        if owner in late:
-            continue
+def _leave(leaving: dict[int, Any]) -> None:
+    until, late = time.monotonic_ns() + int(_SECONDS * 1e9), set[str]()
+    raised = _do_all([functools.partial(_leave_one, leaving, number, until, late) for number in leaving])
+    if raised is not None:
+        raise raised
+
+
+def _leave_one(leaving: dict[int, Any], number: int, until: int, late: set[str]) -> None:
+    handle = leaving[number]
+    owner = handle._memory.remote.peer
+    if owner not in late:
         try:
             handle._leave_at_end(min(until, time.monotonic_ns() + int(_OWNER_SECONDS * 1e9)))
         except errors.DsmemError as error:
             if not isinstance(error, errors.BusyError):
                 late.add(owner)
             logging.getLogger("dsmem").warning("%r could not be left at the end of the process: %s", handle, error)
+    _handles.pop(number, None)
+    leaving.pop(number, None)
 
 
 def _forget() -> None:

@@ -147,11 +147,10 @@ cdef class Handle:
     # The core's object stays, for what other threads may still do with it.
 
     def _begin_end(self):
-        """No call begins any more, and waits end. Whether _leave_at_end is to be called, once."""
-        cdef bint mine = self.live and not self.outdated()
-        if mine:
+        """No call begins any more, and waits end. Whether _leave_at_end is to be called."""
+        if self.live and not self.outdated():
             self.ending, self.live = True, False
-        return mine
+        return self.ending and not self.outdated()
 
     @property
     def _idle(self):

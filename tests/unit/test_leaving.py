@@ -194,6 +194,59 @@ sys.stdin.read()
 """
 
 
+# ---- what comes in between ----
+
+INTERRUPTED = """
+    import signal
+    names = dsmem.connect({name!r})
+    kept = names.event("mine", create=True, lifetime="creator")
+    o.acquire()
+    others = [dsmem.attach(o.ref, context) for _ in range(3)]
+    class Slow:
+        def __float__(self):
+            begun.set()
+            threading.Event().wait()
+    begun, handler = threading.Event(), {handler}
+    threading.Thread(target=lambda: others[1].acquire(timeout=Slow()), daemon=True).start()
+    begun.wait()
+    def interrupt():
+        while not dsmem._core.SyncHandle.closed.__get__(o):  # the end has not begun
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+    threading.Thread(target=interrupt, daemon=True).start()
+"""
+
+
+@pytest.mark.parametrize("handler", ["None", "signal.signal(signal.SIGINT, lambda *_: sys.exit(3))"])
+def test_ctrl_c_at_the_end(owner, user, handler, cluster_name):
+    """Whatever a signal handler raises while calls are waited for: the rest is done all the same."""
+    with dsmem.connect("ends", context=owner) as cluster:
+        lock = cluster.lock("o", create=True, members=8)
+        body = INTERRUPTED.format(name=cluster_name, handler=handler)
+        done = run(body, lock)
+        assert "KeyboardInterrupt" in done.stderr or "SystemExit" in done.stderr, done.stderr
+        with contextlib.closing(dsmem.attach(lock.ref, user)) as again, again:
+            assert again.recovered
+        with dsmem.connect(cluster_name) as names:
+            assert [info.name for info in names.list()] == []
+
+
+def test_a_function_that_fails_keeps_no_other_from_its_work(owner, user):
+    with dsmem.connect("ends", context=owner) as cluster:
+        lock = cluster.lock("o", create=True, members=2)
+        body = """
+            from dsmem import leaving
+            o.acquire()
+            def fails():
+                raise KeyboardInterrupt
+            leaving._functions.insert(0, fails)
+            leaving.at_end(lambda: print("called"))
+        """
+        done = run(body, lock)
+        assert "called" in done.stdout and "KeyboardInterrupt" in done.stderr
+        check_free("lock", lock, user)
+
+
 # ---- local objects, which need no leaving ----
 
 
