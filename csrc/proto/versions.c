@@ -172,7 +172,7 @@ static int recover(dsm_remote *r, const dsm_segment *s, struct segment_words *w)
     return rc;
 }
 
-/* Steps 1 and, unless 'rc' says that the caller has failed, all before step 2. The writer goes again where it fails. */
+/* The turn and the lock go back; where that fails, the next write does it. */
 static int leave_with(dsm_remote *r, dsm_segment *s, int rc)
 {
     int freed = release(r, s);
@@ -180,6 +180,7 @@ static int leave_with(dsm_remote *r, dsm_segment *s, int rc)
     return rc ? rc : freed;
 }
 
+/* Step 1: the turn among this handle's threads, the lock, and what a writer before has left half done. */
 static int enter(dsm_remote *r, dsm_segment *s, int64_t deadline, struct segment_words *w)
 {
     if (!may_write(r))
