@@ -247,6 +247,27 @@ def test_a_function_that_fails_keeps_no_other_from_its_work(owner, user):
         check_free("lock", lock, user)
 
 
+def test_handles_that_are_opened_meanwhile(cluster_name):
+    done = run(f"""
+        import sys, threading
+        import dsmem
+        from dsmem import leaving
+        event = dsmem.connect({cluster_name!r}).event("e", create=True, lifetime="creator")
+        for _ in range(2000):
+            leaving.remember(event)
+        ended = threading.Event()
+        def opens():
+            while not ended.is_set() and len(leaving._handles) < 100000:
+                leaving.remember(event)
+        sys.setswitchinterval(1e-6)
+        threading.Thread(target=opens, daemon=True).start()
+        for _ in range(10):
+            leaving._begin({{}})  # nothing leaves: the memory is local
+        ended.set()
+    """)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # ---- local objects, which need no leaving ----
 
 
