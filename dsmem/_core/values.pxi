@@ -262,7 +262,10 @@ cdef object explain_buffer(object buffer, bint writable, Exception error):
     except Exception:  # it has no view at all
         return refused(c.DSM_EINVAL, str(error))
     if not view.c_contiguous:
-        return refused(c.DSM_ECONTIGUOUS, f"shape {view.shape}, strides {view.strides}")
+        remedy = ("read into a contiguous array and copy from it, or one op per row in a batch" if writable else
+                  "pass numpy.ascontiguousarray(x), which copies it, or one op per row in a batch")
+        what = f"shape {view.shape}, strides {view.strides}: the local buffer is not C-contiguous"
+        return refused(c.DSM_ECONTIGUOUS, f"{what}; {remedy}")
     if writable and view.readonly:
         return refused(c.DSM_EREADONLY, type(buffer).__name__)
     return refused(c.DSM_EINVAL, str(error))

@@ -94,9 +94,9 @@ def test_arrays(remote, dtype, kind, shape):
 def test_arrays_that_do_not_fit(remote, kind):
     square = np.zeros((4, 4), "u1").view(kind)
     for strided in (square[::2], square[:, :2], square.T[1:], np.asfortranarray(square)):
-        with pytest.raises(errors.NonContiguousError):
+        with pytest.raises(errors.NonContiguousError, match="; read into a contiguous array"):
             remote.read(0, strided)
-        with pytest.raises(errors.NonContiguousError):
+        with pytest.raises(errors.NonContiguousError, match=r"; pass numpy\.ascontiguousarray\(x\), which copies"):
             remote.write(0, strided)
     square.flags.writeable = False
     remote.write(0, square)
