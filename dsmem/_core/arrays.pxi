@@ -21,9 +21,11 @@ cdef inline bint flat(ndarray array, int flags):
     return PyArray_FLAGS(array) & flags == flags
 
 
-cdef int unpack(object index, Py_ssize_t *start, Py_ssize_t *stop, Py_ssize_t *step) except -1:
-    with numpy_errors():
+cdef inline int unpack(object index, Py_ssize_t *start, Py_ssize_t *stop, Py_ssize_t *step) except -1:
+    try:
         PySlice_Unpack(index, start, stop, step)
+    except (TypeError, ValueError) as error:
+        raise refused(c.DSM_EINVAL, str(error)) from None
     return 0
 
 

@@ -314,7 +314,8 @@ cdef class Lock(SyncHandle):
                 return False
         return self.attempts(lock_attempt, self.ptr, ns, "acquire") == 1
 
-    cdef int give_back(self) except -1:
+    @cython.final
+    cdef inline int give_back(self) except -1:
         self.enter()
         try:
             if self.reentrant:
