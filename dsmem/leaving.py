@@ -30,8 +30,17 @@ _SECONDS = 3.0  # for all handles
 _TRIES = 2  # of what a signal handler interrupts
 _AFTER_OTHERS = -100  # priority of a finalizer: those of multiprocessing's queues have -5
 
-_handles: dict[int, weakref.ref[Any]] = {}  # those that are open, the oldest first
 _numbers = itertools.count()
+
+
+class _Ref(weakref.ref[Any]):
+    """Of a handle; 'number' is its age."""
+
+    __slots__ = ("number",)
+    number: int
+
+
+_handles: set[_Ref] = set()  # of those that are open
 _functions: list[Callable[[], None]] = []
 _expected_in = 0  # the child of multiprocessing whose end has a finalizer
 _asked = False  # whether children of multiprocessing will have one
@@ -39,12 +48,9 @@ _asked = False  # whether children of multiprocessing will have one
 
 def remember(handle: Any) -> None:
     """A handle that has something to give back is open."""
-    number = next(_numbers)
-
-    def gone(_: object, pop: Callable[..., object] = _handles.pop) -> None:
-        pop(number, None)
-
-    _handles[number] = weakref.ref(handle, gone)
+    ref = _Ref(handle, _handles.discard)  # a signal handler can't run in that
+    ref.number = next(_numbers)
+    _handles.add(ref)
     expect_end()
 
 
@@ -62,7 +68,7 @@ def end() -> None:
 
     A signal handler may raise anywhere in here, as Ctrl-C does: that comes out when all is done.
     """
-    leaving: dict[int, Any] = {}
+    leaving: dict[_Ref, Any] = {}
     steps = [functools.partial(step, leaving) for step in (_begin, _wait, _leave)]
     raised = _do_all([*steps, *_functions])
     if raised is not None:
@@ -90,16 +96,16 @@ def _do_all(steps: list[Callable[[], None]]) -> BaseException | None:
     return raised
 
 
-def _begin(leaving: dict[int, Any]) -> None:
+def _begin(leaving: dict[_Ref, Any]) -> None:
     """The handles that are to leave, the youngest first: one may stand on an older one."""
-    known = list(_handles.items())  # of a plain dict: no other thread runs meanwhile
-    for number, ref in reversed(known):
+    known = _handles.copy()  # no other thread runs meanwhile
+    for ref in sorted(known, key=lambda ref: ref.number, reverse=True):
         handle = ref()
         if handle is not None and _outlives_us(handle) and handle._begin_end():
-            leaving[number] = handle
+            leaving[ref] = handle
 
 
-def _wait(leaving: dict[int, Any]) -> None:
+def _wait(leaving: dict[_Ref, Any]) -> None:
     """For calls under way in other threads."""
     until = time.monotonic() + _CALLS_SECONDS
     while not all(handle._idle for handle in leaving.values()) and time.monotonic() < until:
@@ -120,15 +126,15 @@ def _outlives_us(handle: Any) -> bool:
     return False
 
 
-def _leave(leaving: dict[int, Any]) -> None:
+def _leave(leaving: dict[_Ref, Any]) -> None:
     until, late = time.monotonic_ns() + int(_SECONDS * 1e9), set[str]()
-    raised = _do_all([functools.partial(_leave_one, leaving, number, until, late) for number in leaving])
+    raised = _do_all([functools.partial(_leave_one, leaving, ref, until, late) for ref in leaving])
     if raised is not None:
         raise raised
 
 
-def _leave_one(leaving: dict[int, Any], number: int, until: int, late: set[str]) -> None:
-    handle = leaving[number]
+def _leave_one(leaving: dict[_Ref, Any], ref: _Ref, until: int, late: set[str]) -> None:
+    handle = leaving[ref]
     owner = handle._memory.remote.peer
     if owner not in late:
         try:
@@ -137,8 +143,8 @@ def _leave_one(leaving: dict[int, Any], number: int, until: int, late: set[str])
             if not isinstance(error, errors.BusyError):
                 late.add(owner)
             logging.getLogger("dsmem").warning("%r could not be left at the end of the process: %s", handle, error)
-    _handles.pop(number, None)
-    leaving.pop(number, None)
+    _handles.discard(ref)
+    leaving.pop(ref, None)
 
 
 def _forget() -> None:
