@@ -429,6 +429,7 @@ class File:
     def __enter__(self) -> Self: ...
     def __exit__(self, *error: object) -> None: ...
 
+@final
 class FolderLock:
     """flock(2) of a folder, held by a ``with`` block.
 
