@@ -302,6 +302,7 @@ static void in_child(void)
             close(n->fd);
         for (struct peer *p = a->ctx->peers; p; p = p->next)
             forget(p->fd);
+        close(a->stop);
     }
     after_fork();
     agents = NULL;
