@@ -81,6 +81,22 @@ class _Synchronised(NamedObject):
     """A named object with a handle of the core, which is closed before the memory."""
 
     _handle: ClassVar[type[_core.SyncHandle]]
+    _kind: ClassVar[str]  # of the layout
+    _checked: ClassVar[str] = ""  # the property that may be said when it is opened, too
+
+    def __init__(self, memory: Memory, cluster: Cluster | None, name: str, *arguments: Any) -> None:
+        self._handle.__init__(self, memory.remote, *arguments)  # type: ignore[call-arg]
+        NamedObject.__init__(self, memory, cluster, name)
+
+    @classmethod
+    def _layout(cls, **properties: Any) -> tuple[int, Format]:
+        return _layout(cls._kind, _members(properties))
+
+    @classmethod
+    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
+        if cls._checked:
+            _Shape(memory.remote).expect(name, **{cls._checked: properties.get(cls._checked)})
+        return cls(memory, cluster, name, properties.get("spin"))
 
     def close(self) -> None:
         """Leave the object, which stays under its name; again does nothing.
@@ -123,25 +139,13 @@ class Lock(_Synchronised, _core.Lock):
     """
 
     _handle = _core.Lock
-    _kind: ClassVar[str] = "lock"
+    _checked = "members"
+    _kind = "lock"
     __enter__ = _core.Lock.__enter__  # type: ignore[assignment]
     __exit__ = _core.Lock.__exit__
 
-    def __init__(self, memory: Memory, cluster: Cluster | None, name: str, spin: float | None) -> None:
-        _core.Lock.__init__(self, memory.remote, spin)
-        NamedObject.__init__(self, memory, cluster, name)
-
     def _state(self) -> str:
         return "locked" if self.locked() else "unlocked"
-
-    @classmethod
-    def _layout(cls, **properties: Any) -> tuple[int, Format]:
-        return _layout(cls._kind, _members(properties))
-
-    @classmethod
-    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
-        _Shape(memory.remote).expect(name, members=properties.get("members"))
-        return cls(memory, cluster, name, properties.get("spin"))
 
 
 class SpinLock(Lock):
@@ -179,25 +183,13 @@ class RLock(_Synchronised, _core.RLock):
     """
 
     _handle = _core.RLock
-    _kind: ClassVar[str] = "rlock"
+    _checked = "members"
+    _kind = "rlock"
     __enter__ = _core.Lock.__enter__  # type: ignore[assignment]
     __exit__ = _core.Lock.__exit__
 
-    def __init__(self, memory: Memory, cluster: Cluster | None, name: str, spin: float | None) -> None:
-        _core.RLock.__init__(self, memory.remote, spin)
-        NamedObject.__init__(self, memory, cluster, name)
-
     def _state(self) -> str:
         return "locked" if self.locked() else "unlocked"
-
-    @classmethod
-    def _layout(cls, **properties: Any) -> tuple[int, Format]:
-        return _layout(cls._kind, _members(properties))
-
-    @classmethod
-    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
-        _Shape(memory.remote).expect(name, members=properties.get("members"))
-        return cls(memory, cluster, name, properties.get("spin"))
 
 
 class RWLock(_Synchronised, _core.RWLock):
@@ -219,25 +211,14 @@ class RWLock(_Synchronised, _core.RWLock):
     """
 
     _handle = _core.RWLock
-
-    def __init__(self, memory: Memory, cluster: Cluster | None, name: str, spin: float | None) -> None:
-        _core.RWLock.__init__(self, memory.remote, spin)
-        NamedObject.__init__(self, memory, cluster, name)
+    _kind = "rwlock"
+    _checked = "members"
 
     def __enter__(self) -> NoReturn:
         raise errors.ArgumentTypeError("a lock of two kinds: use 'with lock.read():' or 'with lock.write():'")
 
     def _state(self) -> str:
         return "" if self.token is None else "writing"
-
-    @classmethod
-    def _layout(cls, **properties: Any) -> tuple[int, Format]:
-        return _layout("rwlock", _members(properties))
-
-    @classmethod
-    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
-        _Shape(memory.remote).expect(name, members=properties.get("members"))
-        return cls(memory, cluster, name, properties.get("spin"))
 
 
 class Semaphore(_Synchronised, _core.Semaphore):
@@ -259,12 +240,9 @@ class Semaphore(_Synchronised, _core.Semaphore):
     """
 
     _handle = _core.Semaphore
+    _checked = "n"
     __enter__ = _core.Semaphore.__enter__  # type: ignore[assignment]
     __exit__ = _core.Semaphore.__exit__
-
-    def __init__(self, memory: Memory, cluster: Cluster | None, name: str, spin: float | None) -> None:
-        _core.Semaphore.__init__(self, memory.remote, spin)
-        NamedObject.__init__(self, memory, cluster, name)
 
     def _state(self) -> str:
         return f"value={self.value}"
@@ -272,11 +250,6 @@ class Semaphore(_Synchronised, _core.Semaphore):
     @classmethod
     def _layout(cls, **properties: Any) -> tuple[int, Format]:
         return _layout("semaphore", count=_count(1, 4096, n=properties["n"]))
-
-    @classmethod
-    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
-        _Shape(memory.remote).expect(name, n=properties.get("n"))
-        return cls(memory, cluster, name, properties.get("spin"))
 
 
 class CountingSemaphore(_Synchronised, _core.CountingSemaphore):
@@ -292,12 +265,9 @@ class CountingSemaphore(_Synchronised, _core.CountingSemaphore):
     """
 
     _handle = _core.CountingSemaphore
+    _checked = "n"
     __enter__ = _core.CountingSemaphore.__enter__  # type: ignore[assignment]
     __exit__ = _core.CountingSemaphore.__exit__
-
-    def __init__(self, memory: Memory, cluster: Cluster | None, name: str, spin: float | None) -> None:
-        _core.CountingSemaphore.__init__(self, memory.remote, spin)
-        NamedObject.__init__(self, memory, cluster, name)
 
     def _state(self) -> str:
         return f"value={self.value}"
@@ -308,11 +278,6 @@ class CountingSemaphore(_Synchronised, _core.CountingSemaphore):
         if n is None:
             raise errors.InvalidArgumentError(f"n={properties['n']!r}: a whole number from 0 to {_MOST}")
         return _layout("counting_semaphore", count=n)
-
-    @classmethod
-    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
-        _Shape(memory.remote).expect(name, n=properties.get("n"))
-        return cls(memory, cluster, name, properties.get("spin"))
 
 
 class Event(_Synchronised, _core.Event):
@@ -325,20 +290,12 @@ class Event(_Synchronised, _core.Event):
 
     _handle = _core.Event
 
-    def __init__(self, memory: Memory, cluster: Cluster | None, name: str, spin: float | None) -> None:
-        _core.Event.__init__(self, memory.remote, spin)
-        NamedObject.__init__(self, memory, cluster, name)
-
     def _state(self) -> str:
         return "set" if self.is_set() else "unset"
 
     @classmethod
     def _layout(cls, **properties: Any) -> tuple[int, Format]:
         return _layout("event")
-
-    @classmethod
-    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
-        return cls(memory, cluster, name, properties.get("spin"))
 
 
 class Condition(_Synchronised, _core.Condition):
@@ -361,8 +318,7 @@ class Condition(_Synchronised, _core.Condition):
     def __init__(
         self, memory: Memory, cluster: Cluster | None, name: str, lock: Lock | RLock | None, spin: float | None
     ) -> None:
-        _core.Condition.__init__(self, memory.remote, lock, spin)
-        NamedObject.__init__(self, memory, cluster, name)
+        super().__init__(memory, cluster, name, lock, spin)
         self._lock = lock
 
     def _state(self) -> str:
@@ -414,8 +370,7 @@ class Barrier(_Synchronised, _core.Barrier):
     _handle = _core.Barrier
 
     def __init__(self, memory: Memory, cluster: Cluster | None, name: str, **how: Any) -> None:
-        _core.Barrier.__init__(self, memory.remote, how.get("action"), how.get("timeout"), how.get("spin"))
-        NamedObject.__init__(self, memory, cluster, name)
+        super().__init__(memory, cluster, name, how.get("action"), how.get("timeout"), how.get("spin"))
         self._own = {what: how[what] for what in ("action", "timeout", "spin") if how.get(what) is not None}
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -451,21 +406,10 @@ class Once(_Synchronised, _core.Once):
     """
 
     _handle = _core.Once
+    _kind = "once"
+    _checked = "members"
     __enter__ = _core.Once.__enter__  # type: ignore[assignment]
     __exit__ = _core.Once.__exit__  # type: ignore[assignment]
 
-    def __init__(self, memory: Memory, cluster: Cluster | None, name: str, spin: float | None) -> None:
-        _core.Once.__init__(self, memory.remote, spin)
-        NamedObject.__init__(self, memory, cluster, name)
-
     def _state(self) -> str:
         return "done" if self.done else "not done"
-
-    @classmethod
-    def _layout(cls, **properties: Any) -> tuple[int, Format]:
-        return _layout("once", _members(properties))
-
-    @classmethod
-    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
-        _Shape(memory.remote).expect(name, members=properties.get("members"))
-        return cls(memory, cluster, name, properties.get("spin"))

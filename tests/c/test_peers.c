@@ -6,9 +6,9 @@
  */
 #include "base/clock.h"
 #include "check.h"
+#include "files.h"
 #include "mem/remote.h"
 
-#include <dirent.h>
 #include <poll.h>
 #include <stddef.h>
 #include <string.h>
@@ -363,17 +363,6 @@ static void first_that_failed_of_itself(void)
 }
 
 /* ---- what is gone leaves nothing ---- */
-
-static int open_files(void)
-{
-    int n = 0;
-    DIR *d = opendir("/proc/self/fd");
-    CHECK(d);
-    while (readdir(d))
-        n++;
-    closedir(d);
-    return n;
-}
 
 static bool knows_peers(void)
 {

@@ -4,10 +4,10 @@
 #include "check.h"
 #include "fabric/verbs/verbs.h"
 #include "fake_device.h"
+#include "files.h"
 #include "mem/core.h"
 
 #include <arpa/inet.h>
-#include <dirent.h>
 #include <poll.h>
 
 #define MS INT64_C(1000000)
@@ -421,17 +421,6 @@ static void held_across_a_cut(bool heals)
 }
 
 /* ---- owners that go ---- */
-
-static int open_files(void)
-{
-    int n = 0;
-    DIR *d = opendir("/proc/self/fd");
-    CHECK(d);
-    while (readdir(d))
-        n++;
-    closedir(d);
-    return n;
-}
 
 static void owners_that_go(void)
 {

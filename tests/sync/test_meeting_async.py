@@ -3,38 +3,12 @@
 import asyncio
 import contextlib
 import threading
-import time
-from pathlib import Path
 
 import pytest
+from tasks import LIMIT, no_thread_is_left, threads, turns, until_alone  # noqa: F401
 
 import dsmem
 from dsmem import errors
-
-LIMIT = 20.0
-
-
-def threads():
-    return len(list(Path("/proc/self/task").iterdir()))
-
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left():
-    """Of any test: the next one counts those that there are."""
-    before = threads()
-    yield
-    while threads() > before:
-        time.sleep(0.001)
-
-
-async def turns(n):
-    for _ in range(n):
-        await asyncio.sleep(0)
-
-
-async def until_alone(before):
-    while threads() > before:
-        await asyncio.sleep(0.001)
 
 
 async def waiting(condition, n, of=None):

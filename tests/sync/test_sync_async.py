@@ -6,18 +6,12 @@ import gc
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from tasks import LIMIT, no_thread_is_left, threads, turns, until_alone  # noqa: F401
 
 from dsmem import errors
-
-LIMIT = 20.0
-
-
-def threads():
-    return len(list(Path("/proc/self/task").iterdir()))
 
 
 def descriptors():
@@ -103,26 +97,6 @@ KINDS = {
 @pytest.fixture(params=KINDS)
 def kind(request):
     return KINDS[request.param]
-
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left():
-    """Of any test: the next one counts those that there are."""
-    before = threads()
-    yield
-    while threads() > before:
-        time.sleep(0.001)
-
-
-async def turns(n):
-    for _ in range(n):
-        await asyncio.sleep(0)
-
-
-async def until_alone(before):
-    """The helper has seen that nobody waits."""
-    while threads() > before:
-        await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name != "event"])

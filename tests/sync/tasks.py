@@ -1,0 +1,33 @@
+"""What the tests of waiting tasks share."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+LIMIT = 20.0
+
+
+def threads():
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left():
+    """Of any test: the next one counts those that there are."""
+    before = threads()
+    yield
+    while threads() > before:
+        time.sleep(0.001)
+
+
+async def turns(n):
+    for _ in range(n):
+        await asyncio.sleep(0)
+
+
+async def until_alone(before):
+    """The helper has seen that nobody waits."""
+    while threads() > before:
+        await asyncio.sleep(0.001)
