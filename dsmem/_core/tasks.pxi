@@ -106,10 +106,6 @@ async def _lock_release(Lock lock):
 
 # ---- readers and writers ----
 
-cdef int read_undo(void *arg, int64_t timeout_ns) noexcept nogil:
-    return done(c.dsm_rwlock_unread(<c.dsm_rwlock *> arg))
-
-
 cdef int read_end(void *arg, int64_t timeout_ns) noexcept nogil:
     return done(c.dsm_rwlock_unread(<c.dsm_rwlock *> arg))
 
@@ -126,7 +122,7 @@ async def _rwlock_read(RWLock rw, timeout):
     rw.enter()
     try:
         ns = patience(True, timeout)
-        wait = new_wait(rw, "acquire_read", read_attempt, rw.ptr, read_undo, NULL)
+        wait = new_wait(rw, "acquire_read", read_attempt, rw.ptr, read_end, NULL)
         return await _got(rw, rw.remote, c.DSM_BELL_FIRST, wait, ns) != 0
     finally:
         rw.leave()

@@ -1,6 +1,7 @@
 /* Who is dead, and who is not: zombies, lack of file descriptors, other namespaces, and newcomers that sweep the same entry. */
 #include "base/atomic.h"
 #include "check.h"
+#include "objects.h"
 #include "proto/lock.h"
 #include "stepper.h"
 
@@ -506,19 +507,7 @@ static void deaths_of_claimers(void)
 
 static dsm_remote *object;
 
-static dsm_remote *made(int type, uint32_t members, uint32_t count)
-{
-    dsm_remote *r;
-    uint64_t n = dsm_sync_bytes(type, members, count);
-    int fd = memfd_create("members", MFD_CLOEXEC);
-    CHECK(fd >= 0 && !ftruncate(fd, (off_t)n));
-    CHECK(!dsm_map(fd, n, DSM_READ | DSM_WRITE | DSM_ATOMIC, &r));
-    CHECK(!dsm_sync_format(dsm_remote_near(r), type, members, count, 0));
-    close(fd);
-    return r;
-}
-
-static dsm_remote *lock_of(uint32_t members) { return made(DSM_LOCK, members, 0); }
+static dsm_remote *lock_of(uint32_t members) { return object_of(DSM_LOCK, members, 0); }
 
 static uint64_t dead_identity(void)
 {
@@ -566,7 +555,7 @@ static void *use(void *arg)
 static void asked_in_children(void)
 {
     struct used u = {.over = 0};
-    dsm_remote *first = made(DSM_SEMAPHORE, 0, 4), *second = made(DSM_RWLOCK, 4, 0);
+    dsm_remote *first = object_of(DSM_SEMAPHORE, 0, 4), *second = object_of(DSM_RWLOCK, 4, 0);
     pthread_t t;
     int recovered;
     CHECK(!dsm_semaphore_open(first, 0, &u.semaphore) && !dsm_rwlock_open(second, 0, &u.rwlock));

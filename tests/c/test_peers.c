@@ -8,6 +8,7 @@
 #include "check.h"
 #include "files.h"
 #include "mem/remote.h"
+#include "tickets.h"
 
 #include <poll.h>
 #include <stddef.h>
@@ -200,15 +201,6 @@ static bool readable(void)
     return poll(&on, 1, 0) == 1;
 }
 
-static dsm_ticket *next_completed(void)
-{
-    struct pollfd on = {.fd = dsm_event_fd(user), .events = POLLIN};
-    dsm_ticket *t;
-    while (!(t = dsm_completed(user)))
-        CHECK(poll(&on, 1, -1) == 1);
-    return t;
-}
-
 static void started_ops(void)
 {
     enum { N = 200 };
@@ -220,7 +212,7 @@ static void started_ops(void)
         CHECK(!dsm_start(user, &ops[i], 1, &tickets[i], NULL));
     }
     for (int i = 0; i < N; i++) {
-        dsm_ticket *t = next_completed();
+        dsm_ticket *t = next_completed(user);
         CHECK(t >= tickets && t < tickets + N && !dsm_finish(t, -1, NULL));
         memset(t, 0xff, sizeof *t); /* it is ours again */
     }
@@ -237,7 +229,7 @@ static void started_batch(void)
     for (int i = 0; i < OWNERS * 3; i++)
         ops[i] = add_one(i % OWNERS);
     CHECK(!dsm_start(user, ops, OWNERS * 3, &t, NULL));
-    CHECK(next_completed() == &t && !dsm_finish(&t, -1, NULL));
+    CHECK(next_completed(user) == &t && !dsm_finish(&t, -1, NULL));
     for (int i = 0; i < OWNERS; i++)
         CHECK(word_of(i) == 3);
     close_all(OWNERS);
@@ -251,10 +243,10 @@ static void started_and_lost(void)
     open_all(1, "drop=1", 20 * MS);
     op = add_one(0);
     CHECK(!dsm_start(user, &op, 1, &t, NULL));
-    CHECK(next_completed() == &t && dsm_finish(&t, -1, NULL) == -DSM_ETIME);
+    CHECK(next_completed(user) == &t && dsm_finish(&t, -1, NULL) == -DSM_ETIME);
     op = add_one(0);
     CHECK(!dsm_start(user, &op, 1, &t, NULL));
-    CHECK(next_completed() == &t && !dsm_finish(&t, -1, NULL));
+    CHECK(next_completed(user) == &t && !dsm_finish(&t, -1, NULL));
     close_all(1);
     open_all(1, "drop=1", HOUR);
     op = add_one(0);
@@ -265,7 +257,7 @@ static void started_and_lost(void)
     CHECK(dsm_completed(user) == &t && dsm_finish(&t, -1, NULL) == -DSM_ECANCELED);
     op = add_one(0);
     CHECK(!dsm_start(user, &op, 1, &t, NULL));
-    CHECK(next_completed() == &t && !dsm_finish(&t, -1, NULL));
+    CHECK(next_completed(user) == &t && !dsm_finish(&t, -1, NULL));
     close_all(1);
 }
 
@@ -285,7 +277,7 @@ static void lost_among_others(void)
         ops[i] = add_one(0);
         CHECK(!dsm_start(user, &ops[i], 1, &tickets[i], NULL));
     }
-    while ((t = next_completed()) != &first) {
+    while ((t = next_completed(user)) != &first) {
         CHECK(clock_ns() < deadline);
         if (dsm_finish(t, -1, NULL))
             CHECK(ops[t - tickets].status == -DSM_ECANCELED);
@@ -295,7 +287,7 @@ static void lost_among_others(void)
     }
     CHECK(done >= N && dsm_finish(t, -1, NULL) == -DSM_ETIME);
     for (int left = N; left; left--) {
-        int rc = dsm_finish(next_completed(), -1, NULL);
+        int rc = dsm_finish(next_completed(user), -1, NULL);
         CHECK(!rc || rc == -DSM_ECANCELED);
     }
     close_all(1);

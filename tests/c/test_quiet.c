@@ -1,11 +1,11 @@
 /* Objects of synchronisation for which nobody contends make no system call. */
 #include "check.h"
+#include "objects.h"
 
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
 #include <stdio.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -16,18 +16,6 @@ enum { TIMES = 1000 };
 static dsm_lock *lock;
 static dsm_rwlock *rwlock;
 static dsm_semaphore *semaphore;
-
-static dsm_remote *object(int type, uint32_t members, uint32_t count)
-{
-    dsm_remote *r;
-    uint64_t n = dsm_sync_bytes(type, members, count);
-    int fd = memfd_create("quiet", MFD_CLOEXEC);
-    CHECK(fd >= 0 && !ftruncate(fd, (off_t)n));
-    CHECK(!dsm_map(fd, n, DSM_READ | DSM_WRITE | DSM_ATOMIC, &r));
-    CHECK(!dsm_sync_format(dsm_remote_near(r), type, members, count, 0));
-    close(fd);
-    return r;
-}
 
 /* From here on any system call but the last ends the process. */
 static int only_exit(void)
@@ -73,9 +61,9 @@ static int one_call(void) { return (int)syscall(SYS_getppid) * 0; }
 
 static void open_all(void)
 {
-    CHECK(!dsm_lock_open(object(DSM_LOCK, 4, 0), -1, &lock));
-    CHECK(!dsm_rwlock_open(object(DSM_RWLOCK, 4, 0), -1, &rwlock));
-    CHECK(!dsm_semaphore_open(object(DSM_SEMAPHORE, 0, 4), -1, &semaphore));
+    CHECK(!dsm_lock_open(object_of(DSM_LOCK, 4, 0), -1, &lock));
+    CHECK(!dsm_rwlock_open(object_of(DSM_RWLOCK, 4, 0), -1, &rwlock));
+    CHECK(!dsm_semaphore_open(object_of(DSM_SEMAPHORE, 0, 4), -1, &semaphore));
 }
 
 /* The status of a child that may make no call in body. */

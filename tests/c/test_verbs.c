@@ -6,6 +6,7 @@
 #include "fake_device.h"
 #include "files.h"
 #include "mem/core.h"
+#include "tickets.h"
 
 #include <arpa/inet.h>
 #include <poll.h>
@@ -225,15 +226,6 @@ static void lost(enum ibv_event_type what)
 
 /* ---- event loops ---- */
 
-static dsm_ticket *next_completed(void)
-{
-    struct pollfd on = {.fd = dsm_event_fd(user), .events = POLLIN};
-    dsm_ticket *t;
-    while (!(t = dsm_completed(user)))
-        CHECK(poll(&on, 1, -1) == 1);
-    return t;
-}
-
 static int listen_at(const char *address)
 {
     const char *port = strrchr(address, ':') + 1;
@@ -254,9 +246,9 @@ static void started_ops(void)
     open_two(HOUR);
     op.remote = remote;
     strcpy(address, dsm_agent_address(owner));
-    CHECK(!dsm_start(user, &op, 1, &t, NULL) && next_completed() == &t && !dsm_finish(&t, -1, NULL));
+    CHECK(!dsm_start(user, &op, 1, &t, NULL) && next_completed(user) == &t && !dsm_finish(&t, -1, NULL));
     CHECK(!dsm_region_close(region));
-    CHECK(!dsm_start(user, &op, 1, &t, NULL) && next_completed() == &t);
+    CHECK(!dsm_start(user, &op, 1, &t, NULL) && next_completed(user) == &t);
     CHECK(dsm_finish(&t, -1, NULL) == -DSM_ESTALE);
     dsm_close(owner);
     while (!peek_u32(&remote->peer->dead))

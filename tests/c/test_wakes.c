@@ -3,11 +3,11 @@
  * is an hour, nobody spins, and the alarm ends a program in which somebody is left asleep.
  */
 #include "check.h"
+#include "objects.h"
 #include "proto/bell.h"
 
 #include <pthread.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 enum { ROUNDS = 2000, THREADS = 4 };
@@ -15,23 +15,6 @@ enum { ROUNDS = 2000, THREADS = 4 };
 /* Objects and handles go with the process. */
 const char *__asan_default_options(void);
 const char *__asan_default_options(void) { return "detect_leaks=0"; }
-
-static dsm_remote *memory(uint64_t n)
-{
-    dsm_remote *r;
-    int fd = memfd_create("wakes", MFD_CLOEXEC);
-    CHECK(fd >= 0 && !ftruncate(fd, (off_t)n));
-    CHECK(!dsm_map(fd, n, DSM_READ | DSM_WRITE | DSM_ATOMIC, &r));
-    close(fd);
-    return r;
-}
-
-static dsm_remote *object(int type, uint32_t members, uint32_t count)
-{
-    dsm_remote *r = memory(dsm_sync_bytes(type, members, count));
-    CHECK(!dsm_sync_format(dsm_remote_near(r), type, members, count, 0));
-    return r;
-}
 
 static void together(int n, void *(*body)(void *), void *arg)
 {
@@ -87,7 +70,7 @@ static void readers_behind_a_writer(void)
 {
     dsm_rwlock *rw;
     pthread_t threads[3];
-    dsm_remote *r = object(DSM_RWLOCK, THREADS, 0);
+    dsm_remote *r = object_of(DSM_RWLOCK, THREADS, 0);
     CHECK(!dsm_rwlock_open(r, 0, &rw) && dsm_rwlock_claim(rw, -1) == 1 && dsm_rwlock_drain(rw, -1) == 1);
     for (int i = 0; i < 3; i++)
         CHECK(!pthread_create(&threads[i], NULL, one_reader, r));
@@ -142,7 +125,7 @@ static void end_barriers(bool reset)
     dsm_barrier *b;
     pthread_t t;
     int broken;
-    dsm_remote *r = object(DSM_BARRIER, THREADS, 2);
+    dsm_remote *r = object_of(DSM_BARRIER, THREADS, 2);
     CHECK(!dsm_barrier_open(r, 0, &b) && !pthread_create(&t, NULL, broken_barriers, r));
     while (dsm_barrier_waiting(b, &broken) != 1)
         usleep(100);
@@ -223,7 +206,7 @@ static void *onces(void *r)
 static dsm_remote *queue_object(uint32_t flags)
 {
     dsm_queue_shape shape = {.lanes = THREADS, .flags = flags, .lane_bytes = 4096, .max_message = 1000};
-    dsm_remote *r = memory(dsm_queue_nbytes(&shape));
+    dsm_remote *r = memory_of(dsm_queue_nbytes(&shape));
     CHECK(!dsm_queue_format(dsm_remote_near(r), &shape));
     return r;
 }
@@ -313,7 +296,7 @@ static dsm_remote *segment_object(uint32_t versioned)
     uint64_t n;
     memcpy(s.dtype, "'<u8'", 5);
     CHECK(!dsm_segment_layout(&s, &n));
-    dsm_remote *r = memory(n);
+    dsm_remote *r = memory_of(n);
     CHECK(!dsm_segment_format(dsm_remote_near(r), n, &s));
     return r;
 }
@@ -351,18 +334,18 @@ int main(void)
 {
     alarm(60);
     bell_recheck(3600ll * 1000000000);
-    together(THREADS, locks, object(DSM_LOCK, THREADS, 0));
-    together(THREADS, rwlocks, object(DSM_RWLOCK, THREADS, 0));
+    together(THREADS, locks, object_of(DSM_LOCK, THREADS, 0));
+    together(THREADS, rwlocks, object_of(DSM_RWLOCK, THREADS, 0));
     readers_behind_a_writer();
-    together(THREADS, semaphores, object(DSM_SEMAPHORE, 0, 2));
-    together(3, barriers, object(DSM_BARRIER, THREADS, 3));
+    together(THREADS, semaphores, object_of(DSM_SEMAPHORE, 0, 2));
+    together(3, barriers, object_of(DSM_BARRIER, THREADS, 3));
     end_barriers(false);
     end_barriers(true);
-    dsm_remote *both[] = {object(DSM_EVENT, 0, 0), object(DSM_EVENT, 0, 0)};
+    dsm_remote *both[] = {object_of(DSM_EVENT, 0, 0), object_of(DSM_EVENT, 0, 0)};
     together(2, events, both);
-    together(2, conditions, object(DSM_CONDITION, THREADS, THREADS));
+    together(2, conditions, object_of(DSM_CONDITION, THREADS, THREADS));
     for (int i = 0; i < 20; i++)
-        together(THREADS, onces, object(DSM_ONCE, THREADS, 0));
+        together(THREADS, onces, object_of(DSM_ONCE, THREADS, 0));
     dsm_remote *ways[] = {queue_object(0), queue_object(0)};
     together(2, pings, ways);
     together(2, floods, queue_object(0));

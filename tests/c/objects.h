@@ -1,0 +1,27 @@
+/* Objects in memory of this process, under no name. Wants CHECK of who includes it. */
+#ifndef DSM_TESTS_OBJECTS_H
+#define DSM_TESTS_OBJECTS_H
+
+#include "dsm.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+static inline dsm_remote *memory_of(uint64_t n)
+{
+    dsm_remote *r;
+    int fd = memfd_create("object", MFD_CLOEXEC);
+    CHECK(fd >= 0 && !ftruncate(fd, (off_t)n));
+    CHECK(!dsm_map(fd, n, DSM_READ | DSM_WRITE | DSM_ATOMIC, &r));
+    close(fd);
+    return r;
+}
+
+static inline dsm_remote *object_of(int type, uint32_t members, uint32_t count)
+{
+    dsm_remote *r = memory_of(dsm_sync_bytes(type, members, count));
+    CHECK(!dsm_sync_format(dsm_remote_near(r), type, members, count, 0));
+    return r;
+}
+
+#endif
