@@ -76,7 +76,8 @@ class History:
 
 
 def read(path: Path) -> list[Op]:
-    lines = [ast.literal_eval(line) for line in path.read_text().splitlines()]
+    # A kill can cut the last line: its op has not begun, or its end is unknown.
+    lines = [ast.literal_eval(line) for line in path.read_text().split("\n")[:-1]]
     ends = [*lines[1::2], (None, None)]
     return [Op(begin, *ends[i][:1], name, args, ends[i][1]) for i, (begin, name, args) in enumerate(lines[::2])]
 
