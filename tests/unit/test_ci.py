@@ -1,0 +1,130 @@
+"""What ci/test and ci/softroce say and how they end, in a tree whose tests, guest and packages are stand-ins."""
+
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(
+    any(Path("/sys/class/infiniband").glob("*")) or os.uname().machine != "x86_64", reason="there is no guest here"
+)
+
+
+def script(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/bash\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Run one of the scripts there; the stand-ins can be written anew."""
+    script(tmp_path / "ci/deps", "exit 0")
+    script(tmp_path / ".venv/bin/python", 'echo "===== 3 passed in 1.20s ====="')
+    for name in ("test", "softroce"):
+        shutil.copy(ROOT / "ci" / name, tmp_path / "ci" / name)
+    return tmp_path
+
+
+def run(tree, *command, **environment):
+    return subprocess.run(
+        command, cwd=tree, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+# ---- ci/test ----
+
+
+def test_the_end_says_what_failed_and_what_was_skipped_on_both_sides(tree):
+    lines = (
+        "SKIPPED [2] a: why",
+        "FAILED tests/a.py::x - AssertionError: y",
+        "===== 1 failed, 3 passed in 61.20s (0:01:01) =====",
+    )
+    script(tree / ".venv/bin/python", f"printf '%s\\n' dots {' '.join(map(repr, lines))}; exit 1")
+    script(tree / "ci/softroce", "echo 'ERROR tests/b.py::z - OSError'; echo '1 error, 5 passed in 9.10s'; exit 1")
+    done = run(tree, "ci/test")
+    assert done.returncode == 1
+    said = done.stdout.split("== make test ==\n")[1].splitlines()
+    assert said == [*lines, "ERROR tests/b.py::z - OSError", "1 error, 5 passed in 9.10s", "failed: pytest softroce"]
+
+
+def test_a_guest_that_cannot_be_is_left_out_with_the_reason(tree):
+    script(tree / "ci/softroce", "echo 'ci/softroce: LEFT OUT: everything on verbs: no kernel' >&2; exit 77")
+    done = run(tree, "ci/test")
+    assert done.returncode == 0
+    assert done.stdout.endswith("in 1.20s =====\nleft out: SoftRoCE: everything on verbs: no kernel\npassed\n")
+
+
+def test_the_guest_runs_beside_the_suite(tree):
+    script(
+        tree / "ci/softroce", f"echo begun; until [ -e {tree}/tested ]; do sleep 0.01; done; echo '1 passed in 1.00s'"
+    )
+    script(tree / ".venv/bin/python", f"touch {tree}/tested; echo '2 passed in 1.00s'")
+    done = run(tree, "ci/test")
+    assert done.returncode == 0
+    assert done.stdout.endswith(
+        "begun\n1 passed in 1.00s\n\n== make test ==\n2 passed in 1.00s\n1 passed in 1.00s\npassed\n"
+    )
+
+
+def test_who_ends_the_suite_ends_the_guest(tree):
+    script(
+        tree / "ci/softroce",
+        f"trap 'touch {tree}/ended; exit 130' TERM; touch {tree}/begun; while :; do sleep 0.01; done",
+    )
+    script(tree / ".venv/bin/python", f"until [ -e {tree}/begun ]; do sleep 0.01; done; kill -TERM $PPID")
+    done = run(tree, "ci/test")
+    assert done.returncode == 128 + signal.SIGTERM and (tree / "ended").exists()
+
+
+# ---- ci/softroce ----
+
+
+@pytest.fixture
+def guest(tree):
+    """guest(vng, command) runs a command in what a script in the place of vng makes of it."""
+    cache = tree / "cache/dsmem-softroce"
+    (cache / "root/boot").mkdir(parents=True)
+    (cache / "root/boot/vmlinuz-1").touch()
+    script(tree / "tests/softroce/device.sh", "")
+
+    def start(vng, *command, limit=30):
+        script(cache / "venv/bin/vng", vng)
+        (cache / "venv/complete").touch()
+        environment = {"XDG_CACHE_HOME": str(tree / "cache"), "DSMEM_SOFTROCE_OUT": str(tree / "out")}
+        return run(tree, "ci/softroce", "--", *command, DSMEM_SOFTROCE_LIMIT=str(limit), **environment)
+
+    return start
+
+
+BOOTS = 'echo booting >&2; while [ "$1" != --exec ]; do shift; done; eval "$2"'
+
+
+def test_what_runs_inside_gives_the_status(guest):
+    for status in (0, 3):
+        done = guest(BOOTS, "bash", "-c", f"echo inside; exit {status}")
+        assert (done.returncode, done.stdout, done.stderr) == (status, "inside\n", "")
+
+
+def test_a_guest_that_does_not_start_is_left_out(guest):
+    done = guest("echo '[ 1.0] lo speed is unknown' >&2; echo 'no such machine' >&2; exit 1", "true")
+    assert done.returncode == 77
+    assert done.stderr.startswith("no such machine\nci/softroce: LEFT OUT") and "did not start" in done.stderr
+
+
+def test_a_guest_that_dies_has_failed(guest):
+    done = guest(BOOTS + "; exit 1", "bash", "-c", "kill -9 $PPID")
+    assert done.returncode == 1 and "in the midst of the command" in done.stderr
+
+
+def test_the_limit_is_one_of_silence(guest):
+    done = guest(BOOTS, "bash", "-c", "for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.5; done", limit=3)
+    assert done.returncode == 0 and done.stdout.endswith("8\n")
+    done = guest(BOOTS, "sleep", "100", limit=2)
+    assert done.returncode == 124 and "nothing for 2 s" in done.stderr
