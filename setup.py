@@ -3,6 +3,7 @@
 Environment: DSMEM_WERROR=1 makes warnings of the C core errors; DSMEM_VERBS=0 builds without verbs.
 """
 
+import ast
 import os
 import subprocess
 import sys
@@ -19,6 +20,41 @@ os.chdir(Path(__file__).parent)
 FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-D_GNU_SOURCE", "-O3", "-pthread", "-fvisibility=hidden"]
 CORE_FLAGS = ["-Wall", "-Wextra", *(["-Werror"] if os.environ.get("DSMEM_WERROR") == "1" else [])]
 CYTHON_FLAGS = ["-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-cast-function-type"]
+
+
+def write_docstrings():
+    """Write build/cython/docstrings.pxi: the docstrings of the stubs, for dsmem/_core/docs.pxi.
+
+    A class whose constructor the stub has begins with its signature, as inspect.signature() expects it of C types.
+    """
+    found = {}
+    for path in sorted(Path("dsmem/_core").glob("*.pyi")):
+        for node in ast.parse(path.read_text()).body:
+            if not isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                continue
+            found[node.name] = ast.get_docstring(node)
+            for member in node.body if isinstance(node, ast.ClassDef) else []:
+                if not isinstance(member, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                    continue
+                if member.name in ("__init__", "__new__"):
+                    found[node.name] = f"{signature(node.name, member)}\n--\n\n{found[node.name]}"
+                elif ast.get_docstring(member):
+                    found[f"{node.name}.{member.name}"] = ast.get_docstring(member)
+    lines = [f"    {name!r}: {text!r},\n" for name, text in found.items() if text]
+    target = Path("build/cython/docstrings.pxi")
+    text = f"cdef dict DOCSTRINGS = {{\n{''.join(lines)}}}\n"
+    if not target.exists() or target.read_text() != text:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+
+
+def signature(name, function):
+    """Of a class, by its constructor in the stub, without annotations and without the first argument."""
+    arguments = function.args
+    arguments.args = arguments.args[1:]
+    for argument in (*arguments.args, *arguments.kwonlyargs):
+        argument.annotation = None
+    return f"{name}({ast.unparse(arguments)})"
 
 
 class build_ext(_build_ext):
@@ -50,7 +86,7 @@ core = Extension(
     "dsmem._core._core",
     sources=["dsmem/_core/_core.pyx", *sorted(map(str, Path("csrc").rglob("*.c")))],
     depends=sorted(
-        str(p) for pattern in ("csrc/**/*.h", "csrc/**/*.def", "dsmem/_core/*.px[di]") for p in Path().glob(pattern)
+        str(p) for pattern in ("csrc/**/*.h", "csrc/**/*.def", "dsmem/_core/*.p[xy][di]") for p in Path().glob(pattern)
     ),
     include_dirs=["csrc", numpy.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
@@ -59,7 +95,8 @@ core = Extension(
     libraries=["dl", "rt"],
 )
 
+write_docstrings()
 setup(
-    ext_modules=cythonize([core], build_dir="build/cython", language_level=3),
+    ext_modules=cythonize([core], build_dir="build/cython", include_path=["build/cython"], language_level=3),
     cmdclass={"build_ext": build_ext},
 )

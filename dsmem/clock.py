@@ -13,6 +13,8 @@ from dsmem.cluster.names import Format
 from dsmem.memory import Memory
 from dsmem.node import Cluster, NamedObject
 
+__all__ = ["Deadline", "HybridClock", "Lamport", "SharedClock"]
+
 _COUNTER_BITS = 16
 _MOST_SECONDS = ((1 << 48) - 1) / 1000  # the milliseconds of a stamp
 

@@ -27,6 +27,8 @@ from dsmem.memory import Memory
 from dsmem.node import Cluster, NamedObject
 
 _PICKLED, _STAMPED = 2, 3  # kinds of messages
+__all__ = ["Pickled", "Queue", "Stamped"]
+
 _MANY = 16  # producers, where only "many" is said
 _SAID = {  # what Cluster.queue is told, and what the core makes of it
     "capacity_bytes": "lane_bytes",

@@ -21,6 +21,8 @@ from dsmem.dtypes import describe_dtype, dtype_of, parse_dtype
 from dsmem.memory import Memory
 from dsmem.node import Cluster, NamedObject, grown
 
+__all__ = ["Segment"]
+
 _DATA = 4096  # offset of the data: docs/protocols/segment.md
 _SPIN_TRIES = 4
 Value = TypeVar("Value")

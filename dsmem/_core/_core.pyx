@@ -19,6 +19,7 @@ from cpython.pythread cimport (
     PyThread_release_lock, PyThread_type_lock,
 )
 from cpython.slice cimport PySlice_AdjustIndices, PySlice_Unpack
+from cpython.unicode cimport PyUnicode_AsUTF8
 from cpython.weakref cimport PyWeakref_NewRef
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
@@ -159,3 +160,6 @@ def identity_dead(uint64_t identity):
 
 def identity_pid(uint64_t identity):
     return c.dsm_identity_pid(identity)
+
+
+include "docs.pxi"

@@ -3,7 +3,6 @@
 @cython.final
 @cython.freelist(128)
 cdef class Result:
-    """See the stub."""
     cdef Batch batch
     cdef size_t index
 
@@ -33,7 +32,6 @@ cdef enum:  # of a batch; never back
 
 @cython.final
 cdef class Batch:
-    """See the stub."""
     cdef Context context
     cdef int64_t timeout_ns
     cdef c.dsm_op *ops

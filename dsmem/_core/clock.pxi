@@ -2,7 +2,6 @@
 
 @cython.auto_pickle(False)
 cdef class ClockCore:
-    """See the stub."""
     cdef c.dsm_clock clock
     cdef uint64_t own
     cdef Remote remote

@@ -1,7 +1,6 @@
 # Included by _core.pyx: Descriptor and Context.
 
 cdef class Descriptor:
-    """See the stub."""
     cdef bytes raw
     cdef dict fields
 
@@ -63,7 +62,6 @@ Capabilities = namedtuple("Capabilities", [
 
 
 cdef class Context(Handle):
-    """See the stub."""
     cdef c.dsm_ctx *ptr     # NULL: closed, or never opened
     cdef object __weakref__
     cdef readonly object capabilities

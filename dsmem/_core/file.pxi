@@ -3,7 +3,7 @@
 @cython.final
 @cython.auto_pickle(False)
 cdef class File:
-    """See the stub. Opened in one call, so that an exception of a signal handler leaves no descriptor behind."""
+    """Opened in one call, so that an exception of a signal handler leaves no descriptor behind."""
     cdef int fd, locker  # locker: the process that has the lock, 0: none
     cdef bint opened     # only then is fd ours: an object that was not made has 0 there
     cdef object __weakref__
@@ -54,7 +54,7 @@ cdef set locked_files = set()  # that have or wait for a lock
 @cython.final
 @cython.auto_pickle(False)
 cdef class FolderLock:
-    """See the stub. Entered in one call, and left at the latest with the object: an exception of a signal handler, at
+    """Entered in one call, and left at the latest with the object: an exception of a signal handler, at
     whatever instant, leaves nothing locked."""
     cdef object path
     cdef double seconds

@@ -40,7 +40,6 @@ cdef uint64_t identity_of(object holder) except? 0xdead:
 
 @cython.auto_pickle(False)
 cdef class Handle:
-    """See the stub."""
     cdef bint live, ending
     cdef uint32_t epoch
     cdef int uses, users, exports

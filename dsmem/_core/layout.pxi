@@ -2,7 +2,6 @@
 
 @cython.auto_pickle(False)
 cdef class SegmentLayout:
-    """See the stub."""
     cdef c.dsm_segment s
     cdef readonly uint64_t nbytes
 

@@ -11,7 +11,6 @@ cdef int event_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
 
 
 cdef class Event(SyncHandle):
-    """See the stub."""
     cdef c.dsm_event *ptr
 
     def __init__(self, Remote remote not None, spin=None):
@@ -84,7 +83,6 @@ cdef int condition_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
 
 
 cdef class Condition(Lock):
-    """See the stub."""
     cdef c.dsm_condition *condition
 
     def __init__(self, Remote remote not None, Lock lock=None, spin=None):
@@ -306,7 +304,6 @@ cdef int parties_breaking(void *arg, uint64_t holder) noexcept nogil:
 
 
 cdef class Barrier(SyncHandle):
-    """See the stub."""
     cdef c.dsm_barrier *ptr
     cdef object action, timeout
 
@@ -445,7 +442,6 @@ cdef int once_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
 
 
 cdef class Once(SyncHandle):
-    """See the stub."""
     cdef c.dsm_once *ptr
     cdef object runner  # the thread that runs it
 

@@ -1,7 +1,6 @@
 # Included by _core.pyx: Queue, the lanes of proto/ring.h under a GIL that serialises what is done to one handle.
 
 cdef class Queue(Handle):
-    """See the stub."""
     cdef c.dsm_queue *ptr
     cdef object __weakref__
     cdef readonly Remote remote

@@ -2,7 +2,6 @@
 
 @cython.final
 cdef class Region(Handle):
-    """See the stub."""
     cdef c.dsm_region *ptr
     cdef object __weakref__
     cdef readonly Context context

@@ -2,7 +2,6 @@
 
 @cython.final
 cdef class Remote(Handle):
-    """See the stub."""
     cdef c.dsm_remote *ptr
     cdef bint near
     cdef readonly uint64_t nbytes

@@ -2,10 +2,8 @@
 
 @cython.auto_pickle(False)
 cdef class SegmentCore(Handle):
-    """See the stub.
-
-    locate() finds where an index lies if it is one piece, which an int, a slice without a step and a tuple of ints are:
-    that moves in one copy. For the rest NumPy says where the pieces lie.
+    """locate() finds where an index lies if it is one piece: an int, a slice without a step or a tuple of ints. One
+    copy moves it. For the rest NumPy says where the pieces lie.
     """
     cdef c.dsm_segment s
     cdef Remote remote              # counts the segment as a user

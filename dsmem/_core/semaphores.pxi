@@ -13,7 +13,6 @@ cdef int permits_breaking(void *arg, uint64_t holder) noexcept nogil:
 
 
 cdef class Semaphore(SyncHandle):
-    """See the stub."""
     cdef c.dsm_semaphore *ptr
 
     def __init__(self, Remote remote not None, spin=None):
@@ -124,7 +123,6 @@ cdef int counting_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
 
 
 cdef class CountingSemaphore(SyncHandle):
-    """See the stub."""
     cdef c.dsm_counting *ptr
 
     def __init__(self, Remote remote not None, spin=None):

@@ -44,7 +44,6 @@ cdef bint is_raised(tuple error):
 
 
 cdef class SyncHandle(Handle):
-    """See the stub."""
     cdef Remote remote
     cdef bint near
     cdef int64_t spin_ns
@@ -194,9 +193,7 @@ cdef int lock_breaking(void *arg, uint64_t holder) noexcept nogil:
 
 
 cdef class Lock(SyncHandle):
-    """See the stub.
-
-    A re-entrant one counts here how often its thread has it: the first takes the core's lock, the last releases it.
+    """A re-entrant one counts here how often its thread has it: the first takes the core's lock, the last releases it.
     'depth' is 0 before the core's lock is released and until it has been taken.
     """
     cdef c.dsm_lock *ptr
@@ -433,7 +430,6 @@ cdef class Lock(SyncHandle):
 
 
 cdef class RLock(Lock):
-    """See the stub."""
 
     def __init__(self, Remote remote not None, spin=None):
         Lock.__init__(self, remote, spin)
@@ -476,7 +472,6 @@ cdef int rwlock_breaking(void *arg, uint64_t holder) noexcept nogil:
 
 
 cdef class RWLock(SyncHandle):
-    """See the stub."""
     cdef c.dsm_rwlock *ptr
 
     def __init__(self, Remote remote not None, spin=None):

@@ -2,10 +2,8 @@
 
 @cython.auto_pickle(False)
 cdef class Writing:
-    """See the stub.
-
-    The turn belongs to this object from the instruction in which it is taken: it is given back by whoever ends it in a
-    call of this class, or with the object. So no exception of a signal handler leaves it taken, and nobody ends the
+    """The turn belongs to this object from the instruction in which it is taken. It is given back by a call of this
+    class that ends it, or with the object. So no exception of a signal handler leaves it taken, and nobody ends the
     turn of another thread. Nor does a child of fork(), whose copy of this object holds nothing.
     """
     cdef SegmentCore segment

@@ -1,9 +1,13 @@
 """Everything public in dsmem says what it is: modules and stubs. Stubs are the documentation of the Cython classes."""
 
 import ast
+import inspect
+import operator
 from pathlib import Path
 
 import pytest
+
+from dsmem._core import _core
 
 ROOT = Path(__file__).parents[2]
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -56,3 +60,23 @@ def test_public_things_have_docstrings(path):
 def test_what_lacks_one_is_found(text, missing):
     assert undocumented(text, "m") == missing
     assert undocumented(text, "m", stub=True) == [name for name in missing if name != "m"]
+
+
+def stubs():
+    """Name of a class, function or method of the compiled module, and its docstring in the stubs."""
+    for path in sorted((ROOT / "dsmem/_core").glob("*.pyi")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, DEFINITIONS) and ast.get_docstring(node):
+                yield node.name, ast.get_docstring(node)
+                for child in node.body:
+                    if isinstance(child, DEFINITIONS) and ast.get_docstring(child):
+                        yield f"{node.name}.{child.name}", ast.get_docstring(child)
+
+
+def test_compiled_names_have_the_docstrings_of_the_stubs():
+    """Which are built in: a stub that is newer than the extension is what fails here, too."""
+    found = list(stubs())
+    assert len(found) > 150
+    for name, doc in found:
+        thing = operator.attrgetter(name)(_core)
+        assert inspect.cleandoc(thing.__doc__).removesuffix("\n").endswith(doc), name
