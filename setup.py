@@ -17,9 +17,13 @@ from setuptools.command.build_ext import build_ext as _build_ext
 
 os.chdir(Path(__file__).parent)
 
-FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-D_GNU_SOURCE", "-O3", "-pthread", "-fvisibility=hidden"]
+FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-O3", "-pthread", "-fvisibility=hidden"]
 CORE_FLAGS = ["-Wall", "-Wextra", *(["-Werror"] if os.environ.get("DSMEM_WERROR") == "1" else [])]
 CYTHON_FLAGS = ["-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-cast-function-type"]
+TOOLS = """
+dsmem is compiled when it is installed, and here is no {}. On Debian and Ubuntu, as root:
+    apt-get update && apt-get install -y gcc libc6-dev python3-dev python3-venv
+"""
 
 
 def write_docstrings():
@@ -58,11 +62,21 @@ def signature(name, function):
 
 
 class build_ext(_build_ext):
-    """The core is compiled with all warnings, the C that Cython writes with those that it can keep."""
+    """The core is compiled with all warnings, the C that Cython writes with those that it can keep.
+
+    Cython runs only when something is compiled: not for metadata or a source distribution.
+    """
 
     def build_extensions(self):
+        if not self.has_header("stdint.h"):
+            sys.exit(TOOLS.format("C compiler"))
+        if not self.has_header("Python.h"):
+            sys.exit(TOOLS.format("Python.h, the header of this Python"))
+        write_docstrings()
+        compiled = cythonize([core], build_dir="build/cython", include_path=["build/cython"], language_level=3)
+        core.sources = compiled[0].sources
         if os.environ.get("DSMEM_VERBS") != "0" and self.has_header("infiniband/verbs.h"):
-            self.extensions[0].define_macros.append(("DSM_HAVE_VERBS", "1"))
+            core.define_macros.append(("DSM_HAVE_VERBS", "1"))
         else:
             print("dsmem: built without verbs: no infiniband/verbs.h (package libibverbs-dev)", file=sys.stderr)
         compile_one = self.compiler._compile
@@ -78,8 +92,12 @@ class build_ext(_build_ext):
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "try.c")
             source.write_text(f"#include <{name}>\n")
-            command = [*self.compiler.compiler_so, "-fsyntax-only", str(source)]
-            return subprocess.run(command, capture_output=True, check=False).returncode == 0
+            folders = [f"-I{folder}" for folder in self.compiler.include_dirs]
+            command = [*self.compiler.compiler_so, *folders, "-fsyntax-only", str(source)]
+            try:
+                return subprocess.run(command, capture_output=True, check=False).returncode == 0
+            except FileNotFoundError:  # the compiler itself
+                return False
 
 
 core = Extension(
@@ -95,8 +113,7 @@ core = Extension(
     libraries=["dl", "rt"],
 )
 
-write_docstrings()
 setup(
-    ext_modules=cythonize([core], build_dir="build/cython", include_path=["build/cython"], language_level=3),
+    ext_modules=[core],
     cmdclass={"build_ext": build_ext},
 )
