@@ -10,6 +10,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* Words in shared memory and on wires are used where they lie, and changed 8 bytes at a time. docs/SUPPORT.md */
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "dsmem runs on little-endian machines only: numbers in shared memory are used in place"
+#endif
+#if __SIZEOF_POINTER__ != 8
+#error "dsmem runs on 64-bit machines only: words of 8 bytes are changed in one piece"
+#endif
+
 /* Everything this thread wrote before is visible to whoever observes the value. */
 static inline void publish_u32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 static inline void publish_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
@@ -49,7 +57,7 @@ static inline void before_writes(void) { __atomic_thread_fence(__ATOMIC_RELEASE)
 
 static inline void cpu_relax(void)
 {
-#if defined(__x86_64__) || defined(__i386__)
+#if defined(__x86_64__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
     __asm__ __volatile__("yield");

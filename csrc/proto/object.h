@@ -31,7 +31,6 @@ struct object_header {
     uint64_t zero[2];
 };
 _Static_assert(sizeof(struct object_header) == OBJECT_HEADER, "docs/protocols/objects.md");
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "objects are little-endian and used in place");
 
 /* Before the object has a name or a descriptor; made and creator are kept as they stand in the memory. */
 int object_format(void *memory, enum dsm_type type, uint64_t nbytes);

@@ -1,0 +1,85 @@
+"""What the core refuses to be compiled for, and what the package says when a tool to compile it is missing."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
+
+
+def preprocess(*flags):
+    command = ["gcc", "-E", "-w", *flags, "-Icsrc", "csrc/proto/object.c", "-o", os.devnull]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@needs_gcc
+def test_this_machine_is_supported():
+    done = preprocess()
+    assert done.returncode == 0, done.stderr
+
+
+@needs_gcc
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["-U__BYTE_ORDER__", "-D__BYTE_ORDER__=__ORDER_BIG_ENDIAN__"], "little-endian machines only"),
+        (["-U__SIZEOF_POINTER__", "-D__SIZEOF_POINTER__=4"], "64-bit machines only"),
+    ],
+    ids=["big-endian", "32-bit"],
+)
+def test_other_machines_are_refused(flags, sentence):
+    done = preprocess(*flags)
+    assert done.returncode != 0 and sentence in done.stderr, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("s390x-linux-gnu-gcc") is None, reason="no compiler for a big-endian machine")
+def test_a_compiler_for_a_big_endian_machine_is_refused():
+    command = ["s390x-linux-gnu-gcc", "-E", "-Icsrc", "csrc/proto/object.c", "-o", os.devnull]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "little-endian machines only" in done.stderr
+
+
+def build(**environment):
+    """The message of a build that ends before anything is compiled."""
+    command = [sys.executable, "setup.py", "-q", "build_ext"]
+    env = os.environ | environment
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode != 0
+    return done.stderr
+
+
+def test_a_missing_compiler_is_named_with_the_command_that_installs_it(tmp_path):
+    said = build(CC=str(tmp_path / "no-such-compiler"))
+    assert "no C compiler" in said and "apt-get install -y gcc" in said and "Traceback" not in said, said
+
+
+@needs_gcc
+def test_missing_headers_of_python_are_named_with_the_command_that_installs_them(tmp_path):
+    compiler = tmp_path / "cc"
+    compiler.write_text('#!/bin/sh\nfor a; do grep -qs "Python.h" "$a" && exit 1; done\nexec gcc "$@"\n')
+    compiler.chmod(0o755)
+    said = build(CC=str(compiler))
+    assert "no Python.h" in said and "python3-dev" in said and "Traceback" not in said, said
+
+
+def test_missing_packages_are_named_in_one_command_as_this_system_calls_them(tmp_path):
+    """ci/deps without rights: of two names the one that apt knows."""
+    for name, body in {
+        "dpkg-query": "exit 1",
+        "apt-cache": 'case $2 in libclang-rt-dev) echo "Candidate: (none)";; *) echo "Candidate: 1";; esac',
+        "apt-get": "exit 1",
+        "sudo": "exit 1",
+        "id": "echo 1000",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["ci/deps", "sanitize"], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert "as root: apt-get update && apt-get install -y clang gcc libclang-rt-14-dev\n" in done.stderr, done.stderr
