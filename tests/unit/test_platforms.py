@@ -38,13 +38,6 @@ def test_other_machines_are_refused(flags, sentence):
     assert done.returncode != 0 and sentence in done.stderr, done.stderr
 
 
-@pytest.mark.skipif(shutil.which("s390x-linux-gnu-gcc") is None, reason="no compiler for a big-endian machine")
-def test_a_compiler_for_a_big_endian_machine_is_refused():
-    command = ["s390x-linux-gnu-gcc", "-E", "-Icsrc", "csrc/proto/object.c", "-o", os.devnull]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode != 0 and "little-endian machines only" in done.stderr
-
-
 def build(**environment):
     """The message of a build that ends before anything is compiled."""
     command = [sys.executable, "setup.py", "-q", "build_ext"]
