@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -443,7 +442,3 @@ def main(cluster_name: str, scene_name: str) -> None:
         obj = another(cluster)
         scene.call(obj)
         scene.undo(obj)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
