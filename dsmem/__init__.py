@@ -1,4 +1,22 @@
-"""dsmem: memory of other processes and machines, read, written and updated without waking who owns it."""
+"""Memory of other processes and machines, used from Python as if it were local.
+
+Named objects of one host, without a server: :func:`connect` opens a :class:`Cluster`, whose methods make and find
+arrays (:meth:`~Cluster.segment`), queues, locks and so on. They are files of shared memory.
+
+>>> with dsmem.connect() as cluster:
+...     table = cluster.segment("table", (1000, 4), "f8", create=None)
+...     table.array[0] = 1.5
+
+Raw memory, also of other hosts over RDMA: :class:`Context` makes regions, and attaches to those of other processes,
+which take no part in the reads, writes and atomic updates.
+
+>>> with dsmem.Context() as context:
+...     remote = context.attach(descriptor)  # the region.descriptor of another process
+...     remote.fetch_add(0, 1)
+
+All errors are classes of :mod:`dsmem.errors`, under :class:`DsmemError`. ``dsmem doctor``, in a shell, says what works
+on this machine.
+"""
 
 import logging as _logging
 

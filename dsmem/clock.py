@@ -1,4 +1,8 @@
-"""Deadlines by the monotonic clock, and logical clocks whose stamps order what happens in many processes."""
+"""Deadlines by the monotonic clock, and logical clocks whose stamps order events of many processes.
+
+:class:`Lamport` and :class:`HybridClock` run alone or, with ``shared=cluster.clock(name)``, together with other
+processes of the host. :class:`dsmem.queue.Stamped` sends their stamps with messages.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ _MOST_SECONDS = ((1 << 48) - 1) / 1000  # the milliseconds of a stamp
 
 
 class Deadline:
-    """A point in time of the monotonic clock, which nobody sets.
+    """A point in time by the monotonic clock, which can't be set.
 
     Parameters
     ----------
@@ -41,12 +45,12 @@ class Deadline:
         self._at = None if timeout is None else time.monotonic() + timeout
 
     def remaining(self) -> float | None:
-        """Seconds left, at least 0; None: no limit. What every ``timeout=`` of dsmem takes."""
+        """Seconds left, at least 0; None: no limit. Pass it on as ``timeout=``."""
         return None if self._at is None else max(0.0, self._at - time.monotonic())
 
     @property
     def expired(self) -> bool:
-        """Whether it has passed."""
+        """Whether the time is over."""
         return self._at is not None and time.monotonic() >= self._at
 
     def __repr__(self) -> str:
@@ -55,7 +59,15 @@ class Deadline:
 
 
 class SharedClock(NamedObject):
-    """The words of a hybrid and of a Lamport clock under a name: see :meth:`dsmem.Cluster.clock`."""
+    """The state of a hybrid and of a Lamport clock under a name, for the ``shared=`` of both.
+
+    :meth:`dsmem.Cluster.clock` makes and finds one.
+
+    Examples
+    --------
+    >>> clock = dsmem.clock.HybridClock(shared=cluster.clock("time", create=None))
+    >>> stamp = clock.send()
+    """
 
     def __init__(self, memory: Memory, cluster: Cluster | None, name: str) -> None:
         super().__init__(memory, cluster, name)
@@ -78,57 +90,75 @@ class _Clock:
 
     @property
     def now(self) -> int:
-        """The last stamp that the clock gave; 0 before the first."""
+        """The last stamp of the clock; 0 before the first."""
         return self._core.now()
 
 
 class Lamport(_Clock):
-    """A Lamport clock (Lamport 1978): a stamp is greater than every one that it depends on.
+    """A Lamport clock: a stamp is greater than every stamp that it depends on.
 
     Parameters
     ----------
     shared : SharedClock, optional
-        Run it with the other processes that use this object; by default it is this process's own.
+        State to share with other processes; by default the clock is this process's own.
 
     Notes
     -----
-    May be used from any thread. Stamps are integers below 2**64 that sort.
+    Threads may share a clock. Stamps are integers below 2**64 that sort.
+
+    References
+    ----------
+    L. Lamport, "Time, clocks, and the ordering of events in a distributed system", CACM 21(7), 1978.
     """
 
     def __init__(self, shared: SharedClock | None = None) -> None:
         super().__init__(False, shared)
 
     def send(self) -> int:
-        """The stamp of an event here, such as the sending of a message."""
+        """The next stamp, for a local event such as the sending of a message."""
         return self._core.lamport()
 
     def receive(self, stamp: int) -> int:
-        """The stamp of the receipt of a message that had this stamp; greater than both.
+        """The next stamp, for the receipt of a message.
+
+        Parameters
+        ----------
+        stamp : int
+            The message's stamp.
+
+        Returns
+        -------
+        int
+            Greater than the message's stamp and all stamps of this clock before.
 
         Raises
         ------
         ClockDriftError
-            The stamp is 2**48 or more ahead of this clock: no message of a working clock is. The clock has not changed.
+            The stamp is 2**48 or more ahead of this clock, as none of a working clock is. The clock has not changed.
         """
         return self._core.lamport(stamp)
 
 
 class HybridClock(_Clock):
-    """A hybrid logical clock (Kulkarni et al. 2014): as a Lamport clock, and near to the wall clock.
+    """A hybrid logical clock: a Lamport clock whose stamps stay close to the wall clock.
 
     Parameters
     ----------
     max_drift : float
-        Seconds by which a stamp may be ahead of this node's wall clock; those that are further ahead are refused.
+        Seconds by which a stamp may be ahead of this host's wall clock. Stamps further ahead are refused.
     shared : SharedClock, optional
-        Run it with the other processes that use this object; by default it is this process's own.
+        State to share with other processes; by default the clock is this process's own.
     wall : callable, optional
-        Seconds since 1970, where there is a better clock than the system's.
+        Returns seconds since 1970, if there is a better clock than the system's.
 
     Notes
     -----
-    May be used from any thread. Stamps are integers below 2**64 that sort: milliseconds since 1970 in the upper 48
-    bits, a counter in the lower 16.
+    Threads may share a clock. Stamps are integers below 2**64 that sort: milliseconds since 1970 in the upper 48 bits,
+    a counter in the lower 16.
+
+    References
+    ----------
+    S. Kulkarni, M. Demirbas, D. Madappa, B. Avva, M. Leone, "Logical physical clocks", OPODIS 2014.
     """
 
     def __init__(
@@ -156,7 +186,7 @@ class HybridClock(_Clock):
         return self._core.hybrid(received, int(now * 1000), self._drift_ms)
 
     def send(self) -> int:
-        """The stamp of an event here.
+        """The next stamp, for a local event such as the sending of a message.
 
         Raises
         ------
@@ -166,7 +196,17 @@ class HybridClock(_Clock):
         return self._stamp(0)
 
     def receive(self, stamp: int) -> int:
-        """The stamp of the receipt of a message that had this stamp; greater than both.
+        """The next stamp, for the receipt of a message.
+
+        Parameters
+        ----------
+        stamp : int
+            The message's stamp.
+
+        Returns
+        -------
+        int
+            Greater than the message's stamp and all stamps of this clock before.
 
         Raises
         ------
@@ -177,7 +217,25 @@ class HybridClock(_Clock):
 
     @staticmethod
     def split(stamp: int) -> tuple[float, int]:
-        """Seconds since 1970 and counter of a stamp."""
+        """Take a stamp apart.
+
+        Parameters
+        ----------
+        stamp : int
+            Of a hybrid clock.
+
+        Returns
+        -------
+        seconds : float
+            Since 1970, in steps of a millisecond.
+        counter : int
+            Of stamps within the same millisecond.
+
+        Raises
+        ------
+        InvalidArgumentError
+            Not an integer from 0 to 2**64 - 1.
+        """
         if _core.whole(stamp, 0, (1 << 64) - 1) is None:
             raise errors.InvalidArgumentError(f"{stamp!r} is no stamp")
         return (stamp >> _COUNTER_BITS) / 1000, stamp & (1 << _COUNTER_BITS) - 1

@@ -124,36 +124,46 @@ def open_contexts() -> list[Context]:
 
 
 class Context(_core.Context):
-    """A device, an agent, and the regions and remotes made with them.
+    """A fabric's device in use: it makes memory that other processes reach, and attaches to theirs.
+
+    It has an agent, a thread that authenticates other processes and grants them access.
 
     Parameters
     ----------
     fabric : str
-        "auto" (shared memory, unless ``$DSMEM_FABRIC`` says otherwise), "shm", "verbs", or a URL with device, port and
-        options: "verbs://mlx5_0:1?gid=3&mtu=4096". Of what it sends ``sl`` is the service level, 0 to 15, and
-        ``traffic_class`` that of the global header, 0 to 255, DSCP and ECN on RoCE v2.
+        "auto" (shm, or ``$DSMEM_FABRIC``), "shm", "verbs", or a URL with device, port and options:
+        "verbs://mlx5_0:1?gid=3&mtu=4096". ``sl`` is the service level, 0 to 15, of what it sends, and
+        ``traffic_class`` that of the global header, 0 to 255, which is DSCP and ECN on RoCE v2.
     secret : bytes, optional
-        What nodes prove to each other that they know, at least 16 bytes. By default that of :func:`default_secret`.
-        What is not 64 hexadecimal digits is stretched, which takes about 0.1 s once per process.
+        What both sides must know, at least 16 bytes. By default ``$DSMEM_SECRET``, ``$DSMEM_SECRET_FILE``, or a random
+        one in the user's configuration folder. What is not 64 hexadecimal digits is stretched, which takes about 0.1 s
+        once per process.
     listen : str, optional
         Address for the agent, "host" or "host:port"; verbs only.
     peer_timeout : float
-        Seconds after which a silent peer is an error.
+        Seconds after which a peer that does not answer is an error.
     spin : float, optional
         Seconds to poll for completions before sleeping; by default 50 µs.
     depth : int
-        Depth of the send queues; 0: 128.
+        Requests in a send queue; 0: 128.
 
     Raises
     ------
     InvalidArgumentError
-        A wrong argument.
+        An argument is invalid.
     FabricUnavailableError, NoDeviceError, ProviderMissingError, LockedMemoryError
-        The fabric does not work here; the message says what mends it.
+        The fabric does not work here; the message says what to do.
 
     Notes
     -----
-    May be used from any thread. Close it, or use it in a ``with`` statement; regions and remotes are closed with it.
+    Threads may share a context. Close it, or use it in a ``with`` statement: its regions and remotes are closed with
+    it.
+
+    Examples
+    --------
+    >>> with dsmem.Context("verbs://mlx5_0") as context:
+    ...     region = context.empty((1024, 4), "f8")
+    ...     remote = context.attach(descriptor)
     """
 
     _rejected = 0  # connections that have been logged
@@ -189,7 +199,7 @@ class Context(_core.Context):
         leftovers.record_node(self.node_id, self.fabric, self.agent_address)
 
     def close(self) -> None:
-        """Close it with its regions and remotes; again does nothing.
+        """Close the context with its regions and remotes. Closing twice has no effect.
 
         Raises
         ------
@@ -209,7 +219,22 @@ class Context(_core.Context):
 
     @property
     def stats(self) -> dict[str, int]:
-        """Counters since it was opened; connections that its agent has dropped are logged, too."""
+        """Counters since the context was opened: posts, doorbells, signalled, wakeups, connects, rejected.
+
+        posts
+            Ops given to the fabric. Ops on mapped memory are not counted.
+        doorbells
+            Times that the device was told of new requests.
+        signalled
+            Requests with a completion of their own.
+        wakeups
+            Sleeps on the completion channel.
+        connects
+            Connections made.
+        rejected
+            Connections that the agent dropped because they failed to authenticate or broke the protocol. Reading this
+            also logs them, under "dsmem".
+        """
         stats = super().stats
         self._log_rejected(stats["rejected"])
         return stats

@@ -27,22 +27,26 @@ Opened = TypeVar("Opened", bound=Closable)
 
 @dataclass(frozen=True)
 class Reference:
-    """How another process finds an object; small and picklable. :func:`dsmem.attach` takes it.
+    """How another process finds an object: small and picklable. :func:`dsmem.attach` takes it.
+
+    An object's ``ref`` is one; there is no need to build it.
 
     Attributes
     ----------
     kind : str
         "segment", "queue", "lock" and so on.
     name : str
-        Its name; of a hosted object, for messages only.
+        The object's name; of a hosted object, for messages only.
     id : int
-        The object's own random number: a reference never reaches another object that got the same name later.
-    owner, cluster : int, str
-        The user's number and the cluster that a local object is in; -1 and "" for a hosted one.
+        The object's random number, so that a reference never leads to a later object of the same name.
+    owner : int
+        Number of the user whose cluster it is in; -1 for a hosted object.
+    cluster : str
+        Name of the cluster; empty for a hosted object.
     descriptor : bytes
-        Of the region that a hosted object is in; empty for a local one.
+        Of the region that a hosted object is in; empty for an object of this host.
     readonly : bool
-        Whether what is attached can be changed through it.
+        Whether it attaches without the right to change the object.
     """
 
     kind: str

@@ -49,19 +49,45 @@ def _laid_out(layout: Callable[[], tuple[int, Format]]) -> tuple[int, Format]:
 
 
 class Cluster:
-    """A place of names. Made by :func:`connect`.
+    """A set of named objects: its methods make and find them. :func:`dsmem.connect` opens one.
 
-    All factory methods have one convention: ``create=False`` attaches to what has the name or raises NameNotFoundError
-    (a FileNotFoundError), ``create=True`` makes it or raises NameExistsError (a FileExistsError), ``create=None`` takes
-    what is there or makes it. What is there but differs from what is asked for raises MismatchError, which says both.
-    Names have 1 to 200 letters, digits or any of ``. _ - +`` and begin with a letter or digit. ``mode`` is the file
-    mode of a name that is made. ``lifetime="creator"`` lets it go when this cluster is closed or its process ends;
-    otherwise it stays until it is unlinked. With ``create=False, timeout=5`` a name that is not there yet is waited
-    for, so many seconds (not that of a barrier, whose timeout is another one).
+    All factory methods have these parameters:
+
+    name : str
+        1 to 200 letters, digits or any of ``. _ - +``, beginning with a letter or digit.
+    create : bool or None
+        False: attach, or raise NameNotFoundError, which is a FileNotFoundError. True: make it, or raise
+        NameExistsError, which is a FileExistsError. None: attach, or make it if there is none.
+    mode : int, optional
+        File mode of the name if it is made, such as 0o660.
+    lifetime : str
+        "name": it stays until it is unlinked. "creator": it goes when this cluster is closed or the process ends.
+    timeout : float, optional
+        With ``create=False``: seconds to wait for the name to be made. (A barrier's timeout is another one.)
+
+    Raises
+    ------
+    NameNotFoundError, NameExistsError, InvalidNameError
+        By ``create``; not a name.
+    MismatchError
+        The object exists with other properties than those that are asked for.
+    AccessDeniedError
+        Rights are missing: of the name's file, or of the cluster's folder.
+    OutOfMemoryError
+        There is no room for a new object.
+    ClosedError
+        The cluster is closed.
 
     Notes
     -----
-    May be used from any thread. Close it, or use it in a ``with`` statement; what was opened through it is closed, too.
+    Threads may share a cluster. Close it, or use it in a ``with`` statement: objects that were opened through it are
+    closed with it.
+
+    Examples
+    --------
+    >>> with dsmem.connect() as cluster:
+    ...     table = cluster.segment("table", (1000, 4), "f8", create=None)
+    ...     lock = cluster.lock("table.lock", create=None)
     """
 
     def __new__(cls, *args: Any) -> Self:
@@ -84,11 +110,11 @@ class Cluster:
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """Whether the cluster was closed."""
         return self._closed
 
     def list(self) -> builtins.list[NameInfo]:
-        """All names.
+        """All names of the cluster.
 
         Returns
         -------
@@ -98,37 +124,42 @@ class Cluster:
         return self._open_names().infos()
 
     def unlink(self, name: str) -> None:
-        """Remove a name. Who is attached goes on using the memory, which is freed after the last of them.
+        """Remove a name. Processes that are attached keep access; the memory is freed when the last of them closes it.
+
+        Parameters
+        ----------
+        name : str
+            Of whatever kind of object.
 
         Raises
         ------
         NameNotFoundError
             There is no such name.
         AccessDeniedError
-            Names in this cluster are others' to remove.
+            Another user owns the cluster.
         """
         self._open_names().unlink(name)
 
     def gc(self) -> builtins.list[str]:
-        """Remove names that were to go with their creators, which are dead.
+        """Remove the names with ``lifetime="creator"`` whose creators are dead.
 
         Returns
         -------
         list of str
-            Those names.
+            The names that were removed.
         """
         return self._open_names().gc()
 
     def close(self) -> None:
-        """Close the objects that were opened through it, and end the names that go with it; again does nothing.
+        """Close the cluster and the objects that were opened through it. Closing twice has no effect.
 
-        Those are the names of a hosted cluster, and those made through this one with ``lifetime="creator"``.
+        Names that were made through it with ``lifetime="creator"``, and all names of a hosted cluster, are removed.
 
         Raises
         ------
         BusyError
-            Some of them, of which this is the first, have views, or calls are under way in other threads. The others
-            are closed. Close again when those are gone.
+            An object has views, or calls are under way in other threads. The other objects are closed. Close the
+            cluster again later.
         """
         self._close(lambda child: child.close())
 
@@ -188,20 +219,20 @@ class Cluster:
         name : str
             Its name.
         capacity_bytes : int, optional
-            Of each producer's lane, rounded up to a power of 2; 1 MiB. A message takes its length and 8 bytes, rounded
-            up to 8 (16, where producers are afar).
+            Bytes of each producer's lane, rounded up to a power of 2; 1 MiB by default. A message takes its length and
+            8 bytes, rounded up to a multiple of 8 (of 16 in a hosted cluster).
         producers : "one", "many" or int, optional
-            How many there may be at a time, each with a lane of its own; "many": 16.
+            How many there may be at a time, each with its own lane; "many" is 16, the default "one".
         consumers : "one" or "many", optional
-            Many only between processes of one host.
+            "one" by default; many only between processes of one host.
         max_message : int, optional
-            Bytes; less than half of capacity_bytes, a quarter by default.
+            Bytes of the longest message; less than half of ``capacity_bytes``, a quarter by default.
         drop_oldest : bool, optional
-            A put() that finds no room throws away the oldest message of its lane, and counts it.
+            Whether a put() that finds no room drops the oldest message of its lane, and counts it.
         create, mode, lifetime, timeout
-            As for every object.
+            As of :class:`Cluster`.
         spin : float, optional
-            Seconds that a call of this handle polls before it sleeps.
+            Seconds to poll before sleeping; 20 µs by default.
 
         Returns
         -------
@@ -211,6 +242,8 @@ class Cluster:
         ------
         MismatchError
             The queue exists with other properties than those that are given.
+        InvalidArgumentError
+            A property is invalid; the message says which values are not.
         """
         said = {
             "capacity_bytes": capacity_bytes,
@@ -242,22 +275,20 @@ class Cluster:
         Parameters
         ----------
         name, create, mode, lifetime, timeout
-            As for all objects of a cluster.
+            As of :class:`Cluster`.
         members : int, optional
             How many handles can be open at a time, 1 to 1024; 256 by default.
         spin : float, optional
-            Seconds that a waiter looks before it sleeps; 1 µs by default, 0 on one core.
+            Seconds to poll before sleeping; 1 µs by default, 0 on one core.
 
         Returns
         -------
-        dsmem.sync.Lock
+        dsmem.sync.Lock, or the class of the method
 
         Raises
         ------
-        NameNotFoundError, NameExistsError, MismatchError
-            By the convention of all objects.
         TooManyMembersError
-            All members live.
+            All entries for handles are in use by living processes.
         """
         said = {"members": members, "spin": spin}
         made: sync.Lock = self._object("lock", name, said, create=create, mode=mode, lifetime=lifetime, wait=timeout)
@@ -274,7 +305,7 @@ class Cluster:
         lifetime: Lifetime = "name",
         timeout: float | None = None,
     ) -> sync.SpinLock:
-        """A lock whose waiters do not sleep on a futex; parameters and errors as of :meth:`lock`."""
+        """A lock for very short sections, whose waiters poll; parameters and errors as of :meth:`lock`."""
         said = {"members": members, "spin": spin}
         made: sync.SpinLock = self._object(
             "spinlock", name, said, create=create, mode=mode, lifetime=lifetime, wait=timeout
@@ -292,7 +323,7 @@ class Cluster:
         lifetime: Lifetime = "name",
         timeout: float | None = None,
     ) -> sync.RLock:
-        """A lock that the thread that has it may acquire again; parameters and errors as of :meth:`lock`."""
+        """A lock that the thread that holds it may acquire again; parameters and errors as of :meth:`lock`."""
         given = {"members": members, "spin": spin}
         made: sync.RLock = self._object("rlock", name, given, create=create, mode=mode, lifetime=lifetime, wait=timeout)
         return made
@@ -355,15 +386,16 @@ class Cluster:
         lifetime: Lifetime = "name",
         timeout: float | None = None,
     ) -> Any:
-        """Permits that processes acquire and release.
+        """A semaphore: permits that processes acquire and release.
 
         Parameters
         ----------
         n : int, optional
-            How many there are, 1 to 4096; 1 by default. Not owned: 0 to 2147483647.
+            Number of permits, 1 to 4096; 1 by default. With ``owned=False``: 0 to 2147483647.
         owned : bool
-            A permit is released with the handle that acquired it, and comes back when its process dies. False: permits
-            are only counted, so that one process can release what another one acquires, and those of the dead are lost.
+            True: a permit is released with the handle that acquired it, and becomes free when its process dies. False:
+            permits are only counted, so that a process can release what another one acquired, and those of dead
+            processes are lost.
         name, create, spin, mode, lifetime, timeout
             As of :meth:`lock`.
 
@@ -413,7 +445,7 @@ class Cluster:
         Parameters
         ----------
         lock : dsmem.sync.Lock or dsmem.sync.RLock, optional
-            The lock that it goes with, here and wherever it is opened; by default one of its own, which is re-entrant.
+            The lock that it is associated with, here and wherever it is opened; by default its own, a re-entrant one.
         members, waiters : int, optional
             How many handles can be open, and how many threads can wait, at a time: 1 to 1024; 256 by default.
         name, create, spin, mode, lifetime, timeout
@@ -426,7 +458,7 @@ class Cluster:
         Raises
         ------
         MismatchError
-            It goes with another lock.
+            It is associated with another lock.
         NameNotFoundError, NameExistsError, TooManyMembersError
             As of :meth:`lock`.
         """
@@ -456,9 +488,9 @@ class Cluster:
         parties : int, optional
             How many, 1 to 1024; needed to make one.
         action : callable, optional
-            What this handle calls when its party comes last, before any goes on.
+            Called when the party of this handle comes last, before any party goes on.
         timeout : float, optional
-            Seconds that wait() waits where it says nothing else; None: no limit.
+            Seconds for a wait() that is given none; None: no limit.
         members : int, optional
             How many handles can be open at a time, 1 to 1024; 256 by default.
         name, create, spin, mode, lifetime, timeout
@@ -488,7 +520,7 @@ class Cluster:
         lifetime: Lifetime = "name",
         timeout: float | None = None,
     ) -> sync.Once:
-        """Something to be done by one process; parameters and errors as of :meth:`lock`."""
+        """A task for one process, on which the others wait; parameters and errors as of :meth:`lock`."""
         said = {"members": members, "spin": spin}
         made: sync.Once = self._object("once", name, said, create=create, mode=mode, lifetime=lifetime, wait=timeout)
         return made
@@ -511,21 +543,29 @@ class Cluster:
         readonly: bool = False,
         lifetime: Lifetime = "name",
     ) -> Memory:
-        """Memory of the object with this name: attached, or made as layout says, by the convention above.
+        """Memory of an object by its name, for classes that implement a kind of object.
 
         Parameters
         ----------
-        name, kind : str
-            The name, and what kind of object it is.
+        name, create, mode, lifetime
+            As of :class:`Cluster`.
+        kind : str
+            Kind of object: another one under this name is a MismatchError.
         layout : callable
-            Returns the bytes that it takes and a function that writes it, the header included, into a zeroed, writable
-            memoryview of them before the object has its name; not called where nothing is made.
-        create : bool or None
-            As above.
-        mode, lifetime
-            Of what is made.
+            Called if the object is made. Returns the number of bytes, and a function that writes the object, including
+            its header, into a zeroed writable memoryview of them. It is called before the object has its name.
         readonly : bool
             Attach without the right to change anything.
+
+        Returns
+        -------
+        Memory
+            Of the object, attached or made.
+
+        Raises
+        ------
+        ArgumentTypeError
+            ``layout`` can't be called, or returned something else.
         """
         if not callable(layout):
             raise errors.ArgumentTypeError(f"layout={layout!r:.80} can't be called; pass a function")
@@ -607,36 +647,45 @@ class Cluster:
         lifetime: Lifetime = "name",
         timeout: float | None = None,
     ) -> Segment:
-        """An array in shared memory: see :class:`dsmem.Segment`.
+        """An array in shared memory.
 
         Parameters
         ----------
-        name : str
-            Its name.
         shape : int or tuple of int, optional
-            Needed to make one, unless data or like has it.
+            Needed to make one, unless ``data`` or ``like`` has it.
         dtype : dtype, optional
-            Of the elements; structured ones and those of ml_dtypes too, but not Python objects. float64 where one is
-            made and neither data nor like has another.
+            Type of the elements, also a structured one or one of ml_dtypes, but not Python objects. float64 by default,
+            unless ``data`` or ``like`` has another.
         data : array_like, optional
-            What a segment that is made holds from the beginning; shape and dtype are its own unless they are given.
-            Segments are C-ordered: of an array of another order each element keeps its index, not its place in memory.
+            First content of a segment that is made; shape and dtype are its own unless they are given. Segments are in
+            C order: each element keeps its index, not its place in memory.
         like : array_like, optional
-            An array that has the shape and the dtype, unless they are given; its order does not count. Memory in
-            Fortran's order is a segment of the reversed shape, as ``segment.array.T``.
-        create, mode, lifetime, timeout
-            As of all objects, see :class:`Cluster`.
+            Shape and dtype are those of this array, unless they are given. (An array in Fortran order is a segment of
+            the reversed shape, used as ``segment.array.T``.)
         versioned : bool, optional
-            Make room for a second copy, so that :meth:`Segment.snapshot` gives whole versions.
+            Make room for a second copy, so that :meth:`Segment.snapshot` returns whole versions.
         capacity : int, optional
-            Make room for so many elements of the first axis; :meth:`Segment.resize` goes beyond that only where the
+            Make room for so many elements of the first axis. :meth:`Segment.resize` goes beyond that only if the
             segment is a file and not versioned.
         readonly : bool
             Attach without the right to change it.
+        name, create, mode, lifetime, timeout
+            As of :class:`Cluster`.
 
         Returns
         -------
         Segment
+
+        Raises
+        ------
+        MismatchError
+            The segment exists with another shape, dtype or ``versioned``.
+        InvalidArgumentError
+            A property is invalid, or the data does not fit it.
+
+        Examples
+        --------
+        >>> table = cluster.segment("table", data=numpy.eye(4), create=True)
         """
         how: dict[str, Any] = {
             "create": create,
@@ -662,18 +711,16 @@ class Cluster:
         lifetime: Lifetime = "name",
         timeout: float | None = None,
     ) -> SharedClock:
-        """The words of logical clocks that processes share: for :class:`dsmem.clock.HybridClock` and Lamport.
+        """State of logical clocks that processes share, for :class:`dsmem.clock.HybridClock` and Lamport.
 
         Parameters
         ----------
-        name : str
-            Its name.
-        create, mode, lifetime, timeout
-            As of all objects, see :class:`Cluster`.
+        name, create, mode, lifetime, timeout
+            As of :class:`Cluster`.
 
         Returns
         -------
-        SharedClock
+        dsmem.clock.SharedClock
         """
         clock: SharedClock = self._object("clock", name, {}, create=create, mode=mode, lifetime=lifetime, wait=timeout)
         return clock
@@ -692,15 +739,15 @@ def connect(
     Parameters
     ----------
     cluster : str
-        Its name; clusters of other names have other names in them.
+        Name of the cluster. Each cluster has its own names.
     context : Context, optional
-        Host objects in memory of this context: their names live in this process, others attach by reference.
+        Host objects in memory of this context: their names live in this process, and others attach by reference.
     mode : int, optional
-        File mode of the names to come, such as 0o660 or 0o640; 0o600 in a new cluster.
+        File mode of names that are made, such as 0o660 or 0o640; 0o600 in a new cluster.
     group : int or str, optional
-        Group that the rights of mode are for; by default the process's own.
+        Group that has the group's rights of ``mode``; by default the process's own.
     owner : int or str, optional
-        Another user, whose cluster it is and who has opened it up with mode.
+        The user who owns the cluster and has opened it to others with ``mode``; by default the process's own.
 
     Returns
     -------
@@ -709,9 +756,14 @@ def connect(
     Raises
     ------
     InvalidNameError, InvalidArgumentError
-        Not a name; a mode with which nothing can be used; no such user or group.
+        Not a name; a mode with which nothing can be used; no such user or group; arguments that exclude each other.
     NameNotFoundError, AccessDeniedError
-        The other user has no such cluster, or keeps it to himself.
+        The other user has no such cluster, or has not opened it to this one.
+
+    Examples
+    --------
+    >>> with dsmem.connect("training", mode=0o660, group="ml") as cluster:
+    ...     cluster.queue("batches", producers="many", create=None)
     """
     cluster = check_name(cluster)
     if context is not None:

@@ -1,8 +1,8 @@
-"""Queues of messages between processes: rings in shared memory, one lane for each producer.
+"""Queues of messages between processes: ring buffers in shared memory, a lane for each producer.
 
-The methods and exceptions are those of :class:`queue.Queue`: :class:`dsmem.errors.FullError` is a ``queue.Full`` and
-:class:`~dsmem.errors.EmptyError` a ``queue.Empty``. Messages are bytes; :class:`Pickled` sends objects,
-and :class:`Stamped` bytes with the stamp of a clock.
+Methods and exceptions are those of :class:`queue.Queue`: :class:`dsmem.errors.FullError` is a ``queue.Full``, and
+:class:`~dsmem.errors.EmptyError` a ``queue.Empty``. Messages are bytes. :class:`Pickled` sends objects, and
+:class:`Stamped` sends bytes with the stamp of a logical clock.
 """
 
 from __future__ import annotations
@@ -78,23 +78,36 @@ def _said(key: str, shape: dict[str, Any]) -> str:
 
 
 class Queue(NamedObject, _core.Queue):
-    """A queue under a name; :meth:`Cluster.queue` makes and attaches.
+    """A queue under a name; :meth:`dsmem.Cluster.queue` makes and finds one.
 
-    Order
-    -----
-    What one producer puts comes out in that order, always. There is one order of all only with producers="one".
-    With consumers="many" each consumer sees each producer's messages in order, and no message twice.
+    A handle becomes a producer with its first put() and a consumer with its first get(), or by :meth:`produce` and
+    :meth:`consume`. The threads that share a handle are one producer and one consumer together.
 
-    Death
-    -----
-    A message is in the queue once put() has written its header word, and out of it once a consumer has moved the lane's
-    tail; a process that is killed or stopped at any other instruction has changed nothing for the others. The lane of a
-    dead producer is used again with what is in it; the place of a dead consumer is free.
+    Raises
+    ------
+    ClosedError, ForkError
+        Out of each method: the handle is closed; the process is a forked child and the memory belongs to a context.
+    InvalidArgumentError
+        An argument is invalid.
+    TransportError, PeerDeadError, TimeoutError
+        The memory belongs to another process, and an op failed.
 
     Notes
     -----
-    A handle becomes a producer at its first put() and a consumer at its first get(), or with :meth:`produce` and
-    :meth:`consume`. It may be used from many threads, which are one producer and one consumer together.
+    Order: messages of one producer come out as they were put. Messages of several producers have no order among each
+    other. With ``consumers="many"`` each consumer sees each producer's messages in order, and no message comes out
+    twice.
+
+    Deaths: a message is in the queue once put() has written its header word, and out of it once a consumer has moved
+    the lane's tail. A process that is killed or stopped at any other instruction has changed nothing for the others.
+    The next producer takes over the lane of a dead one with what is in it; the role of a dead consumer is free.
+
+    Examples
+    --------
+    >>> queue = cluster.queue("jobs", producers="many", create=None)
+    >>> queue.put(b"resize 1.png")
+    >>> queue.get(timeout=1)
+    b'resize 1.png'
     """
 
     @classmethod
@@ -138,7 +151,15 @@ class Queue(NamedObject, _core.Queue):
         Raises
         ------
         ShutDownError
-            The queue was shut down and is empty.
+            The queue was shut down, and is empty or was to end at once.
+        BusyError
+            The queue was made for one consumer, and another one lives.
+
+        Examples
+        --------
+        >>> async def serve(queue):
+        ...     async for message in queue:  # until it is shut down
+        ...         handle(message)
         """
         while True:
             try:
@@ -147,7 +168,23 @@ class Queue(NamedObject, _core.Queue):
                 await self._readers.wait(self._dup_items)
 
     async def get_many_async(self, n: int | None = None) -> list[bytes]:
-        """Take at least one message and up to n, waiting in the event loop."""
+        """Take the messages that are there, waiting in the event loop for the first.
+
+        Parameters
+        ----------
+        n : int, optional
+            At most so many.
+
+        Returns
+        -------
+        list of bytes
+            The messages, at least one.
+
+        Raises
+        ------
+        ShutDownError, BusyError
+            As of :meth:`get_async`.
+        """
         while True:
             try:
                 return self.get_many(n, False)
@@ -155,7 +192,18 @@ class Queue(NamedObject, _core.Queue):
                 await self._readers.wait(self._dup_items)
 
     async def put_async(self, data: Buffer) -> None:
-        """Put a message, waiting for room in the event loop."""
+        """Put a message, waiting for room in the event loop.
+
+        Parameters
+        ----------
+        data : bytes-like
+            The message.
+
+        Raises
+        ------
+        MessageTooLargeError, ShutDownError, TooManyMembersError, TransportError, PeerDeadError, TimeoutError
+            As of :meth:`put`.
+        """
         while True:
             try:
                 return self.put(data, False)
@@ -176,14 +224,14 @@ class Queue(NamedObject, _core.Queue):
     # -- the end --
 
     def close(self) -> None:
-        """Leave the queue: the roles of this handle are free again, messages stay.
+        """Close this handle and give up its roles. Messages stay. Closing twice has no effect.
 
         Raises
         ------
         BusyError
             Calls are under way in other threads, or there are views of a message.
         TransportError, TimeoutError
-            A lane of another process's memory could not be given back. The handle stays open: close it again.
+            A role in another process's memory could not be given up. The handle stays open: close it again.
 
         Notes
         -----
@@ -320,23 +368,43 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 class Pickled:
-    """A queue of Python objects: pickle, protocol 5, with large buffers beside the pickle and copied once.
+    """A queue of Python objects, by pickle protocol 5; large buffers stay out of the pickle and are copied once.
 
     Parameters
     ----------
     queue : Queue
-        Stays the caller's. Both sides wrap it; plain messages come out as bytes.
+        The queue, which stays open and the caller's. Both sides wrap it. Plain messages come out as bytes.
 
-    Notes
-    -----
-    Unpickling runs code that the message names: only for queues into which nobody puts whom you would not let run code.
+    Warnings
+    --------
+    Unpickling runs code that a message names. Use it only if you would let every producer run code in this process.
+
+    Examples
+    --------
+    >>> jobs = dsmem.queue.Pickled(cluster.queue("jobs", create=None))
+    >>> jobs.put({"image": array, "size": (64, 64)})
     """
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
 
     def put(self, item: object, block: bool = True, timeout: float | None = None) -> None:
-        """Put any object that pickle takes; errors as of :meth:`Queue.put`."""
+        """Put an object.
+
+        Parameters
+        ----------
+        item : object
+            Any object that can be pickled.
+        block : bool
+            Wait for room.
+        timeout : float, optional
+            Seconds to wait; None: no limit.
+
+        Raises
+        ------
+        FullError, MessageTooLargeError, ShutDownError and others
+            As of :meth:`Queue.put`; also what pickle raises.
+        """
         buffers: list[pickle.PickleBuffer] = []
         body = pickle.dumps(item, protocol=5, buffer_callback=buffers.append)
         parts = [memoryview(body), *(b.raw() for b in buffers)]
@@ -344,7 +412,25 @@ class Pickled:
         self.queue._put_parts([head, *parts], _PICKLED, block, timeout)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        """Take the next object; errors as of :meth:`Queue.get`."""
+        """Take the next object.
+
+        Parameters
+        ----------
+        block : bool
+            Wait for a message.
+        timeout : float, optional
+            Seconds to wait; None: no limit.
+
+        Returns
+        -------
+        object
+            The object; bytes, if the message was put without :class:`Pickled`.
+
+        Raises
+        ------
+        EmptyError, ShutDownError and others
+            As of :meth:`Queue.get`; also what pickle raises.
+        """
         kind, data = self.queue._get_kind(block, timeout)
         if kind != _PICKLED:
             return data
@@ -358,53 +444,80 @@ class Pickled:
         return pickle.loads(parts[0], buffers=[bytearray(p) for p in parts[1:]])
 
     def put_nowait(self, item: object) -> None:
-        """``put(item, block=False)``."""
+        """Put an object without waiting: ``put(item, block=False)``.
+
+        Parameters
+        ----------
+        item : object
+            Any object that can be pickled.
+
+        Raises
+        ------
+        FullError and others
+            As of :meth:`put`.
+        """
         self.put(item, False)
 
     def get_nowait(self) -> Any:
-        """``get(block=False)``."""
+        """Take the next object without waiting: ``get(block=False)``."""
         return self.get(False)
 
     def qsize(self) -> int:
-        """As of :meth:`Queue.qsize`."""
+        """About how many messages are in the queue."""
         return self.queue.qsize()
 
     def empty(self) -> bool:
-        """As of :meth:`Queue.empty`."""
+        """Whether qsize() is 0."""
         return self.queue.empty()
 
     def full(self) -> bool:
-        """As of :meth:`Queue.full`."""
+        """Whether the fullest lane may have no room for a message of ``max_message`` bytes."""
         return self.queue.full()
 
 
 class Stamped:
-    """A queue whose messages carry the stamps of a clock, so that they can be put in an order beyond one producer's.
+    """A queue whose messages carry the stamps of a logical clock, to order messages of several producers.
 
     Parameters
     ----------
     queue : Queue
-        Stays the caller's. Both sides wrap it; plain messages come out with the stamp 0.
+        The queue, which stays open and the caller's. Both sides wrap it. Plain messages come out with the stamp 0.
     clock : Lamport or HybridClock
-        This side's. All that it stamps after a message was got is later than that message.
+        This side's clock. Its stamps after a get() are greater than that of the message.
+
+    Examples
+    --------
+    >>> stamped = dsmem.queue.Stamped(queue, dsmem.clock.HybridClock())
+    >>> stamp = stamped.put(b"reading 17")
     """
 
     def __init__(self, queue: Queue, clock: Lamport | HybridClock) -> None:
         self.queue, self.clock = queue, clock
 
     def put(self, data: Buffer, block: bool = True, timeout: float | None = None) -> int:
-        """Put the bytes of data with a new stamp.
+        """Put a message with a new stamp.
+
+        Parameters
+        ----------
+        data : bytes-like
+            The message.
+        block : bool
+            Wait for room.
+        timeout : float, optional
+            Seconds to wait; None: no limit.
 
         Returns
         -------
         int
-            The stamp. It is taken before room is waited for, so messages of threads that share the queue may pass
+            The stamp. It is taken before the wait for room, so messages of threads that share a queue may overtake
             each other.
 
         Raises
         ------
+        InvalidArgumentError
+            ``data`` is not bytes-like.
         ClockDriftError
-            As of the clock's ``send``; nothing was put.
+            The clock's ``send()`` raised it. Nothing was put.
         FullError and others
             As of :meth:`Queue.put`.
         """
@@ -420,17 +533,24 @@ class Stamped:
     def get(self, block: bool = True, timeout: float | None = None) -> tuple[int, bytes]:
         """Take the next message.
 
+        Parameters
+        ----------
+        block : bool
+            Wait for a message.
+        timeout : float, optional
+            Seconds to wait; None: no limit.
+
         Returns
         -------
-        int
-            Its stamp, which the clock has received.
-        bytes
-            What was put.
+        stamp : int
+            The message's stamp, which the clock has received.
+        data : bytes
+            The message.
 
         Raises
         ------
         ClockDriftError
-            The clock refuses the stamp. The message is taken, and is the error's ``message``.
+            The clock refuses the stamp. The message is taken: it is the error's ``message``.
         EmptyError and others
             As of :meth:`Queue.get`.
         """

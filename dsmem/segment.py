@@ -1,4 +1,7 @@
-"""Segments: arrays in shared memory under a name, near or far."""
+"""Segments: NumPy arrays in shared memory under a name.
+
+:meth:`dsmem.Cluster.segment` makes and finds them. docs/protocols/segment.md specifies their bytes.
+"""
 
 from __future__ import annotations
 
@@ -29,21 +32,38 @@ Value = TypeVar("Value")
 
 
 class Segment(NamedObject, _core.SegmentCore):
-    """An array in shared memory. Made by :meth:`dsmem.Cluster.segment` and :func:`dsmem.attach`.
+    """An array in shared memory; :meth:`dsmem.Cluster.segment` makes and finds one.
 
-    Where the memory is near (on this host), :attr:`array` is a view of it without a copy. :meth:`read`, :meth:`write`,
-    the atomics, :meth:`wait` and :meth:`snapshot` work near and far.
+    On memory of this host :attr:`array` is a view without a copy. :meth:`read`, :meth:`write`, the atomics,
+    :meth:`wait` and :meth:`snapshot` also work on memory of another host.
 
-    Ways to share do not mix: elements that change by :meth:`fetch_add`, :meth:`compare_swap` and :meth:`update` are to
-    be changed by them only. And of a segment made with ``versioned=True``, which takes its memory twice, readers get
-    whole versions by :meth:`snapshot` if writers change it by :meth:`writing` and :meth:`publish` only.
+    Raises
+    ------
+    ClosedError, ForkError
+        Out of each method: the segment is closed; the process is a forked child and the memory belongs to a context.
+    OutOfBoundsError, InvalidArgumentError
+        The index.
+    AccessDeniedError
+        A change, although the segment was attached with ``readonly=True``.
+    TransportError, PeerDeadError, TimeoutError
+        The memory belongs to another process, and an op failed.
+
+    Warnings
+    --------
+    Do not mix ways to share. Elements that :meth:`fetch_add`, :meth:`compare_swap` and :meth:`update` change must be
+    changed by them only. Readers of a segment made with ``versioned=True``, which takes its memory twice, get whole
+    versions by :meth:`snapshot` if writers use :meth:`writing` and :meth:`publish` only.
 
     Notes
     -----
-    May be used from any thread. A view keeps the memory mapped and blocks :meth:`close`; at the end of a ``with``
-    statement the handle is closed and the memory goes with the last view. Resized by another process, a
-    segment is seen in its new size from the next call on where it is near, and from the next look at :attr:`shape`
-    where it is far.
+    Threads may share a segment. A view keeps the memory mapped and blocks :meth:`close`. At the end of a ``with``
+    statement the handle is closed, and the memory is unmapped with the last view. After a resize by another process the
+    new size is seen by the next call, and on memory of another host by the next use of :attr:`shape`.
+
+    Examples
+    --------
+    >>> with cluster.segment("table", (1000, 4), "f8", create=None) as table:
+    ...     table.array[:, 2] = 1.5
     """
 
     def __init__(self, memory: Memory, cluster: Cluster | None, name: str) -> None:
@@ -131,12 +151,12 @@ class Segment(NamedObject, _core.SegmentCore):
 
     @property
     def ndim(self) -> int:
-        """How many axes it has."""
+        """Number of axes."""
         return len(self._shape())
 
     @property
     def size(self) -> int:
-        """How many elements it has."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     def __bool__(self) -> bool:
@@ -174,21 +194,34 @@ class Segment(NamedObject, _core.SegmentCore):
     def update(
         self, index: int | tuple[int, ...], function: Callable[[int], int], timeout: float | None = None
     ) -> tuple[int, int]:
-        """Replace an 8-byte integer by a function of it, atomically.
+        """Replace an element of 8-byte integers by a function of it, atomically.
 
         Parameters
         ----------
         index : int or tuple of int
             One element.
         function : callable
-            Gets the value and returns the new one; called again when others were quicker, so it should do nothing else.
+            Takes the value and returns the new one. It is called again when another process changed the element
+            meanwhile, so it should have no other effect.
         timeout : float, optional
-            Seconds until TimeoutError.
+            Seconds until TimeoutError; None: no limit.
 
         Returns
         -------
-        (int, int)
-            The value before and the value after.
+        before, after : int
+            The two values.
+
+        Raises
+        ------
+        ArgumentTypeError
+            ``function`` can't be called.
+        TimeoutError
+            Others changed the element each time. Nothing was written.
+
+        Examples
+        --------
+        >>> segment.update(0, lambda n: min(n + 1, 100))
+        (7, 8)
         """
         end = Deadline(timeout)
         if not callable(function):
@@ -209,7 +242,20 @@ class Segment(NamedObject, _core.SegmentCore):
         raise AssertionError
 
     async def read_async(self, index: Any = ..., out: NDArray[Any] | Buffer | None = None) -> Any:
-        """:meth:`read` in an event loop, which goes on meanwhile where the memory is remote."""
+        """:meth:`read` in an event loop, which goes on while an op on another host is under way.
+
+        Parameters
+        ----------
+        index : int, slice or tuple, optional
+            Which elements; all by default.
+        out : ndarray or buffer, optional
+            Where to, as of :meth:`read`. It stays in use until the op has ended, also when the task is cancelled.
+
+        Returns
+        -------
+        ndarray or scalar
+            As of :meth:`read`.
+        """
         remote = self._memory.remote
         if remote.is_near:
             return self.read(index, out)
@@ -222,7 +268,15 @@ class Segment(NamedObject, _core.SegmentCore):
         return out
 
     async def write_async(self, index: Any, data: ArrayLike | Buffer) -> None:
-        """:meth:`write` in an event loop, which goes on meanwhile where the memory is remote."""
+        """:meth:`write` in an event loop, which goes on while an op on another host is under way.
+
+        Parameters
+        ----------
+        index : int, slice or tuple
+            Which elements.
+        data : array_like or bytes-like
+            The values, as of :meth:`write`.
+        """
         remote = self._memory.remote
         if remote.is_near:
             self.write(index, data)
@@ -230,19 +284,21 @@ class Segment(NamedObject, _core.SegmentCore):
             await _gathered(remote.write_async, *self._write_far(index, data))
 
     def resize(self, rows: int, timeout: float | None = None) -> None:
-        """Change the length of the first axis; what stays keeps its place and its values.
+        """Change the length of the first axis. Rows that remain keep their place and their values.
 
         Parameters
         ----------
         rows : int
-            The new length. Rows that are new are zero, rows that were cut off before come back as they were.
+            The new length. New rows are zero; rows that were cut off before come back as they were.
         timeout : float, optional
             Seconds to wait for another writer of a versioned segment.
 
         Raises
         ------
+        AccessDeniedError
+            The segment was attached with ``readonly=True``.
         OutOfMemoryError
-            There is no room; nothing has changed.
+            There is no room. Nothing has changed.
         InvalidArgumentError
             More rows than the ``capacity=`` with which a hosted or a versioned segment was made: only files grow.
         NameNotFoundError, StaleDescriptorError
@@ -250,8 +306,7 @@ class Segment(NamedObject, _core.SegmentCore):
 
         Notes
         -----
-        Memory that views are on stays where it is: they go on showing the rows that they have. A segment never gives
-        memory back before it is unlinked.
+        Views stay valid and show the rows that they had. A segment gives no memory back before it is unlinked.
         """
         if self.readonly:
             raise errors.AccessDeniedError(
@@ -276,14 +331,25 @@ class Segment(NamedObject, _core.SegmentCore):
         Parameters
         ----------
         timeout : float, optional
-            Seconds to wait for another writer, then TimeoutError. Who waits for one that is killed goes on, from the
-            version before.
+            Seconds to wait for another writer, then TimeoutError. If that writer is killed, the wait ends, and the
+            array is that of the version before.
 
         Returns
         -------
         context manager
-            Of the array to change: the memory itself where it is near, otherwise a copy that is written at the end. An
-            exception in the block undoes it. While it is open, the segment can't be closed.
+            Of the array to change: the memory itself on this host, otherwise a copy that is written at the end. An
+            exception in the block undoes the changes. While it is open, the segment can't be closed.
+
+        Raises
+        ------
+        InvalidArgumentError
+            At the ``with``: the segment was made without ``versioned=True``.
+
+        Examples
+        --------
+        >>> with table.writing() as array:
+        ...     array[0] += 1
+        ...     array[1] -= 1
         """
         return _core.Writing(self, timeout)
 
@@ -293,14 +359,21 @@ class Segment(NamedObject, _core.SegmentCore):
         Parameters
         ----------
         data : array_like
-            Of the segment's shape, or what NumPy broadcasts to it.
+            Of the segment's shape, or one that NumPy broadcasts to it.
         timeout : float, optional
-            Seconds to wait for another writer.
+            Seconds to wait for another writer, then TimeoutError.
 
         Returns
         -------
         int
-            The version that it is now.
+            The new version.
+
+        Raises
+        ------
+        MismatchError
+            The data has another shape. Nothing was written.
+        InvalidArgumentError
+            The data does not fit the dtype, or the segment was made without ``versioned=True``.
         """
         values, end = _values(data, self.dtype), Deadline(timeout)
         while True:  # again where another process has resized it meanwhile
@@ -314,7 +387,7 @@ class Segment(NamedObject, _core.SegmentCore):
                 return version
 
     def close(self) -> None:
-        """Leave the segment, which stays under its name; again does nothing.
+        """Close this handle. The segment keeps its name. Closing twice has no effect.
 
         Raises
         ------

@@ -1,8 +1,9 @@
-"""Locks and what else processes wait on, under names: the methods of :mod:`threading`, and they survive their users.
+"""Locks and other synchronisation between processes, with the methods of :mod:`threading`.
 
-Waiters sleep. On one host a process that dies is found out, from every container that shares /dev/shm: what it held
-goes to the next waiter, with the news (``recovered``). Where the memory is far (a hosted object of another host) nobody
-is taken for dead, so waiters run out of time. docs/protocols/lock.md and sync.md have the bytes and the steps.
+The factories of :class:`dsmem.Cluster` make and find them by name. Waiters sleep. On one host the death of a process
+is noticed, also in another container that shares /dev/shm: what it held goes to the next waiter, and ``recovered`` says
+so. Over the network no process is taken for dead, so waiters run out of time; ``break_`` frees what a holder that is
+gone has. docs/protocols/lock.md and sync.md specify bytes and steps, docs/DIFFERENCES.md what differs from threading.
 """
 
 from __future__ import annotations
@@ -99,12 +100,12 @@ class _Synchronised(NamedObject):
         return cls(memory, cluster, name, properties.get("spin"))
 
     def close(self) -> None:
-        """Leave the object, which stays under its name; again does nothing.
+        """Close this handle. The object keeps its name. Closing twice has no effect.
 
         Raises
         ------
         BusyError
-            It is held with this handle, or calls are under way in other threads.
+            The handle holds something, or calls are under way in other threads.
         """
         self._handle.close(self)  # type: ignore[arg-type]
         super().close()
@@ -127,15 +128,27 @@ class Lock(_Synchronised, _core.Lock):
     Attributes
     ----------
     token : int or None
-        The fencing token of the grant that this handle has: it grows with every grant of the lock, to whomever. What
-        the lock protects can refuse who comes with a smaller token than it has seen. None: nothing is held.
+        Fencing token of this handle's grant; None: it holds nothing. It grows with every grant of the lock, so a
+        resource that the lock protects can refuse a request with a smaller token than it has seen.
     recovered : bool
-        Whether the holder before died with the lock, so that what it protects may be half changed. Of this grant.
+        Whether the holder before died with the lock, so that what it protects may be half changed.
 
     Notes
     -----
-    Not re-entrant. Any thread of the process may release it. Not fair: a newcomer may take it before a waiter. Closing
-    a handle that holds the lock is refused; a handle that is dropped with it counts as a holder that died.
+    Not re-entrant, and not fair: a newcomer may get it before a waiter. Any thread of the process may release it. A
+    handle that holds the lock can't be closed; one that is dropped with it counts as a holder that died.
+
+    References
+    ----------
+    Fencing tokens: M. Kleppmann, "How to do distributed locking", 2016.
+
+    Examples
+    --------
+    >>> lock = cluster.lock("table.lock", create=None)
+    >>> with lock:
+    ...     if lock.recovered:
+    ...         repair(table)
+    ...     table.write(0, 7)
     """
 
     _handle = _core.Lock
@@ -149,19 +162,31 @@ class Lock(_Synchronised, _core.Lock):
 
 
 class SpinLock(Lock):
-    """A :class:`Lock` whose waiters do not sleep on a futex: they look for spin seconds, then after pauses up to 1 ms.
+    """A :class:`Lock` whose waiters poll: for ``spin`` seconds without a break, then after pauses of up to 1 ms.
 
-    A release costs one compare-swap and no look at who waits. For sections of less than a few microseconds.
+    A release is one compare-and-swap and never a system call. For critical sections of a few microseconds at most.
+    :meth:`dsmem.Cluster.spinlock` makes one.
     """
 
     _kind = "spinlock"
 
     def acquire_async(self, timeout: float | None = None) -> NoReturn:
-        """Refused: a spinlock is held for less than a turn of a loop takes."""
+        """Refused: a spinlock is held for less time than a turn of an event loop takes.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Ignored.
+
+        Raises
+        ------
+        UnsupportedError
+            Always.
+        """
         raise errors.UnsupportedError("a spinlock is held for too short a time to await it; use a lock")
 
     def release_async(self) -> NoReturn:
-        """Refused."""
+        """Refused, as :meth:`acquire_async` is: raises UnsupportedError."""
         self.acquire_async()
 
     def __aenter__(self) -> NoReturn:
@@ -171,8 +196,8 @@ class SpinLock(Lock):
 class RLock(_Synchronised, _core.RLock):
     """A lock like :class:`threading.RLock` between processes, made by :meth:`dsmem.Cluster.rlock`.
 
-    The thread that has it may acquire it again, with the same handle; it is free after as many releases. Only that
-    thread may release it. Another handle of the same process counts as another process.
+    The thread that holds it may acquire it again with the same handle, and releases it as many times. No other thread
+    may release it. Another handle of the same process counts as another process.
 
     Attributes
     ----------
@@ -206,8 +231,13 @@ class RWLock(_Synchronised, _core.RWLock):
 
     Notes
     -----
-    A writer that has its turn keeps new readers out while it waits for those inside; so who reads must not read again
-    inside of it, and a reader must not become a writer. Dead readers and writers are no hindrance on one host.
+    A writer whose turn it is keeps new readers out while it waits for those inside. So a reader must not acquire the
+    lock again, for reading or writing. On one host dead readers and writers do not block others.
+
+    Examples
+    --------
+    >>> with rwlock.read(timeout=1):
+    ...     rows = table.read()
     """
 
     _handle = _core.RWLock
@@ -235,8 +265,8 @@ class Semaphore(_Synchronised, _core.Semaphore):
 
     Notes
     -----
-    A permit is released with the handle that acquired it, in whatever thread; to signal another process is the task of
-    an event, a condition or a queue. The permits of a dead process come back.
+    A permit is released with the handle that acquired it, in any thread. To signal another process use an event, a
+    condition or a queue. The permits of a dead process become free.
     """
 
     _handle = _core.Semaphore
@@ -255,8 +285,8 @@ class Semaphore(_Synchronised, _core.Semaphore):
 class CountingSemaphore(_Synchronised, _core.CountingSemaphore):
     """Permits without owners, like :class:`threading.Semaphore`: ``cluster.semaphore(name, n, owned=False)`` makes one.
 
-    One process may release what another one acquires, and more than were there at first: so a release can signal that
-    there is work. The permits of a dead process are lost.
+    A process may release what another one acquired, and more than there were at first, so that a release can signal
+    work. The permits of a dead process are lost.
 
     Attributes
     ----------
@@ -285,7 +315,8 @@ class Event(_Synchronised, _core.Event):
 
     Notes
     -----
-    Who waits while it is set and cleared again learns of it. It has no owner: a dead process leaves it as it was.
+    A waiter returns also if the flag was set and cleared again while it slept. An event has no owner: a dead process
+    leaves it as it was.
     """
 
     _handle = _core.Event
@@ -301,14 +332,19 @@ class Event(_Synchronised, _core.Event):
 class Condition(_Synchronised, _core.Condition):
     """A condition like :class:`threading.Condition`, made by :meth:`dsmem.Cluster.condition`.
 
-    It goes with a lock of its own, which has the methods and attributes of :class:`RLock` on the condition, or with the
-    :class:`Lock` or :class:`RLock` that it was made with; several conditions may go with one lock. wait() releases a
-    re-entrant lock whole, and takes it as often again.
+    It is associated with a lock of its own, or with the :class:`Lock` or :class:`RLock` that it was made with. Several
+    conditions may share one lock, whose methods and attributes they have. wait() releases a re-entrant lock entirely,
+    and acquires it as many times again.
 
     Notes
     -----
-    notify(n) wakes the n that have waited longest. A notification given to a process that dies before it has returned
-    from wait() goes to another waiter. Where the lock's holder died, ``recovered`` says so after wait(), too.
+    notify(n) wakes the n that have waited longest. The notification of a process that dies before it returns from
+    wait() goes to another waiter. If the lock's holder died, ``recovered`` says so after wait(), too.
+
+    Examples
+    --------
+    >>> with condition:
+    ...     condition.wait_for(lambda: counter[0] > 0, timeout=10)
     """
 
     _handle = _core.Condition
@@ -362,9 +398,9 @@ class Barrier(_Synchronised, _core.Barrier):
 
     Notes
     -----
-    A party that dies in wait(), or while it runs the action, breaks the barrier for the others within about 50 ms. The
-    action and the default timeout are this handle's, and go with it when it is pickled (the action by its name, as
-    functions do); the action of whoever comes last runs.
+    A party that dies in wait(), or in its action, breaks the barrier for the others within about 50 ms. The action and
+    the default timeout belong to this handle, and are pickled with it (the action by its name, as functions are). The
+    action of the party that comes last runs.
     """
 
     _handle = _core.Barrier
@@ -399,10 +435,15 @@ def _attach_barrier(ref: Reference, own: dict[str, Any]) -> Barrier:
 
 
 class Once(_Synchronised, _core.Once):
-    """Something that one process does and the others wait for, made by :meth:`dsmem.Cluster.once`.
+    """A task that one process does while the others wait, made by :meth:`dsmem.Cluster.once`.
 
-    ``with once as first: if first: …`` or ``once.call(function)``. When it raises, or its process dies, another one
-    that waits does it; ``recovered`` then says that a process died while it did.
+    If the task raises, or its process dies, another process that waits does it; ``recovered`` says that one died.
+
+    Examples
+    --------
+    >>> with cluster.once("load", create=None) as first:
+    ...     if first:
+    ...         load(table)
     """
 
     _handle = _core.Once

@@ -15,33 +15,34 @@ class Queue:
     Parameters
     ----------
     remote : Remote
-        The memory, near or far; it can't be closed before the queue.
+        The memory. It can't be closed before the queue.
     region : Region, optional
-        Where this process owns the memory and the remote is not near.
+        The region, where this process owns the memory and the remote is not mapped.
     spin : float, optional
         Seconds to poll before sleeping in a call that waits; by default 20 µs.
 
     Raises
     ------
     CorruptError, VersionError, MismatchError
-        No queue, or one of another release.
+        The memory does not hold a queue, or holds one of another release.
     FarMemoryError
         The queue was made for processes of one host, and its memory is not mapped here.
+    ClosedError, ForkError
+        Out of each method: the handle is closed; the process is a forked child and the memory belongs to a context.
 
     Notes
     -----
-    block and timeout mean what they mean to queue.Queue; timeouts are in seconds. A signal handler runs while a call
-    waits. All methods raise ClosedError, and ForkError in a child of the process that made the handle.
+    ``block`` and ``timeout`` mean what they mean in :class:`queue.Queue`. Signal handlers run while a call waits.
     """
 
     def __init__(self, remote: Remote, region: Region | None = None, *, spin: float | None = None) -> None: ...
     @property
     def remote(self) -> Remote:
-        """The memory, as given."""
+        """The memory that the queue is on."""
 
     @property
     def region(self) -> Region | None:
-        """As given."""
+        """The region, where this process owns the memory and was given it; otherwise None."""
 
     @property
     def closed(self) -> bool:
@@ -49,40 +50,65 @@ class Queue:
 
     @property
     def properties(self) -> dict[str, Any]:
-        """lanes, lane_bytes, max_message (bytes), many_consumers, drop_oldest, checked."""
+        """What its creator chose: lanes, lane_bytes, max_message (bytes), many_consumers, drop_oldest, checked."""
 
     @property
     def counts(self) -> dict[str, int]:
-        """messages, puts, gets, dropped, full (times that a producer nearby found no room and waited or gave up),
-        bytes (in the fullest lane), producers (alive), shutdown (0, 1, 2); seen one after another. puts, gets and
-        dropped may miss what a killed process did last. FarMemoryError from afar."""
+        """Counters of the queue, read one after another.
+
+        messages, bytes
+            Messages in it, and bytes in the fullest lane.
+        puts, gets, dropped
+            Messages that were put, taken and, with ``drop_oldest``, dropped. What a killed process did last may be
+            missing.
+        full
+            Times that a producer on this host found no room and waited or gave up.
+        producers
+            Producers that live.
+        shutdown
+            0 open, 1 shut down, 2 shut down at once.
+
+        Raises
+        ------
+        FarMemoryError
+            The memory is not mapped in this process.
+        """
 
     def producers(self) -> list[int]:
-        """The identities of those that have a lane, one for each lane."""
+        """Identities of the processes that have a lane, one for each lane."""
 
     def consumer(self) -> int | None:
-        """The identity of the one consumer; None: nobody consumes, or many may."""
+        """Identity of the process that consumes; None: none does, or many may."""
 
     def break_(self, holder: int) -> bool:
-        """Take the roles of a producer or consumer that is known to be gone, though nothing here proves it.
-
-        Another one gets the lane, with what is in it, or goes on taking where the consumer stopped. Safe where the
-        holder will never again touch the memory: its host is off. One that lives all the same gets NotHeldError from
-        its next put or get, elsewhere within 10 ms, and closes its handle.
+        """Take the roles of a producer or consumer that is known to be gone, although no death is proven here.
 
         Parameters
         ----------
         holder : int
-            As :meth:`producers` or :meth:`consumer` gave it. A process of this host has one for all its handles.
+            What :meth:`producers` or :meth:`consumer` returned. All handles of a process of this host have one.
 
         Returns
         -------
         bool
-            False: that one has no role.
+            False: that process has no role.
+
+        Raises
+        ------
+        InvalidArgumentError
+            Not an identity.
+        TransportError, PeerDeadError, TimeoutError
+            An op on another process's memory failed.
+
+        Notes
+        -----
+        Another producer gets the lane with what is in it; another consumer goes on where that one stopped. Safe if
+        the holder can never again touch the memory: its host is off. A holder that lives gets NotHeldError from its
+        next put or get, over the network within 10 ms, and closes its handle.
         """
 
     def produce(self) -> None:
-        """Take a lane.
+        """Take a lane, as the first put does.
 
         Raises
         ------
@@ -91,77 +117,174 @@ class Queue:
         """
 
     def consume(self) -> None:
-        """Become a consumer.
+        """Become a consumer, as the first get does.
 
         Raises
         ------
         BusyError
-            The queue was made for one, which lives.
+            The queue was made for one consumer, which lives.
         FarMemoryError
-            Messages are taken where the memory is.
+            Messages are taken on the host of the memory only.
         """
 
     def put(self, data: _Buffer, block: bool = True, timeout: float | None = None) -> None:
-        """Put the bytes of data.
+        """Put a message.
+
+        Parameters
+        ----------
+        data : bytes-like
+            The message: all its bytes are copied.
+        block : bool
+            Wait for room.
+        timeout : float, optional
+            Seconds to wait; None: no limit.
 
         Raises
         ------
         FullError
-            No room, until the timeout.
+            There was no room in time.
         MessageTooLargeError
-            More than max_message.
+            The message has more than ``max_message`` bytes.
         ShutDownError
             The queue was shut down.
+        TooManyMembersError
+            Every lane has a living producer.
         TransportError, PeerDeadError, TimeoutError
-            Into another process's memory. Where the exception's ``placed`` is 1, the message is staged in this handle
-            and may or may not have arrived: the next put, or flush(), sends it again, which does no harm where it has,
-            so do not put it again. Where it is 0, there was no message yet: the error came while looking for room.
+            An op on another process's memory failed. If the exception's ``placed`` is 1, the message is staged in this
+            handle and may have arrived: the next put, or :meth:`flush`, sends it again, which is harmless if it has.
+            Do not put it again. If ``placed`` is 0, the error came before there was a message.
 
         Notes
         -----
-        No op into another process's memory lasts longer than the timeout, nor than the context's peer_timeout; giving
-        one up breaks a connection, so it gets 20 ms at least. The first put takes a lane, which may last as long as the
-        peer_timeout, besides.
+        An op on another process's memory lasts no longer than the timeout and the context's ``peer_timeout``, but at
+        least 20 ms, as giving one up breaks a connection. The first put also takes a lane.
         """
 
     def flush(self) -> None:
-        """Send what an earlier call could not send to another process's memory; errors as of put()."""
+        """Send what earlier calls could not send to another process's memory; errors as of :meth:`put`."""
 
     def put_nowait(self, data: _Buffer) -> None:
-        """put(data, False)."""
+        """Put a message without waiting: ``put(data, block=False)``.
+
+        Parameters
+        ----------
+        data : bytes-like
+            The message.
+
+        Raises
+        ------
+        FullError
+            There is no room.
+        MessageTooLargeError, ShutDownError, TooManyMembersError, TransportError, PeerDeadError, TimeoutError
+            As of :meth:`put`.
+        """
 
     def put_many(
         self, items: Iterable[_Buffer] | NDArray[Any], block: bool = True, timeout: float | None = None
     ) -> int:
-        """Put all items, each as one message, or all rows of an array; returns how many went in: all, unless there was
-        no room until the timeout. Consumers may see the first before the last is in. Of an exception, also one that the
-        iterable raised, ``placed`` says how many of the items went in, or are staged, as with put(): the first ones.
+        """Put many messages in one call.
+
+        Parameters
+        ----------
+        items : iterable of bytes-like, or ndarray
+            The messages; of an array each row is one.
+        block : bool
+            Wait for room.
+        timeout : float, optional
+            Seconds to wait for room, for all of them; None: no limit.
+
+        Returns
+        -------
+        int
+            How many were put: all, unless there was no room in time. Consumers may see the first before the last is
+            in.
+
+        Raises
+        ------
+        MessageTooLargeError, ShutDownError, TooManyMembersError, TransportError, PeerDeadError, TimeoutError
+            As of :meth:`put`. ``placed`` of an exception, also of one that the iterable raised, says how many of the
+            items were put, or are staged: the first ones.
         """
 
     def reserve(self, length: int, block: bool = True, timeout: float | None = None) -> memoryview:
-        """Room for a message in the queue's own memory, to be filled and then committed or cancelled. One at a time."""
+        """Reserve room for a message in the queue's own memory, to be filled and then committed or cancelled.
+
+        Parameters
+        ----------
+        length : int
+            Bytes of the message.
+        block : bool
+            Wait for room.
+        timeout : float, optional
+            Seconds to wait; None: no limit.
+
+        Returns
+        -------
+        memoryview
+            The room, writable. There is one reservation at a time.
+
+        Raises
+        ------
+        FullError, MessageTooLargeError, ShutDownError, TooManyMembersError
+            As of :meth:`put`.
+        BusyError
+            Another reservation is open.
+
+        Examples
+        --------
+        >>> with queue.reserve(4096) as room:
+        ...     n = file.readinto(room)
+        >>> queue.commit(n)
+        """
 
     def commit(self, length: int | None = None, *, _kind: int = ...) -> None:
-        """Put what was reserved, or its first length bytes. BusyError while views of the room are left."""
+        """Put the message that was reserved.
+
+        Parameters
+        ----------
+        length : int, optional
+            Only its first bytes, so many.
+
+        Raises
+        ------
+        BusyError
+            There are views of the room.
+        InvalidArgumentError
+            Nothing is reserved, or less than ``length``.
+        """
 
     def cancel(self) -> None:
-        """Give the reservation up."""
+        """Give up the reservation. Raises BusyError if there are views of the room."""
 
     def get(self, block: bool = True, timeout: float | None = None) -> bytes:
         """Take the next message.
 
+        Parameters
+        ----------
+        block : bool
+            Wait for a message.
+        timeout : float, optional
+            Seconds to wait; None: no limit.
+
+        Returns
+        -------
+        bytes
+            The message.
+
         Raises
         ------
         EmptyError
-            No message, until the timeout.
+            There was no message in time.
         ShutDownError
             The queue was shut down, and is empty or was to end at once.
+        BusyError
+            The queue was made for one consumer, and another one lives.
         CorruptError
-            The memory was scribbled on.
+            The memory does not hold a valid message.
         """
 
     def get_nowait(self) -> bytes:
-        """get(False)."""
+        """Take the next message without waiting: ``get(block=False)``. Errors as of :meth:`get`."""
 
     def _get_kind(self, block: bool = True, timeout: float | None = None) -> tuple[int, bytes]: ...
     def _put_parts(
@@ -183,7 +306,7 @@ class Queue:
         timeout : float, optional
             Seconds to wait; None: no limit.
         out : ndarray, optional
-            A two-dimensional C-ordered array. Each message is copied into a row and must have the length of one.
+            A writable C-ordered array. Each message fills one of its rows, and must have that length.
 
         Returns
         -------
@@ -207,41 +330,80 @@ class Queue:
         self, n: int | None = None, block: bool = True, timeout: float | None = None, *, out: NDArray[Any]
     ) -> int: ...
     def peek(self, block: bool = True, timeout: float | None = None) -> memoryview:
-        """The next message where it lies, read-only; it stays in the queue until release(). UnsupportedError with many
-        consumers or drop_oldest, where others may take it meanwhile."""
+        """View the next message in place. It stays in the queue until :meth:`release`.
+
+        Parameters
+        ----------
+        block : bool
+            Wait for a message.
+        timeout : float, optional
+            Seconds to wait; None: no limit.
+
+        Returns
+        -------
+        memoryview
+            The message, read-only.
+
+        Raises
+        ------
+        EmptyError, ShutDownError, BusyError, CorruptError
+            As of :meth:`get`.
+        UnsupportedError
+            With many consumers or ``drop_oldest`` others may take the message meanwhile.
+        """
 
     def release(self) -> None:
-        """Take the message that was peeked at. BusyError while views of it are left."""
+        """Take the message that was peeked at. Raises BusyError if there are views of it."""
 
     def qsize(self) -> int:
-        """Messages in the queue, about."""
+        """About how many messages are in the queue."""
 
     def empty(self) -> bool:
         """Whether qsize() is 0."""
 
     def full(self) -> bool:
-        """Whether the fullest lane may have no room for a message of max_message bytes."""
+        """Whether the fullest lane may have no room for a message of ``max_message`` bytes."""
 
     def shutdown(self, immediate: bool = False) -> None:
-        """Nothing more goes in; immediate: nothing more comes out either. All who wait are woken.
+        """Shut the queue down for all its users: nothing more goes in. All that wait are woken.
 
-        A put that is under way in another process meanwhile may still go in, also after a consumer saw the shutdown. A
-        producer of another process's memory looks for it every 10 ms, and while it waits for room.
+        Parameters
+        ----------
+        immediate : bool
+            Nothing more comes out either.
+
+        Raises
+        ------
+        TransportError, PeerDeadError, TimeoutError
+            An op on another process's memory failed.
+
+        Notes
+        -----
+        A put that is under way in another process may still go in, also after a consumer has seen the shutdown. A
+        producer on another process's memory looks for the shutdown every 10 ms, and while it waits for room.
         """
 
     def fileno(self) -> int:
-        """A file descriptor for select: readable when there may be a message, until a get() has found none. A thread
-        watches the queue from the first call on, while nothing is readable.
+        """File descriptor for select() and the like: readable when there may be a message, until a get() finds none.
 
-        Who waits for messages is a consumer: this takes the role as :meth:`consume` does, and raises as it does."""
+        From the first call on, a thread watches the queue while the descriptor is not readable. The handle becomes a
+        consumer by this call, with the errors of :meth:`consume`.
+        """
 
     def _dup_items(self) -> int: ...
     def _dup_room(self) -> int: ...
     def _arm_room(self, length: int) -> None: ...
     def _abandon(self) -> None: ...
     def close(self) -> None:
-        """Leave the roles; again does nothing. BusyError while other threads are in a call or views are left. After a
-        TransportError or TimeoutError it still has a role, and is open: close it again."""
+        """Give up the roles of this handle. Closing twice has no effect.
+
+        Raises
+        ------
+        BusyError
+            Calls are under way in other threads, or there are views of a message.
+        TransportError, TimeoutError
+            A role could not be given up. The handle is open still: close it again.
+        """
 
 def queue_nbytes(
     lanes: int,
@@ -252,7 +414,7 @@ def queue_nbytes(
     drop_oldest: bool = False,
     checked: bool = False,
 ) -> int:
-    """Bytes of memory that such a queue takes. InvalidArgumentError says what does not fit."""
+    """Bytes of memory that such a queue takes; InvalidArgumentError says what does not fit."""
 
 def queue_format(
     memory: _Buffer,
@@ -264,4 +426,4 @@ def queue_format(
     drop_oldest: bool = False,
     checked: bool = False,
 ) -> None:
-    """Make a queue of zeroed memory that nobody else knows yet."""
+    """Write an empty queue into zeroed memory, before any other process sees that."""

@@ -12,7 +12,7 @@ from ._core import Region, Remote
 _Buffer = Buffer | NDArray[Any]
 
 class SegmentLayout:
-    """How a segment of this shape is laid out (docs/protocols/segment.md).
+    """Layout of a segment of some shape (docs/protocols/segment.md).
 
     Raises
     ------
@@ -27,36 +27,48 @@ class SegmentLayout:
     ) -> None: ...
     @property
     def nbytes(self) -> int:
-        """Bytes of all of it."""
+        """Bytes of the whole object."""
 
     def format(self, memory: _Buffer) -> None:
         """Write an empty segment into zeroed memory."""
 
 class SegmentCore:
-    """What dsmem.Segment does in one crossing. Indices are as of NumPy arrays: ints, slices, tuples of them.
+    """Base of dsmem.Segment: each method is one call of the core.
 
-    Of memory that is near every index of NumPy's works; of far memory also a list of rows, but no mask.
+    Indices are those of NumPy arrays. On mapped memory every index of NumPy works; over the network ints, slices,
+    tuples of them and lists of rows do, but no mask.
+
+    Raises
+    ------
+    ClosedError, ForkError
+        The segment is closed; the process is a forked child and the memory belongs to a context.
+    OutOfBoundsError, InvalidArgumentError
+        The index.
+    AccessDeniedError
+        A change, although the segment was attached with ``readonly=True``.
+    TransportError, PeerDeadError, TimeoutError
+        The memory belongs to another process, and an op failed.
     """
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the elements."""
+        """Type of the elements."""
 
     @property
     def readonly(self) -> bool:
-        """Whether it was attached without the right to change it."""
+        """Whether the segment was attached without the right to change it."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The lengths of the axes now."""
+        """Lengths of the axes, as they are now."""
 
     @property
     def capacity(self) -> int:
-        """Elements of the first axis for which there was room when it was made."""
+        """Length of the first axis for which the segment was made, or has grown."""
 
     @property
     def versioned(self) -> bool:
-        """Whether it was made with room for snapshots."""
+        """Whether the segment was made with ``versioned=True``, for :meth:`snapshot`."""
 
     @property
     def nbytes(self) -> int:
@@ -65,61 +77,87 @@ class SegmentCore:
     def __len__(self) -> int: ...
     @property
     def array(self) -> NDArray[Any]:
-        """The memory as an array, without a copy; read-only where the segment was attached so.
+        """The memory as an array, without a copy; read-only if the segment was attached so.
 
         Raises
         ------
         FarMemoryError
-            The memory is on another host, or of a fabric without views.
+            The memory is not mapped in this process: use read() and write().
         """
 
     def read(self, index: Any = ..., out: _Buffer | None = None) -> Any:
-        """Copy elements.
+        """Copy elements out.
 
         Parameters
         ----------
         index : int, slice or tuple, optional
-            Which; all of them by default.
+            Which elements; all by default.
         out : ndarray or buffer, optional
-            Where to: an array of the same dtype and as many bytes, or any buffer of as many bytes.
+            Where to: an array of the same dtype and number of bytes, or any buffer of that number of bytes.
 
         Returns
         -------
         ndarray or scalar
-            out where it is given, otherwise a new array, or a scalar for one element. More than 8 bytes may mix old and
-            new: :meth:`snapshot` does not.
+            ``out`` if it was given; otherwise a new array, or a scalar for one element.
 
         Raises
         ------
-        OutOfBoundsError, InvalidArgumentError
-            The index.
         MismatchError
-            out has another dtype or length.
+            ``out`` has another dtype or length.
+
+        Notes
+        -----
+        More than 8 bytes may mix old and new bytes of a write under way; :meth:`snapshot` does not.
         """
 
     def write(self, index: Any, data: Any) -> None:
-        """Set elements, and wake those who wait for them.
+        """Set elements, and wake those that wait for them.
 
         Parameters
         ----------
         index : int, slice or tuple
-            Which.
+            Which elements.
         data : array_like or bytes-like
-            What NumPy would assign there; bytes, bytearray and memoryview are taken as they are and must be as long.
+            What NumPy would assign there. Bytes, bytearrays and memoryviews are copied as they are, and must have the
+            length of the elements.
 
         Raises
         ------
-        OutOfBoundsError, InvalidArgumentError, MismatchError
-            The index; the values; the length of bytes.
-        AccessDeniedError
-            The segment was attached with readonly=True.
+        InvalidArgumentError, MismatchError
+            The values don't fit the dtype, or their shape or length doesn't fit the index.
         """
 
     def fetch_add(self, index: int | tuple[int, ...], value: int) -> int:
-        """Add to an 8-byte integer, wrapping, atomically; returns the value before."""
+        """Add to an element of 8-byte integers atomically.
+
+        Parameters
+        ----------
+        index : int or tuple of int
+            One element.
+        value : int
+            What to add. The sum wraps.
+
+        Returns
+        -------
+        int
+            The element before the addition.
+        """
 
     def compare_swap(self, index: int | tuple[int, ...], expected: int, desired: int) -> int:
-        """Store desired into an 8-byte integer if it is expected, atomically; returns the value before."""
+        """Replace an element of 8-byte integers atomically if it has the expected value.
+
+        Parameters
+        ----------
+        index : int or tuple of int
+            One element.
+        expected, desired : int
+            The value that it must have, and the one that it gets.
+
+        Returns
+        -------
+        int
+            The element before: ``expected`` if it was replaced.
+        """
 
     def wait(
         self,
@@ -136,28 +174,46 @@ class SegmentCore:
         index : int or tuple of int
             One element.
         until : value or callable
-            What it shall be, or a function of it that tells.
+            The value, or a function of the element that returns true.
         timeout : float, optional
-            Seconds until TimeoutError.
+            Seconds until TimeoutError; None: no limit.
         spin : float, optional
-            Seconds to look for a change before sleeping, where the memory is near; 20 µs by default.
+            Seconds to poll before sleeping, on mapped memory; 20 µs by default.
 
         Returns
         -------
         scalar
-            The value that was good.
+            The element that ended the wait.
+
+        Raises
+        ------
+        TimeoutError
+            No such value in time.
 
         Notes
         -----
-        Changes by methods of segments on the same host wake at once; what is changed through views or from afar is
-        seen within 50 ms, and where the memory is far within about 1 ms. A value that comes and goes in between may be
-        missed.
+        Methods of segments on the same host wake the waiter at once. Changes through views or over the network are
+        seen within 50 ms, and on remote memory within about 1 ms. A value that comes and goes in between may be missed.
         """
 
     async def wait_async(
         self, index: int | tuple[int, ...], until: Callable[[Any], object] | object, timeout: float | None = None
     ) -> Any:
-        """:meth:`wait` in an event loop, where until is called, too.
+        """:meth:`wait` in an event loop.
+
+        Parameters
+        ----------
+        index : int or tuple of int
+            One element.
+        until : value or callable
+            The value, or a function of the element that returns true, called in the loop.
+        timeout : float, optional
+            Seconds until TimeoutError; None: no limit.
+
+        Returns
+        -------
+        scalar
+            The element that ended the wait.
 
         Examples
         --------
@@ -166,40 +222,48 @@ class SegmentCore:
         """
 
     def writer(self) -> int | None:
-        """The identity of who writes a new version, as :meth:`break_` takes it; None: nobody."""
+        """Identity of the process that writes a new version, for :meth:`break_`; None: none does."""
 
     def break_(self, writer: int) -> bool:
-        """Take the turn from a writer that is known to be gone, though nothing here proves it.
-
-        The segment is brought back to the version before, or to that of the writer where it had come so far. Safe
-        where the writer will never again touch the memory: its host is off. Processes of one host need no break_; one
-        that lives all the same gets NotHeldError when it would commit, and the version number that it had is skipped.
+        """Take the turn from a writer that is known to be gone, although no death is proven here.
 
         Parameters
         ----------
         writer : int
-            As :meth:`writer` gave it, so that the turn is not taken from a later one.
+            What :meth:`writer` returned, so that the turn is not taken from a later one.
 
         Returns
         -------
         bool
-            False: that one does not write.
+            False: that process does not write.
+
+        Notes
+        -----
+        The segment goes back to the version before, or on to the writer's if that was complete. Safe if the writer can
+        never again touch the memory: its host is off. Processes of one host need no break_. A writer that lives gets
+        NotHeldError when it would commit, and its version number is skipped.
         """
 
     def snapshot(self, timeout: float | None = None) -> tuple[int, NDArray[Any]]:
-        """One whole version of a versioned segment.
+        """Copy one whole version of a versioned segment.
 
         Parameters
         ----------
         timeout : float, optional
-            Seconds until TimeoutError, which only readers without the right to write can meet: others make writers wait
-            when they have been too quick several times.
+            Seconds until TimeoutError, which only a reader without the right to write can meet: any other makes writers
+            wait once they have been too quick several times.
 
         Returns
         -------
-        (int, ndarray)
-            The version, which each write raises by one, and a copy. It contains all of every write up to that version
-            and nothing of others; of a writer that dies before it has finished it contains nothing.
+        version : int
+            Its number. Each write raises it by one.
+        copy : ndarray
+            All of every write up to that version, and nothing of others. A writer that dies leaves nothing.
+
+        Raises
+        ------
+        InvalidArgumentError
+            The segment was made without ``versioned=True``.
         """
 
     def _bind(
@@ -219,14 +283,14 @@ class SegmentCore:
 
 @final
 class Writing:
-    """The turn of a versioned segment's writer, as a context manager that gives the array to change.
+    """The turn of a versioned segment's writer: a context manager of the array to change.
 
-    It is given back at the end of the block, or with the object, whatever an exception has interrupted.
+    The turn ends with the block or with the object, whatever an exception has interrupted.
 
     Parameters
     ----------
     segment : SegmentCore
-        Which; it can't be closed meanwhile.
+        It can't be closed meanwhile.
     timeout : float, optional
         Seconds to wait for another writer.
     """

@@ -49,18 +49,18 @@ class NameInfo:
     name : str
         The name.
     kind : str
-        "segment", "queue", "lock" and so on; "corrupt" for what is no object, "other version" for one that another
-        release has made, "unreadable" without the right to read.
+        "segment", "queue", "lock" and so on; "corrupt" for memory that is not an object, "other version" for an object
+        of another release, "unreadable" without the right to read.
     nbytes : int
         Memory that it takes, in bytes.
     owner : str
-        The user whom it belongs to; with the creator's pid where it goes with the creator.
+        The user who owns it; with the creator's pid if ``lifetime`` is "creator".
     created : float
-        When, in seconds since 1970.
+        Time of creation, in seconds since 1970.
     lifetime : str
-        "name" (until it is unlinked) or "creator" (it goes with its creator).
+        "name" (until it is unlinked) or "creator" (until its creator closes the cluster or ends).
     left : bool
-        Whether its creator is dead, so that :meth:`dsmem.Cluster.gc` and the next who connects remove it.
+        Whether its creator is dead, so that :meth:`dsmem.Cluster.gc` and the next process that connects remove it.
     """
 
     name: str

@@ -93,12 +93,12 @@ class NamedObject:
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The object's name."""
         return self._name
 
     @property
     def ref(self) -> Reference:
-        """How others find it: small and picklable, for :func:`dsmem.attach`. Pickling the object does the same."""
+        """Reference with which other processes attach, by :func:`dsmem.attach`. Pickling the object sends the same."""
         return self._memory.ref
 
     @property
@@ -107,7 +107,7 @@ class NamedObject:
         return self._memory.closed
 
     def close(self) -> None:
-        """Leave the object, which stays under its name; again does nothing.
+        """Close this handle. The object keeps its name. Closing twice has no effect.
 
         Raises
         ------
@@ -117,17 +117,17 @@ class NamedObject:
         self._memory.close()
 
     def unlink(self) -> None:
-        """Remove its name; who is attached, this handle too, goes on using it.
+        """Remove the name. Processes already attached, including this one, keep access.
 
         Raises
         ------
         NameNotFoundError
-            The name is gone already, or another object has it now.
+            The name is gone, or another object has it by now.
         CorruptError
-            What has the name is no object, so nobody can tell whether it was this one. ``cluster.unlink(name)`` removes
-            it, as it removes whatever has the name.
+            The name leads to memory that is not an object, so it is unknown whether it was this one.
+            ``cluster.unlink(name)`` removes it all the same.
         InvalidArgumentError
-            A hosted object of another process: only its owner can.
+            The object is hosted by another process, which alone can unlink it.
         """
         ref = self.ref
         if self._cluster is not None:
@@ -168,21 +168,28 @@ def attach(ref: Reference, context: _core.Context | None = None) -> Any:
     Parameters
     ----------
     ref : Reference
-        The object's ``ref``.
+        The object's ``ref``, from another process or another host.
     context : Context, optional
-        For an object in another process's memory: of the same fabric; by default the only one that is open here.
+        For an object in memory of another process's context: one of the same fabric. By default the only one that is
+        open in this process.
 
     Returns
     -------
     Segment, Queue, Lock and so on
-        As the reference's kind says.
+        By the reference's ``kind``.
 
     Raises
     ------
     NameNotFoundError, StaleDescriptorError
         The object has been unlinked or closed.
     InvalidArgumentError
-        It takes a context to reach it, and there is none or more than one.
+        Not a reference; or a context is needed, and there is none or more than one.
+    PeerDeadError, AuthenticationError, FencedError, TimeoutError
+        As of :meth:`dsmem.Context.attach`.
+
+    Examples
+    --------
+    >>> table = dsmem.attach(pickle.loads(received))
     """
     if not isinstance(ref, Reference):
         raise errors.InvalidArgumentError(
