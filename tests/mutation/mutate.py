@@ -1,205 +1,347 @@
 """Changes one line of the sources at a time, at random, and looks whether the tests notice.
 
-Mutants come from universalmutator by the rules beside this file. Comments, docstrings and literals are masked first, so
-that none changes a message alone. Each is built in a copy of the tree and given to the tests that cover its file
-(covered_by.txt). What those let through is listed with its diff in build/mutants, but for the known equivalent ones
-(equivalent.txt). Exit status 1: fewer than the wanted share were caught.
+Each mutant (mutants.py) is built in a copy of the tree and given first to the tests that caught its neighbours, then to
+those that cover its file, in order (covered_by.txt). Mutants of Cython, which takes a minute to build, are built all at
+once with a switch between them. A mutant is caught when a test fails on it twice and passes on the original. What the
+tests let through is listed with its diff in build/mutants, but for the known equivalent ones (equivalent.txt). Results
+are kept in build/mutants/SEED.json as they come: the same command goes on where the last one stopped. Exit status 1:
+fewer than the wanted share were caught; 3: nothing could be said.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import fnmatch
-import io
+import functools
+import itertools
 import json
+import math
 import os
-import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-C = re.compile(r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])+\'', re.S)
-PYTHON = re.compile(
-    r'[rbfuRBFU]{0,2}(?:"""(?:\\.|[^\\])*?"""|\'\'\'(?:\\.|[^\\])*?\'\'\')|#[^\n]*'
-    r'|[rbfuRBFU]{0,2}(?:"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\')',
-    re.S,
+from mutants import (
+    HERE,
+    SWITCH,
+    Mutant,
+    changed,
+    covering,
+    difference,
+    equivalent,
+    locate,
+    mutants_of,
+    sample,
+    sources,
+    switched,
 )
-MASK = 0xF0000  # of a plane for private use: no source has such characters
-MASKED = re.compile(f"[{chr(MASK)}-{chr(MASK + 0xFFFD)}]")
+
+ROOT = HERE.parents[1]
+AREAS = (
+    "csrc/base",
+    "csrc/fabric",
+    "csrc/mem",
+    "csrc/agent",
+    "csrc/proto",
+    "csrc",
+    "dsmem/_core",
+    "dsmem/cli",
+    "dsmem",
+)
+OWN = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+STARTED = re.compile(r"(tests/\S*?\.py::.+?)(?: (?:PASSED|FAILED|ERROR|SKIPPED|XFAIL).*)?$")
+CYTHON = (".pyx", ".pxi")
+CORE = "dsmem/_core/_core.pyx"
+VARIABLE = f'cdef int {SWITCH} = int(__import__("os").environ.get("{SWITCH.upper()}", "0"))\n'
+COMPILED = re.compile(r"^(dsmem/_core/\w+\.\w+):(\d+):", re.M)
+FORGIVEN = 900.0  # seconds after which a test that failed on the original is tried again
+NO_TESTS = (4, 5)  # pytest: it could not begin; it has found none
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """One line, and what becomes of it."""
-
-    path: str
-    line: int
-    before: str
-    after: str
+@functools.cache
+def may_unshare() -> bool:
+    """Whether tests can have a /dev/shm and process numbers of their own."""
+    return os.geteuid() == 0 and subprocess.run([*OWN, "true"], capture_output=True, check=False).returncode == 0
 
 
-def masked(text: str, what: re.Pattern[str]) -> tuple[list[str], list[str]]:
-    """The lines with one character for each piece of a comment or literal, and these pieces."""
-    pieces: list[str] = []
-
-    def hide(match: re.Match[str]) -> str:
-        lines = []
-        for line in match[0].split("\n"):
-            lines.append(chr(MASK + len(pieces)) if line else "")
-            pieces.extend([line] if line else [])
-        return "\n".join(lines)
-
-    return what.sub(hide, text).splitlines(keepends=True), pieces
-
-
-def mutants_of(path: str, text: str) -> list[Mutant]:
-    """All mutants of a source file."""
-    from universalmutator import mutator
-
-    is_c = path.endswith((".c", ".h"))
-    lines, pieces = masked(text, C if is_c else PYTHON)
-    with contextlib.redirect_stdout(io.StringIO()):
-        made = mutator.mutants_regexp(lines, [str(HERE / ("c.rules" if is_c else "python.rules"))], ignorePatterns=[])
-    whole, found = text.splitlines(keepends=True), []
-    for number, mutant, *_ in made:
-        if MASKED.sub("", mutant).split() != MASKED.sub("", lines[number - 1]).split():
-            after = MASKED.sub(lambda m: pieces[ord(m[0]) - MASK], mutant)
-            found.append(Mutant(path, number, whole[number - 1].rstrip("\n"), after.rstrip("\n")))
-    return found
-
-
-def sources(names: list[str], verbs: bool) -> list[str]:
-    """The files that are mutated; the verbs fabric only where a device tests it."""
-    found = []
-    for name in names:
-        if name.startswith(("csrc/", "dsmem/")) and name.endswith((".c", ".h", ".py", ".pyx", ".pxi")):
-            is_test = name.startswith("dsmem/testing/")
-            if not is_test and (verbs or not name.startswith("csrc/fabric/verbs/")):
-                found.append(name)
-    return found
-
-
-def sample(mutants: list[Mutant], count: int, seed: int) -> list[Mutant]:
-    """One mutant each of so many lines, drawn at random: a line with many mutants counts no more than another."""
-    chance = random.Random(seed)
-    lines: dict[tuple[str, int], list[Mutant]] = {}
-    for mutant in mutants:
-        lines.setdefault((mutant.path, mutant.line), []).append(mutant)
-    chosen = chance.sample(sorted(lines), min(count, len(lines)))
-    return [chance.choice(lines[line]) for line in chosen]
-
-
-def covering(path: str, rows: str) -> list[str]:
-    """The tests of the first row that has a pattern for the path; all where there is none."""
-    for row in rows.splitlines():
-        if row and not row.startswith("#"):
-            words = row.split()
-            tests = [word for word in words if word.startswith("tests/")]
-            if any(fnmatch.fnmatch(path, pattern) for pattern in words if pattern not in tests):
-                return tests
-    return ["tests"]
-
-
-def equivalent(text: str) -> set[tuple[str, str, str]]:
-    """Path, line and what it becomes of the mutants that are known to change nothing."""
-    found = set()
-    for block in re.split(r"\n\s*\n", text):
-        lines = [line.strip() for line in block.splitlines() if line.strip() and not line.startswith("#")]
-        if lines:
-            path, before, after = lines
-            found.add((path, before, after))
-    return found
+def loaded() -> float:
+    """How many times longer a test may take, since others want the processors, too."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 class Tree:
-    """A copy of the working tree, built, in which one file at a time is changed."""
+    """A copy of the working tree, built, in which one file at a time is changed, or many Cython mutants wait."""
 
     def __init__(self, folder: Path, names: list[str]) -> None:
         self.folder = folder
+        for path in [path for part in ("csrc", "dsmem", "tests") for path in (folder / part).rglob("*.*")]:
+            kept = (".so", *CYTHON)  # what is built, and what build_all writes
+            if path.is_file() and path.suffix not in kept and str(path.relative_to(folder)) not in names:
+                path.unlink()  # of an earlier run
         for name in names:
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, target)
+            if name != "setup.py":
+                self.write(name, (ROOT / name).read_bytes())
         # Whether a mutant is caught does not depend on it, and C that Cython writes takes a minute with -O3.
-        setup = folder / "setup.py"
-        setup.write_text(setup.read_text().replace('"-O3"', '"-O1"'))
-        cc = "ccache gcc" if shutil.which("ccache") else os.environ.get("CC", "cc")
+        setup = (ROOT / "setup.py").read_text().replace('"-O3"', '"-O1"')
+        self.write("setup.py", setup.replace("CYTHON_FLAGS = [", 'CYTHON_FLAGS = ["-O0", "-g0", ').encode())
+        quick = [path for path in ("/usr/lib/ccache", "/usr/lib64/ccache") if Path(path).is_dir()]
         self.environment = {
             **os.environ,
-            "CC": cc,
+            "PATH": os.pathsep.join([*quick, os.environ["PATH"]]),
+            "CC": "ccache gcc" if shutil.which("ccache") else os.environ.get("CC", "cc"),
             "CCACHE_BASEDIR": str(folder),
+            "CCACHE_NOHASHDIR": "1",
             "PYTHONPATH": str(folder),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        self.output = folder.with_name("output.txt")  # of the last command
-        self.clean: dict[tuple[str, ...], bool] = {}
+        self.numbers = itertools.count()
 
-    def run(self, command: list[str], timeout: float) -> int | None:
-        """The exit status, or None after the timeout; what it has started ends with it."""
-        with (
-            self.output.open("w") as output,
-            subprocess.Popen(
-                command, cwd=self.folder, env=self.environment, stdout=output, stderr=output, start_new_session=True
-            ) as process,
-        ):
-            try:
-                return process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                return None
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+    def write(self, name: str, content: bytes) -> None:
+        """A file that is the same keeps its time, so that nothing is built anew."""
+        target = self.folder / name
+        if not target.exists() or target.read_bytes() != content:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
 
-    def build(self) -> bool:
-        return self.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], 900) == 0
-
-    def test(self, tests: list[str], timeout: float) -> bool | None:
-        """Whether they pass, with shared memory of their own where that can be had."""
-        paths = [str(p.relative_to(self.folder)) for test in tests for p in sorted(self.folder.glob(test))]
-        command = [sys.executable, "-m", "pytest", "-q", "-x", *paths]
-        own = ["unshare", "--mount", "--pid", "--fork", "--mount-proc"]
-        if os.geteuid() == 0 and subprocess.run([*own, "true"], capture_output=True, check=False).returncode == 0:
-            command = [*own, "sh", "-c", 'mount -t tmpfs none /dev/shm && exec "$@"', "sh", *command]
-        rc = self.run(command, timeout)
-        return None if rc is None else rc == 0
-
-    def passes_unchanged(self, tests: list[str]) -> bool:
-        """Tests that fail on the original catch nothing; once more, since hours beside other work disturb some."""
-        key = tuple(tests)
-        if key not in self.clean:
-            self.clean[key] = any(self.test(tests, 1800) for _ in range(2))
-        return self.clean[key]
-
-    def judge(self, mutant: Mutant, tests: list[str], timeout: float) -> str:
-        """What becomes of it: caught, timed out, survived, or does not compile."""
-        path = self.folder / mutant.path
-        original = path.read_text()
-        lines = original.splitlines(keepends=True)
-        lines[mutant.line - 1] = mutant.after + "\n"
-        path.write_text("".join(lines))
+    def run(self, command: list[str], silence: float, number: int = 0) -> tuple[int | None, str]:
+        """The exit status, None where nothing was printed for so long, and the output; what it began ends with it."""
+        path = self.folder.with_name(f"{self.folder.name}-{next(self.numbers)}.txt")
+        environment = {**self.environment, SWITCH.upper(): str(number)}
+        # Where memory runs out a mutant is to be killed, and where this program ends all that it began.
+        first = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+        first += ["sh", "-c", 'echo 1000 >/proc/self/oom_score_adj; exec "$@"', "sh"]
+        with path.open("w") as output:
+            process = subprocess.Popen(
+                [*first, *command],
+                cwd=self.folder,
+                env=environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        rc, seen, since = None, 0, time.monotonic()
         try:
-            if not path.name.endswith(".py") and not self.build():
-                return "does not compile"
-            passed = self.test(tests, timeout)
-            return "timed out" if passed is None else "survived" if passed else "caught"
+            while rc is None and time.monotonic() - since < silence * loaded():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    rc = process.wait(0.5)
+                if (size := path.stat().st_size) != seen:
+                    seen, since = size, time.monotonic()
         finally:
-            path.write_text(original)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        text = path.read_text(errors="replace")
+        path.unlink()
+        return rc, text
+
+    def build(self) -> tuple[bool, str]:
+        rc, output = self.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], 1200)
+        return rc == 0, output
+
+    def test(
+        self, tests: list[str], silence: float, number: int = 0, but: Collection[str] = ()
+    ) -> tuple[int | None, str | None]:
+        """Exit status of pytest, None where a test was silent for so long, and the test that came last."""
+        options = [test for test in tests if test.startswith("-")]
+        paths = [
+            str(path.relative_to(self.folder)) + test[len(pattern) :]
+            for test in tests
+            if test not in but
+            for pattern in [test.partition("::")[0]]
+            for path in sorted(self.folder.glob(pattern))
+        ]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-v",
+            "-x",
+            *options,
+            *(f"--deselect={t}" for t in sorted(but)),
+            *paths,
+        ]
+        if may_unshare():
+            shm = 'mount -t tmpfs -o size=4G,mode=1777 none /dev/shm && exec "$@"'
+            command = [*OWN, "sh", "-c", shm, "sh", *command]
+        rc, output = self.run(command, silence, number)
+        lines = [line.rstrip() for line in output.split("\n= ")[0].splitlines()]
+        started = [match[1] for line in lines if (match := STARTED.match(line))]
+        return rc, started[-1] if started else None
+
+    def build_all(self, chosen: dict[int, Mutant]) -> dict[int, Mutant]:
+        """Builds the mutants of Cython that can be told apart by a switch; these are returned."""
+        paths = [path for path in (ROOT / CORE).parent.iterdir() if path.suffix in CYTHON]
+        texts = {str(path.relative_to(ROOT)): path.read_text() for path in paths}
+        texts[CORE] = re.sub(r"^(?=cimport )", VARIABLE, texts[CORE], count=1, flags=re.M)
+        chosen = {n: replace(m, line=m.line + 1) if m.path == CORE else m for n, m in chosen.items()}
+        while True:
+            behind: dict[tuple[str, int], int] = {}  # the number of the mutant on a new line
+            for path, text in texts.items():
+                made, lines = switched(text, {number: m for number, m in chosen.items() if m.path == path})
+                behind |= {(path, line): number for line, number in lines.items()}
+                self.write(path, made.encode())
+            chosen = {number: mutant for number, mutant in chosen.items() if number in behind.values()}
+            built, output = self.build()
+            if built:
+                return chosen
+            wrong = {behind.get((path, int(line))) for path, line in COMPILED.findall(output)}
+            if not wrong & chosen.keys():
+                raise RuntimeError("the copy of the tree cannot be built:\n" + output[-3000:])
+            chosen = {number: mutant for number, mutant in chosen.items() if number not in wrong}
 
 
-def difference(mutant: Mutant, text: str) -> str:
-    """The mutant as a patch."""
-    before = text.splitlines(keepends=True)
-    after = [*before[: mutant.line - 1], mutant.after + "\n", *before[mutant.line :]]
-    return "".join(difflib.unified_diff(before, after, f"a/{mutant.path}", f"b/{mutant.path}"))
+class Judge:
+    """What becomes of mutants, from all that was seen before; for many threads, each with a tree of its own."""
+
+    def __init__(self, original: Tree, silence: float, rows: str, results: list[dict[str, Any]]) -> None:
+        self.original, self.silence, self.rows, self.results = original, silence, rows, results
+        self.failed: dict[str, float] = {}  # what was run on the original, and when it failed; 0: it passed
+
+    def passes_unchanged(self, test: str, *options: str) -> bool:
+        """Tests that fail, or take long, on the original catch nothing; once more, since other work disturbs some."""
+        key = " ".join((*options, test))
+        if key not in self.failed or self.fails_unchanged(key, older=True):
+            passed = any(self.original.test([*options, test], self.silence / 2)[0] == 0 for _ in range(2))
+            self.failed[key] = 0.0 if passed else time.monotonic()
+        return self.failed[key] == 0.0
+
+    def fails_unchanged(self, key: str, older: bool = False) -> bool:
+        """Whether it failed lately, or longer ago: then it may have been a disturbance."""
+        when = self.failed.get(key, 0.0)
+        return when != 0.0 and (time.monotonic() - when > FORGIVEN) == older
+
+    def neighbours(self, mutant: Mutant, count: int = 5) -> list[str]:
+        """Tests that caught mutants of the same file, the nearest lines first, or of files that have the same tests."""
+        row = covering(mutant.path, self.rows)
+        caught = [r for r in self.results if r.get("test") and covering(r["path"], self.rows) == row]
+        caught.sort(key=lambda r: (r["path"] != mutant.path, abs(r["line"] - mutant.line)))
+        return list(dict.fromkeys(r["test"] for r in caught))[:count]
+
+    def verdict(self, tree: Tree, mutant: Mutant, number: int) -> tuple[str, str | None]:
+        """Caught, timed out, survived or not judged; and the test that caught it."""
+        ran, disturbed = False, 0
+        but = {test for test in list(self.failed) if self.fails_unchanged(test)}
+        for learned, tests in ((True, self.neighbours(mutant)), (False, covering(mutant.path, self.rows))):
+            while tests:
+                rc, test = tree.test(tests, self.silence, number, but)
+                ran = ran or rc not in NO_TESTS
+                if rc in (0, 5) or (test is None and learned):
+                    break
+                caught = "timed out" if rc is None else "caught"
+                if test is None:  # pytest itself cannot begin
+                    return caught if self.passes_unchanged(tests[0], "--collect-only") else "not judged", None
+                if self.passes_unchanged(test):
+                    if rc is None or disturbed == 2 or tree.test([test], self.silence, number)[0] != 0:
+                        return caught, test
+                    disturbed += 1
+                but.add(test)
+        return "survived" if ran else "not judged", None
+
+    def judge(self, tree: Tree, mutant: Mutant) -> tuple[str, str | None]:
+        """The verdict on a mutant that is not among the switched ones."""
+        original = (ROOT / mutant.path).read_text()
+        tree.write(mutant.path, changed(mutant, original).encode())
+        try:
+            if not mutant.path.endswith(".py") and not tree.build()[0]:
+                return "does not compile", None
+            return self.verdict(tree, mutant, 0)
+        finally:
+            tree.write(mutant.path, original.encode())
+
+
+def wilson(caught: int, judged: int) -> tuple[float, float]:
+    """The 95% interval of a share."""
+    if not judged:
+        return 0.0, 1.0
+    z, p = 1.96, caught / judged
+    middle, half = p + z * z / (2 * judged), z * math.sqrt(p * (1 - p) / judged + z * z / (4 * judged**2))
+    return (middle - half) / (1 + z * z / judged), (middle + half) / (1 + z * z / judged)
+
+
+def report(results: list[dict[str, Any]]) -> Iterator[str]:
+    """The counts, of all and by area."""
+    for area in ("", *AREAS):
+        mine = [r for r in results if not area or next(a for a in AREAS if r["path"].startswith(a + "/")) == area]
+        counts = Counter(r.get("result", "to do") for r in mine)
+        caught = counts["caught"] + counts["timed out"]
+        judged = caught + counts["survived"]
+        if judged:
+            low, high = wilson(caught, judged)
+            share = f"{caught}/{judged} = {caught / judged:.0%} ({low:.0%} to {high:.0%})"
+            yield f"{area or 'all':12} {share}  {dict(counts)}"
+
+
+class Work:
+    """The sample, its results in a file, and what is taken from it by each thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.lock = path, threading.Lock()
+        self.entries: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+        self.taken: set[int] = set()
+
+    def draw(self, mutants: list[Mutant]) -> None:
+        self.entries = [asdict(mutant) for mutant in mutants]
+        self.save()
+
+    def save(self) -> None:
+        new = self.path.with_suffix(".new")
+        new.write_text(json.dumps(self.entries, indent=1))
+        new.replace(self.path)
+
+    def located(self) -> dict[int, Mutant]:
+        """The mutants by numbers from 1, their lines where they stand now; but those whose line is gone."""
+        found = {}
+        for number, entry in enumerate(self.entries, 1):
+            mutant = Mutant(entry["path"], entry["line"], entry["before"], entry["after"])
+            line = locate(mutant, (ROOT / mutant.path).read_text()) if (ROOT / mutant.path).exists() else None
+            if line is not None:
+                found[number] = replace(mutant, line=line)
+        return found
+
+    def open(self, located: dict[int, Mutant], known: set[tuple[str, str, str]]) -> list[int]:
+        """The numbers of those that have no result yet."""
+        found = []
+        for number, entry in enumerate(self.entries, 1):
+            if (entry["path"], entry["before"].strip(), entry["after"].strip()) in known:
+                entry["result"] = "equivalent"
+            elif "result" not in entry and number in located:
+                found.append(number)
+            elif "result" not in entry:
+                entry["result"] = "gone"
+        self.save()
+        return found
+
+    def take(self, numbers: list[int]) -> int | None:
+        """The next that nobody has taken."""
+        with self.lock:
+            number = next((n for n in numbers if n not in self.taken), None)
+            self.taken |= {number} if number else set()
+            return number
+
+    def enter(self, number: int, result: str, test: str | None, seconds: float) -> None:
+        with self.lock:
+            entry = self.entries[number - 1]
+            entry.update(result=result, test=test, seconds=round(seconds))
+            self.save()
+            text = f"{number}: {result}: {entry['path']}:{entry['line']}: {entry['after'].strip()}"
+            print(f"{text}  [{seconds:.0f} s{', ' + test if test else ''}]", flush=True)
+
+
+def listed() -> list[str]:
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [name for name in found.split("\0") if name and (ROOT / name).is_file()]
 
 
 def main() -> int:
@@ -209,66 +351,72 @@ def main() -> int:
         "--seed", type=int, default=int(time.strftime("%Y%m%d", time.gmtime())), help="default: the day"
     )
     options.add_argument("--count", type=int, default=300)
-    options.add_argument("--minutes", type=float, default=480.0, help="begin no mutant after that")
-    options.add_argument("--timeout", type=float, default=600.0, help="seconds of the tests of one mutant")
+    options.add_argument("--minutes", type=float, default=480.0, help="begin no mutant after that; 0: report only")
+    options.add_argument("--jobs", type=int, default=1, help="mutants at a time")
+    options.add_argument("--silence", type=float, default=30.0, help="seconds that a test may take, more under load")
     options.add_argument("--goal", type=float, default=0.9, help="share that must be caught")
     options.add_argument("--verbs", action="store_true", help="the verbs fabric, too: this host has a device")
     options.add_argument("--only", default="*", help="pattern of the paths to mutate")
+    options.add_argument("--again", metavar="RESULT", help="judge those once more whose result was that")
     chosen = options.parse_args()
 
     end = time.monotonic() + 60 * chosen.minutes
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    names = [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
-    texts = {
-        name: (ROOT / name).read_text() for name in sources(names, chosen.verbs) if fnmatch.fnmatch(name, chosen.only)
-    }
+    names = listed()
     known = equivalent((HERE / "equivalent.txt").read_text())
-    everything = [
-        m
-        for name, text in texts.items()
-        for m in mutants_of(name, text)
-        if (m.path, m.before.strip(), m.after.strip()) not in known
-    ]
-    rows = (HERE / "covered_by.txt").read_text()
-
     out = ROOT / "build/mutants"
-    shutil.rmtree(out, ignore_errors=True)
-    tree = Tree(out / "tree", names)
-    if not tree.build():
-        print(f"mutate: the copy of the tree cannot be built, see {tree.output}", file=sys.stderr)
-        return 3
-    results = []
-    for mutant in sample(everything, chosen.count, chosen.seed):
-        if time.monotonic() > end:
-            print("mutate: the time is over")
-            break
-        tests = covering(mutant.path, rows)
-        result = tree.judge(mutant, tests, chosen.timeout) if tree.passes_unchanged(tests) else "not judged"
-        results.append({**asdict(mutant), "result": result})
-        print(f"{len(results)}: {result}: {mutant.path}:{mutant.line}: {mutant.after.strip()}", flush=True)
-        if result == "survived":
-            (out / f"{len(results):04}.diff").write_text(difference(mutant, texts[mutant.path]))
+    out.mkdir(parents=True, exist_ok=True)
+    work = Work(out / f"{chosen.seed}.json")
+    if not work.entries:
+        paths = [name for name in sources(names, chosen.verbs) if fnmatch.fnmatch(name, chosen.only)]
+        everything = [m for path in paths for m in mutants_of(path, (ROOT / path).read_text())]
+        work.draw(
+            sample(
+                [m for m in everything if (m.path, m.before.strip(), m.after.strip()) not in known],
+                chosen.count,
+                chosen.seed,
+            )
+        )
+    for entry in work.entries:
+        if chosen.again and entry.get("result") == chosen.again:
+            del entry["result"]
+    located = work.located()
+    numbers = work.open(located, known)
+    if numbers and chosen.minutes > 0:
+        run(work, numbers, located, names, end, chosen.jobs, chosen.silence)
 
-    counts = {
-        kind: sum(r["result"] == kind for r in results)
-        for kind in ("caught", "timed out", "survived", "does not compile", "not judged")
-    }
-    judged = len(results) - counts["does not compile"] - counts["not judged"]
-    share = (counts["caught"] + counts["timed out"]) / judged if judged else 1.0
-    summary = {"seed": chosen.seed, "mutants": len(everything), "caught_share": share, **counts, "results": results}
-    (out / "summary.json").write_text(json.dumps(summary, indent=1))
-    print(f"mutate: {counts}, {share:.0%} caught; survivors in build/mutants/*.diff")
-    if counts["not judged"]:
-        failing = [" ".join(tests) for tests, passed in tree.clean.items() if not passed]
-        print("mutate: these fail without any change:", *failing, sep="\n", file=sys.stderr)
+    for old in out.glob("*.diff"):
+        old.unlink()
+    for number, mutant in located.items():
+        if work.entries[number - 1].get("result") == "survived":
+            (out / f"{number:04}.diff").write_text(difference(mutant, (ROOT / mutant.path).read_text()))
+    print(*report(work.entries), f"survivors in {out.relative_to(ROOT)}/*.diff", sep="\n")
+    counts = Counter(e.get("result") for e in work.entries)
+    caught = counts["caught"] + counts["timed out"]
+    if not caught + counts["survived"]:
         return 3
-    return 0 if share >= chosen.goal else 1
+    return 0 if caught >= chosen.goal * (caught + counts["survived"]) else 1
+
+
+def run(
+    work: Work, numbers: list[int], located: dict[int, Mutant], names: list[str], end: float, jobs: int, silence: float
+) -> None:
+    """Judges the open mutants in so many threads until the time is over."""
+    switch = Tree(work.path.parent / "switched", [name for name in names if not name.endswith(CYTHON)])
+    together = switch.build_all({n: m for n, m in located.items() if m.path.endswith(CYTHON)})
+    judge = Judge(switch, silence, (HERE / "covered_by.txt").read_text(), work.entries)
+
+    def one_after_another(job: int) -> None:
+        tree = Tree(work.path.parent / f"tree{job}", names)
+        if not tree.build()[0]:
+            raise RuntimeError(f"{tree.folder} cannot be built")
+        while time.monotonic() < end and (number := work.take(numbers)) is not None:
+            began, mutant = time.monotonic(), located[number]
+            alone = number not in together
+            result, test = judge.judge(tree, mutant) if alone else judge.verdict(switch, mutant, number)
+            work.enter(number, result, test, time.monotonic() - began)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(one_after_another, range(jobs)))
 
 
 if __name__ == "__main__":
