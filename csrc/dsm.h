@@ -221,6 +221,9 @@ typedef struct dsm_op {
 /* Waits look every 50 ms at most whether a signal handler wants them to end: 'look' is called with no lock held, and where
  * it returns anything but 0 the wait ends as if its deadline had passed. NULL: waits don't look. For the whole process. */
 void dsm_set_interrupt(int (*look)(void));
+/* Returns -DSM_EBUSY, as every function does that 'look' calls, by a signal handler, for what the call around it has for itself: the
+ * turn of a handle, a connection. The handler would wait for its own thread. what: "queue", "lock"… */
+int dsm_refuse_reentry(const char *what);
 
 /* Single ops, blocking. timeout_ns bounds all of the call: an op to a peer whose connection is lost makes a new one first.
  * timeout_ns < 0: the core gives up what has not completed after twice the peer timeout (the device has the first half to
@@ -477,7 +480,7 @@ typedef struct {
     uint64_t row_bytes;
     uint64_t data, shadow; /* offsets; shadow is 0 where there are no versions */
     uint64_t identity;     /* of this process as a writer; far: of this struct */
-    uint32_t turn;         /* far: a thread is the writer with this struct */
+    uint64_t turn;         /* far: the thread that is the writer with this struct, or 0 */
     uint32_t left;         /* far: the last one may have left the segment held */
     char dtype[DSM_SEGMENT_DTYPE];
 } dsm_segment;

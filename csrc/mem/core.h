@@ -118,8 +118,12 @@ dsm_region *region_find(dsm_ctx *c, uint64_t id, uint64_t generation);
 
 /* How long a wait may go before it looks for signals. */
 #define WAIT_SLICE_NS 50000000
-/* mem/interrupt.c: the calling thread is to end its wait now. With no lock held but peer->talk. */
+/* mem/interrupt.c: the calling thread is to end its wait now. Signal handlers of the application may run in here, and what they call
+ * comes back into the core. So the caller holds no lock that a call waits for, but those that know their thread: such a call is
+ * refused (dsm_refuse_reentry). */
 bool wait_interrupted(void);
+/* Of the calling thread; never 0. */
+uint64_t this_thread(void);
 /* Of a thread of the core's own: its waits end when *stop is not 0. */
 void wait_for(const uint32_t *stop);
 

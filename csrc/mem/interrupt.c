@@ -13,6 +13,16 @@ void dsm_set_interrupt(int (*look)(void))
 
 void wait_for(const uint32_t *stop) { own_stop = stop; }
 
+uint64_t this_thread(void) { return (uint64_t)(uintptr_t)&own_stop; }
+
+int dsm_refuse_reentry(const char *what)
+{
+    return err_set(DSM_EBUSY, 0,
+                   "a signal handler calls into the %s whose call it has interrupted; let it set a flag, and call when "
+                   "that call has ended",
+                   what);
+}
+
 bool wait_interrupted(void)
 {
     if (own_stop)

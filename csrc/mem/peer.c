@@ -196,7 +196,7 @@ int peer_talk(struct peer *p, int64_t deadline)
         if (!sys)
             return 0;
         if (sys == EDEADLK)
-            return err_set(DSM_EBUSY, sys, "this thread is about to talk to the agent at %s", p->address);
+            return dsm_refuse_reentry("connection");
     } while (clock_ns() < deadline && !wait_interrupted());
     return err_set(DSM_ETIME, 0, "another thread waits for the agent at %s", p->address);
 }

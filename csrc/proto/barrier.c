@@ -178,7 +178,7 @@ int dsm_barrier_reset(dsm_barrier *b)
 {
     struct state s;
     b->lock.looked = 0;
-    bool held = lock_acquire_again(&b->lock, 0) == 1, news = held && dsm_lock_recovered(&b->lock);
+    bool held = lock_take_again(&b->lock, 0) == 1, news = held && dsm_lock_recovered(&b->lock);
     int rc = 0;
     while (!rc) {
         rc = read_state(b, &s);
@@ -196,7 +196,7 @@ int dsm_barrier_reset(dsm_barrier *b)
 /* With the lock: 1 and the state, or what to return. Who died with the lock may have come. */
 static int open_state(dsm_barrier *b, int64_t timeout_ns, struct state *s)
 {
-    int rc = lock_acquire_again(&b->lock, timeout_ns);
+    int rc = lock_take_again(&b->lock, timeout_ns);
     if (rc != 1)
         return rc;
     rc = dsm_lock_recovered(&b->lock) ? dsm_barrier_break(b, DSM_BARRIER_ANY) : 0;

@@ -39,9 +39,10 @@ struct dsm_condition {
     dsm_lock inner; /* the object's own lock, and this handle's seat */
     dsm_lock *lock; /* the one that counts */
     uint64_t looked;
-    uint8_t *copy;  /* far: of the bytes from the word to the end */
-    uint64_t *left; /* of each line, the token of a wait of this handle that could not free it, or 0 */
-    uint32_t owing; /* there may be one */
+    uint8_t *copy;             /* far: of the bytes from the word to the end */
+    uint64_t *left;            /* of each line, the token of a wait of this handle that could not free it, or 0 */
+    uint32_t owing;            /* there may be one */
+    pthread_mutex_t beginning; /* remote: a wait begins; no two have one token. See handle_lock() */
 };
 
 static const struct seat *seat(const dsm_condition *c) { return &c->inner.seat; }
@@ -247,7 +248,7 @@ static int give_back(dsm_condition *c, dsm_waiter *w)
 }
 
 /* A lock that was broken is none: the handle has lost it, as if by the release that a wait is. */
-int dsm_condition_begin(dsm_condition *c, dsm_waiter *w)
+static int begin(dsm_condition *c, dsm_waiter *w)
 {
     *w = (dsm_waiter){.condition = c, .token = dsm_lock_token(c->lock)};
     int rc = open_lines(c);
@@ -256,6 +257,17 @@ int dsm_condition_begin(dsm_condition *c, dsm_waiter *w)
     if (!rc)
         rc = take_line(c, &w->line);
     return rc ? rc : give_back(c, w);
+}
+
+int dsm_condition_begin(dsm_condition *c, dsm_waiter *w)
+{
+    int rc = seat(c)->near ? 0 : handle_lock(&c->beginning);
+    if (rc)
+        return rc;
+    rc = begin(c, w);
+    if (!seat(c)->near)
+        pthread_mutex_unlock(&c->beginning);
+    return rc;
 }
 
 /* 1: notified, 0: not. At most one other change comes between: it is notified meanwhile. */
@@ -330,6 +342,7 @@ static int prepare(dsm_condition *c, dsm_lock *lock)
                        seat(c)->lock ? "another lock" : "a lock of its own");
     c->lock = lock ? lock : &c->inner;
     c->copy = seat(c)->near ? NULL : malloc(copy_bytes(seat(c)));
+    handle_lock_init(&c->beginning);
     c->left = calloc(seat(c)->count, sizeof *c->left);
     return c->left && (c->copy || seat(c)->near) ? 0 : err_set(DSM_ENOMEM, 0, "condition");
 }
@@ -362,7 +375,7 @@ static int free_what_was_left(dsm_condition *c)
     if (rc != -DSM_ENOTHELD)
         return rc;
     dsm_lock_release(c->lock); /* it was broken, or is not held */
-    rc = dsm_lock_acquire(c->lock, patience < 0 ? NEAR_PATIENCE_NS : patience);
+    rc = lock_take(c->lock, patience < 0 ? NEAR_PATIENCE_NS : patience);
     if (rc <= 0)
         return rc ? rc : err_set(DSM_ETIME, 0, "the lock did not become free, which a wait that was cut off needs");
     rc = open_lines(c);
@@ -374,7 +387,7 @@ int dsm_condition_settle(dsm_condition *c)
 {
     if (!observe_u32(&c->owing))
         return 1;
-    int rc = dsm_lock_held(c->lock) ? 0 : dsm_lock_acquire(c->lock, 0); /* who has it does that with his next call */
+    int rc = dsm_lock_held(c->lock) ? 0 : lock_take(c->lock, 0); /* who has it does that with his next call */
     if (rc <= 0)
         return rc;
     rc = open_lines(c);
@@ -392,6 +405,7 @@ void dsm_condition_close(dsm_condition *c)
 {
     dsm_condition_leave(c);
     lock_close(&c->inner);
+    pthread_mutex_destroy(&c->beginning);
     free(c->copy);
     free(c->left);
     free(c);

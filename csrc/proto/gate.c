@@ -8,7 +8,8 @@ struct gate {
     struct gate *next;
     uint64_t id;
     uint32_t handles; /* under 'all' */
-    bool taken;       /* under 'lock' */
+    bool taken;       /* under 'lock', as what follows */
+    uint64_t worker;  /* the thread whose call is under way behind it; 0: none, the object is held meanwhile */
     pthread_mutex_t lock;
     pthread_cond_t free;
 };
@@ -71,27 +72,47 @@ void gate_close(struct gate *g)
     pthread_mutex_unlock(&all);
 }
 
-bool gate_enter(struct gate *g, int64_t deadline)
+int gate_enter(struct gate *g, int64_t deadline)
 {
     struct timespec until = {.tv_sec = deadline / 1000000000, .tv_nsec = deadline % 1000000000};
     bool late = false;
     pthread_mutex_lock(&g->lock);
-    while (g->taken && !late) {
+    bool again = g->taken && g->worker == this_thread();
+    while (g->taken && !late && !again) {
         if (deadline == DEADLINE_NEVER)
             pthread_cond_wait(&g->free, &g->lock);
         else
             late = pthread_cond_timedwait(&g->free, &g->lock, &until) != 0;
     }
     bool mine = !g->taken;
+    if (mine)
+        g->worker = this_thread();
     g->taken = true;
     pthread_mutex_unlock(&g->lock);
-    return mine;
+    return again ? dsm_refuse_reentry("object") : mine;
+}
+
+/* Another thread may have given back meanwhile what this one has got. */
+void gate_rest(struct gate *g)
+{
+    pthread_mutex_lock(&g->lock);
+    if (g->worker == this_thread())
+        g->worker = 0;
+    pthread_mutex_unlock(&g->lock);
+}
+
+void gate_work(struct gate *g)
+{
+    pthread_mutex_lock(&g->lock);
+    g->worker = this_thread();
+    pthread_mutex_unlock(&g->lock);
 }
 
 void gate_leave(struct gate *g)
 {
     pthread_mutex_lock(&g->lock);
     g->taken = false;
+    g->worker = 0;
     pthread_cond_signal(&g->free);
     pthread_mutex_unlock(&g->lock);
 }

@@ -118,7 +118,7 @@ static int contend(dsm_lock *l, struct waiting *w, bool once)
     }
 }
 
-int dsm_lock_acquire(dsm_lock *l, int64_t timeout_ns)
+int lock_take(dsm_lock *l, int64_t timeout_ns)
 {
     struct waiting w;
     if (l->seat.near && !timeout_ns) /* the way of a lock that is free */
@@ -126,11 +126,20 @@ int dsm_lock_acquire(dsm_lock *l, int64_t timeout_ns)
     wait_begin(&w, &l->seat, l->wake ? SYNC_BELL : 0, timeout_ns);
     if (!l->gate)
         return contend(l, &w, false);
-    if (!gate_enter(l->gate, w.deadline))
-        return 0;
-    int rc = contend(l, &w, !timeout_ns);
+    int rc = gate_enter(l->gate, w.deadline);
+    if (rc != 1)
+        return rc;
+    rc = contend(l, &w, !timeout_ns);
     if (rc != 1)
         gate_leave(l->gate);
+    return rc;
+}
+
+int dsm_lock_acquire(dsm_lock *l, int64_t timeout_ns)
+{
+    int rc = lock_take(l, timeout_ns);
+    if (rc == 1 && l->gate)
+        gate_rest(l->gate);
     return rc;
 }
 
@@ -170,11 +179,15 @@ static int release(dsm_lock *l, bool keep_news, uint64_t end)
         return refuse_forked();
     if (!held || compare_swap_u64(&l->held, held, 0) != held)
         return not_held();
+    if (l->gate)
+        gate_work(l->gate);
     uint64_t free = lock_freed(held) | (keep_news ? held & LOCK_NEWS : 0) | end;
     int rc = give_back(l, held, free);
     l->unsure = rc && rc != -DSM_ENOTHELD && !sure_gone(l->seat.r, rc);
     if (l->unsure) {
         publish_u64(&l->held, held); /* not known: the caller may try again */
+        if (l->gate)
+            gate_rest(l->gate);
         return rc;
     }
     l->guess = free & ~LOCK_DONE; /* which is no value to take it from */
@@ -197,17 +210,26 @@ void lock_give_up(dsm_lock *l, bool keep_news)
 }
 
 /* Whoever takes 'owed' away does what is owed; the others wait at the gate, which goes with it. */
-int lock_acquire_again(dsm_lock *l, int64_t timeout_ns)
+static int release_what_is_owed(dsm_lock *l)
 {
     uint32_t owed = observe_u32(&l->owed) ? exchange_u32(&l->owed, 0) : 0;
-    if (owed) {
-        int rc = lock_release(l, owed == 2);
-        if (rc && rc != -DSM_ENOTHELD) {
-            publish_u32(&l->owed, owed);
-            return rc;
-        }
-    }
-    return dsm_lock_acquire(l, timeout_ns);
+    int rc = owed ? lock_release(l, owed == 2) : 0;
+    if (!rc || rc == -DSM_ENOTHELD)
+        return 0;
+    publish_u32(&l->owed, owed);
+    return rc;
+}
+
+int lock_acquire_again(dsm_lock *l, int64_t timeout_ns)
+{
+    int rc = release_what_is_owed(l);
+    return rc ? rc : dsm_lock_acquire(l, timeout_ns);
+}
+
+int lock_take_again(dsm_lock *l, int64_t timeout_ns)
+{
+    int rc = release_what_is_owed(l);
+    return rc ? rc : lock_take(l, timeout_ns);
 }
 
 int dsm_lock_release(dsm_lock *l) { return lock_release(l, false); }

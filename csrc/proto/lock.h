@@ -81,6 +81,9 @@ int lock_end(dsm_lock *l);
 /* The same as lock_release() for the code of an object whose user knows of no lock: what fails is done by the next lock_acquire_again(). */
 void lock_give_up(dsm_lock *l, bool keep_news);
 int lock_acquire_again(dsm_lock *l, int64_t timeout_ns);
+/* Likewise, by a call that gives it back before it ends: a signal handler in its midst is refused, and does not wait for it. */
+int lock_take(dsm_lock *l, int64_t timeout_ns);
+int lock_take_again(dsm_lock *l, int64_t timeout_ns);
 /* near: the word was read as 'seen', which says held. 1: its holder is dead, 0: not proven, -DSM_E…. */
 int lock_holder_dead(dsm_lock *l, uint64_t seen);
 

@@ -146,11 +146,7 @@ void handle_lock_init(pthread_mutex_t *own)
     pthread_mutexattr_destroy(&checked);
 }
 
-int handle_lock(pthread_mutex_t *own)
-{
-    int sys = pthread_mutex_lock(own);
-    return sys ? err_set(DSM_EBUSY, 0, "a call of this thread on the handle is under way around this one") : 0;
-}
+int handle_lock(pthread_mutex_t *own) { return pthread_mutex_lock(own) ? dsm_refuse_reentry("handle") : 0; }
 
 /* ---- waiting ---- */
 

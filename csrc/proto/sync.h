@@ -109,11 +109,16 @@ void wait_spin(const struct waiting *w, const uint64_t *word, uint64_t was);
 /* Whether it is time to look if others are alive: once in SEAT_LOOK_NS, which is less than a sleep lasts. *last is 0 first. */
 bool seat_time_to_look(uint64_t *last);
 
-/* gate.c: a queue of this process in front of an object that is far, so that one thread of it at a time is on the wire. */
+/* gate.c: a queue of this process in front of a remote object, so that one thread of it at a time is on the wire. It stays
+ * taken while the object is held, and knows the thread whose call is under way behind it. */
 struct gate;
 int gate_open(uint64_t id, struct gate **out);
 void gate_close(struct gate *g);
-bool gate_enter(struct gate *g, int64_t deadline);
+/* 1: entered, 0: not in time; EBUSY: a signal handler has interrupted the call of its own thread behind it. */
+int gate_enter(struct gate *g, int64_t deadline);
+/* The call ends, and the gate stays taken; and a call goes on behind it, perhaps of another thread. */
+void gate_rest(struct gate *g);
+void gate_work(struct gate *g);
 void gate_leave(struct gate *g);
 
 /* A mutex of one handle that is held across ops. An op may take long, and a signal handler may run in its midst, so who keeps

@@ -60,15 +60,18 @@ static int copy(dsm_remote *r, uint64_t from, uint64_t to, uint64_t n)
 
 /* Far, the identity is the struct's. One thread at a time is the writer with it, so that 'writer' with this identity, found by
  * who has the turn, is what an earlier call has left: its outcome was unknown, or it could not bring it to an end. */
-static bool take_turn(dsm_remote *r, dsm_segment *s, int64_t deadline)
+static int take_turn(dsm_remote *r, dsm_segment *s, int64_t deadline)
 {
     struct pause pause = PAUSE_INIT;
-    while (!r->near && exchange_u32(&s->turn, 1)) {
+    uint64_t who, me = this_thread();
+    while (!r->near && (who = compare_swap_u64(&s->turn, 0, me))) {
+        if (who == me)
+            return dsm_refuse_reentry("segment");
         if (clock_ns() >= deadline)
-            return false;
+            return err_set(DSM_ETIME, 0, "another thread is writing the segment with the same handle");
         pause_sleep(&pause, deadline);
     }
-    return true;
+    return 0;
 }
 
 /* 'left' first: the next who has the turn looks at it. */
@@ -77,7 +80,7 @@ static void end_turn(dsm_remote *r, dsm_segment *s, bool left)
     if (r->near)
         return;
     note_u32(&s->left, left);
-    publish_u32(&s->turn, 0); /* pairs with exchange_u32 in take_turn() */
+    publish_u64(&s->turn, 0); /* pairs with compare_swap_u64 in take_turn() */
 }
 
 /* 1: taken, 0: *holder has it, or -DSM_E…. */
@@ -185,10 +188,11 @@ static int enter(dsm_remote *r, dsm_segment *s, int64_t deadline, struct segment
 {
     if (!may_write(r))
         return err_set(DSM_EACCESS, 0, "no right to write the segment; its maker chooses that with mode= or access=");
-    if (!take_turn(r, s, deadline))
-        return err_set(DSM_ETIME, 0, "another thread is writing the segment with the same handle");
+    int rc = take_turn(r, s, deadline);
+    if (rc)
+        return rc;
     bool left = peek_u32(&s->left);
-    int rc = acquire(r, s, deadline, &left);
+    rc = acquire(r, s, deadline, &left);
     if (rc) {
         end_turn(r, s, left);
         return rc;
@@ -356,7 +360,7 @@ int dsm_segment_abort(dsm_remote *r, dsm_segment *s, uint64_t version)
 
 int dsm_segment_leave(dsm_remote *r, dsm_segment *s)
 {
-    if (r->near || !s->shadow || !may_write(r) || !(observe_u32(&s->turn) | peek_u32(&s->left)))
+    if (r->near || !s->shadow || !may_write(r) || !(observe_u64(&s->turn) || peek_u32(&s->left)))
         return 0;
     int rc = dsm_segment_abort(r, s, 0); /* far: whatever version it is */
     return rc == -DSM_ENOTHELD || sure_lost(rc) ? 0 : rc;
@@ -385,8 +389,9 @@ int dsm_segment_evict(dsm_remote *r, dsm_segment *s, uint64_t holder)
         return unversioned();
     if (!may_write(r))
         return err_set(DSM_EACCESS, 0, "no right to write the segment; its maker chooses that with mode= or access=");
-    if (!holder || !take_turn(r, s, deadline_after(remote_patience(r))))
-        return 0;
+    int busy = holder ? take_turn(r, s, deadline_after(remote_patience(r))) : 0;
+    if (busy || !holder)
+        return busy;
     for (int i = 0; i < SURE_TRIES && rc == SWAP_UNKNOWN && found == holder; i++)
         rc = sure_swap(r, SEGMENT_WRITER, holder, s->identity, &found);
     if (rc != SWAP_DONE) {

@@ -9,6 +9,7 @@ cdef class Queue(Handle):
     cdef bint near, producing, consuming, forsaken
     cdef int64_t spin_ns
     cdef PyThread_type_lock turn  # one thread at a time in calls that let others run: taking roles, producing from afar
+    cdef unsigned long turn_of    # the thread that has it, or 0
     cdef Slot writing, reading
     cdef object writing_view, reading_view
     cdef c.dsm_watch *watch_items
@@ -32,13 +33,17 @@ cdef class Queue(Handle):
         """Take the turn, without a call of Python where it is free. The caller has entered."""
         cdef PyLockStatus got = PyThread_acquire_lock_timed(self.turn, 0, 0)
         while got != PY_LOCK_ACQUIRED:
+            if self.turn_of == PyThread_get_thread_ident():
+                raise self.failed(c.dsm_refuse_reentry(b"queue"), None)
             self.go_on()
             self.remote.check()  # in a child of fork() nobody is left to give it back
             with nogil:
                 got = PyThread_acquire_lock_timed(self.turn, SLICE_NS // 1000, 1)
+        self.turn_of = PyThread_get_thread_ident()
         return 0
 
     cdef void end(self) noexcept:
+        self.turn_of = 0
         PyThread_release_lock(self.turn)
 
     def __init__(self, Remote remote not None, Region region=None, *, spin=None):
@@ -77,7 +82,7 @@ cdef class Queue(Handle):
         if rc:
             PyThread_free_lock(turn)
             raise self.remote.failed(rc, "queue")
-        self.ptr, self.turn = own, turn
+        self.ptr, self.turn, self.turn_of = own, turn, 0
         self.producing = self.consuming = False
         self.forget_inherited()
         return 0

@@ -473,6 +473,7 @@ cdef int rwlock_breaking(void *arg, uint64_t holder) noexcept nogil:
 
 cdef class RWLock(SyncHandle):
     cdef c.dsm_rwlock *ptr
+    cdef unsigned long claimer  # the thread that has claimed it and waits for readers to leave, or 0
 
     def __init__(self, Remote remote not None, spin=None):
         self.begin_on(remote, spin)
@@ -480,12 +481,22 @@ cdef class RWLock(SyncHandle):
     cdef int open_core(self, c.dsm_remote *remote) noexcept nogil:
         return c.dsm_rwlock_open(remote, self.spin_ns, &self.ptr)
 
+    cdef void forget_state(self) noexcept:
+        self.claimer = 0
+
+    cdef int refuse_claimer(self, str op) except -1:
+        """A signal handler in that wait would wait for its own thread."""
+        if self.claimer and self.claimer == PyThread_get_thread_ident():
+            raise self.failed(c.dsm_refuse_reentry(b"rwlock"), op)
+        return 0
+
     def acquire_read(self, blocking=True, timeout=FOREVER):
         cdef int64_t ns
         cdef int rc
         self.enter()
         try:
             ns = patience(blocking, timeout)
+            self.refuse_claimer("acquire_read")
             if self.near:
                 rc = c.dsm_rwlock_read(self.ptr, 0)
                 if rc < 0:
@@ -527,8 +538,10 @@ cdef class RWLock(SyncHandle):
     cdef bint take_write(self, int64_t ns) except -1:
         cdef int64_t deadline = <int64_t> time.monotonic_ns() + min(ns, <int64_t> 1 << 62) if ns >= 0 else -1
         cdef int rc = 0
+        self.refuse_claimer("acquire_write")
         if not self.attempts(claim_attempt, self.ptr, ns, "acquire_write"):
             return False
+        self.claimer = PyThread_get_thread_ident()
         if ns > 0:
             ns = max(0, deadline - <int64_t> time.monotonic_ns())
         try:
@@ -536,6 +549,7 @@ cdef class RWLock(SyncHandle):
         finally:
             if not rc:
                 self.unclaim(True)
+            self.claimer = 0
         return rc == 1
 
     cdef int unclaim(self, int unused) except -1:

@@ -85,31 +85,31 @@ def argument(one, strike):
 async def play_in_loop(handle, name, args):
     if name == "async with":
         async with handle:
-            return
-    await getattr(handle, name)(*args)
+            return None
+    return await getattr(handle, name)(*args)
 
 
-async def play_for_a_while(handle, name, args):
+async def play_for_a_while(handle, name, args, seconds):
     """Some of them wait without a limit for what nobody does."""
     with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(play_in_loop(handle, name, args), 0.05)
+        return await asyncio.wait_for(play_in_loop(handle, name, args), seconds)
 
 
-def play(handle, name, args):
-    """The method, property or context manager. What it gives is dropped."""
+def play(handle, name, args, seconds=0.05):
+    """The method, property or context manager, and what it returns. A block that it makes is entered and left."""
     if name.startswith("async") or name.endswith("_async"):
-        asyncio.run(play_for_a_while(handle, name, args))
-        return
+        return asyncio.run(play_for_a_while(handle, name, args, seconds))
     if name == "with":
         with handle:
-            return
+            return None
     what = getattr(handle, name)
     if not callable(what):
-        return
+        return what
     made = what(*args)
     if hasattr(made, "__enter__") and not hasattr(made, "close"):
         with made:
-            pass
+            return None
+    return made
 
 
 def scene(where, kind, name, row, attack):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,7 +175,7 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
         "writer": (),
         "break_": (Index(1),),
         "writing": (SHORT,),
-        "publish": (Memory(32), SHORT),
+        "publish": (Memory(512), SHORT),
         "resize": (Index(3), SHORT),
     },
     "Lock": LOCK,
@@ -256,6 +257,23 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
 }
 
 
+# By class, what makes its object in a cluster under a name.
+NAMED_MAKERS: dict[str, Callable[[Any, str], Any]] = {
+    "Queue": lambda c, n: c.queue(n, create=True),
+    "Segment": lambda c, n: c.segment(n, 64, np.dtype("i8"), create=True, versioned=True),
+    "Lock": lambda c, n: c.lock(n, create=True),
+    "RWLock": lambda c, n: c.rwlock(n, create=True),
+    "Semaphore": lambda c, n: c.semaphore(n, 3, create=True),
+    "CountingSemaphore": lambda c, n: c.semaphore(n, 3, owned=False, create=True),
+    "RLock": lambda c, n: c.rlock(n, create=True),
+    "Event": lambda c, n: c.event(n, create=True),
+    "Condition": lambda c, n: c.condition(n, create=True),
+    "Barrier": lambda c, n: c.barrier(n, 2, create=True),
+    "Once": lambda c, n: c.once(n, create=True),
+    "SharedClock": lambda c, n: c.clock(n, create=True),
+}
+
+
 def public(cls: type) -> set[str]:
     """What a user may call, read or enter."""
     names = {name for name in dir(cls) if not name.startswith("_")}
@@ -308,23 +326,9 @@ def makers(where: str) -> dict[str, Any]:
         handle = user.attach(source.descriptor)
         return handle, [handle.close, user.close]
 
-    named = {
-        "Queue": lambda c, n: c.queue(n, create=True),
-        "Segment": lambda c, n: c.segment(n, 4, np.dtype("i8"), create=True, versioned=True, capacity=8),
-        "Lock": lambda c, n: c.lock(n, create=True),
-        "RWLock": lambda c, n: c.rwlock(n, create=True),
-        "Semaphore": lambda c, n: c.semaphore(n, 1, create=True),
-        "CountingSemaphore": lambda c, n: c.semaphore(n, 1, owned=False, create=True),
-        "RLock": lambda c, n: c.rlock(n, create=True),
-        "Event": lambda c, n: c.event(n, create=True),
-        "Condition": lambda c, n: c.condition(n, create=True),
-        "Barrier": lambda c, n: c.barrier(n, 1, create=True),
-        "Once": lambda c, n: c.once(n, create=True),
-        "SharedClock": lambda c, n: c.clock(n, create=True),
-    }
     return {
         "Context": context,
         "Region": region,
         "Remote": remote,
-        **{kind: _of_cluster(where, make) for kind, make in named.items()},
+        **{kind: _of_cluster(where, make) for kind, make in NAMED_MAKERS.items()},
     }

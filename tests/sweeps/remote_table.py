@@ -80,7 +80,7 @@ def take_the_lock(owner):
 
 
 def release(obj):
-    if obj.token is not None:
+    while obj.token is not None:
         with suppress(errors.NotHeldError):
             obj.release()
 
@@ -100,7 +100,8 @@ def take_the_rwlock(owner):
 
 def release_rwlock(obj):
     with suppress(errors.NotHeldError):
-        obj.release_read()
+        while True:
+            obj.release_read()
     if obj.token is not None:
         with suppress(errors.NotHeldError):
             obj.release_write()
@@ -128,6 +129,12 @@ def take_the_permits(owner):
     for holder in owner.holders():
         assert owner.break_(holder)
     use_semaphore(owner)
+
+
+def use_counting(owner):
+    """Nobody owns a permit: one that somebody took, or gave, for whose call it was not known, is gone or there."""
+    owner.release()
+    assert owner.acquire(timeout=LIMIT)
 
 
 def release_semaphore(obj):
@@ -264,6 +271,8 @@ KINDS = {
     "spinlock": Kind("spinlock", {}, release, use_lock, take_the_lock),
     "rwlock": Kind("rwlock", {"members": 8}, release_rwlock, use_rwlock, take_the_rwlock),
     "semaphore": Kind("semaphore", {"n": 3}, release_semaphore, use_semaphore, take_the_permits),
+    "rlock": Kind("rlock", {}, release, use_lock, take_the_lock),
+    "counting": Kind("semaphore", {"n": 3, "owned": False}, nothing, use_counting, use_counting),
     "event": Kind("event", {}, nothing, use_event, use_event),
     "condition": Kind("condition", {"waiters": 8}, release, use_condition, take_the_condition),
     "barrier": Kind("barrier", {"parties": 2}, nothing, use_barrier, take_the_barrier),

@@ -210,10 +210,6 @@ def ask_meanwhile(row: Row, obj: Any) -> None:
     thread.join()
 
 
-def call_again_in_a_handler(row: Row, obj: Any) -> None:
-    call_with_handler(row, obj, lambda: attempt(row, obj))
-
-
 def call_with_handler(row: Row, obj: Any, handler: Callable[[], Any]) -> None:
     signal.signal(signal.SIGALRM, lambda *_: handler())
     signal.setitimer(signal.ITIMER_REAL, SLOW_MS / 2000)
@@ -222,31 +218,25 @@ def call_with_handler(row: Row, obj: Any, handler: Callable[[], Any]) -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def call_slowly(pipe: Any, ref: Any, fabric: str, row: Row, ops: str, how: Callable[[Row, Any], None]) -> None:
+def call_slowly(pipe: Any, ref: Any, fabric: str, row: Row, ops: str) -> None:
     context = dsmem.Context(f"{fabric}://?delay={ops}:{SLOW_MS}ms", secret=SECRET, peer_timeout=PATIENCE)
     obj = dsmem.attach(ref, context)
     row.before(obj)
     pipe.send("attached")
     pipe.recv()
-    how(row, obj)
+    ask_meanwhile(row, obj)
     os._exit(0)
 
 
-# Handles with a mutex that is held across ops.
-MIDST = [(row, ask_meanwhile) for row in ROWS] + [
-    (row, call_again_in_a_handler) for row in ROWS if row.kind in ("rwlock", "semaphore")
-]
-
-
-@pytest.mark.parametrize(("row", "how"), MIDST, ids=[f"{row}-{how.__name__}" for row, how in MIDST])
-def test_in_the_midst_of_a_call(fault_place, row, how):
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_in_the_midst_of_a_call(fault_place, row):
     """A mutex that is held while the main thread looks for signals, and so may wait for the GIL, is never waited for
-    with the GIL, nor in a handler that the main thread itself runs there."""
+    with the GIL. Nor in a handler that the main thread runs there: test_handlers.py."""
     kind = KINDS[row.kind]
     with Place(fault_place) as place:
         first, last = count(place, kind, row)
         ops = f"{first}-{max(first, last)}"
-        with place.make(kind) as owner, Child(call_slowly, owner.ref, fault_place, row, ops, how) as child:
+        with place.make(kind) as owner, Child(call_slowly, owner.ref, fault_place, row, ops) as child:
             assert child.pipe.recv() == "attached"
             row.owner_before(owner)
             child.pipe.send("go")
