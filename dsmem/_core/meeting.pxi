@@ -67,8 +67,10 @@ cdef class Event(SyncHandle):
         return _event_wait_for(self, timeout)
 
     cdef int free(self) except -1:
-        c.dsm_event_close(self.ptr)
+        cdef c.dsm_event *ptr = self.ptr
         self.ptr = NULL
+        with nogil:
+            c.dsm_event_close(ptr)
         return 0
 
 

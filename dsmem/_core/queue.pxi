@@ -24,8 +24,9 @@ cdef class Queue(Handle):
         # What a subclass has not closed: memory of this process. The lane of a dropped handle stays until its end.
         if self.outdated():
             self.watch_items = self.watch_room = NULL
-        c.dsm_watch_close(self.watch_items)
-        c.dsm_watch_close(self.watch_room)
+        with nogil:
+            c.dsm_watch_close(self.watch_items)
+            c.dsm_watch_close(self.watch_room)
         if self.turn != NULL:
             PyThread_free_lock(self.turn)
 

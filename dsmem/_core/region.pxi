@@ -100,7 +100,8 @@ cdef class Region(Handle):
 
     def __dealloc__(self):
         if self.ptr != NULL:  # it had views when it was finalized, which are gone
-            c.dsm_region_close(self.ptr)
+            with nogil:
+                c.dsm_region_close(self.ptr)
         self.release_source()
 
     def __len__(self):

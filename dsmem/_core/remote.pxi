@@ -334,7 +334,8 @@ cdef class Remote(Handle):
 
     def __dealloc__(self):
         if self.ptr != NULL:  # it had views or users when it was finalized, which are gone
-            c.dsm_remote_close(self.ptr)
+            with nogil:
+                c.dsm_remote_close(self.ptr)
 
     def __len__(self):
         return self.nbytes

@@ -183,5 +183,6 @@ cdef class CountingSemaphore(SyncHandle):
     cdef int free(self) except -1:
         cdef c.dsm_counting *ptr = self.ptr
         self.ptr = NULL
-        c.dsm_counting_close(ptr)
+        with nogil:
+            c.dsm_counting_close(ptr)
         return 0

@@ -12,10 +12,12 @@ import ctypes
 import functools
 import itertools
 import os
+import re
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import halt
@@ -177,6 +179,39 @@ def test_attach_to_an_owner_that_is_stopped(fault_place, connected):
             yield attach
 
     assert not keeps_the_gil(make)
+
+
+# ---- the end of a handle ----
+
+SOURCES = sorted(Path(_core.__file__).parent.glob("*.pxi"))
+ENDS = re.compile(r"\bc\.dsm_(?:\w+_)?(?:close|leave)\(")
+
+
+def with_the_gil(lines: list[str]) -> list[str]:
+    """Lines that call what ends something in the core, and are in no block without the GIL.
+
+    Closing may join a thread of the core, give back memory, or take ops, of which the rows of the table meet some.
+    """
+    found, blocks = [], list[tuple[int, str]]()
+    for line in filter(str.strip, lines):
+        depth = len(line) - len(line.lstrip())
+        blocks = [block for block in blocks if block[0] < depth]
+        if ENDS.search(line) and not any(text.startswith("with nogil") or "nogil:" in text for _, text in blocks):
+            found.append(line.strip())
+        blocks.append((depth, line.strip()))
+    return found
+
+
+def test_nothing_is_closed_with_the_gil():
+    assert len(SOURCES) > 10
+    assert not [found for path in SOURCES for found in with_the_gil(path.read_text().splitlines())]
+
+
+def test_what_is_closed_with_the_gil_is_found():
+    body = "        rc = c.dsm_lock_leave(ptr)"
+    assert with_the_gil(["    def close(self):", body]) == [body.strip()]
+    assert with_the_gil(["    with nogil:", "        a = 1", "    if b:", body]) == [body.strip()]
+    assert not with_the_gil(["    with nogil:", "        a = 1", body])
 
 
 # ---- what is asked of a handle in the midst of another call on it ----
