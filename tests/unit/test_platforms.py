@@ -76,3 +76,35 @@ def test_missing_packages_are_named_in_one_command_as_this_system_calls_them(tmp
     done = subprocess.run(["ci/deps", "sanitize"], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 3
     assert "as root: apt-get update && apt-get install -y clang gcc libclang-rt-14-dev\n" in done.stderr, done.stderr
+
+
+SECOND_INTERPRETER = '''
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+import dsmem
+code = """
+try:
+    import dsmem
+except ImportError as error:
+    print(error)
+"""
+interpreters.run_string(interpreters.create(), code)
+'''
+
+
+def test_a_second_interpreter_of_a_process_is_refused_with_a_sentence():
+    command = [sys.executable, "-c", SECOND_INTERPRETER]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    # Cython's own where the GIL is shared, Python's where it is not.
+    assert "only be loaded into one interpreter" in done.stdout or "subinterpreters" in done.stdout, done.stdout
+
+
+def test_free_threaded_python_is_asked_for_the_gil():
+    """Without Cython's directive a module asks for it; docs/SUPPORT.md says so."""
+    sources = [p for pattern in ("*.pyx", "*.pxi", "*.pxd") for p in (ROOT / "dsmem").rglob(pattern)]
+    assert sources
+    declared = [p.name for p in [*sources, ROOT / "setup.py"] if "freethreading_compatible" in p.read_text()]
+    assert (declared == []) == ("Importing dsmem turns the GIL on" in (ROOT / "docs/SUPPORT.md").read_text())
