@@ -1,7 +1,7 @@
 # Every target sets itself up: system packages (ci/deps, where it may install them) and a virtual environment in .venv.
 # make demo FILE=/path/to/file     PYTHON=python3.12 make test
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test softroce bench lint format sanitize nightly clean
+.PHONY: help venv demo test softroce bench docs lint format sanitize nightly clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -28,6 +28,12 @@ bench:
 	@ci/deps build bench || echo 'going on with what is there'
 	@ci/venv bench
 	@ci/bench
+
+## make docs      docs/ as a site with the API reference, in build/site
+docs:
+	@ci/deps build || echo 'going on with what is there'
+	@ci/venv docs
+	@ci/docs
 
 ## make lint      formatters, type checkers and compilers' warnings
 lint: venv

@@ -1,44 +1,28 @@
-"""What the README shows runs as it is written."""
+"""What the README and the documents say of the command line and of benches holds. Their code: test_doc_blocks.py."""
 
-import os
 import re
+import runpy
 import shlex
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from blocks import ROOT, blocks_of, commands_of
 from click.testing import CliRunner
 
 from dsmem.cli import main
-from dsmem.cluster import local
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def commands():
-    return sorted(set(re.findall(r"^    dsmem (.*?) *(?:#.*)?$", README, re.MULTILINE)))
-
-
-def test_the_ten_lines():
-    (example,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    said = re.search(r"# (b'8 bytes!' 0 1)$", example, re.MULTILINE)[1]
-    done = subprocess.run([sys.executable, "-W", "error", "-c", example], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == (said + "\n", "")
-    assert len([line for line in example.splitlines() if line]) == 10
-
-
-def test_the_lines_about_names():
-    (example,) = re.findall(r"^```py\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    said = re.search(r"print.*# (.*)$", example, re.MULTILINE)[1]
-    example = example.replace("connect()", f'connect("readme-{os.getpid()}")')
-    done = subprocess.run([sys.executable, "-W", "error", "-c", example], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == (said + "\n", "")
-    assert local.LocalNames(f"readme-{os.getpid()}", os.geteuid()).remove_if_empty()
+    """Of dsmem, in blocks of all pages, those too that no test runs."""
+    lines = [
+        c.line for page in PAGES for b in blocks_of(page.read_text()) if b.kind == "console" for c in commands_of(b)
+    ]
+    return sorted({line.removeprefix("dsmem ") for line in lines if line.startswith("dsmem ")})
 
 
 def test_there_are_commands():
-    assert {"doctor", "bench"} <= {command.split()[0] for command in commands()}
+    assert {"doctor", "bench", "ls", "rm", "gc"} <= {command.split()[0] for command in commands()}
 
 
 @pytest.mark.parametrize("command", commands())
@@ -48,3 +32,23 @@ def test_commands_are_understood(command):
     sub = main.commands[name]
     sub.make_context(name, arguments)
     assert CliRunner().invoke(main, [name, "--help"]).exit_code == 0
+
+
+def test_the_chart_is_that_of_the_results():
+    chart = runpy.run_path(str(ROOT / "bench/chart.py"))
+    assert (ROOT / "docs/performance.svg").read_text() == chart["draw"](), "run bench/chart.py"
+
+
+def test_figures_of_the_readme_are_those_of_the_results():
+    """Whoever keeps a new run must say so in the README: the numbers in bold there are in the results."""
+    chart = runpy.run_path(str(ROOT / "bench/chart.py"))
+    readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
+    wanted = {
+        r"takes \*\*(\d+) ns\*\* from Python": ("shm", "read 8 B", 1000),
+        r"\*\*([\d.]+) million\*\*": ("queue_rate", "put, get of 8 B", 1),
+        r"unlock take \*\*(\d+) ns\*\*": ("lock", "lock and unlock, alone", 1000),
+    }
+    for pattern, (file, figure, factor) in wanted.items():
+        said = re.search(pattern, readme)[1]
+        kept = chart["figure"](chart["result"](file), figure)["dsmem"] * factor
+        assert said == (f"{kept:.1f}" if "." in said else f"{kept:.0f}"), figure
