@@ -173,7 +173,7 @@ class SegmentCore:
         ----------
         index : int or tuple of int
             One element.
-        until : value or callable
+        until : object or callable
             The value, or a function of the element that returns true.
         timeout : float, optional
             Seconds until TimeoutError; None: no limit.
@@ -205,7 +205,7 @@ class SegmentCore:
         ----------
         index : int or tuple of int
             One element.
-        until : value or callable
+        until : object or callable
             The value, or a function of the element that returns true, called in the loop.
         timeout : float, optional
             Seconds until TimeoutError; None: no limit.
@@ -240,7 +240,7 @@ class SegmentCore:
         Notes
         -----
         The segment goes back to the version before, or on to the writer's if that was complete. Safe if the writer can
-        never again touch the memory: its host is off. Processes of one host need no break_. A writer that lives gets
+        never again touch the memory: its host is off. Processes of one host need no ``break_``. A living writer gets
         NotHeldError when it would commit, and its version number is skipped.
         """
 

@@ -158,7 +158,7 @@ class Lock(SyncHandle):
         The next holder finds ``recovered`` true and a larger token, as after a holder that died. Do it only if the
         holder can never again touch what the lock protects (its host is off), or if smaller tokens are refused there.
         A holder that lives notices at its release, which raises NotHeldError; until then both work. Processes of one
-        host that share /dev/shm need no break_: the kernel proves their death.
+        host that share /dev/shm need no ``break_``: the kernel proves their death.
         """
 
     @property
