@@ -14,7 +14,7 @@ import sys
 import threading
 
 import numpy as np
-from close_table import ROWS, TYPES, Call, Float, Index, Items, Memory, makers
+from close_table import OTHERS, ROWS, TYPES, Call, Float, Index, Items, Memory, Object, Other, makers
 
 from dsmem import errors
 
@@ -67,6 +67,15 @@ class _Memory:
         return (1, 0)
 
 
+class _Object:
+    def __init__(self, strike, value):
+        self.strike, self.value = strike, value
+
+    def __reduce__(self):
+        self.strike()
+        return int, (self.value,)
+
+
 def argument(one, strike):
     """The argument as it is meant, or one whose conversion strikes."""
     if isinstance(one, Index):
@@ -77,6 +86,10 @@ def argument(one, strike):
         return _Memory(strike, one.value) if strike else bytearray(one.value)
     if isinstance(one, Items):
         return (strike() or item for item in one.value) if strike else list(one.value)
+    if isinstance(one, Object):
+        return _Object(strike, one.value) if strike else one.value
+    if isinstance(one, Other):
+        return OTHERS[one.name]
     if isinstance(one, Call):
         return lambda *args: (strike and strike()) or one.value
     return one

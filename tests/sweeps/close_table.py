@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 import dsmem
+from dsmem.clock import Lamport
+from dsmem.queue import Pickled, Stamped
 
 SECRET = b"close sweep secret"
 _numbers = itertools.count()
@@ -52,7 +54,22 @@ class Call:
     value: Any
 
 
-TYPES = (Index, Float, Memory, Items, Call)
+@dataclass
+class Object:
+    """What is pickled; struck in __reduce__."""
+
+    value: Any
+
+
+@dataclass
+class Other:
+    """Another handle, which the maker has left in OTHERS."""
+
+    name: str
+
+
+OTHERS: dict[str, Any] = {}
+TYPES = (Index, Float, Memory, Items, Call, Object)
 SHORT = Float(0.02)
 
 NAMED: dict[str, tuple[Any, ...]] = {"name": (), "ref": (), "closed": (), "close": (), "unlink": (), "with": ()}
@@ -254,6 +271,27 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
         "break_": (Index(1),),
     },
     "SharedClock": NAMED,
+    # What has no close(), but stands on a handle that has.
+    "Batch": {
+        "read": (Other("remote"), Index(0), Memory(8)),
+        "write": (Other("remote"), Index(0), Memory(8)),
+        "fetch_add": (Other("remote"), Index(0), Index(1)),
+        "compare_swap": (Other("remote"), Index(0), Index(0), Index(1)),
+        "done": (),
+        "with": (),
+    },
+    "Writing": {"with": ()},
+    "Side": {"with": (), "async with": ()},
+    "Pickled": {
+        "put": (Object(5), True, SHORT),
+        "put_nowait": (Object(5),),
+        "get": (True, SHORT),
+        "get_nowait": (),
+        "qsize": (),
+        "empty": (),
+        "full": (),
+    },
+    "Stamped": {"put": (b"12345678", True, SHORT), "get": (True, SHORT)},
 }
 
 
@@ -306,6 +344,16 @@ def _leave(*handles: Any) -> None:
             handle.close()
 
 
+def _made_of(where: str, kind: str, wrap: Any) -> Any:
+    """What wraps a handle of that class."""
+
+    def maker(stack: contextlib.ExitStack) -> tuple[Any, list[Any]]:
+        handle, closers = _of_cluster(where, NAMED_MAKERS[kind])(stack)
+        return wrap(handle), closers
+
+    return maker
+
+
 def makers(where: str) -> dict[str, Any]:
     """By class, what makes a handle and the ways to close it and what it stands on."""
     fabric = "shm" if where == "local" else where
@@ -326,8 +374,19 @@ def makers(where: str) -> dict[str, Any]:
         handle = user.attach(source.descriptor)
         return handle, [handle.close, user.close]
 
+    def batch(stack: contextlib.ExitStack) -> tuple[Any, list[Any]]:
+        OTHERS["remote"], closers = remote(stack)
+        made = OTHERS["remote"].context.batch(SHORT.value)
+        made.read(OTHERS["remote"], 0, bytearray(8))
+        return made, closers
+
     return {
         "Context": context,
+        "Batch": batch,
+        "Writing": _made_of(where, "Segment", lambda s: s.writing(SHORT.value)),
+        "Side": _made_of(where, "RWLock", lambda rw: rw.write(SHORT.value)),
+        "Pickled": _made_of(where, "Queue", Pickled),
+        "Stamped": _made_of(where, "Queue", lambda q: Stamped(q, Lamport())),
         "Region": region,
         "Remote": remote,
         **{kind: _of_cluster(where, make) for kind, make in NAMED_MAKERS.items()},

@@ -244,6 +244,41 @@ def end_once(obj):
         obj.end(False)
 
 
+# ---- tasks ----
+
+
+def task(call):
+    """The call of an asynchronous method, from another than the loop's point of view."""
+
+    async def run(obj):
+        return await call(obj)
+
+    return lambda obj: asyncio.run(run(obj))
+
+
+def in_async_block(obj):
+    async def run():
+        async with obj:
+            pass
+
+    asyncio.run(run())
+
+
+def in_task_with(call):
+    """The same, with the object's lock."""
+
+    async def run(obj):
+        async with obj:
+            return await call(obj)
+
+    return lambda obj: asyncio.run(run(obj))
+
+
+async def meet_nobody_async(obj):
+    with pytest.raises(errors.BrokenBarrierError):
+        await obj.wait_async(SOON)
+
+
 # ---- clocks ----
 
 
@@ -293,6 +328,14 @@ def _lock_rows(kind: str) -> list[Row]:
     ]
 
 
+def _async_lock_rows(kind: str) -> list[Row]:
+    return [
+        Row(kind, "acquire_async", task(lambda o: o.acquire_async(LIMIT)), brief=True),
+        Row(kind, "release_async", task(lambda o: o.release_async()), before=lambda o: o.acquire(), brief=True),
+        Row(kind, "async with", in_async_block, brief=True),
+    ]
+
+
 ROWS = [
     *remote_queue.ROWS,
     Row("segment", "publish", lambda o: o.publish(7, LIMIT), check=published),
@@ -312,8 +355,11 @@ ROWS = [
     Row("plain", "compare_swap", lambda o: o.compare_swap((3, 1), 0, 7), check=written),
     Row("plain", "update", lambda o: o.update((3, 1), lambda _: 7, LIMIT), check=written),
     Row("plain", "wait", lambda o: o.wait((3, 1), lambda v: v == 0, LIMIT)),
+    Row("plain", "wait_async", task(lambda o: o.wait_async((3, 1), lambda v: v == 0, LIMIT)), brief=True),
     *_lock_rows("lock"),
+    *_async_lock_rows("lock"),
     *_lock_rows("spinlock"),
+    *_lock_rows("rlock"),
     Row("rwlock", "acquire_read", lambda o: o.acquire_read(timeout=LIMIT)),
     Row("rwlock", "release_read", lambda o: o.release_read(), before=lambda o: o.acquire_read()),
     Row("rwlock", "acquire_write", lambda o: o.acquire_write(timeout=LIMIT)),
@@ -324,6 +370,22 @@ ROWS = [
     Row("rwlock", "readers", lambda o: o.readers(), before=lambda o: o.acquire_read()),
     Row("rwlock", "break_", lambda o: o.break_(o.writer()), before=lambda o: o.acquire_write()),
     Row("rwlock", "break_", lambda o: o.break_(o.readers()[0]), before=lambda o: o.acquire_read()),
+    Row("rwlock", "acquire_read_async", task(lambda o: o.acquire_read_async(LIMIT)), brief=True),
+    Row(
+        "rwlock",
+        "release_read_async",
+        task(lambda o: o.release_read_async()),
+        before=lambda o: o.acquire_read(),
+        brief=True,
+    ),
+    Row("rwlock", "acquire_write_async", task(lambda o: o.acquire_write_async(LIMIT)), brief=True),
+    Row(
+        "rwlock",
+        "release_write_async",
+        task(lambda o: o.release_write_async()),
+        before=lambda o: o.acquire_write(),
+        brief=True,
+    ),
     Row("rwlock", "close", lambda o: o.close()),
     Row("semaphore", "acquire", lambda o: o.acquire(timeout=LIMIT)),
     Row("semaphore", "release", lambda o: o.release(2), before=lambda o: (o.acquire(), o.acquire())),
@@ -331,19 +393,35 @@ ROWS = [
     Row("semaphore", "holders", lambda o: o.holders(), before=lambda o: o.acquire()),
     Row("semaphore", "break_", lambda o: o.break_(o.holders()[0]), before=lambda o: o.acquire()),
     Row("semaphore", "with", with_obj),
+    *_async_lock_rows("semaphore"),
     Row("semaphore", "close", lambda o: o.close()),
+    Row("counting", "acquire", lambda o: o.acquire(timeout=LIMIT)),
+    Row("counting", "release", lambda o: o.release(2)),
+    Row("counting", "value", lambda o: o.value),
+    Row("counting", "with", with_obj),
+    *_async_lock_rows("counting"),
+    Row("counting", "close", lambda o: o.close()),
     Row("event", "set", lambda o: o.set(), check=is_set),
     Row("event", "clear", lambda o: o.clear(), owner_before=lambda o: o.set()),
     Row("event", "is_set", lambda o: o.is_set()),
     Row("event", "wait", lambda o: o.wait(LIMIT), owner_before=lambda o: o.set()),
     Row("event", "with", with_obj),
+    Row("event", "set_async", task(lambda o: o.set_async()), check=is_set, brief=True),
+    Row("event", "clear_async", task(lambda o: o.clear_async()), owner_before=lambda o: o.set(), brief=True),
+    Row("event", "wait_async", task(lambda o: o.wait_async(LIMIT)), owner_before=lambda o: o.set(), brief=True),
     Row("event", "close", lambda o: o.close()),
     *_lock_rows("condition"),
     Row("condition", "wait", wait_in_vain),
     Row("condition", "wait_for", wait_for_it),
     Row("condition", "notify", notify),
     Row("condition", "notify_all", notify_all),
+    *_async_lock_rows("condition"),
+    Row("condition", "wait_async", in_task_with(lambda o: o.wait_async(SOON)), brief=True),
+    Row("condition", "wait_for_async", in_task_with(lambda o: o.wait_for_async(lambda: False, SOON)), brief=True),
+    Row("condition", "notify_async", in_task_with(lambda o: o.notify_async()), brief=True),
+    Row("condition", "notify_all_async", in_task_with(lambda o: o.notify_all_async()), brief=True),
     Row("barrier", "wait", meet_nobody),
+    Row("barrier", "wait_async", task(meet_nobody_async), brief=True),
     Row("barrier", "abort", lambda o: o.abort()),
     Row("barrier", "reset", lambda o: o.reset(), owner_before=lambda o: o.abort()),
     Row("barrier", "n_waiting", lambda o: o.n_waiting),
@@ -367,6 +445,7 @@ ROWS = [
 
 # Class, the kinds whose rows are of it, and why the other public names have none.
 NO_OP = "this handle's own; no op"
+NO_TASKS = dict.fromkeys(("acquire_async", "release_async", "async with"), "refused: not for tasks")
 OWNER = "refused to who is not the owner, without an op"
 EVERYWHERE = {"name": NO_OP, "ref": NO_OP, "closed": NO_OP, "unlink": OWNER}
 HELD = {"token": NO_OP, "recovered": NO_OP}
@@ -375,7 +454,7 @@ CLASSES: dict[type, tuple[tuple[str, ...], dict[str, str]]] = {
         ("queue", "shut queue"),
         {
             **dict.fromkeys(("consume", "get", "get_nowait", "get_many", "peek", "qsize", "empty", "full"), OWNER),
-            **dict.fromkeys(("counts", "fileno"), OWNER),
+            **dict.fromkeys(("counts", "fileno", "get_async", "get_many_async"), OWNER),
             "with": "close(); where that fails the lane stays taken, and the exception says so",
             **dict.fromkeys(("properties", "region", "remote", "cancel", "release"), NO_OP),
         },
@@ -385,9 +464,11 @@ CLASSES: dict[type, tuple[tuple[str, ...], dict[str, str]]] = {
         {"dtype": NO_OP, "readonly": NO_OP, "versioned": NO_OP, "capacity": NO_OP, "array": OWNER},
     ),
     sync.Lock: (("lock",), HELD),
-    sync.SpinLock: (("spinlock",), HELD),
+    sync.SpinLock: (("spinlock",), {**HELD, **NO_TASKS}),
+    sync.RLock: (("rlock",), {**HELD, **NO_TASKS}),
     sync.RWLock: (("rwlock",), {**HELD, "with": "refused: read() and write() are entered"}),
     sync.Semaphore: (("semaphore",), {"held": NO_OP, "recovered": NO_OP}),
+    sync.CountingSemaphore: (("counting",), {}),
     sync.Event: (("event",), {}),
     sync.Condition: (("condition",), HELD),
     sync.Barrier: (("barrier",), {"parties": NO_OP}),
@@ -397,8 +478,10 @@ CLASSES: dict[type, tuple[tuple[str, ...], dict[str, str]]] = {
 
 
 def without_row(cls: type) -> list[str]:
-    """Public names of a class for which there is neither a row nor a reason. What an event loop calls is optional."""
+    """Public names of a class for which there is neither a row nor a reason."""
     kinds, reasons = CLASSES[cls]
     have = {name for row in ROWS if row.kind in kinds for name in (row.names or (row.name,))}
-    public = {name for name in dir(cls) if not name.startswith("_") and not name.endswith("_async")} | {"with"}
+    public = {name for name in dir(cls) if not name.startswith("_")} | {"with"}
+    if hasattr(cls, "__aenter__"):
+        public.add("async with")
     return sorted(public - have - set(reasons) - set(EVERYWHERE))

@@ -18,6 +18,8 @@ from dsmem import _core
 sys.path.insert(0, str(Path(__file__).parent))
 from close_table import ROWS, public
 
+from dsmem.queue import Pickled, Stamped
+
 SCENES = Path(__file__).with_name("close_scenes.py")
 STRIDE = 1 if os.environ.get("DSMEM_FULL_SWEEPS") else 4
 # Bases, of which users meet the subclasses; what only holds handles; a descriptor without a core.
@@ -25,13 +27,15 @@ _NOT_HANDLES = {"SyncHandle", "SegmentCore", "NamedObject", "Cluster", "Memory",
 
 
 def _classes():
-    """Every public class with a close() of its own kind, the one that users meet where there are two."""
+    """Every public class with a close() of its own kind, the one that users meet where there are two, and what stands
+    on one of them."""
     found = {}
     for module in (_core, dsmem, dsmem.clock, dsmem.queue, dsmem.segment, dsmem.sync):
         for name, cls in vars(module).items():
             if inspect.isclass(cls) and hasattr(cls, "close") and not name.startswith("_"):
                 found[name] = cls
-    return {name: cls for name, cls in found.items() if name not in _NOT_HANDLES}
+    stand_on_handles = {cls.__name__: cls for cls in (_core.Batch, _core.Writing, _core.Side, Pickled, Stamped)}
+    return {name: cls for name, cls in found.items() if name not in _NOT_HANDLES} | stand_on_handles
 
 
 @pytest.mark.parametrize("name", sorted(_classes()))

@@ -48,6 +48,10 @@ def test_lock(core):
     assert said.count("killed at") == 4
 
 
+def test_breaking_a_rwlock(core):
+    assert run(core, "crash_rwlock", *(["--full"] if FULL else [])).count("killed at") == 1
+
+
 @pytest.mark.timeout(3600 if FULL else 600)
 def test_queue(core):
     said = run(core, "crash_queue", *(["--full"] if FULL else []))

@@ -106,7 +106,7 @@ def test_what_is_free_is_had_at_once(near, name):
     before = threads()
     with pytest.raises(StopIteration) as done:
         KINDS[name].wait(obj).send(None)
-    assert done.value.value is True and threads() == before
+    assert done.value.value is True and threads() <= before
     KINDS[name].undo(obj)
 
 
@@ -125,7 +125,7 @@ def test_waits_until_it_is_given(world, kind):
         await until_alone(before[0])
 
     asyncio.run(run(), debug=True)
-    assert (threads(), descriptors()) == before
+    assert threads() <= before[0] and descriptors() <= before[1]  # the garbage of other tests may end meanwhile
 
 
 def test_many_tasks_share_a_helper(near, kind):
