@@ -15,7 +15,7 @@
 #include <pthread.h>
 
 /* Counts forks (in the child); an object made under another count is refused. */
-extern uint32_t core_forks;
+extern uint32_t core_forks __attribute__((visibility("hidden")));
 
 struct dsm_region {
     dsm_ctx *ctx;

@@ -130,11 +130,6 @@ int seat_read(const struct seat *s, uint64_t offset, uint64_t *out)
     return sure_read(s->r, offset, out, sizeof *out);
 }
 
-int seat_swap(const struct seat *s, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *found)
-{
-    return sure_swap(s->r, offset, expected, desired, found);
-}
-
 /* ---- the mutex of a handle ---- */
 
 void handle_lock_init(pthread_mutex_t *own)

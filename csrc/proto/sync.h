@@ -75,15 +75,31 @@ static inline uint64_t *seat_word(const struct seat *s, uint64_t offset)
 /* In a child, which has no part in what its parent's handle holds. */
 static inline bool seat_forked(const struct seat *s) { return s->r->forks != peek_u32(&core_forks); }
 
-static inline int seat_check(const struct seat *s) { return remote_check(s->r, SYNC_WORD, 8, DSM_ATOMIC); }
+/* Rights, bounds and alignment were looked at when the seat was taken; who refuses looks at all. */
+static inline int seat_check(const struct seat *s)
+{
+    const dsm_remote *r = s->r;
+    bool good =
+        r->forks == peek_u32(&core_forks) && (!s->near || (observe_u32(r->state) == 0 && !peek_u32(&r->peer->dead)));
+    return __builtin_expect(good, 1) ? 0 : remote_check(r, SYNC_WORD, 8, DSM_ATOMIC);
+}
 
 /* What the transport fails is read once more: that harms nobody. */
 int seat_read(const struct seat *s, uint64_t offset, uint64_t *out);
 int seat_read_all(const struct seat *s, uint64_t offset, void *out, uint64_t nbytes);
 
-/* sure_swap(), see there. */
+/* sure_swap(), see there. Near, an outcome is never unknown. */
 enum { SWAP_TRIES = SURE_TRIES };
-int seat_swap(const struct seat *s, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *found);
+static inline int seat_swap(const struct seat *s, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *found)
+{
+    if (!s->near)
+        return sure_swap(s->r, offset, expected, desired, found);
+    int rc = seat_check(s);
+    if (rc)
+        return rc;
+    *found = compare_swap_u64(seat_word(s, offset), expected, desired);
+    return *found == expected ? SWAP_DONE : SWAP_REFUSED;
+}
 
 /* One wait. near: on a bell; far, or without a bell: pauses of random length that double up to 1 ms. */
 struct waiting {
