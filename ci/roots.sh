@@ -8,6 +8,19 @@
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/dsmem-fresh
 mirror=${DSMEM_FRESH_MIRROR:-http://deb.debian.org/debian}
 certificates=/etc/dsmem-fresh.crt # in a root; not where its own package of certificates writes
+work=$(mktemp -d "${TMPDIR:-/tmp}/dsmem-roots.XXXXXX")
+running= # the job that uses a machine: in a condition set -e would not hold, so it is a job and waited for
+
+finish() {
+    if [ -n "$running" ]; then
+        pkill -KILL -P "$running" || true # unshare, and with it all processes of the machine
+        wait "$running" || true
+    fi
+    rm -rf --one-file-system "$work"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 can_make_roots() {
     if [ "$(id -u)" != 0 ]; then
