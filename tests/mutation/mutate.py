@@ -250,7 +250,7 @@ class Judge:
 
     def judge(self, tree: Tree, mutant: Mutant) -> tuple[str, str | None]:
         """The verdict on a mutant that is not among the switched ones."""
-        original = (ROOT / mutant.path).read_text()
+        original = (tree.folder / mutant.path).read_text()  # that of the project may change meanwhile
         tree.write(mutant.path, changed(mutant, original).encode())
         try:
             if not mutant.path.endswith(".py") and not tree.build()[0]:

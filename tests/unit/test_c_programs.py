@@ -1,6 +1,7 @@
 """The C programs of tests/c that test the core without Python, under gcc's address and undefined sanitizers."""
 
 import os
+import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -55,8 +56,11 @@ def core(sanitizer):
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_program(sanitizer, core, name):
-    program = sanitizer / name
-    checked(compile_c(ROOT / f"tests/c/{name}.c", core, "-ldl", "-o", program))
+    source, program = ROOT / f"tests/c/{name}.c", sanitizer / name
+    wraps = [
+        f"-Wl,--wrap={f}" for line in re.findall(r"(?m)^/\* wraps: (.*) \*/$", source.read_text()) for f in line.split()
+    ]
+    checked(compile_c(source, core, "-ldl", *wraps, "-o", program))
     done = subprocess.run([program], capture_output=True, text=True, check=False, timeout=100)
     checked(done)
     assert done.stdout.endswith("ok\n"), done.stdout + done.stderr

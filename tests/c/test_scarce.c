@@ -1,0 +1,521 @@
+/* wraps: malloc calloc realloc aligned_alloc free mmap memfd_create open socket eventfd epoll_create1 pthread_create */
+/* wraps: pthread_mutex_lock pthread_mutex_unlock */
+/*
+ * Memory, files, mappings and threads run out at each place where the core asks for them, one after another: the call fails with an
+ * error that names no other cause, and leaves no memory, file or mapping. Meanwhile who unlocks a mutex must have locked it, and
+ * nobody locks one twice.
+ */
+#include "base/atomic.h"
+#include "check.h"
+#include "files.h"
+#include "objects.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { MEMBERS = 4 };
+#define NONE INT64_MAX
+#define PATIENCE INT64_C(20000000000)
+
+static int64_t left = NONE; /* requests of all threads until one fails, alone */
+static int64_t pieces;      /* of memory that the core has */
+
+static bool fails(void) { return __atomic_fetch_sub(&left, 1, __ATOMIC_SEQ_CST) == 0; }
+
+#define WRAP(type, name, failed, why, params, ...) \
+    type __real_##name params; \
+    type __wrap_##name params; \
+    type __wrap_##name params \
+    { \
+        if (fails()) { \
+            errno = why; \
+            return failed; \
+        } \
+        return __real_##name(__VA_ARGS__); \
+    }
+
+/* before: what it replaces */
+#define WRAP_MEMORY(name, before, params, ...) \
+    void *__real_##name params; \
+    void *__wrap_##name params; \
+    void *__wrap_##name params \
+    { \
+        if (fails()) { \
+            errno = ENOMEM; \
+            return NULL; \
+        } \
+        void *made = __real_##name(__VA_ARGS__); \
+        __atomic_fetch_add(&pieces, made && !(before), __ATOMIC_SEQ_CST); \
+        return made; \
+    }
+
+WRAP_MEMORY(malloc, NULL, (size_t n), n)
+WRAP_MEMORY(calloc, NULL, (size_t n, size_t each), n, each)
+WRAP_MEMORY(aligned_alloc, NULL, (size_t to, size_t n), to, n)
+WRAP_MEMORY(realloc, p, (void *p, size_t n), p, n)
+
+void __real_free(void *p);
+void __wrap_free(void *p);
+void __wrap_free(void *p)
+{
+    __atomic_fetch_sub(&pieces, p != NULL, __ATOMIC_SEQ_CST);
+    __real_free(p);
+}
+
+WRAP(void *, mmap, MAP_FAILED, ENOMEM, (void *p, size_t n, int prot, int flags, int fd, off_t at), p, n, prot, flags,
+     fd, at)
+WRAP(int, memfd_create, -1, EMFILE, (const char *name, unsigned flags), name, flags)
+WRAP(int, socket, -1, EMFILE, (int domain, int type, int protocol), domain, type, protocol)
+WRAP(int, eventfd, -1, EMFILE, (unsigned value, int flags), value, flags)
+WRAP(int, epoll_create1, -1, EMFILE, (int flags), flags)
+WRAP(int, pthread_create, EAGAIN, EAGAIN, (pthread_t * t, const pthread_attr_t *a, void *(*f)(void *), void *arg), t, a,
+     f, arg)
+
+int __real_open(const char *path, int flags, ...);
+int __wrap_open(const char *path, int flags, ...);
+int __wrap_open(const char *path, int flags, ...)
+{
+    va_list ap;
+    va_start(ap, flags);
+    unsigned mode = flags & O_CREAT ? va_arg(ap, unsigned) : 0;
+    va_end(ap);
+    if (fails()) {
+        errno = EMFILE;
+        return -1;
+    }
+    return __real_open(path, flags, mode);
+}
+
+int __real_pthread_mutex_lock(pthread_mutex_t *m);
+int __wrap_pthread_mutex_lock(pthread_mutex_t *m);
+int __real_pthread_mutex_unlock(pthread_mutex_t *m);
+int __wrap_pthread_mutex_unlock(pthread_mutex_t *m);
+
+#ifdef __GLIBC__
+static __thread pid_t
+    locker; /* this thread; in a child of fork until it locks one: that which forked, and has locked some for it */
+
+static bool is_mine(const pthread_mutex_t *m)
+{
+    int owner = m->__data.__owner;
+    return owner && (owner == gettid() || owner == locker);
+}
+#endif
+
+int __wrap_pthread_mutex_lock(pthread_mutex_t *m)
+{
+#ifdef __GLIBC__
+    CHECK(!is_mine(m));
+    locker = gettid();
+#endif
+    return __real_pthread_mutex_lock(m);
+}
+
+int __wrap_pthread_mutex_unlock(pthread_mutex_t *m)
+{
+#ifdef __GLIBC__
+    CHECK(is_mine(m));
+#endif
+    return __real_pthread_mutex_unlock(m);
+}
+
+/* ---- scenes: 0, or the error of the first call that failed; all that was opened is closed ---- */
+
+static int open_one(const char *fault, dsm_ctx **out)
+{
+    dsm_options o;
+    dsm_options_init(&o);
+    o.fabric = "shm";
+    o.fault = fault;
+    o.secret = "a secret that all C tests share.";
+    o.secret_len = 32;
+    int rc = dsm_open(&o, out);
+    if (rc)
+        *out = NULL;
+    return rc;
+}
+
+struct world {
+    dsm_ctx *owner, *user;
+    dsm_region *region;
+    dsm_remote *remote;
+};
+
+static void leave(struct world *w)
+{
+    if (w->remote)
+        CHECK(!dsm_remote_close(w->remote));
+    if (w->user)
+        dsm_close(w->user);
+    if (w->region)
+        CHECK(!dsm_region_close(w->region));
+    if (w->owner)
+        dsm_close(w->owner);
+}
+
+static int enter(struct world *w, const char *fault, uint64_t nbytes)
+{
+    uint8_t d[DSM_DESC_MAX];
+    *w = (struct world){0};
+    int rc = open_one(NULL, &w->owner);
+    if (!rc && (rc = dsm_alloc(w->owner, nbytes, 7, &w->region)))
+        w->region = NULL;
+    if (!rc)
+        rc = open_one(fault, &w->user);
+    if (!rc && (rc = dsm_attach(w->user, d, (size_t)dsm_region_descriptor(w->region, d), PATIENCE, &w->remote)))
+        w->remote = NULL;
+    return rc;
+}
+
+static int many_ops(struct world *w)
+{
+    static uint64_t out[300];
+    dsm_op ops[300];
+    for (int i = 0; i < 300; i++)
+        ops[i] = (dsm_op){
+            .code = DSM_OP_READ, .remote = w->remote, .offset = 8ull * (unsigned)i, .local = out + i, .nbytes = 8};
+    return dsm_execute(w->user, ops, 300, PATIENCE, NULL);
+}
+
+/* As an event loop does: by the thread that makes connections. */
+static int start_one(struct world *w)
+{
+    uint64_t out;
+    size_t failed;
+    dsm_op op = {.code = DSM_OP_READ, .remote = w->remote, .local = &out, .nbytes = 8};
+    dsm_ticket t;
+    int rc = dsm_start(w->user, &op, 1, &t, &failed);
+    if (rc < 0)
+        return rc;
+    struct pollfd on = {.fd = dsm_event_fd(w->user), .events = POLLIN};
+    while (!rc && !dsm_completed(w->user))
+        CHECK(poll(&on, 1, -1) == 1);
+    return dsm_finish(&t, PATIENCE, &failed);
+}
+
+static int near_memory(void)
+{
+    struct world w;
+    uint64_t old;
+    int rc = enter(&w, NULL, 8192);
+    if (!rc)
+        rc = dsm_fetch_add(w.remote, 0, 1, &old, PATIENCE);
+    if (!rc)
+        rc = many_ops(&w);
+    leave(&w);
+    return rc;
+}
+
+static int far_memory(void)
+{
+    struct world w;
+    int rc = enter(&w, "tear=2&duplicate=3&delay=4:1ms", 8192);
+    if (!rc)
+        rc = start_one(&w);
+    if (!rc)
+        rc = many_ops(&w);
+    leave(&w);
+    return rc;
+}
+
+static int wrong_plans(void)
+{
+    static const char *const plans[] = {
+        "fail=", "fail=1&fail=2&fail=3&no=1", "delay=1", "fail=2-1", "every=0", "kill=1:x", "&"};
+    for (size_t i = 0; i < sizeof plans / sizeof *plans; i++) {
+        dsm_ctx *c;
+        int rc = open_one(plans[i], &c);
+        CHECK(rc == -DSM_EINVAL || rc == -DSM_ENOMEM);
+        if (rc != -DSM_EINVAL)
+            return rc;
+    }
+    return 0;
+}
+
+static int file_of(uint64_t nbytes, int *fd)
+{
+    *fd = __real_memfd_create("object", MFD_CLOEXEC);
+    CHECK(*fd >= 0 && !ftruncate(*fd, (off_t)nbytes));
+    return 0;
+}
+
+static int mapped_again(void)
+{
+    dsm_remote *r, *more = NULL;
+    int fd;
+    file_of(8192, &fd);
+    int rc = dsm_map(fd, 4096, 7, &r);
+    close(fd);
+    if (rc)
+        return rc;
+    rc = dsm_map_again(r, 8192, &more);
+    if (!rc)
+        dsm_remote_close(more);
+    dsm_remote_close(r);
+    return rc;
+}
+
+/* ---- handles ---- */
+
+#define FIRST(rc, call) \
+    if ((rc) >= 0) \
+    (rc) = (call)
+
+static int use_lock(dsm_remote *r)
+{
+    dsm_lock *l;
+    int rc = dsm_lock_open(r, -1, &l);
+    if (rc)
+        return rc;
+    FIRST(rc, dsm_lock_acquire(l, PATIENCE));
+    FIRST(rc, dsm_lock_release(l));
+    dsm_lock_close(l);
+    return rc;
+}
+
+static int use_rwlock(dsm_remote *r)
+{
+    dsm_rwlock *rw;
+    uint64_t who[1024];
+    int rc = dsm_rwlock_open(r, -1, &rw);
+    if (rc)
+        return rc;
+    FIRST(rc, dsm_rwlock_read(rw, PATIENCE));
+    FIRST(rc, dsm_rwlock_inside(rw, who));
+    FIRST(rc, dsm_rwlock_unread(rw));
+    FIRST(rc, dsm_rwlock_claim(rw, PATIENCE));
+    FIRST(rc, dsm_rwlock_drain(rw, PATIENCE));
+    FIRST(rc, dsm_rwlock_unclaim(rw, 0));
+    dsm_rwlock_close(rw);
+    return rc;
+}
+
+static int use_semaphore(dsm_remote *r)
+{
+    dsm_semaphore *m;
+    int rc = dsm_semaphore_open(r, -1, &m);
+    if (rc)
+        return rc;
+    FIRST(rc, dsm_semaphore_acquire(m, PATIENCE));
+    FIRST(rc, dsm_semaphore_value(m));
+    FIRST(rc, dsm_semaphore_release(m, 1));
+    dsm_semaphore_close(m);
+    return rc;
+}
+
+static int use_counting(dsm_remote *r)
+{
+    dsm_counting *c;
+    int rc = dsm_counting_open(r, -1, &c);
+    if (rc)
+        return rc;
+    FIRST(rc, dsm_counting_acquire(c, PATIENCE));
+    FIRST(rc, dsm_counting_release(c, 1));
+    dsm_counting_close(c);
+    return rc;
+}
+
+static int use_event(dsm_remote *r)
+{
+    dsm_event *e;
+    uint64_t since = DSM_EVENT_NOW;
+    int rc = dsm_event_open(r, -1, &e);
+    if (rc)
+        return rc;
+    FIRST(rc, dsm_event_set(e));
+    FIRST(rc, dsm_event_wait(e, &since, PATIENCE));
+    dsm_event_close(e);
+    return rc;
+}
+
+static int use_condition(dsm_remote *r)
+{
+    dsm_condition *c;
+    int rc = dsm_condition_open(r, NULL, -1, &c);
+    if (rc)
+        return rc;
+    FIRST(rc, dsm_lock_acquire(dsm_condition_lock(c), PATIENCE));
+    FIRST(rc, dsm_condition_notify(c, 1));
+    FIRST(rc, dsm_lock_release(dsm_condition_lock(c)));
+    dsm_condition_close(c);
+    return rc;
+}
+
+static int use_barrier(dsm_remote *r)
+{
+    dsm_barrier *b;
+    uint64_t generation;
+    uint32_t index;
+    int rc = dsm_barrier_open(r, -1, &b);
+    if (rc)
+        return rc;
+    FIRST(rc, dsm_barrier_arrive(b, 1, PATIENCE, &generation, &index));
+    dsm_barrier_close(b);
+    return rc;
+}
+
+static int use_once(dsm_remote *r)
+{
+    dsm_once *o;
+    int rc = dsm_once_open(r, -1, &o);
+    if (rc)
+        return rc;
+    FIRST(rc, dsm_once_begin(o, PATIENCE));
+    FIRST(rc, dsm_once_end(o, 0));
+    dsm_once_close(o);
+    return rc;
+}
+
+static int use_queue(dsm_remote *r)
+{
+    dsm_queue *q;
+    dsm_watch *w = NULL;
+    int rc = dsm_queue_open(r, NULL, &q);
+    if (rc)
+        return rc;
+    FIRST(rc, dsm_queue_produce(q));
+    FIRST(rc, dsm_queue_push(q, "message", 8, 1));
+    FIRST(rc, dsm_queue_flush(q));
+    if (dsm_remote_near(r)) {
+        FIRST(rc, dsm_queue_consume(q));
+        FIRST(rc, dsm_watch_open(q, &w));
+        if (rc >= 0)
+            dsm_watch_arm(w, 0);
+        dsm_watch_close(rc < 0 ? NULL : w);
+    }
+    CHECK(!dsm_queue_close(q));
+    return rc;
+}
+
+static const struct kind {
+    int type;
+    uint32_t members, count;
+    int (*use)(dsm_remote *r);
+} kinds[] = {
+    {DSM_LOCK, MEMBERS, 0, use_lock},       {DSM_RWLOCK, MEMBERS, 0, use_rwlock},
+    {DSM_SEMAPHORE, 0, 4, use_semaphore},   {DSM_COUNTING, 0, 2, use_counting},
+    {DSM_EVENT, 0, 0, use_event},           {DSM_CONDITION, MEMBERS, 4, use_condition},
+    {DSM_BARRIER, MEMBERS, 1, use_barrier}, {DSM_ONCE, MEMBERS, 0, use_once},
+    {DSM_QUEUE, 0, 0, use_queue},
+};
+
+static const dsm_queue_shape shape = {.lanes = 2, .flags = DSM_QUEUE_CHECKED, .lane_bytes = 4096, .max_message = 64};
+static const struct kind *kind;
+static bool far;
+
+static uint64_t bytes_of(void)
+{
+    return kind->type == DSM_QUEUE ? dsm_queue_nbytes(&shape) : dsm_sync_bytes(kind->type, kind->members, kind->count);
+}
+
+static void format(void *memory)
+{
+    if (kind->type == DSM_QUEUE)
+        CHECK(!dsm_queue_format(memory, &shape));
+    else
+        CHECK(!dsm_sync_format(memory, kind->type, kind->members, kind->count, 0));
+}
+
+static int object(void)
+{
+    struct world w = {0};
+    int fd, rc;
+    if (far) {
+        if (!(rc = enter(&w, "", bytes_of())))
+            format(dsm_region_data(w.region));
+    } else {
+        file_of(bytes_of(), &fd);
+        if (!(rc = dsm_map(fd, bytes_of(), 7, &w.remote)))
+            format(dsm_remote_near(w.remote));
+        close(fd);
+    }
+    for (uint32_t i = 0; i < MEMBERS + 2 && rc >= 0; i++) /* places that were not given back would run out */
+        rc = kind->use(w.remote);
+    leave(&w);
+    return rc;
+}
+
+/* ---- the sweep ---- */
+
+static int mappings(void)
+{
+    char line[4096];
+    int n = 0;
+    FILE *f = fopen("/proc/self/maps", "re");
+    CHECK(f);
+    while (fgets(line, sizeof line, f))
+        n += strstr(line, "/memfd:") || strstr(line, "/dev/shm/");
+    fclose(f);
+    return n;
+}
+
+static void run_out(const char *name, int (*scene)(void))
+{
+    CHECK(scene() >= 0); /* and what is kept for all is there */
+    int64_t memory = pieces;
+    int files = open_files(), maps = mappings(), failed = 0;
+    for (int64_t n = 0, more = -1; more < 0; n++) {
+        __atomic_store_n(&left, n, __ATOMIC_SEQ_CST);
+        int rc = scene(), sys = dsm_last_error()->sys;
+        more = __atomic_exchange_n(&left, NONE, __ATOMIC_SEQ_CST);
+        failed += rc < 0;
+        if (rc < 0 && rc != -DSM_ENOMEM && rc != -DSM_ESYS && rc != -DSM_EPEER && rc != -DSM_ETIME)
+            fprintf(stderr, "%s: request %lld: %s: %s\n", name, (long long)n, dsm_strerror(rc),
+                    dsm_last_error()->detail);
+        CHECK(rc != -DSM_ENOMEM || !sys || sys == ENOMEM);
+        CHECK(pieces == memory);
+        CHECK(rc >= 0 || rc == -DSM_ENOMEM || rc == -DSM_ESYS || rc == -DSM_EPEER || rc == -DSM_ETIME);
+        if (open_files() != files || mappings() != maps)
+            fprintf(stderr, "%s: request %lld: files %d, %d, mappings %d, %d\n", name, (long long)n, files,
+                    open_files(), maps, mappings());
+        CHECK(open_files() == files && mappings() == maps);
+        CHECK(more < 0 || rc >= 0);
+    }
+    CHECK(failed);
+}
+
+/* The number of the process is asked for once, so a child does that for each. */
+static void first_use(void)
+{
+    uint64_t identity;
+    for (int64_t n = 0, more = -1; more < 0; n++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (!child) {
+            int files = open_files();
+            left = n;
+            int rc = dsm_identity(&identity), after = open_files();
+            CHECK(after <= files + !rc); /* one stays open, for questions */
+            _exit(left < 0);
+        }
+        int status;
+        CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) < 2);
+        more = WEXITSTATUS(status) ? -1 : 0;
+    }
+}
+
+int main(void)
+{
+    first_use();
+    run_out("near", near_memory);
+    run_out("far", far_memory);
+    run_out("plans", wrong_plans);
+    run_out("mapped", mapped_again);
+    for (size_t i = 0; i < 2 * sizeof kinds / sizeof *kinds; i++) {
+        kind = &kinds[i / 2];
+        far = i % 2;
+        run_out(dsm_type_name(kind->type), object);
+    }
+    puts("ok");
+    return 0;
+}
