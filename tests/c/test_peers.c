@@ -293,6 +293,36 @@ static void lost_among_others(void)
     close_all(1);
 }
 
+/* That one op was late is not said of those which fall later, of another cause. */
+static void fallen_after_a_late_one(void)
+{
+    enum { N = 4 };
+    dsm_op lost, ops[N];
+    dsm_ticket first, others[N];
+    open_all(1, "drop=1&drop=2", 100 * MS);
+    lost = add_one(0);
+    CHECK(!dsm_start(user, &lost, 1, &first, NULL));
+    CHECK(next_completed(user) == &first && dsm_finish(&first, -1, NULL) == -DSM_ETIME);
+    int64_t begun = clock_ns();
+    lost = add_one(0);
+    CHECK(!dsm_start(user, &lost, 1, &first, NULL));
+    dsm_ticket *t = NULL;
+    int i = 0;
+    for (; i < N && t != &first; i++) { /* meanwhile the lost one becomes an older one */
+        ops[i] = add_one(0);
+        CHECK(!dsm_start(user, &ops[i], 1, &others[i], NULL));
+        t = next_completed(user);
+        dsm_finish(t, -1, NULL);
+    }
+    bool slow = t == &first || clock_ns() - begun > 150 * MS; /* this machine; then it may have had its time */
+    dsm_cancel(user);
+    while ((t = dsm_completed(user))) {
+        int rc = dsm_finish(t, -1, NULL);
+        CHECK(slow || rc == -DSM_ECANCELED);
+    }
+    close_all(1);
+}
+
 /* What has found no room among the groups does not begin after the cancel. */
 static void canceled_batch(void)
 {
@@ -418,6 +448,7 @@ int main(void)
     started_batch();
     started_and_lost();
     lost_among_others();
+    fallen_after_a_late_one();
     canceled_batch();
     late_batch();
     first_that_failed_of_itself();
