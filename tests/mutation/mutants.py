@@ -108,8 +108,8 @@ def equivalent(text: str) -> set[tuple[str, str, str]]:
     for block in re.split(r"\n\s*\n", text):
         lines = [line.strip() for line in block.splitlines() if line.strip() and not line.startswith("#")]
         if lines:
-            path, before, after = lines
-            found.add((path, before, after))
+            path, before, *after = lines
+            found.add((path, before, "".join(after)))
     return found
 
 

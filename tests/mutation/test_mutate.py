@@ -66,8 +66,8 @@ def test_every_row_names_what_is_there():
 
 
 def test_equivalent_mutants():
-    text = "# head\n\na.c\nif (x)\nif (!x)\n# reason\n\nb.c\ny\nz\n# reason\n"
-    assert mutants.equivalent(text) == {("a.c", "if (x)", "if (!x)"), ("b.c", "y", "z")}
+    text = "# head\n\na.c\nif (x)\nif (!x)\n# reason\n\nb.c\ny\nz\n# reason\n\nc.c\nelse\n# reason\n"
+    assert mutants.equivalent(text) == {("a.c", "if (x)", "if (!x)"), ("b.c", "y", "z"), ("c.c", "else", "")}
     for path, before, _ in mutants.equivalent((mutants.HERE / "equivalent.txt").read_text()):
         assert before in [line.strip() for line in (mutate.ROOT / path).read_text().splitlines()]
 
