@@ -46,6 +46,19 @@ static void odd_tail(uint32_t flags, uint64_t tail)
     CHECK(!dsm_queue_close(q) && !dsm_remote_close(r));
 }
 
+/* Who succeeds a dead producer walks on from its head: not from one that is no position of a record. */
+static void odd_ends(uint32_t flags, uint64_t head, uint64_t tail)
+{
+    dsm_queue_shape shape = {.lanes = 1, .flags = flags, .lane_bytes = 4096, .max_message = 300};
+    dsm_queue *q;
+    dsm_remote *r = map_zeroes(dsm_queue_nbytes(&shape));
+    CHECK(!dsm_queue_format(dsm_remote_near(r), &shape) && !dsm_queue_open(r, NULL, &q));
+    note_u64(&lane_lines(q, 0)->head, head);
+    note_u64(&lane_lines(q, 0)->tail, tail);
+    CHECK(dsm_queue_produce(q) == -DSM_ECORRUPT);
+    CHECK(!dsm_queue_close(q) && !dsm_remote_close(r));
+}
+
 /* ---- far: the tail is what the owner says ---- */
 
 static const uint8_t message[300];
@@ -244,6 +257,12 @@ int main(void)
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
         odd_tail(flags[i], 4095);
         odd_tail(flags[i], 3);
+        odd_ends(flags[i], 3, 3);
+        odd_ends(flags[i], 0, 3);
+        if (!(flags[i] & DSM_QUEUE_CHECKED)) { /* there the head is not looked at */
+            odd_ends(flags[i], 4095, 0);
+            odd_ends(flags[i], 8192, 0);
+        }
     }
     tail_goes_back();
     header_changes();
