@@ -14,6 +14,7 @@ import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext as _build_ext
+from setuptools.command.build_py import build_py as _build_py
 
 os.chdir(Path(__file__).parent)
 
@@ -100,6 +101,21 @@ class build_ext(_build_ext):
                 return False
 
 
+class build_py(_build_py):
+    """Installs dsm.h, and what it includes, where dsmem.get_include() says."""
+
+    HEADERS = ("dsm.h", "base/err.def")
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return
+        for name in self.HEADERS:
+            target = Path(self.build_lib, "dsmem/include", name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.copy_file(f"csrc/{name}", str(target))
+
+
 core = Extension(
     "dsmem._core._core",
     sources=["dsmem/_core/_core.pyx", *sorted(map(str, Path("csrc").rglob("*.c")))],
@@ -115,5 +131,5 @@ core = Extension(
 
 setup(
     ext_modules=[core],
-    cmdclass={"build_ext": build_ext},
+    cmdclass={"build_ext": build_ext, "build_py": build_py},
 )

@@ -18,7 +18,10 @@ All errors are classes of :mod:`dsmem.errors`, under :class:`DsmemError`. ``dsme
 on this machine.
 """
 
+import importlib as _importlib
 import logging as _logging
+import typing as _typing
+from pathlib import Path as _Path
 
 from dsmem._core import Batch, Capabilities, Descriptor, Region, Remote, Result
 from dsmem.context import Context
@@ -27,21 +30,107 @@ from dsmem.memory import Reference
 from dsmem.node import Cluster, attach, connect
 from dsmem.segment import Segment
 
+if _typing.TYPE_CHECKING:
+    from dsmem import clock, errors, queue, segment, sync
+    from dsmem.clock import SharedClock
+    from dsmem.queue import Queue
+    from dsmem.sync import (
+        Barrier,
+        Condition,
+        CountingSemaphore,
+        Event,
+        Lock,
+        Once,
+        RLock,
+        RWLock,
+        Semaphore,
+        SpinLock,
+    )
+
 __all__ = [
+    "Barrier",
     "Batch",
     "Capabilities",
     "Cluster",
+    "Condition",
     "Context",
+    "CountingSemaphore",
     "Descriptor",
     "DsmemError",
+    "Event",
+    "Lock",
+    "Once",
+    "Queue",
+    "RLock",
+    "RWLock",
     "Reference",
     "Region",
     "Remote",
     "Result",
     "Segment",
+    "Semaphore",
+    "SharedClock",
+    "SpinLock",
     "attach",
+    "clock",
     "connect",
+    "errors",
+    "get_include",
+    "queue",
+    "segment",
+    "sync",
 ]
 __version__ = "0.1.0"
+
+_MODULES = ("clock", "errors", "queue", "segment", "sync")  # imported when they are first used
+_HOMES = {
+    "Queue": "queue",
+    "SharedClock": "clock",
+    **dict.fromkeys(
+        (
+            "Barrier",
+            "Condition",
+            "CountingSemaphore",
+            "Event",
+            "Lock",
+            "Once",
+            "RLock",
+            "RWLock",
+            "Semaphore",
+            "SpinLock",
+        ),
+        "sync",
+    ),
+}
+
+if not _typing.TYPE_CHECKING:  # type checkers know all names, and so find those that are misspelt
+
+    def __getattr__(name: str) -> object:
+        if name in _MODULES:
+            return _importlib.import_module(f"dsmem.{name}")
+        if name in _HOMES:
+            found = getattr(_importlib.import_module(f"dsmem.{_HOMES[name]}"), name)
+            globals()[name] = found
+            return found
+        raise AttributeError(f"module 'dsmem' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
+
+def get_include() -> str:
+    """Folder of the core's C header ``dsm.h``, for a compiler's option ``-I``.
+
+    The header has the constants, types and error numbers of the core. Its functions are in dsmem's extension module,
+    which exports none of them.
+
+    Examples
+    --------
+    ``cc -I"$(python -c 'import dsmem; print(dsmem.get_include())')" -c program.c``
+    """
+    package = _Path(__file__).parent
+    installed = package / "include"
+    return str(installed if installed.is_dir() else package.parent / "csrc")
+
 
 _logging.getLogger("dsmem").addHandler(_logging.NullHandler())  # what is logged is shown where a program asks for it

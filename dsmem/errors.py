@@ -326,8 +326,8 @@ class NotShareableError(DsmemError, BufferError):
 
     code = 21
     text = (
-        "private memory cannot be reached by another process on this fabric; use ctx.allocate() or ctx.empty() and"
-        " copy into it"
+        "private memory cannot be reached by another process on this fabric; use ctx.copy(array), or"
+        " ctx.empty_like(array) and fill it"
     )
 
 

@@ -93,7 +93,7 @@ class Cluster:
     def __new__(cls, *args: Any) -> Self:
         """Say what is to be called instead."""
         if len(args) != 2 or not hasattr(args[0], "infos"):
-            raise errors.ArgumentTypeError("Cluster is not called: dsmem.connect() makes one")
+            raise errors.ArgumentTypeError("Cluster can't be constructed; use dsmem.connect(...)")
         return super().__new__(cls)
 
     def __init__(self, names: Names, name: str) -> None:

@@ -2,7 +2,7 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 from typing_extensions import Buffer, Self
 
 from ._core import Batch, Region, Remote
@@ -239,6 +239,57 @@ class Context:
         --------
         >>> region = context.empty((1000, 4), "f8")
         >>> region.array()[0] = 1.5
+        """
+
+    def empty_like(self, array: ArrayLike, access: str = "rwa") -> Region:
+        """Allocate an array of the shape and dtype of another one.
+
+        Parameters
+        ----------
+        array : array_like
+            Anything that NumPy makes an array of, but not of Python objects. It is not copied.
+        access : str
+            Rights of other processes: letters of "rwa" (read, write, atomics).
+
+        Returns
+        -------
+        Region
+            Zeroed, in C order.
+
+        Raises
+        ------
+        InvalidArgumentError
+            Not an array, or an empty one, or one of Python objects.
+        OutOfMemoryError, LockedMemoryError
+            The system gives no such memory; the message names the limit.
+        """
+
+    def copy(self, array: ArrayLike, access: str = "rwa") -> Region:
+        """Copy an array into memory that other processes can reach, on any fabric.
+
+        Parameters
+        ----------
+        array : array_like
+            Anything that NumPy makes an array of, but not of Python objects.
+        access : str
+            Rights of other processes: letters of "rwa" (read, write, atomics).
+
+        Returns
+        -------
+        Region
+            Of the same shape and dtype, in C order. Later changes of ``array`` do not show in it.
+
+        Raises
+        ------
+        InvalidArgumentError
+            Not an array, or an empty one, or one of Python objects.
+        OutOfMemoryError, LockedMemoryError
+            The system gives no such memory; the message names the limit.
+
+        Examples
+        --------
+        >>> region = context.copy(numpy.eye(4))
+        >>> shared = region.array()  # use this in place of the original
         """
 
     def register(self, buffer: _Buffer, access: str = "r") -> Region:

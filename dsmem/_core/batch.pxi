@@ -7,7 +7,7 @@ cdef class Result:
     cdef size_t index
 
     def __init__(self, *args, **named):
-        raise not_made("Result", "Batch.fetch_add and .compare_swap make one")
+        raise not_made("Result", "batch.fetch_add(...) or batch.compare_swap(...)")
 
     def __reduce__(self):
         raise not_pickled("result", "pickle its value")
@@ -43,7 +43,7 @@ cdef class Batch:
 
     def __cinit__(self, *given, **named):
         if len(given) != 2 or named or not isinstance(given[0], Context):
-            raise not_made("Batch", "Context.batch makes one")
+            raise not_made("Batch", "context.batch(...)")
         self.context = given[0]
         self.timeout_ns = nanoseconds(given[1])
         self.remotes = []

@@ -190,6 +190,26 @@ cdef class Context(Handle):
         (<Region> region).kind, (<Region> region).shape = kind, shape
         return region
 
+    def empty_like(self, array, access="rwa"):
+        array = array_of(array)
+        return self.empty(array.shape, array.dtype, access)
+
+    def copy(self, array, access="rwa"):
+        cdef Region region
+        cdef ndarray plain
+        cdef void *to
+        cdef const void *from_
+        cdef size_t nbytes
+        array = array_of(array)
+        plain = np.ascontiguousarray(array)
+        region = self.empty(array.shape, array.dtype, access)
+        region.enter()  # no code of Python's runs from here on: an exception of a signal handler leaves no region
+        to, from_, nbytes = c.dsm_region_data(region.ptr), PyArray_DATA(plain), region.nbytes
+        with nogil:
+            memcpy(to, from_, nbytes)
+        region.leave()
+        return region
+
     def register(self, buffer, access="r"):
         return self.register_many([buffer], access)[0]
 

@@ -12,7 +12,7 @@ cdef class Region(Handle):
     cdef Py_buffer source
 
     def __init__(self, *args, **named):
-        raise not_made("Region", "Context.allocate, .empty and .register make one")
+        raise not_made("Region", "context.allocate(...), empty(...), copy(...) or register(...)")
 
     def __reduce__(self):
         raise not_pickled("region", "pickle region.descriptor, and attach to it with a context")

@@ -14,7 +14,7 @@ cdef class Remote(Handle):
     cdef bint parting       # it is closed with its last view
 
     def __init__(self, *args, **named):
-        raise not_made("Remote", "Context.attach makes one")
+        raise not_made("Remote", "context.attach(...)")
 
     def __reduce__(self):
         raise not_pickled("remote", "pickle the descriptor, and attach to it with a context")

@@ -201,8 +201,16 @@ cdef object dtype_of(object what):
         raise refused(c.DSM_EINVAL, f"dtype={what!r:.80}: {error}") from None
 
 
+cdef object array_of(object what):
+    """What NumPy makes an array of, as one of the class ndarray itself; bytes are an array of bytes."""
+    try:
+        return np.frombuffer(what, "u1") if isinstance(what, bytes) else np.asarray(what)
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
+        raise refused(c.DSM_EINVAL, f"{type(what).__name__} is not an array: {error}") from None
+
+
 cdef object not_made(str name, str how):
-    return errors.ArgumentTypeError(f"{name} is not called: {how}")
+    return errors.ArgumentTypeError(f"{name} can't be constructed; use {how}")
 
 
 cdef object not_pickled(str name, str remedy):

@@ -75,7 +75,7 @@ class NamedObject:
         if not args or not isinstance(args[0], (Memory, _core.Remote)):
             method = {"CountingSemaphore": "semaphore", "SharedClock": "clock"}.get(cls.__name__, cls.__name__.lower())
             raise errors.ArgumentTypeError(
-                f"{cls.__name__} is not called: Cluster.{method}() makes and finds one, dsmem.attach(ref) finds it"
+                f"{cls.__name__} can't be constructed; use cluster.{method}(...), or dsmem.attach(ref)"
             )
         make: Any = super().__new__
         made: Self = make(cls) if make is object.__new__ else make(cls, *args, **named)

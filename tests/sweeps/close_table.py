@@ -95,6 +95,8 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
         "stats": (),
         "allocate": (Index(4096),),
         "empty": (Index(64),),
+        "empty_like": (Memory(4096),),
+        "copy": (Memory(4096),),
         "register": (Memory(4096),),
         "register_many": (Items((bytearray(64), bytearray(64))),),
         "attach": (b"not a descriptor",),

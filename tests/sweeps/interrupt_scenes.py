@@ -397,6 +397,8 @@ BY_CLASS: dict[str, dict[str, Scene]] = {
         "close": Scene(itself, opened, unmake, shared=False),
         "allocate": Scene(context, lambda ctx: ctx.allocate(4096).close(), shared=False),
         "empty": Scene(context, lambda ctx: ctx.empty((2, 2)).close(), shared=False),
+        "empty_like": Scene(context, lambda ctx: ctx.empty_like([1, 2]).close(), shared=False),
+        "copy": Scene(context, lambda ctx: ctx.copy([1, 2]).close(), shared=False),
         "attach": Scene(context, attached, shared=False),
     },
     "Remote": {

@@ -139,6 +139,7 @@ RANK = {
     "": 6,  # the front door: names only
     "testing": 7,
     "cli": 7,
+    "__main__": 8,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,46 @@ def test_large_transfer(owner: dsmem.Context, peer: dsmem.Context) -> None:
         remote.write(0, data)
         remote.read(0, out)
     assert np.array_equal(out, data)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(35.0).reshape(5, 7),
+        np.asfortranarray(np.arange(6, dtype="u2").reshape(2, 3)),
+        np.arange(10)[::-2],
+        np.array(7, ">i4"),
+        np.array([(1, 2.5)], [("n", "i4"), ("x", "f8")]),
+        [1, 2, 3],
+        b"bytes",
+    ],
+    ids=["matrix", "fortran", "strides", "scalar", "structured", "list", "bytes"],
+)
+def test_an_array_that_exists(owner: dsmem.Context, peer: dsmem.Context, array: Any) -> None:
+    """What a program has in private memory, on every fabric: a copy of it, or room like it."""
+    expected = np.frombuffer(array, "u1") if isinstance(array, bytes) else np.asarray(array)
+    with owner.copy(array) as region, peer.attach(region.descriptor) as remote:
+        own, out = region.array(), np.empty(expected.shape, expected.dtype)
+        assert (own.shape, own.dtype) == (expected.shape, expected.dtype)
+        remote.read(0, out)
+        assert np.array_equal(out, expected) and np.array_equal(own, expected)
+        del own
+    with owner.empty_like(array, access="r") as region, peer.attach(region.descriptor) as remote:
+        own = region.array()
+        assert (own.shape, own.dtype) == (expected.shape, expected.dtype) and not own.tobytes().strip(b"\0")
+        own[...] = expected
+        remote.read(0, out)
+        assert np.array_equal(out, expected)
+        with pytest.raises(errors.AccessDeniedError):
+            remote.write(0, out)
+        del own
+
+
+@pytest.mark.parametrize("what", [np.array([None]), np.empty(0), [[1], [1, 2]], object()])
+def test_what_is_no_array_to_share(owner: dsmem.Context, what: Any) -> None:
+    for make in (owner.copy, owner.empty_like):
+        with pytest.raises(errors.InvalidArgumentError):
+            make(what)
 
 
 def test_fetch_add_wraps(remote: dsmem.Remote) -> None:
