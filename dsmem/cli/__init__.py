@@ -1,10 +1,9 @@
-"""The command ``dsmem``. Exit status: 0 it went well, 1 it did not, 2 wrong usage, 130 Ctrl-C."""
+"""The command ``dsmem``. Exit status: 0 success, 1 failure, 2 wrong arguments, 130 Ctrl-C."""
 
 from __future__ import annotations
 
 import io
 import sys
-from typing import Any
 
 import click
 
@@ -13,25 +12,23 @@ from dsmem.cli.bench import bench
 from dsmem.cli.demo import demo
 from dsmem.cli.doctor import doctor
 from dsmem.cli.names import collect, list_names, remove
+from dsmem.cli.output import Group
+
+_EPILOG = """\b
+Completion of commands, options, clusters and names:
+  bash   eval "$(_DSMEM_COMPLETE=bash_source dsmem)"    in ~/.bashrc
+  zsh    eval "$(_DSMEM_COMPLETE=zsh_source dsmem)"     in ~/.zshrc
+  fish   _DSMEM_COMPLETE=fish_source dsmem | source     in a file of completions
+"""
 
 
-class _Group(click.Group):
-    """What the system or the library refuses is one line for the user, not a traceback."""
-
-    def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            return context.exit(130)
-        except (dsmem.DsmemError, OSError, MemoryError) as error:
-            raise click.ClickException(str(error) or type(error).__name__) from error
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.version_option(dsmem.__version__, prog_name="dsmem")
 def main() -> None:
-    """One-sided memory of other processes."""
+    """Memory of other processes, on this host or another.
+
+    Exit status: 0 success, 1 failure, 2 wrong arguments.
+    """
     for stream in (sys.stdout, sys.stderr):  # what a terminal has no letters for, such as a name of a file
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

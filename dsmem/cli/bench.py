@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import click
 import dsmem
 from dsmem import secret
 from dsmem.cli import measure, owner, rendezvous, report
+from dsmem.cli.output import fabric_option
 from dsmem.context import parse_fabric
 
 SIZES = (8, 64, 512, 4096, 65536, 1 << 20)
@@ -60,10 +62,8 @@ def _serve(at: rendezvous.Endpoint, fabric: str) -> None:
         agent = str(rendezvous.Endpoint(at.host, port + 1 if at.port else 0)) if is_verbs else None
         with dsmem.Context(fabric, secret=known, listen=agent) as context:
             here = rendezvous.Endpoint(at.host, port)
-            click.echo(
-                f"dsmem bench {dsmem.__version__}: {context.fabric} at {context.agent_address}, ends with Ctrl-C"
-            )
-            click.echo(f"with the same secret (see 'dsmem doctor'), run: dsmem bench {here}")
+            click.echo(f"dsmem {dsmem.__version__} serves memory on {context.fabric}, agent {context.agent_address}")
+            click.echo(f"Ctrl-C ends it. On the other host, with the same DSMEM_SECRET, run: dsmem bench {here}")
             rendezvous.serve(listener, context, known, click.echo)
 
 
@@ -99,25 +99,38 @@ def _run(document: dict[str, Any], rows: list[measure.Case], remote: dsmem.Remot
 
 
 def _show(document: dict[str, Any], latency: bool, bandwidth: bool) -> None:
-    lines = list(report.head(document))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else report.WIDE
+    lines = [click.wrap_text(line, width) for line in report.head(document)]
     for op in dict.fromkeys(row["op"] for row in document["rows"]):
         rows = [row for row in document["rows"] if row["op"] == op]
-        lines += report.tables(op, rows, latency, bandwidth)
-    click.echo("\n".join([*lines, *report.foot(document)]))
+        lines += report.tables(op, rows, latency, bandwidth, width)
+    click.echo("\n".join([*lines, *(click.wrap_text(line, width) for line in report.foot(document))]))
+
+
+def _picture(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+    if value is not None:
+        report.check_picture(value)
+    return value
 
 
 @click.command()
 @click.argument("server", required=False, metavar="[HOST[:PORT]]")
-@click.option("--listen", metavar="HOST[:PORT]", help="Be the server: own memory for a client on another host.")
-@click.option("-f", "--fabric", default="auto", show_default=True, help="shm, verbs, or a URL.")
+@click.option(
+    "--listen", metavar="HOST[:PORT]", help="Serve memory to 'dsmem bench HOST' on another host, until Ctrl-C."
+)
+@fabric_option
 @click.option("-o", "--op", "ops", multiple=True, type=click.Choice(measure.OPS), help="May be repeated; default: all.")
 @click.option("--lat", is_flag=True, help="Show latencies only.")
 @click.option("--bw", is_flag=True, help="Show bandwidths only.")
 @click.option("-s", "--size", "sizes", multiple=True, type=_Size, metavar="BYTES", help="Of an op; may be repeated.")
 @click.option("-a", "--all", "all_sizes", is_flag=True, help="All powers of 2 from 2 bytes to 8 MB.")
-@click.option("-n", "--iters", type=click.IntRange(1), metavar="N", help="Calls in a row of the table.")
+@click.option("-n", "--iters", type=click.IntRange(1), metavar="N", help="Calls for each row of the table.")
 @click.option(
-    "-D", "--duration", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help=f"Instead; default: {SECONDS}."
+    "-D",
+    "--duration",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help=f"Time for each row; default: {SECONDS}.",
 )
 @click.option(
     "-t",
@@ -129,11 +142,19 @@ def _show(document: dict[str, Any], latency: bool, bandwidth: bool) -> None:
     help=f"Ops per call of {', '.join(measure.MANY)}.",
 )
 @click.option("-d", "--ib-dev", metavar="NAME", help="RDMA device.")
-@click.option("-i", "--ib-port", type=click.IntRange(1, 255), metavar="N", help="Its port.")
-@click.option("-x", "--gid-index", type=click.IntRange(0), metavar="N", help="Its GID.")
-@click.option("-m", "--mtu", type=click.Choice(["256", "512", "1024", "2048", "4096"]), help="Path MTU.")
+@click.option("-i", "--ib-port", type=click.IntRange(1, 255), metavar="N", help="Port of the RDMA device.")
+@click.option("-x", "--gid-index", type=click.IntRange(0), metavar="N", help="Index of the port's GID.")
+@click.option(
+    "-m", "--mtu", type=click.Choice(["256", "512", "1024", "2048", "4096"]), help="Path MTU of the RDMA device."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of tables.")
-@click.option("--plot", type=click.Path(dir_okay=False, writable=True, path_type=Path), metavar="FILE.png")
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    callback=_picture,
+    metavar="FILE",
+    help="Draw latency and bandwidth over sizes; the suffix (.png, .svg, .pdf) is the format. Needs matplotlib.",
+)
 def bench(
     server: str | None,
     listen: str | None,
@@ -167,8 +188,6 @@ def bench(
             _serve(rendezvous.Endpoint.parse(listen), url)
     if (sizes and all_sizes) or (iters and duration):
         raise click.UsageError("-s and -a exclude each other, and so do -n and -D")
-    if plot:
-        report.need_matplotlib()
     chosen = list(ops or measure.OPS)
     lengths = sorted({*(ALL_SIZES if all_sizes else sizes or SIZES)})
     rows = measure.cases(chosen, lengths, tx_depth)

@@ -15,12 +15,12 @@ from typing import Any
 
 import click
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 import dsmem
 from dsmem import _core
 from dsmem.cli import measure, objects
+from dsmem.cli.output import Page, fabric_option
 
 COUNTS = 10_000  # increments by each process
 SIZES = (8, 4096, 65536, 1 << 20)
@@ -113,9 +113,9 @@ def _load(path: Path, context: dsmem.Context) -> dsmem.Region:
 
 
 def _compare(mine: str, theirs: str, back: str, total: int) -> None:
-    click.echo(f"  sha256   {mine[:32]}…  of the file")
-    click.echo(f"           {theirs[:32]}…  of what the other read")
-    click.echo(f"           {back[:32]}…  of what it wrote back, reversed")
+    click.echo("  sha256   of the file, as the other read it, and as it came back, reversed:")
+    for digest in (mine, theirs, back):
+        click.echo(f"           {digest}")
     click.echo(f"  counter  {total}, after {COUNTS} fetch_add by each of the two")
     click.echo()
     if not mine == theirs == back:
@@ -135,7 +135,7 @@ def _share(path: Path, fabric: str, context: dsmem.Context) -> None:
             _compare(mine, answer["sha256"], back, c.fetch_add(0, 0))
             clock_ns = measure.overhead().clock_ns
             with context.attach(bytes.fromhex(answer["own"])) as remote:
-                console: Any = Console(highlight=False)
+                console: Any = Page(highlight=False)
                 console.print(_table(remote, context.fabric, clock_ns))
                 click.echo(f"\n{_words(remote, clock_ns)}")
     click.echo("memcpy: a memoryview copied into another, within this process")
@@ -143,11 +143,12 @@ def _share(path: Path, fabric: str, context: dsmem.Context) -> None:
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
-@click.option("-f", "--fabric", default="auto", show_default=True, help="shm, verbs, or a URL.")
+@fabric_option
 def demo(file: Path | None, fabric: str) -> None:
-    """Share FILE (by default the extension module of dsmem) with a second process, which reads it and writes back.
+    """Share a file, a segment, a queue and a lock with a second process.
 
-    Then share a segment, a queue and a lock with another one.
+    The other process reads FILE (by default the extension module of dsmem) and writes it back. Then the two share a
+    segment, a queue and a lock.
     """
     path = file or Path(sys.modules[_core.Context.__module__].__file__ or sys.executable)
     with dsmem.Context(fabric) as context:

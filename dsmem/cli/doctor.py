@@ -6,12 +6,12 @@ import json
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from dsmem import leftovers, secret
 from dsmem.cli import examine, reach
+from dsmem.cli.output import Page
 
 
 def _bytes(n: int | None) -> str:
@@ -31,7 +31,7 @@ class _Page:
     """A heading at the left, facts under it, and commands on lines of their own that can be copied whole."""
 
     def __init__(self) -> None:
-        self.console = Console(highlight=False)
+        self.console = Page(highlight=False)
 
     def heading(self, text: str) -> None:
         self.console.print(Text(text, "bold"))
@@ -158,12 +158,12 @@ def _show(facts: dict[str, Any], removed: list[str]) -> None:
 
 
 @click.command()
-@click.option("--clean", is_flag=True, help="Remove what dead processes have left.")
-@click.option("--peer", metavar="ADDRESS", help="Say hello to an agent: HOST:PORT, or as a descriptor shows it.")
+@click.option("--clean", is_flag=True, help="Remove the files of dead processes.")
+@click.option("--peer", metavar="ADDRESS", help="Check that an agent answers: HOST:PORT, or as descriptors show it.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.pass_context
 def doctor(context: click.Context, clean: bool, peer: str | None, as_json: bool) -> None:
-    """Which fabrics work here, and what mends the others.
+    """Show which fabrics work here, and how to fix the others.
 
     Exit status 1: regions or names of this host don't work, there is no usable secret, or the peer can't be reached.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -9,14 +10,50 @@ import time
 from dataclasses import asdict
 
 import click
-from rich.console import Console
+from click.shell_completion import CompletionItem
 from rich.table import Table
 from rich.text import Text
 
 from dsmem import errors
+from dsmem.cli.output import Page
 from dsmem.cluster import local
+from dsmem.cluster.names import check_name
 
-_cluster = click.option("-c", "--cluster", help="Only this cluster; by default all of the user's.")
+
+def _complete_cluster(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    with contextlib.suppress(errors.DsmemError):
+        found = local.clusters(_number(context.params.get("owner")))
+        return [CompletionItem(name) for name in found if name.startswith(incomplete)]
+    return []
+
+
+def _complete_name(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of the cluster that is on the command line, but for those that are there already."""
+    cluster, given = context.params.get("cluster") or "default", context.params.get("names") or ()
+    with contextlib.suppress(errors.DsmemError):
+        infos = local.LocalNames(cluster, _number(context.params.get("owner"))).infos()
+        left = (info for info in infos if info.name.startswith(incomplete) and info.name not in given)
+        return [CompletionItem(info.name, help=info.kind) for info in left]
+    return []
+
+
+def _checked(context: click.Context, parameter: click.Parameter, value: str | tuple[str, ...] | None) -> object:
+    """Refuse what can't be a name before anything is done."""
+    try:
+        for name in (value,) if isinstance(value, str) else value or ():
+            check_name(name)
+    except errors.InvalidNameError as error:
+        raise click.BadParameter(str(error)) from None
+    return value
+
+
+_cluster = click.option(
+    "-c",
+    "--cluster",
+    callback=_checked,
+    shell_complete=_complete_cluster,
+    help="Only this cluster; by default all of the user's.",
+)
 _owner = click.option("--owner", help="Another user, by name or number.")
 _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 
@@ -51,7 +88,11 @@ def _age(seconds: float) -> str:
 @_owner
 @_json
 def list_names(cluster: str | None, owner: str | None, as_json: bool) -> None:
-    """Names of this host: what they are, how large, whose, how old, and whether they go with their creator."""
+    """List the names on this host.
+
+    What they are, how large, whose and how old. Lifetime "creator" ends with the creator of the object; "(dead)" after
+    it: the creator is dead, and 'dsmem gc' removes the name.
+    """
     rows = [{"cluster": n.cluster, **asdict(info)} for n in _places(cluster, owner) for info in n.infos()]
     if as_json:
         click.echo(json.dumps(rows))
@@ -62,18 +103,30 @@ def list_names(cluster: str | None, owner: str | None, as_json: bool) -> None:
     for row in rows:
         cells = (row["cluster"], row["name"], row["kind"], str(row["nbytes"]), row["owner"])
         lifetime = f"{row['lifetime']} (dead)" if row["left"] else row["lifetime"]
-        table.add_row(*(Text(c) for c in cells), _age(time.time() - row["created"]), lifetime)
+        style = "red" if row["left"] or row["kind"] == "corrupt" else ""
+        table.add_row(*(Text(c) for c in cells), _age(time.time() - row["created"]), lifetime, style=style)
     if rows:
         # A line per name, whatever its length, for other programs to read.
-        Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 10_000).print(table)
+        Page(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 10_000).print(table)
 
 
 @click.command("rm")
-@click.argument("names", nargs=-1, required=True, metavar="NAME…")
-@click.option("-c", "--cluster", default="default", show_default=True, help="The cluster that they are in.")
+@click.argument("names", nargs=-1, required=True, metavar="NAME…", callback=_checked, shell_complete=_complete_name)
+@click.option(
+    "-c",
+    "--cluster",
+    default="default",
+    show_default=True,
+    callback=_checked,
+    shell_complete=_complete_cluster,
+    help="The cluster that they are in.",
+)
 @_owner
 def remove(names: tuple[str, ...], cluster: str, owner: str | None) -> None:
-    """Remove names. Who uses what they stand for goes on using it; the memory is freed after the last of them."""
+    """Remove names.
+
+    Processes that use the objects keep access; the memory is freed when the last of them closes it.
+    """
     (place,) = _places(cluster, owner)
     failed = False
     for name in names:
@@ -88,18 +141,27 @@ def remove(names: tuple[str, ...], cluster: str, owner: str | None) -> None:
 
 @click.command("gc")
 @_cluster
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 @_json
-def collect(cluster: str | None, as_json: bool) -> None:
-    """Remove names that were to go with creators that are dead, and the folders of clusters without names."""
+def collect(cluster: str | None, dry_run: bool, as_json: bool) -> None:
+    """Remove names whose creators are dead, and empty clusters.
+
+    Only names with the lifetime "creator" end with their creators; those with the lifetime "name" stay.
+    """
     removed, emptied = [], []
     for place in _places(cluster, None):
-        removed += [{"cluster": place.cluster, "name": name} for name in place.gc()]
-        if place.remove_if_empty():
-            emptied.append(place.cluster)
+        if dry_run:
+            infos = place.infos()
+            gone, is_empty = [info.name for info in infos if info.left], all(info.left for info in infos)
+        else:
+            gone, is_empty = place.gc(), place.remove_if_empty()
+        removed += [{"cluster": place.cluster, "name": name} for name in gone]
+        emptied += [place.cluster] if is_empty else []
     if as_json:
         click.echo(json.dumps({"names": removed, "clusters": emptied}))
         return
+    done = "would remove" if dry_run else "removed"
     for row in removed:
-        click.echo(f"removed {row['cluster']}/{row['name']}")
+        click.echo(f"{done} {row['cluster']}/{row['name']}")
     for name in emptied:
-        click.echo(f"removed the empty cluster {name}")
+        click.echo(f"{done} the empty cluster {name}")

@@ -123,12 +123,12 @@ def serve(listener: socket.socket, context: dsmem.Context, secret: bytes, say: C
         with stream:
             try:
                 nbytes, nonces = _admit(stream, secret)
-                say(f"{peer}: {nbytes} bytes")
+                say(f"{peer} measures on {nbytes} bytes")
                 _hold(stream, context, secret, nbytes, nonces)
             except (Dropped, OSError) as error:
-                say(f"{peer}: dropped: {error}")
+                say(f"{peer} rejected: {error}")
             else:
-                say(f"{peer}: done")
+                say(f"{peer} finished")
 
 
 def _admit(stream: socket.socket, secret: bytes) -> tuple[int, tuple[bytes, bytes]]:
@@ -136,7 +136,7 @@ def _admit(stream: socket.socket, secret: bytes) -> tuple[int, tuple[bytes, byte
     stream.sendall(MAGIC + nonce)
     nbytes, theirs, mac = _WANT.unpack(_receive(stream, _WANT.size))
     if not hmac.compare_digest(mac, _mac(secret, b"client", nonce, theirs, struct.pack("<Q", nbytes))):
-        raise Dropped("it does not know our secret, or is no dsmem bench")
+        raise Dropped("it has another secret, or is not dsmem bench")
     return nbytes, (nonce, theirs)
 
 

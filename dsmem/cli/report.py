@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ import numpy as np
 import dsmem
 
 SCHEMA = 1
+WIDE = 1000  # columns where there is no terminal: titles are in one line, as perftest has them
+TICKS = 8  # sizes that a plot names
 MB = 1 << 20  # as perftest counts them
 
 LATENCY = (
@@ -31,36 +34,45 @@ LATENCY = (
     "99.9% percentile[usec]",
 )
 BANDWIDTH = ("#bytes", "#iterations", "BW peak[MB/sec]", "BW average[MB/sec]", "MsgRate[Mpps]")
-_WIDTH = 11  # of the two first columns, at least
 
 
 # ---- text ----
 
 
-def _line(names: tuple[str, ...], cells: tuple[str, ...]) -> str:
-    return "  ".join(
-        cell.rjust(max(len(name), _WIDTH if i < 2 else 0))
-        for i, (name, cell) in enumerate(zip(names, cells, strict=True))
-    )
+def _narrow(name: str) -> str:
+    """A title in two lines."""
+    return name.replace("#iterations", "#iter-\nations").replace(" percentile", "").replace("[", "\n[")
+
+
+def _columns(names: tuple[str, ...], rows: list[tuple[str, ...]], width: int) -> Iterator[str]:
+    """Lines of a table that is no wider than the terminal, if its numbers are not."""
+    if len("  ".join(names)) > width:
+        names = tuple(map(_narrow, names))
+    titles = [name.split("\n") for name in names]
+    deep = max(map(len, titles))
+    lines = [*zip(*(["", *title][-deep:] for title in titles), strict=True), *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    gap = "  " if sum(widths) + 2 * len(widths) <= width else " "
+    yield from (gap.join(cell.rjust(n) for cell, n in zip(line, widths, strict=True)) for line in lines)
 
 
 def _us(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}" if value >= 10 else f"{value:.3f}"
 
 
-def latency_line(row: dict[str, Any]) -> str:
+def latency_cells(row: dict[str, Any]) -> tuple[str, ...]:
     """A row under LATENCY."""
     t = row["latency_us"]
     times = (t["min"], t["max"], t["median"], t["mean"], t["stdev"], t["p99"], t["p99.9"])
-    return _line(LATENCY, (str(row["bytes"]), str(row["iterations"]), *map(_us, times)))
+    return (str(row["bytes"]), str(row["iterations"]), *map(_us, times))
 
 
-def bandwidth_line(row: dict[str, Any]) -> str:
+def bandwidth_cells(row: dict[str, Any]) -> tuple[str, ...]:
     """A row under BANDWIDTH."""
     b = row["bandwidth"]
     peak, average = b["peak_bytes_per_s"] / MB, b["average_bytes_per_s"] / MB
-    cells = (f"{peak:.2f}", f"{average:.2f}", f"{b['ops_per_s'] / 1e6:.6f}")
-    return _line(BANDWIDTH, (str(row["bytes"]), str(row["iterations"] * row["ops_per_call"]), *cells))
+    calls = row["iterations"] * row["ops_per_call"]
+    return (str(row["bytes"]), str(calls), f"{peak:.2f}", f"{average:.2f}", f"{b['ops_per_s'] / 1e6:.6f}")
 
 
 def _title(op: str, rows: list[dict[str, Any]]) -> str:
@@ -72,15 +84,13 @@ def _title(op: str, rows: list[dict[str, Any]]) -> str:
     return f"{op}, {many} ops per call{kinds}"
 
 
-def tables(op: str, rows: list[dict[str, Any]], latency: bool, bandwidth: bool) -> Iterator[str]:
-    """The lines for all rows of one op."""
+def tables(op: str, rows: list[dict[str, Any]], latency: bool, bandwidth: bool, width: int = WIDE) -> Iterator[str]:
+    """The lines for all rows of one op, for a terminal of some width."""
     yield f"---- {_title(op, rows)}"
     if latency:
-        yield _line(LATENCY, LATENCY)
-        yield from map(latency_line, rows)
+        yield from _columns(LATENCY, list(map(latency_cells, rows)), width)
     if bandwidth:
-        yield _line(BANDWIDTH, BANDWIDTH)
-        yield from map(bandwidth_line, rows)
+        yield from _columns(BANDWIDTH, list(map(bandwidth_cells, rows)), width)
     yield ""
 
 
@@ -119,12 +129,28 @@ def _cpu() -> str:
     return platform.machine()
 
 
+def _commit() -> str | None:
+    """Of the repository that this runs from; None for an installed package."""
+    root = Path(dsmem.__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    with contextlib.suppress(OSError):
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    return None
+
+
 def document(context: dsmem.Context, owner: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
     """All but overhead_ns and rows, which are measured."""
     return {
         "schema": SCHEMA,
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "versions": {"dsmem": dsmem.__version__, "python": platform.python_version(), "numpy": np.__version__},
+        "versions": {
+            "dsmem": dsmem.__version__,
+            "commit": _commit(),
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+        },
         "machine": {"kernel": platform.release(), "cpu": _cpu(), "cpus": len(os.sched_getaffinity(0))},
         "fabric": context.fabric,
         "capabilities": context.capabilities._asdict(),
@@ -136,18 +162,30 @@ def document(context: dsmem.Context, owner: dict[str, Any], parameters: dict[str
 # ---- plot ----
 
 
-def need_matplotlib() -> None:
-    """Say so before anything is measured.
+def check_picture(path: Path) -> None:
+    """Refuse what can't be drawn, before anything is measured.
 
     Raises
     ------
+    click.BadParameter
+        The suffix is not that of a format, or the file can't be written.
     click.ClickException
-        It is not there.
+        There is no matplotlib.
     """
     try:
-        import matplotlib  # noqa: F401
+        from matplotlib.figure import Figure
     except ImportError:
         raise click.ClickException("--plot needs matplotlib; run: pip install matplotlib") from None
+    formats = sorted(Figure().canvas.get_supported_filetypes())
+    if path.suffix[1:].lower() not in formats:
+        raise click.BadParameter(f"{str(path)!r} does not end in one of .{', .'.join(formats)}")
+    there = path.exists()
+    try:
+        path.open("ab").close()
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise click.BadParameter(f"{str(path)!r} can't be written: {error.strerror}") from None
 
 
 def _short(nbytes: int) -> str:
@@ -157,33 +195,66 @@ def _short(nbytes: int) -> str:
     return str(nbytes)
 
 
-def plot(document: dict[str, Any], path: Path) -> None:
-    """Latency and bandwidth over sizes, as a picture of matplotlib's."""
-    from matplotlib.figure import Figure
+def _caption(document: dict[str, Any]) -> str:
+    machine, versions, can = document["machine"], document["versions"], document["capabilities"]
+    commit = f" ({versions['commit']})" if versions["commit"] else ""
+    device = f"device {can['device']}, " if can["device"] else ""
+    return (
+        f"{device}{machine['cpu']}, {machine['cpus']} CPUs, Linux {machine['kernel']}\n"
+        f"dsmem {versions['dsmem']}{commit}, Python {versions['python']}, {document['time']}"
+    )
 
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+
+def picture(document: dict[str, Any]) -> Any:
+    """Latency and bandwidth over sizes, in the units of the tables, as a figure of matplotlib."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import LogLocator
+
+    figure = Figure(figsize=(11, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
+    lines, has_tails = [], False
     for op in dict.fromkeys(row["op"] for row in document["rows"]):
         rows = [row for row in document["rows"] if row["op"] == op]
         n = max(row["ops_per_call"] for row in rows)
         sizes = [row["bytes"] for row in rows]
-        label = op if n == 1 else f"{op} × {n}"
-        (line,) = left.plot(sizes, [row["latency_us"]["median"] for row in rows], "o-", ms=3, label=label)
+        style: dict[str, Any] = {
+            "label": op if n == 1 else f"{op} × {n}",
+            "marker": "o",
+            "ms": 3,
+            "ls": "-" if len(rows) > 1 else "none",  # a legend promises no line that is not there
+        }
+        (line,) = left.plot(sizes, [row["latency_us"]["median"] for row in rows], **style)
+        lines.append(line)
         tails = [row["latency_us"]["p99"] for row in rows]
-        if None not in tails:
+        if len(rows) > 1 and None not in tails:
             left.plot(sizes, tails, ":", color=line.get_color(), lw=1)
-        right.plot(sizes, [row["bandwidth"]["average_bytes_per_s"] / 1e9 for row in rows], "o-", ms=3, label=label)
-    left.set(title="time of a call: median, and 99% dotted", ylabel="µs")
-    right.set(title="bandwidth", ylabel="GB/s")
-    ticks = sorted({row["bytes"] for row in document["rows"]})
+            has_tails = True
+        right.plot(sizes, [row["bandwidth"]["average_bytes_per_s"] / MB for row in rows], **style)
+    left.set(title="time of a call", ylabel="t_typical [usec]")
+    right.set(title="bandwidth", ylabel="BW average [MB/sec]")
+    sizes = sorted({row["bytes"] for row in document["rows"]})
+    ticks = sizes[:: -(-len(sizes) // TICKS)]
     for axes in (left, right):
-        axes.set(xscale="log", yscale="log", xlabel="bytes of an op")
-        axes.set_xticks(ticks, [_short(n) for n in ticks], fontsize="small")
+        axes.set(xlabel="bytes of an op", yscale="log")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [_short(n) for n in ticks])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
+        axes.tick_params(labelsize="small")
         axes.grid(alpha=0.3)
-    left.legend(fontsize="small")
-    figure.suptitle(f"dsmem {document['versions']['dsmem']} on {document['fabric']}")
-    figure.savefig(path, dpi=150)
+    if has_tails:
+        lines.append(Line2D([], [], color="gray", ls=":", lw=1, label="99% percentile"))
+    right.legend(handles=lines, fontsize="small", loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0)
+    figure.suptitle(f"dsmem bench, fabric {document['fabric']}")
+    figure.supxlabel(_caption(document), fontsize="x-small", color="gray")
+    return figure
+
+
+def plot(document: dict[str, Any], path: Path) -> None:
+    """Draw the picture into a file."""
+    picture(document).savefig(path, dpi=150)
 
 
 # ---- progress ----
