@@ -439,7 +439,12 @@ enum { DSM_BELL_FIRST, DSM_BELL_SECOND, DSM_BELL_SEGMENT };
 void dsm_listener_open(dsm_listener *l, dsm_remote *r, int bell);
 void dsm_listener_begin(dsm_listener *l);
 void dsm_listener_sleep(dsm_listener *l);
+/* Since dsm_listener_begin. A bell that wakes one may have woken this thread in place of another: if it tries nothing then, it passes
+ * that on. */
+int dsm_listener_rung(const dsm_listener *l);
 void dsm_listener_pass_on(const dsm_listener *l);
+/* Before the memory goes: whoever sleeps as this listener sleeps no more, and is woken in place of nobody. */
+void dsm_listener_end(const dsm_listener *l);
 
 /* Into zeroed memory of that size, before anybody else sees it. lock: id of a condition's lock, 0: its own. */
 int dsm_sync_format(void *memory, int type, uint32_t members, uint32_t count, uint64_t lock);

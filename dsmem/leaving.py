@@ -11,6 +11,7 @@ Children of multiprocessing end without atexit. They do this as the last of mult
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import itertools
 import logging
@@ -19,7 +20,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dsmem import _core, errors
@@ -31,6 +32,9 @@ _TRIES = 2  # of what a signal handler interrupts
 _AFTER_OTHERS = -100  # priority of a finalizer: those of multiprocessing's queues have -5
 
 _numbers = itertools.count()
+_ending = False  # end() has begun: other threads than the main one open nothing more
+_openings: set[object] = set()  # of calls under way that open a handle
+_leavers: dict[_Ref, int] = {}  # the thread that makes a handle leave
 
 
 class _Ref(weakref.ref[Any]):
@@ -52,6 +56,28 @@ def remember(handle: Any) -> None:
     ref.number = next(_numbers)
     _handles.add(ref)
     expect_end()
+    if _ending and not _may_open():  # it began before that
+        leaving: dict[_Ref, Any] = {}
+        _take_up(leaving, ref)
+        _leave(leaving)
+        raise SystemExit
+
+
+@contextlib.contextmanager
+def opening() -> Iterator[None]:
+    """A block that opens a handle: the end waits for it. A thread that comes later ends here, as one in a wait does."""
+    if _ending and not _may_open():
+        raise SystemExit
+    token = object()
+    try:
+        _openings.add(token)
+        yield
+    finally:
+        _openings.discard(token)
+
+
+def _may_open() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def at_end(function: Callable[[], None]) -> Callable[[], None]:
@@ -68,6 +94,8 @@ def end() -> None:
 
     A signal handler may raise anywhere in here, as Ctrl-C does: that comes out when all is done.
     """
+    global _ending
+    _ending = True
     leaving: dict[_Ref, Any] = {}
     steps = [functools.partial(step, leaving) for step in (_begin, _wait, _leave)]
     raised = _do_all([*steps, *_functions])
@@ -100,16 +128,25 @@ def _begin(leaving: dict[_Ref, Any]) -> None:
     """The handles that are to leave, the youngest first: one may stand on an older one."""
     known = _handles.copy()  # no other thread runs meanwhile
     for ref in sorted(known, key=lambda ref: ref.number, reverse=True):
-        handle = ref()
-        if handle is not None and _outlives_us(handle) and handle._begin_end():
-            leaving[ref] = handle
+        _take_up(leaving, ref)
+
+
+def _take_up(leaving: dict[_Ref, Any], ref: _Ref) -> None:
+    """It is this thread that makes the handle leave, unless another one does."""
+    handle, me = ref(), threading.get_ident()
+    if handle is not None and _outlives_us(handle) and _leavers.setdefault(ref, me) == me and handle._begin_end():
+        leaving[ref] = handle
 
 
 def _wait(leaving: dict[_Ref, Any]) -> None:
     """For calls under way in other threads."""
     until = time.monotonic() + _CALLS_SECONDS
-    while not all(handle._idle for handle in leaving.values()) and time.monotonic() < until:
+    while not _is_quiet(leaving) and time.monotonic() < until:
         time.sleep(0.002)
+
+
+def _is_quiet(leaving: dict[_Ref, Any]) -> bool:
+    return not _openings and all(handle._idle for handle in leaving.values())
 
 
 def _outlives_us(handle: Any) -> bool:
@@ -149,7 +186,11 @@ def _leave_one(leaving: dict[_Ref, Any], ref: _Ref, until: int, late: set[str]) 
 
 def _forget() -> None:
     """What a child of fork() has is its parent's."""
+    global _ending
+    _ending = False
     _handles.clear()
+    _openings.clear()
+    _leavers.clear()
 
 
 os.register_at_fork(after_in_child=_forget)

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from typing_extensions import Self
 
-from dsmem import _core, errors
+from dsmem import _core, errors, leaving
 
 _ID_OFFSET = 24  # docs/protocols/objects.md
 
@@ -196,7 +196,8 @@ def adopt(
 def open_or_leave(open_: Callable[[Memory], Opened], memory: Memory) -> Opened:
     """The object in the memory, which is left when it can't be opened: at once, or with the last handle on it."""
     try:
-        return open_(memory)
+        with leaving.opening():
+            return open_(memory)
     except BaseException:
         with contextlib.suppress(errors.DsmemError):
             memory.part()

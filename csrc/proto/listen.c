@@ -32,9 +32,19 @@ void dsm_listener_sleep(dsm_listener *l)
     l->pause = pause.longest;
 }
 
-/* A bell that wakes one may have woken this thread in place of another. */
+int dsm_listener_rung(const dsm_listener *l)
+{
+    return l->bell && observe_u32(&((struct bell *)l->bell)->sequence) != l->seen;
+}
+
 void dsm_listener_pass_on(const dsm_listener *l)
 {
-    if (l->bell && observe_u32(&((struct bell *)l->bell)->sequence) != l->seen)
+    if (l->bell)
         bell_ring(l->bell, 1);
+}
+
+void dsm_listener_end(const dsm_listener *l)
+{
+    if (l->bell)
+        bell_ring(l->bell, BELL_ALL);
 }

@@ -192,6 +192,13 @@ cdef int lock_breaking(void *arg, uint64_t holder) noexcept nogil:
     return c.dsm_lock_break(<c.dsm_lock *> arg, holder)
 
 
+cdef object caller():
+    """The task that runs, or the thread."""
+    loop = asyncio._get_running_loop()
+    task = None if loop is None else asyncio.current_task(loop)
+    return get_ident() if task is None else PyWeakref_NewRef(task, None)
+
+
 cdef class Lock(SyncHandle):
     """A re-entrant one counts here how often its thread has it: the first takes the core's lock, the last releases it.
     'depth' is 0 before the core's lock is released and until it has been taken.
@@ -202,7 +209,7 @@ cdef class Lock(SyncHandle):
     cdef unsigned int depth
     cdef bint by_task         # a task has it, for which nothing is counted: all tasks of a loop share the thread
     cdef Lock other           # the lock that a condition goes with, where that is not its own
-    cdef set lost             # of a plain one: threads whose wait() ended without it, until they take or release it
+    cdef set lost             # tasks, of a plain one threads, too, whose wait ended without it
 
     def __init__(self, Remote remote not None, spin=None):
         self.begin_on(remote, spin)
@@ -225,10 +232,7 @@ cdef class Lock(SyncHandle):
 
     @cython.final
     cdef inline bint take(self, int64_t ns) except -1:
-        cdef bint got
-        if self.reentrant:
-            return self.take_counted(ns)
-        got = self.take_once(ns)
+        cdef bint got = self.take_counted(ns) if self.reentrant else self.take_once(ns)
         if got and self.has_lost():
             self.lost_before()
         return got
@@ -260,40 +264,41 @@ cdef class Lock(SyncHandle):
         cdef Lock lock = self.counted()
         if self.reentrant:
             lock.owner, lock.depth, lock.by_task = PyThread_get_thread_ident(), 1, True
-        elif lock.lost is not None:
+        if lock.lost is not None:
             self.lost_before()
         return 0
 
     @cython.final
     cdef int refuse_others(self) except -1:
-        """Re-entrant: this thread has it. A plain one may be any thread's, but not of one that has lost it."""
+        """Re-entrant: this thread has it. A plain one may be any thread's. Neither is of who has lost it."""
         cdef Lock lock = self.counted()
         if self.reentrant:
             if not (lock.depth and lock.owner == PyThread_get_thread_ident()):
                 raise refused(c.DSM_ENOTHELD, f"{self.noun()}: not held by this thread")
-        elif lock.lost is not None and get_ident() in lock.lost:
+        if lock.lost is not None and caller() in lock.lost:
             self.refuse_lost()
         return 0
 
     @cython.final
     cdef int refuse_lost(self) except -1:
-        raise refused(c.DSM_ENOTHELD, f"{self.noun()}: this thread's wait() ended without the lock")
+        raise refused(c.DSM_ENOTHELD, f"{self.noun()}: the last wait of this thread or task ended without the lock")
 
     @cython.final
     cdef int lose(self) except -1:
-        """This thread's wait() ends without the lock: what the handle holds from now on is another thread's."""
+        """The caller's wait ends without the lock: what the handle holds from now on is another's."""
         cdef Lock lock = self.counted()
         if lock.lost is None:
             lock.lost = set()
-        lock.lost.add(get_ident())
+        lock.lost.add(caller())
         return 0
 
     @cython.final
     cdef bint lost_before(self) except -1:
-        """Whether this thread had lost it, which is forgotten."""
+        """Whether the caller had lost it, which is forgotten."""
         cdef Lock lock = self.counted()
-        cdef bint had = get_ident() in lock.lost
-        lock.lost.discard(get_ident())
+        me = caller()
+        cdef bint had = me in lock.lost
+        lock.lost.discard(me)
         if not lock.lost:
             lock.lost = None
         return had
@@ -315,10 +320,10 @@ cdef class Lock(SyncHandle):
     cdef inline int give_back(self) except -1:
         self.enter()
         try:
-            if self.reentrant:
-                self.give_back_counted()
-            elif self.has_lost() and self.lost_before():
+            if self.has_lost() and self.lost_before():
                 self.refuse_lost()
+            elif self.reentrant:
+                self.give_back_counted()
             else:
                 self.give_back_once()
         finally:

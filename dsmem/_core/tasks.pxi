@@ -86,6 +86,8 @@ async def _lock_release(Lock lock):
         if lock.near:
             lock.give_back()
             return
+        if lock.has_lost() and lock.lost_before():
+            lock.refuse_lost()
         if lock.reentrant:
             lock.refuse_others()
             if counted.depth > 1:
@@ -384,7 +386,7 @@ async def _condition_wait_once(Condition condition, ns):
     """1: notified, 0: not, 2: another one inherited before. The lock is held again, unless it could not be had."""
     cdef Lock lock = condition.counted()
     cdef unsigned int depth
-    cdef bint by_task, mine = False
+    cdef bint by_task, mine = False, had = c.dsm_lock_held(condition.ptr)
     condition.refuse_others()
     depth, by_task = lock.depth, lock.by_task
     lock.depth = 0
@@ -430,6 +432,8 @@ async def _condition_wait_once(Condition condition, ns):
     finally:
         if mine:
             lock.owner, lock.depth, lock.by_task = PyThread_get_thread_ident(), depth, by_task
+        elif had and asyncio._get_running_loop() is not None:  # else no task goes on
+            condition.lose()
     return 1 if rc == 2 else 2 if line.w.inherit else 0
 
 

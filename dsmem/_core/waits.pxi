@@ -108,16 +108,21 @@ cdef class Waits:
     # -- the helper --
 
     def help(self):
+        cdef bint rung = False  # and nothing has been tried since
         try:
             while self.waits and not self.stopped:
                 c.dsm_listener_begin(&self.listener)
-                self.try_all()
+                rung = not self.try_all() and rung
+                if rung and not self.stopped:
+                    c.dsm_listener_pass_on(&self.listener)
+                rung = False
                 if not self.waits or self.stopped:
                     break
                 with nogil:
                     c.dsm_listener_sleep(&self.listener)
-                if not self.stopped and not self.is_wanted():
-                    c.dsm_listener_pass_on(&self.listener)
+                rung = not self.stopped and c.dsm_listener_rung(&self.listener)
+            if rung and not self.stopped:
+                c.dsm_listener_pass_on(&self.listener)
         except BaseException as error:  # no memory left
             for wait in list(self.waits):
                 (<Wait> wait).error = error
@@ -125,30 +130,26 @@ cdef class Waits:
         finally:
             self.part()
 
-    cdef bint is_wanted(self):
+    cdef int try_all(self) except -1:
+        """For how many tasks it tried. Whoever waits for the same as one that has just tried in vain does not try."""
         cdef Wait wait
-        for wait in self.waits:
-            if wait.state == WAITING:
-                return True
-        return False
-
-    cdef try_all(self):
-        """Whoever waits for the same as one that has just tried in vain does not try."""
-        cdef Wait wait
+        cdef int tried = 0
         cdef attempt f = NULL
         cdef void *arg = NULL
         loop, closed = None, False
         for wait in list(self.waits):
             if self.stopped:
-                return
+                break
             if wait.loop is not loop:
                 loop = wait.loop
                 closed = loop is not None and loop.is_closed()
             if closed:
                 self.drop(wait)
             if wait.state == WAITING and not (wait.f == f and wait.arg == arg):
+                tried += not wait.detached
                 if not self.try_once(wait):
                     f, arg = wait.f, wait.arg
+        return tried
 
     cdef bint try_once(self, Wait wait) except -1:
         """False: in vain."""
@@ -221,6 +222,7 @@ cdef class Waits:
         """All tasks get ClosedError, also if a signal handler raises, which comes out then."""
         cdef Wait wait
         interrupt = None if self.remote.near else self.join()
+        c.dsm_listener_end(&self.listener)
         for wait in list(self.waits):
             if wait.state == TRIED and wait.rc > 0 and wait.undo != NULL:
                 wait.f = wait.undo

@@ -232,7 +232,8 @@ def pairs(where: str, cls: str) -> Iterator[Scene]:
 
 def waits_for_task(cls: str, interrupted: str, called: str) -> bool:
     """A handler that runs a loop, or waits for what a task gets that runs in its thread, waits for its own thread."""
-    return "async" in called or (cls == "Condition" and "async" in interrupted and called.startswith("wait"))
+    waits = called in FOR_EVER or (cls == "Condition" and called.startswith("wait"))
+    return "async" in called or ("async" in interrupted and waits)
 
 
 def play_all(where: str, cls: str, most: int) -> int:

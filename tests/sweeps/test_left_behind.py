@@ -1,5 +1,6 @@
 """What a user of far memory leaves behind when it is gone for good, and how the others go on."""
 
+import asyncio
 import contextlib
 import functools
 import threading
@@ -9,7 +10,7 @@ import pytest
 from remote_faults import OUTAGE, SECRET, Child, Place, persistently
 
 import dsmem
-from dsmem import errors
+from dsmem import errors, sync
 from dsmem.node import memory_of
 
 
@@ -380,3 +381,62 @@ def test_a_wait_that_fails_leaves_the_lock_to_another_thread(place):
                 assert sorted(out) == ["begins", "failed", "taken"]
                 obj.close()
         place.cluster.unlink("left")
+
+
+@contextlib.contextmanager
+def opened(lock, condition, context):
+    """The condition, with the handle of its lock."""
+    other = dsmem.attach(lock.ref, context)
+    obj = sync.Condition._open(memory_of(condition.ref, context), None, "left", lock=other)
+    yield obj
+    while obj.token is not None:
+        persistently(obj.release)
+    persistently(obj.close)
+    persistently(other.close)
+
+
+def test_a_wait_of_a_task_that_fails_leaves_the_lock_to_another_task(place):
+    """Whatever lock the condition has: what the handle holds then is the other task's, and stays that one's."""
+
+    async def first(obj, lost, taken):
+        with contextlib.suppress(errors.DsmemError):
+            async with obj:
+                try:
+                    await obj.wait_async(0)
+                finally:
+                    if obj.token is None:
+                        lost.set()
+                        await taken.wait()
+
+    async def scene(obj):
+        lost, taken = asyncio.Event(), asyncio.Event()
+        tasks = [asyncio.create_task(first(obj, lost, taken)), asyncio.create_task(lost.wait())]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if lost.is_set():
+            held = None
+            while held is None:
+                with contextlib.suppress(errors.TransportError, errors.TimeoutError):
+                    await obj.acquire_async()
+                    held = obj.token
+            taken.set()
+            await tasks[0]
+            assert obj.token == held
+        tasks[1].cancel()
+        return lost.is_set()
+
+    for kind in ("lock", "rlock"):
+        with (
+            contextlib.closing(getattr(place.cluster, kind)("left.lock", create=True)) as lock,
+            contextlib.closing(place.cluster.condition("left", lock=lock, create=True)) as owner,
+        ):
+            lost = 0
+            with place.caller() as context, opened(lock, owner, context) as obj:
+                first_op = context.stats["posts"] + 1
+                assert not asyncio.run(scene(obj))
+                last_op = context.stats["posts"]
+            for n in range(first_op, last_op + 1):
+                with place.caller(f"fail={n}-{n + OUTAGE}") as context, opened(lock, owner, context) as obj:
+                    lost += asyncio.run(scene(obj))
+            assert lost
+        place.cluster.unlink("left")
+        place.cluster.unlink("left.lock")

@@ -268,6 +268,28 @@ def test_handles_that_are_opened_meanwhile(cluster_name):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("posts", [2, 4, 6, 8])
+def test_a_thread_that_opens_at_the_end_keeps_no_place(owner, user, posts):
+    with dsmem.connect("ends", context=owner) as cluster:
+        o = cluster.lock("o", create=True, members=2)  # one place is the owner's
+        done = run(
+            f"""
+            ref = o.ref
+            o.close()
+            slow = dsmem.Context({FABRIC!r} + "://?delay=*:20ms", secret={SECRET!r})
+            def opens():
+                while True:
+                    dsmem.attach(ref, slow).close()
+            threading.Thread(target=opens, daemon=True).start()
+            while slow.stats["posts"] < {posts}:
+                time.sleep(0.001)
+            """,
+            o,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        check_free("lock", o, user)
+
+
 # ---- local objects, which need no leaving ----
 
 
