@@ -119,7 +119,7 @@ def play(handle, name, args, seconds=0.05):
     if not callable(what):
         return what
     made = what(*args)
-    if hasattr(made, "__enter__") and not hasattr(made, "close"):
+    if hasattr(made, "__enter__") and not isinstance(made, memoryview) and not hasattr(made, "close"):
         with made:
             return None
     return made
