@@ -72,6 +72,11 @@ cdef class Handle:
             self.refuse_at_end()
         raise refused(c.DSM_ECLOSED, self.noun())
 
+    @cython.final
+    cdef inline bint ready(self) noexcept:
+        """Open, and of this process. Enough where nothing runs code of Python's or gives the GIL back meanwhile."""
+        return self.live and self.epoch == forks[0]
+
     cdef int check(self) except -1:
         """Open, and of this process."""
         if not self.live:

@@ -632,9 +632,12 @@ cdef class SegmentCore(Handle):
             add = word(value, "value")
             at = self.word_at(index)
             remote = self.remote
-            remote.enter()
-            rc = remote.add(at, add, &old, -1)
-            remote.leave()
+            if remote.near and remote.ready():
+                rc = c.dsm_fetch_add(remote.ptr, at, add, &old, -1)
+            else:
+                remote.enter()
+                rc = remote.add(at, add, &old, -1)
+                remote.leave()
             if rc:
                 raise remote.failed(rc, "fetch_add")
             c.dsm_segment_ring(self.remote.ptr)
@@ -651,9 +654,12 @@ cdef class SegmentCore(Handle):
             e, d = word(expected, "expected"), word(desired, "desired")
             at = self.word_at(index)
             remote = self.remote
-            remote.enter()
-            rc = remote.swap(at, e, d, &old, -1)
-            remote.leave()
+            if remote.near and remote.ready():
+                rc = c.dsm_compare_swap(remote.ptr, at, e, d, &old, -1)
+            else:
+                remote.enter()
+                rc = remote.swap(at, e, d, &old, -1)
+                remote.leave()
             if rc:
                 raise remote.failed(rc, "compare_swap")
             c.dsm_segment_ring(self.remote.ptr)

@@ -223,10 +223,26 @@ cdef class Lock(SyncHandle):
     cdef str dependents(self):
         return "conditions"
 
+    @cython.final
+    cdef inline bint is_quick(self) noexcept:
+        """A plain lock nearby: a look at it and its release run no code of Python's and keep the GIL."""
+        return self.ready() and self.near and not self.reentrant and not self.has_lost()
+
+    @cython.final
+    cdef inline bint take_free(self) noexcept:
+        """Whether it was free; False also where that is not to be had so quickly."""
+        return self.is_quick() and c.dsm_lock_acquire(self.ptr, 0) == 1
+
     def acquire(self, blocking=True, timeout=FOREVER):
+        if blocking is True and timeout is FOREVER and self.take_free():
+            return True
+        return self.acquire_in_use(blocking, timeout)
+
+    @cython.final
+    cdef bint acquire_in_use(self, object blocking, object timeout) except -1:
         self.enter()
         try:
-            return self.take(-1 if blocking is True and timeout is FOREVER else patience(blocking, timeout))
+            return self.take(patience(blocking, timeout))
         finally:
             self.leave()
 
@@ -243,7 +259,7 @@ cdef class Lock(SyncHandle):
         return self if self.other is None else self.other
 
     @cython.final
-    cdef inline bint has_lost(self):
+    cdef inline bint has_lost(self) noexcept:
         """Whether any thread has: asked at each acquire and release."""
         return (self.lost if self.other is None else self.other.lost) is not None
 
@@ -318,6 +334,16 @@ cdef class Lock(SyncHandle):
 
     @cython.final
     cdef inline int give_back(self) except -1:
+        cdef int rc
+        if not self.is_quick():
+            return self.give_back_in_use()
+        rc = c.dsm_lock_release(self.ptr)
+        if rc:
+            raise self.failed(rc, "release")
+        return 0
+
+    @cython.final
+    cdef int give_back_in_use(self) except -1:
         self.enter()
         try:
             if self.has_lost() and self.lost_before():
@@ -347,7 +373,7 @@ cdef class Lock(SyncHandle):
             raise
 
     @cython.final
-    cdef inline int give_back_once(self) except -1:
+    cdef int give_back_once(self) except -1:
         cdef int rc
         if self.near:
             rc = c.dsm_lock_release(self.ptr)
@@ -404,8 +430,7 @@ cdef class Lock(SyncHandle):
         return c.dsm_lock_recovered(self.ptr) == 1
 
     def __enter__(self):
-        self.acquire()
-        return True
+        return self.take_free() or self.acquire_in_use(True, FOREVER)
 
     def __exit__(self, *error):
         try:
