@@ -47,6 +47,14 @@ def _checked(context: click.Context, parameter: click.Parameter, value: str | tu
     return value
 
 
+def _checked_owner(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    try:
+        _number(value)
+    except errors.InvalidArgumentError as error:
+        raise click.BadParameter(str(error)) from None
+    return value
+
+
 _cluster = click.option(
     "-c",
     "--cluster",
@@ -54,7 +62,7 @@ _cluster = click.option(
     shell_complete=_complete_cluster,
     help="Only this cluster; by default all of the user's.",
 )
-_owner = click.option("--owner", help="Another user, by name or number.")
+_owner = click.option("--owner", callback=_checked_owner, help="Another user, by name or number.")
 _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 
 

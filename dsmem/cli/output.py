@@ -66,8 +66,6 @@ class Group(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             return context.exit(130)
-        except (errors.InvalidArgumentError, errors.InvalidNameError) as error:
-            raise click.UsageError(str(error)) from error
         except (dsmem.DsmemError, OSError, MemoryError) as error:
             raise click.ClickException(str(error) or type(error).__name__) from error
 
