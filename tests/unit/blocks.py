@@ -208,13 +208,10 @@ class Scene:
 
     def _let_listen(self, own: list[Command], thread: threading.Thread) -> None:
         """A server's terminal comes first; a reader types the next command when it listens."""
-        for name in re.findall(r"[\w.-]+\.py", own[0].line):
-            while (
-                str(self.port) in (self.folder / name).read_text()
-                and "create_server" in (self.folder / name).read_text()
-            ):
-                if is_listening(self.port) or not thread.is_alive():
-                    return
+        names = re.findall(r"[\w.-]+\.py", own[0].line)
+        programs = "".join((self.folder / name).read_text() for name in names)
+        if "create_server" in programs and str(self.port) in programs:
+            while thread.is_alive() and not is_listening(self.port):
                 time.sleep(0.01)
 
     def _stderr(self) -> str:
