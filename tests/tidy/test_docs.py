@@ -1,5 +1,6 @@
 """What the documentation names is there: files, folders, make's targets, links."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -81,3 +82,29 @@ def test_every_c_file_of_tests_is_run():
     for path in sorted((ROOT / "tests/c").glob("*.c")):
         kind = path.name.split("_")[0]
         assert f"tests/c/{kind}_*.c" in script or path.name in script, path.name
+
+
+def missing_from_reference(text, modules):
+    """Public classes and functions of the modules that no directive of the API reference shows, under any name."""
+    shown = []
+    for dotted in re.findall(r"^\.\. auto(?:class|function):: dsmem\.([\w.]+)", text, re.M):
+        *path, name = dotted.split(".")
+        shown.append(getattr(importlib.import_module(".".join(["dsmem", *path])), name))
+    missing = []
+    for module in modules:
+        for name in getattr(module, "__all__", dir(module)):
+            thing = getattr(module, name)
+            own = hasattr(module, "__all__") or getattr(thing, "__module__", "") == module.__name__
+            error = isinstance(thing, type) and issubclass(thing, Exception)
+            if not name.startswith("_") and callable(thing) and own and not error and thing not in shown:
+                missing.append(f"{module.__name__}.{name}")
+    return missing
+
+
+MODULES = [importlib.import_module(name) for name in ("dsmem", "dsmem.queue", "dsmem.sync", "dsmem.clock")]
+
+
+def test_the_reference_shows_all_public_names():
+    text = "".join(path.read_text() for path in (ROOT / "docs/api").glob("*.rst"))
+    assert missing_from_reference(text, MODULES) == []
+    assert "dsmem.sync.Once" in missing_from_reference(text.replace(":: dsmem.sync.Once", ""), MODULES)
