@@ -365,6 +365,8 @@ def main() -> int:
     known = equivalent((HERE / "equivalent.txt").read_text())
     out = ROOT / "build/mutants"
     out.mkdir(parents=True, exist_ok=True)
+    for old in out.glob("*.txt"):  # of a run that was ended
+        old.unlink()
     work = Work(out / f"{chosen.seed}.json")
     if not work.entries:
         paths = [name for name in sources(names, chosen.verbs) if fnmatch.fnmatch(name, chosen.only)]
