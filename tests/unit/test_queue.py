@@ -699,3 +699,24 @@ def test_a_cycle_finalizes_in_any_order(monkeypatch, with_context):
     if not with_context:
         cluster.close()
         context.close()
+
+
+def test_what_has_no_room_is_not_reserved(cluster):
+    with cluster.queue("q", max_message=64, create=True) as queue:
+        with pytest.raises(errors.MessageTooLargeError):
+            queue.reserve(65)
+        room = queue.reserve(64)
+        room[:2] = b"ab"
+        queue.commit(2)
+        queue.shutdown()
+        with pytest.raises(errors.ShutDownError):
+            queue.reserve(8)
+
+
+@pytest.mark.parametrize("array", [np.array(5), np.empty(0), np.empty((0, 3)), np.empty((3, 0))])
+def test_arrays_without_rows_are_no_records(cluster, array):
+    with cluster.queue("q", create=True) as queue:
+        with pytest.raises(errors.InvalidArgumentError):
+            queue.put_many(array)
+        queue.put(b"next")
+        assert queue.counts["messages"] == 1
