@@ -253,8 +253,11 @@ class Judge:
         original = (tree.folder / mutant.path).read_text()  # that of the project may change meanwhile
         tree.write(mutant.path, changed(mutant, original).encode())
         try:
-            if not mutant.path.endswith(".py") and not tree.build()[0]:
-                return "does not compile", None
+            built, output = (True, "") if mutant.path.endswith(".py") else tree.build()
+            if not built:
+                wrong = re.search(rf"^{re.escape(mutant.path)}:\d+:.*", output, re.M)
+                print("" if wrong else f"mutate: the build failed:\n{output[-2000:]}", end="", file=sys.stderr)
+                return "does not compile" if wrong else "not judged", None
             return self.verdict(tree, mutant, 0)
         finally:
             tree.write(mutant.path, original.encode())

@@ -203,6 +203,14 @@ def test_a_mutant_is_judged(judge, monkeypatch, after, result, test):
         assert judge.fails_unchanged(at("test_fails_always"))
 
 
+@pytest.mark.parametrize(("says", "result"), [("value.c:2:3: error: x", "does not compile"), ("killed", "not judged")])
+def test_a_build_that_fails_of_another_cause_is_no_verdict(judge, says, result):
+    judge, tree = judge
+    tree.write("value.c", b"# text\nVALUE = 1\n")
+    tree.write("setup.py", f"raise SystemExit({says!r})".encode())
+    assert judge.judge(tree, mutants.Mutant("value.c", 2, "VALUE = 1", "VALUE = 2")) == (result, None)
+
+
 def test_a_mutant_of_which_no_test_can_say_anything_is_not_judged(judge):
     judge, tree = judge
     for test in ("test_fails_always", "test_hangs", "test_is_disturbed", "test_value"):
