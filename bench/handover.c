@@ -1,7 +1,8 @@
 /*
  * Two words of shared memory and two processes that hand them to and fro: the bounds below which no message can get.
- * sleeps: 0 looks all the time, 1 sleeps on a futex, 2 does so for 50 ms at most, as who must survive the death of its waker.
- * words[0] counts what the first process has said, words[16] what the second has answered, each on a line of its own.
+ * sleeps: 0 looks all the time, 1 sleeps on a futex, 2 does so for 50 ms at most, as who must survive the death of its
+ * waker. words[0] counts what the first process has said, words[16] what the second has answered, each on a line of its
+ * own.
  */
 #include "../csrc/base/atomic.h"
 
@@ -19,7 +20,7 @@ static double now(void)
 
 static void say(uint32_t *word, uint32_t value, int wakes)
 {
-    publish_u32(word, value);
+    store_release_u32(word, value);
     if (wakes)
         syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
@@ -28,7 +29,7 @@ static void hear(uint32_t *word, uint32_t value, int sleeps)
 {
     const struct timespec limit = {.tv_nsec = 50000000};
     uint32_t seen;
-    while ((seen = observe_u32(word)) != value) {
+    while ((seen = load_acquire_u32(word)) != value) {
         if (sleeps)
             syscall(SYS_futex, word, FUTEX_WAIT, seen, sleeps == 2 ? &limit : NULL, NULL, 0);
         else

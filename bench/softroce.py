@@ -14,7 +14,7 @@ after every op or after none, for a long run of ops at a time, and reads cost 24
 ksoftirqd has a higher one (tests/softroce/device.sh): once a slow machine has left packets to it, nothing else delivers
 any, and spinners that it can't interrupt would wait for packets that it can't deliver.
 
-Nobody spins for ever: a run that takes longer than LIMIT_S ends its process, and with it the bench.
+Nobody spins forever: a run that takes longer than LIMIT_S ends its process, and with it the bench.
 """
 
 import argparse

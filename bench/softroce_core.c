@@ -7,14 +7,15 @@
  *   attach HEX                    to a region of another one; answers 'attached'
  *   read|write|fetch_add N BYTES  N ops one after the other; answers the time of each in ns
  *   ping N | pong N               a write of 8 bytes to the other, which answers with one: both sides spin on their own
- *                                 memory, as ib_write_lat does. 'ping' answers half of each round trip, 'pong' the word 'done'
+ *                                 memory, as ib_write_lat does. 'ping' answers half of each round trip, 'pong' the word
+ *                                 'done'
  *   inbox                         a queue in memory of its own, from which it takes; answers its descriptor
  *   outbox HEX                    into the queue of another one; answers 'attached'
- *   queue_ping N | queue_pong N   the same with a message of 8 bytes through two queues; 'queue_ping' answers each round trip
- *   many read|write|fetch_add N BYTES  N batches of MANY ops; answers the time of each batch
+ *   queue_ping N | queue_pong N   the same with a message of 8 bytes through two queues; 'queue_ping' answers each
+ *   round trip many read|write|fetch_add N BYTES  N batches of MANY ops; answers the time of each batch
  *   read_bw|write_bw N BYTES      N ops with up to 2 * MANY under way; answers the time of all
- * The secret is in $DSMEM_SECRET. A command that takes longer than LIMIT_S ends the program: a side whose other one is gone
- * does not spin for ever.
+ * The secret is in $DSMEM_SECRET. A command that takes longer than LIMIT_S ends the program: a side whose other one is
+ * gone does not spin forever.
  */
 #include "base/atomic.h"
 #include "base/clock.h"
@@ -109,19 +110,19 @@ static void single(const char *name, size_t n, uint64_t nbytes)
     print_times(n, 1);
 }
 
-/* Word 0 of each side's region is written by the other: ping writes i, pong waits for it and writes i. Like ib_write_lat both
- * post, wait for the completion, and then for the other's write. */
+/* Word 0 of each side's region is written by the other: ping writes i, pong waits for it and writes i. Like
+ * ib_write_lat both post, wait for the completion, and then for the other's write. */
 static void ping_pong(size_t n, int first)
 {
     const uint64_t *mine = dsm_region_data(region);
     uint64_t value;
     stamp[0] = now();
     for (uint64_t i = 1; i <= n; i++) {
-        while (!first && observe_u64(mine) != i)
+        while (!first && load_acquire_u64(mine) != i)
             ;
         value = i;
         must(dsm_write(remote, 0, &value, 8, -1), "write");
-        while (first && observe_u64(mine) != i)
+        while (first && load_acquire_u64(mine) != i)
             ;
         stamp[i] = now();
     }
@@ -137,7 +138,7 @@ static void ping_pong(size_t n, int first)
 
 static void open_inbox(void)
 {
-    dsm_queue_shape shape = {.lanes = 1, .flags = DSM_QUEUE_CHECKED, .lane_bytes = 1 << 16, .max_message = 1024};
+    dsm_queue_config shape = {.lanes = 1, .flags = DSM_QUEUE_CHECKED, .lane_bytes = 1 << 16, .max_message = 1024};
     uint8_t raw[DSM_DESC_MAX];
     dsm_region *memory;
     dsm_remote *own;

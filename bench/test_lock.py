@@ -22,9 +22,9 @@ def near():
             cluster.unlink(info.name)
 
 
-def test_alone(race, near):
+def test_alone(race, local):
     peer = multiprocessing.get_context("spawn").Lock()
-    with closing(near.lock("lock", create=True)) as lock, closing(near.spinlock("spin", create=True)) as spin:
+    with closing(local.lock("lock", create=True)) as lock, closing(local.spinlock("spin", create=True)) as spin:
         ways = {"dsmem": lock, "spinlock": spin, "multiprocessing": peer}
         race.run(
             "lock and unlock, alone",
@@ -35,9 +35,9 @@ def test_alone(race, near):
 
 
 @pytest.mark.skipif(os.cpu_count() < 2, reason="takes two cores")
-def test_contended(queue_race, near):
+def test_contended(queue_race, local):
     context = multiprocessing.get_context("spawn")
-    with closing(near.lock("lock", create=True)) as lock:
+    with closing(local.lock("lock", create=True)) as lock:
         ways = {"dsmem": lock, "multiprocessing": context.Lock()}
         with closing(locks.Contest(context, ways)) as contest:
             queue_race.run(

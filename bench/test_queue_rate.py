@@ -59,12 +59,12 @@ def test_records(queue_race, at_hand):
 def test_bandwidth(queue_race, at_hand, remote, copy):
     """Memcpy copies the same batch to another place each time, as caches do not hold what passes between cores."""
     classes, data = at_hand(Dsmem, Zmq, Pipe), np.ones((BATCH, 1024), "u1")
-    far, places = remote.array(), remote.nbytes // data.nbytes
+    shm, places = remote.array(), remote.nbytes // data.nbytes
     offsets = np.arange(BATCH, dtype=np.uint64) * 1024
     turns = iter(range(1 << 62))
 
     def memcpy(number):
-        return sum(copy(far[next(turns) % places * data.nbytes :], offsets, data, None, 1024, 1) for _ in range(number))
+        return sum(copy(shm[next(turns) % places * data.nbytes :], offsets, data, None, 1024, 1) for _ in range(number))
 
     with queues.line(classes) as transfer:
         queue_race.run(

@@ -31,10 +31,10 @@ def segment():
 def test_slice(race, segment, python, op, size):
     buffer = np.zeros(size, np.uint8)
     plain = np.zeros(NBYTES, np.uint8)
-    far, local = memoryview(plain), memoryview(bytearray(size))
+    shm, local = memoryview(plain), memoryview(bytearray(size))
     statements = {
-        "read": ("f(slice(64, end), buffer)", "local[:] = far[64:end]", "buffer[:] = plain[64:end]"),
-        "write": ("f(slice(64, end), buffer)", "far[64:end] = local", "plain[64:end] = buffer"),
+        "read": ("f(slice(64, end), buffer)", "local[:] = shm[64:end]", "buffer[:] = plain[64:end]"),
+        "write": ("f(slice(64, end), buffer)", "shm[64:end] = local", "plain[64:end] = buffer"),
     }
     ours, by_view, by_numpy = statements[op]
     race.run(
@@ -42,7 +42,7 @@ def test_slice(race, segment, python, op, size):
         "µs",
         {
             "dsmem": python(ours, f=getattr(segment, op), buffer=buffer, end=64 + size),
-            "memoryview": python(by_view, local=local, far=far, end=64 + size),
+            "memoryview": python(by_view, local=local, shm=shm, end=64 + size),
             "numpy": python(by_numpy, buffer=buffer, plain=plain, end=64 + size),
         },
         target=SLICE_TARGET,

@@ -19,14 +19,14 @@ def page_lists(remote):
 @pytest.mark.parametrize("op", ["read_many", "write_many"])
 @pytest.mark.parametrize("lists", [1, 64], ids=["same", "other"])
 def test_pages(race, remote, copy, python, page_lists, op, lists):
-    local, far = np.zeros(MANY * PAGE, np.uint8), remote.array()
+    local, shm = np.zeros(MANY * PAGE, np.uint8), remote.array()
     chosen = page_lists[:lists]
     ours, its = itertools.cycle(chosen), itertools.cycle(chosen)
 
     def memcpy(number):
         if op == "read_many":
-            return sum(copy(local, None, far, next(its), PAGE, 1) for _ in range(number))
-        return sum(copy(far, next(its), local, None, PAGE, 1) for _ in range(number))
+            return sum(copy(local, None, shm, next(its), PAGE, 1) for _ in range(number))
+        return sum(copy(shm, next(its), local, None, PAGE, 1) for _ in range(number))
 
     race.run(
         f"{op} {MANY} × 4 KiB, {'the same pages' if lists == 1 else 'other pages'} each time",
@@ -42,11 +42,11 @@ def test_pages(race, remote, copy, python, page_lists, op, lists):
 @pytest.mark.parametrize("kib", [64, 256, 1024, 16384])
 def test_large(race, remote, copy, python, op, kib):
     size, start = kib << 10, np.zeros(1, np.uint64)
-    local, far = np.zeros(size, np.uint8), remote.array()
+    local, shm = np.zeros(size, np.uint8), remote.array()
 
     def memcpy(number):
         return (
-            copy(local, None, far, start, size, number) if op == "read" else copy(far, start, local, None, size, number)
+            copy(local, None, shm, start, size, number) if op == "read" else copy(shm, start, local, None, size, number)
         )
 
     race.run(

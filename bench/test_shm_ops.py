@@ -16,15 +16,15 @@ def test_copy(race, remote, python, by_mpi, op, size):
     plain = mmap.mmap(-1, 1 << 20)  # shared memory of the standard library's making
     view, array = memoryview(plain), np.frombuffer(plain, np.uint8)
     local = memoryview(bytearray(size))
-    slices = {"read": "local[:] = far[0:n]", "write": "far[0:n] = local"}
+    slices = {"read": "local[:] = shm[0:n]", "write": "shm[0:n] = local"}
     race.run(
         f"{op} {size} B",
         "µs",
         {
             "dsmem": python("f(0, buffer)", f=getattr(remote, op), buffer=buffer),
             **by_mpi(f"{op} {size}"),
-            "memoryview": python(slices[op], local=local, far=view, n=size),
-            "numpy": python(slices[op], local=buffer, far=array, n=size),
+            "memoryview": python(slices[op], local=local, shm=view, n=size),
+            "numpy": python(slices[op], local=buffer, shm=array, n=size),
         },
         target=COPY_TARGETS[size],
     )

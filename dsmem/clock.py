@@ -236,6 +236,6 @@ class HybridClock(_Clock):
         InvalidArgumentError
             Not an integer from 0 to 2**64 - 1.
         """
-        if _core.whole(stamp, 0, (1 << 64) - 1) is None:
+        if _core.checked_int(stamp, 0, (1 << 64) - 1) is None:
             raise errors.InvalidArgumentError(f"{stamp!r} is no stamp")
         return (stamp >> _COUNTER_BITS) / 1000, stamp & (1 << _COUNTER_BITS) - 1

@@ -55,7 +55,7 @@ def _number(name: str, text: str) -> int:
 
 
 def _whole(name: str, value: Any) -> int:
-    number: int | None = _core.whole(value, -1, (1 << 31) - 1)
+    number: int | None = _core.checked_int(value, -1, (1 << 31) - 1)
     if number is None:
         raise errors.InvalidArgumentError(f"{name}={value!r}: a whole number up to {(1 << 31) - 1}")
     return number

@@ -30,7 +30,6 @@ __all__ = [
     "DsmemError",
     "EmptyError",
     "FabricUnavailableError",
-    "FarMemoryError",
     "FencedError",
     "ForkError",
     "FullError",
@@ -44,6 +43,7 @@ __all__ = [
     "NoDeviceError",
     "NonContiguousError",
     "NotHeldError",
+    "NotMappedError",
     "NotShareableError",
     "OutOfBoundsError",
     "OutOfMemoryError",
@@ -223,7 +223,7 @@ class VersionError(DsmemError, ValueError):
 
     code = 8
     text = (
-        "made by a dsmem with another wire version; run the same release on both sides, and make anew what the other "
+        "made by a dsmem with another wire version; run the same release on both sides, and make again what the other "
         "one has made"
     )
 
@@ -395,10 +395,10 @@ class ShutDownError(DsmemError, ShutDown):
 
 
 class CorruptError(DsmemError, OSError):
-    """Shared memory that was scribbled on or cut short."""
+    """Shared memory that was corrupted on or cut short."""
 
     code = 31
-    text = "the shared memory does not hold what its header says; unlink the name and make the object anew"
+    text = "the shared memory does not hold what its header says; unlink the name and make the object again"
 
 
 class MismatchError(DsmemError, ValueError):
@@ -457,7 +457,7 @@ class TooManyMembersError(DsmemError, OSError):
     text = "all places are taken by processes that are not proven dead; close handles, or create it with more"
 
 
-class FarMemoryError(DsmemError, BufferError):
+class NotMappedError(DsmemError, BufferError):
     """A view of memory that is not mapped in this process."""
 
     code = 40

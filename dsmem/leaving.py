@@ -1,7 +1,7 @@
 """What a process gives back at its end.
 
 On one host the kernel proves that a process has ended. Into another process's memory nothing does: a place, a role or a
-lock there would be taken for ever. So a process that ends in good order leaves them all, within a bound: waits of the
+lock there would be taken forever. So a process that ends in good order leaves them all, within a bound: waits of the
 threads that are left are given up, and then each handle goes, with what it holds as if it had died with it. Names that
 were to go with the process go, too.
 
@@ -154,7 +154,7 @@ def _outlives_us(handle: Any) -> bool:
     memory = handle._memory
     if memory.closed or memory.region is not None:
         return False
-    if not memory.remote.is_near:
+    if not memory.remote.is_mapped:
         return True
     try:
         _core.identity_provable()

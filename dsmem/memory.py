@@ -1,4 +1,4 @@
-"""What an object stands on: memory that is near or far, and the reference with which others find it."""
+"""What an object stands on: memory that is local or remote, and the reference with which others find it."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class Memory:
     Parameters
     ----------
     remote : Remote
-        Near or far. All that may race with others goes through it, in the owner's process too, so that atomics take the
-        way of the fabric.
+        Local or remote. All that may race with others goes through it, in the owner's process too, so that atomics take
+        the way of the fabric.
     ref : Reference
         How others find it.
     region : Region, optional
@@ -94,9 +94,9 @@ class Memory:
     @property
     def view(self) -> memoryview | None:
         """All of it, where it is mapped in this process; read-only as the handle is. It blocks :meth:`close`."""
-        if not self.remote.is_near and self.region is None:
+        if not self.remote.is_mapped and self.region is None:
             return None
-        whole = memoryview(self.remote if self.remote.is_near else self.region)  # type: ignore[arg-type]
+        whole = memoryview(self.remote if self.remote.is_mapped else self.region)  # type: ignore[arg-type]
         return whole.toreadonly() if self.ref.readonly else whole
 
     @property
@@ -117,9 +117,9 @@ class Memory:
         if release is not None:
             release()
 
-    def part(self) -> None:
+    def detach(self) -> None:
         """Leave the memory, which is unmapped with the last view of it."""
-        self.remote.part()
+        self.remote.detach()
         release, self._release = self._release, None
         if release is not None:
             with contextlib.suppress(errors.BusyError):  # a view of the region, which then goes with its context
@@ -186,9 +186,9 @@ def adopt(
         check_kind(remote, ref.kind, ref.name)
         found = object_id(remote)
         if ref.id not in (0, found):
-            raise errors.StaleDescriptorError(f"{ref.name!r} has been made anew since the reference was taken")
+            raise errors.StaleDescriptorError(f"{ref.name!r} has been made again since the reference was taken")
     except BaseException:
-        remote.part()
+        remote.detach()
         raise
     return Memory(remote, replace(ref, id=found), region, release)
 
@@ -200,5 +200,5 @@ def open_or_leave(open_: Callable[[Memory], Opened], memory: Memory) -> Opened:
             return open_(memory)
     except BaseException:
         with contextlib.suppress(errors.DsmemError):
-            memory.part()
+            memory.detach()
         raise

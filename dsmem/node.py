@@ -24,9 +24,9 @@ from dsmem.cluster.objects import (
     NamedObject,
     attach,
     class_of,
-    grown,
     memory_of,
     quiet_after,
+    remapped,
 )
 from dsmem.memory import Memory, Opened, open_or_leave
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from dsmem.queue import Queue
     from dsmem.segment import Segment
 
-__all__ = ["Cluster", "NamedObject", "attach", "connect", "grown", "memory_of"]
+__all__ = ["Cluster", "NamedObject", "attach", "connect", "memory_of", "remapped"]
 
 
 def _laid_out(layout: Callable[[], tuple[int, Format]]) -> tuple[int, Format]:
@@ -245,16 +245,16 @@ class Cluster:
         InvalidArgumentError
             A property is invalid; the message says which values are not.
         """
-        said = {
+        options = {
             "capacity_bytes": capacity_bytes,
             "producers": producers,
             "consumers": consumers,
             "max_message": max_message,
             "drop_oldest": drop_oldest,
-            "checked": not self._open_names().is_near,
+            "checked": not self._open_names().is_mapped,
             "spin": spin,
         }
-        made: Queue = self._object("queue", name, said, create=create, mode=mode, lifetime=lifetime, wait=timeout)
+        made: Queue = self._object("queue", name, options, create=create, mode=mode, lifetime=lifetime, wait=timeout)
         return made
 
     # -- synchronisation (dsmem.sync) --
@@ -290,8 +290,8 @@ class Cluster:
         TooManyMembersError
             All entries for handles are in use by living processes.
         """
-        said = {"members": members, "spin": spin}
-        made: sync.Lock = self._object("lock", name, said, create=create, mode=mode, lifetime=lifetime, wait=timeout)
+        options = {"members": members, "spin": spin}
+        made: sync.Lock = self._object("lock", name, options, create=create, mode=mode, lifetime=lifetime, wait=timeout)
         return made
 
     def spinlock(
@@ -306,9 +306,9 @@ class Cluster:
         timeout: float | None = None,
     ) -> sync.SpinLock:
         """A lock for very short sections, whose waiters poll; parameters and errors as of :meth:`lock`."""
-        said = {"members": members, "spin": spin}
+        options = {"members": members, "spin": spin}
         made: sync.SpinLock = self._object(
-            "spinlock", name, said, create=create, mode=mode, lifetime=lifetime, wait=timeout
+            "spinlock", name, options, create=create, mode=mode, lifetime=lifetime, wait=timeout
         )
         return made
 
@@ -340,9 +340,9 @@ class Cluster:
         timeout: float | None = None,
     ) -> sync.RWLock:
         """A lock for many readers or one writer; parameters and errors as of :meth:`lock`."""
-        said = {"members": members, "spin": spin}
+        options = {"members": members, "spin": spin}
         made: sync.RWLock = self._object(
-            "rwlock", name, said, create=create, mode=mode, lifetime=lifetime, wait=timeout
+            "rwlock", name, options, create=create, mode=mode, lifetime=lifetime, wait=timeout
         )
         return made
 
@@ -423,8 +423,10 @@ class Cluster:
         timeout: float | None = None,
     ) -> sync.Event:
         """A flag to wait for; parameters and errors as of :meth:`lock`."""
-        said = {"spin": spin}
-        made: sync.Event = self._object("event", name, said, create=create, mode=mode, lifetime=lifetime, wait=timeout)
+        options = {"spin": spin}
+        made: sync.Event = self._object(
+            "event", name, options, create=create, mode=mode, lifetime=lifetime, wait=timeout
+        )
         return made
 
     def condition(
@@ -462,9 +464,9 @@ class Cluster:
         NameNotFoundError, NameExistsError, TooManyMembersError
             As of :meth:`lock`.
         """
-        said = {"lock": lock, "members": members, "waiters": waiters, "spin": spin}
+        options = {"lock": lock, "members": members, "waiters": waiters, "spin": spin}
         made: sync.Condition = self._object(
-            "condition", name, said, create=create, mode=mode, lifetime=lifetime, wait=timeout
+            "condition", name, options, create=create, mode=mode, lifetime=lifetime, wait=timeout
         )
         return made
 
@@ -505,8 +507,8 @@ class Cluster:
         NameNotFoundError, NameExistsError, MismatchError, TooManyMembersError
             As of :meth:`lock`.
         """
-        said = {"parties": parties, "action": action, "timeout": timeout, "members": members, "spin": spin}
-        made: sync.Barrier = self._object("barrier", name, said, create=create, mode=mode, lifetime=lifetime)
+        options = {"parties": parties, "action": action, "timeout": timeout, "members": members, "spin": spin}
+        made: sync.Barrier = self._object("barrier", name, options, create=create, mode=mode, lifetime=lifetime)
         return made
 
     def once(
@@ -521,8 +523,8 @@ class Cluster:
         timeout: float | None = None,
     ) -> sync.Once:
         """A task for one process, on which the others wait; parameters and errors as of :meth:`lock`."""
-        said = {"members": members, "spin": spin}
-        made: sync.Once = self._object("once", name, said, create=create, mode=mode, lifetime=lifetime, wait=timeout)
+        options = {"members": members, "spin": spin}
+        made: sync.Once = self._object("once", name, options, create=create, mode=mode, lifetime=lifetime, wait=timeout)
         return made
 
     # -- what classes of objects build on --

@@ -47,18 +47,18 @@ def _shape(
     drop_oldest: bool | None = None,
     checked: bool = False,
 ) -> dict[str, Any]:
-    capacity = _core.whole(1 << 20 if capacity_bytes is None else capacity_bytes, 1)
+    capacity = _core.checked_int(1 << 20 if capacity_bytes is None else capacity_bytes, 1)
     if capacity is None:
         raise errors.InvalidArgumentError(f"capacity_bytes={capacity_bytes!r}: bytes, at least 1")
     lane = max(4096, 1 << (capacity - 1).bit_length())
     words = {"one": 1, "many": _MANY}
     producers, consumers = "one" if producers is None else producers, "one" if consumers is None else consumers
-    lanes = words.get(producers) if isinstance(producers, str) else _core.whole(producers, 1)
+    lanes = words.get(producers) if isinstance(producers, str) else _core.checked_int(producers, 1)
     if lanes is None or not isinstance(consumers, str) or consumers not in words:
         raise errors.InvalidArgumentError(
             f"producers={producers!r}, consumers={consumers!r}: 'one' or 'many'; producers also their greatest number"
         )
-    longest = _core.whole(lane // 4 if max_message is None else max_message, 1)
+    longest = _core.checked_int(lane // 4 if max_message is None else max_message, 1)
     if longest is None:
         raise errors.InvalidArgumentError(f"max_message={max_message!r}: bytes, at least 1")
     return {

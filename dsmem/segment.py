@@ -22,7 +22,7 @@ from dsmem.clock import Deadline
 from dsmem.cluster.names import Format
 from dsmem.dtypes import describe_dtype, dtype_of, parse_dtype
 from dsmem.memory import Memory
-from dsmem.node import Cluster, NamedObject, grown
+from dsmem.node import Cluster, NamedObject, remapped
 
 __all__ = ["Segment"]
 
@@ -147,7 +147,7 @@ class Segment(NamedObject, _core.SegmentCore):
 
     def _grown(self, nbytes: int) -> Memory:
         """Memory of so many bytes, after another process has made the file longer."""
-        return grown(self._memory, nbytes)
+        return remapped(self._memory, nbytes)
 
     @property
     def ndim(self) -> int:
@@ -257,9 +257,9 @@ class Segment(NamedObject, _core.SegmentCore):
             As of :meth:`read`.
         """
         remote = self._memory.remote
-        if remote.is_near:
+        if remote.is_mapped:
             return self.read(index, out)
-        offsets, each, raw, found = self._read_far(index, out)
+        offsets, each, raw, found = self._read_remote(index, out)
         await _gathered(remote.read_async, offsets, each, raw)
         if out is None:
             return found if found.shape else found[()]
@@ -278,10 +278,10 @@ class Segment(NamedObject, _core.SegmentCore):
             The values, as of :meth:`write`.
         """
         remote = self._memory.remote
-        if remote.is_near:
+        if remote.is_mapped:
             self.write(index, data)
         else:
-            await _gathered(remote.write_async, *self._write_far(index, data))
+            await _gathered(remote.write_async, *self._write_remote(index, data))
 
     def resize(self, rows: int, timeout: float | None = None) -> None:
         """Change the length of the first axis. Rows that remain keep their place and their values.
@@ -312,14 +312,14 @@ class Segment(NamedObject, _core.SegmentCore):
             raise errors.AccessDeniedError(
                 "the segment was attached with readonly=True; attach it without", op="resize"
             )
-        number = _core.whole(rows, 0, (1 << 63) - 1)
+        number = _core.checked_int(rows, 0, (1 << 63) - 1)
         if not self.shape or number is None:
             raise errors.InvalidArgumentError(f"{rows!r} rows of a segment of shape {self.shape}")
         rows = number
         if rows > self.capacity:
             if self.versioned or not self.ref.cluster:
                 raise errors.InvalidArgumentError(f"{rows} rows; the segment was made with capacity={self.capacity}")
-            grown(self._memory, self._nbytes_for(rows), longer=True).close()
+            remapped(self._memory, self._nbytes_for(rows), longer=True).close()
         if self.versioned:
             _core.resize(self, rows, timeout)
         else:
@@ -403,7 +403,7 @@ class Segment(NamedObject, _core.SegmentCore):
             self.close()
         except errors.BusyError:
             self._close(part=True)
-            self._memory.part()
+            self._memory.detach()
 
     def __repr__(self) -> str:
         what = "closed" if self.closed else f"{self._shape()} {self.dtype}"

@@ -68,7 +68,7 @@ def _count(default: int, most: int, **given: Any) -> int:
     ((what, value),) = given.items()
     if value is None:
         return default
-    number = _core.whole(value, 1, most)
+    number = _core.checked_int(value, 1, most)
     if number is None:
         raise errors.InvalidArgumentError(f"{what}={value!r}: a whole number from 1 to {most}")
     return number
@@ -116,7 +116,7 @@ class _Synchronised(NamedObject):
 
     def __repr__(self) -> str:
         state = ""
-        if not self.closed and self._memory.remote.is_near:
+        if not self.closed and self._memory.remote.is_mapped:
             with contextlib.suppress(errors.DsmemError):
                 state = self._state()
         return f"{super().__repr__().removesuffix('>')}{' ' * bool(state)}{state}>"
@@ -304,7 +304,7 @@ class CountingSemaphore(_Synchronised, _core.CountingSemaphore):
 
     @classmethod
     def _layout(cls, **properties: Any) -> tuple[int, Format]:
-        n = 1 if properties["n"] is None else _core.whole(properties["n"], 0, _MOST)
+        n = 1 if properties["n"] is None else _core.checked_int(properties["n"], 0, _MOST)
         if n is None:
             raise errors.InvalidArgumentError(f"n={properties['n']!r}: a whole number from 0 to {_MOST}")
         return _layout("counting_semaphore", count=n)

@@ -1,7 +1,7 @@
 """A pool of workers: tasks from a queue, and a file that only one of them at a time may change.
 
 The queue has many consumers: each task goes to one of them. One worker is killed in the middle; what it has not taken
-goes to the others, and if it held the lock, the next one gets it together with the news that its holder died.
+goes to the others, and if it held the lock, the next one gets it together with ``recovered`` set that its holder died.
 """
 
 import contextlib

@@ -2,7 +2,8 @@
 
 Tests of named objects take the fixture ``cluster``: one of this host and one on each fabric in turn, and ``other``,
 which attaches to an object as another process would. With --fabric they run on what it names, and on nothing else.
-``far_place`` names each fabric whose memory is not mapped by others, ``fault_place`` those that take a plan of faults.
+``remote_place`` names each fabric whose memory is not mapped by others, ``fault_place`` those that take a plan of
+faults.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     chosen = named or [*DEFAULT, *(["verbs", "fault+verbs"] if _verbs_works() else [])]
     if "fabric" in metafunc.fixturenames:
         metafunc.parametrize("fabric", chosen, scope="module")
-    far = [fabric for fabric in chosen if fabric != "shm"]
+    remote = [fabric for fabric in chosen if fabric != "shm"]
     places = {
         "cluster_place": named or ["local", *chosen],
-        "far_place": far,
-        "fault_place": [fabric for fabric in far if fabric.startswith("fault+")],
-        "world_place": far if named else ["near", *far],
+        "remote_place": remote,
+        "fault_place": [fabric for fabric in remote if fabric.startswith("fault+")],
+        "world_place": remote if named else ["local", *remote],
     }
     for fixture, values in places.items():
         if fixture in metafunc.fixturenames:

@@ -1,4 +1,5 @@
-/* Where an agent listens: "unix:@dsmem-UID-NODE" (abstract: the kernel removes it with its process) or "tcp:HOST:PORT". */
+/* Where an agent listens: "unix:@dsmem-UID-NODE" (abstract: the kernel removes it with its process) or
+ * "tcp:HOST:PORT". */
 #include "../base/clock.h"
 #include "agent.h"
 
@@ -160,7 +161,8 @@ static int finish_connect(int fd, const char *address, int64_t deadline)
     return sys ? err_set(DSM_EPEER, sys, "no agent at %s", address) : 0;
 }
 
-/* Waits in the kernel while the backlog is full: who only looks now and then would lose every place to those that wait. */
+/* Waits in the kernel while the backlog is full: who only looks now and then would lose every place to those that
+ * wait. */
 static int connect_unix(int fd, const struct sockaddr *to, socklen_t len, const char *address, int64_t deadline)
 {
     if (fcntl(fd, F_SETFL, 0)) /* from here on it blocks, but where MSG_DONTWAIT says otherwise */
@@ -208,7 +210,8 @@ void socket_close(dsm_ctx *c, int *fd)
     pthread_mutex_unlock(&c->lock);
 }
 
-/* Probes begin after a quarter of the timeout. What has been sent and is not acknowledged is no reason to wait longer. */
+/* Probes begin after a quarter of the timeout. What has been sent and is not acknowledged is no reason to wait
+ * longer. */
 void socket_keep_alive(int fd, int64_t peer_timeout_ns)
 {
     enum { PROBES = 3, LONGEST_S = 4 * 32767 }; /* tcp(7): TCP_KEEPIDLE */

@@ -12,8 +12,8 @@
 #include <unistd.h>
 
 #define HANDSHAKE_NS 5000000000
-#define DEAF_NS 100000000
-enum { STRANGERS_MAX = 64, EVENTS = 64, WELCOMES = 16 };
+#define ACCEPT_BACKOFF_NS 100000000
+enum { UNAUTHENTICATED_MAX = 64, EVENTS = 64, WELCOMES = 16 };
 
 /* What an epoll event is about, in its lowest two bits; ids, not pointers, since an object may be gone by then. */
 enum { ON_STOP, ON_LISTENER, ON_CONN, ON_PEER };
@@ -43,7 +43,7 @@ static void drop(struct agent *a, struct conn *n)
         at = &(*at)->next;
     *at = n->next;
     if (n->state != CONN_OPEN)
-        a->strangers--;
+        a->unauthenticated--;
     conn_close_endpoint(n);
     close(n->fd);
     free(n);
@@ -75,7 +75,7 @@ static void welcome(struct agent *a, int fd)
         close(fd);
         return;
     }
-    if (a->strangers >= STRANGERS_MAX)
+    if (a->unauthenticated >= UNAUTHENTICATED_MAX)
         reject_oldest(a);
     socket_keep_alive(fd, a->ctx->peer_timeout_ns);
     n->id = a->next_conn++;
@@ -83,7 +83,7 @@ static void welcome(struct agent *a, int fd)
     n->deadline = clock_ns() + HANDSHAKE_NS;
     n->next = a->conns;
     a->conns = n;
-    a->strangers++;
+    a->unauthenticated++;
     if (add(a->epoll, fd, EPOLLIN | EPOLLRDHUP, n->id, ON_CONN))
         drop(a, n);
 }
@@ -92,13 +92,13 @@ static void listen_to(struct agent *a, bool on)
 {
     struct epoll_event ev = {.events = on ? EPOLLIN : 0, .data.u64 = ON_LISTENER};
     if (!epoll_ctl(a->epoll, EPOLL_CTL_MOD, a->listener, &ev))
-        a->deaf_until = on ? 0 : clock_ns() + DEAF_NS;
+        a->accept_after = on ? 0 : clock_ns() + ACCEPT_BACKOFF_NS;
 }
 
 static bool nothing_to_accept(int sys) { return sys == EAGAIN || sys == EINTR || sys == ECONNABORTED; }
 
-/* A few: those who have come before are served in between, however many knock. Where the process has no file descriptor left,
- * the backlog keeps them until it has; the listener would wake us all the while. */
+/* A few: those who have come before are served in between, however many knock. Where the process has no file descriptor
+ * left, the backlog keeps them until it has; the listener would wake us all the while. */
 static void accept_some(struct agent *a)
 {
     for (int i = 0; i < WELCOMES; i++) {
@@ -159,7 +159,7 @@ static void on_peer(struct agent *a, uint64_t id)
         p = p->next;
     bool forgotten = p && !p->refs;
     if (p) {
-        note_u32(&p->dead, 1);
+        store_relaxed_u32(&p->dead, 1);
         peer_break(p);
     }
     pthread_mutex_unlock(&c->lock);
@@ -191,10 +191,10 @@ void agent_unwatch(struct agent *a, struct peer *p)
 /* ---- the thread ---- */
 
 /* Milliseconds until there is something to do even if nothing happens. */
-static int patience(struct agent *a)
+static int poll_timeout_ms(struct agent *a)
 {
     pthread_mutex_lock(&a->lock);
-    int ms = a->deaf_until ? deadline_poll_ms(a->deaf_until, 1000) : a->strangers ? 1000 : -1;
+    int ms = a->accept_after ? deadline_poll_ms(a->accept_after, 1000) : a->unauthenticated ? 1000 : -1;
     pthread_mutex_unlock(&a->lock);
     return ms;
 }
@@ -203,7 +203,7 @@ static bool work(struct agent *a, const struct epoll_event *ev, int n)
 {
     bool go_on = true;
     pthread_mutex_lock(&a->lock);
-    if (a->deaf_until && clock_ns() >= a->deaf_until)
+    if (a->accept_after && clock_ns() >= a->accept_after)
         listen_to(a, true);
     for (int i = 0; i < n; i++) {
         uint64_t id = ev[i].data.u64 >> 2;
@@ -234,7 +234,7 @@ static void *run(void *arg)
     struct agent *a = arg;
     struct epoll_event ev[EVENTS];
     for (;;) {
-        int n = epoll_wait(a->epoll, ev, EVENTS, patience(a));
+        int n = epoll_wait(a->epoll, ev, EVENTS, poll_timeout_ms(a));
         if (n < 0 && errno != EINTR)
             return NULL;
         if (!work(a, ev, n < 0 ? 0 : n))
@@ -254,8 +254,8 @@ static int start_thread(struct agent *a)
 
 /* ---- fork ---- */
 
-/* A child must not hold the agent's sockets open: as long as it lived, others would not notice the end of this process. What
- * the fork finds is all there is: sockets come and go under agent->lock, those to owners under ctx->lock. */
+/* A child must not hold the agent's sockets open: as long as it lived, others would not notice the end of this process.
+ * What the fork finds is all there is: sockets come and go under agent->lock, those to owners under ctx->lock. */
 static pthread_mutex_t agents_lock = PTHREAD_MUTEX_INITIALIZER; /* taken before agent->lock */
 static struct agent *agents;
 
@@ -430,7 +430,7 @@ int agent_fence(struct agent *a, const uint8_t node[DSM_NODE_ID])
     }
     for (struct conn *n = a->conns, *next; n; n = next) {
         next = n->next;
-        if (n->state == CONN_OPEN && !memcmp(n->shake.client, node, DSM_NODE_ID))
+        if (n->state == CONN_OPEN && !memcmp(n->handshake.client, node, DSM_NODE_ID))
             drop(a, n);
     }
     pthread_mutex_unlock(&a->lock);

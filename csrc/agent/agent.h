@@ -1,7 +1,7 @@
 /*
  * The agent: the control thread of a context. It answers other nodes (who has proved to know the secret may attach to
- * regions and connect endpoints), notices when an owner's connection is gone, and cuts nodes off. It is never on the path of
- * a read or write. It sleeps in epoll, and no step of it waits for a peer.
+ * regions and connect endpoints), notices when an owner's connection is gone, and cuts nodes off. It is never on the
+ * path of a read or write. It sleeps in epoll, and no step of it waits for a peer.
  */
 #ifndef DSM_AGENT_AGENT_H
 #define DSM_AGENT_AGENT_H
@@ -18,7 +18,7 @@ struct conn {
     int fd;
     enum conn_state state;
     int64_t deadline; /* for the handshake */
-    struct handshake shake;
+    struct handshake handshake;
     struct session session;
     bool left;            /* it has gone while we answered */
     struct fabric_ep *ep; /* our end of its endpoint, or NULL */
@@ -35,11 +35,11 @@ struct agent {
     pthread_mutex_t lock; /* everything below; held by the thread while it works, not while it sleeps */
     struct conn *conns;
     uint64_t next_conn;
-    size_t strangers; /* connections that have not proved themselves */
+    size_t unauthenticated; /* connections that have not proved themselves */
     uint8_t (*denied)[DSM_NODE_ID];
     size_t ndenied;
-    int64_t deaf_until; /* out of file descriptors: the listener rests; 0: it does not */
-    struct agent *next; /* of this process, for fork */
+    int64_t accept_after; /* out of file descriptors: the listener rests; 0: it does not */
+    struct agent *next;   /* of this process, for fork */
 };
 
 int agent_start(dsm_ctx *c, const char *listen_at);
@@ -67,7 +67,8 @@ int socket_listen(const dsm_ctx *c, const char *listen_at, char address[112], in
 /* *fd changes under ctx->lock, which is held across a fork: what it names then is ours. -1 after a failure. */
 int socket_connect(dsm_ctx *c, const char *address, int64_t deadline, int *fd);
 void socket_close(dsm_ctx *c, int *fd);
-/* A host that falls silent is noticed after the peer timeout, or 4 s where that is shorter. Nothing to a Unix socket. */
+/* A host that falls silent is noticed after the peer timeout, or 4 s where that is shorter. Nothing to a Unix
+ * socket. */
 void socket_keep_alive(int fd, int64_t peer_timeout_ns);
 /* Whether a Unix socket's other end is a process of ours: see docs/SECURITY.md. */
 bool socket_serves_us(int fd, const char *address);

@@ -1,8 +1,10 @@
 /*
- * The client's end of a control connection: connect, prove, ask. Under peer->talk; every wait ends at the deadline.
+ * The client's end of a control connection: connect, prove, ask. Under peer->control_lock; every wait ends at the
+ * deadline.
  *
- * A deadline that passes ends the wait, not the connection: what has come of a reply stays in the stream, and whoever asks
- * next skips the replies that nobody waits for any more. A connection that ends, or says what is not genuine, is closed.
+ * A deadline that passes ends the wait, not the connection: what has come of a reply stays in the stream, and whoever
+ * asks next skips the replies that nobody waits for any more. A connection that ends, or says what is not genuine, is
+ * closed.
  */
 #include "../base/clock.h"
 #include "../base/random.h"
@@ -16,7 +18,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { QUESTION_MAX = HEADER_SIZE + FABRIC_BLOB_MAX + MAC, REPLY_MAX = QUESTION_MAX };
+enum { QUESTION_MAX = HEADER_SIZE + FABRIC_ADDRESS_MAX + MAC, REPLY_MAX = QUESTION_MAX };
 
 struct stream {
     struct session session;
@@ -135,7 +137,7 @@ static void drop_memory(struct stream *s)
 
 static void disconnect(struct peer *p)
 {
-    note_u32(&p->dead, 1);
+    store_relaxed_u32(&p->dead, 1);
     if (p->fd >= 0) {
         agent_unwatch(p->ctx->agent, p);
         socket_close(p->ctx, &p->fd);
@@ -204,7 +206,7 @@ static int prove(struct peer *p, const struct handshake *h, int64_t deadline)
     return same_bytes(want, verdict + 4, MAC) ? 0 : err_set(DSM_EAUTH, 0, "the agent at %s", p->address);
 }
 
-static int shake_hands(struct peer *p, int64_t deadline)
+static int do_handshake(struct peer *p, int64_t deadline)
 {
     struct handshake h = {.address = ""};
     if (!socket_serves_us(p->fd, p->address))
@@ -229,9 +231,9 @@ static int connect_peer(struct peer *p, int64_t deadline)
     int rc = socket_connect(p->ctx, p->address, deadline, &p->fd);
     if (rc)
         return rc;
-    rc = shake_hands(p, deadline);
+    rc = do_handshake(p, deadline);
     if (!rc) { /* before the agent watches: from then on it may say dead again at any moment */
-        note_u32(&p->dead, 0);
+        store_relaxed_u32(&p->dead, 0);
         rc = agent_watch(p->ctx->agent, p);
     }
     if (rc)
@@ -269,7 +271,7 @@ static int receive_reply(struct peer *p, int64_t deadline)
     int rc = receive_rest(p, s->in, &s->have, HEADER_SIZE, &s->memory, deadline);
     if (rc)
         return rc;
-    if (memcmp(s->in, MESSAGE_MAGIC, 4) || get_u16(s->in + 6) > FABRIC_BLOB_MAX)
+    if (memcmp(s->in, MESSAGE_MAGIC, 4) || get_u16(s->in + 6) > FABRIC_ADDRESS_MAX)
         return err_set(DSM_EPROTO, 0, "%s sent something that is no reply", p->address);
     if ((rc = receive_rest(p, s->in, &s->have, message_length(s->in), &s->memory, deadline)))
         return rc;
@@ -329,7 +331,7 @@ static int exchange(struct peer *p, struct request *q, int64_t deadline)
 /* 0; a positive DSM_E… that the owner answered; or a negative one. After ETIME the connection is as good as before. */
 static int ask(struct peer *p, struct request *q, int64_t deadline)
 {
-    if (p->fd < 0 || peek_u32(&p->dead))
+    if (p->fd < 0 || load_relaxed_u32(&p->dead))
         return gone(p, 0);
     int rc = exchange(p, q, deadline);
     if (rc == -DSM_EPEER || rc == -DSM_EPROTO)
@@ -342,10 +344,10 @@ static int answered(const struct peer *p, int rc)
     return rc > 0 ? err_set(rc, 0, "said by the owner's agent at %s", p->address) : rc;
 }
 
-static int ask_endpoint(struct peer *p, const uint8_t *blob, size_t len, uint8_t *out, size_t *out_len,
+static int ask_endpoint(struct peer *p, const uint8_t *address, size_t len, uint8_t *out, size_t *out_len,
                         int64_t deadline)
 {
-    struct request q = {.type = MSG_ENDPOINT, .payload = blob, .len = len, .reply = out, .reply_max = *out_len};
+    struct request q = {.type = MSG_ENDPOINT, .payload = address, .len = len, .reply = out, .reply_max = *out_len};
     int rc = ask(p, &q, deadline);
     *out_len = q.reply_max;
     return answered(p, rc);
@@ -398,7 +400,7 @@ static int find_peer(dsm_ctx *c, const dsm_descriptor *d, struct peer **out)
     peers_bury(c);
     pthread_mutex_lock(&c->lock);
     for (struct peer *p = c->peers; p; p = p->next) {
-        bool dead = peek_u32(&p->dead) && !c->dev->connected;
+        bool dead = load_relaxed_u32(&p->dead) && !c->dev->connected;
         if (!dead && !memcmp(p->node, d->node, DSM_NODE_ID) && !strcmp(p->address, d->address))
             found = p;
     }
@@ -419,7 +421,7 @@ static int import(dsm_ctx *c, struct peer *p, dsm_descriptor *d, int64_t deadlin
     int fd = -1, rc = peer_talk(p, deadline);
     if (rc)
         return rc;
-    bool fresh = p->fd < 0 || peek_u32(&p->dead);
+    bool fresh = p->fd < 0 || load_relaxed_u32(&p->dead);
     rc = fresh ? connect_peer(p, deadline) : 0;
     if (!rc)
         rc = ask_attach(p, d, &fd, deadline);
@@ -431,7 +433,7 @@ static int import(dsm_ctx *c, struct peer *p, dsm_descriptor *d, int64_t deadlin
         if (!rc)
             rc = ask_attach(p, d, &fd, deadline);
     }
-    pthread_mutex_unlock(&p->talk);
+    pthread_mutex_unlock(&p->control_lock);
     if (!rc && c->dev->connected)
         rc = peer_ready(p, deadline);
     if (!rc)
@@ -460,7 +462,7 @@ int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_n
         free(r);
         return rc;
     }
-    rc = import(c, p, &d, deadline_after(timeout_ns < 0 ? c->peer_timeout_ns : timeout_ns), &r->far);
+    rc = import(c, p, &d, deadline_after(timeout_ns < 0 ? c->peer_timeout_ns : timeout_ns), &r->imported);
     pthread_mutex_lock(&c->lock);
     if (rc)
         p->refs--;
@@ -472,10 +474,10 @@ int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_n
         peers_bury(c);
         return rc;
     }
-    r->near = r->far->near;
-    r->state = r->far->state;
-    r->nbytes = r->far->nbytes;
-    r->access = r->far->access;
+    r->mapped = r->imported->mapped;
+    r->state = r->imported->state;
+    r->nbytes = r->imported->nbytes;
+    r->access = r->imported->access;
     r->forks = c->forks;
     r->ctx = c;
     r->peer = p;

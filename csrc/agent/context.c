@@ -40,7 +40,7 @@ void context_free(dsm_ctx *c)
 
 static int fill(dsm_ctx *c, const dsm_options *o)
 {
-    c->forks = peek_u32(&core_forks);
+    c->forks = load_relaxed_u32(&core_forks);
     c->next_peer = 1;
     c->event = -1;
     c->ready_last = &c->ready;
@@ -62,7 +62,7 @@ static int fill(dsm_ctx *c, const dsm_options *o)
         return rc;
     }
     c->dev->fabric->caps(c->dev, &c->caps);
-    if (!c->caps.near_memory && (c->event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) < 0)
+    if (!c->caps.local_memory && (c->event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) < 0)
         return err_set_errno(errno, "the event file descriptor");
     return agent_start(c, o->listen);
 }
@@ -116,7 +116,7 @@ void dsm_get_stats(const dsm_ctx *c, dsm_stats *out)
     const uint64_t *from = (const uint64_t *)(const void *)&c->stats;
     uint64_t *to = (uint64_t *)(void *)out;
     for (size_t i = 0; i < sizeof *out / sizeof *to; i++)
-        to[i] = peek_u64(from + i);
+        to[i] = load_relaxed_u64(from + i);
 }
 
 int dsm_probe(const char *fabric)

@@ -23,7 +23,7 @@ enum {
     REPLY = 0x8000,
 
     MSG_ATTACH = 1,   /* u64 region, u64 generation -> u64 nbytes, u64 base, u32 key, u32 access, u32 kind, u32 zero */
-    MSG_ENDPOINT = 2, /* blob -> blob */
+    MSG_ENDPOINT = 2, /* address -> address */
     MSG_STATUS = 3,   /* u64 region, u64 generation -> nothing */
     MSG_BYE = 4,
     NAME_SIZE = 16, /* region, generation */
@@ -37,7 +37,8 @@ struct handshake {
     char address[ADDRESS_MAX];
 };
 
-/* Both sides prove with the first two that they know the secret; the others make the keys of the messages of each side. */
+/* Both sides prove with the first two that they know the secret; the others make the keys of the messages of each
+ * side. */
 #define LABEL_CLIENT "dsmem2-client"
 #define LABEL_SERVER "dsmem2-server"
 #define LABEL_ASKING "dsmem2-asking"

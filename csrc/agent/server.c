@@ -1,4 +1,5 @@
-/* What the agent says to other nodes (docs/protocols/handshake.md). Never waits: who does not take a reply is dropped. */
+/* What the agent says to other nodes (docs/protocols/handshake.md). Never waits: who does not take a reply is
+ * dropped. */
 #include "../base/random.h"
 #include "../base/wire.h"
 #include "agent.h"
@@ -28,7 +29,7 @@ static bool challenge(struct agent *a, struct conn *n, uint16_t status)
     put_u16(out + 6, status);
     memcpy(out + 8, a->ctx->node, DSM_NODE_ID);
     if (!status)
-        memcpy(out + 24, n->shake.server_nonce, NONCE);
+        memcpy(out + 24, n->handshake.server_nonce, NONCE);
     return say(n, out, sizeof out) && !status;
 }
 
@@ -41,13 +42,13 @@ static bool on_hello(struct agent *a, struct conn *n)
         return challenge(a, n, DSM_EVERSION);
     if (get_u16(in + 6))
         return false;
-    memcpy(n->shake.client, in + 8, DSM_NODE_ID);
-    memcpy(n->shake.client_nonce, in + 24, NONCE);
-    memcpy(n->shake.server, a->ctx->node, DSM_NODE_ID);
-    memcpy(n->shake.address, a->ctx->address, ADDRESS_MAX);
-    if (agent_denies(a, n->shake.client))
+    memcpy(n->handshake.client, in + 8, DSM_NODE_ID);
+    memcpy(n->handshake.client_nonce, in + 24, NONCE);
+    memcpy(n->handshake.server, a->ctx->node, DSM_NODE_ID);
+    memcpy(n->handshake.address, a->ctx->address, ADDRESS_MAX);
+    if (agent_denies(a, n->handshake.client))
         return challenge(a, n, DSM_EFENCED);
-    if (random_bytes(n->shake.server_nonce, NONCE))
+    if (random_bytes(n->handshake.server_nonce, NONCE))
         return challenge(a, n, DSM_ESYS);
     n->state = CONN_PROOF;
     return challenge(a, n, 0);
@@ -56,18 +57,18 @@ static bool on_hello(struct agent *a, struct conn *n)
 static bool on_proof(struct agent *a, struct conn *n)
 {
     uint8_t want[MAC], verdict[VERDICT_SIZE] = {0};
-    handshake_mac(a->ctx, LABEL_CLIENT, &n->shake, want);
-    int status = !same_bytes(want, n->in, MAC)      ? DSM_EAUTH
-                 : agent_denies(a, n->shake.client) ? DSM_EFENCED /* since its hello */
-                                                    : 0;
+    handshake_mac(a->ctx, LABEL_CLIENT, &n->handshake, want);
+    int status = !same_bytes(want, n->in, MAC)          ? DSM_EAUTH
+                 : agent_denies(a, n->handshake.client) ? DSM_EFENCED /* since its hello */
+                                                        : 0;
     put_u32(verdict, (uint32_t)status);
     if (!status)
-        handshake_mac(a->ctx, LABEL_SERVER, &n->shake, verdict + 4);
+        handshake_mac(a->ctx, LABEL_SERVER, &n->handshake, verdict + 4);
     if (!say(n, verdict, sizeof verdict) || status)
         return false;
-    session_begin(a->ctx, &n->shake, &n->session);
+    session_begin(a->ctx, &n->handshake, &n->session);
     n->state = CONN_OPEN;
-    a->strangers--;
+    a->unauthenticated--;
     return true;
 }
 
@@ -75,7 +76,7 @@ static bool on_proof(struct agent *a, struct conn *n)
 
 static bool reply(struct conn *n, int status, const void *payload, size_t len, int fd)
 {
-    uint8_t out[HEADER_SIZE + FABRIC_BLOB_MAX + MAC] = MESSAGE_MAGIC;
+    uint8_t out[HEADER_SIZE + FABRIC_ADDRESS_MAX + MAC] = MESSAGE_MAGIC;
     put_u16(out + 4, (uint16_t)(get_u16(n->in + 4) | REPLY));
     put_u16(out + 6, (uint16_t)len);
     put_u64(out + 8, n->session.number);
@@ -130,15 +131,15 @@ static bool on_status(dsm_ctx *c, struct conn *n, const uint8_t *name)
     return reply(n, live ? 0 : DSM_ESTALE, NULL, 0, -1);
 }
 
-/* The endpoint that the node connected before, if any, is replaced: nothing comes through it any more (proto/sure.h). It may
- * belong to a connection whose end has not come here yet. */
-static bool on_endpoint(struct agent *a, struct conn *n, const uint8_t *blob, size_t len)
+/* The endpoint that the node connected before, if any, is replaced: nothing comes through it any more (proto/sure.h).
+ * It may belong to a connection whose end has not come here yet. */
+static bool on_endpoint(struct agent *a, struct conn *n, const uint8_t *address, size_t len)
 {
     dsm_ctx *c = a->ctx;
     const struct fabric *f = c->dev->fabric;
-    uint8_t mine[FABRIC_BLOB_MAX];
+    uint8_t mine[FABRIC_ADDRESS_MAX];
     for (struct conn *old = a->conns; old; old = old->next)
-        if (old->state == CONN_OPEN && !memcmp(old->shake.client, n->shake.client, DSM_NODE_ID))
+        if (old->state == CONN_OPEN && !memcmp(old->handshake.client, n->handshake.client, DSM_NODE_ID))
             conn_close_endpoint(old);
     int rc = f->ep_open(c->dev, true, &n->ep);
     if (rc) {
@@ -146,7 +147,7 @@ static bool on_endpoint(struct agent *a, struct conn *n, const uint8_t *blob, si
         return reply(n, -rc, NULL, 0, -1);
     }
     int size = f->ep_address(n->ep, mine);
-    rc = size < 0 ? size : f->ep_connect(n->ep, blob, len);
+    rc = size < 0 ? size : f->ep_connect(n->ep, address, len);
     if (rc)
         conn_close_endpoint(n);
     return reply(n, -rc, mine, rc ? 0 : (size_t)size, -1);
@@ -164,7 +165,7 @@ static bool on_message(struct agent *a, struct conn *n)
     case MSG_ATTACH:
         return len == NAME_SIZE && on_attach(a->ctx, n, payload);
     case MSG_ENDPOINT:
-        return len <= FABRIC_BLOB_MAX && on_endpoint(a, n, payload, len);
+        return len <= FABRIC_ADDRESS_MAX && on_endpoint(a, n, payload, len);
     case MSG_STATUS:
         return len == NAME_SIZE && on_status(a->ctx, n, payload);
     case MSG_BYE:

@@ -19,18 +19,18 @@
 #endif
 
 /* Everything this thread wrote before is visible to whoever observes the value. */
-static inline void publish_u32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
-static inline void publish_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
-static inline uint32_t observe_u32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-static inline uint64_t observe_u64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+static inline void store_release_u32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+static inline void store_release_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+static inline uint32_t load_acquire_u32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+static inline uint64_t load_acquire_u64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 
 /* A flag or a statistic that orders nothing else. */
-static inline uint32_t peek_u32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
-static inline uint64_t peek_u64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
-static inline uint8_t peek_u8(const uint8_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
-static inline void note_u8(uint8_t *p, uint8_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
-static inline void note_u32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
-static inline void note_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
+static inline uint32_t load_relaxed_u32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+static inline uint64_t load_relaxed_u64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+static inline uint8_t load_relaxed_u8(const uint8_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+static inline void store_relaxed_u8(uint8_t *p, uint8_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
+static inline void store_relaxed_u32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
+static inline void store_relaxed_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
 
 /* Read-modify-write, sequentially consistent: the order users expect of a fetch-add or compare-swap. */
 static inline uint64_t fetch_add_u64(uint64_t *p, uint64_t v) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
@@ -40,9 +40,9 @@ static inline uint32_t fetch_sub_u32(uint32_t *p, uint32_t v) { return __atomic_
 static inline uint64_t exchange_u64(uint64_t *p, uint64_t v) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); }
 static inline uint32_t exchange_u32(uint32_t *p, uint32_t v) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); }
 
-/* A load in the one order of all read-modify-writes: who has changed its own word and then inspects another one, and who
- * does the same the other way round, can't both miss the other's change. */
-static inline uint64_t inspect_u64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
+/* A load in the one order of all read-modify-writes: who has changed its own word and then inspects another one, and
+ * who does the same the other way round, can't both miss the other's change. */
+static inline uint64_t load_seq_cst_u64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
 
 /* Returns the value found; the swap took place exactly when it equals 'expected'. */
 static inline uint64_t compare_swap_u64(uint64_t *p, uint64_t expected, uint64_t desired)
@@ -52,8 +52,8 @@ static inline uint64_t compare_swap_u64(uint64_t *p, uint64_t expected, uint64_t
 }
 
 /* Between an access to another process's memory and what follows it in this thread (free on x86). */
-static inline void after_reads(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
-static inline void before_writes(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
+static inline void fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
+static inline void fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
 
 static inline void cpu_relax(void)
 {

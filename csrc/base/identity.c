@@ -12,8 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* An identity says whose file has handed it out, with all bits of the user's number. Most numbers of users are small, which
- * leaves more bits to the rest. */
+/* An identity says whose file has handed it out, with all bits of the user's number. Most numbers of users are small,
+ * which leaves more bits to the rest. */
 enum { SMALL_SHIFT = 46, LARGE_SHIFT = 30, RECORDS = 4092, CLAIM_TRIES = 64 };
 #define LARGE_USER (1ull << 62)
 
@@ -89,8 +89,8 @@ static bool trusted(int fd, uint32_t user, struct stat *st)
     return !fstat(fd, st) && S_ISREG(st->st_mode) && st->st_uid == user && !(st->st_mode & 022);
 }
 
-/* Whether the descriptor is still what this file has opened: programs close descriptors that are not theirs. They may at any
- * moment, so an answer counts only if this is so after it, too. */
+/* Whether the descriptor is still what this file has opened: programs close descriptors that are not theirs. They may
+ * at any moment, so an answer counts only if this is so after it, too. */
 static bool still(const struct asked *a)
 {
     struct stat st;
@@ -134,12 +134,12 @@ static bool is_first(uint64_t first, uint32_t user)
     return first > base_of(user) && first < base_of(user) + half_of(user);
 }
 
-/* Where the numbers begin is chosen once, at random: so no two files hand out the same. A number of another user's, which an
- * older release may have left, is replaced: then what the file handed out before proves nothing any more. */
+/* Where the numbers begin is chosen once, at random: so no two files hand out the same. A number of another user's,
+ * which an older release may have left, is replaced: then what the file handed out before proves nothing any more. */
 static int choose_first(struct identity_file *f, uint32_t user)
 {
     uint64_t random = 0, first;
-    while (!is_first(first = observe_u64(&f->first), user)) {
+    while (!is_first(first = load_acquire_u64(&f->first), user)) {
         if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random)
             return -1;
         random &= half_of(user) - 1;
@@ -153,7 +153,7 @@ static int choose_first(struct identity_file *f, uint32_t user)
 static int take_number(struct identity_file *f, int fd, uint32_t user, uint64_t *out)
 {
     short type;
-    uint64_t first = observe_u64(&f->first);
+    uint64_t first = load_acquire_u64(&f->first);
     for (int i = 0; i < CLAIM_TRIES; i++) {
         uint64_t k = fetch_add_u64(&f->given, 1);
         if (k >= half_of(user)) {
@@ -162,10 +162,10 @@ static int take_number(struct identity_file *f, int fd, uint32_t user, uint64_t 
         }
         if (!lock_byte(fd, F_OFD_SETLK, first + k, &type)) {
             struct record *r = &f->records[k % RECORDS];
-            note_u64(&r->identity, 0);
-            note_u32(&r->pid, (uint32_t)getpid());
-            note_u32(&r->space, own_space());
-            note_u64(&r->identity, first + k);
+            store_relaxed_u64(&r->identity, 0);
+            store_relaxed_u32(&r->pid, (uint32_t)getpid());
+            store_relaxed_u32(&r->space, own_space());
+            store_relaxed_u64(&r->identity, first + k);
             *out = first + k;
             return 0;
         }
@@ -274,8 +274,8 @@ static int ask_pid(int fd, uint64_t identity, uint64_t k)
 
 typedef int question(int fd, uint64_t identity, uint64_t k);
 
-/* false: the file has not handed the number out, or is not that file any more. What it says of other users' numbers counts
- * nothing: whoever may write it could say anything. */
+/* false: the file has not handed the number out, or is not that file any more. What it says of other users' numbers
+ * counts nothing: whoever may write it could say anything. */
 static bool ask_in(const struct asked *a, uint64_t identity, question *q, int *answer)
 {
     uint64_t k;

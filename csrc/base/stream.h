@@ -1,6 +1,7 @@
 /*
- * Copies past the caches, for bytes that another core reads next. An ordinary store takes its line away from the cache of
- * the reader of a lap ago, one line at a time; these go to memory without asking it, and the reader streams them from there.
+ * Copies past the caches, for bytes that another core reads next. An ordinary store takes its line away from the cache
+ * of the reader of a lap ago, one line at a time; these go to memory without asking it, and the reader streams them
+ * from there.
  *
  * They are not ordered like other stores: stream_end() stands between them and the word that publishes them.
  */
@@ -32,7 +33,8 @@ static inline void stream_eight(uint8_t *to, const uint8_t *from)
     stream_word(to, word);
 }
 
-/* 'to' is a multiple of 8. One ordinary store into a line would undo what the others have won, so all full words are not. */
+/* 'to' is a multiple of 8. One ordinary store into a line would undo what the others have won, so all full words are
+ * not. */
 static inline void stream_copy(uint8_t *to, const uint8_t *from, uint64_t n)
 {
     uint64_t at = 0;

@@ -91,17 +91,17 @@ int nosys_ep_open(struct fabric_dev *d, bool passive, struct fabric_ep **out)
     return nosys();
 }
 
-int nosys_ep_address(struct fabric_ep *e, uint8_t blob[FABRIC_BLOB_MAX])
+int nosys_ep_address(struct fabric_ep *e, uint8_t address[FABRIC_ADDRESS_MAX])
 {
     (void)e;
-    (void)blob;
+    (void)address;
     return nosys();
 }
 
-int nosys_ep_connect(struct fabric_ep *e, const uint8_t *blob, size_t len)
+int nosys_ep_connect(struct fabric_ep *e, const uint8_t *address, size_t len)
 {
     (void)e;
-    (void)blob;
+    (void)address;
     (void)len;
     return nosys();
 }

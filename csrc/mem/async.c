@@ -1,10 +1,12 @@
 /*
- * Ops for event loops: nothing here waits. Where a connection is to be made, the owner to be asked, or an op to be given up, the
- * peer's helper does it, a thread of the core's that begins with the first such op and ends with the peer.
+ * Ops for event loops: nothing here waits. Where a connection is to be made, the owner to be asked, or an op to be
+ * given up, the peer's helper does it, a thread of the core's that begins with the first such op and ends with the
+ * peer.
  *
- * Who ends the last op of a group calls async_done(), which puts the group on a list without a lock and makes the context's event
- * file descriptor readable where the list was empty. dsm_completed() takes the list: it alone says that a ticket is complete,
- * each once, and until then the ticket is the core's. The descriptor is readable until it has said that there is no other.
+ * Who ends the last op of a group calls async_done(), which puts the group on a list without a lock and makes the
+ * context's event file descriptor readable where the list was empty. dsm_completed() takes the list: it alone says that
+ * a ticket is complete, each once, and until then the ticket is the core's. The descriptor is readable until it has
+ * said that there is no other.
  */
 #include "../base/clock.h"
 #include "core.h"
@@ -27,7 +29,7 @@ static void make_readable(dsm_ctx *c)
 
 static void announce(dsm_ctx *c, struct dsm_group *g)
 {
-    uint64_t mine = (uintptr_t)g, head, found = observe_u64(&c->done);
+    uint64_t mine = (uintptr_t)g, head, found = load_acquire_u64(&c->done);
     do {
         head = found;
         g->next = (struct dsm_group *)(uintptr_t)head;
@@ -39,7 +41,7 @@ static void announce(dsm_ctx *c, struct dsm_group *g)
 static bool has_begun(const struct peer *p, uint32_t round)
 {
     const uint32_t *async = &p->async[round];
-    return observe_u32(async);
+    return load_acquire_u32(async);
 }
 
 static void async_done(struct dsm_group *g)
@@ -47,7 +49,7 @@ static void async_done(struct dsm_group *g)
     struct peer *p = g->peer;
     uint32_t *async = &p->async[g->round];
     dsm_ctx *c = p->ctx;
-    g->late = peek_u32(&p->late) && g->round != p->round;
+    g->late = load_relaxed_u32(&p->late) && g->round != p->round;
     fetch_sub_u32(async, 1);
     announce(c, g); /* from here on it may be gone */
 }
@@ -60,7 +62,7 @@ static bool ask_first(dsm_ticket *t)
     t->asked = 1;
     for (size_t i = 0; i < t->n; i++) {
         struct peer *p = t->ops[i].remote->peer;
-        if (t->ops[i].status != -DSM_EACCESS || t->ops[i].remote->near)
+        if (t->ops[i].status != -DSM_EACCESS || t->ops[i].remote->mapped)
             continue;
         struct dsm_group *g = &t->groups[0];
         t->left = 1;
@@ -125,7 +127,8 @@ static void make_unreadable(dsm_ctx *c)
         make_readable(c);
 }
 
-/* Whoever takes a ticket may be interrupted before he takes the next one: the descriptor is readable until none is left. */
+/* Whoever takes a ticket may be interrupted before he takes the next one: the descriptor is readable until none is
+ * left. */
 dsm_ticket *dsm_completed(dsm_ctx *c)
 {
     if (ctx_forked(c) || c->event < 0)
@@ -146,7 +149,7 @@ int dsm_event_fd(dsm_ctx *c)
 {
     if (ctx_forked(c))
         return refuse_forked();
-    if (c->caps.near_memory)
+    if (c->caps.local_memory)
         return err_set(DSM_EUNSUPPORTED, 0, "ops on %s are complete when posted", c->caps.fabric);
     return c->event;
 }
@@ -182,7 +185,7 @@ static void begin_waiting(struct peer *p)
         if (!rc && peer_usable(p))
             post(p, g);
         else
-            fail(g, rc && !peek_u32(&p->parting) ? rc : -DSM_ECANCELED);
+            fail(g, rc && !load_relaxed_u32(&p->parting) ? rc : -DSM_ECANCELED);
     }
 }
 
@@ -197,8 +200,9 @@ static void ask_owner(struct peer *p)
     pthread_mutex_lock(&p->lock);
 }
 
-/* The groups of the older round have until the limit; with the last of them begins the next round, so that those that complete
- * give no more time to one that does not. What is begun is under way, as nothing waits for a connection. Under peer->lock. */
+/* The groups of the older round have until the limit; with the last of them begins the next round, so that those that
+ * complete give no more time to one that does not. What is begun is under way, as nothing waits for a connection. Under
+ * peer->lock. */
 static void watch(struct peer *p, int64_t *limit)
 {
     if (!has_begun(p, !p->round)) {
@@ -217,7 +221,7 @@ static void *help(void *arg)
     int64_t limit = 0;
     wait_for(&p->parting);
     pthread_mutex_lock(&p->lock);
-    while (!peek_u32(&p->parting)) {
+    while (!load_relaxed_u32(&p->parting)) {
         if (p->begin) {
             begin_waiting(p);
             limit = 0;
@@ -255,7 +259,7 @@ void peer_stop_help(struct peer *p)
 {
     pthread_mutex_lock(&p->lock);
     bool helped = p->helped;
-    note_u32(&p->parting, 1);
+    store_relaxed_u32(&p->parting, 1);
     pthread_cond_signal(&p->work);
     peer_wake(p);
     pthread_mutex_unlock(&p->lock);
@@ -263,7 +267,7 @@ void peer_stop_help(struct peer *p)
         pthread_join(p->helper, NULL);
     pthread_mutex_lock(&p->lock);
     p->helped = false;
-    note_u32(&p->parting, 0);
+    store_relaxed_u32(&p->parting, 0);
     struct dsm_group *begin = p->begin, *ask = p->ask, *next;
     p->begin = p->ask = NULL;
     p->begin_last = &p->begin;

@@ -1,11 +1,11 @@
 /*
- * Ops: check all, then move near bytes at once and post the rest, one list per peer; then wait.
+ * Ops: check all, then move local bytes at once and post the rest, one list per peer; then wait.
  *
- * A ticket has room for DSM_TICKET_GROUPS peers at a time. The ops from t->posted on belong to peers that found no room; they
- * follow when all groups are complete.
+ * A ticket has room for DSM_TICKET_GROUPS peers at a time. The ops from t->posted on belong to peers that found no
+ * room; they follow when all groups are complete.
  */
 #include "../base/clock.h"
-#include "../fabric/near.h"
+#include "../base/mapped_ops.h"
 #include "remote.h"
 
 #include <stdlib.h>
@@ -71,8 +71,8 @@ void ticket_fill(dsm_ticket *t)
     t->ngroups = 0;
     for (; t->posted < t->n; t->posted++) {
         dsm_op *op = &t->ops[t->posted];
-        if (op->remote->near) {
-            near_execute(op->remote->near, op);
+        if (op->remote->mapped) {
+            mapped_execute(op->remote->mapped, op);
             op->status = 0;
             continue;
         }
@@ -150,7 +150,7 @@ static void find_cause(dsm_op *op, int64_t deadline)
     if (peer_talk(p, deadline))
         return;
     int rc = r->ctx->control->status(p, r->region, r->generation, deadline);
-    pthread_mutex_unlock(&p->talk);
+    pthread_mutex_unlock(&p->control_lock);
     if (rc == -DSM_ESTALE || rc == -DSM_EPEER)
         op->status = rc;
 }
@@ -162,39 +162,39 @@ void ticket_find_causes(dsm_ticket *t, int64_t deadline)
 }
 
 /* The op that failed of itself, before those that fell with it; NULL: none. */
-static const dsm_op *find_worst(dsm_ticket *t, bool late, int64_t deadline)
+static const dsm_op *find_first_error(dsm_ticket *t, bool late, int64_t deadline)
 {
-    const dsm_op *worst = NULL;
+    const dsm_op *first = NULL;
     for (size_t i = 0; i < t->n; i++) {
         dsm_op *op = &t->ops[i];
         if (!op->status)
             continue;
         if (late && op->status == -DSM_ECANCELED)
             op->status = -DSM_ETIME;
-        if (op->status == -DSM_ECANCELED && peek_u32(&op->remote->peer->dead))
+        if (op->status == -DSM_ECANCELED && load_relaxed_u32(&op->remote->peer->dead))
             op->status = -DSM_EPEER;
         if (!t->started)
             find_cause(op, deadline);
-        if (!worst || (worst->status == -DSM_ECANCELED && op->status != -DSM_ECANCELED))
-            worst = op;
+        if (!first || (first->status == -DSM_ECANCELED && op->status != -DSM_ECANCELED))
+            first = op;
     }
-    return worst;
+    return first;
 }
 
 static int outcome(dsm_ticket *t, bool late, int64_t deadline, size_t *failed)
 {
-    const dsm_op *worst = find_worst(t, late, deadline);
+    const dsm_op *first = find_first_error(t, late, deadline);
     int rc = 0;
-    if (worst) {
-        size_t i = (size_t)(worst - t->ops);
-        rc = err_set_wc(-worst->status, (int)worst->wc_status, worst->vendor, "op %zu of %zu to %s", i, t->n,
-                        worst->remote->peer->address);
+    if (first) {
+        size_t i = (size_t)(first - t->ops);
+        rc = err_set_wc(-first->status, (int)first->wc_status, first->vendor, "op %zu of %zu to %s", i, t->n,
+                        first->remote->peer->address);
         if (failed)
             *failed = i;
     }
     for (size_t i = 0; i < t->n; i++) { /* last, as from here on the remotes may be closed */
         dsm_op *op = &t->ops[i];
-        if (op->remote->near)
+        if (op->remote->mapped)
             continue;
         if (op->fabric)
             t->ctx->dev->fabric->op_release(t->ctx->dev, op);
@@ -210,7 +210,7 @@ void ticket_give_up_rest(dsm_ticket *t, int status)
         dsm_op *op = &t->ops[t->posted];
         op->status = status;
         op->fabric = NULL;
-        if (!op->remote->near)
+        if (!op->remote->mapped)
             fetch_add_u32(&op->remote->users, 1);
     }
 }
@@ -275,7 +275,7 @@ static int run_one(dsm_op *op, int64_t timeout_ns)
     fetch_add_u32(&op->remote->users, 1);
     fetch_add_u64(&c->stats.posts, 1);
     start(c, op->group, deadline);
-    bool late = observe_u32(&op->group->pending) && peer_wait(p, &op->group->pending, deadline);
+    bool late = load_acquire_u32(&op->group->pending) && peer_wait(p, &op->group->pending, deadline);
     if (op->status || op->fabric)
         return outcome(&t, late, deadline, NULL);
     fetch_sub_u32(&op->remote->users, 1);
@@ -287,8 +287,8 @@ int dsm_read(dsm_remote *r, uint64_t offset, void *out, uint64_t nbytes, int64_t
     int rc = remote_check(r, offset, nbytes, DSM_READ);
     if (rc)
         return rc;
-    if (r->near) {
-        near_read(r->near + offset, out, nbytes);
+    if (r->mapped) {
+        mapped_read(r->mapped + offset, out, nbytes);
         return 0;
     }
     dsm_op op = {.code = DSM_OP_READ, .remote = r, .offset = offset, .local = out, .nbytes = nbytes};
@@ -300,8 +300,8 @@ int dsm_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t nbytes,
     int rc = remote_check(r, offset, nbytes, DSM_WRITE);
     if (rc)
         return rc;
-    if (r->near) {
-        near_write(r->near + offset, data, nbytes);
+    if (r->mapped) {
+        mapped_write(r->mapped + offset, data, nbytes);
         return 0;
     }
     dsm_op op = {
@@ -314,8 +314,8 @@ int dsm_fetch_add(dsm_remote *r, uint64_t offset, uint64_t add, uint64_t *old, i
     int rc = remote_check(r, offset, 8, DSM_ATOMIC);
     if (rc)
         return rc;
-    if (r->near) {
-        *old = fetch_add_u64((uint64_t *)(void *)(r->near + offset), add);
+    if (r->mapped) {
+        *old = fetch_add_u64((uint64_t *)(void *)(r->mapped + offset), add);
         return 0;
     }
     dsm_op op = {.code = DSM_OP_FETCH_ADD, .remote = r, .offset = offset, .nbytes = 8, .operand = add};
@@ -330,8 +330,8 @@ int dsm_compare_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t
     int rc = remote_check(r, offset, 8, DSM_ATOMIC);
     if (rc)
         return rc;
-    if (r->near) {
-        *old = compare_swap_u64((uint64_t *)(void *)(r->near + offset), expected, desired);
+    if (r->mapped) {
+        *old = compare_swap_u64((uint64_t *)(void *)(r->mapped + offset), expected, desired);
         return 0;
     }
     dsm_op op = {.code = DSM_OP_COMPARE_SWAP,
@@ -352,12 +352,12 @@ enum { ON_STACK = 64 };
 /* The offset is loaded once: they may lie in memory that others write, and change after they have been checked. */
 static inline bool load_offset(const dsm_remote *r, const uint64_t *offset, uint64_t each, uint64_t *at)
 {
-    *at = peek_u64(offset);
+    *at = load_relaxed_u64(offset);
     return __builtin_expect(*at <= r->nbytes - each, 1);
 }
 
-static int far_many(dsm_remote *r, uint8_t code, const uint64_t *offsets, size_t n, uint8_t *local, uint64_t each,
-                    int64_t timeout_ns)
+static int remote_many(dsm_remote *r, uint8_t code, const uint64_t *offsets, size_t n, uint8_t *local, uint64_t each,
+                       int64_t timeout_ns)
 {
     dsm_op few[ON_STACK], *ops = n <= ON_STACK ? few : malloc(n * sizeof *ops);
     if (!ops)
@@ -384,31 +384,31 @@ static int check_many(const dsm_remote *r, const uint64_t *offsets, size_t n, ui
         return rc;
     uint64_t top = 0;
     for (size_t i = 0; i < n; i++) {
-        uint64_t at = peek_u64(&offsets[i]);
+        uint64_t at = load_relaxed_u64(&offsets[i]);
         top = at > top ? at : top;
     }
     return remote_check(r, top, each, right);
 }
 
-static inline int near_read_many(const dsm_remote *r, const uint64_t *offsets, size_t n, uint8_t *to, uint64_t each)
+static inline int mapped_read_many(const dsm_remote *r, const uint64_t *offsets, size_t n, uint8_t *to, uint64_t each)
 {
     uint64_t at;
     for (size_t i = 0; i < n; i++, to += each) {
         if (!load_offset(r, &offsets[i], each, &at))
             return remote_check(r, at, each, DSM_READ);
-        near_read(r->near + at, to, each);
+        mapped_read(r->mapped + at, to, each);
     }
     return 0;
 }
 
-static inline int near_write_many(const dsm_remote *r, const uint64_t *offsets, size_t n, const uint8_t *from,
-                                  uint64_t each)
+static inline int mapped_write_many(const dsm_remote *r, const uint64_t *offsets, size_t n, const uint8_t *from,
+                                    uint64_t each)
 {
     uint64_t at;
     for (size_t i = 0; i < n; i++, from += each) {
         if (!load_offset(r, &offsets[i], each, &at))
             return remote_check(r, at, each, DSM_WRITE);
-        near_write(r->near + at, from, each);
+        mapped_write(r->mapped + at, from, each);
     }
     return 0;
 }
@@ -419,9 +419,9 @@ int dsm_read_many(dsm_remote *r, const uint64_t *offsets, size_t n, void *out, u
     int rc = check_many(r, offsets, n, each, DSM_READ);
     if (rc || !n)
         return rc;
-    if (!r->near)
-        return far_many(r, DSM_OP_READ, offsets, n, to, each, timeout_ns);
-    return each == 8 ? near_read_many(r, offsets, n, to, 8) : near_read_many(r, offsets, n, to, each);
+    if (!r->mapped)
+        return remote_many(r, DSM_OP_READ, offsets, n, to, each, timeout_ns);
+    return each == 8 ? mapped_read_many(r, offsets, n, to, 8) : mapped_read_many(r, offsets, n, to, each);
 }
 
 int dsm_write_many(dsm_remote *r, const uint64_t *offsets, size_t n, const void *data, uint64_t each,
@@ -431,7 +431,7 @@ int dsm_write_many(dsm_remote *r, const uint64_t *offsets, size_t n, const void 
     int rc = check_many(r, offsets, n, each, DSM_WRITE);
     if (rc || !n)
         return rc;
-    if (!r->near)
-        return far_many(r, DSM_OP_WRITE, offsets, n, (uint8_t *)(uintptr_t)from, each, timeout_ns);
-    return each == 8 ? near_write_many(r, offsets, n, from, 8) : near_write_many(r, offsets, n, from, each);
+    if (!r->mapped)
+        return remote_many(r, DSM_OP_WRITE, offsets, n, (uint8_t *)(uintptr_t)from, each, timeout_ns);
+    return each == 8 ? mapped_write_many(r, offsets, n, from, 8) : mapped_write_many(r, offsets, n, from, each);
 }

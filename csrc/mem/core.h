@@ -2,7 +2,7 @@
  * The core's objects behind the handles of dsm.h.
  *
  * LOCKS, in the order in which they may be taken together:
- *   peer->talk   one conversation with the owner's agent, and the making of an endpoint
+ *   peer->control_lock   one conversation with the owner's agent, and the making of an endpoint
  *   agent->lock  the agent's tables (agent/agent.h)
  *   ctx->lock    regions, the list of peers, reference counts of peers
  *   peer->lock   the endpoint and everything that is done to it; never held across a wait
@@ -34,7 +34,7 @@ struct peer {
     uint32_t refs; /* remotes; under ctx->lock */
     uint32_t dead; /* the control connection is gone; set by the agent thread or by a conversation that found its end */
 
-    pthread_mutex_t talk;
+    pthread_mutex_t control_lock;
     int fd;                /* -1: none. Changes under ctx->lock, too */
     struct stream *stream; /* the agent's: where the conversation on fd stands */
 
@@ -42,7 +42,7 @@ struct peer {
     pthread_cond_t cond; /* a sleeper has left */
     struct fabric_ep *ep;
     bool sleeper; /* a thread sleeps on ep's event; then ep must not be closed */
-    int kick;     /* eventfd that wakes the sleeper when another thread has reaped */
+    int wake_fd;  /* eventfd that wakes the sleeper when another thread has reaped */
 
     /* mem/async.c; under lock, but for the counts */
     pthread_t helper;
@@ -57,22 +57,22 @@ struct peer {
 };
 
 struct dsm_remote {
-    struct fabric_remote *far; /* first: fabric_remote_of() */
+    struct fabric_remote *imported; /* first: fabric_remote_of() */
     /* copies of what every op needs */
-    uint8_t *near;
+    uint8_t *mapped;
     const uint32_t *state;
     uint64_t nbytes;
     uint32_t access, forks;
-    dsm_ctx *ctx; /* NULL: a mapped file (mem/map.c), then far is NULL too */
+    dsm_ctx *ctx; /* NULL: a mapped file (mem/map.c), then remote is NULL too */
     struct peer *peer;
     uint64_t region, generation;
     uint32_t users; /* ops under way */
 };
 
-/* What the core asks of the owner's agent. All under peer->talk, all bounded by the deadline. */
+/* What the core asks of the owner's agent. All under peer->control_lock, all bounded by the deadline. */
 struct control {
     int (*connect)(struct peer *p, int64_t deadline); /* checks that it is still the same node */
-    int (*endpoint)(struct peer *p, const uint8_t *blob, size_t len, uint8_t *reply, size_t *reply_len,
+    int (*endpoint)(struct peer *p, const uint8_t *address, size_t len, uint8_t *reply, size_t *reply_len,
                     int64_t deadline);
     int (*status)(struct peer *p, uint64_t region, uint64_t generation, int64_t deadline); /* 0, ESTALE… */
     void (*disconnect)(struct peer *p);
@@ -108,7 +108,7 @@ struct dsm_ctx {
     bool canceling; /* under completed_lock */
 };
 
-static inline bool ctx_forked(const dsm_ctx *c) { return c->forks != peek_u32(&core_forks); }
+static inline bool ctx_forked(const dsm_ctx *c) { return c->forks != load_relaxed_u32(&core_forks); }
 int refuse_forked(void);
 
 /* mem/region.c: one region or remote less, of which nothing is left. Under no lock. */
@@ -118,9 +118,9 @@ dsm_region *region_find(dsm_ctx *c, uint64_t id, uint64_t generation);
 
 /* How long a wait may go before it looks for signals. */
 #define WAIT_SLICE_NS 50000000
-/* mem/interrupt.c: the calling thread is to end its wait now. Signal handlers of the application may run in here, and what they call
- * comes back into the core. So the caller holds no lock that a call waits for, but those that know their thread: such a call is
- * refused (dsm_refuse_reentry). */
+/* mem/interrupt.c: the calling thread is to end its wait now. Signal handlers of the application may run in here, and
+ * what they call comes back into the core. So the caller holds no lock that a call waits for, but those that know their
+ * thread: such a call is refused (dsm_refuse_reentry). */
 bool wait_interrupted(void);
 /* Of the calling thread; never 0. */
 uint64_t this_thread(void);
@@ -134,8 +134,8 @@ void peer_free(struct peer *p); /* nobody may use it any more */
 void peers_bury(dsm_ctx *c);
 /* Makes sure of an endpoint that works; connects again where it must. */
 int peer_ready(struct peer *p, int64_t deadline);
-/* Begins a conversation: takes peer->talk. ETIME where another one lasts until the deadline, EBUSY where it is the caller's own,
- * which a signal's handler has interrupted. */
+/* Begins a conversation: takes peer->control_lock. ETIME where another one lasts until the deadline, EBUSY where it is
+ * the caller's own, which a signal's handler has interrupted. */
 int peer_talk(struct peer *p, int64_t deadline);
 /* Posts, and reaps what is complete already. false, and nothing is posted, where there is no endpoint that works. */
 bool peer_post(struct peer *p, dsm_op *list);
@@ -152,7 +152,8 @@ void peer_reap(struct peer *p);
 bool peer_usable(const struct peer *p);
 void peer_wake(struct peer *p); /* whoever sleeps for the peer looks again */
 int64_t peer_give_up_at(const struct peer *p);
-/* Sleeps for a slice, or until *pending is 0. At the limit what is outstanding is aborted as late: true, and *pending is 0. */
+/* Sleeps for a slice, or until *pending is 0. At the limit what is outstanding is aborted as late: true, and *pending
+ * is 0. */
 bool peer_sleep(struct peer *p, const uint32_t *pending, int64_t limit);
 /* A peer that has a helper, with one reference more, which peers_release gives back; NULL: there is none. */
 struct peer *peers_next_helped(dsm_ctx *c);
@@ -164,7 +165,7 @@ void peer_stop_help(struct peer *p); /* under no lock; ends what waits for it */
 
 /* mem/batch.c */
 int ticket_check(dsm_ctx *c, const dsm_op *ops, size_t n, size_t *failed);
-/* Moves what is near, and forms groups of as many of the other ops as there is room for. */
+/* Moves what is local, and forms groups of as many of the other ops as there is room for. */
 void ticket_fill(dsm_ticket *t);
 void ticket_give_up_rest(dsm_ticket *t, int status);
 void ticket_find_causes(dsm_ticket *t, int64_t deadline);

@@ -8,7 +8,7 @@ static __thread const uint32_t *own_stop;
 void dsm_set_interrupt(int (*look)(void))
 {
     uint64_t address = (uintptr_t)look;
-    publish_u64(&ask, address);
+    store_release_u64(&ask, address);
 }
 
 void wait_for(const uint32_t *stop) { own_stop = stop; }
@@ -26,8 +26,8 @@ int dsm_refuse_reentry(const char *what)
 bool wait_interrupted(void)
 {
     if (own_stop)
-        return peek_u32(own_stop);
-    int (*look)(void) = (int (*)(void))(uintptr_t)observe_u64(&ask);
+        return load_relaxed_u32(own_stop);
+    int (*look)(void) = (int (*)(void))(uintptr_t)load_acquire_u64(&ask);
     if (!look)
         return false;
     int64_t deadline = dsm_call_until(DEADLINE_NEVER); /* what a handler does is no part of the call that waits */

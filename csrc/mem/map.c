@@ -1,5 +1,5 @@
 /*
- * Files of shared memory as remotes: near, without a context, an agent or a peer.
+ * Files of shared memory as remotes: local, without a context, an agent or a peer.
  *
  * Whoever may write the file may also cut it short, and then its users meet SIGBUS: a name is as safe as its file mode.
  */
@@ -25,8 +25,12 @@ static int adopt(void *p, uint64_t nbytes, uint32_t access, dsm_remote **out)
         munmap(p, nbytes);
         return err_set(DSM_ENOMEM, 0, "remote");
     }
-    *r = (dsm_remote){
-        .near = p, .state = &live, .nbytes = nbytes, .access = access, .forks = peek_u32(&core_forks), .peer = &nobody};
+    *r = (dsm_remote){.mapped = p,
+                      .state = &live,
+                      .nbytes = nbytes,
+                      .access = access,
+                      .forks = load_relaxed_u32(&core_forks),
+                      .peer = &nobody};
     *out = r;
     return 0;
 }
@@ -58,10 +62,10 @@ int dsm_map_again(dsm_remote *r, uint64_t nbytes, dsm_remote **out)
         return err_set(DSM_EINVAL, 0, "the memory is no file");
     if (!nbytes)
         return err_set(DSM_EINVAL, 0, "mapping no bytes");
-    if (nbytes > 1ull << 46) /* scribbled: no process has room for that */
+    if (nbytes > 1ull << 46) /* corrupted: no process has room for that */
         return err_set(DSM_ECORRUPT, 0, "the file can't have %llu bytes", (unsigned long long)nbytes);
     void *p =
-        mremap(r->near, 0, size, MREMAP_MAYMOVE); /* of a shared mapping: another one, of as many pages as wanted */
+        mremap(r->mapped, 0, size, MREMAP_MAYMOVE); /* of a shared mapping: another one, of as many pages as wanted */
     if (p != MAP_FAILED && !readable((char *)p + size - 8)) {
         munmap(p, size);
         return err_set(DSM_ECORRUPT, 0, "the file has less than %llu bytes", (unsigned long long)nbytes);
@@ -77,7 +81,7 @@ int dsm_map_inherited(const dsm_remote *r, dsm_remote **out)
     if (!own)
         return err_set(DSM_ENOMEM, 0, "remote");
     *own = *r;
-    own->forks = peek_u32(&core_forks);
+    own->forks = load_relaxed_u32(&core_forks);
     *out = own;
     return 0;
 }
@@ -85,6 +89,6 @@ int dsm_map_inherited(const dsm_remote *r, dsm_remote **out)
 /* Also in a child that has never used it: its mapping is a copy of its parent's, which stays. */
 void map_close(dsm_remote *r)
 {
-    munmap(r->near, r->nbytes);
+    munmap(r->mapped, r->nbytes);
     free(r);
 }

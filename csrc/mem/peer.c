@@ -1,10 +1,10 @@
 /*
  * One owner: its endpoint, and how threads wait on it.
  *
- * Everything done to the endpoint happens under peer->lock. Many threads may wait for ops on one endpoint, each for a count of
- * its own. While they spin, whoever gets the lock reaps for all. When they sleep, one of them (the sleeper) sleeps on the
- * endpoint's event and the others on the condition variable; a thread that reaps while somebody sleeps on the event kicks the
- * sleeper, which then looks at its count and passes the place on.
+ * Everything done to the endpoint happens under peer->lock. Many threads may wait for ops on one endpoint, each for a
+ * count of its own. While they spin, whoever gets the lock reaps for all. When they sleep, one of them (the sleeper)
+ * sleeps on the endpoint's event and the others on the condition variable; a thread that reaps while somebody sleeps on
+ * the event kicks the sleeper, which then looks at its count and passes the place on.
  */
 #include "../base/clock.h"
 #include "core.h"
@@ -26,8 +26,8 @@ int peer_new(dsm_ctx *c, const uint8_t node[DSM_NODE_ID], const char *address, s
     strncpy(p->address, address, sizeof p->address - 1);
     p->fd = -1;
     p->begin_last = &p->begin;
-    p->kick = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (p->kick < 0) {
+    p->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (p->wake_fd < 0) {
         int sys = errno;
         free(p);
         return err_set_errno(sys, "eventfd");
@@ -41,7 +41,7 @@ int peer_new(dsm_ctx *c, const uint8_t node[DSM_NODE_ID], const char *address, s
     pthread_mutexattr_t checked; /* a signal's handler may want the talk that it has interrupted */
     pthread_mutexattr_init(&checked);
     pthread_mutexattr_settype(&checked, PTHREAD_MUTEX_ERRORCHECK);
-    pthread_mutex_init(&p->talk, &checked);
+    pthread_mutex_init(&p->control_lock, &checked);
     pthread_mutexattr_destroy(&checked);
     pthread_mutex_init(&p->lock, NULL);
     *out = p;
@@ -63,9 +63,9 @@ void peer_free(struct peer *p)
     peer_stop_help(p);
     drop_endpoint(p);
     pthread_cond_destroy(&p->work);
-    close(p->kick);
+    close(p->wake_fd);
     pthread_cond_destroy(&p->cond);
-    pthread_mutex_destroy(&p->talk);
+    pthread_mutex_destroy(&p->control_lock);
     pthread_mutex_destroy(&p->lock);
     free(p);
 }
@@ -76,7 +76,7 @@ void peers_bury(dsm_ctx *c)
     struct peer *dead = NULL;
     pthread_mutex_lock(&c->lock);
     for (struct peer **at = &c->peers, *p; (p = *at);)
-        if (peek_u32(&p->dead) && !p->refs) {
+        if (load_relaxed_u32(&p->dead) && !p->refs) {
             *at = p->next;
             p->next = dead;
             dead = p;
@@ -109,7 +109,7 @@ struct peer *peers_next_helped(dsm_ctx *c)
 void peers_release(dsm_ctx *c, struct peer *p)
 {
     pthread_mutex_lock(&c->lock);
-    bool last = !--p->refs && peek_u32(&p->dead);
+    bool last = !--p->refs && load_relaxed_u32(&p->dead);
     pthread_mutex_unlock(&c->lock);
     if (last)
         peers_bury(c);
@@ -118,7 +118,7 @@ void peers_release(dsm_ctx *c, struct peer *p)
 static void wake_sleeper(struct peer *p)
 {
     uint64_t one = 1;
-    if (p->sleeper && write(p->kick, &one, sizeof one) < 0) {
+    if (p->sleeper && write(p->wake_fd, &one, sizeof one) < 0) {
         /* EAGAIN: the counter is full, so it wakes anyway */
     }
 }
@@ -131,7 +131,7 @@ void peer_wake(struct peer *p)
 
 /* ---- endpoints ---- */
 
-bool peer_usable(const struct peer *p) { return p->ep && !p->ep->broken && !peek_u32(&p->dead); }
+bool peer_usable(const struct peer *p) { return p->ep && !p->ep->broken && !load_relaxed_u32(&p->dead); }
 
 static bool usable(struct peer *p)
 {
@@ -156,7 +156,7 @@ static void install(struct peer *p, struct fabric_ep *ep)
 
 static int join_ends(struct peer *p, struct fabric_ep *ep, int64_t deadline)
 {
-    uint8_t mine[FABRIC_BLOB_MAX], theirs[FABRIC_BLOB_MAX];
+    uint8_t mine[FABRIC_ADDRESS_MAX], theirs[FABRIC_ADDRESS_MAX];
     size_t len = sizeof theirs;
     int n = fabric(p)->ep_address(ep, mine);
     if (n < 0)
@@ -169,7 +169,7 @@ static int make_endpoint(struct peer *p, int64_t deadline)
 {
     int rc = 0;
     struct fabric_ep *ep;
-    if (peek_u32(&p->dead)) {
+    if (load_relaxed_u32(&p->dead)) {
         if (!p->ctx->dev->connected)
             return err_set(DSM_EPEER, 0, "%s", p->address);
         if ((rc = p->ctx->control->connect(p, deadline)))
@@ -188,11 +188,11 @@ static int make_endpoint(struct peer *p, int64_t deadline)
 
 int peer_talk(struct peer *p, int64_t deadline)
 {
-    if (!pthread_mutex_trylock(&p->talk))
+    if (!pthread_mutex_trylock(&p->control_lock))
         return 0;
     do {
         struct timespec until = clock_time(deadline_earlier(deadline, deadline_after(WAIT_SLICE_NS)));
-        int sys = pthread_mutex_clocklock(&p->talk, CLOCK_MONOTONIC, &until);
+        int sys = pthread_mutex_clocklock(&p->control_lock, CLOCK_MONOTONIC, &until);
         if (!sys)
             return 0;
         if (sys == EDEADLK)
@@ -207,7 +207,7 @@ int peer_ready(struct peer *p, int64_t deadline)
     if (rc)
         return rc;
     rc = usable(p) ? 0 : make_endpoint(p, deadline);
-    pthread_mutex_unlock(&p->talk);
+    pthread_mutex_unlock(&p->control_lock);
     return rc;
 }
 
@@ -248,15 +248,15 @@ void peer_break(struct peer *p)
     pthread_mutex_unlock(&p->lock);
 }
 
-/* Sleeps until the endpoint has an event, somebody kicks, a signal comes, or the deadline. Under peer->lock, which it gives
- * back meanwhile. */
+/* Sleeps until the endpoint has an event, somebody kicks, a signal comes, or the deadline. Under peer->lock, which it
+ * gives back meanwhile. */
 static bool sleep_on_event(struct peer *p, const uint32_t *pending, int64_t deadline)
 {
     fabric(p)->arm(p->ep);
     peer_reap(p); /* what came before the event was asked for */
-    if (!observe_u32(pending))
+    if (!load_acquire_u32(pending))
         return false;
-    struct pollfd on[2] = {{.fd = p->kick, .events = POLLIN}, {.fd = fabric(p)->ep_fd(p->ep), .events = POLLIN}};
+    struct pollfd on[2] = {{.fd = p->wake_fd, .events = POLLIN}, {.fd = fabric(p)->ep_fd(p->ep), .events = POLLIN}};
     p->sleeper = true;
     pthread_mutex_unlock(&p->lock);
     fetch_add_u64(&p->ctx->stats.wakeups, 1);
@@ -264,7 +264,7 @@ static bool sleep_on_event(struct peer *p, const uint32_t *pending, int64_t dead
     pthread_mutex_lock(&p->lock);
     p->sleeper = false;
     uint64_t kicks;
-    if (read(p->kick, &kicks, sizeof kicks) < 0) {
+    if (read(p->wake_fd, &kicks, sizeof kicks) < 0) {
         /* EAGAIN: nobody kicked */
     }
     peer_reap(p);
@@ -285,13 +285,13 @@ static bool spin(struct peer *p, const uint32_t *pending, int64_t deadline)
     int64_t until = 0, most = deadline_earlier(p->ctx->spin_ns, WAIT_SLICE_NS);
     for (;;) {
         if (!pthread_mutex_trylock(&p->lock)) {
-            for (int i = 0; i < POLLS && observe_u32(pending); i++)
+            for (int i = 0; i < POLLS && load_acquire_u32(pending); i++)
                 peer_reap(p);
             pthread_mutex_unlock(&p->lock);
         } else { /* somebody else reaps */
             cpu_relax();
         }
-        if (!observe_u32(pending))
+        if (!load_acquire_u32(pending))
             return true;
         int64_t now = clock_ns();
         if (!until)
@@ -306,8 +306,8 @@ int64_t peer_give_up_at(const struct peer *p)
 {
     enum { NS_PER_BYTE = 250 };
     uint64_t bytes = p->ep ? p->ep->bytes : 0;
-    int64_t patience = bytes < INT64_MAX / 4 / NS_PER_BYTE ? (int64_t)bytes * NS_PER_BYTE : INT64_MAX / 4;
-    return deadline_after(patience + 2 * deadline_earlier(p->ctx->peer_timeout_ns, INT64_MAX / 8));
+    int64_t timeout = bytes < INT64_MAX / 4 / NS_PER_BYTE ? (int64_t)bytes * NS_PER_BYTE : INT64_MAX / 4;
+    return deadline_after(timeout + 2 * deadline_earlier(p->ctx->peer_timeout_ns, INT64_MAX / 8));
 }
 
 /* Under peer->lock, which it gives back to look. */
@@ -320,7 +320,7 @@ static bool interrupted(struct peer *p)
 }
 
 /* true: for a signal. Under peer->lock, which it gives back meanwhile. */
-static bool nap(struct peer *p, const uint32_t *pending, int64_t until)
+static bool sleep_while_pending(struct peer *p, const uint32_t *pending, int64_t until)
 {
     if (!p->sleeper)
         return sleep_on_event(p, pending, until);
@@ -332,15 +332,15 @@ static bool nap(struct peer *p, const uint32_t *pending, int64_t until)
 static bool sleep_slice(struct peer *p, const uint32_t *pending, int64_t deadline)
 {
     int64_t slice = deadline_after(WAIT_SLICE_NS), until = deadline_earlier(deadline, slice);
-    bool signal = nap(p, pending, until);
-    return !observe_u32(pending) || !(signal || clock_ns() >= slice) || !interrupted(p);
+    bool signal = sleep_while_pending(p, pending, until);
+    return !load_acquire_u32(pending) || !(signal || clock_ns() >= slice) || !interrupted(p);
 }
 
 /* What has been aborted ends soon, and others need the lock meanwhile. Under peer->lock. */
 static void drain(struct peer *p, const uint32_t *pending)
 {
-    while (observe_u32(pending))
-        nap(p, pending, deadline_after(WAIT_SLICE_NS));
+    while (load_acquire_u32(pending))
+        sleep_while_pending(p, pending, deadline_after(WAIT_SLICE_NS));
 }
 
 void peer_abort(struct peer *p)
@@ -350,7 +350,7 @@ void peer_abort(struct peer *p)
     if (e)
         abort_endpoint(p);
     while (e && p->ep == e && e->broken && e->inflight) /* else another thread has put a new one in its place */
-        nap(p, &e->inflight, deadline_after(WAIT_SLICE_NS));
+        sleep_while_pending(p, &e->inflight, deadline_after(WAIT_SLICE_NS));
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -361,28 +361,28 @@ bool peer_sleep(struct peer *p, const uint32_t *pending, int64_t limit)
         return false;
     }
     peer_reap(p);
-    if (!observe_u32(pending))
+    if (!load_acquire_u32(pending))
         return false;
-    note_u32(&p->late, 1);
+    store_relaxed_u32(&p->late, 1);
     abort_endpoint(p);
     drain(p, pending);
-    note_u32(&p->late, 0);
+    store_relaxed_u32(&p->late, 0);
     return true;
 }
 
 int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline)
 {
     int rc = 0;
-    if (!observe_u32(pending) || spin(p, pending, deadline))
+    if (!load_acquire_u32(pending) || spin(p, pending, deadline))
         return 0;
     pthread_mutex_lock(&p->lock);
     if (deadline == DEADLINE_NEVER)
         deadline = peer_give_up_at(p);
-    for (bool go_on = true; observe_u32(pending); go_on = sleep_slice(p, pending, deadline)) {
+    for (bool go_on = true; load_acquire_u32(pending); go_on = sleep_slice(p, pending, deadline)) {
         if (go_on && clock_ns() < deadline)
             continue;
         peer_reap(p); /* it may have completed in time */
-        if (observe_u32(pending)) {
+        if (load_acquire_u32(pending)) {
             abort_endpoint(p);
             drain(p, pending);
             rc = -DSM_ETIME;

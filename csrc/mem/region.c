@@ -45,7 +45,8 @@ static int reserve(dsm_ctx *c, size_t n)
     return 0;
 }
 
-/* Generations are random: a descriptor of an earlier process that had the same address names nothing here. A zero is none. */
+/* Generations are random: a descriptor of an earlier process that had the same address names nothing here. A zero is
+ * none. */
 static int set_generations(dsm_region **regions, size_t n)
 {
     uint64_t random[32];

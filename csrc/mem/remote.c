@@ -9,7 +9,7 @@
 int remote_refuse(const dsm_remote *r, uint64_t offset, uint64_t nbytes, uint32_t right, bool atomic)
 {
     static const char *const names[] = {[DSM_READ] = "read", [DSM_WRITE] = "write", [DSM_ATOMIC] = "atomic"};
-    if (r->forks != peek_u32(&core_forks))
+    if (r->forks != load_relaxed_u32(&core_forks))
         return refuse_forked();
     if (!nbytes)
         return err_set(DSM_EINVAL, 0, "an op of zero bytes");
@@ -20,7 +20,7 @@ int remote_refuse(const dsm_remote *r, uint64_t offset, uint64_t nbytes, uint32_
         return err_set(DSM_EACCESS, 0, "no right to %s", names[right]);
     if (atomic && (offset & 7))
         return err_set(DSM_EALIGN, 0, "offset %llu", (unsigned long long)offset);
-    if (peek_u32(&r->peer->dead))
+    if (load_relaxed_u32(&r->peer->dead))
         return err_set(DSM_EPEER, 0, "%s", r->peer->address);
     return err_set(DSM_ESTALE, 0, "its owner has closed the region");
 }
@@ -36,7 +36,7 @@ int64_t dsm_call_until(int64_t deadline)
     return before;
 }
 
-int64_t call_patience(int64_t peer_timeout_ns)
+int64_t call_timeout(int64_t peer_timeout_ns)
 {
     if (call_deadline == DEADLINE_NEVER)
         return peer_timeout_ns;
@@ -54,16 +54,16 @@ int dsm_remote_close(dsm_remote *r)
     }
     if (ctx_forked(c))
         return 0;
-    if (observe_u32(&r->users))
-        return err_set(DSM_EBUSY, 0, "%u ops are under way", observe_u32(&r->users));
-    c->dev->fabric->mem_forget(r->far);
+    if (load_acquire_u32(&r->users))
+        return err_set(DSM_EBUSY, 0, "%u ops are under way", load_acquire_u32(&r->users));
+    c->dev->fabric->mem_forget(r->imported);
     peers_release(c, r->peer); /* a living one's connection stays for the next attach */
     free(r);
     ctx_leave(c, &c->live_remotes);
     return 0;
 }
 
-void *dsm_remote_near(const dsm_remote *r) { return r->near; }
+void *dsm_remote_mapped(const dsm_remote *r) { return r->mapped; }
 uint64_t dsm_remote_nbytes(const dsm_remote *r) { return r->nbytes; }
 uint32_t dsm_remote_access(const dsm_remote *r) { return r->access; }
 void dsm_remote_node(const dsm_remote *r, uint8_t id[DSM_NODE_ID]) { memcpy(id, r->peer->node, DSM_NODE_ID); }

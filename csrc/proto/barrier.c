@@ -4,33 +4,38 @@
  * Of its own the object has
  *   offset  bytes  what
  *        0      8  round: bit 0: broken; bits 1-19: how many generations ago the last one was that ended by a reset (0:
- *                  never, most: that many or more); bits 20-63: generation, which grows when the parties go on and with every reset
+ *                  never, most: that many or more); bits 20-63: generation, which grows when the parties go on and with
+ *                  every reset
  *        8      8  arrived: bits 0-10: parties that have come; bits 11-63: to this generation, modulo 2^53
  *       16     48  zero
  *       64     8n  who has come, in the order of arrival: identity (member.h) xor generation * 0x9E3779B97F4A7C15
  *
- * ROUND is the word that counts. Only compare-swaps change it, and it takes no value twice. Three things can end a generation, and
- * one of them does: the parties have met (by the last of them), a reset, a break (which keeps the generation and sets the bit). Breaks
- * and resets need no lock, so neither who died with it nor who was stopped with it keeps anybody in a wait. (A reset takes it where
- * it can, for its news.)
+ * ROUND is the word that counts. Only compare-swaps change it, and it takes no value twice. Three things can end a
+ * generation, and one of them does: the parties have met (by the last of them), a reset, a break (which keeps the
+ * generation and sets the bit). Breaks and resets need no lock, so neither who died with it nor who was stopped with it
+ * keeps anybody in a wait. (A reset takes it where it can, for its news.)
  *
- * ARRIVED and who has come are changed by the holder of the object's lock (lock.h): first who, then arrived, both by compare-swaps
- * from what was read, and who takes no value twice either: the generation is in it. What an earlier generation has left there is
- * void. So a holder whose lock was broken, and who wakes, changes nothing that others have written since: it is told that the barrier
- * is broken, as it is.
+ * ARRIVED and who has come are changed by the holder of the object's lock (lock.h): first who, then arrived, both by
+ * compare-swaps from what was read, and who takes no value twice either: the generation is in it. What an earlier
+ * generation has left there is void. So a holder whose lock was broken, and who wakes, changes nothing that others have
+ * written since: it is told that the barrier is broken, as it is.
  *
- * THE NEWS of a free lock is the record that somebody died with it, or was broken. Who broke it, or took over its entry of
- * the member table, need do no more, and may die next. The next holder finds it, and so do those who wait.
+ * THE NEWS of a free lock is the record that somebody died with it, or was broken. Who broke it, or took over its entry
+ * of the member table, need do no more, and may die next. The next holder finds it, and so do those who wait.
  *
- * A sleeper that finds a later generation than its own asks how its own ended: by the reset, if that is where the last reset was; if
- * there was one later, it is told of that. A sleeper that has overslept 2^19 generations without one is told that it met.
+ * A sleeper that finds a later generation than its own asks how its own ended: by the reset, if that is where the last
+ * reset was; if there was one later, it is told of that. A sleeper that has overslept 2^19 generations without one is
+ * told that it met.
  *
  * If a process dies
- *   while it holds the lock      the next holder gets the news and breaks the barrier: it may have come without being counted. So does
- *                                a waiter within 100 ms that finds the dead one in the word, or the news: there may be nobody left
- *                                to come. The waiter held the lock itself in this generation and gave it back without news, so the
- *                                dead took it after that, and came to this generation or a later one
- *   after it has arrived         a waiter finds it dead within 50 ms and breaks the barrier, also while it runs the action; so does the
+ *   while it holds the lock      the next holder gets the news and breaks the barrier: it may have come without being
+ *   counted. So does
+ *                                a waiter within 100 ms that finds the dead one in the word, or the news: there may be
+ *                                nobody left to come. The waiter held the lock itself in this generation and gave it
+ *                                back without news, so the dead took it after that, and came to this generation or a
+ *                                later one
+ *   after it has arrived         a waiter finds it dead within 50 ms and breaks the barrier, also while it runs the
+ *   action; so does the
  *                                last to come, if he has not looked for 40 ms
  */
 #include "lock.h"
@@ -56,7 +61,7 @@ struct state {
     uint64_t slot; /* who[arrived], for the holder of the lock */
 };
 
-static const struct seat *seat(const dsm_barrier *b) { return &b->lock.seat; }
+static const struct sync_handle *handle(const dsm_barrier *b) { return &b->lock.handle; }
 
 static uint64_t generation_of(uint64_t round) { return round >> GENERATION_SHIFT; }
 
@@ -86,62 +91,63 @@ static int count_arrived(dsm_barrier *b, struct state *s)
 {
     bool now = s->word >> COUNT_BITS == generation_of(s->round) && !(s->round & BROKEN);
     s->arrived = now ? s->word & COUNT : 0;
-    if (s->arrived > seat(b)->count)
-        return err_set(DSM_ECORRUPT, 0, "%llu of %u parties", (unsigned long long)s->arrived, seat(b)->count);
+    if (s->arrived > handle(b)->count)
+        return err_set(DSM_ECORRUPT, 0, "%llu of %u parties", (unsigned long long)s->arrived, handle(b)->count);
     return 0;
 }
 
 static int read_state(dsm_barrier *b, struct state *s)
 {
-    int rc = seat_read(seat(b), seat(b)->own + ROUND, &s->round);
+    int rc = handle_read(handle(b), handle(b)->own + ROUND, &s->round);
     if (!rc)
-        rc = seat_read(seat(b), seat(b)->own + ARRIVED, &s->word);
+        rc = handle_read(handle(b), handle(b)->own + ARRIVED, &s->word);
     return rc ? rc : count_arrived(b, s);
 }
 
 static int broken(void) { return err_set(DSM_EBROKEN, 0, "barrier"); }
 
-/* For the holder of the lock, with the slot that is the next. The lock's word comes last: if it is still his, it was all his. */
+/* For the holder of the lock, with the slot that is the next. The lock's word comes last: if it is still his, it was
+ * all his. */
 static int read_slot(dsm_barrier *b, struct state *s)
 {
     uint64_t copy[WHO / 8 + DSM_BARRIER_MOST], word;
-    int rc = seat_read_all(seat(b), seat(b)->own, copy, WHO + 8ull * seat(b)->count);
+    int rc = handle_read_all(handle(b), handle(b)->own, copy, WHO + 8ull * handle(b)->count);
     if (!rc)
-        rc = seat_read(seat(b), SYNC_WORD, &word);
+        rc = handle_read(handle(b), SYNC_WORD, &word);
     if (rc)
         return rc;
-    if (word != observe_u64(&b->lock.held))
+    if (word != load_acquire_u64(&b->lock.held))
         return broken();
     s->round = copy[ROUND / 8];
     s->word = copy[ARRIVED / 8];
     rc = count_arrived(b, s);
-    s->slot = rc || s->arrived == seat(b)->count ? 0 : copy[WHO / 8 + s->arrived];
+    s->slot = rc || s->arrived == handle(b)->count ? 0 : copy[WHO / 8 + s->arrived];
     return rc;
 }
 
 /* ---- the round ---- */
 
-/* 1: done, or another one did it; 0: the round was another, *found tells it. A break may be written by several: it is one all the
- * same. */
+/* 1: done, or another one did it; 0: the round was another, *found tells it. A break may be written by several: it is
+ * one all the same. */
 static int turn(dsm_barrier *b, uint64_t from, uint64_t to, uint64_t *found)
 {
     int rc = SWAP_UNKNOWN;
     *found = from;
     for (int i = 0; i < SURE_TRIES && rc == SWAP_UNKNOWN && *found == from; i++)
-        rc = seat_swap(seat(b), seat(b)->own + ROUND, from, to, found);
+        rc = handle_swap(handle(b), handle(b)->own + ROUND, from, to, found);
     if (rc < 0)
         return rc;
     if (rc == SWAP_UNKNOWN && *found == from)
         return err_set(DSM_EIO, 0, "%d times in a row", SURE_TRIES);
     if (rc != SWAP_DONE && *found != to)
         return 0;
-    if (seat(b)->near)
-        bell_ring((struct bell *)(void *)(seat(b)->near + SYNC_SECOND), BELL_ALL);
+    if (handle(b)->mapped)
+        eventcount_notify((struct eventcount *)(void *)(handle(b)->mapped + SYNC_SECOND), NOTIFY_ALL);
     return 1;
 }
 
-/* The parties have met, unless it was broken or reset meanwhile. Nobody but the last of them says that they have: if it was said,
- * it was this caller, whose answer was lost. */
+/* The parties have met, unless it was broken or reset meanwhile. Nobody but the last of them says that they have: if it
+ * was said, it was this caller, whose answer was lost. */
 static int meet(dsm_barrier *b, uint64_t round)
 {
     uint64_t found, generation = generation_of(round);
@@ -153,20 +159,20 @@ static int meet(dsm_barrier *b, uint64_t round)
 int dsm_barrier_break(dsm_barrier *b, uint64_t generation)
 {
     uint64_t round;
-    int rc = seat_read(seat(b), seat(b)->own + ROUND, &round);
+    int rc = handle_read(handle(b), handle(b)->own + ROUND, &round);
     while (!rc) {
         if (generation != DSM_BARRIER_ANY && generation != generation_of(round))
             return 0;
         rc = round & BROKEN ? 1 : turn(b, round, round | BROKEN, &round);
     }
     if (rc < 0 && generation != DSM_BARRIER_ANY)
-        publish_u64(&b->owed, generation + 1);
+        store_release_u64(&b->owed, generation + 1);
     return rc;
 }
 
 static int break_what_is_owed(dsm_barrier *b)
 {
-    uint64_t owed = observe_u64(&b->owed);
+    uint64_t owed = load_acquire_u64(&b->owed);
     int rc = owed ? dsm_barrier_break(b, owed - 1) : 0;
     if (owed && rc >= 0)
         compare_swap_u64(&b->owed, owed, 0);
@@ -208,7 +214,8 @@ static int open_state(dsm_barrier *b, int64_t timeout_ns, struct state *s)
     return rc;
 }
 
-/* What is done under the lock has taken effect, whether or not the lock could be given back; the next call does that. */
+/* What is done under the lock has taken effect, whether or not the lock could be given back; the next call does
+ * that. */
 static int close_state(dsm_barrier *b, int rc)
 {
     lock_give_up(&b->lock, false);
@@ -220,9 +227,9 @@ static int close_state(dsm_barrier *b, int rc)
 /* Of those who came to the generation that *s tells. Is it over meanwhile, the answer says nothing. */
 static bool somebody_died(dsm_barrier *b, const struct state *s)
 {
-    uint64_t alive = seat(b)->identity;
-    for (uint64_t i = 0; i < s->arrived && i < seat(b)->count; i++) {
-        uint64_t who = stamped(observe_u64(seat_word(seat(b), seat(b)->own + WHO + 8 * i)), s->round);
+    uint64_t alive = handle(b)->identity;
+    for (uint64_t i = 0; i < s->arrived && i < handle(b)->count; i++) {
+        uint64_t who = stamped(load_acquire_u64(handle_word(handle(b), handle(b)->own + WHO + 8 * i)), s->round);
         if (who == alive)
             continue;
         if (member_dead(who))
@@ -232,23 +239,23 @@ static bool somebody_died(dsm_barrier *b, const struct state *s)
     return false;
 }
 
-/* 1: arrived, 2: arrived as the last, 0: all places are taken, the last of them has not finished; REFUSED: somebody who was
- * broken has changed a word after it was read here. */
+/* 1: arrived, 2: arrived as the last, 0: all places are taken, the last of them has not finished; REFUSED: somebody who
+ * was broken has changed a word after it was read here. */
 static int arrive_from(dsm_barrier *b, const struct state *s, bool finish)
 {
-    uint64_t generation = generation_of(s->round), own = seat(b)->own;
+    uint64_t generation = generation_of(s->round), own = handle(b)->own;
     if (s->round & BROKEN)
         return broken();
-    if (s->arrived == seat(b)->count)
+    if (s->arrived == handle(b)->count)
         return 0;
-    bool last = s->arrived + 1 == seat(b)->count;
-    if (last && seat(b)->near && seat_time_to_look(&b->looked) && somebody_died(b, s)) {
+    bool last = s->arrived + 1 == handle(b)->count;
+    if (last && handle(b)->mapped && handle_time_to_look(&b->looked) && somebody_died(b, s)) {
         int rc = dsm_barrier_break(b, generation);
         return rc < 0 ? rc : broken();
     }
-    int rc = sure_move(seat(b)->r, own + WHO + 8 * s->arrived, s->slot, stamped(seat(b)->identity, s->round));
+    int rc = sure_move(handle(b)->r, own + WHO + 8 * s->arrived, s->slot, stamped(handle(b)->identity, s->round));
     if (!rc)
-        rc = sure_move(seat(b)->r, own + ARRIVED, s->word, generation << COUNT_BITS | (s->arrived + 1));
+        rc = sure_move(handle(b)->r, own + ARRIVED, s->word, generation << COUNT_BITS | (s->arrived + 1));
     if (rc == -DSM_ECORRUPT)
         return REFUSED;
     if (!rc && last && finish)
@@ -295,7 +302,7 @@ int dsm_barrier_arrive(dsm_barrier *b, int finish, int64_t timeout_ns, uint64_t 
 int dsm_barrier_finish(dsm_barrier *b, uint64_t generation)
 {
     uint64_t round;
-    int rc = seat_read(seat(b), seat(b)->own + ROUND, &round);
+    int rc = handle_read(handle(b), handle(b)->own + ROUND, &round);
     if (rc)
         return rc;
     return generation_of(round) == generation && !(round & BROKEN) ? meet(b, round) : broken();
@@ -305,7 +312,7 @@ int dsm_barrier_finish(dsm_barrier *b, uint64_t generation)
 
 static int ended(dsm_barrier *b, uint64_t generation, uint64_t *round)
 {
-    int rc = seat_read(seat(b), seat(b)->own + ROUND, round);
+    int rc = handle_read(handle(b), handle(b)->own + ROUND, round);
     if (rc)
         return rc;
     if (generation_of(*round) == generation)
@@ -313,25 +320,26 @@ static int ended(dsm_barrier *b, uint64_t generation, uint64_t *round)
     return was_met(*round, generation) ? 1 : broken();
 }
 
-/* 1: who holds the lock is dead, or who had it before died with it or was broken. Far, only what others have found. */
+/* 1: who holds the lock is dead, or who had it before died with it or was broken. Remote, only what others have
+ * found. */
 static int holder_died(dsm_barrier *b)
 {
     uint64_t word;
-    int rc = seat_read(seat(b), SYNC_WORD, &word);
+    int rc = handle_read(handle(b), SYNC_WORD, &word);
     if (rc)
         return rc;
-    return word & LOCK_HELD ? lock_holder_dead(&b->lock, word) : (word & LOCK_NEWS) != 0;
+    return word & LOCK_HELD ? lock_holder_dead(&b->lock, word) : (word & LOCK_OWNER_DIED) != 0;
 }
 
 static int break_for_the_dead(dsm_barrier *b, uint64_t generation)
 {
     struct state s;
-    if (!seat_time_to_look(&b->looked))
+    if (!handle_time_to_look(&b->looked))
         return 0;
     int rc = read_state(b, &s);
     if (rc || generation_of(s.round) != generation)
         return rc;
-    rc = seat(b)->near && somebody_died(b, &s) ? 1 : holder_died(b);
+    rc = handle(b)->mapped && somebody_died(b, &s) ? 1 : holder_died(b);
     if (rc == 1)
         rc = dsm_barrier_break(b, generation);
     return rc < 0 ? rc : 0;
@@ -346,11 +354,11 @@ static int wait_for_end(dsm_barrier *b, uint64_t generation, int64_t timeout_ns)
         return rc;
     if (!timeout_ns)
         return (rc = break_for_the_dead(b, generation)) ? rc : ended(b, generation, &round);
-    wait_begin(&w, &b->lock.seat, SYNC_SECOND, timeout_ns);
+    wait_begin(&w, &b->lock.handle, SYNC_SECOND, timeout_ns);
     for (;;) {
-        if (seat(b)->near)
-            wait_spin(&w, seat_word(seat(b), seat(b)->own + ROUND), round);
-        wait_listen(&w);
+        if (handle(b)->mapped)
+            wait_spin(&w, handle_word(handle(b), handle(b)->own + ROUND), round);
+        wait_prepare(&w);
         if ((rc = ended(b, generation, &round)) || (rc = break_for_the_dead(b, generation)))
             return rc;
         if (wait_over(&w))
@@ -383,9 +391,9 @@ static int who_came(dsm_barrier *b, struct state *s, uint64_t *identities)
     for (;;) {
         int rc = read_state(b, s);
         if (!rc && s->arrived)
-            rc = seat_read_all(seat(b), seat(b)->own + WHO, identities, 8 * s->arrived);
+            rc = handle_read_all(handle(b), handle(b)->own + WHO, identities, 8 * s->arrived);
         if (!rc)
-            rc = seat_read(seat(b), seat(b)->own + ROUND, &round);
+            rc = handle_read(handle(b), handle(b)->own + ROUND, &round);
         for (uint64_t i = 0; !rc && i < s->arrived; i++)
             identities[i] = stamped(identities[i], round);
         if (rc || generation_of(round) == generation_of(s->round))
@@ -403,13 +411,14 @@ int dsm_barrier_waiters(dsm_barrier *b, uint64_t *identities)
     return rc ? rc : n;
 }
 
-/* As if it had died: with the lock, so that its news is there for all; or after it had come, of that generation. The round is read
- * first, for who waits now need not wait until it looks: a later one has the news, or nothing to do with it. */
+/* As if it had died: with the lock, so that its news is there for all; or after it had come, of that generation. The
+ * round is read first, for who waits now need not wait until it looks: a later one has the news, or nothing to do with
+ * it. */
 int dsm_barrier_evict(dsm_barrier *b, uint64_t holder)
 {
     struct state s;
     uint64_t round, came[DSM_BARRIER_MOST];
-    int freed = seat_read(seat(b), seat(b)->own + ROUND, &round);
+    int freed = handle_read(handle(b), handle(b)->own + ROUND, &round);
     if (!freed)
         freed = dsm_lock_break(&b->lock, holder);
     if (freed) {
@@ -425,7 +434,7 @@ int dsm_barrier_evict(dsm_barrier *b, uint64_t holder)
 
 /* ---- handles ---- */
 
-uint32_t dsm_barrier_parties(const dsm_barrier *b) { return seat(b)->count; }
+uint32_t dsm_barrier_parties(const dsm_barrier *b) { return handle(b)->count; }
 
 int dsm_barrier_open(dsm_remote *r, int64_t spin_ns, dsm_barrier **out)
 {

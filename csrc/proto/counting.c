@@ -1,20 +1,21 @@
 /*
  * A counting semaphore: permits without owners, so that one process may release what another one acquires.
  *
- * The word, which only compare-swaps change: bits 0-31: the value; bits 32-63: a random tag of the change that wrote it, so that
- * after a failure of the transport the word tells whether a change took effect. If others have changed it since, it does not
- * tell: then the error says that the outcome is unknown, and the op is not repeated.
+ * The word, which only compare-swaps change: bits 0-31: the value; bits 32-63: a random tag of the change that wrote
+ * it, so that after a failure of the transport the word tells whether a change took effect. If others have changed it
+ * since, it does not tell: then the error says that the outcome is unknown, and the op is not repeated.
  *
  * No permit has an owner, so none comes back when its process dies. If a process dies      others find
  *   before the compare-swap                      nothing has happened
- *   after that of a release, before the wake     the value: a newcomer takes it at once, a sleeper within BELL_RECHECK_NS
+ *   after that of a release, before the wake     the value: a newcomer takes it at once, a sleeper within
+ *   EVENTCOUNT_RECHECK_NS
  */
 #include "sync.h"
 
 #include <stdlib.h>
 
 struct dsm_counting {
-    struct seat seat;
+    struct sync_handle handle;
     uint64_t serial; /* of the changes of this handle; threads share it */
 };
 
@@ -23,7 +24,7 @@ static uint32_t value_of(uint64_t word) { return (uint32_t)word; }
 /* Different for every change of every handle, but for a chance of 2^-32. */
 static uint64_t word_of(dsm_counting *c, uint32_t value)
 {
-    uint64_t x = c->seat.chance + (fetch_add_u64(&c->serial, 1) + 1) * 0x9e3779b97f4a7c15u;
+    uint64_t x = c->handle.chance + (fetch_add_u64(&c->serial, 1) + 1) * 0x9e3779b97f4a7c15u;
     x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u; /* splitmix64, Steele, Lea and Flood 2014 */
     x = (x ^ x >> 27) * 0x94d049bb133111ebu;
     return (x ^ x >> 31) << 32 | value;
@@ -33,7 +34,7 @@ static uint64_t word_of(dsm_counting *c, uint32_t value)
 static int change(dsm_counting *c, uint64_t *now, uint32_t value)
 {
     uint64_t found;
-    int rc = seat_swap(&c->seat, SYNC_WORD, *now, word_of(c, value), &found);
+    int rc = handle_swap(&c->handle, SYNC_WORD, *now, word_of(c, value), &found);
     if (rc == SWAP_DONE)
         return 1;
     if (rc == SWAP_UNKNOWN && found != *now)
@@ -47,7 +48,7 @@ static int change(dsm_counting *c, uint64_t *now, uint32_t value)
 static int take(dsm_counting *c)
 {
     uint64_t now;
-    int rc = seat_read(&c->seat, SYNC_WORD, &now);
+    int rc = handle_read(&c->handle, SYNC_WORD, &now);
     while (!rc && value_of(now))
         rc = change(c, &now, value_of(now) - 1);
     return rc;
@@ -59,9 +60,9 @@ int dsm_counting_acquire(dsm_counting *c, int64_t timeout_ns)
     int rc = take(c);
     if (rc || !timeout_ns)
         return rc;
-    wait_begin(&w, &c->seat, SYNC_BELL, timeout_ns);
+    wait_begin(&w, &c->handle, SYNC_EVENTCOUNT, timeout_ns);
     for (;;) {
-        wait_listen(&w);
+        wait_prepare(&w);
         if ((rc = take(c)))
             return rc;
         if (wait_over(&w))
@@ -73,21 +74,21 @@ int dsm_counting_acquire(dsm_counting *c, int64_t timeout_ns)
 int dsm_counting_release(dsm_counting *c, uint32_t n)
 {
     uint64_t now;
-    int rc = seat_read(&c->seat, SYNC_WORD, &now);
+    int rc = handle_read(&c->handle, SYNC_WORD, &now);
     while (!rc) {
         if (n > COUNTING_MOST - value_of(now))
             return err_set(DSM_EINVAL, 0, "%u more than %u; the most is %u", n, value_of(now), (uint32_t)COUNTING_MOST);
         rc = change(c, &now, value_of(now) + n);
     }
-    if (rc == 1 && c->seat.near)
-        bell_ring((struct bell *)(void *)(c->seat.near + SYNC_BELL), (int)n);
+    if (rc == 1 && c->handle.mapped)
+        eventcount_notify((struct eventcount *)(void *)(c->handle.mapped + SYNC_EVENTCOUNT), (int)n);
     return rc < 0 ? rc : 0;
 }
 
 int64_t dsm_counting_value(dsm_counting *c)
 {
     uint64_t now;
-    int rc = seat_read(&c->seat, SYNC_WORD, &now);
+    int rc = handle_read(&c->handle, SYNC_WORD, &now);
     return rc ? rc : (int64_t)value_of(now);
 }
 
@@ -96,7 +97,7 @@ int dsm_counting_open(dsm_remote *r, int64_t spin_ns, dsm_counting **out)
     dsm_counting *c = calloc(1, sizeof *c);
     if (!c)
         return err_set(DSM_ENOMEM, 0, "counting semaphore");
-    int rc = seat_take(&c->seat, r, DSM_COUNTING, spin_ns, NULL, NULL);
+    int rc = handle_take(&c->handle, r, DSM_COUNTING, spin_ns, NULL, NULL);
     if (rc)
         free(c);
     else

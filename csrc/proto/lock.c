@@ -4,13 +4,13 @@
 
 static uint64_t grant(const dsm_lock *l, uint64_t from, uint64_t news)
 {
-    return (lock_token(from) + 1) << LOCK_TOKEN_SHIFT | news | LOCK_HELD | l->seat.number;
+    return (lock_token(from) + 1) << LOCK_TOKEN_SHIFT | news | LOCK_HELD | l->handle.number;
 }
 
-/* publish: pairs with the observe_u64 of held in lock_release(), perhaps in another thread. */
+/* publish: pairs with the load_acquire_u64 of held in lock_release(), perhaps in another thread. */
 static int granted(dsm_lock *l, uint64_t word)
 {
-    publish_u64(&l->held, word);
+    store_release_u64(&l->held, word);
     return 1;
 }
 
@@ -19,12 +19,13 @@ static int granted(dsm_lock *l, uint64_t word)
 int lock_holder_dead(dsm_lock *l, uint64_t seen)
 {
     uint64_t owner = seen & LOCK_OWNER;
-    if (!l->seat.near || !seat_time_to_look(&l->looked))
+    if (!l->handle.mapped || !handle_time_to_look(&l->looked))
         return 0;
-    if (owner >= l->seat.members)
-        return err_set(DSM_ECORRUPT, 0, "the holder is member %llu of %u", (unsigned long long)owner, l->seat.members);
-    uint64_t identity = inspect_u64(seat_word(&l->seat, SYNC_TABLE + 8 * owner));
-    if (!identity && inspect_u64(seat_word(&l->seat, SYNC_WORD)) == seen)
+    if (owner >= l->handle.members)
+        return err_set(DSM_ECORRUPT, 0, "the holder is member %llu of %u", (unsigned long long)owner,
+                       l->handle.members);
+    uint64_t identity = load_seq_cst_u64(handle_word(&l->handle, SYNC_TABLE + 8 * owner));
+    if (!identity && load_seq_cst_u64(handle_word(&l->handle, SYNC_WORD)) == seen)
         return err_set(DSM_ECORRUPT, 0, "the holder, member %llu, is nobody", (unsigned long long)owner);
     return member_dead(identity);
 }
@@ -34,19 +35,20 @@ static int take_over(dsm_lock *l, uint64_t seen)
     int rc = lock_holder_dead(l, seen);
     if (rc <= 0)
         return rc;
-    uint64_t mine = grant(l, seen, LOCK_NEWS);
-    return compare_swap_u64(seat_word(&l->seat, SYNC_WORD), seen, mine) == seen ? granted(l, mine) : 0;
+    uint64_t mine = grant(l, seen, LOCK_OWNER_DIED);
+    return compare_swap_u64(handle_word(&l->handle, SYNC_WORD), seen, mine) == seen ? granted(l, mine) : 0;
 }
 
 /* As member.h asks: read the word, then look at the entry, then compare-swap from what was read. */
 int lock_sweep(dsm_remote *r, uint32_t number, uint64_t dead)
 {
     uint64_t word, old;
-    int rc = dsm_read(r, SYNC_WORD, &word, sizeof word, remote_patience(r));
+    int rc = dsm_read(r, SYNC_WORD, &word, sizeof word, remote_timeout(r));
     if (rc || !(word & LOCK_HELD) || (word & LOCK_OWNER) != number)
         return rc;
     rc = member_is(r, SYNC_TABLE, number, dead);
-    return rc <= 0 ? rc : dsm_compare_swap(r, SYNC_WORD, word, lock_freed(word) | LOCK_NEWS, &old, remote_patience(r));
+    return rc <= 0 ? rc
+                   : dsm_compare_swap(r, SYNC_WORD, word, lock_freed(word) | LOCK_OWNER_DIED, &old, remote_timeout(r));
 }
 
 /* ---- take ---- */
@@ -57,15 +59,16 @@ static int done(const dsm_lock *l, uint64_t word)
                    : err_set(DSM_ECORRUPT, 0, "the lock is free and has a holder, %016llx", (unsigned long long)word);
 }
 
-/* 1: taken, 0: it is held, *seen says by whom; LOCK_NEVER. One test tells both, so a lock that is free costs no more. */
-static int try_near(dsm_lock *l, uint64_t *seen)
+/* 1: taken, 0: it is held, *seen says by whom; LOCK_NEVER. One test tells both, so a lock that is free costs no
+ * more. */
+static int try_mapped(dsm_lock *l, uint64_t *seen)
 {
-    int rc = seat_check(&l->seat);
+    int rc = handle_check(&l->handle);
     if (rc)
         return rc;
-    uint64_t *word = seat_word(&l->seat, SYNC_WORD), now = observe_u64(word);
+    uint64_t *word = handle_word(&l->handle, SYNC_WORD), now = load_acquire_u64(word);
     while (!(now & (LOCK_HELD | LOCK_OWNER))) {
-        uint64_t mine = grant(l, now, now & LOCK_NEWS), old = compare_swap_u64(word, now, mine);
+        uint64_t mine = grant(l, now, now & LOCK_OWNER_DIED), old = compare_swap_u64(word, now, mine);
         if (old == now)
             return granted(l, mine);
         now = old;
@@ -74,18 +77,18 @@ static int try_near(dsm_lock *l, uint64_t *seen)
     return lock_done(now) ? done(l, now) : 0;
 }
 
-static int try_far(dsm_lock *l, uint64_t *seen)
+static int try_remote(dsm_lock *l, uint64_t *seen)
 {
     uint64_t from = l->guess;
     for (int i = 0; i < SWAP_TRIES; i++) {
-        uint64_t mine = grant(l, from, from & LOCK_NEWS);
-        int rc = seat_swap(&l->seat, SYNC_WORD, from, mine, seen);
+        uint64_t mine = grant(l, from, from & LOCK_OWNER_DIED);
+        int rc = handle_swap(&l->handle, SYNC_WORD, from, mine, seen);
         if (rc < 0)
             return rc;
         if (rc == SWAP_DONE)
             return granted(l, mine);
         if (*seen & LOCK_HELD &&
-            (*seen & LOCK_OWNER) == l->seat.number) /* an earlier take, whose outcome was unknown */
+            (*seen & LOCK_OWNER) == l->handle.number) /* an earlier take, whose outcome was unknown */
             return granted(l, *seen);
         if (lock_done(*seen))
             return done(l, *seen);
@@ -96,7 +99,7 @@ static int try_far(dsm_lock *l, uint64_t *seen)
     return 0; /* others are quicker */
 }
 
-static int try(dsm_lock *l, uint64_t *seen) { return l->seat.near ? try_near(l, seen) : try_far(l, seen); }
+static int try(dsm_lock *l, uint64_t *seen) { return l->handle.mapped ? try_mapped(l, seen) : try_remote(l, seen); }
 
 static int contend(dsm_lock *l, struct waiting *w, bool once)
 {
@@ -107,9 +110,9 @@ static int contend(dsm_lock *l, struct waiting *w, bool once)
     if (once)
         return take_over(l, seen);
     for (;;) {
-        if (l->seat.near)
-            wait_spin(w, seat_word(&l->seat, SYNC_WORD), seen);
-        wait_listen(w);
+        if (l->handle.mapped)
+            wait_spin(w, handle_word(&l->handle, SYNC_WORD), seen);
+        wait_prepare(w);
         if ((rc = try(l, &seen)) || (rc = take_over(l, seen)))
             return rc;
         if (wait_over(w))
@@ -121,25 +124,25 @@ static int contend(dsm_lock *l, struct waiting *w, bool once)
 int lock_take(dsm_lock *l, int64_t timeout_ns)
 {
     struct waiting w;
-    if (l->seat.near && !timeout_ns) /* the way of a lock that is free */
+    if (l->handle.mapped && !timeout_ns) /* the way of a lock that is free */
         return contend(l, NULL, true);
-    wait_begin(&w, &l->seat, l->wake ? SYNC_BELL : 0, timeout_ns);
-    if (!l->gate)
+    wait_begin(&w, &l->handle, l->wake ? SYNC_EVENTCOUNT : 0, timeout_ns);
+    if (!l->local_lock)
         return contend(l, &w, false);
-    int rc = gate_enter(l->gate, w.deadline);
+    int rc = local_lock_enter(l->local_lock, w.deadline);
     if (rc != 1)
         return rc;
     rc = contend(l, &w, !timeout_ns);
     if (rc != 1)
-        gate_leave(l->gate);
+        local_lock_leave(l->local_lock);
     return rc;
 }
 
 int dsm_lock_acquire(dsm_lock *l, int64_t timeout_ns)
 {
     int rc = lock_take(l, timeout_ns);
-    if (rc == 1 && l->gate)
-        gate_rest(l->gate);
+    if (rc == 1 && l->local_lock)
+        gate_rest(l->local_lock);
     return rc;
 }
 
@@ -152,9 +155,10 @@ static bool taken_over(uint64_t held, uint64_t free, uint64_t now)
 {
     if (lock_done(free)) /* nobody changes it after that */
         return now != free;
-    if (now == (lock_freed(held) | LOCK_NEWS) && now != free) /* dsm_lock_break() */
+    if (now == (lock_freed(held) | LOCK_OWNER_DIED) && now != free) /* dsm_lock_break() */
         return true;
-    return lock_token(now) == lock_token(held) + 1 && (now & (LOCK_HELD | LOCK_NEWS)) == (LOCK_HELD | LOCK_NEWS);
+    return lock_token(now) == lock_token(held) + 1 &&
+           (now & (LOCK_HELD | LOCK_OWNER_DIED)) == (LOCK_HELD | LOCK_OWNER_DIED);
 }
 
 static int give_back(dsm_lock *l, uint64_t held, uint64_t free)
@@ -162,7 +166,7 @@ static int give_back(dsm_lock *l, uint64_t held, uint64_t free)
     uint64_t now;
     int rc = SWAP_UNKNOWN;
     for (int i = 0; i < SWAP_TRIES && rc == SWAP_UNKNOWN; i++) {
-        rc = seat_swap(&l->seat, SYNC_WORD, held, free, &now);
+        rc = handle_swap(&l->handle, SYNC_WORD, held, free, &now);
         if (rc == SWAP_UNKNOWN && now != held)
             return taken_over(held, free, now) ? not_held() : 0;
     }
@@ -174,27 +178,27 @@ static int give_back(dsm_lock *l, uint64_t held, uint64_t free)
 /* 'held' goes first: once the word is free another thread of this process may take the lock with this handle. */
 static int release(dsm_lock *l, bool keep_news, uint64_t end)
 {
-    uint64_t held = observe_u64(&l->held);
-    if (held && seat_forked(&l->seat))
+    uint64_t held = load_acquire_u64(&l->held);
+    if (held && handle_forked(&l->handle))
         return refuse_forked();
     if (!held || compare_swap_u64(&l->held, held, 0) != held)
         return not_held();
-    if (l->gate)
-        gate_work(l->gate);
-    uint64_t free = lock_freed(held) | (keep_news ? held & LOCK_NEWS : 0) | end;
+    if (l->local_lock)
+        gate_work(l->local_lock);
+    uint64_t free = lock_freed(held) | (keep_news ? held & LOCK_OWNER_DIED : 0) | end;
     int rc = give_back(l, held, free);
-    l->unsure = rc && rc != -DSM_ENOTHELD && !sure_gone(l->seat.r, rc);
+    l->unsure = rc && rc != -DSM_ENOTHELD && !sure_gone(l->handle.r, rc);
     if (l->unsure) {
-        publish_u64(&l->held, held); /* not known: the caller may try again */
-        if (l->gate)
-            gate_rest(l->gate);
+        store_release_u64(&l->held, held); /* not known: the caller may try again */
+        if (l->local_lock)
+            gate_rest(l->local_lock);
         return rc;
     }
     l->guess = free & ~LOCK_DONE; /* which is no value to take it from */
-    if (l->seat.near && l->wake)
-        bell_ring((struct bell *)(void *)(l->seat.near + SYNC_BELL), l->wake);
-    if (l->gate)
-        gate_leave(l->gate);
+    if (l->handle.mapped && l->wake)
+        eventcount_notify((struct eventcount *)(void *)(l->handle.mapped + SYNC_EVENTCOUNT), l->wake);
+    if (l->local_lock)
+        local_lock_leave(l->local_lock);
     return rc;
 }
 
@@ -206,17 +210,17 @@ void lock_give_up(dsm_lock *l, bool keep_news)
 {
     int rc = lock_release(l, keep_news);
     if (rc && rc != -DSM_ENOTHELD)
-        publish_u32(&l->owed, keep_news ? 2 : 1);
+        store_release_u32(&l->owed, keep_news ? 2 : 1);
 }
 
 /* Whoever takes 'owed' away does what is owed; the others wait at the gate, which goes with it. */
 static int release_what_is_owed(dsm_lock *l)
 {
-    uint32_t owed = observe_u32(&l->owed) ? exchange_u32(&l->owed, 0) : 0;
+    uint32_t owed = load_acquire_u32(&l->owed) ? exchange_u32(&l->owed, 0) : 0;
     int rc = owed ? lock_release(l, owed == 2) : 0;
     if (!rc || rc == -DSM_ENOTHELD)
         return 0;
-    publish_u32(&l->owed, owed);
+    store_release_u32(&l->owed, owed);
     return rc;
 }
 
@@ -236,56 +240,57 @@ int dsm_lock_release(dsm_lock *l) { return lock_release(l, false); }
 
 int dsm_lock_release_unused(dsm_lock *l) { return lock_release(l, true); }
 
-uint64_t dsm_lock_token(const dsm_lock *l) { return lock_token(observe_u64(&l->held)); }
+uint64_t dsm_lock_token(const dsm_lock *l) { return lock_token(load_acquire_u64(&l->held)); }
 
-int dsm_lock_recovered(const dsm_lock *l) { return (observe_u64(&l->held) & LOCK_NEWS) != 0; }
+int dsm_lock_recovered(const dsm_lock *l) { return (load_acquire_u64(&l->held) & LOCK_OWNER_DIED) != 0; }
 
 int dsm_lock_locked(dsm_lock *l)
 {
     uint64_t word;
-    int rc = seat_read(&l->seat, SYNC_WORD, &word);
+    int rc = handle_read(&l->handle, SYNC_WORD, &word);
     return rc ? rc : (word & LOCK_HELD) != 0;
 }
 
 /* ---- by choice ---- */
 
-/* The word first: an entry changes hands only after what was held under it has been undone, so *identity is the holder of *word,
- * or the word has changed. */
+/* The word first: an entry changes hands only after what was held under it has been undone, so *identity is the holder
+ * of *word, or the word has changed. */
 static int who_holds(dsm_lock *l, uint64_t *word, uint64_t *identity)
 {
-    int rc = seat_read(&l->seat, SYNC_WORD, word);
+    int rc = handle_read(&l->handle, SYNC_WORD, word);
     uint64_t owner = *word & LOCK_OWNER;
     *identity = 0;
     if (rc || !(*word & LOCK_HELD))
         return rc;
-    if (owner >= l->seat.members)
-        return err_set(DSM_ECORRUPT, 0, "the holder is member %llu of %u", (unsigned long long)owner, l->seat.members);
-    return seat_read(&l->seat, SYNC_TABLE + 8 * owner, identity);
+    if (owner >= l->handle.members)
+        return err_set(DSM_ECORRUPT, 0, "the holder is member %llu of %u", (unsigned long long)owner,
+                       l->handle.members);
+    return handle_read(&l->handle, SYNC_TABLE + 8 * owner, identity);
 }
 
 int dsm_lock_holder(dsm_lock *l, uint64_t *identity)
 {
     uint64_t word = 0;
-    int rc = seat_check(&l->seat);
+    int rc = handle_check(&l->handle);
     return rc ? rc : who_holds(l, &word, identity);
 }
 
 int dsm_lock_break(dsm_lock *l, uint64_t holder)
 {
     uint64_t word = 0, found, now;
-    int rc = seat_check(&l->seat), swapped = SWAP_UNKNOWN;
+    int rc = handle_check(&l->handle), swapped = SWAP_UNKNOWN;
     for (int i = 0; !rc && i < SWAP_TRIES && swapped == SWAP_UNKNOWN; i++) {
         rc = who_holds(l, &word, &found);
         if (rc || !found || found != holder)
             return rc;
-        swapped = seat_swap(&l->seat, SYNC_WORD, word, lock_freed(word) | LOCK_NEWS, &now);
+        swapped = handle_swap(&l->handle, SYNC_WORD, word, lock_freed(word) | LOCK_OWNER_DIED, &now);
     }
     if (rc || swapped < 0)
         return rc ? rc : swapped;
     if (swapped == SWAP_UNKNOWN)
         return err_set(DSM_EIO, 0, "%d times in a row", SWAP_TRIES);
-    if (swapped == SWAP_DONE && l->seat.near && l->wake)
-        bell_ring((struct bell *)(void *)(l->seat.near + SYNC_BELL), l->wake);
+    if (swapped == SWAP_DONE && l->handle.mapped && l->wake)
+        eventcount_notify((struct eventcount *)(void *)(l->handle.mapped + SYNC_EVENTCOUNT), l->wake);
     return swapped == SWAP_DONE;
 }
 
@@ -297,30 +302,31 @@ int lock_open(dsm_lock *l, dsm_remote *r, enum dsm_type type, int64_t spin_ns, m
 {
     *l = (dsm_lock){.ends = type == DSM_ONCE,
                     .wake = type == DSM_SPINLOCK                     ? 0
-                            : type == DSM_RWLOCK || type == DSM_ONCE ? BELL_ALL
+                            : type == DSM_RWLOCK || type == DSM_ONCE ? NOTIFY_ALL
                                                                      : 1};
-    int rc = seat_take(&l->seat, r, type, spin_ns, sweep ? sweep : sweep_alone, sweep ? arg : r);
-    if (!rc && !l->seat.near && (rc = gate_open(l->seat.id, &l->gate)))
-        seat_leave(&l->seat);
+    int rc = handle_take(&l->handle, r, type, spin_ns, sweep ? sweep : sweep_alone, sweep ? arg : r);
+    if (!rc && !l->handle.mapped && (rc = local_lock_open(l->handle.id, &l->local_lock)))
+        handle_leave(&l->handle);
     return rc;
 }
 
-/* What this handle still holds: dropped with the news that its holder has gone. A far one may hold what it does not know of. */
+/* What this handle still holds: dropped with owner_died set that its holder has gone. A remote one may hold what it
+ * does not know of. */
 static int drop(dsm_lock *l)
 {
     uint64_t word;
-    int rc = seat_read(&l->seat, SYNC_WORD, &word);
-    uint64_t held = observe_u64(&l->held);
-    if (!held && !rc && !l->seat.near && word & LOCK_HELD && (word & LOCK_OWNER) == l->seat.number)
+    int rc = handle_read(&l->handle, SYNC_WORD, &word);
+    uint64_t held = load_acquire_u64(&l->held);
+    if (!held && !rc && !l->handle.mapped && word & LOCK_HELD && (word & LOCK_OWNER) == l->handle.number)
         held = word;
     if (!held || rc)
         return rc;
     rc = SWAP_UNKNOWN;
     word = held;
     for (int i = 0; i < SURE_TRIES && rc == SWAP_UNKNOWN && word == held; i++)
-        rc = seat_swap(&l->seat, SYNC_WORD, held, lock_freed(held) | LOCK_NEWS, &word);
-    if (l->seat.near && l->wake)
-        bell_ring((struct bell *)(void *)(l->seat.near + SYNC_BELL), l->wake);
+        rc = handle_swap(&l->handle, SYNC_WORD, held, lock_freed(held) | LOCK_OWNER_DIED, &word);
+    if (l->handle.mapped && l->wake)
+        eventcount_notify((struct eventcount *)(void *)(l->handle.mapped + SYNC_EVENTCOUNT), l->wake);
     if (rc == SWAP_UNKNOWN && word == held)
         return err_set(DSM_EIO, 0, "%d times in a row", SURE_TRIES);
     return rc < 0 ? rc : 0;
@@ -328,11 +334,11 @@ static int drop(dsm_lock *l)
 
 int lock_leave(dsm_lock *l)
 {
-    if (l->gone || l->seat.r->forks != peek_u32(&core_forks)) /* a child forgets */
+    if (l->gone || l->handle.r->forks != load_relaxed_u32(&core_forks)) /* a child forgets */
         return 0;
     int rc = drop(l);
     if (!rc)
-        rc = seat_leave(&l->seat);
+        rc = handle_leave(&l->handle);
     l->gone = !rc || sure_lost(rc);
     return l->gone ? 0 : rc;
 }
@@ -340,10 +346,10 @@ int lock_leave(dsm_lock *l)
 void lock_close(dsm_lock *l)
 {
     lock_leave(l);
-    if (l->gate && !seat_forked(&l->seat)) {
-        if (observe_u64(&l->held))
-            gate_leave(l->gate);
-        gate_close(l->gate);
+    if (l->local_lock && !handle_forked(&l->handle)) {
+        if (load_acquire_u64(&l->held))
+            local_lock_leave(l->local_lock);
+        local_lock_close(l->local_lock);
     }
 }
 
@@ -364,7 +370,7 @@ int dsm_lock_open(dsm_remote *r, int64_t spin_ns, dsm_lock **out)
     return rc;
 }
 
-int dsm_lock_held(const dsm_lock *l) { return observe_u64(&l->held) != 0; }
+int dsm_lock_held(const dsm_lock *l) { return load_acquire_u64(&l->held) != 0; }
 
 int dsm_lock_leave(dsm_lock *l) { return lock_leave(l); }
 

@@ -1,6 +1,6 @@
 /*
- * What every object in shared memory begins with: 64 bytes that its maker writes before anybody else sees the object, and
- * that never change.
+ * What every object in shared memory begins with: 64 bytes that its creator writes before anybody else sees the object,
+ * and that never change.
  *
  *   offset  bytes  what
  *        0      8  magic "dsmemobj"

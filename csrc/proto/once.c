@@ -1,11 +1,11 @@
 /*
  * Once: one runs it, the others wait until it has been run.
  *
- * A lock, whose word says 'done' once the one that took it has run it (lock.h). That is one compare-swap from the word as the
- * runner has taken it: it is done and given back, or the runner was broken, and nothing is done.
+ * A lock, whose word says 'done' once the one that took it has run it (lock.h). That is one compare-swap from the word
+ * as the runner has taken it: it is done and given back, or the runner was broken, and nothing is done.
  *
  * If the runner dies     others see
- *   before that          a lock held by the dead: one of them takes it over and runs, with the news
+ *   before that          a lock held by the dead: one of them takes it over and runs, with owner_died set
  *   after it             done: nobody runs again
  */
 #include "lock.h"
@@ -19,7 +19,7 @@ struct dsm_once {
 static int is_done(dsm_once *o)
 {
     uint64_t word;
-    int rc = seat_read(&o->lock.seat, SYNC_WORD, &word);
+    int rc = handle_read(&o->lock.handle, SYNC_WORD, &word);
     return rc ? rc : lock_done(word);
 }
 

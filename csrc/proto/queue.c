@@ -4,7 +4,7 @@
 #include "member.h"
 #include "ring.h"
 
-#include "../fabric/near.h"
+#include "../base/mapped_ops.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +13,7 @@
 
 static uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
 
-static int check_shape(const dsm_queue_shape *s)
+static int check_shape(const dsm_queue_config *s)
 {
     uint64_t unit = s->flags & DSM_QUEUE_CHECKED ? 16 : 8;
     if (!s->lanes || s->lanes > LANES_MAX)
@@ -26,11 +26,11 @@ static int check_shape(const dsm_queue_shape *s)
                        (unsigned long long)s->max_message, (unsigned long long)s->lane_bytes,
                        (unsigned long long)(s->lane_bytes / 2 - unit));
     if (s->flags > 7 || ((s->flags & DSM_QUEUE_CHECKED) && s->flags != DSM_QUEUE_CHECKED))
-        return err_set(DSM_EINVAL, 0, "a queue that is written from afar has one consumer and drops nothing");
+        return err_set(DSM_EINVAL, 0, "a queue that is written remotely has one consumer and drops nothing");
     return 0;
 }
 
-int queue_map_of(const dsm_queue_shape *s, struct queue_map *out)
+int queue_map_of(const dsm_queue_config *s, struct queue_map *out)
 {
     int rc = check_shape(s);
     if (rc)
@@ -42,13 +42,13 @@ int queue_map_of(const dsm_queue_shape *s, struct queue_map *out)
     return 0;
 }
 
-uint64_t dsm_queue_nbytes(const dsm_queue_shape *s)
+uint64_t dsm_queue_nbytes(const dsm_queue_config *s)
 {
     struct queue_map map;
     return queue_map_of(s, &map) ? 0 : map.nbytes;
 }
 
-int dsm_queue_format(void *memory, const dsm_queue_shape *s)
+int dsm_queue_format(void *memory, const dsm_queue_config *s)
 {
     struct queue_map map;
     int rc = queue_map_of(s, &map);
@@ -69,11 +69,11 @@ static int look_up(dsm_queue *q)
     if (!rc && h.nbytes < QUEUE_PRODUCERS)
         return err_set(DSM_ECORRUPT, 0, "a queue of %llu bytes", (unsigned long long)h.nbytes);
     if (!rc)
-        rc = dsm_read(q->r, QUEUE_SHAPE, &s, sizeof s, remote_patience(q->r));
+        rc = dsm_read(q->r, QUEUE_SHAPE, &s, sizeof s, remote_timeout(q->r));
     if (rc)
         return rc;
-    q->shape =
-        (dsm_queue_shape){.lanes = s.lanes, .flags = s.flags, .lane_bytes = s.lane_bytes, .max_message = s.max_message};
+    q->shape = (dsm_queue_config){
+        .lanes = s.lanes, .flags = s.flags, .lane_bytes = s.lane_bytes, .max_message = s.max_message};
     if (queue_map_of(&q->shape, &q->map) || q->map.nbytes != h.nbytes)
         return err_set(DSM_ECORRUPT, 0, "the shape of the queue makes no sense");
     q->id = h.id;
@@ -81,7 +81,7 @@ static int look_up(dsm_queue *q)
     q->plain = !(s.flags & DSM_QUEUE_CHECKED);
     q->shared_tail = s.flags & (DSM_QUEUE_MANY_CONSUMERS | DSM_QUEUE_DROP_OLDEST);
     if (q->plain && !q->base)
-        return err_set(DSM_EFAR, 0, "the queue serves its own host; make it in a context to use it from others");
+        return err_set(DSM_ENOTMAPPED, 0, "the queue serves its own host; make it in a context to use it from others");
     return 0;
 }
 
@@ -91,12 +91,12 @@ int dsm_queue_open(dsm_remote *r, void *local, dsm_queue **out)
     if (!q)
         return err_set(DSM_ENOMEM, 0, "queue");
     q->r = r;
-    q->base = local ? local : dsm_remote_near(r);
-    q->forks = peek_u32(&core_forks);
+    q->base = local ? local : dsm_remote_mapped(r);
+    q->forks = load_relaxed_u32(&core_forks);
     q->deadline = DEADLINE_NEVER;
     int rc = look_up(q);
     if (!rc)
-        rc = member_identity(dsm_remote_near(r), &q->identity); /* far: its own, also at home */
+        rc = member_identity(dsm_remote_mapped(r), &q->identity); /* remote: its own, also at home */
     if (!rc && !(q->active = calloc(q->shape.lanes, sizeof *q->active)))
         rc = err_set(DSM_ENOMEM, 0, "queue");
     if (rc)
@@ -106,12 +106,12 @@ int dsm_queue_open(dsm_remote *r, void *local, dsm_queue **out)
     return rc;
 }
 
-void dsm_queue_get_shape(const dsm_queue *q, dsm_queue_shape *out) { *out = q->shape; }
+void dsm_queue_get_config(const dsm_queue *q, dsm_queue_config *out) { *out = q->shape; }
 void dsm_queue_set_timeout(dsm_queue *q, int64_t timeout_ns) { q->deadline = deadline_after(timeout_ns); }
 
 int queue_refuse(const dsm_queue *q, const char *role)
 {
-    if (q->forks != peek_u32(&core_forks))
+    if (q->forks != load_relaxed_u32(&core_forks))
         return refuse_forked();
     return err_set(DSM_EINVAL, 0, "this handle is no %s of the queue", role);
 }
@@ -129,7 +129,7 @@ int queue_broken(const char *role)
 int dsm_queue_leave(dsm_queue *q)
 {
     int rc = 0;
-    if (q->forks != peek_u32(&core_forks))
+    if (q->forks != load_relaxed_u32(&core_forks))
         return 0;
     if ((q->producing && !q->lost_lane) || q->in_doubt) {
         rc = q->producing ? role_leave(q, QUEUE_PRODUCERS + 8ull * q->lane) : role_leave_unknown(q);
@@ -163,14 +163,14 @@ int dsm_queue_close(dsm_queue *q)
 
 /* ---- the producer's role ---- */
 
-/* What the last producer of the lane has left. It may have committed a message beyond the stored head, and that may be taken
- * already, so the tail may be beyond it, too; what lies there is whole, since nobody has written behind it. Producers from
- * afar store no head: a checked lane is walked from its tail. */
-static int succeed_near(dsm_queue *q)
+/* What the last producer of the lane has left. It may have committed a message beyond the stored head, and that may be
+ * taken already, so the tail may be beyond it, too; what lies there is whole, since nobody has written behind it.
+ * Producers from remote store no head: a checked lane is walked from its tail. */
+static int succeed_mapped(dsm_queue *q)
 {
     struct lane_lines *l = lane_lines(q, q->lane);
-    uint64_t more = 0, first, end, unit = overhead(q) - 1, head = observe_u64(&l->head);
-    q->tail = observe_u64(&l->tail);
+    uint64_t more = 0, first, end, unit = overhead(q) - 1, head = load_acquire_u64(&l->head);
+    q->tail = load_acquire_u64(&l->tail);
     if (!q->plain)
         head = q->tail;
     q->data = q->base + data_at(q, q->lane);
@@ -179,19 +179,19 @@ static int succeed_near(dsm_queue *q)
     if ((head | q->tail) & unit || q->head - q->tail > q->shape.lane_bytes)
         return err_set(DSM_ECORRUPT, 0, "lane %u: tail %llu, head %llu", q->lane, (unsigned long long)q->tail,
                        (unsigned long long)head);
-    if (q->plain && q->head - q->tail < q->shape.lane_bytes) /* is 0 already, unless somebody has scribbled */
-        note_u64((uint64_t *)(void *)(q->data + (q->head & q->mask)), 0);
+    if (q->plain && q->head - q->tail < q->shape.lane_bytes) /* is 0 already, unless somebody has corrupted */
+        store_relaxed_u64((uint64_t *)(void *)(q->data + (q->head & q->mask)), 0);
     if (q->plain)
-        note_u64(&l->puts, peek_u64(&l->puts) + more);
+        store_relaxed_u64(&l->puts, load_relaxed_u64(&l->puts) + more);
     else
         lane_wipe(q, q->data, &first, &end);
-    publish_u64(&l->head, q->head);
+    store_release_u64(&l->head, q->head);
     return 0;
 }
 
 static int succeed(dsm_queue *q)
 {
-    int rc = q->base ? succeed_near(q) : remote_succeed(q);
+    int rc = q->base ? succeed_mapped(q) : remote_succeed(q);
     return rc ? rc : remote_mark_used(q);
 }
 
@@ -199,10 +199,10 @@ int dsm_queue_produce(dsm_queue *q)
 {
     if (q->producing)
         return 0;
-    if (q->forks != peek_u32(&core_forks))
+    if (q->forks != load_relaxed_u32(&core_forks))
         return refuse_forked();
     /* The identities of processes that map the memory are those of all their handles, and their swaps do not fail. */
-    q->in_doubt = !dsm_remote_near(q->r);
+    q->in_doubt = !dsm_remote_mapped(q->r);
     int rc = member_join(q->r, QUEUE_PRODUCERS, q->shape.lanes, q->identity, NULL, NULL, &q->lane);
     if (rc) {
         q->in_doubt &= rc != -DSM_EMEMBERS;
@@ -232,17 +232,18 @@ int dsm_queue_consume(dsm_queue *q)
     uint64_t old = 0;
     if (q->consuming)
         return 0;
-    if (q->forks != peek_u32(&core_forks))
+    if (q->forks != load_relaxed_u32(&core_forks))
         return refuse_forked();
     if (!q->base)
-        return err_set(DSM_EFAR, 0, "messages are not in this process; take them where the queue was made");
+        return err_set(DSM_ENOTMAPPED, 0, "messages are not in this process; take them where the queue was made");
     while (!(q->shape.flags & DSM_QUEUE_MANY_CONSUMERS)) {
         uint64_t seen = old;
-        int rc = dsm_compare_swap(q->r, QUEUE_STATE, seen, q->identity, &old, remote_patience(q->r));
-        q->consumer_in_doubt = rc && !dsm_remote_near(q->r);
+        int rc = dsm_compare_swap(q->r, QUEUE_STATE, seen, q->identity, &old, remote_timeout(q->r));
+        q->consumer_in_doubt = rc && !dsm_remote_mapped(q->r);
         if (rc)
             return rc;
-        if (old == seen || (old == q->identity && !dsm_remote_near(q->r))) /* by a swap that had failed, so it seemed */
+        if (old == seen ||
+            (old == q->identity && !dsm_remote_mapped(q->r))) /* by a swap that had failed, so it seemed */
             break;
         if (!member_dead(old))
             return err_set(DSM_EBUSY, 0, "another handle consumes; close it, or make the queue with consumers='many'");
@@ -253,9 +254,10 @@ int dsm_queue_consume(dsm_queue *q)
 
 /* ---- taking ---- */
 
-/* The record behind those that are being read, or at the tail. Where others move the tail, what is read at a position is true only
- * if the tail is still where it was: else the record was taken, and its bytes may be a newer message's. Then the lane is looked
- * at again, so 'empty' is said only of a lane that was empty. Whoever looks again does so because another one has taken something. */
+/* The record behind those that are being read, or at the tail. Where others move the tail, what is read at a position
+ * is true only if the tail is still where it was: else the record was taken, and its bytes may be a newer message's.
+ * Then the lane is looked at again, so 'empty' is said only of a lane that was empty. Whoever looks again does so
+ * because another one has taken something. */
 static int look(const dsm_queue *q, uint32_t lane, uint64_t *from, struct record *out)
 {
     for (;;) {
@@ -292,7 +294,7 @@ static bool find_lanes(dsm_queue *q)
 {
     uint32_t before = q->nactive;
     for (uint32_t lane = 0; lane < q->shape.lanes; lane++) {
-        if (!peek_u8(queue_used(q) + lane))
+        if (!load_relaxed_u8(queue_used(q) + lane))
             continue;
         uint32_t i = 0;
         while (i < q->nactive && q->active[i] != lane)
@@ -319,14 +321,14 @@ static int read_any(dsm_queue *q, const void **payload, uint64_t *length, uint8_
 static bool consumes(dsm_queue *q)
 {
     const struct queue_state *s = queue_state(q);
-    q->lost_consumer |= !(q->shape.flags & DSM_QUEUE_MANY_CONSUMERS) && peek_u64(&s->consumer) != q->identity;
+    q->lost_consumer |= !(q->shape.flags & DSM_QUEUE_MANY_CONSUMERS) && load_relaxed_u64(&s->consumer) != q->identity;
     return __builtin_expect(!q->lost_consumer, 1);
 }
 
 /* *down is looked at before the lanes: whoever shuts down after his last put is seen to have put it. */
 static int check_take(dsm_queue *q, uint32_t *down)
 {
-    if (!q->consuming || q->forks != peek_u32(&core_forks))
+    if (!q->consuming || q->forks != load_relaxed_u32(&core_forks))
         return queue_refuse(q, "consumer");
     if (!consumes(q))
         return queue_broken("consumer");
@@ -365,14 +367,15 @@ int dsm_queue_done(dsm_queue *q)
     if (!q->shared_tail && !consumes(q)) { /* the tail is another's */
         return -DSM_EEMPTY;
     } else if (!q->shared_tail) {
-        publish_u64(&l->tail, q->upto);
-        note_u64(&l->gets, peek_u64(&l->gets) + q->ntaken);
+        store_release_u64(&l->tail, q->upto);
+        store_relaxed_u64(&l->gets, load_relaxed_u64(&l->gets) + q->ntaken);
     } else {
         if (compare_swap_u64(&l->tail, q->from, q->upto) != q->from)
             return -DSM_EEMPTY;
         fetch_add_u64(&l->gets, q->ntaken);
     }
-    bell_ring(&l->room, BELL_ALL); /* threads of one handle, and its watch, may wait for room of different sizes */
+    /* threads of one handle, and its watch, may wait for room of different sizes */
+    eventcount_notify(&l->room, NOTIFY_ALL);
     return 0;
 }
 
@@ -386,16 +389,16 @@ static uint64_t copy_records(dsm_queue *q, uint8_t *to, uint64_t n, uint64_t eac
     uint64_t got = 0;
     for (;;) {
         if (each == 8)
-            near_copy(to, r.payload, 8);
+            mapped_copy(to, r.payload, 8);
         else
-            near_copy(to, r.payload, each);
+            mapped_copy(to, r.payload, each);
         to += each;
         if (++got == n || message_at(q, data, q->upto, &r) || r.length != each)
             break;
         q->upto = r.next;
         q->ntaken++;
     }
-    after_reads();
+    fence_acquire();
     return got;
 }
 
@@ -424,8 +427,8 @@ int64_t dsm_queue_pop_records(dsm_queue *q, void *out, uint64_t n, uint64_t each
 
 /* ---- waiting ---- */
 
-#define FAR_NAP_MIN 20000
-#define FAR_NAP_MAX 1000000
+#define REMOTE_BACKOFF_MIN 20000
+#define REMOTE_BACKOFF_MAX 1000000
 
 struct wanted {
     uint64_t length;  /* of the message that needs room */
@@ -437,7 +440,7 @@ typedef int ready(const dsm_queue *q, const struct wanted *w);
 
 static int has_room(const dsm_queue *q, const struct wanted *w)
 {
-    uint64_t tail, size = record_size(q, w->length), head = peek_u64(&q->head);
+    uint64_t tail, size = record_size(q, w->length), head = load_relaxed_u64(&q->head);
     uint64_t left = q->shape.lane_bytes - (head & q->mask);
     if (q->base && queue_shutdown(q))
         return err_set(DSM_ESHUTDOWN, 0, "put");
@@ -456,7 +459,7 @@ static int has_item(const dsm_queue *q, const struct wanted *w)
     uint32_t down = queue_shutdown(q); /* before the lanes, as in dsm_queue_next */
     (void)w;
     for (uint32_t lane = 0; lane < q->shape.lanes; lane++) {
-        if (!peek_u8(queue_used(q) + lane))
+        if (!load_relaxed_u8(queue_used(q) + lane))
             continue;
         uint64_t tail = lane_tail(q, lane);
         if (message_at(q, q->base + data_at(q, lane), tail, &r) != -DSM_EEMPTY)
@@ -476,30 +479,30 @@ static int spin(const dsm_queue *q, ready *is, const struct wanted *w, int64_t u
     return rc;
 }
 
-static void nap(int64_t *length, int64_t deadline)
+static void back_off(int64_t *length, int64_t deadline)
 {
     int64_t left = deadline - clock_ns(), ns = *length < left ? *length : left;
     if (ns > 0)
         nanosleep(&(struct timespec){.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000}, NULL);
-    *length = *length * 2 < FAR_NAP_MAX ? *length * 2 : FAR_NAP_MAX;
+    *length = *length * 2 < REMOTE_BACKOFF_MAX ? *length * 2 : REMOTE_BACKOFF_MAX;
 }
 
-/* bell: who changes the memory from here rings it; NULL or beside it, where it is changed from afar: naps. */
-static int wait_until(const dsm_queue *q, ready *is, const struct wanted *w, struct bell *bell, int64_t timeout_ns,
-                      int64_t spin_ns)
+/* eventcount: who changes the memory from here rings it; NULL or beside it, where it is changed remotely: naps. */
+static int wait_until(const dsm_queue *q, ready *is, const struct wanted *w, struct eventcount *eventcount,
+                      int64_t timeout_ns, int64_t spin_ns)
 {
-    int64_t deadline = deadline_after(timeout_ns), length = FAR_NAP_MIN;
+    int64_t deadline = deadline_after(timeout_ns), length = REMOTE_BACKOFF_MIN;
     int rc = spin_ns > 0 ? spin(q, is, w, deadline_earlier(deadline_after(spin_ns), deadline)) : is(q, w);
     bool late = timeout_ns == 0;
     while (rc == -DSM_EEMPTY) {
         if (late)
             return err_set(DSM_ETIME, 0, "the queue did not get ready in time; nothing was put or taken");
-        if (bell && q->plain) {
-            uint32_t seen = bell_listen(bell);
+        if (eventcount && q->plain) {
+            uint32_t seen = eventcount_prepare(eventcount);
             if ((rc = is(q, w)) == -DSM_EEMPTY)
-                bell_sleep(bell, seen, deadline);
+                eventcount_wait(eventcount, seen, deadline);
         } else {
-            nap(&length, deadline);
+            back_off(&length, deadline);
         }
         if (rc == -DSM_EEMPTY && (rc = is(q, w)) == -DSM_EEMPTY)
             late = clock_ns() >= deadline;
@@ -510,32 +513,32 @@ static int wait_until(const dsm_queue *q, ready *is, const struct wanted *w, str
 int dsm_queue_wait_room(const dsm_queue *q, uint64_t length, int64_t timeout_ns, int64_t spin_ns, int64_t op_ns)
 {
     struct wanted w = {.length = length, .deadline = deadline_after(op_ns)};
-    if (!q->producing || q->forks != peek_u32(&core_forks))
+    if (!q->producing || q->forks != load_relaxed_u32(&core_forks))
         return queue_refuse(q, "producer");
     return wait_until(q, has_room, &w, q->base ? &lane_lines(q, q->lane)->room : NULL, timeout_ns, spin_ns);
 }
 
 int dsm_queue_wait_item(const dsm_queue *q, int64_t timeout_ns, int64_t spin_ns)
 {
-    if (!q->consuming || q->forks != peek_u32(&core_forks))
+    if (!q->consuming || q->forks != load_relaxed_u32(&core_forks))
         return queue_refuse(q, "consumer");
     return wait_until(q, has_item, NULL, queue_items(q), timeout_ns, spin_ns);
 }
 
 /* ---- the whole queue ---- */
 
-/* Messages are counted where they lie: counters would be off for ever once a process is killed beside one. */
+/* Messages are counted where they lie: counters would be off forever once a process is killed beside one. */
 static void count_lane(const dsm_queue *q, uint32_t lane, dsm_queue_counts *out)
 {
     const struct lane_lines *l = lane_lines(q, lane);
     uint64_t tail = lane_tail(q, lane), messages = 0;
     uint64_t head = lane_walk(q, q->base + data_at(q, lane), tail, tail + q->shape.lane_bytes, &messages);
-    uint64_t gets = peek_u64(&l->gets);
+    uint64_t gets = load_relaxed_u64(&l->gets);
     out->messages += messages;
-    out->puts += q->plain ? peek_u64(&l->puts) : gets + messages; /* from afar nobody writes 'puts' */
+    out->puts += q->plain ? load_relaxed_u64(&l->puts) : gets + messages; /* remotely nobody writes 'puts' */
     out->gets += gets;
-    out->dropped += peek_u64(&l->dropped);
-    out->full += peek_u64(&l->full);
+    out->dropped += load_relaxed_u64(&l->dropped);
+    out->full += load_relaxed_u64(&l->full);
     if (head - tail > out->bytes)
         out->bytes = head - tail;
 }
@@ -543,13 +546,13 @@ static void count_lane(const dsm_queue *q, uint32_t lane, dsm_queue_counts *out)
 int dsm_queue_count(const dsm_queue *q, dsm_queue_counts *out)
 {
     *out = (dsm_queue_counts){0};
-    if (q->forks != peek_u32(&core_forks))
+    if (q->forks != load_relaxed_u32(&core_forks))
         return refuse_forked();
     if (!q->base)
-        return err_set(DSM_EFAR, 0, "messages are not in this process; count them where the queue was made");
+        return err_set(DSM_ENOTMAPPED, 0, "messages are not in this process; count them where the queue was made");
     for (uint32_t lane = 0; lane < q->shape.lanes; lane++) {
-        uint64_t producer = peek_u64((const uint64_t *)(const void *)(q->base + QUEUE_PRODUCERS) + lane);
-        if (peek_u8(queue_used(q) + lane))
+        uint64_t producer = load_relaxed_u64((const uint64_t *)(const void *)(q->base + QUEUE_PRODUCERS) + lane);
+        if (load_relaxed_u8(queue_used(q) + lane))
             count_lane(q, lane, out);
         out->producers += producer && !member_dead(producer);
     }
@@ -560,15 +563,15 @@ int dsm_queue_count(const dsm_queue *q, dsm_queue_counts *out)
 int dsm_queue_shutdown(dsm_queue *q, int now)
 {
     uint32_t how = now ? 2 : 1;
-    if (q->forks != peek_u32(&core_forks))
+    if (q->forks != load_relaxed_u32(&core_forks))
         return refuse_forked();
     if (!q->base)
         return remote_shutdown(q, how);
     struct queue_state *s = queue_state(q);
-    publish_u32(&s->shutdown, how);
-    bell_wake(queue_items(q), BELL_ALL);
+    store_release_u32(&s->shutdown, how);
+    eventcount_wake(queue_items(q), NOTIFY_ALL);
     for (uint32_t lane = 0; lane < q->shape.lanes; lane++)
-        if (peek_u8(queue_used(q) + lane))
-            bell_wake(&lane_lines(q, lane)->room, BELL_ALL);
+        if (load_relaxed_u8(queue_used(q) + lane))
+            eventcount_wake(&lane_lines(q, lane)->room, NOTIFY_ALL);
     return 0;
 }

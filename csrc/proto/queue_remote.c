@@ -25,7 +25,7 @@ enum {
 /* How long an op on so many bytes may take: what is left to the call, but not more than a peer may be silent. */
 static int64_t op_timeout(const dsm_queue *q, uint64_t nbytes, int64_t deadline)
 {
-    int64_t most = remote_patience(q->r), left = deadline == DEADLINE_NEVER ? DEADLINE_NEVER : deadline - clock_ns();
+    int64_t most = remote_timeout(q->r), left = deadline == DEADLINE_NEVER ? DEADLINE_NEVER : deadline - clock_ns();
     if (most >= 0)
         most += (int64_t)nbytes * OP_NS_PER_BYTE;
     if (left < OP_NS_MIN)
@@ -153,7 +153,7 @@ int remote_succeed(dsm_queue *q)
 int remote_mark_used(const dsm_queue *q)
 {
     uint8_t yes = 1;
-    if (!q->r->ctx || dsm_remote_near(q->r))
+    if (!q->r->ctx || dsm_remote_mapped(q->r))
         return dsm_write(q->r, q->map.used + q->lane, &yes, 1, -1);
     dsm_op op = {
         .code = DSM_OP_WRITE, .remote = q->r, .offset = q->map.used + q->lane, .local = &yes, .nbytes = sizeof yes};
@@ -172,16 +172,16 @@ int remote_shutdown(const dsm_queue *q, uint32_t how)
 
 /* ---- roles ---- */
 
-/* Who leaves does not insist: with the owner's memory all that was held in it is gone, and where only the path was cut the role
- * stays taken. */
+/* Who leaves does not insist: with the owner's memory all that was held in it is gone, and where only the path was cut
+ * the role stays taken. */
 static bool is_gone(int rc) { return rc == -DSM_EPEER || rc == -DSM_ESTALE || rc == -DSM_EFENCED; }
 
 int role_leave(const dsm_queue *q, uint64_t at)
 {
-    int64_t patience = remote_patience(q->r), deadline = deadline_after(patience < 0 ? 0 : 2 * patience);
+    int64_t timeout = remote_timeout(q->r), deadline = deadline_after(timeout < 0 ? 0 : 2 * timeout);
     uint64_t old;
     int rc;
-    for (int i = 0; (rc = dsm_compare_swap(q->r, at, q->identity, 0, &old, patience)) && !is_gone(rc); i++)
+    for (int i = 0; (rc = dsm_compare_swap(q->r, at, q->identity, 0, &old, timeout)) && !is_gone(rc); i++)
         if (i + 1 >= OP_TRIES || (i && clock_ns() >= deadline))
             return rc;
     return 0;
@@ -208,8 +208,8 @@ int role_leave_unknown(const dsm_queue *q)
 int dsm_queue_producers(const dsm_queue *q, uint64_t *identities)
 {
     uint64_t seen[LANES_MAX];
-    int rc = q->forks != peek_u32(&core_forks) ? refuse_forked()
-                                               : sure_read(q->r, QUEUE_PRODUCERS, seen, 8ull * q->shape.lanes);
+    int rc = q->forks != load_relaxed_u32(&core_forks) ? refuse_forked()
+                                                       : sure_read(q->r, QUEUE_PRODUCERS, seen, 8ull * q->shape.lanes);
     int n = 0;
     for (uint32_t lane = 0; !rc && lane < q->shape.lanes; lane++)
         if (seen[lane])
@@ -219,7 +219,7 @@ int dsm_queue_producers(const dsm_queue *q, uint64_t *identities)
 
 int dsm_queue_consumer(const dsm_queue *q, uint64_t *identity)
 {
-    if (q->forks != peek_u32(&core_forks))
+    if (q->forks != load_relaxed_u32(&core_forks))
         return refuse_forked();
     return sure_read(q->r, QUEUE_STATE, identity, sizeof *identity);
 }
@@ -236,7 +236,7 @@ static int break_role(const dsm_queue *q, uint64_t at, uint64_t holder)
 int dsm_queue_break(const dsm_queue *q, uint64_t holder)
 {
     uint64_t seen[LANES_MAX];
-    int broken = 0, rc = q->forks != peek_u32(&core_forks) ? refuse_forked() : 0;
+    int broken = 0, rc = q->forks != load_relaxed_u32(&core_forks) ? refuse_forked() : 0;
     if (!rc)
         rc = sure_read(q->r, QUEUE_PRODUCERS, seen, 8ull * q->shape.lanes);
     if (rc || !holder)

@@ -2,9 +2,9 @@
 #include "ring.h"
 
 #include "../base/clock.h"
-#include "../base/fold.h"
+#include "../base/hash64.h"
+#include "../base/mapped_ops.h"
 #include "../base/stream.h"
-#include "../fabric/near.h"
 
 #include <string.h>
 
@@ -26,7 +26,7 @@ static uint64_t header_of(const dsm_queue *q, uint64_t p, uint64_t length, uint8
 
 static uint64_t check_of(const dsm_queue *q, uint64_t p, uint64_t header, const void *payload, uint64_t length)
 {
-    return fold_bytes(fold_word(fold_word(q->id, p), header), payload, length);
+    return hash64_bytes(hash64_word(hash64_word(q->id, p), header), payload, length);
 }
 
 static uint64_t *word(uint8_t *data, uint64_t at) { return (uint64_t *)(void *)(data + at); }
@@ -35,10 +35,10 @@ static uint64_t *word(uint8_t *data, uint64_t at) { return (uint64_t *)(void *)(
 int record_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record *out)
 {
     uint64_t at = p & q->mask, left = q->shape.lane_bytes - at;
-    if (p & (overhead(q) - 1)) /* a scribbled tail: its header would reach beyond the lane */
+    if (p & (overhead(q) - 1)) /* a corrupted tail: its header would reach beyond the lane */
         return -DSM_ECORRUPT;
     const uint64_t *words = (const uint64_t *)(const void *)(data + at);
-    uint64_t header = observe_u64(words);
+    uint64_t header = load_acquire_u64(words);
     int absent = q->plain && header ? -DSM_ECORRUPT : -DSM_EEMPTY;
     out->length = (uint32_t)header;
     out->kind = (uint8_t)(header >> 32);
@@ -54,7 +54,7 @@ int record_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record
     out->next = p + record_size(q, out->length);
     if (q->plain)
         return 0;
-    uint64_t check = peek_u64(words + 1); /* wrong, whatever has landed, unless all has */
+    uint64_t check = load_relaxed_u64(words + 1); /* wrong, whatever has landed, unless all has */
     return check == check_of(q, p, header, out->payload, out->length) ? 0 : -DSM_EEMPTY;
 }
 
@@ -73,10 +73,10 @@ bool lane_wipe(const dsm_queue *q, uint8_t *data, uint64_t *first, uint64_t *end
 {
     bool any = false;
     for (uint64_t p = q->head; p < q->tail + q->shape.lane_bytes; p += 16) {
-        uint64_t *w = word(data, p & q->mask), header = peek_u64(w);
+        uint64_t *w = word(data, p & q->mask), header = load_relaxed_u64(w);
         if (!(uint8_t)(header >> 32) || header != header_of(q, p, (uint32_t)header, (uint8_t)(header >> 32)))
             continue;
-        note_u64(w, 0);
+        store_relaxed_u64(w, 0);
         if (!any)
             *first = p;
         any = true;
@@ -96,11 +96,11 @@ static void lane_prepare(dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind
 {
     uint64_t at = p & q->mask, header = header_of(q, p, length, kind), *words = word(q->data, at);
     if (!q->plain)
-        note_u64(words + 1, check_of(q, p, header, q->data + at + 16, length));
+        store_relaxed_u64(words + 1, check_of(q, p, header, q->data + at + 16, length));
     if (streams(q, length))
         stream_word(words, header);
     else
-        note_u64(words, header);
+        store_relaxed_u64(words, header);
 }
 
 /* SYNC pairs with record_at: whoever observes the header sees the payload. */
@@ -108,8 +108,8 @@ static void lane_publish(dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind
 {
     uint64_t at = p & q->mask, header = header_of(q, p, length, kind), *words = word(q->data, at);
     if (!q->plain)
-        note_u64(words + 1, check_of(q, p, header, q->data + at + 16, length));
-    publish_u64(words, header);
+        store_relaxed_u64(words + 1, check_of(q, p, header, q->data + at + 16, length));
+    store_release_u64(words, header);
 }
 
 /* ---- room ---- */
@@ -127,7 +127,8 @@ static uint64_t needed(const dsm_queue *q, uint64_t length)
     return padding_before(q, q->head, size) + size + 8;
 }
 
-/* SYNC pairs with dsm_queue_done: what was read before 'tail' moved may be overwritten once its new value is observed. */
+/* SYNC pairs with dsm_queue_done: what was read before 'tail' moved may be overwritten once its new value is
+ * observed. */
 static int look_at_tail(const dsm_queue *q, uint64_t *tail)
 {
     if (!q->base)
@@ -146,16 +147,16 @@ static int drop_oldest(dsm_queue *q)
 {
     struct lane_lines *l = lane_lines(q, q->lane);
     struct record r;
-    uint64_t tail = observe_u64(&l->tail);
+    uint64_t tail = load_acquire_u64(&l->tail);
     if (tail == q->head) /* all taken since we looked: an empty lane has room for any message */
         return 0;
     int rc = message_at(q, q->data, tail, &r);
     if (rc) /* changed under our eyes: look again */
-        return observe_u64(&l->tail) != tail
+        return load_acquire_u64(&l->tail) != tail
                    ? 0
                    : err_set(DSM_ECORRUPT, 0, "lane %u at %llu", q->lane, (unsigned long long)tail);
     if (compare_swap_u64(&l->tail, tail, r.next) == tail)
-        note_u64(&l->dropped, peek_u64(&l->dropped) + 1);
+        store_relaxed_u64(&l->dropped, load_relaxed_u64(&l->dropped) + 1);
     return 0;
 }
 
@@ -163,12 +164,13 @@ static int full(const dsm_queue *q)
 {
     if (q->base) {
         struct lane_lines *l = lane_lines(q, q->lane);
-        note_u64(&l->full, peek_u64(&l->full) + 1);
+        store_relaxed_u64(&l->full, load_relaxed_u64(&l->full) + 1);
     }
     return -DSM_EFULL;
 }
 
-/* A tail only grows, and never beyond the head: another one is refused and not kept, since send_staged() counts on it. */
+/* A tail only grows, and never beyond the head: another one is refused and not kept, since send_staged() counts on
+ * it. */
 static int follow_tail(dsm_queue *q)
 {
     uint64_t tail;
@@ -203,7 +205,7 @@ static int make_room(dsm_queue *q, uint64_t length)
 
 static int check_put(dsm_queue *q, uint64_t length, bool commits)
 {
-    if (!q->producing || q->forks != peek_u32(&core_forks))
+    if (!q->producing || q->forks != load_relaxed_u32(&core_forks))
         return queue_refuse(q, "producer");
     if (commits != (q->reserved != 0))
         return commits ? err_set(DSM_EINVAL, 0, "nothing is reserved")
@@ -213,7 +215,8 @@ static int check_put(dsm_queue *q, uint64_t length, bool commits)
                        (unsigned long long)q->shape.max_message);
     if (!q->base)
         return 0;
-    q->lost_lane |= peek_u64((const uint64_t *)(const void *)(q->base + QUEUE_PRODUCERS) + q->lane) != q->identity;
+    q->lost_lane |=
+        load_relaxed_u64((const uint64_t *)(const void *)(q->base + QUEUE_PRODUCERS) + q->lane) != q->identity;
     if (__builtin_expect(q->lost_lane, 0))
         return queue_broken("producer");
     return queue_shutdown(q) ? err_set(DSM_ESHUTDOWN, 0, "put") : 0;
@@ -238,26 +241,27 @@ static void copy_in(const dsm_queue *q, uint8_t *to, const uint8_t *from, uint64
     if (streams(q, length) && !((uintptr_t)to & 7)) /* the second part of a message may begin anywhere */
         stream_copy(to, from, length);
     else if (length) /* of nothing there may be no address */
-        near_copy(to, from, length);
+        mapped_copy(to, from, length);
 }
 
-/* Steps 2 to 4 for n records up to 'next', of which the first lies at p, behind what was at 'from'. The padding, if any, is
- * published last: until then nobody comes to what lies behind it. */
+/* Steps 2 to 4 for n records up to 'next', of which the first lies at p, behind what was at 'from'. The padding, if
+ * any, is published last: until then nobody comes to what lies behind it. */
 static void commit(dsm_queue *q, uint64_t from, uint64_t p, uint64_t length, uint8_t kind, uint64_t next, uint64_t n)
 {
     if (q->plain)
-        note_u64(word(q->data, next & q->mask), 0);
+        store_relaxed_u64(word(q->data, next & q->mask), 0);
     if (streams(q, length))
-        stream_end(); /* streamed payloads and headers go before the header that publishes them: record_at observes it */
+        /* streamed payloads and headers go before the header that publishes them: record_at observes it */
+        stream_end();
     lane_publish(q, p, length, kind);
     if (p != from)
         lane_publish(q, from, 0, RECORD_PADDING);
-    note_u64(&q->head, next); /* dsm_queue_wait_room of another thread looks at it */
+    store_relaxed_u64(&q->head, next); /* dsm_queue_wait_room of another thread looks at it */
     q->staged += n;
     if (q->base) {
         struct lane_lines *l = lane_lines(q, q->lane);
-        publish_u64(&l->head, next);
-        note_u64(&l->puts, peek_u64(&l->puts) + n);
+        store_release_u64(&l->head, next);
+        store_relaxed_u64(&l->puts, load_relaxed_u64(&l->puts) + n);
     }
 }
 
@@ -293,14 +297,15 @@ int dsm_queue_push_parts(dsm_queue *q, const dsm_queue_part *parts, uint32_t n, 
     return 0;
 }
 
-/* As many records as there is room for, one at least. The header of the first is published last: nobody passes it before. */
+/* As many records as there is room for, one at least. The header of the first is published last: nobody passes it
+ * before. */
 static uint64_t push_batch(dsm_queue *q, const uint8_t *from, uint64_t n, uint64_t each)
 {
     uint64_t begin = q->head, first = 0, p, done = 0;
     do {
         uint8_t *to = next_payload(q, each, &p);
         if (each == 8)
-            near_copy(to, from, 8);
+            mapped_copy(to, from, 8);
         else
             copy_in(q, to, from, each);
         from += each;
@@ -311,7 +316,7 @@ static uint64_t push_batch(dsm_queue *q, const uint8_t *from, uint64_t n, uint64
             if (p != q->head)
                 lane_prepare(q, q->head, 0, RECORD_PADDING);
         }
-        note_u64(&q->head, p + record_size(q, each));
+        store_relaxed_u64(&q->head, p + record_size(q, each));
     } while (done < n && q->head - begin < BATCH_BYTES && fits(q, needed(q, each), q->tail));
     commit(q, begin, first, each, 1, q->head, done);
     return done;
@@ -360,7 +365,7 @@ int dsm_queue_flush(dsm_queue *q)
     if (!q->staged)
         return 0;
     if (q->base) {
-        bell_ring(queue_items(q), BELL_ALL);
+        eventcount_notify(queue_items(q), NOTIFY_ALL);
     } else {
         int rc = remote_look_is_old(q) ? follow_tail(q) : 0;
         if (rc || (rc = remote_send(q)))

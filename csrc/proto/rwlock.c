@@ -1,22 +1,27 @@
 /*
  * A lock for many readers or one writer.
  *
- * The word is the writer's lock (lock.h). Of its own the object has one line per member, whose first word is that member's
- * readers': bit 0: inside; bits 1-63: changes, so no value comes twice. Only compare-swaps change both.
+ * The word is the writer's lock (lock.h). Of its own the object has one line per member, whose first word is that
+ * member's readers': bit 0: inside; bits 1-63: changes, so no value comes twice. Only compare-swaps change both.
  *
  *   read     set my 'inside', then look at the writer's word: free: in; held: clear my 'inside', wait, again
  *   write    take the writer's word, then wait until nobody's 'inside' is set
  *
  * EXCLUSION: each side changes its own word before it looks at the other's, in the one order of all such changes
- *   (inspect_u64), so a reader and a writer can't both miss each other. Threads of one handle share one 'inside', which stays set
- *   from the first to the last of them.
- * PREFERENCE: while a writer has the word, or waits for readers with it, no new reader comes in. Writers that still wait for the
+ *   (load_seq_cst_u64), so a reader and a writer can't both miss each other. Threads of one handle share one 'inside',
+ *   which stays set from the first to the last of them.
+ * PREFERENCE: while a writer has the word, or waits for readers with it, no new reader comes in. Writers that still
+ * wait for the
  *   word are no hindrance.
- * THE DEAD: a writer's word is taken over as a lock is; a reader that finds a dead writer frees the word and leaves the news in it
- *   until a writer takes it. A dead reader's 'inside' is cleared by the writer that waits for it, or with its entry (member.h).
- * BROKEN: who answers for it that a reader is gone clears its 'inside' with two changes at once. The reader's own swaps, of which
+ * THE DEAD: a writer's word is taken over as a lock is; a reader that finds a dead writer frees the word and leaves the
+ * news in it
+ *   until a writer takes it. A dead reader's 'inside' is cleared by the writer that waits for it, or with its entry
+ *   (member.h).
+ * BROKEN: who answers for it that a reader is gone clears its 'inside' with two changes at once. The reader's own
+ * swaps, of which
  *   one may be in doubt, make one: so a reader that lives finds out, at the latest when it goes.
- * OWED: a reader that can't clear its 'inside' is out all the same; the handle clears it with its next call, or when it leaves.
+ * OWED: a reader that can't clear its 'inside' is out all the same; the handle clears it with its next call, or when it
+ * leaves.
  */
 #include "lock.h"
 
@@ -32,32 +37,32 @@ struct dsm_rwlock {
     uint32_t owed;       /* nobody reads with this handle, and 'inside' may be set */
     uint32_t news;       /* a reader's: the last writer died with it; as 'readers', and before it */
     uint64_t looked;
-    uint8_t *copy; /* far: of the bytes from the word to the end */
+    uint8_t *copy; /* remote: of the bytes from the word to the end */
 };
 
-static uint64_t line(const dsm_rwlock *rw, uint64_t number) { return rw->lock.seat.own + SYNC_LINE * number; }
+static uint64_t line(const dsm_rwlock *rw, uint64_t number) { return rw->lock.handle.own + SYNC_LINE * number; }
 
 static uint64_t changed(uint64_t word, uint64_t inside) { return ((word >> 1) + 1) << 1 | inside; }
 
-static void ring(dsm_rwlock *rw, uint64_t bell)
+static void ring(dsm_rwlock *rw, uint64_t eventcount)
 {
-    if (rw->lock.seat.near)
-        bell_ring((struct bell *)(void *)(rw->lock.seat.near + bell), BELL_ALL);
+    if (rw->lock.handle.mapped)
+        eventcount_notify((struct eventcount *)(void *)(rw->lock.handle.mapped + eventcount), NOTIFY_ALL);
 }
 
 /* ---- readers ---- */
 
 static int taken_away(void) { return err_set(DSM_ENOTHELD, 0, "break_() has taken it from this handle"); }
 
-/* Nobody else changes the word while this process lives, but who breaks it. 0: done; 1: done, and it was broken before, so that
- * this handle held nothing; or -DSM_E…: it may be done. */
+/* Nobody else changes the word while this process lives, but who breaks it. 0: done; 1: done, and it was broken before,
+ * so that this handle held nothing; or -DSM_E…: it may be done. */
 static int set_inside(dsm_rwlock *rw, uint64_t inside)
 {
-    uint64_t found, at = line(rw, rw->lock.seat.number);
+    uint64_t found, at = line(rw, rw->lock.handle.number);
     bool was_broken = false;
     for (int i = 0; i < SWAP_TRIES; i++) {
         uint64_t next = changed(rw->mine, inside);
-        int rc = seat_swap(&rw->lock.seat, at, rw->mine, next, &found);
+        int rc = handle_swap(&rw->lock.handle, at, rw->mine, next, &found);
         if (rc < 0) {
             rw->doubt = true;
             return rc;
@@ -77,7 +82,7 @@ static int set_inside(dsm_rwlock *rw, uint64_t inside)
 static int clear_inside(dsm_rwlock *rw)
 {
     int rc = set_inside(rw, 0);
-    note_u32(&rw->owed, rc < 0 && !sure_gone(rw->lock.seat.r, rc));
+    store_relaxed_u32(&rw->owed, rc < 0 && !sure_gone(rw->lock.handle.r, rc));
     return rc;
 }
 
@@ -85,13 +90,13 @@ static int clear_inside(dsm_rwlock *rw)
 static int settle(dsm_rwlock *rw)
 {
     int rc = 0;
-    if (!peek_u32(&rw->owed))
+    if (!load_relaxed_u32(&rw->owed))
         return 0;
-    if (seat_forked(&rw->lock.seat))
+    if (handle_forked(&rw->lock.handle))
         return refuse_forked();
     if ((rc = handle_lock(&rw->own)))
         return rc;
-    if (peek_u32(&rw->owed))
+    if (load_relaxed_u32(&rw->owed))
         rc = clear_inside(rw);
     pthread_mutex_unlock(&rw->own);
     return rc < 0 ? rc : 0;
@@ -99,10 +104,10 @@ static int settle(dsm_rwlock *rw)
 
 static int look(dsm_rwlock *rw, uint64_t *word)
 {
-    struct seat *s = &rw->lock.seat;
-    if (!s->near)
-        return seat_read(s, SYNC_WORD, word);
-    *word = inspect_u64(seat_word(s, SYNC_WORD));
+    struct sync_handle *s = &rw->lock.handle;
+    if (!s->mapped)
+        return handle_read(s, SYNC_WORD, word);
+    *word = load_seq_cst_u64(handle_word(s, SYNC_WORD));
     return 0;
 }
 
@@ -110,14 +115,16 @@ static int look(dsm_rwlock *rw, uint64_t *word)
 static void gone(dsm_rwlock *rw)
 {
     uint64_t word;
-    if (rw->lock.seat.near && !look(rw, &word) && word & LOCK_HELD)
+    if (rw->lock.handle.mapped && !look(rw, &word) && word & LOCK_HELD)
         ring(rw, SYNC_SECOND);
 }
 
-/* near: whether the bit that threads of this handle share is still set. Far, that would be an op; they find out when they go. */
+/* local: whether the bit that threads of this handle share is still set. Remote, that would be an op; they find out
+ * when they go. */
 static bool still_inside_here(dsm_rwlock *rw)
 {
-    return !rw->lock.seat.near || observe_u64(seat_word(&rw->lock.seat, line(rw, rw->lock.seat.number))) == rw->mine;
+    return !rw->lock.handle.mapped ||
+           load_acquire_u64(handle_word(&rw->lock.handle, line(rw, rw->lock.handle.number))) == rw->mine;
 }
 
 /* Under rw->own. 1: in, 0: a writer has the word, as *seen says. */
@@ -129,9 +136,9 @@ static int enter(dsm_rwlock *rw, uint64_t *seen)
     if (rc >= 0)
         rc = look(rw, seen);
     if (!rc && !(*seen & LOCK_HELD)) {
-        note_u32(&rw->owed, 0);
-        note_u32(&rw->news, (*seen & LOCK_NEWS) != 0);
-        publish_u32(&rw->readers, rw->readers + 1);
+        store_relaxed_u32(&rw->owed, 0);
+        store_relaxed_u32(&rw->news, (*seen & LOCK_OWNER_DIED) != 0);
+        store_release_u32(&rw->readers, rw->readers + 1);
         return 1;
     }
     if (!rw->readers) {
@@ -144,11 +151,11 @@ static int enter(dsm_rwlock *rw, uint64_t *seen)
 
 static int try_read(dsm_rwlock *rw, uint64_t *seen)
 {
-    int rc = seat_check(&rw->lock.seat);
+    int rc = handle_check(&rw->lock.handle);
     if (rc)
         return rc;
-    if (rw->lock.seat.near) { /* without disturbing a writer that waits for readers to go */
-        *seen = observe_u64(seat_word(&rw->lock.seat, SYNC_WORD));
+    if (rw->lock.handle.mapped) { /* without disturbing a writer that waits for readers to go */
+        *seen = load_acquire_u64(handle_word(&rw->lock.handle, SYNC_WORD));
         if (*seen & LOCK_HELD)
             return 0;
     }
@@ -159,12 +166,13 @@ static int try_read(dsm_rwlock *rw, uint64_t *seen)
     return rc;
 }
 
-/* The writer is dead: the word becomes free, with the news. 1: look again. */
+/* The writer is dead: the word becomes free, with owner_died set. 1: look again. */
 static int bury_writer(dsm_rwlock *rw, uint64_t seen)
 {
     int rc = lock_holder_dead(&rw->lock, seen);
-    if (rc > 0 && compare_swap_u64(seat_word(&rw->lock.seat, SYNC_WORD), seen, lock_freed(seen) | LOCK_NEWS) == seen)
-        ring(rw, SYNC_BELL);
+    if (rc > 0 &&
+        compare_swap_u64(handle_word(&rw->lock.handle, SYNC_WORD), seen, lock_freed(seen) | LOCK_OWNER_DIED) == seen)
+        ring(rw, SYNC_EVENTCOUNT);
     return rc;
 }
 
@@ -177,11 +185,11 @@ int dsm_rwlock_read(dsm_rwlock *rw, int64_t timeout_ns)
         return rc;
     if (!timeout_ns)
         return (rc = bury_writer(rw, seen)) > 0 ? try_read(rw, &seen) : rc;
-    wait_begin(&w, &rw->lock.seat, SYNC_BELL, timeout_ns);
+    wait_begin(&w, &rw->lock.handle, SYNC_EVENTCOUNT, timeout_ns);
     for (;;) {
-        if (rw->lock.seat.near)
-            wait_spin(&w, seat_word(&rw->lock.seat, SYNC_WORD), seen);
-        wait_listen(&w);
+        if (rw->lock.handle.mapped)
+            wait_spin(&w, handle_word(&rw->lock.handle, SYNC_WORD), seen);
+        wait_prepare(&w);
         if ((rc = try_read(rw, &seen)))
             return rc;
         if ((rc = bury_writer(rw, seen)) > 0)
@@ -195,14 +203,14 @@ int dsm_rwlock_read(dsm_rwlock *rw, int64_t timeout_ns)
 /* The reader is out, also where 'inside' can't be cleared: then that is owed, and another call may do it. */
 int dsm_rwlock_unread(dsm_rwlock *rw)
 {
-    if (seat_forked(&rw->lock.seat))
+    if (handle_forked(&rw->lock.handle))
         return refuse_forked();
     int rc = handle_lock(&rw->own);
     if (rc)
         return rc;
-    bool holds = rw->readers || peek_u32(&rw->owed);
-    rc = holds ? seat_check(&rw->lock.seat) : err_set(DSM_ENOTHELD, 0, "for reading");
-    publish_u32(&rw->readers, rw->readers - (rw->readers != 0));
+    bool holds = rw->readers || load_relaxed_u32(&rw->owed);
+    rc = holds ? handle_check(&rw->lock.handle) : err_set(DSM_ENOTHELD, 0, "for reading");
+    store_release_u32(&rw->readers, rw->readers - (rw->readers != 0));
     if (holds && !rc && !rw->readers && (rc = clear_inside(rw)) >= 0)
         gone(rw);
     pthread_mutex_unlock(&rw->own);
@@ -211,41 +219,45 @@ int dsm_rwlock_unread(dsm_rwlock *rw)
 
 /* ---- writers ---- */
 
-/* Whether somebody's 'inside' is set; one of the dead is cleared. As member.h asks: the word, then the entry, then the swap. */
+/* Whether somebody's 'inside' is set; one of the dead is cleared. As member.h asks: the word, then the entry, then the
+ * swap. */
 static bool still_inside(dsm_rwlock *rw, uint64_t number, bool may_look)
 {
-    struct seat *s = &rw->lock.seat;
-    uint64_t *word = seat_word(s, line(rw, number)), *entry = seat_word(s, SYNC_TABLE + 8 * number);
-    if (!inspect_u64(entry)) /* whoever joins after this finds the writer's word held */
+    struct sync_handle *s = &rw->lock.handle;
+    uint64_t *word = handle_word(s, line(rw, number)), *entry = handle_word(s, SYNC_TABLE + 8 * number);
+    if (!load_seq_cst_u64(entry)) /* whoever joins after this finds the writer's word held */
         return false;
-    uint64_t now = inspect_u64(word);
+    uint64_t now = load_seq_cst_u64(word);
     if (!(now & 1))
         return false;
-    return !may_look || !member_dead(inspect_u64(entry)) || compare_swap_u64(word, now, changed(now, 0)) != now;
+    return !may_look || !member_dead(load_seq_cst_u64(entry)) || compare_swap_u64(word, now, changed(now, 0)) != now;
 }
 
-static int inside_near(dsm_rwlock *rw)
+static int inside_mapped(dsm_rwlock *rw)
 {
-    int rc = seat_check(&rw->lock.seat), left = 0;
-    for (uint64_t i = 0; !rc && i < rw->lock.seat.members; i++)
+    int rc = handle_check(&rw->lock.handle), left = 0;
+    for (uint64_t i = 0; !rc && i < rw->lock.handle.members; i++)
         left += still_inside(rw, i, false);
-    if (left && seat_time_to_look(&rw->looked))
-        for (uint64_t i = left = 0; i < rw->lock.seat.members; i++)
+    if (left && handle_time_to_look(&rw->looked))
+        for (uint64_t i = left = 0; i < rw->lock.handle.members; i++)
             left += still_inside(rw, i, true);
     return rc ? rc : left;
 }
 
-static uint64_t copy_bytes(const struct seat *s) { return s->own + (uint64_t)SYNC_LINE * s->members - SYNC_WORD; }
+static uint64_t copy_bytes(const struct sync_handle *s)
+{
+    return s->own + (uint64_t)SYNC_LINE * s->members - SYNC_WORD;
+}
 
 static uint64_t copied(const dsm_rwlock *rw, uint64_t at)
 {
-    return peek_u64((const uint64_t *)(const void *)(rw->copy + (at - SYNC_WORD)));
+    return load_relaxed_u64((const uint64_t *)(const void *)(rw->copy + (at - SYNC_WORD)));
 }
 
-static int inside_far(dsm_rwlock *rw)
+static int inside_remote(dsm_rwlock *rw)
 {
-    struct seat *s = &rw->lock.seat;
-    int rc = seat_read_all(s, SYNC_WORD, rw->copy, copy_bytes(s)), left = 0;
+    struct sync_handle *s = &rw->lock.handle;
+    int rc = handle_read_all(s, SYNC_WORD, rw->copy, copy_bytes(s)), left = 0;
     for (uint32_t i = 0; !rc && i < s->members; i++)
         left += copied(rw, line(rw, i)) & 1;
     return rc ? rc : left;
@@ -254,10 +266,10 @@ static int inside_far(dsm_rwlock *rw)
 /* How many readers are inside. The writer asks, whose turn may have been broken. */
 static int inside(dsm_rwlock *rw)
 {
-    struct seat *s = &rw->lock.seat;
-    int left = s->near ? inside_near(rw) : inside_far(rw);
-    uint64_t word = left < 0 ? 0 : s->near ? observe_u64(seat_word(s, SYNC_WORD)) : copied(rw, SYNC_WORD);
-    return left < 0 || word == observe_u64(&rw->lock.held) ? left : taken_away();
+    struct sync_handle *s = &rw->lock.handle;
+    int left = s->mapped ? inside_mapped(rw) : inside_remote(rw);
+    uint64_t word = left < 0 ? 0 : s->mapped ? load_acquire_u64(handle_word(s, SYNC_WORD)) : copied(rw, SYNC_WORD);
+    return left < 0 || word == load_acquire_u64(&rw->lock.held) ? left : taken_away();
 }
 
 int dsm_rwlock_claim(dsm_rwlock *rw, int64_t timeout_ns)
@@ -274,9 +286,9 @@ int dsm_rwlock_drain(dsm_rwlock *rw, int64_t timeout_ns)
         left = inside(rw);
     if (left <= 0 || !timeout_ns)
         return left < 0 ? left : !left;
-    wait_begin(&w, &rw->lock.seat, SYNC_SECOND, timeout_ns);
+    wait_begin(&w, &rw->lock.handle, SYNC_SECOND, timeout_ns);
     for (;;) {
-        wait_listen(&w);
+        wait_prepare(&w);
         if ((left = inside(rw)) <= 0)
             return left < 0 ? left : 1;
         if (wait_over(&w))
@@ -298,8 +310,8 @@ dsm_lock *dsm_rwlock_lock(dsm_rwlock *rw) { return &rw->lock; }
 
 int dsm_rwlock_readers(dsm_rwlock *rw, int *news)
 {
-    uint32_t readers = seat_forked(&rw->lock.seat) ? 0 : observe_u32(&rw->readers); /* a child reads nothing */
-    *news = readers && peek_u32(&rw->news);
+    uint32_t readers = handle_forked(&rw->lock.handle) ? 0 : load_acquire_u32(&rw->readers); /* a child reads nothing */
+    *news = readers && load_relaxed_u32(&rw->news);
     return (int)readers;
 }
 
@@ -309,19 +321,20 @@ int dsm_rwlock_readers(dsm_rwlock *rw, int *news)
 static int who_reads(dsm_rwlock *rw, uint32_t number, uint64_t *word, uint64_t *identity)
 {
     *identity = 0;
-    int rc = seat_read(&rw->lock.seat, line(rw, number), word);
-    return rc || !(*word & 1) ? rc : seat_read(&rw->lock.seat, SYNC_TABLE + 8ull * number, identity);
+    int rc = handle_read(&rw->lock.handle, line(rw, number), word);
+    return rc || !(*word & 1) ? rc : handle_read(&rw->lock.handle, SYNC_TABLE + 8ull * number, identity);
 }
 
-/* far: a copy of the readers' lines, which says where to look closer. */
+/* remote: a copy of the readers' lines, which says where to look closer. */
 static int copy_lines(dsm_rwlock *rw, uint8_t **copy)
 {
-    struct seat *s = &rw->lock.seat;
-    int rc = seat_check(s);
-    *copy = rc || s->near ? NULL : malloc((size_t)SYNC_LINE * s->members);
-    if (rc || s->near)
+    struct sync_handle *s = &rw->lock.handle;
+    int rc = handle_check(s);
+    *copy = rc || s->mapped ? NULL : malloc((size_t)SYNC_LINE * s->members);
+    if (rc || s->mapped)
         return rc;
-    return *copy ? seat_read_all(s, s->own, *copy, (uint64_t)SYNC_LINE * s->members) : err_set(DSM_ENOMEM, 0, "rwlock");
+    return *copy ? handle_read_all(s, s->own, *copy, (uint64_t)SYNC_LINE * s->members)
+                 : err_set(DSM_ENOMEM, 0, "rwlock");
 }
 
 static bool may_read(const uint8_t *copy, uint32_t number) { return !copy || copy[(size_t)SYNC_LINE * number] & 1; }
@@ -333,7 +346,7 @@ int dsm_rwlock_inside(dsm_rwlock *rw, uint64_t *identities)
     int rc = settle(rw), n = 0;
     if (!rc)
         rc = copy_lines(rw, &copy);
-    for (uint32_t i = 0; !rc && i < rw->lock.seat.members; i++)
+    for (uint32_t i = 0; !rc && i < rw->lock.handle.members; i++)
         if (may_read(copy, i)) {
             rc = who_reads(rw, i, &word, &identities[n]);
             n += !rc && identities[n];
@@ -349,7 +362,7 @@ static int break_reader(dsm_rwlock *rw, uint32_t number, uint64_t holder)
     for (int i = 0; i < SWAP_TRIES && rc == SWAP_UNKNOWN; i++) {
         if ((rc = who_reads(rw, number, &word, &identity)) || identity != holder)
             return rc;
-        rc = seat_swap(&rw->lock.seat, line(rw, number), word, changed(changed(word, 0), 0), &found);
+        rc = handle_swap(&rw->lock.handle, line(rw, number), word, changed(changed(word, 0), 0), &found);
     }
     return rc == SWAP_UNKNOWN ? err_set(DSM_EIO, 0, "%d times in a row", SWAP_TRIES) : rc;
 }
@@ -362,7 +375,7 @@ int dsm_rwlock_break(dsm_rwlock *rw, uint64_t holder)
         rc = copy_lines(rw, &copy);
     if (!rc && (rc = dsm_lock_break(&rw->lock, holder)) > 0)
         broken = 1;
-    for (uint32_t i = 0; rc >= 0 && holder && i < rw->lock.seat.members; i++)
+    for (uint32_t i = 0; rc >= 0 && holder && i < rw->lock.handle.members; i++)
         if (may_read(copy, i) && (rc = break_reader(rw, i, holder)) > 0)
             broken = 1;
     free(copy);
@@ -376,16 +389,16 @@ int dsm_rwlock_break(dsm_rwlock *rw, uint64_t holder)
 static int sweep(void *arg, uint32_t number, uint64_t dead)
 {
     dsm_rwlock *rw = arg;
-    dsm_remote *r = rw->lock.seat.r;
+    dsm_remote *r = rw->lock.handle.r;
     uint64_t word, old;
     int rc = lock_sweep(r, number, dead);
     if (!rc)
-        rc = dsm_read(r, line(rw, number), &word, sizeof word, remote_patience(r));
+        rc = dsm_read(r, line(rw, number), &word, sizeof word, remote_timeout(r));
     if (rc || !(word & 1))
         return rc;
     rc = member_is(r, SYNC_TABLE, number, dead);
     if (rc == 1)
-        rc = dsm_compare_swap(r, line(rw, number), word, changed(word, 0), &old, remote_patience(r));
+        rc = dsm_compare_swap(r, line(rw, number), word, changed(word, 0), &old, remote_timeout(r));
     if (!rc)
         ring(rw, SYNC_SECOND);
     return rc;
@@ -393,10 +406,10 @@ static int sweep(void *arg, uint32_t number, uint64_t dead)
 
 static int prepare(dsm_rwlock *rw)
 {
-    struct seat *s = &rw->lock.seat;
-    if (!s->near && !(rw->copy = malloc(copy_bytes(s))))
+    struct sync_handle *s = &rw->lock.handle;
+    if (!s->mapped && !(rw->copy = malloc(copy_bytes(s))))
         return err_set(DSM_ENOMEM, 0, "rwlock");
-    return seat_read(s, line(rw, s->number), &rw->mine);
+    return handle_read(s, line(rw, s->number), &rw->mine);
 }
 
 int dsm_rwlock_open(dsm_remote *r, int64_t spin_ns, dsm_rwlock **out)
@@ -417,18 +430,18 @@ int dsm_rwlock_open(dsm_remote *r, int64_t spin_ns, dsm_rwlock **out)
     return rc;
 }
 
-/* 'inside' is cleared also where a far handle has set it without knowing that it did. */
+/* 'inside' is cleared also where a remote handle has set it without knowing that it did. */
 int dsm_rwlock_leave(dsm_rwlock *rw)
 {
-    if (rw->lock.gone || seat_check(&rw->lock.seat)) /* or the memory is gone, or this is a child */
+    if (rw->lock.gone || handle_check(&rw->lock.handle)) /* or the memory is gone, or this is a child */
         return 0;
     int rc = handle_lock(&rw->own);
     if (rc)
         return rc;
-    if (rw->readers || !rw->lock.seat.near)
+    if (rw->readers || !rw->lock.handle.mapped)
         rc = clear_inside(rw);
     if (rc >= 0)
-        publish_u32(&rw->readers, 0);
+        store_release_u32(&rw->readers, 0);
     pthread_mutex_unlock(&rw->own);
     gone(rw);
     return rc < 0 && !sure_lost(rc) ? rc : lock_leave(&rw->lock);

@@ -4,8 +4,8 @@
 #include "../base/clock.h"
 #include "../base/crc32.h"
 #include "../mem/remote.h"
+#include "backoff.h"
 #include "member.h"
-#include "pause.h"
 #include "sure.h"
 
 #include <stdlib.h>
@@ -96,7 +96,8 @@ static int check(const struct segment_header *h, const dsm_segment *s)
     return 0;
 }
 
-/* The one copy of the header that everything is taken from; its first bytes are those that object_check() has approved. */
+/* The one copy of the header that everything is taken from; its first bytes are those that object_check() has
+ * approved. */
 static int read_header(dsm_remote *r, struct segment_header *h)
 {
     struct object_header approved;
@@ -104,7 +105,7 @@ static int read_header(dsm_remote *r, struct segment_header *h)
     if (!rc && dsm_remote_nbytes(r) < SEGMENT_DATA)
         rc = err_set(DSM_ECORRUPT, 0, "%llu bytes are no segment", (unsigned long long)dsm_remote_nbytes(r));
     if (!rc)
-        rc = dsm_read(r, 0, h, sizeof *h, remote_patience(r));
+        rc = dsm_read(r, 0, h, sizeof *h, remote_timeout(r));
     if (!rc && memcmp(&h->object, &approved, sizeof approved))
         rc = err_set(DSM_ECORRUPT, 0, "the header of the segment changes");
     return rc;
@@ -119,7 +120,7 @@ int dsm_segment_open(dsm_remote *r, dsm_segment *s)
         return rc;
     if (h.axes > DSM_SEGMENT_AXES || !h.dtype_length || h.dtype_length > DSM_SEGMENT_DTYPE)
         return err_set(DSM_ECORRUPT, 0, "the header of the segment is damaged");
-    rc = dsm_read(r, SEGMENT_DTYPE, s->dtype, h.dtype_length, remote_patience(r));
+    rc = dsm_read(r, SEGMENT_DTYPE, s->dtype, h.dtype_length, remote_timeout(r));
     if (rc)
         return rc;
     s->axes = h.axes;
@@ -134,7 +135,7 @@ int dsm_segment_open(dsm_remote *r, dsm_segment *s)
     s->row_bytes = h.row_bytes;
     s->data = h.data;
     s->shadow = h.shadow;
-    rc = member_identity(dsm_remote_near(r) != NULL, &s->identity);
+    rc = member_identity(dsm_remote_mapped(r) != NULL, &s->identity);
     return rc ? rc : dsm_segment_rows(r, s, &s->rows);
 }
 
@@ -153,9 +154,9 @@ int dsm_segment_rows(dsm_remote *r, const dsm_segment *s, uint64_t *rows)
     return bytes > dsm_remote_nbytes(r) - s->data; /* 1: there is more than this remote reaches */
 }
 
-uint64_t dsm_segment_rows_near(const dsm_remote *r)
+uint64_t dsm_segment_rows_mapped(const dsm_remote *r)
 {
-    return peek_u64((const uint64_t *)(const void *)(r->near + SEGMENT_ROWS));
+    return load_relaxed_u64((const uint64_t *)(const void *)(r->mapped + SEGMENT_ROWS));
 }
 
 /* Done again after a failure, it is a resize that came later. */
@@ -177,10 +178,10 @@ int dsm_segment_set_rows(dsm_remote *r, uint64_t rows)
 
 /* ---- waiting ---- */
 
-void dsm_segment_ring(dsm_remote *r)
+void dsm_segment_notify(dsm_remote *r)
 {
-    if (r->near && r->access & DSM_WRITE)
-        bell_ring((struct bell *)(void *)(r->near + SEGMENT_BELL), BELL_ALL);
+    if (r->mapped && r->access & DSM_WRITE)
+        eventcount_notify((struct eventcount *)(void *)(r->mapped + SEGMENT_EVENTCOUNT), NOTIFY_ALL);
 }
 
 /* 1: the bytes differ from those seen, 0: not yet, or -DSM_E…. */
@@ -193,13 +194,14 @@ static int changed(dsm_remote *r, uint64_t offset, const void *seen, void *now, 
 int dsm_segment_wait(dsm_remote *r, uint64_t offset, const void *seen, void *now, uint64_t n, int64_t spin_ns,
                      int64_t timeout_ns)
 {
-    struct bell *bell = r->near && r->access & DSM_WRITE ? (struct bell *)(void *)(r->near + SEGMENT_BELL) : NULL;
+    struct eventcount *eventcount =
+        r->mapped && r->access & DSM_WRITE ? (struct eventcount *)(void *)(r->mapped + SEGMENT_EVENTCOUNT) : NULL;
     int64_t deadline = deadline_after(timeout_ns), spin = deadline_after(spin_ns > 0 ? spin_ns : 0);
-    struct pause pause = PAUSE_INIT;
+    struct backoff backoff = BACKOFF_INIT;
     for (;;) {
         int64_t time = clock_ns();
-        bool sleep = time >= spin || !r->near;
-        uint32_t rung = sleep && bell ? bell_listen(bell) : 0;
+        bool sleep = time >= spin || !r->mapped;
+        uint32_t rung = sleep && eventcount ? eventcount_prepare(eventcount) : 0;
         int rc = changed(r, offset, seen, now, n);
         if (rc)
             return rc < 0 ? rc : 0;
@@ -207,9 +209,9 @@ int dsm_segment_wait(dsm_remote *r, uint64_t offset, const void *seen, void *now
             return err_set(DSM_ETIME, 0, "the element is not what is waited for; the deadline passed");
         if (!sleep)
             cpu_relax();
-        else if (bell)
-            bell_sleep(bell, rung, deadline);
+        else if (eventcount)
+            eventcount_wait(eventcount, rung, deadline);
         else
-            pause_sleep(&pause, deadline);
+            backoff_sleep(&backoff, deadline);
     }
 }

@@ -1,12 +1,12 @@
 /*
  * A semaphore of n permits, each with an owner, so that those of the dead come back.
  *
- * Of its own the object has n slots of 8 bytes, which only compare-swaps change: 0 -> value (acquire), value -> 0 (release),
- * a dead process's value -> value (taken over). The value is the process's identity (member.h), which nobody else writes; far,
- * where an outcome may be unknown, another one for each grant, so that no value comes twice.
+ * Of its own the object has n slots of 8 bytes, which only compare-swaps change: 0 -> value (acquire), value -> 0
+ * (release), a dead process's value -> value (taken over). The value is the process's identity (member.h), which nobody
+ * else writes; remote, where an outcome may be unknown, another one for each grant, so that no value comes twice.
  *
  * A permit is released by the handle that acquired it. If a process dies                    others see
- *   with permits                  slots of the dead: a waiter takes one over within 50 ms, with the news
+ *   with permits                  slots of the dead: a waiter takes one over within 50 ms, with owner_died set
  *   after a release, before the ring     a free slot: a newcomer takes it at once, a sleeper within 50 ms
  */
 #include "sync.h"
@@ -20,32 +20,32 @@ struct permit {
 };
 
 struct dsm_semaphore {
-    struct seat seat;
+    struct sync_handle handle;
     pthread_mutex_t own; /* of all that follows; held across an attempt, see handle_lock() */
     uint32_t held;       /* publish: under own; observe: dsm_semaphore_held(), without it */
     uint32_t news;       /* the last permit was a dead one's; likewise, before 'held' */
     bool unsure;         /* a release ended with an error */
-    struct permit doubt; /* far: an attempt ended with an error; value 0: none */
+    struct permit doubt; /* remote: an attempt ended with an error; value 0: none */
     uint32_t hint;
     uint64_t serial, looked;
-    uint64_t *copy;          /* far: of the slots */
+    uint64_t *copy;          /* remote: of the slots */
     struct permit permits[]; /* 'held' of them, in the order in which they were acquired */
 };
 
-static uint64_t slot_at(const dsm_semaphore *m, uint32_t slot) { return m->seat.own + 8ull * slot; }
+static uint64_t slot_at(const dsm_semaphore *m, uint32_t slot) { return m->handle.own + 8ull * slot; }
 
 static int keep(dsm_semaphore *m, struct permit p, bool news)
 {
     m->permits[m->held] = p;
-    m->hint = (p.slot + 1) % m->seat.count;
-    note_u32(&m->news, news);
-    publish_u32(&m->held, m->held + 1);
+    m->hint = (p.slot + 1) % m->handle.count;
+    store_relaxed_u32(&m->news, news);
+    store_release_u32(&m->held, m->held + 1);
     return 1;
 }
 
 static uint64_t new_value(dsm_semaphore *m)
 {
-    return m->seat.near ? m->seat.identity : (m->seat.identity + m->serial++) | 1ull << 63;
+    return m->handle.mapped ? m->handle.identity : (m->handle.identity + m->serial++) | 1ull << 63;
 }
 
 /* 1: it is ours, 0: not. */
@@ -53,8 +53,8 @@ static int take(dsm_semaphore *m, uint32_t slot, uint64_t from)
 {
     struct permit p = {slot, new_value(m)};
     uint64_t found;
-    int rc = seat_swap(&m->seat, slot_at(m, slot), from, p.value, &found);
-    if (rc < 0 && !m->seat.near)
+    int rc = handle_swap(&m->handle, slot_at(m, slot), from, p.value, &found);
+    if (rc < 0 && !m->handle.mapped)
         m->doubt = p;
     return rc == SWAP_DONE ? keep(m, p, from != 0) : rc < 0 ? rc : 0;
 }
@@ -63,27 +63,28 @@ static int settle(dsm_semaphore *m)
 {
     uint64_t now;
     struct permit p = m->doubt;
-    int rc = seat_read(&m->seat, slot_at(m, p.slot), &now);
+    int rc = handle_read(&m->handle, slot_at(m, p.slot), &now);
     if (rc)
         return rc;
     m->doubt.value = 0;
     return now == p.value ? keep(m, p, false) : 0;
 }
 
-static bool is_free(const uint64_t *word) { return !observe_u64(word); }
+static bool is_free(const uint64_t *word) { return !load_acquire_u64(word); }
 
 static int read_slots(dsm_semaphore *m, const uint64_t **slots)
 {
-    *slots = m->seat.near ? seat_word(&m->seat, m->seat.own) : m->copy;
-    return m->seat.near ? seat_check(&m->seat) : seat_read_all(&m->seat, m->seat.own, m->copy, 8ull * m->seat.count);
+    *slots = m->handle.mapped ? handle_word(&m->handle, m->handle.own) : m->copy;
+    return m->handle.mapped ? handle_check(&m->handle)
+                            : handle_read_all(&m->handle, m->handle.own, m->copy, 8ull * m->handle.count);
 }
 
 static int take_dead(dsm_semaphore *m)
 {
-    uint64_t alive = m->seat.identity;
+    uint64_t alive = m->handle.identity;
     int rc = 0;
-    for (uint32_t i = 0; i < m->seat.count && !rc; i++) {
-        uint64_t now = observe_u64(seat_word(&m->seat, slot_at(m, i)));
+    for (uint32_t i = 0; i < m->handle.count && !rc; i++) {
+        uint64_t now = load_acquire_u64(handle_word(&m->handle, slot_at(m, i)));
         if (!now || now == alive)
             continue;
         if (member_dead(now))
@@ -101,17 +102,17 @@ static int try(dsm_semaphore *m)
     int rc = 0;
     if (m->doubt.value && (rc = settle(m)))
         return rc;
-    if (m->held == m->seat.count)
+    if (m->held == m->handle.count)
         return 0;
-    if (!m->seat.near && (rc = take(m, m->hint, 0)))
+    if (!m->handle.mapped && (rc = take(m, m->hint, 0)))
         return rc;
     rc = read_slots(m, &slots);
-    for (uint32_t i = 0; i < m->seat.count && !rc; i++) {
-        uint32_t slot = (m->hint + i) % m->seat.count;
+    for (uint32_t i = 0; i < m->handle.count && !rc; i++) {
+        uint32_t slot = (m->hint + i) % m->handle.count;
         if (is_free(&slots[slot]))
             rc = take(m, slot, 0);
     }
-    if (!rc && m->seat.near && seat_time_to_look(&m->looked))
+    if (!rc && m->handle.mapped && handle_time_to_look(&m->looked))
         rc = take_dead(m);
     return rc;
 }
@@ -129,12 +130,12 @@ static int try_locked(dsm_semaphore *m)
 int dsm_semaphore_acquire(dsm_semaphore *m, int64_t timeout_ns)
 {
     struct waiting w;
-    int rc = seat_check(&m->seat);
+    int rc = handle_check(&m->handle);
     if (rc || (rc = try_locked(m)) || !timeout_ns)
         return rc;
-    wait_begin(&w, &m->seat, SYNC_BELL, timeout_ns);
+    wait_begin(&w, &m->handle, SYNC_EVENTCOUNT, timeout_ns);
     for (;;) {
-        wait_listen(&w);
+        wait_prepare(&w);
         if ((rc = try_locked(m)))
             return rc;
         if (wait_over(&w))
@@ -147,7 +148,7 @@ static int give_back(dsm_semaphore *m, struct permit p)
 {
     uint64_t found;
     for (int i = 0; i < SWAP_TRIES; i++) {
-        int rc = seat_swap(&m->seat, slot_at(m, p.slot), p.value, 0, &found);
+        int rc = handle_swap(&m->handle, slot_at(m, p.slot), p.value, 0, &found);
         if (rc < 0)
             return rc;
         if (rc == SWAP_DONE || (rc == SWAP_UNKNOWN && found != p.value) || (rc == SWAP_REFUSED && m->unsure))
@@ -162,22 +163,22 @@ static int give_back(dsm_semaphore *m, struct permit p)
 static int release(dsm_semaphore *m)
 {
     int rc = give_back(m, m->permits[m->held - 1]);
-    bool gone = sure_gone(m->seat.r, rc);
+    bool gone = sure_gone(m->handle.r, rc);
     if (gone)
-        publish_u32(&m->held, 0);
+        store_release_u32(&m->held, 0);
     m->unsure = rc && rc != -DSM_ENOTHELD && !gone;
     if (m->held && !m->unsure) {
-        publish_u32(&m->held, m->held - 1);
+        store_release_u32(&m->held, m->held - 1);
         m->hint = m->permits[m->held].slot;
     }
-    if (!rc && m->seat.near)
-        bell_ring((struct bell *)(void *)(m->seat.near + SYNC_BELL), 1);
+    if (!rc && m->handle.mapped)
+        eventcount_notify((struct eventcount *)(void *)(m->handle.mapped + SYNC_EVENTCOUNT), 1);
     return rc;
 }
 
 int dsm_semaphore_release(dsm_semaphore *m, uint32_t n)
 {
-    if (seat_forked(&m->seat))
+    if (handle_forked(&m->handle))
         return refuse_forked();
     int rc = handle_lock(&m->own);
     if (rc)
@@ -193,13 +194,13 @@ int dsm_semaphore_release(dsm_semaphore *m, uint32_t n)
 int dsm_semaphore_value(dsm_semaphore *m)
 {
     const uint64_t *slots;
-    if (seat_forked(&m->seat))
+    if (handle_forked(&m->handle))
         return refuse_forked();
     int rc = handle_lock(&m->own), n = 0;
     if (rc)
         return rc;
     rc = read_slots(m, &slots);
-    for (uint32_t i = 0; i < m->seat.count && !rc; i++)
+    for (uint32_t i = 0; i < m->handle.count && !rc; i++)
         n += is_free(&slots[i]);
     pthread_mutex_unlock(&m->own);
     return rc ? rc : n;
@@ -207,8 +208,8 @@ int dsm_semaphore_value(dsm_semaphore *m)
 
 int dsm_semaphore_held(dsm_semaphore *m, int *news)
 {
-    uint32_t held = seat_forked(&m->seat) ? 0 : observe_u32(&m->held); /* a child has no permit */
-    *news = held && peek_u32(&m->news);
+    uint32_t held = handle_forked(&m->handle) ? 0 : load_acquire_u32(&m->held); /* a child has no permit */
+    *news = held && load_relaxed_u32(&m->news);
     return (int)held;
 }
 
@@ -217,42 +218,42 @@ int dsm_semaphore_held(dsm_semaphore *m, int *news)
 int dsm_semaphore_holders(dsm_semaphore *m, uint64_t *values)
 {
     const uint64_t *slots;
-    if (seat_forked(&m->seat))
+    if (handle_forked(&m->handle))
         return refuse_forked();
     int rc = handle_lock(&m->own), n = 0;
     if (rc)
         return rc;
     rc = read_slots(m, &slots);
-    for (uint32_t i = 0; i < m->seat.count && !rc; i++) {
-        values[n] = observe_u64(&slots[i]);
+    for (uint32_t i = 0; i < m->handle.count && !rc; i++) {
+        values[n] = load_acquire_u64(&slots[i]);
         n += values[n] != 0;
     }
     pthread_mutex_unlock(&m->own);
     return rc ? rc : n;
 }
 
-/* Near, the value is a process's: nothing tells its permits apart. Far, it is one grant's. */
+/* Local, the value is a process's: nothing tells its permits apart. Remote, it is one grant's. */
 static int break_slots(dsm_semaphore *m, uint64_t holder)
 {
     const uint64_t *slots;
     int rc = read_slots(m, &slots), n = 0;
-    for (uint32_t i = 0; i < m->seat.count && !rc; i++) {
-        uint64_t found = observe_u64(&slots[i]);
+    for (uint32_t i = 0; i < m->handle.count && !rc; i++) {
+        uint64_t found = load_acquire_u64(&slots[i]);
         int swapped = SWAP_UNKNOWN;
         for (int k = 0; k < SWAP_TRIES && swapped == SWAP_UNKNOWN && found == holder; k++)
-            swapped = seat_swap(&m->seat, slot_at(m, i), holder, 0, &found);
+            swapped = handle_swap(&m->handle, slot_at(m, i), holder, 0, &found);
         if (swapped < 0 || (swapped == SWAP_UNKNOWN && found == holder))
             rc = swapped < 0 ? swapped : err_set(DSM_EIO, 0, "%d times", SWAP_TRIES);
         n += swapped == SWAP_DONE;
     }
-    if (n && m->seat.near)
-        bell_ring((struct bell *)(void *)(m->seat.near + SYNC_BELL), n);
+    if (n && m->handle.mapped)
+        eventcount_notify((struct eventcount *)(void *)(m->handle.mapped + SYNC_EVENTCOUNT), n);
     return rc ? rc : n != 0;
 }
 
 int dsm_semaphore_break(dsm_semaphore *m, uint64_t holder)
 {
-    if (seat_forked(&m->seat))
+    if (handle_forked(&m->handle))
         return refuse_forked();
     int rc = handle_lock(&m->own);
     if (rc)
@@ -266,18 +267,18 @@ int dsm_semaphore_break(dsm_semaphore *m, uint64_t holder)
 
 int dsm_semaphore_open(dsm_remote *r, int64_t spin_ns, dsm_semaphore **out)
 {
-    struct seat s;
-    int rc = seat_take(&s, r, DSM_SEMAPHORE, spin_ns, NULL, NULL);
+    struct sync_handle s;
+    int rc = handle_take(&s, r, DSM_SEMAPHORE, spin_ns, NULL, NULL);
     if (rc)
         return rc;
     dsm_semaphore *m = calloc(1, sizeof *m + s.count * sizeof *m->permits);
-    if (m && !s.near)
+    if (m && !s.mapped)
         m->copy = malloc(8ull * s.count);
-    if (!m || (!s.near && !m->copy)) {
+    if (!m || (!s.mapped && !m->copy)) {
         free(m);
         return err_set(DSM_ENOMEM, 0, "semaphore");
     }
-    m->seat = s;
+    m->handle = s;
     m->hint = (uint32_t)(s.chance % s.count);
     handle_lock_init(&m->own);
     *out = m;
@@ -286,7 +287,7 @@ int dsm_semaphore_open(dsm_remote *r, int64_t spin_ns, dsm_semaphore **out)
 
 int dsm_semaphore_leave(dsm_semaphore *m)
 {
-    if (seat_check(&m->seat)) /* the memory is gone, or this is a child */
+    if (handle_check(&m->handle)) /* the memory is gone, or this is a child */
         return 0;
     int rc = handle_lock(&m->own);
     if (rc)

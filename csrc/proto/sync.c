@@ -55,12 +55,12 @@ int dsm_sync_format(void *memory, int type, uint32_t members, uint32_t count, ui
     return rc;
 }
 
-/* ---- the seat ---- */
+/* ---- the handle ---- */
 
 static int64_t default_spin(void) { return sysconf(_SC_NPROCESSORS_ONLN) > 1 ? 1000 : 0; }
 
 /* Again with the same identity, so that an entry which was taken without an answer is found and not lost. */
-static int join(struct seat *s, member_sweep *sweep, void *arg)
+static int join(struct sync_handle *s, member_sweep *sweep, void *arg)
 {
     int rc, tries = 0;
     do
@@ -69,7 +69,8 @@ static int join(struct seat *s, member_sweep *sweep, void *arg)
     return sure_error(rc);
 }
 
-int seat_take(struct seat *s, dsm_remote *r, enum dsm_type type, int64_t spin_ns, member_sweep *sweep, void *arg)
+int handle_take(struct sync_handle *s, dsm_remote *r, enum dsm_type type, int64_t spin_ns, member_sweep *sweep,
+                void *arg)
 {
     struct object_header h;
     struct {
@@ -89,27 +90,27 @@ int seat_take(struct seat *s, dsm_remote *r, enum dsm_type type, int64_t spin_ns
     for (uint32_t right = DSM_READ; right <= DSM_ATOMIC; right <<= 1)
         if ((rc = remote_check(r, 0, 8, right)))
             return rc;
-    *s = (struct seat){.r = r,
-                       .near = dsm_remote_near(r),
-                       .id = h.id,
-                       .lock = shape.lock,
-                       .own = own_offset(shape.members),
-                       .members = shape.members,
-                       .count = shape.count,
-                       .spin_ns = spin_ns < 0 ? default_spin() : spin_ns};
-    rc = member_identity(s->near != NULL, &s->identity);
+    *s = (struct sync_handle){.r = r,
+                              .mapped = dsm_remote_mapped(r),
+                              .id = h.id,
+                              .lock = shape.lock,
+                              .own = own_offset(shape.members),
+                              .members = shape.members,
+                              .count = shape.count,
+                              .spin_ns = spin_ns < 0 ? default_spin() : spin_ns};
+    rc = member_identity(s->mapped != NULL, &s->identity);
     s->chance = s->identity ^ (uint64_t)clock_ns();
     return rc || !s->members ? rc : join(s, sweep, arg);
 }
 
-/* Far, the identity is this handle's alone: what is not there any more was given back before. */
-int seat_leave(struct seat *s)
+/* Remote, the identity is this handle's alone: what is not there any more was given back before. */
+int handle_leave(struct sync_handle *s)
 {
     uint64_t found = s->identity;
     int rc = SWAP_UNKNOWN;
     if (!s->members)
         return 0;
-    if (s->near)
+    if (s->mapped)
         return member_leave(s->r, SYNC_TABLE, s->number, s->identity);
     for (int i = 0; i < SURE_TRIES && rc == SWAP_UNKNOWN && found == s->identity; i++)
         rc = sure_swap(s->r, SYNC_TABLE + 8ull * s->number, s->identity, 0, &found);
@@ -120,12 +121,12 @@ int seat_leave(struct seat *s)
 
 /* ---- words ---- */
 
-int seat_read_all(const struct seat *s, uint64_t offset, void *out, uint64_t nbytes)
+int handle_read_all(const struct sync_handle *s, uint64_t offset, void *out, uint64_t nbytes)
 {
     return sure_read(s->r, offset, out, nbytes);
 }
 
-int seat_read(const struct seat *s, uint64_t offset, uint64_t *out)
+int handle_read(const struct sync_handle *s, uint64_t offset, uint64_t *out)
 {
     return sure_read(s->r, offset, out, sizeof *out);
 }
@@ -145,33 +146,34 @@ int handle_lock(pthread_mutex_t *own) { return pthread_mutex_lock(own) ? dsm_ref
 
 /* ---- waiting ---- */
 
-void wait_begin(struct waiting *w, struct seat *s, uint64_t bell, int64_t timeout_ns)
+void wait_begin(struct waiting *w, struct sync_handle *s, uint64_t eventcount, int64_t timeout_ns)
 {
     *w = (struct waiting){.s = s,
-                          .bell = s->near && bell ? (struct bell *)(void *)(s->near + bell) : NULL,
+                          .eventcount =
+                              s->mapped && eventcount ? (struct eventcount *)(void *)(s->mapped + eventcount) : NULL,
                           .deadline = deadline_after(timeout_ns),
-                          .pause = SEAT_PAUSE_MIN};
+                          .backoff = HANDLE_BACKOFF_MIN};
 }
 
 /* xorshift. Threads that race here only get other numbers. */
-static uint64_t chance(struct seat *s)
+static uint64_t chance(struct sync_handle *s)
 {
-    uint64_t x = peek_u64(&s->chance) | 1;
+    uint64_t x = load_relaxed_u64(&s->chance) | 1;
     x ^= x << 13;
     x ^= x >> 7;
     x ^= x << 17;
-    note_u64(&s->chance, x);
+    store_relaxed_u64(&s->chance, x);
     return x;
 }
 
 void wait_sleep(struct waiting *w)
 {
-    if (w->bell) {
-        bell_sleep(w->bell, w->seen, w->deadline);
+    if (w->eventcount) {
+        eventcount_wait(w->eventcount, w->seen, w->deadline);
         return;
     }
-    int64_t ns = w->pause / 2 + (int64_t)(chance(w->s) % (uint64_t)(w->pause / 2)), left = w->deadline - clock_ns();
-    w->pause = w->pause * 2 > SEAT_PAUSE_MAX ? SEAT_PAUSE_MAX : w->pause * 2;
+    int64_t ns = w->backoff / 2 + (int64_t)(chance(w->s) % (uint64_t)(w->backoff / 2)), left = w->deadline - clock_ns();
+    w->backoff = w->backoff * 2 > HANDLE_BACKOFF_MAX ? HANDLE_BACKOFF_MAX : w->backoff * 2;
     struct timespec t = {.tv_nsec = ns < left ? ns : left};
     if (left > 0)
         nanosleep(&t, NULL);
@@ -186,18 +188,18 @@ void wait_spin(const struct waiting *w, const uint64_t *word, uint64_t was)
         until = w->deadline;
     do
         for (int i = 0; i < 16; i++) {
-            if (observe_u64(word) != was)
+            if (load_acquire_u64(word) != was)
                 return;
             cpu_relax();
         }
     while (clock_ns() < until);
 }
 
-bool seat_time_to_look(uint64_t *last)
+bool handle_time_to_look(uint64_t *last)
 {
-    uint64_t now = (uint64_t)clock_ns(), then = peek_u64(last);
-    if (then && now - then < SEAT_LOOK_NS)
+    uint64_t now = (uint64_t)clock_ns(), then = load_relaxed_u64(last);
+    if (then && now - then < HANDLE_LOOK_NS)
         return false;
-    note_u64(last, now);
+    store_relaxed_u64(last, now);
     return true;
 }

@@ -1,9 +1,9 @@
 /* Versions of a segment: segment.h has the protocol. Numbers of steps are those of the table there. */
 #include "../base/clock.h"
-#include "../fabric/near.h"
+#include "../base/mapped_ops.h"
 #include "../mem/remote.h"
+#include "backoff.h"
 #include "member.h"
-#include "pause.h"
 #include "segment.h"
 #include "sure.h"
 
@@ -18,12 +18,15 @@ static bool may_write(const dsm_remote *r)
     return (r->access & (DSM_WRITE | DSM_ATOMIC)) == (DSM_WRITE | DSM_ATOMIC);
 }
 
-static struct bell *bell_of(dsm_remote *r) { return (struct bell *)(void *)(r->near + SEGMENT_BELL); }
+static struct eventcount *eventcount_of(dsm_remote *r)
+{
+    return (struct eventcount *)(void *)(r->mapped + SEGMENT_EVENTCOUNT);
+}
 
 /* The words, the rows of which are safe to use. */
 static int words(dsm_remote *r, const dsm_segment *s, struct segment_words *w)
 {
-    uint64_t each = r->near ? 8 : sizeof *w; /* near, only 8 bytes are never a mixture */
+    uint64_t each = r->mapped ? 8 : sizeof *w; /* local, only 8 bytes are never a mixture */
     int rc = 0;
     for (uint64_t at = 0; !rc && at < sizeof *w; at += each)
         rc = sure_read(r, SEGMENT_ROWS + at, (char *)w + at, each);
@@ -39,8 +42,8 @@ static int copy(dsm_remote *r, uint64_t from, uint64_t to, uint64_t n)
 {
     if (!n)
         return 0;
-    if (r->near) {
-        near_copy(r->near + to, r->near + from, n);
+    if (r->mapped) {
+        mapped_copy(r->mapped + to, r->mapped + from, n);
         return 0;
     }
     uint64_t piece = n < CHUNK ? n : CHUNK;
@@ -58,18 +61,19 @@ static int copy(dsm_remote *r, uint64_t from, uint64_t to, uint64_t n)
 
 /* ---- the writer's word ---- */
 
-/* Far, the identity is the struct's. One thread at a time is the writer with it, so that 'writer' with this identity, found by
- * who has the turn, is what an earlier call has left: its outcome was unknown, or it could not bring it to an end. */
+/* Remote, the identity is the struct's. One thread at a time is the writer with it, so that 'writer' with this
+ * identity, found by who has the turn, is what an earlier call has left: its outcome was unknown, or it could not bring
+ * it to an end. */
 static int take_turn(dsm_remote *r, dsm_segment *s, int64_t deadline)
 {
-    struct pause pause = PAUSE_INIT;
+    struct backoff backoff = BACKOFF_INIT;
     uint64_t who, me = this_thread();
-    while (!r->near && (who = compare_swap_u64(&s->turn, 0, me))) {
+    while (!r->mapped && (who = compare_swap_u64(&s->turn, 0, me))) {
         if (who == me)
             return dsm_refuse_reentry("segment");
         if (clock_ns() >= deadline)
             return err_set(DSM_ETIME, 0, "another thread is writing the segment with the same handle");
-        pause_sleep(&pause, deadline);
+        backoff_sleep(&backoff, deadline);
     }
     return 0;
 }
@@ -77,10 +81,10 @@ static int take_turn(dsm_remote *r, dsm_segment *s, int64_t deadline)
 /* 'left' first: the next who has the turn looks at it. */
 static void end_turn(dsm_remote *r, dsm_segment *s, bool left)
 {
-    if (r->near)
+    if (r->mapped)
         return;
-    note_u32(&s->left, left);
-    publish_u64(&s->turn, 0); /* pairs with compare_swap_u64 in take_turn() */
+    store_relaxed_u32(&s->left, left);
+    store_release_u64(&s->turn, 0); /* pairs with compare_swap_u64 in take_turn() */
 }
 
 /* 1: taken, 0: *holder has it, or -DSM_E…. */
@@ -91,12 +95,12 @@ static int try(dsm_remote *r, const dsm_segment *s, uint64_t *holder)
         int rc = sure_swap(r, SEGMENT_WRITER, seen, s->identity, &old);
         if (rc < 0 || rc == SWAP_DONE)
             return rc;
-        if (!r->near && old == s->identity)
+        if (!r->mapped && old == s->identity)
             return 1;
         if (rc == SWAP_UNKNOWN && !old)
             return 0; /* to be tried again, after a pause */
         *holder = old;
-        if (!r->near || !member_dead(old)) /* a pid says nothing to who is on another host */
+        if (!r->mapped || !member_dead(old)) /* a pid says nothing to who is on another host */
             return 0;
         seen = old;
     }
@@ -105,11 +109,11 @@ static int try(dsm_remote *r, const dsm_segment *s, uint64_t *holder)
 /* *left: it may have the writer's word although it failed. */
 static int acquire(dsm_remote *r, const dsm_segment *s, int64_t deadline, bool *left)
 {
-    struct pause pause = PAUSE_INIT;
+    struct backoff backoff = BACKOFF_INIT;
     uint64_t holder = 0;
     char who[MEMBER_TEXT];
     for (;;) {
-        uint32_t rung = r->near ? bell_listen(bell_of(r)) : 0;
+        uint32_t rung = r->mapped ? eventcount_prepare(eventcount_of(r)) : 0;
         int rc = try(r, s, &holder);
         *left |= rc < 0;
         if (rc)
@@ -117,30 +121,30 @@ static int acquire(dsm_remote *r, const dsm_segment *s, int64_t deadline, bool *
         if (clock_ns() >= deadline)
             return err_set(DSM_ETIME, 0, "%s is writing the segment; nothing was written",
                            member_describe(holder, who));
-        if (r->near)
-            bell_sleep(bell_of(r), rung, deadline);
+        if (r->mapped)
+            eventcount_wait(eventcount_of(r), rung, deadline);
         else
-            pause_sleep(&pause, deadline);
+            backoff_sleep(&backoff, deadline);
     }
 }
 
-/* Step 7. Far, it may have taken effect before; near it may not. */
+/* Step 7. Remote, it may have taken effect before; local it may not. */
 static int release(dsm_remote *r, const dsm_segment *s)
 {
     uint64_t found = s->identity;
     int rc = SWAP_UNKNOWN;
     for (int i = 0; i < SURE_TRIES && rc == SWAP_UNKNOWN && found == s->identity; i++)
         rc = sure_swap(r, SEGMENT_WRITER, s->identity, 0, &found);
-    dsm_segment_ring(r);
+    dsm_segment_notify(r);
     if (rc < 0 || (rc == SWAP_UNKNOWN && found == s->identity))
         return rc < 0 ? rc : err_set(DSM_EIO, 0, "%d times in a row", SURE_TRIES);
-    return rc == SWAP_REFUSED && r->near ? err_set(DSM_ECORRUPT, 0, "the writer was changed by another") : 0;
+    return rc == SWAP_REFUSED && r->mapped ? err_set(DSM_ECORRUPT, 0, "the writer was changed by another") : 0;
 }
 
 /* Steps 5 and 6. */
 static int refresh_shadow(dsm_remote *r, const dsm_segment *s, struct segment_words *w)
 {
-    before_writes(); /* the head before the shadow; pairs with after_reads() in near_snapshot() */
+    fence_release(); /* the head before the shadow; pairs with fence_acquire() in mapped_snapshot() */
     int rc = copy(r, s->data, s->shadow, bytes_of(s, w->rows));
     if (!rc)
         rc = sure_move(r, SEGMENT_SHADOW_ROWS, w->shadow_rows, w->rows);
@@ -187,11 +191,11 @@ static int leave_with(dsm_remote *r, dsm_segment *s, int rc)
 static int enter(dsm_remote *r, dsm_segment *s, int64_t deadline, struct segment_words *w)
 {
     if (!may_write(r))
-        return err_set(DSM_EACCESS, 0, "no right to write the segment; its maker chooses that with mode= or access=");
+        return err_set(DSM_EACCESS, 0, "no right to write the segment; its creator chooses that with mode= or access=");
     int rc = take_turn(r, s, deadline);
     if (rc)
         return rc;
-    bool left = peek_u32(&s->left);
+    bool left = load_relaxed_u32(&s->left);
     rc = acquire(r, s, deadline, &left);
     if (rc) {
         end_turn(r, s, left);
@@ -219,7 +223,7 @@ int dsm_segment_begin(dsm_remote *r, dsm_segment *s, int64_t timeout_ns, uint64_
     rc = sure_move(r, SEGMENT_HEAD, w.head, w.head | PHASE_LIVE);
     if (rc)
         return leave_with(r, s, rc);
-    before_writes(); /* the head before the data; pairs with after_reads() in near_snapshot() */
+    fence_release(); /* the head before the data; pairs with fence_acquire() in mapped_snapshot() */
     *version = w.head >> 2;
     *rows = w.rows;
     return 0;
@@ -230,10 +234,10 @@ static int taken_away(void)
     return err_set(DSM_ENOTHELD, 0, "break_() took the turn from this writer; nothing was written");
 }
 
-static int commit_near(dsm_remote *r, const dsm_segment *s, const void *data, struct segment_words *w)
+static int commit_mapped(dsm_remote *r, const dsm_segment *s, const void *data, struct segment_words *w)
 {
     if (data)
-        near_copy(r->near + s->data, data, bytes_of(s, w->rows));
+        mapped_copy(r->mapped + s->data, data, bytes_of(s, w->rows));
     uint64_t head = (w->head & ~(uint64_t)PHASE_MASK) + 4 + PHASE_COPY;
     int rc = sure_move(r, SEGMENT_HEAD, w->head, head);
     if (rc ==
@@ -246,7 +250,7 @@ static int commit_near(dsm_remote *r, const dsm_segment *s, const void *data, st
     return rc ? rc : freed;
 }
 
-static dsm_op far_swap(dsm_remote *r, uint64_t offset, uint64_t from, uint64_t to)
+static dsm_op remote_swap(dsm_remote *r, uint64_t offset, uint64_t from, uint64_t to)
 {
     return (dsm_op){.code = DSM_OP_COMPARE_SWAP,
                     .flags = DSM_OP_FENCE,
@@ -257,7 +261,7 @@ static dsm_op far_swap(dsm_remote *r, uint64_t offset, uint64_t from, uint64_t t
                     .desired = to};
 }
 
-static dsm_op far_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t n)
+static dsm_op remote_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t n)
 {
     return (dsm_op){.code = DSM_OP_WRITE,
                     .flags = DSM_OP_FENCE,
@@ -267,8 +271,8 @@ static dsm_op far_write(dsm_remote *r, uint64_t offset, const void *data, uint64
                     .nbytes = n};
 }
 
-/* What is left of steps 3 to 7, as *w says, in one posting: on one connection they take effect in order, where each waits for
- * the atomics before it. done: the head at the end. */
+/* What is left of steps 3 to 7, as *w says, in one posting: on one connection they take effect in order, where each
+ * waits for the atomics before it. done: the head at the end. */
 static int post_commit(dsm_remote *r, const dsm_segment *s, const void *data, const struct segment_words *w,
                        uint64_t done)
 {
@@ -277,16 +281,16 @@ static int post_commit(dsm_remote *r, const dsm_segment *s, const void *data, co
     size_t k = 0;
     if (w->head != done && w->head != (done | PHASE_COPY)) {
         if (n)
-            ops[k++] = far_write(r, s->data, data, n);
-        ops[k++] = far_swap(r, SEGMENT_HEAD, w->head, done | PHASE_COPY);
+            ops[k++] = remote_write(r, s->data, data, n);
+        ops[k++] = remote_swap(r, SEGMENT_HEAD, w->head, done | PHASE_COPY);
     }
     if (w->head != done) {
         if (n)
-            ops[k++] = far_write(r, s->shadow, data, n);
-        ops[k++] = far_swap(r, SEGMENT_SHADOW_ROWS, w->shadow_rows, w->rows);
-        ops[k++] = far_swap(r, SEGMENT_HEAD, done | PHASE_COPY, done);
+            ops[k++] = remote_write(r, s->shadow, data, n);
+        ops[k++] = remote_swap(r, SEGMENT_SHADOW_ROWS, w->shadow_rows, w->rows);
+        ops[k++] = remote_swap(r, SEGMENT_HEAD, done | PHASE_COPY, done);
     }
-    ops[k++] = far_swap(r, SEGMENT_WRITER, s->identity, 0);
+    ops[k++] = remote_swap(r, SEGMENT_WRITER, s->identity, 0);
     int rc = dsm_execute(r->ctx, ops, k, remote_patience_for(r, 2 * n), NULL);
     for (size_t i = 0; !rc && i < k; i++)
         if (ops[i].code == DSM_OP_COMPARE_SWAP && ops[i].result != ops[i].operand)
@@ -294,9 +298,9 @@ static int post_commit(dsm_remote *r, const dsm_segment *s, const void *data, co
     return rc;
 }
 
-/* After a failure the words say how far it came: only the writer changes them, and 'writer' last. So where another has that, all
- * took effect, unless the version is the old one: then somebody has broken this writer's turn. */
-static int commit_far(dsm_remote *r, const dsm_segment *s, const void *data, struct segment_words *w)
+/* After a failure the words say how far it came: only the writer changes them, and 'writer' last. So where another has
+ * that, all took effect, unless the version is the old one: then somebody has broken this writer's turn. */
+static int commit_remote(dsm_remote *r, const dsm_segment *s, const void *data, struct segment_words *w)
 {
     uint64_t done = (w->head & ~(uint64_t)PHASE_MASK) + 4;
     int rc, tries = 0;
@@ -312,12 +316,12 @@ static int commit_far(dsm_remote *r, const dsm_segment *s, const void *data, str
 
 static int not_writing(void) { return err_set(DSM_ENOTHELD, 0, "the segment is not being written by this call"); }
 
-/* The words as the writer, who is the caller, has them. Near, threads share an identity: the head tells whose turn it is, since a
- * turn that is not given up by its own writer leaves another version. */
+/* The words as the writer, who is the caller, has them. Local, threads share an identity: the head tells whose turn it
+ * is, since a turn that is not given up by its own writer leaves another version. */
 static int own_words(dsm_remote *r, const dsm_segment *s, uint64_t version, struct segment_words *w)
 {
     int rc = words(r, s, w);
-    if (!rc && (w->writer != s->identity || (r->near && w->head != (version << 2 | PHASE_LIVE))))
+    if (!rc && (w->writer != s->identity || (r->mapped && w->head != (version << 2 | PHASE_LIVE))))
         return not_writing();
     return rc;
 }
@@ -333,7 +337,7 @@ int dsm_segment_commit(dsm_remote *r, dsm_segment *s, const void *data, uint64_t
     if (data && w.rows != s->rows) /* data has no more than those */
         return err_set(DSM_ECORRUPT, 0, "the segment has %llu rows, its writer knows %llu", (unsigned long long)w.rows,
                        (unsigned long long)s->rows);
-    rc = r->near ? commit_near(r, s, data, &w) : commit_far(r, s, data, &w);
+    rc = r->mapped ? commit_mapped(r, s, data, &w) : commit_remote(r, s, data, &w);
     if (rc)
         return rc;
     end_turn(r, s, false);
@@ -341,7 +345,7 @@ int dsm_segment_commit(dsm_remote *r, dsm_segment *s, const void *data, uint64_t
     return 0;
 }
 
-/* Far, what is left may be of any phase, and a write that has come to step 4 has taken effect: it is finished. */
+/* Remote, what is left may be of any phase, and a write that has come to step 4 has taken effect: it is finished. */
 int dsm_segment_abort(dsm_remote *r, dsm_segment *s, uint64_t version)
 {
     struct segment_words w;
@@ -352,7 +356,7 @@ int dsm_segment_abort(dsm_remote *r, dsm_segment *s, uint64_t version)
     }
     if (!rc)
         rc = recover(r, s, &w);
-    if (!rc || r->near)
+    if (!rc || r->mapped)
         return leave_with(r, s, rc);
     end_turn(r, s, true);
     return rc;
@@ -360,22 +364,22 @@ int dsm_segment_abort(dsm_remote *r, dsm_segment *s, uint64_t version)
 
 int dsm_segment_leave(dsm_remote *r, dsm_segment *s)
 {
-    if (r->near || !s->shadow || !may_write(r) || !(observe_u64(&s->turn) || peek_u32(&s->left)))
+    if (r->mapped || !s->shadow || !may_write(r) || !(load_acquire_u64(&s->turn) || load_relaxed_u32(&s->left)))
         return 0;
-    int rc = dsm_segment_abort(r, s, 0); /* far: whatever version it is */
+    int rc = dsm_segment_abort(r, s, 0); /* remote: whatever version it is */
     return rc == -DSM_ENOTHELD || sure_lost(rc) ? 0 : rc;
 }
 
 int dsm_segment_writer(dsm_remote *r, uint64_t *identity) { return sure_read(r, SEGMENT_WRITER, identity, 8); }
 
-/* What the broken turn left is brought to an end, and its version is passed over: a process that maps the memory and lives all the
- * same commits from a head that never comes again. Of a writer elsewhere 'writer' tells that it is no longer his; there the version
- * stays, so that he can tell a commit in doubt from a broken turn. */
-static int end_broken(dsm_remote *r, const dsm_segment *s, bool near)
+/* What the broken turn left is brought to an end, and its version is passed over: a process that maps the memory and
+ * lives all the same commits from a head that never comes again. Of a writer elsewhere 'writer' tells that it is no
+ * longer his; there the version stays, so that he can tell a commit in doubt from a broken turn. */
+static int end_broken(dsm_remote *r, const dsm_segment *s, bool local)
 {
     struct segment_words w;
     int rc = words(r, s, &w);
-    bool pass = near && !rc && (w.head & PHASE_MASK) != PHASE_COPY;
+    bool pass = local && !rc && (w.head & PHASE_MASK) != PHASE_COPY;
     if (!rc)
         rc = recover(r, s, &w);
     return rc || !pass ? rc : sure_move(r, SEGMENT_HEAD, w.head, w.head + 4);
@@ -388,14 +392,14 @@ int dsm_segment_evict(dsm_remote *r, dsm_segment *s, uint64_t holder)
     if (!s->shadow)
         return unversioned();
     if (!may_write(r))
-        return err_set(DSM_EACCESS, 0, "no right to write the segment; its maker chooses that with mode= or access=");
-    int busy = holder ? take_turn(r, s, deadline_after(remote_patience(r))) : 0;
+        return err_set(DSM_EACCESS, 0, "no right to write the segment; its creator chooses that with mode= or access=");
+    int busy = holder ? take_turn(r, s, deadline_after(remote_timeout(r))) : 0;
     if (busy || !holder)
         return busy;
     for (int i = 0; i < SURE_TRIES && rc == SWAP_UNKNOWN && found == holder; i++)
         rc = sure_swap(r, SEGMENT_WRITER, holder, s->identity, &found);
     if (rc != SWAP_DONE) {
-        end_turn(r, s, peek_u32(&s->left) || rc < 0);
+        end_turn(r, s, load_relaxed_u32(&s->left) || rc < 0);
         if (rc == SWAP_UNKNOWN && found == holder)
             return err_set(DSM_EIO, 0, "%d times in a row", SURE_TRIES);
         return rc < 0 ? rc : 0;
@@ -425,7 +429,7 @@ static uint64_t whole_frame(const dsm_segment *s, const struct segment_words *w)
 }
 
 /* 0: *w tells what was copied, 1: it was not one version or has other rows, or -DSM_E…. */
-static int near_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint64_t rows, struct segment_words *w)
+static int mapped_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint64_t rows, struct segment_words *w)
 {
     uint64_t before = 0, after = 0;
     int rc = dsm_read(r, SEGMENT_HEAD, &before, 8, -1);
@@ -435,13 +439,13 @@ static int near_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint64_
         return rc;
     w->head = before;
     if (whole_rows(w) == rows)
-        near_copy(out, r->near + whole_frame(s, w), bytes_of(s, rows));
-    after_reads(); /* the bytes before the head; pairs with before_writes() of the writer */
+        mapped_copy(out, r->mapped + whole_frame(s, w), bytes_of(s, rows));
+    fence_acquire(); /* the bytes before the head; pairs with fence_release() of the writer */
     rc = dsm_read(r, SEGMENT_HEAD, &after, 8, -1);
     return rc ? rc : !proven(before, after) || whole_rows(w) != rows;
 }
 
-static int far_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint64_t rows, struct segment_words *w)
+static int remote_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint64_t rows, struct segment_words *w)
 {
     struct segment_words after;
     uint64_t frame = whole_frame(s, w), n = bytes_of(s, rows); /* as it was when last seen; nearly always the shadow */
@@ -487,15 +491,15 @@ int dsm_segment_snapshot(dsm_remote *r, dsm_segment *s, void *out, uint64_t *row
                          uint64_t *version)
 {
     int64_t deadline = deadline_after(timeout_ns);
-    struct pause pause = PAUSE_INIT;
+    struct backoff backoff = BACKOFF_INIT;
     struct segment_words w = {0};
     if (!s->shadow)
         return unversioned();
     for (;;) {
         *tries += *tries <= TRIES;
         int rc = may_write(r) && *tries > TRIES ? exclusive_snapshot(r, s, out, *rows, deadline, &w)
-                 : r->near                      ? near_snapshot(r, s, out, *rows, &w)
-                                                : far_snapshot(r, s, out, *rows, &w);
+                 : r->mapped                    ? mapped_snapshot(r, s, out, *rows, &w)
+                                                : remote_snapshot(r, s, out, *rows, &w);
         if (rc < 0)
             return rc;
         if (whole_rows(&w) > s->capacity)
@@ -509,6 +513,6 @@ int dsm_segment_snapshot(dsm_remote *r, dsm_segment *s, void *out, uint64_t *row
         }
         if (clock_ns() >= deadline)
             return err_set(DSM_ETIME, 0, "writers overtook every copy; allow more time, or let writers pause");
-        pause_sleep(&pause, deadline);
+        backoff_sleep(&backoff, deadline);
     }
 }

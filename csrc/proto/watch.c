@@ -1,6 +1,7 @@
 /*
- * A queue as a file descriptor: a thread of its own sleeps where a waiting consumer (producer) would, and makes an eventfd
- * readable. It works only while it is armed, so a queue that is used by polling or by blocking calls pays nothing for it.
+ * A queue as a file descriptor: a thread of its own sleeps where a waiting consumer (producer) would, and makes an
+ * eventfd readable. It works only while it is armed, so a queue that is used by polling or by blocking calls pays
+ * nothing for it.
  */
 #include "../base/err.h"
 #include "../dsm.h"

@@ -27,6 +27,7 @@ from ._core import (
     SyncHandle,
     Writing,
     as_bool,
+    checked_int,
     clock_bytes,
     clock_format,
     error_rows,
@@ -50,7 +51,6 @@ from ._core import (
     shape_of,
     sync_bytes,
     sync_format,
-    whole,
 )
 
 __all__ = [
@@ -80,6 +80,7 @@ __all__ = [
     "SyncHandle",
     "Writing",
     "as_bool",
+    "checked_int",
     "clock_bytes",
     "clock_format",
     "error_rows",
@@ -103,5 +104,4 @@ __all__ = [
     "shape_of",
     "sync_bytes",
     "sync_format",
-    "whole",
 ]

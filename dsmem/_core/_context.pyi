@@ -24,7 +24,7 @@ class Capabilities(NamedTuple):
         The GID, as an IPv6 address.
     is_roce : bool
         Whether the port is Ethernet.
-    near_memory : bool
+    local_memory : bool
         Whether attached memory is mapped in this process, so that there are views of it.
     register_private : bool
         Whether :meth:`Context.register` takes any buffer. False on shm: use :meth:`Context.copy`.
@@ -47,7 +47,7 @@ class Capabilities(NamedTuple):
     gid_index: int
     mtu: int
     is_roce: bool
-    near_memory: bool
+    local_memory: bool
     register_private: bool
     atomic_domain: str
     max_inline: int

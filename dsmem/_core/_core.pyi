@@ -49,7 +49,7 @@ class ClockCore:
     def now(self) -> int:
         """The last stamp."""
 
-def whole(value: object, least: int, most: float = ...) -> int | None:
+def checked_int(value: object, least: int, most: float = ...) -> int | None:
     """The int that value is, or None where it is none from least to most."""
 
 def seconds(value: object, name: str, most: float = ...) -> float | None:
@@ -159,7 +159,7 @@ def map_file(fd: int, nbytes: int, access: str = "rwa") -> Remote:
     Returns
     -------
     Remote
-        It is near, belongs to no context and may be used in the batches of any. fd may be closed afterwards.
+        It is local, belongs to no context and may be used in the batches of any. fd may be closed afterwards.
 
     Raises
     ------
@@ -170,7 +170,7 @@ def map_file(fd: int, nbytes: int, access: str = "rwa") -> Remote:
     """
 
 def map_again(remote: Remote, nbytes: int) -> Remote:
-    """Map at least nbytes of the same file of shared memory anew, whether or not it has a name still.
+    """Map at least nbytes of the same file of shared memory again, whether or not it has a name still.
 
     Raises
     ------

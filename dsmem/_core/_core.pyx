@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, embedsignature=False
 """The Cython layer: buffers in, one call of the core without the GIL where it may block, exceptions out.
 
-Threads: every object may be used from many threads; handle.pxi says what keeps it open meanwhile. Near ops on up to
+Threads: every object may be used from many threads; handle.pxi says what keeps it open meanwhile. Local ops on up to
 NOGIL_FROM bytes keep the GIL: giving it back would cost them a part of their time that counts, and others wait for some
 microseconds.
 """
@@ -104,7 +104,7 @@ def probe(str fabric):
     with nogil:
         rc = c.dsm_probe(p)
     if rc:
-        raise failure(rc, "probe")
+        raise error_from_core(rc, "probe")
 
 
 def inventory(str fabric):
@@ -114,12 +114,12 @@ def inventory(str fabric):
     cdef const char *p = name
     cdef int rc
     if not text:
-        raise refused(c.DSM_ENOMEM, "inventory")
+        raise error_of(c.DSM_ENOMEM, "inventory")
     try:
         with nogil:
             rc = c.dsm_inventory(p, text, room)
         if rc < 0:
-            raise failure(rc, "inventory")
+            raise error_from_core(rc, "inventory")
         return json.loads(text[:rc])
     finally:
         free(text)
@@ -144,14 +144,14 @@ def identity():
     cdef uint64_t own = 0
     cdef int rc = c.dsm_identity(&own)
     if rc:
-        raise failure(rc, "identity")
+        raise error_from_core(rc, "identity")
     return own
 
 
 def identity_provable():
     cdef int rc = c.dsm_identity_provable()
     if rc:
-        raise failure(rc, "identity")
+        raise error_from_core(rc, "identity")
 
 
 def identity_dead(uint64_t identity):

@@ -25,7 +25,7 @@ class Queue:
     ------
     CorruptError, VersionError, MismatchError
         The memory does not hold a queue, or holds one of another release.
-    FarMemoryError
+    NotMappedError
         The queue was made for processes of one host, and its memory is not mapped here.
     ClosedError, ForkError
         Out of each method: the handle is closed; the process is a forked child and the memory belongs to a context.
@@ -70,7 +70,7 @@ class Queue:
 
         Raises
         ------
-        FarMemoryError
+        NotMappedError
             The memory is not mapped in this process.
         """
 
@@ -123,7 +123,7 @@ class Queue:
         ------
         BusyError
             The queue was made for one consumer, which lives.
-        FarMemoryError
+        NotMappedError
             Messages are taken on the host of the memory only.
         """
 

@@ -128,7 +128,7 @@ class Remote:
         """The context that attached it; None for a mapped file."""
 
     @property
-    def is_near(self) -> bool:
+    def is_mapped(self) -> bool:
         """Whether the memory is mapped in this process, so that array() and the buffer protocol give views of it."""
 
     @property
@@ -162,7 +162,7 @@ class Remote:
 
         Raises
         ------
-        FarMemoryError
+        NotMappedError
             The memory is not mapped in this process.
         AccessDeniedError
             There is no right to read.
@@ -337,7 +337,7 @@ class Remote:
             There are views of it, ops are under way, or an object is open on it.
         """
 
-    def part(self) -> None:
+    def detach(self) -> None:
         """Close the remote now, or with the last view of it."""
 
     def __enter__(self) -> Self: ...

@@ -64,7 +64,7 @@ class SegmentCore:
 
     @property
     def capacity(self) -> int:
-        """Length of the first axis for which the segment was made, or has grown."""
+        """Length of the first axis for which the segment was made, or has remapped."""
 
     @property
     def versioned(self) -> bool:
@@ -81,7 +81,7 @@ class SegmentCore:
 
         Raises
         ------
-        FarMemoryError
+        NotMappedError
             The memory is not mapped in this process: use read() and write().
         """
 
@@ -277,8 +277,8 @@ class SegmentCore:
     def _nbytes_for(self, rows: int) -> int: ...
     def _shape(self) -> tuple[int, ...]: ...
     def _pieces(self, index: Any) -> tuple[tuple[int, ...], int, NDArray[np.uint64]]: ...
-    def _read_far(self, index: Any, out: Any) -> tuple[Collection[int], int, Any, Any]: ...
-    def _write_far(self, index: Any, data: Any) -> tuple[Collection[int], int, Any]: ...
+    def _read_remote(self, index: Any, out: Any) -> tuple[Collection[int], int, Any, Any]: ...
+    def _write_remote(self, index: Any, data: Any) -> tuple[Collection[int], int, Any]: ...
     def _set_rows(self, rows: int) -> None: ...
 
 @final

@@ -25,7 +25,7 @@ cdef inline int unpack(object index, Py_ssize_t *start, Py_ssize_t *stop, Py_ssi
     try:
         PySlice_Unpack(index, start, stop, step)
     except (TypeError, ValueError) as error:
-        raise refused(c.DSM_EINVAL, str(error)) from None
+        raise error_of(c.DSM_EINVAL, str(error)) from None
     return 0
 
 
@@ -41,7 +41,7 @@ cdef class numpy_errors:
         if issubclass(kind, IndexError):
             raise errors.OutOfBoundsError(f"{error}; the segment's shape is segment.shape") from None
         if issubclass(kind, (ValueError, TypeError, OverflowError)):
-            raise refused(c.DSM_EINVAL, str(error)) from None
+            raise error_of(c.DSM_EINVAL, str(error)) from None
 
 
 cdef object equals(object value, object other):
@@ -66,7 +66,7 @@ cdef int check_out(ndarray out, object dtype) except -1:
     if not PyArray_CheckExact(out):
         refuse_array(out)
     if not PyArray_FLAGS(out) & NPY_ARRAY_WRITEABLE:
-        raise refused(c.DSM_EREADONLY, type(out).__name__)
+        raise error_of(c.DSM_EREADONLY, type(out).__name__)
     return 0
 
 

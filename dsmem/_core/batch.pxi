@@ -15,9 +15,9 @@ cdef class Result:
     @property
     def value(self):
         if self.batch is None or self.batch.state < ABORTED:
-            raise refused(c.DSM_EBUSY, "the batch has not been executed; its results are there after the with block")
+            raise error_of(c.DSM_EBUSY, "the batch has not been executed; its results are there after the with block")
         if self.batch.state != DONE:
-            raise refused(c.DSM_ECLOSED, "the batch failed or its block raised, so it has no results; make a new one")
+            raise error_of(c.DSM_ECLOSED, "the batch failed or its block raised, so it has no results; make a new one")
         return self.batch.ops[self.index].result
 
 
@@ -70,18 +70,18 @@ cdef class Batch:
         cdef size_t room = self.room * 2 if self.room else BATCH_START
         cdef c.dsm_op *ops = <c.dsm_op *> realloc(self.ops, room * sizeof(c.dsm_op))
         if not ops:
-            raise refused(c.DSM_ENOMEM, f"a batch of {room} ops")
+            raise error_of(c.DSM_ENOMEM, f"a batch of {room} ops")
         self.ops = ops
         cdef Py_buffer *views = <Py_buffer *> realloc(self.views, room * sizeof(Py_buffer))
         if not views:
-            raise refused(c.DSM_ENOMEM, f"a batch of {room} ops")
+            raise error_of(c.DSM_ENOMEM, f"a batch of {room} ops")
         self.views = views
         self.room = room
         return 0
 
     cdef inline int check_open(self) except -1:
         if self.state > ENTERED:
-            raise refused(c.DSM_ECLOSED, "the batch has been executed, or its block raised; make a new one")
+            raise error_of(c.DSM_ECLOSED, "the batch has been executed, or its block raised; make a new one")
         return 0
 
     cdef inline c.dsm_op *_next(self, object to, int code, object offset, bint fence) except NULL:
@@ -96,7 +96,7 @@ cdef class Batch:
         if remote is not self.last:
             remote.check()
             if remote.context is not None and remote.context is not self.context:
-                raise refused(c.DSM_EINVAL, "the remote belongs to another context")
+                raise error_of(c.DSM_EINVAL, "the remote belongs to another context")
             self.last = remote
             self.remotes.append(remote)
         if self.n == self.room:
@@ -112,7 +112,7 @@ cdef class Batch:
     cdef inline int _copy(self, object remote, int code, object offset, object buffer, bint fence) except -1:
         cdef Py_buffer view
         cdef c.dsm_op *op
-        take(buffer, &view, code == c.DSM_OP_READ)  # first: it may run a program, which may add ops here
+        get_buffer(buffer, &view, code == c.DSM_OP_READ)  # first: it may run a program, which may add ops here
         try:
             op = self._next(remote, code, offset, fence)
         except BaseException:
@@ -176,7 +176,7 @@ cdef class Batch:
     def __enter__(self):
         self.check_open()
         if self.state == ENTERED:
-            raise refused(c.DSM_EBUSY, "the batch is being filled in another with block")
+            raise error_of(c.DSM_EBUSY, "the batch is being filled in another with block")
         self.state = ENTERED
         return self
 
@@ -201,6 +201,6 @@ cdef object batch_failure(Batch batch, int rc, size_t failed):
     cdef c.dsm_remote *at = batch.ops[failed].remote
     cdef uint8_t node[16]
     c.dsm_remote_node(at, node)
-    error = failure(rc, OP_NAMES[batch.ops[failed].code], (<char *> node)[:16].hex(), batch.context.device)
+    error = error_from_core(rc, OP_NAMES[batch.ops[failed].code], (<char *> node)[:16].hex(), batch.context.device)
     error.index = failed
     return error

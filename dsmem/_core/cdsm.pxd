@@ -28,7 +28,7 @@ cdef extern from "dsm.h" nogil:
     enum: DSM_ENOTHELD
     enum: DSM_ETOOLARGE
     enum: DSM_EMISMATCH
-    enum: DSM_EFAR
+    enum: DSM_ENOTMAPPED
     enum: DSM_ETIME
     enum: DSM_EBROKEN
     enum: DSM_EUNSUPPORTED
@@ -69,7 +69,7 @@ cdef extern from "dsm.h" nogil:
         const char *fault
 
     ctypedef struct dsm_caps:
-        uint32_t near_memory, register_private, atomic_domain, max_inline, max_reads, depth, mtu, port
+        uint32_t local_memory, register_private, atomic_domain, max_inline, max_reads, depth, mtu, port
         int32_t gid_index
         uint32_t is_roce
         uint64_t max_region
@@ -120,7 +120,7 @@ cdef extern from "dsm.h" nogil:
     int dsm_map(int fd, uint64_t nbytes, uint32_t access, dsm_remote **out)
     int dsm_map_inherited(const dsm_remote *r, dsm_remote **out)
     int dsm_map_again(dsm_remote *r, uint64_t nbytes, dsm_remote **out)
-    void *dsm_remote_near(const dsm_remote *r)
+    void *dsm_remote_mapped(const dsm_remote *r)
 
     ctypedef struct dsm_op:
         uint8_t code, flags
@@ -168,7 +168,7 @@ cdef extern from "dsm.h" nogil:
 
     ctypedef struct dsm_queue:
         pass
-    ctypedef struct dsm_queue_shape:
+    ctypedef struct dsm_queue_config:
         uint32_t lanes, flags
         uint64_t lane_bytes, max_message
     ctypedef struct dsm_queue_counts:
@@ -180,13 +180,13 @@ cdef extern from "dsm.h" nogil:
     ctypedef struct dsm_watch:
         pass
 
-    uint64_t dsm_queue_nbytes(const dsm_queue_shape *s)
-    int dsm_queue_format(void *memory, const dsm_queue_shape *s)
+    uint64_t dsm_queue_nbytes(const dsm_queue_config *s)
+    int dsm_queue_format(void *memory, const dsm_queue_config *s)
     int dsm_queue_open(dsm_remote *r, void *local, dsm_queue **out)
     int dsm_queue_leave(dsm_queue *q)
     void dsm_queue_free(dsm_queue *q)
     void dsm_queue_set_timeout(dsm_queue *q, int64_t timeout_ns)
-    void dsm_queue_get_shape(const dsm_queue *q, dsm_queue_shape *out)
+    void dsm_queue_get_config(const dsm_queue *q, dsm_queue_config *out)
     int dsm_queue_produce(dsm_queue *q)
     int dsm_queue_consume(dsm_queue *q)
     int dsm_queue_push(dsm_queue *q, const void *payload, uint64_t length, uint8_t kind)
@@ -217,9 +217,9 @@ cdef extern from "dsm.h" nogil:
     int dsm_sync_format(void *memory, int type, uint32_t members, uint32_t count, uint64_t lock)
 
     ctypedef struct dsm_listener:
-        int64_t pause
-    enum: DSM_BELL_FIRST, DSM_BELL_SECOND, DSM_BELL_SEGMENT
-    void dsm_listener_open(dsm_listener *l, dsm_remote *r, int bell)
+        int64_t backoff
+    enum: DSM_EVENTCOUNT_FIRST, DSM_EVENTCOUNT_SECOND, DSM_EVENTCOUNT_SEGMENT
+    void dsm_listener_open(dsm_listener *l, dsm_remote *r, int eventcount)
     void dsm_listener_begin(dsm_listener *l)
     void dsm_listener_sleep(dsm_listener *l)
     bint dsm_listener_rung(const dsm_listener *l)
@@ -254,9 +254,9 @@ cdef extern from "dsm.h" nogil:
     int dsm_segment_format(void *memory, uint64_t nbytes, const dsm_segment *s)
     int dsm_segment_open(dsm_remote *r, dsm_segment *s)
     int dsm_segment_rows(dsm_remote *r, const dsm_segment *s, uint64_t *rows)
-    uint64_t dsm_segment_rows_near(const dsm_remote *r)
+    uint64_t dsm_segment_rows_mapped(const dsm_remote *r)
     int dsm_segment_set_rows(dsm_remote *r, uint64_t rows)
-    void dsm_segment_ring(dsm_remote *r)
+    void dsm_segment_notify(dsm_remote *r)
     int dsm_segment_wait(dsm_remote *r, uint64_t offset, const void *seen, void *now, uint64_t n, int64_t spin_ns,
                          int64_t timeout_ns)
     int dsm_segment_begin(dsm_remote *r, dsm_segment *s, int64_t timeout_ns, uint64_t *version, uint64_t *rows)

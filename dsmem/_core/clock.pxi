@@ -12,7 +12,7 @@ cdef class ClockCore:
     def __init__(self, bint hybrid, Remote remote=None):
         cdef int rc = 0
         if self.remote is not None:
-            raise refused(c.DSM_EINVAL, "the clock has been opened before")
+            raise error_of(c.DSM_EINVAL, "the clock has been opened before")
         if remote is not None:
             remote.enter()
             with nogil:
@@ -20,7 +20,7 @@ cdef class ClockCore:
             remote.leave()
             self.remote = remote
         if rc:
-            raise failure(rc, "attach")
+            raise error_from_core(rc, "attach")
 
     cdef stamp(self, bint hybrid, uint64_t received, int64_t now_ms, uint64_t max_drift_ms):
         cdef uint64_t stamp = 0
@@ -29,7 +29,7 @@ cdef class ClockCore:
         if remote is not None:
             remote.enter()
             self.clock.remote = remote.ptr  # another one in a child of fork()
-        if remote is None or remote.near:
+        if remote is None or remote.mapped:
             rc = (c.dsm_clock_hybrid(&self.clock, received, now_ms, max_drift_ms, &stamp) if hybrid else
                   c.dsm_clock_lamport(&self.clock, received, &stamp))
         else:
@@ -41,7 +41,7 @@ cdef class ClockCore:
         if remote is not None:
             remote.leave()
         if rc:
-            raise failure(rc, "stamp")
+            raise error_from_core(rc, "stamp")
         return stamp
 
     def lamport(self, received=0):
@@ -57,7 +57,7 @@ cdef class ClockCore:
         if remote is not None:
             remote.enter()
             self.clock.remote = remote.ptr
-        if remote is None or remote.near:
+        if remote is None or remote.mapped:
             rc = c.dsm_clock_now(&self.clock, &stamp)
         else:
             with nogil:
@@ -65,14 +65,14 @@ cdef class ClockCore:
         if remote is not None:
             remote.leave()
         if rc:
-            raise failure(rc, "now")
+            raise error_from_core(rc, "now")
         return stamp
 
 
 cdef uint64_t stamp_of(object stamp) except? 0xdead:
-    number = whole(stamp, 0, (1 << 64) - 1)
+    number = checked_int(stamp, 0, (1 << 64) - 1)
     if number is None:
-        raise refused(c.DSM_EINVAL, f"{stamp!r} is no stamp")
+        raise error_of(c.DSM_EINVAL, f"{stamp!r} is no stamp")
     return number
 
 
@@ -83,11 +83,11 @@ def clock_bytes():
 def clock_format(memory):
     cdef Py_buffer view
     cdef int rc
-    take(memory, &view, True)
+    get_buffer(memory, &view, True)
     if <uint64_t> view.len < c.dsm_clock_bytes():
         PyBuffer_Release(&view)
-        raise refused(c.DSM_EINVAL, f"{view.len} bytes for a clock")
+        raise error_of(c.DSM_EINVAL, f"{view.len} bytes for a clock")
     rc = c.dsm_clock_format(view.buf)
     PyBuffer_Release(&view)
     if rc:
-        raise failure(rc, "create")
+        raise error_from_core(rc, "create")

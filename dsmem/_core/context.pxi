@@ -13,7 +13,7 @@ cdef class Descriptor:
         cdef const char *p = self.raw
         cdef int rc = c.dsm_descriptor_parse(p, len(self.raw), &d)
         if rc:
-            raise failure(rc, "parse")
+            raise error_from_core(rc, "parse")
         self.fields = {
             "version": d.version, "fabric": FABRICS[d.fabric], "access": letters(d.access),
             "node": (<char *> d.node)[:16],
@@ -56,7 +56,7 @@ cdef class Descriptor:
 
 
 Capabilities = namedtuple("Capabilities", [
-    "fabric", "device", "port", "gid", "gid_index", "mtu", "is_roce", "near_memory", "register_private",
+    "fabric", "device", "port", "gid", "gid_index", "mtu", "is_roce", "local_memory", "register_private",
     "atomic_domain",
     "max_inline", "max_reads", "depth", "max_region"], module="dsmem")
 
@@ -95,10 +95,10 @@ cdef class Context(Handle):
         o.secret_len = len(secret_b)
         o.peer_timeout_ns = nanoseconds(peer_timeout, "peer_timeout")
         if o.peer_timeout_ns <= 0:
-            raise refused(c.DSM_EINVAL, f"peer_timeout={peer_timeout!r}: seconds, more than 0")
+            raise error_of(c.DSM_EINVAL, f"peer_timeout={peer_timeout!r}: seconds, more than 0")
         o.spin_ns = nanoseconds(spin, "spin")
         if self.children is not None:  # after the conversions, which may run code that opens it
-            raise refused(c.DSM_EINVAL, "the context has been opened before; make another one")
+            raise error_of(c.DSM_EINVAL, "the context has been opened before; make another one")
         self.children = {}
         self.pending = {}
         self.watches = []
@@ -106,7 +106,7 @@ cdef class Context(Handle):
             rc = c.dsm_open(&o, &ptr)
         if rc:
             self.children = None
-            raise failure(rc, "open", None, device or None)
+            raise error_from_core(rc, "open", None, device or None)
         self.ptr = ptr
         self.live = True
         self._describe()
@@ -123,7 +123,7 @@ cdef class Context(Handle):
         self.capabilities = Capabilities(
             fabric=self.fabric, device=k.device.decode(), port=k.port, gid=k.gid.decode(), gid_index=k.gid_index,
             mtu=k.mtu,
-            is_roce=bool(k.is_roce), near_memory=bool(k.near_memory), register_private=bool(k.register_private),
+            is_roce=bool(k.is_roce), local_memory=bool(k.local_memory), register_private=bool(k.register_private),
             atomic_domain=DOMAINS[k.atomic_domain], max_inline=k.max_inline, max_reads=k.max_reads, depth=k.depth,
             max_region=k.max_region)
 
@@ -131,7 +131,7 @@ cdef class Context(Handle):
         if not self.live:
             self.refuse_closed()
         if c.dsm_forked(self.ptr):
-            raise refused(c.DSM_EFORK, "the context was opened before the fork")
+            raise error_of(c.DSM_EFORK, "the context was opened before the fork")
         return 0
 
     cdef str noun(self):
@@ -171,12 +171,12 @@ cdef class Context(Handle):
             try:
                 size = index(nbytes)
             except (OverflowError, TypeError):
-                raise refused(c.DSM_EINVAL, f"nbytes={nbytes!r}: a number of bytes, at least 1") from None
+                raise error_of(c.DSM_EINVAL, f"nbytes={nbytes!r}: a number of bytes, at least 1") from None
             self.check()
             with nogil:
                 rc = c.dsm_alloc(self.ptr, size, bits, &r)
             if rc:
-                raise failure(rc, "allocate", None, self.device)
+                raise error_from_core(rc, "allocate", None, self.device)
             return new_region(self, r, "u1", None)
         finally:
             self.leave()
@@ -184,7 +184,7 @@ cdef class Context(Handle):
     def empty(self, shape, dtype="u1", access="rwa"):
         kind = dtype_of(dtype)
         if kind.hasobject:
-            raise refused(c.DSM_EINVAL, f"dtype {kind} holds Python objects, which mean nothing in another process")
+            raise error_of(c.DSM_EINVAL, f"dtype {kind} holds Python objects, which mean nothing in another process")
         shape = shape_of(shape)
         region = self.allocate(math.prod(shape) * kind.itemsize, access)
         (<Region> region).kind, (<Region> region).shape = kind, shape
@@ -233,9 +233,9 @@ cdef class Context(Handle):
         cdef c.dsm_region **out = <c.dsm_region **> malloc(n * sizeof(c.dsm_region *))
         try:
             if not views or not p or not sizes or not out:
-                raise refused(c.DSM_ENOMEM, f"{n} buffers")
+                raise error_of(c.DSM_ENOMEM, f"{n} buffers")
             for buffer in of:
-                take(buffer, &views[taken], True)
+                get_buffer(buffer, &views[taken], True)
                 p[taken] = views[taken].buf
                 sizes[taken] = views[taken].len
                 taken += 1
@@ -243,7 +243,7 @@ cdef class Context(Handle):
             with nogil:
                 rc = c.dsm_register_many(self.ptr, n, p, sizes, bits, out)
             if rc:
-                raise failure(rc, "register", None, self.device)
+                raise error_from_core(rc, "register", None, self.device)
             self._adopt(out, views, n, made)
         finally:
             for i in range(len(made), taken):  # the others belong to their regions
@@ -292,7 +292,7 @@ cdef class Context(Handle):
             with nogil:
                 rc = c.dsm_attach(self.ptr, p, n, ns, &r)
             if rc:
-                raise failure(rc, "attach", None, self.device)
+                raise error_from_core(rc, "attach", None, self.device)
             return new_remote(self, r)
         finally:
             self.leave()
@@ -310,15 +310,15 @@ cdef class Context(Handle):
             try:
                 node = bytes(memoryview(node_id))
             except TypeError:
-                raise refused(c.DSM_EINVAL, f"{type(node_id).__name__} is no node id, which has 16 bytes") from None
+                raise error_of(c.DSM_EINVAL, f"{type(node_id).__name__} is no node id, which has 16 bytes") from None
             p = node
             self.check()
             if len(node) != 16:
-                raise refused(c.DSM_EINVAL, f"a node id has 16 bytes, not {len(node)}")
+                raise error_of(c.DSM_EINVAL, f"a node id has 16 bytes, not {len(node)}")
             with nogil:
                 rc = c.dsm_fence(self.ptr, <const uint8_t *> p)
             if rc:
-                raise failure(rc, "fence")
+                raise error_from_core(rc, "fence")
         finally:
             self.leave()
 
@@ -334,7 +334,7 @@ cdef class Context(Handle):
         try:
             op.loop = asyncio.get_running_loop()
             op.future = op.loop.create_future()
-            if not self.capabilities.near_memory:
+            if not self.capabilities.local_memory:
                 self._watch(op.loop)
             self.check()
             op.op.remote = op.remote.ptr
@@ -347,7 +347,7 @@ cdef class Context(Handle):
                     del self.pending[<uintptr_t> &op.ticket]
             if rc < 0:
                 op.release()
-                raise failure(rc, op.name, op.remote.peer, self.device)
+                raise error_from_core(rc, op.name, op.remote.peer, self.device)
             if rc:
                 op.finish(self.device)
                 op.resolve()
@@ -461,7 +461,7 @@ cdef class LoopWatch:
     def __cinit__(self, Context context not None, loop):
         cdef int fd = c.dsm_event_fd(context.ptr)
         if fd < 0:
-            raise failure(fd, "event_fd")
+            raise error_from_core(fd, "event_fd")
         self.context, self.loop = context, loop
         self.fd = os.dup(fd)
         self.opened = True

@@ -1,4 +1,4 @@
-# Included by _core.pyx: File, a descriptor that is closed with its object, and files mapped anew.
+# Included by _core.pyx: File, a descriptor that is closed with its object, and files mapped again.
 
 @cython.final
 @cython.auto_pickle(False)
@@ -17,7 +17,7 @@ cdef class File:
 
     def fileno(self):
         if not self.opened:
-            raise refused(c.DSM_ECLOSED, "file")
+            raise error_of(c.DSM_ECLOSED, "file")
         return self.fd
 
     def lock(self):
@@ -70,7 +70,7 @@ cdef class FolderLock:
         try:
             while not file.lock():
                 if time.monotonic() > end:
-                    raise refused(c.DSM_EBUSY, f"another process has kept {self.path} locked") from None
+                    raise error_of(c.DSM_EBUSY, f"another process has kept {self.path} locked") from None
                 time.sleep(pause)
                 pause = min(2 * pause, 0.01)
         except BaseException:
@@ -103,7 +103,7 @@ def map_again(Remote remote not None, nbytes):
     remote.check()
     rc = c.dsm_map_again(remote.ptr, size, &r)
     if rc:
-        raise failure(rc, "map")
+        raise error_from_core(rc, "map")
     return new_remote(None, r)
 
 

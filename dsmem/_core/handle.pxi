@@ -32,9 +32,9 @@ cdef enum:
 
 
 cdef uint64_t identity_of(object holder) except? 0xdead:
-    number = whole(holder, 0, (1 << 64) - 1)
+    number = checked_int(holder, 0, (1 << 64) - 1)
     if number is None:
-        raise refused(c.DSM_EINVAL, f"holder={holder!r}: what holder() returned")
+        raise error_of(c.DSM_EINVAL, f"holder={holder!r}: what holder() returned")
     return number
 
 
@@ -70,7 +70,7 @@ cdef class Handle:
     cdef int refuse_closed(self) except -1:
         if self.ending:
             self.refuse_at_end()
-        raise refused(c.DSM_ECLOSED, self.noun())
+        raise error_of(c.DSM_ECLOSED, self.noun())
 
     @cython.final
     cdef inline bint ready(self) noexcept:
@@ -138,12 +138,12 @@ cdef class Handle:
             text = f"the {self.noun()} has {self.exports} views (arrays or memoryviews); drop them first"
         else:
             return 0
-        raise refused(c.DSM_EBUSY, text, "close")
+        raise error_of(c.DSM_EBUSY, text, "close")
 
     cdef int refuse_users(self) except -1:
         if self.users:
             text = f"{self.users} {self.dependents()} are open on the {self.noun()}; close them first"
-            raise refused(c.DSM_EBUSY, text, "close")
+            raise error_of(c.DSM_EBUSY, text, "close")
         return 0
 
     # -- at the end of the process --
@@ -163,7 +163,7 @@ cdef class Handle:
     def _leave_at_end(self, int64_t deadline):
         cdef int64_t before
         if self.uses:
-            raise refused(c.DSM_EBUSY, f"{self.uses} calls on the {self.noun()} do not end", "close")
+            raise error_of(c.DSM_EBUSY, f"{self.uses} calls on the {self.noun()} do not end", "close")
         before = c.dsm_call_until(deadline)
         try:
             self.leave_as_dead()
@@ -186,7 +186,7 @@ cdef class Handle:
     cdef int refuse_at_end(self) except -1:
         """A thread that is left at the end of the process ends as quietly as one that Python stops there."""
         if PyThread_get_thread_ident() == main_ident:
-            raise refused(c.DSM_ECLOSED, self.noun())
+            raise error_of(c.DSM_ECLOSED, self.noun())
         raise SystemExit
 
     cdef str noun(self):
@@ -202,7 +202,7 @@ cdef class Handle:
     # -- who has what of the object, and breaking that by choice --
 
     cdef object failed(self, int rc, str op):
-        return failure(rc, op)
+        return error_from_core(rc, op)
 
     cdef list names(self, naming f, void *arg):
         cdef uint64_t found[NAMED_MOST]

@@ -38,7 +38,7 @@ cdef class Event(SyncHandle):
     def is_set(self):
         cdef int rc
         self.enter()
-        if self.near:
+        if self.mapped:
             rc = c.dsm_event_is_set(self.ptr)
         else:
             with nogil:
@@ -100,7 +100,7 @@ cdef class Condition(Lock):
                 self.let_go()
             raise
         self.reentrant = lock is None or lock.reentrant
-        self.near = lock.near if lock is not None else remote.near
+        self.mapped = lock.mapped if lock is not None else remote.mapped
 
     cdef int open_core(self, c.dsm_remote *remote) noexcept nogil:
         cdef int rc = c.dsm_condition_open(remote, NULL if self.other is None else self.other.ptr, self.spin_ns,
@@ -235,9 +235,9 @@ cdef class Condition(Lock):
 
     cdef uint64_t waiters(self, object n) except? 0xdead:
         """How many to notify, by who may."""
-        number = whole(n, float("-inf"))
+        number = checked_int(n, float("-inf"))
         if number is None:
-            raise refused(c.DSM_EINVAL, f"n={n!r}: a number of waiters")
+            raise error_of(c.DSM_EINVAL, f"n={n!r}: a number of waiters")
         self.refuse_others()
         return max(0, min(number, 1 << 32))
 
@@ -341,7 +341,7 @@ cdef class Barrier(SyncHandle):
             raise
         if rc == 0:
             self.break_off(a.barrier, a.generation)
-            raise refused(c.DSM_EBROKEN, "no place in time", "wait")
+            raise error_of(c.DSM_EBROKEN, "no place in time", "wait")
         try:
             if rc == 2 and self.action is not None:
                 self.action()
@@ -359,7 +359,7 @@ cdef class Barrier(SyncHandle):
         if rc == 0 and not self.break_off(a.barrier, a.generation):  # it ended at the last moment
             rc = self.attempts(meet_attempt, &a, 0, "wait")
         if rc == 0:
-            raise refused(c.DSM_EBROKEN, "not all parties came in time", "wait")
+            raise error_of(c.DSM_EBROKEN, "not all parties came in time", "wait")
         return a.index
 
     cdef int break_off(self, c.dsm_barrier *barrier, uint64_t generation) except -1:
@@ -461,10 +461,10 @@ cdef class Once(SyncHandle):
         self.enter()
         try:
             if self.runner is not None and self.runner == get_ident():
-                raise refused(c.DSM_EBUSY, "this thread runs it already, and would wait for itself", "begin")
+                raise error_of(c.DSM_EBUSY, "this thread runs it already, and would wait for itself", "begin")
             rc = self.attempts(once_attempt, self.ptr, nanoseconds(timeout), "begin")
             if rc == 0:
-                raise refused(c.DSM_ETIME, "another one still runs it; call again", "begin")
+                raise error_of(c.DSM_ETIME, "another one still runs it; call again", "begin")
             if rc == c.DSM_ONCE_RUN:
                 self.runner = get_ident()
             return rc == c.DSM_ONCE_RUN
@@ -528,7 +528,7 @@ cdef class Once(SyncHandle):
     cdef int refuse_in_use(self) except -1:
         Handle.refuse_in_use(self)
         if c.dsm_lock_held(c.dsm_once_lock(self.ptr)):
-            raise refused(c.DSM_EBUSY, "it is being run; end that first", "close")
+            raise error_of(c.DSM_EBUSY, "it is being run; end that first", "close")
         return 0
 
     cdef int depart(self):

@@ -5,10 +5,10 @@ cdef class Queue(Handle):
     cdef object __weakref__
     cdef readonly Remote remote
     cdef readonly Region region
-    cdef c.dsm_queue_shape shape
-    cdef bint near, producing, consuming, forsaken
+    cdef c.dsm_queue_config shape
+    cdef bint mapped, producing, consuming, forsaken
     cdef int64_t spin_ns
-    cdef PyThread_type_lock turn  # one thread at a time in calls that let others run: taking roles, producing from afar
+    cdef PyThread_type_lock turn  # one thread at a time in calls that let others run: taking roles, producing remotely
     cdef unsigned long turn_of    # the thread that has it, or 0
     cdef Slot writing, reading
     cdef object writing_view, reading_view
@@ -52,7 +52,7 @@ cdef class Queue(Handle):
         cdef int64_t spin_ns = SPIN_NS if spin is None else nanoseconds(spin, "spin")
         cdef int rc
         if self.remote is not None:
-            raise refused(c.DSM_EINVAL, "the queue has been opened before")
+            raise error_of(c.DSM_EINVAL, "the queue has been opened before")
         remote.check()
         if region is not None:
             region.check()
@@ -60,13 +60,13 @@ cdef class Queue(Handle):
             region.users += 1
         remote.users += 1
         self.remote, self.region, self.spin_ns = remote, region, spin_ns
-        self.near = local != NULL or remote.near
+        self.mapped = local != NULL or remote.mapped
         with nogil:
             rc = c.dsm_queue_open(remote.ptr, local, &self.ptr)
         if rc:
             self.let_go()
             raise remote.failed(rc, "queue")
-        c.dsm_queue_get_shape(self.ptr, &self.shape)
+        c.dsm_queue_get_config(self.ptr, &self.shape)
         self.live = True
 
     cdef int renew(self) except -1:
@@ -193,7 +193,7 @@ cdef class Queue(Handle):
 
     cdef int64_t op_ns(self, int64_t deadline) except? -2:
         """How long the ops of a call may take. One that is not to wait for room waits for the wire all the same."""
-        return -1 if self.near or deadline <= 0 else max(<int64_t> 0, <int64_t> (deadline - time.monotonic_ns()))
+        return -1 if self.mapped or deadline <= 0 else max(<int64_t> 0, <int64_t> (deadline - time.monotonic_ns()))
 
     # -- putting --
 
@@ -202,7 +202,7 @@ cdef class Queue(Handle):
     cdef int send(self, str op, int64_t deadline) except -1:
         cdef int64_t ns
         cdef int rc
-        if self.near:
+        if self.mapped:
             rc = c.dsm_queue_flush(self.ptr)
         else:
             ns = self.op_ns(deadline)
@@ -219,7 +219,7 @@ cdef class Queue(Handle):
                        int *placed) except? -1:
         cdef int64_t ns
         cdef int rc
-        if self.near:
+        if self.mapped:
             rc = (c.dsm_queue_push(self.ptr, parts.bytes, parts.nbytes, kind) if n == 1 else
                   c.dsm_queue_push_parts(self.ptr, parts, n, kind))
             return rc if rc or not flush else c.dsm_queue_flush(self.ptr)
@@ -236,7 +236,7 @@ cdef class Queue(Handle):
 
     cdef int64_t push_records(self, const void *p, uint64_t n, uint64_t each, int64_t deadline) except? -1:
         cdef int64_t rc, ns
-        if self.near:
+        if self.mapped:
             return c.dsm_queue_push_records(self.ptr, p, n, each)
         ns = self.op_ns(deadline)
         self.begin()
@@ -249,7 +249,7 @@ cdef class Queue(Handle):
     cdef int reserve_once(self, uint64_t n, void **at, int64_t deadline) except? -1:
         cdef int64_t ns
         cdef int rc
-        if self.near:
+        if self.mapped:
             return c.dsm_queue_reserve(self.ptr, n, at)
         ns = self.op_ns(deadline)
         self.begin()
@@ -299,7 +299,7 @@ cdef class Queue(Handle):
         if PyBytes_CheckExact(data):
             part.bytes, part.nbytes = PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)
             return self.push(&part, 1, kind, deadline, flush)
-        take(data, &view, False)
+        get_buffer(data, &view, False)
         part.bytes, part.nbytes = view.buf, view.len
         try:
             return self.push(&part, 1, kind, deadline, flush)
@@ -316,16 +316,16 @@ cdef class Queue(Handle):
             self.enter()
             try:
                 if not views or not all:
-                    raise refused(c.DSM_ENOMEM, f"{n} buffers", "put")
+                    raise error_of(c.DSM_ENOMEM, f"{n} buffers", "put")
                 deadline = self.deadline(block, timeout)
                 for data in of:
-                    take(data, &views[taken], False)
+                    get_buffer(data, &views[taken], False)
                     all[taken].bytes, all[taken].nbytes = views[taken].buf, views[taken].len
                     taken += 1
                 if not self.producing:
                     self.take_lane()
                 if not self.push(all, n, kind, deadline, True):
-                    raise refused(c.DSM_EFULL, f"{self.shape.lane_bytes} bytes", "put")
+                    raise error_of(c.DSM_EFULL, f"{self.shape.lane_bytes} bytes", "put")
             finally:
                 self.leave()
         finally:
@@ -342,7 +342,7 @@ cdef class Queue(Handle):
             if not self.producing:
                 self.take_lane()
             if not self.put_one(data, BYTES, deadline, True):
-                raise refused(c.DSM_EFULL, f"{self.shape.lane_bytes} bytes", "put")
+                raise error_of(c.DSM_EFULL, f"{self.shape.lane_bytes} bytes", "put")
         finally:
             self.leave()
 
@@ -384,9 +384,9 @@ cdef class Queue(Handle):
         cdef uint64_t n, each, done = 0
         cdef int64_t rc
         if not array.ndim or not array.size:
-            raise refused(c.DSM_EINVAL, f"records are the rows of an array, not of one of shape {array.shape}", "put")
+            raise error_of(c.DSM_EINVAL, f"records are the rows of an array, not of one of shape {array.shape}", "put")
         n, each = array.shape[0], array.nbytes // array.shape[0]
-        take(array, &view, False)
+        get_buffer(array, &view, False)
         try:
             while True:
                 rc = self.push_records(<char *> view.buf + done * each, n - done, each, deadline)
@@ -420,7 +420,7 @@ cdef class Queue(Handle):
         cdef int rc = self.reserve_once(n, &at, deadline)
         while rc == -c.DSM_EFULL:
             if not deadline or not self.wait(False, n, deadline, "reserve"):
-                raise refused(c.DSM_EFULL, f"{self.shape.lane_bytes} bytes", "reserve")
+                raise error_of(c.DSM_EFULL, f"{self.shape.lane_bytes} bytes", "reserve")
             rc = self.reserve_once(n, &at, deadline)
         if rc:
             raise self.failed(rc, "reserve")
@@ -430,7 +430,7 @@ cdef class Queue(Handle):
 
     cdef int end_writing(self, str op) except -1:
         if self.writing is None:
-            raise refused(c.DSM_EINVAL, "nothing is reserved", op)
+            raise error_of(c.DSM_EINVAL, "nothing is reserved", op)
         end_view(self.writing, self.writing_view, op)
         self.writing = self.writing_view = None
         return 0
@@ -446,10 +446,10 @@ cdef class Queue(Handle):
         cdef int rc
         cdef uint64_t n = 0
         if length is not None:
-            part = whole(length, 0)
+            part = checked_int(length, 0)
             if part is None or self.writing is None or part > self.writing.length:
                 most = 0 if self.writing is None else self.writing.length
-                raise refused(c.DSM_EINVAL, f"{length!r} bytes of a reservation of {most}", "commit")
+                raise error_of(c.DSM_EINVAL, f"{length!r} bytes of a reservation of {most}", "commit")
         self.begin()
         try:
             if self.writing is not None:
@@ -505,7 +505,7 @@ cdef class Queue(Handle):
             if not deadline or not self.wait(True, 0, deadline, "get"):
                 if self.watch_items:
                     c.dsm_watch_arm(self.watch_items, 0)
-                raise refused(c.DSM_EEMPTY, "", "get")
+                raise error_of(c.DSM_EEMPTY, "", "get")
             data = self.next_bytes(kind)
         return data
 
@@ -571,9 +571,9 @@ cdef class Queue(Handle):
         try:
             deadline = self.deadline(block, timeout)
             if n is not None:
-                number = whole(n, 1)
+                number = checked_int(n, 1)
                 if number is None:
-                    raise refused(c.DSM_EINVAL, f"n={n!r}: at least 1", "get")
+                    raise error_of(c.DSM_EINVAL, f"n={n!r}: at least 1", "get")
                 most = min(number, most)
             if not self.consuming:
                 self.take_role()
@@ -587,7 +587,7 @@ cdef class Queue(Handle):
             if not deadline or not self.wait(True, 0, deadline, "get"):
                 if self.watch_items:
                     c.dsm_watch_arm(self.watch_items, 0)
-                raise refused(c.DSM_EEMPTY, "", "get")
+                raise error_of(c.DSM_EEMPTY, "", "get")
         while len(got) < most:
             with nogil:  # others may run
                 pass
@@ -603,9 +603,9 @@ cdef class Queue(Handle):
         cdef uint64_t n, each
         cdef int64_t rc
         if not isinstance(array, ndarray) or not array.ndim or not array.size:
-            raise refused(c.DSM_EINVAL, "out is an array whose rows are records", "get")
+            raise error_of(c.DSM_EINVAL, "out is an array whose rows are records", "get")
         n, each = array.shape[0], array.nbytes // array.shape[0]
-        take(array, &view, True)
+        get_buffer(array, &view, True)
         try:
             while True:
                 rc = c.dsm_queue_pop_records(self.ptr, view.buf, n, each)
@@ -616,7 +616,7 @@ cdef class Queue(Handle):
                 if not deadline or not self.wait(True, 0, deadline, "get"):
                     if self.watch_items:
                         c.dsm_watch_arm(self.watch_items, 0)
-                    raise refused(c.DSM_EEMPTY, "", "get")
+                    raise error_of(c.DSM_EEMPTY, "", "get")
         finally:
             PyBuffer_Release(&view)
 
@@ -629,7 +629,7 @@ cdef class Queue(Handle):
                 self.take_role()
             if self.shape.flags & (c.DSM_QUEUE_MANY_CONSUMERS | c.DSM_QUEUE_DROP_OLDEST):
                 text = "others may take the message at any moment; get() copies it safely"
-                raise refused(c.DSM_EUNSUPPORTED, text, "peek")
+                raise error_of(c.DSM_EUNSUPPORTED, text, "peek")
             return self.peek_view(deadline)
         finally:
             self.leave()
@@ -646,7 +646,7 @@ cdef class Queue(Handle):
         cdef int rc = c.dsm_queue_next(self.ptr, &p, &length, &kind)
         while rc == -c.DSM_EEMPTY:
             if not deadline or not self.wait(True, 0, deadline, "peek"):
-                raise refused(c.DSM_EEMPTY, "", "peek")
+                raise error_of(c.DSM_EEMPTY, "", "peek")
             rc = c.dsm_queue_next(self.ptr, &p, &length, &kind)
         if rc:
             raise self.failed(rc, "peek")
@@ -657,7 +657,7 @@ cdef class Queue(Handle):
     def release(self):
         self.check()
         if self.reading is None:
-            raise refused(c.DSM_EINVAL, "no message is being read", "release")
+            raise error_of(c.DSM_EINVAL, "no message is being read", "release")
         end_view(self.reading, self.reading_view, "release")
         self.reading = self.reading_view = None
         c.dsm_queue_done(self.ptr)

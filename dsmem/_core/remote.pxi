@@ -3,7 +3,7 @@
 @cython.final
 cdef class Remote(Handle):
     cdef c.dsm_remote *ptr
-    cdef bint near
+    cdef bint mapped
     cdef readonly uint64_t nbytes
     cdef object __weakref__
     cdef readonly Context context
@@ -20,7 +20,7 @@ cdef class Remote(Handle):
         raise not_pickled("remote", "pickle the descriptor, and attach to it with a context")
 
     cdef object failed(self, int rc, str op):
-        return failure(rc, op, self.peer, None if self.context is None else self.context.device)
+        return error_from_core(rc, op, self.peer, None if self.context is None else self.context.device)
 
     cdef int check(self) except -1:
         if not self.live:
@@ -41,9 +41,9 @@ cdef class Remote(Handle):
         return 0
 
     cdef int refuse_forked(self, Handle user) except -1:
-        """What a context's memory is used by is not made anew in a child."""
+        """What a context's memory is used by is not made again in a child."""
         if self.context is not None:
-            raise refused(c.DSM_EFORK, f"the {user.noun()} was opened before the fork")
+            raise error_of(c.DSM_EFORK, f"the {user.noun()} was opened before the fork")
         return 0
 
     cdef str noun(self):
@@ -56,26 +56,26 @@ cdef class Remote(Handle):
     # -- views --
 
     @property
-    def is_near(self):
-        return self.near
+    def is_mapped(self):
+        return self.mapped
 
     def array(self, dtype="u1"):
         self.enter()
         try:
             kind = dtype_of(dtype)
             if kind.hasobject or not kind.itemsize or self.nbytes % kind.itemsize:
-                raise refused(c.DSM_EINVAL, f"{self.nbytes} bytes are no array of {kind}")
+                raise error_of(c.DSM_EINVAL, f"{self.nbytes} bytes are no array of {kind}")
             return np.frombuffer(self, kind)
         finally:
             self.leave()
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         self.check()
-        if not self.near:
-            raise refused(c.DSM_EFAR, self.address)
+        if not self.mapped:
+            raise error_of(c.DSM_ENOTMAPPED, self.address)
         if "r" not in self.access:
-            raise refused(c.DSM_EACCESS, "no right to read")
-        PyBuffer_FillInfo(view, self, c.dsm_remote_near(self.ptr), self.nbytes, "w" not in self.access, flags)
+            raise error_of(c.DSM_EACCESS, "no right to read")
+        PyBuffer_FillInfo(view, self, c.dsm_remote_mapped(self.ptr), self.nbytes, "w" not in self.access, flags)
         self.exports += 1
 
     def __releasebuffer__(self, Py_buffer *view):
@@ -87,7 +87,7 @@ cdef class Remote(Handle):
     @cython.final
     cdef inline int move(self, bint reads, uint64_t at, void *local, uint64_t n, int64_t ns) noexcept:
         cdef int rc
-        if self.near and n <= NOGIL_FROM:
+        if self.mapped and n <= NOGIL_FROM:
             return c.dsm_read(self.ptr, at, local, n, ns) if reads else c.dsm_write(self.ptr, at, local, n, ns)
         with nogil:
             rc = c.dsm_read(self.ptr, at, local, n, ns) if reads else c.dsm_write(self.ptr, at, local, n, ns)
@@ -97,7 +97,7 @@ cdef class Remote(Handle):
     cdef inline int move_many(self, bint reads, uint64_t *at, size_t n, void *local, uint64_t each,
                               int64_t ns) noexcept:
         cdef int rc
-        if self.near and n * each <= NOGIL_FROM:
+        if self.mapped and n * each <= NOGIL_FROM:
             return (c.dsm_read_many(self.ptr, at, n, local, each, ns) if reads else
                     c.dsm_write_many(self.ptr, at, n, local, each, ns))
         with nogil:
@@ -108,7 +108,7 @@ cdef class Remote(Handle):
     @cython.final
     cdef inline int add(self, uint64_t at, uint64_t value, uint64_t *old, int64_t ns) noexcept:
         cdef int rc
-        if self.near:
+        if self.mapped:
             return c.dsm_fetch_add(self.ptr, at, value, old, ns)
         with nogil:
             rc = c.dsm_fetch_add(self.ptr, at, value, old, ns)
@@ -117,7 +117,7 @@ cdef class Remote(Handle):
     @cython.final
     cdef inline int swap(self, uint64_t at, uint64_t expected, uint64_t desired, uint64_t *old, int64_t ns) noexcept:
         cdef int rc
-        if self.near:
+        if self.mapped:
             return c.dsm_compare_swap(self.ptr, at, expected, desired, old, ns)
         with nogil:
             rc = c.dsm_compare_swap(self.ptr, at, expected, desired, old, ns)
@@ -145,7 +145,7 @@ cdef class Remote(Handle):
         cdef int rc
         cdef uint64_t at = offset_of(offset)
         cdef int64_t ns = -1 if timeout is None else nanoseconds(timeout)
-        take(local, &view, reads)
+        get_buffer(local, &view, reads)
         rc = self.move(reads, at, view.buf, view.len, ns)
         PyBuffer_Release(&view)
         if rc:
@@ -190,14 +190,14 @@ cdef class Remote(Handle):
         cdef str name = "read_many" if reads else "write_many"
         if not isinstance(offsets, ndarray) or offsets.dtype != UINT64:
             offsets = as_offsets(offsets)
-        take(offsets, &where, False)
+        get_buffer(offsets, &where, False)
         try:
-            take(local, &view, reads)
+            get_buffer(local, &view, reads)
             n = where.len // 8
             each = view.len // n if n else 0
             if n * each != <size_t> view.len or (n and not each):
                 PyBuffer_Release(&view)
-                raise refused(c.DSM_EINVAL, f"{view.len} bytes do not divide into {n} equal pieces", name)
+                raise error_of(c.DSM_EINVAL, f"{view.len} bytes do not divide into {n} equal pieces", name)
             if n:
                 rc = self.move_many(reads, <uint64_t *> where.buf, n, view.buf, each, ns)
             PyBuffer_Release(&view)
@@ -280,7 +280,7 @@ cdef class Remote(Handle):
             if self.context is not None and self.context.pending:  # a loop that is gone hears of nothing
                 self.context._settle(asyncio._get_running_loop())
             if self.exports:
-                self.part()
+                self.detach()
             else:
                 self.free()
 
@@ -315,7 +315,7 @@ cdef class Remote(Handle):
             self.free()
         return 0
 
-    def part(self):
+    def detach(self):
         self.parting = True
         self.close_if_parting()
 
@@ -351,7 +351,7 @@ cdef object new_remote(Context context, c.dsm_remote *ptr):
     try:
         r = Remote.__new__(Remote)
         c.dsm_remote_node(ptr, node)
-        r.near = c.dsm_remote_near(ptr) != NULL
+        r.mapped = c.dsm_remote_mapped(ptr) != NULL
         r.nbytes = c.dsm_remote_nbytes(ptr)
         r.access = letters(c.dsm_remote_access(ptr))
         r.peer = (<char *> node)[:16].hex()
@@ -379,7 +379,7 @@ def map_file(int fd, nbytes, access="rwa"):
     cdef c.dsm_remote *r = NULL
     cdef int rc = c.dsm_map(fd, size, rights(access), &r)
     if rc:
-        raise failure(rc, "map")
+        raise error_from_core(rc, "map")
     return new_remote(None, r)
 
 
@@ -403,7 +403,7 @@ cdef object as_offsets(object offsets):
     if not array.size:
         return np.empty(0, UINT64)
     if array.dtype.kind not in "iu" or (array.dtype.kind == "i" and array.size and array.min() < 0):
-        raise refused(c.DSM_EINVAL, f"offsets are numbers of bytes from 0 up, not {array.dtype}")
+        raise error_of(c.DSM_EINVAL, f"offsets are numbers of bytes from 0 up, not {array.dtype}")
     return np.ascontiguousarray(array, UINT64)
 
 
@@ -425,7 +425,7 @@ cdef class Pending:
         self.name = name
 
     cdef hold(self, int code, uint64_t offset, object buffer):
-        take(buffer, &self.view, code == c.DSM_OP_READ)
+        get_buffer(buffer, &self.view, code == c.DSM_OP_READ)
         self.held = True
         self.op.code, self.op.offset, self.op.local, self.op.nbytes = code, offset, self.view.buf, self.view.len
 
@@ -444,7 +444,7 @@ cdef class Pending:
     cdef finish(self, str device):
         """It is complete. After this the core knows nothing of it."""
         cdef int rc = c.dsm_finish(&self.ticket, -1, NULL)
-        self.error = failure(rc, self.name, self.remote.peer, device) if rc else None
+        self.error = error_from_core(rc, self.name, self.remote.peer, device) if rc else None
         self.release()
 
     def resolve(self):

@@ -7,11 +7,11 @@ cdef class SegmentCore(Handle):
     """
     cdef c.dsm_segment s
     cdef Remote remote              # counts the segment as a user
-    cdef Region region              # where this process owns memory that is not near
+    cdef Region region              # where this process owns memory that is not local
     cdef list old                   # remotes that views or calls still hold, from before the segment grew
     cdef readonly object dtype
     cdef readonly bint readonly
-    cdef bint near, is_word, is_signed
+    cdef bint mapped, is_word, is_signed
     cdef uint64_t strides[17]       # bytes; after the last axis that of an element
     cdef object cell                # an element of this process's own, to make scalars of bytes
     cdef Py_buffer cell_view
@@ -42,7 +42,7 @@ cdef class SegmentCore(Handle):
             remote.catch_up()
         rc = c.dsm_identity(&own)
         if rc:
-            raise failure(rc, "identity")
+            raise error_from_core(rc, "identity")
         self.s.identity = own
         self.users = 0
         for remote in (*self.old, self.remote):
@@ -60,7 +60,7 @@ cdef class SegmentCore(Handle):
     def _bind(self, Remote remote not None, Region region, bint readonly, parse):
         cdef int rc, i
         if self.remote is not None:
-            raise refused(c.DSM_EINVAL, "the segment has been opened before")
+            raise error_of(c.DSM_EINVAL, "the segment has been opened before")
         remote.enter()
         with nogil:
             rc = c.dsm_segment_open(remote.ptr, &self.s)
@@ -71,7 +71,7 @@ cdef class SegmentCore(Handle):
         if dtype.itemsize != self.s.itemsize:
             raise errors.CorruptError(f"dtype {dtype} of {self.s.itemsize} bytes")
         cell = np.zeros((), dtype)
-        take(cell.reshape(1).view("u1"), &self.cell_view, True)
+        get_buffer(cell.reshape(1).view("u1"), &self.cell_view, True)
         self.cell, self.dtype, self.region, self.readonly = cell, dtype, region, readonly
         self.is_word = dtype.kind in "iu" and dtype.itemsize == 8 and dtype.isnative
         self.is_signed = dtype.kind == "i"
@@ -81,7 +81,7 @@ cdef class SegmentCore(Handle):
         self.old = []
         remote.check()
         remote.users += 1
-        self.remote, self.near, self.live = remote, remote.near, True
+        self.remote, self.mapped, self.live = remote, remote.mapped, True
         if rc:
             self._reach()
 
@@ -91,7 +91,7 @@ cdef class SegmentCore(Handle):
         remote.check()
         remote.users += 1
         self.old.append(self.remote)
-        self.remote, self.near = remote, remote.near
+        self.remote, self.mapped = remote, remote.mapped
         self._memory = memory
         return self.close_old()
 
@@ -111,7 +111,7 @@ cdef class SegmentCore(Handle):
         for remote in (*self.old, self.remote):
             if remote.exports > remote.kept:
                 text = f"the segment has {remote.exports} views (arrays or memoryviews); drop them first"
-                raise refused(c.DSM_EBUSY, text, "close")
+                raise error_of(c.DSM_EBUSY, text, "close")
         return 0
 
     def _close(self, bint part=False):
@@ -139,7 +139,7 @@ cdef class SegmentCore(Handle):
         for remote in old:
             remote.users -= 1
         for remote in old:
-            remote.part()
+            remote.detach()
 
     cdef int leave_as_dead(self) except -1:
         try:
@@ -155,13 +155,13 @@ cdef class SegmentCore(Handle):
         self.users = 0
         for remote in self.old:
             remote.users = 0
-            remote.part()
+            remote.detach()
         self.old = []
         self.remote.users = 0
         return 0
 
     cdef int settle(self) except -1:
-        """What a write that failed has left in far memory; where that fails, too, the handle stays open."""
+        """What a write that failed has left in remote memory; where that fails, too, the handle stays open."""
         cdef int rc
         cdef Remote remote = self.remote
         remote.enter()
@@ -181,7 +181,7 @@ cdef class SegmentCore(Handle):
         return self.s.data + rows * <object> self.s.row_bytes
 
     def _reach(self):
-        """Look at the rows; map more where they go beyond what is mapped, again where they have grown meanwhile.
+        """Look at the rows; map more where they go beyond what is mapped, again where they have remapped meanwhile.
 
         Each turn maps more than the one before, and _grown refuses a file that is shorter than its rows.
         """
@@ -213,8 +213,8 @@ cdef class SegmentCore(Handle):
 
     @cython.final
     cdef inline int fresh(self) except -1:
-        """Near, another process's resize is seen at once, for the price of one load. The caller has entered."""
-        if self.near and c.dsm_segment_rows_near(self.remote.ptr) != self.s.rows:
+        """Local, another process's resize is seen at once, for the price of one load. The caller has entered."""
+        if self.mapped and c.dsm_segment_rows_mapped(self.remote.ptr) != self.s.rows:
             return self.reach()
         return 0
 
@@ -255,10 +255,10 @@ cdef class SegmentCore(Handle):
 
     cdef object whole_array(self):
         self.fresh()
-        if not self.near and self.region is None:
-            raise refused(c.DSM_EFAR, self.remote.address)
+        if not self.mapped and self.region is None:
+            raise error_of(c.DSM_ENOTMAPPED, self.remote.address)
         # frombuffer keeps a memoryview, which blocks close(); the constructor alone would let go of the buffer.
-        whole = np.frombuffer(self.remote if self.near else self.region, "u1")
+        whole = np.frombuffer(self.remote if self.mapped else self.region, "u1")
         array = np.ndarray(self._shape(), self.dtype, whole, self.s.data)
         if self.readonly:
             array.flags.writeable = False
@@ -280,7 +280,7 @@ cdef class SegmentCore(Handle):
         if i < 0:
             i += n
         if i < 0 or <uint64_t> i >= n:
-            if axis == 0 and not self.near:
+            if axis == 0 and not self.mapped:
                 self.reach()
                 if self.s.rows != n:
                     return self.step(index, axis, at)
@@ -332,13 +332,13 @@ cdef class SegmentCore(Handle):
         exact = tuple([plain(i) for i in index]) if isinstance(index, tuple) else plain(index)
         if self.locate(exact, &at, &n, &axes) and axes == 0:
             return at
-        raise refused(c.DSM_EINVAL, f"index {index!r} is not one element of a segment of shape {self._shape()}")
+        raise error_of(c.DSM_EINVAL, f"index {index!r} is not one element of a segment of shape {self._shape()}")
 
     cdef uint64_t word_at(self, object index) except 0:
         if not self.is_word:
-            raise refused(c.DSM_EINVAL, f"atomics work on 8-byte integers in native byte order, not {self.dtype}")
+            raise error_of(c.DSM_EINVAL, f"atomics work on 8-byte integers in native byte order, not {self.dtype}")
         if self.readonly:
-            raise refused(c.DSM_EACCESS, "the segment was attached with readonly=True; attach it without", "atomic")
+            raise error_of(c.DSM_EACCESS, "the segment was attached with readonly=True; attach it without", "atomic")
         return self.element(index)
 
     def _pieces(self, index):
@@ -348,7 +348,7 @@ cdef class SegmentCore(Handle):
             if isinstance(index, list) or (isinstance(index, np.ndarray) and index.ndim):
                 rows = np.asarray(index) if len(index) else np.empty(np.shape(index), "i8")
                 if rows.dtype.kind not in "iu" or not shape:
-                    raise refused(c.DSM_EINVAL, f"index {index!r}: of far memory, ints, slices or a list of rows")
+                    raise error_of(c.DSM_EINVAL, f"index {index!r}: of remote memory, ints, slices or a list of rows")
                 rows = np.where(rows < 0, rows + shape[0], rows)
                 if rows.size and not (rows.min() >= 0 and rows.max() < shape[0]):
                     raise self.outside(index)
@@ -356,7 +356,7 @@ cdef class SegmentCore(Handle):
                 return rows.shape + shape[1:], self.s.row_bytes, offsets
             for one in index if isinstance(index, tuple) else (index,):
                 if not (one is Ellipsis or isinstance(one, slice) or is_place(one)):
-                    raise refused(c.DSM_EINVAL, f"index {index!r}: of far memory, ints, slices or a list of rows")
+                    raise error_of(c.DSM_EINVAL, f"index {index!r}: of remote memory, ints, slices or a list of rows")
             # An array of this shape over one element: only its shape and strides are looked at.
             base = np.zeros(1, self.dtype)
             whole = np.lib.stride_tricks.as_strided(base, shape, self._strides(), writeable=False)
@@ -384,16 +384,16 @@ cdef class SegmentCore(Handle):
         if rc:
             raise remote.failed(rc, "read" if reads else "write")
         if not reads:
-            c.dsm_segment_ring(self.remote.ptr)
+            c.dsm_segment_notify(self.remote.ptr)
         return 0
 
     @cython.final
     cdef object scalar(self, uint64_t at):
-        """The element as NumPy makes scalars. Near, the cell is filled and read without giving the GIL back."""
+        """The element as NumPy makes scalars. Local, the cell is filled and read without giving the GIL back."""
         cdef Py_buffer view
-        if not self.near:
+        if not self.mapped:
             one = np.empty(1, self.dtype)
-            take(one.view("u1"), &view, True)
+            get_buffer(one.view("u1"), &view, True)
             try:
                 self.move(True, at, view.buf, self.s.itemsize)
             finally:
@@ -446,7 +446,7 @@ cdef class SegmentCore(Handle):
 
     @cython.final
     cdef int take_room(self, object out, Py_buffer *view, uint64_t n) except -1:
-        take(out, view, True)
+        get_buffer(out, view, True)
         if <uint64_t> view.len != n:
             PyBuffer_Release(view)
             raise errors.MismatchError(f"out has {view.len} bytes, the index {n}; pass as many")
@@ -460,7 +460,7 @@ cdef class SegmentCore(Handle):
         return (n // self.strides[first], *[self.s.shape[i] for i in range(first + 1, self.s.axes)])
 
     cdef object read_pieces(self, object index, object out):
-        if not self.near:
+        if not self.mapped:
             offsets, each, data = self.gather(index, out)
             if offsets.size and each:
                 self.remote.read_many(offsets, data.reshape(-1).view("u1"))
@@ -479,7 +479,7 @@ cdef class SegmentCore(Handle):
 
     cdef int check_scattered(self, object index, object out) except -1:
         if not isinstance(out, ndarray):
-            raise refused(c.DSM_EINVAL, f"out for index {index!r} is an array, not {type(out).__name__}")
+            raise error_of(c.DSM_EINVAL, f"out for index {index!r} is an array, not {type(out).__name__}")
         return check_out(out, self.dtype)
 
     cdef tuple gather(self, object index, object out):
@@ -493,9 +493,9 @@ cdef class SegmentCore(Handle):
                 np.broadcast_to(data, out.shape)
         return offsets, each, data
 
-    def _read_far(self, index, out):
-        """What reads an index of far memory: offsets and length of its pieces, a buffer for their bytes, and what is in
-        it then: out itself, or an array that goes there. All is refused here that read() refuses.
+    def _read_remote(self, index, out):
+        """What reads an index of remote memory: offsets and length of its pieces, a buffer for their bytes, and what is
+        in it then: out itself, or an array that goes there. All is refused here that read() refuses.
         """
         cdef uint64_t at = 0, n = 0
         cdef int axes = 0
@@ -544,14 +544,14 @@ cdef class SegmentCore(Handle):
                 return self.move(False, at, PyArray_DATA(<ndarray> data), n)
             return self.write_pieces(index, data)
         if kind is bytes or kind is bytearray or kind is memoryview:
-            take(data, &view, False)
+            get_buffer(data, &view, False)
             try:
                 if is_whole(&view, n, self.dtype):
                     return self.move(False, at, view.buf, n)
             finally:
                 PyBuffer_Release(&view)
             return self.write_pieces(index, data)
-        if axes == 0 and self.near and self.s.itemsize <= NOGIL_FROM:
+        if axes == 0 and self.mapped and self.s.itemsize <= NOGIL_FROM:
             with numpy_errors():
                 self.cell[()] = data
             return self.move(False, at, self.cell_view.buf, n)
@@ -570,7 +570,7 @@ cdef class SegmentCore(Handle):
     @cython.final
     cdef inline int check_writable(self) except -1:
         if self.readonly:
-            raise refused(c.DSM_EACCESS, "the segment was attached with readonly=True; attach it without", "write")
+            raise error_of(c.DSM_EACCESS, "the segment was attached with readonly=True; attach it without", "write")
         return 0
 
     cdef tuple scatter(self, object index, object data):
@@ -582,8 +582,8 @@ cdef class SegmentCore(Handle):
             whole = np.ascontiguousarray(np.broadcast_to(np.asarray(data, self.dtype), shape))
         return offsets, each, whole.reshape(-1).view("u1")
 
-    def _write_far(self, index, data):
-        """What writes an index of far memory: offsets and length of its pieces, and a copy of their bytes. All is
+    def _write_remote(self, index, data):
+        """What writes an index of remote memory: offsets and length of its pieces, and a copy of their bytes. All is
         refused here that write() refuses.
         """
         cdef uint64_t at = 0, n = 0
@@ -594,7 +594,7 @@ cdef class SegmentCore(Handle):
             self.fresh()
             self.check_writable()
             if self.locate(index, &at, &n, &axes) and isinstance(data, (bytes, bytearray, memoryview)):
-                take(data, &view, False)
+                get_buffer(data, &view, False)
                 try:
                     if is_whole(&view, n, self.dtype):
                         return (at,), n, PyBytes_FromStringAndSize(<char *> view.buf, n)
@@ -606,12 +606,12 @@ cdef class SegmentCore(Handle):
             self.leave()
 
     cdef int write_pieces(self, object index, object data) except -1:
-        if self.near:
+        if self.mapped:
             if isinstance(data, np.ma.MaskedArray):
                 raise refuse_masked()
             with numpy_errors():
                 self.whole_array()[index] = data
-            c.dsm_segment_ring(self.remote.ptr)
+            c.dsm_segment_notify(self.remote.ptr)
             return 0
         offsets, each, raw = self.scatter(index, data)
         if offsets.size and each:
@@ -632,7 +632,7 @@ cdef class SegmentCore(Handle):
             add = word(value, "value")
             at = self.word_at(index)
             remote = self.remote
-            if remote.near and remote.ready():
+            if remote.mapped and remote.ready():
                 rc = c.dsm_fetch_add(remote.ptr, at, add, &old, -1)
             else:
                 remote.enter()
@@ -640,7 +640,7 @@ cdef class SegmentCore(Handle):
                 remote.leave()
             if rc:
                 raise remote.failed(rc, "fetch_add")
-            c.dsm_segment_ring(self.remote.ptr)
+            c.dsm_segment_notify(self.remote.ptr)
             return self.number(old)
         finally:
             self.leave()
@@ -654,7 +654,7 @@ cdef class SegmentCore(Handle):
             e, d = word(expected, "expected"), word(desired, "desired")
             at = self.word_at(index)
             remote = self.remote
-            if remote.near and remote.ready():
+            if remote.mapped and remote.ready():
                 rc = c.dsm_compare_swap(remote.ptr, at, e, d, &old, -1)
             else:
                 remote.enter()
@@ -662,7 +662,7 @@ cdef class SegmentCore(Handle):
                 remote.leave()
             if rc:
                 raise remote.failed(rc, "compare_swap")
-            c.dsm_segment_ring(self.remote.ptr)
+            c.dsm_segment_notify(self.remote.ptr)
             return self.number(old)
         finally:
             self.leave()
@@ -765,7 +765,7 @@ cdef class SegmentCore(Handle):
         cdef int rc = 1, tries = 0
         while True:
             out = np.empty((rows, *self._shape()[1:]) if self.s.axes else (), self.dtype)
-            take(out.reshape(-1).view("u1"), &view, True)
+            get_buffer(out.reshape(-1).view("u1"), &view, True)
             left = left_until(deadline)
             remote = self.remote
             remote.enter()
@@ -792,7 +792,7 @@ cdef class SegmentCore(Handle):
             remote.leave()
             if rc:
                 raise remote.failed(rc, "resize")
-            c.dsm_segment_ring(self.remote.ptr)
+            c.dsm_segment_notify(self.remote.ptr)
             self.reach()
         finally:
             self.leave()

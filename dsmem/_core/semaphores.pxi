@@ -101,7 +101,7 @@ cdef class Semaphore(SyncHandle):
         cdef int news
         Handle.refuse_in_use(self)
         if c.dsm_semaphore_held(self.ptr, &news):
-            raise refused(c.DSM_EBUSY, "permits are held with this handle; release them first", "close")
+            raise error_of(c.DSM_EBUSY, "permits are held with this handle; release them first", "close")
         return 0
 
     cdef int depart(self):

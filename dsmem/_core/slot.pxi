@@ -7,36 +7,36 @@ cdef enum:
     MOST = 1 << 20         # messages that get_many takes at most
 
 
-cdef c.dsm_queue_shape queue_shape(lanes, lane_bytes, max_message, bint many, bint drop, bint checked) except *:
-    cdef c.dsm_queue_shape s
+cdef c.dsm_queue_config queue_shape(lanes, lane_bytes, max_message, bint many, bint drop, bint checked) except *:
+    cdef c.dsm_queue_config s
     try:
         s.lanes, s.lane_bytes, s.max_message = lanes, lane_bytes, max_message
     except (OverflowError, TypeError):
         text = f"lanes={lanes!r}, lane_bytes={lane_bytes!r}, max_message={max_message!r}"
-        raise refused(c.DSM_EINVAL, text) from None
+        raise error_of(c.DSM_EINVAL, text) from None
     s.flags = ((c.DSM_QUEUE_MANY_CONSUMERS if many else 0) | (c.DSM_QUEUE_DROP_OLDEST if drop else 0) |
                (c.DSM_QUEUE_CHECKED if checked else 0))
     return s
 
 
 def queue_nbytes(lanes, lane_bytes, max_message, *, many_consumers=False, drop_oldest=False, checked=False):
-    cdef c.dsm_queue_shape s = queue_shape(lanes, lane_bytes, max_message, many_consumers, drop_oldest, checked)
+    cdef c.dsm_queue_config s = queue_shape(lanes, lane_bytes, max_message, many_consumers, drop_oldest, checked)
     cdef uint64_t n = c.dsm_queue_nbytes(&s)
     if not n:
-        raise failure(-c.DSM_EINVAL, "queue")
+        raise error_from_core(-c.DSM_EINVAL, "queue")
     return n
 
 
 def queue_format(memory, lanes, lane_bytes, max_message, *, many_consumers=False, drop_oldest=False, checked=False):
-    cdef c.dsm_queue_shape s = queue_shape(lanes, lane_bytes, max_message, many_consumers, drop_oldest, checked)
+    cdef c.dsm_queue_config s = queue_shape(lanes, lane_bytes, max_message, many_consumers, drop_oldest, checked)
     cdef Py_buffer view
     cdef int rc = -c.DSM_EINVAL
-    take(memory, &view, True)
+    get_buffer(memory, &view, True)
     if <uint64_t> view.len >= c.dsm_queue_nbytes(&s):
         rc = c.dsm_queue_format(view.buf, &s)
     PyBuffer_Release(&view)
     if rc:
-        raise failure(rc, "queue")
+        raise error_from_core(rc, "queue")
 
 
 @cython.final
@@ -54,7 +54,7 @@ cdef class Slot:
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         if self.at == NULL:  # reached through a view that was released
-            raise refused(c.DSM_ECLOSED, "message")
+            raise error_of(c.DSM_ECLOSED, "message")
         PyBuffer_FillInfo(view, self, self.at, self.length, self.readonly, flags)
         self.exports += 1
         if self.exports == 1:
@@ -74,9 +74,9 @@ cdef Slot new_slot(owner, Remote remote, void *at, uint64_t length, bint readonl
 
 
 cdef uint64_t length_of(object length) except? 0xdead:
-    n = whole(length, 0, (1 << 64) - 1)
+    n = checked_int(length, 0, (1 << 64) - 1)
     if n is None:
-        raise refused(c.DSM_EINVAL, f"length={length!r}: a number of bytes", "reserve")
+        raise error_of(c.DSM_EINVAL, f"length={length!r}: a number of bytes", "reserve")
     return n
 
 
@@ -97,7 +97,7 @@ cdef int end_view(Slot slot, view, str op) except -1:
     except BufferError:
         pass
     if slot.exports:
-        raise refused(c.DSM_EBUSY, "an array or memoryview of the message is left; drop it first", op)
+        raise error_of(c.DSM_EBUSY, "an array or memoryview of the message is left; drop it first", op)
     slot.at = NULL
     return 0
 

@@ -9,7 +9,7 @@ cdef int64_t NEVER = 0x7fffffffffffffff
 def sync_bytes(str kind, uint32_t members=0, uint32_t count=0):
     cdef uint64_t nbytes = c.dsm_sync_bytes(TYPES[kind], members, count)
     if not nbytes:
-        raise refused(c.DSM_EINVAL, f"a {kind} of {members} members and count {count}")
+        raise error_of(c.DSM_EINVAL, f"a {kind} of {members} members and count {count}")
     return nbytes
 
 
@@ -17,21 +17,21 @@ def sync_format(view, str kind, uint32_t members=0, uint32_t count=0, uint64_t l
     cdef Py_buffer buffer
     cdef int rc
     cdef uint64_t nbytes = sync_bytes(kind, members, count)
-    take(view, &buffer, True)
+    get_buffer(view, &buffer, True)
     if <uint64_t> buffer.len < nbytes:
         PyBuffer_Release(&buffer)
-        raise refused(c.DSM_EINVAL, f"{buffer.len} bytes, a {kind} takes {nbytes}")
+        raise error_of(c.DSM_EINVAL, f"{buffer.len} bytes, a {kind} takes {nbytes}")
     rc = c.dsm_sync_format(buffer.buf, TYPES[kind], members, count, lock)
     PyBuffer_Release(&buffer)
     if rc:
-        raise failure(rc, "format")
+        raise error_from_core(rc, "format")
 
 
-cdef int64_t patience(object blocking, object timeout) except? -2:
+cdef int64_t timeout_ns(object blocking, object timeout) except? -2:
     """The arguments of threading.Lock.acquire, in nanoseconds; -1: no limit."""
     if not truth(blocking, "blocking"):
         if timeout is not None and not is_forever(timeout):
-            raise refused(c.DSM_EINVAL, "a call that does not block takes no timeout")
+            raise error_of(c.DSM_EINVAL, "a call that does not block takes no timeout")
         return 0
     if timeout is None or is_forever(timeout):
         return -1
@@ -45,14 +45,14 @@ cdef bint is_raised(tuple error):
 
 cdef class SyncHandle(Handle):
     cdef Remote remote
-    cdef bint near
+    cdef bint mapped
     cdef int64_t spin_ns
 
     cdef int begin_on(self, Remote remote, object spin) except -1:
         cdef int rc
         self.spin_ns = nanoseconds(spin, "spin")
         if self.remote is not None:
-            raise refused(c.DSM_EINVAL, f"the {self.noun()} has been opened before")
+            raise error_of(c.DSM_EINVAL, f"the {self.noun()} has been opened before")
         remote.enter()
         with nogil:
             rc = self.open_core(remote.ptr)
@@ -61,7 +61,7 @@ cdef class SyncHandle(Handle):
             raise remote.failed(rc, "attach")
         remote.users += 1
         self.remote = remote
-        self.near = remote.near
+        self.mapped = remote.mapped
         self.live = True
         return 0
 
@@ -225,8 +225,8 @@ cdef class Lock(SyncHandle):
 
     @cython.final
     cdef inline bint is_quick(self) noexcept:
-        """A plain lock nearby: a look at it and its release run no code of Python's and keep the GIL."""
-        return self.ready() and self.near and not self.reentrant and not self.has_lost()
+        """A plain lock on this host: a look at it and its release run no code of Python's and keep the GIL."""
+        return self.ready() and self.mapped and not self.reentrant and not self.has_lost()
 
     @cython.final
     cdef inline bint take_free(self) noexcept:
@@ -242,7 +242,7 @@ cdef class Lock(SyncHandle):
     cdef bint acquire_in_use(self, object blocking, object timeout) except -1:
         self.enter()
         try:
-            return self.take(patience(blocking, timeout))
+            return self.take(timeout_ns(blocking, timeout))
         finally:
             self.leave()
 
@@ -290,14 +290,14 @@ cdef class Lock(SyncHandle):
         cdef Lock lock = self.counted()
         if self.reentrant:
             if not (lock.depth and lock.owner == PyThread_get_thread_ident()):
-                raise refused(c.DSM_ENOTHELD, f"{self.noun()}: not held by this thread")
+                raise error_of(c.DSM_ENOTHELD, f"{self.noun()}: not held by this thread")
         if lock.lost is not None and caller() in lock.lost:
             self.refuse_lost()
         return 0
 
     @cython.final
     cdef int refuse_lost(self) except -1:
-        raise refused(c.DSM_ENOTHELD, f"{self.noun()}: the last wait of this thread or task ended without the lock")
+        raise error_of(c.DSM_ENOTHELD, f"{self.noun()}: the last wait of this thread or task ended without the lock")
 
     @cython.final
     cdef int lose(self) except -1:
@@ -322,7 +322,7 @@ cdef class Lock(SyncHandle):
     @cython.final
     cdef inline bint take_once(self, int64_t ns) except -1:
         cdef int rc
-        if self.near:
+        if self.mapped:
             rc = c.dsm_lock_acquire(self.ptr, 0)
             if rc == 1:
                 return True
@@ -375,7 +375,7 @@ cdef class Lock(SyncHandle):
     @cython.final
     cdef int give_back_once(self) except -1:
         cdef int rc
-        if self.near:
+        if self.mapped:
             rc = c.dsm_lock_release(self.ptr)
         else:
             with nogil:
@@ -442,7 +442,7 @@ cdef class Lock(SyncHandle):
     cdef int refuse_in_use(self) except -1:
         Handle.refuse_in_use(self)
         if c.dsm_lock_held(self.ptr):
-            raise refused(c.DSM_EBUSY, "the lock is held with this handle; release it first", "close")
+            raise error_of(c.DSM_EBUSY, "the lock is held with this handle; release it first", "close")
         return 0
 
     cdef int depart(self):
@@ -467,7 +467,7 @@ cdef class RLock(Lock):
 
     def acquire_async(self, timeout=None):
         text = "an rlock belongs to a thread, which all tasks of a loop share; use a lock, or asyncio.to_thread()"
-        raise refused(c.DSM_EUNSUPPORTED, text, "acquire_async")
+        raise error_of(c.DSM_EUNSUPPORTED, text, "acquire_async")
 
     def release_async(self):
         self.acquire_async()
@@ -525,9 +525,9 @@ cdef class RWLock(SyncHandle):
         cdef int rc
         self.enter()
         try:
-            ns = patience(blocking, timeout)
+            ns = timeout_ns(blocking, timeout)
             self.refuse_claimer("acquire_read")
-            if self.near:
+            if self.mapped:
                 rc = c.dsm_rwlock_read(self.ptr, 0)
                 if rc < 0:
                     raise self.failed(rc, "acquire_read")
@@ -561,7 +561,7 @@ cdef class RWLock(SyncHandle):
     def acquire_write(self, blocking=True, timeout=FOREVER):
         self.enter()
         try:
-            return self.take_write(patience(blocking, timeout))
+            return self.take_write(timeout_ns(blocking, timeout))
         finally:
             self.leave()
 
@@ -636,8 +636,8 @@ cdef class RWLock(SyncHandle):
         Handle.refuse_in_use(self)
         # Not where a task has claimed it and waits for readers to leave: close() ends that.
         if (c.dsm_rwlock_readers(self.ptr, &news) or
-                c.dsm_lock_held(c.dsm_rwlock_lock(self.ptr)) and not is_awaited(self, self.remote, c.DSM_BELL_SECOND)):
-            raise refused(c.DSM_EBUSY, "the lock is held with this handle; release it first", "close")
+                c.dsm_lock_held(c.dsm_rwlock_lock(self.ptr)) and not is_awaited(self, self.remote, c.DSM_EVENTCOUNT_SECOND)):
+            raise error_of(c.DSM_EBUSY, "the lock is held with this handle; release it first", "close")
         return 0
 
     cdef int depart(self):
@@ -666,7 +666,7 @@ cdef class Side:
 
     def __enter__(self):
         if not (self.lock.acquire_write if self.writes else self.lock.acquire_read)(True, self.timeout):
-            raise refused(c.DSM_ETIME, "the lock did not become free in time; it is held by another")
+            raise error_of(c.DSM_ETIME, "the lock did not become free in time; it is held by another")
         return self.lock
 
     def __exit__(self, *error):

@@ -16,7 +16,7 @@ cdef int done(int rc) noexcept nogil:
     return rc if rc else 1
 
 
-async def _got(Handle handle, Remote remote, int bell, Wait wait, object ns, bint behind=True, bint must=False):
+async def _got(Handle handle, Remote remote, int eventcount, Wait wait, object ns, bint behind=True, bint must=False):
     """What the attempt answers, 0: not in time. It begins here where that takes no round trip.
 
     behind: who waits already comes first.
@@ -24,18 +24,18 @@ async def _got(Handle handle, Remote remote, int bell, Wait wait, object ns, bin
     cdef int rc
     if not handle.live:
         handle.refuse_closed()
-    if remote.near and (ns == 0 or not behind or not is_awaited(handle, remote, bell)):
+    if remote.mapped and (ns == 0 or not behind or not is_awaited(handle, remote, eventcount)):
         rc = wait.f(wait.arg, 0)
         if rc < 0:
             raise remote.failed(rc, wait.op)
         if rc or ns == 0:
             return rc
-    return await _until(handle, remote, bell, wait, ns, must)
+    return await _until(handle, remote, eventcount, wait, ns, must)
 
 
 async def _step(Handle handle, Remote remote, Wait wait):
     """What ends at its first attempt; a task that is cancelled meanwhile stays until then."""
-    rc = await _got(handle, remote, c.DSM_BELL_FIRST, wait, -1, False, True)
+    rc = await _got(handle, remote, c.DSM_EVENTCOUNT_FIRST, wait, -1, False, True)
     if wait.cancelled:
         raise asyncio.CancelledError
     return rc
@@ -69,9 +69,9 @@ async def _lock_acquire(Lock lock, timeout):
     cdef Lock counted = lock.counted()
     lock.enter()
     try:
-        ns = patience(True, timeout)
+        ns = timeout_ns(True, timeout)
         wait = new_wait(lock, "acquire", lock_attempt, lock.ptr, lock_undo, NULL)
-        if not await _got(lock, counted.remote, c.DSM_BELL_FIRST, wait, ns):
+        if not await _got(lock, counted.remote, c.DSM_EVENTCOUNT_FIRST, wait, ns):
             return False
         lock.taken_by_task()
         return True
@@ -83,7 +83,7 @@ async def _lock_release(Lock lock):
     cdef Lock counted = lock.counted()
     lock.enter()
     try:
-        if lock.near:
+        if lock.mapped:
             lock.give_back()
             return
         if lock.has_lost() and lock.lost_before():
@@ -123,9 +123,9 @@ cdef int write_end(void *arg, int64_t timeout_ns) noexcept nogil:
 async def _rwlock_read(RWLock rw, timeout):
     rw.enter()
     try:
-        ns = patience(True, timeout)
+        ns = timeout_ns(True, timeout)
         wait = new_wait(rw, "acquire_read", read_attempt, rw.ptr, read_end, NULL)
-        return await _got(rw, rw.remote, c.DSM_BELL_FIRST, wait, ns) != 0
+        return await _got(rw, rw.remote, c.DSM_EVENTCOUNT_FIRST, wait, ns) != 0
     finally:
         rw.leave()
 
@@ -134,14 +134,14 @@ async def _rwlock_write(RWLock rw, timeout):
     cdef int64_t begun = time.monotonic_ns()
     rw.enter()
     try:
-        ns = patience(True, timeout)
+        ns = timeout_ns(True, timeout)
         wait = new_wait(rw, "acquire_write", claim_attempt, rw.ptr, claim_undo, NULL)
-        if not await _got(rw, rw.remote, c.DSM_BELL_FIRST, wait, ns):
+        if not await _got(rw, rw.remote, c.DSM_EVENTCOUNT_FIRST, wait, ns):
             return False
         wait = new_wait(rw, "acquire_write", drain_attempt, rw.ptr, NULL, claim_undo)
         rc = 0
         try:
-            rc = await _got(rw, rw.remote, c.DSM_BELL_SECOND, wait, left_of(ns, begun), False)
+            rc = await _got(rw, rw.remote, c.DSM_EVENTCOUNT_SECOND, wait, left_of(ns, begun), False)
         except (GeneratorExit, errors.ClosedError):
             raise
         except BaseException:
@@ -166,7 +166,7 @@ async def _rwlock_release(RWLock rw, bint writes):
 
 async def _side_enter(Side side):
     if not await (_rwlock_write if side.writes else _rwlock_read)(side.lock, side.timeout):
-        raise refused(c.DSM_ETIME, "the lock did not become free in time; it is held by another")
+        raise error_of(c.DSM_ETIME, "the lock did not become free in time; it is held by another")
     return side.lock
 
 
@@ -209,7 +209,7 @@ async def _semaphore_acquire(Semaphore semaphore, timeout):
     try:
         ns = permit_patience(True, timeout)
         wait = new_wait(semaphore, "acquire", semaphore_attempt, semaphore.ptr, semaphore_undo, NULL)
-        return await _got(semaphore, semaphore.remote, c.DSM_BELL_FIRST, wait, ns) != 0
+        return await _got(semaphore, semaphore.remote, c.DSM_EVENTCOUNT_FIRST, wait, ns) != 0
     finally:
         semaphore.leave()
 
@@ -219,7 +219,7 @@ async def _counting_acquire(CountingSemaphore semaphore, timeout):
     try:
         ns = permit_patience(True, timeout)
         wait = new_wait(semaphore, "acquire", counting_attempt, semaphore.ptr, counting_undo, NULL)
-        return await _got(semaphore, semaphore.remote, c.DSM_BELL_FIRST, wait, ns) != 0
+        return await _got(semaphore, semaphore.remote, c.DSM_EVENTCOUNT_FIRST, wait, ns) != 0
     finally:
         semaphore.leave()
 
@@ -264,7 +264,7 @@ async def _event_wait_for(Event event, timeout):
         ns = elapsed_or(timeout)
         own.w.event, own.w.since = event.ptr, c.DSM_EVENT_NOW
         wait = new_wait(own, "wait", event_attempt, &own.w, NULL, NULL)
-        return await _got(event, event.remote, c.DSM_BELL_FIRST, wait, ns, False) != 0
+        return await _got(event, event.remote, c.DSM_EVENTCOUNT_FIRST, wait, ns, False) != 0
     finally:
         event.leave()
 
@@ -395,7 +395,7 @@ async def _condition_wait_once(Condition condition, ns):
     try:
         wait = line.next("wait", line_begin, line_cleanup, NULL)
         try:
-            await _got(condition, condition.remote, c.DSM_BELL_FIRST, wait, -1, False, True)
+            await _got(condition, condition.remote, c.DSM_EVENTCOUNT_FIRST, wait, -1, False, True)
         except (errors.ClosedError, errors.NotHeldError):
             raise
         except errors.DsmemError:
@@ -404,7 +404,7 @@ async def _condition_wait_once(Condition condition, ns):
         try:
             if wait.cancelled:
                 raise asyncio.CancelledError
-            rc = await _got(condition, condition.remote, c.DSM_BELL_SECOND,
+            rc = await _got(condition, condition.remote, c.DSM_EVENTCOUNT_SECOND,
                             line.next("wait", line_attempt, NULL, line_cleanup), ns, False)
             line.w.inherit = rc == c.DSM_CONDITION_INHERIT
         except (GeneratorExit, errors.ClosedError):
@@ -413,7 +413,7 @@ async def _condition_wait_once(Condition condition, ns):
             error = raised
         wait = line.next("acquire", line_lock, line_unlock, line_cleanup)
         try:
-            await _got(condition, lock.remote, c.DSM_BELL_FIRST, wait, -1, True, True)
+            await _got(condition, lock.remote, c.DSM_EVENTCOUNT_FIRST, wait, -1, True, True)
         except errors.ClosedError:
             raise
         except errors.DsmemError as failed:
@@ -421,7 +421,7 @@ async def _condition_wait_once(Condition condition, ns):
             raise failed if error is None else error
         mine = True
         last = line.next("wait", line_finish, NULL, line_abandon)
-        rc = await _got(condition, condition.remote, c.DSM_BELL_FIRST, last, -1, False, True)
+        rc = await _got(condition, condition.remote, c.DSM_EVENTCOUNT_FIRST, last, -1, False, True)
         if error is None and (wait.cancelled or last.cancelled):
             error = asyncio.CancelledError()
         if error is not None:
@@ -494,12 +494,12 @@ async def _barrier_wait(Barrier barrier, timeout):
             rc = await _barrier_come(barrier, own, ns, begun)
             if rc == 0:
                 await _step(barrier, barrier.remote, own.next(arrival_break, NULL, arrival_break))
-                raise refused(c.DSM_EBROKEN, "no place in time", "wait")
+                raise error_of(c.DSM_EBROKEN, "no place in time", "wait")
             if rc == 2 and barrier.action is not None:
                 barrier.action()
                 await _step(barrier, barrier.remote, own.next(arrival_finish, NULL, arrival_break))
             elif rc == 1:
-                rc = await _got(barrier, barrier.remote, c.DSM_BELL_SECOND, own.next(meet_attempt, NULL, arrival_break),
+                rc = await _got(barrier, barrier.remote, c.DSM_EVENTCOUNT_SECOND, own.next(meet_attempt, NULL, arrival_break),
                                 left_of(ns, begun), False)
         except (GeneratorExit, errors.ClosedError):
             raise
@@ -510,9 +510,9 @@ async def _barrier_wait(Barrier barrier, timeout):
             raise
         if rc == 0:
             if await _step(barrier, barrier.remote, own.next(arrival_break, NULL, arrival_break)) == 2:
-                rc = await _got(barrier, barrier.remote, c.DSM_BELL_SECOND, own.next(meet_attempt, NULL, NULL), 0)
+                rc = await _got(barrier, barrier.remote, c.DSM_EVENTCOUNT_SECOND, own.next(meet_attempt, NULL, NULL), 0)
         if rc == 0:
-            raise refused(c.DSM_EBROKEN, "not all parties came in time", "wait")
+            raise error_of(c.DSM_EBROKEN, "not all parties came in time", "wait")
         return own.a.index
     finally:
         barrier.leave()
@@ -522,13 +522,13 @@ async def _barrier_come(Barrier barrier, Arrival own, ns, int64_t begun):
     """1: others are awaited, 2: as the last, 0: no place in time."""
     rc = 0
     while True:
-        rc = await _got(barrier, barrier.remote, c.DSM_BELL_FIRST, own.next(arrival_begin, arrival_undo, NULL),
+        rc = await _got(barrier, barrier.remote, c.DSM_EVENTCOUNT_FIRST, own.next(arrival_begin, arrival_undo, NULL),
                         left_of(ns, begun), False)
         if rc != 3:
             return rc
         rc = 1
         with contextlib.suppress(errors.BrokenBarrierError):
-            rc = await _got(barrier, barrier.remote, c.DSM_BELL_SECOND, own.next(meet_attempt, NULL, NULL),
+            rc = await _got(barrier, barrier.remote, c.DSM_EVENTCOUNT_SECOND, own.next(meet_attempt, NULL, NULL),
                             left_of(ns, begun), False)
         if rc == 0:
             return 0
@@ -562,7 +562,7 @@ cdef class Element:
     cdef ndarray pair
 
     cdef Remote reach(self, SegmentCore segment):
-        """The memory as it is now: a segment that has grown has closed what it had before, unless that is in use."""
+        """The memory as it is now: a segment that has remapped has closed what it had before, unless that is in use."""
         segment.check()
         self.w.remote = segment.remote.ptr
         return segment.remote
@@ -581,7 +581,7 @@ async def _segment_wait(SegmentCore segment, index, until, timeout):
         own.w.now = own.w.seen + own.w.n
         remote = own.reach(segment)
         wait = new_wait(own, "wait", element_read, &own.w, NULL, NULL)
-        await _got(segment, remote, c.DSM_BELL_SEGMENT, wait, -1, False)
+        await _got(segment, remote, c.DSM_EVENTCOUNT_SEGMENT, wait, -1, False)
         while True:
             memcpy(own.w.seen, own.w.now, own.w.n)
             value = own.pair[0] if segment.dtype.names is None else own.pair[0].copy()
@@ -589,7 +589,7 @@ async def _segment_wait(SegmentCore segment, index, until, timeout):
                 return value
             remote = own.reach(segment)
             wait = new_wait(own, "wait", element_attempt, &own.w, NULL, NULL)
-            if not await _got(segment, remote, c.DSM_BELL_SEGMENT, wait, left_of(ns, begun), False):
-                raise refused(c.DSM_ETIME, "the element is not what is waited for; the deadline passed", "wait")
+            if not await _got(segment, remote, c.DSM_EVENTCOUNT_SEGMENT, wait, left_of(ns, begun), False):
+                raise error_of(c.DSM_ETIME, "the element is not what is waited for; the deadline passed", "wait")
     finally:
         segment.leave()

@@ -54,7 +54,7 @@ cdef int handle_signals() noexcept with gil:
     return 0
 
 
-cdef object failure(int rc, str op=None, str peer=None, str device=None):
+cdef object error_from_core(int rc, str op=None, str peer=None, str device=None):
     """The exception for a code that this thread has just got from the core."""
     cdef const c.dsm_failure *f = c.dsm_last_error()
     if raised is not None and PyThread_get_thread_ident() == main_ident:
@@ -66,17 +66,17 @@ cdef object failure(int rc, str op=None, str peer=None, str device=None):
                device=device)
 
 
-cdef object refused(int code, str detail, str op=None):
+cdef object error_of(int code, str detail, str op=None):
     return errors.BY_CODE[code](detail, op=op)
 
 
 cdef uint32_t rights(object access) except 0:
     cdef uint32_t bits = 0
     if not isinstance(access, str) or not access:
-        raise refused(c.DSM_EINVAL, f"access={access!r}: any of the letters r, w and a")
+        raise error_of(c.DSM_EINVAL, f"access={access!r}: any of the letters r, w and a")
     for letter in access:
         if letter not in RIGHTS:
-            raise refused(c.DSM_EINVAL, f"access={access!r}: any of the letters r, w and a")
+            raise error_of(c.DSM_EINVAL, f"access={access!r}: any of the letters r, w and a")
         bits |= RIGHTS[letter]
     return bits
 
@@ -94,7 +94,7 @@ cdef int64_t nanoseconds(object timeout, str name="timeout") except? -2:
     if ns == NEVER:
         return -1
     if ns < 0:
-        raise refused(c.DSM_EINVAL, f"{name}={timeout!r}: seconds, at least 0")
+        raise error_of(c.DSM_EINVAL, f"{name}={timeout!r}: seconds, at least 0")
     return ns
 
 
@@ -120,7 +120,7 @@ cdef object real_seconds(object value, str name):
     except (TypeError, ValueError):
         raise errors.ArgumentTypeError(f"{name}={value!r:.80}: a number of seconds") from None
     if t != t:
-        raise refused(c.DSM_EINVAL, f"{name}={value!r}: seconds, at least 0")
+        raise error_of(c.DSM_EINVAL, f"{name}={value!r}: seconds, at least 0")
     return t
 
 
@@ -130,7 +130,7 @@ def seconds(value, name, most=float("inf")):
     t = real_seconds(value, name)
     if not 0 <= t <= most:
         limit = "" if most == float("inf") else f" and at most {most:.0f}"
-        raise refused(c.DSM_EINVAL, f"{name}={value!r}: seconds, at least 0{limit}")
+        raise error_of(c.DSM_EINVAL, f"{name}={value!r}: seconds, at least 0{limit}")
     return t
 
 
@@ -147,7 +147,7 @@ cdef int64_t signed_nanoseconds(object timeout, str name) except? -2:
 cdef tuple NO_AXES = (str, bytes, bytearray, memoryview)
 
 
-def whole(value, least, most=float("inf")):
+def checked_int(value, least, most=float("inf")):
     """The int that value is, or None where it is none from least to most."""
     try:
         n = index(value)
@@ -158,11 +158,11 @@ def whole(value, least, most=float("inf")):
 
 def shape_of(shape):
     if shape.ndim if isinstance(shape, ndarray) else isinstance(shape, Sequence) and not isinstance(shape, NO_AXES):
-        axes = tuple([whole(n, 0, (1 << 63) - 1) for n in shape])
+        axes = tuple([checked_int(n, 0, (1 << 63) - 1) for n in shape])
     else:
-        axes = (whole(shape, 0, (1 << 63) - 1),)
+        axes = (checked_int(shape, 0, (1 << 63) - 1),)
     if None in axes:
-        raise refused(c.DSM_EINVAL, f"shape={shape!r:.80}: a number of elements, or a tuple of one for each axis")
+        raise error_of(c.DSM_EINVAL, f"shape={shape!r:.80}: a number of elements, or a tuple of one for each axis")
     return axes
 
 
@@ -198,7 +198,7 @@ cdef object dtype_of(object what):
     try:
         return np.dtype(what)
     except Exception as error:
-        raise refused(c.DSM_EINVAL, f"dtype={what!r:.80}: {error}") from None
+        raise error_of(c.DSM_EINVAL, f"dtype={what!r:.80}: {error}") from None
 
 
 cdef object array_of(object what):
@@ -206,7 +206,7 @@ cdef object array_of(object what):
     try:
         return np.frombuffer(what, "u1") if isinstance(what, bytes) else np.asarray(what)
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:
-        raise refused(c.DSM_EINVAL, f"{type(what).__name__} is not an array: {error}") from None
+        raise error_of(c.DSM_EINVAL, f"{type(what).__name__} is not an array: {error}") from None
 
 
 cdef object not_made(str name, str how):
@@ -235,9 +235,9 @@ cdef uint64_t any_word(object value, str name) except? 0xdead:
     try:
         value = index(value)
     except TypeError:
-        raise refused(c.DSM_EINVAL, f"{name}={value!r} is not an int") from None
+        raise error_of(c.DSM_EINVAL, f"{name}={value!r} is not an int") from None
     if not -(1 << 63) <= value < 1 << 64:
-        raise refused(c.DSM_EINVAL, f"{name}={value!r} does not fit 64 bits")
+        raise error_of(c.DSM_EINVAL, f"{name}={value!r} does not fit 64 bits")
     return <uint64_t> (value & 0xffffffffffffffff)
 
 
@@ -252,7 +252,7 @@ cdef uint64_t any_offset(object offset) except? 0xdead:
         offset = index(offset)  # Cython alone would take 1.5 for 1
         return offset
     except TypeError:
-        raise refused(c.DSM_EINVAL, f"offset {offset!r} is not an int") from None
+        raise error_of(c.DSM_EINVAL, f"offset {offset!r} is not an int") from None
     except OverflowError:
         raise errors.OutOfBoundsError(f"offset {offset}") from None
 
@@ -262,29 +262,29 @@ cdef uint64_t any_offset(object offset) except? 0xdead:
 cdef object explain_buffer(object buffer, bint writable, Exception error):
     if not PyObject_CheckBuffer(buffer):
         if isinstance(buffer, str):
-            return refused(c.DSM_EINVAL, "str is text, and memory takes bytes; pass text.encode()")
+            return error_of(c.DSM_EINVAL, "str is text, and memory takes bytes; pass text.encode()")
         what = f"{type(buffer).__name__} has neither the buffer protocol nor DLPack on this host"
-        return refused(c.DSM_EINVAL, f"{what}; pass bytes, a bytearray or an array")
+        return error_of(c.DSM_EINVAL, f"{what}; pass bytes, a bytearray or an array")
     try:
         view = memoryview(buffer)
     except Exception:  # it has no view at all
-        return refused(c.DSM_EINVAL, str(error))
+        return error_of(c.DSM_EINVAL, str(error))
     if not view.c_contiguous:
         remedy = ("read into a contiguous array and copy from it, or one op per row in a batch" if writable else
                   "pass numpy.ascontiguousarray(x), which copies it, or one op per row in a batch")
         what = f"shape {view.shape}, strides {view.strides}: the local buffer is not C-contiguous"
-        return refused(c.DSM_ECONTIGUOUS, f"{what}; {remedy}")
+        return error_of(c.DSM_ECONTIGUOUS, f"{what}; {remedy}")
     if writable and view.readonly:
-        return refused(c.DSM_EREADONLY, type(buffer).__name__)
-    return refused(c.DSM_EINVAL, str(error))
+        return error_of(c.DSM_EREADONLY, type(buffer).__name__)
+    return error_of(c.DSM_EINVAL, str(error))
 
 
 cdef object refuse_objects(object what):
-    return refused(c.DSM_EINVAL, f"{what} holds Python objects, which mean nothing in another process")
+    return error_of(c.DSM_EINVAL, f"{what} holds Python objects, which mean nothing in another process")
 
 
 cdef object refuse_masked():
-    return refused(c.DSM_EINVAL, "a masked array has a mask, which memory has no place for; pass array.filled()")
+    return error_of(c.DSM_EINVAL, "a masked array has a mask, which memory has no place for; pass array.filled()")
 
 
 cdef inline bint is_plain(object buffer, bint writable):
@@ -296,7 +296,7 @@ cdef inline bint is_plain(object buffer, bint writable):
     return PyArray_TYPE(<ndarray> buffer) <= NPY_CLONGDOUBLE and flags >= 0 and flags & wanted == wanted
 
 
-cdef inline int take(object buffer, Py_buffer *view, bint writable) except -1:
+cdef inline int get_buffer(object buffer, Py_buffer *view, bint writable) except -1:
     """A contiguous view of bytes; PyBuffer_Release when done. NumPy's own export would take longer than a small op.
 
     It may run the caller's code. Python objects are refused, however they are wrapped.
@@ -334,7 +334,7 @@ cdef int take_dlpack(object buffer, Py_buffer *view, bint writable) except -1:
     except errors.DsmemError:
         raise
     except Exception as error:
-        raise refused(c.DSM_EINVAL, f"DLPack of {type(buffer).__name__}: {error}") from None
+        raise error_of(c.DSM_EINVAL, f"DLPack of {type(buffer).__name__}: {error}") from None
     refuse_array(array)
     try:
         PyObject_GetBuffer(array, view, PyBUF_WRITABLE if writable else PyBUF_SIMPLE)
@@ -369,13 +369,13 @@ cdef int64_t permit_patience(object blocking, object timeout) except? -2:
     """The arguments of threading.Semaphore.acquire, in nanoseconds; -1: no limit."""
     if not truth(blocking, "blocking"):
         if timeout is not None:
-            raise refused(c.DSM_EINVAL, "a call that does not block takes no timeout")
+            raise error_of(c.DSM_EINVAL, "a call that does not block takes no timeout")
         return 0
     return elapsed_or(timeout)
 
 
 cdef uint32_t permits(object n) except 0:
-    number = whole(n, 1, 0x7fffffff)
+    number = checked_int(n, 1, 0x7fffffff)
     if number is None:
-        raise refused(c.DSM_EINVAL, f"n={n!r}: a number of permits, at least 1")
+        raise error_of(c.DSM_EINVAL, f"n={n!r}: a number of permits, at least 1")
     return number

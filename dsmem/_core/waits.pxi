@@ -2,8 +2,8 @@
 # (docs/decisions/0011-one-helper-waits-for-many-tasks.md).
 #
 # A loop's thread tries once where that takes no round trip. What is not there then goes as a Wait onto the list of the
-# handle's Waits, one for each bell; its helper, a thread, tries for all that are on the list, and sleeps in between
-# where a blocking waiter would. Whom it got something for it tells with call_soon_threadsafe().
+# handle's Waits, one for each eventcount; its helper, a thread, tries for all that are on the list, and sleeps in
+# between where a blocking waiter would. Whom it got something for it tells with call_soon_threadsafe().
 #
 # Invariants, under the GIL:
 #   A Wait is on the list until it has ENDED.
@@ -65,7 +65,7 @@ cdef class Wait:
 
 @cython.final
 cdef class Waits:
-    """The waits of one handle for one bell, and their helper."""
+    """The waits of one handle for one eventcount, and their helper."""
     cdef Handle handle
     cdef Remote remote
     cdef object key
@@ -74,9 +74,9 @@ cdef class Waits:
     cdef bint stopped, over, using
     cdef object running  # a lock that the helper has
 
-    def __cinit__(self, Handle handle not None, Remote remote not None, int bell):
-        self.handle, self.remote, self.key, self.waits = handle, remote, (bell, remote), []
-        c.dsm_listener_open(&self.listener, remote.ptr, bell)
+    def __cinit__(self, Handle handle not None, Remote remote not None, int eventcount):
+        self.handle, self.remote, self.key, self.waits = handle, remote, (eventcount, remote), []
+        c.dsm_listener_open(&self.listener, remote.ptr, eventcount)
 
     cdef start(self):
         self.running = threading.Lock()
@@ -88,7 +88,7 @@ cdef class Waits:
             start_new_thread(self.help, ())
         except RuntimeError as error:
             self.part()
-            raise refused(c.DSM_ENOMEM, f"no thread that waits: {error}") from None
+            raise error_of(c.DSM_ENOMEM, f"no thread that waits: {error}") from None
 
     cdef part(self):
         """No helper runs, and none will."""
@@ -155,7 +155,7 @@ cdef class Waits:
         """False: in vain."""
         cdef int rc
         cdef int64_t before
-        if self.remote.near:
+        if self.remote.mapped:
             rc = wait.f(wait.arg, 0)
         else:
             wait.state = TRYING
@@ -201,7 +201,7 @@ cdef class Waits:
                 self.end(wait)
             else:
                 wait.f, wait.detached, wait.state, wait.until = f, True, WAITING, NEVER
-                if self.remote.near:
+                if self.remote.mapped:
                     self.try_once(wait)
 
     cdef withdraw(self, Wait wait):
@@ -221,7 +221,7 @@ cdef class Waits:
     cdef stop(self):
         """All tasks get ClosedError, also if a signal handler raises, which comes out then."""
         cdef Wait wait
-        interrupt = None if self.remote.near else self.join()
+        interrupt = None if self.remote.mapped else self.join()
         c.dsm_listener_end(&self.listener)
         for wait in list(self.waits):
             if wait.state == TRIED and wait.rc > 0 and wait.undo != NULL:
@@ -278,23 +278,23 @@ def _end_helped():
 os.register_at_fork(after_in_child=_forget_helped)
 
 
-cdef bint is_awaited(Handle handle, Remote remote, int bell):
+cdef bint is_awaited(Handle handle, Remote remote, int eventcount):
     """Tasks wait already: who comes now waits behind them."""
-    cdef Waits waits = handle.waits.get((bell, remote)) if handle.waits is not None else None
+    cdef Waits waits = handle.waits.get((eventcount, remote)) if handle.waits is not None else None
     return waits is not None and len(waits.waits) != 0
 
 
-cdef Waits enlist(Handle handle, Remote remote, int bell, Wait wait):
+cdef Waits enlist(Handle handle, Remote remote, int eventcount, Wait wait):
     cdef Waits waits
     wait.remote = remote
     if handle.waits is None:
         handle.waits = {}
-    waits = handle.waits.get((bell, remote))
+    waits = handle.waits.get((eventcount, remote))
     if waits is None or waits.over:
-        waits = Waits(handle, remote, bell)
+        waits = Waits(handle, remote, eventcount)
         handle.waits[waits.key] = waits
     waits.waits.append(wait)
-    waits.listener.pause = 0
+    waits.listener.backoff = 0
     if waits.running is None:
         try:
             waits.start()
@@ -326,7 +326,7 @@ cdef double seconds_of(int64_t ns):
     return ns * 1e-9
 
 
-async def _until(Handle handle, Remote remote, int bell, Wait wait, object ns, bint must=False):
+async def _until(Handle handle, Remote remote, int eventcount, Wait wait, object ns, bint must=False):
     """What the attempt answers, 0 when time is over first (ns -1: no limit). The helper tries first.
 
     The handle is in use, except while the task is suspended.
@@ -336,10 +336,10 @@ async def _until(Handle handle, Remote remote, int bell, Wait wait, object ns, b
     timer = None
     wait.loop = asyncio.get_running_loop()
     wait.future = wait.loop.create_future()
-    if ns >= 0 and not remote.near:
+    if ns >= 0 and not remote.mapped:
         wait.until = time.monotonic_ns() + min(ns, 1 << 62)
-    waits = enlist(handle, remote, bell, wait)
-    if ns >= 0 and remote.near:
+    waits = enlist(handle, remote, eventcount, wait)
+    if ns >= 0 and remote.mapped:
         timer = wait.loop.call_later(seconds_of(ns), wait.wake)
     while True:
         error = None
@@ -359,7 +359,7 @@ async def _until(Handle handle, Remote remote, int bell, Wait wait, object ns, b
     if timer is not None:
         timer.cancel()
     if wait.closed:  # whoever closes the handle does the rest
-        raise error if isinstance(error, GeneratorExit) else refused(c.DSM_ECLOSED, handle.noun())
+        raise error if isinstance(error, GeneratorExit) else error_of(c.DSM_ECLOSED, handle.noun())
     if isinstance(error, GeneratorExit):
         waits.drop(wait)
     elif error is not None:

@@ -30,9 +30,9 @@ cdef class Writing:
         cdef int rc
         self.forget_parents()
         if self.held:
-            raise refused(c.DSM_EBUSY, "the segment is being written already", "write")
+            raise error_of(c.DSM_EBUSY, "the segment is being written already", "write")
         if s.readonly:
-            raise refused(c.DSM_EACCESS, "the segment was attached with readonly=True; attach it without", "write")
+            raise error_of(c.DSM_EACCESS, "the segment was attached with readonly=True; attach it without", "write")
         while True:
             remote = s.remote
             left = left_until(deadline)
@@ -101,7 +101,7 @@ cdef class Writing:
         try:
             self.begin()
             try:
-                self.copy = None if self.segment.near else self.read_all(self.segment)
+                self.copy = None if self.segment.mapped else self.read_all(self.segment)
                 return self.segment.whole_array() if self.copy is None else self.copy
             except BaseException:
                 self.abort()
@@ -151,7 +151,7 @@ def publish(SegmentCore segment not None, data, timeout=None):
     cdef Py_buffer view
     segment.enter()
     try:
-        take(data, &view, False)
+        get_buffer(data, &view, False)
         try:
             turn.begin()
             if <uint64_t> view.len == segment.s.rows * segment.s.row_bytes:
@@ -178,7 +178,7 @@ cdef int set_rows(Writing turn, SegmentCore segment, uint64_t rows) except -1:
     cdef ndarray whole = None
     cdef Remote remote
     cdef int rc
-    if not segment.near:
+    if not segment.mapped:
         whole = np.empty(n if n else 1, "u1")
     turn.begin()
     remote = turn.remote

@@ -1,4 +1,4 @@
-"""``dsmem doctor``: what works here, what does not, and what mends it."""
+"""``dsmem doctor``: what works here, what does not, and what fixes it."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _show(facts: dict[str, Any], removed: list[str]) -> None:
         page.heading("Peer")
         page.fact(peer["address"], peer["reason"] or "reachable, and has the same secret", peer["reachable"])
     if facts["troubles"]:
-        page.heading("To be mended")
+        page.heading("To be fixed")
     for trouble in facts["troubles"]:
         page.fact(trouble["subject"], trouble["reason"], False)
         page.remedy(trouble["remedy"])

@@ -1,4 +1,4 @@
-"""What ``dsmem doctor`` finds out: facts, and for each thing that is wrong what it is and the commands that mend it.
+"""What ``dsmem doctor`` finds out: facts, and for each thing that is wrong what it is and the commands that fix it.
 
 It tries what it certifies: it makes a name and removes it, opens a context on each fabric, and makes the secret where
 there is none yet. It changes nothing else, and connects to nobody.
@@ -210,7 +210,7 @@ def _try_fabric(name: str) -> None:
     The core's own context: that of users removes what the dead have left, which is shown here.
     """
     with _core.Context(name, secret=os.urandom(secret.SHORTEST)) as context, context.empty(8) as region:
-        if context.capabilities.near_memory:
+        if context.capabilities.local_memory:
             with context.attach(region.descriptor) as remote:
                 remote.write(0, b"8 bytes!")
 

@@ -47,9 +47,9 @@ class HostedNames:
         return f"{self.context.fabric} node {self.context.node_id.hex()[:8]}"
 
     @property
-    def is_near(self) -> bool:
+    def is_mapped(self) -> bool:
         """Whether others map what this process allocates."""
-        return self.context.capabilities.near_memory
+        return self.context.capabilities.local_memory
 
     def attach(self, name: str, kind: str, readonly: bool) -> Memory:
         """One handle more."""

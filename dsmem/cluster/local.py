@@ -2,7 +2,7 @@
 
 A name is a file ``/dev/shm/dsmem-<uid>/<cluster>/<name>``. It is made without a name, gets its whole length, is
 written, and only then linked: at every instruction a name is whole or not there, and whoever is killed leaves nothing.
-Memory is given at once, so that no room is an error of the maker and never a SIGBUS of a user.
+Memory is given at once, so that no room is an error of the creator and never a SIGBUS of a user.
 
 A name that goes with its creator has a mark, an empty file ``.owned/<identity>/<inode>-<name>`` that is made before the
 name. At the end of the process, or once it is proven dead, the names that it has marks of are removed, if they are
@@ -79,7 +79,7 @@ def user_name(uid: int) -> str:
 
 
 def _number(what: str, value: object) -> int:
-    number: int | None = _core.whole(value, 0, (1 << 32) - 2)  # the last one means none to the kernel
+    number: int | None = _core.checked_int(value, 0, (1 << 32) - 2)  # the last one means none to the kernel
     if number is None:
         raise errors.InvalidArgumentError(f"{what}={value!r}: a name, or a number from 0 to {(1 << 32) - 2}")
     return number
@@ -124,7 +124,7 @@ def _of_another(folder: Path, info: os.stat_result, owner: int) -> errors.Access
 
 def check_mode(mode: int) -> int:
     """Refuse what is no file mode with which an object can be used."""
-    bits: int | None = _core.whole(mode, 0o600, 0o666)
+    bits: int | None = _core.checked_int(mode, 0o600, 0o666)
     if bits is None or bits & ~0o666:
         raise errors.InvalidArgumentError(f"mode={mode!r}: 0o600 with any of 0o066")
     return bits
@@ -228,7 +228,7 @@ class LocalNames:
         Group of the folder and so of the names in it.
     """
 
-    is_near = True
+    is_mapped = True
 
     def __init__(self, cluster: str, owner: int, mode: int | None = None, group: int | str | None = None) -> None:
         self.cluster = check_name(cluster)
@@ -360,7 +360,7 @@ class LocalNames:
                 format(view)
                 number = object_id(view)
         except BaseException:
-            remote.part()  # at once, or with the view that an interrupt has left open
+            remote.detach()  # at once, or with the view that an interrupt has left open
             raise
         return Memory(remote, self._reference(name, kind, number=number))
 

@@ -76,7 +76,7 @@ class Names(Protocol):
     """A place of names. All methods may be called from any thread."""
 
     @property
-    def is_near(self) -> bool:
+    def is_mapped(self) -> bool:
         """Whether whoever can use an object has it mapped."""
 
     def attach(self, name: str, kind: str, readonly: bool) -> Memory:

@@ -207,8 +207,8 @@ def memory_of(ref: Reference, context: _core.Context | None = None) -> Memory:
     return adopt(way.attach(ref.descriptor), ref)
 
 
-def grown(memory: Memory, nbytes: int, *, longer: bool = False) -> Memory:
-    """The memory of an object mapped anew, at least nbytes of it.
+def remapped(memory: Memory, nbytes: int, *, longer: bool = False) -> Memory:
+    """The memory of an object mapped again, at least nbytes of it.
 
     Parameters
     ----------

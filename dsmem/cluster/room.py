@@ -62,7 +62,7 @@ def _no_room(what: str, nbytes: int, number: int) -> errors.DsmemError:
 def _no_access(what: str, number: int) -> errors.DsmemError:
     if not os.access(ROOT, os.W_OK | os.X_OK):
         return errors.AccessDeniedError(f"{what}: this user may not write {ROOT}; run as root: {OPEN}", sys=number)
-    remedy = "the rights are the mode of its file, which mode= and group= of its maker choose"
+    remedy = "the rights are the mode of its file, which mode= and group= of its creator choose"
     return errors.AccessDeniedError(f"{what}; {remedy}", sys=number)
 
 

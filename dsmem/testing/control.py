@@ -117,7 +117,7 @@ class Stranger:
 
     def prove(self, secret: bytes) -> int | None:
         """Send PROOF and take the VERDICT; None where the stream ended without one, or it proves nothing."""
-        shake = Handshake(
+        handshake = Handshake(
             secret,
             self._dialled,
             client=self.node,
@@ -125,14 +125,14 @@ class Stranger:
             client_nonce=self.nonce,
             server_nonce=self.challenge[24:56],
         )
-        self.socket.sendall(shake.mac("client"))
+        self.socket.sendall(handshake.mac("client"))
         self.verdict = receive(self.socket, VERDICT.size)
         if len(self.verdict) < VERDICT.size:
             return None
         status, mac = VERDICT.unpack(self.verdict)
-        if not status and mac != shake.mac("server"):
+        if not status and mac != handshake.mac("server"):
             return None
-        self._asking, self._answer = shake.mac("asking"), shake.mac("answer")
+        self._asking, self._answer = handshake.mac("asking"), handshake.mac("answer")
         return int(status)
 
     def sealed(self, kind: int, payload: bytes = b"", *, length: int | None = None) -> bytes:
@@ -182,7 +182,7 @@ class FakeOwner:
         What the client must know.
     answer : callable
         Called with the socket of each client that has connected and the bytes of its HELLO, in a thread. What is to be
-        said after that is up to it; :meth:`shake_hands` does the rest of the handshake.
+        said after that is up to it; :meth:`do_handshake` does the rest of the handshake.
     backlog : int
         Of the listening socket.
     """
@@ -221,19 +221,19 @@ class FakeOwner:
                 self._client = client
                 self._answer(self, client, receive(client, HELLO.size))
 
-    def shake(self, hello: bytes) -> Handshake:
+    def handshake(self, hello: bytes) -> Handshake:
         """The handshake that a HELLO begins, as far as the CHALLENGE."""
-        shake = Handshake(self.secret, self.address, server=self.node, server_nonce=os.urandom(32))
-        shake.heard_hello(hello)
-        return shake
+        handshake = Handshake(self.secret, self.address, server=self.node, server_nonce=os.urandom(32))
+        handshake.heard_hello(hello)
+        return handshake
 
-    def shake_hands(self, client: socket.socket, hello: bytes) -> None:
+    def do_handshake(self, client: socket.socket, hello: bytes) -> None:
         """Answer HELLO as an agent does, whatever the client's PROOF is."""
-        shake = self.shake(hello)
-        client.sendall(shake.challenge())
+        handshake = self.handshake(hello)
+        client.sendall(handshake.challenge())
         receive(client, MAC)
-        client.sendall(shake.verdict())
-        self._key = shake.mac("answer")
+        client.sendall(handshake.verdict())
+        self._key = handshake.mac("answer")
 
     def reply(
         self,

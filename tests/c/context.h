@@ -1,4 +1,5 @@
-/* A context on shm; fault: NULL for a plain one, else its plan, with which nobody's memory is near. Wants CHECK of who includes it. */
+/* A context on shm; fault: NULL for a plain one, else its plan, with which nobody's memory is mapped. Wants CHECK of
+ * who includes it. */
 #ifndef DSM_TESTS_CONTEXT_H
 #define DSM_TESTS_CONTEXT_H
 

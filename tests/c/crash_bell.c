@@ -1,10 +1,10 @@
 /*
- * Stops a ringer after every instruction of bell_ring(bell, 1), lets two processes fall asleep meanwhile, and lets it ring on.
- * Then either 'sleepers' is still set, so that the next ring wakes the one left, or nobody is left asleep.
- * Exit status 77: this kernel allows no ptrace here.
+ * Stops a ringer after every instruction of eventcount_notify(eventcount, 1), lets two processes fall asleep meanwhile,
+ * and lets it ring on. Then either 'sleepers' is still set, so that the next ring wakes the one left, or nobody is left
+ * asleep. Exit status 77: this kernel allows no ptrace here.
  */
 #include "base/clock.h"
-#include "proto/bell.h"
+#include "proto/eventcount.h"
 #include "stepper.h"
 
 #include <linux/futex.h>
@@ -21,7 +21,7 @@
     } while (0)
 
 static int point;
-static struct bell *bell;
+static struct eventcount *eventcount;
 
 struct waiter {
     pthread_t thread;
@@ -32,7 +32,7 @@ static int rings(void *arg)
 {
     (void)arg;
     stepper_mark();
-    bell_ring(bell, 1);
+    eventcount_notify(eventcount, 1);
     stepper_mark();
     return 0;
 }
@@ -40,18 +40,18 @@ static int rings(void *arg)
 static void *sleeps(void *arg)
 {
     struct waiter *w = arg;
-    uint32_t seen = bell_listen(bell);
-    publish_u32(&w->tid, (uint32_t)syscall(SYS_gettid));
-    bell_sleep(bell, seen, clock_ns() + 1000000000);
+    uint32_t seen = eventcount_prepare(eventcount);
+    store_release_u32(&w->tid, (uint32_t)syscall(SYS_gettid));
+    eventcount_wait(eventcount, seen, clock_ns() + 1000000000);
     return NULL;
 }
 
 static void until_asleep(struct waiter *w)
 {
     char path[64], text[512];
-    while (!observe_u32(&w->tid))
+    while (!load_acquire_u32(&w->tid))
         cpu_relax();
-    snprintf(path, sizeof path, "/proc/self/task/%u/stat", observe_u32(&w->tid));
+    snprintf(path, sizeof path, "/proc/self/task/%u/stat", load_acquire_u32(&w->tid));
     for (FILE *f; (f = fopen(path, "r"));) {
         bool asleep = fgets(text, sizeof text, f) && strrchr(text, ')')[2] == 'S';
         fclose(f);
@@ -65,7 +65,7 @@ static bool try_at(int n)
     struct stepper s;
     struct waiter w[2] = {{0}};
     point = n;
-    *bell = (struct bell){.sleepers = 1}; /* somebody listened, and saw what he wanted */
+    *eventcount = (struct eventcount){.sleepers = 1}; /* somebody listened, and saw what he wanted */
     if (!stepper_start(&s, rings, NULL))
         exit(77);
     bool inside = stepper_step(&s, (uint64_t)n);
@@ -75,8 +75,8 @@ static bool try_at(int n)
     }
     stepper_release(&s);
     CHECK(!stepper_join(&s));
-    bool heard = observe_u32(&bell->sleepers);
-    long left = syscall(SYS_futex, &bell->sequence, FUTEX_WAKE, BELL_ALL, NULL, NULL, 0);
+    bool heard = load_acquire_u32(&eventcount->sleepers);
+    long left = syscall(SYS_futex, &eventcount->sequence, FUTEX_WAKE, NOTIFY_ALL, NULL, NULL, 0);
     CHECK(heard || !left);
     for (int i = 0; i < 2; i++)
         pthread_join(w[i].thread, NULL);
@@ -85,7 +85,7 @@ static bool try_at(int n)
 
 int main(void)
 {
-    bell = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    eventcount = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     int n = 0;
     while (try_at(n))
         n++;

@@ -1,9 +1,9 @@
 /*
- * Stops a producer that writes a checked lane from afar (through fault, which posts and copies in the producer's own thread) at every
- * change of the queue's bytes, so also within a WRITE. The consumer finds each message whole or not at all, and so do the lane's
- * next producers, one at home and one from afar, once its place has been given up, as fencing does. Who is elsewhere cannot be
- * proven dead, so what a killed producer leaves is what a stopped one has left: one producer serves for all points, and goes on
- * from the bytes that it left.
+ * Stops a producer that writes a checked lane remotely (through fault, which posts and copies in the producer's own
+ * thread) at every change of the queue's bytes, so also within a WRITE. The consumer finds each message whole or not at
+ * all, and so do the lane's next producers, one at home and one remotely, once its place has been given up, as fencing
+ * does. Who is elsewhere cannot be proven dead, so what a killed producer leaves is what a stopped one has left: one
+ * producer serves for all points, and goes on from the bytes that it left.
  * Exit status 77: this kernel allows no ptrace here.
  */
 #include "crash_queue.h"
@@ -22,17 +22,17 @@ static dsm_remote *attach(dsm_ctx *c)
     return r;
 }
 
-static int puts_from_afar(void *arg)
+static int puts_remotely(void *arg)
 {
     dsm_queue *q = producer_at(attach(open_context("")));
     (void)arg;
     CHECK(!q->base);
     stepper_mark();
-    note_u64(&said->begun, now->n);
+    store_relaxed_u64(&said->begun, now->n);
     for (uint64_t i = 0; i < now->n; i++)
         CHECK(!dsm_queue_push(q, batch + i * now->length, now->length, 1));
     CHECK(!dsm_queue_flush(q));
-    note_u64(&said->done, now->n);
+    store_relaxed_u64(&said->done, now->n);
     return finish();
 }
 
@@ -76,7 +76,7 @@ static void a_consumer_first(void)
 
 static void a_producer_at_home(void) { next_producer(own); }
 
-static void a_producer_afar(void)
+static void a_remote_producer(void)
 {
     dsm_remote *r = attach(away);
     next_producer(r);
@@ -87,12 +87,12 @@ static void a_producer_afar(void)
     { \
         .lanes = 1, .flags = DSM_QUEUE_CHECKED, .lane_bytes = LANE, .max_message = LONGEST \
     }
-#define AFTER .after = {a_consumer_first, a_producer_at_home, a_producer_afar}
+#define AFTER .after = {a_consumer_first, a_producer_at_home, a_remote_producer}
 
 static const struct scene scenes[] = {
-    {"put from afar", CHECKED, LANE + 512, 1, 40, 3, .victim = puts_from_afar, AFTER},
-    {"put from afar round the end", CHECKED, 2 * LANE - 96, 1, 40, 3, .victim = puts_from_afar, AFTER},
-    {"put much from afar", CHECKED, 2 * LANE - 800, 1, 300, 3, .victim = puts_from_afar, AFTER},
+    {"put remotely", CHECKED, LANE + 512, 1, 40, 3, .victim = puts_remotely, AFTER},
+    {"put remotely round the end", CHECKED, 2 * LANE - 96, 1, 40, 3, .victim = puts_remotely, AFTER},
+    {"put much remotely", CHECKED, 2 * LANE - 800, 1, 300, 3, .victim = puts_remotely, AFTER},
 };
 
 static void stop_everywhere(void)

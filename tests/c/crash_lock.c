@@ -1,8 +1,8 @@
 /*
  * Kills a process after every instruction of taking and releasing a lock, and looks what the survivors find.
  *
- * After each kill: the lock can be had at once by a newcomer, or within LIMIT_NS by a waiter that slept through it; the token has
- * grown by one; 'recovered' is said exactly when the dead one held the lock or had left the news to nobody.
+ * After each kill: the lock can be had at once by a newcomer, or within LIMIT_NS by a waiter that slept through it; the
+ * token has grown by one; 'recovered' is said exactly when the dead one held the lock or had left the news to nobody.
  * Exit status 77: this kernel allows no ptrace here.
  */
 #include "proto/lock.h"
@@ -48,7 +48,7 @@ static dsm_lock *lock_of(dsm_remote *r)
     return l;
 }
 
-static uint64_t word(void) { return observe_u64((uint64_t *)dsm_remote_near(own) + SYNC_WORD / 8); }
+static uint64_t word(void) { return load_acquire_u64((uint64_t *)dsm_remote_mapped(own) + SYNC_WORD / 8); }
 
 static void make(void)
 {
@@ -56,7 +56,7 @@ static void make(void)
     file = memfd_create("lock", 0);
     CHECK(file >= 0 && !ftruncate(file, (off_t)nbytes));
     own = reach();
-    CHECK(!dsm_sync_format(dsm_remote_near(own), DSM_LOCK, MEMBERS, 0, 0));
+    CHECK(!dsm_sync_format(dsm_remote_mapped(own), DSM_LOCK, MEMBERS, 0, 0));
     shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK(shared != MAP_FAILED);
 }
@@ -65,15 +65,15 @@ static void make(void)
 static void survive(void)
 {
     uint64_t before = word();
-    bool news = before & (LOCK_HELD | LOCK_NEWS);
+    bool news = before & (LOCK_HELD | LOCK_OWNER_DIED);
     dsm_lock *l = lock_of(own);
     uint64_t joined = word(); /* joining may have undone what the dead one left */
     CHECK(lock_token(joined) == lock_token(before));
-    CHECK(joined == before || joined == (lock_freed(before) | LOCK_NEWS));
+    CHECK(joined == before || joined == (lock_freed(before) | LOCK_OWNER_DIED));
     CHECK(dsm_lock_acquire(l, 0) == 1);
     CHECK(dsm_lock_token(l) == lock_token(before) + 1);
     CHECK(dsm_lock_recovered(l) == news);
-    CHECK(!dsm_lock_release(l) && !(word() & (LOCK_HELD | LOCK_NEWS)));
+    CHECK(!dsm_lock_release(l) && !(word() & (LOCK_HELD | LOCK_OWNER_DIED)));
     dsm_lock_close(l);
 }
 
@@ -158,12 +158,12 @@ static void begin_waiter(void)
         return;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     dsm_lock *l = lock_of(reach());
-    publish_u64(&shared->asleep, 1);
+    store_release_u64(&shared->asleep, 1);
     CHECK(dsm_lock_acquire(l, -1) == 1);
     shared->token = dsm_lock_token(l);
     shared->recovered = (uint64_t)dsm_lock_recovered(l);
     CHECK(!dsm_lock_release(l));
-    publish_u64(&shared->got, 1);
+    store_release_u64(&shared->got, 1);
     dsm_lock_close(l);
     _exit(0);
 }
@@ -171,9 +171,9 @@ static void begin_waiter(void)
 static bool happens(const uint64_t *flag)
 {
     int64_t until = clock_ns() + LIMIT_NS;
-    while (!observe_u64(flag) && clock_ns() < until)
+    while (!load_acquire_u64(flag) && clock_ns() < until)
         usleep(200);
-    return observe_u64(flag);
+    return load_acquire_u64(flag);
 }
 
 static void until_it_sleeps(void)

@@ -1,12 +1,14 @@
 /*
  * Kills or stops a process at every step of what it does with a queue, and looks what the others find.
  *
- * To be killed at, a step is a change of what processes share: between two of them a dead process leaves the same bytes behind, whichever
- * instruction it was at. One that is stopped knows what it has read, so there steps are instructions, some of them. With --full
- * every instruction is a step of both. After each death the memory is kept and several survivors try their luck on it, each from the same bytes. What all of them must find: no message lost, doubled, torn or out of order; the one that was being put is there whole or
- * not at all; the one that was being taken is there or taken; a role that the dead one had goes to the next; and nobody waits
- * for ever. What is stopped instead holds nobody up, and goes on rightly when it is continued, however many laps later.
- * Exit status 77: this kernel allows no ptrace here.
+ * To be killed at, a step is a change of what processes share: between two of them a dead process leaves the same bytes
+ * behind, whichever instruction it was at. One that is stopped knows what it has read, so there steps are instructions,
+ * some of them. With --full every instruction is a step of both. After each death the memory is kept and several
+ * survivors try their luck on it, each from the same bytes. What all of them must find: no message lost, doubled, torn
+ * or out of order; the one that was being put is there whole or not at all; the one that was being taken is there or
+ * taken; a role that the dead one had goes to the next; and nobody waits forever. What is stopped instead holds nobody
+ * up, and goes on rightly when it is continued, however many laps later. Exit status 77: this kernel allows no ptrace
+ * here.
  */
 #include "crash_queue.h"
 
@@ -21,9 +23,9 @@ static int puts_each(void *arg)
     (void)arg;
     stepper_mark();
     for (uint64_t i = 0; i < now->n; i++) {
-        note_u64(&said->begun, i + 1);
+        store_relaxed_u64(&said->begun, i + 1);
         CHECK(!dsm_queue_push(q, batch + i * now->length, now->length, 1));
-        note_u64(&said->done, i + 1);
+        store_relaxed_u64(&said->done, i + 1);
     }
     CHECK(!dsm_queue_flush(q));
     return finish();
@@ -34,9 +36,9 @@ static int puts_an_array(void *arg)
     dsm_queue *q = producer_at(reach());
     (void)arg;
     stepper_mark();
-    note_u64(&said->begun, now->n);
+    store_relaxed_u64(&said->begun, now->n);
     CHECK(dsm_queue_push_records(q, batch, now->n, now->length) == (int64_t)now->n);
-    note_u64(&said->done, now->n);
+    store_relaxed_u64(&said->done, now->n);
     CHECK(!dsm_queue_flush(q));
     return finish();
 }
@@ -54,9 +56,9 @@ static int puts_in_place(void *arg)
     for (uint64_t i = 0; i < now->n; i++) {
         CHECK(!dsm_queue_reserve(q, now->length + 24, &to));
         memcpy(to, batch + i * now->length, now->length);
-        note_u64(&said->begun, i + 1);
+        store_relaxed_u64(&said->begun, i + 1);
         CHECK(!dsm_queue_commit(q, now->length, 1));
-        note_u64(&said->done, i + 1);
+        store_relaxed_u64(&said->done, i + 1);
     }
     CHECK(!dsm_queue_flush(q));
     return finish();
@@ -74,9 +76,9 @@ static int takes_each(void *arg)
     stepper_mark();
     while (i < now->n && !(rc = dsm_queue_next(q, &p, &length, &kind))) {
         memcpy(said->copy[i], p, length <= sizeof said->copy[i] ? length : sizeof said->copy[i]);
-        note_u64(&said->begun, i + 1);
+        store_relaxed_u64(&said->begun, i + 1);
         if (!dsm_queue_done(q))
-            note_u64(&said->done, ++i);
+            store_relaxed_u64(&said->done, ++i);
     }
     CHECK(i == now->n || rc == -DSM_EEMPTY);
     return finish();
@@ -94,9 +96,9 @@ static int takes_two_at_once(void *arg)
     memcpy(said->copy[0], p, length);
     CHECK(!dsm_queue_next_here(q, &p, &length, &kind) && length == now->length);
     memcpy(said->copy[1], p, length);
-    note_u64(&said->begun, 2);
+    store_relaxed_u64(&said->begun, 2);
     CHECK(!dsm_queue_done(q));
-    note_u64(&said->done, 2);
+    store_relaxed_u64(&said->done, 2);
     return finish();
 }
 
@@ -106,9 +108,9 @@ static int takes_an_array(void *arg)
     dsm_queue *q = consumer_at(reach());
     (void)arg;
     stepper_mark();
-    note_u64(&said->begun, now->n);
+    store_relaxed_u64(&said->begun, now->n);
     CHECK(dsm_queue_pop_records(q, out, now->n, now->length) == (int64_t)now->n);
-    note_u64(&said->done, now->n);
+    store_relaxed_u64(&said->done, now->n);
     for (uint64_t i = 0; i < now->n; i++)
         memcpy(said->copy[i], out + i * now->length, now->length);
     return finish();
@@ -276,7 +278,8 @@ static void producer_goes_on(struct stepper *v)
     leave(p);
 }
 
-/* One of many consumers is stopped: others take everything, for several laps; it has come too late, and takes what is new. */
+/* One of many consumers is stopped: others take everything, for several laps; it has come too late, and takes what is
+ * new. */
 static void consumers_go_on(struct stepper *v)
 {
     uint8_t times[1000] = {0};
@@ -319,7 +322,7 @@ static int takes_a_lane(void *arg)
     if (!rc) {
         CHECK(!dsm_queue_push(q, batch, now->length, 1));
         CHECK(!dsm_queue_flush(q));
-        note_u64(&said->done, 1);
+        store_relaxed_u64(&said->done, 1);
         if (now->leaves)
             CHECK(!dsm_queue_close(q));
     }
@@ -339,9 +342,9 @@ static int takes_the_consumers_role(void *arg)
     if (!rc) {
         CHECK(!dsm_queue_next(q, &p, &length, &kind));
         memcpy(said->copy[0], p, length);
-        note_u64(&said->begun, 1);
+        store_relaxed_u64(&said->begun, 1);
         CHECK(!dsm_queue_done(q));
-        note_u64(&said->done, 1);
+        store_relaxed_u64(&said->done, 1);
         if (now->leaves)
             CHECK(!dsm_queue_close(q));
     }
@@ -429,8 +432,8 @@ static void only_one_takes_the_consumers_role(struct stepper *v)
 #define AFTER_PUTS .after = {a_consumer_first, a_producer_first, laps}
 #define AFTER_TAKES .after = {another_consumer, a_full_lane_first}
 
-/* Where the victim's records begin: somewhere on the second lap; with the ring's end in their midst; with its end behind them; and with
- * no room for a whole header's neighbour before it. Records of 40 bytes take 48 (checked: 64). */
+/* Where the victim's records begin: somewhere on the second lap; with the ring's end in their midst; with its end
+ * behind them; and with no room for a whole header's neighbour before it. Records of 40 bytes take 48 (checked: 64). */
 enum { MIDST = LANE + 512, PADDED = 2 * LANE - 24 - 48, FLUSH = 2 * LANE - 2 * 48, EDGE = 2 * LANE - 8 - 48 };
 
 static const struct scene scenes[] = {

@@ -1,9 +1,9 @@
 /*
  * A queue on which a victim works step by step, for crash_queue.c and crash_wait.c.
  *
- * Messages are numbered, and their bytes follow from the number. begin() makes the queue of a scene anew, with so many messages
- * in lane 0; advance() takes the victim a number of steps further; keep() and restore() hold what it has left, as a dead process is
- * nothing but that. What the victim has done it tells in 'said', which changes in steps, too.
+ * Messages are numbered, and their bytes follow from the number. begin() makes the queue of a scene again, with so many
+ * messages in lane 0; advance() takes the victim a number of steps further; keep() and restore() hold what it has left,
+ * as a dead process is nothing but that. What the victim has done it tells in 'said', which changes in steps, too.
  */
 #ifndef DSM_TESTS_CRASH_QUEUE_H
 #define DSM_TESTS_CRASH_QUEUE_H
@@ -38,7 +38,7 @@ enum {
 
 struct scene {
     const char *name;
-    dsm_queue_shape shape;
+    dsm_queue_config shape;
     uint64_t position; /* where the first waiting message begins */
     uint64_t waiting;
     uint64_t length; /* of each message */
@@ -66,7 +66,7 @@ static struct said {
 /* How a victim ends. */
 static inline int finish(void)
 {
-    note_u64(&said->finished, 1);
+    store_relaxed_u64(&said->finished, 1);
     stepper_mark();
     return 0;
 }
@@ -181,7 +181,7 @@ static inline void make(void)
     file = memfd_create("queue", 0);
     CHECK(file >= 0 && !ftruncate(file, SHARED));
     own = reach();
-    memory = dsm_remote_near(own);
+    memory = dsm_remote_mapped(own);
     said = (struct said *)(void *)(memory + OBJECT);
 }
 
@@ -204,7 +204,7 @@ static inline void run_up(dsm_queue *q)
 
 static inline void begin(void)
 {
-    dsm_queue_shape shape = now->shape;
+    dsm_queue_config shape = now->shape;
     shape.flags &= ~DSM_QUEUE_DROP_OLDEST; /* so that filling it drops nothing */
     memset(memory, 0, SHARED);
     CHECK(!dsm_queue_format(memory, &shape));

@@ -1,7 +1,7 @@
 /*
- * Kills a process after every instruction of breaking what a holder has of a reader-writer lock: two readers' words and the
- * writer's. Each word is changed by itself, so whoever dies in between leaves a holder that has less: breaking it once more
- * takes the rest, and others go on.
+ * Kills a process after every instruction of breaking what a holder has of a reader-writer lock: two readers' words and
+ * the writer's. Each word is changed by itself, so whoever dies in between leaves a holder that has less: breaking it
+ * once more takes the rest, and others go on.
  * Exit status 77: this kernel allows no ptrace here.
  */
 #include "proto/lock.h"
@@ -48,7 +48,7 @@ static void make(void)
     file = memfd_create("rwlock", MFD_CLOEXEC);
     CHECK(file >= 0 && !ftruncate(file, (off_t)nbytes));
     own = reach();
-    CHECK(!dsm_sync_format(dsm_remote_near(own), DSM_RWLOCK, MEMBERS, 0, 0));
+    CHECK(!dsm_sync_format(dsm_remote_mapped(own), DSM_RWLOCK, MEMBERS, 0, 0));
 }
 
 /* A process that reads with two handles and has claimed the writer's word with a third, and lives. */

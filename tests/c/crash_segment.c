@@ -1,14 +1,15 @@
 /*
- * Kills or stops a writer of a versioned segment at every step: a change of what processes share, for one that is killed; for one that is
- * stopped, and knows what it has read, an instruction, some of them. In version v every row is v.
+ * Kills or stops a writer of a versioned segment at every step: a change of what processes share, for one that is
+ * killed; for one that is stopped, and knows what it has read, an instruction, some of them. In version v every row is
+ * v.
  *
- * A reader, also one that may not write, gets a whole version at once, wherever the writer is dead or stopped: the one before, or the one that
- * was being written; that one for certain once the write has returned, and never again the one before. The next writer finds the
- * same version, and goes on. All of this also where the one before it has died while it cleared up behind another one.
- * Exit status 77: this kernel allows no ptrace here.
+ * A reader, also one that may not write, gets a whole version at once, wherever the writer is dead or stopped: the one
+ * before, or the one that was being written; that one for certain once the write has returned, and never again the one
+ * before. The next writer finds the same version, and goes on. All of this also where the one before it has died while
+ * it cleared up behind another one. Exit status 77: this kernel allows no ptrace here.
  */
 #include "base/clock.h"
-#include "fabric/near.h"
+#include "base/mapped_ops.h"
 #include "mem/core.h"
 #include "proto/segment.h"
 #include "stepper.h"
@@ -61,9 +62,9 @@ static void begin(void)
 
 static void fill(dsm_remote *r, const dsm_segment *s, uint64_t rows, uint64_t value)
 {
-    uint64_t *data = (uint64_t *)((uint8_t *)dsm_remote_near(r) + s->data);
+    uint64_t *data = (uint64_t *)((uint8_t *)dsm_remote_mapped(r) + s->data);
     for (uint64_t i = 0; i < rows; i++)
-        note_u64(data + i, value);
+        store_relaxed_u64(data + i, value);
 }
 
 static int write_version(bool shrinks, bool gives_up)
@@ -77,8 +78,8 @@ static int write_version(bool shrinks, bool gives_up)
         CHECK(!dsm_segment_set_rows(r, rows = FEWER));
     fill(r, &s, rows, version + 1);
     CHECK(!(gives_up ? dsm_segment_abort(r, &s, version) : dsm_segment_commit(r, &s, NULL, &version)));
-    note_u64(&said->done, !gives_up);
-    note_u64(&said->finished, 1);
+    store_relaxed_u64(&said->done, !gives_up);
+    store_relaxed_u64(&said->finished, 1);
     stepper_mark();
     return 0;
 }
@@ -129,7 +130,7 @@ static void a_writer_first(void)
     judge(version, rows);
     const uint64_t *data = (const uint64_t *)(memory + s.data);
     for (uint64_t i = 0; i < rows; i++)
-        CHECK(peek_u64(data + i) == version);
+        CHECK(load_relaxed_u64(data + i) == version);
     CHECK(look(DSM_READ, &after) == version && after == rows);
     fill(r, &s, rows, 1000);
     CHECK(!dsm_segment_abort(r, &s, version) && look(DSM_READ, &after) == version && after == rows);
@@ -211,7 +212,7 @@ int main(int argc, char **argv)
     file = memfd_create("segment", 0);
     CHECK(file >= 0 && !ftruncate(file, SHARED));
     CHECK(!dsm_map(file, SHARED, DSM_READ | DSM_WRITE | DSM_ATOMIC, &own));
-    memory = dsm_remote_near(own);
+    memory = dsm_remote_mapped(own);
     said = (struct said *)(void *)(memory + OBJECT);
     sweep("write", writes, NULL, false);
     sweep("write fewer rows", shrinks, NULL, false);

@@ -1,7 +1,7 @@
 /*
- * Kills a process at every step of what would wake another one that sleeps on a queue: a put, a get, a shutdown. A step is a change of what
- * they share. The sleeper goes on within LIMIT_NS: where the dead one had done what is waited for, without anybody's help,
- * although nobody may have rung the bell; otherwise once a successor does it.
+ * Kills a process at every step of what would wake another one that sleeps on a queue: a put, a get, a shutdown. A step
+ * is a change of what they share. The sleeper goes on within LIMIT_NS: where the dead one had done what is waited for,
+ * without anybody's help, although nobody may have rung the eventcount; otherwise once a successor does it.
  * Exit status 77: this kernel allows no ptrace here.
  */
 #include "crash_queue.h"
@@ -50,7 +50,7 @@ static void gets(void)
 {
     struct taken t;
     dsm_queue *c = consumer_at(reach());
-    publish_u64(&said->begun, 1);
+    store_release_u64(&said->begun, 1);
     CHECK(!dsm_queue_wait_item(c, LONG_NS, 0));
     drain(c, &t);
     CHECK(t.n == 1 && t.number[0] == 0);
@@ -59,7 +59,7 @@ static void gets(void)
 static void puts_more(void)
 {
     dsm_queue *p = producer_at(reach());
-    publish_u64(&said->begun, 1);
+    store_release_u64(&said->begun, 1);
     CHECK(!dsm_queue_wait_room(p, now->length, LONG_NS, 0, -1));
     CHECK(put_some(p, waiting, 1) == waiting + 1);
 }
@@ -67,14 +67,14 @@ static void puts_more(void)
 static void hears_that_nothing_comes(void)
 {
     dsm_queue *c = consumer_at(reach());
-    publish_u64(&said->begun, 1);
+    store_release_u64(&said->begun, 1);
     CHECK(dsm_queue_wait_item(c, LONG_NS, 0) == -DSM_ESHUTDOWN);
 }
 
 static void hears_that_nothing_goes(void)
 {
     dsm_queue *p = producer_at(reach());
-    publish_u64(&said->begun, 1);
+    store_release_u64(&said->begun, 1);
     CHECK(dsm_queue_wait_room(p, now->length, LONG_NS, 0, -1) == -DSM_ESHUTDOWN);
 }
 
@@ -155,7 +155,7 @@ static void begin_sleeper(void (*sleeps)(void))
         _exit(0);
     }
     int64_t until = clock_ns() + LIMIT_NS;
-    while (!observe_u64(&said->begun) || state_of(sleeper) != 'S')
+    while (!load_acquire_u64(&said->begun) || state_of(sleeper) != 'S')
         CHECK(clock_ns() < until);
 }
 

@@ -1,6 +1,7 @@
 /*
- * A small RDMA device within this process, in place of libibverbs: enough to see what only a device shows (one that stalls, that
- * fails when it is set up, an iWARP adapter, events). Requests are executed when they are posted, unless it stalls.
+ * A small RDMA device within this process, in place of libibverbs: enough to see what only a device shows (one that
+ * stalls, that fails when it is set up, an iWARP adapter, events). Requests are executed when they are posted, unless
+ * it stalls.
  */
 #ifndef DSM_TESTS_FAKE_DEVICE_H
 #define DSM_TESTS_FAKE_DEVICE_H

@@ -1,7 +1,7 @@
 /*
- * The other side: a fake owner answers dsm_attach() with whatever bytes. It can prove that it knows the secret (first byte odd),
- * and frame the rest as a reply (second bit) with a memory file (third bit), so that the fuzzer gets to the grant. With the
- * fourth bit the rest is what differs from a good grant.
+ * The other side: a fake owner answers dsm_attach() with whatever bytes. It can prove that it knows the secret (first
+ * byte odd), and frame the rest as a reply (second bit) with a memory file (third bit), so that the fuzzer gets to the
+ * grant. With the fourth bit the rest is what differs from a good grant.
  */
 #include "agent/agent.h"
 #include "base/wire.h"
@@ -55,7 +55,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     return 0;
 }
 
-/* With a file of one page and trailer, twice. */
+/* With a file of one page and status page, twice. */
 static void reply(int fd, const uint8_t *bytes, size_t n, bool with_memory)
 {
     union {

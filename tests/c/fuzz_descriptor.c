@@ -1,4 +1,5 @@
-/* Whatever the bytes, also with the right length and checksum: no crash, and what is accepted makes sense and can be written. */
+/* Whatever the bytes, also with the right length and checksum: no crash, and what is accepted makes sense and can be
+ * written. */
 #include "base/crc32.h"
 #include "base/wire.h"
 #include "mem/core.h"

@@ -1,10 +1,11 @@
 /*
  * Objects in shared memory that somebody scribbles over: every call returns, and nothing beside the object is touched.
  *
- * An input is a kind of object, its shape, near or far, and steps: a word or byte of the object is overwritten, a header gets a
- * right checksum again, a second handle is opened or closed, or a call is made on one of both. The first handle
- * is opened before all that, so that each kind is also met in the middle of its work. Near, the object ends where memory ends;
- * what lies before it is poisoned. Far, what there is to protect are the stack and the heap, which the sanitizer watches.
+ * An input is a kind of object, its shape, mapped or remote, and steps: a word or byte of the object is overwritten, a
+ * header gets a right checksum again, a second handle is opened or closed, or a call is made on one of both. The first
+ * handle is opened before all that, so that each kind is also met in the middle of its work. Local, the object ends
+ * where memory ends; what lies before it is poisoned. Remote, what there is to protect are the stack and the heap,
+ * which the sanitizer watches.
  */
 #include "base/crc32.h"
 #include "check.h"
@@ -24,8 +25,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv);
 enum { ARENA = 1 << 16, GUARD = 1 << 20, STEPS = 300, ROWS = 3 };
 
 static uint8_t *arena;
-static dsm_remote *far;
-static uint8_t *far_bytes;
+static dsm_remote *remote;
+static uint8_t *remote_bytes;
 static const uint32_t live;
 static struct peer nobody = {.address = "memory of the fuzzer", .fd = -1};
 
@@ -224,7 +225,7 @@ static uint64_t segment_version(void)
 static void segment_commit(dsm_segment *g, bool with_data)
 {
     uint64_t version = segment_version();
-    void *data = with_data || !dsm_remote_near(object.r) ? calloc(1, g->rows * g->row_bytes + 1) : NULL;
+    void *data = with_data || !dsm_remote_mapped(object.r) ? calloc(1, g->rows * g->row_bytes + 1) : NULL;
     dsm_segment_commit(object.r, g, data, &version);
     free(data);
 }
@@ -254,7 +255,7 @@ static void segment_call(struct slot *s, uint8_t what)
         dsm_segment_set_rows(object.r, what >> 4);
         break;
     case 6:
-        dsm_segment_ring(object.r);
+        dsm_segment_notify(object.r);
         break;
     default:
         dsm_segment_wait(object.r, SEGMENT_DATA, &seen, &now, 8, 0, 0);
@@ -449,20 +450,20 @@ static uint32_t count_of(enum dsm_type type)
     return type == DSM_SEMAPHORE || type == DSM_CONDITION || type == DSM_BARRIER ? 2 : 0;
 }
 
-/* Where the object begins, zeroed; far as near, its last byte is the last one of its memory or region. */
+/* Where the object begins, zeroed; far as mapped, its last byte is the last one of its memory or region. */
 static uint8_t *place(uint64_t nbytes, bool away)
 {
-    static dsm_remote near;
+    static dsm_remote mapped;
     CHECK(nbytes && nbytes <= ARENA);
     object.nbytes = away ? ARENA : nbytes;
-    object.bytes = away ? far_bytes : arena + ARENA - nbytes;
-    near = (dsm_remote){.near = object.bytes,
-                        .state = &live,
-                        .nbytes = nbytes,
-                        .access = DSM_READ | DSM_WRITE | DSM_ATOMIC,
-                        .forks = peek_u32(&core_forks),
-                        .peer = &nobody};
-    object.r = away ? far : &near;
+    object.bytes = away ? remote_bytes : arena + ARENA - nbytes;
+    mapped = (dsm_remote){.mapped = object.bytes,
+                          .state = &live,
+                          .nbytes = nbytes,
+                          .access = DSM_READ | DSM_WRITE | DSM_ATOMIC,
+                          .forks = load_relaxed_u32(&core_forks),
+                          .peer = &nobody};
+    object.r = away ? remote : &mapped;
     ASAN_POISON_MEMORY_REGION(arena, ARENA);
     if (!away)
         ASAN_UNPOISON_MEMORY_REGION(object.bytes, nbytes);
@@ -474,7 +475,7 @@ static void make(const struct kind *k, uint8_t shape, bool away)
 {
     uint32_t members = k->type == DSM_SEMAPHORE || k->type == DSM_EVENT ? 0 : shape % 3 + 2, count = count_of(k->type);
     uint64_t nbytes;
-    dsm_queue_shape q = {.lanes = shape % 2 + 1, .flags = k->flags, .lane_bytes = 4096, .max_message = 1900};
+    dsm_queue_config q = {.lanes = shape % 2 + 1, .flags = k->flags, .lane_bytes = 4096, .max_message = 1900};
     dsm_segment g = {.axes = shape % 3, .itemsize = 8, .dtype_length = 5, .dtype = "'<i8'", .shape = {ROWS, 4}};
     g.versioned = k->flags;
     g.capacity = shape % 3 ? 2 * ROWS : 1;
@@ -494,7 +495,8 @@ static void make(const struct kind *k, uint8_t shape, bool away)
     }
 }
 
-/* Where it is: a word that the layouts say much by (shapes, states, heads, tails, rows), one of the first 256, or any. */
+/* Where it is: a word that the layouts say much by (shapes, states, heads, tails, rows), one of the first 256, or
+ * any. */
 static uint64_t some_word(unsigned how)
 {
     static const uint16_t telling[] = {64, 72, 128, 136, 192, 256, 264, 272, 280, 384, 448, 704, 4096, 4104};
@@ -585,8 +587,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     CHECK(!dsm_open(&o, &user));
     CHECK(!dsm_alloc(owner, ARENA, DSM_READ | DSM_WRITE | DSM_ATOMIC, &region));
     int n = dsm_region_descriptor(region, name);
-    CHECK(n > 0 && !dsm_attach(user, name, (size_t)n, -1, &far) && !dsm_remote_near(far));
-    far_bytes = dsm_region_data(region);
+    CHECK(n > 0 && !dsm_attach(user, name, (size_t)n, -1, &remote) && !dsm_remote_mapped(remote));
+    remote_bytes = dsm_region_data(region);
     return 0;
 }
 

@@ -6,7 +6,8 @@
  *   1   a hello                                      4   ATTACH or STATUS of the region that is there, sealed
  *   2   the proof that the agent expects             5   the bytes behind half of a hello or header
  *   6   a message of any number and type, sealed
- * so that the fuzzer gets past the handshake without having to guess a MAC. What is not asked for by the state is noise.
+ * so that the fuzzer gets past the handshake without having to guess a MAC. What is not asked for by the state is
+ * noise.
  */
 #include "agent/agent.h"
 #include "base/wire.h"
@@ -64,7 +65,7 @@ static size_t frame(const struct conn *c, unsigned kind, const uint8_t *in, size
         memcpy(out + 8, in, n < 48 ? n : 48);
         return HELLO_SIZE;
     case 2:
-        handshake_mac(context, LABEL_CLIENT, &c->shake, out);
+        handshake_mac(context, LABEL_CLIENT, &c->handshake, out);
         return PROOF_SIZE;
     case 3:
         return message(c, n ? in[0] % 6 : 0, c->session.number + 1, in, n, out);
@@ -112,7 +113,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     CHECK(c);
     c->fd = pair[0];
     pthread_mutex_lock(&a->lock);
-    size_t strangers = a->strangers++;
+    size_t unauthenticated = a->unauthenticated++;
     for (bool good = true; good && n >= 2;) {
         size_t len = bytes[1] < n - 2 ? bytes[1] : n - 2;
         good = feed(a, c, framed, frame(c, bytes[0] % 7, bytes + 2, len, framed));
@@ -122,8 +123,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
             ;
     }
     if (c->state != CONN_OPEN)
-        a->strangers--;
-    CHECK(a->strangers == strangers);
+        a->unauthenticated--;
+    CHECK(a->unauthenticated == strangers);
     conn_close_endpoint(c);
     pthread_mutex_unlock(&a->lock);
     free(c);

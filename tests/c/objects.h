@@ -20,7 +20,7 @@ static inline dsm_remote *memory_of(uint64_t n)
 static inline dsm_remote *object_of(int type, uint32_t members, uint32_t count)
 {
     dsm_remote *r = memory_of(dsm_sync_bytes(type, members, count));
-    CHECK(!dsm_sync_format(dsm_remote_near(r), type, members, count, 0));
+    CHECK(!dsm_sync_format(dsm_remote_mapped(r), type, members, count, 0));
     return r;
 }
 

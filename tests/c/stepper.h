@@ -4,16 +4,19 @@
  *   struct stepper s;
  *   stepper_start(&s, body, arg)     a child runs body(arg) up to its call of stepper_mark(), and stops there
  *   stepper_step(&s, n)              up to n instructions; true while it is still between its first and its second mark
- *   stepper_change(&s, at, copy, n)  up to a change of the n bytes at 'at', which it copies before; false: it came to its end
+ *   stepper_change(&s, at, copy, n)  up to a change of the n bytes at 'at', which it copies before; false: it came to
+ *   its end
  *   stepper_kill(&s)                 SIGKILL, wherever it is; it has ended when this returns
- *   stepper_release(&s)              lets it run on by itself (after its second mark too); stepper_join(&s) gives its exit status
+ *   stepper_release(&s)              lets it run on by itself (after its second mark too); stepper_join(&s) gives its
+ *   exit status
  *
- * body calls stepper_mark() where the steps begin and once more where they end, and returns the child's exit status. What it
- * shares with the test lies in shared memory. It runs after fork(), so it attaches to objects itself. A child that blocks in a
- * system call blocks stepper_step() as well, so what is stepped must have a bound on its sleep. Steps in the kernel do not count.
+ * body calls stepper_mark() where the steps begin and once more where they end, and returns the child's exit status.
+ * What it shares with the test lies in shared memory. It runs after fork(), so it attaches to objects itself. A child
+ * that blocks in a system call blocks stepper_step() as well, so what is stepped must have a bound on its sleep. Steps
+ * in the kernel do not count.
  *
- * The kernel must allow ptrace: stepper_start() returns false where it does not. Both run on one processor: a step that wakes another
- * processor, and waits for it, takes up to twenty times as long.
+ * The kernel must allow ptrace: stepper_start() returns false where it does not. Both run on one processor: a step that
+ * wakes another processor, and waits for it, takes up to twenty times as long.
  */
 #ifndef DSM_TESTS_STEPPER_H
 #define DSM_TESTS_STEPPER_H

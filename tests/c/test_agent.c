@@ -18,8 +18,8 @@ static int option(int fd, int name)
     return value;
 }
 
-/* A peer that is silent for less than the peer timeout keeps its connection; one that is for longer loses it, also where
- * something was on its way to it. */
+/* A peer that is silent for less than the peer timeout keeps its connection; one that is for longer loses it, also
+ * where something was on its way to it. */
 static void keepalive(int64_t timeout_s, int want_s)
 {
     int fd = socket(AF_INET, SOCK_STREAM, 0);

@@ -1,7 +1,7 @@
 /*
- * Stops the holder of an object's lock before and after each change that it makes to the object, breaks it, lets others go on, and
- * then lets it go on too: it must not change what is others' by then, and must hear of it. Or kills it there.
- * Where the kernel allows no ptrace it only says so.
+ * Stops the holder of an object's lock before and after each change that it makes to the object, breaks it, lets others
+ * go on, and then lets it go on too: it must not change what is others' by then, and must hear of it. Or kills it
+ * there. Where the kernel allows no ptrace it only says so.
  */
 #include "check.h"
 #include "proto/lock.h"
@@ -30,7 +30,7 @@ static void make(int type, uint32_t members, uint32_t count)
     file = memfd_create("object", 0);
     CHECK(file >= 0 && !ftruncate(file, (off_t)nbytes));
     own = reach();
-    CHECK(!dsm_sync_format(dsm_remote_near(own), type, members, count, 0));
+    CHECK(!dsm_sync_format(dsm_remote_mapped(own), type, members, count, 0));
 }
 
 static void unmake(void)
@@ -65,7 +65,7 @@ static int points_of(const struct scene *scene, uint64_t points[2 * CHANGES])
     int n = 0;
     begin(&s, scene->victim);
     points[n++] = 0;
-    while (n + 2 < 2 * CHANGES && stepper_change(&s, dsm_remote_near(own), copy, nbytes)) {
+    while (n + 2 < 2 * CHANGES && stepper_change(&s, dsm_remote_mapped(own), copy, nbytes)) {
         points[n++] = s.steps - 1;
         points[n++] = s.steps;
     }
@@ -278,7 +278,8 @@ static int finishes(void *arg)
     return rc < 0 ? -rc : 100 + rc;
 }
 
-/* A notification that comes meanwhile is for one of the two: if the victim is not told of it, or dies with it, the other one is. */
+/* A notification that comes meanwhile is for one of the two: if the victim is not told of it, or dies with it, the
+ * other one is. */
 static void finish_broken(struct stepper *s)
 {
     CHECK(break_holder(dsm_condition_lock(condition)) && wait_ends(&early) == 0);
@@ -391,7 +392,7 @@ static void barrier_prepare_held(void)
     barrier_prepare();
     come(1);
     begin(&holds, arrives);
-    CHECK(stepper_change(&holds, dsm_remote_near(own) + SYNC_WORD, &word, sizeof word));
+    CHECK(stepper_change(&holds, dsm_remote_mapped(own) + SYNC_WORD, &word, sizeof word));
     held_by = last_waiter();
     CHECK(held_by);
 }

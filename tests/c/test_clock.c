@@ -1,6 +1,7 @@
 /*
- * Clocks under threads: one word of this process's and both words of a shared object, which each thread reaches by its own mapping. All stamps
- * of a clock are different, and none is left out; those of one thread grow; a stamp is greater than the one that was received for it.
+ * Clocks under threads: one word of this process's and both words of a shared object, which each thread reaches by its
+ * own mapping. All stamps of a clock are different, and none is left out; those of one thread grow; a stamp is greater
+ * than the one that was received for it.
  */
 #include "base/atomic.h"
 #include "check.h"
@@ -44,10 +45,10 @@ static void *work(void *arg)
     CHECK(!dsm_clock_open(r, 0, &clocks[1]) && !dsm_clock_open(r, 1, &clocks[2]));
     for (int i = 0; i < STAMPS; i++) {
         for (int k = 0; k < CLOCKS; k++) {
-            uint64_t received = (i + (int)me) % 3 ? 0 : observe_u64(&letters[k]);
+            uint64_t received = (i + (int)me) % 3 ? 0 : load_acquire_u64(&letters[k]);
             stamps[k][me][i] = next_stamp(&clocks[k], k, received);
             CHECK(i == 0 || stamps[k][me][i] > stamps[k][me][i - 1]);
-            publish_u64(&letters[k], stamps[k][me][i]);
+            store_release_u64(&letters[k], stamps[k][me][i]);
         }
     }
     CHECK(!dsm_remote_close(r));
@@ -81,7 +82,7 @@ int main(void)
     file = memfd_create("clock", 0);
     CHECK(file >= 0 && !ftruncate(file, (off_t)dsm_clock_bytes()));
     dsm_remote *r = reach();
-    CHECK(!dsm_clock_format(dsm_remote_near(r)));
+    CHECK(!dsm_clock_format(dsm_remote_mapped(r)));
     for (size_t i = 0; i <= THREADS; i++)
         CHECK(!pthread_create(&threads[i], NULL, i < THREADS ? work : refused, (void *)(uintptr_t)i));
     for (size_t i = 0; i <= THREADS; i++)

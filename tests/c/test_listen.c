@@ -1,10 +1,10 @@
 /*
- * No wake is lost among listeners, threads that wait for many tasks, and blocking waiters on the same bell. The look of
- * sleepers is an hour, nobody spins, and the alarm ends a program in which somebody is left asleep.
+ * No wake is lost among listeners, threads that wait for many tasks, and blocking waiters on the same eventcount. The
+ * look of sleepers is an hour, nobody spins, and the alarm ends a program in which somebody is left asleep.
  */
 #include "check.h"
 #include "objects.h"
-#include "proto/bell.h"
+#include "proto/eventcount.h"
 
 #include <pthread.h>
 #include <string.h>
@@ -24,7 +24,7 @@ static uint32_t number(void) { return fetch_add_u32(&threads, 1); }
 static void together(int n, void *(*body)(void *), void *arg)
 {
     pthread_t started[THREADS];
-    note_u32(&threads, 0);
+    store_relaxed_u32(&threads, 0);
     for (int i = 0; i < n; i++)
         CHECK(!pthread_create(&started[i], NULL, body, arg));
     for (int i = 0; i < n; i++)
@@ -47,7 +47,7 @@ static void *locks(void *r)
     dsm_listener listener;
     bool listens = number() % 2;
     CHECK(!dsm_lock_open(r, 0, &l));
-    dsm_listener_open(&listener, r, DSM_BELL_FIRST);
+    dsm_listener_open(&listener, r, DSM_EVENTCOUNT_FIRST);
     for (int i = 0; i < ROUNDS; i++) {
         if (listens)
             LISTEN_UNTIL(&listener, dsm_lock_acquire(l, 0) == 1)
@@ -66,7 +66,7 @@ static void *semaphores(void *r)
     dsm_listener listener;
     bool listens = number() % 2;
     CHECK(!dsm_semaphore_open(r, 0, &m));
-    dsm_listener_open(&listener, r, DSM_BELL_FIRST);
+    dsm_listener_open(&listener, r, DSM_EVENTCOUNT_FIRST);
     for (int i = 0; i < ROUNDS; i++) {
         if (listens)
             LISTEN_UNTIL(&listener, dsm_semaphore_acquire(m, 0) == 1)
@@ -86,8 +86,8 @@ static void *rwlocks(void *r)
     dsm_listener word, readers;
     bool writes = !number();
     CHECK(!dsm_rwlock_open(r, 0, &rw));
-    dsm_listener_open(&word, r, DSM_BELL_FIRST);
-    dsm_listener_open(&readers, r, DSM_BELL_SECOND);
+    dsm_listener_open(&word, r, DSM_EVENTCOUNT_FIRST);
+    dsm_listener_open(&readers, r, DSM_EVENTCOUNT_SECOND);
     for (int i = 0; i < ROUNDS; i++)
         if (writes) {
             LISTEN_UNTIL(&word, dsm_rwlock_claim(rw, 0) == 1)
@@ -108,13 +108,13 @@ static void *elements(void *r)
     dsm_listener listener;
     uint64_t me = number(), now = 0;
     CHECK(!dsm_segment_open(r, &s));
-    dsm_listener_open(&listener, r, DSM_BELL_SEGMENT);
+    dsm_listener_open(&listener, r, DSM_EVENTCOUNT_SEGMENT);
     for (uint64_t i = 0; i < ROUNDS; i++) {
         uint64_t seen = i, next = i + 1;
         if (me)
             LISTEN_UNTIL(&listener, !dsm_read(r, s.data, &now, 8, -1) && now == next)
         CHECK(!dsm_write(r, s.data + 8 * me, &next, 8, -1));
-        dsm_segment_ring(r);
+        dsm_segment_notify(r);
         if (!me)
             CHECK(!dsm_segment_wait(r, s.data + 8, &seen, &now, 8, 0, -1) && now == next);
     }
@@ -147,7 +147,7 @@ static void *listens_for_nobody(void *arg)
 {
     dsm_listener listener;
     (void)arg;
-    dsm_listener_open(&listener, gone.r, DSM_BELL_FIRST);
+    dsm_listener_open(&listener, gone.r, DSM_EVENTCOUNT_FIRST);
     for (int i = 0; i < ROUNDS / 10; i++) {
         dsm_listener_begin(&listener);
         pthread_barrier_wait(&gone.begin);
@@ -185,14 +185,14 @@ static dsm_remote *segment_object(void)
     memcpy(s.dtype, "'<u8'", 5);
     CHECK(!dsm_segment_layout(&s, &n));
     dsm_remote *r = memory_of(n);
-    CHECK(!dsm_segment_format(dsm_remote_near(r), n, &s));
+    CHECK(!dsm_segment_format(dsm_remote_mapped(r), n, &s));
     return r;
 }
 
 int main(void)
 {
     alarm(60);
-    bell_recheck(3600ll * 1000000000);
+    eventcount_recheck(3600ll * 1000000000);
     together(THREADS, locks, object_of(DSM_LOCK, THREADS, 0));
     together(THREADS, semaphores, object_of(DSM_SEMAPHORE, 0, 2));
     together(3, rwlocks, object_of(DSM_RWLOCK, THREADS, 0));

@@ -1,4 +1,5 @@
-/* Who is dead, and who is not: zombies, lack of file descriptors, other namespaces, and newcomers that sweep the same entry. */
+/* Who is dead, and who is not: zombies, lack of file descriptors, other namespaces, and newcomers that sweep the same
+ * entry. */
 #include "base/atomic.h"
 #include "check.h"
 #include "objects.h"
@@ -40,10 +41,10 @@ static pid_t somebody(void)
     if (!pid) {
         uint64_t me;
         CHECK(!member_identity(true, &me));
-        publish_u64(&shared[0], me);
+        store_release_u64(&shared[0], me);
         stay();
     }
-    while (!observe_u64(&shared[0]))
+    while (!load_acquire_u64(&shared[0]))
         usleep(100);
     return pid;
 }
@@ -52,12 +53,12 @@ static void end(pid_t pid) { CHECK(!kill(pid, SIGKILL) && waitpid(pid, NULL, 0) 
 
 static void the_dead_are_dead(void)
 {
-    uint64_t me, again, far;
-    CHECK(!member_identity(true, &me) && !member_identity(true, &again) && !member_identity(false, &far));
-    CHECK(me == again && !(me >> 63) && far >> 63 && !dsm_identity_provable());
-    CHECK(!member_dead(me) && !member_dead(far) && !member_dead(0));
+    uint64_t me, again, remote;
+    CHECK(!member_identity(true, &me) && !member_identity(true, &again) && !member_identity(false, &remote));
+    CHECK(me == again && !(me >> 63) && remote >> 63 && !dsm_identity_provable());
+    CHECK(!member_dead(me) && !member_dead(remote) && !member_dead(0));
     CHECK(!member_dead(me + 1) && !member_dead(1)); /* numbers that nobody was given */
-    CHECK(member_pid(me) == getpid() && !member_pid(far) && !member_pid(me + 1));
+    CHECK(member_pid(me) == getpid() && !member_pid(remote) && !member_pid(me + 1));
     pid_t pid = somebody();
     uint64_t other = shared[0];
     CHECK(other != me && !member_dead(other) && member_pid(other) == pid);
@@ -139,7 +140,7 @@ static int in_container(void)
     SAY(!member_dead(outside) && !member_pid(outside));
     pid_t pid = somebody();
     SAY(!member_identity(true, &again) && mine == again && !member_dead(shared[0]) && member_pid(shared[0]) == pid);
-    publish_u64(&shared[2], mine);
+    store_release_u64(&shared[2], mine);
     stay();
 }
 
@@ -154,7 +155,7 @@ static int container(void)
     if (!init)
         _exit(in_container());
     int status;
-    while (!observe_u64(&shared[2]))
+    while (!load_acquire_u64(&shared[2]))
         SAY(!waitpid(init, &status, WNOHANG));
     SAY(!member_dead(shared[0]) && !member_dead(shared[2]) && !member_pid(shared[0]));
     SAY(!kill(init, SIGKILL) && waitpid(init, NULL, 0) == init);
@@ -207,11 +208,11 @@ static int private_memory(void)
             _exit(77);
         if (member_identity(true, &inside) || inside >> 63 || member_dead(outside) || member_pid(outside))
             _exit(1);
-        publish_u64(&shared[1], inside);
+        store_release_u64(&shared[1], inside);
         stay();
     }
     int status;
-    while (!observe_u64(&shared[1]))
+    while (!load_acquire_u64(&shared[1]))
         if (waitpid(pid, &status, WNOHANG))
             return WEXITSTATUS(status);
     SAY(!member_dead(shared[1]));
@@ -263,7 +264,7 @@ static int file_lost(void)
     old = somebody();
     of_old = shared[0];
     SAY(!truncate(path_of_file(), 0) && !member_dead(of_old));
-    pid = somebody(); /* it is made anew, with other numbers */
+    pid = somebody(); /* it is made again, with other numbers */
     SAY(!member_dead(of_old) && !member_dead(shared[0]));
     end(pid);
     SAY(!member_dead(of_old) && member_dead(shared[0]));
@@ -285,10 +286,10 @@ static void all_descriptors_closed(void)
         close_all();
         CHECK(open("/dev/null", O_RDONLY) == 3); /* what was the library's is another's now */
         CHECK(!member_identity(true, &again) && me == again && !member_dead(me));
-        publish_u64(&shared[0], me);
+        store_release_u64(&shared[0], me);
         stay();
     }
-    while (!observe_u64(&shared[0]))
+    while (!load_acquire_u64(&shared[0]))
         usleep(100);
     CHECK(!member_dead(shared[0]));
     end(pid);
@@ -311,14 +312,15 @@ static uint32_t questions, asked_enough;
 
 static void *ask_on(void *other)
 {
-    while (!observe_u32(&asked_enough)) {
+    while (!load_acquire_u32(&asked_enough)) {
         CHECK(!member_dead(*(const uint64_t *)other));
         fetch_add_u32(&questions, 1);
     }
     return NULL;
 }
 
-/* A program closes what is not its own while a question is under way, and opens something else, in which nobody holds locks. */
+/* A program closes what is not its own while a question is under way, and opens something else, in which nobody holds
+ * locks. */
 static void descriptor_replaced(void)
 {
     enum { SWAPS = 2000 };
@@ -333,10 +335,10 @@ static void descriptor_replaced(void)
     CHECK(!pthread_create(&thread, NULL, ask_on, &other));
     for (int i = 0; i < SWAPS; i++) {
         CHECK(dup2(i & 1 ? real : copy, fd) == fd);
-        for (uint32_t before = observe_u32(&questions); observe_u32(&questions) - before < 2;)
+        for (uint32_t before = load_acquire_u32(&questions); load_acquire_u32(&questions) - before < 2;)
             usleep(1); /* a question has begun with it and ended */
     }
-    publish_u32(&asked_enough, 1);
+    store_release_u32(&asked_enough, 1);
     pthread_join(thread, NULL);
     CHECK(dup2(real, fd) == fd);
     close(real);
@@ -347,7 +349,7 @@ static void descriptor_replaced(void)
 static void *hold_on(void *arg)
 {
     (void)arg;
-    publish_u64(&shared[0], shared[1]);
+    store_release_u64(&shared[0], shared[1]);
     stay();
     return NULL;
 }
@@ -363,7 +365,7 @@ static void main_thread_ends(void)
         CHECK(!member_identity(true, &shared[1]) && !pthread_create(&t, NULL, hold_on, NULL));
         pthread_exit(NULL);
     }
-    while (!observe_u64(&shared[0]))
+    while (!load_acquire_u64(&shared[0]))
         usleep(100);
     CHECK(!member_dead(shared[0]));
     end(pid);
@@ -379,7 +381,7 @@ static void linger(int number, bool handlers)
         uint64_t me;
         if (!handlers)
             CHECK(!member_identity(true, &me) && me != shared[0] && !member_dead(shared[0]));
-        publish_u64(&shared[number], (uint64_t)getpid());
+        store_release_u64(&shared[number], (uint64_t)getpid());
         stay();
     }
 }
@@ -407,8 +409,8 @@ static void *fork_many(void *arg)
     return arg;
 }
 
-/* Children keep nothing of their parent's alive: not those that were made while it got its number, nor one of which the handlers
- * of fork know nothing. exec ends what a process had. */
+/* Children keep nothing of their parent's alive: not those that were made while it got its number, nor one of which the
+ * handlers of fork know nothing. exec ends what a process had. */
 static void only_the_process_itself(bool exec)
 {
     if (!wipes_on_fork()) {
@@ -425,17 +427,17 @@ static void only_the_process_itself(bool exec)
         CHECK(!member_identity(true, &me) && !pthread_join(t, NULL));
         shared[0] = me;
         linger(15, false);
-        while (!observe_u64(&shared[15]))
+        while (!load_acquire_u64(&shared[15]))
             usleep(100);
-        publish_u64(&shared[1], me);
+        store_release_u64(&shared[1], me);
         if (exec)
             execl("/bin/sleep", "sleep", "1000", NULL);
         stay();
     }
     for (int i = 15; i < 16 + LINGERERS; i++)
-        while (!observe_u64(&shared[i]))
+        while (!load_acquire_u64(&shared[i]))
             usleep(100);
-    while (!observe_u64(&shared[1]))
+    while (!load_acquire_u64(&shared[1]))
         usleep(100);
     while (exec && !member_dead(shared[1]))
         usleep(100);
@@ -465,11 +467,11 @@ static void crowd(void)
             CHECK(!claim(&found[2]));
             for (int k = 0; k < 2; k++)
                 CHECK(!pthread_join(t[k], NULL) && found[k] == found[2]);
-            publish_u64(&seen[i], found[2]);
+            store_release_u64(&seen[i], found[2]);
             stay();
         }
     for (int i = 0; i < CROWD; i++)
-        while (!observe_u64(&seen[i]))
+        while (!load_acquire_u64(&seen[i]))
             usleep(100);
     for (int i = 0; i < CROWD; i += 2)
         end(pids[i]);
@@ -490,7 +492,7 @@ static int claiming(void *arg)
     (void)arg;
     stepper_mark();
     int rc = member_identity(true, &me);
-    publish_u64(&shared[0], me);
+    store_release_u64(&shared[0], me);
     stepper_mark();
     return rc;
 }
@@ -533,7 +535,7 @@ static uint64_t dead_identity(void)
     return shared[0];
 }
 
-static uint64_t *at(uint64_t offset) { return (uint64_t *)dsm_remote_near(object) + offset / 8; }
+static uint64_t *at(uint64_t offset) { return (uint64_t *)dsm_remote_mapped(object) + offset / 8; }
 
 /* The quick one succeeds the dead and takes the lock while the slow one, who began first, is about to undo. */
 static void slow_sweeper(void)
@@ -544,7 +546,7 @@ static void slow_sweeper(void)
     CHECK(!dsm_compare_swap(object, SYNC_TABLE, 0, dead, &old, -1));
     CHECK(!dsm_compare_swap(object, SYNC_WORD, 0, 7ull << LOCK_TOKEN_SHIFT | LOCK_HELD, &old, -1));
     CHECK(!dsm_lock_open(object, 0, &quick));
-    CHECK(*at(SYNC_WORD) == (7ull << LOCK_TOKEN_SHIFT | LOCK_NEWS));
+    CHECK(*at(SYNC_WORD) == (7ull << LOCK_TOKEN_SHIFT | LOCK_OWNER_DIED));
     CHECK(dsm_lock_acquire(quick, 0) == 1 && dsm_lock_token(quick) == 8 && dsm_lock_recovered(quick));
     CHECK(lock_sweep(object, 0, dead) == 0);
     CHECK(*at(SYNC_WORD) & LOCK_HELD);
@@ -562,14 +564,15 @@ struct used {
 static void *use(void *arg)
 {
     struct used *u = arg;
-    while (!observe_u64(&u->over)) {
+    while (!load_acquire_u64(&u->over)) {
         CHECK(dsm_semaphore_acquire(u->semaphore, 0) == 1 && !dsm_semaphore_release(u->semaphore, 1));
         CHECK(dsm_rwlock_read(u->rwlock, 0) == 1 && !dsm_rwlock_unread(u->rwlock));
     }
     return NULL;
 }
 
-/* What a handle of the parent's holds is asked for in children, made while a thread of the parent is in the middle of a call. */
+/* What a handle of the parent's holds is asked for in children, made while a thread of the parent is in the middle of a
+ * call. */
 static void asked_in_children(void)
 {
     struct used u = {.over = 0};
@@ -590,7 +593,7 @@ static void asked_in_children(void)
         int status;
         CHECK(waitpid(pid, &status, 0) == pid && !status);
     }
-    publish_u64(&u.over, 1);
+    store_release_u64(&u.over, 1);
     CHECK(!pthread_join(t, NULL));
     CHECK(dsm_semaphore_held(u.semaphore, &recovered) == 1 && dsm_rwlock_readers(u.rwlock, &recovered) == 1);
     dsm_semaphore_close(u.semaphore);

@@ -1,6 +1,6 @@
 /*
- * What a user of other processes' memory meets when one of them is slow, dead or silent: every wait ends, in time or for a
- * signal, nobody else's connection pays for it, and what is gone leaves nothing behind.
+ * What a user of other processes' memory meets when one of them is slow, dead or silent: every wait ends, in time or
+ * for a signal, nobody else's connection pays for it, and what is gone leaves nothing behind.
  *
  * Where a wait must not last until the peer timeout, that is an hour: a wait that does never ends.
  */
@@ -77,7 +77,7 @@ static dsm_op add_one(int owner)
     return (dsm_op){.code = DSM_OP_FETCH_ADD, .remote = remotes[owner], .nbytes = 8, .operand = 1};
 }
 
-static uint64_t word_of(int owner) { return observe_u64(dsm_region_data(regions[owner])); }
+static uint64_t word_of(int owner) { return load_acquire_u64(dsm_region_data(regions[owner])); }
 
 static uint64_t connects(void)
 {
@@ -99,7 +99,7 @@ static void lost_completions(void)
     close_all(1);
 
     open_all(1, "drop=1", 20 * MS);
-    CHECK(dsm_read(remotes[0], 0, &data, 8, -1) == -DSM_ETIME); /* no deadline, but no wait for ever */
+    CHECK(dsm_read(remotes[0], 0, &data, 8, -1) == -DSM_ETIME); /* no deadline, but no wait forever */
     CHECK(!dsm_read(remotes[0], 0, &data, 8, -1));
     close_all(1);
 }
@@ -112,10 +112,10 @@ static void signals(void)
 {
     uint64_t data;
     open_all(1, "drop=1", HOUR);
-    note_u32(&looks, 0);
+    store_relaxed_u32(&looks, 0);
     dsm_set_interrupt(third_look);
     CHECK(dsm_read(remotes[0], 0, &data, 8, -1) == -DSM_ETIME);
-    CHECK(peek_u32(&looks) == 3);
+    CHECK(load_relaxed_u32(&looks) == 3);
     dsm_set_interrupt(NULL);
     CHECK(!dsm_read(remotes[0], 0, &data, 8, -1));
     close_all(1);
@@ -124,9 +124,9 @@ static void signals(void)
 /* A handler makes a call of its own in the midst of another one, and both keep their deadlines. */
 static int call_in_handler(void)
 {
-    CHECK(call_patience(HOUR) == HOUR);
+    CHECK(call_timeout(HOUR) == HOUR);
     dsm_call_until(clock_ns());
-    CHECK(call_patience(HOUR) < HOUR);
+    CHECK(call_timeout(HOUR) < HOUR);
     dsm_call_until(DEADLINE_NEVER);
     return third_look();
 }
@@ -135,11 +135,11 @@ static void calls_of_handlers(void)
 {
     uint64_t data;
     open_all(1, "drop=1", HOUR);
-    note_u32(&looks, 0);
+    store_relaxed_u32(&looks, 0);
     dsm_set_interrupt(call_in_handler);
     dsm_call_until(clock_ns() + HOUR / 2);
     CHECK(dsm_read(remotes[0], 0, &data, 8, -1) == -DSM_ETIME);
-    CHECK(call_patience(HOUR) < HOUR);
+    CHECK(call_timeout(HOUR) < HOUR);
     dsm_call_until(DEADLINE_NEVER);
     dsm_set_interrupt(NULL);
     close_all(1);
@@ -158,7 +158,7 @@ static void questions_of_handlers(void)
     dsm_remote *r;
     open_all(1, NULL, HOUR);
     pthread_mutex_lock(&owners[0]->lock); /* its agent does not answer */
-    note_u32(&looks, 0);
+    store_relaxed_u32(&looks, 0);
     dsm_set_interrupt(ask_in_handler);
     CHECK(dsm_attach(user, descriptors[0], lengths[0], -1, &r) == -DSM_ETIME);
     dsm_set_interrupt(NULL);
@@ -183,7 +183,7 @@ static void silent_owner(int backlog)
     CHECK(fd >= 0 && first >= 0 && !bind(fd, (struct sockaddr *)&at, len) && !listen(fd, backlog));
     if (!backlog)
         CHECK(!connect(first, (struct sockaddr *)&at, len));
-    note_u32(&looks, 0);
+    store_relaxed_u32(&looks, 0);
     dsm_set_interrupt(third_look);
     CHECK(dsm_attach(user, descriptors[0], lengths[0], -1, &r) == -DSM_ETIME);
     dsm_set_interrupt(NULL);
@@ -261,8 +261,8 @@ static void started_and_lost(void)
     close_all(1);
 }
 
-/* Others on the connection complete all the while: that is no life of the one whose completion is lost. What is young falls with
- * the connection, but has not had its time. */
+/* Others on the connection complete all the while: that is no life of the one whose completion is lost. What is young
+ * falls with the connection, but has not had its time. */
 static void lost_among_others(void)
 {
     enum { N = 4 };
@@ -367,7 +367,8 @@ static void late_batch(void)
     close_all(OWNERS);
 }
 
-/* Op 1 fails the connection to owner 0, upon which the first op of the batch is cancelled; the second one fails of itself. */
+/* Op 1 fails the connection to owner 0, upon which the first op of the batch is cancelled; the second one fails of
+ * itself. */
 static void first_that_failed_of_itself(void)
 {
     dsm_op before, ops[2];

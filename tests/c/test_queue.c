@@ -1,7 +1,8 @@
-/* Queues and threads: order, loss and doubling by content, for each way of taking; waits, watches, shutdown; what the dead leave. */
+/* Queues and threads: order, loss and doubling by content, for each way of taking; waits, watches, shutdown; what the
+ * dead leave. */
+#include "base/mapped_ops.h"
 #include "check.h"
 #include "context.h"
-#include "fabric/near.h"
 #include "proto/ring.h"
 
 #include <poll.h>
@@ -15,7 +16,7 @@
 enum { LANES = 2, MESSAGES = 6000, LONGEST = 300 };
 
 static dsm_remote *memory;
-static dsm_queue_shape shape;
+static dsm_queue_config shape;
 static uint64_t taken[LANES];           /* messages of the lane that have come out */
 static uint32_t times[LANES][MESSAGES]; /* how often each did */
 
@@ -28,7 +29,7 @@ static dsm_queue *handle(void)
 
 static void make(uint32_t lanes, uint32_t flags, uint64_t longest)
 {
-    shape = (dsm_queue_shape){.lanes = lanes, .flags = flags, .lane_bytes = 4096, .max_message = longest};
+    shape = (dsm_queue_config){.lanes = lanes, .flags = flags, .lane_bytes = 4096, .max_message = longest};
     uint64_t nbytes = dsm_queue_nbytes(&shape);
     int fd = memfd_create("queue", 0);
     CHECK(fd >= 0 && !ftruncate(fd, (off_t)nbytes));
@@ -109,7 +110,7 @@ static void *consume(void *arg)
         if (rc == -DSM_EEMPTY)
             rc = dsm_queue_wait_item(q, 10000000000, (int64_t)(last[0] % 3) * 1000);
         else if (!rc) {
-            near_copy(m, p, n);
+            mapped_copy(m, p, n);
             if (!dsm_queue_done(q))
                 account(m, n, last);
         }
@@ -202,7 +203,7 @@ static void *never_empty(void *arg)
     const void *p;
     uint64_t n;
     uint8_t kind;
-    for (int rc; !observe_u32(&stop);) {
+    for (int rc; !load_acquire_u32(&stop);) {
         CHECK(!dsm_queue_push(q, m, sizeof m, 1));
         CHECK(!dsm_queue_flush(q));
         while ((rc = dsm_queue_next(q, &p, &n, &kind)) || dsm_queue_done(q))
@@ -221,13 +222,13 @@ static void empty_is_true(void)
     dsm_queue *busy = handle(), *q = handle();
     CHECK(!dsm_queue_produce(busy) && !dsm_queue_consume(busy) && !dsm_queue_consume(q));
     CHECK(!dsm_queue_push(busy, "the first", 8, 1));
-    publish_u32(&stop, 0);
+    store_release_u32(&stop, 0);
     CHECK(!pthread_create(&thread, NULL, never_empty, busy));
     for (int i = 0; i < 3000000; i++) {
         CHECK(!dsm_queue_next(q, &p, &n, &kind));
         dsm_queue_undo(q);
     }
-    publish_u32(&stop, 1);
+    store_release_u32(&stop, 1);
     pthread_join(thread, NULL);
     CHECK(!dsm_queue_close(q) && !dsm_queue_close(busy));
     unmake();
@@ -271,7 +272,7 @@ static void succeeds_behind_the_tail(void)
     unmake();
 }
 
-/* ---- a producer at home after one from afar, which has gone round the ring and stored no head ---- */
+/* ---- a producer at home after one remotely, which has gone round the ring and stored no head ---- */
 
 static void put_and_take(dsm_queue *producer, dsm_queue *consumer, uint32_t number)
 {
@@ -288,7 +289,7 @@ static void put_and_take(dsm_queue *producer, dsm_queue *consumer, uint32_t numb
 static struct {
     dsm_ctx *home, *away;
     dsm_region *region;
-    dsm_remote *near, *far;
+    dsm_remote *mapped, *remote;
 } place;
 
 static void make_place(void)
@@ -296,18 +297,18 @@ static void make_place(void)
     uint8_t descriptor[DSM_DESC_MAX];
     place.home = open_context(NULL);
     place.away = open_context("");
-    shape = (dsm_queue_shape){.lanes = 1, .flags = DSM_QUEUE_CHECKED, .lane_bytes = 4096, .max_message = LONGEST};
+    shape = (dsm_queue_config){.lanes = 1, .flags = DSM_QUEUE_CHECKED, .lane_bytes = 4096, .max_message = LONGEST};
     CHECK(!dsm_alloc(place.home, dsm_queue_nbytes(&shape), DSM_READ | DSM_WRITE | DSM_ATOMIC, &place.region));
     CHECK(!dsm_queue_format(dsm_region_data(place.region), &shape));
     int length = dsm_region_descriptor(place.region, descriptor);
-    CHECK(!dsm_attach(place.home, descriptor, (size_t)length, -1, &place.near));
-    CHECK(!dsm_attach(place.away, descriptor, (size_t)length, -1, &place.far));
-    CHECK(dsm_remote_near(place.near) && !dsm_remote_near(place.far));
+    CHECK(!dsm_attach(place.home, descriptor, (size_t)length, -1, &place.mapped));
+    CHECK(!dsm_attach(place.away, descriptor, (size_t)length, -1, &place.remote));
+    CHECK(dsm_remote_mapped(place.mapped) && !dsm_remote_mapped(place.remote));
 }
 
 static void unmake_place(void)
 {
-    CHECK(!dsm_remote_close(place.near) && !dsm_remote_close(place.far) && !dsm_region_close(place.region));
+    CHECK(!dsm_remote_close(place.mapped) && !dsm_remote_close(place.remote) && !dsm_region_close(place.region));
     dsm_close(place.away);
     dsm_close(place.home);
 }
@@ -319,14 +320,14 @@ static dsm_queue *producer_through(dsm_remote *r)
     return q;
 }
 
-static void succeeds_from_afar(void)
+static void succeeds_remotely(void)
 {
     dsm_queue *producer = NULL, *consumer;
     make_place();
-    CHECK(!dsm_queue_open(place.near, NULL, &consumer) && !dsm_queue_consume(consumer));
+    CHECK(!dsm_queue_open(place.mapped, NULL, &consumer) && !dsm_queue_consume(consumer));
     for (uint32_t i = 0; i < 300; i++) {
-        if (i % 75 == 0) /* a lap and more, by turns from afar and at home */
-            producer = producer_through(i % 2 ? place.near : place.far);
+        if (i % 75 == 0) /* a lap and more, by turns remotely and at home */
+            producer = producer_through(i % 2 ? place.mapped : place.remote);
         put_and_take(producer, consumer, i);
         if (i % 75 == 74)
             CHECK(!dsm_queue_close(producer));
@@ -346,8 +347,8 @@ static void sends_again(void)
     uint64_t n;
     dsm_queue *consumer;
     make_place();
-    CHECK(!dsm_queue_open(place.near, NULL, &consumer) && !dsm_queue_consume(consumer));
-    dsm_queue *producer = producer_through(place.far);
+    CHECK(!dsm_queue_open(place.mapped, NULL, &consumer) && !dsm_queue_consume(consumer));
+    dsm_queue *producer = producer_through(place.remote);
     for (uint32_t i = 0; i < 100; i++) {
         CHECK(!dsm_queue_push(producer, m, fill(m, 0, i), 1) && !remote_send(producer) && producer->staged == i + 1);
         CHECK(!dsm_queue_next(consumer, &p, &n, &kind) && n == fill(m, 0, i) && !memcmp(p, m, n));
@@ -359,7 +360,8 @@ static void sends_again(void)
     unmake_place();
 }
 
-/* ---- a WRITE of three records of which the first did not land, then a successor whose record ends where the second began ---- */
+/* ---- a WRITE of three records of which the first did not land, then a successor whose record ends where the second
+ * began ---- */
 
 static void put_equal(dsm_queue *q, uint64_t length, uint8_t with, uint32_t n)
 {
@@ -386,15 +388,15 @@ static void nothing_stale_comes_to_life(bool first, bool second)
 {
     dsm_queue *consumer;
     make_place();
-    CHECK(!dsm_queue_open(place.near, NULL, &consumer) && !dsm_queue_consume(consumer));
+    CHECK(!dsm_queue_open(place.mapped, NULL, &consumer) && !dsm_queue_consume(consumer));
     for (uint32_t i = 0; i < 60; i++) { /* also around the ring's end */
         uint64_t length = length_of(i);
-        dsm_queue *torn = producer_through(first ? place.near : place.far);
+        dsm_queue *torn = producer_through(first ? place.mapped : place.remote);
         uint64_t at = torn->head & torn->mask;
         put_equal(torn, length, 1, 3);
         memset(consumer->base + data_at(consumer, 0) + at, 0, 8);
         CHECK(!dsm_queue_close(torn));
-        dsm_queue *next = producer_through(second ? place.near : place.far);
+        dsm_queue *next = producer_through(second ? place.mapped : place.remote);
         for (uint8_t k = 2; k < 6; k++) {
             put_equal(next, length, k, 1);
             take_equal(consumer, length, k);
@@ -458,7 +460,7 @@ int main(void)
     everything("checked", 2, 1, DSM_QUEUE_CHECKED);
     empty_is_true();
     succeeds_behind_the_tail();
-    succeeds_from_afar();
+    succeeds_remotely();
     sends_again();
     for (int i = 0; i < 4; i++)
         nothing_stale_comes_to_life(i & 1, i & 2);

@@ -1,4 +1,5 @@
-/* How much memory a process may take, in made-up trees of /proc and /sys: the host's, and control groups of both versions. */
+/* How much memory a process may take, in made-up trees of /proc and /sys: the host's, and control groups of both
+ * versions. */
 #include "check.h"
 #include "fabric/shm/shm.h"
 

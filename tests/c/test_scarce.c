@@ -1,9 +1,9 @@
 /* wraps: malloc calloc realloc aligned_alloc free mmap memfd_create open socket eventfd epoll_create1 pthread_create */
 /* wraps: pthread_mutex_lock pthread_mutex_unlock */
 /*
- * Memory, files, mappings and threads run out at each place where the core asks for them, one after another: the call fails with an
- * error that names no other cause, and leaves no memory, file or mapping. Meanwhile who unlocks a mutex must have locked it, and
- * nobody locks one twice.
+ * Memory, files, mappings and threads run out at each place where the core asks for them, one after another: the call
+ * fails with an error that names no other cause, and leaves no memory, file or mapping. Meanwhile who unlocks a mutex
+ * must have locked it, and nobody locks one twice.
  */
 #include "base/atomic.h"
 #include "check.h"
@@ -25,7 +25,7 @@
 
 enum { MEMBERS = 4 };
 #define NONE INT64_MAX
-#define PATIENCE INT64_C(20000000000)
+#define TIMEOUT_S INT64_C(20000000000)
 
 static int64_t left = NONE; /* requests of all threads until one fails, alone */
 static int64_t pieces;      /* of memory that the core has */
@@ -172,7 +172,7 @@ static int enter(struct world *w, const char *fault, uint64_t nbytes)
         w->region = NULL;
     if (!rc)
         rc = open_one(fault, &w->user);
-    if (!rc && (rc = dsm_attach(w->user, d, (size_t)dsm_region_descriptor(w->region, d), PATIENCE, &w->remote)))
+    if (!rc && (rc = dsm_attach(w->user, d, (size_t)dsm_region_descriptor(w->region, d), TIMEOUT_S, &w->remote)))
         w->remote = NULL;
     return rc;
 }
@@ -184,7 +184,7 @@ static int many_ops(struct world *w)
     for (int i = 0; i < 300; i++)
         ops[i] = (dsm_op){
             .code = DSM_OP_READ, .remote = w->remote, .offset = 8ull * (unsigned)i, .local = out + i, .nbytes = 8};
-    return dsm_execute(w->user, ops, 300, PATIENCE, NULL);
+    return dsm_execute(w->user, ops, 300, TIMEOUT_S, NULL);
 }
 
 /* As an event loop does: by the thread that makes connections. */
@@ -200,16 +200,16 @@ static int start_one(struct world *w)
     struct pollfd on = {.fd = dsm_event_fd(w->user), .events = POLLIN};
     while (!rc && !dsm_completed(w->user))
         CHECK(poll(&on, 1, -1) == 1);
-    return dsm_finish(&t, PATIENCE, &failed);
+    return dsm_finish(&t, TIMEOUT_S, &failed);
 }
 
-static int near_memory(void)
+static int local_memory(void)
 {
     struct world w;
     uint64_t old;
     int rc = enter(&w, NULL, 8192);
     if (!rc)
-        rc = dsm_fetch_add(w.remote, 0, 1, &old, PATIENCE);
+        rc = dsm_fetch_add(w.remote, 0, 1, &old, TIMEOUT_S);
     if (!rc)
         rc = many_ops(&w);
     leave(&w);
@@ -277,7 +277,7 @@ static int use_lock(dsm_remote *r)
     int rc = dsm_lock_open(r, -1, &l);
     if (rc)
         return rc;
-    FIRST(rc, dsm_lock_acquire(l, PATIENCE));
+    FIRST(rc, dsm_lock_acquire(l, TIMEOUT_S));
     FIRST(rc, dsm_lock_release(l));
     dsm_lock_close(l);
     return rc;
@@ -290,11 +290,11 @@ static int use_rwlock(dsm_remote *r)
     int rc = dsm_rwlock_open(r, -1, &rw);
     if (rc)
         return rc;
-    FIRST(rc, dsm_rwlock_read(rw, PATIENCE));
+    FIRST(rc, dsm_rwlock_read(rw, TIMEOUT_S));
     FIRST(rc, dsm_rwlock_inside(rw, who));
     FIRST(rc, dsm_rwlock_unread(rw));
-    FIRST(rc, dsm_rwlock_claim(rw, PATIENCE));
-    FIRST(rc, dsm_rwlock_drain(rw, PATIENCE));
+    FIRST(rc, dsm_rwlock_claim(rw, TIMEOUT_S));
+    FIRST(rc, dsm_rwlock_drain(rw, TIMEOUT_S));
     FIRST(rc, dsm_rwlock_unclaim(rw, 0));
     dsm_rwlock_close(rw);
     return rc;
@@ -306,7 +306,7 @@ static int use_semaphore(dsm_remote *r)
     int rc = dsm_semaphore_open(r, -1, &m);
     if (rc)
         return rc;
-    FIRST(rc, dsm_semaphore_acquire(m, PATIENCE));
+    FIRST(rc, dsm_semaphore_acquire(m, TIMEOUT_S));
     FIRST(rc, dsm_semaphore_value(m));
     FIRST(rc, dsm_semaphore_release(m, 1));
     dsm_semaphore_close(m);
@@ -319,7 +319,7 @@ static int use_counting(dsm_remote *r)
     int rc = dsm_counting_open(r, -1, &c);
     if (rc)
         return rc;
-    FIRST(rc, dsm_counting_acquire(c, PATIENCE));
+    FIRST(rc, dsm_counting_acquire(c, TIMEOUT_S));
     FIRST(rc, dsm_counting_release(c, 1));
     dsm_counting_close(c);
     return rc;
@@ -333,7 +333,7 @@ static int use_event(dsm_remote *r)
     if (rc)
         return rc;
     FIRST(rc, dsm_event_set(e));
-    FIRST(rc, dsm_event_wait(e, &since, PATIENCE));
+    FIRST(rc, dsm_event_wait(e, &since, TIMEOUT_S));
     dsm_event_close(e);
     return rc;
 }
@@ -344,7 +344,7 @@ static int use_condition(dsm_remote *r)
     int rc = dsm_condition_open(r, NULL, -1, &c);
     if (rc)
         return rc;
-    FIRST(rc, dsm_lock_acquire(dsm_condition_lock(c), PATIENCE));
+    FIRST(rc, dsm_lock_acquire(dsm_condition_lock(c), TIMEOUT_S));
     FIRST(rc, dsm_condition_notify(c, 1));
     FIRST(rc, dsm_lock_release(dsm_condition_lock(c)));
     dsm_condition_close(c);
@@ -359,7 +359,7 @@ static int use_barrier(dsm_remote *r)
     int rc = dsm_barrier_open(r, -1, &b);
     if (rc)
         return rc;
-    FIRST(rc, dsm_barrier_arrive(b, 1, PATIENCE, &generation, &index));
+    FIRST(rc, dsm_barrier_arrive(b, 1, TIMEOUT_S, &generation, &index));
     dsm_barrier_close(b);
     return rc;
 }
@@ -370,7 +370,7 @@ static int use_once(dsm_remote *r)
     int rc = dsm_once_open(r, -1, &o);
     if (rc)
         return rc;
-    FIRST(rc, dsm_once_begin(o, PATIENCE));
+    FIRST(rc, dsm_once_begin(o, TIMEOUT_S));
     FIRST(rc, dsm_once_end(o, 0));
     dsm_once_close(o);
     return rc;
@@ -386,7 +386,7 @@ static int use_queue(dsm_remote *r)
     FIRST(rc, dsm_queue_produce(q));
     FIRST(rc, dsm_queue_push(q, "message", 8, 1));
     FIRST(rc, dsm_queue_flush(q));
-    if (dsm_remote_near(r)) {
+    if (dsm_remote_mapped(r)) {
         FIRST(rc, dsm_queue_consume(q));
         FIRST(rc, dsm_watch_open(q, &w));
         if (rc >= 0)
@@ -409,9 +409,9 @@ static const struct kind {
     {DSM_QUEUE, 0, 0, use_queue},
 };
 
-static const dsm_queue_shape shape = {.lanes = 2, .flags = DSM_QUEUE_CHECKED, .lane_bytes = 4096, .max_message = 64};
+static const dsm_queue_config shape = {.lanes = 2, .flags = DSM_QUEUE_CHECKED, .lane_bytes = 4096, .max_message = 64};
 static const struct kind *kind;
-static bool far;
+static bool remote;
 
 static uint64_t bytes_of(void)
 {
@@ -430,13 +430,13 @@ static int object(void)
 {
     struct world w = {0};
     int fd, rc;
-    if (far) {
+    if (remote) {
         if (!(rc = enter(&w, "", bytes_of())))
             format(dsm_region_data(w.region));
     } else {
         file_of(bytes_of(), &fd);
         if (!(rc = dsm_map(fd, bytes_of(), 7, &w.remote)))
-            format(dsm_remote_near(w.remote));
+            format(dsm_remote_mapped(w.remote));
         close(fd);
     }
     for (uint32_t i = 0; i < MEMBERS + 2 && rc >= 0; i++) /* places that were not given back would run out */
@@ -507,13 +507,13 @@ static void first_use(void)
 int main(void)
 {
     first_use();
-    run_out("near", near_memory);
-    run_out("far", far_memory);
+    run_out("local", local_memory);
+    run_out("remote", far_memory);
     run_out("plans", wrong_plans);
     run_out("mapped", mapped_again);
     for (size_t i = 0; i < 2 * sizeof kinds / sizeof *kinds; i++) {
         kind = &kinds[i / 2];
-        far = i % 2;
+        remote = i % 2;
         run_out(dsm_type_name(kind->type), object);
     }
     puts("ok");

@@ -1,4 +1,5 @@
-/* Memory that others scribble over, where tests/c/fuzz_object.c would need luck: the scribble that once got somebody out of bounds. */
+/* Memory that others scribble over, where tests/c/fuzz_object.c would need luck: the scribble that once got somebody
+ * out of bounds. */
 #include "base/crc32.h"
 #include "check.h"
 #include "context.h"
@@ -20,26 +21,27 @@ enum { ALL = DSM_READ | DSM_WRITE | DSM_ATOMIC, ROWS = 3, OPENS = 100000 };
 static dsm_remote *map_zeroes(uint64_t nbytes)
 {
     dsm_remote *r;
-    int fd = memfd_create("scribbled", MFD_CLOEXEC);
+    int fd = memfd_create("corrupted", MFD_CLOEXEC);
     CHECK(fd >= 0 && !ftruncate(fd, (off_t)nbytes) && !dsm_map(fd, nbytes, ALL, &r));
     close(fd);
     return r;
 }
 
-/* ---- a tail that is no position of a record: a header there would reach beyond the lane, which is the object's last ---- */
+/* ---- a tail that is no position of a record: a header there would reach beyond the lane, which is the object's last
+ * ---- */
 
 static void odd_tail(uint32_t flags, uint64_t tail)
 {
-    dsm_queue_shape shape = {.lanes = 1, .flags = flags, .lane_bytes = 4096, .max_message = 300};
+    dsm_queue_config shape = {.lanes = 1, .flags = flags, .lane_bytes = 4096, .max_message = 300};
     dsm_queue *q;
     dsm_queue_counts counts;
     const void *p;
     uint64_t n;
     uint8_t kind;
     dsm_remote *r = map_zeroes(dsm_queue_nbytes(&shape));
-    CHECK(!dsm_queue_format(dsm_remote_near(r), &shape));
+    CHECK(!dsm_queue_format(dsm_remote_mapped(r), &shape));
     CHECK(!dsm_queue_open(r, NULL, &q) && !dsm_queue_produce(q) && !dsm_queue_consume(q));
-    note_u64(&lane_lines(q, 0)->tail, tail);
+    store_relaxed_u64(&lane_lines(q, 0)->tail, tail);
     CHECK(dsm_queue_next(q, &p, &n, &kind) == -DSM_ECORRUPT);
     CHECK(dsm_queue_wait_item(q, 0, 0) == 0); /* so that whoever waits is told */
     CHECK(!dsm_queue_count(q, &counts) && counts.messages == 0);
@@ -49,17 +51,17 @@ static void odd_tail(uint32_t flags, uint64_t tail)
 /* Who succeeds a dead producer walks on from its head: not from one that is no position of a record. */
 static void odd_ends(uint32_t flags, uint64_t head, uint64_t tail)
 {
-    dsm_queue_shape shape = {.lanes = 1, .flags = flags, .lane_bytes = 4096, .max_message = 300};
+    dsm_queue_config shape = {.lanes = 1, .flags = flags, .lane_bytes = 4096, .max_message = 300};
     dsm_queue *q;
     dsm_remote *r = map_zeroes(dsm_queue_nbytes(&shape));
-    CHECK(!dsm_queue_format(dsm_remote_near(r), &shape) && !dsm_queue_open(r, NULL, &q));
-    note_u64(&lane_lines(q, 0)->head, head);
-    note_u64(&lane_lines(q, 0)->tail, tail);
+    CHECK(!dsm_queue_format(dsm_remote_mapped(r), &shape) && !dsm_queue_open(r, NULL, &q));
+    store_relaxed_u64(&lane_lines(q, 0)->head, head);
+    store_relaxed_u64(&lane_lines(q, 0)->tail, tail);
     CHECK(dsm_queue_produce(q) == -DSM_ECORRUPT);
     CHECK(!dsm_queue_close(q) && !dsm_remote_close(r));
 }
 
-/* ---- far: the tail is what the owner says ---- */
+/* ---- remote: the tail is what the owner says ---- */
 
 static const uint8_t message[300];
 
@@ -71,13 +73,14 @@ static int fill(dsm_queue *q)
     return rc;
 }
 
-/* Three laps are staged behind a tail that runs ahead of what was sent, then it goes back: a flush sends no more than a lane. */
+/* Three laps are staged behind a tail that runs ahead of what was sent, then it goes back: a flush sends no more than a
+ * lane. */
 static void tail_goes_back(void)
 {
-    dsm_queue_shape shape = {.lanes = 1, .flags = DSM_QUEUE_CHECKED, .lane_bytes = 4096, .max_message = 300};
+    dsm_queue_config shape = {.lanes = 1, .flags = DSM_QUEUE_CHECKED, .lane_bytes = 4096, .max_message = 300};
     dsm_ctx *home = open_context(NULL), *away = open_context("");
     dsm_region *region;
-    dsm_remote *far;
+    dsm_remote *remote;
     dsm_queue *q;
     const void *p;
     uint64_t n;
@@ -85,19 +88,19 @@ static void tail_goes_back(void)
     CHECK(!dsm_alloc(home, dsm_queue_nbytes(&shape), ALL, &region));
     CHECK(!dsm_queue_format(dsm_region_data(region), &shape));
     int length = dsm_region_descriptor(region, name);
-    CHECK(!dsm_attach(away, name, (size_t)length, -1, &far) && !dsm_remote_near(far));
-    CHECK(!dsm_queue_open(far, NULL, &q) && dsm_queue_next(q, &p, &n, &kind) == -DSM_EINVAL);
+    CHECK(!dsm_attach(away, name, (size_t)length, -1, &remote) && !dsm_remote_mapped(remote));
+    CHECK(!dsm_queue_open(remote, NULL, &q) && dsm_queue_next(q, &p, &n, &kind) == -DSM_EINVAL);
     CHECK(!dsm_queue_produce(q) && !dsm_queue_push(q, "first", 5, 1) && !dsm_queue_flush(q));
     uint8_t *lines = (uint8_t *)dsm_region_data(region) + lines_at(q, 0);
     uint64_t *tail = &((struct lane_lines *)(void *)lines)->tail;
     for (int lap = 0; lap < 3; lap++) {
-        note_u64(tail, q->head);
+        store_relaxed_u64(tail, q->head);
         CHECK(fill(q) == -DSM_EFULL);
     }
-    note_u64(tail, 0);
+    store_relaxed_u64(tail, 0);
     CHECK(fill(q) == -DSM_ECORRUPT);
     CHECK(!dsm_queue_flush(q));
-    CHECK(!dsm_queue_close(q) && !dsm_remote_close(far) && !dsm_region_close(region));
+    CHECK(!dsm_queue_close(q) && !dsm_remote_close(remote) && !dsm_region_close(region));
     dsm_close(away);
     dsm_close(home);
 }
@@ -111,7 +114,7 @@ static void make_segment(dsm_remote **r, uint64_t capacity)
     s.capacity = capacity;
     CHECK(!dsm_segment_layout(&s, &nbytes));
     *r = map_zeroes(nbytes);
-    CHECK(!dsm_segment_format(dsm_remote_near(*r), nbytes, &s));
+    CHECK(!dsm_segment_format(dsm_remote_mapped(*r), nbytes, &s));
 }
 
 static struct {
@@ -122,14 +125,14 @@ static struct {
 /* What differs between the two headers, again and again. */
 static void *alternate(void *arg)
 {
-    for (unsigned i = 0; !peek_u32(&alternating.stop); i++) {
+    for (unsigned i = 0; !load_relaxed_u32(&alternating.stop); i++) {
         const struct segment_header *h = &alternating.headers[i % 2];
-        note_u64(&alternating.place->object.nbytes, h->object.nbytes);
-        note_u64(&alternating.place->object.id, h->object.id);
-        note_u64(&alternating.place->capacity, h->capacity);
-        note_u64(&alternating.place->shadow, h->shadow);
-        note_u32(&alternating.place->crc, h->crc);
-        note_u32(&alternating.turns, i);
+        store_relaxed_u64(&alternating.place->object.nbytes, h->object.nbytes);
+        store_relaxed_u64(&alternating.place->object.id, h->object.id);
+        store_relaxed_u64(&alternating.place->capacity, h->capacity);
+        store_relaxed_u64(&alternating.place->shadow, h->shadow);
+        store_relaxed_u32(&alternating.place->crc, h->crc);
+        store_relaxed_u32(&alternating.turns, i);
         cpu_relax(); /* a header that is never whole is never accepted */
     }
     return arg;
@@ -143,16 +146,16 @@ static void header_changes(void)
     pthread_t thread;
     make_segment(&r, 512);
     make_segment(&larger, 512 * 1024);
-    alternating.place = dsm_remote_near(r);
-    memcpy(&alternating.headers[0], dsm_remote_near(r), sizeof alternating.headers[0]);
-    memcpy(&alternating.headers[1], dsm_remote_near(larger), sizeof alternating.headers[1]);
+    alternating.place = dsm_remote_mapped(r);
+    memcpy(&alternating.headers[0], dsm_remote_mapped(r), sizeof alternating.headers[0]);
+    memcpy(&alternating.headers[1], dsm_remote_mapped(larger), sizeof alternating.headers[1]);
     CHECK(!pthread_create(&thread, NULL, alternate, NULL));
-    for (int i = 0, opened = 0; i < OPENS || !opened || peek_u32(&alternating.turns) < OPENS; i++)
+    for (int i = 0, opened = 0; i < OPENS || !opened || load_relaxed_u32(&alternating.turns) < OPENS; i++)
         if (dsm_segment_open(r, &s) >= 0) {
             CHECK(s.shadow + s.capacity * s.row_bytes <= dsm_remote_nbytes(r));
             opened = 1;
         }
-    note_u32(&alternating.stop, 1);
+    store_relaxed_u32(&alternating.stop, 1);
     pthread_join(thread, NULL);
     CHECK(!dsm_remote_close(r) && !dsm_remote_close(larger));
 }
@@ -189,7 +192,7 @@ static void seals_late(void)
 {
     const dsm_descriptor grant = {.nbytes = 4096, .access = ALL};
     struct fabric_remote *r;
-    int fd = memfd_create("scribbled", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    int fd = memfd_create("corrupted", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     CHECK(fd >= 0 && !ftruncate(fd, 8192));
     cut_short = true;
     CHECK(shm_fabric.mem_import(NULL, &grant, fd, &r) == -DSM_EPROTO);
@@ -197,7 +200,8 @@ static void seals_late(void)
     close(fd);
 }
 
-/* ---- offsets of the caller's, which lie in memory that others write: between the look at them and their use, too ---- */
+/* ---- offsets of the caller's, which lie in memory that others write: between the look at them and their use, too
+ * ---- */
 
 enum { OFFSETS = 2, PIECE = 8, ENOUGH = 60000 };
 
@@ -208,10 +212,11 @@ static struct {
 
 static void *move_offsets(void *arg)
 {
-    for (unsigned i = 0; !peek_u32(&caller.stop); i++) {
-        note_u64(&caller.at[i % OFFSETS], UINT64_MAX / 4 & ~7ull); /* whoever follows it leaves the region, and ends */
+    for (unsigned i = 0; !load_relaxed_u32(&caller.stop); i++) {
+        /* whoever follows it leaves the region, and ends */
+        store_relaxed_u64(&caller.at[i % OFFSETS], UINT64_MAX / 4 & ~7ull);
         cpu_relax();
-        note_u64(&caller.at[i % OFFSETS], i % OFFSETS * PIECE);
+        store_relaxed_u64(&caller.at[i % OFFSETS], i % OFFSETS * PIECE);
         cpu_relax();
     }
     return arg;
@@ -232,7 +237,7 @@ static void offsets_change(dsm_remote *r)
         CHECK(!rc || rc == -DSM_EBOUNDS);
         (rc ? refused : moved)[i & 1]++;
     }
-    note_u32(&caller.stop, 1);
+    store_relaxed_u32(&caller.stop, 1);
     pthread_join(thread, NULL);
 }
 

@@ -1,6 +1,7 @@
-/* Versions of a segment, by threads that write, threads that read, and writers that stop at every step and are found dead. */
+/* Versions of a segment, by threads that write, threads that read, and writers that stop at every step and are found
+ * dead. */
+#include "base/mapped_ops.h"
 #include "check.h"
-#include "fabric/near.h"
 #include "mem/core.h"
 #include "proto/member.h"
 #include "proto/segment.h"
@@ -27,7 +28,7 @@ static void make(uint64_t rows)
     CHECK(fd >= 0 && !ftruncate(fd, (off_t)nbytes));
     CHECK(!dsm_map(fd, nbytes, DSM_READ | DSM_WRITE | DSM_ATOMIC, &memory));
     close(fd);
-    CHECK(!dsm_segment_format(dsm_remote_near(memory), nbytes, &s));
+    CHECK(!dsm_segment_format(dsm_remote_mapped(memory), nbytes, &s));
     CHECK(!dsm_segment_open(memory, &segment));
 }
 
@@ -36,7 +37,7 @@ static void fill(uint64_t value)
     static __thread uint64_t data[ROWS];
     for (int i = 0; i < ROWS; i++)
         data[i] = value;
-    near_copy((uint8_t *)dsm_remote_near(memory) + segment.data, data, sizeof data);
+    mapped_copy((uint8_t *)dsm_remote_mapped(memory) + segment.data, data, sizeof data);
 }
 
 /* Every version v is v in all rows. */
@@ -104,18 +105,18 @@ static void test_dead_writers(void)
     for (size_t i = 0; i < sizeof left / sizeof *left; i++) {
         uint64_t data[2], rows = 2, version;
         make(2);
-        uint8_t *near = dsm_remote_near(memory);
+        uint8_t *mapped = dsm_remote_mapped(memory);
         for (int k = 0; k < 2; k++) { /* half done, where it is a mixture */
-            memcpy(near + segment.data + 8 * k, left[i].data == 99 && k ? &left[i].version : &left[i].data, 8);
-            memcpy(near + segment.shadow + 8 * k, left[i].shadow == 99 && k ? &left[i].version : &left[i].shadow, 8);
+            memcpy(mapped + segment.data + 8 * k, left[i].data == 99 && k ? &left[i].version : &left[i].data, 8);
+            memcpy(mapped + segment.shadow + 8 * k, left[i].shadow == 99 && k ? &left[i].version : &left[i].shadow, 8);
         }
-        memcpy(near + SEGMENT_HEAD, &left[i].head, 8);
-        memcpy(near + SEGMENT_WRITER, &dead, 8);
+        memcpy(mapped + SEGMENT_HEAD, &left[i].head, 8);
+        memcpy(mapped + SEGMENT_WRITER, &dead, 8);
         CHECK(!dsm_segment_snapshot(memory, &segment, data, &rows, 0, &(int){0}, &version));
         CHECK(version == left[i].version && data[0] == version && data[1] == version);
         CHECK(!dsm_segment_begin(memory, &segment, 0, &version, &rows));
         CHECK(version == left[i].version);
-        memcpy(data, near + segment.data, 16);
+        memcpy(data, mapped + segment.data, 16);
         CHECK(data[0] == version && data[1] == version);
         CHECK(!dsm_segment_abort(memory, &segment, version));
         CHECK(!dsm_segment_snapshot(memory, &segment, data, &rows, 0, &(int){0}, &version) &&
@@ -129,7 +130,7 @@ static void *change(void *arg)
     uint64_t old;
     for (int i = 0; i < 100; i++) {
         CHECK(!dsm_fetch_add(memory, SEGMENT_DATA, 1, &old, -1));
-        dsm_segment_ring(memory);
+        dsm_segment_notify(memory);
     }
     return arg;
 }

@@ -1,7 +1,7 @@
 /*
- * Several owners, and one user whose threads do everything at once, on shm through fault: batches to all owners, deadlines that
- * pass, event loops beside blocking threads, attaching and closing, a node that is fenced and an owner that goes; and an agent
- * without file descriptors.
+ * Several owners, and one user whose threads do everything at once, on shm through fault: batches to all owners,
+ * deadlines that pass, event loops beside blocking threads, attaching and closing, a node that is fenced and an owner
+ * that goes; and an agent without file descriptors.
  *
  * Each thread counts what it was told has happened; in the end the words say the same.
  */
@@ -77,15 +77,15 @@ static void *loop(void *arg)
             uint32_t *whose;
             dsm_op ops[OWNERS];
         } work = {.whose = mine};
-        note_u32(mine, 0);
+        store_relaxed_u32(mine, 0);
         for (int k = 0; k < OWNERS; k++)
             work.ops[k] = add_one(k, 0);
         CHECK(!dsm_start(user, work.ops, OWNERS, &work.t, NULL));
-        while (!observe_u32(mine)) {
+        while (!load_acquire_u32(mine)) {
             struct pollfd on = {.fd = fd, .events = POLLIN};
             poll(&on, 1, 20); /* the other loop may take what we wait for */
             for (dsm_ticket *t; (t = dsm_completed(user));)
-                publish_u32(*(uint32_t **)(void *)(t + 1), 1);
+                store_release_u32(*(uint32_t **)(void *)(t + 1), 1);
         }
         CHECK(!dsm_finish(&work.t, -1, NULL));
         *(uint64_t *)arg += OWNERS;
@@ -234,9 +234,9 @@ static uint32_t stop;
 static void *change_offsets(void *arg)
 {
     (void)arg;
-    while (!peek_u32(&stop)) {
-        note_u64(&offsets[1], 1ull << 45);
-        note_u64(&offsets[1], 8);
+    while (!load_relaxed_u32(&stop)) {
+        store_relaxed_u64(&offsets[1], 1ull << 45);
+        store_relaxed_u64(&offsets[1], 8);
     }
     return NULL;
 }
@@ -257,7 +257,7 @@ static void moving_offsets(void)
         CHECK(!rc || rc == -DSM_EBOUNDS);
         good += !rc;
     }
-    note_u32(&stop, 1);
+    store_relaxed_u32(&stop, 1);
     pthread_join(thread, NULL);
     CHECK(!dsm_remote_close(r));
     CHECK(!dsm_region_close(region));
@@ -296,12 +296,12 @@ static void no_descriptors_left(void)
     low = old;
     low.rlim_cur = (rlim_t)last + 1; /* all below are taken, as the lowest free one is given */
     CHECK(!setrlimit(RLIMIT_NOFILE, &low));
-    uint32_t before = peek_u32(&accepts);
+    uint32_t before = load_relaxed_u32(&accepts);
     knock(last, c);
-    while (peek_u32(&accepts) < before + 3) /* it tries, and tries again */
+    while (load_relaxed_u32(&accepts) < before + 3) /* it tries, and tries again */
         usleep(1000);
     usleep(300000);
-    CHECK(peek_u32(&accepts) - before < 100); /* but not in a loop */
+    CHECK(load_relaxed_u32(&accepts) - before < 100); /* but not in a loop */
     CHECK(!setrlimit(RLIMIT_NOFILE, &old));
     CHECK(!dsm_attach(other, raw, (size_t)n, 10000000000, &remote)); /* and it listens again */
     CHECK(!dsm_remote_close(remote));

@@ -1,4 +1,5 @@
-/* Threads that use one context, on shm and on shm through fault, while others attach, fence and write garbage to the agent. */
+/* Threads that use one context, on shm and on shm through fault, while others attach, fence and write garbage to the
+ * agent. */
 #include "check.h"
 #include "context.h"
 #include "dsm.h"

@@ -1,4 +1,5 @@
-/* What only a device shows of the verbs fabric: one that stalls, fails to be set up, says that it is lost; whose memory it is. */
+/* What only a device shows of the verbs fabric: one that stalls, fails to be set up, says that it is lost; whose memory
+ * it is. */
 #ifdef DSM_HAVE_VERBS
 #include "base/atomic.h"
 #include "check.h"
@@ -180,11 +181,12 @@ static void *read_late(void *arg)
     uint64_t data;
     (void)arg;
     CHECK(dsm_read(remote, 0, &data, 8, 20 * MS) == -DSM_ETIME);
-    publish_u32(&ended, 1);
+    store_release_u32(&ended, 1);
     return NULL;
 }
 
-/* While the device is given time to flush what was aborted, others have the connection: they may be event loops, or the agent. */
+/* While the device is given time to flush what was aborted, others have the connection: they may be event loops, or the
+ * agent. */
 static void drained_without_the_lock(void)
 {
     pthread_t thread;
@@ -192,7 +194,7 @@ static void drained_without_the_lock(void)
     open_two(HOUR);
     set_stall(true, true);
     CHECK(!pthread_create(&thread, NULL, read_late, NULL));
-    while (!free && !observe_u32(&ended)) {
+    while (!free && !load_acquire_u32(&ended)) {
         pthread_mutex_lock(&remote->peer->lock);
         free = remote->peer->ep->broken && remote->peer->ep->inflight;
         pthread_mutex_unlock(&remote->peer->lock);
@@ -251,7 +253,7 @@ static void started_ops(void)
     CHECK(!dsm_start(user, &op, 1, &t, NULL) && next_completed(user) == &t);
     CHECK(dsm_finish(&t, -1, NULL) == -DSM_ESTALE);
     dsm_close(owner);
-    while (!peek_u32(&remote->peer->dead))
+    while (!load_relaxed_u32(&remote->peer->dead))
         usleep(1000);
     int silent = listen_at(address);
     CHECK(!dsm_start(user, &op, 1, &t, NULL) && !dsm_completed(user));
@@ -290,9 +292,9 @@ static void old_connection_lingers(void)
     struct peer *p = remote->peer;
     CHECK(!dsm_fetch_add(remote, 0, 1, &old, -1));
     int queue_pairs = fake.queue_pairs, lingers = dup(p->fd);
-    pthread_mutex_lock(&p->talk);
+    pthread_mutex_lock(&p->control_lock);
     user->control->disconnect(p);
-    pthread_mutex_unlock(&p->talk);
+    pthread_mutex_unlock(&p->control_lock);
     CHECK(!dsm_fetch_add(remote, 0, 1, &old, -1) && old == 1);
     CHECK(fake.queue_pairs == queue_pairs); /* nothing that is late can come through the old ones */
     close(lingers);
@@ -425,7 +427,7 @@ static void owners_that_go(void)
         CHECK(!attach(region, &remote) && !dsm_read(remote, 0, &data, 8, -1));
         CHECK(!dsm_region_close(region));
         dsm_close(owner);
-        while (!peek_u32(&remote->peer->dead)) /* its agent sees the connection end */
+        while (!load_relaxed_u32(&remote->peer->dead)) /* its agent sees the connection end */
             usleep(1000);
         CHECK(!dsm_remote_close(remote));
     }

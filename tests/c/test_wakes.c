@@ -1,10 +1,10 @@
 /*
- * No wake is lost. Whoever sleeps looks again after a while by itself, which hides a ring that is missing: here that while
- * is an hour, nobody spins, and the alarm ends a program in which somebody is left asleep.
+ * No wake is lost. Whoever sleeps looks again after a while by itself, which hides a ring that is missing: here that
+ * while is an hour, nobody spins, and the alarm ends a program in which somebody is left asleep.
  */
 #include "check.h"
 #include "objects.h"
-#include "proto/bell.h"
+#include "proto/eventcount.h"
 
 #include <pthread.h>
 #include <string.h>
@@ -59,7 +59,7 @@ static void *one_reader(void *r)
     dsm_rwlock *rw;
     CHECK(!dsm_rwlock_open(r, 0, &rw) && dsm_rwlock_read(rw, -1) == 1);
     fetch_add_u32(&inside, 1);
-    while (observe_u32(&inside) < 3)
+    while (load_acquire_u32(&inside) < 3)
         usleep(100);
     CHECK(!dsm_rwlock_unread(rw));
     dsm_rwlock_close(rw);
@@ -205,9 +205,9 @@ static void *onces(void *r)
 
 static dsm_remote *queue_object(uint32_t flags)
 {
-    dsm_queue_shape shape = {.lanes = THREADS, .flags = flags, .lane_bytes = 4096, .max_message = 1000};
+    dsm_queue_config shape = {.lanes = THREADS, .flags = flags, .lane_bytes = 4096, .max_message = 1000};
     dsm_remote *r = memory_of(dsm_queue_nbytes(&shape));
-    CHECK(!dsm_queue_format(dsm_remote_near(r), &shape));
+    CHECK(!dsm_queue_format(dsm_remote_mapped(r), &shape));
     return r;
 }
 
@@ -297,7 +297,7 @@ static dsm_remote *segment_object(uint32_t versioned)
     memcpy(s.dtype, "'<u8'", 5);
     CHECK(!dsm_segment_layout(&s, &n));
     dsm_remote *r = memory_of(n);
-    CHECK(!dsm_segment_format(dsm_remote_near(r), n, &s));
+    CHECK(!dsm_segment_format(dsm_remote_mapped(r), n, &s));
     return r;
 }
 
@@ -323,7 +323,7 @@ static void *elements(void *r)
         if (me)
             CHECK(!dsm_segment_wait(r, s.data, &seen, &now, 8, 0, -1) && now == next);
         CHECK(!dsm_write(r, s.data + 8 * me, &next, 8, -1));
-        dsm_segment_ring(r);
+        dsm_segment_notify(r);
         if (!me)
             CHECK(!dsm_segment_wait(r, s.data + 8, &seen, &now, 8, 0, -1) && now == next);
     }
@@ -333,7 +333,7 @@ static void *elements(void *r)
 int main(void)
 {
     alarm(60);
-    bell_recheck(3600ll * 1000000000);
+    eventcount_recheck(3600ll * 1000000000);
     together(THREADS, locks, object_of(DSM_LOCK, THREADS, 0));
     together(THREADS, rwlocks, object_of(DSM_RWLOCK, THREADS, 0));
     readers_behind_a_writer();

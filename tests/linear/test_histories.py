@@ -1,7 +1,7 @@
 """Histories of processes that use one object, some of them killed in the middle, are linearisable.
 
 A queue promises the order of each producer's messages and none between producers, so each lane is a history of its own;
-a get that found nothing is part of all of them. From afar, puts and atomics meet delays, and locks also broken
+a get that found nothing is part of all of them. Remotely, puts and atomics meet delays, and locks also broken
 connections and lost acknowledgements: those are what the product repeats itself.
 """
 
@@ -125,7 +125,7 @@ def test_queues(history, producers, consumers, deaths):
 
 
 @pytest.mark.parametrize("history", [DELAYS], indirect=True, ids=["delays"])
-def test_queues_from_afar(history):
+def test_queues_remotely(history):
     obj = history.make("queue", producers=4)
     for _ in range(2):
         history.start(recorder.put_some, 100)
@@ -134,7 +134,7 @@ def test_queues_from_afar(history):
     assert all(is_linearisable(of_lane, lane, ()) for of_lane in lanes(ops))
 
 
-@pytest.mark.parametrize("history", [None, DELAYS], indirect=True, ids=["near", "delays"])
+@pytest.mark.parametrize("history", [None, DELAYS], indirect=True, ids=["local", "delays"])
 @pytest.mark.parametrize("deaths", [False, True])
 def test_words(history, deaths):
     history.make("segment", shape=4, dtype="i8")
@@ -147,7 +147,7 @@ def test_words(history, deaths):
     assert is_linearisable(history.ops(), word, 0)
 
 
-@pytest.mark.parametrize("history", [None, DELAYS, BREAKS], indirect=True, ids=["near", "delays", "breaks"])
+@pytest.mark.parametrize("history", [None, DELAYS, BREAKS], indirect=True, ids=["local", "delays", "breaks"])
 def test_locks(history):
     history.make("lock")
     for _ in range(3):

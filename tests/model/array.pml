@@ -89,7 +89,7 @@ active proctype producer()
     byte at, from, p, first, first_try, size, n, k, i, h, t, mine, look;
 #define STEP(x) if :: x :: d_step { producer_deaths > 0 -> producer_deaths--; land_all(); at = 0; from = 0; p = 0; first = 0; first_try = 0; size = 0; n = 0; k = 0; h = 0; t = 0; mine = 0; look = 0 }; goto born fi
 
-born: /* succeed_near */
+born: /* succeed_mapped */
     STEP(at = head);
     STEP(t = tail);
     p = at + L;

@@ -5,7 +5,7 @@
  * what it left. An identity is never used by another process. Checked: at most one of the living holds the lock; tokens
  * grow by one; a holder gets the news exactly when a holder before it died with the lock and nobody has had that news since; every
  * process that is not killed comes to its end (the model ends, so a stuck one is an invalid end state, and it has
- * no cycle). The sleep of a waiter is a wait until the word is another one or its holder is dead: bell.pml.
+ * no cycle). The sleep of a waiter is a wait until the word is another one or its holder is dead: eventcount.pml.
  *
  * Mutations, each of which must fail: NO_SWEEP BLIND_SWEEP TAKE_FROM_ANY LOOK_FIRST NO_TOKEN NO_NEWS
  */

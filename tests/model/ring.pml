@@ -45,7 +45,7 @@ active proctype producer()
     byte at, p, next, size, i, h, t, mine, look;
 #define STEP(x) if :: x :: d_step { producer_deaths > 0 -> producer_deaths--; at = 0; p = 0; next = 0; size = 0; i = 0; h = 0; t = 0; mine = 0; look = 0 }; goto born fi
 
-born: /* succeed_near */
+born: /* succeed_mapped */
     STEP(at = head);
     STEP(t = tail);
 #ifdef HEAD_ONLY

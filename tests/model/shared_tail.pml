@@ -2,7 +2,7 @@
  * Lanes whose tail several processes move (csrc/proto/ring.h, TAKING, many consumers; drop the oldest), in words instead of bytes.
  *
  * A taker copies the record at the tail and then moves the tail by compare-swap; with DROP the producer does the same where
- * it has no room. Every consumer but the last may be killed, or stopped for ever, before each of its steps; so may each
+ * it has no room. Every consumer but the last may be killed, or stopped forever, before each of its steps; so may each
  * producer, which is then followed by a successor (killed) or by nobody (STOPS). What a successful compare-swap has taken
  * is compared with the log of commits: no message is lost, doubled, reordered within its lane, or torn. A word that makes
  * no sense is never met at the tail. A get that reports 'empty' has seen each lane empty during the call.
@@ -11,7 +11,7 @@
  * does so because somebody else has come further: that is checked as the absence of any cycle (-DNP -l).
  *
  * Mutations, each of which must fail: SWAP_FIRST BLIND_STORE EMPTY_ONCE STALE_IS_CORRUPT NO_ZERO; and
- * OLD_TAIL, which tries again with the tail as it was, for ever
+ * OLD_TAIL, which tries again with the tail as it was, forever
  */
 #ifndef L
 #define L 4 /* words of a lane; the longest record has L / 2 */
@@ -165,7 +165,7 @@ again: /* a get: begins */
     atomic {
         t = 0; p = 0; h = 0; copy = 0; more = 0; lane = 0;
         if
-        :: !nothing_left /* stands for the sleep on a bell, bell.pml */
+        :: !nothing_left /* stands for the sleep on an eventcount, eventcount.pml */
         :: nothing_left && alive == 0 -> goto dead
         fi;
         d_step {

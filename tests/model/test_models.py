@@ -10,7 +10,7 @@ import pytest
 
 MODELS = Path(__file__).parent
 
-# What is explored: seconds each. -DSAFETY: assertions and invalid end states; -DNP: no run goes on for ever.
+# What is explored: seconds each. -DSAFETY: assertions and invalid end states; -DNP: no run goes on forever.
 HOLDS = [
     "ring -DM=4 -DPRODUCER_DEATHS=1",
     "ring -DM=3 -DPRODUCER_DEATHS=2",
@@ -22,10 +22,10 @@ HOLDS = [
     "shared_tail -DM=1 -DSTOPS -DLANES=2 -DDEATHS=2",
     "shared_tail -DM=3 -DDROP",
     "shared_tail -DM=3 -DDROP -DSTOPS",
-    "bell",
-    "bell -DDEATHS=1 -DRECHECK",
-    "bell -DLOCK",
-    "bell -DLOCK -DDEATHS=1 -DRECHECK",
+    "eventcount",
+    "eventcount -DDEATHS=1 -DRECHECK",
+    "eventcount -DLOCK",
+    "eventcount -DLOCK -DDEATHS=1 -DRECHECK",
     "lock -DROUNDS=2",
     "lock -DPROCESSES=4 -DDEATHS=2",
     "barrier",
@@ -59,13 +59,13 @@ FAILS = [
     ("shared_tail -DSTALE_IS_CORRUPT", "assertion"),
     ("shared_tail -DNO_ZERO", "assertion"),
     ("shared_tail -DM=2 -DOLD_TAIL", "non-progress"),
-    ("bell -DWORD_FIRST", "invalid end state"),
-    ("bell -DSEEN_LATE", "invalid end state"),
-    ("bell -DCLEAR_LATE", "invalid end state"),
-    ("bell -DRING_FIRST", "invalid end state"),
-    ("bell -DDEATHS=1", "invalid end state"),
-    ("bell -DLOCK -DONE_BEHIND", "invalid end state"),
-    ("bell -DLOCK -DDEATHS=1", "invalid end state"),
+    ("eventcount -DWORD_FIRST", "invalid end state"),
+    ("eventcount -DSEEN_LATE", "invalid end state"),
+    ("eventcount -DCLEAR_LATE", "invalid end state"),
+    ("eventcount -DRING_FIRST", "invalid end state"),
+    ("eventcount -DDEATHS=1", "invalid end state"),
+    ("eventcount -DLOCK -DONE_BEHIND", "invalid end state"),
+    ("eventcount -DLOCK -DDEATHS=1", "invalid end state"),
     ("lock -DNO_SWEEP", "invalid end state"),
     ("lock -DBLIND_SWEEP", "assertion"),
     ("lock -DTAKE_FROM_ANY", "assertion"),

@@ -108,7 +108,7 @@ class Tree:
         self.numbers = itertools.count()
 
     def write(self, name: str, content: bytes) -> None:
-        """A file that is the same keeps its time, so that nothing is built anew."""
+        """A file that is the same keeps its time, so that nothing is built again."""
         target = self.folder / name
         if not target.exists() or target.read_bytes() != content:
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -221,10 +221,10 @@ def test_a_mutant_of_which_no_test_can_say_anything_is_not_judged(judge):
 def test_what_caught_the_neighbours_comes_first(judge):
     judge, _ = judge
     judge.rows = "a.c b.c tests/x\nc.c tests/y\n"
-    caught = [("a.c", 9, "far"), ("b.c", 1, "other"), ("a.c", 2, "near"), ("c.c", 1, "no"), ("a.c", 8, "near")]
+    caught = [("a.c", 9, "remote"), ("b.c", 1, "other"), ("a.c", 2, "local"), ("c.c", 1, "no"), ("a.c", 8, "local")]
     judge.results += [{"path": path, "line": line, "test": test} for path, line, test in caught]
     judge.results += [{"path": "a.c", "line": 1, "test": None}, {"path": "a.c", "line": 1}]
-    assert judge.neighbours(mutants.Mutant("a.c", 1, "", "")) == ["near", "far", "other"]
+    assert judge.neighbours(mutants.Mutant("a.c", 1, "", "")) == ["local", "remote", "other"]
 
 
 def test_work_goes_on_where_it_stopped(tmp_path, monkeypatch):

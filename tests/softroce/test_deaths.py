@@ -140,7 +140,7 @@ def test_stopped_owner_does_not_disturb(context: dsmem.Context, owner: Owner) ->
 
 @pytest.mark.parametrize("peer_timeout", [0.25, 1.0])
 def test_silence_is_an_error(peer: Peer, peer_timeout: float) -> None:
-    """No retry count of the device's means 'for ever' (7 does, on rxe), and the connection comes back on demand."""
+    """No retry count of the device's means 'forever' (7 does, on rxe), and the connection comes back on demand."""
     handle, descriptor = peer.owns(NBYTES, READ | WRITE | ATOMIC, SECRET)
     with _context(peer_timeout=peer_timeout) as context, context.attach(descriptor, timeout=30) as remote:
         counter(remote)

@@ -3,7 +3,7 @@
     python tests/stress/stress.py --messages 1000000 --seed 7
 
 The messages go in rounds of one queue each: from one or several producers to one or several consumers, with the oldest
-dropped, or from afar with delays, broken connections and lost acknowledgements. In every other turn of these, workers
+dropped, or remotely with delays, broken connections and lost acknowledgements. In every other turn of these, workers
 are killed and succeeded by new ones. The seed settles shapes, sizes and calls, but not when who runs or is killed.
 """
 
@@ -32,7 +32,7 @@ from dsmem.cluster.local import LocalNames
 
 STUCK_SECONDS = 40
 STRIKE_SECONDS = 0.04  # on average
-FAR_PRODUCERS = 64  # whoever is elsewhere is never taken for dead, so each successor needs a lane
+REMOTE_PRODUCERS = 64  # whoever is elsewhere is never taken for dead, so each successor needs a lane
 PLAN = "fault+shm://?delay=3:2ms&fail=11&failafter=17&every=23"
 
 processes = multiprocessing.get_context("forkserver")
@@ -46,7 +46,7 @@ class Mode:
     consumers: int
     messages: int = 100_000
     drop: bool = False
-    far: bool = False
+    remote: bool = False
 
 
 MODES = (
@@ -55,7 +55,7 @@ MODES = (
     Mode("1-n", 1, 3),
     Mode("n-n", 3, 3),
     Mode("drop-oldest", 2, 2, drop=True),
-    Mode("far", 2, 1, messages=10_000, far=True),
+    Mode("remote", 2, 1, messages=10_000, remote=True),
 )
 
 
@@ -96,19 +96,19 @@ class Round:
         lane = 1 << self.rng.randint(12, 18)
         several = "many" if self.mode.consumers > 1 else "one"
         drop = {"drop_oldest": True} if self.mode.drop else {}
-        lanes = FAR_PRODUCERS if self.mode.far else self.mode.producers
+        lanes = REMOTE_PRODUCERS if self.mode.remote else self.mode.producers
         return {
             "capacity_bytes": lane,
             "max_message": self.rng.randint(lane // 16, lane // 2 - 16),
             "producers": lanes,
-            **({} if self.mode.far else {"consumers": several, **drop}),
+            **({} if self.mode.remote else {"consumers": several, **drop}),
         }
 
     def begin(self) -> None:
         shape, mode = self.shape(), self.mode
         peek = mode.consumers == 1 and not mode.drop
-        consumer = {"messages": mode.messages, "may_peek": peek, "shape": shape if mode.far else None}
-        if not mode.far:
+        consumer = {"messages": mode.messages, "may_peek": peek, "shape": shape if mode.remote else None}
+        if not mode.remote:
             name = f"stress-{os.getpid()}"
             self.stack.callback(LocalNames(name, os.geteuid()).remove_if_empty)
             cluster = self.stack.enter_context(dsmem.connect(name))
@@ -118,13 +118,15 @@ class Round:
             self.ref = self.obj.ref
         for number in range(mode.consumers):
             self.start("consumer", number, **consumer)
-        if mode.far:
+        if mode.remote:
             while not (self.folder / "ref").exists():
                 self.running[0].join(0.01)
                 assert self.running[0].is_alive()
             self.ref = pickle.loads((self.folder / "ref").read_bytes())
         for number in range(mode.producers):
-            self.start("producer", number, messages=mode.messages // mode.producers, fabric=PLAN if mode.far else None)
+            self.start(
+                "producer", number, messages=mode.messages // mode.producers, fabric=PLAN if mode.remote else None
+            )
 
     def start(self, role: str, number: int, **more: Any) -> None:
         core = self.cores[len(self.jobs) % len(self.cores)]
@@ -188,7 +190,7 @@ class Round:
         """Kills a worker, or stops it for a moment."""
         i = self.rng.choice(list(self.running))
         process = self.running[i]
-        if self.deaths and self.rng.random() < 0.7 and not (self.mode.far and self.jobs[i][0] == "consumer"):
+        if self.deaths and self.rng.random() < 0.7 and not (self.mode.remote and self.jobs[i][0] == "consumer"):
             self.deaths -= 1
             self.total.kills += 1
             process.kill()
@@ -201,7 +203,7 @@ class Round:
                 self.total.stops += 1
 
     def shut_down(self) -> None:
-        if not self.mode.far:
+        if not self.mode.remote:
             self.obj.shutdown()
             return
         with dsmem.Context("fault+shm", secret=worker.SECRET) as context, dsmem.attach(self.ref, context) as obj:

@@ -40,7 +40,7 @@ class Job:
     core: int
     seed: str
     fabric: str | None = None  # of a producer elsewhere
-    shape: dict[str, object] | None = None  # of a consumer that makes the queue, into which others put from afar
+    shape: dict[str, object] | None = None  # of a consumer that makes the queue, into which others put remotely
     messages: int = 0
     may_peek: bool = False
 
@@ -198,7 +198,7 @@ def main(role: str, ref: dsmem.node.Reference | None, job: Job) -> None:
 
 
 def attached(ref: dsmem.node.Reference, context: dsmem.Context | None) -> dsmem.queue.Queue:
-    while True:  # from afar connections break here, too
+    while True:  # remotely connections break here, too
         try:
             return dsmem.attach(ref, context)
         except errors.TransportError:

@@ -63,7 +63,7 @@ class Object:
 
 @dataclass
 class Other:
-    """Another handle, which the maker has left in OTHERS."""
+    """Another handle, which the creator has left in OTHERS."""
 
     name: str
 
@@ -122,7 +122,7 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
         "peer": (),
         "address": (),
         "closed": (),
-        "is_near": (),
+        "is_mapped": (),
         "array": ("u1",),
         "read": (Index(0), Memory(8), SHORT),
         "write": (Index(0), Memory(8), SHORT),

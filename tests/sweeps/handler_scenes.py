@@ -30,7 +30,7 @@ from dsmem import errors
 BOUND = 20  # seconds until a scene that hangs is a failure
 HELD_BACK = "40ms"
 LONG = 0.1  # seconds that the interrupted call may take, where it has a limit
-PATIENCE = 60  # seconds; no op is given up
+TIMEOUT_S = 60  # seconds; no op is given up
 SIGNALS = 0.002  # seconds between them
 
 # The kind of remote_table.py that tells how a handle gives back what it holds, and what others do with the object.
@@ -142,9 +142,9 @@ class Scene:
                 owner.close()
             return
         with (
-            dsmem.Context(self.where, secret=SECRET, peer_timeout=PATIENCE) as owners,
+            dsmem.Context(self.where, secret=SECRET, peer_timeout=TIMEOUT_S) as owners,
             dsmem.connect(context=owners) as cluster,
-            dsmem.Context(f"{self.where}://?{plan}", secret=SECRET, peer_timeout=PATIENCE) as users,
+            dsmem.Context(f"{self.where}://?{plan}", secret=SECRET, peer_timeout=TIMEOUT_S) as users,
         ):
             owner = make(cluster, "it")
             yield owner, dsmem.attach(owner.ref, users), users

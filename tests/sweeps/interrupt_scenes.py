@@ -16,7 +16,7 @@ from dsmem import clock, errors, queue
 
 NAME = "it"
 SECRET = b"5eed" * 16  # a key: a text would be stretched
-PATIENCE = 10.0  # seconds until a call that must succeed counts as stuck
+TIMEOUT_S = 10.0  # seconds until a call that must succeed counts as stuck
 
 
 class Scene:
@@ -173,7 +173,7 @@ def peek(q: Any) -> None:
 
 def put_and_get(q: Any) -> None:
     q.put(b"message")
-    q.get(timeout=PATIENCE)
+    q.get(timeout=TIMEOUT_S)
 
 
 def write_version(segment: Any) -> None:
@@ -234,8 +234,8 @@ def itself(cluster: dsmem.Cluster) -> dsmem.Cluster:
 
 ROWS = np.ones((4, 3), "i8")
 LOCK = {
-    "acquire": Scene(of("lock"), lambda lock: lock.acquire(timeout=PATIENCE), release),
-    "release": Scene(of("lock"), lambda lock: (lock.acquire(timeout=PATIENCE), lock.release()), release),
+    "acquire": Scene(of("lock"), lambda lock: lock.acquire(timeout=TIMEOUT_S), release),
+    "release": Scene(of("lock"), lambda lock: (lock.acquire(timeout=TIMEOUT_S), lock.release()), release),
     "with": Scene(of("lock"), enter(), release),
     "locked": Scene(of("lock"), lambda lock: lock.locked()),
     "holder": Scene(of("lock"), lambda lock: lock.holder()),
@@ -253,25 +253,25 @@ BY_CLASS: dict[str, dict[str, Scene]] = {
     "SpinLock": on("spinlock", LOCK),
     "RLock": on("rlock", LOCK),
     "RWLock": {
-        "acquire_read": Scene(of("rwlock"), lambda lock: lock.acquire_read(timeout=PATIENCE), release_readers),
+        "acquire_read": Scene(of("rwlock"), lambda lock: lock.acquire_read(timeout=TIMEOUT_S), release_readers),
         "release_read": Scene(of("rwlock"), lambda lock: (lock.acquire_read(), lock.release_read()), release_readers),
-        "acquire_write": Scene(of("rwlock"), lambda lock: lock.acquire_write(timeout=PATIENCE), release_writer),
+        "acquire_write": Scene(of("rwlock"), lambda lock: lock.acquire_write(timeout=TIMEOUT_S), release_writer),
         "release_write": Scene(of("rwlock"), lambda lock: (lock.acquire_write(), lock.release_write()), release_writer),
-        "read": Scene(of("rwlock"), enter(lambda lock: lock.read(PATIENCE)), release_readers),
-        "write": Scene(of("rwlock"), enter(lambda lock: lock.write(PATIENCE)), release_writer),
+        "read": Scene(of("rwlock"), enter(lambda lock: lock.read(TIMEOUT_S)), release_readers),
+        "write": Scene(of("rwlock"), enter(lambda lock: lock.write(TIMEOUT_S)), release_writer),
         "writer": Scene(of("rwlock"), lambda lock: lock.writer()),
         "readers": Scene(of("rwlock"), lambda lock: lock.readers()),
         "break_": Scene(of("rwlock"), lambda lock: lock.break_(1)),
     },
     "Semaphore": {
-        "acquire": Scene(of("semaphore", 1), lambda s: s.acquire(timeout=PATIENCE), release_permits),
-        "release": Scene(of("semaphore", 1), lambda s: (s.acquire(timeout=PATIENCE), s.release()), release_permits),
+        "acquire": Scene(of("semaphore", 1), lambda s: s.acquire(timeout=TIMEOUT_S), release_permits),
+        "release": Scene(of("semaphore", 1), lambda s: (s.acquire(timeout=TIMEOUT_S), s.release()), release_permits),
         "with": Scene(of("semaphore", 1), enter(), release_permits),
         "holders": Scene(of("semaphore", 1), lambda s: s.holders()),
         "break_": Scene(of("semaphore", 1), lambda s: s.break_(1)),
     },
     "CountingSemaphore": {
-        "acquire": Scene(of("semaphore", 10**6, owned=False), lambda s: s.acquire(timeout=PATIENCE)),
+        "acquire": Scene(of("semaphore", 10**6, owned=False), lambda s: s.acquire(timeout=TIMEOUT_S)),
         "release": Scene(of("semaphore", 0, owned=False), lambda s: s.release()),
         "with": Scene(of("semaphore", 10**6, owned=False), enter()),
     },
@@ -289,7 +289,7 @@ BY_CLASS: dict[str, dict[str, Scene]] = {
         "wait_for": Scene(of("condition"), under(lambda condition: condition.wait_for(lambda: True)), release),
     },
     "Barrier": {
-        "wait": Scene(of("barrier", 1), lambda barrier: barrier.wait(PATIENCE), lambda barrier: barrier.reset()),
+        "wait": Scene(of("barrier", 1), lambda barrier: barrier.wait(TIMEOUT_S), lambda barrier: barrier.reset()),
         "abort": Scene(of("barrier", 1), lambda barrier: (barrier.abort(), barrier.reset())),
         "reset": Scene(of("barrier", 1), lambda barrier: barrier.reset()),
         "waiters": Scene(of("barrier", 1), lambda barrier: barrier.waiters()),
@@ -297,8 +297,8 @@ BY_CLASS: dict[str, dict[str, Scene]] = {
     },
     "Once": {
         "call": Scene(of("once"), lambda once: once.call(int)),
-        "begin": Scene(of("once"), lambda once: once.begin(PATIENCE) and once.end(False), end_once),
-        "end": Scene(of("once"), lambda once: once.begin(PATIENCE) and once.end(False), end_once),
+        "begin": Scene(of("once"), lambda once: once.begin(TIMEOUT_S) and once.end(False), end_once),
+        "end": Scene(of("once"), lambda once: once.begin(TIMEOUT_S) and once.end(False), end_once),
         "with": Scene(of("once"), enter(), end_once),
         "holder": Scene(of("once"), lambda once: once.holder()),
         "break_": Scene(of("once"), lambda once: once.break_(1)),
@@ -313,7 +313,7 @@ BY_CLASS: dict[str, dict[str, Scene]] = {
         "flush": Scene(of("queue", producers=4), lambda q: (q.produce(), q.flush())),
         "produce": Scene(of("queue", producers=4), lambda q: q.produce()),
         "consume": Scene(filled("many"), lambda q: q.consume()),
-        "get": Scene(filled("many"), lambda q: q.get(timeout=PATIENCE)),
+        "get": Scene(filled("many"), lambda q: q.get(timeout=TIMEOUT_S)),
         "get_nowait": Scene(filled("many"), lambda q: q.get_nowait()),
         "get_many": Scene(filled("many"), lambda q: q.get_many(2)),
         "peek": Scene(filled("one"), peek, forget_message, shared=False),
@@ -330,7 +330,7 @@ BY_CLASS: dict[str, dict[str, Scene]] = {
         "put": Scene(lambda cl: queue.Pickled(of("queue")(cl)), lambda q: q.put({"a": 1}), shared=False),
         "get": Scene(
             lambda cl: queue.Pickled(of("queue")(cl)),
-            lambda q: (q.put({"a": 1}), q.get(timeout=PATIENCE)),
+            lambda q: (q.put({"a": 1}), q.get(timeout=TIMEOUT_S)),
             shared=False,
         ),
         "put_nowait": Scene(lambda cl: queue.Pickled(of("queue")(cl)), lambda q: q.put_nowait(1), shared=False),
@@ -358,10 +358,10 @@ BY_CLASS: dict[str, dict[str, Scene]] = {
         "write+pieces": Scene(rows, lambda s: s.write((slice(None), 1), 1)),
         "fetch_add": Scene(rows, lambda s: s.fetch_add((0, 0), 1)),
         "compare_swap": Scene(rows, lambda s: s.compare_swap((0, 0), 0, 0)),
-        "update": Scene(rows, lambda s: s.update((0, 0), lambda n: n + 1, PATIENCE)),
-        "wait": Scene(rows, lambda s: s.wait((0, 0), lambda n: True, PATIENCE)),
+        "update": Scene(rows, lambda s: s.update((0, 0), lambda n: n + 1, TIMEOUT_S)),
+        "wait": Scene(rows, lambda s: s.wait((0, 0), lambda n: True, TIMEOUT_S)),
         "writing": Scene(versions, write_version),
-        "publish": Scene(versions, lambda s: s.publish(ROWS, PATIENCE)),
+        "publish": Scene(versions, lambda s: s.publish(ROWS, TIMEOUT_S)),
         "snapshot": Scene(versions, lambda s: s.snapshot()),
         "resize": Scene(rows, resize),
         "resize+versioned": Scene(versions, resize),

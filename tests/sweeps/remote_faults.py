@@ -124,7 +124,7 @@ def persistently(call: Callable[[], Any]) -> Any:
     for _ in range(OUTAGE + 1):
         with contextlib.suppress(errors.TransportError, errors.TimeoutError):
             return call()
-    raise AssertionError("it fails for ever")
+    raise AssertionError("it fails forever")
 
 
 def leave(kind: Kind, obj: Any) -> None:

@@ -22,7 +22,7 @@ from dsmem.cluster.objects import _CLASSES, NamedObject
 from dsmem.queue import Pickled, Stamped
 
 SECRET = b"s" * 32
-PATIENCE = 0.1  # until a call that waits is ended
+TIMEOUT_S = 0.1  # until a call that waits is ended
 
 ODD = {
     "None": lambda: None,
@@ -106,7 +106,7 @@ def drop(obj):
 
 
 class World:
-    """One object of each class, and what makes it anew."""
+    """One object of each class, and what makes it again."""
 
     def __init__(self, stack, name):
         self.context = stack.enter_context(dsmem.Context("shm", secret=SECRET))
@@ -200,7 +200,7 @@ def one_call(world, obj, name, parameter, odd):
             positional.append(value)
         else:
             named[p.name] = value
-    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    signal.setitimer(signal.ITIMER_REAL, TIMEOUT_S)
     try:
         if name.endswith("_async"):
 

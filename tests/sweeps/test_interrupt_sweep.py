@@ -52,7 +52,7 @@ NOT_INTERRUPTED = {
     "part": "close, when the last view has gone",
     "make": "each factory calls it",
     "fence": "it ends the peer",
-    "is_near": "a field",
+    "is_mapped": "a field",
     "array": "an array is made by NumPy",
     "split": "arithmetic",
     "batch": "every scene of a batch makes one",
@@ -119,7 +119,7 @@ def held() -> tuple[int, int]:
 
 def settled(before: tuple[int, int]) -> bool:
     """As before, as soon as an agent has closed what others have left."""
-    latest = time.monotonic() + scenes.PATIENCE
+    latest = time.monotonic() + scenes.TIMEOUT_S
     while held() != before and time.monotonic() < latest:
         time.sleep(0.01)
     return held() == before
@@ -270,8 +270,8 @@ def test_interrupted_at_random(name: str, cluster_name: str) -> None:
 
 @dropped
 @pytest.mark.parametrize("name", scenes.REMOTE)
-def test_interrupted_remotely(name: str, far_place: str) -> None:
-    sweep(Remote(name, far_place), at_bytecodes)
+def test_interrupted_remotely(name: str, remote_place: str) -> None:
+    sweep(Remote(name, remote_place), at_bytecodes)
 
 
 @dropped

@@ -1,4 +1,4 @@
-"""What a user of far memory leaves behind when it is gone for good, and how the others go on."""
+"""What a user of remote memory leaves behind when it is gone for good, and how the others go on."""
 
 import asyncio
 import contextlib

@@ -30,7 +30,7 @@ import dsmem
 from dsmem import _core, errors
 
 OP_MS = (20, 60, 150)  # below what the last op of a call with a deadline gets at least
-PATIENCE = 60  # seconds; no op is given up
+TIMEOUT_S = 60  # seconds; no op is given up
 
 
 def longest_wait(call: Callable[[], Any]) -> float:
@@ -81,7 +81,7 @@ def test_objects(fault_place, row):
         @contextlib.contextmanager
         def make(ms: int) -> Iterator[Callable[[], Any]]:
             plan = f"{fault_place}://?delay={first}-{max(first, last)}:{ms}ms"
-            with place.make(kind) as owner, dsmem.Context(plan, secret=SECRET, peer_timeout=PATIENCE) as context:
+            with place.make(kind) as owner, dsmem.Context(plan, secret=SECRET, peer_timeout=TIMEOUT_S) as context:
                 obj = dsmem.attach(owner.ref, context)
                 row.before(obj)
                 row.owner_before(owner)
@@ -100,7 +100,7 @@ def test_opening(fault_place, kind):
         with (
             Place(fault_place) as place,
             place.make(kind) as owner,
-            dsmem.Context(plan, secret=SECRET, peer_timeout=PATIENCE) as context,
+            dsmem.Context(plan, secret=SECRET, peer_timeout=TIMEOUT_S) as context,
         ):
             yield lambda: dsmem.attach(owner.ref, context).close()
 
@@ -147,7 +147,7 @@ def test_ops(fault_place, name):
         plan = f"{fault_place}://?delay=*:{ms}ms"
         with (
             dsmem.Context(fault_place, secret=SECRET) as owner,
-            dsmem.Context(plan, secret=SECRET, peer_timeout=PATIENCE) as context,
+            dsmem.Context(plan, secret=SECRET, peer_timeout=TIMEOUT_S) as context,
             owner.allocate(4096) as region,
             context.attach(region.descriptor) as remote,
         ):
@@ -254,7 +254,7 @@ def call_with_handler(row: Row, obj: Any, handler: Callable[[], Any]) -> None:
 
 
 def call_slowly(pipe: Any, ref: Any, fabric: str, row: Row, ops: str) -> None:
-    context = dsmem.Context(f"{fabric}://?delay={ops}:{SLOW_MS}ms", secret=SECRET, peer_timeout=PATIENCE)
+    context = dsmem.Context(f"{fabric}://?delay={ops}:{SLOW_MS}ms", secret=SECRET, peer_timeout=TIMEOUT_S)
     obj = dsmem.attach(ref, context)
     row.before(obj)
     pipe.send("attached")

@@ -1,4 +1,4 @@
-"""Objects near and far, and other processes that use them."""
+"""Objects local and remote, and other processes that use them."""
 
 from __future__ import annotations
 
@@ -82,11 +82,11 @@ def leave(obj):
 
 
 class World:
-    """A cluster, of this host or in far memory of a fabric, whose objects any number of actors use."""
+    """A cluster, of this host or in remote memory of a fabric, whose objects any number of actors use."""
 
     def __init__(self, stack, name, fabric=None):
         self.stack = stack
-        self.far = fabric is not None
+        self.remote = fabric is not None
         self.fabric = fabric
         self.secret = SECRET
         self.context = stack.enter_context(dsmem.Context(fabric, secret=SECRET)) if fabric else None
@@ -116,19 +116,19 @@ class World:
 @pytest.fixture
 def world(world_place, cluster_name):
     with ExitStack() as stack:
-        yield World(stack, cluster_name, None if world_place == "near" else world_place)
+        yield World(stack, cluster_name, None if world_place == "local" else world_place)
 
 
 @pytest.fixture
-def near(cluster_name):
+def local(cluster_name):
     with ExitStack() as stack:
         yield World(stack, cluster_name)
 
 
 @pytest.fixture
-def far(far_place, cluster_name):
+def remote(remote_place, cluster_name):
     with ExitStack() as stack:
-        yield World(stack, cluster_name, far_place)
+        yield World(stack, cluster_name, remote_place)
 
 
 @pytest.fixture

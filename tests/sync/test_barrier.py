@@ -32,8 +32,8 @@ def test_one_party(world):
     assert [barrier.wait(), barrier.wait(0)] == [0, 0]
 
 
-def test_nobody_passes_early(near):
-    barrier = near.make("barrier", parties=4)
+def test_nobody_passes_early(local):
+    barrier = local.make("barrier", parties=4)
     code = """
 def run(n):
     remote, early = obj._memory.remote, 0
@@ -44,17 +44,17 @@ def run(n):
         obj.wait()
     return early
 """
-    actors = [near.actor(barrier) for _ in range(4)]
+    actors = [local.actor(barrier) for _ in range(4)]
     for a in actors:
         a.call(code)
         a.start("run(100)")
     assert [a.result() for a in actors] == [0] * 4
 
 
-def test_action(near):
-    barrier = near.make("barrier", parties=2)
+def test_action(local):
+    barrier = local.make("barrier", parties=2)
     ran = []
-    mine = near.cluster.barrier("it", action=lambda: ran.append(barrier.n_waiting))
+    mine = local.cluster.barrier("it", action=lambda: ran.append(barrier.n_waiting))
     thread = threading.Thread(target=barrier.wait)
     thread.start()
     while barrier.n_waiting != 1:
@@ -65,7 +65,7 @@ def test_action(near):
     def fails():
         raise ZeroDivisionError
 
-    other = near.cluster.barrier("it", 2, fails)
+    other = local.cluster.barrier("it", 2, fails)
     broken = []
 
     def waits():
@@ -100,9 +100,9 @@ def test_timeout_breaks(world):
     assert not barrier.broken
 
 
-def test_the_default_timeout(near):
-    near.make("barrier", parties=2)
-    barrier = near.cluster.barrier("it", timeout=0.05)
+def test_the_default_timeout(local):
+    local.make("barrier", parties=2)
+    barrier = local.cluster.barrier("it", timeout=0.05)
     with pytest.raises(errors.BrokenBarrierError):
         barrier.wait()
     barrier.close()
@@ -125,10 +125,10 @@ def test_abort_and_reset(world):
         a.result()
 
 
-def test_a_party_dies(near):
-    barrier = near.make("barrier", parties=3)
-    (dies,) = together(near, barrier, 1, "obj.wait()")
-    (waits,) = together(near, barrier, 1)
+def test_a_party_dies(local):
+    barrier = local.make("barrier", parties=3)
+    (dies,) = together(local, barrier, 1, "obj.wait()")
+    (waits,) = together(local, barrier, 1)
     while barrier.n_waiting != 2:
         pass
     dies.kill()
@@ -137,27 +137,27 @@ def test_a_party_dies(near):
     assert barrier.broken
     barrier.reset()
     waits.start(f"obj.wait({LIMIT})")
-    (third,) = together(near, barrier, 1)
+    (third,) = together(local, barrier, 1)
     assert {barrier.wait(LIMIT), waits.result(), third.result()} == {0, 1, 2}
 
 
-def test_a_party_dies_in_its_action(near):
-    barrier = near.make("barrier", parties=2)
-    (waits,) = together(near, barrier, 1)
+def test_a_party_dies_in_its_action(local):
+    barrier = local.make("barrier", parties=2)
+    (waits,) = together(local, barrier, 1)
     while barrier.n_waiting != 1:
         pass
     (dies,) = together(
-        near, barrier, 1, "dsmem.connect(obj._memory.ref.cluster).barrier('it', 2, lambda: os._exit(1)).wait()"
+        local, barrier, 1, "dsmem.connect(obj._memory.ref.cluster).barrier('it', 2, lambda: os._exit(1)).wait()"
     )
     with pytest.raises(errors.BrokenBarrierError):
         waits.result()
     dies.process.join()
 
 
-def test_a_party_that_died_before_the_last_came(near):
+def test_a_party_that_died_before_the_last_came(local):
     """Nobody was left to find it dead but the last."""
-    barrier = near.make("barrier", parties=2)
-    (dies,) = together(near, barrier, 1, "obj.wait()")
+    barrier = local.make("barrier", parties=2)
+    (dies,) = together(local, barrier, 1, "obj.wait()")
     while barrier.n_waiting != 1:
         pass
     dies.kill()
@@ -214,11 +214,11 @@ def test_more_have_arrived_than_there_are_parties(world):
             call()
 
 
-def test_how_a_generation_ended_is_told_after_many_more(near):
+def test_how_a_generation_ended_is_told_after_many_more(local):
     """A sleeper of generation 0 that is stopped while 100 others pass was met; one of a reset was not."""
     for resets in (0, 1):
-        barrier = near.make("barrier", name=f"b{resets}", parties=2)
-        (sleeper,) = together(near, barrier, 1, "obj.wait()")
+        barrier = local.make("barrier", name=f"b{resets}", parties=2)
+        (sleeper,) = together(local, barrier, 1, "obj.wait()")
         while barrier.n_waiting != 1:
             pass
         sleeper.stop()
@@ -226,7 +226,7 @@ def test_how_a_generation_ended_is_told_after_many_more(near):
             barrier.reset()
         else:
             barrier.wait(LIMIT)
-        other = near.again(barrier)
+        other = local.again(barrier)
         for _ in range(100):
             thread = threading.Thread(target=other.wait, args=(LIMIT,))
             thread.start()
@@ -240,20 +240,20 @@ def test_how_a_generation_ended_is_told_after_many_more(near):
             assert sleeper.result() == 0
 
 
-def test_properties(near):
+def test_properties(local):
     with pytest.raises(errors.InvalidArgumentError):
-        near.cluster.barrier("it", create=True)
+        local.cluster.barrier("it", create=True)
     with pytest.raises(errors.InvalidArgumentError):
-        near.cluster.barrier("it", 0, create=True)
-    near.make("barrier", parties=2)
+        local.cluster.barrier("it", 0, create=True)
+    local.make("barrier", parties=2)
     with pytest.raises(errors.MismatchError, match="parties=2, not 3"):
-        near.cluster.barrier("it", 3)
+        local.cluster.barrier("it", 3)
 
 
-def test_a_party_that_dies_before_it_is_counted(near):
+def test_a_party_that_dies_before_it_is_counted(local):
     """It came, and died with the lock; nobody else is to come who would find that."""
-    barrier = near.make("barrier", parties=2)
-    waits, victim = near.actor(barrier), near.actor(barrier)  # entries 1 and 2 of the member table
+    barrier = local.make("barrier", parties=2)
+    waits, victim = local.actor(barrier), local.actor(barrier)  # entries 1 and 2 of the member table
     waits.start("obj.wait()")
     while barrier.n_waiting != 1:
         pass
@@ -290,7 +290,7 @@ def test_a_party_is_broken_by_choice(world):
     barrier.reset()
     other.start("obj.wait()")
     until_came(barrier, 1)
-    if world.far or barrier.waiters() != [name]:
+    if world.remote or barrier.waiters() != [name]:
         assert not barrier.break_(name)
     gone.go_on()
     with pytest.raises(errors.BrokenBarrierError):

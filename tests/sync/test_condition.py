@@ -74,9 +74,9 @@ def test_notify_wakes_that_many_oldest_first(world):
     assert actors[0].result() == actors[2].result() == WOKEN
 
 
-def test_too_many(near):
-    condition = near.make("condition", waiters=1)
-    waiters(near, condition, 1)
+def test_too_many(local):
+    condition = local.make("condition", waiters=1)
+    waiters(local, condition, 1)
     with condition, pytest.raises(errors.TooManyMembersError):
         condition.wait(0)
     assert not condition.locked()
@@ -84,7 +84,7 @@ def test_too_many(near):
 
 def test_producer_and_consumers(world):
     condition = world.make("condition", waiters=8)
-    n = 30 if world.far else 300
+    n = 30 if world.remote else 300
     code = """
 def run():
     remote, got, word = obj._memory.remote, 0, bytearray(8)
@@ -123,9 +123,9 @@ def run():
 # ---- deaths ----
 
 
-def test_a_dead_waiter_s_notification_goes_to_another(near):
-    condition = near.make("condition", waiters=8)
-    dies, lives = waiters(near, condition, 2)
+def test_a_dead_waiter_s_notification_goes_to_another(local):
+    condition = local.make("condition", waiters=8)
+    dies, lives = waiters(local, condition, 2)
     dies.stop()
     with condition:
         condition.notify()  # the oldest, which is stopped
@@ -133,10 +133,10 @@ def test_a_dead_waiter_s_notification_goes_to_another(near):
     assert lives.result() == WOKEN
 
 
-def test_a_dead_waiter_s_notification_is_not_for_one_that_came_later(near):
+def test_a_dead_waiter_s_notification_is_not_for_one_that_came_later(local):
     """There is nobody else that waited then: it goes with the dead."""
-    condition = near.make("condition", waiters=8)
-    (dies,) = waiters(near, condition, 1)
+    condition = local.make("condition", waiters=8)
+    (dies,) = waiters(local, condition, 1)
     dies.stop()
     with condition:
         condition.notify()
@@ -146,10 +146,10 @@ def test_a_dead_waiter_s_notification_is_not_for_one_that_came_later(near):
         condition.notify_all()
 
 
-def test_the_notification_of_a_dead_waiter_whose_line_is_used_again(near):
+def test_the_notification_of_a_dead_waiter_whose_line_is_used_again(local):
     """Who needs the line passes the notification on."""
-    condition = near.make("condition", waiters=2)
-    dies, lives = waiters(near, condition, 2)
+    condition = local.make("condition", waiters=2)
+    dies, lives = waiters(local, condition, 2)
     dies.stop()
     lives.stop()
     with condition:
@@ -161,27 +161,27 @@ def test_the_notification_of_a_dead_waiter_whose_line_is_used_again(near):
     assert lives.result() == WOKEN
 
 
-def test_a_waiter_that_died_before_is_no_hindrance(near):
-    condition = near.make("condition", waiters=8)
-    dies, lives = waiters(near, condition, 2)
+def test_a_waiter_that_died_before_is_no_hindrance(local):
+    condition = local.make("condition", waiters=8)
+    dies, lives = waiters(local, condition, 2)
     dies.kill()
     with condition:
         condition.notify()
     assert lives.result() == WOKEN
 
 
-def test_slots_of_the_dead_are_used_again(near):
-    condition = near.make("condition", waiters=1)
+def test_slots_of_the_dead_are_used_again(local):
+    condition = local.make("condition", waiters=1)
     for _ in range(3):
-        waiters(near, condition, 1)[0].kill()
+        waiters(local, condition, 1)[0].kill()
         with condition:
             assert condition.wait(0) is False
 
 
-def test_the_news_of_a_dead_notifier(near):
-    condition = near.make("condition", waiters=8)
-    (waiter,) = waiters(near, condition, 1)
-    notifier = near.actor(condition)
+def test_the_news_of_a_dead_notifier(local):
+    condition = local.make("condition", waiters=8)
+    (waiter,) = waiters(local, condition, 1)
+    notifier = local.actor(condition)
     notifier.call("obj.acquire(), obj.notify()")
     notifier.kill()
     assert waiter.result() == (True, True, True, None)
@@ -206,10 +206,10 @@ def run():
 """
 
 
-def test_a_signal_leaves_the_lock_held_and_passes_the_notification_on(near):
+def test_a_signal_leaves_the_lock_held_and_passes_the_notification_on(local):
     """The handler has raised, and its waiter waits for the lock, when the notification is given to it."""
-    condition = near.make("condition", waiters=8)
-    first, second = near.actor(condition), near.actor(condition)
+    condition = local.make("condition", waiters=8)
+    first, second = local.actor(condition), local.actor(condition)
     first.call(SIGNALLED)
     first.start("run()")
     until_waiting(condition, 1)
@@ -256,7 +256,7 @@ def test_a_signal_ends_a_wait_for_a_lock_that_does_not_come(world, kind, notifie
     with pytest.raises(errors.NotHeldError):
         condition.release()
     holder.kill()
-    if world.far:
+    if world.remote:
         assert condition.break_(condition.holder())
     with condition:
         assert condition.wait(0) is False
@@ -272,9 +272,9 @@ def lines_in_use(condition):
     return sum(any(raw[at + 8 : at + 16]) for at in range(own, own + 64 * 8, 64))
 
 
-def test_another_one_s_line(near):
+def test_another_one_s_line(local):
     """A waiter whose line somebody has overwritten says so, and leaves the line alone."""
-    condition = near.make("condition", waiters=8)
+    condition = local.make("condition", waiters=8)
     got = []
 
     def wait():
@@ -304,10 +304,10 @@ def test_another_one_s_line(near):
 # ---- the lock that it goes with ----
 
 
-def test_two_conditions_of_one_lock(near):
-    lock = near.make("lock", name="lock")
-    full = near.make("condition", name="full", lock=lock)
-    empty = near.make("condition", name="empty", lock=lock)
+def test_two_conditions_of_one_lock(local):
+    lock = local.make("lock", name="lock")
+    full = local.make("condition", name="full", lock=lock)
+    empty = local.make("condition", name="empty", lock=lock)
     with pytest.raises(errors.NotHeldError):
         empty.notify()
     with lock:
@@ -329,13 +329,13 @@ def test_two_conditions_of_one_lock(near):
     empty.close()
 
 
-def test_the_lock_must_be_the_one(near):
-    lock, other = near.make("lock", name="lock"), near.make("lock", name="other")
-    it = near.make("condition", lock=lock)
-    own = near.make("condition", name="own")
+def test_the_lock_must_be_the_one(local):
+    lock, other = local.make("lock", name="lock"), local.make("lock", name="other")
+    it = local.make("condition", lock=lock)
+    own = local.make("condition", name="own")
     for name, given in (("it", None), ("it", other), ("own", other)):
         with pytest.raises(errors.MismatchError):
-            near.cluster.condition(name, given)
+            local.cluster.condition(name, given)
     with pytest.raises(errors.MismatchError):
         dsmem.attach(it.ref)
     copy = pickle.loads(pickle.dumps(it))

@@ -58,8 +58,8 @@ def test_queue(core):
     assert said.count("killed at") == 23 and said.count("stopped at") == 8
 
 
-def test_queue_from_afar(core):
-    assert run(core, "crash_far").count("stopped at") == 3
+def test_queue_remotely(core):
+    assert run(core, "crash_remote").count("stopped at") == 3
 
 
 def test_sleepers_on_a_queue(core):
@@ -72,8 +72,8 @@ def test_segment(core):
     assert said.count("killed at") == 5 and said.count("stopped at") == 1
 
 
-def test_bell(core):
-    assert "stopped at" in run(core, "crash_bell")
+def test_eventcount(core):
+    assert "stopped at" in run(core, "crash_eventcount")
 
 
 def test_members(core):

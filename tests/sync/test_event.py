@@ -33,9 +33,9 @@ def test_all_who_wait_are_woken(world):
     assert [a.result() for a in actors] == [True] * 3
 
 
-def test_a_pulse_is_not_missed(near):
-    event = near.make("event")
-    waiter = near.actor(event)
+def test_a_pulse_is_not_missed(local):
+    event = local.make("event")
+    waiter = local.actor(event)
     waiter.start(f"obj.wait({LIMIT})")
     waiter.until_asleep()
     waiter.stop()
@@ -45,9 +45,9 @@ def test_a_pulse_is_not_missed(near):
     assert waiter.result() is True and not event.is_set()
 
 
-def test_a_stopped_waiter_stops_nobody(near):
-    event = near.make("event")
-    stopped, waiter = near.actor(event), near.actor(event)
+def test_a_stopped_waiter_stops_nobody(local):
+    event = local.make("event")
+    stopped, waiter = local.actor(event), local.actor(event)
     for a in (stopped, waiter):
         a.start(f"obj.wait({LIMIT})")
         a.until_asleep()
@@ -56,8 +56,8 @@ def test_a_stopped_waiter_stops_nobody(near):
     assert waiter.result() is True
 
 
-def test_close_under_a_waiter(near):
-    event = near.make("event")
+def test_close_under_a_waiter(local):
+    event = local.make("event")
     thread = threading.Thread(target=event.wait)
     thread.start()
     while True:

@@ -40,8 +40,8 @@ def test_like_threading_lock(world, kind):
     assert not lock.locked()
 
 
-def test_arguments(near):
-    lock = near.make("lock")
+def test_arguments(local):
+    lock = local.make("lock")
     for wrong in ((False, 1.0), (True, -3.0), (True, float("nan"))):
         with pytest.raises(ValueError):
             lock.acquire(*wrong)
@@ -151,19 +151,19 @@ def test_a_cycle_of_everything_is_collected(order):
     gc.collect()
 
 
-def test_members(near):
-    lock = near.make("lock", members=2)
-    second = near.again(lock)
+def test_members(local):
+    lock = local.make("lock", members=2)
+    second = local.again(lock)
     with pytest.raises(errors.TooManyMembersError):
-        near.again(lock)
+        local.again(lock)
     second.close()
-    near.again(lock).acquire()
+    local.again(lock).acquire()
     with pytest.raises(errors.MismatchError, match=r"members=2, not 3"):
-        near.cluster.lock("it", members=3)
+        local.cluster.lock("it", members=3)
     for wrong in (0, 1025):
         with pytest.raises(errors.InvalidArgumentError):
-            near.cluster.lock("other", create=True, members=wrong)
-    most = near.cluster.lock("other", create=True, members=1024)
+            local.cluster.lock("other", create=True, members=wrong)
+    most = local.cluster.lock("other", create=True, members=1024)
     with most:
         assert most.locked()
     most.close()
@@ -177,9 +177,9 @@ def test_another_kind(world):
     lock.release()
 
 
-def test_a_reader_has_no_lock(near):
-    lock = near.make("lock")
-    path = f"/dev/shm/dsmem-{os.geteuid()}/{near.cluster.name}/it"
+def test_a_reader_has_no_lock(local):
+    lock = local.make("lock")
+    path = f"/dev/shm/dsmem-{os.geteuid()}/{local.cluster.name}/it"
     fd = os.open(path, os.O_RDONLY)
     with _core.map_file(fd, os.fstat(fd).st_size, "r") as remote, pytest.raises(errors.AccessDeniedError):
         _core.Lock(remote)
@@ -192,25 +192,25 @@ def test_a_reader_has_no_lock(near):
     ("offset", "value"),
     [(0, 0), (16, 1 << 40), (16, 64), (64, 0), (64, 0xFFFFFFFF), (64, 200), (68, 7)],
 )
-def test_scribbled_headers(near, offset, value):
-    lock = near.cluster.lock("it", members=4, create=True)
+def test_scribbled_headers(local, offset, value):
+    lock = local.cluster.lock("it", members=4, create=True)
     lock._memory.remote.write(offset, struct.pack("<I" if offset in (64, 68) else "<Q", value))
     with pytest.raises((errors.CorruptError, errors.VersionError)):
-        near.again(lock)
+        local.again(lock)
     if offset == 0:
         with pytest.raises(errors.CorruptError, match=re.escape("cluster.unlink('it')")):
             lock.unlink()
-        near.cluster.unlink("it")
+        local.cluster.unlink("it")
     else:
         lock.unlink()
     lock.close()
-    assert near.cluster.list() == []
+    assert local.cluster.list() == []
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_scribbled_words_crash_nobody(near, seed):
+def test_scribbled_words_crash_nobody(local, seed):
     rng = np.random.default_rng(seed)
-    lock = near.make("lock", members=4)
+    lock = local.make("lock", members=4)
     lock._memory.remote.write(128, rng.bytes(128 + 32))
     try:
         if lock.acquire(timeout=0.1):
@@ -221,8 +221,8 @@ def test_scribbled_words_crash_nobody(near, seed):
         dsmem.attach(lock.ref).close()
 
 
-def test_a_signal_ends_a_wait(near):
-    lock = near.make("lock")
+def test_a_signal_ends_a_wait(local):
+    lock = local.make("lock")
     lock.acquire()
 
     class Enough(Exception):
@@ -258,7 +258,7 @@ SPARE = 80  # bytes 80 to 127 of the layout are zero, and of no use to the lock
 
 
 def test_exclusion_between_processes(world, kind):
-    rounds = 300 if world.far else 5000
+    rounds = 300 if world.remote else 5000
     lock = world.make(kind)
     actors = [world.actor(lock) for _ in range(4)]
     for a in actors:
@@ -272,9 +272,9 @@ def test_exclusion_between_processes(world, kind):
     assert sorted(itertools.chain(*tokens)) == list(range(1, 4 * rounds + 1))
 
 
-def test_a_holder_is_killed(near, kind):
-    lock = near.make(kind)
-    holder, waiter = near.actor(lock), near.actor(lock)
+def test_a_holder_is_killed(local, kind):
+    lock = local.make(kind)
+    holder, waiter = local.actor(lock), local.actor(lock)
     assert holder.call("obj.acquire(), obj.token") == (True, 1)
     waiter.start(f"obj.acquire(timeout={LIMIT}), obj.token, obj.recovered")
     assert not lock.acquire(timeout=0.1)
@@ -285,28 +285,28 @@ def test_a_holder_is_killed(near, kind):
     lock.release()
 
 
-def test_the_news_is_not_lost_with_the_entry(near):
-    lock = near.make("lock", members=2)
-    holder = near.actor(lock)
+def test_the_news_is_not_lost_with_the_entry(local):
+    lock = local.make("lock", members=2)
+    holder = local.actor(lock)
     holder.call("obj.acquire()")
     holder.kill()
-    joins = near.actor(lock)  # takes over the dead one's entry
+    joins = local.actor(lock)  # takes over the dead one's entry
     assert joins.call("obj.locked()") is False
     assert lock.acquire(False) and lock.recovered and lock.token == 2
     lock.release()
 
 
-def test_a_try_finds_the_dead(near, kind):
-    lock = near.make(kind)
-    holder = near.actor(lock)
+def test_a_try_finds_the_dead(local, kind):
+    lock = local.make(kind)
+    holder = local.actor(lock)
     holder.call("obj.acquire()")
     holder.kill()
-    assert near.again(lock).acquire(False)
+    assert local.again(lock).acquire(False)
 
 
-def test_a_stopped_holder_is_not_dead(near):
-    lock = near.make("lock")
-    holder = near.actor(lock)
+def test_a_stopped_holder_is_not_dead(local):
+    lock = local.make("lock")
+    holder = local.actor(lock)
     holder.call("obj.acquire()")
     holder.stop()
     assert not lock.acquire(timeout=0.3)
@@ -335,9 +335,9 @@ def test_a_lock_is_broken_by_choice(world):
     holder.call("obj.release()")
 
 
-def test_breaking_wakes_a_waiter(near):
-    lock = near.make("lock")
-    holder, waiter = near.actor(lock), near.actor(lock)
+def test_breaking_wakes_a_waiter(local):
+    lock = local.make("lock")
+    holder, waiter = local.actor(lock), local.actor(lock)
     holder.call("obj.acquire()")
     waiter.start("obj.acquire(timeout=60)")
     waiter.until_asleep()
@@ -350,17 +350,17 @@ def test_breaking_wakes_a_waiter(near):
         holder.call("obj.release()")
 
 
-def test_a_far_holder_is_never_taken_for_dead(far):
-    lock = far.make("lock")
-    holder = far.actor(lock)
+def test_a_far_holder_is_never_taken_for_dead(remote):
+    lock = remote.make("lock")
+    holder = remote.actor(lock)
     holder.call("obj.acquire()")
     holder.kill()
-    assert not lock.acquire(timeout=0.3) and not far.again(lock).acquire(False)
+    assert not lock.acquire(timeout=0.3) and not remote.again(lock).acquire(False)
 
 
-def test_a_stopped_waiter_stops_nobody(near):
-    lock = near.make("lock")
-    stopped, waiter = near.actor(lock), near.actor(lock)
+def test_a_stopped_waiter_stops_nobody(local):
+    lock = local.make("lock")
+    stopped, waiter = local.actor(lock), local.actor(lock)
     lock.acquire()
     stopped.start("obj.acquire()")
     stopped.until_asleep()
@@ -371,11 +371,11 @@ def test_a_stopped_waiter_stops_nobody(near):
     assert waiter.result() == (True, None)
 
 
-def test_a_waiter_that_was_just_woken_is_killed(near):
-    lock = near.make("lock")
-    survivor = near.actor(lock)
+def test_a_waiter_that_was_just_woken_is_killed(local):
+    lock = local.make("lock")
+    survivor = local.actor(lock)
     for _ in range(5):
-        victim = near.actor(lock)
+        victim = local.actor(lock)
         lock.acquire()
         token = lock.token
         victim.start("obj.acquire()")
@@ -388,10 +388,10 @@ def test_a_waiter_that_was_just_woken_is_killed(near):
         assert survivor.result() == (True, 1, None)
 
 
-def test_a_killed_process_leaves_its_entry(near):
-    lock = near.make("lock", members=3)
+def test_a_killed_process_leaves_its_entry(local):
+    lock = local.make("lock", members=3)
     for _ in range(6):
-        victim = near.actor(lock)
+        victim = local.actor(lock)
         assert victim.call("obj.acquire(), obj.release()") == (True, None)
         victim.kill()
 
@@ -404,40 +404,40 @@ def test_pickles(world):
     other.close()
 
 
-# ---- far: round trips, lost ops ----
+# ---- remote: round trips, lost ops ----
 
 
 def posts(context):
     return context.stats["posts"]
 
 
-def test_two_round_trips(far):
-    lock = far.make("lock")
+def test_two_round_trips(remote):
+    lock = remote.make("lock")
     with lock:
         pass
-    before = posts(far.context)
+    before = posts(remote.context)
     for _ in range(10):
         assert lock.acquire()
         lock.release()
-    assert posts(far.context) - before == 20
-    other = far.again(lock)
-    before = posts(far.context)
+    assert posts(remote.context) - before == 20
+    other = remote.again(lock)
+    before = posts(remote.context)
     other.acquire()
-    assert posts(far.context) - before == 2  # its first guess was wrong
+    assert posts(remote.context) - before == 2  # its first guess was wrong
     other.release()
 
 
-def test_one_contender_of_a_process_on_the_wire(far):
-    lock = far.make("lock")
-    handles = [far.again(lock) for _ in range(3)]
+def test_one_contender_of_a_process_on_the_wire(remote):
+    lock = remote.make("lock")
+    handles = [remote.again(lock) for _ in range(3)]
     lock.acquire()
-    before = posts(far.context)
+    before = posts(remote.context)
     threads = [threading.Thread(target=h.acquire, args=(True, 0.2)) for h in handles]
     for t in threads:
         t.start()
     for t in threads:
         t.join()
-    assert posts(far.context) == before
+    assert posts(remote.context) == before
     lock.release()
 
 
@@ -533,10 +533,10 @@ def test_an_acquire_in_doubt_is_found_by_the_next():
     assert (HELD, None) in found
 
 
-def test_an_acquire_that_ran_out_of_time_leaves_the_way_to_others(far):
+def test_an_acquire_that_ran_out_of_time_leaves_the_way_to_others(remote):
     """One thread of a process at a time is on the wire; who gives up lets the next one through."""
-    lock = far.make("lock")
-    other, first, second = far.actor(lock), far.again(lock), far.again(lock)
+    lock = remote.make("lock")
+    other, first, second = remote.actor(lock), remote.again(lock), remote.again(lock)
     other.call("obj.acquire()")
     assert not first.acquire(timeout=0.02) and not first.acquire(False)
     other.call("obj.release()")

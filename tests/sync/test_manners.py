@@ -7,17 +7,17 @@ import pytest
 from dsmem import errors
 
 
-def test_a_reprs_state(near):
-    lock, rlock, event = near.make("lock"), near.make("rlock", "r"), near.make("event", "e")
+def test_a_reprs_state(local):
+    lock, rlock, event = local.make("lock"), local.make("rlock", "r"), local.make("event", "e")
     assert repr(lock) == "<Lock 'it' unlocked>"
     with lock, rlock:
-        assert repr(near.again(lock)) == "<Lock 'it' locked>"
+        assert repr(local.again(lock)) == "<Lock 'it' locked>"
         assert repr(rlock) == "<RLock 'r' locked>"
     event.set()
     assert repr(event) == "<Event 'e' set>"
-    assert repr(near.make("semaphore", "s", n=3)) == "<Semaphore 's' value=3>"
-    assert repr(near.make("semaphore", "c", n=0, owned=False)) == "<CountingSemaphore 'c' value=0>"
-    barrier = near.make("barrier", "b", parties=2)
+    assert repr(local.make("semaphore", "s", n=3)) == "<Semaphore 's' value=3>"
+    assert repr(local.make("semaphore", "c", n=0, owned=False)) == "<CountingSemaphore 'c' value=0>"
+    barrier = local.make("barrier", "b", parties=2)
     assert repr(barrier) == "<Barrier 'b' waiters=0/2>"
     barrier.abort()
     assert repr(barrier) == "<Barrier 'b' waiters=0/2 broken>"
@@ -94,9 +94,9 @@ def test_a_reentrant_lock_excludes_other_processes(world):
     lock.release()
 
 
-def test_a_killed_holder_of_a_reentrant_lock(near):
-    lock = near.make("rlock")
-    other = near.actor(lock)
+def test_a_killed_holder_of_a_reentrant_lock(local):
+    lock = local.make("rlock")
+    other = local.actor(lock)
     other.call("obj.acquire() and obj.acquire()")
     other.kill()
     assert lock.acquire(timeout=20)

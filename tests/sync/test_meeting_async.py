@@ -185,9 +185,9 @@ def test_tasks_of_one_loop_exclude_each_other_by_a_condition(condition):
     asyncio.run(run())
 
 
-def test_a_notification_of_another_process(near):
-    condition = near.make("condition")
-    other = near.actor(condition)
+def test_a_notification_of_another_process(local):
+    condition = local.make("condition")
+    other = local.actor(condition)
 
     async def run():
         tasks = [asyncio.create_task(wait_under(condition)) for _ in range(2)]
@@ -198,9 +198,9 @@ def test_a_notification_of_another_process(near):
     asyncio.run(run())
 
 
-def test_a_dead_waiters_notification_goes_to_a_task(near):
-    condition = near.make("condition")
-    other = near.actor(condition)
+def test_a_dead_waiters_notification_goes_to_a_task(local):
+    condition = local.make("condition")
+    other = local.actor(condition)
     other.start("with obj: obj.wait()")
 
     async def run():
@@ -327,9 +327,9 @@ def test_time_and_cancels_break_a_barrier(world):
     asyncio.run(run())
 
 
-def test_a_task_and_a_process_meet(near):
-    barrier = near.make("barrier", parties=2)
-    other = near.actor(barrier)
+def test_a_task_and_a_process_meet(local):
+    barrier = local.make("barrier", parties=2)
+    other = local.actor(barrier)
 
     async def run():
         task = asyncio.create_task(barrier.wait_async())
@@ -348,9 +348,9 @@ def test_a_task_and_a_process_meet(near):
     asyncio.run(run())
 
 
-def test_a_party_that_dies_breaks_the_barrier_for_a_task(near):
-    barrier = near.make("barrier", parties=3)
-    other = near.actor(barrier)
+def test_a_party_that_dies_breaks_the_barrier_for_a_task(local):
+    barrier = local.make("barrier", parties=3)
+    other = local.actor(barrier)
     other.start("obj.wait()")
 
     async def run():
@@ -434,10 +434,10 @@ def test_close_ends_the_waits_for_an_element(world):
     asyncio.run(run(), debug=True)
 
 
-def test_a_segment_grows_while_a_task_waits(near):
+def test_a_segment_grows_while_a_task_waits(local):
     """Also in the predicate, between one wait and the next: the memory that it had before is gone then."""
-    segment = near.make("segment", shape=4, dtype="i8")
-    other = near.again(segment)
+    segment = local.make("segment", shape=4, dtype="i8")
+    other = local.again(segment)
 
     async def run():
         def judge(value):
@@ -453,14 +453,14 @@ def test_a_segment_grows_while_a_task_waits(near):
     asyncio.run(run())
 
 
-def test_who_may_only_read_waits_too(near):
-    segment = near.make("segment", shape=4, dtype="i8")
+def test_who_may_only_read_waits_too(local):
+    segment = local.make("segment", shape=4, dtype="i8")
     reader = (
         dsmem.attach(segment.ref, readonly=True)
         if "readonly" in dsmem.attach.__annotations__
-        else near.cluster.segment("it", readonly=True)
+        else local.cluster.segment("it", readonly=True)
     )
-    near.stack.callback(reader.close)
+    local.stack.callback(reader.close)
 
     async def run():
         task = asyncio.create_task(reader.wait_async(0, 1))
@@ -471,8 +471,8 @@ def test_who_may_only_read_waits_too(near):
     asyncio.run(run())
 
 
-def test_a_closed_loop_waits_for_no_element(near):
-    segment = near.make("segment", shape=4, dtype="i8")
+def test_a_closed_loop_waits_for_no_element(local):
+    segment = local.make("segment", shape=4, dtype="i8")
     before = threads()
     loop = asyncio.new_event_loop()
     task = loop.create_task(segment.wait_async(0, 1))
@@ -483,8 +483,8 @@ def test_a_closed_loop_waits_for_no_element(near):
         pass
 
 
-def test_two_loops_wait_for_one_element(near):
-    segment = near.make("segment", shape=4, dtype="i8")
+def test_two_loops_wait_for_one_element(local):
+    segment = local.make("segment", shape=4, dtype="i8")
     found, begun = [], [threading.Event() for _ in range(2)]
 
     async def run(n):

@@ -48,9 +48,9 @@ def test_one_that_fails_is_replaced(world):
     assert once.done
 
 
-def test_one_that_dies_is_replaced(near):
-    once = near.make("once")
-    runner, waiter = near.actor(once), near.actor(once)
+def test_one_that_dies_is_replaced(local):
+    once = local.make("once")
+    runner, waiter = local.actor(once), local.actor(once)
     assert runner.call("obj.begin()") is True
     waiter.start(f"obj.begin({LIMIT}), obj.recovered, obj.end()")
     assert not once.done

@@ -64,10 +64,10 @@ def test_what_is_not_held(world):
         rw.release_read()
 
 
-def test_new_readers_wait_for_a_waiting_writer(near):
-    rw = near.make("rwlock")
-    writer = near.actor(rw)
-    other = near.again(rw)
+def test_new_readers_wait_for_a_waiting_writer(local):
+    rw = local.make("rwlock")
+    writer = local.actor(rw)
+    other = local.again(rw)
     rw.acquire_read()
     writer.start(f"obj.acquire_write(timeout={LIMIT})")
     while other.acquire_read(False):
@@ -101,7 +101,7 @@ def run(n, writes):
 
 
 def test_exclusion_between_processes(world):
-    n = 200 if world.far else 3000
+    n = 200 if world.remote else 3000
     rw = world.make("rwlock")
     actors = [world.actor(rw) for _ in range(4)]
     for a in actors:
@@ -149,12 +149,12 @@ def test_a_reader_does_not_become_the_writer(world):
         assert not rw.acquire_read(False)
 
 
-def test_a_writer_is_killed(near):
-    rw = near.make("rwlock")
-    writer = near.actor(rw)
+def test_a_writer_is_killed(local):
+    rw = local.make("rwlock")
+    writer = local.actor(rw)
     assert writer.call("obj.acquire_write(), obj.token") == (True, 1)
     writer.kill()
-    with rw.read(LIMIT), near.again(rw).read(LIMIT) as other:
+    with rw.read(LIMIT), local.again(rw).read(LIMIT) as other:
         assert rw.recovered and other.recovered
     with rw.write(LIMIT):
         assert rw.recovered and rw.token == 2
@@ -164,9 +164,9 @@ def test_a_writer_is_killed(near):
         assert not rw.recovered and rw.token == 3
 
 
-def test_a_writer_that_gives_up_keeps_the_news(near):
-    rw = near.make("rwlock")
-    victim, reader = near.actor(rw), near.again(rw)
+def test_a_writer_that_gives_up_keeps_the_news(local):
+    rw = local.make("rwlock")
+    victim, reader = local.actor(rw), local.again(rw)
     victim.call("obj.acquire_write()")
     victim.kill()
     with reader.read(LIMIT):
@@ -175,25 +175,25 @@ def test_a_writer_that_gives_up_keeps_the_news(near):
         assert rw.recovered
 
 
-def test_a_reader_is_killed(near):
-    rw = near.make("rwlock", members=2)
+def test_a_reader_is_killed(local):
+    rw = local.make("rwlock", members=2)
     for _ in range(3):
-        reader = near.actor(rw)
+        reader = local.actor(rw)
         assert reader.call("obj.acquire_read(), obj.acquire_read()") == (True, True)
         assert not rw.acquire_write(False)
         reader.kill()
         with rw.write(LIMIT):
             assert not rw.recovered
-    reader = near.actor(rw)
+    reader = local.actor(rw)
     reader.call("obj.acquire_read()")
     reader.kill()
-    newcomer = near.actor(rw)  # succeeds the dead one, whose place it finds cleared
+    newcomer = local.actor(rw)  # succeeds the dead one, whose place it finds cleared
     assert newcomer.call("obj.acquire_write(False)") is True
 
 
-def test_a_stopped_reader_keeps_writers_out(near):
-    rw = near.make("rwlock")
-    reader = near.actor(rw)
+def test_a_stopped_reader_keeps_writers_out(local):
+    rw = local.make("rwlock")
+    reader = local.actor(rw)
     reader.call("obj.acquire_read()")
     reader.stop()
     assert not rw.acquire_write(timeout=0.3)
@@ -203,23 +203,23 @@ def test_a_stopped_reader_keeps_writers_out(near):
     rw.release_write()
 
 
-def test_round_trips(far):
-    rw = far.make("rwlock")
-    with rw.write(), pytest.raises(errors.TimeoutError), far.again(rw).read(0):
+def test_round_trips(remote):
+    rw = remote.make("rwlock")
+    with rw.write(), pytest.raises(errors.TimeoutError), remote.again(rw).read(0):
         pass
     with rw.read():
-        before = far.context.stats["posts"]
+        before = remote.context.stats["posts"]
         with rw.read():  # the process is inside already: one look at the writer's word
             pass
-        assert far.context.stats["posts"] - before == 1
-    before = far.context.stats["posts"]
+        assert remote.context.stats["posts"] - before == 1
+    before = remote.context.stats["posts"]
     with rw.read():
         pass
-    assert far.context.stats["posts"] - before == 3
-    before = far.context.stats["posts"]
+    assert remote.context.stats["posts"] - before == 3
+    before = remote.context.stats["posts"]
     with rw.write():
         pass
-    assert far.context.stats["posts"] - before == 3
+    assert remote.context.stats["posts"] - before == 3
 
 
 def test_a_dropped_reader_is_gone(world):
@@ -244,7 +244,7 @@ def test_a_reader_is_broken_by_choice(world):
     assert rw.break_(gone) and not rw.break_(gone) and len(rw.readers()) == 1
     assert not rw.acquire_write(False)
     other.call("obj.release_read()")
-    if not world.far:  # there, another look would be a round trip
+    if not world.remote:  # there, another look would be a round trip
         with pytest.raises(errors.NotHeldError):
             reader.call("obj.acquire_read(False)")
     with rw.write(LIMIT):
@@ -289,9 +289,9 @@ def test_a_writer_that_is_broken_while_it_waits_for_readers(world):
     assert other.result() and other.call("obj.recovered")
 
 
-def test_breaking_a_reader_wakes_the_writer(near):
-    rw = near.make("rwlock")
-    reader, writer = near.actor(rw), near.actor(rw)
+def test_breaking_a_reader_wakes_the_writer(local):
+    rw = local.make("rwlock")
+    reader, writer = local.actor(rw), local.actor(rw)
     reader.call("obj.acquire_read()")
     writer.start("obj.acquire_write(timeout=60)")
     writer.until_asleep()

@@ -28,14 +28,14 @@ def test_like_a_bounded_semaphore(world):
     assert sem.value == 3 and not sem.recovered
 
 
-def test_properties(near):
+def test_properties(local):
     with pytest.raises(errors.InvalidArgumentError):
-        near.cluster.semaphore("it", 4097, create=True)
-    near.make("semaphore", n=2)
+        local.cluster.semaphore("it", 4097, create=True)
+    local.make("semaphore", n=2)
     with pytest.raises(errors.MismatchError, match="n=2, not 3"):
-        near.cluster.semaphore("it", 3)
-    near.make("semaphore", name="one")
-    one = near.cluster.semaphore("one", 1)
+        local.cluster.semaphore("it", 3)
+    local.make("semaphore", name="one")
+    one = local.cluster.semaphore("one", 1)
     assert one.value == 1
     one.close()
 
@@ -73,7 +73,7 @@ def run(n):
 
 
 def test_processes(world):
-    n = 200 if world.far else 3000
+    n = 200 if world.remote else 3000
     sem = world.make("semaphore", n=2)
     actors = [world.actor(sem) for _ in range(4)]
     for a in actors:
@@ -83,9 +83,9 @@ def test_processes(world):
     assert sem.value == 2
 
 
-def test_permits_of_the_dead_come_back(near):
-    sem = near.make("semaphore", n=2)
-    victim, waiter = near.actor(sem), near.actor(sem)
+def test_permits_of_the_dead_come_back(local):
+    sem = local.make("semaphore", n=2)
+    victim, waiter = local.actor(sem), local.actor(sem)
     assert victim.call("obj.acquire(), obj.acquire()") == (True, True)
     waiter.start(f"obj.acquire(timeout={LIMIT}), obj.recovered")
     assert not sem.acquire(timeout=0.1)
@@ -97,9 +97,9 @@ def test_permits_of_the_dead_come_back(near):
     sem.release()
 
 
-def test_far_permits_of_the_dead_do_not(far):
-    sem = far.make("semaphore", n=1)
-    victim = far.actor(sem)
+def test_far_permits_of_the_dead_do_not(remote):
+    sem = remote.make("semaphore", n=1)
+    victim = remote.actor(sem)
     victim.call("obj.acquire()")
     victim.kill()
     assert not sem.acquire(timeout=0.2)
@@ -121,15 +121,15 @@ def test_close(world):
     sem.release()
 
 
-def test_round_trips(far):
-    sem = far.make("semaphore", n=64)
+def test_round_trips(remote):
+    sem = remote.make("semaphore", n=64)
     with sem:
         pass
-    before = far.context.stats["posts"]
+    before = remote.context.stats["posts"]
     for _ in range(5):
         with sem:
             pass
-    assert far.context.stats["posts"] - before == 10
+    assert remote.context.stats["posts"] - before == 10
 
 
 def test_permits_are_broken_by_choice(world):
@@ -140,7 +140,7 @@ def test_permits_are_broken_by_choice(world):
     gone = permits.holders()
     other.call("obj.acquire()")
     assert len(permits.holders()) == 3 and not permits.acquire(False)
-    for one in set(gone):  # far, each permit has a name of its own
+    for one in set(gone):  # remote, each permit has a name of its own
         assert permits.break_(one) and not permits.break_(one)
     assert permits.value == 2 and len(permits.holders()) == 1
     assert permits.acquire(False) and permits.acquire(False)
@@ -152,9 +152,9 @@ def test_permits_are_broken_by_choice(world):
     permits.release(2)
 
 
-def test_breaking_permits_wakes_as_many_waiters(near):
-    permits = near.make("semaphore", n=2)
-    holder, waiters = near.actor(permits), [near.actor(permits) for _ in range(2)]
+def test_breaking_permits_wakes_as_many_waiters(local):
+    permits = local.make("semaphore", n=2)
+    holder, waiters = local.actor(permits), [local.actor(permits) for _ in range(2)]
     holder.call("obj.acquire(), obj.acquire()")
     for waiter in waiters:
         waiter.start("obj.acquire(timeout=60)")

@@ -100,9 +100,9 @@ def kind(request):
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name != "event"])
-def test_what_is_free_is_had_at_once(near, name):
+def test_what_is_free_is_had_at_once(local, name):
     """Without a turn of a loop, let alone a thread."""
-    obj = near.make(KINDS[name].kind, **KINDS[name].properties)
+    obj = local.make(KINDS[name].kind, **KINDS[name].properties)
     before = threads()
     with pytest.raises(StopIteration) as done:
         KINDS[name].wait(obj).send(None)
@@ -128,8 +128,8 @@ def test_waits_until_it_is_given(world, kind):
     assert threads() <= before[0] and descriptors() <= before[1]  # the garbage of other tests may end meanwhile
 
 
-def test_many_tasks_share_a_helper(near, kind):
-    obj, other = kind.make(near)
+def test_many_tasks_share_a_helper(local, kind):
+    obj, other = kind.make(local)
     before = threads()
 
     async def one():
@@ -139,7 +139,7 @@ def test_many_tasks_share_a_helper(near, kind):
     async def run():
         tasks = [asyncio.create_task(one()) for _ in range(50)]
         await turns(10)
-        assert threads() <= before + 2  # one for each bell
+        assert threads() <= before + 2  # one for each eventcount
         kind.give(other)
         await asyncio.wait_for(asyncio.gather(*tasks), LIMIT)
         await until_alone(before)
@@ -347,10 +347,10 @@ def test_one_lock_in_two_loops_and_a_thread(world):
     assert worst == [1] and len(rounds) == 30
 
 
-def test_processes_and_tasks_exclude_each_other(near):
-    lock = near.make("lock")
-    count = near.make("segment", "n", shape=1, dtype="i8")
-    other = near.actor(lock)
+def test_processes_and_tasks_exclude_each_other(local):
+    lock = local.make("lock")
+    count = local.make("segment", "n", shape=1, dtype="i8")
+    other = local.actor(lock)
     other.call(
         f"seg = dsmem.attach(dsmem.memory.Reference('segment', 'n', 0, {count.ref.owner}, {count.ref.cluster!r}))"
     )
@@ -371,9 +371,9 @@ def test_processes_and_tasks_exclude_each_other(near):
     assert count[0] == 600
 
 
-def test_a_dead_holders_lock_goes_to_a_task(near):
-    lock = near.make("lock")
-    holder = near.actor(lock)
+def test_a_dead_holders_lock_goes_to_a_task(local):
+    lock = local.make("lock")
+    holder = local.actor(lock)
     holder.call("obj.acquire()")
 
     async def run():
@@ -387,10 +387,10 @@ def test_a_dead_holders_lock_goes_to_a_task(near):
     asyncio.run(run())
 
 
-def test_the_news_survives_a_cancelled_task(near):
+def test_the_news_survives_a_cancelled_task(local):
     """What a dead holder left is told to who uses the lock first, not to a task that was cancelled with it."""
-    lock = near.make("lock")
-    holder = near.actor(lock)
+    lock = local.make("lock")
+    holder = local.actor(lock)
     holder.call("obj.acquire()")
 
     async def run():
@@ -533,8 +533,8 @@ def test_releases_without_a_round_trip_in_the_loop(world):
 
 
 @pytest.mark.parametrize("kind_of_lock", ["rlock", "spinlock"])
-def test_locks_that_tasks_cannot_have(near, kind_of_lock):
-    lock = near.make(kind_of_lock)
+def test_locks_that_tasks_cannot_have(local, kind_of_lock):
+    lock = local.make(kind_of_lock)
 
     async def run():
         with pytest.raises(errors.UnsupportedError, match="use a lock"):

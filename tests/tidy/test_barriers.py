@@ -1,7 +1,8 @@
 """Every barrier has a partner that can be found from either side.
 
-A word that is published somewhere in csrc is observed somewhere, and the other way round; words are told apart by the
-name of the member. A read-modify-write counts as both. A comment that says what it pairs with names what is there.
+A word that is stored with release order in csrc is loaded with acquire order somewhere, and the reverse. Words are told
+apart by the name of the member. A read-modify-write counts as both. A comment that says what it pairs with names what
+is there.
 """
 
 import re
@@ -10,14 +11,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CALL = re.compile(r"\b(publish|observe|fetch_add|fetch_sub|exchange|compare_swap)_u(?:32|64)\(\s*([^,;()]*)")
+CALL = re.compile(r"\b(store_release|load_acquire|fetch_add|fetch_sub|exchange|compare_swap)_u(?:32|64)\(\s*([^,;()]*)")
 COMMENT = re.compile(r"/\*.*?\*/", re.S)
 PAIRS = re.compile(
-    r"(?:pairs with|publish:|observe:)\s+(?:pairs with\s+)?(?:the (?:publish|observe)_\w+ of )?"
+    r"(?:pairs with|release:|acquire:)\s+(?:pairs with\s+)?(?:the (?:store_release|load_acquire)_\w+ of )?"
     r"(\S+?)[.,;:)]?(?=\s|\*/|$)"
 )
 # Words that lie in the user's memory: the partner is in another process's program.
-OF_THE_USER = {"near_read", "near_write"}
+OF_THE_USER = {"mapped_read", "mapped_write"}
 
 
 def word(argument):
@@ -27,13 +28,13 @@ def word(argument):
 
 
 def calls(texts):
-    sides = {"publish": {}, "observe": {}}
+    sides = {"store_release": {}, "load_acquire": {}}
     for name, text in texts.items():
         for function, body in re.findall(r"^[^\n{};#]*?\b(\w+)\([^{};]*\)\n\{\n(.*?)^\}", text, re.M | re.S):
             if function in OF_THE_USER:
                 continue
             for kind, argument in CALL.findall(COMMENT.sub("", body)):
-                for side in ("publish", "observe"):
+                for side in ("store_release", "load_acquire"):
                     if kind in (side, "fetch_add", "fetch_sub", "exchange", "compare_swap"):
                         sides[side].setdefault(word(argument), f"{name}: {function}")
     return sides
@@ -42,14 +43,14 @@ def calls(texts):
 def lonely(texts):
     sides = calls(texts)
     found = [
-        f"{where} publishes {w}, nobody observes it"
-        for w, where in sides["publish"].items()
-        if w not in sides["observe"]
+        f"{where} stores {w} with release order, and nothing loads it with acquire order"
+        for w, where in sides["store_release"].items()
+        if w not in sides["load_acquire"]
     ]
     return found + [
-        f"{where} observes {w}, nobody publishes it"
-        for w, where in sides["observe"].items()
-        if w not in sides["publish"]
+        f"{where} loads {w} with acquire order, and nothing stores it with release order"
+        for w, where in sides["load_acquire"].items()
+        if w not in sides["store_release"]
     ]
 
 
@@ -81,25 +82,25 @@ def test_comments_name_partners_that_are_there():
 
 GOOD = """static void a(struct s *x)
 {
-    publish_u32(&x->flag, 1);
+    store_release_u32(&x->flag, 1);
 }
 
 int b(struct s *x)
 {
-    return observe_u32(&x->flag);
+    return load_acquire_u32(&x->flag);
 }
 """
 
 
 def test_a_barrier_without_partner_is_found():
     assert lonely({"x.c": GOOD}) == []
-    assert lonely({"x.c": GOOD.replace("observe", "peek")})
-    assert lonely({"x.c": GOOD.replace("publish", "note")})
-    assert lonely({"x.c": GOOD.replace("observe_u32(&x->flag", "observe_u32(&x->other")})
+    assert lonely({"x.c": GOOD.replace("load_acquire", "load_relaxed")})
+    assert lonely({"x.c": GOOD.replace("store_release", "store_relaxed")})
+    assert lonely({"x.c": GOOD.replace("load_acquire_u32(&x->flag", "load_acquire_u32(&x->other")})
 
 
 @pytest.mark.parametrize(
-    "comment", ["/* pairs with c(). */", "/* publish: nothing; */", "/* pairs with the observe_u32 of x->gone */"]
+    "comment", ["/* pairs with c(). */", "/* release: nothing; */", "/* pairs with the load_acquire_u32 of x->gone */"]
 )
 def test_a_partner_that_is_not_there_is_found(comment):
     assert unknown_partners({"x.c": comment + GOOD})
@@ -107,7 +108,11 @@ def test_a_partner_that_is_not_there_is_found(comment):
 
 @pytest.mark.parametrize(
     "comment",
-    ["/* pairs with b(). */", "/* publish: a; observe: b() here */", "/* pairs with the observe_u32 of x->flag */"],
+    [
+        "/* pairs with b(). */",
+        "/* release: a; acquire: b() here */",
+        "/* pairs with the load_acquire_u32 of x->flag */",
+    ],
 )
 def test_a_partner_that_is_there_is_not(comment):
     assert unknown_partners({"x.c": comment + GOOD}) == []

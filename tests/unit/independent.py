@@ -1,7 +1,7 @@
 """Objects of this host, read and written by what docs/protocols says of them, without dsmem.
 
 Nothing of dsmem is imported here, and no byte layout is taken from its code: where the documents are not enough for
-this program, they are mended. It needs x86-64: there a store of 8 aligned bytes by a memoryview is one store, and
+this program, they are fixed. It needs x86-64: there a store of 8 aligned bytes by a memoryview is one store, and
 stores are seen in their order. It has no compare-swap. So it takes a role or a lock only while nobody else takes one.
 
 As a program it is a process of its own: python independent.py COMMAND CLUSTER.
@@ -152,7 +152,7 @@ class Object:
         self.close()
 
     def ring(self, at):
-        """Ring the bell at an offset, for all. How many were woken; nobody else may ring it meanwhile."""
+        """Ring the eventcount at an offset, for all. How many were woken; nobody else may ring it meanwhile."""
         sequence, _ = struct.unpack_from("<II", self.bytes, at)
         struct.pack_into("<I", self.bytes, at + 4, 0)
         struct.pack_into("<I", self.bytes, at, (sequence + 1) % 2**32)

@@ -23,7 +23,7 @@ def script(path, text):
 
 @pytest.fixture
 def tree(tmp_path):
-    """Run one of the scripts there; the stand-ins can be written anew."""
+    """Run one of the scripts there; the stand-ins can be written again."""
     script(tmp_path / "ci/deps", "exit 0")
     script(tmp_path / ".venv/bin/python", 'echo "===== 3 passed in 1.20s ====="')
     for name in ("test", "softroce"):

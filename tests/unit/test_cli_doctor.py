@@ -1,4 +1,4 @@
-"""dsmem doctor: what is broken is named with its remedy. The conditions are real: each is made, and mended again."""
+"""dsmem doctor: what is broken is named with its remedy. The conditions are real: each is made, and fixed again."""
 
 import json
 import os

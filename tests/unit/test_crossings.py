@@ -13,7 +13,7 @@ NBYTES = 1 << 16
 
 
 def open_context():
-    # fault hides that the memory is near, so that ops are posted and counted as those of a far fabric are
+    # fault hides that the memory is local, so that ops are posted and counted as those of a remote fabric are
     return dsmem.Context("fault+shm", secret=SECRET)
 
 
@@ -94,15 +94,15 @@ def test_single_ops_enter_once_each(peer, remotes):
         remotes[0].compare_swap(0, 0, 0)
 
 
-# ---- queues from afar ----
+# ---- queues remotely ----
 
 
 @pytest.fixture
-def lane(far_place):
+def lane(remote_place):
     """make(**shape) -> a queue's consumer, its producer, and the context that the producer posts in."""
     with (
-        dsmem.Context(far_place, secret=SECRET) as owner,
-        dsmem.Context(far_place, secret=SECRET) as user,
+        dsmem.Context(remote_place, secret=SECRET) as owner,
+        dsmem.Context(remote_place, secret=SECRET) as user,
         dsmem.connect(context=owner) as cluster,
         contextlib.ExitStack() as stack,
     ):

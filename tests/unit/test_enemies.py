@@ -63,7 +63,7 @@ def answering(reply):
     """An agent that shakes hands, and whose answer to each ATTACH is what reply(owner, client, question) sends."""
 
     def answer(owner, client, hello):
-        owner.shake_hands(client, hello)
+        owner.do_handshake(client, hello)
         while len(question := receive(client, QUESTION)) == QUESTION:
             reply(owner, client, question)
 
@@ -171,7 +171,7 @@ def challenge(head):
 
 def verdict(head, role=None):
     def answer(owner, client, hello):
-        shake = owner.shake(hello)
+        shake = owner.handshake(hello)
         client.sendall(shake.challenge())
         assert receive(client, 32) == shake.mac("client")
         client.sendall(head + (shake.mac(role) if role else b""))

@@ -151,7 +151,7 @@ class Service:
         self.region = self.context.allocate(4096)
         self.array = self.region.array()
         self.remote = self.context.attach(self.region.descriptor)
-        self.view = self.remote.array() if self.remote.is_near else None
+        self.view = self.remote.array() if self.remote.is_mapped else None
 
 
 def held():

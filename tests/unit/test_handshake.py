@@ -135,7 +135,7 @@ def test_a_verdict_without_proof(context, region):
     """Also where it reflects the client's own."""
 
     def answer(owner, client, hello):
-        client.sendall(owner.shake(hello).challenge())
+        client.sendall(owner.handshake(hello).challenge())
         client.sendall(VERDICT.pack(0, receive(client, MAC)))
 
     with FakeOwner(SECRET, answer) as enemy, pytest.raises(errors.AuthenticationError):
@@ -185,7 +185,7 @@ def test_any_byte_of_a_reply_that_is_changed_ends_the_stream(region):
     ended = []
 
     def answer(owner, client, hello):
-        owner.shake_hands(client, hello)
+        owner.do_handshake(client, hello)
         message = bytearray(owner.reply(receive(client, QUESTION), struct.pack("<QQIIII", 4096, 0, 0, 7, 0, 0)))
         assert len(message) == 84
         message[len(ended)] ^= 1
@@ -234,7 +234,7 @@ def test_a_reflected_message(context, friend, region):
     assert friend.ended()
 
     def answer(owner, client, hello):
-        owner.shake_hands(client, hello)
+        owner.do_handshake(client, hello)
         client.sendall(receive(client, QUESTION))
 
     with FakeOwner(SECRET, answer) as enemy, pytest.raises(errors.ProtocolError):
@@ -413,7 +413,7 @@ def test_late_replies_are_not_taken_for_others(context):
         return fd
 
     def answer(owner, client, hello):
-        owner.shake_hands(client, hello)
+        owner.do_handshake(client, hello)
         reply(owner, client, receive(client, QUESTION))
         questions = [receive(client, QUESTION) for _ in range(3)]
         assert go.wait(30)
@@ -465,7 +465,7 @@ def test_a_forked_child_keeps_no_connection_of_its_parent_open(region, context):
 
     def answer(owner, client, hello):
         client.settimeout(60)
-        owner.shake_hands(client, hello)
+        owner.do_handshake(client, hello)
         question = receive(client, QUESTION)
         status, payload, (fd,) = genuine.ask(ATTACH, name(region))
         socket.send_fds(client, [owner.reply(question, payload, status=status)], [fd])

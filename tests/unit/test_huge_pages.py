@@ -65,7 +65,7 @@ def page_sizes(array):
 def test_large_regions_use_them(pool, context, nbytes):
     with context.allocate(nbytes) as region, context.attach(region.descriptor) as remote:
         assert page_sizes(region.array()) == {2048}
-        if remote.is_near:
+        if remote.is_mapped:
             assert page_sizes(remote.array()) == {2048}
         assert not region.array().any()
         data = np.random.default_rng(1).integers(0, 256, nbytes, np.uint8)

@@ -24,7 +24,7 @@ def test_ops_and_views(fd):
         assert os.pread(fd, 8, 0) == b"12345678"
         assert r.fetch_add(8, 3) == 0 and r.compare_swap(8, 3, 5) == 3
         view = r.array("u8")
-        assert view[1] == 5 and view.flags.writeable and r.is_near and r.context is None
+        assert view[1] == 5 and view.flags.writeable and r.is_mapped and r.context is None
         with pytest.raises(errors.BusyError):
             r.close()
         del view
@@ -75,6 +75,6 @@ def test_in_a_batch_and_async(fd):
 
 def test_a_far_remote_has_no_view():
     with dsmem.Context("fault+shm", secret=bytes(16)) as context, context.allocate(64) as region:
-        with context.attach(region.descriptor) as far, pytest.raises(errors.FarMemoryError):
-            assert not far.is_near
-            np.frombuffer(far)
+        with context.attach(region.descriptor) as remote, pytest.raises(errors.NotMappedError):
+            assert not remote.is_mapped
+            np.frombuffer(remote)

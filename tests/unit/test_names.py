@@ -356,7 +356,7 @@ def test_objects_of_another_release(here, name, kind, other):
     with path.open("r+b") as file:
         file.seek(8)
         file.write(struct.pack("<I", other))
-    said = pytest.raises(errors.VersionError, match=f"layout {other}, this release makes and reads {LAYOUT}.*anew")
+    said = pytest.raises(errors.VersionError, match=f"layout {other}, this release makes and reads {LAYOUT}.*again")
     for create in (False, None):
         with said:
             make("a", create=create, **how)

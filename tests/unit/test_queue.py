@@ -1,4 +1,4 @@
-"""Queues, near and far: one handle, several handles, several processes."""
+"""Queues, local and remote: one handle, several handles, several processes."""
 
 import asyncio
 import gc
@@ -24,11 +24,11 @@ SECRET = b"9e0e" * 16  # a key: nothing to stretch
 
 
 class Place:
-    """make(**shape) -> the owner's handle; join() -> another one, which is far where the fabric is."""
+    """make(**shape) -> the owner's handle; join() -> another one, which is remote where the fabric is."""
 
     def __init__(self, stack, cluster, other, fabric):
         self.stack, self.cluster, self.other = stack, cluster, other
-        self.far = fabric not in ("local", "shm")
+        self.remote = fabric not in ("local", "shm")
 
     def make(self, **shape):
         self.queue = self.stack.enter_context(self.cluster.queue("q", create=True, **shape))
@@ -103,7 +103,7 @@ def test_full(place):
     assert consumer.full() and n == consumer.qsize() > 30
     with pytest.raises(errors.FullError):
         producer.put(bytes(100), timeout=0.01)
-    assert consumer.counts["full"] == (0 if place.far else 2)
+    assert consumer.counts["full"] == (0 if place.remote else 2)
     consumer.get_many(2)
     producer.put(bytes(100), timeout=5)
     with pytest.raises(errors.MessageTooLargeError, match="2001"):
@@ -178,7 +178,7 @@ def test_a_peeked_message_stays(place):
     with pytest.raises(errors.BusyError):
         consumer.get()
     consumer.close()
-    if not place.far:
+    if not place.remote:
         assert place.join().get_nowait() == b"one"
 
 
@@ -189,7 +189,7 @@ def test_one_producer_one_consumer(place):
     third = place.join()
     with pytest.raises(errors.TooManyMembersError):
         third.put(b"x")
-    with pytest.raises((errors.BusyError, errors.FarMemoryError)):
+    with pytest.raises((errors.BusyError, errors.NotMappedError)):
         third.get()
     producer.close()
     third.put(b"x")
@@ -226,7 +226,7 @@ def test_a_producer_is_broken_by_choice(place):
         for _ in range(10000):  # one elsewhere may notice it after 10 ms
             producer.put(b"late")
             late += 1
-    assert place.far or not late
+    assert place.remote or not late
     third.put(b"next")
     assert consumer.get_many() == [b"early", *[b"late"] * late, b"next"]
     producer.close()
@@ -248,7 +248,7 @@ def test_a_consumer_is_broken_by_choice(place):
             call()
     with place.cluster.queue("q") as other:
         assert other.get_many() == [b"b", b"c"] and other.consumer() is not None
-        if not place.far:  # all that this process had is gone
+        if not place.remote:  # all that this process had is gone
             with pytest.raises(errors.NotHeldError):
                 producer.put(b"d")
             producer = place.join()
@@ -277,7 +277,7 @@ def test_shutdown(place):
             producer.put(b"more")
             late += 1
     assert [consumer.get() for _ in range(1 + late)] == [b"last", *[b"more"] * late]
-    assert place.far or not late
+    assert place.remote or not late
     with pytest.raises(errors.ShutDownError):
         consumer.get()
     consumer.shutdown(immediate=True)
@@ -328,7 +328,7 @@ def test_asyncio(place):
     async def produce():
         for i in range(50):
             await producer.put_async(bytes([i]) * 500)
-        if place.far:
+        if place.remote:
             consumer.shutdown()
         else:
             producer.shutdown()
@@ -686,14 +686,14 @@ def test_a_cycle_finalizes_in_any_order(monkeypatch, with_context):
     context = dsmem.Context("fault+shm", secret=SECRET)
     cluster = dsmem.connect(context=context)
     owner = cluster.queue("q", create=True)
-    far = dsmem.attach(owner.ref, context)
-    far.put(b"x")
+    remote = dsmem.attach(owner.ref, context)
+    remote.put(b"x")
     assert owner.get() == b"x"
-    far.itself = far
+    remote.itself = remote
     if with_context:
-        far.others = [context, cluster, owner]
+        remote.others = [context, cluster, owner]
         del context, cluster, owner
-    del far
+    del remote
     gc.collect()
     assert [str(one.exc_value) for one in heard] == []
     if not with_context:

@@ -1,4 +1,4 @@
-"""Queues from afar through a fabric that fails or is slow, and threads that share a handle meanwhile."""
+"""Queues remotely through a fabric that fails or is slow, and threads that share a handle meanwhile."""
 
 import os
 import pickle

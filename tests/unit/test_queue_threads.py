@@ -26,8 +26,8 @@ def ends(request, cluster_name):
     else:
         with dsmem.Context(request.param, secret=SECRET) as context, dsmem.connect(context=context) as cluster:
             with dsmem.Context(request.param, secret=SECRET) as other:
-                with cluster.queue("q", create=True, capacity_bytes=1 << 14) as q, dsmem.attach(q.ref, other) as far:
-                    yield q, far
+                with cluster.queue("q", create=True, capacity_bytes=1 << 14) as q, dsmem.attach(q.ref, other) as remote:
+                    yield q, remote
 
 
 def run(*works):

@@ -1,4 +1,4 @@
-"""Segments: arrays under a name, near and far."""
+"""Segments: arrays under a name, local and remote."""
 
 import asyncio
 import os
@@ -201,7 +201,7 @@ def test_the_same_in_an_event_loop(segment, other):
 )
 def test_no_indices(segment, other, index):
     with other(segment) as found:
-        if index is None and found.array is not None if found._memory.remote.is_near else False:
+        if index is None and found.array is not None if found._memory.remote.is_mapped else False:
             return  # NumPy's new axis
         for call in (lambda: found.read(index), lambda: found.write(index, 0)):
             with pytest.raises((errors.OutOfBoundsError, errors.InvalidArgumentError)):
@@ -258,7 +258,7 @@ def test_one_crossing_for_a_slice_in_many_pieces(segment, other, cluster_place):
         before = context.stats["doorbells"]
         s.read((slice(None), slice(None), 1))
         s.write((slice(None), slice(None), 1), 3)
-        assert context.stats["doorbells"] - before == (0 if s._memory.remote.is_near else 2)
+        assert context.stats["doorbells"] - before == (0 if s._memory.remote.is_mapped else 2)
 
 
 # -- views --
@@ -294,10 +294,10 @@ def mappings(cluster):
 
 def test_far_memory_has_no_view(segment, other):
     with other(segment) as s:
-        if s._memory.remote.is_near:
+        if s._memory.remote.is_mapped:
             assert s.array.shape == (6, 5, 4)
         else:
-            with pytest.raises(errors.FarMemoryError):
+            with pytest.raises(errors.NotMappedError):
                 _ = s.array
     assert segment.array.shape == (6, 5, 4), "its owner has one"
 
@@ -607,9 +607,9 @@ def test_readers_see_one_version(versioned, other):
         except BaseException as error:
             failed.append(error)
 
-    with other(versioned) as far:
-        writers = [threading.Thread(target=write, args=(s, i + 1)) for i, s in enumerate((versioned, far))]
-        readers = [threading.Thread(target=read, args=(s,)) for s in (versioned, far)]
+    with other(versioned) as remote:
+        writers = [threading.Thread(target=write, args=(s, i + 1)) for i, s in enumerate((versioned, remote))]
+        readers = [threading.Thread(target=read, args=(s,)) for s in (versioned, remote)]
         for t in writers + readers:
             t.start()
         for t in readers:
@@ -682,7 +682,7 @@ def test_closed(cluster):
             call()
 
 
-# -- scribbled memory --
+# -- corrupted memory --
 
 
 @pytest.fixture

@@ -10,14 +10,14 @@ from dsmem import errors
 def test_what_is_no_row_of_far_memory(cluster, other, cluster_place, index):
     """NumPy takes a bool for a mask, whose elements are a copy: where they lie says nothing about the segment."""
     if cluster_place in ("local", "shm"):
-        pytest.skip("NumPy itself indexes what is near")
-    with cluster.segment("a", (4, 3), "i8", create=True) as s, other(s) as far:
-        with pytest.raises(errors.InvalidArgumentError, match="of far memory"):
-            far.read(index)
-        with pytest.raises(errors.InvalidArgumentError, match="of far memory"):
-            far.write(index, 7)
+        pytest.skip("NumPy itself indexes what is local")
+    with cluster.segment("a", (4, 3), "i8", create=True) as s, other(s) as remote:
+        with pytest.raises(errors.InvalidArgumentError, match="of remote memory"):
+            remote.read(index)
+        with pytest.raises(errors.InvalidArgumentError, match="of remote memory"):
+            remote.write(index, 7)
         assert not s.read().any()
-        far.write(np.array(1), 7)  # an int
+        remote.write(np.array(1), 7)  # an int
         assert s.read(slice(None, 2)).tolist() == [[0] * 3, [7] * 3]
 
 
@@ -30,8 +30,8 @@ def test_numpy_asarray(cluster, other, cluster_place):
         s.write(2, 6)
         assert array[2] == 6 and copy[2] in (0, 6)  # NumPy 1 copies only where it is told to in another way
         if cluster_place not in ("local", "shm"):
-            with other(s) as far, pytest.raises(errors.FarMemoryError):
-                np.asarray(far)
+            with other(s) as remote, pytest.raises(errors.NotMappedError):
+                np.asarray(remote)
         del array
 
 

@@ -89,12 +89,12 @@ def same(one, other):
 
 @pytest.mark.parametrize("what", OUTS)
 def test_reading(found, what):
-    far, reset = found
+    remote, reset = found
     reset()
     for index in INDICES:
         outs = [OUTS[what](shape_of(index)) for _ in range(2)]
-        plain = outcome(far.read, index, outs[0])
-        later = outcome(awaited, far.read_async, index, outs[1])
+        plain = outcome(remote.read, index, outs[0])
+        later = outcome(awaited, remote.read_async, index, outs[1])
         assert same(plain, later), (index, plain, later)
         assert plain[0] == "ok" or issubclass(plain[0], dsmem.DsmemError), (index, plain)
         assert np.array_equal(outs[0], outs[1])
@@ -103,28 +103,28 @@ def test_reading(found, what):
 
 @pytest.mark.parametrize("what", DATA)
 def test_writing(found, what):
-    far, reset = found
+    remote, reset = found
     for index in INDICES:
         data = DATA[what](shape_of(index))
         reset()
-        plain, wanted = outcome(far.write, index, data), far.read()
+        plain, wanted = outcome(remote.write, index, data), remote.read()
         reset()
-        later = outcome(awaited, far.write_async, index, data)
+        later = outcome(awaited, remote.write_async, index, data)
         assert plain == later, index
         assert plain[0] == "ok" or issubclass(plain[0], dsmem.DsmemError), (index, plain)
-        assert np.array_equal(far.read(), wanted), index
+        assert np.array_equal(remote.read(), wanted), index
 
 
 def test_what_is_refused_moves_nothing(cluster, other, cluster_place):
     if cluster_place in ("local", "shm"):
         pytest.skip("nothing moves where the memory is mapped")
-    with cluster.segment("a", SHAPE, "i8", create=True) as segment, other(segment) as far:
-        context = far._memory.remote.context
-        far.read(0)
+    with cluster.segment("a", SHAPE, "i8", create=True) as segment, other(segment) as remote:
+        context = remote._memory.remote.context
+        remote.read(0)
         before = context.stats["posts"]
         for out in (np.zeros(10, ">i8"), bytearray(79), np.zeros((2, 10), "i8")[:, ::-1], readonly(np.zeros(10, "i8"))):
             for index in (0, [0, 1]):
-                for call in (far.read, functools.partial(awaited, far.read_async)):
+                for call in (remote.read, functools.partial(awaited, remote.read_async)):
                     with pytest.raises(dsmem.DsmemError):
                         call(index, out if index == 0 or isinstance(out, bytearray) else out[..., :7])
         assert context.stats["posts"] == before

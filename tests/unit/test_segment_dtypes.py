@@ -126,7 +126,7 @@ def test_like(cluster, other):
             cluster.segment("c", 5, like=made, create=True) as c,
         ):
             assert again.shape == (3, 4) and again.dtype == "u2" and c.shape == (5,) and c.dtype == "u2"
-        with other(made) as far, cluster.segment("d", like=far, dtype="f4", create=True) as d:
+        with other(made) as remote, cluster.segment("d", like=remote, dtype="f4", create=True) as d:
             assert d.shape == (3, 4) and d.dtype == "f4"
         with pytest.raises(errors.MismatchError):
             cluster.segment("a", like=pattern.T, create=None)

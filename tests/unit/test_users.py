@@ -153,7 +153,7 @@ def test_a_folder_without_rights_of_its_user_is_used_again():
         as_user(1001, make, "lock")
         folder = local.user_folder(1001) / NAME
         for path, mode in ((folder / ".owned", 0o066), (folder, 0o066), (folder.parent, 0o600)):
-            path.chmod(mode)  # as one has made them who was killed before he could mend them
+            path.chmod(mode)  # as one has made them who was killed before he could fix them
         assert as_user(1001, takes, 1001, 0) == (True, False)
         assert folder.stat().st_mode & 0o777 == 0o766
 

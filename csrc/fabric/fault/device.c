@@ -1,4 +1,5 @@
-/* The device: all but endpoints goes straight to the inner fabric. Memory of this process is the inner fabric's object. */
+/* The device: all but endpoints goes straight to the inner fabric. Memory of this process is the inner fabric's
+ * object. */
 #include "../nosys.h"
 #include "fault.h"
 
@@ -18,7 +19,7 @@ static void fault_close(struct fabric_dev *base)
 static void fault_caps(struct fabric_dev *d, dsm_caps *out)
 {
     inner(d)->fabric->caps(inner(d), out);
-    out->near_memory = 0;
+    out->local_memory = 0;
     snprintf(out->fabric, sizeof out->fabric, "fault+%s", inner(d)->fabric->name);
 }
 
@@ -49,7 +50,7 @@ static int fault_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, i
     }
     r->base = *r->inner;
     r->base.dev = d;
-    r->base.near = NULL;
+    r->base.mapped = NULL;
     r->base.state = NULL;
     *out = &r->base;
     return 0;

@@ -11,20 +11,22 @@
  *   failafter=3       op 3 is executed, the transport reports EIO all the same (its acknowledgement was lost)
  *   delay=3:50ms      op 3 is executed at once, its completion is held back for 50 ms (the pause must be given)
  *   drop=3            op 3 is executed, its completion never comes
- *   tear=3            if op 3 is a READ: its second part is read 1 ms after its first. They meet at a multiple of 8 in the
+ *   tear=3            if op 3 is a READ: its second part is read 1 ms after its first. They meet at a multiple of 8 in
+ *   the
  *                     region, so a READ inside of one aligned word stays whole
  *   duplicate=3       if op 3 is a WRITE: it is executed a second time, 1 ms later
- *   cas=3             if op 3 is a COMPARE_SWAP that fails, 1 ms later a plain store writes back the value that it found
+ *   cas=3             if op 3 is a COMPARE_SWAP that fails, 1 ms later a plain store writes back the value that it
+ *   found
  *                     (rdma_rxe does so; the region must grant writing too, otherwise the op stays as it is)
  *   kill=3            before op 3 is executed this process gets SIGKILL
  *   kill=3:PID        before op 3 is executed process PID gets it; if it is a child of this one it is dead then
  *   tear, duplicate and cas take another pause than 1 ms: tear=3:20ms.
  *
- * A failed op is the end of its connection, as on every transport: the ops behind it are cancelled without being executed,
- * the endpoint is broken and the core makes a new one. Faults keep the order that dsm.h promises: while one of an op's
- * two parts is still to come, the ops behind it on the same endpoint wait.
+ * A failed op is the end of its connection, as on every transport: the ops behind it are cancelled without being
+ * executed, the endpoint is broken and the core makes a new one. Faults keep the order that dsm.h promises: while one
+ * of an op's two parts is still to come, the ops behind it on the same endpoint wait.
  *
- * Nothing is mapped near through fault, so every op takes the way over post and poll.
+ * Nothing is mapped local through fault, so every op takes the way over post and poll.
  */
 #ifndef DSM_FABRIC_FAULT_H
 #define DSM_FABRIC_FAULT_H
@@ -85,8 +87,8 @@ struct fault_remote {
 
 /* io.c */
 int fault_ep_open(struct fabric_dev *d, bool passive, struct fabric_ep **out);
-int fault_ep_address(struct fabric_ep *e, uint8_t blob[FABRIC_BLOB_MAX]);
-int fault_ep_connect(struct fabric_ep *e, const uint8_t *blob, size_t len);
+int fault_ep_address(struct fabric_ep *e, uint8_t address[FABRIC_ADDRESS_MAX]);
+int fault_ep_connect(struct fabric_ep *e, const uint8_t *address, size_t len);
 void fault_ep_abort(struct fabric_ep *e);
 void fault_ep_close(struct fabric_ep *e);
 void fault_post(struct fabric_ep *e, dsm_op *list);

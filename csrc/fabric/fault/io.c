@@ -1,16 +1,18 @@
 /*
  * Endpoints of fault.
  *
- * Every op of the user's has a shadow, which the inner fabric executes in its place, once or twice, as a group of its own; poll
- * looks which shadows are done and ends the user's ops. e->ops holds the shadows in the order in which the ops were posted:
+ * Every op of the user's has a shadow, which the inner fabric executes in its place, once or twice, as a group of its
+ * own; poll looks which shadows are done and ends the user's ops. e->ops holds the shadows in the order in which the
+ * ops were posted:
  *   WAITING   behind an op that holds up the endpoint; all behind it wait too
  *   FIRST     the inner fabric has it, or has done it (group.pending)
  *   PAUSED    its first part is done, the second follows at 'due'
  *   SECOND    likewise of the second part; also an op that is not to be executed
- * Shadows are allocated in chunks when a post needs more than ever before: fault is the one fabric whose post allocates.
+ * Shadows are allocated in chunks when a post needs more than ever before: fault is the one fabric whose post
+ * allocates.
  *
- * The event fd is an epoll of the inner one and of a timer for what waits for a time of fault's own. The timer is only set
- * between arm and the event.
+ * The event fd is an epoll of the inner one and of a timer for what waits for a time of fault's own. The timer is only
+ * set between arm and the event.
  */
 #include "../../base/clock.h"
 #include "fault.h"
@@ -107,16 +109,16 @@ int fault_ep_open(struct fabric_dev *base, bool passive, struct fabric_ep **out)
     return rc;
 }
 
-int fault_ep_address(struct fabric_ep *base, uint8_t blob[FABRIC_BLOB_MAX])
+int fault_ep_address(struct fabric_ep *base, uint8_t address[FABRIC_ADDRESS_MAX])
 {
     struct fault_ep *e = (struct fault_ep *)base;
-    return fabric(e)->ep_address(e->inner, blob);
+    return fabric(e)->ep_address(e->inner, address);
 }
 
-int fault_ep_connect(struct fabric_ep *base, const uint8_t *blob, size_t len)
+int fault_ep_connect(struct fabric_ep *base, const uint8_t *address, size_t len)
 {
     struct fault_ep *e = (struct fault_ep *)base;
-    return fabric(e)->ep_connect(e->inner, blob, len);
+    return fabric(e)->ep_connect(e->inner, address, len);
 }
 
 /* ---- the state of one op ---- */
@@ -148,7 +150,7 @@ static bool goes_on(const struct shadow *s)
 /* When poll has something to do for it. oldest: nothing before it can still complete. */
 static int64_t ready_at(const struct shadow *s, bool oldest)
 {
-    if (s->step == WAITING || observe_u32(&s->group.pending))
+    if (s->step == WAITING || load_acquire_u32(&s->group.pending))
         return DEADLINE_NEVER;
     if (s->step == PAUSED)
         return s->due;

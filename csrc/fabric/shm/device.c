@@ -45,8 +45,8 @@ static void shm_close_device(struct fabric_dev *d) { free(d); }
 static void shm_caps(struct fabric_dev *d, dsm_caps *out)
 {
     (void)d;
-    *out =
-        (dsm_caps){.near_memory = 1, .max_region = (uint64_t)INT64_MAX - SHM_TRAILER, .gid_index = -1, .max_inline = 8};
+    *out = (dsm_caps){
+        .local_memory = 1, .max_region = (uint64_t)INT64_MAX - SHM_STATUS_PAGE, .gid_index = -1, .max_inline = 8};
     strcpy(out->fabric, "shm");
 }
 

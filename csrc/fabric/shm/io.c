@@ -1,5 +1,5 @@
-/* Endpoints of shm: ops are done when posted. The core needs them only under fault, as it moves near bytes itself. */
-#include "../near.h"
+/* Endpoints of shm: ops are done when posted. The core needs them only under fault, as it moves local bytes itself. */
+#include "../../base/mapped_ops.h"
 #include "shm.h"
 
 #include <stdlib.h>
@@ -30,11 +30,11 @@ void shm_post(struct fabric_ep *e, dsm_op *list)
             continue;
         }
         const struct fabric_remote *r = fabric_remote_of(op);
-        if (observe_u32(r->state) != SHM_LIVE) {
+        if (load_acquire_u32(r->state) != SHM_LIVE) {
             fabric_op_done(op, -DSM_ESTALE);
             continue;
         }
-        near_execute(r->near, op);
+        mapped_execute(r->mapped, op);
         fabric_op_done(op, 0);
     }
 }

@@ -12,18 +12,18 @@
 struct shm_mem {
     struct fabric_mem base;
     int fd;
-    uint64_t mapped;
-    struct shm_trailer *trailer;
+    uint64_t map_bytes;
+    struct shm_status_page *status_page;
 };
 
 struct shm_remote {
     struct fabric_remote base;
-    uint64_t mapped;
+    uint64_t map_bytes;
 };
 
 static uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
 
-static uint64_t trailer_at(uint64_t nbytes) { return round_up(nbytes, SHM_TRAILER); }
+static uint64_t status_page_at(uint64_t nbytes) { return round_up(nbytes, SHM_STATUS_PAGE); }
 
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010 /* linux/fcntl.h */
@@ -92,7 +92,7 @@ static int seal(int fd, uint32_t access)
 
 int shm_mem_alloc(struct fabric_dev *d, uint64_t nbytes, uint32_t access, struct fabric_mem **out)
 {
-    uint64_t size = trailer_at(nbytes) + SHM_TRAILER;
+    uint64_t size = status_page_at(nbytes) + SHM_STATUS_PAGE;
     struct shm_mem *m = calloc(1, sizeof *m);
     if (!m)
         return err_set(DSM_ENOMEM, 0, "region");
@@ -111,9 +111,10 @@ int shm_mem_alloc(struct fabric_dev *d, uint64_t nbytes, uint32_t access, struct
         return rc;
     }
     madvise(p, size, MADV_HUGEPAGE); /* a wish */
-    m->mapped = size;
-    m->trailer = (struct shm_trailer *)(void *)(p + trailer_at(nbytes));
-    *m->trailer = (struct shm_trailer){.magic = SHM_MAGIC, .version = SHM_VERSION, .state = SHM_LIVE, .nbytes = nbytes};
+    m->map_bytes = size;
+    m->status_page = (struct shm_status_page *)(void *)(p + status_page_at(nbytes));
+    *m->status_page =
+        (struct shm_status_page){.magic = SHM_MAGIC, .version = SHM_VERSION, .state = SHM_LIVE, .nbytes = nbytes};
     m->base = (struct fabric_mem){.dev = d, .data = p, .nbytes = nbytes, .access = access};
     *out = &m->base;
     return 0;
@@ -129,8 +130,8 @@ int shm_mem_register(struct fabric_dev *d, size_t n, void *const *p, const uint6
 void shm_mem_free(struct fabric_mem *base)
 {
     struct shm_mem *m = (struct shm_mem *)base;
-    publish_u32(&m->trailer->state, SHM_CLOSED);
-    munmap(base->data, m->mapped);
+    store_release_u32(&m->status_page->state, SHM_CLOSED);
+    munmap(base->data, m->map_bytes);
     close(m->fd);
     free(m);
 }
@@ -158,8 +159,8 @@ int shm_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, int fd, st
         return err_set(DSM_EPROTO, 0, "the owner handed over memory that it could shrink");
     if (fstat(fd, &st))
         return err_set_errno(errno, "looking at a region");
-    if (!grant->nbytes || grant->nbytes > (uint64_t)INT64_MAX - 2 * SHM_TRAILER ||
-        (uint64_t)st.st_size < trailer_at(grant->nbytes) + SHM_TRAILER)
+    if (!grant->nbytes || grant->nbytes > (uint64_t)INT64_MAX - 2 * SHM_STATUS_PAGE ||
+        (uint64_t)st.st_size < status_page_at(grant->nbytes) + SHM_STATUS_PAGE)
         return err_set(DSM_EPROTO, 0, "the owner handed over %lld bytes for a region of %llu", (long long)st.st_size,
                        (unsigned long long)grant->nbytes);
     uint64_t size = (uint64_t)st.st_size;
@@ -167,7 +168,7 @@ int shm_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, int fd, st
     uint8_t *p = mmap(NULL, size, prot, MAP_SHARED, fd, 0);
     if (p == MAP_FAILED)
         return err_set_errno(errno, "mapping %llu bytes", (unsigned long long)size);
-    const struct shm_trailer *t = (const struct shm_trailer *)(const void *)(p + trailer_at(grant->nbytes));
+    const struct shm_status_page *t = (const struct shm_status_page *)(const void *)(p + status_page_at(grant->nbytes));
     struct shm_remote *r = NULL;
     if (t->magic != SHM_MAGIC || t->nbytes != grant->nbytes) {
         munmap(p, size);
@@ -182,9 +183,9 @@ int shm_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, int fd, st
         return err_set(DSM_ENOMEM, 0, "remote");
     }
     madvise(p, size, MADV_HUGEPAGE);
-    r->mapped = size;
+    r->map_bytes = size;
     r->base = (struct fabric_remote){
-        .dev = d, .near = p, .state = &t->state, .nbytes = grant->nbytes, .access = grant->access};
+        .dev = d, .mapped = p, .state = &t->state, .nbytes = grant->nbytes, .access = grant->access};
     *out = &r->base;
     return 0;
 }
@@ -192,6 +193,6 @@ int shm_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, int fd, st
 void shm_mem_forget(struct fabric_remote *base)
 {
     struct shm_remote *r = (struct shm_remote *)base;
-    munmap(base->near, r->mapped);
+    munmap(base->mapped, r->map_bytes);
     free(r);
 }

@@ -1,6 +1,7 @@
 /*
- * How much memory this process may still take: what the host has, and what the control groups around the process allow, of either
- * version of them. Pages of files that nobody has used lately count as free there, as they do in MemAvailable.
+ * How much memory this process may still take: what the host has, and what the control groups around the process allow,
+ * of either version of them. Pages of files that nobody has used lately count as free there, as they do in
+ * MemAvailable.
  */
 #include "shm.h"
 

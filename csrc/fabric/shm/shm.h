@@ -1,10 +1,10 @@
 /*
  * shm: memory that processes of one host map together.
  *
- * A region is one memfd: the data from offset 0, then, at the next multiple of 4096, a trailer of one page. Only its owner
- * writes the trailer. The agent hands the memfd over its Unix socket; when all who mapped it are gone, so is the memory:
- * there is no name that could outlive a killed process. The file is sealed against growing and shrinking, and its pages are
- * there from the beginning, so that nobody meets SIGBUS.
+ * A region is one memfd: the data from offset 0, then, at the next multiple of 4096, a status page of one page. Only
+ * its owner writes the status page. The agent hands the memfd over its Unix socket; when all who mapped it are gone, so
+ * is the memory: there is no name that could outlive a killed process. The file is sealed against growing and
+ * shrinking, and its pages are there from the beginning, so that nobody meets SIGBUS.
  *
  * Trailer (native byte order: it never leaves the host)
  *   offset  bytes  what
@@ -20,16 +20,16 @@
 #include "../nosys.h"
 
 #define SHM_MAGIC 0x6d68736d656d7364ull /* "dsmemshm" */
-enum { SHM_VERSION = 1, SHM_TRAILER = 4096, SHM_LIVE = 0, SHM_CLOSED = 1 };
+enum { SHM_VERSION = 1, SHM_STATUS_PAGE = 4096, SHM_LIVE = 0, SHM_CLOSED = 1 };
 
-struct shm_trailer {
+struct shm_status_page {
     uint64_t magic;
     uint32_t version;
     uint32_t state; /* publish: shm_mem_free; observe: remote_check() in mem/remote.h */
     uint64_t nbytes;
 };
-_Static_assert(sizeof(struct shm_trailer) == 24, "docs/protocols/shm.md");
-_Static_assert(offsetof(struct shm_trailer, state) == 12, "docs/protocols/shm.md");
+_Static_assert(sizeof(struct shm_status_page) == 24, "docs/protocols/shm.md");
+_Static_assert(offsetof(struct shm_status_page, state) == 12, "docs/protocols/shm.md");
 
 int shm_mem_alloc(struct fabric_dev *d, uint64_t nbytes, uint32_t access, struct fabric_mem **out);
 int shm_mem_register(struct fabric_dev *d, size_t n, void *const *p, const uint64_t *nbytes, uint32_t access,

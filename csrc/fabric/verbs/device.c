@@ -240,7 +240,7 @@ static int inventory(char *buf, size_t len)
 /* ---- opening ---- */
 
 /* The device sends 1 + retries times and waits 4.096 us * 2^timeout each time: the longest such time that is not
- * above the wanted one. 7 retries mean 'for ever' to some devices and timeout 0 to all; below 2^8 timers are too
+ * above the wanted one. 7 retries mean 'forever' to some devices and timeout 0 to all; below 2^8 timers are too
  * coarse. */
 static void choose_timeout(struct verbs_dev *d, int64_t wanted_ns)
 {
@@ -397,13 +397,13 @@ void verbs_dev_event(struct fabric_dev *base)
         struct verbs_ep *e;
         switch (event.event_type) {
         case IBV_EVENT_DEVICE_FATAL:
-            note_u32(&d->lost, 1);
+            store_relaxed_u32(&d->lost, 1);
             break;
         case IBV_EVENT_QP_FATAL:
         case IBV_EVENT_QP_REQ_ERR:
         case IBV_EVENT_QP_ACCESS_ERR:
             if ((e = event.element.qp->qp_context))
-                note_u32(&e->lost, 1);
+                store_relaxed_u32(&e->lost, 1);
             break;
         default: /* a port that goes may come back: ops go on until the retries of their packets are used up */
             break;

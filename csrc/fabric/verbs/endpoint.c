@@ -111,7 +111,7 @@ static int make(struct verbs_ep *e)
 int verbs_ep_open(struct fabric_dev *base, bool passive, struct fabric_ep **out)
 {
     struct verbs_dev *d = (struct verbs_dev *)base;
-    if (peek_u32(&d->lost))
+    if (load_relaxed_u32(&d->lost))
         return err_set(DSM_EIO, 0, "%s has reported a fatal error; open a new context", d->name);
     struct verbs_ep *e = calloc(1, sizeof *e);
     if (!e)
@@ -132,28 +132,28 @@ int verbs_ep_open(struct fabric_dev *base, bool passive, struct fabric_ep **out)
 
 /* ---- joining two ---- */
 
-int verbs_ep_address(struct fabric_ep *base, uint8_t blob[FABRIC_BLOB_MAX])
+int verbs_ep_address(struct fabric_ep *base, uint8_t address[FABRIC_ADDRESS_MAX])
 {
     struct verbs_ep *e = (struct verbs_ep *)base;
     struct verbs_dev *d = (struct verbs_dev *)base->dev;
-    memset(blob, 0, VERBS_BLOB);
-    put_u32(blob, e->qp->qp_num);
-    put_u32(blob + 4, e->psn);
-    put_u16(blob + 8, d->port_attr.lid);
-    blob[10] = (uint8_t)d->mtu;
-    blob[11] = d->link;
-    blob[12] = e->passive ? d->max_served : 0;
-    blob[13] = d->grh;
-    put_u16(blob + 14, d->pkey);
-    memcpy(blob + 16, d->gid.raw, 16);
-    return VERBS_BLOB;
+    memset(address, 0, VERBS_ADDRESS);
+    put_u32(address, e->qp->qp_num);
+    put_u32(address + 4, e->psn);
+    put_u16(address + 8, d->port_attr.lid);
+    address[10] = (uint8_t)d->mtu;
+    address[11] = d->link;
+    address[12] = e->passive ? d->max_served : 0;
+    address[13] = d->grh;
+    put_u16(address + 14, d->pkey);
+    memcpy(address + 16, d->gid.raw, 16);
+    return VERBS_ADDRESS;
 }
 
 static int check_address(const struct verbs_dev *d, const uint8_t *b, size_t len)
 {
     static const char *const links[] = {"InfiniBand", "RoCE v1", "RoCE v2"};
     enum { FULL_MEMBER = 0x8000 };
-    if (len != VERBS_BLOB || get_u32(b) > 0xffffff || get_u32(b + 4) > 0xffffff || b[10] < IBV_MTU_256 ||
+    if (len != VERBS_ADDRESS || get_u32(b) > 0xffffff || get_u32(b + 4) > 0xffffff || b[10] < IBV_MTU_256 ||
         b[10] > IBV_MTU_4096 || b[11] > VERBS_ROCE_V2 || b[13] > 1)
         return err_set(DSM_EPROTO, 0, "not the address of a verbs endpoint");
     if (b[11] != d->link)
@@ -208,13 +208,13 @@ static int to_rts(struct verbs_ep *e, uint8_t peer_serves)
     return sys ? err_set_errno(sys, "queue pair to RTS on %s", d->name) : 0;
 }
 
-int verbs_ep_connect(struct fabric_ep *base, const uint8_t *blob, size_t len)
+int verbs_ep_connect(struct fabric_ep *base, const uint8_t *address, size_t len)
 {
     struct verbs_ep *e = (struct verbs_ep *)base;
-    int rc = check_address((struct verbs_dev *)base->dev, blob, len);
+    int rc = check_address((struct verbs_dev *)base->dev, address, len);
     if (!rc)
-        rc = to_rtr(e, blob);
-    return rc ? rc : to_rts(e, blob[12]);
+        rc = to_rtr(e, address);
+    return rc ? rc : to_rts(e, address[12]);
 }
 
 /* ---- ending ---- */

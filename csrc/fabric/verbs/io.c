@@ -6,8 +6,8 @@
 #include <string.h>
 
 enum { LOCAL_INLINE, LOCAL_DIRECT, LOCAL_BOUNCE };
-/* op->cookie: whose op->fabric, a registration, is: the core's, which has prepared the op and releases it; ours, from here to
- * the op's end; nobody's, as the device refused. */
+/* op->cookie: whose op->fabric, a registration, is: the core's, which has prepared the op and releases it; ours, from
+ * here to the op's end; nobody's, as the device refused. */
 enum { PREPARED, UNKNOWN, TAKEN, REFUSED };
 
 static bool is_atomic(const dsm_op *op) { return op->code == DSM_OP_FETCH_ADD || op->code == DSM_OP_COMPARE_SWAP; }
@@ -326,7 +326,7 @@ void verbs_post(struct fabric_ep *base, dsm_op *list)
 static bool is_lost(const struct verbs_ep *e)
 {
     const struct verbs_dev *d = (const struct verbs_dev *)e->base.dev;
-    return peek_u32(&e->lost) || peek_u32(&d->lost);
+    return load_relaxed_u32(&e->lost) || load_relaxed_u32(&d->lost);
 }
 
 /* The device has given the queue pair up and may say nothing of its requests. */

@@ -37,10 +37,10 @@ static bool find_all(void *library)
         ;
 }
 
-/* A child of fork() is refused by the core; this keeps its copy-on-write from taking the parent's pages. Kernels that copy
- * pinned pages when they fork (since 5.12) need no help. With it they would take whole pages from the child, with whatever
- * else lies there, and every registration would cost a call of madvise and up to two mappings more. fork_init fails where
- * others of this process have registered memory before. */
+/* A child of fork() is refused by the core; this keeps its copy-on-write from taking the parent's pages. Kernels that
+ * copy pinned pages when they fork (since 5.12) need no help. With it they would take whole pages from the child, with
+ * whatever else lies there, and every registration would cost a call of madvise and up to two mappings more. fork_init
+ * fails where others of this process have registered memory before. */
 static void prepare_fork(void *library)
 {
     enum { UNNEEDED = 2 }; /* IBV_FORK_UNNEEDED, which older headers lack */

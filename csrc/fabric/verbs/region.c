@@ -340,8 +340,8 @@ int verbs_mem_alloc(struct fabric_dev *base, uint64_t nbytes, uint32_t access, s
     return alloc_in(base, nbytes, access, false, out);
 }
 
-/* The regions of a registration count among its users together as 'regions': the last one takes it out of the table, from
- * where ops get it, and gives back the table's use. */
+/* The regions of a registration count among its users together as 'regions': the last one takes it out of the table,
+ * from where ops get it, and gives back the table's use. */
 void verbs_mem_free(struct fabric_mem *base)
 {
     struct verbs_dev *d = (struct verbs_dev *)base->dev;

@@ -7,8 +7,8 @@
  * and every 'signal_every'th are signalled; a failed or flushed request completes always.
  *
  * LOCAL MEMORY of an op is, in this order: inlined (small writes); copied from the endpoint's slab (small reads: a
- * few cache lines cost less than to look for their region); inside a region of this process; copied through the slab (up to
- * BOUNCE_MAX); registered until the op is done; or, where that fails, copied through the slab
+ * few cache lines cost less than to look for their region); inside a region of this process; copied through the slab
+ * (up to BOUNCE_MAX); registered until the op is done; or, where that fails, copied through the slab
  * piece by piece.
  * The slab's bytes are handed out and come back in the order of the requests, so it is a ring.
  *
@@ -24,7 +24,7 @@
 #include <pthread.h>
 
 enum {
-    VERBS_BLOB = 32,         /* bytes of an endpoint's address, see endpoint.c */
+    VERBS_ADDRESS = 32,      /* bytes of an endpoint's address, see endpoint.c */
     VERBS_GIDS = 256,        /* of a port that can be used: an address handle holds 8 bits of index */
     VERBS_SLAB = 64 * 1024,  /* per active endpoint */
     VERBS_BOUNCE_MAX = 8192, /* longest op, or piece of one, that is copied */
@@ -34,8 +34,8 @@ enum {
     VERBS_DEPTH_MAX = 16384,
 };
 
-/* One registration with the device, shared by the regions that were registered together and lie together, and by the ops
- * whose local buffer it covers: it ends with the last of them. */
+/* One registration with the device, shared by the regions that were registered together and lie together, and by the
+ * ops whose local buffer it covers: it ends with the last of them. */
 struct verbs_mr {
     struct ibv_mr *mr;
     uint8_t *start, *end;
@@ -137,8 +137,8 @@ void verbs_op_release(struct fabric_dev *d, dsm_op *op);
 int verbs_create_qp(struct verbs_dev *d, struct verbs_ep *owner, struct ibv_cq *cq, uint32_t depth,
                     uint32_t *max_inline, struct ibv_qp **out);
 int verbs_ep_open(struct fabric_dev *d, bool passive, struct fabric_ep **out);
-int verbs_ep_address(struct fabric_ep *e, uint8_t blob[FABRIC_BLOB_MAX]);
-int verbs_ep_connect(struct fabric_ep *e, const uint8_t *blob, size_t len);
+int verbs_ep_address(struct fabric_ep *e, uint8_t address[FABRIC_ADDRESS_MAX]);
+int verbs_ep_connect(struct fabric_ep *e, const uint8_t *address, size_t len);
 void verbs_ep_abort(struct fabric_ep *e);
 void verbs_ep_close(struct fabric_ep *e);
 /* Reads what the device says of queue pairs, ports and itself. */

@@ -160,7 +160,7 @@ def test_a_fence_cuts_open_connections(owner: dsmem.Context, region: dsmem.Regio
 FORGED: dict[str, tuple[dict[str, int | bytes], type[errors.DsmemError]]] = {
     "version": ({"version": 2}, errors.VersionError),
     "region": ({"region": 1}, errors.StaleDescriptorError),
-    "far region": ({"region": 2**64 - 1}, errors.StaleDescriptorError),
+    "remote region": ({"region": 2**64 - 1}, errors.StaleDescriptorError),
     "generation": ({"generation": 1}, errors.StaleDescriptorError),
     "no generation": ({"generation": 0}, errors.DescriptorError),
     "no length": ({"nbytes": 0}, errors.DescriptorError),

@@ -1,4 +1,4 @@
-#include "bell.h"
+#include "eventcount.h"
 
 #include "../base/clock.h"
 
@@ -6,11 +6,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static int64_t recheck_ns = BELL_RECHECK_NS;
+static int64_t recheck_ns = EVENTCOUNT_RECHECK_NS;
 
-void bell_recheck(int64_t ns) { recheck_ns = ns; }
+void eventcount_recheck(int64_t ns) { recheck_ns = ns; }
 
-void bell_sleep(struct bell *b, uint32_t seen, int64_t deadline)
+void eventcount_wait(struct eventcount *b, uint32_t seen, int64_t deadline)
 {
     int64_t left = deadline - clock_ns();
     if (left <= 0)
@@ -24,17 +24,17 @@ void bell_sleep(struct bell *b, uint32_t seen, int64_t deadline)
 
 /* With fewer than all woken, the others are still asleep, so 'sleepers' stays set; it is cleared by the ring that finds
  * nobody. */
-void bell_wake(struct bell *b, int how_many)
+void eventcount_wake(struct eventcount *b, int how_many)
 {
-    if (how_many == BELL_ALL)
+    if (how_many == NOTIFY_ALL)
         exchange_u32(&b->sleepers, 0);
     fetch_add_u32(&b->sequence, 1);
     long woken = syscall(SYS_futex, &b->sequence, FUTEX_WAKE, how_many, NULL, NULL, 0);
-    if (how_many != BELL_ALL && woken < how_many) {
-        /* Nobody is left, or somebody is between listening and sleeping. Whoever set 'sleepers' before it is cleared here
-         * must not be left asleep behind it, so all are woken that fell asleep since the first wake. */
+    if (how_many != NOTIFY_ALL && woken < how_many) {
+        /* Nobody is left, or somebody is between listening and sleeping. Whoever set 'sleepers' before it is cleared
+         * here must not be left asleep behind it, so all are woken that fell asleep since the first wake. */
         exchange_u32(&b->sleepers, 0);
         fetch_add_u32(&b->sequence, 1);
-        syscall(SYS_futex, &b->sequence, FUTEX_WAKE, BELL_ALL, NULL, NULL, 0);
+        syscall(SYS_futex, &b->sequence, FUTEX_WAKE, NOTIFY_ALL, NULL, NULL, 0);
     }
 }

@@ -1,5 +1,5 @@
 /*
- * The bell (csrc/proto/bell.h): nobody sleeps on while there is something for it, and nobody is left to wake it.
+ * The eventcount (csrc/proto/eventcount.h): nobody sleeps on while there is something for it, and nobody is left to wake it.
  *
  *   default   putters change the word and wake all, getters take one each time: items of a queue
  *   -DLOCK    everybody takes the word, gives it back and wakes one: a lock
@@ -46,7 +46,7 @@ inline futex_wake(how_many)
     }
 }
 
-inline bell_ring(how_many)
+inline eventcount_notify(how_many)
 {
     if
     :: sleepers != 0 ->
@@ -137,7 +137,7 @@ sleep:
 #endif
 change:
 #ifdef RING_FIRST
-        bell_ring(HOW_MANY);
+        eventcount_notify(HOW_MANY);
 #endif
         word++;
         if
@@ -149,7 +149,7 @@ change:
 #endif
         fi;
 #ifndef RING_FIRST
-        bell_ring(HOW_MANY);
+        eventcount_notify(HOW_MANY);
 #endif
 done:
         round++

@@ -2,23 +2,23 @@
  * How one waits for a word that nobody announces: sleeps of random length, each up to twice as long as the one before,
  * at most a millisecond. Random, so that those who contend do not come back together.
  */
-#ifndef DSM_PROTO_PAUSE_H
-#define DSM_PROTO_PAUSE_H
+#ifndef DSM_PROTO_BACKOFF_H
+#define DSM_PROTO_BACKOFF_H
 
 #include "../base/clock.h"
 
-struct pause {
+struct backoff {
     uint64_t random;
     int64_t longest;
 };
-#define PAUSE_INIT \
+#define BACKOFF_INIT \
     { \
         .random = 0, .longest = 2000 \
     }
-enum { PAUSE_LONGEST_NS = 1000000 };
+enum { BACKOFF_MAX_NS = 1000000 };
 
 /* At most until the deadline. */
-static inline void pause_sleep(struct pause *p, int64_t deadline)
+static inline void backoff_sleep(struct backoff *p, int64_t deadline)
 {
     if (!p->random)
         p->random = ((uint64_t)clock_ns() ^ (uint64_t)(uintptr_t)p) | 1;
@@ -30,7 +30,7 @@ static inline void pause_sleep(struct pause *p, int64_t deadline)
         ns = left;
     if (ns > 0)
         nanosleep(&(struct timespec){.tv_nsec = ns}, NULL);
-    if (p->longest < PAUSE_LONGEST_NS)
+    if (p->longest < BACKOFF_MAX_NS)
         p->longest *= 2;
 }
 

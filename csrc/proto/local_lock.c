@@ -1,11 +1,11 @@
-/* One gate per far object and process, shared by all handles of the object. */
+/* One gate per remote object and process, shared by all handles of the object. */
 #include "sync.h"
 
 #include <pthread.h>
 #include <stdlib.h>
 
-struct gate {
-    struct gate *next;
+struct local_lock {
+    struct local_lock *next;
     uint64_t id;
     uint32_t handles; /* under 'all' */
     bool taken;       /* under 'lock', as what follows */
@@ -15,20 +15,20 @@ struct gate {
 };
 
 static pthread_mutex_t all = PTHREAD_MUTEX_INITIALIZER;
-static struct gate *gates;
+static struct local_lock *local_locks;
 
-/* The child's handles are refused, and what it opens needs gates of its own. */
+/* The child's handles are refused, and what it opens needs local_locks of its own. */
 static void in_child(void)
 {
     pthread_mutex_init(&all, NULL);
-    gates = NULL;
+    local_locks = NULL;
 }
 
 __attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, in_child); }
 
-static struct gate *gate_new(uint64_t id)
+static struct local_lock *local_lock_new(uint64_t id)
 {
-    struct gate *g = calloc(1, sizeof *g);
+    struct local_lock *g = calloc(1, sizeof *g);
     if (!g)
         return NULL;
     pthread_condattr_t monotonic;
@@ -38,18 +38,18 @@ static struct gate *gate_new(uint64_t id)
     pthread_condattr_destroy(&monotonic);
     pthread_mutex_init(&g->lock, NULL);
     g->id = id;
-    g->next = gates;
-    return gates = g;
+    g->next = local_locks;
+    return local_locks = g;
 }
 
-int gate_open(uint64_t id, struct gate **out)
+int local_lock_open(uint64_t id, struct local_lock **out)
 {
     pthread_mutex_lock(&all);
-    struct gate *g = gates;
+    struct local_lock *g = local_locks;
     while (g && g->id != id)
         g = g->next;
     if (!g)
-        g = gate_new(id);
+        g = local_lock_new(id);
     if (g)
         g->handles++;
     pthread_mutex_unlock(&all);
@@ -57,10 +57,10 @@ int gate_open(uint64_t id, struct gate **out)
     return g ? 0 : err_set(DSM_ENOMEM, 0, "a gate");
 }
 
-void gate_close(struct gate *g)
+void local_lock_close(struct local_lock *g)
 {
     pthread_mutex_lock(&all);
-    struct gate **at = &gates;
+    struct local_lock **at = &local_locks;
     if (!--g->handles) {
         while (*at != g)
             at = &(*at)->next;
@@ -72,7 +72,7 @@ void gate_close(struct gate *g)
     pthread_mutex_unlock(&all);
 }
 
-int gate_enter(struct gate *g, int64_t deadline)
+int local_lock_enter(struct local_lock *g, int64_t deadline)
 {
     struct timespec until = {.tv_sec = deadline / 1000000000, .tv_nsec = deadline % 1000000000};
     bool late = false;
@@ -93,7 +93,7 @@ int gate_enter(struct gate *g, int64_t deadline)
 }
 
 /* Another thread may have given back meanwhile what this one has got. */
-void gate_rest(struct gate *g)
+void gate_rest(struct local_lock *g)
 {
     pthread_mutex_lock(&g->lock);
     if (g->worker == this_thread())
@@ -101,14 +101,14 @@ void gate_rest(struct gate *g)
     pthread_mutex_unlock(&g->lock);
 }
 
-void gate_work(struct gate *g)
+void gate_work(struct local_lock *g)
 {
     pthread_mutex_lock(&g->lock);
     g->worker = this_thread();
     pthread_mutex_unlock(&g->lock);
 }
 
-void gate_leave(struct gate *g)
+void local_lock_leave(struct local_lock *g)
 {
     pthread_mutex_lock(&g->lock);
     g->taken = false;

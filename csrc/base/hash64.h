@@ -1,30 +1,30 @@
 /*
- * fold64: a 64-bit sum that tells whether bytes have landed. Every step is a bijection of the sum, so any change of one
+ * hash64: a 64-bit sum that tells whether bytes have landed. Every step is a bijection of the sum, so any change of one
  * word changes it; of several words with probability 1 - 2^-64. Not for enemies, who could compute it as well.
  */
-#ifndef DSM_BASE_FOLD_H
-#define DSM_BASE_FOLD_H
+#ifndef DSM_BASE_HASH64_H
+#define DSM_BASE_HASH64_H
 
 #include <stdint.h>
 #include <string.h>
 
-static inline uint64_t fold_word(uint64_t sum, uint64_t word)
+static inline uint64_t hash64_word(uint64_t sum, uint64_t word)
 {
     sum = (sum ^ word) * UINT64_C(0x9e3779b97f4a7c15); /* odd: 2^64 / golden ratio */
     return sum ^ sum >> 29;
 }
 
-static inline uint64_t fold_bytes(uint64_t sum, const void *bytes, uint64_t n)
+static inline uint64_t hash64_bytes(uint64_t sum, const void *bytes, uint64_t n)
 {
     const uint8_t *p = bytes;
     uint64_t word;
     for (; n >= 8; n -= 8, p += 8) {
         memcpy(&word, p, 8);
-        sum = fold_word(sum, word);
+        sum = hash64_word(sum, word);
     }
     word = 0;
     memcpy(&word, p, n);
-    return fold_word(sum, word ^ n << 56);
+    return hash64_word(sum, word ^ n << 56);
 }
 
 #endif

@@ -1,0 +1,75 @@
+/*
+ * Ops on memory that is mapped here: loads, stores and CPU atomics.
+ *
+ * Eight aligned bytes move in one piece; anything longer may mix old and new. The caller has checked bounds, rights and
+ * alignment. Racing with other processes is what these functions are for, so under ThreadSanitizer the copies are made
+ * of relaxed atomic accesses.
+ */
+#ifndef DSM_BASE_MAPPED_OPS_H
+#define DSM_BASE_MAPPED_OPS_H
+
+#include "../base/atomic.h"
+#include "../dsm.h"
+
+#include <string.h>
+
+#if defined(__SANITIZE_THREAD__)
+#define MAPPED_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define MAPPED_TSAN 1
+#endif
+#endif
+
+#ifdef MAPPED_TSAN
+static inline void mapped_copy(void *to, const void *from, uint64_t n)
+{
+    for (uint64_t i = 0; i < n; i++)
+        store_relaxed_u8((uint8_t *)to + i, load_relaxed_u8((const uint8_t *)from + i));
+}
+#else
+static inline void mapped_copy(void *to, const void *from, uint64_t n) { memcpy(to, from, n); }
+#endif
+
+static inline void mapped_read(const uint8_t *from, void *out, uint64_t n)
+{
+    if (n == 8 && !((uintptr_t)from & 7)) {
+        uint64_t v = load_acquire_u64((const uint64_t *)(const void *)from);
+        memcpy(out, &v, 8);
+        return;
+    }
+    mapped_copy(out, from, n);
+    fence_acquire();
+}
+
+static inline void mapped_write(uint8_t *to, const void *data, uint64_t n)
+{
+    if (n == 8 && !((uintptr_t)to & 7)) {
+        uint64_t v;
+        memcpy(&v, data, 8);
+        store_release_u64((uint64_t *)(void *)to, v);
+        return;
+    }
+    fence_release();
+    mapped_copy(to, data, n);
+}
+
+static inline void mapped_execute(uint8_t *base, dsm_op *op)
+{
+    uint8_t *at = base + op->offset;
+    switch (op->code) {
+    case DSM_OP_READ:
+        mapped_read(at, op->local, op->nbytes);
+        break;
+    case DSM_OP_WRITE:
+        mapped_write(at, op->local, op->nbytes);
+        break;
+    case DSM_OP_FETCH_ADD:
+        op->result = fetch_add_u64((uint64_t *)(void *)at, op->operand);
+        break;
+    default:
+        op->result = compare_swap_u64((uint64_t *)(void *)at, op->operand, op->desired);
+    }
+}
+
+#endif
