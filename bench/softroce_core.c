@@ -18,7 +18,7 @@
  * gone does not spin forever.
  */
 #include "base/atomic.h"
-#include "base/clock.h"
+#include "base/deadline.h"
 #include "dsm.h"
 
 #include <stdio.h>

@@ -255,7 +255,7 @@ int dsm_execute(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns, size_t *f
 #define DSM_TICKET_GROUPS 8
 struct dsm_group {
     uint32_t pending;     /* base/atomic.h: decremented by whoever reaps */
-    uint16_t late, round; /* of started ones: mem/async.c */
+    uint16_t late, round; /* of started ones: core/async.c */
     void *peer;
     dsm_op *head, *tail;
     void (*tell)(
@@ -326,7 +326,7 @@ int dsm_identity_pid(uint64_t identity);
 int dsm_object_type(dsm_remote *r);
 const char *dsm_type_name(int type);
 
-/* ---- queues (proto/ring.h) ----
+/* ---- queues (objects/queue/ring.h) ----
  *
  * A handle may produce, consume, or both; the roles are taken with dsm_queue_produce and dsm_queue_consume. THREADS:
  * calls on one handle are serialised by the caller, but for the two wait functions, which may run beside any of
@@ -490,7 +490,7 @@ int dsm_lock_holder(dsm_lock *l, uint64_t *identity); /* 0: nobody holds it */
  * done, 0: that one does not hold it. A holder that lives notices at its release, ENOTHELD. */
 int dsm_lock_break(dsm_lock *l, uint64_t holder);
 
-/* ---- segments (proto/segment.h) ---- */
+/* ---- segments (objects/segment/segment.h) ---- */
 
 #define DSM_SEGMENT_AXES 16
 #define DSM_SEGMENT_DTYPE 3712
@@ -666,7 +666,7 @@ int dsm_once_end(dsm_once *o, int done);             /* done 0: it failed, anoth
 int dsm_once_done(dsm_once *o);                      /* 1, 0 or -DSM_E… */
 dsm_lock *dsm_once_lock(dsm_once *o);
 
-/* ---- logical clocks (proto/clock.h) ---- */
+/* ---- logical clocks (objects/clock/logical_clock.h) ---- */
 
 typedef struct {
     dsm_remote *remote; /* NULL: the word is at own */

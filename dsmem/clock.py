@@ -13,8 +13,8 @@ from typing import Any
 from typing_extensions import Self
 
 from dsmem import _core, errors
-from dsmem.cluster.names import Format
 from dsmem.memory import Memory
+from dsmem.names.base import Format
 from dsmem.node import Cluster, NamedObject
 
 __all__ = ["Deadline", "HybridClock", "Lamport", "SharedClock"]

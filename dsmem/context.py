@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from dsmem import _core, errors, leftovers, secret
+from dsmem import _core, errors, node_records, secret
 
 _OPTIONS = ("gid", "mtu", "depth", "sl", "traffic_class")
 _log = logging.getLogger("dsmem")
@@ -179,7 +179,7 @@ class Context(_core.Context):
         depth: int = 0,
     ) -> None:
         url = parse_fabric(fabric)
-        leftovers.sweep()
+        node_records.sweep()
         super().__init__(
             url.fabric,
             secret=_secret(secret),
@@ -196,7 +196,7 @@ class Context(_core.Context):
             fault=url.fault,
         )
         _open.add(self)
-        leftovers.record_node(self.node_id, self.fabric, self.agent_address)
+        node_records.record_node(self.node_id, self.fabric, self.agent_address)
 
     def close(self) -> None:
         """Close the context with its regions and remotes. Closing twice has no effect.
@@ -210,11 +210,11 @@ class Context(_core.Context):
             return
         with contextlib.suppress(errors.DsmemError):  # of a fork: the parent logs its own
             self._log_rejected(super().stats["rejected"])
-        leftovers.forget_node(self.node_id)  # first: an interrupt after the last step would leave the record
+        node_records.forget_node(self.node_id)  # first: an interrupt after the last step would leave the record
         try:
             super().close()
         except errors.BusyError:
-            leftovers.record_node(self.node_id, self.fabric, self.agent_address)
+            node_records.record_node(self.node_id, self.fabric, self.agent_address)
             raise
 
     @property

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from typing_extensions import Self
 
 from dsmem import _core, errors
-from dsmem.cluster.hosted import HostedNames
-from dsmem.cluster.local import LocalNames, user_number
-from dsmem.cluster.names import Format, Lifetime, NameInfo, Names, check_name
-from dsmem.cluster.objects import (
+from dsmem.memory import Memory, Opened, open_or_leave
+from dsmem.names.base import Format, Lifetime, NameInfo, Names, check_name
+from dsmem.names.hosted import HostedNames
+from dsmem.names.local import LocalNames, user_number
+from dsmem.names.resolve import (
     NamedObject,
     attach,
     class_of,
@@ -28,7 +29,6 @@ from dsmem.cluster.objects import (
     quiet_after,
     remapped,
 )
-from dsmem.memory import Memory, Opened, open_or_leave
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike

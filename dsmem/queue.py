@@ -22,8 +22,8 @@ from typing_extensions import Buffer
 
 from dsmem import _core, errors
 from dsmem.clock import HybridClock, Lamport
-from dsmem.cluster.names import Format
 from dsmem.memory import Memory
+from dsmem.names.base import Format
 from dsmem.node import Cluster, NamedObject
 
 _PICKLED, _STAMPED = 2, 3  # kinds of messages

@@ -19,9 +19,9 @@ from typing_extensions import Buffer, Self
 
 from dsmem import _core, errors
 from dsmem.clock import Deadline
-from dsmem.cluster.names import Format
 from dsmem.dtypes import describe_dtype, dtype_of, parse_dtype
 from dsmem.memory import Memory
+from dsmem.names.base import Format
 from dsmem.node import Cluster, NamedObject, remapped
 
 __all__ = ["Segment"]

@@ -16,8 +16,8 @@ from typing import Any, ClassVar, NoReturn
 from typing_extensions import Self
 
 from dsmem import _core, errors
-from dsmem.cluster.names import Format
 from dsmem.memory import Memory, Reference, open_or_leave
+from dsmem.names.base import Format
 from dsmem.node import Cluster, NamedObject, memory_of
 
 __all__ = [

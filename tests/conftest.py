@@ -19,7 +19,7 @@ import pytest
 
 import dsmem
 from dsmem import _core, errors
-from dsmem.cluster import local
+from dsmem.names import local
 
 DEFAULT = ("shm", "fault+shm")
 SECRET = b"0bec7" * 12 + b"0b1e"  # a key: a text would be stretched, which takes long in an emulated guest

@@ -1,6 +1,6 @@
 #include "agent.h"
 
-#include "../base/clock.h"
+#include "../base/deadline.h"
 
 #include <errno.h>
 #include <signal.h>

@@ -6,7 +6,7 @@
 #ifndef DSM_AGENT_AGENT_H
 #define DSM_AGENT_AGENT_H
 
-#include "../mem/core.h"
+#include "../core/core.h"
 #include "protocol.h"
 
 enum conn_state { CONN_HELLO, CONN_PROOF, CONN_OPEN };

@@ -6,7 +6,7 @@
  * asks next skips the replies that nobody waits for any more. A connection that ends, or says what is not genuine, is
  * closed.
  */
-#include "../base/clock.h"
+#include "../base/deadline.h"
 #include "../base/random.h"
 #include "../base/wire.h"
 #include "agent.h"

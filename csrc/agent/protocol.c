@@ -1,7 +1,7 @@
 #include "protocol.h"
 
 #include "../base/wire.h"
-#include "../mem/core.h"
+#include "../core/core.h"
 
 #include <string.h>
 

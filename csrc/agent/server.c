@@ -131,7 +131,7 @@ static bool on_status(dsm_ctx *c, struct conn *n, const uint8_t *name)
     return reply(n, live ? 0 : DSM_ESTALE, NULL, 0, -1);
 }
 
-/* The endpoint that the node connected before, if any, is replaced: nothing comes through it any more (proto/sure.h).
+/* The endpoint that the node connected before, if any, is replaced: nothing comes through it any more (objects/sure.h).
  * It may belong to a connection whose end has not come here yet. */
 static bool on_endpoint(struct agent *a, struct conn *n, const uint8_t *address, size_t len)
 {

@@ -8,8 +8,8 @@
 #ifndef DSM_BASE_MAPPED_OPS_H
 #define DSM_BASE_MAPPED_OPS_H
 
-#include "../base/atomic.h"
 #include "../dsm.h"
+#include "atomic.h"
 
 #include <string.h>
 

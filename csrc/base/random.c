@@ -1,6 +1,6 @@
 #include "random.h"
 
-#include "err.h"
+#include "error.h"
 
 #include <errno.h>
 #include <stdint.h>

@@ -3,7 +3,7 @@
  *
  * A fabric is one complete table of functions (nosys.c holds the defaults) and four kinds of objects: a device, memory
  * of this process, memory of others, and endpoints. Each object begins with the struct given here, the rest is the
- * fabric's. All functions return 0 or -DSM_E… and describe a failure with err_set() (base/err.h).
+ * fabric's. All functions return 0 or -DSM_E… and describe a failure with err_set() (base/error.h).
  *
  * WHO LOCKS. The core serialises everything that is done to one endpoint (post, poll, arm, abort, close), so a fabric
  * takes no lock per endpoint. Device and memory functions may be called from several threads at once.
@@ -15,7 +15,7 @@
 #define DSM_FABRIC_H
 
 #include "../base/atomic.h"
-#include "../base/err.h"
+#include "../base/error.h"
 #include "../dsm.h"
 
 #include <stdbool.h>
@@ -159,7 +159,7 @@ static inline struct fabric_remote *fabric_remote_of(const dsm_op *op)
 }
 
 /* The one way an op ends. After this the op belongs to its owner, who may free it: touch it no more.
- * publish: pairs with the load_acquire_u32 of group->pending in mem/batch.c. */
+ * publish: pairs with the load_acquire_u32 of group->pending in core/ops.c. */
 static inline void fabric_op_done(dsm_op *op, int status)
 {
     struct dsm_group *g = op->group;

@@ -32,7 +32,7 @@ from numpy cimport (
 from posix.fcntl cimport O_CLOEXEC, open as posix_open
 from posix.unistd cimport close as posix_close, getpid
 
-from dsmem._core cimport cdsm as c
+from dsmem._core cimport libdsm as c
 
 import asyncio
 import atexit

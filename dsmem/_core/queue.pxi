@@ -1,4 +1,5 @@
-# Included by _core.pyx: Queue, the lanes of proto/ring.h under a GIL that serialises what is done to one handle.
+# Included by _core.pyx: Queue, the lanes of objects/queue/ring.h under a GIL that serialises what is done to one
+# handle.
 
 cdef class Queue(Handle):
     cdef c.dsm_queue *ptr

@@ -9,7 +9,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from dsmem import leftovers, secret
+from dsmem import node_records, secret
 from dsmem.cli import examine, reach
 from dsmem.cli.output import Page
 
@@ -111,7 +111,7 @@ def _show_nodes(page: _Page, facts: dict[str, Any], removed: list[str]) -> None:
         page.fact("open now", "none of yours")
     for path in removed:
         page.fact("removed", path)
-    left = [path for path in facts["leftovers"] if path not in removed]
+    left = [path for path in facts["stale_nodes"] if path not in removed]
     page.fact("left behind", f"{len(left)} by dead processes" if left else "nothing")
     if left:
         page.remedy(["dsmem doctor --clean"])
@@ -168,7 +168,7 @@ def doctor(context: click.Context, clean: bool, peer: str | None, as_json: bool)
     Exit status 1: regions or names of this host don't work, there is no usable secret, or the peer can't be reached.
     """
     facts = examine.report()
-    facts["removed"] = [str(path) for path in leftovers.sweep()] if clean else []
+    facts["removed"] = [str(path) for path in node_records.sweep()] if clean else []
     facts["peer"] = reach.reach(peer, secret.default_secret()) if peer is not None else None
     if as_json:
         click.echo(json.dumps(facts))

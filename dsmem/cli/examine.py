@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import dsmem
-from dsmem import _core, errors, leftovers, secret
-from dsmem.cluster import local, room
+from dsmem import _core, errors, node_records, secret
+from dsmem.names import local, room
 
 FABRICS = ("shm", "verbs")
 SYS_RDMA = Path("/sys/class/infiniband")
@@ -410,7 +410,7 @@ def _secret_trouble(facts: dict[str, Any]) -> Trouble | None:
 
 
 def _nodes(found: list[tuple[Path, bool]]) -> list[dict[str, Any]]:
-    alive = [(path, leftovers.read_record(path)) for path, lives in found if lives]
+    alive = [(path, node_records.read_record(path)) for path, lives in found if lives]
     return [{"pid": int(path.name.split("-")[1]), **record} for path, record in alive if record]
 
 
@@ -420,12 +420,12 @@ def report() -> dict[str, Any]:
     Returns
     -------
     dict
-        versions, fabrics, kernel, limits, shared_memory, secret, nodes, leftovers, clusters, troubles.
+        versions, fabrics, kernel, limits, shared_memory, secret, nodes, stale_nodes, clusters, troubles.
     """
     devices = kernel_devices()
     limits, memory, key = _limits(), _shared_memory(), _secret()
     fabrics = {name: _fabric(name, devices) for name in FABRICS}
-    found = leftovers.scan()
+    found = node_records.scan()
     ports = [_port_trouble(d["device"], p) for d in devices for p in d["ports"]]
     rdma = [t for t in (_uverbs_trouble(devices), *ports) if t is not None]
     if not fabrics["verbs"]["works"] and not fabrics["verbs"]["remedy"]:
@@ -439,7 +439,7 @@ def report() -> dict[str, Any]:
         "shared_memory": memory,
         "secret": key,
         "nodes": _nodes(found),
-        "leftovers": [str(path) for path, lives in found if not lives],
+        "stale_nodes": [str(path) for path, lives in found if not lives],
         "clusters": local.survey(),
         "troubles": [asdict(t) for t in troubles if t is not None],
     }

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from dsmem import errors
 from dsmem.cli.output import Page
-from dsmem.cluster import local
-from dsmem.cluster.names import check_name
+from dsmem.names import local
+from dsmem.names.base import check_name
 
 
 def _complete_cluster(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

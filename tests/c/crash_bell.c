@@ -3,8 +3,8 @@
  * and lets it ring on. Then either 'sleepers' is still set, so that the next ring wakes the one left, or nobody is left
  * asleep. Exit status 77: this kernel allows no ptrace here.
  */
-#include "base/clock.h"
-#include "proto/eventcount.h"
+#include "base/deadline.h"
+#include "objects/eventcount.h"
 #include "stepper.h"
 
 #include <linux/futex.h>

@@ -5,7 +5,7 @@
  * token has grown by one; 'recovered' is said exactly when the dead one held the lock or had left the news to nobody.
  * Exit status 77: this kernel allows no ptrace here.
  */
-#include "proto/lock.h"
+#include "objects/sync/lock.h"
 #include "stepper.h"
 
 #include <string.h>

@@ -8,8 +8,8 @@
 #ifndef DSM_TESTS_CRASH_QUEUE_H
 #define DSM_TESTS_CRASH_QUEUE_H
 
-#include "base/clock.h"
-#include "proto/ring.h"
+#include "base/deadline.h"
+#include "objects/queue/ring.h"
 #include "stepper.h"
 
 #include <sys/mman.h>

@@ -4,7 +4,7 @@
  * once more takes the rest, and others go on.
  * Exit status 77: this kernel allows no ptrace here.
  */
-#include "proto/lock.h"
+#include "objects/sync/lock.h"
 #include "stepper.h"
 
 #include <string.h>

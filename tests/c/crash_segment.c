@@ -8,10 +8,10 @@
  * before. The next writer finds the same version, and goes on. All of this also where the one before it has died while
  * it cleared up behind another one. Exit status 77: this kernel allows no ptrace here.
  */
-#include "base/clock.h"
+#include "base/deadline.h"
 #include "base/mapped_ops.h"
-#include "mem/core.h"
-#include "proto/segment.h"
+#include "core/core.h"
+#include "objects/segment/segment.h"
 #include "stepper.h"
 
 #include <sys/mman.h>

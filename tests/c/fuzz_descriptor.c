@@ -2,7 +2,7 @@
  * written. */
 #include "base/crc32.h"
 #include "base/wire.h"
-#include "mem/core.h"
+#include "core/core.h"
 
 #include <stdlib.h>
 #include <string.h>

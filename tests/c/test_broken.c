@@ -4,7 +4,7 @@
  * there. Where the kernel allows no ptrace it only says so.
  */
 #include "check.h"
-#include "proto/lock.h"
+#include "objects/sync/lock.h"
 #include "stepper.h"
 
 #include <sys/mman.h>

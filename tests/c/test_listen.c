@@ -4,7 +4,7 @@
  */
 #include "check.h"
 #include "objects.h"
-#include "proto/eventcount.h"
+#include "objects/eventcount.h"
 
 #include <pthread.h>
 #include <string.h>

@@ -3,7 +3,7 @@
 #include "base/atomic.h"
 #include "check.h"
 #include "objects.h"
-#include "proto/lock.h"
+#include "objects/sync/lock.h"
 #include "stepper.h"
 
 #include <errno.h>

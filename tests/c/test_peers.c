@@ -4,10 +4,10 @@
  *
  * Where a wait must not last until the peer timeout, that is an hour: a wait that does never ends.
  */
-#include "base/clock.h"
+#include "base/deadline.h"
 #include "check.h"
+#include "core/remote.h"
 #include "files.h"
-#include "mem/remote.h"
 #include "tickets.h"
 
 #include <poll.h>

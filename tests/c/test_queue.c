@@ -3,7 +3,7 @@
 #include "base/mapped_ops.h"
 #include "check.h"
 #include "context.h"
-#include "proto/ring.h"
+#include "objects/queue/ring.h"
 
 #include <poll.h>
 #include <pthread.h>

@@ -3,9 +3,9 @@
 #include "base/crc32.h"
 #include "check.h"
 #include "context.h"
-#include "mem/core.h"
-#include "proto/ring.h"
-#include "proto/segment.h"
+#include "core/core.h"
+#include "objects/queue/ring.h"
+#include "objects/segment/segment.h"
 
 #include <fcntl.h>
 #include <pthread.h>

@@ -2,9 +2,9 @@
  * dead. */
 #include "base/mapped_ops.h"
 #include "check.h"
-#include "mem/core.h"
-#include "proto/member.h"
-#include "proto/segment.h"
+#include "core/core.h"
+#include "objects/member.h"
+#include "objects/segment/segment.h"
 
 #include <pthread.h>
 #include <stdio.h>

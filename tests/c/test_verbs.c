@@ -3,10 +3,10 @@
 #ifdef DSM_HAVE_VERBS
 #include "base/atomic.h"
 #include "check.h"
+#include "core/core.h"
 #include "fabric/verbs/verbs.h"
 #include "fake_device.h"
 #include "files.h"
-#include "mem/core.h"
 #include "tickets.h"
 
 #include <arpa/inet.h>

@@ -1,5 +1,5 @@
 /*
- * Arrays of records that are put at once and taken at once (csrc/proto/ring.c, push_batch; queue.c, dsm_queue_pop_records), on a plain
+ * Arrays of records that are put at once and taken at once (csrc/objects/queue/producer.c, push_batch; queue.c, dsm_queue_pop_records), on a plain
  * lane, in words instead of bytes; ring.pml has single messages, and more about them.
  *
  * Payloads and the headers behind the first are streamed: a streamed word is seen by others at any time until the fence, in any order.

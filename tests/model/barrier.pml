@@ -1,5 +1,5 @@
 /*
- * The barrier (csrc/proto/barrier.c): parties that come, wait, run out of time and come again, one who aborts or resets, and any may be killed
+ * The barrier (csrc/objects/sync/barrier.c): parties that come, wait, run out of time and come again, one who aborts or resets, and any may be killed
  * at any step. The lock under which they arrive is one step (lock.pml): who takes it from the dead has the news, and so has the next
  * holder, or who waits, where a newcomer has taken over the dead one's entry (NEWCOMER), or somebody has broken the lock of a holder
  * that lives (BREAKER), which then goes on.

@@ -1,5 +1,5 @@
 /*
- * The eventcount (csrc/proto/eventcount.h): nobody sleeps on while there is something for it, and nobody is left to wake it.
+ * The eventcount (csrc/objects/eventcount.h): nobody sleeps on while there is something for it, and nobody is left to wake it.
  *
  *   default   putters change the word and wake all, getters take one each time: items of a queue
  *   -DLOCK    everybody takes the word, gives it back and wakes one: a lock

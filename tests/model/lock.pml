@@ -1,5 +1,5 @@
 /*
- * The lock and its member table (csrc/proto/lock.h, member.h): processes that join, take, release and leave, and may be killed at any step.
+ * The lock and its member table (csrc/objects/sync/lock.h, member.h): processes that join, take, release and leave, and may be killed at any step.
  *
  * Fewer entries than processes, so entries are used again: after their owner left, or after it died and a newcomer has undone
  * what it left. An identity is never used by another process. Checked: at most one of the living holds the lock; tokens

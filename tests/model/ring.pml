@@ -1,5 +1,5 @@
 /*
- * The lane with one producer and one consumer (csrc/proto/ring.h, PLAIN), in words instead of bytes; one
+ * The lane with one producer and one consumer (csrc/objects/queue/ring.h, PLAIN), in words instead of bytes; one
  * message at a time: array.pml has several at once.
  *
  * Each may be killed before each of its steps and is then followed by a successor, which begins with what lies in memory. The

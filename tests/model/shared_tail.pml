@@ -1,5 +1,5 @@
 /*
- * Lanes whose tail several processes move (csrc/proto/ring.h, TAKING, many consumers; drop the oldest), in words instead of bytes.
+ * Lanes whose tail several processes move (csrc/objects/queue/ring.h, TAKING, many consumers; drop the oldest), in words instead of bytes.
  *
  * A taker copies the record at the tail and then moves the tail by compare-swap; with DROP the producer does the same where
  * it has no room. Every consumer but the last may be killed, or stopped forever, before each of its steps; so may each

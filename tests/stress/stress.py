@@ -28,7 +28,7 @@ import worker
 from books import Book
 
 import dsmem
-from dsmem.cluster.local import LocalNames
+from dsmem.names.local import LocalNames
 
 STUCK_SECONDS = 40
 STRIKE_SECONDS = 0.04  # on average

@@ -18,7 +18,7 @@ import pytest
 import dsmem
 from dsmem import errors
 from dsmem.clock import Deadline, HybridClock, Lamport
-from dsmem.cluster.objects import _CLASSES, NamedObject
+from dsmem.names.resolve import _CLASSES, NamedObject
 from dsmem.queue import Pickled, Stamped
 
 SECRET = b"s" * 32

@@ -1,6 +1,6 @@
 """Dependencies run one way.
 
-dsmem.cli → dsmem → _core → dsm.h → {proto, agent} → mem → fabric.h ← fabrics, base under all; and in Python
+dsmem.cli → dsmem → _core → dsm.h → {objects, agent} → core → fabric.h ← fabrics, base under all; and in Python
 cli, testing → dsmem → store → {segment, queue, sync} → {context, node, cluster} → _core → errors.
 Everybody may include dsm.h for its types: it includes nothing but the list of errors.
 """
@@ -19,9 +19,10 @@ C_MAY_INCLUDE = {
     "dsm.h": {"base"},
     "base": {"base", "dsm.h"},
     "seam": {"seam", "base", "dsm.h"},
-    "mem": {"mem", "seam", "base", "dsm.h"},
-    "agent": {"agent", "mem", "seam", "base", "dsm.h"},
-    "proto": {"proto", "mem", "seam", "base", "dsm.h"},
+    "core": {"core", "seam", "base", "dsm.h"},
+    "agent": {"agent", "core", "seam", "base", "dsm.h"},
+    "objects": {"objects", "core", "seam", "base", "dsm.h"},
+    "context.c": {"agent", "core", "seam", "base", "dsm.h"},
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
 MEMORY_ORDER = re.compile(r"\b(?:__ATOMIC_\w+|__atomic_\w+|__sync_\w+|memory_order\w*|_Atomic|stdatomic)\b")
@@ -94,12 +95,12 @@ def test_memory_orders_stand_in_one_file():
         ("base/wire.h", '#include "../fabric/fabric.h"'),
         ("fabric/registry.c", '#include "shm/shm.h"'),
         ("fabric/fault/io.c", '#include "../shm/shm.h"'),
-        ("fabric/shm/io.c", '#include "../../mem/core.h"'),
-        ("mem/batch.c", '#include "../agent/agent.h"'),
-        ("mem/batch.c", '#include "fabric/verbs/verbs.h"'),
-        ("proto/ring.c", '#include "../agent/agent.h"'),
+        ("fabric/shm/io.c", '#include "../../core/core.h"'),
+        ("core/ops.c", '#include "../agent/agent.h"'),
+        ("core/ops.c", '#include "fabric/verbs/verbs.h"'),
+        ("objects/queue/producer.c", '#include "../../agent/agent.h"'),
         ("agent/server.c", '  #  include "../fabric/shm/shm.h"'),
-        ("dsm.h", '#include "mem/core.h"'),
+        ("dsm.h", '#include "core/core.h"'),
         ("gpu/cuda.c", ""),
     ],
 )
@@ -112,7 +113,7 @@ def test_an_include_that_runs_up_is_found(path, text):
     ["__atomic_store_n(p, 1, __ATOMIC_RELEASE);", "__sync_synchronize();", "#include <stdatomic.h>", "_Atomic int x;"],
 )
 def test_a_memory_order_elsewhere_is_found(text):
-    assert order_violations(Path("mem/batch.c"), text)
+    assert order_violations(Path("core/ops.c"), text)
     assert not order_violations(Path("base/atomic.h"), text)
 
 
@@ -123,14 +124,14 @@ RANK = {
     "errors": 0,
     "handshake": 0,
     "_core": 1,
-    "leftovers": 2,
+    "node_records": 2,
     "leaving": 2,
     "secret": 2,
     "dtypes": 2,
     "context": 3,
     "memory": 3,
     "node": 3,
-    "cluster": 3,
+    "names": 3,
     "segment": 4,
     "clock": 4,
     "queue": 4,
@@ -202,9 +203,9 @@ def test_cython_knows_errors_and_dsm_h_only():
             continue
         text = path.read_text()
         known = set(re.findall(r"^\s*(?:from|c?import)\s+(dsmem[\w.]*)(?:\s+c?import\s+(\w+))?", text, re.M))
-        assert known <= {("dsmem._core", "cdsm"), ("dsmem", "errors")}, path
+        assert known <= {("dsmem._core", "libdsm"), ("dsmem", "errors")}, path
         headers = set(re.findall(r'extern from\s+"([^"]+)"', text)) - {"Python.h"}  # what Cython does not declare
-        assert headers <= {"dsm.h"} and (not headers or path.name == "cdsm.pxd"), path
+        assert headers <= {"dsm.h"} and (not headers or path.name == "libdsm.pxd"), path
 
 
 @pytest.mark.parametrize(

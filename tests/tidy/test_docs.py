@@ -12,7 +12,7 @@ PATH = re.compile(r"(?<![\w/.~-])((?:csrc|dsmem|tests|bench|ci|docs|examples)/[\
 TARGET = re.compile(r"(?:`|^ {4,})make ([a-z]+)\b", re.M)  # as code, not as a verb
 LINK = re.compile(r"\[[^\]]*\]\(([^)#:]+)(?:#[^)]*)?\)")
 # In csrc a comment may name a file by its path under csrc.
-IN_COMMENT = re.compile(r"\b((?:base|mem|agent|proto|fabric)/[\w./]+\.(?:c|h|def))\b")
+IN_COMMENT = re.compile(r"\b((?:base|core|agent|objects|fabric)/[\w./]+\.(?:c|h|def))\b")
 
 
 def exists(name, roots):
@@ -60,7 +60,7 @@ def test_comments_name_what_is_there():
 @pytest.mark.parametrize(
     "text",
     [
-        "as `csrc/mem/no_such_file.c` does",
+        "as `csrc/core/no_such_file.c` does",
         "see docs/NOTHING.md.",
         "`tests/c/never_*.c`",
         "run `make coffee`",

@@ -10,10 +10,10 @@ SUPPORT = (ROOT / "docs/SUPPORT.md").read_text()
 
 # The first words of a row of the table, and where the sources have the number.
 SOURCES = {
-    "descriptor": ("csrc/mem/descriptor.c", r"\bVERSION = (\d+)"),
+    "descriptor": ("csrc/core/descriptor.c", r"\bVERSION = (\d+)"),
     "control stream": ("csrc/agent/protocol.h", r"\bPROTOCOL_VERSION = (\d+)"),
     "region on shm": ("csrc/fabric/shm/shm.h", r"\bSHM_VERSION = (\d+)"),
-    "objects": ("csrc/proto/object.h", r"\bOBJECT_VERSION = (\d+)"),
+    "objects": ("csrc/objects/object.h", r"\bOBJECT_VERSION = (\d+)"),
     "rendezvous": ("dsmem/cli/rendezvous.py", r'MAGIC = b"DSMB\\x0(\d)'),
 }
 

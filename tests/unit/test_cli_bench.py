@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 import dsmem
-from dsmem import context, leftovers
+from dsmem import context, node_records
 from dsmem.cli import main, measure, rendezvous, report
 
 QUICK = ["-n", "40", "-t", "8"]
@@ -45,7 +45,7 @@ def until(condition):
 
 
 def nodes_of(*pids):
-    names = [path.name for path, _ in leftovers.scan()]
+    names = [path.name for path, _ in node_records.scan()]
     return [name for name in names if int(name.split("-")[1]) in pids]
 
 

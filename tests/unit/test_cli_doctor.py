@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 import dsmem
-from dsmem import _core, errors, leftovers
+from dsmem import _core, errors, node_records
 from dsmem.cli import examine, main
 
 DSMEM = [sys.executable, "-c", "from dsmem.cli import main; main()"]
@@ -116,12 +116,12 @@ def test_open_nodes_are_shown():
 
 
 def test_clean(monkeypatch, tmp_path):
-    monkeypatch.setattr(leftovers, "FOLDER", tmp_path)
+    monkeypatch.setattr(node_records, "FOLDER", tmp_path)
     code = "from dsmem import _core; print(_core.identity())"
     dead = int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     left = tmp_path / f"dsmem-1-{dead:016x}-node-00000000"
     left.touch()
-    assert facts()["leftovers"] == [str(left)]
+    assert facts()["stale_nodes"] == [str(left)]
     assert "dsmem doctor --clean" in run().stdout and left.exists()
     assert f"{left}" in run("--clean").stdout.replace("\n", "").replace(" ", "")
     assert not left.exists()

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from dsmem import _core
 from dsmem.cli import main
-from dsmem.cluster import local
+from dsmem.names import local
 
 
 def run(*arguments, code=0):

@@ -13,7 +13,7 @@ import pytest
 
 import dsmem
 from dsmem import _core, errors
-from dsmem.cluster import local
+from dsmem.names import local
 
 SECONDS = 60
 

@@ -19,7 +19,7 @@ import pytest
 
 import dsmem
 from dsmem import _core, errors
-from dsmem.cluster import local
+from dsmem.names import local
 from dsmem.queue import Pickled
 
 lock_tests = pytest.importorskip("test.lock_tests", reason="the interpreter came without CPython's test suite")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from blocks import NOT_RUN, ROOT, RUN, Block, Scene, blocks_of, commands_of, expected_output, matches
 
-from dsmem.cluster import local
+from dsmem.names import local
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROGRAMS = {page: blocks for page in PAGES if (blocks := [b for b in blocks_of(page.read_text()) if b.kind in RUN])}

@@ -19,8 +19,8 @@ import pytest
 import dsmem
 from dsmem import errors, node
 from dsmem.clock import Lamport
-from dsmem.cluster import local
-from dsmem.cluster.objects import _CLASSES
+from dsmem.names import local
+from dsmem.names.resolve import _CLASSES
 
 ID = 0x1122334455667788
 LAYOUT = 2

@@ -13,7 +13,7 @@ import pytest
 
 import dsmem
 from dsmem import _core, errors
-from dsmem.cluster import local
+from dsmem.names import local
 from dsmem.node import Cluster
 
 ROWS, MORE = 600, 3000  # one page of data, and several

@@ -11,7 +11,7 @@ from interrupts import Interrupt, interrupted_at, sweep
 
 import dsmem
 from dsmem import errors
-from dsmem.cluster import local
+from dsmem.names import local
 
 PATTERN = np.arange(3)
 KINDS = {

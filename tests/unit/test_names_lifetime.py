@@ -14,7 +14,7 @@ from test_names import layout
 
 import dsmem
 from dsmem import _core, errors
-from dsmem.cluster import local
+from dsmem.names import local
 
 
 @pytest.fixture

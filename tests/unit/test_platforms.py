@@ -14,7 +14,7 @@ needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not i
 
 
 def preprocess(*flags):
-    command = ["gcc", "-E", "-w", *flags, "-Icsrc", "csrc/proto/object.c", "-o", os.devnull]
+    command = ["gcc", "-E", "-w", *flags, "-Icsrc", "csrc/objects/object.c", "-o", os.devnull]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 

@@ -15,8 +15,8 @@ import pytest
 
 import dsmem
 from dsmem import errors
-from dsmem.cluster import local
 from dsmem.dtypes import describe_dtype, parse_dtype
+from dsmem.names import local
 
 RECORD = np.dtype([("id", "<u8"), ("at", "<M8[us]"), ("xy", "<f4", (2,)), ("name", "S6")], align=True)
 DTYPES = ["?", "u1", "<i4", ">f8", "c16", "M8[ns]", "m8[s]", "S5", "U3", "V7", RECORD]

@@ -9,7 +9,7 @@ import pytest
 
 import dsmem
 from dsmem import _core, errors
-from dsmem.cluster import local
+from dsmem.names import local
 
 
 def test_grown_then_unlinked(here):

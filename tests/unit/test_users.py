@@ -15,7 +15,7 @@ from forked import SECONDS, in_child
 import dsmem
 import dsmem.sync
 from dsmem import _core, errors
-from dsmem.cluster import local
+from dsmem.names import local
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become other users")
 NAME = f"users-{os.getpid()}"

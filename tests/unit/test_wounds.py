@@ -41,7 +41,7 @@ def test_who_leaves_takes_nothing_from_others(here):
 
 MAKER = """
 import os, sys, dsmem
-from dsmem.cluster import local
+from dsmem.names import local
 cluster = dsmem.connect(sys.argv[1])
 if sys.argv[2] == "before":
     def wait(*_):

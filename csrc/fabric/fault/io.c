@@ -14,7 +14,7 @@
  * The event fd is an epoll of the inner one and of a timer for what waits for a time of fault's own. The timer is only
  * set between arm and the event.
  */
-#include "../../base/clock.h"
+#include "../../base/deadline.h"
 #include "fault.h"
 
 #include <errno.h>

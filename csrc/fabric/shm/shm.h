@@ -25,7 +25,7 @@ enum { SHM_VERSION = 1, SHM_STATUS_PAGE = 4096, SHM_LIVE = 0, SHM_CLOSED = 1 };
 struct shm_status_page {
     uint64_t magic;
     uint32_t version;
-    uint32_t state; /* publish: shm_mem_free; observe: remote_check() in mem/remote.h */
+    uint32_t state; /* publish: shm_mem_free; observe: remote_check() in core/remote.h */
     uint64_t nbytes;
 };
 _Static_assert(sizeof(struct shm_status_page) == 24, "docs/protocols/shm.md");

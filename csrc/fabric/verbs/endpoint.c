@@ -7,7 +7,7 @@
  *   13 u8 1 where packets to it need a global header   14 u16 partition key   16 u8 GID[16]
  */
 #ifdef DSM_HAVE_VERBS
-#include "../../base/clock.h"
+#include "../../base/deadline.h"
 #include "../../base/wire.h"
 #include "verbs.h"
 

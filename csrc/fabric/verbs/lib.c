@@ -4,7 +4,7 @@
 #endif
 #include "lib.h"
 
-#include "../../base/err.h"
+#include "../../base/error.h"
 
 #include <dlfcn.h>
 #include <pthread.h>

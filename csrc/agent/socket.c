@@ -1,0 +1,284 @@
+/* Where an agent listens: "unix:@dsmem-UID-NODE" (abstract: the kernel removes it with its process) or
+ * "tcp:HOST:PORT". */
+#include "../base/deadline.h"
+#include "agent.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netdb.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+static socklen_t unix_address(const char *name, struct sockaddr_un *out)
+{
+    size_t n = strlen(name);
+    *out = (struct sockaddr_un){.sun_family = AF_UNIX};
+    if (n >= sizeof out->sun_path)
+        n = sizeof out->sun_path - 1;
+    memcpy(out->sun_path + 1, name, n);
+    return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + n);
+}
+
+static int listen_unix(const dsm_ctx *c, char address[112], int *out)
+{
+    struct sockaddr_un at;
+    char name[80];
+    int n = snprintf(name, sizeof name, "dsmem-%u-", geteuid());
+    for (int i = 0; i < DSM_NODE_ID; i++)
+        n += snprintf(name + n, sizeof name - (size_t)n, "%02x", c->node[i]);
+    socklen_t len = unix_address(name, &at);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return err_set_errno(errno, "socket");
+    if (bind(fd, (struct sockaddr *)&at, len) || listen(fd, SOMAXCONN)) {
+        int sys = errno;
+        close(fd);
+        return err_set_errno(sys, "listening on %s", name);
+    }
+    snprintf(address, 112, "unix:@%s", name);
+    *out = fd;
+    return 0;
+}
+
+/* Splits "host", "host:port" or "[v6]:port". */
+static int split(const char *text, char host[80], char port[8])
+{
+    const char *end, *colon;
+    host[0] = port[0] = 0;
+    if (text[0] == '[' && (end = strchr(text, ']'))) {
+        text++;
+        colon = end[1] == ':' ? end + 1 : NULL;
+    } else {
+        colon = strrchr(text, ':');
+        if (colon && strchr(text, ':') != colon) /* a bare IPv6 address */
+            colon = NULL;
+        end = colon ? colon : text + strlen(text);
+    }
+    if ((size_t)(end - text) >= 80 || (colon && strlen(colon + 1) >= 8))
+        return err_set(DSM_EINVAL, 0, "'%.80s' is not host:port", text);
+    memcpy(host, text, (size_t)(end - text));
+    host[end - text] = 0;
+    if (colon)
+        strcpy(port, colon + 1);
+    return 0;
+}
+
+static int resolve(const char *host, const char *port, int flags, struct addrinfo **out)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = flags | AI_NUMERICSERV};
+    int bad = getaddrinfo(*host ? host : NULL, *port ? port : "0", &hints, out);
+    return bad ? err_set(DSM_EINVAL, 0, "address '%s': %s", host, gai_strerror(bad)) : 0;
+}
+
+/* An address of this host that others may know. */
+static void own_address(char host[80])
+{
+    struct ifaddrs *all = NULL;
+    strcpy(host, "127.0.0.1");
+    if (getifaddrs(&all))
+        return;
+    for (struct ifaddrs *i = all; i; i = i->ifa_next)
+        if (i->ifa_addr && i->ifa_addr->sa_family == AF_INET && (i->ifa_flags & IFF_UP) &&
+            !(i->ifa_flags & IFF_LOOPBACK)) {
+            inet_ntop(AF_INET, &((struct sockaddr_in *)(void *)i->ifa_addr)->sin_addr, host, 80);
+            break;
+        }
+    freeifaddrs(all);
+}
+
+static int bind_tcp(const char *host, const char *port, int *out, uint16_t *bound)
+{
+    struct addrinfo *to = NULL;
+    int rc = resolve(host, port, AI_PASSIVE, &to);
+    if (rc)
+        return rc;
+    int fd = socket(to->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), on = 1;
+    if (fd >= 0)
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    struct sockaddr_storage at;
+    socklen_t len = sizeof at;
+    if (fd < 0 || bind(fd, to->ai_addr, to->ai_addrlen) || listen(fd, SOMAXCONN) ||
+        getsockname(fd, (struct sockaddr *)&at, &len)) {
+        rc = err_set_errno(errno, "listening on %s port %s", *host ? host : "any address", *port ? port : "any");
+        if (fd >= 0)
+            close(fd);
+        freeaddrinfo(to);
+        return rc;
+    }
+    freeaddrinfo(to);
+    *bound = ntohs(at.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)(void *)&at)->sin6_port
+                                            : ((struct sockaddr_in *)(void *)&at)->sin_port);
+    *out = fd;
+    return 0;
+}
+
+static int listen_tcp(const dsm_ctx *c, const char *listen_at, char address[112], int *out)
+{
+    char host[80] = "", port[8] = "";
+    uint16_t bound = 0;
+    static const char mapped[] = "::ffff:";
+    int rc = listen_at && *listen_at ? split(listen_at, host, port) : 0;
+    if (rc)
+        return rc;
+    if (!*host && !strncmp(c->caps.gid, mapped, sizeof mapped - 1)) /* where RoCE reaches us, so does the control */
+        snprintf(host, sizeof host, "%s", c->caps.gid + sizeof mapped - 1);
+    if ((rc = bind_tcp(host, port, out, &bound)))
+        return rc;
+    if (!*host || !strcmp(host, "0.0.0.0") || !strcmp(host, "::"))
+        own_address(host);
+    snprintf(address, 112, strchr(host, ':') ? "tcp:[%s]:%u" : "tcp:%s:%u", host, bound);
+    return 0;
+}
+
+int socket_listen(const dsm_ctx *c, const char *listen_at, char address[112], int *fd)
+{
+    if (!c->dev->local_agent)
+        return listen_tcp(c, listen_at, address, fd);
+    if (listen_at && *listen_at)
+        return err_set(DSM_EINVAL, 0, "%s reaches only this host and listens on no address", c->caps.fabric);
+    return listen_unix(c, address, fd);
+}
+
+/* ---- connecting ---- */
+
+static int finish_connect(int fd, const char *address, int64_t deadline)
+{
+    struct pollfd on = {.fd = fd, .events = POLLOUT};
+    while (poll(&on, 1, deadline_poll_ms(deadline, WAIT_SLICE_NS / 1000000)) <= 0)
+        if (clock_ns() >= deadline || wait_interrupted())
+            return err_set(DSM_ETIME, 0, "connecting to the agent at %s", address);
+    int sys = 0;
+    socklen_t len = sizeof sys;
+    getsockopt(fd, SOL_SOCKET, SO_ERROR, &sys, &len);
+    return sys ? err_set(DSM_EPEER, sys, "no agent at %s", address) : 0;
+}
+
+/* Waits in the kernel while the backlog is full: who only looks now and then would lose every place to those that
+ * wait. */
+static int connect_unix(int fd, const struct sockaddr *to, socklen_t len, const char *address, int64_t deadline)
+{
+    if (fcntl(fd, F_SETFL, 0)) /* from here on it blocks, but where MSG_DONTWAIT says otherwise */
+        return err_set_errno(errno, "socket");
+    for (;;) {
+        const struct timeval most = {.tv_usec = 1000 * (deadline_poll_ms(deadline, WAIT_SLICE_NS / 1000000) + 1)};
+        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &most, sizeof most);
+        if (!connect(fd, to, len))
+            return 0;
+        if (errno != EAGAIN && errno != EINTR)
+            return err_set(DSM_EPEER, errno, "no agent at %s", address);
+        if (clock_ns() >= deadline || wait_interrupted())
+            return err_set(DSM_ETIME, 0, "the agent at %s accepts no connections", address);
+    }
+}
+
+static int connect_tcp(int fd, const struct sockaddr *to, socklen_t len, const char *address, int64_t deadline)
+{
+    if (!connect(fd, to, len))
+        return 0;
+    return errno == EINPROGRESS ? finish_connect(fd, address, deadline)
+                                : err_set(DSM_EPEER, errno, "no agent at %s", address);
+}
+
+static int open_socket(dsm_ctx *c, const struct sockaddr *to, socklen_t len, const char *address, int64_t deadline,
+                       int *out)
+{
+    pthread_mutex_lock(&c->lock);
+    int fd = *out = socket(to->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), sys = errno;
+    pthread_mutex_unlock(&c->lock);
+    if (fd < 0)
+        return err_set_errno(sys, "socket");
+    int rc = to->sa_family == AF_UNIX ? connect_unix(fd, to, len, address, deadline)
+                                      : connect_tcp(fd, to, len, address, deadline);
+    if (rc)
+        socket_close(c, out);
+    return rc;
+}
+
+void socket_close(dsm_ctx *c, int *fd)
+{
+    pthread_mutex_lock(&c->lock);
+    close(*fd);
+    *fd = -1;
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* Probes begin after a quarter of the timeout. What has been sent and is not acknowledged is no reason to wait
+ * longer. */
+void socket_keep_alive(int fd, int64_t peer_timeout_ns)
+{
+    enum { PROBES = 3, LONGEST_S = 4 * 32767 }; /* tcp(7): TCP_KEEPIDLE */
+    int64_t seconds = (peer_timeout_ns + 999999999) / 1000000000;
+    seconds = seconds < PROBES + 1 ? PROBES + 1 : seconds > LONGEST_S ? LONGEST_S : seconds;
+    int on = 1, count = PROBES, every = (int)(seconds / (PROBES + 1)), idle = (int)seconds - PROBES * every;
+    unsigned silent_ms = (unsigned)seconds * 1000;
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every, sizeof every);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &silent_ms, sizeof silent_ms);
+}
+
+/* ---- whose process is it ---- */
+
+static bool is_unix(const char *address) { return !strncmp(address, "unix:@", 6); }
+
+/* True where the other end is a Unix socket, and then its user. */
+static bool other_user(int fd, uid_t *user)
+{
+    struct ucred peer;
+    socklen_t len = sizeof peer;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len))
+        return false;
+    *user = peer.uid;
+    return true;
+}
+
+bool socket_may_ask(int fd)
+{
+    uid_t user;
+    return other_user(fd, &user) && (user == geteuid() || user == 0);
+}
+
+/* root is served by anybody, but only where the address says whose it is: nobody else may sit there. */
+bool socket_serves_us(int fd, const char *address)
+{
+    uid_t user;
+    unsigned named;
+    if (!is_unix(address))
+        return true;
+    if (!other_user(fd, &user))
+        return false;
+    return user == geteuid() || (geteuid() == 0 && sscanf(address, "unix:@dsmem-%u-", &named) == 1 && user == named);
+}
+
+int socket_connect(dsm_ctx *c, const char *address, int64_t deadline, int *fd)
+{
+    if (is_unix(address)) {
+        struct sockaddr_un at;
+        socklen_t len = unix_address(address + 6, &at);
+        return open_socket(c, (struct sockaddr *)&at, len, address, deadline, fd);
+    }
+    char host[80], port[8];
+    struct addrinfo *to = NULL;
+    if (strncmp(address, "tcp:", 4))
+        return err_set(DSM_EDESC, 0, "an agent's address can't be '%s'", address);
+    int rc = split(address + 4, host, port);
+    if (!rc)
+        rc = resolve(host, port, AI_NUMERICHOST, &to);
+    if (rc)
+        return rc;
+    rc = open_socket(c, to->ai_addr, to->ai_addrlen, address, deadline, fd);
+    freeaddrinfo(to);
+    if (!rc)
+        socket_keep_alive(*fd, c->peer_timeout_ns);
+    return rc;
+}

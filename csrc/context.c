@@ -1,0 +1,132 @@
+/* A context: device, agent and tables, opened and closed. */
+#include "agent/agent.h"
+#include "base/random.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+enum { SECRET_MIN = 16 };
+#define PEER_TIMEOUT_NS 2000000000
+#define SPIN_NS 50000
+
+void dsm_options_init(dsm_options *o) { *o = (dsm_options){.gid_index = -1, .spin_ns = -1}; }
+
+static int check(const dsm_options *o)
+{
+    if (!o->secret || o->secret_len < SECRET_MIN)
+        return err_set(DSM_EINVAL, 0, "the shared secret has %zu bytes, it needs %d", o->secret_len, SECRET_MIN);
+    if (o->peer_timeout_ns < 0 || o->depth < 0 || o->port < 0 || o->mtu < 0)
+        return err_set(DSM_EINVAL, 0, "a negative option");
+    return 0;
+}
+
+void context_free(dsm_ctx *c)
+{
+    if (c->dev)
+        c->dev->fabric->close(c->dev);
+    if (c->event >= 0)
+        close(c->event);
+    pthread_mutex_destroy(&c->completed_lock);
+    pthread_mutex_destroy(&c->lock);
+    if (c->secret)
+        explicit_bzero(c->secret, c->secret_len);
+    free(c->secret);
+    free(c->regions);
+    free(c);
+}
+
+static int fill(dsm_ctx *c, const dsm_options *o)
+{
+    c->forks = load_relaxed_u32(&core_forks);
+    c->next_peer = 1;
+    c->event = -1;
+    c->ready_last = &c->ready;
+    pthread_mutex_init(&c->completed_lock, NULL);
+    pthread_mutex_init(&c->lock, NULL);
+    c->peer_timeout_ns = o->peer_timeout_ns ? o->peer_timeout_ns : PEER_TIMEOUT_NS;
+    c->spin_ns = o->spin_ns >= 0 ? o->spin_ns : sysconf(_SC_NPROCESSORS_ONLN) > 1 ? SPIN_NS : 0;
+    if (!(c->secret = malloc(o->secret_len)))
+        return err_set(DSM_ENOMEM, 0, "context");
+    memcpy(c->secret, o->secret, c->secret_len = o->secret_len);
+    int rc = random_bytes(c->node, sizeof c->node);
+    if (rc)
+        return rc;
+    dsm_options with = *o;
+    with.peer_timeout_ns = c->peer_timeout_ns;
+    rc = fabric_open(&with, &c->stats, &c->dev);
+    if (rc) {
+        c->dev = NULL;
+        return rc;
+    }
+    c->dev->fabric->caps(c->dev, &c->caps);
+    if (!c->caps.local_memory && (c->event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) < 0)
+        return err_set_errno(errno, "the event file descriptor");
+    return agent_start(c, o->listen);
+}
+
+int dsm_open(const dsm_options *o, dsm_ctx **out)
+{
+    int rc = check(o);
+    if (rc)
+        return rc;
+    dsm_ctx *c = calloc(1, sizeof *c);
+    if (!c)
+        return err_set(DSM_ENOMEM, 0, "context");
+    if ((rc = fill(c, o)))
+        context_free(c);
+    else
+        *out = c;
+    return rc;
+}
+
+void dsm_close(dsm_ctx *c)
+{
+    if (ctx_forked(c)) /* the parent's: only forget */
+        return;
+    if (!agent_stop(c)) /* from here on all peers are dead */
+        return;
+    peers_bury(c);
+    pthread_mutex_lock(&c->lock);
+    c->closed = true;
+    bool last = !c->live_regions && !c->live_remotes;
+    pthread_mutex_unlock(&c->lock);
+    if (last)
+        context_free(c);
+}
+
+int dsm_fence(dsm_ctx *c, const uint8_t node[DSM_NODE_ID])
+{
+    if (ctx_forked(c))
+        return refuse_forked();
+    int rc = agent_fence(c->agent, node);
+    if (!rc && !c->dev->connected)
+        return err_set(DSM_EUNSUPPORTED, 0, "the node's connection is cut, but what it has mapped stays mapped");
+    return rc;
+}
+
+void dsm_capabilities(const dsm_ctx *c, dsm_caps *out) { *out = c->caps; }
+void dsm_node_id(const dsm_ctx *c, uint8_t id[DSM_NODE_ID]) { memcpy(id, c->node, DSM_NODE_ID); }
+const char *dsm_agent_address(const dsm_ctx *c) { return c->address; }
+
+void dsm_get_stats(const dsm_ctx *c, dsm_stats *out)
+{
+    const uint64_t *from = (const uint64_t *)(const void *)&c->stats;
+    uint64_t *to = (uint64_t *)(void *)out;
+    for (size_t i = 0; i < sizeof *out / sizeof *to; i++)
+        to[i] = load_relaxed_u64(from + i);
+}
+
+int dsm_probe(const char *fabric)
+{
+    const struct fabric *f = fabric_find(fabric);
+    return f ? f->probe() : -DSM_EINVAL;
+}
+
+int dsm_inventory(const char *fabric, char *buf, size_t len)
+{
+    const struct fabric *f = fabric_find(fabric);
+    return f ? f->inventory(buf, len) : -DSM_EINVAL;
+}

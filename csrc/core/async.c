@@ -1,0 +1,353 @@
+/*
+ * Ops for event loops: nothing here waits. Where a connection is to be made, the owner to be asked, or an op to be
+ * given up, the peer's helper does it, a thread of the core's that begins with the first such op and ends with the
+ * peer.
+ *
+ * Who ends the last op of a group calls async_done(), which puts the group on a list without a lock and makes the
+ * context's event file descriptor readable where the list was empty. dsm_completed() takes the list: it alone says that
+ * a ticket is complete, each once, and until then the ticket is the core's. The descriptor is readable until it has
+ * said that there is no other.
+ */
+#include "../base/deadline.h"
+#include "core.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <unistd.h>
+
+static bool async_begin(dsm_ticket *t);
+
+/* ---- what is complete ---- */
+
+static void make_readable(dsm_ctx *c)
+{
+    uint64_t one = 1;
+    if (write(c->event, &one, sizeof one) < 0) {
+        /* EAGAIN: it is readable anyway */
+    }
+}
+
+static void announce(dsm_ctx *c, struct dsm_group *g)
+{
+    uint64_t mine = (uintptr_t)g, head, found = load_acquire_u64(&c->done);
+    do {
+        head = found;
+        g->next = (struct dsm_group *)(uintptr_t)head;
+    } while ((found = compare_swap_u64(&c->done, head, mine)) != head);
+    if (!head)
+        make_readable(c);
+}
+
+static bool has_begun(const struct peer *p, uint32_t round)
+{
+    const uint32_t *async = &p->async[round];
+    return load_acquire_u32(async);
+}
+
+static void async_done(struct dsm_group *g)
+{
+    struct peer *p = g->peer;
+    uint32_t *async = &p->async[g->round];
+    dsm_ctx *c = p->ctx;
+    g->late = load_relaxed_u32(&p->late) && g->round != p->round;
+    fetch_sub_u32(async, 1);
+    announce(c, g); /* from here on it may be gone */
+}
+
+/* The owner can tell why an op was refused, and its helper can wait for the answer. Under c->completed_lock. */
+static bool ask_first(dsm_ticket *t)
+{
+    if (t->asked)
+        return false;
+    t->asked = 1;
+    for (size_t i = 0; i < t->n; i++) {
+        struct peer *p = t->ops[i].remote->peer;
+        if (t->ops[i].status != -DSM_EACCESS || t->ops[i].remote->mapped)
+            continue;
+        struct dsm_group *g = &t->groups[0];
+        t->left = 1;
+        g->next = NULL;
+        pthread_mutex_lock(&p->lock);
+        bool helped = peer_help(p);
+        if (helped) {
+            g->next = p->ask;
+            p->ask = g;
+            peer_wake(p);
+        }
+        pthread_mutex_unlock(&p->lock);
+        return helped;
+    }
+    return false;
+}
+
+/* All groups of a ticket are complete. Under c->completed_lock. */
+static void settle(dsm_ctx *c, dsm_ticket *t)
+{
+    if (t->posted < t->n && !t->late && !c->canceling) {
+        if (!async_begin(t))
+            return;
+    } else if (t->posted < t->n) {
+        ticket_give_up_rest(t, t->late ? -DSM_ETIME : -DSM_ECANCELED);
+    }
+    if (!c->canceling && ask_first(t))
+        return;
+    t->next = NULL;
+    *c->ready_last = t;
+    c->ready_last = &t->next;
+}
+
+/* Under c->completed_lock. */
+static void collect(dsm_ctx *c)
+{
+    struct dsm_group *g, *list = NULL;
+    for (g = (struct dsm_group *)(uintptr_t)exchange_u64(&c->done, 0); g;) { /* the latest comes first */
+        struct dsm_group *next = g->next;
+        g->next = list;
+        list = g;
+        g = next;
+    }
+    while ((g = list)) {
+        dsm_ticket *t = g->ticket;
+        list = g->next;
+        t->late |= g->late;
+        if (!--t->left)
+            settle(c, t);
+    }
+}
+
+/* Nothing is ready, so the descriptor is to say so. Under c->completed_lock. */
+static void make_unreadable(dsm_ctx *c)
+{
+    uint64_t count;
+    if (read(c->event, &count, sizeof count) < 0) {
+        /* EAGAIN: it is not readable */
+    }
+    collect(c); /* what was announced before the read */
+    if (c->ready)
+        make_readable(c);
+}
+
+/* Whoever takes a ticket may be interrupted before he takes the next one: the descriptor is readable until none is
+ * left. */
+dsm_ticket *dsm_completed(dsm_ctx *c)
+{
+    if (ctx_forked(c) || c->event < 0)
+        return NULL;
+    pthread_mutex_lock(&c->completed_lock);
+    if (!c->ready)
+        collect(c);
+    if (!c->ready)
+        make_unreadable(c);
+    dsm_ticket *t = c->ready;
+    if (t && !(c->ready = t->next))
+        c->ready_last = &c->ready;
+    pthread_mutex_unlock(&c->completed_lock);
+    return t;
+}
+
+int dsm_event_fd(dsm_ctx *c)
+{
+    if (ctx_forked(c))
+        return refuse_forked();
+    if (c->caps.local_memory)
+        return err_set(DSM_EUNSUPPORTED, 0, "ops on %s are complete when posted", c->caps.fabric);
+    return c->event;
+}
+
+/* ---- the helper ---- */
+
+/* Posts a group. Under peer->lock. */
+static void post(struct peer *p, struct dsm_group *g)
+{
+    p->ctx->dev->fabric->post(p->ep, g->head);
+    peer_reap(p);
+}
+
+static void fail(struct dsm_group *g, int rc)
+{
+    for (dsm_op *op = g->head, *next; op; op = next) {
+        next = op->next; /* with the last op the group goes */
+        fabric_op_done(op, rc);
+    }
+}
+
+/* Under peer->lock. */
+static void begin_waiting(struct peer *p)
+{
+    pthread_mutex_unlock(&p->lock);
+    int rc = peer_ready(p, deadline_after(p->ctx->peer_timeout_ns));
+    pthread_mutex_lock(&p->lock);
+    struct dsm_group *g = p->begin, *next;
+    p->begin = NULL;
+    p->begin_last = &p->begin;
+    for (; g; g = next) {
+        next = g->next;
+        if (!rc && peer_usable(p))
+            post(p, g);
+        else
+            fail(g, rc && !load_relaxed_u32(&p->parting) ? rc : -DSM_ECANCELED);
+    }
+}
+
+/* Under peer->lock. */
+static void ask_owner(struct peer *p)
+{
+    struct dsm_group *g = p->ask;
+    p->ask = g->next;
+    pthread_mutex_unlock(&p->lock);
+    ticket_find_causes(g->ticket, deadline_after(p->ctx->peer_timeout_ns));
+    announce(p->ctx, g);
+    pthread_mutex_lock(&p->lock);
+}
+
+/* The groups of the older round have until the limit; with the last of them begins the next round, so that those that
+ * complete give no more time to one that does not. What is begun is under way, as nothing waits for a connection. Under
+ * peer->lock. */
+static void watch(struct peer *p, int64_t *limit)
+{
+    if (!has_begun(p, !p->round)) {
+        p->round = !p->round;
+        *limit = peer_give_up_at(p);
+    } else if (!*limit) {
+        *limit = peer_give_up_at(p);
+    }
+    if (peer_sleep(p, &p->async[!p->round], *limit))
+        *limit = 0;
+}
+
+static void *help(void *arg)
+{
+    struct peer *p = arg;
+    int64_t limit = 0;
+    wait_for(&p->parting);
+    pthread_mutex_lock(&p->lock);
+    while (!load_relaxed_u32(&p->parting)) {
+        if (p->begin) {
+            begin_waiting(p);
+            limit = 0;
+        } else if (p->ask) {
+            ask_owner(p);
+        } else if (!has_begun(p, 0) && !has_begun(p, 1)) {
+            pthread_cond_wait(&p->work, &p->lock);
+        } else {
+            watch(p, &limit);
+        }
+    }
+    pthread_mutex_unlock(&p->lock);
+    return NULL;
+}
+
+static int start_thread(struct peer *p)
+{
+    sigset_t all, old;
+    sigfillset(&all); /* signals are for the application's threads */
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int sys = pthread_create(&p->helper, NULL, help, p);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return sys;
+}
+
+bool peer_help(struct peer *p)
+{
+    if (!p->helped)
+        p->helped = !start_thread(p);
+    pthread_cond_signal(&p->work);
+    return p->helped;
+}
+
+void peer_stop_help(struct peer *p)
+{
+    pthread_mutex_lock(&p->lock);
+    bool helped = p->helped;
+    store_relaxed_u32(&p->parting, 1);
+    pthread_cond_signal(&p->work);
+    peer_wake(p);
+    pthread_mutex_unlock(&p->lock);
+    if (helped)
+        pthread_join(p->helper, NULL);
+    pthread_mutex_lock(&p->lock);
+    p->helped = false;
+    store_relaxed_u32(&p->parting, 0);
+    struct dsm_group *begin = p->begin, *ask = p->ask, *next;
+    p->begin = p->ask = NULL;
+    p->begin_last = &p->begin;
+    for (; begin; begin = next) {
+        next = begin->next;
+        fail(begin, -DSM_ECANCELED);
+    }
+    for (; ask; ask = next) {
+        next = ask->next;
+        announce(p->ctx, ask);
+    }
+    pthread_mutex_unlock(&p->lock);
+}
+
+/* ---- beginning ---- */
+
+/* Posts it where there is a connection, else the helper does. */
+static void begin(struct dsm_group *g)
+{
+    struct peer *p = g->peer;
+    pthread_mutex_lock(&p->lock);
+    uint32_t *async = &p->async[p->round];
+    bool idle = !has_begun(p, 0) && !has_begun(p, 1), ready = !p->begin && peer_usable(p);
+    g->round = (uint16_t)p->round;
+    fetch_add_u32(async, 1);
+    if ((idle || !ready) && !peer_help(p)) {
+        fail(g, -DSM_ENOMEM);
+    } else if (ready) {
+        post(p, g);
+    } else {
+        g->next = NULL;
+        *p->begin_last = g;
+        p->begin_last = &g->next;
+        peer_wake(p);
+    }
+    pthread_mutex_unlock(&p->lock);
+}
+
+static bool async_begin(dsm_ticket *t)
+{
+    ticket_fill(t);
+    size_t n = t->ngroups;
+    t->left = n;
+    for (size_t i = 0; i < n; i++) {
+        t->groups[i].ticket = t;
+        t->groups[i].tell = async_done;
+    }
+    for (size_t i = 0; i < n; i++) /* with the last of them the ticket may go */
+        begin(&t->groups[i]);
+    return !n;
+}
+
+int dsm_start(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed)
+{
+    int rc = ticket_check(c, ops, n, failed);
+    if (rc)
+        return rc;
+    *t = (dsm_ticket){.ctx = c, .ops = ops, .n = n, .started = 1};
+    return async_begin(t);
+}
+
+/* While it lasts, what is complete begins nothing more. */
+static void set_canceling(dsm_ctx *c, bool on)
+{
+    pthread_mutex_lock(&c->completed_lock);
+    if (!on)
+        collect(c);
+    c->canceling = on;
+    pthread_mutex_unlock(&c->completed_lock);
+}
+
+void dsm_cancel(dsm_ctx *c)
+{
+    if (ctx_forked(c) || c->event < 0)
+        return;
+    set_canceling(c, true);
+    for (struct peer *p; (p = peers_next_helped(c));) {
+        peer_stop_help(p);
+        peer_abort(p);
+        peers_release(c, p);
+    }
+    set_canceling(c, false);
+}

@@ -1,0 +1,37 @@
+/* How a signal handler ends a wait of the core: who handles the signals is asked, and the wait obeys. */
+#include "../base/deadline.h"
+#include "core.h"
+
+static uint64_t ask; /* a function; publish: dsm_set_interrupt(), observe: wait_interrupted() */
+static __thread const uint32_t *own_stop;
+
+void dsm_set_interrupt(int (*look)(void))
+{
+    uint64_t address = (uintptr_t)look;
+    store_release_u64(&ask, address);
+}
+
+void wait_for(const uint32_t *stop) { own_stop = stop; }
+
+uint64_t this_thread(void) { return (uint64_t)(uintptr_t)&own_stop; }
+
+int dsm_refuse_reentry(const char *what)
+{
+    return err_set(DSM_EBUSY, 0,
+                   "a signal handler calls into the %s whose call it has interrupted; let it set a flag, and call when "
+                   "that call has ended",
+                   what);
+}
+
+bool wait_interrupted(void)
+{
+    if (own_stop)
+        return load_relaxed_u32(own_stop);
+    int (*look)(void) = (int (*)(void))(uintptr_t)load_acquire_u64(&ask);
+    if (!look)
+        return false;
+    int64_t deadline = dsm_call_until(DEADLINE_NEVER); /* what a handler does is no part of the call that waits */
+    bool yes = look();
+    dsm_call_until(deadline);
+    return yes;
+}

@@ -1,0 +1,437 @@
+/*
+ * Ops: check all, then move local bytes at once and post the rest, one list per peer; then wait.
+ *
+ * A ticket has room for DSM_TICKET_GROUPS peers at a time. The ops from t->posted on belong to peers that found no
+ * room; they follow when all groups are complete.
+ */
+#include "../base/deadline.h"
+#include "../base/mapped_ops.h"
+#include "remote.h"
+
+#include <stdlib.h>
+
+static const uint32_t right_of[] = {
+    [DSM_OP_READ] = DSM_READ,
+    [DSM_OP_WRITE] = DSM_WRITE,
+    [DSM_OP_FETCH_ADD] = DSM_ATOMIC,
+    [DSM_OP_COMPARE_SWAP] = DSM_ATOMIC,
+};
+
+static int check(const dsm_ctx *c, const dsm_op *op)
+{
+    if (op->code < DSM_OP_READ || op->code > DSM_OP_COMPARE_SWAP || (op->flags & ~DSM_OP_FENCE))
+        return err_set(DSM_EINVAL, 0, "op code %u, flags %u", op->code, op->flags);
+    if (!op->remote || (op->remote->ctx && op->remote->ctx != c))
+        return err_set(DSM_EINVAL, 0, "the remote belongs to another context");
+    uint32_t right = right_of[op->code];
+    if (right == DSM_ATOMIC ? op->nbytes != 8 : !op->local)
+        return err_set(DSM_EINVAL, 0, right == DSM_ATOMIC ? "an atomic of other than 8 bytes" : "no local buffer");
+    return remote_check(op->remote, op->offset, op->nbytes, right);
+}
+
+/* ---- posting ---- */
+
+static struct dsm_group *group_of(dsm_ticket *t, struct peer *p)
+{
+    for (size_t i = 0; i < t->ngroups; i++)
+        if (t->groups[i].peer == p)
+            return &t->groups[i];
+    if (t->ngroups == DSM_TICKET_GROUPS)
+        return NULL;
+    struct dsm_group *g = &t->groups[t->ngroups++];
+    *g = (struct dsm_group){.peer = p};
+    return g;
+}
+
+/* Where there is no connection, one is made: until the caller's deadline, and no longer than the peer timeout. */
+static void start(dsm_ctx *c, struct dsm_group *g, int64_t deadline)
+{
+    struct peer *p = g->peer;
+    if (peer_post(p, g->head))
+        return;
+    int rc = peer_ready(p, deadline_earlier(deadline, deadline_after(c->peer_timeout_ns)));
+    if (!rc && peer_post(p, g->head))
+        return;
+    for (dsm_op *op = g->head, *next; op; op = next) {
+        next = op->next;
+        fabric_op_done(op, rc ? rc : -DSM_ECANCELED);
+    }
+}
+
+static void prepare(dsm_ctx *c, dsm_op *op)
+{
+    op->fabric = NULL;
+    if (op->nbytes > c->dev->prepare)
+        c->dev->fabric->op_prepare(c->dev, op);
+}
+
+void ticket_fill(dsm_ticket *t)
+{
+    uint64_t posts = 0;
+    t->ngroups = 0;
+    for (; t->posted < t->n; t->posted++) {
+        dsm_op *op = &t->ops[t->posted];
+        if (op->remote->mapped) {
+            mapped_execute(op->remote->mapped, op);
+            op->status = 0;
+            continue;
+        }
+        struct dsm_group *g = group_of(t, op->remote->peer);
+        if (!g)
+            break;
+        op->group = g;
+        op->next = NULL;
+        if (g->tail)
+            g->tail->next = op;
+        else
+            g->head = op;
+        g->tail = op;
+        g->pending++; /* nobody else looks at it yet */
+        prepare(t->ctx, op);
+        fetch_add_u32(&op->remote->users, 1);
+        posts++;
+    }
+    if (posts)
+        fetch_add_u64(&t->ctx->stats.posts, posts);
+}
+
+/* Posts as many ops as the groups have room for. */
+static void post_some(dsm_ticket *t, int64_t deadline)
+{
+    ticket_fill(t);
+    for (size_t i = 0; i < t->ngroups; i++)
+        start(t->ctx, &t->groups[i], deadline);
+}
+
+int ticket_check(dsm_ctx *c, const dsm_op *ops, size_t n, size_t *failed)
+{
+    if (ctx_forked(c))
+        return refuse_forked();
+    for (size_t i = 0; i < n; i++) {
+        int rc = check(c, &ops[i]);
+        if (rc) {
+            if (failed)
+                *failed = i;
+            return rc;
+        }
+    }
+    return 0;
+}
+
+/* The ops have been checked. */
+static void submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, int64_t deadline)
+{
+    t->ctx = c;
+    t->ops = ops;
+    t->n = n;
+    t->posted = 0;
+    t->started = 0;
+    post_some(t, deadline);
+}
+
+int dsm_submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed)
+{
+    int rc = ticket_check(c, ops, n, failed);
+    if (!rc)
+        submit(c, ops, n, t, DEADLINE_NEVER);
+    return rc;
+}
+
+/* ---- completion ---- */
+
+/* The device can't tell a region that is gone from a right that was never given; the owner's agent can. */
+static void find_cause(dsm_op *op, int64_t deadline)
+{
+    dsm_remote *r = op->remote;
+    struct peer *p = r->peer;
+    if (op->status != -DSM_EACCESS || !r->ctx->control)
+        return;
+    deadline = deadline_earlier(deadline, deadline_after(r->ctx->peer_timeout_ns));
+    if (peer_talk(p, deadline))
+        return;
+    int rc = r->ctx->control->status(p, r->region, r->generation, deadline);
+    pthread_mutex_unlock(&p->control_lock);
+    if (rc == -DSM_ESTALE || rc == -DSM_EPEER)
+        op->status = rc;
+}
+
+void ticket_find_causes(dsm_ticket *t, int64_t deadline)
+{
+    for (size_t i = 0; i < t->n; i++)
+        find_cause(&t->ops[i], deadline);
+}
+
+/* The op that failed of itself, before those that fell with it; NULL: none. */
+static const dsm_op *find_first_error(dsm_ticket *t, bool late, int64_t deadline)
+{
+    const dsm_op *first = NULL;
+    for (size_t i = 0; i < t->n; i++) {
+        dsm_op *op = &t->ops[i];
+        if (!op->status)
+            continue;
+        if (late && op->status == -DSM_ECANCELED)
+            op->status = -DSM_ETIME;
+        if (op->status == -DSM_ECANCELED && load_relaxed_u32(&op->remote->peer->dead))
+            op->status = -DSM_EPEER;
+        if (!t->started)
+            find_cause(op, deadline);
+        if (!first || (first->status == -DSM_ECANCELED && op->status != -DSM_ECANCELED))
+            first = op;
+    }
+    return first;
+}
+
+static int outcome(dsm_ticket *t, bool late, int64_t deadline, size_t *failed)
+{
+    const dsm_op *first = find_first_error(t, late, deadline);
+    int rc = 0;
+    if (first) {
+        size_t i = (size_t)(first - t->ops);
+        rc = err_set_wc(-first->status, (int)first->wc_status, first->vendor, "op %zu of %zu to %s", i, t->n,
+                        first->remote->peer->address);
+        if (failed)
+            *failed = i;
+    }
+    for (size_t i = 0; i < t->n; i++) { /* last, as from here on the remotes may be closed */
+        dsm_op *op = &t->ops[i];
+        if (op->remote->mapped)
+            continue;
+        if (op->fabric)
+            t->ctx->dev->fabric->op_release(t->ctx->dev, op);
+        fetch_sub_u32(&op->remote->users, 1);
+    }
+    return rc;
+}
+
+/* The rest does not begin: it comes too late, or nothing may begin any more. */
+void ticket_give_up_rest(dsm_ticket *t, int status)
+{
+    for (; t->posted < t->n; t->posted++) {
+        dsm_op *op = &t->ops[t->posted];
+        op->status = status;
+        op->fabric = NULL;
+        if (!op->remote->mapped)
+            fetch_add_u32(&op->remote->users, 1);
+    }
+}
+
+static int finish(dsm_ticket *t, int64_t deadline, size_t *failed)
+{
+    bool late = false;
+    if (ctx_forked(t->ctx))
+        return refuse_forked();
+    if (t->started)
+        return outcome(t, t->late, deadline, failed);
+    for (;;) {
+        for (size_t i = 0; i < t->ngroups; i++)
+            if (peer_wait(t->groups[i].peer, &t->groups[i].pending, deadline))
+                late = true;
+        if (t->posted == t->n)
+            break;
+        if (late || clock_ns() >= deadline)
+            ticket_give_up_rest(t, -DSM_ETIME);
+        else
+            post_some(t, deadline);
+    }
+    return outcome(t, late, deadline, failed);
+}
+
+int dsm_finish(dsm_ticket *t, int64_t timeout_ns, size_t *failed)
+{
+    return finish(t, deadline_after(timeout_ns), failed);
+}
+
+/* The ops have been checked. */
+static int run(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns, size_t *failed)
+{
+    dsm_ticket t;
+    int64_t deadline = deadline_after(timeout_ns);
+    submit(c, ops, n, &t, deadline);
+    return finish(&t, deadline, failed);
+}
+
+int dsm_execute(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns, size_t *failed)
+{
+    int rc = ticket_check(c, ops, n, failed);
+    return rc ? rc : run(c, ops, n, timeout_ns, failed);
+}
+
+/* ---- single ops ---- */
+
+/* run() for one op that has been checked, without what only many need. */
+static int run_one(dsm_op *op, int64_t timeout_ns)
+{
+    dsm_ctx *c = op->remote->ctx;
+    struct peer *p = op->remote->peer;
+    int64_t deadline = deadline_after(timeout_ns);
+    dsm_ticket t;
+    t.ctx = c;
+    t.ops = op;
+    t.n = t.posted = t.ngroups = 1;
+    t.started = 0;
+    t.groups[0] = (struct dsm_group){.pending = 1, .peer = p, .head = op, .tail = op};
+    op->group = &t.groups[0];
+    prepare(c, op);
+    fetch_add_u32(&op->remote->users, 1);
+    fetch_add_u64(&c->stats.posts, 1);
+    start(c, op->group, deadline);
+    bool late = load_acquire_u32(&op->group->pending) && peer_wait(p, &op->group->pending, deadline);
+    if (op->status || op->fabric)
+        return outcome(&t, late, deadline, NULL);
+    fetch_sub_u32(&op->remote->users, 1);
+    return 0;
+}
+
+int dsm_read(dsm_remote *r, uint64_t offset, void *out, uint64_t nbytes, int64_t timeout_ns)
+{
+    int rc = remote_check(r, offset, nbytes, DSM_READ);
+    if (rc)
+        return rc;
+    if (r->mapped) {
+        mapped_read(r->mapped + offset, out, nbytes);
+        return 0;
+    }
+    dsm_op op = {.code = DSM_OP_READ, .remote = r, .offset = offset, .local = out, .nbytes = nbytes};
+    return run_one(&op, timeout_ns);
+}
+
+int dsm_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t nbytes, int64_t timeout_ns)
+{
+    int rc = remote_check(r, offset, nbytes, DSM_WRITE);
+    if (rc)
+        return rc;
+    if (r->mapped) {
+        mapped_write(r->mapped + offset, data, nbytes);
+        return 0;
+    }
+    dsm_op op = {
+        .code = DSM_OP_WRITE, .remote = r, .offset = offset, .local = (void *)(uintptr_t)data, .nbytes = nbytes};
+    return run_one(&op, timeout_ns);
+}
+
+int dsm_fetch_add(dsm_remote *r, uint64_t offset, uint64_t add, uint64_t *old, int64_t timeout_ns)
+{
+    int rc = remote_check(r, offset, 8, DSM_ATOMIC);
+    if (rc)
+        return rc;
+    if (r->mapped) {
+        *old = fetch_add_u64((uint64_t *)(void *)(r->mapped + offset), add);
+        return 0;
+    }
+    dsm_op op = {.code = DSM_OP_FETCH_ADD, .remote = r, .offset = offset, .nbytes = 8, .operand = add};
+    rc = run_one(&op, timeout_ns);
+    *old = op.result;
+    return rc;
+}
+
+int dsm_compare_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *old,
+                     int64_t timeout_ns)
+{
+    int rc = remote_check(r, offset, 8, DSM_ATOMIC);
+    if (rc)
+        return rc;
+    if (r->mapped) {
+        *old = compare_swap_u64((uint64_t *)(void *)(r->mapped + offset), expected, desired);
+        return 0;
+    }
+    dsm_op op = {.code = DSM_OP_COMPARE_SWAP,
+                 .remote = r,
+                 .offset = offset,
+                 .nbytes = 8,
+                 .operand = expected,
+                 .desired = desired};
+    rc = run_one(&op, timeout_ns);
+    *old = op.result;
+    return rc;
+}
+
+/* ---- many of one size ---- */
+
+enum { ON_STACK = 64 };
+
+/* The offset is loaded once: they may lie in memory that others write, and change after they have been checked. */
+static inline bool load_offset(const dsm_remote *r, const uint64_t *offset, uint64_t each, uint64_t *at)
+{
+    *at = load_relaxed_u64(offset);
+    return __builtin_expect(*at <= r->nbytes - each, 1);
+}
+
+static int remote_many(dsm_remote *r, uint8_t code, const uint64_t *offsets, size_t n, uint8_t *local, uint64_t each,
+                       int64_t timeout_ns)
+{
+    dsm_op few[ON_STACK], *ops = n <= ON_STACK ? few : malloc(n * sizeof *ops);
+    if (!ops)
+        return err_set(DSM_ENOMEM, 0, "%zu ops", n);
+    int rc = 0;
+    for (size_t i = 0; i < n && !rc; i++) {
+        uint64_t at;
+        if (!load_offset(r, &offsets[i], each, &at))
+            rc = remote_check(r, at, each, right_of[code]);
+        ops[i] = (dsm_op){.code = code, .remote = r, .offset = at, .local = local + i * each, .nbytes = each};
+    }
+    if (!rc)
+        rc = run(r->ctx, ops, n, timeout_ns, NULL);
+    if (ops != few)
+        free(ops);
+    return rc;
+}
+
+/* All offsets in bounds, found without a branch per offset. */
+static int check_many(const dsm_remote *r, const uint64_t *offsets, size_t n, uint64_t each, uint32_t right)
+{
+    int rc = remote_check(r, 0, each, right);
+    if (rc)
+        return rc;
+    uint64_t top = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t at = load_relaxed_u64(&offsets[i]);
+        top = at > top ? at : top;
+    }
+    return remote_check(r, top, each, right);
+}
+
+static inline int mapped_read_many(const dsm_remote *r, const uint64_t *offsets, size_t n, uint8_t *to, uint64_t each)
+{
+    uint64_t at;
+    for (size_t i = 0; i < n; i++, to += each) {
+        if (!load_offset(r, &offsets[i], each, &at))
+            return remote_check(r, at, each, DSM_READ);
+        mapped_read(r->mapped + at, to, each);
+    }
+    return 0;
+}
+
+static inline int mapped_write_many(const dsm_remote *r, const uint64_t *offsets, size_t n, const uint8_t *from,
+                                    uint64_t each)
+{
+    uint64_t at;
+    for (size_t i = 0; i < n; i++, from += each) {
+        if (!load_offset(r, &offsets[i], each, &at))
+            return remote_check(r, at, each, DSM_WRITE);
+        mapped_write(r->mapped + at, from, each);
+    }
+    return 0;
+}
+
+int dsm_read_many(dsm_remote *r, const uint64_t *offsets, size_t n, void *out, uint64_t each, int64_t timeout_ns)
+{
+    uint8_t *to = out;
+    int rc = check_many(r, offsets, n, each, DSM_READ);
+    if (rc || !n)
+        return rc;
+    if (!r->mapped)
+        return remote_many(r, DSM_OP_READ, offsets, n, to, each, timeout_ns);
+    return each == 8 ? mapped_read_many(r, offsets, n, to, 8) : mapped_read_many(r, offsets, n, to, each);
+}
+
+int dsm_write_many(dsm_remote *r, const uint64_t *offsets, size_t n, const void *data, uint64_t each,
+                   int64_t timeout_ns)
+{
+    const uint8_t *from = data;
+    int rc = check_many(r, offsets, n, each, DSM_WRITE);
+    if (rc || !n)
+        return rc;
+    if (!r->mapped)
+        return remote_many(r, DSM_OP_WRITE, offsets, n, (uint8_t *)(uintptr_t)from, each, timeout_ns);
+    return each == 8 ? mapped_write_many(r, offsets, n, from, 8) : mapped_write_many(r, offsets, n, from, each);
+}

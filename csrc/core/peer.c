@@ -1,0 +1,394 @@
+/*
+ * One owner: its endpoint, and how threads wait on it.
+ *
+ * Everything done to the endpoint happens under peer->lock. Many threads may wait for ops on one endpoint, each for a
+ * count of its own. While they spin, whoever gets the lock reaps for all. When they sleep, one of them (the sleeper)
+ * sleeps on the endpoint's event and the others on the condition variable; a thread that reaps while somebody sleeps on
+ * the event kicks the sleeper, which then looks at its count and passes the place on.
+ */
+#include "../base/deadline.h"
+#include "core.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+int peer_new(dsm_ctx *c, const uint8_t node[DSM_NODE_ID], const char *address, struct peer **out)
+{
+    struct peer *p = calloc(1, sizeof *p);
+    if (!p)
+        return err_set(DSM_ENOMEM, 0, "peer");
+    p->ctx = c;
+    memcpy(p->node, node, DSM_NODE_ID);
+    strncpy(p->address, address, sizeof p->address - 1);
+    p->fd = -1;
+    p->begin_last = &p->begin;
+    p->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (p->wake_fd < 0) {
+        int sys = errno;
+        free(p);
+        return err_set_errno(sys, "eventfd");
+    }
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&p->cond, &monotonic);
+    pthread_cond_init(&p->work, NULL);
+    pthread_condattr_destroy(&monotonic);
+    pthread_mutexattr_t checked; /* a signal's handler may want the talk that it has interrupted */
+    pthread_mutexattr_init(&checked);
+    pthread_mutexattr_settype(&checked, PTHREAD_MUTEX_ERRORCHECK);
+    pthread_mutex_init(&p->control_lock, &checked);
+    pthread_mutexattr_destroy(&checked);
+    pthread_mutex_init(&p->lock, NULL);
+    *out = p;
+    return 0;
+}
+
+static const struct fabric *fabric(const struct peer *p) { return p->ctx->dev->fabric; }
+
+static void drop_endpoint(struct peer *p)
+{
+    if (!p->ep)
+        return;
+    fabric(p)->ep_close(p->ep);
+    p->ep = NULL;
+}
+
+void peer_free(struct peer *p)
+{
+    peer_stop_help(p);
+    drop_endpoint(p);
+    pthread_cond_destroy(&p->work);
+    close(p->wake_fd);
+    pthread_cond_destroy(&p->cond);
+    pthread_mutex_destroy(&p->control_lock);
+    pthread_mutex_destroy(&p->lock);
+    free(p);
+}
+
+/* Who has no remote of a peer has no way to it but through ctx->peers. */
+void peers_bury(dsm_ctx *c)
+{
+    struct peer *dead = NULL;
+    pthread_mutex_lock(&c->lock);
+    for (struct peer **at = &c->peers, *p; (p = *at);)
+        if (load_relaxed_u32(&p->dead) && !p->refs) {
+            *at = p->next;
+            p->next = dead;
+            dead = p;
+        } else {
+            at = &p->next;
+        }
+    pthread_mutex_unlock(&c->lock);
+    for (struct peer *p; (p = dead);) {
+        dead = p->next;
+        c->control->disconnect(p);
+        peer_free(p);
+    }
+}
+
+struct peer *peers_next_helped(dsm_ctx *c)
+{
+    struct peer *p = NULL;
+    pthread_mutex_lock(&c->lock);
+    for (bool helped = false; !helped && (p = p ? p->next : c->peers);) {
+        pthread_mutex_lock(&p->lock);
+        helped = p->helped;
+        pthread_mutex_unlock(&p->lock);
+    }
+    if (p)
+        p->refs++;
+    pthread_mutex_unlock(&c->lock);
+    return p;
+}
+
+void peers_release(dsm_ctx *c, struct peer *p)
+{
+    pthread_mutex_lock(&c->lock);
+    bool last = !--p->refs && load_relaxed_u32(&p->dead);
+    pthread_mutex_unlock(&c->lock);
+    if (last)
+        peers_bury(c);
+}
+
+static void wake_sleeper(struct peer *p)
+{
+    uint64_t one = 1;
+    if (p->sleeper && write(p->wake_fd, &one, sizeof one) < 0) {
+        /* EAGAIN: the counter is full, so it wakes anyway */
+    }
+}
+
+void peer_wake(struct peer *p)
+{
+    wake_sleeper(p);
+    pthread_cond_broadcast(&p->cond);
+}
+
+/* ---- endpoints ---- */
+
+bool peer_usable(const struct peer *p) { return p->ep && !p->ep->broken && !load_relaxed_u32(&p->dead); }
+
+static bool usable(struct peer *p)
+{
+    pthread_mutex_lock(&p->lock);
+    bool good = peer_usable(p);
+    pthread_mutex_unlock(&p->lock);
+    return good;
+}
+
+static void install(struct peer *p, struct fabric_ep *ep)
+{
+    pthread_mutex_lock(&p->lock);
+    while (p->sleeper) { /* it holds the old one's event fd */
+        wake_sleeper(p);
+        pthread_cond_wait(&p->cond, &p->lock);
+    }
+    drop_endpoint(p);
+    p->ep = ep;
+    pthread_cond_broadcast(&p->cond); /* with the old one its ops have ended */
+    pthread_mutex_unlock(&p->lock);
+}
+
+static int join_ends(struct peer *p, struct fabric_ep *ep, int64_t deadline)
+{
+    uint8_t mine[FABRIC_ADDRESS_MAX], theirs[FABRIC_ADDRESS_MAX];
+    size_t len = sizeof theirs;
+    int n = fabric(p)->ep_address(ep, mine);
+    if (n < 0)
+        return n;
+    int rc = p->ctx->control->endpoint(p, mine, (size_t)n, theirs, &len, deadline);
+    return rc ? rc : fabric(p)->ep_connect(ep, theirs, len);
+}
+
+static int make_endpoint(struct peer *p, int64_t deadline)
+{
+    int rc = 0;
+    struct fabric_ep *ep;
+    if (load_relaxed_u32(&p->dead)) {
+        if (!p->ctx->dev->connected)
+            return err_set(DSM_EPEER, 0, "%s", p->address);
+        if ((rc = p->ctx->control->connect(p, deadline)))
+            return rc;
+    }
+    if ((rc = fabric(p)->ep_open(p->ctx->dev, false, &ep)))
+        return rc;
+    if (p->ctx->dev->connected && (rc = join_ends(p, ep, deadline))) {
+        fabric(p)->ep_close(ep);
+        return rc;
+    }
+    fetch_add_u64(&p->ctx->stats.connects, 1);
+    install(p, ep);
+    return 0;
+}
+
+int peer_talk(struct peer *p, int64_t deadline)
+{
+    if (!pthread_mutex_trylock(&p->control_lock))
+        return 0;
+    do {
+        struct timespec until = clock_time(deadline_earlier(deadline, deadline_after(WAIT_SLICE_NS)));
+        int sys = pthread_mutex_clocklock(&p->control_lock, CLOCK_MONOTONIC, &until);
+        if (!sys)
+            return 0;
+        if (sys == EDEADLK)
+            return dsm_refuse_reentry("connection");
+    } while (clock_ns() < deadline && !wait_interrupted());
+    return err_set(DSM_ETIME, 0, "another thread waits for the agent at %s", p->address);
+}
+
+int peer_ready(struct peer *p, int64_t deadline)
+{
+    int rc = peer_talk(p, deadline);
+    if (rc)
+        return rc;
+    rc = usable(p) ? 0 : make_endpoint(p, deadline);
+    pthread_mutex_unlock(&p->control_lock);
+    return rc;
+}
+
+/* ---- ops ---- */
+
+void peer_reap(struct peer *p)
+{
+    if (!p->ep || fabric(p)->poll(p->ep) <= 0)
+        return;
+    wake_sleeper(p);
+}
+
+/* Under peer->lock. */
+static void abort_endpoint(struct peer *p)
+{
+    fabric(p)->ep_abort(p->ep);
+    wake_sleeper(p);
+    pthread_cond_broadcast(&p->cond);
+}
+
+bool peer_post(struct peer *p, dsm_op *list)
+{
+    pthread_mutex_lock(&p->lock);
+    bool good = peer_usable(p);
+    if (good) {
+        fabric(p)->post(p->ep, list);
+        peer_reap(p);
+    }
+    pthread_mutex_unlock(&p->lock);
+    return good;
+}
+
+void peer_break(struct peer *p)
+{
+    pthread_mutex_lock(&p->lock);
+    if (p->ep)
+        abort_endpoint(p);
+    pthread_mutex_unlock(&p->lock);
+}
+
+/* Sleeps until the endpoint has an event, somebody kicks, a signal comes, or the deadline. Under peer->lock, which it
+ * gives back meanwhile. */
+static bool sleep_on_event(struct peer *p, const uint32_t *pending, int64_t deadline)
+{
+    fabric(p)->arm(p->ep);
+    peer_reap(p); /* what came before the event was asked for */
+    if (!load_acquire_u32(pending))
+        return false;
+    struct pollfd on[2] = {{.fd = p->wake_fd, .events = POLLIN}, {.fd = fabric(p)->ep_fd(p->ep), .events = POLLIN}};
+    p->sleeper = true;
+    pthread_mutex_unlock(&p->lock);
+    fetch_add_u64(&p->ctx->stats.wakeups, 1);
+    bool signal = poll(on, 2, deadline_poll_ms(deadline, 1000)) < 0 && errno == EINTR;
+    pthread_mutex_lock(&p->lock);
+    p->sleeper = false;
+    uint64_t kicks;
+    if (read(p->wake_fd, &kicks, sizeof kicks) < 0) {
+        /* EAGAIN: nobody kicked */
+    }
+    peer_reap(p);
+    pthread_cond_broadcast(&p->cond);
+    return signal;
+}
+
+static void sleep_behind(struct peer *p, int64_t deadline)
+{
+    struct timespec until = clock_time(deadline);
+    pthread_cond_timedwait(&p->cond, &p->lock, &until);
+}
+
+/* A poll looks at memory that the device writes: some of them cost as much as the lock around them, or as the clock. */
+static bool spin(struct peer *p, const uint32_t *pending, int64_t deadline)
+{
+    enum { POLLS = 8 };
+    int64_t until = 0, most = deadline_earlier(p->ctx->spin_ns, WAIT_SLICE_NS);
+    for (;;) {
+        if (!pthread_mutex_trylock(&p->lock)) {
+            for (int i = 0; i < POLLS && load_acquire_u32(pending); i++)
+                peer_reap(p);
+            pthread_mutex_unlock(&p->lock);
+        } else { /* somebody else reaps */
+            cpu_relax();
+        }
+        if (!load_acquire_u32(pending))
+            return true;
+        int64_t now = clock_ns();
+        if (!until)
+            until = deadline_earlier(deadline, now + most);
+        if (now >= until)
+            return false;
+    }
+}
+
+/* Nothing bounds an op on a device that has stalled but this. Under peer->lock. */
+int64_t peer_give_up_at(const struct peer *p)
+{
+    enum { NS_PER_BYTE = 250 };
+    uint64_t bytes = p->ep ? p->ep->bytes : 0;
+    int64_t timeout = bytes < INT64_MAX / 4 / NS_PER_BYTE ? (int64_t)bytes * NS_PER_BYTE : INT64_MAX / 4;
+    return deadline_after(timeout + 2 * deadline_earlier(p->ctx->peer_timeout_ns, INT64_MAX / 8));
+}
+
+/* Under peer->lock, which it gives back to look. */
+static bool interrupted(struct peer *p)
+{
+    pthread_mutex_unlock(&p->lock);
+    bool yes = wait_interrupted();
+    pthread_mutex_lock(&p->lock);
+    return yes;
+}
+
+/* true: for a signal. Under peer->lock, which it gives back meanwhile. */
+static bool sleep_while_pending(struct peer *p, const uint32_t *pending, int64_t until)
+{
+    if (!p->sleeper)
+        return sleep_on_event(p, pending, until);
+    sleep_behind(p, until);
+    return false;
+}
+
+/* Sleeps for one slice. false: a signal ends the wait. Under peer->lock. */
+static bool sleep_slice(struct peer *p, const uint32_t *pending, int64_t deadline)
+{
+    int64_t slice = deadline_after(WAIT_SLICE_NS), until = deadline_earlier(deadline, slice);
+    bool signal = sleep_while_pending(p, pending, until);
+    return !load_acquire_u32(pending) || !(signal || clock_ns() >= slice) || !interrupted(p);
+}
+
+/* What has been aborted ends soon, and others need the lock meanwhile. Under peer->lock. */
+static void drain(struct peer *p, const uint32_t *pending)
+{
+    while (load_acquire_u32(pending))
+        sleep_while_pending(p, pending, deadline_after(WAIT_SLICE_NS));
+}
+
+void peer_abort(struct peer *p)
+{
+    pthread_mutex_lock(&p->lock);
+    struct fabric_ep *e = p->ep;
+    if (e)
+        abort_endpoint(p);
+    while (e && p->ep == e && e->broken && e->inflight) /* else another thread has put a new one in its place */
+        sleep_while_pending(p, &e->inflight, deadline_after(WAIT_SLICE_NS));
+    pthread_mutex_unlock(&p->lock);
+}
+
+bool peer_sleep(struct peer *p, const uint32_t *pending, int64_t limit)
+{
+    if (clock_ns() < limit) {
+        sleep_slice(p, pending, limit);
+        return false;
+    }
+    peer_reap(p);
+    if (!load_acquire_u32(pending))
+        return false;
+    store_relaxed_u32(&p->late, 1);
+    abort_endpoint(p);
+    drain(p, pending);
+    store_relaxed_u32(&p->late, 0);
+    return true;
+}
+
+int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline)
+{
+    int rc = 0;
+    if (!load_acquire_u32(pending) || spin(p, pending, deadline))
+        return 0;
+    pthread_mutex_lock(&p->lock);
+    if (deadline == DEADLINE_NEVER)
+        deadline = peer_give_up_at(p);
+    for (bool go_on = true; load_acquire_u32(pending); go_on = sleep_slice(p, pending, deadline)) {
+        if (go_on && clock_ns() < deadline)
+            continue;
+        peer_reap(p); /* it may have completed in time */
+        if (load_acquire_u32(pending)) {
+            abort_endpoint(p);
+            drain(p, pending);
+            rc = -DSM_ETIME;
+        }
+        break;
+    }
+    pthread_mutex_unlock(&p->lock);
+    return rc;
+}

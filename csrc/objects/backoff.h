@@ -1,0 +1,37 @@
+/*
+ * How one waits for a word that nobody announces: sleeps of random length, each up to twice as long as the one before,
+ * at most a millisecond. Random, so that those who contend do not come back together.
+ */
+#ifndef DSM_PROTO_BACKOFF_H
+#define DSM_PROTO_BACKOFF_H
+
+#include "../base/deadline.h"
+
+struct backoff {
+    uint64_t random;
+    int64_t longest;
+};
+#define BACKOFF_INIT \
+    { \
+        .random = 0, .longest = 2000 \
+    }
+enum { BACKOFF_MAX_NS = 1000000 };
+
+/* At most until the deadline. */
+static inline void backoff_sleep(struct backoff *p, int64_t deadline)
+{
+    if (!p->random)
+        p->random = ((uint64_t)clock_ns() ^ (uint64_t)(uintptr_t)p) | 1;
+    p->random ^= p->random << 13;
+    p->random ^= p->random >> 7;
+    p->random ^= p->random << 17;
+    int64_t ns = p->longest / 2 + (int64_t)(p->random % (uint64_t)(p->longest / 2)), left = deadline - clock_ns();
+    if (ns > left)
+        ns = left;
+    if (ns > 0)
+        nanosleep(&(struct timespec){.tv_nsec = ns}, NULL);
+    if (p->longest < BACKOFF_MAX_NS)
+        p->longest *= 2;
+}
+
+#endif

@@ -1,0 +1,130 @@
+#include "member.h"
+
+#include "../base/identity.h"
+#include "../core/remote.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <sys/random.h>
+
+#define ELSEWHERE (1ull << 63)
+
+int member_identity(bool local, uint64_t *out)
+{
+    if (local && !identity_claim(out))
+        return 0;
+    if (getrandom(out, sizeof *out, 0) != (ssize_t)sizeof *out)
+        return err_set_errno(errno, "getrandom");
+    *out |= ELSEWHERE;
+    return 0;
+}
+
+int member_pid(uint64_t identity) { return identity_pid(identity); }
+
+const char *member_describe(uint64_t identity, char text[MEMBER_TEXT])
+{
+    int pid = member_pid(identity);
+    if (pid)
+        snprintf(text, MEMBER_TEXT, "process %d", pid);
+    else
+        snprintf(text, MEMBER_TEXT, "a process that is not known here (%016llx)", (unsigned long long)identity);
+    return text;
+}
+
+bool member_elsewhere(uint64_t identity) { return identity & ELSEWHERE; }
+
+bool member_dead(uint64_t identity) { return identity_ended(identity); }
+
+int member_is(dsm_remote *r, uint64_t table, uint32_t number, uint64_t identity)
+{
+    uint64_t now;
+    int rc = dsm_read(r, table + 8ull * number, &now, sizeof now, remote_timeout(r));
+    return rc ? rc : now == identity;
+}
+
+/* 1: taken, 0: not, or -DSM_E…. After a failure of the transport the entry tells: a remote identity is no one
+ * else's. */
+static int take(dsm_remote *r, uint64_t at, uint64_t from, uint64_t identity)
+{
+    uint64_t old;
+    int rc = dsm_compare_swap(r, at, from, identity, &old, remote_timeout(r));
+    if (!rc)
+        return old == from;
+    if (dsm_remote_mapped(r) || dsm_read(r, at, &old, sizeof old, remote_timeout(r)))
+        return rc;
+    return old == identity ? 1 : old == from ? rc : 0;
+}
+
+static int take_free(dsm_remote *r, uint64_t table, uint32_t n, const uint64_t *seen, uint64_t identity, uint32_t *out)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        int rc = seen[i] ? 0 : take(r, table + 8ull * i, 0, identity);
+        if (rc) {
+            *out = i;
+            return rc;
+        }
+    }
+    return 0;
+}
+
+/* 1: an earlier take, which was reported as a failure, took effect. Before a free entry is taken: that may be one
+ * before it, and the identity would then stand in two. */
+static int find_own(const uint64_t *seen, uint32_t n, uint64_t identity, uint32_t *out)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (seen[i] == identity) {
+            *out = i;
+            return 1;
+        }
+    return 0;
+}
+
+static int succeed_dead(dsm_remote *r, uint64_t table, uint32_t n, const uint64_t *seen, uint64_t identity,
+                        member_sweep *sweep, void *arg, uint32_t *out)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        if (!member_dead(seen[i]))
+            continue;
+        int rc = sweep ? sweep(arg, i, seen[i]) : 0;
+        if (!rc)
+            rc = take(r, table + 8ull * i, seen[i], identity);
+        if (rc) {
+            *out = i;
+            return rc;
+        }
+    }
+    return 0;
+}
+
+int member_join(dsm_remote *r, uint64_t table, uint32_t n, uint64_t identity, member_sweep *sweep, void *arg,
+                uint32_t *number)
+{
+    uint64_t seen[MEMBERS_MAX];
+    if (n > MEMBERS_MAX)
+        return err_set(DSM_ECORRUPT, 0, "a table of %u members", n);
+    int rc = dsm_read(r, table, seen, 8ull * n, remote_timeout(r));
+    if (!rc && !dsm_remote_mapped(r))
+        rc = find_own(seen, n, identity, number);
+    if (!rc)
+        rc = take_free(r, table, n, seen, identity, number);
+    if (!rc && dsm_remote_mapped(r))
+        rc = succeed_dead(r, table, n, seen, identity, sweep, arg, number);
+    if (rc)
+        return rc < 0 ? rc : 0;
+    return err_set(DSM_EMEMBERS, 0, "%u places", n);
+}
+
+int member_leave(dsm_remote *r, uint64_t table, uint32_t number, uint64_t identity)
+{
+    uint64_t old;
+    return dsm_compare_swap(r, table + 8ull * number, identity, 0, &old, remote_timeout(r));
+}
+
+int dsm_identity(uint64_t *out) { return member_identity(true, out); }
+int dsm_identity_provable(void)
+{
+    uint64_t own;
+    return identity_claim(&own) ? err_set_errno(errno, "the identity of this process") : 0;
+}
+int dsm_identity_dead(uint64_t identity) { return member_dead(identity); }
+int dsm_identity_pid(uint64_t identity) { return member_pid(identity); }

@@ -1,0 +1,377 @@
+/* Lanes: records in, records out. ring.h has the protocol. */
+#include "ring.h"
+
+#include "../../base/deadline.h"
+#include "../../base/hash64.h"
+#include "../../base/mapped_ops.h"
+#include "../../base/stream.h"
+
+#include <string.h>
+
+enum {
+    STREAM_MIN = 512,    /* payloads from here on go past the caches */
+    BATCH_BYTES = 16384, /* of records published together: then the consumer has something to do meanwhile */
+};
+
+/* Copies of a lane are read here, so they stay in the cache. */
+static bool streams(const dsm_queue *q, uint64_t length) { return STREAMS && q->plain && length >= STREAM_MIN; }
+
+/* ---- records ---- */
+
+static uint64_t header_of(const dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind)
+{
+    uint64_t lap = p / q->shape.lane_bytes & 0xffffff;
+    return length | (uint64_t)kind << 32 | lap << 40;
+}
+
+static uint64_t check_of(const dsm_queue *q, uint64_t p, uint64_t header, const void *payload, uint64_t length)
+{
+    return hash64_bytes(hash64_word(hash64_word(q->id, p), header), payload, length);
+}
+
+static uint64_t *word(uint8_t *data, uint64_t at) { return (uint64_t *)(void *)(data + at); }
+
+/* SYNC pairs with lane_publish. */
+int record_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record *out)
+{
+    uint64_t at = p & q->mask, left = q->shape.lane_bytes - at;
+    if (p & (overhead(q) - 1)) /* a corrupted tail: its header would reach beyond the lane */
+        return -DSM_ECORRUPT;
+    const uint64_t *words = (const uint64_t *)(const void *)(data + at);
+    uint64_t header = load_acquire_u64(words);
+    int absent = q->plain && header ? -DSM_ECORRUPT : -DSM_EEMPTY;
+    out->length = (uint32_t)header;
+    out->kind = (uint8_t)(header >> 32);
+    out->payload = data + at + overhead(q);
+    if (!header || header != header_of(q, p, out->length, out->kind) || !out->kind)
+        return absent;
+    if (out->kind == RECORD_PADDING) {
+        out->next = p + left;
+        return out->length == 0 && at ? 0 : absent;
+    }
+    if (out->length > q->shape.max_message || record_size(q, out->length) > left)
+        return absent;
+    out->next = p + record_size(q, out->length);
+    if (q->plain)
+        return 0;
+    uint64_t check = load_relaxed_u64(words + 1); /* wrong, whatever has landed, unless all has */
+    return check == check_of(q, p, header, out->payload, out->length) ? 0 : -DSM_EEMPTY;
+}
+
+uint64_t lane_walk(const dsm_queue *q, const uint8_t *data, uint64_t p, uint64_t end, uint64_t *messages)
+{
+    struct record r;
+    while (p < end && !record_at(q, data, p, &r)) {
+        *messages += r.kind != RECORD_PADDING;
+        p = r.next;
+    }
+    return p;
+}
+
+/* The check is not looked at: the bytes are free, and a look at it would cost a message's length for each such word. */
+bool lane_wipe(const dsm_queue *q, uint8_t *data, uint64_t *first, uint64_t *end)
+{
+    bool any = false;
+    for (uint64_t p = q->head; p < q->tail + q->shape.lane_bytes; p += 16) {
+        uint64_t *w = word(data, p & q->mask), header = load_relaxed_u64(w);
+        if (!(uint8_t)(header >> 32) || header != header_of(q, p, (uint32_t)header, (uint8_t)(header >> 32)))
+            continue;
+        store_relaxed_u64(w, 0);
+        if (!any)
+            *first = p;
+        any = true;
+        *end = p + 8;
+    }
+    return any;
+}
+
+int message_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record *out)
+{
+    int rc = record_at(q, data, p, out);
+    return !rc && out->kind == RECORD_PADDING ? record_at(q, data, out->next, out) : rc;
+}
+
+/* A header that nobody looks at before another one is published. */
+static void lane_prepare(dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind)
+{
+    uint64_t at = p & q->mask, header = header_of(q, p, length, kind), *words = word(q->data, at);
+    if (!q->plain)
+        store_relaxed_u64(words + 1, check_of(q, p, header, q->data + at + 16, length));
+    if (streams(q, length))
+        stream_word(words, header);
+    else
+        store_relaxed_u64(words, header);
+}
+
+/* SYNC pairs with record_at: whoever observes the header sees the payload. */
+static void lane_publish(dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind)
+{
+    uint64_t at = p & q->mask, header = header_of(q, p, length, kind), *words = word(q->data, at);
+    if (!q->plain)
+        store_relaxed_u64(words + 1, check_of(q, p, header, q->data + at + 16, length));
+    store_release_u64(words, header);
+}
+
+/* ---- room ---- */
+
+static uint64_t padding_before(const dsm_queue *q, uint64_t p, uint64_t size)
+{
+    uint64_t left = q->shape.lane_bytes - (p & q->mask);
+    return size > left ? left : 0;
+}
+
+/* From the position of the next record to the end of what a message needs: padding, record, and the word behind it. */
+static uint64_t needed(const dsm_queue *q, uint64_t length)
+{
+    uint64_t size = record_size(q, length);
+    return padding_before(q, q->head, size) + size + 8;
+}
+
+/* SYNC pairs with dsm_queue_done: what was read before 'tail' moved may be overwritten once its new value is
+ * observed. */
+static int look_at_tail(const dsm_queue *q, uint64_t *tail)
+{
+    if (!q->base)
+        return remote_look(q, tail, q->deadline);
+    *tail = lane_tail(q, q->lane);
+    return 0;
+}
+
+static bool fits(const dsm_queue *q, uint64_t need, uint64_t tail)
+{
+    return q->head + need - tail <= q->shape.lane_bytes;
+}
+
+/* The oldest message goes, unless a consumer takes it first: either way there is more room. */
+static int drop_oldest(dsm_queue *q)
+{
+    struct lane_lines *l = lane_lines(q, q->lane);
+    struct record r;
+    uint64_t tail = load_acquire_u64(&l->tail);
+    if (tail == q->head) /* all taken since we looked: an empty lane has room for any message */
+        return 0;
+    int rc = message_at(q, q->data, tail, &r);
+    if (rc) /* changed under our eyes: look again */
+        return load_acquire_u64(&l->tail) != tail
+                   ? 0
+                   : err_set(DSM_ECORRUPT, 0, "lane %u at %llu", q->lane, (unsigned long long)tail);
+    if (compare_swap_u64(&l->tail, tail, r.next) == tail)
+        store_relaxed_u64(&l->dropped, load_relaxed_u64(&l->dropped) + 1);
+    return 0;
+}
+
+static int full(const dsm_queue *q)
+{
+    if (q->base) {
+        struct lane_lines *l = lane_lines(q, q->lane);
+        store_relaxed_u64(&l->full, load_relaxed_u64(&l->full) + 1);
+    }
+    return -DSM_EFULL;
+}
+
+/* A tail only grows, and never beyond the head: another one is refused and not kept, since send_staged() counts on
+ * it. */
+static int follow_tail(dsm_queue *q)
+{
+    uint64_t tail;
+    int rc = look_at_tail(q, &tail);
+    if (rc)
+        return rc;
+    if (tail - q->tail > q->head - q->tail)
+        return err_set(DSM_ECORRUPT, 0, "lane %u: tail %llu, head %llu", q->lane, (unsigned long long)tail,
+                       (unsigned long long)q->head);
+    q->tail = tail;
+    if (!q->base)
+        q->looked = clock_ns();
+    return 0;
+}
+
+static int make_room(dsm_queue *q, uint64_t length)
+{
+    uint64_t need = needed(q, length);
+    while (!fits(q, need, q->tail)) {
+        int rc = follow_tail(q);
+        if (rc || fits(q, need, q->tail))
+            return rc;
+        if (!(q->shape.flags & DSM_QUEUE_DROP_OLDEST))
+            return full(q);
+        if ((rc = drop_oldest(q)))
+            return rc;
+    }
+    return 0;
+}
+
+/* ---- putting ---- */
+
+static int check_put(dsm_queue *q, uint64_t length, bool commits)
+{
+    if (!q->producing || q->forks != load_relaxed_u32(&core_forks))
+        return queue_refuse(q, "producer");
+    if (commits != (q->reserved != 0))
+        return commits ? err_set(DSM_EINVAL, 0, "nothing is reserved")
+                       : err_set(DSM_EBUSY, 0, "a reservation is open; commit or cancel it first");
+    if (length > q->shape.max_message)
+        return err_set(DSM_ETOOLARGE, 0, "%llu bytes, max_message is %llu", (unsigned long long)length,
+                       (unsigned long long)q->shape.max_message);
+    if (!q->base)
+        return 0;
+    q->lost_lane |=
+        load_relaxed_u64((const uint64_t *)(const void *)(q->base + QUEUE_PRODUCERS) + q->lane) != q->identity;
+    if (__builtin_expect(q->lost_lane, 0))
+        return queue_broken("producer");
+    return queue_shutdown(q) ? err_set(DSM_ESHUTDOWN, 0, "put") : 0;
+}
+
+/* A producer elsewhere looks at 'shutdown' with its first message since a flush, unless it did so just now. */
+static int begin_put(dsm_queue *q, uint64_t length)
+{
+    int rc = check_put(q, length, false);
+    return !rc && !q->base && !q->staged && remote_look_is_old(q) ? follow_tail(q) : rc;
+}
+
+/* Where the payload of the next record belongs; *p: the record's position, behind padding that is not yet published. */
+static uint8_t *next_payload(dsm_queue *q, uint64_t length, uint64_t *p)
+{
+    *p = q->head + padding_before(q, q->head, record_size(q, length));
+    return q->data + (*p & q->mask) + overhead(q);
+}
+
+static void copy_in(const dsm_queue *q, uint8_t *to, const uint8_t *from, uint64_t length)
+{
+    if (streams(q, length) && !((uintptr_t)to & 7)) /* the second part of a message may begin anywhere */
+        stream_copy(to, from, length);
+    else if (length) /* of nothing there may be no address */
+        mapped_copy(to, from, length);
+}
+
+/* Steps 2 to 4 for n records up to 'next', of which the first lies at p, behind what was at 'from'. The padding, if
+ * any, is published last: until then nobody comes to what lies behind it. */
+static void commit(dsm_queue *q, uint64_t from, uint64_t p, uint64_t length, uint8_t kind, uint64_t next, uint64_t n)
+{
+    if (q->plain)
+        store_relaxed_u64(word(q->data, next & q->mask), 0);
+    if (streams(q, length))
+        /* streamed payloads and headers go before the header that publishes them: record_at observes it */
+        stream_end();
+    lane_publish(q, p, length, kind);
+    if (p != from)
+        lane_publish(q, from, 0, RECORD_PADDING);
+    store_relaxed_u64(&q->head, next); /* dsm_queue_wait_room of another thread looks at it */
+    q->staged += n;
+    if (q->base) {
+        struct lane_lines *l = lane_lines(q, q->lane);
+        store_release_u64(&l->head, next);
+        store_relaxed_u64(&l->puts, load_relaxed_u64(&l->puts) + n);
+    }
+}
+
+static void commit_one(dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind)
+{
+    commit(q, q->head, p, length, kind, p + record_size(q, length), 1);
+}
+
+int dsm_queue_push(dsm_queue *q, const void *payload, uint64_t length, uint8_t kind)
+{
+    uint64_t p;
+    int rc = begin_put(q, length);
+    if (rc || (rc = make_room(q, length)))
+        return rc;
+    uint8_t *to = next_payload(q, length, &p);
+    copy_in(q, to, payload, length);
+    commit_one(q, p, length, kind);
+    return 0;
+}
+
+int dsm_queue_push_parts(dsm_queue *q, const dsm_queue_part *parts, uint32_t n, uint8_t kind)
+{
+    uint64_t p, length = 0;
+    for (uint32_t i = 0; i < n; i++)
+        length += parts[i].nbytes;
+    int rc = begin_put(q, length);
+    if (rc || (rc = make_room(q, length)))
+        return rc;
+    uint8_t *to = next_payload(q, length, &p);
+    for (uint32_t i = 0; i < n; to += parts[i++].nbytes)
+        copy_in(q, to, parts[i].bytes, parts[i].nbytes);
+    commit_one(q, p, length, kind);
+    return 0;
+}
+
+/* As many records as there is room for, one at least. The header of the first is published last: nobody passes it
+ * before. */
+static uint64_t push_batch(dsm_queue *q, const uint8_t *from, uint64_t n, uint64_t each)
+{
+    uint64_t begin = q->head, first = 0, p, done = 0;
+    do {
+        uint8_t *to = next_payload(q, each, &p);
+        if (each == 8)
+            mapped_copy(to, from, 8);
+        else
+            copy_in(q, to, from, each);
+        from += each;
+        if (!done++) {
+            first = p;
+        } else {
+            lane_prepare(q, p, each, 1);
+            if (p != q->head)
+                lane_prepare(q, q->head, 0, RECORD_PADDING);
+        }
+        store_relaxed_u64(&q->head, p + record_size(q, each));
+    } while (done < n && q->head - begin < BATCH_BYTES && fits(q, needed(q, each), q->tail));
+    commit(q, begin, first, each, 1, q->head, done);
+    return done;
+}
+
+int64_t dsm_queue_push_records(dsm_queue *q, const void *records, uint64_t n, uint64_t each)
+{
+    const uint8_t *from = records;
+    uint64_t done = 0;
+    int rc = begin_put(q, each);
+    while (!rc && done < n && !(rc = make_room(q, each)))
+        done += push_batch(q, from + done * each, n - done, each);
+    return done || rc == -DSM_EFULL ? (int64_t)done : rc;
+}
+
+int dsm_queue_reserve(dsm_queue *q, uint64_t length, void **out)
+{
+    int rc = begin_put(q, length);
+    if (!rc && !length)
+        return err_set(DSM_EINVAL, 0, "a reservation of 0 bytes");
+    if (rc || (rc = make_room(q, length)))
+        return rc;
+    *out = next_payload(q, length, &q->reserved_at);
+    q->reserved = (uint32_t)length;
+    return 0;
+}
+
+int dsm_queue_commit(dsm_queue *q, uint64_t length, uint8_t kind)
+{
+    int rc = check_put(q, length, true);
+    if (rc)
+        return rc;
+    if (length > q->reserved)
+        return err_set(DSM_EINVAL, 0, "%llu bytes of a reservation of %u", (unsigned long long)length, q->reserved);
+    q->reserved = 0;
+    commit_one(q, q->reserved_at, length, kind);
+    return 0;
+}
+
+void dsm_queue_cancel(dsm_queue *q) { q->reserved = 0; }
+
+/* ---- telling others ---- */
+
+int dsm_queue_flush(dsm_queue *q)
+{
+    if (!q->staged)
+        return 0;
+    if (q->base) {
+        eventcount_notify(queue_items(q), NOTIFY_ALL);
+    } else {
+        int rc = remote_look_is_old(q) ? follow_tail(q) : 0;
+        if (rc || (rc = remote_send(q)))
+            return rc;
+    }
+    q->sent = q->head;
+    q->staged = 0;
+    return 0;
+}

@@ -1,0 +1,577 @@
+/* The queue as an object: its shape, the roles of a handle, taking messages from the lanes, waiting. See ring.h. */
+#include "../../base/deadline.h"
+#include "../../core/remote.h"
+#include "../member.h"
+#include "ring.h"
+
+#include "../../base/mapped_ops.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- shape ---- */
+
+static uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
+
+static int check_shape(const dsm_queue_config *s)
+{
+    uint64_t unit = s->flags & DSM_QUEUE_CHECKED ? 16 : 8;
+    if (!s->lanes || s->lanes > LANES_MAX)
+        return err_set(DSM_EINVAL, 0, "%u producers; there may be 1 to %d", s->lanes, LANES_MAX);
+    if (s->lane_bytes < LANE_BYTES_MIN || s->lane_bytes > UINT64_C(1) << 40 || s->lane_bytes & (s->lane_bytes - 1))
+        return err_set(DSM_EINVAL, 0, "lanes of %llu bytes; a power of 2 from %d to 2^40",
+                       (unsigned long long)s->lane_bytes, LANE_BYTES_MIN);
+    if (!s->max_message || s->max_message > s->lane_bytes / 2 - unit || s->max_message > UINT32_MAX - 16)
+        return err_set(DSM_EINVAL, 0, "max_message %llu does not fit lanes of %llu bytes, which take 1 to %llu",
+                       (unsigned long long)s->max_message, (unsigned long long)s->lane_bytes,
+                       (unsigned long long)(s->lane_bytes / 2 - unit));
+    if (s->flags > 7 || ((s->flags & DSM_QUEUE_CHECKED) && s->flags != DSM_QUEUE_CHECKED))
+        return err_set(DSM_EINVAL, 0, "a queue that is written remotely has one consumer and drops nothing");
+    return 0;
+}
+
+int queue_map_of(const dsm_queue_config *s, struct queue_map *out)
+{
+    int rc = check_shape(s);
+    if (rc)
+        return rc;
+    out->used = QUEUE_PRODUCERS + round_up(8ull * s->lanes, 64);
+    out->lines = out->used + round_up(s->lanes, 64);
+    out->data = round_up(out->lines + s->lanes * (uint64_t)sizeof(struct lane_lines), 4096);
+    out->nbytes = out->data + s->lanes * s->lane_bytes;
+    return 0;
+}
+
+uint64_t dsm_queue_nbytes(const dsm_queue_config *s)
+{
+    struct queue_map map;
+    return queue_map_of(s, &map) ? 0 : map.nbytes;
+}
+
+int dsm_queue_format(void *memory, const dsm_queue_config *s)
+{
+    struct queue_map map;
+    int rc = queue_map_of(s, &map);
+    if (rc)
+        return rc;
+    *(struct queue_shape *)(void *)((uint8_t *)memory + QUEUE_SHAPE) = (struct queue_shape){
+        .lanes = s->lanes, .flags = s->flags, .lane_bytes = s->lane_bytes, .max_message = s->max_message};
+    return object_format(memory, DSM_QUEUE, map.nbytes);
+}
+
+/* ---- handles ---- */
+
+static int look_up(dsm_queue *q)
+{
+    struct object_header h;
+    struct queue_shape s;
+    int rc = object_check(q->r, DSM_QUEUE, &h);
+    if (!rc && h.nbytes < QUEUE_PRODUCERS)
+        return err_set(DSM_ECORRUPT, 0, "a queue of %llu bytes", (unsigned long long)h.nbytes);
+    if (!rc)
+        rc = dsm_read(q->r, QUEUE_SHAPE, &s, sizeof s, remote_timeout(q->r));
+    if (rc)
+        return rc;
+    q->shape = (dsm_queue_config){
+        .lanes = s.lanes, .flags = s.flags, .lane_bytes = s.lane_bytes, .max_message = s.max_message};
+    if (queue_map_of(&q->shape, &q->map) || q->map.nbytes != h.nbytes)
+        return err_set(DSM_ECORRUPT, 0, "the shape of the queue makes no sense");
+    q->id = h.id;
+    q->mask = s.lane_bytes - 1;
+    q->plain = !(s.flags & DSM_QUEUE_CHECKED);
+    q->shared_tail = s.flags & (DSM_QUEUE_MANY_CONSUMERS | DSM_QUEUE_DROP_OLDEST);
+    if (q->plain && !q->base)
+        return err_set(DSM_ENOTMAPPED, 0, "the queue serves its own host; make it in a context to use it from others");
+    return 0;
+}
+
+int dsm_queue_open(dsm_remote *r, void *local, dsm_queue **out)
+{
+    dsm_queue *q = calloc(1, sizeof *q);
+    if (!q)
+        return err_set(DSM_ENOMEM, 0, "queue");
+    q->r = r;
+    q->base = local ? local : dsm_remote_mapped(r);
+    q->forks = load_relaxed_u32(&core_forks);
+    q->deadline = DEADLINE_NEVER;
+    int rc = look_up(q);
+    if (!rc)
+        rc = member_identity(dsm_remote_mapped(r), &q->identity); /* remote: its own, also at home */
+    if (!rc && !(q->active = calloc(q->shape.lanes, sizeof *q->active)))
+        rc = err_set(DSM_ENOMEM, 0, "queue");
+    if (rc)
+        free(q);
+    else
+        *out = q;
+    return rc;
+}
+
+void dsm_queue_get_config(const dsm_queue *q, dsm_queue_config *out) { *out = q->shape; }
+void dsm_queue_set_timeout(dsm_queue *q, int64_t timeout_ns) { q->deadline = deadline_after(timeout_ns); }
+
+int queue_refuse(const dsm_queue *q, const char *role)
+{
+    if (q->forks != load_relaxed_u32(&core_forks))
+        return refuse_forked();
+    return err_set(DSM_EINVAL, 0, "this handle is no %s of the queue", role);
+}
+
+int queue_broken(const char *role)
+{
+    return err_set(
+        DSM_ENOTHELD, 0,
+        "this handle is no %s any more: break_() took the role, or a close() that failed gave it back; close "
+        "the handle and open another",
+        role);
+}
+
+/* Each role that is given back is given back once for all, so after an error the next call goes on with the others. */
+int dsm_queue_leave(dsm_queue *q)
+{
+    int rc = 0;
+    if (q->forks != load_relaxed_u32(&core_forks))
+        return 0;
+    if ((q->producing && !q->lost_lane) || q->in_doubt) {
+        rc = q->producing ? role_leave(q, QUEUE_PRODUCERS + 8ull * q->lane) : role_leave_unknown(q);
+        if (!rc)
+            q->producing = q->in_doubt = false;
+    }
+    if (q->consumer_in_doubt || (q->consuming && !q->lost_consumer && !(q->shape.flags & DSM_QUEUE_MANY_CONSUMERS))) {
+        int other = role_leave(q, QUEUE_STATE);
+        if (other)
+            return other;
+    }
+    q->consuming = q->consumer_in_doubt = false;
+    return rc;
+}
+
+void dsm_queue_free(dsm_queue *q)
+{
+    if (!q->base)
+        free(q->data);
+    free(q->active);
+    free(q);
+}
+
+int dsm_queue_close(dsm_queue *q)
+{
+    int rc = dsm_queue_leave(q);
+    if (!rc)
+        dsm_queue_free(q);
+    return rc;
+}
+
+/* ---- the producer's role ---- */
+
+/* What the last producer of the lane has left. It may have committed a message beyond the stored head, and that may be
+ * taken already, so the tail may be beyond it, too; what lies there is whole, since nobody has written behind it.
+ * Producers from remote store no head: a checked lane is walked from its tail. */
+static int succeed_mapped(dsm_queue *q)
+{
+    struct lane_lines *l = lane_lines(q, q->lane);
+    uint64_t more = 0, first, end, unit = overhead(q) - 1, head = load_acquire_u64(&l->head);
+    q->tail = load_acquire_u64(&l->tail);
+    if (!q->plain)
+        head = q->tail;
+    q->data = q->base + data_at(q, q->lane);
+    if (!((head | q->tail) & unit))
+        q->head = lane_walk(q, q->data, head, head + q->shape.lane_bytes, &more);
+    if ((head | q->tail) & unit || q->head - q->tail > q->shape.lane_bytes)
+        return err_set(DSM_ECORRUPT, 0, "lane %u: tail %llu, head %llu", q->lane, (unsigned long long)q->tail,
+                       (unsigned long long)head);
+    if (q->plain && q->head - q->tail < q->shape.lane_bytes) /* is 0 already, unless somebody has corrupted */
+        store_relaxed_u64((uint64_t *)(void *)(q->data + (q->head & q->mask)), 0);
+    if (q->plain)
+        store_relaxed_u64(&l->puts, load_relaxed_u64(&l->puts) + more);
+    else
+        lane_wipe(q, q->data, &first, &end);
+    store_release_u64(&l->head, q->head);
+    return 0;
+}
+
+static int succeed(dsm_queue *q)
+{
+    int rc = q->base ? succeed_mapped(q) : remote_succeed(q);
+    return rc ? rc : remote_mark_used(q);
+}
+
+int dsm_queue_produce(dsm_queue *q)
+{
+    if (q->producing)
+        return 0;
+    if (q->forks != load_relaxed_u32(&core_forks))
+        return refuse_forked();
+    /* The identities of processes that map the memory are those of all their handles, and their swaps do not fail. */
+    q->in_doubt = !dsm_remote_mapped(q->r);
+    int rc = member_join(q->r, QUEUE_PRODUCERS, q->shape.lanes, q->identity, NULL, NULL, &q->lane);
+    if (rc) {
+        q->in_doubt &= rc != -DSM_EMEMBERS;
+        return rc;
+    }
+    rc = succeed(q);
+    if (rc) {
+        if (!q->base) {
+            free(q->data);
+            q->data = NULL;
+        }
+        if (!role_leave(q, QUEUE_PRODUCERS + 8ull * q->lane))
+            q->in_doubt = false;
+        return rc;
+    }
+    q->sent = q->head;
+    q->staged = 0;
+    q->in_doubt = false;
+    q->producing = true;
+    return 0;
+}
+
+/* ---- the consumer's role ---- */
+
+int dsm_queue_consume(dsm_queue *q)
+{
+    uint64_t old = 0;
+    if (q->consuming)
+        return 0;
+    if (q->forks != load_relaxed_u32(&core_forks))
+        return refuse_forked();
+    if (!q->base)
+        return err_set(DSM_ENOTMAPPED, 0, "messages are not in this process; take them where the queue was made");
+    while (!(q->shape.flags & DSM_QUEUE_MANY_CONSUMERS)) {
+        uint64_t seen = old;
+        int rc = dsm_compare_swap(q->r, QUEUE_STATE, seen, q->identity, &old, remote_timeout(q->r));
+        q->consumer_in_doubt = rc && !dsm_remote_mapped(q->r);
+        if (rc)
+            return rc;
+        if (old == seen ||
+            (old == q->identity && !dsm_remote_mapped(q->r))) /* by a swap that had failed, so it seemed */
+            break;
+        if (!member_dead(old))
+            return err_set(DSM_EBUSY, 0, "another handle consumes; close it, or make the queue with consumers='many'");
+    }
+    q->consuming = true;
+    return 0;
+}
+
+/* ---- taking ---- */
+
+/* The record behind those that are being read, or at the tail. Where others move the tail, what is read at a position
+ * is true only if the tail is still where it was: else the record was taken, and its bytes may be a newer message's.
+ * Then the lane is looked at again, so 'empty' is said only of a lane that was empty. Whoever looks again does so
+ * because another one has taken something. */
+static int look(const dsm_queue *q, uint32_t lane, uint64_t *from, struct record *out)
+{
+    for (;;) {
+        uint64_t tail = q->taking ? q->from : lane_tail(q, lane), p = q->taking ? q->upto : tail;
+        int rc = message_at(q, q->base + data_at(q, lane), p, out);
+        *from = tail;
+        if (!rc || !q->shared_tail || lane_tail(q, lane) == tail)
+            return rc != -DSM_ECORRUPT ? rc : err_set(DSM_ECORRUPT, 0, "lane %u at %llu", lane, (unsigned long long)p);
+        if (q->taking)
+            return -DSM_EEMPTY; /* dsm_queue_done will say that it was in vain */
+    }
+}
+
+static int read_lane(dsm_queue *q, uint32_t lane, const void **payload, uint64_t *length, uint8_t *kind)
+{
+    struct record r;
+    uint64_t from;
+    int rc = look(q, lane, &from, &r);
+    if (rc)
+        return rc;
+    q->take = lane;
+    q->from = from;
+    q->upto = r.next;
+    q->ntaken = q->taking ? q->ntaken + 1 : 1;
+    q->taking = true;
+    *payload = r.payload;
+    *length = r.length;
+    *kind = r.kind;
+    return 0;
+}
+
+/* Lanes that have had a producer since we last looked join the active ones. */
+static bool find_lanes(dsm_queue *q)
+{
+    uint32_t before = q->nactive;
+    for (uint32_t lane = 0; lane < q->shape.lanes; lane++) {
+        if (!load_relaxed_u8(queue_used(q) + lane))
+            continue;
+        uint32_t i = 0;
+        while (i < q->nactive && q->active[i] != lane)
+            i++;
+        if (i == q->nactive)
+            q->active[q->nactive++] = lane;
+    }
+    return q->nactive > before;
+}
+
+static int read_any(dsm_queue *q, const void **payload, uint64_t *length, uint8_t *kind)
+{
+    for (uint32_t i = 0; i < q->nactive; i++) {
+        uint32_t turn = q->turn;
+        q->turn = turn + 1 < q->nactive ? turn + 1 : 0;
+        int rc = read_lane(q, q->active[turn], payload, length, kind);
+        if (rc != -DSM_EEMPTY)
+            return rc;
+    }
+    return -DSM_EEMPTY;
+}
+
+/* Of a queue with one consumer: nobody has taken the role from this handle. */
+static bool consumes(dsm_queue *q)
+{
+    const struct queue_state *s = queue_state(q);
+    q->lost_consumer |= !(q->shape.flags & DSM_QUEUE_MANY_CONSUMERS) && load_relaxed_u64(&s->consumer) != q->identity;
+    return __builtin_expect(!q->lost_consumer, 1);
+}
+
+/* *down is looked at before the lanes: whoever shuts down after his last put is seen to have put it. */
+static int check_take(dsm_queue *q, uint32_t *down)
+{
+    if (!q->consuming || q->forks != load_relaxed_u32(&core_forks))
+        return queue_refuse(q, "consumer");
+    if (!consumes(q))
+        return queue_broken("consumer");
+    *down = queue_shutdown(q);
+    return *down == 2 ? err_set(DSM_ESHUTDOWN, 0, "get") : 0;
+}
+
+int dsm_queue_next_here(dsm_queue *q, const void **payload, uint64_t *length, uint8_t *kind)
+{
+    uint32_t down;
+    int rc = check_take(q, &down);
+    return rc ? rc : q->taking ? read_lane(q, q->take, payload, length, kind) : -DSM_EEMPTY;
+}
+
+int dsm_queue_next(dsm_queue *q, const void **payload, uint64_t *length, uint8_t *kind)
+{
+    uint32_t down;
+    int rc = check_take(q, &down);
+    if (rc)
+        return rc;
+    if (q->taking)
+        return err_set(DSM_EBUSY, 0, "a message is being read; release it first");
+    rc = read_any(q, payload, length, kind);
+    if (rc == -DSM_EEMPTY && find_lanes(q))
+        rc = read_any(q, payload, length, kind);
+    return rc == -DSM_EEMPTY && down ? err_set(DSM_ESHUTDOWN, 0, "get") : rc;
+}
+
+/* SYNC: publishing tail pairs with look_at_tail of the producer. */
+int dsm_queue_done(dsm_queue *q)
+{
+    if (!q->taking)
+        return 0;
+    struct lane_lines *l = lane_lines(q, q->take);
+    q->taking = false;
+    if (!q->shared_tail && !consumes(q)) { /* the tail is another's */
+        return -DSM_EEMPTY;
+    } else if (!q->shared_tail) {
+        store_release_u64(&l->tail, q->upto);
+        store_relaxed_u64(&l->gets, load_relaxed_u64(&l->gets) + q->ntaken);
+    } else {
+        if (compare_swap_u64(&l->tail, q->from, q->upto) != q->from)
+            return -DSM_EEMPTY;
+        fetch_add_u64(&l->gets, q->ntaken);
+    }
+    /* threads of one handle, and its watch, may wait for room of different sizes */
+    eventcount_notify(&l->room, NOTIFY_ALL);
+    return 0;
+}
+
+void dsm_queue_undo(dsm_queue *q) { q->taking = false; }
+
+/* As many records of the lane as fit, from the one that has just been read. Stops before one of another length. */
+static uint64_t copy_records(dsm_queue *q, uint8_t *to, uint64_t n, uint64_t each, const void *payload)
+{
+    const uint8_t *data = q->base + data_at(q, q->take);
+    struct record r = {.payload = payload};
+    uint64_t got = 0;
+    for (;;) {
+        if (each == 8)
+            mapped_copy(to, r.payload, 8);
+        else
+            mapped_copy(to, r.payload, each);
+        to += each;
+        if (++got == n || message_at(q, data, q->upto, &r) || r.length != each)
+            break;
+        q->upto = r.next;
+        q->ntaken++;
+    }
+    fence_acquire();
+    return got;
+}
+
+int64_t dsm_queue_pop_records(dsm_queue *q, void *out, uint64_t n, uint64_t each)
+{
+    uint64_t done = 0, length;
+    const void *payload;
+    uint8_t kind;
+    int rc = 0;
+    while (!rc && done < n) {
+        if ((rc = dsm_queue_next(q, &payload, &length, &kind)))
+            break;
+        if (length != each) {
+            dsm_queue_undo(q);
+            rc = err_set(DSM_EMISMATCH, 0,
+                         "the next message has %llu bytes, not %llu; take it with get(), or as another type",
+                         (unsigned long long)length, (unsigned long long)each);
+            break;
+        }
+        uint64_t got = copy_records(q, (uint8_t *)out + done * each, n - done, each, payload);
+        if (!dsm_queue_done(q))
+            done += got;
+    }
+    return done || rc == -DSM_EEMPTY ? (int64_t)done : rc;
+}
+
+/* ---- waiting ---- */
+
+#define REMOTE_BACKOFF_MIN 20000
+#define REMOTE_BACKOFF_MAX 1000000
+
+struct wanted {
+    uint64_t length;  /* of the message that needs room */
+    int64_t deadline; /* of ops */
+};
+
+/* 0: it is so; -DSM_EEMPTY: not yet; another error ends the wait. Changes nothing of the handle. */
+typedef int ready(const dsm_queue *q, const struct wanted *w);
+
+static int has_room(const dsm_queue *q, const struct wanted *w)
+{
+    uint64_t tail, size = record_size(q, w->length), head = load_relaxed_u64(&q->head);
+    uint64_t left = q->shape.lane_bytes - (head & q->mask);
+    if (q->base && queue_shutdown(q))
+        return err_set(DSM_ESHUTDOWN, 0, "put");
+    int rc = q->base ? 0 : remote_look(q, &tail, w->deadline);
+    if (rc)
+        return rc;
+    if (q->base)
+        tail = lane_tail(q, q->lane);
+    uint64_t need = (size > left ? left : 0) + size + 8;
+    return head + need - tail <= q->shape.lane_bytes ? 0 : -DSM_EEMPTY;
+}
+
+static int has_item(const dsm_queue *q, const struct wanted *w)
+{
+    struct record r;
+    uint32_t down = queue_shutdown(q); /* before the lanes, as in dsm_queue_next */
+    (void)w;
+    for (uint32_t lane = 0; lane < q->shape.lanes; lane++) {
+        if (!load_relaxed_u8(queue_used(q) + lane))
+            continue;
+        uint64_t tail = lane_tail(q, lane);
+        if (message_at(q, q->base + data_at(q, lane), tail, &r) != -DSM_EEMPTY)
+            return 0;
+    }
+    return down ? err_set(DSM_ESHUTDOWN, 0, "get") : -DSM_EEMPTY;
+}
+
+static int spin(const dsm_queue *q, ready *is, const struct wanted *w, int64_t until)
+{
+    int rc;
+    for (uint32_t i = 1; (rc = is(q, w)) == -DSM_EEMPTY; i++) {
+        if (i % 32 == 0 && clock_ns() >= until)
+            break;
+        cpu_relax();
+    }
+    return rc;
+}
+
+static void back_off(int64_t *length, int64_t deadline)
+{
+    int64_t left = deadline - clock_ns(), ns = *length < left ? *length : left;
+    if (ns > 0)
+        nanosleep(&(struct timespec){.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000}, NULL);
+    *length = *length * 2 < REMOTE_BACKOFF_MAX ? *length * 2 : REMOTE_BACKOFF_MAX;
+}
+
+/* eventcount: who changes the memory from here rings it; NULL or beside it, where it is changed remotely: naps. */
+static int wait_until(const dsm_queue *q, ready *is, const struct wanted *w, struct eventcount *eventcount,
+                      int64_t timeout_ns, int64_t spin_ns)
+{
+    int64_t deadline = deadline_after(timeout_ns), length = REMOTE_BACKOFF_MIN;
+    int rc = spin_ns > 0 ? spin(q, is, w, deadline_earlier(deadline_after(spin_ns), deadline)) : is(q, w);
+    bool late = timeout_ns == 0;
+    while (rc == -DSM_EEMPTY) {
+        if (late)
+            return err_set(DSM_ETIME, 0, "the queue did not get ready in time; nothing was put or taken");
+        if (eventcount && q->plain) {
+            uint32_t seen = eventcount_prepare(eventcount);
+            if ((rc = is(q, w)) == -DSM_EEMPTY)
+                eventcount_wait(eventcount, seen, deadline);
+        } else {
+            back_off(&length, deadline);
+        }
+        if (rc == -DSM_EEMPTY && (rc = is(q, w)) == -DSM_EEMPTY)
+            late = clock_ns() >= deadline;
+    }
+    return rc;
+}
+
+int dsm_queue_wait_room(const dsm_queue *q, uint64_t length, int64_t timeout_ns, int64_t spin_ns, int64_t op_ns)
+{
+    struct wanted w = {.length = length, .deadline = deadline_after(op_ns)};
+    if (!q->producing || q->forks != load_relaxed_u32(&core_forks))
+        return queue_refuse(q, "producer");
+    return wait_until(q, has_room, &w, q->base ? &lane_lines(q, q->lane)->room : NULL, timeout_ns, spin_ns);
+}
+
+int dsm_queue_wait_item(const dsm_queue *q, int64_t timeout_ns, int64_t spin_ns)
+{
+    if (!q->consuming || q->forks != load_relaxed_u32(&core_forks))
+        return queue_refuse(q, "consumer");
+    return wait_until(q, has_item, NULL, queue_items(q), timeout_ns, spin_ns);
+}
+
+/* ---- the whole queue ---- */
+
+/* Messages are counted where they lie: counters would be off forever once a process is killed beside one. */
+static void count_lane(const dsm_queue *q, uint32_t lane, dsm_queue_counts *out)
+{
+    const struct lane_lines *l = lane_lines(q, lane);
+    uint64_t tail = lane_tail(q, lane), messages = 0;
+    uint64_t head = lane_walk(q, q->base + data_at(q, lane), tail, tail + q->shape.lane_bytes, &messages);
+    uint64_t gets = load_relaxed_u64(&l->gets);
+    out->messages += messages;
+    out->puts += q->plain ? load_relaxed_u64(&l->puts) : gets + messages; /* remotely nobody writes 'puts' */
+    out->gets += gets;
+    out->dropped += load_relaxed_u64(&l->dropped);
+    out->full += load_relaxed_u64(&l->full);
+    if (head - tail > out->bytes)
+        out->bytes = head - tail;
+}
+
+int dsm_queue_count(const dsm_queue *q, dsm_queue_counts *out)
+{
+    *out = (dsm_queue_counts){0};
+    if (q->forks != load_relaxed_u32(&core_forks))
+        return refuse_forked();
+    if (!q->base)
+        return err_set(DSM_ENOTMAPPED, 0, "messages are not in this process; count them where the queue was made");
+    for (uint32_t lane = 0; lane < q->shape.lanes; lane++) {
+        uint64_t producer = load_relaxed_u64((const uint64_t *)(const void *)(q->base + QUEUE_PRODUCERS) + lane);
+        if (load_relaxed_u8(queue_used(q) + lane))
+            count_lane(q, lane, out);
+        out->producers += producer && !member_dead(producer);
+    }
+    out->shutdown = queue_shutdown(q);
+    return 0;
+}
+
+int dsm_queue_shutdown(dsm_queue *q, int now)
+{
+    uint32_t how = now ? 2 : 1;
+    if (q->forks != load_relaxed_u32(&core_forks))
+        return refuse_forked();
+    if (!q->base)
+        return remote_shutdown(q, how);
+    struct queue_state *s = queue_state(q);
+    store_release_u32(&s->shutdown, how);
+    eventcount_wake(queue_items(q), NOTIFY_ALL);
+    for (uint32_t lane = 0; lane < q->shape.lanes; lane++)
+        if (load_relaxed_u8(queue_used(q) + lane))
+            eventcount_wake(&lane_lines(q, lane)->room, NOTIFY_ALL);
+    return 0;
+}

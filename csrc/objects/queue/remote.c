@@ -1,0 +1,250 @@
+/*
+ * Queues through a fabric: the ops of a producer whose lane is in another process's memory, and the leaving of roles.
+ *
+ * Every op here may fail or lose its answer, and is then settled:
+ *   READs and WRITEs of a lane are idempotent, so those that another thread's failure cancelled are done again.
+ *   A role is taken and given back by compare-swap on an identity that no other handle has. After a failure the entry
+ *   itself tells, and giving back twice changes nothing. Until that is known the handle is in doubt, and leaving looks
+ *   through the table.
+ */
+#include "../../core/remote.h"
+#include "../../base/deadline.h"
+#include "../member.h"
+#include "../sure.h"
+#include "ring.h"
+
+#include <stdlib.h>
+
+enum {
+    OP_TRIES = 8,
+    OP_NS_MIN = 20000000,     /* giving up an op costs its connection: none gets less than 20 ms */
+    OP_NS_PER_BYTE = 20,      /* a transfer slower than 50 MB/s counts as lost */
+    LOOK_AGAIN_NS = 10000000, /* how old the last look at 'shutdown' may be when a message is put */
+};
+
+/* How long an op on so many bytes may take: what is left to the call, but not more than a peer may be silent. */
+static int64_t op_timeout(const dsm_queue *q, uint64_t nbytes, int64_t deadline)
+{
+    int64_t most = remote_timeout(q->r), left = deadline == DEADLINE_NEVER ? DEADLINE_NEVER : deadline - clock_ns();
+    if (most >= 0)
+        most += (int64_t)nbytes * OP_NS_PER_BYTE;
+    if (left < OP_NS_MIN)
+        left = OP_NS_MIN;
+    return most < 0 || left < most ? left : most;
+}
+
+/* READs and WRITEs only: they may be done again. */
+static int run(const dsm_queue *q, dsm_op *ops, size_t n, int64_t deadline)
+{
+    uint64_t nbytes = 0;
+    int rc = -DSM_ECANCELED;
+    for (size_t i = 0; i < n; i++)
+        nbytes += ops[i].nbytes;
+    for (int i = 0; i < OP_TRIES && rc == -DSM_ECANCELED; i++) {
+        for (size_t k = 0; k < n; k++)
+            ops[k].segments = 0;
+        rc = dsm_execute(q->r->ctx, ops, n, op_timeout(q, nbytes, deadline), NULL);
+    }
+    return rc;
+}
+
+/* ---- looking ---- */
+
+int remote_look(const dsm_queue *q, uint64_t *tail, int64_t deadline)
+{
+    uint64_t state = 0, seen = 0, producer = 0;
+    dsm_op ops[] = {
+        {.code = DSM_OP_READ,
+         .remote = q->r,
+         .offset = QUEUE_STATE + offsetof(struct queue_state, shutdown),
+         .local = &state,
+         .nbytes = sizeof state},
+        {.code = DSM_OP_READ,
+         .remote = q->r,
+         .offset = lines_at(q, q->lane) + offsetof(struct lane_lines, tail),
+         .local = &seen,
+         .nbytes = sizeof seen},
+        {.code = DSM_OP_READ,
+         .remote = q->r,
+         .offset = QUEUE_PRODUCERS + 8ull * q->lane,
+         .local = &producer,
+         .nbytes = sizeof producer},
+    };
+    int rc = run(q, ops, 3, deadline);
+    if (rc)
+        return rc;
+    if (producer != q->identity)
+        return queue_broken("producer");
+    *tail = seen;
+    return (uint32_t)state ? err_set(DSM_ESHUTDOWN, 0, "put") : 0;
+}
+
+bool remote_look_is_old(const dsm_queue *q) { return clock_ns() - q->looked > LOOK_AGAIN_NS; }
+
+/* ---- the lane's bytes ---- */
+
+/* The bytes of the copy from one position to another as one WRITE or, where the ring's end lies in between, two. */
+static int write_range(const dsm_queue *q, uint64_t from, uint64_t to)
+{
+    dsm_op ops[2] = {{0}};
+    size_t n = 0;
+    for (uint64_t p = from; p < to; n++) {
+        uint64_t at = p & q->mask, left = q->shape.lane_bytes - at, bytes = to - p;
+        bytes = bytes < left ? bytes : left;
+        uint64_t whole = bytes;
+        struct record r;
+        if (bytes == left && !record_at(q, q->data, p, &r) && r.kind == RECORD_PADDING)
+            bytes = overhead(q); /* there is nothing behind its header */
+        ops[n] = (dsm_op){.code = DSM_OP_WRITE,
+                          .remote = q->r,
+                          .offset = data_at(q, q->lane) + at,
+                          .local = q->data + at,
+                          .nbytes = bytes};
+        p += whole;
+    }
+    return n ? run(q, ops, n, q->deadline) : 0;
+}
+
+/* What was taken was sent, although a flush may have failed: so what is sent is never more than the lane has. */
+int remote_send(dsm_queue *q)
+{
+    if (q->sent < q->tail)
+        q->sent = q->tail;
+    return write_range(q, q->sent, q->head);
+}
+
+static int read_lane(const dsm_queue *q, struct lane_lines *l)
+{
+    dsm_op ops[] = {
+        {.code = DSM_OP_READ, .remote = q->r, .offset = lines_at(q, q->lane), .local = l, .nbytes = sizeof *l},
+        {.code = DSM_OP_READ,
+         .remote = q->r,
+         .offset = data_at(q, q->lane),
+         .local = q->data,
+         .nbytes = q->shape.lane_bytes},
+    };
+    return run(q, ops, 2, q->deadline);
+}
+
+static int succeed(dsm_queue *q)
+{
+    struct lane_lines l = {0};
+    uint64_t more = 0, first, end;
+    int rc = read_lane(q, &l);
+    if (rc)
+        return rc;
+    q->tail = l.tail;
+    q->head = lane_walk(q, q->data, l.tail, l.tail + q->shape.lane_bytes, &more);
+    if (l.tail & (overhead(q) - 1) || q->head - q->tail > q->shape.lane_bytes)
+        return err_set(DSM_ECORRUPT, 0, "lane %u: tail %llu, head %llu", q->lane, (unsigned long long)q->tail,
+                       (unsigned long long)q->head);
+    return lane_wipe(q, q->data, &first, &end) ? write_range(q, first, end) : 0;
+}
+
+int remote_succeed(dsm_queue *q)
+{
+    q->data = aligned_alloc(4096, q->shape.lane_bytes);
+    if (!q->data)
+        return err_set(DSM_ENOMEM, 0, "a lane of %llu bytes", (unsigned long long)q->shape.lane_bytes);
+    return succeed(q);
+}
+
+/* Every consumer looks at the lane from now on. */
+int remote_mark_used(const dsm_queue *q)
+{
+    uint8_t yes = 1;
+    if (!q->r->ctx || dsm_remote_mapped(q->r))
+        return dsm_write(q->r, q->map.used + q->lane, &yes, 1, -1);
+    dsm_op op = {
+        .code = DSM_OP_WRITE, .remote = q->r, .offset = q->map.used + q->lane, .local = &yes, .nbytes = sizeof yes};
+    return run(q, &op, 1, q->deadline);
+}
+
+int remote_shutdown(const dsm_queue *q, uint32_t how)
+{
+    dsm_op op = {.code = DSM_OP_WRITE,
+                 .remote = q->r,
+                 .offset = QUEUE_STATE + offsetof(struct queue_state, shutdown),
+                 .local = &how,
+                 .nbytes = sizeof how};
+    return run(q, &op, 1, DEADLINE_NEVER);
+}
+
+/* ---- roles ---- */
+
+/* Who leaves does not insist: with the owner's memory all that was held in it is gone, and where only the path was cut
+ * the role stays taken. */
+static bool is_gone(int rc) { return rc == -DSM_EPEER || rc == -DSM_ESTALE || rc == -DSM_EFENCED; }
+
+int role_leave(const dsm_queue *q, uint64_t at)
+{
+    int64_t timeout = remote_timeout(q->r), deadline = deadline_after(timeout < 0 ? 0 : 2 * timeout);
+    uint64_t old;
+    int rc;
+    for (int i = 0; (rc = dsm_compare_swap(q->r, at, q->identity, 0, &old, timeout)) && !is_gone(rc); i++)
+        if (i + 1 >= OP_TRIES || (i && clock_ns() >= deadline))
+            return rc;
+    return 0;
+}
+
+int role_leave_unknown(const dsm_queue *q)
+{
+    uint64_t seen[LANES_MAX];
+    dsm_op op = {
+        .code = DSM_OP_READ, .remote = q->r, .offset = QUEUE_PRODUCERS, .local = seen, .nbytes = 8ull * q->shape.lanes};
+    int rc = -DSM_EIO;
+    for (int i = 0; i < 2 && rc && !is_gone(rc); i++)
+        rc = run(q, &op, 1, DEADLINE_NEVER);
+    if (rc)
+        return is_gone(rc) ? 0 : rc;
+    for (uint32_t lane = 0; lane < q->shape.lanes; lane++)
+        if (seen[lane] == q->identity && (rc = role_leave(q, QUEUE_PRODUCERS + 8ull * lane)))
+            return rc;
+    return 0;
+}
+
+/* ---- by choice ---- */
+
+int dsm_queue_producers(const dsm_queue *q, uint64_t *identities)
+{
+    uint64_t seen[LANES_MAX];
+    int rc = q->forks != load_relaxed_u32(&core_forks) ? refuse_forked()
+                                                       : sure_read(q->r, QUEUE_PRODUCERS, seen, 8ull * q->shape.lanes);
+    int n = 0;
+    for (uint32_t lane = 0; !rc && lane < q->shape.lanes; lane++)
+        if (seen[lane])
+            identities[n++] = seen[lane];
+    return rc ? rc : n;
+}
+
+int dsm_queue_consumer(const dsm_queue *q, uint64_t *identity)
+{
+    if (q->forks != load_relaxed_u32(&core_forks))
+        return refuse_forked();
+    return sure_read(q->r, QUEUE_STATE, identity, sizeof *identity);
+}
+
+static int break_role(const dsm_queue *q, uint64_t at, uint64_t holder)
+{
+    uint64_t found = holder;
+    int rc = SWAP_UNKNOWN;
+    for (int i = 0; i < OP_TRIES && rc == SWAP_UNKNOWN && found == holder; i++)
+        rc = sure_swap(q->r, at, holder, 0, &found);
+    return rc == SWAP_UNKNOWN && found == holder ? err_set(DSM_EIO, 0, "%d times in a row", OP_TRIES) : rc;
+}
+
+int dsm_queue_break(const dsm_queue *q, uint64_t holder)
+{
+    uint64_t seen[LANES_MAX];
+    int broken = 0, rc = q->forks != load_relaxed_u32(&core_forks) ? refuse_forked() : 0;
+    if (!rc)
+        rc = sure_read(q->r, QUEUE_PRODUCERS, seen, 8ull * q->shape.lanes);
+    if (rc || !holder)
+        return rc;
+    rc = break_role(q, QUEUE_STATE, holder);
+    broken = rc == SWAP_DONE;
+    for (uint32_t lane = 0; rc >= 0 && lane < q->shape.lanes; lane++)
+        if (seen[lane] == holder)
+            broken |= (rc = break_role(q, QUEUE_PRODUCERS + 8ull * lane, holder)) == SWAP_DONE;
+    return rc < 0 ? rc : broken;
+}

@@ -1,0 +1,518 @@
+/* Versions of a segment: segment.h has the protocol. Numbers of steps are those of the table there. */
+#include "../../base/deadline.h"
+#include "../../base/mapped_ops.h"
+#include "../../core/remote.h"
+#include "../backoff.h"
+#include "../member.h"
+#include "../sure.h"
+#include "segment.h"
+
+#include <stdlib.h>
+
+enum { TRIES = 8, CHUNK = 1 << 20 };
+
+static uint64_t bytes_of(const dsm_segment *s, uint64_t rows) { return rows * s->row_bytes; }
+
+static bool may_write(const dsm_remote *r)
+{
+    return (r->access & (DSM_WRITE | DSM_ATOMIC)) == (DSM_WRITE | DSM_ATOMIC);
+}
+
+static struct eventcount *eventcount_of(dsm_remote *r)
+{
+    return (struct eventcount *)(void *)(r->mapped + SEGMENT_EVENTCOUNT);
+}
+
+/* The words, the rows of which are safe to use. */
+static int words(dsm_remote *r, const dsm_segment *s, struct segment_words *w)
+{
+    uint64_t each = r->mapped ? 8 : sizeof *w; /* local, only 8 bytes are never a mixture */
+    int rc = 0;
+    for (uint64_t at = 0; !rc && at < sizeof *w; at += each)
+        rc = sure_read(r, SEGMENT_ROWS + at, (char *)w + at, each);
+    if (rc)
+        return rc;
+    if (w->rows > s->capacity || w->shadow_rows > s->capacity || (w->head & PHASE_MASK) == PHASE_MASK)
+        return err_set(DSM_ECORRUPT, 0, "the segment has %llu and %llu rows, head %llx", (unsigned long long)w->rows,
+                       (unsigned long long)w->shadow_rows, (unsigned long long)w->head);
+    return 0;
+}
+
+static int copy(dsm_remote *r, uint64_t from, uint64_t to, uint64_t n)
+{
+    if (!n)
+        return 0;
+    if (r->mapped) {
+        mapped_copy(r->mapped + to, r->mapped + from, n);
+        return 0;
+    }
+    uint64_t piece = n < CHUNK ? n : CHUNK;
+    void *buffer = malloc(piece);
+    int rc = buffer ? 0 : err_set(DSM_ENOMEM, 0, "copying a frame");
+    for (uint64_t at = 0; !rc && at < n; at += piece) {
+        uint64_t now = n - at < piece ? n - at : piece;
+        rc = sure_read(r, from + at, buffer, now);
+        if (!rc)
+            rc = sure_write(r, to + at, buffer, now);
+    }
+    free(buffer);
+    return rc;
+}
+
+/* ---- the writer's word ---- */
+
+/* Remote, the identity is the struct's. One thread at a time is the writer with it, so that 'writer' with this
+ * identity, found by who has the turn, is what an earlier call has left: its outcome was unknown, or it could not bring
+ * it to an end. */
+static int take_turn(dsm_remote *r, dsm_segment *s, int64_t deadline)
+{
+    struct backoff backoff = BACKOFF_INIT;
+    uint64_t who, me = this_thread();
+    while (!r->mapped && (who = compare_swap_u64(&s->turn, 0, me))) {
+        if (who == me)
+            return dsm_refuse_reentry("segment");
+        if (clock_ns() >= deadline)
+            return err_set(DSM_ETIME, 0, "another thread is writing the segment with the same handle");
+        backoff_sleep(&backoff, deadline);
+    }
+    return 0;
+}
+
+/* 'left' first: the next who has the turn looks at it. */
+static void end_turn(dsm_remote *r, dsm_segment *s, bool left)
+{
+    if (r->mapped)
+        return;
+    store_relaxed_u32(&s->left, left);
+    store_release_u64(&s->turn, 0); /* pairs with compare_swap_u64 in take_turn() */
+}
+
+/* 1: taken, 0: *holder has it, or -DSM_E…. */
+static int try(dsm_remote *r, const dsm_segment *s, uint64_t *holder)
+{
+    uint64_t old, seen = 0;
+    for (;;) {
+        int rc = sure_swap(r, SEGMENT_WRITER, seen, s->identity, &old);
+        if (rc < 0 || rc == SWAP_DONE)
+            return rc;
+        if (!r->mapped && old == s->identity)
+            return 1;
+        if (rc == SWAP_UNKNOWN && !old)
+            return 0; /* to be tried again, after a pause */
+        *holder = old;
+        if (!r->mapped || !member_dead(old)) /* a pid says nothing to who is on another host */
+            return 0;
+        seen = old;
+    }
+}
+
+/* *left: it may have the writer's word although it failed. */
+static int acquire(dsm_remote *r, const dsm_segment *s, int64_t deadline, bool *left)
+{
+    struct backoff backoff = BACKOFF_INIT;
+    uint64_t holder = 0;
+    char who[MEMBER_TEXT];
+    for (;;) {
+        uint32_t rung = r->mapped ? eventcount_prepare(eventcount_of(r)) : 0;
+        int rc = try(r, s, &holder);
+        *left |= rc < 0;
+        if (rc)
+            return rc < 0 ? rc : 0;
+        if (clock_ns() >= deadline)
+            return err_set(DSM_ETIME, 0, "%s is writing the segment; nothing was written",
+                           member_describe(holder, who));
+        if (r->mapped)
+            eventcount_wait(eventcount_of(r), rung, deadline);
+        else
+            backoff_sleep(&backoff, deadline);
+    }
+}
+
+/* Step 7. Remote, it may have taken effect before; local it may not. */
+static int release(dsm_remote *r, const dsm_segment *s)
+{
+    uint64_t found = s->identity;
+    int rc = SWAP_UNKNOWN;
+    for (int i = 0; i < SURE_TRIES && rc == SWAP_UNKNOWN && found == s->identity; i++)
+        rc = sure_swap(r, SEGMENT_WRITER, s->identity, 0, &found);
+    dsm_segment_notify(r);
+    if (rc < 0 || (rc == SWAP_UNKNOWN && found == s->identity))
+        return rc < 0 ? rc : err_set(DSM_EIO, 0, "%d times in a row", SURE_TRIES);
+    return rc == SWAP_REFUSED && r->mapped ? err_set(DSM_ECORRUPT, 0, "the writer was changed by another") : 0;
+}
+
+/* Steps 5 and 6. */
+static int refresh_shadow(dsm_remote *r, const dsm_segment *s, struct segment_words *w)
+{
+    fence_release(); /* the head before the shadow; pairs with fence_acquire() in mapped_snapshot() */
+    int rc = copy(r, s->data, s->shadow, bytes_of(s, w->rows));
+    if (!rc)
+        rc = sure_move(r, SEGMENT_SHADOW_ROWS, w->shadow_rows, w->rows);
+    if (!rc)
+        rc = sure_move(r, SEGMENT_HEAD, w->head, w->head & ~(uint64_t)PHASE_MASK);
+    w->shadow_rows = w->rows;
+    w->head &= ~(uint64_t)PHASE_MASK;
+    return rc;
+}
+
+/* From step 2 or 3 back to before it. */
+static int restore_data(dsm_remote *r, const dsm_segment *s, struct segment_words *w)
+{
+    int rc = copy(r, s->shadow, s->data, bytes_of(s, w->shadow_rows));
+    if (!rc)
+        rc = sure_move(r, SEGMENT_ROWS, w->rows, w->shadow_rows);
+    if (!rc)
+        rc = sure_move(r, SEGMENT_HEAD, w->head, w->head & ~(uint64_t)PHASE_MASK);
+    w->rows = w->shadow_rows;
+    w->head &= ~(uint64_t)PHASE_MASK;
+    return rc;
+}
+
+/* The writer brings to an end what was left, by a dead one or by an earlier call of his own: before step 2. */
+static int recover(dsm_remote *r, const dsm_segment *s, struct segment_words *w)
+{
+    int rc = words(r, s, w);
+    if (!rc && (w->head & PHASE_MASK) == PHASE_LIVE)
+        rc = restore_data(r, s, w);
+    else if (!rc && (w->head & PHASE_MASK) == PHASE_COPY)
+        rc = refresh_shadow(r, s, w);
+    return rc;
+}
+
+/* The turn and the lock go back; where that fails, the next write does it. */
+static int leave_with(dsm_remote *r, dsm_segment *s, int rc)
+{
+    int freed = release(r, s);
+    end_turn(r, s, freed != 0);
+    return rc ? rc : freed;
+}
+
+/* Step 1: the turn among this handle's threads, the lock, and what a writer before has left half done. */
+static int enter(dsm_remote *r, dsm_segment *s, int64_t deadline, struct segment_words *w)
+{
+    if (!may_write(r))
+        return err_set(DSM_EACCESS, 0, "no right to write the segment; its creator chooses that with mode= or access=");
+    int rc = take_turn(r, s, deadline);
+    if (rc)
+        return rc;
+    bool left = load_relaxed_u32(&s->left);
+    rc = acquire(r, s, deadline, &left);
+    if (rc) {
+        end_turn(r, s, left);
+        return rc;
+    }
+    rc = recover(r, s, w);
+    return rc ? leave_with(r, s, rc) : 0;
+}
+
+/* ---- writing ---- */
+
+static int unversioned(void)
+{
+    return err_set(DSM_EINVAL, 0, "the segment was made without versioned=True and has no versions");
+}
+
+int dsm_segment_begin(dsm_remote *r, dsm_segment *s, int64_t timeout_ns, uint64_t *version, uint64_t *rows)
+{
+    struct segment_words w;
+    if (!s->shadow)
+        return unversioned();
+    int rc = enter(r, s, deadline_after(timeout_ns), &w);
+    if (rc)
+        return rc;
+    rc = sure_move(r, SEGMENT_HEAD, w.head, w.head | PHASE_LIVE);
+    if (rc)
+        return leave_with(r, s, rc);
+    fence_release(); /* the head before the data; pairs with fence_acquire() in mapped_snapshot() */
+    *version = w.head >> 2;
+    *rows = w.rows;
+    return 0;
+}
+
+static int taken_away(void)
+{
+    return err_set(DSM_ENOTHELD, 0, "break_() took the turn from this writer; nothing was written");
+}
+
+static int commit_mapped(dsm_remote *r, const dsm_segment *s, const void *data, struct segment_words *w)
+{
+    if (data)
+        mapped_copy(r->mapped + s->data, data, bytes_of(s, w->rows));
+    uint64_t head = (w->head & ~(uint64_t)PHASE_MASK) + 4 + PHASE_COPY;
+    int rc = sure_move(r, SEGMENT_HEAD, w->head, head);
+    if (rc ==
+        -DSM_ECORRUPT) /* at the last moment: 'writer' is another's, perhaps another thread's with the same identity */
+        return taken_away();
+    w->head = head;
+    if (!rc)
+        rc = refresh_shadow(r, s, w);
+    int freed = release(r, s);
+    return rc ? rc : freed;
+}
+
+static dsm_op remote_swap(dsm_remote *r, uint64_t offset, uint64_t from, uint64_t to)
+{
+    return (dsm_op){.code = DSM_OP_COMPARE_SWAP,
+                    .flags = DSM_OP_FENCE,
+                    .remote = r,
+                    .offset = offset,
+                    .nbytes = 8,
+                    .operand = from,
+                    .desired = to};
+}
+
+static dsm_op remote_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t n)
+{
+    return (dsm_op){.code = DSM_OP_WRITE,
+                    .flags = DSM_OP_FENCE,
+                    .remote = r,
+                    .offset = offset,
+                    .local = (void *)(uintptr_t)data,
+                    .nbytes = n};
+}
+
+/* What is left of steps 3 to 7, as *w says, in one posting: on one connection they take effect in order, where each
+ * waits for the atomics before it. done: the head at the end. */
+static int post_commit(dsm_remote *r, const dsm_segment *s, const void *data, const struct segment_words *w,
+                       uint64_t done)
+{
+    uint64_t n = bytes_of(s, w->rows);
+    dsm_op ops[6];
+    size_t k = 0;
+    if (w->head != done && w->head != (done | PHASE_COPY)) {
+        if (n)
+            ops[k++] = remote_write(r, s->data, data, n);
+        ops[k++] = remote_swap(r, SEGMENT_HEAD, w->head, done | PHASE_COPY);
+    }
+    if (w->head != done) {
+        if (n)
+            ops[k++] = remote_write(r, s->shadow, data, n);
+        ops[k++] = remote_swap(r, SEGMENT_SHADOW_ROWS, w->shadow_rows, w->rows);
+        ops[k++] = remote_swap(r, SEGMENT_HEAD, done | PHASE_COPY, done);
+    }
+    ops[k++] = remote_swap(r, SEGMENT_WRITER, s->identity, 0);
+    int rc = dsm_execute(r->ctx, ops, k, remote_patience_for(r, 2 * n), NULL);
+    for (size_t i = 0; !rc && i < k; i++)
+        if (ops[i].code == DSM_OP_COMPARE_SWAP && ops[i].result != ops[i].operand)
+            rc = err_set(DSM_ECORRUPT, 0, "the segment was changed by another than its writer");
+    return rc;
+}
+
+/* After a failure the words say how far it came: only the writer changes them, and 'writer' last. So where another has
+ * that, all took effect, unless the version is the old one: then somebody has broken this writer's turn. */
+static int commit_remote(dsm_remote *r, const dsm_segment *s, const void *data, struct segment_words *w)
+{
+    uint64_t done = (w->head & ~(uint64_t)PHASE_MASK) + 4;
+    int rc, tries = 0;
+    while ((rc = post_commit(r, s, data, w, done)) && sure_again(rc, &tries)) {
+        int seen = words(r, s, w);
+        if (seen)
+            return seen;
+        if (w->writer != s->identity)
+            return w->head >> 2 < done >> 2 ? taken_away() : 0;
+    }
+    return sure_error(rc);
+}
+
+static int not_writing(void) { return err_set(DSM_ENOTHELD, 0, "the segment is not being written by this call"); }
+
+/* The words as the writer, who is the caller, has them. Local, threads share an identity: the head tells whose turn it
+ * is, since a turn that is not given up by its own writer leaves another version. */
+static int own_words(dsm_remote *r, const dsm_segment *s, uint64_t version, struct segment_words *w)
+{
+    int rc = words(r, s, w);
+    if (!rc && (w->writer != s->identity || (r->mapped && w->head != (version << 2 | PHASE_LIVE))))
+        return not_writing();
+    return rc;
+}
+
+int dsm_segment_commit(dsm_remote *r, dsm_segment *s, const void *data, uint64_t *version)
+{
+    struct segment_words w;
+    int rc = own_words(r, s, *version, &w);
+    if (!rc && w.head != (*version << 2 | PHASE_LIVE))
+        rc = not_writing();
+    if (rc)
+        return rc;
+    if (data && w.rows != s->rows) /* data has no more than those */
+        return err_set(DSM_ECORRUPT, 0, "the segment has %llu rows, its writer knows %llu", (unsigned long long)w.rows,
+                       (unsigned long long)s->rows);
+    rc = r->mapped ? commit_mapped(r, s, data, &w) : commit_remote(r, s, data, &w);
+    if (rc)
+        return rc;
+    end_turn(r, s, false);
+    *version += 1;
+    return 0;
+}
+
+/* Remote, what is left may be of any phase, and a write that has come to step 4 has taken effect: it is finished. */
+int dsm_segment_abort(dsm_remote *r, dsm_segment *s, uint64_t version)
+{
+    struct segment_words w;
+    int rc = own_words(r, s, version, &w);
+    if (rc == -DSM_ENOTHELD) {
+        end_turn(r, s, false);
+        return rc;
+    }
+    if (!rc)
+        rc = recover(r, s, &w);
+    if (!rc || r->mapped)
+        return leave_with(r, s, rc);
+    end_turn(r, s, true);
+    return rc;
+}
+
+int dsm_segment_leave(dsm_remote *r, dsm_segment *s)
+{
+    if (r->mapped || !s->shadow || !may_write(r) || !(load_acquire_u64(&s->turn) || load_relaxed_u32(&s->left)))
+        return 0;
+    int rc = dsm_segment_abort(r, s, 0); /* remote: whatever version it is */
+    return rc == -DSM_ENOTHELD || sure_lost(rc) ? 0 : rc;
+}
+
+int dsm_segment_writer(dsm_remote *r, uint64_t *identity) { return sure_read(r, SEGMENT_WRITER, identity, 8); }
+
+/* What the broken turn left is brought to an end, and its version is passed over: a process that maps the memory and
+ * lives all the same commits from a head that never comes again. Of a writer elsewhere 'writer' tells that it is no
+ * longer his; there the version stays, so that he can tell a commit in doubt from a broken turn. */
+static int end_broken(dsm_remote *r, const dsm_segment *s, bool local)
+{
+    struct segment_words w;
+    int rc = words(r, s, &w);
+    bool pass = local && !rc && (w.head & PHASE_MASK) != PHASE_COPY;
+    if (!rc)
+        rc = recover(r, s, &w);
+    return rc || !pass ? rc : sure_move(r, SEGMENT_HEAD, w.head, w.head + 4);
+}
+
+int dsm_segment_evict(dsm_remote *r, dsm_segment *s, uint64_t holder)
+{
+    uint64_t found = holder;
+    int rc = SWAP_UNKNOWN;
+    if (!s->shadow)
+        return unversioned();
+    if (!may_write(r))
+        return err_set(DSM_EACCESS, 0, "no right to write the segment; its creator chooses that with mode= or access=");
+    int busy = holder ? take_turn(r, s, deadline_after(remote_timeout(r))) : 0;
+    if (busy || !holder)
+        return busy;
+    for (int i = 0; i < SURE_TRIES && rc == SWAP_UNKNOWN && found == holder; i++)
+        rc = sure_swap(r, SEGMENT_WRITER, holder, s->identity, &found);
+    if (rc != SWAP_DONE) {
+        end_turn(r, s, load_relaxed_u32(&s->left) || rc < 0);
+        if (rc == SWAP_UNKNOWN && found == holder)
+            return err_set(DSM_EIO, 0, "%d times in a row", SURE_TRIES);
+        return rc < 0 ? rc : 0;
+    }
+    rc = leave_with(r, s, end_broken(r, s, !member_elsewhere(holder)));
+    return rc ? rc : 1;
+}
+
+/* ---- reading ---- */
+
+/* Whether what was copied after 'before' was read, and before 'after' was, is one version. */
+static bool proven(uint64_t before, uint64_t after)
+{
+    if ((before & PHASE_MASK) == PHASE_COPY)
+        return before == after;
+    return before >> 2 == after >> 2 && (after & PHASE_MASK) != PHASE_COPY;
+}
+
+static uint64_t whole_rows(const struct segment_words *w)
+{
+    return (w->head & PHASE_MASK) == PHASE_COPY ? w->rows : w->shadow_rows;
+}
+
+static uint64_t whole_frame(const dsm_segment *s, const struct segment_words *w)
+{
+    return (w->head & PHASE_MASK) == PHASE_COPY ? s->data : s->shadow;
+}
+
+/* 0: *w tells what was copied, 1: it was not one version or has other rows, or -DSM_E…. */
+static int mapped_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint64_t rows, struct segment_words *w)
+{
+    uint64_t before = 0, after = 0;
+    int rc = dsm_read(r, SEGMENT_HEAD, &before, 8, -1);
+    if (!rc)
+        rc = words(r, s, w);
+    if (rc)
+        return rc;
+    w->head = before;
+    if (whole_rows(w) == rows)
+        mapped_copy(out, r->mapped + whole_frame(s, w), bytes_of(s, rows));
+    fence_acquire(); /* the bytes before the head; pairs with fence_release() of the writer */
+    rc = dsm_read(r, SEGMENT_HEAD, &after, 8, -1);
+    return rc ? rc : !proven(before, after) || whole_rows(w) != rows;
+}
+
+static int remote_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint64_t rows, struct segment_words *w)
+{
+    struct segment_words after;
+    uint64_t frame = whole_frame(s, w), n = bytes_of(s, rows); /* as it was when last seen; nearly always the shadow */
+    dsm_op ops[3];
+    size_t k = 0;
+    ops[k++] = (dsm_op){.code = DSM_OP_READ, .remote = r, .offset = SEGMENT_ROWS, .local = w, .nbytes = sizeof *w};
+    if (n)
+        ops[k++] = (dsm_op){
+            .code = DSM_OP_READ, .flags = DSM_OP_FENCE, .remote = r, .offset = frame, .local = out, .nbytes = n};
+    ops[k++] = (dsm_op){.code = DSM_OP_READ,
+                        .flags = DSM_OP_FENCE,
+                        .remote = r,
+                        .offset = SEGMENT_ROWS,
+                        .local = &after,
+                        .nbytes = sizeof after};
+    int rc, tries = 0;
+    do
+        rc = dsm_execute(r->ctx, ops, k, remote_patience_for(r, n), NULL);
+    while (rc && sure_again(rc, &tries));
+    if (rc)
+        return sure_error(rc);
+    return !proven(w->head, after.head) || whole_frame(s, w) != frame || whole_rows(w) != rows;
+}
+
+/* By whoever may write, when the writers are too quick for him: none of them is at it meanwhile. */
+static int exclusive_snapshot(dsm_remote *r, dsm_segment *s, void *out, uint64_t rows, int64_t deadline,
+                              struct segment_words *w)
+{
+    int rc = enter(r, s, deadline, w);
+    if (rc)
+        return rc;
+    uint64_t n = bytes_of(s, rows);
+    int tries = 0;
+    if (w->shadow_rows == rows && n)
+        do
+            rc = dsm_read(r, s->shadow, out, n, remote_patience_for(r, n));
+        while (rc && sure_again(rc, &tries));
+    rc = leave_with(r, s, sure_error(rc));
+    return rc ? rc : w->shadow_rows != rows;
+}
+
+int dsm_segment_snapshot(dsm_remote *r, dsm_segment *s, void *out, uint64_t *rows, int64_t timeout_ns, int *tries,
+                         uint64_t *version)
+{
+    int64_t deadline = deadline_after(timeout_ns);
+    struct backoff backoff = BACKOFF_INIT;
+    struct segment_words w = {0};
+    if (!s->shadow)
+        return unversioned();
+    for (;;) {
+        *tries += *tries <= TRIES;
+        int rc = may_write(r) && *tries > TRIES ? exclusive_snapshot(r, s, out, *rows, deadline, &w)
+                 : r->mapped                    ? mapped_snapshot(r, s, out, *rows, &w)
+                                                : remote_snapshot(r, s, out, *rows, &w);
+        if (rc < 0)
+            return rc;
+        if (whole_rows(&w) > s->capacity)
+            return err_set(DSM_ECORRUPT, 0, "the segment has %llu rows", (unsigned long long)whole_rows(&w));
+        *version = w.head >> 2;
+        if (rc == 0)
+            return 0;
+        if (whole_rows(&w) != *rows) {
+            *rows = whole_rows(&w);
+            return 1;
+        }
+        if (clock_ns() >= deadline)
+            return err_set(DSM_ETIME, 0, "writers overtook every copy; allow more time, or let writers pause");
+        backoff_sleep(&backoff, deadline);
+    }
+}

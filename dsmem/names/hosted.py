@@ -1,0 +1,135 @@
+"""Names of one process: regions of a context, which others reach by reference."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from dsmem import _core, errors
+from dsmem.memory import Memory, Opened, Reference, adopt, object_id, open_or_leave
+from dsmem.names.base import Format, Lifetime, NameInfo, check_name
+from dsmem.names.local import user_name
+
+
+@dataclass
+class _Object:
+    ref: Reference
+    region: _core.Region
+    owner: str
+    created: float = field(default_factory=time.time)
+    handles: set[object] = field(default_factory=set)
+
+
+class HostedNames:
+    """The names of this process, in memory of a context.
+
+    Memory goes when it has neither a name nor a handle in this process; descriptors of it are stale then.
+
+    There is no lock, which an exception of a signal handler could leave locked, and another thread at a fork. Each
+    change of the table or of an object's handles is one call that runs no code of Python's; who finds after his change
+    that nobody has the object any more closes its region, which may be done twice. Where an interrupt prevents that,
+    the region goes with the last reference to it.
+
+    Parameters
+    ----------
+    context : Context
+        Where the memory is allocated and through which it is attached.
+    """
+
+    def __init__(self, context: _core.Context) -> None:
+        self.context = context
+        self._objects: dict[str, _Object] = {}
+
+    def __repr__(self) -> str:
+        return f"{self.context.fabric} node {self.context.node_id.hex()[:8]}"
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether others map what this process allocates."""
+        return self.context.capabilities.local_memory
+
+    def attach(self, name: str, kind: str, readonly: bool) -> Memory:
+        """One handle more."""
+        name = check_name(name)
+        found = self._objects.get(name)
+        if found is None:
+            raise errors.NameNotFoundError(repr(name))
+        handle, ref = object(), found.ref
+        wanted = Reference(kind, name, ref.id, descriptor=ref.descriptor, readonly=readonly)
+        try:
+            found.handles.add(handle)
+            remote = self.context.attach(ref.descriptor)
+            return adopt(remote, wanted, found.region, lambda: self._release(found, handle))
+        except BaseException as error:
+            self._release(found, handle)
+            if isinstance(error, errors.StaleDescriptorError) and self._objects.get(name) is not found:
+                raise errors.NameNotFoundError(repr(name)) from None
+            raise
+
+    def make(
+        self,
+        name: str,
+        kind: str,
+        nbytes: int,
+        format: Format,
+        mode: int | None,
+        lifetime: Lifetime,
+        open_: Callable[[Memory], Opened],
+    ) -> Opened:
+        """Make an object, open it and give it the name."""
+        if mode is not None:
+            raise errors.InvalidArgumentError(f"mode={mode!r}: only names of a local cluster have a file mode")
+        name = check_name(name)
+        region = self.context.allocate(nbytes)
+        made = held = None
+        handle = object()
+        try:
+            with memoryview(region) as view:
+                format(view)
+                number = object_id(view)
+            ref = Reference(kind, name, number, descriptor=bytes(region.descriptor))
+            held = _Object(ref, region, user_name(os.geteuid()), handles={handle})
+            remote = self.context.attach(ref.descriptor)
+            made = open_or_leave(open_, Memory(remote, ref, region, lambda: self._release(held, handle)))
+            if self._objects.setdefault(name, held) is not held:
+                raise errors.NameExistsError(repr(name))
+            return made
+        except BaseException:
+            if held is not None:  # interrupted on the way out
+                _core.remove_item(self._objects, name, held)
+            with contextlib.suppress(errors.DsmemError):
+                if made is not None:
+                    made.close()
+                region.close()
+            raise
+
+    def _release(self, of: _Object, handle: object = None) -> None:
+        of.handles.discard(handle)
+        if not of.handles and self._objects.get(of.ref.name) is not of:
+            of.region.close()
+
+    def infos(self) -> list[NameInfo]:
+        """All names, sorted."""
+        found = list(self._objects.values())
+        infos = [NameInfo(o.ref.name, o.ref.kind, o.region.nbytes, o.owner, o.created, "creator") for o in found]
+        return sorted(infos, key=lambda info: info.name)
+
+    def unlink(self, name: str, number: int = 0) -> None:
+        """Remove the name."""
+        name = check_name(name)
+        found = self._objects.get(name)
+        if found is None or number not in (0, found.ref.id) or not _core.remove_item(self._objects, name, found):
+            raise errors.NameNotFoundError(repr(name))
+        self._release(found)
+
+    def gc(self) -> list[str]:
+        """Nothing: the only creator is alive."""
+        return []
+
+    def close(self) -> None:
+        """All names go."""
+        for info in self.infos():
+            self.unlink(info.name)

@@ -1,0 +1,551 @@
+"""Names of this host: files of shared memory, one folder for each cluster.
+
+A name is a file ``/dev/shm/dsmem-<uid>/<cluster>/<name>``. It is made without a name, gets its whole length, is
+written, and only then linked: at every instruction a name is whole or not there, and whoever is killed leaves nothing.
+Memory is given at once, so that no room is an error of the creator and never a SIGBUS of a user.
+
+A name that goes with its creator has a mark, an empty file ``.owned/<identity>/<inode>-<name>`` that is made before the
+name. At the end of the process, or once it is proven dead, the names that it has marks of are removed, if they are
+still the same files; that is looked at under a lock of the folder which every unlink takes, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import grp
+import os
+import pwd
+import stat
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from dsmem import _core, errors, leaving
+from dsmem.memory import Memory, Opened, Reference, adopt, object_id, open_or_leave
+from dsmem.names.base import Format, Lifetime, NameInfo, check_name
+from dsmem.names.room import ROOT, refused
+
+_OWNED = ".owned"
+_PAGE = os.sysconf("SC_PAGESIZE")
+_LOCK_SECONDS = 5.0
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+_HEADER = struct.Struct("<8sIIQQQQ")  # docs/protocols/objects.md
+_LAYOUT = 2
+_MADE_OFFSET = 32
+
+
+def user_folder(owner: int) -> Path:
+    """The folder that holds all clusters of a user."""
+    return ROOT / f"dsmem-{owner}"
+
+
+def clusters(owner: int | None = None) -> list[str]:
+    """The clusters of a user (None: of this one) that have a folder, sorted."""
+    folder = user_folder(os.geteuid() if owner is None else owner)
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
+    except OSError:
+        return []
+
+
+def survey() -> dict[str, dict[str, int]]:
+    """How many names this user's clusters have, and how many of them are left of creators that are dead.
+
+    Returns
+    -------
+    dict
+        "names" and "left" by the name of the cluster.
+    """
+    found = {}
+    for cluster in clusters():
+        with contextlib.suppress(errors.DsmemError):
+            names = LocalNames(cluster, os.geteuid())
+            infos = names.infos()
+            found[cluster] = {"names": len(infos), "left": sum(info.left for info in infos)}
+    return found
+
+
+def user_name(uid: int) -> str:
+    """The name of a user; the number where there is none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _number(what: str, value: object) -> int:
+    number: int | None = _core.checked_int(value, 0, (1 << 32) - 2)  # the last one means none to the kernel
+    if number is None:
+        raise errors.InvalidArgumentError(f"{what}={value!r}: a name, or a number from 0 to {(1 << 32) - 2}")
+    return number
+
+
+def user_number(user: int | str) -> int:
+    """The number of a user given by number or name."""
+    if not isinstance(user, str):
+        return _number("owner", user)
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except (KeyError, ValueError):  # a text with a NUL
+        raise errors.InvalidArgumentError(f"owner={user!r}: no such user") from None
+
+
+def _group_number(group: int | str) -> int:
+    if not isinstance(group, str):
+        return _number("group", group)
+    try:
+        return grp.getgrnam(group).gr_gid
+    except (KeyError, ValueError):  # a text with a NUL
+        raise errors.InvalidArgumentError(f"group={group!r}: no such group") from None
+
+
+def _is_outside(user: int) -> bool:
+    """Whether the number stands for all users that this user namespace has none for."""
+    try:
+        whole = Path("/proc/self/uid_map").read_text().split() == ["0", "0", str((1 << 32) - 1)]
+        return not whole and user == int(Path("/proc/sys/kernel/overflowuid").read_text())
+    except (OSError, ValueError):
+        return False
+
+
+def _of_another(folder: Path, info: os.stat_result, owner: int) -> errors.AccessDeniedError:
+    why = f"{folder} is no folder of user {user_name(owner)}"
+    if _is_outside(info.st_uid):
+        text = "a user outside of this user namespace made it, and may be using it"
+        return errors.AccessDeniedError(f"{why}: {text}; give the container a /dev/shm of its own")
+    made = f"user {user_name(info.st_uid)} made it; ask root to remove it: rm -r {folder}"
+    return errors.AccessDeniedError(f"{why}: {made}")
+
+
+def check_mode(mode: int) -> int:
+    """Refuse what is no file mode with which an object can be used."""
+    bits: int | None = _core.checked_int(mode, 0o600, 0o666)
+    if bits is None or bits & ~0o666:
+        raise errors.InvalidArgumentError(f"mode={mode!r}: 0o600 with any of 0o066")
+    return bits
+
+
+def _own(folder: Path) -> None:
+    """The user may use its own folder, whatever the umask was of who made it, or who was killed before this."""
+    info = folder.lstat()
+    mode = stat.S_IMODE(info.st_mode)
+    if stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and mode & 0o700 != 0o700:
+        folder.chmod(mode | 0o700)
+
+
+def _link(fd: int, path: Path) -> None:
+    # The source is absolute; src_dir_fd only makes Python call linkat, which follows the link in /proc.
+    os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+
+
+def _allocate(fd: int, nbytes: int) -> int:
+    """Give the file whole pages for at least nbytes; what it had it keeps. Returns how many bytes it has now."""
+    size = -(-nbytes // _PAGE) * _PAGE
+    if size >= 1 << 62:
+        raise OSError(errno.ENOMEM, "")
+    os.posix_fallocate(fd, 0, size)
+    return size
+
+
+class _Header(NamedTuple):
+    """What an object's first bytes say of it."""
+
+    magic: bytes
+    version: int
+    kind: int
+    nbytes: int
+    id: int
+    made: int
+    creator: int
+
+
+def _header(file: _core.File) -> _Header | None:
+    """None: it is no object, or one of another release."""
+    raw = os.pread(file.fileno(), _HEADER.size, 0)
+    if len(raw) < _HEADER.size:
+        return None
+    header = _Header(*_HEADER.unpack(raw))
+    return header if header.magic == b"dsmemobj" and header.version == _LAYOUT and header.id else None
+
+
+def _expect(name: str, header: _Header | None, number: int) -> None:
+    if header is None:
+        raise errors.CorruptError(f"{name!r} can be removed by its name alone: cluster.unlink({name!r})")
+    if header.id != number:
+        raise errors.NameNotFoundError(f"{name!r} is another object by now")
+
+
+class _Self:
+    """What this process is as a creator of names: its identity, and the places where it has made such names."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.identity = _core.identity()
+        self.places: dict[Path, LocalNames] = {}
+
+    def end(self) -> None:
+        for place in list(self.places.values()):
+            with contextlib.suppress(errors.DsmemError, OSError):
+                place.end_of(self.identity)
+
+
+_self: _Self | None = None
+
+
+def _this_process() -> _Self:
+    global _self
+    known = _self
+    if known is None or known.pid != os.getpid():  # a child of fork is another creator
+        known = _self = _Self()
+        leaving.expect_end()
+    return known
+
+
+@leaving.at_end
+def _end() -> None:
+    if _self is not None and _self.pid == os.getpid():
+        _self.end()
+
+
+class LocalNames:
+    """The names of one cluster on this host.
+
+    Parameters
+    ----------
+    cluster : str
+        Its name.
+    owner : int
+        Whose cluster; another user's must be there and grant this user's group or others what is done to it.
+    mode : int, optional
+        Mode of the names to come, such as 0o660; the folder gets the rights that go with it. None: that of the folder,
+        0o600 for a new one.
+    group : int or str, optional
+        Group of the folder and so of the names in it.
+    """
+
+    is_mapped = True
+
+    def __init__(self, cluster: str, owner: int, mode: int | None = None, group: int | str | None = None) -> None:
+        self.cluster = check_name(cluster)
+        self.owner = owner
+        self.folder = user_folder(owner) / self.cluster
+        self._mode = None if mode is None else check_mode(mode)
+        self._group = None if group is None else _group_number(group)
+        self._mine: set[tuple[str, int]] = set()  # names that go with this place, and the inodes that they had
+        self._prepare()
+
+    def __repr__(self) -> str:
+        return f"{self.folder}"
+
+    # -- folders --
+
+    def _prepare(self) -> None:
+        """Make sure of the folder, and that it is the owner's."""
+        try:
+            if self.owner == os.geteuid():
+                self._make_folders()
+            for folder in (self.folder.parent, self.folder):
+                info = folder.lstat()
+                if not stat.S_ISDIR(info.st_mode) or info.st_uid != self.owner:
+                    raise _of_another(folder, info, self.owner)
+            if not os.access(self.folder, os.R_OK | os.X_OK, effective_ids=True):
+                raise PermissionError(errno.EACCES, "")
+        except OSError as error:
+            raise refused(error, f"the cluster {self.cluster!r} of user {user_name(self.owner)}") from None
+
+    def _make_folders(self) -> None:
+        parent = self.folder.parent
+        with contextlib.suppress(FileExistsError):
+            parent.mkdir(0o700)  # less what the umask takes away
+        info = parent.lstat()
+        if info.st_uid != self.owner or not stat.S_ISDIR(info.st_mode):
+            return  # _prepare says so
+        if stat.S_IMODE(info.st_mode) != 0o711:  # others pass through it, and see nothing
+            parent.chmod(0o711)
+        for folder in (self.folder, self.folder / _OWNED):
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(0o700)
+            _own(folder)
+        if self._mode is not None or self._group is not None:
+            self._open_up()
+
+    def _open_up(self) -> None:
+        mode = self.default_mode()
+        bits = mode | (mode & 0o444) >> 2 | (stat.S_ISGID if mode & 0o060 else 0)
+        for folder in (self.folder, self.folder / _OWNED):
+            if self._group is not None:
+                os.chown(folder, -1, self._group)
+            folder.chmod(bits)
+
+    def default_mode(self) -> int:
+        """Of a name for which the caller asks none."""
+        return stat.S_IMODE(self.folder.stat().st_mode) & 0o666 if self._mode is None else self._mode
+
+    def _locked(self) -> _core.FolderLock:
+        """No name is unlinked by others meanwhile. A killed holder frees it; for a stopped one nobody waits long."""
+        return _core.FolderLock(self.folder, _LOCK_SECONDS)
+
+    # -- names --
+
+    def _reference(self, name: str, kind: str, readonly: bool = False, number: int = 0) -> Reference:
+        return Reference(kind, name, number, self.owner, self.cluster, readonly=readonly)
+
+    def attach(self, name: str, kind: str, readonly: bool) -> Memory:
+        """Map what has the name."""
+        return self.attach_reference(self._reference(check_name(name), kind, readonly))
+
+    def attach_reference(self, ref: Reference, at_least: int = 0) -> Memory:
+        """Map what has the reference's name, if it is still the same object; make it as long as wanted before."""
+        ref = replace(ref, name=check_name(ref.name))
+        path = self.folder / ref.name
+        flags = os.O_RDONLY if ref.readonly else os.O_RDWR
+        try:
+            with _core.File(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK) as file:
+                info = os.fstat(file.fileno())
+                if not stat.S_ISREG(info.st_mode) or not info.st_size:
+                    raise errors.CorruptError(f"{path} is no file of shared memory")
+                if at_least > info.st_size and object_id(os.pread(file.fileno(), 32, 0)) == ref.id:
+                    _allocate(file.fileno(), at_least)
+                    info = os.fstat(file.fileno())
+                remote = _core.map_file(file.fileno(), info.st_size, "r" if ref.readonly else "rwa")
+        except OSError as error:
+            raise refused(error, repr(ref.name), at_least) from None
+        return adopt(remote, ref)
+
+    def make(
+        self,
+        name: str,
+        kind: str,
+        nbytes: int,
+        format: Format,
+        mode: int | None,
+        lifetime: Lifetime,
+        open_: Callable[[Memory], Opened],
+    ) -> Opened:
+        """Make an object, open it and give it the name: the whole object, or an exception and nothing."""
+        name = check_name(name)
+        path = self.folder / name
+        mode = None if mode is None else check_mode(mode)
+        creator = _this_process().identity if lifetime == "creator" else 0
+        try:
+            if os.path.lexists(path):  # before memory is taken; linking decides
+                raise FileExistsError(errno.EEXIST, "")
+            with self._unnamed(mode) as file:
+                memory = self._written(file, name, kind, nbytes, format, creator)
+                made = open_or_leave(open_, memory)
+                try:
+                    try:
+                        self._give_name(file, path, creator)
+                    except FileNotFoundError:  # gc took the folder, which had no name yet
+                        self._prepare()
+                        self._give_name(file, path, creator)
+                except BaseException:
+                    with contextlib.suppress(errors.DsmemError):
+                        made.close()
+                    raise
+        except OSError as error:
+            raise refused(error, repr(name), nbytes) from None
+        return made
+
+    def _written(self, file: _core.File, name: str, kind: str, nbytes: int, format: Format, creator: int) -> Memory:
+        remote = _core.map_file(file.fileno(), _allocate(file.fileno(), nbytes))
+        try:
+            with memoryview(remote) as view:
+                struct.pack_into("<QQ", view, _MADE_OFFSET, time.time_ns(), creator)
+                format(view)
+                number = object_id(view)
+        except BaseException:
+            remote.detach()  # at once, or with the view that an interrupt has left open
+            raise
+        return Memory(remote, self._reference(name, kind, number=number))
+
+    def _unnamed(self, mode: int | None) -> _core.File:
+        flags = os.O_TMPFILE | os.O_RDWR
+        try:
+            file = _core.File(self.folder, flags, 0o600)
+        except FileNotFoundError:  # the last name went, and gc took the folder
+            self._prepare()
+            file = _core.File(self.folder, flags, 0o600)
+        os.fchmod(file.fileno(), self.default_mode() if mode is None else mode)
+        return file
+
+    def _give_name(self, file: _core.File, path: Path, creator: int) -> None:
+        if not creator:
+            _link(file.fileno(), path)
+            return
+        inode = os.fstat(file.fileno()).st_ino
+        mark = self._mark(creator, inode, path.name)
+        _this_process().places.setdefault(self.folder, self)
+        try:
+            with contextlib.suppress(FileExistsError):
+                mark.parent.mkdir(stat.S_IMODE(mark.parent.parent.stat().st_mode))
+                mark.parent.chmod(stat.S_IMODE(mark.parent.parent.stat().st_mode))  # whatever the umask took away
+            _core.File(mark, os.O_WRONLY | os.O_CREAT, 0o600).close()
+            self._mine.add((path.name, inode))
+            _link(file.fileno(), path)
+        except OSError:
+            self._mine.discard((path.name, inode))
+            with contextlib.suppress(OSError):
+                mark.unlink()
+            raise
+
+    def infos(self) -> list[NameInfo]:
+        """All names, sorted."""
+        found, dead = [], {0: False}
+        try:
+            with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):
+                        info = self._info(entry, dead)
+                        if info is not None:
+                            found.append(info)
+        except OSError as error:
+            raise refused(error, f"the names in {self.folder}") from None
+        return sorted(found, key=lambda info: info.name)
+
+    def _info(self, entry: os.DirEntry[str], dead: dict[int, bool]) -> NameInfo | None:
+        """None: it is no file. dead: what is known of creators."""
+        info = entry.stat(follow_symlinks=False)
+        if not stat.S_ISREG(info.st_mode):
+            return None
+        kind, header, owner = "unreadable", None, user_name(info.st_uid)
+        with contextlib.suppress(PermissionError), _core.File(entry.path, _READ) as file:
+            info = os.fstat(file.fileno())  # of the file that is looked at: the name may be another's meanwhile
+            kind, header = _kind_of(file, info.st_size), _header(file)
+        creator = header.creator if header else 0
+        pid = _core.identity_pid(creator)
+        if pid:  # of this PID namespace
+            owner = f"{owner} pid {pid}"
+        if creator not in dead:
+            dead[creator] = _core.identity_dead(creator)
+        made = header.made / 1e9 if header and header.made else info.st_mtime
+        lifetime: Lifetime = "creator" if creator else "name"
+        return NameInfo(entry.name, kind, info.st_size, owner, made, lifetime, dead[creator])
+
+    def unlink(self, name: str, number: int = 0) -> None:
+        """Remove the name, whatever has it or only if it is this object; who has the memory mapped goes on using it."""
+        name = check_name(name)
+        path = self.folder / name
+        try:
+            with self._locked():
+                inode, header = path.lstat().st_ino, None
+                with contextlib.suppress(OSError), _core.File(path, _READ) as file:
+                    header = _header(file)
+                if number:
+                    _expect(name, header, number)
+                path.unlink()
+                self._mine.discard((name, inode))
+                if header is not None and header.creator:
+                    with contextlib.suppress(OSError):
+                        self._mark(header.creator, inode, name).unlink()
+        except OSError as error:
+            raise refused(error, repr(name)) from None
+
+    # -- names that go with their creator --
+
+    def _mark(self, creator: int, inode: int, name: str) -> Path:
+        return self.folder / _OWNED / f"{creator:016x}" / f"{inode}-{name}"
+
+    def _creators(self) -> list[int]:
+        found = []
+        with contextlib.suppress(OSError):
+            for home in (self.folder / _OWNED).iterdir():
+                with contextlib.suppress(ValueError):
+                    found.append(int(home.name, 16))
+        return found
+
+    def _is(self, path: Path, inode: int, creator: int) -> bool:
+        """Whether the name is still of the file that the creator's mark is of."""
+        try:
+            if path.lstat().st_ino != inode:
+                return False
+            with contextlib.suppress(PermissionError), _core.File(path, _READ) as file:
+                header = _header(file)
+                return header is not None and header.creator == creator  # a number of an inode may come again
+        except FileNotFoundError:
+            return False
+        return True
+
+    def end_of(self, creator: int) -> list[str]:
+        """Remove the names that were to go with a creator; not those that this user may not remove."""
+        removed = []
+        home = self.folder / _OWNED / f"{creator:016x}"
+        with contextlib.suppress(errors.BusyError, FileNotFoundError, PermissionError), self._locked():
+            for mark in home.iterdir():
+                inode, _, name = mark.name.partition("-")
+                with contextlib.suppress(OSError):
+                    if inode.isdecimal() and self._is(self.folder / name, int(inode), creator):
+                        (self.folder / name).unlink()
+                        removed.append(name)
+                    mark.unlink()
+            with contextlib.suppress(OSError):
+                home.rmdir()
+        return removed
+
+    def gc(self) -> list[str]:
+        """Remove the names that were to go with creators that are dead; not those that this user may not remove."""
+        dead = [creator for creator in self._creators() if _core.identity_dead(creator)]
+        try:
+            return sorted(name for creator in dead for name in self.end_of(creator))
+        except OSError as error:
+            raise refused(error, f"the names in {self.folder}") from None
+
+    def remove_if_empty(self) -> bool:
+        """Remove the folder of a cluster without names."""
+        for creator in self._creators():
+            with contextlib.suppress(OSError):
+                (self.folder / _OWNED / f"{creator:016x}").rmdir()
+        try:
+            (self.folder / _OWNED).rmdir()
+            self.folder.rmdir()
+        except OSError:
+            return False
+        with contextlib.suppress(OSError):
+            self.folder.parent.rmdir()
+        return True
+
+    def close(self) -> None:
+        """The names that were made here to go with their creator go; the others stay.
+
+        What can't be removed hinders no other, and is tried again by the next close().
+        """
+        if not self._mine:
+            return
+        failed: errors.DsmemError | None = None
+        try:
+            with contextlib.suppress(FileNotFoundError), self._locked():
+                for name, inode in list(self._mine):
+                    try:
+                        self._remove_mine(name, inode)
+                    except OSError as error:
+                        failed = failed or refused(error, repr(name))
+        except OSError as error:
+            raise refused(error, f"the names in {self.folder}") from None
+        if failed is not None:
+            raise failed
+
+    def _remove_mine(self, name: str, inode: int) -> None:
+        me = _this_process().identity
+        with contextlib.suppress(FileNotFoundError):
+            if self._is(self.folder / name, inode, me):
+                (self.folder / name).unlink()
+            self._mark(me, inode, name).unlink()
+        self._mine.discard((name, inode))
+
+
+def _kind_of(file: _core.File, nbytes: int) -> str:
+    try:
+        with _core.map_file(file.fileno(), nbytes, "r") as remote:
+            return _core.object_type(remote)
+    except errors.VersionError:
+        return "other version"
+    except errors.DsmemError:
+        return "corrupt"
+
+
+os.register_at_fork(after_in_child=_core.forget_locks)

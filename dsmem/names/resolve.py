@@ -1,0 +1,249 @@
+"""What has a name: the base of its classes, and how an object is reached by its reference."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import Self
+
+from dsmem import _core, errors, leaving
+from dsmem.context import open_contexts
+from dsmem.memory import Memory, Reference, adopt, open_or_leave
+from dsmem.names.local import LocalNames
+
+if TYPE_CHECKING:
+    from dsmem.node import Cluster
+
+# Where the class of each kind is; imported when the first such object is made or attached.
+_CLASSES = {
+    "segment": "dsmem.segment:Segment",
+    "queue": "dsmem.queue:Queue",
+    "lock": "dsmem.sync:Lock",
+    "rwlock": "dsmem.sync:RWLock",
+    "semaphore": "dsmem.sync:Semaphore",
+    "counting_semaphore": "dsmem.sync:CountingSemaphore",
+    "event": "dsmem.sync:Event",
+    "condition": "dsmem.sync:Condition",
+    "barrier": "dsmem.sync:Barrier",
+    "once": "dsmem.sync:Once",
+    "spinlock": "dsmem.sync:SpinLock",
+    "rlock": "dsmem.sync:RLock",
+    "clock": "dsmem.clock:SharedClock",
+}
+
+_LEAVING = (_core.Queue, _core.SyncHandle, _core.SegmentCore)  # those that have something to give back
+
+
+def class_of(kind: str) -> Any:
+    """The class of the objects of a kind; InvalidArgumentError where there is no such kind."""
+    try:
+        module, _, name = _CLASSES[kind].partition(":")
+    except KeyError:
+        raise errors.InvalidArgumentError(f"kind {kind!r}: there are {', '.join(_CLASSES)}") from None
+    return getattr(importlib.import_module(module), name)
+
+
+class NamedObject:
+    """Base of all that has a name in a cluster: how it is referred to, closed and unlinked.
+
+    Parameters
+    ----------
+    memory : Memory
+        Whose owner this object becomes.
+    cluster : Cluster or None
+        Where the name is; None for what was attached by reference.
+    name : str
+        The name.
+
+    Notes
+    -----
+    In a child of ``os.fork`` a handle of a name on this host goes on as the child's own: what the parent's holds (a
+    lock, a role, a reservation, a writer's turn) stays the parent's. One in memory of a context raises ForkError there.
+
+    A class of objects has two class methods. ``_layout(**properties)`` returns the number of bytes and a function that
+    writes the object, its header included, into a zeroed, writable memoryview of them, before anybody else sees it.
+    ``_open(memory, cluster, name, **properties)`` returns the object, or raises MismatchError when it has other
+    properties than those that are given; attaching by reference gives none. What is made is opened before it has its
+    name, so that a property that only ``_open`` refuses leaves nothing.
+    """
+
+    def __new__(cls, *args: Any, **named: Any) -> Self:
+        """Say what is to be called instead."""
+        if not args or not isinstance(args[0], (Memory, _core.Remote)):
+            method = {"CountingSemaphore": "semaphore", "SharedClock": "clock"}.get(cls.__name__, cls.__name__.lower())
+            raise errors.ArgumentTypeError(
+                f"{cls.__name__} can't be constructed; use cluster.{method}(...), or dsmem.attach(ref)"
+            )
+        make: Any = super().__new__
+        made: Self = make(cls) if make is object.__new__ else make(cls, *args, **named)
+        return made
+
+    def __init__(self, memory: Memory, cluster: Cluster | None, name: str) -> None:
+        self._memory = memory
+        self._cluster = cluster
+        self._name = name
+        memory.remote._user = f"<{type(self).__name__} {name!r}>"
+        if isinstance(self, _LEAVING):
+            leaving.remember(self)
+        if cluster is not None:
+            cluster._adopt(self)
+
+    @property
+    def name(self) -> str:
+        """The object's name."""
+        return self._name
+
+    @property
+    def ref(self) -> Reference:
+        """Reference with which other processes attach, by :func:`dsmem.attach`. Pickling the object sends the same."""
+        return self._memory.ref
+
+    @property
+    def closed(self) -> bool:
+        """Whether this handle was closed."""
+        return self._memory.closed
+
+    def close(self) -> None:
+        """Close this handle. The object keeps its name. Closing twice has no effect.
+
+        Raises
+        ------
+        BusyError
+            There are views of its memory, or calls are under way in other threads.
+        """
+        self._memory.close()
+
+    def unlink(self) -> None:
+        """Remove the name. Processes already attached, including this one, keep access.
+
+        Raises
+        ------
+        NameNotFoundError
+            The name is gone, or another object has it by now.
+        CorruptError
+            The name leads to memory that is not an object, so it is unknown whether it was this one.
+            ``cluster.unlink(name)`` removes it all the same.
+        InvalidArgumentError
+            The object is hosted by another process, which alone can unlink it.
+        """
+        ref = self.ref
+        if self._cluster is not None:
+            self._cluster._open_names().unlink(self._name, ref.id)
+            return
+        if not ref.cluster:
+            raise errors.InvalidArgumentError(f"{self._name!r} lives in another process, which alone can unlink it")
+        LocalNames(ref.cluster, ref.owner).unlink(ref.name, ref.id)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return attach, (self.ref,)
+
+    def __enter__(self) -> Self:
+        if self.closed:
+            raise errors.ClosedError(f"{type(self).__name__.lower()} {self._name!r}")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with quiet_after(error[0] if error else None):
+            self._leave()
+
+    def _leave(self) -> None:
+        """What the end of a with statement does."""
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._name!r}{' closed' if self.closed else ''}>"
+
+
+def quiet_after(kind: object) -> contextlib.AbstractContextManager[None]:
+    """For clean-up at the end of a with statement: what it has to say never replaces the exception of the body."""
+    return contextlib.nullcontext() if kind is None else contextlib.suppress(errors.DsmemError)
+
+
+def attach(ref: Reference, context: _core.Context | None = None) -> Any:
+    """Attach to an object by its reference.
+
+    Parameters
+    ----------
+    ref : Reference
+        The object's ``ref``, from another process or another host.
+    context : Context, optional
+        For an object in memory of another process's context: one of the same fabric. By default the only one that is
+        open in this process.
+
+    Returns
+    -------
+    Segment, Queue, Lock and so on
+        By the reference's ``kind``.
+
+    Raises
+    ------
+    NameNotFoundError, StaleDescriptorError
+        The object has been unlinked or closed.
+    InvalidArgumentError
+        Not a reference; or a context is needed, and there is none or more than one.
+    PeerDeadError, AuthenticationError, FencedError, TimeoutError
+        As of :meth:`dsmem.Context.attach`.
+
+    Examples
+    --------
+    >>> table = dsmem.attach(pickle.loads(received))
+    """
+    if not isinstance(ref, Reference):
+        raise errors.InvalidArgumentError(
+            f"{ref!r} is no reference: an object's ref is one; names are found by dsmem.connect()"
+        )
+    cls = class_of(ref.kind)
+    return open_or_leave(lambda memory: cls._open(memory, None, ref.name), memory_of(ref, context))
+
+
+def memory_of(ref: Reference, context: _core.Context | None = None) -> Memory:
+    """The memory behind a reference; parameters and errors as of :func:`attach`."""
+    if ref.cluster:
+        return LocalNames(ref.cluster, ref.owner).attach_reference(ref)
+    way = context if context is not None else _only_context(ref)
+    return adopt(way.attach(ref.descriptor), ref)
+
+
+def remapped(memory: Memory, nbytes: int, *, longer: bool = False) -> Memory:
+    """The memory of an object mapped again, at least nbytes of it.
+
+    Parameters
+    ----------
+    memory : Memory
+        As it was; it stays open.
+    nbytes : int
+        How much there has to be.
+    longer : bool
+        Make it so.
+
+    Raises
+    ------
+    CorruptError
+        There is less.
+    NameNotFoundError, StaleDescriptorError
+        It is to be made longer, and its name is gone, or another object's.
+    OutOfMemoryError
+        There is no room; nothing has changed.
+    """
+    ref = memory.ref
+    if ref.cluster and longer:
+        return LocalNames(ref.cluster, ref.owner).attach_reference(ref, nbytes)
+    if ref.cluster:  # who has it open goes on using it, whatever has become of its name
+        remote = _core.map_again(memory.remote, nbytes)
+        remote._user = memory.remote._user
+        return Memory(remote, ref)
+    raise errors.CorruptError(f"{ref.name!r} says that it has {nbytes} bytes, and it has less")
+
+
+def _only_context(ref: Reference) -> _core.Context:
+    fabric = _core.Descriptor(ref.descriptor).fabric
+    ways = [c for c in open_contexts() if c.fabric.removeprefix("fault+") == fabric]
+    if len(ways) != 1:
+        raise errors.InvalidArgumentError(
+            f"{ref.name!r} is in memory of the fabric {fabric}, of which {len(ways)} contexts are open here. "
+            "Open one, or pass the object's .ref to the other process and say there which: dsmem.attach(ref, context)"
+        )
+    return ways[0]
