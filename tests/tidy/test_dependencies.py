@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 # ---- C ----
 
 C_MAY_INCLUDE = {
-    "dsm.h": {"base"},
+    "dsm.h": {"dsm"},
+    "dsm": {"dsm", "base"},
     "base": {"base", "dsm.h"},
     "seam": {"seam", "base", "dsm.h"},
     "core": {"core", "seam", "base", "dsm.h"},
