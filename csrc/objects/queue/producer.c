@@ -1,8 +1,7 @@
-/* Lanes: records in, records out. ring.h has the protocol. */
+/* The producer's side: messages into its lane. ring.h has the protocol. */
 #include "ring.h"
 
 #include "../../base/deadline.h"
-#include "../../base/hash64.h"
 #include "../../base/mapped_ops.h"
 #include "../../base/stream.h"
 
@@ -18,85 +17,12 @@ static bool streams(const dsm_queue *q, uint64_t length) { return STREAMS && q->
 
 /* ---- records ---- */
 
-static uint64_t header_of(const dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind)
-{
-    uint64_t lap = p / q->shape.lane_bytes & 0xffffff;
-    return length | (uint64_t)kind << 32 | lap << 40;
-}
-
-static uint64_t check_of(const dsm_queue *q, uint64_t p, uint64_t header, const void *payload, uint64_t length)
-{
-    return hash64_bytes(hash64_word(hash64_word(q->id, p), header), payload, length);
-}
-
-static uint64_t *word(uint8_t *data, uint64_t at) { return (uint64_t *)(void *)(data + at); }
-
-/* SYNC pairs with lane_publish. */
-int record_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record *out)
-{
-    uint64_t at = p & q->mask, left = q->shape.lane_bytes - at;
-    if (p & (overhead(q) - 1)) /* a corrupted tail: its header would reach beyond the lane */
-        return -DSM_ECORRUPT;
-    const uint64_t *words = (const uint64_t *)(const void *)(data + at);
-    uint64_t header = load_acquire_u64(words);
-    int absent = q->plain && header ? -DSM_ECORRUPT : -DSM_EEMPTY;
-    out->length = (uint32_t)header;
-    out->kind = (uint8_t)(header >> 32);
-    out->payload = data + at + overhead(q);
-    if (!header || header != header_of(q, p, out->length, out->kind) || !out->kind)
-        return absent;
-    if (out->kind == RECORD_PADDING) {
-        out->next = p + left;
-        return out->length == 0 && at ? 0 : absent;
-    }
-    if (out->length > q->shape.max_message || record_size(q, out->length) > left)
-        return absent;
-    out->next = p + record_size(q, out->length);
-    if (q->plain)
-        return 0;
-    uint64_t check = load_relaxed_u64(words + 1); /* wrong, whatever has landed, unless all has */
-    return check == check_of(q, p, header, out->payload, out->length) ? 0 : -DSM_EEMPTY;
-}
-
-uint64_t lane_walk(const dsm_queue *q, const uint8_t *data, uint64_t p, uint64_t end, uint64_t *messages)
-{
-    struct record r;
-    while (p < end && !record_at(q, data, p, &r)) {
-        *messages += r.kind != RECORD_PADDING;
-        p = r.next;
-    }
-    return p;
-}
-
-/* The check is not looked at: the bytes are free, and a look at it would cost a message's length for each such word. */
-bool lane_wipe(const dsm_queue *q, uint8_t *data, uint64_t *first, uint64_t *end)
-{
-    bool any = false;
-    for (uint64_t p = q->head; p < q->tail + q->shape.lane_bytes; p += 16) {
-        uint64_t *w = word(data, p & q->mask), header = load_relaxed_u64(w);
-        if (!(uint8_t)(header >> 32) || header != header_of(q, p, (uint32_t)header, (uint8_t)(header >> 32)))
-            continue;
-        store_relaxed_u64(w, 0);
-        if (!any)
-            *first = p;
-        any = true;
-        *end = p + 8;
-    }
-    return any;
-}
-
-int message_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record *out)
-{
-    int rc = record_at(q, data, p, out);
-    return !rc && out->kind == RECORD_PADDING ? record_at(q, data, out->next, out) : rc;
-}
-
 /* A header that nobody looks at before another one is published. */
 static void lane_prepare(dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind)
 {
-    uint64_t at = p & q->mask, header = header_of(q, p, length, kind), *words = word(q->data, at);
+    uint64_t at = p & q->mask, header = record_header(q, p, length, kind), *words = lane_word(q->data, at);
     if (!q->plain)
-        store_relaxed_u64(words + 1, check_of(q, p, header, q->data + at + 16, length));
+        store_relaxed_u64(words + 1, record_check(q, p, header, q->data + at + 16, length));
     if (streams(q, length))
         stream_word(words, header);
     else
@@ -106,9 +32,9 @@ static void lane_prepare(dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind
 /* SYNC pairs with record_at: whoever observes the header sees the payload. */
 static void lane_publish(dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind)
 {
-    uint64_t at = p & q->mask, header = header_of(q, p, length, kind), *words = word(q->data, at);
+    uint64_t at = p & q->mask, header = record_header(q, p, length, kind), *words = lane_word(q->data, at);
     if (!q->plain)
-        store_relaxed_u64(words + 1, check_of(q, p, header, q->data + at + 16, length));
+        store_relaxed_u64(words + 1, record_check(q, p, header, q->data + at + 16, length));
     store_release_u64(words, header);
 }
 
@@ -249,7 +175,7 @@ static void copy_in(const dsm_queue *q, uint8_t *to, const uint8_t *from, uint64
 static void commit(dsm_queue *q, uint64_t from, uint64_t p, uint64_t length, uint8_t kind, uint64_t next, uint64_t n)
 {
     if (q->plain)
-        store_relaxed_u64(word(q->data, next & q->mask), 0);
+        store_relaxed_u64(lane_word(q->data, next & q->mask), 0);
     if (streams(q, length))
         /* streamed payloads and headers go before the header that publishes them: record_at observes it */
         stream_end();

@@ -175,11 +175,23 @@ static inline uint64_t lines_at(const dsm_queue *q, uint32_t lane)
 static inline uint64_t data_at(const dsm_queue *q, uint32_t lane) { return q->map.data + lane * q->shape.lane_bytes; }
 
 static inline uint64_t overhead(const dsm_queue *q) { return q->plain ? 8 : 16; }
+static inline uint64_t record_header(const dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind)
+{
+    uint64_t lap = p / q->shape.lane_bytes & 0xffffff;
+    return length | (uint64_t)kind << 32 | lap << 40;
+}
+
+/* The word at that offset of a lane. */
+static inline uint64_t *lane_word(uint8_t *data, uint64_t at) { return (uint64_t *)(void *)(data + at); }
+
 static inline uint64_t record_size(const dsm_queue *q, uint64_t length)
 {
     uint64_t unit = overhead(q); /* so that a padding record always has room for its own header */
     return unit + (length + unit - 1) / unit * unit;
 }
+
+/* What stands before the payload of a record of a checked lane. */
+uint64_t record_check(const dsm_queue *q, uint64_t p, uint64_t header, const void *payload, uint64_t length);
 
 /* The record at position p of a lane whose bytes are 'data': 0, -DSM_EEMPTY, or -DSM_ECORRUPT. Changes nothing.
  * Whatever the bytes are, also while they change, the answer lies within the lane: the header is read once. */
