@@ -104,16 +104,16 @@ class build_ext(_build_ext):
 class build_py(_build_py):
     """Installs dsm.h, and what it includes, where dsmem.get_include() says."""
 
-    HEADERS = ("dsm.h", "base/err.def")
+    HEADERS = ("dsm.h", "dsm/*.h", "base/err.def")
 
     def run(self):
         super().run()
         if self.editable_mode:
             return
-        for name in self.HEADERS:
-            target = Path(self.build_lib, "dsmem/include", name)
+        for header in sorted(path for pattern in self.HEADERS for path in Path("csrc").glob(pattern)):
+            target = Path(self.build_lib, "dsmem/include", header.relative_to("csrc"))
             target.parent.mkdir(parents=True, exist_ok=True)
-            self.copy_file(f"csrc/{name}", str(target))
+            self.copy_file(str(header), str(target))
 
 
 core = Extension(

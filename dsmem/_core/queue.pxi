@@ -1,5 +1,4 @@
-# Included by _core.pyx: Queue, the lanes of objects/queue/ring.h under a GIL that serialises what is done to one
-# handle.
+# Included by _core.pyx: Queue, the lanes of objects/queue/ring.h. The GIL serialises the calls on one handle.
 
 cdef class Queue(Handle):
     cdef c.dsm_queue *ptr

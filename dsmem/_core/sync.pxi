@@ -636,7 +636,8 @@ cdef class RWLock(SyncHandle):
         Handle.refuse_in_use(self)
         # Not where a task has claimed it and waits for readers to leave: close() ends that.
         if (c.dsm_rwlock_readers(self.ptr, &news) or
-                c.dsm_lock_held(c.dsm_rwlock_lock(self.ptr)) and not is_awaited(self, self.remote, c.DSM_EVENTCOUNT_SECOND)):
+                c.dsm_lock_held(c.dsm_rwlock_lock(self.ptr)) and
+                not is_awaited(self, self.remote, c.DSM_EVENTCOUNT_SECOND)):
             raise error_of(c.DSM_EBUSY, "the lock is held with this handle; release it first", "close")
         return 0
 

@@ -499,7 +499,8 @@ async def _barrier_wait(Barrier barrier, timeout):
                 barrier.action()
                 await _step(barrier, barrier.remote, own.next(arrival_finish, NULL, arrival_break))
             elif rc == 1:
-                rc = await _got(barrier, barrier.remote, c.DSM_EVENTCOUNT_SECOND, own.next(meet_attempt, NULL, arrival_break),
+                attempt = own.next(meet_attempt, NULL, arrival_break)
+                rc = await _got(barrier, barrier.remote, c.DSM_EVENTCOUNT_SECOND, attempt,
                                 left_of(ns, begun), False)
         except (GeneratorExit, errors.ClosedError):
             raise

@@ -113,7 +113,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     CHECK(c);
     c->fd = pair[0];
     pthread_mutex_lock(&a->lock);
-    size_t unauthenticated = a->unauthenticated++;
+    size_t before = a->unauthenticated++;
     for (bool good = true; good && n >= 2;) {
         size_t len = bytes[1] < n - 2 ? bytes[1] : n - 2;
         good = feed(a, c, framed, frame(c, bytes[0] % 7, bytes + 2, len, framed));
@@ -124,7 +124,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     }
     if (c->state != CONN_OPEN)
         a->unauthenticated--;
-    CHECK(a->unauthenticated == strangers);
+    CHECK(a->unauthenticated == before);
     conn_close_endpoint(c);
     pthread_mutex_unlock(&a->lock);
     free(c);
