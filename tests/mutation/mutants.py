@@ -114,12 +114,10 @@ def equivalent(text: str) -> set[tuple[str, str, str]]:
 
 
 def locate(mutant: Mutant, text: str) -> int | None:
-    """Where its line stands now: at its old place, or where a line that has moved is the only one of its kind."""
+    """Where its line stands now; where there are several like it, the nearest to its old place."""
     lines = text.splitlines()
-    if mutant.line <= len(lines) and lines[mutant.line - 1] == mutant.before:
-        return mutant.line
     found = [number for number, line in enumerate(lines, 1) if line == mutant.before]
-    return found[0] if len(found) == 1 else None
+    return min(found, key=lambda number: abs(number - mutant.line), default=None)
 
 
 def changed(mutant: Mutant, text: str) -> str:

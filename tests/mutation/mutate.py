@@ -318,10 +318,12 @@ class Work:
         for number, entry in enumerate(self.entries, 1):
             if (entry["path"], entry["before"].strip(), entry["after"].strip()) in known:
                 entry["result"] = "equivalent"
-            elif "result" not in entry and number in located:
-                found.append(number)
-            elif "result" not in entry:
-                entry["result"] = "gone"
+            elif entry.get("result", "gone") == "gone":
+                entry.pop("result", None)
+                if number in located:
+                    found.append(number)
+                else:
+                    entry["result"] = "gone"
         self.save()
         return found
 
