@@ -24,10 +24,10 @@ import typing as _typing
 from pathlib import Path as _Path
 
 from dsmem._core import Batch, Capabilities, Descriptor, Region, Remote, Result
+from dsmem.cluster import Cluster, attach, connect
 from dsmem.context import Context
 from dsmem.errors import DsmemError
 from dsmem.memory import Reference
-from dsmem.node import Cluster, attach, connect
 from dsmem.segment import Segment
 
 if _typing.TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing_extensions import Self
 from dsmem import _core, errors
 from dsmem.memory import Memory
 from dsmem.names.base import Format
-from dsmem.node import Cluster, NamedObject
+from dsmem.objects import NamedObject, Owner
 
 __all__ = ["Deadline", "HybridClock", "Lamport", "SharedClock"]
 
@@ -69,7 +69,7 @@ class SharedClock(NamedObject):
     >>> stamp = clock.send()
     """
 
-    def __init__(self, memory: Memory, cluster: Cluster | None, name: str) -> None:
+    def __init__(self, memory: Memory, cluster: Owner | None, name: str) -> None:
         super().__init__(memory, cluster, name)
         self._cores = {hybrid: _core.ClockCore(hybrid, memory.remote) for hybrid in (False, True)}
 
@@ -78,7 +78,7 @@ class SharedClock(NamedObject):
         return _core.clock_bytes(), _core.clock_format
 
     @classmethod
-    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
+    def _open(cls, memory: Memory, cluster: Owner | None, name: str, **properties: Any) -> Self:
         return cls(memory, cluster, name)
 
 

@@ -24,7 +24,7 @@ from dsmem import _core, errors
 from dsmem.clock import HybridClock, Lamport
 from dsmem.memory import Memory
 from dsmem.names.base import Format
-from dsmem.node import Cluster, NamedObject
+from dsmem.objects import NamedObject, Owner
 
 _PICKLED, _STAMPED = 2, 3  # kinds of messages
 __all__ = ["Pickled", "Queue", "Stamped"]
@@ -117,7 +117,7 @@ class Queue(NamedObject, _core.Queue):
         return _core.queue_nbytes(**shape), lambda memory: _core.queue_format(memory, **shape)
 
     @classmethod
-    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Queue:
+    def _open(cls, memory: Memory, cluster: Owner | None, name: str, **properties: Any) -> Queue:
         queue = cls(memory.remote, memory.region, spin=properties.pop("spin", None))
         NamedObject.__init__(queue, memory, cluster, name)
         wanted, there = _shape(**properties), queue.properties

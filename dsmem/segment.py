@@ -22,7 +22,7 @@ from dsmem.clock import Deadline
 from dsmem.dtypes import describe_dtype, dtype_of, parse_dtype
 from dsmem.memory import Memory
 from dsmem.names.base import Format
-from dsmem.node import Cluster, NamedObject, remapped
+from dsmem.objects import NamedObject, Owner, remapped
 
 __all__ = ["Segment"]
 
@@ -66,7 +66,7 @@ class Segment(NamedObject, _core.SegmentCore):
     ...     table.array[:, 2] = 1.5
     """
 
-    def __init__(self, memory: Memory, cluster: Cluster | None, name: str) -> None:
+    def __init__(self, memory: Memory, cluster: Owner | None, name: str) -> None:
         NamedObject.__init__(self, memory, cluster, name)
         self._bind(memory.remote, memory.region, memory.ref.readonly, parse_dtype)
 
@@ -114,7 +114,7 @@ class Segment(NamedObject, _core.SegmentCore):
     def _open(
         cls,
         memory: Memory,
-        cluster: Cluster | None,
+        cluster: Owner | None,
         name: str,
         *,
         shape: int | tuple[int, ...] | None = None,

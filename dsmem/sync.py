@@ -18,7 +18,7 @@ from typing_extensions import Self
 from dsmem import _core, errors
 from dsmem.memory import Memory, Reference, open_or_leave
 from dsmem.names.base import Format
-from dsmem.node import Cluster, NamedObject, memory_of
+from dsmem.objects import NamedObject, Owner, memory_of
 
 __all__ = [
     "Barrier",
@@ -85,7 +85,7 @@ class _Synchronised(NamedObject):
     _kind: ClassVar[str]  # of the layout
     _checked: ClassVar[str] = ""  # the property that may be said when it is opened, too
 
-    def __init__(self, memory: Memory, cluster: Cluster | None, name: str, *arguments: Any) -> None:
+    def __init__(self, memory: Memory, cluster: Owner | None, name: str, *arguments: Any) -> None:
         self._handle.__init__(self, memory.remote, *arguments)  # type: ignore[call-arg]
         NamedObject.__init__(self, memory, cluster, name)
 
@@ -94,7 +94,7 @@ class _Synchronised(NamedObject):
         return _layout(cls._kind, _members(properties))
 
     @classmethod
-    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
+    def _open(cls, memory: Memory, cluster: Owner | None, name: str, **properties: Any) -> Self:
         if cls._checked:
             _Shape(memory.remote).expect(name, **{cls._checked: properties.get(cls._checked)})
         return cls(memory, cluster, name, properties.get("spin"))
@@ -352,7 +352,7 @@ class Condition(_Synchronised, _core.Condition):
     __exit__ = _core.Condition.__exit__
 
     def __init__(
-        self, memory: Memory, cluster: Cluster | None, name: str, lock: Lock | RLock | None, spin: float | None
+        self, memory: Memory, cluster: Owner | None, name: str, lock: Lock | RLock | None, spin: float | None
     ) -> None:
         super().__init__(memory, cluster, name, lock, spin)
         self._lock = lock
@@ -373,7 +373,7 @@ class Condition(_Synchronised, _core.Condition):
         )
 
     @classmethod
-    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
+    def _open(cls, memory: Memory, cluster: Owner | None, name: str, **properties: Any) -> Self:
         shape = _Shape(memory.remote)
         lock = properties.get("lock")
         shape.expect(name, members=properties.get("members"), waiters=properties.get("waiters"))
@@ -405,7 +405,7 @@ class Barrier(_Synchronised, _core.Barrier):
 
     _handle = _core.Barrier
 
-    def __init__(self, memory: Memory, cluster: Cluster | None, name: str, **how: Any) -> None:
+    def __init__(self, memory: Memory, cluster: Owner | None, name: str, **how: Any) -> None:
         super().__init__(memory, cluster, name, how.get("action"), how.get("timeout"), how.get("spin"))
         self._own = {what: how[what] for what in ("action", "timeout", "spin") if how.get(what) is not None}
 
@@ -423,7 +423,7 @@ class Barrier(_Synchronised, _core.Barrier):
         return _layout("barrier", _members(properties, max(_MEMBERS, parties)), parties)
 
     @classmethod
-    def _open(cls, memory: Memory, cluster: Cluster | None, name: str, **properties: Any) -> Self:
+    def _open(cls, memory: Memory, cluster: Owner | None, name: str, **properties: Any) -> Self:
         shape = _Shape(memory.remote)
         shape.expect(name, parties=properties.pop("parties", None), members=properties.pop("members", None))
         return cls(memory, cluster, name, **properties)

@@ -180,7 +180,7 @@ class Consumer:
                 return
 
 
-def main(role: str, ref: dsmem.node.Reference | None, job: Job) -> None:
+def main(role: str, ref: dsmem.Reference | None, job: Job) -> None:
     faulthandler.register(signal.SIGUSR1)
     os.sched_setaffinity(0, {job.core})
     kind = Producer if role == "producer" else Consumer
@@ -197,7 +197,7 @@ def main(role: str, ref: dsmem.node.Reference | None, job: Job) -> None:
     os._exit(0)
 
 
-def attached(ref: dsmem.node.Reference, context: dsmem.Context | None) -> dsmem.queue.Queue:
+def attached(ref: dsmem.Reference, context: dsmem.Context | None) -> dsmem.queue.Queue:
     while True:  # remotely connections break here, too
         try:
             return dsmem.attach(ref, context)

@@ -18,7 +18,8 @@ import pytest
 import dsmem
 from dsmem import errors
 from dsmem.clock import Deadline, HybridClock, Lamport
-from dsmem.names.resolve import _CLASSES, NamedObject
+from dsmem.cluster.base import _CLASSES
+from dsmem.objects import NamedObject
 from dsmem.queue import Pickled, Stamped
 
 SECRET = b"s" * 32

@@ -11,7 +11,7 @@ from remote_faults import OUTAGE, SECRET, Child, Place, persistently
 
 import dsmem
 from dsmem import errors, sync
-from dsmem.node import memory_of
+from dsmem.objects import memory_of
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,12 @@
 """Dependencies run one way.
 
 dsmem.cli → dsmem → _core → dsm.h → {objects, agent} → core → fabric.h ← fabrics, base under all; and in Python
-cli, testing → dsmem → store → {segment, queue, sync} → {context, node, cluster} → _core → errors.
+cli, testing → dsmem → {store, cluster} → {segment, queue, sync, clock} → {objects, names, context} → _core → errors.
 Everybody may include dsm.h for its types: it includes nothing but the list of errors.
 """
 
 import ast
+import graphlib
 import re
 from pathlib import Path
 
@@ -131,12 +132,13 @@ RANK = {
     "dtypes": 2,
     "context": 3,
     "memory": 3,
-    "node": 3,
     "names": 3,
+    "objects": 3,
     "segment": 4,
     "clock": 4,
     "queue": 4,
     "sync": 4,
+    "cluster": 5,
     "store": 5,
     "": 6,  # the front door: names only
     "testing": 7,
@@ -145,23 +147,21 @@ RANK = {
 }
 
 
+LAZY = re.compile(r"dsmem(?:\.\w+)+:\w+")
+
+
 def imports(module, text, package):
-    """Full names of the modules of dsmem that a text imports, inside of functions too, but not for annotations only."""
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
+    """Full names of the modules that a text imports: in functions, for annotations and as "module:name", too."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and LAZY.fullmatch(node.value):
+            yield node.value.partition(":")[0]
+        elif isinstance(node, ast.Import):
             yield from (a.name for a in node.names)
         elif isinstance(node, ast.ImportFrom):
             here = module.split(".") if package else module.split(".")[:-1]
             here = here[: len(here) - (node.level - 1)] if node.level else []
             base = ".".join([*here, *(node.module or "").split(".")]).strip(".")
-            if base == "dsmem":
-                yield from (f"dsmem.{a.name}" for a in node.names)
-            else:
-                yield base
+            yield from (f"{base}.{a.name}" for a in node.names)
 
 
 def place(name):
@@ -190,12 +190,42 @@ def python_violations(module, text, package=False):
 
 def test_imports_run_down():
     found = []
+    for module, text, package in modules():
+        found += python_violations(module, text, package)
+    assert found == []
+
+
+def modules():
+    """Module → text and whether it is a package."""
     for path in sorted((ROOT / "dsmem").rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
         package = parts[-1] == "__init__"
-        module = ".".join(parts[:-1] if package else parts)
-        found += python_violations(module, path.read_text(), package)
-    assert found == []
+        yield ".".join(parts[:-1] if package else parts), path.read_text(), package
+
+
+def circle(found):
+    """The modules of a circle of imports, or nothing."""
+    graph = {}
+    names = {module for module, _, _ in found}
+    for module, text, package in found:
+        targets = {name if name in names else name.rpartition(".")[0] for name in imports(module, text, package)}
+        graph[module] = targets & names - {module}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_imports_in_a_circle():
+    assert circle(list(modules())) == []
+
+
+def test_a_circle_is_found():
+    low = ("dsmem.a", "if TYPE_CHECKING:\n    from dsmem.b import B", False)
+    assert circle([low, ("dsmem.b", "from dsmem import a", False)])
+    assert circle([("dsmem.a", "KINDS = ['dsmem.b:B']", False), ("dsmem.b", "from dsmem.a import A", False)])
+    assert not circle([("dsmem.a", "import os", False), ("dsmem.b", "from dsmem.a import A", False)])
 
 
 def test_cython_knows_errors_and_dsm_h_only():
@@ -220,7 +250,9 @@ def test_cython_knows_errors_and_dsm_h_only():
         ("dsmem.store.pages", "from ..cli import main"),
         ("dsmem.secret", "import dsmem"),
         ("dsmem.secret", "from dsmem import Context"),
-        ("dsmem.node", "from dsmem.segment import Segment"),
+        ("dsmem.objects", "from dsmem.segment import Segment"),
+        ("dsmem.objects", "if TYPE_CHECKING:\n    from dsmem.cluster import Cluster"),
+        ("dsmem.objects", "KINDS = {'lock': 'dsmem.sync:Lock'}"),
     ],
 )
 def test_an_import_that_runs_up_is_found(module, text):

@@ -13,7 +13,7 @@ from forked import SECONDS, in_child, keeping, raises
 import dsmem
 from dsmem import _core, errors
 from dsmem.clock import Lamport
-from dsmem.names.resolve import _CLASSES
+from dsmem.cluster.base import _CLASSES
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 
 import dsmem
 from dsmem import errors
-from dsmem.node import memory_of
+from dsmem.objects import memory_of
 
 SECRET = bytes(range(16))
 FABRIC = "fault+shm"  # remote, also between contexts of one host

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 import dsmem
-from dsmem import errors, node
+from dsmem import errors, objects
 from dsmem.clock import Lamport
+from dsmem.cluster.base import _CLASSES
 from dsmem.names import local
-from dsmem.names.resolve import _CLASSES
 
 ID = 0x1122334455667788
 LAYOUT = 2
@@ -145,7 +145,7 @@ def test_a_reference_never_reaches_the_next_of_its_name(cluster):
     cluster.unlink("a")
     memory.close()
     with cluster.make("a", "lock", layout(number=2), create=True), pytest.raises(errors.StaleDescriptorError):
-        node.memory_of(ref)
+        objects.memory_of(ref)
 
 
 def test_a_maker_that_fails_leaves_nothing(cluster):
@@ -173,7 +173,7 @@ def test_read_only(here):
         assert reader.remote.access == "r" and reader.view.readonly and not memory.view.readonly
         with pytest.raises(errors.AccessDeniedError):
             reader.remote.write(64, b"x")
-        with node.memory_of(pickle.loads(pickle.dumps(reader.ref))) as again:
+        with objects.memory_of(pickle.loads(pickle.dumps(reader.ref))) as again:
             assert again.remote.access == "r"
 
 

@@ -13,8 +13,8 @@ import pytest
 
 import dsmem
 from dsmem import _core, errors
+from dsmem.cluster import Cluster
 from dsmem.names import local
-from dsmem.node import Cluster
 
 ROWS, MORE = 600, 3000  # one page of data, and several
 TRACEME, RUN_TO_SYSCALL, SET_OPTIONS = 0, 24, 0x4200

@@ -1,34 +1,13 @@
-"""Clusters: where objects have names, and how they are found again.
-
-``dsmem.connect()`` without an argument is the cluster "default" of this user on this host: no server, no configuration.
-``dsmem.connect(context=ctx)`` hosts objects in memory of a context, which other hosts reach by their references.
-"""
+"""The objects of a cluster: one method makes or finds each kind."""
 
 from __future__ import annotations
 
-import builtins
-import itertools
-import os
-import time
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from typing_extensions import Self
-
-from dsmem import _core, errors
-from dsmem.memory import Memory, Opened, open_or_leave
-from dsmem.names.base import Format, Lifetime, NameInfo, Names, check_name
-from dsmem.names.hosted import HostedNames
-from dsmem.names.local import LocalNames, user_number
-from dsmem.names.resolve import (
-    NamedObject,
-    attach,
-    class_of,
-    memory_of,
-    quiet_after,
-    remapped,
-)
+from dsmem import _core
+from dsmem.cluster.base import ClusterBase, class_of
+from dsmem.names.base import Lifetime
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
@@ -38,17 +17,8 @@ if TYPE_CHECKING:
     from dsmem.queue import Queue
     from dsmem.segment import Segment
 
-__all__ = ["Cluster", "NamedObject", "attach", "connect", "memory_of", "remapped"]
 
-
-def _laid_out(layout: Callable[[], tuple[int, Format]]) -> tuple[int, Format]:
-    found = layout()
-    if not isinstance(found, tuple) or len(found) != 2:
-        raise errors.ArgumentTypeError(f"layout={layout!r:.80} returned {found!r:.80}; return bytes and a function")
-    return found
-
-
-class Cluster:
+class Cluster(ClusterBase):
     """A set of named objects: its methods make and find them. :func:`dsmem.connect` opens one.
 
     All factory methods have these parameters:
@@ -89,113 +59,6 @@ class Cluster:
     ...     table = cluster.segment("table", (1000, 4), "f8", create=None)
     ...     lock = cluster.lock("table.lock", create=None)
     """
-
-    def __new__(cls, *args: Any) -> Self:
-        """Say what is to be called instead."""
-        if len(args) != 2 or not hasattr(args[0], "infos"):
-            raise errors.ArgumentTypeError("Cluster can't be constructed; use dsmem.connect(...)")
-        return super().__new__(cls)
-
-    def __init__(self, names: Names, name: str) -> None:
-        self._names = names
-        self._name = name
-        self._closed = False
-        self._children: weakref.WeakValueDictionary[int, NamedObject] = weakref.WeakValueDictionary()
-        self._numbers = itertools.count()
-
-    @property
-    def name(self) -> str:
-        """The cluster's name."""
-        return self._name
-
-    @property
-    def closed(self) -> bool:
-        """Whether the cluster was closed."""
-        return self._closed
-
-    def list(self) -> builtins.list[NameInfo]:
-        """All names of the cluster.
-
-        Returns
-        -------
-        list of NameInfo
-            name, kind, nbytes, owner, created and lifetime of each, sorted by name.
-        """
-        return self._open_names().infos()
-
-    def unlink(self, name: str) -> None:
-        """Remove a name. Processes that are attached keep access; the memory is freed when the last of them closes it.
-
-        Parameters
-        ----------
-        name : str
-            Of whatever kind of object.
-
-        Raises
-        ------
-        NameNotFoundError
-            There is no such name.
-        AccessDeniedError
-            Another user owns the cluster.
-        """
-        self._open_names().unlink(name)
-
-    def gc(self) -> builtins.list[str]:
-        """Remove the names with ``lifetime="creator"`` whose creators are dead.
-
-        Returns
-        -------
-        list of str
-            The names that were removed.
-        """
-        return self._open_names().gc()
-
-    def close(self) -> None:
-        """Close the cluster and the objects that were opened through it. Closing twice has no effect.
-
-        Names that were made through it with ``lifetime="creator"``, and all names of a hosted cluster, are removed.
-
-        Raises
-        ------
-        BusyError
-            An object has views, or calls are under way in other threads. The other objects are closed. Close the
-            cluster again later.
-        """
-        self._close(lambda child: child.close())
-
-    def _adopt(self, child: NamedObject) -> None:
-        """It is closed with the cluster, before those that were opened before it: an object may stand on an older."""
-        self._children[next(self._numbers)] = child
-
-    def _close(self, leave: Callable[[NamedObject], None]) -> None:
-        failed: errors.DsmemError | None = None
-        for child in reversed(builtins.list(self._children.values())):
-            try:
-                leave(child)
-            except errors.DsmemError as error:
-                failed = failed or error
-        if failed is not None:
-            raise failed
-        if not self._closed:
-            self._names.close()
-            self._closed = True
-
-    def __enter__(self) -> Self:
-        self._open_names()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        with quiet_after(error[0] if error else None):
-            self._close(lambda child: child._leave())
-
-    def __reduce__(self) -> Any:
-        text = "a cluster can't be pickled or copied: its close() ends names and objects that are this one's"
-        raise errors.ArgumentTypeError(f"{text}; call dsmem.connect({self._name!r}) there, or pass an object's .ref")
-
-    def __repr__(self) -> str:
-        return f"<Cluster {self._name!r} in {self._names}{' closed' if self._closed else ''}>"
-
-    # -- objects --
 
     def queue(
         self,
@@ -527,112 +390,6 @@ class Cluster:
         made: sync.Once = self._object("once", name, options, create=create, mode=mode, lifetime=lifetime, wait=timeout)
         return made
 
-    # -- what classes of objects build on --
-
-    def _open_names(self) -> Names:
-        if self._closed:
-            raise errors.ClosedError(f"cluster {self._name!r}")
-        return self._names
-
-    def make(
-        self,
-        name: str,
-        kind: str,
-        layout: Callable[[], tuple[int, Format]],
-        *,
-        create: bool | None,
-        mode: int | None = None,
-        readonly: bool = False,
-        lifetime: Lifetime = "name",
-    ) -> Memory:
-        """Memory of an object by its name, for classes that implement a kind of object.
-
-        Parameters
-        ----------
-        name, create, mode, lifetime
-            As of :class:`Cluster`.
-        kind : str
-            Kind of object: another one under this name is a MismatchError.
-        layout : callable
-            Called if the object is made. Returns the number of bytes, and a function that writes the object, including
-            its header, into a zeroed writable memoryview of them. It is called before the object has its name.
-        readonly : bool
-            Attach without the right to change anything.
-
-        Returns
-        -------
-        Memory
-            Of the object, attached or made.
-
-        Raises
-        ------
-        ArgumentTypeError
-            ``layout`` can't be called, or returned something else.
-        """
-        if not callable(layout):
-            raise errors.ArgumentTypeError(f"layout={layout!r:.80} can't be called; pass a function")
-        return self._open(name, kind, layout, lambda memory: memory, create, mode, readonly, lifetime)
-
-    def _open(
-        self,
-        name: str,
-        kind: str,
-        layout: Callable[[], tuple[int, Format]],
-        open_: Callable[[Memory], Opened],
-        create: bool | None,
-        mode: int | None = None,
-        readonly: bool = False,
-        lifetime: Lifetime = "name",
-        wait: float | None = None,
-    ) -> Opened:
-        wait = _core.seconds(wait, "timeout")
-        if wait is not None and create is not False:
-            raise errors.InvalidArgumentError(f"timeout={wait!r}: only create=False waits for a name")
-        end, pause = time.monotonic() + (wait or 0), 1e-3
-        names, name = self._open_names(), check_name(name)
-        readonly = _core.as_bool(readonly, "readonly")
-        if not isinstance(lifetime, str) or lifetime not in ("name", "creator"):
-            raise errors.InvalidArgumentError(f"lifetime={lifetime!r}: 'name' or 'creator'")
-        if create is not None and not isinstance(create, bool):
-            raise errors.InvalidArgumentError(f"create={create!r}: True, False or None")
-        if create and readonly:
-            raise errors.InvalidArgumentError("readonly=True: who makes an object can't be kept from writing it")
-        while True:
-            if not create:
-                try:
-                    found = names.attach(name, kind, readonly)
-                except errors.NameNotFoundError:
-                    if create is not False and not readonly:
-                        pass  # to be made
-                    elif time.monotonic() >= end:
-                        raise
-                    else:
-                        time.sleep(min(pause, max(0.0, end - time.monotonic())))
-                        pause = min(2 * pause, 0.02)
-                        continue
-                else:
-                    return open_or_leave(open_, found)
-            try:
-                return names.make(name, kind, *_laid_out(layout), mode, lifetime, open_)
-            except errors.NameExistsError:
-                if create:
-                    raise  # otherwise another process was quicker, and may be gone again
-
-    def _object(self, kind: str, name: str, properties: dict[str, Any], **how: Any) -> Any:
-        name = check_name(name)
-        cls = class_of(kind)
-        for what in ("spin", "timeout"):
-            _core.seconds(properties.get(what), what)
-        return self._open(
-            name,
-            kind,
-            lambda: cls._layout(**properties),
-            lambda memory: cls._open(memory, self, name, **dict(properties)),
-            **how,
-        )
-
-    # -- objects --
-
     def segment(
         self,
         name: str,
@@ -726,54 +483,3 @@ class Cluster:
         """
         clock: SharedClock = self._object("clock", name, {}, create=create, mode=mode, lifetime=lifetime, wait=timeout)
         return clock
-
-
-def connect(
-    cluster: str = "default",
-    *,
-    context: _core.Context | None = None,
-    mode: int | None = None,
-    group: int | str | None = None,
-    owner: int | str | None = None,
-) -> Cluster:
-    """Open a cluster: by default this user's on this host.
-
-    Parameters
-    ----------
-    cluster : str
-        Name of the cluster. Each cluster has its own names.
-    context : Context, optional
-        Host objects in memory of this context: their names live in this process, and others attach by reference.
-    mode : int, optional
-        File mode of names that are made, such as 0o660 or 0o640; 0o600 in a new cluster.
-    group : int or str, optional
-        Group that has the group's rights of ``mode``; by default the process's own.
-    owner : int or str, optional
-        The user who owns the cluster and has opened it to others with ``mode``; by default the process's own.
-
-    Returns
-    -------
-    Cluster
-
-    Raises
-    ------
-    InvalidNameError, InvalidArgumentError
-        Not a name; a mode with which nothing can be used; no such user or group; arguments that exclude each other.
-    NameNotFoundError, AccessDeniedError
-        The other user has no such cluster, or has not opened it to this one.
-
-    Examples
-    --------
-    >>> with dsmem.connect("training", mode=0o660, group="ml") as cluster:
-    ...     cluster.queue("batches", producers="many", create=None)
-    """
-    cluster = check_name(cluster)
-    if context is not None:
-        if not isinstance(context, _core.Context):
-            raise errors.InvalidArgumentError(f"context={context!r} is no dsmem.Context")
-        if mode is not None or group is not None or owner is not None:
-            raise errors.InvalidArgumentError("mode, group and owner are of clusters of this host, not of a context")
-        return Cluster(HostedNames(context), cluster)
-    names = LocalNames(cluster, os.geteuid() if owner is None else user_number(owner), mode, group)
-    names.gc()
-    return Cluster(names, cluster)

@@ -1,49 +1,28 @@
-"""What has a name: the base of its classes, and how an object is reached by its reference."""
+"""What has a name: the base of its classes, and the memory behind a reference."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from typing_extensions import Self
 
 from dsmem import _core, errors, leaving
 from dsmem.context import open_contexts
 from dsmem.memory import Memory, Reference, adopt, open_or_leave
+from dsmem.names.base import Names
 from dsmem.names.local import LocalNames
-
-if TYPE_CHECKING:
-    from dsmem.node import Cluster
-
-# Where the class of each kind is; imported when the first such object is made or attached.
-_CLASSES = {
-    "segment": "dsmem.segment:Segment",
-    "queue": "dsmem.queue:Queue",
-    "lock": "dsmem.sync:Lock",
-    "rwlock": "dsmem.sync:RWLock",
-    "semaphore": "dsmem.sync:Semaphore",
-    "counting_semaphore": "dsmem.sync:CountingSemaphore",
-    "event": "dsmem.sync:Event",
-    "condition": "dsmem.sync:Condition",
-    "barrier": "dsmem.sync:Barrier",
-    "once": "dsmem.sync:Once",
-    "spinlock": "dsmem.sync:SpinLock",
-    "rlock": "dsmem.sync:RLock",
-    "clock": "dsmem.clock:SharedClock",
-}
 
 _LEAVING = (_core.Queue, _core.SyncHandle, _core.SegmentCore)  # those that have something to give back
 
 
-def class_of(kind: str) -> Any:
-    """The class of the objects of a kind; InvalidArgumentError where there is no such kind."""
-    try:
-        module, _, name = _CLASSES[kind].partition(":")
-    except KeyError:
-        raise errors.InvalidArgumentError(f"kind {kind!r}: there are {', '.join(_CLASSES)}") from None
-    return getattr(importlib.import_module(module), name)
+class Owner(Protocol):
+    """What an object asks of the cluster that it was opened through."""
+
+    def _adopt(self, child: NamedObject) -> None: ...
+
+    def _open_names(self) -> Names: ...
 
 
 class NamedObject:
@@ -81,7 +60,7 @@ class NamedObject:
         made: Self = make(cls) if make is object.__new__ else make(cls, *args, **named)
         return made
 
-    def __init__(self, memory: Memory, cluster: Cluster | None, name: str) -> None:
+    def __init__(self, memory: Memory, cluster: Owner | None, name: str) -> None:
         self._memory = memory
         self._cluster = cluster
         self._name = name
@@ -137,8 +116,14 @@ class NamedObject:
             raise errors.InvalidArgumentError(f"{self._name!r} lives in another process, which alone can unlink it")
         LocalNames(ref.cluster, ref.owner).unlink(ref.name, ref.id)
 
+    @classmethod
+    def _attach(cls, ref: Reference, context: _core.Context | None = None) -> Self:
+        kind: Any = cls  # each class has its own properties in _open
+        opened: Self = open_or_leave(lambda memory: kind._open(memory, None, ref.name), memory_of(ref, context))
+        return opened
+
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return attach, (self.ref,)
+        return type(self)._attach, (self.ref,)
 
     def __enter__(self) -> Self:
         if self.closed:
@@ -162,45 +147,8 @@ def quiet_after(kind: object) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext() if kind is None else contextlib.suppress(errors.DsmemError)
 
 
-def attach(ref: Reference, context: _core.Context | None = None) -> Any:
-    """Attach to an object by its reference.
-
-    Parameters
-    ----------
-    ref : Reference
-        The object's ``ref``, from another process or another host.
-    context : Context, optional
-        For an object in memory of another process's context: one of the same fabric. By default the only one that is
-        open in this process.
-
-    Returns
-    -------
-    Segment, Queue, Lock and so on
-        By the reference's ``kind``.
-
-    Raises
-    ------
-    NameNotFoundError, StaleDescriptorError
-        The object has been unlinked or closed.
-    InvalidArgumentError
-        Not a reference; or a context is needed, and there is none or more than one.
-    PeerDeadError, AuthenticationError, FencedError, TimeoutError
-        As of :meth:`dsmem.Context.attach`.
-
-    Examples
-    --------
-    >>> table = dsmem.attach(pickle.loads(received))
-    """
-    if not isinstance(ref, Reference):
-        raise errors.InvalidArgumentError(
-            f"{ref!r} is no reference: an object's ref is one; names are found by dsmem.connect()"
-        )
-    cls = class_of(ref.kind)
-    return open_or_leave(lambda memory: cls._open(memory, None, ref.name), memory_of(ref, context))
-
-
 def memory_of(ref: Reference, context: _core.Context | None = None) -> Memory:
-    """The memory behind a reference; parameters and errors as of :func:`attach`."""
+    """The memory behind a reference; parameters and errors as of :func:`dsmem.attach`."""
     if ref.cluster:
         return LocalNames(ref.cluster, ref.owner).attach_reference(ref)
     way = context if context is not None else _only_context(ref)

@@ -1,0 +1,101 @@
+"""The ways to a cluster, and to an object by its reference."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from dsmem import _core, errors
+from dsmem.cluster.base import class_of
+from dsmem.cluster.factories import Cluster
+from dsmem.memory import Reference
+from dsmem.names.base import check_name
+from dsmem.names.hosted import HostedNames
+from dsmem.names.local import LocalNames, user_number
+
+
+def connect(
+    cluster: str = "default",
+    *,
+    context: _core.Context | None = None,
+    mode: int | None = None,
+    group: int | str | None = None,
+    owner: int | str | None = None,
+) -> Cluster:
+    """Open a cluster: by default this user's on this host.
+
+    Parameters
+    ----------
+    cluster : str
+        Name of the cluster. Each cluster has its own names.
+    context : Context, optional
+        Host objects in memory of this context: their names live in this process, and others attach by reference.
+    mode : int, optional
+        File mode of names that are made, such as 0o660 or 0o640; 0o600 in a new cluster.
+    group : int or str, optional
+        Group that has the group's rights of ``mode``; by default the process's own.
+    owner : int or str, optional
+        The user who owns the cluster and has opened it to others with ``mode``; by default the process's own.
+
+    Returns
+    -------
+    Cluster
+
+    Raises
+    ------
+    InvalidNameError, InvalidArgumentError
+        Not a name; a mode with which nothing can be used; no such user or group; arguments that exclude each other.
+    NameNotFoundError, AccessDeniedError
+        The other user has no such cluster, or has not opened it to this one.
+
+    Examples
+    --------
+    >>> with dsmem.connect("training", mode=0o660, group="ml") as cluster:
+    ...     cluster.queue("batches", producers="many", create=None)
+    """
+    cluster = check_name(cluster)
+    if context is not None:
+        if not isinstance(context, _core.Context):
+            raise errors.InvalidArgumentError(f"context={context!r} is no dsmem.Context")
+        if mode is not None or group is not None or owner is not None:
+            raise errors.InvalidArgumentError("mode, group and owner are of clusters of this host, not of a context")
+        return Cluster(HostedNames(context), cluster)
+    names = LocalNames(cluster, os.geteuid() if owner is None else user_number(owner), mode, group)
+    names.gc()
+    return Cluster(names, cluster)
+
+
+def attach(ref: Reference, context: _core.Context | None = None) -> Any:
+    """Attach to an object by its reference.
+
+    Parameters
+    ----------
+    ref : Reference
+        The object's ``ref``, from another process or another host.
+    context : Context, optional
+        For an object in memory of another process's context: one of the same fabric. By default the only one that is
+        open in this process.
+
+    Returns
+    -------
+    Segment, Queue, Lock and so on
+        By the reference's ``kind``.
+
+    Raises
+    ------
+    NameNotFoundError, StaleDescriptorError
+        The object has been unlinked or closed.
+    InvalidArgumentError
+        Not a reference; or a context is needed, and there is none or more than one.
+    PeerDeadError, AuthenticationError, FencedError, TimeoutError
+        As of :meth:`dsmem.Context.attach`.
+
+    Examples
+    --------
+    >>> table = dsmem.attach(pickle.loads(received))
+    """
+    if not isinstance(ref, Reference):
+        raise errors.InvalidArgumentError(
+            f"{ref!r} is no reference: an object's ref is one; names are found by dsmem.connect()"
+        )
+    return class_of(ref.kind)._attach(ref, context)
