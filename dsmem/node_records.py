@@ -36,7 +36,7 @@ def register(name: str) -> Path:
     """
     path = FOLDER / f"dsmem-{os.getpid()}-{_core.identity():016x}-{name}"
     if not _NAME.fullmatch(path.name):
-        raise ValueError(f"not a name for a leftover: {name!r}")
+        raise ValueError(f"not a name for a record: {name!r}")
     return path
 
 

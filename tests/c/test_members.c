@@ -601,7 +601,7 @@ static void asked_in_children(void)
     CHECK(!dsm_remote_close(first) && !dsm_remote_close(second));
 }
 
-static void scribbles(void)
+static void overwrites(void)
 {
     dsm_lock *l, *second;
     uint64_t old = 0;
@@ -643,7 +643,7 @@ int main(void)
     deaths_of_claimers();
     slow_sweeper();
     asked_in_children();
-    scribbles();
+    overwrites();
     puts("ok");
     return 0;
 }

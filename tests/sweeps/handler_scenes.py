@@ -76,7 +76,7 @@ HELD: dict[str, Callable[[Any], Any]] = {
     "Once": lambda o: o.begin(),
     "Segment": writer,
 }
-FOR_EVER = {"with", "call"}  # what takes no limit, and would wait for that
+FOREVER = {"with", "call"}  # what takes no limit, and would wait for that
 GIVEN_BACK = {
     "acquire": "release",
     "acquire_read": "release_read",
@@ -224,7 +224,7 @@ def pairs(where: str, cls: str) -> Iterator[Scene]:
     names = [name for name in ROWS[cls] if name != "unlink"]
     held = where == "local" and cls in HELD
     for before in range(1 if held else 1 + len(BEFORE.get(cls, []))):
-        can = [name for name in names if not (name in FOR_EVER and (held or (cls == "Lock" and before)))]
+        can = [name for name in names if not (name in FOREVER and (held or (cls == "Lock" and before)))]
         for interrupted, called in itertools.product(can, can):
             if not waits_for_task(cls, interrupted, called):
                 yield Scene(where, cls, before, interrupted, called)
@@ -232,7 +232,7 @@ def pairs(where: str, cls: str) -> Iterator[Scene]:
 
 def waits_for_task(cls: str, interrupted: str, called: str) -> bool:
     """A handler that runs a loop, or waits for what a task gets that runs in its thread, waits for its own thread."""
-    waits = called in FOR_EVER or (cls == "Condition" and called.startswith("wait"))
+    waits = called in FOREVER or (cls == "Condition" and called.startswith("wait"))
     return "async" in called or ("async" in interrupted and waits)
 
 

@@ -178,7 +178,7 @@ def test_slots_of_the_dead_are_used_again(local):
             assert condition.wait(0) is False
 
 
-def test_the_news_of_a_dead_notifier(local):
+def test_owner_died_of_a_dead_notifier(local):
     condition = local.make("condition", waiters=8)
     (waiter,) = waiters(local, condition, 1)
     notifier = local.actor(condition)

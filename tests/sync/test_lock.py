@@ -123,7 +123,7 @@ def test_close(world, kind):
         other.release()
 
 
-def test_a_handle_that_is_dropped_leaves_the_news(world, kind):
+def test_a_handle_that_is_dropped_leaves_owner_died(world, kind):
     lock = world.make(kind)
     other = dsmem.attach(lock.ref, world.context)
     memory = other._memory
@@ -192,7 +192,7 @@ def test_a_reader_has_no_lock(local):
     ("offset", "value"),
     [(0, 0), (16, 1 << 40), (16, 64), (64, 0), (64, 0xFFFFFFFF), (64, 200), (68, 7)],
 )
-def test_scribbled_headers(local, offset, value):
+def test_overwritten_headers(local, offset, value):
     lock = local.cluster.lock("it", members=4, create=True)
     lock._memory.remote.write(offset, struct.pack("<I" if offset in (64, 68) else "<Q", value))
     with pytest.raises((errors.CorruptError, errors.VersionError)):
@@ -208,7 +208,7 @@ def test_scribbled_headers(local, offset, value):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_scribbled_words_crash_nobody(local, seed):
+def test_overwritten_words_crash_nobody(local, seed):
     rng = np.random.default_rng(seed)
     lock = local.make("lock", members=4)
     lock._memory.remote.write(128, rng.bytes(128 + 32))
@@ -285,7 +285,7 @@ def test_a_holder_is_killed(local, kind):
     lock.release()
 
 
-def test_the_news_is_not_lost_with_the_entry(local):
+def test_owner_died_is_not_lost_with_the_entry(local):
     lock = local.make("lock", members=2)
     holder = local.actor(lock)
     holder.call("obj.acquire()")

@@ -164,7 +164,7 @@ def test_a_writer_is_killed(local):
         assert not rw.recovered and rw.token == 3
 
 
-def test_a_writer_that_gives_up_keeps_the_news(local):
+def test_a_writer_that_gives_up_keeps_owner_died(local):
     rw = local.make("rwlock")
     victim, reader = local.actor(rw), local.again(rw)
     victim.call("obj.acquire_write()")

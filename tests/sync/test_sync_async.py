@@ -387,7 +387,7 @@ def test_a_dead_holders_lock_goes_to_a_task(local):
     asyncio.run(run())
 
 
-def test_the_news_survives_a_cancelled_task(local):
+def test_owner_died_survives_a_cancelled_task(local):
     """What a dead holder left is told to who uses the lock first, not to a task that was cancelled with it."""
     lock = local.make("lock")
     holder = local.actor(lock)

@@ -31,7 +31,7 @@ def _has_verbs():
 
 @pytest.fixture(autouse=True)
 def own_world(monkeypatch, tmp_path):
-    """A secret and leftovers of its own."""
+    """A secret and records of nodes of its own."""
     for name in ("DSMEM_SECRET", "DSMEM_SECRET_FILE", "DSMEM_LIBIBVERBS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))

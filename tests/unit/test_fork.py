@@ -332,7 +332,7 @@ def test_a_lock_of_a_killed_child_is_taken_over(here):
     lock.release()
 
 
-def test_a_rlock_counts_anew(here):
+def test_a_rlock_counts_from_the_start(here):
     lock = here.rlock("lock", create=True)
 
     def twice():

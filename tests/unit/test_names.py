@@ -281,7 +281,7 @@ def test_many_that_want_one_name(here, name):
     assert {i.lifetime for i in here.list()} == {"creator"} and len(here.list()) == 20
 
 
-def test_a_stopped_holder_of_the_folder_is_not_waited_for_for_ever(here, name, monkeypatch):
+def test_a_stopped_holder_of_the_folder_is_not_waited_for_forever(here, name, monkeypatch):
     import fcntl
 
     monkeypatch.setattr(local, "_LOCK_SECONDS", 0.05)

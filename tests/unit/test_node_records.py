@@ -40,7 +40,7 @@ def maker(folder):
         process.kill()
 
 
-def test_a_killed_owner_leaves_nothing_for_ever(maker):
+def test_a_killed_owner_leaves_nothing_forever(maker):
     assert node_records.scan() == [(maker.record, True)]
     assert node_records.sweep() == []
     assert node_records.read_record(maker.record) == {

@@ -743,7 +743,7 @@ def test_no_dtypes(text):
         parse_dtype(text)
 
 
-def test_rows_that_are_scribbled_while_it_is_used(here, cluster_name):
+def test_rows_that_are_overwritten_while_it_is_used(here, cluster_name):
     with here.segment("a", 4, "i8", create=True) as s, here.segment("a") as other:
         other._memory.remote.write(256, (1 << 60).to_bytes(8, "little"))
         with pytest.raises(errors.CorruptError):

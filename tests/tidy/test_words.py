@@ -1,0 +1,46 @@
+"""Sources and documents use the field's terms: words that only this project once used do not come back."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OURS = {
+    "afar": "remote, remotely",
+    "nearby": "local, on this host",
+    "bells?": "eventcount",
+    "anew": "again",
+    "for ever": "forever",
+    "mend(?:s|ed|ing)?": "fix",
+    "nudg(?:e|es|ed|ing)": "wake",
+    "the news": "owner_died, recovered",
+    "scribbl(?:e|es|ed|er|ing)": "overwrite, corrupt",
+    "leftovers?": "what is stale",
+}
+WORD = re.compile(rf"\b(?:{'|'.join(OURS)})\b", re.I)
+FOLDERS = ("csrc", "dsmem", "docs", "ci", "bench", "examples", "tests")
+SUFFIXES = {".c", ".h", ".def", ".py", ".pyi", ".pyx", ".pxd", ".pxi", ".pml", ".md", ".rst", ".sh", ""}
+
+
+def found(text):
+    return [match[0] for match in WORD.finditer(text.replace("_", " "))]
+
+
+def files():
+    yield from ROOT.glob("*.md")
+    for folder in FOLDERS:
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in SUFFIXES and path.is_file() and path != Path(__file__) and "__pycache__" not in path.parts:
+                yield path
+
+
+def test_the_fields_terms():
+    wrong = {str(p.relative_to(ROOT)): sorted(set(found(p.read_text()))) for p in files()}
+    assert {name: words for name, words in wrong.items() if words} == {}
+
+
+@pytest.mark.parametrize("text", ["a lock from afar", "/* rings the bell */", "test_a_mended_lock", "looks anew"])
+def test_a_word_of_ours_is_found(text):
+    assert found(text)
+    assert not found("recommend a remote lock; label, doorbell_first")
