@@ -2,28 +2,29 @@
  * dsm.h: the public interface of the core.
  *
  * Every function returns 0 (or a count where it says so) or -DSM_E… (base/err.def). After a failure dsm_last_error()
- * gives the calling thread the errno, the completion status and a sentence of detail.
+ * gives the errno, the completion status and a sentence of detail for the calling thread.
  *
- * THREADS. Every function may be called from any thread, except that an object must not be used during or after the
- * call that closes it, and a dsm_op belongs to the core between submit and its completion.
+ * THREADS. Every function may be called from any thread, with two exceptions: an object must not be used during or
+ * after the call that closes it, and a dsm_op belongs to the core between its submission and its completion.
  *
- * FORK. A child of fork() gets -DSM_EFORK from everything but the close functions, which then only forget.
+ * FORK. In a child of fork() every function fails with -DSM_EFORK on objects that were made before the fork. The close
+ * functions do not fail: they only discard the handle.
  *
- * COMPLETION, that is what is true when an op has status 0:
- *   READ      the bytes are in the local buffer. Larger than 8 aligned bytes, they may mix old and new.
- *   WRITE     shm: every process of the host sees it.
- *             verbs: the remote NIC has acknowledged it. A later op on the same connection sees it; whether the owner's
- *             CPU already does is up to the hardware.
- *   ATOMIC    the update has taken effect, once, and 'result' holds the value before it.
- * An op with a status other than 0 may have taken effect, unless the status comes from the checks that run before
- * anything is posted: EINVAL EBOUNDS EACCESS EALIGN ECLOSED EFORK (and ESTALE, EPEER when found then).
+ * COMPLETION. When an op has status 0, this is true:
+ *   READ      The bytes are in the local buffer. If they are more than 8 aligned bytes, they may mix old and new.
+ *   WRITE     shm: every process of the host sees the bytes.
+ *             verbs: the remote NIC has acknowledged the bytes. A later op on the same connection sees them; whether
+ *             the owner's CPU already does depends on the hardware.
+ *   ATOMIC    The update has taken effect exactly once, and 'result' holds the value before it.
+ * An op with any other status may have taken effect, unless the status comes from the checks that run before anything
+ * is posted: EINVAL EBOUNDS EACCESS EALIGN ECLOSED EFORK (and ESTALE, EPEER when those checks find them).
  *
- * ORDER. Ops of one batch to one peer: WRITE after WRITE and ATOMIC after WRITE take effect in order. Whatever depends
- * on a READ or an ATOMIC before it in the batch needs DSM_OP_FENCE. Between peers there is no order.
+ * ORDER. Within the ops of one batch to one peer, WRITE after WRITE and ATOMIC after WRITE take effect in order. An op
+ * that depends on a READ or an ATOMIC before it in the batch needs DSM_OP_FENCE. Between peers there is no order.
  *
- * ATOMICITY. A word that is updated with fetch_add or compare_swap is to be changed by them only, by its owner too (the
- * owner attaches to its own region): NIC and CPU atomics do not exclude each other, and a failing compare-swap may
- * store.
+ * ATOMICITY. A word that is updated with fetch_add or compare_swap must be changed by these ops only. This includes its
+ * owner, which attaches to its own region for that purpose. NIC and CPU atomics do not exclude each other, and a
+ * compare-swap that fails may store.
  */
 #ifndef DSM_H
 #define DSM_H

@@ -1,4 +1,4 @@
-/* Contexts: a device, an agent, and what was made with them. The contract of all of them stands in dsm.h. */
+/* Contexts: a device, an agent, and what was made with them. dsm.h has the contract that all functions share. */
 #ifndef DSM_DSM_CONTEXT_H
 #define DSM_DSM_CONTEXT_H
 
@@ -14,24 +14,24 @@ typedef struct dsm_ctx dsm_ctx;
 
 typedef struct {
     const char *fabric;      /* "shm" or "verbs" */
-    const char *device;      /* NULL or "": the first that has an active port */
+    const char *device;      /* NULL or "": the first with an active port */
     int port;                /* 0: the first active */
     int gid_index;           /* -1: RoCE v2 with an IPv4 address first */
     int mtu;                 /* bytes; 0: the port's active one */
-    const char *listen;      /* agent's TCP address, host or host:port; NULL: what the fabric needs */
+    const char *listen;      /* the agent's TCP address, host or host:port; NULL: what the fabric needs */
     const void *secret;      /* shared secret, any bytes */
     size_t secret_len;       /* at least 16 */
-    int64_t peer_timeout_ns; /* a silent peer is an error after about this; 0: the default, 2 s */
+    int64_t peer_timeout_ns; /* a peer that is silent for about this long is an error; 0: the default, 2 s */
     int64_t spin_ns;         /* how long to poll before sleeping; <0: the default, 50 us (0 on a one-core host) */
     int depth;               /* send queue depth; 0: the default, 128 */
-    int service_level;       /* verbs: of what is sent, 0 … 15 */
-    int traffic_class; /* verbs: likewise, 0 … 255; lies in the global header, which is sent where it is not 0 */
+    int service_level;       /* verbs: service level of what is sent, 0 … 15 */
+    int traffic_class; /* verbs: likewise, 0 … 255; a field of the global header, which is sent if this is not 0 */
     const char *fault; /* NULL, or a fault plan (fabric/fault/fault.h) */
 } dsm_options;
 
 typedef struct {
     uint32_t local_memory;     /* 1: attached memory is mapped and ops complete when posted */
-    uint32_t register_private; /* 1: memory of the caller's own can be registered */
+    uint32_t register_private; /* 1: private memory of the caller can be registered */
     uint32_t atomic_domain;    /* 0: CPU, 1: this NIC only, 2: NIC and CPU (IBV_ATOMIC_GLOB), 3: no atomics */
     uint32_t max_inline;
     uint32_t max_reads; /* outstanding reads and atomics per connection */
@@ -48,34 +48,36 @@ typedef struct {
 
 void dsm_options_init(dsm_options *o);
 int dsm_open(const dsm_options *o, dsm_ctx **out);
-/* Idle connections are drained and closed. Regions and remotes should be closed before: afterwards they are good for
- * nothing but that, and what the context has is freed with the last of them. */
+/* Drains and closes idle connections. Close the regions and remotes first: after this call they can only be closed, and
+ * the context's memory is freed when the last of them is closed. */
 void dsm_close(dsm_ctx *c);
 void dsm_capabilities(const dsm_ctx *c, dsm_caps *out);
 void dsm_node_id(const dsm_ctx *c, uint8_t id[DSM_NODE_ID]);
 /* The agent's address as text: "unix:@name" or "tcp:host:port". */
 const char *dsm_agent_address(const dsm_ctx *c);
-/* Cut a node off: its connections move to the error state and new ones are refused; done when it returns. On shm the
- * node loses its connection but memory it has already mapped stays mapped (UNSUPPORTED is returned, after cutting). */
+/* Fences a node: its connections move to the error state and new ones are refused. Both are done when the call returns.
+ * On shm the node loses its connection, but memory that it has already mapped stays mapped (the call returns
+ * EUNSUPPORTED after it has closed the connection). */
 int dsm_fence(dsm_ctx *c, const uint8_t node[DSM_NODE_ID]);
-/* Counters: how often the core entered the fabric. For tests and benches. */
+/* Counters of the core's calls into the fabric, for tests and benchmarks. */
 typedef struct {
     uint64_t posts, doorbells, signalled, wakeups, connects, rejected;
 } dsm_stats;
 void dsm_get_stats(const dsm_ctx *c, dsm_stats *out);
 
-/* Whether the context was made before a fork, in the parent. */
+/* Whether the context was made before a fork, in the parent of this process. */
 int dsm_forked(const dsm_ctx *c);
-/* Where the count of forks stands that lie between this process and the one which loaded the core. It changes in a
- * child only, before its first instruction after the fork. */
+/* Address of the number of forks between the process that loaded the core and this one. The number changes only in a
+ * child, before the first instruction that the child runs after the fork. */
 const uint32_t *dsm_forks(void);
 
-/* Is the fabric usable here? 0, or -DSM_E… with the reason in dsm_last_error(). Opens nothing for good. */
+/* Checks whether the fabric is usable here: 0, or -DSM_E… with the reason in dsm_last_error(). It leaves nothing
+ * open. */
 int dsm_probe(const char *fabric);
-/* JSON array of what the fabric sees (devices, ports, GIDs), into buf; returns the length, or -DSM_E…. */
+/* Writes a JSON array of what the fabric sees (devices, ports, GIDs) into buf. Returns the length, or -DSM_E…. */
 int dsm_inventory(const char *fabric, char *buf, size_t len);
 
-/* HMAC-SHA256 as used by the handshake (for tests). */
+/* HMAC-SHA256 as the handshake uses it (for tests). */
 void dsm_hmac_sha256(const void *key, size_t key_len, const void *msg, size_t len, uint8_t out[32]);
 
 #ifdef __cplusplus

@@ -1,4 +1,4 @@
-/* What went wrong: codes, and the calling thread's last failure. The contract of all of them stands in dsm.h. */
+/* Error codes, and the last failure of the calling thread. dsm.h has the contract that all functions share. */
 #ifndef DSM_DSM_ERROR_H
 #define DSM_DSM_ERROR_H
 
@@ -22,7 +22,7 @@ typedef struct {
     int sys;          /* errno, or 0 */
     int status;       /* work completion status (enum ibv_wc_status), or 0 */
     uint32_t vendor;  /* the device's own code, or 0 */
-    char detail[200]; /* what exactly; "" when the code says it all */
+    char detail[200]; /* details; "" when the code says it all */
 } dsm_failure;
 
 typedef struct {
@@ -30,7 +30,7 @@ typedef struct {
     const char *name, *py_class, *py_base, *text;
 } dsm_error_row;
 
-const dsm_failure *dsm_last_error(void); /* of this thread; valid until its next call */
+const dsm_failure *dsm_last_error(void); /* of this thread; valid until its next call of the core */
 const dsm_error_row *dsm_error_rows(size_t *n);
 const char *dsm_strerror(int code); /* takes either sign */
 

@@ -1,4 +1,4 @@
-/* What all objects in shared memory have in common. The contract of all of them stands in dsm.h. */
+/* What all objects in shared memory have in common. dsm.h has the contract that all functions share. */
 #ifndef DSM_DSM_OBJECT_H
 #define DSM_DSM_OBJECT_H
 
@@ -27,15 +27,16 @@ enum dsm_type {
     "", "segment", "queue", "lock", "rwlock", "semaphore", "event", "condition", "barrier", "once", "spinlock", \
         "clock", "counting_semaphore", "rlock"
 
-/* This process as a number that no other process of the host will have, and whether it has ended: said only where it is
- * proven. docs/protocols/objects.md. The pid is for messages; 0 where it means nothing here. Provable: whether others
- * can prove the death of this process; if not, what it holds at its end stays held, and the error says why. */
+/* Identity of this process, unique on the host and never reused (docs/protocols/objects.md). dsm_identity_dead()
+ * returns 1 only if the exit of the process is proven. dsm_identity_pid() is for messages; it returns 0 where a pid has
+ * no meaning here. dsm_identity_provable() returns 0 if other processes can prove the death of this one. Otherwise what
+ * this process holds when it exits stays held, and dsm_last_error() gives the reason. */
 int dsm_identity(uint64_t *out);
 int dsm_identity_provable(void);
 int dsm_identity_dead(uint64_t identity);
 int dsm_identity_pid(uint64_t identity);
 
-/* What kind of object the memory holds (enum dsm_type), or -DSM_E…: ECORRUPT, EVERSION. */
+/* The type of the object that the memory holds (enum dsm_type), or -DSM_E…: ECORRUPT, EVERSION. */
 int dsm_object_type(dsm_remote *r);
 const char *dsm_type_name(int type);
 
