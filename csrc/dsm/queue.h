@@ -37,7 +37,8 @@ void dsm_queue_free(dsm_queue *q);
 /* dsm_queue_leave(), then dsm_queue_free() unless leaving has failed. */
 int dsm_queue_close(dsm_queue *q);
 /* Sets the time that the ops of all following calls may take together, counted from this call; < 0: no common limit.
- * Each op takes at most the peer timeout in either case. Only remote ops take time. */
+ * Either way an op may take at least 20 ms, and at most the peer timeout plus 20 ns per byte. Only remote ops take
+ * time. */
 void dsm_queue_set_timeout(dsm_queue *q, int64_t timeout_ns);
 void dsm_queue_get_config(const dsm_queue *q, dsm_queue_config *out);
 /* Take a role. EMEMBERS: every lane has a living producer. EBUSY: there is a living consumer. ENOTMAPPED: the memory is

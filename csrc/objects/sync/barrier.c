@@ -1,48 +1,48 @@
 /*
  * A barrier: parties wait for each other, time and again.
  *
- * Of its own the object has
+ * The own bytes of the object are
  *   offset  bytes  what
  *        0      8  round: bit 0: broken; bits 1-19: how many generations ago the last one was that ended by a reset (0:
  *                  never, most: that many or more); bits 20-63: generation, which grows when the parties go on and with
  *                  every reset
- *        8      8  arrived: bits 0-10: parties that have come; bits 11-63: to this generation, modulo 2^53
+ *        8      8  arrived: bits 0-10: parties that have arrived; bits 11-63: in this generation, modulo 2^53
  *       16     48  zero
- *       64     8n  who has come, in the order of arrival: identity (member.h) xor generation * 0x9E3779B97F4A7C15
+ *       64     8n  who: the processes that have arrived, in the order of arrival: identity (member.h) xor
+ *                  generation * 0x9E3779B97F4A7C15
  *
- * ROUND is the word that counts. Only compare-swaps change it, and it takes no value twice. Three things can end a
- * generation, and one of them does: the parties have met (by the last of them), a reset, a break (which keeps the
- * generation and sets the bit). Breaks and resets need no lock, so neither who died with it nor who was stopped with it
- * keeps anybody in a wait. (A reset takes it where it can, for its news.)
+ * ROUND is the word that decides. Only compare-swaps change it, and it takes no value twice. One of three things ends a
+ * generation: the parties have met (written by the last of them), a reset, or a break (which keeps the generation and
+ * sets the bit). Breaks and resets need no lock, so a process that dies or is stopped while it holds the lock keeps no
+ * other process waiting. (A reset takes the lock if it can be had at once, to clear its owner_died flag.)
  *
- * ARRIVED and who has come are changed by the holder of the object's lock (lock.h): first who, then arrived, both by
- * compare-swaps from what was read, and who takes no value twice either: the generation is in it. What an earlier
- * generation has left there is void. So a holder whose lock was broken, and who wakes, changes nothing that others have
- * written since: it is told that the barrier is broken, as it is.
+ * ARRIVED and WHO are changed by the holder of the object's lock (lock.h): first who, then arrived, both by
+ * compare-swaps from what was read. The words of 'who' take no value twice either: the generation is in it. What an
+ * earlier generation has left there is void. So a holder that was stopped, whose lock was broken, and that goes on,
+ * changes nothing that others have written since: it is told that the barrier is broken, as it is.
  *
- * THE NEWS of a free lock is the record that somebody died with it, or was broken. Who broke it, or took over its entry
- * of the member table, need do no more, and may die next. The next holder finds it, and so do those who wait.
+ * OWNER_DIED of a free lock is the record that a holder died, or was broken. A process that breaks the lock or takes
+ * over the holder's entry of the member table need do nothing more, and may die next. The next holder of the lock finds
+ * the flag, and so do the waiters.
  *
- * A sleeper that finds a later generation than its own asks how its own ended: by the reset, if that is where the last
- * reset was; if there was one later, it is told of that. A sleeper that has overslept 2^19 generations without one is
- * told that it met.
+ * A sleeper that finds a later generation than its own asks how its own ended. If the last reset ended its own
+ * generation or a later one, it is told of that reset; else that the parties met. A sleeper that has slept through 2^19
+ * generations without a reset is told that the parties met.
  *
  * If a process dies
- *   while it holds the lock      the next holder gets the news and breaks the barrier: it may have come without being
- *   counted. So does
- *                                a waiter within 100 ms that finds the dead one in the word, or the news: there may be
- *                                nobody left to come. The waiter held the lock itself in this generation and gave it
- *                                back without news, so the dead took it after that, and came to this generation or a
- *                                later one
- *   after it has arrived         a waiter finds it dead within 50 ms and breaks the barrier, also while it runs the
- *   action; so does the
- *                                last to come, if he has not looked for 40 ms
+ *   while it holds the lock    the next holder finds owner_died and breaks the barrier: the dead process may have
+ *                              arrived without being counted. A waiter that finds the dead process in the word, or
+ *                              owner_died, does the same within 100 ms, because there may be no party left to come. The
+ *                              waiter held the lock itself in this generation and gave it back without owner_died, so
+ *                              the dead process took it after that, and came to this generation or a later one
+ *   after it has arrived       a waiter finds it dead within 50 ms and breaks the barrier, also if it died while it ran
+ *                              the action; so does the last party to arrive, if its handle has not checked for 40 ms
  */
 #include "lock.h"
 
 #include <stdlib.h>
 
-enum { REFUSED = 3 }; /* of an arrival */
+enum { REFUSED = 3 }; /* result of an arrival */
 enum { ROUND = 0, ARRIVED = 8, WHO = SYNC_LINE, GENERATION_SHIFT = 20, COUNT_BITS = 11 };
 #define BROKEN 1ull
 #define AGE_ONE 2ull
@@ -52,12 +52,12 @@ enum { ROUND = 0, ARRIVED = 8, WHO = SYNC_LINE, GENERATION_SHIFT = 20, COUNT_BIT
 struct dsm_barrier {
     dsm_lock lock;
     uint64_t looked;
-    uint64_t owed; /* 1 + a generation that this handle could not break: it may count as a party, and is none */
+    uint64_t owed; /* 1 + a generation that this handle could not break: it may count as a party, but is not one */
 };
 
 struct state {
     uint64_t round, arrived;
-    uint64_t word; /* arrived, as it stands there */
+    uint64_t word; /* the word 'arrived' as it is in memory */
     uint64_t slot; /* who[arrived], for the holder of the lock */
 };
 
@@ -74,13 +74,13 @@ static uint64_t next_round(uint64_t round, bool met)
     return (generation_of(round) + 1) << GENERATION_SHIFT | age;
 }
 
-/* Who, of this generation, as it stands there; and back. */
+/* Converts an identity to its value in 'who' for this generation, and back. */
 static uint64_t stamped(uint64_t identity, uint64_t round)
 {
     return identity ^ generation_of(round) * 0x9E3779B97F4A7C15ull;
 }
 
-/* How a generation ended that is before that of 'round'. */
+/* Whether the parties met in a generation that is before that of 'round'. */
 static bool was_met(uint64_t round, uint64_t generation)
 {
     uint64_t age = age_of(round);
@@ -106,8 +106,8 @@ static int read_state(dsm_barrier *b, struct state *s)
 
 static int broken(void) { return err_set(DSM_EBROKEN, 0, "barrier"); }
 
-/* For the holder of the lock, with the slot that is the next. The lock's word comes last: if it is still his, it was
- * all his. */
+/* Reads the state and the next free slot, for the holder of the lock. The lock's word is read last: if this handle
+ * still holds it then, it held it during all of the reads. */
 static int read_slot(dsm_barrier *b, struct state *s)
 {
     uint64_t copy[WHO / 8 + DSM_BARRIER_MOST], word;
@@ -127,8 +127,8 @@ static int read_slot(dsm_barrier *b, struct state *s)
 
 /* ---- the round ---- */
 
-/* 1: done, or another one did it; 0: the round was another, *found tells it. A break may be written by several: it is
- * one all the same. */
+/* 1: done, or another process did the same. 0: the round was another one, which is now in *found. Several processes may
+ * write a break; it is one break all the same. */
 static int turn(dsm_barrier *b, uint64_t from, uint64_t to, uint64_t *found)
 {
     int rc = SWAP_UNKNOWN;
@@ -146,8 +146,8 @@ static int turn(dsm_barrier *b, uint64_t from, uint64_t to, uint64_t *found)
     return 1;
 }
 
-/* The parties have met, unless it was broken or reset meanwhile. Nobody but the last of them says that they have: if it
- * was said, it was this caller, whose answer was lost. */
+/* Ends the round as met, unless it was broken or reset meanwhile. Only the last of the parties ends a round as met: if
+ * that has happened, it was this caller, and the answer was lost. */
 static int meet(dsm_barrier *b, uint64_t round)
 {
     uint64_t found, generation = generation_of(round);
@@ -155,7 +155,7 @@ static int meet(dsm_barrier *b, uint64_t round)
     return rc ? rc : generation_of(found) != generation && was_met(found, generation) ? 1 : broken();
 }
 
-/* 1: the generation (DSM_BARRIER_ANY: whatever it is) is broken now, 0: it has ended otherwise. */
+/* 1: the generation (DSM_BARRIER_ANY: the current one) is broken now. 0: it has ended in another way. */
 int dsm_barrier_break(dsm_barrier *b, uint64_t generation)
 {
     uint64_t round;
@@ -179,7 +179,8 @@ static int break_what_is_owed(dsm_barrier *b)
     return rc < 0 ? rc : 0;
 }
 
-/* With the lock, where it can be had at once: then its news is of the generation that is over, and ends with it. */
+/* Takes the lock if it can be had at once: then its owner_died flag concerns the generation that ends here, and is
+ * cleared with it. */
 int dsm_barrier_reset(dsm_barrier *b)
 {
     struct state s;
@@ -199,7 +200,8 @@ int dsm_barrier_reset(dsm_barrier *b)
 
 /* ---- under the lock ---- */
 
-/* With the lock: 1 and the state, or what to return. Who died with the lock may have come. */
+/* Takes the lock. 1: *s is the state; any other value is to be returned. With owner_died the barrier is broken, because
+ * the process that died with the lock may have arrived. */
 static int open_state(dsm_barrier *b, int64_t timeout_ns, struct state *s)
 {
     int rc = lock_take_again(&b->lock, timeout_ns);
@@ -214,8 +216,8 @@ static int open_state(dsm_barrier *b, int64_t timeout_ns, struct state *s)
     return rc;
 }
 
-/* What is done under the lock has taken effect, whether or not the lock could be given back; the next call does
- * that. */
+/* What was done under the lock has taken effect, whether or not the lock could be given back; the next call gives it
+ * back. */
 static int close_state(dsm_barrier *b, int rc)
 {
     lock_give_up(&b->lock, false);
@@ -224,7 +226,8 @@ static int close_state(dsm_barrier *b, int rc)
 
 /* ---- arrival ---- */
 
-/* Of those who came to the generation that *s tells. Is it over meanwhile, the answer says nothing. */
+/* Whether a process that arrived in the generation of *s is dead. If that generation is over by now, the result says
+ * nothing. */
 static bool somebody_died(dsm_barrier *b, const struct state *s)
 {
     uint64_t alive = handle(b)->identity;
@@ -239,8 +242,8 @@ static bool somebody_died(dsm_barrier *b, const struct state *s)
     return false;
 }
 
-/* 1: arrived, 2: arrived as the last, 0: all places are taken, the last of them has not finished; REFUSED: somebody who
- * was broken has changed a word after it was read here. */
+/* 1: arrived. 2: arrived as the last. 0: all places are taken, and the last of those parties has not finished. REFUSED:
+ * a process whose lock was broken has changed a word after it was read here. */
 static int arrive_from(dsm_barrier *b, const struct state *s, bool finish)
 {
     uint64_t generation = generation_of(s->round), own = handle(b)->own;
@@ -263,7 +266,8 @@ static int arrive_from(dsm_barrier *b, const struct state *s, bool finish)
     return rc < 0 ? rc : 1 + last;
 }
 
-/* Who was broken does that once, and whoever finds itself broken gives up: so some tries are enough. */
+/* A process whose lock was broken does that once, and a process that finds that its own lock was broken gives up. So a
+ * few tries are enough. */
 static int arrive(dsm_barrier *b, struct state *s, bool finish)
 {
     int rc = arrive_from(b, s, finish);
@@ -320,8 +324,8 @@ static int ended(dsm_barrier *b, uint64_t generation, uint64_t *round)
     return was_met(*round, generation) ? 1 : broken();
 }
 
-/* 1: who holds the lock is dead, or who had it before died with it or was broken. Remote, only what others have
- * found. */
+/* 1: the holder of the lock is dead, or the one before died with it or was broken. Remote: only what other processes
+ * have found. */
 static int holder_died(dsm_barrier *b)
 {
     uint64_t word;
@@ -384,7 +388,8 @@ int dsm_barrier_waiting(dsm_barrier *b, int *is_broken)
 
 /* ---- by choice ---- */
 
-/* Who has come to the generation that *s tells. Again only where the parties went on, or were reset, meanwhile. */
+/* Writes which processes have arrived in the generation that *s names. Repeated only if the parties went on, or were
+ * reset, meanwhile. */
 static int who_came(dsm_barrier *b, struct state *s, uint64_t *identities)
 {
     uint64_t round;
@@ -411,9 +416,9 @@ int dsm_barrier_waiters(dsm_barrier *b, uint64_t *identities)
     return rc ? rc : n;
 }
 
-/* As if it had died: with the lock, so that its news is there for all; or after it had come, of that generation. The
- * round is read first, for who waits now need not wait until it looks: a later one has the news, or nothing to do with
- * it. */
+/* As if 'holder' had died. If it held the lock, the break leaves owner_died for all to find; if it had arrived, its
+ * generation is broken. The round is read first, so that the processes that wait now need not wait until their next
+ * check: a later generation finds owner_died, or is not affected. */
 int dsm_barrier_evict(dsm_barrier *b, uint64_t holder)
 {
     struct state s;

@@ -1,52 +1,53 @@
 /*
- * A condition: waiters of a lock, woken by number, oldest first.
+ * A condition: waiters that have given back a lock, notified by number, oldest first.
  *
- * Of its own the object has a line for each waiter that may be:
+ * The own bytes of the object are a line for each waiter that there may be:
  *   offset  bytes  what
  *        0      8  state: bits 0-1: 0 free, 1 waiting, 2 notified; bits 2-63: the token of the grant in which it began
- *        to wait
+ *                  to wait
  *        8      8  who: identity (member.h) of the waiter's process; 0 while free
  *       16      8  eventcount
  *       24      8  when: the token of the grant in which it was notified
  *       32     32  zero
- * The object's second eventcount rings with that of any line, for threads that wait for several.
- * The token orders the waiters and names them: a holder gives the lock back when it begins to wait, so no two have the
- * same.
+ * The object's second eventcount is notified with that of any line, for threads that wait on behalf of several waiters.
+ * The token orders the waiters and names them: a holder gives the lock back when it begins to wait, so no two waiters
+ * have the same token.
  *
- * The holder of the lock changes all of it but the eventcount, by compare-swaps from what it has read. State takes no
- * value twice in a line, and neither does 'when', which grows. Who has a line keeps it: who goes 0 -> me, me -> 0, dead
- * -> another, and the other words follow. A holder whose lock was broken finds out where it begins, by the lock's word.
- * Is it broken after that look, it may yet notify waiters that were there before it was broken (it is as if it had done
- * so then), but none that has come since.
+ * The holder of the lock changes all words but the eventcounts, by compare-swaps from what it has read. In one line
+ * 'state' takes no value twice, and neither does 'when', which grows. A line belongs to the process in 'who', which
+ * goes 0 -> me, me -> 0, and from a dead process to 0; the other words follow it. A holder whose lock was broken finds
+ * that out when it begins, by the lock's word. If it is broken after that check, it may still notify waiters that came
+ * before the break, as if it had done so then, but no waiter that has come since.
  *
  *   wait     holding the lock: who, then state waiting; release; sleep until notified; take the lock; state free, then
- *   who 0
- *   notify   holding the lock: the oldest that wait get 'when' and become notified; their eventcounts ring
+ *            who 0
+ *   notify   holding the lock: the oldest waiters get 'when' and become notified; their eventcounts are notified
  *
- * A notification is not lost with whom it was given to: until a waiter has the lock again and has freed its line it may
- * die, and then its line says 'notified' with a dead owner. Who waits looks for such lines every 50 ms, takes the lock,
- * and goes on in the dead one's place, if it waited already when that one was notified. What dies with the lock held
- * comes to the next holder as the lock's news.
+ * A notification is not lost with the waiter that got it. That waiter may die before it has the lock again and has
+ * freed its line; then its line says 'notified' with a dead owner. The other waiters check for such lines every 50 ms.
+ * A waiter that finds one takes the lock and goes on in the dead waiter's place, if it was already waiting when the
+ * dead waiter was notified. If a process dies while it holds the lock, the next holder finds owner_died set.
  *
- * REMOTE, an outage may keep a waiter from the lock, and so from freeing its line. The handle remembers such lines, and
- * frees them, passing on what they were given, as soon as it has the lock again, at the latest when it is closed.
+ * REMOTE. An outage may keep a waiter from the lock, and so from freeing its line. The handle remembers such lines. It
+ * frees them, and passes on the notifications that they got, as soon as it has the lock again, at the latest when it is
+ * closed.
  */
 #include "lock.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define LOCAL_TIMEOUT_NS 2000000000 /* for the lock, by who closes the handle */
+#define LOCAL_TIMEOUT_NS 2000000000 /* for the lock, when a handle is closed */
 enum { STATE = 0, WHO = 8, EVENTCOUNT = 16, WHEN = 24, FREE = 0, WAITING = 1, NOTIFIED = 2 };
 
 struct dsm_condition {
-    dsm_lock inner; /* the object's own lock, and this handle's handle */
-    dsm_lock *lock; /* the one that counts */
+    dsm_lock inner; /* the object's own lock, and this handle's membership */
+    dsm_lock *lock; /* the lock that the condition is associated with: 'inner' or another */
     uint64_t looked;
-    uint8_t *copy;             /* remote: of the bytes from the word to the end */
-    uint64_t *left;            /* of each line, the token of a wait of this handle that could not free it, or 0 */
-    uint32_t owing;            /* there may be one */
-    pthread_mutex_t beginning; /* remote: a wait begins; no two have one token. See handle_lock() */
+    uint8_t *copy;             /* remote: copy of the bytes from the word to the end */
+    uint64_t *left;            /* for each line the token of a wait of this handle that could not free it, or 0 */
+    uint32_t owing;            /* 'left' may have a token */
+    pthread_mutex_t beginning; /* remote: held while a wait begins, so that no two have one token; see handle_lock() */
 };
 
 static const struct sync_handle *handle(const dsm_condition *c) { return &c->inner.handle; }
@@ -58,7 +59,7 @@ static uint64_t at(const dsm_condition *c, uint32_t line, uint64_t what)
 
 static uint64_t copy_bytes(const struct sync_handle *s) { return s->own + (uint64_t)SYNC_LINE * s->count - SYNC_WORD; }
 
-/* Remote, as they are in the copy. */
+/* Remote: the word as it is in the copy. */
 static uint64_t word_at(const dsm_condition *c, uint64_t offset)
 {
     const uint8_t *bytes = handle(c)->mapped ? handle(c)->mapped : c->copy - SYNC_WORD;
@@ -69,7 +70,7 @@ static uint64_t value(const dsm_condition *c, uint32_t line, uint64_t what) { re
 
 static int not_held(void) { return err_set(DSM_ENOTHELD, 0, "the condition's lock"); }
 
-/* The lines, in place or as a copy, for who has the lock. */
+/* Reads the lines, in place or as a copy, for the holder of the lock. */
 static int read_lines(dsm_condition *c)
 {
     uint64_t word, held = load_acquire_u64(&c->lock->held);
@@ -88,7 +89,7 @@ static int read_lines(dsm_condition *c)
 
 /* ---- under the lock ---- */
 
-/* 1: done, 0: another one has changed it. Remote, the copy follows. */
+/* 1: done. 0: another process has changed the word. Remote: the copy is updated. */
 static int change(dsm_condition *c, uint32_t line, uint64_t what, uint64_t from, uint64_t to)
 {
     uint64_t found = from, offset = at(c, line, what);
@@ -102,7 +103,7 @@ static int change(dsm_condition *c, uint32_t line, uint64_t what, uint64_t from,
     return rc < 0 ? rc : rc == SWAP_DONE;
 }
 
-/* 1: it was in that state, and is free now; 0: it was another's. */
+/* 1: the line was in that state, and is free now. 0: another process has changed the state. */
 static int free_line(dsm_condition *c, uint32_t line, uint64_t state)
 {
     uint64_t who = value(c, line, WHO);
@@ -111,8 +112,8 @@ static int free_line(dsm_condition *c, uint32_t line, uint64_t state)
     return emptied < 0 ? emptied : rc;
 }
 
-/* 1: it is notified, 0: by another one, or it does not wait any more. 'When' only grows: a broken holder may be at it
- * as well. */
+/* 1: notified. 0: another process notified it, or it does not wait any more. 'when' only grows: a holder that was
+ * broken may be changing it as well. */
 static int wake(dsm_condition *c, uint32_t line, uint64_t state, uint64_t when)
 {
     int rc = 0;
@@ -129,8 +130,7 @@ static int wake(dsm_condition *c, uint32_t line, uint64_t state, uint64_t when)
     return rc;
 }
 
-/* The line of the oldest that waits and began after the state 'after' and before 'when', or -1; *found is how it
- * was. */
+/* The line of the oldest waiter that began after the state 'after' and before 'when', or -1. *found is its state. */
 static int64_t oldest(const dsm_condition *c, uint64_t after, uint64_t when, uint64_t *found)
 {
     int64_t best = -1;
@@ -157,8 +157,8 @@ static int notify(dsm_condition *c, uint64_t n, uint64_t when)
     return 0;
 }
 
-/* The line of a waiter that is no more becomes free; its notification goes to another one. First there, then here: a
- * death in between wakes one too many, not one too few. */
+/* Frees the line of a waiter that is gone, and passes its notification on to another waiter. It passes on first and
+ * frees then: a death in between wakes one waiter too many, not one too few. */
 static int bury(dsm_condition *c, uint32_t line)
 {
     uint64_t state = value(c, line, STATE);
@@ -173,7 +173,8 @@ static bool line_of_the_dead(const dsm_condition *c, uint32_t line)
     return handle(c)->mapped && member_dead(value(c, line, WHO));
 }
 
-/* Whether a line says 'notified', its waiter is dead, and one that began with this token waited then. */
+/* Whether a line says 'notified', its waiter is dead, and a waiter that began with this token was already waiting
+ * then. */
 static bool inheritable(const dsm_condition *c, uint32_t line, uint64_t token)
 {
     return (value(c, line, STATE) & 3) == NOTIFIED && token < value(c, line, WHEN) && line_of_the_dead(c, line);
@@ -194,7 +195,7 @@ static int find_line(dsm_condition *c, uint32_t *line)
     return err_set(DSM_EMEMBERS, 0, "%u wait already", handle(c)->count);
 }
 
-/* Of those that find the same line, one gets it. */
+/* Takes a line. If several find the same line, one gets it. */
 static int take_line(dsm_condition *c, uint32_t *line)
 {
     int rc = 0;
@@ -206,7 +207,7 @@ static int take_line(dsm_condition *c, uint32_t *line)
     return rc < 0 ? rc : rc ? 0 : err_set(DSM_EMEMBERS, 0, "others are quicker");
 }
 
-/* The lines as they are, without those that this handle has left behind. */
+/* Reads the lines, after it has freed those that this handle has abandoned. */
 static int open_lines(dsm_condition *c)
 {
     int rc = read_lines(c);
@@ -218,15 +219,15 @@ static int open_lines(dsm_condition *c)
         if (token && value(c, i, STATE) >> 2 == token && value(c, i, WHO) == handle(c)->identity)
             rc = bury(c, i);
         if (token && !rc)
-            compare_swap_u64(&c->left[i], token, 0); /* or a thread has left it again meanwhile */
+            compare_swap_u64(&c->left[i], token, 0); /* unless a thread has abandoned it again meanwhile */
     }
     if (rc)
         store_relaxed_u32(&c->owing, 1);
     return rc ? rc : read_lines(c);
 }
 
-/* By a thread without the lock, perhaps while another is in open_lines(), which then looks again: 'owing' goes up last
- * here, and down first there. */
+/* Called by a thread without the lock, perhaps while another thread is in open_lines(), which then rechecks: 'owing' is
+ * set last here, and cleared first there. */
 void dsm_condition_abandon(dsm_waiter *w)
 {
     dsm_condition *c = w->condition;
@@ -240,8 +241,8 @@ int dsm_condition_notify(dsm_condition *c, uint64_t n)
     return rc ? rc : notify(c, n, dsm_lock_token(c->lock));
 }
 
-/* The line waits and the lock is given back. It may be another's by now: what can't be undone then is left for who has
- * it. */
+/* Sets the line to waiting and gives the lock back. The lock may have been broken and belong to another process by now:
+ * a line that cannot be freed again then is abandoned, for this handle's next call that has the lock. */
 static int give_back(dsm_condition *c, dsm_waiter *w)
 {
     uint64_t state = w->token << 2 | WAITING;
@@ -255,7 +256,7 @@ static int give_back(dsm_condition *c, dsm_waiter *w)
     return rc;
 }
 
-/* A lock that was broken is none: the handle has lost it, as if by the release that a wait is. */
+/* If the lock was broken, the handle has lost it, as if by the release that is part of a wait. */
 static int begin(dsm_condition *c, dsm_waiter *w)
 {
     *w = (dsm_waiter){.condition = c, .token = dsm_lock_token(c->lock)};
@@ -278,7 +279,7 @@ int dsm_condition_begin(dsm_condition *c, dsm_waiter *w)
     return rc;
 }
 
-/* 1: notified, 0: not. At most one other change comes between: it is notified meanwhile. */
+/* 1: notified, 0: not. At most one other change can come in between: the waiter is notified meanwhile. */
 static int finish(dsm_condition *c, const dsm_waiter *w, bool inherit)
 {
     uint64_t state = 0;
@@ -373,7 +374,7 @@ int dsm_condition_open(dsm_remote *r, dsm_lock *lock, int64_t spin_ns, dsm_condi
     return rc;
 }
 
-/* With the lock, if there is something to do. A lock that this handle holds is the caller's. */
+/* Frees abandoned lines, if there are any, with the lock held. If this handle held the lock before, it keeps it. */
 static int free_what_was_left(dsm_condition *c)
 {
     if (!load_acquire_u32(&c->owing))
@@ -395,7 +396,7 @@ int dsm_condition_settle(dsm_condition *c)
 {
     if (!load_acquire_u32(&c->owing))
         return 1;
-    int rc = dsm_lock_held(c->lock) ? 0 : lock_take(c->lock, 0); /* who has it does that with his next call */
+    int rc = dsm_lock_held(c->lock) ? 0 : lock_take(c->lock, 0); /* its holder does that with its next call */
     if (rc <= 0)
         return rc;
     rc = open_lines(c);

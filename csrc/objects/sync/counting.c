@@ -2,13 +2,15 @@
  * A counting semaphore: permits without owners, so that one process may release what another one acquires.
  *
  * The word, which only compare-swaps change: bits 0-31: the value; bits 32-63: a random tag of the change that wrote
- * it, so that after a failure of the transport the word tells whether a change took effect. If others have changed it
- * since, it does not tell: then the error says that the outcome is unknown, and the op is not repeated.
+ * it, so that after a failure of the transport the word tells whether a change took effect. If another process has
+ * changed it since, it does not tell: then the error says that the outcome is unknown, and the op is not repeated.
  *
- * No permit has an owner, so none comes back when its process dies. If a process dies      others find
- *   before the compare-swap                      nothing has happened
- *   after that of a release, before the wake     the value: a newcomer takes it at once, a sleeper within
- *   EVENTCOUNT_RECHECK_NS
+ * No permit has an owner, so none comes back when a process dies.
+ *
+ * If a process dies                             others find
+ *   before the compare-swap                     nothing has happened
+ *   after that of a release, before the wake    the value: a newcomer takes it at once, a sleeper within
+ *                                               EVENTCOUNT_RECHECK_NS
  */
 #include "handle.h"
 
@@ -16,12 +18,12 @@
 
 struct dsm_counting {
     struct sync_handle handle;
-    uint64_t serial; /* of the changes of this handle; threads share it */
+    uint64_t serial; /* counts the changes of this handle; threads share it */
 };
 
 static uint32_t value_of(uint64_t word) { return (uint32_t)word; }
 
-/* Different for every change of every handle, but for a chance of 2^-32. */
+/* A word with a tag that differs for every change of every handle, but for a chance of 2^-32. */
 static uint64_t word_of(dsm_counting *c, uint32_t value)
 {
     uint64_t x = c->handle.chance + (fetch_add_u64(&c->serial, 1) + 1) * 0x9e3779b97f4a7c15u;
@@ -30,7 +32,7 @@ static uint64_t word_of(dsm_counting *c, uint32_t value)
     return (x ^ x >> 31) << 32 | value;
 }
 
-/* From *now to 'value': 1, or 0 where the word has changed, with what it is now. */
+/* Changes the word from *now to 'value'. 1: done. 0: the word has changed, and *now is its new value. */
 static int change(dsm_counting *c, uint64_t *now, uint32_t value)
 {
     uint64_t found;
@@ -44,7 +46,7 @@ static int change(dsm_counting *c, uint64_t *now, uint32_t value)
     return rc < 0 ? rc : 0;
 }
 
-/* 1: it is ours, 0: there is none. */
+/* 1: got a permit, 0: there is none. */
 static int take(dsm_counting *c)
 {
     uint64_t now;

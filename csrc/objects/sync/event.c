@@ -1,9 +1,9 @@
 /*
- * An event: a flag that many wait for.
+ * An event: a flag that many threads wait for.
  *
- * The word: bit 0: set; bits 1-63: how often it was set, so no value comes twice, and a waiter that sleeps through a
- * set and a clear still learns of the set. Only compare-swaps change it. It has no owner: nothing is left by the dead
- * but a change whose ring is missing, which sleepers find within EVENTCOUNT_RECHECK_NS.
+ * The word: bit 0: set; bits 1-63: how often it was set, so no value occurs twice, and a waiter that sleeps through a
+ * set and a clear still learns of the set. Only compare-swaps change it. The event has no owner. A process that dies
+ * can leave only one thing: a change without its wake, which sleepers find within EVENTCOUNT_RECHECK_NS.
  */
 #include "handle.h"
 
@@ -13,7 +13,7 @@ struct dsm_event {
     struct sync_handle handle;
 };
 
-/* To 'on'; 1: it was not so before, 0: it was. */
+/* Changes the flag to 'on'. 1: it was different before, 0: it was 'on' already. */
 static int change(dsm_event *e, uint64_t on)
 {
     uint64_t now, found;
@@ -51,7 +51,7 @@ int dsm_event_is_set(dsm_event *e)
     return rc ? rc : (int)(now & 1);
 }
 
-/* Set now, or since the wait began. */
+/* Whether the event is set now, or was set since the wait began. */
 static int happened(dsm_event *e, uint64_t *since, uint64_t *now)
 {
     int rc = handle_read(&e->handle, SYNC_WORD, now);

@@ -7,9 +7,9 @@
 
 struct kind {
     bool members;                /* it has a member table */
-    bool first_value;            /* count is what the word holds at first; else 1 at least, where there is one */
-    uint32_t most;               /* of count; 0: it has none */
-    uint64_t fixed, each, place; /* bytes of its own: at least, per member, per count */
+    bool first_value;            /* count is the initial value of the word; else count, if the type has one, is > 0 */
+    uint32_t most;               /* largest count; 0: the type has no count */
+    uint64_t fixed, each, place; /* own bytes: fixed, per member, per count */
 };
 
 static const struct kind kinds[] = {
@@ -59,7 +59,8 @@ int dsm_sync_format(void *memory, int type, uint32_t members, uint32_t count, ui
 
 static int64_t default_spin(void) { return sysconf(_SC_NPROCESSORS_ONLN) > 1 ? 1000 : 0; }
 
-/* Again with the same identity, so that an entry which was taken without an answer is found and not lost. */
+/* Repeated with the same identity, so that an entry that was taken although the answer was lost is found, not
+ * leaked. */
 static int join(struct sync_handle *s, member_sweep *sweep, void *arg)
 {
     int rc, tries = 0;
@@ -103,7 +104,8 @@ int handle_take(struct sync_handle *s, dsm_remote *r, enum dsm_type type, int64_
     return rc || !s->members ? rc : join(s, sweep, arg);
 }
 
-/* Remote, the identity is this handle's alone: what is not there any more was given back before. */
+/* A remote handle has an identity that no other handle has: if the entry no longer holds it, it was given back
+ * before. */
 int handle_leave(struct sync_handle *s)
 {
     uint64_t found = s->identity;
@@ -155,7 +157,7 @@ void wait_begin(struct waiting *w, struct sync_handle *s, uint64_t eventcount, i
                           .backoff = HANDLE_BACKOFF_MIN};
 }
 
-/* xorshift. Threads that race here only get other numbers. */
+/* xorshift. Threads that race here only get different numbers. */
 static uint64_t chance(struct sync_handle *s)
 {
     uint64_t x = load_relaxed_u64(&s->chance) | 1;

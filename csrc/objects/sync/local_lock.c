@@ -1,4 +1,4 @@
-/* One gate per remote object and process, shared by all handles of the object. */
+/* One local lock per remote object and process, shared by all handles on the object. */
 #include "handle.h"
 
 #include <pthread.h>
@@ -8,8 +8,8 @@ struct local_lock {
     struct local_lock *next;
     uint64_t id;
     uint32_t handles; /* under 'all' */
-    bool taken;       /* under 'lock', as what follows */
-    uint64_t worker;  /* the thread whose call is under way behind it; 0: none, the object is held meanwhile */
+    bool taken;       /* under 'lock', like the fields below */
+    uint64_t worker;  /* the thread whose call is in progress behind it; 0: none, although the object may be held */
     pthread_mutex_t lock;
     pthread_cond_t free;
 };
@@ -17,7 +17,7 @@ struct local_lock {
 static pthread_mutex_t all = PTHREAD_MUTEX_INITIALIZER;
 static struct local_lock *local_locks;
 
-/* The child's handles are refused, and what it opens needs local_locks of its own. */
+/* In a child the parent's handles are refused, and what the child opens needs local locks of its own. */
 static void in_child(void)
 {
     pthread_mutex_init(&all, NULL);
@@ -92,7 +92,7 @@ int local_lock_enter(struct local_lock *g, int64_t deadline)
     return again ? dsm_refuse_reentry("object") : mine;
 }
 
-/* Another thread may have given back meanwhile what this one has got. */
+/* Another thread may already be releasing what this thread has acquired; then 'worker' is that thread and stays. */
 void gate_rest(struct local_lock *g)
 {
     pthread_mutex_lock(&g->lock);

@@ -7,7 +7,7 @@ static uint64_t grant(const dsm_lock *l, uint64_t from, uint64_t news)
     return (lock_token(from) + 1) << LOCK_TOKEN_SHIFT | news | LOCK_HELD | l->handle.number;
 }
 
-/* publish: pairs with the load_acquire_u64 of held in lock_release(), perhaps in another thread. */
+/* store-release: pairs with the load_acquire_u64 of held in release(), which may run in another thread. */
 static int granted(dsm_lock *l, uint64_t word)
 {
     store_release_u64(&l->held, word);
@@ -39,7 +39,7 @@ static int take_over(dsm_lock *l, uint64_t seen)
     return compare_swap_u64(handle_word(&l->handle, SYNC_WORD), seen, mine) == seen ? granted(l, mine) : 0;
 }
 
-/* As member.h asks: read the word, then look at the entry, then compare-swap from what was read. */
+/* In the order that member.h requires: read the word, then check the entry, then compare-swap from the value read. */
 int lock_sweep(dsm_remote *r, uint32_t number, uint64_t dead)
 {
     uint64_t word, old;
@@ -59,8 +59,8 @@ static int done(const dsm_lock *l, uint64_t word)
                    : err_set(DSM_ECORRUPT, 0, "the lock is free and has a holder, %016llx", (unsigned long long)word);
 }
 
-/* 1: taken, 0: it is held, *seen says by whom; LOCK_NEVER. One test tells both, so a lock that is free costs no
- * more. */
+/* 1: taken. 0: it is held, and *seen is the word. LOCK_NEVER: it is done. One test covers 'held' and 'done', so taking
+ * a free lock costs no second one. */
 static int try_mapped(dsm_lock *l, uint64_t *seen)
 {
     int rc = handle_check(&l->handle);
@@ -96,7 +96,7 @@ static int try_remote(dsm_lock *l, uint64_t *seen)
         if (*seen & LOCK_HELD)
             return 0;
     }
-    return 0; /* others are quicker */
+    return 0; /* others were faster each time */
 }
 
 static int try(dsm_lock *l, uint64_t *seen) { return l->handle.mapped ? try_mapped(l, seen) : try_remote(l, seen); }
@@ -124,7 +124,7 @@ static int contend(dsm_lock *l, struct waiting *w, bool once)
 int lock_take(dsm_lock *l, int64_t timeout_ns)
 {
     struct waiting w;
-    if (l->handle.mapped && !timeout_ns) /* the way of a lock that is free */
+    if (l->handle.mapped && !timeout_ns) /* the fast path of a free lock */
         return contend(l, NULL, true);
     wait_begin(&w, &l->handle, l->wake ? SYNC_EVENTCOUNT : 0, timeout_ns);
     if (!l->local_lock)
@@ -150,10 +150,11 @@ int dsm_lock_acquire(dsm_lock *l, int64_t timeout_ns)
 
 static int not_held(void) { return err_set(DSM_ENOTHELD, 0, "lock"); }
 
-/* The word is no longer ours, which our release to 'free' may have done. Or did others do it? */
+/* Called when the word is no longer 'held'. Our own release to 'free' may have changed it, or another process. Returns
+ * whether another process did, by taking over or by breaking the lock. */
 static bool taken_over(uint64_t held, uint64_t free, uint64_t now)
 {
-    if (lock_done(free)) /* nobody changes it after that */
+    if (lock_done(free)) /* no process changes it after that */
         return now != free;
     if (now == (lock_freed(held) | LOCK_OWNER_DIED) && now != free) /* dsm_lock_break() */
         return true;
@@ -170,12 +171,12 @@ static int give_back(dsm_lock *l, uint64_t held, uint64_t free)
         if (rc == SWAP_UNKNOWN && now != held)
             return taken_over(held, free, now) ? not_held() : 0;
     }
-    if (rc == SWAP_REFUSED) /* what was unsure has taken effect after all */
+    if (rc == SWAP_REFUSED) /* an earlier release, whose outcome was unknown, has taken effect */
         return l->unsure && !taken_over(held, free, now) ? 0 : not_held();
     return rc == SWAP_DONE ? 0 : rc == SWAP_UNKNOWN ? err_set(DSM_EIO, 0, "%d times in a row", SWAP_TRIES) : rc;
 }
 
-/* 'held' goes first: once the word is free another thread of this process may take the lock with this handle. */
+/* Clears 'held' first: once the word is free, another thread of this process may take the lock with this handle. */
 static int release(dsm_lock *l, bool keep_news, uint64_t end)
 {
     uint64_t held = load_acquire_u64(&l->held);
@@ -189,12 +190,12 @@ static int release(dsm_lock *l, bool keep_news, uint64_t end)
     int rc = give_back(l, held, free);
     l->unsure = rc && rc != -DSM_ENOTHELD && !sure_gone(l->handle.r, rc);
     if (l->unsure) {
-        store_release_u64(&l->held, held); /* not known: the caller may try again */
+        store_release_u64(&l->held, held); /* the outcome is unknown: the caller may try again */
         if (l->local_lock)
             gate_rest(l->local_lock);
         return rc;
     }
-    l->guess = free & ~LOCK_DONE; /* which is no value to take it from */
+    l->guess = free & ~LOCK_DONE; /* a lock cannot be taken from a word with 'done' */
     if (l->handle.mapped && l->wake)
         eventcount_notify((struct eventcount *)(void *)(l->handle.mapped + SYNC_EVENTCOUNT), l->wake);
     if (l->local_lock)
@@ -213,7 +214,8 @@ void lock_give_up(dsm_lock *l, bool keep_news)
         store_release_u32(&l->owed, keep_news ? 2 : 1);
 }
 
-/* Whoever takes 'owed' away does what is owed; the others wait at the gate, which goes with it. */
+/* The thread that clears 'owed' does the release that is owed. The others wait for the local lock, which is released
+ * with it. */
 static int release_what_is_owed(dsm_lock *l)
 {
     uint32_t owed = load_acquire_u32(&l->owed) ? exchange_u32(&l->owed, 0) : 0;
@@ -253,8 +255,8 @@ int dsm_lock_locked(dsm_lock *l)
 
 /* ---- by choice ---- */
 
-/* The word first: an entry changes hands only after what was held under it has been undone, so *identity is the holder
- * of *word, or the word has changed. */
+/* Reads the word first. An entry changes hands only after what was held under it has been undone, so *identity is the
+ * holder according to *word, or the word has changed. */
 static int who_holds(dsm_lock *l, uint64_t *word, uint64_t *identity)
 {
     int rc = handle_read(&l->handle, SYNC_WORD, word);
@@ -310,8 +312,8 @@ int lock_open(dsm_lock *l, dsm_remote *r, enum dsm_type type, int64_t spin_ns, m
     return rc;
 }
 
-/* What this handle still holds: dropped with owner_died set that its holder has gone. A remote one may hold what it
- * does not know of. */
+/* Gives back what this handle still holds, with owner_died set for the next holder. A remote handle may hold the lock
+ * without knowing it. */
 static int drop(dsm_lock *l)
 {
     uint64_t word;
@@ -334,7 +336,7 @@ static int drop(dsm_lock *l)
 
 int lock_leave(dsm_lock *l)
 {
-    if (l->gone || l->handle.r->forks != load_relaxed_u32(&core_forks)) /* a child forgets */
+    if (l->gone || l->handle.r->forks != load_relaxed_u32(&core_forks)) /* a child only discards the handle */
         return 0;
     int rc = drop(l);
     if (!rc)

@@ -1,12 +1,13 @@
 /*
- * Once: one runs it, the others wait until it has been run.
+ * A once: one process runs it, the others wait until it has been run.
  *
- * A lock, whose word says 'done' once the one that took it has run it (lock.h). That is one compare-swap from the word
- * as the runner has taken it: it is done and given back, or the runner was broken, and nothing is done.
+ * It is a lock, whose word says 'done' once the process that took it has run it (lock.h). That change is one
+ * compare-swap from the word as the runner has written it when it took the lock. Either it is done and released, or the
+ * runner was broken and nothing is done.
  *
  * If the runner dies     others see
- *   before that          a lock held by the dead: one of them takes it over and runs, with owner_died set
- *   after it             done: nobody runs again
+ *   before that change   a lock held by a dead process: one of them takes over and runs it, with owner_died set
+ *   after it             done: no process runs it again
  */
 #include "lock.h"
 

@@ -1,27 +1,26 @@
 /*
  * A lock for many readers or one writer.
  *
- * The word is the writer's lock (lock.h). Of its own the object has one line per member, whose first word is that
- * member's readers': bit 0: inside; bits 1-63: changes, so no value comes twice. Only compare-swaps change both.
+ * The word is the writer's lock (lock.h). The own bytes of the object are one line per member. The first word of a line
+ * is that member's readers' word: bit 0: inside; bits 1-63: number of changes, so no value occurs twice. Only
+ * compare-swaps change the writer's word and the readers' words.
  *
- *   read     set my 'inside', then look at the writer's word: free: in; held: clear my 'inside', wait, again
- *   write    take the writer's word, then wait until nobody's 'inside' is set
+ *   read     set my 'inside', then read the writer's word: free: in; held: clear my 'inside', wait, try again
+ *   write    take the writer's word, then wait until no 'inside' is set
  *
- * EXCLUSION: each side changes its own word before it looks at the other's, in the one order of all such changes
- *   (load_seq_cst_u64), so a reader and a writer can't both miss each other. Threads of one handle share one 'inside',
- *   which stays set from the first to the last of them.
- * PREFERENCE: while a writer has the word, or waits for readers with it, no new reader comes in. Writers that still
- * wait for the
- *   word are no hindrance.
- * THE DEAD: a writer's word is taken over as a lock is; a reader that finds a dead writer frees the word and leaves the
- * news in it
- *   until a writer takes it. A dead reader's 'inside' is cleared by the writer that waits for it, or with its entry
- *   (member.h).
- * BROKEN: who answers for it that a reader is gone clears its 'inside' with two changes at once. The reader's own
- * swaps, of which
- *   one may be in doubt, make one: so a reader that lives finds out, at the latest when it goes.
- * OWED: a reader that can't clear its 'inside' is out all the same; the handle clears it with its next call, or when it
- * leaves.
+ * EXCLUSION. Each side changes its own word before it reads the other's, in the one order of all such changes
+ *   (load_seq_cst_u64), so a reader and a writer cannot both miss each other. The threads of one handle share one
+ *   'inside', which stays set from the first to the last of them.
+ * PREFERENCE. While a writer has the word, or waits for readers with it, no new reader comes in. Writers that still
+ *   wait for the word do not keep readers out.
+ * DEATH. A dead writer's word is taken over as a lock is. A reader that finds a dead writer frees the word and leaves
+ *   owner_died in it until a writer takes it. A dead reader's 'inside' is cleared by the writer that waits for it, or
+ *   with its entry (member.h).
+ * BREAK. A process that answers for a reader being gone clears that reader's 'inside' and adds two changes at once. The
+ *   reader's own swaps, of which one may be in doubt, add one change each. So a reader that is alive finds out, at the
+ *   latest when it leaves.
+ * OWED. A reader that cannot clear its 'inside' is out all the same. The handle clears it with its next call, or when
+ *   it is closed.
  */
 #include "lock.h"
 
@@ -30,14 +29,14 @@
 
 struct dsm_rwlock {
     dsm_lock lock;
-    pthread_mutex_t own; /* of what follows, and of this member's word; held across ops, see handle_lock() */
-    uint32_t readers;    /* of this handle; publish: under own; observe: dsm_rwlock_readers(), without it */
+    pthread_mutex_t own; /* guards the fields below and this member's word; held across ops, see handle_lock() */
+    uint32_t readers;    /* of this handle; store-release under own, load-acquire in dsm_rwlock_readers() without it */
     uint64_t mine;       /* this member's word as last known */
-    bool doubt;          /* it may have been changed once more from here */
-    uint32_t owed;       /* nobody reads with this handle, and 'inside' may be set */
-    uint32_t news;       /* a reader's: the last writer died with it; as 'readers', and before it */
+    bool doubt;          /* this handle may have changed the word once more */
+    uint32_t owed;       /* no thread reads with this handle, and 'inside' may be set */
+    uint32_t news;       /* of a reader: the last writer died with the lock; stored before 'readers', read after it */
     uint64_t looked;
-    uint8_t *copy; /* remote: of the bytes from the word to the end */
+    uint8_t *copy; /* remote: copy of the bytes from the word to the end */
 };
 
 static uint64_t line(const dsm_rwlock *rw, uint64_t number) { return rw->lock.handle.own + SYNC_LINE * number; }
@@ -54,8 +53,8 @@ static void ring(dsm_rwlock *rw, uint64_t eventcount)
 
 static int taken_away(void) { return err_set(DSM_ENOTHELD, 0, "break_() has taken it from this handle"); }
 
-/* Nobody else changes the word while this process lives, but who breaks it. 0: done; 1: done, and it was broken before,
- * so that this handle held nothing; or -DSM_E…: it may be done. */
+/* Sets or clears 'inside'. While this process lives, only a break changes the word from elsewhere. 0: done. 1: done,
+ * and it was broken before, so this handle held nothing. -DSM_E…: it may be done. */
 static int set_inside(dsm_rwlock *rw, uint64_t inside)
 {
     uint64_t found, at = line(rw, rw->lock.handle.number);
@@ -78,7 +77,7 @@ static int set_inside(dsm_rwlock *rw, uint64_t inside)
     return err_set(DSM_EIO, 0, "%d times", SWAP_TRIES);
 }
 
-/* Nobody reads with this handle any more. */
+/* Clears 'inside' when no thread reads with this handle any more. */
 static int clear_inside(dsm_rwlock *rw)
 {
     int rc = set_inside(rw, 0);
@@ -86,7 +85,8 @@ static int clear_inside(dsm_rwlock *rw)
     return rc;
 }
 
-/* Before whatever the handle does: a writer may wait for a reader that has gone. */
+/* Called before anything else that the handle does, except a read, which changes 'inside' itself: clears an 'inside'
+ * that is owed, because a writer may be waiting for a reader that has left. */
 static int settle(dsm_rwlock *rw)
 {
     int rc = 0;
@@ -111,7 +111,7 @@ static int look(dsm_rwlock *rw, uint64_t *word)
     return 0;
 }
 
-/* A writer may have seen 'inside' before it was cleared, and sleep. */
+/* Wakes a writer, which may have seen 'inside' before it was cleared, and may be asleep. */
 static void gone(dsm_rwlock *rw)
 {
     uint64_t word;
@@ -119,15 +119,15 @@ static void gone(dsm_rwlock *rw)
         ring(rw, SYNC_SECOND);
 }
 
-/* local: whether the bit that threads of this handle share is still set. Remote, that would be an op; they find out
- * when they go. */
+/* Local: whether the bit that the threads of this handle share is still set. Remote that would take an op; those
+ * threads find out when they leave. */
 static bool still_inside_here(dsm_rwlock *rw)
 {
     return !rw->lock.handle.mapped ||
            load_acquire_u64(handle_word(&rw->lock.handle, line(rw, rw->lock.handle.number))) == rw->mine;
 }
 
-/* Under rw->own. 1: in, 0: a writer has the word, as *seen says. */
+/* With rw->own held. 1: in. 0: a writer has the word, which is now in *seen. */
 static int enter(dsm_rwlock *rw, uint64_t *seen)
 {
     if (rw->readers && !still_inside_here(rw))
@@ -154,7 +154,7 @@ static int try_read(dsm_rwlock *rw, uint64_t *seen)
     int rc = handle_check(&rw->lock.handle);
     if (rc)
         return rc;
-    if (rw->lock.handle.mapped) { /* without disturbing a writer that waits for readers to go */
+    if (rw->lock.handle.mapped) { /* without disturbing a writer that waits for readers to leave */
         *seen = load_acquire_u64(handle_word(&rw->lock.handle, SYNC_WORD));
         if (*seen & LOCK_HELD)
             return 0;
@@ -166,7 +166,7 @@ static int try_read(dsm_rwlock *rw, uint64_t *seen)
     return rc;
 }
 
-/* The writer is dead: the word becomes free, with owner_died set. 1: look again. */
+/* If the writer is dead, frees the word with owner_died set. 1: recheck the word. */
 static int bury_writer(dsm_rwlock *rw, uint64_t seen)
 {
     int rc = lock_holder_dead(&rw->lock, seen);
@@ -200,7 +200,7 @@ int dsm_rwlock_read(dsm_rwlock *rw, int64_t timeout_ns)
     }
 }
 
-/* The reader is out, also where 'inside' can't be cleared: then that is owed, and another call may do it. */
+/* The reader is out even if 'inside' cannot be cleared: then clearing it is owed, and another call may do it. */
 int dsm_rwlock_unread(dsm_rwlock *rw)
 {
     if (handle_forked(&rw->lock.handle))
@@ -219,13 +219,13 @@ int dsm_rwlock_unread(dsm_rwlock *rw)
 
 /* ---- writers ---- */
 
-/* Whether somebody's 'inside' is set; one of the dead is cleared. As member.h asks: the word, then the entry, then the
- * swap. */
+/* Whether a member's 'inside' is set. With may_look, that of a dead member is cleared, in the order that member.h
+ * requires: the word, then the entry, then the compare-swap. */
 static bool still_inside(dsm_rwlock *rw, uint64_t number, bool may_look)
 {
     struct sync_handle *s = &rw->lock.handle;
     uint64_t *word = handle_word(s, line(rw, number)), *entry = handle_word(s, SYNC_TABLE + 8 * number);
-    if (!load_seq_cst_u64(entry)) /* whoever joins after this finds the writer's word held */
+    if (!load_seq_cst_u64(entry)) /* a process that joins after this finds the writer's word held */
         return false;
     uint64_t now = load_seq_cst_u64(word);
     if (!(now & 1))
@@ -263,7 +263,7 @@ static int inside_remote(dsm_rwlock *rw)
     return rc ? rc : left;
 }
 
-/* How many readers are inside. The writer asks, whose turn may have been broken. */
+/* The number of readers inside, asked by the writer. ENOTHELD: the writer's lock was broken. */
 static int inside(dsm_rwlock *rw)
 {
     struct sync_handle *s = &rw->lock.handle;
@@ -310,14 +310,15 @@ dsm_lock *dsm_rwlock_lock(dsm_rwlock *rw) { return &rw->lock; }
 
 int dsm_rwlock_readers(dsm_rwlock *rw, int *news)
 {
-    uint32_t readers = handle_forked(&rw->lock.handle) ? 0 : load_acquire_u32(&rw->readers); /* a child reads nothing */
+    uint32_t readers = handle_forked(&rw->lock.handle) ? 0 : load_acquire_u32(&rw->readers); /* a child holds nothing */
     *news = readers && load_relaxed_u32(&rw->news);
     return (int)readers;
 }
 
 /* ---- by choice ---- */
 
-/* As member.h asks: the word, then the entry; who changes the word proves both. */
+/* In the order that member.h requires: the word, then the entry. A compare-swap of the word that succeeds afterwards
+ * proves both. */
 static int who_reads(dsm_rwlock *rw, uint32_t number, uint64_t *word, uint64_t *identity)
 {
     *identity = 0;
@@ -325,7 +326,7 @@ static int who_reads(dsm_rwlock *rw, uint32_t number, uint64_t *word, uint64_t *
     return rc || !(*word & 1) ? rc : handle_read(&rw->lock.handle, SYNC_TABLE + 8ull * number, identity);
 }
 
-/* remote: a copy of the readers' lines, which says where to look closer. */
+/* Remote: copies the readers' lines. The copy says which lines must be read again. */
 static int copy_lines(dsm_rwlock *rw, uint8_t **copy)
 {
     struct sync_handle *s = &rw->lock.handle;
@@ -430,7 +431,7 @@ int dsm_rwlock_open(dsm_remote *r, int64_t spin_ns, dsm_rwlock **out)
     return rc;
 }
 
-/* 'inside' is cleared also where a remote handle has set it without knowing that it did. */
+/* 'inside' is cleared even if a remote handle has set it without knowing that it did. */
 int dsm_rwlock_leave(dsm_rwlock *rw)
 {
     if (rw->lock.gone || handle_check(&rw->lock.handle)) /* or the memory is gone, or this is a child */

@@ -1,13 +1,17 @@
 /*
- * A semaphore of n permits, each with an owner, so that those of the dead come back.
+ * A semaphore of n permits. Each has an owner, so that the permits of a dead process come back.
  *
- * Of its own the object has n slots of 8 bytes, which only compare-swaps change: 0 -> value (acquire), value -> 0
- * (release), a dead process's value -> value (taken over). The value is the process's identity (member.h), which nobody
- * else writes; remote, where an outcome may be unknown, another one for each grant, so that no value comes twice.
+ * The own bytes of the object are n slots of 8 bytes, which only compare-swaps change: 0 -> value (acquire), value -> 0
+ * (release), a dead process's value -> value (taken over). On local memory the value is the identity of the process
+ * (member.h), which no other process writes. On remote memory, where an outcome may be unknown, it is a different value
+ * for each grant, so that no value occurs twice.
  *
- * A permit is released by the handle that acquired it. If a process dies                    others see
- *   with permits                  slots of the dead: a waiter takes one over within 50 ms, with owner_died set
- *   after a release, before the ring     a free slot: a newcomer takes it at once, a sleeper within 50 ms
+ * A permit is released by the handle that acquired it.
+ *
+ * If a process dies                     others see
+ *   with permits                        slots of a dead process: a waiter takes one over within 50 ms, with owner_died
+ *                                       set
+ *   after a release, before the wake    a free slot: a newcomer takes it at once, a sleeper within 50 ms
  */
 #include "handle.h"
 
@@ -21,14 +25,14 @@ struct permit {
 
 struct dsm_semaphore {
     struct sync_handle handle;
-    pthread_mutex_t own; /* of all that follows; held across an attempt, see handle_lock() */
-    uint32_t held;       /* publish: under own; observe: dsm_semaphore_held(), without it */
-    uint32_t news;       /* the last permit was a dead one's; likewise, before 'held' */
+    pthread_mutex_t own; /* guards the fields below; held across an attempt, see handle_lock() */
+    uint32_t held;       /* store-release under own, load-acquire in dsm_semaphore_held() without it */
+    uint32_t news;       /* the last permit was a dead process's; stored before 'held', read after it */
     bool unsure;         /* a release ended with an error */
     struct permit doubt; /* remote: an attempt ended with an error; value 0: none */
     uint32_t hint;
     uint64_t serial, looked;
-    uint64_t *copy;          /* remote: of the slots */
+    uint64_t *copy;          /* remote: copy of the slots */
     struct permit permits[]; /* 'held' of them, in the order in which they were acquired */
 };
 
@@ -48,7 +52,7 @@ static uint64_t new_value(dsm_semaphore *m)
     return m->handle.mapped ? m->handle.identity : (m->handle.identity + m->serial++) | 1ull << 63;
 }
 
-/* 1: it is ours, 0: not. */
+/* 1: got the permit, 0: not. */
 static int take(dsm_semaphore *m, uint32_t slot, uint64_t from)
 {
     struct permit p = {slot, new_value(m)};
@@ -95,7 +99,7 @@ static int take_dead(dsm_semaphore *m)
     return rc;
 }
 
-/* Under m->own. */
+/* With m->own held. */
 static int try(dsm_semaphore *m)
 {
     const uint64_t *slots;
@@ -159,7 +163,7 @@ static int give_back(dsm_semaphore *m, struct permit p)
     return err_set(DSM_EIO, 0, "%d times", SWAP_TRIES);
 }
 
-/* The permit acquired last. Under m->own. */
+/* Releases the permit that was acquired last. With m->own held. */
 static int release(dsm_semaphore *m)
 {
     int rc = give_back(m, m->permits[m->held - 1]);
@@ -232,7 +236,8 @@ int dsm_semaphore_holders(dsm_semaphore *m, uint64_t *values)
     return rc ? rc : n;
 }
 
-/* Local, the value is a process's: nothing tells its permits apart. Remote, it is one grant's. */
+/* Frees the slots with this value. On local memory the value is that of a process, whose permits cannot be told apart.
+ * On remote memory it is that of one grant. */
 static int break_slots(dsm_semaphore *m, uint64_t holder)
 {
     const uint64_t *slots;
