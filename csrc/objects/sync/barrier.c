@@ -6,15 +6,15 @@
  *        0      8  round: bit 0: broken; bits 1-19: how many generations ago the last one was that ended by a reset (0:
  *                  never, most: that many or more); bits 20-63: generation, which grows when the parties go on and with
  *                  every reset
- *        8      8  arrived: bits 0-10: parties that have arrived; bits 11-63: in this generation, modulo 2^53
+ *        8      8  arrived: bits 0-10: parties that have arrived; bits 11-63: the generation, modulo 2^53
  *       16     48  zero
  *       64     8n  who: the processes that have arrived, in the order of arrival: identity (member.h) xor
  *                  generation * 0x9E3779B97F4A7C15
  *
- * ROUND is the word that decides. Only compare-swaps change it, and it takes no value twice. One of three things ends a
- * generation: the parties have met (written by the last of them), a reset, or a break (which keeps the generation and
- * sets the bit). Breaks and resets need no lock, so a process that dies or is stopped while it holds the lock keeps no
- * other process waiting. (A reset takes the lock if it can be had at once, to clear its owner_died flag.)
+ * ROUND is the word that decides. Only compare-swaps change it, and it takes no value twice. Exactly one of three
+ * things ends a generation: the parties have met (written by the last of them), a reset, or a break (which keeps the
+ * generation and sets the bit). Breaks and resets need no lock, so a process that dies or is stopped while it holds the
+ * lock keeps no other process waiting. (A reset takes the lock if it can be had at once, to clear its owner_died flag.)
  *
  * ARRIVED and WHO are changed by the holder of the object's lock (lock.h): first who, then arrived, both by
  * compare-swaps from what was read. The words of 'who' take no value twice either: the generation is in it. What an
@@ -25,7 +25,7 @@
  * over the holder's entry of the member table need do nothing more, and may die next. The next holder of the lock finds
  * the flag, and so do the waiters.
  *
- * A sleeper that finds a later generation than its own asks how its own ended. If the last reset ended its own
+ * A sleeper that finds a later generation than its own derives how its own ended. If the last reset ended its own
  * generation or a later one, it is told of that reset; else that the parties met. A sleeper that has slept through 2^19
  * generations without a reset is told that the parties met.
  *

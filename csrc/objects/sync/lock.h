@@ -23,9 +23,10 @@
  * and a process that leaves holds nothing. So the dead process is the holder, or the word has changed and the
  * compare-swap fails.
  *
- * NO WAITER IS STUCK. A release wakes one waiter (of a once or an rwlock: all). The releasing process may be killed
- * before it wakes one, that waiter may be killed before it takes the lock, or a waiter may be stopped. In each case the
- * others recheck the word by themselves within EVENTCOUNT_RECHECK_NS, and then also check whether the holder is alive.
+ * NO WAITER IS STUCK. A release wakes one waiter (of a once or an rwlock all, of a spinlock none: its waiters poll).
+ * The releasing process may be killed before it wakes one, that waiter may be killed before it takes the lock, or a
+ * waiter may be stopped. In each case the others recheck the word by themselves within EVENTCOUNT_RECHECK_NS, and then
+ * also check whether the holder is alive.
  *
  * If a process dies                     others see
  *   before the compare-swap of take     free: the next one takes it
