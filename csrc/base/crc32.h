@@ -1,4 +1,4 @@
-/* CRC-32 as in zlib and IEEE 802.3 (reflected polynomial 0xedb88320). For descriptors: short, and seldom. */
+/* CRC-32 as in zlib and IEEE 802.3 (reflected polynomial 0xedb88320). Bitwise, as descriptors are short and rare. */
 #ifndef DSM_BASE_CRC32_H
 #define DSM_BASE_CRC32_H
 

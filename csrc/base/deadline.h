@@ -14,7 +14,7 @@ static inline int64_t clock_ns(void)
     return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
-/* timeout_ns < 0 means: no deadline. Saturates instead of wrapping. */
+/* timeout_ns < 0 means no deadline. The sum saturates instead of wrapping. */
 static inline int64_t deadline_after(int64_t timeout_ns)
 {
     if (timeout_ns < 0)
@@ -30,7 +30,7 @@ static inline struct timespec clock_time(int64_t ns)
 
 static inline int64_t deadline_earlier(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* What poll(2) takes: milliseconds rounded up, at most cap_ms, never below 0. */
+/* The timeout for poll(2): the remaining milliseconds, rounded up, from 0 to cap_ms. */
 static inline int deadline_poll_ms(int64_t deadline, int cap_ms)
 {
     if (deadline == DEADLINE_NEVER)

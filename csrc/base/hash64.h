@@ -1,6 +1,7 @@
 /*
- * hash64: a 64-bit sum that tells whether bytes have landed. Every step is a bijection of the sum, so any change of one
- * word changes it; of several words with probability 1 - 2^-64. Not for enemies, who could compute it as well.
+ * hash64: a 64-bit checksum that tells whether bytes have arrived completely. Every step is a bijection of the sum, so
+ * a change of one word always changes it, and a change of several words changes it with probability 1 - 2^-64. It has
+ * no key, so it does not protect against an attacker.
  */
 #ifndef DSM_BASE_HASH64_H
 #define DSM_BASE_HASH64_H
@@ -10,7 +11,7 @@
 
 static inline uint64_t hash64_word(uint64_t sum, uint64_t word)
 {
-    sum = (sum ^ word) * UINT64_C(0x9e3779b97f4a7c15); /* odd: 2^64 / golden ratio */
+    sum = (sum ^ word) * UINT64_C(0x9e3779b97f4a7c15); /* 2^64 / golden ratio, odd */
     return sum ^ sum >> 29;
 }
 

@@ -1,11 +1,12 @@
 /*
- * Identities of processes, and the proof that one of them has ended: docs/protocols/objects.md, decision 0009.
+ * Identities of processes, and the proof that a process has ended: docs/protocols/objects.md, decision 0009.
  *
- * An identity is a number that its user's file hands out once. Its process holds a lock on the byte of that file that
- * the number names. The lock belongs to an open file description, of which only a mapping of the process is left: the
- * descriptor is closed at once, and MADV_DONTFORK keeps the mapping from children. So the kernel drops the lock when
- * the last thread of the process is gone, or at exec, and at nothing else, in whatever namespace. Others ask whether
- * the lock is held; a number that their file has not handed out belongs to another file, of which they can say nothing.
+ * An identity is a number. Each user has one file that allocates such numbers, each of them once. A process holds a
+ * lock on the byte of its user's file whose offset is its identity. The lock belongs to an open file description to
+ * which only a mapping of the process refers: the descriptor is closed at once, and MADV_DONTFORK keeps the mapping out
+ * of children. So the kernel drops the lock when the last thread of the process has ended, or at exec, and at no other
+ * time, in every namespace. Other processes test whether the lock is held. A number that the file at hand has not
+ * allocated belongs to another file, and nothing is known about its process.
  */
 #ifndef DSM_BASE_IDENTITY_H
 #define DSM_BASE_IDENTITY_H
@@ -13,13 +14,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* The identity of this process: bit 63 is clear, never 0, the same at every call; a child gets its own. -1: no proof is
- * possible here (errno says why: no directory of shared memory, no room, no descriptor, no such locks), and a later
- * call tries again. */
+/* Stores the identity of this process and returns 0. It is not 0, its bit 63 is clear, and every call stores the same
+ * one; a child of fork() gets its own. Returns -1 with errno if no proof is possible here (no shared memory directory,
+ * no space, no file descriptor, or no support for such locks). A later call tries again. */
 int identity_claim(uint64_t *out);
-/* Proven: its process has ended or called exec. No fast path: a few system calls. */
+/* True only if it is proven that the process has ended or has called exec. Costs a few system calls. */
 bool identity_ended(uint64_t identity);
-/* Its process as this one's pid namespace numbers it; 0: not known, or of another namespace. */
+/* The pid of the process in the pid namespace of this one; 0 if it is unknown or in another namespace. */
 int identity_pid(uint64_t identity);
 
 #endif

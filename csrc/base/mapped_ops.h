@@ -1,9 +1,9 @@
 /*
- * Ops on memory that is mapped here: loads, stores and CPU atomics.
+ * Ops on memory that is mapped in this process: loads, stores and CPU atomics.
  *
- * Eight aligned bytes move in one piece; anything longer may mix old and new. The caller has checked bounds, rights and
- * alignment. Racing with other processes is what these functions are for, so under ThreadSanitizer the copies are made
- * of relaxed atomic accesses.
+ * Eight aligned bytes are copied atomically; any other copy may mix old and new bytes. The caller has checked bounds,
+ * rights and alignment. These functions race with other processes by design, so under ThreadSanitizer the copies
+ * consist of relaxed atomic accesses.
  */
 #ifndef DSM_BASE_MAPPED_OPS_H
 #define DSM_BASE_MAPPED_OPS_H

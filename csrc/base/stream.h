@@ -1,9 +1,9 @@
 /*
- * Copies past the caches, for bytes that another core reads next. An ordinary store takes its line away from the cache
- * of the reader of a lap ago, one line at a time; these go to memory without asking it, and the reader streams them
- * from there.
+ * Copies with non-temporal stores, for bytes that another core reads next. An ordinary store must first take each cache
+ * line away from the core that read it one lap of the ring before. Non-temporal stores go to memory without that
+ * transfer, and the reader streams the bytes from there.
  *
- * They are not ordered like other stores: stream_end() stands between them and the word that publishes them.
+ * They are weakly ordered: stream_end() must come between them and the store-release of the word that announces them.
  */
 #ifndef DSM_BASE_STREAM_H
 #define DSM_BASE_STREAM_H
@@ -33,8 +33,8 @@ static inline void stream_eight(uint8_t *to, const uint8_t *from)
     stream_word(to, word);
 }
 
-/* 'to' is a multiple of 8. One ordinary store into a line would undo what the others have won, so all full words are
- * not. */
+/* 'to' is a multiple of 8. A single ordinary store into a cache line would undo the gain of the others, so every full
+ * word is written with a non-temporal store. */
 static inline void stream_copy(uint8_t *to, const uint8_t *from, uint64_t n)
 {
     uint64_t at = 0;
@@ -54,7 +54,7 @@ static inline void stream_end(void) { _mm_sfence(); }
 
 #else
 
-enum { STREAMS = 0 }; /* where this is 0, nobody calls the others */
+enum { STREAMS = 0 }; /* where this is 0, the functions below are not called */
 static inline void stream_copy(uint8_t *to, const uint8_t *from, uint64_t n) { memcpy(to, from, n); }
 static inline void stream_word(void *to, uint64_t v) { memcpy(to, &v, 8); }
 static inline void stream_end(void) {}

@@ -1,4 +1,4 @@
-/* Little-endian numbers at any address. */
+/* Loads and stores of little-endian integers at any address, aligned or not. */
 #ifndef DSM_BASE_WIRE_H
 #define DSM_BASE_WIRE_H
 
