@@ -1,7 +1,7 @@
 /*
- * The agent: the control thread of a context. It answers other nodes (who has proved to know the secret may attach to
- * regions and connect endpoints), notices when an owner's connection is gone, and cuts nodes off. It is never on the
- * path of a read or write. It sleeps in epoll, and no step of it waits for a peer.
+ * The agent: the control thread of a context. It answers other nodes (one that has proved that it knows the secret may
+ * attach to regions and connect endpoints), detects the end of a control connection to an owner, and fences nodes. It
+ * is never on the path of a read or write. It sleeps in epoll_wait() only, and never waits for a peer.
  */
 #ifndef DSM_AGENT_AGENT_H
 #define DSM_AGENT_AGENT_H
@@ -11,7 +11,7 @@
 
 enum conn_state { CONN_HELLO, CONN_PROOF, CONN_OPEN };
 
-/* A node that has connected to us. */
+/* An incoming connection of another node. */
 struct conn {
     struct conn *next;
     uint64_t id;
@@ -20,8 +20,8 @@ struct conn {
     int64_t deadline; /* for the handshake */
     struct handshake handshake;
     struct session session;
-    bool left;            /* it has gone while we answered */
-    struct fabric_ep *ep; /* our end of its endpoint, or NULL */
+    bool left;            /* the node has closed the connection before it was answered */
+    struct fabric_ep *ep; /* the passive endpoint for this node, or NULL */
     size_t have;
     uint8_t in[MESSAGE_MAX];
 };
@@ -30,28 +30,28 @@ struct agent {
     dsm_ctx *ctx;
     pthread_t thread;
     int epoll, listener;
-    int stop;             /* a socket, which wakes the thread once it is shut down */
-    uint64_t stop_node;   /* its inode: the number may be another file's, where all were closed */
-    pthread_mutex_t lock; /* everything below; held by the thread while it works, not while it sleeps */
+    int stop;             /* a socket whose shutdown wakes the thread */
+    uint64_t stop_node;   /* its inode: if all descriptors were closed, the number may belong to another file by now */
+    pthread_mutex_t lock; /* protects everything below; held by the thread while it works, not while it sleeps */
     struct conn *conns;
     uint64_t next_conn;
-    size_t unauthenticated; /* connections that have not proved themselves */
+    size_t unauthenticated; /* number of connections that have not completed the handshake */
     uint8_t (*denied)[DSM_NODE_ID];
     size_t ndenied;
-    int64_t accept_after; /* out of file descriptors: the listener rests; 0: it does not */
-    struct agent *next;   /* of this process, for fork */
+    int64_t accept_after; /* no free file descriptor: not listening until then; 0: listening */
+    struct agent *next;   /* list of all agents of the process, for fork */
 };
 
 int agent_start(dsm_ctx *c, const char *listen_at);
-/* Its thread has ended, and all control connections are closed. false: somebody has closed all file descriptors of the
- * process, so nothing wakes the thread; it sleeps on, and agent and context must stay. */
+/* Ends the thread and closes all control connections. Returns false if all file descriptors of the process have been
+ * closed by other code: then the thread can't be woken and sleeps forever, so agent and context must not be freed. */
 bool agent_stop(dsm_ctx *c);
 int agent_fence(struct agent *a, const uint8_t node[DSM_NODE_ID]);
-/* Tells the agent to watch for the end of a peer's control connection, or to cease. */
+/* Starts and stops watching for the end of the control connection to a peer. */
 int agent_watch(struct agent *a, struct peer *p);
 void agent_unwatch(struct agent *a, struct peer *p);
 
-/* server.c: under agent->lock. false: the connection is to be dropped. */
+/* server.c: under agent->lock. conn_input processes what has been received; false: the connection must be dropped. */
 bool conn_input(struct agent *a, struct conn *n);
 bool agent_denies(const struct agent *a, const uint8_t node[DSM_NODE_ID]);
 void conn_close_endpoint(struct conn *n);
@@ -62,15 +62,17 @@ void context_free(dsm_ctx *c);
 /* client.c */
 extern const struct control agent_control;
 
-/* address.c: Unix abstract or TCP. socket_listen writes the address that others are to use. */
+/* socket.c: abstract Unix sockets or TCP. socket_listen writes the address that other nodes must use. */
 int socket_listen(const dsm_ctx *c, const char *listen_at, char address[112], int *fd);
-/* *fd changes under ctx->lock, which is held across a fork: what it names then is ours. -1 after a failure. */
+/* *fd is set and cleared under ctx->lock, which is held across a fork: so a child can close it safely. -1 after a
+ * failure. */
 int socket_connect(dsm_ctx *c, const char *address, int64_t deadline, int *fd);
 void socket_close(dsm_ctx *c, int *fd);
-/* A host that falls silent is noticed after the peer timeout, or 4 s where that is shorter. Nothing to a Unix
- * socket. */
+/* TCP keepalive: a host that no longer answers is detected after the peer timeout, but not before 4 s. Has no effect on
+ * a Unix socket. */
 void socket_keep_alive(int fd, int64_t peer_timeout_ns);
-/* Whether a Unix socket's other end is a process of ours: see docs/SECURITY.md. */
+/* Whether the process at the other end of a Unix socket runs as an acceptable user: as a server whose address is
+ * 'address', or as a client (docs/SECURITY.md). */
 bool socket_serves_us(int fd, const char *address);
 bool socket_may_ask(int fd);
 

@@ -1,4 +1,4 @@
-/* The control protocol's numbers and its MACs (docs/protocols/handshake.md). Everything is little-endian. */
+/* Constants and MACs of the control protocol (docs/protocols/handshake.md). All integers are little-endian. */
 #ifndef DSM_AGENT_PROTOCOL_H
 #define DSM_AGENT_PROTOCOL_H
 
@@ -30,15 +30,16 @@ enum {
     GRANT_SIZE = 32,
 };
 
-/* What all MACs of a connection are over. address: as the client has dialled it, and as the server has published it. */
+/* The input of the handshake MACs of a connection. Each side fills in the address as it knows it: the client the one it
+ * has connected to, the server the one it advertises. */
 struct handshake {
     uint8_t client_nonce[NONCE], server_nonce[NONCE];
     uint8_t client[DSM_NODE_ID], server[DSM_NODE_ID];
     char address[ADDRESS_MAX];
 };
 
-/* Both sides prove with the first two that they know the secret; the others make the keys of the messages of each
- * side. */
+/* With the MACs of the first two labels client and server prove that they know the secret. The MACs of the other two
+ * are the keys for the messages of the client and of the server. */
 #define LABEL_CLIENT "dsmem2-client"
 #define LABEL_SERVER "dsmem2-server"
 #define LABEL_ASKING "dsmem2-asking"
@@ -47,16 +48,16 @@ enum { LABEL = sizeof LABEL_CLIENT - 1 };
 
 void handshake_mac(const dsm_ctx *c, const char label[LABEL], const struct handshake *h, uint8_t mac[MAC]);
 
-/* After the verdict: a key for each direction, and the number of the last message of the client. */
+/* The state after the verdict: a key for each direction, and the number of the client's last message. */
 struct session {
     struct hmac asking, answer;
     uint64_t number;
 };
 
 void session_begin(const dsm_ctx *c, const struct handshake *h, struct session *s);
-/* A message lies in memory with its header complete: its length on the wire, with the MAC. */
+/* The length of a message on the wire, including the MAC. Its header must be complete. */
 size_t message_length(const uint8_t *message);
-/* Writes, or compares, the MAC behind header and payload. */
+/* Write, or verify, the MAC that follows header and payload. */
 void message_seal(const struct hmac *key, uint8_t *message);
 bool message_genuine(const struct hmac *key, const uint8_t *message);
 

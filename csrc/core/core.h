@@ -1,11 +1,12 @@
 /*
- * The core's objects behind the handles of dsm.h.
+ * The structs behind the opaque handles of dsm.h.
  *
- * LOCKS, in the order in which they may be taken together:
- *   peer->control_lock   one conversation with the owner's agent, and the making of an endpoint
- *   agent->lock  the agent's tables (agent/agent.h)
- *   ctx->lock    regions, the list of peers, reference counts of peers
- *   peer->lock   the endpoint and everything that is done to it; never held across a wait
+ * LOCKS, in the order in which a thread may take them:
+ *   peer->control_lock    the control connection: one request or handshake at a time, and the creation of an endpoint
+ *   agent->lock           the agent's tables (agent/agent.h)
+ *   ctx->lock             regions, the list of peers, the reference counts of peers
+ *   ctx->completed_lock   complete tickets (core/async.c)
+ *   peer->lock            the endpoint and every call on it; never held across a wait
  */
 #ifndef DSM_MEM_CORE_H
 #define DSM_MEM_CORE_H
@@ -14,7 +15,7 @@
 
 #include <pthread.h>
 
-/* Counts forks (in the child); an object made under another count is refused. */
+/* Incremented in the child by each fork; an object that was created under another count is refused. */
 extern uint32_t core_forks __attribute__((visibility("hidden")));
 
 struct dsm_region {
@@ -24,59 +25,60 @@ struct dsm_region {
     uint64_t generation;
 };
 
-/* The way to one owner: a control connection (talk, fd) and an endpoint (lock, ep). */
+/* One owner: the control connection (control_lock, fd) and the endpoint (lock, ep). */
 struct peer {
     struct peer *next;
     dsm_ctx *ctx;
-    uint64_t id; /* what the agent's epoll knows the connection by; 0: none yet. Under ctx->lock */
+    uint64_t id; /* of the control connection in the agent's epoll; 0: none yet. Under ctx->lock */
     uint8_t node[DSM_NODE_ID];
     char address[112];
     uint32_t refs; /* remotes; under ctx->lock */
-    uint32_t dead; /* the control connection is gone; set by the agent thread or by a conversation that found its end */
+    uint32_t dead; /* the control connection has ended; set by the agent thread or by a request that found its end */
 
     pthread_mutex_t control_lock;
-    int fd;                /* -1: none. Changes under ctx->lock, too */
-    struct stream *stream; /* the agent's: where the conversation on fd stands */
+    int fd;                /* -1: none. Changes only while ctx->lock is held, too */
+    struct stream *stream; /* of agent/client.c: the state of the control connection */
 
     pthread_mutex_t lock;
-    pthread_cond_t cond; /* a sleeper has left */
+    pthread_cond_t cond; /* the sleeper has woken, ops have ended, or the endpoint has changed */
     struct fabric_ep *ep;
-    bool sleeper; /* a thread sleeps on ep's event; then ep must not be closed */
-    int wake_fd;  /* eventfd that wakes the sleeper when another thread has reaped */
+    bool sleeper; /* a thread sleeps on ep's event, so ep must not be closed */
+    int wake_fd;  /* eventfd that wakes the sleeper after another thread has reaped */
 
-    /* core/async.c; under lock, but for the counts */
+    /* core/async.c; under lock, except the counts (async) and reads of parting */
     pthread_t helper;
     bool helped; /* the helper runs */
     pthread_cond_t work;
-    struct dsm_group *begin, **begin_last; /* wait for a connection */
-    struct dsm_group *ask;                 /* are complete, but the owner is to be asked why it refused an op */
-    uint32_t async[2];                     /* groups that are begun and not complete, by their round */
-    uint32_t round;                        /* 0 or 1: of those that begin now; the others are older */
-    uint32_t parting;                      /* the helper is to end */
-    uint32_t late;                         /* what is aborted now and is of the older round has had its time */
+    struct dsm_group *begin, **begin_last; /* groups that wait for a connection */
+    struct dsm_group *ask;                 /* complete groups whose owner must still be asked why it refused an op */
+    uint32_t async[2];                     /* number of groups started and not complete, by round */
+    uint32_t round;                        /* 0 or 1: the round of groups that start now; the other round is older */
+    uint32_t parting;                      /* the helper must end */
+    uint32_t late;                         /* groups of the older round that are aborted now have timed out */
 };
 
 struct dsm_remote {
     struct fabric_remote *imported; /* first: fabric_remote_of() */
-    /* copies of what every op needs */
+    /* copies of fields that every op needs */
     uint8_t *mapped;
     const uint32_t *state;
     uint64_t nbytes;
     uint32_t access, forks;
-    dsm_ctx *ctx; /* NULL: a mapped file (core/mapped_file.c), then remote is NULL too */
+    dsm_ctx *ctx; /* NULL: a mapped file (core/mapped_file.c), then imported is NULL too */
     struct peer *peer;
     uint64_t region, generation;
-    uint32_t users; /* ops under way */
+    uint32_t users; /* ops that have not finished */
 };
 
-/* What the core asks of the owner's agent. All under peer->control_lock, all bounded by the deadline. */
+/* Calls of the core into the agent; most send a request to the owner's agent. Under peer->control_lock, except free,
+ * and except disconnect where no other thread can use the peer. Those that have a deadline return by then. */
 struct control {
-    int (*connect)(struct peer *p, int64_t deadline); /* checks that it is still the same node */
+    int (*connect)(struct peer *p, int64_t deadline); /* verifies that the address still belongs to the same node */
     int (*endpoint)(struct peer *p, const uint8_t *address, size_t len, uint8_t *reply, size_t *reply_len,
                     int64_t deadline);
     int (*status)(struct peer *p, uint64_t region, uint64_t generation, int64_t deadline); /* 0, ESTALE… */
     void (*disconnect)(struct peer *p);
-    void (*free)(dsm_ctx *c); /* under no lock: nothing of it is left */
+    void (*free)(dsm_ctx *c); /* with no lock held: frees the context */
 };
 
 struct agent;
@@ -96,81 +98,84 @@ struct dsm_ctx {
     pthread_mutex_t lock;
     dsm_region **regions; /* by id (core/region.c) */
     size_t capregions;
-    uint64_t free_region; /* first free slot; a slot is used again, its generation never is */
+    uint64_t free_region; /* first free slot; slots are reused, generations are not */
     uint64_t live_regions, live_remotes;
-    bool closed; /* the last region or remote frees it */
+    bool closed; /* closing the last region or remote frees the context */
     struct peer *peers;
-    uint64_t next_peer;             /* from 1 */
-    int event;                      /* eventfd: 'done' is not empty, or was not; -1: ops complete when posted */
-    uint64_t done;                  /* struct dsm_group: complete, the latest first; pushed without a lock */
-    pthread_mutex_t completed_lock; /* taken before peer->lock */
-    dsm_ticket *ready, **ready_last;
-    bool canceling; /* under completed_lock */
+    uint64_t next_peer;              /* from 1 */
+    int event;                       /* eventfd: readable if 'done' is or was not empty; -1: ops complete when posted */
+    uint64_t done;                   /* lock-free stack of struct dsm_group: complete groups, the latest first */
+    pthread_mutex_t completed_lock;  /* taken before peer->lock */
+    dsm_ticket *ready, **ready_last; /* under completed_lock */
+    bool canceling;                  /* under completed_lock */
 };
 
 static inline bool ctx_forked(const dsm_ctx *c) { return c->forks != load_relaxed_u32(&core_forks); }
 int refuse_forked(void);
 
-/* core/region.c: one region or remote less, of which nothing is left. Under no lock. */
+/* core/region.c: a region or a remote has been freed: decrements *live (live_regions or live_remotes), and frees the
+ * context if it is closed and this was the last. With no lock held. */
 void ctx_leave(dsm_ctx *c, uint64_t *live);
-/* Under ctx->lock; NULL unless id and generation name a live region */
+/* NULL unless id and generation name a live region. Under ctx->lock. */
 dsm_region *region_find(dsm_ctx *c, uint64_t id, uint64_t generation);
 
-/* How long a wait may go before it looks for signals. */
+/* The longest time that a wait sleeps between two checks for signals. */
 #define WAIT_SLICE_NS 50000000
-/* core/interrupt.c: the calling thread is to end its wait now. Signal handlers of the application may run in here, and
- * what they call comes back into the core. So the caller holds no lock that a call waits for, but those that know their
- * thread: such a call is refused (dsm_refuse_reentry). */
+/* core/interrupt.c: true if the calling thread must end its wait now. Signal handlers of the application may run inside
+ * this function and call the core again. So the caller must hold no lock that another call waits for, except those that
+ * record their thread: a call that needs one of these is refused (dsm_refuse_reentry). */
 bool wait_interrupted(void);
-/* Of the calling thread; never 0. */
+/* An id of the calling thread; never 0. */
 uint64_t this_thread(void);
-/* Of a thread of the core's own: its waits end when *stop is not 0. */
+/* For a thread that the core has created: its waits end when *stop is not 0. */
 void wait_for(const uint32_t *stop);
 
 /* core/peer.c */
 int peer_new(dsm_ctx *c, const uint8_t node[DSM_NODE_ID], const char *address, struct peer **out);
-void peer_free(struct peer *p); /* nobody may use it any more */
-/* Frees the peers that are dead and have no remote: a new descriptor makes a new one. Under no lock but agent->lock. */
+void peer_free(struct peer *p); /* no thread may use the peer any more */
+/* Frees the peers that are dead and have no remote; a later attach creates a new one. With no lock held except
+ * agent->lock. */
 void peers_bury(dsm_ctx *c);
-/* Makes sure of an endpoint that works; connects again where it must. */
+/* Returns 0 once the endpoint is usable; connects again if necessary. */
 int peer_ready(struct peer *p, int64_t deadline);
-/* Begins a conversation: takes peer->control_lock. ETIME where another one lasts until the deadline, EBUSY where it is
- * the caller's own, which a signal's handler has interrupted. */
+/* Takes peer->control_lock, which the caller must unlock. ETIME if another thread holds it until the deadline, EBUSY if
+ * the calling thread holds it itself, in a call that a signal handler has interrupted. */
 int peer_talk(struct peer *p, int64_t deadline);
-/* Posts, and reaps what is complete already. false, and nothing is posted, where there is no endpoint that works. */
+/* Posts the list and reaps what has completed already. Returns false, and posts nothing, if the endpoint is not
+ * usable. */
 bool peer_post(struct peer *p, dsm_op *list);
-/* Until *pending is 0: polls for spin_ns, then sleeps. At the deadline, or where a signal ends the wait, everything
- * outstanding with the peer is aborted and -DSM_ETIME is returned; *pending is 0 then too. */
+/* Waits until *pending is 0: polls for spin_ns, then sleeps. At the deadline, or if a signal ends the wait, everything
+ * outstanding on the endpoint is aborted and -DSM_ETIME is returned; *pending is 0 then, too. */
 int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline);
-/* What is outstanding ends soon, and those who wait for it end it: none waits here. */
+/* Aborts everything outstanding, without waiting: the threads that wait for it see it end soon. */
 void peer_break(struct peer *p);
-/* Nothing of what was outstanding is when it returns. */
+/* Aborts everything outstanding; on return all of it has ended. */
 void peer_abort(struct peer *p);
 
-/* What peer_wait is made of; under peer->lock. */
+/* Parts of peer_wait; under peer->lock. */
 void peer_reap(struct peer *p);
 bool peer_usable(const struct peer *p);
-void peer_wake(struct peer *p); /* whoever sleeps for the peer looks again */
+void peer_wake(struct peer *p); /* wakes all threads that sleep on the peer, which then recheck */
 int64_t peer_give_up_at(const struct peer *p);
-/* Sleeps for a slice, or until *pending is 0. At the limit what is outstanding is aborted as late: true, and *pending
- * is 0. */
+/* Sleeps for one slice, or until *pending is 0, and returns false. At the limit it aborts everything outstanding as
+ * timed out and returns true; *pending is 0 then. Gives peer->lock back while it sleeps. */
 bool peer_sleep(struct peer *p, const uint32_t *pending, int64_t limit);
-/* A peer that has a helper, with one reference more, which peers_release gives back; NULL: there is none. */
+/* A peer whose helper runs, with a reference that peers_release drops; NULL if there is none. */
 struct peer *peers_next_helped(dsm_ctx *c);
 void peers_release(dsm_ctx *c, struct peer *p);
 
-/* core/async.c; under peer->lock: makes sure that the helper is there and looks. false: there can be none. */
+/* core/async.c; under peer->lock: starts the helper if it does not run, and wakes it. false: it can't be started. */
 bool peer_help(struct peer *p);
-void peer_stop_help(struct peer *p); /* under no lock; ends what waits for it */
+void peer_stop_help(struct peer *p); /* with no lock held; ends the groups that wait for the helper */
 
 /* core/ops.c */
 int ticket_check(dsm_ctx *c, const dsm_op *ops, size_t n, size_t *failed);
-/* Moves what is local, and forms groups of as many of the other ops as there is room for. */
+/* Executes the ops on mapped memory, and puts as many of the others into groups as there is room for. */
 void ticket_fill(dsm_ticket *t);
 void ticket_give_up_rest(dsm_ticket *t, int status);
 void ticket_find_causes(dsm_ticket *t, int64_t deadline);
 
-/* core/mapped_file.c: a remote without a context */
+/* core/mapped_file.c: closes a remote that has no context */
 void map_close(dsm_remote *r);
 
 /* core/descriptor.c */

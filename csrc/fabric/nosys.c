@@ -1,4 +1,4 @@
-/* The complete table of 'not supported': what a fabric does not have, it takes from here. */
+/* Defaults for the functions that a fabric does not implement. */
 #include "nosys.h"
 
 static int nosys(void) { return err_set(DSM_EUNSUPPORTED, 0, "this fabric lacks the function"); }

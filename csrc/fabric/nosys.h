@@ -1,4 +1,4 @@
-/* FABRIC_NOSYS: the start of every fabric's table; entries named after it override. */
+/* FABRIC_NOSYS: the first initializers of every fabric's table; initializers that follow override them. */
 #ifndef DSM_FABRIC_NOSYS_H
 #define DSM_FABRIC_NOSYS_H
 

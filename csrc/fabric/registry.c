@@ -1,4 +1,4 @@
-/* The fabrics by name. */
+/* Looking up a fabric by its name. */
 #include "fabric.h"
 
 #include <string.h>

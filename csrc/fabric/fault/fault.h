@@ -1,32 +1,30 @@
 /*
- * fault: another fabric with faults in it, at ops that a plan names. For tests of whatever stands on a fabric.
+ * fault: wraps another fabric and injects faults at the ops that a plan selects. For tests of code that uses a fabric.
  *
  * The plan is written like the query of a URL:
  *   plan  = [item {"&" item}]            the empty plan changes nothing
  *   item  = fault "=" which [":" pause "ms" | ":" pid] | "every=" K
  *   which = N | N "-" M | N "-" | "*"    the ops of this device, counted from 1 in the order in which they are posted
- *   every: what an item names comes again every K ops ("fail=3&every=10": 3, 13, 23…)
+ *   every: each item selects its ops again every K ops ("fail=3&every=10": 3, 13, 23…)
  *
  *   fail=3            op 3 is not executed, the transport reports EIO
  *   failafter=3       op 3 is executed, the transport reports EIO all the same (its acknowledgement was lost)
- *   delay=3:50ms      op 3 is executed at once, its completion is held back for 50 ms (the pause must be given)
- *   drop=3            op 3 is executed, its completion never comes
- *   tear=3            if op 3 is a READ: its second part is read 1 ms after its first. They meet at a multiple of 8 in
- *   the
- *                     region, so a READ inside of one aligned word stays whole
+ *   delay=3:50ms      op 3 is executed at once, its completion is reported 50 ms later (the pause is mandatory)
+ *   drop=3            op 3 is executed, its completion is never reported
+ *   tear=3            if op 3 is a READ: its second part is read 1 ms after its first part. The parts are split at a
+ *                     multiple of 8 in the region, so a READ within one aligned word is not torn
  *   duplicate=3       if op 3 is a WRITE: it is executed a second time, 1 ms later
- *   cas=3             if op 3 is a COMPARE_SWAP that fails, 1 ms later a plain store writes back the value that it
- *   found
- *                     (rdma_rxe does so; the region must grant writing too, otherwise the op stays as it is)
- *   kill=3            before op 3 is executed this process gets SIGKILL
- *   kill=3:PID        before op 3 is executed process PID gets it; if it is a child of this one it is dead then
- *   tear, duplicate and cas take another pause than 1 ms: tear=3:20ms.
+ *   cas=3             if op 3 is a COMPARE_SWAP that fails: 1 ms later a plain store writes back the value that it
+ *                     found (as rdma_rxe does; the region must also grant writing, otherwise this has no effect)
+ *   kill=3            before op 3 is executed, this process gets SIGKILL
+ *   kill=3:PID        before op 3 is executed, process PID gets SIGKILL; a child of this process is dead by then
+ *   tear, duplicate and cas accept a pause other than 1 ms: tear=3:20ms.
  *
- * A failed op is the end of its connection, as on every transport: the ops behind it are cancelled without being
- * executed, the endpoint is broken and the core makes a new one. Faults keep the order that dsm.h promises: while one
- * of an op's two parts is still to come, the ops behind it on the same endpoint wait.
+ * A failed op ends its connection, as on every transport: the ops behind it are cancelled without being executed, the
+ * endpoint is broken, and the core creates a new one. Faults preserve the order that dsm.h promises: while the second
+ * part of an op is outstanding, the ops behind it on the same endpoint wait.
  *
- * Nothing is mapped local through fault, so every op takes the way over post and poll.
+ * Through fault no memory is mapped: every op goes through post and poll.
  */
 #ifndef DSM_FABRIC_FAULT_H
 #define DSM_FABRIC_FAULT_H
@@ -51,7 +49,7 @@ struct fault_item {
     uint32_t fault;
     uint64_t first, last; /* op numbers */
     int64_t pause_ns;
-    pid_t pid; /* of KILL; 0: this process */
+    pid_t pid; /* for KILL; 0: this process */
 };
 
 struct fault_plan {
@@ -60,16 +58,16 @@ struct fault_plan {
     struct fault_item *items;
 };
 
-/* What happens to one op: FAULT_… bits, and the pauses of those that have one. */
+/* The faults of one op: FAULT_… bits, and their parameters. */
 struct fault_fate {
     uint32_t faults;
-    int64_t delay_ns; /* of DELAY */
-    int64_t pause_ns; /* of TEAR, DUPLICATE, CAS */
-    pid_t pid;        /* of KILL */
+    int64_t delay_ns; /* for DELAY */
+    int64_t pause_ns; /* for TEAR, DUPLICATE, CAS */
+    pid_t pid;        /* for KILL; 0: this process */
 };
 
 /* plan.c */
-int fault_plan_parse(const char *text, struct fault_plan *out); /* EINVAL names the item that is wrong */
+int fault_plan_parse(const char *text, struct fault_plan *out); /* EINVAL: the detail names the invalid item */
 void fault_plan_free(struct fault_plan *p);
 struct fault_fate fault_plan_fate(const struct fault_plan *p, uint64_t op_number);
 
@@ -82,7 +80,7 @@ struct fault_dev {
 
 struct fault_remote {
     struct fabric_remote base;
-    struct fabric_remote *inner; /* fabric_remote_of() the ops that the inner fabric gets */
+    struct fabric_remote *inner; /* fabric_remote_of() of the ops that the inner fabric gets */
 };
 
 /* io.c */

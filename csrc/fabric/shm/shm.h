@@ -1,12 +1,12 @@
 /*
- * shm: memory that processes of one host map together.
+ * shm: memory that is shared by the processes of one host.
  *
- * A region is one memfd: the data from offset 0, then, at the next multiple of 4096, a status page of one page. Only
- * its owner writes the status page. The agent hands the memfd over its Unix socket; when all who mapped it are gone, so
- * is the memory: there is no name that could outlive a killed process. The file is sealed against growing and
- * shrinking, and its pages are there from the beginning, so that nobody meets SIGBUS.
+ * A region is one memfd: the data from offset 0, then, at the next multiple of 4096, the status page of 4096 bytes.
+ * Only the owner writes the status page. The agent passes the memfd over its Unix socket. The memory is freed when the
+ * last process that has mapped it is gone; it has no name that could outlive a killed process. The file is sealed
+ * against growing and shrinking, and its pages are allocated at the beginning, so no process gets SIGBUS.
  *
- * Trailer (native byte order: it never leaves the host)
+ * Status page (native byte order, as it never leaves the host)
  *   offset  bytes  what
  *        0      8  magic "dsmemshm"
  *        8      4  version, 1
@@ -25,7 +25,7 @@ enum { SHM_VERSION = 1, SHM_STATUS_PAGE = 4096, SHM_LIVE = 0, SHM_CLOSED = 1 };
 struct shm_status_page {
     uint64_t magic;
     uint32_t version;
-    uint32_t state; /* publish: shm_mem_free; observe: remote_check() in core/remote.h */
+    uint32_t state; /* release: shm_mem_free(); acquire: remote_check() in core/remote.h */
     uint64_t nbytes;
 };
 _Static_assert(sizeof(struct shm_status_page) == 24, "docs/protocols/shm.md");
@@ -39,7 +39,7 @@ int shm_mem_export(struct fabric_mem *m, int *fd);
 int shm_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, int fd, struct fabric_remote **out);
 void shm_mem_forget(struct fabric_remote *r);
 
-/* room.c: bytes that may still be taken; root: "", or a folder with a /proc and /sys of a test's. */
+/* room.c: bytes that may still be allocated; root: "", or a directory in which a test has its own /proc and /sys. */
 uint64_t shm_room(const char *root);
 
 int shm_ep_open(struct fabric_dev *d, bool passive, struct fabric_ep **out);

@@ -1,7 +1,7 @@
 /*
- * libibverbs, loaded when it is first needed: the program is not linked against it.
+ * libibverbs, loaded with dlopen() at its first use; the extension is not linked against it.
  *
- * Members lack the prefix ibv_ because verbs.h has macros of those names that lead to the linked library.
+ * The members lack the prefix ibv_ because infiniband/verbs.h defines some of the full names as macros.
  */
 #ifndef DSM_VERBS_LIB_H
 #define DSM_VERBS_LIB_H
@@ -14,10 +14,11 @@ struct verbs_lib {
 #undef VERBS_SYM
 };
 
-/* Valid once verbs_load() has returned 0. */
+/* Valid after verbs_load() has returned 0. */
 extern struct verbs_lib ibv;
 
-/* Loads the library ($DSMEM_LIBIBVERBS, or libibverbs.so.1) once per process; the same answer ever after. */
+/* Loads the library ($DSMEM_LIBIBVERBS, or libibverbs.so.1) once per process. Every later call returns the same
+ * result. */
 int verbs_load(void);
 int verbs_query_port(struct ibv_context *ctx, uint8_t port, struct ibv_port_attr *out); /* 0 or an errno */
 

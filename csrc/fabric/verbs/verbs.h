@@ -1,19 +1,22 @@
 /*
  * The verbs fabric: one reliable connection (RC queue pair) per endpoint, one-sided operations only.
  *
- * SEND QUEUE. Work requests of an endpoint are numbered 0, 1, 2… (wr_id); request i sits in slot[i % depth].
+ * SEND QUEUE. Work requests of an endpoint are numbered 0, 1, 2… (wr_id); request i uses slot[i % depth].
  *   head - tail <= depth   requests tail … head-1 are posted and not yet known to be complete
- * The queue completes in order, so a completion with number i completes tail … i. Only the last request of a posting
- * and every 'signal_every'th are signalled; a failed or flushed request completes always.
+ * The queue completes in order, so a completion with number i completes tail … i. Only the last request of a list and
+ * every 'signal_every'th one are signalled; a failed or flushed request always generates a completion.
  *
- * LOCAL MEMORY of an op is, in this order: inlined (small writes); copied from the endpoint's slab (small reads: a
- * few cache lines cost less than to look for their region); inside a region of this process; copied through the slab
- * (up to BOUNCE_MAX); registered until the op is done; or, where that fails, copied through the slab
- * piece by piece.
- * The slab's bytes are handed out and come back in the order of the requests, so it is a ring.
+ * LOCAL MEMORY. The first of these that applies to the local buffer of an op is used:
+ *   1. it is inlined (small WRITEs);
+ *   2. it is copied from the endpoint's slab (small READs: copying a few cache lines is faster than a region lookup);
+ *   3. it lies in a region of this process, and the region's registration is used;
+ *   4. it is copied through the slab (up to VERBS_BOUNCE_MAX bytes);
+ *   5. it is registered until the op is done;
+ *   6. it is copied through the slab piece by piece (if the registration fails).
+ * The bytes of the slab are allocated and freed in the order of the requests, so the slab is a ring.
  *
- * A copied op reads its source when it is posted, not when the device runs it. So a fenced WRITE waits in the endpoint
- * while that could matter: see must_wait() in io.c.
+ * The source of a copied or inlined op is read when the op is posted, not when the device executes it. So a fenced
+ * WRITE waits in the endpoint while this would make a difference: see must_wait() in io.c.
  */
 #ifndef DSM_VERBS_H
 #define DSM_VERBS_H
@@ -25,50 +28,50 @@
 
 enum {
     VERBS_ADDRESS = 32,      /* bytes of an endpoint's address, see endpoint.c */
-    VERBS_GIDS = 256,        /* of a port that can be used: an address handle holds 8 bits of index */
+    VERBS_GIDS = 256,        /* usable GIDs of a port: an address handle has 8 bits for the index */
     VERBS_SLAB = 64 * 1024,  /* per active endpoint */
     VERBS_BOUNCE_MAX = 8192, /* longest op, or piece of one, that is copied */
-    VERBS_INLINE = 256,      /* asked for; the device may grant less */
-    VERBS_SMALL = 256,       /* READs up to this go through the slab always */
+    VERBS_INLINE = 256,      /* inline bytes requested; the device may grant less */
+    VERBS_SMALL = 256,       /* READs of up to this size always go through the slab */
     VERBS_DEPTH = 128,
     VERBS_DEPTH_MAX = 16384,
 };
 
-/* One registration with the device, shared by the regions that were registered together and lie together, and by the
- * ops whose local buffer it covers: it ends with the last of them. */
+/* One registration with the device. It is shared by regions that were registered together and are contiguous or
+ * overlap, and by the ops whose local buffer it covers. It is deregistered when the last of them has ended. */
 struct verbs_mr {
     struct ibv_mr *mr;
     uint8_t *start, *end;
-    uint32_t regions; /* in the table while there is one */
-    uint32_t users;   /* the table, and ops */
-    bool writable;    /* by READs of our own */
-    uint64_t mapped;  /* bytes to unmap with it, 0 where the memory is the caller's */
+    uint32_t regions; /* regions that use it; it is in the table while there is one */
+    uint32_t users;   /* reference count: one for the table, one for each op */
+    bool writable;    /* may be the destination of READs of this process */
+    uint64_t mapped;  /* bytes to unmap with it; 0 if the memory belongs to the caller */
 };
 
-/* In addresses: what kind of packets a port sends. */
+/* The packet format of a port, in endpoint addresses. */
 enum verbs_link { VERBS_IB = 0, VERBS_ROCE_V1 = 1, VERBS_ROCE_V2 = 2 };
 
 struct verbs_dev {
     struct fabric_dev base;
     struct ibv_context *ctx;
     struct ibv_pd *pd;
-    struct ibv_cq *passive_cq; /* of all passive endpoints; nothing ever completes there */
+    struct ibv_cq *passive_cq; /* for all passive endpoints; no request ever completes there */
     struct ibv_device_attr attr;
     struct ibv_port_attr port_attr;
     char name[64];
     uint8_t port, timeout, retries;
-    uint8_t max_reads;  /* that we may have outstanding */
-    uint8_t max_served; /* that a peer may have outstanding here */
-    bool roce, grh;     /* grh: the port takes no packet without a global header */
+    uint8_t max_reads;  /* READs and ATOMICs that one endpoint may have outstanding as initiator */
+    uint8_t max_served; /* READs and ATOMICs that a peer may have outstanding at one passive endpoint */
+    bool roce, grh;     /* grh: the port requires a global routing header */
     uint8_t link;       /* enum verbs_link */
-    uint8_t sl, tclass; /* of what we send */
-    uint16_t pkey;      /* of index 0, which we use */
-    uint32_t lost;      /* the device said so */
+    uint8_t sl, tclass; /* service level and traffic class of sent packets */
+    uint16_t pkey;      /* partition key at index 0, which all endpoints use */
+    uint32_t lost;      /* the device has reported a fatal error */
     int gid_index;
     union ibv_gid gid;
     enum ibv_mtu mtu;
     uint32_t depth, max_inline;
-    /* Our registrations by start, for the local side of ops. */
+    /* The registrations of this process, sorted by start address, for the local buffers of ops. Under lock. */
     pthread_rwlock_t lock;
     struct verbs_mr **mrs;
     size_t nmrs, room;
@@ -81,10 +84,10 @@ struct verbs_mem {
 
 struct verbs_slot {
     dsm_op *op;
-    uint8_t *bounced; /* READ through the slab: where the bytes will be */
-    uint8_t *to;      /* and where they go */
+    uint8_t *bounced; /* READ through the slab: address in the slab; otherwise NULL */
+    uint8_t *to;      /* the destination of that READ */
     uint32_t nbytes;
-    uint32_t slab; /* bytes of the ring that come back */
+    uint32_t slab; /* bytes of the slab that become free with the request */
 };
 
 struct verbs_ep {
@@ -93,25 +96,25 @@ struct verbs_ep {
     struct ibv_qp *qp; /* NULL once destroyed by an abort */
     struct ibv_cq *cq;
     struct ibv_comp_channel *channel;
-    int64_t drained; /* broken: when the device has had its time to flush; 0: it has not been told to */
+    int64_t drained; /* deadline for the device to flush the queue; 0: not aborted */
     uint32_t psn;
-    uint32_t lost;   /* the device said so: set by verbs_dev_event(), looked at by verbs_poll() */
-    unsigned events; /* taken from the channel and not yet acknowledged */
+    uint32_t lost; /* the device has reported a fatal error of the QP: set by verbs_dev_event(), read by verbs_poll() */
+    unsigned events; /* read from the channel and not yet acknowledged */
     uint32_t depth, max_inline, signal_every, unsignalled;
     uint64_t head, tail;
-    uint32_t answers; /* READs and ATOMICs in the queue */
+    uint32_t answers; /* requests in the queue that are READs or ATOMICs */
     uint32_t bounced; /* READs among them that go through the slab */
     struct verbs_slot *slot;
-    struct ibv_send_wr *wr; /* the chain being built */
+    struct ibv_send_wr *wr; /* the list of requests being built */
     struct ibv_sge *sge;
-    uint8_t *slab; /* VERBS_SLAB bytes of ring, then 'depth' words for results of atomics */
+    uint8_t *slab; /* a ring of VERBS_SLAB bytes, then 'depth' words for the results of atomics */
     uint64_t slab_mapped, slab_head, slab_tail;
     struct ibv_mr *slab_mr;
     dsm_op *waiting, *waiting_last;
-    uint64_t placed; /* bytes of the first waiting op that are posted already */
+    uint64_t placed; /* bytes of the first waiting op for which requests exist already */
 };
 
-/* Whether what we send has a global header, whatever its receiver wants. */
+/* Whether packets of this device have a global routing header even if the receiver does not require one. */
 static inline bool verbs_global(const struct verbs_dev *d) { return d->roce || d->grh || d->tclass; }
 
 /* region.c */
@@ -122,13 +125,14 @@ void verbs_mem_free(struct fabric_mem *m);
 int verbs_mem_export(struct fabric_mem *m, int *fd);
 int verbs_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, int fd, struct fabric_remote **out);
 void verbs_mem_forget(struct fabric_remote *r);
-/* The error for a registration of [p, p+nbytes) that failed with errno 'sys'. */
+/* Records and returns the error for a registration of [p, p+nbytes) that failed with errno 'sys'. */
 int verbs_reg_failed(int sys, const void *p, uint64_t nbytes);
-/* The registration that covers [p, p+nbytes), with one user more, or NULL. Under d->lock (read). */
+/* A registration that covers [p, p+nbytes), with an additional reference, or NULL. write: the device writes to it.
+ * Under d->lock (read). */
 struct verbs_mr *verbs_find_mr(struct verbs_dev *d, const void *p, uint64_t nbytes, bool write);
-/* A registration of its own for the local buffer of an op, in no table; NULL where the device refuses. */
+/* Registers the local buffer of a single op; the registration is not in the table. NULL if the device refuses. */
 struct verbs_mr *verbs_new_mr(struct verbs_dev *d, void *p, uint64_t nbytes, bool write);
-/* One user less. */
+/* Drops a reference. */
 void verbs_put_mr(struct verbs_mr *r);
 void verbs_op_prepare(struct fabric_dev *d, dsm_op *op);
 void verbs_op_release(struct fabric_dev *d, dsm_op *op);
@@ -141,11 +145,11 @@ int verbs_ep_address(struct fabric_ep *e, uint8_t address[FABRIC_ADDRESS_MAX]);
 int verbs_ep_connect(struct fabric_ep *e, const uint8_t *address, size_t len);
 void verbs_ep_abort(struct fabric_ep *e);
 void verbs_ep_close(struct fabric_ep *e);
-/* Reads what the device says of queue pairs, ports and itself. */
+/* Reads the asynchronous events of the device: of queue pairs, ports and the device itself. */
 void verbs_dev_event(struct fabric_dev *d);
-/* Of a broken endpoint: ends the ops that the device has let go of, or all that it had time for. */
+/* For a broken endpoint: ends the ops that the device has flushed, or all ops once the deadline e->drained is over. */
 void verbs_drain(struct verbs_ep *e);
-/* Ends all ops of an active endpoint at once, without waiting for the queue to flush. */
+/* Ends all ops of an active endpoint at once: destroys the queue pair instead of waiting for the queue to flush. */
 void verbs_ep_kill(struct verbs_ep *e);
 
 /* io.c */
@@ -153,9 +157,10 @@ void verbs_post(struct fabric_ep *e, dsm_op *list);
 int verbs_poll(struct fabric_ep *e);
 int verbs_arm(struct fabric_ep *e);
 int verbs_ep_fd(struct fabric_ep *e);
-/* Takes completions; returns the number of ops done. Sets base.broken where one failed. */
+/* Polls the completion queue; returns the number of ops done. Sets base.broken if a request has failed. */
 int verbs_reap(struct verbs_ep *e);
-/* Ends everything that is still in the queue (which the device has let go of) or waits. Returns the number of ops. */
+/* Ends all ops that are still in the queue, which the device must not use any more, or that wait. Returns their
+ * number. */
 int verbs_cancel(struct verbs_ep *e);
 
 #endif
