@@ -1,12 +1,12 @@
 /*
- * Ops for event loops: nothing here waits. Where a connection is to be made, the owner to be asked, or an op to be
- * given up, the peer's helper does it, a thread of the core's that begins with the first such op and ends with the
- * peer.
+ * Ops for event loops: no function that a loop calls waits. Whatever may wait is done by the peer's helper thread:
+ * connecting, asking the owner why it refused an op, and aborting an op that does not complete. The core starts the
+ * helper with the first op of the peer and ends it with the peer.
  *
- * Who ends the last op of a group calls async_done(), which puts the group on a list without a lock and makes the
- * context's event file descriptor readable where the list was empty. dsm_completed() takes the list: it alone says that
- * a ticket is complete, each once, and until then the ticket is the core's. The descriptor is readable until it has
- * said that there is no other.
+ * The thread that ends the last op of a group calls async_done(), which pushes the group onto a lock-free stack and
+ * makes the context's event file descriptor readable if the stack was empty. dsm_completed() takes the whole stack. It
+ * returns each complete ticket exactly once; until then the ticket belongs to the core. The descriptor stays readable
+ * until dsm_completed() has returned NULL.
  */
 #include "../base/deadline.h"
 #include "core.h"
@@ -17,13 +17,13 @@
 
 static bool async_begin(dsm_ticket *t);
 
-/* ---- what is complete ---- */
+/* ---- completion ---- */
 
 static void make_readable(dsm_ctx *c)
 {
     uint64_t one = 1;
     if (write(c->event, &one, sizeof one) < 0) {
-        /* EAGAIN: it is readable anyway */
+        /* EAGAIN: the counter is full, so the descriptor is readable */
     }
 }
 
@@ -51,10 +51,11 @@ static void async_done(struct dsm_group *g)
     dsm_ctx *c = p->ctx;
     g->late = load_relaxed_u32(&p->late) && g->round != p->round;
     fetch_sub_u32(async, 1);
-    announce(c, g); /* from here on it may be gone */
+    announce(c, g); /* from here on the group may be freed */
 }
 
-/* The owner can tell why an op was refused, and its helper can wait for the answer. Under c->completed_lock. */
+/* If an op of the ticket was refused (EACCESS), lets the peer's helper ask the owner for the reason, once for each
+ * ticket, and returns true: the ticket completes after the answer. Under c->completed_lock. */
 static bool ask_first(dsm_ticket *t)
 {
     if (t->asked)
@@ -80,7 +81,8 @@ static bool ask_first(dsm_ticket *t)
     return false;
 }
 
-/* All groups of a ticket are complete. Under c->completed_lock. */
+/* All groups of the ticket are complete: posts the ops that have found no room, asks the owner, or appends the ticket
+ * to c->ready. Under c->completed_lock. */
 static void settle(dsm_ctx *c, dsm_ticket *t)
 {
     if (t->posted < t->n && !t->late && !c->canceling) {
@@ -96,11 +98,11 @@ static void settle(dsm_ctx *c, dsm_ticket *t)
     c->ready_last = &t->next;
 }
 
-/* Under c->completed_lock. */
+/* Takes the groups on c->done and settles the tickets that are complete with them. Under c->completed_lock. */
 static void collect(dsm_ctx *c)
 {
     struct dsm_group *g, *list = NULL;
-    for (g = (struct dsm_group *)(uintptr_t)exchange_u64(&c->done, 0); g;) { /* the latest comes first */
+    for (g = (struct dsm_group *)(uintptr_t)exchange_u64(&c->done, 0); g;) { /* reverses the order: latest first */
         struct dsm_group *next = g->next;
         g->next = list;
         list = g;
@@ -115,20 +117,20 @@ static void collect(dsm_ctx *c)
     }
 }
 
-/* Nothing is ready, so the descriptor is to say so. Under c->completed_lock. */
+/* No ticket is ready: makes the descriptor unreadable, unless one has become ready meanwhile. Under
+ * c->completed_lock. */
 static void make_unreadable(dsm_ctx *c)
 {
     uint64_t count;
     if (read(c->event, &count, sizeof count) < 0) {
-        /* EAGAIN: it is not readable */
+        /* EAGAIN: it was not readable */
     }
-    collect(c); /* what was announced before the read */
+    collect(c); /* groups that were announced before the read */
     if (c->ready)
         make_readable(c);
 }
 
-/* Whoever takes a ticket may be interrupted before he takes the next one: the descriptor is readable until none is
- * left. */
+/* The caller may be interrupted between two tickets, so the descriptor stays readable until no ticket is left. */
 dsm_ticket *dsm_completed(dsm_ctx *c)
 {
     if (ctx_forked(c) || c->event < 0)
@@ -166,12 +168,12 @@ static void post(struct peer *p, struct dsm_group *g)
 static void fail(struct dsm_group *g, int rc)
 {
     for (dsm_op *op = g->head, *next; op; op = next) {
-        next = op->next; /* with the last op the group goes */
+        next = op->next; /* after its last op the group may be freed */
         fabric_op_done(op, rc);
     }
 }
 
-/* Under peer->lock. */
+/* Connects, then posts the groups that wait for the connection, or fails them. Under peer->lock, released meanwhile. */
 static void begin_waiting(struct peer *p)
 {
     pthread_mutex_unlock(&p->lock);
@@ -189,7 +191,7 @@ static void begin_waiting(struct peer *p)
     }
 }
 
-/* Under peer->lock. */
+/* Asks the owner about the first group on p->ask. Under peer->lock, released meanwhile. */
 static void ask_owner(struct peer *p)
 {
     struct dsm_group *g = p->ask;
@@ -200,9 +202,9 @@ static void ask_owner(struct peer *p)
     pthread_mutex_lock(&p->lock);
 }
 
-/* The groups of the older round have until the limit; with the last of them begins the next round, so that those that
- * complete give no more time to one that does not. What is begun is under way, as nothing waits for a connection. Under
- * peer->lock. */
+/* Enforces the time limit of groups. Those of the older round must complete by *limit. When the last of them has, the
+ * current round becomes the older one and gets a new limit; so groups that complete never extend the time of one that
+ * does not. All started groups are posted here, as none waits for a connection. Under peer->lock. */
 static void watch(struct peer *p, int64_t *limit)
 {
     if (!has_begun(p, !p->round)) {
@@ -240,7 +242,7 @@ static void *help(void *arg)
 static int start_thread(struct peer *p)
 {
     sigset_t all, old;
-    sigfillset(&all); /* signals are for the application's threads */
+    sigfillset(&all); /* signals are handled by the application's threads */
     pthread_sigmask(SIG_SETMASK, &all, &old);
     int sys = pthread_create(&p->helper, NULL, help, p);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
@@ -282,9 +284,9 @@ void peer_stop_help(struct peer *p)
     pthread_mutex_unlock(&p->lock);
 }
 
-/* ---- beginning ---- */
+/* ---- starting ---- */
 
-/* Posts it where there is a connection, else the helper does. */
+/* Posts the group if there is a connection; otherwise the helper connects and posts it. */
 static void begin(struct dsm_group *g)
 {
     struct peer *p = g->peer;
@@ -315,7 +317,7 @@ static bool async_begin(dsm_ticket *t)
         t->groups[i].ticket = t;
         t->groups[i].tell = async_done;
     }
-    for (size_t i = 0; i < n; i++) /* with the last of them the ticket may go */
+    for (size_t i = 0; i < n; i++) /* after the last of them the ticket may be freed */
         begin(&t->groups[i]);
     return !n;
 }
@@ -329,7 +331,7 @@ int dsm_start(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed)
     return async_begin(t);
 }
 
-/* While it lasts, what is complete begins nothing more. */
+/* While it is on, tickets that complete post no further ops and ask no owner. */
 static void set_canceling(dsm_ctx *c, bool on)
 {
     pthread_mutex_lock(&c->completed_lock);

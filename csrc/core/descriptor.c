@@ -1,10 +1,10 @@
 /*
- * Descriptors on the wire (docs/protocols/descriptor.md), little-endian:
- *   0 magic "DSMR" | 4 version | 5 fabric | 6 kind | 7 access | 8 node[16] | 24 region u64 | 32 generation u64 | 40
- *   nbytes u64 48 base u64 | 56 key u32 | 60 length of the address u16 | 62 zero u16 | 64 address | then CRC-32 of all
- *   before
- * A descriptor only says where to ask: rights, length and key that count are those which the owner's agent grants on
- * attach.
+ * The wire format of descriptors (docs/protocols/descriptor.md), little-endian:
+ *   0 magic "DSMR" | 4 version | 5 fabric | 6 kind | 7 access | 8 node[16] | 24 region u64 | 32 generation u64
+ *   40 nbytes u64 | 48 base u64 | 56 key u32 | 60 length of the address u16 | 62 zero u16 | 64 address
+ *   then the CRC-32 of everything before it
+ * A descriptor only tells where to ask. The rights, length and key that count are those that the owner's agent grants
+ * on attach.
  */
 #include "../base/crc32.h"
 #include "../base/wire.h"

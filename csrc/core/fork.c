@@ -1,4 +1,4 @@
-/* fork copies no registration: what was made before it is refused after it. */
+/* fork() does not copy registrations: a child can't use objects that were created before the fork. */
 #include "core.h"
 
 uint32_t core_forks;

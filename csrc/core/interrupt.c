@@ -1,8 +1,9 @@
-/* How a signal handler ends a wait of the core: who handles the signals is asked, and the wait obeys. */
+/* How a signal handler ends a wait of the core: the wait calls a function that the application has set, which runs
+ * pending handlers and returns whether the wait must end. */
 #include "../base/deadline.h"
 #include "core.h"
 
-static uint64_t ask; /* a function; publish: dsm_set_interrupt(), observe: wait_interrupted() */
+static uint64_t ask; /* the function; release: dsm_set_interrupt(); acquire: wait_interrupted() */
 static __thread const uint32_t *own_stop;
 
 void dsm_set_interrupt(int (*look)(void))
@@ -30,7 +31,7 @@ bool wait_interrupted(void)
     int (*look)(void) = (int (*)(void))(uintptr_t)load_acquire_u64(&ask);
     if (!look)
         return false;
-    int64_t deadline = dsm_call_until(DEADLINE_NEVER); /* what a handler does is no part of the call that waits */
+    int64_t deadline = dsm_call_until(DEADLINE_NEVER); /* the waiting call's deadline is not the handler's */
     bool yes = look();
     dsm_call_until(deadline);
     return yes;

@@ -1,7 +1,8 @@
 /*
- * Files of shared memory as remotes: local, without a context, an agent or a peer.
+ * Files of shared memory as remotes: mapped, without a context, an agent or a peer.
  *
- * Whoever may write the file may also cut it short, and then its users meet SIGBUS: a name is as safe as its file mode.
+ * Every process that may write the file may also truncate it, and then its users get SIGBUS: the mode of the file
+ * decides who must be trusted.
  */
 #include "core.h"
 
@@ -13,7 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static const uint32_t live; /* remote_check(): a file is never closed under its users */
+static const uint32_t live; /* always 0, for remote_check(): a file does not become stale */
 static struct peer nobody = {.address = "a mapped file", .fd = -1};
 
 static int adopt(void *p, uint64_t nbytes, uint32_t access, dsm_remote **out)
@@ -52,7 +53,7 @@ int dsm_map(int fd, uint64_t nbytes, uint32_t access, dsm_remote **out)
     return adopt(p, nbytes, access, out);
 }
 
-/* Whether 8 bytes can be read: the kernel tries it for us, and says EFAULT where a load would end in SIGBUS. */
+/* Whether 8 bytes can be read. The kernel tries to read them and returns EFAULT where a load would raise SIGBUS. */
 static bool readable(const void *p) { return !syscall(SYS_rt_sigprocmask, ~0, p, NULL, 8) || errno != EFAULT; }
 
 int dsm_map_again(dsm_remote *r, uint64_t nbytes, dsm_remote **out)
@@ -62,10 +63,10 @@ int dsm_map_again(dsm_remote *r, uint64_t nbytes, dsm_remote **out)
         return err_set(DSM_EINVAL, 0, "the memory is no file");
     if (!nbytes)
         return err_set(DSM_EINVAL, 0, "mapping no bytes");
-    if (nbytes > 1ull << 46) /* corrupted: no process has room for that */
+    if (nbytes > 1ull << 46) /* corrupted: larger than an address space */
         return err_set(DSM_ECORRUPT, 0, "the file can't have %llu bytes", (unsigned long long)nbytes);
-    void *p =
-        mremap(r->mapped, 0, size, MREMAP_MAYMOVE); /* of a shared mapping: another one, of as many pages as wanted */
+    /* With an old size of 0, mremap() creates another mapping of the same shared pages, of any size. */
+    void *p = mremap(r->mapped, 0, size, MREMAP_MAYMOVE);
     if (p != MAP_FAILED && !readable((char *)p + size - 8)) {
         munmap(p, size);
         return err_set(DSM_ECORRUPT, 0, "the file has less than %llu bytes", (unsigned long long)nbytes);
@@ -86,7 +87,7 @@ int dsm_map_inherited(const dsm_remote *r, dsm_remote **out)
     return 0;
 }
 
-/* Also in a child that has never used it: its mapping is a copy of its parent's, which stays. */
+/* Also called in a child that has not used the remote: it unmaps the child's copy, and the parent keeps its mapping. */
 void map_close(dsm_remote *r)
 {
     munmap(r->mapped, r->nbytes);

@@ -1,8 +1,9 @@
 /*
- * Ops: check all, then move local bytes at once and post the rest, one list per peer; then wait.
+ * Ops. All are checked first. Then those on mapped memory are executed at once, and the rest are posted, one list for
+ * each peer. Then the caller waits.
  *
- * A ticket has room for DSM_TICKET_GROUPS peers at a time. The ops from t->posted on belong to peers that found no
- * room; they follow when all groups are complete.
+ * A ticket has room for DSM_TICKET_GROUPS peers at a time. The ops from index t->posted on have found no room; they are
+ * posted when all groups are complete.
  */
 #include "../base/deadline.h"
 #include "../base/mapped_ops.h"
@@ -43,7 +44,8 @@ static struct dsm_group *group_of(dsm_ticket *t, struct peer *p)
     return g;
 }
 
-/* Where there is no connection, one is made: until the caller's deadline, and no longer than the peer timeout. */
+/* Posts the group. Connects first if there is no usable endpoint, which may take until the caller's deadline, but no
+ * longer than the peer timeout. */
 static void start(dsm_ctx *c, struct dsm_group *g, int64_t deadline)
 {
     struct peer *p = g->peer;
@@ -86,7 +88,7 @@ void ticket_fill(dsm_ticket *t)
         else
             g->head = op;
         g->tail = op;
-        g->pending++; /* nobody else looks at it yet */
+        g->pending++; /* not shared with other threads yet */
         prepare(t->ctx, op);
         fetch_add_u32(&op->remote->users, 1);
         posts++;
@@ -139,7 +141,8 @@ int dsm_submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed)
 
 /* ---- completion ---- */
 
-/* The device can't tell a region that is gone from a right that was never given; the owner's agent can. */
+/* The NIC reports both a closed region and a missing right as a remote access error. Asks the owner which one it was,
+ * and changes the status to ESTALE if the region was closed, or to EPEER if the owner is gone. */
 static void find_cause(dsm_op *op, int64_t deadline)
 {
     dsm_remote *r = op->remote;
@@ -161,7 +164,7 @@ void ticket_find_causes(dsm_ticket *t, int64_t deadline)
         find_cause(&t->ops[i], deadline);
 }
 
-/* The op that failed of itself, before those that fell with it; NULL: none. */
+/* The first op that failed by itself; if there is none, the first that was cancelled; NULL if no op failed. */
 static const dsm_op *find_first_error(dsm_ticket *t, bool late, int64_t deadline)
 {
     const dsm_op *first = NULL;
@@ -192,7 +195,7 @@ static int outcome(dsm_ticket *t, bool late, int64_t deadline, size_t *failed)
         if (failed)
             *failed = i;
     }
-    for (size_t i = 0; i < t->n; i++) { /* last, as from here on the remotes may be closed */
+    for (size_t i = 0; i < t->n; i++) { /* last, as the remotes may be closed afterwards */
         dsm_op *op = &t->ops[i];
         if (op->remote->mapped)
             continue;
@@ -203,7 +206,7 @@ static int outcome(dsm_ticket *t, bool late, int64_t deadline, size_t *failed)
     return rc;
 }
 
-/* The rest does not begin: it comes too late, or nothing may begin any more. */
+/* Ends the ops that have not been posted with 'status': they are too late, or dsm_cancel() is in progress. */
 void ticket_give_up_rest(dsm_ticket *t, int status)
 {
     for (; t->posted < t->n; t->posted++) {
@@ -258,7 +261,7 @@ int dsm_execute(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns, size_t *f
 
 /* ---- single ops ---- */
 
-/* run() for one op that has been checked, without what only many need. */
+/* run() for a single op, without the loops over ops and groups. The op has been checked. */
 static int run_one(dsm_op *op, int64_t timeout_ns)
 {
     dsm_ctx *c = op->remote->ctx;
@@ -345,11 +348,12 @@ int dsm_compare_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t
     return rc;
 }
 
-/* ---- many of one size ---- */
+/* ---- many ops of one size ---- */
 
 enum { ON_STACK = 64 };
 
-/* The offset is loaded once: they may lie in memory that others write, and change after they have been checked. */
+/* Loads an offset, once, and checks it. Offsets may lie in memory that other threads or processes write, and may change
+ * after check_many(). */
 static inline bool load_offset(const dsm_remote *r, const uint64_t *offset, uint64_t each, uint64_t *at)
 {
     *at = load_relaxed_u64(offset);
@@ -376,7 +380,7 @@ static int remote_many(dsm_remote *r, uint8_t code, const uint64_t *offsets, siz
     return rc;
 }
 
-/* All offsets in bounds, found without a branch per offset. */
+/* Checks that all offsets are in bounds, without a branch for each offset. */
 static int check_many(const dsm_remote *r, const uint64_t *offsets, size_t n, uint64_t each, uint32_t right)
 {
     int rc = remote_check(r, 0, each, right);

@@ -1,10 +1,11 @@
 /*
  * One owner: its endpoint, and how threads wait on it.
  *
- * Everything done to the endpoint happens under peer->lock. Many threads may wait for ops on one endpoint, each for a
- * count of its own. While they spin, whoever gets the lock reaps for all. When they sleep, one of them (the sleeper)
- * sleeps on the endpoint's event and the others on the condition variable; a thread that reaps while somebody sleeps on
- * the event kicks the sleeper, which then looks at its count and passes the place on.
+ * Every call on the endpoint is made under peer->lock. Many threads may wait for ops on one endpoint, each until its
+ * own count of pending ops is 0. While they poll, the thread that gets the lock reaps completions for all. When they
+ * sleep, one of them (the sleeper) sleeps on the endpoint's event and the others on the condition variable. A thread
+ * that reaps completions meanwhile wakes the sleeper, which rechecks its count and wakes the others, one of which
+ * becomes the next sleeper.
  */
 #include "../base/deadline.h"
 #include "core.h"
@@ -38,7 +39,7 @@ int peer_new(dsm_ctx *c, const uint8_t node[DSM_NODE_ID], const char *address, s
     pthread_cond_init(&p->cond, &monotonic);
     pthread_cond_init(&p->work, NULL);
     pthread_condattr_destroy(&monotonic);
-    pthread_mutexattr_t checked; /* a signal's handler may want the talk that it has interrupted */
+    pthread_mutexattr_t checked; /* a signal handler may call in while its own thread holds the lock */
     pthread_mutexattr_init(&checked);
     pthread_mutexattr_settype(&checked, PTHREAD_MUTEX_ERRORCHECK);
     pthread_mutex_init(&p->control_lock, &checked);
@@ -70,7 +71,8 @@ void peer_free(struct peer *p)
     free(p);
 }
 
-/* Who has no remote of a peer has no way to it but through ctx->peers. */
+/* A peer without references can be reached through ctx->peers only. So once it is off that list, no other thread can
+ * use it. */
 void peers_bury(dsm_ctx *c)
 {
     struct peer *dead = NULL;
@@ -119,7 +121,7 @@ static void wake_sleeper(struct peer *p)
 {
     uint64_t one = 1;
     if (p->sleeper && write(p->wake_fd, &one, sizeof one) < 0) {
-        /* EAGAIN: the counter is full, so it wakes anyway */
+        /* EAGAIN: the counter is full, so the sleeper wakes anyway */
     }
 }
 
@@ -144,13 +146,13 @@ static bool usable(struct peer *p)
 static void install(struct peer *p, struct fabric_ep *ep)
 {
     pthread_mutex_lock(&p->lock);
-    while (p->sleeper) { /* it holds the old one's event fd */
+    while (p->sleeper) { /* it polls the old endpoint's event fd */
         wake_sleeper(p);
         pthread_cond_wait(&p->cond, &p->lock);
     }
     drop_endpoint(p);
     p->ep = ep;
-    pthread_cond_broadcast(&p->cond); /* with the old one its ops have ended */
+    pthread_cond_broadcast(&p->cond); /* closing the old endpoint has ended its ops */
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -248,12 +250,12 @@ void peer_break(struct peer *p)
     pthread_mutex_unlock(&p->lock);
 }
 
-/* Sleeps until the endpoint has an event, somebody kicks, a signal comes, or the deadline. Under peer->lock, which it
- * gives back meanwhile. */
+/* Sleeps until the endpoint has an event, another thread wakes the sleeper, a signal arrives, or the deadline. Returns
+ * true for a signal. Under peer->lock, released meanwhile. */
 static bool sleep_on_event(struct peer *p, const uint32_t *pending, int64_t deadline)
 {
     fabric(p)->arm(p->ep);
-    peer_reap(p); /* what came before the event was asked for */
+    peer_reap(p); /* completions from before the event was armed */
     if (!load_acquire_u32(pending))
         return false;
     struct pollfd on[2] = {{.fd = p->wake_fd, .events = POLLIN}, {.fd = fabric(p)->ep_fd(p->ep), .events = POLLIN}};
@@ -265,7 +267,7 @@ static bool sleep_on_event(struct peer *p, const uint32_t *pending, int64_t dead
     p->sleeper = false;
     uint64_t kicks;
     if (read(p->wake_fd, &kicks, sizeof kicks) < 0) {
-        /* EAGAIN: nobody kicked */
+        /* EAGAIN: no thread has woken it */
     }
     peer_reap(p);
     pthread_cond_broadcast(&p->cond);
@@ -278,7 +280,8 @@ static void sleep_behind(struct peer *p, int64_t deadline)
     pthread_cond_timedwait(&p->cond, &p->lock, &until);
 }
 
-/* A poll looks at memory that the device writes: some of them cost as much as the lock around them, or as the clock. */
+/* Polls for spin_ns; returns true once *pending is 0. A poll reads memory that the device writes and is cheap: a few
+ * polls cost as much as taking the lock, or as reading the clock. So there are POLLS of them for each of these. */
 static bool spin(struct peer *p, const uint32_t *pending, int64_t deadline)
 {
     enum { POLLS = 8 };
@@ -288,7 +291,7 @@ static bool spin(struct peer *p, const uint32_t *pending, int64_t deadline)
             for (int i = 0; i < POLLS && load_acquire_u32(pending); i++)
                 peer_reap(p);
             pthread_mutex_unlock(&p->lock);
-        } else { /* somebody else reaps */
+        } else { /* another thread reaps */
             cpu_relax();
         }
         if (!load_acquire_u32(pending))
@@ -301,7 +304,7 @@ static bool spin(struct peer *p, const uint32_t *pending, int64_t deadline)
     }
 }
 
-/* Nothing bounds an op on a device that has stalled but this. Under peer->lock. */
+/* When an op without a deadline is given up. On a device that has stalled, this is the only limit. Under peer->lock. */
 int64_t peer_give_up_at(const struct peer *p)
 {
     enum { NS_PER_BYTE = 250 };
@@ -310,7 +313,7 @@ int64_t peer_give_up_at(const struct peer *p)
     return deadline_after(timeout + 2 * deadline_earlier(p->ctx->peer_timeout_ns, INT64_MAX / 8));
 }
 
-/* Under peer->lock, which it gives back to look. */
+/* wait_interrupted(). Under peer->lock, released meanwhile. */
 static bool interrupted(struct peer *p)
 {
     pthread_mutex_unlock(&p->lock);
@@ -319,7 +322,8 @@ static bool interrupted(struct peer *p)
     return yes;
 }
 
-/* true: for a signal. Under peer->lock, which it gives back meanwhile. */
+/* Sleeps until there may be completions, or 'until'. Returns true for a signal. Under peer->lock, released
+ * meanwhile. */
 static bool sleep_while_pending(struct peer *p, const uint32_t *pending, int64_t until)
 {
     if (!p->sleeper)
@@ -328,7 +332,8 @@ static bool sleep_while_pending(struct peer *p, const uint32_t *pending, int64_t
     return false;
 }
 
-/* Sleeps for one slice. false: a signal ends the wait. Under peer->lock. */
+/* Sleeps for at most one slice. Returns false if a signal handler wants the wait to end. Under peer->lock, released
+ * meanwhile. */
 static bool sleep_slice(struct peer *p, const uint32_t *pending, int64_t deadline)
 {
     int64_t slice = deadline_after(WAIT_SLICE_NS), until = deadline_earlier(deadline, slice);
@@ -336,7 +341,7 @@ static bool sleep_slice(struct peer *p, const uint32_t *pending, int64_t deadlin
     return !load_acquire_u32(pending) || !(signal || clock_ns() >= slice) || !interrupted(p);
 }
 
-/* What has been aborted ends soon, and others need the lock meanwhile. Under peer->lock. */
+/* Waits until aborted ops have ended, which does not take long. Under peer->lock, released meanwhile. */
 static void drain(struct peer *p, const uint32_t *pending)
 {
     while (load_acquire_u32(pending))
@@ -349,7 +354,7 @@ void peer_abort(struct peer *p)
     struct fabric_ep *e = p->ep;
     if (e)
         abort_endpoint(p);
-    while (e && p->ep == e && e->broken && e->inflight) /* else another thread has put a new one in its place */
+    while (e && p->ep == e && e->broken && e->inflight) /* otherwise another thread has replaced it */
         sleep_while_pending(p, &e->inflight, deadline_after(WAIT_SLICE_NS));
     pthread_mutex_unlock(&p->lock);
 }
@@ -381,7 +386,7 @@ int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline)
     for (bool go_on = true; load_acquire_u32(pending); go_on = sleep_slice(p, pending, deadline)) {
         if (go_on && clock_ns() < deadline)
             continue;
-        peer_reap(p); /* it may have completed in time */
+        peer_reap(p); /* the ops may have completed in time */
         if (load_acquire_u32(pending)) {
             abort_endpoint(p);
             drain(p, pending);

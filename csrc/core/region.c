@@ -1,4 +1,4 @@
-/* Memory of this process that others reach: the table of regions, and closing them. */
+/* Regions, the memory of this process that other processes access: creating and closing them, and their table. */
 #include "../base/random.h"
 #include "core.h"
 
@@ -24,11 +24,11 @@ static int check(const dsm_ctx *c, uint64_t nbytes, uint32_t access)
     return check_access(access);
 }
 
-/* A slot holds a region, or, with its lowest bit set, the number of the next free slot. */
+/* A slot holds the pointer to a region or, shifted left by one and with bit 0 set, the index of the next free slot. */
 static bool is_free(const dsm_region *slot) { return (uintptr_t)slot & 1; }
 static dsm_region *free_slot(uint64_t next) { return (dsm_region *)(uintptr_t)(next << 1 | 1); }
 
-/* Makes room for n more regions. */
+/* Grows the table until n more regions fit. Under ctx->lock. */
 static int reserve(dsm_ctx *c, size_t n)
 {
     if (c->capregions - c->live_regions >= n)
@@ -45,8 +45,8 @@ static int reserve(dsm_ctx *c, size_t n)
     return 0;
 }
 
-/* Generations are random: a descriptor of an earlier process that had the same address names nothing here. A zero is
- * none. */
+/* Generations are random, so that a descriptor from an earlier process at the same address matches no region of this
+ * one. 0 is not a valid generation: it is drawn again. */
 static int set_generations(dsm_region **regions, size_t n)
 {
     uint64_t random[32];
@@ -141,7 +141,7 @@ void ctx_leave(dsm_ctx *c, uint64_t *live)
 int dsm_region_close(dsm_region *r)
 {
     dsm_ctx *c = r->ctx;
-    if (ctx_forked(c)) /* the parent's: only forget */
+    if (ctx_forked(c)) /* the region belongs to the parent: release nothing */
         return 0;
     pthread_mutex_lock(&c->lock);
     c->regions[r->id] = free_slot(c->free_region);

@@ -1,4 +1,4 @@
-/* Memory of other processes: the checks that failed, and the handles. */
+/* Remotes, the memory of other processes: the error of a failed check, and the handles. */
 #include "remote.h"
 
 #include "../base/deadline.h"
@@ -25,7 +25,8 @@ int remote_refuse(const dsm_remote *r, uint64_t offset, uint64_t nbytes, uint32_
     return err_set(DSM_ESTALE, 0, "its owner has closed the region");
 }
 
-/* Thread-local, since it belongs to a call and a call to its thread: so no op of a protocol can be forgotten. */
+/* Thread-local, since a deadline belongs to a call and a call to its thread. So it bounds every op of the call without
+ * being passed to each. */
 static __thread int64_t call_deadline = DEADLINE_NEVER;
 enum { CALL_GRACE_NS = 200000000 };
 
@@ -57,7 +58,7 @@ int dsm_remote_close(dsm_remote *r)
     if (load_acquire_u32(&r->users))
         return err_set(DSM_EBUSY, 0, "%u ops are under way", load_acquire_u32(&r->users));
     c->dev->fabric->mem_forget(r->imported);
-    peers_release(c, r->peer); /* a living one's connection stays for the next attach */
+    peers_release(c, r->peer); /* the connection to a live peer is kept for the next attach */
     free(r);
     ctx_leave(c, &c->live_remotes);
     return 0;
