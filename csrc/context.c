@@ -1,4 +1,4 @@
-/* A context: device, agent and tables, opened and closed. */
+/* Opening and closing a context: its device, agent and tables. */
 #include "agent/agent.h"
 #include "base/random.h"
 
@@ -84,9 +84,9 @@ int dsm_open(const dsm_options *o, dsm_ctx **out)
 
 void dsm_close(dsm_ctx *c)
 {
-    if (ctx_forked(c)) /* the parent's: only forget */
+    if (ctx_forked(c)) /* the context belongs to the parent: release nothing */
         return;
-    if (!agent_stop(c)) /* from here on all peers are dead */
+    if (!agent_stop(c)) /* afterwards all peers are dead */
         return;
     peers_bury(c);
     pthread_mutex_lock(&c->lock);

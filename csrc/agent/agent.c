@@ -15,9 +15,10 @@
 #define ACCEPT_BACKOFF_NS 100000000
 enum { UNAUTHENTICATED_MAX = 64, EVENTS = 64, WELCOMES = 16 };
 
-/* What an epoll event is about, in its lowest two bits; ids, not pointers, since an object may be gone by then. */
+/* The data of an epoll event: the lowest two bits tell what it is about, the others are an id. It is not a pointer,
+ * since the object may have been freed since. */
 enum { ON_STOP, ON_LISTENER, ON_CONN, ON_PEER };
-enum { DEVICE = 1 }; /* the id of ON_STOP where the device has something to say */
+enum { DEVICE = 1 }; /* the id with ON_STOP for an event of the device */
 
 static int add(int epoll, int fd, uint32_t events, uint64_t id, unsigned what)
 {
@@ -25,7 +26,7 @@ static int add(int epoll, int fd, uint32_t events, uint64_t id, unsigned what)
     return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &ev) ? err_set_errno(errno, "epoll_ctl") : 0;
 }
 
-/* ---- connections of others ---- */
+/* ---- incoming connections ---- */
 
 void conn_close_endpoint(struct conn *n)
 {
@@ -49,18 +50,18 @@ static void drop(struct agent *a, struct conn *n)
     free(n);
 }
 
-/* A connection that did not behave. It is counted; who has Python logs it. */
+/* Drops a connection that violated the protocol, and counts it; the Python layer logs it. */
 static void reject(struct agent *a, struct conn *n)
 {
     fetch_add_u64(&a->ctx->stats.rejected, 1);
     drop(a, n);
 }
 
-/* The one that has been a stranger for the longest: whoever knows the secret has proved it long before. */
+/* Rejects the oldest unauthenticated connection: a node that knows the secret completes the handshake quickly. */
 static void reject_oldest(struct agent *a)
 {
     struct conn *oldest = NULL;
-    for (struct conn *n = a->conns; n; n = n->next) /* the newest comes first */
+    for (struct conn *n = a->conns; n; n = n->next) /* the list begins with the newest */
         if (n->state != CONN_OPEN)
             oldest = n;
     if (oldest)
@@ -97,8 +98,9 @@ static void listen_to(struct agent *a, bool on)
 
 static bool nothing_to_accept(int sys) { return sys == EAGAIN || sys == EINTR || sys == ECONNABORTED; }
 
-/* A few: those who have come before are served in between, however many knock. Where the process has no file descriptor
- * left, the backlog keeps them until it has; the listener would wake us all the while. */
+/* Accepts at most WELCOMES connections, so that existing connections are served in between, however many arrive. If the
+ * process has no free file descriptor, the agent stops listening for ACCEPT_BACKOFF_NS, as the listener would wake it
+ * all the time; meanwhile the connections wait in the backlog. */
 static void accept_some(struct agent *a)
 {
     for (int i = 0; i < WELCOMES; i++) {
@@ -149,7 +151,7 @@ static void drop_slow_strangers(struct agent *a)
 
 /* ---- connections to owners ---- */
 
-/* The owner is gone, or has cut us off. */
+/* The control connection has ended: the owner is gone, or it has fenced this node. */
 static void on_peer(struct agent *a, uint64_t id)
 {
     dsm_ctx *c = a->ctx;
@@ -167,7 +169,7 @@ static void on_peer(struct agent *a, uint64_t id)
         peers_bury(c);
 }
 
-/* Every connection has an id of its own, so that an event of the last one can't be taken for one of this. */
+/* Every control connection of a peer has a new id, so that a late event of an earlier one is not taken for its own. */
 static void set_id(dsm_ctx *c, struct peer *p, uint64_t id)
 {
     pthread_mutex_lock(&c->lock);
@@ -190,7 +192,7 @@ void agent_unwatch(struct agent *a, struct peer *p)
 
 /* ---- the thread ---- */
 
-/* Milliseconds until there is something to do even if nothing happens. */
+/* The timeout for epoll_wait in milliseconds: until the agent must act without an event; -1 for none. */
 static int poll_timeout_ms(struct agent *a)
 {
     pthread_mutex_lock(&a->lock);
@@ -245,7 +247,7 @@ static void *run(void *arg)
 static int start_thread(struct agent *a)
 {
     sigset_t all, old;
-    sigfillset(&all); /* signals are for the application's threads */
+    sigfillset(&all); /* signals are handled by the application's threads */
     pthread_sigmask(SIG_SETMASK, &all, &old);
     int sys = pthread_create(&a->thread, NULL, run, a);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
@@ -254,8 +256,9 @@ static int start_thread(struct agent *a)
 
 /* ---- fork ---- */
 
-/* A child must not hold the agent's sockets open: as long as it lived, others would not notice the end of this process.
- * What the fork finds is all there is: sockets come and go under agent->lock, those to owners under ctx->lock. */
+/* A child must not keep the agent's sockets open: as long as it lived, other nodes would not detect the end of this
+ * process. The fork handlers see every socket: the agent's are opened and closed under agent->lock, those to owners
+ * under ctx->lock, and both locks are held across the fork. */
 static pthread_mutex_t agents_lock = PTHREAD_MUTEX_INITIALIZER; /* taken before agent->lock */
 static struct agent *agents;
 
@@ -289,7 +292,7 @@ static uint64_t inode_of(int fd)
     return fd < 0 || fstat(fd, &info) ? 0 : info.st_ino;
 }
 
-/* Somebody has closed them all: the numbers may be others' files. */
+/* True if other code has closed all file descriptors: the numbers may belong to other files by now. */
 static bool has_lost_its_files(const struct agent *a) { return inode_of(a->stop) != a->stop_node; }
 
 static void in_child(void)
@@ -330,7 +333,8 @@ static void strike(struct agent *a)
 
 /* ---- start and stop ---- */
 
-/* Its thread does not run. The sockets go while a fork still finds them. */
+/* Called when the thread does not run. The sockets are closed before the agent is taken off the list, so that a fork
+ * meanwhile still finds them. */
 static void agent_free(struct agent *a)
 {
     pthread_mutex_lock(&a->lock);
@@ -398,7 +402,7 @@ bool agent_stop(dsm_ctx *c)
     }
     shutdown(a->stop, SHUT_RDWR);
     pthread_join(a->thread, NULL);
-    for (struct peer *p = c->peers; p; p = p->next) /* it was the last that could bury one */
+    for (struct peer *p = c->peers; p; p = p->next) /* no other thread can free a peer any more */
         agent_control.disconnect(p);
     agent_free(a);
     c->agent = NULL;

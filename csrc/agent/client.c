@@ -1,10 +1,10 @@
 /*
- * The client's end of a control connection: connect, prove, ask. Under peer->control_lock; every wait ends at the
- * deadline.
+ * The client side of a control connection: connect, handshake, requests. Under peer->control_lock; every wait ends at
+ * the deadline.
  *
- * A deadline that passes ends the wait, not the connection: what has come of a reply stays in the stream, and whoever
- * asks next skips the replies that nobody waits for any more. A connection that ends, or says what is not genuine, is
- * closed.
+ * A deadline that passes ends the wait, not the connection: the part of a reply that has arrived stays in the stream,
+ * and the next request skips the replies to requests that have timed out. The connection is closed if the other side
+ * closes it or sends a message that is not authentic.
  */
 #include "../base/deadline.h"
 #include "../base/random.h"
@@ -23,10 +23,10 @@ enum { QUESTION_MAX = HEADER_SIZE + FABRIC_ADDRESS_MAX + MAC, REPLY_MAX = QUESTI
 struct stream {
     struct session session;
     uint64_t answered; /* number of the last reply */
-    int memory;        /* file descriptor that has come with the reply that is being received, or -1 */
-    size_t have;       /* of that reply */
+    int memory;        /* file descriptor that came with the reply that is being received, or -1 */
+    size_t have;       /* bytes of that reply that have arrived */
     uint8_t in[REPLY_MAX];
-    size_t sent, len; /* of the last question; equal: it is out */
+    size_t sent, len; /* of the last request: bytes sent, and its length; equal once it is sent completely */
     uint8_t out[QUESTION_MAX];
 };
 
@@ -46,7 +46,7 @@ static int await(const struct peer *p, short events, int64_t deadline)
 
 static int gone(const struct peer *p, int sys) { return err_set(DSM_EPEER, sys, "the agent at %s", p->address); }
 
-/* From bytes + *done up to len; *done says also after a failure how far it came. */
+/* Sends bytes[*done … len-1]. *done is advanced also on failure. */
 static int send_rest(const struct peer *p, const uint8_t *bytes, size_t *done, size_t len, int64_t deadline)
 {
     while (*done < len) {
@@ -70,7 +70,7 @@ static int send_all(const struct peer *p, const uint8_t *bytes, size_t len, int6
     return send_rest(p, bytes, &done, len, deadline);
 }
 
-/* The first of the file descriptors in a message goes to *fd if that is free; all others are closed. */
+/* Stores the first file descriptor of a message in *fd if fd is not NULL and *fd is negative; closes all others. */
 static void take_descriptors(struct msghdr *m, int *fd)
 {
     for (struct cmsghdr *h = CMSG_FIRSTHDR(m); h; h = CMSG_NXTHDR(m, h)) {
@@ -87,7 +87,7 @@ static void take_descriptors(struct msghdr *m, int *fd)
     }
 }
 
-/* One recvmsg. The kernel's alignment leaves room for more descriptors than one. */
+/* One recvmsg. Due to alignment the control buffer has room for more than one file descriptor. */
 static ssize_t receive(const struct peer *p, uint8_t *bytes, size_t len, int *fd)
 {
     union {
@@ -104,7 +104,7 @@ static ssize_t receive(const struct peer *p, uint8_t *bytes, size_t len, int *fd
     return n;
 }
 
-/* As send_rest. fd NULL: file descriptors that come along are closed. */
+/* Receives bytes[*done … len-1], like send_rest. If fd is NULL, file descriptors that arrive are closed. */
 static int receive_rest(const struct peer *p, uint8_t *bytes, size_t *done, size_t len, int *fd, int64_t deadline)
 {
     while (*done < len) {
@@ -190,7 +190,8 @@ static int hello(struct peer *p, struct handshake *h, int64_t deadline)
     return rc ? rc : read_challenge(p, in, h);
 }
 
-/* Both sides prove: the client first, so that who only listens or connects gets nothing that depends on the secret. */
+/* Both sides prove that they know the secret, the client first. So a process that only connects gets no byte that
+ * depends on the secret. */
 static int prove(struct peer *p, const struct handshake *h, int64_t deadline)
 {
     uint8_t proof[PROOF_SIZE], verdict[VERDICT_SIZE], want[MAC];
@@ -232,7 +233,7 @@ static int connect_peer(struct peer *p, int64_t deadline)
     if (rc)
         return rc;
     rc = do_handshake(p, deadline);
-    if (!rc) { /* before the agent watches: from then on it may say dead again at any moment */
+    if (!rc) { /* before agent_watch(): from then on the agent may set it again at any time */
         store_relaxed_u32(&p->dead, 0);
         rc = agent_watch(p->ctx->agent, p);
     }
@@ -247,12 +248,12 @@ struct request {
     uint16_t type;
     const void *payload;
     size_t len;
-    void *reply;      /* where its payload goes */
-    size_t reply_max; /* in: room, out: length */
-    int *fd;          /* where a file descriptor that comes with it goes, or NULL */
+    void *reply;      /* receives the payload of the reply */
+    size_t reply_max; /* in: size of reply; out: length of the payload */
+    int *fd;          /* receives a file descriptor that comes with the reply; or NULL */
 };
 
-/* The last question goes out. Of one that cannot begin to, nothing remains. */
+/* Sends the rest of the last request. If not even its first byte could be sent, the request is withdrawn. */
 static int send_question(struct peer *p, int64_t deadline)
 {
     struct stream *s = p->stream;
@@ -264,7 +265,7 @@ static int send_question(struct peer *p, int64_t deadline)
     return rc;
 }
 
-/* All of the next reply, genuine and in its order. */
+/* Receives the next reply completely, and checks its MAC and its number. */
 static int receive_reply(struct peer *p, int64_t deadline)
 {
     struct stream *s = p->stream;
@@ -303,7 +304,7 @@ static int read_reply(struct peer *p, struct request *q)
 static int exchange(struct peer *p, struct request *q, int64_t deadline)
 {
     struct stream *s = p->stream;
-    int rc = send_question(p, deadline); /* the rest of the one before */
+    int rc = send_question(p, deadline); /* the rest of the previous request */
     if (rc)
         return rc;
     memcpy(s->out, MESSAGE_MAGIC, 4);
@@ -317,7 +318,7 @@ static int exchange(struct peer *p, struct request *q, int64_t deadline)
     s->len = message_length(s->out);
     if ((rc = send_question(p, deadline)))
         return rc;
-    do { /* older ones are to questions whose deadline has passed */
+    do { /* older replies belong to requests that have timed out */
         drop_memory(s);
         rc = receive_reply(p, deadline);
     } while (!rc && s->answered < s->session.number);
@@ -328,7 +329,8 @@ static int exchange(struct peer *p, struct request *q, int64_t deadline)
     return rc;
 }
 
-/* 0; a positive DSM_E… that the owner answered; or a negative one. After ETIME the connection is as good as before. */
+/* Returns 0, a positive DSM_E… if that is the status in the owner's reply, or -DSM_E… on failure. After ETIME the
+ * connection remains usable. */
 static int ask(struct peer *p, struct request *q, int64_t deadline)
 {
     if (p->fd < 0 || load_relaxed_u32(&p->dead))
@@ -392,7 +394,8 @@ static int ask_attach(struct peer *p, dsm_descriptor *d, int *fd, int64_t deadli
     return 0;
 }
 
-/* A peer that lives, with one reference more; those that are dead and forgotten go. */
+/* Finds or creates the peer for the node and address of a descriptor, and adds a reference. A dead peer is not used,
+ * except on fabrics that connect endpoints, as it can connect again. Frees peers that are dead and have no remote. */
 static int find_peer(dsm_ctx *c, const dsm_descriptor *d, struct peer **out)
 {
     struct peer *found = NULL;
@@ -415,7 +418,7 @@ static int find_peer(dsm_ctx *c, const dsm_descriptor *d, struct peer **out)
     return rc;
 }
 
-/* Asks the owner, and maps or records what it grants. */
+/* Sends ATTACH to the owner, and imports the region with what the owner grants (d is updated). */
 static int import(dsm_ctx *c, struct peer *p, dsm_descriptor *d, int64_t deadline, struct fabric_remote **out)
 {
     int fd = -1, rc = peer_talk(p, deadline);
@@ -425,7 +428,7 @@ static int import(dsm_ctx *c, struct peer *p, dsm_descriptor *d, int64_t deadlin
     rc = fresh ? connect_peer(p, deadline) : 0;
     if (!rc)
         rc = ask_attach(p, d, &fd, deadline);
-    if (rc == -DSM_EPEER && !fresh) { /* the old connection had ended and nobody had noticed */
+    if (rc == -DSM_EPEER && !fresh) { /* the connection had ended unnoticed: connect again, once */
         if (fd >= 0)
             close(fd);
         fd = -1;

@@ -1,5 +1,5 @@
-/* What the agent says to other nodes (docs/protocols/handshake.md). Never waits: who does not take a reply is
- * dropped. */
+/* The server side of the control protocol (docs/protocols/handshake.md). It never waits: a connection that does not
+ * accept a reply at once is dropped. */
 #include "../base/random.h"
 #include "../base/wire.h"
 #include "agent.h"
@@ -9,7 +9,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Nobody misbehaves who has left before the answer. */
+/* Whether all bytes were sent. A node that has closed its connection before the answer did not violate the protocol:
+ * n->left keeps it from being counted as rejected. */
 static bool sent(struct conn *n, ssize_t got, size_t len)
 {
     n->left = got < 0 && errno != EAGAIN;
@@ -21,7 +22,7 @@ static bool say(struct conn *n, const void *bytes, size_t len)
     return sent(n, send(n->fd, bytes, len, MSG_NOSIGNAL | MSG_DONTWAIT), len);
 }
 
-/* Nothing in it depends on the secret: a stranger gets nothing to guess at. */
+/* No byte of the challenge depends on the secret, so an unauthenticated client gets no input for a guessing attack. */
 static bool challenge(struct agent *a, struct conn *n, uint16_t status)
 {
     uint8_t out[CHALLENGE_SIZE] = HELLO_MAGIC;
@@ -59,7 +60,7 @@ static bool on_proof(struct agent *a, struct conn *n)
     uint8_t want[MAC], verdict[VERDICT_SIZE] = {0};
     handshake_mac(a->ctx, LABEL_CLIENT, &n->handshake, want);
     int status = !same_bytes(want, n->in, MAC)          ? DSM_EAUTH
-                 : agent_denies(a, n->handshake.client) ? DSM_EFENCED /* since its hello */
+                 : agent_denies(a, n->handshake.client) ? DSM_EFENCED /* fenced since its hello */
                                                         : 0;
     put_u32(verdict, (uint32_t)status);
     if (!status)
@@ -131,8 +132,8 @@ static bool on_status(dsm_ctx *c, struct conn *n, const uint8_t *name)
     return reply(n, live ? 0 : DSM_ESTALE, NULL, 0, -1);
 }
 
-/* The endpoint that the node connected before, if any, is replaced: nothing comes through it any more (objects/sure.h).
- * It may belong to a connection whose end has not come here yet. */
+/* Replaces the node's earlier endpoint, if any: it is closed first, so no op arrives through it any more
+ * (objects/sure.h). It may belong to another connection of the node, whose end has not been noticed here yet. */
 static bool on_endpoint(struct agent *a, struct conn *n, const uint8_t *address, size_t len)
 {
     dsm_ctx *c = a->ctx;
@@ -153,7 +154,7 @@ static bool on_endpoint(struct agent *a, struct conn *n, const uint8_t *address,
     return reply(n, -rc, mine, rc ? 0 : (size_t)size, -1);
 }
 
-/* Each message once, in its order: its number is the next one. */
+/* Accepts each message once and in order: its number must be the next one. */
 static bool on_message(struct agent *a, struct conn *n)
 {
     const uint8_t *payload = n->in + HEADER_SIZE;
@@ -176,7 +177,7 @@ static bool on_message(struct agent *a, struct conn *n)
     }
 }
 
-/* How many bytes the first message in n->in takes, 0: not known yet, -1: garbage. */
+/* The length of the first message in n->in; 0: not known yet; -1: not a message. */
 static int message_size(const struct conn *n)
 {
     if (n->state == CONN_HELLO)

@@ -1,5 +1,5 @@
-/* Where an agent listens: "unix:@dsmem-UID-NODE" (abstract: the kernel removes it with its process) or
- * "tcp:HOST:PORT". */
+/* The sockets of the control protocol. An agent's address is "unix:@dsmem-UID-NODE" (abstract: the kernel removes it
+ * when the process ends) or "tcp:HOST:PORT". */
 #include "../base/deadline.h"
 #include "agent.h"
 
@@ -78,7 +78,8 @@ static int resolve(const char *host, const char *port, int flags, struct addrinf
     return bad ? err_set(DSM_EINVAL, 0, "address '%s': %s", host, gai_strerror(bad)) : 0;
 }
 
-/* An address of this host that others may know. */
+/* An address at which other hosts may reach this one: the first IPv4 address of an interface that is up and not
+ * loopback, or else 127.0.0.1. */
 static void own_address(char host[80])
 {
     struct ifaddrs *all = NULL;
@@ -128,7 +129,8 @@ static int listen_tcp(const dsm_ctx *c, const char *listen_at, char address[112]
     int rc = listen_at && *listen_at ? split(listen_at, host, port) : 0;
     if (rc)
         return rc;
-    if (!*host && !strncmp(c->caps.gid, mapped, sizeof mapped - 1)) /* where RoCE reaches us, so does the control */
+    if (!*host &&
+        !strncmp(c->caps.gid, mapped, sizeof mapped - 1)) /* the IPv4 address of the RoCE port also serves TCP */
         snprintf(host, sizeof host, "%s", c->caps.gid + sizeof mapped - 1);
     if ((rc = bind_tcp(host, port, out, &bound)))
         return rc;
@@ -161,11 +163,11 @@ static int finish_connect(int fd, const char *address, int64_t deadline)
     return sys ? err_set(DSM_EPEER, sys, "no agent at %s", address) : 0;
 }
 
-/* Waits in the kernel while the backlog is full: who only looks now and then would lose every place to those that
- * wait. */
+/* Blocks in the kernel while the backlog is full: a caller that only polls would lose every free place to processes
+ * that block. */
 static int connect_unix(int fd, const struct sockaddr *to, socklen_t len, const char *address, int64_t deadline)
 {
-    if (fcntl(fd, F_SETFL, 0)) /* from here on it blocks, but where MSG_DONTWAIT says otherwise */
+    if (fcntl(fd, F_SETFL, 0)) /* blocking from here on, except for calls with MSG_DONTWAIT */
         return err_set_errno(errno, "socket");
     for (;;) {
         const struct timeval most = {.tv_usec = 1000 * (deadline_poll_ms(deadline, WAIT_SLICE_NS / 1000000) + 1)};
@@ -210,8 +212,8 @@ void socket_close(dsm_ctx *c, int *fd)
     pthread_mutex_unlock(&c->lock);
 }
 
-/* Probes begin after a quarter of the timeout. What has been sent and is not acknowledged is no reason to wait
- * longer. */
+/* Keepalive probes begin after about a quarter of the timeout. TCP_USER_TIMEOUT sets the same limit while sent data is
+ * not acknowledged. */
 void socket_keep_alive(int fd, int64_t peer_timeout_ns)
 {
     enum { PROBES = 3, LONGEST_S = 4 * 32767 }; /* tcp(7): TCP_KEEPIDLE */
@@ -227,11 +229,11 @@ void socket_keep_alive(int fd, int64_t peer_timeout_ns)
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &silent_ms, sizeof silent_ms);
 }
 
-/* ---- whose process is it ---- */
+/* ---- the user of the other process ---- */
 
 static bool is_unix(const char *address) { return !strncmp(address, "unix:@", 6); }
 
-/* True where the other end is a Unix socket, and then its user. */
+/* Returns true if fd is a Unix socket, and stores the user of the process at its other end. */
 static bool other_user(int fd, uid_t *user)
 {
     struct ucred peer;
@@ -248,7 +250,8 @@ bool socket_may_ask(int fd)
     return other_user(fd, &user) && (user == geteuid() || user == 0);
 }
 
-/* root is served by anybody, but only where the address says whose it is: nobody else may sit there. */
+/* A server must run as the user of this process. If this process runs as root, the server may run as any user, but it
+ * must be the one in the address: no other user's process may have taken that address. */
 bool socket_serves_us(int fd, const char *address)
 {
     uid_t user;
