@@ -12,25 +12,26 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* An identity says whose file has handed it out, with all bits of the user's number. Most numbers of users are small,
- * which leaves more bits to the rest. */
+/* An identity contains the complete uid of the user whose file has allocated it. Most uids are small (up to 16 bits),
+ * which leaves more bits for the rest. */
 enum { SMALL_SHIFT = 46, LARGE_SHIFT = 30, RECORDS = 4092, CLAIM_TRIES = 64 };
 #define LARGE_USER (1ull << 62)
 
 struct record {
     uint64_t identity;
-    uint32_t pid, space; /* the pid means something to processes of this pid namespace */
+    uint32_t pid, space; /* pid, and the inode of the pid namespace in which it is valid */
 };
 
 struct identity_file {
-    uint64_t first; /* 0: nobody has chosen it yet */
-    uint64_t given; /* how many numbers, from first on */
+    uint64_t first; /* 0: not chosen yet */
+    uint64_t given; /* how many numbers have been allocated, from first on */
     uint64_t zero[6];
-    struct record records[RECORDS]; /* of the newest; for messages only */
+    struct record records[RECORDS]; /* of the newest identities; used in messages only */
 };
 _Static_assert(sizeof(struct identity_file) == 65536, "docs/protocols/objects.md");
 
-/* The file that the claim was made in, for questions. No lock belongs to this descriptor: a child may keep it. */
+/* The file in which the claim was made, opened again for queries. The lock does not belong to this open file
+ * description, so a child may keep the descriptor. */
 struct asked {
     int fd;
     dev_t dev;
@@ -38,11 +39,11 @@ struct asked {
     uint32_t user;
 };
 
-static pthread_mutex_t one =
-    PTHREAD_MUTEX_INITIALIZER; /* of all that follows; held across a fork, so that no child gets a
-                                                           descriptor or mapping that has a lock */
+/* Protects everything below. It is held across a fork, so that no child gets a descriptor or mapping whose open file
+ * description holds a lock. */
+static pthread_mutex_t one = PTHREAD_MUTEX_INITIALIZER;
 static struct asked kept = {.fd = -1};
-static uint64_t *own; /* this process's identity, in a page that is empty in a child */
+static uint64_t *own; /* the identity of this process, in a page that is zero in a child; 0: none yet */
 
 static void before_fork(void) { pthread_mutex_lock(&one); }
 static void in_parent(void) { pthread_mutex_unlock(&one); }
@@ -56,17 +57,18 @@ static void in_child(void)
 
 __attribute__((constructor)) static void watch_forks(void) { pthread_atfork(before_fork, in_parent, in_child); }
 
-/* ---- numbers of users ---- */
+/* ---- the identities of a user ---- */
 
 static bool is_small(uint32_t user) { return user <= 0xffff; }
 
-/* All identities of a user are from here on, before the user's last one. */
+/* The identities of a user lie above this number, and below that of the next user. */
 static uint64_t base_of(uint32_t user)
 {
     return is_small(user) ? (uint64_t)user << SMALL_SHIFT : LARGE_USER | (uint64_t)user << LARGE_SHIFT;
 }
 
-/* The random part, and the count that is added to it, are below this: their sum does not reach the next user's. */
+/* The random part and the count that is added to it are each below this, so their sum does not reach the next user's
+ * identities. */
 static uint64_t half_of(uint32_t user) { return 1ull << (is_small(user) ? SMALL_SHIFT : LARGE_SHIFT) >> 1; }
 
 static uint32_t user_of(uint64_t identity)
@@ -83,14 +85,14 @@ static int file_open(uint32_t user, int flags)
     return open(path, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0644);
 }
 
-/* Nobody but the user could have written what is in it. */
+/* True if the file could have been written by no user but 'user' (and root). */
 static bool trusted(int fd, uint32_t user, struct stat *st)
 {
     return !fstat(fd, st) && S_ISREG(st->st_mode) && st->st_uid == user && !(st->st_mode & 022);
 }
 
-/* Whether the descriptor is still what this file has opened: programs close descriptors that are not theirs. They may
- * at any moment, so an answer counts only if this is so after it, too. */
+/* Whether the descriptor still refers to the file that was opened here: some programs close descriptors that are not
+ * theirs. This can happen at any time, so an answer is valid only if this is checked again afterwards. */
 static bool still(const struct asked *a)
 {
     struct stat st;
@@ -134,8 +136,9 @@ static bool is_first(uint64_t first, uint32_t user)
     return first > base_of(user) && first < base_of(user) + half_of(user);
 }
 
-/* Where the numbers begin is chosen once, at random: so no two files hand out the same. A number of another user's,
- * which an older release may have left, is replaced: then what the file handed out before proves nothing any more. */
+/* Chooses the first number, once and at random, so that no two files allocate the same numbers. A value outside the
+ * user's range, which an older release may have written, is replaced; then nothing can be proven any more about the
+ * numbers that were allocated before. */
 static int choose_first(struct identity_file *f, uint32_t user)
 {
     uint64_t random = 0, first;
@@ -149,7 +152,8 @@ static int choose_first(struct identity_file *f, uint32_t user)
     return 0;
 }
 
-/* A process that is killed after any of these steps has used a number that nobody has seen. */
+/* Allocates a number and locks its byte. If the process is killed after any of these steps, it has only used up a
+ * number that no other process has seen. */
 static int take_number(struct identity_file *f, int fd, uint32_t user, uint64_t *out)
 {
     short type;
@@ -182,7 +186,7 @@ static int claim_in(int fd, uint32_t user, uint64_t *out)
         errno = EPERM;
         return -1;
     }
-    if ((st.st_mode & 0777) != 0644 && fchmod(fd, 0644)) /* a umask is no reason: others may ask */
+    if ((st.st_mode & 0777) != 0644 && fchmod(fd, 0644)) /* whatever the umask, other users may read it */
         return -1;
     int rc =
         (size_t)st.st_size < sizeof(struct identity_file) ? posix_fallocate(fd, 0, sizeof(struct identity_file)) : 0;
@@ -199,7 +203,7 @@ static int claim_in(int fd, uint32_t user, uint64_t *out)
         errno = rc;
         return -1;
     }
-    mprotect(f, sizeof *f, PROT_NONE); /* it stays for the lock alone */
+    mprotect(f, sizeof *f, PROT_NONE); /* the mapping stays, only to keep the lock */
     keep(user, &st);
     return 0;
 }
@@ -210,7 +214,7 @@ static uint64_t *wiped_page(void)
         mmap(NULL, (size_t)sysconf(_SC_PAGESIZE), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED)
         return NULL;
-    /* For a fork that calls no handlers. Where the kernel can't, in_child() is what there is. */
+    /* For a fork that runs no pthread_atfork() handlers. If the kernel lacks this, only in_child() clears the page. */
     madvise(page, (size_t)sysconf(_SC_PAGESIZE), MADV_WIPEONFORK);
     return page;
 }
@@ -244,9 +248,9 @@ int identity_claim(uint64_t *out)
     return rc;
 }
 
-/* ---- questions ---- */
+/* ---- queries ---- */
 
-/* Whether the file has handed the number out, and as its how many-th. */
+/* Whether the file has allocated the identity. *k is its index: 0 for the file's first number. */
 static bool handed_out(int fd, uint64_t identity, uint64_t *k)
 {
     uint64_t head[2]; /* first, given */
@@ -274,8 +278,8 @@ static int ask_pid(int fd, uint64_t identity, uint64_t k)
 
 typedef int question(int fd, uint64_t identity, uint64_t k);
 
-/* false: the file has not handed the number out, or is not that file any more. What it says of other users' numbers
- * counts nothing: whoever may write it could say anything. */
+/* Returns false if the identity is not one of the file's user (who could write anything about those of other users into
+ * it), if the file has not allocated it, or if the descriptor does not refer to that file any more. */
 static bool ask_in(const struct asked *a, uint64_t identity, question *q, int *answer)
 {
     uint64_t k;
@@ -285,7 +289,7 @@ static bool ask_in(const struct asked *a, uint64_t identity, question *q, int *a
     return still(a);
 }
 
-/* The file that the claim was made in is asked first: it may have been unlinked, and replaced, since. */
+/* Asks the file in which the claim was made first: it may have been unlinked and replaced since. */
 static int ask(uint64_t identity, question *q)
 {
     int answer = 0;

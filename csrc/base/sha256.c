@@ -17,7 +17,7 @@ static const uint32_t K[64] = {
 
 static uint32_t rotate(uint32_t x, int n) { return x >> n | x << (32 - n); }
 
-/* One round on v[a] to v[h]; w and K at i. */
+/* One round on v[a] … v[h], with w[i] and K[i]. */
 #define ROUND(a, b, c, d, e, f, g, h, i) \
     { \
         uint32_t t = v[h] + (rotate(v[e], 6) ^ rotate(v[e], 11) ^ rotate(v[e], 25)) + \
@@ -40,7 +40,8 @@ static void compress(struct sha256 *s)
             w[i - 16] + w[i - 7] + (rotate(a, 7) ^ rotate(a, 18) ^ a >> 3) + (rotate(b, 17) ^ rotate(b, 19) ^ b >> 10);
     }
     memcpy(v, s->state, sizeof v);
-    for (int i = 0; i < 64; i += 8) { /* after eight rounds each word is where it was: nothing is moved */
+    for (int i = 0; i < 64;
+         i += 8) { /* renaming replaces the moves of words: after eight rounds each has its name again */
         ROUND(0, 1, 2, 3, 4, 5, 6, 7, i)
         ROUND(7, 0, 1, 2, 3, 4, 5, 6, i + 1)
         ROUND(6, 7, 0, 1, 2, 3, 4, 5, i + 2)

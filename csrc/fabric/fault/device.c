@@ -1,5 +1,5 @@
-/* The device: all but endpoints goes straight to the inner fabric. Memory of this process is the inner fabric's
- * object. */
+/* The device. All functions but those of endpoints delegate to the inner fabric. Memory of this process is an object of
+ * the inner fabric. */
 #include "../nosys.h"
 #include "fault.h"
 
@@ -100,7 +100,7 @@ int fault_wrap(const char *plan, struct fabric_dev *wrapped, struct fabric_dev *
     d->inner = wrapped;
     d->base = *wrapped;
     d->base.fabric = &fault_fabric;
-    d->base.prepare = UINT64_MAX; /* an op may be executed in parts, or twice */
+    d->base.prepare = UINT64_MAX; /* never: an op may be executed in parts, or twice */
     *out = &d->base;
     return 0;
 }

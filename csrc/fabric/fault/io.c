@@ -1,18 +1,18 @@
 /*
  * Endpoints of fault.
  *
- * Every op of the user's has a shadow, which the inner fabric executes in its place, once or twice, as a group of its
- * own; poll looks which shadows are done and ends the user's ops. e->ops holds the shadows in the order in which the
- * ops were posted:
- *   WAITING   behind an op that holds up the endpoint; all behind it wait too
- *   FIRST     the inner fabric has it, or has done it (group.pending)
- *   PAUSED    its first part is done, the second follows at 'due'
- *   SECOND    likewise of the second part; also an op that is not to be executed
- * Shadows are allocated in chunks when a post needs more than ever before: fault is the one fabric whose post
+ * Each op of the user has a shadow op, which the inner fabric executes in its place, once or twice, as a separate
+ * group. poll checks which shadows are done and ends the user's ops. e->ops holds the shadows in the order in which the
+ * ops were posted, each in one of these steps:
+ *   WAITING   behind an op that blocks the endpoint; all ops behind it are WAITING too
+ *   FIRST     the first part is posted (group.pending is 1) or done (0)
+ *   PAUSED    the first part is done, the second is posted at 'due'
+ *   SECOND    as FIRST, for the second part; also an op that is not executed at all
+ * Shadows are allocated in chunks when a post needs more than any before. fault is the only fabric whose post
  * allocates.
  *
- * The event fd is an epoll of the inner one and of a timer for what waits for a time of fault's own. The timer is only
- * set between arm and the event.
+ * The event fd is an epoll on the inner endpoint's event fd and on a timer for delays and pauses. The timer is set only
+ * between arm and the event.
  */
 #include "../../base/deadline.h"
 #include "fault.h"
@@ -36,8 +36,8 @@ struct shadow {
     struct fault_fate fate;
     uint64_t cut;    /* TEAR: length of the first part */
     uint64_t result; /* of an atomic */
-    int64_t due;     /* PAUSED: of the second part */
-    int64_t release; /* not completed before; 0: at once */
+    int64_t due;     /* PAUSED: when the second part is posted */
+    int64_t release; /* the op is not completed before this time; 0: at once */
 };
 
 enum { CHUNK = 64 };
@@ -125,7 +125,7 @@ int fault_ep_connect(struct fabric_ep *base, const uint8_t *address, size_t len)
 
 static bool fails(const struct shadow *s) { return s->fate.faults & (FAULT_FAIL | FAULT_FAILAFTER); }
 
-/* May it have a second part? */
+/* Whether the op may have a second part. */
 static bool in_parts(const struct shadow *s)
 {
     switch (s->user->code) {
@@ -140,14 +140,14 @@ static bool in_parts(const struct shadow *s)
     }
 }
 
-/* The first part is done: does a second follow? */
+/* The first part is done: whether a second part follows. */
 static bool goes_on(const struct shadow *s)
 {
     return s->step == FIRST && !s->op.status && in_parts(s) &&
            (s->op.code != DSM_OP_COMPARE_SWAP || s->op.result != s->op.operand);
 }
 
-/* When poll has something to do for it. oldest: nothing before it can still complete. */
+/* When poll has something to do for the op. oldest: no op before it can still complete. */
 static int64_t ready_at(const struct shadow *s, bool oldest)
 {
     if (s->step == WAITING || load_acquire_u32(&s->group.pending))
@@ -161,7 +161,8 @@ static int64_t ready_at(const struct shadow *s, bool oldest)
     return s->release;
 }
 
-/* Where a torn READ is cut: at the multiple of 8 next to its middle; 0 when it lies within one word. */
+/* The length of the first part of a torn READ: it is split at the multiple of 8 next to its middle. 0 if it lies within
+ * one word. */
 static uint64_t cut_of(const dsm_op *op)
 {
     uint64_t end = op->offset + op->nbytes, at = (op->offset + op->nbytes / 2 + 7) / 8 * 8;
@@ -207,7 +208,7 @@ static void enqueue(struct fault_ep *e, dsm_op *user)
     e->base.bytes += user->nbytes;
 }
 
-/* Ends the op whose shadow is at *at, which then is the next one. */
+/* Ends the op whose shadow is *at and unlinks the shadow; *at is then the next one. */
 static void finish(struct fault_ep *e, struct shadow **at, int status)
 {
     struct shadow *s = *at;
@@ -283,14 +284,14 @@ static void strike(pid_t pid)
     }
 }
 
-/* Gives the inner fabric, as one list, all that may go now. Returns whether there was anything. */
+/* Posts to the inner fabric, as one list, all parts that can be posted now. Returns whether any op advanced. */
 static bool go_on(struct fault_ep *e)
 {
     dsm_op *list = NULL, **tail = &list;
     bool moved = false;
     int64_t now = clock_ns();
     for (struct shadow *s = e->ops; s; s = s->next) {
-        if (s->step == WAITING && s->fate.faults & FAULT_KILL) { /* what was posted before it has arrived */
+        if (s->step == WAITING && s->fate.faults & FAULT_KILL) { /* the ops before it are posted first */
             post_inner(e, &list);
             tail = &list;
             strike(s->fate.pid);
@@ -308,7 +309,7 @@ static bool go_on(struct fault_ep *e)
             *tail = &s->op;
             tail = &s->op.next;
         }
-        if (fails(s) || in_parts(s)) /* it holds up what is behind it */
+        if (fails(s) || in_parts(s)) /* it blocks the ops behind it */
             break;
     }
     post_inner(e, &list);
@@ -317,7 +318,7 @@ static bool go_on(struct fault_ep *e)
 
 /* ---- completion ---- */
 
-/* Nothing is under way any more, and whatever has no outcome is cancelled. */
+/* The inner fabric has no op any more. Ends all ops: with their outcome if it is known, otherwise with ECANCELED. */
 static int end_all(struct fault_ep *e)
 {
     int done = 0;
@@ -330,7 +331,7 @@ static int end_all(struct fault_ep *e)
     return done;
 }
 
-/* The endpoint is done for. The inner fabric may need some polls to end what it has. */
+/* Breaks the endpoint. If the inner fabric needs polls to end its ops, a later poll ends the ops of this endpoint. */
 static int break_off(struct fault_ep *e)
 {
     e->base.broken = true;
@@ -362,7 +363,7 @@ static int reap(struct fault_ep *e)
     return done;
 }
 
-/* Sets the timer for the first op that has something to wait for, where an event was asked for. */
+/* If an event was requested, sets the timer for the earliest time at which poll has something to do. */
 static void schedule(struct fault_ep *e)
 {
     int64_t at = DEADLINE_NEVER, now = clock_ns();

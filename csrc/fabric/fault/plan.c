@@ -1,4 +1,4 @@
-/* The plan: its grammar is in fault.h. */
+/* Parsing a plan; fault.h describes its grammar. */
 #include "fault.h"
 
 #include <ctype.h>
@@ -22,7 +22,7 @@ static int refuse(const char *item, size_t len)
                    len < 60 ? (int)len : 60, item);
 }
 
-/* A decimal number from 1 to max; moves *at behind it. */
+/* Parses a decimal number from 1 to max and advances *at behind it. */
 static bool number(const char **at, uint64_t max, uint64_t *out)
 {
     uint64_t v = 0;
@@ -63,7 +63,7 @@ static bool parse_which(const char **at, struct fault_item *i)
     return !isdigit((unsigned char)**at) || (number(at, UINT64_MAX, &i->last) && i->last >= i->first);
 }
 
-/* A pause, or whom to kill. */
+/* Parses the pause, or the process to kill. */
 static bool parse_more(const char **at, struct fault_item *i)
 {
     uint64_t ms, pid;
@@ -81,7 +81,7 @@ static bool parse_more(const char **at, struct fault_item *i)
     return accept(at, "ms");
 }
 
-/* One item, from *at up to the '&' or the end behind it. */
+/* Parses one item, from *at up to the next '&' or the end. */
 static bool parse_item(const char **at, struct fault_plan *p)
 {
     struct fault_item *i = &p->items[p->n];

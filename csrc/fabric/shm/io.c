@@ -1,4 +1,5 @@
-/* Endpoints of shm: ops are done when posted. The core needs them only under fault, as it moves local bytes itself. */
+/* Endpoints of shm: ops complete in post. They are used by the fault fabric only, since the core itself executes ops on
+ * mapped memory (core/ops.c). */
 #include "../../base/mapped_ops.h"
 #include "shm.h"
 

@@ -50,7 +50,8 @@ static int refuse_size(uint64_t size, int sys)
                    "%llu bytes of shared memory", (unsigned long long)size);
 }
 
-/* A file of 'size' bytes whose pages are reserved. */
+/* Creates a memfd of *size bytes and allocates its pages. In huge pages if enough are free; then *size is rounded
+ * up. */
 static int make_file(uint64_t *size, int *out)
 {
     int fd = -1;
@@ -59,13 +60,13 @@ static int make_file(uint64_t *size, int *out)
         fd = memfd_create("dsmem", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_HUGETLB | MFD_HUGE_2MB);
         if (fd >= 0 && !fallocate(fd, 0, 0, (off_t)huge)) {
             *size = huge;
-        } else if (fd >= 0) { /* somebody was faster: ordinary pages do */
+        } else if (fd >= 0) { /* another process was faster: use ordinary pages */
             close(fd);
             fd = -1;
         }
     }
     if (fd < 0) {
-        if (*size > shm_room("")) /* the kernel's OOM killer would end this process or another one */
+        if (*size > shm_room("")) /* otherwise the kernel's OOM killer would kill this process or another one */
             return refuse_size(*size, ENOMEM);
         fd = memfd_create("dsmem", MFD_CLOEXEC | MFD_ALLOW_SEALING);
         if (fd < 0)
@@ -80,7 +81,8 @@ static int make_file(uint64_t *size, int *out)
     return 0;
 }
 
-/* Of a file that is mapped: that mapping stays writable also where no other may be made. */
+/* Seals the file, which is mapped already: the mapping stays writable also if F_SEAL_FUTURE_WRITE forbids new writable
+ * mappings. */
 static int seal(int fd, uint32_t access)
 {
     int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
@@ -110,7 +112,7 @@ int shm_mem_alloc(struct fabric_dev *d, uint64_t nbytes, uint32_t access, struct
         free(m);
         return rc;
     }
-    madvise(p, size, MADV_HUGEPAGE); /* a wish */
+    madvise(p, size, MADV_HUGEPAGE); /* a hint; it may fail */
     m->map_bytes = size;
     m->status_page = (struct shm_status_page *)(void *)(p + status_page_at(nbytes));
     *m->status_page =
@@ -142,7 +144,7 @@ int shm_mem_export(struct fabric_mem *base, int *fd)
     char path[40];
     if (base->access & (DSM_WRITE | DSM_ATOMIC)) {
         *fd = fcntl(m->fd, F_DUPFD_CLOEXEC, 0);
-    } else { /* a second open file description, which can't be mapped for writing */
+    } else { /* another open file description, read-only, so that the peer can't map it for writing */
         snprintf(path, sizeof path, "/proc/self/fd/%d", m->fd);
         *fd = open(path, O_RDONLY | O_CLOEXEC);
     }
@@ -154,7 +156,7 @@ int shm_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, int fd, st
     struct stat st;
     if (fd < 0)
         return err_set(DSM_EPROTO, 0, "the owner handed over no memory");
-    int seals = fcntl(fd, F_GET_SEALS); /* first: what is not sealed may be shorter than it was a moment ago */
+    int seals = fcntl(fd, F_GET_SEALS); /* before fstat: a file that is not sealed may shrink afterwards */
     if (seals < 0 || !(seals & F_SEAL_SHRINK))
         return err_set(DSM_EPROTO, 0, "the owner handed over memory that it could shrink");
     if (fstat(fd, &st))

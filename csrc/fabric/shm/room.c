@@ -1,6 +1,6 @@
 /*
- * How much memory this process may still take: what the host has, and what the control groups around the process allow,
- * of either version of them. Pages of files that nobody has used lately count as free there, as they do in
+ * How much memory this process may still allocate: the minimum of what is available on the host and what the limits of
+ * its control groups (v1 and v2) leave. Inactive file pages count as free in a control group, as they do in
  * MemAvailable.
  */
 #include "shm.h"
@@ -35,7 +35,7 @@ static uint64_t of_host(const char *root)
     return known ? have : UINT64_MAX;
 }
 
-/* false where the file has no number: no limit, or no such file. */
+/* Returns false if the file does not begin with a number ("max": no limit) or does not exist. */
 static bool number(const char *root, const char *folder, const char *path, const char *name, uint64_t *out)
 {
     unsigned long long v;
@@ -65,7 +65,7 @@ static const struct version {
 } v1 = {"/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"},
   v2 = {"/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"};
 
-/* The limits of a group and of all around it hold together. path is cut short on the way up. */
+/* The limits of a group and of all its ancestors apply together. path is truncated on the way up. */
 static uint64_t of_groups(const char *root, const struct version *v, char *path)
 {
     uint64_t room = UINT64_MAX, limit, used;

@@ -1,4 +1,4 @@
-/* Devices: which one, which port, which GID, and what they can do. */
+/* Devices: choosing device, port and GID, and querying capabilities. */
 #ifdef DSM_HAVE_VERBS
 #include "../nosys.h"
 #include "verbs.h"
@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- looking around ---- */
+/* ---- properties of devices and ports ---- */
 
 static bool kernel_has_devices(void)
 {
@@ -61,7 +61,7 @@ static bool gid_read(struct ibv_context *ctx, int port, int index, union ibv_gid
     return !ibv.query_gid(ctx, (uint8_t)port, index, out) && memcmp(out, &none, sizeof none);
 }
 
-/* RoCE v2 before v1, since only v2 is routed; then what reaches farthest, IPv4 before IPv6. */
+/* RoCE v2 ranks above v1, since only v2 is routable. Then IPv4, global IPv6, loopback, link-local IPv6. */
 static int gid_rank(const union ibv_gid *gid, bool v2)
 {
     const struct in6_addr *a = (const struct in6_addr *)(const void *)gid->raw;
@@ -152,7 +152,7 @@ static bool port_active(struct verbs_dev *d, int wanted)
 
 struct text {
     char *buf;
-    size_t len, used; /* used may exceed len: then it did not fit */
+    size_t len, used; /* used exceeds len if the text did not fit */
 };
 
 static void add(struct text *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -239,9 +239,9 @@ static int inventory(char *buf, size_t len)
 
 /* ---- opening ---- */
 
-/* The device sends 1 + retries times and waits 4.096 us * 2^timeout each time: the longest such time that is not
- * above the wanted one. 7 retries mean 'forever' to some devices and timeout 0 to all; below 2^8 timers are too
- * coarse. */
+/* The device sends a packet 1 + retries times and waits 4.096 us * 2^timeout each time. Chooses the longest total that
+ * does not exceed the wanted one. 7 retries are not used as some devices take them for 'forever', and all take timeout
+ * 0 for it; timeouts below 8 are not used as the timers are too coarse for them. */
 static void choose_timeout(struct verbs_dev *d, int64_t wanted_ns)
 {
     int64_t best = 0;
@@ -278,14 +278,14 @@ static int set_up(struct verbs_dev *d, const dsm_options *o)
         return err_set_errno(errno, "ibv_alloc_pd on %s", d->name);
     if (!(d->passive_cq = ibv.create_cq(d->ctx, 1, NULL, NULL, 0)))
         return err_set_errno(errno, "ibv_create_cq on %s", d->name);
-    d->max_inline = VERBS_INLINE; /* what is granted shows only on a queue pair */
+    d->max_inline = VERBS_INLINE; /* the size that is granted is known only once a queue pair is created */
     int rc = verbs_create_qp(d, NULL, d->passive_cq, d->depth, &d->max_inline, &qp);
     if (!rc)
         ibv.destroy_qp(qp);
     return rc;
 }
 
-/* What try_device() has made. */
+/* Releases what try_device() has opened. */
 static void let_go(struct verbs_dev *d)
 {
     if (d->passive_cq)
@@ -316,7 +316,7 @@ static int try_device(struct verbs_dev *d, struct ibv_device *dev, const dsm_opt
     return rc;
 }
 
-/* What no device could do. */
+/* Refuses options that are invalid for every device. */
 static int check_options(const dsm_options *o)
 {
     if (o->port < 0 || o->port > 255)
@@ -328,7 +328,7 @@ static int check_options(const dsm_options *o)
     return 0;
 }
 
-/* The first device that can be set up; where none can, what was wrong with the first one. */
+/* Opens the first device that can be set up. If none can, the error is that of the first one. */
 static int choose(struct verbs_dev *d, const dsm_options *o)
 {
     struct ibv_device **list;
@@ -388,7 +388,7 @@ static int probe(void)
     return rc;
 }
 
-/* An event of a queue pair that is being destroyed holds that up until it is acknowledged: so the endpoint is there. */
+/* Destroying a queue pair blocks until its events are acknowledged, so the endpoint of an event still exists here. */
 void verbs_dev_event(struct fabric_dev *base)
 {
     struct verbs_dev *d = (struct verbs_dev *)base;
@@ -405,7 +405,7 @@ void verbs_dev_event(struct fabric_dev *base)
             if ((e = event.element.qp->qp_context))
                 store_relaxed_u32(&e->lost, 1);
             break;
-        default: /* a port that goes may come back: ops go on until the retries of their packets are used up */
+        default: /* a port that goes down may come back: ops continue until their retries are exhausted */
             break;
         }
         ibv.ack_async_event(&event);

@@ -4,7 +4,7 @@
  * ADDRESS (32 bytes, little-endian)
  *   0 u32 queue pair number   4 u32 first packet number   8 u16 LID   10 u8 MTU (enum ibv_mtu)
  *   11 u8 link: 0 InfiniBand, 1 RoCE v1, 2 RoCE v2   12 u8 READs and ATOMICs it serves at a time
- *   13 u8 1 where packets to it need a global header   14 u16 partition key   16 u8 GID[16]
+ *   13 u8 1 if packets to it need a global routing header   14 u16 partition key   16 u8 GID[16]
  */
 #ifdef DSM_HAVE_VERBS
 #include "../../base/deadline.h"
@@ -18,12 +18,13 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 
-static const int64_t DRAIN_NS =
-    100000000; /* a queue pair in the error state flushes at once; if not, it is destroyed */
+/* A queue pair in the error state normally flushes at once. If it has not after this time, it is destroyed. */
+static const int64_t DRAIN_NS = 100000000;
 
-/* ---- making one ---- */
+/* ---- creating ---- */
 
-/* max_inline: asked for; on return what was granted. owner: whom verbs_dev_event() tells of what befalls it. */
+/* max_inline: in: bytes requested; out: bytes granted. owner: the endpoint that verbs_dev_event() marks when the device
+ * reports an error of the queue pair, or NULL. */
 int verbs_create_qp(struct verbs_dev *d, struct verbs_ep *owner, struct ibv_cq *cq, uint32_t depth,
                     uint32_t *max_inline, struct ibv_qp **out)
 {
@@ -130,7 +131,7 @@ int verbs_ep_open(struct fabric_dev *base, bool passive, struct fabric_ep **out)
     return 0;
 }
 
-/* ---- joining two ---- */
+/* ---- connecting ---- */
 
 int verbs_ep_address(struct fabric_ep *base, uint8_t address[FABRIC_ADDRESS_MAX])
 {
@@ -219,7 +220,7 @@ int verbs_ep_connect(struct fabric_ep *base, const uint8_t *address, size_t len)
 
 /* ---- ending ---- */
 
-/* Once destroyed the device touches no buffer of the queue any more. */
+/* Once the queue pair is destroyed, the device accesses no buffer of its requests any more. */
 static void destroy_qp(struct verbs_ep *e)
 {
     if (e->qp)
@@ -239,7 +240,7 @@ void verbs_drain(struct verbs_ep *e)
 {
     verbs_reap(e);
     if (e->head == e->tail)
-        verbs_cancel(e); /* what waits */
+        verbs_cancel(e); /* ops that wait */
     else if (clock_ns() >= e->drained)
         verbs_ep_kill(e);
 }

@@ -1,4 +1,4 @@
-/* Posting, reaping, waiting: verbs.h says how. */
+/* Posting, reaping and events; verbs.h describes the send queue and the handling of local memory. */
 #ifdef DSM_HAVE_VERBS
 #include "verbs.h"
 
@@ -6,8 +6,11 @@
 #include <string.h>
 
 enum { LOCAL_INLINE, LOCAL_DIRECT, LOCAL_BOUNCE };
-/* op->cookie: whose op->fabric, a registration, is: the core's, which has prepared the op and releases it; ours, from
- * here to the op's end; nobody's, as the device refused. */
+/* op->cookie: the state of the registration in op->fabric.
+ *   PREPARED   from verbs_op_prepare(); the core releases it
+ *   UNKNOWN    there is none yet
+ *   TAKEN      taken here, and released when the op ends
+ *   REFUSED    there is none, as the device refused it */
 enum { PREPARED, UNKNOWN, TAKEN, REFUSED };
 
 static bool is_atomic(const dsm_op *op) { return op->code == DSM_OP_FETCH_ADD || op->code == DSM_OP_COMPARE_SWAP; }
@@ -17,7 +20,7 @@ static uint64_t *result_of(struct verbs_ep *e, uint64_t number)
     return (uint64_t *)(void *)(e->slab + VERBS_SLAB) + number % e->depth;
 }
 
-/* ---- ends of ops ---- */
+/* ---- completion ---- */
 
 static void finish(struct verbs_ep *e, dsm_op *op)
 {
@@ -47,7 +50,7 @@ static int error_of(enum ibv_wc_status s)
     }
 }
 
-/* Ends the oldest request of the queue. */
+/* Ends the oldest request in the queue, and the op if this was its last request. Returns the number of ops done. */
 static int retire(struct verbs_ep *e, enum ibv_wc_status status, uint32_t vendor)
 {
     struct verbs_slot *s = &e->slot[e->tail % e->depth];
@@ -81,7 +84,7 @@ int verbs_reap(struct verbs_ep *e)
         if (n < 0)
             e->base.broken = true;
         for (int i = 0; i < n; i++) {
-            /* Not in the queue: it was ended when its queue pair was destroyed. */
+            /* Not in the queue: it was cancelled when its queue pair was destroyed. */
             if (wc[i].wr_id - e->tail >= e->head - e->tail)
                 continue;
             while (e->tail != wc[i].wr_id)
@@ -111,12 +114,13 @@ int verbs_cancel(struct verbs_ep *e)
 
 /* ---- local memory ---- */
 
-/* nbytes of the slab's ring in one piece, or NULL. *taken is what comes back when the request ends. */
+/* Allocates nbytes of contiguous memory from the slab's ring; NULL if it is full. *taken: bytes to free when the
+ * request ends. */
 static uint8_t *slab_take(struct verbs_ep *e, uint32_t nbytes, uint32_t *taken)
 {
     uint32_t size = (nbytes + 63) & ~63u, at = (uint32_t)(e->slab_head % VERBS_SLAB);
     uint32_t skip = at + size > VERBS_SLAB ? VERBS_SLAB - at : 0;
-    if (e->slab_head == e->slab_tail) { /* empty: begin at the front, so that any piece fits */
+    if (e->slab_head == e->slab_tail) { /* empty: start at offset 0, so that any size fits */
         e->slab_head = e->slab_tail = 0;
         at = skip = 0;
     }
@@ -128,7 +132,8 @@ static uint8_t *slab_take(struct verbs_ep *e, uint32_t nbytes, uint32_t *taken)
     return p;
 }
 
-/* Takes d->lock (read) where it has to look among the registrations; who posts gives it back. */
+/* Returns how the local buffer is accessed: LOCAL_…, and *lkey with LOCAL_DIRECT. Takes d->lock (read) and sets *locked
+ * if it has to search the registrations; push() unlocks it. */
 static int find_local(struct verbs_ep *e, dsm_op *op, uint32_t *lkey, bool *locked)
 {
     struct verbs_dev *d = (struct verbs_dev *)e->base.dev;
@@ -156,8 +161,9 @@ static int find_local(struct verbs_ep *e, dsm_op *op, uint32_t *lkey, bool *lock
 
 /* ---- posting ---- */
 
-/* The device's fence holds back a request, not the copying of its source, nor does it know of READs that arrive in the
- * slab: a fenced WRITE waits here for the READs and ATOMICs before it if it is copied or one of them is. */
+/* The device's fence delays the request, but not the copying of its source, which takes place here; nor does it cover
+ * the copying of READs out of the slab. So a fenced WRITE waits here until the READs and ATOMICs before it are complete
+ * if its own source is copied or if one of those READs goes through the slab. */
 static bool must_wait(const struct verbs_ep *e, const dsm_op *op, int local)
 {
     return op->code == DSM_OP_WRITE && (op->flags & DSM_OP_FENCE) && e->answers &&
@@ -172,11 +178,11 @@ static uint64_t max_piece(const struct verbs_ep *e, int local)
     return local == LOCAL_BOUNCE && most > VERBS_BOUNCE_MAX ? VERBS_BOUNCE_MAX : most;
 }
 
-/* Fills the request's slot and its local side; false where the slab is full. */
+/* Fills the slot and the scatter/gather entry of a request. Returns false if the slab is full. */
 static bool place_local(struct verbs_ep *e, dsm_op *op, int local, uint32_t nbytes, struct verbs_slot *s,
                         struct ibv_sge *g)
 {
-    uint8_t *mine = op->local ? (uint8_t *)op->local + e->placed : NULL; /* atomics have none */
+    uint8_t *mine = op->local ? (uint8_t *)op->local + e->placed : NULL; /* atomics have no local buffer */
     *s = (struct verbs_slot){.op = op, .nbytes = nbytes};
     g->length = nbytes;
     g->addr = (uint64_t)(uintptr_t)mine;
@@ -230,7 +236,7 @@ static void fill(struct verbs_ep *e, const dsm_op *op, int local, struct ibv_sen
     }
 }
 
-/* Adds the next piece of the first waiting op to the chain as its n-th request; false where it has to wait. */
+/* Appends the next piece of the first waiting op to the list as request n. Returns false if the op has to wait. */
 static bool place(struct verbs_ep *e, uint32_t n, bool *locked)
 {
     dsm_op *op = e->waiting;
@@ -250,7 +256,7 @@ static bool place(struct verbs_ep *e, uint32_t n, bool *locked)
     if (e->placed == op->nbytes) {
         e->waiting = op->next;
         e->placed = 0;
-        op->segments--; /* what post() put there to keep the op open until all of it is placed */
+        op->segments--; /* the one that verbs_post() counts until all pieces are placed */
     }
     return true;
 }
@@ -271,10 +277,10 @@ static void ring(struct verbs_ep *e, uint32_t n)
     fetch_add_u64(&stats->doorbells, 1);
     fetch_add_u64(&stats->signalled, signalled);
     if (ibv_post_send(e->qp, e->wr, &bad))
-        verbs_ep_kill(e); /* the signalled request may be among those refused, so nothing tells when the others end */
+        verbs_ep_kill(e); /* the signalled request may have been refused, and then no completion reports the others */
 }
 
-/* Posts what waits as far as the queue and the slab have room, with one doorbell. */
+/* Posts as many waiting ops as fit into the queue and the slab, with one doorbell. */
 static void push(struct verbs_ep *e)
 {
     struct verbs_dev *d = (struct verbs_dev *)e->base.dev;
@@ -290,7 +296,8 @@ static void push(struct verbs_ep *e)
         ring(e, n);
 }
 
-/* A completion that failed has broken it, or an abort; either way the device is to let go of the rest. */
+/* The endpoint is broken by a failed completion or by an abort. In both cases the device must flush the other
+ * requests. */
 static void end_broken(struct verbs_ep *e)
 {
     verbs_ep_abort(&e->base);
@@ -329,7 +336,8 @@ static bool is_lost(const struct verbs_ep *e)
     return load_relaxed_u32(&e->lost) || load_relaxed_u32(&d->lost);
 }
 
-/* The device has given the queue pair up and may say nothing of its requests. */
+/* The device has reported a fatal error and may generate no completions any more: the oldest op fails with EIO, and the
+ * endpoint is broken. */
 static void fail_oldest(struct verbs_ep *e)
 {
     dsm_op *op = e->head != e->tail ? e->slot[e->tail % e->depth].op : e->waiting;
@@ -361,7 +369,7 @@ int verbs_arm(struct fabric_ep *base)
     void *context;
     while (!ibv.get_cq_event(e->channel, &cq, &context))
         e->events++;
-    if (e->events >= 1024) { /* acknowledging takes a lock: in bulk */
+    if (e->events >= 1024) { /* acknowledging takes a lock, so it is done in batches */
         ibv.ack_cq_events(e->cq, e->events);
         e->events = 0;
     }

@@ -16,9 +16,10 @@
 struct verbs_lib ibv;
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static char failure[160]; /* why loading failed; "" when it did not */
+static char failure[160]; /* why loading failed; "" on success */
 
-/* A data pointer becomes a function pointer: POSIX wants it for dlsym, ISO C has no cast for it. */
+/* memcpy() converts the data pointer to a function pointer: POSIX requires this to work for dlsym(), but ISO C has no
+ * cast for it. */
 static bool find(void *library, const char *name, const char *version, void *slot)
 {
     void *p = dlvsym(library, name, version);
@@ -37,10 +38,10 @@ static bool find_all(void *library)
         ;
 }
 
-/* A child of fork() is refused by the core; this keeps its copy-on-write from taking the parent's pages. Kernels that
- * copy pinned pages when they fork (since 5.12) need no help. With it they would take whole pages from the child, with
- * whatever else lies there, and every registration would cost a call of madvise and up to two mappings more. fork_init
- * fails where others of this process have registered memory before. */
+/* The core refuses calls of a child of fork(), but copy-on-write could still replace registered pages of the parent;
+ * ibv_fork_init() prevents this. Kernels that copy pinned pages at fork (since 5.12) don't need it. There it would only
+ * remove whole pages from the child, with all other data in them, and every registration would cost an madvise() call
+ * and up to two more mappings. ibv_fork_init() fails if other code in this process has registered memory before. */
 static void prepare_fork(void *library)
 {
     enum { UNNEEDED = 2 }; /* IBV_FORK_UNNEEDED, which older headers lack */
@@ -73,7 +74,7 @@ int verbs_load(void)
     return *failure ? err_set(DSM_ENOFABRIC, 0, "%s", failure) : 0;
 }
 
-/* As the macro ibv_query_port does it, but with the function of the loaded library. */
+/* Like the macro ibv_query_port, but calls the function of the loaded library. */
 int verbs_query_port(struct ibv_context *ctx, uint8_t port, struct ibv_port_attr *out)
 {
     struct verbs_context *v = verbs_get_ctx_op(ctx, query_port);

@@ -1,4 +1,4 @@
-/* In place of all else in this folder where the headers of libibverbs were missing when this was built. */
+/* Replaces all other files of this folder in a build without the headers of libibverbs. */
 #ifndef DSM_HAVE_VERBS
 #include "../nosys.h"
 

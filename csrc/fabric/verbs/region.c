@@ -1,8 +1,9 @@
 /*
  * Memory of this process.
  *
- * Buffers that are registered together and touch or overlap share one registration (struct verbs_mr): it covers their
- * union and not one byte more. Buffers with a gap between them never share one. The core checks bounds at both ends.
+ * Buffers that are registered together and are adjacent or overlap share one registration (struct verbs_mr), which
+ * covers their union and not one byte more. Buffers with a gap between them never share one. The device enforces the
+ * bounds of a registration only; those of each region are enforced by remote_check() in the peer's core.
  */
 #ifdef DSM_HAVE_VERBS
 #include "verbs.h"
@@ -76,13 +77,14 @@ static size_t above(const struct verbs_dev *d, const uint8_t *p)
 
 struct verbs_mr *verbs_find_mr(struct verbs_dev *d, const void *p, uint64_t nbytes, bool write)
 {
-    /* Registrations seldom overlap; what a few steps back don't find is treated like memory that is not registered. */
+    /* Registrations rarely overlap. One that is not found within a few steps back is ignored: the buffer is then
+     * treated as memory that is not registered. */
     size_t i = above(d, p);
     for (int steps = 0; i > 0 && steps < 4; steps++) {
         struct verbs_mr *r = d->mrs[--i];
         const uint8_t *from = p;
         if (from < r->end && nbytes <= (uint64_t)(r->end - from) && (r->writable || !write)) {
-            fetch_add_u32(&r->users, 1); /* the table is a user, so it is there */
+            fetch_add_u32(&r->users, 1); /* the table holds a reference, so r can't be freed meanwhile */
             return r;
         }
     }
@@ -139,7 +141,7 @@ static int mr_new(struct verbs_dev *d, uint8_t *start, uint8_t *end, uint32_t ac
         return err_set(DSM_ENOMEM, 0, "registration");
     *r = (struct verbs_mr){.start = start, .end = end, .users = 1, .writable = true};
     r->mr = ibv.reg_mr(d->pd, start, nbytes, flags | IBV_ACCESS_LOCAL_WRITE);
-    if (!r->mr && errno == EFAULT && access == DSM_READ) { /* read-only pages are good to be read */
+    if (!r->mr && errno == EFAULT && access == DSM_READ) { /* read-only pages can be registered for reading */
         r->writable = false;
         r->mr = ibv.reg_mr(d->pd, start, nbytes, flags);
     }
@@ -199,7 +201,7 @@ void verbs_op_release(struct fabric_dev *d, dsm_op *op)
     verbs_put_mr(op->fabric);
 }
 
-/* ---- buffers of the caller's ---- */
+/* ---- buffers of the caller ---- */
 
 struct buffer {
     uint8_t *start, *end;
@@ -228,7 +230,7 @@ static struct verbs_mem *mem_new(struct verbs_dev *d, struct verbs_mr *r, const 
     return m;
 }
 
-/* b[0 … count-1] are sorted and lie together up to 'end'. */
+/* Registers b[0 … count-1] together: they are sorted and cover all bytes from b->start to 'end'. */
 static int register_run(struct verbs_dev *d, const struct buffer *b, size_t count, uint8_t *end, uint32_t access,
                         struct verbs_mr **made, struct fabric_mem **out)
 {
@@ -301,7 +303,7 @@ int verbs_mem_register(struct fabric_dev *base, size_t n, void *const *p, const 
     return rc;
 }
 
-/* ---- memory of our own ---- */
+/* ---- memory allocated here ---- */
 
 static void *map_pages(uint64_t size, bool huge)
 {
@@ -309,7 +311,7 @@ static void *map_pages(uint64_t size, bool huge)
     if (p == MAP_FAILED)
         return NULL;
     if (!huge)
-        madvise(p, size, MADV_HUGEPAGE); /* a wish */
+        madvise(p, size, MADV_HUGEPAGE); /* a hint; it may fail */
     return p;
 }
 
@@ -334,14 +336,15 @@ int verbs_mem_alloc(struct fabric_dev *base, uint64_t nbytes, uint32_t access, s
         return rc;
     if (nbytes > (uint64_t)INT64_MAX - HUGE_PAGE)
         return err_set(DSM_ENOMEM, 0, "%llu bytes", (unsigned long long)nbytes);
-    /* Huge pages fail at once unless enough are free, and at registration where libibverbs marks a part for fork. */
+    /* Mapping huge pages fails at once unless enough are free. Registering them fails if libibverbs marks only a part
+     * of a page with MADV_DONTFORK. */
     if (nbytes >= HUGE_PAGE && !alloc_in(base, nbytes, access, true, out))
         return 0;
     return alloc_in(base, nbytes, access, false, out);
 }
 
-/* The regions of a registration count among its users together as 'regions': the last one takes it out of the table,
- * from where ops get it, and gives back the table's use. */
+/* All regions of a registration together hold one reference, that of the table; 'regions' counts them. The last one
+ * takes the registration out of the table, where ops find it, and drops that reference. */
 void verbs_mem_free(struct fabric_mem *base)
 {
     struct verbs_dev *d = (struct verbs_dev *)base->dev;
@@ -362,7 +365,7 @@ int verbs_mem_export(struct fabric_mem *m, int *fd)
     return 0;
 }
 
-/* ---- memory of others ---- */
+/* ---- memory of other processes ---- */
 
 int verbs_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, int fd, struct fabric_remote **out)
 {
