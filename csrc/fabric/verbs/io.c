@@ -137,7 +137,7 @@ static uint8_t *slab_take(struct verbs_ep *e, uint32_t nbytes, uint32_t *taken)
 static int find_local(struct verbs_ep *e, dsm_op *op, uint32_t *lkey, bool *locked)
 {
     struct verbs_dev *d = (struct verbs_dev *)e->base.dev;
-    bool write = op->code == DSM_OP_READ; /* into our memory */
+    bool write = op->code == DSM_OP_READ; /* the device writes to the local buffer */
     if (!write && op->nbytes <= e->max_inline)
         return LOCAL_INLINE;
     if (write && op->nbytes <= VERBS_SMALL)

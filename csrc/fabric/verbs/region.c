@@ -187,7 +187,7 @@ struct verbs_mr *verbs_new_mr(struct verbs_dev *d, void *p, uint64_t nbytes, boo
 void verbs_op_prepare(struct fabric_dev *base, dsm_op *op)
 {
     struct verbs_dev *d = (struct verbs_dev *)base;
-    bool write = op->code == DSM_OP_READ; /* into our memory */
+    bool write = op->code == DSM_OP_READ; /* the device writes to the local buffer */
     pthread_rwlock_rdlock(&d->lock);
     op->fabric = verbs_find_mr(d, op->local, op->nbytes, write);
     pthread_rwlock_unlock(&d->lock);
