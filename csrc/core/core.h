@@ -36,7 +36,7 @@ struct peer {
     uint32_t dead; /* the control connection has ended; set by the agent thread or by a request that found its end */
 
     pthread_mutex_t control_lock;
-    int fd;                /* -1: none. Changes only while ctx->lock is held, too */
+    int fd;                /* -1: none. Under control_lock; changes under ctx->lock as well */
     struct stream *stream; /* of agent/client.c: the state of the control connection */
 
     pthread_mutex_t lock;
