@@ -1,6 +1,6 @@
 /* Monotonic time and deadlines. A deadline is an absolute CLOCK_MONOTONIC time in ns; DEADLINE_NEVER never passes. */
-#ifndef DSM_BASE_CLOCK_H
-#define DSM_BASE_CLOCK_H
+#ifndef DSM_BASE_DEADLINE_H
+#define DSM_BASE_DEADLINE_H
 
 #include <stdint.h>
 #include <time.h>

@@ -1,6 +1,6 @@
 /* Recording the last failure of the calling thread, which dsm_last_error() returns. */
-#ifndef DSM_BASE_ERR_H
-#define DSM_BASE_ERR_H
+#ifndef DSM_BASE_ERROR_H
+#define DSM_BASE_ERROR_H
 
 #include "../dsm.h"
 

@@ -8,8 +8,8 @@
  *   ctx->completed_lock   complete tickets (core/async.c)
  *   peer->lock            the endpoint and every call on it; never held across a wait
  */
-#ifndef DSM_MEM_CORE_H
-#define DSM_MEM_CORE_H
+#ifndef DSM_CORE_CORE_H
+#define DSM_CORE_CORE_H
 
 #include "../fabric/fabric.h"
 

@@ -1,6 +1,6 @@
 /* The checks before an op. Unless all of them pass, nothing is posted and no byte is accessed. */
-#ifndef DSM_MEM_REMOTE_H
-#define DSM_MEM_REMOTE_H
+#ifndef DSM_CORE_REMOTE_H
+#define DSM_CORE_REMOTE_H
 
 #include "core.h"
 

@@ -12,8 +12,8 @@
  * CHECKS. The core has checked bounds, rights, alignment, closed objects, fork, and nbytes > 0. A fabric does not check
  * ops again.
  */
-#ifndef DSM_FABRIC_H
-#define DSM_FABRIC_H
+#ifndef DSM_FABRIC_FABRIC_H
+#define DSM_FABRIC_FABRIC_H
 
 #include "../base/atomic.h"
 #include "../base/error.h"

@@ -2,8 +2,8 @@
  * How one waits for a word that nobody announces: sleeps of random length, each up to twice as long as the one before,
  * at most a millisecond. Random, so that those who contend do not come back together.
  */
-#ifndef DSM_PROTO_BACKOFF_H
-#define DSM_PROTO_BACKOFF_H
+#ifndef DSM_OBJECTS_BACKOFF_H
+#define DSM_OBJECTS_BACKOFF_H
 
 #include "../base/deadline.h"
 

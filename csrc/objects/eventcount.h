@@ -16,8 +16,8 @@
  *
  * Bytes: 0 u32 sequence | 4 u32 sleepers: 1 while somebody may be asleep
  */
-#ifndef DSM_PROTO_EVENTCOUNT_H
-#define DSM_PROTO_EVENTCOUNT_H
+#ifndef DSM_OBJECTS_EVENTCOUNT_H
+#define DSM_OBJECTS_EVENTCOUNT_H
 
 #include "../base/atomic.h"
 

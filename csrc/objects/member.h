@@ -20,8 +20,8 @@
  * identity, and only then (3) undoes by compare-swap from exactly the value read in (1). That is safe where no
  * value that names the number comes twice in the word: then the value is the dead one's, or the compare-swap fails.
  */
-#ifndef DSM_PROTO_MEMBER_H
-#define DSM_PROTO_MEMBER_H
+#ifndef DSM_OBJECTS_MEMBER_H
+#define DSM_OBJECTS_MEMBER_H
 
 #include "../base/error.h"
 #include "../dsm.h"

@@ -14,8 +14,8 @@
  *
  * Numbers are little-endian. Behind the header every type has its own table of bytes.
  */
-#ifndef DSM_PROTO_OBJECT_H
-#define DSM_PROTO_OBJECT_H
+#ifndef DSM_OBJECTS_OBJECT_H
+#define DSM_OBJECTS_OBJECT_H
 
 #include "../base/error.h"
 #include "../dsm.h"

@@ -8,8 +8,8 @@
  * All are bounded: by SURE_TRIES, and each op by remote_timeout(). A cancelled op fell with another one on its
  * connection; to who called it that is a failure of the transport, too, so it comes out as EIO.
  */
-#ifndef DSM_PROTO_SURE_H
-#define DSM_PROTO_SURE_H
+#ifndef DSM_OBJECTS_SURE_H
+#define DSM_OBJECTS_SURE_H
 
 #include "../core/remote.h"
 

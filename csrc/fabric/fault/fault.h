@@ -26,8 +26,8 @@
  *
  * Through fault no memory is mapped: every op goes through post and poll.
  */
-#ifndef DSM_FABRIC_FAULT_H
-#define DSM_FABRIC_FAULT_H
+#ifndef DSM_FABRIC_FAULT_FAULT_H
+#define DSM_FABRIC_FAULT_FAULT_H
 
 #include "../fabric.h"
 

@@ -13,8 +13,8 @@
  *       12      4  state: 0 live, 1 closed by the owner
  *       16      8  number of data bytes
  */
-#ifndef DSM_FABRIC_SHM_H
-#define DSM_FABRIC_SHM_H
+#ifndef DSM_FABRIC_SHM_SHM_H
+#define DSM_FABRIC_SHM_SHM_H
 
 #include "../fabric.h"
 #include "../nosys.h"

@@ -3,8 +3,8 @@
  *
  * The members lack the prefix ibv_ because infiniband/verbs.h defines some of the full names as macros.
  */
-#ifndef DSM_VERBS_LIB_H
-#define DSM_VERBS_LIB_H
+#ifndef DSM_FABRIC_VERBS_LIB_H
+#define DSM_FABRIC_VERBS_LIB_H
 
 #include <infiniband/verbs.h>
 

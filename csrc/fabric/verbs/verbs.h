@@ -18,8 +18,8 @@
  * The source of a copied or inlined op is read when the op is posted, not when the device executes it. So a fenced
  * WRITE waits in the endpoint while this would make a difference: see must_wait() in io.c.
  */
-#ifndef DSM_VERBS_H
-#define DSM_VERBS_H
+#ifndef DSM_FABRIC_VERBS_VERBS_H
+#define DSM_FABRIC_VERBS_VERBS_H
 
 #include "../fabric.h"
 #include "lib.h"

@@ -29,8 +29,8 @@
  *       64      8  hybrid word
  *      128      8  Lamport word
  */
-#ifndef DSM_PROTO_CLOCK_H
-#define DSM_PROTO_CLOCK_H
+#ifndef DSM_OBJECTS_CLOCK_LOGICAL_CLOCK_H
+#define DSM_OBJECTS_CLOCK_LOGICAL_CLOCK_H
 
 #include "../object.h"
 

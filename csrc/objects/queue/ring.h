@@ -45,8 +45,8 @@
  *         256  per lane: its lines, struct lane_lines
  *              at the next multiple of 4096: lane_bytes per lane
  */
-#ifndef DSM_PROTO_RING_H
-#define DSM_PROTO_RING_H
+#ifndef DSM_OBJECTS_QUEUE_RING_H
+#define DSM_OBJECTS_QUEUE_RING_H
 
 #include "../../base/atomic.h"
 #include "../../core/core.h"

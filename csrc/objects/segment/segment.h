@@ -46,8 +46,8 @@
  * enters that phase once. Remote, the three reads are fenced: each starts when the one before it has completed (so a
  * READ that mixes or is sent again proves nothing and needs to prove nothing).
  */
-#ifndef DSM_PROTO_SEGMENT_H
-#define DSM_PROTO_SEGMENT_H
+#ifndef DSM_OBJECTS_SEGMENT_SEGMENT_H
+#define DSM_OBJECTS_SEGMENT_SEGMENT_H
 
 #include "../eventcount.h"
 #include "../object.h"

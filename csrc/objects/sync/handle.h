@@ -19,8 +19,8 @@
  * Bytes 0 to 127 never change. Each type says which of its words other processes change by atomics; such words are
  * changed by atomics only.
  */
-#ifndef DSM_PROTO_SYNC_H
-#define DSM_PROTO_SYNC_H
+#ifndef DSM_OBJECTS_SYNC_HANDLE_H
+#define DSM_OBJECTS_SYNC_HANDLE_H
 
 #include "../../base/deadline.h"
 #include "../../core/remote.h"

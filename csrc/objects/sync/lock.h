@@ -39,8 +39,8 @@
  * handle_swap(). If it says 'held by my entry' while my handle holds nothing, an earlier take did take effect, and the
  * next take finds that.
  */
-#ifndef DSM_PROTO_LOCK_H
-#define DSM_PROTO_LOCK_H
+#ifndef DSM_OBJECTS_SYNC_LOCK_H
+#define DSM_OBJECTS_SYNC_LOCK_H
 
 #include "handle.h"
 
