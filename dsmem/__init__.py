@@ -1,21 +1,21 @@
 """Memory of other processes and machines, used from Python as if it were local.
 
-Named objects of one host, without a server: :func:`connect` opens a :class:`Cluster`, whose methods make and find
+Named objects of one host, without a server: :func:`connect` opens a :class:`Cluster`, whose methods create and find
 arrays (:meth:`~Cluster.segment`), queues, locks and so on. They are files of shared memory.
 
 >>> with dsmem.connect() as cluster:
 ...     table = cluster.segment("table", (1000, 4), "f8", create=None)
 ...     table.array[0] = 1.5
 
-Raw memory, also of other hosts over RDMA: :class:`Context` makes regions, and attaches to those of other processes,
-which take no part in the reads, writes and atomic updates.
+Raw memory, also of other hosts over RDMA: :class:`Context` allocates regions, and attaches to those of other processes.
+Reads, writes and atomic updates are one-sided: the owner of the memory takes no part in them.
 
 >>> with dsmem.Context() as context:
 ...     remote = context.attach(descriptor)  # the region.descriptor of another process
 ...     remote.fetch_add(0, 1)
 
-All errors are classes of :mod:`dsmem.errors`, under :class:`DsmemError`. ``dsmem doctor``, in a shell, says what works
-on this machine.
+All errors are classes of :mod:`dsmem.errors`, derived from :class:`DsmemError`. The command ``dsmem doctor`` shows what
+works on this machine.
 """
 
 import importlib as _importlib
@@ -103,7 +103,7 @@ _HOMES = {
     ),
 }
 
-if not _typing.TYPE_CHECKING:  # type checkers know all names, and so find those that are misspelt
+if not _typing.TYPE_CHECKING:  # type checkers see the imports above, and so report misspelt names
 
     def __getattr__(name: str) -> object:
         if name in _MODULES:
@@ -133,4 +133,4 @@ def get_include() -> str:
     return str(installed if installed.is_dir() else package.parent / "csrc")
 
 
-_logging.getLogger("dsmem").addHandler(_logging.NullHandler())  # what is logged is shown where a program asks for it
+_logging.getLogger("dsmem").addHandler(_logging.NullHandler())  # shown only if the program configures logging

@@ -1,4 +1,4 @@
-"""Deadlines by the monotonic clock, and logical clocks whose stamps order events of many processes.
+"""Deadlines by the monotonic clock, and logical clocks whose stamps order events of several processes.
 
 :class:`Lamport` and :class:`HybridClock` run alone or, with ``shared=cluster.clock(name)``, together with other
 processes of the host. :class:`dsmem.queue.Stamped` sends their stamps with messages.
@@ -20,7 +20,7 @@ from dsmem.objects import NamedObject, Owner
 __all__ = ["Deadline", "HybridClock", "Lamport", "SharedClock"]
 
 _COUNTER_BITS = 16
-_MOST_SECONDS = ((1 << 48) - 1) / 1000  # the milliseconds of a stamp
+_MOST_SECONDS = ((1 << 48) - 1) / 1000  # a stamp has 48 bits of milliseconds
 
 
 class Deadline:
@@ -50,7 +50,7 @@ class Deadline:
 
     @property
     def expired(self) -> bool:
-        """Whether the time is over."""
+        """Whether the deadline has passed."""
         return self._at is not None and time.monotonic() >= self._at
 
     def __repr__(self) -> str:
@@ -59,9 +59,9 @@ class Deadline:
 
 
 class SharedClock(NamedObject):
-    """The state of a hybrid and of a Lamport clock under a name, for the ``shared=`` of both.
+    """The state of a hybrid and of a Lamport clock under a name, for the parameter ``shared=`` of both.
 
-    :meth:`dsmem.Cluster.clock` makes and finds one.
+    :meth:`dsmem.Cluster.clock` creates and finds one.
 
     Examples
     --------
@@ -129,12 +129,12 @@ class Lamport(_Clock):
         Returns
         -------
         int
-            Greater than the message's stamp and all stamps of this clock before.
+            Greater than the message's stamp and all earlier stamps of this clock.
 
         Raises
         ------
         ClockDriftError
-            The stamp is 2**48 or more ahead of this clock, as none of a working clock is. The clock has not changed.
+            The stamp is 2**48 or more ahead of this clock, which no working clock reaches. The clock is unchanged.
         """
         return self._core.lamport(stamp)
 
@@ -149,7 +149,7 @@ class HybridClock(_Clock):
     shared : SharedClock, optional
         State to share with other processes; by default the clock is this process's own.
     wall : callable, optional
-        Returns seconds since 1970, if there is a better clock than the system's.
+        Returns seconds since 1970; by default the system's clock.
 
     Notes
     -----
@@ -191,7 +191,7 @@ class HybridClock(_Clock):
         Raises
         ------
         ClockDriftError
-            The wall clock was set back by more than max_drift since the last stamp.
+            The wall clock has been set back by more than max_drift since the last stamp.
         """
         return self._stamp(0)
 
@@ -206,35 +206,35 @@ class HybridClock(_Clock):
         Returns
         -------
         int
-            Greater than the message's stamp and all stamps of this clock before.
+            Greater than the message's stamp and all earlier stamps of this clock.
 
         Raises
         ------
         ClockDriftError
-            The stamp is further ahead of the wall clock than max_drift. The clock has not changed.
+            The stamp is more than max_drift ahead of the wall clock. The clock is unchanged.
         """
         return self._stamp(stamp)
 
     @staticmethod
     def split(stamp: int) -> tuple[float, int]:
-        """Take a stamp apart.
+        """Split a stamp into its time and its counter.
 
         Parameters
         ----------
         stamp : int
-            Of a hybrid clock.
+            A stamp of a hybrid clock.
 
         Returns
         -------
         seconds : float
-            Since 1970, in steps of a millisecond.
+            Seconds since 1970, in steps of a millisecond.
         counter : int
-            Of stamps within the same millisecond.
+            Counter of stamps within the same millisecond.
 
         Raises
         ------
         InvalidArgumentError
-            Not an integer from 0 to 2**64 - 1.
+            The stamp is not an integer from 0 to 2**64 - 1.
         """
         if _core.checked_int(stamp, 0, (1 << 64) - 1) is None:
             raise errors.InvalidArgumentError(f"{stamp!r} is no stamp")

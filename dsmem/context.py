@@ -1,4 +1,4 @@
-"""The context as users open it: the fabric by name or URL, the secret, and the record that ``dsmem doctor`` shows."""
+"""The public context: the fabric by name or URL, the secret, and the record that ``dsmem doctor`` shows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class FabricURL:
     fault: str | None = None
 
     def __str__(self) -> str:
-        """The URL that :func:`parse_fabric` takes apart into this."""
+        """The URL from which :func:`parse_fabric` returns an equal object."""
         wrap = "" if self.fault is None else "fault+"
         where = f"{self.device}:{self.port}" if self.port else self.device
         options = (
@@ -62,10 +62,10 @@ def _whole(name: str, value: Any) -> int:
 
 
 def _text(name: str, value: Any) -> str:
-    """What the core can be given as a string: C's end with a NUL, and those on wires are UTF-8."""
+    """Check a string for the core: strings of C end at a NUL, and strings on the wire are UTF-8."""
     if not isinstance(value, str):
         raise errors.InvalidArgumentError(f"{name}={value!r} is no text")
-    plain = str.__str__(value)  # what is formatted and encoded is what was looked at
+    plain = str.__str__(value)  # not of a subclass: what is checked here is what is formatted and encoded
     with contextlib.suppress(UnicodeEncodeError):
         if b"\0" not in plain.encode():
             return plain
@@ -73,13 +73,13 @@ def _text(name: str, value: Any) -> str:
 
 
 def parse_fabric(text: str) -> FabricURL:
-    """Take a fabric's name or URL apart.
+    """Parse a fabric's name or URL.
 
     Parameters
     ----------
     text : str
-        "shm", "verbs", "auto" (``$DSMEM_FABRIC``, or shm), "verbs://rxe0:1?gid=1&mtu=1024", or one of them after
-        "fault+", whose other options are the fault plan: "fault+shm://?fail=3".
+        "shm", "verbs", "auto" (``$DSMEM_FABRIC``, or shm), "verbs://rxe0:1?gid=1&mtu=1024", or one of them with the
+        prefix "fault+". Its other options are the fault plan: "fault+shm://?fail=3".
 
     Returns
     -------
@@ -88,7 +88,7 @@ def parse_fabric(text: str) -> FabricURL:
     Raises
     ------
     InvalidArgumentError
-        It is none of these.
+        The text is not one of these.
     """
     text = _text("fabric", text)
     if text == "auto":
@@ -115,33 +115,33 @@ def parse_fabric(text: str) -> FabricURL:
 
 
 _open: weakref.WeakSet[Context] = weakref.WeakSet()
-os.register_at_fork(after_in_child=_open.clear)  # those are the parent's
+os.register_at_fork(after_in_child=_open.clear)  # these contexts are the parent's
 
 
 def open_contexts() -> list[Context]:
-    """The contexts of this process that are not closed."""
+    """Return the open contexts of this process."""
     return [context for context in _open if not context.closed]
 
 
 class Context(_core.Context):
-    """A fabric's device in use: it makes memory that other processes reach, and attaches to theirs.
+    """An open device of a fabric: allocates memory that other processes access, and attaches to theirs.
 
-    It has an agent, a thread that authenticates other processes and grants them access.
+    Its agent is a thread that authenticates other processes and grants them access.
 
     Parameters
     ----------
     fabric : str
         "auto" (shm, or ``$DSMEM_FABRIC``), "shm", "verbs", or a URL with device, port and options:
-        "verbs://mlx5_0:1?gid=3&mtu=4096". ``sl`` is the service level, 0 to 15, of what it sends, and
-        ``traffic_class`` that of the global header, 0 to 255, which is DSCP and ECN on RoCE v2.
+        "verbs://mlx5_0:1?gid=3&mtu=4096". ``sl`` is the service level of requests, 0 to 15, and ``traffic_class``
+        is the traffic class of the global routing header, 0 to 255, which is DSCP and ECN on RoCE v2.
     secret : bytes, optional
-        What both sides must know, at least 16 bytes. By default ``$DSMEM_SECRET``, ``$DSMEM_SECRET_FILE``, or a random
-        one in the user's configuration folder. What is not 64 hexadecimal digits is stretched, which takes about 0.1 s
-        once per process.
+        Secret that both sides must know, at least 16 bytes. By default ``$DSMEM_SECRET``, ``$DSMEM_SECRET_FILE``, or
+        a random one in the user's configuration folder. A secret that is not 64 hexadecimal digits is stretched, which
+        takes about 0.1 s once per process.
     listen : str, optional
-        Address for the agent, "host" or "host:port"; verbs only.
+        Address on which the agent listens, "host" or "host:port"; verbs only.
     peer_timeout : float
-        Seconds after which a peer that does not answer is an error.
+        Seconds after which a peer that has not answered is an error.
     spin : float, optional
         Seconds to poll for completions before sleeping; by default 50 µs.
     depth : int
@@ -166,7 +166,7 @@ class Context(_core.Context):
     ...     remote = context.attach(descriptor)
     """
 
-    _rejected = 0  # connections that have been logged
+    _rejected = 0  # rejected connections that have been logged
 
     def __init__(
         self,
@@ -204,13 +204,13 @@ class Context(_core.Context):
         Raises
         ------
         BusyError
-            A region has views, or calls are under way in other threads. Nothing has been closed then.
+            A region has views, or calls are under way in other threads. Nothing is closed then.
         """
         if self.closed:
             return
-        with contextlib.suppress(errors.DsmemError):  # of a fork: the parent logs its own
+        with contextlib.suppress(errors.DsmemError):  # after a fork: the parent logs its own
             self._log_rejected(super().stats["rejected"])
-        node_records.forget_node(self.node_id)  # first: an interrupt after the last step would leave the record
+        node_records.forget_node(self.node_id)  # first: an interrupt after the last step would leave the record behind
         try:
             super().close()
         except errors.BusyError:
@@ -224,9 +224,9 @@ class Context(_core.Context):
         posts
             Ops given to the fabric. Ops on mapped memory are not counted.
         doorbells
-            Times that the device was told of new requests.
+            Times that the device was notified of new requests.
         signalled
-            Requests with a completion of their own.
+            Requests posted with a completion of their own.
         wakeups
             Sleeps on the completion channel.
         connects
@@ -240,7 +240,7 @@ class Context(_core.Context):
         return stats
 
     def _log_rejected(self, now: int) -> None:
-        """The agent's thread has no Python: what it drops is logged by who asks next."""
+        """Log the connections that the agent has dropped. Its thread runs no Python, so the next caller logs them."""
         if now > self._rejected:
             new, self._rejected = now - self._rejected, now
             text = "the agent at %s dropped %d connections that did not know the secret or broke the protocol"

@@ -1,6 +1,7 @@
-"""NumPy's dtypes in the header of a segment: written as a Python literal, and read again as exactly the same dtype.
+"""NumPy dtypes in the header of a segment: written as a Python literal, and read back as exactly the same dtype.
 
-What can't be kept is refused when a segment is made: Python objects, types of unknown extensions, metadata.
+A dtype that can't be represented is refused when a segment is created: Python objects, types of unknown extensions,
+metadata.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from numpy.typing import DTypeLike
 
 from dsmem import errors
 
-_dtype: Any = np.dtype  # of what its overloads do not list
+_dtype: Any = np.dtype  # for arguments that its overloads do not list
 _KINDS = "?biufcmMSUV"
-_EXTENSION = "ml_dtypes"  # its types (bfloat16, float8_e4m3fn …) have names of their own; NumPy knows only their size
+_EXTENSION = "ml_dtypes"  # NumPy's type strings give only the size of its types (bfloat16, float8_e4m3fn …)
 
 
 def dtype_of(dtype: DTypeLike | None) -> np.dtype[Any]:
-    """What numpy.dtype() makes of it; InvalidArgumentError where that is nothing."""
+    """numpy.dtype(dtype), or InvalidArgumentError if NumPy refuses it."""
     try:
         return np.dtype(dtype)
     except (TypeError, ValueError) as error:
@@ -28,12 +29,12 @@ def dtype_of(dtype: DTypeLike | None) -> np.dtype[Any]:
 
 
 def describe_dtype(dtype: DTypeLike) -> bytes:
-    """A dtype as a segment's header has it.
+    """Return a dtype as it is written into a segment's header.
 
     Raises
     ------
     InvalidArgumentError
-        Python objects, or anything else that means nothing in another process or would be lost on the way.
+        The dtype has Python objects, or anything else that means nothing in another process or would be lost.
     """
     kind = dtype_of(dtype)
     if kind.hasobject or kind.kind not in _KINDS or not kind.itemsize:
@@ -45,14 +46,14 @@ def describe_dtype(dtype: DTypeLike) -> bytes:
 
 
 def parse_dtype(text: bytes) -> np.dtype[Any]:
-    """The dtype that a header names.
+    """Return the dtype that a header names.
 
     Raises
     ------
     CorruptError
-        It names none.
+        The text does not name a dtype.
     UnsupportedError
-        It is one of ml_dtypes, which is not installed here.
+        It is a dtype of ml_dtypes, which is not installed here.
     """
     try:
         kind = _parsed(ast.literal_eval(text.decode("ascii")))
@@ -95,7 +96,7 @@ def _described(kind: np.dtype[Any]) -> Any:
 def _simple(kind: np.dtype[Any]) -> str:
     if kind.isbuiltin != 2:
         return str(kind.str)
-    name = f"{_EXTENSION}.{kind.name}"  # registered by an extension
+    name = f"{_EXTENSION}.{kind.name}"  # isbuiltin == 2: registered by an extension
     if kind.type.__module__.partition(".")[0] != _EXTENSION or _parsed(name) != kind:
         raise errors.InvalidArgumentError(f"dtype {kind} of {kind.type.__module__}: only {_EXTENSION} is known")
     return name
@@ -116,7 +117,7 @@ def _parsed(what: Any) -> np.dtype[Any]:
     fields: dict[str, Any] = {"names": [], "formats": [], "offsets": [], "titles": [], "itemsize": 0}
     for name, *one in what:
         format = _parsed(one[0] if len(one) == 1 else tuple(one))
-        if name != "":  # nothing but padding, as numpy.lib.format writes it
+        if name != "":  # an empty name stands for padding, as in numpy.lib.format
             title, key = name if isinstance(name, tuple) else (None, name)
             fields["names"].append(key)
             fields["formats"].append(format)
@@ -136,7 +137,7 @@ def _of_extension(name: str) -> np.dtype[Any]:
 
 
 def _same(one: np.dtype[Any], other: np.dtype[Any]) -> bool:
-    """Equal, and with what the equality of dtypes does not look at."""
+    """Whether two dtypes are equal, also in what dtype equality ignores: scalar type and align flag, at all levels."""
     if one != other or one.type is not other.type or one.isalignedstruct != other.isalignedstruct:
         return False
     if one.subdtype is not None and other.subdtype is not None:

@@ -1,8 +1,8 @@
 """The exceptions of dsmem: one tree, and one class per row of csrc/base/err.def.
 
 Every class is a :class:`DsmemError` and also the built-in exception that fits it, so both ``except DsmemError`` and
-``except TimeoutError`` catch what they say. A message says what went wrong and, after a semicolon, what to do. A detail
-that says both is the whole message; behind one that says only the first comes the class's ``text``.
+``except TimeoutError`` work. A message gives the cause and, after a semicolon, the remedy. A detail with both is the
+whole message. A detail with only the cause is followed by the class's ``text``.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ __all__ = [
 if TYPE_CHECKING:
 
     class ShutDown(Exception):
-        """What queue.Queue raises after its shutdown."""
+        """The exception of queue.Queue after its shutdown."""
 
 else:  # Python 3.13 has it
     ShutDown = getattr(queue, "ShutDown", None) or type("ShutDown", (Exception,), {"__module__": __name__})
 
 
-# What to do about the errno of a failed system call: more than the class can say.
+# Remedies by the errno of a failed system call; more specific than the text of the class.
 _BY_ERRNO = {
     errno.EMFILE: "this process may open no more files; close handles, or raise its limit with 'ulimit -n 65536'",
     errno.ENFILE: "this host may open no more files; close some, or raise its limit with 'sysctl fs.file-max=N'",
@@ -85,15 +85,15 @@ _BY_ERRNO = {
 
 
 class DsmemError(Exception):
-    """Base of all errors that dsmem raises.
+    """Base class of all errors that dsmem raises.
 
     Parameters
     ----------
     detail : str
-        What exactly went wrong: the call, the path. The message is this, the text of ``sys``, and the class's ``text``
-        where the detail does not say itself what to do.
+        What went wrong: the call, the path. The message is this, the text of ``sys``, and the class's ``text`` unless
+        the detail gives a remedy itself.
     sys : int
-        The errno behind it, or 0. Where the class is an OSError, ``errno`` and ``strerror`` are set from it.
+        The errno of the failed system call, or 0. If the class is an OSError, ``errno`` and ``strerror`` are set to it.
     status : int
         The status of the work completion (enum ibv_wc_status), or 0.
     vendor : int
@@ -108,13 +108,13 @@ class DsmemError(Exception):
     Attributes
     ----------
     code : int
-        The number of the error in the C core and in the control protocol; of the class, 0 for DsmemError itself.
+        The number of the error in the C core and in the control protocol. A class attribute; 0 for DsmemError itself.
     text : str
-        The cause in general and the remedy; of the class.
+        The general cause and the remedy. A class attribute.
     detail, sys, status, vendor, peer, device, op
-        As given.
+        As passed to the constructor.
     placed : int
-        Of an exception that comes out of a queue's put: the messages that went in all the same. 0 elsewhere.
+        For an exception raised by a queue's put: how many messages were put nevertheless. 0 otherwise.
     """
 
     code: int = 0
@@ -154,7 +154,7 @@ class DsmemError(Exception):
         if isinstance(self, (SystemCallError, OutOfMemoryError)):
             general = _BY_ERRNO.get(sys, general)
         if detail and "; " not in general and isinstance(self, (InvalidArgumentError, SystemCallError)):
-            return detail  # which has said so
+            return detail  # the detail is enough: the class has no remedy
         return ": ".join(filter(None, (detail, general)))
 
     def __str__(self) -> str:
@@ -170,7 +170,7 @@ def _rebuild(cls: type[DsmemError], detail: str, fields: dict[str, Any]) -> Dsme
 
 
 class InvalidArgumentError(DsmemError, ValueError):
-    """An argument has a type or a value that makes no sense."""
+    """An argument has an invalid type or value."""
 
     code = 1
     text = "invalid argument"
@@ -198,7 +198,7 @@ class AccessDeniedError(DsmemError, OSError):
 
 
 class AlignmentError(DsmemError, ValueError):
-    """An atomic op at an offset that is no multiple of 8."""
+    """An atomic op at an offset that is not a multiple of 8."""
 
     code = 5
     text = "atomics work on 8-byte words; the offset must be a multiple of 8"
@@ -219,7 +219,7 @@ class DescriptorError(DsmemError, ValueError):
 
 
 class VersionError(DsmemError, ValueError):
-    """Made by a dsmem with another wire version."""
+    """Bytes, an object or a peer of a dsmem with another wire version."""
 
     code = 8
     text = (
@@ -243,7 +243,7 @@ class PeerDeadError(DsmemError, ConnectionError):
 
 
 class AuthenticationError(DsmemError, ConnectionError):
-    """The two sides have different secrets or users, or something else answers at the address."""
+    """The two sides have different secrets or users, or another program answers at the address."""
 
     code = 11
     text = (
@@ -298,7 +298,7 @@ class NoDeviceError(DsmemError, OSError):
 
 
 class ProviderMissingError(DsmemError, OSError):
-    """The kernel has an RDMA device, the user-space provider is missing."""
+    """The kernel has an RDMA device, but its user-space provider is missing."""
 
     code = 18
     text = "the kernel has an RDMA device but the user-space provider is missing; apt install ibverbs-providers"
@@ -346,7 +346,7 @@ class BusyError(DsmemError, BufferError):
 
 
 class FencedError(DsmemError, ConnectionError):
-    """The owner has cut this node off."""
+    """The owner has fenced this node: it has no access any more."""
 
     code = 24
     text = "the owner has fenced this node; open a new context to get a new identity"
@@ -367,7 +367,7 @@ class ReadOnlyBufferError(DsmemError, BufferError):
 
 
 class NonContiguousError(DsmemError, BufferError):
-    """A local buffer with gaps."""
+    """A local buffer that is not C-contiguous."""
 
     code = 27
     text = "the local buffer is not C-contiguous; pass numpy.ascontiguousarray(x), or one op per row in a batch"
@@ -395,14 +395,14 @@ class ShutDownError(DsmemError, ShutDown):
 
 
 class CorruptError(DsmemError, OSError):
-    """Shared memory that was corrupted on or cut short."""
+    """Shared memory that was corrupted or truncated."""
 
     code = 31
     text = "the shared memory does not hold what its header says; unlink the name and make the object again"
 
 
 class MismatchError(DsmemError, ValueError):
-    """An attach that asks for another shape, dtype, kind or size than the object has."""
+    """The object has another shape, dtype, kind or size than was asked for."""
 
     code = 32
     text = "the object exists with other properties; attach without them, or with the same"
@@ -423,21 +423,21 @@ class NameNotFoundError(DsmemError, FileNotFoundError):
 
 
 class InvalidNameError(DsmemError, ValueError):
-    """Not a name."""
+    """Not a valid name."""
 
     code = 35
     text = "a name has 1 to 200 letters, digits or any of . _ - + and begins with a letter or digit"
 
 
 class NotHeldError(DsmemError, RuntimeError):
-    """A release of what is not held."""
+    """A release of something that the caller does not hold."""
 
     code = 36
     text = "the caller does not hold it; it was never taken, was released, or another node has taken it over"
 
 
 class BrokenBarrierError(DsmemError, threading.BrokenBarrierError):
-    """The barrier was aborted, or a party died or ran out of time in it."""
+    """The barrier was aborted, or a party died or timed out in it."""
 
     code = 37
     text = "the barrier is broken; all parties must leave it and reset() it"
@@ -451,7 +451,7 @@ class MessageTooLargeError(DsmemError, ValueError):
 
 
 class TooManyMembersError(DsmemError, OSError):
-    """All places for participants are taken."""
+    """All entries for participants are in use."""
 
     code = 39
     text = "all places are taken by processes that are not proven dead; close handles, or create it with more"
@@ -467,12 +467,12 @@ class NotMappedError(DsmemError, BufferError):
 
 
 class ClockDriftError(DsmemError, ValueError):
-    """A stamp that the wall clock contradicts.
+    """A stamp that is too far ahead of the wall clock, or of the clock that receives it.
 
     Attributes
     ----------
     message : tuple of int and bytes, or None
-        Stamp and body of the message that :meth:`dsmem.queue.Stamped.get` had taken when its clock refused it.
+        Stamp and body of the message that :meth:`dsmem.queue.Stamped.get` had taken when its clock refused the stamp.
     """
 
     message: tuple[int, bytes] | None = None
@@ -485,15 +485,15 @@ class ClockDriftError(DsmemError, ValueError):
 
 
 class ArgumentTypeError(InvalidArgumentError, TypeError):
-    """An argument of a type that can't be meant."""
+    """An argument of a wrong type."""
 
 
 class ArgumentRangeError(InvalidArgumentError, OverflowError):
-    """A number beyond what is possible, such as a timeout of centuries."""
+    """A number out of range, such as a timeout of centuries."""
 
 
 class PermitError(NotHeldError, ValueError):
-    """More permits of a semaphore are released than the handle has."""
+    """A release of more permits of a semaphore than the handle has."""
 
 
 BY_CODE: dict[int, type[DsmemError]] = {

@@ -1,7 +1,7 @@
-"""The control protocol's handshake and MACs (docs/protocols/handshake.md), with nothing but the standard library.
+"""The control protocol's handshake and MACs (docs/protocols/handshake.md), using only the standard library.
 
-For whatever speaks it without the core: ``dsmem doctor --peer``, tests, programs of others. The core has its own in C.
-This file imports nothing of dsmem, so that a program without it can load it by its path.
+For programs that speak the protocol without the core: ``dsmem doctor --peer``, tests, third-party tools. The core has
+its own implementation in C. This file imports nothing of dsmem, so that a program without dsmem can load it by path.
 """
 
 from __future__ import annotations
@@ -24,22 +24,23 @@ CHALLENGE = struct.Struct("<4sHH16s32s32x")
 VERDICT = struct.Struct("<I32s")
 HEADER = struct.Struct("<4sHHQI")
 REPLY = 0x8000
-MOST = 1024  # bytes of payload
+MOST = 1024  # greatest length of a payload, in bytes
 
 _KEY = re.compile(rb"[0-9a-f]{64}")
 
 
 @functools.lru_cache(maxsize=16)
 def stretch(secret: bytes) -> bytes:
-    """The key that a secret stands for.
+    """Derive the key from a secret.
 
-    64 hexadecimal digits, as ``dsmem`` makes them, are a key: nobody can guess 256 random bits. All else may be what
-    people think of: each guess costs about 0.1 s and 32 MiB, and us that once per process.
+    64 hexadecimal digits, as ``dsmem`` generates them, are the key itself: 256 random bits can't be guessed. Any other
+    secret may be a password, and is stretched by scrypt: each guess costs about 0.1 s and 32 MiB. This process pays
+    that once per secret.
 
     Parameters
     ----------
     secret : bytes
-        What both sides have been given.
+        The secret that both sides have.
 
     Returns
     -------
@@ -51,7 +52,7 @@ def stretch(secret: bytes) -> bytes:
 
 
 def receive(stream: socket.socket, n: int) -> bytes:
-    """Take exactly n bytes, or fewer where the stream ends."""
+    """Receive exactly n bytes, or fewer if the stream ends."""
     data = b""
     while len(data) < n and (part := stream.recv(n - len(data))):
         data += part
@@ -59,14 +60,14 @@ def receive(stream: socket.socket, n: int) -> bytes:
 
 
 class Refused(Exception):
-    """The other side said no, or is none of ours.
+    """The other side rejected us, or is not a dsmem process that knows the secret.
 
     Parameters
     ----------
     step : str
         "challenge", "version", "node", "verdict", "proof" or "message".
     detail : object
-        The number of an error, or what was wrong.
+        The number of an error, or a description.
     """
 
     def __init__(self, step: str, detail: object = 0) -> None:
@@ -75,18 +76,18 @@ class Refused(Exception):
 
 
 class Handshake:
-    """What all MACs of one connection are over.
+    """The state of one connection's handshake, which all its MACs cover.
 
     Parameters
     ----------
     secret : bytes
-        The shared one.
+        The shared secret.
     address : str
-        As the client dials it, and as the server publishes it: "tcp:HOST:PORT" or "unix:@NAME".
+        The address as the client dials it and as the server publishes it: "tcp:HOST:PORT" or "unix:@NAME".
     client, server : bytes
-        Their node ids.
+        Node ids of the two sides.
     client_nonce, server_nonce : bytes
-        32 bytes that have never been used before.
+        32 bytes each, never used before.
     """
 
     def __init__(
@@ -104,27 +105,27 @@ class Handshake:
         self.client_nonce, self.server_nonce = client_nonce, server_nonce
 
     def mac(self, role: str) -> bytes:
-        """The MAC of a role: client and server prove with theirs; asking and answer are keys."""
+        """The MAC of a role. Those of "client" and "server" are the proofs; those of "asking" and "answer" are keys."""
         label = f"dsmem2-{role}".encode()
         text = label + self.client_nonce + self.server_nonce + self.client + self.server + self.address.encode()
         return hmac.digest(self.key, text, "sha256")
 
     def hello(self) -> bytes:
-        """The client's first bytes."""
+        """HELLO, the first message of the client."""
         return HELLO.pack(b"DSMH", VERSION, 0, self.client, self.client_nonce)
 
     def heard_hello(self, raw: bytes) -> None:
-        """What the server learns from them."""
+        """Take the client's node id and nonce from its HELLO, as the server."""
         magic, version, zero, self.client, self.client_nonce = HELLO.unpack(raw)
         if (magic, version, zero) != (b"DSMH", VERSION, 0):
             raise Refused("version", version)
 
     def challenge(self, status: int = 0) -> bytes:
-        """The server's answer."""
+        """CHALLENGE, the server's answer to HELLO."""
         return CHALLENGE.pack(b"DSMH", VERSION, status, self.server, self.server_nonce)
 
     def heard_challenge(self, raw: bytes, node: bytes | None = None) -> None:
-        """What the client learns from it; node: which one must have answered."""
+        """Take the server's node id and nonce from its CHALLENGE, as the client. ``node``: the id that it must have."""
         if len(raw) < CHALLENGE.size or not raw.startswith(b"DSMH"):
             raise Refused("challenge", "no agent of dsmem")
         _, version, status, server, nonce = CHALLENGE.unpack(raw)
@@ -137,15 +138,15 @@ class Handshake:
         self.server, self.server_nonce = server, nonce
 
     def good_proof(self, proof: bytes) -> bool:
-        """Whether the client knows the secret and has dialled our address."""
+        """Whether the client knows the secret and has dialled this address."""
         return hmac.compare_digest(proof, self.mac("client"))
 
     def verdict(self, status: int = 0) -> bytes:
-        """What the server says to it."""
+        """VERDICT, the server's answer to the client's proof."""
         return VERDICT.pack(status, bytes(MAC) if status else self.mac("server"))
 
     def heard_verdict(self, raw: bytes) -> None:
-        """Whether the client is taken, by one that knows the secret and has published the address."""
+        """Check, as the client, that the VERDICT accepts it and that the server knows the secret and the address."""
         if len(raw) < VERDICT.size:
             raise Refused("verdict", "the stream has ended")
         status, mac = VERDICT.unpack(raw)
@@ -155,19 +156,19 @@ class Handshake:
             raise Refused("proof", "the server does not know the secret")
 
     def dial(self, stream: socket.socket, node: bytes | None = None) -> None:
-        """All of the client's part.
+        """Do the whole handshake as the client.
 
         Parameters
         ----------
         stream : socket
-            That has been connected to the address.
+            A socket that is connected to the address.
         node : bytes, optional
-            Which one must answer.
+            The id that the server must have.
 
         Raises
         ------
         Refused
-            It did not end well.
+            The handshake failed.
         """
         self.client = self.client or os.urandom(16)
         self.client_nonce = os.urandom(32)
@@ -177,7 +178,7 @@ class Handshake:
         self.heard_verdict(receive(stream, VERDICT.size))
 
     def answer(self, stream: socket.socket, hello: bytes) -> bool:
-        """All of the server's part after HELLO. False: the client did not prove what it must, and has been told so."""
+        """Do the handshake as the server, after HELLO. False: the client's proof was wrong, and it has been told so."""
         self.heard_hello(hello)
         self.server_nonce = os.urandom(32)
         stream.sendall(self.challenge())
@@ -189,18 +190,18 @@ class Handshake:
 def seal(
     key: bytes, kind: int, number: int, payload: bytes = b"", *, status: int = 0, length: int | None = None
 ) -> bytes:
-    """One message with its MAC.
+    """Return one message with its MAC.
 
     Parameters
     ----------
     key : bytes
-        Of its direction: Handshake.mac("asking") or ("answer").
+        The key of its direction: Handshake.mac("asking") or Handshake.mac("answer").
     kind, number, status : int
-        Of the header.
+        Fields of the header.
     payload : bytes
-        At most 1024.
+        At most 1024 bytes.
     length : int, optional
-        What the header says in place of the payload's.
+        Length in the header, if it is not to be that of the payload.
     """
     size = len(payload) if length is None else length
     text = HEADER.pack(b"DSMM", kind, size, number, status) + payload
@@ -208,7 +209,7 @@ def seal(
 
 
 def unseal(key: bytes, message: bytes) -> tuple[int, int, int, bytes]:
-    """Kind, number, status and payload of a message, or Refused."""
+    """Return kind, number, status and payload of a message, or raise Refused if its MAC is wrong."""
     text, mac = message[:-MAC], message[-MAC:]
     if len(message) < HEADER.size + MAC or not hmac.compare_digest(mac, hmac.digest(key, text, "sha256")):
         raise Refused("message", "not genuine")
@@ -217,7 +218,7 @@ def unseal(key: bytes, message: bytes) -> tuple[int, int, int, bytes]:
 
 
 def take(stream: socket.socket) -> bytes:
-    """The next message as it is, or EOFError."""
+    """Receive the next message without checking its MAC, or raise EOFError."""
     head = receive(stream, HEADER.size)
     if len(head) < HEADER.size or not head.startswith(b"DSMM"):
         raise EOFError

@@ -1,11 +1,11 @@
-"""What a process gives back at its end.
+"""What a process releases at its exit.
 
-On one host the kernel proves that a process has ended. Into another process's memory nothing does: a place, a role or a
-lock there would be taken forever. So a process that ends in good order leaves them all, within a bound: waits of the
-threads that are left are given up, and then each handle goes, with what it holds as if it had died with it. Names that
-were to go with the process go, too.
+On one host the kernel proves that a process has ended. Nothing proves it to another process's memory: an entry, a role
+or a lock there would stay in use forever. So a process that exits in good order releases them all, within a bound. The
+waits of the remaining threads are ended, and then each handle is released; what it holds passes on as if the process
+had died with it. Names whose lifetime ends with the process are removed, too.
 
-Children of multiprocessing end without atexit. They do this as the last of multiprocessing's finalizers.
+Children of multiprocessing exit without atexit. They do this in the last of multiprocessing's finalizers.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ from typing import Any
 from dsmem import _core, errors
 
 _CALLS_SECONDS = 1.0  # for calls under way in other threads
-_OWNER_SECONDS = 1.0  # for one handle; an owner that takes longer is not asked again
+_OWNER_SECONDS = 1.0  # for one handle; the other handles on an owner that takes longer are skipped
 _SECONDS = 3.0  # for all handles
-_TRIES = 2  # of what a signal handler interrupts
-_AFTER_OTHERS = -100  # priority of a finalizer: those of multiprocessing's queues have -5
+_TRIES = 2  # of a step that a signal handler interrupts
+_AFTER_OTHERS = -100  # priority of the finalizer; those of multiprocessing's queues have -5
 
 _numbers = itertools.count()
-_ending = False  # end() has begun: other threads than the main one open nothing more
-_openings: set[object] = set()  # of calls under way that open a handle
-_leavers: dict[_Ref, int] = {}  # the thread that makes a handle leave
+_ending = False  # end() has begun: threads other than the main one open no more handles
+_openings: set[object] = set()  # tokens of calls under way that open a handle
+_leavers: dict[_Ref, int] = {}  # id of the thread that releases the handle at exit
 
 
 class _Ref(weakref.ref[Any]):
-    """Of a handle; 'number' is its age."""
+    """A weak reference to a handle; 'number' grows with each handle opened."""
 
     __slots__ = ("number",)
     number: int
 
 
-_handles: set[_Ref] = set()  # of those that are open
+_handles: set[_Ref] = set()  # of the open handles
 _functions: list[Callable[[], None]] = []
-_expected_in = 0  # the child of multiprocessing whose end has a finalizer
-_asked = False  # whether children of multiprocessing will have one
+_expected_in = 0  # pid of the child of multiprocessing that has the finalizer
+_asked = False  # whether future children of multiprocessing will have one
 
 
 def remember(handle: Any) -> None:
-    """A handle that has something to give back is open."""
-    ref = _Ref(handle, _handles.discard)  # a signal handler can't run in that
+    """Register an open handle that has something to release at exit."""
+    ref = _Ref(handle, _handles.discard)  # a C function: no signal handler runs inside it
     ref.number = next(_numbers)
     _handles.add(ref)
     expect_end()
-    if _ending and not _may_open():  # it began before that
+    if _ending and not _may_open():  # end() began before the add() above, and may have missed the handle
         leaving: dict[_Ref, Any] = {}
         _take_up(leaving, ref)
         _leave(leaving)
@@ -65,7 +65,10 @@ def remember(handle: Any) -> None:
 
 @contextlib.contextmanager
 def opening() -> Iterator[None]:
-    """A block that opens a handle: the end waits for it. A thread that comes later ends here, as one in a wait does."""
+    """A block that opens a handle; end() waits for it.
+
+    Once end() has begun, a thread other than the main one gets SystemExit here, as a thread that waits does.
+    """
     if _ending and not _may_open():
         raise SystemExit
     token = object()
@@ -81,18 +84,18 @@ def _may_open() -> bool:
 
 
 def at_end(function: Callable[[], None]) -> Callable[[], None]:
-    """A function to call at the end, after the handles have left, in each process that has called expect_end().
+    """Register a function for end() to call after the handles are released, in processes that called expect_end().
 
-    It may be called again: then it has what is left to do.
+    It may be called again, and then does what the first call has not done.
     """
     _functions.append(function)
     return function
 
 
 def end() -> None:
-    """Give everything back; again does what is left.
+    """Release everything. A second call does what the first has not done.
 
-    A signal handler may raise anywhere in here, as Ctrl-C does: that comes out when all is done.
+    A signal handler may raise anywhere in here, as that of Ctrl-C does. Its exception comes out when all is done.
     """
     global _ending
     _ending = True
@@ -104,11 +107,14 @@ def end() -> None:
 
 
 atexit.register(end)
-atexit.register(end)  # in place of one that a signal ends before it has begun
+atexit.register(end)  # a spare, for when a signal handler's exception ends the other call before it begins
 
 
 def _do_all(steps: list[Callable[[], None]]) -> BaseException | None:
-    """What the first that failed has raised. One that a handler has interrupted is called once more."""
+    """Call all steps, and return the first exception or None.
+
+    A step that raises a BaseException other than an Exception, such as KeyboardInterrupt, is called once more.
+    """
     raised: BaseException | None = None
     done = tries = 0
     while done < len(steps):
@@ -125,21 +131,21 @@ def _do_all(steps: list[Callable[[], None]]) -> BaseException | None:
 
 
 def _begin(leaving: dict[_Ref, Any]) -> None:
-    """The handles that are to leave, the youngest first: one may stand on an older one."""
-    known = _handles.copy()  # no other thread runs meanwhile
+    """Collect the handles to release, the youngest first: a handle may depend on an older one."""
+    known = _handles.copy()  # one call of C: no other thread runs meanwhile
     for ref in sorted(known, key=lambda ref: ref.number, reverse=True):
         _take_up(leaving, ref)
 
 
 def _take_up(leaving: dict[_Ref, Any], ref: _Ref) -> None:
-    """It is this thread that makes the handle leave, unless another one does."""
+    """Let this thread release the handle, unless another thread does."""
     handle, me = ref(), threading.get_ident()
     if handle is not None and _outlives_us(handle) and _leavers.setdefault(ref, me) == me and handle._begin_end():
         leaving[ref] = handle
 
 
 def _wait(leaving: dict[_Ref, Any]) -> None:
-    """For calls under way in other threads."""
+    """Wait for calls under way in other threads, at most _CALLS_SECONDS."""
     until = time.monotonic() + _CALLS_SECONDS
     while not _is_quiet(leaving) and time.monotonic() < until:
         time.sleep(0.002)
@@ -150,7 +156,7 @@ def _is_quiet(leaving: dict[_Ref, Any]) -> bool:
 
 
 def _outlives_us(handle: Any) -> bool:
-    """Nobody would learn of this process's end, and the memory does not end with it."""
+    """Whether nothing would prove this process's exit to other users of the memory, which outlives the process."""
     memory = handle._memory
     if memory.closed or memory.region is not None:
         return False
@@ -185,7 +191,7 @@ def _leave_one(leaving: dict[_Ref, Any], ref: _Ref, until: int, late: set[str]) 
 
 
 def _forget() -> None:
-    """What a child of fork() has is its parent's."""
+    """Forget all handles in a child of fork(): they are the parent's."""
     global _ending
     _ending = False
     _handles.clear()
@@ -196,16 +202,16 @@ def _forget() -> None:
 os.register_at_fork(after_in_child=_forget)
 
 
-# ---- multiprocessing, where somebody uses it ----
+# ---- multiprocessing, if the program uses it ----
 
 
 def expect_end() -> None:
-    """What this process has to give back is to go also where it ends as a child of multiprocessing."""
+    """Make sure that end() runs also if this process is a child of multiprocessing."""
     global _asked
     util, process = sys.modules.get("multiprocessing.util"), sys.modules.get("multiprocessing.process")
     if util is None or process is None:
         return
-    if not _asked:  # a child forgets the finalizers of before its start, such as those that its arguments have made
+    if not _asked:  # a child drops finalizers made before it starts to run, such as when its arguments are unpickled
         _asked = True
         util.register_after_fork(_add_finalizer, _add_finalizer)
     if process.parent_process() is not None:
@@ -220,7 +226,7 @@ def _add_finalizer(_: object = None) -> None:
 
 
 def _end_of_child() -> None:
-    """Threads that are no daemons still run, and are waited for after the finalizers."""
+    """Call end() after all non-daemon threads: multiprocessing waits for them only after the finalizers."""
     if _workers():
         threading.Thread(target=_end_after_workers, name="dsmem-leaving").start()
     else:

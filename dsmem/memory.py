@@ -1,4 +1,4 @@
-"""What an object stands on: memory that is local or remote, and the reference with which others find it."""
+"""The memory of an object, local or remote, and the reference with which other processes find it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _ID_OFFSET = 24  # docs/protocols/objects.md
 
 
 class Closable(Protocol):
-    """What is opened and closed again."""
+    """An object that can be closed."""
 
     def close(self) -> None:
-        """Leave it."""
+        """Close the object."""
 
 
 Opened = TypeVar("Opened", bound=Closable)
@@ -27,26 +27,26 @@ Opened = TypeVar("Opened", bound=Closable)
 
 @dataclass(frozen=True)
 class Reference:
-    """How another process finds an object: small and picklable. :func:`dsmem.attach` takes it.
+    """Small and picklable: with it :func:`dsmem.attach` finds an object from another process.
 
-    An object's ``ref`` is one; there is no need to build it.
+    An object's ``ref`` is a reference; there is no need to construct one.
 
     Attributes
     ----------
     kind : str
         "segment", "queue", "lock" and so on.
     name : str
-        The object's name; of a hosted object, for messages only.
+        The object's name. That of a hosted object is used in messages only.
     id : int
         The object's random number, so that a reference never leads to a later object of the same name.
     owner : int
-        Number of the user whose cluster it is in; -1 for a hosted object.
+        Number of the user who owns the cluster; -1 for a hosted object.
     cluster : str
         Name of the cluster; empty for a hosted object.
     descriptor : bytes
-        Of the region that a hosted object is in; empty for an object of this host.
+        Descriptor of the region that a hosted object is in; empty for an object of this host.
     readonly : bool
-        Whether it attaches without the right to change the object.
+        Whether to attach without the right to change the object.
     """
 
     kind: str
@@ -59,19 +59,19 @@ class Reference:
 
 
 class Memory:
-    """The memory of one object, as one handle holds it.
+    """The memory of one object, as held by one handle.
 
     Parameters
     ----------
     remote : Remote
-        Local or remote. All that may race with others goes through it, in the owner's process too, so that atomics take
-        the way of the fabric.
+        The memory, mapped or reached through an endpoint. All accesses that may race with those of other processes go
+        through it, in the owner's process too, so that atomics are those of the fabric.
     ref : Reference
-        How others find it.
+        Reference for other processes.
     region : Region, optional
-        Where this process owns the memory.
+        The region, if this process owns the memory.
     release : callable, optional
-        What to do after the remote has been closed.
+        Called after the remote is closed.
     """
 
     def __init__(
@@ -88,12 +88,12 @@ class Memory:
 
     @property
     def nbytes(self) -> int:
-        """Bytes, rounded up to what the system gives."""
+        """Length in bytes, as the system rounds it up."""
         return self.remote.nbytes
 
     @property
     def view(self) -> memoryview | None:
-        """All of it, where it is mapped in this process; read-only as the handle is. It blocks :meth:`close`."""
+        """View of all of it, or None if it is not mapped here; read-only if the handle is. It blocks :meth:`close`."""
         if not self.remote.is_mapped and self.region is None:
             return None
         whole = memoryview(self.remote if self.remote.is_mapped else self.region)  # type: ignore[arg-type]
@@ -101,11 +101,11 @@ class Memory:
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """Whether the memory was closed."""
         return self.remote.closed
 
     def close(self) -> None:
-        """Leave the memory; again does nothing.
+        """Close the memory. Closing twice has no effect.
 
         Raises
         ------
@@ -118,11 +118,11 @@ class Memory:
             release()
 
     def detach(self) -> None:
-        """Leave the memory, which is unmapped with the last view of it."""
+        """Detach from the memory. It is unmapped with its last view."""
         self.remote.detach()
         release, self._release = self._release, None
         if release is not None:
-            with contextlib.suppress(errors.BusyError):  # a view of the region, which then goes with its context
+            with contextlib.suppress(errors.BusyError):  # the region has a view, and is closed with its context
                 release()
 
     def __enter__(self) -> Self:
@@ -133,7 +133,7 @@ class Memory:
 
 
 def object_id(memory: _core.Remote | memoryview | bytes) -> int:
-    """The random number of the object in the memory, which :func:`check_kind` has approved."""
+    """Return the random number of the object in the memory. :func:`check_kind` must have accepted it."""
     raw = bytearray(8)
     if isinstance(memory, _core.Remote):
         memory.read(_ID_OFFSET, raw)
@@ -144,14 +144,14 @@ def object_id(memory: _core.Remote | memoryview | bytes) -> int:
 
 
 def check_kind(remote: _core.Remote, kind: str, name: str) -> None:
-    """Refuse memory that holds no object, or one of another kind.
+    """Check that the memory holds an object of this kind.
 
     Raises
     ------
     CorruptError, VersionError
-        No object, or one of another release.
+        The memory holds no object, or one of another release.
     MismatchError
-        Another kind.
+        The object is of another kind.
     """
     found = _core.object_type(remote)
     if found != kind:
@@ -164,23 +164,23 @@ def adopt(
     region: _core.Region | None = None,
     release: Callable[[], None] | None = None,
 ) -> Memory:
-    """Memory on a remote that was just attached, once what it holds is as the reference says.
+    """Make a Memory of a remote that was just attached, after checking that it holds what the reference names.
 
     Parameters
     ----------
     remote : Remote
-        Closed when it is refused.
+        Detached if the check fails.
     ref : Reference
-        Its id 0 stands for any.
+        Reference to the object; its id 0 stands for any.
     region, release
-        As of :class:`Memory`; release is not called when it is refused.
+        As of :class:`Memory`. ``release`` is not called if the check fails.
 
     Raises
     ------
     CorruptError, VersionError, MismatchError
         As :func:`check_kind`.
     StaleDescriptorError
-        The id is another one.
+        The object has another id.
     """
     try:
         check_kind(remote, ref.kind, ref.name)
@@ -194,7 +194,7 @@ def adopt(
 
 
 def open_or_leave(open_: Callable[[Memory], Opened], memory: Memory) -> Opened:
-    """The object in the memory, which is left when it can't be opened: at once, or with the last handle on it."""
+    """Open the object in the memory. On failure the memory is detached: at once, or with the last handle on it."""
     try:
         with leaving.opening():
             return open_(memory)

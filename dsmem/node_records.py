@@ -1,8 +1,8 @@
-"""What processes leave under a name, and how it is found and removed when they are gone.
+"""Files of live processes in /dev/shm, and how they are found and removed after the processes have died.
 
-Everything that dsmem names stands in /dev/shm as ``dsmem-<pid>-<identity>-<name>``, where ``<identity>`` is that of the
-process (docs/protocols/objects.md) in 16 hexadecimal digits: by that it is proven dead, from every container that
-shares /dev/shm; the pid is for people. Regions of the shm fabric have no name; what stands here are the records of live
+A file is named ``dsmem-<pid>-<identity>-<name>``, where ``<identity>`` is that of the process
+(docs/protocols/objects.md) in 16 hexadecimal digits. The identity proves the death of the process, in every container
+that shares /dev/shm; the pid is for people. Regions of the shm fabric have no name. The files are the records of live
 nodes, which ``dsmem doctor`` shows.
 """
 
@@ -22,7 +22,7 @@ _NAME = re.compile(r"dsmem-[1-9]\d*-([0-9a-f]{16})-[\w.-]+")
 
 
 def register(name: str) -> Path:
-    """The path under which this process may leave something.
+    """Return the path for a file of this process.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def register(name: str) -> Path:
     Returns
     -------
     Path
-        Nothing is there yet. Others of the same user remove it once this process is gone.
+        The file does not exist yet. Other processes of the same user remove it once this process is dead.
     """
     path = FOLDER / f"dsmem-{os.getpid()}-{_core.identity():016x}-{name}"
     if not _NAME.fullmatch(path.name):
@@ -41,7 +41,7 @@ def register(name: str) -> Path:
 
 
 def record_node(node: bytes, fabric: str, address: str) -> None:
-    """Leave a record that a node is open; none where /dev/shm takes none, which harms nothing.
+    """Write a record that a node is open. If /dev/shm refuses it there is none, which does no harm.
 
     Parameters
     ----------
@@ -53,13 +53,13 @@ def record_node(node: bytes, fabric: str, address: str) -> None:
         The address of its agent.
     """
     record = {"version": 1, "node": node.hex(), "fabric": fabric, "address": address}
-    with contextlib.suppress(OSError), _record_path(node).open("x") as f:  # no descriptor is ever held but by f
+    with contextlib.suppress(OSError), _record_path(node).open("x") as f:  # the descriptor is held by f only
         os.fchmod(f.fileno(), 0o600)
         json.dump(record, f)
 
 
 def forget_node(node: bytes) -> None:
-    """Remove the record of a node of this process; no error when there is none. That of a forked child's parent stays.
+    """Remove the record of a node of this process, if there is one. In a forked child, the parent's record stays.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def _record_path(node: bytes) -> Path:
 
 
 def read_record(path: Path) -> dict[str, str | int]:
-    """What a node's record says.
+    """Read the record of a node.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def read_record(path: Path) -> dict[str, str | int]:
     Returns
     -------
     dict
-        version, node, fabric, address; empty when the file is no record or has gone.
+        version, node, fabric, address; empty if the file is not a record or is gone.
     """
     try:
         record = json.loads(path.read_text())
@@ -95,12 +95,12 @@ def read_record(path: Path) -> dict[str, str | int]:
 
 
 def scan() -> list[tuple[Path, bool]]:
-    """Everything of this user's that dsmem has left under a name.
+    """Return the files of all processes of this user.
 
     Returns
     -------
     list of (Path, bool)
-        True where the process that made it is not proven dead.
+        False if the process that made the file is proven dead.
     """
     found = []
     with contextlib.suppress(OSError), os.scandir(FOLDER) as entries:
@@ -120,12 +120,12 @@ def _is_own_file(entry: os.DirEntry[str]) -> bool:
 
 
 def sweep() -> list[Path]:
-    """Remove what processes of this user have left that are gone. Never raises.
+    """Remove the files of dead processes of this user. Never raises.
 
     Returns
     -------
     list of Path
-        What was removed.
+        The files that were removed.
     """
     removed = []
     for path, alive in scan():

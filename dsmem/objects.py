@@ -1,4 +1,4 @@
-"""What has a name: the base of its classes, and the memory behind a reference."""
+"""The base class of named objects, and the memory behind a reference."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dsmem.memory import Memory, Reference, adopt, open_or_leave
 from dsmem.names.base import Names
 from dsmem.names.local import LocalNames
 
-_LEAVING = (_core.Queue, _core.SyncHandle, _core.SegmentCore)  # those that have something to give back
+_LEAVING = (_core.Queue, _core.SyncHandle, _core.SegmentCore)  # classes whose handles have something to release at exit
 
 
 class Owner(Protocol):
@@ -26,31 +26,32 @@ class Owner(Protocol):
 
 
 class NamedObject:
-    """Base of all that has a name in a cluster: how it is referred to, closed and unlinked.
+    """Base class of objects with a name in a cluster: their reference, close() and unlink().
 
     Parameters
     ----------
     memory : Memory
-        Whose owner this object becomes.
+        Memory of the object, which this handle owns from now on.
     cluster : Cluster or None
-        Where the name is; None for what was attached by reference.
+        The cluster of the name; None for an object attached by reference.
     name : str
         The name.
 
     Notes
     -----
-    In a child of ``os.fork`` a handle of a name on this host goes on as the child's own: what the parent's holds (a
-    lock, a role, a reservation, a writer's turn) stays the parent's. One in memory of a context raises ForkError there.
+    In a child of ``os.fork`` a handle of a name on this host becomes the child's own. What the parent's handle holds (a
+    lock, a role, a reservation, a writer's turn) stays the parent's. A handle in memory of a context raises ForkError
+    in the child.
 
     A class of objects has two class methods. ``_layout(**properties)`` returns the number of bytes and a function that
-    writes the object, its header included, into a zeroed, writable memoryview of them, before anybody else sees it.
-    ``_open(memory, cluster, name, **properties)`` returns the object, or raises MismatchError when it has other
-    properties than those that are given; attaching by reference gives none. What is made is opened before it has its
-    name, so that a property that only ``_open`` refuses leaves nothing.
+    writes the object, including its header, into a zeroed, writable memoryview of them, before any other process sees
+    it. ``_open(memory, cluster, name, **properties)`` returns the object, or raises MismatchError if it has other
+    properties than those that are given; attaching by reference gives none. A new object is opened before it has its
+    name, so that nothing remains of it if ``_open`` refuses a property.
     """
 
     def __new__(cls, *args: Any, **named: Any) -> Self:
-        """Say what is to be called instead."""
+        """Refuse calls by users, and name the method to call instead."""
         if not args or not isinstance(args[0], (Memory, _core.Remote)):
             method = {"CountingSemaphore": "semaphore", "SharedClock": "clock"}.get(cls.__name__, cls.__name__.lower())
             raise errors.ArgumentTypeError(
@@ -77,7 +78,7 @@ class NamedObject:
 
     @property
     def ref(self) -> Reference:
-        """Reference with which other processes attach, by :func:`dsmem.attach`. Pickling the object sends the same."""
+        """Reference with which other processes attach, by :func:`dsmem.attach`. Pickling the object pickles it, too."""
         return self._memory.ref
 
     @property
@@ -91,7 +92,7 @@ class NamedObject:
         Raises
         ------
         BusyError
-            There are views of its memory, or calls are under way in other threads.
+            Its memory has views, or calls are under way in other threads.
         """
         self._memory.close()
 
@@ -101,12 +102,12 @@ class NamedObject:
         Raises
         ------
         NameNotFoundError
-            The name is gone, or another object has it by now.
+            The name is gone, or belongs to another object now.
         CorruptError
-            The name leads to memory that is not an object, so it is unknown whether it was this one.
-            ``cluster.unlink(name)`` removes it all the same.
+            The memory under the name is not an object, so it is unknown whether it was this one.
+            ``cluster.unlink(name)`` removes the name nevertheless.
         InvalidArgumentError
-            The object is hosted by another process, which alone can unlink it.
+            The object is hosted by another process. Only that process can unlink it.
         """
         ref = self.ref
         if self._cluster is not None:
@@ -135,7 +136,7 @@ class NamedObject:
             self._leave()
 
     def _leave(self) -> None:
-        """What the end of a with statement does."""
+        """Close at the end of a with statement."""
         self.close()
 
     def __repr__(self) -> str:
@@ -143,12 +144,12 @@ class NamedObject:
 
 
 def quiet_after(kind: object) -> contextlib.AbstractContextManager[None]:
-    """For clean-up at the end of a with statement: what it has to say never replaces the exception of the body."""
+    """A context for clean-up at the end of a with statement, whose errors never replace the exception of the body."""
     return contextlib.nullcontext() if kind is None else contextlib.suppress(errors.DsmemError)
 
 
 def memory_of(ref: Reference, context: _core.Context | None = None) -> Memory:
-    """The memory behind a reference; parameters and errors as of :func:`dsmem.attach`."""
+    """Attach to the memory of a reference; parameters and errors as of :func:`dsmem.attach`."""
     if ref.cluster:
         return LocalNames(ref.cluster, ref.owner).attach_reference(ref)
     way = context if context is not None else _only_context(ref)
@@ -156,30 +157,30 @@ def memory_of(ref: Reference, context: _core.Context | None = None) -> Memory:
 
 
 def remapped(memory: Memory, nbytes: int, *, longer: bool = False) -> Memory:
-    """The memory of an object mapped again, at least nbytes of it.
+    """Map the memory of an object again, at least nbytes of it.
 
     Parameters
     ----------
     memory : Memory
-        As it was; it stays open.
+        The present mapping. It stays open.
     nbytes : int
-        How much there has to be.
+        Bytes that are needed.
     longer : bool
-        Make it so.
+        Extend the file to nbytes if it is shorter.
 
     Raises
     ------
     CorruptError
-        There is less.
+        The memory has fewer bytes.
     NameNotFoundError, StaleDescriptorError
-        It is to be made longer, and its name is gone, or another object's.
+        The file is to be extended, and its name is gone or belongs to another object.
     OutOfMemoryError
-        There is no room; nothing has changed.
+        There is no room. Nothing was changed.
     """
     ref = memory.ref
     if ref.cluster and longer:
         return LocalNames(ref.cluster, ref.owner).attach_reference(ref, nbytes)
-    if ref.cluster:  # who has it open goes on using it, whatever has become of its name
+    if ref.cluster:  # mapped through the open handle, so the name may be gone
         remote = _core.map_again(memory.remote, nbytes)
         remote._user = memory.remote._user
         return Memory(remote, ref)

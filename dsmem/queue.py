@@ -1,4 +1,4 @@
-"""Queues of messages between processes: ring buffers in shared memory, a lane for each producer.
+"""Queues of messages between processes: ring buffers in shared memory, one lane for each producer.
 
 Methods and exceptions are those of :class:`queue.Queue`: :class:`dsmem.errors.FullError` is a ``queue.Full``, and
 :class:`~dsmem.errors.EmptyError` a ``queue.Empty``. Messages are bytes. :class:`Pickled` sends objects, and
@@ -29,8 +29,8 @@ from dsmem.objects import NamedObject, Owner
 _PICKLED, _STAMPED = 2, 3  # kinds of messages
 __all__ = ["Pickled", "Queue", "Stamped"]
 
-_MANY = 16  # producers, where only "many" is said
-_SAID = {  # what Cluster.queue is told, and what the core makes of it
+_MANY = 16  # producers, if "many" is given
+_SAID = {  # parameters of Cluster.queue, and their names in the core
     "capacity_bytes": "lane_bytes",
     "producers": "lanes",
     "consumers": "many_consumers",
@@ -78,15 +78,15 @@ def _said(key: str, shape: dict[str, Any]) -> str:
 
 
 class Queue(NamedObject, _core.Queue):
-    """A queue under a name; :meth:`dsmem.Cluster.queue` makes and finds one.
+    """A queue under a name; :meth:`dsmem.Cluster.queue` creates and finds one.
 
     A handle becomes a producer with its first put() and a consumer with its first get(), or by :meth:`produce` and
-    :meth:`consume`. The threads that share a handle are one producer and one consumer together.
+    :meth:`consume`. The threads that share a handle are one producer and one consumer.
 
     Raises
     ------
     ClosedError, ForkError
-        Out of each method: the handle is closed; the process is a forked child and the memory belongs to a context.
+        From any method: the handle is closed; the process is a forked child and the memory belongs to a context.
     InvalidArgumentError
         An argument is invalid.
     TransportError, PeerDeadError, TimeoutError
@@ -94,13 +94,13 @@ class Queue(NamedObject, _core.Queue):
 
     Notes
     -----
-    Order: messages of one producer come out as they were put. Messages of several producers have no order among each
-    other. With ``consumers="many"`` each consumer sees each producer's messages in order, and no message comes out
-    twice.
+    Order: messages of one producer come out in the order in which they were put. There is no order between messages of
+    different producers. With ``consumers="many"`` each consumer sees each producer's messages in order, and no message
+    comes out twice.
 
     Deaths: a message is in the queue once put() has written its header word, and out of it once a consumer has moved
     the lane's tail. A process that is killed or stopped at any other instruction has changed nothing for the others.
-    The next producer takes over the lane of a dead one with what is in it; the role of a dead consumer is free.
+    The next producer takes over the lane of a dead producer with its messages. The role of a dead consumer is free.
 
     Examples
     --------
@@ -131,7 +131,7 @@ class Queue(NamedObject, _core.Queue):
             raise errors.MismatchError(", ".join(differ))
         return queue
 
-    _name = "being opened"  # until NamedObject has given it its name and its memory
+    _name = "being opened"  # until NamedObject.__init__ sets the name and the memory
 
     def __init__(self, remote: _core.Remote, region: _core.Region | None = None, *, spin: float | None = None) -> None:
         self._readers, self._writers = _Waiters(), _Waiters()
@@ -151,9 +151,9 @@ class Queue(NamedObject, _core.Queue):
         Raises
         ------
         ShutDownError
-            The queue was shut down, and is empty or was to end at once.
+            The queue was shut down, and is empty or was shut down with ``immediate=True``.
         BusyError
-            The queue was made for one consumer, and another one lives.
+            The queue was created for one consumer, and another one is alive.
 
         Examples
         --------
@@ -168,12 +168,12 @@ class Queue(NamedObject, _core.Queue):
                 await self._readers.wait(self._dup_items)
 
     async def get_many_async(self, n: int | None = None) -> list[bytes]:
-        """Take the messages that are there, waiting in the event loop for the first.
+        """Take the messages that are in the queue, waiting in the event loop for the first.
 
         Parameters
         ----------
         n : int, optional
-            At most so many.
+            Greatest number of messages to take; None: no limit.
 
         Returns
         -------
@@ -231,11 +231,11 @@ class Queue(NamedObject, _core.Queue):
         BusyError
             Calls are under way in other threads, or there are views of a message.
         TransportError, TimeoutError
-            A role in another process's memory could not be given up. The handle stays open: close it again.
+            A role in another process's memory could not be given up. The handle stays open; call close() again.
 
         Notes
         -----
-        Tasks that wait in an ``_async`` method get ClosedError, in whatever loop.
+        Tasks that wait in an ``_async`` method get ClosedError, in all event loops.
         """
         _core.Queue.close(self)
         self._readers.close()
@@ -245,7 +245,7 @@ class Queue(NamedObject, _core.Queue):
     def _leave(self) -> None:
         try:
             self.close()
-        except (errors.TransportError, errors.TimeoutError):  # nobody is left who would close it again
+        except (errors.TransportError, errors.TimeoutError):  # no caller is left to close it again
             self._abandon()
             self.close()
             raise
@@ -258,7 +258,7 @@ class Queue(NamedObject, _core.Queue):
     def __del__(self) -> None:
         if not self.closed and not hasattr(
             self, "_memory"
-        ):  # an interrupt has ended _open(); the memory is its caller's
+        ):  # an interrupt ended _open(), whose caller closes the memory
             with contextlib.suppress(errors.DsmemError):
                 _core.Queue.close(self)
         elif not self.closed:
@@ -268,16 +268,17 @@ class Queue(NamedObject, _core.Queue):
     def _close_quietly(self) -> None:
         try:
             self._leave()
-        except errors.DsmemError as error:  # nobody else hears of it
+        except errors.DsmemError as error:  # no caller gets it
             logging.getLogger("dsmem").warning("%r could not be closed properly: %s", self, error)
 
 
 class _Waiters:
-    """Tasks that wait, in any loops of any threads, until one descriptor is readable.
+    """Tasks that wait for one descriptor to become readable, in any event loops of any threads.
 
-    A loop that has waiting tasks watches a duplicate of the descriptor, which it alone closes: the number of one that
-    somebody else closes may be another file's a moment later. Futures are set in their own loop. What belongs to a loop
-    is changed in its thread only, but for _futures, of which others take all that a loop has at once.
+    A loop that has waiting tasks watches a duplicate of the descriptor, which only that loop closes: the number of a
+    descriptor that another thread closes may be another file's immediately afterwards. A future is completed in its own
+    loop. The state of a loop is changed in its own thread only, with one exception: another thread may remove all
+    futures of a loop from _futures, in one step.
     """
 
     def __init__(self) -> None:
@@ -286,12 +287,12 @@ class _Waiters:
         self._closed = False
 
     def lengths(self) -> list[int]:
-        """Of the messages for which room is waited."""
+        """Lengths of the messages for which tasks wait for room."""
         self._forget_closed()
         return [length for futures in list(self._futures.values()) for length in list(futures.values())]
 
     async def wait(self, duplicate: Callable[[], int], length: int = 0) -> None:
-        """Until the descriptor is readable, or for no reason."""
+        """Wait until the descriptor is readable. Spurious returns are possible."""
         self._forget_closed()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
@@ -300,7 +301,7 @@ class _Waiters:
             loop.add_reader(self._descriptors[loop], self._end, None)
         self._futures.setdefault(loop, {})[future] = length
         try:
-            if self._closed:  # not before: close() looks for futures after it has said so
+            if self._closed:  # checked after the future is stored: close() sets _closed, then takes the futures
                 raise errors.ClosedError("queue")
             await future
         finally:
@@ -308,24 +309,24 @@ class _Waiters:
             self._unwatch(loop)
 
     def close(self) -> None:
-        """All tasks get ClosedError, those that come later, too."""
+        """End the waits of all tasks with ClosedError, also those that begin later."""
         self._closed = True
         self._end(errors.ClosedError("queue"))
 
     def _end(self, error: Exception | None) -> None:
-        """All tasks go on: one that finds nothing arms the descriptor for itself."""
+        """Wake all tasks. A task that then finds nothing arms the descriptor again and waits."""
         here = asyncio._get_running_loop()
         for loop in list(self._futures):
             futures = self._futures.pop(loop, {})
             if loop is here:
                 self._settle(loop, futures, error)
             else:
-                with contextlib.suppress(RuntimeError):  # it is closed
+                with contextlib.suppress(RuntimeError):  # the loop is closed
                     loop.call_soon_threadsafe(self._settle, loop, futures, error)
         self._forget_closed()
 
     def _forget_closed(self) -> None:
-        """A loop that was closed with waiting tasks watches nothing any more, and no task goes on in it."""
+        """Drop loops that were closed with waiting tasks: they watch nothing, and their tasks never continue."""
         for loop in list(self._descriptors):
             if loop.is_closed():
                 self._futures.pop(loop, None)
@@ -346,7 +347,7 @@ class _Waiters:
         self._unwatch(loop)
 
     def _unwatch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Unless a task of the loop waits: it stays readable until it is armed again, so nobody may watch it."""
+        """Stop watching, unless a task of the loop waits. The descriptor stays readable until it is armed again."""
         if not self._futures.get(loop):
             self._futures.pop(loop, None)
             descriptor = self._descriptors.pop(loop, None)
@@ -359,7 +360,7 @@ _open: weakref.WeakSet[Queue] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """Tasks and loops are the parent's, which shares the descriptors that they watch."""
+    """Forget tasks and loops: they are the parent's, and the descriptors that they watch are shared with it."""
     for queue in list(_open):
         queue._readers, queue._writers = _Waiters(), _Waiters()
 
@@ -368,16 +369,16 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 class Pickled:
-    """A queue of Python objects, by pickle protocol 5; large buffers stay out of the pickle and are copied once.
+    """A queue of Python objects, by pickle protocol 5. Large buffers are sent out of band and copied once.
 
     Parameters
     ----------
     queue : Queue
-        The queue, which stays open and the caller's. Both sides wrap it. Plain messages come out as bytes.
+        The queue. It stays open and belongs to the caller. Both sides wrap it. Plain messages come out as bytes.
 
     Warnings
     --------
-    Unpickling runs code that a message names. Use it only if you would let every producer run code in this process.
+    Unpickling runs code that the message names. Use it only if every producer may run arbitrary code in this process.
 
     Examples
     --------
@@ -424,7 +425,7 @@ class Pickled:
         Returns
         -------
         object
-            The object; bytes, if the message was put without :class:`Pickled`.
+            The object, or bytes if the message was put without :class:`Pickled`.
 
         Raises
         ------
@@ -481,9 +482,9 @@ class Stamped:
     Parameters
     ----------
     queue : Queue
-        The queue, which stays open and the caller's. Both sides wrap it. Plain messages come out with the stamp 0.
+        The queue. It stays open and belongs to the caller. Both sides wrap it. Plain messages come out with stamp 0.
     clock : Lamport or HybridClock
-        This side's clock. Its stamps after a get() are greater than that of the message.
+        The clock of this side. Its stamps after a get() are greater than that of the message.
 
     Examples
     --------
@@ -509,8 +510,8 @@ class Stamped:
         Returns
         -------
         int
-            The stamp. It is taken before the wait for room, so messages of threads that share a queue may overtake
-            each other.
+            The stamp. It is taken before the wait for room, so messages of threads that share a handle may not be in
+            the order of their stamps.
 
         Raises
         ------
@@ -543,14 +544,14 @@ class Stamped:
         Returns
         -------
         stamp : int
-            The message's stamp, which the clock has received.
+            The stamp of the message, which the clock has received.
         data : bytes
             The message.
 
         Raises
         ------
         ClockDriftError
-            The clock refuses the stamp. The message is taken: it is the error's ``message``.
+            The clock refuses the stamp. The message has been taken: it is the error's attribute ``message``.
         EmptyError and others
             As of :meth:`Queue.get`.
         """

@@ -1,18 +1,18 @@
-"""The secret that the processes of one user share, with which they prove to each other that they belong together.
+"""The secret that the processes of one user share, and with which they authenticate each other.
 
 It is looked for in this order:
 
 1. ``$DSMEM_SECRET``: the text itself.
 2. ``$DSMEM_SECRET_FILE``: the path of a file that holds it.
-3. ``$XDG_CONFIG_HOME/dsmem/secret``, by default ``~/.config/dsmem/secret``; made at random when it is missing.
+3. ``$XDG_CONFIG_HOME/dsmem/secret``, by default ``~/.config/dsmem/secret``; created with a random secret if missing.
 
-The home folder is ``$HOME``, or without it that of the password file. ``$XDG_CONFIG_HOME`` counts where it is an
-absolute path, as its standard says. A secret is bytes: text in any encoding, or in none.
+The home folder is ``$HOME``, or that of the password file if HOME is not set. ``$XDG_CONFIG_HOME`` is used if it is an
+absolute path, as its standard requires. A secret is bytes: text in any encoding, or arbitrary bytes.
 
-A file is read without the white space around its text, so that text may be given as ``$DSMEM_SECRET`` on another host.
-Nobody but its owner may have any right to the file.
+White space around the text of a file is ignored, so that the text may be given as ``$DSMEM_SECRET`` on another host.
+No user but the owner may have any right to the file.
 
-What the core is given is the :func:`key` that the secret stands for (docs/SECURITY.md).
+The core is given the :func:`key` that is derived from the secret (docs/SECURITY.md).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SHORTEST = 16  # bytes
 
 
 def default_secret() -> bytes:
-    """The secret of this user.
+    """Return the secret of this user.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def default_secret() -> bytes:
     Raises
     ------
     InvalidArgumentError
-        The secret is too short, its file is missing, can't be made or read, or is open to others.
+        The secret is too short; or its file is missing, can't be created or read, or is open to other users.
     """
     text = os.environb.get(b"DSMEM_SECRET")
     if text is not None:
@@ -62,13 +62,13 @@ def default_secret() -> bytes:
 
 
 def key(secret: bytes) -> bytes:
-    """What the core is given in place of a secret: slow to guess where people have chosen it.
+    """Derive the key that the core is given in place of a secret. A secret chosen by people becomes slow to guess.
 
     Parameters
     ----------
     secret : bytes
-        At least 16 bytes. 64 hexadecimal digits, as :func:`default_secret` makes them, are taken as they are. Anything
-        else is stretched by scrypt, once per process: that takes about 0.1 s.
+        At least 16 bytes. 64 hexadecimal digits, as :func:`default_secret` generates them, are used as they are. Any
+        other secret is stretched by scrypt, once per process, which takes about 0.1 s.
 
     Returns
     -------
@@ -77,18 +77,18 @@ def key(secret: bytes) -> bytes:
     Raises
     ------
     InvalidArgumentError
-        It is too short.
+        The secret is too short.
     """
     return stretch(_checked(bytes(secret), "the shared secret"))
 
 
 def secret_path() -> Path:
-    """The file that holds the secret, where ``$DSMEM_SECRET`` does not.
+    """Return the path of the file that holds the secret if ``$DSMEM_SECRET`` is not set.
 
     Returns
     -------
     Path
-        Nothing may be there yet.
+        The file may not exist yet.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def secret_path() -> Path:
 
 
 def _home() -> Path:
-    """The home folder, which is there: a path that is not absolute would give each working folder its own secret."""
+    """Return the home folder, which exists. A relative path would give each working folder its own secret."""
     remedy = "set HOME, or DSMEM_SECRET, or DSMEM_SECRET_FILE"
     try:
         home = Path(os.environ.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir)
@@ -137,7 +137,7 @@ def _read(path: Path) -> bytes:
 
 
 def _create(path: Path) -> None:
-    """Whole or not at all, and never over another: several processes may get here at once, and all use the first's."""
+    """Create the file atomically and never over another: of several processes here at once, all use the first's."""
     draft = path.with_name(f"secret.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Segments: NumPy arrays in shared memory under a name.
 
-:meth:`dsmem.Cluster.segment` makes and finds them. docs/protocols/segment.md specifies their bytes.
+:meth:`dsmem.Cluster.segment` creates and finds them. docs/protocols/segment.md specifies their layout.
 """
 
 from __future__ import annotations
@@ -32,33 +32,33 @@ Value = TypeVar("Value")
 
 
 class Segment(NamedObject, _core.SegmentCore):
-    """An array in shared memory; :meth:`dsmem.Cluster.segment` makes and finds one.
+    """An array in shared memory; :meth:`dsmem.Cluster.segment` creates and finds one.
 
-    On memory of this host :attr:`array` is a view without a copy. :meth:`read`, :meth:`write`, the atomics,
-    :meth:`wait` and :meth:`snapshot` also work on memory of another host.
+    In memory of this host :attr:`array` is a view without a copy. :meth:`read`, :meth:`write`, the atomics,
+    :meth:`wait` and :meth:`snapshot` also work in memory of another host.
 
     Raises
     ------
     ClosedError, ForkError
-        Out of each method: the segment is closed; the process is a forked child and the memory belongs to a context.
+        From any method: the segment is closed; the process is a forked child and the memory belongs to a context.
     OutOfBoundsError, InvalidArgumentError
-        The index.
+        The index is out of bounds or invalid.
     AccessDeniedError
-        A change, although the segment was attached with ``readonly=True``.
+        An attempt to change a segment that was attached with ``readonly=True``.
     TransportError, PeerDeadError, TimeoutError
         The memory belongs to another process, and an op failed.
 
     Warnings
     --------
     Do not mix ways to share. Elements that :meth:`fetch_add`, :meth:`compare_swap` and :meth:`update` change must be
-    changed by them only. Readers of a segment made with ``versioned=True``, which takes its memory twice, get whole
-    versions by :meth:`snapshot` if writers use :meth:`writing` and :meth:`publish` only.
+    changed by these methods only. In a segment created with ``versioned=True``, which takes twice the memory, readers
+    get whole versions from :meth:`snapshot` if all writers use :meth:`writing` and :meth:`publish`.
 
     Notes
     -----
     Threads may share a segment. A view keeps the memory mapped and blocks :meth:`close`. At the end of a ``with``
     statement the handle is closed, and the memory is unmapped with the last view. After a resize by another process the
-    new size is seen by the next call, and on memory of another host by the next use of :attr:`shape`.
+    next call sees the new size; in memory of another host, the next use of :attr:`shape` does.
 
     Examples
     --------
@@ -77,7 +77,7 @@ class Segment(NamedObject, _core.SegmentCore):
 
     @staticmethod
     def _pattern(what: Any) -> Segment | NDArray[Any]:
-        """What of the array that data= or like= is gives shape and dtype; bytes are an array of bytes."""
+        """The array from which data= or like= takes shape and dtype. Bytes are an array of uint8."""
         if isinstance(what, (Segment, np.ndarray)):
             return what
         try:
@@ -105,7 +105,7 @@ class Segment(NamedObject, _core.SegmentCore):
 
         def format(view: memoryview) -> None:
             layout.format(view)
-            for frame in frames:  # nobody else sees them yet
+            for frame in frames:  # no other process sees them yet
                 np.ndarray(shape, kind, view, frame)[...] = values
 
         return layout.nbytes, format
@@ -146,7 +146,7 @@ class Segment(NamedObject, _core.SegmentCore):
             raise errors.MismatchError(f"segment {self._name!r} has {' and '.join(different)}")
 
     def _grown(self, nbytes: int) -> Memory:
-        """Memory of so many bytes, after another process has made the file longer."""
+        """Map nbytes of the segment, after another process has extended the file."""
         return remapped(self._memory, nbytes)
 
     @property
@@ -160,23 +160,23 @@ class Segment(NamedObject, _core.SegmentCore):
         return math.prod(self.shape)
 
     def __bool__(self) -> bool:
-        """True, whatever it holds: a handle is there, or it is None."""
+        """Always True, whatever the segment holds: a test for None."""
         return True
 
     def __getitem__(self, index: Any) -> Any:
-        """:meth:`read`: a copy, also of one row. Views are those of :attr:`array`."""
+        """The same as :meth:`read`: a copy, also of one row. For views use :attr:`array`."""
         return self.read(index)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        """:meth:`write`."""
+        """The same as :meth:`write`."""
         self.write(index, value)
 
     def __iter__(self) -> Iterator[Any]:
-        """Copies of its rows, one after the other, each as it is when its turn comes."""
+        """Iterate over copies of the rows. Each row is read when the iterator reaches it."""
         return (self.read(i) for i in range(len(self)))
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        """What numpy.asarray(segment) is: :attr:`array`, without a copy unless another dtype or one is asked for."""
+        """For numpy.asarray(segment): :attr:`array`, without a copy unless a copy or another dtype is asked for."""
         array = self.array
         if dtype is not None and np.dtype(dtype) != array.dtype:
             if copy is False:
@@ -185,7 +185,7 @@ class Segment(NamedObject, _core.SegmentCore):
         return array.copy() if copy else array
 
     def __dlpack__(self, **options: Any) -> Any:
-        """The array for other libraries, without a copy."""
+        """Export the array to other libraries, without a copy."""
         return self.array.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -194,29 +194,29 @@ class Segment(NamedObject, _core.SegmentCore):
     def update(
         self, index: int | tuple[int, ...], function: Callable[[int], int], timeout: float | None = None
     ) -> tuple[int, int]:
-        """Replace an element of 8-byte integers by a function of it, atomically.
+        """Replace an 8-byte integer element by a function of its value, atomically.
 
         Parameters
         ----------
         index : int or tuple of int
-            One element.
+            Index of one element.
         function : callable
-            Takes the value and returns the new one. It is called again when another process changed the element
-            meanwhile, so it should have no other effect.
+            Takes the value and returns the new one. It is called again if another process has changed the element
+            meanwhile, so it should have no side effects.
         timeout : float, optional
             Seconds until TimeoutError; None: no limit.
 
         Returns
         -------
         before, after : int
-            The two values.
+            The old and the new value.
 
         Raises
         ------
         ArgumentTypeError
             ``function`` can't be called.
         TimeoutError
-            Others changed the element each time. Nothing was written.
+            Other processes changed the element during every attempt. Nothing was written.
 
         Examples
         --------
@@ -226,7 +226,7 @@ class Segment(NamedObject, _core.SegmentCore):
         end = Deadline(timeout)
         if not callable(function):
             raise errors.ArgumentTypeError(f"function={function!r:.80} can't be called; pass a function")
-        old = self.fetch_add(index, 0)  # refuses what compare_swap would, before function is called
+        old = self.fetch_add(index, 0)  # raises what compare_swap would, before function is called
         for tries in range(1 << 62):
             new = function(old)
             seen = self.compare_swap(index, old, new)
@@ -247,9 +247,9 @@ class Segment(NamedObject, _core.SegmentCore):
         Parameters
         ----------
         index : int, slice or tuple, optional
-            Which elements; all by default.
+            Index of the elements; all by default.
         out : ndarray or buffer, optional
-            Where to, as of :meth:`read`. It stays in use until the op has ended, also when the task is cancelled.
+            Destination, as of :meth:`read`. It stays in use until the op has ended, also if the task is cancelled.
 
         Returns
         -------
@@ -273,7 +273,7 @@ class Segment(NamedObject, _core.SegmentCore):
         Parameters
         ----------
         index : int, slice or tuple
-            Which elements.
+            Index of the elements.
         data : array_like or bytes-like
             The values, as of :meth:`write`.
         """
@@ -284,12 +284,12 @@ class Segment(NamedObject, _core.SegmentCore):
             await _gathered(remote.write_async, *self._write_remote(index, data))
 
     def resize(self, rows: int, timeout: float | None = None) -> None:
-        """Change the length of the first axis. Rows that remain keep their place and their values.
+        """Change the length of the first axis. Rows that remain keep their index and their values.
 
         Parameters
         ----------
         rows : int
-            The new length. New rows are zero; rows that were cut off before come back as they were.
+            The new length. New rows are zero. Rows that an earlier resize has cut off reappear with their values.
         timeout : float, optional
             Seconds to wait for another writer of a versioned segment.
 
@@ -298,15 +298,15 @@ class Segment(NamedObject, _core.SegmentCore):
         AccessDeniedError
             The segment was attached with ``readonly=True``.
         OutOfMemoryError
-            There is no room. Nothing has changed.
+            There is no room. Nothing was changed.
         InvalidArgumentError
-            More rows than the ``capacity=`` with which a hosted or a versioned segment was made: only files grow.
+            More rows than the ``capacity=`` with which a hosted or versioned segment was created. Only files grow.
         NameNotFoundError, StaleDescriptorError
-            The segment has to grow, and its name is gone.
+            The segment has to grow, and its name is gone or belongs to another object.
 
         Notes
         -----
-        Views stay valid and show the rows that they had. A segment gives no memory back before it is unlinked.
+        Existing views stay valid and keep their rows. A segment frees no memory before it is unlinked.
         """
         if self.readonly:
             raise errors.AccessDeniedError(
@@ -332,18 +332,18 @@ class Segment(NamedObject, _core.SegmentCore):
         ----------
         timeout : float, optional
             Seconds to wait for another writer, then TimeoutError. If that writer is killed, the wait ends, and the
-            array is that of the version before.
+            array is that of the previous version.
 
         Returns
         -------
         context manager
-            Of the array to change: the memory itself on this host, otherwise a copy that is written at the end. An
-            exception in the block undoes the changes. While it is open, the segment can't be closed.
+            Yields the array to change: the memory itself on this host, otherwise a copy that is written back at the
+            end. An exception in the block undoes the changes. The segment can't be closed inside the block.
 
         Raises
         ------
         InvalidArgumentError
-            At the ``with``: the segment was made without ``versioned=True``.
+            On entering the block: the segment was created without ``versioned=True``.
 
         Examples
         --------
@@ -354,12 +354,12 @@ class Segment(NamedObject, _core.SegmentCore):
         return _core.Writing(self, timeout)
 
     def publish(self, data: ArrayLike, timeout: float | None = None) -> int:
-        """Replace all of a versioned segment at once.
+        """Replace the content of a versioned segment with one new version.
 
         Parameters
         ----------
         data : array_like
-            Of the segment's shape, or one that NumPy broadcasts to it.
+            Data of the segment's shape, or of one that NumPy broadcasts to it.
         timeout : float, optional
             Seconds to wait for another writer, then TimeoutError.
 
@@ -373,10 +373,10 @@ class Segment(NamedObject, _core.SegmentCore):
         MismatchError
             The data has another shape. Nothing was written.
         InvalidArgumentError
-            The data does not fit the dtype, or the segment was made without ``versioned=True``.
+            The data does not fit the dtype, or the segment was created without ``versioned=True``.
         """
         values, end = _values(data, self.dtype), Deadline(timeout)
-        while True:  # again where another process has resized it meanwhile
+        while True:  # again if another process has resized it meanwhile
             shape = self.shape
             try:
                 whole = np.ascontiguousarray(np.broadcast_to(values, shape))
@@ -392,13 +392,13 @@ class Segment(NamedObject, _core.SegmentCore):
         Raises
         ------
         BusyError
-            There are views of it, or calls are under way in other threads.
+            The segment has views, or calls are under way in other threads.
         """
         self._close()
         self._memory.close()
 
     def _leave(self) -> None:
-        """In a with statement the variables that views were bound to are still there: memory goes with the last."""
+        """Close at the end of a with statement. If variables still hold views, the last view unmaps the memory."""
         try:
             self.close()
         except errors.BusyError:
@@ -411,7 +411,7 @@ class Segment(NamedObject, _core.SegmentCore):
 
 
 def _element(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """Dtype and shape of a segment whose elements are arrays: those have more axes."""
+    """Replace a subarray dtype by its base dtype, and append its axes to the shape."""
     if dtype.subdtype is None:
         return dtype, shape
     base, inner = dtype.subdtype
@@ -426,7 +426,7 @@ def _fitting(data: ArrayLike, dtype: np.dtype[Any], shape: tuple[int, ...]) -> N
 
 
 async def _gathered(op: Callable[[int, Any], Awaitable[None]], offsets: Collection[int], each: int, raw: Any) -> None:
-    """The op for each of the pieces, whose bytes lie in raw one after the other."""
+    """Do the op for each piece. The bytes of the pieces are consecutive in raw."""
     if len(offsets) == 1 and each:
         await op(int(next(iter(offsets))), raw)
     elif each:

@@ -1,9 +1,9 @@
 """Locks and other synchronisation between processes, with the methods of :mod:`threading`.
 
-The factories of :class:`dsmem.Cluster` make and find them by name. Waiters sleep. On one host the death of a process
-is noticed, also in another container that shares /dev/shm: what it held goes to the next waiter, and ``recovered`` says
-so. Over the network no process is taken for dead, so waiters run out of time; ``break_`` frees what a holder that is
-gone has. docs/protocols/lock.md and sync.md specify bytes and steps, docs/DIFFERENCES.md what differs from threading.
+The factories of :class:`dsmem.Cluster` create and find them by name. Waiters sleep. On one host the kernel proves the
+death of a process, also in another container that shares /dev/shm: what it held passes to the next waiter, which finds
+``recovered`` set. Over the network no death can be proven, so waiters time out; ``break_`` releases what a dead holder
+held. docs/protocols/lock.md and sync.md specify layouts and steps, docs/DIFFERENCES.md the differences from threading.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SHAPE_AT = 64
 
 
 class _Shape:
-    """What of an object's layout its creator chooses."""
+    """The parameters of an object's layout, which its creator chooses."""
 
     def __init__(self, remote: _core.Remote) -> None:
         raw = bytearray(_SHAPE.size)
@@ -49,7 +49,7 @@ class _Shape:
         self.members, self.count, self.lock = _SHAPE.unpack(raw)
 
     def expect(self, name: str, **wanted: int | None) -> None:
-        """Raise MismatchError where a number of members, or of what the type counts, is wanted and another is found."""
+        """Raise MismatchError if the object has another number of members, or of what its type counts, than wanted."""
         for what, value in wanted.items():
             found = self.members if what == "members" else self.count
             if value is not None and value != found:
@@ -64,7 +64,7 @@ def _layout(kind: str, members: int = 0, count: int = 0, lock: int = 0) -> tuple
 
 
 def _count(default: int, most: int, **given: Any) -> int:
-    """A number that the creator of an object chooses, or the default."""
+    """Check a number that the creator of an object may choose; None stands for the default."""
     ((what, value),) = given.items()
     if value is None:
         return default
@@ -79,11 +79,11 @@ def _members(properties: dict[str, Any], default: int = _MEMBERS) -> int:
 
 
 class _Synchronised(NamedObject):
-    """A named object with a handle of the core, which is closed before the memory."""
+    """A named object that is also a handle of the core. The handle is closed before the memory."""
 
     _handle: ClassVar[type[_core.SyncHandle]]
-    _kind: ClassVar[str]  # of the layout
-    _checked: ClassVar[str] = ""  # the property that may be said when it is opened, too
+    _kind: ClassVar[str]  # name of the type in the layout
+    _checked: ClassVar[str] = ""  # the property that may be given, and is checked, when an existing object is opened
 
     def __init__(self, memory: Memory, cluster: Owner | None, name: str, *arguments: Any) -> None:
         self._handle.__init__(self, memory.remote, *arguments)  # type: ignore[call-arg]
@@ -111,7 +111,7 @@ class _Synchronised(NamedObject):
         super().close()
 
     def _state(self) -> str:
-        """What a repr tells of an object of this host, where a look costs no round trip."""
+        """State for the repr of an object of this host, where reading it takes no round trip."""
         return ""
 
     def __repr__(self) -> str:
@@ -128,15 +128,15 @@ class Lock(_Synchronised, _core.Lock):
     Attributes
     ----------
     token : int or None
-        Fencing token of this handle's grant; None: it holds nothing. It grows with every grant of the lock, so a
-        resource that the lock protects can refuse a request with a smaller token than it has seen.
+        Fencing token of this handle's grant; None if it does not hold the lock. It grows with every grant, so that a
+        resource protected by the lock can refuse a request with a smaller token than it has seen.
     recovered : bool
-        Whether the holder before died with the lock, so that what it protects may be half changed.
+        Whether the previous holder died while it held the lock, so that what it protects may be half changed.
 
     Notes
     -----
-    Not re-entrant, and not fair: a newcomer may get it before a waiter. Any thread of the process may release it. A
-    handle that holds the lock can't be closed; one that is dropped with it counts as a holder that died.
+    Not re-entrant, and not fair: a later caller may get the lock before a waiter. Any thread of the process may release
+    it. A handle that holds the lock can't be closed. If it is garbage-collected, that counts as the holder's death.
 
     References
     ----------
@@ -162,16 +162,16 @@ class Lock(_Synchronised, _core.Lock):
 
 
 class SpinLock(Lock):
-    """A :class:`Lock` whose waiters poll: for ``spin`` seconds without a break, then after pauses of up to 1 ms.
+    """A :class:`Lock` whose waiters poll: continuously for ``spin`` seconds, then with a backoff of up to 1 ms.
 
-    A release is one compare-and-swap and never a system call. For critical sections of a few microseconds at most.
-    :meth:`dsmem.Cluster.spinlock` makes one.
+    A release is one compare-and-swap and never a system call. Use it for critical sections of a few microseconds at
+    most. :meth:`dsmem.Cluster.spinlock` makes one.
     """
 
     _kind = "spinlock"
 
     def acquire_async(self, timeout: float | None = None) -> NoReturn:
-        """Refused: a spinlock is held for less time than a turn of an event loop takes.
+        """Not supported: a spinlock is held for less time than a turn of an event loop takes.
 
         Parameters
         ----------
@@ -186,7 +186,7 @@ class SpinLock(Lock):
         raise errors.UnsupportedError("a spinlock is held for too short a time to await it; use a lock")
 
     def release_async(self) -> NoReturn:
-        """Refused, as :meth:`acquire_async` is: raises UnsupportedError."""
+        """Not supported, as :meth:`acquire_async` is not: raises UnsupportedError."""
         self.acquire_async()
 
     def __aenter__(self) -> NoReturn:
@@ -196,8 +196,8 @@ class SpinLock(Lock):
 class RLock(_Synchronised, _core.RLock):
     """A lock like :class:`threading.RLock` between processes, made by :meth:`dsmem.Cluster.rlock`.
 
-    The thread that holds it may acquire it again with the same handle, and releases it as many times. No other thread
-    may release it. Another handle of the same process counts as another process.
+    The thread that holds it may acquire it again with the same handle, and must release it as many times. No other
+    thread may release it. Another handle in the same process counts as another process.
 
     Attributes
     ----------
@@ -220,19 +220,20 @@ class RLock(_Synchronised, _core.RLock):
 class RWLock(_Synchronised, _core.RWLock):
     """A lock for many readers or one writer, made by :meth:`dsmem.Cluster.rwlock`.
 
-    ``with rw.read():`` and ``with rw.write():``, or the acquire and release methods.
+    Use ``with rw.read():`` and ``with rw.write():``, or the acquire and release methods.
 
     Attributes
     ----------
     token : int or None
-        The fencing token of the writer's grant that this handle has; None: it does not write.
+        Fencing token of this handle's grant for writing; None if it does not hold one.
     recovered : bool
-        Whether the last writer died while it wrote. Readers are told, too, until another one has written.
+        Whether the last writer died while it held the lock. It is set for readers, too, until another writer has
+        released the lock.
 
     Notes
     -----
-    A writer whose turn it is keeps new readers out while it waits for those inside. So a reader must not acquire the
-    lock again, for reading or writing. On one host dead readers and writers do not block others.
+    A writer whose turn it is keeps new readers out while it waits for the readers that hold the lock. So a reader must
+    not acquire the lock again, for reading or writing. On one host dead readers and writers do not block others.
 
     Examples
     --------
@@ -257,15 +258,15 @@ class Semaphore(_Synchronised, _core.Semaphore):
     Attributes
     ----------
     value : int
-        Permits that are free.
+        Number of free permits.
     held : int
-        Permits that this handle has.
+        Number of permits that this handle has.
     recovered : bool
-        Whether the permit that this handle acquired last was one of a process that died.
+        Whether the permit that this handle acquired last came from a process that died.
 
     Notes
     -----
-    A permit is released with the handle that acquired it, in any thread. To signal another process use an event, a
+    A permit is released with the handle that acquired it, by any thread. To signal another process use an event, a
     condition or a queue. The permits of a dead process become free.
     """
 
@@ -285,13 +286,13 @@ class Semaphore(_Synchronised, _core.Semaphore):
 class CountingSemaphore(_Synchronised, _core.CountingSemaphore):
     """Permits without owners, like :class:`threading.Semaphore`: ``cluster.semaphore(name, n, owned=False)`` makes one.
 
-    A process may release what another one acquired, and more than there were at first, so that a release can signal
-    work. The permits of a dead process are lost.
+    A process may release what another one acquired, and more permits than there were initially, so that a release can
+    signal work. The permits of a dead process are lost.
 
     Attributes
     ----------
     value : int
-        Permits that are free.
+        Number of free permits.
     """
 
     _handle = _core.CountingSemaphore
@@ -311,12 +312,12 @@ class CountingSemaphore(_Synchronised, _core.CountingSemaphore):
 
 
 class Event(_Synchronised, _core.Event):
-    """A flag to wait for, like :class:`threading.Event`, made by :meth:`dsmem.Cluster.event`.
+    """A flag that processes wait for, like :class:`threading.Event`, made by :meth:`dsmem.Cluster.event`.
 
     Notes
     -----
-    A waiter returns also if the flag was set and cleared again while it slept. An event has no owner: a dead process
-    leaves it as it was.
+    A waiter also returns if the flag was set and cleared again while it slept. An event has no owner: the death of a
+    process does not change it.
     """
 
     _handle = _core.Event
@@ -332,14 +333,14 @@ class Event(_Synchronised, _core.Event):
 class Condition(_Synchronised, _core.Condition):
     """A condition like :class:`threading.Condition`, made by :meth:`dsmem.Cluster.condition`.
 
-    It is associated with a lock of its own, or with the :class:`Lock` or :class:`RLock` that it was made with. Several
-    conditions may share one lock, whose methods and attributes they have. wait() releases a re-entrant lock entirely,
-    and acquires it as many times again.
+    It is associated with a private lock, or with the :class:`Lock` or :class:`RLock` with which it was created. Several
+    conditions may share one lock. A condition has the methods and attributes of its lock. wait() releases a re-entrant
+    lock completely, and then acquires it as many times as before.
 
     Notes
     -----
-    notify(n) wakes the n that have waited longest. The notification of a process that dies before it returns from
-    wait() goes to another waiter. If the lock's holder died, ``recovered`` says so after wait(), too.
+    notify(n) wakes the n waiters that have waited longest. The notification of a process that dies before it returns
+    from wait() passes to another waiter. If the lock's holder died, ``recovered`` is set after wait(), too.
 
     Examples
     --------
@@ -389,7 +390,7 @@ class Condition(_Synchronised, _core.Condition):
 
 
 def _attach_condition(ref: Reference, lock: Lock) -> Condition:
-    """A condition and the handle of its lock, which is that of whoever was pickled with it."""
+    """Attach to a condition with the handle of its lock that was pickled with it."""
     return open_or_leave(lambda memory: Condition._open(memory, None, ref.name, lock=lock), memory_of(ref))
 
 
@@ -398,9 +399,9 @@ class Barrier(_Synchronised, _core.Barrier):
 
     Notes
     -----
-    A party that dies in wait(), or in its action, breaks the barrier for the others within about 50 ms. The action and
-    the default timeout belong to this handle, and are pickled with it (the action by its name, as functions are). The
-    action of the party that comes last runs.
+    If a party dies in wait(), or in its action, the barrier breaks for the others within about 50 ms. The action and
+    the default timeout belong to this handle, and are pickled with it (the action by its name, as functions are). Only
+    the action of the party that arrives last is run.
     """
 
     _handle = _core.Barrier
@@ -430,14 +431,14 @@ class Barrier(_Synchronised, _core.Barrier):
 
 
 def _attach_barrier(ref: Reference, own: dict[str, Any]) -> Barrier:
-    """A barrier with the action and the default timeout of the handle that was pickled."""
+    """Attach to a barrier with the action, default timeout and spin time of the handle that was pickled."""
     return open_or_leave(lambda memory: Barrier._open(memory, None, ref.name, **own), memory_of(ref))
 
 
 class Once(_Synchronised, _core.Once):
     """A task that one process does while the others wait, made by :meth:`dsmem.Cluster.once`.
 
-    If the task raises, or its process dies, another process that waits does it; ``recovered`` says that one died.
+    If the task raises, or its process dies, one of the waiting processes does it. ``recovered`` is set after a death.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 """An event loop that takes messages from two processes while it does other things.
 
-``async for`` ends when the queue is shut down and empty. While the queue is empty the loop is free: it sleeps on the
-queue's file descriptor beside all its others.
+``async for`` ends when the queue is shut down and empty. While the queue is empty the loop is free: it waits
+for the queue's file descriptor together with all others.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import os
 import dsmem
 
 COUNT, PRODUCERS = 20_000, 2
-ID = os.getpid()  # in names, so that this may run twice at a time
+ID = os.getpid()  # part of names, so that two runs at a time don't collide
 
 
 def produce(ref, number):
@@ -21,7 +21,7 @@ def produce(ref, number):
 
 
 async def consume(queue):
-    """What came from each producer, in its order."""
+    """Return the numbers from each producer, in the order in which they came."""
     got = {number: [] for number in range(PRODUCERS)}
     async for message in queue:
         number, i = message.split()

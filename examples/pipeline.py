@@ -1,7 +1,7 @@
-"""A pipeline: one process makes records, another one squares them, this one adds them up.
+"""A pipeline: one process makes records, another one squares them, and this one adds them up.
 
 Each queue has one producer and one consumer. A record is eight bytes, and put_many and get_many move a whole array of
-them in one call. shutdown() says that nothing more will come: who gets then takes what is left and meets ShutDownError.
+them in one call. After shutdown() a consumer takes what is left, and then gets ShutDownError.
 """
 
 import multiprocessing
@@ -12,7 +12,7 @@ import numpy as np
 import dsmem
 
 COUNT, BATCH = 1_000_000, 1000
-ID = os.getpid()  # in names, so that this may run twice at a time
+ID = os.getpid()  # part of names, so that two runs at a time don't collide
 
 
 def make(numbers):

@@ -1,7 +1,7 @@
-"""An array in shared memory that one process changes and others look at, each time at one whole version of it.
+"""An array in shared memory that one process changes, and of which others read whole versions.
 
-``segment.array`` is the memory itself, without a copy: good for what may be half changed. ``snapshot()`` copies one
-version: all of what was written between two commits or nothing. Readers make no writer wait.
+``segment.array`` is the memory itself, without a copy: use it if readers may see half of a change. ``snapshot()``
+copies one version, which has all changes of a commit or none. Readers never make a writer wait.
 """
 
 import multiprocessing
@@ -13,11 +13,11 @@ import numpy as np
 import dsmem
 
 SHAPE, VERSIONS = (256, 256), 2000
-ID = os.getpid()  # in names, so that this may run twice at a time
+ID = os.getpid()  # part of names, so that two runs at a time don't collide
 
 
 def simulate(ref):
-    """Steps of something: in a whole version all elements are the same."""
+    """Do the steps of a simulation. In a whole version all elements are equal."""
     with dsmem.attach(ref) as field:
         for _ in range(VERSIONS):
             with field.writing() as array:

@@ -29,7 +29,7 @@ def main() -> None:
 
     Exit status: 0 success, 1 failure, 2 wrong arguments.
     """
-    for stream in (sys.stdout, sys.stderr):  # what a terminal has no letters for, such as a name of a file
+    for stream in (sys.stdout, sys.stderr):  # for characters that the terminal can't show, as in file names
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 

@@ -30,7 +30,7 @@ _Size = click.IntRange(1, 1 << 30)
 
 
 def _fabric(name: str, device: str | None, port: int | None, gid: int | None, mtu: int | None) -> str:
-    """The URL with perftest's options in it; they mean verbs where no fabric is named."""
+    """Add perftest's options to the URL. With any of them, 'auto' means verbs."""
     options: dict[str, Any] = {"device": device, "port": port, "gid": gid, "mtu": mtu}
     given = {key: value for key, value in options.items() if value is not None}
     if not given:
@@ -43,7 +43,7 @@ def _fabric(name: str, device: str | None, port: int | None, gid: int | None, mt
 
 @contextlib.contextmanager
 def _tidy_end() -> Iterator[None]:
-    """SIGTERM ends what runs inside as Ctrl-C does, so that nothing stays behind."""
+    """Inside the block SIGTERM raises SystemExit, so that everything is cleaned up as after Ctrl-C."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield
@@ -74,7 +74,7 @@ def _serve(at: rendezvous.Endpoint, fabric: str) -> None:
 def _remote(
     fabric: str, at: rendezvous.Endpoint | None, nbytes: int
 ) -> Iterator[tuple[dsmem.Context, dsmem.Remote, dict[str, Any]]]:
-    """Somebody else's memory, our context, and who that is."""
+    """Yield a context, a remote of the owner's memory, and host, version and address of the owner."""
     if at is None:
         with dsmem.Context(fabric) as context, owner.owner(fabric, nbytes) as raw, context.attach(raw) as remote:
             yield context, remote, {"host": os.uname().nodename, "dsmem": dsmem.__version__, "address": remote.address}

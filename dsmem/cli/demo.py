@@ -1,4 +1,4 @@
-"""``dsmem demo``: two processes, one file, no server; then what they share under names."""
+"""``dsmem demo``: two processes share a file without a server, and then named objects."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BATCH = 64
 
 
 def other() -> None:
-    """Read the file, write it back reversed, count, and own the memory that the table is measured on."""
+    """Read the file, write it back reversed, increment the counter, and own the memory that is measured."""
     fabric, source, target, counter = sys.argv[1:]
     rows = measure.cases(["read"], list(SIZES), 1) + measure.cases(["batch"], [8], BATCH)
     with dsmem.Context(fabric) as context, context.allocate(measure.region_nbytes(rows)) as own:
@@ -50,7 +50,7 @@ def other() -> None:
 def _started(fabric: str, regions: tuple[dsmem.Region, ...]) -> Iterator[subprocess.Popen[str]]:
     texts = [region.descriptor.hex() for region in regions]
     command = [sys.executable, "-c", "from dsmem.cli.demo import other; other()", fabric, *texts]
-    # In a session of its own: Ctrl-C ends this process, and with its standard input the other one.
+    # In its own session, so that Ctrl-C ends this process only. The other one ends with its standard input.
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
@@ -70,7 +70,7 @@ def _answer(process: subprocess.Popen[str]) -> dict[str, str]:
 
 
 def _copy_us(size: int, clock_ns: float) -> float:
-    """One block of bytes copied into another, in this process."""
+    """Time to copy a block of bytes to another within this process."""
     names = {"to": memoryview(bytearray(b"\1") * size), "data": memoryview(bytearray(b"\2") * size)}
     return measure.median_us(timeit.Timer("to[:] = data", timer=perf_counter_ns, globals=names), SECONDS, clock_ns)
 

@@ -1,4 +1,4 @@
-"""``dsmem doctor``: what works here, what does not, and what fixes it."""
+"""``dsmem doctor``: what works on this machine, what does not, and how to fix it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _count(n: int | None) -> str:
 
 
 class _Page:
-    """A heading at the left, facts under it, and commands on lines of their own that can be copied whole."""
+    """Output of headings at the margin, facts below them, and each command on its own line, ready to be copied."""
 
     def __init__(self) -> None:
         self.console = Page(highlight=False)

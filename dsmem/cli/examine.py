@@ -1,7 +1,7 @@
-"""What ``dsmem doctor`` finds out: facts, and for each thing that is wrong what it is and the commands that fix it.
+"""The checks of ``dsmem doctor``: facts, and for each problem its cause and the commands that fix it.
 
-It tries what it certifies: it makes a name and removes it, opens a context on each fabric, and makes the secret where
-there is none yet. It changes nothing else, and connects to nobody.
+What is reported to work has been tried: the checks create and remove a name, open a context on each fabric, and create
+the secret if there is none yet. They change nothing else, and connect to no other process.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from dsmem.names import local, room
 
 FABRICS = ("shm", "verbs")
 SYS_RDMA = Path("/sys/class/infiniband")
-LOCKED_ENOUGH = 64 << 20  # bytes: less, and the first regions of any size fail
+LOCKED_ENOUGH = 64 << 20  # bytes: with less, regions of moderate size already fail
 FILES_ENOUGH = 1024
-FILES_OF_A_NAME = 8  # its own, a link, and the folders around
-SHM_ENOUGH = (64 << 20) + 1  # bytes: Docker gives 64 MiB where nobody asks for more
+FILES_OF_A_NAME = 8  # its own, a link, and the folders above it
+SHM_ENOUGH = (64 << 20) + 1  # bytes: Docker's default is 64 MiB
 CAP_IPC_LOCK = 14
 
-# Debian's names; those of Fedora and its kin.
+# Names of packages in Debian, and in Fedora and its derivatives.
 _PACKAGES = {
     "libibverbs1": "libibverbs",
     "ibverbs-providers": "libibverbs",
@@ -38,17 +38,17 @@ _PACKAGES = {
     "iproute2": "iproute",
 }
 
-_REMEDY_IN_TEXT = re.compile("[;:] (apt install|run:) .*")  # doctor gives the commands apart
+_REMEDY_IN_TEXT = re.compile("[;:] (apt install|run:) .*")  # doctor prints the commands separately
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """Something that is wrong, or that will be in the way."""
+    """A problem, or a limit that will cause one."""
 
     subject: str
     reason: str
     remedy: list[str]  # commands, and remarks after '#'
-    hinders: bool  # nothing works with it
+    hinders: bool  # whether nothing works because of it
 
 
 def _text(path: Path) -> str:
@@ -70,7 +70,7 @@ def _install(*packages: str) -> str:
     return f"# install what Debian has in {' and '.join(packages)}"
 
 
-# ---- the kernel's view of RDMA: sysfs, so that it shows what libibverbs does not ----
+# ---- the kernel's view of RDMA, from sysfs: it also shows devices that libibverbs does not ----
 
 
 def _gids(port: Path) -> list[dict[str, Any]]:
@@ -99,7 +99,7 @@ def _port(port: Path) -> dict[str, Any]:
 
 
 def kernel_devices() -> list[dict[str, Any]]:
-    """RDMA devices and ports as the kernel shows them."""
+    """Return the RDMA devices and ports that the kernel shows."""
     with contextlib.suppress(OSError):
         return [
             {"device": d.name, "ports": [_port(p) for p in sorted((d / "ports").iterdir())]}
@@ -118,7 +118,7 @@ def softroce() -> str:
 
 
 def _interface() -> str:
-    """A network interface on which SoftRoCE reaches other hosts; else the loopback interface."""
+    """A network interface on which SoftRoCE can reach other hosts, or else the loopback interface."""
     with contextlib.suppress(OSError):
         for net in sorted(Path("/sys/class/net").iterdir()):
             if _text(net / "operstate") == "up" and _text(net / "type") == "1":
@@ -171,7 +171,7 @@ def _port_trouble(device: str, port: dict[str, Any]) -> Trouble | None:
 
 
 def _uverbs_trouble(devices: list[dict[str, Any]]) -> Trouble | None:
-    """The character devices, which containers often lack although they see sysfs."""
+    """A problem with the character devices, which many containers lack although sysfs shows the RDMA devices."""
     if not devices:
         return None
     nodes = sorted(Path("/dev/infiniband").glob("uverbs*"))
@@ -201,13 +201,13 @@ def _verbs_remedy(error: errors.DsmemError, devices: list[dict[str, Any]]) -> li
         return [_install("libibverbs1", "ibverbs-providers")]
     if isinstance(error, errors.NoDeviceError) and not devices:
         return _no_device_remedy()
-    return []  # the ports say it
+    return []  # the problems of the ports say what to do
 
 
 def _try_fabric(name: str) -> None:
-    """Memory of a context, written as its users do; where the own is reached through the network, only made.
+    """Allocate memory of a context and write to it. If a context reaches its own memory by network, only allocate.
 
-    The core's own context: that of users removes what the dead have left, which is shown here.
+    This is the context of the core: dsmem.Context would remove the records of dead nodes, which doctor shows.
     """
     with _core.Context(name, secret=os.urandom(secret.SHORTEST)) as context, context.empty(8) as region:
         if context.capabilities.local_memory:
@@ -234,7 +234,7 @@ def _fabric(name: str, devices: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _remark(error: errors.DsmemError) -> list[str]:
-    """What the message says to do, where there is no command for it."""
+    """The remedy in the message, as a remark, if there is no command for it."""
     remedy = str(error).partition("; ")[2]
     return [f"# {remedy}"] if remedy else []
 
@@ -285,7 +285,7 @@ def _shm_trouble(facts: dict[str, Any]) -> Trouble | None:
 
 
 def _death_trouble() -> Trouble | None:
-    """What a process holds when it is killed stays held where nobody can prove its death."""
+    """A problem if no process can prove a death: what a killed process holds then stays held."""
     try:
         _core.identity_provable()
     except errors.DsmemError as error:
@@ -304,7 +304,7 @@ def _limit(number: int) -> dict[str, int | None]:
 
 
 def _is_exempt() -> bool:
-    """With CAP_IPC_LOCK the kernel does not count locked memory."""
+    """Whether this process has CAP_IPC_LOCK: then the kernel does not limit its locked memory."""
     for line in _text(Path("/proc/self/status")).splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> CAP_IPC_LOCK & 1)
@@ -382,7 +382,7 @@ def _secret() -> dict[str, Any]:
         with contextlib.suppress(OSError):
             facts["mode"] = f"{stat.S_IMODE(path.stat().st_mode):o}"
     try:
-        secret.default_secret()  # which makes it where it may
+        secret.default_secret()  # creates the secret if it is missing and can be created
     except errors.DsmemError as error:
         return {**facts, "usable": False, "reason": _REMEDY_IN_TEXT.sub("", error.detail)}
     return {**facts, "usable": True, "reason": None}
@@ -415,7 +415,7 @@ def _nodes(found: list[tuple[Path, bool]]) -> list[dict[str, Any]]:
 
 
 def report() -> dict[str, Any]:
-    """All that doctor knows, as JSON takes it.
+    """Do all checks, and return the facts in a form for JSON.
 
     Returns
     -------

@@ -1,13 +1,13 @@
-"""How long a call takes.
+"""Measurement of the time of a call.
 
-A call is one op, or one ``read_many``, ``write_many`` or ``batch()`` of many. A sample is the time of a block of calls
-in a row, between two readings of ``time.perf_counter_ns``; blocks are so long that the clock takes at most 2% of them.
-Where a call is long enough a block holds one call, and percentiles are those of calls; otherwise they are those of
-means over a block, and ``calls_per_sample`` says so. Samples are reported as they were taken: the cost of the
-interpreter's loop is measured and stated beside them, not subtracted. The garbage collector is off while a block runs.
+A call is one op, or one ``read_many``, ``write_many`` or ``batch()`` of many ops. A sample is the time of a block of
+consecutive calls, between two readings of ``time.perf_counter_ns``. Blocks are so long that the clock takes at most 2%
+of them. If a call is long enough, a block is one call, and percentiles are those of calls. Otherwise they are those of
+means over a block, and ``calls_per_sample`` is the length of the block. Samples are reported as measured: the cost of
+the interpreter's loop is measured and reported separately, not subtracted. The garbage collector is off during a block.
 
-A percentile is one of the samples, and is given only where there are enough of them to have one: 100 for the 99th,
-1000 for the 99.9th.
+A percentile is one of the samples. It is given only if there are enough samples for it: 100 for the 99th, 1000 for the
+99.9th.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ OPS = ("read", "write", "fetch-add", "compare-swap", "read-many", "write-many", 
 ATOMICS = ("fetch-add", "compare-swap")
 MANY = ("read-many", "write-many", "batch")
 
-WORDS = 4096  # a page behind the data: words that only atomics touch
-CALL_MOST = 16 << 20  # bytes that one call moves at most; longer ones have fewer ops
+WORDS = 4096  # bytes: a page behind the data, whose words only atomics access
+CALL_MOST = 16 << 20  # greatest number of bytes that one call moves; calls with large ops have fewer ops
 CLOCK_SHARE = 0.02
 WARM_NS = 20_000_000
-FEWEST = 3  # samples, however short the time
+FEWEST = 3  # least number of samples, however short the time
 
-# One line a name, so that the timed loop holds nothing but the call. compare_swap finds what it expects, always.
+# All lookups are done here, so that the timed loop contains only the call. compare_swap always finds what it expects.
 _SETUP = """
 read, write, fetch_add, compare_swap = remote.read, remote.write, remote.fetch_add, remote.compare_swap
 read_many, write_many, batch = remote.read_many, remote.write_many, remote.context.batch
@@ -70,7 +70,7 @@ class Case:
 
     @property
     def call_nbytes(self) -> int:
-        """Bytes that one call moves; a batch is a quarter each of reads, writes and the two atomics."""
+        """Bytes that one call moves. A batch has equal numbers of reads, writes and each of the two atomics."""
         if self.op == "batch":
             return self.ops_per_call // 2 * (self.nbytes + 8)
         return self.ops_per_call * self.nbytes
@@ -78,7 +78,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Limits:
-    """When a row is done: after so many iterations, or else after so many seconds."""
+    """When a row is done: after a number of iterations or, if that is None, of seconds."""
 
     iterations: int | None
     seconds: float
@@ -86,23 +86,23 @@ class Limits:
 
 @dataclass(frozen=True)
 class Overhead:
-    """What the measuring itself takes: two readings of the clock around nothing, and one turn of the loop."""
+    """Cost of the measurement itself: two readings of the clock around nothing, and one turn of the loop."""
 
     clock_ns: float
     loop_ns: float
 
 
 def cases(ops: list[str], sizes: list[int], depth: int) -> list[Case]:
-    """The rows, in order.
+    """Return the rows, in order.
 
     Parameters
     ----------
     ops : list of str
-        Out of OPS.
+        Members of OPS.
     sizes : list of int
-        Bytes per op. Atomics have 8, whatever the sizes.
+        Bytes per op. Atomics always have 8.
     depth : int
-        Ops per call of those in MANY; fewer where the call would move more than CALL_MOST bytes.
+        Ops per call for the ops in MANY; fewer if the call would move more than CALL_MOST bytes.
     """
     made = []
     for op in ops:
@@ -113,13 +113,13 @@ def cases(ops: list[str], sizes: list[int], depth: int) -> list[Case]:
 
 
 def region_nbytes(rows: list[Case]) -> int:
-    """How long the owner's region must be for these rows: their data, and the page of words behind it."""
+    """Return the length of the owner's region for these rows: their data, and the page of words behind it."""
     data = max(c.nbytes * c.ops_per_call for c in rows)
     return -(-data // 4096) * 4096 + WORDS
 
 
 def overhead() -> Overhead:
-    """Measured on the spot."""
+    """Measure the overhead now."""
     empty = timeit.Timer("pass", timer=perf_counter_ns)
     clock = float(np.median([empty.timeit(0) for _ in range(1001)]))
     loop = float(np.median([empty.timeit(10_000) for _ in range(11)])) / 10_000
@@ -128,7 +128,8 @@ def overhead() -> Overhead:
 
 def _timer(case: Case, remote: dsmem.Remote) -> timeit.Timer:
     n, size = case.ops_per_call, case.nbytes
-    buffer = bytearray(b"\1") * (n * size)  # pages of its own: untouched ones would all be the same one, in the cache
+    # Written, so that its pages are distinct: unwritten ones would all be the zero page, which is in the cache.
+    buffer = bytearray(b"\1") * (n * size)
     offsets = np.array(random.Random(0).sample(range(0, n * size, size), n), np.uint64)
     pieces = [memoryview(buffer)[i * size : (i + 1) * size] for i in range(n)]
     at = offsets.tolist()
@@ -143,7 +144,7 @@ def _timer(case: Case, remote: dsmem.Remote) -> timeit.Timer:
 
 
 def _warm_up(timer: timeit.Timer) -> float:
-    """Nanoseconds per call, once caches are warm and connections made."""
+    """Warm up caches, make connections, and return the nanoseconds per call."""
     n, end = 1, perf_counter_ns() + WARM_NS
     timer.timeit(1)
     while True:
@@ -154,7 +155,7 @@ def _warm_up(timer: timeit.Timer) -> float:
 
 
 def _block(call_ns: float, clock_ns: float) -> int:
-    """Calls per sample: a power of 2."""
+    """Number of calls per sample, a power of 2."""
     n = 1
     while clock_ns > CLOCK_SHARE * n * call_ns:
         n *= 2
@@ -183,11 +184,11 @@ def sample(timer: timeit.Timer, limits: Limits, clock_ns: float) -> tuple[NDArra
     Parameters
     ----------
     timer : timeit.Timer
-        The call; its clock is ``time.perf_counter_ns``.
+        Timer of the call, with the clock ``time.perf_counter_ns``.
     limits : Limits
-        When there are enough samples.
+        When to stop.
     clock_ns : float
-        Two readings of the clock, from :func:`overhead`.
+        Cost of two readings of the clock, from :func:`overhead`.
 
     Returns
     -------
@@ -203,7 +204,7 @@ def sample(timer: timeit.Timer, limits: Limits, clock_ns: float) -> tuple[NDArra
 
 
 def median_us(timer: timeit.Timer, seconds: float, clock_ns: float) -> float:
-    """Microseconds per call: the median of the samples of so many seconds; parameters as of :func:`sample`."""
+    """Return the median of the microseconds per call, sampled for some seconds; parameters as of :func:`sample`."""
     times, block = sample(timer, Limits(None, seconds), clock_ns)
     return float(np.median(times)) / block / 1e3
 
@@ -214,18 +215,18 @@ def measure(case: Case, remote: dsmem.Remote, limits: Limits, clock_ns: float) -
     Parameters
     ----------
     case : Case
-        What to run.
+        The row to run.
     remote : Remote
         A region of at least ``region_nbytes([case])`` bytes with all rights, whose last page is zero.
     limits : Limits
         When it is done.
     clock_ns : float
-        Two readings of the clock, from :func:`overhead`.
+        Cost of two readings of the clock, from :func:`overhead`.
 
     Returns
     -------
     dict
-        The row as JSON takes it. Latencies are of calls, in µs.
+        The row in a form for JSON. Latencies are per call, in µs.
     """
     times, block = sample(_timer(case, remote), limits, clock_ns)
     us = times / (block * 1e3)

@@ -28,7 +28,7 @@ def _complete_cluster(context: click.Context, parameter: click.Parameter, incomp
 
 
 def _complete_name(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of the cluster that is on the command line, but for those that are there already."""
+    """Complete with names of the cluster on the command line, except those that are on the command line already."""
     cluster, given = context.params.get("cluster") or "default", context.params.get("names") or ()
     with contextlib.suppress(errors.DsmemError):
         infos = local.LocalNames(cluster, _number(context.params.get("owner"))).infos()
@@ -38,7 +38,7 @@ def _complete_name(context: click.Context, parameter: click.Parameter, incomplet
 
 
 def _checked(context: click.Context, parameter: click.Parameter, value: str | tuple[str, ...] | None) -> object:
-    """Refuse what can't be a name before anything is done."""
+    """Refuse invalid names before anything is done."""
     try:
         for name in (value,) if isinstance(value, str) else value or ():
             check_name(name)
@@ -73,11 +73,11 @@ def _number(owner: str | None) -> int:
 
 
 def _places(cluster: str | None, owner: str | None) -> list[local.LocalNames]:
-    """The clusters that there are; one that was asked for by name must be one of them."""
+    """Return the existing clusters, or the one that was named, which must exist."""
     number = _number(owner)
     found = local.clusters(number)
     if cluster is not None:
-        # Of another user the list of clusters may be closed, and the one that was asked for open.
+        # Another user's folder may not be readable, although the named cluster in it is open to this user.
         if cluster not in found and number == os.geteuid():
             raise click.ClickException(f"no such cluster: {cluster!r}; 'dsmem ls' shows those that there are")
         found = [cluster]
@@ -114,7 +114,7 @@ def list_names(cluster: str | None, owner: str | None, as_json: bool) -> None:
         style = "red" if row["left"] or row["kind"] == "corrupt" else ""
         table.add_row(*(Text(c) for c in cells), _age(time.time() - row["created"]), lifetime, style=style)
     if rows:
-        # A line per name, whatever its length, for other programs to read.
+        # One line per name, of any length, so that other programs can read the output.
         Page(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 10_000).print(table)
 
 

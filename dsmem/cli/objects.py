@@ -1,4 +1,4 @@
-"""The second half of ``dsmem demo``: a segment, a queue and a lock of two processes."""
+"""The second half of ``dsmem demo``: two processes share a segment, a queue and a lock."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from dsmem.memory import Reference
 
 SIDE = 512  # rows and columns of the segment
-MESSAGES = 20_000  # each way of sending them
+MESSAGES = 20_000  # sent in each of the two ways
 LIST = 100
-ROUNDS = 1_000  # there and back
+ROUNDS = 1_000  # round trips
 UPDATES = 2_000  # by each process, under the lock
-SECONDS = 30.0  # that a process waits for the other at most
+SECONDS = 30.0  # timeout of each wait for the other process
 
 
 def _messages() -> list[bytes]:
@@ -35,7 +35,7 @@ def _messages() -> list[bytes]:
 
 
 def _open_cluster(context: dsmem.Context) -> dsmem.Cluster:
-    """Names of this host where that is where the processes meet, and else memory of the context."""
+    """Open a cluster of this host if the fabric is shm, or else one in memory of the context."""
     return dsmem.connect("demo") if context.fabric == "shm" else dsmem.connect(context=context)
 
 
@@ -43,11 +43,11 @@ def _open_cluster(context: dsmem.Context) -> dsmem.Cluster:
 
 
 def other(fabric: str, refs: tuple[Reference, ...], control: Connection) -> None:
-    """Write to the segment, send and answer messages, count under the lock."""
+    """Run in the other process: write to the segment, send and answer messages, count under the lock."""
     with contextlib.ExitStack() as stack:
         context = stack.enter_context(dsmem.Context(fabric))
         cluster = stack.enter_context(_open_cluster(context))
-        # 'with lock' would take it, so closing() closes them.
+        # 'with lock' would acquire the lock, so closing() closes the objects.
         table, words, inbox, lock = (stack.enter_context(contextlib.closing(dsmem.attach(r, context))) for r in refs)
         mine = cluster.queue(f"answers-{os.getpid()}", create=True, lifetime="creator")
         control.send(mine.ref)
@@ -68,13 +68,13 @@ def other(fabric: str, refs: tuple[Reference, ...], control: Connection) -> None
 
 
 def count(lock: Any, words: Any) -> None:
-    """An update that only the lock makes safe: a word is read, and later written."""
+    """Do updates that are safe only under the lock: each reads a word, and then writes it."""
     for _ in range(UPDATES):
         with lock:
             words.write(1, words.read(1) + 1)
 
 
-# ---- this one ----
+# ---- this process ----
 
 
 def _median(call: Callable[[], object]) -> str:
@@ -109,7 +109,7 @@ def _in_lists(inbox: Any) -> list[bytes]:
 
 
 def _rate(receive: Callable[[Any], list[bytes]], inbox: Any, answers: Any) -> float:
-    """Messages per microsecond, from when they are asked for."""
+    """Messages per microsecond, from the request for them to the last one."""
     start = time.perf_counter()
     answers.put(b"go")
     got = receive(inbox)
@@ -147,19 +147,19 @@ def _show_lock(lock: Any, words: Any, process: multiprocessing.process.BaseProce
 
 
 def show(fabric: str, context: dsmem.Context) -> None:
-    """Share a segment, a queue and a lock with another process, check what comes of it and print figures.
+    """Share a segment, a queue and a lock with another process, check the results and print figures.
 
     Parameters
     ----------
     fabric : str
-        For the other process's context.
+        Fabric of the other process's context.
     context : Context
-        This process's.
+        Context of this process.
 
     Raises
     ------
     click.ClickException
-        Something is not as it must be.
+        A result is wrong, or the other process failed.
     """
     spawn = multiprocessing.get_context("spawn")
     control, theirs = spawn.Pipe()

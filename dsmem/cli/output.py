@@ -1,4 +1,4 @@
-"""What the commands have in common: how they write, how they end, and the option --fabric."""
+"""What the commands share: output, exit status, and the option --fabric."""
 
 from __future__ import annotations
 
@@ -21,45 +21,45 @@ class Page(Console):
     """A console that leaves a broken pipe to :class:`Group`."""
 
     def on_broken_pipe(self) -> None:
-        """Raise again what is being handled."""
+        """Raise the exception that is being handled again."""
         raise
 
 
 def _reader_is_gone() -> bool:
-    """Whether standard output is a pipe that nobody reads any more, as of ``dsmem ls | head -1``."""
+    """Whether standard output is a pipe whose reader has closed it, as in ``dsmem ls | head -1``."""
     try:
         poll = select.poll()
         poll.register(sys.stdout.fileno(), select.POLLOUT)
         return any(event & select.POLLERR for _, event in poll.poll(0))
-    except (OSError, ValueError, AttributeError):  # closed, or not a file
+    except (OSError, ValueError, AttributeError):  # closed, or not a real file
         return False
 
 
 @contextlib.contextmanager
 def _reader_may_go() -> Iterator[None]:
-    """A pipe that is read no more, as of ``dsmem ls | head -1``, ends the command and is no failure."""
+    """Exit with status 0 if the reader of standard output has closed the pipe, as in ``dsmem ls | head -1``."""
     try:
         yield
     except BrokenPipeError:
         if not _reader_is_gone():
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is buffered still
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
         raise SystemExit(0) from None
 
 
 class Group(click.Group):
     """Commands whose failures are one line for the user, not a traceback.
 
-    Exit status: 0 success or a reader that has gone, 1 failure, 2 wrong arguments, 130 Ctrl-C.
+    Exit status: 0 success, or the reader of standard output has gone; 1 failure; 2 wrong arguments; 130 Ctrl-C.
     """
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        """Parse the arguments; --help and --version write."""
+        """Parse the arguments. --help and --version write to standard output here."""
         with _reader_may_go():
             return super().make_context(*args, **extra)
 
     def invoke(self, context: click.Context) -> Any:
-        """Run a command, and say in one line what the system or the library refused."""
+        """Run a command, and report an error of the system or the library in one line."""
         try:
             with _reader_may_go():
                 return super().invoke(context)

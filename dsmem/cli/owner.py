@@ -1,7 +1,7 @@
-"""The other process of ``dsmem bench`` on one host: it owns a region, and does nothing.
+"""The other process of ``dsmem bench`` on one host: it owns a region, and is idle.
 
-It says its descriptor on its standard output and ends when its standard input ends. So it never outlives the process
-that started it, however that one dies.
+It writes the descriptor to its standard output, and exits when its standard input ends. So it never outlives the
+process that started it, however that process ends.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ STOP_S = 5.0
 
 @contextlib.contextmanager
 def owner(fabric: str, nbytes: int) -> Iterator[bytes]:
-    """A process that owns nbytes with all rights.
+    """Start a process that owns nbytes of memory with all rights.
 
     Parameters
     ----------
     fabric : str
-        As :class:`dsmem.Context` takes it.
+        Name or URL, as for :class:`dsmem.Context`.
     nbytes : int
-        The length of its region.
+        Length of its region.
 
     Yields
     ------
     bytes
-        The region's descriptor. The process ends with the context.
+        The region's descriptor. The process ends with the block.
 
     Raises
     ------
     click.ClickException
-        It could not open the fabric or get the memory; with its reason.
+        The process could not open the fabric or allocate the memory. The message has the reason.
     """
     command = [sys.executable, "-c", "from dsmem.cli import owner; owner.main()", fabric, str(nbytes)]
-    # In a session of its own: Ctrl-C at the terminal is for the process that measures, which then ends this one.
+    # In its own session: Ctrl-C at the terminal goes to the measuring process, which then ends this one.
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -63,7 +63,7 @@ def owner(fabric: str, nbytes: int) -> Iterator[bytes]:
 
 
 def main() -> None:
-    """What the process runs: FABRIC NBYTES."""
+    """Entry point of the process; its arguments are FABRIC NBYTES."""
     fabric, nbytes = sys.argv[1:]
     try:
         with dsmem.Context(fabric) as context, context.allocate(int(nbytes)) as region:

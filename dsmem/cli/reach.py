@@ -1,4 +1,4 @@
-"""Whether a node's agent can be reached and has our secret: the handshake of docs/protocols/handshake.md, no more."""
+"""Check that a node's agent is reachable and knows the secret, by the handshake of docs/protocols/handshake.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WAIT_S = 5.0
 
 
 def _connect(address: str) -> socket.socket:
-    """Takes an address as contexts and descriptors show it, or HOST:PORT."""
+    """Connect to an address as contexts and descriptors show it, or to HOST:PORT."""
     if address.startswith("unix:@"):
         stream = socket.socket(socket.AF_UNIX)
         try:
@@ -28,7 +28,7 @@ def _connect(address: str) -> socket.socket:
 
 
 def _published(address: str, stream: socket.socket) -> str:
-    """The address as an agent writes it: in numbers."""
+    """Return the address as the agent publishes it, in numbers."""
     if address.startswith("unix:"):
         return address
     host, port = stream.getpeername()[:2]
@@ -56,19 +56,19 @@ def _hello(stream: socket.socket, address: str, secret: bytes) -> str | None:
 
 
 def reach(address: str, secret: bytes) -> dict[str, str | bool | None]:
-    """Say hello to an agent.
+    """Do the handshake with an agent.
 
     Parameters
     ----------
     address : str
         "tcp:HOST:PORT", "HOST:PORT" or "unix:@NAME".
     secret : bytes
-        What it should know.
+        The secret that the agent should know.
 
     Returns
     -------
     dict
-        address, reachable, and the reason when it is not.
+        address, reachable, and the reason if it is not.
     """
     try:
         with _connect(address) as stream:
@@ -78,7 +78,7 @@ def reach(address: str, secret: bytes) -> dict[str, str | bool | None]:
     except ConnectionRefusedError:
         wall = "" if address.startswith("unix:") else ", or a firewall rejects the packets (allow the port, TCP)"
         reason = f"refused: the process is gone{wall}"
-    except UnicodeError:  # of what can't be the name of a host
+    except UnicodeError:  # the text can't be a host name
         reason = f"{address!r} is not HOST, HOST:PORT or [IPV6]:PORT"
     except (OSError, click.BadParameter) as error:
         reason = str(getattr(error, "strerror", None) or error)

@@ -1,7 +1,8 @@
 """How ``dsmem bench HOST`` gets the descriptor from ``dsmem bench --listen HOST`` (docs/protocols/bench.md).
 
-Both prove that they know the shared secret before anything is allocated or believed. One client is served at a time, so
-that no other disturbs what it measures; a stranger is dropped after ANSWER_S seconds at most.
+Both sides prove that they know the shared secret before anything is allocated or trusted. One client is served at a
+time, so that no other disturbs its measurement. An unauthenticated connection is dropped after ANSWER_S seconds at
+most.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import dsmem
 from dsmem import errors
 from dsmem.handshake import stretch
 
-PORT = 18515  # as perftest's
+PORT = 18515  # that of perftest
 MAGIC = b"DSMB\x02\0\0\0"
 ANSWER_S = 5.0
 NONCE = MAC = 32
@@ -33,24 +34,24 @@ REPLY_MOST = 4096
 
 
 class Dropped(Exception):
-    """The other side has not proved to be one of ours."""
+    """The other side has not proved that it knows the secret, or closed the connection."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a server listens."""
+    """Address of a server."""
 
     host: str
     port: int
 
     @classmethod
     def parse(cls, text: str) -> Endpoint:
-        """Take "host", "host:port" or "[v6]:port" apart.
+        """Parse "host", "host:port" or "[v6]:port".
 
         Raises
         ------
         click.BadParameter
-            It is none of these.
+            The text is not one of these.
         """
         host, colon, port = text.rpartition(":")
         if text.startswith("["):
@@ -67,7 +68,7 @@ class Endpoint:
 
 
 def _receive(stream: socket.socket, n: int) -> bytes:
-    """Exactly n bytes, within ANSWER_S seconds in all."""
+    """Receive exactly n bytes, within ANSWER_S seconds in all."""
     got, end = b"", time.monotonic() + ANSWER_S
     while len(got) < n:
         left = end - time.monotonic()
@@ -89,12 +90,12 @@ def _mac(secret: bytes, side: bytes, server: bytes, client: bytes, rest: bytes) 
 
 
 def listen(at: Endpoint) -> socket.socket:
-    """A listening socket.
+    """Return a listening socket.
 
     Raises
     ------
     click.ClickException
-        The address is not ours or is taken.
+        The address is not one of this host, or is in use.
     """
     try:
         family = socket.getaddrinfo(at.host, at.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
@@ -111,11 +112,11 @@ def serve(listener: socket.socket, context: dsmem.Context, secret: bytes, say: C
     listener : socket
         From :func:`listen`.
     context : Context
-        What the regions are allocated with; each lives as long as its client's connection.
+        Context that allocates the regions. Each region lives as long as its client's connection.
     secret : bytes
         The shared secret.
     say : callable
-        Takes a line for the log.
+        Called with each line of the log.
     """
     while True:
         stream, address = listener.accept()
@@ -161,7 +162,7 @@ def _hold(
 
 
 def keep_alive(stream: socket.socket) -> None:
-    """Notice a host that has fallen silent within about 10 s."""
+    """Make reads from a host that is no longer reachable fail within about 10 s."""
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 2), (socket.TCP_KEEPCNT, 3)):
         stream.setsockopt(socket.IPPROTO_TCP, option, value)
@@ -177,7 +178,7 @@ def meet(at: Endpoint, secret: bytes, nbytes: int) -> Iterator[dict[str, Any]]:
     Parameters
     ----------
     at : Endpoint
-        Where it listens.
+        Address of the server.
     secret : bytes
         The shared secret.
     nbytes : int
@@ -186,12 +187,12 @@ def meet(at: Endpoint, secret: bytes, nbytes: int) -> Iterator[dict[str, Any]]:
     Yields
     ------
     dict
-        descriptor (hexadecimal), version and host of the server. The region lives as long as the context.
+        descriptor (hexadecimal), version and host of the server. The region lives as long as the block.
 
     Raises
     ------
     click.ClickException
-        Nobody is there, it is busy or no dsmem bench, or it can't get the memory.
+        No process listens there, the server is busy or not dsmem bench, or it can't allocate the memory.
     AuthenticationError
         The secrets differ.
     """

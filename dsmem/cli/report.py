@@ -1,4 +1,4 @@
-"""What ``dsmem bench`` shows: tables with perftest's columns, one JSON document, a plot, a progress bar."""
+"""Output of ``dsmem bench``: tables with perftest's columns, one JSON document, a plot, a progress bar."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import numpy as np
 import dsmem
 
 SCHEMA = 1
-WIDE = 1000  # columns where there is no terminal: titles are in one line, as perftest has them
-TICKS = 8  # sizes that a plot names
-MB = 1 << 20  # as perftest counts them
+WIDE = 1000  # columns if there is no terminal: each title fits in one line, as in perftest
+TICKS = 8  # greatest number of sizes on the axis of a plot
+MB = 1 << 20  # bytes, as in perftest
 
 LATENCY = (
     "#bytes",
@@ -40,12 +40,12 @@ BANDWIDTH = ("#bytes", "#iterations", "BW peak[MB/sec]", "BW average[MB/sec]", "
 
 
 def _narrow(name: str) -> str:
-    """A title in two lines."""
+    """Split a title into two lines."""
     return name.replace("#iterations", "#iter-\nations").replace(" percentile", "").replace("[", "\n[")
 
 
 def _columns(names: tuple[str, ...], rows: list[tuple[str, ...]], width: int) -> Iterator[str]:
-    """Lines of a table that is no wider than the terminal, if its numbers are not."""
+    """Lines of a table, not wider than the terminal if its numbers are not."""
     if len("  ".join(names)) > width:
         names = tuple(map(_narrow, names))
     titles = [name.split("\n") for name in names]
@@ -61,14 +61,14 @@ def _us(value: float | None) -> str:
 
 
 def latency_cells(row: dict[str, Any]) -> tuple[str, ...]:
-    """A row under LATENCY."""
+    """Return the cells of a row for the columns LATENCY."""
     t = row["latency_us"]
     times = (t["min"], t["max"], t["median"], t["mean"], t["stdev"], t["p99"], t["p99.9"])
     return (str(row["bytes"]), str(row["iterations"]), *map(_us, times))
 
 
 def bandwidth_cells(row: dict[str, Any]) -> tuple[str, ...]:
-    """A row under BANDWIDTH."""
+    """Return the cells of a row for the columns BANDWIDTH."""
     b = row["bandwidth"]
     peak, average = b["peak_bytes_per_s"] / MB, b["average_bytes_per_s"] / MB
     calls = row["iterations"] * row["ops_per_call"]
@@ -85,7 +85,7 @@ def _title(op: str, rows: list[dict[str, Any]]) -> str:
 
 
 def tables(op: str, rows: list[dict[str, Any]], latency: bool, bandwidth: bool, width: int = WIDE) -> Iterator[str]:
-    """The lines for all rows of one op, for a terminal of some width."""
+    """Yield the lines for all rows of one op, for a terminal of this width."""
     yield f"---- {_title(op, rows)}"
     if latency:
         yield from _columns(LATENCY, list(map(latency_cells, rows)), width)
@@ -95,7 +95,7 @@ def tables(op: str, rows: list[dict[str, Any]], latency: bool, bandwidth: bool, 
 
 
 def head(document: dict[str, Any]) -> Iterator[str]:
-    """What stands above the tables."""
+    """Yield the lines above the tables."""
     can, owner, over = document["capabilities"], document["owner"], document["overhead_ns"]
     yield f"dsmem bench {document['versions']['dsmem']}, fabric {document['fabric']}, owner at {owner['address']}"
     if can["device"]:
@@ -109,7 +109,7 @@ def head(document: dict[str, Any]) -> Iterator[str]:
 
 
 def foot(document: dict[str, Any]) -> Iterator[str]:
-    """What must be known to read the tables."""
+    """Yield the notes below the tables."""
     blocks = [row["calls_per_sample"] for row in document["rows"]]
     if max(blocks) > 1:
         yield f"Short calls were timed in blocks, of up to {max(blocks)}: t_ and percentiles are of means over a block."
@@ -130,7 +130,7 @@ def _cpu() -> str:
 
 
 def _commit() -> str | None:
-    """Of the repository that this runs from; None for an installed package."""
+    """Commit of the repository that this runs from; None for an installed package."""
     root = Path(dsmem.__file__).parents[1]
     if not (root / ".git").exists():
         return None
@@ -141,7 +141,7 @@ def _commit() -> str | None:
 
 
 def document(context: dsmem.Context, owner: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
-    """All but overhead_ns and rows, which are measured."""
+    """Return the document without overhead_ns and rows, which are measured later."""
     return {
         "schema": SCHEMA,
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -163,14 +163,14 @@ def document(context: dsmem.Context, owner: dict[str, Any], parameters: dict[str
 
 
 def check_picture(path: Path) -> None:
-    """Refuse what can't be drawn, before anything is measured.
+    """Check that the file can be drawn, before anything is measured.
 
     Raises
     ------
     click.BadParameter
         The suffix is not that of a format, or the file can't be written.
     click.ClickException
-        There is no matplotlib.
+        matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
@@ -206,7 +206,7 @@ def _caption(document: dict[str, Any]) -> str:
 
 
 def picture(document: dict[str, Any]) -> Any:
-    """Latency and bandwidth over sizes, in the units of the tables, as a figure of matplotlib."""
+    """Return a figure of matplotlib: latency and bandwidth over sizes, in the units of the tables."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.ticker import LogLocator
@@ -222,7 +222,7 @@ def picture(document: dict[str, Any]) -> Any:
             "label": op if n == 1 else f"{op} × {n}",
             "marker": "o",
             "ms": 3,
-            "ls": "-" if len(rows) > 1 else "none",  # a legend promises no line that is not there
+            "ls": "-" if len(rows) > 1 else "none",  # no line in the legend for a single point
         }
         (line,) = left.plot(sizes, [row["latency_us"]["median"] for row in rows], **style)
         lines.append(line)
@@ -253,7 +253,7 @@ def picture(document: dict[str, Any]) -> Any:
 
 
 def plot(document: dict[str, Any], path: Path) -> None:
-    """Draw the picture into a file."""
+    """Draw the figure and save it to a file."""
     picture(document).savefig(path, dpi=150)
 
 
@@ -262,12 +262,12 @@ def plot(document: dict[str, Any], path: Path) -> None:
 
 @contextlib.contextmanager
 def progress(total: int) -> Iterator[Callable[[str, int], None]]:
-    """A bar on a terminal, and nothing elsewhere.
+    """Show a progress bar if standard error is a terminal.
 
     Yields
     ------
     callable
-        Takes what is being measured, and how many rows are done with it.
+        To be called with the text of what is being measured, and with how many rows are done.
     """
     if not sys.stderr.isatty():
         yield lambda text, done: None
@@ -276,7 +276,7 @@ def progress(total: int) -> Iterator[Callable[[str, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # Redrawn between rows only: a thread that draws would be measured with them.
+    # Redrawn between rows only: a thread that redraws would disturb the measurement.
     with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
         task = bar.add_task("", total=total)
 

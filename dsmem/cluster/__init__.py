@@ -1,7 +1,7 @@
-"""Clusters: where objects have names, and how they are found again.
+"""Clusters: places where objects have names and are found by them.
 
 ``dsmem.connect()`` without an argument is the cluster "default" of this user on this host: no server, no configuration.
-``dsmem.connect(context=ctx)`` hosts objects in memory of a context, which other hosts reach by their references.
+``dsmem.connect(context=ctx)`` hosts objects in memory of a context. Other hosts attach to them by reference.
 """
 
 from dsmem.cluster.connect import attach, connect

@@ -17,7 +17,7 @@ from dsmem.memory import Memory, Opened, open_or_leave
 from dsmem.names.base import Format, Lifetime, NameInfo, Names, check_name
 from dsmem.objects import NamedObject, quiet_after
 
-# Where the class of each kind is; imported when the first such object is made or attached.
+# The class of each kind. Its module is imported when the first such object is created or attached.
 _CLASSES = {
     "segment": "dsmem.segment:Segment",
     "queue": "dsmem.queue:Queue",
@@ -36,7 +36,7 @@ _CLASSES = {
 
 
 def class_of(kind: str) -> Any:
-    """The class of the objects of a kind; InvalidArgumentError where there is no such kind."""
+    """Return the class of the objects of a kind, or raise InvalidArgumentError if the kind is unknown."""
     try:
         module, _, name = _CLASSES[kind].partition(":")
     except KeyError:
@@ -55,7 +55,7 @@ class ClusterBase:
     """Names, and the objects that were opened by them."""
 
     def __new__(cls, *args: Any) -> Self:
-        """Say what is to be called instead."""
+        """Refuse calls by users, and name the function to call instead."""
         if len(args) != 2 or not hasattr(args[0], "infos"):
             raise errors.ArgumentTypeError("Cluster can't be constructed; use dsmem.connect(...)")
         return super().__new__(cls)
@@ -78,7 +78,7 @@ class ClusterBase:
         return self._closed
 
     def list(self) -> builtins.list[NameInfo]:
-        """All names of the cluster.
+        """List all names of the cluster.
 
         Returns
         -------
@@ -93,12 +93,12 @@ class ClusterBase:
         Parameters
         ----------
         name : str
-            Of whatever kind of object.
+            Name of an object of any kind.
 
         Raises
         ------
         NameNotFoundError
-            There is no such name.
+            The name does not exist.
         AccessDeniedError
             Another user owns the cluster.
         """
@@ -110,25 +110,25 @@ class ClusterBase:
         Returns
         -------
         list of str
-            The names that were removed.
+            The removed names.
         """
         return self._open_names().gc()
 
     def close(self) -> None:
         """Close the cluster and the objects that were opened through it. Closing twice has no effect.
 
-        Names that were made through it with ``lifetime="creator"``, and all names of a hosted cluster, are removed.
+        Names that were created through it with ``lifetime="creator"``, and all names of a hosted cluster, are removed.
 
         Raises
         ------
         BusyError
-            An object has views, or calls are under way in other threads. The other objects are closed. Close the
-            cluster again later.
+            An object has views, or calls are under way in other threads. The other objects are closed. Call close()
+            again later.
         """
         self._close(lambda child: child.close())
 
     def _adopt(self, child: NamedObject) -> None:
-        """It is closed with the cluster, before those that were opened before it: an object may stand on an older."""
+        """Close child with the cluster, the youngest child first: an object may depend on an older one."""
         self._children[next(self._numbers)] = child
 
     def _close(self, leave: Callable[[NamedObject], None]) -> None:
@@ -159,7 +159,7 @@ class ClusterBase:
     def __repr__(self) -> str:
         return f"<Cluster {self._name!r} in {self._names}{' closed' if self._closed else ''}>"
 
-    # -- what classes of objects build on --
+    # -- for classes that implement a kind of object --
 
     def _open_names(self) -> Names:
         if self._closed:
@@ -177,29 +177,29 @@ class ClusterBase:
         readonly: bool = False,
         lifetime: Lifetime = "name",
     ) -> Memory:
-        """Memory of an object by its name, for classes that implement a kind of object.
+        """Attach to the memory of an object or create it, for classes that implement a kind of object.
 
         Parameters
         ----------
         name, create, mode, lifetime
             As of :class:`Cluster`.
         kind : str
-            Kind of object: another one under this name is a MismatchError.
+            Kind of object. If the name has another kind, that is a MismatchError.
         layout : callable
-            Called if the object is made. Returns the number of bytes, and a function that writes the object, including
-            its header, into a zeroed writable memoryview of them. It is called before the object has its name.
+            Called if the object is created. Returns the number of bytes, and a function that writes the object,
+            including its header, into a zeroed writable memoryview of them, before the object has its name.
         readonly : bool
-            Attach without the right to change anything.
+            Attach without the right to change the object.
 
         Returns
         -------
         Memory
-            Of the object, attached or made.
+            The memory of the object, attached or created.
 
         Raises
         ------
         ArgumentTypeError
-            ``layout`` can't be called, or returned something else.
+            ``layout`` can't be called, or did not return bytes and a function.
         """
         if not callable(layout):
             raise errors.ArgumentTypeError(f"layout={layout!r:.80} can't be called; pass a function")
@@ -235,7 +235,7 @@ class ClusterBase:
                     found = names.attach(name, kind, readonly)
                 except errors.NameNotFoundError:
                     if create is not False and not readonly:
-                        pass  # to be made
+                        pass  # created below
                     elif time.monotonic() >= end:
                         raise
                     else:
@@ -248,7 +248,7 @@ class ClusterBase:
                 return names.make(name, kind, *_laid_out(layout), mode, lifetime, open_)
             except errors.NameExistsError:
                 if create:
-                    raise  # otherwise another process was quicker, and may be gone again
+                    raise  # otherwise another process created the name first, and may have removed it again: retry
 
     def _object(self, kind: str, name: str, properties: dict[str, Any], **how: Any) -> Any:
         name = check_name(name)

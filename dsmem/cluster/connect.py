@@ -22,20 +22,20 @@ def connect(
     group: int | str | None = None,
     owner: int | str | None = None,
 ) -> Cluster:
-    """Open a cluster: by default this user's on this host.
+    """Open a cluster, by default the cluster "default" of this user on this host.
 
     Parameters
     ----------
     cluster : str
         Name of the cluster. Each cluster has its own names.
     context : Context, optional
-        Host objects in memory of this context: their names live in this process, and others attach by reference.
+        Host objects in memory of this context. Names exist in this process only; other processes attach by reference.
     mode : int, optional
-        File mode of names that are made, such as 0o660 or 0o640; 0o600 in a new cluster.
+        File mode of names that are created, such as 0o660 or 0o640; 0o600 in a new cluster.
     group : int or str, optional
-        Group that has the group's rights of ``mode``; by default the process's own.
+        Group to which the group bits of ``mode`` apply; by default that of the process.
     owner : int or str, optional
-        The user who owns the cluster and has opened it to others with ``mode``; by default the process's own.
+        User who owns the cluster and has opened it to others with ``mode``; by default that of the process.
 
     Returns
     -------
@@ -44,7 +44,8 @@ def connect(
     Raises
     ------
     InvalidNameError, InvalidArgumentError
-        Not a name; a mode with which nothing can be used; no such user or group; arguments that exclude each other.
+        Not a valid name; a mode other than 0o600 with any of 0o066; no such user or group; arguments that exclude
+        each other.
     NameNotFoundError, AccessDeniedError
         The other user has no such cluster, or has not opened it to this one.
 
@@ -73,20 +74,20 @@ def attach(ref: Reference, context: _core.Context | None = None) -> Any:
     ref : Reference
         The object's ``ref``, from another process or another host.
     context : Context, optional
-        For an object in memory of another process's context: one of the same fabric. By default the only one that is
-        open in this process.
+        For an object in memory of another process's context: a context of the same fabric. By default the only such
+        context that is open in this process.
 
     Returns
     -------
     Segment, Queue, Lock and so on
-        By the reference's ``kind``.
+        According to the reference's ``kind``.
 
     Raises
     ------
     NameNotFoundError, StaleDescriptorError
         The object has been unlinked or closed.
     InvalidArgumentError
-        Not a reference; or a context is needed, and there is none or more than one.
+        Not a reference; or a context is needed, and none or more than one is open.
     PeerDeadError, AuthenticationError, FencedError, TimeoutError
         As of :meth:`dsmem.Context.attach`.
 

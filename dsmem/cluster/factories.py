@@ -19,30 +19,31 @@ if TYPE_CHECKING:
 
 
 class Cluster(ClusterBase):
-    """A set of named objects: its methods make and find them. :func:`dsmem.connect` opens one.
+    """A set of named objects, which its methods create and find. :func:`dsmem.connect` opens one.
 
     All factory methods have these parameters:
 
     name : str
         1 to 200 letters, digits or any of ``. _ - +``, beginning with a letter or digit.
     create : bool or None
-        False: attach, or raise NameNotFoundError, which is a FileNotFoundError. True: make it, or raise
-        NameExistsError, which is a FileExistsError. None: attach, or make it if there is none.
+        False: attach, or raise NameNotFoundError, which is a FileNotFoundError. True: create, or raise
+        NameExistsError, which is a FileExistsError. None: attach, or create it if there is none.
     mode : int, optional
-        File mode of the name if it is made, such as 0o660.
+        File mode of the name if it is created, such as 0o660.
     lifetime : str
-        "name": it stays until it is unlinked. "creator": it goes when this cluster is closed or the process ends.
+        "name": it exists until it is unlinked. "creator": it is removed when this cluster is closed or the process
+        ends.
     timeout : float, optional
-        With ``create=False``: seconds to wait for the name to be made. (A barrier's timeout is another one.)
+        With ``create=False``: seconds to wait for the name to be created. (A barrier's timeout has another meaning.)
 
     Raises
     ------
     NameNotFoundError, NameExistsError, InvalidNameError
-        By ``create``; not a name.
+        As ``create`` says; not a valid name.
     MismatchError
-        The object exists with other properties than those that are asked for.
+        The object exists with other properties than those that are given.
     AccessDeniedError
-        Rights are missing: of the name's file, or of the cluster's folder.
+        Rights to the name's file or to the cluster's folder are missing.
     OutOfMemoryError
         There is no room for a new object.
     ClosedError
@@ -82,16 +83,16 @@ class Cluster(ClusterBase):
         name : str
             Its name.
         capacity_bytes : int, optional
-            Bytes of each producer's lane, rounded up to a power of 2; 1 MiB by default. A message takes its length and
+            Bytes of each producer's lane, rounded up to a power of 2; 1 MiB by default. A message takes its length plus
             8 bytes, rounded up to a multiple of 8 (of 16 in a hosted cluster).
         producers : "one", "many" or int, optional
-            How many there may be at a time, each with its own lane; "many" is 16, the default "one".
+            Greatest number of producers at a time, each with its own lane; "many" is 16. By default "one".
         consumers : "one" or "many", optional
-            "one" by default; many only between processes of one host.
+            "one" by default. "many" works only between processes of one host.
         max_message : int, optional
-            Bytes of the longest message; less than half of ``capacity_bytes``, a quarter by default.
+            Bytes of the longest message: less than half of ``capacity_bytes``, a quarter by default.
         drop_oldest : bool, optional
-            Whether a put() that finds no room drops the oldest message of its lane, and counts it.
+            Whether a put() that finds no room drops the oldest messages of its lane, and counts them.
         create, mode, lifetime, timeout
             As of :class:`Cluster`.
         spin : float, optional
@@ -106,7 +107,7 @@ class Cluster(ClusterBase):
         MismatchError
             The queue exists with other properties than those that are given.
         InvalidArgumentError
-            A property is invalid; the message says which values are not.
+            A property is invalid; the message says which one.
         """
         options = {
             "capacity_bytes": capacity_bytes,
@@ -140,13 +141,13 @@ class Cluster(ClusterBase):
         name, create, mode, lifetime, timeout
             As of :class:`Cluster`.
         members : int, optional
-            How many handles can be open at a time, 1 to 1024; 256 by default.
+            Greatest number of open handles, 1 to 1024; 256 by default.
         spin : float, optional
             Seconds to poll before sleeping; 1 µs by default, 0 on one core.
 
         Returns
         -------
-        dsmem.sync.Lock, or the class of the method
+        dsmem.sync.Lock, or the class that belongs to the method
 
         Raises
         ------
@@ -186,7 +187,7 @@ class Cluster(ClusterBase):
         lifetime: Lifetime = "name",
         timeout: float | None = None,
     ) -> sync.RLock:
-        """A lock that the thread that holds it may acquire again; parameters and errors as of :meth:`lock`."""
+        """A lock that the holding thread may acquire again; parameters and errors as of :meth:`lock`."""
         given = {"members": members, "spin": spin}
         made: sync.RLock = self._object("rlock", name, given, create=create, mode=mode, lifetime=lifetime, wait=timeout)
         return made
@@ -257,8 +258,8 @@ class Cluster(ClusterBase):
             Number of permits, 1 to 4096; 1 by default. With ``owned=False``: 0 to 2147483647.
         owned : bool
             True: a permit is released with the handle that acquired it, and becomes free when its process dies. False:
-            permits are only counted, so that a process can release what another one acquired, and those of dead
-            processes are lost.
+            permits are only counted. A process can release what another one acquired, and the permits of a dead process
+            are lost.
         name, create, spin, mode, lifetime, timeout
             As of :meth:`lock`.
 
@@ -269,7 +270,7 @@ class Cluster(ClusterBase):
         Raises
         ------
         NameNotFoundError, NameExistsError, MismatchError
-            By the convention of all objects.
+            As for all objects.
         """
         given = {"n": n, "spin": spin}
         kind = "semaphore" if _core.as_bool(owned, "owned") else "counting_semaphore"
@@ -285,7 +286,7 @@ class Cluster(ClusterBase):
         lifetime: Lifetime = "name",
         timeout: float | None = None,
     ) -> sync.Event:
-        """A flag to wait for; parameters and errors as of :meth:`lock`."""
+        """A flag that processes wait for; parameters and errors as of :meth:`lock`."""
         options = {"spin": spin}
         made: sync.Event = self._object(
             "event", name, options, create=create, mode=mode, lifetime=lifetime, wait=timeout
@@ -305,14 +306,14 @@ class Cluster(ClusterBase):
         lifetime: Lifetime = "name",
         timeout: float | None = None,
     ) -> sync.Condition:
-        """A condition, to wait under a lock until another process notifies.
+        """A condition variable: wait under a lock until another process notifies.
 
         Parameters
         ----------
         lock : dsmem.sync.Lock or dsmem.sync.RLock, optional
-            The lock that it is associated with, here and wherever it is opened; by default its own, a re-entrant one.
+            The lock that it is associated with, in every process that opens it; by default a private re-entrant one.
         members, waiters : int, optional
-            How many handles can be open, and how many threads can wait, at a time: 1 to 1024; 256 by default.
+            Greatest numbers of open handles and of waiting threads, each 1 to 1024; 256 by default.
         name, create, spin, mode, lifetime, timeout
             As of :meth:`lock`.
 
@@ -346,18 +347,18 @@ class Cluster(ClusterBase):
         mode: int | None = None,
         lifetime: Lifetime = "name",
     ) -> sync.Barrier:
-        """A barrier, where parties wait for each other.
+        """A barrier, at which parties wait for each other.
 
         Parameters
         ----------
         parties : int, optional
-            How many, 1 to 1024; needed to make one.
+            Number of parties, 1 to 1024; required to create a barrier.
         action : callable, optional
-            Called when the party of this handle comes last, before any party goes on.
+            Called if the party of this handle arrives last, before any party is released.
         timeout : float, optional
-            Seconds for a wait() that is given none; None: no limit.
+            Default timeout of wait() in seconds; None: no limit.
         members : int, optional
-            How many handles can be open at a time, 1 to 1024; 256 by default.
+            Greatest number of open handles, 1 to 1024; 256 by default.
         name, create, spin, mode, lifetime, timeout
             As of :meth:`lock`.
 
@@ -385,7 +386,7 @@ class Cluster(ClusterBase):
         lifetime: Lifetime = "name",
         timeout: float | None = None,
     ) -> sync.Once:
-        """A task for one process, on which the others wait; parameters and errors as of :meth:`lock`."""
+        """A task that one process does while the others wait; parameters and errors as of :meth:`lock`."""
         options = {"members": members, "spin": spin}
         made: sync.Once = self._object("once", name, options, create=create, mode=mode, lifetime=lifetime, wait=timeout)
         return made
@@ -411,23 +412,23 @@ class Cluster(ClusterBase):
         Parameters
         ----------
         shape : int or tuple of int, optional
-            Needed to make one, unless ``data`` or ``like`` has it.
+            Required to create a segment, unless ``data`` or ``like`` is given.
         dtype : dtype, optional
-            Type of the elements, also a structured one or one of ml_dtypes, but not Python objects. float64 by default,
-            unless ``data`` or ``like`` has another.
+            Type of the elements. It may be structured or one of ml_dtypes, but can't have Python objects. By default
+            that of ``data`` or ``like``, or float64.
         data : array_like, optional
-            First content of a segment that is made; shape and dtype are its own unless they are given. Segments are in
-            C order: each element keeps its index, not its place in memory.
+            Initial content of a new segment, which has the shape and dtype of the data unless they are given. Segments
+            are in C order: each element keeps its index, not its place in memory.
         like : array_like, optional
-            Shape and dtype are those of this array, unless they are given. (An array in Fortran order is a segment of
-            the reversed shape, used as ``segment.array.T``.)
+            Array whose shape and dtype are used unless they are given. (For an array in Fortran order, make a segment
+            of the reversed shape, and use it as ``segment.array.T``.)
         versioned : bool, optional
-            Make room for a second copy, so that :meth:`Segment.snapshot` returns whole versions.
+            Allocate a second copy, so that :meth:`Segment.snapshot` returns whole versions.
         capacity : int, optional
-            Make room for so many elements of the first axis. :meth:`Segment.resize` goes beyond that only if the
-            segment is a file and not versioned.
+            Allocate this many elements of the first axis. :meth:`Segment.resize` goes beyond that only if the segment
+            is a file and not versioned.
         readonly : bool
-            Attach without the right to change it.
+            Attach without the right to change the segment.
         name, create, mode, lifetime, timeout
             As of :class:`Cluster`.
 
@@ -440,7 +441,7 @@ class Cluster(ClusterBase):
         MismatchError
             The segment exists with another shape, dtype or ``versioned``.
         InvalidArgumentError
-            A property is invalid, or the data does not fit it.
+            A property is invalid, or the data does not fit the shape or dtype.
 
         Examples
         --------
@@ -470,7 +471,7 @@ class Cluster(ClusterBase):
         lifetime: Lifetime = "name",
         timeout: float | None = None,
     ) -> SharedClock:
-        """State of logical clocks that processes share, for :class:`dsmem.clock.HybridClock` and Lamport.
+        """Shared state of logical clocks, for :class:`dsmem.clock.HybridClock` and :class:`dsmem.clock.Lamport`.
 
         Parameters
         ----------

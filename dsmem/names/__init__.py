@@ -1,1 +1,1 @@
-"""Where the names of a cluster live: files of this host (local), or this process alone (hosted)."""
+"""Places for the names of a cluster: files of this host (local), or a table of this process (hosted)."""

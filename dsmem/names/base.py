@@ -1,4 +1,4 @@
-"""What a name may be, and what every place of names can do."""
+"""Valid names, and the interface of a place for names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 
 
 def check_name(name: object) -> str:
-    """Refuse what is no name.
+    """Check a name.
 
     Parameters
     ----------
@@ -26,12 +26,12 @@ def check_name(name: object) -> str:
     Returns
     -------
     str
-        The name, and no object of a class derived from str: formatting that gives whatever its author wants.
+        The name as a plain str. Formatting an instance of a derived class could give any text.
 
     Raises
     ------
     InvalidNameError
-        It is none.
+        The argument is not a valid name.
     """
     if isinstance(name, str):
         plain = str.__str__(name)
@@ -42,7 +42,7 @@ def check_name(name: object) -> str:
 
 @dataclass(frozen=True)
 class NameInfo:
-    """What :meth:`dsmem.Cluster.list` tells of a name.
+    """What :meth:`dsmem.Cluster.list` returns for each name.
 
     Attributes
     ----------
@@ -52,15 +52,15 @@ class NameInfo:
         "segment", "queue", "lock" and so on; "corrupt" for memory that is not an object, "other version" for an object
         of another release, "unreadable" without the right to read.
     nbytes : int
-        Memory that it takes, in bytes.
+        Size of its memory, in bytes.
     owner : str
-        The user who owns it; with the creator's pid if ``lifetime`` is "creator".
+        The user who owns it, and the creator's pid if ``lifetime`` is "creator".
     created : float
         Time of creation, in seconds since 1970.
     lifetime : str
         "name" (until it is unlinked) or "creator" (until its creator closes the cluster or ends).
     left : bool
-        Whether its creator is dead, so that :meth:`dsmem.Cluster.gc` and the next process that connects remove it.
+        Whether its creator is dead. :meth:`dsmem.Cluster.gc` and the next process that connects remove such a name.
     """
 
     name: str
@@ -73,14 +73,17 @@ class NameInfo:
 
 
 class Names(Protocol):
-    """A place of names. All methods may be called from any thread."""
+    """A place for names. All methods may be called from any thread."""
 
     @property
     def is_mapped(self) -> bool:
-        """Whether whoever can use an object has it mapped."""
+        """Whether every process that uses an object has it mapped."""
 
     def attach(self, name: str, kind: str, readonly: bool) -> Memory:
-        """Raise NameNotFoundError, AccessDeniedError, CorruptError, VersionError or MismatchError."""
+        """Attach to an object.
+
+        Raise NameNotFoundError, AccessDeniedError, CorruptError, VersionError or MismatchError.
+        """
 
     def make(
         self,
@@ -92,19 +95,23 @@ class Names(Protocol):
         lifetime: Lifetime,
         open_: Callable[[Memory], Opened],
     ) -> Opened:
-        """What open_ makes of the memory, which it gets before anybody else can; only then it has its name.
+        """Create an object, call open_ with its memory, and only then give it the name. Returns the result of open_.
 
-        Raise what open_ raises, NameExistsError, OutOfMemoryError or AccessDeniedError; then nothing is left.
+        No other process can reach the memory before that. Raise what open_ raises, NameExistsError, OutOfMemoryError or
+        AccessDeniedError; then nothing remains.
         """
 
     def infos(self) -> list[NameInfo]:
-        """All names, sorted."""
+        """Return all names, sorted."""
 
     def unlink(self, name: str, number: int = 0) -> None:
-        """Remove the name, of the object with this id only unless it is 0. NameNotFoundError, AccessDeniedError."""
+        """Remove the name. If number is not 0, only if it is the id of the object that has the name.
+
+        Raise NameNotFoundError or AccessDeniedError.
+        """
 
     def gc(self) -> list[str]:
-        """Remove what dead creators have left; returns those names."""
+        """Remove the names of dead creators, and return them."""
 
     def close(self) -> None:
-        """Names that were to go with this place go."""
+        """Remove the names whose lifetime ends with this place."""

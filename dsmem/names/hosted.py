@@ -1,4 +1,4 @@
-"""Names of one process: regions of a context, which others reach by reference."""
+"""Names of one process: regions of a context, to which other processes attach by reference."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class _Object:
 class HostedNames:
     """The names of this process, in memory of a context.
 
-    Memory goes when it has neither a name nor a handle in this process; descriptors of it are stale then.
+    Memory is freed when it has neither a name nor a handle in this process. Its descriptors are stale then.
 
-    There is no lock, which an exception of a signal handler could leave locked, and another thread at a fork. Each
-    change of the table or of an object's handles is one call that runs no code of Python's; who finds after his change
-    that nobody has the object any more closes its region, which may be done twice. Where an interrupt prevents that,
-    the region goes with the last reference to it.
+    There is no lock: an exception of a signal handler could leave it locked, and so could another thread at a fork.
+    Each change of the table, or of an object's handles, is one call that runs no Python code, and so is atomic. The
+    thread that finds after its change that the object has neither a name nor a handle closes its region, which may be
+    done twice. If an interrupt prevents that, the region is closed with the last reference to it.
 
     Parameters
     ----------
     context : Context
-        Where the memory is allocated and through which it is attached.
+        The context in which memory is allocated and through which it is attached.
     """
 
     def __init__(self, context: _core.Context) -> None:
@@ -48,11 +48,11 @@ class HostedNames:
 
     @property
     def is_mapped(self) -> bool:
-        """Whether others map what this process allocates."""
+        """Whether other processes map what this process allocates."""
         return self.context.capabilities.local_memory
 
     def attach(self, name: str, kind: str, readonly: bool) -> Memory:
-        """One handle more."""
+        """Attach one more handle."""
         name = check_name(name)
         found = self._objects.get(name)
         if found is None:
@@ -79,7 +79,7 @@ class HostedNames:
         lifetime: Lifetime,
         open_: Callable[[Memory], Opened],
     ) -> Opened:
-        """Make an object, open it and give it the name."""
+        """Create an object, open it and give it the name."""
         if mode is not None:
             raise errors.InvalidArgumentError(f"mode={mode!r}: only names of a local cluster have a file mode")
         name = check_name(name)
@@ -98,7 +98,7 @@ class HostedNames:
                 raise errors.NameExistsError(repr(name))
             return made
         except BaseException:
-            if held is not None:  # interrupted on the way out
+            if held is not None:  # an interrupt may have come after it got the name
                 _core.remove_item(self._objects, name, held)
             with contextlib.suppress(errors.DsmemError):
                 if made is not None:
@@ -112,7 +112,7 @@ class HostedNames:
             of.region.close()
 
     def infos(self) -> list[NameInfo]:
-        """All names, sorted."""
+        """Return all names, sorted."""
         found = list(self._objects.values())
         infos = [NameInfo(o.ref.name, o.ref.kind, o.region.nbytes, o.owner, o.created, "creator") for o in found]
         return sorted(infos, key=lambda info: info.name)
@@ -126,10 +126,10 @@ class HostedNames:
         self._release(found)
 
     def gc(self) -> list[str]:
-        """Nothing: the only creator is alive."""
+        """Remove nothing: the only creator is this process."""
         return []
 
     def close(self) -> None:
-        """All names go."""
+        """Remove all names."""
         for info in self.infos():
             self.unlink(info.name)

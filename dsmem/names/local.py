@@ -1,12 +1,13 @@
 """Names of this host: files of shared memory, one folder for each cluster.
 
-A name is a file ``/dev/shm/dsmem-<uid>/<cluster>/<name>``. It is made without a name, gets its whole length, is
-written, and only then linked: at every instruction a name is whole or not there, and whoever is killed leaves nothing.
-Memory is given at once, so that no room is an error of the creator and never a SIGBUS of a user.
+A name is a file ``/dev/shm/dsmem-<uid>/<cluster>/<name>``. The file is created without a name (O_TMPFILE), allocated in
+its whole length, written, and only then linked. At every instruction a name is complete or absent, and a process that
+is killed leaves nothing. All pages are allocated at once, so that lack of space is an error for the creator and never a
+SIGBUS for a user.
 
-A name that goes with its creator has a mark, an empty file ``.owned/<identity>/<inode>-<name>`` that is made before the
-name. At the end of the process, or once it is proven dead, the names that it has marks of are removed, if they are
-still the same files; that is looked at under a lock of the folder which every unlink takes, too.
+A name with the lifetime "creator" has a mark, an empty file ``.owned/<identity>/<inode>-<name>`` that is created before
+the name. When the process exits, or once its death is proven, the names for which it has marks are removed, if they are
+still the same files. That is checked under a lock of the folder, which every unlink takes, too.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ _MADE_OFFSET = 32
 
 
 def user_folder(owner: int) -> Path:
-    """The folder that holds all clusters of a user."""
+    """Return the folder that holds all clusters of a user."""
     return ROOT / f"dsmem-{owner}"
 
 
 def clusters(owner: int | None = None) -> list[str]:
-    """The clusters of a user (None: of this one) that have a folder, sorted."""
+    """Return the clusters of a user (None: of this one) that have a folder, sorted."""
     folder = user_folder(os.geteuid() if owner is None else owner)
     try:
         with os.scandir(folder) as entries:
@@ -54,7 +55,7 @@ def clusters(owner: int | None = None) -> list[str]:
 
 
 def survey() -> dict[str, dict[str, int]]:
-    """How many names this user's clusters have, and how many of them are left of creators that are dead.
+    """Count the names in each of this user's clusters, and those whose creators are dead.
 
     Returns
     -------
@@ -71,7 +72,7 @@ def survey() -> dict[str, dict[str, int]]:
 
 
 def user_name(uid: int) -> str:
-    """The name of a user; the number where there is none."""
+    """Return the name of a user, or the number if it has no name."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -79,19 +80,19 @@ def user_name(uid: int) -> str:
 
 
 def _number(what: str, value: object) -> int:
-    number: int | None = _core.checked_int(value, 0, (1 << 32) - 2)  # the last one means none to the kernel
+    number: int | None = _core.checked_int(value, 0, (1 << 32) - 2)  # to the kernel the greatest number means none
     if number is None:
         raise errors.InvalidArgumentError(f"{what}={value!r}: a name, or a number from 0 to {(1 << 32) - 2}")
     return number
 
 
 def user_number(user: int | str) -> int:
-    """The number of a user given by number or name."""
+    """Return the number of a user, given by number or name."""
     if not isinstance(user, str):
         return _number("owner", user)
     try:
         return pwd.getpwnam(user).pw_uid
-    except (KeyError, ValueError):  # a text with a NUL
+    except (KeyError, ValueError):  # ValueError: text with a NUL
         raise errors.InvalidArgumentError(f"owner={user!r}: no such user") from None
 
 
@@ -100,12 +101,12 @@ def _group_number(group: int | str) -> int:
         return _number("group", group)
     try:
         return grp.getgrnam(group).gr_gid
-    except (KeyError, ValueError):  # a text with a NUL
+    except (KeyError, ValueError):  # ValueError: text with a NUL
         raise errors.InvalidArgumentError(f"group={group!r}: no such group") from None
 
 
 def _is_outside(user: int) -> bool:
-    """Whether the number stands for all users that this user namespace has none for."""
+    """Whether the number stands for users without a number in this user namespace (the overflow uid)."""
     try:
         whole = Path("/proc/self/uid_map").read_text().split() == ["0", "0", str((1 << 32) - 1)]
         return not whole and user == int(Path("/proc/sys/kernel/overflowuid").read_text())
@@ -123,7 +124,7 @@ def _of_another(folder: Path, info: os.stat_result, owner: int) -> errors.Access
 
 
 def check_mode(mode: int) -> int:
-    """Refuse what is no file mode with which an object can be used."""
+    """Check a file mode: 0o600 with any of 0o066."""
     bits: int | None = _core.checked_int(mode, 0o600, 0o666)
     if bits is None or bits & ~0o666:
         raise errors.InvalidArgumentError(f"mode={mode!r}: 0o600 with any of 0o066")
@@ -131,7 +132,7 @@ def check_mode(mode: int) -> int:
 
 
 def _own(folder: Path) -> None:
-    """The user may use its own folder, whatever the umask was of who made it, or who was killed before this."""
+    """Give the owner all rights to its folder: a umask, or a kill of its creator before this, may have left fewer."""
     info = folder.lstat()
     mode = stat.S_IMODE(info.st_mode)
     if stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and mode & 0o700 != 0o700:
@@ -139,12 +140,12 @@ def _own(folder: Path) -> None:
 
 
 def _link(fd: int, path: Path) -> None:
-    # The source is absolute; src_dir_fd only makes Python call linkat, which follows the link in /proc.
+    # The source is absolute. src_dir_fd only makes Python call linkat(), which follows the link in /proc.
     os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
 
 
 def _allocate(fd: int, nbytes: int) -> int:
-    """Give the file whole pages for at least nbytes; what it had it keeps. Returns how many bytes it has now."""
+    """Allocate whole pages for at least nbytes, and return their bytes. Existing content is kept."""
     size = -(-nbytes // _PAGE) * _PAGE
     if size >= 1 << 62:
         raise OSError(errno.ENOMEM, "")
@@ -153,7 +154,7 @@ def _allocate(fd: int, nbytes: int) -> int:
 
 
 class _Header(NamedTuple):
-    """What an object's first bytes say of it."""
+    """Header of an object."""
 
     magic: bytes
     version: int
@@ -165,7 +166,7 @@ class _Header(NamedTuple):
 
 
 def _header(file: _core.File) -> _Header | None:
-    """None: it is no object, or one of another release."""
+    """Read the header of an object; None if the file is not an object, or one of another release."""
     raw = os.pread(file.fileno(), _HEADER.size, 0)
     if len(raw) < _HEADER.size:
         return None
@@ -181,7 +182,7 @@ def _expect(name: str, header: _Header | None, number: int) -> None:
 
 
 class _Self:
-    """What this process is as a creator of names: its identity, and the places where it has made such names."""
+    """This process as a creator of names: its identity, and the places where it created names with that lifetime."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -200,7 +201,7 @@ _self: _Self | None = None
 def _this_process() -> _Self:
     global _self
     known = _self
-    if known is None or known.pid != os.getpid():  # a child of fork is another creator
+    if known is None or known.pid != os.getpid():  # a child of fork() is another creator
         known = _self = _Self()
         leaving.expect_end()
     return known
@@ -218,14 +219,14 @@ class LocalNames:
     Parameters
     ----------
     cluster : str
-        Its name.
+        Name of the cluster.
     owner : int
-        Whose cluster; another user's must be there and grant this user's group or others what is done to it.
+        User who owns the cluster. That of another user must exist, and its mode must grant what is done to it.
     mode : int, optional
-        Mode of the names to come, such as 0o660; the folder gets the rights that go with it. None: that of the folder,
-        0o600 for a new one.
+        Mode of names created from now on, such as 0o660; the folder gets the corresponding rights. None: the mode of
+        the folder, 0o600 for a new one.
     group : int or str, optional
-        Group of the folder and so of the names in it.
+        Group of the folder, and so of the names in it.
     """
 
     is_mapped = True
@@ -236,7 +237,7 @@ class LocalNames:
         self.folder = user_folder(owner) / self.cluster
         self._mode = None if mode is None else check_mode(mode)
         self._group = None if group is None else _group_number(group)
-        self._mine: set[tuple[str, int]] = set()  # names that go with this place, and the inodes that they had
+        self._mine: set[tuple[str, int]] = set()  # (name, inode) of names to remove when this place is closed
         self._prepare()
 
     def __repr__(self) -> str:
@@ -245,7 +246,7 @@ class LocalNames:
     # -- folders --
 
     def _prepare(self) -> None:
-        """Make sure of the folder, and that it is the owner's."""
+        """Create the folders if they are missing, and check that they are the owner's."""
         try:
             if self.owner == os.geteuid():
                 self._make_folders()
@@ -261,11 +262,11 @@ class LocalNames:
     def _make_folders(self) -> None:
         parent = self.folder.parent
         with contextlib.suppress(FileExistsError):
-            parent.mkdir(0o700)  # less what the umask takes away
+            parent.mkdir(0o700)  # the umask may remove bits
         info = parent.lstat()
         if info.st_uid != self.owner or not stat.S_ISDIR(info.st_mode):
-            return  # _prepare says so
-        if stat.S_IMODE(info.st_mode) != 0o711:  # others pass through it, and see nothing
+            return  # _prepare reports it
+        if stat.S_IMODE(info.st_mode) != 0o711:  # other users may search the folder, but not list it
             parent.chmod(0o711)
         for folder in (self.folder, self.folder / _OWNED):
             with contextlib.suppress(FileExistsError):
@@ -283,11 +284,11 @@ class LocalNames:
             folder.chmod(bits)
 
     def default_mode(self) -> int:
-        """Of a name for which the caller asks none."""
+        """Return the mode of a name that is created without a mode."""
         return stat.S_IMODE(self.folder.stat().st_mode) & 0o666 if self._mode is None else self._mode
 
     def _locked(self) -> _core.FolderLock:
-        """No name is unlinked by others meanwhile. A killed holder frees it; for a stopped one nobody waits long."""
+        """Lock against unlink() by others. The lock of a killed holder is free; a wait for a stopped one times out."""
         return _core.FolderLock(self.folder, _LOCK_SECONDS)
 
     # -- names --
@@ -296,11 +297,11 @@ class LocalNames:
         return Reference(kind, name, number, self.owner, self.cluster, readonly=readonly)
 
     def attach(self, name: str, kind: str, readonly: bool) -> Memory:
-        """Map what has the name."""
+        """Map the object that has the name."""
         return self.attach_reference(self._reference(check_name(name), kind, readonly))
 
     def attach_reference(self, ref: Reference, at_least: int = 0) -> Memory:
-        """Map what has the reference's name, if it is still the same object; make it as long as wanted before."""
+        """Map the object that has the reference's name, if it is the same one. First extend it to at_least bytes."""
         ref = replace(ref, name=check_name(ref.name))
         path = self.folder / ref.name
         flags = os.O_RDONLY if ref.readonly else os.O_RDWR
@@ -327,13 +328,13 @@ class LocalNames:
         lifetime: Lifetime,
         open_: Callable[[Memory], Opened],
     ) -> Opened:
-        """Make an object, open it and give it the name: the whole object, or an exception and nothing."""
+        """Create an object, open it and give it the name. After an exception nothing of it remains."""
         name = check_name(name)
         path = self.folder / name
         mode = None if mode is None else check_mode(mode)
         creator = _this_process().identity if lifetime == "creator" else 0
         try:
-            if os.path.lexists(path):  # before memory is taken; linking decides
+            if os.path.lexists(path):  # checked before memory is allocated; linking decides
                 raise FileExistsError(errno.EEXIST, "")
             with self._unnamed(mode) as file:
                 memory = self._written(file, name, kind, nbytes, format, creator)
@@ -341,7 +342,7 @@ class LocalNames:
                 try:
                     try:
                         self._give_name(file, path, creator)
-                    except FileNotFoundError:  # gc took the folder, which had no name yet
+                    except FileNotFoundError:  # gc removed the folder, which had no names yet
                         self._prepare()
                         self._give_name(file, path, creator)
                 except BaseException:
@@ -360,7 +361,7 @@ class LocalNames:
                 format(view)
                 number = object_id(view)
         except BaseException:
-            remote.detach()  # at once, or with the view that an interrupt has left open
+            remote.detach()  # unmaps at once, or with a view that an interrupt has left open
             raise
         return Memory(remote, self._reference(name, kind, number=number))
 
@@ -368,7 +369,7 @@ class LocalNames:
         flags = os.O_TMPFILE | os.O_RDWR
         try:
             file = _core.File(self.folder, flags, 0o600)
-        except FileNotFoundError:  # the last name went, and gc took the folder
+        except FileNotFoundError:  # the last name was removed, and then the folder by gc
             self._prepare()
             file = _core.File(self.folder, flags, 0o600)
         os.fchmod(file.fileno(), self.default_mode() if mode is None else mode)
@@ -384,7 +385,7 @@ class LocalNames:
         try:
             with contextlib.suppress(FileExistsError):
                 mark.parent.mkdir(stat.S_IMODE(mark.parent.parent.stat().st_mode))
-                mark.parent.chmod(stat.S_IMODE(mark.parent.parent.stat().st_mode))  # whatever the umask took away
+                mark.parent.chmod(stat.S_IMODE(mark.parent.parent.stat().st_mode))  # despite the umask
             _core.File(mark, os.O_WRONLY | os.O_CREAT, 0o600).close()
             self._mine.add((path.name, inode))
             _link(file.fileno(), path)
@@ -395,7 +396,7 @@ class LocalNames:
             raise
 
     def infos(self) -> list[NameInfo]:
-        """All names, sorted."""
+        """Return all names, sorted."""
         found, dead = [], {0: False}
         try:
             with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
@@ -409,17 +410,17 @@ class LocalNames:
         return sorted(found, key=lambda info: info.name)
 
     def _info(self, entry: os.DirEntry[str], dead: dict[int, bool]) -> NameInfo | None:
-        """None: it is no file. dead: what is known of creators."""
+        """Describe an entry; None if it is not a file. ``dead`` caches whether creators are dead."""
         info = entry.stat(follow_symlinks=False)
         if not stat.S_ISREG(info.st_mode):
             return None
         kind, header, owner = "unreadable", None, user_name(info.st_uid)
         with contextlib.suppress(PermissionError), _core.File(entry.path, _READ) as file:
-            info = os.fstat(file.fileno())  # of the file that is looked at: the name may be another's meanwhile
+            info = os.fstat(file.fileno())  # of the open file: the name may be another file's now
             kind, header = _kind_of(file, info.st_size), _header(file)
         creator = header.creator if header else 0
         pid = _core.identity_pid(creator)
-        if pid:  # of this PID namespace
+        if pid:  # in this PID namespace
             owner = f"{owner} pid {pid}"
         if creator not in dead:
             dead[creator] = _core.identity_dead(creator)
@@ -428,7 +429,7 @@ class LocalNames:
         return NameInfo(entry.name, kind, info.st_size, owner, made, lifetime, dead[creator])
 
     def unlink(self, name: str, number: int = 0) -> None:
-        """Remove the name, whatever has it or only if it is this object; who has the memory mapped goes on using it."""
+        """Remove the name; if number is not 0, only that of the object with this id. Mappings stay valid."""
         name = check_name(name)
         path = self.folder / name
         try:
@@ -446,7 +447,7 @@ class LocalNames:
         except OSError as error:
             raise refused(error, repr(name)) from None
 
-    # -- names that go with their creator --
+    # -- names with the lifetime "creator" --
 
     def _mark(self, creator: int, inode: int, name: str) -> Path:
         return self.folder / _OWNED / f"{creator:016x}" / f"{inode}-{name}"
@@ -460,19 +461,19 @@ class LocalNames:
         return found
 
     def _is(self, path: Path, inode: int, creator: int) -> bool:
-        """Whether the name is still of the file that the creator's mark is of."""
+        """Whether the name still belongs to the file for which the creator made the mark."""
         try:
             if path.lstat().st_ino != inode:
                 return False
             with contextlib.suppress(PermissionError), _core.File(path, _READ) as file:
                 header = _header(file)
-                return header is not None and header.creator == creator  # a number of an inode may come again
+                return header is not None and header.creator == creator  # inode numbers are reused
         except FileNotFoundError:
             return False
         return True
 
     def end_of(self, creator: int) -> list[str]:
-        """Remove the names that were to go with a creator; not those that this user may not remove."""
+        """Remove the names whose lifetime ends with a creator, except those that this user may not remove."""
         removed = []
         home = self.folder / _OWNED / f"{creator:016x}"
         with contextlib.suppress(errors.BusyError, FileNotFoundError, PermissionError), self._locked():
@@ -488,7 +489,7 @@ class LocalNames:
         return removed
 
     def gc(self) -> list[str]:
-        """Remove the names that were to go with creators that are dead; not those that this user may not remove."""
+        """Remove the names whose lifetime ends with dead creators, except those that this user may not remove."""
         dead = [creator for creator in self._creators() if _core.identity_dead(creator)]
         try:
             return sorted(name for creator in dead for name in self.end_of(creator))
@@ -496,7 +497,7 @@ class LocalNames:
             raise refused(error, f"the names in {self.folder}") from None
 
     def remove_if_empty(self) -> bool:
-        """Remove the folder of a cluster without names."""
+        """Remove the folder of a cluster if it has no names."""
         for creator in self._creators():
             with contextlib.suppress(OSError):
                 (self.folder / _OWNED / f"{creator:016x}").rmdir()
@@ -510,9 +511,9 @@ class LocalNames:
         return True
 
     def close(self) -> None:
-        """The names that were made here to go with their creator go; the others stay.
+        """Remove the names with the lifetime "creator" that were created through this place.
 
-        What can't be removed hinders no other, and is tried again by the next close().
+        A name that can't be removed does not keep the others from being removed. The next close() tries it again.
         """
         if not self._mine:
             return

@@ -1,4 +1,4 @@
-"""Shared memory under names as the kernel has it: how much room there is, and what a failed system call means there."""
+"""The file system of named shared memory: its free space, and the meaning of failed system calls on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONTAINER = "docker run --shm-size=SIZE"
 
 @dataclass(frozen=True)
 class Room:
-    """What the file system of shared memory has, and has free; a limit of 0 is none."""
+    """Size and free space of the file system of shared memory. A total of 0 means no limit."""
 
     bytes: int
     bytes_free: int
@@ -31,7 +31,7 @@ class Room:
 
 
 def room() -> Room:
-    """How much room is left.
+    """Return size and free space.
 
     Returns
     -------
@@ -67,16 +67,16 @@ def _no_access(what: str, number: int) -> errors.DsmemError:
 
 
 def refused(error: OSError, what: str, nbytes: int = 0) -> errors.DsmemError:
-    """A failed system call as the exception that says most.
+    """Return the most specific exception for a failed system call.
 
     Parameters
     ----------
     error : OSError
-        As it was raised; one of ours comes back as it is.
+        The error that was raised. A DsmemError is returned as it is.
     what : str
-        What was opened or made.
+        What was opened or created.
     nbytes : int
-        How long a file was to be made or lengthened; 0: none was.
+        Length with which a file was to be created, or to which it was to be extended; 0 for any other call.
 
     Returns
     -------

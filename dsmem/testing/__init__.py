@@ -1,1 +1,1 @@
-"""What the tests of dsmem and of its users share. Needs pytest."""
+"""Helpers for tests, of dsmem and of programs that use it. Needs pytest."""

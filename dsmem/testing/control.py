@@ -1,4 +1,4 @@
-"""The control protocol (docs/protocols/handshake.md) spoken by hand: for tests that must misbehave, on either side."""
+"""The control protocol (docs/protocols/handshake.md) step by step, for tests in which either side misbehaves."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from dsmem.handshake import CHALLENGE, HEADER, HELLO, MAC, MOST, VERDICT, Handsh
 
 ATTACH, ENDPOINT, STATUS, BYE = 1, 2, 3, 4
 REPLY = 0x8000
-QUESTION = HEADER.size + 16 + MAC  # bytes of an ATTACH or a STATUS
+QUESTION = HEADER.size + 16 + MAC  # bytes of an ATTACH or STATUS request
 
 
 def connect(address: str, timeout: float = 10.0) -> socket.socket:
-    """A stream to an agent.
+    """Connect a stream to an agent.
 
     Parameters
     ----------
     address : str
         "unix:@NAME" or "tcp:HOST:PORT", as in a descriptor.
     timeout : float
-        Seconds, for everything that is done with the socket.
+        Seconds, for each operation on the socket.
     """
     kind, _, rest = address.partition(":")
     if kind == "unix":
@@ -46,7 +46,7 @@ def connect(address: str, timeout: float = 10.0) -> socket.socket:
 
 
 def receive(s: socket.socket, n: int) -> bytes:
-    """Exactly n bytes, or fewer where the stream ends."""
+    """Receive exactly n bytes, or fewer if the stream ends."""
     data = b""
     with contextlib.suppress(ConnectionError):
         while len(data) < n and (part := s.recv(n - len(data))):
@@ -55,12 +55,12 @@ def receive(s: socket.socket, n: int) -> bytes:
 
 
 def forge(descriptor: dsmem.Descriptor | bytes, **fields: int | bytes | str) -> bytes:
-    """A descriptor with other fields and the right checksum.
+    """Return a descriptor with changed fields and the right checksum.
 
     Parameters
     ----------
     descriptor : Descriptor or bytes
-        The one to begin with.
+        The descriptor to change.
     **fields
         version, fabric, kind, access, node, region, generation, nbytes, base, key, address.
     """
@@ -87,16 +87,16 @@ def forge(descriptor: dsmem.Descriptor | bytes, **fields: int | bytes | str) -> 
 
 
 class Stranger:
-    """A client of an agent that says what it is told to.
+    """A client of an agent that sends what the test tells it to.
 
     Parameters
     ----------
     address : str
-        Of the agent.
+        Address of the agent.
     node : bytes, optional
         The node id that it claims; by default a random one.
     dialled : str, optional
-        The address that it claims to have dialled; by default the one of the agent.
+        The address that it claims to have dialled; by default that of the agent.
     """
 
     def __init__(self, address: str, node: bytes | None = None, dialled: str | None = None) -> None:
@@ -110,13 +110,13 @@ class Stranger:
         self._asking = self._answer = bytes(32)
 
     def hello(self, version: int = 2) -> int:
-        """Send HELLO and take the CHALLENGE; returns its status."""
+        """Send HELLO, receive the CHALLENGE and return its status."""
         self.socket.sendall(HELLO.pack(b"DSMH", version, 0, self.node, self.nonce))
         self.challenge = receive(self.socket, CHALLENGE.size)
         return int(struct.unpack_from("<H", self.challenge, 6)[0])
 
     def prove(self, secret: bytes) -> int | None:
-        """Send PROOF and take the VERDICT; None where the stream ended without one, or it proves nothing."""
+        """Send PROOF, receive the VERDICT and return its status. None: the stream ended, or its proof is wrong."""
         handshake = Handshake(
             secret,
             self._dialled,
@@ -136,16 +136,16 @@ class Stranger:
         return int(status)
 
     def sealed(self, kind: int, payload: bytes = b"", *, length: int | None = None) -> bytes:
-        """The next message, which is not sent; length is what its header says."""
+        """Return the next message without sending it. ``length``: length in its header."""
         self.number += 1
         return seal(self._asking, kind, self.number, payload, length=length)
 
     def send(self, kind: int, payload: bytes = b"", *, length: int | None = None, magic: bytes = b"DSMM") -> None:
-        """Send one message; length is what its header says."""
+        """Send one message. ``length``: length in its header."""
         self.socket.sendall(magic + self.sealed(kind, payload, length=length)[4:])
 
     def reply(self) -> tuple[int, int, int, bytes, list[int]]:
-        """Take one reply: kind, number, status, payload and file descriptors, or ConnectionError."""
+        """Receive one reply: kind, number, status, payload and file descriptors, or ConnectionError."""
         head, fds, _, _ = socket.recv_fds(self.socket, HEADER.size, 4)
         if len(head) < HEADER.size:
             raise ConnectionError("the agent has ended the stream")
@@ -153,7 +153,7 @@ class Stranger:
         return (*unseal(self._answer, head + receive(self.socket, min(length, MOST) + MAC)), list(fds))
 
     def ask(self, kind: int, payload: bytes = b"") -> tuple[int, bytes, list[int]]:
-        """Send one message; returns status, payload and file descriptors of the reply, or ConnectionError."""
+        """Send one message, and return status, payload and file descriptors of the reply, or raise ConnectionError."""
         self.send(kind, payload)
         answered, number, status, data, fds = self.reply()
         if (answered, number) != (kind | REPLY, self.number):
@@ -161,7 +161,7 @@ class Stranger:
         return status, data, fds
 
     def ended(self) -> bool:
-        """Wait until the agent ends the stream; False: it said something instead."""
+        """Wait until the agent ends the stream. False: it sent a byte instead."""
         return receive(self.socket, 1) == b""
 
     def __enter__(self) -> Self:
@@ -174,17 +174,17 @@ class Stranger:
 
 
 class FakeOwner:
-    """An agent at an abstract Unix socket that knows the secret and answers what 'answer' tells it to.
+    """An agent at an abstract Unix socket that knows the secret; the callable ``answer`` decides what it sends.
 
     Parameters
     ----------
     secret : bytes
-        What the client must know.
+        The secret that the client must know.
     answer : callable
-        Called with the socket of each client that has connected and the bytes of its HELLO, in a thread. What is to be
-        said after that is up to it; :meth:`do_handshake` does the rest of the handshake.
+        Called in a thread with this object, the socket of each client that has connected, and the bytes of its HELLO.
+        It does all the rest; :meth:`do_handshake` does the rest of the handshake.
     backlog : int
-        Of the listening socket.
+        Backlog of the listening socket.
     """
 
     def __init__(
@@ -202,11 +202,11 @@ class FakeOwner:
         self._client: socket.socket | None = None
 
     def descriptor(self, genuine: dsmem.Descriptor) -> bytes:
-        """A descriptor that leads here."""
+        """Return a descriptor that leads to this agent."""
         return forge(genuine, node=self.node, address=self.address)
 
     def start(self) -> Self:
-        """Begin to accept."""
+        """Begin to accept connections."""
         self._thread.start()
         return self
 
@@ -222,13 +222,13 @@ class FakeOwner:
                 self._answer(self, client, receive(client, HELLO.size))
 
     def handshake(self, hello: bytes) -> Handshake:
-        """The handshake that a HELLO begins, as far as the CHALLENGE."""
+        """Return the state of the handshake that a HELLO begins, ready to send the CHALLENGE."""
         handshake = Handshake(self.secret, self.address, server=self.node, server_nonce=os.urandom(32))
         handshake.heard_hello(hello)
         return handshake
 
     def do_handshake(self, client: socket.socket, hello: bytes) -> None:
-        """Answer HELLO as an agent does, whatever the client's PROOF is."""
+        """Answer HELLO as an agent does, without checking the client's PROOF."""
         handshake = self.handshake(hello)
         client.sendall(handshake.challenge())
         receive(client, MAC)
@@ -245,7 +245,7 @@ class FakeOwner:
         status: int = 0,
         length: int | None = None,
     ) -> bytes:
-        """The bytes of a genuine reply to a question, whose kind and number are the default."""
+        """Return a reply with a valid MAC. Kind and number are by default those that match the question."""
         asked, n = struct.unpack_from("<HxxQ", question, 4)
         return seal(
             self._key,
@@ -262,7 +262,7 @@ class FakeOwner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for s in (self._listener, self._client):  # wakes accept and recv
+        for s in (self._listener, self._client):  # wakes accept() and recv()
             with contextlib.suppress(OSError, AttributeError):
                 s.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
         self._listener.close()

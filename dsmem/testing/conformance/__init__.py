@@ -1,7 +1,7 @@
-"""One suite for every fabric: what an owner and its peers may rely on.
+"""A suite of tests for every fabric: what an owner and its peers may rely on.
 
-Import its tests into a module of your own and provide a fixture or parameter ``fabric`` (a name or URL that
-:class:`dsmem.Context` takes)::
+Import the tests into a test module, and provide a fixture or parameter ``fabric`` (a name or URL for
+:class:`dsmem.Context`)::
 
     from dsmem.testing.conformance import *
 

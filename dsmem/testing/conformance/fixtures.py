@@ -1,4 +1,4 @@
-"""What the tests of the suite begin with."""
+"""Fixtures of the suite."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from numpy.typing import NDArray
 
 import dsmem
 
-SECRET = b"c0f0" * 16  # a key, as dsmem makes them: nothing to stretch, which takes long in an emulated guest
+SECRET = b"c0f0" * 16  # a key, as dsmem generates them: stretching would take long in an emulated guest
 
 
 def open_context(fabric: str) -> dsmem.Context:
-    """A context with the suite's secret."""
+    """Open a context with the suite's secret."""
     return dsmem.Context(fabric, secret=SECRET)
 
 
 @pytest.fixture
 def owner(fabric: str) -> Iterator[dsmem.Context]:
-    """The context whose memory is used."""
+    """The context that owns the memory."""
     with open_context(fabric) as context:
         yield context
 
 
 @pytest.fixture
 def peer(fabric: str) -> Iterator[dsmem.Context]:
-    """The context that uses it."""
+    """The context that uses the memory."""
     with open_context(fabric) as context:
         yield context
 
@@ -41,11 +41,11 @@ def region(owner: dsmem.Context) -> Iterator[dsmem.Region]:
 
 @pytest.fixture
 def remote(peer: dsmem.Context, region: dsmem.Region) -> Iterator[dsmem.Remote]:
-    """The region, seen by the peer."""
+    """The region, as attached by the peer."""
     with peer.attach(region.descriptor) as remote:
         yield remote
 
 
 def some_bytes(n: int, seed: int = 1) -> NDArray[np.uint8]:
-    """N random bytes, the same each time."""
+    """Return n pseudorandom bytes, the same for each seed."""
     return np.random.default_rng(seed).integers(0, 256, n, dtype=np.uint8)

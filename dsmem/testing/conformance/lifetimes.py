@@ -1,4 +1,4 @@
-"""Descriptors, regions, remotes, contexts and their owners: what they outlive, and what outlives them."""
+"""Lifetimes of descriptors, regions, remotes, contexts and their owners."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ sys.stdin.read()
 
 
 def _is_dead(peer: dsmem.Context, remote: dsmem.Remote, descriptor: bytes) -> None:
-    """Once an attach was refused, the owner is known to be dead, and every later op says exactly that."""
+    """Once an attach was refused, the owner is known to be dead, and every later op raises PeerDeadError."""
     for op in (
         lambda: peer.attach(descriptor),
         lambda: remote.read(0, bytearray(8), timeout=10),
@@ -140,7 +140,7 @@ def test_killed_owner(fabric: str, peer: dsmem.Context) -> None:
 
 
 def _in_child(check: Callable[[], None]) -> int:
-    """Run something in a forked child; its exit status."""
+    """Run check in a forked child, and return the child's exit status."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: the process has threads
         pid = os.fork()
@@ -224,7 +224,7 @@ def test_a_child_does_not_hide_the_death_of_its_parent(fabric: str, peer: dsmem.
         remote = peer.attach(bytes.fromhex(descriptor))
         process.kill()
         process.wait()
-        os.kill(int(child), 0)  # lives on
+        os.kill(int(child), 0)  # the child is alive
         with pytest.raises((errors.PeerDeadError, errors.CanceledError, errors.TransportError)):
             for _ in range(1_000_000):
                 remote.fetch_add(0, 1, timeout=10)
@@ -232,7 +232,7 @@ def test_a_child_does_not_hide_the_death_of_its_parent(fabric: str, peer: dsmem.
         remote.close()
 
 
-# ---- dropped, and closed in the midst ----
+# ---- dropped, and closed while in use ----
 
 
 def test_what_is_dropped_open_warns_and_is_closed(fabric: str, owner: dsmem.Context, peer: dsmem.Context) -> None:
@@ -257,14 +257,14 @@ def test_what_is_dropped_open_warns_and_is_closed(fabric: str, owner: dsmem.Cont
 
 
 def test_close_while_threads_work(owner: dsmem.Context, peer: dsmem.Context) -> None:
-    """Refused as busy, or done between two ops, which then are refused; never in the midst."""
+    """close() is refused as busy, or happens between two ops, and later ops are refused. It never interrupts an op."""
     region = owner.allocate(1 << 20)
     remote = peer.attach(region.descriptor)
     stop = threading.Event()
     ended: list[BaseException] = []
 
     def work() -> None:
-        out = bytearray(1 << 20)  # so much is copied without the GIL
+        out = bytearray(1 << 20)  # long enough to be copied without the GIL
         try:
             while not stop.is_set():
                 remote.read(0, out)
@@ -318,7 +318,7 @@ def test_async_outside_of_a_loop_starts_nothing(
     with pytest.raises(RuntimeError):
         remote.write_async(0, buffer)
     assert peer.stats["posts"] == before
-    buffer.append(0)  # not held
+    buffer.append(0)  # no buffer is held
     assert not region.array("u1").any()
 
 
@@ -335,7 +335,7 @@ def test_async_refusals(remote: dsmem.Remote) -> None:
 
 
 def test_event_loops_and_threads_share_a_context(remote: dsmem.Remote) -> None:
-    """Two loops and two blocking threads on one connection: whoever takes an event tells the others."""
+    """Two loops and two blocking threads on one connection: the thread that takes an event wakes the others."""
     failures: list[BaseException] = []
     olds: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Ops, singly, in batches, many at once and with asyncio, do what they say."""
+"""Effects of ops: single, in batches, many at once, and with asyncio."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_large_transfer(owner: dsmem.Context, peer: dsmem.Context) -> None:
     ids=["matrix", "fortran", "strides", "scalar", "structured", "list", "bytes"],
 )
 def test_an_array_that_exists(owner: dsmem.Context, peer: dsmem.Context, array: Any) -> None:
-    """What a program has in private memory, on every fabric: a copy of it, or room like it."""
+    """An array in private memory, on every fabric: share a copy, or allocate a region like it."""
     expected = np.frombuffer(array, "u1") if isinstance(array, bytes) else np.asarray(array)
     with owner.copy(array) as region, peer.attach(region.descriptor) as remote:
         own, out = region.array(), np.empty(expected.shape, expected.dtype)

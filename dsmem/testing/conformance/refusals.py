@@ -1,4 +1,4 @@
-"""Wrong use is refused, each kind with an exception of its own, and nothing is harmed."""
+"""Invalid calls are refused, each kind with its own exception, and have no effect."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_a_batch_whose_remote_was_closed(peer: dsmem.Context, region: dsmem.Regi
 
 
 class _Meddler:
-    """A buffer whose making does something else first."""
+    """A buffer whose export first calls a function."""
 
     def __init__(self, meddle: Callable[[], object]) -> None:
         self.meddle = meddle

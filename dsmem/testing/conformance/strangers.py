@@ -1,4 +1,4 @@
-"""Whatever arrives at the agent's address: it harms nobody, is counted, and those who behave go on being served."""
+"""Invalid traffic at the agent's address is counted and does no harm, and valid clients are still served."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_silent_strangers_make_room(owner: dsmem.Context, peer: dsmem.Context, r
 
 
 def test_the_protocol_in_pieces(owner: dsmem.Context, region: dsmem.Region) -> None:
-    """Byte by byte, and all at once: what counts is the stream."""
+    """Messages may arrive byte by byte, or several at once: the protocol is a stream."""
     name = _name(region.descriptor)
     with Stranger(owner.agent_address) as s:
         sendall = s.socket.sendall
@@ -181,7 +181,7 @@ def test_forged_descriptors(peer: dsmem.Context, region: dsmem.Region, what: str
 
 
 def test_a_descriptor_grants_nothing(owner: dsmem.Context, peer: dsmem.Context) -> None:
-    """Rights, length, base and key that count are the owner's."""
+    """Rights, length, base and key are those that the owner grants, not those in the descriptor."""
     with owner.allocate(64, "r") as region:
         forged = forge(region.descriptor, access=7, nbytes=1 << 40, base=4096, key=77)
         with peer.attach(forged) as remote:
