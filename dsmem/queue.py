@@ -173,7 +173,7 @@ class Queue(NamedObject, _core.Queue):
         Parameters
         ----------
         n : int, optional
-            Greatest number of messages to take; None: no limit.
+            Greatest number of messages to take; the default is that of :meth:`get_many`.
 
         Returns
         -------

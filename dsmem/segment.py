@@ -160,7 +160,7 @@ class Segment(NamedObject, _core.SegmentCore):
         return math.prod(self.shape)
 
     def __bool__(self) -> bool:
-        """Always True, whatever the segment holds: a test for None."""
+        """Always True, whatever the segment holds, so that ``if segment`` is a test for None."""
         return True
 
     def __getitem__(self, index: Any) -> Any:

@@ -80,7 +80,7 @@ def user_name(uid: int) -> str:
 
 
 def _number(what: str, value: object) -> int:
-    number: int | None = _core.checked_int(value, 0, (1 << 32) - 2)  # to the kernel the greatest number means none
+    number: int | None = _core.checked_int(value, 0, (1 << 32) - 2)  # (1 << 32) - 1 means none to the kernel
     if number is None:
         raise errors.InvalidArgumentError(f"{what}={value!r}: a name, or a number from 0 to {(1 << 32) - 2}")
     return number
@@ -182,7 +182,7 @@ def _expect(name: str, header: _Header | None, number: int) -> None:
 
 
 class _Self:
-    """This process as a creator of names: its identity, and the places where it created names with that lifetime."""
+    """State of this process as a creator: its identity, and the places that hold names with its lifetime."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -467,7 +467,7 @@ class LocalNames:
                 return False
             with contextlib.suppress(PermissionError), _core.File(path, _READ) as file:
                 header = _header(file)
-                return header is not None and header.creator == creator  # inode numbers are reused
+                return header is not None and header.creator == creator  # an inode number may be reused
         except FileNotFoundError:
             return False
         return True

@@ -318,7 +318,7 @@ def test_async_outside_of_a_loop_starts_nothing(
     with pytest.raises(RuntimeError):
         remote.write_async(0, buffer)
     assert peer.stats["posts"] == before
-    buffer.append(0)  # no buffer is held
+    buffer.append(0)  # the buffer is not held
     assert not region.array("u1").any()
 
 
