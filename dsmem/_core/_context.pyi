@@ -1,4 +1,4 @@
-# Contexts and descriptors, of the module _core._core: see there.
+# Stubs of the contexts and descriptors of the extension module _core._core. _core.pyi imports them.
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -15,29 +15,30 @@ class Capabilities(NamedTuple):
     Attributes
     ----------
     fabric : str
-        "shm" or "verbs"; "fault+" before it where faults are injected.
+        "shm" or "verbs", with the prefix "fault+" if faults are injected.
     device : str
         Name of the RDMA device; empty on shm.
     port, gid_index, mtu : int
-        Port, index in the GID table, and path MTU in bytes; 0 on shm.
+        Port number, index in the GID table, and path MTU in bytes; 0 on shm.
     gid : str
         The GID, as an IPv6 address.
     is_roce : bool
         Whether the port is Ethernet.
     local_memory : bool
-        Whether attached memory is mapped in this process, so that there are views of it.
+        Whether attached memory is mapped in this process, so that views of it can be taken.
     register_private : bool
-        Whether :meth:`Context.register` takes any buffer. False on shm: use :meth:`Context.copy`.
+        Whether :meth:`Context.register` accepts any buffer. It is False on shm; use :meth:`Context.copy` there.
     atomic_domain : str
-        With what the atomic ops are atomic: "cpu", "nic", "global" or "none".
+        What the atomic ops are atomic with respect to: "cpu", "nic" (this NIC only), "global" (NIC and CPU) or "none"
+        (no atomics).
     max_inline : int
-        Bytes of a write that travel within the request.
+        Size of the largest write, in bytes, whose data is sent within the request.
     max_reads : int
-        Reads and atomics under way on one connection.
+        Maximum number of outstanding reads and atomics on one connection.
     depth : int
-        Requests in a send queue.
+        Maximum number of requests in a send queue.
     max_region : int
-        Bytes of the largest region.
+        Size of the largest region in bytes.
     """
 
     fabric: str
@@ -58,39 +59,41 @@ class Capabilities(NamedTuple):
 class Descriptor:
     """Address of a region: a small picklable object with which another process attaches to it.
 
-    It grants nothing: the owner's agent checks the secret and the rights (docs/protocols/descriptor.md). Send it in any
-    way: pickled, as ``bytes(descriptor)``, or as :meth:`hex` digits on a command line.
+    A descriptor grants no access by itself: the owner's agent checks the secret and the rights
+    (docs/protocols/descriptor.md). It can be sent in any form: pickled, as ``bytes(descriptor)``, or as :meth:`hex`
+    digits on a command line.
 
     Parameters
     ----------
     raw : bytes-like
-        What ``bytes(descriptor)`` returned.
+        The result of ``bytes(descriptor)``.
 
     Attributes
     ----------
     version : int
-        Of the wire format.
+        Version of the wire format.
     fabric : str
         "shm" or "verbs".
     access : str
-        The rights that others have: letters of "rwa" (read, write, atomics).
+        Rights of other processes: letters of "rwa" (read, write, atomics).
     node : bytes
         The owner's 16-byte id.
     region, generation : int
-        Number of the region at its owner, and a random number that tells it from later ones with that number.
+        Number of the region at its owner, and a random number that distinguishes it from later regions with the same
+        number.
     nbytes : int
         Length of the region.
     base, key : int
         Remote address and key, for the device.
     address : str
-        Where the owner's agent listens.
+        Address on which the owner's agent listens.
 
     Raises
     ------
     DescriptorError
-        The bytes are not a descriptor, or a damaged one.
+        The bytes are not a descriptor, or the descriptor is damaged.
     VersionError
-        Another release wrote it.
+        The descriptor was written by an incompatible release.
 
     Examples
     --------
@@ -110,16 +113,16 @@ class Descriptor:
     address: str
     def __bytes__(self) -> bytes: ...
     def hex(self) -> str:
-        """The descriptor as hexadecimal digits, for a command line or an environment variable."""
+        """Return the descriptor as hexadecimal digits, for a command line or an environment variable."""
 
     @classmethod
     def fromhex(cls, text: str) -> Self:
-        """The descriptor whose digits :meth:`hex` returned.
+        """Create a descriptor from the digits that :meth:`hex` returned.
 
         Parameters
         ----------
         text : str
-            The digits, in upper or lower case, with or without spaces.
+            The digits, in upper or lower case, with or without spaces between bytes.
 
         Returns
         -------
@@ -128,11 +131,11 @@ class Descriptor:
         Raises
         ------
         DescriptorError
-            The text is not hexadecimal, or not that of a descriptor.
+            The text is not hexadecimal, or is not a descriptor.
         """
 
 class Context:
-    """The C core's context; users open :class:`dsmem.Context`."""
+    """The context of the C core. Programs use the subclass :class:`dsmem.Context`."""
 
     def __init__(
         self,
@@ -153,19 +156,19 @@ class Context:
     ) -> None: ...
     @property
     def capabilities(self) -> Capabilities:
-        """What its fabric and device can do."""
+        """What the fabric and the device of the context can do."""
 
     @property
     def fabric(self) -> str:
-        """Name of the fabric: "shm" or "verbs"; "fault+" before it where faults are injected."""
+        """Name of the fabric: "shm" or "verbs", with the prefix "fault+" if faults are injected."""
 
     @property
     def agent_address(self) -> str:
-        """Where its agent listens: "unix:@NAME" or "tcp:HOST:PORT"."""
+        """Address on which the agent of the context listens: "unix:@NAME" or "tcp:HOST:PORT"."""
 
     @property
     def node_id(self) -> bytes:
-        """16 random bytes by which others know this context; :meth:`fence` takes them."""
+        """Id of this context: 16 random bytes. Other contexts pass it to :meth:`fence`."""
 
     @property
     def closed(self) -> bool:
@@ -176,17 +179,17 @@ class Context:
         """Counters since the context was opened.
 
         posts
-            Ops given to the fabric. Ops on mapped memory are not counted.
+            Ops posted to the fabric. Ops on mapped memory are not counted.
         doorbells
-            Times that the device was told of new requests.
+            Doorbells: how often the device was told of new requests.
         signalled
-            Requests with a completion of their own.
+            Requests that were posted with a completion of their own.
         wakeups
-            Sleeps on the completion channel.
+            How often a thread slept on the completion channel.
         connects
             Connections made.
         rejected
-            Connections that the agent dropped because they failed to authenticate or broke the protocol.
+            Connections that the agent dropped because they failed to authenticate or violated the protocol.
         """
 
     def allocate(self, nbytes: int, access: str = "rwa") -> Region:
@@ -206,9 +209,9 @@ class Context:
         Raises
         ------
         InvalidArgumentError
-            A length or rights that are invalid.
+            The length or the rights are invalid.
         OutOfMemoryError, LockedMemoryError
-            The system gives no such memory; the message names the limit.
+            The system cannot provide the memory. The message names the limit.
         """
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike = "u1", access: str = "rwa") -> Region:
@@ -219,21 +222,21 @@ class Context:
         shape : int or tuple of int
             Shape of ``region.array()``.
         dtype : dtype
-            Type of the elements, not of Python objects.
+            Type of the elements. It must not contain Python objects.
         access : str
             Rights of other processes: letters of "rwa" (read, write, atomics).
 
         Returns
         -------
         Region
-            Zeroed, in C order.
+            Its memory is zeroed; its array is in C order.
 
         Raises
         ------
         InvalidArgumentError
-            A shape, dtype or rights that are invalid.
+            The shape, the dtype or the rights are invalid.
         OutOfMemoryError, LockedMemoryError
-            The system gives no such memory; the message names the limit.
+            The system cannot provide the memory. The message names the limit.
 
         Examples
         --------
@@ -242,26 +245,26 @@ class Context:
         """
 
     def empty_like(self, array: ArrayLike, access: str = "rwa") -> Region:
-        """Allocate an array of the shape and dtype of another one.
+        """Allocate an array with the shape and dtype of another array.
 
         Parameters
         ----------
         array : array_like
-            Anything that NumPy makes an array of, but not of Python objects. It is not copied.
+            Anything that NumPy can convert to an array, except arrays of Python objects. The contents are not copied.
         access : str
             Rights of other processes: letters of "rwa" (read, write, atomics).
 
         Returns
         -------
         Region
-            Zeroed, in C order.
+            Its memory is zeroed; its array is in C order.
 
         Raises
         ------
         InvalidArgumentError
-            Not an array, or an empty one, or one of Python objects.
+            The argument is not an array, or is an empty one, or is an array of Python objects.
         OutOfMemoryError, LockedMemoryError
-            The system gives no such memory; the message names the limit.
+            The system cannot provide the memory. The message names the limit.
         """
 
     def copy(self, array: ArrayLike, access: str = "rwa") -> Region:
@@ -270,30 +273,30 @@ class Context:
         Parameters
         ----------
         array : array_like
-            Anything that NumPy makes an array of, but not of Python objects.
+            Anything that NumPy can convert to an array, except arrays of Python objects.
         access : str
             Rights of other processes: letters of "rwa" (read, write, atomics).
 
         Returns
         -------
         Region
-            Of the same shape and dtype, in C order. Later changes of ``array`` do not show in it.
+            A copy with the same shape and dtype, in C order. Later changes to ``array`` do not affect it.
 
         Raises
         ------
         InvalidArgumentError
-            Not an array, or an empty one, or one of Python objects.
+            The argument is not an array, or is an empty one, or is an array of Python objects.
         OutOfMemoryError, LockedMemoryError
-            The system gives no such memory; the message names the limit.
+            The system cannot provide the memory. The message names the limit.
 
         Examples
         --------
         >>> region = context.copy(numpy.eye(4))
-        >>> shared = region.array()  # use this in place of the original
+        >>> shared = region.array()  # use this instead of the original
         """
 
     def register(self, buffer: _Buffer, access: str = "r") -> Region:
-        """Let other processes reach a buffer that exists, without a copy.
+        """Make an existing buffer reachable for other processes, without a copy.
 
         Parameters
         ----------
@@ -309,32 +312,32 @@ class Context:
         Raises
         ------
         NotShareableError
-            The fabric is shm, where other processes can't map private memory. Use :meth:`Context.copy`.
+            The fabric is shm, and other processes cannot map private memory. Use :meth:`Context.copy`.
         ReadOnlyBufferError, NonContiguousError
-            The buffer can't be registered as it is.
+            The buffer is read-only, or is not C-contiguous.
         LockedMemoryError
             The limit on locked memory is too low.
         """
 
     def register_many(self, buffers: Iterable[_Buffer], access: str = "r") -> list[Region]:
-        """Register many buffers in one call: all of them or, after an exception, none.
+        """Register many buffers in one call. If it raises, none of them is registered.
 
         Parameters
         ----------
         buffers : iterable of buffer
-            As of :meth:`register`. Buffers that touch share one registration of the device.
+            The buffers, as for :meth:`register`. Adjacent buffers may share one registration with the device.
         access : str
             Rights of other processes to all of them.
 
         Returns
         -------
         list of Region
-            One for each buffer, in the same order.
+            One region for each buffer, in the same order.
 
         Raises
         ------
         NotShareableError, ReadOnlyBufferError, NonContiguousError, LockedMemoryError
-            As of :meth:`register`.
+            As for :meth:`register`.
         """
 
     def attach(self, descriptor: Descriptor | _Buffer, *, timeout: float | None = None) -> Remote:
@@ -345,7 +348,7 @@ class Context:
         descriptor : Descriptor or bytes-like
             The region's ``descriptor``, or its bytes.
         timeout : float, optional
-            Seconds to wait for the owner; by default the peer timeout of the context.
+            Seconds to wait for the owner. The default is the peer timeout of the context.
 
         Returns
         -------
@@ -356,24 +359,24 @@ class Context:
         StaleDescriptorError
             The region has been closed.
         PeerDeadError
-            The owner's process is gone.
+            The owner's process has ended.
         AuthenticationError
-            The two sides have different secrets, or different users on one host.
+            The two sides have different secrets, or belong to different users of the same host.
         FencedError
-            The owner has cut this context off.
+            The owner has fenced this context.
         TimeoutError
             The owner did not answer in time.
         DescriptorError, VersionError
-            The descriptor is damaged, or another release wrote it.
+            The descriptor is damaged, or was written by an incompatible release.
         """
 
     def batch(self, timeout: float | None = None) -> Batch:
-        """Ops to be posted together, in one call of the core, at the end of a ``with`` block.
+        """Create a batch of ops that are posted together, in one call of the core, at the end of a ``with`` block.
 
         Parameters
         ----------
         timeout : float, optional
-            Seconds for all of them; by default the core's own limits hold.
+            Seconds for all ops together. By default the core's own limits apply.
 
         Returns
         -------
@@ -382,11 +385,11 @@ class Context:
         Raises
         ------
         InvalidArgumentError
-            The timeout is not a number of seconds.
+            The timeout is not a valid number of seconds.
         """
 
     def fence(self, node_id: bytes) -> None:
-        """Cut another context off: when the call returns, it can no longer reach memory of this one.
+        """Cut another context off. When the call returns, that context can no longer access memory of this one.
 
         Parameters
         ----------
@@ -396,9 +399,9 @@ class Context:
         Raises
         ------
         UnsupportedError
-            The fabric is shm: memory that a process has mapped stays mapped.
+            The fabric is shm. The other context is disconnected, but memory that it has mapped stays mapped.
         InvalidArgumentError
-            Not 16 bytes.
+            The id does not have 16 bytes.
         """
 
     def close(self) -> None:
@@ -407,7 +410,8 @@ class Context:
         Raises
         ------
         BusyError
-            A region has views, or calls are under way in other threads. Nothing has been closed then.
+            A region or a remote has views or objects open on it, or calls are in progress in other threads. In this
+            case nothing has been closed.
         """
 
     def __enter__(self) -> Self: ...

@@ -4,7 +4,8 @@ from typing import Any, final
 from numpy.typing import NDArray
 from typing_extensions import Buffer, Self
 
-# At run time all of it is in one module; here it is in files that are read more easily.
+# At run time all of these classes and functions are in one module. The stubs are split over several files for easier
+# reading.
 from ._context import Capabilities as Capabilities
 from ._context import Context as Context
 from ._context import Descriptor as Descriptor
@@ -37,89 +38,100 @@ from ._sync import sync_format as sync_format
 _Buffer = Buffer | NDArray[Any]
 
 class ClockCore:
-    """The word of a logical clock: this process's own, or one of the two in a shared object."""
+    """The word of a logical clock: either private to this process, or one of the two words of a shared object."""
 
     def __init__(self, hybrid: bool, remote: Remote | None = None) -> None: ...
     def lamport(self, received: int = 0) -> int:
-        """The next stamp of a Lamport clock, greater than received."""
+        """Return the next stamp of a Lamport clock, which is greater than received."""
 
     def hybrid(self, received: int, now_ms: int, max_drift_ms: int) -> int:
-        """The next stamp of a hybrid clock; now_ms below 0: by the system's clock. ClockDriftError."""
+        """Return the next stamp of a hybrid clock, by now_ms or, if that is below 0, by the system's clock.
+
+        It raises ClockDriftError if received is too far ahead of that time.
+        """
 
     def now(self) -> int:
-        """The last stamp."""
+        """Return the last stamp."""
 
 def checked_int(value: object, least: int, most: float = ...) -> int | None:
-    """The int that value is, or None where it is none from least to most."""
+    """Return value as an int, or None if it is not an integer from least to most."""
 
 def seconds(value: object, name: str, most: float = ...) -> float | None:
-    """The seconds that value is, from 0 to most, as a float; None for None. InvalidArgumentError, which names it."""
+    """Return value as a float, or None if it is None.
+
+    It raises InvalidArgumentError, which names the argument, unless value is a number of seconds from 0 to most.
+    """
 
 def shape_of(shape: object) -> tuple[int, ...]:
-    """A shape as NumPy takes it, as a tuple: a number of elements or a sequence of them, but no text and no bytes."""
+    """Return a shape as a tuple. It may be given as an int or a sequence of ints, but not as text or bytes."""
 
 def as_bool(value: object, name: str) -> bool:
-    """Its truth; ArgumentTypeError, which names the argument, where it has none, as arrays have none."""
+    """Return the truth value of an argument, or raise ArgumentTypeError, which names it, if it has none (an array)."""
 
 def remove_item(table: dict[str, Any], key: str, value: object) -> bool:
-    """Take the key out of the table if it stands there with this value: one step for other threads and for signals."""
+    """Delete the key if it is mapped to this very object; atomic with respect to other threads and signal handlers."""
 
 def clock_bytes() -> int:
-    """Bytes of the shared object."""
+    """Return the size of the shared object in bytes."""
 
 def clock_format(memory: _Buffer) -> None:
-    """Write the object into zeroed memory."""
+    """Write the shared object into zeroed memory."""
 
 def probe(fabric: str) -> None:
-    """Raise what keeps a fabric from working here."""
+    """Check that a fabric is usable here, and raise the reason if it is not."""
 
 def inventory(fabric: str) -> list[dict[str, Any]]:
-    """Devices, ports and GIDs that a fabric sees."""
+    """Return the devices, ports and GIDs that a fabric sees."""
 
 def error_rows() -> list[tuple[int, str, str, str, str]]:
-    """csrc/base/err.def: code, name, class, base class, text."""
+    """Return the rows of csrc/base/err.def: code, name, class, base class, text."""
 
 def hmac_sha256(key: bytes, message: bytes) -> bytes:
-    """HMAC-SHA256 as the handshake uses it, 32 bytes."""
+    """Return the HMAC-SHA256 of a message, 32 bytes, as the handshake computes it."""
 
 def identity() -> int:
-    """This process as a number that no other process of this host will have (docs/protocols/objects.md)."""
+    """Return the identity of this process: unique on this host and never reused (docs/protocols/objects.md)."""
 
 def identity_provable() -> None:
-    """Raise SystemCallError, which says why, unless others can prove the death of this process."""
+    """Raise SystemCallError with the reason if other processes cannot prove the death of this process."""
 
 def identity_dead(identity: int) -> bool:
-    """Whether the process has ended, as far as that can be proven from here."""
+    """Return True only if the process is proven to have ended."""
 
 def identity_pid(identity: int) -> int:
-    """Its pid, for messages; 0 where it has none that means something here."""
+    """Return the pid of the process, for messages, or 0 if it has no pid that is meaningful here."""
 
 @final
 class File:
-    """An open file, closed with its object. Made in one call: a signal handler that raises leaves no descriptor.
+    """An open file, closed with its object.
+
+    It is opened in one call, so a signal handler that raises does not leak the descriptor.
 
     Parameters
     ----------
     path : str or path
-        What to open.
+        The file to open.
     flags, mode : int
-        As of :func:`os.open`; O_CLOEXEC is added.
+        As for :func:`os.open`; O_CLOEXEC is added.
 
     Raises
     ------
     OSError
-        As of :func:`os.open`.
+        As for :func:`os.open`.
     """
 
     def __new__(cls, path: str | os.PathLike[str], flags: int, mode: int = 0) -> Self: ...
     def fileno(self) -> int:
-        """The descriptor."""
+        """Return the file descriptor."""
 
     def lock(self) -> bool:
-        """Take flock(2) of the file exclusively, if nobody has it; whether it was taken. It goes with close()."""
+        """Try to lock the file exclusively with flock(2), without waiting, and return whether it succeeded.
+
+        :meth:`close` unlocks it.
+        """
 
     def close(self) -> None:
-        """Unlock and close; again does nothing. A child of fork leaves the lock to its parent."""
+        """Unlock and close the file. Closing twice has no effect. A child of fork() leaves the lock to its parent."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *error: object) -> None: ...
@@ -133,25 +145,25 @@ class FolderLock:
     path : path
         The folder.
     seconds : float
-        For how long to wait for others.
+        How long to wait for other processes.
     """
 
     def __new__(cls, path: os.PathLike[str], seconds: float) -> Self: ...
     def __enter__(self) -> Self:
-        """Take it, in one call: a signal handler that raises leaves nothing locked.
+        """Lock the folder in one call, so that a signal handler that raises leaves nothing locked.
 
         Raises
         ------
         BusyError
-            Another process has kept it locked for so long.
+            Another process kept the folder locked for all that time.
         OSError
-            As of :func:`os.open`.
+            As for :func:`os.open`.
         """
 
     def __exit__(self, *error: object) -> None: ...
 
 def forget_locks() -> None:
-    """In a child of fork: let go of the copies of what its parent has locked."""
+    """Close the inherited copies of files that the parent has locked. Called in a child of fork()."""
 
 def map_file(fd: int, nbytes: int, access: str = "rwa") -> Remote:
     """Map the first nbytes of an open file of shared memory.
@@ -159,32 +171,33 @@ def map_file(fd: int, nbytes: int, access: str = "rwa") -> Remote:
     Returns
     -------
     Remote
-        It is local, belongs to no context and may be used in the batches of any. fd may be closed afterwards.
+        A mapped remote that belongs to no context and may be used in batches of any. The caller may close fd
+        afterwards.
 
     Raises
     ------
     InvalidArgumentError
-        The file is shorter, or no rights are asked for.
+        The file is shorter than nbytes, or no rights are requested.
     AccessDeniedError
         The file is not open for writing.
     """
 
 def map_again(remote: Remote, nbytes: int) -> Remote:
-    """Map at least nbytes of the same file of shared memory again, whether or not it has a name still.
+    """Map at least nbytes of the same file of shared memory again, whether or not the file still has a name.
 
     Raises
     ------
     CorruptError
-        It has less.
+        The file is shorter than nbytes.
     """
 
 def object_type(remote: Remote) -> str:
-    """What kind of object the memory holds: "segment", "queue", "lock" and so on.
+    """Return the kind of the object in the memory: "segment", "queue", "lock" and so on.
 
     Raises
     ------
     CorruptError
-        It holds none.
+        The memory does not hold an object.
     VersionError
-        An object of another release.
+        The object was created by an incompatible release.
     """
