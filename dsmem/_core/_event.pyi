@@ -1,4 +1,4 @@
-# Events, conditions, barriers and once, of the module _core._core: see there.
+# Stubs of events, conditions, barriers and once objects of the extension module _core._core. _core.pyi imports them.
 from collections.abc import Callable
 from types import TracebackType
 from typing import ParamSpec, TypeVar
@@ -9,14 +9,17 @@ _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
 class Event(SyncHandle):
-    """A flag to wait for (docs/protocols/sync.md); parameters and errors as of :class:`Lock`. It has no members."""
+    """A flag that processes wait for (docs/protocols/sync.md). It keeps no table of members.
+
+    Parameters and errors are as for :class:`Lock`.
+    """
 
     def __init__(self, remote: Remote, spin: float | None = None) -> None: ...
     def set(self) -> None:
-        """Set the flag, and wake all that wait for it."""
+        """Set the flag and wake all waiters."""
 
     def clear(self) -> None:
-        """Clear the flag: later calls of wait() block."""
+        """Clear the flag, so that later calls of wait() block."""
 
     def is_set(self) -> bool:
         """Whether the flag is set."""
@@ -32,7 +35,7 @@ class Event(SyncHandle):
         Returns
         -------
         bool
-            True: it is set, or was set and cleared again since the call. False: the time was over first.
+            True if the flag is set, or was set and cleared again since the call. False if the call timed out.
         """
 
     async def wait_async(self, timeout: float | None = None) -> bool:
@@ -46,7 +49,7 @@ class Event(SyncHandle):
         Returns
         -------
         bool
-            True: it is set, or was set and cleared again since the call. False: the time was over first.
+            True if the flag is set, or was set and cleared again since the call. False if the call timed out.
 
         Examples
         --------
@@ -62,26 +65,27 @@ class Event(SyncHandle):
         """:meth:`clear` in an event loop."""
 
 class Condition(Lock):
-    """Waiters of a lock (docs/protocols/sync.md). The methods of :class:`Lock` are those of the condition's lock.
+    """A condition variable (docs/protocols/sync.md). The methods of :class:`Lock` operate on the condition's lock.
 
     Parameters
     ----------
     remote : Remote
         The memory.
     lock : Lock, optional
-        The lock that the condition was made with; None: its own. It can't be closed before the condition.
+        The lock that the condition was created with, or None if the condition has a lock of its own. It cannot be
+        closed before the condition.
     spin : float, optional
         Seconds to poll before sleeping.
 
     Raises
     ------
     MismatchError
-        The condition was made with another lock.
+        The condition was created with another lock.
 
     Notes
     -----
-    A task that has the lock by :meth:`acquire_async` or ``async with`` has it for itself, also where the lock is
-    re-entrant: nothing is counted, and any other task, or the same one again, waits until it is released.
+    A task that acquires the lock with :meth:`acquire_async` or ``async with`` holds it exclusively, even if the lock is
+    re-entrant: acquisitions are not counted, and any other task, or the same task again, waits until it is released.
     """
 
     def __init__(self, remote: Remote, lock: Lock | None = None, spin: float | None = None) -> None: ...
@@ -91,12 +95,12 @@ class Condition(Lock):
         Parameters
         ----------
         timeout : float, optional
-            Seconds to wait for the notification; None: no limit. For the lock it waits as long as it takes.
+            Seconds to wait for the notification; None: no limit. Acquiring the lock again is not limited.
 
         Returns
         -------
         bool
-            False: the time was over first.
+            True if the waiter was notified, False if the call timed out.
 
         Raises
         ------
@@ -105,9 +109,10 @@ class Condition(Lock):
         TooManyMembersError
             All entries for waiters are in use.
         TransportError, PeerDeadError, or what a signal handler raises
-            The lock is held then, unless it could not be acquired again: a handler raised while wait() acquired it, or
-            it was not free within 2 seconds after the exception. Then release() and notify() raise NotHeldError, and
-            the end of a ``with`` block does not touch a lock that another thread holds.
+            The lock is held again when the exception is raised, unless it could not be acquired: a handler raised
+            while wait() was acquiring it, or it was not free within 2 seconds after the exception. In that case
+            release() and notify() raise NotHeldError, and the end of a ``with`` block does not touch a lock that
+            another thread holds.
         """
 
     def wait_for(self, predicate: Callable[[], _T], timeout: float | None = None) -> _T:
@@ -123,12 +128,12 @@ class Condition(Lock):
         Returns
         -------
         object
-            The last result of the predicate: false if the time was over first.
+            The last result of the predicate, which is false if the call timed out.
 
         Raises
         ------
         NotHeldError, TooManyMembersError, TransportError, PeerDeadError
-            As of :meth:`wait`.
+            As for :meth:`wait`.
         """
 
     async def wait_async(self, timeout: float | None = None) -> bool:
@@ -142,12 +147,12 @@ class Condition(Lock):
         Returns
         -------
         bool
-            False: the time was over first.
+            True if the waiter was notified, False if the call timed out.
 
         Notes
         -----
-        A task that is cancelled, or whose time is over, comes back with the lock held, however long that takes, as in
-        :class:`asyncio.Condition`. A notification that it was given goes to the next waiter.
+        A task that is cancelled or times out returns with the lock held, however long that takes, as in
+        :class:`asyncio.Condition`. A notification that a cancelled task has received goes to the next waiter.
 
         Examples
         --------
@@ -164,14 +169,14 @@ class Condition(Lock):
         Parameters
         ----------
         predicate : callable
-            Called in the loop, with the lock held.
+            Called in the event loop, with the lock held.
         timeout : float, optional
             Seconds to wait; None: no limit.
 
         Returns
         -------
         object
-            The last result of the predicate: false if the time was over first.
+            The last result of the predicate, which is false if the call timed out.
         """
 
     async def notify_async(self, n: int = 1) -> None:
@@ -180,19 +185,19 @@ class Condition(Lock):
         Parameters
         ----------
         n : int
-            How many waiters.
+            Maximum number of waiters to wake.
         """
 
     async def notify_all_async(self) -> None:
         """:meth:`notify_all` in an event loop."""
 
     def notify(self, n: int = 1) -> None:
-        """Wake waiters, those first that have waited longest.
+        """Wake up to n waiters, those first that have waited longest.
 
         Parameters
         ----------
         n : int
-            How many, if there are so many.
+            Maximum number of waiters to wake.
 
         Raises
         ------
@@ -201,19 +206,21 @@ class Condition(Lock):
         """
 
     def notify_all(self) -> None:
-        """Wake all waiters. Raises NotHeldError if this handle does not hold the lock."""
+        """Wake all waiters. It raises NotHeldError if this handle does not hold the lock."""
 
 class Barrier(SyncHandle):
-    """Parties that wait for each other (docs/protocols/sync.md); errors as of :class:`Lock`.
+    """A barrier: a fixed number of parties wait for each other (docs/protocols/sync.md).
+
+    Errors are as for :class:`Lock`.
 
     Parameters
     ----------
     remote : Remote
         The memory.
     action : callable, optional
-        Called when the party of this handle comes last, before any party goes on.
+        Called if this handle's party arrives last, before any party is released.
     timeout : float, optional
-        Seconds for a wait() that is given none; None: no limit.
+        Default timeout of wait() in seconds; None: no limit.
     spin : float, optional
         Seconds to poll before sleeping.
     """
@@ -226,22 +233,22 @@ class Barrier(SyncHandle):
         spin: float | None = None,
     ) -> None: ...
     def wait(self, timeout: float | None = None) -> int:
-        """Wait until all parties have come.
+        """Wait until all parties have arrived.
 
         Parameters
         ----------
         timeout : float, optional
-            Seconds to wait; by default those that the handle was opened with. When they are over, the barrier breaks.
+            Seconds to wait. The default is the timeout with which the handle was opened. A timeout breaks the barrier.
 
         Returns
         -------
         int
-            Order of arrival, from 0; that of the last party is ``parties - 1``.
+            Order of arrival, from 0 to ``parties - 1`` for the last party.
 
         Raises
         ------
         BrokenBarrierError
-            The barrier was aborted or reset, a party died in it, or the time was over.
+            The barrier was aborted or reset, a party died while waiting, or a party timed out.
         """
 
     async def wait_async(self, timeout: float | None = None) -> int:
@@ -250,22 +257,22 @@ class Barrier(SyncHandle):
         Parameters
         ----------
         timeout : float, optional
-            Seconds to wait; by default those that the handle was opened with.
+            Seconds to wait. The default is the timeout with which the handle was opened.
 
         Returns
         -------
         int
-            Order of arrival, from 0; that of the last party is ``parties - 1``.
+            Order of arrival, from 0 to ``parties - 1`` for the last party.
 
         Raises
         ------
         BrokenBarrierError
-            The barrier was aborted or reset, a party died in it, or the time was over.
+            The barrier was aborted or reset, a party died while waiting, or a party timed out.
 
         Notes
         -----
-        A task that is cancelled breaks the barrier for the others: an arrival can't be taken back. The action runs in
-        the loop of the task that comes last.
+        A task that is cancelled breaks the barrier for the others, because an arrival cannot be undone. The action runs
+        in the event loop of the task that arrives last.
 
         Examples
         --------
@@ -275,44 +282,48 @@ class Barrier(SyncHandle):
         """
 
     def abort(self) -> None:
-        """Break the barrier: all that wait, and all that come before reset(), get BrokenBarrierError."""
+        """Break the barrier. Parties that wait, and those that arrive before reset(), get BrokenBarrierError."""
 
     def reset(self) -> None:
-        """Make the barrier empty and whole again. Parties that wait get BrokenBarrierError."""
+        """Return the barrier to its initial, empty state. Parties that wait get BrokenBarrierError."""
 
     def waiters(self) -> list[int]:
-        """Identities of the parties that have come, in that order, and of one that is just arriving."""
+        """Return the identities of the parties that have arrived, in that order, and of one that is just arriving."""
 
     def break_(self, holder: int) -> bool:
-        """Break the barrier for a party that is known to be gone, as if its death had been noticed.
+        """Break the barrier because a party is known to be dead, as if its death had been detected.
 
-        Nothing happens if that party's generation is over. A party that lives gets BrokenBarrierError, as all do.
+        It has no effect if that party's generation has ended. A party that is alive gets BrokenBarrierError, like all
+        others.
 
         Parameters
         ----------
         holder : int
-            What :meth:`waiters` returned.
+            An identity that :meth:`waiters` returned.
 
         Returns
         -------
         bool
-            False: that party has not come.
+            False if that party has not arrived.
         """
 
     @property
     def parties(self) -> int:
-        """How many parties have to come."""
+        """Number of parties that have to arrive."""
 
     @property
     def n_waiting(self) -> int:
-        """How many parties have come."""
+        """Number of parties that have arrived."""
 
     @property
     def broken(self) -> bool:
         """Whether the barrier is broken."""
 
 class Once(SyncHandle):
-    """A task for one process; the others wait (docs/protocols/sync.md); parameters and errors as of :class:`Lock`."""
+    """A task that one process does while the others wait (docs/protocols/sync.md).
+
+    Parameters and errors are as for :class:`Lock`.
+    """
 
     def __init__(self, remote: Remote, spin: float | None = None) -> None: ...
     def begin(self, timeout: float | None = None) -> bool:
@@ -326,14 +337,14 @@ class Once(SyncHandle):
         Returns
         -------
         bool
-            True: the caller does the task and then calls :meth:`end`. False: it has been done.
+            True if the caller is to do the task and then call :meth:`end`. False if the task has been done.
 
         Raises
         ------
         TimeoutError
-            Another process is still at it.
+            Another process is still doing the task.
         BusyError
-            This thread has begun already, with this handle.
+            This thread has already begun the task with this handle.
         """
 
     def end(self, done: bool = True) -> None:
@@ -342,53 +353,53 @@ class Once(SyncHandle):
         Parameters
         ----------
         done : bool
-            False: it was not done, so that another process may begin.
+            Whether the task was done. If False, another process may begin it.
 
         Raises
         ------
         NotHeldError
-            This handle has not begun, or break_() took that from it.
+            This handle has not begun the task, or break_() took it away.
         """
 
     def holder(self) -> int | None:
-        """Identity of the process that does the task, for :meth:`break_`; None: none."""
+        """Return the identity of the process that is doing the task, for :meth:`break_`, or None if there is none."""
 
     def break_(self, holder: int) -> bool:
-        """Let another process do the task, as the one that does it is known to be gone.
+        """Take the task from a process that is known to be dead, so that another process can do it.
 
-        Safe where :meth:`Lock.break_` is. The next finds ``recovered`` true. A process that lives notices at its end(),
-        which raises NotHeldError and leaves the task not done.
+        It is safe under the same conditions as :meth:`Lock.break_`. For the next process ``recovered`` is true. If the
+        process is still alive, its end() raises NotHeldError, and the task counts as not done.
 
         Parameters
         ----------
         holder : int
-            What :meth:`holder` returned.
+            The identity that :meth:`holder` returned.
 
         Returns
         -------
         bool
-            False: that process does not do the task.
+            False if that process is not doing the task.
         """
 
     def call(self, function: Callable[_P, _T], /, *args: _P.args, **named: _P.kwargs) -> _T | None:
-        """Call a function if no process has called it before, or wait until another one has.
+        """Call a function if no process has called it before, or wait until another process has.
 
         Parameters
         ----------
         function : callable
-            The task. If it raises, the task is not done, and the exception comes out.
+            The task. If it raises, the task counts as not done, and the exception propagates.
         *args, **named
-            Its arguments.
+            Arguments of the function.
 
         Returns
         -------
         object
-            The function's result; None where another process did the task.
+            The function's result, or None if another process did the task.
 
         Raises
         ------
         BusyError
-            This thread has begun already, with this handle.
+            This thread has already begun the task with this handle.
         """
 
     @property
@@ -397,7 +408,7 @@ class Once(SyncHandle):
 
     @property
     def recovered(self) -> bool:
-        """Whether a process died at the task before this handle began it."""
+        """Whether a process died while doing the task before this handle began it."""
 
     def __enter__(self) -> bool: ...
     def __exit__(
