@@ -47,7 +47,7 @@ class ClockCore:
     def hybrid(self, received: int, now_ms: int, max_drift_ms: int) -> int:
         """Return the next stamp of a hybrid clock, by now_ms or, if that is below 0, by the system's clock.
 
-        It raises ClockDriftError if received is too far ahead of that time.
+        It raises ClockDriftError if the stamp would be more than max_drift_ms ahead of that time.
         """
 
     def now(self) -> int:

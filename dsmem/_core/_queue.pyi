@@ -1,4 +1,4 @@
-# Queues, of the module _core._core: see there.
+# Stubs of the queues of the extension module _core._core. _core.pyi imports them.
 from collections.abc import Iterable
 from typing import Any, overload
 
@@ -10,61 +10,62 @@ from ._core import Region, Remote
 _Buffer = Buffer | NDArray[Any]
 
 class Queue:
-    """The lanes of a queue (docs/protocols/ring.md) on memory that holds one.
+    """A handle of a queue and its lanes (docs/protocols/ring.md) on memory that holds one.
 
     Parameters
     ----------
     remote : Remote
-        The memory. It can't be closed before the queue.
+        The memory. It cannot be closed before the queue.
     region : Region, optional
-        The region, where this process owns the memory and the remote is not mapped.
+        The region, if this process owns the memory and the remote is not mapped.
     spin : float, optional
-        Seconds to poll before sleeping in a call that waits; by default 20 µs.
+        Seconds to poll before sleeping in a call that waits. The default is 20 µs.
 
     Raises
     ------
     CorruptError, VersionError, MismatchError
-        The memory does not hold a queue, or holds one of another release.
+        The memory does not hold a queue, or holds one of an incompatible release.
     NotMappedError
-        The queue was made for processes of one host, and its memory is not mapped here.
+        The queue was created for processes of one host, and its memory is not mapped in this process.
     ClosedError, ForkError
-        Out of each method: the handle is closed; the process is a forked child and the memory belongs to a context.
+        Raised by every method: the handle is closed, or the process is a forked child and the memory belongs to a
+        context.
 
     Notes
     -----
-    ``block`` and ``timeout`` mean what they mean in :class:`queue.Queue`. Signal handlers run while a call waits.
+    ``block`` and ``timeout`` have the same meaning as in :class:`queue.Queue`. Signal handlers run while a call waits.
     """
 
     def __init__(self, remote: Remote, region: Region | None = None, *, spin: float | None = None) -> None: ...
     @property
     def remote(self) -> Remote:
-        """The memory that the queue is on."""
+        """The memory that holds the queue."""
 
     @property
     def region(self) -> Region | None:
-        """The region, where this process owns the memory and was given it; otherwise None."""
+        """The region that was passed when the queue was opened, or None."""
 
     @property
     def closed(self) -> bool:
-        """Whether this handle was closed."""
+        """Whether this handle is closed."""
 
     @property
     def properties(self) -> dict[str, Any]:
-        """What its creator chose: lanes, lane_bytes, max_message (bytes), many_consumers, drop_oldest, checked."""
+        """Options chosen at creation: lanes, lane_bytes, max_message (bytes), many_consumers, drop_oldest, checked."""
 
     @property
     def counts(self) -> dict[str, int]:
-        """Counters of the queue, read one after another.
+        """Counters of the queue. They are read one after another, not at one moment.
 
         messages, bytes
-            Messages in it, and bytes in the fullest lane.
+            Messages in the queue, and bytes in the fullest lane, headers included.
         puts, gets, dropped
-            Messages that were put, taken and, with ``drop_oldest``, dropped. What a killed process did last may be
-            missing.
+            Messages that were put, taken and, with ``drop_oldest``, dropped. The last operations of a killed process
+            may be missing.
         full
-            Times that a producer on this host found no room and waited or gave up.
+            How often a producer on this host found no room and waited or gave up.
         producers
-            Producers that live.
+            Producers that are alive.
         shutdown
             0 open, 1 shut down, 2 shut down at once.
 
@@ -75,40 +76,42 @@ class Queue:
         """
 
     def producers(self) -> list[int]:
-        """Identities of the processes that have a lane, one for each lane."""
+        """Return the identities of the processes that have a lane, one for each lane that is taken."""
 
     def consumer(self) -> int | None:
-        """Identity of the process that consumes; None: none does, or many may."""
+        """Return the identity of the consuming process, or None if there is none or many may consume."""
 
     def break_(self, holder: int) -> bool:
-        """Take the roles of a producer or consumer that is known to be gone, although no death is proven here.
+        """Take the roles of a producer or consumer that is known to be dead, although its death is not proven here.
 
         Parameters
         ----------
         holder : int
-            What :meth:`producers` or :meth:`consumer` returned. All handles of a process of this host have one.
+            An identity that :meth:`producers` or :meth:`consumer` returned. All handles of a process on this host share
+            one identity.
 
         Returns
         -------
         bool
-            False: that process has no role.
+            False if that process has no role.
 
         Raises
         ------
         InvalidArgumentError
-            Not an identity.
+            The argument is not an identity.
         TransportError, PeerDeadError, TimeoutError
             An op on another process's memory failed.
 
         Notes
         -----
-        Another producer gets the lane with what is in it; another consumer goes on where that one stopped. Safe if
-        the holder can never again touch the memory: its host is off. A holder that lives gets NotHeldError from its
-        next put or get, over the network within 10 ms, and closes its handle.
+        Another producer can take the lane with its contents; another consumer continues where the broken one stopped.
+        The call is safe only if the holder can never access the memory again, for example because its host is off. A
+        holder that is alive gets NotHeldError from its next put or get, over the network within 10 ms, and has to close
+        its handle.
         """
 
     def produce(self) -> None:
-        """Take a lane, as the first put does.
+        """Become a producer: take a lane, as the first put does.
 
         Raises
         ------
@@ -122,9 +125,9 @@ class Queue:
         Raises
         ------
         BusyError
-            The queue was made for one consumer, which lives.
+            The queue was created for one consumer, and another one is alive.
         NotMappedError
-            Messages are taken on the host of the memory only.
+            The memory is not mapped in this process: only processes on the host of the memory can consume.
         """
 
     def put(self, data: _Buffer, block: bool = True, timeout: float | None = None) -> None:
@@ -133,9 +136,9 @@ class Queue:
         Parameters
         ----------
         data : bytes-like
-            The message: all its bytes are copied.
+            The message. All its bytes are copied.
         block : bool
-            Wait for room.
+            Whether to wait for room.
         timeout : float, optional
             Seconds to wait; None: no limit.
 
@@ -148,20 +151,20 @@ class Queue:
         ShutDownError
             The queue was shut down.
         TooManyMembersError
-            Every lane has a living producer.
+            Every lane has a producer that is alive.
         TransportError, PeerDeadError, TimeoutError
             An op on another process's memory failed. If the exception's ``placed`` is 1, the message is staged in this
-            handle and may have arrived: the next put, or :meth:`flush`, sends it again, which is harmless if it has.
-            Do not put it again. If ``placed`` is 0, the error came before there was a message.
+            handle and may have arrived. The next put, or :meth:`flush`, sends it again, which has no effect if it has
+            arrived. Do not put it again. If ``placed`` is 0, the error occurred before the message was staged.
 
         Notes
         -----
-        An op on another process's memory lasts no longer than the timeout and the context's ``peer_timeout``, but at
-        least 20 ms, as giving one up breaks a connection. The first put also takes a lane.
+        An op on another process's memory takes no longer than the timeout and the context's ``peer_timeout``, but is
+        given at least 20 ms, because giving an op up breaks the connection. The first put also takes a lane.
         """
 
     def flush(self) -> None:
-        """Send what earlier calls could not send to another process's memory; errors as of :meth:`put`."""
+        """Send what earlier calls could not send to another process's memory. Errors are as for :meth:`put`."""
 
     def put_nowait(self, data: _Buffer) -> None:
         """Put a message without waiting: ``put(data, block=False)``.
@@ -176,7 +179,7 @@ class Queue:
         FullError
             There is no room.
         MessageTooLargeError, ShutDownError, TooManyMembersError, TransportError, PeerDeadError, TimeoutError
-            As of :meth:`put`.
+            As for :meth:`put`.
         """
 
     def put_many(
@@ -187,46 +190,46 @@ class Queue:
         Parameters
         ----------
         items : iterable of bytes-like, or ndarray
-            The messages; of an array each row is one.
+            The messages. Each row of an array is one message.
         block : bool
-            Wait for room.
+            Whether to wait for room.
         timeout : float, optional
-            Seconds to wait for room, for all of them; None: no limit.
+            Seconds to wait for room, for all messages together; None: no limit.
 
         Returns
         -------
         int
-            How many were put: all, unless there was no room in time. Consumers may see the first before the last is
-            in.
+            Number of messages that were put: all, unless there was no room in time. Consumers may see the first message
+            before the last one has been put.
 
         Raises
         ------
         MessageTooLargeError, ShutDownError, TooManyMembersError, TransportError, PeerDeadError, TimeoutError
-            As of :meth:`put`. ``placed`` of an exception, also of one that the iterable raised, says how many of the
-            items were put, or are staged: the first ones.
+            As for :meth:`put`. The attribute ``placed`` of an exception, even of one that the iterable raised, is the
+            number of items, from the first, that were put or are staged.
         """
 
     def reserve(self, length: int, block: bool = True, timeout: float | None = None) -> memoryview:
-        """Reserve room for a message in the queue's own memory, to be filled and then committed or cancelled.
+        """Reserve room for a message in the queue's own memory. The caller fills it and then commits or cancels it.
 
         Parameters
         ----------
         length : int
-            Bytes of the message.
+            Length of the message in bytes.
         block : bool
-            Wait for room.
+            Whether to wait for room.
         timeout : float, optional
             Seconds to wait; None: no limit.
 
         Returns
         -------
         memoryview
-            The room, writable. There is one reservation at a time.
+            The reserved bytes, writable. A handle can have one reservation at a time.
 
         Raises
         ------
         FullError, MessageTooLargeError, ShutDownError, TooManyMembersError
-            As of :meth:`put`.
+            As for :meth:`put`.
         BusyError
             Another reservation is open.
 
@@ -243,18 +246,18 @@ class Queue:
         Parameters
         ----------
         length : int, optional
-            Only its first bytes, so many.
+            Length of the message in bytes, if it is shorter than the reservation.
 
         Raises
         ------
         BusyError
-            There are views of the room.
+            There are views of the reserved bytes.
         InvalidArgumentError
-            Nothing is reserved, or less than ``length``.
+            Nothing is reserved, or fewer than ``length`` bytes are.
         """
 
     def cancel(self) -> None:
-        """Give up the reservation. Raises BusyError if there are views of the room."""
+        """Give up the reservation. It raises BusyError if there are views of the reserved bytes."""
 
     def get(self, block: bool = True, timeout: float | None = None) -> bytes:
         """Take the next message.
@@ -262,7 +265,7 @@ class Queue:
         Parameters
         ----------
         block : bool
-            Wait for a message.
+            Whether to wait for a message.
         timeout : float, optional
             Seconds to wait; None: no limit.
 
@@ -276,15 +279,15 @@ class Queue:
         EmptyError
             There was no message in time.
         ShutDownError
-            The queue was shut down, and is empty or was to end at once.
+            The queue was shut down and is empty, or was shut down with ``immediate=True``.
         BusyError
-            The queue was made for one consumer, and another one lives.
+            The queue was created for one consumer, and another one is alive.
         CorruptError
             The memory does not hold a valid message.
         """
 
     def get_nowait(self) -> bytes:
-        """Take the next message without waiting: ``get(block=False)``. Errors as of :meth:`get`."""
+        """Take the next message without waiting: ``get(block=False)``. Errors are as for :meth:`get`."""
 
     def _get_kind(self, block: bool = True, timeout: float | None = None) -> tuple[int, bytes]: ...
     def _put_parts(
@@ -294,33 +297,33 @@ class Queue:
     def get_many(
         self, n: int | None = None, block: bool = True, timeout: float | None = None, *, out: None = None
     ) -> list[bytes]:
-        """Take the messages that are there.
+        """Take the messages that are in the queue.
 
         Parameters
         ----------
         n : int, optional
-            At most so many. Without it, at most as many as the queue has room for (and 2**20), so that the call ends
-            however fast messages arrive.
+            Maximum number of messages. Without it, at most as many as the queue has room for, and at most 2**20, so
+            that the call returns however fast messages arrive.
         block : bool
-            Wait for the first message; later ones are not waited for.
+            Whether to wait for the first message. The call does not wait for more.
         timeout : float, optional
             Seconds to wait; None: no limit.
         out : ndarray, optional
-            A writable C-ordered array. Each message fills one of its rows, and must have that length.
+            A writable C-ordered array. Each message fills one of its rows, and must have the length of a row.
 
         Returns
         -------
         list of bytes, or int
-            The messages, at least one. With ``out``: the number of rows that were filled, at least one.
+            The messages, at least one. With ``out``, the number of rows that were filled, at least one.
 
         Raises
         ------
         EmptyError
             No message arrived in time.
         ShutDownError
-            The queue was shut down, and is empty or was to end at once.
+            The queue was shut down and is empty, or was shut down with ``immediate=True``.
         MismatchError
-            The next message is not as long as a row of ``out``. It stays in the queue.
+            The next message does not have the length of a row of ``out``. It stays in the queue.
         CorruptError
             The memory does not hold a valid message.
         """
@@ -330,12 +333,12 @@ class Queue:
         self, n: int | None = None, block: bool = True, timeout: float | None = None, *, out: NDArray[Any]
     ) -> int: ...
     def peek(self, block: bool = True, timeout: float | None = None) -> memoryview:
-        """View the next message in place. It stays in the queue until :meth:`release`.
+        """Return a view of the next message in place. The message stays in the queue until :meth:`release`.
 
         Parameters
         ----------
         block : bool
-            Wait for a message.
+            Whether to wait for a message.
         timeout : float, optional
             Seconds to wait; None: no limit.
 
@@ -347,30 +350,30 @@ class Queue:
         Raises
         ------
         EmptyError, ShutDownError, BusyError, CorruptError
-            As of :meth:`get`.
+            As for :meth:`get`.
         UnsupportedError
-            With many consumers or ``drop_oldest`` others may take the message meanwhile.
+            The queue has many consumers or ``drop_oldest``, so another process could remove the message at any time.
         """
 
     def release(self) -> None:
-        """Take the message that was peeked at. Raises BusyError if there are views of it."""
+        """Remove the message that :meth:`peek` returned. It raises BusyError if there are views of the message."""
 
     def qsize(self) -> int:
-        """About how many messages are in the queue."""
+        """Return the approximate number of messages in the queue."""
 
     def empty(self) -> bool:
-        """Whether qsize() is 0."""
+        """Return whether qsize() is 0."""
 
     def full(self) -> bool:
-        """Whether the fullest lane may have no room for a message of ``max_message`` bytes."""
+        """Return whether the fullest lane may have no room for a message of ``max_message`` bytes."""
 
     def shutdown(self, immediate: bool = False) -> None:
-        """Shut the queue down for all its users: nothing more goes in. All that wait are woken.
+        """Shut the queue down for all its users and wake all waiters. No more messages can be put.
 
         Parameters
         ----------
         immediate : bool
-            Nothing more comes out either.
+            If True, no more messages can be taken either.
 
         Raises
         ------
@@ -379,15 +382,16 @@ class Queue:
 
         Notes
         -----
-        A put that is under way in another process may still go in, also after a consumer has seen the shutdown. A
-        producer on another process's memory looks for the shutdown every 10 ms, and while it waits for room.
+        A put that is in progress in another process may still succeed, even after a consumer has seen the shutdown. A
+        producer on another process's memory checks for the shutdown every 10 ms, and while it waits for room.
         """
 
     def fileno(self) -> int:
-        """File descriptor for select() and the like: readable when there may be a message, until a get() finds none.
+        """Return a file descriptor for select() and the like.
 
-        From the first call on, a thread watches the queue while the descriptor is not readable. The handle becomes a
-        consumer by this call, with the errors of :meth:`consume`.
+        It is readable when there may be a message, until a get() finds none. From the first call on, a thread watches
+        the queue while the descriptor is not readable. The call makes the handle a consumer. Errors are as for
+        :meth:`consume`.
         """
 
     def _dup_items(self) -> int: ...
@@ -400,9 +404,9 @@ class Queue:
         Raises
         ------
         BusyError
-            Calls are under way in other threads, or there are views of a message.
+            Calls are in progress in other threads, or there are views of a message.
         TransportError, TimeoutError
-            A role could not be given up. The handle is open still: close it again.
+            A role could not be given up. The handle is still open; close it again.
         """
 
 def queue_nbytes(
@@ -414,7 +418,7 @@ def queue_nbytes(
     drop_oldest: bool = False,
     checked: bool = False,
 ) -> int:
-    """Bytes of memory that such a queue takes; InvalidArgumentError says what does not fit."""
+    """Return the size of a queue in bytes, or raise InvalidArgumentError, which names the invalid parameter."""
 
 def queue_format(
     memory: _Buffer,
@@ -426,4 +430,4 @@ def queue_format(
     drop_oldest: bool = False,
     checked: bool = False,
 ) -> None:
-    """Write an empty queue into zeroed memory, before any other process sees that."""
+    """Write an empty queue into zeroed memory. No other process may see the memory yet."""
