@@ -1,4 +1,4 @@
-# Regions, remotes and batches, of the module _core._core: see there.
+# Stubs of the regions, remotes and batches of the extension module _core._core. _core.pyi imports them.
 from collections.abc import Awaitable
 from types import TracebackType
 from typing import Any, final
@@ -12,16 +12,17 @@ _Buffer = Buffer | NDArray[Any]
 
 @final
 class Region:
-    """Memory of this process that other processes can reach, until it is closed.
+    """Memory of this process that other processes can access until the region is closed.
 
-    :meth:`Context.allocate`, :meth:`~Context.empty`, :meth:`~Context.copy` and :meth:`~Context.register` make one. It
+    :meth:`Context.allocate`, :meth:`~Context.empty`, :meth:`~Context.copy` and :meth:`~Context.register` create one. It
     supports the buffer protocol and DLPack, so ``memoryview(region)`` and ``numpy.from_dlpack(region)`` are views
     without a copy. ``len(region)`` is in bytes.
 
     Raises
     ------
     ClosedError, ForkError
-        Out of each method: the region is closed, or the process is a forked child of the one that opened the context.
+        Raised by every method: the region is closed, or the process is a forked child of the one that opened the
+        context.
 
     Examples
     --------
@@ -32,7 +33,7 @@ class Region:
 
     @property
     def context(self) -> Context:
-        """The context that made it."""
+        """The context that created the region."""
 
     @property
     def nbytes(self) -> int:
@@ -48,26 +49,26 @@ class Region:
 
     @property
     def descriptor(self) -> Descriptor:
-        """What other processes attach with. It is stale once the region is closed."""
+        """The descriptor with which other processes attach. It becomes stale when the region is closed."""
 
     def array(self, dtype: DTypeLike | None = None) -> NDArray[Any]:
-        """A view of the memory, without a copy.
+        """Return a view of the memory, without a copy.
 
         Parameters
         ----------
         dtype : dtype, optional
-            Type of the elements of a one-dimensional view. By default shape and dtype are those that
-            :meth:`Context.empty` was given, or bytes.
+            Type of the elements of a one-dimensional view. By default the view has the shape and dtype that were passed
+            to :meth:`Context.empty`, or is an array of bytes.
 
         Returns
         -------
         ndarray
-            While it lives, the region can't be closed.
+            The view. The region cannot be closed while it exists.
 
         Raises
         ------
         InvalidArgumentError
-            The length is not a multiple of the dtype's.
+            The length of the region is not a multiple of the dtype's size.
         """
 
     def __buffer__(self, flags: int, /) -> memoryview: ...
@@ -88,10 +89,10 @@ class Region:
 
 @final
 class Remote:
-    """Memory of another process, which takes no part in its reads, writes and atomic updates.
+    """Memory of another process. That process takes no part in reads, writes and atomic updates of the memory.
 
-    :meth:`Context.attach` makes one. Offsets and lengths are in bytes, timeouts in seconds. A timeout of None leaves
-    the core's own limits, which follow from the context's ``peer_timeout``. Threads may share a remote.
+    :meth:`Context.attach` creates one. Offsets and lengths are in bytes, timeouts in seconds. With a timeout of None
+    the core's own limits apply, which depend on the context's ``peer_timeout``. Threads may share a remote.
 
     Raises
     ------
@@ -100,13 +101,13 @@ class Remote:
     AccessDeniedError
         The owner does not grant the right.
     AlignmentError
-        An atomic op at an offset that is not a multiple of 8.
+        The offset of an atomic op is not a multiple of 8.
     ReadOnlyBufferError, NonContiguousError
-        A local buffer that can't be used.
+        The local buffer is read-only, or is not C-contiguous.
     StaleDescriptorError, PeerDeadError
-        The region has been closed; its owner is gone.
+        The region has been closed, or its owner has ended.
     TimeoutError, TransportError
-        The deadline passed, or the transport failed. The op may or may not have taken effect.
+        The op timed out, or the transport failed. The op may or may not have taken effect.
     ClosedError, ForkError
         The remote is closed, or the process is a forked child of the one that attached.
 
@@ -117,7 +118,7 @@ class Remote:
     >>> ticket = remote.fetch_add(0, 1)
     """
 
-    _user: str | None  # the object that a program has opened on it, for the warning that it was not closed
+    _user: str | None  # the object that the program has opened on it, named in the warning if it was not closed
 
     @property
     def nbytes(self) -> int:
@@ -125,30 +126,30 @@ class Remote:
 
     @property
     def context(self) -> Context | None:
-        """The context that attached it; None for a mapped file."""
+        """The context that attached the remote; None for a mapped file."""
 
     @property
     def is_mapped(self) -> bool:
-        """Whether the memory is mapped in this process, so that array() and the buffer protocol give views of it."""
+        """Whether the memory is mapped in this process. If so, array() and the buffer protocol return views of it."""
 
     @property
     def access(self) -> str:
-        """The rights that its owner grants: letters of "rwa" (read, write, atomics)."""
+        """The rights that the owner grants: letters of "rwa" (read, write, atomics)."""
 
     @property
     def peer(self) -> str:
-        """Id of the node that owns it, in hexadecimal digits."""
+        """Id of the node that owns the memory, in hexadecimal digits."""
 
     @property
     def address(self) -> str:
-        """Address of its owner's agent."""
+        """Address of the owner's agent."""
 
     @property
     def closed(self) -> bool:
         """Whether the remote has been closed."""
 
     def array(self, dtype: DTypeLike = "u1") -> NDArray[Any]:
-        """A view of memory that is mapped in this process, without a copy.
+        """Return a view of memory that is mapped in this process, without a copy.
 
         Parameters
         ----------
@@ -158,16 +159,16 @@ class Remote:
         Returns
         -------
         ndarray
-            Read-only without the right to write. While it lives, the remote can't be closed.
+            The view. It is read-only unless the right to write is granted. The remote cannot be closed while it exists.
 
         Raises
         ------
         NotMappedError
             The memory is not mapped in this process.
         AccessDeniedError
-            There is no right to read.
+            The right to read is not granted.
         InvalidArgumentError
-            The length is not a multiple of the dtype's.
+            The length of the region is not a multiple of the dtype's size.
         """
 
     def __buffer__(self, flags: int, /) -> memoryview: ...
@@ -179,14 +180,13 @@ class Remote:
         offset : int
             Where to begin, in bytes.
         out : buffer
-            Writable and C-contiguous: an array, a bytearray or the like. Its length says how much is read.
+            Writable and C-contiguous: an array, a bytearray or the like. Its length is the number of bytes read.
         timeout : float, optional
             Seconds until TimeoutError.
 
         Notes
         -----
-        Only 8 aligned bytes are read in one piece. A longer read may mix old and new bytes of a write that is under
-        way.
+        Only 8 aligned bytes are read atomically. A longer read may mix old and new bytes of a concurrent write.
         """
 
     def write(self, offset: int, data: _Buffer, timeout: float | None = None) -> None:
@@ -210,14 +210,14 @@ class Remote:
         offset : int
             Where the word is, a multiple of 8.
         value : int
-            What to add, also below 0. The sum wraps at 2**64.
+            The number to add. It may be negative. The sum wraps modulo 2**64.
         timeout : float, optional
             Seconds until TimeoutError.
 
         Returns
         -------
         int
-            The word before the addition, unsigned.
+            The value of the word before the addition, unsigned.
         """
 
     def compare_swap(self, offset: int, expected: int, desired: int, timeout: float | None = None) -> int:
@@ -235,33 +235,33 @@ class Remote:
         Returns
         -------
         int
-            The word before, unsigned: ``expected`` if it was replaced.
+            The value of the word before the op, unsigned. It equals ``expected`` if the word was replaced.
         """
 
     def read_many(self, offsets: ArrayLike, out: _Buffer, timeout: float | None = None) -> None:
-        """Read pieces of one length from many offsets, in one call of the core.
+        """Read pieces of equal length from many offsets, in one call of the core.
 
         Parameters
         ----------
         offsets : array_like of int
-            n offsets in bytes; an array of uint64 is used without a copy.
+            n offsets in bytes. An array of uint64 is used without a copy.
         out : buffer
-            Writable and C-contiguous. The pieces of ``len(out) / n`` bytes are written to it one after the other.
+            Writable and C-contiguous. The pieces, of ``len(out) / n`` bytes each, are stored one after the other.
         timeout : float, optional
-            Seconds until TimeoutError, for all of them.
+            Seconds until TimeoutError, for all pieces together.
         """
 
     def write_many(self, offsets: ArrayLike, data: _Buffer, timeout: float | None = None) -> None:
-        """Write pieces of one length to many offsets, in one call of the core.
+        """Write pieces of equal length to many offsets, in one call of the core.
 
         Parameters
         ----------
         offsets : array_like of int
-            n offsets in bytes; an array of uint64 is used without a copy.
+            n offsets in bytes. An array of uint64 is used without a copy.
         data : buffer
-            C-contiguous. It holds the pieces of ``len(data) / n`` bytes one after the other.
+            C-contiguous. It contains the pieces, of ``len(data) / n`` bytes each, one after the other.
         timeout : float, optional
-            Seconds until TimeoutError, for all of them.
+            Seconds until TimeoutError, for all pieces together.
         """
 
     def read_async(self, offset: int, out: _Buffer) -> Awaitable[None]:
@@ -272,12 +272,12 @@ class Remote:
         offset : int
             Where to begin, in bytes.
         out : buffer
-            Writable and C-contiguous. It stays in use until the op has ended, also when the task is cancelled.
+            Writable and C-contiguous. It stays in use until the op has completed, even if the task is cancelled.
 
         Returns
         -------
         awaitable
-            Of None.
+            Its result is None.
         """
 
     def write_async(self, offset: int, data: _Buffer) -> Awaitable[None]:
@@ -288,12 +288,12 @@ class Remote:
         offset : int
             Where to begin, in bytes.
         data : buffer
-            C-contiguous. It stays in use until the op has ended, also when the task is cancelled.
+            C-contiguous. It stays in use until the op has completed, even if the task is cancelled.
 
         Returns
         -------
         awaitable
-            Of None.
+            Its result is None.
         """
 
     def fetch_add_async(self, offset: int, value: int) -> Awaitable[int]:
@@ -304,12 +304,12 @@ class Remote:
         offset : int
             Where the word is, a multiple of 8.
         value : int
-            What to add.
+            The number to add.
 
         Returns
         -------
         awaitable
-            Of the word before the addition.
+            Its result is the value of the word before the addition.
         """
 
     def compare_swap_async(self, offset: int, expected: int, desired: int) -> Awaitable[int]:
@@ -325,20 +325,20 @@ class Remote:
         Returns
         -------
         awaitable
-            Of the word before.
+            Its result is the value of the word before the op.
         """
 
     def close(self) -> None:
-        """Give the region up. Closing twice has no effect. The connection to its owner stays for other remotes.
+        """Close the remote. Closing twice has no effect. The connection to the owner stays open for other remotes.
 
         Raises
         ------
         BusyError
-            There are views of it, ops are under way, or an object is open on it.
+            There are views of the memory, ops are in progress, or an object is open on it.
         """
 
     def detach(self) -> None:
-        """Close the remote now, or with the last view of it."""
+        """Close the remote now or, if it is in use, as soon as nothing uses it any more."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *error: object) -> None: ...
@@ -346,11 +346,11 @@ class Remote:
 
 @final
 class Result:
-    """The value that a word had before an atomic op of a batch; :meth:`Batch.fetch_add` and compare_swap return one."""
+    """Result of an atomic op of a batch. :meth:`Batch.fetch_add` and :meth:`Batch.compare_swap` return one."""
 
     @property
     def value(self) -> int:
-        """The value, unsigned, once the ``with`` block of the batch has ended.
+        """The value of the word before the op, unsigned. It is available after the ``with`` block of the batch.
 
         Raises
         ------
@@ -364,21 +364,22 @@ class Result:
 class Batch:
     """Ops that are posted together when the ``with`` block ends: one call of the core, one doorbell per peer.
 
-    :meth:`Context.batch` makes one. Nothing is posted before the block ends, and nothing at all if the block raises.
-    Buffers stay in use until then. A batch is used once.
+    :meth:`Context.batch` creates one. Nothing is posted before the block ends, and nothing at all if the block raises.
+    Buffers stay in use until the end of the block. A batch can be used once.
 
     Raises
     ------
     OutOfBoundsError, AccessDeniedError, AlignmentError, ReadOnlyBufferError, NonContiguousError
-        An op is refused: at the call that adds it, or at the end, and then no op has been posted.
+        An op is invalid. The exception is raised by the call that adds the op, or at the end of the block, before any
+        op has been posted.
     TimeoutError, TransportError, PeerDeadError, StaleDescriptorError
-        An op failed. ``index`` of the exception is the number of the first that did.
+        An op failed. The attribute ``index`` of the exception is the index of the first op that failed.
     ClosedError
         The batch has been executed.
 
     Notes
     -----
-    ``fence=True``: the op starts after the reads and atomics before it on the same connection have ended.
+    With ``fence=True`` an op starts after the earlier reads and atomics on the same connection have completed.
 
     Examples
     --------
@@ -399,13 +400,13 @@ class Batch:
         Parameters
         ----------
         remote : Remote
-            Memory of the same context, or a mapped file.
+            A remote of the same context, or a mapped file.
         offset : int
             Where to begin, in bytes.
         out : buffer
-            Writable and C-contiguous; filled when the block has ended.
+            Writable and C-contiguous. It is filled when the block has ended.
         fence : bool
-            Start after the reads and atomics before it.
+            Whether to start after the reads and atomics before it have completed.
         """
 
     def write(self, remote: Remote, offset: int, data: _Buffer, *, fence: bool = False) -> None:
@@ -414,13 +415,13 @@ class Batch:
         Parameters
         ----------
         remote : Remote
-            Memory of the same context, or a mapped file.
+            A remote of the same context, or a mapped file.
         offset : int
             Where to begin, in bytes.
         data : buffer
-            C-contiguous; read when the block ends.
+            C-contiguous. It is read when the block ends.
         fence : bool
-            Start after the reads and atomics before it.
+            Whether to start after the reads and atomics before it have completed.
         """
 
     def fetch_add(self, remote: Remote, offset: int, value: int, *, fence: bool = False) -> Result:
@@ -429,18 +430,18 @@ class Batch:
         Parameters
         ----------
         remote : Remote
-            Memory of the same context, or a mapped file.
+            A remote of the same context, or a mapped file.
         offset : int
             Where the word is, a multiple of 8.
         value : int
-            What to add.
+            The number to add.
         fence : bool
-            Start after the reads and atomics before it.
+            Whether to start after the reads and atomics before it have completed.
 
         Returns
         -------
         Result
-            Of the word before the addition.
+            It provides the value of the word before the addition.
         """
 
     def compare_swap(self, remote: Remote, offset: int, expected: int, desired: int, *, fence: bool = False) -> Result:
@@ -449,18 +450,18 @@ class Batch:
         Parameters
         ----------
         remote : Remote
-            Memory of the same context, or a mapped file.
+            A remote of the same context, or a mapped file.
         offset : int
             Where the word is, a multiple of 8.
         expected, desired : int
             The value that the word must have, and the one that it gets.
         fence : bool
-            Start after the reads and atomics before it.
+            Whether to start after the reads and atomics before it have completed.
 
         Returns
         -------
         Result
-            Of the word before.
+            It provides the value of the word before the op.
         """
 
     def __len__(self) -> int: ...

@@ -1,4 +1,4 @@
-# Segments, of the module _core._core: see there.
+# Stubs of the segments of the extension module _core._core. _core.pyi imports them.
 from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Any, final
@@ -12,14 +12,15 @@ from ._core import Region, Remote
 _Buffer = Buffer | NDArray[Any]
 
 class SegmentLayout:
-    """Layout of a segment of some shape (docs/protocols/segment.md).
+    """Layout of a segment in memory (docs/protocols/segment.md).
 
     Raises
     ------
     InvalidArgumentError
-        Too many axes, an axis but the first of length 0, too long a dtype, a capacity below the shape.
+        There are too many axes, an axis other than the first has length 0, the dtype is too long, or the capacity is
+        smaller than the first axis of the shape.
     OutOfMemoryError
-        More bytes than there are addresses.
+        The segment would have more bytes than the address space.
     """
 
     def __init__(
@@ -27,25 +28,25 @@ class SegmentLayout:
     ) -> None: ...
     @property
     def nbytes(self) -> int:
-        """Bytes of the whole object."""
+        """Size of the whole object in bytes."""
 
     def format(self, memory: _Buffer) -> None:
         """Write an empty segment into zeroed memory."""
 
 class SegmentCore:
-    """Base of dsmem.Segment: each method is one call of the core.
+    """Base class of dsmem.Segment. Each method is one call of the core.
 
-    Indices are those of NumPy arrays. On mapped memory every index of NumPy works; over the network ints, slices,
-    tuples of them and lists of rows do, but no mask.
+    Indices are as for NumPy arrays. On mapped memory every NumPy index works. Over the network ints, slices, tuples of
+    these and lists of rows work, but masks do not.
 
     Raises
     ------
     ClosedError, ForkError
-        The segment is closed; the process is a forked child and the memory belongs to a context.
+        The segment is closed, or the process is a forked child and the memory belongs to a context.
     OutOfBoundsError, InvalidArgumentError
-        The index.
+        The index is out of bounds, or is invalid.
     AccessDeniedError
-        A change, although the segment was attached with ``readonly=True``.
+        A method would change the segment, which was attached with ``readonly=True``.
     TransportError, PeerDeadError, TimeoutError
         The memory belongs to another process, and an op failed.
     """
@@ -60,24 +61,24 @@ class SegmentCore:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Lengths of the axes, as they are now."""
+        """Current lengths of the axes."""
 
     @property
     def capacity(self) -> int:
-        """Length of the first axis for which the segment was made, or has remapped."""
+        """Number of rows (elements of the first axis) that the segment was created with room for."""
 
     @property
     def versioned(self) -> bool:
-        """Whether the segment was made with ``versioned=True``, for :meth:`snapshot`."""
+        """Whether the segment was created with ``versioned=True``, which :meth:`snapshot` needs."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the array."""
+        """Current size of the array in bytes."""
 
     def __len__(self) -> int: ...
     @property
     def array(self) -> NDArray[Any]:
-        """The memory as an array, without a copy; read-only if the segment was attached so.
+        """The memory as an array, without a copy. It is read-only if the segment was attached with ``readonly=True``.
 
         Raises
         ------
@@ -91,14 +92,14 @@ class SegmentCore:
         Parameters
         ----------
         index : int, slice or tuple, optional
-            Which elements; all by default.
+            Which elements. The default is all.
         out : ndarray or buffer, optional
-            Where to: an array of the same dtype and number of bytes, or any buffer of that number of bytes.
+            Destination: an array of the same dtype and number of bytes, or any buffer of that number of bytes.
 
         Returns
         -------
         ndarray or scalar
-            ``out`` if it was given; otherwise a new array, or a scalar for one element.
+            ``out`` if it was given. Otherwise a new array, or a scalar for a single element.
 
         Raises
         ------
@@ -107,24 +108,24 @@ class SegmentCore:
 
         Notes
         -----
-        More than 8 bytes may mix old and new bytes of a write under way; :meth:`snapshot` does not.
+        A read of more than 8 bytes may mix old and new bytes of a concurrent write. :meth:`snapshot` does not.
         """
 
     def write(self, index: Any, data: Any) -> None:
-        """Set elements, and wake those that wait for them.
+        """Set elements and wake the waiters of the segment.
 
         Parameters
         ----------
         index : int, slice or tuple
             Which elements.
         data : array_like or bytes-like
-            What NumPy would assign there. Bytes, bytearrays and memoryviews are copied as they are, and must have the
-            length of the elements.
+            Anything that NumPy can assign to these elements. The contents of bytes, bytearrays and memoryviews are
+            copied unchanged, and must have the length of the elements.
 
         Raises
         ------
         InvalidArgumentError, MismatchError
-            The values don't fit the dtype, or their shape or length doesn't fit the index.
+            The values do not fit the dtype, or their shape or length does not fit the index.
         """
 
     def fetch_add(self, index: int | tuple[int, ...], value: int) -> int:
@@ -135,12 +136,12 @@ class SegmentCore:
         index : int or tuple of int
             One element.
         value : int
-            What to add. The sum wraps.
+            The number to add. The sum wraps modulo 2**64.
 
         Returns
         -------
         int
-            The element before the addition.
+            The value of the element before the addition.
         """
 
     def compare_swap(self, index: int | tuple[int, ...], expected: int, desired: int) -> int:
@@ -151,12 +152,12 @@ class SegmentCore:
         index : int or tuple of int
             One element.
         expected, desired : int
-            The value that it must have, and the one that it gets.
+            The value that the element must have, and the one that it gets.
 
         Returns
         -------
         int
-            The element before: ``expected`` if it was replaced.
+            The value of the element before the op. It equals ``expected`` if the element was replaced.
         """
 
     def wait(
@@ -167,33 +168,34 @@ class SegmentCore:
         *,
         spin: float | None = None,
     ) -> Any:
-        """Sleep until an element has a value.
+        """Wait until an element has a given value or satisfies a predicate.
 
         Parameters
         ----------
         index : int or tuple of int
             One element.
         until : object or callable
-            The value, or a function of the element that returns true.
+            The value, or a predicate that is called with the element.
         timeout : float, optional
             Seconds until TimeoutError; None: no limit.
         spin : float, optional
-            Seconds to poll before sleeping, on mapped memory; 20 µs by default.
+            Seconds to poll before sleeping, on mapped memory. The default is 20 µs.
 
         Returns
         -------
         scalar
-            The element that ended the wait.
+            The value of the element that ended the wait.
 
         Raises
         ------
         TimeoutError
-            No such value in time.
+            The element did not have such a value in time.
 
         Notes
         -----
-        Methods of segments on the same host wake the waiter at once. Changes through views or over the network are
-        seen within 50 ms, and on remote memory within about 1 ms. A value that comes and goes in between may be missed.
+        Methods of segments on the same host wake the waiter at once. On mapped memory, changes through views or over
+        the network are seen within 50 ms; on remote memory every change is seen within about 1 ms. A value that the
+        element has only for a short time may be missed.
         """
 
     async def wait_async(
@@ -206,14 +208,14 @@ class SegmentCore:
         index : int or tuple of int
             One element.
         until : object or callable
-            The value, or a function of the element that returns true, called in the loop.
+            The value, or a predicate that is called with the element, in the event loop.
         timeout : float, optional
             Seconds until TimeoutError; None: no limit.
 
         Returns
         -------
         scalar
-            The element that ended the wait.
+            The value of the element that ended the wait.
 
         Examples
         --------
@@ -222,48 +224,49 @@ class SegmentCore:
         """
 
     def writer(self) -> int | None:
-        """Identity of the process that writes a new version, for :meth:`break_`; None: none does."""
+        """Return the identity of the process that is writing a new version, for :meth:`break_`, or None."""
 
     def break_(self, writer: int) -> bool:
-        """Take the turn from a writer that is known to be gone, although no death is proven here.
+        """Take the turn from a writer that is known to be dead, although its death is not proven here.
 
         Parameters
         ----------
         writer : int
-            What :meth:`writer` returned, so that the turn is not taken from a later one.
+            The identity that :meth:`writer` returned, so that the turn is not taken from a later writer.
 
         Returns
         -------
         bool
-            False: that process does not write.
+            False if that process is not writing.
 
         Notes
         -----
-        The segment goes back to the version before, or on to the writer's if that was complete. Safe if the writer can
-        never again touch the memory: its host is off. Processes of one host need no ``break_``. A living writer gets
-        NotHeldError when it would commit, and its version number is skipped.
+        The segment returns to the previous version, or advances to the writer's version if that is complete. The call
+        is safe only if the writer can never access the memory again, for example because its host is off. Processes of
+        the same host do not need ``break_``. A writer that is alive gets NotHeldError when it tries to commit, and its
+        version number is skipped.
         """
 
     def snapshot(self, timeout: float | None = None) -> tuple[int, NDArray[Any]]:
-        """Copy one whole version of a versioned segment.
+        """Copy one complete version of a versioned segment.
 
         Parameters
         ----------
         timeout : float, optional
-            Seconds until TimeoutError, which only a reader without the right to write can meet: any other makes writers
-            wait once they have been too quick several times.
+            Seconds until TimeoutError. Only a reader without the right to write can time out: any other reader makes
+            writers wait after several of its attempts have been overtaken by writes.
 
         Returns
         -------
         version : int
-            Its number. Each write raises it by one.
+            Number of the version. Each write increases it by one.
         copy : ndarray
-            All of every write up to that version, and nothing of others. A writer that dies leaves nothing.
+            The contents after all writes up to that version, and no others. A write whose writer dies has no effect.
 
         Raises
         ------
         InvalidArgumentError
-            The segment was made without ``versioned=True``.
+            The segment was created without ``versioned=True``.
         """
 
     def _bind(
@@ -283,14 +286,14 @@ class SegmentCore:
 
 @final
 class Writing:
-    """The turn of a versioned segment's writer: a context manager of the array to change.
+    """The turn of a versioned segment's writer: a context manager whose value is the array to change.
 
-    The turn ends with the block or with the object, whatever an exception has interrupted.
+    The turn ends with the block or with the object, wherever an exception occurs.
 
     Parameters
     ----------
     segment : SegmentCore
-        It can't be closed meanwhile.
+        The segment. It cannot be closed during the turn.
     timeout : float, optional
         Seconds to wait for another writer.
     """
@@ -302,7 +305,7 @@ class Writing:
     ) -> None: ...
 
 def publish(segment: SegmentCore, data: _Buffer, timeout: float | None = None) -> int | None:
-    """Replace all of a versioned segment in one turn; the version, or None where it has another length by now."""
+    """Replace the contents of a versioned segment in one turn and return the version, or None if its length differs."""
 
 def resize(segment: SegmentCore, rows: int, timeout: float | None = None) -> None:
-    """Change the rows of a versioned segment in one turn."""
+    """Change the number of rows of a versioned segment in one turn."""

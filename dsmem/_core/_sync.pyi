@@ -1,4 +1,4 @@
-# Synchronisation, of the module _core._core: see there.
+# Stubs of locks, rwlocks and semaphores of the extension module _core._core. _core.pyi imports them.
 from typing import Any, NoReturn, ParamSpec, TypeVar, final
 
 from numpy.typing import NDArray
@@ -11,24 +11,25 @@ _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
 def sync_bytes(kind: str, members: int = 0, count: int = 0) -> int:
-    """Bytes that a synchronisation object takes; InvalidArgumentError where there can't be one like that."""
+    """Return the size of a synchronisation object in bytes. It raises InvalidArgumentError if a number is invalid."""
 
 def sync_format(view: _Buffer, kind: str, members: int = 0, count: int = 0, lock: int = 0) -> None:
-    """Write the object into zeroed memory, before any other process sees that."""
+    """Write the object into zeroed memory. No other process may see the memory yet."""
 
 class SyncHandle:
-    """Base of the handles of synchronisation objects. Its remote can't be closed while the handle is open.
+    """Base class of the handles of synchronisation objects. The remote cannot be closed while the handle is open.
 
     Threads may share a handle. A wait releases the GIL and runs Python's signal handlers every 50 ms.
 
-    The methods that end in ``_async`` do the same as those without, and the event loop goes on. On this host, what is
-    free is taken without a turn of the loop; otherwise one thread waits for all tasks that use the handle. A task that
-    is cancelled leaves nothing taken. :meth:`close` ends the waits of tasks in all loops with ClosedError.
+    The methods whose names end in ``_async`` do the same as those without, but do not block the event loop. On this
+    host, what is free is acquired without suspending the task. Otherwise one thread waits for all tasks that use the
+    handle. A task that is cancelled while it acquires something does not hold it. :meth:`close` ends the waits of tasks
+    in all event loops with ClosedError.
 
     Raises
     ------
     ClosedError
-        Out of each method: the handle is closed.
+        Raised by every method: the handle is closed.
     InvalidArgumentError
         An argument is invalid.
     TransportError, PeerDeadError, TimeoutError
@@ -39,7 +40,7 @@ class SyncHandle:
 
     @property
     def closed(self) -> bool:
-        """Whether this handle was closed."""
+        """Whether this handle is closed."""
 
     def close(self) -> None:
         """Close the handle. Closing twice has no effect.
@@ -47,11 +48,11 @@ class SyncHandle:
         Raises
         ------
         BusyError
-            Calls are under way in other threads, or the handle holds something.
+            Calls are in progress in other threads, or the handle still holds the object or permits.
         """
 
 class Lock(SyncHandle):
-    """A lock or a spinlock on memory that holds one (docs/protocols/lock.md).
+    """A handle of a lock or spinlock on memory that contains one (docs/protocols/lock.md).
 
     Parameters
     ----------
@@ -63,11 +64,11 @@ class Lock(SyncHandle):
     Raises
     ------
     MismatchError, CorruptError, VersionError
-        The memory holds something else.
+        The memory does not contain such an object, or contains one of an incompatible release.
     AccessDeniedError
-        The memory was attached without the rights to read, write and update.
+        The memory was attached without all the rights to read, write and use atomics.
     TooManyMembersError
-        All entries for handles are in use by living processes.
+        All entries for handles are in use by processes that are alive.
     """
 
     def __init__(self, remote: Remote, spin: float | None = None) -> None: ...
@@ -77,35 +78,35 @@ class Lock(SyncHandle):
         Parameters
         ----------
         blocking : bool
-            Wait until it is free.
+            Whether to wait until the lock is free.
         timeout : float, optional
             Seconds to wait; -1 or None: no limit.
 
         Returns
         -------
         bool
-            False: it was not free in time.
+            True if the lock was acquired, False if it was not free in time.
 
         Notes
         -----
-        Over the network, an attempt that the transport loses is noticed after the peer timeout. After a failure the
-        lock word is read again, which tells whether the attempt took effect. Where it can't be read the error is
-        raised, and the next acquire(), or close(), finds out.
+        Over the network, an attempt that is lost in the transport is detected after the peer timeout. After a failure
+        the lock word is read again to find out whether the attempt took effect. If it cannot be read, the error is
+        raised, and the next acquire() or close() finds out.
         """
 
     def release(self) -> None:
-        """Release the lock. Any thread may do it.
+        """Release the lock. Any thread of the process may release it.
 
         Raises
         ------
         NotHeldError
-            This handle does not hold the lock, or it was taken over.
+            This handle does not hold the lock, or the lock was taken over.
         TransportError, PeerDeadError
-            The outcome is unknown. Call it again.
+            The outcome is unknown. Call the method again.
         """
 
     async def acquire_async(self, timeout: float | None = None) -> bool:
-        """:meth:`acquire` in an event loop. Tasks of one loop exclude each other, too.
+        """:meth:`acquire` in an event loop. Tasks of the same loop exclude each other, too.
 
         Parameters
         ----------
@@ -115,12 +116,13 @@ class Lock(SyncHandle):
         Returns
         -------
         bool
-            False: it was not free in time.
+            True if the lock was acquired, False if it was not free in time.
 
         Notes
         -----
-        The handle holds the lock then, as after acquire(), so :meth:`release` may follow where the memory is on this
-        host, or :meth:`release_async`. Tasks that wait with one handle get the lock in the order of their calls.
+        The handle holds the lock afterwards, as after acquire(). Release it with :meth:`release_async` or, if the
+        memory is on this host, with :meth:`release`. Tasks that wait with the same handle get the lock in the order of
+        their calls.
 
         Examples
         --------
@@ -130,56 +132,57 @@ class Lock(SyncHandle):
         """
 
     async def release_async(self) -> None:
-        """:meth:`release` in an event loop. A task that is cancelled in it goes on when it has ended."""
+        """:meth:`release` in an event loop. The release completes even if the task is cancelled meanwhile."""
 
     async def __aenter__(self) -> bool: ...
     async def __aexit__(self, *error: object) -> None: ...
     def locked(self) -> bool:
-        """Whether any handle holds the lock."""
+        """Return whether any handle holds the lock."""
 
     def holder(self) -> int | None:
-        """Identity of the process that holds the lock, for :meth:`break_`; None: it is free."""
+        """Return the identity of the process that holds the lock, for :meth:`break_`, or None if it is free."""
 
     def break_(self, holder: int) -> bool:
-        """Take the lock from a holder that is known to be gone, although no death is proven here.
+        """Take the lock from a holder that is known to be dead, although its death is not proven here.
 
         Parameters
         ----------
         holder : int
-            What :meth:`holder` returned, so that the lock is not taken from a later holder.
+            The identity that :meth:`holder` returned, so that the lock is not taken from a later holder.
 
         Returns
         -------
         bool
-            False: that process does not hold it.
+            False if that process does not hold the lock.
 
         Notes
         -----
-        The next holder finds ``recovered`` true and a larger token, as after a holder that died. Do it only if the
-        holder can never again touch what the lock protects (its host is off), or if smaller tokens are refused there.
-        A holder that lives notices at its release, which raises NotHeldError; until then both work. Processes of one
-        host that share /dev/shm need no ``break_``: the kernel proves their death.
+        For the next holder ``recovered`` is true and the token is larger, as after a holder that died. Call it only if
+        the holder can never access the protected data again (for example because its host is off), or if accesses with
+        smaller tokens are refused there. A holder that is still alive finds out when it releases the lock, which raises
+        NotHeldError; until then both believe that they hold the lock. Processes of one host that share /dev/shm do not
+        need ``break_``, because the kernel proves their death.
         """
 
     @property
     def token(self) -> int | None:
-        """Fencing token of this handle's grant: larger than those of all grants before. None: it holds nothing."""
+        """Fencing token of this handle's grant, larger than those of all earlier grants. None if it holds nothing."""
 
     @property
     def recovered(self) -> bool:
-        """Whether the process that held the lock before this handle's grant died with it."""
+        """Whether the previous holder of the lock, before this handle's grant, died while holding it."""
 
     def __enter__(self) -> bool: ...
     def __exit__(self, *error: object) -> None: ...
 
 class RLock(Lock):
-    """A lock that its thread may acquire again; parameters and errors as of :class:`Lock`.
+    """A re-entrant lock: the thread that holds it may acquire it again. Parameters and errors are as for :class:`Lock`.
 
-    Tasks can't have it: all tasks of a loop share its thread, so it would not keep them apart.
+    Tasks cannot acquire it. All tasks of an event loop share one thread, so the lock would not exclude them.
     """
 
     def acquire_async(self, timeout: float | None = None) -> NoReturn:
-        """Refused: use :class:`Lock` in tasks, or a thread.
+        """Not supported: raises UnsupportedError. Use :class:`Lock` in tasks, or acquire the lock in a thread.
 
         Parameters
         ----------
@@ -193,13 +196,13 @@ class RLock(Lock):
         """
 
     def release_async(self) -> NoReturn:
-        """Refused, as :meth:`acquire_async` is: raises UnsupportedError."""
+        """Not supported, like :meth:`acquire_async`: raises UnsupportedError."""
 
     def __aenter__(self) -> NoReturn: ...
     def __aexit__(self, *error: object) -> NoReturn: ...
 
 class RWLock(SyncHandle):
-    """Many readers or one writer (docs/protocols/sync.md); parameters and errors as of :class:`Lock`."""
+    """A readers-writer lock (docs/protocols/sync.md). Parameters and errors are as for :class:`Lock`."""
 
     def __init__(self, remote: Remote, spin: float | None = None) -> None: ...
     def acquire_read(self, blocking: bool = True, timeout: float | None = -1) -> bool:
@@ -208,14 +211,14 @@ class RWLock(SyncHandle):
         Parameters
         ----------
         blocking : bool
-            Wait for writers to finish.
+            Whether to wait for writers to finish.
         timeout : float, optional
             Seconds to wait; -1 or None: no limit.
 
         Returns
         -------
         bool
-            False: it was not free for readers in time.
+            True if the lock was acquired, False if it was not free for readers in time.
         """
 
     def release_read(self) -> None:
@@ -224,25 +227,26 @@ class RWLock(SyncHandle):
         Raises
         ------
         NotHeldError
-            This handle does not read, or break_() took that from it.
+            This handle does not hold the lock as a reader, or break_() took it away.
         TransportError, PeerDeadError
-            The handle does not read any more, but writers may still wait for it. Its next call lets them in.
+            The handle is not a reader any more, but writers may still wait for it. The next call with this handle
+            clears that.
         """
 
     def acquire_write(self, blocking: bool = True, timeout: float | None = -1) -> bool:
-        """Acquire the lock as the writer: keep others out, and wait for the readers inside to finish.
+        """Acquire the lock as the writer: exclude new readers and writers, then wait for current readers to finish.
 
         Parameters
         ----------
         blocking : bool
-            Wait for the writer and the readers that are inside.
+            Whether to wait for the current writer and readers.
         timeout : float, optional
             Seconds to wait; -1 or None: no limit.
 
         Returns
         -------
         bool
-            False: it was not free in time.
+            True if the lock was acquired, False if it was not free in time.
         """
 
     def release_write(self) -> None:
@@ -251,30 +255,34 @@ class RWLock(SyncHandle):
         Raises
         ------
         NotHeldError
-            This handle does not write, or the lock was taken over.
+            This handle does not hold the lock as the writer, or the lock was taken over.
         """
 
     def writer(self) -> int | None:
-        """Identity of the process that writes, or that waits as the next writer for readers to finish; None: none."""
+        """Return the identity of the writer, or of the next writer, which waits for readers to finish, or None."""
 
     def readers(self) -> list[int]:
-        """Identities of the processes that read, one for each handle. Handles of one process of this host share one."""
+        """Return the identities of the readers, one for each handle.
+
+        All handles of a process on this host have the same identity.
+        """
 
     def break_(self, holder: int) -> bool:
-        """Take the lock from a writer or a reader that is known to be gone. Safe where :meth:`Lock.break_` is.
+        """Take the lock from a writer or reader that is known to be dead.
 
-        The next writer finds a larger token and, after a writer, ``recovered`` true. A reader that lives notices at its
-        last release or, on this host, when it reads again: NotHeldError.
+        It is safe under the same conditions as :meth:`Lock.break_`. The next writer gets a larger token and, if the
+        lock was taken from a writer, ``recovered`` is true. A reader that is still alive gets NotHeldError from its
+        last release or, on this host, when it acquires the lock as a reader again.
 
         Parameters
         ----------
         holder : int
-            What :meth:`writer` or :meth:`readers` returned.
+            An identity that :meth:`writer` or :meth:`readers` returned.
 
         Returns
         -------
         bool
-            False: that process holds nothing.
+            False if that process does not hold the lock.
         """
 
     async def acquire_read_async(self, timeout: float | None = None) -> bool:
@@ -288,7 +296,7 @@ class RWLock(SyncHandle):
         Returns
         -------
         bool
-            False: it was not free for readers in time.
+            True if the lock was acquired, False if it was not free for readers in time.
 
         Examples
         --------
@@ -301,7 +309,7 @@ class RWLock(SyncHandle):
         """:meth:`release_read` in an event loop."""
 
     async def acquire_write_async(self, timeout: float | None = None) -> bool:
-        """:meth:`acquire_write` in an event loop. A task that is cancelled lets readers in again.
+        """:meth:`acquire_write` in an event loop. If the task is cancelled, readers can acquire the lock again.
 
         Parameters
         ----------
@@ -311,51 +319,54 @@ class RWLock(SyncHandle):
         Returns
         -------
         bool
-            False: it was not free in time.
+            True if the lock was acquired, False if it was not free in time.
         """
 
     async def release_write_async(self) -> None:
         """:meth:`release_write` in an event loop."""
 
     def read(self, timeout: float | None = None) -> Side:
-        """The reader's side, for a ``with`` or ``async with`` statement.
+        """Return the reader's side of the lock, for a ``with`` or ``async with`` statement.
 
         Parameters
         ----------
         timeout : float, optional
-            Seconds to wait, then TimeoutError; None: no limit.
+            Seconds until TimeoutError; None: no limit.
 
         Returns
         -------
         context manager
-            Of this handle.
+            Its value is this handle.
         """
 
     def write(self, timeout: float | None = None) -> Side:
-        """The writer's side, for a ``with`` or ``async with`` statement.
+        """Return the writer's side of the lock, for a ``with`` or ``async with`` statement.
 
         Parameters
         ----------
         timeout : float, optional
-            Seconds to wait, then TimeoutError; None: no limit.
+            Seconds until TimeoutError; None: no limit.
 
         Returns
         -------
         context manager
-            Of this handle.
+            Its value is this handle.
         """
 
     @property
     def token(self) -> int | None:
-        """Fencing token of this handle's grant as the writer; None: it does not write."""
+        """Fencing token of this handle's grant as the writer. None if it does not hold the lock as the writer."""
 
     @property
     def recovered(self) -> bool:
-        """Whether the last writer died while it wrote, as of this handle's grant."""
+        """Whether the last writer before this handle's grant died while holding the lock."""
 
 @final
 class Side:
-    """The reader's or writer's side of an RWLock, for ``with`` and ``async with``; :meth:`RWLock.read` returns one."""
+    """The reader's or writer's side of an RWLock, for ``with`` and ``async with``.
+
+    :meth:`RWLock.read` and :meth:`RWLock.write` return one.
+    """
 
     def __enter__(self) -> RWLock: ...
     def __exit__(self, *error: object) -> None: ...
@@ -363,7 +374,10 @@ class Side:
     async def __aexit__(self, *error: object) -> None: ...
 
 class Semaphore(SyncHandle):
-    """Permits with owners (docs/protocols/sync.md); parameters and errors as of :class:`Lock`. It has no members."""
+    """A semaphore whose permits have owners (docs/protocols/sync.md). It keeps no table of members.
+
+    Parameters and errors are as for :class:`Lock`.
+    """
 
     def __init__(self, remote: Remote, spin: float | None = None) -> None: ...
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
@@ -372,14 +386,14 @@ class Semaphore(SyncHandle):
         Parameters
         ----------
         blocking : bool
-            Wait until one is free.
+            Whether to wait until a permit is free.
         timeout : float, optional
             Seconds to wait; None: no limit.
 
         Returns
         -------
         bool
-            False: none was free in time.
+            True if a permit was acquired, False if none was free in time.
         """
 
     def release(self, n: int = 1) -> None:
@@ -388,41 +402,45 @@ class Semaphore(SyncHandle):
         Parameters
         ----------
         n : int
-            How many.
+            Number of permits.
 
         Raises
         ------
         PermitError
-            The handle has fewer. Nothing has changed.
+            The handle holds fewer permits. Nothing has changed.
         """
 
     @property
     def value(self) -> int:
-        """Permits that are free. Those of dead processes count once a waiter has found them."""
+        """Number of free permits. Permits of dead processes are included only after a waiter has found them."""
 
     def holders(self) -> list[int]:
-        """Owners of the permits that are taken: a process's identity on this host, else a value for each grant."""
+        """Return the owners of the permits that are taken.
+
+        An owner is the identity of a process on this host, or else a value for each grant.
+        """
 
     def break_(self, holder: int) -> bool:
-        """Free the permits of a holder that is known to be gone. Safe where :meth:`Lock.break_` is.
+        """Free the permits of a holder that is known to be dead.
 
-        A holder that lives notices when it releases such a permit: PermitError. If another handle of its process has
-        the permit by then, the release takes it from that one.
+        It is safe under the same conditions as :meth:`Lock.break_`. A holder that is still alive gets PermitError when
+        it releases such a permit. If another handle of its process has acquired the permit by then, the release takes
+        the permit from that handle.
 
         Parameters
         ----------
         holder : int
-            What :meth:`holders` returned.
+            A value that :meth:`holders` returned.
 
         Returns
         -------
         bool
-            False: that holder has no permit.
+            False if that holder has no permit.
         """
 
     @property
     def held(self) -> int:
-        """Permits that this handle has."""
+        """Number of permits that this handle holds."""
 
     @property
     def recovered(self) -> bool:
@@ -439,7 +457,7 @@ class Semaphore(SyncHandle):
         Returns
         -------
         bool
-            False: none was free in time.
+            True if a permit was acquired, False if none was free in time.
 
         Examples
         --------
@@ -454,7 +472,7 @@ class Semaphore(SyncHandle):
         Parameters
         ----------
         n : int
-            How many permits.
+            Number of permits.
         """
 
     async def __aenter__(self) -> bool: ...
@@ -463,7 +481,10 @@ class Semaphore(SyncHandle):
     def __exit__(self, *error: object) -> None: ...
 
 class CountingSemaphore(SyncHandle):
-    """Permits without owners (docs/protocols/sync.md); parameters and errors as of :class:`Lock`. It has no members."""
+    """A semaphore whose permits have no owners (docs/protocols/sync.md). It keeps no table of members.
+
+    Parameters and errors are as for :class:`Lock`.
+    """
 
     def __init__(self, remote: Remote, spin: float | None = None) -> None: ...
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
@@ -472,35 +493,35 @@ class CountingSemaphore(SyncHandle):
         Parameters
         ----------
         blocking : bool
-            Wait until one is free.
+            Whether to wait until a permit is free.
         timeout : float, optional
             Seconds to wait; None: no limit.
 
         Returns
         -------
         bool
-            False: none was free in time.
+            True if a permit was acquired, False if none was free in time.
         """
 
     def release(self, n: int = 1) -> None:
-        """Release permits, also more than were acquired.
+        """Release permits, possibly more than were acquired.
 
         Parameters
         ----------
         n : int
-            How many.
+            Number of permits.
 
         Raises
         ------
         InvalidArgumentError
-            There would be more than 2147483647. Nothing has changed.
+            There would be more than 2147483647 free permits. Nothing has changed.
         TransportError
-            The message says whether nothing has changed, or the outcome is unknown.
+            The message says whether nothing has changed or the outcome is unknown.
         """
 
     @property
     def value(self) -> int:
-        """Permits that are free."""
+        """Number of free permits."""
 
     async def acquire_async(self, timeout: float | None = None) -> bool:
         """:meth:`acquire` in an event loop. Tasks that wait with one handle are served in the order of their calls.
@@ -513,7 +534,7 @@ class CountingSemaphore(SyncHandle):
         Returns
         -------
         bool
-            False: none was free in time.
+            True if a permit was acquired, False if none was free in time.
 
         Examples
         --------
@@ -528,7 +549,7 @@ class CountingSemaphore(SyncHandle):
         Parameters
         ----------
         n : int
-            How many permits.
+            Number of permits.
         """
 
     async def __aenter__(self) -> bool: ...
