@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, embedsignature=False
 """The Cython layer: buffers in, one call of the core without the GIL where it may block, exceptions out.
 
-Threads: every object may be used from many threads; handle.pxi says what keeps it open meanwhile. Local ops on up to
-NOGIL_FROM bytes keep the GIL: giving it back would cost them a part of their time that counts, and others wait for some
-microseconds.
+Threads: every object may be used from many threads; handle.pxi describes what keeps it open meanwhile. Local ops on up
+to NOGIL_FROM bytes keep the GIL: releasing it would be a considerable part of their time, and other threads wait for a
+few microseconds only.
 """
 cimport cython
 from cpython.buffer cimport (
@@ -66,8 +66,8 @@ cdef extern from "Python.h":
 cdef enum:
     NOGIL_FROM = 65536
     BATCH_START = 64
-    SPIN_NS = 20_000       # how long a waiter looks before it sleeps, unless the caller says
-    SLICE_NS = 50_000_000  # how long a wait goes before signals are looked at
+    SPIN_NS = 20_000       # how long a waiter polls before it sleeps, by default
+    SLICE_NS = 50_000_000  # how long a wait lasts before it checks for signals
 
 cdef dict RIGHTS = {"r": c.DSM_READ, "w": c.DSM_WRITE, "a": c.DSM_ATOMIC}
 cdef tuple LETTERS = tuple("".join(k for k, v in RIGHTS.items() if bits & v) for bits in range(8))

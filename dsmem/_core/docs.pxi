@@ -1,5 +1,5 @@
-# Included by _core.pyx, last: docstrings. The stubs (*.pyi) are their one source, so that editors, type checkers and
-# help() show the same text. setup.py writes DOCSTRINGS from them.
+# Docstrings; _core.pyx includes this file last. The stubs (*.pyi) are the only source of docstrings, so that editors,
+# type checkers and help() show the same text. setup.py writes DOCSTRINGS from them.
 
 include "docstrings.pxi"
 
@@ -19,7 +19,8 @@ cdef type GETSET = type(Remote.nbytes)
 cdef int describe(object thing, str text) except -1:
     """Set the docstring of a class, a property, a method or a function.
 
-    Those of static types and of their properties are C strings that Python code can't set; DOCSTRINGS keeps the text.
+    The docstrings of static types and of their properties are C strings that Python code cannot set. DOCSTRINGS owns
+    the text.
     """
     if isinstance(thing, type) and not (<type_object *> thing).tp_flags & Py_TPFLAGS_HEAPTYPE:
         (<type_object *> thing).tp_doc = PyUnicode_AsUTF8(text)

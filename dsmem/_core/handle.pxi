@@ -1,34 +1,35 @@
-# Included by _core.pyx: Handle, the base of everything that can be closed.
+# Included by _core.pyx: Handle, the base class of everything that can be closed.
 #
-# A handle is in use from the first line of a public method to the last: enter(), then leave() in a finally. That
-# covers the conversion of arguments (__index__, __dlpack__, __buffer__ and iterators run the caller's code), signal
-# handlers, and the time without the GIL. close() is refused meanwhile, so what lies between needs no second look at
-# whether it is open. A method that runs no code of Python's and keeps the GIL calls check() instead.
+# A handle is in use from the first line of a public method to the last: enter(), then leave() in a finally clause. This
+# includes the conversion of arguments (__index__, __dlpack__, __buffer__ and iterators run the caller's code), signal
+# handlers, and the time without the GIL. close() is refused meanwhile, so the code in between does not need to recheck
+# that the handle is open. A method that runs no Python code and keeps the GIL calls check() instead.
 #
 # Invariants, all under the GIL:
-#   live     calls may begin; the core's object exists. Only who closes sees an object of the core with live False.
-#   uses     calls under way
-#   users    open handles that stand on this one
-#   exports  views of its memory
-#   ending   the process ends: waits in other threads are given up (go_on), and no call begins
+#   live     calls may begin; the core's object exists. Only the code that closes the handle sees an object of the core
+#            while live is False.
+#   uses     number of calls in progress
+#   users    number of open handles that depend on this one
+#   exports  number of views of its memory
+#   ending   the process is exiting: waits in other threads end (go_on), and no call begins
 # The core's object is freed only after live was cleared while uses, users and exports were 0.
 #
-# A child of fork() has a copy of every handle. What the handle stands for is the parent's: roles, turns, locks, calls
-# that other threads had begun. The child's copy becomes a handle of its own with its first call, which renew()
-# prepares: the core's object of before is left as it lies, for another thread may have been changing it, and is never
-# freed or asked again. Where there can be none, since the memory is a context's, renew() raises ForkError, and the
-# handle stays outdated: close() leaves it to the parent. Then
-#   epoch      the fork count of the process that the core's object is of
-#   inherited  calls of before the fork: some may still end here, if the thread that forked was in them, as it can be in
-#              a callback or a signal handler. Those lie beneath all calls that this thread has begun since (nested),
-#              so they are the ones that end while nested is 0
-#   kept       the most views of before the fork that there can still be; some may be of threads that are gone. They do
-#              not hinder close(), which leaves the memory to them
+# A child of fork() has a copy of every handle. What the handle holds belongs to the parent: roles, turns, locks, calls
+# that other threads had begun. The child's copy becomes a handle of the child's own at the first call, for which
+# renew() opens a new object of the core. The previous object of the core is left as it is, because another thread may
+# have been changing it; it is never freed or accessed again. If no new object is possible, because the memory belongs
+# to a context, renew() raises ForkError and the handle stays outdated: close() leaves it to the parent. The fields are:
+#   epoch      the fork count of the process to which the core's object belongs
+#   inherited  number of calls begun before the fork. Some may still end here, if the thread that forked was inside
+#              them, for example in a callback or a signal handler. On that thread's stack they lie below all calls that
+#              it has begun since (nested), so they are the ones that end while nested is 0.
+#   kept       upper limit of the views from before the fork that still exist; some may belong to threads that do not
+#              exist in the child. They do not prevent close(), which leaves the memory mapped for them.
 
 ctypedef int (*naming)(void *arg, uint64_t *identities) noexcept nogil
 ctypedef int (*breaking)(void *arg, uint64_t holder) noexcept nogil
 cdef enum:
-    NAMED_MOST = 4097  # identities that one call tells
+    NAMED_MOST = 4097  # maximum number of identities that one call returns
 
 
 cdef uint64_t identity_of(object holder) except? 0xdead:
@@ -44,7 +45,7 @@ cdef class Handle:
     cdef uint32_t epoch
     cdef int uses, users, exports
     cdef int inherited, nested, kept
-    cdef dict waits  # of tasks (waits.pxi), or None
+    cdef dict waits  # the waits of tasks (waits.pxi), or None
 
     def __cinit__(self, *args, **named):
         self.epoch = forks[0]
@@ -74,11 +75,13 @@ cdef class Handle:
 
     @cython.final
     cdef inline bint ready(self) noexcept:
-        """Open, and of this process. Enough where nothing runs code of Python's or gives the GIL back meanwhile."""
+        """Whether it is open and belongs to this process. Sufficient if the caller runs no Python code and keeps the GIL
+        until it is done.
+        """
         return self.live and self.epoch == forks[0]
 
     cdef int check(self) except -1:
-        """Open, and of this process."""
+        """Raise unless it is open; in a child of fork() make it this process's own."""
         if not self.live:
             self.refuse_closed()
         if self.epoch != forks[0]:
@@ -89,7 +92,7 @@ cdef class Handle:
 
     @cython.final
     cdef bint count_nested(self, int change) noexcept:
-        """False: the call that ends is one of before the fork."""
+        """Count a call of the main thread. Returns False if the call that ends was begun before the fork."""
         if PyThread_get_thread_ident() != main_ident:
             return True
         if change < 0 and not self.nested:
@@ -99,12 +102,12 @@ cdef class Handle:
 
     @cython.final
     cdef inline bint outdated(self) noexcept:
-        """It is as the parent has left it."""
+        """Whether it is still the copy of the parent's handle."""
         return self.epoch != forks[0]
 
     @cython.final
     cdef int catch_up(self) except -1:
-        """Make it this process's own. No other thread comes between: nothing in here gives the GIL back."""
+        """Make it this process's own. No other thread can run in between: nothing in here releases the GIL."""
         if self.outdated():
             self.renew()
             self.forget_calls()
@@ -118,7 +121,10 @@ cdef class Handle:
         self.kept = self.exports
 
     cdef int renew(self) except -1:
-        """An object of the core for this process, or ForkError. A context and its remotes have none: it refuses ops."""
+        """Open an object of the core for this process, or raise ForkError.
+
+        A context and its remotes get no new object: the context refuses ops.
+        """
         return 0
 
     @cython.final
@@ -130,7 +136,7 @@ cdef class Handle:
     # -- the end --
 
     cdef int refuse_in_use(self) except -1:
-        """BusyError that says by what."""
+        """Raise BusyError, which names the reason, if the handle is in use."""
         self.refuse_users()
         if self.uses:
             text = f"{self.uses} calls on the {self.noun()} are under way, in other threads or around this one; wait"
@@ -148,10 +154,10 @@ cdef class Handle:
 
     # -- at the end of the process --
 
-    # The core's object stays, for what other threads may still do with it.
+    # The core's object is not freed, because other threads may still use it.
 
     def _begin_end(self):
-        """No call begins any more, and waits end. Whether _leave_at_end is to be called."""
+        """Let no new call begin, and end the waits. Returns whether _leave_at_end is to be called."""
         if self.live and not self.outdated():
             self.ending, self.live = True, False
         return self.ending and not self.outdated()
@@ -171,12 +177,12 @@ cdef class Handle:
             c.dsm_call_until(before)
 
     cdef int leave_as_dead(self) except -1:
-        """Gives back the handle's place, and what it holds as if it had died with it."""
+        """Give back the handle's entry in the object. What it holds passes on as if the process had died with it."""
         return 0
 
     @cython.final
     cdef int go_on(self) except -1:
-        """Between two slices of a wait."""
+        """Called between two slices of a wait: run signal handlers, and raise if the process is exiting."""
         PyErr_CheckSignals()
         if self.ending:
             self.refuse_at_end()
@@ -184,7 +190,10 @@ cdef class Handle:
 
     @cython.final
     cdef int refuse_at_end(self) except -1:
-        """A thread that is left at the end of the process ends as quietly as one that Python stops there."""
+        """Raise SystemExit in a thread that still runs at process exit, so that it ends without a message.
+
+        In the main thread raise ClosedError.
+        """
         if PyThread_get_thread_ident() == main_ident:
             raise error_of(c.DSM_ECLOSED, self.noun())
         raise SystemExit
@@ -196,10 +205,10 @@ cdef class Handle:
         return "handles"
 
     cdef int free(self) except -1:
-        """Free the core's object. The caller has cleared what may use it; may be called again after a failure."""
+        """Free the core's object. The caller has made sure that nothing uses it. May be called again after a failure."""
         raise NotImplementedError
 
-    # -- who has what of the object, and breaking that by choice --
+    # -- which processes hold the object, and breaking that on request --
 
     cdef object failed(self, int rc, str op):
         return error_from_core(rc, op)

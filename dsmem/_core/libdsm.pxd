@@ -1,4 +1,4 @@
-# csrc/dsm.h, and nothing else.
+# The declarations of csrc/dsm.h, and no others.
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 

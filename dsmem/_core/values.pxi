@@ -1,16 +1,16 @@
-# Included by _core.pyx: errors of the core as exceptions, and Python values and buffers as C's.
+# Included by _core.pyx: conversion of the core's errors to exceptions, and of Python values and buffers to C.
 
-# What a signal handler raised while the core waited. Handlers run in the main thread only, so one place is enough.
-# Nothing here calls a function of Python's, in which raise_later() would come first.
+# The exception that a signal handler raised while the core waited. Handlers run in the main thread only, so one
+# variable is enough. The code here calls no Python function, in which raise_later() could run first.
 cdef object raised = None
 cdef unsigned long main_ident = main_thread().ident
 cdef const uint32_t *forks = c.dsm_forks()
 
 
 def _after_fork():
-    """The thread that forks is the main thread of its child."""
+    """The thread that forks becomes the main thread of the child."""
     global main_ident, raised
-    if main_ident != PyThread_get_thread_ident():  # what the main thread was about to raise, the parent's raises
+    if main_ident != PyThread_get_thread_ident():  # the parent's main thread raises what it was about to raise
         raised = None
     main_ident = PyThread_get_thread_ident()
 
@@ -25,7 +25,7 @@ cdef object take_raised():
 
 
 cdef int raise_later(void *nothing) except -1 with gil:
-    """Called between two bytecodes: whoever swallowed the end of the wait does not swallow its cause."""
+    """Called between two bytecodes. Code that suppressed the error of the wait does not suppress its cause."""
     error = take_raised()
     if error is not None:
         raise error
@@ -33,10 +33,11 @@ cdef int raise_later(void *nothing) except -1 with gil:
 
 
 cdef int look_for_signals() noexcept nogil:
-    """Called by the core while it waits. A handler that raises ends the wait; who reports the failure raises that.
+    """Called by the core while it waits. A handler that raises ends the wait; error_from_core() returns its exception.
 
-    Other threads have no handlers to run, so they do without the GIL: they would wait for it longer than their op may,
-    and at the end of the interpreter Python ends a thread that asks for it, with ops on its stack that are under way.
+    Threads other than the main thread run no handlers, so they do not take the GIL. They could wait for it longer than
+    their op may take, and at interpreter shutdown Python ends a thread that requests the GIL, although ops on the
+    thread's stack are still outstanding.
     """
     return PyThread_get_thread_ident() == main_ident and handle_signals()
 
@@ -55,7 +56,10 @@ cdef int handle_signals() noexcept with gil:
 
 
 cdef object error_from_core(int rc, str op=None, str peer=None, str device=None):
-    """The exception for a code that this thread has just got from the core."""
+    """Return the exception for an error code that this thread has just received from the core.
+
+    In the main thread, the exception of a signal handler that ended the wait takes its place.
+    """
     cdef const c.dsm_failure *f = c.dsm_last_error()
     if raised is not None and PyThread_get_thread_ident() == main_ident:
         return take_raised()
@@ -86,7 +90,7 @@ cdef str letters(uint32_t bits):
 
 
 cdef int64_t nanoseconds(object timeout, str name="timeout") except? -2:
-    """Seconds, at least 0, as nanoseconds; None or infinity, for no limit: -1."""
+    """Convert seconds, at least 0, to nanoseconds. None and infinity mean no limit and give -1."""
     cdef int64_t ns
     if timeout is None:
         return -1
@@ -99,18 +103,18 @@ cdef int64_t nanoseconds(object timeout, str name="timeout") except? -2:
 
 
 cdef bint is_forever(object timeout):
-    """What threading.Lock takes for no limit."""
+    """Whether it is -1, which means no limit to threading.Lock."""
     return isinstance(timeout, (int, float)) and timeout == -1
 
 
 cdef int64_t elapsed_or(object timeout) except? -2:
-    """Like nanoseconds, but what is negative is no wait at all, as threading has it where it waits for a condition."""
+    """Like nanoseconds(), but a negative timeout means not to wait, as in threading.Condition."""
     cdef int64_t ns = NEVER if timeout is None else signed_nanoseconds(timeout, "timeout")
     return -1 if ns == NEVER else max(<int64_t> 0, ns)
 
 
 cdef object real_seconds(object value, str name):
-    """A float that is not NaN; text is no number, nor is a time span of NumPy's, which does not say that it means s."""
+    """Convert to a float that is not NaN. Text is refused, and so is a NumPy timedelta, whose unit need not be s."""
     if isinstance(value, (str, bytes, bytearray)):
         raise errors.ArgumentTypeError(f"{name}={value!r}: a number of seconds")
     try:
@@ -135,7 +139,7 @@ def seconds(value, name, most=float("inf")):
 
 
 cdef int64_t signed_nanoseconds(object timeout, str name) except? -2:
-    """Seconds as nanoseconds, -1 for all that is negative, NEVER for infinity; with the exceptions of threading."""
+    """Convert seconds to nanoseconds: -1 for any negative number, NEVER for infinity. Raises what threading raises."""
     t = real_seconds(timeout, name)
     if t == float("inf"):
         return NEVER
@@ -148,7 +152,7 @@ cdef tuple NO_AXES = (str, bytes, bytearray, memoryview)
 
 
 def checked_int(value, least, most=float("inf")):
-    """The int that value is, or None where it is none from least to most."""
+    """Return value as an int, or None if it is not an integer from least to most."""
     try:
         n = index(value)
     except TypeError:
@@ -173,7 +177,7 @@ cdef inline bint truth(object value, str name) except? -1:
 cdef bint any_truth(object value, str name) except? -1:
     try:
         return bool(value)
-    except (TypeError, ValueError):  # an array has many, or none
+    except (TypeError, ValueError):  # the truth value of an array is ambiguous
         raise errors.ArgumentTypeError(f"{name}={value!r:.80}: True or False") from None
 
 
@@ -202,7 +206,7 @@ cdef object dtype_of(object what):
 
 
 cdef object array_of(object what):
-    """What NumPy makes an array of, as one of the class ndarray itself; bytes are an array of bytes."""
+    """Convert to an array of exactly the class ndarray. The result for bytes is an array of bytes."""
     try:
         return np.frombuffer(what, "u1") if isinstance(what, bytes) else np.asarray(what)
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:
@@ -225,7 +229,7 @@ def remove_item(table, key, value):
 
 
 cdef inline uint64_t word(object value, str name) except? 0xdead:
-    """A 64-bit word; negative numbers in two's complement."""
+    """Convert an int to a 64-bit word, negative numbers in two's complement."""
     cdef int overflow = 1
     cdef long long plain = PyLong_AsLongLongAndOverflow(value, &overflow) if PyLong_CheckExact(value) else 0
     return any_word(value, name) if overflow else <uint64_t> plain
@@ -249,7 +253,7 @@ cdef inline uint64_t offset_of(object offset) except? 0xdead:
 
 cdef uint64_t any_offset(object offset) except? 0xdead:
     try:
-        offset = index(offset)  # Cython alone would take 1.5 for 1
+        offset = index(offset)  # Cython alone would convert 1.5 to 1
         return offset
     except TypeError:
         raise error_of(c.DSM_EINVAL, f"offset {offset!r} is not an int") from None
@@ -257,7 +261,7 @@ cdef uint64_t any_offset(object offset) except? 0xdead:
         raise errors.OutOfBoundsError(f"offset {offset}") from None
 
 
-# ---- buffers: the one place where memory of the caller's comes in ----
+# ---- buffers: the only place where the caller's memory enters ----
 
 cdef object explain_buffer(object buffer, bint writable, Exception error):
     if not PyObject_CheckBuffer(buffer):
@@ -267,7 +271,7 @@ cdef object explain_buffer(object buffer, bint writable, Exception error):
         return error_of(c.DSM_EINVAL, f"{what}; pass bytes, a bytearray or an array")
     try:
         view = memoryview(buffer)
-    except Exception:  # it has no view at all
+    except Exception:  # it cannot be viewed at all
         return error_of(c.DSM_EINVAL, str(error))
     if not view.c_contiguous:
         remedy = ("read into a contiguous array and copy from it, or one op per row in a batch" if writable else
@@ -288,7 +292,10 @@ cdef object refuse_masked():
 
 
 cdef inline bint is_plain(object buffer, bint writable):
-    """An array of numbers whose bytes may be taken as they lie. Negative flags: broadcast, not to be written."""
+    """Whether it is an array of numbers whose bytes can be used in place.
+
+    Negative flags mark a broadcast array, which must not be written.
+    """
     cdef int wanted = NPY_ARRAY_C_CONTIGUOUS | (NPY_ARRAY_WRITEABLE if writable else 0), flags
     if not PyArray_CheckExact(buffer):
         return False
@@ -297,9 +304,10 @@ cdef inline bint is_plain(object buffer, bint writable):
 
 
 cdef inline int get_buffer(object buffer, Py_buffer *view, bint writable) except -1:
-    """A contiguous view of bytes; PyBuffer_Release when done. NumPy's own export would take longer than a small op.
+    """Fill in a contiguous view of bytes; the caller releases it with PyBuffer_Release.
 
-    It may run the caller's code. Python objects are refused, however they are wrapped.
+    Plain arrays are handled here because NumPy's own export would take longer than a small op. The call may run the
+    caller's code. Buffers of Python objects are refused, however they are wrapped.
     """
     if is_plain(buffer, writable):
         return PyBuffer_FillInfo(view, buffer, PyArray_DATA(<ndarray> buffer), PyArray_NBYTES(<ndarray> buffer), False,
@@ -344,7 +352,7 @@ cdef int take_dlpack(object buffer, Py_buffer *view, bint writable) except -1:
 
 
 cdef int refuse_array(ndarray array) except -1:
-    """An array whose bytes are not all there is to it."""
+    """Refuse an array whose bytes alone do not represent it: one of Python objects, or one with a mask."""
     kind = array.dtype
     if kind.hasobject:
         raise refuse_objects(f"dtype {kind}")
@@ -354,7 +362,7 @@ cdef int refuse_array(ndarray array) except -1:
 
 
 cdef bint has_objects(const char *text) noexcept:
-    """Whether a format of the buffer protocol has an 'O' outside of its fields' names."""
+    """Whether a format string of the buffer protocol has an 'O' outside of field names."""
     cdef bint in_name = False
     while text[0]:
         if text[0] == c':':
@@ -366,7 +374,7 @@ cdef bint has_objects(const char *text) noexcept:
 
 
 cdef int64_t permit_patience(object blocking, object timeout) except? -2:
-    """The arguments of threading.Semaphore.acquire, in nanoseconds; -1: no limit."""
+    """Convert the arguments of threading.Semaphore.acquire to a timeout in nanoseconds; -1: no limit."""
     if not truth(blocking, "blocking"):
         if timeout is not None:
             raise error_of(c.DSM_EINVAL, "a call that does not block takes no timeout")
