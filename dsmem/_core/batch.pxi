@@ -21,7 +21,7 @@ cdef class Result:
         return self.batch.ops[self.index].result
 
 
-cdef enum:  # of a batch; never back
+cdef enum:  # states of a batch; it only moves down this list
     COLLECTING
     ENTERED
     RUNNING
@@ -85,7 +85,7 @@ cdef class Batch:
         return 0
 
     cdef inline c.dsm_op *_next(self, object to, int code, object offset, bint fence) except NULL:
-        """Room for one op more; it counts once self.n is raised."""
+        """Return room for one more op. The op is part of the batch once the caller has incremented self.n."""
         cdef uint64_t at = offset_of(offset)
         cdef c.dsm_op *op
         cdef Remote remote
@@ -112,7 +112,7 @@ cdef class Batch:
     cdef inline int _copy(self, object remote, int code, object offset, object buffer, bint fence) except -1:
         cdef Py_buffer view
         cdef c.dsm_op *op
-        get_buffer(buffer, &view, code == c.DSM_OP_READ)  # first: it may run a program, which may add ops here
+        get_buffer(buffer, &view, code == c.DSM_OP_READ)  # first: it may run Python code, which may add ops here
         try:
             op = self._next(remote, code, offset, fence)
         except BaseException:
@@ -160,7 +160,7 @@ cdef class Batch:
         self.context.check()
         for remote in self.remotes:
             remote.check()
-        for remote in self.remotes:  # all are open still: no code of Python's has run
+        for remote in self.remotes:  # all are still open: no Python code has run since the checks
             remote.enter()
         self.context.enter()
         try:

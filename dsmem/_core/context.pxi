@@ -68,10 +68,10 @@ cdef class Context(Handle):
     cdef readonly str fabric
     cdef readonly str agent_address
     cdef readonly bytes node_id
-    cdef dict children      # by id, weak references to the regions and remotes that are not closed
+    cdef dict children      # weak references, by id, to the regions and remotes that are not closed
     cdef str device
-    cdef dict pending       # asynchronous ops that are not known to be complete, of all event loops, by their tickets
-    cdef list watches       # of the event loops that wait for its ops
+    cdef dict pending       # by ticket, asynchronous ops of all event loops that are not known to be complete
+    cdef list watches       # one LoopWatch for each event loop that waits for its ops
 
     def __init__(self, fabric, *, secret, device="", port=0, gid_index=-1, mtu=0, listen=None, peer_timeout=2.0,
                  spin=None, depth=0, service_level=0, traffic_class=0, fault=None):
@@ -97,7 +97,7 @@ cdef class Context(Handle):
         if o.peer_timeout_ns <= 0:
             raise error_of(c.DSM_EINVAL, f"peer_timeout={peer_timeout!r}: seconds, more than 0")
         o.spin_ns = nanoseconds(spin, "spin")
-        if self.children is not None:  # after the conversions, which may run code that opens it
+        if self.children is not None:  # checked after the conversions, which may run code that opens the context
             raise error_of(c.DSM_EINVAL, "the context has been opened before; make another one")
         self.children = {}
         self.pending = {}
@@ -138,7 +138,7 @@ cdef class Context(Handle):
         return "context"
 
     cdef int adopt(self, Handle child) except -1:
-        """Closed with the context from now on, unless it is closed before. No code of Python's runs in here."""
+        """From now on the child is closed with the context, unless it is closed before. Runs no Python code."""
         self.children[<size_t> <void *> child] = PyWeakref_NewRef(child, None)
         return 0
 
@@ -203,7 +203,7 @@ cdef class Context(Handle):
         array = array_of(array)
         plain = np.ascontiguousarray(array)
         region = self.empty(array.shape, array.dtype, access)
-        region.enter()  # no code of Python's runs from here on: an exception of a signal handler leaves no region
+        region.enter()  # no Python code runs from here on, so a signal handler that raises cannot leak the region
         to, from_, nbytes = c.dsm_region_data(region.ptr), PyArray_DATA(plain), region.nbytes
         with nogil:
             memcpy(to, from_, nbytes)
@@ -246,7 +246,7 @@ cdef class Context(Handle):
                 raise error_from_core(rc, "register", None, self.device)
             self._adopt(out, views, n, made)
         finally:
-            for i in range(len(made), taken):  # the others belong to their regions
+            for i in range(len(made), taken):  # regions own the others
                 PyBuffer_Release(&views[i])
             free(views)
             free(p)
@@ -255,7 +255,7 @@ cdef class Context(Handle):
         return made
 
     cdef int _adopt(self, c.dsm_region **out, Py_buffer *views, size_t n, list made) except -1:
-        """All or none; from then on a view belongs to its region."""
+        """Create all regions or none. Each region takes ownership of its view."""
         cdef size_t i = 0, k
         try:
             for i in range(n):
@@ -263,7 +263,7 @@ cdef class Context(Handle):
                 (<Region> region).source = views[i]
                 (<Region> region).registered = True
                 made.append(region)
-        except BaseException:  # no memory left
+        except BaseException:  # out of memory
             for k in range(i + 1, n):
                 with nogil:
                     c.dsm_region_close(out[k])
@@ -325,9 +325,9 @@ cdef class Context(Handle):
     # -- asyncio --
 
     cdef submit(self, Pending op):
-        """Starts an op and returns what can be awaited. The caller has entered the remote.
+        """Start an op and return its future. The caller has entered the remote.
 
-        Whatever may fail comes before: then the core knows nothing.
+        All steps that may fail come before dsm_start(), so that after a failure the core does not know of the op.
         """
         cdef int rc = -1
         self.enter()
@@ -338,7 +338,7 @@ cdef class Context(Handle):
                 self._watch(op.loop)
             self.check()
             op.op.remote = op.remote.ptr
-            self.pending[<uintptr_t> &op.ticket] = op  # before another loop's thread may be told that it is complete
+            self.pending[<uintptr_t> &op.ticket] = op  # before the thread of another loop can see that it is complete
             try:
                 with nogil:
                     rc = c.dsm_start(self.ptr, &op.op, 1, &op.ticket, NULL)
@@ -376,7 +376,7 @@ cdef class Context(Handle):
             if op.loop is loop:
                 op.resolve()
             elif not op.loop.is_closed():
-                with contextlib.suppress(RuntimeError):  # it has been closed just now
+                with contextlib.suppress(RuntimeError):  # the loop has just been closed
                     op.loop.call_soon_threadsafe(op.resolve)
 
     cdef _stop_watching(self):
@@ -396,7 +396,7 @@ cdef class Context(Handle):
         cdef list children = []
         if self.ptr == NULL:
             return
-        # No code of Python's runs until all are marked: no call begins between the look at the counts and the mark.
+        # No Python code runs until all are marked, so no call can begin between the check of the counts and the mark.
         self.catch_up()
         self.refuse_in_use()
         for ref in self.children.values():
@@ -408,7 +408,7 @@ cdef class Context(Handle):
         self.live = False
         for child in children:
             child.live = False
-        self.uses += 1  # a second close() meanwhile is refused; after an exception it goes on where this one stopped
+        self.uses += 1  # refuses a concurrent close(); after an exception a later one continues where this one stopped
         try:
             self.finish_closing(children)
         finally:
@@ -417,7 +417,7 @@ cdef class Context(Handle):
     cdef int finish_closing(self, list children) except -1:
         cdef Handle child
         cdef c.dsm_ctx *ptr
-        if not c.dsm_forked(self.ptr):  # the loops and the ops are the parent's
+        if not c.dsm_forked(self.ptr):  # otherwise the loops and the ops belong to the parent
             self._stop_watching()
         for child in children:
             child.free()
@@ -449,14 +449,15 @@ cdef class Context(Handle):
 @cython.final
 @cython.auto_pickle(False)
 cdef class LoopWatch:
-    """A loop that hears of a context's completions, by a file descriptor that it alone closes.
+    """An event loop that watches for a context's completions, with a file descriptor that only this object closes.
 
-    The number of one that was closed elsewhere may mean another file by the time that the loop lets go of it.
+    If the descriptor were closed elsewhere, its number could refer to another file by the time that the loop stops
+    watching it.
     """
     cdef Context context
     cdef object loop
     cdef int fd
-    cdef bint opened  # only then is fd ours
+    cdef bint opened  # fd is valid, and owned by this object
 
     def __cinit__(self, Context context not None, loop):
         cdef int fd = c.dsm_event_fd(context.ptr)
@@ -470,7 +471,7 @@ cdef class LoopWatch:
         self.loop.add_reader(self.fd, self.on_event)
 
     def on_event(self):
-        """Called in the loop. Ops of other loops, too: the event came to whoever looked first."""
+        """Called in the loop. It handles ops of other loops, too: the first loop that runs gets the event."""
         cdef Context context = self.context
         if not context.live:
             self.end()
@@ -491,7 +492,7 @@ cdef class LoopWatch:
                 self.loop.call_soon_threadsafe(self.end)
 
     def end(self):
-        """In the loop, or while it does not run."""
+        """Called in the loop, or while the loop does not run."""
         if self.opened:
             self.loop.remove_reader(self.fd)
             self.opened = False

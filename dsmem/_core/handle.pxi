@@ -75,8 +75,9 @@ cdef class Handle:
 
     @cython.final
     cdef inline bint ready(self) noexcept:
-        """Whether it is open and belongs to this process. Sufficient if the caller runs no Python code and keeps the GIL
-        until it is done.
+        """Whether it is open and belongs to this process.
+
+        This is sufficient if the caller runs no Python code and keeps the GIL until it is done.
         """
         return self.live and self.epoch == forks[0]
 
@@ -205,7 +206,7 @@ cdef class Handle:
         return "handles"
 
     cdef int free(self) except -1:
-        """Free the core's object. The caller has made sure that nothing uses it. May be called again after a failure."""
+        """Free the core's object. The caller has ensured that nothing uses it. May be called again after a failure."""
         raise NotImplementedError
 
     # -- which processes hold the object, and breaking that on request --

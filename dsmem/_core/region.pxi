@@ -73,7 +73,7 @@ cdef class Region(Handle):
         if ptr == NULL:
             return 0
         self.live, self.ptr = False, NULL
-        self.context.uses += 1  # its core outlives the call
+        self.context.uses += 1  # keeps the core's context alive during the call
         with nogil:
             c.dsm_region_close(ptr)
         self.context.uses -= 1
@@ -94,12 +94,12 @@ cdef class Region(Handle):
         self.close()
 
     def __del__(self):
-        if self.live and not self.exports and not self.users:  # what uses it may be finalized after it
+        if self.live and not self.exports and not self.users:  # its users may be finalized after it
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
             self.close()
 
     def __dealloc__(self):
-        if self.ptr != NULL:  # it had views when it was finalized, which are gone
+        if self.ptr != NULL:  # it had views or users when it was finalized; they no longer exist
             with nogil:
                 c.dsm_region_close(self.ptr)
         self.release_source()
@@ -121,7 +121,7 @@ cdef object new_region(Context context, c.dsm_region *ptr, str kind, object shap
         r.kind, r.shape = kind, shape
         r.context = context
         context.adopt(r)
-    except BaseException:  # no memory left
+    except BaseException:  # out of memory
         with nogil:
             c.dsm_region_close(ptr)
         raise

@@ -1,4 +1,4 @@
-# Included by _core.pyx: Remote, and Pending, the op behind what its asynchronous methods return.
+# Included by _core.pyx: Remote, and Pending, the op behind the future that its asynchronous methods return.
 
 @cython.final
 cdef class Remote(Handle):
@@ -10,8 +10,8 @@ cdef class Remote(Handle):
     cdef readonly str access
     cdef readonly str peer
     cdef readonly str address
-    cdef public str _user   # the object that a program has opened on it, for the warning that it was not closed
-    cdef bint parting       # it is closed with its last view
+    cdef public str _user   # the object that the program has opened on it, named in the warning if it was not closed
+    cdef bint parting       # detached: it is closed when nothing uses it any more
 
     def __init__(self, *args, **named):
         raise not_made("Remote", "context.attach(...)")
@@ -30,7 +30,7 @@ cdef class Remote(Handle):
         return self.catch_up()
 
     cdef int renew(self) except -1:
-        """A mapped file stays mapped in the child, at the same place."""
+        """A mapped file stays mapped in the child, at the same address."""
         cdef c.dsm_remote *own = NULL
         cdef int rc
         if self.context is None:
@@ -41,7 +41,7 @@ cdef class Remote(Handle):
         return 0
 
     cdef int refuse_forked(self, Handle user) except -1:
-        """What a context's memory is used by is not made again in a child."""
+        """Raise ForkError if the memory belongs to a context: objects on such memory are not reopened in a child."""
         if self.context is not None:
             raise error_of(c.DSM_EFORK, f"the {user.noun()} was opened before the fork")
         return 0
@@ -82,7 +82,7 @@ cdef class Remote(Handle):
         self.drop_export()
         self.close_if_parting()
 
-    # -- local or remote: the one place that chooses, for copies and atomics; the remote is in use --
+    # -- copies and atomics: only these functions choose between local and remote; the caller has entered the remote --
 
     @cython.final
     cdef inline int move(self, bint reads, uint64_t at, void *local, uint64_t n, int64_t ns) noexcept:
@@ -277,7 +277,7 @@ cdef class Remote(Handle):
         if self.live:
             self.catch_up()
             self.refuse_in_use()
-            if self.context is not None and self.context.pending:  # a loop that is gone hears of nothing
+            if self.context is not None and self.context.pending:  # a loop that has ended does not collect its ops
                 self.context._settle(asyncio._get_running_loop())
             if self.exports:
                 self.detach()
@@ -290,9 +290,9 @@ cdef class Remote(Handle):
         cdef int rc
         if ptr == NULL:
             return 0
-        self.live, self.ptr = False, NULL  # nobody begins an op now
+        self.live, self.ptr = False, NULL  # no thread can begin an op now
         if self.context is not None:
-            self.context.uses += 1  # its core outlives the call
+            self.context.uses += 1  # keeps the core's context alive during the call
         with nogil:
             rc = c.dsm_remote_close(ptr)
         if self.context is not None:
@@ -305,7 +305,7 @@ cdef class Remote(Handle):
         return 0
 
     cdef int drop_user(self) except -1:
-        """A handle that stands on it has been closed."""
+        """Called when a handle that depends on it has been closed."""
         self.users -= 1
         self.close_if_parting()
         return 0
@@ -327,13 +327,13 @@ cdef class Remote(Handle):
         self.close()
 
     def __del__(self):
-        if self.live and not self.exports and not self.users:  # what uses it may be finalized after it
+        if self.live and not self.exports and not self.users:  # its users may be finalized after it
             if not self.parting:
                 warnings.warn(f"unclosed {self._user or repr(self)}", ResourceWarning, source=self)
             self.close()
 
     def __dealloc__(self):
-        if self.ptr != NULL:  # it had views or users when it was finalized, which are gone
+        if self.ptr != NULL:  # it had views or users when it was finalized; they no longer exist
             with nogil:
                 c.dsm_remote_close(self.ptr)
 
@@ -345,7 +345,7 @@ cdef class Remote(Handle):
 
 
 cdef object new_remote(Context context, c.dsm_remote *ptr):
-    """The caller has entered the context, or there is none."""
+    """The caller has entered the context, unless it is None."""
     cdef Remote r
     cdef uint8_t node[16]
     try:
@@ -359,7 +359,7 @@ cdef object new_remote(Context context, c.dsm_remote *ptr):
         r.context = context
         if context is not None:
             context.adopt(r)
-    except BaseException:  # no memory left
+    except BaseException:  # out of memory
         with nogil:
             c.dsm_remote_close(ptr)
         raise
@@ -368,7 +368,7 @@ cdef object new_remote(Context context, c.dsm_remote *ptr):
 
 
 cdef object settled(object loop, object value):
-    """What an op on a mapped file, which is complete at once, gives an event loop to await."""
+    """Return a completed future: an op on a mapped file completes at once."""
     future = loop.create_future()
     future.set_result(value)
     return future
@@ -409,7 +409,9 @@ cdef object as_offsets(object offsets):
 
 @cython.final
 cdef class Pending:
-    """One op that an event loop waits for. It keeps buffer, remote and itself where the core has been told they are."""
+    """One op that an event loop waits for. It keeps the buffer, the remote and the ticket, which the core uses, alive
+    and in place.
+    """
     cdef c.dsm_op op
     cdef c.dsm_ticket ticket
     cdef Remote remote
@@ -442,13 +444,13 @@ cdef class Pending:
             self.held = False
 
     cdef finish(self, str device):
-        """It is complete. After this the core knows nothing of it."""
+        """Called when the op is complete. Afterwards the core does not refer to it any more."""
         cdef int rc = c.dsm_finish(&self.ticket, -1, NULL)
         self.error = error_from_core(rc, self.name, self.remote.peer, device) if rc else None
         self.release()
 
     def resolve(self):
-        """In the event loop of the one who waits."""
+        """Called in the event loop of the task that waits."""
         if self.future.done():  # cancelled
             return
         if self.error is not None:

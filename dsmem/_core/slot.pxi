@@ -1,10 +1,10 @@
-# Included by _core.pyx: the memory of a queue before there is a handle, the bytes in it that a caller sees, and what
-# its methods call.
+# Included by _core.pyx: the memory of a queue before it has a handle, the views of it that callers get, and helpers of
+# the methods of Queue.
 
 cdef enum:
     BYTES = 1              # kind of a message
-    RUN = 32768            # messages that get_many takes before it lets other threads run
-    MOST = 1 << 20         # messages that get_many takes at most
+    RUN = 32768            # number of messages that get_many takes before it lets other threads run
+    MOST = 1 << 20         # maximum number of messages that get_many takes
 
 
 cdef c.dsm_queue_config queue_shape(lanes, lane_bytes, max_message, bint many, bint drop, bint checked) except *:
@@ -41,9 +41,9 @@ def queue_format(memory, lanes, lane_bytes, max_message, *, many_consumers=False
 
 @cython.final
 cdef class Slot:
-    """Bytes in a queue that a reservation or a message being read occupies; counts the views of them.
+    """The bytes in a queue that a reservation or a message being read occupies. It counts the views of them.
 
-    While there are any they count as one of the queue's memory, which a child of fork() may close under them.
+    While there are any, they count as one view of the queue's memory, which a child of fork() may close nevertheless.
     """
     cdef object owner
     cdef Remote remote
@@ -53,7 +53,7 @@ cdef class Slot:
     cdef int exports
 
     def __getbuffer__(self, Py_buffer *view, int flags):
-        if self.at == NULL:  # reached through a view that was released
+        if self.at == NULL:  # the object was obtained from a view that has been released
             raise error_of(c.DSM_ECLOSED, "message")
         PyBuffer_FillInfo(view, self, self.at, self.length, self.readonly, flags)
         self.exports += 1
@@ -81,7 +81,7 @@ cdef uint64_t length_of(object length) except? 0xdead:
 
 
 cdef object view_or(Slot slot, void *at, uint64_t length, void (*undo)(c.dsm_queue *) noexcept nogil, c.dsm_queue *q):
-    """A view of what has just been reserved or read in the queue; where there is no memory for one that is undone."""
+    """Return a view of what has just been reserved or read in the queue. If there is no memory for it, call undo."""
     slot.at, slot.length = at, length
     try:
         return memoryview(slot)
@@ -91,7 +91,7 @@ cdef object view_or(Slot slot, void *at, uint64_t length, void (*undo)(c.dsm_que
 
 
 cdef int end_view(Slot slot, view, str op) except -1:
-    """The memory is about to belong to somebody else: no view of it may be left, or be made. May be tried again."""
+    """End all views before other processes may use the memory. BusyError if any are left; the caller may try again."""
     try:
         view.release()
     except BufferError:
@@ -103,7 +103,7 @@ cdef int end_view(Slot slot, view, str op) except -1:
 
 
 cdef object note_placed(error, n):
-    """How many messages a put has left in the lane, or staged, although it raised."""
+    """Set error.placed, the number of messages that a put has put or staged although it raised."""
     with contextlib.suppress(AttributeError):
         error.placed = n
     return error
