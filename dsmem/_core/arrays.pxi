@@ -1,22 +1,22 @@
-# Included by _core.pyx: indices, and arrays that are read into or written from, as a segment takes them.
+# Included by _core.pyx: indices of segments, and the arrays that segments are read into and written from.
 
 cdef object plain(object index):
-    """An int for what is one by its __index__, such as NumPy's integers."""
+    """Convert objects with __index__, such as NumPy integers, to int. Arrays and other objects are returned as is."""
     return index.__index__() if hasattr(type(index), "__index__") and not isinstance(index, np.ndarray) else index
 
 
 cdef bint is_place(object index):
-    """Whether it is an int of some kind. To NumPy a bool is none, but a mask, whose elements are a copy elsewhere."""
+    """Whether it is an integer. A bool is not: to NumPy it is a mask, and the result of a mask is a copy elsewhere."""
     return hasattr(type(index), "__index__") and np.ndim(index) == 0 and np.asarray(index).dtype.kind in "iuO"
 
 
 cdef inline bint described(ndarray array, object dtype):
-    """By this very dtype object: the usual case, told without a call of Python."""
+    """Whether the array has this very dtype object. This is the usual case, and is checked without calling Python."""
     return <void *> PyArray_DESCR(array) == <void *> dtype
 
 
 cdef inline bint flat(ndarray array, int flags):
-    """C-contiguous, and what else is asked."""
+    """Whether the array is C-contiguous and has the other flags."""
     flags |= NPY_ARRAY_C_CONTIGUOUS
     return PyArray_FLAGS(array) & flags == flags
 
@@ -30,7 +30,7 @@ cdef inline int unpack(object index, Py_ssize_t *start, Py_ssize_t *stop, Py_ssi
 
 
 cdef class numpy_errors:
-    """What NumPy says of indices and values, as errors of ours."""
+    """Convert exceptions of NumPy about indices and values to exceptions of dsmem."""
 
     def __enter__(self):
         return self
@@ -50,7 +50,7 @@ cdef object equals(object value, object other):
 
 
 cdef int64_t deadline_after(int64_t ns):
-    """A time of the monotonic clock; ns < 0: never."""
+    """Return the time of the monotonic clock in ns nanoseconds; ns < 0: never."""
     cdef int64_t now = time.monotonic_ns()
     return 0x7fffffffffffffff if ns < 0 or ns > 0x7fffffffffffffff - now else now + ns
 
@@ -60,7 +60,7 @@ cdef int64_t left_until(int64_t deadline):
 
 
 cdef int check_out(ndarray out, object dtype) except -1:
-    """Whether elements of the dtype may be read into the array."""
+    """Raise unless elements of the dtype may be read into the array."""
     if not (described(out, dtype) or out.dtype == dtype):
         raise errors.MismatchError(f"out has dtype {out.dtype}, the segment {dtype}; pass the same")
     if not PyArray_CheckExact(out):
@@ -71,7 +71,7 @@ cdef int check_out(ndarray out, object dtype) except -1:
 
 
 cdef bint is_whole(Py_buffer *view, uint64_t n, object dtype) except -1:
-    """Whether bytes are n bytes as they lie; otherwise they are text that NumPy fits into the elements."""
+    """Whether the view has n bytes, to be copied unchanged. If False, it is text that NumPy fits into the elements."""
     if <uint64_t> view.len == n:
         return True
     if dtype.kind not in "SV":
@@ -80,7 +80,7 @@ cdef bint is_whole(Py_buffer *view, uint64_t n, object dtype) except -1:
 
 
 cdef tuple pieces_of(object part, object start, uint64_t itemsize):
-    """Shape, piece length and offsets of the pieces of a strided array that begins at start."""
+    """Return the shape, piece length and piece offsets of a strided array that begins at start."""
     each, axes = itemsize, part.ndim
     while axes and (part.strides[axes - 1] == each or part.shape[axes - 1] == 1):
         each *= part.shape[axes - 1]

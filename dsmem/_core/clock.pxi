@@ -28,7 +28,7 @@ cdef class ClockCore:
         cdef Remote remote = self.remote
         if remote is not None:
             remote.enter()
-            self.clock.remote = remote.ptr  # another one in a child of fork()
+            self.clock.remote = remote.ptr  # it has changed in a child of fork()
         if remote is None or remote.mapped:
             rc = (c.dsm_clock_hybrid(&self.clock, received, now_ms, max_drift_ms, &stamp) if hybrid else
                   c.dsm_clock_lamport(&self.clock, received, &stamp))

@@ -1,11 +1,11 @@
-# Included by _core.pyx: File, a descriptor that is closed with its object, and files mapped again.
+# Included by _core.pyx: File, a file descriptor that is closed with its object; FolderLock; remapping of files.
 
 @cython.final
 @cython.auto_pickle(False)
 cdef class File:
-    """Opened in one call, so that an exception of a signal handler leaves no descriptor behind."""
-    cdef int fd, locker  # locker: the process that has the lock, 0: none
-    cdef bint opened     # only then is fd ours: an object that was not made has 0 there
+    """Opened in one call, so that an exception of a signal handler cannot leak the descriptor."""
+    cdef int fd, locker  # locker: the pid of the process that holds the lock, 0: none
+    cdef bint opened     # fd is valid, and owned by this object; if __cinit__ failed, fd may be 0
     cdef object __weakref__
 
     def __cinit__(self, path, int flags, int mode=0):
@@ -32,7 +32,7 @@ cdef class File:
         if not self.opened:
             return
         self.opened = False
-        try:  # a child of fork has the same open file: closing it alone would leave the lock with the child
+        try:  # a child of fork() shares the open file: if it were only closed here, the child would keep the lock
             if self.locker == getpid():
                 fcntl.flock(self.fd, fcntl.LOCK_UN)
         finally:
@@ -48,14 +48,14 @@ cdef class File:
         self.close()
 
 
-cdef set locked_files = set()  # that have or wait for a lock
+cdef set locked_files = set()  # files that hold or wait for a lock
 
 
 @cython.final
 @cython.auto_pickle(False)
 cdef class FolderLock:
-    """Entered in one call, and left at the latest with the object: an exception of a signal handler, at
-    whatever instant, leaves nothing locked."""
+    """Locked in one call, and unlocked at the latest with the object, so that an exception of a signal handler leaves
+    nothing locked, whenever it is raised."""
     cdef object path
     cdef double seconds
     cdef File file
@@ -90,7 +90,7 @@ cdef class FolderLock:
 
 
 def forget_locks():
-    """In a child of fork: its copy of a locked file would keep it locked when the parent is killed."""
+    """Called in a child of fork(): its copy of a locked file would keep the file locked if the parent were killed."""
     for file in list(locked_files):
         file.close()
     locked_files.clear()

@@ -1,4 +1,4 @@
-# Included by _core.pyx: SegmentLayout, the memory of a segment before there is a handle.
+# Included by _core.pyx: SegmentLayout, the memory of a segment before it has a handle.
 
 @cython.auto_pickle(False)
 cdef class SegmentLayout:

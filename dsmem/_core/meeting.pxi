@@ -1,4 +1,4 @@
-# Included by _core.pyx after sync.pxi: condition, barrier, once, event.
+# Included by _core.pyx after sync.pxi: Event, Condition, Barrier and Once.
 
 ctypedef struct event_wait:
     c.dsm_event *event
@@ -77,7 +77,7 @@ cdef class Event(SyncHandle):
 # ---- condition ----
 
 cdef enum:
-    AFTER_NS = 2000000000  # how long an exception out of a wait is kept back for the lock
+    AFTER_NS = 2000000000  # how long wait() tries to acquire the lock again before it raises an exception
 
 
 cdef int condition_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
@@ -88,7 +88,7 @@ cdef class Condition(Lock):
     cdef c.dsm_condition *condition
 
     def __init__(self, Remote remote not None, Lock lock=None, spin=None):
-        if self.remote is None:  # else begin_on() refuses it
+        if self.remote is None:  # otherwise begin_on() raises
             if lock is not None:
                 lock.check()
                 lock.users += 1
@@ -121,7 +121,10 @@ cdef class Condition(Lock):
             other.users -= 1
 
     cdef int take_again(self, c.dsm_waiter *waiter, int64_t ns) except -1:
-        """1: the lock is held again, 0: not within ns (-1: no limit). Without it the line is for who has it next."""
+        """1: the lock is held again, 0: not within ns (-1: no limit).
+
+        If it is not, the line is abandoned: the handle frees it when it has the lock again.
+        """
         cdef int rc = 0
         try:
             rc = self.attempts(lock_attempt, self.ptr, ns, "acquire")
@@ -131,7 +134,10 @@ cdef class Condition(Lock):
         return rc
 
     cdef int wait_once(self, int64_t ns) except -1:
-        """1: notified, 0: not, 2: another one inherited before; the lock is held again, unless it could not be had."""
+        """1: notified, 0: not, 2: another waiter inherited the notification first.
+
+        The lock is held again, unless it could not be acquired.
+        """
         cdef Lock lock = self.counted()
         cdef unsigned int depth = lock.depth
         cdef bint had = c.dsm_lock_held(self.ptr), by_task = lock.by_task, mine = False
@@ -148,7 +154,7 @@ cdef class Condition(Lock):
         return rc
 
     cdef int wait_released(self, int64_t ns, bint *mine) except -1:
-        """*mine: this thread has the lock. That the handle has it does not say so: it may be another thread's."""
+        """*mine: this thread holds the lock. The handle may also hold it on behalf of another thread."""
         cdef c.dsm_waiter waiter
         cdef int rc, woken = 0
         with nogil:
@@ -161,7 +167,7 @@ cdef class Condition(Lock):
         except BaseException:
             try:
                 mine[0] = self.take_again(&waiter, AFTER_NS)
-                if mine[0] and self.finish(&waiter, 0):  # what it was given is for another waiter
+                if mine[0] and self.finish(&waiter, 0):  # pass its notification on to another waiter
                     self.wake(1)
             except errors.DsmemError:
                 pass
@@ -234,7 +240,7 @@ cdef class Condition(Lock):
             self.leave()
 
     cdef uint64_t waiters(self, object n) except? 0xdead:
-        """How many to notify, by who may."""
+        """Return how many waiters to notify. NotHeldError if the caller may not notify."""
         number = checked_int(n, float("-inf"))
         if number is None:
             raise error_of(c.DSM_EINVAL, f"n={n!r}: a number of waiters")
@@ -289,9 +295,9 @@ cdef int meet_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
 
 
 cdef void break_quietly(arrival *a) noexcept:
-    """There is an exception already; what fails is done with the next call, or by close().
+    """Break the barrier while an exception is being raised. If it fails, the next call or close() does it.
 
-    With the core's handle that has arrived: a child that is forked in the action has another one, and is no party.
+    It uses the core's handle that has arrived: a child that is forked in the action has another, and is not a party.
     """
     with nogil:
         c.dsm_barrier_break(a.barrier, a.generation)
@@ -336,7 +342,7 @@ cdef class Barrier(SyncHandle):
         try:
             rc = self.attempts(arrive_attempt, &a, ns, "wait")
         except BaseException:
-            if a.index != c.DSM_BARRIER_NOBODY:  # the others may count it
+            if a.index != c.DSM_BARRIER_NOBODY:  # the others may count this party
                 break_quietly(&a)
             raise
         if rc == 0:
@@ -363,7 +369,7 @@ cdef class Barrier(SyncHandle):
         return a.index
 
     cdef int break_off(self, c.dsm_barrier *barrier, uint64_t generation) except -1:
-        """1: it is broken, 0: it had ended before."""
+        """1: the generation is broken, 0: it had already ended."""
         cdef int rc
         with nogil:
             rc = c.dsm_barrier_break(barrier, generation)
@@ -445,7 +451,7 @@ cdef int once_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
 
 cdef class Once(SyncHandle):
     cdef c.dsm_once *ptr
-    cdef object runner  # the thread that runs it
+    cdef object runner  # the thread that runs the task
 
     def __init__(self, Remote remote not None, spin=None):
         self.begin_on(remote, spin)

@@ -1,4 +1,4 @@
-# Included by _core.pyx: Queue, the lanes of objects/queue/ring.h. The GIL serialises the calls on one handle.
+# Included by _core.pyx: Queue, a handle of the lanes of objects/queue/ring.h. The GIL serialises the calls on a handle.
 
 cdef class Queue(Handle):
     cdef c.dsm_queue *ptr
@@ -8,8 +8,8 @@ cdef class Queue(Handle):
     cdef c.dsm_queue_config shape
     cdef bint mapped, producing, consuming, forsaken
     cdef int64_t spin_ns
-    cdef PyThread_type_lock turn  # one thread at a time in calls that let others run: taking roles, producing remotely
-    cdef unsigned long turn_of    # the thread that has it, or 0
+    cdef PyThread_type_lock turn  # serialises calls that release the GIL: taking roles, producing remotely
+    cdef unsigned long turn_of    # the thread that holds it, or 0
     cdef Slot writing, reading
     cdef object writing_view, reading_view
     cdef c.dsm_watch *watch_items
@@ -21,7 +21,7 @@ cdef class Queue(Handle):
             raise MemoryError()
 
     def __dealloc__(self):
-        # What a subclass has not closed: memory of this process. The lane of a dropped handle stays until its end.
+        # Frees memory of this process that a subclass has not closed. A lane stays taken until the process ends.
         if self.outdated():
             self.watch_items = self.watch_room = NULL
         with nogil:
@@ -31,13 +31,13 @@ cdef class Queue(Handle):
             PyThread_free_lock(self.turn)
 
     cdef int begin(self) except -1:
-        """Take the turn, without a call of Python where it is free. The caller has entered."""
+        """Take the turn, without calling Python if it is free. The caller has entered the handle."""
         cdef PyLockStatus got = PyThread_acquire_lock_timed(self.turn, 0, 0)
         while got != PY_LOCK_ACQUIRED:
             if self.turn_of == PyThread_get_thread_ident():
                 raise self.failed(c.dsm_refuse_reentry(b"queue"), None)
             self.go_on()
-            self.remote.check()  # in a child of fork() nobody is left to give it back
+            self.remote.check()  # in a child of fork() no thread exists that could give it back
             with nogil:
                 got = PyThread_acquire_lock_timed(self.turn, SLICE_NS // 1000, 1)
         self.turn_of = PyThread_get_thread_ident()
@@ -70,13 +70,13 @@ cdef class Queue(Handle):
         self.live = True
 
     cdef int renew(self) except -1:
-        """No producer and no consumer: those are the parent's, with what it has reserved or is reading."""
+        """The new handle has no role. The parent keeps its roles, its reservation and the message that it reads."""
         cdef c.dsm_queue *own = NULL
         cdef PyThread_type_lock turn
         cdef int rc
         self.remote.refuse_forked(self)
         self.remote.catch_up()
-        turn = PyThread_allocate_lock()  # another thread may have had the old one
+        turn = PyThread_allocate_lock()  # another thread may have held the old one
         if turn == NULL:
             raise MemoryError()
         rc = c.dsm_queue_open(self.remote.ptr, NULL, &own)
@@ -89,12 +89,12 @@ cdef class Queue(Handle):
         return 0
 
     cdef void forget_inherited(self) noexcept:
-        """The watches' descriptors stay open: the program may have closed them, so that they mean other files."""
+        """The watches' descriptors stay open: the program may have closed them and reused their numbers."""
         self.writing = self.writing_view = self.reading = self.reading_view = None
         self.watch_items = self.watch_room = NULL
 
     cdef int let_go(self) except -1:
-        """Of the memory."""
+        """Stop using the memory."""
         if self.region is not None:
             self.region.users -= 1
         return self.remote.drop_user()
@@ -168,7 +168,7 @@ cdef class Queue(Handle):
     # -- waiting --
 
     cdef int wait(self, bint items, uint64_t length, int64_t deadline, str op) except -1:
-        """Until there may be something: 1; at the deadline (of time.monotonic_ns, -1: none): 0."""
+        """Wait until there may be an item or room: 1, or until the deadline (time.monotonic_ns(), -1: none): 0."""
         cdef int64_t left = SLICE_NS, spin = self.spin_ns, op_ns = self.op_ns(deadline)
         cdef int rc
         while True:
@@ -192,12 +192,12 @@ cdef class Queue(Handle):
         return -1 if timeout is None else deadline_after(nanoseconds(timeout))
 
     cdef int64_t op_ns(self, int64_t deadline) except? -2:
-        """How long the ops of a call may take. One that is not to wait for room waits for the wire all the same."""
+        """How long the ops of a call may take. A call that does not wait for room still waits for the network."""
         return -1 if self.mapped or deadline <= 0 else max(<int64_t> 0, <int64_t> (deadline - time.monotonic_ns()))
 
     # -- putting --
 
-    # A remote producer may have to wait for the wire, and so does without the GIL, and in its turn.
+    # A remote producer may have to wait for the network, so it releases the GIL and holds the turn.
 
     cdef int send(self, str op, int64_t deadline) except -1:
         cdef int64_t ns
@@ -268,7 +268,7 @@ cdef class Queue(Handle):
 
     cdef int push(self, const c.dsm_queue_part *parts, uint32_t n, uint8_t kind, int64_t deadline,
                   bint flush) except -1:
-        """1, or 0 when there was no room until the deadline. What goes before is flushed before it waits."""
+        """1, or 0 if there was no room until the deadline. Earlier messages are flushed before it waits."""
         cdef int placed = 0
         cdef int rc = self.push_once(parts, n, kind, deadline, flush, &placed)
         if rc == -c.DSM_EFULL:
@@ -370,7 +370,7 @@ cdef class Queue(Handle):
                 n += 1
         except BaseException as error:
             if not isinstance(error, (ConnectionError, TimeoutError, errors.ShutDownError)):
-                with contextlib.suppress(errors.DsmemError):  # the next flush meets it again
+                with contextlib.suppress(errors.DsmemError):  # the next flush raises it again
                     self.send("put", deadline)
             raise note_placed(error, n)
         try:
@@ -481,7 +481,7 @@ cdef class Queue(Handle):
     # -- getting --
 
     cdef object next_bytes(self, uint8_t *kind):
-        """The next message, or None."""
+        """Return the next message, or None."""
         cdef const void *p
         cdef uint64_t length
         cdef int rc
@@ -538,7 +538,7 @@ cdef class Queue(Handle):
             self.leave()
 
     cdef int some(self, list out, Py_ssize_t most) except -1:
-        """Messages of one lane, taken together and put behind what 'out' has, up to so many in all: 1; none: 0."""
+        """Take messages of one lane together and append them to 'out', up to 'most' in all. 1, or 0: there is none."""
         cdef const void *p
         cdef uint64_t length
         cdef uint8_t kind
@@ -589,12 +589,12 @@ cdef class Queue(Handle):
                     c.dsm_watch_arm(self.watch_items, 0)
                 raise error_of(c.DSM_EEMPTY, "", "get")
         while len(got) < most:
-            with nogil:  # others may run
+            with nogil:  # let other threads run
                 pass
             try:
                 if not self.some(got, min(most, len(got) + RUN)):
                     break
-            except (errors.DsmemError, MemoryError):  # what was taken comes out; the next call meets it again
+            except (errors.DsmemError, MemoryError):  # return what was taken; the next call raises it again
                 break
         return got
 
@@ -635,7 +635,7 @@ cdef class Queue(Handle):
             self.leave()
 
     cdef object peek_view(self, int64_t deadline):
-        if self.reading is not None:  # all views of one message count in one slot
+        if self.reading is not None:  # one slot counts all views of a message
             if not self.reading.exports:
                 self.reading_view = memoryview(self.reading)
             return self.reading_view
@@ -662,14 +662,14 @@ cdef class Queue(Handle):
         self.reading = self.reading_view = None
         c.dsm_queue_done(self.ptr)
 
-    # -- about it --
+    # -- counters and shutdown --
 
     cdef c.dsm_queue_counts count(self) except *:
         cdef c.dsm_queue_counts n
         cdef int rc
         self.enter()
         try:
-            with nogil:  # it goes from message to message
+            with nogil:  # it walks from message to message
                 rc = c.dsm_queue_count(self.ptr, &n)
             if rc:
                 raise self.failed(rc, "count")
@@ -718,7 +718,7 @@ cdef class Queue(Handle):
         finally:
             self.leave()
 
-    # What an event loop watches is its own, so that it may be closed here at any time.
+    # An event loop watches a duplicate that it owns, so that the original may be closed here at any time.
 
     def _dup_items(self):
         self.enter()
@@ -777,12 +777,12 @@ cdef class Queue(Handle):
         cdef c.dsm_queue *ptr = self.ptr
         cdef c.dsm_watch *items = self.watch_items
         cdef c.dsm_watch *room = self.watch_room
-        # In a cycle the context may be finalized first, and the memory went with it.
+        # In a reference cycle the context may have been finalized first, and the memory with it.
         cdef bint reachable = self.remote.ptr != NULL and (self.remote.context is None or
                                                            self.remote.context.ptr != NULL)
         cdef int rc = 0
         self.live = False
-        if self.outdated():  # a child closes what it has not used: the core's handle stays as it lies
+        if self.outdated():  # a child closes a handle that it has not used: the core's handle is left as it is
             self.forget_inherited()
             return self.let_go()
         self.watch_items, self.watch_room = NULL, NULL
@@ -791,7 +791,7 @@ cdef class Queue(Handle):
             c.dsm_watch_close(room)
             if reachable and not self.forsaken:
                 rc = c.dsm_queue_leave(ptr)
-        if rc:  # it still has a role, which the next close() gives back
+        if rc:  # the handle still has a role, which the next close() gives back
             self.live = True
             raise self.failed(rc, "close")
         self.ptr = NULL

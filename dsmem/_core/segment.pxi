@@ -1,23 +1,23 @@
-# Included by _core.pyx: SegmentCore, the base of dsmem.Segment.
+# Included by _core.pyx: SegmentCore, the base class of dsmem.Segment.
 
 @cython.auto_pickle(False)
 cdef class SegmentCore(Handle):
-    """locate() finds where an index lies if it is one piece: an int, a slice without a step or a tuple of ints. One
-    copy moves it. For the rest NumPy says where the pieces lie.
+    """For an index that is one contiguous piece (an int, a slice without a step or a tuple of ints), locate() computes
+    its place, and one copy moves it. For other indices NumPy computes where the pieces lie.
     """
     cdef c.dsm_segment s
     cdef Remote remote              # counts the segment as a user
-    cdef Region region              # where this process owns memory that is not local
-    cdef list old                   # remotes that views or calls still hold, from before the segment grew
+    cdef Region region              # set if this process owns memory that its remote has not mapped
+    cdef list old                   # remotes from before the segment grew that views or calls still use
     cdef readonly object dtype
     cdef readonly bint readonly
     cdef bint mapped, is_word, is_signed
-    cdef uint64_t strides[17]       # bytes; after the last axis that of an element
-    cdef object cell                # an element of this process's own, to make scalars of bytes
+    cdef uint64_t strides[17]       # in bytes; behind the last axis, the size of an element
+    cdef object cell                # an element private to this process, used to convert bytes to scalars
     cdef Py_buffer cell_view
 
     def __del__(self):
-        if self.live:  # its memory says that it was not closed
+        if self.live:  # the warning that it was not closed comes from its memory
             self.live = False
             for remote in (*self.old, self.remote):
                 (<Remote> remote).drop_user()
@@ -33,7 +33,7 @@ cdef class SegmentCore(Handle):
         return self.remote.check()
 
     cdef int renew(self) except -1:
-        """Turns of writers are the parent's. What else the handle knows of the segment is true here, too."""
+        """Writers' turns belong to the parent. Everything else in the handle is valid in the child, too."""
         cdef Remote remote
         cdef uint64_t own = 0
         cdef int rc
@@ -86,7 +86,7 @@ cdef class SegmentCore(Handle):
             self._reach()
 
     cdef int use(self, object memory) except -1:
-        """From now on this memory, by whatever thread; the one before is closed when nothing uses it any more."""
+        """Make all threads use this memory from now on. The previous one is closed when nothing uses it any more."""
         cdef Remote remote = memory.remote
         remote.check()
         remote.users += 1
@@ -115,9 +115,9 @@ cdef class SegmentCore(Handle):
         return 0
 
     def _close(self, bint part=False):
-        """The handle alone; its memory is the caller's to close, but for what it had before it grew.
+        """Close the handle only. The caller closes its memory, except for the memory from before the segment grew.
 
-        part: views and a writer's turn may be left; the memory goes with the last of them.
+        part: views and a writer's turn may still exist; the memory is closed with the last of them.
         """
         cdef Remote remote
         if not self.live:
@@ -149,7 +149,7 @@ cdef class SegmentCore(Handle):
             self.remote.users -= 1
 
     cdef int leave_to_parent(self) except -1:
-        """A child closes what it has not used. Memory that the segment had before it grew goes with its views."""
+        """A child closes a handle it has not used. Memory from before the segment grew is closed with its views."""
         cdef Remote remote
         self.live = False
         self.users = 0
@@ -161,7 +161,7 @@ cdef class SegmentCore(Handle):
         return 0
 
     cdef int settle(self) except -1:
-        """What a write that failed has left in remote memory; where that fails, too, the handle stays open."""
+        """Clean up what a failed write has left in remote memory. If that fails, too, the handle stays open."""
         cdef int rc
         cdef Remote remote = self.remote
         remote.enter()
@@ -181,9 +181,9 @@ cdef class SegmentCore(Handle):
         return self.s.data + rows * <object> self.s.row_bytes
 
     def _reach(self):
-        """Look at the rows; map more where they go beyond what is mapped, again where they have remapped meanwhile.
+        """Read the number of rows. If they exceed the mapped memory, map more; repeat if they have grown meanwhile.
 
-        Each turn maps more than the one before, and _grown refuses a file that is shorter than its rows.
+        Each iteration maps more than the previous one, and _grown refuses a file that is too short for its rows.
         """
         self.enter()
         try:
@@ -196,7 +196,7 @@ cdef class SegmentCore(Handle):
         cdef int rc
         cdef Remote remote
         while True:
-            remote = self.remote  # another thread may put a longer one in its place meanwhile
+            remote = self.remote  # another thread may replace it with a longer one meanwhile
             remote.enter()
             with nogil:
                 rc = c.dsm_segment_rows(remote.ptr, &self.s, &rows)
@@ -213,7 +213,7 @@ cdef class SegmentCore(Handle):
 
     @cython.final
     cdef inline int fresh(self) except -1:
-        """Local, another process's resize is seen at once, for the price of one load. The caller has entered."""
+        """On mapped memory, see another process's resize at once, at the cost of one load. The caller has entered."""
         if self.mapped and c.dsm_segment_rows_mapped(self.remote.ptr) != self.s.rows:
             return self.reach()
         return 0
@@ -257,7 +257,7 @@ cdef class SegmentCore(Handle):
         self.fresh()
         if not self.mapped and self.region is None:
             raise error_of(c.DSM_ENOTMAPPED, self.remote.address)
-        # frombuffer keeps a memoryview, which blocks close(); the constructor alone would let go of the buffer.
+        # frombuffer keeps a memoryview, which prevents close(). The ndarray constructor alone would release the buffer.
         whole = np.frombuffer(self.remote if self.mapped else self.region, "u1")
         array = np.ndarray(self._shape(), self.dtype, whole, self.s.data)
         if self.readonly:
@@ -268,7 +268,7 @@ cdef class SegmentCore(Handle):
 
     @cython.final
     cdef int step(self, object index, int axis, uint64_t *at) except -1:
-        """Add where index is on the axis; 0: it is no int."""
+        """Add the offset of index on the axis to *at and return 1, or return 0 if index is not an int."""
         cdef Py_ssize_t i
         cdef uint64_t n = self.s.rows if axis == 0 else self.s.shape[axis]
         if type(index) is not int:
@@ -293,7 +293,7 @@ cdef class SegmentCore(Handle):
 
     @cython.final
     cdef int locate(self, object index, uint64_t *at, uint64_t *n, int *axes) except -1:
-        """1: the index is n bytes in one piece from *at on, of which *axes axes are left. 0: it is not so simple."""
+        """1: the index is one piece of *n bytes at *at, with *axes axes left. 0: it is not that simple."""
         cdef Py_ssize_t start, stop, step
         cdef int depth = 0
         at[0] = self.s.data
@@ -323,7 +323,7 @@ cdef class SegmentCore(Handle):
         return 1
 
     cdef uint64_t element(self, object index) except 0:
-        """Where the one element is that an index names."""
+        """Return the offset of the single element that an index names."""
         cdef uint64_t at, n
         cdef int axes
         self.fresh()
@@ -342,7 +342,7 @@ cdef class SegmentCore(Handle):
         return self.element(index)
 
     def _pieces(self, index):
-        """Shape, piece length and offsets of the pieces of an index that NumPy calls basic, or of a list of rows."""
+        """Return the shape, piece length and piece offsets of a basic index (in NumPy's terms) or of a list of rows."""
         shape = self._shape()
         with numpy_errors():
             if isinstance(index, list) or (isinstance(index, np.ndarray) and index.ndim):
@@ -357,10 +357,10 @@ cdef class SegmentCore(Handle):
             for one in index if isinstance(index, tuple) else (index,):
                 if not (one is Ellipsis or isinstance(one, slice) or is_place(one)):
                     raise error_of(c.DSM_EINVAL, f"index {index!r}: of remote memory, ints, slices or a list of rows")
-            # An array of this shape over one element: only its shape and strides are looked at.
+            # An array of this shape on top of a single element: only its shape and strides are used.
             base = np.zeros(1, self.dtype)
             whole = np.lib.stride_tricks.as_strided(base, shape, self._strides(), writeable=False)
-            # To NumPy an array of no axes is a list of places, whose elements are a copy elsewhere.
+            # NumPy treats an array without axes as advanced indexing, whose result is a copy elsewhere.
             index = tuple([one.__index__() if is_place(one) else one
                            for one in (index if isinstance(index, tuple) else (index,))])
             part = whole[index if any(one is Ellipsis for one in index) else (*index, ...)]
@@ -389,7 +389,7 @@ cdef class SegmentCore(Handle):
 
     @cython.final
     cdef object scalar(self, uint64_t at):
-        """The element as NumPy makes scalars. Local, the cell is filled and read without giving the GIL back."""
+        """Return the element as a NumPy scalar. On mapped memory, the GIL is kept while the cell is filled and read."""
         cdef Py_buffer view
         if not self.mapped:
             one = np.empty(1, self.dtype)
@@ -453,7 +453,7 @@ cdef class SegmentCore(Handle):
         return 0
 
     cdef tuple _rest(self, int axes, uint64_t n):
-        """The shape of a piece of n bytes with so many axes left."""
+        """Return the shape of a piece of n bytes with so many axes left."""
         cdef int first = self.s.axes - axes
         if axes == 0:
             return ()
@@ -483,7 +483,7 @@ cdef class SegmentCore(Handle):
         return check_out(out, self.dtype)
 
     cdef tuple gather(self, object index, object out):
-        """Offsets and length of the pieces of an index, and an array to read them into, which out can take."""
+        """Return the offsets and length of an index's pieces, and an array to read them into, which out can hold."""
         if out is not None:
             self.check_scattered(index, out)
         shape, each, offsets = self._pieces(index)
@@ -494,8 +494,8 @@ cdef class SegmentCore(Handle):
         return offsets, each, data
 
     def _read_remote(self, index, out):
-        """What reads an index of remote memory: offsets and length of its pieces, a buffer for their bytes, and what is
-        in it then: out itself, or an array that goes there. All is refused here that read() refuses.
+        """Prepare to read an index of remote memory. Returns the offsets and length of its pieces, a buffer for their
+        bytes, and the result: out itself, or an array to be copied there. Raises whatever read() would raise.
         """
         cdef uint64_t at = 0, n = 0
         cdef int axes = 0
@@ -574,7 +574,7 @@ cdef class SegmentCore(Handle):
         return 0
 
     cdef tuple scatter(self, object index, object data):
-        """Offsets and length of the pieces of an index, and the bytes that go there."""
+        """Return the offsets and length of an index's pieces, and the bytes to be written there."""
         if isinstance(data, np.ma.MaskedArray):
             raise refuse_masked()
         shape, each, offsets = self._pieces(index)
@@ -583,8 +583,8 @@ cdef class SegmentCore(Handle):
         return offsets, each, whole.reshape(-1).view("u1")
 
     def _write_remote(self, index, data):
-        """What writes an index of remote memory: offsets and length of its pieces, and a copy of their bytes. All is
-        refused here that write() refuses.
+        """Prepare to write an index of remote memory. Returns the offsets and length of its pieces, and a copy of their
+        bytes. Raises whatever write() would raise.
         """
         cdef uint64_t at = 0, n = 0
         cdef int axes = 0
@@ -683,7 +683,7 @@ cdef class SegmentCore(Handle):
     cdef object wait_until(self, object index, object until, int64_t ns, int64_t spin_ns):
         cdef int64_t deadline = deadline_after(ns)
         cdef uint64_t at = self.element(index), n = self.s.itemsize
-        cdef ndarray pair = np.empty(2, self.dtype)  # the element as it was judged, and as it is now
+        cdef ndarray pair = np.empty(2, self.dtype)  # the value that was compared last, and the current value
         cdef char *seen = <char *> PyArray_DATA(pair)
         cdef bint asks = callable(until)
         self.move(True, at, seen, n)

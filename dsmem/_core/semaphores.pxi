@@ -1,4 +1,4 @@
-# Included by _core.pyx after sync.pxi: semaphores, with owners and without.
+# Included by _core.pyx after sync.pxi: semaphores whose permits have owners, and counting semaphores without owners.
 
 cdef int semaphore_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
     return c.dsm_semaphore_acquire(<c.dsm_semaphore *> arg, timeout_ns)

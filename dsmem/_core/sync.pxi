@@ -1,4 +1,4 @@
-# Included by _core.pyx: handles of the objects of synchronisation.
+# Included by _core.pyx: handles of the synchronisation objects.
 
 cdef dict TYPES = {c.dsm_type_name(number).decode(): number for number in range(1, 64)
                    if c.dsm_type_name(number) != b"unknown"}
@@ -28,7 +28,7 @@ def sync_format(view, str kind, uint32_t members=0, uint32_t count=0, uint64_t l
 
 
 cdef int64_t timeout_ns(object blocking, object timeout) except? -2:
-    """The arguments of threading.Lock.acquire, in nanoseconds; -1: no limit."""
+    """Convert the arguments of threading.Lock.acquire to a timeout in nanoseconds; -1: no limit."""
     if not truth(blocking, "blocking"):
         if timeout is not None and not is_forever(timeout):
             raise error_of(c.DSM_EINVAL, "a call that does not block takes no timeout")
@@ -39,7 +39,7 @@ cdef int64_t timeout_ns(object blocking, object timeout) except? -2:
 
 
 cdef bint is_raised(tuple error):
-    """The arguments of __exit__: the block has raised, and what ends it must not take the place of that."""
+    """Whether the block has raised, by the arguments of __exit__. If so, an error of __exit__ must not replace that."""
     return bool(error) and error[0] is not None
 
 
@@ -66,11 +66,11 @@ cdef class SyncHandle(Handle):
         return 0
 
     cdef int open_core(self, c.dsm_remote *remote) noexcept nogil:
-        """The core's handle, in place of what was there, unless it fails."""
+        """Open the core's handle. On success it replaces the previous one."""
         return -c.DSM_EINVAL
 
     cdef int renew(self) except -1:
-        """What the parent's handle holds is the parent's; this one holds nothing, and has a place of its own."""
+        """The parent keeps what its handle holds. The new handle holds nothing, and has an entry of its own."""
         cdef int rc
         self.remote.refuse_forked(self)
         self.remote.catch_up()
@@ -81,14 +81,14 @@ cdef class SyncHandle(Handle):
         return 0
 
     cdef void forget_state(self) noexcept:
-        """What the handle says of the parent's threads."""
+        """Clear what the handle has recorded about the parent's threads."""
         pass
 
     cdef object failed(self, int rc, str op):
         return self.remote.failed(rc, op)
 
     cdef int attempts(self, attempt f, void *arg, int64_t ns, str op) except -1:
-        """Calls f in slices until it has what it waits for (1), time is over (0), or it fails. The handle is in use."""
+        """Call f in slices until it has what it waits for (1), times out (0) or fails. The handle is in use."""
         cdef int64_t deadline = 0, before, slice
         cdef int rc
         if ns > 0:
@@ -123,15 +123,15 @@ cdef class SyncHandle(Handle):
         return not self.live
 
     cdef int depart(self):
-        """Gives back what the handle holds, and its place. After an error it may be called again."""
+        """Give back what the handle holds, and its entry. After an error it may be called again."""
         return 0
 
     cdef int free(self) except -1:
-        """Frees the core's handle; each class has its own."""
+        """Free the core's handle. Each class overrides this."""
         return 0
 
     cdef void let_go(self):
-        """Of another handle that this one stands on."""
+        """Stop using another handle on which this one depends."""
         pass
 
     def close(self):
@@ -156,7 +156,7 @@ cdef class SyncHandle(Handle):
             self.remote.drop_user()
 
     cdef int leave_to_parent(self) except -1:
-        """A child closes what it has not used: the core's handle stays as it lies."""
+        """Called in a child that closes a handle it has not used. The core's handle is left as it is."""
         self.refuse_users()
         self.live = False
         self.let_go()
@@ -165,7 +165,7 @@ cdef class SyncHandle(Handle):
 
     cdef int leave_as_dead(self) except -1:
         cdef int rc
-        self.refuse_users()  # a wait of a condition may be under way, which takes this lock
+        self.refuse_users()  # a condition's wait may be in progress, and will acquire this lock
         rc = self.depart()
         self.let_go()
         self.remote.users -= 1
@@ -193,23 +193,23 @@ cdef int lock_breaking(void *arg, uint64_t holder) noexcept nogil:
 
 
 cdef object caller():
-    """The task that runs, or the thread."""
+    """Return a weak reference to the current task or, outside of tasks, the id of the thread."""
     loop = asyncio._get_running_loop()
     task = None if loop is None else asyncio.current_task(loop)
     return get_ident() if task is None else PyWeakref_NewRef(task, None)
 
 
 cdef class Lock(SyncHandle):
-    """A re-entrant one counts here how often its thread has it: the first takes the core's lock, the last releases it.
-    'depth' is 0 before the core's lock is released and until it has been taken.
+    """A re-entrant lock counts here how often its thread has acquired it. The first acquire takes the core's lock, the
+    last release releases it. 'depth' is set to 0 before the core's lock is released, and stays 0 until it is acquired.
     """
     cdef c.dsm_lock *ptr
     cdef bint reentrant
-    cdef unsigned long owner  # thread that has it, while depth is not 0
+    cdef unsigned long owner  # the thread that holds it, while depth is not 0
     cdef unsigned int depth
-    cdef bint by_task         # a task has it, for which nothing is counted: all tasks of a loop share the thread
-    cdef Lock other           # the lock that a condition goes with, where that is not its own
-    cdef set lost             # tasks, of a plain one threads, too, whose wait ended without it
+    cdef bint by_task         # a task holds it and is not counted, because all tasks of a loop share the thread
+    cdef Lock other           # the lock of a condition, if it is not the condition's own
+    cdef set lost             # tasks (if not re-entrant, also threads) whose wait on a condition ended without the lock
 
     def __init__(self, Remote remote not None, spin=None):
         self.begin_on(remote, spin)
@@ -225,12 +225,12 @@ cdef class Lock(SyncHandle):
 
     @cython.final
     cdef inline bint is_quick(self) noexcept:
-        """A plain lock on this host: a look at it and its release run no code of Python's and keep the GIL."""
+        """Whether acquire without waiting, and release, run no Python code and keep the GIL: a plain, mapped lock."""
         return self.ready() and self.mapped and not self.reentrant and not self.has_lost()
 
     @cython.final
     cdef inline bint take_free(self) noexcept:
-        """Whether it was free; False also where that is not to be had so quickly."""
+        """Acquire the lock if it is free and is_quick(). False says nothing about whether it is free."""
         return self.is_quick() and c.dsm_lock_acquire(self.ptr, 0) == 1
 
     def acquire(self, blocking=True, timeout=FOREVER):
@@ -255,12 +255,12 @@ cdef class Lock(SyncHandle):
 
     @cython.final
     cdef Lock counted(self):
-        """The handle whose owner and depth count."""
+        """The handle whose owner, depth and lost are used."""
         return self if self.other is None else self.other
 
     @cython.final
     cdef inline bint has_lost(self) noexcept:
-        """Whether any thread has: asked at each acquire and release."""
+        """Whether 'lost' has any entry. Called at each acquire and release."""
         return (self.lost if self.other is None else self.other.lost) is not None
 
     @cython.final
@@ -286,7 +286,10 @@ cdef class Lock(SyncHandle):
 
     @cython.final
     cdef int refuse_others(self) except -1:
-        """Re-entrant: this thread has it. A plain one may be any thread's. Neither is of who has lost it."""
+        """Raise NotHeldError if a re-entrant lock is not held by this thread, or if the caller has lost the lock.
+
+        A plain lock may be used by any thread.
+        """
         cdef Lock lock = self.counted()
         if self.reentrant:
             if not (lock.depth and lock.owner == PyThread_get_thread_ident()):
@@ -301,7 +304,9 @@ cdef class Lock(SyncHandle):
 
     @cython.final
     cdef int lose(self) except -1:
-        """The caller's wait ends without the lock: what the handle holds from now on is another's."""
+        """Record that the caller's wait ends without the lock. If the handle holds it later, it is for another task or
+        thread.
+        """
         cdef Lock lock = self.counted()
         if lock.lost is None:
             lock.lost = set()
@@ -310,7 +315,7 @@ cdef class Lock(SyncHandle):
 
     @cython.final
     cdef bint lost_before(self) except -1:
-        """Whether the caller had lost it, which is forgotten."""
+        """Return whether the caller had lost the lock, and forget that."""
         cdef Lock lock = self.counted()
         me = caller()
         cdef bint had = me in lock.lost
@@ -369,7 +374,7 @@ cdef class Lock(SyncHandle):
         except errors.NotHeldError:
             raise
         except errors.DsmemError:
-            lock.depth = 1  # it is not known whether it is released: the caller may try again
+            lock.depth = 1  # the outcome is unknown: the caller may try again
             raise
 
     @cython.final
@@ -503,7 +508,7 @@ cdef int rwlock_breaking(void *arg, uint64_t holder) noexcept nogil:
 
 cdef class RWLock(SyncHandle):
     cdef c.dsm_rwlock *ptr
-    cdef unsigned long claimer  # the thread that has claimed it and waits for readers to leave, or 0
+    cdef unsigned long claimer  # the thread that has claimed the lock and waits for readers to leave, or 0
 
     def __init__(self, Remote remote not None, spin=None):
         self.begin_on(remote, spin)
@@ -515,7 +520,7 @@ cdef class RWLock(SyncHandle):
         self.claimer = 0
 
     cdef int refuse_claimer(self, str op) except -1:
-        """A signal handler in that wait would wait for its own thread."""
+        """Raise BusyError in a signal handler that runs during the claimer's wait: it would wait for its own thread."""
         if self.claimer and self.claimer == PyThread_get_thread_ident():
             raise self.failed(c.dsm_refuse_reentry(b"rwlock"), op)
         return 0
@@ -634,7 +639,7 @@ cdef class RWLock(SyncHandle):
     cdef int refuse_in_use(self) except -1:
         cdef int news
         Handle.refuse_in_use(self)
-        # Not where a task has claimed it and waits for readers to leave: close() ends that.
+        # Allowed if a task has claimed the lock and waits for readers to leave: close() ends that wait.
         if (c.dsm_rwlock_readers(self.ptr, &news) or
                 c.dsm_lock_held(c.dsm_rwlock_lock(self.ptr)) and
                 not is_awaited(self, self.remote, c.DSM_EVENTCOUNT_SECOND)):

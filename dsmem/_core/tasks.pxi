@@ -1,8 +1,9 @@
-# Included by _core.pyx after sync.pxi and meeting.pxi: the asynchronous methods of what waits. waits.pxi has the means.
+# Included by _core.pyx after sync.pxi and meeting.pxi: the asynchronous methods of objects that can be waited for, on
+# top of waits.pxi.
 #
-# The handle is in use while a coroutine runs, and not while it is suspended; it is suspended only while one of its
-# Waits is on a list, or being given back. So whoever closes the handle meets on the lists all that has been begun, and
-# a coroutine that goes on with ClosedError touches the core no more.
+# The handle is in use while a coroutine runs, and not while it is suspended. It is suspended only while one of its Wait
+# objects is on a list, or is being given back. So the code that closes the handle finds everything that has been begun
+# on the lists, and a coroutine that is resumed with ClosedError does not access the core any more.
 
 cdef Wait new_wait(object keep, str op, attempt f, void *arg, attempt undo, attempt cleanup):
     cdef Wait wait = Wait.__new__(Wait)
@@ -12,14 +13,14 @@ cdef Wait new_wait(object keep, str op, attempt f, void *arg, attempt undo, atte
 
 
 cdef int done(int rc) noexcept nogil:
-    """The answer of an attempt whose end is its success."""
+    """Return the result of an attempt that succeeds by completing: 1 in place of 0."""
     return rc if rc else 1
 
 
 async def _got(Handle handle, Remote remote, int eventcount, Wait wait, object ns, bint behind=True, bint must=False):
-    """What the attempt answers, 0: not in time. It begins here where that takes no round trip.
+    """Return what the attempt returns; 0: timed out. The first attempt is made here if it takes no round trip.
 
-    behind: who waits already comes first.
+    behind: do not try before tasks that already wait.
     """
     cdef int rc
     if not handle.live:
@@ -34,7 +35,7 @@ async def _got(Handle handle, Remote remote, int eventcount, Wait wait, object n
 
 
 async def _step(Handle handle, Remote remote, Wait wait):
-    """What ends at its first attempt; a task that is cancelled meanwhile stays until then."""
+    """Run an attempt that completes at the first try. A task that is cancelled meanwhile stays until it has ended."""
     rc = await _got(handle, remote, c.DSM_EVENTCOUNT_FIRST, wait, -1, False, True)
     if wait.cancelled:
         raise asyncio.CancelledError
@@ -42,12 +43,12 @@ async def _step(Handle handle, Remote remote, Wait wait):
 
 
 cdef object left_of(object ns, int64_t begun):
-    """Of a time that began then."""
+    """Return what is left of ns nanoseconds that began at 'begun'."""
     return ns if ns <= 0 else max(0, ns - (<int64_t> time.monotonic_ns() - begun))
 
 
 async def _left_behind(object end, tuple error):
-    """The end of an 'async with' block; what it raised itself comes first."""
+    """The end of an 'async with' block. An exception of the block takes precedence over an error of 'end'."""
     try:
         await end
     except errors.DsmemError:
@@ -100,7 +101,7 @@ async def _lock_release(Lock lock):
         except errors.NotHeldError:
             raise
         except errors.DsmemError:
-            counted.depth = lock.reentrant  # it is not known whether it is released: the caller may try again
+            counted.depth = lock.reentrant  # the outcome is unknown: the caller may try again
             raise
     finally:
         lock.leave()
@@ -183,7 +184,7 @@ cdef int semaphore_undo(void *arg, int64_t timeout_ns) noexcept nogil:
 
 
 cdef int counting_undo(void *arg, int64_t timeout_ns) noexcept nogil:
-    """Once, since the outcome of one that failed may be unknown."""
+    """Tried once only, because the outcome of a release that failed may be unknown."""
     c.dsm_counting_release(<c.dsm_counting *> arg, 1)
     return 1
 
@@ -200,7 +201,7 @@ cdef int permits_cleanup(void *arg, int64_t timeout_ns) noexcept nogil:
 
 @cython.final
 cdef class PermitsBack:
-    """What a release is told."""
+    """The arguments of a release."""
     cdef permits_back p
 
 
@@ -282,7 +283,7 @@ async def _event_change(Event event, bint on):
 
 # ---- condition ----
 #
-# One wait is several Waits, one after the other: begin, the notification, the lock again, finish.
+# One wait is several Wait objects, one after the other: begin, the notification, the lock again, finish.
 
 ctypedef struct line_wait:
     c.dsm_condition *condition
@@ -302,7 +303,7 @@ cdef int line_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
 
 
 cdef int line_cleanup(void *arg, int64_t timeout_ns) noexcept nogil:
-    """The line becomes free, and what it was given goes to another waiter."""
+    """Abandon the waiter's line. A notification that it has received goes to another waiter."""
     cdef line_wait *line = <line_wait *> arg
     c.dsm_condition_abandon(&line.waiter)
     return c.dsm_condition_settle(line.condition)
@@ -338,7 +339,7 @@ cdef int line_notify(void *arg, int64_t timeout_ns) noexcept nogil:
 
 @cython.final
 cdef class Line:
-    """A place among the condition's waiters."""
+    """An entry among the condition's waiters."""
     cdef line_wait w
 
     cdef Wait next(self, str op, attempt f, attempt undo, attempt cleanup):
@@ -383,7 +384,7 @@ async def _condition_wait_for(Condition condition, predicate, timeout):
 
 
 async def _condition_wait_once(Condition condition, ns):
-    """1: notified, 0: not, 2: another one inherited before. The lock is held again, unless it could not be had."""
+    """1: notified, 0: not, 2: another waiter inherited the notification first; the lock is held unless it was lost."""
     cdef Lock lock = condition.counted()
     cdef unsigned int depth
     cdef bint by_task, mine = False, had = c.dsm_lock_held(condition.ptr)
@@ -425,14 +426,14 @@ async def _condition_wait_once(Condition condition, ns):
         if error is None and (wait.cancelled or last.cancelled):
             error = asyncio.CancelledError()
         if error is not None:
-            if rc == 2:  # what it was given is for another waiter
+            if rc == 2:  # pass its notification on to another waiter
                 line.w.count = 1
                 await _step(condition, condition.remote, line.next("notify", line_notify, NULL, NULL))
             raise error
     finally:
         if mine:
             lock.owner, lock.depth, lock.by_task = PyThread_get_thread_ident(), depth, by_task
-        elif had and asyncio._get_running_loop() is not None:  # else no task goes on
+        elif had and asyncio._get_running_loop() is not None:  # otherwise no task continues
             condition.lose()
     return 1 if rc == 2 else 2 if line.w.inherit else 0
 
@@ -450,7 +451,7 @@ async def _condition_notify(Condition condition, n):
 # ---- barrier ----
 
 cdef int arrival_begin(void *arg, int64_t timeout_ns) noexcept nogil:
-    """3: all have come to this generation, which has not ended yet."""
+    """3: all parties have arrived in this generation, which has not ended yet."""
     cdef arrival *a = <arrival *> arg
     cdef int rc
     a.generation, a.index = c.DSM_BARRIER_ANY, c.DSM_BARRIER_NOBODY
@@ -459,7 +460,7 @@ cdef int arrival_begin(void *arg, int64_t timeout_ns) noexcept nogil:
 
 
 cdef int arrival_break(void *arg, int64_t timeout_ns) noexcept nogil:
-    """1: it is broken, 2: it has ended before."""
+    """1: the generation is broken, 2: it had already ended."""
     cdef arrival *a = <arrival *> arg
     cdef int rc = c.dsm_barrier_break(a.barrier, a.generation)
     return 2 if rc == 0 else rc
@@ -506,7 +507,7 @@ async def _barrier_wait(Barrier barrier, timeout):
             raise
         except BaseException:
             if own.a.index != c.DSM_BARRIER_NOBODY:
-                with contextlib.suppress(errors.DsmemError):  # what fails is done with the next call, or by close()
+                with contextlib.suppress(errors.DsmemError):  # if it fails, the next call or close() does it
                     await _step(barrier, barrier.remote, own.next(arrival_break, NULL, arrival_break))
             raise
         if rc == 0:
@@ -520,7 +521,7 @@ async def _barrier_wait(Barrier barrier, timeout):
 
 
 async def _barrier_come(Barrier barrier, Arrival own, ns, int64_t begun):
-    """1: others are awaited, 2: as the last, 0: no place in time."""
+    """1: wait for the others, 2: arrived last, 0: timed out waiting for a free slot in the barrier."""
     rc = 0
     while True:
         rc = await _got(barrier, barrier.remote, c.DSM_EVENTCOUNT_FIRST, own.next(arrival_begin, arrival_undo, NULL),
@@ -558,12 +559,12 @@ cdef int element_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
 
 @cython.final
 cdef class Element:
-    """An element as it was judged, and as it is now."""
+    """The value of an element that was compared last, and its current value."""
     cdef element_wait w
     cdef ndarray pair
 
     cdef Remote reach(self, SegmentCore segment):
-        """The memory as it is now: a segment that has remapped has closed what it had before, unless that is in use."""
+        """The current memory. A segment that has been remapped closes its previous memory when nothing uses that."""
         segment.check()
         self.w.remote = segment.remote.ptr
         return segment.remote

@@ -1,19 +1,20 @@
-# Included by _core.pyx: how tasks of event loops wait for objects of synchronisation and for segments
+# Included by _core.pyx: how tasks of event loops wait for synchronisation objects and for segments
 # (docs/decisions/0011-one-helper-waits-for-many-tasks.md).
 #
-# A loop's thread tries once where that takes no round trip. What is not there then goes as a Wait onto the list of the
-# handle's Waits, one for each eventcount; its helper, a thread, tries for all that are on the list, and sleeps in
-# between where a blocking waiter would. Whom it got something for it tells with call_soon_threadsafe().
+# A loop's thread tries once if that takes no round trip. If the attempt does not succeed, a Wait is put on the list of
+# the handle's Waits, of which there is one for each eventcount. The helper of the Waits, a thread, tries for all Wait
+# objects on the list and sleeps in between, where a blocking waiter would sleep. It notifies a task for which an
+# attempt has succeeded or failed with call_soon_threadsafe().
 #
 # Invariants, under the GIL:
-#   A Wait is on the list until it has ENDED.
-#   WAITING  tried in vain, or not yet
-#   TRYING   remote memory alone: the helper is at it, without the GIL
-#   TRIED     rc says how it went, and the task has not taken it yet
-#   detached nobody takes it: the helper tries until it is done, or cannot be; so it gives back what was got for a task
-#            that is gone
-# The helper ends when the list is empty, or once 'stopped', after which it touches the object's memory no more: mapped
-# memory it touches with the GIL only, and close() waits for it where the memory is remote.
+#   A Wait is on the list until its state is ENDED.
+#   WAITING   not tried yet, or tried without success
+#   TRYING    remote memory only: the helper is trying, without the GIL
+#   TRIED     rc is the result, and the task has not taken it yet
+#   detached  no task takes the result. The helper tries until the attempt succeeds or cannot succeed any more. This is
+#             how it gives back what it has acquired for a task that no longer waits.
+# The helper ends when the list is empty, or when 'stopped' is set. After that it does not access the object's memory:
+# it accesses mapped memory only with the GIL, and if the memory is remote, close() waits for the helper.
 
 ctypedef int (*attempt)(void *arg, int64_t timeout_ns) noexcept nogil
 
@@ -23,16 +24,16 @@ cdef enum:
     TRIED
     ENDED
 cdef enum:
-    GRACE_NS = 200_000_000  # how long a cancelled task waits until the helper has given back what it was getting
+    GRACE_NS = 200_000_000  # how long a cancelled task waits for the helper to give back what it was acquiring
 
-cdef set helped = set()  # Waits whose helper runs
+cdef set helped = set()  # every Waits whose helper runs
 
 
 cdef class Wait:
-    """What a task waits for: 'attempt' answers 1 or more when it is there, 0 when not, or an error."""
+    """What a task waits for. An attempt returns 1 or more if it has succeeded, 0 if it has not, or an error."""
     cdef attempt f
-    cdef attempt undo     # gives back what f got, or NULL
-    cdef attempt cleanup  # what to do where nobody goes on after f got nothing, or NULL
+    cdef attempt undo     # gives back what f acquired, or NULL
+    cdef attempt cleanup  # what to do if f acquired nothing and the task does not continue, or NULL
     cdef void *arg
     cdef Remote remote
     cdef str op
@@ -43,17 +44,17 @@ cdef class Wait:
     cdef object keep      # what arg is part of
 
     def wake(self):
-        """In the task's loop."""
+        """Called in the task's loop."""
         if not self.future.done():
             self.future.set_result(None)
 
     def tell_ended(self):
-        """In the task's loop."""
+        """Called in the task's loop."""
         if not self.ended.done():
             self.ended.set_result(None)
 
     cdef tell(self):
-        """False: there is no loop any more that could be told."""
+        """Notify the task. False: its loop no longer exists."""
         try:
             self.loop.call_soon_threadsafe(self.wake)
             if self.ended is not None:
@@ -65,14 +66,14 @@ cdef class Wait:
 
 @cython.final
 cdef class Waits:
-    """The waits of one handle for one eventcount, and their helper."""
+    """The waits of one handle on one eventcount, and their helper."""
     cdef Handle handle
     cdef Remote remote
     cdef object key
     cdef c.dsm_listener listener
     cdef list waits
     cdef bint stopped, over, using
-    cdef object running  # a lock that the helper has
+    cdef object running  # a lock that the helper holds while it runs
 
     def __cinit__(self, Handle handle not None, Remote remote not None, int eventcount):
         self.handle, self.remote, self.key, self.waits = handle, remote, (eventcount, remote), []
@@ -91,7 +92,7 @@ cdef class Waits:
             raise error_of(c.DSM_ENOMEM, f"no thread that waits: {error}") from None
 
     cdef part(self):
-        """No helper runs, and none will."""
+        """Called when no helper runs and none will."""
         self.over = True
         self.unuse()
         helped.discard(self)
@@ -100,7 +101,7 @@ cdef class Waits:
         self.running.release()
 
     cdef unuse(self):
-        """The memory may be closed."""
+        """Allow the memory to be closed."""
         if self.using:
             self.using = False
             self.remote.uses -= 1
@@ -108,7 +109,7 @@ cdef class Waits:
     # -- the helper --
 
     def help(self):
-        cdef bint rung = False  # and nothing has been tried since
+        cdef bint rung = False  # the eventcount has woken this thread, and nothing has been tried since
         try:
             while self.waits and not self.stopped:
                 c.dsm_listener_begin(&self.listener)
@@ -123,7 +124,7 @@ cdef class Waits:
                 rung = not self.stopped and c.dsm_listener_rung(&self.listener)
             if rung and not self.stopped:
                 c.dsm_listener_pass_on(&self.listener)
-        except BaseException as error:  # no memory left
+        except BaseException as error:  # out of memory
             for wait in list(self.waits):
                 (<Wait> wait).error = error
                 self.finish(wait, -c.DSM_ENOMEM)
@@ -131,7 +132,7 @@ cdef class Waits:
             self.part()
 
     cdef int try_all(self) except -1:
-        """For how many tasks it tried. Whoever waits for the same as one that has just tried in vain does not try."""
+        """Return for how many tasks it tried. A Wait for the same thing as one that has just failed is skipped."""
         cdef Wait wait
         cdef int tried = 0
         cdef attempt f = NULL
@@ -152,7 +153,7 @@ cdef class Waits:
         return tried
 
     cdef bint try_once(self, Wait wait) except -1:
-        """False: in vain."""
+        """Try once. False: without success."""
         cdef int rc
         cdef int64_t before
         if self.remote.mapped:
@@ -183,7 +184,7 @@ cdef class Waits:
     # -- by the helper or in the task's loop --
 
     cdef end(self, Wait wait):
-        """The task has it, or nobody needs it."""
+        """Remove a Wait whose result the task has taken, or no task needs."""
         if wait.state != ENDED:
             wait.state = ENDED
             self.waits.remove(wait)
@@ -191,7 +192,7 @@ cdef class Waits:
                 wait.tell()
 
     cdef drop(self, Wait wait):
-        """No task will take it, nor go on in its place."""
+        """No task will take the result, and the task does not continue: undo, clean up, or end the Wait."""
         cdef attempt f
         if wait.state == TRYING:
             wait.unwanted = True
@@ -205,21 +206,21 @@ cdef class Waits:
                     self.try_once(wait)
 
     cdef withdraw(self, Wait wait):
-        """The task takes it no more, but goes on. Remote memory may take the helper a while."""
+        """The task does not take the result, but continues. If the memory is remote, the helper may need a while."""
         wait.cleanup = NULL
         self.drop(wait)
 
     # -- the end --
 
     cdef mark(self):
-        """From now on no task takes what it waited for."""
+        """From now on no task takes the result of its Wait."""
         cdef Wait wait
         for wait in self.waits:
             wait.closed = True
         self.stopped = True
 
     cdef stop(self):
-        """All tasks get ClosedError, also if a signal handler raises, which comes out then."""
+        """End all waits with ClosedError, even if a signal handler raises; its exception is raised at the end."""
         cdef Wait wait
         interrupt = None if self.remote.mapped else self.join()
         c.dsm_listener_end(&self.listener)
@@ -228,7 +229,7 @@ cdef class Waits:
                 wait.f = wait.undo
             elif not wait.detached:
                 wait.f = wait.cleanup
-            if wait.f != NULL:  # what fails is left to the end of the handle itself
+            if wait.f != NULL:  # if it fails, closing the handle itself gives back what is left
                 with nogil:
                     wait.f(wait.arg, 0)
             wait.detached = True
@@ -238,7 +239,7 @@ cdef class Waits:
             raise interrupt
 
     cdef object join(self):
-        """Until the helper has ended. What signal handlers raised meanwhile."""
+        """Wait until the helper has ended. Returns the exception that a signal handler raised meanwhile, or None."""
         interrupt = None
         while not self.over:
             try:
@@ -249,7 +250,7 @@ cdef class Waits:
         return interrupt
 
     cdef forget(self):
-        """In the child of a fork: neither the helper nor the loops are there."""
+        """Called in a child of fork(), where neither the helper nor the loops exist."""
         cdef Wait wait
         self.stopped = self.over = True
         for wait in self.waits:
@@ -267,7 +268,7 @@ def _forget_helped():
 
 @atexit.register
 def _end_helped():
-    """Before the interpreter ends threads wherever they are."""
+    """Stop the helpers before the interpreter ends threads at arbitrary points."""
     cdef Waits waits
     for one in list(helped):
         waits = one
@@ -279,7 +280,7 @@ os.register_at_fork(after_in_child=_forget_helped)
 
 
 cdef bint is_awaited(Handle handle, Remote remote, int eventcount):
-    """Tasks wait already: who comes now waits behind them."""
+    """Whether tasks already wait. A new waiter has to wait behind them."""
     cdef Waits waits = handle.waits.get((eventcount, remote)) if handle.waits is not None else None
     return waits is not None and len(waits.waits) != 0
 
@@ -305,7 +306,7 @@ cdef Waits enlist(Handle handle, Remote remote, int eventcount, Wait wait):
 
 
 cdef stop_waits(Handle handle):
-    """By who closes the handle. All are marked before the GIL may go."""
+    """Called by the code that closes the handle. All Waits are marked before the GIL may be released."""
     interrupt = None
     if handle.waits is None:
         return
@@ -327,10 +328,10 @@ cdef double seconds_of(int64_t ns):
 
 
 async def _until(Handle handle, Remote remote, int eventcount, Wait wait, object ns, bint must=False):
-    """What the attempt answers, 0 when time is over first (ns -1: no limit). The helper tries first.
+    """Return what the attempt returns, or 0 after ns nanoseconds (-1: no limit). The helper makes the first attempt.
 
     The handle is in use, except while the task is suspended.
-    must: a cancelled task goes on until it has ended; wait.cancelled says that it was.
+    must: if the task is cancelled, it waits until the attempt has ended; wait.cancelled records the cancellation.
     """
     cdef Waits waits
     timer = None
@@ -358,7 +359,7 @@ async def _until(Handle handle, Remote remote, int eventcount, Wait wait, object
         wait.future = wait.loop.create_future()
     if timer is not None:
         timer.cancel()
-    if wait.closed:  # whoever closes the handle does the rest
+    if wait.closed:  # the code that closes the handle does the rest
         raise error if isinstance(error, GeneratorExit) else error_of(c.DSM_ECLOSED, handle.noun())
     if isinstance(error, GeneratorExit):
         waits.drop(wait)
@@ -382,7 +383,7 @@ async def _until(Handle handle, Remote remote, int eventcount, Wait wait, object
 
 
 async def _ended(Wait wait):
-    """Until the helper has given back what it was getting, or for GRACE_NS: a peer may be silent for longer."""
+    """Wait until the helper has given back what it was acquiring, but at most GRACE_NS: a peer may not answer."""
     wait.ended = wait.loop.create_future()
     timer = wait.loop.call_later(seconds_of(GRACE_NS), wait.tell_ended)
     while wait.state != ENDED:

@@ -2,16 +2,16 @@
 
 @cython.auto_pickle(False)
 cdef class Writing:
-    """The turn belongs to this object from the instruction in which it is taken. It is given back by a call of this
-    class that ends it, or with the object. So no exception of a signal handler leaves it taken, and nobody ends the
-    turn of another thread. Nor does a child of fork(), whose copy of this object holds nothing.
+    """The turn belongs to this object from the instruction that takes it. A method of this class gives it back, or the
+    end of the object does. So an exception of a signal handler cannot leave it taken, and no thread can end the turn of
+    another thread. Neither can a child of fork(), whose copy of this object holds nothing.
     """
     cdef SegmentCore segment
     cdef Remote remote
     cdef object timeout, copy
     cdef bint held
-    cdef uint64_t version  # before the turn; it names the turn
-    cdef uint32_t epoch  # the fork count of the process whose turn it is
+    cdef uint64_t version  # version before the turn; it identifies the turn
+    cdef uint32_t epoch  # the fork count of the process that has the turn
 
     def __cinit__(self, SegmentCore segment not None, timeout=None):
         self.segment, self.timeout = segment, timeout
@@ -51,24 +51,24 @@ cdef class Writing:
                 raise error
 
     cdef int let_go(self, Remote remote) except -1:
-        if self.epoch != forks[0]:  # a handler has forked in the wait; the child's segment has no users
+        if self.epoch != forks[0]:  # a signal handler forked during the wait; the child's segment has no users
             return 0
         self.segment.users -= 1
         return remote.drop_user()
 
     cdef bint forget_parents(self) noexcept:
-        """Whether the turn is the parent's."""
+        """If the turn belongs to the parent, forget it and return True."""
         if not self.held or self.epoch == forks[0]:
             return False
         self.held, self.remote = False, None
         return True
 
     cdef object commit(self, void *data):
-        """The version that it is now. Whatever comes out, the turn is over."""
+        """Commit and return the new version. The turn ends, even if an exception is raised."""
         cdef uint64_t version = self.version
         cdef int rc
         cdef Remote remote = self.remote
-        self.held, self.remote = False, None  # no other thread ends it, too
+        self.held, self.remote = False, None  # so that no other thread ends the turn again
         with nogil:
             rc = c.dsm_segment_commit(remote.ptr, &self.segment.s, data, &version)
         error = remote.failed(rc, "write") if rc else None
@@ -80,15 +80,15 @@ cdef class Writing:
         return version
 
     cdef void undo(self, Remote remote) noexcept:
-        """The segment is as it was before, unless that is too late. What fails is ignored: there is an exception
-        already, and whoever comes next undoes what a dead writer has left.
+        """Restore the segment to the state before the turn, unless it is too late. Errors are ignored: an exception is
+        already being raised, and the next writer undoes what a dead writer has left.
         """
         with nogil:
             c.dsm_segment_abort(remote.ptr, &self.segment.s, self.version)
             c.dsm_segment_rows(remote.ptr, &self.segment.s, &self.segment.s.rows)
 
     cdef int abort(self) except -1:
-        """The turn is over, if it was not before, and nothing has changed."""
+        """End the turn, if it has not ended, without a change."""
         cdef Remote remote = self.remote
         if self.forget_parents() or not self.held:
             return 0
@@ -165,7 +165,7 @@ def publish(SegmentCore segment not None, data, timeout=None):
 
 
 def resize(SegmentCore segment not None, uint64_t rows, timeout=None):
-    """Rows of a versioned segment, as a version of its own."""
+    """Change the number of rows of a versioned segment. This creates a version."""
     segment.enter()
     try:
         set_rows(Writing(segment, timeout), segment, rows)
