@@ -95,7 +95,7 @@ class Lock(SyncHandle):
         """
 
     def release(self) -> None:
-        """Release the lock. Any thread of the process may release it.
+        """Release the lock. Any thread of the process may do that; of a re-entrant lock, only the thread that holds it.
 
         Raises
         ------

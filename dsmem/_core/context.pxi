@@ -389,7 +389,7 @@ cdef class Context(Handle):
         for watch in watches:
             (<LoopWatch> watch).stop(here)
 
-    # -- the end --
+    # -- closing --
 
     def close(self):
         cdef Handle child
@@ -488,7 +488,7 @@ cdef class LoopWatch:
         if self.loop is here or not self.loop.is_running():
             self.end()
         else:
-            with contextlib.suppress(RuntimeError):  # it has been closed just now
+            with contextlib.suppress(RuntimeError):  # the loop has just been closed
                 self.loop.call_soon_threadsafe(self.end)
 
     def end(self):

@@ -134,7 +134,7 @@ cdef class Handle:
         if self.kept > self.exports:
             self.kept = self.exports
 
-    # -- the end --
+    # -- closing --
 
     cdef int refuse_in_use(self) except -1:
         """Raise BusyError, which names the reason, if the handle is in use."""
@@ -153,7 +153,7 @@ cdef class Handle:
             raise error_of(c.DSM_EBUSY, text, "close")
         return 0
 
-    # -- at the end of the process --
+    # -- process exit --
 
     # The core's object is not freed, because other threads may still use it.
 

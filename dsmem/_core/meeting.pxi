@@ -362,7 +362,7 @@ cdef class Barrier(SyncHandle):
         except BaseException:
             break_quietly(&a)
             raise
-        if rc == 0 and not self.break_off(a.barrier, a.generation):  # it ended at the last moment
+        if rc == 0 and not self.break_off(a.barrier, a.generation):  # the generation ended at the last moment
             rc = self.attempts(meet_attempt, &a, 0, "wait")
         if rc == 0:
             raise error_of(c.DSM_EBROKEN, "not all parties came in time", "wait")

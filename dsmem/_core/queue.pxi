@@ -744,7 +744,7 @@ cdef class Queue(Handle):
         finally:
             self.leave()
 
-    # -- the end --
+    # -- closing --
 
     cpdef close(self):
         if not self.live:

@@ -271,7 +271,7 @@ cdef class Remote(Handle):
         finally:
             self.leave()
 
-    # -- the end --
+    # -- closing --
 
     def close(self):
         if self.live:

@@ -662,7 +662,7 @@ cdef class RWLock(SyncHandle):
 
 @cython.final
 cdef class Side:
-    """What RWLock.read() and .write() return."""
+    """The context manager that RWLock.read() and RWLock.write() return."""
     cdef RWLock lock
     cdef bint writes
     cdef object timeout

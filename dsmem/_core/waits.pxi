@@ -39,7 +39,7 @@ cdef class Wait:
     cdef str op
     cdef int state, rc
     cdef bint unwanted, detached, closed, cancelled
-    cdef int64_t until    # remote: when to stop trying
+    cdef int64_t until    # if remote: when to stop trying, of time.monotonic_ns()
     cdef object loop, future, ended, error
     cdef object keep      # what arg is part of
 
@@ -210,7 +210,7 @@ cdef class Waits:
         wait.cleanup = NULL
         self.drop(wait)
 
-    # -- the end --
+    # -- closing --
 
     cdef mark(self):
         """From now on no task takes the result of its Wait."""
