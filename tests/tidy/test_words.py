@@ -31,7 +31,8 @@ def files():
     yield from ROOT.glob("*.md")
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*")):
-            if path.suffix in SUFFIXES and path.is_file() and path != Path(__file__) and "__pycache__" not in path.parts:
+            is_text = path.suffix in SUFFIXES and path.is_file() and "__pycache__" not in path.parts
+            if is_text and path != Path(__file__):
                 yield path
 
 
