@@ -1,6 +1,7 @@
 /*
- * How one waits for a word that nobody announces: sleeps of random length, each up to twice as long as the one before,
- * at most a millisecond. Random, so that those who contend do not come back together.
+ * Waiting for a word whose changes wake no sleeper: the caller polls it and sleeps in between. The bound of a sleep
+ * starts at 2 us and doubles up to about a millisecond. A sleep lasts between half of the bound and the bound, at
+ * random, so that contending processes do not wake up together.
  */
 #ifndef DSM_OBJECTS_BACKOFF_H
 #define DSM_OBJECTS_BACKOFF_H
@@ -17,7 +18,7 @@ struct backoff {
     }
 enum { BACKOFF_MAX_NS = 1000000 };
 
-/* At most until the deadline. */
+/* Sleeps once, at most until the deadline. */
 static inline void backoff_sleep(struct backoff *p, int64_t deadline)
 {
     if (!p->random)

@@ -18,12 +18,12 @@ void eventcount_wait(struct eventcount *b, uint32_t seen, int64_t deadline)
     if (left > recheck_ns)
         left = recheck_ns;
     struct timespec t = {.tv_sec = left / 1000000000, .tv_nsec = left % 1000000000};
-    /* Whatever it answers (woken, changed, interrupted, late), the caller looks again. */
+    /* The result (woken, changed, interrupted, timed out) does not matter: the caller rechecks in any case. */
     syscall(SYS_futex, &b->sequence, FUTEX_WAIT, seen, &t, NULL, 0);
 }
 
-/* With fewer than all woken, the others are still asleep, so 'sleepers' stays set; it is cleared by the ring that finds
- * nobody. */
+/* Waking fewer than all leaves other threads asleep, so 'sleepers' stays set. It is cleared by the call that wakes
+ * fewer than it was asked to. */
 void eventcount_wake(struct eventcount *b, int how_many)
 {
     if (how_many == NOTIFY_ALL)
@@ -31,8 +31,9 @@ void eventcount_wake(struct eventcount *b, int how_many)
     fetch_add_u32(&b->sequence, 1);
     long woken = syscall(SYS_futex, &b->sequence, FUTEX_WAKE, how_many, NULL, NULL, 0);
     if (how_many != NOTIFY_ALL && woken < how_many) {
-        /* Nobody is left, or somebody is between listening and sleeping. Whoever set 'sleepers' before it is cleared
-         * here must not be left asleep behind it, so all are woken that fell asleep since the first wake. */
+        /* No sleeper is left, or a thread is between eventcount_prepare() and its futex wait. A thread that set
+         * 'sleepers' before it is cleared here must not stay asleep while it is 0, so this wakes all threads that have
+         * fallen asleep since the first wake. */
         exchange_u32(&b->sleepers, 0);
         fetch_add_u32(&b->sequence, 1);
         syscall(SYS_futex, &b->sequence, FUTEX_WAKE, NOTIFY_ALL, NULL, NULL, 0);

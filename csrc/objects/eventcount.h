@@ -1,20 +1,23 @@
 /*
- * An eventcount: how one sleeps until another process has changed a word.
+ * An eventcount: a thread sleeps until another process has changed a word.
  *
- *   who waits          seen = eventcount_prepare(b); look at the word; if it is not yet so: eventcount_wait(b, seen,
- *   deadline); again who changes it     change the word; eventcount_notify(b, how many to wake)
+ *   to wait      seen = eventcount_prepare(b); check the word; if it is not as wanted: eventcount_wait(b, seen,
+ *                deadline), and start over
+ *   to change    change the word; eventcount_notify(b, how many to wake)
  *
- * No wake is lost: the sequence is read before 'sleepers' is set, and whoever clears 'sleepers' raises the sequence
- * after that. So a change that the sleeper did not see comes with a sequence that it did not see.
+ * No wake is lost: a waiter reads the sequence before it sets 'sleepers', and a thread that clears 'sleepers'
+ * increments the sequence after that. So a change that the waiter did not see comes with a sequence that it did not
+ * see.
  *   SYNC eventcount_prepare (sets sleepers, then reads the word) with eventcount_notify (changes the word, then reads
  *   sleepers): both sides go through an atomic on 'sleepers', so one of them sees the other.
  *
- * Who clears 'sleepers' wakes all who may have set it before, so while it is 0 nobody is asleep whom no ring will wake.
+ * A thread that clears 'sleepers' wakes all threads that may have set it before. So while it is 0, every thread that is
+ * still asleep has a wake on its way.
  *
- * A ringer may be killed between the change and the wake, and one that was woken may be killed before it takes what it
- * was woken for. Therefore no sleep is longer than EVENTCOUNT_RECHECK_NS, after which the sleeper looks for itself.
+ * A process may be killed between the change and the wake, and one that was woken may be killed before it takes what it
+ * was woken for. Therefore no sleep is longer than EVENTCOUNT_RECHECK_NS, after which the sleeper rechecks by itself.
  *
- * Bytes: 0 u32 sequence | 4 u32 sleepers: 1 while somebody may be asleep
+ * Bytes: 0 u32 sequence | 4 u32 sleepers: 1 while a thread may be asleep
  */
 #ifndef DSM_OBJECTS_EVENTCOUNT_H
 #define DSM_OBJECTS_EVENTCOUNT_H
@@ -33,7 +36,8 @@ _Static_assert(sizeof(struct eventcount) == 8 && offsetof(struct eventcount, sle
 
 enum { NOTIFY_ALL = INT32_MAX };
 #define EVENTCOUNT_RECHECK_NS 50000000
-/* For this process, and for tests alone: with a long one, a ring that is missing leaves somebody asleep. */
+/* Sets the bound of a sleep for this process. For tests only: with a long bound, a missing notify leaves a thread
+ * asleep. */
 void eventcount_recheck(int64_t ns);
 
 static inline uint32_t eventcount_prepare(struct eventcount *b)
@@ -43,7 +47,8 @@ static inline uint32_t eventcount_prepare(struct eventcount *b)
     return seen;
 }
 
-/* Returns at a ring after 'seen', at the deadline, after EVENTCOUNT_RECHECK_NS, or for no reason: look again. */
+/* Returns after a notify that came after 'seen', at the deadline, after EVENTCOUNT_RECHECK_NS, or spuriously. The
+ * caller rechecks the word. */
 void eventcount_wait(struct eventcount *b, uint32_t seen, int64_t deadline);
 void eventcount_wake(struct eventcount *b, int how_many);
 

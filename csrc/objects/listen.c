@@ -1,5 +1,5 @@
-/* How one thread waits for many tasks, of which each waits for a word of one object: it sleeps on the object's
- * eventcount, as a blocking waiter does. */
+/* One thread waits for many tasks, each of which waits for a word of the same object. The thread sleeps on the object's
+ * eventcount, as a blocking waiter does. Without a mapping that it may write, it sleeps with a backoff. */
 #include "backoff.h"
 #include "segment/segment.h"
 #include "sync/handle.h"

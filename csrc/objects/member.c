@@ -42,8 +42,8 @@ int member_is(dsm_remote *r, uint64_t table, uint32_t number, uint64_t identity)
     return rc ? rc : now == identity;
 }
 
-/* 1: taken, 0: not, or -DSM_E…. After a failure of the transport the entry tells: a remote identity is no one
- * else's. */
+/* 1: taken, 0: not taken, or -DSM_E…. After a transport failure the entry shows the outcome, since no other handle has
+ * the same remote identity. */
 static int take(dsm_remote *r, uint64_t at, uint64_t from, uint64_t identity)
 {
     uint64_t old;
@@ -67,8 +67,8 @@ static int take_free(dsm_remote *r, uint64_t table, uint32_t n, const uint64_t *
     return 0;
 }
 
-/* 1: an earlier take, which was reported as a failure, took effect. Before a free entry is taken: that may be one
- * before it, and the identity would then stand in two. */
+/* 1: an earlier take() that was reported as failed did take effect. This is checked before a free entry is taken: the
+ * free one may lie before it in the table, and two entries would then hold the identity. */
 static int find_own(const uint64_t *seen, uint32_t n, uint64_t identity, uint32_t *out)
 {
     for (uint32_t i = 0; i < n; i++)

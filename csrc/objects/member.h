@@ -1,24 +1,24 @@
 /*
- * Members: who takes part in an object, in a table of 8-byte identities that the object holds.
+ * Members: the participants of an object, as a table of 8-byte identities in the object.
  *
  * An identity names a process and is never used by another one:
  *   a process of this host   bit 63 clear: a number from its user's file (base/identity.h)
- *   a node elsewhere         bit 63 set: random; so is a process of this host that could not get a number
- *   nobody                   0
+ *   a node elsewhere         bit 63 set: random; so is that of a process of this host that could not get a number
+ *   no process               0
  *
- * A process that has ended is dead forever. 'Dead' is said only where the kernel proves it, in whatever PID namespace
- * the two are. A number of a file that this process cannot look at proves nothing, and neither does a node elsewhere:
- * such entries stay until they leave or are fenced. A process that exec()s has lost its mappings and is dead. One that
- * is stopped lives.
+ * A process that has ended is dead forever. A member counts as dead only if the kernel proves it, in whichever PID
+ * namespaces the two processes are. A number from a file that this process can't read proves nothing, and neither does
+ * the identity of a node elsewhere: such entries stay until their members leave or are fenced. A process that has
+ * called exec() has lost its mappings and is dead. A process that is stopped is alive.
  *
- * An entry goes 0 -> identity by compare-swap (join), identity -> 0 by compare-swap (leave), and dead identity ->
- * identity by compare-swap (succeed). Before it succeeds a dead member, the newcomer undoes what that one left under
- * the entry's number (lock words and the like); the dead can't add to that, so once it is undone it stays so.
+ * An entry changes only by compare-swap: 0 -> identity (join), identity -> 0 (leave), and dead identity -> identity
+ * (succeed). Before a newcomer succeeds a dead member, it undoes what that member left under the entry's number (lock
+ * words and the like). The dead process can't add to that, so what is undone stays undone.
  *
- * But several newcomers may sweep the same entry, and a slow one may still be at it when a quick one has succeeded and
- * works under the number. So a sweep (1) reads a word, (2) looks with member_is whether the entry still holds the dead
- * identity, and only then (3) undoes by compare-swap from exactly the value read in (1). That is safe where no
- * value that names the number comes twice in the word: then the value is the dead one's, or the compare-swap fails.
+ * But several newcomers may sweep the same entry, and a slow one may still be sweeping when a quick one has succeeded
+ * and works under the number. So a sweep (1) reads a word, (2) checks with member_is() that the entry still holds the
+ * dead identity, and only then (3) undoes by compare-swap from exactly the value read in (1). That is safe if no value
+ * that names the number comes twice in the word: either the value is the dead member's, or the compare-swap fails.
  */
 #ifndef DSM_OBJECTS_MEMBER_H
 #define DSM_OBJECTS_MEMBER_H
@@ -30,28 +30,30 @@
 
 enum { MEMBERS_MAX = 1024 };
 
-/* This process (local objects) or, where the object is not local or no number can be had, a random identity. */
+/* For local objects the identity of this process. If the object is not local, or the process can't get a number: a
+ * random identity. */
 int member_identity(bool local, uint64_t *out);
-/* For messages: the process of an identity as this process's PID namespace numbers it; 0: not known, or not of this
- * one. */
+/* For messages: the pid of an identity's process in this process's PID namespace; 0: unknown, or of another
+ * namespace. */
 int member_pid(uint64_t identity);
 enum { MEMBER_TEXT = 64 };
 /* "process 17", for messages. */
 const char *member_describe(uint64_t identity, char text[MEMBER_TEXT]);
-/* It is no process's: its node, or a process without a number, is elsewhere for all that is known. */
+/* The identity is not the number of a process of this host: it belongs to a node elsewhere or to a process without a
+ * number, and nothing is known about either. */
 bool member_elsewhere(uint64_t identity);
-/* Proven dead: a process of this host that has ended. */
+/* The identity is proven dead: its process, of this host, has ended. */
 bool member_dead(uint64_t identity);
 
-/* Undoes what the dead member of entry 'number' left. 0, or -DSM_E…, which ends the join. */
+/* Undoes what the dead member of entry 'number' left. Returns 0, or -DSM_E…, which ends the join. */
 typedef int member_sweep(void *arg, uint32_t number, uint64_t dead);
 
-/* Takes one of the n entries at 'table' in r. sweep may be NULL. EMEMBERS: all belong to the living. Through memory
- * that is remote nobody is taken for dead. */
+/* Takes one of the n entries at 'table' in r. sweep may be NULL. EMEMBERS: no entry is free or proven dead. Through
+ * remote memory no member is taken for dead. */
 int member_join(dsm_remote *r, uint64_t table, uint32_t n, uint64_t identity, member_sweep *sweep, void *arg,
                 uint32_t *number);
 int member_leave(dsm_remote *r, uint64_t table, uint32_t number, uint64_t identity);
-/* 1: the entry holds the identity, 0: not, or -DSM_E…. */
+/* 1: the entry holds the identity, 0: it does not, or -DSM_E…. */
 int member_is(dsm_remote *r, uint64_t table, uint32_t number, uint64_t identity);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * What every object in shared memory begins with: 64 bytes that its creator writes before anybody else sees the object,
- * and that never change.
+ * The header of every object in shared memory: 64 bytes that the creator writes before any other process sees the
+ * object, and that never change.
  *
  *   offset  bytes  what
  *        0      8  magic "dsmemobj"
@@ -8,11 +8,11 @@
  *       12      4  type, enum dsm_type
  *       16      8  bytes of the whole object
  *       24      8  id, random, never 0
- *       32      8  when it was made, in nanoseconds since 1970; 0: not known
- *       40      8  identity (member.h) of the process with which its name goes, 0: of none
+ *       32      8  time of its creation, in nanoseconds since 1970; 0: not known
+ *       40      8  identity (member.h) of the process with which its name is associated; 0: none
  *       48     16  zero
  *
- * Numbers are little-endian. Behind the header every type has its own table of bytes.
+ * Numbers are little-endian. The bytes behind the header depend on the type.
  */
 #ifndef DSM_OBJECTS_OBJECT_H
 #define DSM_OBJECTS_OBJECT_H
@@ -32,9 +32,10 @@ struct object_header {
 };
 _Static_assert(sizeof(struct object_header) == OBJECT_HEADER, "docs/protocols/objects.md");
 
-/* Before the object has a name or a descriptor; made and creator are kept as they stand in the memory. */
+/* Writes the header, before the object has a name or a descriptor. 'made' and 'creator' are kept as they are in the
+ * memory. */
 int object_format(void *memory, enum dsm_type type, uint64_t nbytes);
-/* A copy of the header, read through the remote. EMISMATCH, EVERSION, ECORRUPT. */
+/* Copies the header, read through the remote, to *out and checks it: EMISMATCH, EVERSION, ECORRUPT. */
 int object_check(dsm_remote *r, enum dsm_type type, struct object_header *out);
 
 #endif

@@ -1,12 +1,12 @@
 /*
- * Ops on words of another process's memory that do not leave their outcome unknown because the transport failed once.
+ * Ops on words of another process's memory whose outcome does not stay unknown because the transport failed once.
  *
- * A READ harms nobody, and neither does a WRITE of what the caller alone writes: they are repeated. A compare-swap is
- * not repeated blindly: the word is read, over a new connection. The owner's agent has closed the old endpoint before
- * it opens the new one, so what was on its way has arrived by then or never will.
+ * Repeating a READ does no harm, nor does repeating a WRITE of bytes that only the caller writes: both are repeated. A
+ * compare-swap is not repeated blindly: the word is read first, over a new connection. The owner's agent has closed the
+ * old endpoint before it opens the new one, so what was on its way has arrived by then or never will.
  *
- * All are bounded: by SURE_TRIES, and each op by remote_timeout(). A cancelled op fell with another one on its
- * connection; to who called it that is a failure of the transport, too, so it comes out as EIO.
+ * All are bounded by SURE_TRIES, and each op by remote_timeout(). A cancelled op failed because another one on its
+ * connection did. For its caller that is a transport failure too, so it is reported as EIO.
  */
 #ifndef DSM_OBJECTS_SURE_H
 #define DSM_OBJECTS_SURE_H
@@ -15,38 +15,37 @@
 
 enum { SURE_TRIES = 8 };
 
-/* Whether an op that ended with rc is worth another try. *tries: 0 first. Two ops that ran out of time are enough. */
+/* Whether an op that ended with rc is to be tried again. *tries starts at 0. Two timeouts end the tries. */
 bool sure_again(int rc, int *tries);
-/* rc, as it is told to the caller. */
+/* rc as it is reported to the caller: ECANCELED becomes EIO. */
 int sure_error(int rc);
-/* Of an op that gives something back: the memory is out of reach. Who closes its handle leaves there what it holds:
- * with the memory that is gone, too; where only the path was cut, others can take it by choice (break). */
+/* For an op that gives something back: the memory is out of reach. A process that closes its handle leaves what the
+ * handle holds. If the memory is gone, so is that; if only the path was cut, others can take it by choice (break). */
 static inline bool sure_lost(int rc) { return rc == -DSM_EPEER || rc == -DSM_ESTALE || rc == -DSM_EFORK; }
-/* The memory is gone for certain, and the caller holds nothing any more. On a network a silent owner may live and what
- * is held there stay held: who gave it back in vain holds it, and may repeat that. */
+/* The memory is certainly gone, and the caller no longer holds anything. On a network a silent owner may be alive, and
+ * what is held there stays held: a caller that failed to give it back still holds it, and may try again. */
 static inline bool sure_gone(const dsm_remote *r, int rc)
 {
     return sure_lost(rc) && !(rc == -DSM_EPEER && r->ctx && r->ctx->dev->connected);
 }
 
 int sure_read(dsm_remote *r, uint64_t offset, void *out, uint64_t nbytes);
-/* Of bytes that no atomic changes and the caller alone writes. */
+/* For bytes that no atomic changes and that only the caller writes. */
 int sure_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t nbytes);
 
 /*   SWAP_DONE      it took effect
- *   SWAP_REFUSED   it did not; *found is what the word was
- *   SWAP_UNKNOWN   the transport failed, and the word is now *found, which is not 'desired': it did not take effect, or
- *   it did
- *                  and others have changed the word since. If *found is 'expected' it has not
- *   -DSM_E…        the transport failed, and reading the word did too
- * For words where 'desired' is a value that nobody else writes and that never comes twice. Then sending the same
- * compare-swap again after a failure is no second update: its 'expected' is gone as soon as it has taken effect
- * once. */
+ *   SWAP_REFUSED   it did not; *found is the value of the word
+ *   SWAP_UNKNOWN   the transport failed, and the word is now *found, which is not 'desired'. The swap did not take
+ *                  effect, or it did and others have changed the word since. If *found is 'expected', it did not
+ *   -DSM_E…        the transport failed, and so did reading the word
+ * For words where 'desired' is a value that no other process writes and that never comes twice. Then sending the same
+ * compare-swap again after a failure is not a second update: its 'expected' is gone once it has taken effect. */
 enum { SWAP_REFUSED = 0, SWAP_DONE = 1, SWAP_UNKNOWN = 2 };
 int sure_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *found);
 
-/* By the only one who changes the word: from what he knows it to be to 'to', which it may be already after a failure of
- * his. 0, or ECORRUPT where it was changed by another. */
+/* For the only writer of the word: changes it from 'from', its known value, to 'to'. If an attempt fails and the word
+ * is then 'to', the attempt took effect. from == to is a success without an op. Returns 0, ECORRUPT if another process
+ * changed the word, or the error of the transport. */
 int sure_move(dsm_remote *r, uint64_t offset, uint64_t from, uint64_t to);
 
 #endif
