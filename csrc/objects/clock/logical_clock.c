@@ -26,7 +26,7 @@ static uint64_t wall_ms(void)
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-/* The word goes to the greatest of word + 1, after + 1 and floor, but not beyond the ceiling. */
+/* Changes the word to the greatest of word + 1, after + 1 and floor, but not beyond the ceiling. */
 static int advance(const dsm_clock *c, uint64_t after, uint64_t floor, uint64_t ceiling, uint64_t *stamp)
 {
     uint64_t seen, old;
@@ -69,7 +69,7 @@ int dsm_clock_hybrid(const dsm_clock *c, uint64_t received, int64_t now_ms, uint
     if (received >> STAMP_COUNTER_BITS > latest)
         return err_set(DSM_EDRIFT, 0, "stamp %llu, and the latest is %llu ms", (unsigned long long)received,
                        (unsigned long long)latest);
-    latest += latest < last; /* room to send after a stamp of the latest millisecond */
+    latest += latest < last; /* room to send after a stamp of the latest millisecond allowed */
     uint64_t counters = (1u << STAMP_COUNTER_BITS) - 1;
     return advance(c, received, now << STAMP_COUNTER_BITS, latest << STAMP_COUNTER_BITS | counters, stamp);
 }

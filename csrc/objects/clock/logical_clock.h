@@ -6,22 +6,22 @@
  *   hybrid (Kulkarni et al. 2014, "Logical Physical Clocks"): milliseconds since 1970 << 16 | counter
  *                                send:    word := max(word + 1, now << 16)
  *                                receive: word := max(word + 1, stamp + 1, now << 16)
- * The stamp is the word's new value. So stamps of one clock are all different and grow, a stamp is greater than every
+ * The stamp is the word's new value. So all stamps of one clock are different and grow, a stamp is greater than every
  * one that its clock had received before, and a hybrid stamp is never behind the wall clock of the node that made it.
- * The counter of Kulkarni et al. starts again when the wall clock overtakes; here it is the word's low bits, and more
- * than 65536 stamps in a millisecond run into the next one, as if the wall clock were ahead.
+ * The counter of Kulkarni et al. restarts when the wall clock overtakes it. Here the counter is the word's low bits,
+ * and more than 65536 stamps in a millisecond run into the next one, as if the wall clock were ahead.
  *
  * A hybrid stamp that would be ahead of the wall clock by more than the drift allowed is refused and changes nothing:
- * a node with a wrong clock can't push the others into the future. With the wall clock set back further than that, send
- * is refused until it has caught up.
+ * a node with a wrong clock can't push the others into the future. If the wall clock is set back further than that,
+ * send is refused until the wall clock has caught up.
  *
- * The stamps that the clock makes itself may go one millisecond beyond, so that it can send after it has received the
- * latest.
+ * The stamps that the clock makes itself may go one millisecond beyond that limit, so that it can send after it has
+ * received the latest stamp allowed.
  *
- * A Lamport stamp that is 2^48 or more ahead of the word is refused: one wrong message can't bring the clock to its
- * end, and in 325 days of ten million stamps a second a clock does not get so far ahead of another.
+ * A Lamport stamp that is 2^48 or more ahead of the word is refused, so one wrong message can't exhaust the clock. Even
+ * at ten million stamps a second, a clock takes 325 days to get so far ahead of another.
  *
- * A process that dies leaves the word as it was or with a stamp that nobody got.
+ * A process that dies leaves the word as it was, or with a stamp that no caller received.
  *
  * Object, type 11, 192 bytes:
  *   offset  bytes  what

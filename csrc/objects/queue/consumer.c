@@ -1,14 +1,15 @@
-/* The consumer's side: messages out of the lanes. ring.h has the protocol. */
+/* The consumer's side: it takes messages out of the lanes. ring.h has the protocol. */
 #include "ring.h"
 
 #include "../../base/mapped_ops.h"
 
 #include <string.h>
 
-/* The record behind those that are being read, or at the tail. Where others move the tail, what is read at a position
- * is true only if the tail is still where it was: else the record was taken, and its bytes may be a newer message's.
- * Then the lane is looked at again, so 'empty' is said only of a lane that was empty. Whoever looks again does so
- * because another one has taken something. */
+/* Reads the record behind those that are being read, or the one at the tail. If others move the tail, what was read is
+ * valid only if the tail is still where it was: otherwise the record was taken, and its bytes may be a newer message's.
+ * For a record dsm_queue_done() checks that. Otherwise it is checked here, and the lane is read again if the tail has
+ * moved, so 'empty' is reported only of a lane that was empty. Each repetition means that another process has taken a
+ * message. */
 static int look(const dsm_queue *q, uint32_t lane, uint64_t *from, struct record *out)
 {
     for (;;) {
@@ -18,7 +19,7 @@ static int look(const dsm_queue *q, uint32_t lane, uint64_t *from, struct record
         if (!rc || !q->shared_tail || lane_tail(q, lane) == tail)
             return rc != -DSM_ECORRUPT ? rc : err_set(DSM_ECORRUPT, 0, "lane %u at %llu", lane, (unsigned long long)p);
         if (q->taking)
-            return -DSM_EEMPTY; /* dsm_queue_done will say that it was in vain */
+            return -DSM_EEMPTY; /* dsm_queue_done will report that the records were taken by another */
     }
 }
 
@@ -40,7 +41,7 @@ static int read_lane(dsm_queue *q, uint32_t lane, const void **payload, uint64_t
     return 0;
 }
 
-/* Lanes that have had a producer since we last looked join the active ones. */
+/* Adds the lanes that have had a producer since the last call to the active ones. */
 static bool find_lanes(dsm_queue *q)
 {
     uint32_t before = q->nactive;
@@ -68,7 +69,7 @@ static int read_any(dsm_queue *q, const void **payload, uint64_t *length, uint8_
     return -DSM_EEMPTY;
 }
 
-/* Of a queue with one consumer: nobody has taken the role from this handle. */
+/* Whether this handle still has the role of the one consumer. Always true with many consumers. */
 static bool consumes(dsm_queue *q)
 {
     const struct queue_state *s = queue_state(q);
@@ -76,7 +77,8 @@ static bool consumes(dsm_queue *q)
     return __builtin_expect(!q->lost_consumer, 1);
 }
 
-/* *down is looked at before the lanes: whoever shuts down after his last put is seen to have put it. */
+/* *down is read before the lanes: if a process puts and then shuts down, a consumer that sees the shutdown also sees
+ * what was put. */
 static int check_take(dsm_queue *q, uint32_t *down)
 {
     if (!q->consuming || q->forks != load_relaxed_u32(&core_forks))
@@ -108,14 +110,14 @@ int dsm_queue_next(dsm_queue *q, const void **payload, uint64_t *length, uint8_t
     return rc == -DSM_EEMPTY && down ? err_set(DSM_ESHUTDOWN, 0, "get") : rc;
 }
 
-/* SYNC: publishing tail pairs with look_at_tail of the producer. */
+/* SYNC: the store-release of tail pairs with look_at_tail of the producer. */
 int dsm_queue_done(dsm_queue *q)
 {
     if (!q->taking)
         return 0;
     struct lane_lines *l = lane_lines(q, q->take);
     q->taking = false;
-    if (!q->shared_tail && !consumes(q)) { /* the tail is another's */
+    if (!q->shared_tail && !consumes(q)) { /* the tail is another handle's now */
         return -DSM_EEMPTY;
     } else if (!q->shared_tail) {
         store_release_u64(&l->tail, q->upto);
@@ -132,7 +134,7 @@ int dsm_queue_done(dsm_queue *q)
 
 void dsm_queue_undo(dsm_queue *q) { q->taking = false; }
 
-/* As many records of the lane as fit, from the one that has just been read. Stops before one of another length. */
+/* Copies up to n records of the lane, from the one that has just been read. Stops before one of another length. */
 static uint64_t copy_records(dsm_queue *q, uint8_t *to, uint64_t n, uint64_t each, const void *payload)
 {
     const uint8_t *data = q->base + data_at(q, q->take);

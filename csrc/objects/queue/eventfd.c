@@ -1,6 +1,6 @@
 /*
- * A queue as a file descriptor: a thread of its own sleeps where a waiting consumer (producer) would, and makes an
- * eventfd readable. It works only while it is armed, so a queue that is used by polling or by blocking calls pays
+ * A queue as a file descriptor: a private thread sleeps as a waiting consumer (producer) would, and makes an eventfd
+ * readable. The thread works only while it is armed, so a queue that is used by polling or by blocking calls pays
  * nothing for it.
  */
 #include "../../base/error.h"
@@ -23,7 +23,7 @@ struct dsm_watch {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     bool armed, stop;
-    uint64_t room; /* bytes to wait for room of; 0: wait for a message */
+    uint64_t room; /* length of the message to wait for room for; 0: wait for a message */
 };
 
 static bool wait_armed(dsm_watch *w, uint64_t *room)
@@ -45,7 +45,7 @@ static void *run(void *arg)
         int rc = room ? dsm_queue_wait_room(w->q, room, SLICE_NS, 0, -1) : dsm_queue_wait_item(w->q, SLICE_NS, 0);
         if (rc == -DSM_ETIME)
             continue;
-        pthread_mutex_lock(&w->lock); /* also after an error, which the next call on the queue reports */
+        pthread_mutex_lock(&w->lock); /* also after an error: the next call on the queue reports it */
         w->armed = false;
         if (write(w->fd, &one, sizeof one) < 0) {
             /* EAGAIN: the counter is full, so it is readable */

@@ -1,4 +1,4 @@
-/* The producer's side: messages into its lane. ring.h has the protocol. */
+/* The producer's side: it puts messages into its lane. ring.h has the protocol. */
 #include "ring.h"
 
 #include "../../base/deadline.h"
@@ -8,16 +8,16 @@
 #include <string.h>
 
 enum {
-    STREAM_MIN = 512,    /* payloads from here on go past the caches */
-    BATCH_BYTES = 16384, /* of records published together: then the consumer has something to do meanwhile */
+    STREAM_MIN = 512,    /* payloads of at least this length bypass the caches */
+    BATCH_BYTES = 16384, /* of records committed together; the consumer takes them while the next ones are written */
 };
 
-/* Copies of a lane are read here, so they stay in the cache. */
+/* The copy of a lane is read by this process, so it stays in the cache. */
 static bool streams(const dsm_queue *q, uint64_t length) { return STREAMS && q->plain && length >= STREAM_MIN; }
 
 /* ---- records ---- */
 
-/* A header that nobody looks at before another one is published. */
+/* Writes a header that no consumer reads before lane_publish() has stored another one. */
 static void lane_prepare(dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind)
 {
     uint64_t at = p & q->mask, header = record_header(q, p, length, kind), *words = lane_word(q->data, at);
@@ -29,7 +29,7 @@ static void lane_prepare(dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind
         store_relaxed_u64(words, header);
 }
 
-/* SYNC pairs with record_at: whoever observes the header sees the payload. */
+/* SYNC pairs with record_at: a thread that load-acquires the header sees the payload. */
 static void lane_publish(dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind)
 {
     uint64_t at = p & q->mask, header = record_header(q, p, length, kind), *words = lane_word(q->data, at);
@@ -46,15 +46,15 @@ static uint64_t padding_before(const dsm_queue *q, uint64_t p, uint64_t size)
     return size > left ? left : 0;
 }
 
-/* From the position of the next record to the end of what a message needs: padding, record, and the word behind it. */
+/* The bytes that a message needs from the head on: padding, its record, and the word behind it. */
 static uint64_t needed(const dsm_queue *q, uint64_t length)
 {
     uint64_t size = record_size(q, length);
     return padding_before(q, q->head, size) + size + 8;
 }
 
-/* SYNC pairs with dsm_queue_done: what was read before 'tail' moved may be overwritten once its new value is
- * observed. */
+/* SYNC pairs with dsm_queue_done: what was read before 'tail' moved may be overwritten once its new value has been
+ * loaded. */
 static int look_at_tail(const dsm_queue *q, uint64_t *tail)
 {
     if (!q->base)
@@ -68,16 +68,16 @@ static bool fits(const dsm_queue *q, uint64_t need, uint64_t tail)
     return q->head + need - tail <= q->shape.lane_bytes;
 }
 
-/* The oldest message goes, unless a consumer takes it first: either way there is more room. */
+/* Drops the oldest message, unless a consumer takes it first. Either way there is more room. */
 static int drop_oldest(dsm_queue *q)
 {
     struct lane_lines *l = lane_lines(q, q->lane);
     struct record r;
     uint64_t tail = load_acquire_u64(&l->tail);
-    if (tail == q->head) /* all taken since we looked: an empty lane has room for any message */
+    if (tail == q->head) /* all taken meanwhile: an empty lane has room for any message */
         return 0;
     int rc = message_at(q, q->data, tail, &r);
-    if (rc) /* changed under our eyes: look again */
+    if (rc) /* if the tail has moved meanwhile, the caller rechecks */
         return load_acquire_u64(&l->tail) != tail
                    ? 0
                    : err_set(DSM_ECORRUPT, 0, "lane %u at %llu", q->lane, (unsigned long long)tail);
@@ -95,8 +95,8 @@ static int full(const dsm_queue *q)
     return -DSM_EFULL;
 }
 
-/* A tail only grows, and never beyond the head: another one is refused and not kept, since send_staged() counts on
- * it. */
+/* A tail only grows, and never beyond the head. Any other value is refused and not stored, since remote_send() relies
+ * on that. */
 static int follow_tail(dsm_queue *q)
 {
     uint64_t tail;
@@ -148,14 +148,14 @@ static int check_put(dsm_queue *q, uint64_t length, bool commits)
     return queue_shutdown(q) ? err_set(DSM_ESHUTDOWN, 0, "put") : 0;
 }
 
-/* A producer elsewhere looks at 'shutdown' with its first message since a flush, unless it did so just now. */
+/* A remote producer reads 'shutdown' with its first message since a flush, unless its last look is recent enough. */
 static int begin_put(dsm_queue *q, uint64_t length)
 {
     int rc = check_put(q, length, false);
     return !rc && !q->base && !q->staged && remote_look_is_old(q) ? follow_tail(q) : rc;
 }
 
-/* Where the payload of the next record belongs; *p: the record's position, behind padding that is not yet published. */
+/* Returns where the payload of the next record goes. *p: the record's position, behind padding without a header yet. */
 static uint8_t *next_payload(dsm_queue *q, uint64_t length, uint64_t *p)
 {
     *p = q->head + padding_before(q, q->head, record_size(q, length));
@@ -166,23 +166,23 @@ static void copy_in(const dsm_queue *q, uint8_t *to, const uint8_t *from, uint64
 {
     if (streams(q, length) && !((uintptr_t)to & 7)) /* the second part of a message may begin anywhere */
         stream_copy(to, from, length);
-    else if (length) /* of nothing there may be no address */
+    else if (length) /* the address of 0 bytes may be NULL */
         mapped_copy(to, from, length);
 }
 
-/* Steps 2 to 4 for n records up to 'next', of which the first lies at p, behind what was at 'from'. The padding, if
- * any, is published last: until then nobody comes to what lies behind it. */
+/* Steps 2 to 4 for n records that end at 'next'. The first lies at p; if p is not 'from', padding lies between them.
+ * The header of the padding is stored last: until then no consumer gets to what lies behind it. */
 static void commit(dsm_queue *q, uint64_t from, uint64_t p, uint64_t length, uint8_t kind, uint64_t next, uint64_t n)
 {
     if (q->plain)
         store_relaxed_u64(lane_word(q->data, next & q->mask), 0);
     if (streams(q, length))
-        /* streamed payloads and headers go before the header that publishes them: record_at observes it */
+        /* streamed payloads and headers become visible before the header that commits them, which record_at loads */
         stream_end();
     lane_publish(q, p, length, kind);
     if (p != from)
         lane_publish(q, from, 0, RECORD_PADDING);
-    store_relaxed_u64(&q->head, next); /* dsm_queue_wait_room of another thread looks at it */
+    store_relaxed_u64(&q->head, next); /* read by dsm_queue_wait_room() of another thread */
     q->staged += n;
     if (q->base) {
         struct lane_lines *l = lane_lines(q, q->lane);
@@ -223,8 +223,8 @@ int dsm_queue_push_parts(dsm_queue *q, const dsm_queue_part *parts, uint32_t n, 
     return 0;
 }
 
-/* As many records as there is room for, one at least. The header of the first is published last: nobody passes it
- * before. */
+/* Puts as many records as there is room for, at least one, until they have BATCH_BYTES. The header of the first is
+ * stored last: until then no consumer gets past it. */
 static uint64_t push_batch(dsm_queue *q, const uint8_t *from, uint64_t n, uint64_t each)
 {
     uint64_t begin = q->head, first = 0, p, done = 0;
@@ -284,7 +284,7 @@ int dsm_queue_commit(dsm_queue *q, uint64_t length, uint8_t kind)
 
 void dsm_queue_cancel(dsm_queue *q) { q->reserved = 0; }
 
-/* ---- telling others ---- */
+/* ---- flush ---- */
 
 int dsm_queue_flush(dsm_queue *q)
 {

@@ -1,4 +1,4 @@
-/* The queue as an object: its configuration, the roles of a handle, what it holds. See ring.h. */
+/* The queue as an object: configuration, handles and their roles, counts, shutdown. See ring.h. */
 #include "../../base/deadline.h"
 #include "../../core/remote.h"
 #include "../member.h"
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- shape ---- */
+/* ---- configuration ---- */
 
 static uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
 
@@ -96,7 +96,7 @@ int dsm_queue_open(dsm_remote *r, void *local, dsm_queue **out)
     q->deadline = DEADLINE_NEVER;
     int rc = look_up(q);
     if (!rc)
-        rc = member_identity(dsm_remote_mapped(r), &q->identity); /* remote: its own, also at home */
+        rc = member_identity(dsm_remote_mapped(r), &q->identity); /* remote: private to the handle, even on this host */
     if (!rc && !(q->active = calloc(q->shape.lanes, sizeof *q->active)))
         rc = err_set(DSM_ENOMEM, 0, "queue");
     if (rc)
@@ -125,7 +125,7 @@ int queue_broken(const char *role)
         role);
 }
 
-/* Each role that is given back is given back once for all, so after an error the next call goes on with the others. */
+/* A role is given back only once. After an error, the next call goes on with the roles that are left. */
 int dsm_queue_leave(dsm_queue *q)
 {
     int rc = 0;
@@ -163,9 +163,9 @@ int dsm_queue_close(dsm_queue *q)
 
 /* ---- the producer's role ---- */
 
-/* What the last producer of the lane has left. It may have committed a message beyond the stored head, and that may be
- * taken already, so the tail may be beyond it, too; what lies there is whole, since nobody has written behind it.
- * Producers from remote store no head: a checked lane is walked from its tail. */
+/* Takes over what the last producer of the lane has left. It may have committed a message beyond the stored head. That
+ * message may have been taken already, so the tail may be beyond the stored head too. What lies there is whole, since
+ * no process has written behind it. Remote producers store no head, so a checked lane is walked from its tail. */
 static int succeed_mapped(dsm_queue *q)
 {
     struct lane_lines *l = lane_lines(q, q->lane);
@@ -179,7 +179,7 @@ static int succeed_mapped(dsm_queue *q)
     if ((head | q->tail) & unit || q->head - q->tail > q->shape.lane_bytes)
         return err_set(DSM_ECORRUPT, 0, "lane %u: tail %llu, head %llu", q->lane, (unsigned long long)q->tail,
                        (unsigned long long)head);
-    if (q->plain && q->head - q->tail < q->shape.lane_bytes) /* is 0 already, unless somebody has corrupted */
+    if (q->plain && q->head - q->tail < q->shape.lane_bytes) /* is 0 already, unless the lane is corrupted */
         store_relaxed_u64((uint64_t *)(void *)(q->data + (q->head & q->mask)), 0);
     if (q->plain)
         store_relaxed_u64(&l->puts, load_relaxed_u64(&l->puts) + more);
@@ -201,7 +201,7 @@ int dsm_queue_produce(dsm_queue *q)
         return 0;
     if (q->forks != load_relaxed_u32(&core_forks))
         return refuse_forked();
-    /* The identities of processes that map the memory are those of all their handles, and their swaps do not fail. */
+    /* A process that maps the memory has one identity for all its handles, and its swaps do not fail. */
     q->in_doubt = !dsm_remote_mapped(q->r);
     int rc = member_join(q->r, QUEUE_PRODUCERS, q->shape.lanes, q->identity, NULL, NULL, &q->lane);
     if (rc) {
@@ -243,7 +243,7 @@ int dsm_queue_consume(dsm_queue *q)
         if (rc)
             return rc;
         if (old == seen ||
-            (old == q->identity && !dsm_remote_mapped(q->r))) /* by a swap that had failed, so it seemed */
+            (old == q->identity && !dsm_remote_mapped(q->r))) /* an earlier swap was reported as failed */
             break;
         if (!member_dead(old))
             return err_set(DSM_EBUSY, 0, "another handle consumes; close it, or make the queue with consumers='many'");
@@ -254,7 +254,8 @@ int dsm_queue_consume(dsm_queue *q)
 
 /* ---- the whole queue ---- */
 
-/* Messages are counted where they lie: counters would be off forever once a process is killed beside one. */
+/* Messages are counted in the lane itself: a counter would be wrong forever once a process is killed between a change
+ * of the lane and the count. */
 static void count_lane(const dsm_queue *q, uint32_t lane, dsm_queue_counts *out)
 {
     const struct lane_lines *l = lane_lines(q, lane);
@@ -262,7 +263,7 @@ static void count_lane(const dsm_queue *q, uint32_t lane, dsm_queue_counts *out)
     uint64_t head = lane_walk(q, q->base + data_at(q, lane), tail, tail + q->shape.lane_bytes, &messages);
     uint64_t gets = load_relaxed_u64(&l->gets);
     out->messages += messages;
-    out->puts += q->plain ? load_relaxed_u64(&l->puts) : gets + messages; /* remotely nobody writes 'puts' */
+    out->puts += q->plain ? load_relaxed_u64(&l->puts) : gets + messages; /* no remote producer writes 'puts' */
     out->gets += gets;
     out->dropped += load_relaxed_u64(&l->dropped);
     out->full += load_relaxed_u64(&l->full);

@@ -1,4 +1,4 @@
-/* A record in a lane: whether one is there, and what it holds. ring.h has the format. */
+/* Records in a lane: read, checked, walked over and wiped. ring.h has the format. */
 #include "ring.h"
 
 #include "../../base/hash64.h"
@@ -15,7 +15,7 @@ uint64_t record_check(const dsm_queue *q, uint64_t p, uint64_t header, const voi
 int record_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record *out)
 {
     uint64_t at = p & q->mask, left = q->shape.lane_bytes - at;
-    if (p & (overhead(q) - 1)) /* a corrupted tail: its header would reach beyond the lane */
+    if (p & (overhead(q) - 1)) /* a corrupted tail: the header there would reach beyond the lane */
         return -DSM_ECORRUPT;
     const uint64_t *words = (const uint64_t *)(const void *)(data + at);
     uint64_t header = load_acquire_u64(words);
@@ -34,7 +34,7 @@ int record_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record
     out->next = p + record_size(q, out->length);
     if (q->plain)
         return 0;
-    uint64_t check = load_relaxed_u64(words + 1); /* wrong, whatever has landed, unless all has */
+    uint64_t check = load_relaxed_u64(words + 1); /* wrong unless the whole record has landed */
     return check == record_check(q, p, header, out->payload, out->length) ? 0 : -DSM_EEMPTY;
 }
 
@@ -48,7 +48,7 @@ uint64_t lane_walk(const dsm_queue *q, const uint8_t *data, uint64_t p, uint64_t
     return p;
 }
 
-/* The check is not looked at: the bytes are free, and a look at it would cost a message's length for each such word. */
+/* The check is not verified: the bytes are free, and to verify it would read a message's length for each such word. */
 bool lane_wipe(const dsm_queue *q, uint8_t *data, uint64_t *first, uint64_t *end)
 {
     bool any = false;

@@ -1,11 +1,12 @@
 /*
- * Queues through a fabric: the ops of a producer whose lane is in another process's memory, and the leaving of roles.
+ * Queues through a fabric: the ops of a producer whose lane is in another process's memory, and how roles are given
+ * back and broken.
  *
  * Every op here may fail or lose its answer, and is then settled:
- *   READs and WRITEs of a lane are idempotent, so those that another thread's failure cancelled are done again.
+ *   READs and WRITEs of a lane are idempotent, so those that were cancelled by another thread's failure are repeated.
  *   A role is taken and given back by compare-swap on an identity that no other handle has. After a failure the entry
- *   itself tells, and giving back twice changes nothing. Until that is known the handle is in doubt, and leaving looks
- *   through the table.
+ *   itself shows the outcome, and giving back twice changes nothing. Until the outcome is known the handle is in doubt,
+ *   and leaving searches the table.
  */
 #include "../../core/remote.h"
 #include "../../base/deadline.h"
@@ -17,12 +18,13 @@
 
 enum {
     OP_TRIES = 8,
-    OP_NS_MIN = 20000000,     /* giving up an op costs its connection: none gets less than 20 ms */
+    OP_NS_MIN = 20000000,     /* giving up an op costs its connection, so none gets less than 20 ms */
     OP_NS_PER_BYTE = 20,      /* a transfer slower than 50 MB/s counts as lost */
-    LOOK_AGAIN_NS = 10000000, /* how old the last look at 'shutdown' may be when a message is put */
+    LOOK_AGAIN_NS = 10000000, /* maximum age of the last look at 'shutdown' when a message is put */
 };
 
-/* How long an op on so many bytes may take: what is left to the call, but not more than a peer may be silent. */
+/* The timeout of an op on that many bytes: what is left of the call's time, at least OP_NS_MIN, but at most
+ * remote_timeout() and OP_NS_PER_BYTE for each byte. */
 static int64_t op_timeout(const dsm_queue *q, uint64_t nbytes, int64_t deadline)
 {
     int64_t most = remote_timeout(q->r), left = deadline == DEADLINE_NEVER ? DEADLINE_NEVER : deadline - clock_ns();
@@ -33,7 +35,7 @@ static int64_t op_timeout(const dsm_queue *q, uint64_t nbytes, int64_t deadline)
     return most < 0 || left < most ? left : most;
 }
 
-/* READs and WRITEs only: they may be done again. */
+/* For READs and WRITEs only, which may be repeated. */
 static int run(const dsm_queue *q, dsm_op *ops, size_t n, int64_t deadline)
 {
     uint64_t nbytes = 0;
@@ -48,7 +50,7 @@ static int run(const dsm_queue *q, dsm_op *ops, size_t n, int64_t deadline)
     return rc;
 }
 
-/* ---- looking ---- */
+/* ---- tail, shutdown and role ---- */
 
 int remote_look(const dsm_queue *q, uint64_t *tail, int64_t deadline)
 {
@@ -83,7 +85,7 @@ bool remote_look_is_old(const dsm_queue *q) { return clock_ns() - q->looked > LO
 
 /* ---- the lane's bytes ---- */
 
-/* The bytes of the copy from one position to another as one WRITE or, where the ring's end lies in between, two. */
+/* Sends the bytes of the copy from one position to another: one WRITE, or two if the ring's end lies in between. */
 static int write_range(const dsm_queue *q, uint64_t from, uint64_t to)
 {
     dsm_op ops[2] = {{0}};
@@ -105,7 +107,8 @@ static int write_range(const dsm_queue *q, uint64_t from, uint64_t to)
     return n ? run(q, ops, n, q->deadline) : 0;
 }
 
-/* What was taken was sent, although a flush may have failed: so what is sent is never more than the lane has. */
+/* What has been taken had arrived, although its flush may have failed. So the bytes before the tail are not sent again,
+ * and the WRITEs are never longer than the lane. */
 int remote_send(dsm_queue *q)
 {
     if (q->sent < q->tail)
@@ -149,7 +152,7 @@ int remote_succeed(dsm_queue *q)
     return succeed(q);
 }
 
-/* Every consumer looks at the lane from now on. */
+/* From now on every consumer looks at the lane. */
 int remote_mark_used(const dsm_queue *q)
 {
     uint8_t yes = 1;
@@ -172,8 +175,8 @@ int remote_shutdown(const dsm_queue *q, uint32_t how)
 
 /* ---- roles ---- */
 
-/* Who leaves does not insist: with the owner's memory all that was held in it is gone, and where only the path was cut
- * the role stays taken. */
+/* Leaving does not retry after these errors: if the owner's memory is gone, so is all that was held in it; if only the
+ * path was cut, the role stays taken. */
 static bool is_gone(int rc) { return rc == -DSM_EPEER || rc == -DSM_ESTALE || rc == -DSM_EFENCED; }
 
 int role_leave(const dsm_queue *q, uint64_t at)
@@ -203,7 +206,7 @@ int role_leave_unknown(const dsm_queue *q)
     return 0;
 }
 
-/* ---- by choice ---- */
+/* ---- breaking roles, by choice ---- */
 
 int dsm_queue_producers(const dsm_queue *q, uint64_t *identities)
 {

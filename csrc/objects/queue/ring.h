@@ -2,38 +2,43 @@
  * The queue: lanes, each a ring of bytes with one producer, in one object.
  *
  * RECORDS. A record is a header word, in checked queues a check word too, and the payload, padded to 8 (16) bytes. It
- * lies in one piece: where the end of the ring is too near, a padding record fills it. Positions count bytes forever
- * and never wrap (2^64 bytes take centuries); position p lies at p & (lane_bytes - 1).
- *     header = length | kind << 32 | lap << 40,  lap = (p / lane_bytes) mod 2^24;  kind is never 0, so neither is a
- *     header
+ * is contiguous: if the end of the ring is too near, a padding record fills the rest. Positions count bytes and never
+ * wrap (2^64 bytes take centuries); position p lies at p & (lane_bytes - 1).
+ *     header = length | kind << 32 | lap << 40,  lap = (p / lane_bytes) mod 2^24
+ *     kind is never 0, so neither is a header
  *
- * PLAIN lanes are mapped by everybody. Invariant: the word at the true head is 0.
- *     put at p, next = p + size     1 payload at p   2 word at next := 0   3 publish header at p   4 head := next, puts
- *     + 1   5 ring 'items' several records at once: all of them are written, the header of the first last, which
- *     publishes all. killed before 3: nothing has happened; the successor starts at p.  after 3: the message is
- *     committed; the successor finds the true head by walking from the stored head over headers that are not 0;
- *     sleepers look again by themselves. SYNC publish header at p (lane_publish) with observe header at p (record_at)
- *     SYNC publish tail (dsm_queue_done) with observe tail (look_at_tail): the bytes before tail may be overwritten
+ * PLAIN lanes are mapped by every process that uses them. Invariant: the word at the true head is 0.
+ *     put at p, next = p + size     1 payload at p   2 word at next := 0   3 store-release header at p
+ *                                   4 head := next, puts + 1   5 notify 'items'
+ *     several records at once       all of them are written, the header of the first last, which commits all
+ *     killed before 3               nothing has happened; the successor starts at p
+ *     killed after 3                the message is committed; the successor finds the true head by walking from the
+ *                                   stored head over headers that are not 0; sleepers recheck by themselves
+ *     SYNC store-release of the header at p (lane_publish) with load-acquire of the header at p (record_at)
+ *     SYNC store-release of tail (dsm_queue_done) with load-acquire of tail (look_at_tail): the bytes before tail may
+ *     be overwritten
  *
- * CHECKED lanes are written remotely. The bytes of a WRITE land in any order, so nothing but the record itself says
- * that it is whole: check = hash64(header, position, queue id, payload). A record counts once header and check fit the
- * position at which it is expected; what an earlier lap has left there fits with probability 2^-64. Writing the same
- * record again changes nothing, so a WRITE whose outcome is unknown is simply repeated.
- * Invariant: behind the head no word is a header that fits its position, but for those of the producer's own WRITE
- * under way. A WRITE that landed in part may leave such a one when its producer leaves, as may a producer here that is
- * killed among the records of an array; behind a successor's record it would count. So who succeeds wipes them first
- * (lane_wipe).
+ * CHECKED lanes are written remotely. The bytes of a WRITE land in any order, so only the record itself shows that it
+ * is whole: check = hash64(header, position, queue id, payload). A record is valid once header and check fit the
+ * position at which it is expected; bytes of an earlier lap fit with probability 2^-64. Writing the same record again
+ * changes nothing, so a WRITE whose outcome is unknown is simply repeated.
+ * Invariant: behind the head no word is a header that fits its position, except those of the producer's own WRITE
+ * under way. A WRITE that landed in part may leave such a word when its producer leaves, and so may a local producer
+ * that is killed among the records of an array. Behind a successor's record it would be valid. So a successor wipes
+ * these words first (lane_wipe).
  *
- * TAKING, one consumer: it alone moves 'tail', after it has used the payload. Killed before that, the message is still
- * there. TAKING, many consumers, and dropping the oldest: read the record at tail, copy its payload, then tail: p ->
- * next by compare-swap. The bytes cannot have been overwritten while tail was p, and tail never comes back to p, so a
- * swap that succeeds proves the copy good; one that fails throws it away. There is no claim that a dead or stopped
- * process could hold.
- *     killed before the swap: nothing has happened.  after: the message is taken.
+ * TAKING, one consumer: only the consumer moves 'tail', after it has used the payload. If it is killed before that, the
+ * message is still there.
+ * TAKING, many consumers, and dropping the oldest: read the record at tail, copy its payload, then tail: p -> next by
+ * compare-swap. The bytes can't have been overwritten while tail was p, and tail never comes back to p. So a swap that
+ * succeeds proves that the copy is good; if the swap fails, the copy is thrown away. There is no claim that a dead or
+ * stopped process could hold.
+ *     killed before the swap        nothing has happened
+ *     killed after the swap         the message is taken
  *
- * BROKEN ROLES. Who is alive although break_() took its role looks at the role's word before each put or take at home,
- * and from remote together with 'shutdown' and the tail. What it does between that look and the end of the same call,
- * nothing stops.
+ * BROKEN ROLES. A process that is alive although break_() took its role finds that in the role's word. A local one
+ * reads the word before each put or take, and before the one consumer moves a tail; a remote one reads it together with
+ * 'shutdown' and the tail. Nothing stops what it does between that check and the end of the same call.
  *
  * BYTES of the object (little-endian)
  *      0   64  object header, type 2
@@ -80,7 +85,8 @@ struct queue_state {
 _Static_assert(sizeof(struct queue_state) == 64, "docs/protocols/ring.md");
 
 struct lane_lines {
-    /* The producer's line. Up to 'head' all is committed, perhaps more is; producers remotely do not keep it. */
+    /* The producer's line. Everything before 'head' is committed, and perhaps more is. Remote producers do not store
+     * 'head'. */
     _Alignas(64) uint64_t head;
     uint64_t puts; /* messages committed */
     uint64_t dropped;
@@ -94,7 +100,7 @@ _Static_assert(sizeof(struct lane_lines) == 256 && offsetof(struct lane_lines, t
                    offsetof(struct lane_lines, room) == 128,
                "docs/protocols/ring.md");
 
-/* Where things lie, from a shape that has been checked. */
+/* Offsets of the parts of the object. queue_map_of() checks the configuration first. */
 struct queue_map {
     uint64_t used, lines, data, nbytes;
 };
@@ -104,7 +110,7 @@ struct record {
     const uint8_t *payload;
     uint32_t length;
     uint8_t kind;
-    uint64_t next; /* position behind it */
+    uint64_t next; /* position behind the record */
 };
 
 struct dsm_queue {
@@ -116,20 +122,21 @@ struct dsm_queue {
     uint32_t forks;
     bool plain, shared_tail;
 
-    /* remote: queue_remote.c */
+    /* remote: objects/queue/remote.c */
     int64_t deadline; /* of the call under way */
     int64_t looked;   /* when 'shutdown' was last seen to be 0 */
-    /* A try to take the role failed: the table (the word) may name this handle, although it does not know. */
+    /* An attempt to take the role failed, and its outcome is unknown: the table (the word) may name this handle. */
     bool in_doubt, consumer_in_doubt;
-    /* The role was broken. Its word may name this handle's process again: as the holder of another handle. */
+    /* The role was broken. Its word may later name the same process again, which then has the role by another
+     * handle. */
     bool lost_lane, lost_consumer;
 
     /* as a producer */
     bool producing;
     uint32_t lane;
-    uint8_t *data;        /* the lane's bytes; where base is NULL, a copy of them */
-    uint64_t head;        /* up to here records are written */
-    uint64_t sent;        /* up to here the owner has them: head, but for a copy that is not flushed */
+    uint8_t *data;        /* the lane's bytes; if base is NULL, a copy of them */
+    uint64_t head;        /* records are written up to here */
+    uint64_t sent;        /* the owner has the records up to here: head, except in a copy that is not flushed */
     uint64_t tail;        /* as last seen */
     uint64_t staged;      /* messages between sent and head */
     uint64_t reserved_at; /* position of a reservation's record, if 'reserved' */
@@ -137,9 +144,9 @@ struct dsm_queue {
 
     /* as a consumer */
     bool consuming;
-    uint32_t nactive, turn; /* active[turn % nactive] is looked at next */
+    uint32_t nactive, turn; /* active[turn] is read next */
     uint32_t *active;
-    bool taking; /* records [from, upto) of lane 'take' are read and not yet done */
+    bool taking; /* records [from, upto) of lane 'take' have been read and are not yet done */
     uint32_t take;
     uint64_t from, upto, ntaken;
 };
@@ -190,38 +197,40 @@ static inline uint64_t record_size(const dsm_queue *q, uint64_t length)
     return unit + (length + unit - 1) / unit * unit;
 }
 
-/* What stands before the payload of a record of a checked lane. */
+/* The check word of a record of a checked lane, which lies before the payload. */
 uint64_t record_check(const dsm_queue *q, uint64_t p, uint64_t header, const void *payload, uint64_t length);
 
-/* The record at position p of a lane whose bytes are 'data': 0, -DSM_EEMPTY, or -DSM_ECORRUPT. Changes nothing.
- * Whatever the bytes are, also while they change, the answer lies within the lane: the header is read once. */
+/* Reads the record at position p of a lane whose bytes are 'data'. Returns 0, -DSM_EEMPTY or -DSM_ECORRUPT, and changes
+ * nothing. The record lies within the lane whatever the bytes are, even while they change: the header is read once. */
 int record_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record *out);
-/* Like record_at, over a padding record. */
+/* Like record_at, but skips a padding record. */
 int message_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record *out);
 
-/* From p on, but not beyond 'end': the position behind the last committed record. *messages grows by what is passed. */
+/* Walks over the committed records from p on, as long as they begin before 'end'. Returns the position behind the last
+ * one, and adds the number of messages to *messages. */
 uint64_t lane_walk(const dsm_queue *q, const uint8_t *data, uint64_t p, uint64_t end, uint64_t *messages);
-/* Of a checked lane that nobody else writes: zeroes every word behind the head that could be a header there. false:
- * there was none; else all of them lay in [*first, *end). */
+/* For a checked lane that no other process writes: zeroes every word behind the head that could be a header there.
+ * Returns false if there was none; otherwise all of them lay in [*first, *end). */
 bool lane_wipe(const dsm_queue *q, uint8_t *data, uint64_t *first, uint64_t *end);
 
-/* queue_remote.c. *tail, which is set before ESHUTDOWN too. */
+/* objects/queue/remote.c */
+/* Reads the tail and 'shutdown', and checks the role. *tail is also set if the call returns ESHUTDOWN. */
 int remote_look(const dsm_queue *q, uint64_t *tail, int64_t deadline);
 bool remote_look_is_old(const dsm_queue *q);
 int remote_send(dsm_queue *q);
-/* Makes the copy of the lane, which is the caller's to free after an error, too. */
+/* Takes the lane over into a copy, q->data. The caller frees the copy, also after an error. */
 int remote_succeed(dsm_queue *q);
 int remote_mark_used(const dsm_queue *q);
 int remote_shutdown(const dsm_queue *q, uint32_t how);
-/* The identity at that offset becomes 0; where it is not there, or the memory is gone, nothing. After an error: call it
- * again. */
+/* Changes the word at that offset from this handle's identity to 0. If the word is another one, or the memory is gone,
+ * the call succeeds without effect. After an error it is to be called again. */
 int role_leave(const dsm_queue *q, uint64_t at);
-/* The same of every lane that has the identity. */
+/* The same for every lane that has the identity. */
 int role_leave_unknown(const dsm_queue *q);
 
-/* Why a call on the handle can't be: the process has forked, or the role is not taken. */
+/* The error of a call that the handle does not allow: the process has forked, or the handle does not have the role. */
 int queue_refuse(const dsm_queue *q, const char *role);
-/* It has the role no more, since somebody has answered for it that this handle is gone, or by a close() that failed
+/* The error of a handle that has lost its role: break_() took it, or it was given back by a close() that failed
  * afterwards. */
 int queue_broken(const char *role);
 

@@ -1,4 +1,4 @@
-/* Waiting for a message, or for room. */
+/* Waiting for a message, or for room for one. */
 #include "ring.h"
 
 #include "../../base/deadline.h"
@@ -10,10 +10,10 @@
 
 struct wanted {
     uint64_t length;  /* of the message that needs room */
-    int64_t deadline; /* of ops */
+    int64_t deadline; /* of the ops */
 };
 
-/* 0: it is so; -DSM_EEMPTY: not yet; another error ends the wait. Changes nothing of the handle. */
+/* 0: the condition holds; -DSM_EEMPTY: not yet; another error ends the wait. Does not change the handle. */
 typedef int ready(const dsm_queue *q, const struct wanted *w);
 
 static int has_room(const dsm_queue *q, const struct wanted *w)
@@ -65,7 +65,8 @@ static void back_off(int64_t *length, int64_t deadline)
     *length = *length * 2 < REMOTE_BACKOFF_MAX ? *length * 2 : REMOTE_BACKOFF_MAX;
 }
 
-/* eventcount: who changes the memory from here rings it; NULL or beside it, where it is changed remotely: naps. */
+/* eventcount: notified by processes of this host that change the memory. If it is NULL, or the queue is checked and may
+ * be changed remotely, the wait polls with a backoff. */
 static int wait_until(const dsm_queue *q, ready *is, const struct wanted *w, struct eventcount *eventcount,
                       int64_t timeout_ns, int64_t spin_ns)
 {
