@@ -1,4 +1,4 @@
-/* Segments: how one is laid out, checked, resized and waited for. */
+/* Segments: layout, the checks of an attach, resizing, waiting for changes. segment.h has the layout. */
 #include "segment.h"
 
 #include "../../base/crc32.h"
@@ -83,7 +83,7 @@ int dsm_segment_format(void *memory, uint64_t nbytes, const dsm_segment *s)
 
 /* ---- attach ---- */
 
-/* The header is a copy, and what it says is compared with what it would say had it been made here. */
+/* Compares a copy of the header with what it would say if the segment had been made here. */
 static int check(const struct segment_header *h, const dsm_segment *s)
 {
     dsm_segment same = *s;
@@ -96,8 +96,8 @@ static int check(const struct segment_header *h, const dsm_segment *s)
     return 0;
 }
 
-/* The one copy of the header that everything is taken from; its first bytes are those that object_check() has
- * approved. */
+/* Reads the one copy of the header that all fields are taken from. Its first bytes must be those that object_check()
+ * has approved. */
 static int read_header(dsm_remote *r, struct segment_header *h)
 {
     struct object_header approved;
@@ -151,7 +151,7 @@ int dsm_segment_rows(dsm_remote *r, const dsm_segment *s, uint64_t *rows)
         return err_set(DSM_ECORRUPT, 0, "the segment has %llu rows of %llu bytes", (unsigned long long)now,
                        (unsigned long long)s->row_bytes);
     *rows = now;
-    return bytes > dsm_remote_nbytes(r) - s->data; /* 1: there is more than this remote reaches */
+    return bytes > dsm_remote_nbytes(r) - s->data; /* 1: there are more rows than this remote reaches */
 }
 
 uint64_t dsm_segment_rows_mapped(const dsm_remote *r)
@@ -159,7 +159,7 @@ uint64_t dsm_segment_rows_mapped(const dsm_remote *r)
     return load_relaxed_u64((const uint64_t *)(const void *)(r->mapped + SEGMENT_ROWS));
 }
 
-/* Done again after a failure, it is a resize that came later. */
+/* If it is repeated after a failure, it counts as a resize that came later. */
 int dsm_segment_set_rows(dsm_remote *r, uint64_t rows)
 {
     uint64_t seen = 0, found;
@@ -184,7 +184,7 @@ void dsm_segment_notify(dsm_remote *r)
         eventcount_notify((struct eventcount *)(void *)(r->mapped + SEGMENT_EVENTCOUNT), NOTIFY_ALL);
 }
 
-/* 1: the bytes differ from those seen, 0: not yet, or -DSM_E…. */
+/* 1: the bytes differ from those seen, 0: they do not yet, or -DSM_E…. */
 static int changed(dsm_remote *r, uint64_t offset, const void *seen, void *now, uint64_t n)
 {
     int rc = sure_read(r, offset, now, n);

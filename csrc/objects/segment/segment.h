@@ -1,10 +1,9 @@
 /*
- * A segment: an array in shared memory, of which versions can be taken.
+ * A segment: an array in shared memory, of which consistent versions can be read.
  *
  *   offset  bytes  what
  *        0     64  header of all objects (object.h), type 1
- *       64      8  capacity: rows (elements of the first axis) that there is room for; an array without axes has one
- *       row
+ *       64      8  capacity: rows (elements of the first axis) that there is room for; 1 for an array without axes
  *       72      8  bytes of a row
  *       80      8  offset of the data, 4096
  *       88      8  offset of the shadow, a multiple of 4096; 0: no versions can be taken
@@ -17,16 +16,17 @@
  *      256      8  rows now                     } changed by compare-swap
  *      264      8  rows in the shadow           } only, and all but the
  *      272      8  head: version << 2 | phase   } first by the writer only
- *      280      8  writer: identity (member.h) of who changes the segment as one version, 0: nobody
- *      320      8  eventcount (eventcount.h), rung after changes
+ *      280      8  writer: identity (member.h) of the process that writes a version; 0: none
+ *      320      8  eventcount (eventcount.h), notified after changes
  *      384   3712  dtype, a Python literal in ASCII (dsmem/dtypes.py), then zeros
  *     4096         the data, C-ordered; then the shadow
  *
- * Rows may grow beyond the capacity where the data is a file and there is no shadow: the file is made longer before
- * 'rows' says so, and never shorter.
+ * Rows may grow beyond the capacity if the data is a file and there is no shadow: the file is made longer before 'rows'
+ * says so, and it is never made shorter.
  *
- * VERSIONS. Writer: whoever has put his identity into 'writer' by compare-swap. Only he changes head, shadow and (where
- * there is a shadow) the rows. The steps of a write, and what each leaves to be seen when the writer dies after it:
+ * VERSIONS. The writer is the process that has put its identity into 'writer' by compare-swap. Only the writer changes
+ * head, shadow and (if there is a shadow) the rows. The steps of a write, and what others see if the writer dies after
+ * each:
  *
  *   step                                      head     data         shadow
  *   1  writer: 0 -> identity                  v, 0     is v         is v
@@ -38,13 +38,14 @@
  *   7  writer: identity -> 0
  *
  * So one of the two is whole at every instruction, and the head says which: the data in phase COPY, the shadow
- * otherwise. Who succeeds a dead writer copies the whole one over the other and sets the phase to 0 before step 2: a
- * write takes effect at step 4, or never.
+ * otherwise. A process that succeeds a dead writer copies the whole one over the other and sets the phase to 0 before
+ * step 2. So a write takes effect at step 4, or never.
  *
- * Reader: head, copy, head again. The copy of the shadow is version v if both heads say v and neither says COPY; the
- * shadow of v is not touched before the head says v + 1. The copy of the data is v if both heads say v, COPY; a version
- * enters that phase once. Remote, the three reads are fenced: each starts when the one before it has completed (so a
- * READ that mixes or is sent again proves nothing and needs to prove nothing).
+ * A reader reads the head, copies, and reads the head again. A copy of the shadow is version v if both heads say v and
+ * neither says COPY, since the shadow of v is not changed before the head says v + 1. A copy of the data is version v
+ * if both heads say v, COPY, since a version enters that phase once. Remote, the three reads are fenced: each starts
+ * when the one before it has completed. (A READ that returns a mixture or is sent again proves nothing, and needs to
+ * prove nothing.)
  */
 #ifndef DSM_OBJECTS_SEGMENT_SEGMENT_H
 #define DSM_OBJECTS_SEGMENT_SEGMENT_H
@@ -74,7 +75,7 @@ _Static_assert(sizeof(struct segment_header) == SEGMENT_ROWS && offsetof(struct 
                "docs/protocols/segment.md");
 _Static_assert(SEGMENT_DTYPE + DSM_SEGMENT_DTYPE == SEGMENT_DATA, "docs/protocols/segment.md");
 
-/* Words 256 to 287, as one read brings them. */
+/* The words at offsets 256 to 287, as one READ returns them. */
 struct segment_words {
     uint64_t rows, shadow_rows, head, writer;
 };

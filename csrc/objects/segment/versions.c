@@ -1,4 +1,4 @@
-/* Versions of a segment: segment.h has the protocol. Numbers of steps are those of the table there. */
+/* Versions of a segment. segment.h has the protocol; step numbers are those of the table there. */
 #include "../../base/deadline.h"
 #include "../../base/mapped_ops.h"
 #include "../../core/remote.h"
@@ -23,10 +23,10 @@ static struct eventcount *eventcount_of(dsm_remote *r)
     return (struct eventcount *)(void *)(r->mapped + SEGMENT_EVENTCOUNT);
 }
 
-/* The words, the rows of which are safe to use. */
+/* Reads the words. After it has succeeded, both numbers of rows are within the capacity. */
 static int words(dsm_remote *r, const dsm_segment *s, struct segment_words *w)
 {
-    uint64_t each = r->mapped ? 8 : sizeof *w; /* local, only 8 bytes are never a mixture */
+    uint64_t each = r->mapped ? 8 : sizeof *w; /* local, only a load of 8 bytes is never a mixture */
     int rc = 0;
     for (uint64_t at = 0; !rc && at < sizeof *w; at += each)
         rc = sure_read(r, SEGMENT_ROWS + at, (char *)w + at, each);
@@ -61,9 +61,9 @@ static int copy(dsm_remote *r, uint64_t from, uint64_t to, uint64_t n)
 
 /* ---- the writer's word ---- */
 
-/* Remote, the identity is the struct's. One thread at a time is the writer with it, so that 'writer' with this
- * identity, found by who has the turn, is what an earlier call has left: its outcome was unknown, or it could not bring
- * it to an end. */
+/* Remote, the identity belongs to *s, and only the thread that has the turn writes with it. So if that thread finds
+ * this identity in 'writer', an earlier call has left it there: its outcome was unknown, or the call could not finish
+ * the write. */
 static int take_turn(dsm_remote *r, dsm_segment *s, int64_t deadline)
 {
     struct backoff backoff = BACKOFF_INIT;
@@ -78,7 +78,7 @@ static int take_turn(dsm_remote *r, dsm_segment *s, int64_t deadline)
     return 0;
 }
 
-/* 'left' first: the next who has the turn looks at it. */
+/* 'left' is stored first: the next thread that has the turn reads it. */
 static void end_turn(dsm_remote *r, dsm_segment *s, bool left)
 {
     if (r->mapped)
@@ -98,15 +98,15 @@ static int try(dsm_remote *r, const dsm_segment *s, uint64_t *holder)
         if (!r->mapped && old == s->identity)
             return 1;
         if (rc == SWAP_UNKNOWN && !old)
-            return 0; /* to be tried again, after a pause */
+            return 0; /* to be tried again, after a backoff */
         *holder = old;
-        if (!r->mapped || !member_dead(old)) /* a pid says nothing to who is on another host */
+        if (!r->mapped || !member_dead(old)) /* remote, no death can be proven */
             return 0;
         seen = old;
     }
 }
 
-/* *left: it may have the writer's word although it failed. */
+/* *left is set if the call failed, and 'writer' may hold this identity all the same. */
 static int acquire(dsm_remote *r, const dsm_segment *s, int64_t deadline, bool *left)
 {
     struct backoff backoff = BACKOFF_INIT;
@@ -128,7 +128,7 @@ static int acquire(dsm_remote *r, const dsm_segment *s, int64_t deadline, bool *
     }
 }
 
-/* Step 7. Remote, it may have taken effect before; local it may not. */
+/* Step 7. Remote, an earlier attempt may have taken effect already; local, that is an error. */
 static int release(dsm_remote *r, const dsm_segment *s)
 {
     uint64_t found = s->identity;
@@ -155,7 +155,7 @@ static int refresh_shadow(dsm_remote *r, const dsm_segment *s, struct segment_wo
     return rc;
 }
 
-/* From step 2 or 3 back to before it. */
+/* Goes back from step 2 or 3 to the state before step 2. */
 static int restore_data(dsm_remote *r, const dsm_segment *s, struct segment_words *w)
 {
     int rc = copy(r, s->shadow, s->data, bytes_of(s, w->shadow_rows));
@@ -168,7 +168,8 @@ static int restore_data(dsm_remote *r, const dsm_segment *s, struct segment_word
     return rc;
 }
 
-/* The writer brings to an end what was left, by a dead one or by an earlier call of his own: before step 2. */
+/* Finishes or undoes what a dead writer, or an earlier call of this one, has left. The writer does this before step
+ * 2. */
 static int recover(dsm_remote *r, const dsm_segment *s, struct segment_words *w)
 {
     int rc = words(r, s, w);
@@ -179,7 +180,7 @@ static int recover(dsm_remote *r, const dsm_segment *s, struct segment_words *w)
     return rc;
 }
 
-/* The turn and the lock go back; where that fails, the next write does it. */
+/* Gives back the writer's word and the turn. If the word can't be given back, the next write does it. */
 static int leave_with(dsm_remote *r, dsm_segment *s, int rc)
 {
     int freed = release(r, s);
@@ -187,7 +188,8 @@ static int leave_with(dsm_remote *r, dsm_segment *s, int rc)
     return rc ? rc : freed;
 }
 
-/* Step 1: the turn among this handle's threads, the lock, and what a writer before has left half done. */
+/* Step 1: takes the turn among this handle's threads, then the writer's word, and recovers what an earlier writer has
+ * left half done. */
 static int enter(dsm_remote *r, dsm_segment *s, int64_t deadline, struct segment_words *w)
 {
     if (!may_write(r))
@@ -240,8 +242,7 @@ static int commit_mapped(dsm_remote *r, const dsm_segment *s, const void *data, 
         mapped_copy(r->mapped + s->data, data, bytes_of(s, w->rows));
     uint64_t head = (w->head & ~(uint64_t)PHASE_MASK) + 4 + PHASE_COPY;
     int rc = sure_move(r, SEGMENT_HEAD, w->head, head);
-    if (rc ==
-        -DSM_ECORRUPT) /* at the last moment: 'writer' is another's, perhaps another thread's with the same identity */
+    if (rc == -DSM_ECORRUPT) /* another took the turn meanwhile, perhaps a thread with the same identity */
         return taken_away();
     w->head = head;
     if (!rc)
@@ -271,8 +272,8 @@ static dsm_op remote_write(dsm_remote *r, uint64_t offset, const void *data, uin
                     .nbytes = n};
 }
 
-/* What is left of steps 3 to 7, as *w says, in one posting: on one connection they take effect in order, where each
- * waits for the atomics before it. done: the head at the end. */
+/* Posts what is left of steps 3 to 7, according to *w, all at once. On one connection the ops take effect in order, if
+ * each waits for the atomics before it. done: the head at the end. */
 static int post_commit(dsm_remote *r, const dsm_segment *s, const void *data, const struct segment_words *w,
                        uint64_t done)
 {
@@ -298,8 +299,9 @@ static int post_commit(dsm_remote *r, const dsm_segment *s, const void *data, co
     return rc;
 }
 
-/* After a failure the words say how far it came: only the writer changes them, and 'writer' last. So where another has
- * that, all took effect, unless the version is the old one: then somebody has broken this writer's turn. */
+/* After a failure the words say how far the commit came: only the writer changes them, and 'writer' last. So if
+ * 'writer' no longer holds this identity, everything took effect, unless the version is still the old one: then
+ * break_() has taken this writer's turn. */
 static int commit_remote(dsm_remote *r, const dsm_segment *s, const void *data, struct segment_words *w)
 {
     uint64_t done = (w->head & ~(uint64_t)PHASE_MASK) + 4;
@@ -316,8 +318,8 @@ static int commit_remote(dsm_remote *r, const dsm_segment *s, const void *data, 
 
 static int not_writing(void) { return err_set(DSM_ENOTHELD, 0, "the segment is not being written by this call"); }
 
-/* The words as the writer, who is the caller, has them. Local, threads share an identity: the head tells whose turn it
- * is, since a turn that is not given up by its own writer leaves another version. */
+/* Reads the words, and checks that the caller is the writer. Local, threads share an identity. There the head tells
+ * whose turn it is, since a turn that was not given back by its own writer leaves another version. */
 static int own_words(dsm_remote *r, const dsm_segment *s, uint64_t version, struct segment_words *w)
 {
     int rc = words(r, s, w);
@@ -334,7 +336,7 @@ int dsm_segment_commit(dsm_remote *r, dsm_segment *s, const void *data, uint64_t
         rc = not_writing();
     if (rc)
         return rc;
-    if (data && w.rows != s->rows) /* data has no more than those */
+    if (data && w.rows != s->rows) /* data has no more rows than s->rows */
         return err_set(DSM_ECORRUPT, 0, "the segment has %llu rows, its writer knows %llu", (unsigned long long)w.rows,
                        (unsigned long long)s->rows);
     rc = r->mapped ? commit_mapped(r, s, data, &w) : commit_remote(r, s, data, &w);
@@ -345,7 +347,7 @@ int dsm_segment_commit(dsm_remote *r, dsm_segment *s, const void *data, uint64_t
     return 0;
 }
 
-/* Remote, what is left may be of any phase, and a write that has come to step 4 has taken effect: it is finished. */
+/* Remote, the write may be in any phase. If it has reached step 4, it has taken effect, and it is finished. */
 int dsm_segment_abort(dsm_remote *r, dsm_segment *s, uint64_t version)
 {
     struct segment_words w;
@@ -366,15 +368,16 @@ int dsm_segment_leave(dsm_remote *r, dsm_segment *s)
 {
     if (r->mapped || !s->shadow || !may_write(r) || !(load_acquire_u64(&s->turn) || load_relaxed_u32(&s->left)))
         return 0;
-    int rc = dsm_segment_abort(r, s, 0); /* remote: whatever version it is */
+    int rc = dsm_segment_abort(r, s, 0); /* remote: the version does not matter */
     return rc == -DSM_ENOTHELD || sure_lost(rc) ? 0 : rc;
 }
 
 int dsm_segment_writer(dsm_remote *r, uint64_t *identity) { return sure_read(r, SEGMENT_WRITER, identity, 8); }
 
-/* What the broken turn left is brought to an end, and its version is passed over: a process that maps the memory and
- * lives all the same commits from a head that never comes again. Of a writer elsewhere 'writer' tells that it is no
- * longer his; there the version stays, so that he can tell a commit in doubt from a broken turn. */
+/* Finishes or undoes what the broken turn has left. If the broken writer is a process of this host, its version is
+ * skipped, unless it has taken effect: should that process be alive after all, it commits from a head that never comes
+ * again, so its commit fails. A writer elsewhere learns from 'writer' that the turn is no longer its own. There the
+ * version is kept, so that the writer can tell a commit in doubt from a broken turn. */
 static int end_broken(dsm_remote *r, const dsm_segment *s, bool local)
 {
     struct segment_words w;
@@ -410,7 +413,7 @@ int dsm_segment_evict(dsm_remote *r, dsm_segment *s, uint64_t holder)
 
 /* ---- reading ---- */
 
-/* Whether what was copied after 'before' was read, and before 'after' was, is one version. */
+/* Whether a copy that was made between the loads of 'before' and 'after' is one version. */
 static bool proven(uint64_t before, uint64_t after)
 {
     if ((before & PHASE_MASK) == PHASE_COPY)
@@ -428,7 +431,7 @@ static uint64_t whole_frame(const dsm_segment *s, const struct segment_words *w)
     return (w->head & PHASE_MASK) == PHASE_COPY ? s->data : s->shadow;
 }
 
-/* 0: *w tells what was copied, 1: it was not one version or has other rows, or -DSM_E…. */
+/* 0: *w describes what was copied, 1: it was not one version or has another number of rows, or -DSM_E…. */
 static int mapped_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint64_t rows, struct segment_words *w)
 {
     uint64_t before = 0, after = 0;
@@ -448,7 +451,7 @@ static int mapped_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint6
 static int remote_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint64_t rows, struct segment_words *w)
 {
     struct segment_words after;
-    uint64_t frame = whole_frame(s, w), n = bytes_of(s, rows); /* as it was when last seen; nearly always the shadow */
+    uint64_t frame = whole_frame(s, w), n = bytes_of(s, rows); /* as last seen; nearly always the shadow */
     dsm_op ops[3];
     size_t k = 0;
     ops[k++] = (dsm_op){.code = DSM_OP_READ, .remote = r, .offset = SEGMENT_ROWS, .local = w, .nbytes = sizeof *w};
@@ -470,7 +473,8 @@ static int remote_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint6
     return !proven(w->head, after.head) || whole_frame(s, w) != frame || whole_rows(w) != rows;
 }
 
-/* By whoever may write, when the writers are too quick for him: none of them is at it meanwhile. */
+/* For a reader that may write, if the writers overtake its copies: it takes the turn, so that none of them writes
+ * meanwhile. */
 static int exclusive_snapshot(dsm_remote *r, dsm_segment *s, void *out, uint64_t rows, int64_t deadline,
                               struct segment_words *w)
 {
