@@ -1,7 +1,8 @@
 /*
- * Stops a ringer after every instruction of eventcount_notify(eventcount, 1), lets two processes fall asleep meanwhile,
- * and lets it ring on. Then either 'sleepers' is still set, so that the next ring wakes the one left, or nobody is left
- * asleep. Exit status 77: this kernel allows no ptrace here.
+ * Stops a process after every instruction of eventcount_notify(eventcount, 1), lets two threads fall asleep meanwhile,
+ * and lets the process go on. Then either 'sleepers' is still set, so that the next notify wakes the thread that is
+ * left, or no thread is left asleep.
+ * Exit status 77: this kernel does not allow ptrace here.
  */
 #include "base/deadline.h"
 #include "objects/eventcount.h"
@@ -65,7 +66,7 @@ static bool try_at(int n)
     struct stepper s;
     struct waiter w[2] = {{0}};
     point = n;
-    *eventcount = (struct eventcount){.sleepers = 1}; /* somebody listened, and saw what he wanted */
+    *eventcount = (struct eventcount){.sleepers = 1}; /* a waiter has prepared, and then saw what it wanted */
     if (!stepper_start(&s, rings, NULL))
         exit(77);
     bool inside = stepper_step(&s, (uint64_t)n);

@@ -1,10 +1,10 @@
 /*
  * Stops a producer that writes a checked lane remotely (through fault, which posts and copies in the producer's own
  * thread) at every change of the queue's bytes, so also within a WRITE. The consumer finds each message whole or not at
- * all, and so do the lane's next producers, one at home and one remotely, once its place has been given up, as fencing
- * does. Who is elsewhere cannot be proven dead, so what a killed producer leaves is what a stopped one has left: one
- * producer serves for all points, and goes on from the bytes that it left.
- * Exit status 77: this kernel allows no ptrace here.
+ * all. So do the lane's next producers, a local and a remote one, once the stopped producer's entry has been cleared,
+ * as fencing does. The death of a remote producer can't be proven, so a killed producer leaves the same as a stopped
+ * one: one producer serves for all points, and goes on from the bytes that it left. Exit status 77: this kernel does
+ * not allow ptrace here.
  */
 #include "crash_queue.h"
 
@@ -13,7 +13,7 @@
 static dsm_ctx *home, *away;
 static uint8_t descriptor[DSM_DESC_MAX];
 static size_t descriptor_length;
-static uint64_t least; /* this many were there at an earlier step */
+static uint64_t least; /* this many messages were there at an earlier step */
 
 static dsm_remote *attach(dsm_ctx *c)
 {
@@ -54,7 +54,7 @@ static void next_producer(dsm_remote *r)
     drain(c, &t);
     see_puts(&t);
     CHECK(series(&t, 500) == 503 && t.at == t.n);
-    uint64_t end = put_some(p, 503, UINT64_MAX); /* round the ring, over what the dead one has left */
+    uint64_t end = put_some(p, 503, UINT64_MAX); /* round the ring, over what the dead producer has left */
     CHECK(end > 503);
     drain(c, &t);
     CHECK(series(&t, 503) == end && t.at == t.n);
@@ -66,7 +66,7 @@ static void a_consumer_first(void)
 {
     struct taken t;
     dsm_queue *c = consumer_at(own), *p = handle_at(own);
-    CHECK(dsm_queue_produce(p) == -DSM_EMEMBERS); /* who is elsewhere is not taken for dead */
+    CHECK(dsm_queue_produce(p) == -DSM_EMEMBERS); /* a remote producer is not taken for dead */
     drain(c, &t);
     see_puts(&t);
     CHECK(t.at == t.n);

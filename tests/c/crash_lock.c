@@ -1,9 +1,9 @@
 /*
- * Kills a process after every instruction of taking and releasing a lock, and looks what the survivors find.
+ * Kills a process after every instruction of taking and releasing a lock, and checks what the survivors find.
  *
- * After each kill: the lock can be had at once by a newcomer, or within LIMIT_NS by a waiter that slept through it; the
- * token has grown by one; 'recovered' is said exactly when the dead one held the lock or had left the news to nobody.
- * Exit status 77: this kernel allows no ptrace here.
+ * After each kill: a newcomer gets the lock at once, or a waiter that slept meanwhile gets it within LIMIT_NS; the
+ * token has grown by one; 'recovered' is set exactly if the dead process held the lock, or if the word had owner_died
+ * set for the next holder. Exit status 77: this kernel does not allow ptrace here.
  */
 #include "objects/sync/lock.h"
 #include "stepper.h"
@@ -61,13 +61,13 @@ static void make(void)
     CHECK(shared != MAP_FAILED);
 }
 
-/* What a newcomer finds. Its handle is new, so it may look at once whether the holder lives. */
+/* What a newcomer finds. Its handle is new, so it may check at once whether the holder is alive. */
 static void survive(void)
 {
     uint64_t before = word();
     bool news = before & (LOCK_HELD | LOCK_OWNER_DIED);
     dsm_lock *l = lock_of(own);
-    uint64_t joined = word(); /* joining may have undone what the dead one left */
+    uint64_t joined = word(); /* joining may have undone what the dead process left */
     CHECK(lock_token(joined) == lock_token(before));
     CHECK(joined == before || joined == (lock_freed(before) | LOCK_OWNER_DIED));
     CHECK(dsm_lock_acquire(l, 0) == 1);

@@ -1,14 +1,17 @@
 /*
- * Kills or stops a process at every step of what it does with a queue, and looks what the others find.
+ * Kills or stops a process at every step of what it does with a queue, and checks what the others find.
  *
- * To be killed at, a step is a change of what processes share: between two of them a dead process leaves the same bytes
- * behind, whichever instruction it was at. One that is stopped knows what it has read, so there steps are instructions,
- * some of them. With --full every instruction is a step of both. After each death the memory is kept and several
- * survivors try their luck on it, each from the same bytes. What all of them must find: no message lost, doubled, torn
- * or out of order; the one that was being put is there whole or not at all; the one that was being taken is there or
- * taken; a role that the dead one had goes to the next; and nobody waits forever. What is stopped instead holds nobody
- * up, and goes on rightly when it is continued, however many laps later. Exit status 77: this kernel allows no ptrace
- * here.
+ * For kills, a step is a change of what processes share: between two such changes a dead process leaves the same bytes,
+ * whichever instruction it was at. A stopped process knows what it has read, so for stops the steps are instructions,
+ * some of them. With --full every instruction is a step of both. After each death the memory is kept, and several
+ * survivors use it, each from the same bytes. All of them must find:
+ *   no message is lost, doubled, torn or out of order;
+ *   the message that was being put is there whole or not at all;
+ *   the message that was being taken is there or taken;
+ *   a role of the dead process goes to the next process;
+ *   no process waits forever.
+ * A process that is stopped instead delays no other process, and works correctly when it is continued, however many
+ * laps later. Exit status 77: this kernel does not allow ptrace here.
  */
 #include "crash_queue.h"
 
@@ -64,7 +67,7 @@ static int puts_in_place(void *arg)
     return finish();
 }
 
-/* Where others take as well it may come too late, and looks again. */
+/* If others take as well, it may come too late, and tries again. */
 static int takes_each(void *arg)
 {
     dsm_queue *q = consumer_at(reach());
@@ -116,7 +119,7 @@ static int takes_an_array(void *arg)
     return finish();
 }
 
-/* Puts and takes after it are as ever. */
+/* Later puts and takes work as usual. */
 static void goes_on(dsm_queue *c)
 {
     struct taken t;
@@ -128,21 +131,21 @@ static void goes_on(dsm_queue *c)
     leave(c);
 }
 
-/* ---- who comes after a producer ---- */
+/* ---- successors of a producer ---- */
 
 /* How many of the victim's messages are in the lane, whatever was there before. */
 static void judge_puts(uint64_t committed)
 {
     CHECK(said->done <= committed && committed <= said->begun);
     CHECK(committed >= least && (!now->together || committed == 0 || committed == now->n));
-    least = committed; /* what has been there once is not gone at a later step */
+    least = committed; /* what was there at an earlier step is not gone at a later one */
 }
 
-/* The messages that were there, of which that many puts may have dropped the oldest, and then the victim's. */
+/* The messages that were there before, except the oldest ones that 'put' puts may have dropped, then the victim's. */
 static void see_puts(struct taken *t, uint64_t put)
 {
     uint64_t first = t->n ? t->number[0] : 0;
-    CHECK(t->n && first <= (now->drops ? 2 * put : 0)); /* a message needs the room of two at most */
+    CHECK(t->n && first <= (now->drops ? 2 * put : 0)); /* a message needs the room of at most two */
     uint64_t end = series(t, first);
     CHECK(end >= waiting);
     judge_puts(end - waiting);
@@ -175,7 +178,7 @@ static void a_producer_first(void)
     leave(p);
 }
 
-/* Round the ring several times, so that whatever was left behind is met again. */
+/* Goes round the ring several times, so that all that was left behind is met again. */
 static void laps(void)
 {
     struct taken t;
@@ -196,9 +199,9 @@ static void laps(void)
     leave(c);
 }
 
-/* ---- who comes after a consumer ---- */
+/* ---- successors of a consumer ---- */
 
-/* The victim took all before 'first': it has seen each of them whole. */
+/* The victim took all messages before 'first', and saw each of them whole. */
 static void judge_takes(uint64_t first)
 {
     CHECK(said->done <= first && first <= said->begun && first >= least);
@@ -219,7 +222,7 @@ static void another_consumer(void)
     goes_on(c);
 }
 
-/* The room that the dead one made can be used, what it had not taken is not overwritten. */
+/* The room that the dead consumer made can be used, and what it had not taken is not overwritten. */
 static void a_full_lane_first(void)
 {
     struct taken t;
@@ -236,7 +239,7 @@ static void a_full_lane_first(void)
     leave(p);
 }
 
-/* ---- what the others do while one is stopped ---- */
+/* ---- what the others do while a process is stopped ---- */
 
 /* A producer is stopped: the consumer takes what is there, and another lane goes on. */
 static void lanes_go_on(struct stepper *v)
@@ -278,8 +281,8 @@ static void producer_goes_on(struct stepper *v)
     leave(p);
 }
 
-/* One of many consumers is stopped: others take everything, for several laps; it has come too late, and takes what is
- * new. */
+/* One of many consumers is stopped: others take everything, for several laps. When it is continued it is too late for
+ * its message, and takes a new one. */
 static void consumers_go_on(struct stepper *v)
 {
     uint8_t times[1000] = {0};
@@ -368,7 +371,7 @@ static void another_takes_the_lane(void)
     leave(c);
 }
 
-/* One of the two gets the lane of the dead, and the other one is told so. */
+/* One of the two gets the lane of the dead producer, and the other one gets an error. */
 static void only_one_takes_the_lane(struct stepper *v)
 {
     struct taken t;
@@ -432,8 +435,8 @@ static void only_one_takes_the_consumers_role(struct stepper *v)
 #define AFTER_PUTS .after = {a_consumer_first, a_producer_first, laps}
 #define AFTER_TAKES .after = {another_consumer, a_full_lane_first}
 
-/* Where the victim's records begin: somewhere on the second lap; with the ring's end in their midst; with its end
- * behind them; and with no room for a whole header's neighbour before it. Records of 40 bytes take 48 (checked: 64). */
+/* Where the victim's records begin: somewhere on the second lap; with the ring's end among them; with its end behind
+ * them; and with only the 8 bytes of a header left before its end. Records of 40 bytes take 48 (checked: 64). */
 enum { MIDST = LANE + 512, PADDED = 2 * LANE - 24 - 48, FLUSH = 2 * LANE - 2 * 48, EDGE = 2 * LANE - 8 - 48 };
 
 static const struct scene scenes[] = {
@@ -468,7 +471,7 @@ static const struct scene scenes[] = {
      PADDED, FULL, 40, 1, takes_each, .drops = true, .meanwhile = consumers_go_on},
 };
 
-/* What one does who takes the role of a dead one, wherever that one has died. */
+/* What a process does that takes the role of a dead one, wherever that one died. */
 static const struct scene behind[] = {
     {"take a dead one's lane", ONE, PADDED, 1, 40, 1, takes_a_lane, .predecessor = puts_each, .leaves = true,
      .after = {another_takes_the_lane}},
@@ -480,7 +483,7 @@ static const struct scene behind[] = {
      .meanwhile = only_one_takes_the_consumers_role},
 };
 
-/* The predecessor is killed after 'base' steps, and what it has done is looked up in a copy. */
+/* The predecessor is killed after 'base' steps, and what it has done is read in a copy. */
 static bool succeed_at(uint64_t steps)
 {
     struct stepper v;
@@ -501,7 +504,7 @@ static bool succeed_at(uint64_t steps)
     return inside;
 }
 
-/* false: the victim, or its predecessor, had come to its end. */
+/* false: the victim, or its predecessor, had finished. */
 static bool try_at(bool *more)
 {
     struct stepper v;

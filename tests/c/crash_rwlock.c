@@ -1,8 +1,8 @@
 /*
  * Kills a process after every instruction of breaking what a holder has of a reader-writer lock: two readers' words and
- * the writer's. Each word is changed by itself, so whoever dies in between leaves a holder that has less: breaking it
- * once more takes the rest, and others go on.
- * Exit status 77: this kernel allows no ptrace here.
+ * the writer's. Each word is changed separately, so a process that dies in between leaves a holder that has less.
+ * Breaking it once more takes the rest, and others go on.
+ * Exit status 77: this kernel does not allow ptrace here.
  */
 #include "objects/sync/lock.h"
 #include "stepper.h"
@@ -51,7 +51,7 @@ static void make(void)
     CHECK(!dsm_sync_format(dsm_remote_mapped(own), DSM_RWLOCK, MEMBERS, 0, 0));
 }
 
-/* A process that reads with two handles and has claimed the writer's word with a third, and lives. */
+/* A process that reads with two handles, has claimed the writer's word with a third one, and stays alive. */
 static pid_t hold(void)
 {
     int ready[2];

@@ -1,12 +1,13 @@
 /*
- * Kills or stops a writer of a versioned segment at every step: a change of what processes share, for one that is
- * killed; for one that is stopped, and knows what it has read, an instruction, some of them. In version v every row is
- * v.
+ * Kills or stops a writer of a versioned segment at every step. For a kill, a step is a change of what processes share.
+ * A stopped writer knows what it has read, so for a stop a step is an instruction, and some of them are tried. In
+ * version v every row is v.
  *
- * A reader, also one that may not write, gets a whole version at once, wherever the writer is dead or stopped: the one
- * before, or the one that was being written; that one for certain once the write has returned, and never again the one
- * before. The next writer finds the same version, and goes on. All of this also where the one before it has died while
- * it cleared up behind another one. Exit status 77: this kernel allows no ptrace here.
+ * A reader, also one that may not write, gets a whole version at once, wherever the writer died or was stopped: the
+ * version before, or the one that was being written. Once the write has returned it is certainly the latter, and never
+ * again the version before. The next writer finds the same version, and goes on. All of this also holds if the writer
+ * before it died while it recovered from another one.
+ * Exit status 77: this kernel does not allow ptrace here.
  */
 #include "base/deadline.h"
 #include "base/mapped_ops.h"
@@ -39,7 +40,7 @@ static dsm_remote *own;
 static uint8_t *memory, kept[SHARED];
 
 static struct said {
-    uint64_t done, finished; /* by the victim: its write has returned; it has come to its end */
+    uint64_t done, finished; /* set by the victim: its write has returned; it has finished */
 } * said;
 
 static dsm_remote *reach(uint32_t access, dsm_segment *s)
@@ -181,7 +182,7 @@ static bool stopped_at(void)
     return inside;
 }
 
-/* predecessor: NULL, or one that has died before, at each of its steps. */
+/* predecessor: NULL, or a writer that died before, at each of its steps. */
 static void sweep(const char *name, int (*body)(void *), int (*predecessor)(void *), bool stops)
 {
     uint64_t points = 0, stride = stops && !every_instruction ? 29 : 1;

@@ -1,14 +1,15 @@
 /*
  * Kills a process at every step of what would wake another one that sleeps on a queue: a put, a get, a shutdown. A step
- * is a change of what they share. The sleeper goes on within LIMIT_NS: where the dead one had done what is waited for,
- * without anybody's help, although nobody may have rung the eventcount; otherwise once a successor does it.
- * Exit status 77: this kernel allows no ptrace here.
+ * is a change of what they share. The sleeper goes on within LIMIT_NS. If the dead process had done what is waited for,
+ * that happens without help, although the eventcount may not have been notified; otherwise it happens once a successor
+ * does it.
+ * Exit status 77: this kernel does not allow ptrace here.
  */
 #include "crash_queue.h"
 
 #include <sys/prctl.h>
 
-#define LONG_NS 60000000000ll /* asked for by sleepers, so that none comes back because its time is over */
+#define LONG_NS 60000000000ll /* the timeout of sleepers, long enough that none of them returns because of it */
 
 /* ---- victims ---- */
 
@@ -78,7 +79,7 @@ static void hears_that_nothing_goes(void)
     CHECK(dsm_queue_wait_room(p, now->length, LONG_NS, 0, -1) == -DSM_ESHUTDOWN);
 }
 
-/* ---- successors: 'instead' does what the dead one has not ---- */
+/* ---- successors: 'instead' does what the dead process has not ---- */
 
 static void put_instead(void)
 {
@@ -133,7 +134,7 @@ static const struct {
 
 static pid_t sleeper;
 
-/* 'S', 'Z' and so on, as /proc has it. */
+/* The process state in /proc: 'S', 'Z' and so on. */
 static char state_of(pid_t pid)
 {
     char path[64], text[512];

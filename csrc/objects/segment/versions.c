@@ -376,7 +376,7 @@ int dsm_segment_writer(dsm_remote *r, uint64_t *identity) { return sure_read(r, 
 
 /* Finishes or undoes what the broken turn has left. If the broken writer is a process of this host, its version is
  * skipped, unless it has taken effect: should that process be alive after all, it commits from a head that never comes
- * again, so its commit fails. A writer elsewhere learns from 'writer' that the turn is no longer its own. There the
+ * again, so its commit fails. A remote writer learns from 'writer' that the turn is no longer its own. There the
  * version is kept, so that the writer can tell a commit in doubt from a broken turn. */
 static int end_broken(dsm_remote *r, const dsm_segment *s, bool local)
 {
