@@ -1,7 +1,7 @@
 /*
- * The other side: a fake owner answers dsm_attach() with whatever bytes. It can prove that it knows the secret (first
- * byte odd), and frame the rest as a reply (second bit) with a memory file (third bit), so that the fuzzer gets to the
- * grant. With the fourth bit the rest is what differs from a good grant.
+ * The client's side of the control protocol: a fake owner answers dsm_attach() with arbitrary bytes. It can prove that
+ * it knows the secret (first byte odd), and frame the rest as a reply (second bit) with a memory file (third bit), so
+ * that the fuzzer gets to the grant. With the fourth bit the rest is the difference from a good grant.
  */
 #include "agent/agent.h"
 #include "base/wire.h"
@@ -65,7 +65,7 @@ static void reply(int fd, const uint8_t *bytes, size_t n, bool with_memory)
     uint8_t out[HEADER_SIZE + 256 + MAC] = MESSAGE_MAGIC;
     put_u16(out + 4, MSG_ATTACH | REPLY);
     put_u16(out + 6, (uint16_t)n);
-    put_u64(out + 8, 1); /* the first question of a connection that is always new */
+    put_u64(out + 8, 1); /* the first request of a connection that is always new */
     memcpy(out + HEADER_SIZE, bytes, n);
     message_seal(&session.answer, out);
     struct iovec iov = {out, message_length(out)};
@@ -74,7 +74,7 @@ static void reply(int fd, const uint8_t *bytes, size_t n, bool with_memory)
     if (with_memory) {
         memory = memfd_create("fuzz", MFD_CLOEXEC | MFD_ALLOW_SEALING);
         CHECK(memory >= 0 && !ftruncate(memory, 8192));
-        if (n && !(bytes[0] & 1)) /* as often sealed as not */
+        if (n && !(bytes[0] & 1)) /* sealed as often as not */
             fcntl(memory, F_ADD_SEALS, F_SEAL_SHRINK);
         CHECK(pwrite(memory, "dsmemshm\1\0\0\0\0\0\0\0\0\20\0\0\0\0\0\0", 24, 4096) == 24);
         m.msg_control = control.bytes;
@@ -152,7 +152,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
         CHECK(dsm_remote_nbytes(remote) > 0 && dsm_remote_nbytes(remote) <= 4096);
         if (!dsm_read(remote, 0, &word, sizeof word, -1) && (dsm_remote_access(remote) & DSM_WRITE))
             rc = dsm_write(remote, 0, &word, sizeof word, -1);
-        CHECK(!rc || rc == -DSM_EPEER); /* the owner hangs up at any moment */
+        CHECK(!rc || rc == -DSM_EPEER); /* the owner may close the connection at any moment */
         CHECK(!dsm_remote_close(remote));
     }
     pthread_join(thread, NULL);

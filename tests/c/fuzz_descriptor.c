@@ -1,5 +1,5 @@
-/* Whatever the bytes, also with the right length and checksum: no crash, and what is accepted makes sense and can be
- * written. */
+/* Parses arbitrary bytes, also with the right length and checksum: no crash, and a descriptor that is accepted is
+ * consistent, and is written as the same bytes. */
 #include "base/crc32.h"
 #include "base/wire.h"
 #include "core/core.h"
@@ -24,7 +24,7 @@ static void parse(const uint8_t *bytes, size_t n)
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 {
-    uint8_t *whole = malloc(n + 1); /* to the byte, so that one read too many is found */
+    uint8_t *whole = malloc(n + 1); /* no longer than that, so that reads beyond the end are found */
     if (!whole)
         return 0;
     if (n)

@@ -1,11 +1,11 @@
 /*
- * Objects in shared memory that somebody scribbles over: every call returns, and nothing beside the object is touched.
+ * Corrupted objects in shared memory: every call returns, and no memory outside the object is touched.
  *
- * An input is a kind of object, its shape, mapped or remote, and steps: a word or byte of the object is overwritten, a
- * header gets a right checksum again, a second handle is opened or closed, or a call is made on one of both. The first
- * handle is opened before all that, so that each kind is also met in the middle of its work. Local, the object ends
- * where memory ends; what lies before it is poisoned. Remote, what there is to protect are the stack and the heap,
- * which the sanitizer watches.
+ * An input is a kind of object, its configuration, mapped or remote, and steps: a word or byte of the object is
+ * overwritten, a header gets a right checksum again, a second handle is opened or closed, or a call is made on one of
+ * the two. The first handle is opened before all that, so that each kind is also corrupted while it is in use. A mapped
+ * object ends where memory ends, and the bytes before it are poisoned. With a remote one, the stack and the heap have
+ * to be protected, which the sanitizer watches.
  */
 #include "base/crc32.h"
 #include "check.h"
@@ -182,13 +182,13 @@ static void queue_close(struct slot *s) { dsm_queue_close(s->handle); }
 static int segment_open(struct slot *s)
 {
     int rc = dsm_segment_open(object.r, &s->segment);
-    if (rc) /* 1: grown beyond this memory, and there is no more */
+    if (rc) /* 1: the rows are more than this memory, and there is no more */
         return rc;
     s->handle = &s->segment;
     return 0;
 }
 
-/* What a handle with rows of its own does: it looks, and remembers only what it may reach. */
+/* As a handle that keeps its own rows does: it reads them, and remembers only those that it can reach. */
 static void segment_look(dsm_segment *g)
 {
     uint64_t rows;
@@ -214,7 +214,7 @@ static void segment_snapshot(dsm_segment *g)
     }
 }
 
-/* What begin has said, unless the memory has changed. */
+/* What begin has returned, unless the memory has changed. */
 static uint64_t segment_version(void)
 {
     uint64_t head = 0;
@@ -264,7 +264,7 @@ static void segment_call(struct slot *s, uint8_t what)
 
 static void nothing_to_close(struct slot *s) { (void)s; }
 
-/* ---- locks and what is made of them ---- */
+/* ---- locks, and objects that consist of locks ---- */
 
 static void lock_calls(dsm_lock *l, uint8_t what)
 {
@@ -450,7 +450,7 @@ static uint32_t count_of(enum dsm_type type)
     return type == DSM_SEMAPHORE || type == DSM_CONDITION || type == DSM_BARRIER ? 2 : 0;
 }
 
-/* Where the object begins, zeroed; far as mapped, its last byte is the last one of its memory or region. */
+/* Returns where the object begins, zeroed. Its last byte is the last one of its memory (mapped) or region (remote). */
 static uint8_t *place(uint64_t nbytes, bool away)
 {
     static dsm_remote mapped;
@@ -495,8 +495,8 @@ static void make(const struct kind *k, uint8_t shape, bool away)
     }
 }
 
-/* Where it is: a word that the layouts say much by (shapes, states, heads, tails, rows), one of the first 256, or
- * any. */
+/* Chooses the place: a word on which much depends in the layouts (configurations, states, heads, tails, rows), one of
+ * the first 256, or any. */
 static uint64_t some_word(unsigned how)
 {
     static const uint16_t telling[] = {64, 72, 128, 136, 192, 256, 264, 272, 280, 384, 448, 704, 4096, 4104};
@@ -505,7 +505,7 @@ static uint64_t some_word(unsigned how)
     return how == 2 ? next_word(1) * 8 : next_word(2);
 }
 
-/* A word becomes: what it was and a little; another word; or any value. */
+/* A word becomes its value plus a little, another word, or any value. */
 static void scribble(void)
 {
     uint8_t how = next_byte();

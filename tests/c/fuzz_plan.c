@@ -1,4 +1,4 @@
-/* Fault plans: no crash, and what a plan says of an op is of the kinds that there are. */
+/* Parses arbitrary fault plans: no crash, and what a plan chooses for an op is one of the known faults. */
 #include "fabric/fault/fault.h"
 
 #include <stdlib.h>

@@ -1,12 +1,12 @@
 /*
- * The agent's side of the control protocol: conn_input() of a real context, in every state, on whatever bytes.
+ * The agent's side of the control protocol: conn_input() of a real context, in every state, on arbitrary bytes.
  *
- * The input is a list of pieces, each a byte of what to do and a byte of length:
+ * The input is a list of pieces, each with a byte that says what to do, and a byte of length:
  *   0   the bytes as they are                        3   a message of a type and with a payload from the bytes, sealed
  *   1   a hello                                      4   ATTACH or STATUS of the region that is there, sealed
  *   2   the proof that the agent expects             5   the bytes behind half of a hello or header
  *   6   a message of any number and type, sealed
- * so that the fuzzer gets past the handshake without having to guess a MAC. What is not asked for by the state is
+ * With these the fuzzer gets past the handshake without having to guess a MAC. A piece that does not fit the state is
  * noise.
  */
 #include "agent/agent.h"
@@ -53,7 +53,7 @@ static size_t message(const struct conn *c, unsigned type, uint64_t number, cons
     return message_length(out);
 }
 
-/* At most this many bytes of a piece, framed; returns their number. */
+/* Frames at most this many bytes of a piece, and returns their number. */
 static size_t frame(const struct conn *c, unsigned kind, const uint8_t *in, size_t n, uint8_t out[600])
 {
     uint8_t name[NAME_SIZE];
@@ -87,7 +87,7 @@ static size_t frame(const struct conn *c, unsigned kind, const uint8_t *in, size
     }
 }
 
-/* Gives the connection the bytes as on_conn() does: as much as there is room for, and at once. */
+/* Gives the connection the bytes as on_conn() does: as many as there is room for, at once. */
 static bool feed(struct agent *a, struct conn *c, const uint8_t *bytes, size_t n)
 {
     while (n) {
@@ -109,7 +109,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     int pair[2];
     uint8_t framed[600], drain[4096];
     CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair));
-    struct conn *c = calloc(1, sizeof *c); /* on the heap, where a byte too many is found */
+    struct conn *c = calloc(1, sizeof *c); /* on the heap, where an access beyond the end is found */
     CHECK(c);
     c->fd = pair[0];
     pthread_mutex_lock(&a->lock);
