@@ -1,5 +1,5 @@
 /*
- * The agent's parts by themselves: how long silence lasts on TCP, and MACs against the texts of RFC 4231.
+ * Parts of the agent in isolation: the TCP keepalive timeouts, and MACs against the test vectors of RFC 4231.
  */
 #include "agent/agent.h"
 #include "check.h"
@@ -18,8 +18,8 @@ static int option(int fd, int name)
     return value;
 }
 
-/* A peer that is silent for less than the peer timeout keeps its connection; one that is for longer loses it, also
- * where something was on its way to it. */
+/* A peer that is silent for less than the peer timeout keeps its connection. One that is silent for longer loses it,
+ * also if something was on its way to it. */
 static void keepalive(int64_t timeout_s, int want_s)
 {
     int fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -55,7 +55,7 @@ static void macs(void)
               (const uint8_t *)"\x60\xe4\x31\x59\x1e\xe0\xb6\x7f");
 }
 
-/* Each byte counts, and so does each length across the borders of a block. */
+/* Each byte changes the MAC, and so does each length across the borders of a block. */
 static void messages(void)
 {
     struct hmac k, other;

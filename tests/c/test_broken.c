@@ -1,7 +1,7 @@
 /*
  * Stops the holder of an object's lock before and after each change that it makes to the object, breaks it, lets others
- * go on, and then lets it go on too: it must not change what is others' by then, and must hear of it. Or kills it
- * there. Where the kernel allows no ptrace it only says so.
+ * go on, and then lets it go on too. It must not change what belongs to others by then, and its call must fail. Or
+ * kills it there. If the kernel does not allow ptrace, the program only says so.
  */
 #include "check.h"
 #include "objects/sync/lock.h"
@@ -57,7 +57,7 @@ struct scene {
     void (*clear)(void);
 };
 
-/* Counts of instructions: before the first, and before and after each change of the object. */
+/* Numbers of instructions: before the first one, and before and after each change of the object. */
 static int points_of(const struct scene *scene, uint64_t points[2 * CHANGES])
 {
     struct stepper s;
@@ -79,7 +79,7 @@ static void play(const struct scene *scene)
 {
     uint64_t points[2 * CHANGES];
     int n = 1;
-    for (int i = -1; i < n; i++) { /* first to count */
+    for (int i = -1; i < n; i++) { /* the first round counts */
         scene->prepare();
         if (i < 0) {
             n = points_of(scene, points);
@@ -136,7 +136,7 @@ static int once_victim(void *arg)
     return -rc;
 }
 
-/* Done is what one said that ran it to its end and was not broken. */
+/* The once is done only if a process ran it to its end and was not broken. */
 static void once_broken(struct stepper *s)
 {
     uint64_t holder;
@@ -220,7 +220,7 @@ static int notifies(void *arg)
     return -rc;
 }
 
-/* It wakes whom it would have woken before it was broken, and hears of it otherwise. */
+/* Either the notify wakes the waiter as if it had not been broken, or it fails with ENOTHELD. */
 static void notify_broken(struct stepper *s)
 {
     bool at_once = !s->steps;
@@ -230,7 +230,7 @@ static void notify_broken(struct stepper *s)
     CHECK(dsm_condition_wait(&early, 0) == !rc && wait_ends(&early) == !rc && (!at_once || rc));
 }
 
-/* The line belongs to a wait that began later. */
+/* By then the line belongs to a wait that began later. */
 static void notify_late(struct stepper *s)
 {
     CHECK(break_holder(dsm_condition_lock(condition)));
@@ -278,8 +278,8 @@ static int finishes(void *arg)
     return rc < 0 ? -rc : 100 + rc;
 }
 
-/* A notification that comes meanwhile is for one of the two: if the victim is not told of it, or dies with it, the
- * other one is. */
+/* A notification that comes meanwhile is for one of the two: if the victim does not get it, or dies with it, the other
+ * one gets it. */
 static void finish_broken(struct stepper *s)
 {
     CHECK(break_holder(dsm_condition_lock(condition)) && wait_ends(&early) == 0);
@@ -360,7 +360,7 @@ static bool is_broken(void)
     return broken;
 }
 
-/* Others are there in a later generation: they stay who they are, and it stays unbroken. */
+/* Others have arrived in a later generation: the barrier keeps their identities, and stays unbroken. */
 static void arrive_broken(struct stepper *s)
 {
     uint64_t who[DSM_BARRIER_MOST + 1], victim = last_waiter();
@@ -374,7 +374,7 @@ static void arrive_broken(struct stepper *s)
     come(2);
 }
 
-/* Its entry of the member table goes to a newcomer, who only opens a handle. */
+/* Its entry of the member table goes to a newcomer, which only opens a handle. */
 static void arrive_killed(struct stepper *s)
 {
     bool there = last_waiter() != 0;
@@ -385,7 +385,7 @@ static void arrive_killed(struct stepper *s)
     dsm_barrier_close(newcomer);
 }
 
-/* A holder that has stopped with the lock, and a party that waits; the victim breaks that holder. */
+/* A holder is stopped with the lock, and a party waits; the victim breaks that holder. */
 static void barrier_prepare_held(void)
 {
     uint64_t word;

@@ -1,7 +1,7 @@
 /*
- * Clocks under threads: one word of this process's and both words of a shared object, which each thread reaches by its
- * own mapping. All stamps of a clock are different, and none is left out; those of one thread grow; a stamp is greater
- * than the one that was received for it.
+ * Clocks used by several threads: one word of this process, and both words of a shared object, which each thread
+ * reaches by its own mapping. All stamps of a clock are different, and none is left out. Those of one thread grow. A
+ * stamp is greater than the one that was received for it.
  */
 #include "base/atomic.h"
 #include "check.h"
@@ -55,7 +55,7 @@ static void *work(void *arg)
     return NULL;
 }
 
-/* Refused stamps change nothing, whoever else is at it. */
+/* Refused stamps change nothing, while other threads use the clock. */
 static void *refused(void *arg)
 {
     dsm_remote *r = reach();

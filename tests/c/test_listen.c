@@ -1,6 +1,7 @@
 /*
- * No wake is lost among listeners, threads that wait for many tasks, and blocking waiters on the same eventcount. The
- * look of sleepers is an hour, nobody spins, and the alarm ends a program in which somebody is left asleep.
+ * No wake is lost among listeners (threads that wait for many tasks) and blocking waiters on the same eventcount.
+ * Sleepers recheck by themselves only after an hour, no thread spins, and the alarm ends a program in which a thread is
+ * left asleep.
  */
 #include "check.h"
 #include "objects.h"
@@ -12,7 +13,7 @@
 
 enum { ROUNDS = 1000, THREADS = 4 };
 
-/* Objects and handles go with the process. */
+/* Objects and handles are freed by the end of the process. */
 const char *__asan_default_options(void);
 const char *__asan_default_options(void) { return "detect_leaks=0"; }
 
@@ -31,7 +32,7 @@ static void together(int n, void *(*body)(void *), void *arg)
         CHECK(!pthread_join(started[i], NULL));
 }
 
-/* As a helper does it: it tries, and sleeps where a blocking waiter would. */
+/* As a helper thread does: it tries, and sleeps where a blocking waiter would. */
 #define LISTEN_UNTIL(l, got) \
     for (;;) { \
         dsm_listener_begin(l); \
@@ -121,7 +122,7 @@ static void *elements(void *r)
     return NULL;
 }
 
-/* ---- a listener that is woken, and whose task has gone ---- */
+/* ---- a listener that is woken when its task is gone ---- */
 
 static struct {
     dsm_remote *r;
@@ -142,7 +143,7 @@ static void *waits(void *arg)
     return NULL;
 }
 
-/* Its sleep ends with the ring of the first release, or with that of whoever got the lock then. */
+/* Its sleep ends with the notify of the first release, or with that of the thread that got the lock then. */
 static void *listens_for_nobody(void *arg)
 {
     dsm_listener listener;

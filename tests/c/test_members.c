@@ -1,5 +1,5 @@
-/* Who is dead, and who is not: zombies, lack of file descriptors, other namespaces, and newcomers that sweep the same
- * entry. */
+/* Which processes are proven dead, and which are not: zombies, lack of file descriptors, other namespaces, and
+ * newcomers that sweep the same entry. */
 #include "base/atomic.h"
 #include "check.h"
 #include "objects.h"
@@ -24,7 +24,7 @@
 
 static uint64_t *shared;
 
-/* What a test that fails leaves behind ends by itself. */
+/* A process that a failed test leaves behind ends by itself. */
 static _Noreturn void stay(void)
 {
     alarm(90);
@@ -57,7 +57,7 @@ static void the_dead_are_dead(void)
     CHECK(!member_identity(true, &me) && !member_identity(true, &again) && !member_identity(false, &remote));
     CHECK(me == again && !(me >> 63) && remote >> 63 && !dsm_identity_provable());
     CHECK(!member_dead(me) && !member_dead(remote) && !member_dead(0));
-    CHECK(!member_dead(me + 1) && !member_dead(1)); /* numbers that nobody was given */
+    CHECK(!member_dead(me + 1) && !member_dead(1)); /* numbers that no process was given */
     CHECK(member_pid(me) == getpid() && !member_pid(remote) && !member_pid(me + 1));
     pid_t pid = somebody();
     uint64_t other = shared[0];
@@ -71,7 +71,7 @@ static void the_dead_are_dead(void)
     CHECK(member_dead(other));
 }
 
-/* A process that has used objects goes on proving with what it has opened. */
+/* A process that has used objects can still prove deaths, with what it has opened. */
 static void without_descriptors(void)
 {
     struct rlimit old, none = {0};
@@ -89,7 +89,7 @@ static void without_descriptors(void)
     CHECK(!living && !self && gone);
 }
 
-/* Runs body in a child, which may change whatever it wants. 77: it could not do what it wanted. */
+/* Runs body in a child, which may change its environment. Status 77: the environment did not allow that. */
 static bool apart(const char *what, int (*body)(void))
 {
     pid_t pid = fork();
@@ -106,7 +106,7 @@ static bool apart(const char *what, int (*body)(void))
     return !WEXITSTATUS(status);
 }
 
-/* Of a body: the line says what failed. */
+/* For a body: the line number says what failed. */
 #define SAY(x) \
     do { \
         if (!(x)) \
@@ -121,7 +121,7 @@ static bool put_line(const char *path, const char *line)
     return n > 0;
 }
 
-/* New namespaces, by the right to make them or in a user namespace in which this user keeps its number. */
+/* Makes new namespaces, with the right to do so or in a user namespace in which this user keeps its number. */
 static bool new_space(int flags)
 {
     char map[64];
@@ -136,7 +136,7 @@ static int in_container(void)
 {
     uint64_t outside = shared[1], mine, again;
     SAY(getpid() == 1);
-    SAY(!member_identity(true, &mine) && mine != outside); /* its parent was given one, and may be a number 1 as well */
+    SAY(!member_identity(true, &mine) && mine != outside); /* its parent has an identity, and may have pid 1 as well */
     SAY(!member_dead(outside) && !member_pid(outside));
     pid_t pid = somebody();
     SAY(!member_identity(true, &again) && mine == again && !member_dead(shared[0]) && member_pid(shared[0]) == pid);
@@ -144,7 +144,7 @@ static int in_container(void)
     stay();
 }
 
-/* A container is killed: its processes are dead for those outside, who see none of its pids. */
+/* A container is killed: its processes are dead for those outside, which see none of its pids. */
 static int container(void)
 {
     shared[2] = 0;
@@ -163,7 +163,7 @@ static int container(void)
     return 0;
 }
 
-/* The number 1 of a namespace forks into a new one, whose number 1 is the child. */
+/* The process with pid 1 in a namespace forks into a new one, where the child has pid 1. */
 static int first_of_first(void)
 {
     if (!new_space(CLONE_NEWPID))
@@ -195,7 +195,7 @@ static void close_all(void)
         close(fd);
 }
 
-/* Another /dev/shm: nothing is known of those who use it, living or dead. */
+/* Another /dev/shm: nothing is known about the processes that use it, living or dead. */
 static int private_memory(void)
 {
     pid_t pid = somebody();
@@ -239,7 +239,7 @@ static char *path_of_file(void)
     return path;
 }
 
-/* The file is unlinked, cut short, and written over: nobody who lives is taken for dead. */
+/* The file is unlinked, truncated, and made again: no living process is taken for dead. */
 static int file_lost(void)
 {
     uint64_t before, after;
@@ -250,7 +250,7 @@ static int file_lost(void)
     uint64_t of_old = shared[0];
     SAY(!unlink(path_of_file()));
     SAY(!member_dead(of_old) && !member_dead(before));
-    pid_t asker = fork(); /* it asks the file that its parent knew, too */
+    pid_t asker = fork(); /* it asks with the file that its parent knew, too */
     if (!asker)
         _exit(member_identity(true, &after) || member_dead(of_old) || member_dead(before));
     int status;
@@ -264,17 +264,17 @@ static int file_lost(void)
     old = somebody();
     of_old = shared[0];
     SAY(!truncate(path_of_file(), 0) && !member_dead(of_old));
-    pid = somebody(); /* it is made again, with other numbers */
+    pid = somebody(); /* the file is made again, with other numbers */
     SAY(!member_dead(of_old) && !member_dead(shared[0]));
     end(pid);
     SAY(!member_dead(of_old) && member_dead(shared[0]));
-    SAY(!chmod(path_of_file(), 0666)); /* anybody could have written it */
+    SAY(!chmod(path_of_file(), 0666)); /* any user could have written to it */
     SAY(!member_dead(shared[0]) && !chmod(path_of_file(), 0644) && member_dead(shared[0]));
     end(old);
     return 0;
 }
 
-/* Programs that become daemons close whatever is open. */
+/* Programs that become daemons close all file descriptors. */
 static void all_descriptors_closed(void)
 {
     shared[0] = 0;
@@ -284,7 +284,7 @@ static void all_descriptors_closed(void)
         uint64_t me, again;
         CHECK(!member_identity(true, &me));
         close_all();
-        CHECK(open("/dev/null", O_RDONLY) == 3); /* what was the library's is another's now */
+        CHECK(open("/dev/null", O_RDONLY) == 3); /* the library's number is another file's now */
         CHECK(!member_identity(true, &again) && me == again && !member_dead(me));
         store_release_u64(&shared[0], me);
         stay();
@@ -296,7 +296,7 @@ static void all_descriptors_closed(void)
     CHECK(member_dead(shared[0]));
 }
 
-/* The descriptor of this process that an identity file is kept in; -1: there is none. */
+/* The file descriptor by which this process keeps an identity file open; -1: there is none. */
 static int kept_descriptor(void)
 {
     for (int fd = 3; fd < 64; fd++) {
@@ -319,8 +319,8 @@ static void *ask_on(void *other)
     return NULL;
 }
 
-/* A program closes what is not its own while a question is under way, and opens something else, in which nobody holds
- * locks. */
+/* A program closes the library's descriptor while a question is under way, and opens another file, in which no process
+ * holds locks. */
 static void descriptor_replaced(void)
 {
     enum { SWAPS = 2000 };
@@ -336,7 +336,7 @@ static void descriptor_replaced(void)
     for (int i = 0; i < SWAPS; i++) {
         CHECK(dup2(i & 1 ? real : copy, fd) == fd);
         for (uint32_t before = load_acquire_u32(&questions); load_acquire_u32(&questions) - before < 2;)
-            usleep(1); /* a question has begun with it and ended */
+            usleep(1); /* a question has begun and ended with this file */
     }
     store_release_u32(&asked_enough, 1);
     pthread_join(thread, NULL);
@@ -354,7 +354,7 @@ static void *hold_on(void *arg)
     return NULL;
 }
 
-/* A main thread that ends leaves its process to the others. */
+/* The main thread ends, and the process goes on with its other threads. */
 static void main_thread_ends(void)
 {
     shared[0] = 0;
@@ -372,7 +372,7 @@ static void main_thread_ends(void)
     CHECK(member_dead(shared[0]));
 }
 
-/* A child that a test leaves alive, in shared[number]. */
+/* Makes a child that stays alive; its pid is in shared[number]. */
 static void linger(int number, bool handlers)
 {
     pid_t pid = handlers ? fork() : (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
@@ -386,7 +386,7 @@ static void linger(int number, bool handlers)
     }
 }
 
-/* QEMU's emulation of one process takes advice on what children inherit, and does not follow it. */
+/* QEMU's user-mode emulation accepts the advice on what children inherit, and does not follow it. */
 static bool wipes_on_fork(void)
 {
     int status;
@@ -409,8 +409,8 @@ static void *fork_many(void *arg)
     return arg;
 }
 
-/* Children keep nothing of their parent's alive: not those that were made while it got its number, nor one of which the
- * handlers of fork know nothing. exec ends what a process had. */
+/* Children do not keep their parent's identity alive: neither those that were made while it got its number, nor one
+ * that was made without the handlers of fork. exec ends the identity of a process. */
 static void only_the_process_itself(bool exec)
 {
     if (!wipes_on_fork()) {
@@ -452,7 +452,7 @@ static void *claim(void *arg) { return member_identity(true, arg) ? arg : NULL; 
 
 enum { CROWD = 300 };
 
-/* Many processes, each with threads that ask at once, are told apart. */
+/* Many processes, each with threads that ask at once, get different identities. */
 static void crowd(void)
 {
     uint64_t *seen = shared + 16;
@@ -484,7 +484,7 @@ static void crowd(void)
         end(pids[i]);
 }
 
-/* ---- deaths on the way ---- */
+/* ---- deaths while an identity is claimed ---- */
 
 static int claiming(void *arg)
 {
@@ -497,7 +497,7 @@ static int claiming(void *arg)
     return rc;
 }
 
-/* Killed at each step of making the file and taking a number, it leaves nothing in the way of others. */
+/* A process that is killed at any step of making the file and taking a number leaves nothing that blocks others. */
 static void deaths_of_claimers(void)
 {
     struct stepper s;
@@ -537,7 +537,8 @@ static uint64_t dead_identity(void)
 
 static uint64_t *at(uint64_t offset) { return (uint64_t *)dsm_remote_mapped(object) + offset / 8; }
 
-/* The quick one succeeds the dead and takes the lock while the slow one, who began first, is about to undo. */
+/* The quick newcomer succeeds the dead one and takes the lock, while the slow one, which began first, is about to
+ * undo. */
 static void slow_sweeper(void)
 {
     dsm_lock *quick;
@@ -571,8 +572,8 @@ static void *use(void *arg)
     return NULL;
 }
 
-/* What a handle of the parent's holds is asked for in children, made while a thread of the parent is in the middle of a
- * call. */
+/* Children that are made while a thread of the parent is in the middle of a call ask what a handle of the parent
+ * holds. */
 static void asked_in_children(void)
 {
     struct used u = {.over = 0};
@@ -607,11 +608,11 @@ static void overwrites(void)
     uint64_t old = 0;
     object = lock_of(2);
     CHECK(!dsm_lock_open(object, 0, &l));
-    CHECK(!dsm_compare_swap(object, SYNC_WORD, 0, LOCK_HELD | 700, &old, -1)); /* a member that can't be */
+    CHECK(!dsm_compare_swap(object, SYNC_WORD, 0, LOCK_HELD | 700, &old, -1)); /* a member that is invalid */
     CHECK(dsm_lock_acquire(l, 1000000000) == -DSM_ECORRUPT);
     dsm_lock_close(l);
     CHECK(!dsm_lock_open(object, 0, &l));
-    CHECK(!dsm_compare_swap(object, SYNC_WORD, LOCK_HELD | 700, LOCK_HELD | 1, &old, -1)); /* nobody is member 1 */
+    CHECK(!dsm_compare_swap(object, SYNC_WORD, LOCK_HELD | 700, LOCK_HELD | 1, &old, -1)); /* member 1 is empty */
     CHECK(dsm_lock_acquire(l, 1000000000) == -DSM_ECORRUPT);
     CHECK(!dsm_lock_open(object, 0, &second) && dsm_lock_open(object, 0, &second) == -DSM_EMEMBERS);
     dsm_lock_close(second);

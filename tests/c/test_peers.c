@@ -1,8 +1,8 @@
 /*
- * What a user of other processes' memory meets when one of them is slow, dead or silent: every wait ends, in time or
- * for a signal, nobody else's connection pays for it, and what is gone leaves nothing behind.
+ * A user of other processes' memory, while one of them is slow, dead or silent: every wait ends, in time or for a
+ * signal; no other connection is affected; and a peer that is gone leaves nothing behind.
  *
- * Where a wait must not last until the peer timeout, that is an hour: a wait that does never ends.
+ * If a wait must not last until the peer timeout, that timeout is an hour, so that a wait that does never ends.
  */
 #include "base/deadline.h"
 #include "check.h"
@@ -95,11 +95,11 @@ static void lost_completions(void)
     CHECK(dsm_read(remotes[0], 0, &data, 8, 20 * MS) == -DSM_ETIME);
     CHECK(!dsm_fetch_add(remotes[0], 0, 1, &old, 10000 * MS));
     CHECK(dsm_fetch_add(remotes[0], 0, 1, &old, 20 * MS) == -DSM_ETIME);
-    CHECK(word_of(0) == 2); /* executed: nobody knows */
+    CHECK(word_of(0) == 2); /* both were executed, although one timed out */
     close_all(1);
 
     open_all(1, "drop=1", 20 * MS);
-    CHECK(dsm_read(remotes[0], 0, &data, 8, -1) == -DSM_ETIME); /* no deadline, but no wait forever */
+    CHECK(dsm_read(remotes[0], 0, &data, 8, -1) == -DSM_ETIME); /* no deadline, but the wait does not last forever */
     CHECK(!dsm_read(remotes[0], 0, &data, 8, -1));
     close_all(1);
 }
@@ -121,7 +121,7 @@ static void signals(void)
     close_all(1);
 }
 
-/* A handler makes a call of its own in the midst of another one, and both keep their deadlines. */
+/* A handler makes its own call in the middle of another one, and both keep their deadlines. */
 static int call_in_handler(void)
 {
     CHECK(call_timeout(HOUR) == HOUR);
@@ -145,7 +145,7 @@ static void calls_of_handlers(void)
     close_all(1);
 }
 
-/* A handler asks the agent that the call which it interrupts waits for. */
+/* A handler asks the agent for which the interrupted call waits. */
 static int ask_in_handler(void)
 {
     dsm_remote *r;
@@ -214,7 +214,7 @@ static void started_ops(void)
     for (int i = 0; i < N; i++) {
         dsm_ticket *t = next_completed(user);
         CHECK(t >= tickets && t < tickets + N && !dsm_finish(t, -1, NULL));
-        memset(t, 0xff, sizeof *t); /* it is ours again */
+        memset(t, 0xff, sizeof *t); /* it belongs to the caller again */
     }
     CHECK(word_of(0) + word_of(1) == N);
     CHECK(!dsm_completed(user) && !readable());
@@ -235,7 +235,7 @@ static void started_batch(void)
     close_all(OWNERS);
 }
 
-/* Nobody waits for it in the program, so the core's own thread gives it up. */
+/* No thread of the program waits for it, so the core's own thread gives it up. */
 static void started_and_lost(void)
 {
     dsm_op op;
@@ -261,8 +261,8 @@ static void started_and_lost(void)
     close_all(1);
 }
 
-/* Others on the connection complete all the while: that is no life of the one whose completion is lost. What is young
- * falls with the connection, but has not had its time. */
+/* Other ops on the connection complete all the while, which must not keep the op alive whose completion is lost. Newer
+ * ops fail together with the connection, but are cancelled and not reported as timed out. */
 static void lost_among_others(void)
 {
     enum { N = 4 };
@@ -293,7 +293,7 @@ static void lost_among_others(void)
     close_all(1);
 }
 
-/* That one op was late is not said of those which fall later, of another cause. */
+/* After one op has timed out, ops that fail later for another reason are not reported as timed out. */
 static void fallen_after_a_late_one(void)
 {
     enum { N = 4 };
@@ -308,13 +308,13 @@ static void fallen_after_a_late_one(void)
     CHECK(!dsm_start(user, &lost, 1, &first, NULL));
     dsm_ticket *t = NULL;
     int i = 0;
-    for (; i < N && t != &first; i++) { /* meanwhile the lost one becomes an older one */
+    for (; i < N && t != &first; i++) { /* meanwhile the lost op gets older */
         ops[i] = add_one(0);
         CHECK(!dsm_start(user, &ops[i], 1, &others[i], NULL));
         t = next_completed(user);
         dsm_finish(t, -1, NULL);
     }
-    bool slow = t == &first || clock_ns() - begun > 150 * MS; /* this machine; then it may have had its time */
+    bool slow = t == &first || clock_ns() - begun > 150 * MS; /* a slow machine: the op may have timed out */
     dsm_cancel(user);
     while ((t = dsm_completed(user))) {
         int rc = dsm_finish(t, -1, NULL);
@@ -323,7 +323,7 @@ static void fallen_after_a_late_one(void)
     close_all(1);
 }
 
-/* What has found no room among the groups does not begin after the cancel. */
+/* Ops for which the ticket had no free group do not begin after the cancel. */
 static void canceled_batch(void)
 {
     dsm_op ops[OWNERS];
@@ -349,7 +349,7 @@ static void late_batch(void)
     dsm_op ops[OWNERS];
     size_t failed = OWNERS;
     open_all(OWNERS, "drop=11", HOUR);
-    for (int i = 0; i < OWNERS; i++) { /* ops 1 … 10: a connection to each */
+    for (int i = 0; i < OWNERS; i++) { /* ops 1 … 10: one connection to each owner */
         uint64_t old;
         CHECK(!dsm_fetch_add(remotes[i], 0, 1, &old, -1));
         ops[i] = add_one(i);
@@ -363,12 +363,11 @@ static void late_batch(void)
     }
     for (int i = 0; i < OWNERS; i++)
         CHECK(!dsm_fetch_add(remotes[i], 0, 0, &(uint64_t){0}, -1));
-    CHECK(connects() == OWNERS + 1); /* of the one whose op was late */
+    CHECK(connects() == OWNERS + 1); /* one more, to the owner whose op timed out */
     close_all(OWNERS);
 }
 
-/* Op 1 fails the connection to owner 0, upon which the first op of the batch is cancelled; the second one fails of
- * itself. */
+/* Op 1 fails the connection to owner 0, so the first op of the batch is cancelled. The second one fails by itself. */
 static void first_that_failed_of_itself(void)
 {
     dsm_op before, ops[2];
@@ -385,7 +384,7 @@ static void first_that_failed_of_itself(void)
     close_all(2);
 }
 
-/* ---- what is gone leaves nothing ---- */
+/* ---- peers that are gone leave nothing behind ---- */
 
 static bool knows_peers(void)
 {
@@ -415,14 +414,14 @@ static void owners_that_go(const char *fault, int order)
         if (order == 1)
             CHECK(!knows_peers());
     }
-    while (knows_peers() || open_files() != before) /* until its agent has noticed the last one's end */
+    while (knows_peers() || open_files() != before) /* until the agent has noticed the end of the last owner */
         usleep(1000);
     CHECK(dsm_attach(user, descriptors[0], lengths[0], -1, &remotes[0]) == -DSM_EPEER);
     CHECK(!knows_peers() && open_files() == before);
     dsm_close(user);
 }
 
-/* As the garbage of a collector may be finalized. */
+/* The order in which a garbage collector may finalize them. */
 static void context_closed_first(const char *fault)
 {
     uint64_t data;
