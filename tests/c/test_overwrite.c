@@ -1,4 +1,4 @@
-/* Memory that others scribble over, where tests/c/fuzz_object.c would need luck: the scribble that once got somebody
+/* Memory that others corrupt in ways that tests/c/fuzz_object.c finds only by luck. Each of these once led to an access
  * out of bounds. */
 #include "base/crc32.h"
 #include "check.h"
@@ -27,8 +27,8 @@ static dsm_remote *map_zeroes(uint64_t nbytes)
     return r;
 }
 
-/* ---- a tail that is no position of a record: a header there would reach beyond the lane, which is the object's last
- * ---- */
+/* ---- a tail that is not the position of a record: a header there would reach beyond the lane, which is the object's
+ * last ---- */
 
 static void odd_tail(uint32_t flags, uint64_t tail)
 {
@@ -43,12 +43,12 @@ static void odd_tail(uint32_t flags, uint64_t tail)
     CHECK(!dsm_queue_open(r, NULL, &q) && !dsm_queue_produce(q) && !dsm_queue_consume(q));
     store_relaxed_u64(&lane_lines(q, 0)->tail, tail);
     CHECK(dsm_queue_next(q, &p, &n, &kind) == -DSM_ECORRUPT);
-    CHECK(dsm_queue_wait_item(q, 0, 0) == 0); /* so that whoever waits is told */
+    CHECK(dsm_queue_wait_item(q, 0, 0) == 0); /* so that a waiter gets the error */
     CHECK(!dsm_queue_count(q, &counts) && counts.messages == 0);
     CHECK(!dsm_queue_close(q) && !dsm_remote_close(r));
 }
 
-/* Who succeeds a dead producer walks on from its head: not from one that is no position of a record. */
+/* A successor of a dead producer walks on from its head, but not from one that is not the position of a record. */
 static void odd_ends(uint32_t flags, uint64_t head, uint64_t tail)
 {
     dsm_queue_config shape = {.lanes = 1, .flags = flags, .lane_bytes = 4096, .max_message = 300};
@@ -73,8 +73,8 @@ static int fill(dsm_queue *q)
     return rc;
 }
 
-/* Three laps are staged behind a tail that runs ahead of what was sent, then it goes back: a flush sends no more than a
- * lane. */
+/* Three laps are staged behind a tail that runs ahead of what was sent, then the tail goes back: a flush sends no more
+ * than a lane. */
 static void tail_goes_back(void)
 {
     dsm_queue_config shape = {.lanes = 1, .flags = DSM_QUEUE_CHECKED, .lane_bytes = 4096, .max_message = 300};
@@ -122,7 +122,7 @@ static struct {
     uint32_t stop, turns;
 } alternating;
 
-/* What differs between the two headers, again and again. */
+/* Writes what differs between the two headers, in turns. */
 static void *alternate(void *arg)
 {
     for (unsigned i = 0; !load_relaxed_u32(&alternating.stop); i++) {
@@ -138,7 +138,7 @@ static void *alternate(void *arg)
     return arg;
 }
 
-/* One header is right, the other one is of a segment that would be right in more memory. */
+/* One header is right, the other one is that of a segment that needs more memory. */
 static void header_changes(void)
 {
     dsm_remote *r, *larger;
@@ -160,7 +160,7 @@ static void header_changes(void)
     CHECK(!dsm_remote_close(r) && !dsm_remote_close(larger));
 }
 
-/* Between begin and commit somebody else makes the rows more than the writer has data for. */
+/* Between begin and commit another process sets more rows than the writer has data for. */
 static void rows_change(void)
 {
     dsm_remote *r;
@@ -175,11 +175,11 @@ static void rows_change(void)
     CHECK(!dsm_remote_close(r));
 }
 
-/* ---- a region whose owner cuts it short and seals it while it is looked at ---- */
+/* ---- a region whose owner truncates and seals it while it is checked ---- */
 
 static bool cut_short;
 
-/* In place of libc's: what was seen has changed when the caller goes on. */
+/* Replaces that of libc: what it returned has changed when the caller goes on. */
 int fstat(int fd, struct stat *st)
 {
     int rc = fstatat(fd, "", st, AT_EMPTY_PATH);
@@ -200,8 +200,7 @@ static void seals_late(void)
     close(fd);
 }
 
-/* ---- offsets of the caller's, which lie in memory that others write: between the look at them and their use, too
- * ---- */
+/* ---- offsets of the caller in memory that others write, also between the check and the use ---- */
 
 enum { OFFSETS = 2, PIECE = 8, ENOUGH = 60000 };
 
@@ -213,7 +212,7 @@ static struct {
 static void *move_offsets(void *arg)
 {
     for (unsigned i = 0; !load_relaxed_u32(&caller.stop); i++) {
-        /* whoever follows it leaves the region, and ends */
+        /* an access at this offset would leave the region, and end the process */
         store_relaxed_u64(&caller.at[i % OFFSETS], UINT64_MAX / 4 & ~7ull);
         cpu_relax();
         store_relaxed_u64(&caller.at[i % OFFSETS], i % OFFSETS * PIECE);
@@ -264,7 +263,7 @@ int main(void)
         odd_tail(flags[i], 3);
         odd_ends(flags[i], 3, 3);
         odd_ends(flags[i], 0, 3);
-        if (!(flags[i] & DSM_QUEUE_CHECKED)) { /* there the head is not looked at */
+        if (!(flags[i] & DSM_QUEUE_CHECKED)) { /* there the head is not read */
             odd_ends(flags[i], 4095, 0);
             odd_ends(flags[i], 8192, 0);
         }

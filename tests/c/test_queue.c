@@ -1,5 +1,5 @@
-/* Queues and threads: order, loss and doubling by content, for each way of taking; waits, watches, shutdown; what the
- * dead leave. */
+/* Queues used by threads: order, loss and doubling, checked by content, for each way of taking; waits, watches,
+ * shutdown; what dead producers leave. */
 #include "base/mapped_ops.h"
 #include "check.h"
 #include "context.h"
@@ -17,8 +17,8 @@ enum { LANES = 2, MESSAGES = 6000, LONGEST = 300 };
 
 static dsm_remote *memory;
 static dsm_queue_config shape;
-static uint64_t taken[LANES];           /* messages of the lane that have come out */
-static uint32_t times[LANES][MESSAGES]; /* how often each did */
+static uint64_t taken[LANES];           /* messages taken from the lane */
+static uint32_t times[LANES][MESSAGES]; /* how often each was taken */
 
 static dsm_queue *handle(void)
 {
@@ -95,7 +95,7 @@ static void *produce(void *arg)
     return NULL;
 }
 
-/* Until the queue is shut down and empty. */
+/* Takes until the queue is shut down and empty. */
 static void *consume(void *arg)
 {
     dsm_queue *q = handle();
@@ -191,7 +191,7 @@ static void nothing_is_left_behind(bool waits)
     }
 }
 
-/* ---- empty is said only of a lane that was empty ---- */
+/* ---- 'empty' is reported only of a lane that was empty ---- */
 
 static uint32_t stop;
 
@@ -254,7 +254,7 @@ static void succeeds_behind_the_tail(void)
             CHECK(!dsm_queue_next(consumer, &p, &n, &kind) && n == length_of(i));
             CHECK(!dsm_queue_done(consumer));
         }
-        CHECK(!dsm_queue_close(dies)); /* its place is free; this is what it has left: */
+        CHECK(!dsm_queue_close(dies)); /* its lane is free; as a dead producer it would have left: */
         l->head = head;
         l->puts = puts;
         CHECK(!dsm_queue_produce(next));
@@ -272,7 +272,7 @@ static void succeeds_behind_the_tail(void)
     unmake();
 }
 
-/* ---- a producer at home after one remotely, which has gone round the ring and stored no head ---- */
+/* ---- a local producer after a remote one, which has gone round the ring and stored no head ---- */
 
 static void put_and_take(dsm_queue *producer, dsm_queue *consumer, uint32_t number)
 {
@@ -326,7 +326,7 @@ static void succeeds_remotely(void)
     make_place();
     CHECK(!dsm_queue_open(place.mapped, NULL, &consumer) && !dsm_queue_consume(consumer));
     for (uint32_t i = 0; i < 300; i++) {
-        if (i % 75 == 0) /* a lap and more, by turns remotely and at home */
+        if (i % 75 == 0) /* more than a lap, by remote and local producers in turn */
             producer = producer_through(i % 2 ? place.mapped : place.remote);
         put_and_take(producer, consumer, i);
         if (i % 75 == 74)
@@ -360,8 +360,8 @@ static void sends_again(void)
     unmake_place();
 }
 
-/* ---- a WRITE of three records of which the first did not land, then a successor whose record ends where the second
- * began ---- */
+/* ---- a WRITE of three records of which the first did not land; then a successor whose record ends where the second
+ * one began ---- */
 
 static void put_equal(dsm_queue *q, uint64_t length, uint8_t with, uint32_t n)
 {

@@ -1,4 +1,4 @@
-/* Objects of synchronisation for which nobody contends make no system call. */
+/* Uncontended synchronisation objects make no system call. */
 #include "check.h"
 #include "objects.h"
 
@@ -17,7 +17,7 @@ static dsm_lock *lock;
 static dsm_rwlock *rwlock;
 static dsm_semaphore *semaphore;
 
-/* From here on any system call but the last ends the process. */
+/* From here on any system call but exit_group ends the process. */
 static int only_exit(void)
 {
     struct sock_filter rules[] = {
@@ -66,7 +66,7 @@ static void open_all(void)
     CHECK(!dsm_semaphore_open(object_of(DSM_SEMAPHORE, 0, 4), -1, &semaphore));
 }
 
-/* The status of a child that may make no call in body. */
+/* The status of a child that may make no system call in body. */
 static int quietly(int (*body)(void))
 {
     int status;

@@ -1,4 +1,4 @@
-/* How much memory a process may take, in made-up trees of /proc and /sys: the host's, and control groups of both
+/* How much memory a process may take, in fake trees of /proc and /sys: that of the host, and control groups of both
  * versions. */
 #include "check.h"
 #include "fabric/shm/shm.h"
@@ -41,7 +41,7 @@ int main(void)
     put("/sys/fs/cgroup/a/b/memory.max", "max\n");
     put("/sys/fs/cgroup/a/b/memory.current", "1000\n");
     CHECK(shm_room(root) == 1024 * 1024);
-    put("/sys/fs/cgroup/a/memory.max", "500000\n"); /* around it */
+    put("/sys/fs/cgroup/a/memory.max", "500000\n"); /* the group around it */
     put("/sys/fs/cgroup/a/memory.current", "300000\n");
     CHECK(shm_room(root) == 200000);
     put("/sys/fs/cgroup/a/memory.stat", "anon 7\nfile 9\ninactive_file 50000\nactive_file 3\n");

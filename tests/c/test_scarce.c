@@ -2,8 +2,8 @@
 /* wraps: pthread_mutex_lock pthread_mutex_unlock */
 /*
  * Memory, files, mappings and threads run out at each place where the core asks for them, one after another: the call
- * fails with an error that names no other cause, and leaves no memory, file or mapping. Meanwhile who unlocks a mutex
- * must have locked it, and nobody locks one twice.
+ * fails with an error that names no other cause, and leaves no memory, file or mapping behind. Meanwhile every mutex is
+ * unlocked only by the thread that has locked it, and no thread locks one twice.
  */
 #include "base/atomic.h"
 #include "check.h"
@@ -27,8 +27,8 @@ enum { MEMBERS = 4 };
 #define NONE INT64_MAX
 #define TIMEOUT_S INT64_C(20000000000)
 
-static int64_t left = NONE; /* requests of all threads until one fails, alone */
-static int64_t pieces;      /* of memory that the core has */
+static int64_t left = NONE; /* requests of all threads before the only one that fails */
+static int64_t pieces;      /* of memory that the core has allocated */
 
 static bool fails(void) { return __atomic_fetch_sub(&left, 1, __ATOMIC_SEQ_CST) == 0; }
 
@@ -44,7 +44,7 @@ static bool fails(void) { return __atomic_fetch_sub(&left, 1, __ATOMIC_SEQ_CST) 
         return __real_##name(__VA_ARGS__); \
     }
 
-/* before: what it replaces */
+/* before: the memory that the new one replaces */
 #define WRAP_MEMORY(name, before, params, ...) \
     void *__real_##name params; \
     void *__wrap_##name params; \
@@ -103,7 +103,7 @@ int __wrap_pthread_mutex_unlock(pthread_mutex_t *m);
 
 #ifdef __GLIBC__
 static __thread pid_t
-    locker; /* this thread; in a child of fork until it locks one: that which forked, and has locked some for it */
+    locker; /* this thread; in a child of fork, until it locks a mutex: the thread that forked and locked some for it */
 
 static bool is_mine(const pthread_mutex_t *m)
 {
@@ -187,7 +187,7 @@ static int many_ops(struct world *w)
     return dsm_execute(w->user, ops, 300, TIMEOUT_S, NULL);
 }
 
-/* As an event loop does: by the thread that makes connections. */
+/* As an event loop does: the thread that makes connections starts it. */
 static int start_one(struct world *w)
 {
     uint64_t out;
@@ -439,7 +439,7 @@ static int object(void)
             format(dsm_remote_mapped(w.remote));
         close(fd);
     }
-    for (uint32_t i = 0; i < MEMBERS + 2 && rc >= 0; i++) /* places that were not given back would run out */
+    for (uint32_t i = 0; i < MEMBERS + 2 && rc >= 0; i++) /* entries that were not given back would run out */
         rc = kind->use(w.remote);
     leave(&w);
     return rc;
@@ -461,7 +461,7 @@ static int mappings(void)
 
 static void run_out(const char *name, int (*scene)(void))
 {
-    CHECK(scene() >= 0); /* and what is kept for all is there */
+    CHECK(scene() >= 0); /* from here on all that is allocated once is there */
     int64_t memory = pieces;
     int files = open_files(), maps = mappings(), failed = 0;
     for (int64_t n = 0, more = -1; more < 0; n++) {
@@ -484,7 +484,7 @@ static void run_out(const char *name, int (*scene)(void))
     CHECK(failed);
 }
 
-/* The number of the process is asked for once, so a child does that for each. */
+/* A process claims its identity only once, so each round does that in a child. */
 static void first_use(void)
 {
     uint64_t identity;
@@ -495,7 +495,7 @@ static void first_use(void)
             int files = open_files();
             left = n;
             int rc = dsm_identity(&identity), after = open_files();
-            CHECK(after <= files + !rc); /* one stays open, for questions */
+            CHECK(after <= files + !rc); /* one stays open, to ask for deaths */
             _exit(left < 0);
         }
         int status;

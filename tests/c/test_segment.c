@@ -1,5 +1,4 @@
-/* Versions of a segment, by threads that write, threads that read, and writers that stop at every step and are found
- * dead. */
+/* Versions of a segment, with threads that write, threads that read, and writers that died after each step. */
 #include "base/mapped_ops.h"
 #include "check.h"
 #include "core/core.h"
@@ -40,7 +39,7 @@ static void fill(uint64_t value)
     mapped_copy((uint8_t *)dsm_remote_mapped(memory) + segment.data, data, sizeof data);
 }
 
-/* Every version v is v in all rows. */
+/* In version v all rows are v. */
 static void *write_versions(void *arg)
 {
     uint64_t version, rows;
@@ -80,7 +79,7 @@ static void test_threads(void)
     CHECK(!dsm_remote_close(memory));
 }
 
-/* What a writer that died after each of the steps in segment.h has left, and what is made of it. */
+/* What a writer that died after each of the steps in segment.h has left, and how the next ones recover from it. */
 static void test_dead_writers(void)
 {
     struct {
@@ -106,7 +105,7 @@ static void test_dead_writers(void)
         uint64_t data[2], rows = 2, version;
         make(2);
         uint8_t *mapped = dsm_remote_mapped(memory);
-        for (int k = 0; k < 2; k++) { /* half done, where it is a mixture */
+        for (int k = 0; k < 2; k++) { /* 99 stands for a mixture: half of the rows are new */
             memcpy(mapped + segment.data + 8 * k, left[i].data == 99 && k ? &left[i].version : &left[i].data, 8);
             memcpy(mapped + segment.shadow + 8 * k, left[i].shadow == 99 && k ? &left[i].version : &left[i].shadow, 8);
         }

@@ -1,9 +1,9 @@
 /*
  * Several owners, and one user whose threads do everything at once, on shm through fault: batches to all owners,
- * deadlines that pass, event loops beside blocking threads, attaching and closing, a node that is fenced and an owner
- * that goes; and an agent without file descriptors.
+ * deadlines that pass, event loops beside blocking threads, attaching and closing, a node that is fenced, an owner that
+ * is closed, and an agent without file descriptors.
  *
- * Each thread counts what it was told has happened; in the end the words say the same.
+ * Each thread counts the ops that were reported as successful. In the end the words must be equal to these counts.
  */
 #include "base/atomic.h"
 #include "check.h"
@@ -63,7 +63,7 @@ static void *batches(void *arg)
     return NULL;
 }
 
-/* Word 0, too: event loops, which must hear of each of their ops whoever reaps and whoever collects them. */
+/* Word 0, too: event loops, each of which must learn of all of its ops, whichever thread reaps and collects them. */
 static uint32_t heard[2];
 
 static void *loop(void *arg)
@@ -83,7 +83,7 @@ static void *loop(void *arg)
         CHECK(!dsm_start(user, work.ops, OWNERS, &work.t, NULL));
         while (!load_acquire_u32(mine)) {
             struct pollfd on = {.fd = fd, .events = POLLIN};
-            poll(&on, 1, 20); /* the other loop may take what we wait for */
+            poll(&on, 1, 20); /* the other loop may take the ticket that this one waits for */
             for (dsm_ticket *t; (t = dsm_completed(user));)
                 store_release_u32(*(uint32_t **)(void *)(t + 1), 1);
         }
@@ -159,7 +159,7 @@ static void all_at_once(const char *fault)
     close_all();
 }
 
-/* Deadlines that pass on one connection while others use it: all come back, and the next op finds a new connection. */
+/* Deadlines pass on a connection while others use it: all ops return, and the next one gets a new connection. */
 static void *late(void *arg)
 {
     int failed = 0;
@@ -189,7 +189,7 @@ static void deadlines(void)
     close_all();
 }
 
-/* A fence and the end of an owner while ops are under way: each op ends, and with a reason. */
+/* A fence, and the end of an owner, while ops are under way: each op ends, with an error that says why. */
 static void *until_cut(void *arg)
 {
     dsm_remote *r = arg;
@@ -268,7 +268,7 @@ static void moving_offsets(void)
 
 static uint32_t accepts;
 
-/* The agent's, counted. */
+/* Replaces that of libc for the agent, and counts the calls. */
 int accept4(int fd, struct sockaddr *at, socklen_t *len, int flags)
 {
     fetch_add_u32(&accepts, 1);
@@ -294,16 +294,16 @@ static void no_descriptors_left(void)
     int n = dsm_region_descriptor(region, raw), last = socket(AF_UNIX, SOCK_STREAM, 0);
     CHECK(last >= 0 && !getrlimit(RLIMIT_NOFILE, &old));
     low = old;
-    low.rlim_cur = (rlim_t)last + 1; /* all below are taken, as the lowest free one is given */
+    low.rlim_cur = (rlim_t)last + 1; /* all lower ones are taken, since the kernel gives the lowest free one */
     CHECK(!setrlimit(RLIMIT_NOFILE, &low));
     uint32_t before = load_relaxed_u32(&accepts);
     knock(last, c);
-    while (load_relaxed_u32(&accepts) < before + 3) /* it tries, and tries again */
+    while (load_relaxed_u32(&accepts) < before + 3) /* the agent tries again and again */
         usleep(1000);
     usleep(300000);
-    CHECK(load_relaxed_u32(&accepts) - before < 100); /* but not in a loop */
+    CHECK(load_relaxed_u32(&accepts) - before < 100); /* but not without a delay */
     CHECK(!setrlimit(RLIMIT_NOFILE, &old));
-    CHECK(!dsm_attach(other, raw, (size_t)n, 10000000000, &remote)); /* and it listens again */
+    CHECK(!dsm_attach(other, raw, (size_t)n, 10000000000, &remote)); /* and it accepts again */
     CHECK(!dsm_remote_close(remote));
     close(last);
     CHECK(!dsm_region_close(region));

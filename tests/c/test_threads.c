@@ -1,4 +1,4 @@
-/* Threads that use one context, on shm and on shm through fault, while others attach, fence and write garbage to the
+/* Threads that use one context, on shm and on shm through fault, while others attach, fence, and send garbage to the
  * agent. */
 #include "check.h"
 #include "context.h"

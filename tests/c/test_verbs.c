@@ -1,5 +1,5 @@
-/* What only a device shows of the verbs fabric: one that stalls, fails to be set up, says that it is lost; whose memory
- * it is. */
+/* The verbs fabric with a fake device, in cases that need one: a device that stalls, can't be set up, or reports that
+ * it is lost; and how long memory stays registered. */
 #ifdef DSM_HAVE_VERBS
 #include "base/atomic.h"
 #include "check.h"
@@ -102,7 +102,7 @@ static void choice(void)
     CHECK(!fake.regs && !fake.queue_pairs);
 }
 
-/* What both sides have to know of each other. */
+/* What both sides have to know about each other. */
 static void addresses(void)
 {
     open_two(0);
@@ -129,7 +129,7 @@ static int open_service(int level, int traffic_class, dsm_ctx **out)
     return dsm_open(&o, out);
 }
 
-/* The last connection is that of the user, whose packets carry what it was opened with. */
+/* The last connection is that of the user, whose packets carry the values with which it was opened. */
 static void service(bool local_route, int level, int traffic_class)
 {
     fake.local_route = local_route;
@@ -185,8 +185,8 @@ static void *read_late(void *arg)
     return NULL;
 }
 
-/* While the device is given time to flush what was aborted, others have the connection: they may be event loops, or the
- * agent. */
+/* While the device gets time to flush the aborted ops, other threads can lock the connection: they may be event loops,
+ * or the agent. */
 static void drained_without_the_lock(void)
 {
     pthread_t thread;
@@ -219,7 +219,7 @@ static void lost(enum ibv_event_type what)
     fake_event(
         ((struct verbs_dev *)user->dev)->ctx,
         (struct ibv_async_event){.event_type = what, .element.qp = what == IBV_EVENT_DEVICE_FATAL ? NULL : e->qp});
-    CHECK(dsm_finish(&t, -1, NULL) == -DSM_EIO); /* though nothing ever completes */
+    CHECK(dsm_finish(&t, -1, NULL) == -DSM_EIO); /* although no op ever completes */
     set_stall(false, false);
     int rc = dsm_fetch_add(remote, 0, 1, &word, 10000 * MS);
     CHECK(rc == (what == IBV_EVENT_DEVICE_FATAL ? -DSM_EIO : 0));
@@ -239,7 +239,7 @@ static int listen_at(const char *address)
     return fd;
 }
 
-/* A connection to an owner that says nothing, and a question to one that answers, keep no event loop. */
+/* Neither a connection to an owner that never answers, nor a request to one that does, blocks an event loop. */
 static void started_ops(void)
 {
     dsm_op op = {.code = DSM_OP_FETCH_ADD, .nbytes = 8, .operand = 1};
@@ -265,7 +265,7 @@ static void started_ops(void)
     CHECK(!fake.regs && !fake.queue_pairs);
 }
 
-/* Refused and complete, but the owner has not been asked why: nobody asks after the cancel. */
+/* The op was refused and is complete, but the owner has not been asked why: no thread asks after the cancel. */
 static void refused_and_canceled(void)
 {
     dsm_op op = {.code = DSM_OP_FETCH_ADD, .nbytes = 8, .operand = 1};
@@ -284,7 +284,7 @@ static void refused_and_canceled(void)
 
 /* ---- connections ---- */
 
-/* A new connection comes to the owner before it hears of the old one's end, as where that packet was lost. */
+/* The owner gets a new connection before it learns that the old one has ended, as if that packet was lost. */
 static void old_connection_lingers(void)
 {
     uint64_t old;
@@ -296,7 +296,7 @@ static void old_connection_lingers(void)
     user->control->disconnect(p);
     pthread_mutex_unlock(&p->control_lock);
     CHECK(!dsm_fetch_add(remote, 0, 1, &old, -1) && old == 1);
-    CHECK(fake.queue_pairs == queue_pairs); /* nothing that is late can come through the old ones */
+    CHECK(fake.queue_pairs == queue_pairs); /* no delayed packet can arrive through the old ones */
     close(lingers);
     close_two();
 }
@@ -338,7 +338,7 @@ static void local_region_closed(uint8_t code)
     close_two();
 }
 
-/* Memory that is registered for one op: before the connection is locked, and given back whatever comes of the op. */
+/* Memory is registered for one op before the connection is locked, and is deregistered whatever the op returns. */
 static void *write_big(void *arg)
 {
     (void)arg;
@@ -361,7 +361,7 @@ static void passing_registrations(void)
     int before = registrations();
     pthread_mutex_lock(&remote->peer->lock);
     CHECK(!pthread_create(&thread, NULL, write_big, NULL));
-    while (registrations() == before) /* it registers while others have the connection */
+    while (registrations() == before) /* it registers while another thread has the connection locked */
         usleep(1000);
     pthread_mutex_unlock(&remote->peer->lock);
     pthread_join(thread, NULL);
@@ -373,7 +373,7 @@ static void passing_registrations(void)
     close_two();
 }
 
-/* ---- a path that is cut, while the owner lives ---- */
+/* ---- a path that is cut while the owner is alive ---- */
 
 static void set_cut(bool cut)
 {
@@ -382,7 +382,8 @@ static void set_cut(bool cut)
     pthread_mutex_unlock(&fake.lock);
 }
 
-/* Who gave nothing back holds it still, and may repeat it; who closes leaves it to break_. */
+/* A handle that could not give something back still holds it, and may try again. One that is closed leaves it to
+ * break_(). */
 static void held_across_a_cut(bool heals)
 {
     dsm_lock *l;
@@ -414,7 +415,7 @@ static void held_across_a_cut(bool heals)
     close_two();
 }
 
-/* ---- owners that go ---- */
+/* ---- owners that are closed ---- */
 
 static void owners_that_go(void)
 {

@@ -1,6 +1,6 @@
 /*
- * No wake is lost. Whoever sleeps looks again after a while by itself, which hides a ring that is missing: here that
- * while is an hour, nobody spins, and the alarm ends a program in which somebody is left asleep.
+ * No wake is lost. A sleeper rechecks by itself after a while, which hides a missing notify. Here it does so only after
+ * an hour, no thread spins, and the alarm ends a program in which a thread is left asleep.
  */
 #include "check.h"
 #include "objects.h"
@@ -12,7 +12,7 @@
 
 enum { ROUNDS = 2000, THREADS = 4 };
 
-/* Objects and handles go with the process. */
+/* Objects and handles are freed by the end of the process. */
 const char *__asan_default_options(void);
 const char *__asan_default_options(void) { return "detect_leaks=0"; }
 
@@ -53,7 +53,7 @@ static void *rwlocks(void *r)
 
 static uint32_t inside;
 
-/* None goes before all are in. */
+/* No reader leaves before all have the lock. */
 static void *one_reader(void *r)
 {
     dsm_rwlock *rw;
@@ -107,7 +107,7 @@ static void *barriers(void *r)
     return NULL;
 }
 
-/* Who waits when it is broken and when it is reset is woken, too. */
+/* A party that waits when the barrier is broken or reset is woken, too. */
 static void *broken_barriers(void *r)
 {
     dsm_barrier *b;
@@ -261,7 +261,7 @@ static void *floods(void *r)
     return NULL;
 }
 
-/* Who waits for a message, and who waits for room, learn of a shutdown. */
+/* A thread that waits for a message, and one that waits for room, learn of a shutdown. */
 static void *shut_out(void *r)
 {
     dsm_queue *q;
