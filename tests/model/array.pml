@@ -1,14 +1,16 @@
 /*
- * Arrays of records that are put at once and taken at once (csrc/objects/queue/producer.c, push_batch; queue.c, dsm_queue_pop_records), on a plain
- * lane, in words instead of bytes; ring.pml has single messages, and more about them.
+ * Arrays of records that are put at once (push_batch in csrc/objects/queue/producer.c) and taken at once
+ * (dsm_queue_pop_records in csrc/objects/queue/consumer.c), on a plain lane, in words instead of bytes. ring.pml has
+ * single messages, and more about them.
  *
- * Payloads and the headers behind the first are streamed: a streamed word is seen by others at any time until the fence, in any order.
- * The word behind the last record and the header of the first are ordinary stores, in order. Producer and consumer may be killed before each
- * of their steps, as in ring.pml; to be killed goes through the kernel, so what was streamed is seen by the successor. The
- * consumer takes a record, or two with one move of the tail.
+ * Payloads and the headers behind the first one are streamed: a streamed word becomes visible to others at any time
+ * until the fence, in any order. The word behind the last record and the header of the first one are ordinary stores,
+ * in order. Producer and consumer may be killed before each of their steps, as in ring.pml. A kill goes through the
+ * kernel, so what was streamed is visible to the successor. The consumer takes one record, or two with one move of the
+ * tail.
  *
- * An array is there whole or not at all: whatever the consumer meets was logged at the instant of the commit. The model ends, so a
- * record that never comes out is an invalid end state.
+ * An array is there whole or not at all: every record that the consumer finds was logged at the instant of the commit.
+ * The model ends, so a record that is never taken is an invalid end state.
  *
  * Mutations, each of which must fail: FIRST_FIRST NO_FENCE FENCE_LATE NO_ZERO PADDING_FIRST TAIL_FIRST
  */
@@ -29,17 +31,17 @@
 #define fits(h, p) ((h) != 0 && ((h) - 1) / 4 == (p) / L)
 #define place(at, size) (1 + (size) > L - (at) % L -> (at) + L - (at) % L : (at))
 
-byte word[L]; /* the lane, as everybody sees it */
+byte word[L]; /* the lane, as all processes see it */
 byte head, tail;
 byte producer_deaths = PRODUCER_DEATHS, consumer_deaths = CONSUMER_DEATHS;
 
-bool late[L]; /* streamed, and not yet seen */
+bool late[L]; /* streamed, and not yet visible */
 byte late_word[L], late_by[L];
 
-/* Not in memory: what is true. */
-byte by[L]; /* which try to put wrote the word last */
+/* Not in memory: what has really happened. */
+byte by[L]; /* the attempt to put that wrote the word last */
 byte tries;
-byte log[M], length[M]; /* the try that committed record i, and its length */
+byte log[M], length[M]; /* the attempt that committed record i, and its length */
 byte committed, taken;
 
 #define LAND(i) late[i] -> word[i] = late_word[i]; by[i] = late_by[i]; late[i] = false; late_word[i] = 0; late_by[i] = 0
@@ -74,7 +76,7 @@ inline land_all()
     od
 }
 
-/* The records of the array, whose tries are consecutive. */
+/* The records of the array, whose attempts have consecutive numbers. */
 inline commit(n)
 {
     log[committed] = first_try; length[committed] = size; committed++;
@@ -103,7 +105,7 @@ born: /* succeed_mapped */
         fi
     :: else -> break
     od;
-    assert(at >= t && at - t <= L); /* else corrupt */
+    assert(at >= t && at - t <= L); /* otherwise it is corrupt */
     STEP(head = at);
     do
     :: committed < M ->

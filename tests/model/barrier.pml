@@ -1,13 +1,17 @@
 /*
- * The barrier (csrc/objects/sync/barrier.c): parties that come, wait, run out of time and come again, one who aborts or resets, and any may be killed
- * at any step. The lock under which they arrive is one step (lock.pml): who takes it from the dead has the news, and so has the next
- * holder, or who waits, where a newcomer has taken over the dead one's entry (NEWCOMER), or somebody has broken the lock of a holder
- * that lives (BREAKER), which then goes on.
+ * The barrier (csrc/objects/sync/barrier.c): parties arrive, wait, time out and arrive again, and another process
+ * aborts or resets. Each of them may be killed at any step. The lock under which they arrive is one step (lock.pml). A
+ * process that takes it from a dead holder gets owner_died ('news'). If a newcomer has taken over the dead holder's
+ * entry (NEWCOMER), or the lock of a living holder was broken (BREAKER) and that holder then goes on, the next holder
+ * gets owner_died, and waiters see it.
  *
- * Checked: who is told that the parties met was one of a generation to which all have come and which the last of them ended; who
- * is told that it broke is not, unless there was a later reset; with TIMEOUTS everybody comes to an end whatever the others do; without, too,
- * as long as nobody dies but between taking the lock and the end of its generation; a broken holder overwrites no party of a later
- * generation.
+ * Checked:
+ *   a process that is told that the parties met was one of a generation in which all arrived and which the last one
+ *     ended;
+ *   a process that is told that the barrier broke was not in such a generation, unless there was a later reset;
+ *   with TIMEOUTS every process finishes, whatever the others do;
+ *   without TIMEOUTS too, as long as no process dies except between taking the lock and the end of its generation;
+ *   a broken holder overwrites no party of a later generation.
  *
  * Mutations, each of which must fail: STORE_ROUND NO_GENERATION NO_AGE NO_NEWS LOCK_UNSEEN NEWS_UNSEEN
  * STORE_WHO NO_LAST_LOOK
@@ -25,7 +29,7 @@
 #define DEATHS 1
 #endif
 #ifndef ENDERS
-#define ENDERS 0 /* who abort or reset */
+#define ENDERS 0 /* processes that abort or reset */
 #endif
 #define MOST 16
 
@@ -52,7 +56,7 @@ bool news;
 bool dead[PROCESSES + ENDERS + 2];
 byte deaths = DEATHS;
 
-/* Not in memory: what is true. */
+/* Not in memory: what has really happened. */
 byte came[MOST];
 bool met[MOST];
 byte resets; /* 1 + the last generation that ended by a reset */
@@ -68,7 +72,7 @@ byte resets; /* 1 + the last generation that ended by a reset */
 #define OR_DIE
 #endif
 
-/* What the waiter finds within 50 ms. */
+/* What a waiter notices within 50 ms. */
 #define came_dead(i) (gen(arrived) == g && i < (arrived & 15) && dead[who[i] & 15])
 #if PARTIES == 2
 #define one_died (came_dead(0) || came_dead(1))
@@ -107,7 +111,7 @@ inline release()
     STEP(d_step { if :: holder == me -> holder = 0; news = false :: else fi })
 }
 
-/* Breaks the generation g, or with any the one that there is. */
+/* Breaks the generation g, or if 'any' is set the current one. */
 inline break_off(any)
 {
     do
@@ -154,16 +158,16 @@ read:
             if :: n < PARTIES -> slot = who[n] :: else fi
         });
 #ifndef NO_LAST_LOOK
-        STEP(all = holder == me); /* then all that was read is as it was left to this holder */
+        STEP(all = holder == me); /* then all that was read is as this holder found it */
         if :: all -> all = false :: else -> goto gone fi;
 #endif
         if
         :: mine & BROKEN -> release(); goto gone
-        :: !(mine & BROKEN) && n == PARTIES -> release(); lately = true /* until the last has ended it */
+        :: !(mine & BROKEN) && n == PARTIES -> release(); lately = true /* until the last party has ended it */
         :: else ->
             if
             :: n + 1 == PARTIES && one_died -> break_off(false); release(); goto gone
-            :: true /* it has looked not long ago */
+            :: true /* it has checked not long ago */
             fi;
             STEP(d_step {
 #ifdef STORE_WHO

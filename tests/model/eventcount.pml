@@ -1,15 +1,17 @@
 /*
- * The eventcount (csrc/objects/eventcount.h): nobody sleeps on while there is something for it, and nobody is left to wake it.
+ * The eventcount (csrc/objects/eventcount.h): no process stays asleep while there is something for it and no other
+ * process is left that will wake it.
  *
  *   default   putters change the word and wake all, getters take one each time: items of a queue
- *   -DLOCK    everybody takes the word, gives it back and wakes one: a lock
+ *   -DLOCK    every process takes the word, gives it back and wakes one: a lock
  *
- * Without deaths no sleep needs a bound. With DEATHS a ringer may be killed between the change and the wake, and a waiter at any step
- * before it has what it waits for; then the bound on a sleep is needed (-DRECHECK), and it suffices. It is modelled as
- * SPIN's timeout: a sleeper looks for itself only when nothing else in the system can happen. The model ends, so a sleeper that is
- * stuck is an invalid end state.
+ * Without deaths no sleep needs a bound. With DEATHS a process may be killed between the change and the notify, and a
+ * waiter at any step before it has what it waits for. Then the bound on a sleep is needed (-DRECHECK), and it suffices.
+ * It is modelled as SPIN's timeout: a sleeper rechecks by itself only when nothing else in the system can happen. The
+ * model ends, so a sleeper that is stuck is an invalid end state.
  *
- * Mutations, each of which must fail: WORD_FIRST SEEN_LATE CLEAR_LATE RING_FIRST ONE_BEHIND (with LOCK); DEATHS without RECHECK
+ * Mutations, each of which must fail: WORD_FIRST SEEN_LATE CLEAR_LATE RING_FIRST ONE_BEHIND (with LOCK); DEATHS without
+ * RECHECK
  */
 #ifndef DEATHS
 #define DEATHS 0
@@ -30,7 +32,7 @@ byte deaths = DEATHS;
 bool asleep[N]; /* in the kernel */
 byte word;       /* items; with LOCK 1: free, held by process 0 at first */
 
-/* FUTEX_WAKE of one (whom, is the kernel's choice) or of all. */
+/* FUTEX_WAKE of one (the kernel chooses which) or of all. */
 inline futex_wake(how_many)
 {
     atomic {
@@ -129,7 +131,7 @@ sleep:
             fi;
             if
             :: true
-            :: DIE /* woken, and it has not looked */
+            :: DIE /* woken, and it has not rechecked */
             fi
         od;
 #ifndef LOCK

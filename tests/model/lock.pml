@@ -1,11 +1,14 @@
 /*
- * The lock and its member table (csrc/objects/sync/lock.h, member.h): processes that join, take, release and leave, and may be killed at any step.
+ * The lock and its member table (csrc/objects/sync/lock.h, csrc/objects/member.h): processes join, take, release and
+ * leave, and may be killed at any step.
  *
- * Fewer entries than processes, so entries are used again: after their owner left, or after it died and a newcomer has undone
- * what it left. An identity is never used by another process. Checked: at most one of the living holds the lock; tokens
- * grow by one; a holder gets the news exactly when a holder before it died with the lock and nobody has had that news since; every
- * process that is not killed comes to its end (the model ends, so a stuck one is an invalid end state, and it has
- * no cycle). The sleep of a waiter is a wait until the word is another one or its holder is dead: eventcount.pml.
+ * There are fewer entries than processes, so entries are used again: after their owner left, or after it died and a
+ * newcomer has undone what it left. An identity is never used by another process.
+ *
+ * Checked: at most one living process holds the lock; tokens grow by one; a holder gets owner_died ('news') exactly if
+ * a holder before it died with the lock and no process has got owner_died since; every process that is not killed
+ * finishes (the model ends, so a stuck one is an invalid end state, and the model has no cycle). The sleep of a waiter
+ * is a wait until the word changes or its holder is dead; for the sleep itself see eventcount.pml.
  *
  * Mutations, each of which must fail: NO_SWEEP BLIND_SWEEP TAKE_FROM_ANY LOOK_FIRST NO_TOKEN NO_NEWS
  */
@@ -36,14 +39,14 @@
 #define freed(w) (token_of(w) << 4)
 
 short word;
-byte entry[ENTRIES];       /* identity, 0: nobody */
+byte entry[ENTRIES];       /* identity, 0: no process */
 bool dead[PROCESSES + 1];  /* by identity */
 byte deaths = DEATHS;
 
-/* Not in memory: what is true. */
-byte holder; /* identity of who has the lock, dead or alive */
+/* Not in memory: what has really happened. */
+byte holder; /* identity of the process that has the lock, dead or alive */
 byte token;
-bool news; /* a holder has died with the lock, and nobody was told */
+bool news; /* a holder has died with the lock, and no process was told */
 
 #define DIE d_step { deaths > 0 -> deaths--; dead[me] = true; if :: holder == me -> news = true :: else fi }; goto gone
 #define STEP(x) if :: x :: DIE fi
@@ -65,7 +68,7 @@ proctype process(byte me)
 
     /* member_join */
     do
-    :: i < ENTRIES && entry[i] == 0 -> /* as it has read it */
+    :: i < ENTRIES && entry[i] == 0 -> /* as the process has read it */
         STEP(d_step { if :: entry[i] == 0 -> entry[i] = me :: else fi });
         if :: entry[i] == me -> break :: else -> i = 0 fi
     :: i < ENTRIES && entry[i] != 0 && dead[entry[i]] ->
@@ -94,7 +97,7 @@ proctype process(byte me)
         STEP(d_step { if :: entry[i] == other -> entry[i] = me :: else fi; seen = 0; other = 0 });
         if :: entry[i] == me -> break :: else -> i = 0 fi
     :: i < ENTRIES && entry[i] != 0 && !dead[entry[i]] -> i++
-    :: i == ENTRIES -> /* all taken: waits for one that is not */
+    :: i == ENTRIES -> /* all taken: waits for one that is free or whose member is dead */
         entry[0] == 0 || entry[1] == 0 || dead[entry[0]] || dead[entry[1]] -> i = 0
 again:
         skip
@@ -139,7 +142,7 @@ again:
             if :: mine != 0 -> break :: else fi
         od;
         seen = 0;
-        /* has it */
+        /* has the lock */
         STEP(assert(holder == me));
         /* release */
         STEP(d_step { assert(word == mine); word = freed(mine); holder = 0; mine = 0 });

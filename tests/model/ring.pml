@@ -1,11 +1,12 @@
 /*
- * The lane with one producer and one consumer (csrc/objects/queue/ring.h, PLAIN), in words instead of bytes; one
- * message at a time: array.pml has several at once.
+ * The lane with one producer and one consumer (csrc/objects/queue/ring.h, PLAIN), in words instead of bytes, and with
+ * one message at a time; array.pml has several at once.
  *
- * Each may be killed before each of its steps and is then followed by a successor, which begins with what lies in memory. The
- * consumer checks what it reads against a log that is written at the instant of the commit: no message is lost, doubled, reordered or
- * torn, nothing stale is taken for a record, nothing unread is overwritten. A consumer that was killed before it moved
- * the tail sees its message once more. The model ends, so a message that never comes out is an invalid end state.
+ * Each may be killed before each of its steps. It is then followed by a successor, which begins with what is in memory.
+ * The consumer checks what it reads against a log that is written at the instant of the commit: no message is lost,
+ * doubled, reordered or torn, nothing stale is taken for a record, nothing unread is overwritten. The successor of a
+ * consumer that was killed before it moved the tail sees the message once more. The model ends, so a message that is
+ * never taken is an invalid end state.
  *
  * Mutations, each of which must fail: PUBLISH_FIRST NO_ZERO PADDING_FIRST NO_SPARE NO_WALK HEAD_ONLY TAIL_FIRST
  */
@@ -31,10 +32,10 @@ byte word[L]; /* the lane */
 byte head, tail;
 byte producer_deaths = PRODUCER_DEATHS, consumer_deaths = CONSUMER_DEATHS;
 
-/* Not in memory: what is true. */
-byte by[L];     /* which try to put wrote the word last */
+/* Not in memory: what has really happened. */
+byte by[L];     /* the attempt to put that wrote the word last */
 byte tries;
-byte log[M];    /* the try that committed message i */
+byte log[M];    /* the attempt that committed message i */
 byte length[M]; /* and its length */
 byte committed, taken;
 
@@ -63,7 +64,7 @@ born: /* succeed_mapped */
         fi
     :: else -> break
     od;
-    assert(at >= t && at - t <= L); /* else corrupt */
+    assert(at >= t && at - t <= L); /* otherwise it is corrupt */
 #endif
     STEP(head = at);
     do

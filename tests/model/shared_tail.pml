@@ -1,14 +1,16 @@
 /*
- * Lanes whose tail several processes move (csrc/objects/queue/ring.h, TAKING, many consumers; drop the oldest), in words instead of bytes.
+ * Lanes whose tail several processes move (csrc/objects/queue/ring.h, TAKING, many consumers; dropping the oldest), in
+ * words instead of bytes.
  *
- * A taker copies the record at the tail and then moves the tail by compare-swap; with DROP the producer does the same where
- * it has no room. Every consumer but the last may be killed, or stopped forever, before each of its steps; so may each
- * producer, which is then followed by a successor (killed) or by nobody (STOPS). What a successful compare-swap has taken
- * is compared with the log of commits: no message is lost, doubled, reordered within its lane, or torn. A word that makes
- * no sense is never met at the tail. A get that reports 'empty' has seen each lane empty during the call.
+ * A consumer copies the record at the tail and then moves the tail by compare-swap; with DROP the producer does the
+ * same if it has no room. Every consumer but one (that with number 0) may be killed, or stopped forever, before each of
+ * its steps. So may each producer, which is then followed by a successor (killed) or by none (STOPS). What a successful
+ * compare-swap has taken is compared with the log of commits: no message is lost, doubled, reordered within its lane,
+ * or torn. No invalid word is ever found at the tail. A get that reports 'empty' has seen each lane empty during the
+ * call.
  *
- * The model ends, so a message that nobody can take is an invalid end state; and it has no cycle, so whoever tries again
- * does so because somebody else has come further: that is checked as the absence of any cycle (-DNP -l).
+ * The model ends, so a message that no process can take is an invalid end state. It has no cycle, so a process tries
+ * again only because another one has made progress: this is checked as the absence of any cycle (-DNP -l).
  *
  * Mutations, each of which must fail: SWAP_FIRST BLIND_STORE EMPTY_ONCE STALE_IS_CORRUPT NO_ZERO; and
  * OLD_TAIL, which tries again with the tail as it was, forever
@@ -39,7 +41,7 @@ byte word[LANES * L];
 byte head[LANES], tail[LANES];
 byte deaths = DEATHS, alive = LANES; /* producers that may still put */
 
-/* Not in memory: what is true. */
+/* Not in memory: what has really happened. */
 byte by[LANES * L];
 byte tries;
 byte log[LANES * M];
@@ -49,7 +51,7 @@ bool was_empty[LANES * CONSUMERS]; /* since the consumer's call began */
 #define index(lane, i) ((lane) * M + (i))
 #define left(lane) (committed[lane] - out[lane])
 
-/* One more message is out of the lane: it was this one. */
+/* One more message is out of the lane, and it was this one. */
 inline is_out(lane, copy)
 {
     assert(out[lane] < committed[lane] && copy == log[index(lane, out[lane])]);
@@ -87,7 +89,7 @@ born:
         fi
     :: else -> break
     od;
-    assert(pos >= t && pos - t <= L); /* else corrupt */
+    assert(pos >= t && pos - t <= L); /* otherwise it is corrupt */
     STEP(head[lane] = pos);
     do
     :: committed[lane] < M ->
@@ -103,7 +105,7 @@ born:
         :: true ->
             STEP(t = tail[lane]);
             if :: next + 1 - t <= L -> break :: else fi;
-            STEP(h = word[at(lane, t)]); /* of its own lane: it makes sense */
+            STEP(h = word[at(lane, t)]); /* of its own lane: it is valid */
             assert(fits(h, t));
             if
             :: length_of(h) == PADDING ->
@@ -161,7 +163,7 @@ proctype consumer(byte me)
     byte lane, t, p, h, copy, more, k;
 #define STEP(x) if :: x :: d_step { me > 0 && deaths > 0 -> deaths-- }; goto dead fi
 
-again: /* a get: begins */
+again: /* a get begins */
     atomic {
         t = 0; p = 0; h = 0; copy = 0; more = 0; lane = 0;
         if
@@ -238,14 +240,14 @@ absent: /* no record: is the position still the tail? */
     STEP(d_step { if :: tail[lane] == t -> t = 255 :: else -> t = 254 fi });
     if
     :: t == 254 -> goto look
-    :: else -> assert(h == 0) /* else corrupt */
+    :: else -> assert(h == 0) /* otherwise it is corrupt */
     fi;
 next_lane:
     assert(was_empty[lane * CONSUMERS + me]);
     lane++;
     if
     :: lane < LANES -> goto look
-    :: else -> goto again /* 'empty' is reported; it gets again */
+    :: else -> goto again /* 'empty' is reported; the next get begins */
     fi;
 dead:
     skip
