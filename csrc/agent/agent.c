@@ -43,6 +43,7 @@ static void drop(struct agent *a, struct conn *n)
     while (*at != n)
         at = &(*at)->next;
     *at = n->next;
+    assert(n->state == CONN_OPEN || a->unauthenticated);
     if (n->state != CONN_OPEN)
         a->unauthenticated--;
     conn_close_endpoint(n);
@@ -139,7 +140,7 @@ static void on_conn(struct agent *a, uint64_t id)
         reject(a, n);
 }
 
-static void drop_slow_strangers(struct agent *a)
+static void drop_slow_unauthenticated(struct agent *a)
 {
     int64_t now = clock_ns();
     for (struct conn *n = a->conns, *next; n; n = next) {
@@ -226,7 +227,7 @@ static bool work(struct agent *a, const struct epoll_event *ev, int n)
             on_peer(a, id);
         }
     }
-    drop_slow_strangers(a);
+    drop_slow_unauthenticated(a);
     pthread_mutex_unlock(&a->lock);
     return go_on;
 }

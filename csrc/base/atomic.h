@@ -8,6 +8,7 @@
 #ifndef DSM_BASE_ATOMIC_H
 #define DSM_BASE_ATOMIC_H
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -36,7 +37,13 @@ static inline void store_relaxed_u64(uint64_t *p, uint64_t v) { __atomic_store_n
 /* Read-modify-write operations are sequentially consistent, as users expect of a fetch-add or compare-swap. */
 static inline uint64_t fetch_add_u64(uint64_t *p, uint64_t v) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
 static inline uint32_t fetch_add_u32(uint32_t *p, uint32_t v) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
-static inline uint32_t fetch_sub_u32(uint32_t *p, uint32_t v) { return __atomic_fetch_sub(p, v, __ATOMIC_SEQ_CST); }
+/* Of a counter of this process: it counts no more down than up. */
+static inline uint32_t fetch_sub_u32(uint32_t *p, uint32_t v)
+{
+    uint32_t before = __atomic_fetch_sub(p, v, __ATOMIC_SEQ_CST);
+    assert(before >= v);
+    return before;
+}
 
 static inline uint64_t exchange_u64(uint64_t *p, uint64_t v) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); }
 static inline uint32_t exchange_u32(uint32_t *p, uint32_t v) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); }

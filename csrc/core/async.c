@@ -112,6 +112,7 @@ static void collect(dsm_ctx *c)
         dsm_ticket *t = g->ticket;
         list = g->next;
         t->late |= g->late;
+        assert(t->left);
         if (!--t->left)
             settle(c, t);
     }

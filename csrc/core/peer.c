@@ -111,6 +111,7 @@ struct peer *peers_next_helped(dsm_ctx *c)
 void peers_release(dsm_ctx *c, struct peer *p)
 {
     pthread_mutex_lock(&c->lock);
+    assert(p->refs);
     bool last = !--p->refs && load_relaxed_u32(&p->dead);
     pthread_mutex_unlock(&c->lock);
     if (last)

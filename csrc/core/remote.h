@@ -27,7 +27,7 @@ static inline int64_t remote_timeout(const dsm_remote *r)
 }
 
 /* The same for an op that moves many bytes: 100 ns more for each byte, so 10 MB/s is always fast enough. */
-static inline int64_t remote_patience_for(const dsm_remote *r, uint64_t nbytes)
+static inline int64_t remote_timeout_for(const dsm_remote *r, uint64_t nbytes)
 {
     int64_t timeout = remote_timeout(r);
     return timeout < 0 ? timeout : timeout + (int64_t)nbytes * 100;

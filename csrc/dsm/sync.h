@@ -38,7 +38,7 @@ void dsm_listener_sleep(dsm_listener *l);
 /* Whether the eventcount has been notified since dsm_listener_begin(). An eventcount that wakes one waiter may have
  * woken this thread in place of another: if the thread then tries nothing, it must pass the wake on with
  * dsm_listener_pass_on(). */
-int dsm_listener_rung(const dsm_listener *l);
+int dsm_listener_notified(const dsm_listener *l);
 void dsm_listener_pass_on(const dsm_listener *l);
 /* Must be called before the memory is unmapped: a thread that sleeps as this listener is woken, and no wake for another
  * waiter is lost with it. */

@@ -163,6 +163,13 @@ static inline struct fabric_remote *fabric_remote_of(const dsm_op *op)
     return *(struct fabric_remote *const *)(const void *)op->remote;
 }
 
+/* What the core has checked before it posts an op. */
+static inline bool fabric_op_checked(const dsm_op *op)
+{
+    const struct fabric_remote *r = fabric_remote_of(op);
+    return op->nbytes && op->nbytes <= r->nbytes && op->offset <= r->nbytes - op->nbytes;
+}
+
 /* Ends an op; every op ends here. Afterwards the op belongs to its owner, which may free it, so the fabric must not
  * access it any more. The decrement is a release: pairs with the load_acquire_u32 of group->pending in core/ops.c. */
 static inline void fabric_op_done(dsm_op *op, int status)

@@ -34,7 +34,7 @@ void dsm_listener_sleep(dsm_listener *l)
     l->backoff = backoff.longest;
 }
 
-int dsm_listener_rung(const dsm_listener *l)
+int dsm_listener_notified(const dsm_listener *l)
 {
     return l->eventcount && load_acquire_u32(&((struct eventcount *)l->eventcount)->sequence) != l->seen;
 }

@@ -222,7 +222,7 @@ cdef extern from "dsm.h" nogil:
     void dsm_listener_open(dsm_listener *l, dsm_remote *r, int eventcount)
     void dsm_listener_begin(dsm_listener *l)
     void dsm_listener_sleep(dsm_listener *l)
-    bint dsm_listener_rung(const dsm_listener *l)
+    bint dsm_listener_notified(const dsm_listener *l)
     void dsm_listener_pass_on(const dsm_listener *l)
     void dsm_listener_end(const dsm_listener *l)
 

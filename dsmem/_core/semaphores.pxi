@@ -24,7 +24,7 @@ cdef class Semaphore(SyncHandle):
     def acquire(self, blocking=True, timeout=None):
         self.enter()
         try:
-            return self.attempts(semaphore_attempt, self.ptr, permit_patience(blocking, timeout), "acquire") == 1
+            return self.attempts(semaphore_attempt, self.ptr, permit_timeout(blocking, timeout), "acquire") == 1
         finally:
             self.leave()
 
@@ -64,16 +64,16 @@ cdef class Semaphore(SyncHandle):
 
     @property
     def held(self):
-        cdef int news
+        cdef int owner_died
         self.check()
-        return c.dsm_semaphore_held(self.ptr, &news)
+        return c.dsm_semaphore_held(self.ptr, &owner_died)
 
     @property
     def recovered(self):
-        cdef int news
+        cdef int owner_died
         self.check()
-        c.dsm_semaphore_held(self.ptr, &news)
-        return news == 1
+        c.dsm_semaphore_held(self.ptr, &owner_died)
+        return owner_died == 1
 
     def acquire_async(self, timeout=None):
         return _semaphore_acquire(self, timeout)
@@ -98,9 +98,9 @@ cdef class Semaphore(SyncHandle):
                 raise
 
     cdef int refuse_in_use(self) except -1:
-        cdef int news
+        cdef int owner_died
         Handle.refuse_in_use(self)
-        if c.dsm_semaphore_held(self.ptr, &news):
+        if c.dsm_semaphore_held(self.ptr, &owner_died):
             raise error_of(c.DSM_EBUSY, "permits are held with this handle; release them first", "close")
         return 0
 
@@ -134,7 +134,7 @@ cdef class CountingSemaphore(SyncHandle):
     def acquire(self, blocking=True, timeout=None):
         self.enter()
         try:
-            return self.attempts(counting_attempt, self.ptr, permit_patience(blocking, timeout), "acquire") == 1
+            return self.attempts(counting_attempt, self.ptr, permit_timeout(blocking, timeout), "acquire") == 1
         finally:
             self.leave()
 

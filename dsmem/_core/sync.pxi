@@ -629,18 +629,18 @@ cdef class RWLock(SyncHandle):
 
     @property
     def recovered(self):
-        cdef int news
+        cdef int owner_died
         self.check()
         if c.dsm_lock_held(c.dsm_rwlock_lock(self.ptr)):
             return c.dsm_lock_recovered(c.dsm_rwlock_lock(self.ptr)) == 1
-        c.dsm_rwlock_readers(self.ptr, &news)
-        return news == 1
+        c.dsm_rwlock_readers(self.ptr, &owner_died)
+        return owner_died == 1
 
     cdef int refuse_in_use(self) except -1:
-        cdef int news
+        cdef int owner_died
         Handle.refuse_in_use(self)
         # Allowed if a task has claimed the lock and waits for readers to leave: close() ends that wait.
-        if (c.dsm_rwlock_readers(self.ptr, &news) or
+        if (c.dsm_rwlock_readers(self.ptr, &owner_died) or
                 c.dsm_lock_held(c.dsm_rwlock_lock(self.ptr)) and
                 not is_awaited(self, self.remote, c.DSM_EVENTCOUNT_SECOND)):
             raise error_of(c.DSM_EBUSY, "the lock is held with this handle; release it first", "close")

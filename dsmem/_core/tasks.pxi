@@ -208,7 +208,7 @@ cdef class PermitsBack:
 async def _semaphore_acquire(Semaphore semaphore, timeout):
     semaphore.enter()
     try:
-        ns = permit_patience(True, timeout)
+        ns = permit_timeout(True, timeout)
         wait = new_wait(semaphore, "acquire", semaphore_attempt, semaphore.ptr, semaphore_undo, NULL)
         return await _got(semaphore, semaphore.remote, c.DSM_EVENTCOUNT_FIRST, wait, ns) != 0
     finally:
@@ -218,7 +218,7 @@ async def _semaphore_acquire(Semaphore semaphore, timeout):
 async def _counting_acquire(CountingSemaphore semaphore, timeout):
     semaphore.enter()
     try:
-        ns = permit_patience(True, timeout)
+        ns = permit_timeout(True, timeout)
         wait = new_wait(semaphore, "acquire", counting_attempt, semaphore.ptr, counting_undo, NULL)
         return await _got(semaphore, semaphore.remote, c.DSM_EVENTCOUNT_FIRST, wait, ns) != 0
     finally:

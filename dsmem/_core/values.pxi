@@ -373,7 +373,7 @@ cdef bint has_objects(const char *text) noexcept:
     return False
 
 
-cdef int64_t permit_patience(object blocking, object timeout) except? -2:
+cdef int64_t permit_timeout(object blocking, object timeout) except? -2:
     """Convert the arguments of threading.Semaphore.acquire to a timeout in nanoseconds; -1: no limit."""
     if not truth(blocking, "blocking"):
         if timeout is not None:

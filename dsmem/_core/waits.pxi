@@ -121,7 +121,7 @@ cdef class Waits:
                     break
                 with nogil:
                     c.dsm_listener_sleep(&self.listener)
-                rung = not self.stopped and c.dsm_listener_rung(&self.listener)
+                rung = not self.stopped and c.dsm_listener_notified(&self.listener)
             if rung and not self.stopped:
                 c.dsm_listener_pass_on(&self.listener)
         except BaseException as error:  # out of memory

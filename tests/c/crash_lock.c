@@ -65,14 +65,14 @@ static void make(void)
 static void survive(void)
 {
     uint64_t before = word();
-    bool news = before & (LOCK_HELD | LOCK_OWNER_DIED);
+    bool owner_died = before & (LOCK_HELD | LOCK_OWNER_DIED);
     dsm_lock *l = lock_of(own);
     uint64_t joined = word(); /* joining may have undone what the dead process left */
     CHECK(lock_token(joined) == lock_token(before));
     CHECK(joined == before || joined == (lock_freed(before) | LOCK_OWNER_DIED));
     CHECK(dsm_lock_acquire(l, 0) == 1);
     CHECK(dsm_lock_token(l) == lock_token(before) + 1);
-    CHECK(dsm_lock_recovered(l) == news);
+    CHECK(dsm_lock_recovered(l) == owner_died);
     CHECK(!dsm_lock_release(l) && !(word() & (LOCK_HELD | LOCK_OWNER_DIED)));
     dsm_lock_close(l);
 }

@@ -285,7 +285,7 @@ static int rwlock_open(struct slot *s) { return dsm_rwlock_open(object.r, 0, (ds
 static void rwlock_close(struct slot *s) { dsm_rwlock_close(s->handle); }
 static void rwlock_call(struct slot *s, uint8_t what)
 {
-    int news;
+    int owner_died;
     switch (what % 5) {
     case 0:
         dsm_rwlock_read(s->handle, 0);
@@ -301,7 +301,7 @@ static void rwlock_call(struct slot *s, uint8_t what)
         dsm_rwlock_unclaim(s->handle, what > 127);
         break;
     default:
-        dsm_rwlock_readers(s->handle, &news);
+        dsm_rwlock_readers(s->handle, &owner_died);
     }
 }
 
@@ -312,12 +312,12 @@ static int semaphore_open(struct slot *s)
 static void semaphore_close(struct slot *s) { dsm_semaphore_close(s->handle); }
 static void semaphore_call(struct slot *s, uint8_t what)
 {
-    int news;
+    int owner_died;
     if (what % 3)
         dsm_semaphore_acquire(s->handle, 0);
     else
         dsm_semaphore_release(s->handle, 1);
-    CHECK(dsm_semaphore_held(s->handle, &news) <= 4);
+    CHECK(dsm_semaphore_held(s->handle, &owner_died) <= 4);
     dsm_semaphore_value(s->handle);
 }
 

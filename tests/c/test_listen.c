@@ -153,7 +153,7 @@ static void *listens_for_nobody(void *arg)
         dsm_listener_begin(&listener);
         pthread_barrier_wait(&gone.begin);
         dsm_listener_sleep(&listener);
-        if (dsm_listener_rung(&listener))
+        if (dsm_listener_notified(&listener))
             dsm_listener_pass_on(&listener);
         pthread_barrier_wait(&gone.end);
     }

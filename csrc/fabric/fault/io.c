@@ -391,6 +391,7 @@ void fault_post(struct fabric_ep *base, dsm_op *list)
     while (list) {
         dsm_op *op = list;
         list = op->next;
+        assert(fabric_op_checked(op));
         if (e->base.broken)
             fabric_op_done(op, -DSM_ECANCELED);
         else

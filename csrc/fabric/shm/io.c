@@ -26,6 +26,7 @@ void shm_post(struct fabric_ep *e, dsm_op *list)
     while (list) {
         dsm_op *op = list;
         list = op->next;
+        assert(fabric_op_checked(op));
         if (e->broken) {
             fabric_op_done(op, -DSM_ECANCELED);
             continue;

@@ -68,6 +68,7 @@ static int retire(struct verbs_ep *e, enum ibv_wc_status status, uint32_t vendor
     e->bounced -= s->bounced != NULL;
     e->slab_tail += s->slab;
     e->tail++;
+    assert(op->segments);
     if (--op->segments)
         return 0;
     finish(e, op);
@@ -261,7 +262,7 @@ static bool place(struct verbs_ep *e, uint32_t n, bool *locked)
     return true;
 }
 
-static void ring(struct verbs_ep *e, uint32_t n)
+static void ring_doorbell(struct verbs_ep *e, uint32_t n)
 {
     dsm_stats *stats = e->base.dev->stats;
     struct ibv_send_wr *bad;
@@ -293,7 +294,7 @@ static void push(struct verbs_ep *e)
     if (locked)
         pthread_rwlock_unlock(&d->lock);
     if (n)
-        ring(e, n);
+        ring_doorbell(e, n);
 }
 
 /* The endpoint is broken by a failed completion or by an abort. In both cases the device must flush the other
@@ -309,6 +310,7 @@ void verbs_post(struct fabric_ep *base, dsm_op *list)
     struct verbs_ep *e = (struct verbs_ep *)base;
     dsm_op *last = NULL;
     for (dsm_op *op = list; op; op = op->next) {
+        assert(fabric_op_checked(op));
         op->status = 0;
         op->segments = 1;
         op->wc_status = op->vendor = 0;

@@ -292,7 +292,7 @@ static int post_commit(dsm_remote *r, const dsm_segment *s, const void *data, co
         ops[k++] = remote_swap(r, SEGMENT_HEAD, done | PHASE_COPY, done);
     }
     ops[k++] = remote_swap(r, SEGMENT_WRITER, s->identity, 0);
-    int rc = dsm_execute(r->ctx, ops, k, remote_patience_for(r, 2 * n), NULL);
+    int rc = dsm_execute(r->ctx, ops, k, remote_timeout_for(r, 2 * n), NULL);
     for (size_t i = 0; !rc && i < k; i++)
         if (ops[i].code == DSM_OP_COMPARE_SWAP && ops[i].result != ops[i].operand)
             rc = err_set(DSM_ECORRUPT, 0, "the segment was changed by another than its writer");
@@ -466,7 +466,7 @@ static int remote_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint6
                         .nbytes = sizeof after};
     int rc, tries = 0;
     do
-        rc = dsm_execute(r->ctx, ops, k, remote_patience_for(r, n), NULL);
+        rc = dsm_execute(r->ctx, ops, k, remote_timeout_for(r, n), NULL);
     while (rc && sure_again(rc, &tries));
     if (rc)
         return sure_error(rc);
@@ -485,7 +485,7 @@ static int exclusive_snapshot(dsm_remote *r, dsm_segment *s, void *out, uint64_t
     int tries = 0;
     if (w->shadow_rows == rows && n)
         do
-            rc = dsm_read(r, s->shadow, out, n, remote_patience_for(r, n));
+            rc = dsm_read(r, s->shadow, out, n, remote_timeout_for(r, n));
         while (rc && sure_again(rc, &tries));
     rc = leave_with(r, s, sure_error(rc));
     return rc ? rc : w->shadow_rows != rows;

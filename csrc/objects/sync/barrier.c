@@ -185,11 +185,11 @@ int dsm_barrier_reset(dsm_barrier *b)
 {
     struct state s;
     b->lock.looked = 0;
-    bool held = lock_take_again(&b->lock, 0) == 1, news = held && dsm_lock_recovered(&b->lock);
+    bool held = lock_take_again(&b->lock, 0) == 1, owner_died = held && dsm_lock_recovered(&b->lock);
     int rc = 0;
     while (!rc) {
         rc = read_state(b, &s);
-        if (rc || (!s.arrived && !(s.round & BROKEN) && !news))
+        if (rc || (!s.arrived && !(s.round & BROKEN) && !owner_died))
             break;
         rc = turn(b, s.round, next_round(s.round, false), &s.round);
     }

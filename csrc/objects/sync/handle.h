@@ -141,10 +141,10 @@ int local_lock_open(uint64_t id, struct local_lock **out);
 void local_lock_close(struct local_lock *g);
 /* 1: entered, 0: timed out. EBUSY: a signal handler has interrupted the call of its own thread behind the lock. */
 int local_lock_enter(struct local_lock *g, int64_t deadline);
-/* gate_rest(): the call ends and the local lock stays taken. gate_work(): a call goes on behind the local lock, perhaps
+/* local_lock_rest(): the call ends and the local lock stays taken. local_lock_work(): a call goes on behind the local lock, perhaps
  * in another thread. */
-void gate_rest(struct local_lock *g);
-void gate_work(struct local_lock *g);
+void local_lock_rest(struct local_lock *g);
+void local_lock_work(struct local_lock *g);
 void local_lock_leave(struct local_lock *g);
 
 /* A mutex of one handle that is held across ops. An op may take long, and a signal handler may run during it, so a

@@ -54,13 +54,14 @@ int local_lock_open(uint64_t id, struct local_lock **out)
         g->handles++;
     pthread_mutex_unlock(&all);
     *out = g;
-    return g ? 0 : err_set(DSM_ENOMEM, 0, "a gate");
+    return g ? 0 : err_set(DSM_ENOMEM, 0, "a local lock");
 }
 
 void local_lock_close(struct local_lock *g)
 {
     pthread_mutex_lock(&all);
     struct local_lock **at = &local_locks;
+    assert(g->handles);
     if (!--g->handles) {
         while (*at != g)
             at = &(*at)->next;
@@ -93,15 +94,16 @@ int local_lock_enter(struct local_lock *g, int64_t deadline)
 }
 
 /* Another thread may already be releasing what this thread has acquired; then 'worker' is that thread and stays. */
-void gate_rest(struct local_lock *g)
+void local_lock_rest(struct local_lock *g)
 {
     pthread_mutex_lock(&g->lock);
+    assert(g->taken);
     if (g->worker == this_thread())
         g->worker = 0;
     pthread_mutex_unlock(&g->lock);
 }
 
-void gate_work(struct local_lock *g)
+void local_lock_work(struct local_lock *g)
 {
     pthread_mutex_lock(&g->lock);
     g->worker = this_thread();

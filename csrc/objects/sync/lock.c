@@ -2,9 +2,9 @@
 
 #include <stdlib.h>
 
-static uint64_t grant(const dsm_lock *l, uint64_t from, uint64_t news)
+static uint64_t grant(const dsm_lock *l, uint64_t from, uint64_t owner_died)
 {
-    return (lock_token(from) + 1) << LOCK_TOKEN_SHIFT | news | LOCK_HELD | l->handle.number;
+    return (lock_token(from) + 1) << LOCK_TOKEN_SHIFT | owner_died | LOCK_HELD | l->handle.number;
 }
 
 /* store-release: pairs with the load_acquire_u64 of held in release(), which may run in another thread. */
@@ -142,7 +142,7 @@ int dsm_lock_acquire(dsm_lock *l, int64_t timeout_ns)
 {
     int rc = lock_take(l, timeout_ns);
     if (rc == 1 && l->local_lock)
-        gate_rest(l->local_lock);
+        local_lock_rest(l->local_lock);
     return rc;
 }
 
@@ -177,7 +177,7 @@ static int give_back(dsm_lock *l, uint64_t held, uint64_t free)
 }
 
 /* Clears 'held' first: once the word is free, another thread of this process may take the lock with this handle. */
-static int release(dsm_lock *l, bool keep_news, uint64_t end)
+static int release(dsm_lock *l, bool keep_owner_died, uint64_t end)
 {
     uint64_t held = load_acquire_u64(&l->held);
     if (held && handle_forked(&l->handle))
@@ -185,14 +185,14 @@ static int release(dsm_lock *l, bool keep_news, uint64_t end)
     if (!held || compare_swap_u64(&l->held, held, 0) != held)
         return not_held();
     if (l->local_lock)
-        gate_work(l->local_lock);
-    uint64_t free = lock_freed(held) | (keep_news ? held & LOCK_OWNER_DIED : 0) | end;
+        local_lock_work(l->local_lock);
+    uint64_t free = lock_freed(held) | (keep_owner_died ? held & LOCK_OWNER_DIED : 0) | end;
     int rc = give_back(l, held, free);
     l->unsure = rc && rc != -DSM_ENOTHELD && !sure_gone(l->handle.r, rc);
     if (l->unsure) {
         store_release_u64(&l->held, held); /* the outcome is unknown: the caller may try again */
         if (l->local_lock)
-            gate_rest(l->local_lock);
+            local_lock_rest(l->local_lock);
         return rc;
     }
     l->guess = free & ~LOCK_DONE; /* a lock cannot be taken from a word with 'done' */
@@ -203,15 +203,15 @@ static int release(dsm_lock *l, bool keep_news, uint64_t end)
     return rc;
 }
 
-int lock_release(dsm_lock *l, bool keep_news) { return release(l, keep_news, 0); }
+int lock_release(dsm_lock *l, bool keep_owner_died) { return release(l, keep_owner_died, 0); }
 
 int lock_end(dsm_lock *l) { return release(l, false, LOCK_DONE); }
 
-void lock_give_up(dsm_lock *l, bool keep_news)
+void lock_give_up(dsm_lock *l, bool keep_owner_died)
 {
-    int rc = lock_release(l, keep_news);
+    int rc = lock_release(l, keep_owner_died);
     if (rc && rc != -DSM_ENOTHELD)
-        store_release_u32(&l->owed, keep_news ? 2 : 1);
+        store_release_u32(&l->owed, keep_owner_died ? 2 : 1);
 }
 
 /* The thread that clears 'owed' does the release that is owed. The others wait for the local lock, which is released

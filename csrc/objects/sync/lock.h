@@ -51,7 +51,7 @@ enum { LOCK_OWNER_BITS = 10, LOCK_TOKEN_SHIFT = 12 };
 #define LOCK_DONE 1ull   /* while free */
 enum { LOCK_NEVER = 2 }; /* result of acquiring: it is done, and no process takes it again */
 _Static_assert(MEMBERS_MAX <= 1 << LOCK_OWNER_BITS, "an entry's number fits the word");
-_Static_assert(LOCK_OWNER_DIED << 1 == 1ull << LOCK_TOKEN_SHIFT, "owner, held, news, token");
+_Static_assert(LOCK_OWNER_DIED << 1 == 1ull << LOCK_TOKEN_SHIFT, "owner, held, owner_died, token");
 
 struct dsm_lock {
     struct sync_handle handle;
@@ -80,13 +80,13 @@ int lock_leave(dsm_lock *l);
  * already. */
 void lock_close(dsm_lock *l);
 int lock_sweep(dsm_remote *r, uint32_t number, uint64_t dead);
-/* keep_news: the holder gives the lock back without having used it, so the next holder gets its owner_died flag. */
-int lock_release(dsm_lock *l, bool keep_news);
+/* keep_owner_died: the holder gives the lock back without having used it, so the next holder gets its owner_died flag. */
+int lock_release(dsm_lock *l, bool keep_owner_died);
 /* A once: releases it as done, for good. ENOTHELD: it was broken, so it is not done. */
 int lock_end(dsm_lock *l);
 /* Like lock_release(), for the code of an object whose user knows of no lock: if it fails, the next
  * lock_acquire_again() or lock_take_again() repeats it. */
-void lock_give_up(dsm_lock *l, bool keep_news);
+void lock_give_up(dsm_lock *l, bool keep_owner_died);
 int lock_acquire_again(dsm_lock *l, int64_t timeout_ns);
 /* Like lock_acquire_again(), by a call that gives the lock back before it ends: a signal handler that runs during the
  * call is refused, and does not wait for it. */

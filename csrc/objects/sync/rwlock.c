@@ -34,7 +34,7 @@ struct dsm_rwlock {
     uint64_t mine;       /* this member's word as last known */
     bool doubt;          /* this handle may have changed the word once more */
     uint32_t owed;       /* no thread reads with this handle, and 'inside' may be set */
-    uint32_t news;       /* of a reader: the last writer died with the lock; stored before 'readers', read after it */
+    uint32_t owner_died; /* of a reader: the last writer died with the lock; stored before 'readers', read after it */
     uint64_t looked;
     uint8_t *copy; /* remote: copy of the bytes from the word to the end */
 };
@@ -137,7 +137,7 @@ static int enter(dsm_rwlock *rw, uint64_t *seen)
         rc = look(rw, seen);
     if (!rc && !(*seen & LOCK_HELD)) {
         store_relaxed_u32(&rw->owed, 0);
-        store_relaxed_u32(&rw->news, (*seen & LOCK_OWNER_DIED) != 0);
+        store_relaxed_u32(&rw->owner_died, (*seen & LOCK_OWNER_DIED) != 0);
         store_release_u32(&rw->readers, rw->readers + 1);
         return 1;
     }
@@ -308,10 +308,10 @@ int dsm_rwlock_unclaim(dsm_rwlock *rw, int unused)
 
 dsm_lock *dsm_rwlock_lock(dsm_rwlock *rw) { return &rw->lock; }
 
-int dsm_rwlock_readers(dsm_rwlock *rw, int *news)
+int dsm_rwlock_readers(dsm_rwlock *rw, int *owner_died)
 {
     uint32_t readers = handle_forked(&rw->lock.handle) ? 0 : load_acquire_u32(&rw->readers); /* a child holds nothing */
-    *news = readers && load_relaxed_u32(&rw->news);
+    *owner_died = readers && load_relaxed_u32(&rw->owner_died);
     return (int)readers;
 }
 

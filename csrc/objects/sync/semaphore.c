@@ -27,7 +27,7 @@ struct dsm_semaphore {
     struct sync_handle handle;
     pthread_mutex_t own; /* guards the fields below; held across an attempt, see handle_lock() */
     uint32_t held;       /* store-release under own, load-acquire in dsm_semaphore_held() without it */
-    uint32_t news;       /* the last permit was a dead process's; stored before 'held', read after it */
+    uint32_t owner_died; /* the last permit was a dead process's; stored before 'held', read after it */
     bool unsure;         /* a release ended with an error */
     struct permit doubt; /* remote: an attempt ended with an error; value 0: none */
     uint32_t hint;
@@ -38,11 +38,11 @@ struct dsm_semaphore {
 
 static uint64_t slot_at(const dsm_semaphore *m, uint32_t slot) { return m->handle.own + 8ull * slot; }
 
-static int keep(dsm_semaphore *m, struct permit p, bool news)
+static int keep(dsm_semaphore *m, struct permit p, bool owner_died)
 {
     m->permits[m->held] = p;
     m->hint = (p.slot + 1) % m->handle.count;
-    store_relaxed_u32(&m->news, news);
+    store_relaxed_u32(&m->owner_died, owner_died);
     store_release_u32(&m->held, m->held + 1);
     return 1;
 }
@@ -210,10 +210,10 @@ int dsm_semaphore_value(dsm_semaphore *m)
     return rc ? rc : n;
 }
 
-int dsm_semaphore_held(dsm_semaphore *m, int *news)
+int dsm_semaphore_held(dsm_semaphore *m, int *owner_died)
 {
     uint32_t held = handle_forked(&m->handle) ? 0 : load_acquire_u32(&m->held); /* a child has no permit */
-    *news = held && load_relaxed_u32(&m->news);
+    *owner_died = held && load_relaxed_u32(&m->owner_died);
     return (int)held;
 }
 
