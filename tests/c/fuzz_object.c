@@ -506,7 +506,7 @@ static uint64_t some_word(unsigned how)
 }
 
 /* A word becomes its value plus a little, another word, or any value. */
-static void scribble(void)
+static void overwrite(void)
 {
     uint8_t how = next_byte();
     uint64_t last = object.nbytes - 8, at = some_word(how & 3) % last / 8 * 8, v;
@@ -553,7 +553,7 @@ static void step(const struct kind *k, struct slot slots[2])
     switch (what % 8) {
     case 0:
     case 1:
-        scribble();
+        overwrite();
         break;
     case 2:
         if (k->type == DSM_SEGMENT)
