@@ -134,7 +134,7 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
         "write_async": (Index(0), Memory(8)),
         "fetch_add_async": (Index(0), Index(1)),
         "compare_swap_async": (Index(0), Index(0), Index(1)),
-        "part": (),
+        "detach": (),
         "close": (),
         "with": (),
     },

@@ -150,7 +150,7 @@ class World:
 
 OTHERS = ("context", "cluster", "hosted", "region", "remote", "descriptor", "batch", "pickled", "stamped", "lamport",
           "hybrid", "deadline")  # fmt: skip
-ENDS = {"close", "part"}
+ENDS = {"close", "detach"}
 
 
 def methods(obj):

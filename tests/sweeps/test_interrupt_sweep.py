@@ -49,7 +49,7 @@ NOT_INTERRUPTED = {
     "close": "every scene of a cluster closes its objects",
     "unlink": "every object has that of Cluster.unlink",
     "shutdown": "it ends the queue, which could not be used again",
-    "part": "close, when the last view has gone",
+    "detach": "close, when the last view has gone",
     "make": "each factory calls it",
     "fence": "it ends the peer",
     "is_mapped": "a field",
