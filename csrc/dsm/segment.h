@@ -20,7 +20,7 @@ typedef struct {
     uint64_t row_bytes;
     uint64_t data, shadow; /* offsets; shadow is 0 if there are no versions */
     uint64_t identity;     /* of this process as a writer; if remote: of this struct */
-    uint64_t turn;         /* if remote: the thread that is the writer with this struct, or 0 */
+    uint64_t turn;         /* if remote: the thread that is the writer with this struct, or 0; see versions.c */
     uint32_t left;         /* if remote: the last writer with this struct may have left the segment held */
     char dtype[DSM_SEGMENT_DTYPE];
 } dsm_segment;

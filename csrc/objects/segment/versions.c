@@ -61,6 +61,9 @@ static int copy(dsm_remote *r, uint64_t from, uint64_t to, uint64_t n)
 
 /* ---- the writer's word ---- */
 
+/* With the thread in s->turn: a write is open, and none of its calls is under way. */
+#define BETWEEN_CALLS (1ull << 63)
+
 /* Remote, the identity belongs to *s, and only the thread that has the turn writes with it. So if that thread finds
  * this identity in 'writer', an earlier call has left it there: its outcome was unknown, or the call could not finish
  * the write. */
@@ -76,6 +79,20 @@ static int take_turn(dsm_remote *r, dsm_segment *s, int64_t deadline)
         backoff_sleep(&backoff, deadline);
     }
     return 0;
+}
+
+/* A signal handler that runs in the midst of a call is refused. One that runs between begin and commit waits, as
+ * another thread does. */
+static void call_begins(const dsm_remote *r, dsm_segment *s)
+{
+    if (!r->mapped)
+        compare_swap_u64(&s->turn, this_thread() | BETWEEN_CALLS, this_thread());
+}
+
+static void call_ends(const dsm_remote *r, dsm_segment *s)
+{
+    if (!r->mapped)
+        compare_swap_u64(&s->turn, this_thread(), this_thread() | BETWEEN_CALLS);
 }
 
 /* 'left' is stored first: the next thread that has the turn reads it. */
@@ -228,6 +245,7 @@ int dsm_segment_begin(dsm_remote *r, dsm_segment *s, int64_t timeout_ns, uint64_
     fence_release(); /* the head before the data; pairs with fence_acquire() in mapped_snapshot() */
     *version = w.head >> 2;
     *rows = w.rows;
+    call_ends(r, s);
     return 0;
 }
 
@@ -328,7 +346,7 @@ static int own_words(dsm_remote *r, const dsm_segment *s, uint64_t version, stru
     return rc;
 }
 
-int dsm_segment_commit(dsm_remote *r, dsm_segment *s, const void *data, uint64_t *version)
+static int commit(dsm_remote *r, dsm_segment *s, const void *data, uint64_t *version)
 {
     struct segment_words w;
     int rc = own_words(r, s, *version, &w);
@@ -347,10 +365,20 @@ int dsm_segment_commit(dsm_remote *r, dsm_segment *s, const void *data, uint64_t
     return 0;
 }
 
+int dsm_segment_commit(dsm_remote *r, dsm_segment *s, const void *data, uint64_t *version)
+{
+    call_begins(r, s);
+    int rc = commit(r, s, data, version);
+    if (rc)
+        call_ends(r, s);
+    return rc;
+}
+
 /* Remote, the write may be in any phase. If it has reached step 4, it has taken effect, and it is finished. */
 int dsm_segment_abort(dsm_remote *r, dsm_segment *s, uint64_t version)
 {
     struct segment_words w;
+    call_begins(r, s);
     int rc = own_words(r, s, version, &w);
     if (rc == -DSM_ENOTHELD) {
         end_turn(r, s, false);
