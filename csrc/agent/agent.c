@@ -28,15 +28,6 @@ static int add(int epoll, int fd, uint32_t events, uint64_t id, unsigned what)
 
 /* ---- incoming connections ---- */
 
-void conn_close_endpoint(struct conn *n)
-{
-    if (!n->ep)
-        return;
-    n->ep->dev->fabric->ep_abort(n->ep);
-    n->ep->dev->fabric->ep_close(n->ep);
-    n->ep = NULL;
-}
-
 static void drop(struct agent *a, struct conn *n)
 {
     struct conn **at = &a->conns;
@@ -411,14 +402,6 @@ bool agent_stop(dsm_ctx *c)
 }
 
 /* ---- fences ---- */
-
-bool agent_denies(const struct agent *a, const uint8_t node[DSM_NODE_ID])
-{
-    for (size_t i = 0; i < a->ndenied; i++)
-        if (!memcmp(a->denied[i], node, DSM_NODE_ID))
-            return true;
-    return false;
-}
 
 int agent_fence(struct agent *a, const uint8_t node[DSM_NODE_ID])
 {

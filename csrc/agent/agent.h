@@ -53,6 +53,7 @@ void agent_unwatch(struct agent *a, struct peer *p);
 
 /* server.c: under agent->lock. conn_input processes what has been received; false: the connection must be dropped. */
 bool conn_input(struct agent *a, struct conn *n);
+/* conn.c */
 bool agent_denies(const struct agent *a, const uint8_t node[DSM_NODE_ID]);
 void conn_close_endpoint(struct conn *n);
 

@@ -116,15 +116,6 @@ int queue_refuse(const dsm_queue *q, const char *role)
     return err_set(DSM_EINVAL, 0, "this handle is no %s of the queue", role);
 }
 
-int queue_broken(const char *role)
-{
-    return err_set(
-        DSM_ENOTHELD, 0,
-        "this handle is no %s any more: break_() took the role, or a close() that failed gave it back; close "
-        "the handle and open another",
-        role);
-}
-
 /* A role is given back only once. After an error, the next call goes on with the roles that are left. */
 int dsm_queue_leave(dsm_queue *q)
 {

@@ -179,6 +179,15 @@ int remote_shutdown(const dsm_queue *q, uint32_t how)
  * path was cut, the role stays taken. */
 static bool is_gone(int rc) { return rc == -DSM_EPEER || rc == -DSM_ESTALE || rc == -DSM_EFENCED; }
 
+int queue_broken(const char *role)
+{
+    return err_set(
+        DSM_ENOTHELD, 0,
+        "this handle is no %s any more: break_() took the role, or a close() that failed gave it back; close "
+        "the handle and open another",
+        role);
+}
+
 int role_leave(const dsm_queue *q, uint64_t at)
 {
     int64_t timeout = remote_timeout(q->r), deadline = deadline_after(timeout < 0 ? 0 : 2 * timeout);
