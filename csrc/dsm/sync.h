@@ -80,9 +80,9 @@ int dsm_rwlock_open(dsm_remote *r, int64_t spin_ns, dsm_rwlock **out);
 int dsm_rwlock_leave(dsm_rwlock *rw);
 void dsm_rwlock_close(dsm_rwlock *rw);
 int dsm_rwlock_read(dsm_rwlock *rw, int64_t timeout_ns);
-/* ENOTHELD: the handle does not read, or its read was broken. After any other error the handle does not read either,
- * but writers may still wait for it: each later call with the handle, including this function and leave, tries to clear
- * that. */
+/* ENOTHELD: the handle does not read, or its read was broken. EBUSY (called from a signal handler in the midst of a
+ * call) and EFORK: nothing has changed. After any other error the handle does not read either, but writers may still
+ * wait for it: each later call with the handle, including this function and leave, tries to clear that. */
 int dsm_rwlock_unread(dsm_rwlock *rw);
 /* To write: claim, then drain, each until it returns 1. A caller that gives up between the two must call unclaim with
  * unused = 1. */

@@ -18,8 +18,8 @@
  * The stamps that the clock makes itself may go one millisecond beyond that limit, so that it can send after it has
  * received the latest stamp allowed.
  *
- * A Lamport stamp that is 2^48 or more ahead of the word is refused, so one wrong message can't exhaust the clock. Even
- * at ten million stamps a second, a clock takes 325 days to get so far ahead of another.
+ * A Lamport stamp that is more than 2^48 ahead of the word is refused, so one wrong message can't exhaust the clock.
+ * Even at ten million stamps a second, a clock takes 325 days to get so far ahead of another.
  *
  * A process that dies leaves the word as it was, or with a stamp that no caller received.
  *
