@@ -30,9 +30,9 @@ def _complete_cluster(context: click.Context, parameter: click.Parameter, incomp
 def _complete_name(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete with names of the cluster on the command line, except those that are on the command line already."""
     cluster, given = context.params.get("cluster") or "default", context.params.get("names") or ()
-    with contextlib.suppress(errors.DsmemError):
-        infos = local.LocalNames(cluster, _number(context.params.get("owner"))).infos()
-        left = (info for info in infos if info.name.startswith(incomplete) and info.name not in given)
+    with contextlib.suppress(errors.DsmemError, click.ClickException):
+        (place,) = _places(cluster, context.params.get("owner"))  # opening a cluster that does not exist would make it
+        left = (info for info in place.infos() if info.name.startswith(incomplete) and info.name not in given)
         return [CompletionItem(info.name, help=info.kind) for info in left]
     return []
 

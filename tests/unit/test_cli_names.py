@@ -36,7 +36,7 @@ def test_ls(here):
     assert {r["cluster"] for r in json.loads(run("ls", "--json"))} >= {here.name}
     assert run("ls", "-c", here.name, "--owner", str(os.geteuid())) == table
     assert "no such user" in run("ls", "--owner", "nobody of this name", code=2)
-    assert "no such cluster" in run("ls", "-c", "no-such-cluster", code=1)
+    assert "no such cluster" in run("ls", "-c", f"{here.name}-absent", code=1)
 
 
 def test_ls_has_a_line_per_name_where_others_read_it(here):
@@ -140,7 +140,8 @@ def test_names_are_completed(here):
     assert completed(f"dsmem rm -c {cluster} apple ap") == ["apricot"]
     assert completed(f"dsmem rm -c {cluster} --owner {os.geteuid()} p") == ["pear"]
     assert cluster in completed("dsmem ls -c ") and completed(f"dsmem gc --cluster {cluster}") == [cluster]
-    assert completed("dsmem rm -c no-such-cluster ") == []
+    assert completed(f"dsmem rm -c {cluster}-absent ") == []
+    assert "no such cluster" in run("ls", "-c", f"{cluster}-absent", code=1)  # asking has not made it
     assert completed("dsmem rm --owner nosuchuser ") == []
 
 
