@@ -14,7 +14,7 @@ CONTENDED_TARGET = 1.0  # times multiprocessing.Lock
 
 
 @pytest.fixture
-def near():
+def local():
     name = f"bench-{os.getpid()}"
     with dsmem.connect(name) as cluster:
         yield cluster

@@ -9,6 +9,7 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/dsmem-fresh
 mirror=${DSMEM_FRESH_MIRROR:-http://deb.debian.org/debian}
 certificates=/etc/dsmem-fresh.crt # in a root; not where its own package of certificates writes
 work=$(mktemp -d "${TMPDIR:-/tmp}/dsmem-roots.XXXXXX")
+making=  # a root that is not in its place yet
 running= # the job that uses a machine: in a condition set -e would not hold, so it is a job and waited for
 
 finish() {
@@ -16,7 +17,7 @@ finish() {
         pkill -KILL -P "$running" || true # unshare, and with it all processes of the machine
         wait "$running" || true
     fi
-    rm -rf --one-file-system "$work"
+    rm -rf --one-file-system "$work" ${making:+"$making"}
 }
 trap finish EXIT
 trap 'exit 130' INT
@@ -36,17 +37,16 @@ can_make_roots() {
 # The release as the archive has it, made once: beside its place, and moved there whole.
 archive_root() { # release
     [ ! -d "$cache/$1" ] || return 0
-    local work
     mkdir -p "$cache"
-    work=$(mktemp -d "$cache/new.XXXXXX")
+    making=$(mktemp -d "$cache/new.XXXXXX")
     echo "making a root of $1 from $mirror: a few minutes" >&2
-    chmod 755 "$work"
-    if ! debootstrap --variant=minbase "$1" "$work" "$mirror" >"$cache/debootstrap-$1.log" 2>&1; then
+    chmod 755 "$making"
+    if ! debootstrap --variant=minbase "$1" "$making" "$mirror" >"$cache/debootstrap-$1.log" 2>&1; then
         tail -n 20 "$cache/debootstrap-$1.log" >&2
-        rm -rf "$work"
         return 1
     fi
-    mv -T "$work" "$cache/$1"
+    mv -T "$making" "$cache/$1"
+    making=
 }
 
 home_of() { # user

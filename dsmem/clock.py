@@ -134,7 +134,7 @@ class Lamport(_Clock):
         Raises
         ------
         ClockDriftError
-            The stamp is 2**48 or more ahead of this clock, which no working clock reaches. The clock is unchanged.
+            The stamp is more than 2**48 ahead of this clock, which no working clock reaches. The clock is unchanged.
         """
         return self._core.lamport(stamp)
 

@@ -17,6 +17,9 @@
  * A process may be killed between the change and the wake, and one that was woken may be killed before it takes what it
  * was woken for. Therefore no sleep is longer than EVENTCOUNT_RECHECK_NS, after which the sleeper rechecks by itself.
  *
+ * The sequence wraps. A waiter misses a wake only if exactly 2^32 of them come between its two steps, and then sleeps
+ * no longer than that.
+ *
  * Bytes: 0 u32 sequence | 4 u32 sleepers: 1 while a thread may be asleep
  */
 #ifndef DSM_OBJECTS_EVENTCOUNT_H

@@ -7,12 +7,18 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-static inline dsm_remote *memory_of(uint64_t n)
+static inline dsm_remote *map_of(int fd, uint64_t n)
 {
     dsm_remote *r;
+    CHECK(!dsm_map(fd, n, DSM_READ | DSM_WRITE | DSM_ATOMIC, &r));
+    return r;
+}
+
+static inline dsm_remote *memory_of(uint64_t n)
+{
     int fd = memfd_create("object", MFD_CLOEXEC);
     CHECK(fd >= 0 && !ftruncate(fd, (off_t)n));
-    CHECK(!dsm_map(fd, n, DSM_READ | DSM_WRITE | DSM_ATOMIC, &r));
+    dsm_remote *r = map_of(fd, n);
     close(fd);
     return r;
 }

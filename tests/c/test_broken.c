@@ -4,6 +4,7 @@
  * kills it there. If the kernel does not allow ptrace, the program only says so.
  */
 #include "check.h"
+#include "objects.h"
 #include "objects/sync/lock.h"
 #include "stepper.h"
 
@@ -17,12 +18,7 @@ static uint64_t nbytes;
 static dsm_remote *own;
 static uint64_t self;
 
-static dsm_remote *reach(void)
-{
-    dsm_remote *r;
-    CHECK(!dsm_map(file, nbytes, DSM_READ | DSM_WRITE | DSM_ATOMIC, &r));
-    return r;
-}
+static dsm_remote *reach(void) { return map_of(file, nbytes); }
 
 static void make(int type, uint32_t members, uint32_t count)
 {

@@ -5,7 +5,7 @@
  */
 #include "base/atomic.h"
 #include "check.h"
-#include "dsm.h"
+#include "objects.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -21,12 +21,7 @@ static int file;
 static uint64_t word, letters[CLOCKS]; /* a stamp of each clock, on its way from one thread to another */
 static uint64_t stamps[CLOCKS][THREADS][STAMPS];
 
-static dsm_remote *reach(void)
-{
-    dsm_remote *r;
-    CHECK(!dsm_map(file, dsm_clock_bytes(), DSM_READ | DSM_WRITE | DSM_ATOMIC, &r));
-    return r;
-}
+static dsm_remote *reach(void) { return map_of(file, dsm_clock_bytes()); }
 
 static uint64_t next_stamp(const dsm_clock *c, int which, uint64_t received)
 {

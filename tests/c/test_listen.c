@@ -6,30 +6,23 @@
 #include "check.h"
 #include "objects.h"
 #include "objects/eventcount.h"
+#include "together.h"
 
 #include <pthread.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { ROUNDS = 1000, THREADS = 4 };
-
-/* Objects and handles are freed by the end of the process. */
-const char *__asan_default_options(void);
-const char *__asan_default_options(void) { return "detect_leaks=0"; }
+enum { ROUNDS = 1000 };
 
 static uint32_t threads;
 
 /* Each thread has a number of its own. */
 static uint32_t number(void) { return fetch_add_u32(&threads, 1); }
 
-static void together(int n, void *(*body)(void *), void *arg)
+static void numbered(int n, void *(*body)(void *), void *arg)
 {
-    pthread_t started[THREADS];
     store_relaxed_u32(&threads, 0);
-    for (int i = 0; i < n; i++)
-        CHECK(!pthread_create(&started[i], NULL, body, arg));
-    for (int i = 0; i < n; i++)
-        CHECK(!pthread_join(started[i], NULL));
+    together(n, body, arg);
 }
 
 /* As a helper thread does: it tries, and sleeps where a blocking waiter would. */
@@ -194,10 +187,10 @@ int main(void)
 {
     alarm(60);
     eventcount_recheck(3600ll * 1000000000);
-    together(THREADS, locks, object_of(DSM_LOCK, THREADS, 0));
-    together(THREADS, semaphores, object_of(DSM_SEMAPHORE, 0, 2));
-    together(3, rwlocks, object_of(DSM_RWLOCK, THREADS, 0));
-    together(2, elements, segment_object());
+    numbered(THREADS, locks, object_of(DSM_LOCK, THREADS, 0));
+    numbered(THREADS, semaphores, object_of(DSM_SEMAPHORE, 0, 2));
+    numbered(3, rwlocks, object_of(DSM_RWLOCK, THREADS, 0));
+    numbered(2, elements, segment_object());
     pass_on();
     puts("ok");
     return 0;

@@ -25,7 +25,7 @@
 
 enum { MEMBERS = 4 };
 #define NONE INT64_MAX
-#define TIMEOUT_S INT64_C(20000000000)
+#define TIMEOUT_NS INT64_C(20000000000)
 
 static int64_t left = NONE; /* requests of all threads before the only one that fails */
 static int64_t pieces;      /* of memory that the core has allocated */
@@ -172,7 +172,7 @@ static int enter(struct world *w, const char *fault, uint64_t nbytes)
         w->region = NULL;
     if (!rc)
         rc = open_one(fault, &w->user);
-    if (!rc && (rc = dsm_attach(w->user, d, (size_t)dsm_region_descriptor(w->region, d), TIMEOUT_S, &w->remote)))
+    if (!rc && (rc = dsm_attach(w->user, d, (size_t)dsm_region_descriptor(w->region, d), TIMEOUT_NS, &w->remote)))
         w->remote = NULL;
     return rc;
 }
@@ -184,7 +184,7 @@ static int many_ops(struct world *w)
     for (int i = 0; i < 300; i++)
         ops[i] = (dsm_op){
             .code = DSM_OP_READ, .remote = w->remote, .offset = 8ull * (unsigned)i, .local = out + i, .nbytes = 8};
-    return dsm_execute(w->user, ops, 300, TIMEOUT_S, NULL);
+    return dsm_execute(w->user, ops, 300, TIMEOUT_NS, NULL);
 }
 
 /* As an event loop does: the thread that makes connections starts it. */
@@ -200,7 +200,7 @@ static int start_one(struct world *w)
     struct pollfd on = {.fd = dsm_event_fd(w->user), .events = POLLIN};
     while (!rc && !dsm_completed(w->user))
         CHECK(poll(&on, 1, -1) == 1);
-    return dsm_finish(&t, TIMEOUT_S, &failed);
+    return dsm_finish(&t, TIMEOUT_NS, &failed);
 }
 
 static int local_memory(void)
@@ -209,7 +209,7 @@ static int local_memory(void)
     uint64_t old;
     int rc = enter(&w, NULL, 8192);
     if (!rc)
-        rc = dsm_fetch_add(w.remote, 0, 1, &old, TIMEOUT_S);
+        rc = dsm_fetch_add(w.remote, 0, 1, &old, TIMEOUT_NS);
     if (!rc)
         rc = many_ops(&w);
     leave(&w);
@@ -277,7 +277,7 @@ static int use_lock(dsm_remote *r)
     int rc = dsm_lock_open(r, -1, &l);
     if (rc)
         return rc;
-    FIRST(rc, dsm_lock_acquire(l, TIMEOUT_S));
+    FIRST(rc, dsm_lock_acquire(l, TIMEOUT_NS));
     FIRST(rc, dsm_lock_release(l));
     dsm_lock_close(l);
     return rc;
@@ -290,11 +290,11 @@ static int use_rwlock(dsm_remote *r)
     int rc = dsm_rwlock_open(r, -1, &rw);
     if (rc)
         return rc;
-    FIRST(rc, dsm_rwlock_read(rw, TIMEOUT_S));
+    FIRST(rc, dsm_rwlock_read(rw, TIMEOUT_NS));
     FIRST(rc, dsm_rwlock_inside(rw, who));
     FIRST(rc, dsm_rwlock_unread(rw));
-    FIRST(rc, dsm_rwlock_claim(rw, TIMEOUT_S));
-    FIRST(rc, dsm_rwlock_drain(rw, TIMEOUT_S));
+    FIRST(rc, dsm_rwlock_claim(rw, TIMEOUT_NS));
+    FIRST(rc, dsm_rwlock_drain(rw, TIMEOUT_NS));
     FIRST(rc, dsm_rwlock_unclaim(rw, 0));
     dsm_rwlock_close(rw);
     return rc;
@@ -306,7 +306,7 @@ static int use_semaphore(dsm_remote *r)
     int rc = dsm_semaphore_open(r, -1, &m);
     if (rc)
         return rc;
-    FIRST(rc, dsm_semaphore_acquire(m, TIMEOUT_S));
+    FIRST(rc, dsm_semaphore_acquire(m, TIMEOUT_NS));
     FIRST(rc, dsm_semaphore_value(m));
     FIRST(rc, dsm_semaphore_release(m, 1));
     dsm_semaphore_close(m);
@@ -319,7 +319,7 @@ static int use_counting(dsm_remote *r)
     int rc = dsm_counting_open(r, -1, &c);
     if (rc)
         return rc;
-    FIRST(rc, dsm_counting_acquire(c, TIMEOUT_S));
+    FIRST(rc, dsm_counting_acquire(c, TIMEOUT_NS));
     FIRST(rc, dsm_counting_release(c, 1));
     dsm_counting_close(c);
     return rc;
@@ -333,7 +333,7 @@ static int use_event(dsm_remote *r)
     if (rc)
         return rc;
     FIRST(rc, dsm_event_set(e));
-    FIRST(rc, dsm_event_wait(e, &since, TIMEOUT_S));
+    FIRST(rc, dsm_event_wait(e, &since, TIMEOUT_NS));
     dsm_event_close(e);
     return rc;
 }
@@ -344,7 +344,7 @@ static int use_condition(dsm_remote *r)
     int rc = dsm_condition_open(r, NULL, -1, &c);
     if (rc)
         return rc;
-    FIRST(rc, dsm_lock_acquire(dsm_condition_lock(c), TIMEOUT_S));
+    FIRST(rc, dsm_lock_acquire(dsm_condition_lock(c), TIMEOUT_NS));
     FIRST(rc, dsm_condition_notify(c, 1));
     FIRST(rc, dsm_lock_release(dsm_condition_lock(c)));
     dsm_condition_close(c);
@@ -359,7 +359,7 @@ static int use_barrier(dsm_remote *r)
     int rc = dsm_barrier_open(r, -1, &b);
     if (rc)
         return rc;
-    FIRST(rc, dsm_barrier_arrive(b, 1, TIMEOUT_S, &generation, &index));
+    FIRST(rc, dsm_barrier_arrive(b, 1, TIMEOUT_NS, &generation, &index));
     dsm_barrier_close(b);
     return rc;
 }
@@ -370,7 +370,7 @@ static int use_once(dsm_remote *r)
     int rc = dsm_once_open(r, -1, &o);
     if (rc)
         return rc;
-    FIRST(rc, dsm_once_begin(o, TIMEOUT_S));
+    FIRST(rc, dsm_once_begin(o, TIMEOUT_NS));
     FIRST(rc, dsm_once_end(o, 0));
     dsm_once_close(o);
     return rc;

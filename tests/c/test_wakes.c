@@ -5,25 +5,13 @@
 #include "check.h"
 #include "objects.h"
 #include "objects/eventcount.h"
+#include "together.h"
 
 #include <pthread.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { ROUNDS = 2000, THREADS = 4 };
-
-/* Objects and handles are freed by the end of the process. */
-const char *__asan_default_options(void);
-const char *__asan_default_options(void) { return "detect_leaks=0"; }
-
-static void together(int n, void *(*body)(void *), void *arg)
-{
-    pthread_t threads[THREADS];
-    for (int i = 0; i < n; i++)
-        CHECK(!pthread_create(&threads[i], NULL, body, arg));
-    for (int i = 0; i < n; i++)
-        CHECK(!pthread_join(threads[i], NULL));
-}
+enum { ROUNDS = 2000 };
 
 static void *locks(void *r)
 {

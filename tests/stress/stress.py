@@ -32,7 +32,7 @@ from dsmem.names.local import LocalNames
 
 STUCK_SECONDS = 40
 STRIKE_SECONDS = 0.04  # on average
-REMOTE_PRODUCERS = 64  # whoever is elsewhere is never taken for dead, so each successor needs a lane
+REMOTE_PRODUCERS = 64  # a remote process is never considered dead, so each successor needs a lane
 PLAN = "fault+shm://?delay=3:2ms&fail=11&failafter=17&every=23"
 
 processes = multiprocessing.get_context("forkserver")

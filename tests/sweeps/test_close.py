@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from dsmem import _core
 
 sys.path.insert(0, str(Path(__file__).parent))
 from close_table import ROWS, public
+from played import played
 
 from dsmem.queue import Pickled, Stamped
 
@@ -47,15 +47,4 @@ def test_every_method_has_a_row(name):
 @pytest.mark.parametrize("kind", ROWS)
 @pytest.mark.parametrize("where", ["local", "fault+shm"])
 def test_closed_in_the_midst(where, kind, cluster_name):
-    done = subprocess.run(
-        [sys.executable, str(SCENES), where, kind, str(STRIDE)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "SWEEP_CLUSTER": cluster_name, "PYTHONPATH": str(Path(dsmem.__file__).parents[1])},
-        check=False,
-    )
-    lines = done.stdout.splitlines()
-    faults = [f"{lines[i - 1]}: {line}" for i, line in enumerate(lines) if line.startswith("FAULT")]
-    assert done.returncode == 0 and lines[-1:] == ["through"], (done.returncode, lines[-3:], done.stderr[-2000:])
-    assert not faults
+    assert played(SCENES, cluster_name, where, kind, STRIDE, timeout=300)[-1] == "through"

@@ -5,16 +5,14 @@ the handler's was refused, and leaves nothing behind.
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-import dsmem
-
 sys.path.insert(0, str(Path(__file__).parent))
 from handler_scenes import KIND_OF
+from played import played
 
 SCENES = Path(__file__).with_name("handler_scenes.py")
 FULL = os.environ.get("DSMEM_FULL_SWEEPS") == "1"
@@ -25,14 +23,4 @@ AT_MOST = 0 if FULL else 8  # scenes of each class; 0: all
 @pytest.mark.parametrize("cls", KIND_OF)
 @pytest.mark.parametrize("where", ["local", "fault+shm"])
 def test_a_handler_calls_into_what_it_interrupts(where, cls, cluster_name):
-    done = subprocess.run(
-        [sys.executable, str(SCENES), where, cls, str(AT_MOST)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "SWEEP_CLUSTER": cluster_name, "PYTHONPATH": str(Path(dsmem.__file__).parents[1])},
-        check=False,
-    )
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0 and lines[-1].startswith("through"), (lines[-3:], done.stderr[-3000:])
-    assert lines[-1] != "through 0"
-    assert not [(lines[i - 2], lines[i - 1], line) for i, line in enumerate(lines) if line.startswith("FAULT")]
+    assert played(SCENES, cluster_name, where, cls, AT_MOST)[-1] != "through 0"

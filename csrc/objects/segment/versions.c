@@ -82,11 +82,12 @@ static int take_turn(dsm_remote *r, dsm_segment *s, int64_t deadline)
 }
 
 /* A signal handler that runs in the midst of a call is refused. One that runs between begin and commit waits, as
- * another thread does. */
+ * another thread does. Commit and abort may run in another thread than begin did. */
 static void call_begins(const dsm_remote *r, dsm_segment *s)
 {
-    if (!r->mapped)
-        compare_swap_u64(&s->turn, this_thread() | BETWEEN_CALLS, this_thread());
+    uint64_t turn = load_acquire_u64(&s->turn);
+    if (!r->mapped && turn & BETWEEN_CALLS)
+        compare_swap_u64(&s->turn, turn, this_thread());
 }
 
 static void call_ends(const dsm_remote *r, dsm_segment *s)

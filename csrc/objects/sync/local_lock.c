@@ -93,11 +93,11 @@ int local_lock_enter(struct local_lock *g, int64_t deadline)
     return again ? dsm_refuse_reentry("object") : mine;
 }
 
-/* Another thread may already be releasing what this thread has acquired; then 'worker' is that thread and stays. */
+/* Another thread may be releasing what this thread has acquired, so that 'worker' is that thread. Or it has released it
+ * already, and the local lock is free or another thread's. Then nothing is changed. */
 void local_lock_rest(struct local_lock *g)
 {
     pthread_mutex_lock(&g->lock);
-    assert(g->taken);
     if (g->worker == this_thread())
         g->worker = 0;
     pthread_mutex_unlock(&g->lock);
