@@ -306,14 +306,12 @@ def test_time_and_cancels_break_a_barrier(world):
         barrier.reset()
         for by in ("task", "wait_for"):
             task = asyncio.create_task(barrier.wait_async())
-            if by == "wait_for":
-                task = asyncio.create_task(asyncio.wait_for(task, 0.02))
             while barrier.n_waiting == 0:
                 await asyncio.sleep(0)
             if by == "task":
                 task.cancel()
             with pytest.raises((asyncio.CancelledError, asyncio.TimeoutError)):
-                await task
+                await (task if by == "task" else asyncio.wait_for(task, 0.02))
             with pytest.raises(errors.BrokenBarrierError):
                 await other.wait_async()
             barrier.reset()
