@@ -2,10 +2,11 @@
 
 Each mutant (mutants.py) is built in a copy of the tree and given first to the tests that caught its neighbours, then to
 those that cover its file, in order (covered_by.txt). Mutants of Cython, which takes a minute to build, are built all at
-once with a switch between them. A mutant is caught when a test fails on it twice and passes on the original. What the
-tests let through is listed with its diff in build/mutants, but for the known equivalent ones (equivalent.txt). Results
-are kept in build/mutants/SEED.json as they come: the same command goes on where the last one stopped. Exit status 1:
-fewer than the wanted share were caught; 3: nothing could be said.
+once with a switch between them. A mutant is caught when a test fails on it, or hangs, twice, and just after that passes
+on the original: on a loaded machine, neither a chance failure nor a slow test counts. What the tests let through is
+listed with its diff in build/mutants, but for the known equivalent ones (equivalent.txt). Results are kept in
+build/mutants/SEED.json as they come: the same command goes on where the last one stopped. Exit status 1: fewer than
+the wanted share were caught; 3: nothing could be said.
 """
 
 from __future__ import annotations
@@ -206,20 +207,23 @@ class Judge:
 
     def __init__(self, original: Tree, silence: float, rows: str, results: list[dict[str, Any]]) -> None:
         self.original, self.silence, self.rows, self.results = original, silence, rows, results
-        self.failed: dict[str, float] = {}  # what was run on the original, and when it failed; 0: it passed
+        self.failed: dict[str, float] = {}  # the tests that failed on the original, and when
 
-    def passes_unchanged(self, test: str, *options: str) -> bool:
-        """Tests that fail, or take long, on the original catch nothing; once more, since other work disturbs some."""
-        key = " ".join((*options, test))
-        if key not in self.failed or self.fails_unchanged(key, older=True):
-            passed = any(self.original.test([*options, test], self.silence / 2)[0] == 0 for _ in range(2))
-            self.failed[key] = 0.0 if passed else time.monotonic()
-        return self.failed[key] == 0.0
+    def passes_unchanged(self, tests: list[str]) -> bool:
+        """Whether the original passes now, under the load of now, and in half the time that a mutant has."""
+        passed = self.original.test(tests, self.silence / 2)[0] == 0
+        if not passed and self.original.test(tests, self.silence / 2)[0] != 0:
+            self.failed[" ".join(tests)] = time.monotonic()
+        return passed
 
-    def fails_unchanged(self, key: str, older: bool = False) -> bool:
-        """Whether it failed lately, or longer ago: then it may have been a disturbance."""
-        when = self.failed.get(key, 0.0)
-        return when != 0.0 and (time.monotonic() - when > FORGIVEN) == older
+    def fails_unchanged(self, test: str) -> bool:
+        """Whether it failed on the original lately; longer ago, it may have been a disturbance."""
+        return test in self.failed and time.monotonic() - self.failed[test] <= FORGIVEN
+
+    def because_of(self, tree: Tree, tests: list[str], number: int) -> bool:
+        """Whether tests that failed once on a mutant notice it: they fail again, and now pass on the original."""
+        failed = any(tree.test(tests, self.silence, number)[0] != 0 for _ in range(2))
+        return failed and self.passes_unchanged(tests)
 
     def neighbours(self, mutant: Mutant, count: int = 5) -> list[str]:
         """Tests that caught mutants of the same file, the nearest lines first, or of files that have the same tests."""
@@ -230,8 +234,7 @@ class Judge:
 
     def verdict(self, tree: Tree, mutant: Mutant, number: int) -> tuple[str, str | None]:
         """Caught, timed out, survived or not judged; and the test that caught it."""
-        ran, disturbed = False, 0
-        but = {test for test in list(self.failed) if self.fails_unchanged(test)}
+        ran, but = False, {test for test in list(self.failed) if self.fails_unchanged(test)}
         for learned, tests in ((True, self.neighbours(mutant)), (False, covering(mutant.path, self.rows))):
             while tests:
                 rc, test = tree.test(tests, self.silence, number, but)
@@ -239,12 +242,10 @@ class Judge:
                 if rc in (0, 5) or (test is None and learned):
                     break
                 caught = "timed out" if rc is None else "caught"
-                if test is None:  # pytest itself cannot begin
-                    return caught if self.passes_unchanged(tests[0], "--collect-only") else "not judged", None
-                if self.passes_unchanged(test):
-                    if rc is None or disturbed == 2 or tree.test([test], self.silence, number)[0] != 0:
-                        return caught, test
-                    disturbed += 1
+                if self.because_of(tree, [test] if test else ["--collect-only", tests[0]], number):
+                    return caught, test
+                if test is None:  # pytest itself could not begin
+                    return "not judged", None
                 but.add(test)
         return "survived" if ran else "not judged", None
 
