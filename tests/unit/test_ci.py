@@ -1,4 +1,4 @@
-"""What ci/test and ci/softroce say and how they end, in a tree whose tests, guest and packages are stand-ins."""
+"""What ci/test, ci/softroce and ci/venv do and say, in a tree whose tests, guest and packages are stand-ins."""
 
 import os
 import shutil
@@ -128,3 +128,27 @@ def test_the_limit_is_one_of_silence(guest):
     assert done.returncode == 0 and done.stdout.endswith("8\n")
     done = guest(BOOTS, "sleep", "100", limit=2)
     assert done.returncode == 124 and "nothing for 2 s" in done.stderr
+
+
+# ---- ci/venv ----
+
+
+def test_an_extra_that_is_new_compiles_nothing(tree):
+    shutil.copy(ROOT / "ci/venv", tree / "ci/venv")
+    for name in ("pyproject.toml", "setup.py", "csrc/core.c", "dsmem/_core/_core.so"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).touch()
+    script(tree / ".venv/bin/python", f'echo "$*" >>{tree}/calls; [ "$1" != - ] || echo "sphinx>=7.4"')
+
+    def installed(*extras):
+        (tree / "calls").write_text("")
+        assert run(tree, "ci/venv", *extras).returncode == 0
+        calls = (tree / "calls").read_text().splitlines()
+        return [call.partition(" -qq ")[2] for call in calls if " install " in call]
+
+    assert installed()[1:] == ["--no-build-isolation -e .[dev]"]
+    assert installed() == []
+    assert installed("docs") == ["sphinx>=7.4"]
+    assert installed("docs") == installed() == []
+    (tree / "csrc/core.c").write_text("int changed;")
+    assert installed()[1:] == ["--no-build-isolation -e .[dev,docs]"]
