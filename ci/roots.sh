@@ -59,6 +59,7 @@ new_machine() { # release root
     mkdir -p "$2"
     cp -a "$cache/$1/." "$2"
     cp /etc/resolv.conf "$2/etc/resolv.conf"
+    echo force-unsafe-io >"$2/etc/dpkg/dpkg.cfg.d/fresh" # nothing of it outlives a crash
     [ -z "${PIP_CERT:-}" ] || cp -L "$PIP_CERT" "$2$certificates"
     chroot "$2" useradd --create-home --shell /bin/bash stranger
     local user
