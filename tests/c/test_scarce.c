@@ -269,6 +269,21 @@ static int far_memory(void)
     return rc;
 }
 
+static int forks(void)
+{
+    struct world w;
+    int status, rc = enter(&w, "", 8192);
+    if (!rc) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (!child)
+            _exit(0);
+        CHECK(waitpid(child, &status, 0) == child && !status);
+    }
+    leave(&w);
+    return rc;
+}
+
 static int wrong_plans(void)
 {
     static const char *const plans[] = {
@@ -550,6 +565,7 @@ int main(void)
     first_use();
     run_out("local", local_memory);
     run_out("remote", far_memory);
+    run_out("fork", forks);
     run_out("plans", wrong_plans);
     run_out("mapped", mapped_again);
     for (size_t i = 0; i < 2 * sizeof kinds / sizeof *kinds; i++) {
