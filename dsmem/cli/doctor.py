@@ -38,7 +38,7 @@ class _Page:
 
     def fact(self, name: str, text: str, good: bool | None = None) -> None:
         grid = Table.grid(padding=(0, 1, 0, 0))
-        grid.add_column(width=15, no_wrap=True)
+        grid.add_column(min_width=15, no_wrap=True)
         grid.add_column(ratio=1, overflow="fold")
         style = {True: "green", False: "red", None: ""}[good]
         grid.add_row(Text(f"  {name}"), Text(text, style))

@@ -448,6 +448,17 @@ def test_more_memory_than_there_is(server):
     assert run(server.address, *QUICK, "-o", "read", "-s", "8").exit_code == 0
 
 
+def test_a_client_that_vanishes_is_noticed():
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
+        stream, _ = listener.accept()
+        with stream:
+            rendezvous.keep_alive(stream)
+            assert stream.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            idle, every, count = (stream.getsockopt(socket.IPPROTO_TCP, option) for option in options)
+            assert client and idle + every * count <= 11, "seconds"
+
+
 def test_nobody_there():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -488,4 +499,5 @@ def test_endpoints(text, host, port):
 
 
 def test_figures_read_well():
-    assert [report._us(v) for v in (None, 0.0456, 9.9994, 1234.5)] == ["-", "0.046", "9.999", "1234.50"]
+    values = (None, 0.0456, 9.9994, 10.25, 1234.5)
+    assert [report._us(v) for v in values] == ["-", "0.046", "9.999", "10.25", "1234.50"]

@@ -1,7 +1,9 @@
 """dsmem doctor: what is broken is named with its remedy. The conditions are real: each is made, and fixed again."""
 
+import ipaddress
 import json
 import os
+import re
 import resource
 import shutil
 import socket
@@ -10,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -97,6 +100,8 @@ def test_text_fits_80_columns():
         "left behind",
     ):
         assert word in result.stdout
+    names = [line[:16] for line in result.stdout.splitlines() if re.match(r"  \S", line)]
+    assert names and all(name.endswith(" ") for name in names), "a name and its text are two columns"
     for line in result.stdout.splitlines():
         assert len(line.rstrip()) <= 80 or line.startswith("      "), "only commands stay whole: " + line
 
@@ -163,6 +168,87 @@ def test_no_device():
     assert (verbs["error"], verbs["reason"]) == ("NoDeviceError", "this host has no RDMA device")
     assert any(word in " ".join(verbs["remedy"]) for word in ("rdma link add", "make softroce"))
     assert found["kernel"]["devices"] == []
+
+
+GIDS = ("fe80::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1")
+
+
+def add_port(folder, state, link="Ethernet", gids=GIDS, interface="eth0"):
+    """What the kernel shows of a port, as files."""
+    (folder / "gid_attrs/ndevs").mkdir(parents=True)
+    (folder / "gid_attrs/types").mkdir()
+    (folder / "gids").mkdir()
+    for name, text in (("state", state), ("phys_state", "3: Disabled"), ("link_layer", link), ("lid", "0x7")):
+        (folder / name).write_text(text + "\n")
+    if interface:
+        (folder / "gid_attrs/ndevs/0").write_text(interface + "\n")
+    for index, gid in enumerate((*gids, "::", "fe80::9")):
+        (folder / f"gids/{index}").write_text(ipaddress.IPv6Address(gid).exploded + "\n" if gids else "::\n")
+        (folder / f"gid_attrs/types/{index}").write_text("RoCE v2\n" if index < len(gids) else "IB/RoCE v1\n")
+
+
+@pytest.fixture
+def rdma(monkeypatch, tmp_path):
+    """Where the kernel shows devices."""
+    monkeypatch.setattr(examine, "SYS_RDMA", tmp_path / "rdma")
+    return tmp_path / "rdma"
+
+
+def test_devices(rdma):
+    add_port(rdma / "rxe0/ports/1", "4: ACTIVE")
+    add_port(rdma / "rxe0/ports/2", "1: DOWN", gids=(), interface="eth1")
+    found = facts()
+    first, second = next(d["ports"] for d in found["kernel"]["devices"] if d["device"] == "rxe0")
+    assert [(gid["index"], gid["gid"], gid["type"]) for gid in first.pop("gids")] == [
+        *((index, gid, "RoCE v2") for index, gid in enumerate(GIDS)),
+        (4, "fe80::9", "IB/RoCE v1"),
+    ]
+    assert first == {
+        "port": 1,
+        "state": "active",
+        "physical": "disabled",
+        "link": "Ethernet",
+        "rate": "",
+        "lid": "0x7",
+        "interface": "eth0",
+    }
+    assert second["state"] == "down" and second["gids"] == []
+    lines = [line.split() for line in run().stdout.splitlines()]
+    head = lines.index(["device", "port", "state", "link", "lid", "interface", "GID"])
+    assert lines[head + 1] == ["rxe0", "1", "active", "Ethernet", "0x7", "eth0", "2", "::ffff:10.0.0.1", "+3"]
+    assert lines[head + 2] == ["rxe0", "2", "down", "Ethernet", "0x7", "eth1", "none"]
+
+
+@pytest.mark.parametrize(
+    ("state", "port", "reason", "remedy"),
+    [
+        ("4: ACTIVE", {}, None, ""),
+        ("4: ACTIVE", {"gids": ()}, "it has no GID", "ip addr add ADDRESS/24 dev eth0"),
+        ("4: ACTIVE", {"gids": (), "interface": ""}, "it has no GID", "ip addr add ADDRESS/24 dev INTERFACE"),
+        ("1: DOWN", {}, "its network interface is down", "ip link set eth0 up"),
+        ("4: ACTIVE", {"link": "InfiniBand", "gids": ()}, None, ""),
+        ("2: INIT", {"link": "InfiniBand"}, "no subnet manager", "opensm"),
+        ("3: ARMED", {"link": "InfiniBand"}, "no subnet manager", "opensm"),
+        ("1: DOWN", {"link": "InfiniBand"}, "the port is down (link: disabled)", "# check the cable"),
+        ("", {"link": "InfiniBand"}, "the port is unknown", "# check the cable"),
+    ],
+)
+def test_a_port_that_does_not_work(rdma, state, port, reason, remedy):
+    add_port(rdma / "mlx5_0/ports/1", state, **port)
+    found = facts()
+    wrong = [t for t in found["troubles"] if t["subject"] == "mlx5_0 port 1"]
+    assert [reason in t["reason"] and remedy in t["remedy"][0] and not t["hinders"] for t in wrong] == [True] * bool(
+        reason
+    )
+
+
+@pytest.mark.skipif(bool(list(Path("/dev").glob("infiniband/uverbs*"))), reason="there are uverbs devices")
+def test_devices_that_user_space_cannot_reach(rdma):
+    assert not [t for t in facts()["troubles"] if t["subject"] == "/dev/infiniband"], "there is no device"
+    add_port(rdma / "mlx5_0/ports/1", "4: ACTIVE")
+    wrong = trouble(facts(), "/dev/infiniband")
+    assert "no uverbs device" in wrong["reason"] and "modprobe ib_uverbs" in wrong["remedy"][0]
+    assert "  /dev/infiniband " in run().stdout, "a name is never cut"
 
 
 # ---- limits ----
@@ -331,6 +417,31 @@ def test_errors_of_the_library_are_one_line(monkeypatch):
         result = CliRunner().invoke(main, command)
         assert result.exit_code == 1
         assert result.output == "Error: DSMEM_SECRET holds 5 bytes; a secret needs at least 16\n"
+
+
+def commands(command, path=()):
+    if isinstance(command, click.Group):
+        for name, part in command.commands.items():
+            yield from commands(part, (*path, name))
+    else:
+        yield path, command
+
+
+def test_help_tells_every_default():
+    seen = 0
+    for path, command in commands(main):
+        result = CliRunner().invoke(main, [*path, "--help"])
+        assert result.exit_code == 0
+        text = " ".join(result.output.split())
+        for option in command.params:
+            if (
+                isinstance(option, click.Option)
+                and option.type is not click.BOOL
+                and isinstance(option.default, str | int)
+            ):
+                assert f"default: {option.default}" in text, (path, option.name)
+                seen += 1
+    assert seen
 
 
 def test_version():
