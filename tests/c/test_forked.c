@@ -244,7 +244,7 @@ static void refused_all(dsm_remote *r, void (*use)(void *), void *handle)
     CHECK(!memcmp(before, dsm_remote_mapped(r), n));
 }
 
-static void objects(void)
+static void locks(void)
 {
     dsm_lock *l;
     dsm_remote *r = object_of(DSM_LOCK, MEMBERS, 0);
@@ -270,9 +270,12 @@ static void objects(void)
     r = object_of(DSM_COUNTING, 0, 2);
     CHECK(!dsm_counting_open(r, -1, &c));
     refused_all(r, use_counting, c);
+}
 
+static void meetings(void)
+{
     dsm_event *e;
-    r = object_of(DSM_EVENT, 0, 0);
+    dsm_remote *r = object_of(DSM_EVENT, 0, 0);
     CHECK(!dsm_event_open(r, -1, &e));
     refused_all(r, use_event, e);
 
@@ -296,10 +299,13 @@ static void objects(void)
     CHECK(!dsm_once_open(r, -1, &o) && dsm_once_begin(o, 0) == DSM_ONCE_RUN);
     refused_all(r, use_once, o);
     CHECK(!dsm_once_end(o, 1));
+}
 
+static void queues(void)
+{
     dsm_queue *q;
     dsm_queue_config shape = {.lanes = 2, .lane_bytes = 4096, .max_message = 64};
-    r = memory_of(dsm_queue_nbytes(&shape));
+    dsm_remote *r = memory_of(dsm_queue_nbytes(&shape));
     CHECK(!dsm_queue_format(dsm_remote_mapped(r), &shape));
     CHECK(!dsm_queue_open(r, NULL, &q) && !dsm_queue_produce(q) && !dsm_queue_push(q, "message", 8, 1));
     CHECK(!dsm_queue_flush(q) && !dsm_queue_consume(q));
@@ -315,7 +321,9 @@ int main(void)
 {
     contexts(NULL);
     contexts("");
-    objects();
+    locks();
+    meetings();
+    queues();
     puts("ok");
     return 0;
 }

@@ -560,6 +560,21 @@ def test_an_exception_undoes_a_write(versioned, other):
         assert versioned.publish(2) == 2, "and nobody holds it"
 
 
+def test_large_versions_are_restored(cluster, other):
+    """In pieces, where the memory is remote; the last of them is shorter."""
+    before = np.arange(300_001)
+    with cluster.segment("large", before.shape, "i8", create=True, versioned=True) as made, other(made) as s:
+        made.publish(before)
+        with pytest.raises(errors.NotHeldError), made.writing() as array:
+            array[:] = -1
+            assert s.break_(s.writer())
+        assert np.array_equal(s.read(), before) and np.array_equal(made.snapshot()[1], before)
+        with pytest.raises(errors.NotHeldError), s.writing() as array:
+            array[:] = -2
+            assert made.break_(made.writer())
+        assert np.array_equal(s.read(), before) and np.array_equal(made.snapshot()[1], before)
+
+
 def test_one_writer_at_a_time(versioned, other):
     with other(versioned) as s, s.writing():
         with pytest.raises(errors.TimeoutError):

@@ -53,6 +53,9 @@ def test_mapped_again(here):
         for wrong in (8193, 1 << 40):
             with pytest.raises((errors.CorruptError, errors.OutOfMemoryError)):
                 _core.map_again(remote, wrong)
+        for wrong in (1 << 47, 1 << 63, (1 << 64) - 1):  # as a damaged header may say; no memory would be enough
+            with pytest.raises(errors.CorruptError):
+                _core.map_again(remote, wrong)
         with pytest.raises(errors.InvalidArgumentError):
             _core.map_again(remote, 0)
         before = len(Path("/proc/self/maps").read_text().splitlines())
