@@ -224,6 +224,8 @@ def test_close_ends_the_waits_of_a_condition(world, elsewhere):
     async def run():
         tasks = [asyncio.create_task(wait_under(condition)) for _ in range(2)]
         await waiting(condition, 2, other)
+        async with condition:  # both have let it go
+            pass
         if elsewhere:
             await asyncio.to_thread(condition.close)
         else:

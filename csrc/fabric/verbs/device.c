@@ -43,10 +43,11 @@ static int list_devices(struct ibv_device ***out, int *n)
                                 : err_set(DSM_ENODEV, 0, "this host has no RDMA device");
 }
 
-static bool gid_is_v2(const char *device, int port, int index)
+static bool gid_is_v2(const struct ibv_context *ctx, int port, int index)
 {
-    char path[160], type[32] = "";
-    snprintf(path, sizeof path, "/sys/class/infiniband/%.64s/ports/%d/gid_attrs/types/%d", device, port, index);
+    char path[IBV_SYSFS_PATH_MAX + 64], type[32] = "";
+    snprintf(path, sizeof path, "%.*s/ports/%d/gid_attrs/types/%d", IBV_SYSFS_PATH_MAX, ctx->device->ibdev_path, port,
+             index);
     FILE *f = fopen(path, "re");
     if (!f)
         return false;
@@ -82,7 +83,7 @@ static int best_gid(struct verbs_dev *d)
         union ibv_gid gid;
         if (!gid_read(d->ctx, d->port, i, &gid))
             continue;
-        int rank = d->roce ? gid_rank(&gid, gid_is_v2(d->name, d->port, i)) : 0;
+        int rank = d->roce ? gid_rank(&gid, gid_is_v2(d->ctx, d->port, i)) : 0;
         if (rank > best) {
             best = rank;
             d->gid = gid;
@@ -104,7 +105,7 @@ static int choose_gid(struct verbs_dev *d, int wanted)
         d->gid_index = wanted;
     else
         rc = err_set(DSM_EINVAL, 0, "%s port %d has no GID %d, or not below %d", d->name, d->port, wanted, VERBS_GIDS);
-    d->link = !d->roce ? VERBS_IB : gid_is_v2(d->name, d->port, d->gid_index) ? VERBS_ROCE_V2 : VERBS_ROCE_V1;
+    d->link = !d->roce ? VERBS_IB : gid_is_v2(d->ctx, d->port, d->gid_index) ? VERBS_ROCE_V2 : VERBS_ROCE_V1;
     return rc;
 }
 
@@ -166,8 +167,7 @@ static void add(struct text *t, const char *fmt, ...)
     t->used += n > 0 ? (size_t)n : 0;
 }
 
-static void add_gids(struct text *t, struct ibv_context *ctx, const char *name, int port,
-                     const struct ibv_port_attr *attr)
+static void add_gids(struct text *t, struct ibv_context *ctx, int port, const struct ibv_port_attr *attr)
 {
     const char *comma = "";
     char text[INET6_ADDRSTRLEN];
@@ -176,7 +176,7 @@ static void add_gids(struct text *t, struct ibv_context *ctx, const char *name, 
         if (!gid_read(ctx, port, i, &gid) || !inet_ntop(AF_INET6, gid.raw, text, sizeof text))
             continue;
         const char *type = attr->link_layer != IBV_LINK_LAYER_ETHERNET ? "IB"
-                           : gid_is_v2(name, port, i)                  ? "RoCE v2"
+                           : gid_is_v2(ctx, port, i)                   ? "RoCE v2"
                                                                        : "RoCE v1";
         add(t, "%s{\"index\": %d, \"gid\": \"%s\", \"type\": \"%s\"}", comma, i, text, type);
         comma = ", ";
@@ -204,7 +204,7 @@ static void add_device(struct text *t, struct ibv_device *dev)
         add(t, "%s{\"port\": %d, \"state\": \"%s\", \"link\": \"%s\", \"mtu\": %d, \"lid\": %u, \"gids\": [", comma, p,
             state_name(port.state), port.link_layer == IBV_LINK_LAYER_ETHERNET ? "Ethernet" : "InfiniBand",
             mtu_bytes(port.active_mtu), port.lid);
-        add_gids(t, ctx, name, p, &port);
+        add_gids(t, ctx, p, &port);
         add(t, "]}");
         comma = ", ";
     }

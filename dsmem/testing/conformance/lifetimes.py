@@ -195,8 +195,8 @@ def test_a_child_is_refused_and_harms_nothing(
         await remote.read_async(0, bytearray(8))
 
     assert _in_child(check) == 0
-    assert region.array("u1")[:6].tobytes() == b"before"
     assert remote.fetch_add(8, 1) == 0
+    assert region.array("u1")[:6].tobytes() == b"before"
     with peer.attach(descriptor) as again:
         assert again.fetch_add(8, 1) == 1
     batch.__exit__(KeyError, None, None)

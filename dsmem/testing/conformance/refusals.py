@@ -193,9 +193,7 @@ def test_a_remote_is_in_use_while_the_buffer_is_taken(remote: dsmem.Remote) -> N
     assert not remote.closed
 
 
-def test_a_batch_that_grows_while_a_buffer_is_taken(
-    peer: dsmem.Context, region: dsmem.Region, remote: dsmem.Remote
-) -> None:
+def test_a_batch_that_grows_while_a_buffer_is_taken(peer: dsmem.Context, remote: dsmem.Remote) -> None:
     def meddle() -> None:
         for i in range(200):
             b.write(remote, 64 + i, b"m")
@@ -204,5 +202,6 @@ def test_a_batch_that_grows_while_a_buffer_is_taken(
         b.write(remote, 0, _Meddler(meddle))  # type: ignore[arg-type]
         b.write(remote, 8, b"end")
     assert len(b) == 202
-    assert region.array("u1")[64:264].tobytes() == b"m" * 200
-    assert region.array("u1")[8:11].tobytes() == b"end"
+    out = bytearray(264)
+    remote.read(0, out)  # the owner's CPU may see them later
+    assert out[64:] == b"m" * 200 and out[8:11] == b"end"

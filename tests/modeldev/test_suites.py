@@ -1,0 +1,52 @@
+"""The suites of the verbs fabric on the model device, with all its habits at once: what runs in the guest on SoftRoCE.
+
+Each runs in a process of its own, since libibverbs is loaded once, and its options are those of the environment. Where
+a test does what only shared memory allows (the owner's CPU looks at once at what a peer has written), "late" is left
+out. MODELDEV_SEED chooses another order of all that is random.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from modeldev import build, environment, missing
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+ROOT = Path(__file__).parents[2]
+SEED = os.environ.get("MODELDEV_SEED", "1")
+HABITS = "scatter=8&pause=20&overtake=1&window=10&lose=2000&mtu=1024&reads=4&serves=3&inline=64"
+SUITES = {
+    "conformance": (f"{HABITS}&late=50&restart=1&grh=1", ["tests/conformance", "--fabric=verbs"]),
+    "conformance on RoCE": (
+        "link=roce&devices=2&ports=2&iwarp=1&depth=4&message=1000&inline=0&mtu=256&atomics=global",
+        ["tests/conformance", "--fabric=verbs"],
+    ),
+    "conformance through fault": (HABITS, ["tests/conformance", "--fabric=fault+verbs"]),
+    "queues": (HABITS, ["tests/unit/test_queue.py", "--fabric=verbs", "-k=verbs"]),
+    "segments": (HABITS, ["tests/unit/test_segment.py", "tests/unit/test_clock.py", "--fabric=verbs", "-k=verbs"]),
+    "locks": (HABITS, ["tests/sync/test_lock.py", "tests/sync/test_meeting_async.py", "--fabric=verbs", "-k=verbs"]),
+}
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("library"))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("suite", SUITES)
+def test_suite(suite, library, tmp_path):
+    plan, arguments = SUITES[suite]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment(library, tmp_path / "network", f"seed={SEED}&{plan}"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout and "skipped" not in done.stdout
