@@ -5,12 +5,21 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+#ifndef SYS_close_range
+#define SYS_close_range 436
+#endif
+#ifndef CLOSE_RANGE_UNSHARE
+#define CLOSE_RANGE_UNSHARE (1u << 1)
+#endif
 
 /* An identity contains the complete uid of the user whose file has allocated it. Most uids are small (up to 16 bits),
  * which leaves more bits for the rest. */
@@ -30,8 +39,8 @@ struct identity_file {
 };
 _Static_assert(sizeof(struct identity_file) == 65536, "docs/protocols/objects.md");
 
-/* The file in which the claim was made, opened again for queries. The lock does not belong to this open file
- * description, so a child may keep the descriptor. */
+/* The file in which the claim was made, opened again for queries, in which it may have been unlinked and replaced. The
+ * lock does not belong to this open file description, so a child may keep the descriptor. */
 struct asked {
     int fd;
     dev_t dev;
@@ -56,6 +65,57 @@ static void in_child(void)
 }
 
 __attribute__((constructor)) static void watch_forks(void) { pthread_atfork(before_fork, in_parent, in_child); }
+
+/* ---- descriptors that the program cannot change ---- */
+
+/* A program may close a descriptor at any time, put another file in its place, and put the first one back: no check
+ * before or after a system call proves which file that call used. So what must be true is done by a thread with a
+ * descriptor table of its own, which nothing else can change. */
+struct apart {
+    void (*body)(void *);
+    void *arg;
+    unsigned from;
+    pid_t tid;
+    int error;
+};
+
+/* The new table has the descriptors below 'from'. The table is in use by the thread that waits, too, so this never
+ * closes a descriptor of the program. */
+static void *run_apart(void *arg)
+{
+    struct apart *a = arg;
+    a->tid = (pid_t)syscall(SYS_gettid);
+    if (syscall(SYS_close_range, a->from, ~0u, CLOSE_RANGE_UNSHARE))
+        a->error = errno;
+    else
+        a->body(a->arg);
+    return NULL;
+}
+
+/* pthread_join() returns shortly before the kernel stops to count the thread, and some calls of a program (unshare, a
+ * fork in Python) require that it has no other thread. */
+static void wait_until_gone(pid_t tid)
+{
+    for (int i = 0; i < 100 && !syscall(SYS_tgkill, getpid(), tid, 0); i++)
+        usleep(20);
+}
+
+/* Returns 0 if the body has run, or an errno. */
+static int apart(int from, void (*body)(void *), void *arg)
+{
+    struct apart a = {.body = body, .arg = arg, .from = (unsigned)(from > 3 ? from : 3)};
+    pthread_t thread;
+    sigset_t all, old;
+    sigfillset(&all); /* signals are handled by the application's threads */
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int error = pthread_create(&thread, NULL, run_apart, &a);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (error)
+        return error;
+    pthread_join(thread, NULL);
+    wait_until_gone(a.tid);
+    return a.error;
+}
 
 /* ---- the identities of a user ---- */
 
@@ -92,21 +152,19 @@ static bool trusted(int fd, uint32_t user, struct stat *st)
 }
 
 /* Whether the descriptor still refers to the file that was opened here: some programs close descriptors that are not
- * theirs. This can happen at any time, so an answer is valid only if this is checked again afterwards. */
+ * theirs. Only in a table of its own a thread may rely on that in what it does next. */
 static bool still(const struct asked *a)
 {
     struct stat st;
     return a->fd >= 0 && trusted(a->fd, a->user, &st) && st.st_dev == a->dev && st.st_ino == a->ino;
 }
 
+/* A descriptor of another file, which has been replaced since, stays open: its number may be another file's by now. */
 static void keep(uint32_t user, const struct stat *st)
 {
     struct stat now;
-    if (still(&kept)) {
-        if (kept.dev == st->st_dev && kept.ino == st->st_ino)
-            return;
-        close(kept.fd);
-    }
+    if (still(&kept) && kept.dev == st->st_dev && kept.ino == st->st_ino)
+        return;
     int fd = file_open(user, O_RDONLY);
     if (fd >= 0 && (!trusted(fd, user, &now) || now.st_dev != st->st_dev || now.st_ino != st->st_ino)) {
         close(fd);
@@ -179,17 +237,23 @@ static int take_number(struct identity_file *f, int fd, uint32_t user, uint64_t 
     return -1;
 }
 
-static int claim_in(int fd, uint32_t user, uint64_t *out)
+struct claimed {
+    uint32_t user;
+    struct stat st; /* of the file */
+    uint64_t identity;
+    int error;
+};
+
+static int claim_in(int fd, struct claimed *c)
 {
-    struct stat st;
-    if (!trusted(fd, user, &st)) {
+    if (!trusted(fd, c->user, &c->st)) {
         errno = EPERM;
         return -1;
     }
-    if ((st.st_mode & 0777) != 0644 && fchmod(fd, 0644)) /* whatever the umask, other users may read it */
+    if ((c->st.st_mode & 0777) != 0644 && fchmod(fd, 0644)) /* whatever the umask, other users may read it */
         return -1;
     int rc =
-        (size_t)st.st_size < sizeof(struct identity_file) ? posix_fallocate(fd, 0, sizeof(struct identity_file)) : 0;
+        (size_t)c->st.st_size < sizeof(struct identity_file) ? posix_fallocate(fd, 0, sizeof(struct identity_file)) : 0;
     if (rc) {
         errno = rc;
         return -1;
@@ -197,15 +261,24 @@ static int claim_in(int fd, uint32_t user, uint64_t *out)
     struct identity_file *f = mmap(NULL, sizeof *f, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (f == MAP_FAILED)
         return -1;
-    if (madvise(f, sizeof *f, MADV_DONTFORK) || choose_first(f, user) || take_number(f, fd, user, out)) {
+    if (madvise(f, sizeof *f, MADV_DONTFORK) || choose_first(f, c->user) || take_number(f, fd, c->user, &c->identity)) {
         rc = errno;
         munmap(f, sizeof *f);
         errno = rc;
         return -1;
     }
     mprotect(f, sizeof *f, PROT_NONE); /* the mapping stays, only to keep the lock */
-    keep(user, &st);
     return 0;
+}
+
+static void claim_apart(void *arg)
+{
+    struct claimed *c = arg;
+    int fd = file_open(c->user, O_RDWR | O_CREAT);
+    if (fd < 0 || claim_in(fd, c))
+        c->error = errno;
+    if (fd >= 0)
+        close(fd);
 }
 
 static uint64_t *wiped_page(void)
@@ -224,17 +297,14 @@ static int claim(uint64_t *out)
     if (!own && !(own = wiped_page()))
         return -1;
     if (!*own) {
-        uint32_t user = geteuid();
-        int fd = file_open(user, O_RDWR | O_CREAT);
-        if (fd < 0)
-            return -1;
-        int rc = claim_in(fd, user, own), error = errno;
-        close(fd);
-        if (rc) {
-            *own = 0;
-            errno = error;
+        struct claimed c = {.user = geteuid()};
+        int error = apart(0, claim_apart, &c);
+        if (error || c.error) {
+            errno = error ? error : c.error;
             return -1;
         }
+        *own = c.identity;
+        keep(c.user, &c.st);
     }
     *out = *own;
     return 0;
@@ -286,38 +356,48 @@ static bool ask_in(const struct asked *a, uint64_t identity, question *q, int *a
     if (user_of(identity) != a->user || !still(a) || !handed_out(a->fd, identity, &k))
         return false;
     *answer = q(a->fd, identity, k);
-    return still(a);
+    return true;
 }
 
-/* Asks the file in which the claim was made first: it may have been unlinked and replaced since. */
-static int ask(uint64_t identity, question *q)
+struct asking {
+    uint64_t identity;
+    question *q;
+    int answer; /* 0: unknown */
+};
+
+/* Asks the file in which the claim was made first: it may have been unlinked and replaced since. What this opens is
+ * closed with the table. */
+static void ask_apart(void *arg)
 {
-    int answer = 0;
+    struct asking *a = arg;
     struct stat st = {0};
-    if (!identity || identity >> 63 || ask_in(&kept, identity, q, &answer))
-        return answer;
-    struct asked now = {.user = user_of(identity)};
+    a->answer = 0;
+    if (ask_in(&kept, a->identity, a->q, &a->answer))
+        return;
+    struct asked now = {.user = user_of(a->identity)};
     if ((now.fd = file_open(now.user, O_RDONLY)) < 0)
-        return 0;
+        return;
     fstat(now.fd, &st);
     now.dev = st.st_dev;
     now.ino = st.st_ino;
-    if (!ask_in(&now, identity, q, &answer))
-        answer = 0;
-    close(now.fd);
-    return answer;
+    ask_in(&now, a->identity, a->q, &a->answer);
 }
 
-static int ask_alone(uint64_t identity, question *q)
+/* Most answers are 'unknown' or 'living', and these are believed at once: they are never wrong for long. */
+static int ask(uint64_t identity, question *q)
 {
+    struct asking a = {.identity = identity, .q = q};
     int error = errno;
+    if (!identity || identity >> 63)
+        return 0;
     pthread_mutex_lock(&one);
-    int answer = ask(identity, q);
+    if ((!ask_in(&kept, identity, q, &a.answer) || a.answer) && apart(kept.fd + 1, ask_apart, &a))
+        a.answer = 0;
     pthread_mutex_unlock(&one);
     errno = error;
-    return answer;
+    return a.answer;
 }
 
-bool identity_ended(uint64_t identity) { return ask_alone(identity, ask_ended); }
+bool identity_ended(uint64_t identity) { return ask(identity, ask_ended); }
 
-int identity_pid(uint64_t identity) { return ask_alone(identity, ask_pid); }
+int identity_pid(uint64_t identity) { return ask(identity, ask_pid); }

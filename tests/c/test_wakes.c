@@ -320,7 +320,6 @@ static void *elements(void *r)
 
 int main(void)
 {
-    alarm(60);
     eventcount_recheck(3600ll * 1000000000);
     together(THREADS, locks, object_of(DSM_LOCK, THREADS, 0));
     together(THREADS, rwlocks, object_of(DSM_RWLOCK, THREADS, 0));
