@@ -5,6 +5,7 @@
 
 static uint64_t ask; /* the function; release: dsm_set_interrupt(); acquire: wait_interrupted() */
 static __thread const uint32_t *own_stop;
+static __thread uint32_t handling; /* calls of 'ask' under way */
 
 void dsm_set_interrupt(int (*look)(void))
 {
@@ -15,6 +16,8 @@ void dsm_set_interrupt(int (*look)(void))
 void wait_for(const uint32_t *stop) { own_stop = stop; }
 
 uint64_t this_thread(void) { return (uint64_t)(uintptr_t)&own_stop; }
+
+int dsm_in_handler(void) { return handling != 0; }
 
 int dsm_refuse_reentry(const char *what)
 {
@@ -32,7 +35,9 @@ bool wait_interrupted(void)
     if (!look)
         return false;
     int64_t deadline = dsm_call_until(DEADLINE_NEVER); /* the waiting call's deadline is not the handler's */
+    handling++;
     bool yes = look();
+    handling--;
     dsm_call_until(deadline);
     return yes;
 }

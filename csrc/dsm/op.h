@@ -40,6 +40,9 @@ void dsm_set_interrupt(int (*look)(void));
  * the interrupted call holds exclusively, such as the turn of a handle or a connection: the handler would wait for its
  * own thread. what: "queue", "lock"… */
 int dsm_refuse_reentry(const char *what);
+/* 1 if this thread is in 'look', called by a wait of the core; otherwise 0. A caller that hands work to another thread
+ * and waits for it must refuse if the interrupted call may hold what that thread needs. */
+int dsm_in_handler(void);
 
 /* Single blocking ops. timeout_ns limits the whole call: an op to a peer whose connection is lost first makes a new
  * connection. timeout_ns < 0: the core gives up an op that has not completed after twice the peer timeout (in the first

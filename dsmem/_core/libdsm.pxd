@@ -148,6 +148,7 @@ cdef extern from "dsm.h" nogil:
 
     void dsm_set_interrupt(int (*look)() noexcept nogil)
     int dsm_refuse_reentry(const char *what)
+    int dsm_in_handler()
     int dsm_start(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed)
     dsm_ticket *dsm_completed(dsm_ctx *c)
     void dsm_cancel(dsm_ctx *c)

@@ -335,6 +335,9 @@ async def _until(Handle handle, Remote remote, int eventcount, Wait wait, object
     """
     cdef Waits waits
     timer = None
+    if not remote.mapped and handle.uses > 1 and c.dsm_in_handler():
+        # The interrupted call may hold what the helper needs, and goes on only when this loop has ended.
+        raise remote.failed(c.dsm_refuse_reentry(b"object"), wait.op)
     wait.loop = asyncio.get_running_loop()
     wait.future = wait.loop.create_future()
     if ns >= 0 and not remote.mapped:

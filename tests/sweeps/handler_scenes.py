@@ -156,13 +156,23 @@ class Scene:
     def leave(self, owner: Any, handle: Any) -> None:
         """The handle can be left, and others go on."""
         kind = KINDS[KIND_OF[self.cls]]
-        leave(kind, handle)
+        self.leave_after_its_ops(kind, handle)
         if self.where == "local":
             kind.give_back(owner)
         if isinstance(self.held, contextlib.ExitStack):
             self.held.close()
         if not (self.cls == "Queue" and (self.where == "local" or owner.counts["shutdown"])):
             kind.use(owner)
+
+    def leave_after_its_ops(self, kind: Any, handle: Any) -> None:
+        """An op of a task that ran out of time is still under way, and the handle in use until it has ended."""
+        while True:
+            try:
+                return leave(kind, handle)
+            except errors.BusyError:
+                if "async" not in self.interrupted + self.called:
+                    raise
+                time.sleep(0.001)
 
     def undisturbed(self) -> tuple[list[int], Any]:
         """The ops of the call, or one that stands for its wait, and what it comes to."""
@@ -231,9 +241,9 @@ def pairs(where: str, cls: str) -> Iterator[Scene]:
 
 
 def waits_for_task(cls: str, interrupted: str, called: str) -> bool:
-    """A handler that runs a loop, or waits for what a task gets that runs in its thread, waits for its own thread."""
-    waits = called in FOREVER or (cls == "Condition" and called.startswith("wait"))
-    return "async" in called or ("async" in interrupted and waits)
+    """A thread runs one loop at a time, and a handler that waits for what a task of its thread gets waits for itself."""
+    waits = called in FOREVER or "async" in called or (cls == "Condition" and called.startswith("wait"))
+    return "async" in interrupted and waits
 
 
 def play_all(where: str, cls: str, most: int) -> int:

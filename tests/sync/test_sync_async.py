@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tasks import LIMIT, no_thread_is_left, threads, turns, until_alone  # noqa: F401
 
+import dsmem
 from dsmem import errors
 
 
@@ -544,3 +545,39 @@ def test_locks_that_tasks_cannot_have(local, kind_of_lock):
                 pass
 
     asyncio.run(run())
+
+
+CALLS = {
+    "lock": ("acquire", {}, lambda o: o.release()),
+    "semaphore": ("acquire", {"n": 2}, lambda o: o.release()),
+    "rwlock": ("acquire_read", {}, lambda o: o.release_read()),
+    "condition": ("acquire", {}, lambda o: o.release()),
+}
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_a_handler_runs_a_loop_over_the_handle_that_it_has_interrupted(fault_world, kind):
+    """The thread of the loop has what the helper needs, and goes on with it only when the loop has ended."""
+    name, properties, undo = CALLS[kind]
+    made = fault_world.make(kind, **properties)
+    refused = []
+
+    def handler(*_):
+        try:
+            asyncio.run(getattr(it, f"{name}_async")())
+        except errors.DsmemError as error:
+            refused.append(error)
+
+    old = signal.signal(signal.SIGALRM, handler)
+    with (
+        dsmem.Context(f"{fault_world.fabric}://?delay=*:100ms", secret=fault_world.secret) as user,
+        contextlib.closing(dsmem.attach(made.ref, user)) as it,
+    ):
+        signal.setitimer(signal.ITIMER_REAL, 0.03)
+        try:
+            assert getattr(it, name)() is True
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, old)
+        undo(it)
+        assert [type(error) for error in refused] == [errors.BusyError]
