@@ -32,6 +32,11 @@
 #define ENDERS 0 /* processes that abort or reset */
 #endif
 #define MOST 16
+#if ENDERS > 0
+#define GRANT token++ /* in the lock's word: a reset takes the lock from the grant that it has seen */
+#else
+#define GRANT skip
+#endif
 
 /* round = broken | age << 1 (3 bits) | generation << 4; arrived = how many | generation << 4 */
 #define BROKEN 1
@@ -52,6 +57,7 @@
 short round, arrived;
 short who[PARTIES]; /* process | generation << 4 */
 byte holder;
+byte token;
 bool news;
 bool dead[PROCESSES + ENDERS + 2];
 byte deaths = DEATHS;
@@ -92,9 +98,10 @@ byte resets; /* 1 + the last generation that ended by a reset */
 inline acquire()
 {
     if
-    :: d_step { holder == 0 -> holder = me; recovered = news }
+    :: d_step { holder == 0 -> holder = me; recovered = news; GRANT }
     :: d_step {
         holder != 0 && dead[holder] -> holder = me;
+        GRANT;
 #ifndef NO_NEWS
         news = true;
         recovered = true
@@ -255,23 +262,38 @@ gone:
 proctype ender(byte me)
 {
     short seen;
-    byte n, g;
-    bool recovered;
+    byte n, g, from, grant;
+    bool recovered, held;
     if
     :: break_off(true) /* abort */
     :: true -> /* reset */
         if
-        :: d_step { holder == 0 -> holder = me; recovered = news }
-        :: d_step { holder != 0 && dead[holder] -> holder = me; news = true; recovered = true }
+        :: d_step { holder == 0 -> holder = me; recovered = news; held = true; GRANT }
+        :: d_step { holder != 0 && dead[holder] -> holder = me; news = true; recovered = true; held = true; GRANT }
         :: holder != 0 && !dead[holder]
         fi;
         do
         :: true ->
+            STEP(d_step { from = holder; grant = token });
             STEP(seen = round);
             STEP(n = counted(arrived, seen));
             if
             :: n == 0 && !(seen & BROKEN) && !recovered -> break
             :: else ->
+                if
+                :: !held && n < PARTIES ->
+                    STEP(d_step {
+                        if
+                        :: holder == from && token == grant ->
+                            if :: holder != 0 -> news = true :: else fi;
+                            holder = me;
+                            held = true;
+                            GRANT
+                        :: else
+                        fi
+                    })
+                :: else
+                fi;
                 STEP(d_step {
                     if
                     :: round == seen -> round = next(seen, 1); resets = gen(seen) + 1; seen = -1

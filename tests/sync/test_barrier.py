@@ -165,11 +165,11 @@ def test_a_party_that_died_before_the_last_came(local):
         barrier.wait(LIMIT)
 
 
-def hold_the_lock(barrier):
+def hold_the_lock(barrier, member=0):
     """As a party that is stopped, or a remote one that died, while it arrives: the word of lock.md says 'held'."""
     remote = barrier._memory.remote
     word = remote.fetch_add(128, 0)
-    assert not word >> 10 & 1 and remote.compare_swap(128, word, (word >> 12) + 1 << 12 | 1 << 10) == word
+    assert not word >> 10 & 1 and remote.compare_swap(128, word, (word >> 12) + 1 << 12 | 1 << 10 | member) == word
 
 
 def test_nobody_waits_for_who_holds_the_lock(world):
@@ -184,6 +184,25 @@ def test_nobody_waits_for_who_holds_the_lock(world):
     assert not barrier.broken
     other.abort()
     assert barrier.broken
+
+
+def test_a_party_that_was_stopped_at_a_reset_breaks_no_later_generation(world):
+    """It holds the lock, in the midst of its arrival, and is killed after the reset."""
+    barrier = world.make("barrier", parties=2)
+    stopped = world.actor(barrier)
+    (waits,) = together(world, barrier, 1)
+    while barrier.n_waiting != 1:
+        pass
+    while barrier._memory.remote.fetch_add(128, 0) >> 10 & 1:  # it has arrived, and has not given back the lock yet
+        pass
+    hold_the_lock(barrier, 1)
+    stopped.stop()
+    barrier.reset()
+    with pytest.raises(errors.BrokenBarrierError):
+        waits.result()
+    stopped.kill()
+    waits.start(f"obj.wait({LIMIT})")
+    assert {barrier.wait(LIMIT), waits.result()} == {0, 1}
 
 
 def test_reset_of_a_barrier_that_was_broken_while_nobody_had_come(world):

@@ -14,7 +14,8 @@
  * ROUND is the word that decides. Only compare-swaps change it, and it takes no value twice. Exactly one of three
  * things ends a generation: the parties have met (written by the last of them), a reset, or a break (which keeps the
  * generation and sets the bit). Breaks and resets need no lock, so a process that dies or is stopped while it holds the
- * lock keeps no other process waiting. (A reset takes the lock if it can be had at once, to clear its owner_died flag.)
+ * lock keeps no other process waiting. (A reset takes the lock if it is free, to clear its owner_died flag, and where it
+ * ends a generation from a holder as well.)
  *
  * ARRIVED and WHO are changed by the holder of the object's lock (lock.h): first who, then arrived, both by
  * compare-swaps from what was read. The words of 'who' take no value twice either: the generation is in it. What an
@@ -180,17 +181,24 @@ static int break_what_is_owed(dsm_barrier *b)
 }
 
 /* Takes the lock if it can be had at once: then its owner_died flag concerns the generation that ends here, and is
- * cleared with it. */
+ * cleared with it. If a generation is to be ended, the lock is taken from a holder, too: that is a party which is
+ * arriving, and is told of the reset. If it died later with the lock, the next generation would be broken for it. Its
+ * word is read before the state and has not changed since, so it is no party of a later generation, unless all had
+ * arrived: then the lock is left alone. */
 int dsm_barrier_reset(dsm_barrier *b)
 {
     struct state s;
+    uint64_t word = 0;
     b->lock.looked = 0;
     bool held = lock_take_again(&b->lock, 0) == 1, owner_died = held && dsm_lock_recovered(&b->lock);
     int rc = 0;
     while (!rc) {
-        rc = read_state(b, &s);
+        rc = held ? 0 : handle_read(handle(b), SYNC_WORD, &word);
+        rc = rc ? rc : read_state(b, &s);
         if (rc || (!s.arrived && !(s.round & BROKEN) && !owner_died))
             break;
+        if (!held && s.arrived < handle(b)->count)
+            held = lock_seize(&b->lock, word) == 1;
         rc = turn(b, s.round, next_round(s.round, false), &s.round);
     }
     if (held)

@@ -238,6 +238,28 @@ int lock_take_again(dsm_lock *l, int64_t timeout_ns)
     return rc ? rc : lock_take(l, timeout_ns);
 }
 
+static int seize(dsm_lock *l, uint64_t from)
+{
+    uint64_t mine = grant(l, from, from & LOCK_HELD ? LOCK_OWNER_DIED : from & LOCK_OWNER_DIED), seen = from;
+    int rc = SWAP_UNKNOWN;
+    if (lock_done(from) || (from & LOCK_HELD && (from & LOCK_OWNER) == l->handle.number))
+        return 0;
+    for (int i = 0; i < SWAP_TRIES && rc == SWAP_UNKNOWN && seen == from; i++)
+        rc = handle_swap(&l->handle, SYNC_WORD, from, mine, &seen);
+    return rc < 0 ? rc : rc == SWAP_DONE || seen == mine ? granted(l, mine) : 0;
+}
+
+int lock_seize(dsm_lock *l, uint64_t from)
+{
+    int rc = l->local_lock ? local_lock_enter(l->local_lock, clock_ns()) : 1;
+    if (rc != 1)
+        return rc;
+    rc = seize(l, from);
+    if (rc != 1 && l->local_lock)
+        local_lock_leave(l->local_lock);
+    return rc;
+}
+
 int dsm_lock_release(dsm_lock *l) { return lock_release(l, false); }
 
 int dsm_lock_release_unused(dsm_lock *l) { return lock_release(l, true); }

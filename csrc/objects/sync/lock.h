@@ -92,6 +92,9 @@ int lock_acquire_again(dsm_lock *l, int64_t timeout_ns);
  * call is refused, and does not wait for it. */
 int lock_take(dsm_lock *l, int64_t timeout_ns);
 int lock_take_again(dsm_lock *l, int64_t timeout_ns);
+/* Takes the lock if its word is still 'from', also from a holder: that one has lost it, as if it had been broken, and
+ * this one has owner_died set. 1: taken. 0: the word has changed, or another thread of this process uses the handle. */
+int lock_seize(dsm_lock *l, uint64_t from);
 /* Local: the word was read as 'seen', in which 'held' is set. 1: its holder is dead, 0: not proven, or -DSM_E…. */
 int lock_holder_dead(dsm_lock *l, uint64_t seen);
 
