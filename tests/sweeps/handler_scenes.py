@@ -241,7 +241,7 @@ def pairs(where: str, cls: str) -> Iterator[Scene]:
 
 
 def waits_for_task(cls: str, interrupted: str, called: str) -> bool:
-    """A thread runs one loop at a time, and a handler that waits for what a task of its thread gets waits for itself."""
+    """A thread runs one loop at a time. A handler that waits for what a task of its thread gets waits for itself."""
     waits = called in FOREVER or "async" in called or (cls == "Condition" and called.startswith("wait"))
     return "async" in interrupted and waits
 
