@@ -106,6 +106,21 @@ def test_arrays_that_do_not_fit(remote, kind):
         remote.read(0, np.zeros(0, "u1").view(kind))
 
 
+def test_what_is_copied_is_what_the_error_names(cluster):
+    """Calls that move bytes copy nothing; a segment stores values by their index."""
+    strided = np.arange(8, dtype="u8")[::2]
+    with cluster.queue("it", create=True) as queue, cluster.segment("values", 4, "u8", create=True) as segment:
+        for call in (queue.put, queue.put_many):
+            with pytest.raises(errors.NonContiguousError, match=r"; pass numpy\.ascontiguousarray\(x\), which copies"):
+                call(strided)
+        queue.put(np.ascontiguousarray(strided))
+        segment.write(0, strided[0])
+        segment[:] = strided
+        assert queue.get() == strided.tobytes() == segment.read().tobytes()
+        queue.unlink()
+        segment.unlink()
+
+
 def test_what_numpy_warns_of_is_read_only(remote):
     shared, _ = np.broadcast_arrays(np.zeros(8, "u1"), np.zeros((1, 8), "u1"))
     with pytest.raises(errors.ReadOnlyBufferError):
