@@ -66,6 +66,8 @@ enum ibv_wc_status local_copy(struct qp *q, struct wqe *w, uint32_t offset, uint
 static void overrun(struct cq *c)
 {
     c->broken = true;
+    c->events++;
+    nic.overruns++;
     post_event((struct context *)(void *)((char *)c->v.context - offsetof(struct context, v.context)), IBV_EVENT_CQ_ERR,
                &c->v);
     for (struct qp *q = nic.qps; q; q = q->next)

@@ -205,8 +205,9 @@ struct nic {
     struct mr **mrs;
     uint32_t mrs_room, mrs_count, next_mr;
     struct route *routes;
-    uint64_t dropped; /* packets that no queue pair took */
-    uint64_t torn;    /* registrations that went while a request of this process used them */
+    uint64_t dropped;  /* packets that no queue pair took */
+    uint64_t overruns; /* of completion queues */
+    uint64_t torn;     /* registrations that went while a request of this process used them */
 };
 extern struct nic nic;
 

@@ -145,7 +145,7 @@ int modeldev_plan(const char *text)
     return good ? 0 : EINVAL;
 }
 
-/* What a test asks for: "qps", "regs", "torn", "dropped". */
+/* What a test asks for: "qps", "regs", "torn", "dropped", "overruns". */
 uint64_t modeldev_count(const char *what)
 {
     uint64_t n = 0;
@@ -153,7 +153,7 @@ uint64_t modeldev_count(const char *what)
     for (struct qp *q = nic.qps; q && !strcmp(what, "qps"); q = q->next)
         n++;
     n += !strcmp(what, "regs") ? nic.mrs_count : !strcmp(what, "torn") ? nic.torn : 0;
-    n += !strcmp(what, "dropped") ? nic.dropped : 0;
+    n += !strcmp(what, "dropped") ? nic.dropped : !strcmp(what, "overruns") ? nic.overruns : 0;
     pthread_mutex_unlock(&nic.lock);
     return n;
 }

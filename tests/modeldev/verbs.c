@@ -63,14 +63,18 @@ static void write_type(const struct device *d, int port, int index)
 
 void make_devices(void)
 {
+    char dir[sizeof nic.plan.dir];
+    strcpy(dir, nic.plan.dir);
     for (int i = 0; i <= MAX_DEVICES; i++) {
         struct device *d = &nic.devices[i];
         bool iwarp = i == MAX_DEVICES;
         d->index = iwarp ? -1 : i;
         d->v.node_type = iwarp ? IBV_NODE_RNIC : IBV_NODE_CA;
         d->v.transport_type = iwarp ? IBV_TRANSPORT_IWARP : IBV_TRANSPORT_IB;
-        snprintf(d->v.name, sizeof d->v.name, iwarp ? "iwarp0" : "model%d", i);
-        snprintf(d->v.ibdev_path, sizeof d->v.ibdev_path, "%s/%s", nic.plan.dir, d->v.name);
+        char name[16];
+        snprintf(name, sizeof name, iwarp ? "iwarp0" : "model%d", i);
+        snprintf(d->v.name, sizeof d->v.name, "%s", name);
+        snprintf(d->v.ibdev_path, sizeof d->v.ibdev_path, "%s/%s", dir, name);
         for (int p = 1; nic.plan.link == LINK_ROCE && i < nic.plan.devices && p <= nic.plan.ports; p++)
             for (int g = 0; g < nic.plan.gids; g++)
                 write_type(d, p, g);
@@ -275,7 +279,7 @@ void forget_events(struct context *c, void *element, unsigned *events)
         --*events;
     }
     clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 20;
+    until.tv_sec += 5;
     while (*events)
         if (pthread_cond_timedwait(&nic.acked, &nic.lock, &until))
             MODEL_FAIL("destroyed with %u events that nobody acknowledges", *events);

@@ -60,7 +60,9 @@ def test_program(sanitizer, core, name):
     wraps = [
         f"-Wl,--wrap={f}" for line in re.findall(r"(?m)^/\* wraps: (.*) \*/$", source.read_text()) for f in line.split()
     ]
-    checked(compile_c(source, core, "-ldl", *wraps, "-o", program))
+    folders = re.findall(r"(?m)^/\* with: (.*) \*/$", source.read_text())
+    more = [path for folder in folders for path in sorted((ROOT / folder).glob("*.c"))]
+    checked(compile_c(source, *more, core, "-ldl", *wraps, "-o", program))
     done = subprocess.run([program], capture_output=True, text=True, check=False, timeout=100)
     checked(done)
     assert done.stdout.endswith("ok\n"), done.stdout + done.stderr

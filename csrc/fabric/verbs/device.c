@@ -388,7 +388,7 @@ static int probe(void)
     return rc;
 }
 
-/* Destroying a queue pair blocks until its events are acknowledged, so the endpoint of an event still exists here. */
+/* Destroying a queue pair or a completion queue blocks until its events are acknowledged, so the endpoint of an event still exists here. */
 void verbs_dev_event(struct fabric_dev *base)
 {
     struct verbs_dev *d = (struct verbs_dev *)base;
@@ -404,6 +404,10 @@ void verbs_dev_event(struct fabric_dev *base)
         case IBV_EVENT_QP_ACCESS_ERR:
             if ((e = event.element.qp->qp_context))
                 store_relaxed_u32(&e->lost, 1);
+            break;
+        case IBV_EVENT_CQ_ERR: /* nothing comes out of it any more */
+            e = event.element.cq->cq_context;
+            store_relaxed_u32(e ? &e->lost : &d->lost, 1);
             break;
         default: /* a port that goes down may come back: ops continue until their retries are exhausted */
             break;

@@ -70,7 +70,7 @@ static int make_queue(struct verbs_ep *e)
     int flags = fcntl(e->channel->fd, F_GETFL);
     if (flags < 0 || fcntl(e->channel->fd, F_SETFL, flags | O_NONBLOCK))
         return err_set_errno(errno, "completion channel on %s", d->name);
-    e->cq = ibv.create_cq(d->ctx, (int)e->depth, NULL, e->channel, 0);
+    e->cq = ibv.create_cq(d->ctx, (int)e->depth, e, e->channel, 0);
     if (!e->cq)
         return err_set_errno(errno, "completion queue of %u on %s", e->depth, d->name);
     e->slot = calloc(e->depth, sizeof *e->slot);

@@ -1,0 +1,603 @@
+/*
+ * The verbs fabric on the model device (tests/modeldev): one scene for each habit that hardware may have and SoftRoCE
+ * has not. Each scene runs in a process of its own, with its own plan. tests/modeldev/test_planted.py breaks the care
+ * that a scene is about, in a copy of the sources, and sees the scene fail; with an argument only that scene runs.
+ */
+/* with: tests/modeldev */
+/* wraps: verbs_load */
+#ifdef DSM_HAVE_VERBS
+#include "../modeldev/model.h"
+#include "base/atomic.h"
+#include "check.h"
+#include "fabric/verbs/lib.h"
+#undef ibv_query_port
+#undef ibv_reg_mr
+
+#include <pthread.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MS INT64_C(1000000)
+enum { BIG = 64 * 1024, ROWS = 512 };
+
+/* The model is linked into this program. */
+static void fill(void)
+{
+#define VERBS_SYM(name, version) ibv.name = ibv_##name;
+#include "fabric/verbs/sym.def"
+#undef VERBS_SYM
+}
+
+int __wrap_verbs_load(void);
+int __wrap_verbs_load(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, fill);
+    return 0;
+}
+
+static dsm_options options(void)
+{
+    dsm_options o;
+    dsm_options_init(&o);
+    o.fabric = "verbs";
+    o.listen = "127.0.0.1";
+    o.secret = "a secret that all C tests share.";
+    o.secret_len = 32;
+    return o;
+}
+
+static dsm_ctx *open_context(void)
+{
+    dsm_options o = options();
+    dsm_ctx *c;
+    CHECK(!dsm_open(&o, &c));
+    return c;
+}
+
+static dsm_ctx *owner, *user;
+static dsm_region *region;
+static dsm_remote *remote, *own; /* the user's and the owner's */
+static uint8_t mine[BIG], other[BIG];
+
+static int attach(dsm_ctx *c, dsm_remote **out)
+{
+    uint8_t raw[DSM_DESC_MAX];
+    return dsm_attach(c, raw, (size_t)dsm_region_descriptor(region, raw), 10000 * MS, out);
+}
+
+static void open_two(void)
+{
+    owner = open_context();
+    user = open_context();
+    CHECK(!dsm_alloc(owner, BIG, 7, &region) && !attach(user, &remote) && !attach(owner, &own));
+}
+
+static void close_two(void)
+{
+    CHECK(!dsm_remote_close(remote) && !dsm_remote_close(own));
+    dsm_close(user);
+    CHECK(!dsm_region_close(region));
+    dsm_close(owner);
+    CHECK(!modeldev_count("regs") && !modeldev_count("qps") && !modeldev_count("torn"));
+}
+
+static uint64_t add(dsm_remote *r, uint64_t offset, uint64_t n)
+{
+    uint64_t old;
+    CHECK(!dsm_fetch_add(r, offset, n, &old, -1));
+    return old;
+}
+
+static bool all(const uint8_t *p, uint8_t value, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (p[i] != value)
+            return false;
+    return true;
+}
+
+static pthread_t thread(void *(*run)(void *))
+{
+    pthread_t t;
+    CHECK(!pthread_create(&t, NULL, run, NULL));
+    return t;
+}
+
+/* ---- bytes in any order, in pieces ---- */
+
+enum { RECORDS = 300, RECORD = 200 };
+
+static void *produce(void *arg)
+{
+    dsm_queue *q;
+    uint8_t record[RECORD];
+    (void)arg;
+    CHECK(!dsm_queue_open(remote, NULL, &q) && !dsm_queue_produce(q));
+    for (int i = 0; i < RECORDS; i++) {
+        int rc;
+        memset(record, i % 255 + 1, sizeof record);
+        while ((rc = dsm_queue_push(q, record, sizeof record, 1)) == -DSM_EFULL)
+            usleep(100);
+        CHECK(!rc && !dsm_queue_flush(q));
+    }
+    CHECK(!dsm_queue_close(q));
+    return NULL;
+}
+
+/* The consumer finds records that have landed in part. It takes none that is not whole. */
+static void records(void)
+{
+    dsm_queue_config shape = {.lanes = 1, .flags = DSM_QUEUE_CHECKED, .lane_bytes = 8192, .max_message = RECORD};
+    dsm_queue *q;
+    open_two();
+    CHECK(!dsm_queue_format(dsm_region_data(region), &shape));
+    CHECK(!dsm_queue_open(own, dsm_region_data(region), &q) && !dsm_queue_consume(q));
+    pthread_t producer = thread(produce);
+    for (int i = 0, rc; i < RECORDS; i++) {
+        const void *payload;
+        uint64_t n;
+        uint8_t kind;
+        while ((rc = dsm_queue_next(q, &payload, &n, &kind)) == -DSM_EEMPTY)
+            sched_yield();
+        CHECK(!rc && n == RECORD && all(payload, (uint8_t)(i % 255 + 1), n) && !dsm_queue_done(q));
+    }
+    pthread_join(producer, NULL);
+    CHECK(!dsm_queue_close(q));
+    close_two();
+}
+
+enum { VERSIONS = 40 };
+static uint32_t written;
+
+static void *publish(void *arg)
+{
+    dsm_segment s;
+    uint64_t version, rows, data[ROWS];
+    (void)arg;
+    CHECK(!dsm_segment_open(own, &s));
+    for (uint64_t i = 1; i <= VERSIONS; i++) {
+        CHECK(!dsm_segment_begin(own, &s, -1, &version, &rows));
+        for (size_t k = 0; k < ROWS; k++)
+            data[k] = i;
+        CHECK(!dsm_segment_commit(own, &s, data, &version));
+    }
+    CHECK(!dsm_segment_leave(own, &s));
+    store_release_u32(&written, 1);
+    return NULL;
+}
+
+/* A READ mixes versions; a snapshot never does. */
+static void versions(void)
+{
+    dsm_segment s = {.axes = 1, .itemsize = 8, .dtype_length = 5, .versioned = 1, .shape = {ROWS}, .capacity = ROWS};
+    uint64_t n, seen, data[ROWS];
+    strcpy(s.dtype, "'<u8'");
+    open_two();
+    CHECK(!dsm_segment_layout(&s, &n) && n <= BIG && !dsm_segment_format(dsm_region_data(region), n, &s));
+    CHECK(!dsm_segment_open(remote, &s));
+    pthread_t writer = thread(publish);
+    do {
+        uint64_t rows = ROWS;
+        int tries = -1000000; /* a reader that never takes the writer's turn */
+        CHECK(!dsm_segment_snapshot(remote, &s, data, &rows, -1, &tries, &seen) && rows == ROWS);
+        for (size_t k = 1; k < ROWS; k++)
+            CHECK(data[k] == data[0]);
+    } while (!load_acquire_u32(&written));
+    pthread_join(writer, NULL);
+    close_two();
+}
+
+/* ---- order ---- */
+
+/* What follows a READ and depends on it is fenced: the WRITE overtakes no part of it. */
+static void fences(void)
+{
+    dsm_region *a, *b;
+    open_two();
+    CHECK(!dsm_register(user, mine, BIG, DSM_READ, &a) && !dsm_register(user, other, BIG, DSM_READ, &b));
+    for (int i = 1; i <= 10; i++) {
+        memset(other, i, BIG);
+        dsm_op ops[] = {
+            {.code = DSM_OP_READ, .remote = remote, .local = mine, .nbytes = BIG},
+            {.code = DSM_OP_WRITE, .flags = DSM_OP_FENCE, .remote = remote, .local = other, .nbytes = BIG},
+        };
+        CHECK(!dsm_execute(user, ops, 2, -1, NULL) && all(mine, (uint8_t)(i - 1), BIG));
+    }
+    CHECK(!dsm_region_close(a) && !dsm_region_close(b));
+    close_two();
+}
+
+/* The source of a fenced WRITE may be the destination of the READ before it, also where it is copied. */
+static void fenced_copies(void)
+{
+    open_two();
+    for (uint64_t i = 1; i <= 20; i++) {
+        uint64_t word = 0, out = 0;
+        add(own, 0, 1);
+        dsm_op ops[] = {
+            {.code = DSM_OP_READ, .remote = remote, .local = &word, .nbytes = 8},
+            {.code = DSM_OP_WRITE, .flags = DSM_OP_FENCE, .remote = remote, .offset = 8, .local = &word, .nbytes = 8},
+        };
+        CHECK(!dsm_execute(user, ops, 2, -1, NULL) && word == i);
+        CHECK(!dsm_read(remote, 8, &out, 8, -1) && out == i);
+    }
+    close_two();
+}
+
+/* A completed WRITE is seen by what follows it on its connection; by the owner's CPU perhaps later. */
+static void late_writes(void)
+{
+    static uint8_t back[4096];
+    open_two();
+    for (int i = 1; i <= 50; i++) {
+        memset(mine, i, sizeof back);
+        CHECK(!dsm_write(remote, 0, mine, sizeof back, -1));
+#ifdef PLANT_THE_CPU_LOOKS
+        memcpy(back, dsm_region_data(region), sizeof back);
+#else
+        CHECK(!dsm_read(remote, 0, back, sizeof back, -1));
+#endif
+        CHECK(all(back, (uint8_t)i, sizeof back));
+    }
+    close_two();
+}
+
+/* ---- atomics of their own domain ---- */
+
+enum { ADDS = 200 };
+
+static void *add_many(void *arg)
+{
+    (void)arg;
+    for (int i = 0; i < ADDS; i++)
+        add(remote, 0, 1);
+    return NULL;
+}
+
+/* The owner, too, changes a word that others change with atomics only by those. */
+static void counters(void)
+{
+    open_two();
+    pthread_t t = thread(add_many);
+    for (int i = 0; i < ADDS; i++)
+#ifdef PLANT_THE_CPU_ADDS
+        fetch_add_u64(dsm_region_data(region), 1), usleep(20);
+#else
+        add(own, 0, 1);
+#endif
+    pthread_join(t, NULL);
+    CHECK(add(remote, 0, 0) == 2 * ADDS);
+    close_two();
+}
+
+static uint32_t enough;
+
+static void *try_in_vain(void *arg)
+{
+    uint64_t old;
+    (void)arg;
+    while (!load_relaxed_u32(&enough))
+        CHECK(!dsm_compare_swap(remote, 0, UINT64_MAX, 1, &old, -1));
+    return NULL;
+}
+
+/* A compare-swap that fails stores what it has found: a word that others try is released by a compare-swap. */
+static void releases(void)
+{
+    open_two();
+    pthread_t t = thread(try_in_vain);
+    for (uint64_t i = 0; i < ADDS; i++) {
+        uint64_t old, next = i + 1;
+#ifdef PLANT_A_WRITE_RELEASES
+        CHECK(!dsm_write(own, 0, &next, 8, -1));
+        old = i;
+#else
+        CHECK(!dsm_compare_swap(own, 0, i, next, &old, -1));
+#endif
+        CHECK(old == i && add(own, 0, 0) == next);
+    }
+    store_relaxed_u32(&enough, 1);
+    pthread_join(t, NULL);
+    close_two();
+}
+
+/* ---- keys ---- */
+
+static uint32_t outcome;
+
+static void *write_in_a_loop(void *arg)
+{
+    int rc;
+    (void)arg;
+    do
+        rc = dsm_write(remote, 0, mine, BIG, -1);
+    while (!rc);
+    store_release_u32(&outcome, (uint32_t)-rc);
+    return NULL;
+}
+
+/* A region is closed while a WRITE to it is executed: no byte arrives afterwards, and the writer learns why. */
+static void cut_in_the_middle(void)
+{
+    open_two();
+    memset(mine, 7, BIG);
+    pthread_t t = thread(write_in_a_loop);
+    while (!add(own, 0, 0)) /* the first word has landed */
+        ;
+    CHECK(!dsm_remote_close(own) && !dsm_region_close(region));
+    pthread_join(t, NULL);
+    CHECK(load_acquire_u32(&outcome) == DSM_ESTALE);
+    CHECK(!dsm_remote_close(remote));
+    dsm_close(user);
+    dsm_close(owner);
+    CHECK(!modeldev_count("regs") && !modeldev_count("qps") && !modeldev_count("torn"));
+}
+
+/* Memory stays registered while an op uses it as its local side. */
+static void local_side(void)
+{
+    dsm_region *local;
+    dsm_ticket t;
+    open_two();
+    add(remote, 0, 0);
+    CHECK(!dsm_register(user, mine, BIG, DSM_READ, &local));
+    dsm_op op = {.code = DSM_OP_WRITE, .remote = remote, .local = mine, .nbytes = BIG};
+    CHECK(!modeldev_plan("stall=1"));
+    CHECK(!dsm_submit(user, &op, 1, &t, NULL) && !dsm_region_close(local));
+    CHECK(!modeldev_plan("stall=0") && !dsm_finish(&t, -1, NULL));
+    close_two();
+}
+
+/* ---- limits ---- */
+
+static void submit_many(size_t n)
+{
+    static dsm_op ops[500];
+    dsm_ticket t;
+    open_two();
+    add(remote, 0, 0);
+    CHECK(!modeldev_plan("stall=1"));
+    for (size_t i = 0; i < n; i++)
+        ops[i] = (dsm_op){.code = DSM_OP_FETCH_ADD, .remote = remote, .nbytes = 8, .operand = 1};
+    CHECK(!dsm_submit(user, ops, n, &t, NULL) && !modeldev_plan("stall=0") && !dsm_finish(&t, -1, NULL));
+    for (size_t i = 0; i < n; i++)
+        CHECK(ops[i].result == i);
+    close_two();
+}
+
+static void many_requests(void) { submit_many(500); }
+
+static void sizes(void)
+{
+    open_two();
+    for (size_t n = 1; n < 300; n += 7) {
+        memset(mine, (int)n, n);
+        CHECK(!dsm_write(remote, 0, mine, n, -1) && !dsm_read(remote, 0, other, n, -1) && !memcmp(mine, other, n));
+    }
+    CHECK(!dsm_write(remote, 0, mine, BIG, -1) && !dsm_read(remote, 0, other, BIG, -1) && !memcmp(mine, other, BIG));
+    close_two();
+}
+
+/* Its completion queue is too small (planted): the device reports that it is lost, and the op ends. */
+static void lost_completions(void)
+{
+    static dsm_op ops[100];
+    open_two();
+    for (size_t i = 0; i < 100; i++)
+        ops[i] = (dsm_op){.code = DSM_OP_FETCH_ADD, .remote = remote, .nbytes = 8, .operand = 1};
+    dsm_ticket t;
+    add(remote, 0, 0);
+    CHECK(!modeldev_plan("stall=1") && !dsm_submit(user, ops, 100, &t, NULL) && !modeldev_plan("stall=0"));
+    while (!modeldev_count("overruns"))
+        usleep(1000);
+    CHECK(dsm_finish(&t, -1, NULL) == -DSM_EIO);
+    close_two();
+}
+
+/* ---- packets that are lost, devices that die ---- */
+
+static void lost_packets(void)
+{
+    open_two();
+    for (uint64_t i = 0; i < 60; i++)
+        CHECK(add(remote, 0, 1) == i); /* each exactly once */
+    memset(mine, 9, BIG);
+    CHECK(!dsm_write(remote, 0, mine, BIG, -1) && !dsm_read(remote, 0, other, BIG, -1) && all(other, 9, BIG));
+    close_two();
+}
+
+static void stalls(const char *how)
+{
+    uint64_t old;
+    open_two();
+    add(remote, 0, 1);
+    CHECK(!modeldev_plan(how));
+    CHECK(dsm_fetch_add(remote, 0, 1, &old, 20 * MS) == -DSM_ETIME);
+    CHECK(!modeldev_plan("stall=0&hang=0"));
+    CHECK(!dsm_fetch_add(remote, 0, 1, &old, 30000 * MS) && old <= 2);
+    close_two();
+}
+
+static void stalled(void) { stalls("stall=1"); }
+static void hanging(void) { stalls("stall=1&hang=1"); }
+
+static void dies(const char *how, int later)
+{
+    uint64_t old;
+    dsm_ctx *c;
+    open_two();
+    add(remote, 0, 1);
+    CHECK(!modeldev_plan(how));
+    CHECK(dsm_fetch_add(remote, 0, 1, &old, -1) == -DSM_EIO);
+    CHECK(dsm_fetch_add(remote, 0, 1, &old, -1) == -DSM_EIO);
+    dsm_options o = options();
+    int rc = dsm_open(&o, &c);
+    CHECK(rc == later);
+    if (!rc)
+        dsm_close(c);
+    close_two();
+}
+
+static void fatal(void) { dies("fatal=1", 0); }
+static void unplugged(void) { dies("unplug=1", -DSM_ENODEV); }
+
+/* ---- addresses ---- */
+
+static void connects(void)
+{
+    open_two();
+    CHECK(add(remote, 0, 1) == 0 && add(remote, 0, 1) == 1);
+    close_two();
+}
+
+static int attach_with(int owners_gid, int users_gid)
+{
+    dsm_options o = options();
+    dsm_remote *r;
+    o.gid_index = owners_gid;
+    CHECK(!dsm_open(&o, &owner) && !dsm_alloc(owner, BIG, 7, &region));
+    o.gid_index = users_gid;
+    CHECK(!dsm_open(&o, &user));
+    int rc = attach(user, &r);
+    if (!rc) {
+        add(r, 0, 1);
+        CHECK(!dsm_remote_close(r));
+    }
+    dsm_close(user);
+    CHECK(!dsm_region_close(region));
+    dsm_close(owner);
+    return rc;
+}
+
+static void gid_types(void)
+{
+    CHECK(!attach_with(1, 3) && !attach_with(0, 2) && !attach_with(-1, 1));
+    CHECK(attach_with(0, 1) == -DSM_EINVAL && attach_with(-1, 2) == -DSM_EINVAL);
+}
+
+static void strangers(void)
+{
+    dsm_caps caps;
+    open_two();
+    dsm_capabilities(user, &caps);
+    CHECK(!strcmp(caps.device, "model0") && caps.port == 1);
+    CHECK(add(remote, 0, 1) == 0);
+    close_two();
+    dsm_options o = options();
+    o.device = "model1";
+    o.port = 2;
+    CHECK(!dsm_open(&o, &user));
+    dsm_capabilities(user, &caps);
+    CHECK(!strcmp(caps.device, "model1") && caps.port == 2);
+    dsm_close(user);
+}
+
+/* ---- two processes ---- */
+
+static void serve(int to, int until)
+{
+    uint8_t raw[DSM_DESC_MAX];
+    char byte;
+    owner = open_context();
+    CHECK(!dsm_alloc(owner, BIG, 7, &region));
+    int n = dsm_region_descriptor(region, raw);
+    CHECK(write(to, raw, (size_t)n) == n && read(until, &byte, 1) == 0);
+    CHECK(!dsm_region_close(region));
+    dsm_close(owner);
+    exit(0);
+}
+
+static void processes(void)
+{
+    int there[2], back[2], status;
+    uint8_t raw[DSM_DESC_MAX];
+    CHECK(!pipe(there) && !pipe(back));
+    pid_t pid = fork();
+    if (pid == 0) {
+        close(back[1]);
+        serve(there[1], back[0]);
+    }
+    close(back[0]);
+    ssize_t n = read(there[0], raw, sizeof raw);
+    user = open_context();
+    CHECK(n > 0 && !dsm_attach(user, raw, (size_t)n, 30000 * MS, &remote));
+    memset(mine, 5, BIG);
+    CHECK(!dsm_write(remote, 0, mine, BIG, -1) && !dsm_read(remote, 0, other, BIG, -1) && all(other, 5, BIG));
+    for (uint64_t i = 0; i < 50; i++)
+        CHECK(add(remote, 0, 1) == i + UINT64_C(0x0505050505050505));
+    CHECK(!dsm_remote_close(remote));
+    dsm_close(user);
+    close(back[1]);
+    CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+}
+
+static const struct scene {
+    const char *name, *plan;
+    void (*run)(void);
+    bool planted_only;
+} scenes[] = {
+    {"records", "scatter=8&pause=50", records, false},
+    {"versions", "scatter=8&pause=20", versions, false},
+    {"fences", "scatter=8&pause=20&overtake=1", fences, false},
+    {"fenced_copies", "scatter=8&overtake=1", fenced_copies, false},
+    {"late_writes", "late=2000", late_writes, false},
+    {"counters", "window=50", counters, false},
+    {"releases", "window=50", releases, false},
+    {"cut_in_the_middle", "scatter=8&pause=50", cut_in_the_middle, false},
+    {"local_side", "", local_side, false},
+    {"many_requests", "depth=16", many_requests, false},
+    {"many_reads", "reads=16&serves=2&pause=20&scatter=8", many_requests, false},
+    {"inline_60", "inline=60&message=1000&mtu=256", sizes, false},
+    {"lost_completions", "", lost_completions, true},
+    {"lost_packets", "lose=20&restart=1&mtu=1024", lost_packets, false},
+    {"stalled", "", stalled, false},
+    {"hanging", "", hanging, false},
+    {"fatal", "", fatal, false},
+    {"unplugged", "", unplugged, false},
+    {"lids", "host=7", connects, false},
+    {"global_routes", "grh=1", connects, false},
+    {"gid_types", "link=roce", gid_types, false},
+    {"strangers", "iwarp=1&devices=2&ports=2", strangers, false},
+    {"processes", "scatter=8&pause=20&mtu=1024&window=20", processes, false},
+};
+
+static void run(const struct scene *s)
+{
+    char dir[] = "/tmp/modeldev-XXXXXX", plan[256], command[64];
+    int status;
+    CHECK(mkdtemp(dir));
+    pid_t pid = fork();
+    if (pid == 0) {
+        snprintf(plan, sizeof plan, "dir=%s&%s", dir, s->plan);
+        setenv("MODELDEV", plan, 1);
+        s->run();
+        exit(0);
+    }
+    CHECK(waitpid(pid, &status, 0) == pid);
+    snprintf(command, sizeof command, "rm -r %s", dir);
+    CHECK(!system(command));
+    if (status) {
+        fprintf(stderr, "scene %s: status %x\n", s->name, (unsigned)status);
+        exit(1);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    for (size_t i = 0; i < sizeof scenes / sizeof *scenes; i++)
+        if (argc > 1 ? !strcmp(argv[1], scenes[i].name) : !scenes[i].planted_only)
+            run(&scenes[i]);
+    puts("ok");
+    return 0;
+}
+#else
+#include <stdio.h>
+
+int main(void)
+{
+    puts("ok: built without verbs");
+    return 0;
+}
+#endif

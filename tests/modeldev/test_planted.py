@@ -1,0 +1,119 @@
+"""For each habit of the model device: what breaks without the care that dsmem takes.
+
+A scene of tests/c/test_model.c passes on the sources. With a bug planted into a copy of one of them, or into the scene
+itself by a macro (where the care is the caller's), it fails.
+"""
+
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from modeldev import SOURCES, missing
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+ROOT = Path(__file__).parents[2]
+FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-O1", "-pthread", "-DDSM_HAVE_VERBS=1"]
+VERBS, OBJECTS = "csrc/fabric/verbs", "csrc/objects"
+HANGS = "hanging"  # waits without end for a device that does not flush
+SMALL = (f"{VERBS}/endpoint.c", "ibv.create_cq(d->ctx, (int)e->depth,", "ibv.create_cq(d->ctx, 1,")
+# scene, then the planted bugs: file, what stands there, what stands there instead. Or a macro of the scene.
+PLANTED = [
+    ("records", (f"{OBJECTS}/queue/record.c", ", payload, length);", ", payload, 0);")),
+    ("versions", (f"{OBJECTS}/segment/versions.c", "return !proven(w->head, after.head) ||", "return")),
+    ("fences", (f"{VERBS}/io.c", "!e->placed ? IBV_SEND_FENCE : 0", "!e->placed ? 0 : 0")),
+    ("fenced_copies", (f"{VERBS}/io.c", "if (must_wait(e, op, local))", "if (0 && must_wait(e, op, local))")),
+    ("late_writes", "PLANT_THE_CPU_LOOKS"),
+    ("counters", "PLANT_THE_CPU_ADDS"),
+    ("releases", "PLANT_A_WRITE_RELEASES"),
+    ("cut_in_the_middle", (f"{VERBS}/io.c", "return -DSM_EACCESS;", "return -DSM_EIO;")),
+    ("cut_in_the_middle", (f"{VERBS}/device.c", "ibv.ack_async_event(&event);", "")),
+    ("local_side", (f"{VERBS}/region.c", "verbs_put_mr(m->mr);", "ibv.dereg_mr(m->mr->mr);")),
+    ("many_requests", (f"{VERBS}/endpoint.c", ".max_send_wr = depth", ".max_send_wr = depth / 2")),
+    ("many_reads", (f"{VERBS}/endpoint.c", "d->max_reads < peer_serves ? d->max_reads : peer_serves", "d->max_reads")),
+    ("inline_60", (f"{VERBS}/io.c", "op->nbytes <= e->max_inline", "op->nbytes <= VERBS_INLINE")),
+    ("inline_60", (f"{VERBS}/io.c", "d->port_attr.max_msg_sz ? d->port_attr.max_msg_sz :", "")),
+    ("lost_completions", SMALL, (f"{VERBS}/device.c", "case IBV_EVENT_CQ_ERR:", "case IBV_EVENT_SRQ_ERR:")),
+    ("lost_packets", (f"{VERBS}/endpoint.c", ".retry_cnt = d->retries", ".retry_cnt = 0")),
+    ("hanging", (f"{VERBS}/endpoint.c", "else if (clock_ns() >= e->drained)", "else if (0)")),
+    ("fatal", (f"{VERBS}/device.c", "case IBV_EVENT_DEVICE_FATAL:", "case IBV_EVENT_SRQ_ERR:")),
+    ("lids", (f"{VERBS}/endpoint.c", ".dlid = get_u16(b + 8),", "")),
+    ("global_routes", (f"{VERBS}/endpoint.c", ".is_global = verbs_global(d) || b[13]", ".is_global = d->roce")),
+    ("gid_types", (f"{VERBS}/endpoint.c", "if (b[11] != d->link)", "if (0)")),
+    ("strangers", (f"{VERBS}/device.c", "transport_type == IBV_TRANSPORT_IWARP", "transport_type == -1")),
+    ("strangers", (f"{VERBS}/endpoint.c", "return rc ? rc : to_init(e);", "return rc;")),
+]
+
+
+def compiled(*arguments):
+    done = subprocess.run(["gcc", *FLAGS, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory):
+    """A folder with the core as an archive, the model and the scenes, each compiled once."""
+    folder = tmp_path_factory.mktemp("objects")
+
+    def compile_one(source):
+        target = folder / f"{source.parent.name}-{source.stem}.o"
+        compiled("-Icsrc", "-c", source, "-o", target)
+        return target
+
+    core = sorted((ROOT / "csrc").rglob("*.c"))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        made = list(pool.map(compile_one, [*core, *SOURCES, ROOT / "tests/c/test_model.c"]))
+    subprocess.run(["ar", "rcs", folder / "core.a", *made[: len(core)]], check=True)
+    return folder
+
+
+def program(objects, folder, plants):
+    """Link the scenes with what is planted; an object before the archive takes the place of its member."""
+    scenes = objects / "c-test_model.o"
+    planted = []
+    for number, plant in enumerate(plants):
+        if isinstance(plant, str):
+            scenes = folder / "scenes.o"
+            compiled("-Icsrc", f"-D{plant}", "-c", ROOT / "tests/c/test_model.c", "-o", scenes)
+            continue
+        path, old, new = plant
+        source = ROOT / path
+        text = source.read_text()
+        assert old in text, f"{path} has changed: plant another bug here"
+        copy = folder / f"planted{number}.c"
+        copy.write_text(text.replace(old, new))
+        target = copy.with_suffix(".o")
+        compiled("-Icsrc", f"-iquote{source.parent}", "-c", copy, "-o", target)
+        planted.append(target)
+    model = sorted(objects.glob("modeldev-*.o"))
+    compiled(scenes, *planted, *model, objects / "core.a", "-ldl", "-Wl,--wrap=verbs_load", "-o", folder / "scenes")
+    return folder / "scenes"
+
+
+def fails(binary, scene):
+    """Whether a scene fails, or hangs where a bug would make it."""
+    limit = 10 if scene == HANGS else 60
+    try:
+        return (
+            subprocess.run([binary, scene], capture_output=True, text=True, check=False, timeout=limit).returncode != 0
+        )
+    except subprocess.TimeoutExpired:
+        assert scene == HANGS
+        return True
+
+
+@pytest.mark.parametrize(("scene", "plants"), [(scene, plants) for scene, *plants in PLANTED], ids=str)
+def test_a_planted_bug_is_seen(objects, tmp_path, scene, plants):
+    assert fails(program(objects, tmp_path, plants), scene)
+
+
+def test_nothing_is_seen_where_nothing_is_planted(objects, tmp_path):
+    binary = program(objects, tmp_path, [])
+    scenes = {scene for scene, *_ in PLANTED} - {"lost_completions", HANGS}
+    assert not [scene for scene in sorted(scenes) if fails(binary, scene)]
+    subprocess.run([binary, HANGS], check=True, timeout=60)
+
+
+def test_a_lost_completion_queue_is_noticed(objects, tmp_path):
+    assert not fails(program(objects, tmp_path, [SMALL]), "lost_completions")
