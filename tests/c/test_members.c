@@ -122,14 +122,17 @@ static bool put_line(const char *path, const char *line)
     return n > 0;
 }
 
-/* Makes new namespaces, with the right to do so or in a user namespace in which this user keeps its number. */
+/* Makes new namespaces, with the right to do so or in a user namespace in which this user and its group keep their
+ * numbers: a group that has none there can make no files in a tmpfs of that namespace. */
 static bool new_space(int flags)
 {
-    char map[64];
-    snprintf(map, sizeof map, "%u %u 1", geteuid(), geteuid());
+    char user[64], group[64];
+    snprintf(user, sizeof user, "%u %u 1", geteuid(), geteuid());
+    snprintf(group, sizeof group, "%u %u 1", getegid(), getegid());
     if (!unshare(flags))
         return true;
-    return !unshare(CLONE_NEWUSER | flags) && put_line("/proc/self/uid_map", map);
+    return !unshare(CLONE_NEWUSER | flags) && put_line("/proc/self/uid_map", user) &&
+           put_line("/proc/self/setgroups", "deny") && put_line("/proc/self/gid_map", group);
 }
 
 /* The first process of a new PID namespace, and one in it. */
