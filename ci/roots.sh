@@ -53,6 +53,15 @@ home_of() { # user
     [ "$1" = root ] && echo /root || echo "/home/$1"
 }
 
+# Apt takes a lock on the packages that all machines share, and waits for nobody.
+take_turn() {
+    mkdir -p "$cache"
+    exec {turn}>"$cache/turn"
+    flock -n "$turn" && return
+    echo "another run uses $cache: waiting" >&2
+    flock "$turn"
+}
+
 # A new machine with one more user, 'stranger', who has no rights.
 new_machine() { # release root
     archive_root "$1"
