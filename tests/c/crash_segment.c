@@ -6,7 +6,8 @@
  * A reader, also one that may not write, gets a whole version at once, wherever the writer died or was stopped: the
  * version before, or the one that was being written. Once the write has returned it is certainly the latter, and never
  * again the version before. The next writer finds the same version, and goes on. All of this also holds if the writer
- * before it died while it recovered from another one.
+ * before it died while it recovered from another one. With --full a kill comes after every instruction, and each is that
+ * of another process.
  * Exit status 77: this kernel does not allow ptrace here.
  */
 #include "base/deadline.h"
@@ -17,7 +18,7 @@
 
 #include <sys/mman.h>
 
-enum { ROWS = 6, FEWER = 4, OBJECT = 3 * SEGMENT_DATA, SHARED = OBJECT + 4096 };
+enum { ROWS = 6, FEWER = 4, OBJECT = 3 * SEGMENT_DATA, SHARED = OBJECT + 4096, MOST = 100 };
 #define LIMIT_NS 5000000000ll
 
 #define CHECK(x) \
@@ -38,6 +39,7 @@ static bool every_instruction;
 static int file;
 static dsm_remote *own;
 static uint8_t *memory, kept[SHARED];
+static uint8_t left[MOST + 1][SHARED]; /* after each step of the victim */
 
 static struct said {
     uint64_t done, finished; /* set by the victim: its write has returned; it has finished */
@@ -157,16 +159,45 @@ static bool run_to(struct stepper *v, int (*body)(void *), uint64_t steps, bool 
     return inside;
 }
 
-static bool killed_at(void)
+static void survive(void)
 {
-    struct stepper v;
-    bool inside = run_to(&v, victim, point, every_instruction);
-    stepper_kill(&v);
     memcpy(kept, memory, SHARED);
     a_reader_first();
     memcpy(memory, kept, SHARED);
     a_writer_first();
+}
+
+static bool killed_at(void)
+{
+    struct stepper v;
+    bool inside = run_to(&v, victim, point, true);
+    stepper_kill(&v);
+    survive();
     return inside;
+}
+
+/*
+ * A death leaves to others what processes share, and nothing else. So one run of the victim gives all that can be left,
+ * and the victim is dead when it is judged. Returns how many steps there were.
+ */
+static uint64_t killed_everywhere(void)
+{
+    struct stepper v;
+    uint64_t steps = 0;
+    if (!stepper_start(&v, victim, NULL))
+        exit(77);
+    do {
+        CHECK(steps < MOST);
+        memcpy(left[steps++], memory, SHARED);
+    } while (stepper_change(&v, memory, kept, SHARED));
+    memcpy(left[steps++], memory, SHARED);
+    CHECK(said->finished);
+    stepper_kill(&v);
+    for (point = 0; point < steps; point++) {
+        memcpy(memory, left[point], SHARED);
+        survive();
+    }
+    return steps;
 }
 
 static bool stopped_at(void)
@@ -182,28 +213,41 @@ static bool stopped_at(void)
     return inside;
 }
 
+/* Leaves the memory to the victim. False: there is no predecessor, or it had finished. */
+static bool succeed(int (*predecessor)(void *))
+{
+    bool inside = false;
+    begin();
+    if (predecessor) {
+        struct stepper v;
+        inside = run_to(&v, predecessor, base, false);
+        stepper_kill(&v);
+    }
+    memset(said, 0, sizeof *said);
+    first = look(DSM_READ, &before);
+    return inside;
+}
+
 /* predecessor: NULL, or a writer that died before, at each of its steps. */
 static void sweep(const char *name, int (*body)(void *), int (*predecessor)(void *), bool stops)
 {
-    uint64_t points = 0, stride = stops && !every_instruction ? 29 : 1;
+    uint64_t points = 0;
     bool more = true, inside;
     scene = name;
     victim = body;
-    for (base = 0; more; base += every_instruction ? 1 : 6) {
+    for (base = 0; more; base += every_instruction ? 1 : 2) {
         least = 0;
-        inside = true;
-        for (point = 0; inside; point += stride, points++) {
-            struct stepper v;
-            begin();
-            more = predecessor && run_to(&v, predecessor, base, false);
-            if (predecessor)
-                stepper_kill(&v);
-            memset(said, 0, sizeof *said);
-            first = look(DSM_READ, &before);
+        if (!stops && !every_instruction) {
+            more = succeed(predecessor);
+            points += killed_everywhere();
+            continue;
+        }
+        for (point = 0, inside = true; inside; point += every_instruction ? 1 : 29, points++) {
+            more = succeed(predecessor);
             inside = stops ? stopped_at() : killed_at();
         }
-        CHECK(point > 3);
     }
+    CHECK(points > 3);
     printf("%s: %s at %llu points\n", scene, stops ? "stopped" : "killed", (unsigned long long)points);
 }
 
