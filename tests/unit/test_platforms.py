@@ -102,6 +102,29 @@ def test_a_second_interpreter_of_a_process_is_refused_with_a_sentence():
     assert "only be loaded into one interpreter" in done.stdout or "subinterpreters" in done.stdout, done.stdout
 
 
+@pytest.fixture
+def free_threaded():
+    """A free-threaded Python that has dsmem: this one, $DSMEM_FREE_THREADED_PYTHON or one in PATH."""
+    named = os.environ.get("DSMEM_FREE_THREADED_PYTHON")
+    candidates = [sys.executable, *([named] if named else map(shutil.which, (f"python3.{n}t" for n in range(13, 20))))]
+    has_it = "import sysconfig, dsmem; sys.exit(not sysconfig.get_config_var('Py_GIL_DISABLED'))"
+    for python in filter(None, candidates):
+        command = [python, "-W", "ignore", "-c", f"import sys; {has_it}"]
+        if subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0:
+            return python
+    pytest.skip("no free-threaded Python that can import dsmem in PATH; see DSMEM_FREE_THREADED_PYTHON")
+
+
+def test_importing_turns_the_gil_on_and_says_so(free_threaded):
+    for flags, on in (((), True), (("-X", "gil=0"), False)):
+        command = [free_threaded, *flags, "-c", "import sys, dsmem; print(sys._is_gil_enabled())"]
+        env = {name: value for name, value in os.environ.items() if name != "PYTHON_GIL"}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stdout) == (0, f"{on}\n"), done.stderr
+        said = "RuntimeWarning: The global interpreter lock (GIL) has been enabled to load module 'dsmem._core._core'"
+        assert (said in done.stderr) == on, done.stderr
+
+
 def test_free_threaded_python_is_asked_for_the_gil():
     """Without Cython's directive a module asks for it; docs/SUPPORT.md says so."""
     sources = [p for pattern in ("*.pyx", "*.pxi", "*.pxd") for p in (ROOT / "dsmem").rglob(pattern)]
