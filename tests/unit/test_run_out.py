@@ -160,3 +160,22 @@ def test_a_file_that_was_not_opened_closes_nothing(arguments):
     finally:
         os.dup2(standard_input, 0)
         os.close(standard_input)
+
+
+LIVING = "/dev/shm/dsmem-0.living"  # of root, which this user is in its namespace
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        ("touch {0}", None),
+        ("touch {0}; chmod 664 {0}", "Operation not permitted"),  # another user may have written it
+        ("mkfifo {0}; chmod 644 {0}", "Operation not permitted"),
+        ("mkdir {0}", "Is a directory"),
+        ("ln -s /dev/null {0}", "Too many levels of symbolic links"),
+    ],
+)
+def test_a_file_of_identities_that_cannot_be_trusted(made, says):
+    mounts = f"{shm('mode=1777')}; {made.format(LIVING)}"
+    found = said("dsmem._core.identity_provable()", mounts)
+    assert found == (f"SystemCallError: the identity of this process: {says}" if says else "")
