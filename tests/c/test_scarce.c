@@ -32,6 +32,14 @@ enum { MEMBERS = 4 };
 static int64_t left = NONE; /* requests of all threads before the only one that fails */
 static int64_t pieces;      /* of memory that the core has allocated */
 
+static int64_t zero_at = NONE; /* requests for a file before the one that gets the number 0 */
+
+static void make_zero_free(void)
+{
+    if (__atomic_fetch_sub(&zero_at, 1, __ATOMIC_SEQ_CST) == 0)
+        CHECK(!close(0));
+}
+
 static bool fails(void) { return __atomic_fetch_sub(&left, 1, __ATOMIC_SEQ_CST) == 0; }
 
 #define WRAP(type, name, failed, why, params, ...) \
@@ -53,6 +61,7 @@ static bool fails(void) { return __atomic_fetch_sub(&left, 1, __ATOMIC_SEQ_CST) 
     int __wrap_##name params \
     { \
         CHECK(closes); \
+        make_zero_free(); \
         if (fails()) { \
             errno = EMFILE; \
             return -1; \
@@ -112,6 +121,7 @@ int __wrap_open(const char *path, int flags, ...)
     unsigned mode = flags & O_CREAT ? va_arg(ap, unsigned) : 0;
     va_end(ap);
     CHECK(flags & O_CLOEXEC);
+    make_zero_free();
     if (fails()) {
         errno = EMFILE;
         return -1;
@@ -540,6 +550,21 @@ static void run_out(const char *name, int (*scene)(void))
     CHECK(failed);
 }
 
+/* 0 is the number of a file like any other: a process may have closed its standard input. */
+static void number_zero(int (*scene)(void))
+{
+    if (fcntl(0, F_GETFD) < 0)
+        CHECK(__real_open("/dev/null", O_RDWR | O_CLOEXEC) == 0);
+    int files = open_files();
+    for (int64_t n = 0, more = -1; more < 0; n++) {
+        __atomic_store_n(&zero_at, n, __ATOMIC_SEQ_CST);
+        CHECK(scene() >= 0);
+        more = __atomic_exchange_n(&zero_at, NONE, __ATOMIC_SEQ_CST);
+        CHECK(more >= 0 || __real_open("/dev/null", O_RDWR | O_CLOEXEC) == 0); /* the scene has closed it */
+        CHECK(open_files() == files);
+    }
+}
+
 /* A process claims its identity only once, so each round does that in a child. */
 static void first_use(void)
 {
@@ -568,6 +593,8 @@ int main(void)
     run_out("fork", forks);
     run_out("plans", wrong_plans);
     run_out("mapped", mapped_again);
+    number_zero(local_memory);
+    number_zero(far_memory);
     for (size_t i = 0; i < 2 * sizeof kinds / sizeof *kinds; i++) {
         kind = &kinds[i / 2];
         remote = i % 2;
