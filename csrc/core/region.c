@@ -168,8 +168,7 @@ int dsm_region_descriptor(const dsm_region *r, uint8_t buf[DSM_DESC_MAX])
 {
     if (ctx_forked(r->ctx))
         return refuse_forked();
-    dsm_descriptor d = {.version = 1,
-                        .access = r->mem->access,
+    dsm_descriptor d = {.access = r->mem->access,
                         .kind = r->mem->kind,
                         .fabric = r->ctx->dev->wire_id,
                         .region = r->id,

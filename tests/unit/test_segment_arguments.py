@@ -6,7 +6,10 @@ import pytest
 from dsmem import errors
 
 
-@pytest.mark.parametrize("index", [True, np.True_, np.array(True), np.array(1.5), (0, False)])
+NO_ROWS = [True, np.True_, np.array(True), np.array(1.5), (0, False), [True, False, True, False], [0.5], ["a"]]
+
+
+@pytest.mark.parametrize("index", [*NO_ROWS, np.array([1.0])], ids=repr)
 def test_what_is_no_row_of_far_memory(cluster, other, cluster_place, index):
     """NumPy takes a bool for a mask, whose elements are a copy: where they lie says nothing about the segment."""
     if cluster_place in ("local", "shm"):
@@ -19,6 +22,9 @@ def test_what_is_no_row_of_far_memory(cluster, other, cluster_place, index):
         assert not s.read().any()
         remote.write(np.array(1), 7)  # an int
         assert s.read(slice(None, 2)).tolist() == [[0] * 3, [7] * 3]
+        with cluster.segment("one", (), "i8", create=True) as one, other(one) as remote_one:
+            with pytest.raises(errors.InvalidArgumentError, match="of remote memory"):
+                remote_one.read([0])
 
 
 def test_numpy_asarray(cluster, other, cluster_place):
