@@ -739,6 +739,8 @@ cdef class SegmentCore(Handle):
         self.enter()
         try:
             identity = identity_of(writer)
+            if self.readonly:
+                raise error_of(c.DSM_EACCESS, "the segment was attached with readonly=True; attach it without", "break")
             remote = self.remote
             remote.enter()
             with nogil:

@@ -162,6 +162,21 @@ static void connection_that_ends(void)
     close_all();
 }
 
+/* The owner ends while their ops are under way. */
+static void owner_that_ends(void)
+{
+    pthread_t threads[WAITERS];
+    int results[WAITERS];
+    open_all("drop=2-");
+    begin_waiting(threads, results);
+    CHECK(!sem_post(&poll_now) && !dsm_region_close(region));
+    dsm_close(owner);
+    for (int i = 0; i < WAITERS; i++)
+        CHECK(!pthread_join(threads[i], NULL) && results[i] == -DSM_EPEER);
+    CHECK(!dsm_remote_close(remote));
+    dsm_close(user);
+}
+
 /* Each sleeper that has its answer is followed by one of those behind it. */
 static void *add_many(void *arg)
 {
@@ -228,6 +243,7 @@ int main(void)
     alarm(60);
     reaped_by_another();
     connection_that_ends();
+    owner_that_ends();
     one_after_another();
     canceled();
     interrupted();

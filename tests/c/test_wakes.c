@@ -1,17 +1,44 @@
+/* wraps: syscall */
 /*
  * No wake is lost. A sleeper rechecks by itself after a while, which hides a missing notify. Here it does so only after
- * an hour, no thread spins, and the alarm ends a program in which a thread is left asleep.
+ * an hour, no thread spins, and the alarm ends a program in which a thread is left asleep. And who sleeps is not woken
+ * as long as nothing happens.
  */
 #include "check.h"
 #include "objects.h"
 #include "objects/eventcount.h"
 #include "together.h"
 
+#include <errno.h>
+#include <linux/futex.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum { ROUNDS = 2000 };
+
+static uint32_t sleeps; /* that have begun */
+static uint32_t quiet;  /* nobody notifies */
+
+long __real_syscall(long number, ...);
+long __wrap_syscall(long number, ...);
+long __wrap_syscall(long number, ...)
+{
+    va_list ap;
+    long a[6];
+    va_start(ap, number);
+    for (int i = 0; i < 6; i++)
+        a[i] = va_arg(ap, long);
+    va_end(ap);
+    bool sleep = number == SYS_futex && (a[1] & FUTEX_CMD_MASK) == FUTEX_WAIT;
+    if (sleep)
+        fetch_add_u32(&sleeps, 1);
+    long rc = __real_syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+    CHECK(!sleep || !load_acquire_u32(&quiet) || rc == 0 || errno != EAGAIN);
+    return rc;
+}
 
 static void *locks(void *r)
 {
@@ -189,6 +216,35 @@ static void *onces(void *r)
     return NULL;
 }
 
+static void *one_event(void *arg)
+{
+    uint64_t since = DSM_EVENT_NOW;
+    dsm_event *e;
+    CHECK(!dsm_event_open(arg, 0, &e) && dsm_event_wait(e, &since, -1) == 1);
+    dsm_event_close(e);
+    return NULL;
+}
+
+/* It sleeps once, and not on a value that has been left behind long ago. */
+static void sleeps_while_nothing_happens(void)
+{
+    dsm_event *e;
+    pthread_t t;
+    dsm_remote *r = object_of(DSM_EVENT, 0, 0);
+    CHECK(!dsm_event_open(r, 0, &e));
+    for (uint32_t i = 0; i < 4; i++) {
+        uint32_t before = load_acquire_u32(&sleeps);
+        store_release_u32(&quiet, 1);
+        CHECK(!pthread_create(&t, NULL, one_event, r));
+        while (load_acquire_u32(&sleeps) == before)
+            usleep(100);
+        usleep(1000); /* most often it is asleep by then; it must not matter */
+        store_release_u32(&quiet, 0);
+        CHECK(!dsm_event_set(e) && !pthread_join(t, NULL) && !dsm_event_clear(e));
+    }
+    dsm_event_close(e);
+}
+
 /* ---- queues and segments ---- */
 
 static dsm_remote *queue_object(uint32_t flags)
@@ -330,6 +386,7 @@ int main(void)
     end_barriers(true);
     dsm_remote *both[] = {object_of(DSM_EVENT, 0, 0), object_of(DSM_EVENT, 0, 0)};
     together(2, events, both);
+    sleeps_while_nothing_happens();
     together(2, conditions, object_of(DSM_CONDITION, THREADS, THREADS));
     for (int i = 0; i < 20; i++)
         together(THREADS, onces, object_of(DSM_ONCE, THREADS, 0));

@@ -331,6 +331,20 @@ def test_a_name_is_waited_for(cluster):
         cluster.lock("b", timeout=0.01)
 
 
+def test_who_waits_for_a_name_sleeps(here, monkeypatch):
+    """Between looks, the longer the later: a wait of half a second has a few dozen of them."""
+    looks, attach = [], local.LocalNames.attach
+
+    def look(self, *arguments):
+        looks.append(arguments)
+        return attach(self, *arguments)
+
+    monkeypatch.setattr(local.LocalNames, "attach", look)
+    with pytest.raises(errors.NameNotFoundError):
+        here.lock("b", timeout=0.5)
+    assert 2 <= len(looks) <= 100
+
+
 @pytest.mark.parametrize(
     "how", [{"timeout": -1}, {"timeout": "x"}, {"timeout": 1, "create": True}, {"timeout": 1, "create": None}]
 )

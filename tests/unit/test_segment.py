@@ -524,6 +524,22 @@ def test_growing_loses_no_write(here):
         assert s.read(7) == done[0] and done[0]
 
 
+def test_a_turn_that_cannot_be_broken(cluster, other):
+    with (
+        cluster.segment("u", 4, "i8", create=True) as plain,
+        pytest.raises(errors.InvalidArgumentError, match="versioned"),
+    ):
+        plain.break_(1)
+    with (
+        cluster.segment("v", 4, "i8", create=True, versioned=True) as made,
+        cluster.segment("v", readonly=True) as reader,
+    ):
+        with made.writing():
+            with pytest.raises(errors.AccessDeniedError):
+                reader.break_(made.writer())
+            assert made.writer() is not None
+
+
 # -- versions --
 
 
