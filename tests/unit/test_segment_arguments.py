@@ -5,7 +5,6 @@ import pytest
 
 from dsmem import errors
 
-
 NO_ROWS = [True, np.True_, np.array(True), np.array(1.5), (0, False), [True, False, True, False], [0.5], ["a"]]
 
 
