@@ -34,10 +34,14 @@ def register(name: str) -> Path:
     Path
         The file does not exist yet. Other processes of the same user remove it once this process is dead.
     """
-    path = FOLDER / f"dsmem-{os.getpid()}-{_core.identity():016x}-{name}"
+    path = Path(_text_of_path(name))
     if not _NAME.fullmatch(path.name):
         raise ValueError(f"not a name for a record: {name!r}")
     return path
+
+
+def _text_of_path(name: str) -> str:
+    return f"{FOLDER}/dsmem-{os.getpid()}-{_core.identity():016x}-{name}"
 
 
 def record_node(node: bytes, fabric: str, address: str) -> None:
@@ -53,7 +57,7 @@ def record_node(node: bytes, fabric: str, address: str) -> None:
         The address of its agent.
     """
     record = {"version": 1, "node": node.hex(), "fabric": fabric, "address": address}
-    with contextlib.suppress(OSError), _record_path(node).open("x") as f:  # the descriptor is held by f only
+    with contextlib.suppress(OSError), register(_record_name(node)).open("x") as f:  # the descriptor is held by f only
         os.fchmod(f.fileno(), 0o600)
         json.dump(record, f)
 
@@ -61,17 +65,20 @@ def record_node(node: bytes, fabric: str, address: str) -> None:
 def forget_node(node: bytes) -> None:
     """Remove the record of a node of this process, if there is one. In a forked child, the parent's record stays.
 
+    A context may be collected when the interpreter is nearly gone and nothing can be imported any more, not even what
+    pathlib imports on demand.
+
     Parameters
     ----------
     node : bytes
         The node's id.
     """
     with contextlib.suppress(OSError):
-        _record_path(node).unlink()
+        os.unlink(_text_of_path(_record_name(node)))  # noqa: PTH108
 
 
-def _record_path(node: bytes) -> Path:
-    return register(f"node-{node.hex()[:8]}")
+def _record_name(node: bytes) -> str:
+    return f"node-{node.hex()[:8]}"
 
 
 def read_record(path: Path) -> dict[str, str | int]:

@@ -12,7 +12,7 @@ import textwrap
 import pytest
 
 import dsmem
-from dsmem import errors
+from dsmem import errors, node_records
 from dsmem.objects import memory_of
 
 SECRET = bytes(range(16))
@@ -313,6 +313,35 @@ def test_the_end_is_silent(tmp_path, call):
     """
     done = run(body)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("where", ["a module", "a cycle", "builtins"])
+def test_handles_that_nobody_closed_are_collected_silently(where):
+    """The last of them when modules are gone and nothing can be imported."""
+    body = f"""
+        import builtins, os
+        import dsmem
+        class Kept(list):
+            pass
+        kept = Kept()
+        if {where!r} == "a cycle":
+            kept.itself = kept
+        if {where!r} == "builtins":
+            builtins.kept = kept
+        for fabric in ("shm", {FABRIC!r}):
+            kept.append(dsmem.Context(fabric))
+            kept.append(kept[-1].empty(8, "u8"))
+            kept.append(kept[-2].attach(kept[-1].descriptor))
+        cluster = dsmem.connect("collected")
+        options = dict(create=True, lifetime="creator")
+        kept += [cluster, cluster.queue("q", **options), cluster.lock("l", **options), cluster.event("e", **options)]
+        kept += [cluster.barrier("b", 2, **options), cluster.segment("s", 4, "i8", versioned=True, **options)]
+        print(os.getpid())
+    """
+    done = run(body)
+    assert (done.returncode, done.stderr) == (0, "")
+    records = [path.name for path, _ in node_records.scan() if path.name.startswith(f"dsmem-{int(done.stdout)}-")]
+    assert records == []
 
 
 # ---- children of multiprocessing, which end without atexit ----
