@@ -391,7 +391,7 @@ class ShutDownError(DsmemError, ShutDown):
     """The queue has been shut down."""
 
     code = 30
-    text = "the queue has been shut down; nothing more goes in, and what was in it has been taken"
+    text = "the queue has been shut down; nothing goes in, and what was in it has been taken; unlink it to make another"
 
 
 class CorruptError(DsmemError, OSError):

@@ -153,7 +153,10 @@ def check_kind(remote: _core.Remote, kind: str, name: str) -> None:
     MismatchError
         The object is of another kind.
     """
-    found = _core.object_type(remote)
+    try:
+        found = _core.object_type(remote)
+    except (errors.CorruptError, errors.VersionError) as error:
+        raise type(error)(f"{name!r}: {error.detail}") from None
     if found != kind:
         raise errors.MismatchError(f"{name!r} is a {found}, not a {kind}")
 

@@ -39,7 +39,7 @@ cdef class numpy_errors:
         if kind is None or isinstance(error, errors.DsmemError):
             return
         if issubclass(kind, IndexError):
-            raise errors.OutOfBoundsError(f"{error}; the segment's shape is segment.shape") from None
+            raise errors.OutOfBoundsError(f"{error}; segment.shape says what there is") from None
         if issubclass(kind, (ValueError, TypeError, OverflowError)):
             raise error_of(c.DSM_EINVAL, str(error)) from None
 

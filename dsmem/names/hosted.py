@@ -56,7 +56,7 @@ class HostedNames:
         name = check_name(name)
         found = self._objects.get(name)
         if found is None:
-            raise errors.NameNotFoundError(repr(name))
+            raise _not_found(name)
         handle, ref = object(), found.ref
         wanted = Reference(kind, name, ref.id, descriptor=ref.descriptor, readonly=readonly)
         try:
@@ -66,7 +66,7 @@ class HostedNames:
         except BaseException as error:
             self._release(found, handle)
             if isinstance(error, errors.StaleDescriptorError) and self._objects.get(name) is not found:
-                raise errors.NameNotFoundError(repr(name)) from None
+                raise _not_found(name) from None
             raise
 
     def make(
@@ -122,7 +122,7 @@ class HostedNames:
         name = check_name(name)
         found = self._objects.get(name)
         if found is None or number not in (0, found.ref.id) or not _core.remove_item(self._objects, name, found):
-            raise errors.NameNotFoundError(repr(name))
+            raise errors.NameNotFoundError(f"{name!r}: this context holds no such object; cluster.list() has the names")
         self._release(found)
 
     def gc(self) -> list[str]:
@@ -133,3 +133,9 @@ class HostedNames:
         """Remove all names."""
         for info in self.infos():
             self.unlink(info.name)
+
+
+def _not_found(name: str) -> errors.NameNotFoundError:
+    return errors.NameNotFoundError(
+        f"{name!r}: this context holds no object of this name; create=True or None makes one"
+    )

@@ -127,7 +127,8 @@ def check_mode(mode: int) -> int:
     """Check a file mode: 0o600 with any of 0o066."""
     bits: int | None = _core.checked_int(mode, 0o600, 0o666)
     if bits is None or bits & ~0o666:
-        raise errors.InvalidArgumentError(f"mode={mode!r}: 0o600 with any of 0o066")
+        given = f"0o{mode:o}" if isinstance(mode, int) and mode >= 0 else repr(mode)
+        raise errors.InvalidArgumentError(f"mode={given}: 0o600 with any of 0o066, such as mode=0o660")
     return bits
 
 
@@ -257,7 +258,11 @@ class LocalNames:
             if not os.access(self.folder, os.R_OK | os.X_OK, effective_ids=True):
                 raise PermissionError(errno.EACCES, "")
         except OSError as error:
-            raise refused(error, f"the cluster {self.cluster!r} of user {user_name(self.owner)}") from None
+            user = user_name(self.owner)
+            if isinstance(error, FileNotFoundError) and self.owner != os.geteuid():
+                which = f"user {user} has no cluster {self.cluster!r} here"
+                raise errors.NameNotFoundError(f"{which}; 'dsmem ls --owner {user}' lists what there is") from None
+            raise refused(error, f"the cluster {self.cluster!r} of user {user}") from None
 
     def _make_folders(self) -> None:
         parent = self.folder.parent
@@ -293,6 +298,10 @@ class LocalNames:
 
     # -- names --
 
+    def _described(self, name: str) -> str:
+        of = "" if self.owner == os.geteuid() else f" of user {user_name(self.owner)}"
+        return f"{name!r} in the cluster {self.cluster!r}{of}"
+
     def _reference(self, name: str, kind: str, readonly: bool = False, number: int = 0) -> Reference:
         return Reference(kind, name, number, self.owner, self.cluster, readonly=readonly)
 
@@ -315,7 +324,7 @@ class LocalNames:
                     info = os.fstat(file.fileno())
                 remote = _core.map_file(file.fileno(), info.st_size, "r" if ref.readonly else "rwa")
         except OSError as error:
-            raise refused(error, repr(ref.name), at_least) from None
+            raise refused(error, self._described(ref.name), at_least) from None
         return adopt(remote, ref)
 
     def make(
@@ -444,8 +453,13 @@ class LocalNames:
                 if header is not None and header.creator:
                     with contextlib.suppress(OSError):
                         self._mark(header.creator, inode, name).unlink()
+        except FileNotFoundError as error:
+            if isinstance(error, errors.DsmemError):
+                raise
+            text = f"{self._described(name)}: no object has this name; 'dsmem ls' lists the names"
+            raise errors.NameNotFoundError(text) from None
         except OSError as error:
-            raise refused(error, repr(name)) from None
+            raise refused(error, self._described(name)) from None
 
     # -- names with the lifetime "creator" --
 

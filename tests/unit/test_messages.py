@@ -1,12 +1,15 @@
 """What errors say: the remedy of a class stands only where it fits."""
 
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import dsmem
 from dsmem import errors
+from dsmem.names.local import check_mode
 
 GENERAL = {text for cls in errors.BY_CODE.values() for text in cls.text.split("; ")[1:]}
 
@@ -96,3 +99,62 @@ def test_a_handle_in_use(here):
         assert said(errors.BusyError, lock.close) == "the lock is held with this handle; release it first"
     lock.close()
     here.unlink("l")
+
+
+def test_a_second_producer(here):
+    with here.queue("q", create=True) as queue, dsmem.attach(queue.ref) as second:
+        queue.put(b"")
+        assert said(errors.TooManyMembersError, second.put, b"").endswith(
+            "; close it, or make the queue with producers='many'"
+        )
+    here.unlink("q")
+
+
+def test_a_name_that_is_not_there_says_where_it_was_looked_for(here):
+    place = f"'n' in the cluster {here.name!r}: "
+    assert said(errors.NameNotFoundError, here.segment, "n").startswith(place)
+    message = said(errors.NameNotFoundError, here.unlink, "n")
+    assert message.startswith(place) and "create=" not in message
+
+
+def test_a_name_that_is_not_in_a_context():
+    with dsmem.Context() as context, dsmem.connect("hosted", context=context) as cluster:
+        for call in (cluster.segment, cluster.unlink):
+            assert "'n': this context holds no " in said(errors.NameNotFoundError, call, "n")
+
+
+def test_a_cluster_that_another_user_has_not():
+    message = said(errors.NameNotFoundError, dsmem.connect, "never-made", owner=54321)
+    assert message == "user 54321 has no cluster 'never-made' here; 'dsmem ls --owner 54321' lists what there is"
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 5000, b"half"])
+def test_a_file_that_is_no_object_is_named(here, content):
+    with here.segment("whole", 4, "i8", create=True):
+        path = Path(f"/dev/shm/dsmem-{os.geteuid()}", here.name, "damaged")
+        path.write_bytes((path.parent / "whole").read_bytes()[:4096] if content == b"half" else content)
+        assert "damaged" in said(errors.CorruptError, here.segment, "damaged")
+    here.unlink("damaged")
+    here.unlink("whole")
+
+
+@pytest.mark.parametrize(
+    ("mode", "shown"), [(0o777, "0o777"), (644, "0o1204"), (-1, "-1"), ("rw", "'rw'"), (True, "0o1")]
+)
+def test_modes_are_shown_as_modes(mode, shown):
+    assert f"mode={shown}: 0o600 with any of 0o066, such as" in said(errors.InvalidArgumentError, check_mode, mode)
+
+
+def test_an_index_of_another_type(here):
+    with here.segment("s", 4, "i8", create=True) as segment:
+        for index in ("a", [9], (0, 0)):
+            assert said(errors.OutOfBoundsError, segment.read, index).endswith("; segment.shape says what there is")
+    here.unlink("s")
+
+
+def test_a_queue_that_was_shut_down(here):
+    with here.queue("q", create=True) as queue:
+        queue.shutdown()
+        for call, *arguments in ((queue.put, b""), (queue.get,)):
+            assert said(errors.ShutDownError, call, *arguments).endswith("; unlink it to make another")
+    here.unlink("q")

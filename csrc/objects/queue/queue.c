@@ -197,6 +197,10 @@ int dsm_queue_produce(dsm_queue *q)
     int rc = member_join(q->r, QUEUE_PRODUCERS, q->shape.lanes, q->identity, NULL, NULL, &q->lane);
     if (rc) {
         q->in_doubt &= rc != -DSM_EMEMBERS;
+        if (rc == -DSM_EMEMBERS && q->shape.lanes == 1)
+            return err_set(DSM_EMEMBERS, 0,
+                           "another handle has the only place of a producer; close it, or make the queue with "
+                           "producers='many'");
         return rc;
     }
     rc = succeed(q);
