@@ -5,6 +5,7 @@ Environment: DSMEM_WERROR=1 makes warnings of the C core errors; DSMEM_VERBS=0 b
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -71,7 +72,8 @@ class build_ext(_build_ext):
 
     def build_extensions(self):
         if not self.has_header("stdint.h"):
-            sys.exit(TOOLS.format("C compiler"))
+            found = shutil.which(self.compiler.compiler[0])
+            sys.exit(TOOLS.format("header of the C library (stdint.h)" if found else "C compiler"))
         if not self.has_header("Python.h"):
             sys.exit(TOOLS.format("Python.h, the header of this Python"))
         write_docstrings()

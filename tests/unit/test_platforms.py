@@ -53,6 +53,15 @@ def test_a_missing_compiler_is_named_with_the_command_that_installs_it(tmp_path)
 
 
 @needs_gcc
+def test_missing_headers_of_c_are_not_called_a_missing_compiler(tmp_path):
+    compiler = tmp_path / "cc"
+    compiler.write_text('#!/bin/sh\nfor a; do grep -qs "stdint.h" "$a" && exit 1; done\nexec gcc "$@"\n')
+    compiler.chmod(0o755)
+    said = build(CC=str(compiler))
+    assert "no header of the C library" in said and "libc6-dev" in said and "Traceback" not in said, said
+
+
+@needs_gcc
 def test_missing_headers_of_python_are_named_with_the_command_that_installs_them(tmp_path):
     compiler = tmp_path / "cc"
     compiler.write_text('#!/bin/sh\nfor a; do grep -qs "Python.h" "$a" && exit 1; done\nexec gcc "$@"\n')
