@@ -11,16 +11,8 @@ from rich.text import Text
 
 from dsmem import node_records, secret
 from dsmem.cli import examine, reach
+from dsmem.cli.examine import readable_bytes
 from dsmem.cli.output import Page
-
-
-def _bytes(n: int | None) -> str:
-    if n is None:
-        return "unlimited"
-    for power, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
-        if n >= 1 << power:
-            return f"{n / (1 << power):.4g} {unit}"
-    return f"{n} bytes"
 
 
 def _count(n: int | None) -> str:
@@ -86,11 +78,13 @@ def _show_limits(page: _Page, limits: dict[str, Any]) -> None:
     locked, files = limits["locked_memory_bytes"], limits["open_files"]
     page.heading("Limits")
     exempt = "; does not count for you (CAP_IPC_LOCK)" if locked["exempt"] and locked["soft"] is not None else ""
-    page.fact("locked memory", f"{_bytes(locked['soft'])} (at most {_bytes(locked['hard'])}){exempt}")
+    page.fact("locked memory", f"{readable_bytes(locked['soft'])} (at most {readable_bytes(locked['hard'])}){exempt}")
     page.fact("open files", f"{_count(files['soft'])} (at most {_count(files['hard'])})")
-    reserved = [f"{h['free']} of {h['total']} × {_bytes(h['bytes'])} free" for h in limits["huge_pages"] if h["total"]]
+    reserved = [
+        f"{h['free']} of {h['total']} × {readable_bytes(h['bytes'])} free" for h in limits["huge_pages"] if h["total"]
+    ]
     page.fact("huge pages", ", ".join(reserved) or "none reserved (for large regions: sysctl vm.nr_hugepages=N)")
-    page.fact("memory", f"{_bytes(limits['memory_available_bytes'])} available")
+    page.fact("memory", f"{readable_bytes(limits['memory_available_bytes'])} available")
 
 
 def _show_shared_memory(page: _Page, memory: dict[str, Any]) -> None:
@@ -98,7 +92,9 @@ def _show_shared_memory(page: _Page, memory: dict[str, Any]) -> None:
     page.fact("names", "work" if memory["works"] else "do not work", memory["works"])
     if "bytes" in memory:
         free = (
-            "unlimited" if not memory["bytes"] else f"{_bytes(memory['bytes_free'])} free of {_bytes(memory['bytes'])}"
+            "unlimited"
+            if not memory["bytes"]
+            else f"{readable_bytes(memory['bytes_free'])} free of {readable_bytes(memory['bytes'])}"
         )
         page.fact(memory["path"], free)
 

@@ -51,6 +51,16 @@ class Trouble:
     hinders: bool  # whether nothing works because of it
 
 
+def readable_bytes(n: int | None) -> str:
+    """Return a number of bytes in the largest unit of which there is at least one; None is "unlimited"."""
+    if n is None:
+        return "unlimited"
+    for power, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if n >= 1 << power:
+            return f"{n / (1 << power):.4g} {unit}"
+    return f"{n} bytes"
+
+
 def _text(path: Path) -> str:
     try:
         return path.read_text(errors="replace").strip()
@@ -279,7 +289,7 @@ def _shm_trouble(facts: dict[str, Any]) -> Trouble | None:
     if not facts["works"]:
         return Trouble(facts["path"], f"named objects don't work: {facts['reason']}", facts["remedy"], True)
     if facts["bytes"] and facts["bytes"] < SHM_ENOUGH:
-        reason = f"only {facts['bytes']} bytes, and all named objects live there"
+        reason = f"only {readable_bytes(facts['bytes'])}, and all named objects live there"
         return Trouble(facts["path"], reason, [f"# a container: {room.CONTAINER}", _root(room.LARGER)], False)
     return None
 
@@ -347,11 +357,11 @@ def _raise_limit(letter: str, name: str, limit: dict[str, Any], wanted: str) -> 
     ]
 
 
-def _limit_troubles(limits: dict[str, Any]) -> list[Trouble]:
+def _limit_troubles(limits: dict[str, Any], has_rdma: bool) -> list[Trouble]:
     found = []
     locked, files = limits["locked_memory_bytes"], limits["open_files"]
-    if locked["soft"] is not None and locked["soft"] < LOCKED_ENOUGH and not locked["exempt"]:
-        reason = f"verbs pins what it registers, and you may pin only {locked['soft']} bytes"
+    if has_rdma and locked["soft"] is not None and locked["soft"] < LOCKED_ENOUGH and not locked["exempt"]:
+        reason = f"verbs pins what it registers, and you may pin only {readable_bytes(locked['soft'])}"
         remedy = _raise_limit("l", "memlock", locked, "unlimited")
         found.append(Trouble("locked memory", reason, remedy, False))
     if files["soft"] is not None and files["soft"] < FILES_ENOUGH:
@@ -430,7 +440,13 @@ def report() -> dict[str, Any]:
     rdma = [t for t in (_uverbs_trouble(devices), *ports) if t is not None]
     if not fabrics["verbs"]["works"] and not fabrics["verbs"]["remedy"]:
         fabrics["verbs"]["remedy"] = [line for t in rdma for line in t.remedy]
-    troubles = [*rdma, *_limit_troubles(limits), _shm_trouble(memory), _death_trouble(), _secret_trouble(key)]
+    troubles = [
+        *rdma,
+        *_limit_troubles(limits, bool(devices)),
+        _shm_trouble(memory),
+        _death_trouble(),
+        _secret_trouble(key),
+    ]
     return {
         "versions": {"dsmem": dsmem.__version__, "python": platform.python_version(), "kernel": platform.release()},
         "fabrics": fabrics,

@@ -216,10 +216,11 @@ def picture(document: dict[str, Any]) -> Any:
     lines, has_tails = [], False
     for op in dict.fromkeys(row["op"] for row in document["rows"]):
         rows = [row for row in document["rows"] if row["op"] == op]
-        n = max(row["ops_per_call"] for row in rows)
+        fewest, most = (function(row["ops_per_call"] for row in rows) for function in (min, max))
+        ops = f"{most}" if fewest == most else f"{fewest} to {most}"
         sizes = [row["bytes"] for row in rows]
         style: dict[str, Any] = {
-            "label": op if n == 1 else f"{op} × {n}",
+            "label": op if most == 1 else f"{op} × {ops}",
             "marker": "o",
             "ms": 3,
             "ls": "-" if len(rows) > 1 else "none",  # no line in the legend for a single point

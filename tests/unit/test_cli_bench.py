@@ -210,6 +210,13 @@ def test_a_picture_shows_what_it_says(arguments):
         if name != "99% percentile":
             (line,) = (line for line in right.lines if line.get_label() == name)
             assert (handle.get_linestyle() == "None") == (len(line.get_xdata()) == 1)
+    # An op that takes fewer at some sizes says so.
+    for op in {row["op"] for row in document["rows"]}:
+        counts = {row["ops_per_call"] for row in document["rows"] if row["op"] == op}
+        shown = (
+            "" if counts == {1} else f" × {max(counts)}" if len(counts) == 1 else f" × {min(counts)} to {max(counts)}"
+        )
+        assert f"{op}{shown}" in legend
     # Labels do not overlap.
     figure.canvas.draw()
     for axes in (left, right):

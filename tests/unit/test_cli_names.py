@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import subprocess
 import sys
 
@@ -82,7 +83,7 @@ def test_rm(here):
     for name in "abc":
         here.segment(name, 4, create=True).close()
     run("rm", "-c", here.name, "a")
-    assert "'a': no object has this name" in run("rm", "-c", here.name, "a", "b", code=1)
+    assert f"'a' in the cluster {here.name!r}: no object has this name" in run("rm", "-c", here.name, "a", "b", code=1)
     assert [i.name for i in here.list()] == ["c"]
     run("rm", code=2)
 
@@ -221,3 +222,13 @@ def test_a_reader_that_is_gone_is_no_error(here, command):
         said = process.stderr.read()
     here.unlink("a")
     assert (process.returncode, said) == (0, b"")
+
+
+def test_an_empty_list_says_so_on_a_terminal_and_nothing_in_a_pipe():
+    command = [sys.executable, "-m", "dsmem", "ls", "--owner", "54321"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == ""
+    ours, theirs = pty.openpty()
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, check=True)
+    os.close(theirs)
+    os.close(ours)
+    assert done.stderr == "no names\n"
