@@ -425,8 +425,12 @@ int dsm_segment_evict(dsm_remote *r, dsm_segment *s, uint64_t holder)
         return unversioned();
     if (!may_write(r))
         return err_set(DSM_EACCESS, 0, "no right to write the segment; its creator chooses that with mode= or access=");
-    int busy = holder ? take_turn(r, s, deadline_after(remote_timeout(r))) : 0;
-    if (busy || !holder)
+    if (!holder)
+        return 0;
+    if (!r->mapped && load_acquire_u64(&s->turn) == (this_thread() | BETWEEN_CALLS)) /* it would wait for itself */
+        return dsm_refuse_reentry("segment");
+    int busy = take_turn(r, s, deadline_after(remote_timeout(r)));
+    if (busy)
         return busy;
     for (int i = 0; i < SURE_TRIES && rc == SWAP_UNKNOWN && found == holder; i++)
         rc = sure_swap(r, SEGMENT_WRITER, holder, s->identity, &found);

@@ -268,15 +268,23 @@ static int begin(dsm_condition *c, dsm_waiter *w)
     return rc ? rc : give_back(c, w);
 }
 
-int dsm_condition_begin(dsm_condition *c, dsm_waiter *w)
+/* Remote: a signal handler of this thread that acquires the lock meanwhile is refused, and does not wait for it. */
+static int begin_remote(dsm_condition *c, dsm_waiter *w)
 {
-    int rc = handle(c)->mapped ? 0 : handle_lock(&c->beginning);
+    int rc = handle_lock(&c->beginning);
     if (rc)
         return rc;
+    if (dsm_lock_held(c->lock))
+        local_lock_work(c->lock->local_lock);
     rc = begin(c, w);
-    if (!handle(c)->mapped)
-        pthread_mutex_unlock(&c->beginning);
+    local_lock_rest(c->lock->local_lock);
+    pthread_mutex_unlock(&c->beginning);
     return rc;
+}
+
+int dsm_condition_begin(dsm_condition *c, dsm_waiter *w)
+{
+    return handle(c)->mapped ? begin(c, w) : begin_remote(c, w);
 }
 
 /* 1: notified, 0: not. At most one other change can come in between: the waiter is notified meanwhile. */
