@@ -585,6 +585,15 @@ static void first_use(void)
     }
 }
 
+/* QEMU's user-mode emulation refuses it. */
+static bool maps_again(void)
+{
+    void *p = mmap(NULL, 4096, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0),
+         *again = mremap(p, 0, 4096, MREMAP_MAYMOVE);
+    CHECK(p != MAP_FAILED && !munmap(p, 4096));
+    return again != MAP_FAILED && !munmap(again, 4096);
+}
+
 int main(void)
 {
     first_use();
@@ -592,7 +601,10 @@ int main(void)
     run_out("remote", far_memory);
     run_out("fork", forks);
     run_out("plans", wrong_plans);
-    run_out("mapped", mapped_again);
+    if (maps_again())
+        run_out("mapped", mapped_again);
+    else
+        puts("left out: memory that is mapped again, since mremap makes no second mapping here");
     number_zero(local_memory);
     number_zero(far_memory);
     for (size_t i = 0; i < 2 * sizeof kinds / sizeof *kinds; i++) {
