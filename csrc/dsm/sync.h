@@ -65,7 +65,9 @@ int dsm_lock_acquire(dsm_lock *l, int64_t timeout_ns);
 int dsm_lock_release(dsm_lock *l);
 /* The same for a grant that was not used: the next holder gets the owner_died flag that this one got. */
 int dsm_lock_release_unused(dsm_lock *l);
-int dsm_lock_held(const dsm_lock *l);                 /* with this handle */
+int dsm_lock_held(const dsm_lock *l); /* with this handle */
+/* It is held, since a release of it has failed: closing the handle gives it back, or leaves it to dsm_lock_break(). */
+int dsm_lock_unsure(const dsm_lock *l);
 uint64_t dsm_lock_token(const dsm_lock *l);           /* token of this handle's grant; 0: it holds nothing */
 int dsm_lock_recovered(const dsm_lock *l);            /* owner_died: the holder before died with it */
 int dsm_lock_locked(dsm_lock *l);                     /* by any process: 1, 0 or -DSM_E… */

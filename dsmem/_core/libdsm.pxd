@@ -236,6 +236,7 @@ cdef extern from "dsm.h" nogil:
     int dsm_lock_release(dsm_lock *l)
     int dsm_lock_release_unused(dsm_lock *l)
     int dsm_lock_held(const dsm_lock *l)
+    int dsm_lock_unsure(const dsm_lock *l)
     uint64_t dsm_lock_token(const dsm_lock *l)
     int dsm_lock_recovered(const dsm_lock *l)
     int dsm_lock_locked(dsm_lock *l)

@@ -533,7 +533,8 @@ cdef class Once(SyncHandle):
 
     cdef int refuse_in_use(self) except -1:
         Handle.refuse_in_use(self)
-        if c.dsm_lock_held(c.dsm_once_lock(self.ptr)):
+        cdef c.dsm_lock *lock = c.dsm_once_lock(self.ptr)
+        if c.dsm_lock_held(lock) and not c.dsm_lock_unsure(lock):
             raise error_of(c.DSM_EBUSY, "it is being run; end that first", "close")
         return 0
 

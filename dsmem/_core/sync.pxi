@@ -446,7 +446,7 @@ cdef class Lock(SyncHandle):
 
     cdef int refuse_in_use(self) except -1:
         Handle.refuse_in_use(self)
-        if c.dsm_lock_held(self.ptr):
+        if c.dsm_lock_held(self.ptr) and not c.dsm_lock_unsure(self.ptr):
             raise error_of(c.DSM_EBUSY, "the lock is held with this handle; release it first", "close")
         return 0
 
@@ -642,6 +642,7 @@ cdef class RWLock(SyncHandle):
         # Allowed if a task has claimed the lock and waits for readers to leave: close() ends that wait.
         if (c.dsm_rwlock_readers(self.ptr, &owner_died) or
                 c.dsm_lock_held(c.dsm_rwlock_lock(self.ptr)) and
+                not c.dsm_lock_unsure(c.dsm_rwlock_lock(self.ptr)) and
                 not is_awaited(self, self.remote, c.DSM_EVENTCOUNT_SECOND)):
             raise error_of(c.DSM_EBUSY, "the lock is held with this handle; release it first", "close")
         return 0

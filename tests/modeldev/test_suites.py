@@ -27,6 +27,10 @@ SUITES = {
     "queues": (HABITS, ["tests/unit/test_queue.py", "--fabric=verbs", "-k=verbs"]),
     "segments": (HABITS, ["tests/unit/test_segment.py", "tests/unit/test_clock.py", "--fabric=verbs", "-k=verbs"]),
     "locks": (HABITS, ["tests/sync/test_lock.py", "tests/sync/test_meeting_async.py", "--fabric=verbs", "-k=verbs"]),
+    "releases that meet faults": (
+        "scatter=8",
+        ["tests/sweeps/test_remote_faults.py", "--fabric=fault+verbs", "-k=verbs and lock.release"],
+    ),
 }
 
 

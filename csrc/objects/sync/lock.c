@@ -396,6 +396,8 @@ int dsm_lock_open(dsm_remote *r, int64_t spin_ns, dsm_lock **out)
 
 int dsm_lock_held(const dsm_lock *l) { return load_acquire_u64(&l->held) != 0; }
 
+int dsm_lock_unsure(const dsm_lock *l) { return dsm_lock_held(l) && l->unsure; }
+
 int dsm_lock_leave(dsm_lock *l) { return lock_leave(l); }
 
 void dsm_lock_close(dsm_lock *l)
