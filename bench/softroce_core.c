@@ -274,9 +274,9 @@ int main(int argc, char **argv)
         return 2;
     ns = unit();
     dsm_options_init(&o);
-    o.fabric = "verbs";
-    o.device = argv[1];
-    o.gid_index = atoi(argv[2]);
+    char fabric[128];
+    snprintf(fabric, sizeof fabric, "verbs?device=%s&gid=%s", argv[1], argv[2]);
+    o.fabric = fabric;
     o.spin_ns = atoll(argv[3]);
     o.listen = "127.0.0.1";
     o.secret = secret;

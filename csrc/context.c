@@ -12,21 +12,23 @@ enum { SECRET_MIN = 16 };
 #define PEER_TIMEOUT_NS 2000000000
 #define SPIN_NS 50000
 
-void dsm_options_init(dsm_options *o) { *o = (dsm_options){.gid_index = -1, .spin_ns = -1}; }
+void dsm_options_init(dsm_options *o) { *o = (dsm_options){.spin_ns = -1}; }
 
 static int check(const dsm_options *o)
 {
     if (!o->secret || o->secret_len < SECRET_MIN)
         return err_set(DSM_EINVAL, 0, "the shared secret has %zu bytes, it needs %d", o->secret_len, SECRET_MIN);
-    if (o->peer_timeout_ns < 0 || o->depth < 0 || o->port < 0 || o->mtu < 0)
-        return err_set(DSM_EINVAL, 0, "a negative option");
+    if (o->peer_timeout_ns < 0)
+        return err_set(DSM_EINVAL, 0, "a negative peer timeout");
     return 0;
 }
 
 void context_free(dsm_ctx *c)
 {
-    if (c->dev)
-        c->dev->fabric->close(c->dev);
+    while (c->ndevs) {
+        struct fabric_dev *d = c->devs[--c->ndevs];
+        d->fabric->close(d);
+    }
     if (c->event >= 0)
         close(c->event);
     pthread_mutex_destroy(&c->completed_lock);
@@ -56,13 +58,14 @@ static int fill(dsm_ctx *c, const dsm_options *o)
         return rc;
     dsm_options with = *o;
     with.peer_timeout_ns = c->peer_timeout_ns;
-    rc = fabric_open(&with, &c->stats, &c->dev);
-    if (rc) {
-        c->dev = NULL;
+    rc = fabric_open(&with, &c->stats, c->devs);
+    if (rc < 0)
         return rc;
-    }
-    c->dev->fabric->caps(c->dev, &c->caps);
-    if (!c->caps.local_memory && (c->event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) < 0)
+    c->ndevs = (size_t)rc;
+    bool waits = false;
+    for (size_t i = 0; i < c->ndevs; i++)
+        waits = waits || !c->devs[i]->caps.local_memory;
+    if (waits && (c->event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) < 0)
         return err_set_errno(errno, "the event file descriptor");
     return agent_start(c, o->listen);
 }
@@ -102,14 +105,25 @@ int dsm_fence(dsm_ctx *c, const uint8_t node[DSM_NODE_ID])
     if (ctx_forked(c))
         return refuse_forked();
     int rc = agent_fence(c->agent, node);
-    if (!rc && !c->dev->connected)
-        return err_set(DSM_EUNSUPPORTED, 0, "the node's connection is cut, but what it has mapped stays mapped");
-    return rc;
+    int first = 0;
+    for (size_t i = 0; i < c->ndevs && !rc; i++) {
+        int cut = c->devs[i]->fabric->evict(c->devs[i], node);
+        first = first ? first : cut;
+    }
+    return rc ? rc : first;
 }
 
-void dsm_capabilities(const dsm_ctx *c, dsm_caps *out) { *out = c->caps; }
+int dsm_capabilities(const dsm_ctx *c, size_t i, dsm_caps *out)
+{
+    if (i >= c->ndevs)
+        return err_set(DSM_EINVAL, 0, "the context has %zu fabrics", c->ndevs);
+    *out = c->devs[i]->caps;
+    return 0;
+}
+
 void dsm_node_id(const dsm_ctx *c, uint8_t id[DSM_NODE_ID]) { memcpy(id, c->node, DSM_NODE_ID); }
-const char *dsm_agent_address(const dsm_ctx *c) { return c->address; }
+
+const char *dsm_agent_address(const dsm_ctx *c, size_t i) { return i < c->ndevs ? ctx_address(c, c->devs[i]) : NULL; }
 
 void dsm_get_stats(const dsm_ctx *c, dsm_stats *out)
 {

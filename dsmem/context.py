@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -29,6 +29,20 @@ class FabricURL:
     sl: int = 0
     traffic_class: int = 0
     fault: str | None = None
+
+    def for_core(self) -> str:
+        """The form in which the core takes it: ``NAME?KEY=VALUE&…``, without the faults."""
+        given = {
+            "device": self.device,
+            "port": self.port or "",
+            "gid": self.gid if self.gid >= 0 else "",
+            "mtu": self.mtu or "",
+            "depth": self.depth or "",
+            "sl": self.sl or "",
+            "traffic_class": self.traffic_class or "",
+        }
+        options = "&".join(f"{key}={value}" for key, value in given.items() if value != "")
+        return f"{self.fabric}?{options}" if options else self.fabric
 
     def __str__(self) -> str:
         """The URL from which :func:`parse_fabric` returns an equal object."""
@@ -73,7 +87,7 @@ def _text(name: str, value: Any) -> str:
 
 
 def parse_fabric(text: str) -> FabricURL:
-    """Parse a fabric's name or URL.
+    """Parse the name or URL of one fabric.
 
     Parameters
     ----------
@@ -90,9 +104,41 @@ def parse_fabric(text: str) -> FabricURL:
     InvalidArgumentError
         The text is not one of these.
     """
+    urls = parse_fabrics(text)
+    if len(urls) != 1:
+        raise errors.InvalidArgumentError(f"fabric={text!r}: one fabric is needed here, not {len(urls)}")
+    return urls[0]
+
+
+def parse_fabrics(text: str) -> tuple[FabricURL, ...]:
+    """Parse the names or URLs of one or more fabrics, as :class:`dsmem.Context` takes them.
+
+    Parameters
+    ----------
+    text : str
+        As for :func:`parse_fabric`, separated by commas, in the order of preference: "shm,verbs://mlx5_0".
+
+    Returns
+    -------
+    tuple of FabricURL
+
+    Raises
+    ------
+    InvalidArgumentError
+        A part is not the name or URL of a fabric, a fabric comes twice, or only some have the prefix "fault+".
+    """
     text = _text("fabric", text)
     if text == "auto":
         text = _text("DSMEM_FABRIC", os.environ.get("DSMEM_FABRIC") or "shm")
+    urls = tuple(_parse_one(part.strip()) for part in text.split(","))
+    if len({url.fabric for url in urls}) != len(urls):
+        raise errors.InvalidArgumentError(f"fabric={text!r}: a fabric comes twice")
+    if len({url.fault for url in urls}) != 1:
+        raise errors.InvalidArgumentError(f"fabric={text!r}: faults are injected into all fabrics alike, or into none")
+    return urls
+
+
+def _parse_one(text: str) -> FabricURL:
     try:
         url = urlsplit(text if "://" in text else f"{text}://")
     except ValueError as error:
@@ -132,7 +178,10 @@ class Context(_core.Context):
     ----------
     fabric : str
         "auto" (shm, or ``$DSMEM_FABRIC``), "shm", "verbs", or a URL with device, port and options:
-        "verbs://mlx5_0:1?gid=3&mtu=4096". ``sl`` is the service level of requests, 0 to 15, and ``traffic_class``
+        "verbs://mlx5_0:1?gid=3&mtu=4096". With several, separated by commas ("shm,verbs"), each remote is reached by
+        the first that its owner has, too, and by which the owner answers: memory of this host by shm, other memory by
+        verbs. Regions with the right to atomics are served by verbs alone then, unless its NIC makes them atomic with
+        respect to the CPUs ("global"). ``sl`` is the service level of requests, 0 to 15, and ``traffic_class``
         is the traffic class of the global routing header, 0 to 255, which is DSCP and ECN on RoCE v2.
     secret : bytes, optional
         Secret that both sides must know, at least 16 bytes. By default ``$DSMEM_SECRET``, ``$DSMEM_SECRET_FILE``, or
@@ -178,22 +227,18 @@ class Context(_core.Context):
         spin: float | None = None,
         depth: int = 0,
     ) -> None:
-        url = parse_fabric(fabric)
+        depth = _whole("depth", depth)
+        urls = parse_fabrics(fabric)
+        if depth:
+            urls = tuple(replace(url, depth=depth) if url.fabric == "verbs" else url for url in urls)
         node_records.sweep()
         super().__init__(
-            url.fabric,
+            ",".join(url.for_core() for url in urls),
             secret=_secret(secret),
-            device=url.device,
-            port=url.port,
-            gid_index=url.gid,
-            mtu=url.mtu,
             listen=None if listen is None else _text("listen", listen),
             peer_timeout=peer_timeout,
             spin=spin,
-            depth=_whole("depth", depth) or url.depth,
-            service_level=url.sl,
-            traffic_class=url.traffic_class,
-            fault=url.fault,
+            fault=urls[0].fault,
         )
         _open.add(self)
         node_records.record_node(self.node_id, self.fabric, self.agent_address)

@@ -188,11 +188,11 @@ def remapped(memory: Memory, nbytes: int, *, longer: bool = False) -> Memory:
 
 
 def _only_context(ref: Reference) -> _core.Context:
-    fabric = _core.Descriptor(ref.descriptor).fabric
-    ways = [c for c in open_contexts() if c.fabric.removeprefix("fault+") == fabric]
-    if len(ways) != 1:
+    served = {way.fabric for way in _core.Descriptor(ref.descriptor).ways}
+    able = [c for c in open_contexts() if served & {each.fabric.removeprefix("fault+") for each in c.fabrics}]
+    if len(able) != 1:
         raise errors.InvalidArgumentError(
-            f"{ref.name!r} is in memory of the fabric {fabric}, of which {len(ways)} contexts are open here. "
+            f"{ref.name!r} is reached by {' or '.join(sorted(served))}, and {len(able)} contexts with that are open here. "
             "Open one, or pass the object's .ref to the other process and say there which: dsmem.attach(ref, context)"
         )
-    return ways[0]
+    return able[0]

@@ -18,7 +18,7 @@ enum { UNAUTHENTICATED_MAX = 64, EVENTS = 64, WELCOMES = 16 };
 /* The data of an epoll event: the lowest two bits tell what it is about, the others are an id. It is not a pointer,
  * since the object may have been freed since. */
 enum { ON_STOP, ON_LISTENER, ON_CONN, ON_PEER };
-enum { DEVICE = 1 }; /* the id with ON_STOP for an event of the device */
+enum { DEVICE = 1 }; /* the id with ON_STOP for an event of the first device; the others follow */
 
 static int add(int epoll, int fd, uint32_t events, uint64_t id, unsigned what)
 {
@@ -60,9 +60,9 @@ static void reject_oldest(struct agent *a)
         reject(a, oldest);
 }
 
-static void welcome(struct agent *a, int fd)
+static void welcome(struct agent *a, int fd, bool local)
 {
-    struct conn *n = a->ctx->dev->local_agent && !socket_may_ask(fd) ? NULL : calloc(1, sizeof *n);
+    struct conn *n = local && !socket_may_ask(fd) ? NULL : calloc(1, sizeof *n);
     if (!n) { /* another user's, or no memory */
         fetch_add_u64(&a->ctx->stats.rejected, 1);
         close(fd);
@@ -73,6 +73,7 @@ static void welcome(struct agent *a, int fd)
     socket_keep_alive(fd, a->ctx->peer_timeout_ns);
     n->id = a->next_conn++;
     n->fd = fd;
+    n->local = local;
     n->deadline = clock_ns() + HANDSHAKE_NS;
     n->next = a->conns;
     a->conns = n;
@@ -83,9 +84,12 @@ static void welcome(struct agent *a, int fd)
 
 static void listen_to(struct agent *a, bool on)
 {
-    struct epoll_event ev = {.events = on ? EPOLLIN : 0, .data.u64 = ON_LISTENER};
-    if (!epoll_ctl(a->epoll, EPOLL_CTL_MOD, a->listener, &ev))
-        a->accept_after = on ? 0 : clock_ns() + ACCEPT_BACKOFF_NS;
+    for (uint64_t i = 0; i < LISTENERS; i++) {
+        struct epoll_event ev = {.events = on ? EPOLLIN : 0, .data.u64 = i << 2 | ON_LISTENER};
+        if (a->listeners[i] >= 0 && epoll_ctl(a->epoll, EPOLL_CTL_MOD, a->listeners[i], &ev))
+            return;
+    }
+    a->accept_after = on ? 0 : clock_ns() + ACCEPT_BACKOFF_NS;
 }
 
 static bool nothing_to_accept(int sys) { return sys == EAGAIN || sys == EINTR || sys == ECONNABORTED; }
@@ -93,12 +97,12 @@ static bool nothing_to_accept(int sys) { return sys == EAGAIN || sys == EINTR ||
 /* Accepts at most WELCOMES connections, so that existing connections are served in between, however many arrive. If the
  * process has no free file descriptor, the agent stops listening for ACCEPT_BACKOFF_NS, as the listener would wake it
  * all the time; meanwhile the connections wait in the backlog. */
-static void accept_some(struct agent *a)
+static void accept_some(struct agent *a, uint64_t listener)
 {
     for (int i = 0; i < WELCOMES; i++) {
-        int fd = accept4(a->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd = accept4(a->listeners[listener], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
-            welcome(a, fd);
+            welcome(a, fd, listener == LISTEN_UNIX);
         } else if (nothing_to_accept(errno)) {
             return;
         } else {
@@ -203,13 +207,13 @@ static bool work(struct agent *a, const struct epoll_event *ev, int n)
         uint64_t id = ev[i].data.u64 >> 2;
         switch (ev[i].data.u64 & 3) {
         case ON_STOP:
-            if (id == DEVICE)
-                a->ctx->dev->fabric->dev_event(a->ctx->dev);
+            if (id >= DEVICE)
+                a->ctx->devs[id - DEVICE]->fabric->dev_event(a->ctx->devs[id - DEVICE]);
             else
                 go_on = false;
             break;
         case ON_LISTENER:
-            accept_some(a);
+            accept_some(a, id);
             break;
         case ON_CONN:
             on_conn(a, id);
@@ -292,7 +296,8 @@ static void in_child(void)
     for (struct agent *a = agents; a; a = a->next) {
         if (has_lost_its_files(a))
             continue;
-        forget(a->listener);
+        for (size_t i = 0; i < LISTENERS; i++)
+            forget(a->listeners[i]);
         for (struct conn *n = a->conns; n; n = n->next)
             close(n->fd);
         for (struct peer *p = a->ctx->peers; p; p = p->next)
@@ -332,8 +337,10 @@ static void agent_free(struct agent *a)
     pthread_mutex_lock(&a->lock);
     while (a->conns)
         drop(a, a->conns);
-    forget(a->listener);
-    a->listener = -1;
+    for (size_t i = 0; i < LISTENERS; i++) {
+        forget(a->listeners[i]);
+        a->listeners[i] = -1;
+    }
     pthread_mutex_unlock(&a->lock);
     strike(a);
     forget(a->stop);
@@ -341,6 +348,29 @@ static void agent_free(struct agent *a)
     pthread_mutex_destroy(&a->lock);
     free(a->denied);
     free(a);
+}
+
+/* The devices' events, and the sockets that their peers connect to. Under agent->lock. */
+static int listen_for(struct agent *a, const char *listen_at)
+{
+    dsm_ctx *c = a->ctx;
+    bool wanted[LISTENERS] = {false};
+    int rc = 0;
+    for (size_t i = 0; i < c->ndevs && !rc; i++) {
+        wanted[c->devs[i]->maps ? LISTEN_UNIX : LISTEN_TCP] = true;
+        if (c->devs[i]->fd >= 0)
+            rc = add(a->epoll, c->devs[i]->fd, EPOLLIN, DEVICE + i, ON_STOP);
+    }
+    if (!rc && listen_at && *listen_at && !wanted[LISTEN_TCP])
+        rc = err_set(DSM_EINVAL, 0, "%s reaches only this host and listens on no address", c->devs[0]->caps.fabric);
+    if (!rc && wanted[LISTEN_UNIX])
+        rc = socket_listen_unix(c, c->unix_address, &a->listeners[LISTEN_UNIX]);
+    if (!rc && wanted[LISTEN_TCP])
+        rc = socket_listen_tcp(c, listen_at, c->tcp_address, &a->listeners[LISTEN_TCP]);
+    for (uint64_t i = 0; i < LISTENERS && !rc; i++)
+        if (a->listeners[i] >= 0)
+            rc = add(a->epoll, a->listeners[i], EPOLLIN, i, ON_LISTENER);
+    return rc;
 }
 
 /* Under agent->lock. */
@@ -351,14 +381,8 @@ static int open_all(struct agent *a, const char *listen_at)
     a->stop_node = inode_of(a->stop);
     int rc = a->epoll < 0 || !a->stop_node ? err_set_errno(errno, "the agent's epoll") : 0;
     if (!rc)
-        rc = socket_listen(a->ctx, listen_at, a->ctx->address, &a->listener);
-    if (!rc)
         rc = add(a->epoll, a->stop, EPOLLIN, 0, ON_STOP);
-    if (!rc && a->ctx->dev->fd >= 0)
-        rc = add(a->epoll, a->ctx->dev->fd, EPOLLIN, DEVICE, ON_STOP);
-    if (!rc)
-        rc = add(a->epoll, a->listener, EPOLLIN, 0, ON_LISTENER);
-    return rc;
+    return rc ? rc : listen_for(a, listen_at);
 }
 
 int agent_start(dsm_ctx *c, const char *listen_at)
@@ -367,7 +391,8 @@ int agent_start(dsm_ctx *c, const char *listen_at)
     if (!a)
         return err_set(DSM_ENOMEM, 0, "agent");
     a->ctx = c;
-    a->listener = -1;
+    for (size_t i = 0; i < LISTENERS; i++)
+        a->listeners[i] = -1;
     pthread_mutex_init(&a->lock, NULL);
     enlist(a);
     pthread_mutex_lock(&a->lock);

@@ -9,6 +9,9 @@
 #include "../core/core.h"
 #include "protocol.h"
 
+/* The agent listens on a Unix socket if peers of a device map memory, and on TCP if a device has other peers. */
+enum { LISTEN_UNIX, LISTEN_TCP, LISTENERS };
+
 enum conn_state { CONN_HELLO, CONN_PROOF, CONN_OPEN };
 
 /* An incoming connection of another node. */
@@ -16,6 +19,7 @@ struct conn {
     struct conn *next;
     uint64_t id;
     int fd;
+    bool local; /* through the Unix socket */
     enum conn_state state;
     int64_t deadline; /* for the handshake */
     struct handshake handshake;
@@ -29,8 +33,8 @@ struct conn {
 struct agent {
     dsm_ctx *ctx;
     pthread_t thread;
-    int epoll, listener;
-    int stop;             /* a socket whose shutdown wakes the thread */
+    int epoll, listeners[LISTENERS]; /* -1: it does not listen there */
+    int stop;                        /* a socket whose shutdown wakes the thread */
     uint64_t stop_node;   /* its inode: if all descriptors were closed, the number may belong to another file by now */
     pthread_mutex_t lock; /* protects everything below; held by the thread while it works, not while it sleeps */
     struct conn *conns;
@@ -63,8 +67,9 @@ void context_free(dsm_ctx *c);
 /* client.c */
 extern const struct control agent_control;
 
-/* socket.c: abstract Unix sockets or TCP. socket_listen writes the address that other nodes must use. */
-int socket_listen(const dsm_ctx *c, const char *listen_at, char address[112], int *fd);
+/* socket.c: abstract Unix sockets and TCP. These write the address that other nodes must use. */
+int socket_listen_unix(const dsm_ctx *c, char address[DSM_ADDRESS_MAX], int *fd);
+int socket_listen_tcp(const dsm_ctx *c, const char *listen_at, char address[DSM_ADDRESS_MAX], int *fd);
 /* *fd is set and cleared under ctx->lock, which is held across a fork: so a child can close it safely. -1 after a
  * failure. */
 int socket_connect(dsm_ctx *c, const char *address, int64_t deadline, int *fd);

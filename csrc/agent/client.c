@@ -18,13 +18,18 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { QUESTION_MAX = HEADER_SIZE + FABRIC_ADDRESS_MAX + MAC, REPLY_MAX = QUESTION_MAX };
+enum {
+    QUESTION_MAX = HEADER_SIZE + FABRIC_SIZE + FABRIC_ADDRESS_MAX + MAC,
+    REPLY_MAX = HEADER_SIZE + ANSWER_MAX + MAC,
+};
+_Static_assert((int)ANSWER_MAX == (int)GRANT_SIZE + (int)FABRIC_BLOB_MAX, "agent/protocol.h");
 
 struct stream {
     struct session session;
     uint64_t answered; /* number of the last reply */
-    int memory;        /* file descriptor that came with the reply that is being received, or -1 */
-    size_t have;       /* bytes of that reply that have arrived */
+    uint32_t nfds;     /* file descriptors that came with the reply that is being received */
+    int fds[FABRIC_FDS_MAX];
+    size_t have; /* bytes of that reply that have arrived */
     uint8_t in[REPLY_MAX];
     size_t sent, len; /* of the last request: bytes sent, and its length; equal once it is sent completely */
     uint8_t out[QUESTION_MAX];
@@ -70,8 +75,8 @@ static int send_all(const struct peer *p, const uint8_t *bytes, size_t len, int6
     return send_rest(p, bytes, &done, len, deadline);
 }
 
-/* Stores the first file descriptor of a message in *fd if fd is not NULL and *fd is negative; closes all others. */
-static void take_descriptors(struct msghdr *m, int *fd)
+/* Appends the file descriptors of a message to those of the stream, as many as fit; closes the others. */
+static void take_descriptors(struct msghdr *m, struct stream *s)
 {
     for (struct cmsghdr *h = CMSG_FIRSTHDR(m); h; h = CMSG_NXTHDR(m, h)) {
         if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS)
@@ -79,20 +84,20 @@ static void take_descriptors(struct msghdr *m, int *fd)
         for (size_t at = CMSG_LEN(0); at + sizeof(int) <= h->cmsg_len; at += sizeof(int)) {
             int got;
             memcpy(&got, (const uint8_t *)h + at, sizeof got);
-            if (fd && *fd < 0)
-                *fd = got;
+            if (s && s->nfds < FABRIC_FDS_MAX)
+                s->fds[s->nfds++] = got;
             else
                 close(got);
         }
     }
 }
 
-/* One recvmsg. Due to alignment the control buffer has room for more than one file descriptor. */
-static ssize_t receive(const struct peer *p, uint8_t *bytes, size_t len, int *fd)
+/* One recvmsg. Without a stream, during the handshake, file descriptors that arrive are closed. */
+static ssize_t receive(const struct peer *p, uint8_t *bytes, size_t len, struct stream *s)
 {
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
+        char bytes[CMSG_SPACE(FABRIC_FDS_MAX * sizeof(int))];
     } control;
     struct iovec iov = {bytes, len};
     struct msghdr m = {
@@ -100,15 +105,16 @@ static ssize_t receive(const struct peer *p, uint8_t *bytes, size_t len, int *fd
     ssize_t n = recvmsg(p->fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (n <= 0)
         return n;
-    take_descriptors(&m, fd);
+    take_descriptors(&m, s);
     return n;
 }
 
-/* Receives bytes[*done … len-1], like send_rest. If fd is NULL, file descriptors that arrive are closed. */
-static int receive_rest(const struct peer *p, uint8_t *bytes, size_t *done, size_t len, int *fd, int64_t deadline)
+/* Receives bytes[*done … len-1], like send_rest. */
+static int receive_rest(const struct peer *p, uint8_t *bytes, size_t *done, size_t len, struct stream *s,
+                        int64_t deadline)
 {
     while (*done < len) {
-        ssize_t n = receive(p, bytes + *done, len - *done, fd);
+        ssize_t n = receive(p, bytes + *done, len - *done, s);
         if (n > 0) {
             *done += (size_t)n;
         } else if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
@@ -128,11 +134,10 @@ static int receive_all(const struct peer *p, uint8_t *bytes, size_t len, int64_t
     return receive_rest(p, bytes, &done, len, NULL, deadline);
 }
 
-static void drop_memory(struct stream *s)
+static void drop_descriptors(struct stream *s)
 {
-    if (s->memory >= 0)
-        close(s->memory);
-    s->memory = -1;
+    while (s->nfds)
+        close(s->fds[--s->nfds]);
 }
 
 static void disconnect(struct peer *p)
@@ -143,7 +148,7 @@ static void disconnect(struct peer *p)
         socket_close(p->ctx, &p->fd);
     }
     if (p->stream) {
-        drop_memory(p->stream);
+        drop_descriptors(p->stream);
         explicit_bzero(p->stream, sizeof *p->stream);
         free(p->stream);
     }
@@ -219,7 +224,6 @@ static int do_handshake(struct peer *p, int64_t deadline)
         return rc;
     if (!(p->stream = calloc(1, sizeof *p->stream)))
         return err_set(DSM_ENOMEM, 0, "connection");
-    p->stream->memory = -1;
     session_begin(p->ctx, &h, &p->stream->session);
     return 0;
 }
@@ -248,9 +252,9 @@ struct request {
     uint16_t type;
     const void *payload;
     size_t len;
-    void *reply;      /* receives the payload of the reply */
-    size_t reply_max; /* in: size of reply; out: length of the payload */
-    int *fd;          /* receives a file descriptor that comes with the reply; or NULL */
+    void *reply;              /* receives the payload of the reply */
+    size_t reply_max;         /* in: size of reply; out: length of the payload */
+    struct fabric_blob *blob; /* receives the file descriptors that come with the reply; or NULL */
 };
 
 /* Sends the rest of the last request. If not even its first byte could be sent, the request is withdrawn. */
@@ -269,12 +273,12 @@ static int send_question(struct peer *p, int64_t deadline)
 static int receive_reply(struct peer *p, int64_t deadline)
 {
     struct stream *s = p->stream;
-    int rc = receive_rest(p, s->in, &s->have, HEADER_SIZE, &s->memory, deadline);
+    int rc = receive_rest(p, s->in, &s->have, HEADER_SIZE, s, deadline);
     if (rc)
         return rc;
-    if (memcmp(s->in, MESSAGE_MAGIC, 4) || get_u16(s->in + 6) > FABRIC_ADDRESS_MAX)
+    if (memcmp(s->in, MESSAGE_MAGIC, 4) || get_u16(s->in + 6) > ANSWER_MAX)
         return err_set(DSM_EPROTO, 0, "%s sent something that is no reply", p->address);
-    if ((rc = receive_rest(p, s->in, &s->have, message_length(s->in), &s->memory, deadline)))
+    if ((rc = receive_rest(p, s->in, &s->have, message_length(s->in), s, deadline)))
         return rc;
     if (!message_genuine(&s->session.answer, s->in))
         return err_set(DSM_EPROTO, 0, "what came from %s is not what its owner sent", p->address);
@@ -294,9 +298,10 @@ static int read_reply(struct peer *p, struct request *q)
     if (len)
         memcpy(q->reply, s->in + HEADER_SIZE, len);
     q->reply_max = len;
-    if (q->fd && !status) {
-        *q->fd = s->memory;
-        s->memory = -1;
+    if (q->blob && !status) {
+        q->blob->nfds = s->nfds;
+        memcpy(q->blob->fds, s->fds, sizeof s->fds);
+        s->nfds = 0;
     }
     return (int)status;
 }
@@ -319,13 +324,13 @@ static int exchange(struct peer *p, struct request *q, int64_t deadline)
     if ((rc = send_question(p, deadline)))
         return rc;
     do { /* older replies belong to requests that have timed out */
-        drop_memory(s);
+        drop_descriptors(s);
         rc = receive_reply(p, deadline);
     } while (!rc && s->answered < s->session.number);
     if (!rc)
         rc = read_reply(p, q);
     if (rc != -DSM_ETIME)
-        drop_memory(s);
+        drop_descriptors(s);
     return rc;
 }
 
@@ -349,7 +354,11 @@ static int answered(const struct peer *p, int rc)
 static int ask_endpoint(struct peer *p, const uint8_t *address, size_t len, uint8_t *out, size_t *out_len,
                         int64_t deadline)
 {
-    struct request q = {.type = MSG_ENDPOINT, .payload = address, .len = len, .reply = out, .reply_max = *out_len};
+    uint8_t question[FABRIC_SIZE + FABRIC_ADDRESS_MAX];
+    put_u32(question, p->dev->wire_id);
+    memcpy(question + FABRIC_SIZE, address, len);
+    struct request q = {
+        .type = MSG_ENDPOINT, .payload = question, .len = FABRIC_SIZE + len, .reply = out, .reply_max = *out_len};
     int rc = ask(p, &q, deadline);
     *out_len = q.reply_max;
     return answered(p, rc);
@@ -373,41 +382,54 @@ const struct control agent_control = {connect_peer, ask_endpoint, ask_status, di
 
 /* ---- attach ---- */
 
-static int ask_attach(struct peer *p, dsm_descriptor *d, int *fd, int64_t deadline)
+static int ask_attach(struct peer *p, const dsm_descriptor *d, struct fabric_grant *out, int64_t deadline)
 {
-    uint8_t name[NAME_SIZE], grant[GRANT_SIZE];
-    put_name(name, d->region, d->generation);
-    struct request q = {
-        .type = MSG_ATTACH, .payload = name, .len = sizeof name, .reply = grant, .reply_max = sizeof grant, .fd = fd};
+    uint8_t question[NAME_SIZE + FABRIC_SIZE], answer[ANSWER_MAX];
+    put_name(question, d->region, d->generation);
+    put_u32(question + NAME_SIZE, p->dev->wire_id);
+    struct request q = {.type = MSG_ATTACH,
+                        .payload = question,
+                        .len = sizeof question,
+                        .reply = answer,
+                        .reply_max = sizeof answer,
+                        .blob = &out->blob};
     int rc = ask(p, &q, deadline);
     if (rc)
         return answered(p, rc);
-    if (q.reply_max != GRANT_SIZE)
-        return err_set(DSM_EPROTO, 0, "%s granted %zu bytes of nothing", p->address, q.reply_max);
-    d->nbytes = get_u64(grant);
-    d->base = get_u64(grant + 8);
-    d->key = get_u32(grant + 16);
-    d->access = get_u32(grant + 20);
-    d->kind = get_u32(grant + 24);
-    if (!d->nbytes || !d->access || d->access > 7 || d->kind != FABRIC_KIND_HOST || get_u32(grant + 28))
+    if (q.reply_max < GRANT_SIZE)
+        return err_set(DSM_EPROTO, 0, "%s granted a region in %zu bytes", p->address, q.reply_max);
+    out->nbytes = get_u64(answer);
+    out->access = get_u32(answer + 8);
+    out->kind = get_u32(answer + 12);
+    out->blob.nbytes = (uint32_t)(q.reply_max - GRANT_SIZE);
+    memcpy(out->blob.bytes, answer + GRANT_SIZE, out->blob.nbytes);
+    if (!out->nbytes || !out->access || out->access > 7 || out->kind != MEMORY_HOST)
         return err_set(DSM_EPROTO, 0, "%s granted a region that makes no sense", p->address);
     return 0;
 }
 
-/* Finds or creates the peer for the node and address of a descriptor, and adds a reference. A dead peer is not used,
- * except on fabrics that connect endpoints, as it can connect again. Frees peers that are dead and have no remote. */
-static int find_peer(dsm_ctx *c, const dsm_descriptor *d, struct peer **out)
+static void drop_grant(struct fabric_grant *g)
+{
+    while (g->blob.nfds)
+        close(g->blob.fds[--g->blob.nfds]);
+}
+
+/* Finds or creates the peer for a node as reached by a device at an address, and adds a reference. A dead peer is not
+ * used, except with devices that connect endpoints, as it can connect again. Frees peers that are dead and have no
+ * remote. */
+static int find_peer(dsm_ctx *c, struct fabric_dev *dev, const uint8_t node[DSM_NODE_ID], const char *address,
+                     struct peer **out)
 {
     struct peer *found = NULL;
     int rc = 0;
     peers_bury(c);
     pthread_mutex_lock(&c->lock);
     for (struct peer *p = c->peers; p; p = p->next) {
-        bool dead = load_relaxed_u32(&p->dead) && !c->dev->connected;
-        if (!dead && !memcmp(p->node, d->node, DSM_NODE_ID) && !strcmp(p->address, d->address))
+        bool dead = load_relaxed_u32(&p->dead) && !dev->connected;
+        if (!dead && p->dev == dev && !memcmp(p->node, node, DSM_NODE_ID) && !strcmp(p->address, address))
             found = p;
     }
-    if (!found && !(rc = peer_new(c, d->node, d->address, &found))) {
+    if (!found && !(rc = peer_new(c, dev, node, address, &found))) {
         found->next = c->peers;
         c->peers = found;
     }
@@ -418,54 +440,46 @@ static int find_peer(dsm_ctx *c, const dsm_descriptor *d, struct peer **out)
     return rc;
 }
 
-/* Sends ATTACH to the owner, and imports the region with what the owner grants (d is updated). */
-static int import(dsm_ctx *c, struct peer *p, dsm_descriptor *d, int64_t deadline, struct fabric_remote **out)
+/* Sends ATTACH to the owner, and imports the region with what the owner grants. */
+static int import(struct peer *p, const dsm_descriptor *d, int64_t deadline, struct fabric_remote **out)
 {
-    int fd = -1, rc = peer_talk(p, deadline);
+    struct fabric_grant g = {0};
+    int rc = peer_talk(p, deadline);
     if (rc)
         return rc;
     bool fresh = p->fd < 0 || load_relaxed_u32(&p->dead);
     rc = fresh ? connect_peer(p, deadline) : 0;
     if (!rc)
-        rc = ask_attach(p, d, &fd, deadline);
+        rc = ask_attach(p, d, &g, deadline);
     if (rc == -DSM_EPEER && !fresh) { /* the connection had ended unnoticed: connect again, once */
-        if (fd >= 0)
-            close(fd);
-        fd = -1;
+        drop_grant(&g);
         rc = connect_peer(p, deadline);
         if (!rc)
-            rc = ask_attach(p, d, &fd, deadline);
+            rc = ask_attach(p, d, &g, deadline);
     }
     pthread_mutex_unlock(&p->control_lock);
-    if (!rc && c->dev->connected)
+    if (!rc && p->dev->connected)
         rc = peer_ready(p, deadline);
     if (!rc)
-        rc = c->dev->fabric->mem_import(c->dev, d, fd, out);
-    if (fd >= 0)
-        close(fd);
+        rc = p->dev->fabric->import(p->dev, &g, out);
+    drop_grant(&g);
     return rc;
 }
 
-int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_ns, dsm_remote **out)
+/* Attaches by one way: with this device, at this address of the owner's agent. */
+static int attach_by(dsm_ctx *c, struct fabric_dev *dev, const char *address, const dsm_descriptor *d, int64_t deadline,
+                     dsm_remote **out)
 {
-    dsm_descriptor d;
     struct peer *p;
-    if (ctx_forked(c))
-        return refuse_forked();
-    int rc = dsm_descriptor_parse(descriptor, len, &d);
-    if (rc)
-        return rc;
-    if (d.fabric != c->dev->wire_id)
-        return err_set(DSM_EINVAL, 0, "the descriptor belongs to %s, this context to %s",
-                       d.fabric == FABRIC_SHM ? "shm" : "verbs", c->caps.fabric);
     dsm_remote *r = calloc(1, sizeof *r);
     if (!r)
         return err_set(DSM_ENOMEM, 0, "remote");
-    if ((rc = find_peer(c, &d, &p))) {
+    int rc = find_peer(c, dev, d->node, address, &p);
+    if (rc) {
         free(r);
         return rc;
     }
-    rc = import(c, p, &d, deadline_after(timeout_ns < 0 ? c->peer_timeout_ns : timeout_ns), &r->imported);
+    rc = import(p, d, deadline, &r->imported);
     pthread_mutex_lock(&c->lock);
     if (rc)
         p->refs--;
@@ -484,8 +498,48 @@ int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_n
     r->forks = c->forks;
     r->ctx = c;
     r->peer = p;
-    r->region = d.region;
-    r->generation = d.generation;
+    r->region = d->region;
+    r->generation = d->generation;
     *out = r;
     return 0;
+}
+
+/* The address of the owner's agent for a device; NULL: the owner does not serve the region by this fabric. */
+static const char *way_of(const dsm_descriptor *d, const struct fabric_dev *dev)
+{
+    for (uint32_t i = 0; i < d->nways; i++)
+        if (d->ways[i].fabric == dev->wire_id)
+            return d->ways[i].address;
+    return NULL;
+}
+
+static int refuse_fabrics(const dsm_ctx *c, const dsm_descriptor *d)
+{
+    const char *first = dsm_fabric_name(d->ways[0].fabric);
+    return err_set(DSM_EINVAL, 0, "the descriptor belongs to %s, this context to %s", first ? first : "a later release",
+                   c->devs[0]->caps.fabric);
+}
+
+/* Tries the ways in this context's order of preference. On this host a way is passed over if its owner's agent is not
+ * there (EPEER): the owner is on another host, or in a container of its own. Any other failure is the answer. */
+int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_ns, dsm_remote **out)
+{
+    dsm_descriptor d;
+    if (ctx_forked(c))
+        return refuse_forked();
+    int rc = dsm_descriptor_parse(descriptor, len, &d);
+    if (rc)
+        return rc;
+    int64_t deadline = deadline_after(timeout_ns < 0 ? c->peer_timeout_ns : timeout_ns);
+    bool tried = false;
+    for (size_t i = 0; i < c->ndevs; i++) {
+        const char *address = way_of(&d, c->devs[i]);
+        if (!address)
+            continue;
+        tried = true;
+        rc = attach_by(c, c->devs[i], address, &d, deadline, out);
+        if (rc != -DSM_EPEER || !c->devs[i]->maps)
+            return rc;
+    }
+    return tried ? rc : refuse_fabrics(c, &d);
 }

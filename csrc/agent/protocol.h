@@ -9,10 +9,10 @@
 #define MESSAGE_MAGIC "DSMM"
 
 enum {
-    PROTOCOL_VERSION = 2,
+    PROTOCOL_VERSION = 3,
     NONCE = 32,
     MAC = 32,
-    ADDRESS_MAX = 112,
+    ADDRESS_MAX = DSM_ADDRESS_MAX,
     HELLO_SIZE = 56,     /* magic, u16 version, u16 zero, node, nonce */
     CHALLENGE_SIZE = 88, /* magic, u16 version, u16 status, node, nonce, 32 zeros */
     PROOF_SIZE = MAC,
@@ -22,12 +22,14 @@ enum {
     MESSAGE_MAX = HEADER_SIZE + PAYLOAD_MAX + MAC,
     REPLY = 0x8000,
 
-    MSG_ATTACH = 1,   /* u64 region, u64 generation -> u64 nbytes, u64 base, u32 key, u32 access, u32 kind, u32 zero */
-    MSG_ENDPOINT = 2, /* address -> address */
-    MSG_STATUS = 3,   /* u64 region, u64 generation -> nothing */
+    MSG_ATTACH = 1,   /* NAME, u32 fabric -> u64 nbytes, u32 access, u32 kind, then the fabric's blob */
+    MSG_ENDPOINT = 2, /* u32 fabric, address -> address */
+    MSG_STATUS = 3,   /* NAME -> nothing */
     MSG_BYE = 4,
-    NAME_SIZE = 16, /* region, generation */
-    GRANT_SIZE = 32,
+    NAME_SIZE = 16, /* u64 region, u64 generation */
+    FABRIC_SIZE = 4,
+    GRANT_SIZE = 16,
+    ANSWER_MAX = GRANT_SIZE + 512, /* the longest payload of a reply: a grant with a blob of FABRIC_BLOB_MAX bytes */
 };
 
 /* The input of the handshake MACs of a connection. Each side fills in the address as it knows it: the client the one it
@@ -40,10 +42,10 @@ struct handshake {
 
 /* With the MACs of the first two labels client and server prove that they know the secret. The MACs of the other two
  * are the keys for the messages of the client and of the server. */
-#define LABEL_CLIENT "dsmem2-client"
-#define LABEL_SERVER "dsmem2-server"
-#define LABEL_ASKING "dsmem2-asking"
-#define LABEL_ANSWER "dsmem2-answer"
+#define LABEL_CLIENT "dsmem3-client"
+#define LABEL_SERVER "dsmem3-server"
+#define LABEL_ASKING "dsmem3-asking"
+#define LABEL_ANSWER "dsmem3-answer"
 enum { LABEL = sizeof LABEL_CLIENT - 1 };
 
 void handshake_mac(const dsm_ctx *c, const char label[LABEL], const struct handshake *h, uint8_t mac[MAC]);

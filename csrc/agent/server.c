@@ -46,7 +46,7 @@ static bool on_hello(struct agent *a, struct conn *n)
     memcpy(n->handshake.client, in + 8, DSM_NODE_ID);
     memcpy(n->handshake.client_nonce, in + 24, NONCE);
     memcpy(n->handshake.server, a->ctx->node, DSM_NODE_ID);
-    memcpy(n->handshake.address, a->ctx->address, ADDRESS_MAX);
+    memcpy(n->handshake.address, n->local ? a->ctx->unix_address : a->ctx->tcp_address, ADDRESS_MAX);
     if (agent_denies(a, n->handshake.client))
         return challenge(a, n, DSM_EFENCED);
     if (random_bytes(n->handshake.server_nonce, NONCE))
@@ -75,9 +75,29 @@ static bool on_proof(struct agent *a, struct conn *n)
 
 /* ---- messages ---- */
 
-static bool reply(struct conn *n, int status, const void *payload, size_t len, int fd)
+/* Sends the bytes and the file descriptors, of which there is at least one. */
+static bool say_with(struct conn *n, void *bytes, size_t len, const int *fds, uint32_t nfds)
 {
-    uint8_t out[HEADER_SIZE + FABRIC_ADDRESS_MAX + MAC] = MESSAGE_MAGIC;
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(FABRIC_FDS_MAX * sizeof(int))];
+    } control = {0};
+    struct iovec iov = {bytes, len};
+    struct msghdr m = {.msg_iov = &iov,
+                       .msg_iovlen = 1,
+                       .msg_control = control.bytes,
+                       .msg_controllen = CMSG_SPACE(nfds * sizeof(int))};
+    struct cmsghdr *h = CMSG_FIRSTHDR(&m);
+    h->cmsg_level = SOL_SOCKET;
+    h->cmsg_type = SCM_RIGHTS;
+    h->cmsg_len = CMSG_LEN(nfds * sizeof(int));
+    memcpy(CMSG_DATA(h), fds, nfds * sizeof(int));
+    return sent(n, sendmsg(n->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT), len);
+}
+
+static bool reply_with(struct conn *n, int status, const void *payload, size_t len, const int *fds, uint32_t nfds)
+{
+    uint8_t out[HEADER_SIZE + ANSWER_MAX + MAC] = MESSAGE_MAGIC;
     put_u16(out + 4, (uint16_t)(get_u16(n->in + 4) | REPLY));
     put_u16(out + 6, (uint16_t)len);
     put_u64(out + 8, n->session.number);
@@ -85,42 +105,53 @@ static bool reply(struct conn *n, int status, const void *payload, size_t len, i
     if (len)
         memcpy(out + HEADER_SIZE, payload, len);
     message_seal(&n->session.answer, out);
-    if (fd < 0)
-        return say(n, out, message_length(out));
-
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control = {0};
-    struct iovec iov = {out, message_length(out)};
-    struct msghdr m = {
-        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
-    struct cmsghdr *h = CMSG_FIRSTHDR(&m);
-    h->cmsg_level = SOL_SOCKET;
-    h->cmsg_type = SCM_RIGHTS;
-    h->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(h), &fd, sizeof fd);
-    return sent(n, sendmsg(n->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT), iov.iov_len);
+    return nfds ? say_with(n, out, message_length(out), fds, nfds) : say(n, out, message_length(out));
 }
 
-static bool on_attach(dsm_ctx *c, struct conn *n, const uint8_t *name)
+static bool reply(struct conn *n, int status, const void *payload, size_t len)
 {
-    uint8_t grant[GRANT_SIZE] = {0};
-    int fd = -1, rc = -DSM_ESTALE;
-    pthread_mutex_lock(&c->lock); /* while it is held, the region can't be closed */
-    dsm_region *r = region_find(c, get_u64(name), get_u64(name + 8));
-    if (r) {
-        put_u64(grant, r->mem->nbytes);
-        put_u64(grant + 8, r->mem->base);
-        put_u32(grant + 16, r->mem->key);
-        put_u32(grant + 20, r->mem->access);
-        put_u32(grant + 24, r->mem->kind);
-        rc = c->dev->fabric->mem_export(r->mem, &fd);
-    }
+    return reply_with(n, status, payload, len, NULL, 0);
+}
+
+/* The index of the device that a question names, if its peers connect to the socket that this one has connected to. */
+static int find_device(const dsm_ctx *c, const struct conn *n, uint32_t fabric)
+{
+    for (size_t i = 0; i < c->ndevs; i++)
+        if (c->devs[i]->wire_id == fabric && c->devs[i]->maps == n->local)
+            return (int)i;
+    return -DSM_EUNSUPPORTED;
+}
+
+/* Under c->lock: while it is held, the region can't be closed. */
+static int grant(dsm_ctx *c, const struct conn *n, const uint8_t *question, struct fabric_grant *out)
+{
+    const dsm_region *r = region_find(c, get_u64(question), get_u64(question + 8));
+    if (!r)
+        return -DSM_ESTALE;
+    int i = find_device(c, n, get_u32(question + NAME_SIZE));
+    if (i < 0 || !r->mem[i])
+        return -DSM_EUNSUPPORTED;
+    out->nbytes = r->memory->nbytes;
+    out->access = r->access;
+    out->kind = r->memory->kind;
+    return c->devs[i]->fabric->export(r->mem[i], &out->blob);
+}
+
+static bool on_attach(dsm_ctx *c, struct conn *n, const uint8_t *question)
+{
+    struct fabric_grant g = {0};
+    uint8_t answer[ANSWER_MAX];
+    pthread_mutex_lock(&c->lock);
+    int rc = grant(c, n, question, &g);
     pthread_mutex_unlock(&c->lock);
-    bool good = reply(n, -rc, grant, rc ? 0 : sizeof grant, fd);
-    if (fd >= 0)
-        close(fd);
+    put_u64(answer, g.nbytes);
+    put_u32(answer + 8, g.access);
+    put_u32(answer + 12, g.kind);
+    memcpy(answer + GRANT_SIZE, g.blob.bytes, g.blob.nbytes);
+    bool good =
+        rc ? reply(n, -rc, NULL, 0) : reply_with(n, 0, answer, GRANT_SIZE + g.blob.nbytes, g.blob.fds, g.blob.nfds);
+    while (g.blob.nfds)
+        close(g.blob.fds[--g.blob.nfds]);
     return good;
 }
 
@@ -129,29 +160,33 @@ static bool on_status(dsm_ctx *c, struct conn *n, const uint8_t *name)
     pthread_mutex_lock(&c->lock);
     bool live = region_find(c, get_u64(name), get_u64(name + 8));
     pthread_mutex_unlock(&c->lock);
-    return reply(n, live ? 0 : DSM_ESTALE, NULL, 0, -1);
+    return reply(n, live ? 0 : DSM_ESTALE, NULL, 0);
 }
 
-/* Replaces the node's earlier endpoint, if any: it is closed first, so no op arrives through it any more
- * (objects/sure.h). It may belong to another connection of the node, whose end has not been noticed here yet. */
-static bool on_endpoint(struct agent *a, struct conn *n, const uint8_t *address, size_t len)
+/* Replaces the node's earlier endpoint of the same device, if any: it is closed first, so no op arrives through it any
+ * more (objects/sure.h). It may belong to another connection of the node, whose end has not been noticed here yet. */
+static bool on_endpoint(struct agent *a, struct conn *n, const uint8_t *question, size_t len)
 {
     dsm_ctx *c = a->ctx;
-    const struct fabric *f = c->dev->fabric;
+    int i = find_device(c, n, get_u32(question));
+    if (i < 0 || !c->devs[i]->connected)
+        return reply(n, DSM_EUNSUPPORTED, NULL, 0);
+    struct fabric_dev *d = c->devs[i];
     uint8_t mine[FABRIC_ADDRESS_MAX];
+    conn_close_endpoint(n);
     for (struct conn *old = a->conns; old; old = old->next)
-        if (old->state == CONN_OPEN && !memcmp(old->handshake.client, n->handshake.client, DSM_NODE_ID))
+        if (old->ep && old->ep->dev == d && !memcmp(old->handshake.client, n->handshake.client, DSM_NODE_ID))
             conn_close_endpoint(old);
-    int rc = f->ep_open(c->dev, true, &n->ep);
+    int rc = d->fabric->ep_open(d, true, &n->ep);
     if (rc) {
         n->ep = NULL;
-        return reply(n, -rc, NULL, 0, -1);
+        return reply(n, -rc, NULL, 0);
     }
-    int size = f->ep_address(n->ep, mine);
-    rc = size < 0 ? size : f->ep_connect(n->ep, address, len);
+    int size = d->fabric->ep_address(n->ep, mine);
+    rc = size < 0 ? size : d->fabric->ep_connect(n->ep, question + FABRIC_SIZE, len - FABRIC_SIZE);
     if (rc)
         conn_close_endpoint(n);
-    return reply(n, -rc, mine, rc ? 0 : (size_t)size, -1);
+    return reply(n, -rc, mine, rc ? 0 : (size_t)size);
 }
 
 /* Accepts each message once and in order: its number must be the next one. */
@@ -164,9 +199,9 @@ static bool on_message(struct agent *a, struct conn *n)
     n->session.number++;
     switch (get_u16(n->in + 4)) {
     case MSG_ATTACH:
-        return len == NAME_SIZE && on_attach(a->ctx, n, payload);
+        return len == NAME_SIZE + FABRIC_SIZE && on_attach(a->ctx, n, payload);
     case MSG_ENDPOINT:
-        return len <= FABRIC_ADDRESS_MAX && on_endpoint(a, n, payload, len);
+        return len >= FABRIC_SIZE && len <= FABRIC_SIZE + FABRIC_ADDRESS_MAX && on_endpoint(a, n, payload, len);
     case MSG_STATUS:
         return len == NAME_SIZE && on_status(a->ctx, n, payload);
     case MSG_BYE:

@@ -27,7 +27,7 @@ static socklen_t unix_address(const char *name, struct sockaddr_un *out)
     return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + n);
 }
 
-static int listen_unix(const dsm_ctx *c, char address[112], int *out)
+int socket_listen_unix(const dsm_ctx *c, char address[DSM_ADDRESS_MAX], int *out)
 {
     struct sockaddr_un at;
     char name[80];
@@ -43,7 +43,7 @@ static int listen_unix(const dsm_ctx *c, char address[112], int *out)
         close(fd);
         return err_set_errno(sys, "listening on %s", name);
     }
-    snprintf(address, 112, "unix:@%s", name);
+    snprintf(address, DSM_ADDRESS_MAX, "unix:@%s", name);
     *out = fd;
     return 0;
 }
@@ -121,7 +121,7 @@ static int bind_tcp(const char *host, const char *port, int *out, uint16_t *boun
     return 0;
 }
 
-static int listen_tcp(const dsm_ctx *c, const char *listen_at, char address[112], int *out)
+int socket_listen_tcp(const dsm_ctx *c, const char *listen_at, char address[DSM_ADDRESS_MAX], int *out)
 {
     char host[80] = "", port[8] = "";
     uint16_t bound = 0;
@@ -129,24 +129,15 @@ static int listen_tcp(const dsm_ctx *c, const char *listen_at, char address[112]
     int rc = listen_at && *listen_at ? split(listen_at, host, port) : 0;
     if (rc)
         return rc;
-    if (!*host &&
-        !strncmp(c->caps.gid, mapped, sizeof mapped - 1)) /* the IPv4 address of the RoCE port also serves TCP */
-        snprintf(host, sizeof host, "%s", c->caps.gid + sizeof mapped - 1);
+    for (size_t i = 0; i < c->ndevs && !*host; i++) /* the IPv4 address of a RoCE port also serves TCP */
+        if (!strncmp(c->devs[i]->caps.gid, mapped, sizeof mapped - 1))
+            snprintf(host, sizeof host, "%s", c->devs[i]->caps.gid + sizeof mapped - 1);
     if ((rc = bind_tcp(host, port, out, &bound)))
         return rc;
     if (!*host || !strcmp(host, "0.0.0.0") || !strcmp(host, "::"))
         own_address(host);
-    snprintf(address, 112, strchr(host, ':') ? "tcp:[%s]:%u" : "tcp:%s:%u", host, bound);
+    snprintf(address, DSM_ADDRESS_MAX, strchr(host, ':') ? "tcp:[%s]:%u" : "tcp:%s:%u", host, bound);
     return 0;
-}
-
-int socket_listen(const dsm_ctx *c, const char *listen_at, char address[112], int *fd)
-{
-    if (!c->dev->local_agent)
-        return listen_tcp(c, listen_at, address, fd);
-    if (listen_at && *listen_at)
-        return err_set(DSM_EINVAL, 0, "%s reaches only this host and listens on no address", c->caps.fabric);
-    return listen_unix(c, address, fd);
 }
 
 /* ---- connecting ---- */

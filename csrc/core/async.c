@@ -152,8 +152,8 @@ int dsm_event_fd(dsm_ctx *c)
 {
     if (ctx_forked(c))
         return refuse_forked();
-    if (c->caps.local_memory)
-        return err_set(DSM_EUNSUPPORTED, 0, "ops on %s are complete when posted", c->caps.fabric);
+    if (c->event < 0)
+        return err_set(DSM_EUNSUPPORTED, 0, "ops on %s are complete when posted", c->devs[0]->caps.fabric);
     return c->event;
 }
 
@@ -162,7 +162,7 @@ int dsm_event_fd(dsm_ctx *c)
 /* Posts a group. Under peer->lock. */
 static void post(struct peer *p, struct dsm_group *g)
 {
-    p->ctx->dev->fabric->post(p->ep, g->head);
+    p->dev->fabric->post(p->ep, g->head);
     peer_reap(p);
 }
 

@@ -20,18 +20,21 @@ extern uint32_t core_forks __attribute__((visibility("hidden")));
 
 struct dsm_region {
     dsm_ctx *ctx;
-    struct fabric_mem *mem;
-    uint64_t id; /* slot in ctx->regions */
+    struct memory *memory;
+    uint32_t access;
+    struct fabric_mem *mem[FABRIC_DEVICES_MAX]; /* by device of the context; NULL: not served by it */
+    uint64_t id;                                /* slot in ctx->regions */
     uint64_t generation;
 };
 
-/* One owner: the control connection (control_lock, fd) and the endpoint (lock, ep). */
+/* One owner as reached by one device: the control connection (control_lock, fd) and the endpoint (lock, ep). */
 struct peer {
     struct peer *next;
     dsm_ctx *ctx;
+    struct fabric_dev *dev;
     uint64_t id; /* of the control connection in the agent's epoll; 0: none yet. Under ctx->lock */
     uint8_t node[DSM_NODE_ID];
-    char address[112];
+    char address[DSM_ADDRESS_MAX];
     uint32_t refs; /* remotes; under ctx->lock */
     uint32_t dead; /* the control connection has ended; set by the agent thread or by a request that found its end */
 
@@ -83,8 +86,8 @@ struct control {
 
 struct agent;
 struct dsm_ctx {
-    struct fabric_dev *dev;
-    dsm_caps caps;
+    struct fabric_dev *devs[FABRIC_DEVICES_MAX]; /* in the order of preference */
+    size_t ndevs;
     dsm_stats stats;
     uint8_t node[DSM_NODE_ID];
     uint32_t forks;
@@ -93,7 +96,8 @@ struct dsm_ctx {
     size_t secret_len;
     const struct control *control;
     struct agent *agent;
-    char address[112];
+    char unix_address[DSM_ADDRESS_MAX],
+        tcp_address[DSM_ADDRESS_MAX]; /* of the agent; empty: it does not listen there */
 
     pthread_mutex_t lock;
     dsm_region **regions; /* by id (core/region.c) */
@@ -109,6 +113,12 @@ struct dsm_ctx {
     dsm_ticket *ready, **ready_last; /* under completed_lock */
     bool canceling;                  /* under completed_lock */
 };
+
+/* Where the agent of a context is reached by the peers of a device. */
+static inline const char *ctx_address(const dsm_ctx *c, const struct fabric_dev *d)
+{
+    return d->maps ? c->unix_address : c->tcp_address;
+}
 
 static inline bool ctx_forked(const dsm_ctx *c) { return c->forks != load_relaxed_u32(&core_forks); }
 int refuse_forked(void);
@@ -131,7 +141,7 @@ uint64_t this_thread(void);
 void wait_for(const uint32_t *stop);
 
 /* core/peer.c */
-int peer_new(dsm_ctx *c, const uint8_t node[DSM_NODE_ID], const char *address, struct peer **out);
+int peer_new(dsm_ctx *c, struct fabric_dev *d, const uint8_t node[DSM_NODE_ID], const char *address, struct peer **out);
 void peer_free(struct peer *p); /* no thread may use the peer any more */
 /* Frees the peers that are dead and have no remote; a later attach creates a new one. With no lock held except
  * agent->lock. */

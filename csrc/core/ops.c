@@ -60,11 +60,11 @@ static void start(dsm_ctx *c, struct dsm_group *g, int64_t deadline)
     }
 }
 
-static void prepare(dsm_ctx *c, dsm_op *op)
+static void prepare(struct fabric_dev *d, dsm_op *op)
 {
     op->fabric = NULL;
-    if (op->nbytes > c->dev->prepare)
-        c->dev->fabric->op_prepare(c->dev, op);
+    if (op->nbytes > d->prepare)
+        d->fabric->op_prepare(d, op);
 }
 
 void ticket_fill(dsm_ticket *t)
@@ -89,7 +89,7 @@ void ticket_fill(dsm_ticket *t)
             g->head = op;
         g->tail = op;
         g->pending++; /* not shared with other threads yet */
-        prepare(t->ctx, op);
+        prepare(op->remote->peer->dev, op);
         fetch_add_u32(&op->remote->users, 1);
         posts++;
     }
@@ -199,8 +199,9 @@ static int outcome(dsm_ticket *t, bool late, int64_t deadline, size_t *failed)
         dsm_op *op = &t->ops[i];
         if (op->remote->mapped)
             continue;
+        struct fabric_dev *d = op->remote->peer->dev;
         if (op->fabric)
-            t->ctx->dev->fabric->op_release(t->ctx->dev, op);
+            d->fabric->op_release(d, op);
         fetch_sub_u32(&op->remote->users, 1);
     }
     return rc;
@@ -274,7 +275,7 @@ static int run_one(dsm_op *op, int64_t timeout_ns)
     t.started = 0;
     t.groups[0] = (struct dsm_group){.pending = 1, .peer = p, .head = op, .tail = op};
     op->group = &t.groups[0];
-    prepare(c, op);
+    prepare(p->dev, op);
     fetch_add_u32(&op->remote->users, 1);
     fetch_add_u64(&c->stats.posts, 1);
     start(c, op->group, deadline);

@@ -17,12 +17,13 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-int peer_new(dsm_ctx *c, const uint8_t node[DSM_NODE_ID], const char *address, struct peer **out)
+int peer_new(dsm_ctx *c, struct fabric_dev *d, const uint8_t node[DSM_NODE_ID], const char *address, struct peer **out)
 {
     struct peer *p = calloc(1, sizeof *p);
     if (!p)
         return err_set(DSM_ENOMEM, 0, "peer");
     p->ctx = c;
+    p->dev = d;
     memcpy(p->node, node, DSM_NODE_ID);
     strncpy(p->address, address, sizeof p->address - 1);
     p->fd = -1;
@@ -49,7 +50,7 @@ int peer_new(dsm_ctx *c, const uint8_t node[DSM_NODE_ID], const char *address, s
     return 0;
 }
 
-static const struct fabric *fabric(const struct peer *p) { return p->ctx->dev->fabric; }
+static const struct fabric *fabric(const struct peer *p) { return p->dev->fabric; }
 
 static void drop_endpoint(struct peer *p)
 {
@@ -173,14 +174,14 @@ static int make_endpoint(struct peer *p, int64_t deadline)
     int rc = 0;
     struct fabric_ep *ep;
     if (load_relaxed_u32(&p->dead)) {
-        if (!p->ctx->dev->connected)
+        if (!p->dev->connected)
             return err_set(DSM_EPEER, 0, "%s", p->address);
         if ((rc = p->ctx->control->connect(p, deadline)))
             return rc;
     }
-    if ((rc = fabric(p)->ep_open(p->ctx->dev, false, &ep)))
+    if ((rc = fabric(p)->ep_open(p->dev, false, &ep)))
         return rc;
-    if (p->ctx->dev->connected && (rc = join_ends(p, ep, deadline))) {
+    if (p->dev->connected && (rc = join_ends(p, ep, deadline))) {
         fabric(p)->ep_close(ep);
         return rc;
     }

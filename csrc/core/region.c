@@ -18,11 +18,82 @@ static int check(const dsm_ctx *c, uint64_t nbytes, uint32_t access)
         return refuse_forked();
     if (!nbytes)
         return err_set(DSM_EINVAL, 0, "a region needs at least one byte");
-    if (nbytes > c->caps.max_region)
-        return err_set(DSM_EINVAL, 0, "a region of %llu bytes; this fabric takes up to %llu",
-                       (unsigned long long)nbytes, (unsigned long long)c->caps.max_region);
     return check_access(access);
 }
+
+/* ---- registering with the devices ---- */
+
+/* Words that are changed by atomics are changed in one domain, that of the CPUs or that of one device, as atomics of
+ * different domains do not exclude each other. Therefore a device that has a domain of its own serves a region with
+ * atomics alone. NULL: all devices of the context have the domain of the CPUs, or no atomics. */
+static const struct fabric_dev *only_domain(const dsm_ctx *c)
+{
+    enum { OF_THE_DEVICE = 1 };
+    for (size_t i = 0; i < c->ndevs; i++)
+        if (c->devs[i]->caps.atomic_domain == OF_THE_DEVICE)
+            return c->devs[i];
+    return NULL;
+}
+
+/* Whether device i serves regions of this kind: with these rights, allocated by the core or the caller's own. A context
+ * with one device asks that device whatever the region is, so that the error is the device's. */
+static bool serves(const dsm_ctx *c, size_t i, uint32_t access, bool allocated)
+{
+    const struct fabric_dev *d = c->devs[i], *only = access & DSM_ATOMIC ? only_domain(c) : NULL;
+    enum { NO_ATOMICS = 3 };
+    if (c->ndevs == 1)
+        return true;
+    return (!only || d == only) && (allocated || d->caps.register_private) &&
+           !(access & DSM_ATOMIC && d->caps.atomic_domain == NO_ATOMICS);
+}
+
+static int check_size(const struct fabric_dev *d, uint64_t nbytes)
+{
+    return nbytes <= d->caps.max_region
+               ? 0
+               : err_set(DSM_EINVAL, 0, "a region of %llu bytes; %s takes up to %llu", (unsigned long long)nbytes,
+                         d->caps.fabric, (unsigned long long)d->caps.max_region);
+}
+
+static void unregister(const dsm_ctx *c, dsm_region *r)
+{
+    for (size_t i = 0; i < c->ndevs; i++)
+        if (r->mem[i])
+            r->mem[i]->dev->fabric->unreg(r->mem[i]);
+}
+
+/* Registers n regions, which have the same rights and kind of memory, with device i: all or none. */
+static int register_with(dsm_ctx *c, size_t i, size_t n, struct memory *const *memory, dsm_region **regions)
+{
+    struct fabric_mem **mem = calloc(n, sizeof(struct fabric_mem *));
+    int rc = mem ? 0 : err_set(DSM_ENOMEM, 0, "%zu regions", n);
+    for (size_t k = 0; k < n && !rc; k++)
+        rc = check_size(c->devs[i], memory[k]->nbytes);
+    if (!rc)
+        rc = c->devs[i]->fabric->reg(c->devs[i], n, memory, regions[0]->access, mem);
+    for (size_t k = 0; k < n && !rc; k++)
+        regions[k]->mem[i] = mem[k];
+    free(mem);
+    return rc;
+}
+
+/* Registers with all devices that serve such regions. On failure unregister() undoes what has been done. */
+static int register_all(dsm_ctx *c, size_t n, struct memory *const *memory, dsm_region **regions)
+{
+    bool served = false;
+    for (size_t i = 0; i < c->ndevs; i++) {
+        if (!serves(c, i, regions[0]->access, memory[0]->mapped))
+            continue;
+        int rc = register_with(c, i, n, memory, regions);
+        if (rc)
+            return rc;
+        served = true;
+    }
+    return served ? 0
+                  : err_set(DSM_ENOTSHARED, 0, "no fabric of this context can register memory that is already there");
+}
+
+/* ---- the table ---- */
 
 /* A slot holds the pointer to a region or, shifted left by one and with bit 0 set, the index of the next free slot. */
 static bool is_free(const dsm_region *slot) { return (uintptr_t)slot & 1; }
@@ -61,44 +132,85 @@ static int set_generations(dsm_region **regions, size_t n)
     return 0;
 }
 
-static int enter(dsm_ctx *c, size_t n, struct fabric_mem *const *mem, dsm_region **out)
+/* Enters the regions into the table: from then on the agent finds them. All or none. */
+static int enter(dsm_ctx *c, size_t n, dsm_region **regions)
 {
-    size_t made = 0;
-    for (; made < n; made++) {
-        dsm_region *r = malloc(sizeof *r);
-        if (!r)
-            break;
-        *r = (dsm_region){.ctx = c, .mem = mem[made]};
-        out[made] = r;
-    }
-    int rc = made < n ? err_set(DSM_ENOMEM, 0, "region") : set_generations(out, n);
+    int rc = set_generations(regions, n);
     pthread_mutex_lock(&c->lock);
     if (!rc)
         rc = reserve(c, n);
     for (size_t i = 0; !rc && i < n; i++) {
         uint64_t id = c->free_region;
         c->free_region = (uintptr_t)c->regions[id] >> 1;
-        c->regions[id] = out[i];
-        out[i]->id = id;
+        c->regions[id] = regions[i];
+        regions[i]->id = id;
         c->live_regions++;
     }
     pthread_mutex_unlock(&c->lock);
-    if (rc)
-        while (made)
-            free(out[--made]);
     return rc;
+}
+
+/* ---- making and closing ---- */
+
+static void region_free(dsm_region *r)
+{
+    memory_drop(r->memory);
+    free(r);
+}
+
+/* Makes regions of n memories: all or none. Takes over one reference to each memory, also on failure. */
+static int make(dsm_ctx *c, size_t n, struct memory **memory, uint32_t access, dsm_region **out)
+{
+    size_t made = 0;
+    int rc = 0;
+    for (dsm_region *r; made < n && (r = malloc(sizeof *r)); made++) {
+        *r = (dsm_region){.ctx = c, .memory = memory[made], .access = access};
+        out[made] = r;
+    }
+    if (made < n) {
+        rc = err_set(DSM_ENOMEM, 0, "region");
+        for (size_t i = made; i < n; i++)
+            memory_drop(memory[i]);
+    }
+    if (!rc)
+        rc = register_all(c, n, memory, out);
+    if (!rc)
+        rc = enter(c, n, out);
+    while (rc && made) {
+        unregister(c, out[--made]);
+        region_free(out[made]);
+    }
+    return rc;
+}
+
+/* Memory that all devices can register which serve such regions. */
+static int alloc(const dsm_ctx *c, uint64_t nbytes, uint32_t access, unsigned flags, struct memory **out)
+{
+    for (size_t i = 0; i < c->ndevs; i++) {
+        int rc = serves(c, i, access, true) ? check_size(c->devs[i], nbytes) : 0;
+        if (rc)
+            return rc;
+        if (serves(c, i, access, true) && c->devs[i]->maps)
+            flags |= MEMORY_SHARED;
+    }
+    return memory_alloc(nbytes, flags | (access & (DSM_WRITE | DSM_ATOMIC) ? 0 : MEMORY_READONLY), out);
 }
 
 int dsm_alloc(dsm_ctx *c, uint64_t nbytes, uint32_t access, dsm_region **out)
 {
+    struct memory *m;
     int rc = check(c, nbytes, access);
+    if (!rc)
+        rc = alloc(c, nbytes, access, MEMORY_HUGE, &m);
     if (rc)
         return rc;
-    struct fabric_mem *m;
-    rc = c->dev->fabric->mem_alloc(c->dev, nbytes, access, &m);
-    if (!rc && (rc = enter(c, 1, &m, out)))
-        c->dev->fabric->mem_free(m);
-    return rc;
+    bool huge = m->huge;
+    rc = make(c, 1, &m, access, out);
+    if (!rc || !huge)
+        return rc;
+    /* Registering huge pages fails if libibverbs marks only a part of one with MADV_DONTFORK. */
+    rc = alloc(c, nbytes, access, 0, &m);
+    return rc ? rc : make(c, 1, &m, access, out);
 }
 
 int dsm_register_many(dsm_ctx *c, size_t n, void *const *p, const uint64_t *nbytes, uint32_t access, dsm_region **out)
@@ -112,14 +224,17 @@ int dsm_register_many(dsm_ctx *c, size_t n, void *const *p, const uint64_t *nbyt
         if (!p[i])
             return err_set(DSM_EINVAL, 0, "buffer %zu is NULL", i);
     }
-    struct fabric_mem **mem = calloc(n, sizeof(struct fabric_mem *));
-    if (!mem)
-        return err_set(DSM_ENOMEM, 0, "%zu regions", n);
-    int rc = c->dev->fabric->mem_register(c->dev, n, p, nbytes, access, mem);
-    if (!rc && (rc = enter(c, n, mem, out)))
-        for (size_t i = 0; i < n; i++)
-            c->dev->fabric->mem_free(mem[i]);
-    free(mem);
+    struct memory **memory = calloc(n, sizeof(struct memory *));
+    size_t have = 0;
+    int rc = memory ? 0 : err_set(DSM_ENOMEM, 0, "%zu regions", n);
+    while (!rc && have < n && !(rc = memory_of_caller(p[have], nbytes[have], &memory[have])))
+        have++;
+    if (!rc)
+        rc = make(c, n, memory, access, out);
+    else
+        while (have)
+            memory_drop(memory[--have]);
+    free(memory);
     return rc;
 }
 
@@ -147,8 +262,8 @@ int dsm_region_close(dsm_region *r)
     c->regions[r->id] = free_slot(c->free_region);
     c->free_region = r->id;
     pthread_mutex_unlock(&c->lock);
-    c->dev->fabric->mem_free(r->mem);
-    free(r);
+    unregister(c, r);
+    region_free(r);
     ctx_leave(c, &c->live_regions);
     return 0;
 }
@@ -160,23 +275,27 @@ dsm_region *region_find(dsm_ctx *c, uint64_t id, uint64_t generation)
     return c->regions[id];
 }
 
-void *dsm_region_data(const dsm_region *r) { return r->mem->data; }
-uint64_t dsm_region_nbytes(const dsm_region *r) { return r->mem->nbytes; }
-uint32_t dsm_region_access(const dsm_region *r) { return r->mem->access; }
+void *dsm_region_data(const dsm_region *r) { return r->memory->data; }
+uint64_t dsm_region_nbytes(const dsm_region *r) { return r->memory->nbytes; }
+uint32_t dsm_region_access(const dsm_region *r) { return r->access; }
 
 int dsm_region_descriptor(const dsm_region *r, uint8_t buf[DSM_DESC_MAX])
 {
-    if (ctx_forked(r->ctx))
+    const dsm_ctx *c = r->ctx;
+    if (ctx_forked(c))
         return refuse_forked();
-    dsm_descriptor d = {.access = r->mem->access,
-                        .kind = r->mem->kind,
-                        .fabric = r->ctx->dev->wire_id,
+    dsm_descriptor d = {.access = r->access,
+                        .kind = r->memory->kind,
                         .region = r->id,
                         .generation = r->generation,
-                        .nbytes = r->mem->nbytes,
-                        .base = r->mem->base,
-                        .key = r->mem->key};
-    memcpy(d.node, r->ctx->node, DSM_NODE_ID);
-    strcpy(d.address, r->ctx->address);
+                        .nbytes = r->memory->nbytes};
+    memcpy(d.node, c->node, DSM_NODE_ID);
+    for (size_t i = 0; i < c->ndevs; i++) {
+        if (!r->mem[i])
+            continue;
+        struct dsm_way *w = &d.ways[d.nways++];
+        w->fabric = c->devs[i]->wire_id;
+        strcpy(w->address, ctx_address(c, c->devs[i]));
+    }
     return descriptor_write(&d, buf);
 }

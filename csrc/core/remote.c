@@ -57,7 +57,7 @@ int dsm_remote_close(dsm_remote *r)
         return 0;
     if (load_acquire_u32(&r->users))
         return err_set(DSM_EBUSY, 0, "%u ops are under way", load_acquire_u32(&r->users));
-    c->dev->fabric->mem_forget(r->imported);
+    r->peer->dev->fabric->forget(r->imported);
     peers_release(c, r->peer); /* the connection to a live peer is kept for the next attach */
     free(r);
     ctx_leave(c, &c->live_remotes);
@@ -69,3 +69,4 @@ uint64_t dsm_remote_nbytes(const dsm_remote *r) { return r->nbytes; }
 uint32_t dsm_remote_access(const dsm_remote *r) { return r->access; }
 void dsm_remote_node(const dsm_remote *r, uint8_t id[DSM_NODE_ID]) { memcpy(id, r->peer->node, DSM_NODE_ID); }
 const char *dsm_remote_address(const dsm_remote *r) { return r->peer->address; }
+const char *dsm_remote_fabric(const dsm_remote *r) { return r->peer->dev ? r->peer->dev->caps.fabric : ""; }

@@ -9,24 +9,27 @@ extern "C" {
 #endif
 
 #define DSM_NODE_ID 16
+#define DSM_ADDRESS_MAX 112 /* bytes of an agent's address as text, with its NUL */
 
 typedef struct dsm_ctx dsm_ctx;
 
 typedef struct {
-    const char *fabric;      /* "shm" or "verbs" */
-    const char *device;      /* NULL or "": the first with an active port */
-    int port;                /* 0: the first active */
-    int gid_index;           /* -1: RoCE v2 with an IPv4 address first */
-    int mtu;                 /* bytes; 0: the port's active one */
-    const char *listen;      /* the agent's TCP address, host or host:port; NULL: what the fabric needs */
+    /* One or more fabrics, "NAME?KEY=VALUE&KEY=VALUE,NAME…", in the order of preference: a remote is reached by the
+     * first that its owner has, too, and can be reached by. shm has no options. Those of verbs:
+     *   device         the first with an active port, unless given
+     *   port           0: the first active
+     *   gid            index; -1: RoCE v2 with an IPv4 address first
+     *   mtu            bytes; 0: the port's active one
+     *   depth          of a send queue; 0: 128
+     *   sl             service level of what is sent, 0 … 15
+     *   traffic_class  likewise, 0 … 255; a field of the global header, which is sent if this is not 0 */
+    const char *fabric;
+    const char *listen;      /* the agent's TCP address, host or host:port; NULL: any; EINVAL if no fabric needs one */
     const void *secret;      /* shared secret, any bytes */
     size_t secret_len;       /* at least 16 */
     int64_t peer_timeout_ns; /* a peer that is silent for about this long is an error; 0: the default, 2 s */
     int64_t spin_ns;         /* how long to poll before sleeping; <0: the default, 50 us (0 on a one-core host) */
-    int depth;               /* send queue depth; 0: the default, 128 */
-    int service_level;       /* verbs: service level of what is sent, 0 … 15 */
-    int traffic_class; /* verbs: likewise, 0 … 255; a field of the global header, which is sent if this is not 0 */
-    const char *fault; /* NULL, or a fault plan (fabric/fault/fault.h) */
+    const char *fault;       /* NULL, or a fault plan (fabric/fault/fault.h), for each fabric */
 } dsm_options;
 
 typedef struct {
@@ -51,13 +54,15 @@ int dsm_open(const dsm_options *o, dsm_ctx **out);
 /* Drains and closes idle connections. Close the regions and remotes first: after this call they can only be closed, and
  * the context's memory is freed when the last of them is closed. */
 void dsm_close(dsm_ctx *c);
-void dsm_capabilities(const dsm_ctx *c, dsm_caps *out);
+/* Of the i-th fabric of the context. EINVAL: it has only i. */
+int dsm_capabilities(const dsm_ctx *c, size_t i, dsm_caps *out);
 void dsm_node_id(const dsm_ctx *c, uint8_t id[DSM_NODE_ID]);
-/* The agent's address as text: "unix:@name" or "tcp:host:port". */
-const char *dsm_agent_address(const dsm_ctx *c);
+/* The agent's address for peers of the i-th fabric, as text: "unix:@name" or "tcp:host:port". NULL: there are only
+ * i. */
+const char *dsm_agent_address(const dsm_ctx *c, size_t i);
 /* Fences a node: its connections move to the error state and new ones are refused. Both are done when the call returns.
  * On shm the node loses its connection, but memory that it has already mapped stays mapped (the call returns
- * EUNSUPPORTED after it has closed the connection). */
+ * EUNSUPPORTED after it has cut the node off on all fabrics). */
 int dsm_fence(dsm_ctx *c, const uint8_t node[DSM_NODE_ID]);
 /* Counters of the core's calls into the fabric, for tests and benchmarks. */
 typedef struct {
@@ -71,6 +76,8 @@ int dsm_forked(const dsm_ctx *c);
  * child, before the first instruction that the child runs after the fork. */
 const uint32_t *dsm_forks(void);
 
+/* The name of the fabric that has this number in descriptors, 1 … 255; NULL: this release does not know it. */
+const char *dsm_fabric_name(uint32_t number);
 /* Checks whether the fabric is usable here: 0, or -DSM_E… with the reason in dsm_last_error(). It leaves nothing
  * open. */
 int dsm_probe(const char *fabric);

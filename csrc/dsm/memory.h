@@ -13,7 +13,7 @@ extern "C" {
 #define DSM_WRITE 2u  /* other processes may write */
 #define DSM_ATOMIC 4u /* other processes may fetch-add and compare-swap */
 
-#define DSM_DESC_MAX 256
+#define DSM_DESC_MAX 512
 
 typedef struct dsm_region dsm_region;
 typedef struct dsm_remote dsm_remote;
@@ -39,12 +39,17 @@ int dsm_region_descriptor(const dsm_region *r, uint8_t buf[DSM_DESC_MAX]);
 
 /* ---- descriptors ---- */
 
+enum { DSM_WAYS_MAX = 4 };
+
 typedef struct {
-    uint32_t version, access, kind, fabric; /* fabric: 1 shm, 2 verbs */
+    uint32_t version, access, kind;
     uint8_t node[DSM_NODE_ID];
-    uint64_t region, generation, nbytes, base;
-    uint32_t key;
-    char address[112]; /* of the owner's agent */
+    uint64_t region, generation, nbytes;
+    uint32_t nways; /* how the region can be reached: by which fabrics, and where the owner's agent is for each */
+    struct dsm_way {
+        uint32_t fabric; /* dsm_fabric_name(); a number that this release does not know is skipped */
+        char address[DSM_ADDRESS_MAX];
+    } ways[DSM_WAYS_MAX];
 } dsm_descriptor;
 
 /* Parses a descriptor. Refuses it (EDESC, EVERSION) unless it understands every byte. */
@@ -52,7 +57,10 @@ int dsm_descriptor_parse(const void *bytes, size_t len, dsm_descriptor *out);
 
 /* ---- memory of other processes ---- */
 
-/* Connects to the owner's agent if there is no connection yet. timeout_ns < 0: the peer timeout. */
+/* Connects to the owner's agent if there is no connection yet. timeout_ns < 0: the peer timeout. The remote is reached
+ * by the first fabric of the context that the descriptor names and by which the owner can be reached; a way that can't
+ * be gone, such as shm between two hosts, is passed over. EUNSUPPORTED: the descriptor names no fabric of the
+ * context. */
 int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_ns, dsm_remote **out);
 /* Fails with EBUSY while ops are outstanding. */
 int dsm_remote_close(dsm_remote *r);
@@ -65,6 +73,8 @@ uint64_t dsm_remote_nbytes(const dsm_remote *r);
 uint32_t dsm_remote_access(const dsm_remote *r);
 void dsm_remote_node(const dsm_remote *r, uint8_t id[DSM_NODE_ID]);
 const char *dsm_remote_address(const dsm_remote *r);
+/* The fabric by which the memory is reached: "shm", "fault+verbs"…; "" if it is a mapped file. */
+const char *dsm_remote_fabric(const dsm_remote *r);
 
 /* Maps nbytes of an open file of shared memory; it keeps no reference to fd. The result is a remote that is local,
  * belongs to no context, and can take part in the batches of any context. Errors: EINVAL (the file is shorter, or no

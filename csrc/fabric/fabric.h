@@ -1,10 +1,14 @@
 /*
  * fabric.h: the interface between the core and the transports.
  *
- * A fabric is one complete table of functions (nosys.c holds the defaults) and four kinds of objects: a device, memory
- * of this process, memory of other processes, and endpoints. Each object begins with the struct given here; the rest is
- * private to the fabric. Functions that return an int return 0 or -DSM_E… unless stated otherwise, and describe a
- * failure with err_set() (base/error.h).
+ * A fabric is one complete table of functions (nosys.c holds the defaults) and four kinds of objects: a device, a
+ * registration of memory of this process, memory of other processes, and endpoints. Each object begins with the struct
+ * given here; the rest is private to the fabric. Functions that return an int return 0 or -DSM_E… unless stated
+ * otherwise, and describe a failure with err_set() (base/error.h).
+ *
+ * A context has one or more devices, each of another fabric. A region is registered with all of them that can serve it;
+ * a remote is reached through one. docs/decisions/0013 has the reasons, and for each function whether it may block,
+ * allocate and be repeated, and under which locks it is called.
  *
  * LOCKING. The core serialises all calls on one endpoint (post, poll, arm, abort, close), so a fabric needs no lock per
  * endpoint. Device and memory functions may be called from several threads at once.
@@ -18,35 +22,51 @@
 #include "../base/atomic.h"
 #include "../base/error.h"
 #include "../dsm.h"
+#include "../memory/memory.h"
+#include "options.h"
 
 #include <stdbool.h>
 
-enum { FABRIC_SHM = 1, FABRIC_VERBS = 2 }; /* in descriptors */
-enum { FABRIC_ADDRESS_MAX = 64 };          /* an endpoint's address */
+enum { FABRIC_SHM = 1, FABRIC_VERBS = 2 }; /* in descriptors, for ever */
 enum {
-    FABRIC_KIND_HOST = 0,
-    FABRIC_KIND_DEVICE = 1
-}; /* kind of memory; DEVICE: GPU memory, not supported by any fabric yet */
+    FABRIC_ADDRESS_MAX = 64, /* bytes of an endpoint's address */
+    FABRIC_BLOB_MAX = 512,   /* bytes of an exported registration */
+    FABRIC_FDS_MAX = 8,      /* file descriptors that come with it */
+    FABRIC_DEVICES_MAX = 4,  /* of a context */
+};
 
 struct fabric_dev {
     const struct fabric *fabric;
     uint32_t wire_id; /* FABRIC_…; fault has that of the fabric it wraps */
     bool connected;   /* an endpoint must be connected to a passive endpoint of the owner before ops are posted */
-    bool local_agent; /* the agent listens on a Unix socket (and passes file descriptors); otherwise on TCP */
+    bool maps;        /* peers are on this host and map the memory: regions must be shared memory, and the agent listens
+                         on a Unix socket, which passes file descriptors; otherwise on TCP */
     dsm_stats *stats; /* owned by the core; update with fetch_add_u64 */
     uint64_t prepare; /* op_prepare is called for ops of more bytes than this */
     int fd;           /* readable when the device has an event (dev_event); -1: it has none */
+    dsm_caps caps;
 };
 
-/* Memory of this process that other processes may access. */
+/* A registration: memory of this process that other processes may access through the device. It holds a reference to
+ * the memory (memory_hold), unless the memory is the caller's. */
 struct fabric_mem {
     struct fabric_dev *dev;
-    void *data;
-    uint64_t nbytes;
+    struct memory *memory;
     uint32_t access; /* DSM_READ … */
-    uint32_t kind;   /* FABRIC_KIND_… */
-    uint64_t base;   /* base plus offset is the address that the fabric uses on the wire */
-    uint32_t key;
+};
+
+/* A registration as the owner hands it to a peer. Only the fabric understands the bytes; the receiver checks them. */
+struct fabric_blob {
+    uint32_t nbytes, nfds;
+    uint8_t bytes[FABRIC_BLOB_MAX];
+    int fds[FABRIC_FDS_MAX]; /* of whoever has the blob, who closes them */
+};
+
+/* What the agent of an owner grants for a region. */
+struct fabric_grant {
+    uint64_t nbytes;
+    uint32_t access, kind; /* DSM_READ …; enum memory_kind */
+    struct fabric_blob blob;
 };
 
 /* Memory of another process. */
@@ -54,8 +74,8 @@ struct fabric_remote {
     struct fabric_dev *dev;
     uint8_t *mapped;       /* the mapping, if any: the core accesses it directly and posts nothing; otherwise NULL */
     const uint32_t *state; /* if mapped: 0 (SHM_LIVE) while the region is open, otherwise it is stale */
-    uint64_t base, nbytes;
-    uint32_t access, key;
+    uint64_t nbytes;
+    uint32_t access;
 };
 
 /* An endpoint: the connection to one peer. */
@@ -68,28 +88,31 @@ struct fabric_ep {
 
 struct fabric {
     const char *name;
+    uint32_t wire_id; /* FABRIC_… */
 
     /* Whether the fabric works on this host; if not, the error says why. Leaves nothing open. */
     int (*probe)(void);
     /* JSON array of devices (dsm.h: dsm_inventory). Returns the length. */
     int (*inventory)(char *buf, size_t len);
-    int (*open)(const dsm_options *o, dsm_stats *stats, struct fabric_dev **out);
+    int (*open)(const struct fabric_options *o, dsm_stats *stats, struct fabric_dev **out);
     void (*close)(struct fabric_dev *d);
-    void (*caps)(struct fabric_dev *d, dsm_caps *out);
 
-    int (*mem_alloc)(struct fabric_dev *d, uint64_t nbytes, uint32_t access, struct fabric_mem **out);
-    /* Registers n buffers, all or none. */
-    int (*mem_register)(struct fabric_dev *d, size_t n, void *const *p, const uint64_t *nbytes, uint32_t access,
-                        struct fabric_mem **out);
+    /* Registers n memories with the same rights, all or none. ENOTSHARED: this kind of memory can't be registered. */
+    int (*reg)(struct fabric_dev *d, size_t n, struct memory *const *m, uint32_t access, struct fabric_mem **out);
     /* On return other processes can't access the memory (on shm they find it stale). If ops still use it as their local
      * buffer, this holds once the last of them has ended: memory must not be taken from a device that uses it. */
-    void (*mem_free)(struct fabric_mem *m);
-    /* *fd: a new file descriptor for the peer that grants no more than m->access; -1 if the fabric needs none. */
-    int (*mem_export)(struct fabric_mem *m, int *fd);
+    void (*unreg)(struct fabric_mem *m);
+    /* The file descriptors in *out are new, and grant the peer no more than m->access. *out is zeroed before. */
+    int (*export)(struct fabric_mem *m, struct fabric_blob *out);
 
-    /* 'grant' is the answer of the owner's agent; fd the descriptor that came with it, or -1 (the caller closes it). */
-    int (*mem_import)(struct fabric_dev *d, const dsm_descriptor *grant, int fd, struct fabric_remote **out);
-    void (*mem_forget)(struct fabric_remote *r);
+    /* 'grant' is the answer of the owner's agent. It may be anything: the function checks the blob, and duplicates
+     * file descriptors that it keeps. */
+    int (*import)(struct fabric_dev *d, const struct fabric_grant *grant, struct fabric_remote **out);
+    void (*forget)(struct fabric_remote *r);
+
+    /* The agent has fenced a node: its connections are closed, so are its passive endpoints. Cuts what the node can
+     * still reach in other ways; on return no op of the node is executed any more. EUNSUPPORTED: it can't be cut. */
+    int (*evict)(struct fabric_dev *d, const uint8_t node[DSM_NODE_ID]);
 
     /* Called before an op is posted, with no lock held: does the slow part of preparing its local buffer, such as
      * registration, and stores the result in op->fabric. Never fails: an op that was not prepared works, too. If
@@ -127,16 +150,14 @@ struct fabric {
  * overrides the functions that it implements. */
 int nosys_probe(void);
 int nosys_inventory(char *buf, size_t len);
-int nosys_open(const dsm_options *o, dsm_stats *stats, struct fabric_dev **out);
+int nosys_open(const struct fabric_options *o, dsm_stats *stats, struct fabric_dev **out);
 void nosys_close(struct fabric_dev *d);
-void nosys_caps(struct fabric_dev *d, dsm_caps *out);
-int nosys_mem_alloc(struct fabric_dev *d, uint64_t nbytes, uint32_t access, struct fabric_mem **out);
-int nosys_mem_register(struct fabric_dev *d, size_t n, void *const *p, const uint64_t *nbytes, uint32_t access,
-                       struct fabric_mem **out);
-void nosys_mem_free(struct fabric_mem *m);
-int nosys_mem_export(struct fabric_mem *m, int *fd);
-int nosys_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, int fd, struct fabric_remote **out);
-void nosys_mem_forget(struct fabric_remote *r);
+int nosys_reg(struct fabric_dev *d, size_t n, struct memory *const *m, uint32_t access, struct fabric_mem **out);
+void nosys_unreg(struct fabric_mem *m);
+int nosys_export(struct fabric_mem *m, struct fabric_blob *out);
+int nosys_import(struct fabric_dev *d, const struct fabric_grant *grant, struct fabric_remote **out);
+void nosys_forget(struct fabric_remote *r);
+int nosys_evict(struct fabric_dev *d, const uint8_t node[DSM_NODE_ID]);
 void nosys_op_prepare(struct fabric_dev *d, dsm_op *op);
 void nosys_op_release(struct fabric_dev *d, dsm_op *op);
 void nosys_dev_event(struct fabric_dev *d);
@@ -151,8 +172,8 @@ int nosys_arm(struct fabric_ep *e);
 int nosys_ep_fd(struct fabric_ep *e);
 
 extern const struct fabric shm_fabric, verbs_fabric;
-/* registry.c: opens the fabric that 'o' names, wrapped by fault if o->fault is set. */
-int fabric_open(const dsm_options *o, dsm_stats *stats, struct fabric_dev **out);
+/* registry.c: opens the fabrics that 'o' names, each wrapped by fault if o->fault is set. Returns their number. */
+int fabric_open(const dsm_options *o, dsm_stats *stats, struct fabric_dev *out[FABRIC_DEVICES_MAX]);
 const struct fabric *fabric_find(const char *name);
 /* fault/: takes ownership of 'inner', also on failure. */
 int fault_wrap(const char *plan, struct fabric_dev *inner, struct fabric_dev **out);

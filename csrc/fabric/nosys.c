@@ -12,7 +12,7 @@ int nosys_inventory(char *buf, size_t len)
     return nosys();
 }
 
-int nosys_open(const dsm_options *o, dsm_stats *stats, struct fabric_dev **out)
+int nosys_open(const struct fabric_options *o, dsm_stats *stats, struct fabric_dev **out)
 {
     (void)o;
     (void)stats;
@@ -22,52 +22,42 @@ int nosys_open(const dsm_options *o, dsm_stats *stats, struct fabric_dev **out)
 
 void nosys_close(struct fabric_dev *d) { (void)d; }
 
-void nosys_caps(struct fabric_dev *d, dsm_caps *out)
-{
-    (void)d;
-    (void)out;
-}
-
-int nosys_mem_alloc(struct fabric_dev *d, uint64_t nbytes, uint32_t access, struct fabric_mem **out)
-{
-    (void)d;
-    (void)nbytes;
-    (void)access;
-    (void)out;
-    return nosys();
-}
-
-int nosys_mem_register(struct fabric_dev *d, size_t n, void *const *p, const uint64_t *nbytes, uint32_t access,
-                       struct fabric_mem **out)
+int nosys_reg(struct fabric_dev *d, size_t n, struct memory *const *m, uint32_t access, struct fabric_mem **out)
 {
     (void)d;
     (void)n;
-    (void)p;
-    (void)nbytes;
+    (void)m;
     (void)access;
     (void)out;
     return nosys();
 }
 
-void nosys_mem_free(struct fabric_mem *m) { (void)m; }
+void nosys_unreg(struct fabric_mem *m) { (void)m; }
 
-int nosys_mem_export(struct fabric_mem *m, int *fd)
+int nosys_export(struct fabric_mem *m, struct fabric_blob *out)
 {
     (void)m;
-    (void)fd;
-    return nosys();
-}
-
-int nosys_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, int fd, struct fabric_remote **out)
-{
-    (void)d;
-    (void)grant;
-    (void)fd;
     (void)out;
     return nosys();
 }
 
-void nosys_mem_forget(struct fabric_remote *r) { (void)r; }
+int nosys_import(struct fabric_dev *d, const struct fabric_grant *grant, struct fabric_remote **out)
+{
+    (void)d;
+    (void)grant;
+    (void)out;
+    return nosys();
+}
+
+void nosys_forget(struct fabric_remote *r) { (void)r; }
+
+/* Everything goes through endpoints, and the agent has closed them. */
+int nosys_evict(struct fabric_dev *d, const uint8_t node[DSM_NODE_ID])
+{
+    (void)d;
+    (void)node;
+    return 0;
+}
 
 void nosys_op_prepare(struct fabric_dev *d, dsm_op *op)
 {

@@ -1,26 +1,74 @@
-/* Looking up a fabric by its name. */
+/* The fabrics by name, and opening those that a context names. */
 #include "fabric.h"
 
 #include <string.h>
 
 static const struct fabric *const fabrics[] = {&shm_fabric, &verbs_fabric};
 
-const struct fabric *fabric_find(const char *name)
+static const struct fabric *find(const char *name, size_t len)
 {
     for (size_t i = 0; i < sizeof fabrics / sizeof *fabrics; i++)
-        if (name && !strcmp(fabrics[i]->name, name))
+        if (strlen(fabrics[i]->name) == len && !memcmp(fabrics[i]->name, name, len))
             return fabrics[i];
-    err_set(DSM_EINVAL, 0, "no fabric is called '%.40s'; there are shm and verbs", name ? name : "");
+    err_set(DSM_EINVAL, 0, "there is no fabric '%.*s'", (int)(len < 40 ? len : 40), name);
     return NULL;
 }
 
-int fabric_open(const dsm_options *o, dsm_stats *stats, struct fabric_dev **out)
+const struct fabric *fabric_find(const char *name) { return find(name ? name : "", name ? strlen(name) : 0); }
+
+const char *dsm_fabric_name(uint32_t number)
 {
-    const struct fabric *f = fabric_find(o->fabric);
+    for (size_t i = 0; i < sizeof fabrics / sizeof *fabrics; i++)
+        if (fabrics[i]->wire_id == number)
+            return fabrics[i]->name;
+    return NULL;
+}
+
+/* Opens the fabric that 'spec' describes: NAME or NAME?OPTIONS. */
+static int open_one(const char *spec, const dsm_options *o, dsm_stats *stats, struct fabric_dev **out)
+{
+    const struct fabric *f = find(spec, strcspn(spec, "?"));
     if (!f)
         return -DSM_EINVAL;
-    int rc = f->open(o, stats, out);
-    if (rc || !o->fault)
-        return rc;
-    return fault_wrap(o->fault, *out, out);
+    const char *text = strchr(spec, '?');
+    struct fabric_options options = {.text = text ? text + 1 : "", .peer_timeout_ns = o->peer_timeout_ns};
+    struct fabric_dev *d;
+    int rc = f->open(&options, stats, &d);
+    if (!rc && o->fault)
+        rc = fault_wrap(o->fault, d, &d);
+    *out = rc ? NULL : d;
+    return rc;
+}
+
+static bool has(struct fabric_dev *const *devs, size_t n, uint32_t wire_id)
+{
+    while (n)
+        if (devs[--n]->wire_id == wire_id)
+            return true;
+    return false;
+}
+
+int fabric_open(const dsm_options *o, dsm_stats *stats, struct fabric_dev *out[FABRIC_DEVICES_MAX])
+{
+    char spec[256];
+    int n = 0, rc = 0;
+    const char *at = o->fabric ? o->fabric : "";
+    do {
+        size_t len = strcspn(at, ",");
+        if (n == FABRIC_DEVICES_MAX || len >= sizeof spec) {
+            rc = err_set(DSM_EINVAL, 0, "too many fabrics, or too long a description of one: '%.80s'", o->fabric);
+            break;
+        }
+        memcpy(spec, at, len);
+        spec[len] = 0;
+        rc = open_one(spec, o, stats, &out[n]);
+        if (!rc && has(out, (size_t)n, out[n]->wire_id))
+            rc = err_set(DSM_EINVAL, 0, "the fabric '%.40s' is named twice", spec);
+        if (out[n])
+            n++;
+        at += len;
+    } while (!rc && *at++);
+    for (; rc && n; n--)
+        out[n - 1]->fabric->close(out[n - 1]);
+    return rc ? rc : n;
 }

@@ -26,7 +26,7 @@ static inline bool sure_lost(int rc) { return rc == -DSM_EPEER || rc == -DSM_EST
  * what is held there stays held: a caller that failed to give it back still holds it, and may try again. */
 static inline bool sure_gone(const dsm_remote *r, int rc)
 {
-    return sure_lost(rc) && !(rc == -DSM_EPEER && r->ctx && r->ctx->dev->connected);
+    return sure_lost(rc) && !(rc == -DSM_EPEER && r->ctx && r->peer->dev->connected);
 }
 
 int sure_read(dsm_remote *r, uint64_t offset, void *out, uint64_t nbytes);

@@ -39,6 +39,8 @@ class Capabilities(NamedTuple):
         Maximum number of requests in a send queue.
     max_region : int
         Size of the largest region in bytes.
+    address : str
+        Address of the context's agent for peers of this fabric: "unix:@NAME" or "tcp:HOST:PORT".
     """
 
     fabric: str
@@ -55,6 +57,21 @@ class Capabilities(NamedTuple):
     max_reads: int
     depth: int
     max_region: int
+    address: str
+
+class Way(NamedTuple):
+    """One way to reach a region.
+
+    Attributes
+    ----------
+    fabric : str
+        "shm" or "verbs"; "fabric N" if it is of a later release.
+    address : str
+        Address on which the owner's agent listens for it: "unix:@NAME" or "tcp:HOST:PORT".
+    """
+
+    fabric: str
+    address: str
 
 class Descriptor:
     """Address of a region: a small picklable object with which another process attaches to it.
@@ -72,8 +89,11 @@ class Descriptor:
     ----------
     version : int
         Version of the wire format.
-    fabric : str
-        "shm" or "verbs".
+    ways : tuple of Way
+        The fabrics by which the region can be reached. :meth:`Context.attach` takes the first that its context has and
+        by which the owner answers.
+    fabric, address : str
+        Those of the first way.
     access : str
         Rights of other processes: letters of "rwa" (read, write, atomics).
     node : bytes
@@ -83,10 +103,6 @@ class Descriptor:
         number.
     nbytes : int
         Length of the region.
-    base, key : int
-        Remote address and key, for the device.
-    address : str
-        Address on which the owner's agent listens.
 
     Raises
     ------
@@ -102,15 +118,14 @@ class Descriptor:
 
     def __init__(self, raw: _Buffer) -> None: ...
     version: int
+    ways: tuple[Way, ...]
     fabric: str
+    address: str
     access: str
     node: bytes
     region: int
     generation: int
     nbytes: int
-    base: int
-    key: int
-    address: str
     def __bytes__(self) -> bytes: ...
     def hex(self) -> str:
         """Return the descriptor as hexadecimal digits, for a command line or an environment variable."""
@@ -142,29 +157,26 @@ class Context:
         fabric: str,
         *,
         secret: bytes,
-        device: str = "",
-        port: int = 0,
-        gid_index: int = -1,
-        mtu: int = 0,
         listen: str | None = None,
         peer_timeout: float = 2.0,
         spin: float | None = None,
-        depth: int = 0,
-        service_level: int = 0,
-        traffic_class: int = 0,
         fault: str | None = None,
     ) -> None: ...
     @property
+    def fabrics(self) -> tuple[Capabilities, ...]:
+        """What each fabric of the context and its device can do, in the order of preference."""
+
+    @property
     def capabilities(self) -> Capabilities:
-        """What the fabric and the device of the context can do."""
+        """Those of the first fabric."""
 
     @property
     def fabric(self) -> str:
-        """Name of the fabric: "shm" or "verbs", with the prefix "fault+" if faults are injected."""
+        """Names of the fabrics: "shm", "verbs" or "shm,verbs", each with the prefix "fault+" if faults are injected."""
 
     @property
     def agent_address(self) -> str:
-        """Address on which the agent of the context listens: "unix:@NAME" or "tcp:HOST:PORT"."""
+        """Address on which the agent listens for peers of the first fabric: "unix:@NAME" or "tcp:HOST:PORT"."""
 
     @property
     def node_id(self) -> bytes:

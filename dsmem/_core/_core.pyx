@@ -72,7 +72,7 @@ cdef enum:
 cdef dict RIGHTS = {"r": c.DSM_READ, "w": c.DSM_WRITE, "a": c.DSM_ATOMIC}
 cdef tuple LETTERS = tuple("".join(k for k, v in RIGHTS.items() if bits & v) for bits in range(8))
 cdef tuple DOMAINS = ("cpu", "nic", "global", "none")
-cdef dict FABRICS = {1: "shm", 2: "verbs"}
+cdef dict FABRICS = {n: c.dsm_fabric_name(n).decode() for n in range(1, 256) if c.dsm_fabric_name(n) != NULL}
 
 include "values.pxi"
 include "handle.pxi"

@@ -145,6 +145,10 @@ class Remote:
         """Address of the owner's agent."""
 
     @property
+    def fabric(self) -> str:
+        """The fabric by which the memory is reached: "shm", "verbs", "fault+shm"…; empty for a file of this host."""
+
+    @property
     def closed(self) -> bool:
         """Whether the remote has been closed."""
 

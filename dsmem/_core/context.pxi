@@ -1,5 +1,8 @@
 # Included by _core.pyx: Descriptor and Context.
 
+Way = namedtuple("Way", ["fabric", "address"], module="dsmem")
+
+
 cdef class Descriptor:
     cdef bytes raw
     cdef dict fields
@@ -14,11 +17,12 @@ cdef class Descriptor:
         cdef int rc = c.dsm_descriptor_parse(p, len(self.raw), &d)
         if rc:
             raise error_from_core(rc, "parse")
+        ways = tuple([Way(FABRICS.get(d.ways[i].fabric, f"fabric {d.ways[i].fabric}"), d.ways[i].address.decode())
+                      for i in range(d.nways)])
         self.fields = {
-            "version": d.version, "fabric": FABRICS[d.fabric], "access": letters(d.access),
-            "node": (<char *> d.node)[:16],
-            "region": d.region, "generation": d.generation, "nbytes": d.nbytes, "base": d.base, "key": d.key,
-            "address": d.address.decode(),
+            "version": d.version, "access": letters(d.access), "node": (<char *> d.node)[:16],
+            "region": d.region, "generation": d.generation, "nbytes": d.nbytes, "ways": ways,
+            "fabric": ways[0].fabric, "address": ways[0].address,
         }
 
     def __getattr__(self, name):
@@ -52,41 +56,38 @@ cdef class Descriptor:
         return hash(self.raw)
 
     def __repr__(self):
-        return f"<Descriptor {self.fabric} {self.nbytes} bytes '{self.access}' at {self.address}>"
+        where = " or ".join([f"{way.fabric} at {way.address}" for way in self.ways])
+        return f"<Descriptor {self.nbytes} bytes '{self.access}' by {where}>"
 
 
 Capabilities = namedtuple("Capabilities", [
     "fabric", "device", "port", "gid", "gid_index", "mtu", "is_roce", "local_memory", "register_private",
     "atomic_domain",
-    "max_inline", "max_reads", "depth", "max_region"], module="dsmem")
+    "max_inline", "max_reads", "depth", "max_region", "address"], module="dsmem")
 
 
 cdef class Context(Handle):
     cdef c.dsm_ctx *ptr     # NULL: closed, or never opened
     cdef object __weakref__
-    cdef readonly object capabilities
+    cdef readonly tuple fabrics
     cdef readonly str fabric
-    cdef readonly str agent_address
     cdef readonly bytes node_id
     cdef dict children      # weak references, by id, to the regions and remotes that are not closed
     cdef str device
+    cdef bint waits         # some of its ops are not complete when posted
     cdef dict pending       # by ticket, asynchronous ops of all event loops that are not known to be complete
     cdef list watches       # one LoopWatch for each event loop that waits for its ops
 
-    def __init__(self, fabric, *, secret, device="", port=0, gid_index=-1, mtu=0, listen=None, peer_timeout=2.0,
-                 spin=None, depth=0, service_level=0, traffic_class=0, fault=None):
+    def __init__(self, fabric, *, secret, listen=None, peer_timeout=2.0, spin=None, fault=None):
         cdef c.dsm_options o
         cdef int rc
         cdef c.dsm_ctx *ptr = NULL
         c.dsm_options_init(&o)
-        fabric_b, device_b = fabric.encode(), device.encode()
+        fabric_b = fabric.encode()
         listen_b = None if listen is None else listen.encode()
         fault_b = None if fault is None else fault.encode()
         secret_b = bytes(secret)
         o.fabric = <const char *> fabric_b
-        o.device = <const char *> device_b
-        o.port, o.gid_index, o.mtu, o.depth = port, gid_index, mtu, depth
-        o.service_level, o.traffic_class = service_level, traffic_class
         if listen_b is not None:
             o.listen = <const char *> listen_b
         if fault_b is not None:
@@ -106,7 +107,7 @@ cdef class Context(Handle):
             rc = c.dsm_open(&o, &ptr)
         if rc:
             self.children = None
-            raise error_from_core(rc, "open", None, device or None)
+            raise error_from_core(rc, "open")
         self.ptr = ptr
         self.live = True
         self._describe()
@@ -114,18 +115,30 @@ cdef class Context(Handle):
     cdef _describe(self):
         cdef c.dsm_caps k
         cdef uint8_t node[16]
-        c.dsm_capabilities(self.ptr, &k)
+        cdef size_t i = 0
+        cdef list found = []
+        while c.dsm_capabilities(self.ptr, i, &k) == 0:
+            found.append(Capabilities(
+                fabric=k.fabric.decode(), device=k.device.decode(), port=k.port, gid=k.gid.decode(),
+                gid_index=k.gid_index, mtu=k.mtu, is_roce=bool(k.is_roce), local_memory=bool(k.local_memory),
+                register_private=bool(k.register_private), atomic_domain=DOMAINS[k.atomic_domain],
+                max_inline=k.max_inline, max_reads=k.max_reads, depth=k.depth, max_region=k.max_region,
+                address=c.dsm_agent_address(self.ptr, i).decode()))
+            i += 1
         c.dsm_node_id(self.ptr, node)
-        self.fabric = k.fabric.decode()
-        self.device = k.device.decode() or None
         self.node_id = (<char *> node)[:16]
-        self.agent_address = c.dsm_agent_address(self.ptr).decode()
-        self.capabilities = Capabilities(
-            fabric=self.fabric, device=k.device.decode(), port=k.port, gid=k.gid.decode(), gid_index=k.gid_index,
-            mtu=k.mtu,
-            is_roce=bool(k.is_roce), local_memory=bool(k.local_memory), register_private=bool(k.register_private),
-            atomic_domain=DOMAINS[k.atomic_domain], max_inline=k.max_inline, max_reads=k.max_reads, depth=k.depth,
-            max_region=k.max_region)
+        self.fabrics = tuple(found)
+        self.fabric = ",".join([each.fabric for each in found])
+        self.device = next((each.device for each in found if each.device), None)
+        self.waits = not all([each.local_memory for each in found])
+
+    @property
+    def capabilities(self):
+        return self.fabrics[0]
+
+    @property
+    def agent_address(self):
+        return self.fabrics[0].address
 
     cdef int check(self) except -1:
         if not self.live:
@@ -334,7 +347,7 @@ cdef class Context(Handle):
         try:
             op.loop = asyncio.get_running_loop()
             op.future = op.loop.create_future()
-            if not self.capabilities.local_memory:
+            if self.waits:
                 self._watch(op.loop)
             self.check()
             op.op.remote = op.remote.ptr

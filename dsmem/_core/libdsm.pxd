@@ -59,13 +59,10 @@ cdef extern from "dsm.h" nogil:
 
     ctypedef struct dsm_options:
         const char *fabric
-        const char *device
-        int port, gid_index, mtu
         const char *listen
         const void *secret
         size_t secret_len
         int64_t peer_timeout_ns, spin_ns
-        int depth, service_level, traffic_class
         const char *fault
 
     ctypedef struct dsm_caps:
@@ -83,13 +80,14 @@ cdef extern from "dsm.h" nogil:
     void dsm_options_init(dsm_options *o)
     int dsm_open(const dsm_options *o, dsm_ctx **out)
     void dsm_close(dsm_ctx *c)
-    void dsm_capabilities(const dsm_ctx *c, dsm_caps *out)
+    int dsm_capabilities(const dsm_ctx *c, size_t i, dsm_caps *out)
     void dsm_node_id(const dsm_ctx *c, uint8_t *id)
-    const char *dsm_agent_address(const dsm_ctx *c)
+    const char *dsm_agent_address(const dsm_ctx *c, size_t i)
     int dsm_fence(dsm_ctx *c, const uint8_t *node)
     void dsm_get_stats(const dsm_ctx *c, dsm_stats *out)
     int dsm_forked(const dsm_ctx *c)
     const uint32_t *dsm_forks()
+    const char *dsm_fabric_name(uint32_t number)
     int dsm_probe(const char *fabric)
     int dsm_inventory(const char *fabric, char *buf, size_t len)
 
@@ -101,12 +99,15 @@ cdef extern from "dsm.h" nogil:
     uint32_t dsm_region_access(const dsm_region *r)
     int dsm_region_descriptor(const dsm_region *r, uint8_t *buf)
 
-    ctypedef struct dsm_descriptor:
-        uint32_t version, access, kind, fabric
-        uint8_t node[16]
-        uint64_t region, generation, nbytes, base
-        uint32_t key
+    struct dsm_way:
+        uint32_t fabric
         char address[112]
+    ctypedef struct dsm_descriptor:
+        uint32_t version, access, kind
+        uint8_t node[16]
+        uint64_t region, generation, nbytes
+        uint32_t nways
+        dsm_way ways[4]
 
     int dsm_descriptor_parse(const void *bytes, size_t len, dsm_descriptor *out)
 
@@ -117,6 +118,7 @@ cdef extern from "dsm.h" nogil:
     uint32_t dsm_remote_access(const dsm_remote *r)
     void dsm_remote_node(const dsm_remote *r, uint8_t *id)
     const char *dsm_remote_address(const dsm_remote *r)
+    const char *dsm_remote_fabric(const dsm_remote *r)
     int dsm_map(int fd, uint64_t nbytes, uint32_t access, dsm_remote **out)
     int dsm_map_inherited(const dsm_remote *r, dsm_remote **out)
     int dsm_map_again(dsm_remote *r, uint64_t nbytes, dsm_remote **out)

@@ -31,7 +31,7 @@ cdef class Region(Handle):
 
     @property
     def descriptor(self):
-        cdef uint8_t raw[256]
+        cdef uint8_t raw[c.DSM_DESC_MAX]
         self.check()
         cdef int n = c.dsm_region_descriptor(self.ptr, raw)
         return Descriptor(PyBytes_FromStringAndSize(<char *> raw, n))

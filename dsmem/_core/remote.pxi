@@ -10,6 +10,7 @@ cdef class Remote(Handle):
     cdef readonly str access
     cdef readonly str peer
     cdef readonly str address
+    cdef readonly str fabric
     cdef public str _user   # the object that the program has opened on it, named in the warning if it was not closed
     cdef bint parting       # detached: it is closed when nothing uses it any more
 
@@ -356,6 +357,7 @@ cdef object new_remote(Context context, c.dsm_remote *ptr):
         r.access = letters(c.dsm_remote_access(ptr))
         r.peer = (<char *> node)[:16].hex()
         r.address = c.dsm_remote_address(ptr).decode()
+        r.fabric = c.dsm_remote_fabric(ptr).decode()
         r.context = context
         if context is not None:
             context.adopt(r)

@@ -49,7 +49,7 @@ class HostedNames:
     @property
     def is_mapped(self) -> bool:
         """Whether other processes map what this process allocates."""
-        return self.context.capabilities.local_memory
+        return all(fabric.local_memory for fabric in self.context.fabrics)
 
     def attach(self, name: str, kind: str, readonly: bool) -> Memory:
         """Attach one more handle."""

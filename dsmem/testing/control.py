@@ -14,11 +14,11 @@ from types import TracebackType
 from typing_extensions import Self
 
 import dsmem
-from dsmem.handshake import CHALLENGE, HEADER, HELLO, MAC, MOST, VERDICT, Handshake, seal, unseal
+from dsmem.handshake import CHALLENGE, HEADER, HELLO, MAC, MOST, VERDICT, VERSION, Handshake, seal, unseal
 
 ATTACH, ENDPOINT, STATUS, BYE = 1, 2, 3, 4
 REPLY = 0x8000
-QUESTION = HEADER.size + 16 + MAC  # bytes of an ATTACH or STATUS request
+QUESTION = HEADER.size + 20 + MAC  # bytes of an ATTACH request
 
 
 def connect(address: str, timeout: float = 10.0) -> socket.socket:
@@ -54,6 +54,16 @@ def receive(s: socket.socket, n: int) -> bytes:
     return data
 
 
+def name_of(descriptor: dsmem.Descriptor) -> bytes:
+    """Return the payload of a STATUS request: the region and its generation."""
+    return struct.pack("<QQ", descriptor.region, descriptor.generation)
+
+
+def attach_of(descriptor: dsmem.Descriptor) -> bytes:
+    """Return the payload of an ATTACH request by the descriptor's first way."""
+    return name_of(descriptor) + struct.pack("<I", bytes(descriptor)[48])
+
+
 def forge(descriptor: dsmem.Descriptor | bytes, **fields: int | bytes | str) -> bytes:
     """Return a descriptor with changed fields and the right checksum.
 
@@ -62,25 +72,22 @@ def forge(descriptor: dsmem.Descriptor | bytes, **fields: int | bytes | str) -> 
     descriptor : Descriptor or bytes
         The descriptor to change.
     **fields
-        version, fabric, kind, access, node, region, generation, nbytes, base, key, address.
+        version, kind, access, node, region, generation, nbytes; fabric (a number) and address of the first way.
     """
     places = {
         "version": ("<B", 4),
-        "fabric": ("<B", 5),
         "kind": ("<B", 6),
         "access": ("<B", 7),
         "node": ("16s", 8),
         "region": ("<Q", 24),
         "generation": ("<Q", 32),
         "nbytes": ("<Q", 40),
-        "base": ("<Q", 48),
-        "key": ("<I", 56),
+        "fabric": ("<B", 48),
     }
     raw = bytearray(bytes(descriptor)[:-4])
     for name, value in fields.items():
         if isinstance(value, str):
-            raw[60:62] = struct.pack("<H", len(value))
-            raw[64:] = value.encode()
+            raw[49 : 50 + raw[49]] = bytes([len(value)]) + value.encode()
         else:
             struct.pack_into(places[name][0], raw, places[name][1], value)
     return bytes(raw) + struct.pack("<I", zlib.crc32(raw))
@@ -109,7 +116,7 @@ class Stranger:
         self._dialled = dialled or address
         self._asking = self._answer = bytes(32)
 
-    def hello(self, version: int = 2) -> int:
+    def hello(self, version: int = VERSION) -> int:
         """Send HELLO, receive the CHALLENGE and return its status."""
         self.socket.sendall(HELLO.pack(b"DSMH", version, 0, self.node, self.nonce))
         self.challenge = receive(self.socket, CHALLENGE.size)

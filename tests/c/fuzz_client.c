@@ -50,8 +50,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     CHECK(!dsm_open(&o, &context));
     snprintf(name, sizeof name, "dsmem-fuzz-%d", getpid());
     listen_at(name);
-    where = (dsm_descriptor){.version = 1, .access = 7, .fabric = FABRIC_SHM, .generation = 1, .nbytes = 4096};
-    snprintf(where.address, sizeof where.address, "unix:@%s", name);
+    where = (dsm_descriptor){.access = 7, .generation = 1, .nbytes = 4096, .nways = 1, .ways = {{FABRIC_SHM, ""}}};
+    snprintf(where.ways[0].address, sizeof where.ways[0].address, "unix:@%s", name);
     return 0;
 }
 
@@ -62,7 +62,7 @@ static void reply(int fd, const uint8_t *bytes, size_t n, bool with_memory)
         struct cmsghdr align;
         char bytes[CMSG_SPACE(2 * sizeof(int))];
     } control = {0};
-    uint8_t out[HEADER_SIZE + 256 + MAC] = MESSAGE_MAGIC;
+    uint8_t out[HEADER_SIZE + ANSWER_MAX + MAC] = MESSAGE_MAGIC;
     put_u16(out + 4, MSG_ATTACH | REPLY);
     put_u16(out + 6, (uint16_t)n);
     put_u64(out + 8, 1); /* the first request of a connection that is always new */
@@ -94,7 +94,7 @@ static void grant(int fd, const uint8_t *bytes, size_t n, uint8_t how)
 {
     uint8_t good[256] = {0};
     put_u64(good, 4096);
-    put_u32(good + 20, DSM_READ | DSM_WRITE);
+    put_u32(good + 8, DSM_READ | DSM_WRITE);
     for (size_t i = 0; i < n && (how & 8); i++)
         good[i] ^= bytes[i];
     reply(fd, how & 8 ? good : bytes, how & 8 ? GRANT_SIZE : n, how & 4);
@@ -106,7 +106,7 @@ static void shake(int fd, const uint8_t hello[HELLO_SIZE])
     struct handshake h = {.address = ""};
     memcpy(h.client, hello + 8, DSM_NODE_ID);
     memcpy(h.client_nonce, hello + 24, NONCE);
-    memcpy(h.address, where.address, sizeof h.address);
+    memcpy(h.address, where.ways[0].address, sizeof h.address);
     put_u16(out + 4, PROTOCOL_VERSION);
     handshake_mac(context, LABEL_SERVER, &h, verdict + 4);
     session_begin(context, &h, &session);
@@ -118,7 +118,8 @@ static void shake(int fd, const uint8_t hello[HELLO_SIZE])
 static void *serve(void *arg)
 {
     (void)arg;
-    uint8_t hello[HELLO_SIZE], question[HEADER_SIZE + NAME_SIZE + MAC], how = answer.n ? answer.bytes[0] : 0;
+    uint8_t hello[HELLO_SIZE], question[HEADER_SIZE + NAME_SIZE + FABRIC_SIZE + MAC],
+        how = answer.n ? answer.bytes[0] : 0;
     const uint8_t *rest = answer.bytes + 1;
     size_t n = answer.n ? answer.n - 1 : 0;
     int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);

@@ -15,9 +15,11 @@ static void parse(const uint8_t *bytes, size_t n)
     uint8_t again[DSM_DESC_MAX];
     if (dsm_descriptor_parse(bytes, n, &d))
         return;
-    if (!d.nbytes || !d.generation || !d.access || d.base + d.nbytes < d.base ||
-        strnlen(d.address, sizeof d.address) == sizeof d.address)
+    if (!d.nbytes || !d.generation || !d.access || !d.nways || d.nways > DSM_WAYS_MAX)
         abort();
+    for (uint32_t i = 0; i < d.nways; i++)
+        if (strnlen(d.ways[i].address, DSM_ADDRESS_MAX) == DSM_ADDRESS_MAX)
+            abort();
     if ((size_t)descriptor_write(&d, again) != n || memcmp(again, bytes, n))
         abort();
 }
@@ -30,9 +32,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     if (n)
         memcpy(whole, bytes, n);
     parse(whole, n);
-    if (n >= 68) {
-        memcpy(whole, "DSMR\1", 5);
-        put_u16(whole + 60, (uint16_t)(n - 68));
+    if (n >= 54) {
+        memcpy(whole, "DSMR\2", 5);
+        if (whole[5] == 1) /* one way, to the end */
+            whole[49] = (uint8_t)(n - 54);
         put_u32(whole + n - 4, crc32(whole, n - 4));
         parse(whole, n);
     }

@@ -56,7 +56,7 @@ static size_t message(const struct conn *c, unsigned type, uint64_t number, cons
 /* Frames at most this many bytes of a piece, and returns their number. */
 static size_t frame(const struct conn *c, unsigned kind, const uint8_t *in, size_t n, uint8_t out[600])
 {
-    uint8_t name[NAME_SIZE];
+    uint8_t name[NAME_SIZE + FABRIC_SIZE];
     memset(out, 0, 600);
     switch (kind) {
     case 1:
@@ -72,7 +72,9 @@ static size_t frame(const struct conn *c, unsigned kind, const uint8_t *in, size
     case 4:
         put_u64(name, region.region);
         put_u64(name + 8, region.generation);
-        return message(c, n & 1 ? MSG_ATTACH : MSG_STATUS, c->session.number + 1, name, sizeof name, out);
+        put_u32(name + NAME_SIZE, n & 2 ? FABRIC_SHM : FABRIC_VERBS);
+        return message(c, n & 1 ? MSG_ATTACH : MSG_STATUS, c->session.number + 1, name, n & 1 ? sizeof name : NAME_SIZE,
+                       out);
     case 6:
         if (n < 10)
             return 0;

@@ -190,12 +190,13 @@ int fstat(int fd, struct stat *st)
 
 static void seals_late(void)
 {
-    const dsm_descriptor grant = {.nbytes = 4096, .access = ALL};
+    struct fabric_grant grant = {.nbytes = 4096, .access = ALL, .blob = {.nfds = 1}};
     struct fabric_remote *r;
     int fd = memfd_create("corrupted", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     CHECK(fd >= 0 && !ftruncate(fd, 8192));
+    grant.blob.fds[0] = fd;
     cut_short = true;
-    CHECK(shm_fabric.mem_import(NULL, &grant, fd, &r) == -DSM_EPROTO);
+    CHECK(shm_fabric.import(NULL, &grant, &r) == -DSM_EPROTO);
     cut_short = false;
     close(fd);
 }

@@ -176,9 +176,9 @@ static void silent_owner(int backlog)
     disown(0);
     dsm_descriptor d;
     CHECK(!dsm_descriptor_parse(descriptors[0], lengths[0], &d));
-    CHECK(!strncmp(d.address, "unix:@", 6));
-    memcpy(at.sun_path + 1, d.address + 6, strlen(d.address + 6));
-    socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(d.address + 6));
+    CHECK(!strncmp(d.ways[0].address, "unix:@", 6));
+    memcpy(at.sun_path + 1, d.ways[0].address + 6, strlen(d.ways[0].address + 6));
+    socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(d.ways[0].address + 6));
     int fd = socket(AF_UNIX, SOCK_STREAM, 0), first = socket(AF_UNIX, SOCK_STREAM, 0);
     CHECK(fd >= 0 && first >= 0 && !bind(fd, (struct sockaddr *)&at, len) && !listen(fd, backlog));
     if (!backlog)

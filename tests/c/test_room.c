@@ -1,7 +1,7 @@
 /* How much memory a process may take, in fake trees of /proc and /sys: that of the host, and control groups of both
  * versions. */
 #include "check.h"
-#include "fabric/shm/shm.h"
+#include "memory/memory.h"
 
 #include <string.h>
 #include <sys/stat.h>
@@ -32,27 +32,27 @@ static void remove_tree(void)
 int main(void)
 {
     CHECK(mkdtemp(root));
-    CHECK(shm_room(root) == UINT64_MAX); /* nothing is known */
+    CHECK(memory_room(root) == UINT64_MAX); /* nothing is known */
     put("/proc/meminfo", "MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable: 1000 kB\nSwapFree: 24 kB\n");
-    CHECK(shm_room(root) == 1024 * 1024);
+    CHECK(memory_room(root) == 1024 * 1024);
 
     put("/proc/self/cgroup", "0::/a/b\n"); /* version 2 */
-    CHECK(shm_room(root) == 1024 * 1024);
+    CHECK(memory_room(root) == 1024 * 1024);
     put("/sys/fs/cgroup/a/b/memory.max", "max\n");
     put("/sys/fs/cgroup/a/b/memory.current", "1000\n");
-    CHECK(shm_room(root) == 1024 * 1024);
+    CHECK(memory_room(root) == 1024 * 1024);
     put("/sys/fs/cgroup/a/memory.max", "500000\n"); /* the group around it */
     put("/sys/fs/cgroup/a/memory.current", "300000\n");
-    CHECK(shm_room(root) == 200000);
+    CHECK(memory_room(root) == 200000);
     put("/sys/fs/cgroup/a/memory.stat", "anon 7\nfile 9\ninactive_file 50000\nactive_file 3\n");
-    CHECK(shm_room(root) == 250000);
+    CHECK(memory_room(root) == 250000);
     put("/sys/fs/cgroup/a/b/memory.max", "900\n"); /* more is used than may be: nothing is left */
-    CHECK(shm_room(root) == 0);
+    CHECK(memory_room(root) == 0);
     put("/proc/self/cgroup", "0::/\n"); /* a container sees its own group as the root */
-    CHECK(shm_room(root) == 1024 * 1024);
+    CHECK(memory_room(root) == 1024 * 1024);
     put("/sys/fs/cgroup/memory.max", "4096\n");
     put("/sys/fs/cgroup/memory.current", "96\n");
-    CHECK(shm_room(root) == 4000);
+    CHECK(memory_room(root) == 4000);
 
     put("/proc/self/cgroup", "12:cpu,cpuacct:/x\n4:memory:/docker/1\n0::/nothing\n"); /* version 1 */
     put("/sys/fs/cgroup/memory.max", "max\n");
@@ -61,7 +61,7 @@ int main(void)
     put("/sys/fs/cgroup/memory/docker/1/memory.limit_in_bytes", "8000\n");
     put("/sys/fs/cgroup/memory/docker/1/memory.usage_in_bytes", "7000\n");
     put("/sys/fs/cgroup/memory/docker/1/memory.stat", "inactive_file 1\ntotal_inactive_file 500\n");
-    CHECK(shm_room(root) == 1500);
+    CHECK(memory_room(root) == 1500);
     remove_tree();
     puts("ok");
     return 0;

@@ -278,7 +278,7 @@ int accept4(int fd, struct sockaddr *at, socklen_t *len, int flags)
 static void knock(int fd, const dsm_ctx *c)
 {
     struct sockaddr_un at = {.sun_family = AF_UNIX};
-    const char *name = dsm_agent_address(c) + 6;
+    const char *name = dsm_agent_address(c, 0) + 6;
     memcpy(at.sun_path + 1, name, strlen(name));
     CHECK(!connect(fd, (struct sockaddr *)&at, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name))));
 }

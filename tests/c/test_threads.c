@@ -48,7 +48,7 @@ static void *work(void *arg)
 static void *knock(void *arg)
 {
     (void)arg;
-    const char *name = dsm_agent_address(owner) + 6;
+    const char *name = dsm_agent_address(owner, 0) + 6;
     for (int i = 0; i < 50; i++) {
         struct sockaddr_un at = {.sun_family = AF_UNIX};
         char noise[600];

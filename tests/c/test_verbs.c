@@ -30,8 +30,9 @@ static dsm_options options(void)
 static int try_open(const char *device, int gid_index, int64_t peer_timeout, dsm_ctx **out)
 {
     dsm_options o = options();
-    o.device = device;
-    o.gid_index = gid_index;
+    char fabric[64];
+    snprintf(fabric, sizeof fabric, "verbs?device=%s&gid=%d", device, gid_index);
+    o.fabric = fabric;
     o.peer_timeout_ns = peer_timeout;
     return dsm_open(&o, out);
 }
@@ -87,7 +88,7 @@ static void choice(void)
     fake.devices = 7;
     CHECK(!dsm_probe("verbs"));
     CHECK(!try_open("", -1, 0, &c));
-    dsm_capabilities(c, &caps);
+    CHECK(!dsm_capabilities(c, 0, &caps) && dsm_capabilities(c, 1, &caps) == -DSM_EINVAL);
     CHECK(!strcmp(caps.device, "good0"));
     dsm_close(c);
     CHECK(try_open("iwarp0", -1, 0, &c) == -DSM_ENODEV && strstr(dsm_last_error()->detail, "iWARP"));
@@ -124,8 +125,9 @@ static void addresses(void)
 static int open_service(int level, int traffic_class, dsm_ctx **out)
 {
     dsm_options o = options();
-    o.service_level = level;
-    o.traffic_class = traffic_class;
+    char fabric[64];
+    snprintf(fabric, sizeof fabric, "verbs?sl=%d&traffic_class=%d", level, traffic_class);
+    o.fabric = fabric;
     return dsm_open(&o, out);
 }
 
@@ -247,7 +249,7 @@ static void started_ops(void)
     char address[112];
     open_two(HOUR);
     op.remote = remote;
-    strcpy(address, dsm_agent_address(owner));
+    strcpy(address, dsm_agent_address(owner, 0));
     CHECK(!dsm_start(user, &op, 1, &t, NULL) && next_completed(user) == &t && !dsm_finish(&t, -1, NULL));
     CHECK(!dsm_region_close(region));
     CHECK(!dsm_start(user, &op, 1, &t, NULL) && next_completed(user) == &t);

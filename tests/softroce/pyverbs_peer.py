@@ -50,33 +50,31 @@ class Refused(Exception):
 
 # ---- docs/protocols/descriptor.md ----
 
-FIXED = struct.Struct("<4sBBBB16sQQQQIHH")
+FIXED = struct.Struct("<4sBBBB16sQQQBB")
+VERBS = 2
 
 
 class Descriptor:
-    def __init__(
-        self, node: bytes, region: int, generation: int, nbytes: int, base: int, key: int, rights: int, at: str
-    ):
+    """With one way, by verbs."""
+
+    def __init__(self, node: bytes, region: int, generation: int, nbytes: int, rights: int, at: str):
         self.node, self.region, self.generation, self.nbytes = node, region, generation, nbytes
-        self.base, self.key, self.rights, self.address = base, key, rights, at
+        self.rights, self.address = rights, at
 
     def pack(self) -> bytes:
         address = self.address.encode()
         raw = FIXED.pack(
-            b"DSMR", 1, 2, 0, self.rights, self.node, self.region, self.generation, self.nbytes, self.base, self.key,
-            len(address), 0,
+            b"DSMR", 2, 1, 0, self.rights, self.node, self.region, self.generation, self.nbytes, VERBS, len(address)
         ) + address  # fmt: skip
         return raw + struct.pack("<I", zlib.crc32(raw))
 
     @classmethod
     def unpack(cls, raw: bytes) -> Descriptor:
-        magic, version, fabric, kind, rights, node, region, generation, nbytes, base, key, n, zero = FIXED.unpack_from(
-            raw
-        )
+        magic, version, ways, kind, rights, node, region, generation, nbytes, fabric, n = FIXED.unpack_from(raw)
         body, crc = raw[:-4], struct.unpack("<I", raw[-4:])[0]
-        assert (magic, version, fabric, kind, zero) == (b"DSMR", 1, 2, 0, 0)
+        assert (magic, version, ways, kind, fabric) == (b"DSMR", 2, 1, 0, VERBS)
         assert len(body) == FIXED.size + n and crc == zlib.crc32(body)
-        return cls(node, region, generation, nbytes, base, key, rights, body[FIXED.size :].decode())
+        return cls(node, region, generation, nbytes, rights, body[FIXED.size :].decode())
 
 
 # ---- docs/protocols/handshake.md ----
@@ -87,7 +85,8 @@ handshake = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(handshake)
 
 NAME = struct.Struct("<QQ")
-GRANT = struct.Struct("<QQIIII")
+ASKED = struct.Struct("<I")  # the fabric
+GRANT = struct.Struct("<QIIQI")  # with the blob of verbs: base and key
 BLOB = struct.Struct("<IIHBBBBH16s")
 ROCE_V2, PKEY = 2, 0xFFFF  # of rdma_rxe
 
@@ -185,8 +184,9 @@ class Remote:
     def __init__(self, device: Device, descriptor: Descriptor, secret: bytes, node: bytes, **queue: int) -> None:
         self.device, self.descriptor, self.node, self.queue = device, descriptor, node, queue
         self.stream = Stream(descriptor, secret, node)
-        self.nbytes, self.base, self.key, self.rights, kind, zero = GRANT.unpack(self.stream.ask(ATTACH, self.name()))
-        assert (kind, zero) == (0, 0)
+        granted = self.stream.ask(ATTACH, self.name() + ASKED.pack(VERBS))
+        self.nbytes, self.rights, kind, self.base, self.key = GRANT.unpack(granted)
+        assert kind == 0
         self.local = MR(device.pd, 65536, e.IBV_ACCESS_LOCAL_WRITE)
         self.join()
 
@@ -197,7 +197,7 @@ class Remote:
         """A new queue pair takes the place of the old one, if any."""
         self.connection = Connection(self.device, passive=False, **self.queue)
         self.failed = False  # once it has, it carries nothing more
-        self.connection.connect(self.stream.ask(ENDPOINT, self.connection.blob()))
+        self.connection.connect(self.stream.ask(ENDPOINT, ASKED.pack(VERBS) + self.connection.blob()))
 
     def run(self, opcode: int, offset: int, nbytes: int, operands: tuple[int, int] | None = None) -> bytes:
         """Neither bounds nor rights are checked here: that is for the owner's device to do."""
@@ -241,7 +241,7 @@ class Owned:
         self.node = os.urandom(16)
         self.listener = socket.create_server(("127.0.0.1", 0))
         at = f"tcp:127.0.0.1:{self.listener.getsockname()[1]}"
-        self.descriptor = Descriptor(self.node, 7, 77, nbytes, self.mr.buf, self.mr.rkey, says, at)
+        self.descriptor = Descriptor(self.node, 7, 77, nbytes, says, at)
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
@@ -271,15 +271,16 @@ class Owned:
             if kind == ENDPOINT:
                 self.connections.discard(connection)
                 connection = Connection(self.device, passive=True)
-                connection.connect(payload)
+                assert ASKED.unpack_from(payload) == (VERBS,)
+                connection.connect(payload[ASKED.size :])
                 self.connections.add(connection)
                 answer = connection.blob()
             elif kind in (ATTACH, STATUS):
                 d = self.descriptor
-                if not self.live or NAME.unpack(payload) != (d.region, d.generation):
+                if not self.live or NAME.unpack_from(payload) != (d.region, d.generation):
                     status = ESTALE
                 elif kind == ATTACH:
-                    answer = GRANT.pack(d.nbytes, d.base, d.key, self.says, 0, 0)
+                    answer = GRANT.pack(d.nbytes, self.says, 0, self.mr.buf, self.mr.rkey)
             elif kind == BYE:
                 connection = None
                 continue

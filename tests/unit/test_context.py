@@ -71,7 +71,7 @@ def test_a_descriptor_whose_address_is_no_text():
             body[-1] = wrong
             descriptor = bytes(body) + struct.pack("<I", zlib.crc32(body))
             for take in (dsmem.Descriptor, context.attach):
-                with pytest.raises(errors.DescriptorError, match="no printable ASCII"):
+                with pytest.raises(errors.DescriptorError, match="not printable ASCII"):
                     take(descriptor)
 
 

@@ -17,7 +17,7 @@ import pytest
 
 import dsmem
 from dsmem import errors
-from dsmem.testing.control import ATTACH, QUESTION, REPLY, STATUS, FakeOwner, Stranger, receive
+from dsmem.testing.control import ATTACH, QUESTION, REPLY, STATUS, FakeOwner, Stranger, attach_of, receive
 
 SECRET = b"the secret of the tests of enemies"
 
@@ -38,8 +38,8 @@ def open_fds():
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def grant(nbytes=4096, access=7, kind=0, zero=0):
-    return struct.pack("<QQIIII", nbytes, 0, 0, access, kind, zero)
+def grant(nbytes=4096, access=7, kind=0):
+    return struct.pack("<QII", nbytes, access, kind)
 
 
 def region(seals=True):
@@ -99,16 +99,16 @@ def numbered(step):
 
 # Each is the good answer of test_a_false_owner_may_be_a_good_one, memory and all, but for what its name says.
 ANSWERS = {
-    "noise": (raw(b"\xff" * 84), errors.ProtocolError),
+    "noise": (raw(b"\xff" * 68), errors.ProtocolError),
     "no mac": (lambda o, c, q: c.sendall(o.reply(q, grant())[:-32] + bytes(32)), errors.ProtocolError),
     "the next number": (numbered(1), errors.ProtocolError),
     "the number before": (numbered(-1), errors.ProtocolError),
     "a far number": (numbered(2**32), errors.ProtocolError),
     "another type": (send(grant(), [region], kind=REPLY | STATUS), errors.ProtocolError),
     "a question": (send(grant(), [region], kind=ATTACH), errors.ProtocolError),
-    "oversized": (send(bytes(500)), errors.ProtocolError),
+    "oversized": (send(bytes(529)), errors.ProtocolError),
     "more than fits": (send(grant() + bytes(8), [region]), errors.ProtocolError),
-    "a short grant": (send(grant()[:31], [region]), errors.ProtocolError),
+    "a short grant": (send(grant()[:15], [region]), errors.ProtocolError),
     "no grant": (send(b"", [region]), errors.ProtocolError),
     "half a reply": (lambda o, c, q: (c.sendall(o.reply(q, grant())[:20]), c.close()), errors.PeerDeadError),
     "unknown status": (send(status=60000), errors.ProtocolError),
@@ -118,7 +118,6 @@ ANSWERS = {
     "unknown rights": (send(grant(access=8), [region]), errors.ProtocolError),
     "more rights": (send(grant(access=15), [region]), errors.ProtocolError),
     "unknown kind": (send(grant(kind=1), [region]), errors.ProtocolError),
-    "no zero": (send(grant(zero=1), [region]), errors.ProtocolError),
     "no memory": (send(grant()), errors.ProtocolError),
     "a pipe": (send(grant(), [lambda: os.pipe2(0)[0]]), errors.ProtocolError),
     "a file": (send(grant(), [lambda: os.open(__file__, os.O_RDONLY)]), errors.ProtocolError),
@@ -182,18 +181,19 @@ def verdict(head, role=None):
 HANDSHAKES = {
     "noise": (lambda o, c, h: c.sendall(b"\xff" * 88), errors.ProtocolError),
     "version 1": (challenge(b"DSMH\x01\x00"), errors.VersionError),
+    "version 2": (challenge(b"DSMH\x02\x00"), errors.VersionError),
     "version 1 that refuses": (challenge(b"DSMH\x01\x00\x08\x00"), errors.VersionError),
     "another version": (challenge(b"DSMH\x09\x00"), errors.VersionError),
-    "another node": (challenge(b"DSMH\x02\x00"), errors.StaleDescriptorError),
+    "another node": (challenge(b"DSMH\x03\x00"), errors.StaleDescriptorError),
     "no proof": (verdict(bytes(36)), errors.AuthenticationError),
     "another role's proof": (verdict(bytes(4), "client"), errors.AuthenticationError),
     "a refusal": (verdict(b"\x0b" + bytes(35)), errors.AuthenticationError),
     "a refusal of no known number": (verdict(b"\xff" * 36), errors.ProtocolError),
     "half a verdict": (verdict(bytes(20)), errors.PeerDeadError),
-    "fenced": (challenge(b"DSMH\x02\x00\x18\x00"), errors.FencedError),
-    "unknown refusal": (challenge(b"DSMH\x02\x00\xff\xff"), errors.ProtocolError),
+    "fenced": (challenge(b"DSMH\x03\x00\x18\x00"), errors.FencedError),
+    "unknown refusal": (challenge(b"DSMH\x03\x00\xff\xff"), errors.ProtocolError),
     "the end": (lambda o, c, h: None, errors.PeerDeadError),
-    "half": (lambda o, c, h: c.sendall(b"DSMH\x02\x00"), errors.PeerDeadError),
+    "half": (lambda o, c, h: c.sendall(b"DSMH\x03\x00"), errors.PeerDeadError),
 }
 
 
@@ -248,7 +248,7 @@ def test_read_only_memory_stays_so_for_whoever_has_its_descriptor(context):
     """The agent's file descriptor conveys no more than the right, whatever its holder tries."""
     with context.allocate(4096, "r") as region, Stranger(context.agent_address) as s:
         assert (s.hello(), s.prove(SECRET)) == (0, 0)
-        status, _, (fd,) = s.ask(ATTACH, struct.pack("<QQ", region.descriptor.region, region.descriptor.generation))
+        status, _, (fd,) = s.ask(ATTACH, attach_of(region.descriptor))
         assert status == 0
         with pytest.raises(OSError):
             mmap.mmap(fd, 4096, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
@@ -429,7 +429,7 @@ def test_no_device():
 
 
 def test_a_device_that_is_not_there(context):
-    with pytest.raises(errors.InvalidArgumentError, match="no devices"):
+    with pytest.raises(errors.InvalidArgumentError, match="no option 'device'"):
         dsmem.Context("shm://mlx5_0", secret=SECRET)
     with pytest.raises(errors.InvalidArgumentError):
         dsmem.Context("shm", secret=SECRET, listen="127.0.0.1")

@@ -19,9 +19,9 @@ import pytest
 
 import dsmem
 from dsmem import errors
-from dsmem.handshake import HEADER, MAC, VERDICT, seal
+from dsmem.handshake import CHALLENGE, HEADER, MAC, VERDICT, VERSION, seal
 from dsmem.secret import key
-from dsmem.testing.control import ATTACH, QUESTION, STATUS, FakeOwner, Stranger, connect, forge, receive
+from dsmem.testing.control import ATTACH, QUESTION, STATUS, FakeOwner, Stranger, attach_of, connect, forge, name_of, receive
 
 SECRET = b"5ec2e7" * 10 + b"0123"
 NOBODY = 54321  # a user who owns nothing
@@ -45,7 +45,7 @@ def open_fds():
 
 
 def name(region):
-    return struct.pack("<QQ", region.descriptor.region, region.descriptor.generation)
+    return name_of(region.descriptor)
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_the_client_proves_nothing_to_who_is_not_the_node(context, region):
     said = []
 
     def answer(owner, client, hello):
-        client.sendall(b"DSMH\2\0\0\0" + bytes(80))
+        client.sendall(CHALLENGE.pack(b"DSMH", VERSION, 0, bytes(16), bytes(32)))
         said.append(receive(client, 1))
 
     with FakeOwner(SECRET, answer) as enemy, pytest.raises(errors.StaleDescriptorError):
@@ -170,7 +170,8 @@ def test_what_the_core_has_is_the_key(monkeypatch):
 
 def test_any_byte_that_is_changed_ends_the_stream(context, region):
     before = context.stats["rejected"]
-    for at in range(QUESTION):
+    length = HEADER.size + 16 + MAC
+    for at in range(length):
         with Stranger(context.agent_address) as s:
             assert (s.hello(), s.prove(SECRET)) == (0, 0)
             message = bytearray(s.sealed(STATUS, name(region)))
@@ -178,7 +179,7 @@ def test_any_byte_that_is_changed_ends_the_stream(context, region):
             s.socket.sendall(message)
             s.socket.shutdown(socket.SHUT_WR)  # where the length has grown, it waits for more
             assert s.ended(), at
-    assert context.stats["rejected"] >= before + QUESTION - 2
+    assert context.stats["rejected"] >= before + length - 2
 
 
 def test_any_byte_of_a_reply_that_is_changed_ends_the_stream(region):
@@ -186,8 +187,8 @@ def test_any_byte_of_a_reply_that_is_changed_ends_the_stream(region):
 
     def answer(owner, client, hello):
         owner.do_handshake(client, hello)
-        message = bytearray(owner.reply(receive(client, QUESTION), struct.pack("<QQIIII", 4096, 0, 0, 7, 0, 0)))
-        assert len(message) == 84
+        message = bytearray(owner.reply(receive(client, QUESTION), struct.pack("<QII", 4096, 7, 0)))
+        assert len(message) == 68
         message[len(ended)] ^= 1
         fd = os.memfd_create("region", os.MFD_CLOEXEC)
         socket.send_fds(client, [message], [fd])
@@ -196,11 +197,11 @@ def test_any_byte_of_a_reply_that_is_changed_ends_the_stream(region):
         ended.append(receive(client, 1))
 
     with dsmem.Context("shm", secret=SECRET, peer_timeout=30) as client, FakeOwner(SECRET, answer) as owner:
-        for at in range(84):
+        for at in range(68):
             with pytest.raises((errors.ProtocolError, errors.PeerDeadError)) as caught:
                 client.attach(owner.descriptor(region.descriptor))
             assert caught.type is errors.ProtocolError or at in (6, 7), at
-    assert ended == [b""] * 84
+    assert ended == [b""] * 68
 
 
 def test_a_replayed_message_ends_the_stream(friend, region):
@@ -424,7 +425,7 @@ def test_late_replies_are_not_taken_for_others(context):
 
     def reply(owner, client, question):
         (number,) = struct.unpack_from("<Q", question, 8)
-        data = owner.reply(question, struct.pack("<QQIIII", 4096, 0, 0, 7, 0, 0))
+        data = owner.reply(question, struct.pack("<QII", 4096, 7, 0))
         fd = memory(number)
         socket.send_fds(client, [data[:30]], [fd])
         os.close(fd)
@@ -467,7 +468,7 @@ def test_a_forked_child_keeps_no_connection_of_its_parent_open(region, context):
         client.settimeout(60)
         owner.do_handshake(client, hello)
         question = receive(client, QUESTION)
-        status, payload, (fd,) = genuine.ask(ATTACH, name(region))
+        status, payload, (fd,) = genuine.ask(ATTACH, attach_of(region.descriptor))
         socket.send_fds(client, [owner.reply(question, payload, status=status)], [fd])
         os.close(fd)
         if receive(client, 1) == b"":

@@ -16,34 +16,21 @@ static void fault_close(struct fabric_dev *base)
     free(d);
 }
 
-static void fault_caps(struct fabric_dev *d, dsm_caps *out)
+static int fault_reg(struct fabric_dev *d, size_t n, struct memory *const *m, uint32_t access, struct fabric_mem **out)
 {
-    inner(d)->fabric->caps(inner(d), out);
-    out->local_memory = 0;
-    snprintf(out->fabric, sizeof out->fabric, "fault+%s", inner(d)->fabric->name);
+    return inner(d)->fabric->reg(inner(d), n, m, access, out);
 }
 
-static int fault_mem_alloc(struct fabric_dev *d, uint64_t nbytes, uint32_t access, struct fabric_mem **out)
-{
-    return inner(d)->fabric->mem_alloc(inner(d), nbytes, access, out);
-}
+static void fault_unreg(struct fabric_mem *m) { m->dev->fabric->unreg(m); }
 
-static int fault_mem_register(struct fabric_dev *d, size_t n, void *const *p, const uint64_t *nbytes, uint32_t access,
-                              struct fabric_mem **out)
-{
-    return inner(d)->fabric->mem_register(inner(d), n, p, nbytes, access, out);
-}
+static int fault_export(struct fabric_mem *m, struct fabric_blob *out) { return m->dev->fabric->export(m, out); }
 
-static void fault_mem_free(struct fabric_mem *m) { m->dev->fabric->mem_free(m); }
-
-static int fault_mem_export(struct fabric_mem *m, int *fd) { return m->dev->fabric->mem_export(m, fd); }
-
-static int fault_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, int fd, struct fabric_remote **out)
+static int fault_import(struct fabric_dev *d, const struct fabric_grant *grant, struct fabric_remote **out)
 {
     struct fault_remote *r = calloc(1, sizeof *r);
     if (!r)
         return err_set(DSM_ENOMEM, 0, "remote");
-    int rc = inner(d)->fabric->mem_import(inner(d), grant, fd, &r->inner);
+    int rc = inner(d)->fabric->import(inner(d), grant, &r->inner);
     if (rc) {
         free(r);
         return rc;
@@ -56,11 +43,16 @@ static int fault_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, i
     return 0;
 }
 
-static void fault_mem_forget(struct fabric_remote *base)
+static void fault_forget(struct fabric_remote *base)
 {
     struct fault_remote *r = (struct fault_remote *)base;
-    r->inner->dev->fabric->mem_forget(r->inner);
+    r->inner->dev->fabric->forget(r->inner);
     free(r);
+}
+
+static int fault_evict(struct fabric_dev *d, const uint8_t node[DSM_NODE_ID])
+{
+    return inner(d)->fabric->evict(inner(d), node);
 }
 
 static void fault_dev_event(struct fabric_dev *d) { inner(d)->fabric->dev_event(inner(d)); }
@@ -69,13 +61,12 @@ static const struct fabric fault_fabric = {
     FABRIC_NOSYS,
     .name = "fault",
     .close = fault_close,
-    .caps = fault_caps,
-    .mem_alloc = fault_mem_alloc,
-    .mem_register = fault_mem_register,
-    .mem_free = fault_mem_free,
-    .mem_export = fault_mem_export,
-    .mem_import = fault_mem_import,
-    .mem_forget = fault_mem_forget,
+    .reg = fault_reg,
+    .unreg = fault_unreg,
+    .export = fault_export,
+    .import = fault_import,
+    .forget = fault_forget,
+    .evict = fault_evict,
     .dev_event = fault_dev_event,
     .ep_open = fault_ep_open,
     .ep_address = fault_ep_address,
@@ -100,6 +91,8 @@ int fault_wrap(const char *plan, struct fabric_dev *wrapped, struct fabric_dev *
     d->inner = wrapped;
     d->base = *wrapped;
     d->base.fabric = &fault_fabric;
+    d->base.caps.local_memory = 0;
+    snprintf(d->base.caps.fabric, sizeof d->base.caps.fabric, "fault+%s", wrapped->fabric->name);
     d->base.prepare = UINT64_MAX; /* never: an op may be executed in parts, or twice */
     *out = &d->base;
     return 0;

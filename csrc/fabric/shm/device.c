@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -22,48 +21,53 @@ static int shm_inventory(char *buf, size_t len)
     return n < 0 || (size_t)n >= len ? err_set(DSM_EINVAL, 0, "the buffer is too small") : n;
 }
 
-static int shm_open_device(const dsm_options *o, dsm_stats *stats, struct fabric_dev **out)
+static int shm_open_device(const struct fabric_options *o, dsm_stats *stats, struct fabric_dev **out)
 {
-    if (o->device && *o->device)
-        return err_set(DSM_EINVAL, 0, "shm has no devices, '%.40s' was asked for", o->device);
+    static const char *const keys[] = {NULL};
+    int rc = options_check(o, "shm", keys);
+    if (rc)
+        return rc;
     struct fabric_dev *d = calloc(1, sizeof *d);
     if (!d)
         return err_set(DSM_ENOMEM, 0, "shm device");
     *d = (struct fabric_dev){.fabric = &shm_fabric,
                              .wire_id = FABRIC_SHM,
-                             .connected = false,
-                             .local_agent = true,
+                             .maps = true,
                              .stats = stats,
                              .prepare = UINT64_MAX,
-                             .fd = -1};
+                             .fd = -1,
+                             .caps = {.local_memory = 1,
+                                      .max_region = (uint64_t)INT64_MAX - MEMORY_TRAILER,
+                                      .gid_index = -1,
+                                      .max_inline = 8,
+                                      .fabric = "shm"}};
     *out = d;
     return 0;
 }
 
 static void shm_close_device(struct fabric_dev *d) { free(d); }
 
-static void shm_caps(struct fabric_dev *d, dsm_caps *out)
+int shm_evict(struct fabric_dev *d, const uint8_t node[DSM_NODE_ID])
 {
     (void)d;
-    *out = (dsm_caps){
-        .local_memory = 1, .max_region = (uint64_t)INT64_MAX - SHM_STATUS_PAGE, .gid_index = -1, .max_inline = 8};
-    strcpy(out->fabric, "shm");
+    (void)node;
+    return err_set(DSM_EUNSUPPORTED, 0, "the node's connection is cut, but what it has mapped stays mapped");
 }
 
 const struct fabric shm_fabric = {
     FABRIC_NOSYS,
     .name = "shm",
+    .wire_id = FABRIC_SHM,
     .probe = shm_probe,
     .inventory = shm_inventory,
     .open = shm_open_device,
     .close = shm_close_device,
-    .caps = shm_caps,
-    .mem_alloc = shm_mem_alloc,
-    .mem_register = shm_mem_register,
-    .mem_free = shm_mem_free,
-    .mem_export = shm_mem_export,
-    .mem_import = shm_mem_import,
-    .mem_forget = shm_mem_forget,
+    .reg = shm_reg,
+    .unreg = shm_unreg,
+    .export = shm_export,
+    .import = shm_import,
+    .forget = shm_forget,
+    .evict = shm_evict,
     .ep_open = shm_ep_open,
     .ep_abort = shm_ep_abort,
     .ep_close = shm_ep_close,

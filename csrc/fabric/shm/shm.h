@@ -1,10 +1,9 @@
 /*
  * shm: memory that is shared by the processes of one host.
  *
- * A region is one memfd: the data from offset 0, then, at the next multiple of 4096, the status page of 4096 bytes.
- * Only the owner writes the status page. The agent passes the memfd over its Unix socket. The memory is freed when the
- * last process that has mapped it is gone; it has no name that could outlive a killed process. The file is sealed
- * against growing and shrinking, and its pages are allocated at the beginning, so no process gets SIGBUS.
+ * A region is one memfd (memory/memory.h): the data from offset 0, then, at the next multiple of 4096, the status page,
+ * which is the memory's trailer. The agent passes the memfd over its Unix socket. The memory is freed when the last
+ * process that has mapped it is gone.
  *
  * Status page (native byte order, as it never leaves the host)
  *   offset  bytes  what
@@ -20,27 +19,23 @@
 #include "../nosys.h"
 
 #define SHM_MAGIC 0x6d68736d656d7364ull /* "dsmemshm" */
-enum { SHM_VERSION = 1, SHM_STATUS_PAGE = 4096, SHM_LIVE = 0, SHM_CLOSED = 1 };
+enum { SHM_VERSION = 1, SHM_LIVE = 0, SHM_CLOSED = 1 };
 
 struct shm_status_page {
     uint64_t magic;
     uint32_t version;
-    uint32_t state; /* release: shm_mem_free(); acquire: remote_check() in core/remote.h */
+    uint32_t state; /* release: shm_unreg(); acquire: remote_check() in core/remote.h */
     uint64_t nbytes;
 };
 _Static_assert(sizeof(struct shm_status_page) == 24, "docs/protocols/shm.md");
 _Static_assert(offsetof(struct shm_status_page, state) == 12, "docs/protocols/shm.md");
 
-int shm_mem_alloc(struct fabric_dev *d, uint64_t nbytes, uint32_t access, struct fabric_mem **out);
-int shm_mem_register(struct fabric_dev *d, size_t n, void *const *p, const uint64_t *nbytes, uint32_t access,
-                     struct fabric_mem **out);
-void shm_mem_free(struct fabric_mem *m);
-int shm_mem_export(struct fabric_mem *m, int *fd);
-int shm_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, int fd, struct fabric_remote **out);
-void shm_mem_forget(struct fabric_remote *r);
-
-/* room.c: bytes that may still be allocated; root: "", or a directory in which a test has its own /proc and /sys. */
-uint64_t shm_room(const char *root);
+int shm_reg(struct fabric_dev *d, size_t n, struct memory *const *m, uint32_t access, struct fabric_mem **out);
+void shm_unreg(struct fabric_mem *m);
+int shm_export(struct fabric_mem *m, struct fabric_blob *out);
+int shm_import(struct fabric_dev *d, const struct fabric_grant *grant, struct fabric_remote **out);
+void shm_forget(struct fabric_remote *r);
+int shm_evict(struct fabric_dev *d, const uint8_t node[DSM_NODE_ID]);
 
 int shm_ep_open(struct fabric_dev *d, bool passive, struct fabric_ep **out);
 void shm_ep_abort(struct fabric_ep *e);

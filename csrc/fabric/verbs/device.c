@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -258,17 +259,24 @@ static void choose_timeout(struct verbs_dev *d, int64_t wanted_ns)
         }
 }
 
+/* What the options ask for; 0 and gid -1: the device's own choice. */
+struct wishes {
+    char device[64];
+    int port, gid, mtu, depth, sl, traffic_class;
+    int64_t peer_timeout_ns;
+};
+
 static uint8_t at_most(int have, int limit) { return (uint8_t)(have < 1 ? 1 : have > limit ? limit : have); }
 
-static int set_up(struct verbs_dev *d, const dsm_options *o)
+static int set_up(struct verbs_dev *d, const struct wishes *w)
 {
     struct ibv_qp *qp;
-    uint32_t wanted = o->depth > 0 ? (uint32_t)o->depth : VERBS_DEPTH;
+    uint32_t wanted = w->depth > 0 ? (uint32_t)w->depth : VERBS_DEPTH;
     uint32_t most = d->attr.max_qp_wr < VERBS_DEPTH_MAX ? (uint32_t)d->attr.max_qp_wr : VERBS_DEPTH_MAX;
     d->depth = wanted < most ? wanted : most;
     d->max_reads = at_most(d->attr.max_qp_init_rd_atom, 128);
     d->max_served = at_most(d->attr.max_qp_rd_atom, 128);
-    choose_timeout(d, o->peer_timeout_ns > 0 ? o->peer_timeout_ns : INT64_C(2000000000));
+    choose_timeout(d, w->peer_timeout_ns);
     d->base.prepare = VERBS_BOUNCE_MAX;
     d->base.fd = d->ctx->async_fd;
     int flags = fcntl(d->base.fd, F_GETFL);
@@ -299,7 +307,7 @@ static void let_go(struct verbs_dev *d)
     d->ctx = NULL;
 }
 
-static int try_device(struct verbs_dev *d, struct ibv_device *dev, const dsm_options *o)
+static int try_device(struct verbs_dev *d, struct ibv_device *dev, const struct wishes *w)
 {
     snprintf(d->name, sizeof d->name, "%s", ibv.get_device_name(dev));
     if (dev->transport_type == IBV_TRANSPORT_IWARP)
@@ -308,48 +316,50 @@ static int try_device(struct verbs_dev *d, struct ibv_device *dev, const dsm_opt
     if (!(d->ctx = ibv.open_device(dev)))
         return err_set(DSM_ENODEV, errno, "opening %s", d->name);
     int rc = ibv.query_device(d->ctx, &d->attr) ? err_set(DSM_ENODEV, errno, "asking %s what it can do", d->name) : 0;
-    if (!rc && !port_active(d, o->port))
+    if (!rc && !port_active(d, w->port))
         rc = err_set(DSM_ENODEV, 0, "no active port on %s", d->name);
-    if (rc || (rc = choose_gid(d, o->gid_index)) || (rc = choose_mtu(d, o->mtu)) || (rc = read_pkey(d)) ||
-        (rc = set_up(d, o)))
+    if (rc || (rc = choose_gid(d, w->gid)) || (rc = choose_mtu(d, w->mtu)) || (rc = read_pkey(d)) ||
+        (rc = set_up(d, w)))
         let_go(d);
     return rc;
 }
 
-/* Refuses options that are invalid for every device. */
-static int check_options(const dsm_options *o)
+static int read_options(const struct fabric_options *o, struct wishes *w)
 {
-    if (o->port < 0 || o->port > 255)
-        return err_set(DSM_EINVAL, 0, "port %d; it is 1 to 255", o->port);
-    if (o->service_level < 0 || o->service_level > 15)
-        return err_set(DSM_EINVAL, 0, "service level %d; it is 0 to 15", o->service_level);
-    if (o->traffic_class < 0 || o->traffic_class > 255)
-        return err_set(DSM_EINVAL, 0, "traffic class %d; it is 0 to 255", o->traffic_class);
-    return 0;
+    static const char *const keys[] = {"device", "port", "gid", "mtu", "depth", "sl", "traffic_class", NULL};
+    *w = (struct wishes){.gid = -1, .peer_timeout_ns = o->peer_timeout_ns};
+    int rc = options_check(o, "verbs", keys);
+    if (rc)
+        return rc;
+    option_text(o, "device", w->device, sizeof w->device);
+    if ((rc = option_number(o, "port", 0, 255, &w->port)) || (rc = option_number(o, "gid", -1, INT_MAX, &w->gid)) ||
+        (rc = option_number(o, "mtu", 0, 4096, &w->mtu)) || (rc = option_number(o, "depth", 0, INT_MAX, &w->depth)) ||
+        (rc = option_number(o, "sl", 0, 15, &w->sl)))
+        return rc;
+    return option_number(o, "traffic_class", 0, 255, &w->traffic_class);
 }
 
 /* Opens the first device that can be set up. If none can, the error is that of the first one. */
-static int choose(struct verbs_dev *d, const dsm_options *o)
+static int choose(struct verbs_dev *d, const struct wishes *w)
 {
     struct ibv_device **list;
-    const char *wanted = o->device && *o->device ? o->device : NULL;
     dsm_failure first = {0};
-    int n, rc = check_options(o);
-    if (rc || (rc = list_devices(&list, &n)))
+    int n, rc = list_devices(&list, &n);
+    if (rc)
         return rc;
-    d->sl = (uint8_t)o->service_level;
-    d->tclass = (uint8_t)o->traffic_class;
+    d->sl = (uint8_t)w->sl;
+    d->tclass = (uint8_t)w->traffic_class;
     for (int i = 0; i < n && !d->ctx; i++) {
-        if (wanted && strcmp(ibv.get_device_name(list[i]), wanted))
+        if (*w->device && strcmp(ibv.get_device_name(list[i]), w->device))
             continue;
-        if (try_device(d, list[i], o) && !first.code)
+        if (try_device(d, list[i], w) && !first.code)
             first = *dsm_last_error();
     }
     ibv.free_device_list(list);
     if (d->ctx)
         return 0;
     return first.code ? err_set(first.code, 0, "%s", first.detail)
-                      : err_set(DSM_ENODEV, 0, "there is no device '%.40s'", wanted);
+                      : err_set(DSM_ENODEV, 0, "there is no device '%.40s'", w->device);
 }
 
 static void close_device(struct fabric_dev *base)
@@ -361,25 +371,51 @@ static void close_device(struct fabric_dev *base)
     free(d);
 }
 
-static int open_device(const dsm_options *o, dsm_stats *stats, struct fabric_dev **out)
+static void describe(const struct verbs_dev *d, dsm_caps *out)
 {
+    *out = (dsm_caps){
+        .register_private = 1,
+        .atomic_domain = d->attr.atomic_cap == IBV_ATOMIC_HCA    ? 1
+                         : d->attr.atomic_cap == IBV_ATOMIC_GLOB ? 2
+                                                                 : 3,
+        .max_inline = d->max_inline,
+        .max_reads = d->max_reads,
+        .depth = d->depth,
+        .mtu = (uint32_t)mtu_bytes(d->mtu),
+        .port = d->port,
+        .gid_index = d->gid_index,
+        .is_roce = d->roce,
+        .max_region = d->attr.max_mr_size,
+        .fabric = "verbs",
+    };
+    snprintf(out->device, sizeof out->device, "%s", d->name);
+    inet_ntop(AF_INET6, d->gid.raw, out->gid, sizeof out->gid);
+}
+
+static int open_device(const struct fabric_options *o, dsm_stats *stats, struct fabric_dev **out)
+{
+    struct wishes w;
+    int rc = read_options(o, &w);
+    if (rc)
+        return rc;
     struct verbs_dev *d = calloc(1, sizeof *d);
     if (!d)
         return err_set(DSM_ENOMEM, 0, "verbs device");
-    d->base = (struct fabric_dev){
-        .fabric = &verbs_fabric, .wire_id = FABRIC_VERBS, .connected = true, .local_agent = false, .stats = stats};
+    d->base = (struct fabric_dev){.fabric = &verbs_fabric, .wire_id = FABRIC_VERBS, .connected = true, .stats = stats};
     pthread_rwlock_init(&d->lock, NULL);
-    int rc = choose(d, o);
-    if (rc)
+    rc = choose(d, &w);
+    if (rc) {
         close_device(&d->base);
-    else
-        *out = &d->base;
-    return rc;
+        return rc;
+    }
+    describe(d, &d->base.caps);
+    *out = &d->base;
+    return 0;
 }
 
 static int probe(void)
 {
-    dsm_options o = {.gid_index = -1};
+    const struct fabric_options o = {.text = "", .peer_timeout_ns = 2000000000};
     dsm_stats stats = {0};
     struct fabric_dev *d = NULL;
     int rc = open_device(&o, &stats, &d);
@@ -416,42 +452,19 @@ void verbs_dev_event(struct fabric_dev *base)
     }
 }
 
-static void caps(struct fabric_dev *base, dsm_caps *out)
-{
-    const struct verbs_dev *d = (const struct verbs_dev *)base;
-    *out = (dsm_caps){
-        .register_private = 1,
-        .atomic_domain = d->attr.atomic_cap == IBV_ATOMIC_HCA    ? 1
-                         : d->attr.atomic_cap == IBV_ATOMIC_GLOB ? 2
-                                                                 : 3,
-        .max_inline = d->max_inline,
-        .max_reads = d->max_reads,
-        .depth = d->depth,
-        .mtu = (uint32_t)mtu_bytes(d->mtu),
-        .port = d->port,
-        .gid_index = d->gid_index,
-        .is_roce = d->roce,
-        .max_region = d->attr.max_mr_size,
-    };
-    strcpy(out->fabric, "verbs");
-    snprintf(out->device, sizeof out->device, "%s", d->name);
-    inet_ntop(AF_INET6, d->gid.raw, out->gid, sizeof out->gid);
-}
-
 const struct fabric verbs_fabric = {
     FABRIC_NOSYS,
     .name = "verbs",
+    .wire_id = FABRIC_VERBS,
     .probe = probe,
     .inventory = inventory,
     .open = open_device,
     .close = close_device,
-    .caps = caps,
-    .mem_alloc = verbs_mem_alloc,
-    .mem_register = verbs_mem_register,
-    .mem_free = verbs_mem_free,
-    .mem_export = verbs_mem_export,
-    .mem_import = verbs_mem_import,
-    .mem_forget = verbs_mem_forget,
+    .reg = verbs_reg,
+    .unreg = verbs_unreg,
+    .export = verbs_export,
+    .import = verbs_import,
+    .forget = verbs_forget,
     .op_prepare = verbs_op_prepare,
     .op_release = verbs_op_release,
     .dev_event = verbs_dev_event,

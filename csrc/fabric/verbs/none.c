@@ -13,13 +13,13 @@ static int inventory(char *buf, size_t len)
     return probe();
 }
 
-static int open_device(const dsm_options *o, dsm_stats *stats, struct fabric_dev **out)
+static int open_device(const struct fabric_options *o, dsm_stats *stats, struct fabric_dev **out)
 {
     (void)o, (void)stats, (void)out;
     return probe();
 }
 
 const struct fabric verbs_fabric = {
-    FABRIC_NOSYS, .name = "verbs", .probe = probe, .inventory = inventory, .open = open_device,
+    FABRIC_NOSYS, .name = "verbs", .wire_id = FABRIC_VERBS, .probe = probe, .inventory = inventory, .open = open_device,
 };
 #endif

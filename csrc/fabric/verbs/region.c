@@ -6,6 +6,7 @@
  * bounds of a registration only; those of each region are enforced by remote_check() in the peer's core.
  */
 #ifdef DSM_HAVE_VERBS
+#include "../../base/wire.h"
 #include "verbs.h"
 
 #include <errno.h>
@@ -14,8 +15,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-
-static const uint64_t HUGE_PAGE = 2 << 20;
 
 /* ---- errors ---- */
 
@@ -157,8 +156,8 @@ static int mr_new(struct verbs_dev *d, uint8_t *start, uint8_t *end, uint32_t ac
 static void mr_free(struct verbs_mr *r)
 {
     ibv.dereg_mr(r->mr);
-    if (r->mapped)
-        munmap(r->start, r->mapped);
+    if (r->memory)
+        memory_drop(r->memory);
     free(r);
 }
 
@@ -201,7 +200,7 @@ void verbs_op_release(struct fabric_dev *d, dsm_op *op)
     verbs_put_mr(op->fabric);
 }
 
-/* ---- buffers of the caller ---- */
+/* ---- regions ---- */
 
 struct buffer {
     uint8_t *start, *end;
@@ -214,29 +213,30 @@ static int buffer_order(const void *a, const void *b)
     return x->start < y->start ? -1 : x->start > y->start;
 }
 
-static struct verbs_mem *mem_new(struct verbs_dev *d, struct verbs_mr *r, const struct buffer *b, uint32_t access)
+static struct verbs_mem *mem_new(struct verbs_dev *d, struct verbs_mr *r, struct memory *memory, uint32_t access)
 {
     struct verbs_mem *m = calloc(1, sizeof *m);
     if (!m)
         return NULL;
-    m->base = (struct fabric_mem){.dev = &d->base,
-                                  .data = b->start,
-                                  .nbytes = (uint64_t)(b->end - b->start),
-                                  .access = access,
-                                  .kind = FABRIC_KIND_HOST,
-                                  .base = (uint64_t)(uintptr_t)b->start,
-                                  .key = r->mr->rkey};
+    memory_hold(memory);
+    m->base = (struct fabric_mem){.dev = &d->base, .memory = memory, .access = access};
     m->mr = r;
     return m;
 }
 
+static void mem_delete(struct verbs_mem *m)
+{
+    memory_drop(m->base.memory);
+    free(m);
+}
+
 /* Registers b[0 … count-1] together: they are sorted and cover all bytes from b->start to 'end'. */
-static int register_run(struct verbs_dev *d, const struct buffer *b, size_t count, uint8_t *end, uint32_t access,
-                        struct verbs_mr **made, struct fabric_mem **out)
+static int register_run(struct verbs_dev *d, const struct buffer *b, size_t count, uint8_t *end,
+                        struct memory *const *memory, uint32_t access, struct verbs_mr **made, struct fabric_mem **out)
 {
     int rc = mr_new(d, b->start, end, access, made);
     for (size_t i = 0; i < count && !rc; i++) {
-        struct verbs_mem *m = mem_new(d, *made, &b[i], access);
+        struct verbs_mem *m = mem_new(d, *made, memory[b[i].index], access);
         if (m) {
             (*made)->regions++;
             out[b[i].index] = &m->base;
@@ -245,17 +245,21 @@ static int register_run(struct verbs_dev *d, const struct buffer *b, size_t coun
             mr_free(*made);
         }
     }
+    if (!rc && memory[b->index]->mapped) { /* allocated, so it is adjacent to no other */
+        assert(count == 1);
+        memory_hold((*made)->memory = memory[b->index]);
+    }
     return rc;
 }
 
-static int register_runs(struct verbs_dev *d, const struct buffer *b, size_t n, uint32_t access, struct verbs_mr **made,
-                         size_t *nmade, struct fabric_mem **out)
+static int register_runs(struct verbs_dev *d, const struct buffer *b, size_t n, struct memory *const *memory,
+                         uint32_t access, struct verbs_mr **made, size_t *nmade, struct fabric_mem **out)
 {
     for (size_t i = 0, j; i < n; i = j) {
         uint8_t *end = b[i].end;
         for (j = i + 1; j < n && b[j].start <= end; j++)
             end = b[j].end > end ? b[j].end : end;
-        int rc = register_run(d, b + i, j - i, end, access, &made[*nmade], out);
+        int rc = register_run(d, b + i, j - i, end, memory, access, &made[*nmade], out);
         if (rc)
             return rc;
         ++*nmade;
@@ -263,20 +267,23 @@ static int register_runs(struct verbs_dev *d, const struct buffer *b, size_t n, 
     return 0;
 }
 
-static int check(const struct verbs_dev *d, const void *p, uint64_t nbytes, uint32_t access)
+static int check(const struct verbs_dev *d, const struct memory *m, uint32_t access)
 {
+    const uint8_t *p = m->data;
+    uint64_t nbytes = m->nbytes;
+    if (m->kind != MEMORY_HOST)
+        return err_set(DSM_EUNSUPPORTED, 0, "memory of kind %u", m->kind);
     if (!nbytes || nbytes > d->attr.max_mr_size || nbytes > UINTPTR_MAX - (uintptr_t)p)
         return err_set(DSM_EINVAL, 0, "%llu bytes; a region on %s has 1 to %llu", (unsigned long long)nbytes, d->name,
                        (unsigned long long)d->attr.max_mr_size);
     if ((access & DSM_ATOMIC) && d->attr.atomic_cap == IBV_ATOMIC_NONE)
         return err_set(DSM_EUNSUPPORTED, 0, "%s has no atomics", d->name);
     if ((access & DSM_ATOMIC) && (uintptr_t)p % 8)
-        return err_set(DSM_EALIGN, 0, "a region for atomics starts at %p", p);
+        return err_set(DSM_EALIGN, 0, "a region for atomics starts at %p", (const void *)p);
     return 0;
 }
 
-int verbs_mem_register(struct fabric_dev *base, size_t n, void *const *p, const uint64_t *nbytes, uint32_t access,
-                       struct fabric_mem **out)
+int verbs_reg(struct fabric_dev *base, size_t n, struct memory *const *m, uint32_t access, struct fabric_mem **out)
 {
     struct verbs_dev *d = (struct verbs_dev *)base;
     size_t nmade = 0;
@@ -284,17 +291,18 @@ int verbs_mem_register(struct fabric_dev *base, size_t n, void *const *p, const 
     struct verbs_mr **made = malloc((n ? n : 1) * sizeof *made);
     int rc = b && made ? 0 : err_set(DSM_ENOMEM, 0, "%zu buffers", n);
     for (size_t i = 0; i < n && !rc; i++) {
-        rc = check(d, p[i], nbytes[i], access);
-        b[i] = (struct buffer){p[i], (uint8_t *)p[i] + nbytes[i], i};
+        rc = check(d, m[i], access);
+        b[i] = (struct buffer){m[i]->data, m[i]->data + m[i]->nbytes, i};
         out[i] = NULL;
     }
     if (!rc) {
         qsort(b, n, sizeof *b, buffer_order);
-        rc = register_runs(d, b, n, access, made, &nmade, out);
+        rc = register_runs(d, b, n, m, access, made, &nmade, out);
         if (!rc)
             rc = enter(d, made, nmade);
         for (size_t i = 0; rc && i < n; i++)
-            free(out[i]);
+            if (out[i])
+                mem_delete((struct verbs_mem *)out[i]);
         for (size_t i = 0; rc && i < nmade; i++)
             mr_free(made[i]);
     }
@@ -303,49 +311,9 @@ int verbs_mem_register(struct fabric_dev *base, size_t n, void *const *p, const 
     return rc;
 }
 
-/* ---- memory allocated here ---- */
-
-static void *map_pages(uint64_t size, bool huge)
-{
-    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | (huge ? MAP_HUGETLB : 0), -1, 0);
-    if (p == MAP_FAILED)
-        return NULL;
-    if (!huge)
-        madvise(p, size, MADV_HUGEPAGE); /* a hint; it may fail */
-    return p;
-}
-
-static int alloc_in(struct fabric_dev *d, uint64_t nbytes, uint32_t access, bool huge, struct fabric_mem **out)
-{
-    uint64_t page = huge ? HUGE_PAGE : 4096, size = (nbytes + page - 1) / page * page;
-    void *p = map_pages(size, huge);
-    if (!p)
-        return err_set_errno(errno, "mapping %llu bytes", (unsigned long long)size);
-    int rc = verbs_mem_register(d, 1, &p, &nbytes, access, out);
-    if (rc)
-        munmap(p, size);
-    else
-        ((struct verbs_mem *)*out)->mr->mapped = size;
-    return rc;
-}
-
-int verbs_mem_alloc(struct fabric_dev *base, uint64_t nbytes, uint32_t access, struct fabric_mem **out)
-{
-    int rc = check((struct verbs_dev *)base, NULL, nbytes, access);
-    if (rc)
-        return rc;
-    if (nbytes > (uint64_t)INT64_MAX - HUGE_PAGE)
-        return err_set(DSM_ENOMEM, 0, "%llu bytes", (unsigned long long)nbytes);
-    /* Mapping huge pages fails at once unless enough are free. Registering them fails if libibverbs marks only a part
-     * of a page with MADV_DONTFORK. */
-    if (nbytes >= HUGE_PAGE && !alloc_in(base, nbytes, access, true, out))
-        return 0;
-    return alloc_in(base, nbytes, access, false, out);
-}
-
 /* All regions of a registration together hold one reference, that of the table; 'regions' counts them. The last one
  * takes the registration out of the table, where ops find it, and drops that reference. */
-void verbs_mem_free(struct fabric_mem *base)
+void verbs_unreg(struct fabric_mem *base)
 {
     struct verbs_dev *d = (struct verbs_dev *)base->dev;
     struct verbs_mem *m = (struct verbs_mem *)base;
@@ -355,33 +323,41 @@ void verbs_mem_free(struct fabric_mem *base)
         pthread_rwlock_unlock(&d->lock);
         verbs_put_mr(m->mr);
     }
-    free(m);
+    mem_delete(m);
 }
 
-int verbs_mem_export(struct fabric_mem *m, int *fd)
+/* The blob: base u64, the address on the wire of offset 0 | rkey u32 */
+enum { BLOB_KEY = 8, BLOB_SIZE = 12 };
+
+int verbs_export(struct fabric_mem *base, struct fabric_blob *out)
 {
-    (void)m;
-    *fd = -1;
+    const struct verbs_mem *m = (const struct verbs_mem *)base;
+    put_u64(out->bytes, (uint64_t)(uintptr_t)base->memory->data);
+    put_u32(out->bytes + BLOB_KEY, m->mr->mr->rkey);
+    out->nbytes = BLOB_SIZE;
     return 0;
 }
 
 /* ---- memory of other processes ---- */
 
-int verbs_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, int fd, struct fabric_remote **out)
+int verbs_import(struct fabric_dev *d, const struct fabric_grant *grant, struct fabric_remote **out)
 {
-    (void)fd;
-    if (grant->kind != FABRIC_KIND_HOST)
+    if (grant->kind != MEMORY_HOST)
         return err_set(DSM_EUNSUPPORTED, 0, "memory of kind %u", grant->kind);
-    if (!grant->nbytes || grant->nbytes > UINT64_MAX - grant->base)
+    if (grant->blob.nbytes != BLOB_SIZE || grant->blob.nfds)
+        return err_set(DSM_EPROTO, 0, "the owner granted no address and key");
+    uint64_t start = get_u64(grant->blob.bytes);
+    if (!grant->nbytes || grant->nbytes > UINT64_MAX - start)
         return err_set(DSM_EPROTO, 0, "the owner granted an impossible range");
-    struct fabric_remote *r = calloc(1, sizeof *r);
+    struct verbs_remote *r = calloc(1, sizeof *r);
     if (!r)
         return err_set(DSM_ENOMEM, 0, "remote");
-    *r = (struct fabric_remote){
-        .dev = d, .base = grant->base, .nbytes = grant->nbytes, .access = grant->access, .key = grant->key};
-    *out = r;
+    r->base = (struct fabric_remote){.dev = d, .nbytes = grant->nbytes, .access = grant->access};
+    r->start = start;
+    r->key = get_u32(grant->blob.bytes + BLOB_KEY);
+    *out = &r->base;
     return 0;
 }
 
-void verbs_mem_forget(struct fabric_remote *r) { free(r); }
+void verbs_forget(struct fabric_remote *r) { free(r); }
 #endif

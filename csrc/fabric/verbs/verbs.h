@@ -42,10 +42,10 @@ enum {
 struct verbs_mr {
     struct ibv_mr *mr;
     uint8_t *start, *end;
-    uint32_t regions; /* regions that use it; it is in the table while there is one */
-    uint32_t users;   /* reference count: one for the table, one for each op */
-    bool writable;    /* may be the destination of READs of this process */
-    uint64_t mapped;  /* bytes to unmap with it; 0 if the memory belongs to the caller */
+    uint32_t regions;      /* regions that use it; it is in the table while there is one */
+    uint32_t users;        /* reference count: one for the table, one for each op */
+    bool writable;         /* may be the destination of READs of this process */
+    struct memory *memory; /* a reference to what it covers; NULL: that is the caller's */
 };
 
 /* The packet format of a port, in endpoint addresses. */
@@ -80,6 +80,12 @@ struct verbs_dev {
 struct verbs_mem {
     struct fabric_mem base;
     struct verbs_mr *mr;
+};
+
+struct verbs_remote {
+    struct fabric_remote base;
+    uint64_t start; /* the address on the wire of offset 0 */
+    uint32_t key;
 };
 
 struct verbs_slot {
@@ -119,13 +125,11 @@ struct verbs_ep {
 static inline bool verbs_global(const struct verbs_dev *d) { return d->roce || d->grh || d->tclass; }
 
 /* region.c */
-int verbs_mem_alloc(struct fabric_dev *d, uint64_t nbytes, uint32_t access, struct fabric_mem **out);
-int verbs_mem_register(struct fabric_dev *d, size_t n, void *const *p, const uint64_t *nbytes, uint32_t access,
-                       struct fabric_mem **out);
-void verbs_mem_free(struct fabric_mem *m);
-int verbs_mem_export(struct fabric_mem *m, int *fd);
-int verbs_mem_import(struct fabric_dev *d, const dsm_descriptor *grant, int fd, struct fabric_remote **out);
-void verbs_mem_forget(struct fabric_remote *r);
+int verbs_reg(struct fabric_dev *d, size_t n, struct memory *const *m, uint32_t access, struct fabric_mem **out);
+void verbs_unreg(struct fabric_mem *m);
+int verbs_export(struct fabric_mem *m, struct fabric_blob *out);
+int verbs_import(struct fabric_dev *d, const struct fabric_grant *grant, struct fabric_remote **out);
+void verbs_forget(struct fabric_remote *r);
 /* Records and returns the error for a registration of [p, p+nbytes) that failed with errno 'sys'. */
 int verbs_reg_failed(int sys, const void *p, uint64_t nbytes);
 /* A registration that covers [p, p+nbytes), with an additional reference, or NULL. write: the device writes to it.

@@ -12,7 +12,7 @@ import dsmem
 from dsmem import errors
 from dsmem.handshake import HELLO
 
-from ..control import ATTACH, BYE, ENDPOINT, STATUS, Stranger, forge
+from ..control import ATTACH, BYE, ENDPOINT, STATUS, VERSION, Stranger, attach_of, forge, name_of
 from .fixtures import SECRET, open_context
 
 
@@ -22,10 +22,6 @@ def _proved(s: Stranger) -> Stranger:
     return s
 
 
-def _name(descriptor: dsmem.Descriptor) -> bytes:
-    return struct.pack("<QQ", descriptor.region, descriptor.generation)
-
-
 NOISE: dict[str, Callable[[Stranger], None]] = {
     "noise": lambda s: s.socket.sendall(b"GET / HTTP/1.1\r\n\r\n"),
     "zeros": lambda s: s.socket.sendall(bytes(5000)),
@@ -33,10 +29,11 @@ NOISE: dict[str, Callable[[Stranger], None]] = {
     "wrong proof": lambda s: (s.hello(), s.prove(b"another secret"), None)[-1],
     "wrong magic": lambda s: _proved(s).send(STATUS, bytes(16), magic=b"DSMX"),
     "unknown type": lambda s: _proved(s).send(77),
-    "a reply": lambda s: _proved(s).send(0x8000 | ATTACH, bytes(16)),
+    "a reply": lambda s: _proved(s).send(0x8000 | ATTACH, bytes(20)),
     "oversized": lambda s: _proved(s).send(ENDPOINT, length=1025),
-    "endless": lambda s: _proved(s).send(ENDPOINT, bytes(65), length=65),
-    "short name": lambda s: _proved(s).send(ATTACH, bytes(15)),
+    "endless": lambda s: _proved(s).send(ENDPOINT, bytes(69), length=69),
+    "no fabric": lambda s: _proved(s).send(ENDPOINT, bytes(3)),
+    "short name": lambda s: _proved(s).send(ATTACH, bytes(19)),
     "long name": lambda s: _proved(s).send(STATUS, bytes(17)),
     "bye with more": lambda s: _proved(s).send(BYE, b"!"),
 }
@@ -90,10 +87,10 @@ def test_silent_strangers_make_room(owner: dsmem.Context, peer: dsmem.Context, r
 
 def test_the_protocol_in_pieces(owner: dsmem.Context, region: dsmem.Region) -> None:
     """Messages may arrive byte by byte, or several at once: the protocol is a stream."""
-    name = _name(region.descriptor)
+    name = name_of(region.descriptor)
     with Stranger(owner.agent_address) as s:
         sendall = s.socket.sendall
-        for b in HELLO.pack(b"DSMH", 2, 0, s.node, s.nonce):
+        for b in HELLO.pack(b"DSMH", VERSION, 0, s.node, s.nonce):
             sendall(bytes([b]))
         s.challenge = s.socket.recv(88)
         assert s.prove(SECRET) == 0
@@ -110,7 +107,7 @@ def test_another_version_of_the_protocol(owner: dsmem.Context) -> None:
         assert len(s.challenge) == 88, "so much does version 1 wait for before it looks"
         assert s.ended()
     with Stranger(owner.agent_address) as s:
-        assert s.hello(version=3) == errors.VersionError.code
+        assert s.hello(version=4) == errors.VersionError.code
         assert s.ended()
 
 
@@ -124,14 +121,20 @@ def test_questions_about_what_is_not_there(owner: dsmem.Context, region: dsmem.R
             (2**64 - 1, 0),
             (2**63, 1),
         ]:
-            for kind in (ATTACH, STATUS):
-                status, payload, fds = s.ask(kind, struct.pack("<QQ", number, generation))
+            name = struct.pack("<QQ", number, generation)
+            for kind, question in ((ATTACH, name + attach_of(d)[16:]), (STATUS, name)):
+                status, payload, fds = s.ask(kind, question)
                 assert (status, payload, fds) == (errors.StaleDescriptorError.code, b"", [])
-        status, payload, fds = s.ask(ATTACH, _name(d))
+        status, payload, fds = s.ask(ATTACH, attach_of(d))
         assert status == 0 and struct.unpack_from("<Q", payload)[0] == d.nbytes
         for fd in fds:
             os.close(fd)
-        assert s.ask(STATUS, _name(d))[0] == 0
+        assert s.ask(STATUS, name_of(d))[0] == 0
+        for fabric in (0, 9, 2**32 - 1):
+            status, payload, fds = s.ask(ATTACH, name_of(d) + struct.pack("<I", fabric))
+            assert (status, payload, fds) == (errors.UnsupportedError.code, b"", [])
+            assert s.ask(ENDPOINT, struct.pack("<I", fabric) + bytes(32))[:2] == (errors.UnsupportedError.code, b"")
+        assert s.ask(STATUS, name_of(d))[0] == 0
 
 
 def test_fenced_between_hello_and_proof(owner: dsmem.Context) -> None:
@@ -156,11 +159,11 @@ def test_a_fence_cuts_open_connections(owner: dsmem.Context, region: dsmem.Regio
         except errors.UnsupportedError:
             assert "shm" in owner.fabric
         assert s.ended()
-        assert other.ask(STATUS, _name(region.descriptor))[0] == 0
+        assert other.ask(STATUS, name_of(region.descriptor))[0] == 0
 
 
 FORGED: dict[str, tuple[dict[str, int | bytes], type[errors.DsmemError]]] = {
-    "version": ({"version": 2}, errors.VersionError),
+    "version": ({"version": 3}, errors.VersionError),
     "region": ({"region": 1}, errors.StaleDescriptorError),
     "remote region": ({"region": 2**64 - 1}, errors.StaleDescriptorError),
     "generation": ({"generation": 1}, errors.StaleDescriptorError),
@@ -168,9 +171,8 @@ FORGED: dict[str, tuple[dict[str, int | bytes], type[errors.DsmemError]]] = {
     "no length": ({"nbytes": 0}, errors.DescriptorError),
     "no rights": ({"access": 0}, errors.DescriptorError),
     "unknown rights": ({"access": 8}, errors.DescriptorError),
-    "unknown fabric": ({"fabric": 9}, errors.DescriptorError),
+    "unknown fabric": ({"fabric": 9}, errors.InvalidArgumentError),
     "unknown kind": ({"kind": 2}, errors.DescriptorError),
-    "range that wraps": ({"base": 2**64 - 1, "nbytes": 2}, errors.DescriptorError),
     "another node": ({"node": bytes(16)}, errors.StaleDescriptorError),
 }
 
@@ -183,9 +185,9 @@ def test_forged_descriptors(peer: dsmem.Context, region: dsmem.Region, what: str
 
 
 def test_a_descriptor_grants_nothing(owner: dsmem.Context, peer: dsmem.Context) -> None:
-    """Rights, length, base and key are those that the owner grants, not those in the descriptor."""
+    """Rights and length are those that the owner grants, not those in the descriptor."""
     with owner.allocate(64, "r") as region:
-        forged = forge(region.descriptor, access=7, nbytes=1 << 40, base=4096, key=77)
+        forged = forge(region.descriptor, access=7, nbytes=1 << 40)
         with peer.attach(forged) as remote:
             assert (remote.access, remote.nbytes) == ("r", 64)
             with pytest.raises(errors.AccessDeniedError):

@@ -3,7 +3,7 @@
  * its control groups (v1 and v2) leave. Inactive file pages count as free in a control group, as they do in
  * MemAvailable.
  */
-#include "shm.h"
+#include "memory.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -81,7 +81,7 @@ static uint64_t of_groups(const char *root, const struct version *v, char *path)
     }
 }
 
-uint64_t shm_room(const char *root)
+uint64_t memory_room(const char *root)
 {
     char line[PATH_MAX];
     uint64_t room = of_host(root);

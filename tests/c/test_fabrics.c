@@ -1,0 +1,192 @@
+/* Contexts with two fabrics, shm and verbs on a device within this process: which regions each serves, by which way a
+ * remote is reached, and what the options of a fabric may be. */
+#ifdef DSM_HAVE_VERBS
+#include "base/crc32.h"
+#include "base/wire.h"
+#include "check.h"
+#include "fabric/fabric.h"
+#include "fake_device.h"
+
+#include <stdio.h>
+
+static dsm_ctx *open_context(const char *fabric)
+{
+    dsm_ctx *c;
+    dsm_options o;
+    dsm_options_init(&o);
+    o.fabric = fabric;
+    o.listen = strstr(fabric, "verbs") ? "127.0.0.1" : NULL;
+    o.secret = "a secret that all C tests share.";
+    o.secret_len = 32;
+    CHECK(!dsm_open(&o, &c));
+    return c;
+}
+
+static int refuses(const char *fabric)
+{
+    dsm_ctx *c;
+    dsm_options o;
+    dsm_options_init(&o);
+    o.fabric = fabric;
+    o.secret = "a secret that all C tests share.";
+    o.secret_len = 32;
+    return dsm_open(&o, &c);
+}
+
+static size_t describe(dsm_region *r, uint8_t raw[DSM_DESC_MAX], dsm_descriptor *d)
+{
+    size_t n = (size_t)dsm_region_descriptor(r, raw);
+    CHECK(!dsm_descriptor_parse(raw, n, d));
+    return n;
+}
+
+/* The way by which a context with these fabrics reaches the region, and that it works. */
+static void reaches(const char *fabrics, dsm_region *r, const char *way)
+{
+    uint8_t raw[DSM_DESC_MAX];
+    dsm_descriptor d;
+    dsm_ctx *user = open_context(fabrics);
+    dsm_remote *remote;
+    uint64_t word = 0;
+    CHECK(!dsm_attach(user, raw, describe(r, raw, &d), -1, &remote));
+    CHECK(!strcmp(dsm_remote_fabric(remote), way));
+    CHECK(!dsm_read(remote, 8, &word, 8, -1) && word == ((uint64_t *)dsm_region_data(r))[1]);
+    CHECK(!dsm_remote_close(remote));
+    dsm_close(user);
+}
+
+static void ways(void)
+{
+    dsm_ctx *owner = open_context("shm,verbs");
+    dsm_region *plain, *words, *mine;
+    dsm_descriptor d;
+    uint8_t raw[DSM_DESC_MAX];
+    static uint64_t buffer[512] = {1, 2};
+    CHECK(!dsm_alloc(owner, 4096, DSM_READ, &plain));
+    ((uint64_t *)dsm_region_data(plain))[1] = 77;
+    describe(plain, raw, &d);
+    CHECK(d.nways == 2 && d.ways[0].fabric == FABRIC_SHM && d.ways[1].fabric == FABRIC_VERBS);
+    CHECK(!strncmp(d.ways[0].address, "unix:@", 6) && !strncmp(d.ways[1].address, "tcp:127.0.0.1:", 14));
+    reaches("shm", plain, "shm");
+    reaches("verbs", plain, "verbs");
+    reaches("shm,verbs", plain, "shm");
+    reaches("verbs,shm", plain, "verbs");
+
+    /* Atomics of the device and of the CPUs do not exclude each other. */
+    CHECK(!dsm_alloc(owner, 4096, DSM_READ | DSM_ATOMIC, &words));
+    describe(words, raw, &d);
+    CHECK(d.nways == 1 && d.ways[0].fabric == FABRIC_VERBS);
+    reaches("shm,verbs", words, "verbs");
+
+    /* shm can't share memory that is already there. */
+    CHECK(!dsm_register(owner, buffer, sizeof buffer, DSM_READ, &mine));
+    describe(mine, raw, &d);
+    CHECK(d.nways == 1 && d.ways[0].fabric == FABRIC_VERBS);
+    reaches("shm,verbs", mine, "verbs");
+
+    CHECK(!dsm_region_close(mine) && !dsm_region_close(words) && !dsm_region_close(plain));
+    dsm_close(owner);
+}
+
+/* An owner that is not on this host: nobody listens at its Unix address. And fabrics of a later release. */
+static void passed_over(void)
+{
+    dsm_ctx *owner = open_context("shm,verbs"), *user = open_context("shm,verbs"), *local = open_context("shm");
+    dsm_region *r;
+    dsm_remote *remote;
+    dsm_descriptor d;
+    uint8_t raw[DSM_DESC_MAX];
+    CHECK(!dsm_alloc(owner, 4096, DSM_READ, &r));
+    size_t n = describe(r, raw, &d);
+    raw[50 + strlen(d.ways[0].address) - 1] ^= 1;
+    put_u32(raw + n - 4, crc32(raw, n - 4));
+    CHECK(!dsm_attach(user, raw, n, -1, &remote) && !strcmp(dsm_remote_fabric(remote), "verbs"));
+    CHECK(!dsm_remote_close(remote));
+    CHECK(dsm_attach(local, raw, n, -1, &remote) == -DSM_EPEER);
+
+    raw[48] = 200;
+    put_u32(raw + n - 4, crc32(raw, n - 4));
+    CHECK(!dsm_attach(user, raw, n, -1, &remote) && !strcmp(dsm_remote_fabric(remote), "verbs"));
+    CHECK(!dsm_remote_close(remote));
+    CHECK(dsm_attach(local, raw, n, -1, &remote) == -DSM_EINVAL);
+    CHECK(strstr(dsm_last_error()->detail, "a later release"));
+
+    /* Gone, not elsewhere: what the owner's agent says is the answer. */
+    CHECK(dsm_region_descriptor(r, raw) == (int)n && !dsm_region_close(r));
+    CHECK(dsm_attach(user, raw, n, -1, &remote) == -DSM_ESTALE);
+    dsm_close(local);
+    dsm_close(user);
+    dsm_close(owner);
+}
+
+/* A node that has been cut off on one fabric, and can't be cut off on the other. */
+static void fenced(void)
+{
+    dsm_ctx *owner = open_context("shm,verbs"), *user = open_context("verbs");
+    dsm_region *r;
+    dsm_remote *remote;
+    dsm_descriptor d;
+    uint8_t raw[DSM_DESC_MAX], node[DSM_NODE_ID];
+    uint64_t word;
+    CHECK(!dsm_alloc(owner, 4096, DSM_READ | DSM_ATOMIC, &r));
+    CHECK(!dsm_attach(user, raw, describe(r, raw, &d), -1, &remote) && !dsm_read(remote, 0, &word, 8, -1));
+    dsm_node_id(user, node);
+    CHECK(dsm_fence(owner, node) == -DSM_EUNSUPPORTED);
+    CHECK(dsm_read(remote, 0, &word, 8, 1000000000) < 0);
+    CHECK(!dsm_remote_close(remote) && !dsm_region_close(r));
+    dsm_close(user);
+    dsm_close(owner);
+}
+
+static void options(void)
+{
+    static const char *const bad[] = {
+        "",
+        "tcp",
+        "shm,",
+        ",shm",
+        "shm,shm",
+        "verbs?device=good0,shm,verbs",
+        "shm?device=x",
+        "verbs?sl=16",
+        "verbs?sl=-1",
+        "verbs?sl=1x",
+        "verbs?sl=1&sl=1",
+        "verbs?sl",
+        "verbs?port=256",
+        "verbs?traffic_class=256",
+        "verbs?gid=99999999999",
+        "verbs?device",
+        "verbs?colour=red",
+        "verbs?mtu=1000",
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        CHECK(refuses(bad[i]) == -DSM_EINVAL);
+    CHECK(refuses("shm,verbs?device=none0") == -DSM_ENODEV); /* the first is closed again */
+    dsm_close(open_context("verbs?device=good0&port=1&gid=-1&mtu=&sl=3&traffic_class=0&depth=64"));
+    CHECK(!strcmp(dsm_fabric_name(1), "shm") && !strcmp(dsm_fabric_name(2), "verbs") && !dsm_fabric_name(3));
+}
+
+int main(void)
+{
+    if (!fake_install()) {
+        puts("ok: no libibverbs");
+        return 0;
+    }
+    ways();
+    passed_over();
+    fenced();
+    options();
+    CHECK(!fake.regs && !fake.queue_pairs);
+    puts("ok");
+    return 0;
+}
+#else
+#include <stdio.h>
+
+int main(void)
+{
+    puts("ok: built without verbs");
+    return 0;
+}
+#endif
