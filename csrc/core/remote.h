@@ -8,7 +8,7 @@
  * EPEER, ESTALE. */
 int remote_refuse(const dsm_remote *r, uint64_t offset, uint64_t nbytes, uint32_t right, bool atomic);
 
-/* The load-acquire of *state pairs with shm_mem_free(). The owner may close the region right after the check. The
+/* The load-acquire of *state pairs with shm_unreg(). The owner may close the region right after the check. The
  * mapping stays valid, so the op then reads or writes memory that no other process uses. */
 static inline int remote_check(const dsm_remote *r, uint64_t offset, uint64_t nbytes, uint32_t right)
 {

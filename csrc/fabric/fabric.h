@@ -7,7 +7,7 @@
  * otherwise, and describe a failure with err_set() (base/error.h).
  *
  * A context has one or more devices, each of another fabric. A region is registered with all of them that can serve it;
- * a remote is reached through one. docs/decisions/0013 has the reasons, and for each function whether it may block,
+ * a remote is reached through one. docs/decisions/0013-fabrics-register-memory.md has the reasons, and for each function whether it may block,
  * allocate and be repeated, and under which locks it is called.
  *
  * LOCKING. The core serialises all calls on one endpoint (post, poll, arm, abort, close), so a fabric needs no lock per
@@ -27,7 +27,7 @@
 
 #include <stdbool.h>
 
-enum { FABRIC_SHM = 1, FABRIC_VERBS = 2 }; /* in descriptors, for ever */
+enum { FABRIC_SHM = 1, FABRIC_VERBS = 2 }; /* in descriptors; never given to another fabric */
 enum {
     FABRIC_ADDRESS_MAX = 64, /* bytes of an endpoint's address */
     FABRIC_BLOB_MAX = 512,   /* bytes of an exported registration */

@@ -219,7 +219,7 @@ static void lost(enum ibv_event_type what)
     CHECK(!dsm_submit(user, &op, 1, &t, NULL));
     struct verbs_ep *e = (struct verbs_ep *)remote->peer->ep;
     fake_event(
-        ((struct verbs_dev *)user->dev)->ctx,
+        ((struct verbs_dev *)user->devs[0])->ctx,
         (struct ibv_async_event){.event_type = what, .element.qp = what == IBV_EVENT_DEVICE_FATAL ? NULL : e->qp});
     CHECK(dsm_finish(&t, -1, NULL) == -DSM_EIO); /* although no op ever completes */
     set_stall(false, false);

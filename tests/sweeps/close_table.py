@@ -88,6 +88,7 @@ LOCK = {
 ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
     "Context": {
         "capabilities": (),
+        "fabrics": (),
         "fabric": (),
         "agent_address": (),
         "node_id": (),
@@ -121,6 +122,7 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
         "access": (),
         "peer": (),
         "address": (),
+        "fabric": (),
         "closed": (),
         "is_mapped": (),
         "array": ("u1",),

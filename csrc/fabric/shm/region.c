@@ -44,7 +44,8 @@ int shm_reg(struct fabric_dev *d, size_t n, struct memory *const *m, uint32_t ac
 
 void shm_unreg(struct fabric_mem *m)
 {
-    store_release_u32(&((struct shm_status_page *)m->memory->trailer)->state, SHM_CLOSED);
+    struct shm_status_page *s = m->memory->trailer;
+    store_release_u32(&s->state, SHM_CLOSED);
     memory_drop(m->memory);
     free(m);
 }
