@@ -80,6 +80,15 @@ static void settle_late(struct qp *q)
     }
 }
 
+/* Places the late WRITEs that are older than r: those in the list, and those that are not acknowledged yet. */
+static void settle_before(struct qp *q, const struct request *r)
+{
+    settle_late(q);
+    for (struct request *b = q->first; b && b != r; b = b->next)
+        if (b->op == P_WRITE && b->state == DONE && !b->duplicate)
+            place_rest(b);
+}
+
 static void pop(struct qp *q)
 {
     struct request *r = q->first, **at = &q->late;
@@ -292,7 +301,7 @@ static bool step_atomic(struct qp *q, struct request *r, int64_t now)
 static bool execute(struct qp *q, struct request *r, int64_t now)
 {
     if (r->state == NEW && (r->op != P_WRITE || (r->flags & F_FIRST)))
-        settle_late(q);
+        settle_before(q, r);
     return r->op == P_WRITE ? step_write(q, r, now) : r->op == P_READ ? step_read(q, r) : step_atomic(q, r, now);
 }
 
