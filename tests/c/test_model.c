@@ -452,14 +452,23 @@ static void connects(void)
     close_two();
 }
 
-static int attach_with(int owners_gid, int users_gid)
+static dsm_ctx *open_with_gid(int gid)
 {
     dsm_options o = options();
+    dsm_ctx *c;
+    char fabric[32];
+    snprintf(fabric, sizeof fabric, "verbs?gid=%d", gid);
+    o.fabric = fabric;
+    CHECK(!dsm_open(&o, &c));
+    return c;
+}
+
+static int attach_with(int owners_gid, int users_gid)
+{
     dsm_remote *r;
-    o.gid_index = owners_gid;
-    CHECK(!dsm_open(&o, &owner) && !dsm_alloc(owner, BIG, 7, &region));
-    o.gid_index = users_gid;
-    CHECK(!dsm_open(&o, &user));
+    owner = open_with_gid(owners_gid);
+    CHECK(!dsm_alloc(owner, BIG, 7, &region));
+    user = open_with_gid(users_gid);
     int rc = attach(user, &r);
     if (!rc) {
         add(r, 0, 1);
@@ -481,15 +490,14 @@ static void strangers(void)
 {
     dsm_caps caps;
     open_two();
-    dsm_capabilities(user, &caps);
+    CHECK(!dsm_capabilities(user, 0, &caps));
     CHECK(!strcmp(caps.device, "model0") && caps.port == 1);
     CHECK(add(remote, 0, 1) == 0);
     close_two();
     dsm_options o = options();
-    o.device = "model1";
-    o.port = 2;
+    o.fabric = "verbs?device=model1&port=2";
     CHECK(!dsm_open(&o, &user));
-    dsm_capabilities(user, &caps);
+    CHECK(!dsm_capabilities(user, 0, &caps));
     CHECK(!strcmp(caps.device, "model1") && caps.port == 2);
     dsm_close(user);
 }
