@@ -47,6 +47,9 @@ __all__ = [
     "NotShareableError",
     "OutOfBoundsError",
     "OutOfMemoryError",
+    "OutcomeUnknownError",
+    "OutcomeUnknownPeerDeadError",
+    "OutcomeUnknownTimeoutError",
     "PeerDeadError",
     "PermitError",
     "ProtocolError",
@@ -274,10 +277,10 @@ class TransportError(DsmemError, ConnectionError):
 
 
 class CanceledError(TransportError):
-    """Another failure on the same connection cancelled the op."""
+    """Another failure on the same connection, or an abort, ended the op. A write or atomic op was not executed."""
 
     code = 15
-    text = "another failure on the same connection cancelled the operation; it may or may not have taken effect"
+    text = "another failure on the same connection, or an abort, ended the operation before it was executed; repeat it"
 
 
 class LockedMemoryError(DsmemError, OSError):
@@ -482,6 +485,28 @@ class ClockDriftError(DsmemError, ValueError):
         "a stamp is too far ahead of this node's wall clock; let NTP or PTP set the clocks of all nodes, or allow more "
         "with max_drift="
     )
+
+
+class OutcomeUnknownError(TransportError):
+    """The answer to a write or an atomic op was lost: the op may or may not have taken effect.
+
+    Any other error of such an op says that it was not executed. ``__cause__`` is the reason why no answer came. If that
+    is a TimeoutError or a PeerDeadError, the exception is of that class, too.
+    """
+
+    code = 42
+    text = (
+        "the answer was lost: the operation may or may not have taken effect; read the memory, and never send an "
+        "atomic again before you know"
+    )
+
+
+class OutcomeUnknownTimeoutError(OutcomeUnknownError, TimeoutError):
+    """The deadline passed while the op was under way: it may or may not have taken effect."""
+
+
+class OutcomeUnknownPeerDeadError(OutcomeUnknownError, PeerDeadError):
+    """The owner ended, or could not be reached, while the op was under way: it may or may not have taken effect."""
 
 
 class ArgumentTypeError(InvalidArgumentError, TypeError):

@@ -37,6 +37,7 @@ static int record(int code, int sys, int status, uint32_t vendor, const char *fm
     last.sys = sys;
     last.status = status;
     last.vendor = vendor;
+    last.cause = 0;
     vsnprintf(last.detail, sizeof last.detail, fmt, ap);
     size_t used = strlen(last.detail);
     if (sys && used + 3 < sizeof last.detail) {
@@ -56,13 +57,23 @@ int err_set(int code, int sys, const char *fmt, ...)
     return rc;
 }
 
-int err_set_wc(int code, int wc_status, uint32_t vendor, const char *fmt, ...)
+int err_set_op(int code, int cause, int wc_status, uint32_t vendor, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
     int rc = record(code, 0, wc_status, vendor, fmt, ap);
     va_end(ap);
+    last.cause = cause;
     return rc;
+}
+
+int err_known(int rc)
+{
+    if (rc != -DSM_EUNKNOWN || last.code != DSM_EUNKNOWN)
+        return rc;
+    last.code = last.cause;
+    last.cause = 0;
+    return -last.code;
 }
 
 int err_set_errno(int sys, const char *fmt, ...)

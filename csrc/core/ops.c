@@ -63,6 +63,7 @@ static void start(dsm_ctx *c, struct dsm_group *g, int64_t deadline)
 static void prepare(struct fabric_dev *d, dsm_op *op)
 {
     op->fabric = NULL;
+    op->cause = 0;
     if (op->nbytes > d->prepare)
         d->fabric->op_prepare(d, op);
 }
@@ -164,6 +165,21 @@ void ticket_find_causes(dsm_ticket *t, int64_t deadline)
         find_cause(&t->ops[i], deadline);
 }
 
+/* Whether the op ended because something else ended its connection. */
+static bool was_cancelled(const dsm_op *op)
+{
+    return op->status == -DSM_ECANCELED || (op->status == -DSM_EUNKNOWN && op->cause == -DSM_ECANCELED);
+}
+
+/* Says why a cancelled op was cancelled. */
+static void set_reason(dsm_op *op, int reason)
+{
+    if (op->status == -DSM_EUNKNOWN)
+        op->cause = (int16_t)reason;
+    else
+        op->status = reason;
+}
+
 /* The first op that failed by itself; if there is none, the first that was cancelled; NULL if no op failed. */
 static const dsm_op *find_first_error(dsm_ticket *t, bool late, int64_t deadline)
 {
@@ -172,29 +188,33 @@ static const dsm_op *find_first_error(dsm_ticket *t, bool late, int64_t deadline
         dsm_op *op = &t->ops[i];
         if (!op->status)
             continue;
-        if (late && op->status == -DSM_ECANCELED)
-            op->status = -DSM_ETIME;
-        if (op->status == -DSM_ECANCELED && load_relaxed_u32(&op->remote->peer->dead))
-            op->status = -DSM_EPEER;
+        if (was_cancelled(op) && late)
+            set_reason(op, -DSM_ETIME);
+        if (was_cancelled(op) && load_relaxed_u32(&op->remote->peer->dead))
+            set_reason(op, -DSM_EPEER);
         if (!t->started)
             find_cause(op, deadline);
-        if (!first || (first->status == -DSM_ECANCELED && op->status != -DSM_ECANCELED))
+        if (!first || (was_cancelled(first) && !was_cancelled(op)))
             first = op;
     }
     return first;
 }
 
+static int report(const dsm_ticket *t, const dsm_op *op)
+{
+    int cause = op->status == -DSM_EUNKNOWN ? -op->cause : 0;
+    bool certain = op->code != DSM_OP_READ && op->status == -DSM_ETIME;
+    return err_set_op(-op->status, cause, op->wc_status, op->vendor, "op %zu of %zu to %s%s", (size_t)(op - t->ops),
+                      t->n, op->remote->peer->address,
+                      certain ? " was not executed; the deadline passed, allow it more time" : "");
+}
+
 static int outcome(dsm_ticket *t, bool late, int64_t deadline, size_t *failed)
 {
     const dsm_op *first = find_first_error(t, late, deadline);
-    int rc = 0;
-    if (first) {
-        size_t i = (size_t)(first - t->ops);
-        rc = err_set_wc(-first->status, (int)first->wc_status, first->vendor, "op %zu of %zu to %s", i, t->n,
-                        first->remote->peer->address);
-        if (failed)
-            *failed = i;
-    }
+    int rc = first ? report(t, first) : 0;
+    if (first && failed)
+        *failed = (size_t)(first - t->ops);
     for (size_t i = 0; i < t->n; i++) { /* last, as the remotes may be closed afterwards */
         dsm_op *op = &t->ops[i];
         if (op->remote->mapped)
@@ -213,6 +233,7 @@ void ticket_give_up_rest(dsm_ticket *t, int status)
     for (; t->posted < t->n; t->posted++) {
         dsm_op *op = &t->ops[t->posted];
         op->status = status;
+        op->cause = 0;
         op->fabric = NULL;
         if (!op->remote->mapped)
             fetch_add_u32(&op->remote->users, 1);

@@ -22,6 +22,7 @@ typedef struct {
     int sys;          /* errno, or 0 */
     int status;       /* work completion status (enum ibv_wc_status), or 0 */
     uint32_t vendor;  /* the device's own code, or 0 */
+    int cause;        /* DSM_EUNKNOWN: the DSM_E… that says why no answer came; otherwise 0 */
     char detail[200]; /* details; "" when the code says it all */
 } dsm_failure;
 

@@ -16,7 +16,7 @@ typedef struct dsm_op {
     uint8_t code;
     uint8_t flags;
     uint16_t segments; /* private to the fabric: pieces of this op that are outstanding */
-    int32_t status;    /* 0 or -DSM_E…; valid once the op is complete */
+    int32_t status;    /* 0 or -DSM_E…; valid once the op is complete. What each means is below */
     dsm_remote *remote;
     uint64_t offset;
     void *local;      /* READ: destination, WRITE: source; NULL for atomics */
@@ -24,13 +24,35 @@ typedef struct dsm_op {
     uint64_t operand; /* FETCH_ADD: addend, COMPARE_SWAP: expected */
     uint64_t desired; /* COMPARE_SWAP */
     uint64_t result;  /* ATOMIC: the value before */
-    uint32_t wc_status, vendor;
+    int16_t cause;    /* 0, or -DSM_E…: the op was sent and no answer came, for this reason */
+    uint16_t wc_status;
+    uint32_t vendor;
     /* private to the core: */
     struct dsm_group *group;
     struct dsm_op *next;
     void *fabric;    /* scratch of the fabric that executes the op */
     uint64_t cookie; /* likewise */
 } dsm_op;
+
+/* What the status of an op says. Writes and atomics fail in two ways, and are sent once (a READ may be repeated):
+ *
+ *                     WRITE, FETCH_ADD, COMPARE_SWAP                    READ
+ *   0                 took effect                                       the buffer holds what was read
+ *   -DSM_EUNKNOWN     may or may not have taken effect: it was sent,    -
+ *                     and no answer came. 'cause' says why
+ *   -DSM_ECANCELED    not executed: another failure on its connection   another failure, dsm_cancel() or an abort
+ *                     came before it, or dsm_cancel() or an abort       ended it
+ *   -DSM_ETIME        not executed: the deadline passed before          the deadline passed
+ *   -DSM_EPEER        not executed: no connection to the owner          the owner is gone, or does not answer
+ *   -DSM_EACCESS,     not executed: the owner refused it. Of a WRITE    the same
+ *   -DSM_ESTALE       longer than a packet, a first part may have been
+ *                     written before the region was closed
+ *   -DSM_EIO          not executed: no request could be posted          the transport failed
+ *   other             not executed: refused before it was posted        the same
+ *
+ * The cause of DSM_EUNKNOWN is ETIME, EPEER, EIO or ECANCELED (another failure on the connection). The buffer of a READ
+ * that failed holds anything. A WRITE whose outcome is unknown has landed, or never will, once another op to the same
+ * owner has succeeded: that op used a new connection, before which the owner has closed the old one. */
 
 /* Waits of the core call 'look' at intervals of at most 50 ms, to learn whether a signal handler wants the wait to end.
  * 'look' is called with no lock held. If it returns anything but 0, the wait ends as if its deadline had passed. NULL:

@@ -127,8 +127,8 @@ struct fabric {
     int (*ep_address)(struct fabric_ep *e, uint8_t address[FABRIC_ADDRESS_MAX]); /* returns its length */
     int (*ep_connect)(struct fabric_ep *e, const uint8_t *address, size_t len);
     /* Moves the endpoint to the error state; never waits. If it is passive, the peer's ops fail from then on.
-     * Otherwise every op is done when this returns or in a poll within the next 0.1 s, with ECANCELED unless its
-     * outcome is known. A second call has no effect. */
+     * Otherwise every op is done when this returns or in a poll within the next 0.1 s: with its outcome if that is
+     * known, with ECANCELED if it was not executed, otherwise with fabric_op_lost(). A second call has no effect. */
     void (*ep_abort)(struct fabric_ep *e);
     void (*ep_close)(struct fabric_ep *e); /* on return every op is done, and no local buffer is in use any more */
 
@@ -191,8 +191,17 @@ static inline bool fabric_op_checked(const dsm_op *op)
     return op->nbytes && op->nbytes <= r->nbytes && op->offset <= r->nbytes - op->nbytes;
 }
 
-/* Ends an op; every op ends here. Afterwards the op belongs to its owner, which may free it, so the fabric must not
- * access it any more. The decrement is a release: pairs with the load_acquire_u32 of group->pending in core/ops.c. */
+/* The status of an op that the owner may have executed, although no answer came. cause: -DSM_E…, why none came;
+ * ECANCELED if another op's failure or an abort ended the connection. */
+static inline int fabric_op_lost(dsm_op *op, int cause)
+{
+    op->cause = (int16_t)cause;
+    return op->code == DSM_OP_READ ? cause : -DSM_EUNKNOWN;
+}
+
+/* Ends an op; every op ends here. Any status but 0 and fabric_op_lost() says that the op was not executed.
+ * Afterwards the op belongs to its owner, which may free it, so the fabric must not access it any more. The decrement is
+ * a release: pairs with the load_acquire_u32 of group->pending in core/ops.c. */
 static inline void fabric_op_done(dsm_op *op, int status)
 {
     struct dsm_group *g = op->group;

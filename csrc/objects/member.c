@@ -47,7 +47,7 @@ int member_is(dsm_remote *r, uint64_t table, uint32_t number, uint64_t identity)
 static int take(dsm_remote *r, uint64_t at, uint64_t from, uint64_t identity)
 {
     uint64_t old;
-    int rc = dsm_compare_swap(r, at, from, identity, &old, remote_timeout(r));
+    int rc = err_known(dsm_compare_swap(r, at, from, identity, &old, remote_timeout(r)));
     if (!rc)
         return old == from;
     if (dsm_remote_mapped(r) || dsm_read(r, at, &old, sizeof old, remote_timeout(r)))
@@ -117,7 +117,7 @@ int member_join(dsm_remote *r, uint64_t table, uint32_t n, uint64_t identity, me
 int member_leave(dsm_remote *r, uint64_t table, uint32_t number, uint64_t identity)
 {
     uint64_t old;
-    return dsm_compare_swap(r, table + 8ull * number, identity, 0, &old, remote_timeout(r));
+    return err_known(dsm_compare_swap(r, table + 8ull * number, identity, 0, &old, remote_timeout(r)));
 }
 
 int dsm_identity(uint64_t *out) { return member_identity(true, out); }

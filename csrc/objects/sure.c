@@ -28,14 +28,14 @@ int sure_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t nbytes
 {
     int rc, tries = 0;
     do
-        rc = dsm_write(r, offset, data, nbytes, remote_timeout(r));
+        rc = err_known(dsm_write(r, offset, data, nbytes, remote_timeout(r)));
     while (__builtin_expect(rc != 0, 0) && sure_again(rc, &tries));
     return sure_error(rc);
 }
 
 int sure_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *found)
 {
-    int tries = 0, rc = dsm_compare_swap(r, offset, expected, desired, found, remote_timeout(r));
+    int tries = 0, rc = err_known(dsm_compare_swap(r, offset, expected, desired, found, remote_timeout(r)));
     if (!rc)
         return *found == expected ? SWAP_DONE : SWAP_REFUSED;
     if (r->mapped || !sure_again(rc, &tries) || sure_read(r, offset, found, sizeof *found))

@@ -106,8 +106,12 @@ class Remote:
         The local buffer is read-only, or is not C-contiguous.
     StaleDescriptorError, PeerDeadError
         The region has been closed, or its owner has ended.
+    OutcomeUnknownError
+        The answer to a write or an atomic op was lost, for the reason in ``__cause__``: it may or may not have taken
+        effect. It is a TimeoutError or PeerDeadError, too, if that is the reason. Any other error of such an op says
+        that it was not executed.
     TimeoutError, TransportError
-        The op timed out, or the transport failed. The op may or may not have taken effect.
+        A read timed out, or the transport failed.
     ClosedError, ForkError
         The remote is closed, or the process is a forked child of the one that attached.
 

@@ -1,6 +1,6 @@
 # The declarations of csrc/dsm.h, and no others.
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 
 cdef extern from "dsm.h" nogil:
@@ -34,6 +34,9 @@ cdef extern from "dsm.h" nogil:
     enum: DSM_EUNSUPPORTED
     enum: DSM_EPEER
     enum: DSM_ESTALE
+    enum: DSM_ECANCELED
+    enum: DSM_EIO
+    enum: DSM_EUNKNOWN
 
     ctypedef struct dsm_ctx:
         pass
@@ -45,6 +48,7 @@ cdef extern from "dsm.h" nogil:
     ctypedef struct dsm_failure:
         int code, sys, status
         uint32_t vendor
+        int cause
         char detail[200]
 
     ctypedef struct dsm_error_row:
@@ -132,7 +136,9 @@ cdef extern from "dsm.h" nogil:
         uint64_t offset
         void *local
         uint64_t nbytes, operand, desired, result
-        uint32_t wc_status, vendor
+        int16_t cause
+        uint16_t wc_status
+        uint32_t vendor
 
     int dsm_read(dsm_remote *r, uint64_t offset, void *out, uint64_t nbytes, int64_t timeout_ns)
     int dsm_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t nbytes, int64_t timeout_ns)

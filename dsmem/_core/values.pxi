@@ -63,11 +63,28 @@ cdef object error_from_core(int rc, str op=None, str peer=None, str device=None)
     cdef const c.dsm_failure *f = c.dsm_last_error()
     if raised is not None and PyThread_get_thread_ident() == main_ident:
         return take_raised()
-    cls = errors.BY_CODE.get(-rc, errors.DsmemError)
     if f.code != -rc:
-        return cls(op=op, peer=peer, device=device)
-    return cls(f.detail.decode("utf-8", "replace"), sys=f.sys, status=f.status, vendor=f.vendor, op=op, peer=peer,
-               device=device)
+        return class_of(-rc, 0)(op=op, peer=peer, device=device)
+    error = class_of(-rc, f.cause)(f.detail.decode("utf-8", "replace"), sys=f.sys, status=f.status, vendor=f.vendor,
+                                   op=op, peer=peer, device=device)
+    return with_cause(error, f.cause)
+
+
+cdef object class_of(int code, int cause):
+    """Return the class of an error. cause: if the code is DSM_EUNKNOWN, the error that says why; otherwise 0."""
+    if code == c.DSM_EUNKNOWN and cause == c.DSM_ETIME:
+        return errors.OutcomeUnknownTimeoutError
+    if code == c.DSM_EUNKNOWN and cause == c.DSM_EPEER:
+        return errors.OutcomeUnknownPeerDeadError
+    return errors.BY_CODE.get(code, errors.DsmemError)
+
+
+cdef object with_cause(object error, int cause):
+    if cause == c.DSM_ECANCELED:  # for the op itself that was no cancellation: it was under way
+        error.__cause__ = errors.TransportError("another failure, or an abort, ended the connection; the next op makes one")
+    elif cause:
+        error.__cause__ = errors.BY_CODE[cause](status=error.status, vendor=error.vendor, peer=error.peer)
+    return error
 
 
 cdef object error_of(int code, str detail, str op=None):

@@ -9,6 +9,7 @@
  *
  *   fail=3            op 3 is not executed, the transport reports EIO
  *   failafter=3       op 3 is executed, the transport reports EIO all the same (its acknowledgement was lost)
+ *   refuse=3          op 3 is not executed: the owner refuses it (EACCESS), as a device does after its region was closed
  *   delay=3:50ms      op 3 is executed at once, its completion is reported 50 ms later (the pause is mandatory)
  *   drop=3            op 3 is executed, its completion is never reported
  *   tear=3            if op 3 is a READ: its second part is read 1 ms after its first part. The parts are split at a
@@ -20,8 +21,8 @@
  *   kill=3:PID        before op 3 is executed, process PID gets SIGKILL; a child of this process is dead by then
  *   tear, duplicate and cas accept a pause other than 1 ms: tear=3:20ms.
  *
- * A failed op ends its connection, as on every transport: the ops behind it are cancelled without being executed, the
- * endpoint is broken, and the core creates a new one. Faults preserve the order that dsm.h promises: while the second
+ * A failed op ends its connection, as on every transport: the ops behind it are not executed, the endpoint is broken, and
+ * the core creates a new one. Behind a refused op they are reported as not executed, behind any other as unknown. Faults preserve the order that dsm.h promises: while the second
  * part of an op is outstanding, the ops behind it on the same endpoint wait.
  *
  * Through fault no memory is mapped: every op goes through post and poll.
@@ -42,7 +43,8 @@ enum {
     FAULT_DUPLICATE = 32,
     FAULT_CAS = 64,
     FAULT_KILL = 128,
-    FAULT_ALL = 255,
+    FAULT_REFUSE = 256,
+    FAULT_ALL = 511,
 };
 
 struct fault_item {

@@ -54,6 +54,7 @@ struct fault_ep {
     struct chunk *chunks;
     int epoll, timer; /* -1 on passive endpoints */
     bool armed;
+    bool lost; /* the acknowledgement of an op was lost, so no outcome behind it is known */
 };
 
 static struct fault_dev *device(const struct fault_ep *e) { return (struct fault_dev *)e->base.dev; }
@@ -123,7 +124,8 @@ int fault_ep_connect(struct fabric_ep *base, const uint8_t *address, size_t len)
 
 /* ---- the state of one op ---- */
 
-static bool fails(const struct shadow *s) { return s->fate.faults & (FAULT_FAIL | FAULT_FAILAFTER); }
+static bool refused(const struct shadow *s) { return s->fate.faults & FAULT_REFUSE; }
+static bool fails(const struct shadow *s) { return s->fate.faults & (FAULT_FAIL | FAULT_FAILAFTER | FAULT_REFUSE); }
 
 /* Whether the op may have a second part. */
 static bool in_parts(const struct shadow *s)
@@ -247,7 +249,7 @@ static void prepare_first(struct shadow *s)
         s->op.nbytes = s->cut;
     if (s->fate.faults & FAULT_DELAY)
         s->release = clock_ns() + s->fate.delay_ns;
-    if (s->fate.faults & FAULT_FAIL) { /* not executed */
+    if (s->fate.faults & (FAULT_FAIL | FAULT_REFUSE)) { /* not executed */
         s->step = SECOND;
         s->group.pending = 0;
     }
@@ -318,7 +320,19 @@ static bool go_on(struct fault_ep *e)
 
 /* ---- completion ---- */
 
-/* The inner fabric has no op any more. Ends all ops: with their outcome if it is known, otherwise with ECANCELED. */
+/* The status of an op that is complete. */
+static int outcome_of(const struct shadow *s)
+{
+    if (refused(s))
+        return -DSM_EACCESS;
+    if (fails(s))
+        return fabric_op_lost(s->user, -DSM_EIO);
+    s->user->cause = s->op.cause;
+    return s->op.status;
+}
+
+/* The inner fabric has no op any more. Ends all ops: with their outcome if it is known. Those that are WAITING have not
+ * been executed; but behind an op whose acknowledgement was lost no transport could know that. */
 static int end_all(struct fault_ep *e)
 {
     int done = 0;
@@ -326,7 +340,9 @@ static int end_all(struct fault_ep *e)
     for (; e->ops; done++) {
         const struct shadow *s = e->ops;
         bool known = s->step != PAUSED && !goes_on(s) && ready_at(s, true) <= now;
-        finish(e, &e->ops, !known ? -DSM_ECANCELED : fails(s) ? -DSM_EIO : s->op.status);
+        bool sent = e->lost || s->step != WAITING;
+        e->lost = e->lost || (s->step != WAITING && fails(s) && !refused(s));
+        finish(e, &e->ops, known ? outcome_of(s) : sent ? fabric_op_lost(s->user, -DSM_ECANCELED) : -DSM_ECANCELED);
     }
     return done;
 }
@@ -353,10 +369,11 @@ static int reap(struct fault_ep *e)
             s->due = now + s->fate.pause_ns;
             s->result = s->op.result;
         } else if (fails(s)) {
-            finish(e, at, -DSM_EIO);
+            e->lost = !refused(s);
+            finish(e, at, outcome_of(s));
             return done + 1 + break_off(e);
         } else {
-            finish(e, at, s->op.status);
+            finish(e, at, outcome_of(s));
             done++;
         }
     }

@@ -12,8 +12,9 @@ static const struct {
     const char *name;
     uint32_t fault;
 } kinds[] = {
-    {"fail", FAULT_FAIL}, {"failafter", FAULT_FAILAFTER}, {"delay", FAULT_DELAY}, {"drop", FAULT_DROP},
-    {"tear", FAULT_TEAR}, {"duplicate", FAULT_DUPLICATE}, {"cas", FAULT_CAS},     {"kill", FAULT_KILL},
+    {"fail", FAULT_FAIL}, {"failafter", FAULT_FAILAFTER}, {"delay", FAULT_DELAY},
+    {"drop", FAULT_DROP}, {"tear", FAULT_TEAR},           {"duplicate", FAULT_DUPLICATE},
+    {"cas", FAULT_CAS},   {"kill", FAULT_KILL},           {"refuse", FAULT_REFUSE},
 };
 
 static int refuse(const char *item, size_t len)

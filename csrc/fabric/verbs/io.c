@@ -50,6 +50,17 @@ static int error_of(enum ibv_wc_status s)
     }
 }
 
+/* The status of an op whose oldest request has failed. A refusal (the owner's NAK) means that the owner has moved its
+ * queue pair to the error state, so it executes nothing behind that request. After any other failure, and after an abort,
+ * what is flushed may have been sent and executed. */
+static int failure_of(struct verbs_ep *e, dsm_op *op, enum ibv_wc_status s)
+{
+    int rc = error_of(s);
+    if (rc == -DSM_EACCESS)
+        e->refused = true;
+    return e->refused && (rc == -DSM_EACCESS || rc == -DSM_ECANCELED) ? rc : fabric_op_lost(op, rc);
+}
+
 /* Ends the oldest request in the queue, and the op if this was its last request. Returns the number of ops done. */
 static int retire(struct verbs_ep *e, enum ibv_wc_status status, uint32_t vendor)
 {
@@ -60,8 +71,8 @@ static int retire(struct verbs_ep *e, enum ibv_wc_status status, uint32_t vendor
     if (!status && s->bounced)
         memcpy(s->to, s->bounced, s->nbytes);
     if (status && !op->status) {
-        op->status = error_of(status);
-        op->wc_status = (uint32_t)status;
+        op->status = failure_of(e, op, status);
+        op->wc_status = (uint16_t)status;
         op->vendor = vendor;
     }
     e->answers -= op->code != DSM_OP_WRITE;
@@ -106,10 +117,10 @@ int verbs_cancel(struct verbs_ep *e)
     for (dsm_op *op; (op = e->waiting); done++) {
         e->waiting = op->next;
         if (!op->status)
-            op->status = -DSM_ECANCELED;
+            op->status = e->placed ? fabric_op_lost(op, -DSM_ECANCELED) : -DSM_ECANCELED;
+        e->placed = 0;
         finish(e, op);
     }
-    e->placed = 0;
     return done;
 }
 
@@ -313,7 +324,8 @@ void verbs_post(struct fabric_ep *base, dsm_op *list)
         assert(fabric_op_checked(op));
         op->status = 0;
         op->segments = 1;
-        op->wc_status = op->vendor = 0;
+        op->wc_status = 0;
+        op->vendor = 0;
         op->cookie = op->fabric ? PREPARED : UNKNOWN;
         base->inflight++;
         base->bytes += op->nbytes;
@@ -344,7 +356,7 @@ static void fail_oldest(struct verbs_ep *e)
 {
     dsm_op *op = e->head != e->tail ? e->slot[e->tail % e->depth].op : e->waiting;
     if (op && !op->status)
-        op->status = -DSM_EIO;
+        op->status = e->head != e->tail ? fabric_op_lost(op, -DSM_EIO) : -DSM_EIO;
     e->base.broken = true;
 }
 

@@ -99,6 +99,7 @@ struct verbs_slot {
 struct verbs_ep {
     struct fabric_ep base;
     bool passive;
+    bool refused;      /* the owner has refused a request: it executes none behind that one */
     struct ibv_qp *qp; /* NULL once destroyed by an abort */
     struct ibv_cq *cq;
     struct ibv_comp_channel *channel;

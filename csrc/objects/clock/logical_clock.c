@@ -14,7 +14,7 @@ static int look(const dsm_clock *c, uint64_t *now)
 static int swap(const dsm_clock *c, uint64_t expected, uint64_t desired, uint64_t *old)
 {
     if (c->remote)
-        return dsm_compare_swap(c->remote, c->offset, expected, desired, old, remote_timeout(c->remote));
+        return err_known(dsm_compare_swap(c->remote, c->offset, expected, desired, old, remote_timeout(c->remote)));
     *old = compare_swap_u64(c->own, expected, desired);
     return 0;
 }

@@ -233,7 +233,7 @@ int dsm_queue_consume(dsm_queue *q)
         return err_set(DSM_ENOTMAPPED, 0, "messages are not in this process; take them where the queue was made");
     while (!(q->shape.flags & DSM_QUEUE_MANY_CONSUMERS)) {
         uint64_t seen = old;
-        int rc = dsm_compare_swap(q->r, QUEUE_STATE, seen, q->identity, &old, remote_timeout(q->r));
+        int rc = err_known(dsm_compare_swap(q->r, QUEUE_STATE, seen, q->identity, &old, remote_timeout(q->r)));
         q->consumer_in_doubt = rc && !dsm_remote_mapped(q->r);
         if (rc)
             return rc;

@@ -45,7 +45,7 @@ static int run(const dsm_queue *q, dsm_op *ops, size_t n, int64_t deadline)
     for (int i = 0; i < OP_TRIES && rc == -DSM_ECANCELED; i++) {
         for (size_t k = 0; k < n; k++)
             ops[k].segments = 0;
-        rc = dsm_execute(q->r->ctx, ops, n, op_timeout(q, nbytes, deadline), NULL);
+        rc = err_known(dsm_execute(q->r->ctx, ops, n, op_timeout(q, nbytes, deadline), NULL));
     }
     return rc;
 }
@@ -193,7 +193,7 @@ int role_leave(const dsm_queue *q, uint64_t at)
     int64_t timeout = remote_timeout(q->r), deadline = deadline_after(timeout < 0 ? 0 : 2 * timeout);
     uint64_t old;
     int rc;
-    for (int i = 0; (rc = dsm_compare_swap(q->r, at, q->identity, 0, &old, timeout)) && !is_gone(rc); i++)
+    for (int i = 0; (rc = err_known(dsm_compare_swap(q->r, at, q->identity, 0, &old, timeout))) && !is_gone(rc); i++)
         if (i + 1 >= OP_TRIES || (i && clock_ns() >= deadline))
             return rc;
     return 0;

@@ -311,7 +311,7 @@ static int post_commit(dsm_remote *r, const dsm_segment *s, const void *data, co
         ops[k++] = remote_swap(r, SEGMENT_HEAD, done | PHASE_COPY, done);
     }
     ops[k++] = remote_swap(r, SEGMENT_WRITER, s->identity, 0);
-    int rc = dsm_execute(r->ctx, ops, k, remote_timeout_for(r, 2 * n), NULL);
+    int rc = err_known(dsm_execute(r->ctx, ops, k, remote_timeout_for(r, 2 * n), NULL));
     for (size_t i = 0; !rc && i < k; i++)
         if (ops[i].code == DSM_OP_COMPARE_SWAP && ops[i].result != ops[i].operand)
             rc = err_set(DSM_ECORRUPT, 0, "the segment was changed by another than its writer");

@@ -40,8 +40,8 @@ static int change(dsm_counting *c, uint64_t *now, uint32_t value)
     if (rc == SWAP_DONE)
         return 1;
     if (rc == SWAP_UNKNOWN && found != *now)
-        return err_set(DSM_EIO, 0,
-                       "the outcome is unknown: the semaphore may or may not have changed, and others have");
+        return err_set_op(DSM_EUNKNOWN, DSM_EIO, 0, 0,
+                          "the semaphore may or may not have changed, and others have changed it; look at its value");
     *now = found;
     return rc < 0 ? rc : 0;
 }

@@ -47,8 +47,9 @@ int lock_sweep(dsm_remote *r, uint32_t number, uint64_t dead)
     if (rc || !(word & LOCK_HELD) || (word & LOCK_OWNER) != number)
         return rc;
     rc = member_is(r, SYNC_TABLE, number, dead);
-    return rc <= 0 ? rc
-                   : dsm_compare_swap(r, SYNC_WORD, word, lock_freed(word) | LOCK_OWNER_DIED, &old, remote_timeout(r));
+    if (rc <= 0)
+        return rc;
+    return err_known(dsm_compare_swap(r, SYNC_WORD, word, lock_freed(word) | LOCK_OWNER_DIED, &old, remote_timeout(r)));
 }
 
 /* ---- take ---- */

@@ -399,7 +399,7 @@ static int sweep(void *arg, uint32_t number, uint64_t dead)
         return rc;
     rc = member_is(r, SYNC_TABLE, number, dead);
     if (rc == 1)
-        rc = dsm_compare_swap(r, line(rw, number), word, changed(word, 0), &old, remote_timeout(r));
+        rc = err_known(dsm_compare_swap(r, line(rw, number), word, changed(word, 0), &old, remote_timeout(r)));
     if (!rc)
         ring(rw, SYNC_SECOND);
     return rc;
