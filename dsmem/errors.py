@@ -118,11 +118,14 @@ class DsmemError(Exception):
         As passed to the constructor.
     placed : int
         For an exception raised by a queue's put: how many messages were put nevertheless. 0 otherwise.
+    index : int or None
+        For the exception of an op of a batch: the index of the op. None otherwise.
     """
 
     code: int = 0
     text: str = ""
     placed: int = 0
+    index: int | None = None
 
     def __init__(
         self,

@@ -54,8 +54,9 @@ static void async_done(struct dsm_group *g)
     announce(c, g); /* from here on the group may be freed */
 }
 
-/* If an op of the ticket was refused (EACCESS), lets the peer's helper ask the owner for the reason, once for each
- * ticket, and returns true: the ticket completes after the answer. Under c->completed_lock. */
+/* If an op of the ticket was refused (EACCESS), lets the peer's helper ask the owner for the reason, once for each time
+ * that ops of the ticket are posted, and returns true: the ticket is settled after the answer. Under
+ * c->completed_lock. */
 static bool ask_first(dsm_ticket *t)
 {
     if (t->asked)
@@ -85,14 +86,15 @@ static bool ask_first(dsm_ticket *t)
  * to c->ready. Under c->completed_lock. */
 static void settle(dsm_ctx *c, dsm_ticket *t)
 {
-    if (t->posted < t->n && !t->late && !c->canceling) {
-        if (!async_begin(t))
+    bool ends = t->late || c->canceling || ticket_stopped(t);
+    do {
+        if (t->posted < t->n && ends)
+            ticket_give_up_rest(t, t->late ? -DSM_ETIME : -DSM_ECANCELED);
+        else if (t->posted < t->n && !async_begin(t))
             return;
-    } else if (t->posted < t->n) {
-        ticket_give_up_rest(t, t->late ? -DSM_ETIME : -DSM_ECANCELED);
-    }
-    if (!c->canceling && ask_first(t))
-        return;
+        if (!c->canceling && ask_first(t))
+            return;
+    } while (!ends && ticket_again(t));
     t->next = NULL;
     *c->ready_last = t;
     c->ready_last = &t->next;
@@ -311,6 +313,7 @@ static void begin(struct dsm_group *g)
 
 static bool async_begin(dsm_ticket *t)
 {
+    t->asked = 0;
     ticket_fill(t);
     size_t n = t->ngroups;
     t->left = n;
@@ -325,11 +328,76 @@ static bool async_begin(dsm_ticket *t)
 
 int dsm_start(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed)
 {
-    int rc = ticket_check(c, ops, n, failed);
+    return dsm_start_as(c, ops, n, &(dsm_choice){0}, t, failed);
+}
+
+int dsm_start_as(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, dsm_ticket *t, size_t *failed)
+{
+    int rc = ticket_check(c, ops, n, how, failed);
     if (rc)
         return rc;
-    *t = (dsm_ticket){.ctx = c, .ops = ops, .n = n, .started = 1};
-    return async_begin(t);
+    *t = (dsm_ticket){.ctx = c, .ops = ops, .n = n, .how = *how, .open = SIZE_MAX, .started = 1};
+    if (!ticket_stopped(t))
+        return async_begin(t);
+    ticket_give_up_rest(t, -DSM_ECANCELED);
+    return 1;
+}
+
+/* ---- stopping ---- */
+
+/* Takes the group off the list of those that wait for a connection; false: it is not on it. Under peer->lock. */
+static bool take_off(struct peer *p, struct dsm_group *g)
+{
+    for (struct dsm_group **at = &p->begin; *at; at = &(*at)->next)
+        if (*at == g) {
+            *at = g->next;
+            if (p->begin_last == &g->next)
+                p->begin_last = at;
+            return true;
+        }
+    return false;
+}
+
+static void stop_group(struct dsm_group *g)
+{
+    struct peer *p = g->peer;
+    pthread_mutex_lock(&p->lock);
+    if (load_acquire_u32(&g->pending)) {
+        if (take_off(p, g))
+            fail(g, -DSM_ECANCELED);
+        else if (p->ep)
+            peer_cut(p);
+    }
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void wake_waiters(dsm_op *ops, size_t n)
+{
+    struct peer *last = NULL;
+    for (size_t i = 0; i < n; i++) {
+        struct peer *p = ops[i].remote->mapped ? last : ops[i].remote->peer;
+        if (p == last)
+            continue;
+        pthread_mutex_lock(&p->lock);
+        peer_wake(p);
+        pthread_mutex_unlock(&p->lock);
+        last = p;
+    }
+}
+
+void dsm_stop(dsm_ctx *c, dsm_op *ops, size_t n, uint32_t *stop, dsm_ticket *t)
+{
+    if (ctx_forked(c))
+        return;
+    store_release_u32(stop, 1);
+    if (!t) {
+        wake_waiters(ops, n);
+        return;
+    }
+    pthread_mutex_lock(&c->completed_lock); /* no thread posts more of the ticket meanwhile */
+    for (size_t i = 0; i < t->ngroups; i++)
+        stop_group(&t->groups[i]);
+    pthread_mutex_unlock(&c->completed_lock);
 }
 
 /* While it is on, tickets that complete post no further ops and ask no owner. */

@@ -140,6 +140,10 @@ uint64_t this_thread(void);
 /* For a thread that the core has created: its waits end when *stop is not 0. */
 void wait_for(const uint32_t *stop);
 
+/* The calling thread's waits end once *stop is not 0 (dsm_stop); NULL: they do not. Returns what held before. */
+const uint32_t *wait_until_stopped(const uint32_t *stop);
+bool wait_stopped(void);
+
 /* core/peer.c */
 int peer_new(dsm_ctx *c, struct fabric_dev *d, const uint8_t node[DSM_NODE_ID], const char *address, struct peer **out);
 void peer_free(struct peer *p); /* no thread may use the peer any more */
@@ -159,6 +163,8 @@ bool peer_post(struct peer *p, dsm_op *list);
 int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline);
 /* Aborts everything outstanding, without waiting: the threads that wait for it see it end soon. */
 void peer_break(struct peer *p);
+/* The same under peer->lock, where there is an endpoint. */
+void peer_cut(struct peer *p);
 /* Aborts everything outstanding; on return all of it has ended. */
 void peer_abort(struct peer *p);
 
@@ -179,9 +185,13 @@ bool peer_help(struct peer *p);
 void peer_stop_help(struct peer *p); /* with no lock held; ends the groups that wait for the helper */
 
 /* core/ops.c */
-int ticket_check(dsm_ctx *c, const dsm_op *ops, size_t n, size_t *failed);
+/* Unless it returns 0, no op is to be posted, and each has its status. */
+int ticket_check(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, size_t *failed);
 /* Executes the ops on mapped memory, and puts as many of the others into groups as there is room for. */
 void ticket_fill(dsm_ticket *t);
+/* With go_on, when all groups are complete: whether ops are left that ticket_fill() posts again. */
+bool ticket_again(dsm_ticket *t);
+static inline bool ticket_stopped(const dsm_ticket *t) { return t->how.stop && load_acquire_u32(t->how.stop); }
 void ticket_give_up_rest(dsm_ticket *t, int status);
 void ticket_find_causes(dsm_ticket *t, int64_t deadline);
 

@@ -5,7 +5,8 @@
 
 static uint64_t ask; /* the function; release: dsm_set_interrupt(); acquire: wait_interrupted() */
 static __thread const uint32_t *own_stop;
-static __thread uint32_t handling; /* calls of 'ask' under way */
+static __thread const uint32_t *call_stop; /* of the call that waits */
+static __thread uint32_t handling;         /* calls of 'ask' under way */
 
 void dsm_set_interrupt(int (*look)(void))
 {
@@ -14,6 +15,19 @@ void dsm_set_interrupt(int (*look)(void))
 }
 
 void wait_for(const uint32_t *stop) { own_stop = stop; }
+
+const uint32_t *wait_until_stopped(const uint32_t *stop)
+{
+    const uint32_t *before = call_stop;
+    call_stop = stop;
+    return before;
+}
+
+bool wait_stopped(void)
+{
+    const uint32_t *stop = call_stop;
+    return stop && load_acquire_u32(stop);
+}
 
 uint64_t this_thread(void) { return (uint64_t)(uintptr_t)&own_stop; }
 
@@ -31,13 +45,17 @@ bool wait_interrupted(void)
 {
     if (own_stop)
         return load_relaxed_u32(own_stop);
+    if (wait_stopped())
+        return true;
     int (*look)(void) = (int (*)(void))(uintptr_t)load_acquire_u64(&ask);
     if (!look)
         return false;
-    int64_t deadline = dsm_call_until(DEADLINE_NEVER); /* the waiting call's deadline is not the handler's */
+    int64_t deadline = dsm_call_until(DEADLINE_NEVER); /* what ends the waiting call does not end the handler's calls */
+    const uint32_t *stop = wait_until_stopped(NULL);
     handling++;
     bool yes = look();
     handling--;
+    wait_until_stopped(stop);
     dsm_call_until(deadline);
     return yes;
 }

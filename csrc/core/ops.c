@@ -4,6 +4,9 @@
  *
  * A ticket has room for DSM_TICKET_GROUPS peers at a time. The ops from index t->posted on have found no room; they are
  * posted when all groups are complete.
+ *
+ * With go_on the ops are passed over several times. An op is open if it is to be posted in the next pass: its status is
+ * ECANCELED, and it was never sent (cause is 0). All are open at first, but for those that are refused before.
  */
 #include "../base/deadline.h"
 #include "../base/mapped_ops.h"
@@ -18,7 +21,7 @@ static const uint32_t right_of[] = {
     [DSM_OP_COMPARE_SWAP] = DSM_ATOMIC,
 };
 
-static int check(const dsm_ctx *c, const dsm_op *op)
+static inline int check_use(const dsm_ctx *c, const dsm_op *op)
 {
     if (op->code < DSM_OP_READ || op->code > DSM_OP_COMPARE_SWAP || (op->flags & ~DSM_OP_FENCE))
         return err_set(DSM_EINVAL, 0, "op code %u, flags %u", op->code, op->flags);
@@ -27,8 +30,21 @@ static int check(const dsm_ctx *c, const dsm_op *op)
     uint32_t right = right_of[op->code];
     if (right == DSM_ATOMIC ? op->nbytes != 8 : !op->local)
         return err_set(DSM_EINVAL, 0, right == DSM_ATOMIC ? "an atomic of other than 8 bytes" : "no local buffer");
-    return remote_check(op->remote, op->offset, op->nbytes, right);
+    return 0;
 }
+
+static inline int check_access(const dsm_op *op)
+{
+    return remote_check(op->remote, op->offset, op->nbytes, right_of[op->code]);
+}
+
+static inline int check(const dsm_ctx *c, const dsm_op *op)
+{
+    int rc = check_use(c, op);
+    return rc ? rc : check_access(op);
+}
+
+static bool is_open(const dsm_op *op) { return op->status == -DSM_ECANCELED && !op->cause; }
 
 /* ---- posting ---- */
 
@@ -56,7 +72,7 @@ static void start(dsm_ctx *c, struct dsm_group *g, int64_t deadline)
         return;
     for (dsm_op *op = g->head, *next; op; op = next) {
         next = op->next;
-        fabric_op_done(op, rc ? rc : -DSM_ECANCELED);
+        fabric_op_done(op, rc && !wait_stopped() ? rc : -DSM_ECANCELED);
     }
 }
 
@@ -68,12 +84,14 @@ static void prepare(struct fabric_dev *d, dsm_op *op)
         d->fabric->op_prepare(d, op);
 }
 
-void ticket_fill(dsm_ticket *t)
+static inline void fill(dsm_ticket *t, bool go_on)
 {
     uint64_t posts = 0;
     t->ngroups = 0;
     for (; t->posted < t->n; t->posted++) {
         dsm_op *op = &t->ops[t->posted];
+        if (go_on && !is_open(op))
+            continue;
         if (op->remote->mapped) {
             mapped_execute(op->remote->mapped, op);
             op->status = 0;
@@ -90,53 +108,107 @@ void ticket_fill(dsm_ticket *t)
             g->head = op;
         g->tail = op;
         g->pending++; /* not shared with other threads yet */
-        prepare(op->remote->peer->dev, op);
-        fetch_add_u32(&op->remote->users, 1);
+        if (!go_on || !op->fabric)
+            prepare(op->remote->peer->dev, op);
+        if (!go_on)
+            fetch_add_u32(&op->remote->users, 1);
         posts++;
     }
     if (posts)
         fetch_add_u64(&t->ctx->stats.posts, posts);
 }
 
+void ticket_fill(dsm_ticket *t)
+{
+    if (t->how.go_on)
+        fill(t, true);
+    else
+        fill(t, false);
+}
+
 /* Posts as many ops as the groups have room for. */
 static void post_some(dsm_ticket *t, int64_t deadline)
 {
     ticket_fill(t);
+    if (!t->ngroups)
+        return;
+    const uint32_t *before = wait_until_stopped(t->how.stop);
     for (size_t i = 0; i < t->ngroups; i++)
         start(t->ctx, &t->groups[i], deadline);
+    wait_until_stopped(before);
 }
 
-int ticket_check(dsm_ctx *c, const dsm_op *ops, size_t n, size_t *failed)
+/* Nothing is posted because of op i. Returns rc. */
+static int refuse_all(dsm_op *ops, size_t n, size_t i, int rc, size_t *failed)
+{
+    for (size_t k = 0; k < n; k++) {
+        ops[k].status = k == i ? rc : -DSM_ECANCELED;
+        ops[k].cause = 0;
+    }
+    if (failed)
+        *failed = i;
+    return rc;
+}
+
+/* With go_on: from now on the remotes are in use by the ops that name them. An op that its remote refuses fails
+ * alone. */
+static int check_each(dsm_ctx *c, dsm_op *ops, size_t n, size_t *failed)
+{
+    for (size_t i = 0; i < n; i++) {
+        int rc = check_use(c, &ops[i]);
+        if (rc)
+            return refuse_all(ops, n, i, rc, failed);
+    }
+    for (size_t i = 0; i < n; i++) {
+        int rc = check_access(&ops[i]);
+        ops[i].status = rc ? rc : -DSM_ECANCELED;
+        ops[i].cause = 0;
+        ops[i].fabric = NULL;
+        if (!ops[i].remote->mapped)
+            fetch_add_u32(&ops[i].remote->users, 1);
+    }
+    return 0;
+}
+
+int ticket_check(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, size_t *failed)
 {
     if (ctx_forked(c))
-        return refuse_forked();
+        return refuse_all(ops, n, 0, refuse_forked(), failed);
+    if (how->go_on)
+        return check_each(c, ops, n, failed);
     for (size_t i = 0; i < n; i++) {
         int rc = check(c, &ops[i]);
-        if (rc) {
-            if (failed)
-                *failed = i;
-            return rc;
-        }
+        if (rc)
+            return refuse_all(ops, n, i, rc, failed);
     }
     return 0;
 }
 
 /* The ops have been checked. */
-static void submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, int64_t deadline)
+static void submit(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, dsm_ticket *t, int64_t deadline)
 {
     t->ctx = c;
     t->ops = ops;
     t->n = n;
     t->posted = 0;
     t->started = 0;
-    post_some(t, deadline);
+    t->how = *how;
+    t->open = SIZE_MAX;
+    t->idle = 0;
+    t->ngroups = 0;
+    if (ticket_stopped(t))
+        ticket_give_up_rest(t, -DSM_ECANCELED);
+    else
+        post_some(t, deadline);
 }
+
+static const dsm_choice plainly; /* no choice */
 
 int dsm_submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed)
 {
-    int rc = ticket_check(c, ops, n, failed);
+    int rc = ticket_check(c, ops, n, &plainly, failed);
     if (!rc)
-        submit(c, ops, n, t, DEADLINE_NEVER);
+        submit(c, ops, n, &plainly, t, DEADLINE_NEVER);
     return rc;
 }
 
@@ -148,7 +220,7 @@ static void find_cause(dsm_op *op, int64_t deadline)
 {
     dsm_remote *r = op->remote;
     struct peer *p = r->peer;
-    if (op->status != -DSM_EACCESS || !r->ctx->control)
+    if (op->status != -DSM_EACCESS || r->mapped || !r->ctx->control)
         return;
     deadline = deadline_earlier(deadline, deadline_after(r->ctx->peer_timeout_ns));
     if (peer_talk(p, deadline))
@@ -159,10 +231,39 @@ static void find_cause(dsm_op *op, int64_t deadline)
         op->status = rc;
 }
 
+/* Op i has found the region of its remote closed, which it stays: the open ops on it need not be posted. */
+static void close_open(dsm_ticket *t, size_t i)
+{
+    for (size_t k = i + 1; k < t->n; k++)
+        if (t->ops[k].remote == t->ops[i].remote && is_open(&t->ops[k]))
+            t->ops[k].status = -DSM_ESTALE;
+}
+
 void ticket_find_causes(dsm_ticket *t, int64_t deadline)
 {
-    for (size_t i = 0; i < t->n; i++)
+    for (size_t i = 0; i < t->n; i++) {
+        if (t->ops[i].status != -DSM_EACCESS)
+            continue;
         find_cause(&t->ops[i], deadline);
+        if (t->how.go_on && t->ops[i].status == -DSM_ESTALE)
+            close_open(t, i);
+    }
+}
+
+bool ticket_again(dsm_ticket *t)
+{
+    enum { IDLE_PASSES = 8 }; /* other threads' failures, again and again */
+    size_t open = 0;
+    if (!t->how.go_on)
+        return false;
+    for (size_t i = 0; i < t->n; i++)
+        open += is_open(&t->ops[i]);
+    t->idle = open < t->open ? 0 : t->idle + 1;
+    t->open = open;
+    if (!open || t->idle == IDLE_PASSES)
+        return false;
+    t->posted = 0;
+    return true;
 }
 
 /* Whether the op ended because something else ended its connection. */
@@ -227,17 +328,45 @@ static int outcome(dsm_ticket *t, bool late, int64_t deadline, size_t *failed)
     return rc;
 }
 
-/* Ends the ops that have not been posted with 'status': they are too late, or dsm_cancel() is in progress. */
+/* Ends the ops that have not been posted with 'status': they are too late, dsm_cancel() is in progress, or dsm_stop() was
+ * called. */
 void ticket_give_up_rest(dsm_ticket *t, int status)
 {
     for (; t->posted < t->n; t->posted++) {
         dsm_op *op = &t->ops[t->posted];
+        if (t->how.go_on) {
+            op->status = is_open(op) ? status : op->status;
+            continue;
+        }
         op->status = status;
         op->cause = 0;
         op->fabric = NULL;
         if (!op->remote->mapped)
             fetch_add_u32(&op->remote->users, 1);
     }
+}
+
+/* Returns whether ops were given up at the deadline, or because a signal handler wants that. */
+static bool wait_for_groups(dsm_ticket *t, int64_t deadline)
+{
+    bool late = false;
+    if (!t->ngroups)
+        return false;
+    const uint32_t *before = wait_until_stopped(t->how.stop);
+    for (size_t i = 0; i < t->ngroups; i++)
+        if (peer_wait(t->groups[i].peer, &t->groups[i].pending, deadline))
+            late = late || !wait_stopped();
+    wait_until_stopped(before);
+    return late;
+}
+
+/* Whether ops are to be posted again. */
+static bool again(dsm_ticket *t, int64_t deadline)
+{
+    if (ticket_stopped(t))
+        return false;
+    ticket_find_causes(t, deadline);
+    return ticket_again(t);
 }
 
 static int finish(dsm_ticket *t, int64_t deadline, size_t *failed)
@@ -248,13 +377,13 @@ static int finish(dsm_ticket *t, int64_t deadline, size_t *failed)
     if (t->started)
         return outcome(t, t->late, deadline, failed);
     for (;;) {
-        for (size_t i = 0; i < t->ngroups; i++)
-            if (peer_wait(t->groups[i].peer, &t->groups[i].pending, deadline))
-                late = true;
-        if (t->posted == t->n)
+        late = wait_for_groups(t, deadline) || late;
+        if (t->posted == t->n && (!t->how.go_on || late || !again(t, deadline)))
             break;
         if (late || clock_ns() >= deadline)
             ticket_give_up_rest(t, -DSM_ETIME);
+        else if (ticket_stopped(t))
+            ticket_give_up_rest(t, -DSM_ECANCELED);
         else
             post_some(t, deadline);
     }
@@ -267,18 +396,23 @@ int dsm_finish(dsm_ticket *t, int64_t timeout_ns, size_t *failed)
 }
 
 /* The ops have been checked. */
-static int run(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns, size_t *failed)
+static int run(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, int64_t timeout_ns, size_t *failed)
 {
     dsm_ticket t;
     int64_t deadline = deadline_after(timeout_ns);
-    submit(c, ops, n, &t, deadline);
+    submit(c, ops, n, how, &t, deadline);
     return finish(&t, deadline, failed);
+}
+
+int dsm_execute_as(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, int64_t timeout_ns, size_t *failed)
+{
+    int rc = ticket_check(c, ops, n, how, failed);
+    return rc ? rc : run(c, ops, n, how, timeout_ns, failed);
 }
 
 int dsm_execute(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns, size_t *failed)
 {
-    int rc = ticket_check(c, ops, n, failed);
-    return rc ? rc : run(c, ops, n, timeout_ns, failed);
+    return dsm_execute_as(c, ops, n, &plainly, timeout_ns, failed);
 }
 
 /* ---- single ops ---- */
@@ -396,7 +530,7 @@ static int remote_many(dsm_remote *r, uint8_t code, const uint64_t *offsets, siz
         ops[i] = (dsm_op){.code = code, .remote = r, .offset = at, .local = local + i * each, .nbytes = each};
     }
     if (!rc)
-        rc = run(r->ctx, ops, n, timeout_ns, NULL);
+        rc = run(r->ctx, ops, n, &plainly, timeout_ns, NULL);
     if (ops != few)
         free(ops);
     return rc;

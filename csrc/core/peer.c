@@ -224,8 +224,7 @@ void peer_reap(struct peer *p)
     wake_sleeper(p);
 }
 
-/* Under peer->lock. */
-static void abort_endpoint(struct peer *p)
+void peer_cut(struct peer *p)
 {
     fabric(p)->ep_abort(p->ep);
     wake_sleeper(p);
@@ -248,7 +247,7 @@ void peer_break(struct peer *p)
 {
     pthread_mutex_lock(&p->lock);
     if (p->ep)
-        abort_endpoint(p);
+        peer_cut(p);
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -334,13 +333,15 @@ static bool sleep_while_pending(struct peer *p, const uint32_t *pending, int64_t
     return false;
 }
 
-/* Sleeps for at most one slice. Returns false if a signal handler wants the wait to end. Under peer->lock, released
- * meanwhile. */
+/* Sleeps for at most one slice. Returns false if a signal handler or dsm_stop() wants the wait to end. Under peer->lock,
+ * released meanwhile. */
 static bool sleep_slice(struct peer *p, const uint32_t *pending, int64_t deadline)
 {
     int64_t slice = deadline_after(WAIT_SLICE_NS), until = deadline_earlier(deadline, slice);
     bool signal = sleep_while_pending(p, pending, until);
-    return !load_acquire_u32(pending) || !(signal || clock_ns() >= slice) || !interrupted(p);
+    if (!load_acquire_u32(pending))
+        return true;
+    return !wait_stopped() && (!(signal || clock_ns() >= slice) || !interrupted(p));
 }
 
 /* Waits until aborted ops have ended, which does not take long. Under peer->lock, released meanwhile. */
@@ -355,7 +356,7 @@ void peer_abort(struct peer *p)
     pthread_mutex_lock(&p->lock);
     struct fabric_ep *e = p->ep;
     if (e)
-        abort_endpoint(p);
+        peer_cut(p);
     while (e && p->ep == e && e->broken && e->inflight) /* otherwise another thread has replaced it */
         sleep_while_pending(p, &e->inflight, deadline_after(WAIT_SLICE_NS));
     pthread_mutex_unlock(&p->lock);
@@ -371,7 +372,7 @@ bool peer_sleep(struct peer *p, const uint32_t *pending, int64_t limit)
     if (!load_acquire_u32(pending))
         return false;
     store_relaxed_u32(&p->late, 1);
-    abort_endpoint(p);
+    peer_cut(p);
     drain(p, pending);
     store_relaxed_u32(&p->late, 0);
     return true;
@@ -385,12 +386,12 @@ int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline)
     pthread_mutex_lock(&p->lock);
     if (deadline == DEADLINE_NEVER)
         deadline = peer_give_up_at(p);
-    for (bool go_on = true; load_acquire_u32(pending); go_on = sleep_slice(p, pending, deadline)) {
+    for (bool go_on = !wait_stopped(); load_acquire_u32(pending); go_on = sleep_slice(p, pending, deadline)) {
         if (go_on && clock_ns() < deadline)
             continue;
         peer_reap(p); /* the ops may have completed in time */
         if (load_acquire_u32(pending)) {
-            abort_endpoint(p);
+            peer_cut(p);
             drain(p, pending);
             rc = -DSM_ETIME;
         }

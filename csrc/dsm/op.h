@@ -85,6 +85,17 @@ int dsm_write_many(dsm_remote *r, const uint64_t *offsets, size_t n, const void 
  * (ECANCELED only if no op failed by itself), and *failed is the index of that op. failed may be NULL. */
 int dsm_execute(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns, size_t *failed);
 
+/* The same with choices, which last as long as the ops:
+ *   go_on   the ops behind one that failed are executed all the same, if they certainly were not yet: they are posted
+ *           again, in order, on a new connection, until the deadline. No op is sent twice. An op that is refused before
+ *           anything is posted fails alone, too. The result is that of the first op that failed by itself
+ *   stop    NULL, or a word for dsm_stop(): 0 at first, and valid as long as the ops */
+typedef struct {
+    uint32_t go_on;
+    uint32_t *stop;
+} dsm_choice;
+int dsm_execute_as(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, int64_t timeout_ns, size_t *failed);
+
 /* The same in two halves, for a thread that may wait: dsm_submit() makes a connection if there is none. The ticket and
  * the ops must stay where they are until dsm_finish() returns. */
 #define DSM_TICKET_GROUPS 8
@@ -104,8 +115,12 @@ typedef struct dsm_ticket {
     size_t n;
     size_t posted; /* ops before this one are posted; the rest follow when groups become free */
     size_t ngroups;
+    dsm_choice how;
+    size_t open;   /* with go_on: ops that were to be posted again, the last time that this was looked at */
+    uint32_t idle; /* with go_on: how often in a row none of them had ended since */
+    uint32_t started;
     size_t left; /* groups that are not complete; this and the next fields: started tickets only */
-    uint32_t started, asked, late;
+    uint32_t asked, late;
     struct dsm_ticket *next;
     struct dsm_group groups[DSM_TICKET_GROUPS];
 } dsm_ticket;
@@ -120,6 +135,11 @@ int dsm_finish(dsm_ticket *t, int64_t timeout_ns, size_t *failed);
  * core does what may wait: it makes a connection, asks the owner why it refuses an op, and gives up an op that does not
  * complete. */
 int dsm_start(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed);
+int dsm_start_as(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, dsm_ticket *t, size_t *failed);
+/* Ends ops that another thread executes (t: NULL) or that have been started (t: their ticket, which dsm_completed() has
+ * not returned yet) with this word: those that are outstanding end with ECANCELED or EUNKNOWN, and nothing more is
+ * posted. Like a deadline it costs their connections. It does not wait. */
+void dsm_stop(dsm_ctx *c, dsm_op *ops, size_t n, uint32_t *stop, dsm_ticket *t);
 /* Returns the next complete ticket, each ticket once, or NULL if there is no other. Whenever dsm_event_fd() is
  * readable, call this until it returns NULL. */
 dsm_ticket *dsm_completed(dsm_ctx *c);

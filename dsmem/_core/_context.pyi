@@ -382,13 +382,17 @@ class Context:
             The descriptor is damaged, or was written by an incompatible release.
         """
 
-    def batch(self, timeout: float | None = None) -> Batch:
+    def batch(self, timeout: float | None = None, *, continue_on_error: bool = False) -> Batch:
         """Create a batch of ops that are posted together, in one call of the core, at the end of a ``with`` block.
 
         Parameters
         ----------
         timeout : float, optional
             Seconds for all ops together. By default the core's own limits apply.
+        continue_on_error : bool
+            Whether an op that fails leaves the others alone: those behind it that certainly were not executed are
+            posted again, in order, on a new connection, within the same timeout. No op is sent twice. The end of the
+            block then raises nothing for ops; :attr:`Batch.errors` and :attr:`Batch.statuses` say what became of them.
 
         Returns
         -------

@@ -22,7 +22,7 @@ from cpython.slice cimport PySlice_AdjustIndices, PySlice_Unpack
 from cpython.unicode cimport PyUnicode_AsUTF8
 from cpython.weakref cimport PyWeakref_NewRef
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 from numpy cimport (

@@ -1,10 +1,13 @@
 # Stubs of the regions, remotes and batches of the extension module _core._core. _core.pyi imports them.
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from types import TracebackType
 from typing import Any, final
 
+import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from typing_extensions import Buffer, Self
+
+from dsmem.errors import DsmemError
 
 from ._core import Context, Descriptor
 
@@ -365,7 +368,21 @@ class Result:
         BusyError
             The block has not ended.
         ClosedError
-            The block raised, or the batch failed.
+            The block raised.
+        OutcomeUnknownError, CanceledError, TimeoutError, StaleDescriptorError and others
+            The op failed; other ops of the batch may have succeeded.
+        """
+
+    @property
+    def error(self) -> DsmemError | None:
+        """The exception of the op, or None if it took effect. It is available after the ``with`` block of the batch.
+
+        Raises
+        ------
+        BusyError
+            The block has not ended.
+        ClosedError
+            The block raised.
         """
 
 @final
@@ -373,15 +390,20 @@ class Batch:
     """Ops that are posted together when the ``with`` block ends: one call of the core, one doorbell per peer.
 
     :meth:`Context.batch` creates one. Nothing is posted before the block ends, and nothing at all if the block raises.
-    Buffers stay in use until the end of the block. A batch can be used once.
+    Buffers stay in use until the end of the block. A batch can be used once. In an event loop use ``async with``: a
+    task that is cancelled at the end of the block, also by :func:`asyncio.timeout`, aborts the batch.
 
     Raises
     ------
     OutOfBoundsError, AccessDeniedError, AlignmentError, ReadOnlyBufferError, NonContiguousError
         An op is invalid. The exception is raised by the call that adds the op, or at the end of the block, before any
         op has been posted.
-    TimeoutError, TransportError, PeerDeadError, StaleDescriptorError
-        An op failed. The attribute ``index`` of the exception is the index of the first op that failed.
+    OutcomeUnknownError, TimeoutError, TransportError, PeerDeadError, StaleDescriptorError
+        An op failed. The attribute ``index`` of the exception is the index of the first op that failed by itself; the
+        ops behind it on the same connection were cancelled. :attr:`errors` says what became of each. Not raised with
+        ``continue_on_error=True``.
+    CanceledError
+        The batch was aborted.
     ClosedError
         The batch has been executed.
 
@@ -401,6 +423,41 @@ class Batch:
     @property
     def done(self) -> bool:
         """Whether the batch has been executed."""
+
+    @property
+    def errors(self) -> list[DsmemError | None]:
+        """The exception of each op, or None if it took effect, in the order in which they were added.
+
+        A CanceledError of a write or atomic op says that it was not executed, an OutcomeUnknownError that it may have
+        been.
+
+        Raises
+        ------
+        BusyError
+            The block has not ended.
+        ClosedError
+            The block raised.
+        """
+
+    @property
+    def statuses(self) -> NDArray[np.int32]:
+        """For each op 0, or the ``code`` of the class of its exception: ``(batch.statuses == 0).all()``.
+
+        Raises
+        ------
+        BusyError
+            The block has not ended.
+        ClosedError
+            The block raised.
+        """
+
+    def abort(self) -> None:
+        """End the batch, from another thread or task: ops that are outstanding end, and no more are posted.
+
+        What was not executed ends with CanceledError, a write or atomic op that may have been with
+        OutcomeUnknownError. Like a timeout it costs the connections on which ops are outstanding. A batch that has
+        ended stays as it is; one that has not begun executes nothing.
+        """
 
     def read(self, remote: Remote, offset: int, out: _Buffer, *, fence: bool = False) -> None:
         """Add a read.
@@ -477,3 +534,7 @@ class Batch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+    def __aenter__(self) -> Coroutine[Any, Any, Self]: ...
+    def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Coroutine[Any, Any, None]: ...

@@ -14,11 +14,17 @@ cdef class Result:
 
     @property
     def value(self):
-        if self.batch is None or self.batch.state < ABORTED:
-            raise error_of(c.DSM_EBUSY, "the batch has not been executed; its results are there after the with block")
-        if self.batch.state != DONE:
-            raise error_of(c.DSM_ECLOSED, "the batch failed or its block raised, so it has no results; make a new one")
+        error = self.error
+        if error is not None:
+            raise error
         return self.batch.ops[self.index].result
+
+    @property
+    def error(self):
+        if self.batch is None:
+            raise error_of(c.DSM_EBUSY, "the batch has not been executed; its results are there after the with block")
+        self.batch.check_ended()
+        return self.batch.error_at(self.index)
 
 
 cdef enum:  # states of a batch; it only moves down this list
@@ -40,12 +46,20 @@ cdef class Batch:
     cdef list remotes
     cdef Remote last
     cdef int state
+    cdef c.dsm_choice how
+    cdef uint32_t stop   # how.stop: abort() was called
+    cdef bint ran        # the core has seen the ops: each has its status
+    cdef bint inside     # a thread is in dsm_execute_as(): the core's objects of all remotes are there
+    cdef Running running # started, and not known to be complete
+    cdef dict places     # after a failure: Remote by address of the core's object
 
     def __cinit__(self, *given, **named):
-        if len(given) != 2 or named or not isinstance(given[0], Context):
+        if len(given) != 3 or named or not isinstance(given[0], Context):
             raise not_made("Batch", "context.batch(...)")
         self.context = given[0]
         self.timeout_ns = nanoseconds(given[1])
+        self.how.go_on = truth(given[2], "continue_on_error")
+        self.how.stop = &self.stop
         self.remotes = []
 
     def __reduce__(self):
@@ -153,9 +167,7 @@ cdef class Batch:
     def __len__(self):
         return self.n
 
-    cdef _execute(self):
-        cdef size_t failed = 0
-        cdef int rc
+    cdef int enter_all(self) except -1:
         cdef Remote remote
         self.context.check()
         for remote in self.remotes:
@@ -163,15 +175,30 @@ cdef class Batch:
         for remote in self.remotes:  # all are still open: no Python code has run since the checks
             remote.enter()
         self.context.enter()
+        return 0
+
+    cdef int leave_all(self) except -1:
+        cdef Remote remote
+        self.context.leave()
+        for remote in self.remotes:
+            remote.leave()
+        return 0
+
+    cdef _execute(self):
+        cdef size_t failed = 0
+        cdef int rc
+        self.enter_all()
+        self.ran = self.inside = True
         try:
             with nogil:
-                rc = c.dsm_execute(self.context.ptr, self.ops, self.n, self.timeout_ns, &failed)
+                rc = c.dsm_execute_as(self.context.ptr, self.ops, self.n, &self.how, self.timeout_ns, &failed)
             if rc:
-                raise batch_failure(self, rc, failed)
+                error = batch_failure(self, rc, failed)
+                if error is not None:
+                    raise error
         finally:
-            self.context.leave()
-            for remote in self.remotes:
-                remote.leave()
+            self.inside = False
+            self.leave_all()
 
     def __enter__(self):
         self.check_open()
@@ -193,14 +220,157 @@ cdef class Batch:
                 self.state = FAILED
             self._release()
 
+    # -- asyncio --
+
+    def __aenter__(self):
+        return _batch_entered(self)
+
+    def __aexit__(self, kind, error, trace):
+        return _batch_left(self, kind)
+
+    cdef object begin(self):
+        """Start the ops and return the future."""
+        cdef Running running
+        if self.timeout_ns != -1:
+            raise error_of(c.DSM_EINVAL, "a batch of an event loop has no timeout of its own; use asyncio.timeout()")
+        running = Running(self)
+        self.state = RUNNING
+        try:
+            self.enter_all()
+            try:
+                self.ran = True
+                self.running = running
+                future = self.context.submit(running)
+                if self.stop and self.running is not None:  # abort() was called while it was started
+                    self.abort()
+            finally:
+                self.leave_all()
+        except BaseException:
+            self.running = None
+            self.state = FAILED
+            self._release()
+            raise
+        return future
+
+    def abort(self):
+        if self.inside:
+            c.dsm_stop(self.context.ptr, self.ops, self.n, &self.stop, NULL)
+        elif self.running is not None and self.running.posted and self.context.ptr != NULL:
+            c.dsm_stop(self.context.ptr, self.ops, self.n, &self.stop, &self.running.ticket)
+        else:
+            self.stop = 1
+
+    # -- outcomes --
+
+    cdef int check_ended(self) except -1:
+        if self.state < ABORTED:
+            raise error_of(c.DSM_EBUSY, "the batch has not been executed; its results are there after the with block")
+        if self.state == ABORTED:
+            raise error_of(c.DSM_ECLOSED, "the block of the batch raised, so it has no results; make a new one")
+        return 0
+
+    cdef inline int status_at(self, size_t i) noexcept:
+        return -self.ops[i].status if self.ran else c.DSM_ECANCELED
+
+    cdef object error_at(self, size_t i):
+        cdef c.dsm_op *op = &self.ops[i]
+        cdef int code = self.status_at(i), cause
+        cdef Remote remote
+        if not code:
+            return None
+        cause = -op.cause if code == c.DSM_EUNKNOWN else 0
+        remote = (self.places or {}).get(<uintptr_t> op.remote)
+        text = f"op {i} of {self.n}" if remote is None else f"op {i} of {self.n} to {remote.address}"
+        if code == c.DSM_ETIME and op.code != c.DSM_OP_READ:
+            text += " was not executed; the deadline passed, allow it more time"
+        error = class_of(code, cause)(text, status=op.wc_status, vendor=op.vendor, op=OP_NAMES[op.code],
+                                      peer=None if remote is None else remote.peer, device=self.context.device)
+        error.index = i
+        return with_cause(error, cause)
+
+    @property
+    def errors(self):
+        cdef size_t i
+        self.check_ended()
+        return [self.error_at(i) for i in range(self.n)]
+
+    @property
+    def statuses(self):
+        cdef size_t i
+        cdef ndarray out
+        cdef int32_t *to
+        self.check_ended()
+        out = np.empty(self.n, np.int32)
+        to = <int32_t *> PyArray_DATA(out)
+        for i in range(self.n):
+            to[i] = self.status_at(i)
+        return out
+
+
+@cython.final
+cdef class Running(Started):
+    """A batch that has been started."""
+    cdef Batch batch
+    cdef bint posted  # dsm_start_as() has returned
+
+    def __cinit__(self, Batch batch not None):
+        self.batch = batch
+
+    cdef int start(self, c.dsm_ctx *context) noexcept:
+        cdef Batch batch = self.batch
+        cdef int rc
+        with nogil:
+            rc = c.dsm_start_as(context, batch.ops, batch.n, &batch.how, &self.ticket, NULL)
+        self.posted = True
+        return rc
+
+    cdef object failure(self, int rc, str device):
+        cdef size_t i, first = 0
+        for i in range(self.batch.n):
+            if self.batch.ops[i].status == rc:
+                first = i
+                break
+        return batch_failure(self.batch, rc, first)
+
+    cdef void release(self):
+        cdef Batch batch = self.batch
+        batch.running = None
+        batch.state = FAILED if self.error is not None else DONE
+        batch._release()
+
+
+async def _batch_entered(Batch batch):
+    return batch.__enter__()
+
+
+async def _batch_left(Batch batch, kind):
+    """The end of an 'async with' block. A task that is cancelled aborts the batch, and stays until it has ended."""
+    if batch.state > ENTERED or kind is not None or not batch.n:
+        batch.__exit__(kind, None, None)
+        return
+    future = batch.begin()
+    try:
+        await asyncio.shield(future)
+    except asyncio.CancelledError:
+        batch.abort()
+        while not future.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([future])
+        raise
+
 
 cdef tuple OP_NAMES = ("", "read", "write", "fetch_add", "compare_swap")
 
 
 cdef object batch_failure(Batch batch, int rc, size_t failed):
-    cdef c.dsm_remote *at = batch.ops[failed].remote
-    cdef uint8_t node[16]
-    c.dsm_remote_node(at, node)
-    error = error_from_core(rc, OP_NAMES[batch.ops[failed].code], (<char *> node)[:16].hex(), batch.context.device)
+    """Return the exception of the batch; with continue_on_error only that of a signal handler, or None."""
+    cdef Remote remote
+    batch.places = {<uintptr_t> remote.ptr: remote for remote in batch.remotes}
+    remote = batch.places[<uintptr_t> batch.ops[failed].remote]
+    if raised is not None and PyThread_get_thread_ident() == main_ident:
+        return take_raised()
+    if batch.how.go_on:
+        return None
+    error = error_from_core(rc, OP_NAMES[batch.ops[failed].code], remote.peer, batch.context.device)
     error.index = failed
     return error

@@ -310,9 +310,9 @@ cdef class Context(Handle):
         finally:
             self.leave()
 
-    def batch(self, timeout=None):
+    def batch(self, timeout=None, *, continue_on_error=False):
         self.check()
-        return Batch(self, timeout)
+        return Batch(self, timeout, continue_on_error)
 
     def fence(self, node_id):
         cdef bytes node
@@ -337,10 +337,10 @@ cdef class Context(Handle):
 
     # -- asyncio --
 
-    cdef submit(self, Pending op):
-        """Start an op and return its future. The caller has entered the remote.
+    cdef submit(self, Started op):
+        """Start an op or a batch and return its future. The caller has entered the remotes.
 
-        All steps that may fail come before dsm_start(), so that after a failure the core does not know of the op.
+        All steps that may fail come before start(), so that after a failure the core does not know of the op.
         """
         cdef int rc = -1
         self.enter()
@@ -350,17 +350,15 @@ cdef class Context(Handle):
             if self.waits:
                 self._watch(op.loop)
             self.check()
-            op.op.remote = op.remote.ptr
             self.pending[<uintptr_t> &op.ticket] = op  # before the thread of another loop can see that it is complete
             try:
-                with nogil:
-                    rc = c.dsm_start(self.ptr, &op.op, 1, &op.ticket, NULL)
+                rc = op.start(self.ptr)
             finally:
                 if rc:
                     del self.pending[<uintptr_t> &op.ticket]
             if rc < 0:
                 op.release()
-                raise error_from_core(rc, op.name, op.remote.peer, self.device)
+                raise op.failure(rc, self.device)
             if rc:
                 op.finish(self.device)
                 op.resolve()
@@ -378,7 +376,7 @@ cdef class Context(Handle):
         self.watches = [known for known in self.watches if not (<LoopWatch> known).loop.is_closed()] + [watch]
 
     cdef _settle(self, loop):
-        cdef Pending op
+        cdef Started op
         cdef c.dsm_ticket *ticket
         while True:
             ticket = c.dsm_completed(self.ptr)

@@ -149,10 +149,16 @@ cdef extern from "dsm.h" nogil:
     int dsm_write_many(dsm_remote *r, const uint64_t *offsets, size_t n, const void *data, uint64_t each,
                        int64_t timeout_ns)
 
-    int dsm_execute(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns, size_t *failed)
-
     ctypedef struct dsm_ticket:
         pass
+
+    ctypedef struct dsm_choice:
+        uint32_t go_on
+        uint32_t *stop
+
+    int dsm_execute_as(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, int64_t timeout_ns, size_t *failed)
+    int dsm_start_as(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, dsm_ticket *t, size_t *failed)
+    void dsm_stop(dsm_ctx *c, dsm_op *ops, size_t n, uint32_t *stop, dsm_ticket *t)
 
     void dsm_set_interrupt(int (*look)() noexcept nogil)
     int dsm_refuse_reentry(const char *what)

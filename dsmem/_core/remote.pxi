@@ -1,4 +1,4 @@
-# Included by _core.pyx: Remote, and Pending, the op behind the future that its asynchronous methods return.
+# Included by _core.pyx: Remote; Started, what is behind a future, and Pending, the op of an asynchronous method.
 
 @cython.final
 cdef class Remote(Handle):
@@ -409,18 +409,51 @@ cdef object as_offsets(object offsets):
     return np.ascontiguousarray(array, UINT64)
 
 
-@cython.final
-cdef class Pending:
-    """One op that an event loop waits for. It keeps the buffer, the remote and the ticket, which the core uses, alive
-    and in place.
+@cython.auto_pickle(False)
+cdef class Started:
+    """What an event loop waits for: the ticket, which the core uses, and the future. It keeps all that the core uses
+    alive and in place.
     """
-    cdef c.dsm_op op
     cdef c.dsm_ticket ticket
+    cdef object loop, future, error
+
+    cdef int start(self, c.dsm_ctx *context) noexcept:
+        """Post the ops. Returns what dsm_start() returns."""
+        return -c.DSM_EINVAL
+
+    cdef object failure(self, int rc, str device):
+        raise NotImplementedError
+
+    cdef finish(self, str device):
+        """Called when the ops are complete. Afterwards the core does not refer to them any more."""
+        cdef int rc = c.dsm_finish(&self.ticket, -1, NULL)
+        self.error = self.failure(rc, device) if rc else None
+        self.release()
+
+    cdef void release(self):
+        pass
+
+    cdef object result(self):
+        return None
+
+    def resolve(self):
+        """Called in the event loop of the task that waits."""
+        if self.future.done():  # cancelled
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result())
+
+
+@cython.final
+cdef class Pending(Started):
+    """One op."""
+    cdef c.dsm_op op
     cdef Remote remote
     cdef Py_buffer view
     cdef bint held
     cdef str name
-    cdef object loop, future, error
 
     def __cinit__(self, Remote remote not None, str name):
         remote.check()
@@ -440,24 +473,20 @@ cdef class Pending:
         self.op.code, self.op.offset, self.op.nbytes = code, offset, 8
         self.op.operand, self.op.desired = operand, desired
 
+    cdef int start(self, c.dsm_ctx *context) noexcept:
+        cdef int rc
+        self.op.remote = self.remote.ptr
+        with nogil:
+            rc = c.dsm_start(context, &self.op, 1, &self.ticket, NULL)
+        return rc
+
+    cdef object failure(self, int rc, str device):
+        return error_from_core(rc, self.name, self.remote.peer, device)
+
     cdef void release(self):
         if self.held:
             PyBuffer_Release(&self.view)
             self.held = False
 
-    cdef finish(self, str device):
-        """Called when the op is complete. Afterwards the core does not refer to it any more."""
-        cdef int rc = c.dsm_finish(&self.ticket, -1, NULL)
-        self.error = error_from_core(rc, self.name, self.remote.peer, device) if rc else None
-        self.release()
-
-    def resolve(self):
-        """Called in the event loop of the task that waits."""
-        if self.future.done():  # cancelled
-            return
-        if self.error is not None:
-            self.future.set_exception(self.error)
-        elif self.op.code >= c.DSM_OP_FETCH_ADD:
-            self.future.set_result(self.op.result)
-        else:
-            self.future.set_result(None)
+    cdef object result(self):
+        return self.op.result if self.op.code >= c.DSM_OP_FETCH_ADD else None

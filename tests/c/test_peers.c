@@ -386,6 +386,46 @@ static void first_that_failed_of_itself(void)
     close_all(2);
 }
 
+/* The helper connects meanwhile: the group that waits for it ends at once, and the others on the list stay. */
+static void stopped_before_there_is_a_connection(void)
+{
+    dsm_op ops[3];
+    dsm_ticket tickets[3];
+    uint32_t stop = 0;
+    open_all(1, "", HOUR);
+    struct peer *p = remotes[0]->peer;
+    pthread_mutex_lock(&p->control_lock); /* so the helper waits */
+    for (int i = 0; i < 3; i++) {
+        ops[i] = add_one(0);
+        CHECK(!dsm_start_as(user, &ops[i], 1, &(dsm_choice){.stop = i == 1 ? &stop : NULL}, &tickets[i], NULL));
+    }
+    CHECK(!dsm_completed(user));
+    dsm_stop(user, &ops[1], 1, &stop, &tickets[1]);
+    CHECK(dsm_completed(user) == &tickets[1] && dsm_finish(&tickets[1], -1, NULL) == -DSM_ECANCELED);
+    dsm_op last = add_one(0); /* the end of the list is still known */
+    dsm_ticket t;
+    CHECK(!dsm_start(user, &last, 1, &t, NULL) && !dsm_completed(user));
+    pthread_mutex_unlock(&p->control_lock);
+    for (int i = 0; i < 3; i++)
+        CHECK(!dsm_finish(next_completed(user), -1, NULL));
+    CHECK(word_of(0) == 3);
+    close_all(1);
+}
+
+/* A word that is set already: nothing is posted. */
+static void stopped_before_it_began(bool started)
+{
+    uint32_t stop = 1;
+    dsm_ticket t;
+    open_all(1, "", HOUR);
+    dsm_op op = add_one(0);
+    dsm_choice how = {.stop = &stop};
+    int rc = started ? dsm_start_as(user, &op, 1, &how, &t, NULL) : dsm_execute_as(user, &op, 1, &how, -1, NULL);
+    CHECK(started ? rc == 1 && dsm_finish(&t, -1, NULL) == -DSM_ECANCELED : rc == -DSM_ECANCELED);
+    CHECK(!word_of(0));
+    close_all(1);
+}
+
 /* ---- peers that are gone leave nothing behind ---- */
 
 static bool knows_peers(void)
@@ -454,6 +494,9 @@ int main(void)
     canceled_batch();
     late_batch();
     first_that_failed_of_itself();
+    stopped_before_there_is_a_connection();
+    stopped_before_it_began(false);
+    stopped_before_it_began(true);
     context_closed_first(NULL);
     context_closed_first("");
     for (int order = 0; order < 3; order++) {

@@ -285,6 +285,90 @@ static void refused_and_canceled(void)
     dsm_close(owner);
 }
 
+/* ---- which ops were certainly not executed ---- */
+
+static dsm_op add_at(dsm_remote *r, uint64_t word)
+{
+    return (dsm_op){.code = DSM_OP_FETCH_ADD, .remote = r, .offset = 8 * word, .nbytes = 8, .operand = 1};
+}
+
+static uint64_t word_at(uint64_t word) { return load_acquire_u64((uint64_t *)dsm_region_data(region) + word); }
+
+/* Op 1 of 4 is refused, as its region is closed: the device executes nothing behind it. go_on: what stands behind it is
+ * posted again, once, but for the other ops on the closed region. */
+static void refused_alone(bool go_on, bool started)
+{
+    dsm_region *other;
+    dsm_remote *closed;
+    dsm_ticket t;
+    uint64_t old;
+    open_two(HOUR);
+    CHECK(!dsm_alloc(owner, 64, 7, &other) && !attach(other, &closed) && !dsm_region_close(other));
+    CHECK(!dsm_fetch_add(remote, 0, 0, &old, -1));
+    dsm_op ops[] = {add_at(remote, 0), add_at(closed, 0), add_at(remote, 1), add_at(closed, 1), add_at(remote, 2)};
+    dsm_choice how = {.go_on = go_on};
+    uint64_t connects = user->stats.connects, posts = user->stats.posts;
+    if (started) {
+        CHECK(!dsm_start_as(user, ops, 5, &how, &t, NULL) && next_completed(user) == &t);
+        CHECK(dsm_finish(&t, -1, NULL) == -DSM_ESTALE);
+    } else {
+        CHECK(dsm_execute_as(user, ops, 5, &how, -1, NULL) == -DSM_ESTALE);
+    }
+    int behind = go_on ? 0 : -DSM_ECANCELED;
+    CHECK(!ops[0].status && ops[1].status == -DSM_ESTALE && ops[2].status == behind && ops[4].status == behind);
+    CHECK(ops[3].status == (go_on ? -DSM_ESTALE : -DSM_ECANCELED));
+    CHECK(word_at(0) == 1 && word_at(1) == go_on && word_at(2) == go_on);
+    CHECK(user->stats.connects - connects == go_on && user->stats.posts - posts == (go_on ? 7 : 5));
+    CHECK(!dsm_remote_close(closed));
+    close_two();
+}
+
+/* The device has got some of the ops and lets the rest wait. At the deadline, the former may have been executed. */
+static void late_in_the_queue(void)
+{
+    enum { MANY = 2000 };
+    static dsm_op ops[MANY];
+    uint64_t old;
+    open_two(HOUR);
+    CHECK(!dsm_fetch_add(remote, 0, 0, &old, -1));
+    uint32_t depth = ((struct verbs_ep *)remote->peer->ep)->depth;
+    set_stall(true, false);
+    for (int i = 0; i < MANY; i++)
+        ops[i] = add_at(remote, 0);
+    CHECK(depth < MANY && is_unknown(dsm_execute(user, ops, MANY, 20 * MS, NULL), DSM_ETIME));
+    for (uint32_t i = 0; i < MANY; i++)
+        CHECK(ops[i].status == (i < depth ? -DSM_EUNKNOWN : -DSM_ETIME) &&
+              ops[i].cause == (i < depth ? -DSM_ETIME : 0));
+    set_stall(false, false);
+    CHECK(!dsm_fetch_add(remote, 0, 0, &old, -1) && !old);
+    close_two();
+}
+
+static void set_cut(bool cut)
+{
+    pthread_mutex_lock(&fake.lock);
+    fake.cut = cut;
+    pthread_mutex_unlock(&fake.lock);
+}
+
+/* Acknowledgements that do not come prove nothing about the ops behind, so none of them is posted again. */
+static void silent_in_the_middle(void)
+{
+    uint64_t old, data;
+    open_two(HOUR);
+    CHECK(!dsm_fetch_add(remote, 0, 0, &old, -1));
+    set_cut(true);
+    dsm_op ops[] = {
+        add_at(remote, 0), add_at(remote, 0), {.code = DSM_OP_READ, .remote = remote, .local = &data, .nbytes = 8}};
+    uint64_t posts = user->stats.posts;
+    CHECK(is_unknown(dsm_execute_as(user, ops, 3, &(dsm_choice){.go_on = 1}, -1, NULL), DSM_EPEER));
+    CHECK(ops[1].status == -DSM_EUNKNOWN && ops[1].cause == -DSM_ECANCELED && ops[2].status == -DSM_ECANCELED);
+    CHECK(user->stats.posts == posts + 3);
+    set_cut(false);
+    CHECK(!dsm_fetch_add(remote, 0, 0, &old, -1) && !old);
+    close_two();
+}
+
 /* ---- connections ---- */
 
 /* The owner gets a new connection before it learns that the old one has ended, as if that packet was lost. */
@@ -378,13 +462,6 @@ static void passing_registrations(void)
 
 /* ---- a path that is cut while the owner is alive ---- */
 
-static void set_cut(bool cut)
-{
-    pthread_mutex_lock(&fake.lock);
-    fake.cut = cut;
-    pthread_mutex_unlock(&fake.lock);
-}
-
 /* A handle that could not give something back still holds it, and may try again. One that is closed leaves it to
  * break_(). */
 static void held_across_a_cut(bool heals)
@@ -455,6 +532,10 @@ int main(void)
     lost(IBV_EVENT_DEVICE_FATAL);
     started_ops();
     refused_and_canceled();
+    for (int how = 0; how < 4; how++)
+        refused_alone(how & 1, how & 2);
+    late_in_the_queue();
+    silent_in_the_middle();
     old_connection_lingers();
     context_closed_first();
     local_region_closed(DSM_OP_WRITE);

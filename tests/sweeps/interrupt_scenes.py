@@ -228,6 +228,12 @@ def batched(there: Any) -> None:
         batch.compare_swap(there, 16, 0, 0)
 
 
+def aborted(there: Any) -> None:
+    with contextlib.suppress(errors.CanceledError), there.context.batch() as batch:
+        batch.fetch_add(there, 8, 1)
+        batch.abort()
+
+
 def itself(cluster: dsmem.Cluster) -> dsmem.Cluster:
     return cluster
 
@@ -410,7 +416,11 @@ BY_CLASS: dict[str, dict[str, Scene]] = {
         "compare_swap": Scene(remote, lambda there: there.compare_swap(0, 0, 0), shared=False),
     },
     "Batch": {
-        name: Scene(remote, batched, shared=False) for name in ("read", "write", "fetch_add", "compare_swap", "with")
+        **{
+            name: Scene(remote, batched, shared=False)
+            for name in ("read", "write", "fetch_add", "compare_swap", "with")
+        },
+        "abort": Scene(remote, aborted, shared=False),
     },
 }
 SCENES = {f"{cls}.{name}": scene for cls, scenes in BY_CLASS.items() for name, scene in scenes.items()}

@@ -1,5 +1,6 @@
 """What the error of an op says: whether it was executed, and why no answer came."""
 
+import asyncio
 import contextlib
 import pickle
 import threading
@@ -122,3 +123,362 @@ def test_the_classes():
         assert isinstance(error, (TimeoutError, ConnectionError)) and error.text in str(error)
         copy = pickle.loads(pickle.dumps(error))
         assert type(copy) is cls and str(copy) == str(error)
+
+
+# ---- batches: each op has a word of its own, so memory shows how often it was executed ----
+
+KINDS = ("fetch_add", "write", "read", "compare_swap", "fetch_add", "write", "read", "fetch_add")
+N = len(KINDS)
+
+
+def fill(batch, remote, kinds=KINDS, fence=False):
+    """Each op changes its word from 0 to 1, a second fetch_add would make it 2."""
+    for i, kind in enumerate(kinds):
+        if kind == "read":
+            batch.read(remote, 8 * i, bytearray(8), fence=fence)
+        elif kind == "write":
+            batch.write(remote, 8 * i, (1).to_bytes(8, "little"), fence=fence)
+        elif kind == "fetch_add":
+            batch.fetch_add(remote, 8 * i, 1, fence=fence)
+        else:
+            batch.compare_swap(remote, 8 * i, 0, 1, fence=fence)
+
+
+def agree(batch, region, kinds=KINDS):
+    """What memory shows is what the statuses say."""
+    for i, (kind, error) in enumerate(zip(kinds, batch.errors, strict=True)):
+        assert batch.statuses[i] == (0 if error is None else error.code)
+        found = word(region, 8 * i)
+        if kind == "read":
+            assert found == 0 and not isinstance(error, errors.OutcomeUnknownError)
+        elif error is None:
+            assert found == 1, i
+        elif isinstance(error, errors.OutcomeUnknownError):
+            assert found in (0, 1) and error.__cause__ is not None
+        else:
+            assert found == 0, (i, error)
+
+
+def kinds_of(batch):
+    return [None if error is None else type(error) for error in batch.errors]
+
+
+def lost(kind):
+    return errors.CanceledError if kind == "read" else errors.OutcomeUnknownError
+
+
+@pytest.mark.parametrize("continues", [False, True])
+@pytest.mark.parametrize("n", range(N))
+@pytest.mark.parametrize("fault", ["fail", "failafter"])
+def test_behind_a_lost_answer_all_is_unknown_and_nothing_is_sent_again(fault, n, continues):
+    with through(f"{fault}={n + 1}") as (remote, region):
+        batch = remote.context.batch(continue_on_error=continues)
+        with contextlib.nullcontext() if continues else pytest.raises(errors.TransportError) as caught, batch:
+            fill(batch, remote)
+        if not continues:
+            assert caught.value.index == n
+        agree(batch, region)
+        own = errors.TransportError if KINDS[n] == "read" else errors.OutcomeUnknownError
+        assert kinds_of(batch) == [None] * n + [own] + [lost(kind) for kind in KINDS[n + 1 :]]
+        assert remote.context.stats["posts"] == N
+
+
+@pytest.mark.parametrize("n", range(N))
+def test_behind_a_refused_op_nothing_was_executed(n):
+    with through(f"refuse={n + 1}") as (remote, region):
+        batch = remote.context.batch()
+        with pytest.raises(errors.AccessDeniedError) as caught, batch:
+            fill(batch, remote)
+        assert caught.value.index == n
+        agree(batch, region)
+        assert kinds_of(batch) == [None] * n + [errors.AccessDeniedError] + [errors.CanceledError] * (N - n - 1)
+
+
+@pytest.mark.parametrize("fence", [False, True])
+@pytest.mark.parametrize("n", range(N))
+def test_a_refused_op_fails_alone(n, fence):
+    """Posted again is what stood behind it; the first of those is refused, too, at its second posting."""
+    with through(f"refuse={n + 1}&refuse={N + 1}") as (remote, region):
+        with remote.context.batch(continue_on_error=True) as batch:
+            fill(batch, remote, fence=fence)
+        agree(batch, region)
+        refused = {n, n + 1} & set(range(N))
+        assert kinds_of(batch) == [errors.AccessDeniedError if i in refused else None for i in range(N)]
+        assert remote.context.stats["posts"] == N + (N - n - 1) + max(0, N - n - 2)
+
+
+def test_all_are_refused_one_after_the_other():
+    with through("refuse=*") as (remote, region):
+        with remote.context.batch(continue_on_error=True) as batch:
+            fill(batch, remote)
+        agree(batch, region)
+        assert kinds_of(batch) == [errors.AccessDeniedError] * N
+
+
+def test_what_is_posted_again_can_get_lost_and_is_not_posted_a_third_time():
+    with through(f"refuse=1&failafter={N + 2}") as (remote, region):
+        with remote.context.batch(continue_on_error=True) as batch:
+            fill(batch, remote)
+        agree(batch, region)
+        assert kinds_of(batch) == [errors.AccessDeniedError, None, errors.TransportError, *map(lost, KINDS[3:])]
+        assert remote.context.stats["posts"] == N + N - 1
+
+
+@pytest.mark.parametrize("n", range(N))
+def test_a_deadline_ends_what_goes_on(n):
+    with through(f"refuse=1&drop={N + n}", peer_timeout=HOUR) as (remote, region):
+        with remote.context.batch(0.05, continue_on_error=True) as batch:
+            fill(batch, remote)
+        agree(batch, region)
+        if n:  # op n is that of number N + n: executed, and its completion lost
+            own = errors.TimeoutError if KINDS[n] == "read" else errors.OutcomeUnknownTimeoutError
+            assert kinds_of(batch)[n] is own
+
+
+@pytest.mark.parametrize("kind", ["shm", "fault+shm"])
+def test_what_is_refused_before_it_is_posted_fails_alone(kind):
+    with (
+        dsmem.Context("shm", secret=SECRET) as owner,
+        dsmem.Context(kind, secret=SECRET) as user,
+        owner.allocate(1024) as region,
+        owner.allocate(8, "r") as readable,
+        owner.allocate(8) as closed,
+        user.attach(region.descriptor) as remote,
+        user.attach(readable.descriptor) as reader,
+        user.attach(closed.descriptor) as stale,
+    ):
+        closed.close()
+        with user.batch(continue_on_error=True) as batch:
+            one = batch.fetch_add(remote, 0, 1)
+            bad = batch.fetch_add(remote, 1020, 1)
+            odd = batch.fetch_add(remote, 12, 1)
+            denied = batch.compare_swap(reader, 0, 0, 1)
+            gone = batch.fetch_add(stale, 0, 1)
+            two = batch.fetch_add(remote, 0, 1)
+        assert (one.value, two.value) == (0, 1) and one.error is None
+        for result, error in (
+            (bad, errors.OutOfBoundsError),
+            (odd, errors.AlignmentError),
+            (denied, errors.AccessDeniedError),
+            (gone, errors.StaleDescriptorError),
+        ):
+            assert type(result.error) is error
+            with pytest.raises(error):
+                result.value  # noqa: B018
+        assert [error and error.index for error in batch.errors] == [None, 1, 2, 3, 4, None]
+
+
+def test_results_of_a_batch_that_failed():
+    with through("refuse=2") as (remote, _):
+        batch = remote.context.batch()
+        first = batch.fetch_add(remote, 0, 5)
+        with pytest.raises(errors.BusyError):
+            first.error  # noqa: B018
+        with pytest.raises(errors.BusyError):
+            batch.errors  # noqa: B018
+        with pytest.raises(errors.AccessDeniedError), batch:
+            second = batch.fetch_add(remote, 0, 5)
+            third = batch.fetch_add(remote, 0, 5)
+        assert first.value == 0 and remote.fetch_add(0, 0) == 5
+        assert type(second.error) is errors.AccessDeniedError and type(third.error) is errors.CanceledError
+        with pytest.raises(errors.CanceledError):
+            third.value  # noqa: B018
+
+
+def test_a_batch_that_is_refused_whole_executed_nothing():
+    with through("") as (remote, region):
+        batch = remote.context.batch()
+        with pytest.raises(errors.OutOfBoundsError), batch:
+            fill(batch, remote)
+            batch.write(remote, 1020, bytes(8))
+        agree(batch, region, (*KINDS, "read"))
+        assert batch.statuses.tolist() == [errors.CanceledError.code] * N + [errors.OutOfBoundsError.code]
+        batch = remote.context.batch()
+        batch.fetch_add(remote, 0, 1)
+        remote.close()
+        with pytest.raises(errors.ClosedError), batch:
+            pass
+        assert batch.statuses.tolist() == [errors.CanceledError.code]
+
+
+def test_a_batch_whose_block_raised_has_no_outcomes():
+    with through("") as (remote, _):
+        batch = remote.context.batch()
+        with pytest.raises(KeyError), batch:
+            result = batch.fetch_add(remote, 0, 1)
+            raise KeyError
+        for ask in (lambda: batch.errors, lambda: batch.statuses, lambda: result.error, lambda: result.value):
+            with pytest.raises(errors.ClosedError):
+                ask()
+
+
+# ---- abort ----
+
+
+def until(condition):
+    while not condition():
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("continues", [False, True])
+def test_a_batch_is_aborted_by_another_thread(continues):
+    raised = []
+    with through("drop=2", peer_timeout=HOUR) as (remote, region):
+        batch = remote.context.batch(continue_on_error=continues)
+
+        def execute():
+            try:
+                with batch:
+                    fill(batch, remote)
+            except errors.DsmemError as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=execute)
+        thread.start()
+        until(lambda: word(region, 8 * (N - 1)))
+        batch.abort()
+        thread.join()
+        agree(batch, region)
+        assert kinds_of(batch) == [None, errors.OutcomeUnknownError] + [None] * (N - 2)
+        assert [type(error) for error in raised] == ([] if continues else [errors.OutcomeUnknownError])
+        assert remote.fetch_add(0, 1) == 1  # the next op makes a connection
+        outcomes = batch.statuses.tolist()
+        batch.abort()  # it has ended
+        assert batch.statuses.tolist() == outcomes
+
+
+@pytest.mark.parametrize("kind", ["shm", "fault+shm"])
+def test_a_batch_that_is_aborted_before_it_began_executes_nothing(kind):
+    with (
+        dsmem.Context("shm", secret=SECRET) as owner,
+        dsmem.Context(kind, secret=SECRET) as user,
+        owner.allocate(1024) as region,
+        user.attach(region.descriptor) as remote,
+    ):
+        batch = user.batch()
+        with pytest.raises(errors.CanceledError), batch:
+            fill(batch, remote)
+            batch.abort()
+        agree(batch, region)
+        assert kinds_of(batch) == [errors.CanceledError] * N
+
+        async def run():
+            batch = user.batch()
+            with pytest.raises(errors.CanceledError):
+                async with batch:
+                    fill(batch, remote)
+                    batch.abort()
+            agree(batch, region)
+
+        asyncio.run(run())
+
+
+def test_an_abort_reaches_a_batch_that_waits_for_more_than_one_owner():
+    raised = []
+    with (
+        dsmem.Context("fault+shm://?drop=*", secret=SECRET, peer_timeout=HOUR) as user,
+        contextlib.ExitStack() as stack,
+    ):
+        owners = [stack.enter_context(dsmem.Context("shm", secret=SECRET)) for _ in range(10)]
+        regions = [stack.enter_context(owner.allocate(8)) for owner in owners]
+        remotes = [stack.enter_context(user.attach(region.descriptor)) for region in regions]
+        batch = user.batch()
+        for remote in remotes:
+            batch.fetch_add(remote, 0, 1)
+
+        def execute():
+            try:
+                with batch:
+                    pass
+            except errors.DsmemError as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=execute)
+        thread.start()
+        until(lambda: sum(map(word, regions)) == 8)  # as many as a batch has connections at a time
+        batch.abort()
+        thread.join()
+        assert kinds_of(batch) == [errors.OutcomeUnknownError] * 8 + [errors.CanceledError] * 2
+        assert type(raised[0]) is errors.OutcomeUnknownError and sum(map(word, regions)) == 8
+
+
+# ---- event loops ----
+
+
+@pytest.mark.parametrize("kind", ["shm", "fault+shm"])
+def test_a_batch_in_an_event_loop(kind):
+    async def run(user, remote):
+        async with user.batch() as batch:
+            fill(batch, remote)
+            result = batch.fetch_add(remote, 0, 1)
+            with pytest.raises(errors.BusyError):
+                result.value  # noqa: B018
+        assert result.value == 1 and batch.done
+        with pytest.raises(KeyError):
+            async with user.batch() as batch:
+                batch.fetch_add(remote, 0, 1)
+                raise KeyError
+        async with user.batch():
+            pass  # no ops
+        with pytest.raises(errors.InvalidArgumentError, match=r"asyncio\.timeout"):
+            async with user.batch(1) as batch:
+                batch.fetch_add(remote, 0, 1)
+        with pytest.raises(errors.OutOfBoundsError):
+            async with user.batch() as batch:
+                batch.fetch_add(remote, 1 << 20, 1)
+        return batch
+
+    with (
+        dsmem.Context("shm", secret=SECRET) as owner,
+        dsmem.Context(kind, secret=SECRET) as user,
+        owner.allocate(1024) as region,
+        user.attach(region.descriptor) as remote,
+    ):
+        asyncio.run(run(user, remote))
+        assert [word(region, 8 * i) for i in range(N)] == [2, 1, 0, 1, 1, 1, 0, 1]
+
+
+@pytest.mark.parametrize("n", range(N))
+def test_a_refused_op_fails_alone_in_an_event_loop(n):
+    async def run(remote):
+        async with remote.context.batch(continue_on_error=True) as batch:
+            fill(batch, remote)
+        return batch
+
+    with through(f"refuse={n + 1}&refuse={N + 1}") as (remote, region):
+        batch = asyncio.run(run(remote))
+        agree(batch, region)
+        refused = {n, n + 1} & set(range(N))
+        assert kinds_of(batch) == [errors.AccessDeniedError if i in refused else None for i in range(N)]
+
+
+@pytest.mark.parametrize("how", ["abort", "cancel", "cancel twice"])
+def test_a_batch_in_an_event_loop_is_aborted(how):
+    async def run(remote, region, batch, buffer):
+        async def execute():
+            async with batch:
+                fill(batch, remote)
+                batch.read(remote, 0, buffer)
+
+        task = asyncio.create_task(execute())
+        while not word(region, 8 * (N - 1)):
+            await asyncio.sleep(0.001)
+        if how == "abort":
+            batch.abort()
+            with pytest.raises(errors.OutcomeUnknownError):
+                await task
+        else:
+            task.cancel()
+            if how == "cancel twice":
+                await asyncio.sleep(0)
+                task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert kinds_of(batch)[:N] == [None, errors.OutcomeUnknownError] + [None] * (N - 2)
+
+    with through("drop=2", peer_timeout=HOUR) as (remote, region):
+        buffer = bytearray(8)
+        batch = remote.context.batch()
+        asyncio.run(run(remote, region, batch, buffer))
+        buffer.append(0)  # the batch has let it go
+        assert word(region) == word(region, 8) == 1

@@ -11,5 +11,6 @@ Owner and peer are two contexts of one process, except where a process must die.
 from .fixtures import owner, peer, region, remote  # noqa: F401
 from .lifetimes import *  # noqa: F403
 from .ops import *  # noqa: F403
+from .outcomes import *  # noqa: F403
 from .refusals import *  # noqa: F403
 from .strangers import *  # noqa: F403
