@@ -199,6 +199,18 @@ static inline int fabric_op_lost(dsm_op *op, int cause)
     return op->code == DSM_OP_READ ? cause : -DSM_EUNKNOWN;
 }
 
+/* What is known of op 'next' on a reliable connection whose owner has refused the op before. Only some pairs of ops are
+ * executed in the order in which they were posted (InfiniBand specification, table of ordering rules): anything after a
+ * WRITE, a READ after a READ, an ATOMIC after an ATOMIC, and anything after a fence. *refused: code of the refused op,
+ * DSM_OP_WRITE once a fenced op has come behind it. Returns the status of 'next'. */
+static inline int fabric_behind_refused(uint8_t *refused, dsm_op *next)
+{
+    bool same = (*refused == DSM_OP_READ) == (next->code == DSM_OP_READ) && next->code != DSM_OP_WRITE;
+    if (next->flags & DSM_OP_FENCE)
+        *refused = DSM_OP_WRITE;
+    return *refused == DSM_OP_WRITE || same ? -DSM_ECANCELED : fabric_op_lost(next, -DSM_ECANCELED);
+}
+
 /* Ends an op; every op ends here. Any status but 0 and fabric_op_lost() says that the op was not executed.
  * Afterwards the op belongs to its owner, which may free it, so the fabric must not access it any more. The decrement is
  * a release: pairs with the load_acquire_u32 of group->pending in core/ops.c. */

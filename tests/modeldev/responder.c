@@ -320,12 +320,16 @@ static struct request *any_of_message(struct request *r)
 static struct request *choose(struct qp *q)
 {
     struct request *r = q->first, *behind;
-    while (r && r->state == DONE)
+    while (r && r->state == DONE && !r->nak)
         r = r->next;
+    if (r && r->nak)
+        return NULL; /* nothing is executed behind a refused request */
     if (r && r->op == P_READ && r->state == GOING && nic.plan.overtake && random_below(4)) {
         behind = r;
-        while (behind && (behind->state == DONE || behind->op == P_READ))
+        while (behind && (behind->state == DONE || behind->op == P_READ) && !behind->nak)
             behind = behind->next;
+        if (behind && behind->nak)
+            behind = NULL;
         r = behind ? behind : r;
     }
     return r && r->op == P_WRITE ? any_of_message(r) : r;

@@ -183,34 +183,55 @@ def test_behind_a_lost_answer_all_is_unknown_and_nothing_is_sent_again(fault, n,
         assert remote.context.stats["posts"] == N
 
 
+def in_order(refused, kind):
+    """Whether no device lets it overtake the refused op, so that it was not executed."""
+    return refused == "write" or (kind != "write" and (refused == "read") == (kind == "read"))
+
+
+def behind_refused(refused, kind):
+    return errors.CanceledError if in_order(refused, kind) else lost(kind)
+
+
 @pytest.mark.parametrize("n", range(N))
-def test_behind_a_refused_op_nothing_was_executed(n):
+def test_behind_a_refused_op_only_what_may_overtake_it_is_unknown(n):
     with through(f"refuse={n + 1}") as (remote, region):
         batch = remote.context.batch()
         with pytest.raises(errors.AccessDeniedError) as caught, batch:
             fill(batch, remote)
         assert caught.value.index == n
         agree(batch, region)
-        assert kinds_of(batch) == [None] * n + [errors.AccessDeniedError] + [errors.CanceledError] * (N - n - 1)
+        behind = [behind_refused(KINDS[n], kind) for kind in KINDS[n + 1 :]]
+        assert kinds_of(batch) == [None] * n + [errors.AccessDeniedError] + behind
 
 
-@pytest.mark.parametrize("fence", [False, True])
+@pytest.mark.parametrize(("kinds", "fence"), [(KINDS, True), (("fetch_add",) * N, False), (("write",) * N, False)])
 @pytest.mark.parametrize("n", range(N))
-def test_a_refused_op_fails_alone(n, fence):
+def test_a_refused_op_fails_alone(n, kinds, fence):
     """Posted again is what stood behind it; the first of those is refused, too, at its second posting."""
     with through(f"refuse={n + 1}&refuse={N + 1}") as (remote, region):
         with remote.context.batch(continue_on_error=True) as batch:
-            fill(batch, remote, fence=fence)
-        agree(batch, region)
+            fill(batch, remote, kinds, fence=fence)
+        agree(batch, region, kinds)
         refused = {n, n + 1} & set(range(N))
         assert kinds_of(batch) == [errors.AccessDeniedError if i in refused else None for i in range(N)]
         assert remote.context.stats["posts"] == N + (N - n - 1) + max(0, N - n - 2)
 
 
+@pytest.mark.parametrize("n", range(N))
+def test_what_may_have_overtaken_a_refused_op_is_not_posted_again(n):
+    with through(f"refuse={n + 1}") as (remote, region):
+        with remote.context.batch(continue_on_error=True) as batch:
+            fill(batch, remote)
+        agree(batch, region)
+        behind = [None if in_order(KINDS[n], kind) else lost(kind) for kind in KINDS[n + 1 :]]
+        assert kinds_of(batch) == [None] * n + [errors.AccessDeniedError] + behind
+        assert remote.context.stats["posts"] == N + behind.count(None)
+
+
 def test_all_are_refused_one_after_the_other():
     with through("refuse=*") as (remote, region):
         with remote.context.batch(continue_on_error=True) as batch:
-            fill(batch, remote)
+            fill(batch, remote, fence=True)
         agree(batch, region)
         assert kinds_of(batch) == [errors.AccessDeniedError] * N
 
@@ -218,7 +239,7 @@ def test_all_are_refused_one_after_the_other():
 def test_what_is_posted_again_can_get_lost_and_is_not_posted_a_third_time():
     with through(f"refuse=1&failafter={N + 2}") as (remote, region):
         with remote.context.batch(continue_on_error=True) as batch:
-            fill(batch, remote)
+            fill(batch, remote, fence=True)
         agree(batch, region)
         assert kinds_of(batch) == [errors.AccessDeniedError, None, errors.TransportError, *map(lost, KINDS[3:])]
         assert remote.context.stats["posts"] == N + N - 1
@@ -228,7 +249,7 @@ def test_what_is_posted_again_can_get_lost_and_is_not_posted_a_third_time():
 def test_a_deadline_ends_what_goes_on(n):
     with through(f"refuse=1&drop={N + n}", peer_timeout=HOUR) as (remote, region):
         with remote.context.batch(0.05, continue_on_error=True) as batch:
-            fill(batch, remote)
+            fill(batch, remote, fence=True)
         agree(batch, region)
         if n:  # op n is that of number N + n: executed, and its completion lost
             own = errors.TimeoutError if KINDS[n] == "read" else errors.OutcomeUnknownTimeoutError
@@ -442,7 +463,7 @@ def test_a_batch_in_an_event_loop(kind):
 def test_a_refused_op_fails_alone_in_an_event_loop(n):
     async def run(remote):
         async with remote.context.batch(continue_on_error=True) as batch:
-            fill(batch, remote)
+            fill(batch, remote, fence=True)
         return batch
 
     with through(f"refuse={n + 1}&refuse={N + 1}") as (remote, region):

@@ -22,7 +22,8 @@
  *   tear, duplicate and cas accept a pause other than 1 ms: tear=3:20ms.
  *
  * A failed op ends its connection, as on every transport: the ops behind it are not executed, the endpoint is broken, and
- * the core creates a new one. Behind a refused op they are reported as not executed, behind any other as unknown. Faults preserve the order that dsm.h promises: while the second
+ * the core creates a new one. Behind a refused op they are reported as not executed, but for those that a device may let
+ * overtake it (fabric_behind_refused); behind any other failure as unknown. Faults preserve the order that dsm.h promises: while the second
  * part of an op is outstanding, the ops behind it on the same endpoint wait.
  *
  * Through fault no memory is mapped: every op goes through post and poll.

@@ -54,7 +54,8 @@ struct fault_ep {
     struct chunk *chunks;
     int epoll, timer; /* -1 on passive endpoints */
     bool armed;
-    bool lost; /* the acknowledgement of an op was lost, so no outcome behind it is known */
+    bool lost;       /* the acknowledgement of an op was lost, so no outcome behind it is known */
+    uint8_t refused; /* 0, or fabric_behind_refused(): an op was refused */
 };
 
 static struct fault_dev *device(const struct fault_ep *e) { return (struct fault_dev *)e->base.dev; }
@@ -331,8 +332,26 @@ static int outcome_of(const struct shadow *s)
     return s->op.status;
 }
 
-/* The inner fabric has no op any more. Ends all ops: with their outcome if it is known. Those that are WAITING have not
- * been executed; but behind an op whose acknowledgement was lost no transport could know that. */
+/* From now on no transport could know of the ops behind s what fault knows. */
+static void note_failure(struct fault_ep *e, const struct shadow *s)
+{
+    if (s->step == WAITING || !fails(s))
+        return;
+    if (refused(s))
+        e->refused = s->user->code;
+    else
+        e->lost = true;
+}
+
+/* The status of an op that is not complete. Those that are WAITING have not been executed. */
+static int unfinished(struct fault_ep *e, const struct shadow *s)
+{
+    if (e->lost || s->step != WAITING)
+        return fabric_op_lost(s->user, -DSM_ECANCELED);
+    return e->refused ? fabric_behind_refused(&e->refused, s->user) : -DSM_ECANCELED;
+}
+
+/* The inner fabric has no op any more. Ends all ops: with their outcome if it is known. */
 static int end_all(struct fault_ep *e)
 {
     int done = 0;
@@ -340,9 +359,9 @@ static int end_all(struct fault_ep *e)
     for (; e->ops; done++) {
         const struct shadow *s = e->ops;
         bool known = s->step != PAUSED && !goes_on(s) && ready_at(s, true) <= now;
-        bool sent = e->lost || s->step != WAITING;
-        e->lost = e->lost || (s->step != WAITING && fails(s) && !refused(s));
-        finish(e, &e->ops, known ? outcome_of(s) : sent ? fabric_op_lost(s->user, -DSM_ECANCELED) : -DSM_ECANCELED);
+        int status = known ? outcome_of(s) : unfinished(e, s);
+        note_failure(e, s);
+        finish(e, &e->ops, status);
     }
     return done;
 }
@@ -369,7 +388,7 @@ static int reap(struct fault_ep *e)
             s->due = now + s->fate.pause_ns;
             s->result = s->op.result;
         } else if (fails(s)) {
-            e->lost = !refused(s);
+            note_failure(e, s);
             finish(e, at, outcome_of(s));
             return done + 1 + break_off(e);
         } else {

@@ -51,14 +51,16 @@ static int error_of(enum ibv_wc_status s)
 }
 
 /* The status of an op whose oldest request has failed. A refusal (the owner's NAK) means that the owner has moved its
- * queue pair to the error state, so it executes nothing behind that request. After any other failure, and after an abort,
+ * queue pair to the error state, so it executes nothing more; what may have overtaken it is not certain. After any other failure, and after an abort,
  * what is flushed may have been sent and executed. */
 static int failure_of(struct verbs_ep *e, dsm_op *op, enum ibv_wc_status s)
 {
     int rc = error_of(s);
     if (rc == -DSM_EACCESS)
-        e->refused = true;
-    return e->refused && (rc == -DSM_EACCESS || rc == -DSM_ECANCELED) ? rc : fabric_op_lost(op, rc);
+        e->refused = op->code;
+    if (e->refused && rc == -DSM_ECANCELED)
+        return fabric_behind_refused(&e->refused, op);
+    return rc == -DSM_EACCESS ? rc : fabric_op_lost(op, rc);
 }
 
 /* Ends the oldest request in the queue, and the op if this was its last request. Returns the number of ops done. */

@@ -99,7 +99,7 @@ struct verbs_slot {
 struct verbs_ep {
     struct fabric_ep base;
     bool passive;
-    bool refused;      /* the owner has refused a request: it executes none behind that one */
+    uint8_t refused;   /* 0, or fabric_behind_refused(): the owner has refused a request */
     struct ibv_qp *qp; /* NULL once destroyed by an abort */
     struct ibv_cq *cq;
     struct ibv_comp_channel *channel;
