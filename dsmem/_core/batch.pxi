@@ -50,7 +50,7 @@ cdef class Batch:
     cdef uint32_t stop   # how.stop: abort() was called
     cdef bint ran        # the core has seen the ops: each has its status
     cdef bint inside     # a thread is in dsm_execute_as(): the core's objects of all remotes are there
-    cdef Running running # started, and not known to be complete
+    cdef Running running  # started, and not known to be complete
     cdef dict places     # after a failure: Remote by address of the core's object
 
     def __cinit__(self, *given, **named):

@@ -81,7 +81,8 @@ cdef object class_of(int code, int cause):
 
 cdef object with_cause(object error, int cause):
     if cause == c.DSM_ECANCELED:  # for the op itself that was no cancellation: it was under way
-        error.__cause__ = errors.TransportError("another failure, or an abort, ended the connection; the next op makes one")
+        error.__cause__ = errors.TransportError(
+            "another failure, or an abort, ended the connection; the next op makes one")
     elif cause:
         error.__cause__ = errors.BY_CODE[cause](status=error.status, vendor=error.vendor, peer=error.peer)
     return error
