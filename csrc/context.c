@@ -23,7 +23,7 @@ static int check(const dsm_options *o)
     return 0;
 }
 
-void context_free(dsm_ctx *c)
+static void context_free(dsm_ctx *c)
 {
     while (c->ndevs) {
         struct fabric_dev *d = c->devs[--c->ndevs];
@@ -40,11 +40,14 @@ void context_free(dsm_ctx *c)
     free(c);
 }
 
+static const struct control control = {client_connect, client_endpoint, client_status, client_disconnect, context_free};
+
 static int fill(dsm_ctx *c, const dsm_options *o)
 {
     c->forks = load_relaxed_u32(&core_forks);
     c->next_peer = 1;
     c->event = -1;
+    c->control = &control;
     c->ready_last = &c->ready;
     pthread_mutex_init(&c->completed_lock, NULL);
     pthread_mutex_init(&c->lock, NULL);

@@ -405,7 +405,6 @@ int agent_start(dsm_ctx *c, const char *listen_at)
         return rc;
     }
     c->agent = a;
-    c->control = &agent_control;
     return 0;
 }
 
@@ -420,7 +419,7 @@ bool agent_stop(dsm_ctx *c)
     shutdown(a->stop, SHUT_RDWR);
     pthread_join(a->thread, NULL);
     for (struct peer *p = c->peers; p; p = p->next) /* no other thread can free a peer any more */
-        agent_control.disconnect(p);
+        c->control->disconnect(p);
     agent_free(a);
     c->agent = NULL;
     return true;

@@ -61,11 +61,12 @@ bool conn_input(struct agent *a, struct conn *n);
 bool agent_denies(const struct agent *a, const uint8_t node[DSM_NODE_ID]);
 void conn_close_endpoint(struct conn *n);
 
-/* context.c */
-void context_free(dsm_ctx *c);
-
-/* client.c */
-extern const struct control agent_control;
+/* client.c: what struct control of core/core.h says */
+int client_connect(struct peer *p, int64_t deadline);
+int client_endpoint(struct peer *p, const uint8_t *address, size_t len, uint8_t *out, size_t *out_len,
+                    int64_t deadline);
+int client_status(struct peer *p, uint64_t region, uint64_t generation, int64_t deadline);
+void client_disconnect(struct peer *p);
 
 /* socket.c: abstract Unix sockets and TCP. These write the address that other nodes must use. */
 int socket_listen_unix(const dsm_ctx *c, char address[DSM_ADDRESS_MAX], int *fd);

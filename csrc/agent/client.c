@@ -140,7 +140,7 @@ static void drop_descriptors(struct stream *s)
         close(s->fds[--s->nfds]);
 }
 
-static void disconnect(struct peer *p)
+void client_disconnect(struct peer *p)
 {
     store_relaxed_u32(&p->dead, 1);
     if (p->fd >= 0) {
@@ -228,11 +228,11 @@ static int do_handshake(struct peer *p, int64_t deadline)
     return 0;
 }
 
-static int connect_peer(struct peer *p, int64_t deadline)
+int client_connect(struct peer *p, int64_t deadline)
 {
     if (!p->ctx->agent)
         return err_set(DSM_ECLOSED, 0, "the context");
-    disconnect(p);
+    client_disconnect(p);
     int rc = socket_connect(p->ctx, p->address, deadline, &p->fd);
     if (rc)
         return rc;
@@ -242,7 +242,7 @@ static int connect_peer(struct peer *p, int64_t deadline)
         rc = agent_watch(p->ctx->agent, p);
     }
     if (rc)
-        disconnect(p);
+        client_disconnect(p);
     return rc;
 }
 
@@ -342,7 +342,7 @@ static int ask(struct peer *p, struct request *q, int64_t deadline)
         return gone(p, 0);
     int rc = exchange(p, q, deadline);
     if (rc == -DSM_EPEER || rc == -DSM_EPROTO)
-        disconnect(p);
+        client_disconnect(p);
     return rc;
 }
 
@@ -351,8 +351,7 @@ static int answered(const struct peer *p, int rc)
     return rc > 0 ? err_set(rc, 0, "said by the owner's agent at %s", p->address) : rc;
 }
 
-static int ask_endpoint(struct peer *p, const uint8_t *address, size_t len, uint8_t *out, size_t *out_len,
-                        int64_t deadline)
+int client_endpoint(struct peer *p, const uint8_t *address, size_t len, uint8_t *out, size_t *out_len, int64_t deadline)
 {
     uint8_t question[FABRIC_SIZE + FABRIC_ADDRESS_MAX];
     put_u32(question, p->dev->wire_id);
@@ -370,15 +369,13 @@ static void put_name(uint8_t name[NAME_SIZE], uint64_t region, uint64_t generati
     put_u64(name + 8, generation);
 }
 
-static int ask_status(struct peer *p, uint64_t region, uint64_t generation, int64_t deadline)
+int client_status(struct peer *p, uint64_t region, uint64_t generation, int64_t deadline)
 {
     uint8_t name[NAME_SIZE];
     put_name(name, region, generation);
     struct request q = {.type = MSG_STATUS, .payload = name, .len = sizeof name};
     return answered(p, ask(p, &q, deadline));
 }
-
-const struct control agent_control = {connect_peer, ask_endpoint, ask_status, disconnect, context_free};
 
 /* ---- attach ---- */
 
@@ -444,16 +441,16 @@ static int find_peer(dsm_ctx *c, struct fabric_dev *dev, const uint8_t node[DSM_
 static int import(struct peer *p, const dsm_descriptor *d, int64_t deadline, struct fabric_remote **out)
 {
     struct fabric_grant g = {0};
-    int rc = peer_talk(p, deadline);
+    int rc = peer_lock_control(p, deadline);
     if (rc)
         return rc;
     bool fresh = p->fd < 0 || load_relaxed_u32(&p->dead);
-    rc = fresh ? connect_peer(p, deadline) : 0;
+    rc = fresh ? client_connect(p, deadline) : 0;
     if (!rc)
         rc = ask_attach(p, d, &g, deadline);
     if (rc == -DSM_EPEER && !fresh) { /* the connection had ended unnoticed: connect again, once */
         drop_grant(&g);
-        rc = connect_peer(p, deadline);
+        rc = client_connect(p, deadline);
         if (!rc)
             rc = ask_attach(p, d, &g, deadline);
     }

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 static bool async_begin(dsm_ticket *t);
+static bool start_help(struct peer *p);
 
 /* ---- completion ---- */
 
@@ -70,7 +71,7 @@ static bool ask_first(dsm_ticket *t)
         t->left = 1;
         g->next = NULL;
         pthread_mutex_lock(&p->lock);
-        bool helped = peer_help(p);
+        bool helped = start_help(p);
         if (helped) {
             g->next = p->ask;
             p->ask = g;
@@ -252,7 +253,8 @@ static int start_thread(struct peer *p)
     return sys;
 }
 
-bool peer_help(struct peer *p)
+/* Starts the helper if it does not run, and wakes it. false: it can't be started. Under peer->lock. */
+static bool start_help(struct peer *p)
 {
     if (!p->helped)
         p->helped = !start_thread(p);
@@ -298,7 +300,7 @@ static void begin(struct dsm_group *g)
     bool idle = !has_begun(p, 0) && !has_begun(p, 1), ready = !p->begin && peer_usable(p);
     g->round = (uint16_t)p->round;
     fetch_add_u32(async, 1);
-    if ((idle || !ready) && !peer_help(p)) {
+    if ((idle || !ready) && !start_help(p)) {
         fail(g, -DSM_ENOMEM);
     } else if (ready) {
         post(p, g);
@@ -400,25 +402,11 @@ void dsm_stop(dsm_ctx *c, dsm_op *ops, size_t n, uint32_t *stop, dsm_ticket *t)
     pthread_mutex_unlock(&c->completed_lock);
 }
 
-/* While it is on, tickets that complete post no further ops and ask no owner. */
-static void set_canceling(dsm_ctx *c, bool on)
+void async_set_canceling(dsm_ctx *c, bool on)
 {
     pthread_mutex_lock(&c->completed_lock);
     if (!on)
         collect(c);
     c->canceling = on;
     pthread_mutex_unlock(&c->completed_lock);
-}
-
-void dsm_cancel(dsm_ctx *c)
-{
-    if (ctx_forked(c) || c->event < 0)
-        return;
-    set_canceling(c, true);
-    for (struct peer *p; (p = peers_next_helped(c));) {
-        peer_stop_help(p);
-        peer_abort(p);
-        peers_release(c, p);
-    }
-    set_canceling(c, false);
 }

@@ -139,22 +139,20 @@ bool wait_interrupted(void);
 uint64_t this_thread(void);
 /* For a thread that the core has created: its waits end when *stop is not 0. */
 void wait_for(const uint32_t *stop);
+/* The timeout of an op that is one of several in a call: the peer timeout, shortened by the deadline of the thread's
+ * call (dsm_call_until). */
+int64_t call_timeout(int64_t peer_timeout_ns);
 
 /* The calling thread's waits end once *stop is not 0 (dsm_stop); NULL: they do not. Returns what held before. */
 const uint32_t *wait_until_stopped(const uint32_t *stop);
 bool wait_stopped(void);
 
 /* core/peer.c */
-int peer_new(dsm_ctx *c, struct fabric_dev *d, const uint8_t node[DSM_NODE_ID], const char *address, struct peer **out);
-void peer_free(struct peer *p); /* no thread may use the peer any more */
-/* Frees the peers that are dead and have no remote; a later attach creates a new one. With no lock held except
- * agent->lock. */
-void peers_bury(dsm_ctx *c);
 /* Returns 0 once the endpoint is usable; connects again if necessary. */
 int peer_ready(struct peer *p, int64_t deadline);
 /* Takes peer->control_lock, which the caller must unlock. ETIME if another thread holds it until the deadline, EBUSY if
  * the calling thread holds it itself, in a call that a signal handler has interrupted. */
-int peer_talk(struct peer *p, int64_t deadline);
+int peer_lock_control(struct peer *p, int64_t deadline);
 /* Posts the list and reaps what has completed already. Returns false, and posts nothing, if the endpoint is not
  * usable. */
 bool peer_post(struct peer *p, dsm_op *list);
@@ -176,13 +174,17 @@ int64_t peer_give_up_at(const struct peer *p);
 /* Sleeps for one slice, or until *pending is 0, and returns false. At the limit it aborts everything outstanding as
  * timed out and returns true; *pending is 0 then. Gives peer->lock back while it sleeps. */
 bool peer_sleep(struct peer *p, const uint32_t *pending, int64_t limit);
-/* A peer whose helper runs, with a reference that peers_release drops; NULL if there is none. */
-struct peer *peers_next_helped(dsm_ctx *c);
-void peers_release(dsm_ctx *c, struct peer *p);
 
-/* core/async.c; under peer->lock: starts the helper if it does not run, and wakes it. false: it can't be started. */
-bool peer_help(struct peer *p);
+/* core/async.c */
 void peer_stop_help(struct peer *p); /* with no lock held; ends the groups that wait for the helper */
+/* While it is on, tickets that complete post no further ops and ask no owner. */
+void async_set_canceling(dsm_ctx *c, bool on);
+
+/* core/peers.c */
+int peer_new(dsm_ctx *c, struct fabric_dev *d, const uint8_t node[DSM_NODE_ID], const char *address, struct peer **out);
+/* Frees the peers that are dead and have no remote; a later attach creates a new one. With no lock held except
+ * agent->lock. */
+void peers_bury(dsm_ctx *c);
 
 /* core/ops.c */
 /* Unless it returns 0, no op is to be posted, and each has its status. */

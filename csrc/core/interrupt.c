@@ -1,5 +1,7 @@
-/* How a signal handler ends a wait of the core: the wait calls a function that the application has set, which runs
- * pending handlers and returns whether the wait must end. */
+/*
+ * What ends a wait of the calling thread: the deadline of its call, and signal handlers. A wait calls a function that
+ * the application has set, which runs pending handlers and returns whether the wait must end.
+ */
 #include "../base/deadline.h"
 #include "core.h"
 
@@ -39,6 +41,27 @@ int dsm_refuse_reentry(const char *what)
                    "a signal handler calls into the %s whose call it has interrupted; let it set a flag, and call when "
                    "that call has ended",
                    what);
+}
+
+/* Thread-local, since a deadline belongs to a call and a call to its thread. So it bounds every op of the call without
+ * being passed to each. */
+static __thread int64_t call_deadline = DEADLINE_NEVER;
+enum { CALL_GRACE_NS = 200000000 };
+
+int64_t dsm_call_until(int64_t deadline)
+{
+    int64_t before = call_deadline;
+    call_deadline = deadline;
+    return before;
+}
+
+int64_t call_timeout(int64_t peer_timeout_ns)
+{
+    if (call_deadline == DEADLINE_NEVER)
+        return peer_timeout_ns;
+    int64_t left = call_deadline - clock_ns();
+    left = left < CALL_GRACE_NS ? CALL_GRACE_NS : left;
+    return left < peer_timeout_ns ? left : peer_timeout_ns;
 }
 
 bool wait_interrupted(void)

@@ -220,10 +220,10 @@ static void find_cause(dsm_op *op, int64_t deadline)
 {
     dsm_remote *r = op->remote;
     struct peer *p = r->peer;
-    if (op->status != -DSM_EACCESS || r->mapped || !r->ctx->control)
+    if (op->status != -DSM_EACCESS || r->mapped)
         return;
     deadline = deadline_earlier(deadline, deadline_after(r->ctx->peer_timeout_ns));
-    if (peer_talk(p, deadline))
+    if (peer_lock_control(p, deadline))
         return;
     int rc = r->ctx->control->status(p, r->region, r->generation, deadline);
     pthread_mutex_unlock(&p->control_lock);

@@ -12,112 +12,9 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
-int peer_new(dsm_ctx *c, struct fabric_dev *d, const uint8_t node[DSM_NODE_ID], const char *address, struct peer **out)
-{
-    struct peer *p = calloc(1, sizeof *p);
-    if (!p)
-        return err_set(DSM_ENOMEM, 0, "peer");
-    p->ctx = c;
-    p->dev = d;
-    memcpy(p->node, node, DSM_NODE_ID);
-    strncpy(p->address, address, sizeof p->address - 1);
-    p->fd = -1;
-    p->begin_last = &p->begin;
-    p->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (p->wake_fd < 0) {
-        int sys = errno;
-        free(p);
-        return err_set_errno(sys, "eventfd");
-    }
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&p->cond, &monotonic);
-    pthread_cond_init(&p->work, NULL);
-    pthread_condattr_destroy(&monotonic);
-    pthread_mutexattr_t checked; /* a signal handler may call in while its own thread holds the lock */
-    pthread_mutexattr_init(&checked);
-    pthread_mutexattr_settype(&checked, PTHREAD_MUTEX_ERRORCHECK);
-    pthread_mutex_init(&p->control_lock, &checked);
-    pthread_mutexattr_destroy(&checked);
-    pthread_mutex_init(&p->lock, NULL);
-    *out = p;
-    return 0;
-}
-
 static const struct fabric *fabric(const struct peer *p) { return p->dev->fabric; }
-
-static void drop_endpoint(struct peer *p)
-{
-    if (!p->ep)
-        return;
-    fabric(p)->ep_close(p->ep);
-    p->ep = NULL;
-}
-
-void peer_free(struct peer *p)
-{
-    peer_stop_help(p);
-    drop_endpoint(p);
-    pthread_cond_destroy(&p->work);
-    close(p->wake_fd);
-    pthread_cond_destroy(&p->cond);
-    pthread_mutex_destroy(&p->control_lock);
-    pthread_mutex_destroy(&p->lock);
-    free(p);
-}
-
-/* A peer without references can be reached through ctx->peers only. So once it is off that list, no other thread can
- * use it. */
-void peers_bury(dsm_ctx *c)
-{
-    struct peer *dead = NULL;
-    pthread_mutex_lock(&c->lock);
-    for (struct peer **at = &c->peers, *p; (p = *at);)
-        if (load_relaxed_u32(&p->dead) && !p->refs) {
-            *at = p->next;
-            p->next = dead;
-            dead = p;
-        } else {
-            at = &p->next;
-        }
-    pthread_mutex_unlock(&c->lock);
-    for (struct peer *p; (p = dead);) {
-        dead = p->next;
-        c->control->disconnect(p);
-        peer_free(p);
-    }
-}
-
-struct peer *peers_next_helped(dsm_ctx *c)
-{
-    struct peer *p = NULL;
-    pthread_mutex_lock(&c->lock);
-    for (bool helped = false; !helped && (p = p ? p->next : c->peers);) {
-        pthread_mutex_lock(&p->lock);
-        helped = p->helped;
-        pthread_mutex_unlock(&p->lock);
-    }
-    if (p)
-        p->refs++;
-    pthread_mutex_unlock(&c->lock);
-    return p;
-}
-
-void peers_release(dsm_ctx *c, struct peer *p)
-{
-    pthread_mutex_lock(&c->lock);
-    assert(p->refs);
-    bool last = !--p->refs && load_relaxed_u32(&p->dead);
-    pthread_mutex_unlock(&c->lock);
-    if (last)
-        peers_bury(c);
-}
 
 static void wake_sleeper(struct peer *p)
 {
@@ -143,6 +40,14 @@ static bool usable(struct peer *p)
     bool good = peer_usable(p);
     pthread_mutex_unlock(&p->lock);
     return good;
+}
+
+static void drop_endpoint(struct peer *p)
+{
+    if (!p->ep)
+        return;
+    fabric(p)->ep_close(p->ep);
+    p->ep = NULL;
 }
 
 static void install(struct peer *p, struct fabric_ep *ep)
@@ -190,7 +95,7 @@ static int make_endpoint(struct peer *p, int64_t deadline)
     return 0;
 }
 
-int peer_talk(struct peer *p, int64_t deadline)
+int peer_lock_control(struct peer *p, int64_t deadline)
 {
     if (!pthread_mutex_trylock(&p->control_lock))
         return 0;
@@ -207,7 +112,7 @@ int peer_talk(struct peer *p, int64_t deadline)
 
 int peer_ready(struct peer *p, int64_t deadline)
 {
-    int rc = peer_talk(p, deadline);
+    int rc = peer_lock_control(p, deadline);
     if (rc)
         return rc;
     rc = usable(p) ? 0 : make_endpoint(p, deadline);

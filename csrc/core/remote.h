@@ -18,9 +18,7 @@ static inline int remote_check(const dsm_remote *r, uint64_t offset, uint64_t nb
     return __builtin_expect(good, 1) ? 0 : remote_refuse(r, offset, nbytes, right, right == DSM_ATOMIC);
 }
 
-/* The timeout of an op that is one of several in a call: the peer timeout, shortened by the deadline of the thread's
- * call (dsm_call_until). -1, no timeout, if the memory is mapped, as then nothing waits. */
-int64_t call_timeout(int64_t peer_timeout_ns);
+/* call_timeout(), or -1, no timeout, if the memory is mapped, as then nothing waits. */
 static inline int64_t remote_timeout(const dsm_remote *r)
 {
     return r->mapped || !r->ctx ? -1 : call_timeout(r->ctx->peer_timeout_ns);

@@ -6,7 +6,9 @@ Everybody may include dsm.h for its types: it includes nothing but the list of e
 """
 
 import ast
+import functools
 import graphlib
+import os
 import re
 from pathlib import Path
 
@@ -51,24 +53,12 @@ def c_violations(path, text):
     else:
         return [f"csrc/{path}: {part} has no place in tests/tidy/test_dependencies.py"]
     found = []
+    known = {name for name, _ in c_files()}
     for name in INCLUDE.findall(text):
-        for base in (path.parent, Path()):  # beside the file, or under csrc (-Icsrc)
-            target = Path(*_normal((base / name).parts))
-            if (ROOT / "csrc" / target).exists():
-                break
+        target = included(path, name, known)
         if c_part(target) not in allowed:
             found.append(f"csrc/{path} includes {target}: {part} must not know {c_part(target)}")
     return found
-
-
-def _normal(parts):
-    out = []
-    for part in parts:
-        if part == "..":
-            out.pop()
-        else:
-            out.append(part)
-    return out
 
 
 def order_violations(path, text):
@@ -78,10 +68,10 @@ def order_violations(path, text):
     return [f"csrc/{path}: {word} belongs into base/atomic.h" for word in MEMORY_ORDER.findall(text)]
 
 
+@functools.cache
 def c_files():
-    for path in sorted((ROOT / "csrc").rglob("*")):
-        if path.suffix in (".c", ".h", ".def"):
-            yield path.relative_to(ROOT / "csrc"), path.read_text()
+    found = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".c", ".h", ".def"))
+    return [(path.relative_to(ROOT / "csrc"), path.read_text()) for path in found]
 
 
 def test_includes_run_down():
@@ -118,6 +108,115 @@ def test_an_include_that_runs_up_is_found(path, text):
 def test_a_memory_order_elsewhere_is_found(text):
     assert order_violations(Path("core/ops.c"), text)
     assert not order_violations(Path("base/atomic.h"), text)
+
+
+# A name in csrc is found in its definition, which clang-format begins in the first column. What another file defines
+# static is another function. An inline function of a header counts for the files that use it.
+TEXT = re.compile(r'/\*.*?\*/|//[^\n]*|"(?:[^"\\\n]|\\.)*"', re.S)
+BEGINS = r"^(?!\s|#|typedef|extern|return|(?:struct|union|enum) \w+ ?[;{])"
+FUNCTION = re.compile(
+    BEGINS + r"([^\n;={}()]*(?:\(\([^\n]*?\)\)[^\n;={}()]*)?)\b(\w+)\([^;{}]*\)\s*\{(.*?)\}$", re.M | re.S
+)
+VARIABLE = re.compile(BEGINS + r"([^\n;={}()]*[ *])(\w+)(?:\[[^\n=;]*\])?(?: __attribute__[^\n=;]*)? ?[=;]", re.M)
+
+
+def definitions(text):
+    """The names that a C file defines → whether they are its own (static), and the words of a function's body."""
+    text = TEXT.sub(" ", text)
+    found = {}
+    for kind, name, body in FUNCTION.findall(text):
+        found[name] = ("static" in kind, set(re.findall(r"\w+", body)))
+    for kind, name in VARIABLE.findall(text):
+        found[name] = ("static" in kind, set())
+    return found
+
+
+def calls(files):
+    """Path → the paths of the C files whose functions and variables it uses."""
+    made = {path: definitions(text) for path, text in files}
+    inline = {name: words for path, names in made.items() if path.suffix == ".h" for name, (_, words) in names.items()}
+    homes = {}
+    for path, names in made.items():
+        for name, (own, _) in names.items():
+            if path.suffix == ".c" and not own:
+                homes.setdefault(name, set()).add(path)
+    graph = {}
+    for path, text in files:
+        if path.suffix != ".c":
+            continue
+        words, new = set(), set(re.findall(r"\w+", TEXT.sub(" ", text)))
+        while new:
+            words |= new
+            new = set().union(*(inline[word] for word in new if word in inline)) - words
+        graph[path] = set().union(*(homes[name] for name in (words & homes.keys()) - made[path].keys()))
+    return graph
+
+
+def headers(files):
+    """Path → the paths of the files that it includes."""
+    known = {path for path, _ in files}
+    return {path: {included(path, name, known) for name in INCLUDE.findall(text)} & known for path, text in files}
+
+
+def included(path, name, known):
+    """What an include names: a file beside the one that includes it, or one under csrc (-Icsrc)."""
+    beside = Path(os.path.normpath(path.parent / name))
+    return beside if beside in known else Path(os.path.normpath(name))
+
+
+def circle_of(graph):
+    """The nodes of a circle, or nothing."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_c_files_in_a_circle():
+    files = c_files()
+    graph = calls(files)
+    assert (
+        Path("core/peer.c") in graph[Path("core/ops.c")]
+        and Path("fabric/shm/device.c") in graph[Path("fabric/registry.c")]
+    )
+    assert circle_of(graph) == []
+    assert circle_of(headers(files)) == []
+
+
+CALLS = """
+#include "b.h"
+static int own(void) { return 0; }
+/* high() */
+struct made *low(int x,
+                 const struct made *made)
+{
+    return own() ? made : %s;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("low", "header", "found"),
+    [
+        ("high()", "", True),
+        ("first", "", True),
+        ("quick(1)", "static inline int quick(int x)\n{\n    return high();\n}\n", True),
+        ("slow(1)", "static inline int quick(int x)\n{\n    return high();\n}\n", False),
+        ("NULL", "int high(void);\n", False),
+        ("own()", "", False),
+        ('"high"', "", False),
+    ],
+)
+def test_c_files_in_a_circle_are_found(low, header, found):
+    high = "int first[2] = {1, 2};\nint own(void) { return 1; }\nint high(void) { return low(own(), 0); }\n"
+    files = [(Path("a.c"), CALLS % low), (Path("b.h"), header), (Path("b.c"), high)]
+    assert bool(circle_of(calls(files))) is found
+
+
+def test_headers_in_a_circle_are_found():
+    assert circle_of(headers([(Path("a/a.h"), '#include "../b.h"'), (Path("b.h"), '#include "a/a.h"')]))
+    assert not circle_of(headers([(Path("a/a.h"), '#include "../b.h"'), (Path("b.h"), "")]))
 
 
 # ---- Python ----
@@ -211,11 +310,7 @@ def circle(found):
     for module, text, package in found:
         targets = {name if name in names else name.rpartition(".")[0] for name in imports(module, text, package)}
         graph[module] = targets & names - {module}
-    try:
-        graphlib.TopologicalSorter(graph).prepare()
-    except graphlib.CycleError as error:
-        return error.args[1]
-    return []
+    return circle_of(graph)
 
 
 def test_no_imports_in_a_circle():

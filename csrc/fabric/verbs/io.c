@@ -1,4 +1,4 @@
-/* Posting, reaping and events; verbs.h describes the send queue and the handling of local memory. */
+/* Posting and events; verbs.h describes the send queue and the handling of local memory. */
 #ifdef DSM_HAVE_VERBS
 #include "verbs.h"
 
@@ -6,125 +6,6 @@
 #include <string.h>
 
 enum { LOCAL_INLINE, LOCAL_DIRECT, LOCAL_BOUNCE };
-/* op->cookie: the state of the registration in op->fabric.
- *   PREPARED   from verbs_op_prepare(); the core releases it
- *   UNKNOWN    there is none yet
- *   TAKEN      taken here, and released when the op ends
- *   REFUSED    there is none, as the device refused it */
-enum { PREPARED, UNKNOWN, TAKEN, REFUSED };
-
-static bool is_atomic(const dsm_op *op) { return op->code == DSM_OP_FETCH_ADD || op->code == DSM_OP_COMPARE_SWAP; }
-
-static uint64_t *result_of(struct verbs_ep *e, uint64_t number)
-{
-    return (uint64_t *)(void *)(e->slab + VERBS_SLAB) + number % e->depth;
-}
-
-/* ---- completion ---- */
-
-static void finish(struct verbs_ep *e, dsm_op *op)
-{
-    if (op->cookie == TAKEN) {
-        verbs_put_mr(op->fabric);
-        op->fabric = NULL;
-    }
-    e->base.inflight--;
-    e->base.bytes -= op->nbytes;
-    fabric_op_done(op, op->status);
-}
-
-static int error_of(enum ibv_wc_status s)
-{
-    switch (s) {
-    case IBV_WC_SUCCESS:
-        return 0;
-    case IBV_WC_WR_FLUSH_ERR:
-        return -DSM_ECANCELED;
-    case IBV_WC_REM_ACCESS_ERR:
-        return -DSM_EACCESS;
-    case IBV_WC_RETRY_EXC_ERR:
-    case IBV_WC_RNR_RETRY_EXC_ERR:
-        return -DSM_EPEER;
-    default:
-        return -DSM_EIO;
-    }
-}
-
-/* The status of an op whose oldest request has failed. A refusal (the owner's NAK) means that the owner has moved its
- * queue pair to the error state, so it executes nothing more; what may have overtaken it is not certain. After any other failure, and after an abort,
- * what is flushed may have been sent and executed. */
-static int failure_of(struct verbs_ep *e, dsm_op *op, enum ibv_wc_status s)
-{
-    int rc = error_of(s);
-    if (rc == -DSM_EACCESS)
-        e->refused = op->code;
-    if (e->refused && rc == -DSM_ECANCELED)
-        return fabric_behind_refused(&e->refused, op);
-    return rc == -DSM_EACCESS ? rc : fabric_op_lost(op, rc);
-}
-
-/* Ends the oldest request in the queue, and the op if this was its last request. Returns the number of ops done. */
-static int retire(struct verbs_ep *e, enum ibv_wc_status status, uint32_t vendor)
-{
-    struct verbs_slot *s = &e->slot[e->tail % e->depth];
-    dsm_op *op = s->op;
-    if (!status && is_atomic(op))
-        op->result = *result_of(e, e->tail);
-    if (!status && s->bounced)
-        memcpy(s->to, s->bounced, s->nbytes);
-    if (status && !op->status) {
-        op->status = failure_of(e, op, status);
-        op->wc_status = (uint16_t)status;
-        op->vendor = vendor;
-    }
-    e->answers -= op->code != DSM_OP_WRITE;
-    e->bounced -= s->bounced != NULL;
-    e->slab_tail += s->slab;
-    e->tail++;
-    assert(op->segments);
-    if (--op->segments)
-        return 0;
-    finish(e, op);
-    return 1;
-}
-
-int verbs_reap(struct verbs_ep *e)
-{
-    enum { AT_ONCE = 16 };
-    struct ibv_wc wc[AT_ONCE];
-    int done = 0, n;
-    do {
-        n = ibv_poll_cq(e->cq, AT_ONCE, wc);
-        if (n < 0)
-            e->base.broken = true;
-        for (int i = 0; i < n; i++) {
-            /* Not in the queue: it was cancelled when its queue pair was destroyed. */
-            if (wc[i].wr_id - e->tail >= e->head - e->tail)
-                continue;
-            while (e->tail != wc[i].wr_id)
-                done += retire(e, IBV_WC_SUCCESS, 0);
-            done += retire(e, wc[i].status, wc[i].vendor_err);
-            if (wc[i].status)
-                e->base.broken = true;
-        }
-    } while (n == AT_ONCE && e->head != e->tail);
-    return done;
-}
-
-int verbs_cancel(struct verbs_ep *e)
-{
-    int done = 0;
-    while (e->head != e->tail)
-        done += retire(e, IBV_WC_WR_FLUSH_ERR, 0);
-    for (dsm_op *op; (op = e->waiting); done++) {
-        e->waiting = op->next;
-        if (!op->status)
-            op->status = e->placed ? fabric_op_lost(op, -DSM_ECANCELED) : -DSM_ECANCELED;
-        e->placed = 0;
-        finish(e, op);
-    }
-    return done;
-}
 
 /* ---- local memory ---- */
 
@@ -156,7 +37,7 @@ static int find_local(struct verbs_ep *e, dsm_op *op, uint32_t *lkey, bool *lock
         return LOCAL_INLINE;
     if (write && op->nbytes <= VERBS_SMALL)
         return LOCAL_BOUNCE;
-    if (op->cookie == UNKNOWN) {
+    if (op->cookie == VERBS_UNKNOWN) {
         if (!*locked)
             pthread_rwlock_rdlock(&d->lock);
         *locked = true;
@@ -165,7 +46,7 @@ static int find_local(struct verbs_ep *e, dsm_op *op, uint32_t *lkey, bool *lock
             return LOCAL_BOUNCE;
         if (!op->fabric)
             op->fabric = verbs_new_mr(d, op->local, op->nbytes, write);
-        op->cookie = op->fabric ? TAKEN : REFUSED;
+        op->cookie = op->fabric ? VERBS_TAKEN : VERBS_REFUSED;
     }
     if (!op->fabric)
         return LOCAL_BOUNCE;
@@ -200,8 +81,8 @@ static bool place_local(struct verbs_ep *e, dsm_op *op, int local, uint32_t nbyt
     *s = (struct verbs_slot){.op = op, .nbytes = nbytes};
     g->length = nbytes;
     g->addr = (uint64_t)(uintptr_t)mine;
-    if (is_atomic(op)) {
-        g->addr = (uint64_t)(uintptr_t)result_of(e, e->head);
+    if (verbs_is_atomic(op)) {
+        g->addr = (uint64_t)(uintptr_t)verbs_result_of(e, e->head);
         g->lkey = e->slab_mr->lkey;
     } else if (local == LOCAL_BOUNCE) {
         uint8_t *p = slab_take(e, nbytes, &s->slab);
@@ -235,7 +116,7 @@ static void fill(struct verbs_ep *e, const dsm_op *op, int local, struct ibv_sen
     w->opcode = opcodes[op->code];
     w->send_flags = ((op->flags & DSM_OP_FENCE) && !e->placed ? IBV_SEND_FENCE : 0) |
                     (local == LOCAL_INLINE && op->code == DSM_OP_WRITE ? IBV_SEND_INLINE : 0);
-    if (is_atomic(op)) {
+    if (verbs_is_atomic(op)) {
         w->wr.atomic.remote_addr = r->start + op->offset;
         w->wr.atomic.rkey = r->key;
         w->wr.atomic.compare_add = op->operand;
@@ -255,7 +136,7 @@ static bool place(struct verbs_ep *e, uint32_t n, bool *locked)
 {
     dsm_op *op = e->waiting;
     struct ibv_sge *g = &e->sge[n];
-    int local = is_atomic(op) ? LOCAL_DIRECT : find_local(e, op, &g->lkey, locked);
+    int local = verbs_is_atomic(op) ? LOCAL_DIRECT : find_local(e, op, &g->lkey, locked);
     if (must_wait(e, op, local))
         return false;
     uint64_t left = op->nbytes - e->placed, most = max_piece(e, local);
@@ -328,7 +209,7 @@ void verbs_post(struct fabric_ep *base, dsm_op *list)
         op->segments = 1;
         op->wc_status = 0;
         op->vendor = 0;
-        op->cookie = op->fabric ? PREPARED : UNKNOWN;
+        op->cookie = op->fabric ? VERBS_PREPARED : VERBS_UNKNOWN;
         base->inflight++;
         base->bytes += op->nbytes;
         last = op;

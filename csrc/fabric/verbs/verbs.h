@@ -122,6 +122,25 @@ struct verbs_ep {
     uint64_t placed; /* bytes of the first waiting op for which requests exist already */
 };
 
+/* op->cookie: the state of the registration in op->fabric. */
+enum {
+    VERBS_PREPARED, /* from verbs_op_prepare(); the core releases it */
+    VERBS_UNKNOWN,  /* there is none yet */
+    VERBS_TAKEN,    /* taken by io.c, and released when the op ends */
+    VERBS_REFUSED,  /* there is none, as the device refused it */
+};
+
+static inline bool verbs_is_atomic(const dsm_op *op)
+{
+    return op->code == DSM_OP_FETCH_ADD || op->code == DSM_OP_COMPARE_SWAP;
+}
+
+/* Where the device writes the result of the atomic that is request 'number'. */
+static inline uint64_t *verbs_result_of(struct verbs_ep *e, uint64_t number)
+{
+    return (uint64_t *)(void *)(e->slab + VERBS_SLAB) + number % e->depth;
+}
+
 /* Whether packets of this device have a global routing header even if the receiver does not require one. */
 static inline bool verbs_global(const struct verbs_dev *d) { return d->roce || d->grh || d->tclass; }
 
@@ -143,6 +162,13 @@ void verbs_put_mr(struct verbs_mr *r);
 void verbs_op_prepare(struct fabric_dev *d, dsm_op *op);
 void verbs_op_release(struct fabric_dev *d, dsm_op *op);
 
+/* completion.c */
+/* Polls the completion queue; returns the number of ops done. Sets base.broken if a request has failed. */
+int verbs_reap(struct verbs_ep *e);
+/* Ends all ops that are still in the queue, which the device must not use any more, or that wait. Returns their
+ * number. */
+int verbs_cancel(struct verbs_ep *e);
+
 /* endpoint.c */
 int verbs_create_qp(struct verbs_dev *d, struct verbs_ep *owner, struct ibv_cq *cq, uint32_t depth,
                     uint32_t *max_inline, struct ibv_qp **out);
@@ -163,10 +189,5 @@ void verbs_post(struct fabric_ep *e, dsm_op *list);
 int verbs_poll(struct fabric_ep *e);
 int verbs_arm(struct fabric_ep *e);
 int verbs_ep_fd(struct fabric_ep *e);
-/* Polls the completion queue; returns the number of ops done. Sets base.broken if a request has failed. */
-int verbs_reap(struct verbs_ep *e);
-/* Ends all ops that are still in the queue, which the device must not use any more, or that wait. Returns their
- * number. */
-int verbs_cancel(struct verbs_ep *e);
 
 #endif

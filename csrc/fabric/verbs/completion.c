@@ -1,0 +1,110 @@
+/* Reaping completions, and ending ops. */
+#ifdef DSM_HAVE_VERBS
+#include "verbs.h"
+
+#include <string.h>
+
+static void finish(struct verbs_ep *e, dsm_op *op)
+{
+    if (op->cookie == VERBS_TAKEN) {
+        verbs_put_mr(op->fabric);
+        op->fabric = NULL;
+    }
+    e->base.inflight--;
+    e->base.bytes -= op->nbytes;
+    fabric_op_done(op, op->status);
+}
+
+static int error_of(enum ibv_wc_status s)
+{
+    switch (s) {
+    case IBV_WC_SUCCESS:
+        return 0;
+    case IBV_WC_WR_FLUSH_ERR:
+        return -DSM_ECANCELED;
+    case IBV_WC_REM_ACCESS_ERR:
+        return -DSM_EACCESS;
+    case IBV_WC_RETRY_EXC_ERR:
+    case IBV_WC_RNR_RETRY_EXC_ERR:
+        return -DSM_EPEER;
+    default:
+        return -DSM_EIO;
+    }
+}
+
+/* The status of an op whose oldest request has failed. A refusal (the owner's NAK) means that the owner has moved its
+ * queue pair to the error state, so it executes nothing more; what may have overtaken it is not certain. After any other failure, and after an abort,
+ * what is flushed may have been sent and executed. */
+static int failure_of(struct verbs_ep *e, dsm_op *op, enum ibv_wc_status s)
+{
+    int rc = error_of(s);
+    if (rc == -DSM_EACCESS)
+        e->refused = op->code;
+    if (e->refused && rc == -DSM_ECANCELED)
+        return fabric_behind_refused(&e->refused, op);
+    return rc == -DSM_EACCESS ? rc : fabric_op_lost(op, rc);
+}
+
+/* Ends the oldest request in the queue, and the op if this was its last request. Returns the number of ops done. */
+static int retire(struct verbs_ep *e, enum ibv_wc_status status, uint32_t vendor)
+{
+    struct verbs_slot *s = &e->slot[e->tail % e->depth];
+    dsm_op *op = s->op;
+    if (!status && verbs_is_atomic(op))
+        op->result = *verbs_result_of(e, e->tail);
+    if (!status && s->bounced)
+        memcpy(s->to, s->bounced, s->nbytes);
+    if (status && !op->status) {
+        op->status = failure_of(e, op, status);
+        op->wc_status = (uint16_t)status;
+        op->vendor = vendor;
+    }
+    e->answers -= op->code != DSM_OP_WRITE;
+    e->bounced -= s->bounced != NULL;
+    e->slab_tail += s->slab;
+    e->tail++;
+    assert(op->segments);
+    if (--op->segments)
+        return 0;
+    finish(e, op);
+    return 1;
+}
+
+int verbs_reap(struct verbs_ep *e)
+{
+    enum { AT_ONCE = 16 };
+    struct ibv_wc wc[AT_ONCE];
+    int done = 0, n;
+    do {
+        n = ibv_poll_cq(e->cq, AT_ONCE, wc);
+        if (n < 0)
+            e->base.broken = true;
+        for (int i = 0; i < n; i++) {
+            /* Not in the queue: it was cancelled when its queue pair was destroyed. */
+            if (wc[i].wr_id - e->tail >= e->head - e->tail)
+                continue;
+            while (e->tail != wc[i].wr_id)
+                done += retire(e, IBV_WC_SUCCESS, 0);
+            done += retire(e, wc[i].status, wc[i].vendor_err);
+            if (wc[i].status)
+                e->base.broken = true;
+        }
+    } while (n == AT_ONCE && e->head != e->tail);
+    return done;
+}
+
+int verbs_cancel(struct verbs_ep *e)
+{
+    int done = 0;
+    while (e->head != e->tail)
+        done += retire(e, IBV_WC_WR_FLUSH_ERR, 0);
+    for (dsm_op *op; (op = e->waiting); done++) {
+        e->waiting = op->next;
+        if (!op->status)
+            op->status = e->placed ? fabric_op_lost(op, -DSM_ECANCELED) : -DSM_ECANCELED;
+        e->placed = 0;
+        finish(e, op);
+    }
+    return done;
+}
+#endif
