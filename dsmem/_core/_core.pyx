@@ -15,8 +15,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.pythread cimport (
-    PY_LOCK_ACQUIRED, PyLockStatus, PyThread_allocate_lock, PyThread_free_lock, PyThread_get_thread_ident,
-    PyThread_release_lock, PyThread_type_lock,
+    PY_LOCK_ACQUIRED, PyLockStatus, PyThread_allocate_lock, PyThread_free_lock, PyThread_release_lock,
+    PyThread_type_lock,
 )
 from cpython.slice cimport PySlice_AdjustIndices, PySlice_Unpack
 from cpython.unicode cimport PyUnicode_AsUTF8
@@ -89,7 +89,10 @@ include "layout.pxi"
 include "arrays.pxi"
 include "segment.pxi"
 include "writing.pxi"
-include "meeting.pxi"
+include "event.pxi"
+include "condition.pxi"
+include "barrier.pxi"
+include "once.pxi"
 include "tasks.pxi"
 include "clock.pxi"
 include "file.pxi"

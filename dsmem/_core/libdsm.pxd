@@ -49,7 +49,7 @@ cdef extern from "dsm.h" nogil:
         int code, sys, status
         uint32_t vendor
         int cause
-        char detail[200]
+        const char *detail  # an array
 
     ctypedef struct dsm_error_row:
         int code

@@ -1,5 +1,5 @@
-# Included by _core.pyx after sync.pxi and meeting.pxi: the asynchronous methods of objects that can be waited for, on
-# top of waits.pxi.
+# Included by _core.pyx after the objects: the asynchronous methods of those that can be waited for, on top of
+# waits.pxi.
 #
 # The handle is in use while a coroutine runs, and not while it is suspended. It is suspended only while one of its Wait
 # objects is on a list, or is being given back. So the code that closes the handle finds everything that has been begun
