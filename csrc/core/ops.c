@@ -441,17 +441,47 @@ static int run_one(dsm_op *op, int64_t timeout_ns)
     return 0;
 }
 
+/* On memory that is not mapped. These are functions of their own so that an op on mapped memory, which needs few
+ * registers, does not save those that these need. */
+#define APART static __attribute__((noinline))
+
+APART int remote_move(dsm_remote *r, uint8_t code, uint64_t offset, void *local, uint64_t nbytes, int64_t timeout_ns)
+{
+    dsm_op op = {.code = code, .remote = r, .offset = offset, .local = local, .nbytes = nbytes};
+    return run_one(&op, timeout_ns);
+}
+
+APART int remote_fetch_add(dsm_remote *r, uint64_t offset, uint64_t add, uint64_t *old, int64_t timeout_ns)
+{
+    dsm_op op = {.code = DSM_OP_FETCH_ADD, .remote = r, .offset = offset, .nbytes = 8, .operand = add};
+    int rc = run_one(&op, timeout_ns);
+    *old = op.result;
+    return rc;
+}
+
+APART int remote_compare_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *old,
+                              int64_t timeout_ns)
+{
+    dsm_op op = {.code = DSM_OP_COMPARE_SWAP,
+                 .remote = r,
+                 .offset = offset,
+                 .nbytes = 8,
+                 .operand = expected,
+                 .desired = desired};
+    int rc = run_one(&op, timeout_ns);
+    *old = op.result;
+    return rc;
+}
+
 int dsm_read(dsm_remote *r, uint64_t offset, void *out, uint64_t nbytes, int64_t timeout_ns)
 {
     int rc = remote_check(r, offset, nbytes, DSM_READ);
     if (rc)
         return rc;
-    if (r->mapped) {
-        mapped_read(r->mapped + offset, out, nbytes);
-        return 0;
-    }
-    dsm_op op = {.code = DSM_OP_READ, .remote = r, .offset = offset, .local = out, .nbytes = nbytes};
-    return run_one(&op, timeout_ns);
+    if (!r->mapped)
+        return remote_move(r, DSM_OP_READ, offset, out, nbytes, timeout_ns);
+    mapped_read(r->mapped + offset, out, nbytes);
+    return 0;
 }
 
 int dsm_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t nbytes, int64_t timeout_ns)
@@ -459,13 +489,10 @@ int dsm_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t nbytes,
     int rc = remote_check(r, offset, nbytes, DSM_WRITE);
     if (rc)
         return rc;
-    if (r->mapped) {
-        mapped_write(r->mapped + offset, data, nbytes);
-        return 0;
-    }
-    dsm_op op = {
-        .code = DSM_OP_WRITE, .remote = r, .offset = offset, .local = (void *)(uintptr_t)data, .nbytes = nbytes};
-    return run_one(&op, timeout_ns);
+    if (!r->mapped)
+        return remote_move(r, DSM_OP_WRITE, offset, (void *)(uintptr_t)data, nbytes, timeout_ns);
+    mapped_write(r->mapped + offset, data, nbytes);
+    return 0;
 }
 
 int dsm_fetch_add(dsm_remote *r, uint64_t offset, uint64_t add, uint64_t *old, int64_t timeout_ns)
@@ -473,14 +500,10 @@ int dsm_fetch_add(dsm_remote *r, uint64_t offset, uint64_t add, uint64_t *old, i
     int rc = remote_check(r, offset, 8, DSM_ATOMIC);
     if (rc)
         return rc;
-    if (r->mapped) {
-        *old = fetch_add_u64((uint64_t *)(void *)(r->mapped + offset), add);
-        return 0;
-    }
-    dsm_op op = {.code = DSM_OP_FETCH_ADD, .remote = r, .offset = offset, .nbytes = 8, .operand = add};
-    rc = run_one(&op, timeout_ns);
-    *old = op.result;
-    return rc;
+    if (!r->mapped)
+        return remote_fetch_add(r, offset, add, old, timeout_ns);
+    *old = fetch_add_u64((uint64_t *)(void *)(r->mapped + offset), add);
+    return 0;
 }
 
 int dsm_compare_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *old,
@@ -489,19 +512,10 @@ int dsm_compare_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t
     int rc = remote_check(r, offset, 8, DSM_ATOMIC);
     if (rc)
         return rc;
-    if (r->mapped) {
-        *old = compare_swap_u64((uint64_t *)(void *)(r->mapped + offset), expected, desired);
-        return 0;
-    }
-    dsm_op op = {.code = DSM_OP_COMPARE_SWAP,
-                 .remote = r,
-                 .offset = offset,
-                 .nbytes = 8,
-                 .operand = expected,
-                 .desired = desired};
-    rc = run_one(&op, timeout_ns);
-    *old = op.result;
-    return rc;
+    if (!r->mapped)
+        return remote_compare_swap(r, offset, expected, desired, old, timeout_ns);
+    *old = compare_swap_u64((uint64_t *)(void *)(r->mapped + offset), expected, desired);
+    return 0;
 }
 
 /* ---- many ops of one size ---- */

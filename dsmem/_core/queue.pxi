@@ -30,6 +30,7 @@ cdef class Queue(Handle):
         if self.turn != NULL:
             PyThread_free_lock(self.turn)
 
+    @cython.final
     cdef int begin(self) except -1:
         """Take the turn, without calling Python if it is free. The caller has entered the handle."""
         cdef PyLockStatus got = PyThread_acquire_lock_timed(self.turn, 0, 0)
@@ -43,6 +44,7 @@ cdef class Queue(Handle):
         self.turn_of = PyThread_get_thread_ident()
         return 0
 
+    @cython.final
     cdef void end(self) noexcept:
         self.turn_of = 0
         PyThread_release_lock(self.turn)
@@ -167,6 +169,7 @@ cdef class Queue(Handle):
 
     # -- waiting --
 
+    @cython.final
     cdef int wait(self, bint items, uint64_t length, int64_t deadline, str op) except -1:
         """Wait until there may be an item or room: 1, or until the deadline (time.monotonic_ns(), -1: none): 0."""
         cdef int64_t left = SLICE_NS, spin = self.spin_ns, op_ns = self.op_ns(deadline)
@@ -199,6 +202,7 @@ cdef class Queue(Handle):
 
     # A remote producer may have to wait for the network, so it releases the GIL and holds the turn.
 
+    @cython.final
     cdef int send(self, str op, int64_t deadline) except -1:
         cdef int64_t ns
         cdef int rc
@@ -215,6 +219,7 @@ cdef class Queue(Handle):
             raise self.failed(rc, op)
         return 0
 
+    @cython.final
     cdef int push_once(self, const c.dsm_queue_part *parts, uint32_t n, uint8_t kind, int64_t deadline, bint flush,
                        int *placed) except? -1:
         cdef int64_t ns
@@ -266,6 +271,7 @@ cdef class Queue(Handle):
         finally:
             self.leave()
 
+    @cython.final
     cdef int push(self, const c.dsm_queue_part *parts, uint32_t n, uint8_t kind, int64_t deadline,
                   bint flush) except -1:
         """1, or 0 if there was no room until the deadline. Earlier messages are flushed before it waits."""
@@ -279,6 +285,7 @@ cdef class Queue(Handle):
             raise note_placed(self.failed(rc, "put"), placed)
         return 1
 
+    @cython.final
     cdef int push_later(self, const c.dsm_queue_part *parts, uint32_t n, uint8_t kind, int64_t deadline, bint flush,
                         int *placed) except? -1:
         cdef uint64_t length = 0
@@ -293,6 +300,7 @@ cdef class Queue(Handle):
             rc = self.push_once(parts, n, kind, deadline, flush, placed)
         return rc
 
+    @cython.final
     cdef int put_one(self, object data, uint8_t kind, int64_t deadline, bint flush) except -1:
         cdef Py_buffer view
         cdef c.dsm_queue_part part
@@ -480,6 +488,7 @@ cdef class Queue(Handle):
 
     # -- getting --
 
+    @cython.final
     cdef object next_bytes(self, uint8_t *kind):
         """Return the next message, or None."""
         cdef const void *p
@@ -499,6 +508,7 @@ cdef class Queue(Handle):
             if not c.dsm_queue_done(self.ptr):
                 return data
 
+    @cython.final
     cdef object get_one(self, uint8_t *kind, int64_t deadline):
         data = self.next_bytes(kind)
         while data is None:
@@ -537,6 +547,7 @@ cdef class Queue(Handle):
         finally:
             self.leave()
 
+    @cython.final
     cdef int some(self, list out, Py_ssize_t most) except -1:
         """Take messages of one lane together and append them to 'out', up to 'most' in all. 1, or 0: there is none."""
         cdef const void *p

@@ -322,6 +322,7 @@ cdef class SegmentCore(Handle):
         axes[0] = self.s.axes - depth
         return 1
 
+    @cython.final
     cdef uint64_t element(self, object index) except 0:
         """Return the offset of the single element that an index names."""
         cdef uint64_t at, n
@@ -334,6 +335,7 @@ cdef class SegmentCore(Handle):
             return at
         raise error_of(c.DSM_EINVAL, f"index {index!r} is not one element of a segment of shape {self._shape()}")
 
+    @cython.final
     cdef uint64_t word_at(self, object index) except 0:
         if not self.is_word:
             raise error_of(c.DSM_EINVAL, f"atomics work on 8-byte integers in native byte order, not {self.dtype}")
@@ -620,26 +622,42 @@ cdef class SegmentCore(Handle):
 
     # -- atomics --
 
-    cdef object number(self, uint64_t word):
+    # On mapped memory the remote need not be entered: the segment's entry keeps it open, nothing in between runs Python
+    # code or gives the GIL away, and in a child of fork() it was renewed with the segment.
+
+    cdef int remote_add(self, uint64_t at, uint64_t value, uint64_t *old) except? -1:
+        cdef Remote remote = self.remote
+        cdef int rc
+        remote.enter()
+        rc = remote.add(at, value, old, -1)
+        remote.leave()
+        return rc
+
+    cdef int remote_swap(self, uint64_t at, uint64_t expected, uint64_t desired, uint64_t *old) except? -1:
+        cdef Remote remote = self.remote
+        cdef int rc
+        remote.enter()
+        rc = remote.swap(at, expected, desired, old, -1)
+        remote.leave()
+        return rc
+
+    @cython.final
+    cdef inline object number(self, uint64_t word):
         return <int64_t> word if self.is_signed else word
 
     def fetch_add(self, index, value):
         cdef uint64_t old = 0, at, add
-        cdef Remote remote
         cdef int rc
         self.enter()
         try:
             add = word(value, "value")
             at = self.word_at(index)
-            remote = self.remote
-            if remote.mapped and remote.ready():
-                rc = c.dsm_fetch_add(remote.ptr, at, add, &old, -1)
+            if self.mapped and self.remote.live:
+                rc = c.dsm_fetch_add(self.remote.ptr, at, add, &old, -1)
             else:
-                remote.enter()
-                rc = remote.add(at, add, &old, -1)
-                remote.leave()
+                rc = self.remote_add(at, add, &old)
             if rc:
-                raise remote.failed(rc, "fetch_add")
+                raise self.remote.failed(rc, "fetch_add")
             c.dsm_segment_notify(self.remote.ptr)
             return self.number(old)
         finally:
@@ -647,21 +665,17 @@ cdef class SegmentCore(Handle):
 
     def compare_swap(self, index, expected, desired):
         cdef uint64_t old = 0, at, e, d
-        cdef Remote remote
         cdef int rc
         self.enter()
         try:
             e, d = word(expected, "expected"), word(desired, "desired")
             at = self.word_at(index)
-            remote = self.remote
-            if remote.mapped and remote.ready():
-                rc = c.dsm_compare_swap(remote.ptr, at, e, d, &old, -1)
+            if self.mapped and self.remote.live:
+                rc = c.dsm_compare_swap(self.remote.ptr, at, e, d, &old, -1)
             else:
-                remote.enter()
-                rc = remote.swap(at, e, d, &old, -1)
-                remote.leave()
+                rc = self.remote_swap(at, e, d, &old)
             if rc:
-                raise remote.failed(rc, "compare_swap")
+                raise self.remote.failed(rc, "compare_swap")
             c.dsm_segment_notify(self.remote.ptr)
             return self.number(old)
         finally:
