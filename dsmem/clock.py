@@ -237,5 +237,5 @@ class HybridClock(_Clock):
             The stamp is not an integer from 0 to 2**64 - 1.
         """
         if _core.checked_int(stamp, 0, (1 << 64) - 1) is None:
-            raise errors.InvalidArgumentError(f"{stamp!r} is no stamp")
+            raise errors.InvalidArgumentError(f"stamp={stamp!r}: an int from 0 to 2**64 - 1, as the clock returned it")
         return (stamp >> _COUNTER_BITS) / 1000, stamp & (1 << _COUNTER_BITS) - 1

@@ -78,12 +78,12 @@ def _whole(name: str, value: Any) -> int:
 def _text(name: str, value: Any) -> str:
     """Check a string for the core: strings of C end at a NUL, and strings on the wire are UTF-8."""
     if not isinstance(value, str):
-        raise errors.InvalidArgumentError(f"{name}={value!r} is no text")
+        raise errors.InvalidArgumentError(f"{name}={value!r}: a str")
     plain = str.__str__(value)  # not of a subclass: what is checked here is what is formatted and encoded
     with contextlib.suppress(UnicodeEncodeError):
         if b"\0" not in plain.encode():
             return plain
-    raise errors.InvalidArgumentError(f"{name}={value!r} holds what is no character of UTF-8 text")
+    raise errors.InvalidArgumentError(f"{name}={value!r} has a NUL or a character that UTF-8 cannot encode")
 
 
 def parse_fabric(text: str) -> FabricURL:

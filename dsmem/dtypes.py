@@ -60,7 +60,7 @@ def parse_dtype(text: bytes) -> np.dtype[Any]:
     except errors.UnsupportedError:
         raise
     except Exception as error:
-        raise errors.CorruptError(f"{text[:80]!r} is no dtype: {error}") from None
+        raise errors.CorruptError(f"{text[:80]!r} is not a dtype: {error}") from None
     if kind.hasobject:
         raise errors.CorruptError(f"dtype {kind} in shared memory")
     return kind

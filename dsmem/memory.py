@@ -40,7 +40,7 @@ class Reference:
     id : int
         The object's random number, so that a reference never leads to a later object of the same name.
     owner : int
-        Number of the user who owns the cluster; -1 for a hosted object.
+        Number of the user that owns the cluster; -1 for a hosted object.
     cluster : str
         Name of the cluster; empty for a hosted object.
     descriptor : bytes

@@ -113,10 +113,10 @@ def _home() -> Path:
         ) from None
     if not home.is_absolute():
         raise InvalidArgumentError(
-            f"no home folder for the secret file: HOME={str(home)!r} is no absolute path; {remedy}"
+            f"no home folder for the secret file: HOME={str(home)!r} is not an absolute path; {remedy}"
         )
     if not home.is_dir():
-        raise InvalidArgumentError(f"no home folder for the secret file: {home} is no folder; {remedy}")
+        raise InvalidArgumentError(f"no home folder for the secret file: {home} is not a folder; {remedy}")
     return home
 
 

@@ -277,13 +277,13 @@ static int receive_reply(struct peer *p, int64_t deadline)
     if (rc)
         return rc;
     if (memcmp(s->in, MESSAGE_MAGIC, 4) || get_u16(s->in + 6) > ANSWER_MAX)
-        return err_set(DSM_EPROTO, 0, "%s sent something that is no reply", p->address);
+        return err_set(DSM_EPROTO, 0, "%s sent bytes that are not a reply of an agent", p->address);
     if ((rc = receive_rest(p, s->in, &s->have, message_length(s->in), s, deadline)))
         return rc;
     if (!message_genuine(&s->session.answer, s->in))
-        return err_set(DSM_EPROTO, 0, "what came from %s is not what its owner sent", p->address);
+        return err_set(DSM_EPROTO, 0, "a message from %s has a wrong MAC: it was changed on its way", p->address);
     if (get_u64(s->in + 8) != ++s->answered)
-        return err_set(DSM_EPROTO, 0, "%s sent a reply out of its order", p->address);
+        return err_set(DSM_EPROTO, 0, "%s sent a reply out of order", p->address);
     s->have = 0;
     return 0;
 }
@@ -294,7 +294,7 @@ static int read_reply(struct peer *p, struct request *q)
     size_t len = get_u16(s->in + 6);
     uint32_t status = get_u32(s->in + 16);
     if (get_u16(s->in + 4) != (q->type | REPLY) || len > q->reply_max || status > DSM_ERROR_LAST || (status && len))
-        return err_set(DSM_EPROTO, 0, "%s sent a reply that fits no question", p->address);
+        return err_set(DSM_EPROTO, 0, "%s sent a reply that does not match the request", p->address);
     if (len)
         memcpy(q->reply, s->in + HEADER_SIZE, len);
     q->reply_max = len;
@@ -348,7 +348,7 @@ static int ask(struct peer *p, struct request *q, int64_t deadline)
 
 static int answered(const struct peer *p, int rc)
 {
-    return rc > 0 ? err_set(rc, 0, "said by the owner's agent at %s", p->address) : rc;
+    return rc > 0 ? err_set(rc, 0, "the owner's agent at %s rejected the request", p->address) : rc;
 }
 
 int client_endpoint(struct peer *p, const uint8_t *address, size_t len, uint8_t *out, size_t *out_len, int64_t deadline)
@@ -394,14 +394,14 @@ static int ask_attach(struct peer *p, const dsm_descriptor *d, struct fabric_gra
     if (rc)
         return answered(p, rc);
     if (q.reply_max < GRANT_SIZE)
-        return err_set(DSM_EPROTO, 0, "%s granted a region in %zu bytes", p->address, q.reply_max);
+        return err_set(DSM_EPROTO, 0, "%s granted a region in a reply of %zu bytes", p->address, q.reply_max);
     out->nbytes = get_u64(answer);
     out->access = get_u32(answer + 8);
     out->kind = get_u32(answer + 12);
     out->blob.nbytes = (uint32_t)(q.reply_max - GRANT_SIZE);
     memcpy(out->blob.bytes, answer + GRANT_SIZE, out->blob.nbytes);
     if (!out->nbytes || !out->access || out->access > 7 || out->kind != MEMORY_HOST)
-        return err_set(DSM_EPROTO, 0, "%s granted a region that makes no sense", p->address);
+        return err_set(DSM_EPROTO, 0, "%s granted a region with invalid length, rights or kind", p->address);
     return 0;
 }
 

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 static const uint32_t live; /* always 0, for remote_check(): a file does not become stale */
-static struct peer nobody = {.address = "a mapped file", .fd = -1};
+static struct peer no_peer = {.address = "a mapped file", .fd = -1};
 
 static int adopt(void *p, uint64_t nbytes, uint32_t access, dsm_remote **out)
 {
@@ -31,7 +31,7 @@ static int adopt(void *p, uint64_t nbytes, uint32_t access, dsm_remote **out)
                       .nbytes = nbytes,
                       .access = access,
                       .forks = load_relaxed_u32(&core_forks),
-                      .peer = &nobody};
+                      .peer = &no_peer};
     *out = r;
     return 0;
 }
@@ -59,8 +59,8 @@ static bool readable(const void *p) { return !syscall(SYS_rt_sigprocmask, ~0, p,
 int dsm_map_again(dsm_remote *r, uint64_t nbytes, dsm_remote **out)
 {
     uint64_t size = (nbytes + 4095) / 4096 * 4096;
-    if (r->peer != &nobody)
-        return err_set(DSM_EINVAL, 0, "the memory is no file");
+    if (r->peer != &no_peer)
+        return err_set(DSM_EINVAL, 0, "the memory is not a mapped file");
     if (!nbytes)
         return err_set(DSM_EINVAL, 0, "mapping no bytes");
     if (nbytes > 1ull << 46) /* corrupted: larger than an address space */
@@ -76,8 +76,8 @@ int dsm_map_again(dsm_remote *r, uint64_t nbytes, dsm_remote **out)
 
 int dsm_map_inherited(const dsm_remote *r, dsm_remote **out)
 {
-    if (r->peer != &nobody)
-        return err_set(DSM_EINVAL, 0, "the memory is no file");
+    if (r->peer != &no_peer)
+        return err_set(DSM_EINVAL, 0, "the memory is not a mapped file");
     dsm_remote *own = malloc(sizeof *own);
     if (!own)
         return err_set(DSM_ENOMEM, 0, "remote");

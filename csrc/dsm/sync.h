@@ -163,13 +163,13 @@ int dsm_condition_notify(dsm_condition *c, uint64_t n);
 
 typedef struct dsm_barrier dsm_barrier;
 #define DSM_BARRIER_ANY UINT64_MAX
-#define DSM_BARRIER_NOBODY UINT32_MAX
+#define DSM_BARRIER_NONE UINT32_MAX
 int dsm_barrier_open(dsm_remote *r, int64_t spin_ns, dsm_barrier **out);
 int dsm_barrier_leave(dsm_barrier *b);
 void dsm_barrier_close(dsm_barrier *b);
 /* 2: the caller is the last to arrive; if finish is 0, the others go on only after it has called dsm_barrier_finish().
  * 1: the caller must wait for the others. EBROKEN: the barrier is broken. After an error with an *index other than
- * DSM_BARRIER_NOBODY the others may count the caller as arrived: the caller must then break *generation. */
+ * DSM_BARRIER_NONE the others may count the caller as arrived: the caller must then break *generation. */
 int dsm_barrier_arrive(dsm_barrier *b, int finish, int64_t timeout_ns, uint64_t *generation, uint32_t *index);
 int dsm_barrier_finish(dsm_barrier *b, uint64_t generation);
 int dsm_barrier_wait(dsm_barrier *b, uint64_t generation, int64_t timeout_ns);

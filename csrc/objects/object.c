@@ -26,7 +26,8 @@ int object_format(void *memory, enum dsm_type type, uint64_t nbytes)
 static int object_header(dsm_remote *r, struct object_header *h)
 {
     if (dsm_remote_nbytes(r) < sizeof *h)
-        return err_set(DSM_ECORRUPT, 0, "%llu bytes are no object", (unsigned long long)dsm_remote_nbytes(r));
+        return err_set(DSM_ECORRUPT, 0, "%llu bytes are too few for an object",
+                       (unsigned long long)dsm_remote_nbytes(r));
     int rc = sure_read(r, 0, h, sizeof *h);
     if (rc)
         return rc;

@@ -61,11 +61,11 @@ cdef class Barrier(SyncHandle):
         cdef int rc
         cdef int64_t deadline = <int64_t> time.monotonic_ns() + min(ns, <int64_t> 1 << 62) if ns >= 0 else -1
         a.barrier, a.finish = self.ptr, self.action is None
-        a.generation, a.index = c.DSM_BARRIER_ANY, c.DSM_BARRIER_NOBODY
+        a.generation, a.index = c.DSM_BARRIER_ANY, c.DSM_BARRIER_NONE
         try:
             rc = self.attempts(arrive_attempt, &a, ns, "wait")
         except BaseException:
-            if a.index != c.DSM_BARRIER_NOBODY:  # the others may count this party
+            if a.index != c.DSM_BARRIER_NONE:  # the others may count this party
                 break_quietly(&a)
             raise
         if rc == 0:

@@ -12,7 +12,7 @@ cdef class Descriptor:
         try:
             self.raw = bytes(memoryview(raw))
         except TypeError:
-            raise errors.DescriptorError(f"{type(raw).__name__} is no bytes-like object") from None
+            raise errors.DescriptorError(f"{type(raw).__name__} is not a bytes-like object") from None
         cdef const char *p = self.raw
         cdef int rc = c.dsm_descriptor_parse(p, len(self.raw), &d)
         if rc:
@@ -323,7 +323,7 @@ cdef class Context(Handle):
             try:
                 node = bytes(memoryview(node_id))
             except TypeError:
-                raise error_of(c.DSM_EINVAL, f"{type(node_id).__name__} is no node id, which has 16 bytes") from None
+                raise error_of(c.DSM_EINVAL, f"{type(node_id).__name__} is not a node id; pass its 16 bytes") from None
             p = node
             self.check()
             if len(node) != 16:

@@ -348,7 +348,7 @@ cdef extern from "dsm.h" nogil:
     ctypedef struct dsm_barrier:
         pass
     uint64_t DSM_BARRIER_ANY
-    uint32_t DSM_BARRIER_NOBODY
+    uint32_t DSM_BARRIER_NONE
     int dsm_barrier_open(dsm_remote *r, int64_t spin_ns, dsm_barrier **out)
     int dsm_barrier_leave(dsm_barrier *b)
     void dsm_barrier_close(dsm_barrier *b)

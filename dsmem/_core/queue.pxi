@@ -5,7 +5,7 @@ cdef class Queue(Handle):
     cdef object __weakref__
     cdef readonly Remote remote
     cdef readonly Region region
-    cdef c.dsm_queue_config shape
+    cdef c.dsm_queue_config config
     cdef bint mapped, producing, consuming, forsaken
     cdef int64_t spin_ns
     cdef PyThread_type_lock turn  # serialises calls that release the GIL: taking roles, producing remotely
@@ -68,7 +68,7 @@ cdef class Queue(Handle):
         if rc:
             self.let_go()
             raise remote.failed(rc, "queue")
-        c.dsm_queue_get_config(self.ptr, &self.shape)
+        c.dsm_queue_get_config(self.ptr, &self.config)
         self.live = True
 
     cdef int renew(self) except -1:
@@ -113,10 +113,10 @@ cdef class Queue(Handle):
 
     @property
     def properties(self):
-        return {"lanes": self.shape.lanes, "lane_bytes": self.shape.lane_bytes, "max_message": self.shape.max_message,
-                "many_consumers": bool(self.shape.flags & c.DSM_QUEUE_MANY_CONSUMERS),
-                "drop_oldest": bool(self.shape.flags & c.DSM_QUEUE_DROP_OLDEST),
-                "checked": bool(self.shape.flags & c.DSM_QUEUE_CHECKED)}
+        return {"lanes": self.config.lanes, "lane_bytes": self.config.lane_bytes, "max_message": self.config.max_message,
+                "many_consumers": bool(self.config.flags & c.DSM_QUEUE_MANY_CONSUMERS),
+                "drop_oldest": bool(self.config.flags & c.DSM_QUEUE_DROP_OLDEST),
+                "checked": bool(self.config.flags & c.DSM_QUEUE_CHECKED)}
 
     # -- roles --
 
@@ -333,7 +333,7 @@ cdef class Queue(Handle):
                 if not self.producing:
                     self.take_lane()
                 if not self.push(all, n, kind, deadline, True):
-                    raise error_of(c.DSM_EFULL, f"{self.shape.lane_bytes} bytes", "put")
+                    raise error_of(c.DSM_EFULL, f"{self.config.lane_bytes} bytes", "put")
             finally:
                 self.leave()
         finally:
@@ -350,7 +350,7 @@ cdef class Queue(Handle):
             if not self.producing:
                 self.take_lane()
             if not self.put_one(data, BYTES, deadline, True):
-                raise error_of(c.DSM_EFULL, f"{self.shape.lane_bytes} bytes", "put")
+                raise error_of(c.DSM_EFULL, f"{self.config.lane_bytes} bytes", "put")
         finally:
             self.leave()
 
@@ -428,7 +428,7 @@ cdef class Queue(Handle):
         cdef int rc = self.reserve_once(n, &at, deadline)
         while rc == -c.DSM_EFULL:
             if not deadline or not self.wait(False, n, deadline, "reserve"):
-                raise error_of(c.DSM_EFULL, f"{self.shape.lane_bytes} bytes", "reserve")
+                raise error_of(c.DSM_EFULL, f"{self.config.lane_bytes} bytes", "reserve")
             rc = self.reserve_once(n, &at, deadline)
         if rc:
             raise self.failed(rc, "reserve")
@@ -577,7 +577,7 @@ cdef class Queue(Handle):
 
     def get_many(self, n=None, block=True, timeout=None, *, out=None):
         cdef int64_t deadline
-        cdef Py_ssize_t most = min(<int64_t> MOST, <int64_t> (self.shape.lanes * self.shape.lane_bytes // 8))
+        cdef Py_ssize_t most = min(<int64_t> MOST, <int64_t> (self.config.lanes * self.config.lane_bytes // 8))
         self.enter()
         try:
             deadline = self.deadline(block, timeout)
@@ -638,7 +638,7 @@ cdef class Queue(Handle):
             deadline = self.deadline(block, timeout)
             if not self.consuming:
                 self.take_role()
-            if self.shape.flags & (c.DSM_QUEUE_MANY_CONSUMERS | c.DSM_QUEUE_DROP_OLDEST):
+            if self.config.flags & (c.DSM_QUEUE_MANY_CONSUMERS | c.DSM_QUEUE_DROP_OLDEST):
                 text = "others may take the message at any moment; get() copies it safely"
                 raise error_of(c.DSM_EUNSUPPORTED, text, "peek")
             return self.peek_view(deadline)
@@ -701,7 +701,7 @@ cdef class Queue(Handle):
         return self.count().messages == 0
 
     def full(self):
-        return self.count().bytes + self.shape.max_message + 16 > self.shape.lane_bytes
+        return self.count().bytes + self.config.max_message + 16 > self.config.lane_bytes
 
     def shutdown(self, immediate=False):
         cdef int rc, now

@@ -7,7 +7,7 @@ cdef enum:
     MOST = 1 << 20         # maximum number of messages that get_many takes
 
 
-cdef c.dsm_queue_config queue_shape(lanes, lane_bytes, max_message, bint many, bint drop, bint checked) except *:
+cdef c.dsm_queue_config queue_config(lanes, lane_bytes, max_message, bint many, bint drop, bint checked) except *:
     cdef c.dsm_queue_config s
     try:
         s.lanes, s.lane_bytes, s.max_message = lanes, lane_bytes, max_message
@@ -20,7 +20,7 @@ cdef c.dsm_queue_config queue_shape(lanes, lane_bytes, max_message, bint many, b
 
 
 def queue_nbytes(lanes, lane_bytes, max_message, *, many_consumers=False, drop_oldest=False, checked=False):
-    cdef c.dsm_queue_config s = queue_shape(lanes, lane_bytes, max_message, many_consumers, drop_oldest, checked)
+    cdef c.dsm_queue_config s = queue_config(lanes, lane_bytes, max_message, many_consumers, drop_oldest, checked)
     cdef uint64_t n = c.dsm_queue_nbytes(&s)
     if not n:
         raise error_from_core(-c.DSM_EINVAL, "queue")
@@ -28,7 +28,7 @@ def queue_nbytes(lanes, lane_bytes, max_message, *, many_consumers=False, drop_o
 
 
 def queue_format(memory, lanes, lane_bytes, max_message, *, many_consumers=False, drop_oldest=False, checked=False):
-    cdef c.dsm_queue_config s = queue_shape(lanes, lane_bytes, max_message, many_consumers, drop_oldest, checked)
+    cdef c.dsm_queue_config s = queue_config(lanes, lane_bytes, max_message, many_consumers, drop_oldest, checked)
     cdef Py_buffer view
     cdef int rc = -c.DSM_EINVAL
     get_buffer(memory, &view, True)

@@ -454,7 +454,7 @@ cdef int arrival_begin(void *arg, int64_t timeout_ns) noexcept nogil:
     """3: all parties have arrived in this generation, which has not ended yet."""
     cdef arrival *a = <arrival *> arg
     cdef int rc
-    a.generation, a.index = c.DSM_BARRIER_ANY, c.DSM_BARRIER_NOBODY
+    a.generation, a.index = c.DSM_BARRIER_ANY, c.DSM_BARRIER_NONE
     rc = c.dsm_barrier_arrive(a.barrier, a.finish, 0, &a.generation, &a.index)
     return 3 if rc == 0 and a.generation != c.DSM_BARRIER_ANY else rc
 
@@ -467,7 +467,7 @@ cdef int arrival_break(void *arg, int64_t timeout_ns) noexcept nogil:
 
 
 cdef int arrival_undo(void *arg, int64_t timeout_ns) noexcept nogil:
-    return 1 if (<arrival *> arg).index == c.DSM_BARRIER_NOBODY else arrival_break(arg, timeout_ns)
+    return 1 if (<arrival *> arg).index == c.DSM_BARRIER_NONE else arrival_break(arg, timeout_ns)
 
 
 cdef int arrival_finish(void *arg, int64_t timeout_ns) noexcept nogil:
@@ -490,7 +490,7 @@ async def _barrier_wait(Barrier barrier, timeout):
     try:
         ns = nanoseconds(barrier.timeout if timeout is None else timeout)
         own.a.barrier, own.a.finish = barrier.ptr, barrier.action is None
-        own.a.generation, own.a.index = c.DSM_BARRIER_ANY, c.DSM_BARRIER_NOBODY
+        own.a.generation, own.a.index = c.DSM_BARRIER_ANY, c.DSM_BARRIER_NONE
         try:
             rc = await _barrier_come(barrier, own, ns, begun)
             if rc == 0:
@@ -506,7 +506,7 @@ async def _barrier_wait(Barrier barrier, timeout):
         except (GeneratorExit, errors.ClosedError):
             raise
         except BaseException:
-            if own.a.index != c.DSM_BARRIER_NOBODY:
+            if own.a.index != c.DSM_BARRIER_NONE:
                 with contextlib.suppress(errors.DsmemError):  # if it fails, the next call or close() does it
                     await _step(barrier, barrier.remote, own.next(arrival_break, NULL, arrival_break))
             raise

@@ -141,7 +141,7 @@ def _show_lock(lock: Any, words: Any, process: multiprocessing.process.BaseProce
         lock.release()
 
     click.echo(f"  lock     {total}, after {UPDATES} updates of a plain word by each of the two")
-    click.echo(f"           taken and released in {_median(pair)} when nobody else wants it")
+    click.echo(f"           taken and released in {_median(pair)} when no other process wants it")
     if total != 2 * UPDATES:
         raise click.ClickException(f"the word should be {2 * UPDATES}")
 

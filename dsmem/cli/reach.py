@@ -41,7 +41,7 @@ def _hello(stream: socket.socket, address: str, secret: bytes) -> str | None:
         Handshake(secret, published).dial(stream)
     except Refused as no:
         if no.step == "challenge" and isinstance(no.detail, str):
-            return "what listens there is no agent of dsmem"
+            return "the process that listens there is not an agent of dsmem"
         if no.step == "version":
             return (
                 f"it speaks version {no.detail} of the control protocol, this release {VERSION}; run the same on both"

@@ -220,7 +220,7 @@ def meet(at: Endpoint, secret: bytes, nbytes: int) -> Iterator[dict[str, Any]]:
 def _ask(stream: socket.socket, secret: bytes, nbytes: int) -> dict[str, Any]:
     hello = _receive(stream, len(MAGIC) + NONCE)
     if not hello.startswith(MAGIC):
-        raise Dropped("it is no dsmem bench, or one of another release")
+        raise Dropped("it is not a dsmem bench, or one of another release")
     server, client = hello[len(MAGIC) :], os.urandom(NONCE)
     stream.sendall(_WANT.pack(nbytes, client, _mac(secret, b"client", server, client, struct.pack("<Q", nbytes))))
     try:
@@ -228,7 +228,7 @@ def _ask(stream: socket.socket, secret: bytes, nbytes: int) -> dict[str, Any]:
     except (Dropped, ConnectionResetError):
         raise errors.AuthenticationError("the server has dropped us") from None
     if size > REPLY_MOST:
-        raise Dropped("it is no dsmem bench, or one of another release")
+        raise Dropped("it is not a dsmem bench, or one of another release")
     text = _receive(stream, size)
     if not hmac.compare_digest(mac, _mac(secret, b"server", server, client, text)):
         raise errors.AuthenticationError("the server does not know our secret")

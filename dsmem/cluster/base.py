@@ -228,7 +228,9 @@ class ClusterBase:
         if create is not None and not isinstance(create, bool):
             raise errors.InvalidArgumentError(f"create={create!r}: True, False or None")
         if create and readonly:
-            raise errors.InvalidArgumentError("readonly=True: who makes an object can't be kept from writing it")
+            raise errors.InvalidArgumentError(
+                "readonly=True: the process that creates an object may always write it; attach with create=False"
+            )
         while True:
             if not create:
                 try:

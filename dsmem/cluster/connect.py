@@ -57,7 +57,7 @@ def connect(
     cluster = check_name(cluster)
     if context is not None:
         if not isinstance(context, _core.Context):
-            raise errors.InvalidArgumentError(f"context={context!r} is no dsmem.Context")
+            raise errors.InvalidArgumentError(f"context={context!r} is not a dsmem.Context")
         if mode is not None or group is not None or owner is not None:
             raise errors.InvalidArgumentError("mode, group and owner are of clusters of this host, not of a context")
         return Cluster(HostedNames(context), cluster)
@@ -97,6 +97,6 @@ def attach(ref: Reference, context: _core.Context | None = None) -> Any:
     """
     if not isinstance(ref, Reference):
         raise errors.InvalidArgumentError(
-            f"{ref!r} is no reference: an object's ref is one; names are found by dsmem.connect()"
+            f"{ref!r} is not a reference; pass the ref of an object, or find a name with dsmem.connect()"
         )
     return class_of(ref.kind)._attach(ref, context)

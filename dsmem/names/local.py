@@ -115,7 +115,7 @@ def _is_outside(user: int) -> bool:
 
 
 def _of_another(folder: Path, info: os.stat_result, owner: int) -> errors.AccessDeniedError:
-    why = f"{folder} is no folder of user {user_name(owner)}"
+    why = f"{folder} is not a folder of user {user_name(owner)}"
     if _is_outside(info.st_uid):
         text = "a user outside of this user namespace made it, and may be using it"
         return errors.AccessDeniedError(f"{why}: {text}; give the container a /dev/shm of its own")
@@ -318,7 +318,7 @@ class LocalNames:
             with _core.File(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK) as file:
                 info = os.fstat(file.fileno())
                 if not stat.S_ISREG(info.st_mode) or not info.st_size:
-                    raise errors.CorruptError(f"{path} is no file of shared memory")
+                    raise errors.CorruptError(f"{path} is not a file of shared memory")
                 if at_least > info.st_size and object_id(os.pread(file.fileno(), 32, 0)) == ref.id:
                     _allocate(file.fileno(), at_least)
                     info = os.fstat(file.fileno())

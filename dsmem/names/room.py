@@ -50,12 +50,12 @@ def _no_room(what: str, nbytes: int, number: int) -> errors.DsmemError:
     now = room()
     if number == errno.ENOSPC and now.files and not now.files_free:
         why = f"{what} needs a file, and {ROOT} takes no more than {now.files}"
-        remedy = f"unlink names that nobody needs ('dsmem ls'), or allow more: {MORE_FILES}"
+        remedy = f"unlink names that are not needed ('dsmem ls'), or allow more: {MORE_FILES}"
     elif number == errno.EFBIG:
         why, remedy = f"{what} needs a file of {nbytes} bytes", "raise RLIMIT_FSIZE of this process: 'ulimit -f'"
     else:
         why = f"{what} needs {nbytes} bytes, and {ROOT} has {now.bytes_free} bytes free of {now.bytes}"
-        remedy = f"unlink names that nobody needs ('dsmem ls'), or make it larger: {LARGER}; a container: {CONTAINER}"
+        remedy = f"unlink names that are not needed ('dsmem ls'), or make it larger: {LARGER}; a container: {CONTAINER}"
     return errors.OutOfMemoryError(f"{why}; {remedy}", sys=number)
 
 

@@ -38,7 +38,7 @@ enum {
 
 struct scene {
     const char *name;
-    dsm_queue_config shape;
+    dsm_queue_config config;
     uint64_t position; /* where the first waiting message begins */
     uint64_t waiting;
     uint64_t length; /* of each message */
@@ -204,16 +204,16 @@ static inline void run_up(dsm_queue *q)
 
 static inline void begin(void)
 {
-    dsm_queue_config shape = now->shape;
-    shape.flags &= ~DSM_QUEUE_DROP_OLDEST; /* so that filling it drops nothing */
+    dsm_queue_config config = now->config;
+    config.flags &= ~DSM_QUEUE_DROP_OLDEST; /* so that filling it drops nothing */
     memset(memory, 0, SHARED);
-    CHECK(!dsm_queue_format(memory, &shape));
+    CHECK(!dsm_queue_format(memory, &config));
     dsm_queue *q = producer_at(own);
     CHECK(!dsm_queue_consume(q));
     run_up(q);
     waiting = put_some(q, 0, now->waiting);
     leave(q);
-    ((struct queue_shape *)(void *)(memory + QUEUE_SHAPE))->flags = now->shape.flags;
+    ((struct queue_config *)(void *)(memory + QUEUE_CONFIG))->flags = now->config.flags;
     for (uint64_t i = 0; i < now->n; i++)
         message(batch + i * now->length, waiting + i, now->length);
 }

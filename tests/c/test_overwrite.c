@@ -32,14 +32,14 @@ static dsm_remote *map_zeroes(uint64_t nbytes)
 
 static void odd_tail(uint32_t flags, uint64_t tail)
 {
-    dsm_queue_config shape = {.lanes = 1, .flags = flags, .lane_bytes = 4096, .max_message = 300};
+    dsm_queue_config config = {.lanes = 1, .flags = flags, .lane_bytes = 4096, .max_message = 300};
     dsm_queue *q;
     dsm_queue_counts counts;
     const void *p;
     uint64_t n;
     uint8_t kind;
-    dsm_remote *r = map_zeroes(dsm_queue_nbytes(&shape));
-    CHECK(!dsm_queue_format(dsm_remote_mapped(r), &shape));
+    dsm_remote *r = map_zeroes(dsm_queue_nbytes(&config));
+    CHECK(!dsm_queue_format(dsm_remote_mapped(r), &config));
     CHECK(!dsm_queue_open(r, NULL, &q) && !dsm_queue_produce(q) && !dsm_queue_consume(q));
     store_relaxed_u64(&lane_lines(q, 0)->tail, tail);
     CHECK(dsm_queue_next(q, &p, &n, &kind) == -DSM_ECORRUPT);
@@ -51,10 +51,10 @@ static void odd_tail(uint32_t flags, uint64_t tail)
 /* A successor of a dead producer walks on from its head, but not from one that is not the position of a record. */
 static void odd_ends(uint32_t flags, uint64_t head, uint64_t tail)
 {
-    dsm_queue_config shape = {.lanes = 1, .flags = flags, .lane_bytes = 4096, .max_message = 300};
+    dsm_queue_config config = {.lanes = 1, .flags = flags, .lane_bytes = 4096, .max_message = 300};
     dsm_queue *q;
-    dsm_remote *r = map_zeroes(dsm_queue_nbytes(&shape));
-    CHECK(!dsm_queue_format(dsm_remote_mapped(r), &shape) && !dsm_queue_open(r, NULL, &q));
+    dsm_remote *r = map_zeroes(dsm_queue_nbytes(&config));
+    CHECK(!dsm_queue_format(dsm_remote_mapped(r), &config) && !dsm_queue_open(r, NULL, &q));
     store_relaxed_u64(&lane_lines(q, 0)->head, head);
     store_relaxed_u64(&lane_lines(q, 0)->tail, tail);
     CHECK(dsm_queue_produce(q) == -DSM_ECORRUPT);
@@ -77,7 +77,7 @@ static int fill(dsm_queue *q)
  * than a lane. */
 static void tail_goes_back(void)
 {
-    dsm_queue_config shape = {.lanes = 1, .flags = DSM_QUEUE_CHECKED, .lane_bytes = 4096, .max_message = 300};
+    dsm_queue_config config = {.lanes = 1, .flags = DSM_QUEUE_CHECKED, .lane_bytes = 4096, .max_message = 300};
     dsm_ctx *home = open_context(NULL), *away = open_context("");
     dsm_region *region;
     dsm_remote *remote;
@@ -85,8 +85,8 @@ static void tail_goes_back(void)
     const void *p;
     uint64_t n;
     uint8_t name[DSM_DESC_MAX], kind;
-    CHECK(!dsm_alloc(home, dsm_queue_nbytes(&shape), ALL, &region));
-    CHECK(!dsm_queue_format(dsm_region_data(region), &shape));
+    CHECK(!dsm_alloc(home, dsm_queue_nbytes(&config), ALL, &region));
+    CHECK(!dsm_queue_format(dsm_region_data(region), &config));
     int length = dsm_region_descriptor(region, name);
     CHECK(!dsm_attach(away, name, (size_t)length, -1, &remote) && !dsm_remote_mapped(remote));
     CHECK(!dsm_queue_open(remote, NULL, &q) && dsm_queue_next(q, &p, &n, &kind) == -DSM_EINVAL);

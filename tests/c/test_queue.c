@@ -16,7 +16,7 @@
 enum { LANES = 2, MESSAGES = 6000, LONGEST = 300 };
 
 static dsm_remote *memory;
-static dsm_queue_config shape;
+static dsm_queue_config config;
 static uint64_t taken[LANES];           /* messages taken from the lane */
 static uint32_t times[LANES][MESSAGES]; /* how often each was taken */
 
@@ -29,12 +29,12 @@ static dsm_queue *handle(void)
 
 static void make(uint32_t lanes, uint32_t flags, uint64_t longest)
 {
-    shape = (dsm_queue_config){.lanes = lanes, .flags = flags, .lane_bytes = 4096, .max_message = longest};
-    uint64_t nbytes = dsm_queue_nbytes(&shape);
+    config = (dsm_queue_config){.lanes = lanes, .flags = flags, .lane_bytes = 4096, .max_message = longest};
+    uint64_t nbytes = dsm_queue_nbytes(&config);
     int fd = memfd_create("queue", 0);
     CHECK(fd >= 0 && !ftruncate(fd, (off_t)nbytes));
     void *p = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    CHECK(p != MAP_FAILED && !dsm_queue_format(p, &shape));
+    CHECK(p != MAP_FAILED && !dsm_queue_format(p, &config));
     munmap(p, nbytes);
     CHECK(!dsm_map(fd, nbytes, DSM_READ | DSM_WRITE | DSM_ATOMIC, &memory));
     close(fd);
@@ -297,9 +297,9 @@ static void make_place(void)
     uint8_t descriptor[DSM_DESC_MAX];
     place.home = open_context(NULL);
     place.away = open_context("");
-    shape = (dsm_queue_config){.lanes = 1, .flags = DSM_QUEUE_CHECKED, .lane_bytes = 4096, .max_message = LONGEST};
-    CHECK(!dsm_alloc(place.home, dsm_queue_nbytes(&shape), DSM_READ | DSM_WRITE | DSM_ATOMIC, &place.region));
-    CHECK(!dsm_queue_format(dsm_region_data(place.region), &shape));
+    config = (dsm_queue_config){.lanes = 1, .flags = DSM_QUEUE_CHECKED, .lane_bytes = 4096, .max_message = LONGEST};
+    CHECK(!dsm_alloc(place.home, dsm_queue_nbytes(&config), DSM_READ | DSM_WRITE | DSM_ATOMIC, &place.region));
+    CHECK(!dsm_queue_format(dsm_region_data(place.region), &config));
     int length = dsm_region_descriptor(place.region, descriptor);
     CHECK(!dsm_attach(place.home, descriptor, (size_t)length, -1, &place.mapped));
     CHECK(!dsm_attach(place.away, descriptor, (size_t)length, -1, &place.remote));

@@ -475,19 +475,19 @@ static const struct kind {
     {DSM_QUEUE, 0, 0, use_queue},
 };
 
-static const dsm_queue_config shape = {.lanes = 2, .flags = DSM_QUEUE_CHECKED, .lane_bytes = 4096, .max_message = 64};
+static const dsm_queue_config config = {.lanes = 2, .flags = DSM_QUEUE_CHECKED, .lane_bytes = 4096, .max_message = 64};
 static const struct kind *kind;
 static bool remote;
 
 static uint64_t bytes_of(void)
 {
-    return kind->type == DSM_QUEUE ? dsm_queue_nbytes(&shape) : dsm_sync_bytes(kind->type, kind->members, kind->count);
+    return kind->type == DSM_QUEUE ? dsm_queue_nbytes(&config) : dsm_sync_bytes(kind->type, kind->members, kind->count);
 }
 
 static void format(void *memory)
 {
     if (kind->type == DSM_QUEUE)
-        CHECK(!dsm_queue_format(memory, &shape));
+        CHECK(!dsm_queue_format(memory, &config));
     else
         CHECK(!dsm_sync_format(memory, kind->type, kind->members, kind->count, 0));
 }

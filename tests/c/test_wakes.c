@@ -249,9 +249,9 @@ static void sleeps_while_nothing_happens(void)
 
 static dsm_remote *queue_object(uint32_t flags)
 {
-    dsm_queue_config shape = {.lanes = THREADS, .flags = flags, .lane_bytes = 4096, .max_message = 1000};
-    dsm_remote *r = memory_of(dsm_queue_nbytes(&shape));
-    CHECK(!dsm_queue_format(dsm_remote_mapped(r), &shape));
+    dsm_queue_config config = {.lanes = THREADS, .flags = flags, .lane_bytes = 4096, .max_message = 1000};
+    dsm_remote *r = memory_of(dsm_queue_nbytes(&config));
+    CHECK(!dsm_queue_format(dsm_remote_mapped(r), &config));
     return r;
 }
 

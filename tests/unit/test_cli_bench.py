@@ -485,7 +485,7 @@ def test_a_server_of_something_else():
         stream, _ = other.accept()
         with stream:
             stream.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n".ljust(100))
-            assert "it is no dsmem bench" in client.communicate(timeout=30)[1]
+            assert "it is not a dsmem bench" in client.communicate(timeout=30)[1]
         assert client.returncode == 1
 
 

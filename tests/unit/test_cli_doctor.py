@@ -338,7 +338,7 @@ def test_no_place_for_a_secret(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CONFIG_HOME")
     monkeypatch.setenv("HOME", "relative")
     wrong = trouble(facts(status=1), "secret")
-    assert "is no absolute path" in wrong["reason"] and wrong["remedy"][0] == "export DSMEM_SECRET_FILE=PATH"
+    assert "is not an absolute path" in wrong["reason"] and wrong["remedy"][0] == "export DSMEM_SECRET_FILE=PATH"
 
 
 def test_secret_open_to_others():
@@ -403,7 +403,7 @@ def test_peer_that_nobody_is():
         thread.start()
         found = facts("--peer", f"tcp:127.0.0.1:{port}", status=1)
         thread.join()
-    assert found["peer"]["reason"] == "what listens there is no agent of dsmem"
+    assert found["peer"]["reason"] == "the process that listens there is not an agent of dsmem"
     assert facts("--peer", f"127.0.0.1:{port}", status=1)["peer"]["reason"].startswith("refused")
     for address in ("127.0.0.1:x", "", ":", "\udcff:77"):
         assert "is not HOST" in facts("--peer", address, status=1)["peer"]["reason"]

@@ -19,17 +19,17 @@ SECRET = b"the secret of these tests"
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        (5, "fabric=5 is no text"),
-        (None, "fabric=None is no text"),
+        (5, "fabric=5: a str"),
+        (None, "fabric=None: a str"),
         ("tcp", "fabric='tcp': there are shm, verbs and auto"),
         ("verbs://[", "Invalid IPv6 URL"),
         ("verbs://a:x", "port='x' is not a number"),
         ("verbs://a:99999999999", "fabric option port=99999999999: a whole number"),
         ("verbs://?sl=x", "sl='x' is not a number"),
         ("verbs://?tc=1", "no option 'tc'; there are gid, mtu, depth, sl, traffic_class"),
-        ("verbs://a\udcff", "is no character of UTF-8"),
-        ("verbs://a\0", "is no character of UTF-8"),
-        ("fault+shm://?a=\udcff", "is no character of UTF-8"),
+        ("verbs://a\udcff", "that UTF-8 cannot encode"),
+        ("verbs://a\0", "that UTF-8 cannot encode"),
+        ("fault+shm://?a=\udcff", "that UTF-8 cannot encode"),
     ],
 )
 def test_fabric(url, says):
@@ -40,7 +40,7 @@ def test_fabric(url, says):
 
 def test_fabric_of_the_environment(monkeypatch):
     monkeypatch.setenv("DSMEM_FABRIC", "verbs://\udcff")
-    with pytest.raises(errors.InvalidArgumentError, match=r"DSMEM_FABRIC=.* is no character of UTF-8"):
+    with pytest.raises(errors.InvalidArgumentError, match=r"DSMEM_FABRIC=.* that UTF-8 cannot encode"):
         dsmem.Context(secret=SECRET)
 
 
@@ -49,7 +49,7 @@ def test_fabric_of_the_environment(monkeypatch):
     [
         ({"listen": "a\udcff:1"}, "listen="),
         ({"listen": "a\0b"}, "listen="),
-        ({"listen": 5}, "listen=5 is no text"),
+        ({"listen": 5}, "listen=5: a str"),
         ({"depth": "x"}, "depth='x'"),
         ({"depth": 1 << 40}, "depth="),
         ({"secret": "text of more than sixteen bytes"}, "pass bytes, of text its .encode()"),

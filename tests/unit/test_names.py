@@ -460,7 +460,7 @@ def test_an_argument_that_makes_no_sense_leaves_no_name(cluster, kind, arguments
 
 @pytest.mark.parametrize("ref", [5, None, "name", b"descriptor"])
 def test_what_is_no_reference(ref):
-    with pytest.raises(errors.InvalidArgumentError, match="no reference"):
+    with pytest.raises(errors.InvalidArgumentError, match="not a reference"):
         dsmem.attach(ref)
 
 

@@ -133,7 +133,7 @@ def test_a_secret_does_not_depend_on_the_working_folder(monkeypatch, config, hom
     else:
         monkeypatch.setenv("HOME", home)
     if home:
-        with pytest.raises(InvalidArgumentError, match="HOME='relative' is no absolute path; set HOME"):
+        with pytest.raises(InvalidArgumentError, match="HOME='relative' is not an absolute path; set HOME"):
             default_secret()
     else:
         assert default_secret() == secret
@@ -142,7 +142,7 @@ def test_a_secret_does_not_depend_on_the_working_folder(monkeypatch, config, hom
 def test_a_home_folder_that_is_not_there_is_not_made(monkeypatch, config):
     monkeypatch.delenv("XDG_CONFIG_HOME")
     monkeypatch.setenv("HOME", str(config / "none"))
-    with pytest.raises(InvalidArgumentError, match=f"{config}/none is no folder; set HOME"):
+    with pytest.raises(InvalidArgumentError, match=f"{config}/none is not a folder; set HOME"):
         default_secret()
     assert not (config / "none").exists()
 

@@ -19,7 +19,8 @@ static const struct {
 
 static int refuse(const char *item, size_t len)
 {
-    return err_set(DSM_EINVAL, 0, "'%.*s' is no item of a fault plan, as fail=3, delay=*:5ms or every=10 are",
+    return err_set(DSM_EINVAL, 0,
+                   "'%.*s' is not an item of a fault plan; items are fail=3, delay=*:5ms, every=10 and others",
                    len < 60 ? (int)len : 60, item);
 }
 

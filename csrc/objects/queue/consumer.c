@@ -45,7 +45,7 @@ static int read_lane(dsm_queue *q, uint32_t lane, const void **payload, uint64_t
 static bool find_lanes(dsm_queue *q)
 {
     uint32_t before = q->nactive;
-    for (uint32_t lane = 0; lane < q->shape.lanes; lane++) {
+    for (uint32_t lane = 0; lane < q->config.lanes; lane++) {
         if (!load_relaxed_u8(queue_used(q) + lane))
             continue;
         uint32_t i = 0;
@@ -73,7 +73,7 @@ static int read_any(dsm_queue *q, const void **payload, uint64_t *length, uint8_
 static bool consumes(dsm_queue *q)
 {
     const struct queue_state *s = queue_state(q);
-    q->lost_consumer |= !(q->shape.flags & DSM_QUEUE_MANY_CONSUMERS) && load_relaxed_u64(&s->consumer) != q->identity;
+    q->lost_consumer |= !(q->config.flags & DSM_QUEUE_MANY_CONSUMERS) && load_relaxed_u64(&s->consumer) != q->identity;
     return __builtin_expect(!q->lost_consumer, 1);
 }
 

@@ -42,7 +42,7 @@ static void lane_publish(dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind
 
 static uint64_t padding_before(const dsm_queue *q, uint64_t p, uint64_t size)
 {
-    uint64_t left = q->shape.lane_bytes - (p & q->mask);
+    uint64_t left = q->config.lane_bytes - (p & q->mask);
     return size > left ? left : 0;
 }
 
@@ -65,7 +65,7 @@ static int look_at_tail(const dsm_queue *q, uint64_t *tail)
 
 static bool fits(const dsm_queue *q, uint64_t need, uint64_t tail)
 {
-    return q->head + need - tail <= q->shape.lane_bytes;
+    return q->head + need - tail <= q->config.lane_bytes;
 }
 
 /* Drops the oldest message, unless a consumer takes it first. Either way there is more room. */
@@ -119,7 +119,7 @@ static int make_room(dsm_queue *q, uint64_t length)
         int rc = follow_tail(q);
         if (rc || fits(q, need, q->tail))
             return rc;
-        if (!(q->shape.flags & DSM_QUEUE_DROP_OLDEST))
+        if (!(q->config.flags & DSM_QUEUE_DROP_OLDEST))
             return full(q);
         if ((rc = drop_oldest(q)))
             return rc;
@@ -136,9 +136,9 @@ static int check_put(dsm_queue *q, uint64_t length, bool commits)
     if (commits != (q->reserved != 0))
         return commits ? err_set(DSM_EINVAL, 0, "nothing is reserved")
                        : err_set(DSM_EBUSY, 0, "a reservation is open; commit or cancel it first");
-    if (length > q->shape.max_message)
+    if (length > q->config.max_message)
         return err_set(DSM_ETOOLARGE, 0, "%llu bytes, max_message is %llu", (unsigned long long)length,
-                       (unsigned long long)q->shape.max_message);
+                       (unsigned long long)q->config.max_message);
     if (!q->base)
         return 0;
     q->lost_lane |=

@@ -13,7 +13,7 @@
 
 static uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
 
-static int check_shape(const dsm_queue_config *s)
+static int check_config(const dsm_queue_config *s)
 {
     uint64_t unit = s->flags & DSM_QUEUE_CHECKED ? 16 : 8;
     if (!s->lanes || s->lanes > LANES_MAX)
@@ -32,7 +32,7 @@ static int check_shape(const dsm_queue_config *s)
 
 int queue_map_of(const dsm_queue_config *s, struct queue_map *out)
 {
-    int rc = check_shape(s);
+    int rc = check_config(s);
     if (rc)
         return rc;
     out->used = QUEUE_PRODUCERS + round_up(8ull * s->lanes, 64);
@@ -54,7 +54,7 @@ int dsm_queue_format(void *memory, const dsm_queue_config *s)
     int rc = queue_map_of(s, &map);
     if (rc)
         return rc;
-    *(struct queue_shape *)(void *)((uint8_t *)memory + QUEUE_SHAPE) = (struct queue_shape){
+    *(struct queue_config *)(void *)((uint8_t *)memory + QUEUE_CONFIG) = (struct queue_config){
         .lanes = s->lanes, .flags = s->flags, .lane_bytes = s->lane_bytes, .max_message = s->max_message};
     return object_format(memory, DSM_QUEUE, map.nbytes);
 }
@@ -64,18 +64,19 @@ int dsm_queue_format(void *memory, const dsm_queue_config *s)
 static int look_up(dsm_queue *q)
 {
     struct object_header h;
-    struct queue_shape s;
+    struct queue_config s;
     int rc = object_check(q->r, DSM_QUEUE, &h);
     if (!rc && h.nbytes < QUEUE_PRODUCERS)
         return err_set(DSM_ECORRUPT, 0, "a queue of %llu bytes", (unsigned long long)h.nbytes);
     if (!rc)
-        rc = dsm_read(q->r, QUEUE_SHAPE, &s, sizeof s, remote_timeout(q->r));
+        rc = dsm_read(q->r, QUEUE_CONFIG, &s, sizeof s, remote_timeout(q->r));
     if (rc)
         return rc;
-    q->shape = (dsm_queue_config){
+    q->config = (dsm_queue_config){
         .lanes = s.lanes, .flags = s.flags, .lane_bytes = s.lane_bytes, .max_message = s.max_message};
-    if (queue_map_of(&q->shape, &q->map) || q->map.nbytes != h.nbytes)
-        return err_set(DSM_ECORRUPT, 0, "the shape of the queue makes no sense");
+    if (queue_map_of(&q->config, &q->map) || q->map.nbytes != h.nbytes)
+        return err_set(DSM_ECORRUPT, 0, "invalid queue header: lanes=%u, lane_bytes=%llu, max_message=%llu", s.lanes,
+                       (unsigned long long)s.lane_bytes, (unsigned long long)s.max_message);
     q->id = h.id;
     q->mask = s.lane_bytes - 1;
     q->plain = !(s.flags & DSM_QUEUE_CHECKED);
@@ -97,7 +98,7 @@ int dsm_queue_open(dsm_remote *r, void *local, dsm_queue **out)
     int rc = look_up(q);
     if (!rc)
         rc = member_identity(dsm_remote_mapped(r), &q->identity); /* remote: private to the handle, even on this host */
-    if (!rc && !(q->active = calloc(q->shape.lanes, sizeof *q->active)))
+    if (!rc && !(q->active = calloc(q->config.lanes, sizeof *q->active)))
         rc = err_set(DSM_ENOMEM, 0, "queue");
     if (rc)
         free(q);
@@ -106,7 +107,7 @@ int dsm_queue_open(dsm_remote *r, void *local, dsm_queue **out)
     return rc;
 }
 
-void dsm_queue_get_config(const dsm_queue *q, dsm_queue_config *out) { *out = q->shape; }
+void dsm_queue_get_config(const dsm_queue *q, dsm_queue_config *out) { *out = q->config; }
 void dsm_queue_set_timeout(dsm_queue *q, int64_t timeout_ns) { q->deadline = deadline_after(timeout_ns); }
 
 int queue_refuse(const dsm_queue *q, const char *role)
@@ -127,7 +128,7 @@ int dsm_queue_leave(dsm_queue *q)
         if (!rc)
             q->producing = q->in_doubt = false;
     }
-    if (q->consumer_in_doubt || (q->consuming && !q->lost_consumer && !(q->shape.flags & DSM_QUEUE_MANY_CONSUMERS))) {
+    if (q->consumer_in_doubt || (q->consuming && !q->lost_consumer && !(q->config.flags & DSM_QUEUE_MANY_CONSUMERS))) {
         int other = role_leave(q, QUEUE_STATE);
         if (other)
             return other;
@@ -166,11 +167,11 @@ static int succeed_mapped(dsm_queue *q)
         head = q->tail;
     q->data = q->base + data_at(q, q->lane);
     if (!((head | q->tail) & unit))
-        q->head = lane_walk(q, q->data, head, head + q->shape.lane_bytes, &more);
-    if ((head | q->tail) & unit || q->head - q->tail > q->shape.lane_bytes)
+        q->head = lane_walk(q, q->data, head, head + q->config.lane_bytes, &more);
+    if ((head | q->tail) & unit || q->head - q->tail > q->config.lane_bytes)
         return err_set(DSM_ECORRUPT, 0, "lane %u: tail %llu, head %llu", q->lane, (unsigned long long)q->tail,
                        (unsigned long long)head);
-    if (q->plain && q->head - q->tail < q->shape.lane_bytes) /* is 0 already, unless the lane is corrupted */
+    if (q->plain && q->head - q->tail < q->config.lane_bytes) /* is 0 already, unless the lane is corrupted */
         store_relaxed_u64((uint64_t *)(void *)(q->data + (q->head & q->mask)), 0);
     if (q->plain)
         store_relaxed_u64(&l->puts, load_relaxed_u64(&l->puts) + more);
@@ -194,7 +195,7 @@ int dsm_queue_produce(dsm_queue *q)
         return refuse_forked();
     /* A process that maps the memory has one identity for all its handles, and its swaps do not fail. */
     q->in_doubt = !dsm_remote_mapped(q->r);
-    int rc = member_join(q->r, QUEUE_PRODUCERS, q->shape.lanes, q->identity, NULL, NULL, &q->lane);
+    int rc = member_join(q->r, QUEUE_PRODUCERS, q->config.lanes, q->identity, NULL, NULL, &q->lane);
     if (rc) {
         q->in_doubt &= rc != -DSM_EMEMBERS;
         if (rc == -DSM_EMEMBERS && q->shape.lanes == 1)
@@ -231,7 +232,7 @@ int dsm_queue_consume(dsm_queue *q)
         return refuse_forked();
     if (!q->base)
         return err_set(DSM_ENOTMAPPED, 0, "messages are not in this process; take them where the queue was made");
-    while (!(q->shape.flags & DSM_QUEUE_MANY_CONSUMERS)) {
+    while (!(q->config.flags & DSM_QUEUE_MANY_CONSUMERS)) {
         uint64_t seen = old;
         int rc = err_known(dsm_compare_swap(q->r, QUEUE_STATE, seen, q->identity, &old, remote_timeout(q->r)));
         q->consumer_in_doubt = rc && !dsm_remote_mapped(q->r);
@@ -255,7 +256,7 @@ static void count_lane(const dsm_queue *q, uint32_t lane, dsm_queue_counts *out)
 {
     const struct lane_lines *l = lane_lines(q, lane);
     uint64_t tail = lane_tail(q, lane), messages = 0;
-    uint64_t head = lane_walk(q, q->base + data_at(q, lane), tail, tail + q->shape.lane_bytes, &messages);
+    uint64_t head = lane_walk(q, q->base + data_at(q, lane), tail, tail + q->config.lane_bytes, &messages);
     uint64_t gets = load_relaxed_u64(&l->gets);
     out->messages += messages;
     out->puts += q->plain ? load_relaxed_u64(&l->puts) : gets + messages; /* no remote producer writes 'puts' */
@@ -273,7 +274,7 @@ int dsm_queue_count(const dsm_queue *q, dsm_queue_counts *out)
         return refuse_forked();
     if (!q->base)
         return err_set(DSM_ENOTMAPPED, 0, "messages are not in this process; count them where the queue was made");
-    for (uint32_t lane = 0; lane < q->shape.lanes; lane++) {
+    for (uint32_t lane = 0; lane < q->config.lanes; lane++) {
         uint64_t producer = load_relaxed_u64((const uint64_t *)(const void *)(q->base + QUEUE_PRODUCERS) + lane);
         if (load_relaxed_u8(queue_used(q) + lane))
             count_lane(q, lane, out);
@@ -293,7 +294,7 @@ int dsm_queue_shutdown(dsm_queue *q, int now)
     struct queue_state *s = queue_state(q);
     store_release_u32(&s->shutdown, how);
     eventcount_wake(queue_items(q), NOTIFY_ALL);
-    for (uint32_t lane = 0; lane < q->shape.lanes; lane++)
+    for (uint32_t lane = 0; lane < q->config.lanes; lane++)
         if (load_relaxed_u8(queue_used(q) + lane))
             eventcount_wake(&lane_lines(q, lane)->room, NOTIFY_ALL);
     return 0;

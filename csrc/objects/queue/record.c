@@ -14,7 +14,7 @@ uint64_t record_check(const dsm_queue *q, uint64_t p, uint64_t header, const voi
 /* SYNC pairs with lane_publish. */
 int record_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record *out)
 {
-    uint64_t at = p & q->mask, left = q->shape.lane_bytes - at;
+    uint64_t at = p & q->mask, left = q->config.lane_bytes - at;
     if (p & (overhead(q) - 1)) /* a corrupted tail: the header there would reach beyond the lane */
         return -DSM_ECORRUPT;
     const uint64_t *words = (const uint64_t *)(const void *)(data + at);
@@ -29,7 +29,7 @@ int record_at(const dsm_queue *q, const uint8_t *data, uint64_t p, struct record
         out->next = p + left;
         return out->length == 0 && at ? 0 : absent;
     }
-    if (out->length > q->shape.max_message || record_size(q, out->length) > left)
+    if (out->length > q->config.max_message || record_size(q, out->length) > left)
         return absent;
     out->next = p + record_size(q, out->length);
     if (q->plain)
@@ -52,7 +52,7 @@ uint64_t lane_walk(const dsm_queue *q, const uint8_t *data, uint64_t p, uint64_t
 bool lane_wipe(const dsm_queue *q, uint8_t *data, uint64_t *first, uint64_t *end)
 {
     bool any = false;
-    for (uint64_t p = q->head; p < q->tail + q->shape.lane_bytes; p += 16) {
+    for (uint64_t p = q->head; p < q->tail + q->config.lane_bytes; p += 16) {
         uint64_t *w = lane_word(data, p & q->mask), header = load_relaxed_u64(w);
         if (!(uint8_t)(header >> 32) || header != record_header(q, p, (uint32_t)header, (uint8_t)(header >> 32)))
             continue;

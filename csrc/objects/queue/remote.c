@@ -91,7 +91,7 @@ static int write_range(const dsm_queue *q, uint64_t from, uint64_t to)
     dsm_op ops[2] = {{0}};
     size_t n = 0;
     for (uint64_t p = from; p < to; n++) {
-        uint64_t at = p & q->mask, left = q->shape.lane_bytes - at, bytes = to - p;
+        uint64_t at = p & q->mask, left = q->config.lane_bytes - at, bytes = to - p;
         bytes = bytes < left ? bytes : left;
         uint64_t whole = bytes;
         struct record r;
@@ -124,7 +124,7 @@ static int read_lane(const dsm_queue *q, struct lane_lines *l)
          .remote = q->r,
          .offset = data_at(q, q->lane),
          .local = q->data,
-         .nbytes = q->shape.lane_bytes},
+         .nbytes = q->config.lane_bytes},
     };
     return run(q, ops, 2, q->deadline);
 }
@@ -137,8 +137,8 @@ static int succeed(dsm_queue *q)
     if (rc)
         return rc;
     q->tail = l.tail;
-    q->head = lane_walk(q, q->data, l.tail, l.tail + q->shape.lane_bytes, &more);
-    if (l.tail & (overhead(q) - 1) || q->head - q->tail > q->shape.lane_bytes)
+    q->head = lane_walk(q, q->data, l.tail, l.tail + q->config.lane_bytes, &more);
+    if (l.tail & (overhead(q) - 1) || q->head - q->tail > q->config.lane_bytes)
         return err_set(DSM_ECORRUPT, 0, "lane %u: tail %llu, head %llu", q->lane, (unsigned long long)q->tail,
                        (unsigned long long)q->head);
     return lane_wipe(q, q->data, &first, &end) ? write_range(q, first, end) : 0;
@@ -146,9 +146,9 @@ static int succeed(dsm_queue *q)
 
 int remote_succeed(dsm_queue *q)
 {
-    q->data = aligned_alloc(4096, q->shape.lane_bytes);
+    q->data = aligned_alloc(4096, q->config.lane_bytes);
     if (!q->data)
-        return err_set(DSM_ENOMEM, 0, "a lane of %llu bytes", (unsigned long long)q->shape.lane_bytes);
+        return err_set(DSM_ENOMEM, 0, "a lane of %llu bytes", (unsigned long long)q->config.lane_bytes);
     return succeed(q);
 }
 
@@ -202,14 +202,17 @@ int role_leave(const dsm_queue *q, uint64_t at)
 int role_leave_unknown(const dsm_queue *q)
 {
     uint64_t seen[LANES_MAX];
-    dsm_op op = {
-        .code = DSM_OP_READ, .remote = q->r, .offset = QUEUE_PRODUCERS, .local = seen, .nbytes = 8ull * q->shape.lanes};
+    dsm_op op = {.code = DSM_OP_READ,
+                 .remote = q->r,
+                 .offset = QUEUE_PRODUCERS,
+                 .local = seen,
+                 .nbytes = 8ull * q->config.lanes};
     int rc = -DSM_EIO;
     for (int i = 0; i < 2 && rc && !is_gone(rc); i++)
         rc = run(q, &op, 1, DEADLINE_NEVER);
     if (rc)
         return is_gone(rc) ? 0 : rc;
-    for (uint32_t lane = 0; lane < q->shape.lanes; lane++)
+    for (uint32_t lane = 0; lane < q->config.lanes; lane++)
         if (seen[lane] == q->identity && (rc = role_leave(q, QUEUE_PRODUCERS + 8ull * lane)))
             return rc;
     return 0;
@@ -221,9 +224,9 @@ int dsm_queue_producers(const dsm_queue *q, uint64_t *identities)
 {
     uint64_t seen[LANES_MAX];
     int rc = q->forks != load_relaxed_u32(&core_forks) ? refuse_forked()
-                                                       : sure_read(q->r, QUEUE_PRODUCERS, seen, 8ull * q->shape.lanes);
+                                                       : sure_read(q->r, QUEUE_PRODUCERS, seen, 8ull * q->config.lanes);
     int n = 0;
-    for (uint32_t lane = 0; !rc && lane < q->shape.lanes; lane++)
+    for (uint32_t lane = 0; !rc && lane < q->config.lanes; lane++)
         if (seen[lane])
             identities[n++] = seen[lane];
     return rc ? rc : n;
@@ -250,12 +253,12 @@ int dsm_queue_break(const dsm_queue *q, uint64_t holder)
     uint64_t seen[LANES_MAX];
     int broken = 0, rc = q->forks != load_relaxed_u32(&core_forks) ? refuse_forked() : 0;
     if (!rc)
-        rc = sure_read(q->r, QUEUE_PRODUCERS, seen, 8ull * q->shape.lanes);
+        rc = sure_read(q->r, QUEUE_PRODUCERS, seen, 8ull * q->config.lanes);
     if (rc || !holder)
         return rc;
     rc = break_role(q, QUEUE_STATE, holder);
     broken = rc == SWAP_DONE;
-    for (uint32_t lane = 0; rc >= 0 && lane < q->shape.lanes; lane++)
+    for (uint32_t lane = 0; rc >= 0 && lane < q->config.lanes; lane++)
         if (seen[lane] == holder)
             broken |= (rc = break_role(q, QUEUE_PRODUCERS + 8ull * lane, holder)) == SWAP_DONE;
     return rc < 0 ? rc : broken;

@@ -42,7 +42,7 @@
  *
  * BYTES of the object (little-endian)
  *      0   64  object header, type 2
- *     64   64  shape: u32 lanes | u32 flags | u64 lane_bytes | u64 max_message | 0
+ *     64   64  config: u32 lanes | u32 flags | u64 lane_bytes | u64 max_message | 0
  *    128   64  state: u64 consumer's identity, 0 if none | u32 shutdown (0 no, 1 drain, 2 at once) | u32 0 | 0
  *    192   64  eventcount 'items' | 0
  *    256    n  producers: u64 identity of each lane's producer, 0 if none; padded to 64
@@ -62,7 +62,7 @@
 #include <stddef.h>
 
 enum {
-    QUEUE_SHAPE = 64,
+    QUEUE_CONFIG = 64,
     QUEUE_STATE = 128,
     QUEUE_ITEMS = 192,
     QUEUE_PRODUCERS = 256,
@@ -71,11 +71,11 @@ enum {
     RECORD_PADDING = 0xff, /* kind */
 };
 
-struct queue_shape {
+struct queue_config {
     uint32_t lanes, flags;
     uint64_t lane_bytes, max_message, zero[5];
 };
-_Static_assert(sizeof(struct queue_shape) == 64, "docs/protocols/ring.md");
+_Static_assert(sizeof(struct queue_config) == 64, "docs/protocols/ring.md");
 
 struct queue_state {
     uint64_t consumer;
@@ -117,7 +117,7 @@ struct dsm_queue {
     dsm_remote *r;
     uint8_t *base; /* the object as mapped here, or NULL: then this handle can only produce */
     struct queue_map map;
-    dsm_queue_config shape;
+    dsm_queue_config config;
     uint64_t id, mask, identity;
     uint32_t forks;
     bool plain, shared_tail;
@@ -179,12 +179,12 @@ static inline uint64_t lines_at(const dsm_queue *q, uint32_t lane)
 {
     return q->map.lines + lane * (uint64_t)sizeof(struct lane_lines);
 }
-static inline uint64_t data_at(const dsm_queue *q, uint32_t lane) { return q->map.data + lane * q->shape.lane_bytes; }
+static inline uint64_t data_at(const dsm_queue *q, uint32_t lane) { return q->map.data + lane * q->config.lane_bytes; }
 
 static inline uint64_t overhead(const dsm_queue *q) { return q->plain ? 8 : 16; }
 static inline uint64_t record_header(const dsm_queue *q, uint64_t p, uint64_t length, uint8_t kind)
 {
-    uint64_t lap = p / q->shape.lane_bytes & 0xffffff;
+    uint64_t lap = p / q->config.lane_bytes & 0xffffff;
     return length | (uint64_t)kind << 32 | lap << 40;
 }
 

@@ -19,7 +19,7 @@ typedef int ready(const dsm_queue *q, const struct wanted *w);
 static int has_room(const dsm_queue *q, const struct wanted *w)
 {
     uint64_t tail, size = record_size(q, w->length), head = load_relaxed_u64(&q->head);
-    uint64_t left = q->shape.lane_bytes - (head & q->mask);
+    uint64_t left = q->config.lane_bytes - (head & q->mask);
     if (q->base && queue_shutdown(q))
         return err_set(DSM_ESHUTDOWN, 0, "put");
     int rc = q->base ? 0 : remote_look(q, &tail, w->deadline);
@@ -28,7 +28,7 @@ static int has_room(const dsm_queue *q, const struct wanted *w)
     if (q->base)
         tail = lane_tail(q, q->lane);
     uint64_t need = (size > left ? left : 0) + size + 8;
-    return head + need - tail <= q->shape.lane_bytes ? 0 : -DSM_EEMPTY;
+    return head + need - tail <= q->config.lane_bytes ? 0 : -DSM_EEMPTY;
 }
 
 static int has_item(const dsm_queue *q, const struct wanted *w)
@@ -36,7 +36,7 @@ static int has_item(const dsm_queue *q, const struct wanted *w)
     struct record r;
     uint32_t down = queue_shutdown(q); /* before the lanes, as in dsm_queue_next */
     (void)w;
-    for (uint32_t lane = 0; lane < q->shape.lanes; lane++) {
+    for (uint32_t lane = 0; lane < q->config.lanes; lane++) {
         if (!load_relaxed_u8(queue_used(q) + lane))
             continue;
         uint64_t tail = lane_tail(q, lane);

@@ -103,7 +103,7 @@ static int read_header(dsm_remote *r, struct segment_header *h)
     struct object_header approved;
     int rc = object_check(r, DSM_SEGMENT, &approved);
     if (!rc && dsm_remote_nbytes(r) < SEGMENT_DATA)
-        rc = err_set(DSM_ECORRUPT, 0, "%llu bytes are no segment", (unsigned long long)dsm_remote_nbytes(r));
+        rc = err_set(DSM_ECORRUPT, 0, "%llu bytes are too few for a segment", (unsigned long long)dsm_remote_nbytes(r));
     if (!rc)
         rc = dsm_read(r, 0, h, sizeof *h, remote_timeout(r));
     if (!rc && memcmp(&h->object, &approved, sizeof approved))

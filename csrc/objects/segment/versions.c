@@ -70,9 +70,9 @@ static int copy(dsm_remote *r, uint64_t from, uint64_t to, uint64_t n)
 static int take_turn(dsm_remote *r, dsm_segment *s, int64_t deadline)
 {
     struct backoff backoff = BACKOFF_INIT;
-    uint64_t who, me = this_thread();
-    while (!r->mapped && (who = compare_swap_u64(&s->turn, 0, me))) {
-        if (who == me)
+    uint64_t holder, me = this_thread();
+    while (!r->mapped && (holder = compare_swap_u64(&s->turn, 0, me))) {
+        if (holder == me)
             return dsm_refuse_reentry("segment");
         if (clock_ns() >= deadline)
             return err_set(DSM_ETIME, 0, "another thread is writing the segment with the same handle");
@@ -129,7 +129,7 @@ static int acquire(dsm_remote *r, const dsm_segment *s, int64_t deadline, bool *
 {
     struct backoff backoff = BACKOFF_INIT;
     uint64_t holder = 0;
-    char who[MEMBER_TEXT];
+    char text[MEMBER_TEXT];
     for (;;) {
         uint32_t rung = r->mapped ? eventcount_prepare(eventcount_of(r)) : 0;
         int rc = try(r, s, &holder);
@@ -138,7 +138,7 @@ static int acquire(dsm_remote *r, const dsm_segment *s, int64_t deadline, bool *
             return rc < 0 ? rc : 0;
         if (clock_ns() >= deadline)
             return err_set(DSM_ETIME, 0, "%s is writing the segment; nothing was written",
-                           member_describe(holder, who));
+                           member_describe(holder, text));
         if (r->mapped)
             eventcount_wait(eventcount_of(r), rung, deadline);
         else

@@ -8,7 +8,7 @@
  *                  every reset
  *        8      8  arrived: bits 0-10: parties that have arrived; bits 11-63: the generation, modulo 2^53
  *       16     48  zero
- *       64     8n  who: the processes that have arrived, in the order of arrival: identity (member.h) xor
+ *       64     8n  parties: the processes that have arrived, in the order of arrival: identity (member.h) xor
  *                  generation * 0x9E3779B97F4A7C15
  *
  * ROUND is the word that decides. Only compare-swaps change it, and it takes no value twice. Exactly one of three
@@ -17,8 +17,8 @@
  * lock keeps no other process waiting. (A reset takes the lock if it is free, to clear its owner_died flag, and where it
  * ends a generation from a holder as well.)
  *
- * ARRIVED and WHO are changed by the holder of the object's lock (lock.h): first who, then arrived, both by
- * compare-swaps from what was read. The words of 'who' take no value twice either: the generation is in it. What an
+ * ARRIVED and PARTIES are changed by the holder of the object's lock (lock.h): first parties, then arrived, both by
+ * compare-swaps from what was read. The words of 'parties' take no value twice either: the generation is in it. What an
  * earlier generation has left there is void. So a holder that was stopped, whose lock was broken, and that goes on,
  * changes nothing that others have written since: it is told that the barrier is broken, as it is.
  *
@@ -44,7 +44,7 @@
 #include <stdlib.h>
 
 enum { REFUSED = 3 }; /* result of an arrival */
-enum { ROUND = 0, ARRIVED = 8, WHO = SYNC_LINE, GENERATION_SHIFT = 20, COUNT_BITS = 11 };
+enum { ROUND = 0, ARRIVED = 8, PARTIES = SYNC_LINE, GENERATION_SHIFT = 20, COUNT_BITS = 11 };
 #define BROKEN 1ull
 #define AGE_ONE 2ull
 #define AGE_MOST ((1ull << GENERATION_SHIFT) - AGE_ONE)
@@ -59,7 +59,7 @@ struct dsm_barrier {
 struct state {
     uint64_t round, arrived;
     uint64_t word; /* the word 'arrived' as it is in memory */
-    uint64_t slot; /* who[arrived], for the holder of the lock */
+    uint64_t slot; /* parties[arrived], for the holder of the lock */
 };
 
 static const struct sync_handle *handle(const dsm_barrier *b) { return &b->lock.handle; }
@@ -75,7 +75,7 @@ static uint64_t next_round(uint64_t round, bool met)
     return (generation_of(round) + 1) << GENERATION_SHIFT | age;
 }
 
-/* Converts an identity to its value in 'who' for this generation, and back. */
+/* Converts an identity to its value in 'parties' for this generation, and back. */
 static uint64_t stamped(uint64_t identity, uint64_t round)
 {
     return identity ^ generation_of(round) * 0x9E3779B97F4A7C15ull;
@@ -111,8 +111,8 @@ static int broken(void) { return err_set(DSM_EBROKEN, 0, "barrier"); }
  * still holds it then, it held it during all of the reads. */
 static int read_slot(dsm_barrier *b, struct state *s)
 {
-    uint64_t copy[WHO / 8 + DSM_BARRIER_MOST], word;
-    int rc = handle_read_all(handle(b), handle(b)->own, copy, WHO + 8ull * handle(b)->count);
+    uint64_t copy[PARTIES / 8 + DSM_BARRIER_MOST], word;
+    int rc = handle_read_all(handle(b), handle(b)->own, copy, PARTIES + 8ull * handle(b)->count);
     if (!rc)
         rc = handle_read(handle(b), SYNC_WORD, &word);
     if (rc)
@@ -122,7 +122,7 @@ static int read_slot(dsm_barrier *b, struct state *s)
     s->round = copy[ROUND / 8];
     s->word = copy[ARRIVED / 8];
     rc = count_arrived(b, s);
-    s->slot = rc || s->arrived == handle(b)->count ? 0 : copy[WHO / 8 + s->arrived];
+    s->slot = rc || s->arrived == handle(b)->count ? 0 : copy[PARTIES / 8 + s->arrived];
     return rc;
 }
 
@@ -240,12 +240,12 @@ static bool somebody_died(dsm_barrier *b, const struct state *s)
 {
     uint64_t alive = handle(b)->identity;
     for (uint64_t i = 0; i < s->arrived && i < handle(b)->count; i++) {
-        uint64_t who = stamped(load_acquire_u64(handle_word(handle(b), handle(b)->own + WHO + 8 * i)), s->round);
-        if (who == alive)
+        uint64_t party = stamped(load_acquire_u64(handle_word(handle(b), handle(b)->own + PARTIES + 8 * i)), s->round);
+        if (party == alive)
             continue;
-        if (member_dead(who))
+        if (member_dead(party))
             return true;
-        alive = who;
+        alive = party;
     }
     return false;
 }
@@ -264,7 +264,7 @@ static int arrive_from(dsm_barrier *b, const struct state *s, bool finish)
         int rc = dsm_barrier_break(b, generation);
         return rc < 0 ? rc : broken();
     }
-    int rc = sure_move(handle(b)->r, own + WHO + 8 * s->arrived, s->slot, stamped(handle(b)->identity, s->round));
+    int rc = sure_move(handle(b)->r, own + PARTIES + 8 * s->arrived, s->slot, stamped(handle(b)->identity, s->round));
     if (!rc)
         rc = sure_move(handle(b)->r, own + ARRIVED, s->word, generation << COUNT_BITS | (s->arrived + 1));
     if (rc == -DSM_ECORRUPT)
@@ -292,13 +292,13 @@ int dsm_barrier_arrive(dsm_barrier *b, int finish, int64_t timeout_ns, uint64_t 
     int64_t deadline = deadline_after(timeout_ns);
     int rc = break_what_is_owed(b);
     while (!rc) {
-        *index = DSM_BARRIER_NOBODY;
+        *index = DSM_BARRIER_NONE;
         rc = open_state(b, timeout_ns, &s);
         if (rc != 1)
             return rc;
         rc = close_state(b, arrive(b, &s, finish));
         *generation = generation_of(s.round);
-        *index = rc ? (uint32_t)s.arrived : DSM_BARRIER_NOBODY;
+        *index = rc ? (uint32_t)s.arrived : DSM_BARRIER_NONE;
         if (rc)
             return rc;
         if (timeout_ns >= 0 && (timeout_ns = deadline - clock_ns()) <= 0)
@@ -404,7 +404,7 @@ static int who_came(dsm_barrier *b, struct state *s, uint64_t *identities)
     for (;;) {
         int rc = read_state(b, s);
         if (!rc && s->arrived)
-            rc = handle_read_all(handle(b), handle(b)->own + WHO, identities, 8 * s->arrived);
+            rc = handle_read_all(handle(b), handle(b)->own + PARTIES, identities, 8 * s->arrived);
         if (!rc)
             rc = handle_read(handle(b), handle(b)->own + ROUND, &round);
         for (uint64_t i = 0; !rc && i < s->arrived; i++)

@@ -5,7 +5,7 @@
  *   offset  bytes  what
  *        0      8  state: bits 0-1: 0 free, 1 waiting, 2 notified; bits 2-63: the token of the grant in which it began
  *                  to wait
- *        8      8  who: identity (member.h) of the waiter's process; 0 while free
+ *        8      8  owner: identity (member.h) of the waiter's process; 0 while free
  *       16      8  eventcount
  *       24      8  when: the token of the grant in which it was notified
  *       32     32  zero
@@ -14,13 +14,13 @@
  * have the same token.
  *
  * The holder of the lock changes all words but the eventcounts, by compare-swaps from what it has read. In one line
- * 'state' takes no value twice, and neither does 'when', which grows. A line belongs to the process in 'who', which
+ * 'state' takes no value twice, and neither does 'when', which grows. A line belongs to the process in 'owner', which
  * goes 0 -> me, me -> 0, and from a dead process to 0; the other words follow it. A holder whose lock was broken finds
  * that out when it begins, by the lock's word. If it is broken after that check, it may still notify waiters that came
  * before the break, as if it had done so then, but no waiter that has come since.
  *
- *   wait     holding the lock: who, then state waiting; release; sleep until notified; take the lock; state free, then
- *            who 0
+ *   wait     holding the lock: owner, then state waiting; release; sleep until notified; take the lock; state free, then
+ *            owner 0
  *   notify   holding the lock: the oldest waiters get 'when' and become notified; their eventcounts are notified
  *
  * A notification is not lost with the waiter that got it. That waiter may die before it has the lock again and has
@@ -38,7 +38,7 @@
 #include <string.h>
 
 #define LOCAL_TIMEOUT_NS 2000000000 /* for the lock, when a handle is closed */
-enum { STATE = 0, WHO = 8, EVENTCOUNT = 16, WHEN = 24, FREE = 0, WAITING = 1, NOTIFIED = 2 };
+enum { STATE = 0, OWNER = 8, EVENTCOUNT = 16, WHEN = 24, FREE = 0, WAITING = 1, NOTIFIED = 2 };
 
 struct dsm_condition {
     dsm_lock inner; /* the object's own lock, and this handle's membership */
@@ -106,9 +106,9 @@ static int change(dsm_condition *c, uint32_t line, uint64_t what, uint64_t from,
 /* 1: the line was in that state, and is free now. 0: another process has changed the state. */
 static int free_line(dsm_condition *c, uint32_t line, uint64_t state)
 {
-    uint64_t who = value(c, line, WHO);
+    uint64_t owner = value(c, line, OWNER);
     int rc = change(c, line, STATE, state, state & ~3ull);
-    int emptied = rc == 1 ? change(c, line, WHO, who, 0) : 0;
+    int emptied = rc == 1 ? change(c, line, OWNER, owner, 0) : 0;
     return emptied < 0 ? emptied : rc;
 }
 
@@ -170,7 +170,7 @@ static int bury(dsm_condition *c, uint32_t line)
 
 static bool line_of_the_dead(const dsm_condition *c, uint32_t line)
 {
-    return handle(c)->mapped && member_dead(value(c, line, WHO));
+    return handle(c)->mapped && member_dead(value(c, line, OWNER));
 }
 
 /* Whether a line says 'notified', its waiter is dead, and a waiter that began with this token was already waiting
@@ -183,7 +183,7 @@ static bool inheritable(const dsm_condition *c, uint32_t line, uint64_t token)
 static int find_line(dsm_condition *c, uint32_t *line)
 {
     for (uint32_t i = 0; i < handle(c)->count; i++)
-        if (!value(c, i, WHO)) {
+        if (!value(c, i, OWNER)) {
             *line = i;
             return 0;
         }
@@ -202,7 +202,7 @@ static int take_line(dsm_condition *c, uint32_t *line)
     for (uint32_t i = 0; i <= handle(c)->count && !rc; i++) {
         if ((rc = find_line(c, line)))
             return rc;
-        rc = change(c, *line, WHO, 0, handle(c)->identity);
+        rc = change(c, *line, OWNER, 0, handle(c)->identity);
     }
     return rc < 0 ? rc : rc ? 0 : err_set(DSM_EMEMBERS, 0, "others are quicker");
 }
@@ -216,7 +216,7 @@ static int open_lines(dsm_condition *c)
     exchange_u32(&c->owing, 0);
     for (uint32_t i = 0; i < handle(c)->count && !rc; i++) {
         uint64_t token = load_relaxed_u64(&c->left[i]);
-        if (token && value(c, i, STATE) >> 2 == token && value(c, i, WHO) == handle(c)->identity)
+        if (token && value(c, i, STATE) >> 2 == token && value(c, i, OWNER) == handle(c)->identity)
             rc = bury(c, i);
         if (token && !rc)
             compare_swap_u64(&c->left[i], token, 0); /* unless a thread has abandoned it again meanwhile */

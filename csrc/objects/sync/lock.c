@@ -26,7 +26,8 @@ int lock_holder_dead(dsm_lock *l, uint64_t seen)
                        l->handle.members);
     uint64_t identity = load_seq_cst_u64(handle_word(&l->handle, SYNC_TABLE + 8 * owner));
     if (!identity && load_seq_cst_u64(handle_word(&l->handle, SYNC_WORD)) == seen)
-        return err_set(DSM_ECORRUPT, 0, "the holder, member %llu, is nobody", (unsigned long long)owner);
+        return err_set(DSM_ECORRUPT, 0, "the lock names member %llu as its holder, and that entry is empty",
+                       (unsigned long long)owner);
     return member_dead(identity);
 }
 
