@@ -441,8 +441,8 @@ static int run_one(dsm_op *op, int64_t timeout_ns)
     return 0;
 }
 
-/* On memory that is not mapped. These are functions of their own so that an op on mapped memory, which needs few
- * registers, does not save those that these need. */
+/* On memory that is not mapped. These are functions of their own, and end the calls below as remote_refuse() does, so
+ * that an op on mapped memory saves no registers on the stack. */
 #define APART static __attribute__((noinline))
 
 APART int remote_move(dsm_remote *r, uint8_t code, uint64_t offset, void *local, uint64_t nbytes, int64_t timeout_ns)
@@ -475,9 +475,8 @@ APART int remote_compare_swap(dsm_remote *r, uint64_t offset, uint64_t expected,
 
 int dsm_read(dsm_remote *r, uint64_t offset, void *out, uint64_t nbytes, int64_t timeout_ns)
 {
-    int rc = remote_check(r, offset, nbytes, DSM_READ);
-    if (rc)
-        return rc;
+    if (!remote_allows(r, offset, nbytes, DSM_READ))
+        return remote_refuse(r, offset, nbytes, DSM_READ, false);
     if (!r->mapped)
         return remote_move(r, DSM_OP_READ, offset, out, nbytes, timeout_ns);
     mapped_read(r->mapped + offset, out, nbytes);
@@ -486,9 +485,8 @@ int dsm_read(dsm_remote *r, uint64_t offset, void *out, uint64_t nbytes, int64_t
 
 int dsm_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t nbytes, int64_t timeout_ns)
 {
-    int rc = remote_check(r, offset, nbytes, DSM_WRITE);
-    if (rc)
-        return rc;
+    if (!remote_allows(r, offset, nbytes, DSM_WRITE))
+        return remote_refuse(r, offset, nbytes, DSM_WRITE, false);
     if (!r->mapped)
         return remote_move(r, DSM_OP_WRITE, offset, (void *)(uintptr_t)data, nbytes, timeout_ns);
     mapped_write(r->mapped + offset, data, nbytes);
@@ -497,9 +495,8 @@ int dsm_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t nbytes,
 
 int dsm_fetch_add(dsm_remote *r, uint64_t offset, uint64_t add, uint64_t *old, int64_t timeout_ns)
 {
-    int rc = remote_check(r, offset, 8, DSM_ATOMIC);
-    if (rc)
-        return rc;
+    if (!remote_allows(r, offset, 8, DSM_ATOMIC))
+        return remote_refuse(r, offset, 8, DSM_ATOMIC, true);
     if (!r->mapped)
         return remote_fetch_add(r, offset, add, old, timeout_ns);
     *old = fetch_add_u64((uint64_t *)(void *)(r->mapped + offset), add);
@@ -509,9 +506,8 @@ int dsm_fetch_add(dsm_remote *r, uint64_t offset, uint64_t add, uint64_t *old, i
 int dsm_compare_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *old,
                      int64_t timeout_ns)
 {
-    int rc = remote_check(r, offset, 8, DSM_ATOMIC);
-    if (rc)
-        return rc;
+    if (!remote_allows(r, offset, 8, DSM_ATOMIC))
+        return remote_refuse(r, offset, 8, DSM_ATOMIC, true);
     if (!r->mapped)
         return remote_compare_swap(r, offset, expected, desired, old, timeout_ns);
     *old = compare_swap_u64((uint64_t *)(void *)(r->mapped + offset), expected, desired);

@@ -10,12 +10,17 @@ int remote_refuse(const dsm_remote *r, uint64_t offset, uint64_t nbytes, uint32_
 
 /* The load-acquire of *state pairs with shm_unreg(). The owner may close the region right after the check. The
  * mapping stays valid, so the op then reads or writes memory that no other process uses. */
-static inline int remote_check(const dsm_remote *r, uint64_t offset, uint64_t nbytes, uint32_t right)
+static inline bool remote_allows(const dsm_remote *r, uint64_t offset, uint64_t nbytes, uint32_t right)
 {
     bool good = r->forks == load_relaxed_u32(&core_forks) && (r->access & right) == right && nbytes - 1 < r->nbytes &&
                 offset <= r->nbytes - nbytes && (right != DSM_ATOMIC || !(offset & 7)) &&
                 (!r->mapped || (load_acquire_u32(r->state) == 0 && !load_relaxed_u32(&r->peer->dead)));
-    return __builtin_expect(good, 1) ? 0 : remote_refuse(r, offset, nbytes, right, right == DSM_ATOMIC);
+    return __builtin_expect(good, 1);
+}
+
+static inline int remote_check(const dsm_remote *r, uint64_t offset, uint64_t nbytes, uint32_t right)
+{
+    return remote_allows(r, offset, nbytes, right) ? 0 : remote_refuse(r, offset, nbytes, right, right == DSM_ATOMIC);
 }
 
 /* call_timeout(), or -1, no timeout, if the memory is mapped, as then nothing waits. */

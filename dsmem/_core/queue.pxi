@@ -113,7 +113,8 @@ cdef class Queue(Handle):
 
     @property
     def properties(self):
-        return {"lanes": self.config.lanes, "lane_bytes": self.config.lane_bytes, "max_message": self.config.max_message,
+        return {"lanes": self.config.lanes, "lane_bytes": self.config.lane_bytes,
+                "max_message": self.config.max_message,
                 "many_consumers": bool(self.config.flags & c.DSM_QUEUE_MANY_CONSUMERS),
                 "drop_oldest": bool(self.config.flags & c.DSM_QUEUE_DROP_OLDEST),
                 "checked": bool(self.config.flags & c.DSM_QUEUE_CHECKED)}
@@ -364,50 +365,10 @@ cdef class Queue(Handle):
             deadline = self.deadline(block, timeout)
             if not self.producing:
                 self.take_lane()
-            return (self.put_records(items, deadline) if isinstance(items, ndarray) else
-                    self.put_all(items, deadline))
+            return (put_records(self, items, deadline) if isinstance(items, ndarray) else
+                    put_all(self, items, deadline))
         finally:
             self.leave()
-
-    cdef object put_all(self, items, int64_t deadline):
-        cdef Py_ssize_t n = 0
-        try:
-            for data in items_of(items, "items"):
-                if not self.put_one(data, BYTES, deadline, False):
-                    break
-                n += 1
-        except BaseException as error:
-            if not isinstance(error, (ConnectionError, TimeoutError, errors.ShutDownError)):
-                with contextlib.suppress(errors.DsmemError):  # the next flush raises it again
-                    self.send("put", deadline)
-            raise note_placed(error, n)
-        try:
-            self.send("put", deadline)
-        except BaseException as error:
-            raise note_placed(error, n)
-        return n
-
-    cdef object put_records(self, array, int64_t deadline):
-        cdef Py_buffer view
-        cdef uint64_t n, each, done = 0
-        cdef int64_t rc
-        if not array.ndim or not array.size:
-            raise error_of(c.DSM_EINVAL, f"records are the rows of an array, not of one of shape {array.shape}", "put")
-        n, each = array.shape[0], array.nbytes // array.shape[0]
-        get_buffer(array, &view, False)
-        try:
-            while True:
-                rc = self.push_records(<char *> view.buf + done * each, n - done, each, deadline)
-                if rc < 0:
-                    raise self.failed(<int> rc, "put")
-                done += rc
-                self.send("put", deadline)
-                if done == n or not deadline or not self.wait(False, each, deadline, "put"):
-                    return done
-        except BaseException as error:
-            raise note_placed(error, done)
-        finally:
-            PyBuffer_Release(&view)
 
     def reserve(self, length, block=True, timeout=None):
         cdef int64_t deadline
@@ -547,34 +508,6 @@ cdef class Queue(Handle):
         finally:
             self.leave()
 
-    @cython.final
-    cdef int some(self, list out, Py_ssize_t most) except -1:
-        """Take messages of one lane together and append them to 'out', up to 'most' in all. 1, or 0: there is none."""
-        cdef const void *p
-        cdef uint64_t length
-        cdef uint8_t kind
-        cdef Py_ssize_t had = len(out)
-        cdef int rc
-        while True:
-            rc = c.dsm_queue_next(self.ptr, &p, &length, &kind)
-            try:
-                while not rc:
-                    out.append(PyBytes_FromStringAndSize(<const char *> p, length))
-                    if len(out) == most:
-                        break
-                    rc = c.dsm_queue_next_here(self.ptr, &p, &length, &kind)
-            except MemoryError:
-                c.dsm_queue_undo(self.ptr)
-                del out[had:]
-                raise
-            if len(out) == had:
-                if rc == -c.DSM_EEMPTY:
-                    return 0
-                raise self.failed(rc, "get")
-            if not c.dsm_queue_done(self.ptr):
-                return 1
-            del out[had:]  # another consumer was faster
-
     def get_many(self, n=None, block=True, timeout=None, *, out=None):
         cdef int64_t deadline
         cdef Py_ssize_t most = min(<int64_t> MOST, <int64_t> (self.config.lanes * self.config.lane_bytes // 8))
@@ -588,48 +521,9 @@ cdef class Queue(Handle):
                 most = min(number, most)
             if not self.consuming:
                 self.take_role()
-            return self.get_records(out, deadline) if out is not None else self.get_up_to(most, deadline)
+            return get_records(self, out, deadline) if out is not None else get_up_to(self, most, deadline)
         finally:
             self.leave()
-
-    cdef list get_up_to(self, Py_ssize_t most, int64_t deadline):
-        cdef list got = []
-        while not self.some(got, min(most, RUN)):
-            if not deadline or not self.wait(True, 0, deadline, "get"):
-                if self.watch_items:
-                    c.dsm_watch_arm(self.watch_items, 0)
-                raise error_of(c.DSM_EEMPTY, "", "get")
-        while len(got) < most:
-            with nogil:  # let other threads run
-                pass
-            try:
-                if not self.some(got, min(most, len(got) + RUN)):
-                    break
-            except (errors.DsmemError, MemoryError):  # return what was taken; the next call raises it again
-                break
-        return got
-
-    cdef object get_records(self, array, int64_t deadline):
-        cdef Py_buffer view
-        cdef uint64_t n, each
-        cdef int64_t rc
-        if not isinstance(array, ndarray) or not array.ndim or not array.size:
-            raise error_of(c.DSM_EINVAL, "out is an array whose rows are records", "get")
-        n, each = array.shape[0], array.nbytes // array.shape[0]
-        get_buffer(array, &view, True)
-        try:
-            while True:
-                rc = c.dsm_queue_pop_records(self.ptr, view.buf, n, each)
-                if rc < 0:
-                    raise self.failed(<int> rc, "get")
-                if rc:
-                    return rc
-                if not deadline or not self.wait(True, 0, deadline, "get"):
-                    if self.watch_items:
-                        c.dsm_watch_arm(self.watch_items, 0)
-                    raise error_of(c.DSM_EEMPTY, "", "get")
-        finally:
-            PyBuffer_Release(&view)
 
     def peek(self, block=True, timeout=None):
         cdef int64_t deadline

@@ -43,7 +43,7 @@ cdef class Region(Handle):
                 return np.frombuffer(self, self.kind).reshape(self.shape if self.shape is not None else -1)
             kind = dtype_of(dtype)
             if kind.hasobject or not kind.itemsize or self.nbytes % kind.itemsize:
-                raise error_of(c.DSM_EINVAL, f"{self.nbytes} bytes are not an array of {kind}; choose a dtype whose size divides them")
+                raise error_of(c.DSM_EINVAL, f"{self.nbytes} bytes are not an array of {kind}; choose another dtype")
             return np.frombuffer(self, kind)
         finally:
             self.leave()

@@ -689,43 +689,10 @@ cdef class SegmentCore(Handle):
     def wait(self, index, until, timeout=None, *, spin=None):
         self.enter()
         try:
-            return self.wait_until(index, until, nanoseconds(timeout),
-                                   SPIN_NS if spin is None else nanoseconds(spin, "spin"))
+            return wait_for_element(self, index, until, nanoseconds(timeout),
+                                    SPIN_NS if spin is None else nanoseconds(spin, "spin"))
         finally:
             self.leave()
-
-    cdef object wait_until(self, object index, object until, int64_t ns, int64_t spin_ns):
-        cdef int64_t deadline = deadline_after(ns)
-        cdef uint64_t at = self.element(index), n = self.s.itemsize
-        cdef ndarray pair = np.empty(2, self.dtype)  # the value that was compared last, and the current value
-        cdef char *seen = <char *> PyArray_DATA(pair)
-        cdef bint asks = callable(until)
-        self.move(True, at, seen, n)
-        while True:
-            value = pair[0] if self.dtype.names is None else pair[0].copy()
-            if truth(until(value) if asks else equals(value, until), "until"):
-                return value
-            self.wait_once(at, seen, seen + n, n, spin_ns, deadline)
-            memcpy(seen, seen + n, n)
-
-    cdef int wait_once(self, uint64_t at, char *seen, char *now, uint64_t n, int64_t spin_ns,
-                       int64_t deadline) except -1:
-        cdef Remote remote
-        cdef int rc
-        cdef int64_t left
-        while True:
-            remote = self.remote
-            left = left_until(deadline)
-            remote.enter()
-            with nogil:
-                rc = c.dsm_segment_wait(remote.ptr, at, seen, now, n, spin_ns, left if left < SLICE_NS else SLICE_NS)
-            remote.leave()
-            if rc == 0:
-                return 0
-            self.go_on()
-            if rc != -c.DSM_ETIME or left <= SLICE_NS:
-                raise remote.failed(rc, "wait")
-            spin_ns = 0
 
     # -- versions --
 
@@ -769,32 +736,9 @@ cdef class SegmentCore(Handle):
     def snapshot(self, timeout=None):
         self.enter()
         try:
-            return self.take_snapshot(deadline_after(nanoseconds(timeout)))
+            return take_snapshot(self, deadline_after(nanoseconds(timeout)))
         finally:
             self.leave()
-
-    cdef object take_snapshot(self, int64_t deadline):
-        cdef int64_t left
-        cdef uint64_t version = 0, rows = self.s.rows
-        cdef Py_buffer view
-        cdef Remote remote
-        cdef int rc = 1, tries = 0
-        while True:
-            out = np.empty((rows, *self._shape()[1:]) if self.s.axes else (), self.dtype)
-            get_buffer(out.reshape(-1).view("u1"), &view, True)
-            left = left_until(deadline)
-            remote = self.remote
-            remote.enter()
-            with nogil:
-                rc = c.dsm_segment_snapshot(remote.ptr, &self.s, view.buf, &rows,
-                                            left if left < SLICE_NS else SLICE_NS, &tries, &version)
-            remote.leave()
-            PyBuffer_Release(&view)
-            if rc == 0:
-                return version, out
-            self.go_on()
-            if rc < 0 and (rc != -c.DSM_ETIME or left <= SLICE_NS):
-                raise remote.failed(rc, "snapshot")
 
     def _set_rows(self, uint64_t rows):
         cdef int rc

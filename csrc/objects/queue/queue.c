@@ -198,7 +198,7 @@ int dsm_queue_produce(dsm_queue *q)
     int rc = member_join(q->r, QUEUE_PRODUCERS, q->config.lanes, q->identity, NULL, NULL, &q->lane);
     if (rc) {
         q->in_doubt &= rc != -DSM_EMEMBERS;
-        if (rc == -DSM_EMEMBERS && q->shape.lanes == 1)
+        if (rc == -DSM_EMEMBERS && q->config.lanes == 1)
             return err_set(DSM_EMEMBERS, 0,
                            "another handle has the only place of a producer; close it, or make the queue with "
                            "producers='many'");

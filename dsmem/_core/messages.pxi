@@ -1,0 +1,111 @@
+# Included by _core.pyx after queue.pxi: lists of messages and arrays of records, many in one call of a queue.
+
+cdef object put_all(Queue q, items, int64_t deadline):
+    cdef Py_ssize_t n = 0
+    try:
+        for data in items_of(items, "items"):
+            if not q.put_one(data, BYTES, deadline, False):
+                break
+            n += 1
+    except BaseException as error:
+        if not isinstance(error, (ConnectionError, TimeoutError, errors.ShutDownError)):
+            with contextlib.suppress(errors.DsmemError):  # the next flush raises it again
+                q.send("put", deadline)
+        raise note_placed(error, n)
+    try:
+        q.send("put", deadline)
+    except BaseException as error:
+        raise note_placed(error, n)
+    return n
+
+
+cdef object put_records(Queue q, array, int64_t deadline):
+    cdef Py_buffer view
+    cdef uint64_t n, each, done = 0
+    cdef int64_t rc
+    if not array.ndim or not array.size:
+        raise error_of(c.DSM_EINVAL, f"records are the rows of an array, not of one of shape {array.shape}", "put")
+    n, each = array.shape[0], array.nbytes // array.shape[0]
+    get_buffer(array, &view, False)
+    try:
+        while True:
+            rc = q.push_records(<char *> view.buf + done * each, n - done, each, deadline)
+            if rc < 0:
+                raise q.failed(<int> rc, "put")
+            done += rc
+            q.send("put", deadline)
+            if done == n or not deadline or not q.wait(False, each, deadline, "put"):
+                return done
+    except BaseException as error:
+        raise note_placed(error, done)
+    finally:
+        PyBuffer_Release(&view)
+
+
+cdef int some(Queue q, list out, Py_ssize_t most) except -1:
+    """Take messages of one lane together and append them to 'out', up to 'most' in all. 1, or 0: there is none."""
+    cdef const void *p
+    cdef uint64_t length
+    cdef uint8_t kind
+    cdef Py_ssize_t had = len(out)
+    cdef int rc
+    while True:
+        rc = c.dsm_queue_next(q.ptr, &p, &length, &kind)
+        try:
+            while not rc:
+                out.append(PyBytes_FromStringAndSize(<const char *> p, length))
+                if len(out) == most:
+                    break
+                rc = c.dsm_queue_next_here(q.ptr, &p, &length, &kind)
+        except MemoryError:
+            c.dsm_queue_undo(q.ptr)
+            del out[had:]
+            raise
+        if len(out) == had:
+            if rc == -c.DSM_EEMPTY:
+                return 0
+            raise q.failed(rc, "get")
+        if not c.dsm_queue_done(q.ptr):
+            return 1
+        del out[had:]  # another consumer was faster
+
+
+cdef list get_up_to(Queue q, Py_ssize_t most, int64_t deadline):
+    cdef list got = []
+    while not some(q, got, min(most, RUN)):
+        if not deadline or not q.wait(True, 0, deadline, "get"):
+            if q.watch_items:
+                c.dsm_watch_arm(q.watch_items, 0)
+            raise error_of(c.DSM_EEMPTY, "", "get")
+    while len(got) < most:
+        with nogil:  # let other threads run
+            pass
+        try:
+            if not some(q, got, min(most, len(got) + RUN)):
+                break
+        except (errors.DsmemError, MemoryError):  # return what was taken; the next call raises it again
+            break
+    return got
+
+
+cdef object get_records(Queue q, array, int64_t deadline):
+    cdef Py_buffer view
+    cdef uint64_t n, each
+    cdef int64_t rc
+    if not isinstance(array, ndarray) or not array.ndim or not array.size:
+        raise error_of(c.DSM_EINVAL, "out is an array whose rows are records", "get")
+    n, each = array.shape[0], array.nbytes // array.shape[0]
+    get_buffer(array, &view, True)
+    try:
+        while True:
+            rc = c.dsm_queue_pop_records(q.ptr, view.buf, n, each)
+            if rc < 0:
+                raise q.failed(<int> rc, "get")
+            if rc:
+                return rc
+            if not deadline or not q.wait(True, 0, deadline, "get"):
+                if q.watch_items:
+                    c.dsm_watch_arm(q.watch_items, 0)
+                raise error_of(c.DSM_EEMPTY, "", "get")
+    finally:
+        PyBuffer_Release(&view)
