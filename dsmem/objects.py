@@ -192,7 +192,7 @@ def _only_context(ref: Reference) -> _core.Context:
     able = [c for c in open_contexts() if served & {each.fabric.removeprefix("fault+") for each in c.fabrics}]
     if len(able) != 1:
         raise errors.InvalidArgumentError(
-            f"{ref.name!r} is reached by {' or '.join(sorted(served))}, and {len(able)} contexts with that are open here. "
+            f"{ref.name!r} is reached by {' or '.join(sorted(served))}, of which {len(able)} contexts are open here. "
             "Open one, or pass the object's .ref to the other process and say there which: dsmem.attach(ref, context)"
         )
     return able[0]

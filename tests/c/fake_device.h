@@ -145,7 +145,7 @@ static void fake_run(struct fake_qp *q)
 }
 
 /* What has stalled goes on. */
-static void fake_resume(void)
+static inline void fake_resume(void)
 {
     pthread_mutex_lock(&fake.lock);
     fake.stall = fake.hang = false;
@@ -408,7 +408,7 @@ static int fake_get_async_event(struct ibv_context *b, struct ibv_async_event *o
 }
 static void fake_ack_async_event(struct ibv_async_event *e) { (void)e; }
 
-static void fake_event(struct ibv_context *b, struct ibv_async_event e)
+static inline void fake_event(struct ibv_context *b, struct ibv_async_event e)
 {
     struct fake_context *c = (struct fake_context *)b;
     uint64_t one = 1;

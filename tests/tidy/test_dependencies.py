@@ -1,6 +1,7 @@
 """Dependencies run one way.
 
-dsmem.cli → dsmem → _core → dsm.h → {objects, agent} → core → fabric.h ← fabrics, memory and base under all; and in Python
+dsmem.cli → dsmem → _core → dsm.h → {objects, agent} → core → fabric.h ← fabrics, memory and base
+under all; and in Python
 cli, testing → dsmem → {store, cluster} → {segment, queue, sync, clock} → {objects, names, context} → _core → errors.
 Everybody may include dsm.h for its types: it includes nothing but the list of errors.
 """

@@ -21,7 +21,18 @@ import dsmem
 from dsmem import errors
 from dsmem.handshake import CHALLENGE, HEADER, MAC, VERDICT, VERSION, seal
 from dsmem.secret import key
-from dsmem.testing.control import ATTACH, QUESTION, STATUS, FakeOwner, Stranger, attach_of, connect, forge, name_of, receive
+from dsmem.testing.control import (
+    ATTACH,
+    QUESTION,
+    STATUS,
+    FakeOwner,
+    Stranger,
+    attach_of,
+    connect,
+    forge,
+    name_of,
+    receive,
+)
 
 SECRET = b"5ec2e7" * 10 + b"0123"
 NOBODY = 54321  # a user who owns nothing

@@ -10,9 +10,9 @@ import pytest
 
 import dsmem
 from dsmem import errors
-from dsmem.handshake import HELLO
+from dsmem.handshake import HELLO, VERSION
 
-from ..control import ATTACH, BYE, ENDPOINT, STATUS, VERSION, Stranger, attach_of, forge, name_of
+from ..control import ATTACH, BYE, ENDPOINT, STATUS, Stranger, attach_of, forge, name_of
 from .fixtures import SECRET, open_context
 
 
