@@ -96,7 +96,9 @@ def program(objects, folder, plants):
 def fails(binary, scene):
     """Whether a scene fails, or hangs where a bug would make it."""
     limit = 10 if scene == HANGS else 60
-    process = subprocess.Popen([binary, scene], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0)
+    process = subprocess.Popen(
+        [binary, scene], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         return process.wait(limit) != 0
     except subprocess.TimeoutExpired:
