@@ -12,6 +12,7 @@ import pytest
 
 import dsmem
 from dsmem import errors
+from dsmem.context import parse_fabric, parse_fabrics
 
 SECRET = b"the secret of these tests"
 
@@ -22,6 +23,10 @@ SECRET = b"the secret of these tests"
         (5, "fabric=5: a str"),
         (None, "fabric=None: a str"),
         ("tcp", "fabric='tcp': there are shm, verbs and auto"),
+        ("shm,", "there are shm, verbs and auto"),
+        ("shm,shm", "a fabric comes twice"),
+        ("shm,verbs://a,verbs://b", "a fabric comes twice"),
+        ("fault+shm,verbs", "into all fabrics alike, or into none"),
         ("verbs://[", "Invalid IPv6 URL"),
         ("verbs://a:x", "port='x' is not a number"),
         ("verbs://a:99999999999", "fabric option port=99999999999: a whole number"),
@@ -62,6 +67,27 @@ def test_arguments(kind, arguments, says):
     with pytest.raises(errors.InvalidArgumentError) as caught:
         dsmem.Context(kind, **{"secret": SECRET, **arguments})
     assert says in str(caught.value) and "sixteen" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "core"),
+    [
+        ("shm", ["shm"]),
+        ("shm, verbs", ["shm", "verbs"]),
+        ("fault+verbs://m:2?fail=1", ["verbs?device=m&port=2"]),
+        (
+            "verbs://mlx5_0:1?gid=3&mtu=4096&depth=8&sl=1&traffic_class=106,shm",
+            ["verbs?device=mlx5_0&port=1&gid=3&mtu=4096&depth=8&sl=1&traffic_class=106", "shm"],
+        ),
+    ],
+)
+def test_fabrics_as_the_core_takes_them(text, core):
+    assert [url.for_core() for url in parse_fabrics(text)] == core
+
+
+def test_several_fabrics_are_no_single_one():
+    with pytest.raises(errors.InvalidArgumentError, match="one fabric is needed here, not 2"):
+        parse_fabric("shm,verbs")
 
 
 def test_a_descriptor_whose_address_is_no_text():

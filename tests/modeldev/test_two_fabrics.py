@@ -1,0 +1,83 @@
+"""A context with shm and verbs, on the model device: by which way a region is reached, and objects in its memory."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from modeldev import build, environment, missing
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+ROOT = Path(__file__).parents[2]
+
+USER = """
+import sys, dsmem
+with dsmem.Context(sys.argv[1], secret=bytes(range(32))) as context:
+    with context.attach(bytes.fromhex(sys.argv[2])) as remote:
+        out = bytearray(8)
+        remote.read(0, out)
+        if "a" in remote.access:
+            remote.fetch_add(0, 1)
+        print(remote.fabric, int.from_bytes(out, "little"))
+"""
+
+OWNER = """
+import asyncio, subprocess, sys
+import numpy as np
+import dsmem
+from dsmem import errors
+
+SECRET = bytes(range(32))
+
+def user(fabrics, region):
+    command = [sys.executable, "-c", sys.argv[1], fabrics, region.descriptor.hex()]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+with dsmem.Context("shm,verbs", secret=SECRET, listen="127.0.0.1") as owner:
+    assert owner.fabric == "shm,verbs" and [each.fabric for each in owner.fabrics] == ["shm", "verbs"]
+    assert owner.capabilities is owner.fabrics[0] and owner.agent_address.startswith("unix:@")
+    plain = owner.copy(np.array([7], "u8"), "rw")
+    assert [way.fabric for way in plain.descriptor.ways] == ["shm", "verbs"]
+    assert user("shm,verbs", plain) == user("shm", plain) == ["shm", "7"]
+    assert user("verbs", plain) == user("verbs,shm", plain) == ["verbs", "7"]
+
+    words = owner.copy(np.array([0], "u8"))
+    assert [way.fabric for way in words.descriptor.ways] == ["verbs"], "one domain of atomicity"
+    assert user("shm,verbs", words) == ["verbs", "0"]
+    with dsmem.Context("shm", secret=SECRET) as other:
+        try:
+            other.attach(words.descriptor)
+        except errors.InvalidArgumentError as error:
+            assert "verbs" in str(error)
+        else:
+            raise AssertionError
+
+    mine = np.array([9], "u8")
+    with owner.register(mine) as region:
+        assert user("shm,verbs", region) == ["verbs", "9"]
+
+    with dsmem.connect(context=owner) as cluster, dsmem.Context("shm,verbs", secret=SECRET) as other:
+        queue = cluster.queue("jobs", create=True)
+        with dsmem.attach(queue.ref, other) as remote:
+            remote.put(b"by the only way that both have")
+        assert queue.get() == b"by the only way that both have"
+        word = other.attach(words.descriptor)
+
+        async def add():
+            return await word.fetch_add_async(0, 1)
+
+        assert asyncio.run(add()) == 1
+print("good")
+"""
+
+
+def test_two_fabrics(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", OWNER, USER],
+        cwd=ROOT,
+        env=environment(build(tmp_path), tmp_path / "network", "seed=1"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "good\n", done.stderr
