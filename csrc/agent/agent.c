@@ -84,12 +84,12 @@ static void welcome(struct agent *a, int fd, bool local)
 
 static void listen_to(struct agent *a, bool on)
 {
+    bool good = true;
     for (uint64_t i = 0; i < LISTENERS; i++) {
         struct epoll_event ev = {.events = on ? EPOLLIN : 0, .data.u64 = i << 2 | ON_LISTENER};
-        if (a->listeners[i] >= 0 && epoll_ctl(a->epoll, EPOLL_CTL_MOD, a->listeners[i], &ev))
-            return;
+        good = (a->listeners[i] < 0 || !epoll_ctl(a->epoll, EPOLL_CTL_MOD, a->listeners[i], &ev)) && good;
     }
-    a->accept_after = on ? 0 : clock_ns() + ACCEPT_BACKOFF_NS;
+    a->accept_after = on && good ? 0 : clock_ns() + ACCEPT_BACKOFF_NS; /* otherwise it is tried again then */
 }
 
 static bool nothing_to_accept(int sys) { return sys == EAGAIN || sys == EINTR || sys == ECONNABORTED; }
