@@ -16,11 +16,11 @@
  *             verbs: the remote NIC has acknowledged the bytes. A later op on the same connection sees them; whether
  *             the owner's CPU already does depends on the hardware.
  *   ATOMIC    The update has taken effect exactly once, and 'result' holds the value before it.
- * An op with any other status may have taken effect, unless the status comes from the checks that run before anything
- * is posted: EINVAL EBOUNDS EACCESS EALIGN ECLOSED EFORK (and ESTALE, EPEER when those checks find them).
+ * What is known of an op with another status: dsm/op.h. A WRITE or ATOMIC whose answer was lost has EUNKNOWN.
  *
  * ORDER. Within the ops of one batch to one peer, WRITE after WRITE and ATOMIC after WRITE take effect in order. An op
- * that depends on a READ or an ATOMIC before it in the batch needs DSM_OP_FENCE. Between peers there is no order.
+ * that depends on a READ or an ATOMIC before it in the batch needs DSM_OP_FENCE. Between peers there is no order, nor
+ * between two fabrics, also to one owner: there DSM_OP_FENCE does not help, and two batches are needed.
  *
  * ATOMICITY. A word that is updated with fetch_add or compare_swap must be changed by these ops only. This includes its
  * owner, which attaches to its own region for that purpose. NIC and CPU atomics do not exclude each other, and a

@@ -148,6 +148,8 @@ def _parse_one(text: str) -> FabricURL:
     if fabric not in ("shm", "verbs"):
         raise errors.InvalidArgumentError(f"fabric={text!r}: there are shm, verbs and auto")
     device, _, port = url.netloc.partition(":")
+    if "&" in device:
+        raise errors.InvalidArgumentError(f"fabric={text!r}: options follow a '?'")
     numbers: dict[str, int] = {"port": _number("port", port)} if port else {}
     plan: list[str] = []
     for name, value in parse_qsl(url.query, keep_blank_values=True):

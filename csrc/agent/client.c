@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -146,6 +147,7 @@ void client_disconnect(struct peer *p)
     if (p->fd >= 0) {
         agent_unwatch(p->ctx->agent, p);
         socket_close(p->ctx, &p->fd);
+        peer_break(p); /* with the connection the owner has closed its end of the endpoint */
     }
     if (p->stream) {
         drop_descriptors(p->stream);
@@ -510,15 +512,34 @@ static const char *way_of(const dsm_descriptor *d, const struct fabric_dev *dev)
     return NULL;
 }
 
-static int refuse_fabrics(const dsm_ctx *c, const dsm_descriptor *d)
+/* Appends a name to a list of them, as far as there is room. */
+static void append(char *text, size_t room, const char *name)
 {
-    const char *first = dsm_fabric_name(d->ways[0].fabric);
-    return err_set(DSM_EINVAL, 0, "the descriptor belongs to %s, this context to %s", first ? first : "a later release",
-                   c->devs[0]->caps.fabric);
+    size_t n = strlen(text);
+    snprintf(text + n, room - n, "%s%s", n ? ", " : "", name);
 }
 
-/* Tries the ways in this context's order of preference. On this host a way is passed over if its owner's agent is not
- * there (EPEER): the owner is on another host, or in a container of its own. Any other failure is the answer. */
+static int refuse_fabrics(const dsm_ctx *c, const dsm_descriptor *d)
+{
+    char theirs[80] = "", ours[80] = "";
+    for (uint32_t i = 0; i < d->nways; i++) {
+        const char *name = dsm_fabric_name(d->ways[i].fabric);
+        append(theirs, sizeof theirs, name ? name : "a later release");
+    }
+    for (size_t i = 0; i < c->ndevs; i++)
+        append(ours, sizeof ours, c->devs[i]->caps.fabric);
+    return err_set(DSM_EINVAL, 0, "the descriptor belongs to %s, this context to %s", theirs, ours);
+}
+
+/* Whether the owner may be on another host, or in a container of its own: at its address on this host listens no
+ * process, or another one, which fails the handshake or has another node id (ESTALE). If the region is what is stale,
+ * the next way says so, too. */
+static bool is_elsewhere(const struct fabric_dev *d, int rc)
+{
+    return d->maps && (rc == -DSM_EPEER || rc == -DSM_EAUTH || rc == -DSM_EPROTO || rc == -DSM_ESTALE);
+}
+
+/* Tries the ways in this context's order of preference. Any failure but is_elsewhere() is the answer. */
 int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_ns, dsm_remote **out)
 {
     dsm_descriptor d;
@@ -535,7 +556,7 @@ int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_n
             continue;
         tried = true;
         rc = attach_by(c, c->devs[i], address, &d, deadline, out);
-        if (rc != -DSM_EPEER || !c->devs[i]->maps)
+        if (!is_elsewhere(c->devs[i], rc))
             return rc;
     }
     return tried ? rc : refuse_fabrics(c, &d);

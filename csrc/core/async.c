@@ -88,14 +88,20 @@ static bool ask_first(dsm_ticket *t)
 static void settle(dsm_ctx *c, dsm_ticket *t)
 {
     bool ends = t->late || c->canceling || ticket_stopped(t);
-    do {
-        if (t->posted < t->n && ends)
+    if (t->posted < t->n && !t->how.go_on) {
+        if (ends)
             ticket_give_up_rest(t, t->late ? -DSM_ETIME : -DSM_ECANCELED);
-        else if (t->posted < t->n && !async_begin(t))
+        else if (!async_begin(t))
             return;
-        if (!c->canceling && ask_first(t))
+    }
+    for (;;) { /* with go_on a pass ends when the table of groups is full (core/ops.c) */
+        if (!c->canceling && !ticket_stopped(t) && ask_first(t))
             return;
-    } while (!ends && ticket_again(t));
+        if (ends || !ticket_again(t))
+            break;
+        if (!async_begin(t))
+            return;
+    }
     t->next = NULL;
     *c->ready_last = t;
     c->ready_last = &t->next;
@@ -339,6 +345,9 @@ int dsm_start_as(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, dsm_t
     if (rc)
         return rc;
     *t = (dsm_ticket){.ctx = c, .ops = ops, .n = n, .how = *how, .open = SIZE_MAX, .started = 1};
+    for (size_t i = 0; i < n; i++) /* until it is finished; check_each() has counted some already */
+        if (!how->go_on || ops[i].remote->mapped)
+            fetch_add_u32(&ops[i].remote->users, 1);
     if (!ticket_stopped(t))
         return async_begin(t);
     ticket_give_up_rest(t, -DSM_ECANCELED);

@@ -83,6 +83,7 @@ int dsm_map_inherited(const dsm_remote *r, dsm_remote **out)
         return err_set(DSM_ENOMEM, 0, "remote");
     *own = *r;
     own->forks = load_relaxed_u32(&core_forks);
+    own->users = 0;
     *out = own;
     return 0;
 }

@@ -60,20 +60,26 @@ static struct dsm_group *group_of(dsm_ticket *t, struct peer *p)
     return g;
 }
 
+/* Ends the ops of a group that has not been posted. */
+static void end_group(struct dsm_group *g, int status)
+{
+    for (dsm_op *op = g->head, *next; op; op = next) {
+        next = op->next;
+        fabric_op_done(op, status);
+    }
+}
+
 /* Posts the group. Connects first if there is no usable endpoint, which may take until the caller's deadline, but no
- * longer than the peer timeout. */
+ * longer than the peer timeout. Nothing is posted once the call has been stopped. */
 static void start(dsm_ctx *c, struct dsm_group *g, int64_t deadline)
 {
     struct peer *p = g->peer;
-    if (peer_post(p, g->head))
+    if (!wait_stopped() && peer_post(p, g->head))
         return;
-    int rc = peer_ready(p, deadline_earlier(deadline, deadline_after(c->peer_timeout_ns)));
-    if (!rc && peer_post(p, g->head))
+    int rc = wait_stopped() ? 0 : peer_ready(p, deadline_earlier(deadline, deadline_after(c->peer_timeout_ns)));
+    if (!rc && !wait_stopped() && peer_post(p, g->head))
         return;
-    for (dsm_op *op = g->head, *next; op; op = next) {
-        next = op->next;
-        fabric_op_done(op, rc && !wait_stopped() ? rc : -DSM_ECANCELED);
-    }
+    end_group(g, rc && !wait_stopped() ? rc : -DSM_ECANCELED);
 }
 
 static void prepare(struct fabric_dev *d, dsm_op *op)
@@ -110,7 +116,7 @@ static inline void fill(dsm_ticket *t, bool go_on)
         g->pending++; /* not shared with other threads yet */
         if (!go_on || !op->fabric)
             prepare(op->remote->peer->dev, op);
-        if (!go_on)
+        if (!go_on && !t->started)
             fetch_add_u32(&op->remote->users, 1);
         posts++;
     }
@@ -134,7 +140,10 @@ static void post_some(dsm_ticket *t, int64_t deadline)
         return;
     const uint32_t *before = wait_until_stopped(t->how.stop);
     for (size_t i = 0; i < t->ngroups; i++)
-        start(t->ctx, &t->groups[i], deadline);
+        if (i && clock_ns() >= deadline) /* connecting to those before it has used up the time */
+            end_group(&t->groups[i], -DSM_ETIME);
+        else
+            start(t->ctx, &t->groups[i], deadline);
     wait_until_stopped(before);
 }
 
@@ -318,10 +327,10 @@ static int outcome(dsm_ticket *t, bool late, int64_t deadline, size_t *failed)
         *failed = (size_t)(first - t->ops);
     for (size_t i = 0; i < t->n; i++) { /* last, as the remotes may be closed afterwards */
         dsm_op *op = &t->ops[i];
-        if (op->remote->mapped)
-            continue;
         struct fabric_dev *d = op->remote->peer->dev;
-        if (op->fabric)
+        if (op->remote->mapped && !t->started)
+            continue;
+        if (!op->remote->mapped && op->fabric)
             d->fabric->op_release(d, op);
         fetch_sub_u32(&op->remote->users, 1);
     }
@@ -341,7 +350,7 @@ void ticket_give_up_rest(dsm_ticket *t, int status)
         op->status = status;
         op->cause = 0;
         op->fabric = NULL;
-        if (!op->remote->mapped)
+        if (!op->remote->mapped && !t->started)
             fetch_add_u32(&op->remote->users, 1);
     }
 }
@@ -369,6 +378,7 @@ static bool again(dsm_ticket *t, int64_t deadline)
     return ticket_again(t);
 }
 
+/* With go_on a pass ends when the table of groups is full: what comes behind must not overtake what is posted again. */
 static int finish(dsm_ticket *t, int64_t deadline, size_t *failed)
 {
     bool late = false;
@@ -378,7 +388,7 @@ static int finish(dsm_ticket *t, int64_t deadline, size_t *failed)
         return outcome(t, t->late, deadline, failed);
     for (;;) {
         late = wait_for_groups(t, deadline) || late;
-        if (t->posted == t->n && (!t->how.go_on || late || !again(t, deadline)))
+        if (t->how.go_on ? late || !again(t, deadline) : t->posted == t->n)
             break;
         if (late || clock_ns() >= deadline)
             ticket_give_up_rest(t, -DSM_ETIME);

@@ -246,7 +246,9 @@ static bool sleep_slice(struct peer *p, const uint32_t *pending, int64_t deadlin
     bool signal = sleep_while_pending(p, pending, until);
     if (!load_acquire_u32(pending))
         return true;
-    return !wait_stopped() && (!(signal || clock_ns() >= slice) || !interrupted(p));
+    if ((signal || clock_ns() >= slice) && interrupted(p))
+        return false;
+    return !wait_stopped(); /* last: interrupted() gives the lock back, and may run a handler that stops the ops */
 }
 
 /* Waits until aborted ops have ended, which does not take long. Under peer->lock, released meanwhile. */

@@ -89,14 +89,14 @@ static void release(dsm_ctx *c, struct peer *p)
 int dsm_remote_close(dsm_remote *r)
 {
     dsm_ctx *c = r->ctx;
+    if (c && ctx_forked(c))
+        return 0;
+    if (load_acquire_u32(&r->users) && r->forks == load_relaxed_u32(&core_forks))
+        return err_set(DSM_EBUSY, 0, "%u ops are under way", load_acquire_u32(&r->users));
     if (!c) {
         map_close(r);
         return 0;
     }
-    if (ctx_forked(c))
-        return 0;
-    if (load_acquire_u32(&r->users))
-        return err_set(DSM_EBUSY, 0, "%u ops are under way", load_acquire_u32(&r->users));
     r->peer->dev->fabric->forget(r->imported);
     release(c, r->peer); /* the connection to a live peer is kept for the next attach */
     free(r);

@@ -59,7 +59,7 @@ int dsm_descriptor_parse(const void *bytes, size_t len, dsm_descriptor *out);
 
 /* Connects to the owner's agent if there is no connection yet. timeout_ns < 0: the peer timeout. The remote is reached
  * by the first fabric of the context that the descriptor names and by which the owner can be reached; a way that can't
- * be gone, such as shm between two hosts, is passed over. EUNSUPPORTED: the descriptor names no fabric of the
+ * be gone, such as shm between two hosts, is passed over. EINVAL: the descriptor names no fabric of the
  * context. */
 int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_ns, dsm_remote **out);
 /* Fails with EBUSY while ops are outstanding. */

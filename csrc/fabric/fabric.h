@@ -48,7 +48,7 @@ struct fabric_dev {
 };
 
 /* A registration: memory of this process that other processes may access through the device. It holds a reference to
- * the memory (memory_hold), unless the memory is the caller's. */
+ * the memory (memory_hold). */
 struct fabric_mem {
     struct fabric_dev *dev;
     struct memory *memory;

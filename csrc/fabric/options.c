@@ -29,8 +29,9 @@ int options_check(const struct fabric_options *o, const char *fabric, const char
         if (!keys[k])
             return err_set(DSM_EINVAL, 0, "%s has no option '%.*s'", fabric, (int)(n < VALUE_MAX ? n : VALUE_MAX), at);
         size_t length;
-        if (at[n] != '=' || find(at + n, keys[k], &length))
-            return err_set(DSM_EINVAL, 0, "option %s of %s needs one value", keys[k], fabric);
+        if (at[n] != '=' || find(at + n, keys[k], &length) || strcspn(at + n, "&") > VALUE_MAX)
+            return err_set(DSM_EINVAL, 0, "option %s of %s needs one value of at most %d bytes", keys[k], fabric,
+                           VALUE_MAX - 1);
     }
     return 0;
 }

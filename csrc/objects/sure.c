@@ -33,14 +33,24 @@ int sure_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t nbytes
     return sure_error(rc);
 }
 
-int sure_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *found)
+int sure_swap_lost(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *found, bool *lost)
 {
-    int tries = 0, rc = err_known(dsm_compare_swap(r, offset, expected, desired, found, remote_timeout(r)));
+    int tries = 0, said = dsm_compare_swap(r, offset, expected, desired, found, remote_timeout(r)),
+        rc = err_known(said);
+    *lost = false;
     if (!rc)
         return *found == expected ? SWAP_DONE : SWAP_REFUSED;
-    if (r->mapped || !sure_again(rc, &tries) || sure_read(r, offset, found, sizeof *found))
+    if (r->mapped || !sure_again(rc, &tries) || sure_read(r, offset, found, sizeof *found)) {
+        *lost = said == -DSM_EUNKNOWN;
         return sure_error(rc);
+    }
     return *found == desired ? SWAP_DONE : SWAP_UNKNOWN;
+}
+
+int sure_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *found)
+{
+    bool lost;
+    return sure_swap_lost(r, offset, expected, desired, found, &lost);
 }
 
 int sure_move(dsm_remote *r, uint64_t offset, uint64_t from, uint64_t to)

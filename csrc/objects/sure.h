@@ -43,6 +43,9 @@ int sure_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t nbytes
  * compare-swap again after a failure is not a second update: its 'expected' is gone once it has taken effect. */
 enum { SWAP_REFUSED = 0, SWAP_DONE = 1, SWAP_UNKNOWN = 2 };
 int sure_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *found);
+/* The same. If the answer was lost and the word can't be read either, *lost is true: the error does not say then that
+ * the swap had no effect. */
+int sure_swap_lost(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *found, bool *lost);
 
 /* For the only writer of the word: changes it from 'from', its known value, to 'to'. If an attempt fails and the word
  * is then 'to', the attempt took effect. from == to is a success without an op. Returns 0, ECORRUPT if another process

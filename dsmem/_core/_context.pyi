@@ -415,7 +415,7 @@ class Context:
         Raises
         ------
         UnsupportedError
-            The fabric is shm. The other context is disconnected, but memory that it has mapped stays mapped.
+            One of the fabrics is shm. The other context is disconnected, but memory that it has mapped stays mapped.
         InvalidArgumentError
             The id does not have 16 bytes.
         """

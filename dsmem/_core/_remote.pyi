@@ -402,14 +402,15 @@ class Batch:
         An op failed. The attribute ``index`` of the exception is the index of the first op that failed by itself; the
         ops behind it on the same connection were cancelled. :attr:`errors` says what became of each. Not raised with
         ``continue_on_error=True``.
-    CanceledError
-        The batch was aborted.
+    CanceledError, OutcomeUnknownError
+        The batch was aborted, before the first op that has not ended was sent, or afterwards.
     ClosedError
         The batch has been executed.
 
     Notes
     -----
-    With ``fence=True`` an op starts after the earlier reads and atomics on the same connection have completed.
+    With ``fence=True`` an op starts after the earlier reads and atomics on the same connection have completed. Between
+    two owners, or two fabrics, there is no order: use two batches.
 
     Examples
     --------

@@ -238,7 +238,6 @@ cdef class Batch:
         try:
             self.enter_all()
             try:
-                self.ran = True
                 self.running = running
                 future = self.context.submit(running)
                 if self.stop and self.running is not None:  # abort() was called while it was started
@@ -320,17 +319,14 @@ cdef class Running(Started):
         cdef Batch batch = self.batch
         cdef int rc
         with nogil:
-            rc = c.dsm_start_as(context, batch.ops, batch.n, &batch.how, &self.ticket, NULL)
+            rc = c.dsm_start_as(context, batch.ops, batch.n, &batch.how, &self.ticket, &self.failed)
+        batch.ran = True  # not before: until then the ops have no status
         self.posted = True
         return rc
 
     cdef object failure(self, int rc, str device):
-        cdef size_t i, first = 0
-        for i in range(self.batch.n):
-            if self.batch.ops[i].status == rc:
-                first = i
-                break
-        return batch_failure(self.batch, rc, first)
+        self.batch.running = None  # first: the ticket has ended, and what follows runs code that may call abort()
+        return batch_failure(self.batch, rc, self.failed)
 
     cdef void release(self):
         cdef Batch batch = self.batch

@@ -415,6 +415,7 @@ cdef class Started:
     alive and in place.
     """
     cdef c.dsm_ticket ticket
+    cdef size_t failed  # index of the op that the error is about
     cdef object loop, future, error
 
     cdef int start(self, c.dsm_ctx *context) noexcept:
@@ -426,7 +427,7 @@ cdef class Started:
 
     cdef finish(self, str device):
         """Called when the ops are complete. Afterwards the core does not refer to them any more."""
-        cdef int rc = c.dsm_finish(&self.ticket, -1, NULL)
+        cdef int rc = c.dsm_finish(&self.ticket, -1, &self.failed)
         self.error = self.failure(rc, device) if rc else None
         self.release()
 

@@ -111,6 +111,21 @@ static void passed_over(void)
     CHECK(dsm_attach(local, raw, n, -1, &remote) == -DSM_EINVAL);
     CHECK(strstr(dsm_last_error()->detail, "a later release"));
 
+    /* Another process at the address on this host, which has another secret. */
+    dsm_options o;
+    dsm_ctx *other;
+    dsm_options_init(&o);
+    o.fabric = "shm";
+    o.secret = "a secret that nobody else knows";
+    o.secret_len = 31;
+    CHECK(!dsm_open(&o, &other) && dsm_region_descriptor(r, raw) == (int)n);
+    CHECK(strlen(dsm_agent_address(other, 0)) == strlen(d.ways[0].address));
+    memcpy(raw + 50, dsm_agent_address(other, 0), strlen(d.ways[0].address));
+    put_u32(raw + n - 4, crc32(raw, n - 4));
+    CHECK(!dsm_attach(user, raw, n, -1, &remote) && !strcmp(dsm_remote_fabric(remote), "verbs"));
+    CHECK(!dsm_remote_close(remote) && dsm_attach(local, raw, n, -1, &remote) == -DSM_ESTALE);
+    dsm_close(other);
+
     /* Gone, not elsewhere: what the owner's agent says is the answer. */
     CHECK(dsm_region_descriptor(r, raw) == (int)n && !dsm_region_close(r));
     CHECK(dsm_attach(user, raw, n, -1, &remote) == -DSM_ESTALE);

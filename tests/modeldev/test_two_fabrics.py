@@ -42,6 +42,12 @@ with dsmem.Context("shm,verbs", secret=SECRET, listen="127.0.0.1") as owner:
     assert user("verbs", plain) == user("verbs,shm", plain) == ["verbs", "7"]
 
     words = owner.copy(np.array([0], "u8"))
+    if sys.argv[2] != "nic":
+        both = {"global": ["shm", "verbs"], "none": ["shm"]}[sys.argv[2]]
+        assert [way.fabric for way in words.descriptor.ways] == both
+        assert user("shm,verbs", words) == ["shm", "0"] and words.array("u8")[0] == 1
+        print("good")
+        sys.exit()
     assert [way.fabric for way in words.descriptor.ways] == ["verbs"], "one domain of atomicity"
     assert user("shm,verbs", words) == ["verbs", "0"]
     with dsmem.Context("shm", secret=SECRET) as other:
@@ -71,11 +77,12 @@ print("good")
 """
 
 
-def test_two_fabrics(tmp_path):
+@pytest.mark.parametrize("atomics", ["nic", "global", "none"])
+def test_two_fabrics(tmp_path, atomics):
     done = subprocess.run(
-        [sys.executable, "-c", OWNER, USER],
+        [sys.executable, "-c", OWNER, USER, atomics],
         cwd=ROOT,
-        env=environment(build(tmp_path), tmp_path / "network", "seed=1"),
+        env=environment(build(tmp_path), tmp_path / "network", f"seed=1&atomics={atomics}"),
         capture_output=True,
         text=True,
         check=False,

@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import pickle
+import tempfile
 import threading
 import time
 
 import pytest
 
 import dsmem
-from dsmem import errors
+from dsmem import _core, errors
 
 SECRET = b"the secret of the outcomes"
 HOUR = 3600
@@ -503,3 +504,86 @@ def test_a_batch_in_an_event_loop_is_aborted(how):
         asyncio.run(run(remote, region, batch, buffer))
         buffer.append(0)  # the batch has let it go
         assert word(region) == word(region, 8) == 1
+
+
+# ---- many owners ----
+
+
+@contextlib.contextmanager
+def owners_of(n, user):
+    """The regions of n owners, and the user's remotes."""
+    with contextlib.ExitStack() as stack:
+        owners = [stack.enter_context(dsmem.Context("shm", secret=SECRET)) for _ in range(n)]
+        regions = [stack.enter_context(owner.allocate(8)) for owner in owners]
+        yield regions, [user.attach(region.descriptor) for region in regions]
+
+
+def one_after_the_other(batch, remotes):
+    """Op 1 is cancelled behind op 0, and as many owners stand before the last op as a batch can post to at a time."""
+    for value, remote in [(9, remotes[0]), (1, remotes[0]), *((5, r) for r in remotes[1:]), (2, remotes[0])]:
+        batch.write(remote, 0, value.to_bytes(8, "little"))
+
+
+def test_what_is_posted_again_is_not_overtaken_where_there_are_many_owners():
+    with dsmem.Context("fault+shm://?refuse=1", secret=SECRET) as user, owners_of(9, user) as (regions, remotes):
+        with user.batch(continue_on_error=True) as batch:
+            one_after_the_other(batch, remotes)
+        assert list(batch.statuses) == [errors.AccessDeniedError.code, *[0] * 10]
+        assert [word(region) for region in regions] == [2, *[5] * 8]
+
+
+def test_what_is_posted_again_is_not_overtaken_in_an_event_loop():
+    async def run(user, remotes):
+        async with user.batch(continue_on_error=True) as batch:
+            one_after_the_other(batch, remotes)
+        return list(batch.statuses)
+
+    with dsmem.Context("fault+shm://?refuse=1", secret=SECRET) as user, owners_of(9, user) as (regions, remotes):
+        assert asyncio.run(run(user, remotes)) == [errors.AccessDeniedError.code, *[0] * 10]
+        assert [word(region) for region in regions] == [2, *[5] * 8]
+
+
+def test_no_remote_of_a_batch_under_way_is_closed():
+    """Neither one whose op has not been posted, since others come first, nor a mapped one, whose op is complete."""
+
+    async def run(user, remotes, mapped):
+        batch = user.batch()
+        entered = await batch.__aenter__()
+        for remote in [*remotes, mapped]:
+            entered.fetch_add(remote, 0, 1)
+        end = asyncio.create_task(batch.__aexit__(None, None, None))
+        while not word(regions[0]):
+            await asyncio.sleep(0)
+        for remote in (remotes[0], remotes[-1], mapped):
+            with pytest.raises(errors.BusyError):
+                remote.close()
+        batch.abort()
+        with pytest.raises(errors.DsmemError):
+            await end
+
+    with (
+        dsmem.Context("fault+shm://?drop=1", secret=SECRET, peer_timeout=HOUR) as user,
+        owners_of(9, user) as (regions, remotes),
+        tempfile.TemporaryFile() as file,
+    ):
+        file.truncate(4096)
+        mapped = _core.map_file(file.fileno(), 4096)
+        asyncio.run(run(user, remotes, mapped))
+        mapped.close()
+        for remote in remotes:
+            remote.close()
+
+
+def test_the_index_of_the_op_that_failed_in_an_event_loop():
+    async def run(user, remotes):
+        with pytest.raises(errors.OutcomeUnknownError) as caught:
+            async with user.batch() as batch:
+                for remote in (*remotes, *remotes):
+                    batch.fetch_add(remote, 0, 1)
+        return caught.value, batch
+
+    with dsmem.Context("fault+shm://?fail=2", secret=SECRET) as user, owners_of(2, user) as (_, remotes):
+        error, batch = asyncio.run(run(user, remotes))
+        assert type(error.__cause__) is errors.TransportError
+        own = [e.index for e in batch.errors if e is not None and type(e.__cause__) is errors.TransportError]
+        assert [error.index] == own and error.peer == remotes[own[0] % 2].peer

@@ -328,6 +328,8 @@ static int outcome_of(const struct shadow *s)
         return -DSM_EACCESS;
     if (fails(s))
         return fabric_op_lost(s->user, -DSM_EIO);
+    if (s->step == SECOND && in_parts(s) && s->op.status) /* its first part has been executed */
+        return fabric_op_lost(s->user, s->op.status);
     s->user->cause = s->op.cause;
     return s->op.status;
 }

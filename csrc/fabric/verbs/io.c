@@ -239,7 +239,7 @@ static void fail_oldest(struct verbs_ep *e)
 {
     dsm_op *op = e->head != e->tail ? e->slot[e->tail % e->depth].op : e->waiting;
     if (op && !op->status)
-        op->status = e->head != e->tail ? fabric_op_lost(op, -DSM_EIO) : -DSM_EIO;
+        op->status = e->head != e->tail || e->placed ? fabric_op_lost(op, -DSM_EIO) : -DSM_EIO;
     e->base.broken = true;
 }
 

@@ -36,9 +36,13 @@ static uint64_t word_of(dsm_counting *c, uint32_t value)
 static int change(dsm_counting *c, uint64_t *now, uint32_t value)
 {
     uint64_t found;
-    int rc = handle_swap(&c->handle, SYNC_WORD, *now, word_of(c, value), &found);
+    bool lost = false;
+    int rc = c->handle.mapped ? handle_swap(&c->handle, SYNC_WORD, *now, word_of(c, value), &found)
+                              : sure_swap_lost(c->handle.r, SYNC_WORD, *now, word_of(c, value), &found, &lost);
     if (rc == SWAP_DONE)
         return 1;
+    if (lost)
+        return err_set_op(DSM_EUNKNOWN, -rc, 0, 0, "the semaphore may or may not have changed; look at its value");
     if (rc == SWAP_UNKNOWN && found != *now)
         return err_set_op(DSM_EUNKNOWN, DSM_EIO, 0, 0,
                           "the semaphore may or may not have changed, and others have changed it; look at its value");
