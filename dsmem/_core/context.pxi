@@ -117,6 +117,8 @@ cdef class Context(Handle):
         cdef uint8_t node[16]
         cdef size_t i = 0
         cdef list found = []
+        c.dsm_node_id(self.ptr, node)
+        self.node_id = (<char *> node)[:16]  # first: close() needs it, and what follows runs Python code
         while c.dsm_capabilities(self.ptr, i, &k) == 0:
             found.append(Capabilities(
                 fabric=k.fabric.decode(), device=k.device.decode(), port=k.port, gid=k.gid.decode(),
@@ -125,8 +127,6 @@ cdef class Context(Handle):
                 max_inline=k.max_inline, max_reads=k.max_reads, depth=k.depth, max_region=k.max_region,
                 address=c.dsm_agent_address(self.ptr, i).decode()))
             i += 1
-        c.dsm_node_id(self.ptr, node)
-        self.node_id = (<char *> node)[:16]
         self.fabrics = tuple(found)
         self.fabric = ",".join([each.fabric for each in found])
         self.device = next((each.device for each in found if each.device), None)

@@ -274,3 +274,17 @@ class FakeOwner:
                 s.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
         self._listener.close()
         self._thread.join()
+
+
+def keys_of(regions: list[dsmem.Region], secret: bytes) -> list[int]:
+    """Return the keys that the agent of their owner grants for regions on verbs."""
+    keys = []
+    with Stranger(regions[0].descriptor.address) as stranger:
+        if stranger.hello() or stranger.prove(secret):
+            raise ConnectionError("the agent has refused the handshake")
+        for region in regions:
+            status, payload, _ = stranger.ask(ATTACH, attach_of(region.descriptor))
+            if status:
+                raise ConnectionError(f"the agent has refused a region: {status}")
+            keys.append(struct.unpack_from("<QIIQI", payload)[-1])  # docs/protocols/handshake.md
+    return keys

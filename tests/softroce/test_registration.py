@@ -13,6 +13,7 @@ from processes import FABRIC, SECRET
 
 import dsmem
 from dsmem import errors
+from dsmem.testing.control import keys_of
 
 PAGE = 4096
 
@@ -40,7 +41,7 @@ def pieces(step: int, n: int = 8, nbytes: int = PAGE) -> list[NDArray[np.uint8]]
 
 
 def keys(regions: list[dsmem.Region]) -> int:
-    return len({r.descriptor.key for r in regions})
+    return len(set(keys_of(regions, SECRET)))
 
 
 def close(things: list[dsmem.Region] | list[dsmem.Remote]) -> None:
