@@ -27,9 +27,10 @@ long __wrap_syscall(long number, ...);
 long __wrap_syscall(long number, ...)
 {
     va_list ap;
-    long a[6];
+    long a[6] = {0};
+    int n = number == SYS_futex ? 6 : number == SYS_rt_sigprocmask ? 4 : 3; /* arguments that the core passes */
     va_start(ap, number);
-    for (int i = 0; i < 6; i++)
+    for (int i = 0; i < n; i++)
         a[i] = va_arg(ap, long);
     va_end(ap);
     bool sleep = number == SYS_futex && (a[1] & FUTEX_CMD_MASK) == FUTEX_WAIT;
