@@ -91,9 +91,7 @@ class Descriptor:
         Version of the wire format.
     ways : tuple of Way
         The fabrics by which the region can be reached. :meth:`Context.attach` takes the first that its context has and
-        by which the owner answers.
-    fabric, address : str
-        Those of the first way.
+        by which the owner answers. Those of the first way are also the attributes ``fabric`` and ``address``.
     access : str
         Rights of other processes: letters of "rwa" (read, write, atomics).
     node : bytes
