@@ -108,12 +108,13 @@ int dsm_fence(dsm_ctx *c, const uint8_t node[DSM_NODE_ID])
     if (ctx_forked(c))
         return refuse_forked();
     int rc = agent_fence(c->agent, node);
-    int first = 0;
-    for (size_t i = 0; i < c->ndevs && !rc; i++) {
+    if (rc)
+        return rc;
+    for (size_t i = 0; i < c->ndevs; i++) { /* all, also if one can't */
         int cut = c->devs[i]->fabric->evict(c->devs[i], node);
-        first = first ? first : cut;
+        rc = rc ? rc : cut;
     }
-    return rc ? rc : first;
+    return rc;
 }
 
 int dsm_capabilities(const dsm_ctx *c, size_t i, dsm_caps *out)

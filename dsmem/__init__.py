@@ -23,7 +23,7 @@ import logging as _logging
 import typing as _typing
 from pathlib import Path as _Path
 
-from dsmem._core import Batch, Capabilities, Descriptor, Region, Remote, Result
+from dsmem._core import Batch, Capabilities, Descriptor, Region, Remote, Result, Way
 from dsmem.cluster import Cluster, attach, connect
 from dsmem.context import Context
 from dsmem.errors import DsmemError
@@ -71,6 +71,7 @@ __all__ = [
     "Semaphore",
     "SharedClock",
     "SpinLock",
+    "Way",
     "attach",
     "clock",
     "connect",

@@ -175,14 +175,6 @@ static void post(struct peer *p, struct dsm_group *g)
     peer_reap(p);
 }
 
-static void fail(struct dsm_group *g, int rc)
-{
-    for (dsm_op *op = g->head, *next; op; op = next) {
-        next = op->next; /* after its last op the group may be freed */
-        fabric_op_done(op, rc);
-    }
-}
-
 /* Connects, then posts the groups that wait for the connection, or fails them. Under peer->lock, released meanwhile. */
 static void begin_waiting(struct peer *p)
 {
@@ -197,7 +189,7 @@ static void begin_waiting(struct peer *p)
         if (!rc && peer_usable(p))
             post(p, g);
         else
-            fail(g, rc && !load_relaxed_u32(&p->parting) ? rc : -DSM_ECANCELED);
+            group_end(g, rc && !load_relaxed_u32(&p->parting) ? rc : -DSM_ECANCELED);
     }
 }
 
@@ -286,7 +278,7 @@ void peer_stop_help(struct peer *p)
     p->begin_last = &p->begin;
     for (; begin; begin = next) {
         next = begin->next;
-        fail(begin, -DSM_ECANCELED);
+        group_end(begin, -DSM_ECANCELED);
     }
     for (; ask; ask = next) {
         next = ask->next;
@@ -307,7 +299,7 @@ static void begin(struct dsm_group *g)
     g->round = (uint16_t)p->round;
     fetch_add_u32(async, 1);
     if ((idle || !ready) && !start_help(p)) {
-        fail(g, -DSM_ENOMEM);
+        group_end(g, -DSM_ENOMEM);
     } else if (ready) {
         post(p, g);
     } else {
@@ -375,7 +367,7 @@ static void stop_group(struct dsm_group *g)
     pthread_mutex_lock(&p->lock);
     if (load_acquire_u32(&g->pending)) {
         if (take_off(p, g))
-            fail(g, -DSM_ECANCELED);
+            group_end(g, -DSM_ECANCELED);
         else if (p->ep)
             peer_cut(p);
     }

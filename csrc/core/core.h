@@ -96,8 +96,8 @@ struct dsm_ctx {
     size_t secret_len;
     const struct control *control;
     struct agent *agent;
-    char unix_address[DSM_ADDRESS_MAX],
-        tcp_address[DSM_ADDRESS_MAX]; /* of the agent; empty: it does not listen there */
+    char unix_address[DSM_ADDRESS_MAX]; /* of the agent; empty: it does not listen there */
+    char tcp_address[DSM_ADDRESS_MAX];
 
     pthread_mutex_t lock;
     dsm_region **regions; /* by id (core/region.c) */
@@ -187,6 +187,8 @@ int peer_new(dsm_ctx *c, struct fabric_dev *d, const uint8_t node[DSM_NODE_ID], 
 void peers_bury(dsm_ctx *c);
 
 /* core/ops.c */
+/* Ends the ops of a group that has not been posted. */
+void group_end(struct dsm_group *g, int status);
 /* Unless it returns 0, no op is to be posted, and each has its status. */
 int ticket_check(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, size_t *failed);
 /* Executes the ops on mapped memory, and puts as many of the others into groups as there is room for. */

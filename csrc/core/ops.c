@@ -60,11 +60,10 @@ static struct dsm_group *group_of(dsm_ticket *t, struct peer *p)
     return g;
 }
 
-/* Ends the ops of a group that has not been posted. */
-static void end_group(struct dsm_group *g, int status)
+void group_end(struct dsm_group *g, int status)
 {
     for (dsm_op *op = g->head, *next; op; op = next) {
-        next = op->next;
+        next = op->next; /* after its last op the group may be freed */
         fabric_op_done(op, status);
     }
 }
@@ -79,7 +78,7 @@ static void start(dsm_ctx *c, struct dsm_group *g, int64_t deadline)
     int rc = wait_stopped() ? 0 : peer_ready(p, deadline_earlier(deadline, deadline_after(c->peer_timeout_ns)));
     if (!rc && !wait_stopped() && peer_post(p, g->head))
         return;
-    end_group(g, rc && !wait_stopped() ? rc : -DSM_ECANCELED);
+    group_end(g, rc && !wait_stopped() ? rc : -DSM_ECANCELED);
 }
 
 static void prepare(struct fabric_dev *d, dsm_op *op)
@@ -141,7 +140,7 @@ static void post_some(dsm_ticket *t, int64_t deadline)
     const uint32_t *before = wait_until_stopped(t->how.stop);
     for (size_t i = 0; i < t->ngroups; i++)
         if (i && clock_ns() >= deadline) /* connecting to those before it has used up the time */
-            end_group(&t->groups[i], -DSM_ETIME);
+            group_end(&t->groups[i], -DSM_ETIME);
         else
             start(t->ctx, &t->groups[i], deadline);
     wait_until_stopped(before);
@@ -327,11 +326,13 @@ static int outcome(dsm_ticket *t, bool late, int64_t deadline, size_t *failed)
         *failed = (size_t)(first - t->ops);
     for (size_t i = 0; i < t->n; i++) { /* last, as the remotes may be closed afterwards */
         dsm_op *op = &t->ops[i];
-        struct fabric_dev *d = op->remote->peer->dev;
-        if (op->remote->mapped && !t->started)
+        bool mapped = op->remote->mapped;
+        if (mapped && !t->started)
             continue;
-        if (!op->remote->mapped && op->fabric)
+        if (!mapped && op->fabric) {
+            struct fabric_dev *d = op->remote->peer->dev;
             d->fabric->op_release(d, op);
+        }
         fetch_sub_u32(&op->remote->users, 1);
     }
     return rc;

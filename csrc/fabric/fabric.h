@@ -59,7 +59,7 @@ struct fabric_mem {
 struct fabric_blob {
     uint32_t nbytes, nfds;
     uint8_t bytes[FABRIC_BLOB_MAX];
-    int fds[FABRIC_FDS_MAX]; /* of whoever has the blob, who closes them */
+    int fds[FABRIC_FDS_MAX]; /* they belong to the holder of the blob, which closes them */
 };
 
 /* What the agent of an owner grants for a region. */

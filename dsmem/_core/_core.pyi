@@ -9,6 +9,7 @@ from typing_extensions import Buffer, Self
 from ._context import Capabilities as Capabilities
 from ._context import Context as Context
 from ._context import Descriptor as Descriptor
+from ._context import Way as Way
 from ._event import Barrier as Barrier
 from ._event import Condition as Condition
 from ._event import Event as Event

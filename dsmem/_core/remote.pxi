@@ -423,7 +423,7 @@ cdef class Started:
         return -c.DSM_EINVAL
 
     cdef object failure(self, int rc, str device):
-        raise NotImplementedError
+        return error_from_core(rc, "start", None, device)
 
     cdef finish(self, str device):
         """Called when the ops are complete. Afterwards the core does not refer to them any more."""

@@ -42,7 +42,7 @@ int __wrap_pthread_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const s
 int __wrap_pthread_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *until)
 {
     (void)until;
-    CHECK(!sem_post(&behind)); /* whoever has the mutex next finds this thread asleep */
+    CHECK(!sem_post(&behind)); /* the next thread that gets the mutex finds this one asleep */
     return pthread_cond_wait(c, m);
 }
 
