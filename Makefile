@@ -40,7 +40,7 @@ lint: venv
 	@ci/deps lint
 	@ci/lint
 
-## make format    what the formatters of make lint can mend
+## make format    what the formatters of make lint can fix
 format: venv
 	@.venv/bin/ruff check --quiet --fix . && .venv/bin/ruff format --quiet .
 	@find csrc tests/c tests/modeldev bench -name '*.[ch]' | xargs .venv/bin/clang-format -i

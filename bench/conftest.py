@@ -39,7 +39,7 @@ class Race:
         benchmark.extra_info["figures"] = []
 
     def _number(self, run):
-        run(1)  # whoever has to connect first does it now
+        run(1)  # a contestant that has to connect first does it now
         number = 1
         while (spent := run(number)) < self.seconds / 2:
             number = max(number * 2, int(number * self.seconds / max(spent, 1e-9)) // 2)

@@ -161,7 +161,7 @@ class MpQueue(Way):
 
 
 class Mqueue(Way):
-    """A POSIX message queue, of as many messages as the system lets everybody have."""
+    """A POSIX message queue, of as many messages as the system allows without rights."""
 
     needs = "posix_ipc"
     name = "mqueue"
@@ -233,7 +233,7 @@ class Iceoryx(Way):
 
 
 def missing(way):
-    """Why a class of contestants can't run here, or None; what it is, where that is no part of Python."""
+    """Why a class of contestants can't run here, or None; what it is, where that is not a part of Python."""
     name = getattr(way, "needs", None)
     if name is None:
         return None, None

@@ -5,16 +5,16 @@
 runs softroce.py --core PROGRAM --out FILE.json [--short] [--commit TEXT]; softroce.py --table FILE.json prints a table.
 
 Contestants take turns, a short run each, over and over, so that what disturbs one disturbs all. A figure is the median
-over the rounds of what each run gave, which for latencies is the run's median. Everybody spins and nobody sleeps; who
-posts has the first core, the other side the last one. The C core, dsmem and pyverbs use the memory of one and the same
+over the rounds of what each run gave, which for latencies is the run's median. All processes spin and none sleeps; the
+one that posts has the first core, the other side the last one. The C core, dsmem and pyverbs use the memory of one
 process; perftest brings its own two.
 
-Where it may, everybody runs with a real-time priority. Without it the kernel's ksoftirqd takes the core from a reader
+Where they may, all run with a real-time priority. Without it the kernel's ksoftirqd takes the core from a reader
 after every op or after none, for a long run of ops at a time, and reads cost 24 or 35 µs by its mood. In the guest
 ksoftirqd has a higher one (tests/softroce/device.sh): once a slow machine has left packets to it, nothing else delivers
 any, and spinners that it can't interrupt would wait for packets that it can't deliver.
 
-Nobody spins forever: a run that takes longer than LIMIT_S ends its process, and with it the bench.
+No process spins forever: a run that takes longer than LIMIT_S ends its process, and with it the bench.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Claim: to read or write a slice of a segment costs at most 0.1 µs more than a copy between slices of memoryviews.
 
-And who sleeps until an element changes wakes as soon as from a bare futex.
+A process that sleeps until an element changes wakes as soon as from a bare futex.
 """
 
 import os

@@ -53,7 +53,7 @@ home_of() { # user
     [ "$1" = root ] && echo /root || echo "/home/$1"
 }
 
-# Apt takes a lock on the packages that all machines share, and waits for nobody.
+# Apt takes a lock on the packages that all machines share, and does not wait for it.
 take_turn() {
     mkdir -p "$cache"
     exec {turn}>"$cache/turn"
@@ -62,7 +62,7 @@ take_turn() {
     flock "$turn"
 }
 
-# A new machine with one more user, 'stranger', who has no rights.
+# A new machine with one more user, 'stranger', without rights.
 new_machine() { # release root
     archive_root "$1"
     mkdir -p "$2"

@@ -42,5 +42,5 @@ def _signature(app, what, name, obj, options, arguments, returns):
 
 
 def setup(app):
-    """Leave out the signatures of classes that nobody calls."""
+    """Leave out the signatures of classes that users do not call."""
     app.connect("autodoc-process-signature", _signature)

@@ -83,7 +83,7 @@ class Segment(NamedObject, _core.SegmentCore):
         try:
             return np.frombuffer(what, "u1") if isinstance(what, bytes) else np.asarray(what)
         except (ValueError, TypeError, OverflowError, RuntimeError) as error:
-            raise errors.InvalidArgumentError(f"{type(what).__name__} is no array: {error}") from None
+            raise errors.InvalidArgumentError(f"{type(what).__name__} is not an array: {error}") from None
 
     @classmethod
     def _layout(

@@ -25,7 +25,7 @@ from dsmem.names import local
 DEFAULT = ("shm", "fault+shm")
 SECRET = b"0bec7" * 12 + b"0b1e"  # a key: a text would be stretched, which takes long in an emulated guest
 
-# Whoever starts the tests in the background of a shell has them ignore it, and with them the processes they interrupt.
+# Tests that a shell starts in the background ignore it, and so would the processes that they interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

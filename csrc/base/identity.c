@@ -348,8 +348,8 @@ static int ask_pid(int fd, uint64_t identity, uint64_t k)
 
 typedef int question(int fd, uint64_t identity, uint64_t k);
 
-/* Returns false if the identity is not one of the file's user (who could write anything about those of other users into
- * it), if the file has not allocated it, or if the descriptor does not refer to that file any more. */
+/* Returns false if the identity is not one of the file's user (that user could write anything about identities of other
+ * users into it), if the file has not allocated it, or if the descriptor does not refer to that file any more. */
 static bool ask_in(const struct asked *a, uint64_t identity, question *q, int *answer)
 {
     uint64_t k;

@@ -2,7 +2,7 @@
  * Files of shared memory as remotes: mapped, without a context, an agent or a peer.
  *
  * Every process that may write the file may also truncate it, and then its users get SIGBUS: the mode of the file
- * decides who must be trusted.
+ * decides which users must be trusted.
  */
 #include "core.h"
 

@@ -23,7 +23,7 @@ typedef struct dsm_remote dsm_remote;
 /* Allocates a region: zeroed, page-aligned, in huge pages where the fabric finds some. Errors: EINVAL (0 bytes, or
  * invalid rights), ENOMEM, EMEMLOCK. */
 int dsm_alloc(dsm_ctx *c, uint64_t nbytes, uint32_t access, dsm_region **out);
-/* Registers memory of the caller, who keeps it alive until dsm_region_close() has returned. ENOTSHARED: the fabric
+/* Registers memory of the caller, which the caller keeps alive until dsm_region_close() has returned. ENOTSHARED: the fabric
  * cannot share private memory. */
 int dsm_register(dsm_ctx *c, void *p, uint64_t nbytes, uint32_t access, dsm_region **out);
 /* Registers n buffers: all of them or none. Adjacent buffers may share one registration with the device. */

@@ -47,7 +47,7 @@ int memory_of_caller(void *p, uint64_t nbytes, struct memory **out);
 void memory_hold(struct memory *m);
 void memory_drop(struct memory *m);
 
-/* The bytes of a shared mapping, for its owner and for those who map it. */
+/* The bytes of a shared mapping, for its owner and for processes that map it. */
 static inline uint64_t memory_trailer_at(uint64_t nbytes)
 {
     return (nbytes + MEMORY_TRAILER - 1) / MEMORY_TRAILER * MEMORY_TRAILER;

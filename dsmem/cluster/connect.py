@@ -35,7 +35,7 @@ def connect(
     group : int or str, optional
         Group to which the group bits of ``mode`` apply; by default that of the process.
     owner : int or str, optional
-        User who owns the cluster and has opened it to others with ``mode``; by default that of the process.
+        User that owns the cluster and has opened it to others with ``mode``; by default that of the process.
 
     Returns
     -------

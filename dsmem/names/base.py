@@ -54,7 +54,7 @@ class NameInfo:
     nbytes : int
         Size of its memory, in bytes.
     owner : str
-        The user who owns it, and the creator's pid if ``lifetime`` is "creator".
+        The user that owns it, and the creator's pid if ``lifetime`` is "creator".
     created : float
         Time of creation, in seconds since 1970.
     lifetime : str

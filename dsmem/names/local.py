@@ -222,7 +222,7 @@ class LocalNames:
     cluster : str
         Name of the cluster.
     owner : int
-        User who owns the cluster. That of another user must exist, and its mode must grant what is done to it.
+        User that owns the cluster. That of another user must exist, and its mode must grant what is done to it.
     mode : int, optional
         Mode of names created from now on, such as 0o660; the folder gets the corresponding rights. None: the mode of
         the folder, 0o600 for a new one.

@@ -1,5 +1,5 @@
-/* A context on shm; fault: NULL for a plain one, else its plan, with which nobody's memory is mapped. Wants CHECK of
- * who includes it. */
+/* A context on shm; fault: NULL for a plain one, else its plan, with which no memory is mapped. The
+ * program that includes it defines CHECK. */
 #ifndef DSM_TESTS_CONTEXT_H
 #define DSM_TESTS_CONTEXT_H
 

@@ -506,7 +506,7 @@ static bool succeed_at(uint64_t steps)
     return inside;
 }
 
-/* Each of those who come after, from the same bytes. */
+/* Each process that comes after, from the same bytes. */
 static void survive(void)
 {
     for (int i = 0; i < 3 && now->after[i]; i++) {

@@ -1,4 +1,4 @@
-/* How many files are open. Wants CHECK of who includes it. */
+/* How many files are open. The program that includes it defines CHECK. */
 #ifndef DSM_TESTS_FILES_H
 #define DSM_TESTS_FILES_H
 

@@ -28,7 +28,7 @@ static uint8_t *arena;
 static dsm_remote *remote;
 static uint8_t *remote_bytes;
 static const uint32_t live;
-static struct peer nobody = {.address = "memory of the fuzzer", .fd = -1};
+static struct peer no_peer = {.address = "memory of the fuzzer", .fd = -1};
 
 static struct {
     const uint8_t *at;
@@ -462,7 +462,7 @@ static uint8_t *place(uint64_t nbytes, bool away)
                           .nbytes = nbytes,
                           .access = DSM_READ | DSM_WRITE | DSM_ATOMIC,
                           .forks = load_relaxed_u32(&core_forks),
-                          .peer = &nobody};
+                          .peer = &no_peer};
     object.r = away ? remote : &mapped;
     ASAN_POISON_MEMORY_REGION(arena, ARENA);
     if (!away)

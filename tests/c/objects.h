@@ -1,4 +1,4 @@
-/* Objects in memory of this process, under no name. Wants CHECK of who includes it. */
+/* Objects in memory of this process, under no name. The program that includes it defines CHECK. */
 #ifndef DSM_TESTS_OBJECTS_H
 #define DSM_TESTS_OBJECTS_H
 

@@ -88,7 +88,7 @@ static inline bool stepper_start(struct stepper *s, int (*body)(void *), void *a
     if (s->pid < 0)
         return false;
     if (!s->pid) {
-        signal(STEPPER_MARK, SIG_IGN); /* a mark that nobody traces */
+        signal(STEPPER_MARK, SIG_IGN); /* a mark that is not traced */
         if (ptrace(PTRACE_TRACEME, 0, NULL, NULL))
             _exit(126);
         _exit(body(arg));

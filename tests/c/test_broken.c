@@ -343,10 +343,10 @@ static int arrives(void *arg)
 
 static uint64_t last_waiter(void)
 {
-    uint64_t who[DSM_BARRIER_MOST + 1];
-    int n = dsm_barrier_waiters(barrier, who);
+    uint64_t waiters[DSM_BARRIER_MOST + 1];
+    int n = dsm_barrier_waiters(barrier, waiters);
     CHECK(n >= 0);
-    return n && who[n - 1] != self ? who[n - 1] : 0;
+    return n && waiters[n - 1] != self ? waiters[n - 1] : 0;
 }
 
 static bool is_broken(void)
@@ -359,14 +359,14 @@ static bool is_broken(void)
 /* Others have arrived in a later generation: the barrier keeps their identities, and stays unbroken. */
 static void arrive_broken(struct stepper *s)
 {
-    uint64_t who[DSM_BARRIER_MOST + 1], victim = last_waiter();
+    uint64_t waiters[DSM_BARRIER_MOST + 1], victim = last_waiter();
     if (!victim)
         return;
     CHECK(dsm_barrier_evict(barrier, victim) == 1 && is_broken() && !dsm_barrier_reset(barrier));
     come(1);
     come(1);
     goes_on(s);
-    CHECK(dsm_barrier_waiters(barrier, who) == 2 && who[0] == self && who[1] == self && !is_broken());
+    CHECK(dsm_barrier_waiters(barrier, waiters) == 2 && waiters[0] == self && waiters[1] == self && !is_broken());
     come(2);
 }
 

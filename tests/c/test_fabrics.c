@@ -88,7 +88,7 @@ static void ways(void)
     dsm_close(owner);
 }
 
-/* An owner that is not on this host: nobody listens at its Unix address. And fabrics of a later release. */
+/* An owner that is not on this host: no process listens at its Unix address. And fabrics of a later release. */
 static void passed_over(void)
 {
     dsm_ctx *owner = open_context("shm,verbs"), *user = open_context("shm,verbs"), *local = open_context("shm");
@@ -116,7 +116,7 @@ static void passed_over(void)
     dsm_ctx *other;
     dsm_options_init(&o);
     o.fabric = "shm";
-    o.secret = "a secret that nobody else knows";
+    o.secret = "a secret that no other process knows";
     o.secret_len = 31;
     CHECK(!dsm_open(&o, &other) && dsm_region_descriptor(r, raw) == (int)n);
     CHECK(strlen(dsm_agent_address(other, 0)) == strlen(d.ways[0].address));

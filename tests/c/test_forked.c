@@ -116,12 +116,12 @@ static void contexts(const char *fault)
 
 static void use_lock(void *l)
 {
-    uint64_t who;
+    uint64_t found;
     REFUSED(dsm_lock_acquire(l, 0));
     REFUSED(dsm_lock_release(l));
     REFUSED(dsm_lock_release_unused(l));
     REFUSED(dsm_lock_locked(l));
-    REFUSED(dsm_lock_holder(l, &who));
+    REFUSED(dsm_lock_holder(l, &found));
     REFUSED(dsm_lock_break(l, 1));
     dsm_lock_leave(l);
     dsm_lock_close(l);
@@ -129,13 +129,13 @@ static void use_lock(void *l)
 
 static void use_rwlock(void *rw)
 {
-    uint64_t who[1024];
+    uint64_t found[1024];
     REFUSED(dsm_rwlock_read(rw, 0));
     REFUSED(dsm_rwlock_unread(rw));
     REFUSED(dsm_rwlock_claim(rw, 0));
     REFUSED(dsm_rwlock_drain(rw, 0));
     NOTHING(dsm_rwlock_unclaim(rw, 0));
-    REFUSED(dsm_rwlock_inside(rw, who));
+    REFUSED(dsm_rwlock_inside(rw, found));
     REFUSED(dsm_rwlock_break(rw, 1));
     dsm_rwlock_leave(rw);
     dsm_rwlock_close(rw);
@@ -182,7 +182,7 @@ static void use_condition(void *c)
 
 static void use_barrier(void *b)
 {
-    uint64_t generation = DSM_BARRIER_ANY, who[8];
+    uint64_t generation = DSM_BARRIER_ANY, found[8];
     uint32_t index;
     int broken;
     REFUSED(dsm_barrier_arrive(b, 1, 0, &generation, &index));
@@ -191,7 +191,7 @@ static void use_barrier(void *b)
     REFUSED(dsm_barrier_break(b, DSM_BARRIER_ANY));
     REFUSED(dsm_barrier_reset(b));
     REFUSED(dsm_barrier_waiting(b, &broken));
-    REFUSED(dsm_barrier_waiters(b, who));
+    REFUSED(dsm_barrier_waiters(b, found));
     REFUSED(dsm_barrier_evict(b, 1));
     dsm_barrier_leave(b);
     dsm_barrier_close(b);
@@ -210,7 +210,7 @@ static void use_queue(void *q)
 {
     const void *payload;
     void *out;
-    uint64_t length, who[8];
+    uint64_t length, found[8];
     uint8_t kind;
     dsm_queue_counts counts;
     NOTHING(dsm_queue_produce(q));
@@ -226,8 +226,8 @@ static void use_queue(void *q)
     REFUSED(dsm_queue_wait_item(q, 0, 0));
     REFUSED(dsm_queue_count(q, &counts));
     REFUSED(dsm_queue_shutdown(q, 0));
-    REFUSED(dsm_queue_producers(q, who));
-    REFUSED(dsm_queue_consumer(q, who));
+    REFUSED(dsm_queue_producers(q, found));
+    REFUSED(dsm_queue_consumer(q, found));
     REFUSED(dsm_queue_break(q, 1));
     dsm_queue_leave(q);
     dsm_queue_free(q);

@@ -137,7 +137,7 @@ static void *waits(void *arg)
 }
 
 /* Its sleep ends with the notify of the first release, or with that of the thread that got the lock then. */
-static void *listens_for_nobody(void *arg)
+static void *listens_for_none(void *arg)
 {
     dsm_listener listener;
     (void)arg;
@@ -160,7 +160,7 @@ static void pass_on(void)
     gone.r = object_of(DSM_LOCK, THREADS, 0);
     CHECK(!pthread_barrier_init(&gone.begin, NULL, 3) && !pthread_barrier_init(&gone.end, NULL, 3));
     CHECK(!dsm_lock_open(gone.r, 0, &l));
-    CHECK(!pthread_create(&t[0], NULL, waits, NULL) && !pthread_create(&t[1], NULL, listens_for_nobody, NULL));
+    CHECK(!pthread_create(&t[0], NULL, waits, NULL) && !pthread_create(&t[1], NULL, listens_for_none, NULL));
     for (int i = 0; i < ROUNDS / 10; i++) {
         CHECK(dsm_lock_acquire(l, -1) == 1);
         pthread_barrier_wait(&gone.begin);

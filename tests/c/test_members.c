@@ -34,7 +34,7 @@ static _Noreturn void stay(void)
 }
 
 /* Lives until it is killed; its identity is in shared[0]. */
-static pid_t somebody(void)
+static pid_t new_member(void)
 {
     shared[0] = 0;
     pid_t pid = fork();
@@ -60,7 +60,7 @@ static void the_dead_are_dead(void)
     CHECK(!member_dead(me) && !member_dead(remote) && !member_dead(0));
     CHECK(!member_dead(me + 1) && !member_dead(1)); /* numbers that no process was given */
     CHECK(member_pid(me) == getpid() && !member_pid(remote) && !member_pid(me + 1));
-    pid_t pid = somebody();
+    pid_t pid = new_member();
     uint64_t other = shared[0];
     CHECK(other != me && !member_dead(other) && member_pid(other) == pid);
     CHECK(!kill(pid, SIGSTOP));
@@ -78,7 +78,7 @@ static void without_descriptors(void)
     struct rlimit old, none = {0};
     uint64_t me;
     CHECK(!member_identity(true, &me));
-    pid_t pid = somebody();
+    pid_t pid = new_member();
     uint64_t other = shared[0];
     CHECK(!getrlimit(RLIMIT_NOFILE, &old));
     none.rlim_max = old.rlim_max;
@@ -142,7 +142,7 @@ static int in_container(void)
     SAY(getpid() == 1);
     SAY(!member_identity(true, &mine) && mine != outside); /* its parent has an identity, and may have pid 1 as well */
     SAY(!member_dead(outside) && !member_pid(outside));
-    pid_t pid = somebody();
+    pid_t pid = new_member();
     SAY(!member_identity(true, &again) && mine == again && !member_dead(shared[0]) && member_pid(shared[0]) == pid);
     store_release_u64(&shared[2], mine);
     stay();
@@ -213,7 +213,7 @@ static void close_all(void)
 /* Another /dev/shm: nothing is known about the processes that use it, living or dead. */
 static int private_memory(void)
 {
-    pid_t pid = somebody();
+    pid_t pid = new_member();
     uint64_t outside = shared[0], inside;
     end(pid);
     shared[1] = 0;
@@ -261,7 +261,7 @@ static int file_lost(void)
     if (!own_memory())
         return 77;
     SAY(!member_identity(true, &before));
-    pid_t old = somebody();
+    pid_t old = new_member();
     uint64_t of_old = shared[0];
     SAY(!unlink(path_of_file()));
     SAY(!member_dead(of_old) && !member_dead(before));
@@ -270,16 +270,16 @@ static int file_lost(void)
         _exit(member_identity(true, &after) || member_dead(of_old) || member_dead(before));
     int status;
     SAY(waitpid(asker, &status, 0) == asker && !status);
-    pid_t pid = somebody();
+    pid_t pid = new_member();
     uint64_t of_new = shared[0];
     SAY(!member_dead(of_new));
     end(pid);
     end(old);
     SAY(member_dead(of_old) && member_dead(of_new));
-    old = somebody();
+    old = new_member();
     of_old = shared[0];
     SAY(!truncate(path_of_file(), 0) && !member_dead(of_old));
-    pid = somebody(); /* the file is made again, with other numbers */
+    pid = new_member(); /* the file is made again, with other numbers */
     SAY(!member_dead(of_old) && !member_dead(shared[0]));
     end(pid);
     SAY(!member_dead(of_old) && member_dead(shared[0]));
@@ -339,7 +339,7 @@ static void *ask_on(void *other)
 static void descriptor_replaced(void)
 {
     enum { SWAPS = 2000 };
-    pid_t pid = somebody();
+    pid_t pid = new_member();
     uint64_t me, other = shared[0];
     CHECK(!member_identity(true, &me));
     int fd = kept_descriptor(), real = dup(fd), copy = open("/dev/shm", O_TMPFILE | O_RDWR, 0644);
@@ -529,7 +529,7 @@ static void deaths_of_claimers(void)
         more = stepper_step(&s, at);
         stepper_kill(&s);
         uint64_t killed = shared[0];
-        pid_t pid = somebody();
+        pid_t pid = new_member();
         other = shared[0];
         CHECK(!(other >> 63) && other != killed && !member_dead(other));
         CHECK(!killed || member_dead(killed));
@@ -546,7 +546,7 @@ static dsm_remote *lock_of(uint32_t members) { return object_of(DSM_LOCK, member
 
 static uint64_t dead_identity(void)
 {
-    end(somebody());
+    end(new_member());
     return shared[0];
 }
 

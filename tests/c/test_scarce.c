@@ -210,7 +210,7 @@ static int enter(struct world *w, const char *fault, uint64_t nbytes)
     return rc;
 }
 
-/* Of a region that nobody may write, the peer gets another file. */
+/* Of a region that no process may write, the peer gets another file. */
 static int read_only(struct world *w, uint64_t nbytes)
 {
     uint8_t d[DSM_DESC_MAX];
@@ -352,12 +352,12 @@ static int use_lock(dsm_remote *r)
 static int use_rwlock(dsm_remote *r)
 {
     dsm_rwlock *rw;
-    uint64_t who[1024];
+    uint64_t found[1024];
     int rc = dsm_rwlock_open(r, -1, &rw);
     if (rc)
         return rc;
     FIRST(rc, dsm_rwlock_read(rw, TIMEOUT_NS));
-    FIRST(rc, dsm_rwlock_inside(rw, who));
+    FIRST(rc, dsm_rwlock_inside(rw, found));
     FIRST(rc, dsm_rwlock_unread(rw));
     FIRST(rc, dsm_rwlock_claim(rw, TIMEOUT_NS));
     FIRST(rc, dsm_rwlock_drain(rw, TIMEOUT_NS));

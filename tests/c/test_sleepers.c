@@ -113,7 +113,7 @@ static void begin_waiting(pthread_t threads[WAITERS], int results[WAITERS])
 {
     uint64_t earlier;
     CHECK(read(remote->peer->wake_fd, &earlier, sizeof earlier) <
-          0); /* who was woken has slept, and has taken the wake */
+          0); /* the woken thread has slept, and has taken the wake */
     __atomic_store_n(&held, true, __ATOMIC_SEQ_CST);
     for (int i = 0; i < WAITERS; i++)
         CHECK(!pthread_create(&threads[i], NULL, add_one, &results[i]));

@@ -1,7 +1,7 @@
 /* wraps: syscall */
 /*
  * No wake is lost. A sleeper rechecks by itself after a while, which hides a missing notify. Here it does so only after
- * an hour, no thread spins, and the alarm ends a program in which a thread is left asleep. And who sleeps is not woken
+ * an hour, no thread spins, and the alarm ends a program in which a thread is left asleep. And a sleeper is not woken
  * as long as nothing happens.
  */
 #include "check.h"
@@ -20,7 +20,7 @@
 enum { ROUNDS = 2000 };
 
 static uint32_t sleeps; /* that have begun */
-static uint32_t quiet;  /* nobody notifies */
+static uint32_t quiet;  /* never notified */
 
 long __real_syscall(long number, ...);
 long __wrap_syscall(long number, ...);

@@ -1,4 +1,4 @@
-/* What an event loop does with a context. Wants CHECK of who includes it. */
+/* What an event loop does with a context. The program that includes it defines CHECK. */
 #ifndef DSM_TESTS_TICKETS_H
 #define DSM_TESTS_TICKETS_H
 

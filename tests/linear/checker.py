@@ -90,7 +90,7 @@ def lane(state: tuple[Any, ...], op: Op) -> Any:
 
 
 def lock(state: tuple[int | None, int], op: Op) -> Any:
-    """A lock, (holder, token): acquire(who), whose result is the next token; release(who); death(who) frees it."""
+    """A lock, (holder, token): acquire(by), whose result is the next token; release(by); death(by) frees it."""
     holder, token = state
     if op.name == "acquire":
         fits = holder is None and (op.end is None or op.result == token + 1)

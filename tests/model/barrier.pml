@@ -1,7 +1,7 @@
 /*
  * The barrier (csrc/objects/sync/barrier.c): parties arrive, wait, time out and arrive again, and another process
  * aborts or resets. Each of them may be killed at any step. The lock under which they arrive is one step (lock.pml). A
- * process that takes it from a dead holder gets owner_died ('news'). If a newcomer has taken over the dead holder's
+ * process that takes it from a dead holder gets owner_died. If a newcomer has taken over the dead holder's
  * entry (NEWCOMER), or the lock of a living holder was broken (BREAKER) and that holder then goes on, the next holder
  * gets owner_died, and waiters see it.
  *
@@ -13,8 +13,8 @@
  *   without TIMEOUTS too, as long as no process dies except between taking the lock and the end of its generation;
  *   a broken holder overwrites no party of a later generation.
  *
- * Mutations, each of which must fail: STORE_ROUND NO_GENERATION NO_AGE NO_NEWS LOCK_UNSEEN NEWS_UNSEEN
- * STORE_WHO NO_LAST_LOOK
+ * Mutations, each of which must fail: STORE_ROUND NO_GENERATION NO_AGE NO_OWNER_DIED LOCK_UNSEEN OWNER_DIED_UNSEEN
+ * STORE_ENTRY NO_LAST_LOOK
  */
 #ifndef PARTIES
 #define PARTIES 2
@@ -55,10 +55,10 @@
 #endif
 
 short round, arrived;
-short who[PARTIES]; /* process | generation << 4 */
+short entry[PARTIES]; /* process | generation << 4 */
 byte holder;
 byte token;
-bool news;
+bool owner_died;
 bool dead[PROCESSES + ENDERS + 2];
 byte deaths = DEATHS;
 
@@ -79,7 +79,7 @@ byte resets; /* 1 + the last generation that ended by a reset */
 #endif
 
 /* What a waiter notices within 50 ms. */
-#define came_dead(i) (gen(arrived) == g && i < (arrived & 15) && dead[who[i] & 15])
+#define came_dead(i) (gen(arrived) == g && i < (arrived & 15) && dead[entry[i] & 15])
 #if PARTIES == 2
 #define one_died (came_dead(0) || came_dead(1))
 #else
@@ -88,22 +88,22 @@ byte resets; /* 1 + the last generation that ended by a reset */
 #ifdef LOCK_UNSEEN
 #define holder_died false
 #else
-#ifdef NEWS_UNSEEN
+#ifdef OWNER_DIED_UNSEEN
 #define holder_died dead[holder]
 #else
-#define holder_died (dead[holder] || (holder == 0 && news))
+#define holder_died (dead[holder] || (holder == 0 && owner_died))
 #endif
 #endif
 
 inline acquire()
 {
     if
-    :: d_step { holder == 0 -> holder = me; recovered = news; GRANT }
+    :: d_step { holder == 0 -> holder = me; recovered = owner_died; GRANT }
     :: d_step {
         holder != 0 && dead[holder] -> holder = me;
         GRANT;
-#ifndef NO_NEWS
-        news = true;
+#ifndef NO_OWNER_DIED
+        owner_died = true;
         recovered = true
 #endif
        }
@@ -115,7 +115,7 @@ inline acquire()
 inline release()
 {
     recovered = false;
-    STEP(d_step { if :: holder == me -> holder = 0; news = false :: else fi })
+    STEP(d_step { if :: holder == me -> holder = 0; owner_died = false :: else fi })
 }
 
 /* Breaks the generation g, or if 'any' is set the current one. */
@@ -162,7 +162,7 @@ read:
         STEP(d_step {
             word = arrived;
             n = counted(word, mine);
-            if :: n < PARTIES -> slot = who[n] :: else fi
+            if :: n < PARTIES -> slot = entry[n] :: else fi
         });
 #ifndef NO_LAST_LOOK
         STEP(all = holder == me); /* then all that was read is as this holder found it */
@@ -177,16 +177,16 @@ read:
             :: true /* it has checked not long ago */
             fi;
             STEP(d_step {
-#ifdef STORE_WHO
+#ifdef STORE_ENTRY
                 if
                 :: true ->
 #else
                 if
-                :: who[n] != slot -> all = true
+                :: entry[n] != slot -> all = true
                 :: else ->
 #endif
                     assert(round & BROKEN || gen(arrived) != gen(round) || n >= (arrived & 15));
-                    who[n] = g << 4 | me
+                    entry[n] = g << 4 | me
                 fi
             });
             if :: all -> all = false; goto read :: else fi;
@@ -268,8 +268,8 @@ proctype ender(byte me)
     :: break_off(true) /* abort */
     :: true -> /* reset */
         if
-        :: d_step { holder == 0 -> holder = me; recovered = news; held = true; GRANT }
-        :: d_step { holder != 0 && dead[holder] -> holder = me; news = true; recovered = true; held = true; GRANT }
+        :: d_step { holder == 0 -> holder = me; recovered = owner_died; held = true; GRANT }
+        :: d_step { holder != 0 && dead[holder] -> holder = me; owner_died = true; recovered = true; held = true; GRANT }
         :: holder != 0 && !dead[holder]
         fi;
         do
@@ -285,7 +285,7 @@ proctype ender(byte me)
                     STEP(d_step {
                         if
                         :: holder == from && token == grant ->
-                            if :: holder != 0 -> news = true :: else fi;
+                            if :: holder != 0 -> owner_died = true :: else fi;
                             holder = me;
                             held = true;
                             GRANT
@@ -313,7 +313,7 @@ gone:
 proctype newcomer()
 {
     if
-    :: d_step { holder != 0 && dead[holder] -> holder = 0; news = true }
+    :: d_step { holder != 0 && dead[holder] -> holder = 0; owner_died = true }
     :: true
     fi
 }
@@ -326,7 +326,7 @@ proctype breaker(byte me)
     byte g;
     STEP(g = gen(round));
     if
-    :: d_step { holder != 0 -> holder = 0; news = true }
+    :: d_step { holder != 0 -> holder = 0; owner_died = true }
     :: true -> goto gone
     fi;
     break_off(false);

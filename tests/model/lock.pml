@@ -5,12 +5,12 @@
  * There are fewer entries than processes, so entries are used again: after their owner left, or after it died and a
  * newcomer has undone what it left. An identity is never used by another process.
  *
- * Checked: at most one living process holds the lock; tokens grow by one; a holder gets owner_died ('news') exactly if
+ * Checked: at most one living process holds the lock; tokens grow by one; a holder gets owner_died exactly if
  * a holder before it died with the lock and no process has got owner_died since; every process that is not killed
  * finishes (the model ends, so a stuck one is an invalid end state, and the model has no cycle). The sleep of a waiter
  * is a wait until the word changes or its holder is dead; for the sleep itself see eventcount.pml.
  *
- * Mutations, each of which must fail: NO_SWEEP BLIND_SWEEP TAKE_FROM_ANY LOOK_FIRST NO_TOKEN NO_NEWS
+ * Mutations, each of which must fail: NO_SWEEP BLIND_SWEEP TAKE_FROM_ANY LOOK_FIRST NO_TOKEN NO_OWNER_DIED
  */
 #ifndef PROCESSES
 #define PROCESSES 3
@@ -25,9 +25,9 @@
 #define ROUNDS 1
 #endif
 
-/* word = owner (2 bits) | held 4 | news 8 | token << 4 */
+/* word = owner (2 bits) | held 4 | owner_died 8 | token << 4 */
 #define HELD 4
-#define NEWS 8
+#define OWNER_DIED 8
 #define owner_of(w) ((w) & 3)
 #define token_of(w) ((w) >> 4)
 #define held(w) ((w) & HELD)
@@ -46,19 +46,19 @@ byte deaths = DEATHS;
 /* Not in memory: what has really happened. */
 byte holder; /* identity of the process that has the lock, dead or alive */
 byte token;
-bool news; /* a holder has died with the lock, and no process was told */
+bool owner_died; /* a holder has died with the lock, and no process was told */
 
-#define DIE d_step { deaths > 0 -> deaths--; dead[me] = true; if :: holder == me -> news = true :: else fi }; goto gone
+#define DIE d_step { deaths > 0 -> deaths--; dead[me] = true; if :: holder == me -> owner_died = true :: else fi }; goto gone
 #define STEP(x) if :: x :: DIE fi
 
 inline granted()
 {
     assert(holder == 0 || dead[holder]);
     assert(token_of(mine) == token + 1);
-    assert(((mine & NEWS) != 0) == news);
+    assert(((mine & OWNER_DIED) != 0) == owner_died);
     holder = me;
     token = token_of(mine);
-    news = false
+    owner_died = false
 }
 
 proctype process(byte me)
@@ -85,7 +85,7 @@ proctype process(byte me)
             :: seen != -1 ->
                 STEP(d_step {
                     if
-                    :: word == seen -> word = freed(seen) | NEWS; assert(dead[holder]); holder = 0
+                    :: word == seen -> word = freed(seen) | OWNER_DIED; assert(dead[holder]); holder = 0
                     :: else
                     fi
                 })
@@ -114,10 +114,10 @@ again:
             STEP(seen = word);
             if
             :: !held(seen) ->
-#ifdef NO_NEWS
+#ifdef NO_OWNER_DIED
                 mine = grant(seen, i);
 #else
-                mine = grant(seen, i) | (seen & NEWS);
+                mine = grant(seen, i) | (seen & OWNER_DIED);
 #endif
                 STEP(d_step { if :: word == seen -> word = mine; granted() :: else -> mine = 0 fi })
             :: else -> /* take_over */
@@ -128,7 +128,7 @@ again:
 #endif
                 if
                 :: other ->
-                    mine = grant(seen, i) | NEWS;
+                    mine = grant(seen, i) | OWNER_DIED;
                     STEP(d_step { if :: word == seen -> word = mine; granted() :: else -> mine = 0 fi })
                 :: else ->
                     mine = 0;

@@ -92,7 +92,7 @@ struct mr {
 
 struct channel {
     struct ibv_comp_channel v;
-    struct cq *ready[64]; /* with an event that nobody has read */
+    struct cq *ready[64]; /* with an event that has not been read */
     unsigned nready;
 };
 

@@ -54,7 +54,7 @@ struct ibv_cq *ibv_create_cq(struct ibv_context *v, int n, void *owner, struct i
     return &c->v;
 }
 
-/* Under nic.lock: takes back the events of c that nobody has read. */
+/* Under nic.lock: takes back the events of c that have not been read. */
 static void forget_unread(struct cq *c)
 {
     struct channel *h = (struct channel *)c->v.channel;

@@ -261,7 +261,7 @@ void ibv_ack_async_event(struct ibv_async_event *e)
     pthread_mutex_unlock(&nic.lock);
 }
 
-/* Destroying what has events waits until they are acknowledged; those that nobody has read go with it. */
+/* Destroying what has events waits until they are acknowledged; those that have not been read go with it. */
 void forget_events(struct context *c, void *element, unsigned *events)
 {
     uint64_t one;
@@ -282,7 +282,7 @@ void forget_events(struct context *c, void *element, unsigned *events)
     until.tv_sec += 5;
     while (*events)
         if (pthread_cond_timedwait(&nic.acked, &nic.lock, &until))
-            MODEL_FAIL("destroyed with %u events that nobody acknowledges", *events);
+            MODEL_FAIL("destroyed with %u events that are not acknowledged", *events);
 }
 
 /* ---- memory ---- */

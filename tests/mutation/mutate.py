@@ -329,7 +329,7 @@ class Work:
         return found
 
     def take(self, numbers: list[int]) -> int | None:
-        """The next that nobody has taken."""
+        """The next that has not been taken."""
         with self.lock:
             number = next((n for n in numbers if n not in self.taken), None)
             self.taken |= {number} if number else set()

@@ -8,7 +8,7 @@ if [ -z "$(ls /sys/class/infiniband 2>/dev/null)" ]; then
     # Every process that uses verbs loads all providers that it is told of, one second through 9p: one is enough here.
     mount -t tmpfs none /etc/libibverbs.d
     echo "driver rxe" >/etc/libibverbs.d/rxe.driver
-    # What is left to these threads of the kernel is delivered by nobody else, so they go before benches that spin with a
+    # What is left to these threads of the kernel is delivered by no other thread, so they go before benches that spin with a
     # real-time priority.
     for thread in $(pgrep ksoftirqd); do
         chrt --fifo --pid 2 "$thread"

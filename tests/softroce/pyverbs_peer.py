@@ -354,7 +354,7 @@ class Peer:
             stream.shutdown(socket.SHUT_RDWR)
 
     def disown(self, handle: int) -> None:
-        """The registration goes, and whoever asks is told so."""
+        """The registration goes, and a peer that asks is told so."""
         self.owned[handle].live = False
         self.owned[handle].mr.close()
 

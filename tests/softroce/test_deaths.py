@@ -1,4 +1,4 @@
-"""Owners that die, stop or fall silent in mid-traffic: every op ends, in time, and nobody else notices.
+"""Owners that die, stop or fall silent in mid-traffic: every op ends, in time, and no other process notices.
 
 The bounds are those that callers are promised, with much slack for emulation.
 """
@@ -149,7 +149,7 @@ def test_silence_is_an_error(peer: Peer, peer_timeout: float) -> None:
             began = time.monotonic()
             with pytest.raises((*GONE, errors.TimeoutError)) as under_way:
                 kind(remote)
-            with pytest.raises((*GONE, errors.TimeoutError)):  # no connection, and nobody to make one with
+            with pytest.raises((*GONE, errors.TimeoutError)):  # no connection, and no process to make one with
                 kind(remote)
             assert time.monotonic() - began < BOUND_S
             assert not isinstance(under_way.value, errors.TimeoutError)
@@ -160,7 +160,7 @@ def test_silence_is_an_error(peer: Peer, peer_timeout: float) -> None:
 
 
 def test_deadlines_hold_in_silence(peer: Peer) -> None:
-    """The caller's deadline counts where the peer timeout is far away: for ops under way, and for connecting again."""
+    """The caller's deadline counts where the peer timeout is longer: for ops under way, and for connecting again."""
     handle, descriptor = peer.owns(64, READ, SECRET)
     with _context(peer_timeout=600) as context, context.attach(descriptor) as remote:
         out = bytearray(b"before..")

@@ -24,7 +24,7 @@ def run(*before):
 
 
 def test_too_little_locked_memory():
-    """Only for who may not lock at will: root's CAP_IPC_LOCK is dropped."""
+    """Only for a process that may not lock at will: root's CAP_IPC_LOCK is dropped."""
     said = run("prlimit", "--memlock=8388608", "setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock")
     assert said.startswith("LockedMemoryError")
     assert "RLIMIT_MEMLOCK is 8388608 bytes" in said and "ulimit -l" in said

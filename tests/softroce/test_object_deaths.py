@@ -1,4 +1,4 @@
-"""Queues and locks whose users are killed elsewhere: what was acknowledged is there, and nobody takes over unfenced.
+"""Queues and locks whose users are killed elsewhere: what was acknowledged is there, and none takes over unfenced.
 
 The other node is a process of its own, forked from the server of processes.py.
 """
@@ -89,7 +89,7 @@ def _hold(pipe: Connection, ref: dsmem.Reference) -> None:
 
 @pytest.mark.parametrize("kind", ["lock", "spinlock"])
 def test_a_holder_is_killed(cluster: dsmem.Cluster, kind: str) -> None:
-    """Who runs out of time says so; the lock stays the dead one's, for all that others try."""
+    """A call that runs out of time says so; the lock stays the dead one's, for all that others try."""
     with contextlib.closing(getattr(cluster, kind)("l", create=True)) as lock:
         with _node(_hold, lock.ref) as (process, pipe):
             assert pipe.recv() == 1

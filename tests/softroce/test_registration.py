@@ -1,4 +1,4 @@
-"""Memory of the caller's own: who shares a registration, what closing one leaves, what a fork leaves to the child."""
+"""Memory of the caller: which buffers share a registration, what closing one leaves, what a fork leaves the child."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_only_buffers_without_a_gap_share(owner: dsmem.Context, caller: dsmem.Co
     close(regions)
 
 
-def test_one_by_one_nobody_shares(owner: dsmem.Context) -> None:
+def test_one_by_one_none_is_shared(owner: dsmem.Context) -> None:
     regions = [owner.register(b, "rw") for b in pieces(PAGE)]
     assert keys(regions) == len(regions)
     close(regions)

@@ -21,7 +21,7 @@ class Book:
     """Word 0 is the state, word 1 how many messages killed workers may have taken; then what was taken, in order."""
 
     def __init__(self, path: Path, entries: int = 0) -> None:
-        new = not path.exists()  # made before the worker begins, so nobody meets it half made
+        new = not path.exists()  # made before the worker begins, so no process finds it half made
         self.words = np.memmap(path, dtype="u8", mode="w+" if new else "r+", shape=(2 + entries,))
         self.state = memoryview(self.words)
 

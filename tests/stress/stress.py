@@ -4,7 +4,7 @@
 
 The messages go in rounds of one queue each: from one or several producers to one or several consumers, with the oldest
 dropped, or remotely with delays, broken connections and lost acknowledgements. In every other turn of these, workers
-are killed and succeeded by new ones. The seed settles shapes, sizes and calls, but not when who runs or is killed.
+are killed and succeeded by new ones. The seed settles shapes, sizes and calls, but not when a worker runs or dies.
 """
 
 from __future__ import annotations

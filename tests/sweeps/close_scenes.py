@@ -103,7 +103,7 @@ async def play_in_loop(handle, name, args):
 
 
 async def play_for_a_while(handle, name, args, seconds):
-    """Some of them wait without a limit for what nobody does."""
+    """Some of them wait without a limit for what never comes."""
     with contextlib.suppress(asyncio.TimeoutError):
         return await asyncio.wait_for(play_in_loop(handle, name, args), seconds)
 

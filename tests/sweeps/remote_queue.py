@@ -61,7 +61,7 @@ KIND = Kind(
 
 
 def use_shut(owner: Any) -> None:
-    """Whether or not it was shut down: the owner does that, and nobody waits."""
+    """Whether or not it was shut down: the owner does that, and no call waits."""
     owner.shutdown()
     with pytest.raises(errors.ShutDownError):
         owner.get(timeout=LIMIT)

@@ -132,7 +132,7 @@ def take_the_permits(owner):
 
 
 def use_counting(owner):
-    """Nobody owns a permit: one that somebody took, or gave, for whose call it was not known, is gone or there."""
+    """A permit has no owner: one of a call whose outcome is unknown is gone or there."""
     owner.release()
     assert owner.acquire(timeout=LIMIT)
 
@@ -159,7 +159,7 @@ def is_set(owner, _, error):
 
 
 def use_condition(owner):
-    """A notification comes to who waits, if need be behind one that is dead."""
+    """A notification comes to a waiter, if need be behind one that is dead."""
     woken = []
 
     def wait():
@@ -221,7 +221,7 @@ def take_the_barrier(owner):
     use_barrier(owner)
 
 
-def meet_nobody(obj):
+def meet_none(obj):
     with pytest.raises(errors.BrokenBarrierError):
         obj.wait(SOON)
 
@@ -274,7 +274,7 @@ def in_task_with(call):
     return lambda obj: asyncio.run(run(obj))
 
 
-async def meet_nobody_async(obj):
+async def meet_none_async(obj):
     with pytest.raises(errors.BrokenBarrierError):
         await obj.wait_async(SOON)
 
@@ -420,8 +420,8 @@ ROWS = [
     Row("condition", "wait_for_async", in_task_with(lambda o: o.wait_for_async(lambda: False, SOON)), brief=True),
     Row("condition", "notify_async", in_task_with(lambda o: o.notify_async()), brief=True),
     Row("condition", "notify_all_async", in_task_with(lambda o: o.notify_all_async()), brief=True),
-    Row("barrier", "wait", meet_nobody),
-    Row("barrier", "wait_async", task(meet_nobody_async), brief=True),
+    Row("barrier", "wait", meet_none),
+    Row("barrier", "wait_async", task(meet_none_async), brief=True),
     Row("barrier", "abort", lambda o: o.abort()),
     Row("barrier", "reset", lambda o: o.reset(), owner_before=lambda o: o.abort()),
     Row("barrier", "n_waiting", lambda o: o.n_waiting),
@@ -446,7 +446,7 @@ ROWS = [
 # Class, the kinds whose rows are of it, and why the other public names have none.
 NO_OP = "this handle's own; no op"
 NO_TASKS = dict.fromkeys(("acquire_async", "release_async", "async with"), "refused: not for tasks")
-OWNER = "refused to who is not the owner, without an op"
+OWNER = "refused to a process that is not the owner, without an op"
 EVERYWHERE = {"name": NO_OP, "ref": NO_OP, "closed": NO_OP, "unlink": OWNER}
 HELD = {"token": NO_OP, "recovered": NO_OP}
 CLASSES: dict[type, tuple[tuple[str, ...], dict[str, str]]] = {

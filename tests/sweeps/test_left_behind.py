@@ -37,7 +37,7 @@ def ops_of(place, owner, call):
 
 
 def test_a_writer_of_a_segment_that_is_gone(place):
-    """Others time out, and are told who it is; then they take its turn from it."""
+    """Others time out, and are told which process it is; then they take its turn from it."""
     with place.cluster.segment("left", 8, "i8", create=True, versioned=True) as owner:
         first, last = ops_of(place, owner, lambda s: s.publish(1))
         taken = 0
@@ -61,7 +61,7 @@ def test_a_writer_of_a_segment_that_is_gone(place):
 
 
 def test_a_writer_s_turn_without_an_answer(place):
-    """The swap takes effect, nothing comes back, and the call's time is over: that is no turn that was not taken."""
+    """The swap takes effect, nothing comes back, and the call's time is over: so the turn may have been taken."""
     with place.cluster.segment("left", 8, "i8", create=True, versioned=True) as owner:
         first, _ = ops_of(place, owner, lambda s: s.publish(1))
         left = 0
@@ -71,7 +71,9 @@ def test_a_writer_s_turn_without_an_answer(place):
                 with contextlib.suppress(errors.TimeoutError):
                     obj.publish(7, timeout=0.01)
                 left += owner.writer() is not None
-                assert not persistently(functools.partial(obj.break_, 1))  # nobody's, and over it nothing is forgotten
+                assert not persistently(
+                    functools.partial(obj.break_, 1)
+                )  # no process has it, and nothing is forgotten over it
                 persistently(obj.close)
             assert owner.writer() is None, f"op {n - first + 1}"
         assert left
@@ -134,7 +136,7 @@ def condition_of(lock, ref, context):
     return dsmem.sync.Condition._open(memory_of(ref, context), None, ref.name, lock=lock)
 
 
-def test_a_wait_that_lost_a_plain_lock_gives_back_nobody_else_s(place):
+def test_a_wait_that_lost_a_plain_lock_gives_back_no_other_s(place):
     """The lock can't be had again, and another thread gets it with the same handle, before the block is left."""
     owner = place.cluster.lock("left", create=True)
     made = place.cluster.condition("wait", owner, create=True)
@@ -290,7 +292,7 @@ def slow_party(pipe, ref, plan):
 
 
 def test_a_party_whose_lock_was_broken_does_not_count(place):
-    """It goes on in the midst of its arrival, to a generation that is over, and takes back nobody of the next one."""
+    """It goes on in the midst of its arrival, to a generation that is over, and undoes no arrival of the next one."""
     with place.cluster.barrier("left", 3, create=True) as owner:
         with place.caller() as context, dsmem.attach(owner.ref, context) as obj:
             first = context.stats["posts"] + 1

@@ -108,7 +108,7 @@ def test_opening(fault_place, kind):
 
 
 def test_counting_many_messages(here):
-    """It waits for nobody, and takes long all the same."""
+    """It waits for no other process, and takes long all the same."""
     with here.queue("q", create=True, capacity_bytes=1 << 26) as queue:
         queue.put_many(np.zeros(1 << 22, "u8"), block=False)
         for call in (lambda: queue.counts, queue.qsize, queue.empty, queue.full):

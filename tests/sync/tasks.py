@@ -28,6 +28,6 @@ async def turns(n):
 
 
 async def until_alone(before):
-    """The helper has seen that nobody waits."""
+    """The helper has seen that no task waits."""
     while threads() > before:
         await asyncio.sleep(0.001)

@@ -32,7 +32,7 @@ def test_one_party(world):
     assert [barrier.wait(), barrier.wait(0)] == [0, 0]
 
 
-def test_nobody_passes_early(local):
+def test_no_party_passes_early(local):
     barrier = local.make("barrier", parties=4)
     code = """
 def run(n):
@@ -155,7 +155,7 @@ def test_a_party_dies_in_its_action(local):
 
 
 def test_a_party_that_died_before_the_last_came(local):
-    """Nobody was left to find it dead but the last."""
+    """Only the last was left to find it dead."""
     barrier = local.make("barrier", parties=2)
     (dies,) = together(local, barrier, 1, "obj.wait()")
     while barrier.n_waiting != 1:
@@ -172,8 +172,8 @@ def hold_the_lock(barrier, member=0):
     assert not word >> 10 & 1 and remote.compare_swap(128, word, (word >> 12) + 1 << 12 | 1 << 10 | member) == word
 
 
-def test_nobody_waits_for_who_holds_the_lock(world):
-    """It is this process that holds it, so nobody takes it over: waits end in time, abort and reset at once."""
+def test_no_call_waits_for_the_holder_of_the_lock(world):
+    """It is this process that holds it, so no process takes it over: waits end in time, abort and reset at once."""
     barrier = world.make("barrier", parties=2)
     other = world.again(barrier)
     hold_the_lock(barrier)
@@ -205,7 +205,7 @@ def test_a_party_that_was_stopped_at_a_reset_breaks_no_later_generation(world):
     assert {barrier.wait(LIMIT), waits.result()} == {0, 1}
 
 
-def test_reset_of_a_barrier_that_was_broken_while_nobody_had_come(world):
+def test_reset_of_a_barrier_that_was_broken_while_none_had_come(world):
     barrier = world.make("barrier", parties=2)
     barrier.abort()
     assert barrier.broken and barrier.n_waiting == 0
@@ -270,7 +270,7 @@ def test_properties(local):
 
 
 def test_a_party_that_dies_before_it_is_counted(local):
-    """It came, and died with the lock; nobody else is to come who would find that."""
+    """It came, and died with the lock; no other party is to come that would find that."""
     barrier = local.make("barrier", parties=2)
     waits, victim = local.actor(barrier), local.actor(barrier)  # entries 1 and 2 of the member table
     waits.start("obj.wait()")

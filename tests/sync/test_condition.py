@@ -29,7 +29,7 @@ def until_waiting(condition, n):
 
 
 def waiters(world, condition, n):
-    actors = [world.actor(condition) for _ in range(n)]  # before anybody waits: in a guest that may take seconds
+    actors = [world.actor(condition) for _ in range(n)]  # before any of them waits: in a guest that may take seconds
     for i, one in enumerate(actors):
         one.start(WAIT)
         until_waiting(condition, i + 1)
@@ -49,8 +49,8 @@ def test_like_threading_condition(world):
         assert condition.wait_for(lambda: None, 0.03) is None
         condition.notify()
         condition.notify_all()
-        assert condition.wait(0.02) is False  # nobody waited then
-        condition.notify(-1)  # as threading has it: nobody
+        assert condition.wait(0.02) is False  # no waiter was there then
+        condition.notify(-1)  # as threading has it: none
         with pytest.raises(ValueError):
             condition.notify(1.5)
     assert not condition.locked()
@@ -134,7 +134,7 @@ def test_a_dead_waiter_s_notification_goes_to_another(local):
 
 
 def test_a_dead_waiter_s_notification_is_not_for_one_that_came_later(local):
-    """There is nobody else that waited then: it goes with the dead."""
+    """No other waiter was there then: it goes with the dead."""
     condition = local.make("condition", waiters=8)
     (dies,) = waiters(local, condition, 1)
     dies.stop()
@@ -147,7 +147,7 @@ def test_a_dead_waiter_s_notification_is_not_for_one_that_came_later(local):
 
 
 def test_the_notification_of_a_dead_waiter_whose_line_is_used_again(local):
-    """Who needs the line passes the notification on."""
+    """The waiter that needs the line passes the notification on."""
     condition = local.make("condition", waiters=2)
     dies, lives = waiters(local, condition, 2)
     dies.stop()
@@ -273,7 +273,7 @@ def lines_in_use(condition):
 
 
 def test_another_one_s_line(local):
-    """A waiter whose line somebody has overwritten says so, and leaves the line alone."""
+    """A waiter whose line another process has overwritten says so, and leaves the line alone."""
     condition = local.make("condition", waiters=8)
     got = []
 

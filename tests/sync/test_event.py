@@ -45,7 +45,7 @@ def test_a_pulse_is_not_missed(local):
     assert waiter.result() is True and not event.is_set()
 
 
-def test_a_stopped_waiter_stops_nobody(local):
+def test_a_stopped_waiter_stops_no_other(local):
     event = local.make("event")
     stopped, waiter = local.actor(event), local.actor(event)
     for a in (stopped, waiter):

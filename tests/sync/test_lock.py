@@ -208,7 +208,7 @@ def test_overwritten_headers(local, offset, value):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_overwritten_words_crash_nobody(local, seed):
+def test_overwritten_words_crash_no_process(local, seed):
     rng = np.random.default_rng(seed)
     lock = local.make("lock", members=4)
     lock._memory.remote.write(128, rng.bytes(128 + 32))
@@ -358,7 +358,7 @@ def test_a_far_holder_is_never_taken_for_dead(remote):
     assert not lock.acquire(timeout=0.3) and not remote.again(lock).acquire(False)
 
 
-def test_a_stopped_waiter_stops_nobody(local):
+def test_a_stopped_waiter_stops_no_other(local):
     lock = local.make("lock")
     stopped, waiter = local.actor(lock), local.actor(lock)
     lock.acquire()
@@ -534,7 +534,7 @@ def test_an_acquire_in_doubt_is_found_by_the_next():
 
 
 def test_an_acquire_that_ran_out_of_time_leaves_the_way_to_others(remote):
-    """One thread of a process at a time is on the wire; who gives up lets the next one through."""
+    """One thread of a process at a time is on the wire; one that gives up lets the next one through."""
     lock = remote.make("lock")
     other, first, second = remote.actor(lock), remote.again(lock), remote.again(lock)
     other.call("obj.acquire()")

@@ -1,4 +1,4 @@
-"""Locks and what else tasks wait for: the loop never waits, and who is cancelled, closed or gone leaves nothing."""
+"""Locks and what else tasks wait for: the loop never waits, and one that is cancelled, closed or gone leaves none."""
 
 import asyncio
 import contextlib
@@ -40,7 +40,7 @@ class Kind:
         return made, other
 
     def check(self, other):
-        """Nobody has it: it can be had, and is given back."""
+        """It is free: it can be had, and is given back."""
         if self.kind != "event":
             self.take(other)
             self.give(other)
@@ -389,7 +389,7 @@ def test_a_dead_holders_lock_goes_to_a_task(local):
 
 
 def test_owner_died_survives_a_cancelled_task(local):
-    """What a dead holder left is told to who uses the lock first, not to a task that was cancelled with it."""
+    """What a dead holder left is told to the next user of the lock, not to a task that was cancelled."""
     lock = local.make("lock")
     holder = local.actor(lock)
     holder.call("obj.acquire()")

@@ -3,7 +3,7 @@
 dsmem.cli → dsmem → _core → dsm.h → {objects, agent} → core → fabric.h ← fabrics, memory and base
 under all; and in Python
 cli, testing → dsmem → {store, cluster} → {segment, queue, sync, clock} → {objects, names, context} → _core → errors.
-Everybody may include dsm.h for its types: it includes nothing but the list of errors.
+Every file may include dsm.h for its types: it includes nothing but the list of errors.
 """
 
 import ast
@@ -35,7 +35,7 @@ MEMORY_ORDER = re.compile(r"\b(?:__ATOMIC_\w+|__atomic_\w+|__sync_\w+|memory_ord
 
 
 def c_part(path):
-    """The part of the house that a file under csrc belongs to; each fabric is one of its own."""
+    """The part of the sources that a file under csrc belongs to; each fabric is one of its own."""
     parts = path.parts
     if len(parts) == 1:
         return parts[0]

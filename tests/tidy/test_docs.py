@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# A path that begins with a folder of the house, also with a wildcard: csrc/base/err.def, tests/c/test_*.c
+# A path that begins with a folder of the sources, also with a wildcard: csrc/base/err.def, tests/c/test_*.c
 PATH = re.compile(r"(?<![\w/.~-])((?:csrc|dsmem|tests|bench|ci|docs|examples)/[\w./*{},-]*[\w*}/])")
 TARGET = re.compile(r"(?:`|^ {4,})make ([a-z]+)\b", re.M)  # as code, not as a verb
 LINK = re.compile(r"\[[^\]]*\]\(([^)#:]+)(?:#[^)]*)?\)")

@@ -37,7 +37,7 @@ DEFINITIONS = definitions()
 
 
 def parameters(definition):
-    """Names of what a caller passes; those with an underscore are no one's business."""
+    """Names of what a caller passes; those with an underscore are private."""
     a = definition.args
     given = [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))]
     return [p.arg for p in given if p.arg not in ("self", "cls") and not p.arg.startswith("_")]

@@ -2,7 +2,7 @@
 
 Nothing of dsmem is imported here, and no byte layout is taken from its code: where the documents are not enough for
 this program, they are fixed. It needs x86-64: there a store of 8 aligned bytes by a memoryview is one store, and
-stores are seen in their order. It has no compare-swap. So it takes a role or a lock only while nobody else takes one.
+stores are seen in their order. It has no compare-swap. So it takes a role or a lock only while no other does.
 
 As a program it is a process of its own: python independent.py COMMAND CLUSTER.
 """
@@ -95,7 +95,7 @@ _kept = []
 
 @functools.cache
 def identity():
-    """This process's; nobody else may get one meanwhile, since there are no atomics here. Children can't call it."""
+    """This process's; no other may get one meanwhile, since there are no atomics here. Children can't call it."""
     fd = os.open(_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     assert os.fstat(fd).st_uid == os.geteuid() and not os.fstat(fd).st_mode & 0o022
     os.posix_fallocate(fd, 0, 65536)
@@ -152,7 +152,7 @@ class Object:
         self.close()
 
     def ring(self, at):
-        """Ring the eventcount at an offset, for all. How many were woken; nobody else may ring it meanwhile."""
+        """Wake all waiters of the eventcount at an offset. Returns how many; no other may do so meanwhile."""
         sequence, _ = struct.unpack_from("<II", self.bytes, at)
         struct.pack_into("<I", self.bytes, at + 4, 0)
         struct.pack_into("<I", self.bytes, at, (sequence + 1) % 2**32)

@@ -17,7 +17,7 @@ def interrupted_at(number, call):
     def trace(frame, event, argument):
         nonlocal left, raised
         if frame.f_code is not call.__code__ and not frame.f_code.co_filename.startswith(PACKAGE):
-            # what is of the standard library is no business of ours, except what it calls
+            # the standard library's own lines are left out, but not what they call
             return trace if event == "call" else None
         frame.f_trace_opcodes = True
         if event == "opcode":

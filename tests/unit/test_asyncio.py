@@ -163,7 +163,7 @@ def test_a_handler_that_raises_loses_no_completion(region):
 
     async def run():
         await remote.fetch_add_async(0, 1)
-        first, *others = [remote.fetch_add_async(0, 1) for _ in range(10)]  # complete, and nobody has been told
+        first, *others = [remote.fetch_add_async(0, 1) for _ in range(10)]  # complete, and no task has been told
         first.add_done_callback(told.append)
         waiting = asyncio.ensure_future(asyncio.wait_for(asyncio.gather(*others), 10))
         loop.raises = True

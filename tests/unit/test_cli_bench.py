@@ -430,7 +430,7 @@ def test_wrong_secret_gets_nothing(server, monkeypatch):
 
 
 @pytest.mark.parametrize("garbage", [b"", b"GET / HTTP/1.0\r\n\r\n", bytes(1000)])
-def test_garbage_harms_nobody(server, garbage):
+def test_garbage_does_no_harm(server, garbage):
     at = rendezvous.Endpoint.parse(server.address)
     with socket.create_connection((at.host, at.port)) as stranger:
         stranger.sendall(garbage)
@@ -466,7 +466,7 @@ def test_a_client_that_vanishes_is_noticed():
             assert client and idle + every * count <= 11, "seconds"
 
 
-def test_nobody_there():
+def test_no_server_there():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert run("--listen", f"127.0.0.1:{port}").exit_code == 1

@@ -389,7 +389,7 @@ def test_peer_with_another_secret():
         assert "the secrets differ" in facts("--peer", context.agent_address, status=1)["peer"]["reason"]
 
 
-def test_peer_that_nobody_is():
+def test_an_address_without_a_peer():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
 

@@ -36,7 +36,7 @@ def test_ls(here):
     assert "segment" in table and "8192" in table and "clock" in table
     assert {r["cluster"] for r in json.loads(run("ls", "--json"))} >= {here.name}
     assert run("ls", "-c", here.name, "--owner", str(os.geteuid())) == table
-    assert "no such user" in run("ls", "--owner", "nobody of this name", code=2)
+    assert "no such user" in run("ls", "--owner", "no-such-user", code=2)
     assert "no such cluster" in run("ls", "-c", f"{here.name}-absent", code=1)
 
 

@@ -119,7 +119,7 @@ def test_a_stranger_is_logged_and_nothing_printed(capfd, caplog):
 @pytest.mark.parametrize("name", ["shm", "fault+shm"])
 @pytest.mark.parametrize("how", ["context.close()", "del context", "pass"])
 def test_a_context_whose_file_descriptors_were_closed_ends(name, how):
-    """As those who make a daemon of a process do. What has the numbers afterwards is not the context's."""
+    """As a process that becomes a daemon does. What has the numbers afterwards is not the context's."""
     script = f"""
         import os, dsmem
         context = dsmem.Context({name!r}, secret={SECRET!r})

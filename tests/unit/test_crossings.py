@@ -154,7 +154,7 @@ def test_around_the_rings_end_it_is_two(lane):
     assert consumer.get_many(3) == messages[:3]
     with entered(
         user, ops=3 + 2, times=1 + 1
-    ):  # how far the consumer is, whether it goes on, whose lane; two pieces together
+    ):  # the consumer's position, whether it goes on, whose lane; two pieces together
         producer.put_many(messages[3:])
     assert consumer.get_many(3) == messages[3:]
 

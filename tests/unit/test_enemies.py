@@ -103,7 +103,7 @@ ANSWERS = {
     "no mac": (lambda o, c, q: c.sendall(o.reply(q, grant())[:-32] + bytes(32)), errors.ProtocolError),
     "the next number": (numbered(1), errors.ProtocolError),
     "the number before": (numbered(-1), errors.ProtocolError),
-    "a far number": (numbered(2**32), errors.ProtocolError),
+    "a number out of range": (numbered(2**32), errors.ProtocolError),
     "another type": (send(grant(), [region], kind=REPLY | STATUS), errors.ProtocolError),
     "a question": (send(grant(), [region], kind=ATTACH), errors.ProtocolError),
     "oversized": (send(bytes(529)), errors.ProtocolError),
@@ -126,7 +126,7 @@ ANSWERS = {
     "a length near 2**63": (send(grant(2**63 - 4096), [region]), errors.ProtocolError),
     "another length": (send(grant(4095), [region]), errors.ProtocolError),
     "memory that can shrink": (send(grant(), [lambda: region(seals=False)]), errors.ProtocolError),
-    "memory that is no region": (send(grant(), [memory]), errors.ProtocolError),
+    "memory that is not a region": (send(grant(), [memory]), errors.ProtocolError),
     "two memories": (send(grant(), [memory, region]), errors.ProtocolError),
     "many memories": (send(grant(), [memory] * 20), errors.ProtocolError),
     "memory with a refusal": (send(status=6, fds=[region]), errors.StaleDescriptorError),
@@ -151,7 +151,9 @@ def test_a_false_owner_may_be_a_good_one(context, genuine):
             assert remote.fetch_add(0, 1) == 0
 
 
-@pytest.mark.parametrize("what", ["two memories", "many memories", "memory with a refusal", "memory that is no region"])
+@pytest.mark.parametrize(
+    "what", ["two memories", "many memories", "memory with a refusal", "memory that is not a region"]
+)
 def test_file_descriptors_do_not_leak(context, genuine, what):
     with answering(ANSWERS[what][0]) as enemy:
         descriptor = enemy.descriptor(genuine.descriptor)
@@ -213,7 +215,7 @@ def test_an_owner_that_keeps_silent(context, genuine):
 
 
 def test_a_full_backlog_is_waited_for(context, genuine):
-    """Many who come at once may find the agent busy; that is no reason to fail before the deadline."""
+    """Many that connect at once may find the agent busy; that is no reason to fail before the deadline."""
     knocked = threading.Event()
 
     def answer(owner, client, hello):
@@ -244,7 +246,7 @@ def test_a_full_backlog_is_waited_for(context, genuine):
     assert isinstance(outcome[0], errors.PeerDeadError)  # it answered no more than that
 
 
-def test_read_only_memory_stays_so_for_whoever_has_its_descriptor(context):
+def test_read_only_memory_stays_so_for_all_that_have_its_descriptor(context):
     """The agent's file descriptor conveys no more than the right, whatever its holder tries."""
     with context.allocate(4096, "r") as region, Stranger(context.agent_address) as s:
         assert (s.hello(), s.prove(SECRET)) == (0, 0)
@@ -367,7 +369,7 @@ async def test_an_owner_that_dies_ends_what_waits_for_it():
 
 def test_a_loop_that_is_gone_is_not_needed(slow):
     async def leave():
-        slow.fetch_add_async(0, 1)  # and nobody awaits it
+        slow.fetch_add_async(0, 1)  # and no task awaits it
 
     asyncio.run(leave())
     while slow.fetch_add(0, 0) != 1:  # ops of different calls have no order, and the other one has a connection to make
@@ -462,7 +464,7 @@ def test_beyond_4_gib(context):
     size, long = 4 * GIB + 8192, 2 * GIB + 16
     with context.allocate(size) as region, context.attach(region.descriptor) as remote:
         assert remote.fetch_add(4 * GIB, 5) == 0
-        data = np.zeros(long, "u1")  # a page of zeros is enough for all that nobody writes
+        data = np.zeros(long, "u1")  # a page of zeros is enough for all that is not written
         data.view("u8")[[0, -1]] = 7, 9
         remote.write(size - long, data)
         small = bytearray(16)

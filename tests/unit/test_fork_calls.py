@@ -110,7 +110,7 @@ def test_a_blocked_thread_of_the_parent(here):
 
 
 def test_a_fork_in_a_barriers_action(here):
-    """The child is no party: what it does breaks nothing. The call that has forked ends with an error in the child."""
+    """The child is not a party: what it does breaks nothing. The call that forked ends with an error in the child."""
     children = []
 
     def action():

@@ -161,7 +161,7 @@ def held():
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.parametrize("where", ["shm", "fault+shm"])
-def test_a_cycle_that_nobody_closed_leaves_nothing(where):
+def test_a_cycle_that_was_not_closed_leaves_nothing(where):
     Service(where)  # what a process opens once
     gc.collect()
     before = held()

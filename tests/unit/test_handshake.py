@@ -35,7 +35,7 @@ from dsmem.testing.control import (
 )
 
 SECRET = b"5ec2e7" * 10 + b"0123"
-NOBODY = 54321  # a user who owns nothing
+OTHER_USER = 54321  # a user that owns nothing
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
 
 
@@ -170,7 +170,7 @@ def test_secrets_that_people_choose_are_stretched():
 
 
 def test_what_the_core_has_is_the_key(monkeypatch):
-    """Without the stretching in between, a Stranger who stretches is a stranger."""
+    """Without the stretching in between, a Stranger that stretches is refused."""
     with dsmem.Context("shm", secret=CHOSEN) as context, Stranger(context.agent_address) as s:
         monkeypatch.setattr("dsmem.handshake.stretch", lambda secret: secret)
         assert (s.hello(), s.prove(CHOSEN)) == (0, errors.AuthenticationError.code)
@@ -270,7 +270,7 @@ def other_user(work):
     if pid == 0:
         try:
             ours.close()
-            become(NOBODY)
+            become(OTHER_USER)
             work(theirs)
         finally:
             os._exit(0)
@@ -330,7 +330,7 @@ def knock(address):
 
 
 @as_root
-def test_a_crowd_of_another_user_keeps_nobody_out(context, region):
+def test_a_crowd_of_another_user_keeps_no_friend_out(context, region):
     with contextlib.ExitStack() as crowd:
         for _ in range(3):
             assert receive(crowd.enter_context(other_user(knock(context.agent_address))), 1) == b"!"
@@ -340,7 +340,7 @@ def test_a_crowd_of_another_user_keeps_nobody_out(context, region):
 
 
 def test_slow_strangers_are_dropped(context):
-    """Whoever has not proved itself in time goes, whatever it has said until then and goes on saying."""
+    """A connection that has not authenticated in time goes, whatever it has sent and goes on sending."""
     with (
         Stranger(context.agent_address) as silent,
         Stranger(context.agent_address) as dribbling,

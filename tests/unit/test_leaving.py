@@ -19,7 +19,7 @@ SECRET = bytes(range(16))
 FABRIC = "fault+shm"  # remote, also between contexts of one host
 BOUND = 60  # seconds until a process that hangs is a failure
 
-# make(cluster); what a process does that has nobody waiting at its end; what a thread does that waits
+# make(cluster); what a process does that has no thread waiting at its end; what a thread does that waits
 KINDS = {
     "lock": (lambda c: c.lock("o", create=True, members=2), "", "o.acquire()"),
     "rlock": (lambda c: c.rlock("o", create=True, members=2), "", "o.acquire()"),
@@ -316,7 +316,7 @@ def test_the_end_is_silent(tmp_path, call):
 
 
 @pytest.mark.parametrize("where", ["a module", "a cycle", "builtins"])
-def test_handles_that_nobody_closed_are_collected_silently(where):
+def test_handles_that_were_not_closed_are_collected_silently(where):
     """The last of them when modules are gone and nothing can be imported."""
     body = f"""
         import builtins, os

@@ -25,7 +25,7 @@ def pair(request):
 
 
 def free(buffer):
-    """Whether nobody holds it: a bytearray that somebody does can't change its length."""
+    """Whether nothing exports it: a bytearray with exports can't change its length."""
     try:
         buffer.extend(b"more")
     except BufferError:

@@ -79,8 +79,8 @@ def test_a_segment_that_another_writes(here):
         with segment.writing():
             message = said(errors.TimeoutError, second.publish, np.zeros(4, "i8"), timeout=0.01)
         # The numbers of processes are kept for the newest only.
-        who = r"process \d+|a process that is not known here \([0-9a-f]+\)"
-        assert re.fullmatch(rf"({who}) is writing the segment; nothing was written", message)
+        process = r"process \d+|a process that is not known here \([0-9a-f]+\)"
+        assert re.fullmatch(rf"({process}) is writing the segment; nothing was written", message)
     here.unlink("s")
 
 

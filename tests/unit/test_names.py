@@ -198,9 +198,9 @@ def test_no_modes(name, here, mode):
 
 def test_users_and_groups_that_there_are_not(name, here):
     with pytest.raises(errors.InvalidArgumentError):
-        dsmem.connect(name, owner="nobody of this name")
+        dsmem.connect(name, owner="no-such-user")
     with pytest.raises(errors.InvalidArgumentError):
-        dsmem.connect(name, group="nobody of this name")
+        dsmem.connect(name, group="no-such-user")
     with pytest.raises(errors.NameNotFoundError):
         dsmem.connect(name, owner=54321)
 
@@ -424,7 +424,7 @@ def test_another_user(name, how, readonly, allowed):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a folder away")
-def test_a_folder_that_somebody_else_has_made(name, here):
+def test_a_folder_that_another_user_has_made(name, here):
     folder = local.user_folder(0) / name
     os.chown(folder, 54321, 54321)
     with pytest.raises(errors.AccessDeniedError, match=f"user 54321 made it; ask root to remove it: rm -r {folder}"):

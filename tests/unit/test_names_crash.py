@@ -77,7 +77,7 @@ def sweep(body, before, after, calls=5):
 
 
 class Place:
-    """The names of the test's cluster, as one sees them who attaches and removes nothing of the dead."""
+    """The names of the test's cluster, as a process sees them that attaches and removes nothing of the dead."""
 
     def __init__(self, name):
         self.name = name

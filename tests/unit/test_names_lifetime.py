@@ -205,7 +205,7 @@ def test_a_name_that_is_taken_at_the_last_moment_leaves_no_mark(here, folder):
 
 
 def test_a_forked_child_keeps_no_lock(here, folder):
-    """gc and unlink work under the lock: whoever holds it may be forked, and then killed."""
+    """gc and unlink work under the lock: the process that holds it may fork, and then be killed."""
     here.segment("a", 4, "u1", create=True).close()
     names = local.LocalNames(here.name, os.geteuid())
     read, write = os.pipe()
@@ -245,7 +245,7 @@ def test_a_child_does_not_keep_the_lock_of_a_killed_parent(here, folder):
 
 
 def test_gc_takes_the_lock(here, folder, monkeypatch):
-    """While somebody has the folder's lock, gc removes nothing."""
+    """While a process has the folder's lock, gc removes nothing."""
     monkeypatch.setattr(local, "_LOCK_SECONDS", 0.05)
     subprocess.run([sys.executable, "-c", KILLED, here.name], check=False)
     fd = os.open(folder, os.O_RDONLY)

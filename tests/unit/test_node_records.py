@@ -79,7 +79,7 @@ def test_record_and_forget(folder):
     node_records.forget_node(node)
 
 
-def test_no_folder_harms_nobody(monkeypatch, folder):
+def test_a_missing_folder_does_no_harm(monkeypatch, folder):
     monkeypatch.setattr(node_records, "FOLDER", folder / "none")
     node_records.record_node(bytes(16), "shm", "unix:@x")
     node_records.forget_node(bytes(16))

@@ -1,4 +1,4 @@
-"""Queues in event loops: who waits hears of a close, leaves when cancelled, and watches no descriptor of others."""
+"""Queues in event loops: a waiting task hears of a close, leaves when cancelled, watches no descriptor of others."""
 
 import asyncio
 import os

@@ -117,7 +117,7 @@ def test_what_one_thread_puts_while_another_one_sends(fault_place):
 
 
 def test_a_child_that_is_forked_while_another_thread_sends(fault_place):
-    """Nobody in the child gives back the turn that the thread has; it is told so, and does not wait for it."""
+    """The turn is that of the parent's thread, and is not given back in the child, which is told so without a wait."""
     with slow_queue(fault_place, "200ms") as (consumer, producer), sending(producer, consumer):
         child = os.fork()
         if not child:
@@ -131,7 +131,7 @@ def test_a_child_that_is_forked_while_another_thread_sends(fault_place):
 
 
 def test_threads_that_are_the_first_to_put(fault_place):
-    """They are one producer with one lane, whoever of them comes first."""
+    """They are one producer with one lane, whichever of them comes first."""
     with slow_queue(fault_place, "50ms", producers=1) as (consumer, producer):
         failed = []
 

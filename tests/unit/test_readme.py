@@ -40,7 +40,7 @@ def test_the_chart_is_that_of_the_results():
 
 
 def test_figures_of_the_readme_are_those_of_the_results():
-    """Whoever keeps a new run must say so in the README: the numbers in bold there are in the results."""
+    """A new run that is kept must be in the README: the numbers in bold there are in the results."""
     chart = runpy.run_path(str(ROOT / "bench/chart.py"))
     readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
     wanted = {

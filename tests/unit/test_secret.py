@@ -1,4 +1,4 @@
-"""Where the secret comes from, and who may read it."""
+"""Where the secret comes from, and which users may read it."""
 
 import multiprocessing
 import os

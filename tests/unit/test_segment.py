@@ -557,7 +557,7 @@ def test_an_exception_undoes_a_write(versioned, other):
         assert version == 1 and (copy == 1).all() and (versioned.read() == 1).all()
         with pytest.raises(errors.MismatchError):
             s.publish(np.zeros((3, 3)))
-        assert versioned.publish(2) == 2, "and nobody holds it"
+        assert versioned.publish(2) == 2, "and no process holds it"
 
 
 def test_one_writer_at_a_time(versioned, other):
@@ -630,7 +630,7 @@ with s.writing() as array:
 """
 
 
-def test_a_writer_that_dies_stops_nobody(here):
+def test_a_writer_that_dies_stops_no_other(here):
     with here.segment("v", (100, 10), "i8", create=True, versioned=True) as s, here.segment("v", readonly=True) as r:
         s.publish(1)
         with subprocess.Popen([sys.executable, "-c", WRITER, here.name], stdout=subprocess.PIPE, text=True) as process:

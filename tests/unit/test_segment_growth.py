@@ -13,7 +13,7 @@ from dsmem.names import local
 
 
 def test_grown_then_unlinked(here):
-    """Who is attached sees the rows that were added before the name went."""
+    """A process that is attached sees the rows that were added before the name went."""
     with (
         here.segment("a", 4, "u8", create=True) as s,
         here.segment("a") as second,

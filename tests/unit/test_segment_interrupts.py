@@ -1,4 +1,4 @@
-"""A signal handler that raises at any bytecode of a writer leaves the segment to everybody, whole."""
+"""A signal handler that raises at any bytecode of a writer leaves the segment usable for all processes, and whole."""
 
 import gc
 import subprocess

@@ -1,4 +1,4 @@
-"""Users of one host, whatever their numbers are: who may do what. Needs root, who may become any user."""
+"""Users of one host, whatever their numbers are: what each may do. Needs root, which may become any user."""
 
 import contextlib
 import os
@@ -153,7 +153,7 @@ def test_a_folder_without_rights_of_its_user_is_used_again():
         as_user(1001, make, "lock")
         folder = local.user_folder(1001) / NAME
         for path, mode in ((folder / ".owned", 0o066), (folder, 0o066), (folder.parent, 0o600)):
-            path.chmod(mode)  # as one has made them who was killed before he could fix them
+            path.chmod(mode)  # as a process leaves them that was killed before it set the mode
         assert as_user(1001, takes, 1001, 0) == (True, False)
         assert folder.stat().st_mode & 0o777 == 0o766
 

@@ -1,4 +1,4 @@
-"""What hurts people who share memory with multiprocessing.shared_memory, one test for each wound."""
+"""Problems that users of multiprocessing.shared_memory have reported, one test for each."""
 
 import multiprocessing
 import os
@@ -93,7 +93,7 @@ os._exit(0)
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root and unshare to mount a tmpfs")
 def test_no_room_is_an_error_and_no_signal():
-    """More than there is room for is given out, and whoever touches it is killed by SIGBUS."""
+    """More than there is room for is given out, and a process that touches it is killed by SIGBUS."""
     script = 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$0" -c "$1"'
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", script, sys.executable, CRAMPED], capture_output=True, text=True, check=False
@@ -141,7 +141,7 @@ with dsmem.connect(sys.argv[1]) as cluster:
 
 @pytest.mark.parametrize("n", [1, 100, 4095, 4096, 4097])
 def test_sizes_are_those_asked_for(cluster, other, n):
-    """Who attaches gets more bytes than were asked for, and must be told of the shape on another way."""
+    """A process that attaches gets more bytes than were asked for, and must learn the shape in another way."""
     with cluster.segment("a", n, "u1", create=True) as s, other(s) as found:
         assert found.nbytes == n and found.shape == (n,) and len(found.read()) == n
 

@@ -114,7 +114,7 @@ int queue_refuse(const dsm_queue *q, const char *role)
 {
     if (q->forks != load_relaxed_u32(&core_forks))
         return refuse_forked();
-    return err_set(DSM_EINVAL, 0, "this handle is no %s of the queue", role);
+    return err_set(DSM_EINVAL, 0, "this handle is not a %s of the queue", role);
 }
 
 /* A role is given back only once. After an error, the next call goes on with the roles that are left. */

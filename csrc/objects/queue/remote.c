@@ -183,7 +183,7 @@ int queue_broken(const char *role)
 {
     return err_set(
         DSM_ENOTHELD, 0,
-        "this handle is no %s any more: break_() took the role, or a close() that failed gave it back; close "
+        "this handle is not a %s any more: break_() took the role, or a close() that failed gave it back; close "
         "the handle and open another",
         role);
 }

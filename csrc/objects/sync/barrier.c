@@ -183,7 +183,7 @@ static int break_what_is_owed(dsm_barrier *b)
 /* Takes the lock if it can be had at once: then its owner_died flag concerns the generation that ends here, and is
  * cleared with it. If a generation is to be ended, the lock is taken from a holder, too: that is a party which is
  * arriving, and is told of the reset. If it died later with the lock, the next generation would be broken for it. Its
- * word is read before the state and has not changed since, so it is no party of a later generation, unless all had
+ * word is read before the state and has not changed since, so it is not a party of a later generation, unless all had
  * arrived: then the lock is left alone. */
 int dsm_barrier_reset(dsm_barrier *b)
 {
@@ -236,7 +236,7 @@ static int close_state(dsm_barrier *b, int rc)
 
 /* Whether a process that arrived in the generation of *s is dead. If that generation is over by now, the result says
  * nothing. */
-static bool somebody_died(dsm_barrier *b, const struct state *s)
+static bool a_party_died(dsm_barrier *b, const struct state *s)
 {
     uint64_t alive = handle(b)->identity;
     for (uint64_t i = 0; i < s->arrived && i < handle(b)->count; i++) {
@@ -260,7 +260,7 @@ static int arrive_from(dsm_barrier *b, const struct state *s, bool finish)
     if (s->arrived == handle(b)->count)
         return 0;
     bool last = s->arrived + 1 == handle(b)->count;
-    if (last && handle(b)->mapped && handle_time_to_look(&b->looked) && somebody_died(b, s)) {
+    if (last && handle(b)->mapped && handle_time_to_look(&b->looked) && a_party_died(b, s)) {
         int rc = dsm_barrier_break(b, generation);
         return rc < 0 ? rc : broken();
     }
@@ -351,7 +351,7 @@ static int break_for_the_dead(dsm_barrier *b, uint64_t generation)
     int rc = read_state(b, &s);
     if (rc || generation_of(s.round) != generation)
         return rc;
-    rc = handle(b)->mapped && somebody_died(b, &s) ? 1 : holder_died(b);
+    rc = handle(b)->mapped && a_party_died(b, &s) ? 1 : holder_died(b);
     if (rc == 1)
         rc = dsm_barrier_break(b, generation);
     return rc < 0 ? rc : 0;

@@ -80,8 +80,8 @@ int handle_take(struct sync_handle *s, dsm_remote *r, enum dsm_type type, int64_
     } shape;
     int rc = object_check(r, type, &h);
     if (!rc)
-        rc = h.nbytes < SYNC_TABLE ? err_set(DSM_ECORRUPT, 0, "%llu bytes are no %s", (unsigned long long)h.nbytes,
-                                             dsm_type_name((int)type))
+        rc = h.nbytes < SYNC_TABLE ? err_set(DSM_ECORRUPT, 0, "%llu bytes are too few for type %s",
+                                             (unsigned long long)h.nbytes, dsm_type_name((int)type))
                                    : sure_read(r, SYNC_SHAPE, &shape, sizeof shape);
     if (rc)
         return rc;

@@ -40,7 +40,7 @@ NOISE: dict[str, Callable[[Stranger], None]] = {
 
 
 @pytest.mark.parametrize("kind", NOISE)
-def test_noise_is_counted_and_harms_nobody(
+def test_noise_is_counted_and_does_no_harm(
     owner: dsmem.Context, region: dsmem.Region, remote: dsmem.Remote, kind: str
 ) -> None:
     before = owner.stats["rejected"]
@@ -203,7 +203,7 @@ def test_a_descriptor_of_another_fabric(peer: dsmem.Context, region: dsmem.Regio
         peer.attach(forge(region.descriptor, fabric=other))
 
 
-def test_nobody_at_the_address(fabric: str, peer: dsmem.Context) -> None:
+def test_no_owner_at_the_address(fabric: str, peer: dsmem.Context) -> None:
     with open_context(fabric) as owner, owner.allocate(8) as region:
         descriptor = region.descriptor
     with pytest.raises(errors.PeerDeadError):
