@@ -1,5 +1,6 @@
 /* wraps: malloc calloc realloc aligned_alloc free mmap memfd_create open socket eventfd epoll_create1 pthread_create */
 /* wraps: timerfd_create accept4 mremap ftruncate fallocate posix_fallocate pthread_mutex_lock pthread_mutex_unlock */
+/* wraps: verbs_load */
 /*
  * Memory, files, their room, mappings and threads run out at each place where the core asks for them, one after
  * another: the call fails with an error that names no other cause, and leaves no memory, file or mapping behind.
@@ -162,13 +163,61 @@ int __wrap_pthread_mutex_unlock(pthread_mutex_t *m)
     return __real_pthread_mutex_unlock(m);
 }
 
+/* ---- a device, whose objects run out, too ---- */
+
+#ifdef DSM_HAVE_VERBS
+#define calloc __real_calloc
+#define free __real_free
+#define eventfd __real_eventfd
+#define pthread_mutex_lock __real_pthread_mutex_lock
+#define pthread_mutex_unlock __real_pthread_mutex_unlock
+#include "fake_device.h"
+#undef calloc
+#undef free
+#undef eventfd
+#undef pthread_mutex_lock
+#undef pthread_mutex_unlock
+
+#define SCARCE(type, name, params, ...) \
+    static type scarce_##name params \
+    { \
+        if (fails()) { \
+            errno = ENOMEM; \
+            return NULL; \
+        } \
+        return fake_##name(__VA_ARGS__); \
+    }
+
+SCARCE(struct ibv_pd *, alloc_pd, (struct ibv_context * c), c)
+SCARCE(struct ibv_mr *, reg_mr, (struct ibv_pd * p, void *at, size_t n, int access), p, at, n, access)
+SCARCE(struct ibv_comp_channel *, create_comp_channel, (struct ibv_context * c), c)
+SCARCE(struct ibv_cq *, create_cq, (struct ibv_context * c, int n, void *o, struct ibv_comp_channel *h, int v), c, n, o,
+       h, v)
+SCARCE(struct ibv_qp *, create_qp, (struct ibv_pd * p, struct ibv_qp_init_attr *a), p, a)
+
+int __wrap_verbs_load(void);
+int __wrap_verbs_load(void)
+{
+#define VERBS_SYM(name, version) ibv.name = fake_##name;
+#include "fabric/verbs/sym.def"
+#undef VERBS_SYM
+    ibv.alloc_pd = scarce_alloc_pd;
+    ibv.reg_mr = scarce_reg_mr;
+    ibv.create_comp_channel = scarce_create_comp_channel;
+    ibv.create_cq = scarce_create_cq;
+    ibv.create_qp = scarce_create_qp;
+    return 0;
+}
+#endif
+
 /* ---- scenes: 0, or the error of the first call that failed; all that was opened is closed ---- */
 
-static int open_one(const char *fault, dsm_ctx **out)
+static int open_on(const char *fabric, const char *fault, dsm_ctx **out)
 {
     dsm_options o;
     dsm_options_init(&o);
-    o.fabric = "shm";
+    o.fabric = fabric;
+    o.listen = strcmp(fabric, "verbs") ? NULL : "127.0.0.1";
     o.fault = fault;
     o.secret = "a secret that all C tests share.";
     o.secret_len = 32;
@@ -177,6 +226,8 @@ static int open_one(const char *fault, dsm_ctx **out)
         *out = NULL;
     return rc;
 }
+
+static int open_one(const char *fault, dsm_ctx **out) { return open_on("shm", fault, out); }
 
 struct world {
     dsm_ctx *owner, *user;
@@ -278,6 +329,60 @@ static int far_memory(void)
     leave(&w);
     return rc;
 }
+
+#ifdef DSM_HAVE_VERBS
+enum { OWN = 5, EACH = 64 * 1024 }; /* too large to be copied for an op */
+static uint8_t own[2 * OWN * EACH] __attribute__((aligned(4096))), read_here[EACH];
+
+static int use_each(dsm_ctx *c, dsm_region *const *regions)
+{
+    int rc = 0;
+    for (uint64_t i = 0; i < OWN && !rc; i++) {
+        uint8_t d[DSM_DESC_MAX];
+        dsm_remote *r;
+        uint64_t found;
+        rc = dsm_attach(c, d, (size_t)dsm_region_descriptor(regions[i], d), TIMEOUT_NS, &r);
+        if (rc)
+            return rc;
+        rc = dsm_read(r, 0, &found, 8, TIMEOUT_NS);
+        CHECK(rc || found == i + 1); /* each region is that of its own buffer */
+        if (!rc)
+            rc = dsm_read(r, 0, read_here, EACH, TIMEOUT_NS);
+        CHECK(!dsm_remote_close(r));
+    }
+    return rc;
+}
+
+/* Memory of the caller's own, all or none; some buffers touch, and share a registration. */
+static int private_memory(void)
+{
+    static const int place[OWN] = {4, 0, 7, 1, 9};
+    dsm_ctx *owner = NULL, *user = NULL;
+    dsm_region *regions[OWN];
+    void *p[OWN];
+    uint64_t sizes[OWN];
+    for (uint64_t i = 0; i < OWN; i++) {
+        uint64_t word = i + 1;
+        p[i] = own + place[i] * EACH;
+        memcpy(p[i], &word, 8);
+        sizes[i] = EACH;
+    }
+    int rc = open_on("verbs", NULL, &owner);
+    if (!rc && !(rc = dsm_register_many(owner, OWN, p, sizes, 7, regions))) {
+        rc = open_on("verbs", NULL, &user);
+        if (!rc)
+            rc = use_each(user, regions);
+        for (int i = 0; i < OWN; i++)
+            CHECK(!dsm_region_close(regions[i]));
+    }
+    if (user)
+        dsm_close(user);
+    if (owner)
+        dsm_close(owner);
+    CHECK(!fake.regs && !fake.queue_pairs && !fake.torn);
+    return rc;
+}
+#endif
 
 static int forks(void)
 {
@@ -600,6 +705,9 @@ int main(void)
     run_out("local", local_memory);
     run_out("remote", far_memory);
     run_out("fork", forks);
+#ifdef DSM_HAVE_VERBS
+    run_out("verbs", private_memory);
+#endif
     run_out("plans", wrong_plans);
     if (maps_again())
         run_out("mapped", mapped_again);

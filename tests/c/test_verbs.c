@@ -460,6 +460,26 @@ static void passing_registrations(void)
     close_two();
 }
 
+/* Of several buffers one makes no sense: none is registered. */
+static void wrong_buffers(void)
+{
+    dsm_region *out[3];
+    void *const good[] = {mine, mine + 4096, mine + 8192}, *const none[] = {mine, NULL, mine + 8192};
+    const uint64_t sizes[] = {64, 64, 64}, empty[] = {64, 0, 64};
+    open_two(HOUR);
+    int before = registrations();
+    CHECK(dsm_register_many(owner, 3, none, sizes, DSM_READ, out) == -DSM_EINVAL);
+    CHECK(dsm_register_many(owner, 3, good, empty, DSM_READ, out) == -DSM_EINVAL);
+    CHECK(dsm_register_many(owner, 3, good, sizes, 0, out) == -DSM_EINVAL);
+    CHECK(dsm_register_many(owner, 3, good, sizes, 8, out) == -DSM_EINVAL);
+    CHECK(!dsm_register_many(owner, 0, NULL, NULL, DSM_READ, NULL) && registrations() == before);
+    CHECK(!dsm_register_many(owner, 3, good, sizes, DSM_READ, out) && registrations() == before + 3);
+    for (int i = 0; i < 3; i++)
+        CHECK(dsm_region_data(out[i]) == good[i] && !dsm_region_close(out[i]));
+    CHECK(registrations() == before);
+    close_two();
+}
+
 /* ---- a path that is cut while the owner is alive ---- */
 
 /* A handle that could not give something back still holds it, and may try again. One that is closed leaves it to
@@ -540,6 +560,7 @@ int main(void)
     context_closed_first();
     local_region_closed(DSM_OP_WRITE);
     passing_registrations();
+    wrong_buffers();
     held_across_a_cut(true);
     held_across_a_cut(false);
     owners_that_go();

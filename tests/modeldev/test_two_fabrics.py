@@ -1,4 +1,5 @@
-"""A context with shm and verbs, on the model device: by which way a region is reached, and objects in its memory."""
+"""A context with shm and verbs, on the model device: by which way a region is reached, objects in its memory, and
+options."""
 
 import subprocess
 import sys
@@ -77,12 +78,49 @@ print("good")
 """
 
 
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("library"))
+
+
 @pytest.mark.parametrize("atomics", ["nic", "global", "none"])
-def test_two_fabrics(tmp_path, atomics):
+def test_two_fabrics(library, tmp_path, atomics):
     done = subprocess.run(
         [sys.executable, "-c", OWNER, USER, atomics],
         cwd=ROOT,
-        env=environment(build(tmp_path), tmp_path / "network", f"seed=1&atomics={atomics}"),
+        env=environment(library, tmp_path / "network", f"seed=1&atomics={atomics}"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "good\n", done.stderr
+
+
+OPTIONS = """
+import dsmem
+
+def opened(fabric, **options):
+    with dsmem.Context(fabric, secret=bytes(range(32)), listen="127.0.0.1", **options) as context:
+        return context.fabrics
+
+shm, verbs = opened("shm,verbs://model1:2?gid=3&mtu=1024&depth=16")
+assert (verbs.device, verbs.port, verbs.gid_index, verbs.mtu, verbs.depth) == ("model1", 2, 3, 1024, 16)
+verbs, shm = opened("verbs,shm")
+assert (verbs.device, verbs.port, verbs.mtu, verbs.depth) == ("model0", 1, 2048, 128)
+assert [each.depth for each in opened("shm,verbs", depth=32)] == [shm.depth, 32]
+assert opened("verbs://?depth=16", depth=32)[0].depth == 32, "the argument counts"
+assert opened("verbs://?depth=16", depth=0)[0].depth == 16
+assert opened("fault+verbs://?depth=16&fail=1")[0].depth == 16
+assert opened("verbs", depth=4096)[0].depth == 1000, "as many as the device has"
+print("good")
+"""
+
+
+def test_options_of_a_device(library, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", OPTIONS],
+        cwd=ROOT,
+        env=environment(library, tmp_path / "network", "devices=2&ports=2&link=roce&depth=1000&mtu=2048"),
         capture_output=True,
         text=True,
         check=False,

@@ -73,7 +73,7 @@ def mutants_of(path: str, text: str) -> list[Mutant]:
 
 
 def sources(names: list[str], verbs: bool) -> list[str]:
-    """The files that are mutated; the verbs fabric only where a device tests it."""
+    """The files that are mutated; the verbs fabric only where it is compiled."""
     found = []
     for name in names:
         if name.startswith(("csrc/", "dsmem/")) and name.endswith((".c", ".h", ".py", ".pyx", ".pxi")):

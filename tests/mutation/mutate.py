@@ -52,9 +52,10 @@ ROOT = HERE.parents[1]
 AREAS = (
     "csrc/base",
     "csrc/fabric",
-    "csrc/mem",
+    "csrc/memory",
     "csrc/agent",
-    "csrc/proto",
+    "csrc/core",
+    "csrc/objects",
     "csrc",
     "dsmem/_core",
     "dsmem/cli",
@@ -62,6 +63,7 @@ AREAS = (
 )
 OWN = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 STARTED = re.compile(r"(tests/\S*?\.py::.+?)(?: (?:PASSED|FAILED|ERROR|SKIPPED|XFAIL).*)?$")
+HEADER = Path("/usr/include/infiniband/verbs.h")  # without it the verbs fabric is not compiled
 CYTHON = (".pyx", ".pxi")
 CORE = "dsmem/_core/_core.pyx"
 VARIABLE = f'cdef int {SWITCH} = int(__import__("os").environ.get("{SWITCH.upper()}", "0"))\n'
@@ -361,7 +363,6 @@ def main() -> int:
     options.add_argument("--jobs", type=int, default=1, help="mutants at a time")
     options.add_argument("--silence", type=float, default=30.0, help="seconds that a test may take, more under load")
     options.add_argument("--goal", type=float, default=0.9, help="share that must be caught")
-    options.add_argument("--verbs", action="store_true", help="the verbs fabric, too: this host has a device")
     options.add_argument("--only", default="*", help="pattern of the paths to mutate")
     options.add_argument("--again", metavar="RESULT", help="judge those once more whose result was that")
     chosen = options.parse_args()
@@ -375,7 +376,7 @@ def main() -> int:
         old.unlink()
     work = Work(out / f"{chosen.seed}.json")
     if not work.entries:
-        paths = [name for name in sources(names, chosen.verbs) if fnmatch.fnmatch(name, chosen.only)]
+        paths = [name for name in sources(names, HEADER.exists()) if fnmatch.fnmatch(name, chosen.only)]
         everything = [m for path in paths for m in mutants_of(path, (ROOT / path).read_text())]
         work.draw(
             sample(
