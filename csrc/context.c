@@ -95,10 +95,10 @@ void dsm_close(dsm_ctx *c)
     if (!agent_stop(c)) /* afterwards all peers are dead */
         return;
     peers_bury(c);
-    pthread_mutex_lock(&c->lock);
+    core_lock(&c->lock);
     c->closed = true;
     bool last = !c->live_regions && !c->live_remotes;
-    pthread_mutex_unlock(&c->lock);
+    core_unlock(&c->lock);
     if (last)
         context_free(c);
 }
@@ -111,7 +111,7 @@ int dsm_fence(dsm_ctx *c, const uint8_t node[DSM_NODE_ID])
     if (rc)
         return rc;
     for (size_t i = 0; i < c->ndevs; i++) { /* all, also if one can't */
-        int cut = c->devs[i]->fabric->evict(c->devs[i], node);
+        int cut = device_evict(c->devs[i], node);
         rc = rc ? rc : cut;
     }
     return rc;

@@ -30,15 +30,17 @@ static int add(int epoll, int fd, uint32_t events, uint64_t id, unsigned what)
 
 static void drop(struct agent *a, struct conn *n)
 {
+    conn_close_endpoint(n);
+    assert(n->state == CONN_OPEN || a->unauthenticated);
+    if (n->state != CONN_OPEN)
+        a->unauthenticated--;
+    core_lock(&a->lock);
     struct conn **at = &a->conns;
     while (*at != n)
         at = &(*at)->next;
     *at = n->next;
-    assert(n->state == CONN_OPEN || a->unauthenticated);
-    if (n->state != CONN_OPEN)
-        a->unauthenticated--;
-    conn_close_endpoint(n);
     close(n->fd);
+    core_unlock(&a->lock);
     free(n);
 }
 
@@ -60,26 +62,39 @@ static void reject_oldest(struct agent *a)
         reject(a, oldest);
 }
 
-static void welcome(struct agent *a, int fd, bool local)
+static void welcome(struct agent *a, struct conn *n)
 {
-    struct conn *n = local && !socket_may_ask(fd) ? NULL : calloc(1, sizeof *n);
-    if (!n) { /* another user's, or no memory */
-        fetch_add_u64(&a->ctx->stats.rejected, 1);
-        close(fd);
+    if (n->local && !socket_may_ask(n->fd)) { /* another user's */
+        reject(a, n);
         return;
     }
-    if (a->unauthenticated >= UNAUTHENTICATED_MAX)
+    if (a->unauthenticated > UNAUTHENTICATED_MAX)
         reject_oldest(a);
-    socket_keep_alive(fd, a->ctx->peer_timeout_ns);
-    n->id = a->next_conn++;
-    n->fd = fd;
-    n->local = local;
-    n->deadline = clock_ns() + HANDSHAKE_NS;
-    n->next = a->conns;
-    a->conns = n;
-    a->unauthenticated++;
-    if (add(a->epoll, fd, EPOLLIN | EPOLLRDHUP, n->id, ON_CONN))
+    socket_keep_alive(n->fd, a->ctx->peer_timeout_ns);
+    if (add(a->epoll, n->fd, EPOLLIN | EPOLLRDHUP, n->id, ON_CONN))
         drop(a, n);
+}
+
+/* Accepts a connection and enters it in the list. *n is NULL if there is no memory for it. Returns 0 or an errno. */
+static int accept_one(struct agent *a, uint64_t listener, struct conn **n)
+{
+    core_lock(&a->lock);
+    int fd = accept4(a->listeners[listener], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC), sys = fd < 0 ? errno : 0;
+    *n = sys ? NULL : calloc(1, sizeof **n);
+    if (*n) {
+        **n = (struct conn){.next = a->conns,
+                            .id = a->next_conn++,
+                            .fd = fd,
+                            .local = listener == LISTEN_UNIX,
+                            .deadline = clock_ns() + HANDSHAKE_NS};
+        a->conns = *n;
+        a->unauthenticated++;
+    } else if (!sys) {
+        fetch_add_u64(&a->ctx->stats.rejected, 1);
+        close(fd);
+    }
+    core_unlock(&a->lock);
+    return sys;
 }
 
 static void listen_to(struct agent *a, bool on)
@@ -100,15 +115,15 @@ static bool nothing_to_accept(int sys) { return sys == EAGAIN || sys == EINTR ||
 static void accept_some(struct agent *a, uint64_t listener)
 {
     for (int i = 0; i < WELCOMES; i++) {
-        int fd = accept4(a->listeners[listener], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd >= 0) {
-            welcome(a, fd, listener == LISTEN_UNIX);
-        } else if (nothing_to_accept(errno)) {
-            return;
-        } else {
+        struct conn *n;
+        int sys = accept_one(a, listener, &n);
+        if (n)
+            welcome(a, n);
+        if (!sys)
+            continue;
+        if (!nothing_to_accept(sys))
             listen_to(a, false);
-            return;
-        }
+        return;
     }
 }
 
@@ -151,7 +166,7 @@ static void drop_slow_unauthenticated(struct agent *a)
 static void on_peer(struct agent *a, uint64_t id)
 {
     dsm_ctx *c = a->ctx;
-    pthread_mutex_lock(&c->lock);
+    core_lock(&c->lock);
     struct peer *p = c->peers;
     while (p && p->id != id)
         p = p->next;
@@ -160,7 +175,7 @@ static void on_peer(struct agent *a, uint64_t id)
         store_relaxed_u32(&p->dead, 1);
         peer_break(p);
     }
-    pthread_mutex_unlock(&c->lock);
+    core_unlock(&c->lock);
     if (forgotten)
         peers_bury(c);
 }
@@ -168,9 +183,9 @@ static void on_peer(struct agent *a, uint64_t id)
 /* Every control connection of a peer has a new id, so that a late event of an earlier one is not taken for its own. */
 static void set_id(dsm_ctx *c, struct peer *p, uint64_t id)
 {
-    pthread_mutex_lock(&c->lock);
+    core_lock(&c->lock);
     p->id = id;
-    pthread_mutex_unlock(&c->lock);
+    core_unlock(&c->lock);
 }
 
 int agent_watch(struct agent *a, struct peer *p)
@@ -191,16 +206,16 @@ void agent_unwatch(struct agent *a, struct peer *p)
 /* The timeout for epoll_wait in milliseconds: until the agent must act without an event; -1 for none. */
 static int poll_timeout_ms(struct agent *a)
 {
-    pthread_mutex_lock(&a->lock);
+    pthread_mutex_lock(&a->turn);
     int ms = a->accept_after ? deadline_poll_ms(a->accept_after, 1000) : a->unauthenticated ? 1000 : -1;
-    pthread_mutex_unlock(&a->lock);
+    pthread_mutex_unlock(&a->turn);
     return ms;
 }
 
 static bool work(struct agent *a, const struct epoll_event *ev, int n)
 {
     bool go_on = true;
-    pthread_mutex_lock(&a->lock);
+    pthread_mutex_lock(&a->turn);
     if (a->accept_after && clock_ns() >= a->accept_after)
         listen_to(a, true);
     for (int i = 0; i < n; i++) {
@@ -223,7 +238,7 @@ static bool work(struct agent *a, const struct epoll_event *ev, int n)
         }
     }
     drop_slow_unauthenticated(a);
-    pthread_mutex_unlock(&a->lock);
+    pthread_mutex_unlock(&a->turn);
     return go_on;
 }
 
@@ -262,16 +277,16 @@ static void before_fork(void)
 {
     pthread_mutex_lock(&agents_lock);
     for (struct agent *a = agents; a; a = a->next) {
-        pthread_mutex_lock(&a->lock);
-        pthread_mutex_lock(&a->ctx->lock);
+        core_lock(&a->lock);
+        core_lock(&a->ctx->lock);
     }
 }
 
 static void after_fork(void)
 {
     for (struct agent *a = agents; a; a = a->next) {
-        pthread_mutex_unlock(&a->ctx->lock);
-        pthread_mutex_unlock(&a->lock);
+        core_unlock(&a->ctx->lock);
+        core_unlock(&a->lock);
     }
     pthread_mutex_unlock(&agents_lock);
 }
@@ -334,18 +349,19 @@ static void strike(struct agent *a)
  * meanwhile still finds them. */
 static void agent_free(struct agent *a)
 {
-    pthread_mutex_lock(&a->lock);
     while (a->conns)
         drop(a, a->conns);
+    core_lock(&a->lock);
     for (size_t i = 0; i < LISTENERS; i++) {
         forget(a->listeners[i]);
         a->listeners[i] = -1;
     }
-    pthread_mutex_unlock(&a->lock);
+    core_unlock(&a->lock);
     strike(a);
     forget(a->stop);
     forget(a->epoll);
     pthread_mutex_destroy(&a->lock);
+    pthread_mutex_destroy(&a->turn);
     free(a->denied);
     free(a);
 }
@@ -393,11 +409,12 @@ int agent_start(dsm_ctx *c, const char *listen_at)
     a->ctx = c;
     for (size_t i = 0; i < LISTENERS; i++)
         a->listeners[i] = -1;
+    pthread_mutex_init(&a->turn, NULL);
     pthread_mutex_init(&a->lock, NULL);
     enlist(a);
-    pthread_mutex_lock(&a->lock);
+    core_lock(&a->lock);
     int rc = open_all(a, listen_at);
-    pthread_mutex_unlock(&a->lock);
+    core_unlock(&a->lock);
     if (!rc)
         rc = start_thread(a);
     if (rc) {
@@ -429,7 +446,7 @@ bool agent_stop(dsm_ctx *c)
 
 int agent_fence(struct agent *a, const uint8_t node[DSM_NODE_ID])
 {
-    pthread_mutex_lock(&a->lock);
+    pthread_mutex_lock(&a->turn);
     int rc = 0;
     if (!agent_denies(a, node)) {
         void *p = realloc(a->denied, (a->ndenied + 1) * sizeof *a->denied);
@@ -445,6 +462,6 @@ int agent_fence(struct agent *a, const uint8_t node[DSM_NODE_ID])
         if (n->state == CONN_OPEN && !memcmp(n->handshake.client, node, DSM_NODE_ID))
             drop(a, n);
     }
-    pthread_mutex_unlock(&a->lock);
+    pthread_mutex_unlock(&a->turn);
     return rc;
 }

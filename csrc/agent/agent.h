@@ -35,8 +35,11 @@ struct agent {
     pthread_t thread;
     int epoll, listeners[LISTENERS]; /* -1: it does not listen there */
     int stop;                        /* a socket whose shutdown wakes the thread */
-    uint64_t stop_node;   /* its inode: if all descriptors were closed, the number may belong to another file by now */
-    pthread_mutex_t lock; /* protects everything below; held by the thread while it works, not while it sleeps */
+    uint64_t stop_node; /* its inode: if all descriptors were closed, the number may belong to another file by now */
+    /* Held by the thread while it works, not while it sleeps, and by a fence: protects everything below. Calls of a
+     * fabric may wait under it. */
+    pthread_mutex_t turn;
+    pthread_mutex_t lock; /* in addition, where a socket is opened or closed and 'conns' changes: held across a fork */
     struct conn *conns;
     uint64_t next_conn;
     size_t unauthenticated; /* number of connections that have not completed the handshake */
@@ -55,7 +58,7 @@ int agent_fence(struct agent *a, const uint8_t node[DSM_NODE_ID]);
 int agent_watch(struct agent *a, struct peer *p);
 void agent_unwatch(struct agent *a, struct peer *p);
 
-/* server.c: under agent->lock. conn_input processes what has been received; false: the connection must be dropped. */
+/* server.c: under agent->turn. conn_input processes what has been received; false: the connection must be dropped. */
 bool conn_input(struct agent *a, struct conn *n);
 /* conn.c */
 bool agent_denies(const struct agent *a, const uint8_t node[DSM_NODE_ID]);

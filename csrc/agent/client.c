@@ -422,9 +422,9 @@ static int find_peer(dsm_ctx *c, struct fabric_dev *dev, const uint8_t node[DSM_
     struct peer *found = NULL;
     int rc = 0;
     peers_bury(c);
-    pthread_mutex_lock(&c->lock);
+    core_lock(&c->lock);
     for (struct peer *p = c->peers; p; p = p->next) {
-        bool dead = load_relaxed_u32(&p->dead) && !dev->connected;
+        bool dead = p->ending || (load_relaxed_u32(&p->dead) && !dev->connected);
         if (!dead && p->dev == dev && !memcmp(p->node, node, DSM_NODE_ID) && !strcmp(p->address, address))
             found = p;
     }
@@ -434,7 +434,7 @@ static int find_peer(dsm_ctx *c, struct fabric_dev *dev, const uint8_t node[DSM_
     }
     if (!rc)
         found->refs++;
-    pthread_mutex_unlock(&c->lock);
+    core_unlock(&c->lock);
     *out = found;
     return rc;
 }
@@ -479,12 +479,12 @@ static int attach_by(dsm_ctx *c, struct fabric_dev *dev, const char *address, co
         return rc;
     }
     rc = import(p, d, deadline, &r->imported);
-    pthread_mutex_lock(&c->lock);
+    core_lock(&c->lock);
     if (rc)
         p->refs--;
     else
         c->live_remotes++;
-    pthread_mutex_unlock(&c->lock);
+    core_unlock(&c->lock);
     if (rc) {
         free(r);
         peers_bury(c);

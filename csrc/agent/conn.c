@@ -8,7 +8,7 @@ void conn_close_endpoint(struct conn *n)
     if (!n->ep)
         return;
     n->ep->dev->fabric->ep_abort(n->ep);
-    n->ep->dev->fabric->ep_close(n->ep);
+    endpoint_close(n->ep);
     n->ep = NULL;
 }
 

@@ -141,9 +141,9 @@ static bool on_attach(dsm_ctx *c, struct conn *n, const uint8_t *question)
 {
     struct fabric_grant g = {0};
     uint8_t answer[ANSWER_MAX];
-    pthread_mutex_lock(&c->lock);
+    core_lock(&c->lock);
     int rc = grant(c, n, question, &g);
-    pthread_mutex_unlock(&c->lock);
+    core_unlock(&c->lock);
     put_u64(answer, g.nbytes);
     put_u32(answer + 8, g.access);
     put_u32(answer + 12, g.kind);
@@ -157,9 +157,9 @@ static bool on_attach(dsm_ctx *c, struct conn *n, const uint8_t *question)
 
 static bool on_status(dsm_ctx *c, struct conn *n, const uint8_t *name)
 {
-    pthread_mutex_lock(&c->lock);
+    core_lock(&c->lock);
     bool live = region_find(c, get_u64(name), get_u64(name + 8));
-    pthread_mutex_unlock(&c->lock);
+    core_unlock(&c->lock);
     return reply(n, live ? 0 : DSM_ESTALE, NULL, 0);
 }
 
@@ -177,13 +177,13 @@ static bool on_endpoint(struct agent *a, struct conn *n, const uint8_t *question
     for (struct conn *old = a->conns; old; old = old->next)
         if (old->ep && old->ep->dev == d && !memcmp(old->handshake.client, n->handshake.client, DSM_NODE_ID))
             conn_close_endpoint(old);
-    int rc = d->fabric->ep_open(d, true, &n->ep);
+    int rc = endpoint_open(d, true, &n->ep);
     if (rc) {
         n->ep = NULL;
         return reply(n, -rc, NULL, 0);
     }
     int size = d->fabric->ep_address(n->ep, mine);
-    rc = size < 0 ? size : d->fabric->ep_connect(n->ep, question + FABRIC_SIZE, len - FABRIC_SIZE);
+    rc = size < 0 ? size : endpoint_connect(n->ep, question + FABRIC_SIZE, len - FABRIC_SIZE);
     if (rc)
         conn_close_endpoint(n);
     return reply(n, -rc, mine, rc ? 0 : (size_t)size);

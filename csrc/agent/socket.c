@@ -183,9 +183,9 @@ static int connect_tcp(int fd, const struct sockaddr *to, socklen_t len, const c
 static int open_socket(dsm_ctx *c, const struct sockaddr *to, socklen_t len, const char *address, int64_t deadline,
                        int *out)
 {
-    pthread_mutex_lock(&c->lock);
+    core_lock(&c->lock);
     int fd = *out = socket(to->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), sys = errno;
-    pthread_mutex_unlock(&c->lock);
+    core_unlock(&c->lock);
     if (fd < 0)
         return err_set_errno(sys, "socket");
     int rc = to->sa_family == AF_UNIX ? connect_unix(fd, to, len, address, deadline)
@@ -197,10 +197,10 @@ static int open_socket(dsm_ctx *c, const struct sockaddr *to, socklen_t len, con
 
 void socket_close(dsm_ctx *c, int *fd)
 {
-    pthread_mutex_lock(&c->lock);
+    core_lock(&c->lock);
     close(*fd);
     *fd = -1;
-    pthread_mutex_unlock(&c->lock);
+    core_unlock(&c->lock);
 }
 
 /* Keepalive probes begin after about a quarter of the timeout. TCP_USER_TIMEOUT sets the same limit while sent data is

@@ -70,14 +70,14 @@ static bool ask_first(dsm_ticket *t)
         struct dsm_group *g = &t->groups[0];
         t->left = 1;
         g->next = NULL;
-        pthread_mutex_lock(&p->lock);
+        core_lock(&p->lock);
         bool helped = start_help(p);
         if (helped) {
             g->next = p->ask;
             p->ask = g;
             peer_wake(p);
         }
-        pthread_mutex_unlock(&p->lock);
+        core_unlock(&p->lock);
         return helped;
     }
     return false;
@@ -145,7 +145,7 @@ dsm_ticket *dsm_completed(dsm_ctx *c)
 {
     if (ctx_forked(c) || c->event < 0)
         return NULL;
-    pthread_mutex_lock(&c->completed_lock);
+    core_lock(&c->completed_lock);
     if (!c->ready)
         collect(c);
     if (!c->ready)
@@ -153,7 +153,7 @@ dsm_ticket *dsm_completed(dsm_ctx *c)
     dsm_ticket *t = c->ready;
     if (t && !(c->ready = t->next))
         c->ready_last = &c->ready;
-    pthread_mutex_unlock(&c->completed_lock);
+    core_unlock(&c->completed_lock);
     return t;
 }
 
@@ -178,9 +178,9 @@ static void post(struct peer *p, struct dsm_group *g)
 /* Connects, then posts the groups that wait for the connection, or fails them. Under peer->lock, released meanwhile. */
 static void begin_waiting(struct peer *p)
 {
-    pthread_mutex_unlock(&p->lock);
+    core_unlock(&p->lock);
     int rc = peer_ready(p, deadline_after(p->ctx->peer_timeout_ns));
-    pthread_mutex_lock(&p->lock);
+    core_lock(&p->lock);
     struct dsm_group *g = p->begin, *next;
     p->begin = NULL;
     p->begin_last = &p->begin;
@@ -198,10 +198,10 @@ static void ask_owner(struct peer *p)
 {
     struct dsm_group *g = p->ask;
     p->ask = g->next;
-    pthread_mutex_unlock(&p->lock);
+    core_unlock(&p->lock);
     ticket_find_causes(g->ticket, deadline_after(p->ctx->peer_timeout_ns));
     announce(p->ctx, g);
-    pthread_mutex_lock(&p->lock);
+    core_lock(&p->lock);
 }
 
 /* Enforces the time limit of groups. Those of the older round must complete by *limit. When the last of them has, the
@@ -224,7 +224,7 @@ static void *help(void *arg)
     struct peer *p = arg;
     int64_t limit = 0;
     wait_for(&p->parting);
-    pthread_mutex_lock(&p->lock);
+    core_lock(&p->lock);
     while (!load_relaxed_u32(&p->parting)) {
         if (p->begin) {
             begin_waiting(p);
@@ -237,7 +237,7 @@ static void *help(void *arg)
             watch(p, &limit);
         }
     }
-    pthread_mutex_unlock(&p->lock);
+    core_unlock(&p->lock);
     return NULL;
 }
 
@@ -262,15 +262,15 @@ static bool start_help(struct peer *p)
 
 void peer_stop_help(struct peer *p)
 {
-    pthread_mutex_lock(&p->lock);
+    core_lock(&p->lock);
     bool helped = p->helped;
     store_relaxed_u32(&p->parting, 1);
     pthread_cond_signal(&p->work);
     peer_wake(p);
-    pthread_mutex_unlock(&p->lock);
+    core_unlock(&p->lock);
     if (helped)
         pthread_join(p->helper, NULL);
-    pthread_mutex_lock(&p->lock);
+    core_lock(&p->lock);
     p->helped = false;
     store_relaxed_u32(&p->parting, 0);
     struct dsm_group *begin = p->begin, *ask = p->ask, *next;
@@ -284,7 +284,7 @@ void peer_stop_help(struct peer *p)
         next = ask->next;
         announce(p->ctx, ask);
     }
-    pthread_mutex_unlock(&p->lock);
+    core_unlock(&p->lock);
 }
 
 /* ---- starting ---- */
@@ -293,7 +293,7 @@ void peer_stop_help(struct peer *p)
 static void begin(struct dsm_group *g)
 {
     struct peer *p = g->peer;
-    pthread_mutex_lock(&p->lock);
+    core_lock(&p->lock);
     uint32_t *async = &p->async[p->round];
     bool idle = !has_begun(p, 0) && !has_begun(p, 1), ready = !p->begin && peer_usable(p);
     g->round = (uint16_t)p->round;
@@ -308,7 +308,7 @@ static void begin(struct dsm_group *g)
         p->begin_last = &g->next;
         peer_wake(p);
     }
-    pthread_mutex_unlock(&p->lock);
+    core_unlock(&p->lock);
 }
 
 static bool async_begin(dsm_ticket *t)
@@ -364,14 +364,14 @@ static bool take_off(struct peer *p, struct dsm_group *g)
 static void stop_group(struct dsm_group *g)
 {
     struct peer *p = g->peer;
-    pthread_mutex_lock(&p->lock);
+    core_lock(&p->lock);
     if (load_acquire_u32(&g->pending)) {
         if (take_off(p, g))
             group_end(g, -DSM_ECANCELED);
-        else if (p->ep)
+        else
             peer_cut(p);
     }
-    pthread_mutex_unlock(&p->lock);
+    core_unlock(&p->lock);
 }
 
 static void wake_waiters(dsm_op *ops, size_t n)
@@ -381,9 +381,9 @@ static void wake_waiters(dsm_op *ops, size_t n)
         struct peer *p = ops[i].remote->mapped ? last : ops[i].remote->peer;
         if (p == last)
             continue;
-        pthread_mutex_lock(&p->lock);
+        core_lock(&p->lock);
         peer_wake(p);
-        pthread_mutex_unlock(&p->lock);
+        core_unlock(&p->lock);
         last = p;
     }
 }
@@ -397,17 +397,17 @@ void dsm_stop(dsm_ctx *c, dsm_op *ops, size_t n, uint32_t *stop, dsm_ticket *t)
         wake_waiters(ops, n);
         return;
     }
-    pthread_mutex_lock(&c->completed_lock); /* no thread posts more of the ticket meanwhile */
+    core_lock(&c->completed_lock); /* no thread posts more of the ticket meanwhile */
     for (size_t i = 0; i < t->ngroups; i++)
         stop_group(&t->groups[i]);
-    pthread_mutex_unlock(&c->completed_lock);
+    core_unlock(&c->completed_lock);
 }
 
 void async_set_canceling(dsm_ctx *c, bool on)
 {
-    pthread_mutex_lock(&c->completed_lock);
+    core_lock(&c->completed_lock);
     if (!on)
         collect(c);
     c->canceling = on;
-    pthread_mutex_unlock(&c->completed_lock);
+    core_unlock(&c->completed_lock);
 }

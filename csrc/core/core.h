@@ -3,17 +3,20 @@
  *
  * LOCKS, in the order in which a thread may take them:
  *   peer->control_lock    the control connection: one request or handshake at a time, and the creation of an endpoint
- *   agent->lock           the agent's tables (agent/agent.h)
+ *   agent->turn           the agent's tables (agent/agent.h)
+ *   agent->lock           the agent's sockets and the list of its connections, for fork
  *   ctx->lock             regions, the list of peers, the reference counts of peers
  *   ctx->completed_lock   complete tickets (core/async.c)
- *   peer->lock            the endpoint and every call on it; never held across a wait
+ *   peer->lock            the endpoint and every call on it but the last, which closes it; never held across a wait
+ *
+ * A fabric may wait, for a device or for a thread of its own, where it opens, connects or closes an endpoint, takes a
+ * registration away and evicts a node. These calls are made below, and with none of the locks from agent->lock on.
  */
 #ifndef DSM_CORE_CORE_H
 #define DSM_CORE_CORE_H
 
 #include "../fabric/fabric.h"
-
-#include <pthread.h>
+#include "lock.h"
 
 /* Incremented in the child by each fork; an object that was created under another count is refused. */
 extern uint32_t core_forks __attribute__((visibility("hidden")));
@@ -37,16 +40,18 @@ struct peer {
     char address[DSM_ADDRESS_MAX];
     uint32_t refs; /* remotes; under ctx->lock */
     uint32_t dead; /* the control connection has ended; set by the agent thread or by a request that found its end */
+    bool ending;   /* a thread frees it; under ctx->lock */
 
     pthread_mutex_t control_lock;
     int fd;                /* -1: none. Under control_lock; changes under ctx->lock as well */
     struct stream *stream; /* of agent/client.c: the state of the control connection */
 
     pthread_mutex_t lock;
-    pthread_cond_t cond; /* the sleeper has woken, ops have ended, or the endpoint has changed */
-    struct fabric_ep *ep;
-    bool sleeper; /* a thread sleeps on ep's event, so ep must not be closed */
-    int wake_fd;  /* eventfd that wakes the sleeper after another thread has reaped */
+    pthread_cond_t cond;  /* the sleeper has woken, ops have ended, or the endpoint has changed */
+    struct fabric_ep *ep; /* NULL: there is none yet, or it is being replaced */
+    bool closing;         /* the endpoint before is being closed, which ends its ops */
+    bool sleeper;         /* a thread sleeps on ep's event, so ep must not be closed */
+    int wake_fd;          /* eventfd that wakes the sleeper after another thread has reaped */
 
     /* core/async.c; under lock, except the counts (async) and reads of parting */
     pthread_t helper;
@@ -123,6 +128,38 @@ static inline const char *ctx_address(const dsm_ctx *c, const struct fabric_dev 
 static inline bool ctx_forked(const dsm_ctx *c) { return c->forks != load_relaxed_u32(&core_forks); }
 int refuse_forked(void);
 
+/* ---- calls of a fabric that may wait ---- */
+
+static inline int endpoint_open(struct fabric_dev *d, bool passive, struct fabric_ep **out)
+{
+    core_assert_unlocked();
+    return d->fabric->ep_open(d, passive, out);
+}
+
+static inline int endpoint_connect(struct fabric_ep *e, const uint8_t *address, size_t len)
+{
+    core_assert_unlocked();
+    return e->dev->fabric->ep_connect(e, address, len);
+}
+
+static inline void endpoint_close(struct fabric_ep *e)
+{
+    core_assert_unlocked();
+    e->dev->fabric->ep_close(e);
+}
+
+static inline void registration_end(struct fabric_mem *m)
+{
+    core_assert_unlocked();
+    m->dev->fabric->unreg(m);
+}
+
+static inline int device_evict(struct fabric_dev *d, const uint8_t node[DSM_NODE_ID])
+{
+    core_assert_unlocked();
+    return d->fabric->evict(d, node);
+}
+
 /* core/region.c: a region or a remote has been freed: decrements *live (live_regions or live_remotes), and frees the
  * context if it is closed and this was the last. With no lock held. */
 void ctx_leave(dsm_ctx *c, uint64_t *live);
@@ -161,9 +198,9 @@ bool peer_post(struct peer *p, dsm_op *list);
 int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline);
 /* Aborts everything outstanding, without waiting: the threads that wait for it see it end soon. */
 void peer_break(struct peer *p);
-/* The same under peer->lock, where there is an endpoint. */
+/* The same under peer->lock. */
 void peer_cut(struct peer *p);
-/* Aborts everything outstanding; on return all of it has ended. */
+/* Aborts everything outstanding; on return all of it has ended. With no lock held. */
 void peer_abort(struct peer *p);
 
 /* Parts of peer_wait; under peer->lock. */
@@ -182,8 +219,8 @@ void async_set_canceling(dsm_ctx *c, bool on);
 
 /* core/peers.c */
 int peer_new(dsm_ctx *c, struct fabric_dev *d, const uint8_t node[DSM_NODE_ID], const char *address, struct peer **out);
-/* Frees the peers that are dead and have no remote; a later attach creates a new one. With no lock held except
- * agent->lock. */
+/* Frees the peers that are dead and have no remote; a later attach creates a new one. With no lock held
+ * except agent->turn. */
 void peers_bury(dsm_ctx *c);
 
 /* core/ops.c */

@@ -9,6 +9,9 @@ static uint64_t ask; /* the function; release: dsm_set_interrupt(); acquire: wai
 static __thread const uint32_t *own_stop;
 static __thread const uint32_t *call_stop; /* of the call that waits */
 static __thread uint32_t handling;         /* calls of 'ask' under way */
+#ifndef NDEBUG
+__thread int core_locks_held;
+#endif
 
 void dsm_set_interrupt(int (*look)(void))
 {

@@ -36,31 +36,41 @@ bool peer_usable(const struct peer *p) { return p->ep && !p->ep->broken && !load
 
 static bool usable(struct peer *p)
 {
-    pthread_mutex_lock(&p->lock);
+    core_lock(&p->lock);
     bool good = peer_usable(p);
-    pthread_mutex_unlock(&p->lock);
+    core_unlock(&p->lock);
     return good;
 }
 
+/* Takes the endpoint out of the peer and closes it, without peer->lock. While it is being closed its ops end, and the
+ * threads that wait for them sleep on the condition variable. No op is posted meanwhile: a thread that finds no endpoint
+ * waits for peer->control_lock, which the caller holds. Under peer->lock. */
 static void drop_endpoint(struct peer *p)
 {
-    if (!p->ep)
+    struct fabric_ep *old = p->ep;
+    assert(!p->closing);
+    if (!old)
         return;
-    fabric(p)->ep_close(p->ep);
-    p->ep = NULL;
+    p->ep = NULL; /* so no thread becomes the sleeper any more */
+    p->closing = true;
+    while (p->sleeper) { /* it polls the endpoint's event fd */
+        wake_sleeper(p);
+        pthread_cond_wait(&p->cond, &p->lock);
+    }
+    core_unlock(&p->lock);
+    endpoint_close(old);
+    core_lock(&p->lock);
+    p->closing = false;
 }
 
 static void install(struct peer *p, struct fabric_ep *ep)
 {
-    pthread_mutex_lock(&p->lock);
-    while (p->sleeper) { /* it polls the old endpoint's event fd */
-        wake_sleeper(p);
-        pthread_cond_wait(&p->cond, &p->lock);
-    }
+    core_lock(&p->lock);
     drop_endpoint(p);
+    assert(!p->ep);
     p->ep = ep;
     pthread_cond_broadcast(&p->cond); /* closing the old endpoint has ended its ops */
-    pthread_mutex_unlock(&p->lock);
+    core_unlock(&p->lock);
 }
 
 static int join_ends(struct peer *p, struct fabric_ep *ep, int64_t deadline)
@@ -71,7 +81,7 @@ static int join_ends(struct peer *p, struct fabric_ep *ep, int64_t deadline)
     if (n < 0)
         return n;
     int rc = p->ctx->control->endpoint(p, mine, (size_t)n, theirs, &len, deadline);
-    return rc ? rc : fabric(p)->ep_connect(ep, theirs, len);
+    return rc ? rc : endpoint_connect(ep, theirs, len);
 }
 
 static int make_endpoint(struct peer *p, int64_t deadline)
@@ -84,10 +94,10 @@ static int make_endpoint(struct peer *p, int64_t deadline)
         if ((rc = p->ctx->control->connect(p, deadline)))
             return rc;
     }
-    if ((rc = fabric(p)->ep_open(p->dev, false, &ep)))
+    if ((rc = endpoint_open(p->dev, false, &ep)))
         return rc;
     if (p->dev->connected && (rc = join_ends(p, ep, deadline))) {
-        fabric(p)->ep_close(ep);
+        endpoint_close(ep);
         return rc;
     }
     fetch_add_u64(&p->ctx->stats.connects, 1);
@@ -131,29 +141,29 @@ void peer_reap(struct peer *p)
 
 void peer_cut(struct peer *p)
 {
-    fabric(p)->ep_abort(p->ep);
+    if (p->ep) /* otherwise it is being closed, which ends its ops, too */
+        fabric(p)->ep_abort(p->ep);
     wake_sleeper(p);
     pthread_cond_broadcast(&p->cond);
 }
 
 bool peer_post(struct peer *p, dsm_op *list)
 {
-    pthread_mutex_lock(&p->lock);
+    core_lock(&p->lock);
     bool good = peer_usable(p);
     if (good) {
         fabric(p)->post(p->ep, list);
         peer_reap(p);
     }
-    pthread_mutex_unlock(&p->lock);
+    core_unlock(&p->lock);
     return good;
 }
 
 void peer_break(struct peer *p)
 {
-    pthread_mutex_lock(&p->lock);
-    if (p->ep)
-        peer_cut(p);
-    pthread_mutex_unlock(&p->lock);
+    core_lock(&p->lock);
+    peer_cut(p);
+    core_unlock(&p->lock);
 }
 
 /* Sleeps until the endpoint has an event, another thread wakes the sleeper, a signal arrives, or the deadline. Returns
@@ -166,10 +176,10 @@ static bool sleep_on_event(struct peer *p, const uint32_t *pending, int64_t dead
         return false;
     struct pollfd on[2] = {{.fd = p->wake_fd, .events = POLLIN}, {.fd = fabric(p)->ep_fd(p->ep), .events = POLLIN}};
     p->sleeper = true;
-    pthread_mutex_unlock(&p->lock);
+    core_unlock(&p->lock);
     fetch_add_u64(&p->ctx->stats.wakeups, 1);
     bool signal = poll(on, 2, deadline_poll_ms(deadline, 1000)) < 0 && errno == EINTR;
-    pthread_mutex_lock(&p->lock);
+    core_lock(&p->lock);
     p->sleeper = false;
     uint64_t kicks;
     if (read(p->wake_fd, &kicks, sizeof kicks) < 0) {
@@ -193,10 +203,10 @@ static bool spin(struct peer *p, const uint32_t *pending, int64_t deadline)
     enum { POLLS = 8 };
     int64_t until = 0, most = deadline_earlier(p->ctx->spin_ns, WAIT_SLICE_NS);
     for (;;) {
-        if (!pthread_mutex_trylock(&p->lock)) {
+        if (core_trylock(&p->lock)) {
             for (int i = 0; i < POLLS && load_acquire_u32(pending); i++)
                 peer_reap(p);
-            pthread_mutex_unlock(&p->lock);
+            core_unlock(&p->lock);
         } else { /* another thread reaps */
             cpu_relax();
         }
@@ -222,9 +232,9 @@ int64_t peer_give_up_at(const struct peer *p)
 /* wait_interrupted(). Under peer->lock, released meanwhile. */
 static bool interrupted(struct peer *p)
 {
-    pthread_mutex_unlock(&p->lock);
+    core_unlock(&p->lock);
     bool yes = wait_interrupted();
-    pthread_mutex_lock(&p->lock);
+    core_lock(&p->lock);
     return yes;
 }
 
@@ -232,7 +242,7 @@ static bool interrupted(struct peer *p)
  * meanwhile. */
 static bool sleep_while_pending(struct peer *p, const uint32_t *pending, int64_t until)
 {
-    if (!p->sleeper)
+    if (p->ep && !p->sleeper)
         return sleep_on_event(p, pending, until);
     sleep_behind(p, until);
     return false;
@@ -260,13 +270,13 @@ static void drain(struct peer *p, const uint32_t *pending)
 
 void peer_abort(struct peer *p)
 {
-    pthread_mutex_lock(&p->lock);
+    core_lock(&p->lock);
     struct fabric_ep *e = p->ep;
-    if (e)
-        peer_cut(p);
-    while (e && p->ep == e && e->broken && e->inflight) /* otherwise another thread has replaced it */
-        sleep_while_pending(p, &e->inflight, deadline_after(WAIT_SLICE_NS));
-    pthread_mutex_unlock(&p->lock);
+    peer_cut(p);
+    /* another thread may replace it meanwhile: e is gone then, and its ops have ended once 'closing' is false */
+    while (p->closing || (e && p->ep == e && e->broken && e->inflight))
+        sleep_while_pending(p, p->closing ? NULL : &e->inflight, deadline_after(WAIT_SLICE_NS));
+    core_unlock(&p->lock);
 }
 
 bool peer_sleep(struct peer *p, const uint32_t *pending, int64_t limit)
@@ -290,7 +300,7 @@ int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline)
     int rc = 0;
     if (!load_acquire_u32(pending) || spin(p, pending, deadline))
         return 0;
-    pthread_mutex_lock(&p->lock);
+    core_lock(&p->lock);
     if (deadline == DEADLINE_NEVER)
         deadline = peer_give_up_at(p);
     for (bool go_on = !wait_stopped(); load_acquire_u32(pending); go_on = sleep_slice(p, pending, deadline)) {
@@ -304,6 +314,6 @@ int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline)
         }
         break;
     }
-    pthread_mutex_unlock(&p->lock);
+    core_unlock(&p->lock);
     return rc;
 }

@@ -45,7 +45,7 @@ static void end(struct peer *p)
 {
     peer_stop_help(p);
     if (p->ep)
-        p->dev->fabric->ep_close(p->ep);
+        endpoint_close(p->ep);
     pthread_cond_destroy(&p->work);
     close(p->wake_fd);
     pthread_cond_destroy(&p->cond);
@@ -54,34 +54,45 @@ static void end(struct peer *p)
     free(p);
 }
 
-/* A peer without references can be reached through ctx->peers only. So once it is off that list, no other thread can
- * use it. */
+/* A dead peer that no remote uses, and that no other thread frees; NULL if there is none. From now on only a fork looks at
+ * it, as long as it has a socket, and the agent, by the id that disconnect() takes away. */
+static struct peer *next_dead(dsm_ctx *c)
+{
+    core_lock(&c->lock);
+    struct peer *p = c->peers;
+    while (p && (p->ending || p->refs || !load_relaxed_u32(&p->dead)))
+        p = p->next;
+    if (p)
+        p->ending = true;
+    core_unlock(&c->lock);
+    return p;
+}
+
+static void take_off(dsm_ctx *c, const struct peer *p)
+{
+    core_lock(&c->lock);
+    struct peer **at = &c->peers;
+    while (*at != p)
+        at = &(*at)->next;
+    *at = p->next;
+    core_unlock(&c->lock);
+}
+
 void peers_bury(dsm_ctx *c)
 {
-    struct peer *dead = NULL;
-    pthread_mutex_lock(&c->lock);
-    for (struct peer **at = &c->peers, *p; (p = *at);)
-        if (load_relaxed_u32(&p->dead) && !p->refs) {
-            *at = p->next;
-            p->next = dead;
-            dead = p;
-        } else {
-            at = &p->next;
-        }
-    pthread_mutex_unlock(&c->lock);
-    for (struct peer *p; (p = dead);) {
-        dead = p->next;
+    for (struct peer *p; (p = next_dead(c));) {
         c->control->disconnect(p);
+        take_off(c, p);
         end(p);
     }
 }
 
 static void release(dsm_ctx *c, struct peer *p)
 {
-    pthread_mutex_lock(&c->lock);
+    core_lock(&c->lock);
     assert(p->refs);
     bool last = !--p->refs && load_relaxed_u32(&p->dead);
-    pthread_mutex_unlock(&c->lock);
+    core_unlock(&c->lock);
     if (last)
         peers_bury(c);
 }
@@ -108,15 +119,15 @@ int dsm_remote_close(dsm_remote *r)
 static struct peer *next_helped(dsm_ctx *c)
 {
     struct peer *p = NULL;
-    pthread_mutex_lock(&c->lock);
+    core_lock(&c->lock);
     for (bool helped = false; !helped && (p = p ? p->next : c->peers);) {
-        pthread_mutex_lock(&p->lock);
-        helped = p->helped;
-        pthread_mutex_unlock(&p->lock);
+        core_lock(&p->lock);
+        helped = p->helped && !p->ending;
+        core_unlock(&p->lock);
     }
     if (p)
         p->refs++;
-    pthread_mutex_unlock(&c->lock);
+    core_unlock(&c->lock);
     return p;
 }
 

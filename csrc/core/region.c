@@ -59,7 +59,7 @@ static void unregister(const dsm_ctx *c, dsm_region *r)
 {
     for (size_t i = 0; i < c->ndevs; i++)
         if (r->mem[i])
-            r->mem[i]->dev->fabric->unreg(r->mem[i]);
+            registration_end(r->mem[i]);
 }
 
 /* Registers n regions, which have the same rights and kind of memory, with device i: all or none. */
@@ -136,7 +136,7 @@ static int set_generations(dsm_region **regions, size_t n)
 static int enter(dsm_ctx *c, size_t n, dsm_region **regions)
 {
     int rc = set_generations(regions, n);
-    pthread_mutex_lock(&c->lock);
+    core_lock(&c->lock);
     if (!rc)
         rc = reserve(c, n);
     for (size_t i = 0; !rc && i < n; i++) {
@@ -146,7 +146,7 @@ static int enter(dsm_ctx *c, size_t n, dsm_region **regions)
         regions[i]->id = id;
         c->live_regions++;
     }
-    pthread_mutex_unlock(&c->lock);
+    core_unlock(&c->lock);
     return rc;
 }
 
@@ -245,10 +245,10 @@ int dsm_register(dsm_ctx *c, void *p, uint64_t nbytes, uint32_t access, dsm_regi
 
 void ctx_leave(dsm_ctx *c, uint64_t *live)
 {
-    pthread_mutex_lock(&c->lock);
+    core_lock(&c->lock);
     --*live;
     bool last = c->closed && !c->live_regions && !c->live_remotes;
-    pthread_mutex_unlock(&c->lock);
+    core_unlock(&c->lock);
     if (last)
         c->control->free(c);
 }
@@ -258,10 +258,10 @@ int dsm_region_close(dsm_region *r)
     dsm_ctx *c = r->ctx;
     if (ctx_forked(c)) /* the region belongs to the parent: release nothing */
         return 0;
-    pthread_mutex_lock(&c->lock);
+    core_lock(&c->lock);
     c->regions[r->id] = free_slot(c->free_region);
     c->free_region = r->id;
-    pthread_mutex_unlock(&c->lock);
+    core_unlock(&c->lock);
     unregister(c, r);
     region_free(r);
     ctx_leave(c, &c->live_regions);

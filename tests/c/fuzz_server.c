@@ -114,7 +114,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     struct conn *c = calloc(1, sizeof *c); /* on the heap, where an access beyond the end is found */
     CHECK(c);
     c->fd = pair[0];
-    pthread_mutex_lock(&a->lock);
+    pthread_mutex_lock(&a->turn);
     size_t before = a->unauthenticated++;
     for (bool good = true; good && n >= 2;) {
         size_t len = bytes[1] < n - 2 ? bytes[1] : n - 2;
@@ -128,7 +128,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
         a->unauthenticated--;
     CHECK(a->unauthenticated == before);
     conn_close_endpoint(c);
-    pthread_mutex_unlock(&a->lock);
+    pthread_mutex_unlock(&a->turn);
     free(c);
     close(pair[0]);
     close(pair[1]);
