@@ -542,6 +542,38 @@ static void processes(void)
     CHECK(waitpid(pid, &status, 0) == pid && status == 0);
 }
 
+/* Fork runs the handlers of this program after those of a library that was loaded later. Here they wait for a lock that a
+ * thread holds while it calls the device, as an agent does. */
+static void *call_the_device(void *arg)
+{
+    (void)arg;
+    modeldev_count("qps");
+    return NULL;
+}
+
+static void wait_for_the_device(void)
+{
+    struct timespec limit;
+    pthread_t t = thread(call_the_device);
+    clock_gettime(CLOCK_REALTIME, &limit);
+    limit.tv_sec += 60;
+    CHECK(!pthread_timedjoin_np(t, NULL, &limit));
+}
+
+static void forks(void)
+{
+    int status;
+    CHECK(!pthread_atfork(wait_for_the_device, NULL, NULL));
+    open_two();
+    add(remote, 0, 1);
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(modeldev_count("qps") != 0);
+    CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+    CHECK(add(remote, 0, 1) == 1);
+    close_two();
+}
+
 static const struct scene {
     const char *name, *plan;
     void (*run)(void);
@@ -569,6 +601,7 @@ static const struct scene {
     {"global_routes", "grh=1", connects, false},
     {"gid_types", "link=roce", gid_types, false},
     {"strangers", "iwarp=1&devices=2&ports=2", strangers, false},
+    {"forks", "", forks, false},
     {"processes", "scatter=8&pause=20&mtu=1024&window=20", processes, false},
 };
 

@@ -287,8 +287,10 @@ void engine_stop(void)
     if (!last)
         return;
     pthread_join(nic.thread, NULL);
-    close(nic.sock);
-    close(nic.wake);
+    int sock = nic.sock, wake = nic.wake;
+    nic.sock = nic.wake = -1; /* first: a child closes what stands there */
+    close(sock);
+    close(wake);
     address_of(nic.id, &me);
     unlink(me.sun_path);
     for (struct route *r; (r = nic.routes);) {

@@ -12,26 +12,16 @@ static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER; /* no engine starts 
 
 /* ---- a process that forks: the child has no engine, and nothing of what its parent has opened ---- */
 
-static void before_fork(void)
-{
-    pthread_mutex_lock(&opening);
-    pthread_mutex_lock(&nic.lock);
-}
-
-static void after_fork(void)
-{
-    pthread_mutex_unlock(&nic.lock);
-    pthread_mutex_unlock(&opening);
-}
-
+/* Fork waits for no lock of the device, as with libibverbs: a thread may hold one while it waits for a lock of the
+ * program that is taken for the fork. So the child finds the state of any moment, and keeps the plan alone. */
 static void in_child(void)
 {
     struct plan plan = nic.plan;
     uint64_t random = nic.random;
-    if (nic.running) {
-        close(nic.sock);
-        close(nic.wake);
-    }
+    int fds[] = {nic.sock, nic.wake};
+    for (int i = 0; i < 2; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
     memset(&nic, 0, sizeof nic);
     nic.plan = plan;
     nic.random = random + 2 * (uint64_t)getpid();
@@ -85,7 +75,7 @@ static void load(void)
 {
     plan_load();
     make_devices();
-    pthread_atfork(before_fork, after_fork, in_child);
+    pthread_atfork(NULL, NULL, in_child);
 }
 
 int ibv_fork_init(void) { return 0; }
