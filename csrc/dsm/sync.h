@@ -109,6 +109,9 @@ int dsm_semaphore_acquire(dsm_semaphore *m, int64_t timeout_ns);
 int dsm_semaphore_release(dsm_semaphore *m, uint32_t n);
 int dsm_semaphore_value(dsm_semaphore *m);                /* free permits, or -DSM_E… */
 int dsm_semaphore_held(dsm_semaphore *m, int *recovered); /* permits of this handle */
+/* The last release has failed, so permits are held: closing the handle gives them back, or leaves them to
+ * dsm_semaphore_break(). */
+int dsm_semaphore_unsure(const dsm_semaphore *m);
 /* Writes the owner of each permit that is taken and returns their number, at most 4096, or -DSM_E…. An owner is the
  * identity of a process if the permit was taken by a process that maps the memory, else a value that is different for
  * each grant. */

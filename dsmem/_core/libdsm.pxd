@@ -308,6 +308,7 @@ cdef extern from "dsm.h" nogil:
     int dsm_semaphore_release(dsm_semaphore *m, uint32_t n)
     int dsm_semaphore_value(dsm_semaphore *m)
     int dsm_semaphore_held(dsm_semaphore *m, int *recovered)
+    int dsm_semaphore_unsure(const dsm_semaphore *m)
     int dsm_semaphore_holders(dsm_semaphore *m, uint64_t *values)
     int dsm_semaphore_break(dsm_semaphore *m, uint64_t holder)
 

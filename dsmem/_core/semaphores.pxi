@@ -100,7 +100,7 @@ cdef class Semaphore(SyncHandle):
     cdef int refuse_in_use(self) except -1:
         cdef int owner_died
         Handle.refuse_in_use(self)
-        if c.dsm_semaphore_held(self.ptr, &owner_died):
+        if c.dsm_semaphore_held(self.ptr, &owner_died) and not c.dsm_semaphore_unsure(self.ptr):
             raise error_of(c.DSM_EBUSY, "permits are held with this handle; release them first", "close")
         return 0
 

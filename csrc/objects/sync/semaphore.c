@@ -28,7 +28,7 @@ struct dsm_semaphore {
     pthread_mutex_t own; /* guards the fields below; held across an attempt, see handle_lock() */
     uint32_t held;       /* store-release under own, load-acquire in dsm_semaphore_held() without it */
     uint32_t owner_died; /* the last permit was a dead process's; stored before 'held', read after it */
-    bool unsure;         /* a release ended with an error */
+    uint32_t unsure;     /* a release ended with an error; stored under own */
     struct permit doubt; /* remote: an attempt ended with an error; value 0: none */
     uint32_t hint;
     uint64_t serial, looked;
@@ -155,7 +155,8 @@ static int give_back(dsm_semaphore *m, struct permit p)
         int rc = handle_swap(&m->handle, slot_at(m, p.slot), p.value, 0, &found);
         if (rc < 0)
             return rc;
-        if (rc == SWAP_DONE || (rc == SWAP_UNKNOWN && found != p.value) || (rc == SWAP_REFUSED && m->unsure))
+        if (rc == SWAP_DONE || (rc == SWAP_UNKNOWN && found != p.value) ||
+            (rc == SWAP_REFUSED && load_relaxed_u32(&m->unsure)))
             return 0;
         if (rc == SWAP_REFUSED)
             return err_set(DSM_ENOTHELD, 0, "permit %u has another owner", p.slot);
@@ -170,8 +171,9 @@ static int release(dsm_semaphore *m)
     bool gone = sure_gone(m->handle.r, rc);
     if (gone)
         store_release_u32(&m->held, 0);
-    m->unsure = rc && rc != -DSM_ENOTHELD && !gone;
-    if (m->held && !m->unsure) {
+    bool unsure = rc && rc != -DSM_ENOTHELD && !gone;
+    store_relaxed_u32(&m->unsure, unsure);
+    if (m->held && !unsure) {
         store_release_u32(&m->held, m->held - 1);
         m->hint = m->permits[m->held].slot;
     }
@@ -216,6 +218,8 @@ int dsm_semaphore_held(dsm_semaphore *m, int *owner_died)
     *owner_died = held && load_relaxed_u32(&m->owner_died);
     return (int)held;
 }
+
+int dsm_semaphore_unsure(const dsm_semaphore *m) { return load_relaxed_u32(&m->unsure) != 0; }
 
 /* ---- by choice ---- */
 
