@@ -65,7 +65,7 @@ static bool ask_first(dsm_ticket *t)
     t->asked = 1;
     for (size_t i = 0; i < t->n; i++) {
         struct peer *p = t->ops[i].remote->peer;
-        if (t->ops[i].status != -DSM_EACCESS || t->ops[i].remote->mapped)
+        if (!op_unexplained(&t->ops[i]))
             continue;
         struct dsm_group *g = &t->groups[0];
         t->left = 1;

@@ -235,6 +235,9 @@ bool ticket_again(dsm_ticket *t);
 static inline bool ticket_stopped(const dsm_ticket *t) { return t->how.stop && load_acquire_u32(t->how.stop); }
 void ticket_give_up_rest(dsm_ticket *t, int status);
 void ticket_find_causes(dsm_ticket *t, int64_t deadline);
+/* Whether the owner's device has refused an op of a ticket, and the owner has not been asked why: then the op has no
+ * group any more. */
+static inline bool op_unexplained(const dsm_op *op) { return op->status == -DSM_EACCESS && op->group; }
 
 /* core/mapped_file.c: closes a remote that has no context */
 void map_close(dsm_remote *r);

@@ -69,10 +69,10 @@ int64_t call_timeout(int64_t peer_timeout_ns)
 
 bool wait_interrupted(void)
 {
-    if (own_stop)
-        return load_relaxed_u32(own_stop);
     if (wait_stopped())
         return true;
+    if (own_stop)
+        return load_relaxed_u32(own_stop);
     int (*look)(void) = (int (*)(void))(uintptr_t)load_acquire_u64(&ask);
     if (!look)
         return false;

@@ -172,6 +172,7 @@ static int check_each(dsm_ctx *c, dsm_op *ops, size_t n, size_t *failed)
         ops[i].status = rc ? rc : -DSM_ECANCELED;
         ops[i].cause = 0;
         ops[i].fabric = NULL;
+        ops[i].group = NULL;
         if (!ops[i].remote->mapped)
             fetch_add_u32(&ops[i].remote->users, 1);
     }
@@ -222,40 +223,40 @@ int dsm_submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed)
 
 /* ---- completion ---- */
 
-/* The NIC reports both a closed region and a missing right as a remote access error. Asks the owner which one it was,
- * and changes the status to ESTALE if the region was closed, or to EPEER if the owner is gone. */
-static void find_cause(dsm_op *op, int64_t deadline)
+/* Asks the owner of op i why its device has refused the op, once for all ops on this remote that were refused: the NIC
+ * reports both a closed region and a missing right as a remote access error. Their status becomes ESTALE if the region
+ * was closed, EPEER if the owner is gone. A closed region stays closed, so with go_on the open ops on it need not be
+ * posted. The end of the ticket's wait (dsm_stop) ends this one, too. */
+static void find_cause(dsm_ticket *t, size_t i, int64_t deadline)
 {
-    dsm_remote *r = op->remote;
-    struct peer *p = r->peer;
-    if (op->status != -DSM_EACCESS || r->mapped)
-        return;
+    dsm_remote *r = t->ops[i].remote;
+    const uint32_t *before = wait_until_stopped(t->how.stop);
     deadline = deadline_earlier(deadline, deadline_after(r->ctx->peer_timeout_ns));
-    if (peer_lock_control(p, deadline))
-        return;
-    int rc = r->ctx->control->status(p, r->region, r->generation, deadline);
-    pthread_mutex_unlock(&p->control_lock);
-    if (rc == -DSM_ESTALE || rc == -DSM_EPEER)
-        op->status = rc;
-}
-
-/* Op i has found the region of its remote closed, which it stays: the open ops on it need not be posted. */
-static void close_open(dsm_ticket *t, size_t i)
-{
-    for (size_t k = i + 1; k < t->n; k++)
-        if (t->ops[k].remote == t->ops[i].remote && is_open(&t->ops[k]))
-            t->ops[k].status = -DSM_ESTALE;
+    int rc = peer_lock_control(r->peer, deadline);
+    if (!rc) {
+        rc = r->ctx->control->status(r->peer, r->region, r->generation, deadline);
+        pthread_mutex_unlock(&r->peer->control_lock);
+    }
+    wait_until_stopped(before);
+    for (size_t k = i; k < t->n; k++) {
+        dsm_op *op = &t->ops[k];
+        if (op->remote != r)
+            continue;
+        if (op_unexplained(op)) {
+            op->group = NULL;
+            if (rc == -DSM_ESTALE || rc == -DSM_EPEER)
+                op->status = rc;
+        } else if (rc == -DSM_ESTALE && t->how.go_on && is_open(op)) {
+            op->status = -DSM_ESTALE;
+        }
+    }
 }
 
 void ticket_find_causes(dsm_ticket *t, int64_t deadline)
 {
-    for (size_t i = 0; i < t->n; i++) {
-        if (t->ops[i].status != -DSM_EACCESS)
-            continue;
-        find_cause(&t->ops[i], deadline);
-        if (t->how.go_on && t->ops[i].status == -DSM_ESTALE)
-            close_open(t, i);
-    }
+    for (size_t i = 0; i < t->n; i++)
+        if (op_unexplained(&t->ops[i]))
+            find_cause(t, i, deadline);
 }
 
 bool ticket_again(dsm_ticket *t)
@@ -301,8 +302,8 @@ static const dsm_op *find_first_error(dsm_ticket *t, bool late, int64_t deadline
             set_reason(op, -DSM_ETIME);
         if (was_cancelled(op) && load_relaxed_u32(&op->remote->peer->dead))
             set_reason(op, -DSM_EPEER);
-        if (!t->started)
-            find_cause(op, deadline);
+        if (!t->started && op_unexplained(op))
+            find_cause(t, i, deadline);
         if (!first || (was_cancelled(first) && !was_cancelled(op)))
             first = op;
     }

@@ -1,6 +1,7 @@
 /* The verbs fabric with a fake device, in cases that need one: a device that stalls, can't be set up, or reports that
  * it is lost; and how long memory stays registered. */
 #ifdef DSM_HAVE_VERBS
+#include "agent/agent.h"
 #include "base/atomic.h"
 #include "check.h"
 #include "core/core.h"
@@ -323,6 +324,97 @@ static void refused_alone(bool go_on, bool started)
     close_two();
 }
 
+/* ---- asking the owner why ---- */
+
+static uint32_t asked;
+
+static int counted_status(struct peer *p, uint64_t id, uint64_t generation, int64_t deadline)
+{
+    fetch_add_u32(&asked, 1);
+    return client_status(p, id, generation, deadline);
+}
+
+/* A user of whose ops some are refused, although the region is open, and whose questions are counted. */
+static void open_refused(const char *plan, struct control *counting)
+{
+    dsm_options o = options();
+    o.fault = plan;
+    o.peer_timeout_ns = HOUR;
+    owner = open_context(0);
+    CHECK(!dsm_open(&o, &user));
+    *counting = *user->control;
+    counting->status = counted_status;
+    user->control = counting;
+    CHECK(!dsm_alloc(owner, BIG, 7, &region) && !attach(region, &remote));
+    store_relaxed_u32(&asked, 0);
+}
+
+/* Each of five ops is refused in a pass of its own, and the owner is asked once in each. The one without the right is not posted, so its
+ * owner is not asked. */
+static void asks_once(bool started)
+{
+    struct control counting;
+    dsm_region *other;
+    dsm_remote *readable;
+    dsm_ticket t;
+    uint64_t data;
+    open_refused("refuse=1-100", &counting);
+    CHECK(!dsm_alloc(owner, 64, DSM_READ, &other) && !attach(other, &readable));
+    dsm_op ops[6];
+    for (int i = 0; i < 5; i++)
+        ops[i] = add_at(remote, 0);
+    ops[5] = (dsm_op){.code = DSM_OP_WRITE, .remote = readable, .local = &data, .nbytes = 8};
+    dsm_choice how = {.go_on = 1};
+    if (started) {
+        CHECK(!dsm_start_as(user, ops, 6, &how, &t, NULL) && next_completed(user) == &t);
+        CHECK(dsm_finish(&t, -1, NULL) == -DSM_EACCESS);
+    } else {
+        CHECK(dsm_execute_as(user, ops, 6, &how, -1, NULL) == -DSM_EACCESS);
+    }
+    for (int i = 0; i < 6; i++)
+        CHECK(ops[i].status == -DSM_EACCESS);
+    CHECK(load_relaxed_u32(&asked) == 5 && word_at(0) == 0);
+    CHECK(!dsm_remote_close(readable) && !dsm_region_close(other));
+    close_two();
+}
+
+static dsm_op refused_op;
+static uint32_t stop;
+
+static void *execute_refused(void *arg)
+{
+    (void)arg;
+    refused_op = add_at(remote, 0);
+    CHECK(dsm_execute_as(user, &refused_op, 1, &(dsm_choice){.go_on = 1, .stop = &stop}, -1, NULL) == -DSM_EACCESS);
+    return NULL;
+}
+
+/* The owner does not say why: the ops are stopped all the same. */
+static void stopped_while_it_asks(bool started)
+{
+    struct control counting;
+    pthread_t thread;
+    dsm_ticket t;
+    open_refused("refuse=1", &counting);
+    store_relaxed_u32(&stop, 0);
+    pthread_mutex_lock(&owner->agent->lock);
+    if (started) {
+        refused_op = add_at(remote, 0);
+        CHECK(!dsm_start_as(user, &refused_op, 1, &(dsm_choice){.go_on = 1, .stop = &stop}, &t, NULL));
+    } else {
+        CHECK(!pthread_create(&thread, NULL, execute_refused, NULL));
+    }
+    for (; !load_acquire_u32(&asked); usleep(1000))
+        CHECK(!started || !dsm_completed(user)); /* settles the ticket, which lets the helper ask */
+    dsm_stop(user, &refused_op, 1, &stop, started ? &t : NULL);
+    if (started)
+        CHECK(next_completed(user) == &t && dsm_finish(&t, -1, NULL) == -DSM_EACCESS);
+    else
+        CHECK(!pthread_join(thread, NULL));
+    pthread_mutex_unlock(&owner->agent->lock);
+    close_two();
+}
+
 /* The device has got some of the ops and lets the rest wait. At the deadline, the former may have been executed. */
 static void late_in_the_queue(void)
 {
@@ -554,6 +646,10 @@ int main(void)
     refused_and_canceled();
     for (int how = 0; how < 4; how++)
         refused_alone(how & 1, how & 2);
+    for (int started = 0; started < 2; started++) {
+        asks_once(started);
+        stopped_while_it_asks(started);
+    }
     late_in_the_queue();
     silent_in_the_middle();
     old_connection_lingers();
