@@ -6,6 +6,7 @@
 #include "agent/agent.h"
 #include "base/wire.h"
 #include "check.h"
+#include "context.h"
 
 #include <fcntl.h>
 #include <stddef.h>
@@ -42,12 +43,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     (void)argc, (void)argv;
     char name[40];
-    dsm_options o;
-    dsm_options_init(&o);
-    o.fabric = "shm";
-    o.secret = "a secret for the fuzzer, 32 byte";
-    o.secret_len = 32;
-    CHECK(!dsm_open(&o, &context));
+    context = open_context(NULL);
     snprintf(name, sizeof name, "dsmem-fuzz-%d", getpid());
     listen_at(name);
     where = (dsm_descriptor){.access = 7, .generation = 1, .nbytes = 4096, .nways = 1, .ways = {{FABRIC_SHM, ""}}};

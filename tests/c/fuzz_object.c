@@ -9,6 +9,7 @@
  */
 #include "base/crc32.h"
 #include "check.h"
+#include "context.h"
 #include "core/core.h"
 #include "objects/queue/ring.h"
 #include "objects/segment/segment.h"
@@ -571,20 +572,14 @@ static void step(const struct kind *k, struct slot slots[2])
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     (void)argc, (void)argv;
-    dsm_options o;
     dsm_ctx *owner, *user;
     dsm_region *region;
     uint8_t name[DSM_DESC_MAX];
     uint8_t *p = mmap(NULL, ARENA + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(p != MAP_FAILED && !mprotect(p + GUARD, ARENA, PROT_READ | PROT_WRITE));
     arena = p + GUARD;
-    dsm_options_init(&o);
-    o.fabric = "shm";
-    o.secret = "a secret for the fuzzer, 32 byte";
-    o.secret_len = 32;
-    CHECK(!dsm_open(&o, &owner));
-    o.fault = ""; /* no faults, but no mapping either */
-    CHECK(!dsm_open(&o, &user));
+    owner = open_context(NULL);
+    user = open_context(""); /* no faults, but no mapping either */
     CHECK(!dsm_alloc(owner, ARENA, DSM_READ | DSM_WRITE | DSM_ATOMIC, &region));
     int n = dsm_region_descriptor(region, name);
     CHECK(n > 0 && !dsm_attach(user, name, (size_t)n, -1, &remote) && !dsm_remote_mapped(remote));

@@ -12,6 +12,7 @@
 #include "agent/agent.h"
 #include "base/wire.h"
 #include "check.h"
+#include "context.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -29,14 +30,9 @@ static dsm_descriptor region;
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     (void)argc, (void)argv;
-    dsm_options o;
     dsm_region *r;
     uint8_t raw[DSM_DESC_MAX];
-    dsm_options_init(&o);
-    o.fabric = "shm";
-    o.secret = "a secret for the fuzzer, 32 byte";
-    o.secret_len = 32;
-    CHECK(!dsm_open(&o, &context));
+    context = open_context(NULL);
     CHECK(!dsm_alloc(context, 4096, DSM_READ, &r));
     CHECK(!dsm_descriptor_parse(raw, (size_t)dsm_region_descriptor(r, raw), &region));
     return 0;

@@ -6,6 +6,7 @@
  */
 #include "base/deadline.h"
 #include "check.h"
+#include "context.h"
 #include "core/remote.h"
 #include "files.h"
 #include "outcome.h"
@@ -28,23 +29,17 @@ static dsm_remote *remotes[OWNERS];
 static uint8_t descriptors[OWNERS][DSM_DESC_MAX];
 static size_t lengths[OWNERS];
 
-static dsm_ctx *open_context(const char *fault, int64_t peer_timeout)
+static dsm_ctx *open_user(const char *fault, int64_t peer_timeout)
 {
-    dsm_options o;
-    dsm_ctx *c;
-    dsm_options_init(&o);
-    o.fabric = "shm";
+    dsm_options o = options_of("shm");
     o.fault = fault;
-    o.secret = "a secret that all C tests share.";
-    o.secret_len = 32;
     o.peer_timeout_ns = peer_timeout;
-    CHECK(!dsm_open(&o, &c));
-    return c;
+    return open_with(o);
 }
 
 static void own(int i)
 {
-    owners[i] = open_context(NULL, 0);
+    owners[i] = open_context(NULL);
     CHECK(!dsm_alloc(owners[i], 4096, 7, &regions[i]));
     lengths[i] = (size_t)dsm_region_descriptor(regions[i], descriptors[i]);
 }
@@ -57,7 +52,7 @@ static void disown(int i)
 
 static void open_all(int n, const char *fault, int64_t peer_timeout)
 {
-    user = open_context(fault, peer_timeout);
+    user = open_user(fault, peer_timeout);
     for (int i = 0; i < n; i++) {
         own(i);
         CHECK(!dsm_attach(user, descriptors[i], lengths[i], 10000 * MS, &remotes[i]));
@@ -172,7 +167,7 @@ static void silent_owner(int backlog)
 {
     struct sockaddr_un at = {.sun_family = AF_UNIX};
     dsm_remote *r;
-    user = open_context(NULL, HOUR);
+    user = open_user(NULL, HOUR);
     own(0);
     disown(0);
     dsm_descriptor d;
@@ -440,7 +435,7 @@ static bool knows_peers(void)
 static void owners_that_go(const char *fault, int order)
 {
     uint64_t data;
-    user = open_context(fault, 0);
+    user = open_context(fault);
     int before = open_files();
     for (int i = 0; i < OWNERS; i++) {
         own(i);

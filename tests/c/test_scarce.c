@@ -9,6 +9,7 @@
  */
 #include "base/atomic.h"
 #include "check.h"
+#include "context.h"
 #include "files.h"
 #include "objects.h"
 
@@ -214,13 +215,8 @@ int __wrap_verbs_load(void)
 
 static int open_on(const char *fabric, const char *fault, dsm_ctx **out)
 {
-    dsm_options o;
-    dsm_options_init(&o);
-    o.fabric = fabric;
-    o.listen = strcmp(fabric, "verbs") ? NULL : "127.0.0.1";
+    dsm_options o = options_of(fabric);
     o.fault = fault;
-    o.secret = "a secret that all C tests share.";
-    o.secret_len = 32;
     int rc = dsm_open(&o, out);
     if (rc)
         *out = NULL;
@@ -318,7 +314,7 @@ static int local_memory(void)
     return rc;
 }
 
-static int far_memory(void)
+static int remote_memory(void)
 {
     struct world w;
     int rc = enter(&w, "tear=2&duplicate=3&delay=4:1ms", 8192);
@@ -703,7 +699,7 @@ int main(void)
 {
     first_use();
     run_out("local", local_memory);
-    run_out("remote", far_memory);
+    run_out("remote", remote_memory);
     run_out("fork", forks);
 #ifdef DSM_HAVE_VERBS
     run_out("verbs", private_memory);
@@ -714,7 +710,7 @@ int main(void)
     else
         puts("left out: memory that is mapped again, since mremap makes no second mapping here");
     number_zero(local_memory);
-    number_zero(far_memory);
+    number_zero(remote_memory);
     for (size_t i = 0; i < 2 * sizeof kinds / sizeof *kinds; i++) {
         kind = &kinds[i / 2];
         remote = i % 2;

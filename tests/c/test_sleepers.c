@@ -5,6 +5,7 @@
  * a program in which a thread is left asleep.
  */
 #include "check.h"
+#include "context.h"
 #include "core/remote.h"
 #include "tickets.h"
 
@@ -65,19 +66,13 @@ static void stop_time(bool stop)
     __atomic_store_n(&stopped, stop, __ATOMIC_SEQ_CST);
 }
 
-static dsm_ctx *open_context(const char *fault)
+static dsm_ctx *open_sleepy(const char *fault)
 {
-    dsm_options o;
-    dsm_ctx *c;
-    dsm_options_init(&o);
-    o.fabric = "shm";
+    dsm_options o = options_of("shm");
     o.fault = fault;
-    o.secret = "a secret that all C tests share.";
-    o.secret_len = 32;
     o.peer_timeout_ns = HOUR;
     o.spin_ns = 0;
-    CHECK(!dsm_open(&o, &c));
-    return c;
+    return open_with(o);
 }
 
 /* Op 1 makes the connection. */
@@ -85,8 +80,8 @@ static void open_all(const char *fault)
 {
     uint8_t d[DSM_DESC_MAX];
     uint64_t old;
-    owner = open_context(NULL);
-    user = open_context(fault);
+    owner = open_sleepy(NULL);
+    user = open_sleepy(fault);
     CHECK(!dsm_alloc(owner, 4096, 7, &region));
     CHECK(!dsm_attach(user, d, (size_t)dsm_region_descriptor(region, d), -1, &remote));
     CHECK(!dsm_fetch_add(remote, 0, 1, &old, -1));

@@ -7,6 +7,7 @@
  */
 #include "base/atomic.h"
 #include "check.h"
+#include "context.h"
 #include "dsm.h"
 #include "outcome.h"
 
@@ -32,18 +33,12 @@ static uint8_t descriptors[OWNERS][DSM_DESC_MAX];
 static size_t lengths[OWNERS];
 static uint64_t counts[6]; /* of the threads of all_at_once() */
 
-static dsm_ctx *open_context(const char *fault)
+static dsm_ctx *open_brief(const char *fault)
 {
-    dsm_options o;
-    dsm_ctx *c;
-    dsm_options_init(&o);
-    o.fabric = "shm";
+    dsm_options o = options_of("shm");
     o.fault = fault;
-    o.secret = "a secret for the test of threads";
-    o.secret_len = 32;
     o.spin_ns = 1000;
-    CHECK(!dsm_open(&o, &c));
-    return c;
+    return open_with(o);
 }
 
 static dsm_op add_one(int owner, uint64_t word)
@@ -117,9 +112,9 @@ static void *visits(void *arg)
 
 static void open_all(const char *fault)
 {
-    user = open_context(fault);
+    user = open_brief(fault);
     for (int i = 0; i < OWNERS; i++) {
-        owners[i] = open_context(NULL);
+        owners[i] = open_brief(NULL);
         CHECK(!dsm_alloc(owners[i], 4096, 7, &regions[i]));
         lengths[i] = (size_t)dsm_region_descriptor(regions[i], descriptors[i]);
         CHECK(!dsm_attach(user, descriptors[i], lengths[i], -1, &remotes[i]));
@@ -224,7 +219,7 @@ static void cuts(void)
     CHECK(rc == -DSM_EFENCED);
     rc = dsm_attach(user, descriptors[1], lengths[1], -1, &again);
     CHECK(rc == -DSM_EPEER);
-    owners[1] = open_context(NULL);
+    owners[1] = open_brief(NULL);
     CHECK(!dsm_alloc(owners[1], 8, 1, &regions[1]));
     close_all();
 }
@@ -245,7 +240,7 @@ static void *change_offsets(void *arg)
 
 static void moving_offsets(void)
 {
-    dsm_ctx *c = open_context(NULL);
+    dsm_ctx *c = open_brief(NULL);
     dsm_region *region;
     dsm_remote *r;
     pthread_t thread;
@@ -288,7 +283,7 @@ static void knock(int fd, const dsm_ctx *c)
 static void no_descriptors_left(void)
 {
     struct rlimit old, low;
-    dsm_ctx *c = open_context(NULL), *other = open_context(NULL);
+    dsm_ctx *c = open_brief(NULL), *other = open_brief(NULL);
     dsm_region *region;
     dsm_remote *remote;
     uint8_t raw[DSM_DESC_MAX];
