@@ -153,9 +153,20 @@ def _show(facts: dict[str, Any], removed: list[str]) -> None:
         page.remedy(trouble["remedy"])
 
 
+def _checked_peer(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None:
+        reach.check_address(value)
+    return value
+
+
 @click.command()
 @click.option("--clean", is_flag=True, help="Remove the files of dead processes.")
-@click.option("--peer", metavar="ADDRESS", help="Check that an agent answers: HOST:PORT, or as descriptors show it.")
+@click.option(
+    "--peer",
+    metavar="ADDRESS",
+    callback=_checked_peer,
+    help="Check that an agent answers: HOST:PORT, or as descriptors show it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.pass_context
 def doctor(context: click.Context, clean: bool, peer: str | None, as_json: bool) -> None:

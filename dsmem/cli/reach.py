@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import socket
 
-import click
-
 from dsmem.cli.rendezvous import Endpoint
 from dsmem.handshake import VERSION, Handshake, Refused
 
 WAIT_S = 5.0
 
 
+def check_address(address: str) -> None:
+    """Check that the text is an address as contexts and descriptors show it, or HOST:PORT.
+
+    Raises
+    ------
+    click.BadParameter
+        It is neither of them.
+    """
+    if not address.startswith("unix:@"):
+        Endpoint.parse(address.removeprefix("tcp:"))
+
+
 def _connect(address: str) -> socket.socket:
-    """Connect to an address as contexts and descriptors show it, or to HOST:PORT."""
     if address.startswith("unix:@"):
         stream = socket.socket(socket.AF_UNIX)
         try:
@@ -61,7 +70,7 @@ def reach(address: str, secret: bytes) -> dict[str, str | bool | None]:
     Parameters
     ----------
     address : str
-        "tcp:HOST:PORT", "HOST:PORT" or "unix:@NAME".
+        "tcp:HOST:PORT", "HOST:PORT" or "unix:@NAME", as check_address() accepts it.
     secret : bytes
         The secret that the agent should know.
 
@@ -78,8 +87,6 @@ def reach(address: str, secret: bytes) -> dict[str, str | bool | None]:
     except ConnectionRefusedError:
         wall = "" if address.startswith("unix:") else ", or a firewall rejects the packets (allow the port, TCP)"
         reason = f"refused: the process is gone{wall}"
-    except UnicodeError:  # the text can't be a host name
-        reason = f"{address!r} is not HOST, HOST:PORT or [IPV6]:PORT"
-    except (OSError, click.BadParameter) as error:
-        reason = str(getattr(error, "strerror", None) or error)
+    except OSError as error:
+        reason = error.strerror or str(error)
     return {"address": address, "reachable": reason is None, "reason": reason}

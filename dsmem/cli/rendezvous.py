@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import ipaddress
 import json
 import os
 import socket
@@ -37,6 +38,18 @@ class Dropped(Exception):
     """The other side has not proved that it knows the secret, or closed the connection."""
 
 
+def _is_host(text: str) -> bool:
+    """Whether the text can be an address or the name of a host."""
+    try:
+        if ":" in text:
+            ipaddress.IPv6Address(text)
+        else:
+            text.encode("idna")
+    except ValueError:
+        return False
+    return bool(text)
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """Address of a server."""
@@ -59,7 +72,7 @@ class Endpoint:
             colon, port = rest[:1], rest[1:]
         elif not colon or ":" in host:
             host, colon, port = text, "", ""
-        if not host or colon not in ("", ":") or (colon and not (port.isdecimal() and int(port) < 65536)):
+        if colon not in ("", ":") or (colon and not (port.isdecimal() and int(port) < 65536)) or not _is_host(host):
             raise click.BadParameter(f"{text!r} is not HOST, HOST:PORT or [IPV6]:PORT")
         return cls(host, int(port) if port else PORT)
 

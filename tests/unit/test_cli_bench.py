@@ -316,6 +316,8 @@ def test_progress_bar_on_a_terminal():
         ["--listen", "127.0.0.1:0", "-n", "5"],
         ["--listen", "127.0.0.1:0", "127.0.0.1"],
         ["127.0.0.1:port"],
+        ["1:2:3x"],
+        ["--listen", "a..b"],
         ["-f", "nofabric"],
         ["-f", "shm://?sl=many"],
     ],

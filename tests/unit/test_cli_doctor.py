@@ -405,9 +405,13 @@ def test_an_address_without_a_peer():
         thread.join()
     assert found["peer"]["reason"] == "the process that listens there is not an agent of dsmem"
     assert facts("--peer", f"127.0.0.1:{port}", status=1)["peer"]["reason"].startswith("refused")
-    for address in ("127.0.0.1:x", "", ":", "\udcff:77"):
-        assert "is not HOST" in facts("--peer", address, status=1)["peer"]["reason"]
     assert facts("--peer", "unix:@\udcff", status=1)["peer"]["reason"] == "refused: the process is gone"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:x", "", ":", "tcp:", "unix:name", "1:2:3x", "a..b", "\udcff:77"])
+def test_what_is_not_an_address_is_refused_before_anything_runs(address):
+    done = run("--peer", address)
+    assert done.exit_code == 2 and "is not HOST" in done.output and "Fabrics" not in done.output
 
 
 # ---- of all commands ----
