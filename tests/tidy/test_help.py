@@ -22,14 +22,14 @@ QUIET = {"None", "NoReturn", "Self"}  # results of which there is nothing to say
 
 
 def definitions():
-    """(class or "", name) of all that sources and stubs define, with the definition that has the most parameters."""
+    """(suffix of the file, class or "", name) of all that sources and stubs define, with the definitions."""
     found = {}
     for path in sorted(p for suffix in ("py", "pyi") for p in (ROOT / "dsmem").rglob(f"*.{suffix}")):
         for node in ast.parse(path.read_text()).body:
             inner = [(node.name, child) for child in node.body] if isinstance(node, ast.ClassDef) else [("", node)]
             for owner, definition in inner:
                 if isinstance(definition, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                    found.setdefault((owner, definition.name), []).append(definition)
+                    found.setdefault((path.suffix, owner, definition.name), []).append(definition)
     return found
 
 
@@ -123,10 +123,15 @@ def in_python(definition):
 
 
 def definition_of(cls, name):
-    """Of the method as the class has it, by the class in the order of resolution that defines it."""
+    """Of the method as the class has it, by the class in the order of resolution that defines it.
+
+    A function of Python is in a source, what is compiled in a stub. Of overloads, the one with the most parameters.
+    """
     for base in cls.__mro__:
-        if name in vars(base) and (base.__name__, name) in DEFINITIONS:
-            return max(DEFINITIONS[base.__name__, name], key=lambda d: len(parameters(d)))
+        method = vars(base).get(name)
+        suffix = ".py" if inspect.isfunction(getattr(method, "__func__", method)) else ".pyi"
+        if method is not None and (suffix, base.__name__, name) in DEFINITIONS:
+            return max(DEFINITIONS[suffix, base.__name__, name], key=lambda d: len(parameters(d)))
     return None
 
 
@@ -134,7 +139,7 @@ def of_class(title, cls):
     """Of a class, of its constructor where it is meant to be called, and of what it has."""
     lacks = missing(title, cls.__doc__)
     constructor = definition_of(cls, "__init__") or definition_of(cls, "__new__")
-    if constructor and "\nParameters\n---" in (cls.__doc__ or ""):
+    if constructor and "Parameters" in sections(cls.__doc__ or ""):
         lacks += [m for m in missing(title, cls.__doc__, constructor) if "Returns" not in m and "Raises" not in m]
     for name, member in inspect.getmembers(cls):
         home = next(base for base in cls.__mro__ if name in vars(base)) if not name.startswith("_") else None
@@ -165,6 +170,14 @@ def test_help_says_enough(module):
         elif inspect.isroutine(thing):
             lacks += missing(title, thing.__doc__, a_definition(inspect.getsource(thing)))
     assert lacks == [], "\n" + "\n".join(lacks)
+
+
+@pytest.mark.parametrize("cls", [dsmem.Context, dsmem.clock.HybridClock])
+def test_a_constructor_is_looked_at(cls, monkeypatch):
+    """Whether or not the class has a base of the same name in a stub, and the docstring is indented."""
+    last = parameters(definition_of(cls, "__init__"))[-1]
+    monkeypatch.setattr(cls, "__doc__", cls.__doc__.replace(f"{last} :", "other :"))
+    assert f"it: Parameters without {last}" in of_class("it", cls)
 
 
 def test_all_public_modules_are_looked_at():
