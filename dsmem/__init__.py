@@ -25,6 +25,7 @@ from pathlib import Path as _Path
 
 from dsmem._core import Batch, Capabilities, Descriptor, Region, Remote, Result, Way
 from dsmem.cluster import Cluster, attach, connect
+from dsmem.cluster.factories import CLASSES as _CLASSES
 from dsmem.context import Context
 from dsmem.errors import DsmemError
 from dsmem.memory import Reference
@@ -84,25 +85,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _MODULES = ("clock", "errors", "queue", "segment", "sync")  # imported when they are first used
-_HOMES = {
-    "Queue": "queue",
-    "SharedClock": "clock",
-    **dict.fromkeys(
-        (
-            "Barrier",
-            "Condition",
-            "CountingSemaphore",
-            "Event",
-            "Lock",
-            "Once",
-            "RLock",
-            "RWLock",
-            "Semaphore",
-            "SpinLock",
-        ),
-        "sync",
-    ),
-}
+_HOMES = dict(where.split(":")[::-1] for where in _CLASSES.values())  # class → module, imported like these
 
 if not _typing.TYPE_CHECKING:  # type checkers see the imports above, and so report misspelt names
 
@@ -110,7 +93,7 @@ if not _typing.TYPE_CHECKING:  # type checkers see the imports above, and so rep
         if name in _MODULES:
             return _importlib.import_module(f"dsmem.{name}")
         if name in _HOMES:
-            found = getattr(_importlib.import_module(f"dsmem.{_HOMES[name]}"), name)
+            found = getattr(_importlib.import_module(_HOMES[name]), name)
             globals()[name] = found
             return found
         raise AttributeError(f"module 'dsmem' has no attribute {name!r}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import importlib
 import itertools
 import time
 import weakref
@@ -16,32 +15,6 @@ from dsmem import _core, errors
 from dsmem.memory import Memory, Opened, open_or_leave
 from dsmem.names.base import Format, Lifetime, NameInfo, Names, check_name
 from dsmem.objects import NamedObject, quiet_after
-
-# The class of each kind. Its module is imported when the first such object is created or attached.
-_CLASSES = {
-    "segment": "dsmem.segment:Segment",
-    "queue": "dsmem.queue:Queue",
-    "lock": "dsmem.sync:Lock",
-    "rwlock": "dsmem.sync:RWLock",
-    "semaphore": "dsmem.sync:Semaphore",
-    "counting_semaphore": "dsmem.sync:CountingSemaphore",
-    "event": "dsmem.sync:Event",
-    "condition": "dsmem.sync:Condition",
-    "barrier": "dsmem.sync:Barrier",
-    "once": "dsmem.sync:Once",
-    "spinlock": "dsmem.sync:SpinLock",
-    "rlock": "dsmem.sync:RLock",
-    "clock": "dsmem.clock:SharedClock",
-}
-
-
-def class_of(kind: str) -> Any:
-    """Return the class of the objects of a kind, or raise InvalidArgumentError if the kind is unknown."""
-    try:
-        module, _, name = _CLASSES[kind].partition(":")
-    except KeyError:
-        raise errors.InvalidArgumentError(f"kind {kind!r}: there are {', '.join(_CLASSES)}") from None
-    return getattr(importlib.import_module(module), name)
 
 
 def _laid_out(layout: Callable[[], tuple[int, Format]]) -> tuple[int, Format]:
@@ -251,16 +224,3 @@ class ClusterBase:
             except errors.NameExistsError:
                 if create:
                     raise  # otherwise another process created the name first, and may have removed it again: retry
-
-    def _object(self, kind: str, name: str, properties: dict[str, Any], **how: Any) -> Any:
-        name = check_name(name)
-        cls = class_of(kind)
-        for what in ("spin", "timeout"):
-            _core.seconds(properties.get(what), what)
-        return self._open(
-            name,
-            kind,
-            lambda: cls._layout(**properties),
-            lambda memory: cls._open(memory, self, name, **dict(properties)),
-            **how,
-        )

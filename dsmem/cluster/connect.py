@@ -6,8 +6,7 @@ import os
 from typing import Any
 
 from dsmem import _core, errors
-from dsmem.cluster.base import class_of
-from dsmem.cluster.factories import Cluster
+from dsmem.cluster.factories import Cluster, class_of
 from dsmem.memory import Reference
 from dsmem.names.base import check_name
 from dsmem.names.hosted import HostedNames

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from dsmem import _core
-from dsmem.cluster.base import ClusterBase, class_of
-from dsmem.names.base import Lifetime
+from dsmem import _core, errors
+from dsmem.cluster.base import ClusterBase
+from dsmem.names.base import Lifetime, check_name
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
@@ -16,6 +17,33 @@ if TYPE_CHECKING:
     from dsmem.clock import SharedClock
     from dsmem.queue import Queue
     from dsmem.segment import Segment
+
+# The class of each kind. Its module is imported when the first such object is created or attached. dsmem exports the
+# classes under the same names.
+CLASSES = {
+    "segment": "dsmem.segment:Segment",
+    "queue": "dsmem.queue:Queue",
+    "lock": "dsmem.sync:Lock",
+    "rwlock": "dsmem.sync:RWLock",
+    "semaphore": "dsmem.sync:Semaphore",
+    "counting_semaphore": "dsmem.sync:CountingSemaphore",
+    "event": "dsmem.sync:Event",
+    "condition": "dsmem.sync:Condition",
+    "barrier": "dsmem.sync:Barrier",
+    "once": "dsmem.sync:Once",
+    "spinlock": "dsmem.sync:SpinLock",
+    "rlock": "dsmem.sync:RLock",
+    "clock": "dsmem.clock:SharedClock",
+}
+
+
+def class_of(kind: str) -> Any:
+    """Return the class of the objects of a kind, or raise InvalidArgumentError if the kind is unknown."""
+    try:
+        module, _, name = CLASSES[kind].partition(":")
+    except KeyError:
+        raise errors.InvalidArgumentError(f"kind {kind!r}: there are {', '.join(CLASSES)}") from None
+    return getattr(importlib.import_module(module), name)
 
 
 class Cluster(ClusterBase):
@@ -484,3 +512,16 @@ class Cluster(ClusterBase):
         """
         clock: SharedClock = self._object("clock", name, {}, create=create, mode=mode, lifetime=lifetime, wait=timeout)
         return clock
+
+    def _object(self, kind: str, name: str, properties: dict[str, Any], **how: Any) -> Any:
+        name = check_name(name)
+        cls = class_of(kind)
+        for what in ("spin", "timeout"):
+            _core.seconds(properties.get(what), what)
+        return self._open(
+            name,
+            kind,
+            lambda: cls._layout(**properties),
+            lambda memory: cls._open(memory, self, name, **dict(properties)),
+            **how,
+        )

@@ -18,7 +18,7 @@ import pytest
 import dsmem
 from dsmem import errors
 from dsmem.clock import Deadline, HybridClock, Lamport
-from dsmem.cluster.base import _CLASSES
+from dsmem.cluster.factories import CLASSES
 from dsmem.objects import NamedObject
 from dsmem.queue import Pickled, Stamped
 
@@ -130,7 +130,7 @@ class World:
         return obj
 
     def make(self, what):
-        if what in _CLASSES:
+        if what in CLASSES:
             return self.named(what, self.cluster)
         return {
             "context": lambda: self.context,
@@ -295,7 +295,7 @@ def test_what_is_wrong_is_said(world):
         segment.publish(b"1234567")
 
 
-@pytest.mark.parametrize("what", [*_CLASSES, *OTHERS])
+@pytest.mark.parametrize("what", [*CLASSES, *OTHERS])
 def test_what_comes_out_is_ours(world, what):
     wrong = []
     for name in methods(world.make(what)):
@@ -303,7 +303,7 @@ def test_what_comes_out_is_ours(world, what):
             for odd, value in ODD.items():
                 obj = world.make(what)
                 error = one_call(world, obj, name, p.name, value())
-                if what in _CLASSES:
+                if what in CLASSES:
                     drop(obj)
                 if error is not None:
                     wrong.append(f"{what}.{name}({p.name}={odd}): {error}")

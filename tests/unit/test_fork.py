@@ -13,7 +13,7 @@ from forked import SECONDS, in_child, keeping, raises
 import dsmem
 from dsmem import _core, errors
 from dsmem.clock import Lamport
-from dsmem.cluster.base import _CLASSES
+from dsmem.cluster.factories import CLASSES
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ SCENES = {
     "queue": a_queue,
     "clock": a_clock,
 }
-assert set(SCENES) == set(_CLASSES)
+assert set(SCENES) == set(CLASSES)
 
 
 def use_lock(lock):

@@ -48,7 +48,7 @@ assert all(name in sys.modules for name in {LATE})
 def test_names_are_those_of_their_modules():
     assert dsmem.Queue is dsmem.queue.Queue and dsmem.Lock is dsmem.sync.Lock
     assert dsmem.SharedClock is dsmem.clock.SharedClock and dsmem.Segment is dsmem.segment.Segment
-    assert {dsmem._HOMES[name] for name in dsmem._HOMES} <= {*dsmem._MODULES}
+    assert {module.removeprefix("dsmem.") for module in dsmem._HOMES.values()} <= {*dsmem._MODULES}
     assert {*dsmem._HOMES, *dsmem._MODULES} <= {*dsmem.__all__}
 
 

@@ -19,7 +19,7 @@ import pytest
 import dsmem
 from dsmem import errors, objects
 from dsmem.clock import Lamport
-from dsmem.cluster.base import _CLASSES
+from dsmem.cluster.factories import CLASSES
 from dsmem.names import local
 
 ID = 0x1122334455667788
@@ -344,7 +344,7 @@ def test_files_that_are_no_objects(here, name):
 
 
 @pytest.mark.parametrize("other", [0, 1, LAYOUT + 1, 0xFFFFFFFF])
-@pytest.mark.parametrize("kind", _CLASSES)
+@pytest.mark.parametrize("kind", CLASSES)
 def test_objects_of_another_release(here, name, kind, other):
     """Refused by every way in, with what it is and what to do; it can be seen and removed."""
     path = local.user_folder(os.geteuid()) / name / "a"
