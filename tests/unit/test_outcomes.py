@@ -519,13 +519,17 @@ def owners_of(n, user):
 
 
 def one_after_the_other(batch, remotes):
-    """Op 1 is cancelled behind op 0, and as many owners stand before the last op as a batch can post to at a time."""
+    """Op 1 is cancelled behind op 0, and as many owners stand before the last op as a batch can post to at a time.
+
+    There is a connection to the first owner, since the others' are made at the same time, and any may be first.
+    """
+    remotes[0].read(0, bytearray(8))  # op 1 of the plan
     for value, remote in [(9, remotes[0]), (1, remotes[0]), *((5, r) for r in remotes[1:]), (2, remotes[0])]:
         batch.write(remote, 0, value.to_bytes(8, "little"))
 
 
 def test_what_is_posted_again_is_not_overtaken_where_there_are_many_owners():
-    with dsmem.Context("fault+shm://?refuse=1", secret=SECRET) as user, owners_of(9, user) as (regions, remotes):
+    with dsmem.Context("fault+shm://?refuse=2", secret=SECRET) as user, owners_of(9, user) as (regions, remotes):
         with user.batch(continue_on_error=True) as batch:
             one_after_the_other(batch, remotes)
         assert list(batch.statuses) == [errors.AccessDeniedError.code, *[0] * 10]
@@ -538,7 +542,7 @@ def test_what_is_posted_again_is_not_overtaken_in_an_event_loop():
             one_after_the_other(batch, remotes)
         return list(batch.statuses)
 
-    with dsmem.Context("fault+shm://?refuse=1", secret=SECRET) as user, owners_of(9, user) as (regions, remotes):
+    with dsmem.Context("fault+shm://?refuse=2", secret=SECRET) as user, owners_of(9, user) as (regions, remotes):
         assert asyncio.run(run(user, remotes)) == [errors.AccessDeniedError.code, *[0] * 10]
         assert [word(region) for region in regions] == [2, *[5] * 8]
 
