@@ -11,7 +11,7 @@ import pytest
 import dsmem
 from dsmem import errors
 
-LIMIT = 5.0
+LIMIT = 60.0
 WAIT = f"obj.acquire(), obj.wait({LIMIT}), obj.recovered, obj.release()"
 WOKEN = (True, True, False, None)
 

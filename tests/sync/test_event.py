@@ -7,7 +7,7 @@ import pytest
 import dsmem
 from dsmem import errors
 
-LIMIT = 5.0
+LIMIT = 60.0
 
 
 def test_like_threading_event(world):

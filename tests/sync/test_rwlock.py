@@ -7,7 +7,7 @@ import pytest
 
 from dsmem import errors
 
-LIMIT = 5.0
+LIMIT = 60.0
 
 
 def test_readers_share_and_a_writer_does_not(world):
