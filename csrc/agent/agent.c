@@ -28,6 +28,12 @@ static int add(int epoll, int fd, uint32_t events, uint64_t id, unsigned what)
 
 /* ---- incoming connections ---- */
 
+static void forget(int fd)
+{
+    if (fd >= 0)
+        close(fd);
+}
+
 static void drop(struct agent *a, struct conn *n)
 {
     conn_close_endpoint(n);
@@ -39,7 +45,7 @@ static void drop(struct agent *a, struct conn *n)
     while (*at != n)
         at = &(*at)->next;
     *at = n->next;
-    close(n->fd);
+    forget(n->fd);
     core_unlock(&a->lock);
     free(n);
 }
@@ -273,29 +279,33 @@ static int start_thread(struct agent *a)
 static pthread_mutex_t agents_lock = PTHREAD_MUTEX_INITIALIZER; /* taken before agent->lock */
 static struct agent *agents;
 
+static void fork_devices(dsm_ctx *c, enum fabric_fork phase)
+{
+    for (size_t i = 0; i < c->ndevs; i++)
+        c->devs[i]->fabric->fork(c->devs[i], phase);
+}
+
 static void before_fork(void)
 {
     pthread_mutex_lock(&agents_lock);
     for (struct agent *a = agents; a; a = a->next) {
         core_lock(&a->lock);
         core_lock(&a->ctx->lock);
+        fork_devices(a->ctx, FABRIC_FORK_BEFORE);
     }
 }
 
-static void after_fork(void)
+static void end_fork(enum fabric_fork phase)
 {
     for (struct agent *a = agents; a; a = a->next) {
+        fork_devices(a->ctx, phase);
         core_unlock(&a->ctx->lock);
         core_unlock(&a->lock);
     }
     pthread_mutex_unlock(&agents_lock);
 }
 
-static void forget(int fd)
-{
-    if (fd >= 0)
-        close(fd);
-}
+static void after_fork(void) { end_fork(FABRIC_FORK_AFTER); }
 
 static uint64_t inode_of(int fd)
 {
@@ -315,11 +325,13 @@ static void in_child(void)
             forget(a->listeners[i]);
         for (struct conn *n = a->conns; n; n = n->next)
             close(n->fd);
-        for (struct peer *p = a->ctx->peers; p; p = p->next)
+        for (struct peer *p = a->ctx->peers; p; p = p->next) {
             forget(p->fd);
+            forget(p->stream_fd);
+        }
         close(a->stop);
     }
-    after_fork();
+    end_fork(FABRIC_FORK_CHILD);
     agents = NULL;
 }
 

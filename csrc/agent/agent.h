@@ -26,6 +26,8 @@ struct conn {
     struct session session;
     bool left;            /* the node has closed the connection before it was answered */
     struct fabric_ep *ep; /* the passive endpoint for this node, or NULL */
+    bool awaits;          /* ep waits for the stream that brings this token */
+    uint8_t token[STREAM_TOKEN];
     size_t have;
     uint8_t in[MESSAGE_MAX];
 };
@@ -68,6 +70,8 @@ void conn_close_endpoint(struct conn *n);
 int client_connect(struct peer *p, int64_t deadline);
 int client_endpoint(struct peer *p, const uint8_t *address, size_t len, uint8_t *out, size_t *out_len,
                     int64_t deadline);
+/* stream.c */
+int client_stream(struct peer *p, const uint8_t *address, size_t len, int64_t deadline);
 int client_status(struct peer *p, uint64_t region, uint64_t generation, int64_t deadline);
 void client_disconnect(struct peer *p);
 

@@ -10,6 +10,7 @@ void conn_close_endpoint(struct conn *n)
     n->ep->dev->fabric->ep_abort(n->ep);
     endpoint_close(n->ep);
     n->ep = NULL;
+    n->awaits = false;
 }
 
 bool agent_denies(const struct agent *a, const uint8_t node[DSM_NODE_ID])

@@ -7,6 +7,7 @@
 
 #define HELLO_MAGIC "DSMH"
 #define MESSAGE_MAGIC "DSMM"
+#define STREAM_MAGIC "DSMT"
 
 enum {
     PROTOCOL_VERSION = 3,
@@ -17,7 +18,10 @@ enum {
     CHALLENGE_SIZE = 88, /* magic, u16 version, u16 status, node, nonce, 32 zeros */
     PROOF_SIZE = MAC,
     VERDICT_SIZE = 4 + MAC, /* u32 status, mac */
-    HEADER_SIZE = 20,       /* magic, u16 type, u16 length, u64 number, u32 status; the payload follows, then its MAC */
+    STREAM_TOKEN = 16,
+    STREAM_SIZE = 8 + STREAM_TOKEN, /* magic, u16 version, u16 zero, token: the address that ENDPOINT has returned */
+    STREAM_ANSWER = 8,              /* magic, u16 version, u16 status */
+    HEADER_SIZE = 20, /* magic, u16 type, u16 length, u64 number, u32 status; the payload follows, then its MAC */
     PAYLOAD_MAX = 1024,
     MESSAGE_MAX = HEADER_SIZE + PAYLOAD_MAX + MAC,
     REPLY = 0x8000,

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -186,6 +187,9 @@ static bool on_endpoint(struct agent *a, struct conn *n, const uint8_t *question
     rc = size < 0 ? size : endpoint_connect(n->ep, question + FABRIC_SIZE, len - FABRIC_SIZE);
     if (rc)
         conn_close_endpoint(n);
+    n->awaits = !rc && d->streams && size == STREAM_TOKEN;
+    if (n->awaits)
+        memcpy(n->token, mine, STREAM_TOKEN);
     return reply(n, -rc, mine, rc ? 0 : (size_t)size);
 }
 
@@ -212,11 +216,47 @@ static bool on_message(struct agent *a, struct conn *n)
     }
 }
 
+/* ---- streams ---- */
+
+static struct conn *find_token(struct agent *a, const uint8_t token[STREAM_TOKEN])
+{
+    struct conn *found = NULL;
+    for (struct conn *n = a->conns; n; n = n->next)
+        if (n->awaits && same_bytes(n->token, token, STREAM_TOKEN))
+            found = n;
+    return found;
+}
+
+/* A peer connects an endpoint for which it has asked through its control connection: this one becomes the endpoint's.
+ * Returns false in any case: it is no connection of the agent's any more. */
+static bool on_stream(struct agent *a, struct conn *n)
+{
+    uint8_t out[STREAM_ANSWER] = STREAM_MAGIC;
+    bool speaks = get_u16(n->in + 4) == PROTOCOL_VERSION;
+    struct conn *owner = speaks && n->have == STREAM_SIZE && !n->local ? find_token(a, n->in + 8) : NULL;
+    int fd = n->fd, rc = !speaks ? -DSM_EVERSION : -DSM_EAUTH;
+    if (owner) {
+        owner->awaits = false;
+        epoll_ctl(a->epoll, EPOLL_CTL_DEL, fd, NULL);
+        rc = endpoint_stream(owner->ep, fd);
+    }
+    put_u16(out + 4, PROTOCOL_VERSION);
+    put_u16(out + 6, (uint16_t)-rc);
+    say(n, out, sizeof out); /* the peer sends nothing before this, so the endpoint has sent nothing yet */
+    if (!rc)
+        n->fd = -1;
+    n->left = owner;
+    return false;
+}
+
+static bool begins(const struct conn *n, const char *magic) { return !memcmp(n->in, magic, n->have < 4 ? n->have : 4); }
+static bool is_stream(const struct conn *n) { return n->have >= 4 && begins(n, STREAM_MAGIC); }
+
 /* The length of the first message in n->in; 0: not known yet; -1: not a message. */
 static int message_size(const struct conn *n)
 {
     if (n->state == CONN_HELLO)
-        return HELLO_SIZE;
+        return is_stream(n) ? STREAM_SIZE : HELLO_SIZE;
     if (n->state == CONN_PROOF)
         return PROOF_SIZE;
     if (n->have < HEADER_SIZE)
@@ -233,10 +273,9 @@ bool conn_input(struct agent *a, struct conn *n)
         if (size < 0)
             return false;
         if (!size || n->have < (size_t)size)
-            return n->state == CONN_OPEN || !n->have || !memcmp(n->in, HELLO_MAGIC, n->have < 4 ? n->have : 4) ||
-                   n->state == CONN_PROOF;
-        bool good = n->state == CONN_HELLO   ? on_hello(a, n)
-                    : n->state == CONN_PROOF ? on_proof(a, n)
+            return n->state != CONN_HELLO || begins(n, HELLO_MAGIC) || begins(n, STREAM_MAGIC);
+        bool good = n->state == CONN_HELLO   ? is_stream(n) ? on_stream(a, n) : on_hello(a, n)
+                      : n->state == CONN_PROOF ? on_proof(a, n)
                                              : on_message(a, n);
         if (!good)
             return false;

@@ -45,6 +45,7 @@ struct peer {
     pthread_mutex_t control_lock;
     int fd;                /* -1: none. Under control_lock; changes under ctx->lock as well */
     struct stream *stream; /* of agent/client.c: the state of the control connection */
+    int stream_fd;         /* the socket of an endpoint that is being connected, or -1; like fd */
 
     pthread_mutex_t lock;
     pthread_cond_t cond;  /* the sleeper has woken, ops have ended, or the endpoint has changed */
@@ -84,6 +85,8 @@ struct control {
     int (*connect)(struct peer *p, int64_t deadline); /* verifies that the address still belongs to the same node */
     int (*endpoint)(struct peer *p, const uint8_t *address, size_t len, uint8_t *reply, size_t *reply_len,
                     int64_t deadline);
+    /* Connects p->stream_fd to the passive endpoint that has this address. */
+    int (*stream)(struct peer *p, const uint8_t *address, size_t len, int64_t deadline);
     int (*status)(struct peer *p, uint64_t region, uint64_t generation, int64_t deadline); /* 0, ESTALE… */
     void (*disconnect)(struct peer *p);
     void (*free)(dsm_ctx *c); /* with no lock held: frees the context */
@@ -140,6 +143,12 @@ static inline int endpoint_connect(struct fabric_ep *e, const uint8_t *address, 
 {
     core_assert_unlocked();
     return e->dev->fabric->ep_connect(e, address, len);
+}
+
+static inline int endpoint_stream(struct fabric_ep *e, int fd)
+{
+    core_assert_unlocked();
+    return e->dev->fabric->ep_stream(e, fd);
 }
 
 static inline void endpoint_close(struct fabric_ep *e)

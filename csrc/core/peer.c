@@ -73,6 +73,21 @@ static void install(struct peer *p, struct fabric_ep *ep)
     core_unlock(&p->lock);
 }
 
+/* For a moment both the peer and the endpoint have the socket, so that a fork at any time finds it. */
+static int join_by_stream(struct peer *p, struct fabric_ep *ep, const uint8_t *theirs, size_t len, int64_t deadline)
+{
+    int rc = p->ctx->control->stream(p, theirs, len, deadline);
+    if (rc)
+        return rc;
+    rc = endpoint_stream(ep, p->stream_fd);
+    core_lock(&p->ctx->lock);
+    if (rc)
+        close(p->stream_fd);
+    p->stream_fd = -1;
+    core_unlock(&p->ctx->lock);
+    return rc;
+}
+
 static int join_ends(struct peer *p, struct fabric_ep *ep, int64_t deadline)
 {
     uint8_t mine[FABRIC_ADDRESS_MAX], theirs[FABRIC_ADDRESS_MAX];
@@ -81,7 +96,9 @@ static int join_ends(struct peer *p, struct fabric_ep *ep, int64_t deadline)
     if (n < 0)
         return n;
     int rc = p->ctx->control->endpoint(p, mine, (size_t)n, theirs, &len, deadline);
-    return rc ? rc : endpoint_connect(ep, theirs, len);
+    if (!rc)
+        rc = endpoint_connect(ep, theirs, len);
+    return rc || !p->dev->streams ? rc : join_by_stream(p, ep, theirs, len, deadline);
 }
 
 static int make_endpoint(struct peer *p, int64_t deadline)

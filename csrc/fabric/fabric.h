@@ -27,7 +27,7 @@
 
 #include <stdbool.h>
 
-enum { FABRIC_SHM = 1, FABRIC_VERBS = 2 }; /* in descriptors; never given to another fabric */
+enum { FABRIC_SHM = 1, FABRIC_VERBS = 2, FABRIC_TCP = 3 }; /* in descriptors; never given to another fabric */
 enum {
     FABRIC_ADDRESS_MAX = 64, /* bytes of an endpoint's address */
     FABRIC_BLOB_MAX = 512,   /* bytes of an exported registration */
@@ -35,10 +35,14 @@ enum {
     FABRIC_DEVICES_MAX = 4,  /* of a context */
 };
 
+/* The phases of a fork. */
+enum fabric_fork { FABRIC_FORK_BEFORE, FABRIC_FORK_AFTER, FABRIC_FORK_CHILD };
+
 struct fabric_dev {
     const struct fabric *fabric;
     uint32_t wire_id; /* FABRIC_…; fault has that of the fabric it wraps */
     bool connected;   /* an endpoint must be connected to a passive endpoint of the owner before ops are posted */
+    bool streams;     /* endpoints are connected by a stream socket, which the agents make (ep_stream) */
     bool maps;        /* peers are on this host and map the memory: regions must be shared memory, and the agent listens
                          on a Unix socket, which passes file descriptors; otherwise on TCP */
     dsm_stats *stats; /* owned by the core; update with fetch_add_u64 */
@@ -96,6 +100,9 @@ struct fabric {
     int (*inventory)(char *buf, size_t len);
     int (*open)(const struct fabric_options *o, dsm_stats *stats, struct fabric_dev **out);
     void (*close)(struct fabric_dev *d);
+    /* Before a fork: takes the locks of the device, and gives them back afterwards. In the child it first closes the files
+     * that the child must not keep open. */
+    void (*fork)(struct fabric_dev *d, enum fabric_fork phase);
 
     /* Registers n memories with the same rights, all or none. ENOTSHARED: this kind of memory can't be registered. */
     int (*reg)(struct fabric_dev *d, size_t n, struct memory *const *m, uint32_t access, struct fabric_mem **out);
@@ -126,6 +133,8 @@ struct fabric {
     int (*ep_open)(struct fabric_dev *d, bool passive, struct fabric_ep **out);
     int (*ep_address)(struct fabric_ep *e, uint8_t address[FABRIC_ADDRESS_MAX]); /* returns its length */
     int (*ep_connect)(struct fabric_ep *e, const uint8_t *address, size_t len);
+    /* A connected socket, which belongs to the endpoint from then on, unless the function fails. */
+    int (*ep_stream)(struct fabric_ep *e, int fd);
     /* Moves the endpoint to the error state; never waits. If it is passive, the peer's ops fail from then on.
      * Otherwise every op is done when this returns or in a poll within the next 0.1 s: with its outcome if that is
      * known, with ECANCELED if it was not executed, otherwise with fabric_op_lost(). A second call has no effect. */
@@ -152,6 +161,7 @@ int nosys_probe(void);
 int nosys_inventory(char *buf, size_t len);
 int nosys_open(const struct fabric_options *o, dsm_stats *stats, struct fabric_dev **out);
 void nosys_close(struct fabric_dev *d);
+void nosys_fork(struct fabric_dev *d, enum fabric_fork phase);
 int nosys_reg(struct fabric_dev *d, size_t n, struct memory *const *m, uint32_t access, struct fabric_mem **out);
 void nosys_unreg(struct fabric_mem *m);
 int nosys_export(struct fabric_mem *m, struct fabric_blob *out);
@@ -164,6 +174,7 @@ void nosys_dev_event(struct fabric_dev *d);
 int nosys_ep_open(struct fabric_dev *d, bool passive, struct fabric_ep **out);
 int nosys_ep_address(struct fabric_ep *e, uint8_t address[FABRIC_ADDRESS_MAX]);
 int nosys_ep_connect(struct fabric_ep *e, const uint8_t *address, size_t len);
+int nosys_ep_stream(struct fabric_ep *e, int fd);
 void nosys_ep_abort(struct fabric_ep *e);
 void nosys_ep_close(struct fabric_ep *e);
 void nosys_post(struct fabric_ep *e, dsm_op *list);
@@ -171,7 +182,7 @@ int nosys_poll(struct fabric_ep *e);
 int nosys_arm(struct fabric_ep *e);
 int nosys_ep_fd(struct fabric_ep *e);
 
-extern const struct fabric shm_fabric, verbs_fabric;
+extern const struct fabric shm_fabric, verbs_fabric, tcp_fabric;
 /* registry.c: opens the fabrics that 'o' names, each wrapped by fault if o->fault is set. Returns their number. */
 int fabric_open(const dsm_options *o, dsm_stats *stats, struct fabric_dev *out[FABRIC_DEVICES_MAX]);
 const struct fabric *fabric_find(const char *name);

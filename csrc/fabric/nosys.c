@@ -22,6 +22,12 @@ int nosys_open(const struct fabric_options *o, dsm_stats *stats, struct fabric_d
 
 void nosys_close(struct fabric_dev *d) { (void)d; }
 
+void nosys_fork(struct fabric_dev *d, enum fabric_fork phase)
+{
+    (void)d;
+    (void)phase;
+}
+
 int nosys_reg(struct fabric_dev *d, size_t n, struct memory *const *m, uint32_t access, struct fabric_mem **out)
 {
     (void)d;
@@ -93,6 +99,13 @@ int nosys_ep_connect(struct fabric_ep *e, const uint8_t *address, size_t len)
     (void)e;
     (void)address;
     (void)len;
+    return nosys();
+}
+
+int nosys_ep_stream(struct fabric_ep *e, int fd)
+{
+    (void)e;
+    (void)fd;
     return nosys();
 }
 

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-static const struct fabric *const fabrics[] = {&shm_fabric, &verbs_fabric};
+static const struct fabric *const fabrics[] = {&shm_fabric, &verbs_fabric, &tcp_fabric};
 
 static const struct fabric *find(const char *name, size_t len)
 {

@@ -16,6 +16,8 @@ static void fault_close(struct fabric_dev *base)
     free(d);
 }
 
+static void fault_fork(struct fabric_dev *d, enum fabric_fork phase) { inner(d)->fabric->fork(inner(d), phase); }
+
 static int fault_reg(struct fabric_dev *d, size_t n, struct memory *const *m, uint32_t access, struct fabric_mem **out)
 {
     return inner(d)->fabric->reg(inner(d), n, m, access, out);
@@ -61,6 +63,7 @@ static const struct fabric fault_fabric = {
     FABRIC_NOSYS,
     .name = "fault",
     .close = fault_close,
+    .fork = fault_fork,
     .reg = fault_reg,
     .unreg = fault_unreg,
     .export = fault_export,
@@ -71,6 +74,7 @@ static const struct fabric fault_fabric = {
     .ep_open = fault_ep_open,
     .ep_address = fault_ep_address,
     .ep_connect = fault_ep_connect,
+    .ep_stream = fault_ep_stream,
     .ep_abort = fault_ep_abort,
     .ep_close = fault_ep_close,
     .post = fault_post,

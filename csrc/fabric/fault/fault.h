@@ -90,6 +90,7 @@ struct fault_remote {
 int fault_ep_open(struct fabric_dev *d, bool passive, struct fabric_ep **out);
 int fault_ep_address(struct fabric_ep *e, uint8_t address[FABRIC_ADDRESS_MAX]);
 int fault_ep_connect(struct fabric_ep *e, const uint8_t *address, size_t len);
+int fault_ep_stream(struct fabric_ep *e, int fd);
 void fault_ep_abort(struct fabric_ep *e);
 void fault_ep_close(struct fabric_ep *e);
 void fault_post(struct fabric_ep *e, dsm_op *list);

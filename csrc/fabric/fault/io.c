@@ -123,6 +123,12 @@ int fault_ep_connect(struct fabric_ep *base, const uint8_t *address, size_t len)
     return fabric(e)->ep_connect(e->inner, address, len);
 }
 
+int fault_ep_stream(struct fabric_ep *base, int fd)
+{
+    struct fault_ep *e = (struct fault_ep *)base;
+    return fabric(e)->ep_stream(e->inner, fd);
+}
+
 /* ---- the state of one op ---- */
 
 static bool refused(const struct shadow *s) { return s->fate.faults & FAULT_REFUSE; }

@@ -1,0 +1,79 @@
+/* The client side of a stream: the socket of an endpoint, which the owner's agent hands to the passive endpoint that it
+ * has opened for this node (docs/protocols/handshake.md). Under peer->control_lock. */
+#include "../base/deadline.h"
+#include "../base/wire.h"
+#include "agent.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+
+static int await(const struct peer *p, int64_t deadline)
+{
+    for (;;) {
+        struct pollfd on = {.fd = p->stream_fd, .events = POLLIN};
+        int n = poll(&on, 1, deadline_poll_ms(deadline, WAIT_SLICE_NS / 1000000));
+        if (n > 0)
+            return 0;
+        if (n < 0 && errno != EINTR)
+            return err_set_errno(errno, "poll");
+        if (clock_ns() >= deadline || wait_interrupted())
+            return err_set(DSM_ETIME, 0, "the agent at %s does not answer", p->address);
+    }
+}
+
+static int gone(const struct peer *p, int sys) { return err_set(DSM_EPEER, sys, "the agent at %s", p->address); }
+
+/* The few bytes of the question fit into the buffer of a new socket. */
+static int ask(const struct peer *p, const uint8_t *token)
+{
+    uint8_t out[STREAM_SIZE] = STREAM_MAGIC;
+    put_u16(out + 4, PROTOCOL_VERSION);
+    memcpy(out + 8, token, STREAM_TOKEN);
+    ssize_t n = send(p->stream_fd, out, sizeof out, MSG_NOSIGNAL | MSG_DONTWAIT);
+    return n == sizeof out ? 0 : gone(p, n < 0 ? errno : EMSGSIZE);
+}
+
+static int answered(const struct peer *p, const uint8_t in[STREAM_ANSWER])
+{
+    int status = get_u16(in + 6);
+    if (memcmp(in, STREAM_MAGIC, 4) || get_u16(in + 4) != PROTOCOL_VERSION || status > DSM_ERROR_LAST)
+        return err_set(DSM_EPROTO, 0, "%s did not take the connection of an endpoint", p->address);
+    return status ? err_set(status, 0, "the agent at %s refused the connection of an endpoint", p->address) : 0;
+}
+
+static int receive(const struct peer *p, uint8_t in[STREAM_ANSWER], int64_t deadline)
+{
+    for (size_t have = 0; have < STREAM_ANSWER;) {
+        ssize_t n = recv(p->stream_fd, in + have, STREAM_ANSWER - have, MSG_DONTWAIT);
+        if (n > 0) {
+            have += (size_t)n;
+            continue;
+        }
+        if (!n || (errno != EAGAIN && errno != EINTR))
+            return gone(p, n ? errno : ECONNRESET);
+        int rc = await(p, deadline);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+int client_stream(struct peer *p, const uint8_t *address, size_t len, int64_t deadline)
+{
+    uint8_t in[STREAM_ANSWER];
+    if (len != STREAM_TOKEN)
+        return err_set(DSM_EPROTO, 0, "%s named an endpoint with %zu bytes", p->address, len);
+    int rc = socket_connect(p->ctx, p->address, deadline, &p->stream_fd);
+    if (rc)
+        return rc;
+    rc = ask(p, address);
+    if (!rc)
+        rc = receive(p, in, deadline);
+    if (!rc)
+        rc = answered(p, in);
+    if (rc)
+        socket_close(p->ctx, &p->stream_fd);
+    return rc;
+}

@@ -1,0 +1,418 @@
+/*
+ * The peer's side: requests are written, and replies read, by whoever posts, polls or waits; each call on the socket
+ * returns at once.
+ *
+ * Ops are in one list, in the order in which they were posted, which is that of their replies. They are numbered from 0
+ * on the connection: those below 'done' have ended, the requests of those below 'whole' have left, of those below
+ * 'sent' at least one byte has, and those below 'framed' are in the requests that 'iov' holds. An op is framed only when there is room, so post never fails.
+ */
+#include "../../base/wire.h"
+#include "tcp.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { IN = 16384, HEADS = 16384, PIECES = 256, FRAMES = 128 };
+_Static_assert(HEADS >= TCP_REQUEST + 8 * TCP_PIECES, "a request fits");
+
+struct client {
+    struct fabric_ep base;
+    bool passive;
+    struct tcp_file socket, epoll;
+    uint32_t events; /* that epoll waits for */
+
+    dsm_op *head, **tail; /* ops that have not ended */
+    dsm_op *unframed;     /* the first that is not framed; NULL: there is none */
+    uint64_t done, whole, sent, framed;
+
+    /* what is to be sent: pieces of heads and of the ops' buffers */
+    struct iovec iov[PIECES];
+    size_t iov_at, iov_end;
+    struct {
+        size_t iov;   /* its first piece */
+        uint64_t end; /* the number behind its last op */
+    } frames[FRAMES];
+    size_t frame_at, frame_end; /* frame_at: the first of which no byte has left */
+    size_t heads_end;
+
+    /* the reply that is being received */
+    struct tcp_reply reply;
+    bool replied;      /* its head has been received, and its payload not completely */
+    uint32_t promised; /* not 0: the payload of so many ops has come, and their status has not */
+    uint64_t left;     /* bytes of the payload that have not arrived */
+    dsm_op *into;      /* the op that they are for */
+    uint64_t filled;   /* bytes of it that have arrived */
+    size_t in_at, in_end;
+    uint8_t in[IN], heads[HEADS];
+};
+
+static struct client *client(struct fabric_ep *e) { return (struct client *)e; }
+static struct tcp_dev *device(const struct client *c) { return (struct tcp_dev *)c->base.dev; }
+static bool is_atomic(const dsm_op *op) { return op->code >= DSM_OP_FETCH_ADD; }
+
+/* ---- the end of ops ---- */
+
+static void pop(struct client *c, int status)
+{
+    dsm_op *op = c->head;
+    if (!(c->head = op->next))
+        c->tail = &c->head;
+    if (c->unframed == op)
+        c->unframed = c->head;
+    c->done++;
+    c->base.inflight--;
+    c->base.bytes -= op->nbytes;
+    fabric_op_done(op, status);
+}
+
+/* The connection is of no use any more. cause: of the first op; the others ended because of it. */
+static void break_off(struct client *c, int cause)
+{
+    if (c->base.broken)
+        return;
+    c->base.broken = true;
+    if (c->socket.fd >= 0)
+        shutdown(c->socket.fd, SHUT_RDWR);
+    for (; c->head; cause = -DSM_ECANCELED)
+        pop(c, c->done < c->sent ? fabric_op_lost(c->head, cause) : cause);
+}
+
+/* ---- requests ---- */
+
+/* Appends bytes to what is to be sent; those that follow the last piece in memory lengthen it, unless a frame begins. */
+static void append(struct client *c, const void *p, size_t n, bool begins)
+{
+    struct iovec *last = c->iov_end > c->iov_at ? &c->iov[c->iov_end - 1] : NULL;
+    if (last && !begins && (const uint8_t *)last->iov_base + last->iov_len == p) {
+        last->iov_len += n;
+        return;
+    }
+    c->iov[c->iov_end++] = (struct iovec){(void *)(uintptr_t)p, n};
+}
+
+/* How many of the ops from 'op' on go into one request: short ones of the same kind and size on the same memory. */
+static uint32_t alike(const struct client *c, const dsm_op *op)
+{
+    const dsm_op *first = op;
+    size_t most = (HEADS - c->heads_end - TCP_REQUEST) / 8, pieces = PIECES - c->iov_end - 1;
+    uint32_t n = 1;
+    if (is_atomic(op) || op->nbytes > TCP_SHORT)
+        return 1;
+    if (most > TCP_PIECES)
+        most = TCP_PIECES;
+    for (const dsm_op *last = op; (op = op->next) && n < most; last = op, n++) {
+        if (op->code != first->code || op->remote != first->remote || op->nbytes != first->nbytes)
+            break;
+        bool follows = op->code == DSM_OP_READ || op->local == (const uint8_t *)last->local + last->nbytes;
+        if (!follows && !--pieces)
+            break;
+    }
+    return n;
+}
+
+/* Makes a request of the first ops that are in none. */
+static void frame(struct client *c)
+{
+    dsm_op *op = c->unframed;
+    const struct tcp_remote *r = (const struct tcp_remote *)fabric_remote_of(op);
+    uint32_t n = alike(c, op);
+    uint8_t *head = c->heads + c->heads_end, *at = head + TCP_REQUEST;
+    struct tcp_request q = {.code = op->code,
+                            .pieces = (uint16_t)n,
+                            .slot = r->slot,
+                            .nbytes = op->nbytes,
+                            .offset = n == 1 ? op->offset : 0,
+                            .number = c->framed};
+    memcpy(q.key, r->key, TCP_KEY);
+    tcp_put_request(head, &q);
+    if (is_atomic(op)) {
+        put_u64(at, op->operand);
+        put_u64(at + 8, op->desired);
+        at += TCP_OPERANDS;
+    }
+    const dsm_op *o = op;
+    for (uint32_t i = 0; n > 1 && i < n; i++, o = o->next, at += 8)
+        put_u64(at, o->offset);
+    c->heads_end = (size_t)(at - c->heads);
+    c->framed += n;
+    c->frames[c->frame_end].iov = c->iov_end;
+    c->frames[c->frame_end++].end = c->framed;
+    append(c, head, (size_t)(at - head), true);
+    for (; n; n--, op = op->next)
+        if (op->code == DSM_OP_WRITE)
+            append(c, op->local, op->nbytes, false);
+    c->unframed = op;
+}
+
+/* Whether another request of one op certainly fits: its head, and two pieces. */
+static bool has_room(const struct client *c)
+{
+    return c->frame_end < FRAMES && c->iov_end + 2 <= PIECES && HEADS - c->heads_end >= TCP_REQUEST + TCP_OPERANDS + 8;
+}
+
+static void refill(struct client *c)
+{
+    if (c->iov_at == c->iov_end) {
+        c->iov_at = c->iov_end = c->heads_end = 0;
+        c->frame_at = c->frame_end = 0;
+    }
+    while (c->unframed && has_room(c))
+        frame(c);
+}
+
+static void advance(struct client *c, size_t n)
+{
+    while (n) {
+        struct iovec *v = &c->iov[c->iov_at];
+        for (; c->frame_at < c->frame_end && c->frames[c->frame_at].iov <= c->iov_at; c->frame_at++)
+            c->sent = c->frames[c->frame_at].end;
+        size_t part = n < v->iov_len ? n : v->iov_len;
+        v->iov_base = (uint8_t *)v->iov_base + part;
+        v->iov_len -= part;
+        c->iov_at += !v->iov_len;
+        n -= part;
+    }
+    size_t k = c->frame_at, next = k < c->frame_end ? c->frames[k].iov : c->iov_end;
+    if (k && c->iov_at >= next)
+        c->whole = c->frames[k - 1].end;
+    else if (k > 1)
+        c->whole = c->frames[k - 2].end;
+}
+
+static void send_some(struct client *c)
+{
+    while (!c->base.broken) {
+        refill(c);
+        if (c->iov_at == c->iov_end)
+            return;
+        struct msghdr m = {.msg_iov = c->iov + c->iov_at, .msg_iovlen = c->iov_end - c->iov_at};
+        ssize_t n = sendmsg(c->socket.fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n >= 0)
+            advance(c, (size_t)n);
+        else if (errno == EAGAIN || errno == EINTR)
+            return;
+        else
+            break_off(c, -DSM_EPEER);
+    }
+}
+
+void tcp_post(struct fabric_ep *e, dsm_op *list)
+{
+    struct client *c = client(e);
+    fetch_add_u64(&e->dev->stats->doorbells, 1);
+    for (dsm_op *op = list, *next; op; op = next) {
+        next = op->next;
+        assert(fabric_op_checked(op));
+        if (e->broken) {
+            fabric_op_done(op, -DSM_ECANCELED);
+            continue;
+        }
+        op->next = NULL;
+        *c->tail = op;
+        c->tail = &op->next;
+        if (!c->unframed)
+            c->unframed = op;
+        e->inflight++;
+        e->bytes += op->nbytes;
+    }
+    send_some(c);
+}
+
+/* ---- replies ---- */
+
+static bool has_payload(const dsm_op *op) { return op->code != DSM_OP_WRITE; }
+static uint8_t *place_of(dsm_op *op) { return is_atomic(op) ? (uint8_t *)&op->result : op->local; }
+
+static uint64_t payload_of(const struct client *c, uint32_t ops)
+{
+    uint64_t n = 0;
+    for (const dsm_op *op = c->head; ops; ops--, op = op->next)
+        n += has_payload(op) ? op->nbytes : 0;
+    return n;
+}
+
+/* Whether the reply is one that an owner may send now. Of a request that has not left completely, the buffers are still
+ * in use. */
+static bool is_sound(const struct client *c, const struct tcp_reply *r)
+{
+    if (r->number != c->done || !r->ops || r->ops > c->whole - c->done || r->flags > TCP_MORE)
+        return false;
+    if (r->status && (r->flags || r->nbytes || (r->status != DSM_EACCESS && r->status != DSM_ESTALE)))
+        return false;
+    if (c->promised)
+        return !r->flags && !r->nbytes && r->ops == c->promised;
+    return r->status || (payload_of(c, r->ops) == r->nbytes && (!r->flags || r->nbytes));
+}
+
+/* Goes on to the next op that has a payload. */
+static void go_to(struct client *c, dsm_op *op)
+{
+    while (c->left && !has_payload(op))
+        op = op->next;
+    c->into = op;
+    c->filled = 0;
+}
+
+/* Takes the head of the next reply from 'in'. */
+static void begin(struct client *c)
+{
+    tcp_get_reply(c->in + c->in_at, &c->reply);
+    c->in_at += TCP_REPLY;
+    if (!is_sound(c, &c->reply)) {
+        break_off(c, -DSM_EIO);
+        return;
+    }
+    c->replied = true;
+    c->left = c->reply.nbytes;
+    go_to(c, c->head);
+}
+
+/* The payload of the reply has arrived completely. */
+static void end(struct client *c)
+{
+    c->replied = false;
+    if (c->reply.flags & TCP_MORE) {
+        c->promised = c->reply.ops;
+        return;
+    }
+    c->promised = 0;
+    for (uint32_t n = c->reply.ops; n; n--)
+        pop(c, -(int)c->reply.status);
+}
+
+static void filled(struct client *c, size_t n)
+{
+    c->left -= n;
+    c->filled += n;
+    if (c->filled == c->into->nbytes)
+        go_to(c, c->into->next);
+}
+
+/* Uses what is in 'in'. */
+static void consume(struct client *c)
+{
+    while (!c->base.broken) {
+        size_t have = c->in_end - c->in_at;
+        if (c->replied && !c->left) {
+            end(c);
+        } else if (c->replied && have) {
+            uint64_t most = c->into->nbytes - c->filled;
+            size_t n = have < most ? have : (size_t)most;
+            memcpy(place_of(c->into) + c->filled, c->in + c->in_at, n);
+            c->in_at += n;
+            filled(c, n);
+        } else if (!c->replied && have >= TCP_REPLY) {
+            begin(c);
+        } else {
+            return;
+        }
+    }
+}
+
+/* One call. The rest of a long payload goes straight to its place, and what follows to 'in'. Returns whether there may
+ * be more to receive. */
+static bool receive(struct client *c)
+{
+    bool direct = c->replied && c->in_at == c->in_end && c->into->nbytes - c->filled > TCP_SHORT;
+    memmove(c->in, c->in + c->in_at, c->in_end - c->in_at);
+    c->in_end -= c->in_at;
+    c->in_at = 0;
+    struct iovec iov[2] = {{c->in + c->in_end, IN - c->in_end}};
+    if (direct) {
+        iov[1] = iov[0];
+        iov[0] = (struct iovec){place_of(c->into) + c->filled, c->into->nbytes - c->filled};
+    }
+    struct msghdr m = {.msg_iov = iov, .msg_iovlen = direct ? 2 : 1};
+    ssize_t n = recvmsg(c->socket.fd, &m, MSG_DONTWAIT);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return false;
+    if (n <= 0) {
+        break_off(c, -DSM_EPEER);
+        return false;
+    }
+    size_t placed = !direct ? 0 : (size_t)n < iov[0].iov_len ? (size_t)n : iov[0].iov_len;
+    if (placed)
+        filled(c, placed);
+    c->in_end += (size_t)n - placed;
+    return (size_t)n == iov[0].iov_len + (direct ? iov[1].iov_len : 0);
+}
+
+int tcp_poll(struct fabric_ep *e)
+{
+    struct client *c = client(e);
+    uint64_t before = c->done;
+    send_some(c);
+    for (bool more = e->inflight && !e->broken; more && !e->broken;) {
+        more = receive(c);
+        consume(c);
+        send_some(c); /* the owner may wait for us to go on, as we do for it */
+    }
+    return (int)(c->done - before);
+}
+
+/* ---- sleeping ---- */
+
+int tcp_arm(struct fabric_ep *e)
+{
+    struct client *c = client(e);
+    bool blocked = c->unframed || c->iov_at < c->iov_end;
+    struct epoll_event ev = {.events = EPOLLIN | (blocked ? EPOLLOUT : 0u)};
+    if (ev.events == c->events || e->broken)
+        return 0;
+    c->events = ev.events;
+    return epoll_ctl(c->epoll.fd, EPOLL_CTL_MOD, c->socket.fd, &ev) ? err_set_errno(errno, "epoll_ctl") : 0;
+}
+
+int tcp_fd(struct fabric_ep *e) { return client(e)->epoll.fd; }
+
+/* ---- endpoints ---- */
+
+int tcp_client_open(struct tcp_dev *d, struct fabric_ep **out)
+{
+    struct client *c = calloc(1, sizeof *c);
+    if (!c)
+        return err_set(DSM_ENOMEM, 0, "tcp endpoint");
+    c->base.dev = &d->base;
+    c->socket.fd = c->epoll.fd = -1;
+    c->tail = &c->head;
+    tcp_lock(d);
+    int fd = epoll_create1(EPOLL_CLOEXEC), sys = errno;
+    if (fd >= 0)
+        tcp_file_add(d, &c->epoll, fd);
+    tcp_unlock(d);
+    if (fd < 0) {
+        free(c);
+        return err_set_errno(sys, "epoll");
+    }
+    *out = &c->base;
+    return 0;
+}
+
+int tcp_client_stream(struct fabric_ep *e, int fd)
+{
+    struct client *c = client(e);
+    struct epoll_event ev = {.events = EPOLLIN};
+    c->events = ev.events;
+    tcp_lock(device(c));
+    int rc = epoll_ctl(c->epoll.fd, EPOLL_CTL_ADD, fd, &ev) ? err_set_errno(errno, "epoll_ctl") : 0;
+    if (!rc)
+        tcp_file_add(device(c), &c->socket, fd);
+    tcp_unlock(device(c));
+    return rc;
+}
+
+void tcp_client_abort(struct fabric_ep *e) { break_off(client(e), -DSM_ECANCELED); }
+
+void tcp_client_close(struct fabric_ep *e)
+{
+    struct client *c = client(e);
+    break_off(c, -DSM_ECANCELED);
+    tcp_lock(device(c));
+    tcp_file_close(device(c), &c->socket);
+    tcp_file_close(device(c), &c->epoll);
+    tcp_unlock(device(c));
+    free(c);
+}

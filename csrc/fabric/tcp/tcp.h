@@ -1,0 +1,129 @@
+/*
+ * tcp: memory of processes on any host, over sockets.
+ *
+ * The owner has a progress thread, which executes the ops of its peers with loads, stores and CPU atomics (server.c).
+ * So a region has one domain of atomicity with the owner's threads and with peers that map it. The peer needs no thread:
+ * whoever posts or polls writes frames and reads replies (client.c), straight from and into the buffers of the ops.
+ *
+ * docs/protocols/tcp.md has the bytes. An owner executes the frames of a connection in their order, and replies in that
+ * order, so ops of one connection take effect in the order in which they were posted.
+ *
+ * LOCKS. dev->lock protects everything of the device but active endpoints, which belong to the core's lock. The progress
+ * thread holds it while it executes: what has taken it has no frame under way. dev->gate is taken before it and makes it
+ * fair: the thread would otherwise take the lock again before a waiter wakes.
+ */
+#ifndef DSM_FABRIC_TCP_TCP_H
+#define DSM_FABRIC_TCP_TCP_H
+
+#include "../fabric.h"
+#include "../nosys.h"
+
+#include <pthread.h>
+#include <sys/uio.h>
+
+enum {
+    TCP_TOKEN = 16, /* names a passive endpoint; proves that the peer has asked for it */
+    TCP_KEY = 16,   /* of a registration; never used again */
+    TCP_BLOB = 4 + TCP_KEY,
+
+    TCP_REQUEST = 48, /* bytes of the head of a request and of a reply: docs/protocols/tcp.md */
+    TCP_REPLY = 24,
+    TCP_OPERANDS = 16, /* that follow the head of an atomic */
+    TCP_PIECES = 1024, /* of a request: more than one only where they are short */
+    TCP_SHORT =
+        4096,     /* bytes of a piece that is copied as a whole; a longer one goes to and from its memory directly */
+    TCP_MORE = 1, /* flag of a reply: the payload follows, and after it a reply with the status */
+};
+
+/* A request, decoded. */
+struct tcp_request {
+    uint8_t code;
+    uint16_t pieces;
+    uint32_t slot;
+    uint64_t nbytes; /* of each piece */
+    uint8_t key[TCP_KEY];
+    uint64_t offset; /* of the only piece */
+    uint64_t number; /* of its first op on the connection */
+};
+
+struct tcp_reply {
+    uint64_t number; /* of the first op that it is about */
+    uint32_t ops;
+    uint16_t status; /* 0 or DSM_E… */
+    uint16_t flags;
+    uint64_t nbytes; /* of the payload that follows */
+};
+
+struct tcp_mem {
+    struct fabric_mem base;
+    uint32_t slot;
+    uint8_t key[TCP_KEY];
+};
+
+struct tcp_remote {
+    struct fabric_remote base;
+    uint32_t slot;
+    uint8_t key[TCP_KEY];
+};
+
+/* A file that a forked child has to close. */
+struct tcp_file {
+    struct tcp_file *next;
+    int fd;
+};
+
+struct tcp_slot {
+    struct tcp_mem *mem; /* NULL: free */
+    uint32_t next_free;
+};
+
+struct tcp_dev {
+    struct fabric_dev base;
+    pthread_mutex_t gate, lock;
+    struct tcp_slot *slots;
+    uint32_t nslots, free_slot; /* free_slot == nslots: none is free */
+    struct tcp_file *files;
+    int64_t spin_ns;
+    /* the progress thread */
+    pthread_t thread;
+    bool started, stopping;
+    struct tcp_file epoll, wake;
+    struct tcp_server *ready, **ready_last; /* that have something to do */
+    uint32_t nready;
+    struct tcp_server *closed; /* to be freed by the thread */
+};
+
+void tcp_lock(struct tcp_dev *d);
+void tcp_unlock(struct tcp_dev *d);
+/* Under dev->lock. */
+void tcp_file_add(struct tcp_dev *d, struct tcp_file *f, int fd);
+void tcp_file_close(struct tcp_dev *d, struct tcp_file *f);
+/* The registration that a request names, if it is open; under dev->lock. */
+struct tcp_mem *tcp_find(struct tcp_dev *d, uint32_t slot, const uint8_t key[TCP_KEY]);
+
+/* server.c */
+int tcp_thread_start(struct tcp_dev *d);
+void tcp_thread_stop(struct tcp_dev *d);
+int tcp_server_open(struct tcp_dev *d, struct fabric_ep **out);
+int tcp_server_address(struct fabric_ep *e, uint8_t address[FABRIC_ADDRESS_MAX]);
+int tcp_server_stream(struct fabric_ep *e, int fd);
+void tcp_server_abort(struct fabric_ep *e);
+void tcp_server_close(struct fabric_ep *e);
+
+/* client.c */
+int tcp_client_open(struct tcp_dev *d, struct fabric_ep **out);
+int tcp_client_stream(struct fabric_ep *e, int fd);
+void tcp_client_abort(struct fabric_ep *e);
+void tcp_client_close(struct fabric_ep *e);
+void tcp_post(struct fabric_ep *e, dsm_op *list);
+int tcp_poll(struct fabric_ep *e);
+int tcp_arm(struct fabric_ep *e);
+int tcp_fd(struct fabric_ep *e);
+
+/* frame.c */
+void tcp_put_request(uint8_t out[TCP_REQUEST], const struct tcp_request *q);
+void tcp_get_request(const uint8_t in[TCP_REQUEST], struct tcp_request *q);
+void tcp_put_reply(uint8_t out[TCP_REPLY], const struct tcp_reply *r);
+void tcp_get_reply(const uint8_t in[TCP_REPLY], struct tcp_reply *r);
+
+#endif
