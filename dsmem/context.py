@@ -145,8 +145,8 @@ def _parse_one(text: str) -> FabricURL:
         raise errors.InvalidArgumentError(f"fabric={text!r}: {error}") from None
     wrapped = url.scheme.startswith("fault+")
     fabric = url.scheme.removeprefix("fault+")
-    if fabric not in ("shm", "verbs"):
-        raise errors.InvalidArgumentError(f"fabric={text!r}: there are shm, verbs and auto")
+    if fabric not in ("shm", "verbs", "tcp"):
+        raise errors.InvalidArgumentError(f"fabric={text!r}: there are shm, verbs, tcp and auto")
     device, _, port = url.netloc.partition(":")
     if "&" in device:
         raise errors.InvalidArgumentError(f"fabric={text!r}: options follow a '?'")
