@@ -92,7 +92,7 @@ def parse_fabric(text: str) -> FabricURL:
     Parameters
     ----------
     text : str
-        "shm", "verbs", "auto" (``$DSMEM_FABRIC``, or shm), "verbs://rxe0:1?gid=1&mtu=1024", or one of them with the
+        "shm", "verbs", "tcp", "auto" (``$DSMEM_FABRIC``, or shm), "verbs://rxe0:1?gid=1&mtu=1024", or one of them with the
         prefix "fault+". Its other options are the fault plan: "fault+shm://?fail=3".
 
     Returns
@@ -179,7 +179,7 @@ class Context(_core.Context):
     Parameters
     ----------
     fabric : str
-        "auto" (shm, or ``$DSMEM_FABRIC``), "shm", "verbs", or a URL with device, port and options:
+        "auto" (shm, or ``$DSMEM_FABRIC``), "shm", "verbs", "tcp", or a URL with device, port and options:
         "verbs://mlx5_0:1?gid=3&mtu=4096". With several, separated by commas ("shm,verbs"), each remote is reached by
         the first that its owner has, too, and by which the owner answers: memory of this host by shm, other memory by
         verbs. Regions with the right to atomics are served by verbs alone then, unless its NIC makes them atomic with
@@ -190,7 +190,7 @@ class Context(_core.Context):
         a random one in the user's configuration folder. A secret that is not 64 hexadecimal digits is stretched, which
         takes about 0.1 s once per process.
     listen : str, optional
-        Address on which the agent listens, "host" or "host:port"; verbs only.
+        Address on which the agent listens, "host" or "host:port"; verbs and tcp only.
     peer_timeout : float
         Seconds after which a peer that has not answered is an error.
     spin : float, optional

@@ -22,7 +22,7 @@ import dsmem
 from dsmem import _core, errors
 from dsmem.names import local
 
-DEFAULT = ("shm", "fault+shm")
+DEFAULT = ("shm", "fault+shm", "tcp")
 SECRET = b"0bec7" * 12 + b"0b1e"  # a key: a text would be stretched, which takes long in an emulated guest
 
 # Tests that a shell starts in the background ignore it, and so would the processes that they interrupt.

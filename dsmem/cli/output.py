@@ -79,5 +79,5 @@ def _fabric(context: click.Context, parameter: click.Parameter, value: str) -> s
 
 
 fabric_option = click.option(
-    "-f", "--fabric", default="auto", show_default=True, callback=_fabric, help="shm, verbs, or a URL."
+    "-f", "--fabric", default="auto", show_default=True, callback=_fabric, help="shm, verbs, tcp, or a URL."
 )

@@ -1,0 +1,231 @@
+"""Both ends of a tcp connection from docs/protocols alone, with no other code of dsmem than its handshake.
+
+``Client`` attaches to regions and asks; ``Owner`` is asked, and its replies are the test's. Neither checks what the other
+says, so that tests can lie.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+from typing import NamedTuple
+
+from dsmem import handshake
+
+REQUEST = struct.Struct("<BBHIQ16sQQ")
+REPLY = struct.Struct("<QIHHQ")
+STREAM = struct.Struct("<4sHH16s")
+ANSWER = struct.Struct("<4sHH")
+NAME = struct.Struct("<QQ")
+GRANT = struct.Struct("<QII")
+TCP = 3
+ATTACH, ENDPOINT, STATUS = 1, 2, 3
+READ, WRITE, FETCH_ADD, COMPARE_SWAP = 1, 2, 3, 4
+MORE = 1
+EACCESS, ESTALE, EAUTH = 4, 6, 11
+PATIENCE = 60.0  # seconds until a peer that does not answer is a failure
+
+
+class Refused(Exception):
+    """A status other than 0."""
+
+
+class Grant(NamedTuple):
+    nbytes: int
+    access: int
+    slot: int
+    key: bytes
+
+
+class Answer(NamedTuple):
+    """A reply, with the data; of a long READ the second one, with the data of the first."""
+
+    number: int
+    ops: int
+    status: int
+    data: bytes
+
+
+def dial(address: str) -> socket.socket:
+    host, port = address.removeprefix("tcp:").rsplit(":", 1)
+    return socket.create_connection((host.strip("[]"), int(port)), PATIENCE)
+
+
+def exactly(stream: socket.socket, n: int) -> bytes:
+    data = bytearray()
+    while len(data) < n:
+        part = stream.recv(min(n - len(data), 1 << 20))
+        if not part:
+            raise EOFError
+        data += part
+    return bytes(data)
+
+
+def token_hello(token: bytes) -> bytes:
+    return STREAM.pack(b"DSMT", handshake.VERSION, 0, token)
+
+
+class Client:
+    """A node that attaches to the regions of one owner."""
+
+    def __init__(self, address: str, secret: bytes, node: bytes | None = None) -> None:
+        self.address, self.asked, self.number = address, 0, 0
+        shake = handshake.Handshake(secret, address, client=node or os.urandom(16))
+        self.node = shake.client
+        self.control = dial(address)
+        shake.dial(self.control)
+        self.asking, self.answer = shake.mac("asking"), shake.mac("answer")
+        self.stream: socket.socket | None = None  # the latest
+        self.streams: list[socket.socket] = []
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        for stream in (self.control, *self.streams):
+            stream.close()
+
+    def ask(self, kind: int, payload: bytes) -> bytes:
+        self.asked += 1
+        self.control.sendall(handshake.seal(self.asking, kind, self.asked, payload))
+        got, number, status, answer = handshake.unseal(self.answer, handshake.take(self.control))
+        assert (got, number) == (kind | handshake.REPLY, self.asked)
+        if status:
+            raise Refused(status)
+        return answer
+
+    def attach(self, descriptor) -> Grant:
+        d = descriptor
+        answer = self.ask(ATTACH, NAME.pack(d.region, d.generation) + struct.pack("<I", TCP))
+        nbytes, access, kind = GRANT.unpack_from(answer)
+        assert kind == 0 and len(answer) == GRANT.size + 20
+        return Grant(nbytes, access, int.from_bytes(answer[16:20], "little"), answer[20:])
+
+    def token(self) -> bytes:
+        return self.ask(ENDPOINT, struct.pack("<I", TCP))
+
+    def connect(self, token: bytes | None = None) -> None:
+        self.stream = dial(self.address)
+        self.streams.append(self.stream)
+        self.stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.stream.sendall(token_hello(token or self.token()))
+        magic, version, status = ANSWER.unpack(exactly(self.stream, ANSWER.size))
+        assert (magic, version) == (b"DSMT", handshake.VERSION)
+        self.number = 0
+        if status:
+            raise Refused(status)
+
+    def request(self, code, grant, offsets, nbytes, body=b"", **lies) -> bytes:
+        """The bytes of a request. ``lies``: fields that have another value than they should."""
+        offsets = [offsets] if isinstance(offsets, int) else offsets
+        many = len(offsets) > 1
+        said = {"pieces": len(offsets), "zero": 0, "slot": grant.slot, "key": grant.key, "number": self.number, **lies}
+        self.number += len(offsets)
+        head = REQUEST.pack(
+            code,
+            said["zero"],
+            said["pieces"],
+            said["slot"],
+            nbytes,
+            said["key"],
+            0 if many else offsets[0],
+            said["number"],
+        )
+        return head + (struct.pack(f"<{len(offsets)}Q", *offsets) if many else b"") + body
+
+    def reply(self) -> Answer:
+        number, ops, status, flags, nbytes = REPLY.unpack(exactly(self.stream, REPLY.size))
+        data = exactly(self.stream, nbytes)
+        if flags & MORE:
+            again = Answer(*REPLY.unpack(exactly(self.stream, REPLY.size))[:3], data)
+            assert again[:2] == (number, ops)
+            return again
+        return Answer(number, ops, status, data)
+
+    def do(self, *request, **lies) -> Answer:
+        self.stream.sendall(self.request(*request, **lies))
+        return self.reply()
+
+    def read(self, grant, offsets, nbytes) -> bytes:
+        return self._good(self.do(READ, grant, offsets, nbytes)).data
+
+    def write(self, grant, offsets, data) -> None:
+        many = 1 if isinstance(offsets, int) else len(offsets)
+        self._good(self.do(WRITE, grant, offsets, len(data) // many, data))
+
+    def fetch_add(self, grant, offset, add) -> int:
+        return int.from_bytes(
+            self._good(self.do(FETCH_ADD, grant, offset, 8, struct.pack("<QQ", add, 0))).data, "little"
+        )
+
+    def compare_swap(self, grant, offset, expected, desired) -> int:
+        body = struct.pack("<QQ", expected, desired)
+        return int.from_bytes(self._good(self.do(COMPARE_SWAP, grant, offset, 8, body)).data, "little")
+
+    @staticmethod
+    def _good(answer: Answer) -> Answer:
+        if answer.status:
+            raise Refused(answer.status)
+        return answer
+
+
+class Owner:
+    """An owner of one region, whose replies to requests a function gives: ``say(stream)`` serves one connection."""
+
+    def __init__(self, secret: bytes, nbytes: int, say) -> None:
+        self.secret, self.nbytes, self.say = secret, nbytes, say
+        self.node, self.tokens, self.streams = os.urandom(16), set(), []
+        self.key, self.lock = os.urandom(16), threading.Lock()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"tcp:127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Owner:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        with self.lock:
+            for stream in self.streams:
+                stream.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                stream, _ = self.listener.accept()
+            except OSError:
+                return
+            stream.settimeout(PATIENCE)
+            with self.lock:
+                self.streams.append(stream)
+            threading.Thread(target=self._serve, args=(stream,), daemon=True).start()
+
+    def _serve(self, stream: socket.socket) -> None:
+        try:
+            magic = exactly(stream, 4)
+            if magic == b"DSMT":
+                token = exactly(stream, STREAM.size - 4)[4:]
+                assert token in self.tokens
+                self.tokens.remove(token)
+                stream.sendall(ANSWER.pack(b"DSMT", handshake.VERSION, 0))
+                self.say(stream)
+                return
+            shake = handshake.Handshake(self.secret, self.address, server=self.node)
+            if shake.answer(stream, magic + exactly(stream, handshake.HELLO.size - 4)):
+                self._control(stream, shake.mac("asking"), shake.mac("answer"))
+        except (EOFError, OSError, handshake.Refused):
+            pass
+
+    def _control(self, stream: socket.socket, asking: bytes, replying: bytes) -> None:
+        while True:
+            kind, number, _, _ = handshake.unseal(asking, handshake.take(stream))
+            answer = b""
+            if kind == ATTACH:
+                answer = GRANT.pack(self.nbytes, 7, 0) + struct.pack("<I", 5) + self.key
+            elif kind == ENDPOINT:
+                answer = os.urandom(16)
+                self.tokens.add(answer)
+            stream.sendall(handshake.seal(replying, kind | handshake.REPLY, number, answer))

@@ -1,0 +1,608 @@
+"""The tcp fabric: its bytes with a client and an owner that are not ours, what a peer that lies comes to, and ends."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import zlib
+
+import numpy as np
+import pytest
+from tcp_peer import (
+    EACCESS,
+    EAUTH,
+    ESTALE,
+    FETCH_ADD,
+    MORE,
+    READ,
+    REPLY,
+    REQUEST,
+    WRITE,
+    Client,
+    Owner,
+    Refused,
+    exactly,
+    token_hello,
+)
+
+import dsmem
+from dsmem import errors
+
+SECRET = b"0bec7" * 12 + b"0b1e"
+HOUR = 3600
+
+
+def context(fabric="tcp", **options):
+    return dsmem.Context(fabric, secret=SECRET, listen="127.0.0.1" if "tcp" in fabric else None, **options)
+
+
+def read(remote, offset, nbytes):
+    buffer = bytearray(nbytes)
+    remote.read(offset, buffer)
+    return bytes(buffer)
+
+
+@pytest.fixture
+def owner():
+    with context() as owner:
+        yield owner
+
+
+@pytest.fixture
+def region(owner):
+    with owner.allocate(1 << 16) as region:
+        yield region
+
+
+@pytest.fixture
+def client(owner):
+    with Client(owner.agent_address, SECRET) as client:
+        client.connect()
+        yield client
+
+
+# ---- a client from the documentation ----
+
+
+def test_a_client_from_the_documentation_alone(region, client):
+    grant = client.attach(region.descriptor)
+    assert (grant.nbytes, grant.access) == (1 << 16, 7)
+    client.write(grant, 8, b"remotely")
+    assert bytes(region)[8:16] == b"remotely"
+    assert client.read(grant, 0, 24) == bytes(8) + b"remotely" + bytes(8)
+    assert client.fetch_add(grant, 0, 5) == 0 and client.fetch_add(grant, 0, 2**64 - 1) == 5
+    assert client.compare_swap(grant, 0, 3, 9) == 4 and client.compare_swap(grant, 0, 4, 9) == 4
+    assert client.read(grant, 0, 8) == (9).to_bytes(8, "little")
+    data = os.urandom(1 << 16)
+    client.write(grant, 0, data)
+    assert bytes(region) == data == client.read(grant, 0, 1 << 16)
+
+
+def test_several_pieces_in_one_request(region, client):
+    grant = client.attach(region.descriptor)
+    offsets = [8 * i for i in np.random.default_rng(1).permutation(1024)]
+    client.write(grant, offsets, b"".join(i.to_bytes(8, "little") for i in range(1024)))
+    words = np.frombuffer(region, "u8")
+    assert [words[offset // 8] for offset in offsets] == list(range(1024))
+    assert client.read(grant, offsets[:100], 8) == b"".join(i.to_bytes(8, "little") for i in range(100))
+    assert client.read(grant, [0, 4096], 4096) == bytes(region)[:8192]
+    assert client.read(grant, [8 * i for i in range(1024)], 4096) == b"".join(
+        bytes(region)[8 * i : 8 * i + 4096] for i in range(1024)
+    )
+
+
+def test_a_request_that_comes_byte_by_byte(region, client):
+    grant = client.attach(region.descriptor)
+    for byte in client.request(WRITE, grant, [0, 16], 8, b"one bytea second"):
+        client.stream.sendall(bytes([byte]))
+    assert client.reply().status == 0
+    assert bytes(region)[:24] == b"one byte" + bytes(8) + b"a second"
+
+
+def test_writes_in_a_row_have_one_reply(region, client):
+    grant = client.attach(region.descriptor)
+    client.stream.sendall(b"".join(client.request(WRITE, grant, 8 * i, 8, b"in a row") for i in range(100)))
+    ended = 0
+    while ended < 100:
+        answer = client.reply()
+        assert (answer.number, answer.status, answer.data) == (ended, 0, b"")
+        ended += answer.ops
+    assert bytes(region)[:800] == b"in a row" * 100
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        ((READ, 1 << 16, 8), EACCESS),
+        ((READ, (1 << 16) - 7, 8), EACCESS),
+        ((READ, 2**64 - 8, 16), EACCESS),
+        ((READ, 0, 2**63 - 1), EACCESS),
+        ((READ, [0, 1 << 16], 8), EACCESS),
+        ((WRITE, (1 << 16) - 7, 8, b"too long"), EACCESS),
+        ((WRITE, [0, 2**63], 4, b"too long"), EACCESS),
+        ((FETCH_ADD, 4, 8, bytes(16)), EACCESS),
+        ((FETCH_ADD, 1 << 16, 8, bytes(16)), EACCESS),
+    ],
+)
+def test_a_request_out_of_bounds_fails_alone(region, client, request_, status):
+    grant = client.attach(region.descriptor)
+    code, *rest = request_
+    answer = client.do(code, grant, *rest)
+    assert answer.status == status and not answer.data
+    assert bytes(region) == bytes(1 << 16)
+    assert client.fetch_add(grant, 0, 1) == 0
+
+
+@pytest.mark.parametrize("lie", [{"key": bytes(16)}, {"slot": 1 << 31}, {"slot": 2}])
+def test_a_wrong_key_fails_alone(region, client, lie):
+    grant = client.attach(region.descriptor)
+    client.stream.sendall(client.request(WRITE, grant, 0, 8, b"forgery!", **lie) + client.request(READ, grant, 0, 8))
+    assert client.reply()[2:] == (ESTALE, b"")
+    assert client.reply()[2:] == (0, bytes(8))
+
+
+@pytest.mark.parametrize(
+    ("access", "refused"), [("r", {WRITE, FETCH_ADD}), ("w", {READ, FETCH_ADD}), ("ra", {WRITE}), ("rw", {FETCH_ADD})]
+)
+def test_a_missing_right_fails_alone(owner, client, access, refused):
+    with owner.allocate(64, access=access) as region:
+        grant = client.attach(region.descriptor)
+        for code, body in ((READ, b""), (WRITE, bytes(8)), (FETCH_ADD, bytes(16))):
+            assert client.do(code, grant, 0, 8, body).status == (EACCESS if code in refused else 0)
+
+
+NONSENSE = {
+    "code 0": {"code": 0},
+    "code 5": {"code": 5},
+    "a byte that is 0": {"zero": 1},
+    "no piece": {"pieces": 0},
+    "1025 pieces": {"pieces": 1025},
+    "no byte": {"nbytes": 0},
+    "long pieces": {"pieces": 2, "nbytes": 4097},
+    "more than there can be": {"nbytes": 2**63},
+    "pieces of an atomic": {"code": FETCH_ADD, "pieces": 2},
+    "a short atomic": {"code": FETCH_ADD, "nbytes": 4},
+    "a number that is not the next": {"number": 7},
+}
+
+
+@pytest.mark.parametrize("lies", NONSENSE.values(), ids=NONSENSE)
+def test_what_is_no_request_ends_the_connection(owner, region, client, lies):
+    grant = client.attach(region.descriptor)
+    lies = dict(lies)
+    request = client.request(lies.pop("code", READ), grant, 0, lies.pop("nbytes", 8), **lies)
+    before = owner.stats["rejected"]
+    client.stream.sendall(request + bytes(8 * 1025 + 16))
+    with pytest.raises((EOFError, ConnectionError)):
+        client.reply()
+    assert owner.stats["rejected"] == before + 1
+    with context() as user, user.attach(region.descriptor) as remote:
+        assert remote.fetch_add(0, 1) == 0
+
+
+def test_a_token_works_once_and_for_its_owner_only(owner, client):
+    token = client.token()
+    client.connect(token)
+    for wrong in (token, os.urandom(16)):
+        with pytest.raises(Refused, match=str(EAUTH)):
+            client.connect(wrong)
+
+
+def test_a_stream_of_another_version_is_told_ours(owner):
+    with socket.create_connection(("127.0.0.1", int(owner.agent_address.rsplit(":", 1)[1])), 60) as stream:
+        stream.sendall(struct.pack("<4sHH16s", b"DSMT", 99, 0, bytes(16)))
+        assert exactly(stream, 8) == struct.pack("<4sHH", b"DSMT", 3, 8)
+        assert stream.recv(1) == b""
+
+
+# ---- regions that are closed, connections that are replaced ----
+
+
+def test_not_a_byte_comes_in_once_the_region_is_closed(owner, client):
+    with owner.allocate(1 << 20) as witness:
+        region = owner.allocate(1 << 20)
+        grant = client.attach(region.descriptor)
+        view = np.frombuffer(region, "u1")
+        client.stream.sendall(client.request(WRITE, grant, 0, 1 << 20, b"\1" * (1 << 18)))
+        while not view[(1 << 18) - 1]:
+            pass
+        del view
+        region.close()
+        client.stream.sendall(b"\2" * (3 << 18))
+        assert client.reply()[2:] == (ESTALE, b"")
+        assert client.do(READ, grant, 0, 8).status == ESTALE
+        assert client.read(client.attach(witness.descriptor), 0, 1 << 20) == bytes(1 << 20)
+
+
+def test_not_a_byte_goes_out_once_the_region_is_closed(owner, client):
+    nbytes = 64 << 20  # more than the buffers of both sockets hold
+    region = owner.allocate(nbytes)
+    np.frombuffer(region, "u1")[:] = 7
+    grant = client.attach(region.descriptor)
+    client.stream.sendall(client.request(READ, grant, 0, nbytes))
+    head = REPLY.unpack(exactly(client.stream, REPLY.size))
+    assert head == (0, 1, 0, MORE, nbytes)
+    region.close()
+    data = exactly(client.stream, nbytes)
+    assert data.rstrip(b"\0") == b"\7" * len(data.rstrip(b"\0")) and data[-1] == 0
+    assert REPLY.unpack(exactly(client.stream, REPLY.size)) == (0, 1, ESTALE, 0, 0)
+    with owner.allocate(8) as other:
+        assert client.read(client.attach(other.descriptor), 0, 8) == bytes(8)
+
+
+def test_a_slot_that_is_used_again_has_another_key(owner, client):
+    first = owner.allocate(8)
+    old = client.attach(first.descriptor)
+    first.close()
+    with owner.allocate(8) as second:
+        new = client.attach(second.descriptor)
+        assert old.slot == new.slot and old.key != new.key
+        assert client.do(WRITE, old, 0, 8, b"too late").status == ESTALE
+        assert bytes(second) == bytes(8)
+
+
+def test_nothing_of_a_connection_that_was_replaced_is_executed(region, client):
+    grant = client.attach(region.descriptor)
+    first = client.stream
+    with contextlib.closing(first):
+        half = client.request(WRITE, grant, 0, 8, b"too late")
+        first.sendall(half[:-4])
+        client.connect()
+        client.write(grant, 0, b"in time.")
+        with contextlib.suppress(OSError):
+            first.sendall(half[-4:])
+        assert client.read(grant, 0, 8) == b"in time."
+        with contextlib.suppress(ConnectionError):
+            assert first.recv(1) == b""
+
+
+def test_a_fenced_node_reaches_nothing(owner, region, client):
+    grant = client.attach(region.descriptor)
+    client.write(grant, 0, b"a friend")
+    owner.fence(client.node)
+    with pytest.raises((EOFError, OSError)):
+        client.do(WRITE, grant, 0, 8, b"a ghost!")
+    assert bytes(region)[:8] == b"a friend"
+    with context() as user, user.attach(region.descriptor) as remote:
+        assert read(remote, 0, 8) == b"a friend"
+
+
+def test_who_reads_no_replies_keeps_nobody_waiting(owner, region, client):
+    grant = client.attach(region.descriptor)
+    client.stream.setblocking(False)
+    many = client.request(READ, grant, 0, 1 << 16)
+    sent = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:  # until the owner reads no more
+            sent += client.stream.send(many)
+            many = client.request(READ, grant, 0, 1 << 16)
+    with context() as user, user.attach(region.descriptor) as remote:
+        assert [remote.fetch_add(0, 1) for _ in range(100)] == list(range(100))
+    assert sent
+
+
+# ---- owners that lie ----
+
+
+def forged(owner, nbytes):
+    """A descriptor of the owner's region."""
+    address = owner.address.encode()
+    body = struct.pack("<4sBBBB16sQQQ", b"DSMR", 2, 1, 0, 7, owner.node, 0, 1, nbytes)
+    body += bytes([3, len(address)]) + address
+    return body + struct.pack("<I", zlib.crc32(body))
+
+
+REQUESTED = REQUEST.size
+
+LIES = {
+    "a number that is not the next": lambda n: REPLY.pack(n + 1, 1, 0, 0, 8) + bytes(8),
+    "more ops than were asked": lambda n: REPLY.pack(n, 2, 0, 0, 8) + bytes(8),
+    "no op": lambda n: REPLY.pack(n, 0, 0, 0, 8) + bytes(8),
+    "more data": lambda n: REPLY.pack(n, 1, 0, 0, 16) + bytes(16),
+    "less data": lambda n: REPLY.pack(n, 1, 0, 0, 4) + bytes(4),
+    "no data": lambda n: REPLY.pack(n, 1, 0, 0, 0),
+    "data of an error": lambda n: REPLY.pack(n, 1, ESTALE, 0, 8) + bytes(8),
+    "an unknown status": lambda n: REPLY.pack(n, 1, 99, 0, 0),
+    "an unknown flag": lambda n: REPLY.pack(n, 1, 0, 2, 8) + bytes(8),
+    "promised twice": lambda n: (REPLY.pack(n, 1, 0, MORE, 8) + bytes(8)) * 2,
+    "promised without data": lambda n: REPLY.pack(n, 1, 0, MORE, 0),
+    "another number at the end": lambda n: REPLY.pack(n, 1, 0, MORE, 8) + bytes(8) + REPLY.pack(n, 2, 0, 0, 0),
+    "noise": lambda n: os.urandom(64),
+    "the end": lambda n: b"",
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+@pytest.mark.parametrize("op", ["read", "fetch_add"])
+def test_an_owner_that_lies(op, lie):
+    def say(stream):
+        exactly(stream, REQUESTED + (16 if op == "fetch_add" else 0))
+        stream.sendall(lie(0))
+        stream.shutdown(socket.SHUT_WR)
+        exactly(stream, 1)
+
+    with Owner(SECRET, 64, say) as owner, context() as user, user.attach(forged(owner, 64)) as remote:
+        with pytest.raises(errors.DsmemError) as caught:
+            read(remote, 0, 8) if op == "read" else remote.fetch_add(0, 1)
+        if op == "fetch_add":
+            assert isinstance(caught.value, errors.OutcomeUnknownError)
+        else:
+            assert isinstance(caught.value, (errors.TransportError, errors.PeerDeadError))
+
+
+def test_a_reply_that_comes_before_the_request_has_left():
+    """Its buffer must not be let go: the rest is sent from there."""
+    nbytes = 64 << 20
+
+    def say(stream):
+        exactly(stream, REQUESTED)
+        stream.sendall(REPLY.pack(0, 1, 0, 0, 0))
+        while stream.recv(1 << 20):
+            pass
+
+    with Owner(SECRET, nbytes, say) as owner, context() as user, user.attach(forged(owner, nbytes)) as remote:
+        with pytest.raises(errors.OutcomeUnknownError):
+            remote.write(0, bytes(nbytes))
+
+
+def test_replies_in_the_smallest_pieces():
+    def say(stream):
+        for number in range(3):
+            request = REQUEST.unpack(exactly(stream, REQUESTED))
+            for byte in REPLY.pack(number, 1, 0, 0, request[4]) + b"12345678":
+                stream.sendall(bytes([byte]))
+
+    with Owner(SECRET, 64, say) as owner, context() as user, user.attach(forged(owner, 64)) as remote:
+        assert [read(remote, 8 * i, 8) for i in range(3)] == [b"12345678"] * 3
+
+
+# ---- many ops ----
+
+
+def test_more_ops_than_all_buffers_hold():
+    """Both sides have more to send than the sockets hold, and each waits for the other to read."""
+    each, n = 1 << 18, 64
+    with context() as owner, context() as user, owner.allocate(2 * each * n) as region:
+        data = np.frombuffer(os.urandom(each * n), "u1").reshape(n, each)
+        mine = np.frombuffer(region, "u1").reshape(2 * n, each)
+        mine[n:] = data[::-1]
+        into = np.zeros_like(data)
+        with user.attach(region.descriptor) as remote:
+            with user.batch() as batch:
+                for i in range(n):
+                    batch.write(remote, i * each, data[i])
+                    batch.read(remote, (n + i) * each, into[i])
+                    batch.fetch_add(remote, i * each, 1)
+            assert (into == data[::-1]).all()
+            words = mine[:n, :8].copy().view("u8") - data[:, :8].copy().view("u8")
+            assert (words == 1).all() and (mine[:n, 8:] == data[:, 8:]).all()
+        del mine, batch
+
+
+def test_many_short_ops_are_sent_in_few_calls():
+    with context() as owner, context() as user, owner.allocate(1 << 16) as region:
+        offsets = np.random.default_rng(2).permutation(8192).astype("u8") * 8
+        with user.attach(region.descriptor) as remote:
+            remote.write_many(offsets, np.arange(8192, dtype="u8"))
+            out = np.zeros(8192, "u8")
+            remote.read_many(offsets, out)
+            assert (out == np.arange(8192)).all()
+            pieces = [bytearray(24) for _ in range(600)]
+            with user.batch() as batch:  # buffers that do not follow each other
+                for i, piece in enumerate(pieces):
+                    batch.write(remote, 32 * i, bytes([i % 256]) * 24)
+                    batch.read(remote, 32 * i, piece)
+            assert all(piece == bytes([i % 256]) * 24 for i, piece in enumerate(pieces))
+
+
+def test_words_are_one_for_shared_memory_and_tcp():
+    """The owner's CPUs execute all atomics: by its own threads, by a process that maps the memory, and by tcp."""
+    n = 3000
+    with context("shm,tcp") as owner, owner.allocate(64) as region:
+        assert [way.fabric for way in region.descriptor.ways] == ["shm", "tcp"]
+        with context("shm") as near, context("tcp") as far, contextlib.ExitStack() as stack:
+            remotes = [stack.enter_context(user.attach(region.descriptor)) for user in (near, far)]
+            assert [remote.fabric for remote in remotes] == ["shm", "tcp"]
+            got = [[], []]
+
+            def count(i):
+                got[i] += [remotes[i].fetch_add(0, 1) for _ in range(n)]
+
+            threads = [threading.Thread(target=count, args=(i,)) for i in range(2)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert sorted(got[0] + got[1]) == list(range(2 * n))
+
+
+def test_memory_that_is_already_there():
+    array = np.arange(100, dtype="u8")
+    with context() as owner, context() as user, owner.register(array, access="rwa") as region:
+        with user.attach(region.descriptor) as remote:
+            assert remote.fetch_add(8, 41) == 1 and array[1] == 42
+
+
+# ---- the ends of processes ----
+
+SERVE = """
+import sys
+import dsmem
+owner = dsmem.Context("tcp", secret={secret!r}, listen="127.0.0.1")
+region = owner.allocate(1 << 16)
+print(bytes(region.descriptor).hex(), flush=True)
+sys.stdin.read()
+"""
+
+
+def stop(child):
+    os.kill(child.pid, signal.SIGSTOP)
+    os.waitpid(child.pid, os.WUNTRACED)
+
+
+@contextlib.contextmanager
+def process():
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE.format(secret=SECRET)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        try:
+            yield child, dsmem.Descriptor.fromhex(child.stdout.readline().strip())
+        finally:
+            child.kill()
+
+
+def test_an_owner_that_is_killed():
+    with process() as (child, descriptor), context() as user, user.attach(descriptor) as remote:
+        remote.fetch_add(0, 1)
+        stop(child)  # so that the op is outstanding
+        threading.Timer(0.05, child.kill).start()
+        with pytest.raises(errors.OutcomeUnknownError) as caught:
+            remote.fetch_add(0, 1)
+        assert isinstance(caught.value, errors.PeerDeadError)
+        with pytest.raises(errors.PeerDeadError):
+            read(remote, 0, 8)
+
+
+def test_an_owner_that_is_stopped():
+    with process() as (child, descriptor), context(peer_timeout=HOUR) as user, user.attach(descriptor) as remote:
+        buffer = bytearray(8)
+        remote.read(0, buffer)
+        stop(child)
+        with pytest.raises(errors.TimeoutError):
+            remote.read(0, buffer, timeout=0.05)
+        buffer.append(0)  # it is in use no more
+        os.kill(child.pid, signal.SIGCONT)
+        assert remote.fetch_add(0, 1) == 0
+
+
+def test_a_forked_child_keeps_no_connection_open():
+    """As long as it lived, the other side would not learn of the end."""
+    with context() as owner, context() as user, owner.allocate(8) as region, user.attach(region.descriptor) as remote:
+        remote.fetch_add(0, 1)
+        mine = {os.readlink(f"/proc/self/fd/{fd}") for fd in tcp_sockets()}
+        assert len(mine) >= 4  # both ends of the control stream, and of the other
+        here, there = socket.socketpair()
+        with here, there:
+            pid = os.fork()
+            if not pid:
+                here.close()
+                there.sendall("\n".join(os.readlink(f"/proc/self/fd/{fd}") for fd in tcp_sockets()).encode() + b".")
+                os._exit(0)
+            try:
+                there.close()
+                assert here.recv(4096) == b"."
+                assert remote.fetch_add(0, 1) == 1
+            finally:
+                os.waitpid(pid, 0)
+
+
+def tcp_sockets():
+    """The descriptors of this process that are connected over TCP."""
+    found = []
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):
+            peer = socket.socket(fileno=os.dup(fd))
+            with peer:
+                if peer.family == socket.AF_INET and peer.getpeername():
+                    found.append(fd)
+    return found
+
+
+def test_a_context_leaves_no_descriptor_and_no_thread():
+    def count():
+        return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+
+    def once():
+        with context() as owner, context() as user, owner.allocate(8) as region:
+            with user.attach(region.descriptor) as remote:
+                remote.fetch_add(0, 1)
+
+    once()
+    before = count()
+    for _ in range(5):
+        once()
+    assert count() == before
+
+
+def test_strangers_are_dropped_while_friends_work(owner, region):
+    with context() as user, user.attach(region.descriptor) as remote, contextlib.ExitStack() as stack:
+        host, port = owner.agent_address.removeprefix("tcp:").rsplit(":", 1)
+        for _ in range(50):
+            stranger = stack.enter_context(socket.create_connection((host, int(port)), 60))
+            stranger.sendall(token_hello(os.urandom(16)))
+        assert [remote.fetch_add(0, 1) for _ in range(50)] == list(range(50))
+
+
+# ---- two hosts ----
+
+
+IP = shutil.which("ip", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+
+def ip(*words):
+    subprocess.run([IP, *words], check=True, capture_output=True, text=True)
+
+
+@pytest.fixture
+def host():
+    """A second host: a network namespace with an address of its own. Its name, our address, its address, its link."""
+    if os.geteuid() or IP is None:
+        pytest.skip("needs root and iproute2")
+    name = f"dsmem-{os.getpid()}"
+    ours, theirs = f"ds{os.getpid()}a", f"ds{os.getpid()}b"
+    try:
+        ip("netns", "add", name)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"no network namespace here: {error.stderr.strip()}")
+    try:
+        ip("link", "add", ours, "type", "veth", "peer", "name", theirs, "netns", name)
+        net = 10 + os.getpid() % 200
+        ip("addr", "add", f"10.213.{net}.1/24", "dev", ours)
+        ip("link", "set", ours, "up")
+        ip("-n", name, "addr", "add", f"10.213.{net}.2/24", "dev", theirs)
+        ip("-n", name, "link", "set", theirs, "up")
+        yield name, f"10.213.{net}.1", f"10.213.{net}.2", theirs
+    finally:
+        subprocess.run([IP, "netns", "delete", name], check=False, capture_output=True)
+
+
+@contextlib.contextmanager
+def over_there(host, address):
+    text = SERVE.format(secret=SECRET).replace("127.0.0.1", address)
+    command = [IP, "netns", "exec", host, sys.executable, "-c", text]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            yield child, dsmem.Descriptor.fromhex(child.stdout.readline().strip())
+        finally:
+            child.kill()
+
+
+def test_between_two_network_namespaces(host):
+    name, ours, theirs, _ = host
+    with over_there(name, theirs) as (_, descriptor), dsmem.Context("tcp", secret=SECRET, listen=ours) as user:
+        assert descriptor.ways[0].address.startswith(f"tcp:{theirs}:")
+        with user.attach(descriptor) as remote:
+            assert remote.fetch_add(0, 5) == 0 and remote.compare_swap(0, 5, 7) == 5
+            remote.write(8, b"far away")
+            assert read(remote, 0, 16) == (7).to_bytes(8, "little") + b"far away"
+
+
+def test_a_link_that_is_cut(host):
+    """No packet comes any more, not even the end of the connection: the timeout of the op is what ends it."""
+    name, ours, theirs, link = host
+    options = {"secret": SECRET, "listen": ours, "peer_timeout": HOUR}
+    with over_there(name, theirs) as (_, descriptor), dsmem.Context("tcp", **options) as user:
+        with user.attach(descriptor) as remote:
+            remote.fetch_add(0, 5)
+            ip("-n", name, "link", "set", link, "down")
+            with pytest.raises(errors.OutcomeUnknownError) as caught:
+                remote.fetch_add(0, 1, timeout=0.2)
+            assert isinstance(caught.value, errors.TimeoutError)
