@@ -92,8 +92,8 @@ def parse_fabric(text: str) -> FabricURL:
     Parameters
     ----------
     text : str
-        "shm", "verbs", "tcp", "auto" (``$DSMEM_FABRIC``, or shm), "verbs://rxe0:1?gid=1&mtu=1024", or one of them with the
-        prefix "fault+". Its other options are the fault plan: "fault+shm://?fail=3".
+        "shm", "verbs", "tcp", "auto" (``$DSMEM_FABRIC``, or shm), "verbs://rxe0:1?gid=1&mtu=1024", or one of them with
+        the prefix "fault+". Its other options are the fault plan: "fault+shm://?fail=3".
 
     Returns
     -------

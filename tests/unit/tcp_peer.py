@@ -1,7 +1,7 @@
 """Both ends of a tcp connection from docs/protocols alone, with no other code of dsmem than its handshake.
 
-``Client`` attaches to regions and asks; ``Owner`` is asked, and its replies are the test's. Neither checks what the other
-says, so that tests can lie.
+``Client`` attaches to regions and asks; ``Owner`` is asked, and its replies are the test's. Neither checks what the
+other says, so that tests can lie.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 /*
- * The peer's side: requests are written, and replies read, by whoever posts, polls or waits; each call on the socket
+ * The peer's side: requests are written, and replies read, by the thread that posts, polls or waits; each call on the socket
  * returns at once.
  *
  * Ops are in one list, in the order in which they were posted, which is that of their replies. They are numbered from 0

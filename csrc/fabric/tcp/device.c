@@ -1,46 +1,14 @@
 /* The device: registrations, memory of other processes, and what a fork does. */
 #include "../../base/random.h"
-#include "../../base/sha256.h"
 #include "../../base/wire.h"
 #include "tcp.h"
 
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
 static struct tcp_dev *dev(struct fabric_dev *d) { return (struct tcp_dev *)d; }
-
-void tcp_lock(struct tcp_dev *d)
-{
-    pthread_mutex_lock(&d->gate);
-    pthread_mutex_lock(&d->lock);
-    pthread_mutex_unlock(&d->gate);
-}
-
-void tcp_unlock(struct tcp_dev *d) { pthread_mutex_unlock(&d->lock); }
-
-/* ---- files ---- */
-
-void tcp_file_add(struct tcp_dev *d, struct tcp_file *f, int fd)
-{
-    f->fd = fd;
-    f->next = d->files;
-    d->files = f;
-}
-
-void tcp_file_close(struct tcp_dev *d, struct tcp_file *f)
-{
-    struct tcp_file **at = &d->files;
-    if (f->fd < 0)
-        return;
-    while (*at != f)
-        at = &(*at)->next;
-    *at = f->next;
-    close(f->fd);
-    f->fd = -1;
-}
 
 static void tcp_fork(struct fabric_dev *base, enum fabric_fork phase)
 {
@@ -107,25 +75,6 @@ static void tcp_close(struct fabric_dev *base)
 
 /* ---- memory of this process ---- */
 
-/* Under dev->lock. */
-static int take_slot(struct tcp_dev *d, struct tcp_mem *m)
-{
-    if (d->free_slot == d->nslots) {
-        uint32_t n = d->nslots ? d->nslots * 2 : 16;
-        struct tcp_slot *more = n > d->nslots ? realloc(d->slots, n * sizeof *more) : NULL;
-        if (!more)
-            return err_set(DSM_ENOMEM, 0, "%u regions", n);
-        for (uint32_t i = d->nslots; i < n; i++)
-            more[i] = (struct tcp_slot){.next_free = i + 1};
-        d->slots = more;
-        d->nslots = n;
-    }
-    m->slot = d->free_slot;
-    d->free_slot = d->slots[m->slot].next_free;
-    d->slots[m->slot].mem = m;
-    return 0;
-}
-
 static int reg_one(struct fabric_dev *d, struct memory *memory, uint32_t access, struct fabric_mem **out)
 {
     struct tcp_mem *m = calloc(1, sizeof *m);
@@ -135,7 +84,7 @@ static int reg_one(struct fabric_dev *d, struct memory *memory, uint32_t access,
     int rc = random_bytes(m->key, TCP_KEY);
     if (!rc) {
         tcp_lock(dev(d));
-        rc = take_slot(dev(d), m);
+        rc = tcp_slot_take(dev(d), m);
         tcp_unlock(dev(d));
     }
     if (rc) {
@@ -153,9 +102,7 @@ static void tcp_unreg(struct fabric_mem *base)
     struct tcp_dev *d = dev(base->dev);
     struct tcp_mem *m = (struct tcp_mem *)base;
     tcp_lock(d);
-    assert(d->slots[m->slot].mem == m);
-    d->slots[m->slot] = (struct tcp_slot){.next_free = d->free_slot};
-    d->free_slot = m->slot;
+    tcp_slot_free(d, m);
     tcp_unlock(d);
     memory_drop(base->memory);
     free(m);
@@ -170,12 +117,6 @@ static int tcp_reg(struct fabric_dev *d, size_t n, struct memory *const *m, uint
     while (rc && made)
         tcp_unreg(out[--made]);
     return rc;
-}
-
-struct tcp_mem *tcp_find(struct tcp_dev *d, uint32_t slot, const uint8_t key[TCP_KEY])
-{
-    struct tcp_mem *m = slot < d->nslots ? d->slots[slot].mem : NULL;
-    return m && same_bytes(m->key, key, TCP_KEY) ? m : NULL;
 }
 
 static int tcp_export(struct fabric_mem *base, struct fabric_blob *out)

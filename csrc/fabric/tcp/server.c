@@ -100,7 +100,7 @@ static void put_reply(struct tcp_server *s, struct tcp_reply r)
     s->out_end += TCP_REPLY;
 }
 
-/* Completed WRITEs in a row have one reply. There is always room for it: whoever adds to 'out' asks for it, too. */
+/* Completed WRITEs in a row have one reply. There is always room for it: all that is added to 'out' leaves it. */
 static void put_acks(struct tcp_server *s)
 {
     if (s->acks)

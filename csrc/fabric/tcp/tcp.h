@@ -2,8 +2,8 @@
  * tcp: memory of processes on any host, over sockets.
  *
  * The owner has a progress thread, which executes the ops of its peers with loads, stores and CPU atomics (server.c).
- * So a region has one domain of atomicity with the owner's threads and with peers that map it. The peer needs no thread:
- * whoever posts or polls writes frames and reads replies (client.c), straight from and into the buffers of the ops.
+ * So a region has one domain of atomicity with the owner's threads and with peers that map it. The peer needs no thread: the
+ * thread that posts or polls writes frames and reads replies (client.c), straight from and into the buffers of the ops.
  *
  * docs/protocols/tcp.md has the bytes. An owner executes the frames of a connection in their order, and replies in that
  * order, so ops of one connection take effect in the order in which they were posted.
@@ -93,12 +93,15 @@ struct tcp_dev {
     struct tcp_server *closed; /* to be freed by the thread */
 };
 
+/* table.c */
 void tcp_lock(struct tcp_dev *d);
 void tcp_unlock(struct tcp_dev *d);
-/* Under dev->lock. */
+/* The rest under dev->lock. */
 void tcp_file_add(struct tcp_dev *d, struct tcp_file *f, int fd);
 void tcp_file_close(struct tcp_dev *d, struct tcp_file *f);
-/* The registration that a request names, if it is open; under dev->lock. */
+int tcp_slot_take(struct tcp_dev *d, struct tcp_mem *m);
+void tcp_slot_free(struct tcp_dev *d, struct tcp_mem *m);
+/* The registration that a request names; NULL: it is closed, or there never was one. */
 struct tcp_mem *tcp_find(struct tcp_dev *d, uint32_t slot, const uint8_t key[TCP_KEY]);
 
 /* server.c */
