@@ -22,8 +22,8 @@ SECRET = b"the secret of these tests"
     [
         (5, "fabric=5: a str"),
         (None, "fabric=None: a str"),
-        ("tcp", "fabric='tcp': there are shm, verbs and auto"),
-        ("shm,", "there are shm, verbs and auto"),
+        ("udp", "fabric='udp': there are shm, verbs, tcp and auto"),
+        ("shm,", "there are shm, verbs, tcp and auto"),
         ("shm,shm", "a fabric comes twice"),
         ("shm,verbs://a,verbs://b", "a fabric comes twice"),
         ("fault+shm,verbs", "into all fabrics alike, or into none"),
