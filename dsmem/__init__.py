@@ -23,7 +23,7 @@ import logging as _logging
 import typing as _typing
 from pathlib import Path as _Path
 
-from dsmem._core import Batch, Capabilities, Descriptor, Region, Remote, Result, Way
+from dsmem._core import Batch, Capabilities, Descriptor, Pool, Region, Remote, Remotes, Result, Way
 from dsmem.cluster import Cluster, attach, connect
 from dsmem.cluster.factories import CLASSES as _CLASSES
 from dsmem.context import Context
@@ -61,12 +61,14 @@ __all__ = [
     "Event",
     "Lock",
     "Once",
+    "Pool",
     "Queue",
     "RLock",
     "RWLock",
     "Reference",
     "Region",
     "Remote",
+    "Remotes",
     "Result",
     "Segment",
     "Semaphore",

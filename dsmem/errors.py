@@ -52,6 +52,7 @@ __all__ = [
     "OutcomeUnknownTimeoutError",
     "PeerDeadError",
     "PermitError",
+    "PoolFullError",
     "ProtocolError",
     "ProviderMissingError",
     "ReadOnlyBufferError",
@@ -502,6 +503,13 @@ class OutcomeUnknownError(TransportError):
         "the answer was lost: the operation may or may not have taken effect; read the memory, and never send an "
         "atomic again before you know"
     )
+
+
+class PoolFullError(DsmemError, OSError):
+    """No free run of a pool is long enough. The message says how full the pool is."""
+
+    code = 43
+    text = "the pool has no free run of this length; close or free regions, or make a larger pool"
 
 
 class OutcomeUnknownTimeoutError(OutcomeUnknownError, TimeoutError):

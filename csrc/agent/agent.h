@@ -74,6 +74,16 @@ int client_endpoint(struct peer *p, const uint8_t *address, size_t len, uint8_t 
 int client_stream(struct peer *p, const uint8_t *address, size_t len, int64_t deadline);
 int client_status(struct peer *p, uint64_t region, uint64_t generation, int64_t deadline);
 void client_disconnect(struct peer *p);
+/* What a client asks an owner for: a region or, if n is not 0, these parts of it, which are its regions if it is a pool. */
+struct wanted {
+    const dsm_descriptor *d;
+    const struct asked {
+        struct dsm_part part;
+        size_t row; /* index of its descriptor in the call */
+    } * asked;
+    size_t n, stale; /* stale: after ESTALE, the index of the part that is gone, if it is one of them */
+};
+int client_attach(struct peer *p, struct wanted *w, struct fabric_grant *out, int64_t deadline);
 
 /* socket.c: abstract Unix sockets and TCP. These write the address that other nodes must use. */
 int socket_listen_unix(const dsm_ctx *c, char address[DSM_ADDRESS_MAX], int *fd);

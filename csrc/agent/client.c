@@ -13,14 +13,13 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 enum {
-    QUESTION_MAX = HEADER_SIZE + FABRIC_SIZE + FABRIC_ADDRESS_MAX + MAC,
+    QUESTION_MAX = MESSAGE_MAX,
     REPLY_MAX = HEADER_SIZE + ANSWER_MAX + MAC,
 };
 _Static_assert((int)ANSWER_MAX == (int)GRANT_SIZE + (int)FABRIC_BLOB_MAX, "agent/protocol.h");
@@ -308,7 +307,8 @@ static int read_reply(struct peer *p, struct request *q)
     return (int)status;
 }
 
-static int exchange(struct peer *p, struct request *q, int64_t deadline)
+/* Sends a question. */
+static int begin(struct peer *p, const struct request *q, int64_t deadline)
 {
     struct stream *s = p->stream;
     int rc = send_question(p, deadline); /* the rest of the previous request */
@@ -323,12 +323,19 @@ static int exchange(struct peer *p, struct request *q, int64_t deadline)
     message_seal(&s->session.asking, s->out);
     s->sent = 0;
     s->len = message_length(s->out);
-    if ((rc = send_question(p, deadline)))
-        return rc;
-    do { /* older replies belong to requests that have timed out */
+    return send_question(p, deadline);
+}
+
+/* Receives the answer to the question with this number. Earlier ones belong to requests that have timed out. Returns 0,
+ * a positive DSM_E… if that is the status in the owner's reply, or -DSM_E… on failure. */
+static int end(struct peer *p, struct request *q, uint64_t number, int64_t deadline)
+{
+    struct stream *s = p->stream;
+    int rc;
+    do {
         drop_descriptors(s);
         rc = receive_reply(p, deadline);
-    } while (!rc && s->answered < s->session.number);
+    } while (!rc && s->answered < number);
     if (!rc)
         rc = read_reply(p, q);
     if (rc != -DSM_ETIME)
@@ -336,16 +343,25 @@ static int exchange(struct peer *p, struct request *q, int64_t deadline)
     return rc;
 }
 
-/* Returns 0, a positive DSM_E… if that is the status in the owner's reply, or -DSM_E… on failure. After ETIME the
- * connection remains usable. */
-static int ask(struct peer *p, struct request *q, int64_t deadline)
+static int usable(const struct peer *p) { return p->fd < 0 || load_relaxed_u32(&p->dead) ? gone(p, 0) : 0; }
+
+/* After ETIME the connection remains usable. */
+static int ended(struct peer *p, int rc)
 {
-    if (p->fd < 0 || load_relaxed_u32(&p->dead))
-        return gone(p, 0);
-    int rc = exchange(p, q, deadline);
     if (rc == -DSM_EPEER || rc == -DSM_EPROTO)
         client_disconnect(p);
     return rc;
+}
+
+/* Returns what end() returns. */
+static int ask(struct peer *p, struct request *q, int64_t deadline)
+{
+    int rc = usable(p);
+    if (rc)
+        return rc;
+    if (!(rc = begin(p, q, deadline)))
+        rc = end(p, q, p->stream->session.number, deadline);
+    return ended(p, rc);
 }
 
 static int answered(const struct peer *p, int rc)
@@ -381,183 +397,80 @@ int client_status(struct peer *p, uint64_t region, uint64_t generation, int64_t 
 
 /* ---- attach ---- */
 
-static int ask_attach(struct peer *p, const dsm_descriptor *d, struct fabric_grant *out, int64_t deadline)
+static int read_grant(const struct peer *p, const uint8_t *answer, size_t len, struct fabric_grant *out)
 {
-    uint8_t question[NAME_SIZE + FABRIC_SIZE], answer[ANSWER_MAX];
-    put_name(question, d->region, d->generation);
-    put_u32(question + NAME_SIZE, p->dev->wire_id);
-    struct request q = {.type = MSG_ATTACH,
-                        .payload = question,
-                        .len = sizeof question,
-                        .reply = answer,
-                        .reply_max = sizeof answer,
-                        .blob = &out->blob};
-    int rc = ask(p, &q, deadline);
-    if (rc)
-        return answered(p, rc);
-    if (q.reply_max < GRANT_SIZE)
-        return err_set(DSM_EPROTO, 0, "%s granted a region in a reply of %zu bytes", p->address, q.reply_max);
+    if (len < GRANT_SIZE)
+        return err_set(DSM_EPROTO, 0, "%s granted a region in a reply of %zu bytes", p->address, len);
     out->nbytes = get_u64(answer);
     out->access = get_u32(answer + 8);
     out->kind = get_u32(answer + 12);
-    out->blob.nbytes = (uint32_t)(q.reply_max - GRANT_SIZE);
+    out->blob.nbytes = (uint32_t)(len - GRANT_SIZE);
     memcpy(out->blob.bytes, answer + GRANT_SIZE, out->blob.nbytes);
     if (!out->nbytes || !out->access || out->access > 7 || out->kind != MEMORY_HOST)
         return err_set(DSM_EPROTO, 0, "%s granted a region with invalid length, rights or kind", p->address);
     return 0;
 }
 
-static void drop_grant(struct fabric_grant *g)
+/* Question 0 is ATTACH; the others are PARTS. */
+static int send_attach(struct peer *p, const struct wanted *w, size_t number, int64_t deadline)
 {
-    while (g->blob.nfds)
-        close(g->blob.fds[--g->blob.nfds]);
+    uint8_t question[PAYLOAD_MAX];
+    put_name(question, w->d->region, w->d->generation);
+    struct request q = {.type = MSG_ATTACH, .payload = question, .len = NAME_SIZE + FABRIC_SIZE};
+    if (!number) {
+        put_u32(question + NAME_SIZE, p->dev->wire_id);
+        return begin(p, &q, deadline);
+    }
+    q.type = MSG_PARTS;
+    q.len = NAME_SIZE;
+    for (size_t i = (number - 1) * PARTS_MAX; i < w->n && i < number * PARTS_MAX; i++, q.len += PART_SIZE) {
+        const struct dsm_part *part = &w->asked[i].part;
+        put_u64(question + q.len, part->number);
+        put_u64(question + q.len + 8, part->generation);
+        put_u64(question + q.len + 16, part->offset);
+        put_u64(question + q.len + 24, part->nbytes);
+    }
+    return begin(p, &q, deadline);
 }
 
-/* Finds or creates the peer for a node as reached by a device at an address, and adds a reference. A dead peer is not
- * used, except with devices that connect endpoints, as it can connect again. Frees peers that are dead and have no
- * remote. */
-static int find_peer(dsm_ctx *c, struct fabric_dev *dev, const uint8_t node[DSM_NODE_ID], const char *address,
-                     struct peer **out)
+static int receive_attach(struct peer *p, struct wanted *w, size_t number, uint64_t first, struct fabric_grant *out,
+                          int64_t deadline)
 {
-    struct peer *found = NULL;
-    int rc = 0;
-    peers_bury(c);
-    core_lock(&c->lock);
-    for (struct peer *p = c->peers; p; p = p->next) {
-        bool dead = p->ending || (load_relaxed_u32(&p->dead) && !dev->connected);
-        if (!dead && p->dev == dev && !memcmp(p->node, node, DSM_NODE_ID) && !strcmp(p->address, address))
-            found = p;
+    uint8_t answer[ANSWER_MAX];
+    struct request q = {.type = MSG_ATTACH, .reply = answer, .reply_max = sizeof answer, .blob = &out->blob};
+    if (number) {
+        q.type = MSG_PARTS;
+        q.blob = NULL;
     }
-    if (!found && !(rc = peer_new(c, dev, node, address, &found))) {
-        found->next = c->peers;
-        c->peers = found;
-    }
-    if (!rc)
-        found->refs++;
-    core_unlock(&c->lock);
-    *out = found;
-    return rc;
+    int rc = answered(p, end(p, &q, first + number, deadline));
+    if (rc || !number)
+        return rc ? rc : read_grant(p, answer, q.reply_max, out);
+    size_t from = (number - 1) * PARTS_MAX, asked = w->n - from < PARTS_MAX ? w->n - from : PARTS_MAX;
+    if (q.reply_max != 4 || get_u32(answer) > asked)
+        return err_set(DSM_EPROTO, 0, "%s sent a reply that does not match the request", p->address);
+    if (get_u32(answer) == asked)
+        return 0;
+    w->stale = from + get_u32(answer);
+    return err_set(DSM_ESTALE, 0, "the region of the pool at offset %llu has been freed",
+                   (unsigned long long)w->asked[w->stale].part.offset);
 }
 
-/* Sends ATTACH to the owner, and imports the region with what the owner grants. */
-static int import(struct peer *p, const dsm_descriptor *d, int64_t deadline, struct fabric_remote **out)
+/* An owner never waits for a client, so its answers must fit into the socket's buffer: that bounds the questions on their
+ * way. */
+int client_attach(struct peer *p, struct wanted *w, struct fabric_grant *out, int64_t deadline)
 {
-    struct fabric_grant g = {0};
-    int rc = peer_lock_control(p, deadline);
+    enum { ON_THEIR_WAY = 32 };
+    size_t questions = 1 + (w->n + PARTS_MAX - 1) / PARTS_MAX, sent = 0, got = 0;
+    int rc = usable(p);
     if (rc)
         return rc;
-    bool fresh = p->fd < 0 || load_relaxed_u32(&p->dead);
-    rc = fresh ? client_connect(p, deadline) : 0;
-    if (!rc)
-        rc = ask_attach(p, d, &g, deadline);
-    if (rc == -DSM_EPEER && !fresh) { /* the connection had ended unnoticed: connect again, once */
-        drop_grant(&g);
-        rc = client_connect(p, deadline);
-        if (!rc)
-            rc = ask_attach(p, d, &g, deadline);
+    uint64_t first = p->stream->session.number + 1;
+    w->stale = SIZE_MAX;
+    while (!rc && got < questions) {
+        if (sent < questions && sent - got < ON_THEIR_WAY)
+            rc = send_attach(p, w, sent++, deadline);
+        else
+            rc = receive_attach(p, w, got++, first, out, deadline);
     }
-    pthread_mutex_unlock(&p->control_lock);
-    if (!rc && p->dev->connected)
-        rc = peer_ready(p, deadline);
-    if (!rc)
-        rc = p->dev->fabric->import(p->dev, &g, out);
-    drop_grant(&g);
-    return rc;
-}
-
-/* Attaches by one way: with this device, at this address of the owner's agent. */
-static int attach_by(dsm_ctx *c, struct fabric_dev *dev, const char *address, const dsm_descriptor *d, int64_t deadline,
-                     dsm_remote **out)
-{
-    struct peer *p;
-    dsm_remote *r = calloc(1, sizeof *r);
-    if (!r)
-        return err_set(DSM_ENOMEM, 0, "remote");
-    int rc = find_peer(c, dev, d->node, address, &p);
-    if (rc) {
-        free(r);
-        return rc;
-    }
-    rc = import(p, d, deadline, &r->imported);
-    core_lock(&c->lock);
-    if (rc)
-        p->refs--;
-    else
-        c->live_remotes++;
-    core_unlock(&c->lock);
-    if (rc) {
-        free(r);
-        peers_bury(c);
-        return rc;
-    }
-    r->mapped = r->imported->mapped;
-    r->state = r->imported->state;
-    r->nbytes = r->imported->nbytes;
-    r->access = r->imported->access;
-    r->forks = c->forks;
-    r->ctx = c;
-    r->peer = p;
-    r->region = d->region;
-    r->generation = d->generation;
-    *out = r;
-    return 0;
-}
-
-/* The address of the owner's agent for a device; NULL: the owner does not serve the region by this fabric. */
-static const char *way_of(const dsm_descriptor *d, const struct fabric_dev *dev)
-{
-    for (uint32_t i = 0; i < d->nways; i++)
-        if (d->ways[i].fabric == dev->wire_id)
-            return d->ways[i].address;
-    return NULL;
-}
-
-/* Appends a name to a list of them, as far as there is room. */
-static void append(char *text, size_t room, const char *name)
-{
-    size_t n = strlen(text);
-    snprintf(text + n, room - n, "%s%s", n ? ", " : "", name);
-}
-
-static int refuse_fabrics(const dsm_ctx *c, const dsm_descriptor *d)
-{
-    char theirs[80] = "", ours[80] = "";
-    for (uint32_t i = 0; i < d->nways; i++) {
-        const char *name = dsm_fabric_name(d->ways[i].fabric);
-        append(theirs, sizeof theirs, name ? name : "a later release");
-    }
-    for (size_t i = 0; i < c->ndevs; i++)
-        append(ours, sizeof ours, c->devs[i]->caps.fabric);
-    return err_set(DSM_EINVAL, 0, "the descriptor belongs to %s, this context to %s", theirs, ours);
-}
-
-/* Whether the owner may be on another host, or in a container of its own: at its address on this host listens no
- * process, or another one, which fails the handshake or has another node id (ESTALE). If the region is what is stale,
- * the next way says so, too. */
-static bool is_elsewhere(const struct fabric_dev *d, int rc)
-{
-    return d->maps && (rc == -DSM_EPEER || rc == -DSM_EAUTH || rc == -DSM_EPROTO || rc == -DSM_ESTALE);
-}
-
-/* Tries the ways in this context's order of preference. Any failure but is_elsewhere() is the answer. */
-int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_ns, dsm_remote **out)
-{
-    dsm_descriptor d;
-    if (ctx_forked(c))
-        return refuse_forked();
-    int rc = dsm_descriptor_parse(descriptor, len, &d);
-    if (rc)
-        return rc;
-    int64_t deadline = deadline_after(timeout_ns < 0 ? c->peer_timeout_ns : timeout_ns);
-    bool tried = false;
-    for (size_t i = 0; i < c->ndevs; i++) {
-        const char *address = way_of(&d, c->devs[i]);
-        if (!address)
-            continue;
-        tried = true;
-        rc = attach_by(c, c->devs[i], address, &d, deadline, out);
-        if (!is_elsewhere(c->devs[i], rc))
-            return rc;
-    }
-    return tried ? rc : refuse_fabrics(c, &d);
+    return ended(p, rc);
 }

@@ -156,6 +156,22 @@ static bool on_attach(dsm_ctx *c, struct conn *n, const uint8_t *question)
     return good;
 }
 
+/* Which parts of a pool are its regions now: how many from the first on. */
+static bool on_parts(dsm_ctx *c, struct conn *n, const uint8_t *question, size_t len)
+{
+    struct dsm_part parts[PARTS_MAX];
+    size_t asked = 0;
+    uint8_t answer[4];
+    for (const uint8_t *at = question + NAME_SIZE; at < question + len; at += PART_SIZE)
+        parts[asked++] = (struct dsm_part){get_u64(at), get_u64(at + 8), get_u64(at + 16), get_u64(at + 24)};
+    core_lock(&c->lock);
+    dsm_region *r = region_find(c, get_u64(question), get_u64(question + 8));
+    bool found = r && r->pool;
+    put_u32(answer, found ? (uint32_t)pool_count_live(r->pool, parts, asked) : 0);
+    core_unlock(&c->lock);
+    return reply(n, found ? 0 : DSM_ESTALE, answer, found ? sizeof answer : 0);
+}
+
 static bool on_status(dsm_ctx *c, struct conn *n, const uint8_t *name)
 {
     core_lock(&c->lock);
@@ -208,6 +224,8 @@ static bool on_message(struct agent *a, struct conn *n)
         return len >= FABRIC_SIZE && len <= FABRIC_SIZE + FABRIC_ADDRESS_MAX && on_endpoint(a, n, payload, len);
     case MSG_STATUS:
         return len == NAME_SIZE && on_status(a->ctx, n, payload);
+    case MSG_PARTS:
+        return len > NAME_SIZE && (len - NAME_SIZE) % PART_SIZE == 0 && on_parts(a->ctx, n, payload, len);
     case MSG_BYE:
         conn_close_endpoint(n);
         return len == 0;

@@ -24,6 +24,8 @@ extern uint32_t core_forks __attribute__((visibility("hidden")));
 struct dsm_region {
     dsm_ctx *ctx;
     struct memory *memory;
+    dsm_pool *pool;       /* of which it is a part or, if part.generation is 0, the whole; otherwise NULL */
+    struct dsm_part part; /* offset and length: also of a region that is no part */
     uint32_t access;
     struct fabric_mem *mem[FABRIC_DEVICES_MAX]; /* by device of the context; NULL: not served by it */
     uint64_t id;                                /* slot in ctx->regions */
@@ -67,16 +69,29 @@ struct peer {
 };
 
 struct dsm_remote {
-    struct fabric_remote *imported; /* first: fabric_remote_of() */
+    struct fabric_target target; /* first: fabric_target_of() */
     /* copies of fields that every op needs */
     uint8_t *mapped;
     const uint32_t *state;
     uint64_t nbytes;
     uint32_t access, forks;
-    dsm_ctx *ctx; /* NULL: a mapped file (core/mapped_file.c), then imported is NULL too */
+    dsm_ctx *ctx; /* NULL: a mapped file (core/mapped_file.c), then target.remote is NULL too */
     struct peer *peer;
     uint64_t region, generation;
-    uint32_t users; /* ops that have not finished */
+    uint32_t users;           /* ops that have not finished */
+    uint32_t holders;         /* not of a part: itself and its parts, which use its import and its peer */
+    struct dsm_remote *whole; /* of a part; otherwise NULL */
+};
+
+/* Many parts, without a remote for each. */
+struct dsm_remotes {
+    dsm_ctx *ctx;
+    size_t n, nwholes;
+    dsm_remote **wholes; /* what was imported: each pool or region once */
+    struct piece {
+        uint64_t offset, nbytes;
+        size_t whole;
+    } * pieces;
 };
 
 /* Calls of the core into the agent; most send a request to the owner's agent. Under peer->control_lock, except free,
@@ -231,6 +246,10 @@ int peer_new(dsm_ctx *c, struct fabric_dev *d, const uint8_t node[DSM_NODE_ID], 
 /* Frees the peers that are dead and have no remote; a later attach creates a new one. With no lock held
  * except agent->turn. */
 void peers_bury(dsm_ctx *c);
+/* Makes a remote of a part of another one, which has a holder and is no part itself. */
+int remote_part(dsm_remote *whole, uint64_t offset, uint64_t nbytes, dsm_remote **out);
+/* With no lock held except agent->lock. The last holder frees it. */
+void remote_drop(dsm_remote *whole);
 
 /* core/ops.c */
 /* Ends the ops of a group that has not been posted. */
@@ -251,7 +270,34 @@ static inline bool op_unexplained(const dsm_op *op) { return op->status == -DSM_
 /* core/mapped_file.c: closes a remote that has no context */
 void map_close(dsm_remote *r);
 
+/* core/region.c: the descriptor of a region, with room for that of a part; closing a region that is no part. */
+void region_describe(const dsm_region *r, dsm_descriptor *out);
+void region_end(dsm_region *r);
+
+/* core/pool.c */
+/* How many of the parts, from the first on, are regions of the pool. Under ctx->lock. */
+size_t pool_count_live(dsm_pool *p, const struct dsm_part *parts, size_t n);
+/* A region of the pool has been closed. */
+void pool_take_back(dsm_pool *p, const struct dsm_part *part);
+
 /* core/descriptor.c */
 int descriptor_write(const dsm_descriptor *d, uint8_t buf[DSM_DESC_MAX]);
+enum {
+    DESC_MIN = 54,
+    DESC_PART = 32,
+    DESC_TAIL = DESC_PART + 4
+}; /* a descriptor of a part ends with the part and the CRC */
+/* The end of a descriptor of a part. crc: the state of crc32_more() after everything before it. */
+void descriptor_write_tail(const struct dsm_part *part, uint32_t crc, uint8_t tail[DESC_TAIL]);
+/* Reads descriptors that lie one behind another; begins with the bytes at 'at', and zeros. What descriptors of one pool
+ * have in common is parsed once. */
+struct descriptor_reader {
+    const uint8_t *at, *end;
+    const uint8_t *last; /* the descriptor before, of 'length' bytes */
+    size_t length;
+    uint32_t crc; /* state of crc32_more() before its tail */
+};
+/* Parses the next one. d: holds the one before. *same_head: only its part is another one. */
+int descriptor_next(struct descriptor_reader *r, dsm_descriptor *d, bool *same_head);
 
 #endif

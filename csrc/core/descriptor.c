@@ -1,7 +1,9 @@
 /*
  * The wire format of descriptors (docs/protocols/descriptor.md), little-endian:
  *   0 magic "DSMR" | 4 version | 5 number of ways | 6 kind | 7 access | 8 node[16] | 24 region u64 | 32 generation u64
- *   40 nbytes u64 | 48 the ways: fabric u8, length of the address u8, address | the CRC-32 of everything before it
+ *   40 nbytes u64 | 48 the ways: fabric u8, length of the address u8, address |
+ *   version 3, a region of a pool: number u64, generation u64, offset u64, nbytes u64 |
+ *   the CRC-32 of everything before it
  * A descriptor only tells where to ask. The rights and length that count are those that the owner's agent grants on
  * attach.
  */
@@ -11,8 +13,8 @@
 
 #include <string.h>
 
-enum { AT_WAYS = 48, VERSION = 2 };
-_Static_assert(AT_WAYS + DSM_WAYS_MAX * (2 + DSM_ADDRESS_MAX) + 4 <= DSM_DESC_MAX, "fits");
+enum { AT_WAYS = 48, VERSION = 2, VERSION_OF_PART = 3 };
+_Static_assert((int)AT_WAYS + (int)DSM_WAYS_MAX * (2 + DSM_ADDRESS_MAX) + (int)DESC_TAIL <= DSM_DESC_MAX, "fits");
 _Static_assert((int)DSM_WAYS_MAX == (int)FABRIC_DEVICES_MAX, "one for each device");
 
 int descriptor_write(const dsm_descriptor *d, uint8_t buf[DSM_DESC_MAX])
@@ -20,7 +22,7 @@ int descriptor_write(const dsm_descriptor *d, uint8_t buf[DSM_DESC_MAX])
     size_t at = AT_WAYS;
     memset(buf, 0, DSM_DESC_MAX);
     memcpy(buf, "DSMR", 4);
-    buf[4] = VERSION;
+    buf[4] = d->part.generation ? VERSION_OF_PART : VERSION;
     buf[5] = (uint8_t)d->nways;
     buf[6] = (uint8_t)d->kind;
     buf[7] = (uint8_t)d->access;
@@ -35,8 +37,21 @@ int descriptor_write(const dsm_descriptor *d, uint8_t buf[DSM_DESC_MAX])
         memcpy(buf + at, d->ways[i].address, n);
         at += n;
     }
+    if (d->part.generation) {
+        descriptor_write_tail(&d->part, crc32_more(~0u, buf, at), buf + at);
+        return (int)(at + DESC_TAIL);
+    }
     put_u32(buf + at, crc32(buf, at));
     return (int)(at + 4);
+}
+
+void descriptor_write_tail(const struct dsm_part *part, uint32_t crc, uint8_t tail[DESC_TAIL])
+{
+    put_u64(tail, part->number);
+    put_u64(tail + 8, part->generation);
+    put_u64(tail + 16, part->offset);
+    put_u64(tail + 24, part->nbytes);
+    put_u32(tail + DESC_PART, ~crc32_more(crc, tail, DESC_PART));
 }
 
 /* Parses the way at *at, which must end before 'end', and moves *at behind it. */
@@ -55,18 +70,40 @@ static int parse_way(const uint8_t *b, size_t *at, size_t end, struct dsm_way *o
     return 0;
 }
 
+static int refuse_value(void) { return err_set(DSM_EDESC, 0, "a field has a value that this release does not know"); }
+
+static int parse_part(const uint8_t *tail, uint64_t nbytes, struct dsm_part *out)
+{
+    *out = (struct dsm_part){get_u64(tail), get_u64(tail + 8), get_u64(tail + 16), get_u64(tail + 24)};
+    bool good = out->generation && out->nbytes && out->nbytes <= nbytes && out->offset <= nbytes - out->nbytes &&
+                out->offset % DSM_POOL_ALIGN == 0;
+    return good ? 0 : refuse_value();
+}
+
+/* Of a version that this release reads: the bytes behind the ways. */
+static size_t tail_of(const uint8_t *b) { return b[4] == VERSION_OF_PART ? DESC_TAIL : 4; }
+
+static int check_begin(const uint8_t *b, size_t len)
+{
+    if (len < 8 || memcmp(b, "DSMR", 4))
+        return err_set(DSM_EDESC, 0, "%zu bytes that do not begin like a descriptor", len);
+    if (b[4] != VERSION && b[4] != VERSION_OF_PART)
+        return err_set(DSM_EVERSION, 0, "the descriptor has version %u, this release reads %d and %d", b[4], VERSION,
+                       VERSION_OF_PART);
+    return 0;
+}
+
 int dsm_descriptor_parse(const void *bytes, size_t len, dsm_descriptor *out)
 {
     const uint8_t *b = bytes;
     memset(out, 0, sizeof *out);
-    if (len < 8 || memcmp(b, "DSMR", 4))
-        return err_set(DSM_EDESC, 0, "%zu bytes that do not begin like a descriptor", len);
-    if (b[4] != VERSION)
-        return err_set(DSM_EVERSION, 0, "the descriptor has version %u, this release reads %d", b[4], VERSION);
-    if (len < AT_WAYS + 4 || len > DSM_DESC_MAX)
+    int rc = check_begin(b, len);
+    if (rc)
+        return rc;
+    if (len < AT_WAYS + tail_of(b) || len > DSM_DESC_MAX)
         return err_set(DSM_EDESC, 0, "a descriptor of %zu bytes", len);
-    size_t at = AT_WAYS, end = len - 4;
-    if (get_u32(b + end) != crc32(b, end))
+    size_t at = AT_WAYS, end = len - tail_of(b);
+    if (get_u32(b + len - 4) != crc32(b, len - 4))
         return err_set(DSM_EDESC, 0, "its checksum is wrong");
     out->version = b[4];
     out->nways = b[5];
@@ -78,11 +115,55 @@ int dsm_descriptor_parse(const void *bytes, size_t len, dsm_descriptor *out)
     out->nbytes = get_u64(b + 40);
     if (!out->nways || out->nways > DSM_WAYS_MAX || !out->nbytes || !out->generation || !out->access ||
         out->access > 7 || out->kind != MEMORY_HOST)
-        return err_set(DSM_EDESC, 0, "a field has a value that this release does not know");
-    for (uint32_t i = 0; i < out->nways; i++) {
-        int rc = parse_way(b, &at, end, &out->ways[i]);
-        if (rc)
-            return rc;
-    }
-    return at == end ? 0 : err_set(DSM_EDESC, 0, "its length does not fit its contents");
+        return refuse_value();
+    for (uint32_t i = 0; i < out->nways && !rc; i++)
+        rc = parse_way(b, &at, end, &out->ways[i]);
+    if (!rc && at != end)
+        rc = err_set(DSM_EDESC, 0, "its length does not fit its contents");
+    return rc || b[4] == VERSION ? rc : parse_part(b + end, out->nbytes, &out->part);
+}
+
+/* ---- many ---- */
+
+/* The length of the descriptor that the bytes begin with. */
+static int measure(const uint8_t *b, size_t len, size_t *out)
+{
+    size_t at = AT_WAYS;
+    int rc = check_begin(b, len);
+    for (unsigned i = 0; !rc && i < b[5] && at < len; i++)
+        at += at + 1 < len ? 2u + b[at + 1] : 2u;
+    if (!rc)
+        at += tail_of(b);
+    if (!rc && at > len)
+        rc = err_set(DSM_EDESC, 0, "the last descriptor is cut off: %zu bytes are left of it", len);
+    *out = at;
+    return rc;
+}
+
+/* Whether the bytes at r->at begin like the descriptor before, up to its part. */
+static bool repeats(const struct descriptor_reader *r)
+{
+    return r->last && (size_t)(r->end - r->at) >= r->length && r->last[4] == VERSION_OF_PART &&
+           !memcmp(r->last, r->at, r->length - DESC_TAIL);
+}
+
+int descriptor_next(struct descriptor_reader *r, dsm_descriptor *d, bool *same_head)
+{
+    size_t head;
+    int rc = 0;
+    *same_head = repeats(r);
+    if (!*same_head && !(rc = measure(r->at, (size_t)(r->end - r->at), &r->length)))
+        rc = dsm_descriptor_parse(r->at, r->length, d);
+    if (rc)
+        return rc;
+    head = r->length - tail_of(r->at);
+    if (!*same_head)
+        r->crc = crc32_more(~0u, r->at, head);
+    else if (get_u32(r->at + head + DESC_PART) != ~crc32_more(r->crc, r->at + head, DESC_PART))
+        return err_set(DSM_EDESC, 0, "its checksum is wrong");
+    else if ((rc = parse_part(r->at + head, d->nbytes, &d->part)))
+        return rc;
+    r->last = r->at;
+    r->at += r->length;
+    return 0;
 }

@@ -108,10 +108,39 @@ int dsm_remote_close(dsm_remote *r)
         map_close(r);
         return 0;
     }
-    r->peer->dev->fabric->forget(r->imported);
-    release(c, r->peer); /* the connection to a live peer is kept for the next attach */
-    free(r);
+    remote_drop(r->whole ? r->whole : r);
+    if (r->whole)
+        free(r);
     ctx_leave(c, &c->live_remotes);
+    return 0;
+}
+
+void remote_drop(dsm_remote *whole)
+{
+    if (fetch_sub_u32(&whole->holders, 1) != 1)
+        return;
+    whole->peer->dev->fabric->forget(whole->target.remote);
+    release(whole->ctx, whole->peer); /* the connection to a live peer is kept for the next attach */
+    free(whole);
+}
+
+int remote_part(dsm_remote *whole, uint64_t offset, uint64_t nbytes, dsm_remote **out)
+{
+    dsm_ctx *c = whole->ctx;
+    dsm_remote *r = malloc(sizeof *r);
+    if (!r)
+        return err_set(DSM_ENOMEM, 0, "remote");
+    *r = *whole;
+    r->target.base = offset;
+    r->mapped = whole->mapped ? whole->mapped + offset : NULL;
+    r->nbytes = nbytes;
+    r->users = 0;
+    r->whole = whole;
+    fetch_add_u32(&whole->holders, 1);
+    core_lock(&c->lock);
+    c->live_remotes++;
+    core_unlock(&c->lock);
+    *out = r;
     return 0;
 }
 

@@ -165,6 +165,7 @@ static int make(dsm_ctx *c, size_t n, struct memory **memory, uint32_t access, d
     int rc = 0;
     for (dsm_region *r; made < n && (r = malloc(sizeof *r)); made++) {
         *r = (dsm_region){.ctx = c, .memory = memory[made], .access = access};
+        r->part.nbytes = memory[made]->nbytes;
         out[made] = r;
     }
     if (made < n) {
@@ -253,16 +254,28 @@ void ctx_leave(dsm_ctx *c, uint64_t *live)
         c->control->free(c);
 }
 
-int dsm_region_close(dsm_region *r)
+void region_end(dsm_region *r)
 {
     dsm_ctx *c = r->ctx;
-    if (ctx_forked(c)) /* the region belongs to the parent: release nothing */
-        return 0;
     core_lock(&c->lock);
     c->regions[r->id] = free_slot(c->free_region);
     c->free_region = r->id;
     core_unlock(&c->lock);
     unregister(c, r);
+    region_free(r);
+    ctx_leave(c, &c->live_regions);
+}
+
+int dsm_region_close(dsm_region *r)
+{
+    dsm_ctx *c = r->ctx;
+    if (ctx_forked(c)) /* the region belongs to the parent: release nothing */
+        return 0;
+    if (!r->part.generation) {
+        region_end(r);
+        return 0;
+    }
+    pool_take_back(r->pool, &r->part);
     region_free(r);
     ctx_leave(c, &c->live_regions);
     return 0;
@@ -275,27 +288,35 @@ dsm_region *region_find(dsm_ctx *c, uint64_t id, uint64_t generation)
     return c->regions[id];
 }
 
-void *dsm_region_data(const dsm_region *r) { return r->memory->data; }
-uint64_t dsm_region_nbytes(const dsm_region *r) { return r->memory->nbytes; }
+void *dsm_region_data(const dsm_region *r) { return r->memory->data + r->part.offset; }
+uint64_t dsm_region_nbytes(const dsm_region *r) { return r->part.nbytes; }
 uint32_t dsm_region_access(const dsm_region *r) { return r->access; }
 
-int dsm_region_descriptor(const dsm_region *r, uint8_t buf[DSM_DESC_MAX])
+void region_describe(const dsm_region *r, dsm_descriptor *out)
 {
     const dsm_ctx *c = r->ctx;
-    if (ctx_forked(c))
-        return refuse_forked();
-    dsm_descriptor d = {.access = r->access,
-                        .kind = r->memory->kind,
-                        .region = r->id,
-                        .generation = r->generation,
-                        .nbytes = r->memory->nbytes};
-    memcpy(d.node, c->node, DSM_NODE_ID);
+    *out = (dsm_descriptor){.access = r->access,
+                            .kind = r->memory->kind,
+                            .region = r->id,
+                            .generation = r->generation,
+                            .nbytes = r->memory->nbytes};
+    if (r->part.generation)
+        out->part = r->part;
+    memcpy(out->node, c->node, DSM_NODE_ID);
     for (size_t i = 0; i < c->ndevs; i++) {
         if (!r->mem[i])
             continue;
-        struct dsm_way *w = &d.ways[d.nways++];
+        struct dsm_way *w = &out->ways[out->nways++];
         w->fabric = c->devs[i]->wire_id;
         strcpy(w->address, ctx_address(c, c->devs[i]));
     }
+}
+
+int dsm_region_descriptor(const dsm_region *r, uint8_t buf[DSM_DESC_MAX])
+{
+    dsm_descriptor d;
+    if (ctx_forked(r->ctx))
+        return refuse_forked();
+    region_describe(r, &d);
     return descriptor_write(&d, buf);
 }

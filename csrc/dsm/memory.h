@@ -13,10 +13,12 @@ extern "C" {
 #define DSM_WRITE 2u  /* other processes may write */
 #define DSM_ATOMIC 4u /* other processes may fetch-add and compare-swap */
 
-#define DSM_DESC_MAX 512
+#define DSM_DESC_MAX 544
 
 typedef struct dsm_region dsm_region;
+typedef struct dsm_pool dsm_pool;
 typedef struct dsm_remote dsm_remote;
+typedef struct dsm_remotes dsm_remotes;
 
 /* ---- regions ---- */
 
@@ -37,14 +39,49 @@ uint32_t dsm_region_access(const dsm_region *r);
 /* Writes the descriptor (docs/protocols/descriptor.md) into buf. Returns its length, at most DSM_DESC_MAX. */
 int dsm_region_descriptor(const dsm_region *r, uint8_t buf[DSM_DESC_MAX]);
 
+/* ---- pools ---- */
+
+#define DSM_POOL_ALIGN 64 /* every region of a pool begins at a multiple of this */
+
+/* One memory, registered once, from which regions are cut: a region of a pool costs no file descriptor, no registration
+ * and no system call. The length is rounded up to a multiple of DSM_POOL_ALIGN. Errors: as dsm_alloc().
+ *
+ * The right to a pool is one: who may access one of its regions holds the right to all of it. That an op stays within its
+ * region is checked by the core that posts it, and that a region has not been freed is checked by the owner's agent
+ * when it is attached, and not afterwards. So all users of a pool must trust each other. */
+int dsm_pool_open(dsm_ctx *c, uint64_t nbytes, uint32_t access, dsm_pool **out);
+/* From then on every descriptor of the pool is refused as stale. Regions of dsm_pool_alloc() that are open keep the
+ * memory, and are still to be closed. */
+int dsm_pool_close(dsm_pool *p);
+/* The region that is the whole pool: its memory and its descriptor. It is closed with the pool, and not before. */
+const dsm_region *dsm_pool_whole(const dsm_pool *p);
+/* Cuts a region from the pool; dsm_region_close() gives it back. Its memory is not cleared. EPOOLFULL: no free run is long
+ * enough. */
+int dsm_pool_alloc(dsm_pool *p, uint64_t nbytes, dsm_region **out);
+/* The length of the descriptor of a region of this pool: the same for all. */
+size_t dsm_pool_row(const dsm_pool *p);
+/* Cuts n regions from the pool, all or none, and writes their descriptors, n * dsm_pool_row() bytes. */
+int dsm_pool_alloc_many(dsm_pool *p, size_t n, const uint64_t *nbytes, void *descriptors);
+/* Gives n regions of dsm_pool_alloc_many() back, all or none: from then on their descriptors are refused as stale.
+ * Errors: EDESC, ESTALE (freed before, or twice in the list), EINVAL (of another pool, or a dsm_region has it). *failed is
+ * the index of the descriptor that is refused; it may be NULL. */
+int dsm_pool_free_many(dsm_pool *p, size_t n, const void *descriptors, size_t *failed);
+
 /* ---- descriptors ---- */
 
 enum { DSM_WAYS_MAX = 4 };
 
+/* A region of a pool. */
+struct dsm_part {
+    uint64_t number, generation; /* generation 0: not a part, the descriptor names a whole region */
+    uint64_t offset, nbytes;     /* in the region that is the pool */
+};
+
 typedef struct {
     uint32_t version, access, kind;
     uint8_t node[DSM_NODE_ID];
-    uint64_t region, generation, nbytes;
+    uint64_t region, generation, nbytes; /* of a region, or of the pool of which 'part' is a region */
+    struct dsm_part part;
     uint32_t nways; /* how the region can be reached: by which fabrics, and where the owner's agent is for each */
     struct dsm_way {
         uint32_t fabric; /* dsm_fabric_name(); a number that this release does not know is skipped */
@@ -64,6 +101,25 @@ int dsm_descriptor_parse(const void *bytes, size_t len, dsm_descriptor *out);
 int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_ns, dsm_remote **out);
 /* Fails with EBUSY while ops are outstanding. */
 int dsm_remote_close(dsm_remote *r);
+
+/* Attaches to the memory of descriptors that lie one behind another, of any pools, regions and owners, all or none: each
+ * pool or region is imported and mapped once, and its owner is asked in one exchange, without a round trip for each
+ * region. The deadline is that of the whole call. *failed is the index of a descriptor that is refused; SIZE_MAX if it
+ * is not about one. */
+int dsm_attach_many(dsm_ctx *c, const void *descriptors, size_t len, int64_t timeout_ns, dsm_remotes **out,
+                    size_t *failed);
+size_t dsm_remotes_count(const dsm_remotes *r);
+/* The lengths of all of them, dsm_remotes_count() numbers. */
+void dsm_remotes_sizes(const dsm_remotes *r, uint64_t *nbytes);
+/* Makes a remote of the i-th. It is closed by itself, and may outlive r. */
+int dsm_remotes_get(const dsm_remotes *r, size_t i, dsm_remote **out);
+/* n pieces of 'each' bytes, densely packed in local memory: piece i is at offsets[i] of region regions[i]. */
+int dsm_remotes_read_many(dsm_remotes *r, const uint64_t *regions, const uint64_t *offsets, size_t n, void *out,
+                          uint64_t each, int64_t timeout_ns);
+int dsm_remotes_write_many(dsm_remotes *r, const uint64_t *regions, const uint64_t *offsets, size_t n, const void *data,
+                           uint64_t each, int64_t timeout_ns);
+/* Fails with EBUSY while ops are outstanding. */
+int dsm_remotes_close(dsm_remotes *r);
 /* Sets a deadline (of CLOCK_MONOTONIC, in nanoseconds; INT64_MAX: none) for the ops that this thread begins from now on
  * as parts of a call. They wait no longer than until the deadline, except that each may take 0.2 s, or the peer timeout
  * if that is shorter. Returns the previous deadline. The function of dsm_set_interrupt() is called with no deadline

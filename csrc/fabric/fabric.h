@@ -189,17 +189,31 @@ const struct fabric *fabric_find(const char *name);
 /* fault/: takes ownership of 'inner', also on failure. */
 int fault_wrap(const char *plan, struct fabric_dev *inner, struct fabric_dev **out);
 
-/* The fabric's object for op->remote. The struct that op->remote points to begins with a pointer to it. */
-static inline struct fabric_remote *fabric_remote_of(const dsm_op *op)
+/* What the struct that op->remote points to begins with: the fabric's object, and where in it op->offset counts from
+ * (a multiple of 64). */
+struct fabric_target {
+    struct fabric_remote *remote;
+    uint64_t base;
+};
+
+static inline const struct fabric_target *fabric_target_of(const dsm_op *op)
 {
-    return *(struct fabric_remote *const *)(const void *)op->remote;
+    return (const struct fabric_target *)(const void *)op->remote;
 }
+
+/* The fabric's object for op->remote. */
+static inline struct fabric_remote *fabric_remote_of(const dsm_op *op) { return fabric_target_of(op)->remote; }
+
+/* Where the op begins in that object. */
+static inline uint64_t fabric_offset_of(const dsm_op *op) { return fabric_target_of(op)->base + op->offset; }
 
 /* What the core has checked before it posts an op. */
 static inline bool fabric_op_checked(const dsm_op *op)
 {
     const struct fabric_remote *r = fabric_remote_of(op);
-    return op->nbytes && op->nbytes <= r->nbytes && op->offset <= r->nbytes - op->nbytes;
+    uint64_t base = fabric_target_of(op)->base;
+    return op->nbytes && op->nbytes <= r->nbytes && base <= r->nbytes - op->nbytes &&
+           op->offset <= r->nbytes - op->nbytes - base;
 }
 
 /* The status of an op that the owner may have executed, although no answer came. cause: -DSM_E…, why none came;

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from typing_extensions import Buffer, Self
 
-from ._core import Batch, Region, Remote
+from ._core import Batch, Pool, Region, Remote, Remotes
 
 _Buffer = Buffer | NDArray[Any]
 
@@ -101,6 +101,8 @@ class Descriptor:
         number.
     nbytes : int
         Length of the region.
+    offset : int
+        Where the region begins in its pool; 0 if it is not of a pool. The numbers above are then those of the pool.
 
     Raises
     ------
@@ -124,6 +126,7 @@ class Descriptor:
     region: int
     generation: int
     nbytes: int
+    offset: int
     def __bytes__(self) -> bytes: ...
     def hex(self) -> str:
         """Return the descriptor as hexadecimal digits, for a command line or an environment variable."""
@@ -378,6 +381,55 @@ class Context:
             The owner did not answer in time.
         DescriptorError, VersionError
             The descriptor is damaged, or was written by an incompatible release.
+        """
+
+    def pool(self, nbytes: int, access: str = "rwa") -> Pool:
+        """Allocate memory from which many regions are cut.
+
+        Parameters
+        ----------
+        nbytes : int
+            Length in bytes, at least 1; it is rounded up to a multiple of 64. The memory is zeroed.
+        access : str
+            Rights of other processes to all regions: letters of "rwa" (read, write, atomics).
+
+        Returns
+        -------
+        Pool
+
+        Raises
+        ------
+        InvalidArgumentError
+            The length or the rights are invalid.
+        OutOfMemoryError, LockedMemoryError
+            The system cannot provide the memory. The message names the limit.
+        """
+
+    def attach_many(self, descriptors: _Buffer, *, timeout: float | None = None) -> Remotes:
+        """Attach to many regions: all or none, without an object for each.
+
+        The owner of a pool is asked for all of its regions in one exchange, and the pool is mapped once.
+
+        Parameters
+        ----------
+        descriptors : ndarray or bytes-like
+            Descriptors one behind another, of any pools, regions and owners: what :meth:`Pool.allocate_many` returned,
+            elements of it, or ``b"".join(bytes(d) for d in descriptors)``.
+        timeout : float, optional
+            Seconds for the whole call. The default is the peer timeout of the context.
+
+        Returns
+        -------
+        Remotes
+
+        Raises
+        ------
+        StaleDescriptorError
+            One of the regions has been closed or freed; ``error.index`` says which.
+        DescriptorError, VersionError
+            A descriptor is damaged, cut off, or was written by an incompatible release.
+        PeerDeadError, AuthenticationError, FencedError, TimeoutError
+            As for :meth:`attach`.
         """
 
     def batch(self, timeout: float | None = None, *, continue_on_error: bool = False) -> Batch:

@@ -14,6 +14,8 @@ from ._event import Barrier as Barrier
 from ._event import Condition as Condition
 from ._event import Event as Event
 from ._event import Once as Once
+from ._pool import Pool as Pool
+from ._pool import Remotes as Remotes
 from ._queue import Queue as Queue
 from ._queue import queue_format as queue_format
 from ._queue import queue_nbytes as queue_nbytes

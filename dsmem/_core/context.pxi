@@ -21,7 +21,8 @@ cdef class Descriptor:
                       for i in range(d.nways)])
         self.fields = {
             "version": d.version, "access": letters(d.access), "node": (<char *> d.node)[:16],
-            "region": d.region, "generation": d.generation, "nbytes": d.nbytes, "ways": ways,
+            "region": d.region, "generation": d.generation, "ways": ways,
+            "nbytes": d.part.nbytes if d.part.generation else d.nbytes, "offset": d.part.offset,
             "fabric": ways[0].fabric, "address": ways[0].address,
         }
 
@@ -180,11 +181,7 @@ cdef class Context(Handle):
         cdef int rc
         self.enter()
         try:
-            bits = rights(access)
-            try:
-                size = index(nbytes)
-            except (OverflowError, TypeError):
-                raise error_of(c.DSM_EINVAL, f"nbytes={nbytes!r}: a number of bytes, at least 1") from None
+            bits, size = rights(access), nbytes_of(nbytes)
             self.check()
             with nogil:
                 rc = c.dsm_alloc(self.ptr, size, bits, &r)
@@ -307,6 +304,47 @@ cdef class Context(Handle):
             if rc:
                 raise error_from_core(rc, "attach", None, self.device)
             return new_remote(self, r)
+        finally:
+            self.leave()
+
+    def pool(self, nbytes, access="rwa"):
+        cdef uint32_t bits
+        cdef uint64_t size
+        cdef c.dsm_pool *p = NULL
+        cdef int rc
+        self.enter()
+        try:
+            bits, size = rights(access), nbytes_of(nbytes)
+            self.check()
+            with nogil:
+                rc = c.dsm_pool_open(self.ptr, size, bits, &p)
+            if rc:
+                raise error_from_core(rc, "pool", None, self.device)
+            return new_pool(self, p)
+        finally:
+            self.leave()
+
+    def attach_many(self, descriptors, *, timeout=None):
+        cdef int64_t ns
+        cdef c.dsm_remotes *r = NULL
+        cdef size_t failed = 0, n
+        cdef int rc
+        cdef bytes raw
+        cdef const char *p
+        self.enter()
+        try:
+            ns = nanoseconds(timeout)
+            raw = bytes_of(descriptors)
+            p, n = raw, len(raw)
+            self.check()
+            with nogil:
+                rc = c.dsm_attach_many(self.ptr, p, n, ns, &r, &failed)
+            if rc:
+                error = error_from_core(rc, "attach_many", None, self.device)
+                if failed <= n:
+                    error.index = failed
+                raise error
+            return new_remotes(self, r)
         finally:
             self.leave()
 

@@ -37,12 +37,17 @@ cdef extern from "dsm.h" nogil:
     enum: DSM_ECANCELED
     enum: DSM_EIO
     enum: DSM_EUNKNOWN
+    enum: DSM_EPOOLFULL
 
     ctypedef struct dsm_ctx:
         pass
     ctypedef struct dsm_region:
         pass
+    ctypedef struct dsm_pool:
+        pass
     ctypedef struct dsm_remote:
+        pass
+    ctypedef struct dsm_remotes:
         pass
 
     ctypedef struct dsm_failure:
@@ -103,6 +108,16 @@ cdef extern from "dsm.h" nogil:
     uint32_t dsm_region_access(const dsm_region *r)
     int dsm_region_descriptor(const dsm_region *r, uint8_t *buf)
 
+    int dsm_pool_open(dsm_ctx *c, uint64_t nbytes, uint32_t access, dsm_pool **out)
+    int dsm_pool_close(dsm_pool *p)
+    const dsm_region *dsm_pool_whole(const dsm_pool *p)
+    int dsm_pool_alloc(dsm_pool *p, uint64_t nbytes, dsm_region **out)
+    size_t dsm_pool_row(const dsm_pool *p)
+    int dsm_pool_alloc_many(dsm_pool *p, size_t n, const uint64_t *nbytes, void *descriptors)
+    int dsm_pool_free_many(dsm_pool *p, size_t n, const void *descriptors, size_t *failed)
+
+    struct dsm_part:
+        uint64_t number, generation, offset, nbytes
     struct dsm_way:
         uint32_t fabric
         char address[112]
@@ -110,6 +125,7 @@ cdef extern from "dsm.h" nogil:
         uint32_t version, access, kind
         uint8_t node[16]
         uint64_t region, generation, nbytes
+        dsm_part part
         uint32_t nways
         dsm_way ways[4]
 
@@ -117,6 +133,16 @@ cdef extern from "dsm.h" nogil:
 
     int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_ns, dsm_remote **out)
     int dsm_remote_close(dsm_remote *r)
+    int dsm_attach_many(dsm_ctx *c, const void *descriptors, size_t n, int64_t timeout_ns, dsm_remotes **out,
+                        size_t *failed)
+    size_t dsm_remotes_count(const dsm_remotes *r)
+    void dsm_remotes_sizes(const dsm_remotes *r, uint64_t *nbytes)
+    int dsm_remotes_get(const dsm_remotes *r, size_t i, dsm_remote **out)
+    int dsm_remotes_read_many(dsm_remotes *r, const uint64_t *regions, const uint64_t *offsets, size_t n, void *out,
+                              uint64_t each, int64_t timeout_ns)
+    int dsm_remotes_write_many(dsm_remotes *r, const uint64_t *regions, const uint64_t *offsets, size_t n,
+                               const void *data, uint64_t each, int64_t timeout_ns)
+    int dsm_remotes_close(dsm_remotes *r)
     int64_t dsm_call_until(int64_t deadline)
     uint64_t dsm_remote_nbytes(const dsm_remote *r)
     uint32_t dsm_remote_access(const dsm_remote *r)

@@ -5,6 +5,7 @@ cdef class Region(Handle):
     cdef c.dsm_region *ptr
     cdef object __weakref__
     cdef readonly Context context
+    cdef Pool pool  # from which it was cut, or None
     cdef readonly uint64_t nbytes
     cdef readonly object access
     cdef object kind, shape
@@ -78,8 +79,14 @@ cdef class Region(Handle):
             c.dsm_region_close(ptr)
         self.context.uses -= 1
         self.context.forget(self)
+        self.leave_pool()
         self.release_source()
         return 0
+
+    cdef void leave_pool(self) noexcept:
+        if self.pool is not None:
+            self.pool.regions -= 1
+            self.pool = None
 
     cdef void release_source(self) noexcept:
         if self.registered:
@@ -102,6 +109,7 @@ cdef class Region(Handle):
         if self.ptr != NULL:  # it had views or users when it was finalized; they no longer exist
             with nogil:
                 c.dsm_region_close(self.ptr)
+        self.leave_pool()
         self.release_source()
 
     def __len__(self):

@@ -13,6 +13,7 @@ cdef class Remote(Handle):
     cdef readonly str fabric
     cdef public str _user   # the object that the program has opened on it, named in the warning if it was not closed
     cdef bint parting       # detached: it is closed when nothing uses it any more
+    cdef bint item          # of a Remotes: need not be closed
 
     def __init__(self, *args, **named):
         raise not_made("Remote", "context.attach(...)")
@@ -190,7 +191,7 @@ cdef class Remote(Handle):
         cdef int64_t ns = -1 if timeout is None else nanoseconds(timeout)
         cdef str name = "read_many" if reads else "write_many"
         if not isinstance(offsets, ndarray) or offsets.dtype != UINT64:
-            offsets = as_offsets(offsets)
+            offsets = as_words(offsets, "offsets")
         get_buffer(offsets, &where, False)
         try:
             get_buffer(local, &view, reads)
@@ -329,7 +330,7 @@ cdef class Remote(Handle):
 
     def __del__(self):
         if self.live and not self.exports and not self.users:  # its users may be finalized after it
-            if not self.parting:
+            if not self.parting and not self.item:
                 warnings.warn(f"unclosed {self._user or repr(self)}", ResourceWarning, source=self)
             self.close()
 
@@ -397,16 +398,6 @@ def object_type(Remote remote not None):
 
 
 cdef object UINT64 = np.dtype("uint64")
-
-
-cdef object as_offsets(object offsets):
-    with numpy_errors():
-        array = np.asarray(offsets)
-    if not array.size:
-        return np.empty(0, UINT64)
-    if array.dtype.kind not in "iu" or (array.dtype.kind == "i" and array.size and array.min() < 0):
-        raise error_of(c.DSM_EINVAL, f"offsets are numbers of bytes from 0 up, not {array.dtype}")
-    return np.ascontiguousarray(array, UINT64)
 
 
 @cython.auto_pickle(False)

@@ -279,7 +279,35 @@ cdef uint64_t any_offset(object offset) except? 0xdead:
         raise errors.OutOfBoundsError(f"offset {offset}") from None
 
 
+cdef uint64_t nbytes_of(object nbytes) except? 0xdead:
+    try:
+        return index(nbytes)
+    except (OverflowError, TypeError):
+        raise error_of(c.DSM_EINVAL, f"nbytes={nbytes!r}: a number of bytes, at least 1") from None
+
+
+cdef object as_words(object numbers, str what):
+    """Convert to a contiguous array of unsigned 64-bit numbers, with as many dimensions."""
+    with numpy_errors():
+        array = np.asarray(numbers)
+    if not array.size:
+        return np.empty(array.shape, UINT64)
+    if array.dtype.kind not in "iu" or (array.dtype.kind == "i" and array.min() < 0):
+        raise error_of(c.DSM_EINVAL, f"{what} are whole numbers from 0 up, not {array.dtype}")
+    return np.asarray(array, UINT64, "C")
+
+
 # ---- buffers: the only place where the caller's memory enters ----
+
+cdef bytes bytes_of(object buffer):
+    """Return a copy of the bytes of a contiguous buffer."""
+    cdef Py_buffer view
+    get_buffer(buffer, &view, False)
+    try:
+        return PyBytes_FromStringAndSize(<char *> view.buf, view.len)
+    finally:
+        PyBuffer_Release(&view)
+
 
 cdef object explain_buffer(object buffer, bint writable, Exception error):
     if not PyObject_CheckBuffer(buffer):

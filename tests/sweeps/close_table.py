@@ -101,6 +101,8 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
         "register": (Memory(4096),),
         "register_many": (Items((bytearray(64), bytearray(64))),),
         "attach": (b"not a descriptor",),
+        "pool": (Index(4096),),
+        "attach_many": (Memory(8),),
         "batch": (SHORT,),
         "fence": (Memory(16),),
         "close": (),
@@ -113,6 +115,28 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
         "closed": (),
         "descriptor": (),
         "array": ("u1",),
+        "close": (),
+        "with": (),
+    },
+    "Pool": {
+        "context": (),
+        "nbytes": (),
+        "access": (),
+        "closed": (),
+        "descriptor": (),
+        "array": (),
+        "allocate": (Index(64),),
+        "allocate_many": (Items((Index(64), Index(64))),),
+        "free_many": (Memory(132),),
+        "close": (),
+        "with": (),
+    },
+    "Remotes": {
+        "context": (),
+        "nbytes": (),
+        "closed": (),
+        "read_many": (Items((0,)), Items((0,)), Memory(8), SHORT),
+        "write_many": (Items((0,)), Items((0,)), Memory(8), SHORT),
         "close": (),
         "with": (),
     },
@@ -382,6 +406,17 @@ def makers(where: str) -> dict[str, Any]:
         handle = user.attach(source.descriptor)
         return handle, [handle.close, user.close]
 
+    def pool(stack: contextlib.ExitStack) -> tuple[Any, list[Any]]:
+        owner, _ = context(stack)
+        handle = owner.pool(4096)
+        return handle, [handle.close, owner.close]
+
+    def remotes(stack: contextlib.ExitStack) -> tuple[Any, list[Any]]:
+        source, _ = pool(stack)
+        user, _ = context(stack)
+        handle = user.attach_many(source.allocate_many([64, 64]))
+        return handle, [handle.close, user.close]
+
     def batch(stack: contextlib.ExitStack) -> tuple[Any, list[Any]]:
         OTHERS["remote"], closers = remote(stack)
         made = OTHERS["remote"].context.batch(SHORT.value)
@@ -396,6 +431,8 @@ def makers(where: str) -> dict[str, Any]:
         "Pickled": _made_of(where, "Queue", Pickled),
         "Stamped": _made_of(where, "Queue", lambda q: Stamped(q, Lamport())),
         "Region": region,
+        "Pool": pool,
+        "Remotes": remotes,
         "Remote": remote,
         **{kind: _of_cluster(where, make) for kind, make in NAMED_MAKERS.items()},
     }

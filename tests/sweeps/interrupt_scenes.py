@@ -89,6 +89,16 @@ def remote(_cluster: dsmem.Cluster) -> Any:
     return ctx.attach(REGIONS[ctx].descriptor)
 
 
+def pool(_cluster: dsmem.Cluster) -> Any:
+    return dsmem.Context("fault+shm", secret=SECRET).pool(4096)
+
+
+def remotes(cluster: dsmem.Cluster) -> Any:
+    owned = pool(cluster)
+    REGIONS[owned.context] = owned
+    return owned.context.attach_many(owned.allocate_many([64, 64]))
+
+
 def end(obj: Any) -> None:
     """Close the context of an object that has one of its own."""
     ctx = getattr(obj, "context", obj)
@@ -217,6 +227,13 @@ def attached(ctx: Any) -> None:
     region = ctx.allocate(4096)
     with region, ctx.attach(region.descriptor) as there:
         there.write(0, b"x")
+
+
+def many_attached(owned: Any) -> None:
+    made = owned.allocate_many([64, 64])
+    with owned.context.attach_many(made) as there:
+        there.write_many([0, 1], 0, b"xy")
+    owned.free_many(made)
 
 
 def batched(there: Any) -> None:
@@ -406,6 +423,18 @@ BY_CLASS: dict[str, dict[str, Scene]] = {
         "empty_like": Scene(context, lambda ctx: ctx.empty_like([1, 2]).close(), shared=False),
         "copy": Scene(context, lambda ctx: ctx.copy([1, 2]).close(), shared=False),
         "attach": Scene(context, attached, shared=False),
+        "pool": Scene(context, lambda ctx: ctx.pool(4096).close(), shared=False),
+        "attach_many": Scene(pool, many_attached, shared=False),
+    },
+    "Pool": {
+        "array": Scene(pool, lambda p: p.array(), shared=False),
+        "allocate": Scene(pool, lambda p: p.allocate(64).close(), shared=False),
+        "allocate_many": Scene(pool, lambda p: p.allocate_many([64, 64]), shared=False),
+        "free_many": Scene(pool, lambda p: p.free_many(p.allocate_many([64, 64])), shared=False),
+    },
+    "Remotes": {
+        "read_many": Scene(remotes, lambda rs: rs.read_many([0, 1], [0, 8], bytearray(16)), shared=False),
+        "write_many": Scene(remotes, lambda rs: rs.write_many([0, 1], 0, bytes(16)), shared=False),
     },
     "Remote": {
         "read": Scene(remote, lambda there: there.read(0, bytearray(8)), shared=False),
@@ -432,7 +461,7 @@ OWNERS = {
     "Pickled": ("get", "get_nowait", "qsize", "empty", "full"),
     "Stamped": ("get",),
 }
-NO_OBJECTS = ("Cluster", "Context", "Remote", "Batch")
+NO_OBJECTS = ("Cluster", "Context", "Remote", "Pool", "Remotes", "Batch")
 REMOTE = {
     name: scene
     for name, scene in SCENES.items()

@@ -56,6 +56,9 @@ PLAIN = {
     "index": 0,
     "offset": 0,
     "offsets": [0, 8],
+    "sizes": [64, 64],
+    "regions": np.array([0, 1]),
+    "descriptors": b"",
     "out": np.zeros(1, "i8"),
     "data": b"12345678",
     "item": b"12345678",
@@ -115,6 +118,8 @@ class World:
         self.hosted = stack.enter_context(dsmem.connect(context=self.context))
         self.region = stack.enter_context(self.context.empty(64, "u8"))
         self.remote = stack.enter_context(self.context.attach(self.region.descriptor))
+        self.pool = stack.enter_context(self.context.pool(4096))
+        self.remotes = stack.enter_context(self.context.attach_many(self.pool.allocate_many([64, 64])))
         self.stack = stack
 
     def named(self, kind, cluster):
@@ -138,6 +143,8 @@ class World:
             "hosted": lambda: self.hosted,
             "region": lambda: self.region,
             "remote": lambda: self.remote,
+            "pool": lambda: self.pool,
+            "remotes": lambda: self.remotes,
             "descriptor": lambda: self.region.descriptor,
             "batch": self.context.batch,
             "pickled": lambda: Pickled(self.named("queue", self.cluster)),
@@ -148,8 +155,8 @@ class World:
         }[what]()
 
 
-OTHERS = ("context", "cluster", "hosted", "region", "remote", "descriptor", "batch", "pickled", "stamped", "lamport",
-          "hybrid", "deadline")  # fmt: skip
+OTHERS = ("context", "cluster", "hosted", "region", "remote", "pool", "remotes", "descriptor", "batch", "pickled",
+          "stamped", "lamport", "hybrid", "deadline")  # fmt: skip
 ENDS = {"close", "detach"}
 
 
@@ -175,7 +182,7 @@ def settle(answer):
             return await answer
 
         answer = asyncio.run(wait())
-    if isinstance(answer, (NamedObject, dsmem.Region, dsmem.Remote)):
+    if isinstance(answer, (NamedObject, dsmem.Region, dsmem.Remote, dsmem.Pool, dsmem.Remotes)):
         answer.close()
     elif isinstance(answer, contextlib.AbstractContextManager) and not isinstance(answer, dsmem.Cluster):
         with answer:

@@ -291,6 +291,8 @@ CLASSES += [
     dsmem.Cluster,
     dsmem.Context,
     _core.Remote,
+    _core.Pool,
+    _core.Remotes,
     _core.Batch,
 ]
 

@@ -83,7 +83,7 @@ struct fault_dev {
 
 struct fault_remote {
     struct fabric_remote base;
-    struct fabric_remote *inner; /* fabric_remote_of() of the ops that the inner fabric gets */
+    struct fabric_remote *inner;
 };
 
 /* io.c */

@@ -32,6 +32,7 @@ struct shadow {
     struct dsm_group group;
     struct shadow *next;
     dsm_op *user;
+    struct fabric_target to; /* op.remote */
     enum step step;
     struct fault_fate fate;
     uint64_t cut;    /* TEAR: length of the first part */
@@ -241,7 +242,8 @@ static void prepare(struct shadow *s, const dsm_op *from)
 {
     struct fault_remote *r = (struct fault_remote *)fabric_remote_of(s->user);
     s->op = *from;
-    s->op.remote = (dsm_remote *)(void *)&r->inner;
+    s->to = (struct fabric_target){r->inner, fabric_target_of(s->user)->base};
+    s->op.remote = (dsm_remote *)(void *)&s->to;
     s->op.next = NULL;
     s->op.fabric = NULL;
     s->op.group = &s->group;

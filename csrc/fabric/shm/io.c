@@ -36,7 +36,7 @@ void shm_post(struct fabric_ep *e, dsm_op *list)
             fabric_op_done(op, -DSM_ESTALE);
             continue;
         }
-        mapped_execute(r->mapped, op);
+        mapped_execute(r->mapped + fabric_target_of(op)->base, op);
         fabric_op_done(op, 0);
     }
 }

@@ -104,7 +104,7 @@ static uint32_t alike(const struct client *c, const dsm_op *op)
     if (most > TCP_PIECES)
         most = TCP_PIECES;
     for (const dsm_op *last = op; (op = op->next) && n < most; last = op, n++) {
-        if (op->code != first->code || op->remote != first->remote || op->nbytes != first->nbytes)
+        if (op->code != first->code || fabric_remote_of(op) != fabric_remote_of(first) || op->nbytes != first->nbytes)
             break;
         bool follows = op->code == DSM_OP_READ || op->local == (const uint8_t *)last->local + last->nbytes;
         if (!follows && !--pieces)
@@ -124,7 +124,7 @@ static void frame(struct client *c)
                             .pieces = (uint16_t)n,
                             .slot = r->slot,
                             .nbytes = op->nbytes,
-                            .offset = n == 1 ? op->offset : 0,
+                            .offset = n == 1 ? fabric_offset_of(op) : 0,
                             .number = c->framed};
     memcpy(q.key, r->key, TCP_KEY);
     tcp_put_request(head, &q);
@@ -135,7 +135,7 @@ static void frame(struct client *c)
     }
     const dsm_op *o = op;
     for (uint32_t i = 0; n > 1 && i < n; i++, o = o->next, at += 8)
-        put_u64(at, o->offset);
+        put_u64(at, fabric_offset_of(o));
     c->heads_end = (size_t)(at - c->heads);
     c->framed += n;
     c->frames[c->frame_end].iov = c->iov_end;

@@ -110,6 +110,7 @@ static void fill(struct verbs_ep *e, const dsm_op *op, int local, struct ibv_sen
         [DSM_OP_COMPARE_SWAP] = IBV_WR_ATOMIC_CMP_AND_SWP,
     };
     const struct verbs_remote *r = (const struct verbs_remote *)fabric_remote_of(op);
+    uint64_t at = r->start + fabric_offset_of(op);
     w->wr_id = e->head;
     w->sg_list = g;
     w->num_sge = 1;
@@ -117,12 +118,12 @@ static void fill(struct verbs_ep *e, const dsm_op *op, int local, struct ibv_sen
     w->send_flags = ((op->flags & DSM_OP_FENCE) && !e->placed ? IBV_SEND_FENCE : 0) |
                     (local == LOCAL_INLINE && op->code == DSM_OP_WRITE ? IBV_SEND_INLINE : 0);
     if (verbs_is_atomic(op)) {
-        w->wr.atomic.remote_addr = r->start + op->offset;
+        w->wr.atomic.remote_addr = at;
         w->wr.atomic.rkey = r->key;
         w->wr.atomic.compare_add = op->operand;
         w->wr.atomic.swap = op->desired;
     } else {
-        w->wr.rdma.remote_addr = r->start + op->offset + e->placed;
+        w->wr.rdma.remote_addr = at + e->placed;
         w->wr.rdma.rkey = r->key;
     }
     if (++e->unsignalled == e->signal_every) {

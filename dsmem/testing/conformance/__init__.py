@@ -12,5 +12,6 @@ from .fixtures import owner, peer, region, remote  # noqa: F401
 from .lifetimes import *  # noqa: F403
 from .ops import *  # noqa: F403
 from .outcomes import *  # noqa: F403
+from .pools import *  # noqa: F403
 from .refusals import *  # noqa: F403
 from .strangers import *  # noqa: F403

@@ -1,0 +1,357 @@
+/*
+ * Attaching to memory of other processes: which peer and which way, what the owner is asked, and the remotes that result.
+ * Many descriptors are grouped by the region that they name or are a part of; each group is imported once.
+ */
+#include "../base/deadline.h"
+#include "agent.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void drop_grant(struct fabric_grant *g)
+{
+    while (g->blob.nfds)
+        close(g->blob.fds[--g->blob.nfds]);
+}
+
+/* Finds or creates the peer for a node as reached by a device at an address, and adds a reference. A dead peer is not
+ * used, except with devices that connect endpoints, as it can connect again. Frees peers that are dead and have no
+ * remote. */
+static int find_peer(dsm_ctx *c, struct fabric_dev *dev, const uint8_t node[DSM_NODE_ID], const char *address,
+                     struct peer **out)
+{
+    struct peer *found = NULL;
+    int rc = 0;
+    peers_bury(c);
+    core_lock(&c->lock);
+    for (struct peer *p = c->peers; p; p = p->next) {
+        bool dead = p->ending || (load_relaxed_u32(&p->dead) && !dev->connected);
+        if (!dead && p->dev == dev && !memcmp(p->node, node, DSM_NODE_ID) && !strcmp(p->address, address))
+            found = p;
+    }
+    if (!found && !(rc = peer_new(c, dev, node, address, &found))) {
+        found->next = c->peers;
+        c->peers = found;
+    }
+    if (!rc)
+        found->refs++;
+    core_unlock(&c->lock);
+    *out = found;
+    return rc;
+}
+
+static int check_parts(const struct peer *p, const struct wanted *w, const struct fabric_grant *g)
+{
+    for (size_t i = 0; i < w->n; i++)
+        if (w->asked[i].part.nbytes > g->nbytes || w->asked[i].part.offset > g->nbytes - w->asked[i].part.nbytes)
+            return err_set(DSM_EPROTO, 0, "%s granted regions that leave their pool", p->address);
+    return 0;
+}
+
+/* Asks the owner for the region, and imports it with what the owner grants. */
+static int import(struct peer *p, struct wanted *w, int64_t deadline, struct fabric_remote **out)
+{
+    struct fabric_grant g = {0};
+    int rc = peer_lock_control(p, deadline);
+    if (rc)
+        return rc;
+    bool fresh = p->fd < 0 || load_relaxed_u32(&p->dead);
+    rc = fresh ? client_connect(p, deadline) : 0;
+    if (!rc)
+        rc = client_attach(p, w, &g, deadline);
+    if (rc == -DSM_EPEER && !fresh) { /* the connection had ended unnoticed: connect again, once */
+        drop_grant(&g);
+        rc = client_connect(p, deadline);
+        if (!rc)
+            rc = client_attach(p, w, &g, deadline);
+    }
+    pthread_mutex_unlock(&p->control_lock);
+    if (!rc && p->dev->connected)
+        rc = peer_ready(p, deadline);
+    if (!rc)
+        rc = check_parts(p, w, &g);
+    if (!rc)
+        rc = p->dev->fabric->import(p->dev, &g, out);
+    drop_grant(&g);
+    return rc;
+}
+
+/* Attaches by one way: with this device, at this address of the owner's agent. */
+static int attach_by(dsm_ctx *c, struct fabric_dev *dev, const char *address, struct wanted *w, int64_t deadline,
+                     dsm_remote **out)
+{
+    struct peer *p;
+    dsm_remote *r = calloc(1, sizeof *r);
+    if (!r)
+        return err_set(DSM_ENOMEM, 0, "remote");
+    int rc = find_peer(c, dev, w->d->node, address, &p);
+    if (rc) {
+        free(r);
+        return rc;
+    }
+    rc = import(p, w, deadline, &r->target.remote);
+    core_lock(&c->lock);
+    if (rc)
+        p->refs--;
+    else
+        c->live_remotes++;
+    core_unlock(&c->lock);
+    if (rc) {
+        free(r);
+        peers_bury(c);
+        return rc;
+    }
+    r->mapped = r->target.remote->mapped;
+    r->state = r->target.remote->state;
+    r->nbytes = r->target.remote->nbytes;
+    r->access = r->target.remote->access;
+    r->forks = c->forks;
+    r->ctx = c;
+    r->peer = p;
+    r->region = w->d->region;
+    r->generation = w->d->generation;
+    r->holders = 1;
+    *out = r;
+    return 0;
+}
+
+/* The address of the owner's agent for a device; NULL: the owner does not serve the region by this fabric. */
+static const char *way_of(const dsm_descriptor *d, const struct fabric_dev *dev)
+{
+    for (uint32_t i = 0; i < d->nways; i++)
+        if (d->ways[i].fabric == dev->wire_id)
+            return d->ways[i].address;
+    return NULL;
+}
+
+/* Appends a name to a list of them, as far as there is room. */
+static void append(char *text, size_t room, const char *name)
+{
+    size_t n = strlen(text);
+    snprintf(text + n, room - n, "%s%s", n ? ", " : "", name);
+}
+
+static int refuse_fabrics(const dsm_ctx *c, const dsm_descriptor *d)
+{
+    char theirs[80] = "", ours[80] = "";
+    for (uint32_t i = 0; i < d->nways; i++) {
+        const char *name = dsm_fabric_name(d->ways[i].fabric);
+        append(theirs, sizeof theirs, name ? name : "a later release");
+    }
+    for (size_t i = 0; i < c->ndevs; i++)
+        append(ours, sizeof ours, c->devs[i]->caps.fabric);
+    return err_set(DSM_EINVAL, 0, "the descriptor belongs to %s, this context to %s", theirs, ours);
+}
+
+/* Whether the owner may be on another host, or in a container of its own: at its address on this host listens no
+ * process, or another one, which fails the handshake or has another node id (ESTALE). If the region is what is stale,
+ * the next way says so, too. */
+static bool is_elsewhere(const struct fabric_dev *d, int rc)
+{
+    return d->maps && (rc == -DSM_EPEER || rc == -DSM_EAUTH || rc == -DSM_EPROTO || rc == -DSM_ESTALE);
+}
+
+/* Tries the ways in this context's order of preference. Any failure but is_elsewhere() is the answer. */
+static int attach(dsm_ctx *c, struct wanted *w, int64_t deadline, dsm_remote **out)
+{
+    bool tried = false;
+    int rc = 0;
+    for (size_t i = 0; i < c->ndevs; i++) {
+        const char *address = way_of(w->d, c->devs[i]);
+        if (!address)
+            continue;
+        tried = true;
+        rc = attach_by(c, c->devs[i], address, w, deadline, out);
+        if (!is_elsewhere(c->devs[i], rc))
+            return rc;
+    }
+    return tried ? rc : refuse_fabrics(c, w->d);
+}
+
+static int64_t deadline_of(const dsm_ctx *c, int64_t timeout_ns)
+{
+    return deadline_after(timeout_ns < 0 ? c->peer_timeout_ns : timeout_ns);
+}
+
+int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_ns, dsm_remote **out)
+{
+    dsm_descriptor d;
+    dsm_remote *whole;
+    if (ctx_forked(c))
+        return refuse_forked();
+    int rc = dsm_descriptor_parse(descriptor, len, &d);
+    if (rc)
+        return rc;
+    struct asked part = {d.part, 0};
+    struct wanted w = {.d = &d, .asked = &part, .n = d.part.generation ? 1 : 0};
+    rc = attach(c, &w, deadline_of(c, timeout_ns), &whole);
+    if (rc)
+        return rc;
+    if (!w.n) {
+        *out = whole;
+        return 0;
+    }
+    rc = remote_part(whole, d.part.offset, d.part.nbytes, out);
+    dsm_remote_close(whole); /* the part keeps it */
+    return rc;
+}
+
+/* ---- many ---- */
+
+/* The descriptors of one pool, or one of a region, that come with a call. */
+struct group {
+    struct group *next;
+    dsm_descriptor d;   /* the first of them */
+    size_t number, row; /* of the group; index of that descriptor */
+    size_t n, cap;
+    struct asked *asked;
+};
+
+struct reading {
+    dsm_remotes *out;
+    struct group *groups, **last;
+};
+
+static bool same_region(const dsm_descriptor *a, const dsm_descriptor *b)
+{
+    return a->region == b->region && a->generation == b->generation && !memcmp(a->node, b->node, DSM_NODE_ID);
+}
+
+static struct group *group_of(struct reading *r, const dsm_descriptor *d)
+{
+    for (struct group *g = r->groups; g; g = g->next)
+        if (same_region(&g->d, d))
+            return g;
+    struct group *g = calloc(1, sizeof *g);
+    if (!g)
+        return NULL;
+    g->d = *d;
+    g->number = r->out->nwholes++;
+    g->row = r->out->n;
+    *r->last = g;
+    r->last = &g->next;
+    return g;
+}
+
+/* Adds a descriptor, the index of which is out->n. */
+static int add(struct reading *r, struct group *g, const struct dsm_part *part)
+{
+    dsm_remotes *out = r->out;
+    out->pieces[out->n] = (struct piece){part->offset, part->nbytes, g->number};
+    if (part->generation) {
+        if (g->n == g->cap) {
+            size_t cap = g->cap ? g->cap * 2 : 64;
+            struct asked *p = realloc(g->asked, cap * sizeof *p);
+            if (!p)
+                return err_set(DSM_ENOMEM, 0, "%zu descriptors", cap);
+            g->asked = p;
+            g->cap = cap;
+        }
+        g->asked[g->n++] = (struct asked){*part, out->n};
+    }
+    out->n++;
+    return 0;
+}
+
+/* Reads all descriptors into groups and pieces. */
+static int read_all(struct reading *r, const uint8_t *bytes, size_t len, size_t *failed)
+{
+    struct descriptor_reader reader = {.at = bytes, .end = bytes + len};
+    struct group *g = NULL;
+    dsm_descriptor d;
+    int rc = 0;
+    while (reader.at < reader.end && !rc) {
+        bool same;
+        *failed = r->out->n;
+        rc = descriptor_next(&reader, &d, &same);
+        if (!rc && !same && !(g = group_of(r, &d)))
+            rc = err_set(DSM_ENOMEM, 0, "descriptors");
+        if (!rc)
+            rc = add(r, g, &d.part);
+    }
+    if (!rc)
+        *failed = SIZE_MAX;
+    return rc;
+}
+
+/* The pieces that are whole regions have the length that the owner has granted. */
+static void set_lengths(dsm_remotes *out)
+{
+    for (size_t i = 0; i < out->n; i++)
+        if (!out->pieces[i].nbytes)
+            out->pieces[i].nbytes = out->wholes[out->pieces[i].whole]->nbytes;
+}
+
+static int attach_groups(dsm_ctx *c, const struct reading *r, int64_t deadline, size_t *failed)
+{
+    dsm_remotes *out = r->out;
+    out->wholes = calloc(out->nwholes + 1, sizeof(dsm_remote *));
+    if (!out->wholes)
+        return err_set(DSM_ENOMEM, 0, "remotes");
+    size_t done = 0;
+    int rc = 0;
+    for (struct group *g = r->groups; g && !rc; g = g->next) {
+        struct wanted w = {.d = &g->d, .asked = g->asked, .n = g->n, .stale = SIZE_MAX};
+        rc = attach(c, &w, deadline, &out->wholes[done]);
+        if (!rc)
+            done++;
+        else
+            *failed = w.stale < g->n ? g->asked[w.stale].row : g->row;
+    }
+    while (rc && done)
+        dsm_remote_close(out->wholes[--done]);
+    if (!rc)
+        set_lengths(out);
+    return rc;
+}
+
+static void drop_groups(struct reading *r)
+{
+    for (struct group *g; (g = r->groups);) {
+        r->groups = g->next;
+        free(g->asked);
+        free(g);
+    }
+}
+
+/* An object of its own beside its wholes: each was counted when it was attached. */
+static void count_one(dsm_ctx *c)
+{
+    core_lock(&c->lock);
+    c->live_remotes++;
+    core_unlock(&c->lock);
+}
+
+int dsm_attach_many(dsm_ctx *c, const void *descriptors, size_t len, int64_t timeout_ns, dsm_remotes **out,
+                    size_t *failed)
+{
+    size_t ignored, *bad = failed ? failed : &ignored;
+    *bad = SIZE_MAX;
+    if (ctx_forked(c))
+        return refuse_forked();
+    struct reading r = {.out = calloc(1, sizeof *r.out)};
+    r.last = &r.groups;
+    if (r.out)
+        r.out->pieces = calloc(len / DESC_MIN + 1, sizeof *r.out->pieces);
+    int rc = r.out && r.out->pieces ? 0 : err_set(DSM_ENOMEM, 0, "remotes");
+    if (!rc)
+        rc = read_all(&r, descriptors, len, bad);
+    if (!rc) {
+        r.out->ctx = c;
+        rc = attach_groups(c, &r, deadline_of(c, timeout_ns), bad);
+    }
+    drop_groups(&r);
+    if (rc && r.out) {
+        free(r.out->wholes);
+        free(r.out->pieces);
+        free(r.out);
+        return rc;
+    }
+    if (rc)
+        return rc;
+    count_one(c);
+    *out = r.out;
+    return 0;
+}

@@ -1,0 +1,256 @@
+"""Pools on shared memory: what they cost, how they fill up, threads, forks and odd arguments."""
+
+import gc
+import os
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dsmem
+from dsmem import errors
+
+SECRET = b"secret of the pool tests"
+
+
+@pytest.fixture
+def owner():
+    with dsmem.Context("shm", secret=SECRET) as context:
+        yield context
+
+
+@pytest.fixture
+def peer():
+    with dsmem.Context("shm", secret=SECRET) as context:
+        yield context
+
+
+@pytest.fixture
+def pool(owner):
+    with owner.pool(1 << 20) as pool:
+        yield pool
+
+
+def files_and_mappings():
+    with Path("/proc/self/maps").open() as maps:
+        return len(list(Path("/proc/self/fd").iterdir())), sum("dsmem" in line for line in maps)
+
+
+def test_regions_cost_no_file_and_no_mapping(peer, pool):
+    before = files_and_mappings()
+    regions = [pool.allocate(64) for _ in range(100)]
+    made = pool.allocate_many(np.full(10_000, 64))
+    assert files_and_mappings() == before
+    with peer.attach_many(made) as remotes:
+        items = [remotes[i] for i in range(100)]
+        files, mappings = files_and_mappings()
+        assert files <= before[0] + 4  # the connection to the owner
+        assert mappings == before[1] + 1
+    del items
+    for region in regions:
+        region.close()
+
+
+def test_a_full_pool_says_how_full_it_is(pool):
+    regions = [pool.allocate(1 << 18) for _ in range(4)]
+    with pytest.raises(errors.PoolFullError, match="0 are free, up to 0 in one run, with 4 regions in use"):
+        pool.allocate(1)
+    regions[0].close()
+    regions[2].close()
+    with pytest.raises(errors.PoolFullError, match=f"{1 << 19} are free, up to {1 << 18} in one run"):
+        pool.allocate((1 << 18) + 1)
+    with pytest.raises(errors.PoolFullError, match="one of 3 regions"):
+        pool.allocate_many([1 << 18, 1 << 17, (1 << 17) + 1])
+    regions[1].close()  # its neighbours are free: one run again
+    pool.allocate(3 << 18).close()
+    regions[3].close()
+    pool.allocate(1 << 20).close()
+
+
+def test_all_of_a_pool_is_used_by_regions_of_one_length(owner):
+    with owner.pool(1000 * 192) as pool:
+        made = pool.allocate_many(np.full(1000, 150))
+        assert sorted(made["offset"]) == list(range(0, 192_000, 192))
+        order = np.random.default_rng(1).permutation(1000)
+        pool.free_many(made[order[:500]])
+        assert len(pool.allocate_many(np.full(500, 192))) == 500
+
+
+def test_random_lengths_come_and_go(pool):
+    random = np.random.default_rng(7)
+    live = np.empty(0, pool.allocate_many([1]).dtype)
+    used = np.zeros(1 << 14, bool)  # by units of 64 bytes
+    used[0] = True
+    for _ in range(60):
+        if len(live) and random.random() < 0.5:
+            gone = random.random(len(live)) < 0.5
+            pool.free_many(live[gone])
+            for row in live[gone]:
+                used[row["offset"] // 64 : (row["offset"] + row["nbytes"] + 63) // 64] = False
+            live = live[~gone]
+        else:
+            try:
+                made = pool.allocate_many(random.integers(1, 3000, 50))
+            except errors.PoolFullError:
+                continue
+            for row in made:
+                place = slice(row["offset"] // 64, (row["offset"] + row["nbytes"] + 63) // 64)
+                assert not used[place].any()
+                used[place] = True
+            live = np.concatenate([live, made])
+    pool.free_many(live)
+    pool.allocate((1 << 20) - 64).close()
+
+
+@pytest.mark.parametrize("sizes", [4096, [[64]], [0], [64, 0], [-1], [1.5], "64", None, [None], [1 << 64]])
+def test_sizes_that_are_none(pool, sizes):
+    with pytest.raises(errors.InvalidArgumentError):
+        pool.allocate_many(sizes)
+
+
+@pytest.mark.parametrize("nbytes", [0, -1, 1 << 64, (1 << 64) - 1, "8", 1.5, None])
+def test_lengths_that_are_none(owner, pool, nbytes):
+    with pytest.raises((errors.InvalidArgumentError, errors.PoolFullError)):
+        pool.allocate(nbytes)
+    with pytest.raises((errors.InvalidArgumentError, errors.OutOfMemoryError)):
+        owner.pool(nbytes)
+
+
+def test_no_regions_at_all(peer, pool):
+    none = pool.allocate_many([])
+    assert len(none) == 0
+    pool.free_many(none)
+    with peer.attach_many(none) as remotes:
+        assert len(remotes) == 0
+        remotes.read_many([], [], bytearray())
+        with pytest.raises(errors.OutOfBoundsError):
+            remotes[0]
+
+
+def test_what_is_not_freed(owner, pool):
+    made = pool.allocate_many([64, 64])
+    with pool.allocate(64) as held, owner.pool(4096) as other:
+        for regions, error in (
+            (made[[0, 0]], errors.StaleDescriptorError),
+            (made.tobytes() + bytes(held.descriptor), errors.InvalidArgumentError),
+            (made.tobytes() + other.allocate_many([64]).tobytes(), errors.InvalidArgumentError),
+            (made.tobytes() + made.tobytes()[:-4] + b"1234", errors.DescriptorError),
+            (made.tobytes() + b"1", errors.InvalidArgumentError),
+            (made[::-1], errors.NonContiguousError),
+        ):
+            with pytest.raises(error):
+                pool.free_many(regions)
+    pool.free_many(made)  # nothing of it was freed before
+
+
+def test_arrays_that_do_not_fit(peer, pool):
+    with peer.attach_many(pool.allocate_many([64, 64])) as remotes:
+        for regions, offsets, out in (
+            ([0, 1], [0], bytearray(16)),
+            (0, 0, bytearray(8)),
+            ([0, 1], 0, bytearray(15)),
+            ([0, 1], 0, bytearray(0)),
+            ([[0, 1]], 0, bytearray(8)),
+            ([-1], 0, bytearray(8)),
+            ([0.5], 0, bytearray(8)),
+            ([], [], bytearray(8)),
+        ):
+            with pytest.raises(errors.InvalidArgumentError):
+                remotes.read_many(regions, offsets, out)
+
+
+def test_handles_that_are_not_made_by_hand():
+    for cls in (dsmem.Pool, dsmem.Remotes):
+        with pytest.raises(errors.ArgumentTypeError, match="context"):
+            cls()
+
+
+def test_threads_that_allocate_attach_and_free(owner, peer):
+    failures = []
+    with owner.pool(1 << 20) as pool:
+
+        def work(number):
+            random = np.random.default_rng(number)
+            try:
+                for _ in range(20):
+                    made = pool.allocate_many(random.integers(1, 300, 20))
+                    with pool.allocate(100) as one, peer.attach_many(made) as remotes, peer.attach(one.descriptor) as r:
+                        remotes.write_many(np.arange(20), 0, np.full(20, number, "u1"))
+                        r.write(0, bytes([number]) * 100)
+                        assert (pool.array()[made["offset"]] == number).all() and (one.array() == number).all()
+                    pool.free_many(made)
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=work, args=[n]) for n in range(1, 5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert failures == []
+        pool.allocate(1 << 20).close()
+
+
+def test_a_child_of_fork_is_refused(owner, peer, pool):
+    made = pool.allocate_many([64])
+    with peer.attach_many(made) as remotes, pool.allocate(64) as region:
+        pid = os.fork()
+        if not pid:
+            try:
+                for use in (
+                    lambda: pool.allocate(64),
+                    lambda: pool.allocate_many([64]),
+                    lambda: pool.free_many(made),
+                    pool.array,
+                    lambda: remotes.read_many([0], 0, bytearray(8)),
+                    lambda: remotes[0],
+                    lambda: region.descriptor,
+                ):
+                    try:
+                        use()
+                    except errors.ForkError:
+                        continue
+                    os._exit(1)
+                for handle in (region, remotes, pool):
+                    handle.close()
+            except BaseException:
+                os._exit(2)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        remotes.write_many([0], 0, b"parent")  # the child has taken nothing from its parent
+        assert bytes(pool.array()[made["offset"][0] :][:6]) == b"parent"
+        assert region.descriptor.nbytes == 64
+
+
+def test_what_is_dropped_without_close(owner, peer):
+    pool = owner.pool(4096)
+    made = pool.allocate_many([64])
+    with peer.attach_many(made) as remotes, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        remotes[0].write(0, b"x")  # a remote of a single one needs no close
+        gc.collect()
+    for drop, what in ((peer.attach_many, made), (pool.allocate, 64)):
+        with pytest.warns(ResourceWarning, match="unclosed"):
+            drop(what)
+            gc.collect()
+    del drop
+    view = pool.array()
+    del pool
+    gc.collect()
+    assert view[0] == ord("x")  # the view keeps the pool
+    with pytest.warns(ResourceWarning, match="unclosed <Pool 4096"):
+        del view
+        gc.collect()
+
+
+def test_names_of_pools(owner, peer, pool):
+    with pool.allocate(100) as region, peer.attach_many(pool.allocate_many([64])) as remotes:
+        assert repr(pool) == "<Pool 1048576 bytes 'rwa'>"
+        assert repr(remotes) == "<Remotes of 1 regions>"
+        assert repr(region) == "<Region 100 bytes 'rwa'>"
+        d = region.descriptor
+        assert (d.version, d.nbytes, d.offset) == (3, 100, 0)
+        assert (pool.descriptor.version, pool.descriptor.nbytes) == (2, 1 << 20)
+        assert d == dsmem.Descriptor.fromhex(d.hex())
