@@ -270,15 +270,14 @@ static inline bool op_unexplained(const dsm_op *op) { return op->status == -DSM_
 /* core/mapped_file.c: closes a remote that has no context */
 void map_close(dsm_remote *r);
 
-/* core/region.c: the descriptor of a region, with room for that of a part; closing a region that is no part. */
+/* core/region.c */
 void region_describe(const dsm_region *r, dsm_descriptor *out);
+/* Closes a region that is no part of a pool. */
 void region_end(dsm_region *r);
 
 /* core/pool.c */
 /* How many of the parts, from the first on, are regions of the pool. Under ctx->lock. */
 size_t pool_count_live(dsm_pool *p, const struct dsm_part *parts, size_t n);
-/* A region of the pool has been closed. */
-void pool_take_back(dsm_pool *p, const struct dsm_part *part);
 
 /* core/descriptor.c */
 int descriptor_write(const dsm_descriptor *d, uint8_t buf[DSM_DESC_MAX]);

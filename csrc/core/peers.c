@@ -108,9 +108,10 @@ int dsm_remote_close(dsm_remote *r)
         map_close(r);
         return 0;
     }
-    remote_drop(r->whole ? r->whole : r);
-    if (r->whole)
+    dsm_remote *whole = r->whole ? r->whole : r;
+    if (whole != r)
         free(r);
+    remote_drop(whole);
     ctx_leave(c, &c->live_remotes);
     return 0;
 }

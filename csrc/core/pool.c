@@ -101,12 +101,28 @@ int dsm_pool_alloc(dsm_pool *p, uint64_t nbytes, dsm_region **out)
     return 0;
 }
 
-void pool_take_back(dsm_pool *p, const struct dsm_part *part)
+static void take_back(dsm_region *r)
 {
+    dsm_ctx *c = r->ctx;
+    dsm_pool *p = r->pool;
     pthread_mutex_lock(&p->lock);
-    blocks_give_back(&p->blocks, part);
+    blocks_give_back(&p->blocks, &r->part);
     pthread_mutex_unlock(&p->lock);
     drop(p);
+    memory_drop(r->memory);
+    free(r);
+    ctx_leave(c, &c->live_regions);
+}
+
+int dsm_region_close(dsm_region *r)
+{
+    if (ctx_forked(r->ctx)) /* the region belongs to the parent: release nothing */
+        return 0;
+    if (r->part.generation)
+        take_back(r);
+    else
+        region_end(r);
+    return 0;
 }
 
 /* ---- many regions, without a handle each ---- */

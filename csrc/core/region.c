@@ -266,21 +266,6 @@ void region_end(dsm_region *r)
     ctx_leave(c, &c->live_regions);
 }
 
-int dsm_region_close(dsm_region *r)
-{
-    dsm_ctx *c = r->ctx;
-    if (ctx_forked(c)) /* the region belongs to the parent: release nothing */
-        return 0;
-    if (!r->part.generation) {
-        region_end(r);
-        return 0;
-    }
-    pool_take_back(r->pool, &r->part);
-    region_free(r);
-    ctx_leave(c, &c->live_regions);
-    return 0;
-}
-
 dsm_region *region_find(dsm_ctx *c, uint64_t id, uint64_t generation)
 {
     if (id >= c->capregions || is_free(c->regions[id]) || c->regions[id]->generation != generation)

@@ -146,8 +146,8 @@ class Pool:
 class Remotes:
     """Many regions of other processes, attached in one call and without an object for each.
 
-    :meth:`Context.attach_many` creates one. ``remotes[i]`` makes a :class:`Remote` of the i-th region, which may outlive
-    the collection and need not be closed. Offsets and lengths are in bytes, timeouts in seconds.
+    :meth:`Context.attach_many` creates one. ``remotes[i]`` makes a :class:`Remote` of the i-th region, which may
+    outlive the collection and need not be closed. Offsets and lengths are in bytes, timeouts in seconds.
 
     Raises
     ------
