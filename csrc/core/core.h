@@ -248,7 +248,7 @@ int peer_new(dsm_ctx *c, struct fabric_dev *d, const uint8_t node[DSM_NODE_ID], 
 void peers_bury(dsm_ctx *c);
 /* Makes a remote of a part of another one, which has a holder and is no part itself. */
 int remote_part(dsm_remote *whole, uint64_t offset, uint64_t nbytes, dsm_remote **out);
-/* With no lock held except agent->lock. The last holder frees it. */
+/* With no lock held. The last holder frees it. */
 void remote_drop(dsm_remote *whole);
 
 /* core/ops.c */

@@ -163,7 +163,8 @@ def test_a_fence_cuts_open_connections(owner: dsmem.Context, region: dsmem.Regio
 
 
 FORGED: dict[str, tuple[dict[str, int | bytes], type[errors.DsmemError]]] = {
-    "version": ({"version": 3}, errors.VersionError),
+    "version": ({"version": 4}, errors.VersionError),
+    "version of a part": ({"version": 3}, errors.DescriptorError),
     "region": ({"region": 1}, errors.StaleDescriptorError),
     "remote region": ({"region": 2**64 - 1}, errors.StaleDescriptorError),
     "generation": ({"generation": 1}, errors.StaleDescriptorError),
