@@ -46,7 +46,7 @@ int dsm_region_descriptor(const dsm_region *r, uint8_t buf[DSM_DESC_MAX]);
 /* One memory, registered once, from which regions are cut: a region of a pool costs no file descriptor, no registration
  * and no system call. The length is rounded up to a multiple of DSM_POOL_ALIGN. Errors: as dsm_alloc().
  *
- * The right to a pool is one: who may access one of its regions holds the right to all of it. That an op stays within its
+ * The right to a pool is one: a process that may access one of its regions holds the right to all of it. That an op stays within its
  * region is checked by the core that posts it, and that a region has not been freed is checked by the owner's agent
  * when it is attached, and not afterwards. So all users of a pool must trust each other. */
 int dsm_pool_open(dsm_ctx *c, uint64_t nbytes, uint32_t access, dsm_pool **out);

@@ -15,7 +15,7 @@ class Pool:
     :meth:`Context.pool` creates one. Regions that are freed are used again. Their memory is not cleared, and begins at
     a multiple of 64 bytes. The pool supports the buffer protocol, and its :attr:`descriptor` stands for all of it.
 
-    The right to a pool is one: **who may access one region of it can access all of them.** The attaching process keeps
+    The right to a pool is one: **a process with access to one region has it to all.** The attaching process keeps
     each op within its region, and the owner refuses the descriptor of a freed region when it is attached. A remote that
     is attached already is not told that its region has been freed: it reads and writes whatever lies there now. So a
     pool is for memory whose users trust each other and agree on when a region is free, such as the blocks of a cache.
