@@ -42,10 +42,7 @@ cdef class Region(Handle):
         try:
             if dtype is None:
                 return np.frombuffer(self, self.kind).reshape(self.shape if self.shape is not None else -1)
-            kind = dtype_of(dtype)
-            if kind.hasobject or not kind.itemsize or self.nbytes % kind.itemsize:
-                raise error_of(c.DSM_EINVAL, f"{self.nbytes} bytes are not an array of {kind}; choose another dtype")
-            return np.frombuffer(self, kind)
+            return array_over(self, dtype)
         finally:
             self.leave()
 

@@ -64,10 +64,7 @@ cdef class Remote(Handle):
     def array(self, dtype="u1"):
         self.enter()
         try:
-            kind = dtype_of(dtype)
-            if kind.hasobject or not kind.itemsize or self.nbytes % kind.itemsize:
-                raise error_of(c.DSM_EINVAL, f"{self.nbytes} bytes are not an array of {kind}; choose another dtype")
-            return np.frombuffer(self, kind)
+            return array_over(self, dtype)
         finally:
             self.leave()
 

@@ -223,6 +223,14 @@ cdef object dtype_of(object what):
         raise error_of(c.DSM_EINVAL, f"dtype={what!r:.80}: {error}") from None
 
 
+cdef object array_over(object memory, object dtype):
+    """A view of all bytes of a region or remote."""
+    kind = dtype_of(dtype)
+    if kind.hasobject or not kind.itemsize or memory.nbytes % kind.itemsize:
+        raise error_of(c.DSM_EINVAL, f"{memory.nbytes} bytes are not an array of {kind}; choose another dtype")
+    return np.frombuffer(memory, kind)
+
+
 cdef object array_of(object what):
     """Convert to an array of exactly the class ndarray. The result for bytes is an array of bytes."""
     try:

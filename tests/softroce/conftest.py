@@ -21,3 +21,15 @@ def peer() -> Iterator[Peer]:
         yield peer
         assert peer.process.stdin
         peer.process.stdin.close()
+
+
+@pytest.fixture
+def owner() -> Iterator[dsmem.Context]:
+    with dsmem.Context(FABRIC, secret=SECRET, listen="127.0.0.1") as context:
+        yield context
+
+
+@pytest.fixture
+def caller() -> Iterator[dsmem.Context]:
+    with dsmem.Context(FABRIC, secret=SECRET, listen="127.0.0.1") as context:
+        yield context

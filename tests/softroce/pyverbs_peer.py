@@ -37,7 +37,7 @@ from pyverbs.wr import SGE, SendWR
 READ, WRITE, ATOMIC = 1, 2, 4  # rights
 ATTACH, ENDPOINT, STATUS, BYE, REPLY = 1, 2, 3, 4, 0x8000
 ESTALE, ECANNOT = 6, 22
-PATIENCE_S = 20
+TIMEOUT_S = 20
 
 
 class Refused(Exception):
@@ -98,7 +98,7 @@ class Stream:
         host, port = descriptor.address.removeprefix("tcp:").rsplit(":", 1)
         self.number = 0
         shake = handshake.Handshake(secret, descriptor.address, client=node)
-        self.socket = socket.create_connection((host.strip("[]"), int(port)), PATIENCE_S)
+        self.socket = socket.create_connection((host.strip("[]"), int(port)), TIMEOUT_S)
         try:
             shake.dial(self.socket, descriptor.node)
         except handshake.Refused as no:
@@ -167,7 +167,7 @@ class Connection:
 
     def run(self, wr: SendWR) -> None:
         self.qp.post_send(wr)
-        give_up = time.monotonic() + PATIENCE_S
+        give_up = time.monotonic() + TIMEOUT_S
         while time.monotonic() < give_up:
             n, completions = self.cq.poll(1)
             if n:

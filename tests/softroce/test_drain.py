@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 from peer import READ, Peer
@@ -14,18 +13,6 @@ import dsmem
 from dsmem import errors
 
 STALE = (*GONE, errors.StaleDescriptorError)
-
-
-@pytest.fixture
-def owner() -> Iterator[dsmem.Context]:
-    with dsmem.Context(FABRIC, secret=SECRET, listen="127.0.0.1") as context:
-        yield context
-
-
-@pytest.fixture
-def caller() -> Iterator[dsmem.Context]:
-    with dsmem.Context(FABRIC, secret=SECRET, listen="127.0.0.1") as context:
-        yield context
 
 
 def _start(remote: dsmem.Remote) -> list[Traffic]:

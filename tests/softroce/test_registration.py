@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from processes import FABRIC, SECRET
+from processes import SECRET
 
 import dsmem
 from dsmem import errors
 from dsmem.testing.control import keys_of
 
 PAGE = 4096
-
-
-@pytest.fixture
-def owner() -> Iterator[dsmem.Context]:
-    with dsmem.Context(FABRIC, secret=SECRET, listen="127.0.0.1") as context:
-        yield context
-
-
-@pytest.fixture
-def caller() -> Iterator[dsmem.Context]:
-    with dsmem.Context(FABRIC, secret=SECRET, listen="127.0.0.1") as context:
-        yield context
 
 
 def pieces(step: int, n: int = 8, nbytes: int = PAGE) -> list[NDArray[np.uint8]]:
