@@ -58,8 +58,8 @@ def _serve(at: rendezvous.Endpoint, fabric: str) -> None:
     known = secret.default_secret()
     with rendezvous.listen(at) as listener:
         port = listener.getsockname()[1]
-        is_verbs = parse_fabric(fabric).fabric == "verbs"
-        agent = str(rendezvous.Endpoint(at.host, port + 1 if at.port else 0)) if is_verbs else None
+        is_local = parse_fabric(fabric).fabric == "shm"
+        agent = None if is_local else str(rendezvous.Endpoint(at.host, port + 1 if at.port else 0))
         with dsmem.Context(fabric, secret=known, listen=agent) as context:
             here = rendezvous.Endpoint(at.host, port)
             click.echo(f"dsmem {dsmem.__version__} serves memory on {context.fabric}, agent {context.agent_address}")
@@ -178,7 +178,7 @@ def bench(
 
     Without HOST the other process is started here. Between two hosts, or two terminals: 'dsmem bench --listen HOST' on
     one, where HOST is its address, and 'dsmem bench HOST' on the other. Both need the same secret; the ports are PORT
-    (18515) and, for verbs, PORT + 1.
+    (18515) and, but for shm, PORT + 1.
     """
     url = _fabric(fabric, ib_dev, ib_port, gid_index, int(mtu) if mtu else None)
     if listen is not None:

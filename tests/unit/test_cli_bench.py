@@ -398,16 +398,24 @@ def test_the_owner_ends_with_a_killed_bench(measuring):
 # ---- two hosts ----
 
 
-@pytest.fixture
-def server():
+@contextlib.contextmanager
+def server_of(fabric):
     process = subprocess.Popen(
-        [*DSMEM, "bench", "--listen", "127.0.0.1:0", "-f", "shm"], stdout=subprocess.PIPE, text=True
+        [*DSMEM, "bench", "--listen", "127.0.0.1:0", "-f", fabric], stdout=subprocess.PIPE, text=True
     )
     with process:
-        process.stdout.readline()
+        process.agent = process.stdout.readline().split()[-1]
         process.address = process.stdout.readline().split()[-1]
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def server():
+    with server_of("shm") as process:
         yield process
-        process.kill()
 
 
 def test_client_and_server(server):
@@ -421,6 +429,14 @@ def test_client_and_server(server):
     server.send_signal(signal.SIGINT)
     assert server.wait(30) == 130
     assert not nodes_of(server.pid)
+
+
+def test_a_server_on_tcp_serves_where_it_listens():
+    with server_of("tcp") as server:
+        assert server.agent.startswith("tcp:127.0.0.1:")
+        result = run(server.address, *QUICK, "-o", "read", "-s", "64", "--json")
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["fabric"] == "tcp"
 
 
 def test_wrong_secret_gets_nothing(server, monkeypatch):

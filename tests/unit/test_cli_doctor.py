@@ -73,7 +73,7 @@ def test_json():
     found = facts()
     assert found["versions"]["dsmem"] == dsmem.__version__
     assert found["fabrics"]["shm"]["works"] is True
-    assert set(found["fabrics"]) == {"shm", "verbs"}
+    assert set(found["fabrics"]) == {"shm", "verbs", "tcp"} and found["fabrics"]["tcp"]["works"] is True
     assert found["limits"]["open_files"]["soft"] == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     assert found["limits"]["memory_available_bytes"] > 0
     assert found["shared_memory"]["works"] and found["shared_memory"]["bytes_free"] > 0
