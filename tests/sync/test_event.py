@@ -23,7 +23,7 @@ def test_like_threading_event(world):
     assert event.wait(-1) is event.is_set()
 
 
-def test_all_who_wait_are_woken(world):
+def test_all_waiters_are_woken(world):
     event = world.make("event")
     actors = [world.actor(event) for _ in range(3)]
     for a in actors:

@@ -453,7 +453,7 @@ def test_a_segment_grows_while_a_task_waits(local):
     asyncio.run(run())
 
 
-def test_who_may_only_read_waits_too(local):
+def test_a_handle_that_may_only_read_waits_too(local):
     segment = local.make("segment", shape=4, dtype="i8")
     reader = (
         dsmem.attach(segment.ref, readonly=True)

@@ -66,7 +66,7 @@ def test_end_without_begin(world):
     assert not once.done
 
 
-def test_who_runs_it_is_broken_by_choice(world):
+def test_the_process_that_runs_it_is_broken_by_choice(world):
     """Another one runs it then, and the first can't say that it has been run."""
     once = world.make("once")
     runner = world.actor(once)
@@ -82,7 +82,7 @@ def test_who_runs_it_is_broken_by_choice(world):
     assert once.done and not runner.call("obj.begin()")
 
 
-def test_who_runs_it_does_not_wait_for_itself(world):
+def test_the_process_that_runs_it_does_not_wait_for_itself(world):
     once = world.make("once")
     with once as first:
         assert first

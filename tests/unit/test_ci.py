@@ -73,7 +73,7 @@ def test_the_guest_runs_beside_the_suite(tree):
     )
 
 
-def test_who_ends_the_suite_ends_the_guest(tree):
+def test_a_signal_that_ends_the_suite_ends_the_guest(tree):
     script(
         tree / "ci/softroce",
         f"trap 'touch {tree}/ended; exit 130' TERM; touch {tree}/begun; while :; do sleep 0.01; done",

@@ -113,7 +113,7 @@ def test_a_relay_gets_nothing(region):
         relay.stop()
 
 
-def test_the_owner_itself_refuses_who_dialled_another_address(context):
+def test_the_owner_itself_refuses_a_client_that_dialled_another_address(context):
     with Stranger(context.agent_address, dialled="unix:@elsewhere") as s:
         assert (s.hello(), s.prove(SECRET)) == (0, errors.AuthenticationError.code)
         assert s.ended()
@@ -130,7 +130,7 @@ def test_a_stranger_gets_nothing_to_guess_at(context):
         assert s.verdict[4:] == bytes(32)
 
 
-def test_the_client_proves_nothing_to_who_is_not_the_node(context, region):
+def test_the_client_proves_nothing_to_another_node(context, region):
     said = []
 
     def answer(owner, client, hello):

@@ -82,7 +82,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_the_dead_are_marked_and_swept_by_who_connects(here, folder):
+def test_the_dead_are_marked_and_swept_by_the_next_that_connects(here, folder):
     subprocess.run([sys.executable, "-c", KILLED, here.name], check=False)
     assert [(i.name, i.left) for i in here.list()] == [("n0", True), ("n1", True), ("n2", True)]
     dsmem.connect(here.name).close()
@@ -331,7 +331,7 @@ def test_a_name_is_waited_for(cluster):
         cluster.lock("b", timeout=0.01)
 
 
-def test_who_waits_for_a_name_sleeps(here, monkeypatch):
+def test_a_wait_for_a_name_sleeps(here, monkeypatch):
     """Between looks, the longer the later: a wait of half a second has a few dozen of them."""
     looks, attach = [], local.LocalNames.attach
 

@@ -45,7 +45,7 @@ def _get(_):
     return default_secret()
 
 
-def test_all_who_start_at_once_get_the_same():
+def test_all_that_start_at_once_get_the_same():
     with multiprocessing.get_context("spawn").Pool(4) as pool:
         assert len(set(pool.map(_get, range(16), chunksize=1))) == 1
 

@@ -483,7 +483,7 @@ def test_what_can_not_grow_says_so(cluster):
                 s.resize(6)
 
 
-def test_files_grow_under_those_who_use_them(here):
+def test_files_grow_under_their_users(here):
     made, found, third = (here.segment("a", (3, 4), "i4", create=None) for _ in range(3))
     view = found.array
     made.resize(10_000)

@@ -94,7 +94,7 @@ print('waits' if user.stats['wakeups'] >= before + 4 else 'wants the GIL')
 """
 
 
-def test_who_waits_for_an_op_does_not_want_the_gil():
+def test_a_thread_that_waits_for_an_op_does_not_want_the_gil():
     """Only the main thread has signals to handle. The interpreter ends with the op under way."""
     folder = Path(dsmem.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", WAIT], cwd=folder, capture_output=True, text=True, check=False)

@@ -25,7 +25,7 @@ def use_and_leave(segment):
     segment.close()
 
 
-def test_who_leaves_takes_nothing_from_others(here):
+def test_a_process_that_leaves_takes_nothing_from_others(here):
     """The resource tracker unlinks what a process attached to, when that process ends."""
     with here.segment("a", 4, "i8", create=True) as s:
         process = multiprocessing.get_context("spawn").Process(target=use_and_leave, args=(s,))

@@ -398,7 +398,7 @@ int dsm_barrier_waiting(dsm_barrier *b, int *is_broken)
 
 /* Writes which processes have arrived in the generation that *s names. Repeated only if the parties went on, or were
  * reset, meanwhile. */
-static int who_came(dsm_barrier *b, struct state *s, uint64_t *identities)
+static int list_arrivals(dsm_barrier *b, struct state *s, uint64_t *identities)
 {
     uint64_t round;
     for (;;) {
@@ -418,7 +418,7 @@ int dsm_barrier_waiters(dsm_barrier *b, uint64_t *identities)
 {
     struct state s;
     uint64_t holder;
-    int n = who_came(b, &s, identities), rc = n < 0 ? n : dsm_lock_holder(&b->lock, &holder);
+    int n = list_arrivals(b, &s, identities), rc = n < 0 ? n : dsm_lock_holder(&b->lock, &holder);
     if (!rc && holder)
         identities[n++] = holder;
     return rc ? rc : n;
@@ -438,7 +438,7 @@ int dsm_barrier_evict(dsm_barrier *b, uint64_t holder)
         int rc = freed < 0 ? freed : dsm_barrier_break(b, generation_of(round));
         return rc < 0 ? rc : 1;
     }
-    int n = who_came(b, &s, came), rc = n < 0 ? n : 0;
+    int n = list_arrivals(b, &s, came), rc = n < 0 ? n : 0;
     for (int i = 0; i < n && !rc; i++)
         if (holder && came[i] == holder)
             rc = turn(b, s.round, s.round | BROKEN, &s.round);

@@ -281,7 +281,7 @@ int dsm_lock_locked(dsm_lock *l)
 
 /* Reads the word first. An entry changes hands only after what was held under it has been undone, so *identity is the
  * holder according to *word, or the word has changed. */
-static int who_holds(dsm_lock *l, uint64_t *word, uint64_t *identity)
+static int find_holder(dsm_lock *l, uint64_t *word, uint64_t *identity)
 {
     int rc = handle_read(&l->handle, SYNC_WORD, word);
     uint64_t owner = *word & LOCK_OWNER;
@@ -298,7 +298,7 @@ int dsm_lock_holder(dsm_lock *l, uint64_t *identity)
 {
     uint64_t word = 0;
     int rc = handle_check(&l->handle);
-    return rc ? rc : who_holds(l, &word, identity);
+    return rc ? rc : find_holder(l, &word, identity);
 }
 
 int dsm_lock_break(dsm_lock *l, uint64_t holder)
@@ -306,7 +306,7 @@ int dsm_lock_break(dsm_lock *l, uint64_t holder)
     uint64_t word = 0, found, now;
     int rc = handle_check(&l->handle), swapped = SWAP_UNKNOWN;
     for (int i = 0; !rc && i < SWAP_TRIES && swapped == SWAP_UNKNOWN; i++) {
-        rc = who_holds(l, &word, &found);
+        rc = find_holder(l, &word, &found);
         if (rc || !found || found != holder)
             return rc;
         swapped = handle_swap(&l->handle, SYNC_WORD, word, lock_freed(word) | LOCK_OWNER_DIED, &now);

@@ -319,7 +319,7 @@ int dsm_rwlock_readers(dsm_rwlock *rw, int *owner_died)
 
 /* In the order that member.h requires: the word, then the entry. A compare-swap of the word that succeeds afterwards
  * proves both. */
-static int who_reads(dsm_rwlock *rw, uint32_t number, uint64_t *word, uint64_t *identity)
+static int list_readers(dsm_rwlock *rw, uint32_t number, uint64_t *word, uint64_t *identity)
 {
     *identity = 0;
     int rc = handle_read(&rw->lock.handle, line(rw, number), word);
@@ -349,7 +349,7 @@ int dsm_rwlock_inside(dsm_rwlock *rw, uint64_t *identities)
         rc = copy_lines(rw, &copy);
     for (uint32_t i = 0; !rc && i < rw->lock.handle.members; i++)
         if (may_read(copy, i)) {
-            rc = who_reads(rw, i, &word, &identities[n]);
+            rc = list_readers(rw, i, &word, &identities[n]);
             n += !rc && identities[n];
         }
     free(copy);
@@ -361,7 +361,7 @@ static int break_reader(dsm_rwlock *rw, uint32_t number, uint64_t holder)
     uint64_t word, found, identity;
     int rc = SWAP_UNKNOWN;
     for (int i = 0; i < SWAP_TRIES && rc == SWAP_UNKNOWN; i++) {
-        if ((rc = who_reads(rw, number, &word, &identity)) || identity != holder)
+        if ((rc = list_readers(rw, number, &word, &identity)) || identity != holder)
             return rc;
         rc = handle_swap(&rw->lock.handle, line(rw, number), word, changed(changed(word, 0), 0), &found);
     }
