@@ -380,7 +380,9 @@ class Condition(_Synchronised, _core.Condition):
         shape.expect(name, members=properties.get("members"), waiters=properties.get("waiters"))
         if shape.lock != (0 if lock is None else lock.ref.id):
             given = "" if lock is None else f", not {lock.name!r}"
-            raise errors.MismatchError(f"{name!r} goes with {'another lock' if shape.lock else 'its own lock'}{given}")
+            raise errors.MismatchError(
+                f"{name!r} is associated with {'another lock' if shape.lock else 'its own lock'}{given}"
+            )
         return cls(memory, cluster, name, lock, properties.get("spin"))
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:

@@ -23,7 +23,7 @@ int ibv_destroy_comp_channel(struct ibv_comp_channel *v)
 {
     pthread_mutex_lock(&nic.lock);
     if (v->refcnt)
-        MODEL_FAIL("a completion channel goes with %d queues", v->refcnt);
+        MODEL_FAIL("a completion channel is destroyed with %d queues", v->refcnt);
     context_of(v->context)->channels--;
     pthread_mutex_unlock(&nic.lock);
     close(v->fd);
@@ -72,11 +72,11 @@ int ibv_destroy_cq(struct ibv_cq *v)
     struct cq *c = (struct cq *)v;
     pthread_mutex_lock(&nic.lock);
     if (c->qps)
-        MODEL_FAIL("a completion queue goes with %d queue pairs", c->qps);
+        MODEL_FAIL("a completion queue is destroyed with %d queue pairs", c->qps);
     forget_unread(c);
     forget_events(context_of(v->context), v, &c->events);
     if (c->unacked)
-        MODEL_FAIL("a completion queue goes with %u events that are not acknowledged", c->unacked);
+        MODEL_FAIL("a completion queue is destroyed with %u events that are not acknowledged", c->unacked);
     context_of(v->context)->cqs--;
     if (v->channel)
         v->channel->refcnt--;

@@ -294,7 +294,7 @@ int ibv_dealloc_pd(struct ibv_pd *v)
     struct pd *p = (struct pd *)v;
     pthread_mutex_lock(&nic.lock);
     if (p->users)
-        MODEL_FAIL("a protection domain goes with %d users", p->users);
+        MODEL_FAIL("a protection domain is destroyed with %d users", p->users);
     context_of(v->context)->pds--;
     pthread_mutex_unlock(&nic.lock);
     free(p);

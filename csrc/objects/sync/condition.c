@@ -355,7 +355,7 @@ dsm_lock *dsm_condition_lock(dsm_condition *c) { return c->lock; }
 static int prepare(dsm_condition *c, dsm_lock *lock)
 {
     if (handle(c)->lock != (lock ? lock->handle.id : 0))
-        return err_set(DSM_EMISMATCH, 0, "the condition goes with %s",
+        return err_set(DSM_EMISMATCH, 0, "the condition is associated with %s",
                        handle(c)->lock ? "another lock" : "a lock of its own");
     c->lock = lock ? lock : &c->inner;
     c->copy = handle(c)->mapped ? NULL : malloc(copy_bytes(handle(c)));
