@@ -1,3 +1,4 @@
+/* wraps: peer_post */
 /*
  * A user of other processes' memory, while one of them is slow, dead or silent: every wait ends, in time or for a
  * signal; no other connection is affected; and a peer that is gone leaves nothing behind.
@@ -381,6 +382,89 @@ static void first_that_failed_of_itself(void)
     close_all(2);
 }
 
+/* Before each posting in 'spoiled', an op of another thread comes onto the connection, and fails there. */
+static uint32_t postings, spoiled;
+
+bool __real_peer_post(struct peer *p, dsm_op *list);
+bool __wrap_peer_post(struct peer *p, dsm_op *list);
+bool __wrap_peer_post(struct peer *p, dsm_op *list)
+{
+    static dsm_op others[32];
+    static struct dsm_group groups[32];
+    uint32_t i = postings;
+    if (i >= 32 || !(spoiled & 1u << i)) {
+        bool posted = __real_peer_post(p, list);
+        postings += posted;
+        return posted;
+    }
+    groups[i] = (struct dsm_group){.pending = 1, .peer = p, .head = &others[i], .tail = &others[i]};
+    others[i] = add_one(0);
+    others[i].group = &groups[i];
+    others[i].next = list;
+    bool posted = __real_peer_post(p, &others[i]);
+    CHECK(!posted || others[i].status == -DSM_EACCESS);
+    postings += posted;
+    return posted;
+}
+
+/* Two ops of a batch. mask: the postings that are spoiled; the plan refuses the first op of each. */
+static void spoiled_by_others(uint32_t mask, const char *plan, uint64_t posts, int first, int second)
+{
+    dsm_op ops[2];
+    dsm_stats s;
+    open_all(1, plan, HOUR);
+    for (int i = 0; i < 2; i++)
+        ops[i] = add_one(0);
+    postings = 0;
+    spoiled = mask;
+    CHECK(dsm_execute_as(user, ops, 2, &(dsm_choice){.go_on = true}, -1, NULL) == first);
+    spoiled = 0;
+    CHECK(ops[0].status == first && ops[1].status == second && word_of(0) == (uint64_t)!first + !second);
+    dsm_get_stats(user, &s);
+    CHECK(s.posts == posts);
+    close_all(1);
+}
+
+/* Ops that are cancelled again and again are given up at the ninth time in a row that none of them has ended. */
+static void given_up(void)
+{
+#define FIVE "refuse=1&refuse=4&refuse=7&refuse=10&refuse=13"
+    spoiled_by_others(0xff, FIVE "&refuse=16&refuse=19&refuse=22", 18, 0, 0);
+    spoiled_by_others(0x1ff, FIVE "&refuse=16&refuse=19&refuse=22&refuse=25", 18, -DSM_ECANCELED, -DSM_ECANCELED);
+    /* the first op is refused itself after five times, so the second one is tried more often */
+    spoiled_by_others(0x1fdf, FIVE "&refuse=16&refuse=18&refuse=20&refuse=22&refuse=24&refuse=26&refuse=28&refuse=30",
+                      20, -DSM_EACCESS, 0);
+}
+
+static bool outstanding(struct peer *p)
+{
+    pthread_mutex_lock(&p->lock);
+    bool some = p->ep && p->ep->inflight;
+    pthread_mutex_unlock(&p->lock);
+    return some;
+}
+
+/* The owner ends while it has an op whose answer does not come. */
+static void owner_that_dies(uint8_t code, bool started)
+{
+    dsm_op op;
+    dsm_ticket t;
+    uint64_t word;
+    open_all(1, "drop=1", HOUR);
+    op = add_one(0);
+    op.code = code;
+    op.local = &word;
+    CHECK(!(started ? dsm_start(user, &op, 1, &t, NULL) : dsm_submit(user, &op, 1, &t, NULL)));
+    while (!outstanding(remotes[0]->peer))
+        usleep(1000);
+    disown(0);
+    CHECK(!started || next_completed(user) == &t);
+    int rc = dsm_finish(&t, -1, NULL);
+    CHECK(code == DSM_OP_READ ? rc == -DSM_EPEER : is_unknown(rc, DSM_EPEER));
+    CHECK(!dsm_remote_close(remotes[0]));
+    dsm_close(user);
+}
+
 /* The helper connects meanwhile: the group that waits for it ends at once, and the others on the list stay. */
 static void stopped_before_there_is_a_connection(void)
 {
@@ -418,6 +502,23 @@ static void stopped_before_it_began(bool started)
     int rc = started ? dsm_start_as(user, &op, 1, &how, &t, NULL) : dsm_execute_as(user, &op, 1, &how, -1, NULL);
     CHECK(started ? rc == 1 && dsm_finish(&t, -1, NULL) == -DSM_ECANCELED : rc == -DSM_ECANCELED);
     CHECK(!word_of(0));
+    close_all(1);
+}
+
+/* An op that was refused before that keeps its status. */
+static void stopped_with_a_refused_op(bool started)
+{
+    uint32_t stop = 1;
+    dsm_ticket t;
+    open_all(1, "", HOUR);
+    dsm_op ops[] = {add_one(0), add_one(0)};
+    ops[0].offset = 1 << 20;
+    dsm_choice how = {.go_on = true, .stop = &stop};
+    if (started)
+        CHECK(dsm_start_as(user, ops, 2, &how, &t, NULL) == 1 && dsm_finish(&t, -1, NULL) == -DSM_EBOUNDS);
+    else
+        CHECK(dsm_execute_as(user, ops, 2, &how, -1, NULL) == -DSM_EBOUNDS);
+    CHECK(ops[0].status == -DSM_EBOUNDS && ops[1].status == -DSM_ECANCELED && !word_of(0));
     close_all(1);
 }
 
@@ -492,6 +593,12 @@ int main(void)
     stopped_before_there_is_a_connection();
     stopped_before_it_began(false);
     stopped_before_it_began(true);
+    given_up();
+    for (int started = 0; started < 2; started++) {
+        stopped_with_a_refused_op(started);
+        owner_that_dies(DSM_OP_FETCH_ADD, started);
+        owner_that_dies(DSM_OP_READ, started);
+    }
     context_closed_first(NULL);
     context_closed_first("");
     for (int order = 0; order < 3; order++) {

@@ -294,18 +294,20 @@ static void refused_alone(bool go_on, bool started)
     open_two(HOUR);
     CHECK(!dsm_alloc(owner, 64, 7, &other) && !attach(other, &closed) && !dsm_region_close(other));
     CHECK(!dsm_fetch_add(remote, 0, 0, &old, -1));
-    dsm_op ops[] = {add_at(remote, 0), add_at(closed, 0), add_at(remote, 1), add_at(closed, 1), add_at(remote, 2)};
+    dsm_op ops[] = {add_at(remote, 0), add_at(closed, 0), add_at(remote, 1),
+                    add_at(closed, 1), add_at(remote, 2), add_at(closed, 999)};
+    size_t n = go_on ? 6 : 5; /* the last one is refused before it is posted, for a reason of its own */
     dsm_choice how = {.go_on = go_on};
     uint64_t connects = user->stats.connects, posts = user->stats.posts;
     if (started) {
-        CHECK(!dsm_start_as(user, ops, 5, &how, &t, NULL) && next_completed(user) == &t);
+        CHECK(!dsm_start_as(user, ops, n, &how, &t, NULL) && next_completed(user) == &t);
         CHECK(dsm_finish(&t, -1, NULL) == -DSM_ESTALE);
     } else {
-        CHECK(dsm_execute_as(user, ops, 5, &how, -1, NULL) == -DSM_ESTALE);
+        CHECK(dsm_execute_as(user, ops, n, &how, -1, NULL) == -DSM_ESTALE);
     }
     int behind = go_on ? 0 : -DSM_ECANCELED;
     CHECK(!ops[0].status && ops[1].status == -DSM_ESTALE && ops[2].status == behind && ops[4].status == behind);
-    CHECK(ops[3].status == (go_on ? -DSM_ESTALE : -DSM_ECANCELED));
+    CHECK(ops[3].status == (go_on ? -DSM_ESTALE : -DSM_ECANCELED) && (!go_on || ops[5].status == -DSM_EBOUNDS));
     CHECK(word_at(0) == 1 && word_at(1) == go_on && word_at(2) == go_on);
     CHECK(user->stats.connects - connects == go_on && user->stats.posts - posts == (go_on ? 7 : 5));
     CHECK(!dsm_remote_close(closed));
@@ -533,10 +535,47 @@ static void passing_registrations(void)
     pthread_mutex_unlock(&remote->peer->lock);
     pthread_join(thread, NULL);
     CHECK(registrations() == before);
+    dsm_op op = {.code = DSM_OP_WRITE, .remote = remote, .local = mine, .nbytes = BIG};
+    dsm_ticket t;
+    CHECK(!dsm_start(user, &op, 1, &t, NULL) && next_completed(user) == &t && !dsm_finish(&t, -1, NULL));
+    CHECK(registrations() == before);
     set_stall(true, true);
     CHECK(is_unknown(dsm_write(remote, 0, mine, BIG, 20 * MS), DSM_ETIME));
     CHECK(registrations() == before);
     set_stall(false, false);
+    close_two();
+}
+
+/* Ops that a caller posts again hold what the call before has left in them: a cause, and a registration that is gone. */
+static void used_again(bool go_on, bool started)
+{
+    dsm_op ops[] = {{.code = DSM_OP_WRITE, .remote = NULL, .local = mine, .nbytes = BIG},
+                    {.code = DSM_OP_WRITE, .remote = NULL, .local = mine, .nbytes = BIG}};
+    uint32_t stop = 0;
+    dsm_choice how = {.go_on = go_on, .stop = &stop};
+    dsm_ticket t;
+    open_two(HOUR);
+    ops[0].remote = ops[1].remote = remote;
+    CHECK(!dsm_fetch_add(remote, 0, 0, &(uint64_t){0}, -1)); /* there is a connection */
+    int before = registrations();
+    CHECK(!dsm_execute_as(user, ops, 2, &how, -1, NULL) && registrations() == before);
+    set_stall(true, false);
+    CHECK(is_unknown(dsm_execute_as(user, ops, 2, &how, 20 * MS, NULL), DSM_ETIME));
+    set_stall(false, false);
+    CHECK(ops[1].cause == -DSM_ETIME && registrations() == before);
+    stop = 1;
+    if (started)
+        CHECK(dsm_start_as(user, ops, 2, &how, &t, NULL) == 1 && dsm_finish(&t, -1, NULL) == -DSM_ECANCELED);
+    else
+        CHECK(dsm_execute_as(user, ops, 2, &how, -1, NULL) == -DSM_ECANCELED);
+    for (int i = 0; i < 2; i++)
+        CHECK(ops[i].status == -DSM_ECANCELED && !ops[i].cause);
+    CHECK(registrations() == before);
+    ops[1].cause = -DSM_ETIME;
+    ops[0].code = 99;
+    CHECK(dsm_execute_as(user, ops, 2, &how, -1, NULL) == -DSM_EINVAL);
+    CHECK(ops[0].status == -DSM_EINVAL && ops[1].status == -DSM_ECANCELED && !ops[1].cause);
+    CHECK(registrations() == before);
     close_two();
 }
 
@@ -645,6 +684,8 @@ int main(void)
     local_region_closed(DSM_OP_WRITE);
     passing_registrations();
     wrong_buffers();
+    for (int how = 0; how < 4; how++)
+        used_again(how & 1, how & 2);
     held_across_a_cut(true);
     held_across_a_cut(false);
     owners_that_go();

@@ -79,7 +79,7 @@ def test_a_read_keeps_its_cause(plan, error):
     with through(plan, peer_timeout=HOUR) as (remote, _):
         with pytest.raises(error) as caught:
             remote.read(0, bytearray(8), timeout=0.05)
-        assert type(caught.value) is error
+        assert type(caught.value) is error and "not executed" not in str(caught.value)
 
 
 @pytest.mark.parametrize("reads", [False, True])
@@ -545,6 +545,25 @@ def test_what_is_posted_again_is_not_overtaken_in_an_event_loop():
     with dsmem.Context("fault+shm://?refuse=2", secret=SECRET) as user, owners_of(9, user) as (regions, remotes):
         assert asyncio.run(run(user, remotes)) == [errors.AccessDeniedError.code, *[0] * 10]
         assert [word(region) for region in regions] == [2, *[5] * 8]
+
+
+def test_what_could_not_be_sent_in_time_says_so():
+    """The first owners keep the batch until its deadline, so the ops of the last two are not sent."""
+    with (
+        dsmem.Context("fault+shm://?drop=*", secret=SECRET, peer_timeout=HOUR) as user,
+        owners_of(10, user) as (regions, remotes),
+    ):
+        batch = user.batch(0.05)
+        with pytest.raises(errors.TimeoutError), batch:
+            for remote in remotes[:9]:
+                batch.fetch_add(remote, 0, 1)
+            batch.read(remotes[9], 0, bytearray(8))
+        sent, unsent = batch.errors[:8], batch.errors[8:]
+        assert [type(error) for error in unsent] == [errors.TimeoutError] * 2
+        assert ["was not executed" in str(error) for error in unsent] == [True, False]
+        for error, region in zip(sent, regions, strict=False):
+            assert word(region) == (type(error) is errors.OutcomeUnknownTimeoutError)
+        assert word(regions[8]) == 0
 
 
 def test_no_remote_of_a_batch_under_way_is_closed():
