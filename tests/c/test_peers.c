@@ -382,28 +382,38 @@ static void first_that_failed_of_itself(void)
     close_all(2);
 }
 
-/* Before each posting in 'spoiled', an op of another thread comes onto the connection, and fails there. */
-static uint32_t postings, spoiled;
+/* What happens to postings: in those in 'spoiled' an op of another thread comes first, and fails; none comes before a
+ * time; and an abort comes right after the first that finds no connection (0), or after the first that finds one (1). */
+static uint32_t postings, spoiled, stop_word;
+static int64_t no_posting_before;
+static int stop_after = -1;
 
+static bool post_behind_another(struct peer *p, dsm_op *list);
 bool __real_peer_post(struct peer *p, dsm_op *list);
 bool __wrap_peer_post(struct peer *p, dsm_op *list);
 bool __wrap_peer_post(struct peer *p, dsm_op *list)
 {
+    while (clock_ns() < no_posting_before)
+        usleep(1000);
+    bool spoil = postings < 32 && spoiled & 1u << postings;
+    bool posted = spoil ? post_behind_another(p, list) : __real_peer_post(p, list);
+    postings += posted;
+    if (posted == stop_after)
+        store_release_u32(&stop_word, 1);
+    return posted;
+}
+
+static bool post_behind_another(struct peer *p, dsm_op *list)
+{
     static dsm_op others[32];
     static struct dsm_group groups[32];
     uint32_t i = postings;
-    if (i >= 32 || !(spoiled & 1u << i)) {
-        bool posted = __real_peer_post(p, list);
-        postings += posted;
-        return posted;
-    }
     groups[i] = (struct dsm_group){.pending = 1, .peer = p, .head = &others[i], .tail = &others[i]};
     others[i] = add_one(0);
     others[i].group = &groups[i];
     others[i].next = list;
     bool posted = __real_peer_post(p, &others[i]);
     CHECK(!posted || others[i].status == -DSM_EACCESS);
-    postings += posted;
     return posted;
 }
 
@@ -442,6 +452,25 @@ static bool outstanding(struct peer *p)
     bool some = p->ep && p->ep->inflight;
     pthread_mutex_unlock(&p->lock);
     return some;
+}
+
+/* The first op is executed, and has taken all of the time: none of the others is sent. */
+static void late_between_two_postings(bool go_on)
+{
+    dsm_op ops[OWNERS];
+    size_t failed = OWNERS;
+    open_all(OWNERS, "", HOUR);
+    for (int i = 0; i < OWNERS; i++) {
+        uint64_t old;
+        CHECK(!dsm_fetch_add(remotes[i], 0, 1, &old, -1)); /* there is a connection */
+        ops[i] = add_one(i);
+    }
+    no_posting_before = clock_ns() + 20 * MS;
+    CHECK(dsm_execute_as(user, ops, OWNERS, &(dsm_choice){.go_on = go_on}, 10 * MS, &failed) == -DSM_ETIME);
+    CHECK(failed == 1 && !ops[0].status && word_of(0) == 2);
+    for (int i = 1; i < OWNERS; i++)
+        CHECK(ops[i].status == -DSM_ETIME && !ops[i].cause && word_of(i) == 1);
+    close_all(OWNERS);
 }
 
 /* The owner ends while it has an op whose answer does not come. */
@@ -502,6 +531,81 @@ static void stopped_before_it_began(bool started)
     int rc = started ? dsm_start_as(user, &op, 1, &how, &t, NULL) : dsm_execute_as(user, &op, 1, &how, -1, NULL);
     CHECK(started ? rc == 1 && dsm_finish(&t, -1, NULL) == -DSM_ECANCELED : rc == -DSM_ECANCELED);
     CHECK(!word_of(0));
+    close_all(1);
+}
+
+static int stop_from_handler(void)
+{
+    store_release_u32(&stop_word, 1);
+    return 0;
+}
+
+/* The first op takes long, and those behind it wait for it. After the abort they are not posted again. */
+static void stopped_in_the_middle(bool started)
+{
+    dsm_ticket t;
+    dsm_stats s;
+    uint64_t word = 1;
+    open_all(1, "duplicate=1:60000ms", HOUR);
+    dsm_op ops[] = {add_one(0), add_one(0), add_one(0)};
+    ops[0].code = DSM_OP_WRITE;
+    ops[0].local = &word;
+    dsm_choice how = {.go_on = true, .stop = &stop_word};
+    stop_word = 0;
+    if (started) {
+        CHECK(!dsm_start_as(user, ops, 3, &how, &t, NULL));
+        while (word_of(0) != 1)
+            usleep(1000);
+        dsm_stop(user, ops, 3, &stop_word, &t);
+        CHECK(next_completed(user) == &t && is_unknown(dsm_finish(&t, -1, NULL), DSM_ECANCELED));
+    } else {
+        dsm_set_interrupt(stop_from_handler);
+        CHECK(is_unknown(dsm_execute_as(user, ops, 3, &how, -1, NULL), DSM_ECANCELED));
+        dsm_set_interrupt(NULL);
+    }
+    CHECK(ops[1].status == -DSM_ECANCELED && ops[2].status == -DSM_ECANCELED && word_of(0) == 1);
+    dsm_get_stats(user, &s);
+    CHECK(s.posts == 3);
+    close_all(1);
+}
+
+/* An abort between the postings of two groups, and before the posting that a connection was made for. */
+static void stopped_between(int after, int posted)
+{
+    open_all(2, "", HOUR);
+    for (int i = 0; i < 2 && after; i++) {
+        uint64_t old;
+        CHECK(!dsm_fetch_add(remotes[i], 0, 0, &old, -1)); /* there is a connection */
+    }
+    dsm_op ops[] = {add_one(0), add_one(1)};
+    stop_word = 0;
+    stop_after = after;
+    CHECK(dsm_execute_as(user, ops, 2, &(dsm_choice){.stop = &stop_word}, -1, NULL) == -DSM_ECANCELED);
+    stop_after = -1;
+    CHECK(ops[0].status == (posted ? 0 : -DSM_ECANCELED) && ops[1].status == -DSM_ECANCELED);
+    CHECK(word_of(0) == (uint64_t)posted && !word_of(1));
+    close_all(2);
+}
+
+/* An abort while the call waits for another thread that makes the connection. */
+static void *execute_one(void *arg)
+{
+    dsm_op op = add_one(0);
+    CHECK(dsm_execute_as(user, &op, 1, &(dsm_choice){.stop = &stop_word}, -1, NULL) == -DSM_ECANCELED);
+    return arg;
+}
+
+static void stopped_while_another_connects(void)
+{
+    pthread_t thread;
+    open_all(1, "", HOUR);
+    stop_word = 0;
+    dsm_set_interrupt(stop_from_handler);
+    pthread_mutex_lock(&remotes[0]->peer->control_lock);
+    CHECK(!pthread_create(&thread, NULL, execute_one, NULL));
+    pthread_join(thread, NULL);
+    pthread_mutex_unlock(&remotes[0]->peer->control_lock);
+    dsm_set_interrupt(NULL);
     close_all(1);
 }
 
@@ -593,9 +697,15 @@ int main(void)
     stopped_before_there_is_a_connection();
     stopped_before_it_began(false);
     stopped_before_it_began(true);
+    stopped_between(1, 1);
+    stopped_between(0, 0);
+    stopped_while_another_connects();
     given_up();
+    late_between_two_postings(false);
+    late_between_two_postings(true);
     for (int started = 0; started < 2; started++) {
         stopped_with_a_refused_op(started);
+        stopped_in_the_middle(started);
         owner_that_dies(DSM_OP_FETCH_ADD, started);
         owner_that_dies(DSM_OP_READ, started);
     }
