@@ -208,6 +208,42 @@ static void canceled(void)
     close_all();
 }
 
+/* An abort by another thread wakes whichever connection the batch sleeps on. */
+static uint32_t stop;
+static dsm_op aborted_ops[2];
+
+static void *execute_two(void *rc)
+{
+    *(int *)rc = dsm_execute_as(user, aborted_ops, 2, &(dsm_choice){.stop = &stop}, -1, NULL);
+    return NULL;
+}
+
+static void aborted(void)
+{
+    uint8_t d[DSM_DESC_MAX];
+    pthread_t thread;
+    dsm_remote *other;
+    dsm_region *second;
+    int rc = 0;
+    open_all("drop=3");
+    dsm_ctx *another = open_sleepy(NULL);
+    CHECK(!dsm_alloc(another, 4096, 7, &second));
+    CHECK(!dsm_attach(user, d, (size_t)dsm_region_descriptor(second, d), -1, &other));
+    dsm_op add = {.code = DSM_OP_FETCH_ADD, .nbytes = 8, .operand = 1};
+    for (int i = 0; i < 2; i++)
+        aborted_ops[i] = add;
+    aborted_ops[0].remote = other;
+    aborted_ops[1].remote = remote;
+    held = true;
+    CHECK(!pthread_create(&thread, NULL, execute_two, &rc) && !sem_wait(&asleep));
+    dsm_stop(user, aborted_ops, 2, &stop, NULL);
+    CHECK(!sem_post(&poll_now) && !pthread_join(thread, NULL));
+    CHECK(rc == -DSM_EUNKNOWN && !aborted_ops[0].status && aborted_ops[1].status == -DSM_EUNKNOWN);
+    CHECK(!dsm_remote_close(other) && !dsm_region_close(second));
+    dsm_close(another);
+    close_all();
+}
+
 static void nothing(int number) { (void)number; }
 static int at_once(void) { return 1; }
 
@@ -241,6 +277,7 @@ int main(void)
     owner_that_ends();
     one_after_another();
     canceled();
+    aborted();
     interrupted();
     puts("ok");
     return 0;

@@ -331,10 +331,10 @@ static int counted_status(struct peer *p, uint64_t id, uint64_t generation, int6
 /* A user of whose ops some are refused, although the region is open, and whose questions are counted. */
 static void open_refused(const char *plan, struct control *counting)
 {
-    dsm_options o = options();
+    dsm_options o = options_of("verbs");
     o.fault = plan;
     o.peer_timeout_ns = HOUR;
-    owner = open_context(0);
+    owner = open_verbs(0);
     CHECK(!dsm_open(&o, &user));
     *counting = *user->control;
     counting->status = counted_status;
@@ -406,6 +406,29 @@ static void stopped_while_it_asks(bool started)
     else
         CHECK(!pthread_join(thread, NULL));
     pthread_mutex_unlock(&owner->agent->lock);
+    close_two();
+}
+
+/* Two regions are closed: the owner is asked each time that an op was refused. */
+static void refused_twice(bool started)
+{
+    dsm_region *others[2];
+    dsm_remote *closed[2];
+    dsm_ticket t;
+    open_two(HOUR);
+    for (int i = 0; i < 2; i++)
+        CHECK(!dsm_alloc(owner, 64, 7, &others[i]) && !attach(others[i], &closed[i]) && !dsm_region_close(others[i]));
+    dsm_op ops[] = {add_at(closed[0], 0), add_at(closed[1], 0), add_at(remote, 0)};
+    dsm_choice how = {.go_on = true};
+    if (started) {
+        CHECK(!dsm_start_as(user, ops, 3, &how, &t, NULL) && next_completed(user) == &t);
+        CHECK(dsm_finish(&t, -1, NULL) == -DSM_ESTALE);
+    } else {
+        CHECK(dsm_execute_as(user, ops, 3, &how, -1, NULL) == -DSM_ESTALE);
+    }
+    CHECK(ops[0].status == -DSM_ESTALE && ops[1].status == -DSM_ESTALE && !ops[2].status && word_at(0) == 1);
+    for (int i = 0; i < 2; i++)
+        CHECK(!dsm_remote_close(closed[i]));
     close_two();
 }
 
@@ -681,6 +704,8 @@ int main(void)
         asks_once(started);
         stopped_while_it_asks(started);
     }
+    refused_twice(false);
+    refused_twice(true);
     late_in_the_queue();
     silent_in_the_middle();
     old_connection_lingers();
