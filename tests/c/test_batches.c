@@ -322,7 +322,7 @@ static void late_and_in_time(void)
     CHECK(!dsm_start(user, ops, 2, &t, NULL));
     struct peer *p = remotes[1]->peer;
     struct pollfd on = {.fd = dsm_event_fd(user), .events = POLLIN};
-    pthread_mutex_lock(&p->lock); /* nobody sees meanwhile that it has ended */
+    pthread_mutex_lock(&p->lock); /* no thread sees meanwhile that it has ended */
     CHECK(poll(&on, 1, -1) == 1);
     pthread_mutex_unlock(&p->lock);
     CHECK(next_completed(user) == &t && is_unknown(dsm_finish(&t, -1, NULL), DSM_ETIME));
@@ -352,7 +352,7 @@ static void stopped_where_it_is_outstanding(void)
     close_all(2);
 }
 
-/* A file of this host stands beside memory of an owner, and one of its ops is refused: nobody is asked why, and the file
+/* A file of this host stands beside memory of an owner, and one of its ops is refused: no owner is asked why, and the file
  * is free again afterwards. */
 static void refused_on_a_file(bool started)
 {

@@ -66,23 +66,6 @@ def test_every_row_names_what_is_there():
             assert list(mutate.ROOT.glob(word.partition("::")[0])), word
 
 
-OTHERS = {  # they say nothing of a line of csrc or dsmem, or too late: test_without_the_gil fails under load
-    *("test_without_the_gil", "test_ci", "test_doc_blocks", "test_examples", "test_front_door", "test_interpreters"),
-    *("test_packaging", "test_platforms", "test_readme"),
-}
-
-
-def test_every_test_stands_in_a_row():
-    rows = [word for word in (mutants.HERE / "covered_by.txt").read_text().split() if word.startswith("tests/")]
-    named = {path.stem for word in rows for path in mutate.ROOT.glob(word.partition("::")[0])}
-    named |= set(re.findall(r"::test_program\[(\w+)\]", " ".join(rows)))
-    there = [
-        path for folder in ("unit", "sync", "sweeps") for path in (mutate.ROOT / "tests" / folder).glob("test_*.py")
-    ]
-    there += (mutate.ROOT / "tests/c").glob("test_*.c")
-    assert {path.stem for path in there} - named == OTHERS
-
-
 def test_every_area_is_a_folder():
     assert all((mutate.ROOT / area).is_dir() for area in mutate.AREAS)
 
