@@ -62,7 +62,7 @@ AREAS = (
     "dsmem",
 )
 OWN = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-STARTED = re.compile(r"(tests/\S*?\.py::.+?)(?: (?:PASSED|FAILED|ERROR|SKIPPED|XFAIL).*)?$")
+STARTED = re.compile(r"(tests/\S*?\.py(?:::\w+)+(?:\[.*?\])?)(?= |$)")  # what a process says that crashes may follow
 HEADER = Path("/usr/include/infiniband/verbs.h")  # without it the verbs fabric is not compiled
 CYTHON = (".pyx", ".pxi")
 CORE = "dsmem/_core/_core.pyx"
@@ -246,7 +246,7 @@ class Judge:
                 caught = "timed out" if rc is None else "caught"
                 if self.because_of(tree, [test] if test else ["--collect-only", tests[0]], number):
                     return caught, test
-                if test is None:  # pytest itself could not begin
+                if test is None or test in but:  # pytest itself could not begin, or did not leave it out
                     return "not judged", None
                 but.add(test)
         return "survived" if ran else "not judged", None

@@ -141,9 +141,12 @@ def test_areas_are_counted():
     assert lines == [["all", "1/2", "=", "50%"], ["csrc/memory", "0/1", "=", "0%"], ["csrc", "1/1", "=", "100%"]]
 
 
-TESTS = """import pathlib
+TESTS = """import ctypes
+import os
+import pathlib
 import signal
 
+import pytest
 import value
 
 HERE = pathlib.Path(__file__).parent.parent
@@ -171,6 +174,14 @@ def test_on_a_machine_that_is_loaded_after_6():
     if value.VALUE == 6:
         loaded.touch()
     assert value.VALUE != 7 and not loaded.exists()
+
+
+@pytest.mark.parametrize("how", ["a fault", "an abort"])
+def test_crashes(how):
+    if value.VALUE == 8 and how == "a fault":
+        ctypes.string_at(0)
+    if value.VALUE == 9 and how == "an abort":
+        os.abort()
 
 
 def test_value():
@@ -204,6 +215,8 @@ def at(test):
         ("VALUE = 3", "survived", None),
         ("VALUE = 4", "timed out", at("test_hangs")),
         ("VALUE = 5", "survived", None),
+        ("VALUE = 8", "caught", at("test_crashes[a fault]")),
+        ("VALUE = 9", "caught", at("test_crashes[an abort]")),
         ("VALUE =", "caught", None),
     ],
 )
