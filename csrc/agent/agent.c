@@ -295,17 +295,19 @@ static void before_fork(void)
     }
 }
 
-static void end_fork(enum fabric_fork phase)
+static void end_fork(struct agent *a, enum fabric_fork phase)
 {
-    for (struct agent *a = agents; a; a = a->next) {
-        fork_devices(a->ctx, phase);
-        core_unlock(&a->ctx->lock);
-        core_unlock(&a->lock);
-    }
-    pthread_mutex_unlock(&agents_lock);
+    fork_devices(a->ctx, phase);
+    core_unlock(&a->ctx->lock);
+    core_unlock(&a->lock);
 }
 
-static void after_fork(void) { end_fork(FABRIC_FORK_AFTER); }
+static void after_fork(void)
+{
+    for (struct agent *a = agents; a; a = a->next)
+        end_fork(a, FABRIC_FORK_AFTER);
+    pthread_mutex_unlock(&agents_lock);
+}
 
 static uint64_t inode_of(int fd)
 {
@@ -316,22 +318,28 @@ static uint64_t inode_of(int fd)
 /* True if other code has closed all file descriptors: the numbers may belong to other files by now. */
 static bool has_lost_its_files(const struct agent *a) { return inode_of(a->stop) != a->stop_node; }
 
+static void close_in_child(struct agent *a)
+{
+    for (size_t i = 0; i < LISTENERS; i++)
+        forget(a->listeners[i]);
+    for (struct conn *n = a->conns; n; n = n->next)
+        forget(n->fd);
+    for (struct peer *p = a->ctx->peers; p; p = p->next) {
+        forget(p->fd);
+        forget(p->stream_fd);
+    }
+    close(a->stop);
+}
+
 static void in_child(void)
 {
     for (struct agent *a = agents; a; a = a->next) {
-        if (has_lost_its_files(a))
-            continue;
-        for (size_t i = 0; i < LISTENERS; i++)
-            forget(a->listeners[i]);
-        for (struct conn *n = a->conns; n; n = n->next)
-            close(n->fd);
-        for (struct peer *p = a->ctx->peers; p; p = p->next) {
-            forget(p->fd);
-            forget(p->stream_fd);
-        }
-        close(a->stop);
+        bool lost = has_lost_its_files(a);
+        if (!lost)
+            close_in_child(a);
+        end_fork(a, lost ? FABRIC_FORK_AFTER : FABRIC_FORK_CHILD);
     }
-    end_fork(FABRIC_FORK_CHILD);
+    pthread_mutex_unlock(&agents_lock);
     agents = NULL;
 }
 

@@ -70,6 +70,7 @@ void conn_close_endpoint(struct conn *n);
 int client_connect(struct peer *p, int64_t deadline);
 int client_endpoint(struct peer *p, const uint8_t *address, size_t len, uint8_t *out, size_t *out_len,
                     int64_t deadline);
+const struct session *client_session(const struct peer *p); /* of a connection that is open */
 /* stream.c */
 int client_stream(struct peer *p, const uint8_t *address, size_t len, int64_t deadline);
 int client_status(struct peer *p, uint64_t region, uint64_t generation, int64_t deadline);

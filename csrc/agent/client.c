@@ -35,6 +35,8 @@ struct stream {
     uint8_t out[QUESTION_MAX];
 };
 
+const struct session *client_session(const struct peer *p) { return &p->stream->session; }
+
 static int await(const struct peer *p, short events, int64_t deadline)
 {
     for (;;) {

@@ -43,3 +43,14 @@ bool message_genuine(const struct hmac *key, const uint8_t *message)
     hmac_sum(key, message, len, want);
     return same_bytes(want, message + len, MAC);
 }
+
+void stream_sums(const struct session *s, const uint8_t question[STREAM_SIZE], const uint8_t answer[STREAM_ANSWER],
+                 uint8_t asking[MAC], uint8_t answering[MAC])
+{
+    enum { QUESTION = STREAM_SIZE - MAC, ANSWER = STREAM_ANSWER - MAC };
+    uint8_t both[QUESTION + ANSWER];
+    memcpy(both, question, QUESTION);
+    memcpy(both + QUESTION, answer, ANSWER);
+    hmac_sum(&s->asking, both, QUESTION, asking);
+    hmac_sum(&s->answer, both, sizeof both, answering);
+}

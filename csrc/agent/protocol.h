@@ -19,8 +19,8 @@ enum {
     PROOF_SIZE = MAC,
     VERDICT_SIZE = 4 + MAC, /* u32 status, mac */
     STREAM_TOKEN = 16,
-    STREAM_SIZE = 8 + STREAM_TOKEN, /* magic, u16 version, u16 zero, token: the address that ENDPOINT has returned */
-    STREAM_ANSWER = 8,              /* magic, u16 version, u16 status */
+    STREAM_SIZE = 8 + STREAM_TOKEN + MAC, /* magic, u16 version, u16 zero, token: what ENDPOINT has returned */
+    STREAM_ANSWER = 8 + MAC,              /* magic, u16 version, u16 status */
     HEADER_SIZE = 20, /* magic, u16 type, u16 length, u64 number, u32 status; the payload follows, then its MAC */
     PAYLOAD_MAX = 1024,
     MESSAGE_MAX = HEADER_SIZE + PAYLOAD_MAX + MAC,
@@ -71,5 +71,8 @@ size_t message_length(const uint8_t *message);
 /* Write, or verify, the MAC that follows header and payload. */
 void message_seal(const struct hmac *key, uint8_t *message);
 bool message_genuine(const struct hmac *key, const uint8_t *message);
+/* The MACs of a stream's question and answer, with the keys of the control connection through which its token came. */
+void stream_sums(const struct session *s, const uint8_t question[STREAM_SIZE], const uint8_t answer[STREAM_ANSWER],
+                 uint8_t asking[MAC], uint8_t answering[MAC]);
 
 #endif

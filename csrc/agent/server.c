@@ -236,34 +236,42 @@ static bool on_message(struct agent *a, struct conn *n)
 
 /* ---- streams ---- */
 
-static struct conn *find_token(struct agent *a, const uint8_t token[STREAM_TOKEN])
+/* The connection whose endpoint waits for this stream; NULL: there is none, or the stream is not that node's. */
+static struct conn *find_asker(struct agent *a, const uint8_t question[STREAM_SIZE])
 {
+    static const uint8_t no_answer[STREAM_ANSWER];
+    uint8_t asking[MAC], answering[MAC];
     struct conn *found = NULL;
     for (struct conn *n = a->conns; n; n = n->next)
-        if (n->awaits && same_bytes(n->token, token, STREAM_TOKEN))
+        if (n->awaits && same_bytes(n->token, question + 8, STREAM_TOKEN))
             found = n;
-    return found;
+    if (!found)
+        return NULL;
+    stream_sums(&found->session, question, no_answer, asking, answering);
+    return same_bytes(asking, question + STREAM_SIZE - MAC, MAC) ? found : NULL;
 }
 
 /* A peer connects an endpoint for which it has asked through its control connection: this one becomes the endpoint's.
  * Returns false in any case: it is no connection of the agent's any more. */
 static bool on_stream(struct agent *a, struct conn *n)
 {
-    uint8_t out[STREAM_ANSWER] = STREAM_MAGIC;
+    uint8_t out[STREAM_ANSWER] = STREAM_MAGIC, asking[MAC];
     bool speaks = get_u16(n->in + 4) == PROTOCOL_VERSION;
-    struct conn *owner = speaks && n->have == STREAM_SIZE && !n->local ? find_token(a, n->in + 8) : NULL;
+    struct conn *asker = speaks && n->have == STREAM_SIZE && !n->local ? find_asker(a, n->in) : NULL;
     int fd = n->fd, rc = !speaks ? -DSM_EVERSION : -DSM_EAUTH;
-    if (owner) {
-        owner->awaits = false;
+    if (asker) {
+        asker->awaits = false;
         epoll_ctl(a->epoll, EPOLL_CTL_DEL, fd, NULL);
-        rc = endpoint_stream(owner->ep, fd);
+        rc = endpoint_stream(asker->ep, fd);
     }
     put_u16(out + 4, PROTOCOL_VERSION);
     put_u16(out + 6, (uint16_t)-rc);
+    if (asker)
+        stream_sums(&asker->session, n->in, out, asking, out + STREAM_ANSWER - MAC);
     say(n, out, sizeof out); /* the peer sends nothing before this, so the endpoint has sent nothing yet */
     if (!rc)
         n->fd = -1;
-    n->left = owner;
+    n->left = asker;
     return false;
 }
 

@@ -26,21 +26,29 @@ static int await(const struct peer *p, int64_t deadline)
 static int gone(const struct peer *p, int sys) { return err_set(DSM_EPEER, sys, "the agent at %s", p->address); }
 
 /* The few bytes of the question fit into the buffer of a new socket. */
-static int ask(const struct peer *p, const uint8_t *token)
+static int ask(const struct peer *p, const uint8_t *token, uint8_t question[STREAM_SIZE])
 {
-    uint8_t out[STREAM_SIZE] = STREAM_MAGIC;
-    put_u16(out + 4, PROTOCOL_VERSION);
-    memcpy(out + 8, token, STREAM_TOKEN);
-    ssize_t n = send(p->stream_fd, out, sizeof out, MSG_NOSIGNAL | MSG_DONTWAIT);
-    return n == sizeof out ? 0 : gone(p, n < 0 ? errno : EMSGSIZE);
+    static const uint8_t no_answer[STREAM_ANSWER];
+    uint8_t unused[MAC];
+    memset(question, 0, STREAM_SIZE);
+    memcpy(question, STREAM_MAGIC, 4);
+    put_u16(question + 4, PROTOCOL_VERSION);
+    memcpy(question + 8, token, STREAM_TOKEN);
+    stream_sums(client_session(p), question, no_answer, question + STREAM_SIZE - MAC, unused);
+    ssize_t n = send(p->stream_fd, question, STREAM_SIZE, MSG_NOSIGNAL | MSG_DONTWAIT);
+    return n == STREAM_SIZE ? 0 : gone(p, n < 0 ? errno : EMSGSIZE);
 }
 
-static int answered(const struct peer *p, const uint8_t in[STREAM_ANSWER])
+static int answered(const struct peer *p, const uint8_t question[STREAM_SIZE], const uint8_t in[STREAM_ANSWER])
 {
+    uint8_t unused[MAC], want[MAC];
     int status = get_u16(in + 6);
     if (memcmp(in, STREAM_MAGIC, 4) || get_u16(in + 4) != PROTOCOL_VERSION || status > DSM_ERROR_LAST)
         return err_set(DSM_EPROTO, 0, "%s did not take the connection of an endpoint", p->address);
-    return status ? err_set(status, 0, "the agent at %s refused the connection of an endpoint", p->address) : 0;
+    if (status)
+        return err_set(status, 0, "the agent at %s refused the connection of an endpoint", p->address);
+    stream_sums(client_session(p), question, in, unused, want);
+    return same_bytes(want, in + STREAM_ANSWER - MAC, MAC) ? 0 : err_set(DSM_EAUTH, 0, "the process at %s", p->address);
 }
 
 static int receive(const struct peer *p, uint8_t in[STREAM_ANSWER], int64_t deadline)
@@ -62,17 +70,17 @@ static int receive(const struct peer *p, uint8_t in[STREAM_ANSWER], int64_t dead
 
 int client_stream(struct peer *p, const uint8_t *address, size_t len, int64_t deadline)
 {
-    uint8_t in[STREAM_ANSWER];
+    uint8_t question[STREAM_SIZE], in[STREAM_ANSWER];
     if (len != STREAM_TOKEN)
         return err_set(DSM_EPROTO, 0, "%s named an endpoint with %zu bytes", p->address, len);
     int rc = socket_connect(p->ctx, p->address, deadline, &p->stream_fd);
     if (rc)
         return rc;
-    rc = ask(p, address);
+    rc = ask(p, address, question);
     if (!rc)
         rc = receive(p, in, deadline);
     if (!rc)
-        rc = answered(p, in);
+        rc = answered(p, question, in);
     if (rc)
         socket_close(p->ctx, &p->stream_fd);
     return rc;

@@ -295,7 +295,7 @@ static void begin(struct dsm_group *g)
     struct peer *p = g->peer;
     core_lock(&p->lock);
     uint32_t *async = &p->async[p->round];
-    bool idle = !has_begun(p, 0) && !has_begun(p, 1), ready = !p->begin && peer_usable(p);
+    bool idle = !has_begun(p, 0) && !has_begun(p, 1), ready = !p->begin && peer_can_post(p);
     g->round = (uint16_t)p->round;
     fetch_add_u32(async, 1);
     if ((idle || !ready) && !start_help(p)) {

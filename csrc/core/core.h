@@ -230,6 +230,8 @@ void peer_abort(struct peer *p);
 /* Parts of peer_wait; under peer->lock. */
 void peer_reap(struct peer *p);
 bool peer_usable(const struct peer *p);
+/* The same before ops are posted: the end of a stream that was idle is noticed now, and not by an op that was sent. */
+bool peer_can_post(struct peer *p);
 void peer_wake(struct peer *p); /* wakes all threads that sleep on the peer, which then recheck */
 int64_t peer_give_up_at(const struct peer *p);
 /* Sleeps for one slice, or until *pending is 0, and returns false. At the limit it aborts everything outstanding as

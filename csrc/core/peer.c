@@ -32,6 +32,13 @@ void peer_wake(struct peer *p)
 
 /* ---- endpoints ---- */
 
+bool peer_can_post(struct peer *p)
+{
+    if (p->ep && p->dev->streams && !p->ep->inflight)
+        fabric(p)->poll(p->ep);
+    return peer_usable(p);
+}
+
 bool peer_usable(const struct peer *p) { return p->ep && !p->ep->broken && !load_relaxed_u32(&p->dead); }
 
 static bool usable(struct peer *p)
@@ -167,7 +174,7 @@ void peer_cut(struct peer *p)
 bool peer_post(struct peer *p, dsm_op *list)
 {
     core_lock(&p->lock);
-    bool good = peer_usable(p);
+    bool good = peer_can_post(p);
     if (good) {
         fabric(p)->post(p->ep, list);
         peer_reap(p);

@@ -6,6 +6,7 @@ other says, so that tests can lie.
 
 from __future__ import annotations
 
+import hmac
 import os
 import socket
 import struct
@@ -17,7 +18,7 @@ from dsmem import handshake
 REQUEST = struct.Struct("<BBHIQ16sQQ")
 REPLY = struct.Struct("<QIHHQ")
 STREAM = struct.Struct("<4sHH16s")
-ANSWER = struct.Struct("<4sHH")
+ANSWER = struct.Struct("<4sHH32s")
 NAME = struct.Struct("<QQ")
 GRANT = struct.Struct("<QII")
 TCP = 3
@@ -63,8 +64,14 @@ def exactly(stream: socket.socket, n: int) -> bytes:
     return bytes(data)
 
 
-def token_hello(token: bytes) -> bytes:
-    return STREAM.pack(b"DSMT", handshake.VERSION, 0, token)
+def token_hello(token: bytes, key: bytes) -> bytes:
+    question = STREAM.pack(b"DSMT", handshake.VERSION, 0, token)
+    return question + hmac.digest(key, question, "sha256")
+
+
+def token_answer(question: bytes, key: bytes, status: int = 0) -> bytes:
+    answer = struct.pack("<4sHH", b"DSMT", handshake.VERSION, status)
+    return answer + hmac.digest(key, question[: STREAM.size] + answer, "sha256")
 
 
 class Client:
@@ -106,16 +113,19 @@ class Client:
     def token(self) -> bytes:
         return self.ask(ENDPOINT, struct.pack("<I", TCP))
 
-    def connect(self, token: bytes | None = None) -> None:
+    def connect(self, token: bytes | None = None, key: bytes | None = None) -> None:
         self.stream = dial(self.address)
         self.streams.append(self.stream)
         self.stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.stream.sendall(token_hello(token or self.token()))
-        magic, version, status = ANSWER.unpack(exactly(self.stream, ANSWER.size))
+        question = token_hello(token or self.token(), key or self.asking)
+        self.stream.sendall(question)
+        answer = exactly(self.stream, ANSWER.size)
+        magic, version, status, _ = ANSWER.unpack(answer)
         assert (magic, version) == (b"DSMT", handshake.VERSION)
         self.number = 0
         if status:
             raise Refused(status)
+        assert answer == token_answer(question, self.answer)
 
     def request(self, code, grant, offsets, nbytes, body=b"", **lies) -> bytes:
         """The bytes of a request. ``lies``: fields that have another value than they should."""
@@ -172,11 +182,14 @@ class Client:
 
 
 class Owner:
-    """An owner of one region, whose replies to requests a function gives: ``say(stream)`` serves one connection."""
+    """An owner of one region, whose replies to requests a function gives: ``say(stream)`` serves one connection.
 
-    def __init__(self, secret: bytes, nbytes: int, say) -> None:
-        self.secret, self.nbytes, self.say = secret, nbytes, say
-        self.node, self.tokens, self.streams = os.urandom(16), set(), []
+    ``knows``: whether it has the keys of the connections that it answers.
+    """
+
+    def __init__(self, secret: bytes, nbytes: int, say, knows: bool = True) -> None:
+        self.secret, self.nbytes, self.say, self.knows = secret, nbytes, say, knows
+        self.node, self.tokens, self.streams = os.urandom(16), {}, []
         self.key, self.lock = os.urandom(16), threading.Lock()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"tcp:127.0.0.1:{self.listener.getsockname()[1]}"
@@ -207,10 +220,10 @@ class Owner:
         try:
             magic = exactly(stream, 4)
             if magic == b"DSMT":
-                token = exactly(stream, STREAM.size - 4)[4:]
-                assert token in self.tokens
-                self.tokens.remove(token)
-                stream.sendall(ANSWER.pack(b"DSMT", handshake.VERSION, 0))
+                question = magic + exactly(stream, STREAM.size + 32 - 4)
+                asking, replying = self.tokens.pop(question[8:24])
+                assert question == token_hello(question[8:24], asking)
+                stream.sendall(token_answer(question, replying if self.knows else os.urandom(32)))
                 self.say(stream)
                 return
             shake = handshake.Handshake(self.secret, self.address, server=self.node)
@@ -227,5 +240,5 @@ class Owner:
                 answer = GRANT.pack(self.nbytes, 7, 0) + struct.pack("<I", 5) + self.key
             elif kind == ENDPOINT:
                 answer = os.urandom(16)
-                self.tokens.add(answer)
+                self.tokens[answer] = asking, replying
             stream.sendall(handshake.seal(replying, kind | handshake.REPLY, number, answer))

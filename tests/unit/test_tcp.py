@@ -196,12 +196,16 @@ def test_a_token_works_once_and_for_its_owner_only(owner, client):
     for wrong in (token, os.urandom(16)):
         with pytest.raises(Refused, match=str(EAUTH)):
             client.connect(wrong)
+    token = client.token()
+    with pytest.raises(Refused, match=str(EAUTH)):
+        client.connect(token, key=os.urandom(32))
+    client.connect(token)
 
 
 def test_a_stream_of_another_version_is_told_ours(owner):
     with socket.create_connection(("127.0.0.1", int(owner.agent_address.rsplit(":", 1)[1])), 60) as stream:
-        stream.sendall(struct.pack("<4sHH16s", b"DSMT", 99, 0, bytes(16)))
-        assert exactly(stream, 8) == struct.pack("<4sHH", b"DSMT", 3, 8)
+        stream.sendall(struct.pack("<4sHH48x", b"DSMT", 99, 0))
+        assert exactly(stream, 40) == struct.pack("<4sHH32x", b"DSMT", 3, 8)
         assert stream.recv(1) == b""
 
 
@@ -238,6 +242,20 @@ def test_not_a_byte_goes_out_once_the_region_is_closed(owner, client):
     assert REPLY.unpack(exactly(client.stream, REPLY.size)) == (0, 1, ESTALE, 0, 0)
     with owner.allocate(8) as other:
         assert client.read(client.attach(other.descriptor), 0, 8) == bytes(8)
+
+
+def test_pieces_that_were_stored_before_the_region_was_closed_have_taken_effect(owner, client):
+    array = np.zeros(3, "u8")
+    region = owner.register(array, access="rwa")
+    request = client.request(WRITE, client.attach(region.descriptor), [0, 8, 16], 8, b"1st word2nd word3rd word")
+    client.stream.sendall(request[:-8])
+    while not array[1]:
+        pass
+    region.close()
+    client.stream.sendall(request[-8:])
+    assert client.reply() == (0, 2, 0, b"")
+    assert client.reply() == (2, 1, ESTALE, b"")
+    assert array.tobytes() == b"1st word2nd word" + bytes(8)
 
 
 def test_a_slot_that_is_used_again_has_another_key(owner, client):
@@ -340,6 +358,45 @@ def test_an_owner_that_lies(op, lie):
             assert isinstance(caught.value, (errors.TransportError, errors.PeerDeadError))
 
 
+def test_a_process_that_only_answers_at_the_owners_address_is_no_owner():
+    with Owner(SECRET, 64, lambda stream: None, knows=False) as owner, context() as user:
+        with pytest.raises(errors.AuthenticationError):
+            user.attach(forged(owner, 64))
+
+
+def test_answers_that_came_before_the_end_count():
+    """The owner answers three ops of many and ends, while the user still sends."""
+
+    def say(stream):
+        for number in range(3):
+            exactly(stream, REQUESTED + (1 << 20))
+            stream.sendall(REPLY.pack(number, 1, 0, 0, 0))
+        stream.close()
+
+    with Owner(SECRET, 1 << 20, say) as owner, context() as user, user.attach(forged(owner, 1 << 20)) as remote:
+        batch = user.batch()
+        with pytest.raises(errors.OutcomeUnknownError), batch:
+            for _ in range(20):
+                batch.write(remote, 0, bytes(1 << 20))
+        assert list(batch.statuses[:3]) == [0] * 3 and batch.statuses[3]
+
+
+def test_the_end_of_an_idle_connection_costs_no_op():
+    served = []
+
+    def say(stream):
+        exactly(stream, REQUESTED + 16)
+        stream.sendall(REPLY.pack(0, 1, 0, 0, 8) + bytes(8))
+        served.append(stream)
+        stream.close()
+
+    with Owner(SECRET, 64, say) as owner, context() as user, user.attach(forged(owner, 64)) as remote:
+        for n in range(3):
+            assert remote.fetch_add(0, 1) == 0
+            while len(served) <= n or served[n].fileno() >= 0:
+                pass
+
+
 def test_a_reply_that_comes_before_the_request_has_left():
     """Its buffer must not be let go: the rest is sent from there."""
     nbytes = 64 << 20
@@ -424,6 +481,15 @@ def test_words_are_one_for_shared_memory_and_tcp():
             for thread in threads:
                 thread.join()
             assert sorted(got[0] + got[1]) == list(range(2 * n))
+
+
+def test_atomics_need_memory_that_is_aligned():
+    memory = memoryview(bytearray(65))
+    start = 1 if np.frombuffer(memory, "u1").ctypes.data % 8 == 0 else 0
+    with context() as owner:
+        with pytest.raises(errors.AlignmentError, match="buffer 0"):
+            owner.register(memory[start : start + 64], access="rwa")
+        owner.register(memory[start : start + 64], access="rw").close()
 
 
 def test_memory_that_is_already_there():
@@ -518,6 +584,45 @@ def tcp_sockets():
     return found
 
 
+LOST = """
+import os
+import dsmem
+secret = b"a secret of sixteen bytes"
+owner = dsmem.Context("tcp", secret=secret, listen="127.0.0.1")
+user = dsmem.Context("tcp", secret=secret, listen="127.0.0.1")
+region = owner.allocate(8)
+remote = user.attach(region.descriptor)
+remote.fetch_add(0, 1)
+most = max(int(name) for name in os.listdir("/proc/self/fd"))
+os.closerange(3, most + 1)
+mine = [os.open("/dev/null", os.O_RDONLY) for _ in range(3, most + 1)]
+if not os.fork():
+    for fd in mine:
+        os.fstat(fd)
+    os._exit(0)
+status = os.wait()[1]
+os._exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_child_closes_no_file_of_others():
+    """The program has closed all descriptors of ours, and the numbers are of its own files now."""
+    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_slow_peer_is_not_cut_off():
+    """Nothing but the op's own limit ends a transfer to a peer that does not read."""
+    with context(peer_timeout=1) as owner, context(peer_timeout=1) as user, owner.allocate(8) as region:
+        with user.attach(region.descriptor) as remote:
+            remote.fetch_add(0, 1)
+            limits = []
+            for fd in tcp_sockets():
+                with socket.socket(fileno=os.dup(fd)) as one:
+                    limits.append(one.getsockopt(socket.IPPROTO_TCP, 18))  # TCP_USER_TIMEOUT
+            assert limits.count(0) == 2  # both ends of the stream, not those of the control stream
+
+
 def test_a_context_leaves_no_descriptor_and_no_thread():
     def count():
         return [len(list(Path(f"/proc/self/{what}").iterdir())) for what in ("fd", "task")]
@@ -539,7 +644,7 @@ def test_strangers_are_dropped_while_friends_work(owner, region):
         host, port = owner.agent_address.removeprefix("tcp:").rsplit(":", 1)
         for _ in range(50):
             stranger = stack.enter_context(socket.create_connection((host, int(port)), 60))
-            stranger.sendall(token_hello(os.urandom(16)))
+            stranger.sendall(token_hello(os.urandom(16), os.urandom(32)))
         assert [remote.fetch_add(0, 1) for _ in range(50)] == list(range(50))
 
 

@@ -182,45 +182,6 @@ static void advance(struct client *c, size_t n)
         c->whole = c->frames[k - 2].end;
 }
 
-static void send_some(struct client *c)
-{
-    while (!c->base.broken) {
-        refill(c);
-        if (c->iov_at == c->iov_end)
-            return;
-        struct msghdr m = {.msg_iov = c->iov + c->iov_at, .msg_iovlen = c->iov_end - c->iov_at};
-        ssize_t n = sendmsg(c->socket.fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (n >= 0)
-            advance(c, (size_t)n);
-        else if (errno == EAGAIN || errno == EINTR)
-            return;
-        else
-            break_off(c, -DSM_EPEER);
-    }
-}
-
-void tcp_post(struct fabric_ep *e, dsm_op *list)
-{
-    struct client *c = client(e);
-    fetch_add_u64(&e->dev->stats->doorbells, 1);
-    for (dsm_op *op = list, *next; op; op = next) {
-        next = op->next;
-        assert(fabric_op_checked(op));
-        if (e->broken) {
-            fabric_op_done(op, -DSM_ECANCELED);
-            continue;
-        }
-        op->next = NULL;
-        *c->tail = op;
-        c->tail = &op->next;
-        if (!c->unframed)
-            c->unframed = op;
-        e->inflight++;
-        e->bytes += op->nbytes;
-    }
-    send_some(c);
-}
-
 /* ---- replies ---- */
 
 static bool has_payload(const dsm_op *op) { return op->code != DSM_OP_WRITE; }
@@ -316,7 +277,7 @@ static void consume(struct client *c)
  * be more to receive. */
 static bool receive(struct client *c)
 {
-    bool direct = c->replied && c->in_at == c->in_end && c->into->nbytes - c->filled > TCP_SHORT;
+    bool direct = c->replied && c->left && c->in_at == c->in_end && c->into->nbytes - c->filled > TCP_SHORT;
     memmove(c->in, c->in + c->in_at, c->in_end - c->in_at);
     c->in_end -= c->in_at;
     c->in_at = 0;
@@ -340,31 +301,94 @@ static bool receive(struct client *c)
     return (size_t)n == iov[0].iov_len + (direct ? iov[1].iov_len : 0);
 }
 
-int tcp_poll(struct fabric_ep *e)
+/* Takes the replies that have arrived. Once nothing can be sent any more they are all that will come. */
+static void take_rest(struct client *c)
+{
+    enum { MOST = 1024 }; /* calls: an owner that goes on sending is not waited for */
+    for (int i = 0; i < MOST && !c->base.broken && c->base.inflight && receive(c); i++)
+        consume(c);
+    consume(c);
+}
+
+/* ---- sending, sleeping ---- */
+
+/* What the socket is to be watched for. */
+static int watch(struct client *c)
+{
+    bool blocked = c->unframed || c->iov_at < c->iov_end;
+    struct epoll_event ev = {.events = EPOLLIN | (blocked ? EPOLLOUT : 0u)};
+    if (ev.events == c->events || c->base.broken)
+        return 0;
+    if (epoll_ctl(c->epoll.fd, EPOLL_CTL_MOD, c->socket.fd, &ev))
+        return err_set_errno(errno, "epoll_ctl");
+    c->events = ev.events;
+    return 0;
+}
+
+/* At most so many bytes at a time, as the caller may be an event loop, and holds the peer's lock. */
+static void send_some(struct client *c)
+{
+    enum { MOST = 1 << 20 };
+    for (size_t sent = 0; sent < MOST && !c->base.broken;) {
+        refill(c);
+        if (c->iov_at == c->iov_end)
+            return;
+        struct msghdr m = {.msg_iov = c->iov + c->iov_at, .msg_iovlen = c->iov_end - c->iov_at};
+        ssize_t n = sendmsg(c->socket.fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n >= 0) {
+            advance(c, (size_t)n);
+            sent += (size_t)n;
+        } else if (errno == EAGAIN || errno == EINTR) {
+            break;
+        } else {
+            take_rest(c);
+            break_off(c, -DSM_EPEER);
+        }
+    }
+    watch(c); /* also for a thread that sleeps already */
+}
+
+void tcp_post(struct fabric_ep *e, dsm_op *list)
 {
     struct client *c = client(e);
-    uint64_t before = c->done;
+    fetch_add_u64(&e->dev->stats->doorbells, 1);
+    for (dsm_op *op = list, *next; op; op = next) {
+        next = op->next;
+        assert(fabric_op_checked(op));
+        if (e->broken) {
+            fabric_op_done(op, -DSM_ECANCELED);
+            continue;
+        }
+        op->next = NULL;
+        *c->tail = op;
+        c->tail = &op->next;
+        if (!c->unframed)
+            c->unframed = op;
+        e->inflight++;
+        e->bytes += op->nbytes;
+    }
     send_some(c);
-    for (bool more = e->inflight && !e->broken; more && !e->broken;) {
+}
+
+/* Without an op outstanding only the end of the connection can come. */
+int tcp_poll(struct fabric_ep *e)
+{
+    enum { ROUNDS = 64 };
+    struct client *c = client(e);
+    uint64_t before = c->done;
+    if (c->unframed || c->iov_at < c->iov_end)
+        send_some(c);
+    bool more = !e->broken;
+    for (int i = 0; i < ROUNDS && more && !e->broken; i++) {
         more = receive(c);
         consume(c);
-        send_some(c); /* the owner may wait for us to go on, as we do for it */
+        if (c->unframed || c->iov_at < c->iov_end)
+            send_some(c); /* the owner may wait for us to go on, as we do for it */
     }
     return (int)(c->done - before);
 }
 
-/* ---- sleeping ---- */
-
-int tcp_arm(struct fabric_ep *e)
-{
-    struct client *c = client(e);
-    bool blocked = c->unframed || c->iov_at < c->iov_end;
-    struct epoll_event ev = {.events = EPOLLIN | (blocked ? EPOLLOUT : 0u)};
-    if (ev.events == c->events || e->broken)
-        return 0;
-    c->events = ev.events;
-    return epoll_ctl(c->epoll.fd, EPOLL_CTL_MOD, c->socket.fd, &ev) ? err_set_errno(errno, "epoll_ctl") : 0;
-}
+int tcp_arm(struct fabric_ep *e) { return watch(client(e)); }
 
 int tcp_fd(struct fabric_ep *e) { return client(e)->epoll.fd; }
 
@@ -395,16 +419,23 @@ int tcp_client_stream(struct fabric_ep *e, int fd)
 {
     struct client *c = client(e);
     struct epoll_event ev = {.events = EPOLLIN};
-    c->events = ev.events;
+    tcp_patient(fd);
     tcp_lock(device(c));
     int rc = epoll_ctl(c->epoll.fd, EPOLL_CTL_ADD, fd, &ev) ? err_set_errno(errno, "epoll_ctl") : 0;
-    if (!rc)
+    if (!rc) {
         tcp_file_add(device(c), &c->socket, fd);
+        c->events = ev.events;
+    }
     tcp_unlock(device(c));
     return rc;
 }
 
-void tcp_client_abort(struct fabric_ep *e) { break_off(client(e), -DSM_ECANCELED); }
+/* What has been answered ends with its answer. */
+void tcp_client_abort(struct fabric_ep *e)
+{
+    take_rest(client(e));
+    break_off(client(e), -DSM_ECANCELED);
+}
 
 void tcp_client_close(struct fabric_ep *e)
 {

@@ -44,6 +44,7 @@ struct tcp_server {
     bool headed;     /* a reply that promises its payload has been put into 'out' */
     uint16_t status; /* 0 or DSM_E…, of q */
     uint32_t piece;  /* the first that is not complete */
+    uint32_t stored; /* of a WRITE whose memory was closed meanwhile: pieces that were stored before */
     uint64_t moved;  /* bytes of it that are */
     uint64_t number; /* of the first op that has not ended */
     uint64_t acks;   /* completed WRITEs that have no reply yet, the last of which is number-1 */
@@ -57,7 +58,9 @@ static struct tcp_server *server(struct fabric_ep *e) { return (struct tcp_serve
 static struct tcp_dev *device(const struct tcp_server *s) { return (struct tcp_dev *)s->base.dev; }
 
 /* What a step of the work has come to. */
-enum step { DONE, NO_INPUT, NO_ROOM, LOST };
+enum step { DONE, NO_INPUT, NO_ROOM, ENDED, LOST };
+
+static void spend(size_t *budget, uint64_t n) { *budget -= n < *budget ? (size_t)n : *budget; }
 
 /* ---- replies ---- */
 
@@ -151,8 +154,10 @@ static uint16_t check(const struct tcp_server *s, const struct tcp_mem *m)
 static uint8_t *memory_of(struct tcp_server *s)
 {
     const struct tcp_mem *m = s->status ? NULL : tcp_find(device(s), s->q.slot, s->q.key);
-    if (!m && !s->status)
+    if (!m && !s->status) {
         s->status = DSM_ESTALE;
+        s->stored = s->piece;
+    }
     return m ? m->base.memory->data : NULL;
 }
 
@@ -185,6 +190,7 @@ static enum step begin(struct tcp_server *s)
     s->in_at += head;
     s->busy = true;
     s->headed = false;
+    s->stored = 0;
     s->piece = 0;
     s->moved = 0;
     s->status = 0;
@@ -215,8 +221,9 @@ static enum step atomic(struct tcp_server *s)
 }
 
 /* Reads of a few bytes: the reply has the status before the payload. */
-static void read_at_once(struct tcp_server *s, uint64_t total)
+static void read_at_once(struct tcp_server *s, uint64_t total, size_t *budget)
 {
+    spend(budget, total);
     const uint8_t *base = memory_of(s);
     finish(s, s->status, total);
     for (uint32_t i = 0; base && i < s->q.pieces; i++) {
@@ -244,8 +251,9 @@ static enum step read_some(struct tcp_server *s, size_t *budget)
         sent = n;
     } else {
         got = send_with(s, from, n, &sent);
+        fence_acquire();
     }
-    *budget -= sent < *budget ? sent : *budget;
+    spend(budget, sent);
     if ((s->moved += sent) == s->q.nbytes) {
         s->moved = 0;
         s->piece++;
@@ -282,7 +290,7 @@ static enum step read_op(struct tcp_server *s, size_t *budget)
         size_t need = 2 * TCP_REPLY + (s->status ? 0 : (size_t)total);
         enum step got = room(s, need);
         if (got == DONE)
-            read_at_once(s, total);
+            read_at_once(s, total, budget);
         return got;
     }
     return read_long(s, total, budget);
@@ -292,15 +300,18 @@ static enum step end_write(struct tcp_server *s)
 {
     enum { MOST = 1 << 20 };
     if (s->status || s->acks > MOST) {
-        enum step got = room(s, 2 * TCP_REPLY);
+        enum step got = room(s, 3 * TCP_REPLY);
         if (got != DONE)
             return got;
-        finish(s, s->status, 0);
-        return DONE;
     }
-    s->acks += s->q.pieces;
-    s->number += s->q.pieces;
+    uint32_t good = s->status ? s->stored : s->q.pieces;
+    s->acks += good;
+    s->number += good;
+    s->q.number += good;
+    s->q.pieces -= (uint16_t)good;
     s->busy = false;
+    if (s->q.pieces)
+        finish(s, s->status, 0);
     return DONE;
 }
 
@@ -314,7 +325,7 @@ static enum step receive_into(struct tcp_server *s, uint8_t *to, uint64_t left, 
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return NO_INPUT;
     if (n <= 0)
-        return LOST;
+        return n ? LOST : ENDED;
     *got = (size_t)n < iov[0].iov_len ? (size_t)n : iov[0].iov_len;
     s->in_end = (size_t)n - *got;
     return DONE;
@@ -333,13 +344,14 @@ static enum step write_some(struct tcp_server *s, size_t *budget)
             mapped_write(to, s->in + s->in_at, n);
         s->in_at += n;
     } else if (to) {
+        fence_release();
         enum step got = receive_into(s, to, left, &n);
         if (got != DONE)
             return got;
     } else {
         return NO_INPUT;
     }
-    *budget -= n < *budget ? n : *budget;
+    spend(budget, n);
     if ((s->moved += n) == s->q.nbytes) {
         s->moved = 0;
         s->piece++;
@@ -368,17 +380,20 @@ static enum step receive(struct tcp_server *s)
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return NO_INPUT;
     if (n <= 0)
-        return LOST;
+        return n ? LOST : ENDED;
     s->in_end += (size_t)n;
     return DONE;
 }
 
 static enum step execute(struct tcp_server *s, size_t *budget)
 {
-    enum step got = s->busy ? DONE : begin(s);
-    if (got != DONE)
-        return got;
-    *budget -= *budget < TCP_REQUEST ? *budget : TCP_REQUEST;
+    enum { PER_PIECE = 32 }; /* bytes that could be copied in the time that a piece takes */
+    if (!s->busy) {
+        enum step got = begin(s);
+        if (got != DONE)
+            return got;
+        spend(budget, TCP_REQUEST + (uint64_t)PER_PIECE * s->q.pieces);
+    }
     switch (s->q.code) {
     case DSM_OP_READ:
         return read_op(s, budget);
@@ -412,13 +427,13 @@ static enum step serve(struct tcp_server *s, bool *worked)
             got = receive(s);
         *worked = *worked || got == DONE;
     }
-    if (got == NO_INPUT || got == DONE) {
+    if (got != NO_ROOM && got != LOST) { /* after the peer's end, too: it may still hear what was executed */
         enum step sent = room(s, TCP_REPLY);
         if (sent == DONE) {
             put_acks(s);
             sent = flush(s);
         }
-        got = sent == DONE ? got : sent;
+        got = sent != DONE ? sent : got == ENDED ? LOST : got;
     }
     watch(s, got);
     return got;
@@ -607,6 +622,7 @@ int tcp_server_stream(struct fabric_ep *e, int fd)
     struct tcp_server *s = server(e);
     struct tcp_dev *d = device(s);
     struct epoll_event ev = {.events = EPOLLIN, .data.ptr = s};
+    tcp_patient(fd);
     tcp_lock(d);
     int rc = s->file.fd >= 0 ? err_set(DSM_EINVAL, 0, "the endpoint has a connection") : 0;
     if (!rc && epoll_ctl(d->epoll.fd, EPOLL_CTL_ADD, fd, &ev))

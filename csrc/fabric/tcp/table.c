@@ -2,7 +2,10 @@
 #include "../../base/sha256.h"
 #include "tcp.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 void tcp_lock(struct tcp_dev *d)
@@ -21,6 +24,14 @@ void tcp_file_add(struct tcp_dev *d, struct tcp_file *f, int fd)
     f->fd = fd;
     f->next = d->files;
     d->files = f;
+}
+
+/* The agents' timeout for what is not acknowledged would also end a connection whose peer is slow to read. Ops have
+ * limits of their own, and a host that is gone is noticed by the control connection. */
+void tcp_patient(int fd)
+{
+    unsigned never = 0;
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &never, sizeof never);
 }
 
 void tcp_file_close(struct tcp_dev *d, struct tcp_file *f)

@@ -99,6 +99,7 @@ void tcp_unlock(struct tcp_dev *d);
 /* The rest under dev->lock. */
 void tcp_file_add(struct tcp_dev *d, struct tcp_file *f, int fd);
 void tcp_file_close(struct tcp_dev *d, struct tcp_file *f);
+void tcp_patient(int fd);
 int tcp_slot_take(struct tcp_dev *d, struct tcp_mem *m);
 void tcp_slot_free(struct tcp_dev *d, struct tcp_mem *m);
 /* The registration that a request names; NULL: it is closed, or there never was one. */
