@@ -184,7 +184,7 @@ cdef class Handle:
     @cython.final
     cdef int go_on(self) except -1:
         """Called between two slices of a wait: run signal handlers, and raise if the process is exiting."""
-        PyErr_CheckSignals()
+        check_signals()
         if self.ending:
             self.refuse_at_end()
         return 0

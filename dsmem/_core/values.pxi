@@ -32,6 +32,15 @@ cdef int raise_later(void *nothing) except -1 with gil:
     return 0
 
 
+cdef int check_signals() except -1:
+    """Run signal handlers. An exception that one of them has raised in an op before comes out now: the core may have made
+    up for the op that it ended, and reported success."""
+    if raised is not None and PyThread_get_thread_ident() == main_ident:
+        raise take_raised()
+    PyErr_CheckSignals()
+    return 0
+
+
 cdef int look_for_signals() noexcept nogil:
     """Called by the core while it waits. A handler that raises ends the wait; error_from_core() returns its exception.
 

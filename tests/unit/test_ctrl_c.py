@@ -1,9 +1,12 @@
 """Ctrl-C while an op or an attach waits: real signals to a real process, in which nothing else would end the wait."""
 
+import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -105,3 +108,50 @@ def test_interrupted_attach():
             assert heard.recv(1)
             child.send_signal(signal.SIGINT)
             assert end(child) == "interrupted None\nwell 0\n"
+
+
+HANGS_S = 60  # a wait that takes so long has hung
+
+
+class Enough(Exception):
+    """What the handler here raises."""
+
+
+def enough(*_):
+    raise Enough
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the exception may come out before 'with' has the handle
+@pytest.mark.parametrize("kind", ["lock", "condition"])
+@pytest.mark.parametrize("dropped", range(1, 13))
+def test_an_interrupted_op_that_is_made_up_for(dropped, kind):
+    """The op ends, and what it left is settled by others that succeed: the exception comes out, and is not forgotten."""
+
+    def send():
+        while not user.stats["wakeups"]:
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    def wait():
+        with dsmem.attach(made.ref, user) as obj:
+            obj.acquire()
+
+    plan = f"fault+shm://?drop={dropped}"
+    before = signal.signal(signal.SIGUSR1, enough)
+    try:
+        with dsmem.Context("shm", secret=SECRET) as owner, dsmem.connect(context=owner) as cluster:
+            made = getattr(cluster, kind)("made", create=True)
+            made.acquire()  # so that the other one goes on trying
+            with dsmem.Context(plan, secret=SECRET, peer_timeout=3600) as user:
+                thread = threading.Thread(target=send)
+                thread.start()
+                start = time.monotonic()
+                with pytest.raises(Enough):
+                    wait()
+                assert (
+                    time.monotonic() - start < HANGS_S
+                )  # another signal, that of the test's timeout, would end it, too
+                thread.join()
+            made.release()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
