@@ -125,7 +125,7 @@ def enough(*_):
 @pytest.mark.parametrize("kind", ["lock", "condition"])
 @pytest.mark.parametrize("dropped", range(1, 13))
 def test_an_interrupted_op_that_is_made_up_for(dropped, kind):
-    """The op ends, and what it left is settled by others that succeed: the exception comes out, and is not forgotten."""
+    """The op ends, and what it left is settled by others that succeed: the exception comes out."""
 
     def send():
         while not user.stats["wakeups"]:
