@@ -12,60 +12,40 @@ from urllib.parse import parse_qsl, urlsplit
 
 from dsmem import _core, errors, node_records, secret
 
-_OPTIONS = ("gid", "mtu", "depth", "sl", "traffic_class")
 _log = logging.getLogger("dsmem")
 
 
 @dataclass(frozen=True)
 class FabricURL:
-    """A fabric by name, as ``[fault+]NAME[://[DEVICE][:PORT][?OPTION=VALUE&…]]``."""
+    """A fabric by name, as ``[fault+]NAME[://[DEVICE][:PORT][?OPTION=VALUE&…]]``.
+
+    Which options there are is known to the fabric alone (``_core.OPTIONS``). Two of them, device and port, stand before
+    the '?' if a fabric has them.
+    """
 
     fabric: str
-    device: str = ""
-    port: int = 0
-    gid: int = -1
-    mtu: int = 0
-    depth: int = 0
-    sl: int = 0
-    traffic_class: int = 0
+    options: tuple[tuple[str, str], ...] = ()  # in the fabric's order
     fault: str | None = None
+
+    def having(self, **options: Any) -> FabricURL:
+        """Return the URL with these options in place of its own."""
+        given = {**dict(self.options), **{key: str(value) for key, value in options.items()}}
+        known = _core.OPTIONS[self.fabric]
+        return replace(self, options=tuple(sorted(given.items(), key=lambda option: known.index(option[0]))))
 
     def for_core(self) -> str:
         """The form in which the core takes it: ``NAME?KEY=VALUE&…``, without the faults."""
-        given = {
-            "device": self.device,
-            "port": self.port or "",
-            "gid": self.gid if self.gid >= 0 else "",
-            "mtu": self.mtu or "",
-            "depth": self.depth or "",
-            "sl": self.sl or "",
-            "traffic_class": self.traffic_class or "",
-        }
-        options = "&".join(f"{key}={value}" for key, value in given.items() if value != "")
+        options = "&".join(f"{key}={value}" for key, value in self.options)
         return f"{self.fabric}?{options}" if options else self.fabric
 
     def __str__(self) -> str:
         """The URL from which :func:`parse_fabric` returns an equal object."""
         wrap = "" if self.fault is None else "fault+"
-        where = f"{self.device}:{self.port}" if self.port else self.device
-        options = (
-            f"gid={self.gid}" if self.gid >= 0 else "",
-            f"mtu={self.mtu}" if self.mtu else "",
-            f"depth={self.depth}" if self.depth else "",
-            f"sl={self.sl}" if self.sl else "",
-            f"traffic_class={self.traffic_class}" if self.traffic_class else "",
-            self.fault or "",
-        )
-        query = "&".join(filter(None, options))
+        options = dict(self.options)
+        where = options.pop("device", "")
+        where += f":{options.pop('port')}" if "port" in options else ""
+        query = "&".join(filter(None, [*(f"{key}={value}" for key, value in options.items()), self.fault]))
         return f"{wrap}{self.fabric}://{where}{'?' if query else ''}{query}"
-
-
-def _number(name: str, text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        raise errors.InvalidArgumentError(f"fabric option {name}={text!r} is not a number") from None
-    return _whole(f"fabric option {name}", number)
 
 
 def _whole(name: str, value: Any) -> int:
@@ -145,21 +125,26 @@ def _parse_one(text: str) -> FabricURL:
         raise errors.InvalidArgumentError(f"fabric={text!r}: {error}") from None
     wrapped = url.scheme.startswith("fault+")
     fabric = url.scheme.removeprefix("fault+")
-    if fabric not in ("shm", "verbs", "tcp"):
-        raise errors.InvalidArgumentError(f"fabric={text!r}: there are shm, verbs, tcp and auto")
+    if fabric not in _core.OPTIONS:
+        raise errors.InvalidArgumentError(f"fabric={text!r}: there are {', '.join(_core.OPTIONS)} and auto")
     device, _, port = url.netloc.partition(":")
-    if "&" in device:
-        raise errors.InvalidArgumentError(f"fabric={text!r}: options follow a '?'")
-    numbers: dict[str, int] = {"port": _number("port", port)} if port else {}
     plan: list[str] = []
-    for name, value in parse_qsl(url.query, keep_blank_values=True):
-        if name in _OPTIONS:
-            numbers[name] = _number(name, value)
-        elif wrapped:
-            plan.append(f"{name}={value}")
+    options: dict[str, str] = {}
+    for key, value in [("device", device), ("port", port), *parse_qsl(url.query, keep_blank_values=True)]:
+        known = key in _core.OPTIONS[fabric]
+        if not value and key in ("device", "port"):
+            continue
+        if wrapped and not known:
+            plan.append(f"{key}={value}")
+        elif key in options or any(mark in key + value for mark in "&,="):
+            raise errors.InvalidArgumentError(f"fabric={text!r}: {key}={value!r}; options follow a '?', each once")
         else:
-            raise errors.InvalidArgumentError(f"fabric={text!r}: no option {name!r}; there are {', '.join(_OPTIONS)}")
-    return FabricURL(fabric, device, fault="&".join(plan) if wrapped else None, **numbers)
+            options[key] = value
+    try:
+        _core.check_fabric(f"{fabric}?{'&'.join(f'{key}={value}' for key, value in options.items())}")
+    except errors.InvalidArgumentError as error:
+        raise errors.InvalidArgumentError(f"fabric={text!r}: {error.detail}") from None
+    return FabricURL(fabric, fault="&".join(plan) if wrapped else None).having(**options)
 
 
 _open: weakref.WeakSet[Context] = weakref.WeakSet()
@@ -232,7 +217,7 @@ class Context(_core.Context):
         depth = _whole("depth", depth)
         urls = parse_fabrics(fabric)
         if depth:
-            urls = tuple(replace(url, depth=depth) if url.fabric == "verbs" else url for url in urls)
+            urls = tuple(url.having(depth=depth) if "depth" in _core.OPTIONS[url.fabric] else url for url in urls)
         node_records.sweep()
         super().__init__(
             ",".join(url.for_core() for url in urls),

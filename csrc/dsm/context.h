@@ -78,6 +78,10 @@ const uint32_t *dsm_forks(void);
 
 /* The name of the fabric that has this number in descriptors, 1 … 255; NULL: this release does not know it. */
 const char *dsm_fabric_name(uint32_t number);
+/* The i-th option of that fabric, by its key (dsm_options.fabric); NULL: it has only i. */
+const char *dsm_fabric_option(uint32_t number, size_t i);
+/* Checks the text of one fabric, "NAME?KEY=VALUE&…", without opening it. */
+int dsm_fabric_check(const char *text);
 /* Checks whether the fabric is usable here: 0, or -DSM_E… with the reason in dsm_last_error(). It leaves nothing
  * open. */
 int dsm_probe(const char *fabric);

@@ -27,7 +27,11 @@
 
 #include <stdbool.h>
 
-enum { FABRIC_SHM = 1, FABRIC_VERBS = 2, FABRIC_TCP = 3 }; /* in descriptors; never given to another fabric */
+#define FABRIC(NAME, name, number) FABRIC_##NAME = (number),
+enum {
+#include "fabrics.def"
+};
+#undef FABRIC
 enum {
     FABRIC_ADDRESS_MAX = 64, /* bytes of an endpoint's address */
     FABRIC_BLOB_MAX = 512,   /* bytes of an exported registration */
@@ -92,7 +96,8 @@ struct fabric_ep {
 
 struct fabric {
     const char *name;
-    uint32_t wire_id; /* FABRIC_… */
+    uint32_t wire_id;              /* FABRIC_… */
+    const struct fabric_key *keys; /* its options (options.h); dsm.h says what they mean */
 
     /* Whether the fabric works on this host; if not, the error says why. Leaves nothing open. */
     int (*probe)(void);
@@ -157,6 +162,7 @@ struct fabric {
 
 /* The defaults, which fail with 'not supported' or have no effect. A fabric's table begins with FABRIC_NOSYS and
  * overrides the functions that it implements. */
+extern const struct fabric_key nosys_keys[];
 int nosys_probe(void);
 int nosys_inventory(char *buf, size_t len);
 int nosys_open(const struct fabric_options *o, dsm_stats *stats, struct fabric_dev **out);
@@ -182,7 +188,9 @@ int nosys_poll(struct fabric_ep *e);
 int nosys_arm(struct fabric_ep *e);
 int nosys_ep_fd(struct fabric_ep *e);
 
-extern const struct fabric shm_fabric, verbs_fabric, tcp_fabric;
+#define FABRIC(NAME, name, number) extern const struct fabric name##_fabric;
+#include "fabrics.def"
+#undef FABRIC
 /* registry.c: opens the fabrics that 'o' names, each wrapped by fault if o->fault is set. Returns their number. */
 int fabric_open(const dsm_options *o, dsm_stats *stats, struct fabric_dev *out[FABRIC_DEVICES_MAX]);
 const struct fabric *fabric_find(const char *name);

@@ -3,6 +3,8 @@
 
 static int nosys(void) { return err_set(DSM_EUNSUPPORTED, 0, "this fabric lacks the function"); }
 
+const struct fabric_key nosys_keys[] = {{0}};
+
 int nosys_probe(void) { return nosys(); }
 
 int nosys_inventory(char *buf, size_t len)

@@ -7,15 +7,22 @@
 #include <stdint.h>
 
 struct fabric_options {
-    const char *text;
+    const char *text;        /* options_check() has accepted it */
     int64_t peer_timeout_ns; /* not by key: it is the context's, and more than 0 */
 };
 
-/* EINVAL unless the text has this form, and each key is one of 'keys', which end with NULL, and comes once. */
-int options_check(const struct fabric_options *o, const char *fabric, const char *const keys[]);
+/* A key of a fabric, and the numbers that it takes. Lists end with a name that is NULL. */
+struct fabric_key {
+    const char *name;
+    int low, high;
+};
+#define TEXT_OPTION 1, 0 /* for low and high: it takes a text */
+
+/* EINVAL unless the text has this form, and each key is one of 'keys', comes once, and has a value that it takes. */
+int options_check(const char *text, const char *fabric, const struct fabric_key *keys);
 /* The value of a key, cut to n-1 bytes. Returns false if it is not given or empty; then *out is empty. */
 bool option_text(const struct fabric_options *o, const char *key, char *out, size_t n);
-/* A number of at least 'low' and at most 'high'; otherwise EINVAL. *out is not changed if the key is not given. */
-int option_number(const struct fabric_options *o, const char *key, int low, int high, int *out);
+/* The value of a key that takes a number. *out is not changed if it is not given or empty. */
+void option_number(const struct fabric_options *o, const char *key, int *out);
 
 #endif

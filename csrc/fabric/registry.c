@@ -1,39 +1,79 @@
 /* The fabrics by name, and opening those that a context names. */
 #include "fabric.h"
 
+#include <stdio.h>
 #include <string.h>
 
-static const struct fabric *const fabrics[] = {&shm_fabric, &verbs_fabric, &tcp_fabric};
+#define FABRIC(NAME, name, number) &name##_fabric,
+static const struct fabric *const fabrics[] = {
+#include "fabrics.def"
+};
+#undef FABRIC
+enum { FABRICS = sizeof fabrics / sizeof *fabrics };
 
 static const struct fabric *find(const char *name, size_t len)
 {
-    for (size_t i = 0; i < sizeof fabrics / sizeof *fabrics; i++)
+    char known[80] = "";
+    for (size_t i = 0, used = 0; i < FABRICS; i++) {
         if (strlen(fabrics[i]->name) == len && !memcmp(fabrics[i]->name, name, len))
             return fabrics[i];
-    err_set(DSM_EINVAL, 0, "there is no fabric '%.*s'", (int)(len < 40 ? len : 40), name);
+        if (used < sizeof known)
+            used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", fabrics[i]->name);
+    }
+    err_set(DSM_EINVAL, 0, "there is no fabric '%.*s'; there are %s", (int)(len < 40 ? len : 40), name, known);
     return NULL;
 }
 
 const struct fabric *fabric_find(const char *name) { return find(name ? name : "", name ? strlen(name) : 0); }
 
+static const struct fabric *numbered(uint32_t number)
+{
+    for (size_t i = 0; i < FABRICS; i++)
+        if (fabrics[i]->wire_id == number)
+            return fabrics[i];
+    return NULL;
+}
+
 const char *dsm_fabric_name(uint32_t number)
 {
-    for (size_t i = 0; i < sizeof fabrics / sizeof *fabrics; i++)
-        if (fabrics[i]->wire_id == number)
-            return fabrics[i]->name;
+    const struct fabric *f = numbered(number);
+    return f ? f->name : NULL;
+}
+
+const char *dsm_fabric_option(uint32_t number, size_t i)
+{
+    const struct fabric *f = numbered(number);
+    for (const struct fabric_key *key = f ? f->keys : nosys_keys; key->name; key++)
+        if (!i--)
+            return key->name;
     return NULL;
+}
+
+/* Splits NAME or NAME?OPTIONS, and checks both. */
+static int parse(const char *spec, const struct fabric **out, const char **options)
+{
+    const char *text = strchr(spec, '?');
+    *out = find(spec, strcspn(spec, "?"));
+    *options = text ? text + 1 : "";
+    return *out ? options_check(*options, (*out)->name, (*out)->keys) : -DSM_EINVAL;
+}
+
+int dsm_fabric_check(const char *spec)
+{
+    const struct fabric *f;
+    const char *options;
+    return parse(spec, &f, &options);
 }
 
 /* Opens the fabric that 'spec' describes: NAME or NAME?OPTIONS. */
 static int open_one(const char *spec, const dsm_options *o, dsm_stats *stats, struct fabric_dev **out)
 {
-    const struct fabric *f = find(spec, strcspn(spec, "?"));
-    if (!f)
-        return -DSM_EINVAL;
-    const char *text = strchr(spec, '?');
-    struct fabric_options options = {.text = text ? text + 1 : "", .peer_timeout_ns = o->peer_timeout_ns};
+    const struct fabric *f;
+    struct fabric_options options = {.peer_timeout_ns = o->peer_timeout_ns};
     struct fabric_dev *d;
-    int rc = f->open(&options, stats, &d);
+    int rc = parse(spec, &f, &options.text);
+    if (!rc)
+        rc = f->open(&options, stats, &d);
     if (!rc && o->fault)
         rc = fault_wrap(o->fault, d, &d);
     *out = rc ? NULL : d;

@@ -80,6 +80,15 @@ def clock_bytes() -> int:
 def clock_format(memory: _Buffer) -> None:
     """Write the shared object into zeroed memory."""
 
+FABRICS: dict[int, str]  # by their numbers in descriptors
+OPTIONS: dict[str, tuple[str, ...]]  # the keys of each fabric's options
+
+def options_of(number: int) -> tuple[str, ...]:
+    """Return the keys of a fabric's options."""
+
+def check_fabric(text: str) -> None:
+    """Check the text of one fabric, ``NAME?KEY=VALUE&…``, as the core takes it, without opening it."""
+
 def probe(fabric: str) -> None:
     """Check that a fabric is usable here, and raise the reason if it is not."""
 

@@ -72,7 +72,17 @@ cdef enum:
 cdef dict RIGHTS = {"r": c.DSM_READ, "w": c.DSM_WRITE, "a": c.DSM_ATOMIC}
 cdef tuple LETTERS = tuple("".join(k for k, v in RIGHTS.items() if bits & v) for bits in range(8))
 cdef tuple DOMAINS = ("cpu", "nic", "global", "none")
-cdef dict FABRICS = {n: c.dsm_fabric_name(n).decode() for n in range(1, 256) if c.dsm_fabric_name(n) != NULL}
+
+
+def options_of(uint32_t number):
+    cdef list keys = []
+    while c.dsm_fabric_option(number, len(keys)) != NULL:
+        keys.append(c.dsm_fabric_option(number, len(keys)).decode())
+    return tuple(keys)
+
+
+FABRICS = {n: c.dsm_fabric_name(n).decode() for n in range(1, 256) if c.dsm_fabric_name(n) != NULL}
+OPTIONS = {name: options_of(n) for n, name in FABRICS.items()}
 
 include "values.pxi"
 include "handle.pxi"
@@ -101,6 +111,13 @@ include "clock.pxi"
 include "file.pxi"
 
 c.dsm_set_interrupt(look_for_signals)
+
+
+def check_fabric(str text):
+    cdef bytes spec = text.encode()
+    cdef int rc = c.dsm_fabric_check(spec)
+    if rc:
+        raise error_from_core(rc, "the fabric")
 
 
 def probe(str fabric):

@@ -97,6 +97,8 @@ cdef extern from "dsm.h" nogil:
     int dsm_forked(const dsm_ctx *c)
     const uint32_t *dsm_forks()
     const char *dsm_fabric_name(uint32_t number)
+    const char *dsm_fabric_option(uint32_t number, size_t i)
+    int dsm_fabric_check(const char *text)
     int dsm_probe(const char *fabric)
     int dsm_inventory(const char *fabric, char *buf, size_t len)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ from typing import Any
 import click
 
 import dsmem
-from dsmem import secret
+from dsmem import _core, secret
 from dsmem.cli import measure, owner, rendezvous, report
 from dsmem.cli.output import fabric_option
 from dsmem.context import parse_fabric
@@ -36,9 +35,9 @@ def _fabric(name: str, device: str | None, port: int | None, gid: int | None, mt
     if not given:
         return name
     url = parse_fabric("verbs" if name == "auto" else name)
-    if url.fabric != "verbs":
+    if not given.keys() <= set(_core.OPTIONS[url.fabric]):
         raise click.UsageError(f"the fabric {url.fabric} has no device: -d, -i, -x and -m are for verbs")
-    return str(dataclasses.replace(url, **given))
+    return str(url.having(**given))
 
 
 @contextlib.contextmanager

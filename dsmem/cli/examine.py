@@ -22,7 +22,7 @@ import dsmem
 from dsmem import _core, errors, node_records, secret
 from dsmem.names import local, room
 
-FABRICS = ("shm", "verbs", "tcp")
+FABRICS = tuple(_core.OPTIONS)
 SYS_RDMA = Path("/sys/class/infiniband")
 LOCKED_ENOUGH = 64 << 20  # bytes: with less, regions of moderate size already fail
 FILES_ENOUGH = 1024

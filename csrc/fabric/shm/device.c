@@ -23,10 +23,7 @@ static int shm_inventory(char *buf, size_t len)
 
 static int shm_open_device(const struct fabric_options *o, dsm_stats *stats, struct fabric_dev **out)
 {
-    static const char *const keys[] = {NULL};
-    int rc = options_check(o, "shm", keys);
-    if (rc)
-        return rc;
+    (void)o;
     struct fabric_dev *d = calloc(1, sizeof *d);
     if (!d)
         return err_set(DSM_ENOMEM, 0, "shm device");

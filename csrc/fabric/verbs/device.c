@@ -1,6 +1,7 @@
 /* Devices: choosing device, port and GID, and querying capabilities. */
 #ifdef DSM_HAVE_VERBS
 #include "../nosys.h"
+#include "keys.h"
 #include "verbs.h"
 
 #include <arpa/inet.h>
@@ -324,19 +325,16 @@ static int try_device(struct verbs_dev *d, struct ibv_device *dev, const struct 
     return rc;
 }
 
-static int read_options(const struct fabric_options *o, struct wishes *w)
+static void read_options(const struct fabric_options *o, struct wishes *w)
 {
-    static const char *const keys[] = {"device", "port", "gid", "mtu", "depth", "sl", "traffic_class", NULL};
     *w = (struct wishes){.gid = -1, .peer_timeout_ns = o->peer_timeout_ns};
-    int rc = options_check(o, "verbs", keys);
-    if (rc)
-        return rc;
     option_text(o, "device", w->device, sizeof w->device);
-    if ((rc = option_number(o, "port", 0, 255, &w->port)) || (rc = option_number(o, "gid", -1, INT_MAX, &w->gid)) ||
-        (rc = option_number(o, "mtu", 0, 4096, &w->mtu)) || (rc = option_number(o, "depth", 0, INT_MAX, &w->depth)) ||
-        (rc = option_number(o, "sl", 0, 15, &w->sl)))
-        return rc;
-    return option_number(o, "traffic_class", 0, 255, &w->traffic_class);
+    option_number(o, "port", &w->port);
+    option_number(o, "gid", &w->gid);
+    option_number(o, "mtu", &w->mtu);
+    option_number(o, "depth", &w->depth);
+    option_number(o, "sl", &w->sl);
+    option_number(o, "traffic_class", &w->traffic_class);
 }
 
 /* Opens the first device that can be set up. If none can, the error is that of the first one. */
@@ -395,15 +393,13 @@ static void describe(const struct verbs_dev *d, dsm_caps *out)
 static int open_device(const struct fabric_options *o, dsm_stats *stats, struct fabric_dev **out)
 {
     struct wishes w;
-    int rc = read_options(o, &w);
-    if (rc)
-        return rc;
+    read_options(o, &w);
     struct verbs_dev *d = calloc(1, sizeof *d);
     if (!d)
         return err_set(DSM_ENOMEM, 0, "verbs device");
     d->base = (struct fabric_dev){.fabric = &verbs_fabric, .wire_id = FABRIC_VERBS, .connected = true, .stats = stats};
     pthread_rwlock_init(&d->lock, NULL);
-    rc = choose(d, &w);
+    int rc = choose(d, &w);
     if (rc) {
         close_device(&d->base);
         return rc;
@@ -456,6 +452,7 @@ const struct fabric verbs_fabric = {
     FABRIC_NOSYS,
     .name = "verbs",
     .wire_id = FABRIC_VERBS,
+    .keys = verbs_keys,
     .probe = probe,
     .inventory = inventory,
     .open = open_device,

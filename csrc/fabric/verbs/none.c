@@ -1,6 +1,7 @@
 /* Replaces all other files of this folder in a build without the headers of libibverbs. */
 #ifndef DSM_HAVE_VERBS
 #include "../nosys.h"
+#include "keys.h"
 
 static int probe(void)
 {
@@ -20,6 +21,7 @@ static int open_device(const struct fabric_options *o, dsm_stats *stats, struct 
 }
 
 const struct fabric verbs_fabric = {
-    FABRIC_NOSYS, .name = "verbs", .wire_id = FABRIC_VERBS, .probe = probe, .inventory = inventory, .open = open_device,
+    FABRIC_NOSYS,   .name = "verbs",        .wire_id = FABRIC_VERBS, .keys = verbs_keys,
+    .probe = probe, .inventory = inventory, .open = open_device,
 };
 #endif
