@@ -163,8 +163,9 @@ static void options(void)
         CHECK(refuses(bad[i]) == -DSM_EINVAL);
     CHECK(refuses("shm,verbs?device=none0") == -DSM_ENODEV); /* the first is closed again */
     dsm_close(open_fabrics("verbs?device=good0&port=1&gid=-1&mtu=&sl=3&traffic_class=0&depth=64"));
-    CHECK(!strcmp(dsm_fabric_name(1), "shm") && !strcmp(dsm_fabric_name(2), "verbs"));
-    CHECK(!strcmp(dsm_fabric_name(3), "tcp") && !dsm_fabric_name(4));
+    CHECK(!strcmp(dsm_fabric_name(1), "shm") && !strcmp(dsm_fabric_name(2), "verbs") &&
+          !strcmp(dsm_fabric_name(3), "tcp"));
+    CHECK(!dsm_fabric_name(4) && !dsm_fabric_option(1, 0) && !strcmp(dsm_fabric_option(2, 1), "port"));
 }
 
 int main(void)
