@@ -27,7 +27,7 @@
 
 #include <stdbool.h>
 
-#define FABRIC(NAME, name, number) FABRIC_##NAME = (number),
+#define FABRIC(NAME, table, number) FABRIC_##NAME = (number),
 enum {
 #include "fabrics.def"
 };
@@ -188,7 +188,7 @@ int nosys_poll(struct fabric_ep *e);
 int nosys_arm(struct fabric_ep *e);
 int nosys_ep_fd(struct fabric_ep *e);
 
-#define FABRIC(NAME, name, number) extern const struct fabric name##_fabric;
+#define FABRIC(NAME, table, number) extern const struct fabric table;
 #include "fabrics.def"
 #undef FABRIC
 /* registry.c: opens the fabrics that 'o' names, each wrapped by fault if o->fault is set. Returns their number. */

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define FABRIC(NAME, name, number) &name##_fabric,
+#define FABRIC(NAME, table, number) &(table),
 static const struct fabric *const fabrics[] = {
 #include "fabrics.def"
 };

@@ -145,7 +145,8 @@ def calls(files):
     for path, text in files:
         if path.suffix != ".c":
             continue
-        words, new = set(), set(re.findall(r"\w+", TEXT.sub(" ", text)))
+        defs = (ROOT / "csrc" / path.parent / name for name in INCLUDE.findall(text) if name.endswith(".def"))
+        words, new = set(), set(re.findall(r"\w+", TEXT.sub(" ", text + "".join(file.read_text() for file in defs))))
         while new:
             words |= new
             new = set().union(*(inline[word] for word in new if word in inline)) - words
