@@ -29,7 +29,7 @@ struct conn {
     bool awaits;          /* ep waits for the stream that brings this token */
     uint8_t token[STREAM_TOKEN];
     size_t have;
-    uint8_t in[MESSAGE_MAX];
+    uint8_t in[8 * MESSAGE_MAX]; /* room for one is enough; with more, one wake answers several */
 };
 
 struct agent {

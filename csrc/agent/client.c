@@ -458,21 +458,24 @@ static int receive_attach(struct peer *p, struct wanted *w, size_t number, uint6
 }
 
 /* An owner never waits for a client, so its answers must fit into the socket's buffer: that bounds the questions on their
- * way. */
+ * way. They are sent, and answered, many at a time, so that the two sides wake each other seldom. */
 int client_attach(struct peer *p, struct wanted *w, struct fabric_grant *out, int64_t deadline)
 {
     enum { ON_THEIR_WAY = 32 };
-    size_t questions = 1 + (w->n + PARTS_MAX - 1) / PARTS_MAX, sent = 0, got = 0;
+    size_t questions = 1 + (w->n + PARTS_MAX - 1) / PARTS_MAX, sent = 0, got = 0, until = ON_THEIR_WAY;
     int rc = usable(p);
     if (rc)
         return rc;
     uint64_t first = p->stream->session.number + 1;
     w->stale = SIZE_MAX;
     while (!rc && got < questions) {
-        if (sent < questions && sent - got < ON_THEIR_WAY)
+        if (sent < questions && sent < until) {
             rc = send_attach(p, w, sent++, deadline);
-        else
-            rc = receive_attach(p, w, got++, first, out, deadline);
+            continue;
+        }
+        rc = receive_attach(p, w, got++, first, out, deadline);
+        if (sent - got == ON_THEIR_WAY / 2)
+            until = got + ON_THEIR_WAY;
     }
     return ended(p, rc);
 }

@@ -5,7 +5,7 @@
  *   0   the bytes as they are                        3   a message of a type and with a payload from the bytes, sealed
  *   1   a hello                                      4   ATTACH or STATUS of the region that is there, sealed
  *   2   the proof that the agent expects             5   the bytes behind half of a hello or header
- *   6   a message of any number and type, sealed
+ *   6   a message of any number and type, sealed     7   PARTS of the pool that is there, sealed; one of them is live
  * With these the fuzzer gets past the handshake without having to guess a MAC. A piece that does not fit the state is
  * noise.
  */
@@ -25,16 +25,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 
 static dsm_ctx *context;
-static dsm_descriptor region;
+static dsm_pool *pool;
+static dsm_region *part;
+static dsm_descriptor region; /* of the part */
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     (void)argc, (void)argv;
-    dsm_region *r;
     uint8_t raw[DSM_DESC_MAX];
     context = open_context(NULL);
-    CHECK(!dsm_alloc(context, 4096, DSM_READ, &r));
-    CHECK(!dsm_descriptor_parse(raw, (size_t)dsm_region_descriptor(r, raw), &region));
+    CHECK(!dsm_pool_open(context, 4096, DSM_READ, &pool) && !dsm_pool_alloc(pool, 64, &part));
+    CHECK(!dsm_descriptor_parse(raw, (size_t)dsm_region_descriptor(part, raw), &region));
     return 0;
 }
 
@@ -52,7 +53,7 @@ static size_t message(const struct conn *c, unsigned type, uint64_t number, cons
 /* Frames at most this many bytes of a piece, and returns their number. */
 static size_t frame(const struct conn *c, unsigned kind, const uint8_t *in, size_t n, uint8_t out[600])
 {
-    uint8_t name[NAME_SIZE + FABRIC_SIZE];
+    uint8_t name[NAME_SIZE + FABRIC_SIZE], parts[NAME_SIZE + 256] = {0};
     memset(out, 0, 600);
     switch (kind) {
     case 1:
@@ -75,6 +76,18 @@ static size_t frame(const struct conn *c, unsigned kind, const uint8_t *in, size
         if (n < 10)
             return 0;
         return message(c, get_u16(in), get_u64(in + 2), in + 10, n - 10, out);
+    case 7: /* the bytes are what is wrong with the parts */
+        put_u64(parts, region.region);
+        put_u64(parts + 8, region.generation);
+        for (size_t i = NAME_SIZE; i + PART_SIZE <= NAME_SIZE + n && i + PART_SIZE <= sizeof parts; i += PART_SIZE) {
+            put_u64(parts + i, region.part.number);
+            put_u64(parts + i + 8, region.part.generation);
+            put_u64(parts + i + 16, region.part.offset);
+            put_u64(parts + i + 24, region.part.nbytes);
+        }
+        for (size_t i = 0; i < n && i < 256; i++)
+            parts[NAME_SIZE + i] ^= in[i];
+        return message(c, MSG_PARTS, c->session.number + 1, parts, NAME_SIZE + n, out);
     case 5:
         memcpy(out, c->state == CONN_HELLO ? HELLO_MAGIC : MESSAGE_MAGIC, 4);
         memcpy(out + 4, in, n);
@@ -114,7 +127,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     size_t before = a->unauthenticated++;
     for (bool good = true; good && n >= 2;) {
         size_t len = bytes[1] < n - 2 ? bytes[1] : n - 2;
-        good = feed(a, c, framed, frame(c, bytes[0] % 7, bytes + 2, len, framed));
+        good = feed(a, c, framed, frame(c, bytes[0] % 8, bytes + 2, len, framed));
         bytes += 2 + len;
         n -= 2 + len;
         while (recv(pair[1], drain, sizeof drain, 0) > 0)
