@@ -1,7 +1,7 @@
-"""Claim: 10 000 regions from a pool are allocated, described and attached in at most 20 ms on shm. Usage: pools.py [options]
+"""Claim: 10 000 regions from a pool are allocated, described and attached in at most 20 ms. Usage: pools.py [options]
 
-Two ways, which take turns: a pool with the calls for many, and regions one by one, each with a handle, a descriptor and an
-attach of its own. Of these there are fewer, since each has a file descriptor; the figure is the time for as many.
+Two ways, which take turns: a pool with the calls for many, and regions one by one, each with a handle, a descriptor and
+an attach of its own. Of these there are fewer, since each has a file descriptor; the figure is the time for as many.
 Owner and user are two contexts of one process. "first use" is reading one byte of each region that was attached.
 """
 

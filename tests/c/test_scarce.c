@@ -314,6 +314,52 @@ static int local_memory(void)
     return rc;
 }
 
+/* One region of a pool by handle, and as many as make its table grow; all are attached. */
+static int use_pool(struct world *w, dsm_pool *pool)
+{
+    enum { MANY = 40 };
+    uint8_t rows[MANY * DSM_DESC_MAX], d[DSM_DESC_MAX];
+    uint64_t sizes[MANY], word[2], which[2] = {0, MANY - 1}, at[2] = {0};
+    dsm_region *one;
+    dsm_remotes *all;
+    dsm_remote *item, *alone;
+    for (size_t i = 0; i < MANY; i++)
+        sizes[i] = 64;
+    int rc = dsm_pool_alloc(pool, 64, &one);
+    if (rc)
+        return rc;
+    if (!(rc = dsm_attach(w->user, d, (size_t)dsm_region_descriptor(one, d), TIMEOUT_NS, &alone)))
+        CHECK(!dsm_remote_close(alone));
+    if (!rc)
+        rc = dsm_pool_alloc_many(pool, MANY, sizes, rows);
+    if (!rc && !(rc = dsm_attach_many(w->user, rows, MANY * dsm_pool_row(pool), TIMEOUT_NS, &all, NULL))) {
+        rc = dsm_remotes_read_many(all, which, at, 2, word, 8, TIMEOUT_NS);
+        if (!rc && !(rc = dsm_remotes_get(all, 1, &item)))
+            CHECK(!dsm_remote_close(item));
+        CHECK(!dsm_remotes_close(all));
+        if (!rc)
+            rc = dsm_pool_free_many(pool, MANY, rows, NULL);
+    }
+    CHECK(!dsm_region_close(one));
+    return rc;
+}
+
+static int in_pool(const char *fault)
+{
+    struct world w;
+    dsm_pool *pool;
+    int rc = enter(&w, fault, 64);
+    if (!rc && !(rc = dsm_pool_open(w.owner, 8192, 7, &pool))) {
+        rc = use_pool(&w, pool);
+        CHECK(!dsm_pool_close(pool));
+    }
+    leave(&w);
+    return rc;
+}
+
+static int local_pool(void) { return in_pool(NULL); }
+static int remote_pool(void) { return in_pool("delay=4:1ms"); }
+
 static int remote_memory(void)
 {
     struct world w;
@@ -700,6 +746,8 @@ int main(void)
     first_use();
     run_out("local", local_memory);
     run_out("remote", remote_memory);
+    run_out("local pool", local_pool);
+    run_out("remote pool", remote_pool);
     run_out("fork", forks);
 #ifdef DSM_HAVE_VERBS
     run_out("verbs", private_memory);

@@ -2,6 +2,9 @@
 
 import gc
 import os
+import signal
+import subprocess
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -254,3 +257,55 @@ def test_names_of_pools(owner, peer, pool):
         assert (d.version, d.nbytes, d.offset) == (3, 100, 0)
         assert (pool.descriptor.version, pool.descriptor.nbytes) == (2, 1 << 20)
         assert d == dsmem.Descriptor.fromhex(d.hex())
+
+
+OWNER = """
+import sys
+import numpy as np
+import dsmem
+
+with dsmem.Context("shm", secret=bytes.fromhex(sys.argv[1])) as context, context.pool(3000 * 64) as pool:
+    made = pool.allocate_many(np.full(3000, 64))
+    pool.array()[made["offset"]] = np.arange(3000) % 251
+    print(made.tobytes().hex(), flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_an_owner_that_answers_late(peer):
+    """The answers to a call that has timed out, of which there are many, are not taken for those to the next one."""
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER, SECRET.hex()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as owner:
+        raw = bytes.fromhex(owner.stdout.readline())
+        peer.attach_many(raw[:132]).close()  # connects
+        files = len(list(Path("/proc/self/fd").iterdir()))
+        for nbytes in (132, len(raw)):
+            owner.send_signal(signal.SIGSTOP)
+            try:
+                with pytest.raises(errors.TimeoutError):
+                    peer.attach_many(raw[:nbytes], timeout=0.05)
+            finally:
+                owner.send_signal(signal.SIGCONT)
+            with peer.attach_many(raw) as remotes:
+                out = np.zeros(3000, "u1")
+                remotes.read_many(np.arange(3000), 0, out)
+                assert (out == np.arange(3000) % 251).all()
+            with peer.attach(raw[-132:]) as last:
+                last.read(0, out[:1])
+                assert out[0] == 2999 % 251
+        assert len(list(Path("/proc/self/fd").iterdir())) == files
+        owner.stdin.close()
+
+
+def test_a_pool_of_two_fabrics():
+    with dsmem.Context("shm,tcp", secret=SECRET, listen="127.0.0.1") as owner, owner.pool(4096) as pool:
+        made = pool.allocate_many([64, 64])
+        for way in ("shm", "tcp"):
+            with dsmem.Context(way, secret=SECRET, **({"listen": "127.0.0.1"} if way == "tcp" else {})) as user:
+                with user.attach_many(made) as remotes:
+                    assert remotes[1].fabric == way
+                    remotes.write_many([1], 8, way.encode())
+                    assert remotes[1].fetch_add(0, 1) == ("shm", "tcp").index(way)
+        place = int(made["offset"][1]) + 8
+        assert bytes(pool.array()[place : place + 3]) == b"tcp"
