@@ -12,7 +12,7 @@ static inline dsm_options options_of(const char *fabrics)
     dsm_options o;
     dsm_options_init(&o);
     o.fabric = fabrics;
-    o.listen = strstr(fabrics, "verbs") ? "127.0.0.1" : NULL;
+    o.listen = strstr(fabrics, "verbs") || strstr(fabrics, "tcp") ? "127.0.0.1" : NULL;
     o.secret = secret;
     o.secret_len = sizeof secret - 1;
     return o;
