@@ -145,7 +145,10 @@ def _show(facts: dict[str, Any], removed: list[str]) -> None:
     _show_clusters(page, facts)
     if peer:
         page.heading("Peer")
-        page.fact(peer["address"], peer["reason"] or "reachable, and has the same secret", peer["reachable"])
+        for way in peer.get("ways", []):
+            page.fact(way["fabric"], f"{way['address']}: {way['reason'] or 'answers'}; {way['why']}", way["reachable"])
+        if "ways" not in peer:
+            page.fact(peer["address"], peer["reason"] or "reachable, and has the same secret", peer["reachable"])
     if facts["troubles"]:
         page.heading("To be fixed")
     for trouble in facts["troubles"]:
@@ -155,7 +158,7 @@ def _show(facts: dict[str, Any], removed: list[str]) -> None:
 
 def _checked_peer(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     if value is not None:
-        reach.check_address(value)
+        reach.check_peer(value)
     return value
 
 
@@ -165,7 +168,8 @@ def _checked_peer(context: click.Context, parameter: click.Parameter, value: str
     "--peer",
     metavar="ADDRESS",
     callback=_checked_peer,
-    help="Check that an agent answers: HOST:PORT, or as descriptors show it.",
+    help="Check that an agent answers: HOST:PORT, or as descriptors show it. Of a descriptor in hex digits: which way "
+    "leads to its owner, and why.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.pass_context
@@ -176,7 +180,8 @@ def doctor(context: click.Context, clean: bool, peer: str | None, as_json: bool)
     """
     facts = examine.report()
     facts["removed"] = [str(path) for path in node_records.sweep()] if clean else []
-    facts["peer"] = reach.reach(peer, secret.default_secret()) if peer is not None else None
+    works_here = {name for name, fabric in facts["fabrics"].items() if fabric["works"]}
+    facts["peer"] = reach.examine_peer(peer, secret.default_secret(), works_here) if peer is not None else None
     if as_json:
         click.echo(json.dumps(facts))
     else:

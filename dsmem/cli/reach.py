@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import socket
+import string
+from typing import Any
 
+import dsmem
+from dsmem import _core
 from dsmem.cli.rendezvous import Endpoint
 from dsmem.handshake import VERSION, Handshake, Refused
 
 WAIT_S = 5.0
 
 
-def check_address(address: str) -> None:
-    """Check that the text is an address as contexts and descriptors show it, or HOST:PORT.
+def _is_descriptor(text: str) -> bool:
+    return len(text) >= 64 and set(text) <= set(string.hexdigits)
+
+
+def check_peer(text: str) -> None:
+    """Check that the text is a descriptor in hex digits, an address as contexts and descriptors show it, or HOST:PORT.
 
     Raises
     ------
     click.BadParameter
-        It is neither of them.
+        It is none of them.
+    DsmemError
+        It is a damaged descriptor.
     """
+    if _is_descriptor(text):
+        dsmem.Descriptor.fromhex(text)
+    else:
+        _check_address(text)
+
+
+def _check_address(address: str) -> None:
     if not address.startswith("unix:@"):
         Endpoint.parse(address.removeprefix("tcp:"))
 
@@ -44,10 +61,10 @@ def _published(address: str, stream: socket.socket) -> str:
     return f"tcp:{Endpoint(host, port)}"
 
 
-def _hello(stream: socket.socket, address: str, secret: bytes) -> str | None:
+def _hello(stream: socket.socket, address: str, secret: bytes, node: bytes | None) -> str | None:
     published = _published(address, stream)
     try:
-        Handshake(secret, published).dial(stream)
+        Handshake(secret, published).dial(stream, node)
     except Refused as no:
         if no.step == "challenge" and isinstance(no.detail, str):
             return "the process that listens there is not an agent of dsmem"
@@ -55,6 +72,8 @@ def _hello(stream: socket.socket, address: str, secret: bytes) -> str | None:
             return (
                 f"it speaks version {no.detail} of the control protocol, this release {VERSION}; run the same on both"
             )
+        if no.step == "node":
+            return "another agent of dsmem has the address: the owner is gone, or on another host"
         if no.step in ("verdict", "proof"):
             return (
                 "it is an agent of dsmem, but the secrets differ; give both sides the same DSMEM_SECRET or secret file "
@@ -64,15 +83,17 @@ def _hello(stream: socket.socket, address: str, secret: bytes) -> str | None:
     return None
 
 
-def reach(address: str, secret: bytes) -> dict[str, str | bool | None]:
+def reach(address: str, secret: bytes, node: bytes | None = None) -> dict[str, str | bool | None]:
     """Do the handshake with an agent.
 
     Parameters
     ----------
     address : str
-        "tcp:HOST:PORT", "HOST:PORT" or "unix:@NAME", as check_address() accepts it.
+        "tcp:HOST:PORT", "HOST:PORT" or "unix:@NAME", as check_peer() accepts it.
     secret : bytes
         The secret that the agent should know.
+    node : bytes, optional
+        The id that the agent should have.
 
     Returns
     -------
@@ -81,7 +102,7 @@ def reach(address: str, secret: bytes) -> dict[str, str | bool | None]:
     """
     try:
         with _connect(address) as stream:
-            reason = _hello(stream, address, secret)
+            reason = _hello(stream, address, secret, node)
     except TimeoutError:
         reason = "no answer: the host is down, or a firewall drops the packets (allow the port, TCP)"
     except ConnectionRefusedError:
@@ -90,3 +111,53 @@ def reach(address: str, secret: bytes) -> dict[str, str | bool | None]:
     except OSError as error:
         reason = error.strerror or str(error)
     return {"address": address, "reachable": reason is None, "reason": reason}
+
+
+def choose(descriptor: dsmem.Descriptor, secret: bytes, works: set[str]) -> dict[str, Any]:
+    """Try each way of a descriptor, and say by which one a context attaches that has all fabrics.
+
+    Parameters
+    ----------
+    descriptor : Descriptor
+        Of a region of the peer.
+    secret : bytes
+        The secret that the owner should know.
+    works : set of str
+        The fabrics that work on this host.
+
+    Returns
+    -------
+    dict
+        address, reachable and reason, as of reach(), of the way that is taken, or of the last one that was tried;
+        its fabric in "taken", or None; and "ways", each with its fabric and "why" it is taken or not.
+    """
+    order = list(_core.OPTIONS)
+    ways = sorted(descriptor.ways, key=lambda way: order.index(way.fabric) if way.fabric in order else len(order))
+    found: list[dict[str, Any]] = []
+    taken: dict[str, Any] | None = None
+    for way in ways:
+        tried: dict[str, Any] = {"fabric": way.fabric, **reach(way.address, secret, descriptor.node)}
+        if taken is not None:
+            tried["why"] = f"{taken['fabric']} is preferred"
+        elif way.fabric not in works:
+            tried["why"] = f"{way.fabric} does not work here"
+        elif tried["reachable"]:
+            taken, tried["why"] = tried, "taken: the first of them that answers"
+        else:
+            tried["why"] = "passed over" if way.fabric == "shm" else "it does not answer"
+        found.append(tried)
+    at = taken or found[-1]
+    return {
+        "address": at["address"],
+        "reachable": taken is not None,
+        "reason": None if taken else at["reason"] or at["why"],
+        "taken": taken and taken["fabric"],
+        "ways": found,
+    }
+
+
+def examine_peer(text: str, secret: bytes, works: set[str]) -> dict[str, Any]:
+    """Reach an address, or choose the way of a descriptor in hex digits."""
+    if _is_descriptor(text):
+        return choose(dsmem.Descriptor.fromhex(text), secret, works)
+    return reach(text, secret)

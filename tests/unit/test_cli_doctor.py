@@ -7,9 +7,11 @@ import re
 import resource
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -382,6 +384,36 @@ def test_peer():
         }
         assert "reachable, and has the same secret" in " ".join(run("--peer", context.agent_address).stdout.split())
     assert facts("--peer", context.agent_address, status=1)["peer"]["reason"].startswith("refused")
+
+
+def with_socket(descriptor, address):
+    """The descriptor in hex digits, with another address of its way by shm, of the same length."""
+    (way,) = [way for way in descriptor.ways if way.fabric == "shm"]
+    body = bytes(descriptor)[:-4].replace(way.address.encode(), address.encode())
+    return (body + struct.pack("<I", zlib.crc32(body))).hex()
+
+
+def test_the_way_to_the_owner_of_a_descriptor():
+    with dsmem.Context("shm,tcp", listen="127.0.0.1") as context, context.allocate(64) as region:
+        text = region.descriptor.hex()
+        found = facts("--peer", text)["peer"]
+        assert [(way["fabric"], way["reachable"]) for way in found["ways"]] == [("shm", True), ("tcp", True)]
+        assert found["taken"] == "shm" and found["ways"][1]["why"] == "shm is preferred"
+        assert "taken: the first" in " ".join(run("--peer", text).stdout.split())
+        elsewhere = with_socket(region.descriptor, context.agent_address[:-1] + "x")
+        found = facts("--peer", elsewhere)["peer"]
+        assert found["ways"][0]["fabric"] == "shm" and found["ways"][0]["why"] == "passed over"
+        assert found["taken"] == "tcp" and found["reachable"] and found["reason"] is None
+    found = facts("--peer", text, status=1)["peer"]
+    assert found["taken"] is None and not found["reachable"] and found["reason"].startswith("refused")
+
+
+def test_a_way_to_another_process_than_the_owner():
+    with dsmem.Context("shm") as one, dsmem.Context("shm") as other, one.allocate(64) as region:
+        text = with_socket(region.descriptor, other.agent_address)
+        assert facts("--peer", text, status=1)["peer"]["reason"].startswith("another agent of dsmem has the address")
+    done = run("--peer", text[:-2] + "00")
+    assert done.exit_code == 1 and "damaged" in done.output and "Fabrics" not in done.output
 
 
 def test_peer_with_another_secret():
