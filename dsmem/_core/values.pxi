@@ -33,8 +33,8 @@ cdef int raise_later(void *nothing) except -1 with gil:
 
 
 cdef int check_signals() except -1:
-    """Run signal handlers. An exception that one of them has raised in an op before comes out now: the core may have made
-    up for the op that it ended, and reported success."""
+    """Run signal handlers. An exception that one of them has raised in an op before comes out now: the core may have
+    made up for the op that it ended, and reported success."""
     if raised is not None and PyThread_get_thread_ident() == main_ident:
         raise take_raised()
     PyErr_CheckSignals()
