@@ -185,6 +185,7 @@ int dsm_pool_free_many(dsm_pool *p, size_t n, const void *descriptors, size_t *f
     const uint8_t *row = descriptors;
     size_t ignored, *bad = failed ? failed : &ignored;
     int rc = 0;
+    *bad = SIZE_MAX;
     if (ctx_forked(p->whole->ctx))
         return refuse_forked();
     if (!n)

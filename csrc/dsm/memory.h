@@ -64,7 +64,7 @@ size_t dsm_pool_row(const dsm_pool *p);
 int dsm_pool_alloc_many(dsm_pool *p, size_t n, const uint64_t *nbytes, void *descriptors);
 /* Gives n regions of dsm_pool_alloc_many() back, all or none: from then on their descriptors are refused as stale.
  * Errors: EDESC, ESTALE (freed before, or twice in the list), EINVAL (of another pool, or a dsm_region has it). *failed is
- * the index of the descriptor that is refused; it may be NULL. */
+ * the index of the descriptor that is refused, or SIZE_MAX; it may be NULL. */
 int dsm_pool_free_many(dsm_pool *p, size_t n, const void *descriptors, size_t *failed);
 
 /* ---- descriptors ---- */

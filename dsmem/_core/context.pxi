@@ -340,10 +340,7 @@ cdef class Context(Handle):
             with nogil:
                 rc = c.dsm_attach_many(self.ptr, p, n, ns, &r, &failed)
             if rc:
-                error = error_from_core(rc, "attach_many", None, self.device)
-                if failed <= n:
-                    error.index = failed
-                raise error
+                raise at_index(error_from_core(rc, "attach_many", None, self.device), failed, n)
             return new_remotes(self, r)
         finally:
             self.leave()

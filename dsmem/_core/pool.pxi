@@ -111,9 +111,7 @@ cdef class Pool(Handle):
             with nogil:
                 rc = c.dsm_pool_free_many(self.ptr, n, p, &failed)
             if rc:
-                error = error_from_core(rc, "free_many")
-                error.index = failed
-                raise error
+                raise at_index(error_from_core(rc, "free_many"), failed, n)
         finally:
             self.leave()
 
@@ -180,6 +178,13 @@ cdef object new_pool(Context context, c.dsm_pool *ptr):
         raise
     p.ptr, p.live = ptr, True
     return p
+
+
+cdef object at_index(object error, size_t failed, size_t n):
+    """Say in the exception which descriptor it is about, if it is about one of the n."""
+    if isinstance(error, errors.DsmemError) and failed < n:
+        error.index = failed
+    return error
 
 
 cdef object row_of(size_t nbytes):

@@ -16,6 +16,7 @@ import re
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,20 @@ OPS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+def read_of_many(remote: Any) -> None:
+    with remote.context.attach_many(DESCRIPTORS[remote.context]) as remotes:
+        remotes.read_many([0, 0], [0, 8], bytearray(16))
+
+
+def written_to_many(remote: Any) -> None:
+    with remote.context.attach_many(DESCRIPTORS[remote.context]) as remotes:
+        remotes.write_many([0, 0], [0, 8], bytes(16))
+
+
+OPS["read_many of remotes"], OPS["write_many of remotes"] = read_of_many, written_to_many
+DESCRIPTORS: weakref.WeakKeyDictionary[Any, bytes] = weakref.WeakKeyDictionary()  # of the remote's region, by context
+
+
 def test_every_op_has_a_row():
     named = {name for name in dir(_core.Batch) if not name.startswith("_")} - set(OPS)
     assert named == {"done", "abort", "errors", "statuses"}  # no op
@@ -151,6 +166,7 @@ def test_ops(fault_place, name):
             owner.allocate(4096) as region,
             context.attach(region.descriptor) as remote,
         ):
+            DESCRIPTORS[context] = bytes(region.descriptor)
             yield lambda: OPS[name](remote)
 
     assert not keeps_the_gil(make)
@@ -163,7 +179,8 @@ def own(pipe: Any, fabric: str) -> None:
 
 
 @pytest.mark.parametrize("connected", [False, True])
-def test_attach_to_an_owner_that_is_stopped(fault_place, connected):
+@pytest.mark.parametrize("call", ["attach", "attach_many"])
+def test_attach_to_an_owner_that_is_stopped(fault_place, connected, call):
     @contextlib.contextmanager
     def make(ms: int) -> Iterator[Callable[[], Any]]:
         with Child(own, fault_place) as owner, dsmem.Context(fault_place, secret=SECRET) as context:
@@ -174,7 +191,7 @@ def test_attach_to_an_owner_that_is_stopped(fault_place, connected):
 
             def attach() -> None:
                 with pytest.raises(errors.TimeoutError):
-                    context.attach(descriptor, timeout=ms / 1000)
+                    getattr(context, call)(descriptor, timeout=ms / 1000)
 
             yield attach
 

@@ -38,11 +38,18 @@ def in_batch(remote, offset, buffer, op):
         getattr(batch, op)(remote, offset, buffer)
 
 
+def of_many(remote, offset, buffer, op):
+    with remote.context.pool(4096) as pool, remote.context.attach_many(pool.allocate_many([4096])) as remotes:
+        getattr(remotes, op)([0], [offset], memoryview(buffer))
+
+
 CALLS = {
     "read": lambda r, at, b: r.read(at, b),
     "write": lambda r, at, b: r.write(at, b),
     "read_many": lambda r, at, b: r.read_many(np.array([at], "u8"), memoryview(b).cast("B", (1, len(b)))),
     "write_many": lambda r, at, b: r.write_many(np.array([at], "u8"), memoryview(b).cast("B", (1, len(b)))),
+    "remotes.read_many": lambda r, at, b: of_many(r, at, b, "read_many"),
+    "remotes.write_many": lambda r, at, b: of_many(r, at, b, "write_many"),
     "batch.read": lambda r, at, b: in_batch(r, at, b, "read"),
     "batch.write": lambda r, at, b: in_batch(r, at, b, "write"),
 }
