@@ -125,5 +125,6 @@ int main(void)
         by_threads(&s);
         closed_in_any_order(&s);
     }
+    puts("ok");
     return 0;
 }
