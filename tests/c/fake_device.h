@@ -27,6 +27,7 @@ static struct {
     bool hang;             /* nor flushed when their queue pair goes into the error state */
     uint16_t pkey;         /* of the next context */
     bool local_route;      /* its ports need no global headers */
+    uint32_t message;      /* bytes of the longest message; 0: 1 GiB */
     int devices;           /* bits: 1 "iwarp0", 2 "broken0", which can't be set up, 4 "good0" */
     int queue_pairs, regs; /* there now */
     int torn;              /* registrations that went while a request used them */
@@ -248,7 +249,7 @@ static int fake_query_port(struct ibv_context *c, uint8_t port, struct _compat_i
     a->active_mtu = a->max_mtu = IBV_MTU_4096;
     a->lid = 1;
     a->gid_tbl_len = 1024;
-    a->max_msg_sz = 1u << 30;
+    a->max_msg_sz = fake.message ? fake.message : 1u << 30;
     a->flags = fake.local_route ? 0 : IBV_QPF_GRH_REQUIRED;
     a->link_layer = c->device == &fake_list[0] ? IBV_LINK_LAYER_ETHERNET : IBV_LINK_LAYER_INFINIBAND;
     return 0;

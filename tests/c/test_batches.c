@@ -1,4 +1,4 @@
-/* wraps: peer_post */
+/* wraps: peer_post peer_ready */
 /*
  * Batches: what becomes of each op when one of them fails, is late or is aborted, or its owner ends; and that what was
  * given up is not sent.
@@ -63,6 +63,16 @@ static void first_that_failed_of_itself(void)
 static uint32_t postings, spoiled, stop_word;
 static int64_t no_posting_before;
 static int stop_after = -1;
+
+static uint32_t connecting; /* calls that make a connection, or wait for it */
+
+int __real_peer_ready(struct peer *p, int64_t deadline);
+int __wrap_peer_ready(struct peer *p, int64_t deadline);
+int __wrap_peer_ready(struct peer *p, int64_t deadline)
+{
+    fetch_add_u32(&connecting, 1);
+    return __real_peer_ready(p, deadline);
+}
 
 static bool post_behind_another(struct peer *p, dsm_op *list);
 bool __real_peer_post(struct peer *p, dsm_op *list);
@@ -163,28 +173,48 @@ static void owner_that_dies(uint8_t code, bool started)
 }
 
 /* The helper connects meanwhile: the group that waits for it ends at once, and the others on the list stay. */
-static void stopped_before_there_is_a_connection(void)
+static void stopped_before_there_is_a_connection(int which)
 {
-    dsm_op ops[3];
-    dsm_ticket tickets[3];
+    dsm_op ops[4];
+    dsm_ticket tickets[4];
     uint32_t stop = 0;
     open_all(1, "", HOUR);
     struct peer *p = remotes[0]->peer;
     pthread_mutex_lock(&p->control_lock); /* so the helper waits */
     for (int i = 0; i < 3; i++) {
         ops[i] = add_one(0);
-        CHECK(!dsm_start_as(user, &ops[i], 1, &(dsm_choice){.stop = i == 1 ? &stop : NULL}, &tickets[i], NULL));
+        dsm_choice how = {.stop = i == which ? &stop : NULL};
+        CHECK(!dsm_start_as(user, &ops[i], 1, &how, &tickets[i], NULL));
     }
     CHECK(!dsm_completed(user));
-    dsm_stop(user, &ops[1], 1, &stop, &tickets[1]);
-    CHECK(dsm_completed(user) == &tickets[1] && dsm_finish(&tickets[1], -1, NULL) == -DSM_ECANCELED);
-    dsm_op last = add_one(0); /* the end of the list is still known */
-    dsm_ticket t;
-    CHECK(!dsm_start(user, &last, 1, &t, NULL) && !dsm_completed(user));
+    dsm_stop(user, &ops[which], 1, &stop, &tickets[which]);
+    CHECK(dsm_completed(user) == &tickets[which] && dsm_finish(&tickets[which], -1, NULL) == -DSM_ECANCELED);
+    ops[3] = add_one(0); /* the end of the list is still known */
+    CHECK(!dsm_start(user, &ops[3], 1, &tickets[3], NULL) && !dsm_completed(user));
     pthread_mutex_unlock(&p->control_lock);
     for (int i = 0; i < 3; i++)
         CHECK(!dsm_finish(next_completed(user), -1, NULL));
     CHECK(word_of(0) == 3);
+    close_all(1);
+}
+
+/* Another thread connects all the while. The op says why it was not sent. */
+static void ended_before_there_is_a_connection(bool late)
+{
+    dsm_ticket t;
+    open_all(1, "", late ? 20 * MS : HOUR);
+    struct peer *p = remotes[0]->peer;
+    pthread_mutex_lock(&p->control_lock);
+    dsm_op op = add_one(0);
+    store_relaxed_u32(&connecting, 0);
+    CHECK(!dsm_start(user, &op, 1, &t, NULL));
+    while (!load_relaxed_u32(&connecting))
+        usleep(1000);
+    if (!late)
+        dsm_cancel(user);
+    CHECK(next_completed(user) == &t && dsm_finish(&t, -1, NULL) == (late ? -DSM_ETIME : -DSM_ECANCELED));
+    CHECK(!word_of(0));
+    pthread_mutex_unlock(&p->control_lock);
     close_all(1);
 }
 
@@ -382,7 +412,10 @@ int main(void)
 {
     late_batch();
     first_that_failed_of_itself();
-    stopped_before_there_is_a_connection();
+    for (int which = 0; which < 3; which++)
+        stopped_before_there_is_a_connection(which);
+    ended_before_there_is_a_connection(false);
+    ended_before_there_is_a_connection(true);
     stopped_before_it_began(false);
     stopped_before_it_began(true);
     stopped_between(1, 1);

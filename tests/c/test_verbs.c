@@ -38,6 +38,7 @@ static dsm_ctx *open_verbs(int64_t peer_timeout)
 static dsm_ctx *owner, *user;
 static dsm_region *region;
 static dsm_remote *remote;
+static uint8_t mine[BIG];
 
 static int attach(dsm_region *r, dsm_remote **out)
 {
@@ -453,6 +454,49 @@ static void late_in_the_queue(void)
     close_two();
 }
 
+/* The device has got the first pieces of an op, and the rest waits. */
+static void late_in_pieces(void)
+{
+    enum { PIECE = 4096, PIECES = 15, MANY = 20 };
+    dsm_op ops[MANY];
+    uint64_t old;
+    fake.message = PIECE;
+    open_two(HOUR);
+    CHECK(!dsm_fetch_add(remote, 0, 0, &old, -1));
+    struct verbs_ep *e = (struct verbs_ep *)remote->peer->ep;
+    uint32_t sent = e->depth / PIECES + 1; /* the last of them in part */
+    CHECK(e->depth % PIECES && sent < MANY);
+    set_stall(true, false);
+    for (int i = 0; i < MANY; i++)
+        ops[i] = (dsm_op){.code = DSM_OP_WRITE, .remote = remote, .local = mine, .nbytes = PIECE * PIECES};
+    CHECK(is_unknown(dsm_execute(user, ops, MANY, 20 * MS, NULL), DSM_ETIME));
+    for (uint32_t i = 0; i < MANY; i++)
+        CHECK(ops[i].status == (i < sent ? -DSM_EUNKNOWN : -DSM_ETIME));
+    set_stall(false, false);
+    CHECK(!dsm_execute(user, ops, MANY, -1, NULL));
+    e = (struct verbs_ep *)remote->peer->ep;
+    CHECK(!e->base.bytes && !e->base.inflight);
+    fake.message = 0;
+    close_two();
+}
+
+/* The first piece of an op is refused, while others wait: the op has been refused, and what stands behind it goes on. */
+static void refused_in_pieces(void)
+{
+    dsm_region *other;
+    dsm_remote *closed;
+    fake.message = 256;
+    open_two(HOUR);
+    CHECK(!dsm_alloc(owner, BIG, 7, &other) && !attach(other, &closed) && !dsm_region_close(other));
+    dsm_op ops[] = {{.code = DSM_OP_WRITE, .remote = closed, .local = mine, .nbytes = BIG}, add_at(remote, 0)};
+    CHECK(dsm_execute_as(user, ops, 2, &(dsm_choice){.go_on = true}, -1, NULL) == -DSM_ESTALE);
+    CHECK(ops[0].status == -DSM_ESTALE && ops[0].wc_status == IBV_WC_REM_ACCESS_ERR && !ops[0].cause);
+    CHECK(!ops[1].status && word_at(0) == 1);
+    CHECK(!dsm_remote_close(closed));
+    fake.message = 0;
+    close_two();
+}
+
 static void set_cut(bool cut)
 {
     pthread_mutex_lock(&fake.lock);
@@ -511,8 +555,6 @@ static void context_closed_first(void)
 }
 
 /* ---- memory ---- */
-
-static uint8_t mine[BIG];
 
 /* The buffer of an op lies in a region that is closed while the device has the op. */
 static void local_region_closed(uint8_t code)
@@ -707,6 +749,8 @@ int main(void)
     refused_twice(false);
     refused_twice(true);
     late_in_the_queue();
+    late_in_pieces();
+    refused_in_pieces();
     silent_in_the_middle();
     old_connection_lingers();
     context_closed_first();
