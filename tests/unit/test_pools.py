@@ -9,6 +9,7 @@ import threading
 import warnings
 from pathlib import Path
 
+import halt
 import numpy as np
 import pytest
 
@@ -283,7 +284,7 @@ def test_an_owner_that_answers_late(peer):
         peer.attach_many(raw[:132]).close()  # connects
         files = len(list(Path("/proc/self/fd").iterdir()))
         for nbytes in (132, len(raw)):
-            owner.send_signal(signal.SIGSTOP)
+            halt.stop(owner.pid)
             try:
                 with pytest.raises(errors.TimeoutError):
                     peer.attach_many(raw[:nbytes], timeout=0.05)
