@@ -28,9 +28,29 @@ SUITES = {
     "queues": (HABITS, ["tests/unit/test_queue.py", "--fabric=verbs", "-k=verbs"]),
     "segments": (HABITS, ["tests/unit/test_segment.py", "tests/unit/test_clock.py", "--fabric=verbs", "-k=verbs"]),
     "locks": (HABITS, ["tests/sync/test_lock.py", "tests/sync/test_meeting_async.py", "--fabric=verbs", "-k=verbs"]),
-    "releases that meet faults": (
-        "scatter=8",
-        ["tests/sweeps/test_remote_faults.py", "--fabric=fault+verbs", "-k=verbs and lock.release"],
+    "semaphores and meetings": (
+        f"{HABITS}&late=50",
+        [
+            *(
+                f"tests/sync/test_{kind}.py"
+                for kind in ("rwlock", "semaphore", "event", "barrier", "condition", "once")
+            ),
+            "--fabric=verbs",
+            "-k=verbs and not exclusion_between_processes",
+        ],
+    ),
+    # Without lost packets: a READ of 16 MiB in pieces of 8 bytes takes longer than it may take to be sent again.
+    "queues that meet faults": (
+        "scatter=8&overtake=1&mtu=1024&reads=4&serves=3",
+        ["tests/unit/test_queue_faults.py", "--fabric=fault+verbs"],
+    ),
+    "calls that meet faults": (
+        f"{HABITS}&grh=1",
+        [
+            "tests/sweeps/test_remote_faults.py",
+            "--fabric=fault+verbs",
+            "-k=verbs and (release or notify or wait or get or commit)",
+        ],
     ),
 }
 
