@@ -109,9 +109,7 @@ int dsm_fence(dsm_ctx *c, const uint8_t node[DSM_NODE_ID])
     if (ctx_forked(c))
         return refuse_forked();
     int rc = agent_fence(c->agent, node);
-    if (rc)
-        return rc;
-    for (size_t i = 0; i < c->ndevs; i++) { /* all, also if one can't */
+    for (size_t i = 0; i < c->ndevs; i++) { /* all, also if one can't, or if the node could not be noted */
         int cut = device_evict(c->devs[i], node);
         rc = rc ? rc : cut;
     }

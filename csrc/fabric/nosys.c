@@ -59,12 +59,12 @@ int nosys_import(struct fabric_dev *d, const struct fabric_grant *grant, struct 
 
 void nosys_forget(struct fabric_remote *r) { (void)r; }
 
-/* Everything goes through endpoints, and the agent has closed them. */
+/* Nothing is known of what the node can still reach, so nothing is promised. */
 int nosys_evict(struct fabric_dev *d, const uint8_t node[DSM_NODE_ID])
 {
     (void)d;
     (void)node;
-    return 0;
+    return nosys();
 }
 
 void nosys_op_prepare(struct fabric_dev *d, dsm_op *op)

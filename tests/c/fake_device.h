@@ -22,6 +22,7 @@
 /* What a test sets, and sees. Under fake.lock where threads run. */
 static struct {
     pthread_mutex_t lock;
+    bool full;             /* registering fails with ENOMEM */
     bool stall;            /* requests are accepted and not executed */
     bool cut;              /* nothing reaches the other side, and the retries of packets are used up */
     bool hang;             /* nor flushed when their queue pair goes into the error state */
@@ -283,6 +284,12 @@ static struct ibv_mr *fake_reg_mr(struct ibv_pd *p, void *at, size_t n, int acce
 {
     struct fake_mr *m = calloc(1, sizeof *m);
     pthread_mutex_lock(&fake.lock);
+    if (fake.full) {
+        pthread_mutex_unlock(&fake.lock);
+        free(m);
+        errno = ENOMEM;
+        return NULL;
+    }
     m->m = (struct ibv_mr){.context = p->context, .pd = p, .addr = at, .length = n};
     m->m.lkey = m->m.rkey = fake_key++;
     m->access = access;

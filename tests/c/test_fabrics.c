@@ -1,12 +1,16 @@
 /* Contexts with two fabrics, shm and verbs on a device within this process: which regions each serves, by which way a
  * remote is reached, and what the options of a fabric may be. */
+/* wraps: realloc */
 #ifdef DSM_HAVE_VERBS
 #include "base/crc32.h"
 #include "base/wire.h"
 #include "check.h"
 #include "context.h"
+#include "core/core.h"
 #include "fabric/fabric.h"
+#include "fabric/nosys.h"
 #include "fake_device.h"
+#include "files.h"
 
 #include <stdio.h>
 
@@ -116,6 +120,49 @@ static void passed_over(void)
     dsm_close(local);
     dsm_close(user);
     dsm_close(owner);
+
+    /* The last way that the user has is the one where no process listens. */
+    owner = open_fabrics("shm");
+    user = open_fabrics("verbs,shm");
+    CHECK(!dsm_alloc(owner, 4096, DSM_READ, &r));
+    n = describe(r, raw, &d);
+    CHECK(!dsm_attach(user, raw, n, -1, &remote) && !dsm_remote_close(remote) && !dsm_region_close(r));
+    dsm_close(owner);
+    CHECK(dsm_attach(user, raw, n, -1, &remote) == -DSM_EPEER);
+    dsm_close(user);
+}
+
+static int lines_with(const char *what)
+{
+    char line[4096];
+    int n = 0;
+    FILE *f = fopen("/proc/self/maps", "re");
+    CHECK(f);
+    while (fgets(line, sizeof line, f))
+        n += strstr(line, what) != NULL;
+    fclose(f);
+    return n;
+}
+
+/* The second device refuses regions that the first has registered: nothing of them stays. */
+static void refused_by_the_second(void)
+{
+    dsm_ctx *owner = open_fabrics("shm,verbs");
+    dsm_region *r;
+    int files = open_files(), mappings = lines_with("memfd:");
+    fake.full = true;
+    for (int i = 0; i < 3; i++)
+        CHECK(dsm_alloc(owner, 4096, DSM_READ, &r) == -DSM_ENOMEM);
+    fake.full = false;
+    CHECK(open_files() == files && lines_with("memfd:") == mappings && !fake.regs && !owner->live_regions);
+    CHECK(!dsm_alloc(owner, 4096, DSM_READ, &r));
+    reaches("shm,verbs", r, "shm");
+    reaches("verbs", r, "verbs");
+    CHECK(!dsm_region_close(r));
+    while (open_files() != files) /* the agent has yet to notice that the users have left */
+        usleep(1000);
+    CHECK(lines_with("memfd:") == mappings && !fake.regs && !owner->live_regions);
+    dsm_close(owner);
 }
 
 /* A node that has been cut off on one fabric, and can't be cut off on the other. */
@@ -134,6 +181,44 @@ static void fenced(void)
     CHECK(dsm_read(remote, 0, &word, 8, 1000000000) < 0);
     CHECK(!dsm_remote_close(remote) && !dsm_region_close(r));
     dsm_close(user);
+    dsm_close(owner);
+}
+
+static bool no_memory;
+
+void *__real_realloc(void *before, size_t n);
+void *__wrap_realloc(void *before, size_t n);
+void *__wrap_realloc(void *before, size_t n) { return no_memory ? NULL : __real_realloc(before, n); }
+
+static unsigned evictions;
+
+static int counted_evict(struct fabric_dev *d, const uint8_t node[DSM_NODE_ID])
+{
+    evictions++;
+    return d->fabric->wire_id == FABRIC_SHM ? shm_fabric.evict(d, node) : verbs_fabric.evict(d, node);
+}
+
+/* Each fabric is asked to cut the node off, whenever it is fenced, also if the agent has no memory to note it. A fabric
+ * that does not know promises nothing. */
+static void fenced_again_and_again(void)
+{
+    static const struct fabric unknown = {FABRIC_NOSYS};
+    static struct fabric counting[2];
+    dsm_ctx *owner = open_fabrics("shm,verbs"), *alone = open_fabrics("verbs");
+    const uint8_t node[DSM_NODE_ID] = {1};
+    for (int i = 0; i < 2; i++) {
+        counting[i] = *owner->devs[i]->fabric;
+        counting[i].evict = counted_evict;
+        owner->devs[i]->fabric = &counting[i];
+    }
+    no_memory = true;
+    CHECK(dsm_fence(owner, node) == -DSM_ENOMEM && evictions == 2);
+    no_memory = false;
+    CHECK(dsm_fence(owner, node) == -DSM_EUNSUPPORTED && evictions == 4);
+    CHECK(dsm_fence(owner, node) == -DSM_EUNSUPPORTED && evictions == 6);
+    CHECK(!dsm_fence(alone, node) && !dsm_fence(alone, node));
+    CHECK(unknown.evict(NULL, node) == -DSM_EUNSUPPORTED);
+    dsm_close(alone);
     dsm_close(owner);
 }
 
@@ -176,7 +261,9 @@ int main(void)
     }
     ways();
     passed_over();
+    refused_by_the_second();
     fenced();
+    fenced_again_and_again();
     options();
     CHECK(!fake.regs && !fake.queue_pairs);
     puts("ok");

@@ -17,7 +17,7 @@ import pytest
 
 import dsmem
 from dsmem import errors
-from dsmem.testing.control import ATTACH, QUESTION, REPLY, STATUS, FakeOwner, Stranger, attach_of, receive
+from dsmem.testing.control import ATTACH, QUESTION, REPLY, STATUS, FakeOwner, Stranger, attach_of, name_of, receive
 
 SECRET = b"the secret of the tests of enemies"
 
@@ -249,6 +249,21 @@ def test_a_full_backlog_is_waited_for(context, genuine):
         assert knocked.wait(30)
     thread.join()
     assert isinstance(outcome[0], errors.PeerDeadError)  # it answered no more than that
+
+
+def test_a_way_is_served_through_its_own_socket_only():
+    """Over TCP no file descriptor of shared memory could come, and a node there need not be on this host."""
+    with dsmem.Context("shm,tcp", secret=SECRET, listen="127.0.0.1") as owner, owner.allocate(4096, "r") as region:
+        shm, tcp = region.descriptor.ways
+        name = name_of(region.descriptor)
+        for address, served, refused in ((shm.address, 1, 3), (tcp.address, 3, 1)):
+            with Stranger(address) as s:
+                assert (s.hello(), s.prove(SECRET)) == (0, 0)
+                assert s.ask(ATTACH, name + struct.pack("<I", refused)) == (22, b"", [])
+                status, _, fds = s.ask(ATTACH, name + struct.pack("<I", served))
+                assert (status, len(fds)) == (0, served == 1)
+                for fd in fds:
+                    os.close(fd)
 
 
 def test_read_only_memory_stays_so_for_all_that_have_its_descriptor(context):

@@ -448,6 +448,14 @@ void verbs_dev_event(struct fabric_dev *base)
     }
 }
 
+/* Everything goes through queue pairs, and the agent has destroyed those of the node. */
+static int evict(struct fabric_dev *base, const uint8_t node[DSM_NODE_ID])
+{
+    (void)base;
+    (void)node;
+    return 0;
+}
+
 const struct fabric verbs_fabric = {
     FABRIC_NOSYS,
     .name = "verbs",
@@ -462,6 +470,7 @@ const struct fabric verbs_fabric = {
     .export = verbs_export,
     .import = verbs_import,
     .forget = verbs_forget,
+    .evict = evict,
     .op_prepare = verbs_op_prepare,
     .op_release = verbs_op_release,
     .dev_event = verbs_dev_event,
