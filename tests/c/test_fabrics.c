@@ -120,12 +120,18 @@ static void passed_over(void)
     dsm_close(local);
     dsm_close(user);
     dsm_close(owner);
+}
 
-    /* The last way that the user has is the one where no process listens. */
-    owner = open_fabrics("shm");
-    user = open_fabrics("verbs,shm");
+/* The last way that the user has is the one where no process listens. */
+static void no_way_left(void)
+{
+    dsm_ctx *owner = open_fabrics("shm"), *user = open_fabrics("verbs,shm");
+    dsm_region *r;
+    dsm_remote *remote;
+    dsm_descriptor d;
+    uint8_t raw[DSM_DESC_MAX];
     CHECK(!dsm_alloc(owner, 4096, DSM_READ, &r));
-    n = describe(r, raw, &d);
+    size_t n = describe(r, raw, &d);
     CHECK(!dsm_attach(user, raw, n, -1, &remote) && !dsm_remote_close(remote) && !dsm_region_close(r));
     dsm_close(owner);
     CHECK(dsm_attach(user, raw, n, -1, &remote) == -DSM_EPEER);
@@ -261,6 +267,7 @@ int main(void)
     }
     ways();
     passed_over();
+    no_way_left();
     refused_by_the_second();
     fenced();
     fenced_again_and_again();
