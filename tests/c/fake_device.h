@@ -428,7 +428,7 @@ static inline void fake_event(struct ibv_context *b, struct ibv_async_event e)
 }
 
 /* Takes the place of the library, which must be there; false: it is not. */
-static bool fake_install(void)
+static inline bool fake_install(void)
 {
     if (verbs_load())
         return false;
