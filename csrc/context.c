@@ -98,7 +98,7 @@ void dsm_close(dsm_ctx *c)
     peers_bury(c);
     core_lock(&c->lock);
     c->closed = true;
-    bool last = !c->live_regions && !c->live_remotes;
+    bool last = !c->live_regions && !c->live_parts && !c->live_remotes;
     core_unlock(&c->lock);
     if (last)
         context_free(c);

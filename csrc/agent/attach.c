@@ -158,13 +158,14 @@ static int attach(dsm_ctx *c, struct wanted *w, int64_t deadline, dsm_remote **o
 {
     bool tried = false;
     int rc = 0;
+    w->stale = SIZE_MAX;
     for (size_t i = 0; i < c->ndevs; i++) {
         const char *address = way_of(w->d, c->devs[i]);
         if (!address)
             continue;
         tried = true;
         rc = attach_by(c, c->devs[i], address, w, deadline, out);
-        if (!is_elsewhere(c->devs[i], rc))
+        if (!is_elsewhere(c->devs[i], rc) || w->stale != SIZE_MAX) /* the pool's owner has said that a part is stale */
             return rc;
     }
     return tried ? rc : refuse_fabrics(c, w->d);
@@ -202,16 +203,19 @@ int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_n
 
 /* The descriptors of one pool, or one of a region, that come with a call. */
 struct group {
-    struct group *next;
+    struct group *next, *next_alike;
     dsm_descriptor d;   /* the first of them */
     size_t number, row; /* of the group; index of that descriptor */
     size_t n, cap;
     struct asked *asked;
 };
 
+enum { GROUP_LISTS = 1024 };
+
 struct reading {
     dsm_remotes *out;
     struct group *groups, **last;
+    struct group *alike[GROUP_LISTS]; /* by generation, which is random */
 };
 
 static bool same_region(const dsm_descriptor *a, const dsm_descriptor *b)
@@ -221,7 +225,8 @@ static bool same_region(const dsm_descriptor *a, const dsm_descriptor *b)
 
 static struct group *group_of(struct reading *r, const dsm_descriptor *d)
 {
-    for (struct group *g = r->groups; g; g = g->next)
+    struct group **first = &r->alike[d->generation % GROUP_LISTS];
+    for (struct group *g = *first; g; g = g->next_alike)
         if (same_region(&g->d, d))
             return g;
     struct group *g = calloc(1, sizeof *g);
@@ -232,6 +237,8 @@ static struct group *group_of(struct reading *r, const dsm_descriptor *d)
     g->row = r->out->n;
     *r->last = g;
     r->last = &g->next;
+    g->next_alike = *first;
+    *first = g;
     return g;
 }
 
@@ -271,14 +278,17 @@ static int read_all(struct reading *r, const uint8_t *bytes, size_t len, size_t 
         if (!rc)
             rc = add(r, g, &d.part);
     }
-    if (!rc)
+    if (!rc || rc == -DSM_ENOMEM)
         *failed = SIZE_MAX;
     return rc;
 }
 
 /* The pieces that are whole regions have the length that the owner has granted. */
-static void set_lengths(dsm_remotes *out)
+static void complete(dsm_remotes *out)
 {
+    out->mapped = true;
+    for (size_t i = 0; i < out->nwholes; i++)
+        out->mapped = out->mapped && out->wholes[i]->mapped;
     for (size_t i = 0; i < out->n; i++)
         if (!out->pieces[i].nbytes)
             out->pieces[i].nbytes = out->wholes[out->pieces[i].whole]->nbytes;
@@ -293,17 +303,17 @@ static int attach_groups(dsm_ctx *c, const struct reading *r, int64_t deadline, 
     size_t done = 0;
     int rc = 0;
     for (struct group *g = r->groups; g && !rc; g = g->next) {
-        struct wanted w = {.d = &g->d, .asked = g->asked, .n = g->n, .stale = SIZE_MAX};
+        struct wanted w = {.d = &g->d, .asked = g->asked, .n = g->n};
         rc = attach(c, &w, deadline, &out->wholes[done]);
         if (!rc)
             done++;
-        else
+        else if (rc != -DSM_ENOMEM && rc != -DSM_ESYS && rc != -DSM_EFORK)
             *failed = w.stale < g->n ? g->asked[w.stale].row : g->row;
     }
     while (rc && done)
         dsm_remote_close(out->wholes[--done]);
     if (!rc)
-        set_lengths(out);
+        complete(out);
     return rc;
 }
 
@@ -335,12 +345,13 @@ int dsm_attach_many(dsm_ctx *c, const void *descriptors, size_t len, int64_t tim
     r.last = &r.groups;
     if (r.out)
         r.out->pieces = calloc(len / DESC_MIN + 1, sizeof *r.out->pieces);
+    int64_t deadline = deadline_of(c, timeout_ns);
     int rc = r.out && r.out->pieces ? 0 : err_set(DSM_ENOMEM, 0, "remotes");
     if (!rc)
         rc = read_all(&r, descriptors, len, bad);
     if (!rc) {
         r.out->ctx = c;
-        rc = attach_groups(c, &r, deadline_of(c, timeout_ns), bad);
+        rc = attach_groups(c, &r, deadline, bad);
     }
     drop_groups(&r);
     if (rc && r.out) {

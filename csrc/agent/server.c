@@ -166,10 +166,15 @@ static bool on_parts(dsm_ctx *c, struct conn *n, const uint8_t *question, size_t
         parts[asked++] = (struct dsm_part){get_u64(at), get_u64(at + 8), get_u64(at + 16), get_u64(at + 24)};
     core_lock(&c->lock);
     dsm_region *r = region_find(c, get_u64(question), get_u64(question + 8));
-    bool found = r && r->pool;
-    put_u32(answer, found ? (uint32_t)pool_count_live(r->pool, parts, asked) : 0);
-    core_unlock(&c->lock);
-    return reply(n, found ? 0 : DSM_ESTALE, answer, found ? sizeof answer : 0);
+    dsm_pool *pool = r ? r->pool : NULL;
+    if (pool)
+        pool_hold(pool);
+    core_unlock(&c->lock); /* a long allocation holds the pool's lock: only this answer waits for it */
+    if (!pool)
+        return reply(n, DSM_ESTALE, NULL, 0);
+    put_u32(answer, (uint32_t)pool_count_live(pool, parts, asked));
+    pool_drop(pool);
+    return reply(n, 0, answer, sizeof answer);
 }
 
 static bool on_status(dsm_ctx *c, struct conn *n, const uint8_t *name)

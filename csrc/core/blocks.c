@@ -185,7 +185,7 @@ int blocks_take(struct blocks *b, size_t n, const uint64_t *nbytes, bool held, s
 {
     size_t done = 0;
     uint64_t asked = 0;
-    int rc = reserve(b, n);
+    int rc = n > b->free_units ? refuse_full(b, nbytes[0], n) : reserve(b, n);
     while (!rc && done < n) {
         asked = nbytes[done]; /* once: the caller's array may change */
         if (!asked)

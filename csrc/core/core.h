@@ -87,6 +87,7 @@ struct dsm_remote {
 struct dsm_remotes {
     dsm_ctx *ctx;
     size_t n, nwholes;
+    bool mapped;         /* all of them are */
     dsm_remote **wholes; /* what was imported: each pool or region once */
     struct piece {
         uint64_t offset, nbytes;
@@ -125,9 +126,10 @@ struct dsm_ctx {
     pthread_mutex_t lock;
     dsm_region **regions; /* by id (core/region.c) */
     size_t capregions;
-    uint64_t free_region; /* first free slot; slots are reused, generations are not */
-    uint64_t live_regions, live_remotes;
-    bool closed; /* closing the last region or remote frees the context */
+    uint64_t free_region;                /* first free slot; slots are reused, generations are not */
+    uint64_t live_regions, live_remotes; /* regions in the table; remotes */
+    uint64_t live_parts;                 /* regions of pools that have a handle: they have no slot in the table */
+    bool closed;                         /* closing the last region or remote frees the context */
     struct peer *peers;
     uint64_t next_peer;              /* from 1 */
     int event;                       /* eventfd: readable if 'done' is or was not empty; -1: ops complete when posted */
@@ -184,7 +186,7 @@ static inline int device_evict(struct fabric_dev *d, const uint8_t node[DSM_NODE
     return d->fabric->evict(d, node);
 }
 
-/* core/region.c: a region or a remote has been freed: decrements *live (live_regions or live_remotes), and frees the
+/* core/region.c: a region or a remote has been freed: decrements *live (live_regions, live_parts or live_remotes), and frees the
  * context if it is closed and this was the last. With no lock held. */
 void ctx_leave(dsm_ctx *c, uint64_t *live);
 /* NULL unless id and generation name a live region. Under ctx->lock. */
@@ -278,7 +280,10 @@ void region_describe(const dsm_region *r, dsm_descriptor *out);
 void region_end(dsm_region *r);
 
 /* core/pool.c */
-/* How many of the parts, from the first on, are regions of the pool. Under ctx->lock. */
+/* The pool of a region that was found under ctx->lock stays until pool_drop(). */
+void pool_hold(dsm_pool *p);
+void pool_drop(dsm_pool *p);
+/* How many of the parts, from the first on, are regions of the pool. */
 size_t pool_count_live(dsm_pool *p, const struct dsm_part *parts, size_t n);
 
 /* core/descriptor.c */

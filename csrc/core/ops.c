@@ -227,6 +227,11 @@ int dsm_submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed)
  * reports both a closed region and a missing right as a remote access error. Their status becomes ESTALE if the region
  * was closed, EPEER if the owner is gone. A closed region stays closed, so with go_on the open ops on it need not be
  * posted. The end of the ticket's wait (dsm_stop) ends this one, too. */
+static bool same_memory(const dsm_remote *a, const dsm_remote *b)
+{
+    return a->peer == b->peer && a->region == b->region && a->generation == b->generation;
+}
+
 static void find_cause(dsm_ticket *t, size_t i, int64_t deadline)
 {
     dsm_remote *r = t->ops[i].remote;
@@ -240,7 +245,7 @@ static void find_cause(dsm_ticket *t, size_t i, int64_t deadline)
     wait_until_stopped(before);
     for (size_t k = i; k < t->n; k++) {
         dsm_op *op = &t->ops[k];
-        if (op->remote != r)
+        if (op->remote != r && !same_memory(op->remote, r))
             continue;
         if (op_unexplained(op)) {
             op->group = NULL;

@@ -131,12 +131,17 @@ int remote_part(dsm_remote *whole, uint64_t offset, uint64_t nbytes, dsm_remote 
     dsm_remote *r = malloc(sizeof *r);
     if (!r)
         return err_set(DSM_ENOMEM, 0, "remote");
-    *r = *whole;
-    r->target.base = offset;
-    r->mapped = whole->mapped ? whole->mapped + offset : NULL;
-    r->nbytes = nbytes;
-    r->users = 0;
-    r->whole = whole;
+    *r = (dsm_remote){.target = {.remote = whole->target.remote, .base = offset},
+                      .mapped = whole->mapped ? whole->mapped + offset : NULL,
+                      .state = whole->state,
+                      .nbytes = nbytes,
+                      .access = whole->access,
+                      .forks = whole->forks,
+                      .ctx = c,
+                      .peer = whole->peer,
+                      .region = whole->region,
+                      .generation = whole->generation,
+                      .whole = whole};
     fetch_add_u32(&whole->holders, 1);
     core_lock(&c->lock);
     c->live_remotes++;

@@ -9,7 +9,7 @@
 
 struct dsm_pool {
     dsm_region *whole;    /* ends with the pool; parts have the memory of their own */
-    pthread_mutex_t lock; /* taken after ctx->lock */
+    pthread_mutex_t lock; /* while it is held no other lock is taken */
     struct blocks blocks;
     uint32_t holders; /* the handle, and the regions of dsm_pool_alloc() */
     /* the descriptor of each part up to its tail */
@@ -18,7 +18,9 @@ struct dsm_pool {
     uint32_t head_crc; /* state of crc32_more() */
 };
 
-static void drop(dsm_pool *p)
+void pool_hold(dsm_pool *p) { fetch_add_u32(&p->holders, 1); }
+
+void pool_drop(dsm_pool *p)
 {
     if (fetch_sub_u32(&p->holders, 1) != 1)
         return;
@@ -67,7 +69,7 @@ int dsm_pool_close(dsm_pool *p)
     if (ctx_forked(p->whole->ctx))
         return 0;
     region_end(p->whole); /* from then on the agent does not find the pool */
-    drop(p);
+    pool_drop(p);
     return 0;
 }
 
@@ -93,9 +95,9 @@ int dsm_pool_alloc(dsm_pool *p, uint64_t nbytes, dsm_region **out)
         return rc;
     }
     memory_hold(r->memory);
-    fetch_add_u32(&p->holders, 1);
+    pool_hold(p);
     core_lock(&c->lock);
-    c->live_regions++;
+    c->live_parts++;
     core_unlock(&c->lock);
     *out = r;
     return 0;
@@ -108,10 +110,10 @@ static void take_back(dsm_region *r)
     pthread_mutex_lock(&p->lock);
     blocks_give_back(&p->blocks, &r->part);
     pthread_mutex_unlock(&p->lock);
-    drop(p);
+    pool_drop(p);
     memory_drop(r->memory);
     free(r);
-    ctx_leave(c, &c->live_regions);
+    ctx_leave(c, &c->live_parts);
 }
 
 int dsm_region_close(dsm_region *r)

@@ -250,7 +250,7 @@ void ctx_leave(dsm_ctx *c, uint64_t *live)
 {
     core_lock(&c->lock);
     --*live;
-    bool last = c->closed && !c->live_regions && !c->live_remotes;
+    bool last = c->closed && !c->live_regions && !c->live_parts && !c->live_remotes;
     core_unlock(&c->lock);
     if (last)
         c->control->free(c);

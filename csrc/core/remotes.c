@@ -57,14 +57,6 @@ static int locate(const dsm_remotes *r, uint64_t region, uint64_t offset, uint64
     return remote_check(*whole, *at, each, right);
 }
 
-static bool all_mapped(const dsm_remotes *r)
-{
-    for (size_t i = 0; i < r->nwholes; i++)
-        if (!r->wholes[i]->mapped)
-            return false;
-    return true;
-}
-
 struct many {
     dsm_remotes *r;
     const uint64_t *regions, *offsets;
@@ -132,7 +124,7 @@ static int move(const struct many *m, int64_t timeout_ns)
         return refuse_forked();
     if (!m->n)
         return 0;
-    return all_mapped(m->r) ? move_mapped(m) : move_remote(m, timeout_ns);
+    return m->r->mapped ? move_mapped(m) : move_remote(m, timeout_ns);
 }
 
 int dsm_remotes_read_many(dsm_remotes *r, const uint64_t *regions, const uint64_t *offsets, size_t n, void *out,

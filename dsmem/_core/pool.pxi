@@ -239,6 +239,7 @@ cdef class Remotes(Handle):
         return self.n
 
     def __getitem__(self, position):
+        cdef size_t place
         cdef c.dsm_remote *r = NULL
         cdef int rc
         cdef object at
@@ -249,7 +250,9 @@ cdef class Remotes(Handle):
                 raise errors.OutOfBoundsError(f"region {position!r:.80} of {self.n}")
             if at < 0:
                 at += self.n
-            rc = c.dsm_remotes_get(self.ptr, at, &r)
+            place = at
+            with nogil:
+                rc = c.dsm_remotes_get(self.ptr, place, &r)
             if rc:
                 raise self.failed(rc, "attach_many")
             remote = new_remote(self.context, r)

@@ -312,3 +312,64 @@ def test_a_pool_of_two_fabrics():
                     assert remotes[1].fetch_add(0, 1) == ("shm", "tcp").index(way)
         place = int(made["offset"][1]) + 8
         assert bytes(pool.array()[place : place + 3]) == b"tcp"
+
+
+def test_regions_of_a_pool_take_no_place_from_others(owner, peer):
+    """More handles of parts than the table has slots, then regions and a second pool."""
+    with owner.pool(4096) as pool:
+        parts = [pool.allocate(64) for _ in range(40)]
+        regions = [owner.allocate(64) for _ in range(10)]
+        with owner.pool(4096) as second, second.allocate(64) as last:
+            for n, region in enumerate([*parts, *regions, last]):
+                with peer.attach(region.descriptor) as remote:
+                    remote.write(0, bytes([n]) * 8)
+            values = [bytes(region)[0] for region in [*parts, *regions]]
+            assert values == list(range(50))
+        for part in parts:
+            part.close()
+        for region in regions:
+            region.close()
+
+
+GREEDY = """
+import resource
+import numpy as np
+import dsmem
+with dsmem.Context("shm", secret=b"secret of the pool tests") as owner, owner.pool(1 << 20) as pool:
+    sizes = np.full(2_000_000, 64)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        pool.allocate_many(sizes)
+    except dsmem.errors.PoolFullError:
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_more_regions_than_can_fit_are_refused_at_once():
+    """The table of blocks does not grow for what there is certainly no room for."""
+    done = subprocess.run([sys.executable, "-c", GREEDY], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100_000  # KiB; a table for them would have twice as much
+
+
+def test_a_stale_region_is_not_looked_for_by_another_way():
+    owners = {"secret": SECRET, "listen": "127.0.0.1"}
+    with dsmem.Context("shm,tcp", **owners) as owner, dsmem.Context("shm,tcp", **owners) as user:
+        with owner.pool(4096) as pool:
+            made = pool.allocate_many([64, 64, 64])
+            pool.free_many(made[1:2])
+            before = user.stats["connects"]
+            with pytest.raises(errors.StaleDescriptorError) as caught:
+                user.attach_many(made)
+            assert caught.value.index == 1
+            assert user.stats["connects"] == before
+
+
+def test_many_regions_that_are_no_parts(owner, peer):
+    with owner.pool(1 << 16) as pool:
+        regions = [owner.allocate(64) for _ in range(300)]
+        descriptors = b"".join(bytes(region.descriptor) for region in regions) + pool.allocate_many([64, 64]).tobytes()
+        with peer.attach_many(descriptors) as remotes:
+            remotes.write_many(np.arange(302), np.zeros(302, "u8"), np.arange(302, dtype="u8"))
+            assert [int.from_bytes(bytes(region)[:8], "little") for region in regions] == list(range(300))
+        for region in regions:
+            region.close()
