@@ -263,7 +263,7 @@ static bool on_stream(struct agent *a, struct conn *n)
     uint8_t out[STREAM_ANSWER] = STREAM_MAGIC, asking[MAC];
     bool speaks = get_u16(n->in + 4) == PROTOCOL_VERSION;
     struct conn *asker = speaks && n->have == STREAM_SIZE && !n->local ? find_asker(a, n->in) : NULL;
-    int fd = n->fd, rc = !speaks ? -DSM_EVERSION : -DSM_EAUTH;
+    int fd = n->fd, rc = !speaks ? -DSM_EVERSION : -DSM_EPEER; /* the endpoint that it was for is gone */
     if (asker) {
         asker->awaits = false;
         epoll_ctl(a->epoll, EPOLL_CTL_DEL, fd, NULL);

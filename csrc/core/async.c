@@ -50,7 +50,7 @@ static void async_done(struct dsm_group *g)
     struct peer *p = g->peer;
     uint32_t *async = &p->async[g->round];
     dsm_ctx *c = p->ctx;
-    g->late = load_relaxed_u32(&p->late) && g->round != p->round;
+    g->late = load_relaxed_u32(&p->late) == 1u + g->round;
     fetch_sub_u32(async, 1);
     announce(c, g); /* from here on the group may be freed */
 }

@@ -65,7 +65,7 @@ struct peer {
     uint32_t async[2];                     /* number of groups started and not complete, by round */
     uint32_t round;                        /* 0 or 1: the round of groups that start now; the other round is older */
     uint32_t parting;                      /* the helper must end */
-    uint32_t late;                         /* groups of the older round that are aborted now have timed out */
+    uint32_t late;                         /* 0, or 1 + a round: its groups that are aborted now have timed out */
 };
 
 struct dsm_remote {

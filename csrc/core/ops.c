@@ -445,6 +445,7 @@ static int run_one(dsm_op *op, int64_t timeout_ns)
     t.ops = op;
     t.n = t.posted = t.ngroups = 1;
     t.started = 0;
+    t.how = plainly;
     t.groups[0] = (struct dsm_group){.pending = 1, .peer = p, .head = op, .tail = op};
     op->group = &t.groups[0];
     prepare(p->dev, op);

@@ -312,7 +312,7 @@ bool peer_sleep(struct peer *p, const uint32_t *pending, int64_t limit)
     peer_reap(p);
     if (!load_acquire_u32(pending))
         return false;
-    store_relaxed_u32(&p->late, 1);
+    store_relaxed_u32(&p->late, 1 + !p->round);
     peer_cut(p);
     drain(p, pending);
     store_relaxed_u32(&p->late, 0);

@@ -140,7 +140,8 @@ struct fabric {
     int (*ep_connect)(struct fabric_ep *e, const uint8_t *address, size_t len);
     /* A connected socket, which belongs to the endpoint from then on, unless the function fails. */
     int (*ep_stream)(struct fabric_ep *e, int fd);
-    /* Moves the endpoint to the error state; never waits. If it is passive, the peer's ops fail from then on.
+    /* Moves the endpoint to the error state; waits for a turn of the fabric's thread at most, and only if it is passive:
+     * the peer's ops fail from then on.
      * Otherwise every op is done when this returns or in a poll within the next 0.1 s: with its outcome if that is
      * known, with ECANCELED if it was not executed, otherwise with fabric_op_lost(). A second call has no effect. */
     void (*ep_abort)(struct fabric_ep *e);

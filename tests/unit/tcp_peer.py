@@ -25,7 +25,7 @@ TCP = 3
 ATTACH, ENDPOINT, STATUS = 1, 2, 3
 READ, WRITE, FETCH_ADD, COMPARE_SWAP = 1, 2, 3, 4
 MORE = 1
-EACCESS, ESTALE, EAUTH = 4, 6, 11
+EACCESS, ESTALE, EPEER = 4, 6, 10
 PATIENCE = 60.0  # seconds until a peer that does not answer is a failure
 
 

@@ -2,7 +2,11 @@
 
 import asyncio
 import contextlib
+import os
 import pickle
+import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -610,3 +614,33 @@ def test_the_index_of_the_op_that_failed_in_an_event_loop():
         assert type(error.__cause__) is errors.TransportError
         own = [e.index for e in batch.errors if e is not None and type(e.__cause__) is errors.TransportError]
         assert [error.index] == own and error.peer == remotes[own[0] % 2].peer
+
+
+OWNER = """
+import sys
+import dsmem
+with dsmem.Context("shm", secret={secret!r}) as owner, owner.allocate(64) as region:
+    print(bytes(region.descriptor).hex(), flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_refused_op_whose_owner_does_not_say_why():
+    """The owner is stopped: the question ends with the peer timeout, and the refusal is what is known."""
+    command = [sys.executable, "-c", OWNER.format(secret=SECRET)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        descriptor = dsmem.Descriptor.fromhex(child.stdout.readline().strip())
+        plan = "fault+shm://?refuse=1&refuse=2&refuse=3&refuse=4"
+        with dsmem.Context(plan, secret=SECRET, peer_timeout=0.2) as user, user.attach(descriptor) as remote:
+            os.kill(child.pid, signal.SIGSTOP)
+            os.waitpid(child.pid, os.WUNTRACED)
+            for call in (
+                lambda: remote.read(0, bytearray(8)),
+                lambda: remote.write(0, bytes(8)),
+                lambda: remote.fetch_add(0, 1),
+                lambda: remote.compare_swap(0, 0, 1),
+            ):
+                with pytest.raises(errors.AccessDeniedError):
+                    call()
+            os.kill(child.pid, signal.SIGCONT)
+        child.stdin.close()

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from tcp_peer import (
     EACCESS,
-    EAUTH,
+    EPEER,
     ESTALE,
     FETCH_ADD,
     MORE,
@@ -194,10 +194,10 @@ def test_a_token_works_once_and_for_its_owner_only(owner, client):
     token = client.token()
     client.connect(token)
     for wrong in (token, os.urandom(16)):
-        with pytest.raises(Refused, match=str(EAUTH)):
+        with pytest.raises(Refused, match=str(EPEER)):
             client.connect(wrong)
     token = client.token()
-    with pytest.raises(Refused, match=str(EAUTH)):
+    with pytest.raises(Refused, match=str(EPEER)):
         client.connect(token, key=os.urandom(32))
     client.connect(token)
 

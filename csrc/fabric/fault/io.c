@@ -452,8 +452,13 @@ int fault_poll(struct fabric_ep *base)
 {
     struct fault_ep *e = (struct fault_ep *)base;
     int done = 0;
-    if (!e->ops)
+    if (!e->ops) { /* only the end of the connection can come */
+        if (base->dev->streams && !base->broken) {
+            fabric(e)->poll(e->inner);
+            base->broken = e->inner->broken;
+        }
         return 0;
+    }
     if (e->base.broken) {
         fabric(e)->poll(e->inner);
         return e->inner->inflight ? 0 : end_all(e);

@@ -303,6 +303,7 @@ static enum step end_write(struct tcp_server *s)
         enum step got = room(s, 3 * TCP_REPLY);
         if (got != DONE)
             return got;
+        put_acks(s);
     }
     uint32_t good = s->status ? s->stored : s->q.pieces;
     s->acks += good;

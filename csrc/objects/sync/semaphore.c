@@ -20,6 +20,7 @@
 
 struct permit {
     uint32_t slot;
+    uint32_t unsure; /* 1: a release of it ended with an error */
     uint64_t value;
 };
 
@@ -28,7 +29,7 @@ struct dsm_semaphore {
     pthread_mutex_t own; /* guards the fields below; held across an attempt, see handle_lock() */
     uint32_t held;       /* store-release under own, load-acquire in dsm_semaphore_held() without it */
     uint32_t owner_died; /* the last permit was a dead process's; stored before 'held', read after it */
-    uint32_t unsure;     /* a release ended with an error; stored under own */
+    uint32_t unsure;     /* permits whose release ended with an error; stored under own */
     struct permit doubt; /* remote: an attempt ended with an error; value 0: none */
     uint32_t hint;
     uint64_t serial, looked;
@@ -55,7 +56,7 @@ static uint64_t new_value(dsm_semaphore *m)
 /* 1: got the permit, 0: not. */
 static int take(dsm_semaphore *m, uint32_t slot, uint64_t from)
 {
-    struct permit p = {slot, new_value(m)};
+    struct permit p = {.slot = slot, .value = new_value(m)};
     uint64_t found;
     int rc = handle_swap(&m->handle, slot_at(m, slot), from, p.value, &found);
     if (rc < 0 && !m->handle.mapped)
@@ -155,8 +156,7 @@ static int give_back(dsm_semaphore *m, struct permit p)
         int rc = handle_swap(&m->handle, slot_at(m, p.slot), p.value, 0, &found);
         if (rc < 0)
             return rc;
-        if (rc == SWAP_DONE || (rc == SWAP_UNKNOWN && found != p.value) ||
-            (rc == SWAP_REFUSED && load_relaxed_u32(&m->unsure)))
+        if (rc == SWAP_DONE || (rc == SWAP_UNKNOWN && found != p.value) || (rc == SWAP_REFUSED && p.unsure))
             return 0;
         if (rc == SWAP_REFUSED)
             return err_set(DSM_ENOTHELD, 0, "permit %u has another owner", p.slot);
@@ -167,12 +167,14 @@ static int give_back(dsm_semaphore *m, struct permit p)
 /* Releases the permit that was acquired last. With m->own held. */
 static int release(dsm_semaphore *m)
 {
-    int rc = give_back(m, m->permits[m->held - 1]);
+    struct permit *p = &m->permits[m->held - 1];
+    int rc = give_back(m, *p);
     bool gone = sure_gone(m->handle.r, rc);
     if (gone)
         store_release_u32(&m->held, 0);
-    bool unsure = rc && rc != -DSM_ENOTHELD && !gone;
-    store_relaxed_u32(&m->unsure, unsure);
+    uint32_t unsure = rc && rc != -DSM_ENOTHELD && !gone;
+    store_relaxed_u32(&m->unsure, gone ? 0 : m->unsure + unsure - p->unsure);
+    p->unsure = unsure;
     if (m->held && !unsure) {
         store_release_u32(&m->held, m->held - 1);
         m->hint = m->permits[m->held].slot;
