@@ -419,9 +419,14 @@ int dsm_barrier_waiters(dsm_barrier *b, uint64_t *identities)
     struct state s;
     uint64_t holder;
     int n = list_arrivals(b, &s, identities), rc = n < 0 ? n : dsm_lock_holder(&b->lock, &holder);
-    if (!rc && holder)
+    if (rc)
+        return rc;
+    for (int i = 0; i < n && holder; i++)
+        if (identities[i] == holder) /* it has arrived, and is about to give the lock back */
+            holder = 0;
+    if (holder)
         identities[n++] = holder;
-    return rc ? rc : n;
+    return n;
 }
 
 /* As if 'holder' had died. If it held the lock, the break leaves owner_died for all to find; if it had arrived, its
