@@ -7,6 +7,7 @@ import pytest
 from dsmem import errors
 
 LIMIT = 60.0
+WORD = 128  # where the word of a lock lies, and that of the lock of a barrier: docs/protocols/lock.md
 
 
 def together(world, barrier, n, text=f"obj.wait({LIMIT})"):
@@ -317,3 +318,22 @@ def test_a_party_is_broken_by_choice(world):
     gone.start("obj.wait()")
     assert barrier.wait(LIMIT) in range(3)
     other.result(), gone.result()
+
+
+def test_a_party_is_listed_once(local):
+    """Also while it has arrived and still holds the lock: here by the word that a lock of this process has then."""
+    barrier, lock = local.make("barrier", parties=2), local.make("lock", name="lock")
+    party = threading.Thread(target=local.again(barrier).wait, args=(LIMIT,))
+    party.start()
+    until_came(barrier, 1)
+    raw = bytearray(8)
+    with lock:
+        lock._memory.remote.read(WORD, raw)
+    held, memory = int.from_bytes(raw, "little"), barrier._memory.remote
+    memory.read(WORD, raw)
+    free = int.from_bytes(raw, "little")
+    assert memory.compare_swap(WORD, free, held) == free
+    assert len(barrier.waiters()) == 1
+    assert memory.compare_swap(WORD, held, free) == held
+    barrier.wait(LIMIT)
+    party.join()
