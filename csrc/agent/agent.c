@@ -1,9 +1,9 @@
 #include "agent.h"
 
 #include "../base/deadline.h"
+#include "../base/thread.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -263,11 +263,7 @@ static void *run(void *arg)
 
 static int start_thread(struct agent *a)
 {
-    sigset_t all, old;
-    sigfillset(&all); /* signals are handled by the application's threads */
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int sys = pthread_create(&a->thread, NULL, run, a);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    int sys = thread_start(&a->thread, run, a);
     return sys ? err_set_errno(sys, "the agent's thread") : 0;
 }
 

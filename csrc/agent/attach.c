@@ -1,6 +1,6 @@
 /*
- * Attaching to memory of other processes: which peer and which way, what the owner is asked, and the remotes that result.
- * Many descriptors are grouped by the region that they name or are a part of; each group is imported once.
+ * Attaching to memory of other processes: which peer and which way, what the owner is asked, and the remotes that
+ * result. Many descriptors are grouped by the region that they name or are a part of; each group is imported once.
  */
 #include "../base/deadline.h"
 #include "agent.h"

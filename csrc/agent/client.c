@@ -37,10 +37,10 @@ struct stream {
 
 const struct session *client_session(const struct peer *p) { return &p->stream->session; }
 
-static int await(const struct peer *p, short events, int64_t deadline)
+int client_await(const struct peer *p, int fd, short events, int64_t deadline)
 {
     for (;;) {
-        struct pollfd on = {.fd = p->fd, .events = events};
+        struct pollfd on = {.fd = fd, .events = events};
         int n = poll(&on, 1, deadline_poll_ms(deadline, WAIT_SLICE_NS / 1000000));
         if (n > 0)
             return 0;
@@ -51,7 +51,7 @@ static int await(const struct peer *p, short events, int64_t deadline)
     }
 }
 
-static int gone(const struct peer *p, int sys) { return err_set(DSM_EPEER, sys, "the agent at %s", p->address); }
+int client_gone(const struct peer *p, int sys) { return err_set(DSM_EPEER, sys, "the agent at %s", p->address); }
 
 /* Sends bytes[*done … len-1]. *done is advanced also on failure. */
 static int send_rest(const struct peer *p, const uint8_t *bytes, size_t *done, size_t len, int64_t deadline)
@@ -61,11 +61,11 @@ static int send_rest(const struct peer *p, const uint8_t *bytes, size_t *done, s
         if (n >= 0) {
             *done += (size_t)n;
         } else if (errno == EAGAIN || errno == EINTR) {
-            int rc = await(p, POLLOUT, deadline);
+            int rc = client_await(p, p->fd, POLLOUT, deadline);
             if (rc)
                 return rc;
         } else {
-            return gone(p, errno);
+            return client_gone(p, errno);
         }
     }
     return 0;
@@ -120,11 +120,11 @@ static int receive_rest(const struct peer *p, uint8_t *bytes, size_t *done, size
         if (n > 0) {
             *done += (size_t)n;
         } else if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
-            int rc = await(p, POLLIN, deadline);
+            int rc = client_await(p, p->fd, POLLIN, deadline);
             if (rc)
                 return rc;
         } else {
-            return gone(p, n < 0 ? errno : ECONNRESET);
+            return client_gone(p, n < 0 ? errno : ECONNRESET);
         }
     }
     return 0;
@@ -345,7 +345,7 @@ static int end(struct peer *p, struct request *q, uint64_t number, int64_t deadl
     return rc;
 }
 
-static int usable(const struct peer *p) { return p->fd < 0 || load_relaxed_u32(&p->dead) ? gone(p, 0) : 0; }
+static int usable(const struct peer *p) { return p->fd < 0 || load_relaxed_u32(&p->dead) ? client_gone(p, 0) : 0; }
 
 /* After ETIME the connection remains usable. */
 static int ended(struct peer *p, int rc)
@@ -457,8 +457,8 @@ static int receive_attach(struct peer *p, struct wanted *w, size_t number, uint6
                    (unsigned long long)w->asked[w->stale].part.offset);
 }
 
-/* An owner never waits for a client, so its answers must fit into the socket's buffer: that bounds the questions on their
- * way. They are sent, and answered, many at a time, so that the two sides wake each other seldom. */
+/* An owner never waits for a client, so its answers must fit into the socket's buffer: that bounds the questions on
+ * their way. They are sent, and answered, many at a time, so that the two sides wake each other seldom. */
 int client_attach(struct peer *p, struct wanted *w, struct fabric_grant *out, int64_t deadline)
 {
     enum { ON_THEIR_WAY = 32 };

@@ -1,6 +1,5 @@
 /* The client side of a stream: the socket of an endpoint, which the owner's agent hands to the passive endpoint that it
  * has opened for this node (docs/protocols/handshake.md). Under peer->control_lock. */
-#include "../base/deadline.h"
 #include "../base/wire.h"
 #include "agent.h"
 
@@ -8,22 +7,6 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
-
-static int await(const struct peer *p, int64_t deadline)
-{
-    for (;;) {
-        struct pollfd on = {.fd = p->stream_fd, .events = POLLIN};
-        int n = poll(&on, 1, deadline_poll_ms(deadline, WAIT_SLICE_NS / 1000000));
-        if (n > 0)
-            return 0;
-        if (n < 0 && errno != EINTR)
-            return err_set_errno(errno, "poll");
-        if (clock_ns() >= deadline || wait_interrupted())
-            return err_set(DSM_ETIME, 0, "the agent at %s does not answer", p->address);
-    }
-}
-
-static int gone(const struct peer *p, int sys) { return err_set(DSM_EPEER, sys, "the agent at %s", p->address); }
 
 /* The few bytes of the question fit into the buffer of a new socket. */
 static int ask(const struct peer *p, const uint8_t *token, uint8_t question[STREAM_SIZE])
@@ -36,7 +19,7 @@ static int ask(const struct peer *p, const uint8_t *token, uint8_t question[STRE
     memcpy(question + 8, token, STREAM_TOKEN);
     stream_sums(client_session(p), question, no_answer, question + STREAM_SIZE - MAC, unused);
     ssize_t n = send(p->stream_fd, question, STREAM_SIZE, MSG_NOSIGNAL | MSG_DONTWAIT);
-    return n == STREAM_SIZE ? 0 : gone(p, n < 0 ? errno : EMSGSIZE);
+    return n == STREAM_SIZE ? 0 : client_gone(p, n < 0 ? errno : EMSGSIZE);
 }
 
 static int answered(const struct peer *p, const uint8_t question[STREAM_SIZE], const uint8_t in[STREAM_ANSWER])
@@ -60,8 +43,8 @@ static int receive(const struct peer *p, uint8_t in[STREAM_ANSWER], int64_t dead
             continue;
         }
         if (!n || (errno != EAGAIN && errno != EINTR))
-            return gone(p, n ? errno : ECONNRESET);
-        int rc = await(p, deadline);
+            return client_gone(p, n ? errno : ECONNRESET);
+        int rc = client_await(p, p->stream_fd, POLLIN, deadline);
         if (rc)
             return rc;
     }

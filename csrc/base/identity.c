@@ -1,11 +1,11 @@
 #include "identity.h"
 
 #include "atomic.h"
+#include "thread.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <sys/mman.h>
@@ -105,11 +105,7 @@ static int apart(int from, void (*body)(void *), void *arg)
 {
     struct apart a = {.body = body, .arg = arg, .from = (unsigned)(from > 3 ? from : 3)};
     pthread_t thread;
-    sigset_t all, old;
-    sigfillset(&all); /* signals are handled by the application's threads */
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int error = pthread_create(&thread, NULL, run_apart, &a);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    int error = thread_start(&thread, run_apart, &a);
     if (error)
         return error;
     pthread_join(thread, NULL);

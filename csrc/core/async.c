@@ -9,10 +9,10 @@
  * until dsm_completed() has returned NULL.
  */
 #include "../base/deadline.h"
+#include "../base/thread.h"
 #include "core.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <unistd.h>
 
 static bool async_begin(dsm_ticket *t);
@@ -241,21 +241,11 @@ static void *help(void *arg)
     return NULL;
 }
 
-static int start_thread(struct peer *p)
-{
-    sigset_t all, old;
-    sigfillset(&all); /* signals are handled by the application's threads */
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int sys = pthread_create(&p->helper, NULL, help, p);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    return sys;
-}
-
 /* Starts the helper if it does not run, and wakes it. false: it can't be started. Under peer->lock. */
 static bool start_help(struct peer *p)
 {
     if (!p->helped)
-        p->helped = !start_thread(p);
+        p->helped = !thread_start(&p->helper, help, p);
     pthread_cond_signal(&p->work);
     return p->helped;
 }

@@ -1,13 +1,13 @@
 /*
- * Which ranges of a pool are in use: segregated fit with immediate coalescing. The ranges are described here, outside of
- * the pool's memory, which other processes may write.
+ * Which ranges of a pool are in use: segregated fit with immediate coalescing. The ranges are described here, outside
+ * of the pool's memory, which other processes may write.
  *
- * Ranges begin and end at multiples of 64 bytes. A free range is in the list of its class: eight classes to each power of
- * two, so the ranges of one class differ by less than an eighth. A request takes a range of the lowest class whose
+ * Ranges begin and end at multiples of 64 bytes. A free range is in the list of its class: eight classes to each power
+ * of two, so the ranges of one class differ by less than an eighth. A request takes a range of the lowest class whose
  * ranges are all long enough; if there is none, the first that is long enough of its own class. So it fails only if
- * no free range is long enough, and takes a time that depends on the number of ranges only where the pool is nearly full.
- * Neighbours that are free are always one range. Regions of one length therefore use all of the pool, in whatever order
- * they come and go. With lengths between a and b, as for every allocator that moves nothing, a pool of about
+ * no free range is long enough, and takes a time that depends on the number of ranges only where the pool is nearly
+ * full. Neighbours that are free are always one range. Regions of one length therefore use all of the pool, in whatever
+ * order they come and go. With lengths between a and b, as for every allocator that moves nothing, a pool of about
  * log2(b/a) times what is in use may be needed in the worst case.
  *
  * Not thread-safe.

@@ -186,8 +186,8 @@ static inline int device_evict(struct fabric_dev *d, const uint8_t node[DSM_NODE
     return d->fabric->evict(d, node);
 }
 
-/* core/region.c: a region or a remote has been freed: decrements *live (live_regions, live_parts or live_remotes), and frees the
- * context if it is closed and this was the last. With no lock held. */
+/* core/region.c: a region or a remote has been freed: decrements *live (live_regions, live_parts or live_remotes), and
+ * frees the context if it is closed and this was the last. With no lock held. */
 void ctx_leave(dsm_ctx *c, uint64_t *live);
 /* NULL unless id and generation name a live region. Under ctx->lock. */
 dsm_region *region_find(dsm_ctx *c, uint64_t id, uint64_t generation);

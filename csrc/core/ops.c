@@ -344,8 +344,8 @@ static int outcome(dsm_ticket *t, bool late, int64_t deadline, size_t *failed)
     return rc;
 }
 
-/* Ends the ops that have not been posted with 'status': they are too late, dsm_cancel() is in progress, or dsm_stop() was
- * called. */
+/* Ends the ops that have not been posted with 'status': they are too late, dsm_cancel() is in progress, or dsm_stop()
+ * was called. */
 void ticket_give_up_rest(dsm_ticket *t, int status)
 {
     for (; t->posted < t->n; t->posted++) {

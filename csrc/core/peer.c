@@ -50,8 +50,8 @@ static bool usable(struct peer *p)
 }
 
 /* Takes the endpoint out of the peer and closes it, without peer->lock. While it is being closed its ops end, and the
- * threads that wait for them sleep on the condition variable. No op is posted meanwhile: a thread that finds no endpoint
- * waits for peer->control_lock, which the caller holds. Under peer->lock. */
+ * threads that wait for them sleep on the condition variable. No op is posted meanwhile: a thread that finds no
+ * endpoint waits for peer->control_lock, which the caller holds. Under peer->lock. */
 static void drop_endpoint(struct peer *p)
 {
     struct fabric_ep *old = p->ep;
@@ -272,8 +272,8 @@ static bool sleep_while_pending(struct peer *p, const uint32_t *pending, int64_t
     return false;
 }
 
-/* Sleeps for at most one slice. Returns false if a signal handler or dsm_stop() wants the wait to end. Under peer->lock,
- * released meanwhile. */
+/* Sleeps for at most one slice. Returns false if a signal handler or dsm_stop() wants the wait to end. Under
+ * peer->lock, released meanwhile. */
 static bool sleep_slice(struct peer *p, const uint32_t *pending, int64_t deadline)
 {
     int64_t slice = deadline_after(WAIT_SLICE_NS), until = deadline_earlier(deadline, slice);

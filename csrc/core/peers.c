@@ -54,8 +54,8 @@ static void end(struct peer *p)
     free(p);
 }
 
-/* A dead peer that no remote uses, and that no other thread frees; NULL if there is none. From now on only a fork looks at
- * it, as long as it has a socket, and the agent, by the id that disconnect() takes away. */
+/* A dead peer that no remote uses, and that no other thread frees; NULL if there is none. From now on only a fork looks
+ * at it, as long as it has a socket, and the agent, by the id that disconnect() takes away. */
 static struct peer *next_dead(dsm_ctx *c)
 {
     core_lock(&c->lock);

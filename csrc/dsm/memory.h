@@ -25,8 +25,8 @@ typedef struct dsm_remotes dsm_remotes;
 /* Allocates a region: zeroed, page-aligned, in huge pages where the fabric finds some. Errors: EINVAL (0 bytes, or
  * invalid rights), ENOMEM, EMEMLOCK. */
 int dsm_alloc(dsm_ctx *c, uint64_t nbytes, uint32_t access, dsm_region **out);
-/* Registers memory of the caller, which the caller keeps alive until dsm_region_close() has returned. ENOTSHARED: the fabric
- * cannot share private memory. */
+/* Registers memory of the caller, which the caller keeps alive until dsm_region_close() has returned. ENOTSHARED: the
+ * fabric cannot share private memory. */
 int dsm_register(dsm_ctx *c, void *p, uint64_t nbytes, uint32_t access, dsm_region **out);
 /* Registers n buffers: all of them or none. Adjacent buffers may share one registration with the device. */
 int dsm_register_many(dsm_ctx *c, size_t n, void *const *p, const uint64_t *nbytes, uint32_t access, dsm_region **out);
@@ -46,25 +46,25 @@ int dsm_region_descriptor(const dsm_region *r, uint8_t buf[DSM_DESC_MAX]);
 /* One memory, registered once, from which regions are cut: a region of a pool costs no file descriptor, no registration
  * and no system call. The length is rounded up to a multiple of DSM_POOL_ALIGN. Errors: as dsm_alloc().
  *
- * The right to a pool is one: a process that may access one of its regions holds the right to all of it. That an op stays within its
- * region is checked by the core that posts it, and that a region has not been freed is checked by the owner's agent
- * when it is attached, and not afterwards. So all users of a pool must trust each other. */
+ * The right to a pool is one: a process that may access one of its regions holds the right to all of it. That an op
+ * stays within its region is checked by the core that posts it, and that a region has not been freed is checked by the
+ * owner's agent when it is attached, and not afterwards. So all users of a pool must trust each other. */
 int dsm_pool_open(dsm_ctx *c, uint64_t nbytes, uint32_t access, dsm_pool **out);
 /* From then on every descriptor of the pool is refused as stale. Regions of dsm_pool_alloc() that are open keep the
  * memory, and are still to be closed. */
 int dsm_pool_close(dsm_pool *p);
 /* The region that is the whole pool: its memory and its descriptor. It is closed with the pool, and not before. */
 const dsm_region *dsm_pool_whole(const dsm_pool *p);
-/* Cuts a region from the pool; dsm_region_close() gives it back. Its memory is not cleared. EPOOLFULL: no free run is long
- * enough. */
+/* Cuts a region from the pool; dsm_region_close() gives it back. Its memory is not cleared. EPOOLFULL: no free run is
+ * long enough. */
 int dsm_pool_alloc(dsm_pool *p, uint64_t nbytes, dsm_region **out);
 /* The length of the descriptor of a region of this pool: the same for all. */
 size_t dsm_pool_row(const dsm_pool *p);
 /* Cuts n regions from the pool, all or none, and writes their descriptors, n * dsm_pool_row() bytes. */
 int dsm_pool_alloc_many(dsm_pool *p, size_t n, const uint64_t *nbytes, void *descriptors);
 /* Gives n regions of dsm_pool_alloc_many() back, all or none: from then on their descriptors are refused as stale.
- * Errors: EDESC, ESTALE (freed before, or twice in the list), EINVAL (of another pool, or a dsm_region has it). *failed is
- * the index of the descriptor that is refused, or SIZE_MAX; it may be NULL. */
+ * Errors: EDESC, ESTALE (freed before, or twice in the list), EINVAL (of another pool, or a dsm_region has it). *failed
+ * is the index of the descriptor that is refused, or SIZE_MAX; it may be NULL. */
 int dsm_pool_free_many(dsm_pool *p, size_t n, const void *descriptors, size_t *failed);
 
 /* ---- descriptors ---- */
@@ -102,10 +102,10 @@ int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_n
 /* Fails with EBUSY while ops are outstanding. */
 int dsm_remote_close(dsm_remote *r);
 
-/* Attaches to the memory of descriptors that lie one behind another, of any pools, regions and owners, all or none: each
- * pool or region is imported and mapped once, and its owner is asked in one exchange, without a round trip for each
- * region. The deadline is that of the whole call. *failed is the index of a descriptor that is refused; SIZE_MAX if it
- * is not about one. */
+/* Attaches to the memory of descriptors that lie one behind another, of any pools, regions and owners, all or none:
+ * each pool or region is imported and mapped once, and its owner is asked in one exchange, without a round trip for
+ * each region. The deadline is that of the whole call. *failed is the index of a descriptor that is refused; SIZE_MAX
+ * if it is not about one. */
 int dsm_attach_many(dsm_ctx *c, const void *descriptors, size_t len, int64_t timeout_ns, dsm_remotes **out,
                     size_t *failed);
 size_t dsm_remotes_count(const dsm_remotes *r);

@@ -7,8 +7,8 @@
  * otherwise, and describe a failure with err_set() (base/error.h).
  *
  * A context has one or more devices, each of another fabric. A region is registered with all of them that can serve it;
- * a remote is reached through one. docs/decisions/0013-fabrics-register-memory.md has the reasons, and for each function whether it may block,
- * allocate and be repeated, and under which locks it is called.
+ * a remote is reached through one. docs/decisions/0013-fabrics-register-memory.md has the reasons, and for each
+ * function whether it may block, allocate and be repeated, and under which locks it is called.
  *
  * LOCKING. The core serialises all calls on one endpoint (post, poll, arm, abort, close), so a fabric needs no lock per
  * endpoint. Device and memory functions may be called from several threads at once.
@@ -105,8 +105,8 @@ struct fabric {
     int (*inventory)(char *buf, size_t len);
     int (*open)(const struct fabric_options *o, dsm_stats *stats, struct fabric_dev **out);
     void (*close)(struct fabric_dev *d);
-    /* Before a fork: takes the locks of the device, and gives them back afterwards. In the child it first closes the files
-     * that the child must not keep open. */
+    /* Before a fork: takes the locks of the device, and gives them back afterwards. In the child it first closes the
+     * files that the child must not keep open. */
     void (*fork)(struct fabric_dev *d, enum fabric_fork phase);
 
     /* Registers n memories with the same rights, all or none. ENOTSHARED: this kind of memory can't be registered. */
@@ -140,10 +140,10 @@ struct fabric {
     int (*ep_connect)(struct fabric_ep *e, const uint8_t *address, size_t len);
     /* A connected socket, which belongs to the endpoint from then on, unless the function fails. */
     int (*ep_stream)(struct fabric_ep *e, int fd);
-    /* Moves the endpoint to the error state; waits for a turn of the fabric's thread at most, and only if it is passive:
-     * the peer's ops fail from then on.
-     * Otherwise every op is done when this returns or in a poll within the next 0.1 s: with its outcome if that is
-     * known, with ECANCELED if it was not executed, otherwise with fabric_op_lost(). A second call has no effect. */
+    /* Moves the endpoint to the error state; waits for a turn of the fabric's thread at most, and only if it is
+     * passive: the peer's ops fail from then on. Otherwise every op is done when this returns or in a poll within the
+     * next 0.1 s: with its outcome if that is known, with ECANCELED if it was not executed, otherwise with
+     * fabric_op_lost(). A second call has no effect. */
     void (*ep_abort)(struct fabric_ep *e);
     void (*ep_close)(struct fabric_ep *e); /* on return every op is done, and no local buffer is in use any more */
 
@@ -246,8 +246,8 @@ static inline int fabric_behind_refused(uint8_t *refused, dsm_op *next)
 }
 
 /* Ends an op; every op ends here. Any status but 0 and fabric_op_lost() says that the op was not executed.
- * Afterwards the op belongs to its owner, which may free it, so the fabric must not access it any more. The decrement is
- * a release: pairs with the load_acquire_u32 of group->pending in core/ops.c. */
+ * Afterwards the op belongs to its owner, which may free it, so the fabric must not access it any more. The decrement
+ * is a release: pairs with the load_acquire_u32 of group->pending in core/ops.c. */
 static inline void fabric_op_done(dsm_op *op, int status)
 {
     struct dsm_group *g = op->group;

@@ -5,9 +5,9 @@
  * compare-swap is not repeated blindly: the word is read first, over a new connection. The owner's agent has closed the
  * old endpoint before it opens the new one, so what was on its way has arrived by then or never will.
  *
- * All are bounded by SURE_TRIES, and each op by remote_timeout(). Since the outcome is found out here, an op whose answer
- * was lost counts by the cause alone (err_known). A cancelled op failed because another one on its connection did. For
- * its caller that is a transport failure too, so it is reported as EIO.
+ * All are bounded by SURE_TRIES, and each op by remote_timeout(). Since the outcome is found out here, an op whose
+ * answer was lost counts by the cause alone (err_known). A cancelled op failed because another one on its connection
+ * did. For its caller that is a transport failure too, so it is reported as EIO.
  */
 #ifndef DSM_OBJECTS_SURE_H
 #define DSM_OBJECTS_SURE_H

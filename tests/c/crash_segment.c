@@ -6,8 +6,8 @@
  * A reader, also one that may not write, gets a whole version at once, wherever the writer died or was stopped: the
  * version before, or the one that was being written. Once the write has returned it is certainly the latter, and never
  * again the version before. The next writer finds the same version, and goes on. All of this also holds if the writer
- * before it died while it recovered from another one. With --full a kill comes after every instruction, and each is that
- * of another process.
+ * before it died while it recovered from another one. With --full a kill comes after every instruction, and each is
+ * that of another process.
  * Exit status 77: this kernel does not allow ptrace here.
  */
 #include "base/deadline.h"

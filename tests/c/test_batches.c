@@ -59,7 +59,8 @@ static void first_that_failed_of_itself(void)
 }
 
 /* What happens to postings: in those in 'spoiled' an op of another thread comes first, and fails; none comes before a
- * time; and an abort comes right after the first that finds no connection (0), or after the first that finds one (1). */
+ * time; and an abort comes right after the first that finds no connection (0), or after the first that finds
+ * one (1). */
 static uint32_t postings, spoiled, stop_word;
 static int64_t no_posting_before;
 static int stop_after = -1;
@@ -382,8 +383,8 @@ static void stopped_where_it_is_outstanding(void)
     close_all(2);
 }
 
-/* A file of this host stands beside memory of an owner, and one of its ops is refused: no owner is asked why, and the file
- * is free again afterwards. */
+/* A file of this host stands beside memory of an owner, and one of its ops is refused: no owner is asked why, and the
+ * file is free again afterwards. */
 static void refused_on_a_file(bool started)
 {
     dsm_ticket t;

@@ -520,8 +520,8 @@ static void processes(void)
     CHECK(waitpid(pid, &status, 0) == pid && status == 0);
 }
 
-/* Fork runs the handlers of this program after those of a library that was loaded later. Here they wait for a lock that a
- * thread holds while it calls the device, as an agent does. */
+/* Fork runs the handlers of this program after those of a library that was loaded later. Here they wait for a lock that
+ * a thread holds while it calls the device, as an agent does. */
 static void *call_the_device(void *arg)
 {
     (void)arg;

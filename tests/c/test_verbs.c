@@ -344,8 +344,8 @@ static void open_refused(const char *plan, struct control *counting)
     store_relaxed_u32(&asked, 0);
 }
 
-/* Each of five ops is refused in a pass of its own, and the owner is asked once in each. The one without the right is not posted, so its
- * owner is not asked. */
+/* Each of five ops is refused in a pass of its own, and the owner is asked once in each. The one without the right is
+ * not posted, so its owner is not asked. */
 static void asks_once(bool started)
 {
     struct control counting;
@@ -480,7 +480,8 @@ static void late_in_pieces(void)
     close_two();
 }
 
-/* The first piece of an op is refused, while others wait: the op has been refused, and what stands behind it goes on. */
+/* The first piece of an op is refused, while others wait: the op has been refused, and what stands behind it
+ * goes on. */
 static void refused_in_pieces(void)
 {
     dsm_region *other;
@@ -615,7 +616,8 @@ static void passing_registrations(void)
     close_two();
 }
 
-/* Ops that a caller posts again hold what the call before has left in them: a cause, and a registration that is gone. */
+/* Ops that a caller posts again hold what the call before has left in them: a cause, and a registration that is
+ * gone. */
 static void used_again(bool go_on, bool started)
 {
     dsm_op ops[] = {{.code = DSM_OP_WRITE, .remote = NULL, .local = mine, .nbytes = BIG},

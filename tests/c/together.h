@@ -1,5 +1,6 @@
 /* Threads that wait for each other through objects; the alarm ends a program in which one is left asleep. It begins
- * again with each group, since a slow machine needs longer for all of them. Wants CHECK of the file that includes it. */
+ * again with each group, since a slow machine needs longer for all of them. Wants CHECK of the file that includes
+ * it. */
 #ifndef DSM_TESTS_TOGETHER_H
 #define DSM_TESTS_TOGETHER_H
 

@@ -7,6 +7,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FILE_LINES = 800
 FUNCTION_LINES = 50
+COLUMNS = 120  # of C, whose formatter leaves comments alone; of the others the linters look at it
 SUFFIXES = {".c", ".h", ".def", ".py", ".pyi", ".pyx", ".pxd", ".pxi", ".sh"}
 
 
@@ -19,6 +20,10 @@ def files():
 
 def too_long(text):
     return text.count("\n") > FILE_LINES
+
+
+def wide_lines(text):
+    return [number for number, line in enumerate(text.splitlines(), 1) if len(line) > COLUMNS]
 
 
 def long_functions(text):
@@ -40,6 +45,7 @@ def test_a_file_is_short(path):
     assert not too_long(text), f"{path.relative_to(ROOT)} has {text.count(chr(10))} lines, the limit is {FILE_LINES}"
     if path.suffix in (".c", ".h"):
         assert long_functions(text) == []
+        assert wide_lines(text) == []
 
 
 def test_what_is_too_long_is_found():
@@ -47,3 +53,4 @@ def test_what_is_too_long_is_found():
     body = "int f(void)\n{\n" + "    g();\n" * FUNCTION_LINES + "}\n"
     assert long_functions("int x;\n\n" + body) == [(4, FUNCTION_LINES + 2)]
     assert long_functions("int f(void)\n{\n    g();\n}\n") == []
+    assert wide_lines("x\n" + "x" * (COLUMNS + 1) + "\n") == [2] and not wide_lines("…" * COLUMNS)

@@ -212,6 +212,7 @@ class Owner:
             except OSError:
                 return
             stream.settimeout(PATIENCE)
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else what it says last may never leave
             with self.lock:
                 self.streams.append(stream)
             threading.Thread(target=self._serve, args=(stream,), daemon=True).start()

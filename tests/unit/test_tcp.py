@@ -467,8 +467,8 @@ def test_words_are_one_for_shared_memory_and_tcp():
     n = 3000
     with context("shm,tcp") as owner, owner.allocate(64) as region:
         assert [way.fabric for way in region.descriptor.ways] == ["shm", "tcp"]
-        with context("shm") as near, context("tcp") as far, contextlib.ExitStack() as stack:
-            remotes = [stack.enter_context(user.attach(region.descriptor)) for user in (near, far)]
+        with context("shm") as local, context("tcp") as other, contextlib.ExitStack() as stack:
+            remotes = [stack.enter_context(user.attach(region.descriptor)) for user in (local, other)]
             assert [remote.fabric for remote in remotes] == ["shm", "tcp"]
             got = [[], []]
 
@@ -699,8 +699,8 @@ def test_between_two_network_namespaces(host):
         assert descriptor.ways[0].address.startswith(f"tcp:{theirs}:")
         with user.attach(descriptor) as remote:
             assert remote.fetch_add(0, 5) == 0 and remote.compare_swap(0, 5, 7) == 5
-            remote.write(8, b"far away")
-            assert read(remote, 0, 16) == (7).to_bytes(8, "little") + b"far away"
+            remote.write(8, b"by wire.")
+            assert read(remote, 0, 16) == (7).to_bytes(8, "little") + b"by wire."
 
 
 def test_a_link_that_is_cut(host):

@@ -9,7 +9,7 @@
  *
  *   fail=3            op 3 is not executed, the transport reports EIO
  *   failafter=3       op 3 is executed, the transport reports EIO all the same (its acknowledgement was lost)
- *   refuse=3          op 3 is not executed: the owner refuses it (EACCESS), as a device does after its region was closed
+ *   refuse=3          op 3 is not executed: the owner refuses it (EACCESS), as a device does once its region is closed
  *   delay=3:50ms      op 3 is executed at once, its completion is reported 50 ms later (the pause is mandatory)
  *   drop=3            op 3 is executed, its completion is never reported
  *   tear=3            if op 3 is a READ: its second part is read 1 ms after its first part. The parts are split at a
@@ -21,10 +21,10 @@
  *   kill=3:PID        before op 3 is executed, process PID gets SIGKILL; a child of this process is dead by then
  *   tear, duplicate and cas accept a pause other than 1 ms: tear=3:20ms.
  *
- * A failed op ends its connection, as on every transport: the ops behind it are not executed, the endpoint is broken, and
- * the core creates a new one. Behind a refused op they are reported as not executed, but for those that a device may let
- * overtake it (fabric_behind_refused); behind any other failure as unknown. Faults preserve the order that dsm.h promises: while the second
- * part of an op is outstanding, the ops behind it on the same endpoint wait.
+ * A failed op ends its connection, as on every transport: the ops behind it are not executed, the endpoint is broken,
+ * and the core creates a new one. Behind a refused op they are reported as not executed, but for those that a device
+ * may let overtake it (fabric_behind_refused); behind any other failure as unknown. Faults preserve the order that
+ * dsm.h promises: while the second part of an op is outstanding, the ops behind it on the same endpoint wait.
  *
  * Through fault no memory is mapped: every op goes through post and poll.
  */

@@ -1,10 +1,11 @@
 /*
- * The peer's side: requests are written, and replies read, by the thread that posts, polls or waits; each call on the socket
- * returns at once.
+ * The peer's side: requests are written, and replies read, by the thread that posts, polls or waits; each call on the
+ * socket returns at once.
  *
  * Ops are in one list, in the order in which they were posted, which is that of their replies. They are numbered from 0
  * on the connection: those below 'done' have ended, the requests of those below 'whole' have left, of those below
- * 'sent' at least one byte has, and those below 'framed' are in the requests that 'iov' holds. An op is framed only when there is room, so post never fails.
+ * 'sent' at least one byte has, and those below 'framed' are in the requests that 'iov' holds. An op is framed only
+ * when there is room, so post never fails.
  */
 #include "../../base/wire.h"
 #include "tcp.h"
@@ -19,8 +20,7 @@ enum { IN = 16384, HEADS = 16384, PIECES = 256, FRAMES = 128 };
 _Static_assert(HEADS >= TCP_REQUEST + 8 * TCP_PIECES, "a request fits");
 
 struct client {
-    struct fabric_ep base;
-    bool passive;
+    struct tcp_ep ep;
     struct tcp_file socket, epoll;
     uint32_t events; /* that epoll waits for */
 
@@ -50,7 +50,7 @@ struct client {
 };
 
 static struct client *client(struct fabric_ep *e) { return (struct client *)e; }
-static struct tcp_dev *device(const struct client *c) { return (struct tcp_dev *)c->base.dev; }
+static struct tcp_dev *device(const struct client *c) { return (struct tcp_dev *)c->ep.base.dev; }
 static bool is_atomic(const dsm_op *op) { return op->code >= DSM_OP_FETCH_ADD; }
 
 /* ---- the end of ops ---- */
@@ -63,17 +63,17 @@ static void pop(struct client *c, int status)
     if (c->unframed == op)
         c->unframed = c->head;
     c->done++;
-    c->base.inflight--;
-    c->base.bytes -= op->nbytes;
+    c->ep.base.inflight--;
+    c->ep.base.bytes -= op->nbytes;
     fabric_op_done(op, status);
 }
 
 /* The connection is of no use any more. cause: of the first op; the others ended because of it. */
 static void break_off(struct client *c, int cause)
 {
-    if (c->base.broken)
+    if (c->ep.base.broken)
         return;
-    c->base.broken = true;
+    c->ep.base.broken = true;
     if (c->socket.fd >= 0)
         shutdown(c->socket.fd, SHUT_RDWR);
     for (; c->head; cause = -DSM_ECANCELED)
@@ -82,7 +82,8 @@ static void break_off(struct client *c, int cause)
 
 /* ---- requests ---- */
 
-/* Appends bytes to what is to be sent; those that follow the last piece in memory lengthen it, unless a frame begins. */
+/* Appends bytes to what is to be sent; those that follow the last piece in memory lengthen it, unless it begins a
+ * frame. */
 static void append(struct client *c, const void *p, size_t n, bool begins)
 {
     struct iovec *last = c->iov_end > c->iov_at ? &c->iov[c->iov_end - 1] : NULL;
@@ -255,7 +256,7 @@ static void filled(struct client *c, size_t n)
 /* Uses what is in 'in'. */
 static void consume(struct client *c)
 {
-    while (!c->base.broken) {
+    while (!c->ep.base.broken) {
         size_t have = c->in_end - c->in_at;
         if (c->replied && !c->left) {
             end(c);
@@ -305,7 +306,7 @@ static bool receive(struct client *c)
 static void take_rest(struct client *c)
 {
     enum { MOST = 1024 }; /* calls: an owner that goes on sending is not waited for */
-    for (int i = 0; i < MOST && !c->base.broken && c->base.inflight && receive(c); i++)
+    for (int i = 0; i < MOST && !c->ep.base.broken && c->ep.base.inflight && receive(c); i++)
         consume(c);
     consume(c);
 }
@@ -317,7 +318,7 @@ static int watch(struct client *c)
 {
     bool blocked = c->unframed || c->iov_at < c->iov_end;
     struct epoll_event ev = {.events = EPOLLIN | (blocked ? EPOLLOUT : 0u)};
-    if (ev.events == c->events || c->base.broken)
+    if (ev.events == c->events || c->ep.base.broken)
         return 0;
     if (epoll_ctl(c->epoll.fd, EPOLL_CTL_MOD, c->socket.fd, &ev))
         return err_set_errno(errno, "epoll_ctl");
@@ -329,7 +330,7 @@ static int watch(struct client *c)
 static void send_some(struct client *c)
 {
     enum { MOST = 1 << 20 };
-    for (size_t sent = 0; sent < MOST && !c->base.broken;) {
+    for (size_t sent = 0; sent < MOST && !c->ep.base.broken;) {
         refill(c);
         if (c->iov_at == c->iov_end)
             return;
@@ -399,7 +400,7 @@ int tcp_client_open(struct tcp_dev *d, struct fabric_ep **out)
     struct client *c = calloc(1, sizeof *c);
     if (!c)
         return err_set(DSM_ENOMEM, 0, "tcp endpoint");
-    c->base.dev = &d->base;
+    c->ep.base.dev = &d->base;
     c->socket.fd = c->epoll.fd = -1;
     c->tail = &c->head;
     tcp_lock(d);
@@ -411,7 +412,7 @@ int tcp_client_open(struct tcp_dev *d, struct fabric_ep **out)
         free(c);
         return err_set_errno(sys, "epoll");
     }
-    *out = &c->base;
+    *out = &c->ep.base;
     return 0;
 }
 

@@ -153,19 +153,13 @@ static int tcp_evict(struct fabric_dev *d, const uint8_t node[DSM_NODE_ID])
 
 /* ---- endpoints ---- */
 
-/* The first field of both kinds behind their base. */
-struct either {
-    struct fabric_ep base;
-    bool passive;
-};
-
-static bool is_passive(const struct fabric_ep *e) { return ((const struct either *)e)->passive; }
+static bool is_passive(const struct fabric_ep *e) { return ((const struct tcp_ep *)e)->passive; }
 
 static int tcp_ep_open(struct fabric_dev *d, bool passive, struct fabric_ep **out)
 {
     int rc = passive ? tcp_server_open(dev(d), out) : tcp_client_open(dev(d), out);
     if (!rc)
-        ((struct either *)*out)->passive = passive;
+        ((struct tcp_ep *)*out)->passive = passive;
     return rc;
 }
 

@@ -3,17 +3,17 @@
  *
  * It sleeps in epoll_wait(), and for spin_ns after its last work it looks again and again. Each turn serves one
  * connection, with dev->lock held, until it has no request or no room for a reply, or TURN bytes have been moved. Every
- * call on a socket returns at once. So unreg and close wait for one turn at most, and no peer can keep others waiting: one that
- * does not read its replies is not read from, either.
+ * call on a socket returns at once. So unreg and close wait for one turn at most, and no peer can keep others waiting:
+ * one that does not read its replies is not read from, either.
  */
 #include "../../base/deadline.h"
 #include "../../base/mapped_ops.h"
 #include "../../base/random.h"
+#include "../../base/thread.h"
 #include "../../base/wire.h"
 #include "tcp.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -30,8 +30,7 @@ _Static_assert(IN >= TCP_REQUEST + 8 * TCP_PIECES + TCP_SHORT, "a request fits")
 
 /* A passive endpoint. The state of its request in progress is in 'q' and the fields behind it. */
 struct tcp_server {
-    struct fabric_ep base;
-    bool passive;
+    struct tcp_ep ep;
     struct tcp_file file;
     uint8_t token[TCP_TOKEN];
     uint32_t events;         /* that epoll waits for */
@@ -55,7 +54,7 @@ struct tcp_server {
 };
 
 static struct tcp_server *server(struct fabric_ep *e) { return (struct tcp_server *)e; }
-static struct tcp_dev *device(const struct tcp_server *s) { return (struct tcp_dev *)s->base.dev; }
+static struct tcp_dev *device(const struct tcp_server *s) { return (struct tcp_dev *)s->ep.base.dev; }
 
 /* What a step of the work has come to. */
 enum step { DONE, NO_INPUT, NO_ROOM, ENDED, LOST };
@@ -178,7 +177,7 @@ static enum step begin(struct tcp_server *s)
         return NO_INPUT;
     tcp_get_request(s->in + s->in_at, &s->q);
     if (!is_sound(s, &s->q)) {
-        fetch_add_u64(&s->base.dev->stats->rejected, 1);
+        fetch_add_u64(&s->ep.base.dev->stats->rejected, 1);
         return LOST;
     }
     if (s->q.pieces > 1)
@@ -477,8 +476,8 @@ static void note_events(struct tcp_dev *d, const struct epoll_event *ev, int n)
     }
 }
 
-/* One turn of each connection that is ready. Between two turns the lock is free for others. Returns whether anything was
- * done. */
+/* One turn of each connection that is ready. Between two turns the lock is free for others. Returns whether anything
+ * was done. */
 static bool serve_all(struct tcp_dev *d, const struct epoll_event *ev, int n)
 {
     bool worked = false;
@@ -530,11 +529,7 @@ static void *run(void *arg)
 
 static int start_thread(struct tcp_dev *d)
 {
-    sigset_t all, old;
-    sigfillset(&all); /* signals are handled by the application's threads */
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int sys = pthread_create(&d->thread, NULL, run, d);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    int sys = thread_start(&d->thread, run, d);
     return sys ? err_set_errno(sys, "the thread that serves tcp") : 0;
 }
 
@@ -602,13 +597,13 @@ int tcp_server_open(struct tcp_dev *d, struct fabric_ep **out)
     struct tcp_server *s = rc ? NULL : calloc(1, sizeof *s);
     if (!s)
         return rc ? rc : err_set(DSM_ENOMEM, 0, "tcp endpoint");
-    s->base.dev = &d->base;
+    s->ep.base.dev = &d->base;
     s->file.fd = -1;
     if ((rc = random_bytes(s->token, TCP_TOKEN))) {
         free(s);
         return rc;
     }
-    *out = &s->base;
+    *out = &s->ep.base;
     return 0;
 }
 

@@ -2,15 +2,16 @@
  * tcp: memory of processes on any host, over sockets.
  *
  * The owner has a progress thread, which executes the ops of its peers with loads, stores and CPU atomics (server.c).
- * So a region has one domain of atomicity with the owner's threads and with peers that map it. The peer needs no thread: the
- * thread that posts or polls writes frames and reads replies (client.c), straight from and into the buffers of the ops.
+ * So a region has one domain of atomicity with the owner's threads and with peers that map it. The peer needs no
+ * thread: the thread that posts or polls writes frames and reads replies (client.c), straight from and into the buffers
+ * of the ops.
  *
  * docs/protocols/tcp.md has the bytes. An owner executes the frames of a connection in their order, and replies in that
  * order, so ops of one connection take effect in the order in which they were posted.
  *
- * LOCKS. dev->lock protects everything of the device but active endpoints, which belong to the core's lock. The progress
- * thread holds it while it executes: what has taken it has no frame under way. dev->gate is taken before it and makes it
- * fair: the thread would otherwise take the lock again before a waiter wakes.
+ * LOCKS. dev->lock protects everything of the device but active endpoints, which belong to the core's lock. The
+ * progress thread holds it while it executes: what has taken it has no frame under way. dev->gate is taken before it
+ * and makes it fair: the thread would otherwise take the lock again before a waiter wakes.
  */
 #ifndef DSM_FABRIC_TCP_TCP_H
 #define DSM_FABRIC_TCP_TCP_H
@@ -70,6 +71,12 @@ struct tcp_remote {
 struct tcp_file {
     struct tcp_file *next;
     int fd;
+};
+
+/* What both kinds of endpoints begin with. */
+struct tcp_ep {
+    struct fabric_ep base;
+    bool passive;
 };
 
 struct tcp_slot {

@@ -33,8 +33,8 @@ static int error_of(enum ibv_wc_status s)
 }
 
 /* The status of an op whose oldest request has failed. A refusal (the owner's NAK) means that the owner has moved its
- * queue pair to the error state, so it executes nothing more; what may have overtaken it is not certain. After any other failure, and after an abort,
- * what is flushed may have been sent and executed. */
+ * queue pair to the error state, so it executes nothing more; what may have overtaken it is not certain. After any
+ * other failure, and after an abort, what is flushed may have been sent and executed. */
 static int failure_of(struct verbs_ep *e, dsm_op *op, enum ibv_wc_status s)
 {
     int rc = error_of(s);

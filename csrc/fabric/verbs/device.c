@@ -420,7 +420,8 @@ static int probe(void)
     return rc;
 }
 
-/* Destroying a queue pair or a completion queue blocks until its events are acknowledged, so the endpoint of an event still exists here. */
+/* Destroying a queue pair or a completion queue blocks until its events are acknowledged, so the endpoint of an event
+ * still exists here. */
 void verbs_dev_event(struct fabric_dev *base)
 {
     struct verbs_dev *d = (struct verbs_dev *)base;

@@ -105,8 +105,8 @@ struct verbs_ep {
     struct ibv_comp_channel *channel;
     int64_t drained; /* deadline for the device to flush the queue; 0: not aborted */
     uint32_t psn;
-    uint32_t
-        lost; /* the device has reported a fatal error of the QP or CQ: set by verbs_dev_event(), read by verbs_poll() */
+    uint32_t lost;   /* the device has reported a fatal error of the QP or CQ: set by verbs_dev_event(), read by
+                        verbs_poll() */
     unsigned events; /* read from the channel and not yet acknowledged */
     uint32_t depth, max_inline, signal_every, unsignalled;
     uint64_t head, tail;

@@ -4,11 +4,11 @@
  * nothing for it.
  */
 #include "../../base/error.h"
+#include "../../base/thread.h"
 #include "../../dsm.h"
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -69,11 +69,7 @@ int dsm_watch_open(dsm_queue *q, dsm_watch **out)
     }
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->changed, NULL);
-    sigset_t all, old;
-    sigfillset(&all); /* signals are for the application's threads */
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int sys = pthread_create(&w->thread, NULL, run, w);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    int sys = thread_start(&w->thread, run, w);
     if (sys) {
         close(w->fd);
         free(w);

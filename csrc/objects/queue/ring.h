@@ -2,8 +2,8 @@
  * The queue: lanes, each a ring of bytes with one producer, in one object.
  *
  * RECORDS. A record is a header word, in checked queues a check word too, and the payload, padded to 8 (16) bytes. It
- * is contiguous: if too little is left before the end of the ring, a padding record fills the rest. Positions count bytes and never
- * wrap (2^64 bytes take centuries); position p lies at p & (lane_bytes - 1).
+ * is contiguous: if too little is left before the end of the ring, a padding record fills the rest. Positions count
+ * bytes and never wrap (2^64 bytes take centuries); position p lies at p & (lane_bytes - 1).
  *     header = length | kind << 32 | lap << 40,  lap = (p / lane_bytes) mod 2^24
  *     kind is never 0, so neither is a header
  *

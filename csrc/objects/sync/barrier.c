@@ -14,8 +14,8 @@
  * ROUND is the word that decides. Only compare-swaps change it, and it takes no value twice. Exactly one of three
  * things ends a generation: the parties have met (written by the last of them), a reset, or a break (which keeps the
  * generation and sets the bit). Breaks and resets need no lock, so a process that dies or is stopped while it holds the
- * lock keeps no other process waiting. (A reset takes the lock if it is free, to clear its owner_died flag, and where it
- * ends a generation from a holder as well.)
+ * lock keeps no other process waiting. (A reset takes the lock if it is free, to clear its owner_died flag, and where
+ * it ends a generation from a holder as well.)
  *
  * ARRIVED and PARTIES are changed by the holder of the object's lock (lock.h): first parties, then arrived, both by
  * compare-swaps from what was read. The words of 'parties' take no value twice either: the generation is in it. What an

@@ -19,9 +19,9 @@
  * that out when it begins, by the lock's word. If it is broken after that check, it may still notify waiters that came
  * before the break, as if it had done so then, but no waiter that has come since.
  *
- *   wait     holding the lock: owner, then state waiting; release; sleep until notified; take the lock; state free, then
- *            owner 0
- *   notify   holding the lock: the oldest waiters get 'when' and become notified; their eventcounts are notified
+ *   wait     holding the lock: owner, then state waiting; release; sleep until notified; take the lock; state free,
+ *            then owner 0
+ *   notify   holding the lock: the oldest waiters get 'when' and become notified; their eventcounts are, too
  *
  * A notification is not lost with the waiter that got it. That waiter may die before it has the lock again and has
  * freed its line; then its line says 'notified' with a dead owner. The other waiters check for such lines every 50 ms.

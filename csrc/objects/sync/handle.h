@@ -141,8 +141,8 @@ int local_lock_open(uint64_t id, struct local_lock **out);
 void local_lock_close(struct local_lock *g);
 /* 1: entered, 0: timed out. EBUSY: a signal handler has interrupted the call of its own thread behind the lock. */
 int local_lock_enter(struct local_lock *g, int64_t deadline);
-/* local_lock_rest(): the call ends and the local lock stays taken. local_lock_work(): a call goes on behind the local lock, perhaps
- * in another thread. */
+/* local_lock_rest(): the call ends and the local lock stays taken. local_lock_work(): a call goes on behind the local
+ * lock, perhaps in another thread. */
 void local_lock_rest(struct local_lock *g);
 void local_lock_work(struct local_lock *g);
 void local_lock_leave(struct local_lock *g);

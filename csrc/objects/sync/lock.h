@@ -80,7 +80,8 @@ int lock_leave(dsm_lock *l);
  * already. */
 void lock_close(dsm_lock *l);
 int lock_sweep(dsm_remote *r, uint32_t number, uint64_t dead);
-/* keep_owner_died: the holder gives the lock back without having used it, so the next holder gets its owner_died flag. */
+/* keep_owner_died: the holder gives the lock back without having used it, so the next holder gets its
+ * owner_died flag. */
 int lock_release(dsm_lock *l, bool keep_owner_died);
 /* A once: releases it as done, for good. ENOTHELD: it was broken, so it is not done. */
 int lock_end(dsm_lock *l);

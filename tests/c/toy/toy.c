@@ -2,18 +2,18 @@
  * toy: a whole fabric whose target executes the ops, in one file, to see whether the seam has all that one needs.
  *
  * It is for contexts of one process. Ops go into one queue; one progress thread executes them on the memory of the
- * owner, whose Python never wakes. Users map nothing. A registration is named by a key that is looked up for each op. An
- * op that the owner refuses fails alone: the connection stays. unreg, ep_close and close wait until the thread has put
- * down what it executes.
+ * owner, whose Python never wakes. Users map nothing. A registration is named by a key that is looked up for each op.
+ * An op that the owner refuses fails alone: the connection stays. unreg, ep_close and close wait until the thread has
+ * put down what it executes.
  */
 #define DSM_TEST_FABRICS FABRIC(TOY, toy_fabric, 200)
 #include "base/mapped_ops.h"
+#include "base/thread.h"
 #include "base/wire.h"
 #include "fabric/nosys.h"
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -147,7 +147,6 @@ static int toy_inventory(char *buf, size_t len) { return snprintf(buf, len, "[]"
 
 static int toy_open(const struct fabric_options *o, dsm_stats *stats, struct fabric_dev **out)
 {
-    sigset_t all, old;
     struct fabric_dev *d = calloc(1, sizeof *d);
     if (!d)
         return err_set(DSM_ENOMEM, 0, "toy device");
@@ -160,11 +159,8 @@ static int toy_open(const struct fabric_options *o, dsm_stats *stats, struct fab
                             .fd = -1,
                             .caps = {.register_private = 1, .max_region = INT64_MAX, .gid_index = -1, .fabric = "toy"}};
     option_text(o, "device", d->caps.device, sizeof d->caps.device);
-    sigfillset(&all);
     pthread_mutex_lock(&lock);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int sys = devices++ ? 0 : pthread_create(&thread, NULL, execute, NULL);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    int sys = devices++ ? 0 : thread_start(&thread, execute, NULL);
     devices -= sys != 0;
     pthread_mutex_unlock(&lock);
     *out = d;
