@@ -1,8 +1,8 @@
 /*
  * Two words of shared memory and two processes that hand them to and fro: the bounds below which no message can get.
  * sleeps: 0 looks all the time, 1 sleeps on a futex, 2 does so for 50 ms at most, as a process that must survive the
- * death of its waker. words[0] counts what the first process has said, words[16] what the second has answered, each on a line of its
- * own.
+ * death of its waker. words[0] counts what the first process has said, words[16] what the second has answered, each on
+ * a line of its own.
  */
 #include "../csrc/base/atomic.h"
 
