@@ -62,7 +62,8 @@ int __wrap_clock_gettime(clockid_t clock, struct timespec *now)
 
 static void stop_time(bool stop)
 {
-    CHECK(!__real_clock_gettime(CLOCK_MONOTONIC, &stopped_at));
+    if (stop) /* else a thread may still be reading it */
+        CHECK(!__real_clock_gettime(CLOCK_MONOTONIC, &stopped_at));
     __atomic_store_n(&stopped, stop, __ATOMIC_SEQ_CST);
 }
 
