@@ -4,7 +4,8 @@ What the fences say:
 
 - ``python``: run in the page's session, one after the other. Where its print lines end in comments, these are the
   output that is expected, line for line.
-- ``python`` whose first line is a comment ``# name.py``: saved under that name, for the commands of the page.
+- ``python`` whose first line is a comment ``# name.py``: saved under that name, for the commands of the page. More such
+  lines begin more programs. Those with ``# name.py, in terminal 1`` run when all are saved, at the same time as others.
 - ``console``: lines after ``$ `` are commands, other lines the output that is expected; ``…`` stands for anything.
   Commands marked ``# terminal N`` run at the same time, one terminal beside the other.
 - ``text``, ``dockerfile``, ``ini``: not run.
@@ -30,6 +31,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^(?:<!-- (needs|not run): ([^\n]*?) -->\n)?```(\w*)\n(.*?)^```$", re.M | re.S)
+PROGRAM = re.compile(r"^# ([\w.-]+\.py)\b(?:, in terminals? ([\d and]+))?", re.M)
 RUN, NOT_RUN = {"python", "console"}, {"text", "dockerfile", "ini"}
 SECONDS = 60
 DRIVER = """
@@ -43,6 +45,13 @@ for line in sys.stdin:
 
 
 @dataclass
+class Program:
+    name: str
+    terminals: list[str]  # where it runs
+    text: str
+
+
+@dataclass
 class Block:
     """One fence: its line in the page, its language, what it needs, its text."""
 
@@ -53,10 +62,16 @@ class Block:
     text: str
 
     @property
-    def file(self) -> str | None:
-        """The name under which it is saved."""
-        found = re.match(r"# ([\w.-]+\.py)\b", self.text) if self.kind == "python" else None
-        return found[1] if found else None
+    def programs(self) -> list[Program]:
+        """What is saved: everything, if its first line names a file."""
+        if self.kind != "python" or not PROGRAM.match(self.text):
+            return []
+        heads = list(PROGRAM.finditer(self.text))
+        ends = [*(head.start() for head in heads[1:]), len(self.text)]
+        return [
+            Program(head[1], re.findall(r"\d+", head[2] or ""), self.text[head.start() : end])
+            for head, end in zip(heads, ends, strict=True)
+        ]
 
     def missing(self) -> str:
         """What it needs and this machine lacks."""
@@ -141,12 +156,21 @@ class Scene:
         return re.sub(r"^dsmem (rm|ls|gc)\b", rf"dsmem \1 --cluster {self.cluster}", text)
 
     def run(self, block: Block) -> None:
-        if block.file:
-            (self.folder / block.file).write_text(self.own(block.text))
+        if block.programs:
+            self._save(block)
         elif block.kind == "python":
             self._run_code(block)
         else:
-            self._run_commands(block)
+            self._run_commands(block, commands_of(block))
+
+    def _save(self, block: Block) -> None:
+        """Write its programs, and run those that say where, in the order of terminals."""
+        commands = []
+        for program in block.programs:
+            (self.folder / program.name).write_text(self.own(program.text))
+            expected = expected_output(program.text) or []
+            commands += [Command(f"python {program.name}", number, expected) for number in program.terminals]
+        self._run_commands(block, sorted(commands, key=lambda command: int(command.terminal)))
 
     def _run_code(self, block: Block) -> None:
         if self.session is None:
@@ -174,8 +198,8 @@ class Scene:
         expected = expected_output(block.text)
         assert expected is None or matches(expected, output), f"{self.page.name}:{block.line} printed\n{output}"
 
-    def _run_commands(self, block: Block) -> None:
-        commands, failed = commands_of(block), []
+    def _run_commands(self, block: Block, commands: list[Command]) -> None:
+        failed: list[str] = []
 
         def run(command: Command) -> None:
             done = subprocess.run(

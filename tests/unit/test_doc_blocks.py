@@ -45,8 +45,8 @@ def test_block_with_needs(page, block, tmp_path):
     """In a scene with the page's files, and with nothing else of it."""
     if block.reason or block.missing():
         pytest.skip(block.reason or block.missing())
-    files = [b for b in PROGRAMS[page] if b.file and not b.missing()]
-    play(page, files if block.file else [*files, block], tmp_path)
+    files = [b for b in PROGRAMS[page] if b.programs and not b.missing()]
+    play(page, files if block.programs else [*files, block], tmp_path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -58,8 +58,10 @@ def test_no_block_escapes(page):
 
 
 def test_readme_shows_programs():
-    files = {b.file for b in PROGRAMS[ROOT / "README.md"]} - {None}
-    assert len(files) >= 6  # two terminals that share an array, a queue with workers, a descriptor over a socket
+    programs = [program for block in PROGRAMS[ROOT / "README.md"] for program in block.programs]
+    assert len(programs) >= 6 and all(
+        program.terminals for program in programs
+    )  # two terminals that share an array, a queue with workers, a descriptor over a socket
 
 
 # -- the runner itself --
@@ -83,6 +85,8 @@ def play_text(text, tmp_path):
         "```console\n$ false\n```\n",
         "```console\n$ echo a\nb\n```\n",
         "```console\n$ echo a  # terminal 1\n$ false  # terminal 2\n```\n",
+        "```python\n# a.py, in terminal 1\npass\n# b.py, in terminal 2\n1 / 0\n```\n",
+        "```python\n# a.py, in terminals 1 and 2\nprint(1)  # 2\n```\n",
         "```python\nimport dsmem\ndsmem.connect().lock('stays', create=True).close()\n```\n",
     ],
 )
@@ -94,7 +98,8 @@ def test_what_is_wrong_is_found(text, tmp_path):
 def test_what_is_right_passes(tmp_path):
     play_text(
         "```python\nx = 1\n```\n```python\nprint(x)  # 1\nprint('ab')  # a…\n```\n"
-        "```python\n# a.py\nprint(2)\n```\n```console\n$ python a.py  # terminal 1\n2\n$ echo x\nx\n```\n",
+        "```python\n# a.py\nprint(2)\n```\n```console\n$ python a.py  # terminal 1\n2\n$ echo x\nx\n```\n"
+        "```python\n# b.py, in terminals 1 and 2: b\nprint(4)  # 4\n# c.py\n1 / 0\n```\n",
         tmp_path,
     )
 
@@ -103,6 +108,11 @@ def test_parts_of_a_page():
     (block,) = blocks_of("text\n<!-- needs: module none -->\n```console\n$ a  # terminal 2\nout\n$ b  # why\n```\n")
     assert (block.line, block.kind, block.missing()) == (4, "console", "no module none")
     assert [(c.line, c.terminal, c.expected) for c in commands_of(block)] == [("a", "2", ["out"]), ("b", "", [])]
+    (block,) = blocks_of("```python\n# a.py, in terminals 2 and 10: a\na\n# b.py\nb\n```\n")
+    assert [(p.name, p.terminals, p.text.count("\n")) for p in block.programs] == [
+        ("a.py", ["2", "10"], 2),
+        ("b.py", [], 2),
+    ]
     assert expected_output("print(1)\nprint(2)  # x y\n") == ["x y"]
     assert expected_output("print(1)\n") is None
     assert matches(["a…c"], "a b c\n") and not matches(["a"], "ab\n")
