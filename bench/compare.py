@@ -19,10 +19,10 @@ def ratios(before, after):
             continue
         was = old[new["name"]]
         better = {}
-        for who in new["of"]:
-            if who in was["of"]:
-                a, b = was["of"][who]["median"], new["of"][who]["median"]
-                better[who] = a / b if new["better"] == "low" else b / a
+        for rival in new["of"]:
+            if rival in was["of"]:
+                a, b = was["of"][rival]["median"], new["of"][rival]["median"]
+                better[rival] = a / b if new["better"] == "low" else b / a
         yield new["name"], new["unit"], was["of"]["dsmem"]["median"], new["of"]["dsmem"]["median"], better
 
 
@@ -36,7 +36,7 @@ def main():
     print("after: ", report.heading(after))
     print()
     for name, unit, a, b, better in ratios(before, after):
-        peers = ", ".join(f"{who} ×{x:.2f}" for who, x in better.items() if who != "dsmem")
+        peers = ", ".join(f"{rival} ×{x:.2f}" for rival, x in better.items() if rival != "dsmem")
         print(f"{name:28} {a:10.4g} -> {b:<10.4g} {unit:8} ×{better['dsmem']:.2f}   ({peers})")
 
 

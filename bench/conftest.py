@@ -49,28 +49,28 @@ class Race:
 
     def run(self, name, unit, contestants, *, amount=1, target=None, relative=False, bound=None):
         """Amount: what one call does, in the unit's numerator (Mops, GB); for unit µs the time itself is the figure."""
-        numbers = {who: self._number(run) for who, run in contestants.items()}
-        times = {who: [] for who in contestants}
+        numbers = {contestant: self._number(run) for contestant, run in contestants.items()}
+        times = {contestant: [] for contestant in contestants}
 
-        def warm_up(who):
-            contestants[who](max(1, numbers[who] // 10))
+        def warm_up(contestant):
+            contestants[contestant](max(1, numbers[contestant] // 10))
 
-        def turn(who):
-            times[who].append(contestants[who](numbers[who]) / numbers[who])
+        def turn(contestant):
+            times[contestant].append(contestants[contestant](numbers[contestant]) / numbers[contestant])
 
         def others():
-            for who in contestants:
-                if who != "dsmem":
-                    warm_up(who)
-                    turn(who)
+            for contestant in contestants:
+                if contestant != "dsmem":
+                    warm_up(contestant)
+                    turn(contestant)
             warm_up("dsmem")
 
         self.benchmark.pedantic(turn, args=("dsmem",), setup=others, rounds=self.rounds, iterations=1)
         value = (lambda t: t * 1e6) if unit == "µs" else (lambda t: amount / t)
         of = {}
-        for who, spent in times.items():
+        for contestant, spent in times.items():
             low, median, high = sorted(map(value, statistics.quantiles(spent, n=4)))
-            of[who] = {"median": median, "quartiles": [low, high], "calls_per_round": numbers[who]}
+            of[contestant] = {"median": median, "quartiles": [low, high], "calls_per_round": numbers[contestant]}
         figure = {"name": name, "unit": unit, "better": "low" if unit == "µs" else "high", "of": of}
         figure |= {"target": target, "relative": relative, "bound": bound}
         self.benchmark.extra_info["figures"].append(figure)

@@ -380,7 +380,7 @@ class Perftest:
         pass
 
 
-# ---- figures: name, unit, targets {contestant: (whom it is compared with, bound of the ratio)}, contestants ----
+# ---- figures: name, unit, targets {contestant: (what it is compared with, bound of the ratio)}, contestants ----
 
 
 def latencies(core, ours, pyverbs, perftest, n):
@@ -468,30 +468,34 @@ def measure(arguments, pipe):
             *bandwidths(core, ours, perftest, 2 * MANY if arguments.short else 4 * MANY),
             *rates(core, ours, pyverbs, perftest, n // 10),
         ]
-        found = [{who: [] for who in of} for _, _, _, of in rows]
+        found = [{contestant: [] for contestant in of} for _, _, _, of in rows]
         for turn in range(rounds + 1):  # the first one warms up
             for (name, _, _, of), runs in zip(rows, found, strict=True):
                 print(
                     f"{time.monotonic() - began:6.1f} s  round {turn} of {rounds}: {name}", file=sys.stderr, flush=True
                 )
-                for who, run in of.items():
+                for contestant, run in of.items():
                     with limited():
                         value = run()
                     if turn:
-                        runs[who].append(value)
+                        runs[contestant].append(value)
         return document(arguments, k, rounds, [figure(*row[:3], runs) for row, runs in zip(rows, found, strict=True)])
 
 
 def figure(name, unit, targets, runs):
     of = {}
-    for who, values in runs.items():
+    for contestant, values in runs.items():
         quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
-        of[who] = {"median": statistics.median(values), "quartiles": [quartiles[0], quartiles[2]], "runs": values}
+        of[contestant] = {
+            "median": statistics.median(values),
+            "quartiles": [quartiles[0], quartiles[2]],
+            "runs": values,
+        }
     reached = {}
-    for who, (versus, bound) in targets.items():
-        ratio = of[who]["median"] / of[versus]["median"]
+    for contestant, (versus, bound) in targets.items():
+        ratio = of[contestant]["median"] / of[versus]["median"]
         met = ratio <= bound if unit == "µs" else ratio >= bound
-        reached[who] = {"versus": versus, "bound": bound, "ratio": ratio, "met": met}
+        reached[contestant] = {"versus": versus, "bound": bound, "ratio": ratio, "met": met}
     return {"name": name, "unit": unit, "better": "low" if unit == "µs" else "high", "of": of, "targets": reached}
 
 
@@ -531,12 +535,12 @@ def processor():
 
 def table(document):
     """Markdown. In brackets the ratio to perftest."""
-    who = ["perftest", "C core", "dsmem", "pyverbs", "pyverbs, chained"]
-    rows = [["", "unit", *who, "targets"], ["---"] * (len(who) + 3)]
+    contestants = ["perftest", "C core", "dsmem", "pyverbs", "pyverbs, chained"]
+    rows = [["", "unit", *contestants, "targets"], ["---"] * (len(contestants) + 3)]
     for f in document["figures"]:
         base = f["of"].get("perftest", {}).get("median")
         cells = []
-        for name in who:
+        for name in contestants:
             median = f["of"].get(name, {}).get("median")
             ratio = f" ({median / base:.2f})" if median and base and name != "perftest" else ""
             cells.append(f"{median:.3g}{ratio}" if median else "")

@@ -29,7 +29,7 @@ def test_alone(race, local):
         race.run(
             "lock and unlock, alone",
             "µs",
-            {who: (lambda n, it=it: locks.alone(it, n)) for who, it in ways.items()},
+            {way: (lambda n, it=it: locks.alone(it, n)) for way, it in ways.items()},
             target=ALONE_TARGET,
         )
 
@@ -43,7 +43,7 @@ def test_contended(queue_race, local):
             queue_race.run(
                 "lock and unlock, two processes want it all the time",
                 "µs",
-                {who: contest.contestant(who) for who in ways},
+                {way: contest.contestant(way) for way in ways},
                 target=CONTENDED_TARGET,
                 relative=True,
                 bound="multiprocessing",

@@ -145,7 +145,7 @@ class Segment(NamedObject, _core.SegmentCore):
         if different:
             raise errors.MismatchError(f"segment {self._name!r} has {' and '.join(different)}")
 
-    def _grown(self, nbytes: int) -> Memory:
+    def _remap(self, nbytes: int) -> Memory:
         """Map nbytes of the segment, after another process has extended the file."""
         return remapped(self._memory, nbytes)
 

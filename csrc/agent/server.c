@@ -257,7 +257,7 @@ static struct conn *find_asker(struct agent *a, const uint8_t question[STREAM_SI
 }
 
 /* A peer connects an endpoint for which it has asked through its control connection: this one becomes the endpoint's.
- * Returns false in any case: it is no connection of the agent's any more. */
+ * Returns false in any case: it is not a connection of the agent any more. */
 static bool on_stream(struct agent *a, struct conn *n)
 {
     uint8_t out[STREAM_ANSWER] = STREAM_MAGIC, asking[MAC];

@@ -25,7 +25,7 @@ struct dsm_region {
     dsm_ctx *ctx;
     struct memory *memory;
     dsm_pool *pool;       /* of which it is a part or, if part.generation is 0, the whole; otherwise NULL */
-    struct dsm_part part; /* offset and length: also of a region that is no part */
+    struct dsm_part part; /* offset and length: also of a region that is not a part */
     uint32_t access;
     struct fabric_mem *mem[FABRIC_DEVICES_MAX]; /* by device of the context; NULL: not served by it */
     uint64_t id;                                /* slot in ctx->regions */
@@ -250,7 +250,7 @@ int peer_new(dsm_ctx *c, struct fabric_dev *d, const uint8_t node[DSM_NODE_ID], 
 /* Frees the peers that are dead and have no remote; a later attach creates a new one. With no lock held
  * except agent->turn. */
 void peers_bury(dsm_ctx *c);
-/* Makes a remote of a part of another one, which has a holder and is no part itself. */
+/* Makes a remote of a part of another one, which has a holder and is not a part itself. */
 int remote_part(dsm_remote *whole, uint64_t offset, uint64_t nbytes, dsm_remote **out);
 /* With no lock held. The last holder frees it. */
 void remote_drop(dsm_remote *whole);
@@ -276,7 +276,7 @@ void map_close(dsm_remote *r);
 
 /* core/region.c */
 void region_describe(const dsm_region *r, dsm_descriptor *out);
-/* Closes a region that is no part of a pool. */
+/* Closes a region that is not part of a pool. */
 void region_end(dsm_region *r);
 
 /* core/pool.c */

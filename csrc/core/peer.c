@@ -205,8 +205,8 @@ static bool sleep_on_event(struct peer *p, const uint32_t *pending, int64_t dead
     bool signal = poll(on, 2, deadline_poll_ms(deadline, 1000)) < 0 && errno == EINTR;
     core_lock(&p->lock);
     p->sleeper = false;
-    uint64_t kicks;
-    if (read(p->wake_fd, &kicks, sizeof kicks) < 0) {
+    uint64_t wakes;
+    if (read(p->wake_fd, &wakes, sizeof wakes) < 0) {
         /* EAGAIN: no thread has woken it */
     }
     peer_reap(p);

@@ -225,7 +225,7 @@ int dsm_register_many(dsm_ctx *c, size_t n, void *const *p, const uint64_t *nbyt
         if (!p[i])
             return err_set(DSM_EINVAL, 0, "buffer %zu is NULL", i);
         if (access & DSM_ATOMIC && (uintptr_t)p[i] & 7)
-            return err_set(DSM_EALIGN, 0, "buffer %zu begins at an address that is no multiple of 8", i);
+            return err_set(DSM_EALIGN, 0, "buffer %zu begins at an address that is not a multiple of 8", i);
     }
     struct memory **memory = calloc(n, sizeof(struct memory *));
     size_t have = 0;

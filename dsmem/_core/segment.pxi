@@ -183,7 +183,7 @@ cdef class SegmentCore(Handle):
     def _reach(self):
         """Read the number of rows. If they exceed the mapped memory, map more; repeat if they have grown meanwhile.
 
-        Each iteration maps more than the previous one, and _grown refuses a file that is too short for its rows.
+        Each iteration maps more than the previous one, and _remap refuses a file that is too short for its rows.
         """
         self.enter()
         try:
@@ -206,9 +206,9 @@ cdef class SegmentCore(Handle):
             if rc == 0:
                 self.s.rows = rows
                 return 0
-            self.use(self._grown(self.s.data + rows * self.s.row_bytes))
+            self.use(self._remap(self.s.data + rows * self.s.row_bytes))
 
-    def _grown(self, nbytes):
+    def _remap(self, nbytes):
         raise NotImplementedError
 
     @cython.final

@@ -93,7 +93,7 @@ def forge(descriptor: dsmem.Descriptor | bytes, **fields: int | bytes | str) -> 
     return bytes(raw) + struct.pack("<I", zlib.crc32(raw))
 
 
-class Stranger:
+class ControlClient:
     """A client of an agent that sends what the test tells it to.
 
     Parameters
@@ -279,11 +279,11 @@ class FakeOwner:
 def keys_of(regions: list[dsmem.Region], secret: bytes) -> list[int]:
     """Return the keys that the agent of their owner grants for regions on verbs."""
     keys = []
-    with Stranger(regions[0].descriptor.address) as stranger:
-        if stranger.hello() or stranger.prove(secret):
+    with ControlClient(regions[0].descriptor.address) as client:
+        if client.hello() or client.prove(secret):
             raise ConnectionError("the agent has refused the handshake")
         for region in regions:
-            status, payload, _ = stranger.ask(ATTACH, attach_of(region.descriptor))
+            status, payload, _ = client.ask(ATTACH, attach_of(region.descriptor))
             if status:
                 raise ConnectionError(f"the agent has refused a region: {status}")
             keys.append(struct.unpack_from("<QIIQI", payload)[-1])  # docs/protocols/handshake.md

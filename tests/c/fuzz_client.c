@@ -96,7 +96,7 @@ static void grant(int fd, const uint8_t *bytes, size_t n, uint8_t how)
     reply(fd, how & 8 ? good : bytes, how & 8 ? GRANT_SIZE : n, how & 4);
 }
 
-static void shake(int fd, const uint8_t hello[HELLO_SIZE])
+static void answer_hello(int fd, const uint8_t hello[HELLO_SIZE])
 {
     uint8_t out[CHALLENGE_SIZE] = HELLO_MAGIC, proof[PROOF_SIZE], verdict[VERDICT_SIZE] = {0};
     struct handshake h = {.address = ""};
@@ -122,7 +122,7 @@ static void *serve(void *arg)
     CHECK(fd >= 0);
     if (recv(fd, hello, sizeof hello, MSG_WAITALL) == sizeof hello) {
         if (how & 1) {
-            shake(fd, hello);
+            answer_hello(fd, hello);
             (void)!recv(fd, question, sizeof question, MSG_WAITALL);
         }
         if ((how & 3) == 3)

@@ -467,7 +467,7 @@ static void gid_types(void)
     CHECK(attach_with(0, 1) == -DSM_EINVAL && attach_with(-1, 2) == -DSM_EINVAL);
 }
 
-static void strangers(void)
+static void other_devices(void)
 {
     dsm_caps caps;
     open_two();
@@ -578,7 +578,7 @@ static const struct scene {
     {"lids", "host=7", connects, false},
     {"global_routes", "grh=1", connects, false},
     {"gid_types", "link=roce", gid_types, false},
-    {"strangers", "iwarp=1&devices=2&ports=2", strangers, false},
+    {"other_devices", "iwarp=1&devices=2&ports=2", other_devices, false},
     {"forks", "", forks, false},
     {"processes", "scatter=8&pause=20&mtu=1024&window=20", processes, false},
 };

@@ -1,4 +1,4 @@
-/* Pools in C: what is cut, described, attached and given back by threads at once; what a full pool says; who holds what
+/* Pools in C: what is cut, described, attached and given back by threads at once; what a full pool says; what is held
  * when pool, regions and remotes are closed in any order. Plain, and with a fault plan, under which memory is not
  * mapped. */
 #include "check.h"

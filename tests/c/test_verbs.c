@@ -650,7 +650,7 @@ static void used_again(bool go_on, bool started)
     close_two();
 }
 
-/* Of several buffers one makes no sense: none is registered. */
+/* Of several buffers one is invalid: none is registered. */
 static void wrong_buffers(void)
 {
     dsm_region *out[3];

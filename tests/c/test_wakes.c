@@ -151,7 +151,7 @@ static void end_barriers(bool reset)
     dsm_barrier_close(b);
 }
 
-/* Two take turns: the first thread is the one for whom the turn is even. */
+/* Two take turns: the first thread is the one whose turns are even. */
 static struct {
     pthread_mutex_t lock;
     int threads;

@@ -20,12 +20,12 @@ class Log:
         os.write(self.fd, repr((time.monotonic_ns(), result)).encode() + b"\n")
 
 
-def put_some(obj, log, who, count):
+def put_some(obj, log, party, count):
     for n in range(count):
-        log("put", ((who, n),), lambda n=n: obj.put(b"%d %d" % (who, n), timeout=30))
+        log("put", ((party, n),), lambda n=n: obj.put(b"%d %d" % (party, n), timeout=30))
 
 
-def get_some(obj, log, who, count):
+def get_some(obj, log, party, count):
     def once():
         try:
             return tuple(int(part) for part in obj.get_nowait().split())
@@ -36,8 +36,8 @@ def get_some(obj, log, who, count):
         log("get", (), once)
 
 
-def change_word(obj, log, who, count):
-    rng = random.Random(who)
+def change_word(obj, log, party, count):
+    rng = random.Random(party)
     for _ in range(count):
         if rng.random() < 0.5:
             log("add", (1,), lambda: obj.fetch_add(0, 1))
@@ -46,19 +46,19 @@ def change_word(obj, log, who, count):
             log("swap", (expected, desired), lambda e=expected, d=desired: int(obj.compare_swap(0, e, d)))
 
 
-def take_turns(obj, log, who, count):
+def take_turns(obj, log, party, count):
     def acquire():
         assert obj.acquire(timeout=30)
         return obj.token
 
     for _ in range(count):
-        log("acquire", (who,), acquire)
-        log("release", (who,), obj.release)
+        log("acquire", (party,), acquire)
+        log("release", (party,), obj.release)
 
 
-def main(job, ref, fabric, secret, gate, path, who, count):
+def main(job, ref, fabric, secret, gate, path, party, count):
     context = dsmem.Context(fabric, secret=secret, peer_timeout=0.5) if fabric else None
     obj = dsmem.attach(ref, context)
     assert gate.wait(30)
-    globals()[job](obj, Log(path), who, count)
+    globals()[job](obj, Log(path), party, count)
     os._exit(0)

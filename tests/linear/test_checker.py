@@ -20,16 +20,16 @@ def swap(begin, end, expected, desired, before):
     return Op(begin, end, "swap", (expected, desired), before)
 
 
-def acquire(begin, end, who, token=None):
-    return Op(begin, end, "acquire", (who,), token)
+def acquire(begin, end, party, token=None):
+    return Op(begin, end, "acquire", (party,), token)
 
 
-def release(begin, end, who):
-    return Op(begin, end, "release", (who,))
+def release(begin, end, party):
+    return Op(begin, end, "release", (party,))
 
 
-def death(begin, end, who):
-    return Op(begin, end, "death", (who,))
+def death(begin, end, party):
+    return Op(begin, end, "death", (party,))
 
 
 @pytest.mark.parametrize(

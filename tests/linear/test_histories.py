@@ -43,36 +43,36 @@ class History:
         self.stack.callback(self.obj.unlink)
         return self.obj
 
-    def path(self, who):
-        return self.folder / str(who)
+    def path(self, party):
+        return self.folder / str(party)
 
     def start(self, job, count):
-        who = len(self.running)
-        args = (job.__name__, self.obj.ref, self.fabric, SECRET, self.gate, str(self.path(who)), who, count)
+        party = len(self.running)
+        args = (job.__name__, self.obj.ref, self.fabric, SECRET, self.gate, str(self.path(party)), party, count)
         process = processes.Process(target=recorder.main, args=args)
         process.start()
         self.stack.callback(process.kill)
         self.running.append(process)
-        return who
+        return party
 
-    def kill_after(self, who, lines):
+    def kill_after(self, party, lines):
         """SIGKILL as soon as it has written so many lines."""
         self.gate.set()
         deadline = time.monotonic() + JOIN_SECONDS
-        while not self.path(who).exists() or self.path(who).read_bytes().count(b"\n") < lines:
+        while not self.path(party).exists() or self.path(party).read_bytes().count(b"\n") < lines:
             assert time.monotonic() < deadline
         begin = time.monotonic_ns()
-        self.running[who].kill()
-        self.running[who].join(JOIN_SECONDS)
-        self.deaths.append(Op(begin, time.monotonic_ns(), "death", (who,)))
+        self.running[party].kill()
+        self.running[party].join(JOIN_SECONDS)
+        self.deaths.append(Op(begin, time.monotonic_ns(), "death", (party,)))
 
     def ops(self):
         self.gate.set()
         killed = {death.args[0] for death in self.deaths}
-        for who, process in enumerate(self.running):
+        for party, process in enumerate(self.running):
             process.join(JOIN_SECONDS)
-            assert process.exitcode == (-9 if who in killed else 0)
-        return [op for who in range(len(self.running)) for op in read(self.path(who))]
+            assert process.exitcode == (-9 if party in killed else 0)
+        return [op for party in range(len(self.running)) for op in read(self.path(party))]
 
 
 def read(path: Path) -> list[Op]:

@@ -231,7 +231,7 @@ static void *run(void *arg)
     return NULL;
 }
 
-void engine_kick(void)
+void engine_wake(void)
 {
     uint64_t one = 1;
     if (nic.sleeping && write(nic.wake, &one, sizeof one) != sizeof one)
@@ -282,7 +282,7 @@ void engine_stop(void)
     pthread_mutex_lock(&nic.lock);
     bool last = nic.running && !nic.contexts;
     nic.stop = last;
-    engine_kick();
+    engine_wake();
     pthread_mutex_unlock(&nic.lock);
     if (!last)
         return;

@@ -228,7 +228,7 @@ int64_t now_ns(void);
 /* engine.c */
 int engine_start(void); /* under nic.lock; 0 or an errno */
 void engine_stop(void); /* not under nic.lock */
-void engine_kick(void); /* under nic.lock */
+void engine_wake(void); /* under nic.lock */
 /* A packet to q's peer, with room for a payload behind it; its address is filled in. Valid until the next one. */
 struct packet *engine_packet(struct qp *q, uint32_t op, uint32_t psn, uint32_t payload);
 void post_event(struct context *c, enum ibv_event_type type, void *element);

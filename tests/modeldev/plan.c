@@ -140,7 +140,7 @@ int modeldev_plan(const char *text)
         nic.plan = p;
         nic.executed = 0;
     }
-    engine_kick();
+    engine_wake();
     pthread_mutex_unlock(&nic.lock);
     return good ? 0 : EINVAL;
 }

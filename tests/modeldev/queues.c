@@ -322,7 +322,7 @@ int ibv_modify_qp(struct ibv_qp *v, struct ibv_qp_attr *a, int mask)
         qp_error(q);
     else if (!rc)
         q->state = v->state = to;
-    engine_kick();
+    engine_wake();
     pthread_mutex_unlock(&nic.lock);
     return rc;
 }
@@ -382,7 +382,7 @@ int post_send(struct ibv_qp *v, struct ibv_send_wr *w, struct ibv_send_wr **bad)
         }
         put(q, w, (uint32_t)nbytes);
     }
-    engine_kick();
+    engine_wake();
     pthread_mutex_unlock(&nic.lock);
     return rc;
 }

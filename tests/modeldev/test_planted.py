@@ -43,8 +43,8 @@ PLANTED = [
     ("lids", (f"{VERBS}/endpoint.c", ".dlid = get_u16(b + 8),", "")),
     ("global_routes", (f"{VERBS}/endpoint.c", ".is_global = verbs_global(d) || b[13]", ".is_global = d->roce")),
     ("gid_types", (f"{VERBS}/endpoint.c", "if (b[11] != d->link)", "if (0)")),
-    ("strangers", (f"{VERBS}/device.c", "transport_type == IBV_TRANSPORT_IWARP", "transport_type == -1")),
-    ("strangers", (f"{VERBS}/endpoint.c", "return rc ? rc : to_init(e);", "return rc;")),
+    ("other_devices", (f"{VERBS}/device.c", "transport_type == IBV_TRANSPORT_IWARP", "transport_type == -1")),
+    ("other_devices", (f"{VERBS}/endpoint.c", "return rc ? rc : to_init(e);", "return rc;")),
 ]
 
 

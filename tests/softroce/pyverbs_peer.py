@@ -97,13 +97,13 @@ class Stream:
     def __init__(self, descriptor: Descriptor, secret: bytes, node: bytes) -> None:
         host, port = descriptor.address.removeprefix("tcp:").rsplit(":", 1)
         self.number = 0
-        shake = handshake.Handshake(secret, descriptor.address, client=node)
+        proof = handshake.Handshake(secret, descriptor.address, client=node)
         self.socket = socket.create_connection((host.strip("[]"), int(port)), TIMEOUT_S)
         try:
-            shake.dial(self.socket, descriptor.node)
+            proof.dial(self.socket, descriptor.node)
         except handshake.Refused as no:
             raise Refused("hello" if no.step == "challenge" else no.step, no.detail) from no
-        self.asking, self.answer = shake.mac("asking"), shake.mac("answer")
+        self.asking, self.answer = proof.mac("asking"), proof.mac("answer")
 
     def ask(self, kind: int, payload: bytes) -> bytes:
         self.number += 1
@@ -253,9 +253,9 @@ class Owned:
     def _serve(self, stream: socket.socket) -> None:
         with stream:
             try:
-                shake = handshake.Handshake(self.secret, self.descriptor.address, server=self.node)
-                if shake.answer(stream, handshake.receive(stream, handshake.HELLO.size)):
-                    self._answer(stream, shake.mac("asking"), shake.mac("answer"))
+                proof = handshake.Handshake(self.secret, self.descriptor.address, server=self.node)
+                if proof.answer(stream, handshake.receive(stream, handshake.HELLO.size)):
+                    self._answer(stream, proof.mac("asking"), proof.mac("answer"))
             except (EOFError, OSError, handshake.Refused):
                 pass
 

@@ -97,6 +97,6 @@ def test_a_holder_is_killed(cluster: dsmem.Cluster, kind: str) -> None:
                 assert not waiter.acquire(timeout=0.1)
                 process.kill()
                 process.join()
-                for who in (lock, waiter, lock):
-                    assert not who.acquire(timeout=0.3) and not who.acquire(False)
-                    assert lock.locked() and who.token is None
+                for handle in (lock, waiter, lock):
+                    assert not handle.acquire(timeout=0.3) and not handle.acquire(False)
+                    assert lock.locked() and handle.token is None

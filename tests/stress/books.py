@@ -63,9 +63,9 @@ def check(producers: list[Book], consumers: list[Book]) -> tuple[int, int, int]:
     """
     taken = [book.entries() for book in consumers]
     for entries in taken:
-        who, number = entries >> np.uint64(ENTRY_BITS), entries & np.uint64((1 << ENTRY_BITS) - 1)
-        for producer in np.unique(who):
-            steps = np.diff(number[who == producer].astype("i8"))
+        senders, number = entries >> np.uint64(ENTRY_BITS), entries & np.uint64((1 << ENTRY_BITS) - 1)
+        for producer in np.unique(senders):
+            steps = np.diff(number[senders == producer].astype("i8"))
             assert (steps > 0).all(), f"producer {producer}: reordered, or doubled, at {np.flatnonzero(steps <= 0)[:5]}"
     everything = np.sort(np.concatenate(taken))
     doubled = everything[1:][everything[1:] == everything[:-1]]

@@ -78,11 +78,11 @@ class Producer:
         self.rng.shuffle(self.bodies)
 
     def messages(self, n: int, size: int | None = None) -> list[bytes]:
-        who, first, bodies = self.job.number, self.book.decided, self.bodies
+        producer, first, bodies = self.job.number, self.book.decided, self.bodies
         if size is not None:
             row = self.rng.randbytes(size - SMALLEST)
-            return [message(who, first + i, row) for i in range(n)]
-        return [message(who, first + i, bodies[(first + i) & 1023]) for i in range(n)]
+            return [message(producer, first + i, row) for i in range(n)]
+        return [message(producer, first + i, bodies[(first + i) & 1023]) for i in range(n)]
 
     def one(self, n: int) -> None:
         (data,) = self.messages(1)

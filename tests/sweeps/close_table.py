@@ -352,7 +352,7 @@ def public(cls: type) -> set[str]:
 
 
 def _of_cluster(where: str, make: Any) -> Any:
-    def maker(stack: contextlib.ExitStack) -> tuple[Any, list[Any]]:
+    def build(stack: contextlib.ExitStack) -> tuple[Any, list[Any]]:
         name = f"o{next(_numbers)}"
         if where == "local":
             cluster = stack.enter_context(dsmem.connect(os.environ["SWEEP_CLUSTER"]))
@@ -367,7 +367,7 @@ def _of_cluster(where: str, make: Any) -> Any:
         stack.callback(_leave, user, first, cluster, owner)
         return handle, [handle.close, handle._memory.close, user.close]
 
-    return maker
+    return build
 
 
 def _leave(*handles: Any) -> None:
@@ -379,11 +379,11 @@ def _leave(*handles: Any) -> None:
 def _made_of(where: str, kind: str, wrap: Any) -> Any:
     """What wraps a handle of that class."""
 
-    def maker(stack: contextlib.ExitStack) -> tuple[Any, list[Any]]:
+    def build(stack: contextlib.ExitStack) -> tuple[Any, list[Any]]:
         handle, closers = _of_cluster(where, NAMED_MAKERS[kind])(stack)
         return wrap(handle), closers
 
-    return maker
+    return build
 
 
 def makers(where: str) -> dict[str, Any]:

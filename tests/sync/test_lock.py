@@ -70,10 +70,10 @@ def test_tokens_grow(world, kind):
     other = world.again(lock)
     assert lock.token is None and not lock.recovered
     tokens = []
-    for who in (lock, other, lock, lock, other):
-        with who:
-            tokens.append(who.token)
-            assert not who.recovered
+    for handle in (lock, other, lock, lock, other):
+        with handle:
+            tokens.append(handle.token)
+            assert not handle.recovered
     assert tokens == [1, 2, 3, 4, 5]
     assert lock.token is None
 
@@ -350,7 +350,7 @@ def test_breaking_wakes_a_waiter(local):
         holder.call("obj.release()")
 
 
-def test_a_far_holder_is_never_taken_for_dead(remote):
+def test_a_remote_holder_is_never_taken_for_dead(remote):
     lock = remote.make("lock")
     holder = remote.actor(lock)
     holder.call("obj.acquire()")

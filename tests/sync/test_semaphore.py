@@ -97,7 +97,7 @@ def test_permits_of_the_dead_come_back(local):
     sem.release()
 
 
-def test_far_permits_of_the_dead_do_not(remote):
+def test_remote_permits_of_the_dead_do_not(remote):
     sem = remote.make("semaphore", n=1)
     victim = remote.actor(sem)
     victim.call("obj.acquire()")

@@ -321,13 +321,13 @@ def test_dropped_tasks_leave_nothing(world, kind):
 def test_one_lock_in_two_loops_and_a_thread(world):
     """They exclude each other, tasks of one loop, too."""
     lock = world.make("lock")
-    inside, worst, rounds = [0], [0], []
+    inside, most, rounds = [0], [0], []
 
     async def one():
         for _ in range(5):
             async with lock:
                 inside[0] += 1
-                worst[0] = max(worst[0], inside[0])
+                most[0] = max(most[0], inside[0])
                 await turns(3)
                 inside[0] -= 1
                 rounds.append(1)
@@ -341,11 +341,11 @@ def test_one_lock_in_two_loops_and_a_thread(world):
     for _ in range(5):
         with lock:
             inside[0] += 1
-            worst[0] = max(worst[0], inside[0])
+            most[0] = max(most[0], inside[0])
             inside[0] -= 1
     for thread in loops:
         thread.join()
-    assert worst == [1] and len(rounds) == 30
+    assert most == [1] and len(rounds) == 30
 
 
 def test_processes_and_tasks_exclude_each_other(local):

@@ -24,11 +24,11 @@ C_MAY_INCLUDE = {
     "dsm": {"dsm", "base"},
     "base": {"base", "dsm.h"},
     "memory": {"memory", "base"},
-    "seam": {"seam", "memory", "base", "dsm.h"},
-    "core": {"core", "seam", "memory", "base", "dsm.h"},
-    "agent": {"agent", "core", "seam", "memory", "base", "dsm.h"},
-    "objects": {"objects", "core", "seam", "base", "dsm.h"},
-    "context.c": {"agent", "core", "seam", "base", "dsm.h"},
+    "interface": {"interface", "memory", "base", "dsm.h"},
+    "core": {"core", "interface", "memory", "base", "dsm.h"},
+    "agent": {"agent", "core", "interface", "memory", "base", "dsm.h"},
+    "objects": {"objects", "core", "interface", "base", "dsm.h"},
+    "context.c": {"agent", "core", "interface", "base", "dsm.h"},
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
 MEMORY_ORDER = re.compile(r"\b(?:__ATOMIC_\w+|__atomic_\w+|__sync_\w+|memory_order\w*|_Atomic|stdatomic)\b")
@@ -40,7 +40,7 @@ def c_part(path):
     if len(parts) == 1:
         return parts[0]
     if parts[0] == "fabric":
-        return "seam" if len(parts) == 2 else f"fabric/{parts[1]}"
+        return "interface" if len(parts) == 2 else f"fabric/{parts[1]}"
     return parts[0]
 
 
@@ -48,7 +48,7 @@ def c_violations(path, text):
     """Of a file, its path relative to csrc."""
     part = c_part(path)
     if part.startswith("fabric/"):
-        allowed = {part, "seam", "memory", "base", "dsm.h"}
+        allowed = {part, "interface", "memory", "base", "dsm.h"}
     elif part in C_MAY_INCLUDE:
         allowed = C_MAY_INCLUDE[part]
     else:

@@ -242,7 +242,7 @@ class Scene:
         return (self.folder / "stderr").read_text()
 
     def close(self) -> None:
-        """The session ends in good order, without a word on stderr."""
+        """The session ends normally, without a word on stderr."""
         if self.session is None:
             return
         output, _ = self.session.communicate(timeout=SECONDS)

@@ -400,7 +400,7 @@ class Lock(Object):
         assert self.nbytes == 256 + rounded(8 * self.count, 64)
 
     def word(self):
-        """Identity of the holder or None, news, token."""
+        """Identity of the holder or None, owner_died, token."""
         word = self.words[128 // 8]
         holder = self.members()[word % 2**10] if word >> 10 & 1 else None
         return holder, word >> 11 & 1, word >> 12

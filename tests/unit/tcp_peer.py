@@ -26,7 +26,7 @@ ATTACH, ENDPOINT, STATUS = 1, 2, 3
 READ, WRITE, FETCH_ADD, COMPARE_SWAP = 1, 2, 3, 4
 MORE = 1
 EACCESS, ESTALE, EPEER = 4, 6, 10
-PATIENCE = 60.0  # seconds until a peer that does not answer is a failure
+TIMEOUT = 60.0  # seconds until a peer that does not answer is a failure
 
 
 class Refused(Exception):
@@ -51,7 +51,7 @@ class Answer(NamedTuple):
 
 def dial(address: str) -> socket.socket:
     host, port = address.removeprefix("tcp:").rsplit(":", 1)
-    return socket.create_connection((host.strip("[]"), int(port)), PATIENCE)
+    return socket.create_connection((host.strip("[]"), int(port)), TIMEOUT)
 
 
 def exactly(stream: socket.socket, n: int) -> bytes:
@@ -79,11 +79,11 @@ class Client:
 
     def __init__(self, address: str, secret: bytes, node: bytes | None = None) -> None:
         self.address, self.asked, self.number = address, 0, 0
-        shake = handshake.Handshake(secret, address, client=node or os.urandom(16))
-        self.node = shake.client
+        proof = handshake.Handshake(secret, address, client=node or os.urandom(16))
+        self.node = proof.client
         self.control = dial(address)
-        shake.dial(self.control)
-        self.asking, self.answer = shake.mac("asking"), shake.mac("answer")
+        proof.dial(self.control)
+        self.asking, self.answer = proof.mac("asking"), proof.mac("answer")
         self.stream: socket.socket | None = None  # the latest
         self.streams: list[socket.socket] = []
 
@@ -211,7 +211,7 @@ class Owner:
                 stream, _ = self.listener.accept()
             except OSError:
                 return
-            stream.settimeout(PATIENCE)
+            stream.settimeout(TIMEOUT)
             stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else what it says last may never leave
             with self.lock:
                 self.streams.append(stream)
@@ -227,9 +227,9 @@ class Owner:
                 stream.sendall(token_answer(question, replying if self.knows else os.urandom(32)))
                 self.say(stream)
                 return
-            shake = handshake.Handshake(self.secret, self.address, server=self.node)
-            if shake.answer(stream, magic + exactly(stream, handshake.HELLO.size - 4)):
-                self._control(stream, shake.mac("asking"), shake.mac("answer"))
+            proof = handshake.Handshake(self.secret, self.address, server=self.node)
+            if proof.answer(stream, magic + exactly(stream, handshake.HELLO.size - 4)):
+                self._control(stream, proof.mac("asking"), proof.mac("answer"))
         except (EOFError, OSError, handshake.Refused):
             pass
 

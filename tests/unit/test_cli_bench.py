@@ -450,10 +450,10 @@ def test_wrong_secret_gets_nothing(server, monkeypatch):
 @pytest.mark.parametrize("garbage", [b"", b"GET / HTTP/1.0\r\n\r\n", bytes(1000)])
 def test_garbage_does_no_harm(server, garbage):
     at = rendezvous.Endpoint.parse(server.address)
-    with socket.create_connection((at.host, at.port)) as stranger:
-        stranger.sendall(garbage)
+    with socket.create_connection((at.host, at.port)) as client:
+        client.sendall(garbage)
         with contextlib.suppress(OSError):  # the server may have had enough
-            stranger.shutdown(socket.SHUT_WR)
+            client.shutdown(socket.SHUT_WR)
         assert "rejected" in server.stdout.readline()
     assert run(server.address, *QUICK, "-o", "read", "-s", "8").exit_code == 0
 

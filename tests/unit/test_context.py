@@ -107,13 +107,13 @@ def test_a_descriptor_whose_address_is_no_text():
                     take(descriptor)
 
 
-def test_a_stranger_is_logged_and_nothing_printed(capfd, caplog):
+def test_an_unauthenticated_client_is_logged_and_nothing_printed(capfd, caplog):
     context = dsmem.Context("shm", secret=SECRET)
     for _ in range(2):
-        with socket.socket(socket.AF_UNIX) as stranger:
-            stranger.connect("\0" + context.agent_address.removeprefix("unix:@"))
-            stranger.sendall(b"GET / HTTP/1.1\r\n" * 5)
-            assert stranger.recv(1) == b""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect("\0" + context.agent_address.removeprefix("unix:@"))
+            client.sendall(b"GET / HTTP/1.1\r\n" * 5)
+            assert client.recv(1) == b""
     with caplog.at_level(logging.WARNING, "dsmem"):
         assert context.stats["rejected"] == 2 == context.stats["rejected"]
         context.close()

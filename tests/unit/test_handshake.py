@@ -25,8 +25,8 @@ from dsmem.testing.control import (
     ATTACH,
     QUESTION,
     STATUS,
+    ControlClient,
     FakeOwner,
-    Stranger,
     attach_of,
     connect,
     forge,
@@ -61,7 +61,7 @@ def name(region):
 
 @pytest.fixture
 def friend(context):
-    with Stranger(context.agent_address) as s:
+    with ControlClient(context.agent_address) as s:
         assert (s.hello(), s.prove(SECRET)) == (0, 0)
         yield s
 
@@ -114,16 +114,16 @@ def test_a_relay_gets_nothing(region):
 
 
 def test_the_owner_itself_refuses_a_client_that_dialled_another_address(context):
-    with Stranger(context.agent_address, dialled="unix:@elsewhere") as s:
+    with ControlClient(context.agent_address, dialled="unix:@elsewhere") as s:
         assert (s.hello(), s.prove(SECRET)) == (0, errors.AuthenticationError.code)
         assert s.ended()
 
 
-# ---- what a stranger learns ----
+# ---- what an unauthenticated client learns ----
 
 
-def test_a_stranger_gets_nothing_to_guess_at(context):
-    with Stranger(context.agent_address) as s:
+def test_an_unauthenticated_client_gets_nothing_to_guess_at(context):
+    with ControlClient(context.agent_address) as s:
         assert s.hello() == 0
         assert s.challenge[56:] == bytes(32)
         assert s.prove(b"a guess, of enough bytes") == errors.AuthenticationError.code
@@ -163,15 +163,15 @@ def test_secrets_that_people_choose_are_stretched():
     with pytest.raises(errors.InvalidArgumentError, match="16"):
         key(b"short")
     with dsmem.Context("shm", secret=CHOSEN) as context:
-        with Stranger(context.agent_address) as s:
+        with ControlClient(context.agent_address) as s:
             assert (s.hello(), s.prove(CHOSEN)) == (0, 0)
         with dsmem.Context("shm", secret=CHOSEN) as other, context.allocate(8) as region:
             other.attach(region.descriptor).close()
 
 
 def test_what_the_core_has_is_the_key(monkeypatch):
-    """Without the stretching in between, a Stranger that stretches is refused."""
-    with dsmem.Context("shm", secret=CHOSEN) as context, Stranger(context.agent_address) as s:
+    """Without the stretching in between, a ControlClient that stretches is refused."""
+    with dsmem.Context("shm", secret=CHOSEN) as context, ControlClient(context.agent_address) as s:
         monkeypatch.setattr("dsmem.handshake.stretch", lambda secret: secret)
         assert (s.hello(), s.prove(CHOSEN)) == (0, errors.AuthenticationError.code)
 
@@ -183,7 +183,7 @@ def test_any_byte_that_is_changed_ends_the_stream(context, region):
     before = context.stats["rejected"]
     length = HEADER.size + 16 + MAC
     for at in range(length):
-        with Stranger(context.agent_address) as s:
+        with ControlClient(context.agent_address) as s:
             assert (s.hello(), s.prove(SECRET)) == (0, 0)
             message = bytearray(s.sealed(STATUS, name(region)))
             message[at] ^= 1
@@ -225,7 +225,7 @@ def test_a_replayed_message_ends_the_stream(friend, region):
 
 def test_a_message_of_another_connection(context, friend, region):
     message = friend.sealed(STATUS, name(region))
-    with Stranger(context.agent_address, friend.node) as s:
+    with ControlClient(context.agent_address, friend.node) as s:
         assert (s.hello(), s.prove(SECRET)) == (0, 0)
         s.socket.sendall(message)
         assert s.ended()
@@ -339,13 +339,13 @@ def test_a_crowd_of_another_user_keeps_no_friend_out(context, region):
                 friend.attach(region.descriptor).close()
 
 
-def test_slow_strangers_are_dropped(context):
+def test_slow_clients_are_dropped(context):
     """A connection that has not authenticated in time goes, whatever it has sent and goes on sending."""
     with (
-        Stranger(context.agent_address) as silent,
-        Stranger(context.agent_address) as dribbling,
-        Stranger(context.agent_address) as halfway,
-        Stranger(context.agent_address) as friend,
+        ControlClient(context.agent_address) as silent,
+        ControlClient(context.agent_address) as dribbling,
+        ControlClient(context.agent_address) as halfway,
+        ControlClient(context.agent_address) as friend,
     ):
         assert (friend.hello(), friend.prove(SECRET), halfway.hello()) == (0, 0, 0)
         before = context.stats["rejected"]
@@ -485,7 +485,7 @@ def test_a_forked_child_keeps_no_connection_of_its_parent_open(region, context):
         if receive(client, 1) == b"":
             ended.set()
 
-    with Stranger(context.agent_address) as genuine, FakeOwner(SECRET, answer) as owner:
+    with ControlClient(context.agent_address) as genuine, FakeOwner(SECRET, answer) as owner:
         assert (genuine.hello(), genuine.prove(SECRET)) == (0, 0)
         process = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(PARENT), SECRET.decode(), owner.descriptor(region.descriptor).hex()],

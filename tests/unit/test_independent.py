@@ -311,8 +311,8 @@ def test_a_lock_is_taken(lock, seen):
 
 def test_a_holder_that_dies_is_succeeded(here, lock, seen):
     run("die_with_lock", here)
-    holder, news, token = seen.word()
-    assert _core.identity_dead(holder) and (news, token) == (0, 1)
+    holder, owner_died, token = seen.word()
+    assert _core.identity_dead(holder) and (owner_died, token) == (0, 1)
     assert lock.acquire(timeout=SECONDS) and lock.recovered and lock.token == 2
     assert seen.word() == (_core.identity(), 1, 2)
 

@@ -1,4 +1,4 @@
-"""A process that ends in good order leaves what it has in another process's memory, and does so quietly."""
+"""A process that exits normally leaves what it has in another process's memory, and does so quietly."""
 
 import base64
 import contextlib

@@ -73,7 +73,7 @@ def test_in_a_batch_and_async(fd):
             asyncio.run(run())
 
 
-def test_a_far_remote_has_no_view():
+def test_an_unmapped_remote_has_no_view():
     with dsmem.Context("fault+shm", secret=bytes(16)) as context, context.allocate(64) as region:
         with context.attach(region.descriptor) as remote, pytest.raises(errors.NotMappedError):
             assert not remote.is_mapped

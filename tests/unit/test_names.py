@@ -148,7 +148,7 @@ def test_a_reference_never_reaches_the_next_of_its_name(cluster):
         objects.memory_of(ref)
 
 
-def test_a_maker_that_fails_leaves_nothing(cluster):
+def test_a_creator_that_fails_leaves_nothing(cluster):
     def fail(view):
         raise RuntimeError("no")
 
@@ -451,7 +451,7 @@ def test_a_folder_that_another_user_has_made(name, here):
     ],
 )
 @pytest.mark.parametrize("create", [True, None])
-def test_an_argument_that_makes_no_sense_leaves_no_name(cluster, kind, arguments, create):
+def test_an_invalid_argument_leaves_no_name(cluster, kind, arguments, create):
     wrong = next(reversed(arguments))
     with pytest.raises(errors.InvalidArgumentError, match=f"{wrong}="):
         getattr(cluster, kind)("it", create=create, **arguments)

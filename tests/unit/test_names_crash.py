@@ -1,4 +1,4 @@
-"""Names whose maker, user or remover is killed before each of its system calls.
+"""Names whose creator, user or remover is killed before each of its system calls.
 
 Between two system calls nothing changes of what others see of names, so these are all the instants there are.
 """
@@ -239,7 +239,7 @@ def test_remove_the_folder(place):
 
 
 def test_what_is_linked_first_is_found(place):
-    """A maker that links a name before its memory is written is found out by the same sweep."""
+    """A creator that links a name before its memory is written is found out by the same sweep."""
 
     def careless():
         with (place.folder / "a").open("wb") as file:

@@ -74,7 +74,7 @@ def test_making(here, kind, lifetime):
     sweep(call, check, 100, STRIDE[kind] if lifetime == "creator" else 5)
     here.close()
     assert memory(here.name) == []
-    local._this_process().end()  # marks of names that were never given stay as long as their maker, at most
+    local._this_process().end()  # marks of names that were never given stay as long as their creator, at most
     assert files(here.name) == []
 
 

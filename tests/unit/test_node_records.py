@@ -9,7 +9,7 @@ import pytest
 
 from dsmem import _core, node_records
 
-MAKER = """
+CREATOR = """
 import pathlib, sys, time
 from dsmem import node_records
 node_records.FOLDER = pathlib.Path(sys.argv[1])
@@ -33,28 +33,28 @@ def dead():
 
 
 @pytest.fixture
-def maker(folder):
-    with subprocess.Popen([sys.executable, "-c", MAKER, str(folder)], stdout=subprocess.PIPE, text=True) as process:
+def creator(folder):
+    with subprocess.Popen([sys.executable, "-c", CREATOR, str(folder)], stdout=subprocess.PIPE, text=True) as process:
         process.record = node_records.Path(process.stdout.readline().strip())
         yield process
         process.kill()
 
 
-def test_a_killed_owner_leaves_nothing_forever(maker):
-    assert node_records.scan() == [(maker.record, True)]
+def test_a_killed_owner_leaves_nothing_forever(creator):
+    assert node_records.scan() == [(creator.record, True)]
     assert node_records.sweep() == []
-    assert node_records.read_record(maker.record) == {
+    assert node_records.read_record(creator.record) == {
         "version": 1,
         "node": bytes(range(16)).hex(),
         "fabric": "shm",
         "address": "unix:@there",
     }
-    maker.send_signal(signal.SIGKILL)
-    os.waitid(os.P_PID, maker.pid, os.WEXITED | os.WNOWAIT)
-    assert node_records.scan() == [(maker.record, False)], "a zombie is dead"
-    maker.wait()
-    assert node_records.scan() == [(maker.record, False)]
-    assert node_records.sweep() == [maker.record]
+    creator.send_signal(signal.SIGKILL)
+    os.waitid(os.P_PID, creator.pid, os.WEXITED | os.WNOWAIT)
+    assert node_records.scan() == [(creator.record, False)], "a zombie is dead"
+    creator.wait()
+    assert node_records.scan() == [(creator.record, False)]
+    assert node_records.sweep() == [creator.record]
     assert node_records.scan() == []
 
 
@@ -116,7 +116,7 @@ def test_sweep_never_raises(folder, monkeypatch, dead):
 
 
 def test_what_is_not_proven_dead_stays(folder):
-    """Its maker may live in a container with another /dev/shm, or nothing could tell of its end."""
+    """Its creator may live in a container with another /dev/shm, or nothing could tell of its end."""
     for unknown in (1, _core.identity() + 10**6, 1 << 63 | 5):
         (folder / f"dsmem-1-{unknown:016x}-node").touch()
     assert node_records.sweep() == [] and all(lives for _, lives in node_records.scan())

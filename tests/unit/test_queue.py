@@ -196,7 +196,7 @@ def test_one_producer_one_consumer(place):
     assert consumer.get() == b"x"
 
 
-def test_producers_near_and_far_succeed_each_other(place):
+def test_local_and_remote_producers_succeed_each_other(place):
     """Each goes on where the lane's last one ended, also laps later, with what was not yet taken."""
     consumer, sent = place.make(capacity_bytes=4096, max_message=1000), []
     for turn in range(6):

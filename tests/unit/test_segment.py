@@ -292,7 +292,7 @@ def mappings(cluster):
     return Path("/proc/self/maps").read_text().count(f"/{cluster.name}/")
 
 
-def test_far_memory_has_no_view(segment, other):
+def test_remote_memory_has_no_view(segment, other):
     with other(segment) as s:
         if s._memory.remote.is_mapped:
             assert s.array.shape == (6, 5, 4)
@@ -459,7 +459,7 @@ def test_resize_within_the_capacity(cluster, other):
                 s.resize(bad)
 
 
-def test_a_far_handle_finds_the_rows_by_their_index(cluster, other):
+def test_a_remote_handle_finds_the_rows_by_their_index(cluster, other):
     with cluster.segment("a", 3, "i8", create=True, capacity=9) as made, other(made) as s:
         made.resize(9)
         made.write(8, 5)

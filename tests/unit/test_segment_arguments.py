@@ -9,7 +9,7 @@ NO_ROWS = [True, np.True_, np.array(True), np.array(1.5), (0, False), [True, Fal
 
 
 @pytest.mark.parametrize("index", [*NO_ROWS, np.array([1.0])], ids=repr)
-def test_what_is_no_row_of_far_memory(cluster, other, cluster_place, index):
+def test_what_is_not_a_row_of_remote_memory(cluster, other, cluster_place, index):
     """NumPy takes a bool for a mask, whose elements are a copy: where they lie says nothing about the segment."""
     if cluster_place in ("local", "shm"):
         pytest.skip("NumPy itself indexes what is local")

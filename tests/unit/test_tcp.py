@@ -639,12 +639,12 @@ def test_a_context_leaves_no_descriptor_and_no_thread():
     assert count() == before
 
 
-def test_strangers_are_dropped_while_friends_work(owner, region):
+def test_unauthenticated_clients_are_dropped_while_others_work(owner, region):
     with context() as user, user.attach(region.descriptor) as remote, contextlib.ExitStack() as stack:
         host, port = owner.agent_address.removeprefix("tcp:").rsplit(":", 1)
         for _ in range(50):
-            stranger = stack.enter_context(socket.create_connection((host, int(port)), 60))
-            stranger.sendall(token_hello(os.urandom(16), os.urandom(32)))
+            client = stack.enter_context(socket.create_connection((host, int(port)), 60))
+            client.sendall(token_hello(os.urandom(16), os.urandom(32)))
         assert [remote.fetch_add(0, 1) for _ in range(50)] == list(range(50))
 
 

@@ -48,7 +48,7 @@ def test_offsets(remote, kind):
 
 @pytest.mark.parametrize("kind", [int, Int, Index])
 @pytest.mark.parametrize("bad", [1 << 63, (1 << 64) - 1, 1 << 64, -(1 << 63), -(1 << 64)])
-def test_offsets_far_out(remote, kind, bad):
+def test_offsets_beyond_the_end(remote, kind, bad):
     with pytest.raises(errors.OutOfBoundsError):
         remote.read(kind(bad), bytearray(1))
 

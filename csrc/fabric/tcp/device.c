@@ -53,7 +53,7 @@ static int tcp_open(const struct fabric_options *o, dsm_stats *stats, struct fab
     d->epoll.fd = d->wake.fd = -1;
     d->ready_last = &d->ready;
     d->spin_ns = get_nprocs() > 1 ? 50000 : 0;
-    pthread_mutex_init(&d->gate, NULL);
+    pthread_mutex_init(&d->waiting, NULL);
     pthread_mutex_init(&d->lock, NULL);
     *out = &d->base;
     return 0;
@@ -65,7 +65,7 @@ static void tcp_close(struct fabric_dev *base)
     tcp_thread_stop(d);
     assert(!d->files && !d->ready);
     pthread_mutex_destroy(&d->lock);
-    pthread_mutex_destroy(&d->gate);
+    pthread_mutex_destroy(&d->waiting);
     free(d->slots);
     free(d);
 }

@@ -1,7 +1,7 @@
 /*
  * The owner's side: one thread of the device executes the requests of all peers.
  *
- * It sleeps in epoll_wait(), and for spin_ns after its last work it looks again and again. Each turn serves one
+ * It sleeps in epoll_wait(), and for spin_ns after its last work it polls. Each turn serves one
  * connection, with dev->lock held, until it has no request or no room for a reply, or TURN bytes have been moved. Every
  * call on a socket returns at once. So unreg and close wait for one turn at most, and no peer can keep others waiting:
  * one that does not read its replies is not read from, either.

@@ -10,9 +10,9 @@
 
 void tcp_lock(struct tcp_dev *d)
 {
-    pthread_mutex_lock(&d->gate);
+    pthread_mutex_lock(&d->waiting);
     pthread_mutex_lock(&d->lock);
-    pthread_mutex_unlock(&d->gate);
+    pthread_mutex_unlock(&d->waiting);
 }
 
 void tcp_unlock(struct tcp_dev *d) { pthread_mutex_unlock(&d->lock); }

@@ -10,7 +10,7 @@
  * order, so ops of one connection take effect in the order in which they were posted.
  *
  * LOCKS. dev->lock protects everything of the device but active endpoints, which belong to the core's lock. The
- * progress thread holds it while it executes: what has taken it has no frame under way. dev->gate is taken before it
+ * progress thread holds it while it executes: what has taken it has no frame under way. dev->waiting is taken before it
  * and makes it fair: the thread would otherwise take the lock again before a waiter wakes.
  */
 #ifndef DSM_FABRIC_TCP_TCP_H
@@ -86,7 +86,7 @@ struct tcp_slot {
 
 struct tcp_dev {
     struct fabric_dev base;
-    pthread_mutex_t gate, lock;
+    pthread_mutex_t waiting, lock;
     struct tcp_slot *slots;
     uint32_t nslots, free_slot; /* free_slot == nslots: none is free */
     struct tcp_file *files;

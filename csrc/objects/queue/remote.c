@@ -18,9 +18,9 @@
 
 enum {
     OP_TRIES = 8,
-    OP_NS_MIN = 20000000,     /* giving up an op costs its connection, so none gets less than 20 ms */
-    OP_NS_PER_BYTE = 20,      /* a transfer slower than 50 MB/s counts as lost */
-    LOOK_AGAIN_NS = 10000000, /* maximum age of the last look at 'shutdown' when a message is put */
+    OP_NS_MIN = 20000000,  /* giving up an op costs its connection, so none gets less than 20 ms */
+    OP_NS_PER_BYTE = 20,   /* a transfer slower than 50 MB/s counts as lost */
+    RECHECK_NS = 10000000, /* maximum age of the last look at 'shutdown' when a message is put */
 };
 
 /* The timeout of an op on that many bytes: what is left of the call's time, at least OP_NS_MIN, but at most
@@ -81,7 +81,7 @@ int remote_look(const dsm_queue *q, uint64_t *tail, int64_t deadline)
     return (uint32_t)state ? err_set(DSM_ESHUTDOWN, 0, "put") : 0;
 }
 
-bool remote_look_is_old(const dsm_queue *q) { return clock_ns() - q->looked > LOOK_AGAIN_NS; }
+bool remote_look_is_old(const dsm_queue *q) { return clock_ns() - q->looked > RECHECK_NS; }
 
 /* ---- the lane's bytes ---- */
 

@@ -43,7 +43,7 @@ static uint64_t line(const dsm_rwlock *rw, uint64_t number) { return rw->lock.ha
 
 static uint64_t changed(uint64_t word, uint64_t inside) { return ((word >> 1) + 1) << 1 | inside; }
 
-static void ring(dsm_rwlock *rw, uint64_t eventcount)
+static void notify(dsm_rwlock *rw, uint64_t eventcount)
 {
     if (rw->lock.handle.mapped)
         eventcount_notify((struct eventcount *)(void *)(rw->lock.handle.mapped + eventcount), NOTIFY_ALL);
@@ -116,7 +116,7 @@ static void gone(dsm_rwlock *rw)
 {
     uint64_t word;
     if (rw->lock.handle.mapped && !look(rw, &word) && word & LOCK_HELD)
-        ring(rw, SYNC_SECOND);
+        notify(rw, SYNC_SECOND);
 }
 
 /* Local: whether the bit that the threads of this handle share is still set. Remote that would take an op; those
@@ -172,7 +172,7 @@ static int bury_writer(dsm_rwlock *rw, uint64_t seen)
     int rc = lock_holder_dead(&rw->lock, seen);
     if (rc > 0 &&
         compare_swap_u64(handle_word(&rw->lock.handle, SYNC_WORD), seen, lock_freed(seen) | LOCK_OWNER_DIED) == seen)
-        ring(rw, SYNC_EVENTCOUNT);
+        notify(rw, SYNC_EVENTCOUNT);
     return rc;
 }
 
@@ -381,7 +381,7 @@ int dsm_rwlock_break(dsm_rwlock *rw, uint64_t holder)
             broken = 1;
     free(copy);
     if (broken)
-        ring(rw, SYNC_SECOND);
+        notify(rw, SYNC_SECOND);
     return rc < 0 ? rc : broken;
 }
 
@@ -401,7 +401,7 @@ static int sweep(void *arg, uint32_t number, uint64_t dead)
     if (rc == 1)
         rc = err_known(dsm_compare_swap(r, line(rw, number), word, changed(word, 0), &old, remote_timeout(r)));
     if (!rc)
-        ring(rw, SYNC_SECOND);
+        notify(rw, SYNC_SECOND);
     return rc;
 }
 

@@ -14,4 +14,4 @@ from .ops import *  # noqa: F403
 from .outcomes import *  # noqa: F403
 from .pools import *  # noqa: F403
 from .refusals import *  # noqa: F403
-from .strangers import *  # noqa: F403
+from .unauthenticated import *  # noqa: F403

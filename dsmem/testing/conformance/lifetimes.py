@@ -84,9 +84,9 @@ def test_closed_objects(peer: dsmem.Context, remote: dsmem.Remote) -> None:
 
 
 def test_wrong_secret(fabric: str, region: dsmem.Region) -> None:
-    with dsmem.Context(fabric, secret=b"another secret entirely") as stranger:
+    with dsmem.Context(fabric, secret=b"another secret entirely") as client:
         with pytest.raises(errors.AuthenticationError):
-            stranger.attach(region.descriptor)
+            client.attach(region.descriptor)
 
 
 def test_fenced_node(owner: dsmem.Context, peer: dsmem.Context, region: dsmem.Region, remote: dsmem.Remote) -> None:

@@ -1,5 +1,5 @@
 /*
- * toy: a whole fabric whose target executes the ops, in one file, to see whether the seam has all that one needs.
+ * toy: a whole fabric whose target executes the ops, in one file, to see whether the interface has all that one needs.
  *
  * It is for contexts of one process. Ops go into one queue; one progress thread executes them on the memory of the
  * owner, whose Python never wakes. Users map nothing. A registration is named by a key that is looked up for each op.

@@ -39,7 +39,7 @@ def test_a_process_that_leaves_takes_nothing_from_others(here):
             assert again.read(1) == 8
 
 
-MAKER = """
+CREATOR = """
 import os, sys, dsmem
 from dsmem.names import local
 cluster = dsmem.connect(sys.argv[1])
@@ -58,7 +58,7 @@ sys.stdin.read()
 def test_a_killed_process_leaves_no_memory(here, when):
     """/dev/shm fills with what killed processes have left."""
     with subprocess.Popen(
-        [sys.executable, "-c", MAKER, here.name, when], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", CREATOR, here.name, when], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout.readline() == "there\n"
         assert [i.name for i in here.list()] == (["a"] if when == "after" else [])

@@ -12,17 +12,17 @@ import dsmem
 from dsmem import errors
 from dsmem.handshake import HELLO, VERSION
 
-from ..control import ATTACH, BYE, ENDPOINT, STATUS, Stranger, attach_of, forge, name_of
+from ..control import ATTACH, BYE, ENDPOINT, STATUS, ControlClient, attach_of, forge, name_of
 from .fixtures import SECRET, open_context
 
 
-def _proved(s: Stranger) -> Stranger:
+def _proved(s: ControlClient) -> ControlClient:
     assert s.hello() == 0
     assert s.prove(SECRET) == 0
     return s
 
 
-NOISE: dict[str, Callable[[Stranger], None]] = {
+NOISE: dict[str, Callable[[ControlClient], None]] = {
     "noise": lambda s: s.socket.sendall(b"GET / HTTP/1.1\r\n\r\n"),
     "zeros": lambda s: s.socket.sendall(bytes(5000)),
     "hello of noise": lambda s: s.socket.sendall(b"DSMH" + b"\xff" * 52),
@@ -44,7 +44,7 @@ def test_noise_is_counted_and_does_no_harm(
     owner: dsmem.Context, region: dsmem.Region, remote: dsmem.Remote, kind: str
 ) -> None:
     before = owner.stats["rejected"]
-    with Stranger(owner.agent_address) as s:
+    with ControlClient(owner.agent_address) as s:
         NOISE[kind](s)
         while not s.ended():  # a challenge may come first
             pass
@@ -58,7 +58,7 @@ def test_noise_is_logged_once(
     owner: dsmem.Context, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(3):
-        with Stranger(owner.agent_address) as s:
+        with ControlClient(owner.agent_address) as s:
             s.socket.sendall(b"noise")
             assert s.ended()
     with caplog.at_level("WARNING", "dsmem"):
@@ -67,8 +67,8 @@ def test_noise_is_logged_once(
     assert capfd.readouterr() == ("", "")
 
 
-def test_silent_strangers_make_room(owner: dsmem.Context, peer: dsmem.Context, region: dsmem.Region) -> None:
-    silent = [Stranger(owner.agent_address) for _ in range(100)]
+def test_silent_clients_make_room(owner: dsmem.Context, peer: dsmem.Context, region: dsmem.Region) -> None:
+    silent = [ControlClient(owner.agent_address) for _ in range(100)]
     try:
         silent[-1].socket.sendall(b"DSM")  # half a hello
         with peer.attach(region.descriptor) as remote:
@@ -88,7 +88,7 @@ def test_silent_strangers_make_room(owner: dsmem.Context, peer: dsmem.Context, r
 def test_the_protocol_in_pieces(owner: dsmem.Context, region: dsmem.Region) -> None:
     """Messages may arrive byte by byte, or several at once: the protocol is a stream."""
     name = name_of(region.descriptor)
-    with Stranger(owner.agent_address) as s:
+    with ControlClient(owner.agent_address) as s:
         sendall = s.socket.sendall
         for b in HELLO.pack(b"DSMH", VERSION, 0, s.node, s.nonce):
             sendall(bytes([b]))
@@ -102,18 +102,18 @@ def test_the_protocol_in_pieces(owner: dsmem.Context, region: dsmem.Region) -> N
 
 
 def test_another_version_of_the_protocol(owner: dsmem.Context) -> None:
-    with Stranger(owner.agent_address) as s:
+    with ControlClient(owner.agent_address) as s:
         assert s.hello(version=1) == errors.VersionError.code
         assert len(s.challenge) == 88, "so much does version 1 wait for before it looks"
         assert s.ended()
-    with Stranger(owner.agent_address) as s:
+    with ControlClient(owner.agent_address) as s:
         assert s.hello(version=4) == errors.VersionError.code
         assert s.ended()
 
 
 def test_questions_about_what_is_not_there(owner: dsmem.Context, region: dsmem.Region) -> None:
     d = region.descriptor
-    with Stranger(owner.agent_address) as s:
+    with ControlClient(owner.agent_address) as s:
         _proved(s)
         for number, generation in [
             (d.region, d.generation ^ 1),
@@ -138,7 +138,7 @@ def test_questions_about_what_is_not_there(owner: dsmem.Context, region: dsmem.R
 
 
 def test_fenced_between_hello_and_proof(owner: dsmem.Context) -> None:
-    with Stranger(owner.agent_address) as s:
+    with ControlClient(owner.agent_address) as s:
         assert s.hello() == 0
         try:
             owner.fence(s.node)
@@ -146,12 +146,12 @@ def test_fenced_between_hello_and_proof(owner: dsmem.Context) -> None:
             assert "shm" in owner.fabric
         assert s.prove(SECRET) == errors.FencedError.code
         assert s.ended()
-    with Stranger(owner.agent_address, s.node) as s:
+    with ControlClient(owner.agent_address, s.node) as s:
         assert s.hello() == errors.FencedError.code
 
 
 def test_a_fence_cuts_open_connections(owner: dsmem.Context, region: dsmem.Region) -> None:
-    with Stranger(owner.agent_address) as s, Stranger(owner.agent_address) as other:
+    with ControlClient(owner.agent_address) as s, ControlClient(owner.agent_address) as other:
         _proved(s)
         _proved(other)
         try:

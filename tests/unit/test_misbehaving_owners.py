@@ -17,7 +17,7 @@ import pytest
 
 import dsmem
 from dsmem import errors
-from dsmem.testing.control import ATTACH, QUESTION, REPLY, STATUS, FakeOwner, Stranger, attach_of, name_of, receive
+from dsmem.testing.control import ATTACH, QUESTION, REPLY, STATUS, ControlClient, FakeOwner, attach_of, name_of, receive
 
 SECRET = b"the secret of the tests of enemies"
 
@@ -177,10 +177,10 @@ def challenge(head):
 
 def verdict(head, role=None):
     def answer(owner, client, hello):
-        shake = owner.handshake(hello)
-        client.sendall(shake.challenge())
-        assert receive(client, 32) == shake.mac("client")
-        client.sendall(head + (shake.mac(role) if role else b""))
+        proof = owner.handshake(hello)
+        client.sendall(proof.challenge())
+        assert receive(client, 32) == proof.mac("client")
+        client.sendall(head + (proof.mac(role) if role else b""))
 
     return answer
 
@@ -257,7 +257,7 @@ def test_a_way_is_served_through_its_own_socket_only():
         shm, tcp = region.descriptor.ways
         name = name_of(region.descriptor)
         for address, served, refused in ((shm.address, 1, 3), (tcp.address, 3, 1)):
-            with Stranger(address) as s:
+            with ControlClient(address) as s:
                 assert (s.hello(), s.prove(SECRET)) == (0, 0)
                 assert s.ask(ATTACH, name + struct.pack("<I", refused)) == (22, b"", [])
                 status, _, fds = s.ask(ATTACH, name + struct.pack("<I", served))
@@ -268,7 +268,7 @@ def test_a_way_is_served_through_its_own_socket_only():
 
 def test_read_only_memory_stays_so_for_all_that_have_its_descriptor(context):
     """The agent's file descriptor conveys no more than the right, whatever its holder tries."""
-    with context.allocate(4096, "r") as region, Stranger(context.agent_address) as s:
+    with context.allocate(4096, "r") as region, ControlClient(context.agent_address) as s:
         assert (s.hello(), s.prove(SECRET)) == (0, 0)
         status, _, (fd,) = s.ask(ATTACH, attach_of(region.descriptor))
         assert status == 0
