@@ -1,4 +1,4 @@
-/* The toy of tests/c/toy, alone and through fault, through the whole core: the interface of fabrics carries a fabric whose target
+/* The toy of tests/c/toy, alone and through fault, through the whole core: fabric.h carries a fabric whose target
  * executes the ops, with one line in the registry. ci/toy runs the conformance suite on it. */
 /* with: tests/c/toy */
 #include "base/deadline.h"
