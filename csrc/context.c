@@ -71,7 +71,7 @@ static int fill(dsm_ctx *c, const dsm_options *o)
         waits = waits || !c->devs[i]->caps.local_memory;
     if (waits && (c->event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) < 0)
         return err_set_errno(errno, "the event file descriptor");
-    return agent_start(c, o->listen);
+    return agent_start(c, o);
 }
 
 int dsm_open(const dsm_options *o, dsm_ctx **out)

@@ -176,6 +176,9 @@ class Context(_core.Context):
         takes about 0.1 s once per process.
     listen : str, optional
         Address on which the agent listens, "host" or "host:port"; verbs and tcp only.
+    advertise : str, optional
+        The address at which peers reach the agent, "host" or "host:port", if it is another one than ``listen``: of the
+        host of a container, or of a router that translates addresses (NAT). It goes into descriptors.
     peer_timeout : float
         Seconds after which a peer that has not answered is an error.
     spin : float, optional
@@ -210,6 +213,7 @@ class Context(_core.Context):
         *,
         secret: bytes | None = None,
         listen: str | None = None,
+        advertise: str | None = None,
         peer_timeout: float = 2.0,
         spin: float | None = None,
         depth: int = 0,
@@ -223,6 +227,7 @@ class Context(_core.Context):
             ",".join(url.for_core() for url in urls),
             secret=_secret(secret),
             listen=None if listen is None else _text("listen", listen),
+            advertise=None if advertise is None else _text("advertise", advertise),
             peer_timeout=peer_timeout,
             spin=spin,
             fault=urls[0].fault,

@@ -383,7 +383,7 @@ static void agent_free(struct agent *a)
 }
 
 /* The devices' events, and the sockets that their peers connect to. Under agent->lock. */
-static int listen_for(struct agent *a, const char *listen_at)
+static int listen_for(struct agent *a, const dsm_options *o)
 {
     dsm_ctx *c = a->ctx;
     bool wanted[LISTENERS] = {false};
@@ -393,12 +393,13 @@ static int listen_for(struct agent *a, const char *listen_at)
         if (c->devs[i]->fd >= 0)
             rc = add(a->epoll, c->devs[i]->fd, EPOLLIN, DEVICE + i, ON_STOP);
     }
-    if (!rc && listen_at && *listen_at && !wanted[LISTEN_TCP])
+    bool named = (o->listen && *o->listen) || o->advertise;
+    if (!rc && named && !wanted[LISTEN_TCP])
         rc = err_set(DSM_EINVAL, 0, "%s reaches only this host and listens on no address", c->devs[0]->caps.fabric);
     if (!rc && wanted[LISTEN_UNIX])
         rc = socket_listen_unix(c, c->unix_address, &a->listeners[LISTEN_UNIX]);
     if (!rc && wanted[LISTEN_TCP])
-        rc = socket_listen_tcp(c, listen_at, c->tcp_address, &a->listeners[LISTEN_TCP]);
+        rc = socket_listen_tcp(c, o, c->tcp_address, &a->listeners[LISTEN_TCP]);
     for (uint64_t i = 0; i < LISTENERS && !rc; i++)
         if (a->listeners[i] >= 0)
             rc = add(a->epoll, a->listeners[i], EPOLLIN, i, ON_LISTENER);
@@ -406,7 +407,7 @@ static int listen_for(struct agent *a, const char *listen_at)
 }
 
 /* Under agent->lock. */
-static int open_all(struct agent *a, const char *listen_at)
+static int open_all(struct agent *a, const dsm_options *o)
 {
     a->epoll = epoll_create1(EPOLL_CLOEXEC);
     a->stop = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -414,10 +415,10 @@ static int open_all(struct agent *a, const char *listen_at)
     int rc = a->epoll < 0 || !a->stop_node ? err_set_errno(errno, "the agent's epoll") : 0;
     if (!rc)
         rc = add(a->epoll, a->stop, EPOLLIN, 0, ON_STOP);
-    return rc ? rc : listen_for(a, listen_at);
+    return rc ? rc : listen_for(a, o);
 }
 
-int agent_start(dsm_ctx *c, const char *listen_at)
+int agent_start(dsm_ctx *c, const dsm_options *o)
 {
     struct agent *a = calloc(1, sizeof *a);
     if (!a)
@@ -429,7 +430,7 @@ int agent_start(dsm_ctx *c, const char *listen_at)
     pthread_mutex_init(&a->lock, NULL);
     enlist(a);
     core_lock(&a->lock);
-    int rc = open_all(a, listen_at);
+    int rc = open_all(a, o);
     core_unlock(&a->lock);
     if (!rc)
         rc = start_thread(a);

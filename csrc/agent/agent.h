@@ -51,7 +51,7 @@ struct agent {
     struct agent *next;   /* list of all agents of the process, for fork */
 };
 
-int agent_start(dsm_ctx *c, const char *listen_at);
+int agent_start(dsm_ctx *c, const dsm_options *o);
 /* Ends the thread and closes all control connections. Returns false if all file descriptors of the process have been
  * closed by other code: then the thread can't be woken and sleeps forever, so agent and context must not be freed. */
 bool agent_stop(dsm_ctx *c);
@@ -92,7 +92,7 @@ int client_attach(struct peer *p, struct wanted *w, struct fabric_grant *out, in
 
 /* socket.c: abstract Unix sockets and TCP. These write the address that other nodes must use. */
 int socket_listen_unix(const dsm_ctx *c, char address[DSM_ADDRESS_MAX], int *fd);
-int socket_listen_tcp(const dsm_ctx *c, const char *listen_at, char address[DSM_ADDRESS_MAX], int *fd);
+int socket_listen_tcp(const dsm_ctx *c, const dsm_options *o, char address[DSM_ADDRESS_MAX], int *fd);
 /* *fd is set and cleared under ctx->lock, which is held across a fork: so a child can close it safely. -1 after a
  * failure. */
 int socket_connect(dsm_ctx *c, const char *address, int64_t deadline, int *fd);

@@ -12,6 +12,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -121,9 +122,25 @@ static int bind_tcp(const char *host, const char *port, int *out, uint16_t *boun
     return 0;
 }
 
-int socket_listen_tcp(const dsm_ctx *c, const char *listen_at, char address[DSM_ADDRESS_MAX], int *out)
+/* The address that peers are told, which is not that of an interface here: behind NAT, or of a container. */
+static int advertised(const char *text, char host[80], uint16_t *bound)
+{
+    char port[8], *end = port;
+    int rc = split(text, host, port);
+    if (rc)
+        return rc;
+    unsigned long number = *port ? strtoul(port, &end, 10) : *bound;
+    if (!*host || *end || !number || number > UINT16_MAX)
+        return err_set(DSM_EINVAL, 0, "'%.80s' is not an address that peers can use; advertise host or host:port",
+                       text);
+    *bound = (uint16_t)number;
+    return 0;
+}
+
+int socket_listen_tcp(const dsm_ctx *c, const dsm_options *o, char address[DSM_ADDRESS_MAX], int *out)
 {
     char host[80] = "", port[8] = "";
+    const char *listen_at = o->listen;
     uint16_t bound = 0;
     static const char mapped[] = "::ffff:";
     int rc = listen_at && *listen_at ? split(listen_at, host, port) : 0;
@@ -136,6 +153,8 @@ int socket_listen_tcp(const dsm_ctx *c, const char *listen_at, char address[DSM_
         return rc;
     if (!*host || !strcmp(host, "0.0.0.0") || !strcmp(host, "::"))
         own_address(host);
+    if (o->advertise && (rc = advertised(o->advertise, host, &bound)))
+        return rc;
     snprintf(address, DSM_ADDRESS_MAX, strchr(host, ':') ? "tcp:[%s]:%u" : "tcp:%s:%u", host, bound);
     return 0;
 }

@@ -25,6 +25,7 @@ typedef struct {
      *   traffic_class  likewise, 0 … 255; a field of the global header, which is sent if this is not 0 */
     const char *fabric;
     const char *listen;      /* the agent's TCP address, host or host:port; NULL: any; EINVAL if no fabric needs one */
+    const char *advertise;   /* the address of it that peers use: host or host:port; NULL: the same */
     const void *secret;      /* shared secret, any bytes */
     size_t secret_len;       /* at least 16 */
     int64_t peer_timeout_ns; /* a peer that is silent for about this long is an error; 0: the default, 2 s */

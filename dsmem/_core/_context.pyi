@@ -159,6 +159,7 @@ class Context:
         *,
         secret: bytes,
         listen: str | None = None,
+        advertise: str | None = None,
         peer_timeout: float = 2.0,
         spin: float | None = None,
         fault: str | None = None,

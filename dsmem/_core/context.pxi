@@ -79,18 +79,21 @@ cdef class Context(Handle):
     cdef dict pending       # by ticket, asynchronous ops of all event loops that are not known to be complete
     cdef list watches       # one LoopWatch for each event loop that waits for its ops
 
-    def __init__(self, fabric, *, secret, listen=None, peer_timeout=2.0, spin=None, fault=None):
+    def __init__(self, fabric, *, secret, listen=None, advertise=None, peer_timeout=2.0, spin=None, fault=None):
         cdef c.dsm_options o
         cdef int rc
         cdef c.dsm_ctx *ptr = NULL
         c.dsm_options_init(&o)
         fabric_b = fabric.encode()
         listen_b = None if listen is None else listen.encode()
+        advertise_b = None if advertise is None else advertise.encode()
         fault_b = None if fault is None else fault.encode()
         secret_b = bytes(secret)
         o.fabric = <const char *> fabric_b
         if listen_b is not None:
             o.listen = <const char *> listen_b
+        if advertise_b is not None:
+            o.advertise = <const char *> advertise_b
         if fault_b is not None:
             o.fault = <const char *> fault_b
         o.secret = <const char *> secret_b

@@ -69,6 +69,7 @@ cdef extern from "dsm.h" nogil:
     ctypedef struct dsm_options:
         const char *fabric
         const char *listen
+        const char *advertise
         const void *secret
         size_t secret_len
         int64_t peer_timeout_ns, spin_ns

@@ -61,6 +61,7 @@ def test_fabric_of_the_environment(monkeypatch):
         ({"listen": "a\udcff:1"}, "listen="),
         ({"listen": "a\0b"}, "listen="),
         ({"listen": 5}, "listen=5: a str"),
+        ({"advertise": 5}, "advertise=5: a str"),
         ({"depth": "x"}, "depth='x'"),
         ({"depth": 1 << 40}, "depth="),
         ({"secret": "text of more than sixteen bytes"}, "pass bytes, of text its .encode()"),

@@ -31,6 +31,7 @@ from tcp_peer import (
     exactly,
     token_hello,
 )
+from tcp_relay import Relay
 
 import dsmem
 from dsmem import errors
@@ -646,6 +647,37 @@ def test_unauthenticated_clients_are_dropped_while_others_work(owner, region):
             client = stack.enter_context(socket.create_connection((host, int(port)), 60))
             client.sendall(token_hello(os.urandom(16), os.urandom(32)))
         assert [remote.fetch_add(0, 1) for _ in range(50)] == list(range(50))
+
+
+# ---- an address that is another to peers ----
+
+
+def test_an_address_that_peers_use_and_the_owner_does_not_have():
+    with Relay() as relay:
+        options = {"secret": SECRET, "listen": relay.listen, "advertise": relay.advertise}
+        with dsmem.Context("tcp", **options) as owner, owner.allocate(8) as region, context() as user:
+            assert owner.agent_address == f"tcp:{relay.advertise}"
+            assert region.descriptor.ways[0].address == owner.agent_address
+            with user.attach(region.descriptor) as remote:
+                assert [remote.fetch_add(0, 1) for _ in range(3)] == [0, 1, 2]
+
+
+def test_a_port_that_is_not_advertised_is_the_one_that_it_listens_on():
+    with dsmem.Context("tcp", secret=SECRET, listen="127.0.0.1", advertise="my.host") as owner:
+        assert owner.agent_address.startswith("tcp:my.host:") and not owner.agent_address.endswith(":0")
+    with dsmem.Context("tcp", secret=SECRET, listen="127.0.0.1", advertise="[fd00::7]:7000") as owner:
+        assert owner.agent_address == "tcp:[fd00::7]:7000"
+
+
+@pytest.mark.parametrize("address", ["", ":7000", "host:0", "host:65536", "host:port", "h" * 80])
+def test_an_address_that_no_peer_can_dial_is_not_advertised(address):
+    with pytest.raises(errors.InvalidArgumentError, match="host:port"):
+        dsmem.Context("tcp", secret=SECRET, listen="127.0.0.1", advertise=address)
+
+
+def test_only_what_listens_advertises():
+    with pytest.raises(errors.InvalidArgumentError, match="only this host"):
+        dsmem.Context("shm", secret=SECRET, advertise="10.0.0.1")
 
 
 # ---- two hosts ----
