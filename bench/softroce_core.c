@@ -217,18 +217,18 @@ static void many(const char *name, size_t n, uint64_t nbytes)
 static void bandwidth(const char *name, size_t n, uint64_t nbytes)
 {
     dsm_op ops[2][MANY];
-    dsm_ticket t[2];
+    dsm_ticket *t[2];
     size_t batches = n / MANY;
     for (int i = 0; i < 2; i++)
         fill(ops[i], code_of(name), nbytes);
     stamp[0] = now();
     for (size_t i = 0; i < batches; i++) {
         if (i >= 2)
-            must(dsm_finish(&t[i % 2], -1, NULL), name);
+            must(dsm_finish(t[i % 2], -1, NULL), name);
         must(dsm_submit(ctx, ops[i % 2], MANY, &t[i % 2], NULL), name);
     }
     for (size_t i = batches > 2 ? batches - 2 : 0; i < batches; i++)
-        must(dsm_finish(&t[i % 2], -1, NULL), name);
+        must(dsm_finish(t[i % 2], -1, NULL), name);
     stamp[1] = now();
     print_times(1, 1);
 }

@@ -31,6 +31,8 @@ static void context_free(dsm_ctx *c)
     }
     if (c->event >= 0)
         close(c->event);
+    tickets_free(c);
+    pthread_mutex_destroy(&c->tickets_lock);
     pthread_mutex_destroy(&c->completed_lock);
     pthread_mutex_destroy(&c->lock);
     if (c->secret)
@@ -51,6 +53,7 @@ static int fill(dsm_ctx *c, const dsm_options *o)
     c->control = &control;
     c->ready_last = &c->ready;
     pthread_mutex_init(&c->completed_lock, NULL);
+    pthread_mutex_init(&c->tickets_lock, NULL);
     pthread_mutex_init(&c->lock, NULL);
     c->peer_timeout_ns = o->peer_timeout_ns ? o->peer_timeout_ns : PEER_TIMEOUT_NS;
     c->spin_ns = o->spin_ns >= 0 ? o->spin_ns : sysconf(_SC_NPROCESSORS_ONLN) > 1 ? SPIN_NS : 0;

@@ -28,12 +28,12 @@ static void make_readable(dsm_ctx *c)
     }
 }
 
-static void announce(dsm_ctx *c, struct dsm_group *g)
+static void announce(dsm_ctx *c, struct op_group *g)
 {
     uint64_t mine = (uintptr_t)g, head, found = load_acquire_u64(&c->done);
     do {
         head = found;
-        g->next = (struct dsm_group *)(uintptr_t)head;
+        g->next = (struct op_group *)(uintptr_t)head;
     } while ((found = compare_swap_u64(&c->done, head, mine)) != head);
     if (!head)
         make_readable(c);
@@ -45,8 +45,9 @@ static bool has_begun(const struct peer *p, uint32_t round)
     return load_acquire_u32(async);
 }
 
-static void async_done(struct dsm_group *g)
+static void async_done(struct fabric_group *base)
 {
+    struct op_group *g = op_group_of(base);
     struct peer *p = g->peer;
     uint32_t *async = &p->async[g->round];
     dsm_ctx *c = p->ctx;
@@ -65,9 +66,9 @@ static bool ask_first(dsm_ticket *t)
     t->asked = 1;
     for (size_t i = 0; i < t->n; i++) {
         struct peer *p = t->ops[i].remote->peer;
-        if (!op_unexplained(&t->ops[i]))
+        if (!op_unexplained(t, i))
             continue;
-        struct dsm_group *g = &t->groups[0];
+        struct op_group *g = &t->groups[0];
         t->left = 1;
         g->next = NULL;
         core_lock(&p->lock);
@@ -110,9 +111,9 @@ static void settle(dsm_ctx *c, dsm_ticket *t)
 /* Takes the groups on c->done and settles the tickets that are complete with them. Under c->completed_lock. */
 static void collect(dsm_ctx *c)
 {
-    struct dsm_group *g, *list = NULL;
-    for (g = (struct dsm_group *)(uintptr_t)exchange_u64(&c->done, 0); g;) { /* reverses the order: latest first */
-        struct dsm_group *next = g->next;
+    struct op_group *g, *list = NULL;
+    for (g = (struct op_group *)(uintptr_t)exchange_u64(&c->done, 0); g;) { /* reverses the order: latest first */
+        struct op_group *next = g->next;
         g->next = list;
         list = g;
         g = next;
@@ -169,7 +170,7 @@ int dsm_event_fd(dsm_ctx *c)
 /* ---- the helper ---- */
 
 /* Posts a group. Under peer->lock. */
-static void post(struct peer *p, struct dsm_group *g)
+static void post(struct peer *p, struct op_group *g)
 {
     p->dev->fabric->post(p->ep, g->head);
     peer_reap(p);
@@ -181,7 +182,7 @@ static void begin_waiting(struct peer *p)
     core_unlock(&p->lock);
     int rc = peer_ready(p, deadline_after(p->ctx->peer_timeout_ns));
     core_lock(&p->lock);
-    struct dsm_group *g = p->begin, *next;
+    struct op_group *g = p->begin, *next;
     p->begin = NULL;
     p->begin_last = &p->begin;
     for (; g; g = next) {
@@ -196,7 +197,7 @@ static void begin_waiting(struct peer *p)
 /* Asks the owner about the first group on p->ask. Under peer->lock, released meanwhile. */
 static void ask_owner(struct peer *p)
 {
-    struct dsm_group *g = p->ask;
+    struct op_group *g = p->ask;
     p->ask = g->next;
     core_unlock(&p->lock);
     ticket_find_causes(g->ticket, deadline_after(p->ctx->peer_timeout_ns));
@@ -263,7 +264,7 @@ void peer_stop_help(struct peer *p)
     core_lock(&p->lock);
     p->helped = false;
     store_relaxed_u32(&p->parting, 0);
-    struct dsm_group *begin = p->begin, *ask = p->ask, *next;
+    struct op_group *begin = p->begin, *ask = p->ask, *next;
     p->begin = p->ask = NULL;
     p->begin_last = &p->begin;
     for (; begin; begin = next) {
@@ -280,7 +281,7 @@ void peer_stop_help(struct peer *p)
 /* ---- starting ---- */
 
 /* Posts the group if there is a connection; otherwise the helper connects and posts it. */
-static void begin(struct dsm_group *g)
+static void begin(struct op_group *g)
 {
     struct peer *p = g->peer;
     core_lock(&p->lock);
@@ -309,27 +310,24 @@ static bool async_begin(dsm_ticket *t)
     t->left = n;
     for (size_t i = 0; i < n; i++) {
         t->groups[i].ticket = t;
-        t->groups[i].tell = async_done;
+        t->groups[i].base.tell = async_done;
     }
     for (size_t i = 0; i < n; i++) /* after the last of them the ticket may be freed */
         begin(&t->groups[i]);
     return !n;
 }
 
-int dsm_start(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed)
+int dsm_start(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket **out, size_t *failed)
 {
-    return dsm_start_as(c, ops, n, &(dsm_choice){0}, t, failed);
+    return dsm_start_as(c, ops, n, &(dsm_choice){0}, out, failed);
 }
 
-int dsm_start_as(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, dsm_ticket *t, size_t *failed)
+int dsm_start_as(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, dsm_ticket **out, size_t *failed)
 {
-    int rc = ticket_check(c, ops, n, how, failed);
+    int rc = ticket_make(c, ops, n, how, true, out, failed);
     if (rc)
         return rc;
-    *t = (dsm_ticket){.ctx = c, .ops = ops, .n = n, .how = *how, .open = SIZE_MAX, .started = 1};
-    for (size_t i = 0; i < n; i++) /* until it is finished; check_each() has counted some already */
-        if (!how->go_on || ops[i].remote->mapped)
-            fetch_add_u32(&ops[i].remote->users, 1);
+    dsm_ticket *t = *out; /* once it is complete, the caller may overwrite *out */
     if (!ticket_stopped(t))
         return async_begin(t);
     ticket_give_up_rest(t, -DSM_ECANCELED);
@@ -339,9 +337,9 @@ int dsm_start_as(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, dsm_t
 /* ---- stopping ---- */
 
 /* Takes the group off the list of those that wait for a connection; false: it is not on it. Under peer->lock. */
-static bool take_off(struct peer *p, struct dsm_group *g)
+static bool take_off(struct peer *p, struct op_group *g)
 {
-    for (struct dsm_group **at = &p->begin; *at; at = &(*at)->next)
+    for (struct op_group **at = &p->begin; *at; at = &(*at)->next)
         if (*at == g) {
             *at = g->next;
             if (p->begin_last == &g->next)
@@ -351,11 +349,11 @@ static bool take_off(struct peer *p, struct dsm_group *g)
     return false;
 }
 
-static void stop_group(struct dsm_group *g)
+static void stop_group(struct op_group *g)
 {
     struct peer *p = g->peer;
     core_lock(&p->lock);
-    if (load_acquire_u32(&g->pending)) {
+    if (load_acquire_u32(&g->base.pending)) {
         if (take_off(p, g))
             group_end(g, -DSM_ECANCELED);
         else

@@ -8,6 +8,7 @@
  *   ctx->lock             regions, the list of peers, the reference counts of peers
  *   ctx->completed_lock   complete tickets (core/async.c)
  *   peer->lock            the endpoint and every call on it but the last, which closes it; never held across a wait
+ *   ctx->tickets_lock     tickets that are kept (core/ticket.c); no other lock is taken under it
  *
  * A fabric may wait, for a device or for a thread of its own, where it opens, connects or closes an endpoint, takes a
  * registration away and evicts a node. These calls are made below, and with none of the locks from agent->lock on.
@@ -17,6 +18,7 @@
 
 #include "../fabric/fabric.h"
 #include "lock.h"
+#include "ticket.h"
 
 /* Incremented in the child by each fork; an object that was created under another count is refused. */
 extern uint32_t core_forks __attribute__((visibility("hidden")));
@@ -60,12 +62,12 @@ struct peer {
     pthread_t helper;
     bool helped; /* the helper runs */
     pthread_cond_t work;
-    struct dsm_group *begin, **begin_last; /* groups that wait for a connection */
-    struct dsm_group *ask;                 /* complete groups whose owner must still be asked why it refused an op */
-    uint32_t async[2];                     /* number of groups started and not complete, by round */
-    uint32_t round;                        /* 0 or 1: the round of groups that start now; the other round is older */
-    uint32_t parting;                      /* the helper must end */
-    uint32_t late;                         /* 0, or 1 + a round: its groups that are aborted now have timed out */
+    struct op_group *begin, **begin_last; /* groups that wait for a connection */
+    struct op_group *ask;                 /* complete groups whose owner must still be asked why it refused an op */
+    uint32_t async[2];                    /* number of groups started and not complete, by round */
+    uint32_t round;                       /* 0 or 1: the round of groups that start now; the other round is older */
+    uint32_t parting;                     /* the helper must end */
+    uint32_t late;                        /* 0, or 1 + a round: its groups that are aborted now have timed out */
 };
 
 struct dsm_remote {
@@ -133,10 +135,12 @@ struct dsm_ctx {
     struct peer *peers;
     uint64_t next_peer;              /* from 1 */
     int event;                       /* eventfd: readable if 'done' is or was not empty; -1: ops complete when posted */
-    uint64_t done;                   /* lock-free stack of struct dsm_group: complete groups, the latest first */
+    uint64_t done;                   /* lock-free stack of struct op_group: complete groups, the latest first */
     pthread_mutex_t completed_lock;  /* taken before peer->lock */
     dsm_ticket *ready, **ready_last; /* under completed_lock */
     bool canceling;                  /* under completed_lock */
+    pthread_mutex_t tickets_lock;
+    dsm_ticket *tickets; /* that are kept; under tickets_lock */
 };
 
 /* Where the agent of a context is reached by the peers of a device. */
@@ -218,7 +222,7 @@ int peer_ready(struct peer *p, int64_t deadline);
 int peer_lock_control(struct peer *p, int64_t deadline);
 /* Posts the list and reaps what has completed already. Returns false, and posts nothing, if the endpoint is not
  * usable. */
-bool peer_post(struct peer *p, dsm_op *list);
+bool peer_post(struct peer *p, struct fabric_op *list);
 /* Waits until *pending is 0: polls for spin_ns, then sleeps. At the deadline, or if a signal ends the wait, everything
  * outstanding on the endpoint is aborted and -DSM_ETIME is returned; *pending is 0 then, too. */
 int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline);
@@ -257,9 +261,13 @@ void remote_drop(dsm_remote *whole);
 
 /* core/ops.c */
 /* Ends the ops of a group that has not been posted. */
-void group_end(struct dsm_group *g, int status);
-/* Unless it returns 0, no op is to be posted, and each has its status. */
+void group_end(struct op_group *g, int status);
+/* Checks the ops. If it fails, no op is to be posted, and each has its status. 1: at least one is on memory that is not
+ * mapped, so that there is something to post. */
 int ticket_check(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, size_t *failed);
+/* The same, and makes a ticket of the ops, which are in use from now on. */
+int ticket_make(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, bool started, dsm_ticket **out,
+                size_t *failed);
 /* Executes the ops on mapped memory, and puts as many of the others into groups as there is room for. */
 void ticket_fill(dsm_ticket *t);
 /* With go_on, when all groups are complete: whether ops are left that ticket_fill() posts again. */
@@ -269,7 +277,10 @@ void ticket_give_up_rest(dsm_ticket *t, int status);
 void ticket_find_causes(dsm_ticket *t, int64_t deadline);
 /* Whether the owner's device has refused an op of a ticket, and the owner has not been asked why: then the op has no
  * group any more. */
-static inline bool op_unexplained(const dsm_op *op) { return op->status == -DSM_EACCESS && op->group; }
+static inline bool op_unexplained(const dsm_ticket *t, size_t i)
+{
+    return t->ops[i].status == -DSM_EACCESS && !t->ops[i].remote->mapped && t->work[i].group;
+}
 
 /* core/mapped_file.c: closes a remote that has no context */
 void map_close(dsm_remote *r);

@@ -1,5 +1,6 @@
 /*
- * The locks of the core that a fabric must not wait under: agent->lock, ctx->lock, ctx->completed_lock and peer->lock
+ * The locks of the core that a fabric must not wait under: agent->lock, ctx->lock, ctx->completed_lock,
+ * ctx->tickets_lock and peer->lock
  * (core.h has their order). Closing an endpoint and other calls of a fabric may wait for a thread of its own, and
  * meanwhile every other thread must be able to go through the agent and the peers, and to fork. Where asserts are on,
  * each thread counts those that it holds.

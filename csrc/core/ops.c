@@ -2,7 +2,7 @@
  * Ops. All are checked first. Then those on mapped memory are executed at once, and the rest are posted, one list for
  * each peer. Then the caller waits.
  *
- * A ticket has room for DSM_TICKET_GROUPS peers at a time. The ops from index t->posted on have found no room; they are
+ * A ticket has room for TICKET_GROUPS peers at a time. The ops from index t->posted on have found no room; they are
  * posted when all groups are complete.
  *
  * With go_on the ops are passed over several times. An op is open if it is to be posted in the next pass: its status is
@@ -48,29 +48,29 @@ static bool is_open(const dsm_op *op) { return op->status == -DSM_ECANCELED && !
 
 /* ---- posting ---- */
 
-static struct dsm_group *group_of(dsm_ticket *t, struct peer *p)
+static struct op_group *group_of(dsm_ticket *t, struct peer *p)
 {
     for (size_t i = 0; i < t->ngroups; i++)
         if (t->groups[i].peer == p)
             return &t->groups[i];
-    if (t->ngroups == DSM_TICKET_GROUPS)
+    if (t->ngroups == TICKET_GROUPS)
         return NULL;
-    struct dsm_group *g = &t->groups[t->ngroups++];
-    *g = (struct dsm_group){.peer = p};
+    struct op_group *g = &t->groups[t->ngroups++];
+    *g = (struct op_group){.peer = p};
     return g;
 }
 
-void group_end(struct dsm_group *g, int status)
+void group_end(struct op_group *g, int status)
 {
-    for (dsm_op *op = g->head, *next; op; op = next) {
-        next = op->next; /* after its last op the group may be freed */
-        fabric_op_done(op, status);
+    for (struct fabric_op *w = g->head, *next; w; w = next) {
+        next = w->next; /* after its last op the group may be freed */
+        fabric_op_done(w, status);
     }
 }
 
 /* Posts the group. Connects first if there is no usable endpoint, which may take until the caller's deadline, but no
  * longer than the peer timeout. Nothing is posted once the call has been stopped. */
-static void start(dsm_ctx *c, struct dsm_group *g, int64_t deadline)
+static void start(dsm_ctx *c, struct op_group *g, int64_t deadline)
 {
     struct peer *p = g->peer;
     if (!wait_stopped() && peer_post(p, g->head))
@@ -81,12 +81,11 @@ static void start(dsm_ctx *c, struct dsm_group *g, int64_t deadline)
     group_end(g, rc && !wait_stopped() ? rc : -DSM_ECANCELED);
 }
 
-static void prepare(struct fabric_dev *d, dsm_op *op)
+static void prepare(struct fabric_dev *d, struct fabric_op *w)
 {
-    op->fabric = NULL;
-    op->cause = 0;
-    if (op->nbytes > d->prepare)
-        d->fabric->op_prepare(d, op);
+    w->op->cause = 0;
+    if (w->op->nbytes > d->prepare && !w->prepared)
+        d->fabric->op_prepare(d, w);
 }
 
 static inline void fill(dsm_ticket *t, bool go_on)
@@ -102,21 +101,19 @@ static inline void fill(dsm_ticket *t, bool go_on)
             op->status = 0;
             continue;
         }
-        struct dsm_group *g = group_of(t, op->remote->peer);
+        struct op_group *g = group_of(t, op->remote->peer);
         if (!g)
             break;
-        op->group = g;
-        op->next = NULL;
+        struct fabric_op *w = &t->work[t->posted];
+        w->group = &g->base;
+        w->next = NULL;
         if (g->tail)
-            g->tail->next = op;
+            g->tail->next = w;
         else
-            g->head = op;
-        g->tail = op;
-        g->pending++; /* not shared with other threads yet */
-        if (!go_on || !op->fabric)
-            prepare(op->remote->peer->dev, op);
-        if (!go_on && !t->started)
-            fetch_add_u32(&op->remote->users, 1);
+            g->head = w;
+        g->tail = w;
+        g->base.pending++; /* not shared with other threads yet */
+        prepare(op->remote->peer->dev, w);
         posts++;
     }
     if (posts)
@@ -158,8 +155,7 @@ static int refuse_all(dsm_op *ops, size_t n, size_t i, int rc, size_t *failed)
     return rc;
 }
 
-/* With go_on: from now on the remotes are in use by the ops that name them. An op that its remote refuses fails
- * alone. */
+/* With go_on: an op that its remote refuses fails alone. */
 static int check_each(dsm_ctx *c, dsm_op *ops, size_t n, size_t *failed)
 {
     for (size_t i = 0; i < n; i++) {
@@ -167,16 +163,14 @@ static int check_each(dsm_ctx *c, dsm_op *ops, size_t n, size_t *failed)
         if (rc)
             return refuse_all(ops, n, i, rc, failed);
     }
+    bool posts = false;
     for (size_t i = 0; i < n; i++) {
         int rc = check_access(&ops[i]);
         ops[i].status = rc ? rc : -DSM_ECANCELED;
         ops[i].cause = 0;
-        ops[i].fabric = NULL;
-        ops[i].group = NULL;
-        if (!ops[i].remote->mapped)
-            fetch_add_u32(&ops[i].remote->users, 1);
+        posts |= !ops[i].remote->mapped;
     }
-    return 0;
+    return posts;
 }
 
 int ticket_check(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, size_t *failed)
@@ -185,26 +179,54 @@ int ticket_check(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, size_
         return refuse_all(ops, n, 0, refuse_forked(), failed);
     if (how->go_on)
         return check_each(c, ops, n, failed);
+    bool posts = false;
     for (size_t i = 0; i < n; i++) {
         int rc = check(c, &ops[i]);
         if (rc)
             return refuse_all(ops, n, i, rc, failed);
+        posts |= !ops[i].remote->mapped;
     }
-    return 0;
+    return posts;
 }
 
-/* The ops have been checked. */
-static void submit(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, dsm_ticket *t, int64_t deadline)
+/* Fills a ticket for ops that have been checked. From now on the remotes are in use by them, until outcome(); those of
+ * ops that are executed before this thread goes on need no count. */
+static void fill_ticket(dsm_ticket *t, dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, bool started)
 {
+    struct fabric_op *work = t->work;
     t->ctx = c;
     t->ops = ops;
     t->n = n;
-    t->posted = 0;
-    t->started = 0;
+    t->posted = t->ngroups = t->left = 0;
+    t->started = started;
     t->how = *how;
     t->open = SIZE_MAX;
-    t->idle = 0;
-    t->ngroups = 0;
+    t->idle = t->asked = t->late = 0;
+    for (size_t i = 0; work && i < n; i++)
+        work[i] = (struct fabric_op){.op = &ops[i]};
+    for (size_t i = 0; (work || started) && i < n; i++)
+        if (started || !ops[i].remote->mapped)
+            fetch_add_u32(&ops[i].remote->users, 1);
+}
+
+int ticket_make(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, bool started, dsm_ticket **out,
+                size_t *failed)
+{
+    int rc = ticket_check(c, ops, n, how, failed);
+    if (rc < 0)
+        return rc;
+    dsm_ticket *t = ticket_take(c, rc ? n : 0);
+    if (!t)
+        return refuse_all(ops, n, 0, err_set(DSM_ENOMEM, 0, "%zu ops", n), failed);
+    if (!rc)
+        t->work = NULL;
+    fill_ticket(t, c, ops, n, how, started);
+    *out = t;
+    return 0;
+}
+
+static void submit(dsm_ticket *t, int64_t deadline)
+{
     if (ticket_stopped(t))
         ticket_give_up_rest(t, -DSM_ECANCELED);
     else
@@ -213,13 +235,15 @@ static void submit(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, dsm
 
 static const dsm_choice plainly; /* no choice */
 
-int dsm_submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed)
+int dsm_submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket **out, size_t *failed)
 {
-    int rc = ticket_check(c, ops, n, &plainly, failed);
+    int rc = ticket_make(c, ops, n, &plainly, false, out, failed);
     if (!rc)
-        submit(c, ops, n, &plainly, t, DEADLINE_NEVER);
+        submit(*out, DEADLINE_NEVER);
     return rc;
 }
+
+dsm_op *dsm_ticket_ops(const dsm_ticket *t) { return t->ops; }
 
 /* ---- completion ---- */
 
@@ -247,8 +271,8 @@ static void find_cause(dsm_ticket *t, size_t i, int64_t deadline)
         dsm_op *op = &t->ops[k];
         if (op->remote != r && !same_memory(op->remote, r))
             continue;
-        if (op_unexplained(op)) {
-            op->group = NULL;
+        if (op_unexplained(t, k)) {
+            t->work[k].group = NULL;
             if (rc == -DSM_ESTALE || rc == -DSM_EPEER)
                 op->status = rc;
         } else if (rc == -DSM_ESTALE && t->how.go_on && is_open(op)) {
@@ -260,7 +284,7 @@ static void find_cause(dsm_ticket *t, size_t i, int64_t deadline)
 void ticket_find_causes(dsm_ticket *t, int64_t deadline)
 {
     for (size_t i = 0; i < t->n; i++)
-        if (op_unexplained(&t->ops[i]))
+        if (op_unexplained(t, i))
             find_cause(t, i, deadline);
 }
 
@@ -307,7 +331,7 @@ static const dsm_op *find_first_error(dsm_ticket *t, bool late, int64_t deadline
             set_reason(op, -DSM_ETIME);
         if (was_cancelled(op) && load_relaxed_u32(&op->remote->peer->dead))
             set_reason(op, -DSM_EPEER);
-        if (!t->started && op_unexplained(op))
+        if (!t->started && op_unexplained(t, i))
             find_cause(t, i, deadline);
         if (!first || (was_cancelled(first) && !was_cancelled(op)))
             first = op;
@@ -335,9 +359,9 @@ static int outcome(dsm_ticket *t, bool late, int64_t deadline, size_t *failed)
         bool mapped = op->remote->mapped;
         if (mapped && !t->started)
             continue;
-        if (!mapped && op->fabric) {
+        if (!mapped && t->work[i].prepared) {
             struct fabric_dev *d = op->remote->peer->dev;
-            d->fabric->op_release(d, op);
+            d->fabric->op_release(d, &t->work[i]);
         }
         fetch_sub_u32(&op->remote->users, 1);
     }
@@ -356,9 +380,6 @@ void ticket_give_up_rest(dsm_ticket *t, int status)
         }
         op->status = status;
         op->cause = 0;
-        op->fabric = NULL;
-        if (!op->remote->mapped && !t->started)
-            fetch_add_u32(&op->remote->users, 1);
     }
 }
 
@@ -370,7 +391,7 @@ static bool wait_for_groups(dsm_ticket *t, int64_t deadline)
         return false;
     const uint32_t *before = wait_until_stopped(t->how.stop);
     for (size_t i = 0; i < t->ngroups; i++)
-        if (peer_wait(t->groups[i].peer, &t->groups[i].pending, deadline))
+        if (peer_wait(t->groups[i].peer, &t->groups[i].base.pending, deadline))
             late = late || !wait_stopped();
     wait_until_stopped(before);
     return late;
@@ -389,8 +410,6 @@ static bool again(dsm_ticket *t, int64_t deadline)
 static int finish(dsm_ticket *t, int64_t deadline, size_t *failed)
 {
     bool late = false;
-    if (ctx_forked(t->ctx))
-        return refuse_forked();
     if (t->started)
         return outcome(t, t->late, deadline, failed);
     for (;;) {
@@ -409,22 +428,33 @@ static int finish(dsm_ticket *t, int64_t deadline, size_t *failed)
 
 int dsm_finish(dsm_ticket *t, int64_t timeout_ns, size_t *failed)
 {
-    return finish(t, deadline_after(timeout_ns), failed);
+    if (ctx_forked(t->ctx))
+        return refuse_forked();
+    int rc = finish(t, deadline_after(timeout_ns), failed);
+    ticket_give_back(t);
+    return rc;
 }
 
-/* The ops have been checked. */
-static int run(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, int64_t timeout_ns, size_t *failed)
+/* The ops have been checked. posts: not all of them are on mapped memory. */
+static int run(dsm_ctx *c, dsm_op *ops, size_t n, bool posts, const dsm_choice *how, int64_t timeout_ns, size_t *failed)
 {
-    dsm_ticket t;
+    dsm_ticket here, *t = &here;
     int64_t deadline = deadline_after(timeout_ns);
-    submit(c, ops, n, how, &t, deadline);
-    return finish(&t, deadline, failed);
+    here.work = NULL;
+    if (posts && !(t = ticket_take(c, n)))
+        return refuse_all(ops, n, 0, err_set(DSM_ENOMEM, 0, "%zu ops", n), failed);
+    fill_ticket(t, c, ops, n, how, false);
+    submit(t, deadline);
+    int rc = finish(t, deadline, failed);
+    if (posts)
+        ticket_give_back(t);
+    return rc;
 }
 
 int dsm_execute_as(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, int64_t timeout_ns, size_t *failed)
 {
     int rc = ticket_check(c, ops, n, how, failed);
-    return rc ? rc : run(c, ops, n, how, timeout_ns, failed);
+    return rc < 0 ? rc : run(c, ops, n, rc, how, timeout_ns, failed);
 }
 
 int dsm_execute(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns, size_t *failed)
@@ -441,19 +471,21 @@ static int run_one(dsm_op *op, int64_t timeout_ns)
     struct peer *p = op->remote->peer;
     int64_t deadline = deadline_after(timeout_ns);
     dsm_ticket t;
+    struct op_group *g = &t.groups[0];
+    struct fabric_op w = {.op = op, .group = &g->base};
     t.ctx = c;
     t.ops = op;
+    t.work = &w;
     t.n = t.posted = t.ngroups = 1;
     t.started = 0;
     t.how = plainly;
-    t.groups[0] = (struct dsm_group){.pending = 1, .peer = p, .head = op, .tail = op};
-    op->group = &t.groups[0];
-    prepare(p->dev, op);
+    *g = (struct op_group){.base.pending = 1, .peer = p, .head = &w, .tail = &w};
+    prepare(p->dev, &w);
     fetch_add_u32(&op->remote->users, 1);
     fetch_add_u64(&c->stats.posts, 1);
-    start(c, op->group, deadline);
-    bool late = load_acquire_u32(&op->group->pending) && peer_wait(p, &op->group->pending, deadline);
-    if (op->status || op->fabric)
+    start(c, g, deadline);
+    bool late = load_acquire_u32(&g->base.pending) && peer_wait(p, &g->base.pending, deadline);
+    if (op->status || w.prepared)
         return outcome(&t, late, deadline, NULL);
     fetch_sub_u32(&op->remote->users, 1);
     return 0;
@@ -558,7 +590,7 @@ static int remote_many(dsm_remote *r, uint8_t code, const uint64_t *offsets, siz
         ops[i] = (dsm_op){.code = code, .remote = r, .offset = at, .local = local + i * each, .nbytes = each};
     }
     if (!rc)
-        rc = run(r->ctx, ops, n, &plainly, timeout_ns, NULL);
+        rc = run(r->ctx, ops, n, true, &plainly, timeout_ns, NULL);
     if (ops != few)
         free(ops);
     return rc;

@@ -171,7 +171,7 @@ void peer_cut(struct peer *p)
     pthread_cond_broadcast(&p->cond);
 }
 
-bool peer_post(struct peer *p, dsm_op *list)
+bool peer_post(struct peer *p, struct fabric_op *list)
 {
     core_lock(&p->lock);
     bool good = peer_can_post(p);

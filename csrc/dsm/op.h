@@ -11,12 +11,10 @@ extern "C" {
 enum { DSM_OP_READ = 1, DSM_OP_WRITE = 2, DSM_OP_FETCH_ADD = 3, DSM_OP_COMPARE_SWAP = 4 };
 #define DSM_OP_FENCE 1u /* starts after the READs and ATOMICs before it on this connection have completed */
 
-struct dsm_group;
 typedef struct dsm_op {
     uint8_t code;
     uint8_t flags;
-    uint16_t segments; /* private to the fabric: pieces of this op that are outstanding */
-    int32_t status;    /* 0 or -DSM_E…; valid once the op is complete. What each means is below */
+    int32_t status; /* 0 or -DSM_E…; valid once the op is complete. What each means is below */
     dsm_remote *remote;
     uint64_t offset;
     void *local;      /* READ: destination, WRITE: source; NULL for atomics */
@@ -27,11 +25,6 @@ typedef struct dsm_op {
     int16_t cause;    /* 0, or -DSM_E…: the op was sent and no answer came, for this reason */
     uint16_t wc_status;
     uint32_t vendor;
-    /* private to the core: */
-    struct dsm_group *group;
-    struct dsm_op *next;
-    void *fabric;    /* scratch of the fabric that executes the op */
-    uint64_t cookie; /* likewise */
 } dsm_op;
 
 /* What the status of an op says. Writes and atomics fail in two ways, and are sent once (a READ may be repeated):
@@ -96,46 +89,23 @@ typedef struct {
 } dsm_choice;
 int dsm_execute_as(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, int64_t timeout_ns, size_t *failed);
 
-/* The same in two halves, for a thread that may wait: dsm_submit() makes a connection if there is none. The ticket and
- * the ops must stay where they are until dsm_finish() returns. */
-#define DSM_TICKET_GROUPS 8
-struct dsm_group {
-    uint32_t pending;     /* base/atomic.h; decremented by the thread that reaps */
-    uint16_t late, round; /* of started groups: core/async.c */
-    void *peer;
-    dsm_op *head, *tail;
-    void (*tell)(
-        struct dsm_group *); /* by the thread that makes pending 0; NULL: the group's owner polls, and may free it */
-    struct dsm_group *next;
-    struct dsm_ticket *ticket;
-};
-typedef struct dsm_ticket {
-    dsm_ctx *ctx;
-    dsm_op *ops;
-    size_t n;
-    size_t posted; /* ops before this one are posted; the rest follow when groups become free */
-    size_t ngroups;
-    dsm_choice how;
-    size_t open;   /* with go_on: ops that were to be posted again, the last time that this was looked at */
-    uint32_t idle; /* with go_on: how often in a row none of them had ended since */
-    uint32_t started;
-    size_t left; /* groups that are not complete; this and the next fields: started tickets only */
-    uint32_t asked, late;
-    struct dsm_ticket *next;
-    struct dsm_group groups[DSM_TICKET_GROUPS];
-} dsm_ticket;
-int dsm_submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed);
+/* The same in two halves, for a thread that may wait: dsm_submit() makes a connection if there is none. The ops must
+ * stay where they are until dsm_finish() returns, which must be called once for each ticket, and ends it. */
+typedef struct dsm_ticket dsm_ticket;
+int dsm_submit(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket **out, size_t *failed);
 /* Waits for the ticket: polls for spin_ns, then sleeps on the completion channel. At the deadline it moves the
  * connection to the error state and drains it, so no buffer is in use when it returns. The result is that of
  * dsm_execute(). It does not wait for a ticket that dsm_completed() has returned, because that ticket is complete. */
 int dsm_finish(dsm_ticket *t, int64_t timeout_ns, size_t *failed);
 
 /* For event loops: none of these functions waits. 1: complete already, and dsm_finish() gives the result. 0: the core
- * owns the ticket and the ops until dsm_completed() returns the ticket. An error: nothing is posted. A thread of the
- * core does what may wait: it makes a connection, asks the owner why it refuses an op, and gives up an op that does not
- * complete. */
-int dsm_start(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed);
-int dsm_start_as(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, dsm_ticket *t, size_t *failed);
+ * owns the ticket and the ops until dsm_completed() returns the ticket. An error: nothing is posted, and there is no
+ * ticket. *out is set before another thread can see that the ticket is complete. A thread of the core does what may
+ * wait: it makes a connection, asks the owner why it refuses an op, and gives up an op that does not complete. */
+int dsm_start(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket **out, size_t *failed);
+int dsm_start_as(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, dsm_ticket **out, size_t *failed);
+/* The ops that the ticket was made for. */
+dsm_op *dsm_ticket_ops(const dsm_ticket *t);
 /* Ends ops that another thread executes (t: NULL) or that have been started (t: their ticket, which dsm_completed() has
  * not returned yet) with this word: those that are outstanding end with ECANCELED or EUNKNOWN, and nothing more is
  * posted. Like a deadline it costs their connections. It does not wait. */

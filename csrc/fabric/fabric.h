@@ -94,6 +94,24 @@ struct fabric_ep {
     uint64_t bytes;    /* total nbytes of these ops; maintained by the fabric */
 };
 
+/* Ops that are waited for together. */
+struct fabric_group {
+    uint32_t pending; /* base/atomic.h; decremented by the thread that reaps */
+    /* Called by the thread that makes pending 0; NULL: the group's owner polls, and may free it. */
+    void (*tell)(struct fabric_group *g);
+};
+
+/* An op on its way: what the core and the fabric keep of it until it is done. The op itself is the caller's. */
+struct fabric_op {
+    dsm_op *op;
+    struct fabric_group *group;
+    struct fabric_op *next;
+    /* of the fabric: */
+    void *prepared; /* by op_prepare */
+    uint32_t state;
+    uint32_t parts; /* that are outstanding */
+};
+
 struct fabric {
     const char *name;
     uint32_t wire_id;              /* FABRIC_… */
@@ -127,10 +145,10 @@ struct fabric {
     int (*evict)(struct fabric_dev *d, const uint8_t node[DSM_NODE_ID]);
 
     /* Called before an op is posted, with no lock held: does the slow part of preparing its local buffer, such as
-     * registration, and stores the result in op->fabric. Never fails: an op that was not prepared works, too. If
-     * op->fabric is not NULL, op_release undoes it, with no lock held, once the op is done or will not be posted. */
-    void (*op_prepare)(struct fabric_dev *d, dsm_op *op);
-    void (*op_release)(struct fabric_dev *d, dsm_op *op);
+     * registration, and stores the result in 'prepared'. Never fails: an op that was not prepared works, too. If
+     * 'prepared' is not NULL, op_release undoes it, with no lock held, once the op is done or will not be posted. */
+    void (*op_prepare)(struct fabric_dev *d, struct fabric_op *w);
+    void (*op_release)(struct fabric_dev *d, struct fabric_op *w);
     /* Handles the pending events of the device. Called by any thread, but by one at a time; never blocks. */
     void (*dev_event)(struct fabric_dev *d);
 
@@ -147,10 +165,10 @@ struct fabric {
     void (*ep_abort)(struct fabric_ep *e);
     void (*ep_close)(struct fabric_ep *e); /* on return every op is done, and no local buffer is in use any more */
 
-    /* Accepts the whole list (linked by op->next, which the fabric owns from then on). Ops that do not fit into the
+    /* Accepts the whole list (linked by 'next', which the fabric owns from then on). Ops that do not fit into the
      * queue wait in the endpoint, and poll posts them. Rings one doorbell unless the queue fills up. On a broken
      * endpoint the ops end with ECANCELED, as after ep_abort. Never fails, never blocks, never allocates. */
-    void (*post)(struct fabric_ep *e, dsm_op *list);
+    void (*post)(struct fabric_ep *e, struct fabric_op *list);
     /* Reaps completions, calls fabric_op_done() for each op that is done, and posts waiting ops. Returns the number of
      * ops done. */
     int (*poll)(struct fabric_ep *e);
@@ -175,8 +193,8 @@ int nosys_export(struct fabric_mem *m, struct fabric_blob *out);
 int nosys_import(struct fabric_dev *d, const struct fabric_grant *grant, struct fabric_remote **out);
 void nosys_forget(struct fabric_remote *r);
 int nosys_evict(struct fabric_dev *d, const uint8_t node[DSM_NODE_ID]);
-void nosys_op_prepare(struct fabric_dev *d, dsm_op *op);
-void nosys_op_release(struct fabric_dev *d, dsm_op *op);
+void nosys_op_prepare(struct fabric_dev *d, struct fabric_op *w);
+void nosys_op_release(struct fabric_dev *d, struct fabric_op *w);
 void nosys_dev_event(struct fabric_dev *d);
 int nosys_ep_open(struct fabric_dev *d, bool passive, struct fabric_ep **out);
 int nosys_ep_address(struct fabric_ep *e, uint8_t address[FABRIC_ADDRESS_MAX]);
@@ -184,7 +202,7 @@ int nosys_ep_connect(struct fabric_ep *e, const uint8_t *address, size_t len);
 int nosys_ep_stream(struct fabric_ep *e, int fd);
 void nosys_ep_abort(struct fabric_ep *e);
 void nosys_ep_close(struct fabric_ep *e);
-void nosys_post(struct fabric_ep *e, dsm_op *list);
+void nosys_post(struct fabric_ep *e, struct fabric_op *list);
 int nosys_poll(struct fabric_ep *e);
 int nosys_arm(struct fabric_ep *e);
 int nosys_ep_fd(struct fabric_ep *e);
@@ -246,14 +264,14 @@ static inline int fabric_behind_refused(uint8_t *refused, dsm_op *next)
 }
 
 /* Ends an op; every op ends here. Any status but 0 and fabric_op_lost() says that the op was not executed.
- * Afterwards the op belongs to its owner, which may free it, so the fabric must not access it any more. The decrement
- * is a release: pairs with the load_acquire_u32 of group->pending in core/ops.c. */
-static inline void fabric_op_done(dsm_op *op, int status)
+ * Afterwards both structs belong to their owner, which may free them, so the fabric must not access them any more. The
+ * decrement is a release: pairs with the load_acquire_u32 of pending in core/ops.c. */
+static inline void fabric_op_done(struct fabric_op *w, int status)
 {
-    struct dsm_group *g = op->group;
-    void (*tell)(struct dsm_group *) =
+    struct fabric_group *g = w->group;
+    void (*tell)(struct fabric_group *) =
         g->tell; /* read first: without tell, the owner may free the group once pending is 0 */
-    op->status = status;
+    w->op->status = status;
     if (fetch_sub_u32(&g->pending, 1) == 1 && tell)
         tell(g);
 }

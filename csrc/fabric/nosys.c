@@ -67,16 +67,16 @@ int nosys_evict(struct fabric_dev *d, const uint8_t node[DSM_NODE_ID])
     return nosys();
 }
 
-void nosys_op_prepare(struct fabric_dev *d, dsm_op *op)
+void nosys_op_prepare(struct fabric_dev *d, struct fabric_op *w)
 {
     (void)d;
-    (void)op;
+    (void)w;
 }
 
-void nosys_op_release(struct fabric_dev *d, dsm_op *op)
+void nosys_op_release(struct fabric_dev *d, struct fabric_op *w)
 {
     (void)d;
-    (void)op;
+    (void)w;
 }
 
 void nosys_dev_event(struct fabric_dev *d) { (void)d; }
@@ -115,13 +115,13 @@ void nosys_ep_abort(struct fabric_ep *e) { (void)e; }
 
 void nosys_ep_close(struct fabric_ep *e) { (void)e; }
 
-void nosys_post(struct fabric_ep *e, dsm_op *list)
+void nosys_post(struct fabric_ep *e, struct fabric_op *list)
 {
     (void)e;
     while (list) {
-        dsm_op *op = list;
-        list = op->next;
-        fabric_op_done(op, -DSM_EUNSUPPORTED);
+        struct fabric_op *w = list;
+        list = w->next;
+        fabric_op_done(w, -DSM_EUNSUPPORTED);
     }
 }
 

@@ -255,7 +255,7 @@ cdef class Batch:
         if self.inside:
             c.dsm_stop(self.context.ptr, self.ops, self.n, &self.stop, NULL)
         elif self.running is not None and self.running.posted and self.context.ptr != NULL:
-            c.dsm_stop(self.context.ptr, self.ops, self.n, &self.stop, &self.running.ticket)
+            c.dsm_stop(self.context.ptr, self.ops, self.n, &self.stop, self.running.ticket)
         else:
             self.stop = 1
 
@@ -323,6 +323,9 @@ cdef class Running(Started):
         batch.ran = True  # not before: until then the ops have no status
         self.posted = True
         return rc
+
+    cdef c.dsm_op *posted_ops(self) noexcept:
+        return self.batch.ops
 
     cdef object failure(self, int rc, str device):
         self.batch.running = None  # first: the ticket has ended, and what follows runs code that may call abort()

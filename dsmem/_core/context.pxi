@@ -76,7 +76,7 @@ cdef class Context(Handle):
     cdef dict children      # weak references, by id, to the regions and remotes that are not closed
     cdef str device
     cdef bint waits         # some of its ops are not complete when posted
-    cdef dict pending       # by ticket, asynchronous ops of all event loops that are not known to be complete
+    cdef dict pending       # by address, asynchronous ops of all event loops that are not known to be complete
     cdef list watches       # one LoopWatch for each event loop that waits for its ops
 
     def __init__(self, fabric, *, secret, listen=None, advertise=None, peer_timeout=2.0, spin=None, fault=None):
@@ -388,12 +388,13 @@ cdef class Context(Handle):
             if self.waits:
                 self._watch(op.loop)
             self.check()
-            self.pending[<uintptr_t> &op.ticket] = op  # before the thread of another loop can see that it is complete
+            # before the thread of another loop can see that it is complete
+            self.pending[<uintptr_t> op.posted_ops()] = op
             try:
                 rc = op.start(self.ptr)
             finally:
                 if rc:
-                    del self.pending[<uintptr_t> &op.ticket]
+                    del self.pending[<uintptr_t> op.posted_ops()]
             if rc < 0:
                 op.release()
                 raise op.failure(rc, self.device)
@@ -420,7 +421,7 @@ cdef class Context(Handle):
             ticket = c.dsm_completed(self.ptr)
             if ticket == NULL:
                 return
-            op = self.pending.pop(<uintptr_t> ticket)
+            op = self.pending.pop(<uintptr_t> c.dsm_ticket_ops(ticket))
             op.finish(self.device)
             if op.loop is loop:
                 op.resolve()

@@ -159,7 +159,6 @@ cdef extern from "dsm.h" nogil:
 
     ctypedef struct dsm_op:
         uint8_t code, flags
-        uint16_t segments
         int32_t status
         dsm_remote *remote
         uint64_t offset
@@ -186,13 +185,14 @@ cdef extern from "dsm.h" nogil:
         uint32_t *stop
 
     int dsm_execute_as(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, int64_t timeout_ns, size_t *failed)
-    int dsm_start_as(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, dsm_ticket *t, size_t *failed)
+    int dsm_start_as(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, dsm_ticket **out, size_t *failed)
     void dsm_stop(dsm_ctx *c, dsm_op *ops, size_t n, uint32_t *stop, dsm_ticket *t)
 
     void dsm_set_interrupt(int (*look)() noexcept nogil)
     int dsm_refuse_reentry(const char *what)
     int dsm_in_handler()
-    int dsm_start(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket *t, size_t *failed)
+    int dsm_start(dsm_ctx *c, dsm_op *ops, size_t n, dsm_ticket **out, size_t *failed)
+    dsm_op *dsm_ticket_ops(const dsm_ticket *t)
     dsm_ticket *dsm_completed(dsm_ctx *c)
     void dsm_cancel(dsm_ctx *c)
     int dsm_finish(dsm_ticket *t, int64_t timeout_ns, size_t *failed)

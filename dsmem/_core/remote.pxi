@@ -399,10 +399,10 @@ cdef object UINT64 = np.dtype("uint64")
 
 @cython.auto_pickle(False)
 cdef class Started:
-    """What an event loop waits for: the ticket, which the core uses, and the future. It keeps all that the core uses
-    alive and in place.
+    """What an event loop waits for: ops, which the core uses, and the future. It keeps all that the core uses alive
+    and in place.
     """
-    cdef c.dsm_ticket ticket
+    cdef c.dsm_ticket *ticket
     cdef size_t failed  # index of the op that the error is about
     cdef object loop, future, error
 
@@ -410,12 +410,15 @@ cdef class Started:
         """Post the ops. Returns what dsm_start() returns."""
         return -c.DSM_EINVAL
 
+    cdef c.dsm_op *posted_ops(self) noexcept:
+        return NULL
+
     cdef object failure(self, int rc, str device):
         return error_from_core(rc, "start", None, device)
 
     cdef finish(self, str device):
         """Called when the ops are complete. Afterwards the core does not refer to them any more."""
-        cdef int rc = c.dsm_finish(&self.ticket, -1, &self.failed)
+        cdef int rc = c.dsm_finish(self.ticket, -1, &self.failed)
         self.error = self.failure(rc, device) if rc else None
         self.release()
 
@@ -468,6 +471,9 @@ cdef class Pending(Started):
         with nogil:
             rc = c.dsm_start(context, &self.op, 1, &self.ticket, NULL)
         return rc
+
+    cdef c.dsm_op *posted_ops(self) noexcept:
+        return &self.op
 
     cdef object failure(self, int rc, str device):
         return error_from_core(rc, self.name, self.remote.peer, device)

@@ -9,7 +9,7 @@
 
 #include <pthread.h>
 
-enum { OWNERS = DSM_TICKET_GROUPS + 2 };
+enum { OWNERS = TICKET_GROUPS + 2 };
 #define MS INT64_C(1000000)
 #define HOUR (INT64_C(3600) * 1000 * MS)
 

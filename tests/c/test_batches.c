@@ -30,7 +30,7 @@ static void late_batch(void)
     CHECK(connects() == OWNERS);
     CHECK(is_unknown(dsm_execute(user, ops, OWNERS, 20 * MS, &failed), DSM_ETIME) && failed == 0);
     for (int i = 0; i < OWNERS; i++) {
-        bool began = i < DSM_TICKET_GROUPS; /* the others were never posted */
+        bool began = i < TICKET_GROUPS; /* the others were never posted */
         CHECK(word_of(i) == (began ? 2 : 1));
         CHECK(ops[i].status == (!i ? -DSM_EUNKNOWN : began ? 0 : -DSM_ETIME));
     }
@@ -44,7 +44,7 @@ static void late_batch(void)
 static void first_that_failed_of_itself(void)
 {
     dsm_op before, ops[2];
-    dsm_ticket t;
+    dsm_ticket *t;
     size_t failed = 9;
     open_all(2, "fail=1&delay=1:100ms&fail=3", HOUR);
     before = add_one(0);
@@ -54,7 +54,7 @@ static void first_that_failed_of_itself(void)
     CHECK(is_unknown(dsm_execute(user, ops, 2, -1, &failed), DSM_EIO) && failed == 1);
     CHECK(ops[0].status == -DSM_EUNKNOWN && ops[0].cause == -DSM_ECANCELED);
     CHECK(ops[1].status == -DSM_EUNKNOWN && ops[1].cause == -DSM_EIO);
-    CHECK(is_unknown(dsm_finish(&t, -1, NULL), DSM_EIO));
+    CHECK(is_unknown(dsm_finish(t, -1, NULL), DSM_EIO));
     close_all(2);
 }
 
@@ -75,10 +75,10 @@ int __wrap_peer_ready(struct peer *p, int64_t deadline)
     return __real_peer_ready(p, deadline);
 }
 
-static bool post_behind_another(struct peer *p, dsm_op *list);
-bool __real_peer_post(struct peer *p, dsm_op *list);
-bool __wrap_peer_post(struct peer *p, dsm_op *list);
-bool __wrap_peer_post(struct peer *p, dsm_op *list)
+static bool post_behind_another(struct peer *p, struct fabric_op *list);
+bool __real_peer_post(struct peer *p, struct fabric_op *list);
+bool __wrap_peer_post(struct peer *p, struct fabric_op *list);
+bool __wrap_peer_post(struct peer *p, struct fabric_op *list)
 {
     while (clock_ns() < no_posting_before)
         usleep(1000);
@@ -90,16 +90,16 @@ bool __wrap_peer_post(struct peer *p, dsm_op *list)
     return posted;
 }
 
-static bool post_behind_another(struct peer *p, dsm_op *list)
+static bool post_behind_another(struct peer *p, struct fabric_op *list)
 {
     static dsm_op others[32];
-    static struct dsm_group groups[32];
+    static struct fabric_op work[32];
+    static struct fabric_group groups[32];
     uint32_t i = postings;
-    groups[i] = (struct dsm_group){.pending = 1, .peer = p, .head = &others[i], .tail = &others[i]};
+    groups[i] = (struct fabric_group){.pending = 1};
     others[i] = add_one(0);
-    others[i].group = &groups[i];
-    others[i].next = list;
-    bool posted = __real_peer_post(p, &others[i]);
+    work[i] = (struct fabric_op){.op = &others[i], .group = &groups[i], .next = list};
+    bool posted = __real_peer_post(p, &work[i]);
     CHECK(!posted || others[i].status == -DSM_EACCESS);
     return posted;
 }
@@ -156,7 +156,7 @@ static void late_between_two_postings(bool go_on)
 static void owner_that_dies(uint8_t code, bool started)
 {
     dsm_op op;
-    dsm_ticket t;
+    dsm_ticket *t;
     uint64_t word;
     open_all(1, "drop=1", HOUR);
     op = add_one(0);
@@ -166,8 +166,8 @@ static void owner_that_dies(uint8_t code, bool started)
     while (!outstanding(remotes[0]->peer))
         usleep(1000);
     disown(0);
-    CHECK(!started || next_completed(user) == &t);
-    int rc = dsm_finish(&t, -1, NULL);
+    CHECK(!started || next_completed(user) == t);
+    int rc = dsm_finish(t, -1, NULL);
     CHECK(code == DSM_OP_READ ? rc == -DSM_EPEER : is_unknown(rc, DSM_EPEER));
     CHECK(!dsm_remote_close(remotes[0]));
     dsm_close(user);
@@ -177,7 +177,7 @@ static void owner_that_dies(uint8_t code, bool started)
 static void stopped_before_there_is_a_connection(int which)
 {
     dsm_op ops[4];
-    dsm_ticket tickets[4];
+    dsm_ticket *tickets[4];
     uint32_t stop = 0;
     open_all(1, "", HOUR);
     struct peer *p = remotes[0]->peer;
@@ -188,8 +188,8 @@ static void stopped_before_there_is_a_connection(int which)
         CHECK(!dsm_start_as(user, &ops[i], 1, &how, &tickets[i], NULL));
     }
     CHECK(!dsm_completed(user));
-    dsm_stop(user, &ops[which], 1, &stop, &tickets[which]);
-    CHECK(dsm_completed(user) == &tickets[which] && dsm_finish(&tickets[which], -1, NULL) == -DSM_ECANCELED);
+    dsm_stop(user, &ops[which], 1, &stop, tickets[which]);
+    CHECK(dsm_completed(user) == tickets[which] && dsm_finish(tickets[which], -1, NULL) == -DSM_ECANCELED);
     ops[3] = add_one(0); /* the end of the list is still known */
     CHECK(!dsm_start(user, &ops[3], 1, &tickets[3], NULL) && !dsm_completed(user));
     pthread_mutex_unlock(&p->control_lock);
@@ -202,7 +202,7 @@ static void stopped_before_there_is_a_connection(int which)
 /* Another thread connects all the while. The op says why it was not sent. */
 static void ended_before_there_is_a_connection(bool late)
 {
-    dsm_ticket t;
+    dsm_ticket *t;
     open_all(1, "", late ? 20 * MS : HOUR);
     struct peer *p = remotes[0]->peer;
     pthread_mutex_lock(&p->control_lock);
@@ -213,7 +213,7 @@ static void ended_before_there_is_a_connection(bool late)
         usleep(1000);
     if (!late)
         dsm_cancel(user);
-    CHECK(next_completed(user) == &t && dsm_finish(&t, -1, NULL) == (late ? -DSM_ETIME : -DSM_ECANCELED));
+    CHECK(next_completed(user) == t && dsm_finish(t, -1, NULL) == (late ? -DSM_ETIME : -DSM_ECANCELED));
     CHECK(!word_of(0));
     pthread_mutex_unlock(&p->control_lock);
     close_all(1);
@@ -223,12 +223,12 @@ static void ended_before_there_is_a_connection(bool late)
 static void stopped_before_it_began(bool started)
 {
     uint32_t stop = 1;
-    dsm_ticket t;
+    dsm_ticket *t;
     open_all(1, "", HOUR);
     dsm_op op = add_one(0);
     dsm_choice how = {.stop = &stop};
     int rc = started ? dsm_start_as(user, &op, 1, &how, &t, NULL) : dsm_execute_as(user, &op, 1, &how, -1, NULL);
-    CHECK(started ? rc == 1 && dsm_finish(&t, -1, NULL) == -DSM_ECANCELED : rc == -DSM_ECANCELED);
+    CHECK(started ? rc == 1 && dsm_finish(t, -1, NULL) == -DSM_ECANCELED : rc == -DSM_ECANCELED);
     CHECK(!word_of(0));
     close_all(1);
 }
@@ -242,7 +242,7 @@ static int stop_from_handler(void)
 /* The first op takes long, and those behind it wait for it. After the abort they are not posted again. */
 static void stopped_in_the_middle(bool started)
 {
-    dsm_ticket t;
+    dsm_ticket *t;
     dsm_stats s;
     uint64_t word = 1;
     open_all(1, "duplicate=1:60000ms", HOUR);
@@ -255,8 +255,8 @@ static void stopped_in_the_middle(bool started)
         CHECK(!dsm_start_as(user, ops, 3, &how, &t, NULL));
         while (word_of(0) != 1)
             usleep(1000);
-        dsm_stop(user, ops, 3, &stop_word, &t);
-        CHECK(next_completed(user) == &t && is_unknown(dsm_finish(&t, -1, NULL), DSM_ECANCELED));
+        dsm_stop(user, ops, 3, &stop_word, t);
+        CHECK(next_completed(user) == t && is_unknown(dsm_finish(t, -1, NULL), DSM_ECANCELED));
     } else {
         dsm_set_interrupt(stop_from_handler);
         CHECK(is_unknown(dsm_execute_as(user, ops, 3, &how, -1, NULL), DSM_ECANCELED));
@@ -312,13 +312,13 @@ static void stopped_while_another_connects(void)
 static void stopped_with_a_refused_op(bool started)
 {
     uint32_t stop = 1;
-    dsm_ticket t;
+    dsm_ticket *t;
     open_all(1, "", HOUR);
     dsm_op ops[] = {add_one(0), add_one(0)};
     ops[0].offset = 1 << 20;
     dsm_choice how = {.go_on = true, .stop = &stop};
     if (started)
-        CHECK(dsm_start_as(user, ops, 2, &how, &t, NULL) == 1 && dsm_finish(&t, -1, NULL) == -DSM_EBOUNDS);
+        CHECK(dsm_start_as(user, ops, 2, &how, &t, NULL) == 1 && dsm_finish(t, -1, NULL) == -DSM_EBOUNDS);
     else
         CHECK(dsm_execute_as(user, ops, 2, &how, -1, NULL) == -DSM_EBOUNDS);
     CHECK(ops[0].status == -DSM_EBOUNDS && ops[1].status == -DSM_ECANCELED && !word_of(0));
@@ -329,15 +329,15 @@ static void stopped_with_a_refused_op(bool started)
 static void late_started_batch(bool go_on)
 {
     dsm_op ops[OWNERS];
-    dsm_ticket t;
+    dsm_ticket *t;
     open_all(OWNERS, "drop=11-18", 50 * MS);
     connect_all(OWNERS);
     for (int i = 0; i < OWNERS; i++)
         ops[i] = add_one(i);
     CHECK(!dsm_start_as(user, ops, OWNERS, &(dsm_choice){.go_on = go_on}, &t, NULL));
-    CHECK(next_completed(user) == &t && is_unknown(dsm_finish(&t, -1, NULL), DSM_ETIME));
+    CHECK(next_completed(user) == t && is_unknown(dsm_finish(t, -1, NULL), DSM_ETIME));
     for (int i = 0; i < OWNERS; i++) {
-        bool began = i < DSM_TICKET_GROUPS;
+        bool began = i < TICKET_GROUPS;
         CHECK(word_of(i) == began && ops[i].status == (began ? -DSM_EUNKNOWN : -DSM_ETIME));
     }
     close_all(OWNERS);
@@ -346,7 +346,7 @@ static void late_started_batch(bool go_on)
 /* One of two groups is late; the other ends after it, and was in time. */
 static void late_and_in_time(void)
 {
-    dsm_ticket t;
+    dsm_ticket *t;
     open_all(2, "drop=3&delay=4:20ms", 50 * MS);
     connect_all(2);
     dsm_op ops[] = {add_one(0), add_one(1)};
@@ -356,7 +356,7 @@ static void late_and_in_time(void)
     pthread_mutex_lock(&p->lock); /* no thread sees meanwhile that it has ended */
     CHECK(poll(&on, 1, -1) == 1);
     pthread_mutex_unlock(&p->lock);
-    CHECK(next_completed(user) == &t && is_unknown(dsm_finish(&t, -1, NULL), DSM_ETIME));
+    CHECK(next_completed(user) == t && is_unknown(dsm_finish(t, -1, NULL), DSM_ETIME));
     CHECK(ops[0].status == -DSM_EUNKNOWN && ops[0].cause == -DSM_ETIME && word_of(1) == 1);
     close_all(2);
 }
@@ -364,7 +364,7 @@ static void late_and_in_time(void)
 /* An abort costs the connections on which something is outstanding, no others. */
 static void stopped_where_it_is_outstanding(void)
 {
-    dsm_ticket t;
+    dsm_ticket *t;
     uint64_t old;
     open_all(2, "drop=4", HOUR);
     connect_all(2);
@@ -374,8 +374,8 @@ static void stopped_where_it_is_outstanding(void)
     while (outstanding(remotes[0]->peer) || !word_of(1))
         usleep(1000);
     uint64_t before = connects();
-    dsm_stop(user, ops, 2, &stop_word, &t);
-    CHECK(next_completed(user) == &t && is_unknown(dsm_finish(&t, -1, NULL), DSM_ECANCELED));
+    dsm_stop(user, ops, 2, &stop_word, t);
+    CHECK(next_completed(user) == t && is_unknown(dsm_finish(t, -1, NULL), DSM_ECANCELED));
     CHECK(!ops[0].status && ops[1].status == -DSM_EUNKNOWN);
     for (int i = 0; i < 2; i++)
         CHECK(!dsm_fetch_add(remotes[i], 0, 0, &old, -1) && old == 1);
@@ -387,7 +387,7 @@ static void stopped_where_it_is_outstanding(void)
  * file is free again afterwards. */
 static void refused_on_a_file(bool started)
 {
-    dsm_ticket t;
+    dsm_ticket *t;
     dsm_remote *file;
     uint64_t word = 1;
     open_all(1, "", HOUR);
@@ -399,8 +399,8 @@ static void refused_on_a_file(bool started)
                     {.code = DSM_OP_READ, .remote = file, .local = &word, .nbytes = 8}};
     dsm_choice how = {.go_on = true};
     if (started) {
-        CHECK(!dsm_start_as(user, ops, 3, &how, &t, NULL) && next_completed(user) == &t);
-        CHECK(dsm_finish(&t, -1, NULL) == -DSM_EACCESS);
+        CHECK(!dsm_start_as(user, ops, 3, &how, &t, NULL) && next_completed(user) == t);
+        CHECK(dsm_finish(t, -1, NULL) == -DSM_EACCESS);
     } else {
         CHECK(dsm_execute_as(user, ops, 3, &how, -1, NULL) == -DSM_EACCESS);
     }

@@ -175,7 +175,7 @@ static void user_goes_on(void)
 {
     uint64_t data;
     int rc;
-    dsm_ticket t;
+    dsm_ticket *t;
     dsm_remote *again;
     open_both("fail=1", false);
     dsm_op op = {.code = DSM_OP_FETCH_ADD, .remote = remote, .nbytes = 8, .operand = 1};
@@ -188,7 +188,7 @@ static void user_goes_on(void)
     CHECK(!dsm_start(user, &op, 1, &t, NULL) && !dsm_completed(user));
     fork_once();
     pthread_t third = begin(cancel, NULL);
-    CHECK(next_completed(user) == &t && dsm_finish(&t, -1, NULL) == -DSM_ECANCELED);
+    CHECK(next_completed(user) == t && dsm_finish(t, -1, NULL) == -DSM_ECANCELED);
     hold(0);
     CHECK(!pthread_join(other, NULL) && !rc);
     CHECK(!pthread_join(third, NULL));
@@ -208,7 +208,7 @@ static void *read_late(void *arg)
 static void ops_end_with_it(void)
 {
     int rc;
-    dsm_ticket t;
+    dsm_ticket *t;
     open_both("drop=2-3", false);
     dsm_op op = {.code = DSM_OP_FETCH_ADD, .remote = remote, .nbytes = 8, .operand = 1};
     CHECK(!dsm_fetch_add(remote, 0, 1, &(uint64_t){0}, -1));
@@ -230,7 +230,7 @@ static void ops_end_with_it(void)
     peer_break(p);
     hold(0);
     CHECK(!pthread_join(late, NULL) && !pthread_join(other, NULL) && !rc);
-    CHECK(next_completed(user) == &t && is_unknown(dsm_finish(&t, -1, NULL), DSM_ECANCELED));
+    CHECK(next_completed(user) == t && is_unknown(dsm_finish(t, -1, NULL), DSM_ECANCELED));
     CHECK(load_acquire_u64(dsm_region_data(region)) == 2);
     close_both();
 }

@@ -54,7 +54,7 @@ struct world {
     dsm_ctx *owner, *user;
     dsm_region *region;
     dsm_remote *remote;
-    dsm_ticket ticket;
+    dsm_ticket *ticket;
     dsm_op op;
     int sockets; /* before there were contexts */
     uint8_t descriptor[DSM_DESC_MAX];
@@ -68,7 +68,7 @@ static void use_world(void *arg)
     uint64_t word = 1, at = 0;
     dsm_region *region;
     dsm_remote *remote;
-    dsm_ticket t;
+    dsm_ticket *t;
     CHECK(sockets() == w->sockets);
     CHECK(dsm_forked(w->user) && dsm_forked(w->owner));
     REFUSED(dsm_read(w->remote, 0, &word, 8, -1));
@@ -81,7 +81,7 @@ static void use_world(void *arg)
     REFUSED(dsm_execute(w->user, &w->op, 0, -1, NULL));
     REFUSED(dsm_submit(w->user, &w->op, 1, &t, NULL));
     REFUSED(dsm_start(w->user, &w->op, 1, &t, NULL));
-    REFUSED(dsm_finish(&w->ticket, -1, NULL));
+    REFUSED(dsm_finish(w->ticket, -1, NULL));
     REFUSED(dsm_event_fd(w->user));
     REFUSED(dsm_alloc(w->owner, 4096, 7, &region));
     REFUSED(dsm_attach(w->user, w->descriptor, (size_t)w->length, -1, &remote));
@@ -105,7 +105,7 @@ static void contexts(const char *fault)
     w.op = (dsm_op){.code = DSM_OP_FETCH_ADD, .remote = w.remote, .nbytes = 8, .operand = 1};
     CHECK(!dsm_submit(w.user, &w.op, 1, &w.ticket, NULL));
     in_child(use_world, &w);
-    CHECK(!dsm_finish(&w.ticket, -1, NULL));
+    CHECK(!dsm_finish(w.ticket, -1, NULL));
     CHECK(!dsm_fetch_add(w.remote, 0, 1, &old, -1) && old == 1); /* what the child did has changed nothing */
     CHECK(!dsm_remote_close(w.remote) && !dsm_region_close(w.region));
     dsm_close(w.user);

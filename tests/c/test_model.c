@@ -324,14 +324,14 @@ static void cut_in_the_middle(void)
 static void local_side(void)
 {
     dsm_region *local;
-    dsm_ticket t;
+    dsm_ticket *t;
     open_two();
     add(remote, 0, 0);
     CHECK(!dsm_register(user, mine, BIG, DSM_READ, &local));
     dsm_op op = {.code = DSM_OP_WRITE, .remote = remote, .local = mine, .nbytes = BIG};
     CHECK(!modeldev_plan("stall=1"));
     CHECK(!dsm_submit(user, &op, 1, &t, NULL) && !dsm_region_close(local));
-    CHECK(!modeldev_plan("stall=0") && !dsm_finish(&t, -1, NULL));
+    CHECK(!modeldev_plan("stall=0") && !dsm_finish(t, -1, NULL));
     close_two();
 }
 
@@ -340,13 +340,13 @@ static void local_side(void)
 static void submit_many(size_t n)
 {
     static dsm_op ops[500];
-    dsm_ticket t;
+    dsm_ticket *t;
     open_two();
     add(remote, 0, 0);
     CHECK(!modeldev_plan("stall=1"));
     for (size_t i = 0; i < n; i++)
         ops[i] = (dsm_op){.code = DSM_OP_FETCH_ADD, .remote = remote, .nbytes = 8, .operand = 1};
-    CHECK(!dsm_submit(user, ops, n, &t, NULL) && !modeldev_plan("stall=0") && !dsm_finish(&t, -1, NULL));
+    CHECK(!dsm_submit(user, ops, n, &t, NULL) && !modeldev_plan("stall=0") && !dsm_finish(t, -1, NULL));
     for (size_t i = 0; i < n; i++)
         CHECK(ops[i].result == i);
     close_two();
@@ -372,12 +372,12 @@ static void lost_completions(void)
     open_two();
     for (size_t i = 0; i < 100; i++)
         ops[i] = (dsm_op){.code = DSM_OP_FETCH_ADD, .remote = remote, .nbytes = 8, .operand = 1};
-    dsm_ticket t;
+    dsm_ticket *t;
     add(remote, 0, 0);
     CHECK(!modeldev_plan("stall=1") && !dsm_submit(user, ops, 100, &t, NULL) && !modeldev_plan("stall=0"));
     while (!modeldev_count("overruns"))
         usleep(1000);
-    CHECK(is_unknown(dsm_finish(&t, -1, NULL), DSM_EIO));
+    CHECK(is_unknown(dsm_finish(t, -1, NULL), DSM_EIO));
     close_two();
 }
 

@@ -137,7 +137,7 @@ static void started_ops(void)
 {
     enum { N = 200 };
     static dsm_op ops[N];
-    static dsm_ticket tickets[N];
+    static dsm_ticket *tickets[N];
     open_all(2, "delay=*:5ms", HOUR);
     for (int i = 0; i < N; i++) {
         ops[i] = add_one(i & 1);
@@ -145,8 +145,10 @@ static void started_ops(void)
     }
     for (int i = 0; i < N; i++) {
         dsm_ticket *t = next_completed(user);
-        CHECK(t >= tickets && t < tickets + N && !dsm_finish(t, -1, NULL));
-        memset(t, 0xff, sizeof *t); /* it belongs to the caller again */
+        dsm_op *op = dsm_ticket_ops(t);
+        CHECK(op >= ops && op < ops + N && tickets[op - ops] == t && !dsm_finish(t, -1, NULL));
+        memset(op, 0xff, sizeof *op); /* it belongs to the caller again */
+        tickets[op - ops] = NULL;
     }
     CHECK(word_of(0) + word_of(1) == N);
     CHECK(!dsm_completed(user) && !readable());
@@ -156,12 +158,12 @@ static void started_ops(void)
 static void started_batch(void)
 {
     dsm_op ops[OWNERS * 3];
-    dsm_ticket t;
+    dsm_ticket *t;
     open_all(OWNERS, "", HOUR); /* more peers than a ticket has groups */
     for (int i = 0; i < OWNERS * 3; i++)
         ops[i] = add_one(i % OWNERS);
     CHECK(!dsm_start(user, ops, OWNERS * 3, &t, NULL));
-    CHECK(next_completed(user) == &t && !dsm_finish(&t, -1, NULL));
+    CHECK(next_completed(user) == t && !dsm_finish(t, -1, NULL));
     for (int i = 0; i < OWNERS; i++)
         CHECK(word_of(i) == 3);
     close_all(OWNERS);
@@ -171,14 +173,14 @@ static void started_batch(void)
 static void started_and_lost(void)
 {
     dsm_op op;
-    dsm_ticket t;
+    dsm_ticket *t;
     open_all(1, "drop=1", 20 * MS);
     op = add_one(0);
     CHECK(!dsm_start(user, &op, 1, &t, NULL));
-    CHECK(next_completed(user) == &t && is_unknown(dsm_finish(&t, -1, NULL), DSM_ETIME));
+    CHECK(next_completed(user) == t && is_unknown(dsm_finish(t, -1, NULL), DSM_ETIME));
     op = add_one(0);
     CHECK(!dsm_start(user, &op, 1, &t, NULL));
-    CHECK(next_completed(user) == &t && !dsm_finish(&t, -1, NULL));
+    CHECK(next_completed(user) == t && !dsm_finish(t, -1, NULL));
     close_all(1);
     open_all(1, "drop=1", HOUR);
     op = add_one(0);
@@ -186,10 +188,10 @@ static void started_and_lost(void)
     while (!word_of(0)) /* it is executed, and its completion lost */
         usleep(1000);
     dsm_cancel(user);
-    CHECK(dsm_completed(user) == &t && is_unknown(dsm_finish(&t, -1, NULL), DSM_ECANCELED));
+    CHECK(dsm_completed(user) == t && is_unknown(dsm_finish(t, -1, NULL), DSM_ECANCELED));
     op = add_one(0);
     CHECK(!dsm_start(user, &op, 1, &t, NULL));
-    CHECK(next_completed(user) == &t && !dsm_finish(&t, -1, NULL));
+    CHECK(next_completed(user) == t && !dsm_finish(t, -1, NULL));
     close_all(1);
 }
 
@@ -199,7 +201,7 @@ static void lost_among_others(void)
 {
     enum { N = 4 };
     dsm_op lost, ops[N];
-    dsm_ticket first, tickets[N], *t = NULL;
+    dsm_ticket *first, *tickets[N], *t = NULL;
     int64_t deadline = clock_ns() + 20000 * MS;
     uint64_t done = 0;
     open_all(1, "drop=1&delay=2-:1ms", 100 * MS);
@@ -209,13 +211,14 @@ static void lost_among_others(void)
         ops[i] = add_one(0);
         CHECK(!dsm_start(user, &ops[i], 1, &tickets[i], NULL));
     }
-    while ((t = next_completed(user)) != &first) {
+    while ((t = next_completed(user)) != first) {
         CHECK(clock_ns() < deadline);
+        dsm_op *op = dsm_ticket_ops(t);
         int rc = dsm_finish(t, -1, NULL);
         CHECK(!rc || is_unknown(rc, DSM_ECANCELED));
         done++;
-        ops[t - tickets] = add_one(0);
-        CHECK(!dsm_start(user, &ops[t - tickets], 1, t, NULL));
+        *op = add_one(0);
+        CHECK(!dsm_start(user, op, 1, &t, NULL));
     }
     CHECK(done >= N && is_unknown(dsm_finish(t, -1, NULL), DSM_ETIME));
     for (int left = N; left; left--) {
@@ -230,23 +233,23 @@ static void fallen_after_a_late_one(void)
 {
     enum { N = 4 };
     dsm_op lost, ops[N];
-    dsm_ticket first, others[N];
+    dsm_ticket *first, *others[N];
     open_all(1, "drop=1&drop=2", 100 * MS);
     lost = add_one(0);
     CHECK(!dsm_start(user, &lost, 1, &first, NULL));
-    CHECK(next_completed(user) == &first && is_unknown(dsm_finish(&first, -1, NULL), DSM_ETIME));
+    CHECK(next_completed(user) == first && is_unknown(dsm_finish(first, -1, NULL), DSM_ETIME));
     int64_t begun = clock_ns();
     lost = add_one(0);
     CHECK(!dsm_start(user, &lost, 1, &first, NULL));
     dsm_ticket *t = NULL;
     int i = 0;
-    for (; i < N && t != &first; i++) { /* meanwhile the lost op gets older */
+    for (; i < N && t != first; i++) { /* meanwhile the lost op gets older */
         ops[i] = add_one(0);
         CHECK(!dsm_start(user, &ops[i], 1, &others[i], NULL));
         t = next_completed(user);
         dsm_finish(t, -1, NULL);
     }
-    bool slow = t == &first || clock_ns() - begun > 150 * MS; /* a slow machine: the op may have timed out */
+    bool slow = t == first || clock_ns() - begun > 150 * MS; /* a slow machine: the op may have timed out */
     dsm_cancel(user);
     while ((t = dsm_completed(user))) {
         int rc = dsm_finish(t, -1, NULL);
@@ -259,17 +262,17 @@ static void fallen_after_a_late_one(void)
 static void canceled_batch(void)
 {
     dsm_op ops[OWNERS];
-    dsm_ticket t;
+    dsm_ticket *t;
     open_all(OWNERS, "drop=*", HOUR);
     for (int i = 0; i < OWNERS; i++)
         ops[i] = add_one(i);
     CHECK(!dsm_start(user, ops, OWNERS, &t, NULL));
-    for (int i = 0; i < DSM_TICKET_GROUPS; i++)
+    for (int i = 0; i < TICKET_GROUPS; i++)
         while (!word_of(i)) /* it is executed, and its completion lost */
             usleep(1000);
     dsm_cancel(user);
-    CHECK(dsm_completed(user) == &t && is_unknown(dsm_finish(&t, -1, NULL), DSM_ECANCELED));
-    for (int i = DSM_TICKET_GROUPS; i < OWNERS; i++)
+    CHECK(dsm_completed(user) == t && is_unknown(dsm_finish(t, -1, NULL), DSM_ECANCELED));
+    for (int i = TICKET_GROUPS; i < OWNERS; i++)
         CHECK(!word_of(i) && ops[i].status == -DSM_ECANCELED);
     close_all(OWNERS);
 }

@@ -289,14 +289,14 @@ static int start_one(struct world *w)
     uint64_t out;
     size_t failed;
     dsm_op op = {.code = DSM_OP_READ, .remote = w->remote, .local = &out, .nbytes = 8};
-    dsm_ticket t;
+    dsm_ticket *t;
     int rc = dsm_start(w->user, &op, 1, &t, &failed);
     if (rc < 0)
         return rc;
     struct pollfd on = {.fd = dsm_event_fd(w->user), .events = POLLIN};
     while (!rc && !dsm_completed(w->user))
         CHECK(poll(&on, 1, -1) == 1);
-    return dsm_finish(&t, TIMEOUT_NS, &failed);
+    return dsm_finish(t, TIMEOUT_NS, &failed);
 }
 
 static int local_memory(void)

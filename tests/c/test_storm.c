@@ -69,21 +69,21 @@ static void *loop(void *arg)
     CHECK(fd >= 0);
     for (int i = 0; i < ROUNDS; i++) {
         struct {
-            dsm_ticket t; /* first: what dsm_completed returns */
+            dsm_op ops[OWNERS]; /* first: dsm_ticket_ops() */
             uint32_t *whose;
-            dsm_op ops[OWNERS];
         } work = {.whose = mine};
+        dsm_ticket *ticket;
         store_relaxed_u32(mine, 0);
         for (int k = 0; k < OWNERS; k++)
             work.ops[k] = add_one(k, 0);
-        CHECK(!dsm_start(user, work.ops, OWNERS, &work.t, NULL));
+        CHECK(!dsm_start(user, work.ops, OWNERS, &ticket, NULL));
         while (!load_acquire_u32(mine)) {
             struct pollfd on = {.fd = fd, .events = POLLIN};
             poll(&on, 1, 20); /* the other loop may take the ticket that this one waits for */
             for (dsm_ticket *t; (t = dsm_completed(user));)
-                store_release_u32(*(uint32_t **)(void *)(t + 1), 1);
+                store_release_u32(*(uint32_t **)(void *)(dsm_ticket_ops(t) + OWNERS), 1);
         }
-        CHECK(!dsm_finish(&work.t, -1, NULL));
+        CHECK(!dsm_finish(ticket, -1, NULL));
         *(uint64_t *)arg += OWNERS;
     }
     return NULL;
@@ -97,14 +97,14 @@ static void *visits(void *arg)
         int k = i % OWNERS;
         uint64_t old;
         dsm_remote *r;
-        dsm_ticket t;
+        dsm_ticket *t;
         dsm_op op;
         CHECK(!dsm_attach(user, descriptors[k], lengths[k], -1, &r));
         CHECK(!dsm_fetch_add(r, 8, 0, &old, -1));
         op = (dsm_op){.code = DSM_OP_FETCH_ADD, .remote = r, .offset = 8, .nbytes = 8, .operand = 1};
         CHECK(!dsm_submit(user, &op, 1, &t, NULL));
         CHECK(dsm_remote_close(r) == -DSM_EBUSY);
-        CHECK(!dsm_finish(&t, -1, NULL));
+        CHECK(!dsm_finish(t, -1, NULL));
         CHECK(!dsm_remote_close(r));
     }
     return NULL;

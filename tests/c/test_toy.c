@@ -111,7 +111,7 @@ static void an_event_loop(void)
 {
     enum { N = 64 };
     static dsm_op op[N];
-    static dsm_ticket t[N];
+    static dsm_ticket *t[N];
     open_all(NULL);
     for (int i = 0; i < N; i++) {
         op[i] = (dsm_op){.code = DSM_OP_FETCH_ADD, .remote = remote, .nbytes = 8, .operand = 1};

@@ -207,7 +207,7 @@ static void lost(enum ibv_event_type what)
 {
     uint64_t word = 0;
     dsm_op op = {.code = DSM_OP_FETCH_ADD, .nbytes = 8, .operand = 1};
-    dsm_ticket t;
+    dsm_ticket *t;
     open_two(HOUR);
     op.remote = remote;
     set_stall(true, true);
@@ -216,7 +216,7 @@ static void lost(enum ibv_event_type what)
     fake_event(
         ((struct verbs_dev *)user->devs[0])->ctx,
         (struct ibv_async_event){.event_type = what, .element.qp = what == IBV_EVENT_DEVICE_FATAL ? NULL : e->qp});
-    CHECK(is_unknown(dsm_finish(&t, -1, NULL), DSM_EIO)); /* although no op ever completes */
+    CHECK(is_unknown(dsm_finish(t, -1, NULL), DSM_EIO)); /* although no op ever completes */
     set_stall(false, false);
     int rc = dsm_fetch_add(remote, 0, 1, &word, 10000 * MS);
     CHECK(rc == (what == IBV_EVENT_DEVICE_FATAL ? -DSM_EIO : 0));
@@ -240,22 +240,22 @@ static int listen_at(const char *address)
 static void started_ops(void)
 {
     dsm_op op = {.code = DSM_OP_FETCH_ADD, .nbytes = 8, .operand = 1};
-    dsm_ticket t;
+    dsm_ticket *t;
     char address[112];
     open_two(HOUR);
     op.remote = remote;
     strcpy(address, dsm_agent_address(owner, 0));
-    CHECK(!dsm_start(user, &op, 1, &t, NULL) && next_completed(user) == &t && !dsm_finish(&t, -1, NULL));
+    CHECK(!dsm_start(user, &op, 1, &t, NULL) && next_completed(user) == t && !dsm_finish(t, -1, NULL));
     CHECK(!dsm_region_close(region));
-    CHECK(!dsm_start(user, &op, 1, &t, NULL) && next_completed(user) == &t);
-    CHECK(dsm_finish(&t, -1, NULL) == -DSM_ESTALE);
+    CHECK(!dsm_start(user, &op, 1, &t, NULL) && next_completed(user) == t);
+    CHECK(dsm_finish(t, -1, NULL) == -DSM_ESTALE);
     dsm_close(owner);
     while (!load_relaxed_u32(&remote->peer->dead))
         usleep(1000);
     int silent = listen_at(address);
     CHECK(!dsm_start(user, &op, 1, &t, NULL) && !dsm_completed(user));
     dsm_cancel(user);
-    CHECK(dsm_completed(user) == &t && dsm_finish(&t, -1, NULL) != 0);
+    CHECK(dsm_completed(user) == t && dsm_finish(t, -1, NULL) != 0);
     close(silent);
     CHECK(!dsm_remote_close(remote));
     dsm_close(user);
@@ -266,14 +266,14 @@ static void started_ops(void)
 static void refused_and_canceled(void)
 {
     dsm_op op = {.code = DSM_OP_FETCH_ADD, .nbytes = 8, .operand = 1};
-    dsm_ticket t;
+    dsm_ticket *t;
     uint64_t old;
     open_two(HOUR);
     op.remote = remote;
     CHECK(!dsm_fetch_add(remote, 0, 1, &old, -1) && !dsm_region_close(region));
     CHECK(!dsm_start(user, &op, 1, &t, NULL));
     dsm_cancel(user);
-    CHECK(dsm_completed(user) == &t && dsm_finish(&t, -1, NULL) == -DSM_EACCESS);
+    CHECK(dsm_completed(user) == t && dsm_finish(t, -1, NULL) == -DSM_EACCESS);
     CHECK(!dsm_remote_close(remote));
     dsm_close(user);
     dsm_close(owner);
@@ -294,7 +294,7 @@ static void refused_alone(bool go_on, bool started)
 {
     dsm_region *other;
     dsm_remote *closed;
-    dsm_ticket t;
+    dsm_ticket *t;
     uint64_t old;
     open_two(HOUR);
     CHECK(!dsm_alloc(owner, 64, 7, &other) && !attach(other, &closed) && !dsm_region_close(other));
@@ -305,8 +305,8 @@ static void refused_alone(bool go_on, bool started)
     dsm_choice how = {.go_on = go_on};
     uint64_t connects = user->stats.connects, posts = user->stats.posts;
     if (started) {
-        CHECK(!dsm_start_as(user, ops, n, &how, &t, NULL) && next_completed(user) == &t);
-        CHECK(dsm_finish(&t, -1, NULL) == -DSM_ESTALE);
+        CHECK(!dsm_start_as(user, ops, n, &how, &t, NULL) && next_completed(user) == t);
+        CHECK(dsm_finish(t, -1, NULL) == -DSM_ESTALE);
     } else {
         CHECK(dsm_execute_as(user, ops, n, &how, -1, NULL) == -DSM_ESTALE);
     }
@@ -351,7 +351,7 @@ static void asks_once(bool started)
     struct control counting;
     dsm_region *other;
     dsm_remote *readable;
-    dsm_ticket t;
+    dsm_ticket *t;
     uint64_t data;
     open_refused("refuse=1-100", &counting);
     CHECK(!dsm_alloc(owner, 64, DSM_READ, &other) && !attach(other, &readable));
@@ -361,8 +361,8 @@ static void asks_once(bool started)
     ops[5] = (dsm_op){.code = DSM_OP_WRITE, .remote = readable, .local = &data, .nbytes = 8};
     dsm_choice how = {.go_on = 1};
     if (started) {
-        CHECK(!dsm_start_as(user, ops, 6, &how, &t, NULL) && next_completed(user) == &t);
-        CHECK(dsm_finish(&t, -1, NULL) == -DSM_EACCESS);
+        CHECK(!dsm_start_as(user, ops, 6, &how, &t, NULL) && next_completed(user) == t);
+        CHECK(dsm_finish(t, -1, NULL) == -DSM_EACCESS);
     } else {
         CHECK(dsm_execute_as(user, ops, 6, &how, -1, NULL) == -DSM_EACCESS);
     }
@@ -389,7 +389,7 @@ static void stopped_while_it_asks(bool started)
 {
     struct control counting;
     pthread_t thread;
-    dsm_ticket t;
+    dsm_ticket *t;
     open_refused("refuse=1", &counting);
     store_relaxed_u32(&stop, 0);
     pthread_mutex_lock(&owner->agent->lock);
@@ -401,9 +401,9 @@ static void stopped_while_it_asks(bool started)
     }
     for (; !load_acquire_u32(&asked); usleep(1000))
         CHECK(!started || !dsm_completed(user)); /* settles the ticket, which lets the helper ask */
-    dsm_stop(user, &refused_op, 1, &stop, started ? &t : NULL);
+    dsm_stop(user, &refused_op, 1, &stop, started ? t : NULL);
     if (started)
-        CHECK(next_completed(user) == &t && dsm_finish(&t, -1, NULL) == -DSM_EACCESS);
+        CHECK(next_completed(user) == t && dsm_finish(t, -1, NULL) == -DSM_EACCESS);
     else
         CHECK(!pthread_join(thread, NULL));
     pthread_mutex_unlock(&owner->agent->lock);
@@ -415,15 +415,15 @@ static void refused_twice(bool started)
 {
     dsm_region *others[2];
     dsm_remote *closed[2];
-    dsm_ticket t;
+    dsm_ticket *t;
     open_two(HOUR);
     for (int i = 0; i < 2; i++)
         CHECK(!dsm_alloc(owner, 64, 7, &others[i]) && !attach(others[i], &closed[i]) && !dsm_region_close(others[i]));
     dsm_op ops[] = {add_at(closed[0], 0), add_at(closed[1], 0), add_at(remote, 0)};
     dsm_choice how = {.go_on = true};
     if (started) {
-        CHECK(!dsm_start_as(user, ops, 3, &how, &t, NULL) && next_completed(user) == &t);
-        CHECK(dsm_finish(&t, -1, NULL) == -DSM_ESTALE);
+        CHECK(!dsm_start_as(user, ops, 3, &how, &t, NULL) && next_completed(user) == t);
+        CHECK(dsm_finish(t, -1, NULL) == -DSM_ESTALE);
     } else {
         CHECK(dsm_execute_as(user, ops, 3, &how, -1, NULL) == -DSM_ESTALE);
     }
@@ -562,7 +562,7 @@ static void local_region_closed(uint8_t code)
 {
     dsm_region *local;
     dsm_op op = {.code = code, .local = mine, .nbytes = BIG};
-    dsm_ticket t;
+    dsm_ticket *t;
     open_two(HOUR);
     op.remote = remote;
     CHECK(!dsm_register(user, mine, BIG, DSM_READ, &local));
@@ -572,7 +572,7 @@ static void local_region_closed(uint8_t code)
     CHECK(!dsm_region_close(local));
     CHECK(fake.regs == before && !fake.torn);
     fake_resume();
-    CHECK(!dsm_finish(&t, -1, NULL));
+    CHECK(!dsm_finish(t, -1, NULL));
     CHECK(fake.regs == before - 1);
     close_two();
 }
@@ -606,8 +606,8 @@ static void passing_registrations(void)
     pthread_join(thread, NULL);
     CHECK(registrations() == before);
     dsm_op op = {.code = DSM_OP_WRITE, .remote = remote, .local = mine, .nbytes = BIG};
-    dsm_ticket t;
-    CHECK(!dsm_start(user, &op, 1, &t, NULL) && next_completed(user) == &t && !dsm_finish(&t, -1, NULL));
+    dsm_ticket *t;
+    CHECK(!dsm_start(user, &op, 1, &t, NULL) && next_completed(user) == t && !dsm_finish(t, -1, NULL));
     CHECK(registrations() == before);
     set_stall(true, true);
     CHECK(is_unknown(dsm_write(remote, 0, mine, BIG, 20 * MS), DSM_ETIME));
@@ -624,7 +624,7 @@ static void used_again(bool go_on, bool started)
                     {.code = DSM_OP_WRITE, .remote = NULL, .local = mine, .nbytes = BIG}};
     uint32_t stop = 0;
     dsm_choice how = {.go_on = go_on, .stop = &stop};
-    dsm_ticket t;
+    dsm_ticket *t;
     open_two(HOUR);
     ops[0].remote = ops[1].remote = remote;
     CHECK(!dsm_fetch_add(remote, 0, 0, &(uint64_t){0}, -1)); /* there is a connection */
@@ -636,7 +636,7 @@ static void used_again(bool go_on, bool started)
     CHECK(ops[1].cause == -DSM_ETIME && registrations() == before);
     stop = 1;
     if (started)
-        CHECK(dsm_start_as(user, ops, 2, &how, &t, NULL) == 1 && dsm_finish(&t, -1, NULL) == -DSM_ECANCELED);
+        CHECK(dsm_start_as(user, ops, 2, &how, &t, NULL) == 1 && dsm_finish(t, -1, NULL) == -DSM_ECANCELED);
     else
         CHECK(dsm_execute_as(user, ops, 2, &how, -1, NULL) == -DSM_ECANCELED);
     for (int i = 0; i < 2; i++)

@@ -93,7 +93,7 @@ int fault_ep_connect(struct fabric_ep *e, const uint8_t *address, size_t len);
 int fault_ep_stream(struct fabric_ep *e, int fd);
 void fault_ep_abort(struct fabric_ep *e);
 void fault_ep_close(struct fabric_ep *e);
-void fault_post(struct fabric_ep *e, dsm_op *list);
+void fault_post(struct fabric_ep *e, struct fabric_op *list);
 int fault_poll(struct fabric_ep *e);
 int fault_arm(struct fabric_ep *e);
 int fault_ep_fd(struct fabric_ep *e);

@@ -29,9 +29,11 @@ enum step { WAITING, FIRST, PAUSED, SECOND };
 
 struct shadow {
     dsm_op op;
-    struct dsm_group group;
+    struct fabric_op work; /* of op */
+    struct fabric_group group;
     struct shadow *next;
-    dsm_op *user;
+    struct fabric_op *users;
+    dsm_op *user;            /* users->op */
     struct fabric_target to; /* op.remote */
     enum step step;
     struct fault_fate fate;
@@ -201,15 +203,17 @@ static struct shadow *take(struct fault_ep *e)
     return s;
 }
 
-static void enqueue(struct fault_ep *e, dsm_op *user)
+static void enqueue(struct fault_ep *e, struct fabric_op *users)
 {
+    dsm_op *user = users->op;
     struct shadow *s = take(e);
     if (!s) {
-        fabric_op_done(user, -DSM_ENOMEM);
+        fabric_op_done(users, -DSM_ENOMEM);
         return;
     }
     uint64_t number = fetch_add_u64(&device(e)->count, 1) + 1;
-    *s = (struct shadow){.user = user, .step = WAITING, .fate = fault_plan_fate(&device(e)->plan, number)};
+    *s = (struct shadow){
+        .users = users, .user = user, .step = WAITING, .fate = fault_plan_fate(&device(e)->plan, number)};
     if (user->code == DSM_OP_READ && (s->fate.faults & FAULT_TEAR))
         s->cut = cut_of(user);
     *e->tail = s;
@@ -222,6 +226,7 @@ static void enqueue(struct fault_ep *e, dsm_op *user)
 static void finish(struct fault_ep *e, struct shadow **at, int status)
 {
     struct shadow *s = *at;
+    struct fabric_op *users = s->users;
     dsm_op *user = s->user;
     *at = s->next;
     if (e->tail == &s->next)
@@ -233,7 +238,7 @@ static void finish(struct fault_ep *e, struct shadow **at, int status)
     e->spare = s;
     e->base.inflight--;
     e->base.bytes -= user->nbytes;
-    fabric_op_done(user, status);
+    fabric_op_done(users, status);
 }
 
 /* ---- ops for the inner fabric ---- */
@@ -244,10 +249,8 @@ static void prepare(struct shadow *s, const dsm_op *from)
     s->op = *from;
     s->to = (struct fabric_target){r->inner, fabric_target_of(s->user)->base};
     s->op.remote = (dsm_remote *)(void *)&s->to;
-    s->op.next = NULL;
-    s->op.fabric = NULL;
-    s->op.group = &s->group;
-    s->group = (struct dsm_group){.pending = 1};
+    s->work = (struct fabric_op){.op = &s->op, .group = &s->group};
+    s->group = (struct fabric_group){.pending = 1};
 }
 
 static void prepare_first(struct shadow *s)
@@ -280,7 +283,7 @@ static void prepare_second(struct shadow *s)
     s->step = SECOND;
 }
 
-static void post_inner(struct fault_ep *e, dsm_op **list)
+static void post_inner(struct fault_ep *e, struct fabric_op **list)
 {
     if (*list)
         fabric(e)->post(e->inner, *list);
@@ -298,7 +301,7 @@ static void strike(pid_t pid)
 /* Posts to the inner fabric, as one list, all parts that can be posted now. Returns whether any op advanced. */
 static bool go_on(struct fault_ep *e)
 {
-    dsm_op *list = NULL, **tail = &list;
+    struct fabric_op *list = NULL, **tail = &list;
     bool moved = false;
     int64_t now = clock_ns();
     for (struct shadow *s = e->ops; s; s = s->next) {
@@ -317,8 +320,8 @@ static bool go_on(struct fault_ep *e)
             continue;
         moved = true;
         if (s->group.pending) {
-            *tail = &s->op;
-            tail = &s->op.next;
+            *tail = &s->work;
+            tail = &s->work.next;
         }
         if (fails(s) || in_parts(s)) /* it blocks the ops behind it */
             break;
@@ -431,17 +434,17 @@ static void schedule(struct fault_ep *e)
     timerfd_settime(e->timer, TFD_TIMER_ABSTIME, &when, NULL);
 }
 
-void fault_post(struct fabric_ep *base, dsm_op *list)
+void fault_post(struct fabric_ep *base, struct fabric_op *list)
 {
     struct fault_ep *e = (struct fault_ep *)base;
     while (list) {
-        dsm_op *op = list;
-        list = op->next;
-        assert(fabric_op_checked(op));
+        struct fabric_op *w = list;
+        list = w->next;
+        assert(fabric_op_checked(w->op));
         if (e->base.broken)
-            fabric_op_done(op, -DSM_ECANCELED);
+            fabric_op_done(w, -DSM_ECANCELED);
         else
-            enqueue(e, op);
+            enqueue(e, w);
     }
     if (!e->base.broken)
         go_on(e);

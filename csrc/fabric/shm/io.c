@@ -20,24 +20,24 @@ void shm_ep_abort(struct fabric_ep *e) { e->broken = true; }
 
 void shm_ep_close(struct fabric_ep *e) { free(e); }
 
-void shm_post(struct fabric_ep *e, dsm_op *list)
+void shm_post(struct fabric_ep *e, struct fabric_op *list)
 {
     fetch_add_u64(&e->dev->stats->doorbells, 1);
     while (list) {
-        dsm_op *op = list;
-        list = op->next;
-        assert(fabric_op_checked(op));
+        struct fabric_op *w = list;
+        list = w->next;
+        assert(fabric_op_checked(w->op));
         if (e->broken) {
-            fabric_op_done(op, -DSM_ECANCELED);
+            fabric_op_done(w, -DSM_ECANCELED);
             continue;
         }
-        const struct fabric_remote *r = fabric_remote_of(op);
+        const struct fabric_remote *r = fabric_remote_of(w->op);
         if (load_acquire_u32(r->state) != SHM_LIVE) {
-            fabric_op_done(op, -DSM_ESTALE);
+            fabric_op_done(w, -DSM_ESTALE);
             continue;
         }
-        mapped_execute(r->mapped + fabric_target_of(op)->base, op);
-        fabric_op_done(op, 0);
+        mapped_execute(r->mapped + fabric_target_of(w->op)->base, w->op);
+        fabric_op_done(w, 0);
     }
 }
 

@@ -40,7 +40,7 @@ int shm_evict(struct fabric_dev *d, const uint8_t node[DSM_NODE_ID]);
 int shm_ep_open(struct fabric_dev *d, bool passive, struct fabric_ep **out);
 void shm_ep_abort(struct fabric_ep *e);
 void shm_ep_close(struct fabric_ep *e);
-void shm_post(struct fabric_ep *e, dsm_op *list);
+void shm_post(struct fabric_ep *e, struct fabric_op *list);
 int shm_poll(struct fabric_ep *e);
 int shm_arm(struct fabric_ep *e);
 

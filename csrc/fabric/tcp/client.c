@@ -24,8 +24,8 @@ struct client {
     struct tcp_file socket, epoll;
     uint32_t events; /* that epoll waits for */
 
-    dsm_op *head, **tail; /* ops that have not ended */
-    dsm_op *unframed;     /* the first that is not framed; NULL: there is none */
+    struct fabric_op *head, **tail; /* ops that have not ended */
+    struct fabric_op *unframed;     /* the first that is not framed; NULL: there is none */
     uint64_t done, whole, sent, framed;
 
     /* what is to be sent: pieces of heads and of the ops' buffers */
@@ -40,11 +40,11 @@ struct client {
 
     /* the reply that is being received */
     struct tcp_reply reply;
-    bool replied;      /* its head has been received, and its payload not completely */
-    uint32_t promised; /* not 0: the payload of so many ops has come, and their status has not */
-    uint64_t left;     /* bytes of the payload that have not arrived */
-    dsm_op *into;      /* the op that they are for */
-    uint64_t filled;   /* bytes of it that have arrived */
+    bool replied;           /* its head has been received, and its payload not completely */
+    uint32_t promised;      /* not 0: the payload of so many ops has come, and their status has not */
+    uint64_t left;          /* bytes of the payload that have not arrived */
+    struct fabric_op *into; /* the op that they are for */
+    uint64_t filled;        /* bytes of it that have arrived */
     size_t in_at, in_end;
     uint8_t in[IN], heads[HEADS];
 };
@@ -57,15 +57,15 @@ static bool is_atomic(const dsm_op *op) { return op->code >= DSM_OP_FETCH_ADD; }
 
 static void pop(struct client *c, int status)
 {
-    dsm_op *op = c->head;
-    if (!(c->head = op->next))
+    struct fabric_op *w = c->head;
+    if (!(c->head = w->next))
         c->tail = &c->head;
-    if (c->unframed == op)
+    if (c->unframed == w)
         c->unframed = c->head;
     c->done++;
     c->ep.base.inflight--;
-    c->ep.base.bytes -= op->nbytes;
-    fabric_op_done(op, status);
+    c->ep.base.bytes -= w->op->nbytes;
+    fabric_op_done(w, status);
 }
 
 /* The connection is of no use any more. cause: of the first op; the others ended because of it. */
@@ -77,7 +77,7 @@ static void break_off(struct client *c, int cause)
     if (c->socket.fd >= 0)
         shutdown(c->socket.fd, SHUT_RDWR);
     for (; c->head; cause = -DSM_ECANCELED)
-        pop(c, c->done < c->sent ? fabric_op_lost(c->head, cause) : cause);
+        pop(c, c->done < c->sent ? fabric_op_lost(c->head->op, cause) : cause);
 }
 
 /* ---- requests ---- */
@@ -95,16 +95,17 @@ static void append(struct client *c, const void *p, size_t n, bool begins)
 }
 
 /* How many of the ops from 'op' on go into one request: short ones of the same kind and size on the same memory. */
-static uint32_t alike(const struct client *c, const dsm_op *op)
+static uint32_t alike(const struct client *c, const struct fabric_op *w)
 {
-    const dsm_op *first = op;
+    const dsm_op *first = w->op;
     size_t most = (HEADS - c->heads_end - TCP_REQUEST) / 8, pieces = PIECES - c->iov_end - 1;
     uint32_t n = 1;
-    if (is_atomic(op) || op->nbytes > TCP_SHORT)
+    if (is_atomic(first) || first->nbytes > TCP_SHORT)
         return 1;
     if (most > TCP_PIECES)
         most = TCP_PIECES;
-    for (const dsm_op *last = op; (op = op->next) && n < most; last = op, n++) {
+    for (const dsm_op *last = first; (w = w->next) && n < most; last = w->op, n++) {
+        const dsm_op *op = w->op;
         if (op->code != first->code || fabric_remote_of(op) != fabric_remote_of(first) || op->nbytes != first->nbytes)
             break;
         bool follows = op->code == DSM_OP_READ || op->local == (const uint8_t *)last->local + last->nbytes;
@@ -117,9 +118,10 @@ static uint32_t alike(const struct client *c, const dsm_op *op)
 /* Makes a request of the first ops that are in none. */
 static void frame(struct client *c)
 {
-    dsm_op *op = c->unframed;
+    struct fabric_op *w = c->unframed;
+    const dsm_op *op = w->op;
     const struct tcp_remote *r = (const struct tcp_remote *)fabric_remote_of(op);
-    uint32_t n = alike(c, op);
+    uint32_t n = alike(c, w);
     uint8_t *head = c->heads + c->heads_end, *at = head + TCP_REQUEST;
     struct tcp_request q = {.code = op->code,
                             .pieces = (uint16_t)n,
@@ -134,18 +136,18 @@ static void frame(struct client *c)
         put_u64(at + 8, op->desired);
         at += TCP_OPERANDS;
     }
-    const dsm_op *o = op;
+    const struct fabric_op *o = w;
     for (uint32_t i = 0; n > 1 && i < n; i++, o = o->next, at += 8)
-        put_u64(at, fabric_offset_of(o));
+        put_u64(at, fabric_offset_of(o->op));
     c->heads_end = (size_t)(at - c->heads);
     c->framed += n;
     c->frames[c->frame_end].iov = c->iov_end;
     c->frames[c->frame_end++].end = c->framed;
     append(c, head, (size_t)(at - head), true);
-    for (; n; n--, op = op->next)
-        if (op->code == DSM_OP_WRITE)
-            append(c, op->local, op->nbytes, false);
-    c->unframed = op;
+    for (; n; n--, w = w->next)
+        if (w->op->code == DSM_OP_WRITE)
+            append(c, w->op->local, w->op->nbytes, false);
+    c->unframed = w;
 }
 
 /* Whether another request of one op certainly fits: its head, and two pieces. */
@@ -191,8 +193,8 @@ static uint8_t *place_of(dsm_op *op) { return is_atomic(op) ? (uint8_t *)&op->re
 static uint64_t payload_of(const struct client *c, uint32_t ops)
 {
     uint64_t n = 0;
-    for (const dsm_op *op = c->head; ops; ops--, op = op->next)
-        n += has_payload(op) ? op->nbytes : 0;
+    for (const struct fabric_op *w = c->head; ops; ops--, w = w->next)
+        n += has_payload(w->op) ? w->op->nbytes : 0;
     return n;
 }
 
@@ -210,11 +212,11 @@ static bool is_sound(const struct client *c, const struct tcp_reply *r)
 }
 
 /* Goes on to the next op that has a payload. */
-static void go_to(struct client *c, dsm_op *op)
+static void go_to(struct client *c, struct fabric_op *w)
 {
-    while (c->left && !has_payload(op))
-        op = op->next;
-    c->into = op;
+    while (c->left && !has_payload(w->op))
+        w = w->next;
+    c->into = w;
     c->filled = 0;
 }
 
@@ -249,7 +251,7 @@ static void filled(struct client *c, size_t n)
 {
     c->left -= n;
     c->filled += n;
-    if (c->filled == c->into->nbytes)
+    if (c->filled == c->into->op->nbytes)
         go_to(c, c->into->next);
 }
 
@@ -261,9 +263,9 @@ static void consume(struct client *c)
         if (c->replied && !c->left) {
             end(c);
         } else if (c->replied && have) {
-            uint64_t most = c->into->nbytes - c->filled;
+            uint64_t most = c->into->op->nbytes - c->filled;
             size_t n = have < most ? have : (size_t)most;
-            memcpy(place_of(c->into) + c->filled, c->in + c->in_at, n);
+            memcpy(place_of(c->into->op) + c->filled, c->in + c->in_at, n);
             c->in_at += n;
             filled(c, n);
         } else if (!c->replied && have >= TCP_REPLY) {
@@ -278,14 +280,14 @@ static void consume(struct client *c)
  * be more to receive. */
 static bool receive(struct client *c)
 {
-    bool direct = c->replied && c->left && c->in_at == c->in_end && c->into->nbytes - c->filled > TCP_SHORT;
+    bool direct = c->replied && c->left && c->in_at == c->in_end && c->into->op->nbytes - c->filled > TCP_SHORT;
     memmove(c->in, c->in + c->in_at, c->in_end - c->in_at);
     c->in_end -= c->in_at;
     c->in_at = 0;
     struct iovec iov[2] = {{c->in + c->in_end, IN - c->in_end}};
     if (direct) {
         iov[1] = iov[0];
-        iov[0] = (struct iovec){place_of(c->into) + c->filled, c->into->nbytes - c->filled};
+        iov[0] = (struct iovec){place_of(c->into->op) + c->filled, c->into->op->nbytes - c->filled};
     }
     struct msghdr m = {.msg_iov = iov, .msg_iovlen = direct ? 2 : 1};
     ssize_t n = recvmsg(c->socket.fd, &m, MSG_DONTWAIT);
@@ -349,24 +351,24 @@ static void send_some(struct client *c)
     watch(c); /* also for a thread that sleeps already */
 }
 
-void tcp_post(struct fabric_ep *e, dsm_op *list)
+void tcp_post(struct fabric_ep *e, struct fabric_op *list)
 {
     struct client *c = client(e);
     fetch_add_u64(&e->dev->stats->doorbells, 1);
-    for (dsm_op *op = list, *next; op; op = next) {
-        next = op->next;
-        assert(fabric_op_checked(op));
+    for (struct fabric_op *w = list, *next; w; w = next) {
+        next = w->next;
+        assert(fabric_op_checked(w->op));
         if (e->broken) {
-            fabric_op_done(op, -DSM_ECANCELED);
+            fabric_op_done(w, -DSM_ECANCELED);
             continue;
         }
-        op->next = NULL;
-        *c->tail = op;
-        c->tail = &op->next;
+        w->next = NULL;
+        *c->tail = w;
+        c->tail = &w->next;
         if (!c->unframed)
-            c->unframed = op;
+            c->unframed = w;
         e->inflight++;
-        e->bytes += op->nbytes;
+        e->bytes += w->op->nbytes;
     }
     send_some(c);
 }

@@ -126,7 +126,7 @@ int tcp_client_open(struct tcp_dev *d, struct fabric_ep **out);
 int tcp_client_stream(struct fabric_ep *e, int fd);
 void tcp_client_abort(struct fabric_ep *e);
 void tcp_client_close(struct fabric_ep *e);
-void tcp_post(struct fabric_ep *e, dsm_op *list);
+void tcp_post(struct fabric_ep *e, struct fabric_op *list);
 int tcp_poll(struct fabric_ep *e);
 int tcp_arm(struct fabric_ep *e);
 int tcp_fd(struct fabric_ep *e);

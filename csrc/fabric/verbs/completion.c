@@ -4,15 +4,15 @@
 
 #include <string.h>
 
-static void finish(struct verbs_ep *e, dsm_op *op)
+static void finish(struct verbs_ep *e, struct fabric_op *w)
 {
-    if (op->cookie == VERBS_TAKEN) {
-        verbs_put_mr(op->fabric);
-        op->fabric = NULL;
+    if (w->state == VERBS_TAKEN) {
+        verbs_put_mr(w->prepared);
+        w->prepared = NULL;
     }
     e->base.inflight--;
-    e->base.bytes -= op->nbytes;
-    fabric_op_done(op, op->status);
+    e->base.bytes -= w->op->nbytes;
+    fabric_op_done(w, w->op->status);
 }
 
 static int error_of(enum ibv_wc_status s)
@@ -49,7 +49,8 @@ static int failure_of(struct verbs_ep *e, dsm_op *op, enum ibv_wc_status s)
 static int retire(struct verbs_ep *e, enum ibv_wc_status status, uint32_t vendor)
 {
     struct verbs_slot *s = &e->slot[e->tail % e->depth];
-    dsm_op *op = s->op;
+    struct fabric_op *w = s->work;
+    dsm_op *op = w->op;
     if (!status && verbs_is_atomic(op))
         op->result = *verbs_result_of(e, e->tail);
     if (!status && s->bounced)
@@ -63,10 +64,10 @@ static int retire(struct verbs_ep *e, enum ibv_wc_status status, uint32_t vendor
     e->bounced -= s->bounced != NULL;
     e->slab_tail += s->slab;
     e->tail++;
-    assert(op->segments);
-    if (--op->segments)
+    assert(w->parts);
+    if (--w->parts)
         return 0;
-    finish(e, op);
+    finish(e, w);
     return 1;
 }
 
@@ -98,12 +99,13 @@ int verbs_cancel(struct verbs_ep *e)
     int done = 0;
     while (e->head != e->tail)
         done += retire(e, IBV_WC_WR_FLUSH_ERR, 0);
-    for (dsm_op *op; (op = e->waiting); done++) {
-        e->waiting = op->next;
+    for (struct fabric_op *w; (w = e->waiting); done++) {
+        dsm_op *op = w->op;
+        e->waiting = w->next;
         if (!op->status)
             op->status = e->placed ? fabric_op_lost(op, -DSM_ECANCELED) : -DSM_ECANCELED;
         e->placed = 0;
-        finish(e, op);
+        finish(e, w);
     }
     return done;
 }

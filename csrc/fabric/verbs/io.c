@@ -29,28 +29,29 @@ static uint8_t *slab_take(struct verbs_ep *e, uint32_t nbytes, uint32_t *taken)
 
 /* Returns how the local buffer is accessed: LOCAL_…, and *lkey with LOCAL_DIRECT. Takes d->lock (read) and sets *locked
  * if it has to search the registrations; push() unlocks it. */
-static int find_local(struct verbs_ep *e, dsm_op *op, uint32_t *lkey, bool *locked)
+static int find_local(struct verbs_ep *e, struct fabric_op *w, uint32_t *lkey, bool *locked)
 {
     struct verbs_dev *d = (struct verbs_dev *)e->base.dev;
+    const dsm_op *op = w->op;
     bool write = op->code == DSM_OP_READ; /* the device writes to the local buffer */
     if (!write && op->nbytes <= e->max_inline)
         return LOCAL_INLINE;
     if (write && op->nbytes <= VERBS_SMALL)
         return LOCAL_BOUNCE;
-    if (op->cookie == VERBS_UNKNOWN) {
+    if (w->state == VERBS_UNKNOWN) {
         if (!*locked)
             pthread_rwlock_rdlock(&d->lock);
         *locked = true;
-        op->fabric = verbs_find_mr(d, op->local, op->nbytes, write);
-        if (!op->fabric && op->nbytes <= VERBS_BOUNCE_MAX)
+        w->prepared = verbs_find_mr(d, op->local, op->nbytes, write);
+        if (!w->prepared && op->nbytes <= VERBS_BOUNCE_MAX)
             return LOCAL_BOUNCE;
-        if (!op->fabric)
-            op->fabric = verbs_new_mr(d, op->local, op->nbytes, write);
-        op->cookie = op->fabric ? VERBS_TAKEN : VERBS_REFUSED;
+        if (!w->prepared)
+            w->prepared = verbs_new_mr(d, op->local, op->nbytes, write);
+        w->state = w->prepared ? VERBS_TAKEN : VERBS_REFUSED;
     }
-    if (!op->fabric)
+    if (!w->prepared)
         return LOCAL_BOUNCE;
-    *lkey = ((struct verbs_mr *)op->fabric)->mr->lkey;
+    *lkey = ((struct verbs_mr *)w->prepared)->mr->lkey;
     return LOCAL_DIRECT;
 }
 
@@ -74,11 +75,12 @@ static uint64_t max_piece(const struct verbs_ep *e, int local)
 }
 
 /* Fills the slot and the scatter/gather entry of a request. Returns false if the slab is full. */
-static bool place_local(struct verbs_ep *e, dsm_op *op, int local, uint32_t nbytes, struct verbs_slot *s,
+static bool place_local(struct verbs_ep *e, struct fabric_op *work, int local, uint32_t nbytes, struct verbs_slot *s,
                         struct ibv_sge *g)
 {
+    const dsm_op *op = work->op;
     uint8_t *mine = op->local ? (uint8_t *)op->local + e->placed : NULL; /* atomics have no local buffer */
-    *s = (struct verbs_slot){.op = op, .nbytes = nbytes};
+    *s = (struct verbs_slot){.work = work, .nbytes = nbytes};
     g->length = nbytes;
     g->addr = (uint64_t)(uintptr_t)mine;
     if (verbs_is_atomic(op)) {
@@ -135,24 +137,25 @@ static void fill(struct verbs_ep *e, const dsm_op *op, int local, struct ibv_sen
 /* Appends the next piece of the first waiting op to the list as request n. Returns false if the op has to wait. */
 static bool place(struct verbs_ep *e, uint32_t n, bool *locked)
 {
-    dsm_op *op = e->waiting;
+    struct fabric_op *work = e->waiting;
+    const dsm_op *op = work->op;
     struct ibv_sge *g = &e->sge[n];
-    int local = verbs_is_atomic(op) ? LOCAL_DIRECT : find_local(e, op, &g->lkey, locked);
+    int local = verbs_is_atomic(op) ? LOCAL_DIRECT : find_local(e, work, &g->lkey, locked);
     if (must_wait(e, op, local))
         return false;
     uint64_t left = op->nbytes - e->placed, most = max_piece(e, local);
     uint32_t nbytes = (uint32_t)(left < most ? left : most);
-    if (!place_local(e, op, local, nbytes, &e->slot[e->head % e->depth], g))
+    if (!place_local(e, work, local, nbytes, &e->slot[e->head % e->depth], g))
         return false;
     fill(e, op, local, &e->wr[n], g);
     e->head++;
     e->answers += op->code != DSM_OP_WRITE;
-    op->segments++;
+    work->parts++;
     e->placed += nbytes;
     if (e->placed == op->nbytes) {
-        e->waiting = op->next;
+        e->waiting = work->next;
         e->placed = 0;
-        op->segments--; /* the one that verbs_post() counts until all pieces are placed */
+        work->parts--; /* the one that verbs_post() counts until all parts are placed */
     }
     return true;
 }
@@ -200,20 +203,21 @@ static void end_broken(struct verbs_ep *e)
     verbs_drain(e);
 }
 
-void verbs_post(struct fabric_ep *base, dsm_op *list)
+void verbs_post(struct fabric_ep *base, struct fabric_op *list)
 {
     struct verbs_ep *e = (struct verbs_ep *)base;
-    dsm_op *last = NULL;
-    for (dsm_op *op = list; op; op = op->next) {
+    struct fabric_op *last = NULL;
+    for (struct fabric_op *w = list; w; w = w->next) {
+        dsm_op *op = w->op;
         assert(fabric_op_checked(op));
         op->status = 0;
-        op->segments = 1;
+        w->parts = 1;
         op->wc_status = 0;
         op->vendor = 0;
-        op->cookie = op->fabric ? VERBS_PREPARED : VERBS_UNKNOWN;
+        w->state = w->prepared ? VERBS_PREPARED : VERBS_UNKNOWN;
         base->inflight++;
         base->bytes += op->nbytes;
-        last = op;
+        last = w;
     }
     if (!last)
         return;
@@ -238,7 +242,8 @@ static bool is_lost(const struct verbs_ep *e)
  * endpoint is broken. */
 static void fail_oldest(struct verbs_ep *e)
 {
-    dsm_op *op = e->head != e->tail ? e->slot[e->tail % e->depth].op : e->waiting;
+    const struct fabric_op *w = e->head != e->tail ? e->slot[e->tail % e->depth].work : e->waiting;
+    dsm_op *op = w ? w->op : NULL;
     if (op && !op->status)
         op->status = e->head != e->tail || e->placed ? fabric_op_lost(op, -DSM_EIO) : -DSM_EIO;
     e->base.broken = true;

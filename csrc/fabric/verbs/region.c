@@ -183,21 +183,22 @@ struct verbs_mr *verbs_new_mr(struct verbs_dev *d, void *p, uint64_t nbytes, boo
     return r;
 }
 
-void verbs_op_prepare(struct fabric_dev *base, dsm_op *op)
+void verbs_op_prepare(struct fabric_dev *base, struct fabric_op *w)
 {
     struct verbs_dev *d = (struct verbs_dev *)base;
+    const dsm_op *op = w->op;
     bool write = op->code == DSM_OP_READ; /* the device writes to the local buffer */
     pthread_rwlock_rdlock(&d->lock);
-    op->fabric = verbs_find_mr(d, op->local, op->nbytes, write);
+    w->prepared = verbs_find_mr(d, op->local, op->nbytes, write);
     pthread_rwlock_unlock(&d->lock);
-    if (!op->fabric)
-        op->fabric = verbs_new_mr(d, op->local, op->nbytes, write);
+    if (!w->prepared)
+        w->prepared = verbs_new_mr(d, op->local, op->nbytes, write);
 }
 
-void verbs_op_release(struct fabric_dev *d, dsm_op *op)
+void verbs_op_release(struct fabric_dev *d, struct fabric_op *w)
 {
     (void)d;
-    verbs_put_mr(op->fabric);
+    verbs_put_mr(w->prepared);
 }
 
 /* ---- regions ---- */

@@ -89,7 +89,7 @@ struct verbs_remote {
 };
 
 struct verbs_slot {
-    dsm_op *op;
+    struct fabric_op *work;
     uint8_t *bounced; /* READ through the slab: address in the slab; otherwise NULL */
     uint8_t *to;      /* the destination of that READ */
     uint32_t nbytes;
@@ -118,11 +118,11 @@ struct verbs_ep {
     uint8_t *slab; /* a ring of VERBS_SLAB bytes, then 'depth' words for the results of atomics */
     uint64_t slab_mapped, slab_head, slab_tail;
     struct ibv_mr *slab_mr;
-    dsm_op *waiting, *waiting_last;
+    struct fabric_op *waiting, *waiting_last;
     uint64_t placed; /* bytes of the first waiting op for which requests exist already */
 };
 
-/* op->cookie: the state of the registration in op->fabric. */
+/* The 'state' of an op: of the registration that is 'prepared'. */
 enum {
     VERBS_PREPARED, /* from verbs_op_prepare(); the core releases it */
     VERBS_UNKNOWN,  /* there is none yet */
@@ -159,8 +159,8 @@ struct verbs_mr *verbs_find_mr(struct verbs_dev *d, const void *p, uint64_t nbyt
 struct verbs_mr *verbs_new_mr(struct verbs_dev *d, void *p, uint64_t nbytes, bool write);
 /* Drops a reference. */
 void verbs_put_mr(struct verbs_mr *r);
-void verbs_op_prepare(struct fabric_dev *d, dsm_op *op);
-void verbs_op_release(struct fabric_dev *d, dsm_op *op);
+void verbs_op_prepare(struct fabric_dev *d, struct fabric_op *w);
+void verbs_op_release(struct fabric_dev *d, struct fabric_op *w);
 
 /* completion.c */
 /* Polls the completion queue; returns the number of ops done. Sets base.broken if a request has failed. */
@@ -185,7 +185,7 @@ void verbs_drain(struct verbs_ep *e);
 void verbs_ep_kill(struct verbs_ep *e);
 
 /* io.c */
-void verbs_post(struct fabric_ep *e, dsm_op *list);
+void verbs_post(struct fabric_ep *e, struct fabric_op *list);
 int verbs_poll(struct fabric_ep *e);
 int verbs_arm(struct fabric_ep *e);
 int verbs_ep_fd(struct fabric_ep *e);

@@ -42,11 +42,8 @@ static int run(const dsm_queue *q, dsm_op *ops, size_t n, int64_t deadline)
     int rc = -DSM_ECANCELED;
     for (size_t i = 0; i < n; i++)
         nbytes += ops[i].nbytes;
-    for (int i = 0; i < OP_TRIES && rc == -DSM_ECANCELED; i++) {
-        for (size_t k = 0; k < n; k++)
-            ops[k].segments = 0;
+    for (int i = 0; i < OP_TRIES && rc == -DSM_ECANCELED; i++)
         rc = err_known(dsm_execute(q->r->ctx, ops, n, op_timeout(q, nbytes, deadline), NULL));
-    }
     return rc;
 }
 

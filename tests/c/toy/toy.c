@@ -35,7 +35,7 @@ struct toy_ep {
     uint64_t id, to;  /* of the passive endpoint at the other end; 0: not connected */
     bool armed, lost; /* lost: it executes no more ops */
     int fd;
-    dsm_op *done, **done_last; /* executed, and not told yet; status is set */
+    struct fabric_op *done, **done_last; /* executed, and not told yet; status is set */
     struct toy_ep *next;
 };
 
@@ -45,7 +45,7 @@ static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static struct toy_mem *mems;
 static struct toy_ep *eps; /* open ones, of both kinds */
 static struct work {
-    dsm_op *op;
+    struct fabric_op *op;
     struct toy_ep *ep;
     struct work *next;
 } * queue, **queue_last = &queue, *spare;
@@ -59,10 +59,10 @@ static pthread_t thread;
 
 /* ---- the progress thread ---- */
 
-static void end_op(struct toy_ep *e, dsm_op *op, int status)
+static void end_op(struct toy_ep *e, struct fabric_op *op, int status)
 {
     uint64_t one = 1;
-    op->status = status;
+    op->op->status = status;
     op->next = NULL;
     *e->done_last = op;
     e->done_last = &op->next;
@@ -106,10 +106,10 @@ static void *execute(void *arg)
         if (!(queue = w->next))
             queue_last = &queue;
         now.ep = w->ep;
-        int status = w->ep->lost ? -DSM_ECANCELED : look_up(w->ep, w->op);
+        int status = w->ep->lost ? -DSM_ECANCELED : look_up(w->ep, w->op->op);
         if (!status) {
             pthread_mutex_unlock(&lock);
-            mapped_execute(now.mem->base.memory->data + fabric_target_of(w->op)->base, w->op);
+            mapped_execute(now.mem->base.memory->data + fabric_target_of(w->op->op)->base, w->op->op);
             pthread_mutex_lock(&lock);
         }
         end_op(w->ep, w->op, status);
@@ -282,17 +282,17 @@ static void toy_ep_abort(struct fabric_ep *e)
     pthread_mutex_unlock(&lock);
 }
 
-static void toy_post(struct fabric_ep *base, dsm_op *list)
+static void toy_post(struct fabric_ep *base, struct fabric_op *list)
 {
     struct toy_ep *e = (struct toy_ep *)base;
     fetch_add_u64(&base->dev->stats->doorbells, 1);
     pthread_mutex_lock(&lock);
     while (list) {
-        dsm_op *op = list;
+        struct fabric_op *op = list;
         struct work *w = spare ? spare : malloc(sizeof *w);
         list = op->next;
         base->inflight++;
-        base->bytes += op->nbytes;
+        base->bytes += op->op->nbytes;
         if (!w) {
             end_op(e, op, -DSM_ENOMEM);
             continue;
@@ -311,7 +311,7 @@ static int toy_poll(struct fabric_ep *base)
     struct toy_ep *e = (struct toy_ep *)base;
     int n = 0;
     pthread_mutex_lock(&lock);
-    dsm_op *op = e->done, *next;
+    struct fabric_op *op = e->done, *next;
     e->done = NULL;
     e->done_last = &e->done;
     base->broken = e->lost;
@@ -319,8 +319,8 @@ static int toy_poll(struct fabric_ep *base)
     for (; op; op = next, n++) {
         next = op->next;
         base->inflight--;
-        base->bytes -= op->nbytes;
-        fabric_op_done(op, op->status);
+        base->bytes -= op->op->nbytes;
+        fabric_op_done(op, op->op->status);
     }
     return n;
 }
