@@ -37,6 +37,7 @@
 #include "dsm/op.h"
 #include "dsm/queue.h"
 #include "dsm/segment.h"
+#include "dsm/service.h"
 #include "dsm/sync.h"
 
 #endif

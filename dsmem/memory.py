@@ -12,7 +12,10 @@ from typing_extensions import Self
 
 from dsmem import _core, errors, leaving
 
-_ID_OFFSET = 24  # docs/protocols/objects.md
+# docs/protocols/objects.md
+_ID_OFFSET = 24
+MADE_OFFSET = 32
+MADE = struct.Struct("<QQ")  # time of creation, identity of the creator or 0
 
 
 class Closable(Protocol):

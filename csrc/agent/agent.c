@@ -15,9 +15,6 @@
 #define ACCEPT_BACKOFF_NS 100000000
 enum { UNAUTHENTICATED_MAX = 64, EVENTS = 64, WELCOMES = 16 };
 
-/* The data of an epoll event: the lowest two bits tell what it is about, the others are an id. It is not a pointer,
- * since the object may have been freed since. */
-enum { ON_STOP, ON_LISTENER, ON_CONN, ON_PEER };
 enum { DEVICE = 1 }; /* the id with ON_STOP for an event of the first device; the others follow */
 
 static int add(int epoll, int fd, uint32_t events, uint64_t id, unsigned what)
@@ -37,6 +34,7 @@ static void forget(int fd)
 static void drop(struct agent *a, struct conn *n)
 {
     conn_close_endpoint(n);
+    service_left(a, n);
     assert(n->state == CONN_OPEN || a->unauthenticated);
     if (n->state != CONN_OPEN)
         a->unauthenticated--;
@@ -133,6 +131,14 @@ static void accept_some(struct agent *a, uint64_t listener)
     }
 }
 
+void agent_refuse(struct agent *a, struct conn *n)
+{
+    if (n->left)
+        drop(a, n);
+    else
+        reject(a, n);
+}
+
 static void on_conn(struct agent *a, uint64_t id)
 {
     struct conn *n = a->conns;
@@ -140,6 +146,10 @@ static void on_conn(struct agent *a, uint64_t id)
         n = n->next;
     if (!n)
         return;
+    if (n->calling) { /* only the end of the connection wakes the agent then */
+        drop(a, n);
+        return;
+    }
     ssize_t got = recv(n->fd, n->in + n->have, sizeof n->in - n->have, 0);
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
@@ -148,12 +158,8 @@ static void on_conn(struct agent *a, uint64_t id)
         return;
     }
     n->have += (size_t)got;
-    if (conn_input(a, n))
-        return;
-    if (n->left)
-        drop(a, n);
-    else
-        reject(a, n);
+    if (!conn_input(a, n))
+        agent_refuse(a, n);
 }
 
 static void drop_slow_unauthenticated(struct agent *a)
@@ -367,6 +373,7 @@ static void agent_free(struct agent *a)
 {
     while (a->conns)
         drop(a, a->conns);
+    service_free(&a->service);
     core_lock(&a->lock);
     for (size_t i = 0; i < LISTENERS; i++) {
         forget(a->listeners[i]);
@@ -428,6 +435,7 @@ int agent_start(dsm_ctx *c, const dsm_options *o)
         a->listeners[i] = -1;
     pthread_mutex_init(&a->turn, NULL);
     pthread_mutex_init(&a->lock, NULL);
+    service_init(&a->service);
     enlist(a);
     core_lock(&a->lock);
     int rc = open_all(a, o);

@@ -12,6 +12,10 @@
 /* The agent listens on a Unix socket if peers of a device map memory, and on TCP if a device has other peers. */
 enum { LISTEN_UNIX, LISTEN_TCP, LISTENERS };
 
+/* The data of an epoll event: the lowest two bits tell what it is about, the others are an id. It is not a pointer,
+ * since the object may have been freed since. */
+enum { ON_STOP, ON_LISTENER, ON_CONN, ON_PEER };
+
 enum conn_state { CONN_HELLO, CONN_PROOF, CONN_OPEN };
 
 /* An incoming connection of another node. */
@@ -24,12 +28,22 @@ struct conn {
     int64_t deadline; /* for the handshake */
     struct handshake handshake;
     struct session session;
-    bool left;            /* the node has closed the connection before it was answered */
-    struct fabric_ep *ep; /* the passive endpoint for this node, or NULL */
-    bool awaits;          /* ep waits for the stream that brings this token */
+    bool left;             /* the node has closed the connection before it was answered */
+    bool calling;          /* a request to the service waits for its reply: nothing is read meanwhile */
+    struct caller *caller; /* of service.c; NULL before the first request */
+    struct fabric_ep *ep;  /* the passive endpoint for this node, or NULL */
+    bool awaits;           /* ep waits for the stream that brings this token */
     uint8_t token[STREAM_TOKEN];
     size_t have;
     uint8_t in[8 * MESSAGE_MAX]; /* room for one is enough; with more, one wake answers several */
+};
+
+/* The service of a context (dsm/service.h) and what its thread takes next. */
+struct service {
+    pthread_mutex_t lock; /* taken after agent->turn */
+    pthread_cond_t cond;
+    bool on; /* changes under agent->turn, too */
+    struct caller *first, **last;
 };
 
 struct agent {
@@ -48,7 +62,8 @@ struct agent {
     uint8_t (*denied)[DSM_NODE_ID];
     size_t ndenied;
     int64_t accept_after; /* no free file descriptor: not listening until then; 0: listening */
-    struct agent *next;   /* list of all agents of the process, for fork */
+    struct service service;
+    struct agent *next; /* list of all agents of the process, for fork */
 };
 
 int agent_start(dsm_ctx *c, const dsm_options *o);
@@ -62,7 +77,24 @@ void agent_unwatch(struct agent *a, struct peer *p);
 
 /* server.c: under agent->turn. conn_input processes what has been received; false: the connection must be dropped. */
 bool conn_input(struct agent *a, struct conn *n);
+/* Ends a connection that must be dropped. Under agent->turn. */
+void agent_refuse(struct agent *a, struct conn *n);
+/* reply.c: sends, and answers the last message, which has the type. False: the connection must be dropped. */
+bool conn_send(struct conn *n, const void *bytes, size_t len);
+bool conn_reply(struct conn *n, int type, int status, const void *payload, size_t len);
+bool conn_reply_with(struct conn *n, int type, int status, const void *payload, size_t len, const int *fds,
+                     uint32_t nfds);
+/* service.c. on_call takes a request, left forgets a connection, turn begins or ends the service: under agent->turn. */
+void service_init(struct service *s);
+void service_free(struct service *s);
+bool service_on_call(struct agent *a, struct conn *n, const uint8_t *bytes, size_t len);
+void service_left(struct agent *a, struct conn *n);
+void service_turn(struct service *s, bool on);
+/* Takes the next request, or waits for one until the deadline, or until it is woken for nothing: ETIME. */
+int service_next(struct service *s, int64_t deadline, dsm_call *out);
 /* conn.c */
+/* Whether what the node sends next wakes the agent. Under agent->turn. */
+int conn_read_on(const struct agent *a, const struct conn *n, bool on);
 bool agent_denies(const struct agent *a, const uint8_t node[DSM_NODE_ID]);
 void conn_close_endpoint(struct conn *n);
 
@@ -88,6 +120,7 @@ struct wanted {
     } * asked;
     size_t n, stale; /* stale: after ESTALE, the index of the part that is gone, if it is one of them */
 };
+int client_call(struct peer *p, const void *bytes, size_t len, void *reply, size_t *reply_len, int64_t deadline);
 int client_attach(struct peer *p, struct wanted *w, struct fabric_grant *out, int64_t deadline);
 
 /* socket.c: abstract Unix sockets and TCP. These write the address that other nodes must use. */
@@ -97,6 +130,8 @@ int socket_listen_tcp(const dsm_ctx *c, const dsm_options *o, char address[DSM_A
  * failure. */
 int socket_connect(dsm_ctx *c, const char *address, int64_t deadline, int *fd);
 void socket_close(dsm_ctx *c, int *fd);
+/* The address at which a TCP connection has arrived. */
+void socket_arrived_at(int fd, char address[DSM_ADDRESS_MAX]);
 /* TCP keepalive: a host that no longer answers is detected after the peer timeout, but not before 4 s. Has no effect on
  * a Unix socket. */
 void socket_keep_alive(int fd, int64_t peer_timeout_ns);

@@ -27,7 +27,7 @@ static int find_peer(dsm_ctx *c, struct fabric_dev *dev, const uint8_t node[DSM_
     peers_bury(c);
     core_lock(&c->lock);
     for (struct peer *p = c->peers; p; p = p->next) {
-        bool dead = p->ending || (load_relaxed_u32(&p->dead) && !dev->connected);
+        bool dead = p->service || p->ending || (load_relaxed_u32(&p->dead) && !dev->connected);
         if (!dead && p->dev == dev && !memcmp(p->node, node, DSM_NODE_ID) && !strcmp(p->address, address))
             found = p;
     }

@@ -22,7 +22,8 @@ enum {
     QUESTION_MAX = MESSAGE_MAX,
     REPLY_MAX = HEADER_SIZE + ANSWER_MAX + MAC,
 };
-_Static_assert((int)ANSWER_MAX == (int)GRANT_SIZE + (int)FABRIC_BLOB_MAX, "agent/protocol.h");
+_Static_assert((int)ANSWER_MAX >= (int)GRANT_SIZE + (int)FABRIC_BLOB_MAX, "a grant");
+_Static_assert((int)ANSWER_MAX == DSM_CALL_MAX && (int)PAYLOAD_MAX == DSM_CALL_MAX, "a call");
 
 struct stream {
     struct session session;
@@ -174,7 +175,7 @@ static int read_challenge(const struct peer *p, const uint8_t *in, struct handsh
                        get_u16(in + 4), PROTOCOL_VERSION);
     if (get_u16(in + 6))
         return refused(p, get_u16(in + 6));
-    if (memcmp(in + 8, p->node, DSM_NODE_ID))
+    if (!p->service && memcmp(in + 8, p->node, DSM_NODE_ID))
         return err_set(DSM_ESTALE, 0, "another node has taken the address %s", p->address);
     memcpy(h->server, in + 8, DSM_NODE_ID);
     memcpy(h->server_nonce, in + 24, NONCE);
@@ -395,6 +396,18 @@ int client_status(struct peer *p, uint64_t region, uint64_t generation, int64_t 
     put_name(name, region, generation);
     struct request q = {.type = MSG_STATUS, .payload = name, .len = sizeof name};
     return answered(p, ask(p, &q, deadline));
+}
+
+int client_call(struct peer *p, const void *bytes, size_t len, void *reply, size_t *reply_len, int64_t deadline)
+{
+    struct request q = {.type = MSG_CALL, .payload = bytes, .len = len, .reply = reply, .reply_max = *reply_len};
+    int rc = p->fd < 0 || load_relaxed_u32(&p->dead) ? client_connect(p, deadline) : 0;
+    if (!rc)
+        rc = ask(p, &q, deadline);
+    *reply_len = q.reply_max;
+    if (rc == DSM_EUNSUPPORTED)
+        return err_set(rc, 0, "the process at %s serves no names; run 'dsmem serve' there", p->address);
+    return answered(p, rc);
 }
 
 /* ---- attach ---- */

@@ -1,7 +1,9 @@
 /* What the agent and the server both ask of a connection. */
 #include "agent.h"
 
+#include <errno.h>
 #include <string.h>
+#include <sys/epoll.h>
 
 void conn_close_endpoint(struct conn *n)
 {
@@ -19,4 +21,10 @@ bool agent_denies(const struct agent *a, const uint8_t node[DSM_NODE_ID])
         if (!memcmp(a->denied[i], node, DSM_NODE_ID))
             return true;
     return false;
+}
+
+int conn_read_on(const struct agent *a, const struct conn *n, bool on)
+{
+    struct epoll_event ev = {.events = on ? EPOLLIN | EPOLLRDHUP : EPOLLRDHUP, .data.u64 = n->id << 2 | ON_CONN};
+    return epoll_ctl(a->epoll, EPOLL_CTL_MOD, n->fd, &ev) ? err_set_errno(errno, "epoll_ctl") : 0;
 }

@@ -33,12 +33,13 @@ enum {
     MSG_PARTS =
         5, /* NAME, then parts of this region: u64 number, u64 generation, u64 offset, u64 nbytes -> u32, how many
                       of them, from the first on, are regions of the pool now */
+    MSG_CALL = 6,   /* bytes for the service of the context -> its bytes */
     NAME_SIZE = 16, /* u64 region, u64 generation */
     FABRIC_SIZE = 4,
     GRANT_SIZE = 16,
     PART_SIZE = 32,
     PARTS_MAX = (PAYLOAD_MAX - NAME_SIZE) / PART_SIZE, /* in a question */
-    ANSWER_MAX = GRANT_SIZE + 512, /* the longest payload of a reply: a grant with a blob of FABRIC_BLOB_MAX bytes */
+    ANSWER_MAX = PAYLOAD_MAX,                          /* the longest payload of a reply */
 };
 
 /* The input of the handshake MACs of a connection. Each side fills in the address as it knows it: the client the one it

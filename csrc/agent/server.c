@@ -10,19 +10,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Whether all bytes were sent. A node that has closed its connection before the answer did not violate the protocol:
- * n->left keeps it from being counted as rejected. */
-static bool sent(struct conn *n, ssize_t got, size_t len)
-{
-    n->left = got < 0 && errno != EAGAIN;
-    return got == (ssize_t)len;
-}
-
-static bool say(struct conn *n, const void *bytes, size_t len)
-{
-    return sent(n, send(n->fd, bytes, len, MSG_NOSIGNAL | MSG_DONTWAIT), len);
-}
-
 /* No byte of the challenge depends on the secret, so an unauthenticated client gets no input for a guessing attack. */
 static bool challenge(struct agent *a, struct conn *n, uint16_t status)
 {
@@ -32,7 +19,7 @@ static bool challenge(struct agent *a, struct conn *n, uint16_t status)
     memcpy(out + 8, a->ctx->node, DSM_NODE_ID);
     if (!status)
         memcpy(out + 24, n->handshake.server_nonce, NONCE);
-    return say(n, out, sizeof out) && !status;
+    return conn_send(n, out, sizeof out) && !status;
 }
 
 static bool on_hello(struct agent *a, struct conn *n)
@@ -56,17 +43,33 @@ static bool on_hello(struct agent *a, struct conn *n)
     return challenge(a, n, 0);
 }
 
+static bool proves(struct agent *a, const struct conn *n)
+{
+    uint8_t want[MAC];
+    handshake_mac(a->ctx, LABEL_CLIENT, &n->handshake, want);
+    return same_bytes(want, n->in, MAC);
+}
+
+/* The client has dialled the address in a descriptor or, if it had only an address, the one at which the connection has
+ * arrived. */
+static bool authentic(struct agent *a, struct conn *n)
+{
+    if (proves(a, n) || n->local)
+        return proves(a, n);
+    socket_arrived_at(n->fd, n->handshake.address);
+    return proves(a, n);
+}
+
 static bool on_proof(struct agent *a, struct conn *n)
 {
-    uint8_t want[MAC], verdict[VERDICT_SIZE] = {0};
-    handshake_mac(a->ctx, LABEL_CLIENT, &n->handshake, want);
-    int status = !same_bytes(want, n->in, MAC)          ? DSM_EAUTH
+    uint8_t verdict[VERDICT_SIZE] = {0};
+    int status = !authentic(a, n)                       ? DSM_EAUTH
                  : agent_denies(a, n->handshake.client) ? DSM_EFENCED /* fenced since its hello */
                                                         : 0;
     put_u32(verdict, (uint32_t)status);
     if (!status)
         handshake_mac(a->ctx, LABEL_SERVER, &n->handshake, verdict + 4);
-    if (!say(n, verdict, sizeof verdict) || status)
+    if (!conn_send(n, verdict, sizeof verdict) || status)
         return false;
     session_begin(a->ctx, &n->handshake, &n->session);
     n->state = CONN_OPEN;
@@ -76,37 +79,9 @@ static bool on_proof(struct agent *a, struct conn *n)
 
 /* ---- messages ---- */
 
-/* Sends the bytes and the file descriptors, of which there is at least one. */
-static bool say_with(struct conn *n, void *bytes, size_t len, const int *fds, uint32_t nfds)
-{
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(FABRIC_FDS_MAX * sizeof(int))];
-    } control = {0};
-    struct iovec iov = {bytes, len};
-    struct msghdr m = {.msg_iov = &iov,
-                       .msg_iovlen = 1,
-                       .msg_control = control.bytes,
-                       .msg_controllen = CMSG_SPACE(nfds * sizeof(int))};
-    struct cmsghdr *h = CMSG_FIRSTHDR(&m);
-    h->cmsg_level = SOL_SOCKET;
-    h->cmsg_type = SCM_RIGHTS;
-    h->cmsg_len = CMSG_LEN(nfds * sizeof(int));
-    memcpy(CMSG_DATA(h), fds, nfds * sizeof(int));
-    return sent(n, sendmsg(n->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT), len);
-}
-
 static bool reply_with(struct conn *n, int status, const void *payload, size_t len, const int *fds, uint32_t nfds)
 {
-    uint8_t out[HEADER_SIZE + ANSWER_MAX + MAC] = MESSAGE_MAGIC;
-    put_u16(out + 4, (uint16_t)(get_u16(n->in + 4) | REPLY));
-    put_u16(out + 6, (uint16_t)len);
-    put_u64(out + 8, n->session.number);
-    put_u32(out + 16, (uint32_t)status);
-    if (len)
-        memcpy(out + HEADER_SIZE, payload, len);
-    message_seal(&n->session.answer, out);
-    return nfds ? say_with(n, out, message_length(out), fds, nfds) : say(n, out, message_length(out));
+    return conn_reply_with(n, get_u16(n->in + 4), status, payload, len, fds, nfds);
 }
 
 static bool reply(struct conn *n, int status, const void *payload, size_t len)
@@ -231,6 +206,8 @@ static bool on_message(struct agent *a, struct conn *n)
         return len == NAME_SIZE && on_status(a->ctx, n, payload);
     case MSG_PARTS:
         return len > NAME_SIZE && (len - NAME_SIZE) % PART_SIZE == 0 && on_parts(a->ctx, n, payload, len);
+    case MSG_CALL:
+        return service_on_call(a, n, payload, len);
     case MSG_BYE:
         conn_close_endpoint(n);
         return len == 0;
@@ -273,7 +250,7 @@ static bool on_stream(struct agent *a, struct conn *n)
     put_u16(out + 6, (uint16_t)-rc);
     if (asker)
         stream_sums(&asker->session, n->in, out, asking, out + STREAM_ANSWER - MAC);
-    say(n, out, sizeof out); /* the peer sends nothing before this, so the endpoint has sent nothing yet */
+    conn_send(n, out, sizeof out); /* the peer sends nothing before this, so the endpoint has sent nothing yet */
     if (!rc)
         n->fd = -1;
     n->left = asker;
@@ -299,7 +276,7 @@ static int message_size(const struct conn *n)
 
 bool conn_input(struct agent *a, struct conn *n)
 {
-    for (;;) {
+    while (!n->calling) {
         int size = message_size(n);
         if (size < 0)
             return false;
@@ -313,4 +290,5 @@ bool conn_input(struct agent *a, struct conn *n)
         n->have -= (size_t)size;
         memmove(n->in, n->in + size, n->have);
     }
+    return true;
 }

@@ -159,6 +159,23 @@ int socket_listen_tcp(const dsm_ctx *c, const dsm_options *o, char address[DSM_A
     return 0;
 }
 
+void socket_arrived_at(int fd, char address[DSM_ADDRESS_MAX])
+{
+    struct sockaddr_storage at = {0};
+    socklen_t len = sizeof at;
+    char host[INET6_ADDRSTRLEN] = "";
+    getsockname(fd, (struct sockaddr *)&at, &len);
+    const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)(const void *)&at;
+    const struct sockaddr_in *four = (const struct sockaddr_in *)(const void *)&at;
+    bool is_six = at.ss_family == AF_INET6, inside = is_six && IN6_IS_ADDR_V4MAPPED(&six->sin6_addr);
+    if (is_six && !inside)
+        inet_ntop(AF_INET6, &six->sin6_addr, host, sizeof host);
+    else
+        inet_ntop(AF_INET, inside ? (const void *)&six->sin6_addr.s6_addr[12] : &four->sin_addr, host, sizeof host);
+    snprintf(address, DSM_ADDRESS_MAX, is_six && !inside ? "tcp:[%s]:%u" : "tcp:%s:%u", host,
+             ntohs(is_six ? six->sin6_port : four->sin_port));
+}
+
 /* ---- connecting ---- */
 
 static int finish_connect(int fd, const char *address, int64_t deadline)

@@ -45,6 +45,7 @@ struct peer {
     uint32_t refs; /* remotes; under ctx->lock */
     uint32_t dead; /* the control connection has ended; set by the agent thread or by a request that found its end */
     bool ending;   /* a thread frees it; under ctx->lock */
+    bool service;  /* of a dsm_service alone, for its requests: 'node' is zeros, and there is no endpoint */
 
     pthread_mutex_t control_lock;
     int fd;                /* -1: none. Under control_lock; changes under ctx->lock as well */
@@ -251,6 +252,8 @@ void async_set_canceling(dsm_ctx *c, bool on);
 
 /* core/peers.c */
 int peer_new(dsm_ctx *c, struct fabric_dev *d, const uint8_t node[DSM_NODE_ID], const char *address, struct peer **out);
+/* Takes a reference away. With no lock held. */
+void peer_release(dsm_ctx *c, struct peer *p);
 /* Frees the peers that are dead and have no remote; a later attach creates a new one. With no lock held
  * except agent->turn. */
 void peers_bury(dsm_ctx *c);

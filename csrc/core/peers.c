@@ -87,7 +87,7 @@ void peers_bury(dsm_ctx *c)
     }
 }
 
-static void release(dsm_ctx *c, struct peer *p)
+void peer_release(dsm_ctx *c, struct peer *p)
 {
     core_lock(&c->lock);
     assert(p->refs);
@@ -121,7 +121,7 @@ void remote_drop(dsm_remote *whole)
     if (fetch_sub_u32(&whole->holders, 1) != 1)
         return;
     whole->peer->dev->fabric->forget(whole->target.remote);
-    release(whole->ctx, whole->peer); /* the connection to a live peer is kept for the next attach */
+    peer_release(whole->ctx, whole->peer); /* the connection to a live peer is kept for the next attach */
     free(whole);
 }
 
@@ -174,7 +174,7 @@ void dsm_cancel(dsm_ctx *c)
     for (struct peer *p; (p = next_helped(c));) {
         peer_stop_help(p);
         peer_abort(p);
-        release(c, p);
+        peer_release(c, p);
     }
     async_set_canceling(c, false);
 }

@@ -40,6 +40,46 @@ from ._sync import sync_format as sync_format
 
 _Buffer = Buffer | NDArray[Any]
 
+@final
+class Service:
+    """A connection to the service of another process, at an address such as "tcp:10.0.0.1:7700".
+
+    It is made with the first request, and again with the first one after its end.
+    """
+
+    def __init__(self, context: Context, address: str) -> None: ...
+    @property
+    def context(self) -> Context:
+        """The context."""
+
+    @property
+    def address(self) -> str:
+        """The address."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+
+    def call(self, request: bytes, timeout: float | None = None) -> bytes:
+        """Send a request of 1 to 1024 bytes and return the reply. Other threads wait.
+
+        It raises TimeoutError or PeerDeadError if it is not known whether the service has executed the request. A late
+        request is executed before the next one of this object, unless the connection ends.
+        """
+
+    def close(self) -> None:
+        """End the connection. Closing twice has no effect."""
+
+def serve(context: Context, on: bool) -> None:
+    """Begin or cease to take requests. Those without a reply are refused at the end, and next_call() ends."""
+
+def next_call(context: Context, timeout: float | None = None) -> tuple[int, int, bytes | None] | None:
+    """Wait for a request: a number of its connection, its own number, its bytes; None instead of them if the connection
+    has ended. It returns None at the timeout, and raises ClosedError at the end of the service."""
+
+def reply(context: Context, client: int, number: int, answer: bytes) -> bool:
+    """Answer a request. It returns False if its connection has ended."""
+
 class ClockCore:
     """The word of a logical clock: either private to this process, or one of the two words of a shared object."""
 

@@ -108,6 +108,7 @@ include "barrier.pxi"
 include "once.pxi"
 include "tasks.pxi"
 include "clock.pxi"
+include "service.pxi"
 include "file.pxi"
 
 c.dsm_set_interrupt(look_for_signals)

@@ -134,6 +134,21 @@ cdef extern from "dsm.h" nogil:
 
     int dsm_descriptor_parse(const void *bytes, size_t len, dsm_descriptor *out)
 
+    enum: DSM_CALL_MAX
+    ctypedef struct dsm_service:
+        pass
+    ctypedef struct dsm_call:
+        uint64_t client, number
+        uint32_t left, len
+        uint8_t bytes[]
+    int dsm_service_open(dsm_ctx *c, const char *address, dsm_service **out)
+    int dsm_service_call(dsm_service *s, const void *request, size_t len, void *reply, size_t *reply_len,
+                         int64_t timeout_ns)
+    int dsm_service_close(dsm_service *s)
+    int dsm_serve(dsm_ctx *c, int on)
+    int dsm_next_call(dsm_ctx *c, int64_t timeout_ns, dsm_call *out)
+    int dsm_reply(dsm_ctx *c, const dsm_call *call, const void *bytes, size_t len)
+
     int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_ns, dsm_remote **out)
     int dsm_remote_close(dsm_remote *r)
     int dsm_attach_many(dsm_ctx *c, const void *descriptors, size_t n, int64_t timeout_ns, dsm_remotes **out,

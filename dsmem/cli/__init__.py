@@ -13,6 +13,7 @@ from dsmem.cli.demo import demo
 from dsmem.cli.doctor import doctor
 from dsmem.cli.names import collect, list_names, remove
 from dsmem.cli.output import Group
+from dsmem.cli.serve import serve
 
 _EPILOG = """\b
 Completion of commands, options, clusters and names:
@@ -40,3 +41,4 @@ main.add_command(doctor)
 main.add_command(list_names)
 main.add_command(remove)
 main.add_command(collect)
+main.add_command(serve)

@@ -1,4 +1,4 @@
-"""``dsmem ls``, ``rm`` and ``gc``: the names of this host."""
+"""``dsmem ls``, ``rm`` and ``gc``: the names of this host, or of a server."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from dsmem import errors
 from dsmem.cli.output import Page
 from dsmem.names import local
 from dsmem.names.base import check_name
+from dsmem.names.remote import RemoteNames, is_address, parse_address
 
 
 def _complete_cluster(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -30,6 +31,8 @@ def _complete_cluster(context: click.Context, parameter: click.Parameter, incomp
 def _complete_name(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete with names of the cluster on the command line, except those that are on the command line already."""
     cluster, given = context.params.get("cluster") or "default", context.params.get("names") or ()
+    if is_address(cluster):
+        return []
     with contextlib.suppress(errors.DsmemError, click.ClickException):
         (place,) = _places(cluster, context.params.get("owner"))  # opening a cluster that does not exist would make it
         left = (info for info in place.infos() if info.name.startswith(incomplete) and info.name not in given)
@@ -47,6 +50,16 @@ def _checked(context: click.Context, parameter: click.Parameter, value: str | tu
     return value
 
 
+def _checked_cluster(context: click.Context, parameter: click.Parameter, value: str | None) -> object:
+    if not is_address(value):
+        return _checked(context, parameter, value)
+    try:
+        parse_address(str(value))
+    except (errors.InvalidNameError, errors.InvalidArgumentError) as error:
+        raise click.BadParameter(str(error)) from None
+    return value
+
+
 def _checked_owner(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     try:
         _number(value)
@@ -58,9 +71,9 @@ def _checked_owner(context: click.Context, parameter: click.Parameter, value: st
 _cluster = click.option(
     "-c",
     "--cluster",
-    callback=_checked,
+    callback=_checked_cluster,
     shell_complete=_complete_cluster,
-    help="Only this cluster; by default all of the user's.",
+    help="Only this cluster, or tcp://HOST:PORT/NAME of a server; by default all of the user's.",
 )
 _owner = click.option("--owner", callback=_checked_owner, help="Another user, by name or number.")
 _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
@@ -72,8 +85,14 @@ def _number(owner: str | None) -> int:
     return int(owner) if owner.isdecimal() else local.user_number(owner)
 
 
-def _places(cluster: str | None, owner: str | None) -> list[local.LocalNames]:
+def _places(cluster: str | None, owner: str | None) -> list[local.LocalNames | RemoteNames]:
     """Return the existing clusters, or the one that was named, which must exist."""
+    if is_address(cluster):
+        if owner is not None:
+            raise click.UsageError("--owner is of this host; a server has the names of the user who runs it")
+        place = RemoteNames(str(cluster))
+        click.get_current_context().call_on_close(place.close)
+        return [place]
     number = _number(owner)
     found = local.clusters(number)
     if cluster is not None:
@@ -127,9 +146,9 @@ def list_names(cluster: str | None, owner: str | None, as_json: bool) -> None:
     "--cluster",
     default="default",
     show_default=True,
-    callback=_checked,
+    callback=_checked_cluster,
     shell_complete=_complete_cluster,
-    help="The cluster that they are in.",
+    help="The cluster that they are in, or tcp://HOST:PORT/NAME of a server.",
 )
 @_owner
 def remove(names: tuple[str, ...], cluster: str, owner: str | None) -> None:
@@ -162,7 +181,8 @@ def collect(cluster: str | None, dry_run: bool, as_json: bool) -> None:
     for place in _places(cluster, None):
         if dry_run:
             infos = place.infos()
-            gone, is_empty = [info.name for info in infos if info.left], all(info.left for info in infos)
+            gone = [info.name for info in infos if info.left]
+            is_empty = isinstance(place, local.LocalNames) and all(info.left for info in infos)
         else:
             gone, is_empty = place.gc(), place.remove_if_empty()
         removed += [{"cluster": place.cluster, "name": name} for name in gone]

@@ -11,6 +11,7 @@ from dsmem.memory import Reference
 from dsmem.names.base import check_name
 from dsmem.names.hosted import HostedNames
 from dsmem.names.local import LocalNames, user_number
+from dsmem.names.remote import RemoteNames, is_address
 
 
 def connect(
@@ -26,9 +27,11 @@ def connect(
     Parameters
     ----------
     cluster : str
-        Name of the cluster. Each cluster has its own names.
+        Name of the cluster. Each cluster has its own names. Or the address of a cluster on another host, where
+        ``dsmem serve`` runs: ``tcp://HOST:PORT/NAME``.
     context : Context, optional
         Host objects in memory of this context. Names exist in this process only; other processes attach by reference.
+        With an address: the context through which memory there is reached; by default one on tcp of its own.
     mode : int, optional
         File mode of names that are created, such as 0o660 or 0o640; 0o600 in a new cluster.
     group : int or str, optional
@@ -47,16 +50,25 @@ def connect(
         each other.
     NameNotFoundError, AccessDeniedError
         The other user has no such cluster, or has not opened it to this one.
+    PeerDeadError, TimeoutError, AuthenticationError, UnsupportedError
+        No server answers at the address, it has another secret, or it does not serve names.
 
     Examples
     --------
+    >>> with dsmem.connect("tcp://10.0.0.1:7700/training") as cluster:
+    ...     weights = cluster.segment("weights", timeout=30)
     >>> with dsmem.connect("training", mode=0o660, group="ml") as cluster:
     ...     cluster.queue("batches", producers="many", create=None)
     """
+    if context is not None and not isinstance(context, _core.Context):
+        raise errors.InvalidArgumentError(f"context={context!r} is not a dsmem.Context")
+    if is_address(cluster):
+        if mode is not None or group is not None or owner is not None:
+            raise errors.InvalidArgumentError("mode, group and owner are of clusters of this host, not of a server")
+        place = RemoteNames(cluster, context)
+        return Cluster(place, place.cluster)
     cluster = check_name(cluster)
     if context is not None:
-        if not isinstance(context, _core.Context):
-            raise errors.InvalidArgumentError(f"context={context!r} is not a dsmem.Context")
         if mode is not None or group is not None or owner is not None:
             raise errors.InvalidArgumentError("mode, group and owner are of clusters of this host, not of a context")
         return Cluster(HostedNames(context), cluster)

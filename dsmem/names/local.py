@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dsmem import _core, errors, leaving
-from dsmem.memory import Memory, Opened, Reference, adopt, object_id, open_or_leave
+from dsmem.memory import MADE, MADE_OFFSET, Memory, Opened, Reference, adopt, object_id, open_or_leave
 from dsmem.names.base import Format, Lifetime, NameInfo, check_name
 from dsmem.names.room import ROOT, refused
 
@@ -36,7 +36,6 @@ _LOCK_SECONDS = 5.0
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _HEADER = struct.Struct("<8sIIQQQQ")  # docs/protocols/objects.md
 _LAYOUT = 2
-_MADE_OFFSET = 32
 
 
 def user_folder(owner: int) -> Path:
@@ -69,6 +68,18 @@ def survey() -> dict[str, dict[str, int]]:
             infos = names.infos()
             found[cluster] = {"names": len(infos), "left": sum(info.left for info in infos)}
     return found
+
+
+def nbytes_of_names() -> int:
+    """Return the bytes of all names of this user."""
+    total = 0
+    for cluster in clusters():
+        with contextlib.suppress(OSError), os.scandir(user_folder(os.geteuid()) / cluster) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    info = entry.stat(follow_symlinks=False)
+                    total += info.st_size if stat.S_ISREG(info.st_mode) else 0
+    return total
 
 
 def user_name(uid: int) -> str:
@@ -366,7 +377,7 @@ class LocalNames:
         remote = _core.map_file(file.fileno(), _allocate(file.fileno(), nbytes))
         try:
             with memoryview(remote) as view:
-                struct.pack_into("<QQ", view, _MADE_OFFSET, time.time_ns(), creator)
+                MADE.pack_into(view, MADE_OFFSET, time.time_ns(), creator)
                 format(view)
                 number = object_id(view)
         except BaseException:
@@ -403,6 +414,39 @@ class LocalNames:
             with contextlib.suppress(OSError):
                 mark.unlink()
             raise
+
+    # -- for a server, whose clients write the object --
+
+    def prepare(self, nbytes: int) -> tuple[_core.File, _core.Remote]:
+        """Create and map a zeroed file of at least nbytes that has no name. It is gone when both are closed."""
+        try:
+            file = self._unnamed(None)
+            return file, _core.map_file(file.fileno(), _allocate(file.fileno(), nbytes))
+        except OSError as error:
+            raise refused(error, "an object", nbytes) from None
+
+    def publish(self, file: _core.File, name: str, mode: int | None) -> None:
+        """Give the file its name."""
+        path = self.folder / check_name(name)
+        try:
+            if mode is not None:
+                os.fchmod(file.fileno(), check_mode(mode))
+            try:
+                _link(file.fileno(), path)
+            except FileNotFoundError:  # gc removed the folder, which had no names yet
+                self._prepare()
+                _link(file.fileno(), path)
+        except OSError as error:
+            raise refused(error, repr(name)) from None
+
+    def id_of(self, name: str) -> int:
+        """Return the id of the object that has the name, or 0."""
+        with contextlib.suppress(OSError), _core.File(self.folder / check_name(name), _READ) as file:
+            header = _header(file)
+            return header.id if header else 0
+        return 0
+
+    # -- all names --
 
     def infos(self) -> list[NameInfo]:
         """Return all names, sorted."""

@@ -82,7 +82,9 @@ static int look_up(dsm_queue *q)
     q->plain = !(s.flags & DSM_QUEUE_CHECKED);
     q->shared_tail = s.flags & (DSM_QUEUE_MANY_CONSUMERS | DSM_QUEUE_DROP_OLDEST);
     if (q->plain && !q->base)
-        return err_set(DSM_ENOTMAPPED, 0, "the queue serves its own host; make it in a context to use it from others");
+        return err_set(DSM_ENOTMAPPED, 0,
+                       "the queue serves its own host; make it in a context, or by the address of a server, to use it "
+                       "from others");
     return 0;
 }
 

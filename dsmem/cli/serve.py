@@ -1,0 +1,59 @@
+"""``dsmem serve``: a process that answers for the names of this host, so that processes of other hosts use them."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+import click
+
+import dsmem
+from dsmem import errors
+from dsmem.context import parse_fabrics
+from dsmem.names.server import NameServer
+
+_UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
+_SIZE = re.compile(r"(\d{1,15})\s*(?:([KMGT])(?:iB)?)?")
+
+
+class _Bytes(click.ParamType[int]):
+    name = "size"
+
+    def convert(self, value: str | int, parameter: click.Parameter | None, context: click.Context | None) -> int:
+        found = _SIZE.fullmatch(str(value).strip())
+        if found is None:
+            self.fail(f"{value!r} is not a number of bytes, such as 4096, 64MiB or 4GiB", parameter, context)
+        return int(found[1]) << (_UNITS[found[2]] if found[2] else 0)
+
+
+def _fabrics(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    try:
+        if not {"tcp", "verbs"} & {url.fabric for url in parse_fabrics(value)}:
+            raise click.BadParameter(f"{value} reaches no other host; take tcp or verbs,tcp")
+    except errors.InvalidArgumentError as error:
+        raise click.BadParameter(str(error)) from None
+    return value
+
+
+@click.command()
+@click.option(
+    "--listen", required=True, metavar="HOST[:PORT]", help="Address for other hosts; 0.0.0.0:7700 for all of this host."
+)
+@click.option("--advertise", metavar="HOST[:PORT]", help="Address at which other hosts reach it, where NAT is between.")
+@click.option(
+    "--memory", type=_Bytes(), metavar="SIZE", help="Most that names may hold, such as 4GiB; by default no limit."
+)
+@click.option("-f", "--fabric", default="tcp", show_default=True, callback=_fabrics, help="tcp, verbs,tcp or URLs.")
+def serve(listen: str, advertise: str | None, memory: int | None, fabric: str) -> None:
+    """Answer for the names of this host, so that other hosts use them.
+
+    dsmem.connect("tcp://HOST:PORT/CLUSTER") finds and makes names here; processes of this host use the same names by
+    dsmem.connect("CLUSTER"). One line says when it is ready. SIGTERM and SIGINT end it: names stay, and what other
+    hosts have opened fails.
+    """
+    with dsmem.Context(fabric, listen=listen, advertise=advertise) as context:
+        server = NameServer(context, memory)
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, lambda number, frame: server.stop())
+        address = next(way.address for way in context.fabrics if way.address.startswith("tcp:"))
+        server.run(lambda: click.echo(f"serving names at tcp://{address.removeprefix('tcp:')}"))

@@ -1,0 +1,255 @@
+"""Names at a server, another process that ``dsmem serve`` has started, as a rule on another host.
+
+The server finds, makes and removes names; the memory of an object is reached by its descriptor, without the server's
+Python. An object is made in memory that has no name yet: the client writes it and opens it, and then asks for the name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import secrets
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from dsmem import _core, errors
+from dsmem.context import Context
+from dsmem.memory import MADE, MADE_OFFSET, Memory, Opened, Reference, adopt, object_id, open_or_leave
+from dsmem.names import wire
+from dsmem.names.base import Format, Lifetime, NameInfo, check_name
+from dsmem.names.local import check_mode
+from dsmem.names.wire import Request
+
+_CALL_SECONDS = 60.0  # a server may allocate gigabytes for a request before
+_CONNECT_SECONDS = 10.0
+_UNDO_SECONDS = 2.0
+_Item = TypeVar("_Item")
+
+
+def is_address(cluster: object) -> bool:
+    """Whether a cluster is named by the address of a server."""
+    return isinstance(cluster, str) and "://" in cluster
+
+
+def parse_address(text: str) -> tuple[str, int, str]:
+    """Return host, port and cluster of ``tcp://HOST:PORT/CLUSTER``."""
+    wrong = f"{text!r:.230}: the address of a cluster is tcp://HOST:PORT/CLUSTER"
+    try:
+        url = urlsplit(text)
+        host, port = url.hostname, url.port
+    except ValueError:
+        raise errors.InvalidArgumentError(wrong) from None
+    if url.scheme != "tcp" or not host or not port or url.query or url.fragment or url.username is not None:
+        raise errors.InvalidArgumentError(wrong)
+    return host, port, check_name(url.path[1:] or "default")
+
+
+def _addresses(host: str, port: int) -> list[str]:
+    """Addresses of a host as the core has them."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise errors.InvalidArgumentError(f"the host {host!r} has no address: {error}") from None
+    numbers = dict.fromkeys(str(to[0]) for _, _, _, _, to in found)
+    return [f"tcp:[{number}]:{port}" if ":" in number else f"tcp:{number}:{port}" for number in numbers]
+
+
+def _write(remote: _core.Remote, made: int, nbytes: int, format: Format) -> None:
+    """Write an object into zeroed memory at the server: what its format changes in memory of this host.
+
+    That is a file whose pages are allocated when they are written, so it takes no more than what is sent.
+    """
+    with os.fdopen(os.memfd_create("dsmem"), "r+b", buffering=0) as file:
+        file.truncate(nbytes)
+        with mmap.mmap(file.fileno(), nbytes) as area:
+            with memoryview(area) as view:
+                MADE.pack_into(view, MADE_OFFSET, made, 0)
+                format(view)
+            at = 0
+            with contextlib.suppress(OSError):  # ENXIO: only a hole is left
+                while at < nbytes and (at := os.lseek(file.fileno(), at, os.SEEK_DATA)) < nbytes:
+                    end = min(nbytes, os.lseek(file.fileno(), at, os.SEEK_HOLE))
+                    with memoryview(area) as view, view[at:end] as part:
+                        remote.write(at, part)
+                    at = end
+
+
+class RemoteNames:
+    """The names of one cluster at a server.
+
+    Parameters
+    ----------
+    address : str
+        ``tcp://HOST:PORT/CLUSTER``.
+    context : Context, optional
+        Through which memory at the server is reached; by default one on tcp of its own, closed with this place.
+    """
+
+    is_mapped = False
+
+    def __init__(self, address: str, context: _core.Context | None = None) -> None:
+        host, port, self.cluster = parse_address(address)
+        self.address = address
+        self._released: deque[int] = deque()
+        self._own = context is None
+        self.context = Context("tcp", listen="127.0.0.1") if context is None else context
+        try:
+            self._service = self._connected(_addresses(host, port))
+        except BaseException:
+            if self._own:
+                self.context.close()
+            raise
+
+    def __repr__(self) -> str:
+        return self.address
+
+    def _connected(self, addresses: list[str]) -> _core.Service:
+        """Connect to the first of a host's addresses at which a server answers, and remove there what is left."""
+        for address in addresses:
+            self._service = _core.Service(self.context, address)
+            try:
+                self._listed(Request.GC, wire.Reader.text, _CONNECT_SECONDS)
+            except (errors.PeerDeadError, errors.SystemCallError):
+                self._service.close()
+                if address == addresses[-1]:
+                    raise
+            except BaseException:
+                self._service.close()
+                raise
+            else:
+                break
+        return self._service
+
+    # -- requests --
+
+    def _ask(self, kind: Request, *fields: bytes, again: bool = False, timeout: float = _CALL_SECONDS) -> wire.Reader:
+        """Ask the server. ``again``: the request may be executed twice, so it is repeated if the connection ends."""
+        self._tell_released(timeout)
+        raw = wire.request(kind, *fields)
+        try:
+            reply = self._service.call(raw, timeout)
+        except errors.PeerDeadError:
+            if not again:
+                raise
+            reply = self._service.call(raw, timeout)
+        return wire.answered(reply)
+
+    def _tell_released(self, timeout: float) -> None:
+        """Tell the server what is closed here. If it is another server by now, it does not know it."""
+        while self._released:
+            some: list[bytes] = []
+            with contextlib.suppress(IndexError):
+                while len(some) < wire.RELEASED_MOST:
+                    some.append(wire.number(self._released.popleft()))
+            with contextlib.suppress(errors.PeerDeadError):
+                wire.answered(self._service.call(wire.request(Request.RELEASE, *some), timeout)).end()
+
+    def _listed(
+        self, kind: Request, read: Callable[[wire.Reader], _Item], timeout: float = _CALL_SECONDS
+    ) -> list[_Item]:
+        """Ask for the pages of a list. The server keeps the list from its first page on."""
+        items: list[_Item] = []
+        total = 1
+        while len(items) < total:
+            reply = self._ask(
+                kind, wire.text(self.cluster), wire.number(len(items), 4), again=not items, timeout=timeout
+            )
+            total, here = wire.read_page(reply)
+            items += [read(reply) for _ in range(here)]
+            reply.end()
+            if not here:
+                break
+        return items
+
+    def _unlink(self, name: str, number: int, timeout: float) -> None:
+        fields = wire.text(self.cluster), wire.number(number), wire.text(name)
+        self._ask(Request.UNLINK, *fields, timeout=timeout).end()
+
+    # -- names --
+
+    def attach(self, name: str, kind: str, readonly: bool) -> Memory:
+        """Attach to the object that has the name."""
+        name = check_name(name)
+        reply = self._ask(Request.FIND, wire.text(self.cluster), wire.text(kind), wire.text(name), again=True)
+        number = reply.number()
+        ref = Reference(kind, name, 0, descriptor=reply.rest(), readonly=readonly)
+        try:
+            return adopt(self.context.attach(ref.descriptor), ref, None, lambda: self._released.append(number))
+        except BaseException:
+            self._released.append(number)
+            raise
+
+    def make(
+        self,
+        name: str,
+        kind: str,
+        nbytes: int,
+        format: Format,
+        mode: int | None,
+        lifetime: Lifetime,
+        open_: Callable[[Memory], Opened],
+    ) -> Opened:
+        """Create an object in memory of the server, open it and give it the name."""
+        name = check_name(name)
+        mode = wire.NO_MODE if mode is None else check_mode(mode)
+        if lifetime == "creator":
+            text = "a name at a server does not end with its creator; unlink it, or take lifetime='name'"
+            raise errors.InvalidArgumentError(f"lifetime='creator': {text}")
+        number = secrets.randbits(63) + 1
+        made, asked, object_number = None, False, 0
+        try:
+            reply = self._ask(
+                Request.ALLOCATE, wire.text(self.cluster), wire.number(number), wire.number(nbytes), again=True
+            )
+            memory = self._written(reply, name, kind, nbytes, format, number)
+            object_number = memory.ref.id
+            made = open_or_leave(open_, memory)
+            asked = True
+            self._ask(Request.NAME, wire.number(number), wire.number(mode, 4), wire.text(name)).end()
+            return made
+        except BaseException as error:
+            with contextlib.suppress(errors.DsmemError):
+                if made is not None:
+                    made.close()
+            self._released.append(number)
+            if asked and not isinstance(error, errors.NameExistsError):  # the reply may be what is lost
+                with contextlib.suppress(errors.DsmemError):
+                    self._unlink(name, object_number, _UNDO_SECONDS)
+            raise
+
+    def _written(self, reply: wire.Reader, name: str, kind: str, nbytes: int, format: Format, number: int) -> Memory:
+        at, descriptor = reply.number(), reply.rest()
+        remote = self.context.attach(descriptor)
+        try:
+            _write(remote, at, nbytes, format)
+            ref = Reference(kind, name, object_id(remote), descriptor=descriptor)
+        except BaseException:
+            remote.detach()
+            raise
+        return Memory(remote, ref, None, lambda: self._released.append(number))
+
+    def infos(self) -> list[NameInfo]:
+        """Return all names, sorted."""
+        return self._listed(Request.LIST, wire.read_info)
+
+    def unlink(self, name: str, number: int = 0) -> None:
+        """Remove the name; if number is not 0, only that of the object with this id."""
+        self._unlink(check_name(name), number, _CALL_SECONDS)
+
+    def gc(self) -> list[str]:
+        """Remove the names of dead creators on the server's host."""
+        return self._listed(Request.GC, wire.Reader.text)
+
+    def remove_if_empty(self) -> bool:
+        """Remove nothing: processes of the server's host may be about to make names there."""
+        return False
+
+    def close(self) -> None:
+        """End the connection, and with it what the server holds for this place."""
+        self._service.close()
+        if self._own:
+            self.context.close()
