@@ -75,6 +75,9 @@ class Memory:
         The region, if this process owns the memory.
     release : callable, optional
         Called after the remote is closed.
+    extend : callable, optional
+        Returns another memory of the same object, with at least as many bytes as its first argument says; if its
+        second one is True, it makes the object longer if necessary. For an object that may grow, but is no file here.
     """
 
     def __init__(
@@ -83,11 +86,18 @@ class Memory:
         ref: Reference,
         region: _core.Region | None = None,
         release: Callable[[], None] | None = None,
+        extend: Callable[[int, bool], Memory] | None = None,
     ) -> None:
         self.remote = remote
         self.region = region
         self.ref = ref
+        self.extend = extend
         self._release = release
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether the object can become longer than its memory is."""
+        return bool(self.ref.cluster) or self.extend is not None
 
     @property
     def nbytes(self) -> int:
@@ -119,6 +129,19 @@ class Memory:
         release, self._release = self._release, None
         if release is not None:
             release()
+
+    def succeeded_by(self, memory: Memory) -> Memory:
+        """Let another memory of the same object take the place of this one, with what is called after the close."""
+        mine, its = self._release, memory._release
+        if mine is not None:
+
+            def release() -> None:
+                mine()
+                if its is not None:
+                    its()
+
+            memory._release, self._release = release, None
+        return memory
 
     def detach(self) -> None:
         """Detach from the memory. It is unmapped with its last view."""

@@ -178,6 +178,8 @@ def remapped(memory: Memory, nbytes: int, *, longer: bool = False) -> Memory:
         There is no room. Nothing was changed.
     """
     ref = memory.ref
+    if memory.extend is not None:
+        return memory.extend(nbytes, longer)
     if ref.cluster and longer:
         return LocalNames(ref.cluster, ref.owner).attach_reference(ref, nbytes)
     if ref.cluster:  # mapped through the open handle, so the name may be gone

@@ -147,7 +147,7 @@ class Segment(NamedObject, _core.SegmentCore):
 
     def _remap(self, nbytes: int) -> Memory:
         """Map nbytes of the segment, after another process has extended the file."""
-        return remapped(self._memory, nbytes)
+        return self._memory.succeeded_by(remapped(self._memory, nbytes))
 
     @property
     def ndim(self) -> int:
@@ -317,7 +317,7 @@ class Segment(NamedObject, _core.SegmentCore):
             raise errors.InvalidArgumentError(f"{rows!r} rows of a segment of shape {self.shape}")
         rows = number
         if rows > self.capacity:
-            if self.versioned or not self.ref.cluster:
+            if self.versioned or not self._memory.may_grow:
                 raise errors.InvalidArgumentError(f"{rows} rows; the segment was made with capacity={self.capacity}")
             remapped(self._memory, self._nbytes_for(rows), longer=True).close()
         if self.versioned:

@@ -50,12 +50,14 @@ static bool proves(struct agent *a, const struct conn *n)
     return same_bytes(want, n->in, MAC);
 }
 
-/* The client has dialled the address in a descriptor or, if it had only an address, the one at which the connection has
+/* The client has dialled the address in a descriptor or, to reach a service, the one at which the connection has
  * arrived. */
 static bool authentic(struct agent *a, struct conn *n)
 {
-    if (proves(a, n) || n->local)
-        return proves(a, n);
+    if (proves(a, n))
+        return true;
+    if (n->local || !a->service.on)
+        return false;
     socket_arrived_at(n->fd, n->handshake.address);
     return proves(a, n);
 }

@@ -417,6 +417,11 @@ class LocalNames:
 
     # -- for a server, whose clients write the object --
 
+    def refuse_taken(self, name: str) -> None:
+        """Raise NameExistsError if the name is taken now. Only publish() decides."""
+        if os.path.lexists(self.folder / check_name(name)):
+            raise errors.NameExistsError(repr(name))
+
     def prepare(self, nbytes: int) -> tuple[_core.File, _core.Remote]:
         """Create and map a zeroed file of at least nbytes that has no name. It is gone when both are closed."""
         try:

@@ -13,6 +13,7 @@ import secrets
 import socket
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -174,14 +175,32 @@ class RemoteNames:
     def attach(self, name: str, kind: str, readonly: bool) -> Memory:
         """Attach to the object that has the name."""
         name = check_name(name)
-        reply = self._ask(Request.FIND, wire.text(self.cluster), wire.text(kind), wire.text(name), again=True)
+        return self._found(Reference(kind, name, 0, readonly=readonly))
+
+    def _found(self, ref: Reference, at_least: int = 0) -> Memory:
+        """Find the object of a reference, and make it longer if necessary."""
+        fields = wire.text(self.cluster), wire.text(ref.kind), wire.text(ref.name)
+        reply = self._ask(Request.FIND, *fields, wire.number(ref.id), wire.number(at_least), again=True)
         number = reply.number()
-        ref = Reference(kind, name, 0, descriptor=reply.rest(), readonly=readonly)
+        ref = replace(ref, descriptor=reply.rest())
         try:
-            return adopt(self.context.attach(ref.descriptor), ref, None, lambda: self._released.append(number))
+            memory = adopt(self.context.attach(ref.descriptor), ref)
         except BaseException:
             self._released.append(number)
             raise
+        return self._held(memory, number)
+
+    def _held(self, memory: Memory, number: int) -> Memory:
+        """Make what is held at the server a part of the memory."""
+
+        def extend(nbytes: int, longer: bool) -> Memory:
+            longest = self._found(memory.ref, nbytes if longer else 0)
+            if longest.nbytes < nbytes:
+                longest.close()
+                raise errors.CorruptError(f"{memory.ref.name!r} says that it has {nbytes} bytes, and it has less")
+            return longest
+
+        return Memory(memory.remote, memory.ref, None, lambda: self._released.append(number), extend)
 
     def make(
         self,
@@ -203,7 +222,12 @@ class RemoteNames:
         made, asked, object_number = None, False, 0
         try:
             reply = self._ask(
-                Request.ALLOCATE, wire.text(self.cluster), wire.number(number), wire.number(nbytes), again=True
+                Request.ALLOCATE,
+                wire.text(self.cluster),
+                wire.text(name),
+                wire.number(number),
+                wire.number(nbytes),
+                again=True,
             )
             memory = self._written(reply, name, kind, nbytes, format, number)
             object_number = memory.ref.id
@@ -230,7 +254,7 @@ class RemoteNames:
         except BaseException:
             remote.detach()
             raise
-        return Memory(remote, ref, None, lambda: self._released.append(number))
+        return self._held(Memory(remote, ref), number)
 
     def infos(self) -> list[NameInfo]:
         """Return all names, sorted."""

@@ -15,7 +15,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dsmem import _core, errors
 from dsmem.memory import MADE, MADE_OFFSET, object_id
@@ -92,11 +92,15 @@ class NameServer:
                 return
             ready()
             with contextlib.suppress(errors.ClosedError):
+                sweep_at = time.monotonic() + _TICK_SECONDS
                 while True:
                     call = _core.next_call(self.context, _TICK_SECONDS)
-                    if call is None:
+                    if time.monotonic() >= sweep_at:
                         self._sweep()
-                    elif call[2] is None:
+                        sweep_at = time.monotonic() + _TICK_SECONDS
+                    if call is None:
+                        continue
+                    if call[2] is None:
                         self._left(call[0])
                     else:
                         _core.reply(self.context, call[0], call[1], self._answer(call[0], call[2]))
@@ -133,8 +137,14 @@ class NameServer:
 
     def _find(self, client: int, fields: Reader) -> bytes:
         cluster, kind, name = fields.name(), fields.text(), fields.name()
+        wanted, at_least = fields.number(), fields.number()
         fields.end()
-        memory = self._place(cluster).attach(name, kind, readonly=False)
+        place = self._place(cluster)
+        memory = place.attach(name, kind, readonly=False)
+        if wanted and at_least > memory.nbytes:
+            memory.close()
+            self._check_room(at_least - memory.nbytes)
+            memory = place.attach_reference(replace(memory.ref, id=wanted), at_least)
         known = self._current.get((cluster, memory.ref.id))
         if known is not None and known.remote.nbytes >= memory.nbytes:
             memory.close()
@@ -155,12 +165,14 @@ class NameServer:
         return _Object(number, cluster, remote, region, file)
 
     def _allocate(self, client: int, fields: Reader) -> bytes:
-        cluster, number, nbytes = fields.name(), fields.number(), fields.number()
+        cluster, name, number, nbytes = fields.name(), fields.name(), fields.number(), fields.number()
         fields.end()
         made = self._objects.get((client, number))
         if made is None:
+            place = self._place(cluster)
+            place.refuse_taken(name)
             self._check_room(nbytes)
-            file, remote = self._place(cluster).prepare(nbytes)
+            file, remote = place.prepare(nbytes)
             made = self._objects[client, number] = self._registered(cluster, remote, file, number)
             made.holders[client] = 1
         return wire.success(wire.number(time.time_ns()), bytes(made.region.descriptor))

@@ -230,6 +230,35 @@ def test_the_server_lets_go_of_what_has_neither_a_name_nor_a_client(server, clie
     assert held(server, second) == []
 
 
+def test_a_segment_grows_from_any_host(server, client, second, here):
+    with client.segment("a", 8, create=True) as made, second.segment("a") as found, here.segment("a") as mapped:
+        mapped.resize(4000)
+        mapped[3999] = 5
+        assert made.shape == (4000,) and made[3999] == 5
+        made.resize(9000)
+        made[8999] = 7
+        assert mapped.shape == found.shape == (9000,) and mapped[8999] == found[8999] == 7
+        client.unlink("a")
+        for segment in (made, found):
+            with pytest.raises(errors.NameNotFoundError):
+                segment.resize(20000)
+            assert segment[8999] == 7
+    second.list()
+    assert held(server, client) == []
+
+
+def test_a_segment_grows_within_the_memory(cluster_name, here):
+    with serving(memory=local.nbytes_of_names() + (1 << 20)) as server, context() as own:
+        with dsmem.connect(address(server, cluster_name), context=own) as client:
+            with client.segment("a", 8, create=True) as made:
+                made.resize(1 << 14)
+                with pytest.raises(errors.OutOfMemoryError, match="--memory"):
+                    made.resize(1 << 18)
+                assert made.shape == (1 << 14,)
+            with pytest.raises(errors.NameExistsError):  # before any memory is asked for
+                client.segment("a", 1 << 20, create=True)
+
+
 def test_the_server_notices_that_a_process_of_the_host_has_removed_a_name(server, client, here):
     client.segment("a", 8, create=True).close()
     assert len(held(server, client)) == 1
@@ -241,7 +270,7 @@ def test_the_server_notices_that_a_process_of_the_host_has_removed_a_name(server
 def test_a_client_that_leaves_takes_what_has_no_name_with_it(server, client, cluster_name):
     with context() as own:
         service = _core.Service(own, server.context.agent_address)
-        fields = wire.text(cluster_name), wire.number(5), wire.number(1 << 20)
+        fields = wire.text(cluster_name), wire.text("x"), wire.number(5), wire.number(1 << 20)
         wire.answered(service.call(wire.request(Request.ALLOCATE, *fields), SECONDS))
         wire.answered(service.call(wire.request(Request.ALLOCATE, *fields), SECONDS))  # the same one
         assert len(held(server, client)) == 1
@@ -367,8 +396,8 @@ def test_a_server_at_all_addresses_is_reached_by_each(cluster_name):
 def test_noise_is_refused_and_the_server_goes_on(server, client, cluster_name):
     dice = random.Random(5)
     good = [
-        wire.request(Request.FIND, wire.text(cluster_name), wire.text("lock"), wire.text("x")),
-        wire.request(Request.ALLOCATE, wire.text(cluster_name), wire.number(1), wire.number(4096)),
+        wire.request(Request.FIND, wire.text(cluster_name), wire.text("lock"), wire.text("x"), bytes(16)),
+        wire.request(Request.ALLOCATE, wire.text(cluster_name), wire.text("x"), wire.number(1), wire.number(4096)),
         wire.request(Request.NAME, wire.number(1), wire.number(wire.NO_MODE, 4), wire.text("x")),
         wire.request(Request.LIST, wire.text(cluster_name), wire.number(0, 4)),
         wire.request(Request.UNLINK, wire.text(cluster_name), wire.number(0), wire.text("x")),
@@ -399,7 +428,7 @@ def test_noise_is_refused_and_the_server_goes_on(server, client, cluster_name):
 
 def test_an_object_that_the_client_has_not_written_gets_no_name(server, client, cluster_name):
     ask = client._names._ask
-    ask(Request.ALLOCATE, wire.text(cluster_name), wire.number(9), wire.number(4096))
+    ask(Request.ALLOCATE, wire.text(cluster_name), wire.text("empty"), wire.number(9), wire.number(4096))
     with pytest.raises(errors.CorruptError):
         ask(Request.NAME, wire.number(9), wire.number(wire.NO_MODE, 4), wire.text("empty"))
     assert client.list() == []
