@@ -11,7 +11,8 @@
  * functions do not fail: they only discard the handle.
  *
  * COMPLETION. When an op has status 0, this is true:
- *   READ      The bytes are in the local buffer. If they are more than 8 aligned bytes, they may mix old and new.
+ *   READ      The bytes are in the local buffer. If they are more than 8 aligned bytes, or go into two pieces of local
+ *             memory, they may mix old and new.
  *   WRITE     shm: every process of the host sees the bytes.
  *             verbs: the remote NIC has acknowledged the bytes. A later op on the same connection sees them; whether
  *             the owner's CPU already does depends on the hardware.

@@ -54,9 +54,28 @@ static inline void mapped_write(uint8_t *to, const void *data, uint64_t n)
     mapped_copy(to, data, n);
 }
 
+/* Local memory is in two pieces; the first may be empty. */
+static inline void mapped_execute_pieces(uint8_t *at, const dsm_op *op)
+{
+    uint64_t first = op->nbytes - op->second_nbytes;
+    if (op->code == DSM_OP_READ) {
+        if (first)
+            mapped_read(at, op->local, first);
+        mapped_read(at + first, op->second, op->second_nbytes);
+    } else {
+        if (first)
+            mapped_write(at, op->local, first);
+        mapped_write(at + first, op->second, op->second_nbytes);
+    }
+}
+
 static inline void mapped_execute(uint8_t *base, dsm_op *op)
 {
     uint8_t *at = base + op->offset;
+    if (op->code <= DSM_OP_WRITE && __builtin_expect(op->second_nbytes != 0, 0)) {
+        mapped_execute_pieces(at, op);
+        return;
+    }
     switch (op->code) {
     case DSM_OP_READ:
         mapped_read(at, op->local, op->nbytes);

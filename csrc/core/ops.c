@@ -21,16 +21,25 @@ static const uint32_t right_of[] = {
     [DSM_OP_COMPARE_SWAP] = DSM_ATOMIC,
 };
 
+/* Of a READ or WRITE. */
+static int check_pieces(const dsm_op *op)
+{
+    if (op->second_nbytes > op->nbytes)
+        return err_set(DSM_EINVAL, 0, "the second piece has %llu of %llu bytes", (unsigned long long)op->second_nbytes,
+                       (unsigned long long)op->nbytes);
+    bool missing = (!op->local && op->nbytes > op->second_nbytes) || (!op->second && op->second_nbytes);
+    return missing || !op->nbytes ? err_set(DSM_EINVAL, 0, "no local buffer") : 0;
+}
+
 static inline int check_use(const dsm_ctx *c, const dsm_op *op)
 {
     if (op->code < DSM_OP_READ || op->code > DSM_OP_COMPARE_SWAP || (op->flags & ~DSM_OP_FENCE))
         return err_set(DSM_EINVAL, 0, "op code %u, flags %u", op->code, op->flags);
     if (!op->remote || (op->remote->ctx && op->remote->ctx != c))
         return err_set(DSM_EINVAL, 0, "the remote belongs to another context");
-    uint32_t right = right_of[op->code];
-    if (right == DSM_ATOMIC ? op->nbytes != 8 : !op->local)
-        return err_set(DSM_EINVAL, 0, right == DSM_ATOMIC ? "an atomic of other than 8 bytes" : "no local buffer");
-    return 0;
+    if (right_of[op->code] == DSM_ATOMIC)
+        return op->nbytes == 8 ? 0 : err_set(DSM_EINVAL, 0, "an atomic of other than 8 bytes");
+    return op->local && !op->second_nbytes ? 0 : check_pieces(op);
 }
 
 static inline int check_access(const dsm_op *op)
@@ -84,7 +93,7 @@ static void start(dsm_ctx *c, struct op_group *g, int64_t deadline)
 static void prepare(struct fabric_dev *d, struct fabric_op *w)
 {
     w->op->cause = 0;
-    if (w->op->nbytes > d->prepare && !w->prepared)
+    if (w->op->nbytes > d->prepare && !fabric_op_prepared(w))
         d->fabric->op_prepare(d, w);
 }
 
@@ -359,7 +368,7 @@ static int outcome(dsm_ticket *t, bool late, int64_t deadline, size_t *failed)
         bool mapped = op->remote->mapped;
         if (mapped && !t->started)
             continue;
-        if (!mapped && t->work[i].prepared) {
+        if (!mapped && fabric_op_prepared(&t->work[i])) {
             struct fabric_dev *d = op->remote->peer->dev;
             d->fabric->op_release(d, &t->work[i]);
         }
@@ -485,7 +494,7 @@ static int run_one(dsm_op *op, int64_t timeout_ns)
     fetch_add_u64(&c->stats.posts, 1);
     start(c, g, deadline);
     bool late = load_acquire_u32(&g->base.pending) && peer_wait(p, &g->base.pending, deadline);
-    if (op->status || w.prepared)
+    if (op->status || fabric_op_prepared(&w))
         return outcome(&t, late, deadline, NULL);
     fetch_sub_u32(&op->remote->users, 1);
     return 0;

@@ -17,12 +17,21 @@ typedef struct dsm_op {
     int32_t status; /* 0 or -DSM_E…; valid once the op is complete. What each means is below */
     dsm_remote *remote;
     uint64_t offset;
-    void *local;      /* READ: destination, WRITE: source; NULL for atomics */
-    uint64_t nbytes;  /* 8 for atomics */
-    uint64_t operand; /* FETCH_ADD: addend, COMPARE_SWAP: expected */
-    uint64_t desired; /* COMPARE_SWAP */
-    uint64_t result;  /* ATOMIC: the value before */
-    int16_t cause;    /* 0, or -DSM_E…: the op was sent and no answer came, for this reason */
+    void *local;     /* READ: destination, WRITE: source; NULL for atomics */
+    uint64_t nbytes; /* of both local pieces; 8 for atomics */
+    union {
+        struct {
+            uint64_t operand; /* FETCH_ADD: addend, COMPARE_SWAP: expected */
+            uint64_t desired; /* COMPARE_SWAP */
+        };
+        struct {                    /* READ and WRITE: local memory in two pieces, as a header and a payload. Such an
+                                       op is never one atomic load or store */
+            void *second;           /* of the last bytes */
+            uint64_t second_nbytes; /* 0: there is one piece. nbytes: 'local' is not used */
+        };
+    };
+    uint64_t result; /* ATOMIC: the value before */
+    int16_t cause;   /* 0, or -DSM_E…: the op was sent and no answer came, for this reason */
     uint16_t wc_status;
     uint32_t vendor;
 } dsm_op;

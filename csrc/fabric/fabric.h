@@ -107,7 +107,7 @@ struct fabric_op {
     struct fabric_group *group;
     struct fabric_op *next;
     /* of the fabric: */
-    void *prepared; /* by op_prepare */
+    void *prepared[2]; /* by op_prepare, for each local piece */
     uint32_t state;
     uint32_t parts; /* that are outstanding */
 };
@@ -145,8 +145,8 @@ struct fabric {
     int (*evict)(struct fabric_dev *d, const uint8_t node[DSM_NODE_ID]);
 
     /* Called before an op is posted, with no lock held: does the slow part of preparing its local buffer, such as
-     * registration, and stores the result in 'prepared'. Never fails: an op that was not prepared works, too. If
-     * 'prepared' is not NULL, op_release undoes it, with no lock held, once the op is done or will not be posted. */
+     * registration, and stores the results in 'prepared'. Never fails: an op that was not prepared works, too. If
+     * there is a result, op_release undoes it, with no lock held, once the op is done or will not be posted. */
     void (*op_prepare)(struct fabric_dev *d, struct fabric_op *w);
     void (*op_release)(struct fabric_dev *d, struct fabric_op *w);
     /* Handles the pending events of the device. Called by any thread, but by one at a time; never blocks. */
@@ -233,6 +233,33 @@ static inline struct fabric_remote *fabric_remote_of(const dsm_op *op) { return 
 
 /* Where the op begins in that object. */
 static inline uint64_t fabric_offset_of(const dsm_op *op) { return fabric_target_of(op)->base + op->offset; }
+
+/* Whether op_release must be called. */
+static inline bool fabric_op_prepared(const struct fabric_op *w) { return w->prepared[0] || w->prepared[1]; }
+
+/* How many bytes of a READ or WRITE are in its first local piece. */
+static inline uint64_t fabric_op_first(const dsm_op *op) { return op->nbytes - op->second_nbytes; }
+
+/* Where byte 'at' of a READ or WRITE is in local memory. *run: how many bytes are there in a row. */
+static inline uint8_t *fabric_op_local(const dsm_op *op, uint64_t at, uint64_t *run)
+{
+    uint64_t first = fabric_op_first(op);
+    *run = at < first ? first - at : op->nbytes - at;
+    return at < first ? (uint8_t *)op->local + at : (uint8_t *)op->second + (at - first);
+}
+
+/* Makes of a READ or WRITE one of its bytes from 'from' to 'to'. */
+static inline void fabric_op_cut(dsm_op *op, uint64_t from, uint64_t to)
+{
+    uint64_t first = fabric_op_first(op), at = from > first ? from : first; /* of the second piece */
+    if (op->second_nbytes)
+        op->second = (uint8_t *)op->second + (at - first);
+    op->second_nbytes = to > at ? to - at : 0;
+    if (first)
+        op->local = (uint8_t *)op->local + (from < first ? from : first);
+    op->nbytes = to - from;
+    op->offset += from;
+}
 
 /* What the core has checked before it posts an op. */
 static inline bool fabric_op_checked(const dsm_op *op)

@@ -12,6 +12,7 @@
 #include "context.h"
 #include "fabric/verbs/lib.h"
 #include "outcome.h"
+#include "pieces.h"
 #undef ibv_query_port
 #undef ibv_reg_mr
 
@@ -335,6 +336,60 @@ static void local_side(void)
     close_two();
 }
 
+/* ---- two local pieces ---- */
+
+/* Copied, inlined, and registered until the op is done, as their lengths have it. */
+static void pieces(void)
+{
+    open_two();
+    all_of_pieces(user, remote);
+    close_two();
+}
+
+/* The pieces are in two registrations, or one of them is in none. */
+static void registered_pieces(void)
+{
+    dsm_region *a, *b;
+    open_two();
+    CHECK(!dsm_register(user, mine, BIG, DSM_READ, &a) && !dsm_register(user, other, BIG, DSM_READ, &b));
+    for (uint64_t n = 1; n < BIG / 2; n = n * 5 + 1) {
+        struct piece_buffer alone = piece_of(n, 8);
+        memset(mine, 3, BIG);
+        memset(other, (int)n, BIG);
+        move_in_two(user, remote, 1, (struct piece_buffer){mine, n}, (struct piece_buffer){other, 20000});
+        move_in_two(user, remote, 1, (struct piece_buffer){other, 9999}, (struct piece_buffer){mine, n});
+        move_in_two(user, remote, 1, (struct piece_buffer){other, 9999}, alone);
+        move_in_two(user, remote, 1, alone, (struct piece_buffer){other, 9999});
+        dsm_op op = op_in_two(DSM_OP_READ, remote, 8, (struct piece_buffer){mine, n}, (struct piece_buffer){other, n});
+        CHECK(!dsm_execute(user, &op, 1, -1, NULL));
+        free(alone.at);
+    }
+    CHECK(!dsm_region_close(a) && !dsm_region_close(b));
+    close_two();
+}
+
+/* Each piece stays registered while an op uses it, also where registering the other fails. */
+static void local_pieces(void)
+{
+    dsm_region *a, *b;
+    dsm_ticket *t;
+    open_two();
+    add(remote, 0, 0);
+    CHECK(!dsm_register(user, mine, BIG, DSM_READ, &a) && !dsm_register(user, other, BIG, DSM_READ, &b));
+    dsm_op op =
+        op_in_two(DSM_OP_WRITE, remote, 0, (struct piece_buffer){mine, BIG / 2}, (struct piece_buffer){other, BIG / 2});
+    CHECK(!modeldev_plan("stall=1"));
+    CHECK(!dsm_submit(user, &op, 1, &t, NULL) && !dsm_region_close(a) && !dsm_region_close(b));
+    CHECK(!modeldev_plan("stall=0") && !dsm_finish(t, -1, NULL));
+    struct piece_buffer alone = piece_of(BIG / 3, 8);
+    CHECK(!dsm_register(user, mine, BIG, DSM_READ, &a) && !modeldev_plan("full=1"));
+    move_in_two(user, remote, 1, (struct piece_buffer){mine, BIG / 3}, alone);
+    move_in_two(user, remote, 1, alone, (struct piece_buffer){mine, BIG / 3});
+    free(alone.at);
+    CHECK(!modeldev_plan("full=0") && !dsm_region_close(a));
+    close_two();
+}
+
 /* ---- limits ---- */
 
 static void submit_many(size_t n)
@@ -566,6 +621,11 @@ static const struct scene {
     {"releases", "window=50", releases, false},
     {"cut_in_the_middle", "scatter=8&pause=50", cut_in_the_middle, false},
     {"local_side", "", local_side, false},
+    {"pieces", "scatter=8", pieces, false},
+    {"pieces_inline_60", "inline=60&message=1000&mtu=256", pieces, false},
+    {"one_entry", "sge=1&depth=4", pieces, false},
+    {"registered_pieces", "", registered_pieces, false},
+    {"local_pieces", "", local_pieces, false},
     {"many_requests", "depth=16", many_requests, false},
     {"many_reads", "reads=16&serves=2&pause=20&scatter=8", many_requests, false},
     {"inline_60", "inline=60&message=1000&mtu=256", sizes, false},

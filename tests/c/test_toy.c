@@ -5,6 +5,7 @@
 #include "check.h"
 #include "dsm.h"
 #include "outcome.h"
+#include "pieces.h"
 #include "tickets.h"
 
 #include <pthread.h>
@@ -45,7 +46,7 @@ static void open_all(const char *fault)
     static uint64_t mine[8];
     owner = open_one("toy?device=here", NULL);
     user = open_one("toy", fault);
-    CHECK(!dsm_alloc(owner, 8192, 7, &region) && !dsm_register(owner, mine, sizeof mine, DSM_READ, &small));
+    CHECK(!dsm_alloc(owner, PIECES_BYTES, 7, &region) && !dsm_register(owner, mine, sizeof mine, DSM_READ, &small));
     remote = attach(region);
     few = attach(small);
 }
@@ -71,7 +72,15 @@ static void ops(const char *fault)
     CHECK(!dsm_fetch_add(remote, 8, 5, &old, -1) && old == 1);
     CHECK(!dsm_compare_swap(remote, 8, 6, 9, &old, -1) && old == 6);
     CHECK(!dsm_compare_swap(remote, 8, 6, 9, &old, -1) && old == 9);
-    CHECK(dsm_read(remote, 8190, to, 8, -1) == -DSM_EBOUNDS && dsm_write(few, 0, from, 8, -1) == -DSM_EACCESS);
+    CHECK(dsm_read(remote, PIECES_BYTES - 2, to, 8, -1) == -DSM_EBOUNDS &&
+          dsm_write(few, 0, from, 8, -1) == -DSM_EACCESS);
+    close_all();
+}
+
+static void two_pieces(const char *fault)
+{
+    open_all(fault);
+    all_of_pieces(user, remote);
     close_all();
 }
 
@@ -151,6 +160,8 @@ int main(void)
     ops(NULL);
     ops("");
     ops("tear=*&duplicate=*");
+    two_pieces(NULL);
+    two_pieces("");
     a_closed_region();
     a_fence();
     an_event_loop();

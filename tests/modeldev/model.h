@@ -52,7 +52,8 @@ enum { LINK_IB, LINK_ROCE };
 /* plan.c says what each item does. */
 struct plan {
     char dir[80];
-    int64_t seed, host, devices, ports, iwarp, link, grh, mtu, reads, serves, depth, inlined, message, regs, gids, pkey;
+    int64_t seed, host, devices, ports, iwarp, link, grh, mtu, reads, serves, depth, inlined, message, sges, regs, gids,
+        pkey;
     int64_t scatter, pause, late, overtake, atomics, window, lose, restart;
     int64_t stall, hang, cut, full, fatal, unplug;
 };

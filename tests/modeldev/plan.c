@@ -11,7 +11,7 @@
  *   mtu=N         bytes (4096)                        message=N   bytes of the longest message (1 GiB)
  *   reads=N       READs and ATOMICs outstanding as requester (16)    serves=N   as responder (16)
  *   depth=N       of a send queue (1024)              inline=N    bytes that a queue pair grants (256)
- *   regs=N        registrations of one process (65536)
+ *   sge=N         entries of a request (4)            regs=N      registrations of one process (65536)
  *   atomics=none|nic|global (nic)
  * Habits:
  *   scatter=N     the bytes of a message are placed, and read, in pieces of N bytes (a power of 2 of at least 8) in
@@ -58,6 +58,7 @@ static const struct item items[] = {
     ITEM("serves", serves, 1, 255, 16, NULL),
     ITEM("depth", depth, 1, 32768, 1024, NULL),
     ITEM("inline", inlined, 0, MAX_INLINE, 256, NULL),
+    ITEM("sge", sges, 1, MAX_SGE, MAX_SGE, NULL),
     ITEM("regs", regs, 1, 1 << 20, 65536, NULL),
     ITEM("atomics", atomics, 0, 2, ATOMICS_NIC, "none", "nic", "global"),
     ITEM("scatter", scatter, 0, MTU_MAX, 0, NULL),

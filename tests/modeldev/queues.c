@@ -164,7 +164,7 @@ struct ibv_qp *ibv_create_qp(struct ibv_pd *pd, struct ibv_qp_init_attr *a)
     const struct plan *p = &nic.plan;
     enum { PLACES = 1 << QP_BITS };
     bool good = a->qp_type == IBV_QPT_RC && a->send_cq && a->recv_cq && a->cap.max_send_wr <= (uint32_t)p->depth &&
-                a->cap.max_send_sge <= MAX_SGE && a->cap.max_inline_data <= (uint32_t)p->inlined;
+                a->cap.max_send_sge <= (uint32_t)p->sges && a->cap.max_inline_data <= (uint32_t)p->inlined;
     bool gone = context_of(pd->context)->dev->gone;
     struct qp *q = good && !gone ? new_qp(pd, a) : NULL;
     if (!q) {

@@ -20,6 +20,8 @@ FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-O1", "-pthread", "-DDSM_HAVE_VERBS=1"]
 VERBS, OBJECTS = "csrc/fabric/verbs", "csrc/objects"
 HANGS = "hanging"  # waits without end for a device that does not flush
 SMALL = (f"{VERBS}/endpoint.c", "ibv.create_cq(d->ctx, (int)e->depth,", "ibv.create_cq(d->ctx, 1,")
+FOUND = "w->prepared[i] = n ? find_mr(d, p, n, is_written(w->op)) : NULL;"
+UNCOUNTED = (FOUND, FOUND + " if (i && w->prepared[i]) fetch_sub_u32(&((struct verbs_mr *)w->prepared[i])->users, 1);")
 # scene, then the planted bugs: file, what stands there, what stands there instead. Or a macro of the scene.
 PLANTED = [
     ("records", (f"{OBJECTS}/queue/record.c", ", payload, length);", ", payload, 0);")),
@@ -32,6 +34,9 @@ PLANTED = [
     ("cut_in_the_middle", (f"{VERBS}/completion.c", "return -DSM_EACCESS;", "return -DSM_EIO;")),
     ("cut_in_the_middle", (f"{VERBS}/device.c", "ibv.ack_async_event(&event);", "")),
     ("local_side", (f"{VERBS}/region.c", "verbs_put_mr(m->mr);", "ibv.dereg_mr(m->mr->mr);")),
+    ("pieces", (f"{VERBS}/io.c", "at < end; at += run, n++", "at < end && !n; at += run, n++")),
+    ("one_entry", (f"{VERBS}/io.c", "op->code == DSM_OP_READ ? d->read_pieces : d->pieces) == 1", "0)")),
+    ("local_pieces", (f"{VERBS}/region.c", *UNCOUNTED)),
     ("many_requests", (f"{VERBS}/endpoint.c", ".max_send_wr = depth", ".max_send_wr = depth / 2")),
     ("many_reads", (f"{VERBS}/endpoint.c", "d->max_reads < peer_serves ? d->max_reads : peer_serves", "d->max_reads")),
     ("inline_60", (f"{VERBS}/io.c", "op->nbytes <= e->max_inline", "op->nbytes <= VERBS_INLINE")),

@@ -20,7 +20,7 @@ HABITS = "scatter=8&pause=20&overtake=1&window=10&lose=2000&mtu=1024&reads=4&ser
 SUITES = {
     "conformance": (f"{HABITS}&late=50&restart=1&grh=1", ["tests/conformance", "--fabric=verbs"]),
     "conformance on RoCE": (
-        "link=roce&devices=2&ports=2&iwarp=1&depth=4&message=1000&inline=0&mtu=256&atomics=global",
+        "link=roce&devices=2&ports=2&iwarp=1&depth=4&sge=1&message=1000&inline=0&mtu=256&atomics=global",
         ["tests/conformance", "--fabric=verbs"],
     ),
     "conformance through fault": (HABITS, ["tests/conformance", "--fabric=fault+verbs"]),

@@ -258,7 +258,7 @@ static void prepare_first(struct shadow *s)
     prepare(s, s->user);
     s->step = FIRST;
     if (s->cut)
-        s->op.nbytes = s->cut;
+        fabric_op_cut(&s->op, 0, s->cut);
     if (s->fate.faults & FAULT_DELAY)
         s->release = clock_ns() + s->fate.delay_ns;
     if (s->fate.faults & (FAULT_FAIL | FAULT_REFUSE)) { /* not executed */
@@ -272,12 +272,11 @@ static void prepare_second(struct shadow *s)
     dsm_op second = *s->user;
     second.flags = 0;
     if (second.code == DSM_OP_READ) {
-        second.offset += s->cut;
-        second.local = (uint8_t *)second.local + s->cut;
-        second.nbytes -= s->cut;
+        fabric_op_cut(&second, s->cut, second.nbytes);
     } else if (second.code == DSM_OP_COMPARE_SWAP) {
         second.code = DSM_OP_WRITE;
         second.local = &s->result;
+        second.second_nbytes = 0;
     }
     prepare(s, &second);
     s->step = SECOND;

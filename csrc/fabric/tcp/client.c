@@ -94,19 +94,23 @@ static void append(struct client *c, const void *p, size_t n, bool begins)
     c->iov[c->iov_end++] = (struct iovec){(void *)(uintptr_t)p, n};
 }
 
-/* How many of the ops from 'op' on go into one request: short ones of the same kind and size on the same memory. */
+static bool gathers(const dsm_op *op) { return op->code == DSM_OP_WRITE && op->second_nbytes; }
+
+/* How many of the ops from 'op' on go into one request: short ones of the same kind and size on the same memory.
+ * A WRITE from two pieces has one of its own. */
 static uint32_t alike(const struct client *c, const struct fabric_op *w)
 {
     const dsm_op *first = w->op;
     size_t most = (HEADS - c->heads_end - TCP_REQUEST) / 8, pieces = PIECES - c->iov_end - 1;
     uint32_t n = 1;
-    if (is_atomic(first) || first->nbytes > TCP_SHORT)
+    if (is_atomic(first) || first->nbytes > TCP_SHORT || gathers(first))
         return 1;
     if (most > TCP_PIECES)
         most = TCP_PIECES;
     for (const dsm_op *last = first; (w = w->next) && n < most; last = w->op, n++) {
         const dsm_op *op = w->op;
-        if (op->code != first->code || fabric_remote_of(op) != fabric_remote_of(first) || op->nbytes != first->nbytes)
+        if (gathers(op) || op->code != first->code || fabric_remote_of(op) != fabric_remote_of(first) ||
+            op->nbytes != first->nbytes)
             break;
         bool follows = op->code == DSM_OP_READ || op->local == (const uint8_t *)last->local + last->nbytes;
         if (!follows && !--pieces)
@@ -145,15 +149,17 @@ static void frame(struct client *c)
     c->frames[c->frame_end++].end = c->framed;
     append(c, head, (size_t)(at - head), true);
     for (; n; n--, w = w->next)
-        if (w->op->code == DSM_OP_WRITE)
-            append(c, w->op->local, w->op->nbytes, false);
+        for (uint64_t i = 0, run; w->op->code == DSM_OP_WRITE && i < w->op->nbytes; i += run) {
+            const uint8_t *p = fabric_op_local(w->op, i, &run);
+            append(c, p, run, false);
+        }
     c->unframed = w;
 }
 
-/* Whether another request of one op certainly fits: its head, and two pieces. */
+/* Whether another request of one op certainly fits: its head, and three pieces. */
 static bool has_room(const struct client *c)
 {
-    return c->frame_end < FRAMES && c->iov_end + 2 <= PIECES && HEADS - c->heads_end >= TCP_REQUEST + TCP_OPERANDS + 8;
+    return c->frame_end < FRAMES && c->iov_end + 3 <= PIECES && HEADS - c->heads_end >= TCP_REQUEST + TCP_OPERANDS + 8;
 }
 
 static void refill(struct client *c)
@@ -188,7 +194,14 @@ static void advance(struct client *c, size_t n)
 /* ---- replies ---- */
 
 static bool has_payload(const dsm_op *op) { return op->code != DSM_OP_WRITE; }
-static uint8_t *place_of(dsm_op *op) { return is_atomic(op) ? (uint8_t *)&op->result : op->local; }
+
+/* Where what has not arrived of the op goes to. *run: bytes that go there in a row. */
+static uint8_t *place_of(struct client *c, uint64_t *run)
+{
+    dsm_op *op = c->into->op;
+    *run = 8 - c->filled;
+    return is_atomic(op) ? (uint8_t *)&op->result + c->filled : fabric_op_local(op, c->filled, run);
+}
 
 static uint64_t payload_of(const struct client *c, uint32_t ops)
 {
@@ -263,9 +276,10 @@ static void consume(struct client *c)
         if (c->replied && !c->left) {
             end(c);
         } else if (c->replied && have) {
-            uint64_t most = c->into->op->nbytes - c->filled;
+            uint64_t most;
+            uint8_t *to = place_of(c, &most);
             size_t n = have < most ? have : (size_t)most;
-            memcpy(place_of(c->into->op) + c->filled, c->in + c->in_at, n);
+            memcpy(to, c->in + c->in_at, n);
             c->in_at += n;
             filled(c, n);
         } else if (!c->replied && have >= TCP_REPLY) {
@@ -280,14 +294,16 @@ static void consume(struct client *c)
  * be more to receive. */
 static bool receive(struct client *c)
 {
-    bool direct = c->replied && c->left && c->in_at == c->in_end && c->into->op->nbytes - c->filled > TCP_SHORT;
+    uint64_t run = 0;
+    uint8_t *to = c->replied && c->left && c->in_at == c->in_end ? place_of(c, &run) : NULL;
+    bool direct = run > TCP_SHORT;
     memmove(c->in, c->in + c->in_at, c->in_end - c->in_at);
     c->in_end -= c->in_at;
     c->in_at = 0;
     struct iovec iov[2] = {{c->in + c->in_end, IN - c->in_end}};
     if (direct) {
         iov[1] = iov[0];
-        iov[0] = (struct iovec){place_of(c->into->op) + c->filled, c->into->op->nbytes - c->filled};
+        iov[0] = (struct iovec){to, run};
     }
     struct msghdr m = {.msg_iov = iov, .msg_iovlen = direct ? 2 : 1};
     ssize_t n = recvmsg(c->socket.fd, &m, MSG_DONTWAIT);

@@ -6,10 +6,8 @@
 
 static void finish(struct verbs_ep *e, struct fabric_op *w)
 {
-    if (w->state == VERBS_TAKEN) {
-        verbs_put_mr(w->prepared);
-        w->prepared = NULL;
-    }
+    if (w->state == VERBS_TAKEN)
+        verbs_put_local(w);
     e->base.inflight--;
     e->base.bytes -= w->op->nbytes;
     fabric_op_done(w, w->op->status);
@@ -54,7 +52,7 @@ static int retire(struct verbs_ep *e, enum ibv_wc_status status, uint32_t vendor
     if (!status && verbs_is_atomic(op))
         op->result = *verbs_result_of(e, e->tail);
     if (!status && s->bounced)
-        memcpy(s->to, s->bounced, s->nbytes);
+        verbs_copy_out(op, s->at, s->bounced, s->nbytes);
     if (status && !op->status) {
         op->status = failure_of(e, op, status);
         op->wc_status = (uint16_t)status;

@@ -276,6 +276,8 @@ static int set_up(struct verbs_dev *d, const struct wishes *w)
     uint32_t most = d->attr.max_qp_wr < VERBS_DEPTH_MAX ? (uint32_t)d->attr.max_qp_wr : VERBS_DEPTH_MAX;
     d->depth = wanted < most ? wanted : most;
     d->max_reads = at_most(d->attr.max_qp_init_rd_atom, 128);
+    d->pieces = at_most(d->attr.max_sge, VERBS_PIECES); /* 1 at least */
+    d->read_pieces = at_most(d->attr.max_sge_rd, VERBS_PIECES);
     d->max_served = at_most(d->attr.max_qp_rd_atom, 128);
     choose_timeout(d, w->peer_timeout_ns);
     d->base.prepare = VERBS_BOUNCE_MAX;

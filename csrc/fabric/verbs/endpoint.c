@@ -34,8 +34,11 @@ int verbs_create_qp(struct verbs_dev *d, struct verbs_ep *owner, struct ibv_cq *
             .recv_cq = cq,
             .qp_context = owner,
             .qp_type = IBV_QPT_RC,
-            .cap =
-                {.max_send_wr = depth, .max_recv_wr = 1, .max_send_sge = 1, .max_recv_sge = 1, .max_inline_data = size},
+            .cap = {.max_send_wr = depth,
+                    .max_recv_wr = 1,
+                    .max_send_sge = d->pieces,
+                    .max_recv_sge = 1,
+                    .max_inline_data = size},
         };
         *out = ibv.create_qp(d->pd, &a);
         if (*out) {
@@ -75,7 +78,7 @@ static int make_queue(struct verbs_ep *e)
         return err_set_errno(errno, "completion queue of %u on %s", e->depth, d->name);
     e->slot = calloc(e->depth, sizeof *e->slot);
     e->wr = calloc(e->depth, sizeof *e->wr);
-    e->sge = calloc(e->depth, sizeof *e->sge);
+    e->sge = calloc(e->depth, VERBS_PIECES * sizeof *e->sge);
     return e->slot && e->wr && e->sge ? 0 : err_set(DSM_ENOMEM, 0, "endpoint");
 }
 

@@ -27,9 +27,9 @@ static uint8_t *slab_take(struct verbs_ep *e, uint32_t nbytes, uint32_t *taken)
     return p;
 }
 
-/* Returns how the local buffer is accessed: LOCAL_…, and *lkey with LOCAL_DIRECT. Takes d->lock (read) and sets *locked
- * if it has to search the registrations; push() unlocks it. */
-static int find_local(struct verbs_ep *e, struct fabric_op *w, uint32_t *lkey, bool *locked)
+/* Returns how the local buffer is accessed: LOCAL_…. Takes d->lock (read) and sets *locked if it has to search the
+ * registrations; push() unlocks it. */
+static int find_local(struct verbs_ep *e, struct fabric_op *w, bool *locked)
 {
     struct verbs_dev *d = (struct verbs_dev *)e->base.dev;
     const dsm_op *op = w->op;
@@ -42,17 +42,14 @@ static int find_local(struct verbs_ep *e, struct fabric_op *w, uint32_t *lkey, b
         if (!*locked)
             pthread_rwlock_rdlock(&d->lock);
         *locked = true;
-        w->prepared = verbs_find_mr(d, op->local, op->nbytes, write);
-        if (!w->prepared && op->nbytes <= VERBS_BOUNCE_MAX)
+        bool found = verbs_find_local(d, w);
+        if (!found && op->nbytes <= VERBS_BOUNCE_MAX) {
+            verbs_put_local(w);
             return LOCAL_BOUNCE;
-        if (!w->prepared)
-            w->prepared = verbs_new_mr(d, op->local, op->nbytes, write);
-        w->state = w->prepared ? VERBS_TAKEN : VERBS_REFUSED;
+        }
+        w->state = found || verbs_make_local(d, w) ? VERBS_TAKEN : VERBS_REFUSED;
     }
-    if (!w->prepared)
-        return LOCAL_BOUNCE;
-    *lkey = ((struct verbs_mr *)w->prepared)->mr->lkey;
-    return LOCAL_DIRECT;
+    return w->state == VERBS_REFUSED ? LOCAL_BOUNCE : LOCAL_DIRECT;
 }
 
 /* ---- posting ---- */
@@ -66,44 +63,57 @@ static bool must_wait(const struct verbs_ep *e, const dsm_op *op, int local)
            (local != LOCAL_DIRECT || e->bounced);
 }
 
-static uint64_t max_piece(const struct verbs_ep *e, int local)
+/* The most bytes of the op that go into its next request. */
+static uint64_t max_request(const struct verbs_ep *e, const dsm_op *op, int local)
 {
     const struct verbs_dev *d = (const struct verbs_dev *)e->base.dev;
+    uint64_t left = op->nbytes - e->placed, run = left;
+    if (!verbs_is_atomic(op) && local != LOCAL_BOUNCE && (op->code == DSM_OP_READ ? d->read_pieces : d->pieces) == 1)
+        fabric_op_local(op, e->placed, &run);
     uint64_t most = d->port_attr.max_msg_sz ? d->port_attr.max_msg_sz : 1u << 30;
     most = most > 1u << 30 ? 1u << 30 : most;
-    return local == LOCAL_BOUNCE && most > VERBS_BOUNCE_MAX ? VERBS_BOUNCE_MAX : most;
+    if (local == LOCAL_BOUNCE && most > VERBS_BOUNCE_MAX)
+        most = VERBS_BOUNCE_MAX;
+    return run < most ? run : most;
 }
 
-/* Fills the slot and the scatter/gather entry of a request. Returns false if the slab is full. */
-static bool place_local(struct verbs_ep *e, struct fabric_op *work, int local, uint32_t nbytes, struct verbs_slot *s,
+/* Enters the op's own memory, from the first byte that is not placed. Returns the number of entries. */
+static int enter_pieces(const struct verbs_ep *e, const struct fabric_op *work, int local, uint32_t nbytes,
                         struct ibv_sge *g)
 {
-    const dsm_op *op = work->op;
-    uint8_t *mine = op->local ? (uint8_t *)op->local + e->placed : NULL; /* atomics have no local buffer */
-    *s = (struct verbs_slot){.work = work, .nbytes = nbytes};
-    g->length = nbytes;
-    g->addr = (uint64_t)(uintptr_t)mine;
-    if (verbs_is_atomic(op)) {
-        g->addr = (uint64_t)(uintptr_t)verbs_result_of(e, e->head);
-        g->lkey = e->slab_mr->lkey;
-    } else if (local == LOCAL_BOUNCE) {
-        uint8_t *p = slab_take(e, nbytes, &s->slab);
-        if (!p)
-            return false;
-        g->addr = (uint64_t)(uintptr_t)p;
-        g->lkey = e->slab_mr->lkey;
-        if (op->code == DSM_OP_WRITE) {
-            memcpy(p, mine, nbytes);
-        } else {
-            s->bounced = p;
-            s->to = mine;
-            e->bounced++;
-        }
+    int n = 0;
+    for (uint64_t at = e->placed, end = at + nbytes, run; at < end; at += run, n++) {
+        const struct verbs_mr *r = work->prepared[at >= fabric_op_first(work->op)];
+        g[n].addr = (uint64_t)(uintptr_t)fabric_op_local(work->op, at, &run);
+        run = run < end - at ? run : end - at;
+        g[n].length = (uint32_t)run;
+        g[n].lkey = local == LOCAL_DIRECT ? r->mr->lkey : 0; /* what is inlined needs none */
     }
-    return true;
+    return n;
 }
 
-static void fill(struct verbs_ep *e, const dsm_op *op, int local, struct ibv_send_wr *w, struct ibv_sge *g)
+/* Fills the slot and the scatter/gather entries of a request. Returns the number of entries; 0: the slab is full. */
+static int place_local(struct verbs_ep *e, struct fabric_op *work, int local, uint32_t nbytes, struct verbs_slot *s,
+                       struct ibv_sge *g)
+{
+    const dsm_op *op = work->op;
+    *s = (struct verbs_slot){.work = work, .nbytes = nbytes, .at = e->placed};
+    if (!verbs_is_atomic(op) && local != LOCAL_BOUNCE)
+        return enter_pieces(e, work, local, nbytes, g);
+    uint8_t *p = verbs_is_atomic(op) ? (uint8_t *)verbs_result_of(e, e->head) : slab_take(e, nbytes, &s->slab);
+    if (!p)
+        return 0;
+    *g = (struct ibv_sge){.addr = (uint64_t)(uintptr_t)p, .length = nbytes, .lkey = e->slab_mr->lkey};
+    if (op->code == DSM_OP_WRITE) {
+        verbs_copy_local(op, s->at, p, nbytes);
+    } else if (op->code == DSM_OP_READ) {
+        s->bounced = p;
+        e->bounced++;
+    }
+    return 1;
+}
+
+static void fill(struct verbs_ep *e, const dsm_op *op, int local, struct ibv_send_wr *w)
 {
     static const enum ibv_wr_opcode opcodes[] = {
         [DSM_OP_READ] = IBV_WR_RDMA_READ,
@@ -114,8 +124,6 @@ static void fill(struct verbs_ep *e, const dsm_op *op, int local, struct ibv_sen
     const struct verbs_remote *r = (const struct verbs_remote *)fabric_remote_of(op);
     uint64_t at = r->start + fabric_offset_of(op);
     w->wr_id = e->head;
-    w->sg_list = g;
-    w->num_sge = 1;
     w->opcode = opcodes[op->code];
     w->send_flags = ((op->flags & DSM_OP_FENCE) && !e->placed ? IBV_SEND_FENCE : 0) |
                     (local == LOCAL_INLINE && op->code == DSM_OP_WRITE ? IBV_SEND_INLINE : 0);
@@ -139,15 +147,16 @@ static bool place(struct verbs_ep *e, uint32_t n, bool *locked)
 {
     struct fabric_op *work = e->waiting;
     const dsm_op *op = work->op;
-    struct ibv_sge *g = &e->sge[n];
-    int local = verbs_is_atomic(op) ? LOCAL_DIRECT : find_local(e, work, &g->lkey, locked);
+    struct ibv_send_wr *w = &e->wr[n];
+    int local = verbs_is_atomic(op) ? LOCAL_DIRECT : find_local(e, work, locked);
     if (must_wait(e, op, local))
         return false;
-    uint64_t left = op->nbytes - e->placed, most = max_piece(e, local);
-    uint32_t nbytes = (uint32_t)(left < most ? left : most);
-    if (!place_local(e, work, local, nbytes, &e->slot[e->head % e->depth], g))
+    uint32_t nbytes = (uint32_t)max_request(e, op, local);
+    w->sg_list = &e->sge[VERBS_PIECES * n];
+    w->num_sge = place_local(e, work, local, nbytes, &e->slot[e->head % e->depth], w->sg_list);
+    if (!w->num_sge)
         return false;
-    fill(e, op, local, &e->wr[n], g);
+    fill(e, op, local, w);
     e->head++;
     e->answers += op->code != DSM_OP_WRITE;
     work->parts++;
@@ -214,7 +223,7 @@ void verbs_post(struct fabric_ep *base, struct fabric_op *list)
         w->parts = 1;
         op->wc_status = 0;
         op->vendor = 0;
-        w->state = w->prepared ? VERBS_PREPARED : VERBS_UNKNOWN;
+        w->state = fabric_op_prepared(w) ? VERBS_PREPARED : VERBS_UNKNOWN;
         base->inflight++;
         base->bytes += op->nbytes;
         last = w;

@@ -74,7 +74,9 @@ static size_t above(const struct verbs_dev *d, const uint8_t *p)
     return lo;
 }
 
-struct verbs_mr *verbs_find_mr(struct verbs_dev *d, const void *p, uint64_t nbytes, bool write)
+/* A registration that covers [p, p+nbytes), with an additional reference, or NULL. write: the device writes to it.
+ * Under d->lock (read). */
+static struct verbs_mr *find_mr(struct verbs_dev *d, const void *p, uint64_t nbytes, bool write)
 {
     /* Registrations rarely overlap. One that is not found within a few steps back is ignored: the buffer is then
      * treated as memory that is not registered. */
@@ -169,7 +171,7 @@ void verbs_put_mr(struct verbs_mr *r)
 
 /* ---- local buffers of ops ---- */
 
-struct verbs_mr *verbs_new_mr(struct verbs_dev *d, void *p, uint64_t nbytes, bool write)
+static struct verbs_mr *new_mr(struct verbs_dev *d, void *p, uint64_t nbytes, bool write)
 {
     struct verbs_mr *r = calloc(1, sizeof *r);
     if (!r)
@@ -183,22 +185,63 @@ struct verbs_mr *verbs_new_mr(struct verbs_dev *d, void *p, uint64_t nbytes, boo
     return r;
 }
 
+/* The bytes of a local piece. */
+static void *piece_of(const dsm_op *op, int i, uint64_t *nbytes)
+{
+    *nbytes = i ? op->second_nbytes : fabric_op_first(op);
+    return i ? op->second : op->local;
+}
+
+static bool is_written(const dsm_op *op) { return op->code == DSM_OP_READ; } /* local memory, by the device */
+
+bool verbs_find_local(struct verbs_dev *d, struct fabric_op *w)
+{
+    bool all = true;
+    for (int i = 0; i < VERBS_PIECES; i++) {
+        uint64_t n;
+        void *p = piece_of(w->op, i, &n);
+        w->prepared[i] = n ? find_mr(d, p, n, is_written(w->op)) : NULL;
+        all = all && (!n || w->prepared[i]);
+    }
+    return all;
+}
+
+bool verbs_make_local(struct verbs_dev *d, struct fabric_op *w)
+{
+    for (int i = 0; i < VERBS_PIECES; i++) {
+        uint64_t n;
+        void *p = piece_of(w->op, i, &n);
+        if (n && !w->prepared[i] && !(w->prepared[i] = new_mr(d, p, n, is_written(w->op)))) {
+            verbs_put_local(w);
+            return false;
+        }
+    }
+    return true;
+}
+
+void verbs_put_local(struct fabric_op *w)
+{
+    for (int i = 0; i < VERBS_PIECES; i++) {
+        if (w->prepared[i])
+            verbs_put_mr(w->prepared[i]);
+        w->prepared[i] = NULL;
+    }
+}
+
 void verbs_op_prepare(struct fabric_dev *base, struct fabric_op *w)
 {
     struct verbs_dev *d = (struct verbs_dev *)base;
-    const dsm_op *op = w->op;
-    bool write = op->code == DSM_OP_READ; /* the device writes to the local buffer */
     pthread_rwlock_rdlock(&d->lock);
-    w->prepared = verbs_find_mr(d, op->local, op->nbytes, write);
+    bool found = verbs_find_local(d, w);
     pthread_rwlock_unlock(&d->lock);
-    if (!w->prepared)
-        w->prepared = verbs_new_mr(d, op->local, op->nbytes, write);
+    if (!found)
+        verbs_make_local(d, w);
 }
 
 void verbs_op_release(struct fabric_dev *d, struct fabric_op *w)
 {
     (void)d;
-    verbs_put_mr(w->prepared);
+    verbs_put_local(w);
 }
 
 /* ---- regions ---- */

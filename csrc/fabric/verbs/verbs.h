@@ -15,6 +15,9 @@
  *   6. it is copied through the slab piece by piece (if the registration fails).
  * The bytes of the slab are allocated and freed in the order of the requests, so the slab is a ring.
  *
+ * Where local memory is in two pieces, 1 and 2 go by the bytes of both, 3 to 5 by each piece, and 6 holds for both. A
+ * request has a scatter/gather entry for each piece; on a device that has but one, it ends with the first piece.
+ *
  * The source of a copied or inlined op is read when the op is posted, not when the device executes it. So a fenced
  * WRITE waits in the endpoint while this would make a difference: see must_wait() in io.c.
  */
@@ -25,6 +28,7 @@
 #include "lib.h"
 
 #include <pthread.h>
+#include <string.h>
 
 enum {
     VERBS_ADDRESS = 32,      /* bytes of an endpoint's address, see endpoint.c */
@@ -33,6 +37,7 @@ enum {
     VERBS_BOUNCE_MAX = 8192, /* longest op, or piece of one, that is copied */
     VERBS_INLINE = 256,      /* inline bytes requested; the device may grant less */
     VERBS_SMALL = 256,       /* READs of up to this size always go through the slab */
+    VERBS_PIECES = 2,        /* scatter/gather entries of a request */
     VERBS_DEPTH = 128,
     VERBS_DEPTH_MAX = 16384,
 };
@@ -60,13 +65,14 @@ struct verbs_dev {
     struct ibv_port_attr port_attr;
     char name[64];
     uint8_t port, timeout, retries;
-    uint8_t max_reads;  /* READs and ATOMICs that one endpoint may have outstanding as initiator */
-    uint8_t max_served; /* READs and ATOMICs that a peer may have outstanding at one passive endpoint */
-    bool roce, grh;     /* grh: the port requires a global routing header */
-    uint8_t link;       /* enum verbs_link */
-    uint8_t sl, tclass; /* service level and traffic class of sent packets */
-    uint16_t pkey;      /* partition key at index 0, which all endpoints use */
-    uint32_t lost;      /* the device has reported a fatal error */
+    uint8_t max_reads;           /* READs and ATOMICs that one endpoint may have outstanding as initiator */
+    uint8_t max_served;          /* READs and ATOMICs that a peer may have outstanding at one passive endpoint */
+    uint8_t pieces, read_pieces; /* of local memory in a request; of a READ */
+    bool roce, grh;              /* grh: the port requires a global routing header */
+    uint8_t link;                /* enum verbs_link */
+    uint8_t sl, tclass;          /* service level and traffic class of sent packets */
+    uint16_t pkey;               /* partition key at index 0, which all endpoints use */
+    uint32_t lost;               /* the device has reported a fatal error */
     int gid_index;
     union ibv_gid gid;
     enum ibv_mtu mtu;
@@ -91,7 +97,7 @@ struct verbs_remote {
 struct verbs_slot {
     struct fabric_op *work;
     uint8_t *bounced; /* READ through the slab: address in the slab; otherwise NULL */
-    uint8_t *to;      /* the destination of that READ */
+    uint64_t at;      /* the first byte of the op that is in this request */
     uint32_t nbytes;
     uint32_t slab; /* bytes of the slab that become free with the request */
 };
@@ -114,20 +120,20 @@ struct verbs_ep {
     uint32_t bounced; /* READs among them that go through the slab */
     struct verbs_slot *slot;
     struct ibv_send_wr *wr; /* the list of requests being built */
-    struct ibv_sge *sge;
-    uint8_t *slab; /* a ring of VERBS_SLAB bytes, then 'depth' words for the results of atomics */
+    struct ibv_sge *sge;    /* VERBS_PIECES for each */
+    uint8_t *slab;          /* a ring of VERBS_SLAB bytes, then 'depth' words for the results of atomics */
     uint64_t slab_mapped, slab_head, slab_tail;
     struct ibv_mr *slab_mr;
     struct fabric_op *waiting, *waiting_last;
     uint64_t placed; /* bytes of the first waiting op for which requests exist already */
 };
 
-/* The 'state' of an op: of the registration that is 'prepared'. */
+/* The 'state' of an op: of the registrations that are 'prepared'. */
 enum {
     VERBS_PREPARED, /* from verbs_op_prepare(); the core releases it */
-    VERBS_UNKNOWN,  /* there is none yet */
+    VERBS_UNKNOWN,  /* there are none yet */
     VERBS_TAKEN,    /* taken by io.c, and released when the op ends */
-    VERBS_REFUSED,  /* there is none, as the device refused it */
+    VERBS_REFUSED,  /* there are none, as the device refused it */
 };
 
 static inline bool verbs_is_atomic(const dsm_op *op)
@@ -141,6 +147,26 @@ static inline uint64_t *verbs_result_of(struct verbs_ep *e, uint64_t number)
     return (uint64_t *)(void *)(e->slab + VERBS_SLAB) + number % e->depth;
 }
 
+/* Copies bytes of a WRITE, from byte 'at' on, to p. */
+static inline void verbs_copy_local(const dsm_op *op, uint64_t at, uint8_t *p, uint64_t nbytes)
+{
+    for (uint64_t run; nbytes; at += run, p += run, nbytes -= run) {
+        const uint8_t *from = fabric_op_local(op, at, &run);
+        run = run < nbytes ? run : nbytes;
+        memcpy(p, from, run);
+    }
+}
+
+/* Copies bytes of a READ, from byte 'at' on, from p. */
+static inline void verbs_copy_out(const dsm_op *op, uint64_t at, const uint8_t *p, uint64_t nbytes)
+{
+    for (uint64_t run; nbytes; at += run, p += run, nbytes -= run) {
+        uint8_t *to = fabric_op_local(op, at, &run);
+        run = run < nbytes ? run : nbytes;
+        memcpy(to, p, run);
+    }
+}
+
 /* Whether packets of this device have a global routing header even if the receiver does not require one. */
 static inline bool verbs_global(const struct verbs_dev *d) { return d->roce || d->grh || d->tclass; }
 
@@ -152,11 +178,13 @@ int verbs_import(struct fabric_dev *d, const struct fabric_grant *grant, struct 
 void verbs_forget(struct fabric_remote *r);
 /* Records and returns the error for a registration of [p, p+nbytes) that failed with errno 'sys'. */
 int verbs_reg_failed(int sys, const void *p, uint64_t nbytes);
-/* A registration that covers [p, p+nbytes), with an additional reference, or NULL. write: the device writes to it.
- * Under d->lock (read). */
-struct verbs_mr *verbs_find_mr(struct verbs_dev *d, const void *p, uint64_t nbytes, bool write);
-/* Registers the local buffer of a single op; the registration is not in the table. NULL if the device refuses. */
-struct verbs_mr *verbs_new_mr(struct verbs_dev *d, void *p, uint64_t nbytes, bool write);
+/* Takes a reference to a registration for each local piece of the op that one covers. Under d->lock (read). Returns
+ * whether no piece is left without. */
+bool verbs_find_local(struct verbs_dev *d, struct fabric_op *w);
+/* Registers the pieces that are left; these registrations are not in the table. If the device refuses, the op is left
+ * without any. */
+bool verbs_make_local(struct verbs_dev *d, struct fabric_op *w);
+void verbs_put_local(struct fabric_op *w);
 /* Drops a reference. */
 void verbs_put_mr(struct verbs_mr *r);
 void verbs_op_prepare(struct fabric_dev *d, struct fabric_op *w);
