@@ -206,6 +206,7 @@ class Context(_core.Context):
     """
 
     _rejected = 0  # rejected connections that have been logged
+    _of_cluster = False  # opened by a cluster for its own use: the program does not know of it
 
     def __init__(
         self,

@@ -192,6 +192,7 @@ def remapped(memory: Memory, nbytes: int, *, longer: bool = False) -> Memory:
 def _only_context(ref: Reference) -> _core.Context:
     served = {way.fabric for way in _core.Descriptor(ref.descriptor).ways}
     able = [c for c in open_contexts() if served & {each.fabric.removeprefix("fault+") for each in c.fabrics}]
+    able = [c for c in able if not c._of_cluster] or able
     if len(able) != 1:
         raise errors.InvalidArgumentError(
             f"{ref.name!r} is reached by {' or '.join(sorted(served))}, of which {len(able)} contexts are open here. "

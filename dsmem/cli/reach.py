@@ -10,6 +10,7 @@ import dsmem
 from dsmem import _core
 from dsmem.cli.rendezvous import Endpoint
 from dsmem.handshake import VERSION, Handshake, Refused
+from dsmem.names.remote import is_address, parse_address
 
 WAIT_S = 5.0
 
@@ -18,8 +19,18 @@ def _is_descriptor(text: str) -> bool:
     return len(text) >= 64 and set(text) <= set(string.hexdigits)
 
 
+def _agent_at(text: str) -> str:
+    """Return the address of the agent of a server that is given as for dsmem.connect(), and others as they are."""
+    if not is_address(text):
+        return text
+    host, port, _ = parse_address(text)
+    return f"tcp:{Endpoint(host, port)}"
+
+
 def check_peer(text: str) -> None:
     """Check that the text is a descriptor in hex digits, an address as contexts and descriptors show it, or HOST:PORT.
+
+    The address of a cluster at a server is one of its agent, too.
 
     Raises
     ------
@@ -31,7 +42,7 @@ def check_peer(text: str) -> None:
     if _is_descriptor(text):
         dsmem.Descriptor.fromhex(text)
     else:
-        _check_address(text)
+        _check_address(_agent_at(text))
 
 
 def _check_address(address: str) -> None:
@@ -160,4 +171,4 @@ def examine_peer(text: str, secret: bytes, works: set[str]) -> dict[str, Any]:
     """Reach an address, or choose the way of a descriptor in hex digits."""
     if _is_descriptor(text):
         return choose(dsmem.Descriptor.fromhex(text), secret, works)
-    return reach(text, secret)
+    return reach(_agent_at(text), secret)

@@ -97,7 +97,10 @@ class RemoteNames:
         self.address = address
         self._released: deque[int] = deque()
         self._own = context is None
-        self.context = Context("tcp", listen="127.0.0.1") if context is None else context
+        if context is None:
+            context = Context("tcp", listen="127.0.0.1")
+            context._of_cluster = True
+        self.context = context
         try:
             self._service = self._connected(_addresses(host, port))
         except BaseException:

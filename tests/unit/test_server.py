@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pickle
 import random
 import signal
 import socket
@@ -16,7 +17,7 @@ from click.testing import CliRunner
 
 import dsmem
 from dsmem import _core, errors
-from dsmem.cli import main
+from dsmem.cli import main, reach
 from dsmem.names import local, wire
 from dsmem.names.server import NameServer
 from dsmem.names.wire import Request
@@ -31,12 +32,13 @@ def context(**options):
 
 
 @contextlib.contextmanager
-def serving(**options):
-    with context() as at:
-        server = NameServer(at, **options)
-        thread = threading.Thread(target=server.run)
+def serving(listen="127.0.0.1", **options):
+    with context(listen=listen) as at:
+        server, ready = NameServer(at, **options), threading.Event()
+        thread = threading.Thread(target=server.run, args=[ready.set])
         thread.start()
         try:
+            assert ready.wait(SECONDS)
             yield server
         finally:
             server.stop()
@@ -379,18 +381,11 @@ def test_no_one_listens():
 
 
 def test_a_server_at_all_addresses_is_reached_by_each(cluster_name):
-    with context(listen="0.0.0.0") as at, context() as own:
-        server = NameServer(at)
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        try:
-            port = at.agent_address.rpartition(":")[2]
-            for host in ("127.0.0.1", "127.0.0.2", "localhost"):
-                with dsmem.connect(f"tcp://{host}:{port}/{cluster_name}", context=own) as client:
-                    assert client.list() == []
-        finally:
-            server.stop()
-            thread.join()
+    with serving(listen="0.0.0.0") as server, context() as own:
+        port = server.context.agent_address.rpartition(":")[2]
+        for host in ("127.0.0.1", "127.0.0.2", "localhost"):
+            with dsmem.connect(f"tcp://{host}:{port}/{cluster_name}", context=own) as client:
+                assert client.list() == []
 
 
 def test_noise_is_refused_and_the_server_goes_on(server, client, cluster_name):
@@ -535,6 +530,8 @@ def test_a_server_process_its_commands_and_its_restart(cluster_name):
                 assert command("rm", "-c", where, "f") == ""
                 assert "no object has this name" in command("rm", "-c", where, "f", code=1)
                 assert json.loads(command("gc", "-c", where, "--json")) == {"names": [], "clusters": []}
+                assert reach.examine_peer(where, SECRET, set())["reachable"]
+                assert not reach.examine_peer(where, SECRET[::-1], set())["reachable"]
                 server.send_signal(signal.SIGTERM)
                 assert server.wait(SECONDS) == 0
                 with pytest.raises((errors.PeerDeadError, errors.StaleDescriptorError)):
@@ -562,3 +559,15 @@ def test_dsmem_serve_refuses_wrong_arguments():
     ):
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 2 and why in result.output
+
+
+def test_a_context_that_a_cluster_opens_gives_way(cluster_name, monkeypatch):
+    """What is pickled is attached by it only if the program has opened none."""
+    monkeypatch.setenv("DSMEM_SECRET", SECRET.decode())
+    with process() as (_, at), dsmem.connect(f"{at}/{cluster_name}") as client:
+        made = client.segment("a", 8, create=True)
+        with pickle.loads(pickle.dumps(made)) as found:
+            assert found._memory.remote.context is client._names.context
+        with context() as own, pickle.loads(pickle.dumps(made)) as found:
+            assert found._memory.remote.context is own
+    assert client._names.context.closed
