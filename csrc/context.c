@@ -12,7 +12,7 @@ enum { SECRET_MIN = 16 };
 #define PEER_TIMEOUT_NS 2000000000
 #define SPIN_NS 50000
 
-void dsm_options_init(dsm_options *o) { *o = (dsm_options){.spin_ns = -1}; }
+void dsm_options_init(dsm_options *o) { *o = (dsm_options){.spin_ns = -1, .cache_bytes = DSM_CACHE_BYTES}; }
 
 static int check(const dsm_options *o)
 {
@@ -33,6 +33,7 @@ static void context_free(dsm_ctx *c)
         close(c->event);
     tickets_free(c);
     pthread_mutex_destroy(&c->tickets_lock);
+    pthread_mutex_destroy(&c->cache.lock);
     pthread_mutex_destroy(&c->completed_lock);
     pthread_mutex_destroy(&c->lock);
     if (c->secret)
@@ -54,6 +55,8 @@ static int fill(dsm_ctx *c, const dsm_options *o)
     c->ready_last = &c->ready;
     pthread_mutex_init(&c->completed_lock, NULL);
     pthread_mutex_init(&c->tickets_lock, NULL);
+    pthread_mutex_init(&c->cache.lock, NULL);
+    c->cache.limit = o->cache_bytes;
     pthread_mutex_init(&c->lock, NULL);
     c->peer_timeout_ns = o->peer_timeout_ns ? o->peer_timeout_ns : PEER_TIMEOUT_NS;
     c->spin_ns = o->spin_ns >= 0 ? o->spin_ns : sysconf(_SC_NPROCESSORS_ONLN) > 1 ? SPIN_NS : 0;
@@ -99,9 +102,10 @@ void dsm_close(dsm_ctx *c)
     if (!agent_stop(c)) /* afterwards all peers are dead */
         return;
     peers_bury(c);
+    cache_clear(c);
     core_lock(&c->lock);
     c->closed = true;
-    bool last = !c->live_regions && !c->live_parts && !c->live_remotes;
+    bool last = ctx_unused(c);
     core_unlock(&c->lock);
     if (last)
         context_free(c);

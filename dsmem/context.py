@@ -183,6 +183,11 @@ class Context(_core.Context):
         Seconds after which a peer that has not answered is an error.
     spin : float, optional
         Seconds to poll for completions before sleeping; by default 50 µs.
+    registration_cache : int, optional
+        Bytes of local buffers that stay registered with a device of verbs between ops; by default 256 MiB, 0: none. A
+        local buffer of more than 8 KiB must be registered, which costs as much as several ops. If it lies in memory
+        that a NumPy array has allocated, it stays registered until the array is deleted, or others need the room. NumPy
+        cannot resize such an array in place as long as the context is open.
     depth : int
         Requests in a send queue; 0: 128.
 
@@ -217,6 +222,7 @@ class Context(_core.Context):
         advertise: str | None = None,
         peer_timeout: float = 2.0,
         spin: float | None = None,
+        registration_cache: int | None = None,
         depth: int = 0,
     ) -> None:
         depth = _whole("depth", depth)
@@ -231,6 +237,7 @@ class Context(_core.Context):
             advertise=None if advertise is None else _text("advertise", advertise),
             peer_timeout=peer_timeout,
             spin=spin,
+            registration_cache=registration_cache,
             fault=urls[0].fault,
         )
         _open.add(self)
@@ -257,7 +264,8 @@ class Context(_core.Context):
 
     @property
     def stats(self) -> dict[str, int]:
-        """Counters since the context was opened: posts, doorbells, signalled, wakeups, connects, rejected.
+        """Counters since the context was opened: posts, doorbells, signalled, wakeups, connects, rejected, cache_hits,
+        cache_misses, cache_evicted.
 
         posts
             Ops given to the fabric. Ops on mapped memory are not counted.
@@ -272,6 +280,10 @@ class Context(_core.Context):
         rejected
             Connections that the agent dropped because they failed to authenticate or broke the protocol. Reading this
             also logs them, under "dsmem".
+        cache_hits, cache_misses
+            Ops whose local buffer the registration cache had, or had not and was asked to keep.
+        cache_evicted
+            Buffers that the registration cache no longer keeps because others needed the room.
         """
         stats = super().stats
         self._log_rejected(stats["rejected"])

@@ -132,6 +132,7 @@ struct dsm_ctx {
     uint64_t free_region;                /* first free slot; slots are reused, generations are not */
     uint64_t live_regions, live_remotes; /* regions in the table; remotes */
     uint64_t live_parts;                 /* regions of pools that have a handle: they have no slot in the table */
+    uint64_t live_cached;                /* entries of the registration cache, also those that are being closed */
     bool closed;                         /* closing the last region or remote frees the context */
     struct peer *peers;
     uint64_t next_peer;              /* from 1 */
@@ -142,7 +143,19 @@ struct dsm_ctx {
     bool canceling;                  /* under completed_lock */
     pthread_mutex_t tickets_lock;
     dsm_ticket *tickets; /* that are kept; under tickets_lock */
+
+    struct {
+        pthread_mutex_t lock; /* no other is taken under it */
+        dsm_cached *first;    /* the one used last */
+        uint64_t nbytes, limit;
+        uint32_t entries;
+    } cache; /* core/cache.c */
 };
+
+static inline bool ctx_unused(const dsm_ctx *c)
+{
+    return !c->live_regions && !c->live_parts && !c->live_remotes && !c->live_cached;
+}
 
 /* Where the agent of a context is reached by the peers of a device. */
 static inline const char *ctx_address(const dsm_ctx *c, const struct fabric_dev *d)
@@ -191,9 +204,11 @@ static inline int device_evict(struct fabric_dev *d, const uint8_t node[DSM_NODE
     return d->fabric->evict(d, node);
 }
 
-/* core/region.c: a region or a remote has been freed: decrements *live (live_regions, live_parts or live_remotes), and
- * frees the context if it is closed and this was the last. With no lock held. */
+/* core/region.c: a region or a remote has been freed: decrements *live (live_regions, live_parts…), and frees
+ * the context if it is closed and this was the last. With no lock held. */
 void ctx_leave(dsm_ctx *c, uint64_t *live);
+/* core/cache.c: closes all entries. Returns whether there were any. With no lock held. */
+bool cache_clear(dsm_ctx *c);
 /* NULL unless id and generation name a live region. Under ctx->lock. */
 dsm_region *region_find(dsm_ctx *c, uint64_t id, uint64_t generation);
 

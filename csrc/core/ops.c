@@ -93,7 +93,10 @@ static void start(dsm_ctx *c, struct op_group *g, int64_t deadline)
 static void prepare(struct fabric_dev *d, struct fabric_op *w)
 {
     w->op->cause = 0;
-    if (w->op->nbytes > d->prepare && !fabric_op_prepared(w))
+    if (w->op->nbytes <= d->prepare || fabric_op_prepared(w))
+        return;
+    d->fabric->op_prepare(d, w);
+    if (!fabric_op_prepared(w) && cache_clear(w->op->remote->ctx)) /* it may have had all locked memory */
         d->fabric->op_prepare(d, w);
 }
 

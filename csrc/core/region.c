@@ -71,6 +71,8 @@ static int register_with(dsm_ctx *c, size_t i, size_t n, struct memory *const *m
         rc = check_size(c->devs[i], memory[k]->nbytes);
     if (!rc)
         rc = c->devs[i]->fabric->reg(c->devs[i], n, memory, regions[0]->access, mem);
+    if ((rc == -DSM_EMEMLOCK || rc == -DSM_ENOMEM) && cache_clear(c))
+        rc = c->devs[i]->fabric->reg(c->devs[i], n, memory, regions[0]->access, mem);
     for (size_t k = 0; k < n && !rc; k++)
         regions[k]->mem[i] = mem[k];
     free(mem);
@@ -250,7 +252,7 @@ void ctx_leave(dsm_ctx *c, uint64_t *live)
 {
     core_lock(&c->lock);
     --*live;
-    bool last = c->closed && !c->live_regions && !c->live_parts && !c->live_remotes;
+    bool last = c->closed && ctx_unused(c);
     core_unlock(&c->lock);
     if (last)
         c->control->free(c);

@@ -30,6 +30,7 @@ typedef struct {
     size_t secret_len;       /* at least 16 */
     int64_t peer_timeout_ns; /* a peer that is silent for about this long is an error; 0: the default, 2 s */
     int64_t spin_ns;         /* how long to poll before sleeping; <0: the default, 50 us (0 on a one-core host) */
+    uint64_t cache_bytes;    /* of local buffers that dsm_cache_keep() keeps registered, at most; 0: none */
     const char *fault;       /* NULL, or a fault plan (fabric/fault/fault.h), for each fabric */
 } dsm_options;
 
@@ -50,6 +51,8 @@ typedef struct {
     char gid[64];
 } dsm_caps;
 
+#define DSM_CACHE_BYTES (UINT64_C(256) << 20) /* the default */
+
 void dsm_options_init(dsm_options *o);
 int dsm_open(const dsm_options *o, dsm_ctx **out);
 /* Drains and closes idle connections. Close the regions and remotes first: after this call they can only be closed, and
@@ -68,6 +71,7 @@ int dsm_fence(dsm_ctx *c, const uint8_t node[DSM_NODE_ID]);
 /* Counters of the core's calls into the fabric, for tests and benchmarks. */
 typedef struct {
     uint64_t posts, doorbells, signalled, wakeups, connects, rejected;
+    uint64_t cache_hits, cache_misses, cache_evicted; /* of dsm_cache_keep() */
 } dsm_stats;
 void dsm_get_stats(const dsm_ctx *c, dsm_stats *out);
 

@@ -146,6 +146,31 @@ int dsm_map_again(dsm_remote *r, uint64_t nbytes, dsm_remote **out);
 /* The address at which the memory is mapped in this process, or NULL if it is not mapped. */
 void *dsm_remote_mapped(const dsm_remote *r);
 
+/* ---- local buffers ---- */
+
+/* A device reads and writes the local buffer of a long op in place, and the buffer must be registered for that: by
+ * dsm_register(), by the core for the duration of the op, or by the registration cache for longer.
+ *
+ * Local buffers of more bytes than this are registered for an op, and the cache can keep them. UINT64_MAX: ops on this
+ * remote need no registration, or the cache must not keep any (its limit is 0, or the kernel would take the pages of a
+ * registered buffer from the child of a fork). */
+uint64_t dsm_remote_caches(const dsm_remote *r);
+/* An allocation of the caller, which has given it a number that it uses only once. */
+typedef struct {
+    uint64_t number;
+    void *data;
+    uint64_t nbytes;
+} dsm_allocation;
+/* To be called before an op on a part of the allocation: keeps this part registered or, once there have been ops on
+ * several parts, the whole. The entries that were used least recently make room (dsm_options.cache_bytes; at most
+ * 256 entries). If this fails, the op registers its buffer as without the cache. */
+void dsm_cache_keep(dsm_ctx *c, const dsm_allocation *a, const void *p, uint64_t nbytes);
+/* Must be called before the allocation is freed, moved or unmapped: takes it out of the cache. NULL: it is not there.
+ * The result must be closed, also before the memory is freed; the context may be closed in between. */
+typedef struct dsm_cached dsm_cached;
+dsm_cached *dsm_cache_take(dsm_ctx *c, uint64_t number);
+void dsm_cached_close(dsm_cached *e);
+
 #ifdef __cplusplus
 }
 #endif

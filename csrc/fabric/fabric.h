@@ -51,6 +51,7 @@ struct fabric_dev {
                          on a Unix socket, which passes file descriptors; otherwise on TCP */
     dsm_stats *stats; /* owned by the core; update with fetch_add_u64 */
     uint64_t prepare; /* op_prepare is called for ops of more bytes than this */
+    bool caches;      /* such buffers may stay registered between ops (core/cache.c): by reg, with no rights */
     int fd;           /* readable when the device has an event (dev_event); -1: it has none */
     dsm_caps caps;
 };

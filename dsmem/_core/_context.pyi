@@ -162,6 +162,7 @@ class Context:
         advertise: str | None = None,
         peer_timeout: float = 2.0,
         spin: float | None = None,
+        registration_cache: int | None = None,
         fault: str | None = None,
     ) -> None: ...
     @property
@@ -204,6 +205,10 @@ class Context:
             Connections made.
         rejected
             Connections that the agent dropped because they failed to authenticate or violated the protocol.
+        cache_hits, cache_misses
+            Ops whose local buffer the registration cache had, or had not and was asked to keep.
+        cache_evicted
+            Buffers that the registration cache no longer keeps because others needed the room.
         """
 
     def allocate(self, nbytes: int, access: str = "rwa") -> Region:

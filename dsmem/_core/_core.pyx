@@ -14,6 +14,7 @@ from cpython.bytearray cimport PyByteArray_CheckExact
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
+from cpython.memoryview cimport PyMemoryView_Check
 from cpython.pythread cimport (
     PY_LOCK_ACQUIRED, PyLockStatus, PyThread_allocate_lock, PyThread_free_lock, PyThread_release_lock,
     PyThread_type_lock,
@@ -26,8 +27,9 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 from numpy cimport (
-    NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_CLONGDOUBLE, PyArray_CheckExact, PyArray_DATA, PyArray_DESCR,
-    PyArray_DIMS, PyArray_FLAGS, PyArray_NBYTES, PyArray_NDIM, PyArray_TYPE, import_array, ndarray,
+    NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_OWNDATA, NPY_ARRAY_WRITEABLE, NPY_CLONGDOUBLE, PyArray_BASE, PyArray_CheckExact,
+    PyArray_DATA, PyArray_DESCR, PyArray_DIMS, PyArray_FLAGS, PyArray_NBYTES, PyArray_NDIM, PyArray_TYPE, import_array,
+    ndarray,
 )
 from posix.fcntl cimport O_CLOEXEC, open as posix_open
 from posix.unistd cimport close as posix_close, getpid
@@ -87,6 +89,7 @@ OPTIONS = {name: options_of(n) for n, name in FABRICS.items()}
 include "values.pxi"
 include "handle.pxi"
 include "context.pxi"
+include "cache.pxi"
 include "region.pxi"
 include "remote.pxi"
 include "pool.pxi"

@@ -137,6 +137,7 @@ cdef class Batch:
         self.views[self.nviews] = view
         self.nviews += 1
         self.n += 1
+        (<Remote> remote).keep(buffer, view.buf, view.len)  # last: it lets other threads run, which may add ops here
         return 0
 
     cdef Result _atomic(self, object remote, int code, object offset, uint64_t operand, uint64_t desired, bint fence):

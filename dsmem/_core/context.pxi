@@ -77,9 +77,11 @@ cdef class Context(Handle):
     cdef str device
     cdef bint waits         # some of its ops are not complete when posted
     cdef dict pending       # by address, asynchronous ops of all event loops that are not known to be complete
+    cdef dict arrays        # by id: the Allocation of each array that the registration cache has been asked to keep
     cdef list watches       # one LoopWatch for each event loop that waits for its ops
 
-    def __init__(self, fabric, *, secret, listen=None, advertise=None, peer_timeout=2.0, spin=None, fault=None):
+    def __init__(self, fabric, *, secret, listen=None, advertise=None, peer_timeout=2.0, spin=None,
+                 registration_cache=None, fault=None):
         cdef c.dsm_options o
         cdef int rc
         cdef c.dsm_ctx *ptr = NULL
@@ -102,10 +104,13 @@ cdef class Context(Handle):
         if o.peer_timeout_ns <= 0:
             raise error_of(c.DSM_EINVAL, f"peer_timeout={peer_timeout!r}: seconds, more than 0")
         o.spin_ns = nanoseconds(spin, "spin")
+        if registration_cache is not None:
+            o.cache_bytes = cache_bytes_of(registration_cache)
         if self.children is not None:  # checked after the conversions, which may run code that opens the context
             raise error_of(c.DSM_EINVAL, "the context has been opened before; make another one")
         self.children = {}
         self.pending = {}
+        self.arrays = {}
         self.watches = []
         with nogil:
             rc = c.dsm_open(&o, &ptr)
@@ -173,7 +178,8 @@ cdef class Context(Handle):
         self.check()
         c.dsm_get_stats(self.ptr, &s)
         return {"posts": s.posts, "doorbells": s.doorbells, "signalled": s.signalled, "wakeups": s.wakeups,
-                "connects": s.connects, "rejected": s.rejected}
+                "connects": s.connects, "rejected": s.rejected, "cache_hits": s.cache_hits,
+                "cache_misses": s.cache_misses, "cache_evicted": s.cache_evicted}
 
     # -- memory --
 
@@ -473,6 +479,7 @@ cdef class Context(Handle):
             child.free()
         ptr = self.ptr
         self.ptr = NULL
+        forget_allocations(self)
         with nogil:
             c.dsm_close(ptr)
         return 0

@@ -73,6 +73,7 @@ cdef extern from "dsm.h" nogil:
         const void *secret
         size_t secret_len
         int64_t peer_timeout_ns, spin_ns
+        uint64_t cache_bytes
         const char *fault
 
     ctypedef struct dsm_caps:
@@ -86,6 +87,7 @@ cdef extern from "dsm.h" nogil:
 
     ctypedef struct dsm_stats:
         uint64_t posts, doorbells, signalled, wakeups, connects, rejected
+        uint64_t cache_hits, cache_misses, cache_evicted
 
     void dsm_options_init(dsm_options *o)
     int dsm_open(const dsm_options *o, dsm_ctx **out)
@@ -167,6 +169,19 @@ cdef extern from "dsm.h" nogil:
     void dsm_remote_node(const dsm_remote *r, uint8_t *id)
     const char *dsm_remote_address(const dsm_remote *r)
     const char *dsm_remote_fabric(const dsm_remote *r)
+    uint64_t dsm_remote_caches(const dsm_remote *r)
+
+    ctypedef struct dsm_allocation:
+        uint64_t number
+        void *data
+        uint64_t nbytes
+
+    ctypedef struct dsm_cached:
+        pass
+
+    void dsm_cache_keep(dsm_ctx *c, const dsm_allocation *a, const void *p, uint64_t nbytes)
+    dsm_cached *dsm_cache_take(dsm_ctx *c, uint64_t number)
+    void dsm_cached_close(dsm_cached *e)
     int dsm_map(int fd, uint64_t nbytes, uint32_t access, dsm_remote **out)
     int dsm_map_inherited(const dsm_remote *r, dsm_remote **out)
     int dsm_map_again(dsm_remote *r, uint64_t nbytes, dsm_remote **out)

@@ -5,6 +5,7 @@ cdef class Remote(Handle):
     cdef c.dsm_remote *ptr
     cdef bint mapped
     cdef readonly uint64_t nbytes
+    cdef uint64_t caches    # longer local buffers may be kept registered
     cdef object __weakref__
     cdef readonly Context context
     cdef readonly str access
@@ -122,6 +123,12 @@ cdef class Remote(Handle):
             rc = c.dsm_compare_swap(self.ptr, at, expected, desired, old, ns)
         return rc
 
+    @cython.final
+    cdef inline void keep(self, object buffer, void *p, uint64_t n) noexcept:
+        """To be called before an op on a local buffer. The object is the buffer, or has the memory of the buffer."""
+        if n > self.caches:
+            keep_registered(self.context, buffer, p, n)
+
     # -- ops --
 
     def read(self, offset, out, timeout=None):
@@ -145,6 +152,7 @@ cdef class Remote(Handle):
         cdef uint64_t at = offset_of(offset)
         cdef int64_t ns = -1 if timeout is None else nanoseconds(timeout)
         get_buffer(local, &view, reads)
+        self.keep(local, view.buf, view.len)
         rc = self.move(reads, at, view.buf, view.len, ns)
         PyBuffer_Release(&view)
         if rc:
@@ -198,6 +206,8 @@ cdef class Remote(Handle):
                 PyBuffer_Release(&view)
                 raise error_of(c.DSM_EINVAL, f"{view.len} bytes do not divide into {n} equal pieces", name)
             if n:
+                if each > self.caches:
+                    self.keep(local, view.buf, view.len)
                 rc = self.move_many(reads, <uint64_t *> where.buf, n, view.buf, each, ns)
             PyBuffer_Release(&view)
         finally:
@@ -352,6 +362,7 @@ cdef object new_remote(Context context, c.dsm_remote *ptr):
         c.dsm_remote_node(ptr, node)
         r.mapped = c.dsm_remote_mapped(ptr) != NULL
         r.nbytes = c.dsm_remote_nbytes(ptr)
+        r.caches = c.dsm_remote_caches(ptr)
         r.access = letters(c.dsm_remote_access(ptr))
         r.peer = (<char *> node)[:16].hex()
         r.address = c.dsm_remote_address(ptr).decode()
@@ -457,6 +468,7 @@ cdef class Pending(Started):
         get_buffer(buffer, &self.view, code == c.DSM_OP_READ)
         self.held = True
         self.op.code, self.op.offset, self.op.local, self.op.nbytes = code, offset, self.view.buf, self.view.len
+        self.remote.keep(buffer, self.view.buf, self.view.len)
 
     def __dealloc__(self):
         self.release()

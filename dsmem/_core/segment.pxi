@@ -390,6 +390,11 @@ cdef class SegmentCore(Handle):
         return 0
 
     @cython.final
+    cdef inline void keep(self, object buffer, void *p, uint64_t n) noexcept:
+        if not self.mapped:
+            self.remote.keep(buffer, p, n)
+
+    @cython.final
     cdef object scalar(self, uint64_t at):
         """Return the element as a NumPy scalar. On mapped memory, the GIL is kept while the cell is filled and read."""
         cdef Py_buffer view
@@ -429,10 +434,12 @@ cdef class SegmentCore(Handle):
             self.check_room(<ndarray> out, n)
             if not flat(<ndarray> out, NPY_ARRAY_WRITEABLE):
                 return self.read_pieces(index, out)
+            self.keep(out, PyArray_DATA(<ndarray> out), n)
             self.move(True, at, PyArray_DATA(<ndarray> out), n)
             return out
         self.take_room(out, &view, n)
         try:
+            self.keep(out, view.buf, n)
             self.move(True, at, view.buf, n)
         finally:
             PyBuffer_Release(&view)
@@ -543,12 +550,14 @@ cdef class SegmentCore(Handle):
         if PyArray_CheckExact(data):
             if ((described(<ndarray> data, self.dtype) or data.dtype == self.dtype) and flat(<ndarray> data, 0)
                     and self.fits(<ndarray> data, axes, n)):
+                self.keep(data, PyArray_DATA(<ndarray> data), n)
                 return self.move(False, at, PyArray_DATA(<ndarray> data), n)
             return self.write_pieces(index, data)
         if kind is bytes or kind is bytearray or kind is memoryview:
             get_buffer(data, &view, False)
             try:
                 if is_whole(&view, n, self.dtype):
+                    self.keep(data, view.buf, n)
                     return self.move(False, at, view.buf, n)
             finally:
                 PyBuffer_Release(&view)

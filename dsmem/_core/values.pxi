@@ -303,6 +303,13 @@ cdef uint64_t nbytes_of(object nbytes) except? 0xdead:
         raise error_of(c.DSM_EINVAL, f"nbytes={nbytes!r}: a number of bytes, at least 1") from None
 
 
+cdef uint64_t cache_bytes_of(object nbytes) except? 0xdead:
+    n = checked_int(nbytes, 0, (1 << 63) - 1)
+    if n is None:
+        raise error_of(c.DSM_EINVAL, f"registration_cache={nbytes!r}: a number of bytes, 0 for none")
+    return n
+
+
 cdef object as_words(object numbers, str what):
     """Convert to a contiguous array of unsigned 64-bit numbers, with as many dimensions."""
     with numpy_errors():

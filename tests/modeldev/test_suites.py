@@ -24,7 +24,7 @@ SUITES = {
         ["tests/conformance", "--fabric=verbs"],
     ),
     "conformance through fault": (HABITS, ["tests/conformance", "--fabric=fault+verbs"]),
-    "memory of the caller": (HABITS, ["tests/softroce/test_registration.py"]),
+    "memory of the caller": (HABITS, ["tests/softroce/test_registration.py", "tests/softroce/test_cache.py"]),
     "queues": (HABITS, ["tests/unit/test_queue.py", "--fabric=verbs", "-k=verbs"]),
     "segments": (HABITS, ["tests/unit/test_segment.py", "tests/unit/test_clock.py", "--fabric=verbs", "-k=verbs"]),
     "locks": (HABITS, ["tests/sync/test_lock.py", "tests/sync/test_meeting_async.py", "--fabric=verbs", "-k=verbs"]),

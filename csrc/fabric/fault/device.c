@@ -97,6 +97,7 @@ int fault_wrap(const char *plan, struct fabric_dev *wrapped, struct fabric_dev *
     d->base.fabric = &fault_fabric;
     d->base.caps.local_memory = 0;
     snprintf(d->base.caps.fabric, sizeof d->base.caps.fabric, "fault+%s", wrapped->fabric->name);
+    d->base.caches = false;
     d->base.prepare = UINT64_MAX; /* never: an op may be executed in parts, or twice */
     *out = &d->base;
     return 0;

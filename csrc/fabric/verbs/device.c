@@ -281,6 +281,7 @@ static int set_up(struct verbs_dev *d, const struct wishes *w)
     d->max_served = at_most(d->attr.max_qp_rd_atom, 128);
     choose_timeout(d, w->peer_timeout_ns);
     d->base.prepare = VERBS_BOUNCE_MAX;
+    d->base.caches = verbs_fork_copies();
     d->base.fd = d->ctx->async_fd;
     int flags = fcntl(d->base.fd, F_GETFL);
     if (flags < 0 || fcntl(d->base.fd, F_SETFL, flags | O_NONBLOCK))

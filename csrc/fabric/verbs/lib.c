@@ -42,13 +42,16 @@ static bool find_all(void *library)
  * ibv_fork_init() prevents this. Kernels that copy pinned pages at fork (since 5.12) don't need it. There it would only
  * remove whole pages from the child, with all other data in them, and every registration would cost an madvise() call
  * and up to two more mappings. ibv_fork_init() fails if other code in this process has registered memory before. */
+static bool fork_copies;
+
 static void prepare_fork(void *library)
 {
     enum { UNNEEDED = 2 }; /* IBV_FORK_UNNEEDED, which older headers lack */
     int (*status)(void);
     void *p = dlvsym(library, "ibv_is_fork_initialized", "IBVERBS_1.13");
     memcpy(&status, &p, sizeof p);
-    if (!p || status() != UNNEEDED)
+    fork_copies = p && status() == UNNEEDED;
+    if (!fork_copies)
         (void)ibv.fork_init();
 }
 
@@ -67,6 +70,8 @@ static void load(void)
     }
     prepare_fork(library);
 }
+
+bool verbs_fork_copies(void) { return fork_copies; }
 
 int verbs_load(void)
 {
