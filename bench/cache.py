@@ -1,4 +1,4 @@
-"""Claim: an op on a buffer that the registration cache has costs less than one that registers it. Usage: cache.py [options]
+"""Claim: an op on a buffer that the registration cache has costs less. Usage: cache.py [options]
 
 For verbs, so in a guest where this host has no device:
 

@@ -185,9 +185,9 @@ class Context(_core.Context):
         Seconds to poll for completions before sleeping; by default 50 µs.
     registration_cache : int, optional
         Bytes of local buffers that stay registered with a device of verbs between ops; by default 256 MiB, 0: none. A
-        local buffer of more than 8 KiB must be registered, which costs as much as several ops. If it lies in memory
-        that a NumPy array has allocated, it stays registered until the array is deleted, or others need the room. NumPy
-        cannot resize such an array in place as long as the context is open.
+        local buffer of more than 8 KiB must be registered, which takes two system calls for each op. If it lies in
+        memory that a NumPy array has allocated, it stays registered until the array is deleted, or others need the
+        room. NumPy cannot resize such an array in place as long as the context is open.
     depth : int
         Requests in a send queue; 0: 128.
 
@@ -265,7 +265,7 @@ class Context(_core.Context):
     @property
     def stats(self) -> dict[str, int]:
         """Counters since the context was opened: posts, doorbells, signalled, wakeups, connects, rejected, cache_hits,
-        cache_misses, cache_evicted.
+        cache_misses, cache_evicted, cache_bytes.
 
         posts
             Ops given to the fabric. Ops on mapped memory are not counted.
@@ -284,6 +284,8 @@ class Context(_core.Context):
             Ops whose local buffer the registration cache had, or had not and was asked to keep.
         cache_evicted
             Buffers that the registration cache no longer keeps because others needed the room.
+        cache_bytes
+            Bytes that the registration cache keeps now.
         """
         stats = super().stats
         self._log_rejected(stats["rejected"])

@@ -2,8 +2,8 @@
  * The registration cache: local buffers of the caller that stay registered between ops.
  *
  * A device reads and writes a long local buffer in place, so it must be registered. Registering it for each op costs
- * as much as many ops do. The cache keeps the registration until the allocation ends, so an op on a buffer that it has
- * finds it in the device's table (op_prepare), wherever in the buffer the op begins.
+ * two system calls, and pins its pages each time. The cache keeps the registration until the allocation ends: an op on
+ * a part of it finds the registration in the device's table (op_prepare).
  *
  * An address is not enough to recognise a buffer: memory that was freed, and came back at the same address, is other
  * pages. So the caller numbers its allocations and takes the entry out of the cache before it frees one. Of an
@@ -52,7 +52,7 @@ static struct dsm_cached *unlink_entry(dsm_ctx *c, struct dsm_cached **at)
     struct dsm_cached *e = *at;
     *at = e->next;
     c->cache.entries--;
-    c->cache.nbytes -= e->memory->nbytes;
+    fetch_add_u64(&c->stats.cache_bytes, -e->memory->nbytes);
     return e;
 }
 
@@ -123,9 +123,9 @@ static struct dsm_cached *enter(dsm_ctx *c, struct dsm_cached *e, const uint8_t 
         e->next = c->cache.first;
         c->cache.first = e;
         c->cache.entries++;
-        c->cache.nbytes += e->memory->nbytes;
+        fetch_add_u64(&c->stats.cache_bytes, e->memory->nbytes);
     }
-    while (c->cache.nbytes > c->cache.limit || c->cache.entries > ENTRIES_MAX) {
+    while (c->stats.cache_bytes > c->cache.limit || c->cache.entries > ENTRIES_MAX) {
         struct dsm_cached **last = &c->cache.first;
         while ((*last)->next)
             last = &(*last)->next;
@@ -175,10 +175,12 @@ dsm_cached *dsm_cache_take(dsm_ctx *c, uint64_t number)
 bool cache_clear(dsm_ctx *c)
 {
     pthread_mutex_lock(&c->cache.lock);
-    struct dsm_cached *all = c->cache.first;
-    c->cache.first = NULL;
-    c->cache.entries = 0;
-    c->cache.nbytes = 0;
+    struct dsm_cached *all = NULL, *e;
+    while (c->cache.first) {
+        e = unlink_entry(c, &c->cache.first);
+        e->next = all;
+        all = e;
+    }
     pthread_mutex_unlock(&c->cache.lock);
     bool any = all;
     close_list(all);

@@ -147,9 +147,9 @@ struct dsm_ctx {
     struct {
         pthread_mutex_t lock; /* no other is taken under it */
         dsm_cached *first;    /* the one used last */
-        uint64_t nbytes, limit;
         uint32_t entries;
-    } cache; /* core/cache.c */
+        uint64_t limit; /* of stats.cache_bytes, which changes under this lock */
+    } cache;            /* core/cache.c */
 };
 
 static inline bool ctx_unused(const dsm_ctx *c)
@@ -204,9 +204,17 @@ static inline int device_evict(struct fabric_dev *d, const uint8_t node[DSM_NODE
     return d->fabric->evict(d, node);
 }
 
-/* core/region.c: a region or a remote has been freed: decrements *live (live_regions, live_parts…), and frees
+/* A region, a remote or another such object has been freed: decrements its count (live_regions, live_parts…), and frees
  * the context if it is closed and this was the last. With no lock held. */
-void ctx_leave(dsm_ctx *c, uint64_t *live);
+static inline void ctx_leave(dsm_ctx *c, uint64_t *live)
+{
+    core_lock(&c->lock);
+    --*live;
+    bool last = c->closed && ctx_unused(c);
+    core_unlock(&c->lock);
+    if (last)
+        c->control->free(c);
+}
 /* core/cache.c: closes all entries. Returns whether there were any. With no lock held. */
 bool cache_clear(dsm_ctx *c);
 /* NULL unless id and generation name a live region. Under ctx->lock. */

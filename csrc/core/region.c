@@ -248,16 +248,6 @@ int dsm_register(dsm_ctx *c, void *p, uint64_t nbytes, uint32_t access, dsm_regi
     return dsm_register_many(c, 1, &p, &nbytes, access, out);
 }
 
-void ctx_leave(dsm_ctx *c, uint64_t *live)
-{
-    core_lock(&c->lock);
-    --*live;
-    bool last = c->closed && ctx_unused(c);
-    core_unlock(&c->lock);
-    if (last)
-        c->control->free(c);
-}
-
 void region_end(dsm_region *r)
 {
     dsm_ctx *c = r->ctx;

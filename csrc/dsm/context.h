@@ -71,7 +71,7 @@ int dsm_fence(dsm_ctx *c, const uint8_t node[DSM_NODE_ID]);
 /* Counters of the core's calls into the fabric, for tests and benchmarks. */
 typedef struct {
     uint64_t posts, doorbells, signalled, wakeups, connects, rejected;
-    uint64_t cache_hits, cache_misses, cache_evicted; /* of dsm_cache_keep() */
+    uint64_t cache_hits, cache_misses, cache_evicted, cache_bytes; /* of dsm_cache_keep(); bytes: kept now */
 } dsm_stats;
 void dsm_get_stats(const dsm_ctx *c, dsm_stats *out);
 

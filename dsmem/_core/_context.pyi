@@ -209,6 +209,8 @@ class Context:
             Ops whose local buffer the registration cache had, or had not and was asked to keep.
         cache_evicted
             Buffers that the registration cache no longer keeps because others needed the room.
+        cache_bytes
+            Bytes that the registration cache keeps now.
         """
 
     def allocate(self, nbytes: int, access: str = "rwa") -> Region:

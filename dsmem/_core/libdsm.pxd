@@ -87,7 +87,7 @@ cdef extern from "dsm.h" nogil:
 
     ctypedef struct dsm_stats:
         uint64_t posts, doorbells, signalled, wakeups, connects, rejected
-        uint64_t cache_hits, cache_misses, cache_evicted
+        uint64_t cache_hits, cache_misses, cache_evicted, cache_bytes
 
     void dsm_options_init(dsm_options *o)
     int dsm_open(const dsm_options *o, dsm_ctx **out)

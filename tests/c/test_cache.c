@@ -101,7 +101,7 @@ static void part_then_whole(void)
     read_in_place(0, 0, WHOLE);
     drop(0);
     CHECK(registrations() == before && !dsm_cache_take(user, 1));
-    keep(0, 0, PART); /* begins anew */
+    keep(0, 0, PART); /* begins again */
     CHECK(stats().cache_misses == 3 && registrations() == before + 1);
     close_two();
 }

@@ -49,7 +49,7 @@ def test_the_second_op_finds_it(caller: dsmem.Context, remote: dsmem.Remote) -> 
     remote.read(0, out[PART : 2 * PART])  # outside of what is kept, so that the whole is kept from now on
     remote.read(0, out)
     remote.read(PART, memoryview(out)[PART:])
-    assert counts(caller) == (3, 2, 0)
+    assert counts(caller) == (3, 2, 0) and caller.stats["cache_bytes"] == WHOLE
     assert out.tobytes() == content(remote, 0, PART) + content(remote, PART, WHOLE - PART)
     remote.write(0, out.view("f8").reshape(-1, 8)[::2].copy())  # of another array
     assert counts(caller) == (3, 3, 0)
@@ -88,6 +88,7 @@ def test_memory_that_comes_back_at_the_same_address(caller: dsmem.Context, remot
         assert array[PART:].tobytes() == content(remote, 0, WHOLE - PART)
         assert counts(caller) == (0, i + 1, 0)
         array = None
+        assert caller.stats["cache_bytes"] == 0
     assert again
 
 
