@@ -12,6 +12,7 @@ import hmac
 import ipaddress
 import json
 import os
+import re
 import socket
 import struct
 import time
@@ -47,7 +48,7 @@ def _is_host(text: str) -> bool:
             text.encode("idna")
     except ValueError:
         return False
-    return bool(text)
+    return ":" in text or re.fullmatch(r"[\w.-]+", text) is not None
 
 
 @dataclass(frozen=True)
