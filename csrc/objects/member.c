@@ -19,11 +19,9 @@ int member_identity(bool local, uint64_t *out)
     return 0;
 }
 
-int member_pid(uint64_t identity) { return identity_pid(identity); }
-
 const char *member_describe(uint64_t identity, char text[MEMBER_TEXT])
 {
-    int pid = member_pid(identity);
+    int pid = identity_pid(identity);
     if (pid)
         snprintf(text, MEMBER_TEXT, "process %d", pid);
     else
@@ -32,8 +30,6 @@ const char *member_describe(uint64_t identity, char text[MEMBER_TEXT])
 }
 
 bool member_elsewhere(uint64_t identity) { return identity & ELSEWHERE; }
-
-bool member_dead(uint64_t identity) { return identity_ended(identity); }
 
 int member_is(dsm_remote *r, uint64_t table, uint32_t number, uint64_t identity)
 {
@@ -83,7 +79,7 @@ static int succeed_dead(dsm_remote *r, uint64_t table, uint32_t n, const uint64_
                         member_sweep *sweep, void *arg, uint32_t *out)
 {
     for (uint32_t i = 0; i < n; i++) {
-        if (!member_dead(seen[i]))
+        if (!identity_ended(seen[i]))
             continue;
         int rc = sweep ? sweep(arg, i, seen[i]) : 0;
         if (!rc)
@@ -126,5 +122,5 @@ int dsm_identity_provable(void)
     uint64_t own;
     return identity_claim(&own) ? err_set_errno(errno, "the identity of this process") : 0;
 }
-int dsm_identity_dead(uint64_t identity) { return member_dead(identity); }
-int dsm_identity_pid(uint64_t identity) { return member_pid(identity); }
+int dsm_identity_dead(uint64_t identity) { return identity_ended(identity); }
+int dsm_identity_pid(uint64_t identity) { return identity_pid(identity); }

@@ -24,6 +24,7 @@
 #define DSM_OBJECTS_MEMBER_H
 
 #include "../base/error.h"
+#include "../base/identity.h"
 #include "../dsm.h"
 
 #include <stdbool.h>
@@ -33,17 +34,12 @@ enum { MEMBERS_MAX = 1024 };
 /* For local objects the identity of this process. If the object is not local, or the process can't get a number: a
  * random identity. */
 int member_identity(bool local, uint64_t *out);
-/* For messages: the pid of an identity's process in this process's PID namespace; 0: unknown, or of another
- * namespace. */
-int member_pid(uint64_t identity);
 enum { MEMBER_TEXT = 64 };
 /* "process 17", for messages. */
 const char *member_describe(uint64_t identity, char text[MEMBER_TEXT]);
 /* The identity is not the number of a process of this host: it belongs to a node elsewhere or to a process without a
  * number, and nothing is known about either. */
 bool member_elsewhere(uint64_t identity);
-/* The identity is proven dead: its process, of this host, has ended. */
-bool member_dead(uint64_t identity);
 
 /* Undoes what the dead member of entry 'number' left. Returns 0, or -DSM_E…, which ends the join. */
 typedef int member_sweep(void *arg, uint32_t number, uint64_t dead);

@@ -57,19 +57,19 @@ static void the_dead_are_dead(void)
     uint64_t me, again, remote;
     CHECK(!member_identity(true, &me) && !member_identity(true, &again) && !member_identity(false, &remote));
     CHECK(me == again && !(me >> 63) && remote >> 63 && !dsm_identity_provable());
-    CHECK(!member_dead(me) && !member_dead(remote) && !member_dead(0));
-    CHECK(!member_dead(me + 1) && !member_dead(1)); /* numbers that no process was given */
-    CHECK(member_pid(me) == getpid() && !member_pid(remote) && !member_pid(me + 1));
+    CHECK(!identity_ended(me) && !identity_ended(remote) && !identity_ended(0));
+    CHECK(!identity_ended(me + 1) && !identity_ended(1)); /* numbers that no process was given */
+    CHECK(identity_pid(me) == getpid() && !identity_pid(remote) && !identity_pid(me + 1));
     pid_t pid = new_member();
     uint64_t other = shared[0];
-    CHECK(other != me && !member_dead(other) && member_pid(other) == pid);
+    CHECK(other != me && !identity_ended(other) && identity_pid(other) == pid);
     CHECK(!kill(pid, SIGSTOP));
-    CHECK(!member_dead(other)); /* stopped is not dead */
+    CHECK(!identity_ended(other)); /* stopped is not dead */
     siginfo_t info;
     CHECK(!kill(pid, SIGKILL) && !waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT));
-    CHECK(member_dead(other)); /* a zombie is */
+    CHECK(identity_ended(other)); /* a zombie is */
     CHECK(waitpid(pid, NULL, 0) == pid);
-    CHECK(member_dead(other));
+    CHECK(identity_ended(other));
 }
 
 /* A process that has used objects can still prove deaths, with what it has opened. */
@@ -83,9 +83,9 @@ static void without_descriptors(void)
     CHECK(!getrlimit(RLIMIT_NOFILE, &old));
     none.rlim_max = old.rlim_max;
     CHECK(!setrlimit(RLIMIT_NOFILE, &none));
-    bool living = member_dead(other), self = member_dead(me);
+    bool living = identity_ended(other), self = identity_ended(me);
     end(pid);
-    bool gone = member_dead(other);
+    bool gone = identity_ended(other);
     CHECK(!setrlimit(RLIMIT_NOFILE, &old));
     CHECK(!living && !self && gone);
 }
@@ -141,9 +141,10 @@ static int in_container(void)
     uint64_t outside = shared[1], mine, again;
     SAY(getpid() == 1);
     SAY(!member_identity(true, &mine) && mine != outside); /* its parent has an identity, and may have pid 1 as well */
-    SAY(!member_dead(outside) && !member_pid(outside));
+    SAY(!identity_ended(outside) && !identity_pid(outside));
     pid_t pid = new_member();
-    SAY(!member_identity(true, &again) && mine == again && !member_dead(shared[0]) && member_pid(shared[0]) == pid);
+    SAY(!member_identity(true, &again) && mine == again && !identity_ended(shared[0]) &&
+        identity_pid(shared[0]) == pid);
     store_release_u64(&shared[2], mine);
     stay();
 }
@@ -172,9 +173,9 @@ static int container(void)
     while (!load_acquire_u64(&shared[2]))
         if (waitpid(launcher, &status, WNOHANG))
             return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
-    SAY(!member_dead(shared[0]) && !member_dead(shared[2]) && !member_pid(shared[0]));
+    SAY(!identity_ended(shared[0]) && !identity_ended(shared[2]) && !identity_pid(shared[0]));
     SAY(!kill((pid_t)shared[3], SIGKILL) && waitpid(launcher, &status, 0) == launcher && !status);
-    SAY(member_dead(shared[0]) && member_dead(shared[2]) && !member_dead(shared[1]));
+    SAY(identity_ended(shared[0]) && identity_ended(shared[2]) && !identity_ended(shared[1]));
     return 0;
 }
 
@@ -189,7 +190,7 @@ static int first_of_first(void)
         SAY(getpid() == 1 && !member_identity(true, &shared[1]) && !unshare(CLONE_NEWPID));
         pid_t pid = fork();
         if (!pid)
-            _exit(getpid() != 1 || member_identity(true, &mine) || mine == shared[1] || member_dead(shared[1]));
+            _exit(getpid() != 1 || member_identity(true, &mine) || mine == shared[1] || identity_ended(shared[1]));
         int status;
         _exit(waitpid(pid, &status, 0) != pid || status);
     }
@@ -221,7 +222,7 @@ static int private_memory(void)
         close_all(); /* as exec does */
         if (!own_memory())
             _exit(77);
-        if (member_identity(true, &inside) || inside >> 63 || member_dead(outside) || member_pid(outside))
+        if (member_identity(true, &inside) || inside >> 63 || identity_ended(outside) || identity_pid(outside))
             _exit(1);
         store_release_u64(&shared[1], inside);
         stay();
@@ -230,9 +231,9 @@ static int private_memory(void)
     while (!load_acquire_u64(&shared[1]))
         if (waitpid(pid, &status, WNOHANG))
             return WEXITSTATUS(status);
-    SAY(!member_dead(shared[1]));
+    SAY(!identity_ended(shared[1]));
     end(pid);
-    SAY(!member_dead(shared[1]) && member_dead(outside));
+    SAY(!identity_ended(shared[1]) && identity_ended(outside));
     return 0;
 }
 
@@ -243,7 +244,7 @@ static int no_memory(void)
         return 77;
     SAY(dsm_identity_provable() == -DSM_ESYS);
     SAY(!member_identity(true, &a) && !member_identity(true, &b));
-    SAY(a >> 63 && b >> 63 && a != b && !member_dead(a));
+    SAY(a >> 63 && b >> 63 && a != b && !identity_ended(a));
     return 0;
 }
 
@@ -264,27 +265,27 @@ static int file_lost(void)
     pid_t old = new_member();
     uint64_t of_old = shared[0];
     SAY(!unlink(path_of_file()));
-    SAY(!member_dead(of_old) && !member_dead(before));
+    SAY(!identity_ended(of_old) && !identity_ended(before));
     pid_t asker = fork(); /* it asks with the file that its parent knew, too */
     if (!asker)
-        _exit(member_identity(true, &after) || member_dead(of_old) || member_dead(before));
+        _exit(member_identity(true, &after) || identity_ended(of_old) || identity_ended(before));
     int status;
     SAY(waitpid(asker, &status, 0) == asker && !status);
     pid_t pid = new_member();
     uint64_t of_new = shared[0];
-    SAY(!member_dead(of_new));
+    SAY(!identity_ended(of_new));
     end(pid);
     end(old);
-    SAY(member_dead(of_old) && member_dead(of_new));
+    SAY(identity_ended(of_old) && identity_ended(of_new));
     old = new_member();
     of_old = shared[0];
-    SAY(!truncate(path_of_file(), 0) && !member_dead(of_old));
+    SAY(!truncate(path_of_file(), 0) && !identity_ended(of_old));
     pid = new_member(); /* the file is made again, with other numbers */
-    SAY(!member_dead(of_old) && !member_dead(shared[0]));
+    SAY(!identity_ended(of_old) && !identity_ended(shared[0]));
     end(pid);
-    SAY(!member_dead(of_old) && member_dead(shared[0]));
+    SAY(!identity_ended(of_old) && identity_ended(shared[0]));
     SAY(!chmod(path_of_file(), 0666)); /* any user could have written to it */
-    SAY(!member_dead(shared[0]) && !chmod(path_of_file(), 0644) && member_dead(shared[0]));
+    SAY(!identity_ended(shared[0]) && !chmod(path_of_file(), 0644) && identity_ended(shared[0]));
     end(old);
     return 0;
 }
@@ -300,15 +301,15 @@ static void all_descriptors_closed(void)
         CHECK(!member_identity(true, &me));
         close_all();
         CHECK(open("/dev/null", O_RDONLY) == 3); /* the library's number is another file's now */
-        CHECK(!member_identity(true, &again) && me == again && !member_dead(me));
+        CHECK(!member_identity(true, &again) && me == again && !identity_ended(me));
         store_release_u64(&shared[0], me);
         stay();
     }
     while (!load_acquire_u64(&shared[0]))
         usleep(100);
-    CHECK(!member_dead(shared[0]));
+    CHECK(!identity_ended(shared[0]));
     end(pid);
-    CHECK(member_dead(shared[0]));
+    CHECK(identity_ended(shared[0]));
 }
 
 /* The file descriptor by which this process keeps an identity file open; -1: there is none. */
@@ -328,7 +329,7 @@ static uint32_t questions, asked_enough;
 static void *ask_on(void *other)
 {
     while (!load_acquire_u32(&asked_enough)) {
-        CHECK(!member_dead(*(const uint64_t *)other));
+        CHECK(!identity_ended(*(const uint64_t *)other));
         fetch_add_u32(&questions, 1);
     }
     return NULL;
@@ -382,9 +383,9 @@ static void main_thread_ends(void)
     }
     while (!load_acquire_u64(&shared[0]))
         usleep(100);
-    CHECK(!member_dead(shared[0]));
+    CHECK(!identity_ended(shared[0]));
     end(pid);
-    CHECK(member_dead(shared[0]));
+    CHECK(identity_ended(shared[0]));
 }
 
 /* Makes a child that stays alive; its pid is in shared[number]. */
@@ -395,7 +396,7 @@ static void linger(int number, bool handlers)
     if (!pid) {
         uint64_t me;
         if (!handlers)
-            CHECK(!member_identity(true, &me) && me != shared[0] && !member_dead(shared[0]));
+            CHECK(!member_identity(true, &me) && me != shared[0] && !identity_ended(shared[0]));
         store_release_u64(&shared[number], (uint64_t)getpid());
         stay();
     }
@@ -454,11 +455,11 @@ static void only_the_process_itself(bool exec)
             usleep(100);
     while (!load_acquire_u64(&shared[1]))
         usleep(100);
-    while (exec && !member_dead(shared[1]))
+    while (exec && !identity_ended(shared[1]))
         usleep(100);
-    CHECK(exec || !member_dead(shared[1]));
+    CHECK(exec || !identity_ended(shared[1]));
     end(pid);
-    CHECK(member_dead(shared[1]));
+    CHECK(identity_ended(shared[1]));
     for (int i = 15; i < 16 + LINGERERS; i++)
         CHECK(!kill((pid_t)shared[i], SIGKILL));
 }
@@ -491,7 +492,7 @@ static void crowd(void)
     for (int i = 0; i < CROWD; i += 2)
         end(pids[i]);
     for (int i = 0; i < CROWD; i++) {
-        CHECK(member_dead(seen[i]) == !(i % 2));
+        CHECK(identity_ended(seen[i]) == !(i % 2));
         for (int k = 0; k < i; k++)
             CHECK(seen[k] != seen[i]);
     }
@@ -531,10 +532,10 @@ static void deaths_of_claimers(void)
         uint64_t killed = shared[0];
         pid_t pid = new_member();
         other = shared[0];
-        CHECK(!(other >> 63) && other != killed && !member_dead(other));
-        CHECK(!killed || member_dead(killed));
+        CHECK(!(other >> 63) && other != killed && !identity_ended(other));
+        CHECK(!killed || identity_ended(killed));
         end(pid);
-        CHECK(member_dead(other));
+        CHECK(identity_ended(other));
     }
 }
 

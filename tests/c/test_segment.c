@@ -99,7 +99,7 @@ static void test_dead_writers(void)
         _exit(member_identity(true, said) != 0);
     CHECK(waitpid(pid, NULL, 0) == pid);
     dead = *said;
-    CHECK(member_dead(dead));
+    CHECK(identity_ended(dead));
     munmap(said, sizeof *said);
     for (size_t i = 0; i < sizeof left / sizeof *left; i++) {
         uint64_t data[2], rows = 2, version;

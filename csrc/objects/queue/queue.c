@@ -243,7 +243,7 @@ int dsm_queue_consume(dsm_queue *q)
         if (old == seen ||
             (old == q->identity && !dsm_remote_mapped(q->r))) /* an earlier swap was reported as failed */
             break;
-        if (!member_dead(old))
+        if (!identity_ended(old))
             return err_set(DSM_EBUSY, 0, "another handle consumes; close it, or make the queue with consumers='many'");
     }
     q->consuming = true;
@@ -280,7 +280,7 @@ int dsm_queue_count(const dsm_queue *q, dsm_queue_counts *out)
         uint64_t producer = load_relaxed_u64((const uint64_t *)(const void *)(q->base + QUEUE_PRODUCERS) + lane);
         if (load_relaxed_u8(queue_used(q) + lane))
             count_lane(q, lane, out);
-        out->producers += producer && !member_dead(producer);
+        out->producers += producer && !identity_ended(producer);
     }
     out->shutdown = queue_shutdown(q);
     return 0;

@@ -118,7 +118,7 @@ static int try(dsm_remote *r, const dsm_segment *s, uint64_t *holder)
         if (rc == SWAP_UNKNOWN && !old)
             return 0; /* to be tried again, after a backoff */
         *holder = old;
-        if (!r->mapped || !member_dead(old)) /* remote, no death can be proven */
+        if (!r->mapped || !identity_ended(old)) /* remote, no death can be proven */
             return 0;
         seen = old;
     }

@@ -243,7 +243,7 @@ static bool a_party_died(dsm_barrier *b, const struct state *s)
         uint64_t party = stamped(load_acquire_u64(handle_word(handle(b), handle(b)->own + PARTIES + 8 * i)), s->round);
         if (party == alive)
             continue;
-        if (member_dead(party))
+        if (identity_ended(party))
             return true;
         alive = party;
     }

@@ -170,7 +170,7 @@ static int bury(dsm_condition *c, uint32_t line)
 
 static bool line_of_the_dead(const dsm_condition *c, uint32_t line)
 {
-    return handle(c)->mapped && member_dead(value(c, line, OWNER));
+    return handle(c)->mapped && identity_ended(value(c, line, OWNER));
 }
 
 /* Whether a line says 'notified', its waiter is dead, and a waiter that began with this token was already waiting

@@ -28,7 +28,7 @@ int lock_holder_dead(dsm_lock *l, uint64_t seen)
     if (!identity && load_seq_cst_u64(handle_word(&l->handle, SYNC_WORD)) == seen)
         return err_set(DSM_ECORRUPT, 0, "the lock names member %llu as its holder, and that entry is empty",
                        (unsigned long long)owner);
-    return member_dead(identity);
+    return identity_ended(identity);
 }
 
 static int take_over(dsm_lock *l, uint64_t seen)

@@ -230,7 +230,7 @@ static bool still_inside(dsm_rwlock *rw, uint64_t number, bool may_look)
     uint64_t now = load_seq_cst_u64(word);
     if (!(now & 1))
         return false;
-    return !may_look || !member_dead(load_seq_cst_u64(entry)) || compare_swap_u64(word, now, changed(now, 0)) != now;
+    return !may_look || !identity_ended(load_seq_cst_u64(entry)) || compare_swap_u64(word, now, changed(now, 0)) != now;
 }
 
 static int inside_mapped(dsm_rwlock *rw)

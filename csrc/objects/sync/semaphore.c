@@ -92,7 +92,7 @@ static int take_dead(dsm_semaphore *m)
         uint64_t now = load_acquire_u64(handle_word(&m->handle, slot_at(m, i)));
         if (!now || now == alive)
             continue;
-        if (member_dead(now))
+        if (identity_ended(now))
             rc = take(m, i, now);
         else
             alive = now;
