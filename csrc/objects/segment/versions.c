@@ -23,19 +23,30 @@ static struct eventcount *eventcount_of(dsm_remote *r)
     return (struct eventcount *)(void *)(r->mapped + SEGMENT_EVENTCOUNT);
 }
 
-/* Reads the words. After it has succeeded, both numbers of rows are within the capacity. */
-static int words(dsm_remote *r, const dsm_segment *s, struct segment_words *w)
+/* Of local memory: one by one, since only a load of 8 bytes is never a mixture. remote_check() has allowed it. */
+static void load_words(const dsm_remote *r, struct segment_words *w)
 {
-    uint64_t each = r->mapped ? 8 : sizeof *w; /* local, only a load of 8 bytes is never a mixture */
-    int rc = 0;
-    for (uint64_t at = 0; !rc && at < sizeof *w; at += each)
-        rc = sure_read(r, SEGMENT_ROWS + at, (char *)w + at, each);
-    if (rc)
-        return rc;
+    for (uint64_t at = 0; at < sizeof *w; at += 8)
+        mapped_read(r->mapped + SEGMENT_ROWS + at, (char *)w + at, 8);
+}
+
+static int check_words(const dsm_segment *s, const struct segment_words *w)
+{
     if (w->rows > s->capacity || w->shadow_rows > s->capacity || (w->head & PHASE_MASK) == PHASE_MASK)
         return err_set(DSM_ECORRUPT, 0, "the segment has %llu and %llu rows, head %llx", (unsigned long long)w->rows,
                        (unsigned long long)w->shadow_rows, (unsigned long long)w->head);
     return 0;
+}
+
+/* Reads the words. After it has succeeded, both numbers of rows are within the capacity. */
+static int words(dsm_remote *r, const dsm_segment *s, struct segment_words *w)
+{
+    int rc = r->mapped ? remote_check(r, SEGMENT_ROWS, sizeof *w, DSM_READ) : sure_read(r, SEGMENT_ROWS, w, sizeof *w);
+    if (rc)
+        return rc;
+    if (r->mapped)
+        load_words(r, w);
+    return check_words(s, w);
 }
 
 static int copy(dsm_remote *r, uint64_t from, uint64_t to, uint64_t n)
@@ -467,17 +478,21 @@ static uint64_t whole_frame(const dsm_segment *s, const struct segment_words *w)
 /* 0: *w describes what was copied, 1: it was not one version or has another number of rows, or -DSM_E…. */
 static int mapped_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint64_t rows, struct segment_words *w)
 {
-    uint64_t before = 0, after = 0;
-    int rc = dsm_read(r, SEGMENT_HEAD, &before, 8, -1);
-    if (!rc)
-        rc = words(r, s, w);
+    uint64_t before, after;
+    int rc = remote_check(r, SEGMENT_ROWS, sizeof *w, DSM_READ);
+    if (rc)
+        return rc;
+    mapped_read(r->mapped + SEGMENT_HEAD, &before, 8);
+    load_words(r, w);
+    rc = check_words(s, w);
     if (rc)
         return rc;
     w->head = before;
     if (whole_rows(w) == rows)
         mapped_copy(out, r->mapped + whole_frame(s, w), bytes_of(s, rows));
     fence_acquire(); /* the bytes before the head; pairs with fence_release() of the writer */
-    rc = dsm_read(r, SEGMENT_HEAD, &after, 8, -1);
+    mapped_read(r->mapped + SEGMENT_HEAD, &after, 8);
+    rc = remote_check(r, SEGMENT_HEAD, 8, DSM_READ); /* the owner has not closed the region meanwhile */
     return rc ? rc : !proven(before, after) || whole_rows(w) != rows;
 }
 
