@@ -90,6 +90,9 @@ def missing_from_reference(text, modules):
     for dotted in re.findall(r"^\.\. auto(?:class|function):: dsmem\.([\w.]+)", text, re.M):
         *path, name = dotted.split(".")
         shown.append(getattr(importlib.import_module(".".join(["dsmem", *path])), name))
+    for dotted in re.findall(r"^\.\. automodule:: ([\w.]+)", text, re.M):
+        whole = importlib.import_module(dotted)
+        shown += [getattr(whole, name) for name in whole.__all__]
     missing = []
     for module in modules:
         for name in getattr(module, "__all__", dir(module)):
@@ -107,4 +110,5 @@ MODULES = [importlib.import_module(name) for name in ("dsmem", "dsmem.queue", "d
 def test_the_reference_shows_all_public_names():
     text = "".join(path.read_text() for path in (ROOT / "docs/api").glob("*.rst"))
     assert missing_from_reference(text, MODULES) == []
-    assert "dsmem.sync.Once" in missing_from_reference(text.replace(":: dsmem.sync.Once", ""), MODULES)
+    for shown, name in (("automodule:: dsmem.sync", "dsmem.sync.Once"), ("autoclass:: dsmem.Region", "dsmem.Region")):
+        assert name in missing_from_reference(text.replace(shown, ""), MODULES)
