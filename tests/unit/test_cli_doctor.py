@@ -440,7 +440,9 @@ def test_an_address_without_a_peer():
     assert facts("--peer", "unix:@\udcff", status=1)["peer"]["reason"] == "refused: the process is gone"
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:x", "", ":", "tcp:", "unix:name", "1:2:3x", "a..b", "\udcff:77", "a b", "tcp://a"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:x", "", ":", "tcp:", "unix:name", "1:2:3x", "a..b", "\udcff:77", "a b", "tcp://a"]
+)
 def test_what_is_not_an_address_is_refused_before_anything_runs(address):
     done = run("--peer", address)
     assert done.exit_code == 2 and "is not HOST" in done.output and "Fabrics" not in done.output
