@@ -253,10 +253,10 @@ cdef class Waits:
         """Called in a child of fork(), where neither the helper nor the loops exist."""
         cdef Wait wait
         self.stopped = self.over = True
+        self.using = False  # the remote no longer counts what has begun before the fork (Handle.forget_calls)
         for wait in self.waits:
             wait.state = ENDED
         self.waits = []
-        self.unuse()
         self.handle.waits = None
 
 

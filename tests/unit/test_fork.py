@@ -3,8 +3,11 @@
 import contextlib
 import gc
 import os
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -489,6 +492,33 @@ def test_a_segment_that_the_parent_grows_meanwhile(here):
     go.set()
     child.join()
     assert results == [7]
+
+
+AT_FORK = """
+import asyncio, os, sys
+first = []
+os.register_at_fork(after_in_child=lambda: [call() for call in first])  # before those of dsmem
+import dsmem
+from forked import in_child
+
+async def main():
+    with dsmem.connect(sys.argv[1]) as here:
+        event = here.event("it", create=True)
+        task = asyncio.ensure_future(event.wait_async())
+        await asyncio.sleep(0)  # until it waits
+        first.append(event.is_set)
+        in_child(event.close)
+        first.clear()
+        event.set()
+        await task
+
+asyncio.run(main())
+"""
+
+
+def test_a_callback_uses_an_object_before_the_child_has_forgotten_the_waits_of_tasks(cluster_name):
+    options = {"env": {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}}
+    subprocess.run([sys.executable, "-c", AT_FORK, cluster_name], check=True, timeout=2 * SECONDS, **options)
 
 
 def test_a_version_of_a_child(here):
