@@ -1,9 +1,12 @@
 """One handle of a queue used by many threads, and by one whose signal handlers raise anywhere."""
 
+import contextlib
 import itertools
 import multiprocessing as mp
+import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +68,55 @@ def test_fifty_threads_share_a_wrapped_queue(ends, wrap):
     run(*(lambda k=k: put(k) for k in range(50)), *[get] * 50)
     messages = [one if isinstance(one, bytes) else one[1] for one in got]
     assert sorted(m[:2] for m in messages) == [bytes([k, i]) for k in range(50) for i in range(n)]
+
+
+class Enough(Exception):
+    """What a handler raises."""
+
+
+def test_a_handler_runs_while_another_thread_has_the_turn():
+    """Its op is late; a put of the main thread, which waits behind it, ends with what the handler raises."""
+    late, hits, ended = 40, [], threading.Event()
+    main = threading.get_ident()
+
+    def handler(*_):
+        hits.append(1)
+        if len(hits) == 3:
+            raise Enough
+
+    def put():
+        with pytest.raises(errors.PeerDeadError):
+            while True:
+                producer.put(b"late")
+
+    def interrupt():
+        while not ended.wait(0.001):
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+    with contextlib.ExitStack() as stack:
+        place = f"fault+shm://?delay={late}-:60000ms"
+        user = stack.enter_context(dsmem.Context(place, secret=SECRET, peer_timeout=60))
+        owner = stack.enter_context(dsmem.Context("fault+shm", secret=SECRET))
+        consumer = stack.enter_context(dsmem.connect(context=owner)).queue("q", create=True, capacity_bytes=1 << 14)
+        producer = dsmem.attach(consumer.ref, user)
+        stack.callback(signal.signal, signal.SIGUSR1, signal.signal(signal.SIGUSR1, handler))
+        threads = [threading.Thread(target=put), threading.Thread(target=interrupt)]
+        threads[0].start()
+        while user.stats["posts"] < late:
+            time.sleep(0.001)
+        threads[1].start()
+        try:
+            with pytest.raises(Enough):
+                producer.put(b"behind it")
+            assert threads[0].is_alive()
+        finally:
+            ended.set()
+            threads[1].join()
+            consumer.close()
+            owner.close()  # ends the late op
+            threads[0].join()
+            with contextlib.suppress(errors.TransportError):
+                producer.close()
 
 
 @pytest.mark.parametrize("wrap", [Pickled, lambda queue: Stamped(queue, Lamport())], ids=["Pickled", "Stamped"])
