@@ -5,6 +5,7 @@
  *
  * If a wait must not last until the peer timeout, that timeout is an hour, so that a wait that does never ends.
  */
+#include "agent/agent.h"
 #include "base/deadline.h"
 #include "check.h"
 #include "outcome.h"
@@ -409,6 +410,88 @@ static void refused_on_a_file(bool started)
     close_all(1);
 }
 
+/* ---- why an op was refused ---- */
+
+static uint32_t asked;
+static struct control counting;
+
+static int counted_status(struct peer *p, uint64_t id, uint64_t generation, int64_t deadline)
+{
+    fetch_add_u32(&asked, 1);
+    return client_status(p, id, generation, deadline);
+}
+
+/* The second op is refused as soon as it is posted, and questions to its owner are counted. */
+static void open_refused(void)
+{
+    open_all(1, "refuse=2", HOUR);
+    connect_all(1);
+    counting = *user->control;
+    counting.status = counted_status;
+    user->control = &counting;
+    store_relaxed_u32(&asked, 0);
+}
+
+/* No event loop has seen yet that the op was refused. */
+static void stopped_before_it_asks(bool go_on)
+{
+    uint32_t stop = 0;
+    dsm_ticket *t;
+    open_refused();
+    dsm_op op = add_one(0);
+    CHECK(!dsm_start_as(user, &op, 1, &(dsm_choice){.go_on = go_on, .stop = &stop}, &t, NULL));
+    dsm_stop(user, &op, 1, &stop, t);
+    CHECK(dsm_completed(user) == t && dsm_finish(t, -1, NULL) == -DSM_EACCESS);
+    CHECK(!load_relaxed_u32(&asked) && !word_of(0));
+    close_all(1);
+}
+
+/* The owner does not say why: the wait for its answer is stopped all the same. */
+static void *execute_refused(void *arg)
+{
+    dsm_op op = add_one(0);
+    CHECK(dsm_execute_as(user, &op, 1, &(dsm_choice){.go_on = true, .stop = &stop_word}, -1, NULL) == -DSM_EACCESS);
+    return arg;
+}
+
+static void stopped_while_it_asks(bool started)
+{
+    pthread_t thread;
+    dsm_ticket *t;
+    open_refused();
+    store_relaxed_u32(&stop_word, 0);
+    dsm_op op = add_one(0);
+    pthread_mutex_lock(&owners[0]->lock); /* its agent does not answer */
+    if (started)
+        CHECK(!dsm_start_as(user, &op, 1, &(dsm_choice){.go_on = true, .stop = &stop_word}, &t, NULL));
+    else
+        CHECK(!pthread_create(&thread, NULL, execute_refused, NULL));
+    for (; !load_relaxed_u32(&asked); usleep(1000))
+        CHECK(!started || !dsm_completed(user)); /* settles the ticket, which lets the helper ask */
+    dsm_stop(user, &op, 1, &stop_word, started ? t : NULL);
+    if (started)
+        CHECK(next_completed(user) == t && dsm_finish(t, -1, NULL) == -DSM_EACCESS);
+    else
+        CHECK(!pthread_join(thread, NULL));
+    pthread_mutex_unlock(&owners[0]->lock);
+    close_all(1);
+}
+
+/* An op is refused, and then its owner ends. */
+static void refused_by_one_that_ends(bool started)
+{
+    dsm_ticket *t;
+    open_refused();
+    dsm_op op = add_one(0);
+    CHECK(!(started ? dsm_start(user, &op, 1, &t, NULL) : dsm_submit(user, &op, 1, &t, NULL)));
+    CHECK(op.status == -DSM_EACCESS);
+    disown(0);
+    CHECK(!started || next_completed(user) == t);
+    CHECK(dsm_finish(t, -1, NULL) == -DSM_EPEER && load_relaxed_u32(&asked) == 1);
+    CHECK(!dsm_remote_close(remotes[0]));
+    dsm_close(user);
+}
+
 int main(void)
 {
     late_batch();
@@ -435,6 +518,9 @@ int main(void)
         stopped_in_the_middle(started);
         owner_that_dies(DSM_OP_FETCH_ADD, started);
         owner_that_dies(DSM_OP_READ, started);
+        stopped_before_it_asks(started);
+        stopped_while_it_asks(started);
+        refused_by_one_that_ends(started);
     }
     puts("ok");
     return 0;

@@ -373,43 +373,6 @@ static void asks_once(bool started)
     close_two();
 }
 
-static dsm_op refused_op;
-static uint32_t stop;
-
-static void *execute_refused(void *arg)
-{
-    (void)arg;
-    refused_op = add_at(remote, 0);
-    CHECK(dsm_execute_as(user, &refused_op, 1, &(dsm_choice){.go_on = 1, .stop = &stop}, -1, NULL) == -DSM_EACCESS);
-    return NULL;
-}
-
-/* The owner does not say why: the ops are stopped all the same. */
-static void stopped_while_it_asks(bool started)
-{
-    struct control counting;
-    pthread_t thread;
-    dsm_ticket *t;
-    open_refused("refuse=1", &counting);
-    store_relaxed_u32(&stop, 0);
-    pthread_mutex_lock(&owner->agent->lock);
-    if (started) {
-        refused_op = add_at(remote, 0);
-        CHECK(!dsm_start_as(user, &refused_op, 1, &(dsm_choice){.go_on = 1, .stop = &stop}, &t, NULL));
-    } else {
-        CHECK(!pthread_create(&thread, NULL, execute_refused, NULL));
-    }
-    for (; !load_acquire_u32(&asked); usleep(1000))
-        CHECK(!started || !dsm_completed(user)); /* settles the ticket, which lets the helper ask */
-    dsm_stop(user, &refused_op, 1, &stop, started ? t : NULL);
-    if (started)
-        CHECK(next_completed(user) == t && dsm_finish(t, -1, NULL) == -DSM_EACCESS);
-    else
-        CHECK(!pthread_join(thread, NULL));
-    pthread_mutex_unlock(&owner->agent->lock);
-    close_two();
-}
-
 /* Two regions are closed: the owner is asked each time that an op was refused. */
 static void refused_twice(bool started)
 {
@@ -744,10 +707,8 @@ int main(void)
     refused_and_canceled();
     for (int how = 0; how < 4; how++)
         refused_alone(how & 1, how & 2);
-    for (int started = 0; started < 2; started++) {
-        asks_once(started);
-        stopped_while_it_asks(started);
-    }
+    asks_once(false);
+    asks_once(true);
     refused_twice(false);
     refused_twice(true);
     late_in_the_queue();
