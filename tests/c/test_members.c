@@ -4,6 +4,7 @@
 #include "check.h"
 #include "objects.h"
 #include "objects/sync/lock.h"
+#include "spaces.h"
 #include "stepper.h"
 
 #include <errno.h>
@@ -114,27 +115,6 @@ static bool apart(const char *what, int (*body)(void))
             return __LINE__ % 256 ? __LINE__ % 256 : 1; \
     } while (0)
 
-static bool put_line(const char *path, const char *line)
-{
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : write(fd, line, strlen(line));
-    close(fd);
-    return n > 0;
-}
-
-/* Makes new namespaces, with the right to do so or in a user namespace in which this user and its group keep their
- * numbers: a group that has none there can make no files in a tmpfs of that namespace. */
-static bool new_space(int flags)
-{
-    char user[64], group[64];
-    snprintf(user, sizeof user, "%u %u 1", geteuid(), geteuid());
-    snprintf(group, sizeof group, "%u %u 1", getegid(), getegid());
-    if (!unshare(flags))
-        return true;
-    return !unshare(CLONE_NEWUSER | flags) && put_line("/proc/self/uid_map", user) &&
-           put_line("/proc/self/setgroups", "deny") && put_line("/proc/self/gid_map", group);
-}
-
 /* The first process of a new PID namespace, and one in it. */
 static int in_container(void)
 {
@@ -197,12 +177,6 @@ static int first_of_first(void)
     int status;
     SAY(waitpid(init, &status, 0) == init && !status);
     return 0;
-}
-
-static bool own_memory(void)
-{
-    return new_space(CLONE_NEWNS) && !mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) &&
-           !mount("none", "/dev/shm", "tmpfs", 0, "mode=1777");
 }
 
 static void close_all(void)
