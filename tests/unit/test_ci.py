@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,15 @@ def script(path, text):
 def tree(tmp_path):
     """Run one of the scripts there; the stand-ins can be written again."""
     script(tmp_path / "ci/deps", "exit 0")
-    script(tmp_path / ".venv/bin/python", 'echo "===== 3 passed in 1.20s ====="')
+    pytest_does(tmp_path, 'echo "===== 3 passed in 1.20s ====="')
     for name in ("test", "softroce"):
         shutil.copy(ROOT / "ci" / name, tmp_path / "ci" / name)
     return tmp_path
+
+
+def pytest_does(tree, suite, models="echo '===== 1 passed in 0.10s ====='"):
+    """What stands in for pytest: for the suite, and for the models, which a pytest of their own runs beside it."""
+    script(tree / ".venv/bin/python", f'case "$*" in\n*" tests/model") {models} ;;\n*) {suite} ;;\nesac')
 
 
 def run(tree, *command, **environment):
@@ -46,12 +52,14 @@ def test_the_end_says_what_failed_and_what_was_skipped_on_both_sides(tree):
         "FAILED tests/a.py::x - AssertionError: y",
         "===== 1 failed, 3 passed in 61.20s (0:01:01) =====",
     )
-    script(tree / ".venv/bin/python", f"printf '%s\\n' dots {' '.join(map(repr, lines))}; exit 1")
+    of_models = ("FAILED tests/model/m.py::x - AssertionError: z", "1 failed in 0.10s")
+    pytest_does(tree, *(f"printf '%s\\n' dots {' '.join(map(repr, said))}; exit 1" for said in (lines, of_models)))
     script(tree / "ci/softroce", "echo 'ERROR tests/b.py::z - OSError'; echo '1 error, 5 passed in 9.10s'; exit 1")
     done = run(tree, "ci/test")
     assert done.returncode == 1
     said = done.stdout.split("== make test ==\n")[1].splitlines()
-    assert said == [*lines, "ERROR tests/b.py::z - OSError", "1 error, 5 passed in 9.10s", "failed: pytest softroce"]
+    of_guest = ("ERROR tests/b.py::z - OSError", "1 error, 5 passed in 9.10s")
+    assert said == [*of_models, *lines, *of_guest, "failed: pytest models softroce"]
 
 
 def test_a_guest_that_cannot_be_is_left_out_with_the_reason(tree):
@@ -65,22 +73,43 @@ def test_the_guest_runs_beside_the_suite(tree):
     script(
         tree / "ci/softroce", f"echo begun; until [ -e {tree}/tested ]; do sleep 0.01; done; echo '1 passed in 1.00s'"
     )
-    script(tree / ".venv/bin/python", f"touch {tree}/tested; echo '2 passed in 1.00s'")
+    pytest_does(tree, f"touch {tree}/tested; echo '2 passed in 1.00s'", "echo '3 passed in 1.00s'")
     done = run(tree, "ci/test")
     assert done.returncode == 0
     assert done.stdout.endswith(
-        "begun\n1 passed in 1.00s\n\n== make test ==\n2 passed in 1.00s\n1 passed in 1.00s\npassed\n"
+        "begun\n1 passed in 1.00s\n\n== make test ==\n3 passed in 1.00s\n2 passed in 1.00s\n1 passed in 1.00s\npassed\n"
     )
 
 
-def test_a_signal_that_ends_the_suite_ends_the_guest(tree):
+def test_the_models_run_beside_the_suite(tree):
+    pytest_does(tree, f"until [ -e {tree}/begun ]; do sleep 0.01; done; touch {tree}/tested; echo \"$*\"",
+                f"touch {tree}/begun; until [ -e {tree}/tested ]; do sleep 0.01; done; echo models")  # fmt: skip
+    done = run(tree, "ci/test", "--no-softroce")
+    assert done.returncode == 0
+    assert done.stdout.startswith("-m pytest --ignore=tests/model\n\n== models ==\nmodels\n\n== make test ==\n")
+
+
+def test_a_choice_of_tests_runs_nothing_beside_it(tree):
+    pytest_does(tree, 'echo "$*"', "echo models")
+    done = run(tree, "ci/test", "--no-softroce", "-k", "one")
+    assert done.returncode == 0 and done.stdout.startswith("-m pytest -k one\n\n== make test ==\n")
+
+
+def test_a_signal_that_ends_the_suite_ends_what_runs_beside_it(tree):
     script(
         tree / "ci/softroce",
         f"trap 'touch {tree}/ended; exit 130' TERM; touch {tree}/begun; while :; do sleep 0.01; done",
     )
-    script(tree / ".venv/bin/python", f"until [ -e {tree}/begun ]; do sleep 0.01; done; kill -TERM $PPID")
+    models = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); open('{0}/models', 'w')"
+    pytest_does(
+        tree,
+        f"until [ -e {tree}/begun -a -e {tree}/models ]; do sleep 0.01; done; kill -TERM $PPID",
+        f"""exec {sys.executable} -c "{models.format(tree)}
+try: signal.pause()
+except KeyboardInterrupt: open('{tree}/interrupted', 'w')" """,
+    )
     done = run(tree, "ci/test")
-    assert done.returncode == 128 + signal.SIGTERM and (tree / "ended").exists()
+    assert done.returncode == 128 + signal.SIGTERM and (tree / "ended").exists() and (tree / "interrupted").exists()
 
 
 # ---- ci/softroce ----
