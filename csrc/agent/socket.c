@@ -210,10 +210,9 @@ static int connect_unix(int fd, const struct sockaddr *to, socklen_t len, const 
 
 static int connect_tcp(int fd, const struct sockaddr *to, socklen_t len, const char *address, int64_t deadline)
 {
-    if (!connect(fd, to, len))
-        return 0;
-    return errno == EINPROGRESS ? finish_connect(fd, address, deadline)
-                                : err_set(DSM_EPEER, errno, "no agent at %s", address);
+    if (connect(fd, to, len) && errno != EINPROGRESS)
+        return err_set(DSM_EPEER, errno, "no agent at %s", address);
+    return finish_connect(fd, address, deadline);
 }
 
 static int open_socket(dsm_ctx *c, const struct sockaddr *to, socklen_t len, const char *address, int64_t deadline,
