@@ -190,11 +190,11 @@ static void fenced(void)
     dsm_close(owner);
 }
 
-static bool no_memory;
+static uint32_t no_memory; /* for any thread, the agents' among them */
 
 void *__real_realloc(void *before, size_t n);
 void *__wrap_realloc(void *before, size_t n);
-void *__wrap_realloc(void *before, size_t n) { return no_memory ? NULL : __real_realloc(before, n); }
+void *__wrap_realloc(void *before, size_t n) { return load_relaxed_u32(&no_memory) ? NULL : __real_realloc(before, n); }
 
 static unsigned evictions;
 
@@ -217,9 +217,9 @@ static void fenced_again_and_again(void)
         counting[i].evict = counted_evict;
         owner->devs[i]->fabric = &counting[i];
     }
-    no_memory = true;
+    store_relaxed_u32(&no_memory, 1);
     CHECK(dsm_fence(owner, node) == -DSM_ENOMEM && evictions == 2);
-    no_memory = false;
+    store_relaxed_u32(&no_memory, 0);
     CHECK(dsm_fence(owner, node) == -DSM_EUNSUPPORTED && evictions == 4);
     CHECK(dsm_fence(owner, node) == -DSM_EUNSUPPORTED && evictions == 6);
     CHECK(!dsm_fence(alone, node) && !dsm_fence(alone, node));

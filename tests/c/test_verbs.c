@@ -521,14 +521,14 @@ static void context_closed_first(void)
 /* ---- memory ---- */
 
 /* The buffer of an op lies in a region that is closed while the device has the op. */
-static void local_region_closed(uint8_t code)
+static void local_region_closed(uint8_t code, uint64_t nbytes)
 {
     dsm_region *local;
-    dsm_op op = {.code = code, .local = mine, .nbytes = BIG};
+    dsm_op op = {.code = code, .local = mine, .nbytes = nbytes};
     dsm_ticket *t;
     open_two(HOUR);
     op.remote = remote;
-    CHECK(!dsm_register(user, mine, BIG, DSM_READ, &local));
+    CHECK(!dsm_register(user, mine, BIG, DSM_READ | DSM_WRITE, &local));
     set_stall(true, false);
     CHECK(!dsm_submit(user, &op, 1, &t, NULL));
     int before = fake.regs;
@@ -717,7 +717,10 @@ int main(void)
     silent_in_the_middle();
     old_connection_lingers();
     context_closed_first();
-    local_region_closed(DSM_OP_WRITE);
+    for (uint64_t nbytes = BIG; nbytes >= 4096; nbytes /= 16) { /* found before the connection is locked, and after */
+        local_region_closed(DSM_OP_WRITE, nbytes);
+        local_region_closed(DSM_OP_READ, nbytes);
+    }
     passing_registrations();
     wrong_buffers();
     for (int how = 0; how < 4; how++)

@@ -1,5 +1,6 @@
 """Handles of named objects in children of fork() are the child's own; what the parent's hold stays the parent's."""
 
+import asyncio
 import contextlib
 import gc
 import os
@@ -519,6 +520,24 @@ asyncio.run(main())
 def test_a_callback_uses_an_object_before_the_child_has_forgotten_the_waits_of_tasks(cluster_name):
     options = {"env": {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}}
     subprocess.run([sys.executable, "-c", AT_FORK, cluster_name], check=True, timeout=2 * SECONDS, **options)
+
+
+async def test_a_child_leaves_the_tasks_of_the_parent_that_wait_for_a_queue(here):
+    """Its copy of their loop would wake the parent's, through a socket that they share."""
+    queue = here.queue("it", create=True)
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(queue.get_async())
+    await asyncio.sleep(0)  # until it waits
+
+    def child():
+        woken = []
+        loop.call_soon_threadsafe = lambda *call: woken.append(call)
+        queue.close()
+        return len(woken)
+
+    assert in_child(child) == 0
+    queue.put(b"parent")
+    assert await asyncio.wait_for(task, SECONDS) == b"parent"
 
 
 def test_a_version_of_a_child(here):
