@@ -2,8 +2,9 @@
  * A user of other processes' memory, while one of them is slow, dead or silent: every wait ends, in time or for a
  * signal; no other connection is affected; and a peer that is gone leaves nothing behind.
  *
- * If a wait must not last until the peer timeout, that timeout is an hour, so that a wait that does never ends. Where it
- * is short, and where a call has little time, there is a connection before: on a busy host that alone takes longer.
+ * If a wait must not last until the peer timeout, that timeout is an hour, so that a wait that does never ends. Where
+ * that timeout is short, or a call has little time, there is a connection before: to connect takes longer on a busy
+ * host.
  */
 #include "agent/agent.h"
 #include "base/deadline.h"
