@@ -146,9 +146,17 @@ def statements(text: str) -> set[int]:
     return found
 
 
+def without_comment(line: str) -> str:
+    """A line of Python or Cython without the comment at its end."""
+    lines, pieces = masked(line, PYTHON)
+    found = (pieces[ord(one) - MASK] for one in MASKED.findall(lines[0]))
+    comment = next((piece for piece in found if piece.startswith("#")), "")
+    return line.removesuffix(comment).rstrip()
+
+
 def either(mutant: Mutant, number: int) -> str | None:
     """Cython that is the mutant where the switch has its number, else the original; None: it cannot be written."""
-    before, after = mutant.before, mutant.after
+    before, after = without_comment(mutant.before), without_comment(mutant.after)
     old, new = CONDITION.match(before), CONDITION.match(after)
     if old and new and old[2] == new[2]:  # `not not`: both sides have one type
         chosen = f"((not not ({new[3]})) if {SWITCH} == {number} else (not not ({old[3]})))"

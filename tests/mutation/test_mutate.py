@@ -127,6 +127,9 @@ def test_a_switch_stands_between_a_line_and_its_mutant():
     assert behind[made.index(condition) + 1] == 60
     assert set(behind.values()) == {20, 50, 60}
     assert mutants.either(mutants.Mutant("x", 1, "    for i in a:", "    for i in b:"), 1) is None
+    commented = mutants.Mutant("x", 1, 'if a == "#":  # a: b', 'if a != "#":  # a: b')
+    made = mutants.either(commented, 7)
+    assert made == 'if ((not not (a != "#")) if dsmem_mutant == 7 else (not not (a == "#"))):\n'
 
 
 def test_the_interval_of_a_share():
