@@ -477,6 +477,27 @@ static void stopped_while_it_asks(bool started)
     close_all(1);
 }
 
+/* The helper waits for the answer when the ops are cancelled: that of one which waits for a connection ends, too. */
+static void canceled_while_it_asks(void)
+{
+    dsm_ticket *tickets[2], *t;
+    open_refused();
+    dsm_op ops[] = {add_one(0), add_one(0)};
+    pthread_mutex_lock(&owners[0]->lock);
+    CHECK(!dsm_start(user, &ops[0], 1, &tickets[0], NULL));
+    for (; !load_relaxed_u32(&asked); usleep(1000))
+        CHECK(!dsm_completed(user));
+    CHECK(!dsm_start(user, &ops[1], 1, &tickets[1], NULL) && !dsm_completed(user));
+    dsm_cancel(user);
+    for (int i = 0; i < 2; i++) {
+        CHECK((t = dsm_completed(user)));
+        CHECK(dsm_finish(t, -1, NULL) == (t == tickets[0] ? -DSM_EACCESS : -DSM_ECANCELED));
+    }
+    pthread_mutex_unlock(&owners[0]->lock);
+    CHECK(!word_of(0));
+    close_all(1);
+}
+
 /* An op is refused, and then its owner ends. */
 static void refused_by_one_that_ends(bool started)
 {
@@ -512,6 +533,7 @@ int main(void)
     late_started_batch(true);
     late_and_in_time();
     stopped_where_it_is_outstanding();
+    canceled_while_it_asks();
     for (int started = 0; started < 2; started++) {
         refused_on_a_file(started);
         stopped_with_a_refused_op(started);
