@@ -103,12 +103,19 @@ int client_connect(struct peer *p, int64_t deadline);
 int client_endpoint(struct peer *p, const uint8_t *address, size_t len, uint8_t *out, size_t *out_len,
                     int64_t deadline);
 const struct session *client_session(const struct peer *p); /* of a connection that is open */
+/* Asks a question of 'len' bytes. *got: size of the answer's buffer, then its length. Returns 0, a positive DSM_E… if
+ * that is the status in the owner's reply, or -DSM_E… on failure. */
+int client_ask(struct peer *p, uint16_t type, const void *question, size_t len, void *answer, size_t *got,
+               int64_t deadline);
 /* Waits for events of a socket to the owner. ETIME at the deadline, or if a signal handler wants the wait to end. */
 int client_await(const struct peer *p, int fd, short events, int64_t deadline);
 int client_gone(const struct peer *p, int sys); /* sets EPEER */
 /* stream.c */
 int client_stream(struct peer *p, const uint8_t *address, size_t len, int64_t deadline);
 int client_status(struct peer *p, uint64_t region, uint64_t generation, int64_t deadline);
+/* outcomes.c */
+int client_outcomes(struct peer *p, const uint8_t *address, size_t len, uint64_t from, struct fabric_outcomes *out,
+                    int64_t deadline);
 void client_disconnect(struct peer *p);
 /* What a client asks an owner for: a region or, if n is not 0, these parts of it, which are its regions if it is a
  * pool. */

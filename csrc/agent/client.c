@@ -367,6 +367,15 @@ static int ask(struct peer *p, struct request *q, int64_t deadline)
     return ended(p, rc);
 }
 
+int client_ask(struct peer *p, uint16_t type, const void *question, size_t len, void *answer, size_t *got,
+               int64_t deadline)
+{
+    struct request q = {.type = type, .payload = question, .len = len, .reply = answer, .reply_max = *got};
+    int rc = ask(p, &q, deadline);
+    *got = q.reply_max;
+    return rc;
+}
+
 static int answered(const struct peer *p, int rc)
 {
     return rc > 0 ? err_set(rc, 0, "the owner's agent at %s rejected the request", p->address) : rc;

@@ -33,11 +33,16 @@ enum {
     MSG_PARTS =
         5, /* NAME, then parts of this region: u64 number, u64 generation, u64 offset, u64 nbytes -> u32, how many
                       of them, from the first on, are regions of the pool now */
-    MSG_CALL = 6,   /* bytes for the service of the context -> its bytes */
-    NAME_SIZE = 16, /* u64 region, u64 generation */
+    MSG_CALL = 6,     /* bytes for the service of the context -> its bytes */
+    MSG_OUTCOMES = 7, /* u32 fabric, u64 number, address of an endpoint -> OUTCOMES, then for each OUTCOME: u64 number,
+                         u32 ops, u32 status, u64 result */
+    NAME_SIZE = 16,   /* u64 region, u64 generation */
     FABRIC_SIZE = 4,
     GRANT_SIZE = 16,
     PART_SIZE = 32,
+    ASKED_SIZE = FABRIC_SIZE + 8, /* u32 fabric, u64 number; the address follows */
+    OUTCOMES_SIZE = 24,           /* u64 next, u64 known, u64 through */
+    OUTCOME_SIZE = 24,
     PARTS_MAX = (PAYLOAD_MAX - NAME_SIZE) / PART_SIZE, /* in a question */
     ANSWER_MAX = PAYLOAD_MAX,                          /* the longest payload of a reply */
 };

@@ -191,6 +191,37 @@ static bool on_endpoint(struct agent *a, struct conn *n, const uint8_t *question
     return reply(n, -rc, mine, rc ? 0 : (size_t)size);
 }
 
+_Static_assert(OUTCOMES_SIZE + FABRIC_OUTCOMES * OUTCOME_SIZE <= ANSWER_MAX, "all of them fit into an answer");
+
+/* The answer to OUTCOMES: its length, or -DSM_E…. */
+static int tell_outcomes(struct fabric_dev *d, const uint8_t *question, size_t len, uint8_t answer[ANSWER_MAX])
+{
+    struct fabric_outcomes o;
+    int rc = device_outcomes(d, question + ASKED_SIZE, len - ASKED_SIZE, get_u64(question + FABRIC_SIZE), &o);
+    if (rc)
+        return rc;
+    put_u64(answer, o.next);
+    put_u64(answer + 8, o.known);
+    put_u64(answer + 16, o.through);
+    uint8_t *at = answer + OUTCOMES_SIZE;
+    for (uint32_t i = 0; i < o.n; i++, at += OUTCOME_SIZE) {
+        put_u64(at, o.of[i].number);
+        put_u32(at + 8, o.of[i].ops);
+        put_u32(at + 12, o.of[i].status);
+        put_u64(at + 16, o.of[i].result);
+    }
+    return (int)(at - answer);
+}
+
+/* The device closes the endpoint that is asked about; the agent's part of it is closed with its connection. */
+static bool on_outcomes(dsm_ctx *c, struct conn *n, const uint8_t *question, size_t len)
+{
+    uint8_t answer[ANSWER_MAX];
+    int i = find_device(c, n, get_u32(question));
+    int got = i < 0 ? i : tell_outcomes(c->devs[i], question, len, answer);
+    return reply(n, got < 0 ? -got : 0, answer, got < 0 ? 0 : (size_t)got);
+}
+
 /* Accepts each message once and in order: its number must be the next one. */
 static bool on_message(struct agent *a, struct conn *n)
 {
@@ -210,6 +241,8 @@ static bool on_message(struct agent *a, struct conn *n)
         return len > NAME_SIZE && (len - NAME_SIZE) % PART_SIZE == 0 && on_parts(a->ctx, n, payload, len);
     case MSG_CALL:
         return service_on_call(a, n, payload, len);
+    case MSG_OUTCOMES:
+        return len > ASKED_SIZE && len <= ASKED_SIZE + FABRIC_ADDRESS_MAX && on_outcomes(a->ctx, n, payload, len);
     case MSG_BYE:
         conn_close_endpoint(n);
         return len == 0;

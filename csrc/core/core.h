@@ -107,6 +107,9 @@ struct control {
     /* Connects p->stream_fd to the passive endpoint that has this address. */
     int (*stream)(struct peer *p, const uint8_t *address, size_t len, int64_t deadline);
     int (*status)(struct peer *p, uint64_t region, uint64_t generation, int64_t deadline); /* 0, ESTALE… */
+    /* What became of the ops that came through this endpoint of the owner's, from number 'from' on. */
+    int (*outcomes)(struct peer *p, const uint8_t *address, size_t len, uint64_t from, struct fabric_outcomes *out,
+                    int64_t deadline);
     void (*disconnect)(struct peer *p);
     void (*free)(dsm_ctx *c); /* with no lock held: frees the context */
 };
@@ -190,6 +193,13 @@ static inline void endpoint_close(struct fabric_ep *e)
 {
     core_assert_unlocked();
     e->dev->fabric->ep_close(e);
+}
+
+static inline int device_outcomes(struct fabric_dev *d, const uint8_t *address, size_t len, uint64_t from,
+                                  struct fabric_outcomes *out)
+{
+    core_assert_unlocked();
+    return d->fabric->outcomes(d, address, len, from, out);
 }
 
 static inline void registration_end(struct fabric_mem *m)
@@ -303,10 +313,21 @@ void ticket_give_up_rest(dsm_ticket *t, int status);
 void ticket_find_causes(dsm_ticket *t, int64_t deadline);
 /* Whether the owner's device has refused an op of a ticket, and the owner has not been asked why: then the op has no
  * group any more. */
-static inline bool op_unexplained(const dsm_ticket *t, size_t i)
+static inline bool op_refused(const dsm_ticket *t, size_t i)
 {
     return t->ops[i].status == -DSM_EACCESS && !t->ops[i].remote->mapped && t->work[i].group;
 }
+/* Whether the answer to an op of a ticket was lost, the owner may know what became of it, and has not been asked. */
+static inline bool op_in_doubt(const dsm_ticket *t, size_t i)
+{
+    const dsm_remote *r = t->ops[i].remote;
+    return t->ops[i].status == -DSM_EUNKNOWN && !r->mapped && t->work[i].group && r->peer->dev->remembers;
+}
+static inline bool op_unexplained(const dsm_ticket *t, size_t i) { return op_refused(t, i) || op_in_doubt(t, i); }
+
+/* core/doubt.c: asks the owner of op i, which is in doubt, about it and the later ones that came through the same
+ * connection. Afterwards none of these is in doubt: it has its outcome, or that stays unknown. */
+void doubt_settle(dsm_ticket *t, size_t i, int64_t deadline);
 
 /* core/mapped_file.c: closes a remote that has no context */
 void map_close(dsm_remote *r);

@@ -283,7 +283,7 @@ static void find_cause(dsm_ticket *t, size_t i, int64_t deadline)
         dsm_op *op = &t->ops[k];
         if (op->remote != r && !same_memory(op->remote, r))
             continue;
-        if (op_unexplained(t, k)) {
+        if (op_refused(t, k)) {
             t->work[k].group = NULL;
             if (rc == -DSM_ESTALE || rc == -DSM_EPEER)
                 op->status = rc;
@@ -295,9 +295,12 @@ static void find_cause(dsm_ticket *t, size_t i, int64_t deadline)
 
 void ticket_find_causes(dsm_ticket *t, int64_t deadline)
 {
-    for (size_t i = 0; i < t->n; i++)
-        if (op_unexplained(t, i))
+    for (size_t i = 0; i < t->n; i++) {
+        if (op_in_doubt(t, i) && !t->late)
+            doubt_settle(t, i, deadline);
+        if (op_refused(t, i))
             find_cause(t, i, deadline);
+    }
 }
 
 bool ticket_again(dsm_ticket *t)
@@ -337,13 +340,15 @@ static const dsm_op *find_first_error(dsm_ticket *t, bool late, int64_t deadline
     const dsm_op *first = NULL;
     for (size_t i = 0; i < t->n; i++) {
         dsm_op *op = &t->ops[i];
+        if (!t->started && !late && op_in_doubt(t, i))
+            doubt_settle(t, i, deadline);
         if (!op->status)
             continue;
         if (was_cancelled(op) && late)
             set_reason(op, -DSM_ETIME);
         if (was_cancelled(op) && load_relaxed_u32(&op->remote->peer->dead))
             set_reason(op, -DSM_EPEER);
-        if (!t->started && op_unexplained(t, i))
+        if (!t->started && op_refused(t, i))
             find_cause(t, i, deadline);
         if (!first || (was_cancelled(first) && !was_cancelled(op)))
             first = op;

@@ -52,9 +52,11 @@ typedef struct dsm_op {
  *   -DSM_EIO          not executed: no request could be posted          the transport failed
  *   other             not executed: refused before it was posted        the same
  *
- * The cause of DSM_EUNKNOWN is ETIME, EPEER, EIO or ECANCELED (another failure on the connection). The buffer of a READ
- * that failed holds anything. A WRITE whose outcome is unknown has landed, or never will, once another op on the same
- * remote has succeeded: that op used a new connection, before which the owner has closed the old one. */
+ * On tcp the owner is asked, within the deadline, what became of an op whose connection broke: EUNKNOWN stays only if
+ * it is gone or does not know. The cause of EUNKNOWN is ETIME, EPEER, EIO or ECANCELED (another failure on the
+ * connection). The buffer of a READ that failed holds anything. A WRITE whose outcome is unknown has landed, or never
+ * will, once another op on the same remote has succeeded: that op used a new connection, before which the owner has
+ * closed the old one. */
 
 /* Waits of the core call 'look' at intervals of at most 50 ms, to learn whether a signal handler wants the wait to end.
  * 'look' is called with no lock held. If it returns anything but 0, the wait ends as if its deadline had passed. NULL:

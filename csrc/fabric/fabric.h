@@ -47,6 +47,7 @@ struct fabric_dev {
     uint32_t wire_id; /* FABRIC_…; fault has that of the fabric it wraps */
     bool connected;   /* an endpoint must be connected to a passive endpoint of the owner before ops are posted */
     bool streams;     /* endpoints are connected by a stream socket, which the agents make (ep_stream) */
+    bool remembers;   /* owners know what became of ops whose answer was lost (doubt, outcomes) */
     bool maps;        /* peers are on this host and map the memory: regions must be shared memory, and the agent listens
                          on a Unix socket, which passes file descriptors; otherwise on TCP */
     dsm_stats *stats; /* owned by the core; update with fetch_add_u64 */
@@ -87,6 +88,21 @@ struct fabric_remote {
     uint32_t access;
 };
 
+/* What an owner says of the ops that came through an endpoint of its own, which is closed for good. They are numbered
+ * from 0. */
+enum { FABRIC_OUTCOMES = 20 };
+struct fabric_outcome {
+    uint64_t number, result; /* of the first op; result: of an atomic */
+    uint32_t ops, status;    /* 0, or DSM_E…; EUNKNOWN: it has taken effect in part */
+};
+struct fabric_outcomes {
+    uint64_t next;    /* ops from this number on were not executed, and never will be */
+    uint64_t known;   /* what became of ops before this one is not known any more */
+    uint64_t through; /* all is said of the ops before this one: those that are not listed had no result and status 0 */
+    uint32_t n;
+    struct fabric_outcome of[FABRIC_OUTCOMES]; /* in the order of their numbers */
+};
+
 /* An endpoint: the connection to one peer. */
 struct fabric_ep {
     struct fabric_dev *dev;
@@ -108,7 +124,8 @@ struct fabric_op {
     struct fabric_group *group;
     struct fabric_op *next;
     /* of the fabric: */
-    void *prepared[2]; /* by op_prepare, for each local piece */
+    void *prepared[2]; /* by op_prepare, for each local piece; or for 'doubt' */
+    uint64_t number;   /* for 'doubt' */
     uint32_t state;
     uint32_t parts; /* that are outstanding */
 };
@@ -150,6 +167,15 @@ struct fabric {
      * there is a result, op_release undoes it, with no lock held, once the op is done or will not be posted. */
     void (*op_prepare)(struct fabric_dev *d, struct fabric_op *w);
     void (*op_release)(struct fabric_dev *d, struct fabric_op *w);
+    /* If the device remembers: how the owner knows an op that has ended with EUNKNOWN: by the address of its endpoint,
+     * and a number. Returns the length of the address; 0: it can't be asked about the op. The answer holds until
+     * op_release. */
+    size_t (*doubt)(struct fabric_dev *d, const struct fabric_op *w, uint8_t address[FABRIC_ADDRESS_MAX],
+                    uint64_t *number);
+    /* At the owner: closes the passive endpoint with this address, if it is not closed yet, and says what became of its
+     * ops from number 'from' on. ESTALE: it is not known. Waits for a turn of the fabric's thread at most. */
+    int (*outcomes)(struct fabric_dev *d, const uint8_t *address, size_t len, uint64_t from,
+                    struct fabric_outcomes *out);
     /* Handles the pending events of the device. Called by any thread, but by one at a time; never blocks. */
     void (*dev_event)(struct fabric_dev *d);
 
@@ -196,6 +222,10 @@ void nosys_forget(struct fabric_remote *r);
 int nosys_evict(struct fabric_dev *d, const uint8_t node[DSM_NODE_ID]);
 void nosys_op_prepare(struct fabric_dev *d, struct fabric_op *w);
 void nosys_op_release(struct fabric_dev *d, struct fabric_op *w);
+size_t nosys_doubt(struct fabric_dev *d, const struct fabric_op *w, uint8_t address[FABRIC_ADDRESS_MAX],
+                   uint64_t *number);
+int nosys_outcomes(struct fabric_dev *d, const uint8_t *address, size_t len, uint64_t from,
+                   struct fabric_outcomes *out);
 void nosys_dev_event(struct fabric_dev *d);
 int nosys_ep_open(struct fabric_dev *d, bool passive, struct fabric_ep **out);
 int nosys_ep_address(struct fabric_ep *e, uint8_t address[FABRIC_ADDRESS_MAX]);

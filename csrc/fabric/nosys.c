@@ -79,6 +79,26 @@ void nosys_op_release(struct fabric_dev *d, struct fabric_op *w)
     (void)w;
 }
 
+size_t nosys_doubt(struct fabric_dev *d, const struct fabric_op *w, uint8_t address[FABRIC_ADDRESS_MAX],
+                   uint64_t *number)
+{
+    (void)d;
+    (void)w;
+    (void)address;
+    (void)number;
+    return 0;
+}
+
+int nosys_outcomes(struct fabric_dev *d, const uint8_t *address, size_t len, uint64_t from, struct fabric_outcomes *out)
+{
+    (void)d;
+    (void)address;
+    (void)len;
+    (void)from;
+    (void)out;
+    return nosys();
+}
+
 void nosys_dev_event(struct fabric_dev *d) { (void)d; }
 
 int nosys_ep_open(struct fabric_dev *d, bool passive, struct fabric_ep **out)

@@ -35,6 +35,7 @@ HOLDS = [
     "barrier -DNEWCOMER",
     "barrier -DBREAKER -DPARTIES=3",
     "barrier -DTIMEOUTS -DENDERS=1 -DBREAKER -DNEWCOMER",
+    "outcome",
 ]
 ENDS = ["ring -DM=3 -DPRODUCER_DEATHS=1", "array -DM=2", "shared_tail -DM=2", "shared_tail -DM=2 -DDROP", "lock"]
 
@@ -81,6 +82,14 @@ FAILS = [
     ("barrier -DBREAKER -DOWNER_DIED_UNSEEN", "invalid end state"),
     ("barrier -DTIMEOUTS -DENDERS=1 -DBREAKER -DSTORE_ENTRY", "assertion"),
     ("barrier -DTIMEOUTS -DENDERS=1 -DBREAKER -DNO_LAST_LOOK", "assertion"),
+    ("outcome -DNO_CLOSE", "assertion"),
+    ("outcome -DUNKNOWN_IS_NEVER", "assertion"),
+    ("outcome -DCOUNT_LATE", "assertion"),
+    ("outcome -DCOUNT_FIRST", "assertion"),
+    ("outcome -DNO_WINDOW", "assertion"),
+    ("outcome -DLAST_ONLY", "assertion"),
+    ("outcome -DSERIAL_NAMES", "assertion"),
+    ("outcome -DRESEND", "assertion"),
 ]
 
 pytestmark = [

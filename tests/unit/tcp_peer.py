@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 import threading
+import zlib
 from typing import NamedTuple
 
 from dsmem import handshake
@@ -22,10 +23,12 @@ ANSWER = struct.Struct("<4sHH32s")
 NAME = struct.Struct("<QQ")
 GRANT = struct.Struct("<QII")
 TCP = 3
-ATTACH, ENDPOINT, STATUS = 1, 2, 3
+ATTACH, ENDPOINT, STATUS, OUTCOMES = 1, 2, 3, 7
+TOLD = struct.Struct("<QQQ")
+OUTCOME = struct.Struct("<QIIQ")
 READ, WRITE, FETCH_ADD, COMPARE_SWAP = 1, 2, 3, 4
 MORE = 1
-EACCESS, ESTALE, EPEER = 4, 6, 10
+EACCESS, ESTALE, EPEER, EUNKNOWN = 4, 6, 10, 42
 TIMEOUT = 60.0  # seconds until a peer that does not answer is a failure
 
 
@@ -113,6 +116,11 @@ class Client:
     def token(self) -> bytes:
         return self.ask(ENDPOINT, struct.pack("<I", TCP))
 
+    def outcomes(self, token: bytes, number: int = 0) -> tuple[tuple[int, int, int], list[tuple[int, int, int, int]]]:
+        """(next, known, through), and (number, ops, status, result) of what is listed."""
+        answer = self.ask(OUTCOMES, struct.pack("<IQ", TCP, number) + token)
+        return TOLD.unpack_from(answer), list(OUTCOME.iter_unpack(answer[TOLD.size :]))
+
     def connect(self, token: bytes | None = None, key: bytes | None = None) -> None:
         self.stream = dial(self.address)
         self.streams.append(self.stream)
@@ -181,14 +189,24 @@ class Client:
         return answer
 
 
+def forged(owner: Owner, nbytes: int) -> bytes:
+    """A descriptor of the owner's region."""
+    address = owner.address.encode()
+    body = struct.pack("<4sBBBB16sQQQ", b"DSMR", 2, 1, 0, 7, owner.node, 0, 1, nbytes)
+    body += bytes([3, len(address)]) + address
+    return body + struct.pack("<I", zlib.crc32(body))
+
+
 class Owner:
     """An owner of one region, whose replies to requests a function gives: ``say(stream)`` serves one connection.
 
-    ``knows``: whether it has the keys of the connections that it answers.
+    ``knows``: whether it has the keys of the connections that it answers. ``outcomes(number)``: the status and the
+    answer to the question what became of ops from this number on.
     """
 
-    def __init__(self, secret: bytes, nbytes: int, say, knows: bool = True) -> None:
+    def __init__(self, secret: bytes, nbytes: int, say, knows: bool = True, outcomes=None) -> None:
         self.secret, self.nbytes, self.say, self.knows = secret, nbytes, say, knows
+        self.outcomes = outcomes or (lambda number: (ESTALE, b""))
         self.node, self.tokens, self.streams = os.urandom(16), {}, []
         self.key, self.lock = os.urandom(16), threading.Lock()
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -235,11 +253,13 @@ class Owner:
 
     def _control(self, stream: socket.socket, asking: bytes, replying: bytes) -> None:
         while True:
-            kind, number, _, _ = handshake.unseal(asking, handshake.take(stream))
-            answer = b""
+            kind, number, _, payload = handshake.unseal(asking, handshake.take(stream))
+            answer, status = b"", 0
             if kind == ATTACH:
                 answer = GRANT.pack(self.nbytes, 7, 0) + struct.pack("<I", 5) + self.key
             elif kind == ENDPOINT:
                 answer = os.urandom(16)
                 self.tokens[answer] = asking, replying
-            stream.sendall(handshake.seal(replying, kind | handshake.REPLY, number, answer))
+            elif kind == OUTCOMES:
+                status, answer = self.outcomes(int.from_bytes(payload[4:12], "little"))
+            stream.sendall(handshake.seal(replying, kind | handshake.REPLY, number, answer, status=status))

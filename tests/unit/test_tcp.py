@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import threading
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +28,7 @@ from tcp_peer import (
     Owner,
     Refused,
     exactly,
+    forged,
     token_hello,
 )
 from tcp_relay import Relay
@@ -311,14 +311,6 @@ def test_a_client_that_reads_no_replies_keeps_no_other_waiting(owner, region, cl
 
 
 # ---- owners that lie ----
-
-
-def forged(owner, nbytes):
-    """A descriptor of the owner's region."""
-    address = owner.address.encode()
-    body = struct.pack("<4sBBBB16sQQQ", b"DSMR", 2, 1, 0, 7, owner.node, 0, 1, nbytes)
-    body += bytes([3, len(address)]) + address
-    return body + struct.pack("<I", zlib.crc32(body))
 
 
 REQUESTED = REQUEST.size

@@ -57,6 +57,13 @@ static int fault_evict(struct fabric_dev *d, const uint8_t node[DSM_NODE_ID])
     return inner(d)->fabric->evict(inner(d), node);
 }
 
+/* Of this process as an owner. Of ops of its own that it loses, fault lets the user know nothing. */
+static int fault_outcomes(struct fabric_dev *d, const uint8_t *address, size_t len, uint64_t from,
+                          struct fabric_outcomes *out)
+{
+    return inner(d)->fabric->outcomes(inner(d), address, len, from, out);
+}
+
 static void fault_dev_event(struct fabric_dev *d) { inner(d)->fabric->dev_event(inner(d)); }
 
 static const struct fabric fault_fabric = {
@@ -70,6 +77,7 @@ static const struct fabric fault_fabric = {
     .import = fault_import,
     .forget = fault_forget,
     .evict = fault_evict,
+    .outcomes = fault_outcomes,
     .dev_event = fault_dev_event,
     .ep_open = fault_ep_open,
     .ep_address = fault_ep_address,
@@ -98,6 +106,7 @@ int fault_wrap(const char *plan, struct fabric_dev *wrapped, struct fabric_dev *
     d->base.caps.local_memory = 0;
     snprintf(d->base.caps.fabric, sizeof d->base.caps.fabric, "fault+%s", wrapped->fabric->name);
     d->base.caches = false;
+    d->base.remembers = false;
     d->base.prepare = UINT64_MAX; /* never: an op may be executed in parts, or twice */
     *out = &d->base;
     return 0;

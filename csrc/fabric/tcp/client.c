@@ -19,14 +19,23 @@
 enum { IN = 16384, HEADS = 16384, PIECES = 256, FRAMES = 128 };
 _Static_assert(HEADS >= TCP_REQUEST + 8 * TCP_PIECES, "a request fits");
 
+/* The name of a connection, by which its owner can be asked about ops that got no answer: these refer to it, also after
+ * its end. */
+struct name {
+    uint32_t refs;
+    uint8_t token[TCP_TOKEN];
+};
+
 struct client {
     struct tcp_ep ep;
+    struct name *name;
     struct tcp_file socket, epoll;
     uint32_t events; /* that epoll waits for */
 
     struct fabric_op *head, **tail; /* ops that have not ended */
     struct fabric_op *unframed;     /* the first that is not framed; NULL: there is none */
     uint64_t done, whole, sent, framed;
+    uint32_t atomics; /* framed, and not ended */
 
     /* what is to be sent: pieces of heads and of the ops' buffers */
     struct iovec iov[PIECES];
@@ -58,6 +67,7 @@ static bool is_atomic(const dsm_op *op) { return op->code >= DSM_OP_FETCH_ADD; }
 static void pop(struct client *c, int status)
 {
     struct fabric_op *w = c->head;
+    c->atomics -= is_atomic(w->op) && c->done < c->framed;
     if (!(c->head = w->next))
         c->tail = &c->head;
     if (c->unframed == w)
@@ -66,6 +76,42 @@ static void pop(struct client *c, int status)
     c->ep.base.inflight--;
     c->ep.base.bytes -= w->op->nbytes;
     fabric_op_done(w, status);
+}
+
+/* The end of an op whose answer will not come: says what the owner is asked about. */
+static int lose(struct client *c, int cause)
+{
+    struct fabric_op *w = c->head;
+    if (w->op->code != DSM_OP_READ) {
+        assert(!w->prepared[0]);
+        fetch_add_u32(&c->name->refs, 1);
+        w->prepared[0] = c->name;
+        w->number = c->done;
+    }
+    return fabric_op_lost(w->op, cause);
+}
+
+static void drop_name(struct name *n)
+{
+    if (fetch_sub_u32(&n->refs, 1) == 1)
+        free(n);
+}
+
+size_t tcp_doubt(struct fabric_dev *d, const struct fabric_op *w, uint8_t address[FABRIC_ADDRESS_MAX], uint64_t *number)
+{
+    (void)d;
+    if (!w->prepared[0])
+        return 0;
+    memcpy(address, ((const struct name *)w->prepared[0])->token, TCP_TOKEN);
+    *number = w->number;
+    return TCP_TOKEN;
+}
+
+void tcp_op_release(struct fabric_dev *d, struct fabric_op *w)
+{
+    (void)d;
+    drop_name(w->prepared[0]);
+    w->prepared[0] = NULL;
 }
 
 /* The connection is of no use any more. cause: of the first op; the others ended because of it. */
@@ -77,7 +123,7 @@ static void break_off(struct client *c, int cause)
     if (c->socket.fd >= 0)
         shutdown(c->socket.fd, SHUT_RDWR);
     for (; c->head; cause = -DSM_ECANCELED)
-        pop(c, c->done < c->sent ? fabric_op_lost(c->head->op, cause) : cause);
+        pop(c, c->done < c->sent ? lose(c, cause) : cause);
 }
 
 /* ---- requests ---- */
@@ -143,6 +189,7 @@ static void frame(struct client *c)
     const struct fabric_op *o = w;
     for (uint32_t i = 0; n > 1 && i < n; i++, o = o->next, at += 8)
         put_u64(at, fabric_offset_of(o->op));
+    c->atomics += is_atomic(op);
     c->heads_end = (size_t)(at - c->heads);
     c->framed += n;
     c->frames[c->frame_end].iov = c->iov_end;
@@ -162,13 +209,19 @@ static bool has_room(const struct client *c)
     return c->frame_end < FRAMES && c->iov_end + 3 <= PIECES && HEADS - c->heads_end >= TCP_REQUEST + TCP_OPERANDS + 8;
 }
 
+/* Whether the next op may be sent: the owner remembers the results of so many. */
+static bool may_frame(const struct client *c)
+{
+    return c->unframed && (c->atomics < TCP_WINDOW || !is_atomic(c->unframed->op));
+}
+
 static void refill(struct client *c)
 {
     if (c->iov_at == c->iov_end) {
         c->iov_at = c->iov_end = c->heads_end = 0;
         c->frame_at = c->frame_end = 0;
     }
-    while (c->unframed && has_room(c))
+    while (may_frame(c) && has_room(c))
         frame(c);
 }
 
@@ -334,7 +387,7 @@ static void take_rest(struct client *c)
 /* What the socket is to be watched for. */
 static int watch(struct client *c)
 {
-    bool blocked = c->unframed || c->iov_at < c->iov_end;
+    bool blocked = may_frame(c) || c->iov_at < c->iov_end;
     struct epoll_event ev = {.events = EPOLLIN | (blocked ? EPOLLOUT : 0u)};
     if (ev.events == c->events || c->ep.base.broken)
         return 0;
@@ -395,13 +448,13 @@ int tcp_poll(struct fabric_ep *e)
     enum { ROUNDS = 64 };
     struct client *c = client(e);
     uint64_t before = c->done;
-    if (c->unframed || c->iov_at < c->iov_end)
+    if (may_frame(c) || c->iov_at < c->iov_end)
         send_some(c);
     bool more = !e->broken;
     for (int i = 0; i < ROUNDS && more && !e->broken; i++) {
         more = receive(c);
         consume(c);
-        if (c->unframed || c->iov_at < c->iov_end)
+        if (may_frame(c) || c->iov_at < c->iov_end)
             send_some(c); /* the owner may wait for us to go on, as we do for it */
     }
     return (int)(c->done - before);
@@ -416,8 +469,14 @@ int tcp_fd(struct fabric_ep *e) { return client(e)->epoll.fd; }
 int tcp_client_open(struct tcp_dev *d, struct fabric_ep **out)
 {
     struct client *c = calloc(1, sizeof *c);
-    if (!c)
+    struct name *name = calloc(1, sizeof *name);
+    if (!c || !name) {
+        free(c);
+        free(name);
         return err_set(DSM_ENOMEM, 0, "tcp endpoint");
+    }
+    name->refs = 1;
+    c->name = name;
     c->ep.base.dev = &d->base;
     c->socket.fd = c->epoll.fd = -1;
     c->tail = &c->head;
@@ -427,11 +486,17 @@ int tcp_client_open(struct tcp_dev *d, struct fabric_ep **out)
         tcp_file_add(d, &c->epoll, fd);
     tcp_unlock(d);
     if (fd < 0) {
+        free(name);
         free(c);
         return err_set_errno(sys, "epoll");
     }
     *out = &c->ep.base;
     return 0;
+}
+
+void tcp_client_name(struct fabric_ep *e, const uint8_t token[TCP_TOKEN])
+{
+    memcpy(client(e)->name->token, token, TCP_TOKEN);
 }
 
 int tcp_client_stream(struct fabric_ep *e, int fd)
@@ -464,5 +529,6 @@ void tcp_client_close(struct fabric_ep *e)
     tcp_file_close(device(c), &c->socket);
     tcp_file_close(device(c), &c->epoll);
     tcp_unlock(device(c));
+    drop_name(c->name);
     free(c);
 }

@@ -37,6 +37,7 @@ static const struct fabric_dev defaults = {
     .wire_id = FABRIC_TCP,
     .connected = true,
     .streams = true,
+    .remembers = true,
     .prepare = UINT64_MAX,
     .fd = -1,
     .caps = {.register_private = 1, .max_region = INT64_MAX, .gid_index = -1, .fabric = "tcp"},
@@ -52,6 +53,7 @@ static int tcp_open(const struct fabric_options *o, dsm_stats *stats, struct fab
     d->base.stats = stats;
     d->epoll.fd = d->wake.fd = -1;
     d->ready_last = &d->ready;
+    d->past_last = &d->past;
     d->spin_ns = get_nprocs() > 1 ? 50000 : 0;
     pthread_mutex_init(&d->waiting, NULL);
     pthread_mutex_init(&d->lock, NULL);
@@ -63,6 +65,7 @@ static void tcp_close(struct fabric_dev *base)
 {
     struct tcp_dev *d = dev(base);
     tcp_thread_stop(d);
+    tcp_records_free(d);
     assert(!d->files && !d->ready);
     pthread_mutex_destroy(&d->lock);
     pthread_mutex_destroy(&d->waiting);
@@ -171,9 +174,11 @@ static int tcp_ep_address(struct fabric_ep *e, uint8_t address[FABRIC_ADDRESS_MA
 /* The streams make the connection. */
 static int tcp_ep_connect(struct fabric_ep *e, const uint8_t *address, size_t len)
 {
-    (void)address;
-    return len == (is_passive(e) ? 0 : TCP_TOKEN) ? 0
-                                                  : err_set(DSM_EPROTO, 0, "an endpoint's address of %zu bytes", len);
+    if (len != (is_passive(e) ? 0 : TCP_TOKEN))
+        return err_set(DSM_EPROTO, 0, "an endpoint's address of %zu bytes", len);
+    if (!is_passive(e))
+        tcp_client_name(e, address);
+    return 0;
 }
 
 static int tcp_ep_stream(struct fabric_ep *e, int fd)
@@ -212,6 +217,9 @@ const struct fabric tcp_fabric = {
     .import = tcp_import,
     .forget = tcp_forget,
     .evict = tcp_evict,
+    .op_release = tcp_op_release,
+    .doubt = tcp_doubt,
+    .outcomes = tcp_outcomes,
     .ep_open = tcp_ep_open,
     .ep_address = tcp_ep_address,
     .ep_connect = tcp_ep_connect,

@@ -8,7 +8,6 @@
  */
 #include "../../base/deadline.h"
 #include "../../base/mapped_ops.h"
-#include "../../base/random.h"
 #include "../../base/thread.h"
 #include "../../base/wire.h"
 #include "tcp.h"
@@ -32,11 +31,11 @@ _Static_assert(IN >= TCP_REQUEST + 8 * TCP_PIECES + TCP_SHORT, "a request fits")
 struct tcp_server {
     struct tcp_ep ep;
     struct tcp_file file;
-    uint8_t token[TCP_TOKEN];
-    uint32_t events;         /* that epoll waits for */
-    bool ready;              /* on dev->ready */
-    bool closed;             /* on dev->closed: the thread frees it */
-    struct tcp_server *next; /* on either list */
+    struct tcp_record *record; /* NULL once it is closed */
+    uint32_t events;           /* that epoll waits for */
+    bool ready;                /* on dev->ready */
+    bool closed;               /* on dev->closed: the thread frees it */
+    struct tcp_server *next;   /* on either list */
 
     struct tcp_request q;
     bool busy;       /* q is in progress */
@@ -45,6 +44,7 @@ struct tcp_server {
     uint32_t piece;  /* the first that is not complete */
     uint32_t stored; /* of a WRITE whose memory was closed meanwhile: pieces that were stored before */
     uint64_t moved;  /* bytes of it that are */
+    bool dirty;      /* of a long WRITE: a part of its bytes is in the region */
     uint64_t number; /* of the first op that has not ended */
     uint64_t acks;   /* completed WRITEs that have no reply yet, the last of which is number-1 */
     uint64_t offsets[TCP_PIECES];
@@ -110,9 +110,13 @@ static void put_acks(struct tcp_server *s)
     s->acks = 0;
 }
 
-/* Ends the request in progress with a reply, which 'room' has been made for. */
-static void finish(struct tcp_server *s, uint16_t status, uint64_t nbytes)
+static bool is_atomic(const struct tcp_request *q) { return q->code >= DSM_OP_FETCH_ADD; }
+
+/* Ends the request in progress with a reply, which 'room' has been made for. result: of an atomic. */
+static void finish(struct tcp_server *s, uint16_t status, uint64_t nbytes, uint64_t result)
 {
+    if (s->q.code != DSM_OP_READ && (status || is_atomic(&s->q)))
+        tcp_remember(s->record, &(struct fabric_outcome){s->q.number, result, s->q.pieces, status});
     put_acks(s);
     put_reply(s, (struct tcp_reply){
                      .number = s->q.number, .ops = s->q.pieces, .status = status, .nbytes = status ? 0 : nbytes});
@@ -133,8 +137,6 @@ static const uint32_t right_of[] = {
     [DSM_OP_FETCH_ADD] = DSM_ATOMIC,
     [DSM_OP_COMPARE_SWAP] = DSM_ATOMIC,
 };
-
-static bool is_atomic(const struct tcp_request *q) { return q->code >= DSM_OP_FETCH_ADD; }
 
 /* Whether the peer's core would have refused to post it. */
 static uint16_t check(const struct tcp_server *s, const struct tcp_mem *m)
@@ -192,6 +194,7 @@ static enum step begin(struct tcp_server *s)
     s->stored = 0;
     s->piece = 0;
     s->moved = 0;
+    s->dirty = false;
     s->status = 0;
     const struct tcp_mem *m = tcp_find(device(s), s->q.slot, s->q.key);
     s->status = m ? check(s, m) : DSM_ESTALE;
@@ -211,7 +214,7 @@ static enum step atomic(struct tcp_server *s)
     s->in_at += TCP_OPERANDS;
     if (base)
         mapped_execute(base, &op);
-    finish(s, s->status, 8);
+    finish(s, s->status, 8, base ? op.result : 0);
     if (base) {
         put_u64(s->out + s->out_end, op.result);
         s->out_end += 8;
@@ -224,7 +227,7 @@ static void read_at_once(struct tcp_server *s, uint64_t total, size_t *budget)
 {
     spend(budget, total);
     const uint8_t *base = memory_of(s);
-    finish(s, s->status, total);
+    finish(s, s->status, total, 0);
     for (uint32_t i = 0; base && i < s->q.pieces; i++) {
         mapped_read(base + offset_of(s, i), s->out + s->out_end, s->q.nbytes);
         s->out_end += s->q.nbytes;
@@ -277,7 +280,7 @@ static enum step read_long(struct tcp_server *s, uint64_t total, size_t *budget)
         return DONE; /* the turn is over */
     if ((got = room(s, 2 * TCP_REPLY)) != DONE)
         return got;
-    finish(s, s->status, 0);
+    finish(s, s->status, 0, 0);
     return DONE;
 }
 
@@ -311,7 +314,7 @@ static enum step end_write(struct tcp_server *s)
     s->q.pieces -= (uint16_t)good;
     s->busy = false;
     if (s->q.pieces)
-        finish(s, s->status, 0);
+        finish(s, s->status, 0, 0);
     return DONE;
 }
 
@@ -352,6 +355,7 @@ static enum step write_some(struct tcp_server *s, size_t *budget)
         return NO_INPUT;
     }
     spend(budget, n);
+    s->dirty = s->dirty || to;
     if ((s->moved += n) == s->q.nbytes) {
         s->moved = 0;
         s->piece++;
@@ -599,9 +603,12 @@ int tcp_server_open(struct tcp_dev *d, struct fabric_ep **out)
         return rc ? rc : err_set(DSM_ENOMEM, 0, "tcp endpoint");
     s->ep.base.dev = &d->base;
     s->file.fd = -1;
-    if ((rc = random_bytes(s->token, TCP_TOKEN))) {
+    tcp_lock(d);
+    s->record = tcp_record_new(d, s);
+    tcp_unlock(d);
+    if (!s->record) {
         free(s);
-        return rc;
+        return err_set(DSM_ENOMEM, 0, "tcp endpoint");
     }
     *out = &s->ep.base;
     return 0;
@@ -609,7 +616,7 @@ int tcp_server_open(struct tcp_dev *d, struct fabric_ep **out)
 
 int tcp_server_address(struct fabric_ep *e, uint8_t address[FABRIC_ADDRESS_MAX])
 {
-    memcpy(address, server(e)->token, TCP_TOKEN);
+    memcpy(address, server(e)->record->token, TCP_TOKEN);
     return TCP_TOKEN;
 }
 
@@ -620,7 +627,8 @@ int tcp_server_stream(struct fabric_ep *e, int fd)
     struct epoll_event ev = {.events = EPOLLIN, .data.ptr = s};
     tcp_patient(fd);
     tcp_lock(d);
-    int rc = s->file.fd >= 0 ? err_set(DSM_EINVAL, 0, "the endpoint has a connection") : 0;
+    bool used = s->file.fd >= 0 || !s->record;
+    int rc = used ? err_set(DSM_EPEER, 0, "the endpoint has had its connection") : 0;
     if (!rc && epoll_ctl(d->epoll.fd, EPOLL_CTL_ADD, fd, &ev))
         rc = err_set_errno(errno, "epoll_ctl");
     if (!rc) {
@@ -631,13 +639,26 @@ int tcp_server_stream(struct fabric_ep *e, int fd)
     return rc;
 }
 
-/* Once the lock has been taken, no request of the connection is being executed, and none will be. A child that was
- * forked just now may still have the socket, so it is not enough for epoll that it is closed here. */
-void tcp_server_abort(struct fabric_ep *e)
+/* Number of the first op that was not executed. A WRITE of which a part is in the region is in doubt. */
+static uint64_t count_executed(struct tcp_server *s)
 {
-    struct tcp_server *s = server(e);
+    if (!s->busy || s->q.code != DSM_OP_WRITE)
+        return s->number;
+    uint64_t n = s->number + (s->status ? s->stored : s->piece);
+    if (n > s->number || s->q.nbytes <= TCP_SHORT || !s->dirty)
+        return n;
+    tcp_remember(s->record, &(struct fabric_outcome){.number = n, .ops = 1, .status = DSM_EUNKNOWN});
+    return n + 1;
+}
+
+/* Since the lock is held, no request of the connection is being executed, and none will be. A child that was forked
+ * just now may still have the socket, so it is not enough for epoll that it is closed here. */
+static void end(struct tcp_server *s)
+{
     struct tcp_dev *d = device(s);
-    tcp_lock(d);
+    if (s->record)
+        tcp_record_end(d, s->record, count_executed(s));
+    s->record = NULL;
     if (s->file.fd >= 0) {
         unready(d, s);
         epoll_ctl(d->epoll.fd, EPOLL_CTL_DEL, s->file.fd, NULL);
@@ -645,7 +666,14 @@ void tcp_server_abort(struct fabric_ep *e)
         tcp_file_close(d, &s->file);
         s->events = 0;
     }
-    e->broken = true;
+    s->ep.base.broken = true;
+}
+
+void tcp_server_abort(struct fabric_ep *e)
+{
+    struct tcp_dev *d = device(server(e));
+    tcp_lock(d);
+    end(server(e));
     tcp_unlock(d);
 }
 
@@ -661,4 +689,24 @@ void tcp_server_close(struct fabric_ep *e)
     d->closed = s;
     wake(d);
     tcp_unlock(d);
+}
+
+/* ---- what became of ops ---- */
+
+int tcp_outcomes(struct fabric_dev *base, const uint8_t *address, size_t len, uint64_t from,
+                 struct fabric_outcomes *out)
+{
+    struct tcp_dev *d = (struct tcp_dev *)base;
+    if (len != TCP_TOKEN)
+        return err_set(DSM_EPROTO, 0, "an endpoint's address of %zu bytes", len);
+    tcp_lock(d);
+    struct tcp_record *r = tcp_record_find(d->live, address);
+    if (r)
+        end(r->server); /* now it is past */
+    else
+        r = tcp_record_find(d->past, address);
+    if (r)
+        tcp_record_say(r, from, out);
+    tcp_unlock(d);
+    return r ? 0 : err_set(DSM_ESTALE, 0, "the endpoint is not remembered");
 }

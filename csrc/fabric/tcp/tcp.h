@@ -34,6 +34,8 @@ enum {
     TCP_SHORT =
         4096,     /* bytes of a piece that is copied as a whole; a longer one goes to and from its memory directly */
     TCP_MORE = 1, /* flag of a reply: the payload follows, and after it a reply with the status */
+    TCP_WINDOW = 1024, /* atomics of a connection without an answer; the owner remembers the results of so many */
+    TCP_RECORDS = 512, /* closed connections that an owner remembers */
 };
 
 /* A request, decoded. */
@@ -79,6 +81,17 @@ struct tcp_ep {
     bool passive;
 };
 
+/* What an owner remembers of the ops that came through a passive endpoint, also after its end (record.c). */
+struct tcp_record {
+    struct tcp_record *next;
+    struct tcp_server *server; /* NULL: it is closed */
+    uint8_t token[TCP_TOKEN];
+    uint64_t ended;            /* number of the first op that it has not executed; valid once it is closed */
+    uint64_t known;            /* what became of ops before this one may have been overwritten */
+    struct fabric_outcome *of; /* a ring of 'room', or NULL */
+    uint32_t at, n, room;      /* its oldest entry; entries */
+};
+
 struct tcp_slot {
     struct tcp_mem *mem; /* NULL: free */
     uint32_t next_free;
@@ -97,7 +110,9 @@ struct tcp_dev {
     struct tcp_file epoll, wake;
     struct tcp_server *ready, **ready_last; /* that have something to do */
     uint32_t nready;
-    struct tcp_server *closed; /* to be freed by the thread */
+    struct tcp_server *closed;                   /* to be freed by the thread */
+    struct tcp_record *live, *past, **past_last; /* of endpoints that are open; closed, from the oldest on */
+    uint32_t npast;
 };
 
 /* table.c */
@@ -121,9 +136,26 @@ int tcp_server_stream(struct fabric_ep *e, int fd);
 void tcp_server_abort(struct fabric_ep *e);
 void tcp_server_close(struct fabric_ep *e);
 
+int tcp_outcomes(struct fabric_dev *d, const uint8_t *address, size_t len, uint64_t from, struct fabric_outcomes *out);
+
+/* record.c: under dev->lock */
+struct tcp_record *tcp_record_new(struct tcp_dev *d, struct tcp_server *s);
+void tcp_remember(struct tcp_record *r, const struct fabric_outcome *o);
+/* The endpoint has been closed, and has executed the ops before number 'ended'. */
+void tcp_record_end(struct tcp_dev *d, struct tcp_record *r, uint64_t ended);
+void tcp_records_free(struct tcp_dev *d);
+/* In a list; NULL: it is not there. */
+struct tcp_record *tcp_record_find(struct tcp_record *list, const uint8_t token[TCP_TOKEN]);
+/* What became of the ops from number 'from' on. It has ended. */
+void tcp_record_say(const struct tcp_record *r, uint64_t from, struct fabric_outcomes *out);
+
 /* client.c */
 int tcp_client_open(struct tcp_dev *d, struct fabric_ep **out);
+void tcp_client_name(struct fabric_ep *e, const uint8_t token[TCP_TOKEN]);
 int tcp_client_stream(struct fabric_ep *e, int fd);
+size_t tcp_doubt(struct fabric_dev *d, const struct fabric_op *w, uint8_t address[FABRIC_ADDRESS_MAX],
+                 uint64_t *number);
+void tcp_op_release(struct fabric_dev *d, struct fabric_op *w);
 void tcp_client_abort(struct fabric_ep *e);
 void tcp_client_close(struct fabric_ep *e);
 void tcp_post(struct fabric_ep *e, struct fabric_op *list);

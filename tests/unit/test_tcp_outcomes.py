@@ -1,0 +1,385 @@
+"""What became of ops whose connection broke: the owner's record, the question to it, and the truth that callers get."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+import threading
+
+import numpy as np
+import pytest
+from tcp_peer import (
+    EACCESS,
+    ESTALE,
+    EUNKNOWN,
+    FETCH_ADD,
+    OUTCOME,
+    REPLY,
+    REQUEST,
+    TOLD,
+    WRITE,
+    Client,
+    Owner,
+    Refused,
+    exactly,
+    forged,
+)
+from tcp_relay import Relay
+
+import dsmem
+from dsmem import errors
+
+SECRET = b"a secret of sixteen bytes"
+WINDOW, RECORDS, LISTED = 1024, 512, 20
+
+
+def context(**options):
+    return dsmem.Context("tcp", secret=SECRET, **{"listen": "127.0.0.1", **options})
+
+
+@pytest.fixture
+def owner():
+    with context() as owner:
+        yield owner
+
+
+@pytest.fixture
+def region(owner):
+    with owner.allocate(1 << 16) as region:
+        yield region
+
+
+@pytest.fixture
+def client(owner):
+    with Client(owner.agent_address, SECRET) as client:
+        yield client
+
+
+def connected(client):
+    token = client.token()
+    client.connect(token)
+    return token
+
+
+# ---- the owner's record, asked by a client from the documentation ----
+
+
+def test_the_owner_says_what_it_has_executed(region, client):
+    token, grant = connected(client), client.attach(region.descriptor)
+    client.fetch_add(grant, 0, 5)
+    client.write(grant, 8, b"remotely")
+    client.read(grant, 0, 8)
+    assert client.compare_swap(grant, 0, 5, 9) == 5
+    assert client.do(WRITE, grant, 1 << 16, 8, bytes(8)).status == EACCESS
+    assert client.outcomes(token) == ((5, 0, 5), [(0, 1, 0, 0), (3, 1, 0, 5), (4, 1, EACCESS, 0)])
+    assert client.outcomes(token, 4) == ((5, 0, 5), [(4, 1, EACCESS, 0)])
+    assert client.outcomes(token, 9) == ((5, 0, 5), [])
+
+
+def test_what_the_owner_is_asked_about_it_executes_no_more(region, client):
+    token, grant = connected(client), client.attach(region.descriptor)
+    request = client.request(FETCH_ADD, grant, 0, 8, struct.pack("<QQ", 1, 0))
+    client.stream.sendall(request[:-1])
+    assert client.outcomes(token) == ((0, 0, 0), [])
+    with contextlib.suppress(OSError):
+        client.stream.sendall(request[-1:])
+    with contextlib.suppress(ConnectionError):
+        assert client.stream.recv(1) == b""
+    assert client.outcomes(token) == ((0, 0, 0), []) and not any(bytes(region))
+
+
+def test_the_record_stays_when_the_control_connection_has_ended(owner, region, client):
+    token, grant = connected(client), client.attach(region.descriptor)
+    client.fetch_add(grant, 0, 5)
+    for one in (client.control, client.stream):
+        one.close()
+    with Client(owner.agent_address, SECRET, client.node) as again:
+        assert again.outcomes(token) == ((1, 0, 1), [(0, 1, 0, 0)])
+
+
+def test_a_part_of_a_write(owner, client):
+    array = np.zeros(1 << 18, "u1")
+    with owner.register(array, access="rwa") as region:
+        token, grant = connected(client), client.attach(region.descriptor)
+        client.stream.sendall(client.request(WRITE, grant, 0, 1 << 18, b"\1" * (1 << 17)))
+        while not array[(1 << 17) - 1]:
+            pass
+        assert client.outcomes(token) == ((1, 0, 1), [(0, 1, EUNKNOWN, 0)])
+
+
+def test_the_first_pieces_of_a_write(owner, client):
+    array = np.zeros(3, "u8")
+    with owner.register(array, access="rwa") as region:
+        token, grant = connected(client), client.attach(region.descriptor)
+        client.stream.sendall(client.request(WRITE, grant, [0, 8, 16], 8, b"1st word2nd word3rd wor"))
+        while not array[1]:
+            pass
+        assert client.outcomes(token) == ((2, 0, 2), [])
+        assert array.tobytes() == b"1st word2nd word" + bytes(8)
+
+
+def test_a_refused_write_of_which_a_part_came(region, client):
+    token, grant = connected(client), client.attach(region.descriptor)
+    client.write(grant, 0, b"accepted")
+    client.stream.sendall(client.request(WRITE, grant, 0, 1 << 20, bytes(1 << 15)))
+    assert client.outcomes(token) == ((1, 0, 1), [])
+
+
+def test_more_results_than_are_remembered(region, client):
+    token, grant = connected(client), client.attach(region.descriptor)
+    more = WINDOW + 30
+    client.stream.sendall(
+        b"".join(client.request(FETCH_ADD, grant, 0, 8, struct.pack("<QQ", 1, 0)) for _ in range(more))
+    )
+    for _ in range(more):
+        client.reply()
+    (after, known, through), listed = client.outcomes(token)
+    assert (after, known, through) == (more, 30, 30 + LISTED)
+    seen = listed
+    while through < after:
+        (_, _, through), listed = client.outcomes(token, through)
+        seen += listed
+    assert seen == [(i, 1, 0, i) for i in range(30, more)]
+
+
+def test_no_more_connections_are_remembered_than_so_many(region, client):
+    tokens = [client.token() for _ in range(RECORDS + 2)]  # each closes the one before
+    for token in (os.urandom(16), tokens[0]):
+        with pytest.raises(Refused, match=str(ESTALE)):
+            client.outcomes(token)
+    assert client.outcomes(tokens[1]) == ((0, 0, 0), [])
+
+
+@pytest.mark.parametrize("token", [b"short", bytes(17), bytes(64)])
+def test_a_name_that_is_none(client, token):
+    with pytest.raises(Refused, match="12"):
+        client.outcomes(token)
+
+
+def test_a_fenced_node_is_told_nothing(owner, client):
+    token = connected(client)
+    owner.fence(client.node)
+    with pytest.raises((EOFError, OSError)):
+        client.outcomes(token)
+
+
+# ---- connections that are cut at every byte ----
+
+
+@contextlib.contextmanager
+def relayed(nbytes=64):
+    words = np.zeros(nbytes // 8, "u8")
+    with (
+        Relay() as relay,
+        context(listen=relay.listen, advertise=relay.advertise) as owner,
+        owner.register(words, access="rwa") as region,
+        context() as user,
+        user.attach(region.descriptor) as remote,
+    ):
+        yield relay, words, user, remote
+
+
+def executed(op):
+    """Whether it was; the owner lives, so its outcome is never unknown."""
+    try:
+        op()
+    except errors.CanceledError:
+        return False
+    return True
+
+
+ANSWER = REPLY.size
+PLACES = {
+    "fetch_add": [("up", n) for n in range(REQUEST.size + 17)] + [("down", n) for n in range(ANSWER + 9)],
+    "compare_swap": [("up", n) for n in range(0, REQUEST.size + 17, 5)]
+    + [("down", n) for n in range(0, ANSWER + 9, 5)],
+    "write": [("up", n) for n in range(0, REQUEST.size + 9, 3)] + [("down", n) for n in range(0, ANSWER + 1, 3)],
+}
+
+
+def test_fetch_adds_count_exactly():
+    with relayed() as (relay, words, _, remote):
+        count, answers = 0, []
+        for which, n in PLACES["fetch_add"]:
+            relay.cut_after(which, n)
+
+            def add():
+                answers.append(remote.fetch_add(0, 1))
+
+            count += executed(add)
+            assert words[0] == count, (which, n)
+            count += executed(add)  # the connection may end only now
+            assert words[0] == count, (which, n)
+        assert answers == list(range(count)) and relay.cuts == len(PLACES["fetch_add"])
+
+
+def test_compare_swaps_are_told_what_they_found():
+    with relayed() as (relay, words, _, remote):
+        for i, (which, n) in enumerate(PLACES["compare_swap"]):
+            before = int(words[0])
+            relay.cut_after(which, n)
+            for wants, becomes in ((before, i + 1000), (before + 1, 7)):  # the second one fails
+                now, found = int(words[0]), []
+                done = executed(lambda: found.append(remote.compare_swap(0, wants, becomes)))  # noqa: B023
+                assert found == ([now] if done else [])
+                assert words[0] == (becomes if done and now == wants else now), (which, n)
+
+
+def test_writes_have_landed_or_never_will():
+    with relayed() as (relay, words, _, remote):
+        for i, (which, n) in enumerate(PLACES["write"]):
+            relay.cut_after(which, n)
+            for value in (2 * i + 1, 2 * i + 2):
+                before = int(words[0])
+                done = executed(lambda: remote.write(0, value.to_bytes(8, "little")))  # noqa: B023
+                assert words[0] == (value if done else before), (which, n)
+
+
+def test_a_second_break_during_the_question():
+    """All connections end, those of control too, again and again."""
+    with relayed() as (relay, words, _, remote):
+        stop = threading.Event()
+
+        def break_often():
+            while not stop.wait(0.003):
+                relay.break_all()
+
+        breaker = threading.Thread(target=break_often)
+        breaker.start()
+        done = unknown = 0
+        try:
+            for _ in range(300):
+                try:
+                    remote.fetch_add(0, 1)
+                    done += 1
+                except errors.OutcomeUnknownError:
+                    unknown += 1
+                except (errors.CanceledError, errors.PeerDeadError, errors.TransportError):
+                    pass
+        finally:
+            stop.set()
+            breaker.join()
+        assert done <= words[0] <= done + unknown
+
+
+def test_a_batch_is_executed_once_each():
+    """What was not executed is posted again; so all are in the end."""
+    n = 2500  # more than are sent without an answer
+    with relayed(8 * 4) as (relay, words, user, remote):
+        cuts = ((0, "up"), (1, "down"), (777, "down"), (64 * 500, "up"), (64 * 2000 + 3, "up"), (32 * 1500 + 7, "down"))
+        for times, (at, which) in enumerate(cuts, 1):
+            relay.cut_after(which, at)
+            with user.batch(continue_on_error=True) as batch:
+                results = [batch.fetch_add(remote, 0, 1) for _ in range(n)]
+                batch.write(remote, 8, times.to_bytes(8, "little"))
+            assert list(batch.statuses) == [0] * (n + 1), (which, at)
+            assert [result.value for result in results] == list(range((times - 1) * n, times * n))
+            assert list(words[:2]) == [times * n, times]
+
+
+def test_ops_of_an_event_loop():
+    async def scene(relay, words, user, remote):
+        count = 0
+        for which, n in PLACES["fetch_add"][::7]:
+            relay.cut_after(which, n)
+            for _ in range(2):
+                async with user.batch(continue_on_error=True) as batch:
+                    batch.fetch_add(remote, 0, 1)
+                assert list(batch.statuses) == [0]
+                count += 1
+                assert words[0] == count, (which, n)
+
+    with relayed() as (relay, words, user, remote):
+        asyncio.run(scene(relay, words, user, remote))
+
+
+# ---- owners that lie, and owners that are others ----
+
+
+def told(after, known, through, *listed):
+    return 0, TOLD.pack(after, known, through) + b"".join(OUTCOME.pack(*one) for one in listed)
+
+
+def asked(answer, op="fetch_add", node=None):
+    """What the caller of an op gets that was sent, and whose connection the owner has closed."""
+
+    def say(stream):
+        exactly(stream, REQUEST.size + (16 if op == "fetch_add" else 8))
+        if node:
+            owner.node = node
+            for one in owner.streams[:]:
+                if one is not stream:
+                    one.shutdown(socket.SHUT_RDWR)
+        stream.close()
+
+    with Owner(SECRET, 64, say, outcomes=lambda number: answer) as owner:
+        with context() as user, user.attach(forged(owner, 64)) as remote:
+            return remote.fetch_add(0, 1) if op == "fetch_add" else remote.write(0, b"12345678")
+
+
+def test_an_owner_that_answers():
+    assert asked(told(1, 0, 1, (0, 1, 0, 77))) == 77
+    assert asked(told(1, 0, 1), "write") is None
+    for op in ("fetch_add", "write"):
+        with pytest.raises(errors.CanceledError):
+            asked(told(0, 0, 0), op)
+        with pytest.raises(errors.StaleDescriptorError):
+            asked(told(1, 0, 1, (0, 1, ESTALE, 0)), op)
+
+
+LIES = {
+    "nothing": (0, b""),
+    "no record": (ESTALE, b""),
+    "half an answer": (0, bytes(23)),
+    "half an outcome": (0, told(1, 0, 1, (0, 1, 0, 7))[1][:-1]),
+    "more outcomes than fit": told(99, 0, 99, *((i, 1, 0, i) for i in range(21))),
+    "not known": told(1, 1, 1, (0, 1, 0, 7)),
+    "no result of an atomic": told(1, 0, 1),
+    "one result of two ops": told(2, 0, 2, (0, 2, 0, 7)),
+    "a result twice": told(2, 0, 2, (0, 1, 0, 7), (0, 1, 0, 8)),
+    "in another order": told(2, 0, 2, (1, 1, 0, 7), (0, 1, 0, 8)),
+    "of no op": told(1, 0, 1, (0, 0, 0, 7)),
+    "of ops beyond": told(1, 0, 1, (0, 1, 0, 7), (1, 1, 0, 7)),
+    "more ops than there are": told(1, 0, 1, (0, 2**32 - 1, ESTALE, 0)),
+    "a number at the end of all": told(1, 0, 1, (2**64 - 1, 1, 0, 7)),
+    "told further than there are": told(1, 0, 2, (0, 1, 0, 7)),
+    "told nothing of it": told(1, 0, 0),
+    "an unknown status": told(1, 0, 1, (0, 1, 99, 7)),
+    "executed in part": told(1, 0, 1, (0, 1, EUNKNOWN, 0)),
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+def test_an_owner_that_lies(lie):
+    with pytest.raises(errors.OutcomeUnknownError):
+        asked(lie)
+
+
+def test_a_result_of_a_write():
+    with pytest.raises(errors.OutcomeUnknownError):
+        asked(told(1, 0, 1, (0, 1, 0, 7)), "write")
+
+
+def test_another_owner_at_the_same_address():
+    """A restarted owner is another node: what it says of the ops is of no meaning."""
+    with pytest.raises(errors.OutcomeUnknownError) as caught:
+        asked(told(0, 0, 0), node=os.urandom(16))
+    assert isinstance(caught.value, errors.PeerDeadError)
+
+
+def test_reads_are_not_asked_about():
+    questions = []
+
+    def answer(number):
+        questions.append(number)
+        return 0, b""
+
+    def say(stream):
+        exactly(stream, REQUEST.size)
+        stream.close()
+
+    with Owner(SECRET, 64, say, outcomes=answer) as owner:
+        with context() as user, user.attach(forged(owner, 64)) as remote, pytest.raises(errors.PeerDeadError):
+            remote.read(0, bytearray(8))
+    assert not questions
