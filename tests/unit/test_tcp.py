@@ -532,6 +532,48 @@ def test_an_owner_that_is_killed():
             read(remote, 0, 8)
 
 
+def test_all_ops_end_with_an_owner_that_is_killed():
+    with process() as (child, descriptor), context(peer_timeout=HOUR) as user, user.attach(descriptor) as remote:
+        remote.fetch_add(0, 1)
+        stop(child)
+        threading.Timer(0.05, child.kill).start()
+        into = [bytearray(8) for _ in range(100)]
+        with user.batch(continue_on_error=True) as batch:
+            for i in range(100):
+                batch.fetch_add(remote, 0, 1)
+                batch.read(remote, 8 * i, into[i])
+        assert all(isinstance(error, errors.TransportError | errors.PeerDeadError) for error in batch.errors)
+        assert any(isinstance(error, errors.OutcomeUnknownError) for error in batch.errors)
+
+
+def test_bytes_that_come_late_do_not_land():
+    """Neither those of a reply that has not begun when the op ends, nor the rest of one that has."""
+    go, gone = threading.Event(), threading.Event()
+    first = b"late" * 1024
+
+    def say(stream):
+        exactly(stream, REQUESTED)
+        head = REPLY.pack(0, 1, 0, 0, len(first))
+        if gone.is_set():
+            stream.sendall(head + b"time" * 1024)
+            return
+        stream.sendall(head + first[:2048])
+        go.wait(60)
+        with contextlib.suppress(OSError):
+            stream.sendall(first[2048:])
+        gone.set()
+
+    with Owner(SECRET, 4096, say) as owner, context() as user, user.attach(forged(owner, 4096)) as remote:
+        buffer = bytearray(4096)
+        with pytest.raises(errors.TimeoutError):
+            remote.read(0, buffer, timeout=0.05)
+        buffer[:] = bytes(4096)  # it is the caller's again
+        go.set()
+        assert gone.wait(60)
+        assert read(remote, 0, 4096) == b"time" * 1024
+        assert buffer == bytes(4096)
+
+
 def test_an_owner_that_is_stopped():
     with process() as (child, descriptor), context(peer_timeout=HOUR) as user, user.attach(descriptor) as remote:
         buffer = bytearray(8)
