@@ -468,10 +468,24 @@ static int run(dsm_ctx *c, dsm_op *ops, size_t n, bool posts, const dsm_choice *
     return rc;
 }
 
+/* run() for ops on mapped memory, of which none is to be left out. */
+static int run_mapped(dsm_op *ops, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        mapped_execute(ops[i].remote->mapped, &ops[i]);
+        ops[i].status = 0;
+    }
+    return 0;
+}
+
 int dsm_execute_as(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, int64_t timeout_ns, size_t *failed)
 {
     int rc = ticket_check(c, ops, n, how, failed);
-    return rc < 0 ? rc : run(c, ops, n, rc, how, timeout_ns, failed);
+    if (rc < 0)
+        return rc;
+    if (!rc && !how->go_on && !(how->stop && load_acquire_u32(how->stop)))
+        return run_mapped(ops, n);
+    return run(c, ops, n, rc, how, timeout_ns, failed);
 }
 
 int dsm_execute(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns, size_t *failed)
