@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from dsmem.cluster.factories import CLASSES
+
 ROOT = Path(__file__).parents[2]
 
 # ---- C ----
@@ -236,10 +238,7 @@ RANK = {
     "memory": 3,
     "names": 3,
     "objects": 3,
-    "segment": 4,
-    "clock": 4,
-    "queue": 4,
-    "sync": 4,
+    **dict.fromkeys({where.split(":")[0].split(".")[1] for where in CLASSES.values()}, 4),
     "cluster": 5,
     "store": 5,
     "": 6,  # the front door: names only
