@@ -161,8 +161,8 @@ class File:
 
     Parameters
     ----------
-    path : str or path
-        The file to open.
+    path : str or path or None
+        The file to open. None: make one in memory that has no name, with memfd_create(2).
     flags, mode : int
         As for :func:`os.open`; O_CLOEXEC is added.
 
@@ -172,7 +172,7 @@ class File:
         As for :func:`os.open`.
     """
 
-    def __new__(cls, path: str | os.PathLike[str], flags: int, mode: int = 0) -> Self: ...
+    def __new__(cls, path: str | os.PathLike[str] | None, flags: int, mode: int = 0) -> Self: ...
     def fileno(self) -> int:
         """Return the file descriptor."""
 

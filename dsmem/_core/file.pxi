@@ -9,8 +9,12 @@ cdef class File:
     cdef object __weakref__
 
     def __cinit__(self, path, int flags, int mode=0):
-        cdef bytes name = os.fsencode(path)
-        self.fd = posix_open(name, flags | O_CLOEXEC, mode)
+        cdef bytes name
+        if path is None:
+            self.fd = os.memfd_create("dsmem")  # a call of C: no handler runs before the number is stored
+        else:
+            name = os.fsencode(path)
+            self.fd = posix_open(name, flags | O_CLOEXEC, mode)
         self.opened = self.fd >= 0
         if not self.opened:
             raise OSError(errno, os.strerror(errno), path)

@@ -7,12 +7,12 @@ Python. An object is made in memory that has no name yet: the client writes it a
 from __future__ import annotations
 
 import contextlib
-import mmap
+import errno
 import os
 import secrets
 import socket
-from collections import deque
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -59,24 +59,42 @@ def _addresses(host: str, port: int) -> list[str]:
     return [f"tcp:[{number}]:{port}" if ":" in number else f"tcp:{number}:{port}" for number in numbers]
 
 
+def _written_parts(fd: int, nbytes: int) -> Iterator[tuple[int, int]]:
+    """Where a file is not a hole: the offset and the end of each part."""
+    end = 0
+    while end < nbytes:
+        try:
+            at = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # only a hole is left
+                return
+            raise
+        end = min(nbytes, os.lseek(fd, at, os.SEEK_HOLE))
+        yield at, end
+
+
 def _write(remote: _core.Remote, made: int, nbytes: int, format: Format) -> None:
     """Write an object into zeroed memory at the server: what its format changes in memory of this host.
 
     That is a file whose pages are allocated when they are written, so it takes no more than what is sent.
     """
-    with os.fdopen(os.memfd_create("dsmem"), "r+b", buffering=0) as file:
-        file.truncate(nbytes)
-        with mmap.mmap(file.fileno(), nbytes) as area:
-            with memoryview(area) as view:
+    with _core.File(None, 0) as file:
+        os.ftruncate(file.fileno(), nbytes)
+        here = _core.map_file(file.fileno(), nbytes)
+        try:
+            with memoryview(here) as view:
                 MADE.pack_into(view, MADE_OFFSET, made, 0)
                 format(view)
-            at = 0
-            with contextlib.suppress(OSError):  # ENXIO: only a hole is left
-                while at < nbytes and (at := os.lseek(file.fileno(), at, os.SEEK_DATA)) < nbytes:
-                    end = min(nbytes, os.lseek(file.fileno(), at, os.SEEK_HOLE))
-                    with memoryview(area) as view, view[at:end] as part:
-                        remote.write(at, part)
-                    at = end
+                for at, end in _written_parts(file.fileno(), nbytes):
+                    remote.write(at, view[at:end])
+        finally:
+            here.detach()  # unmaps at once, or with a view that an interrupt has left open
+
+
+class _Token:
+    """Lives as long as a handle holds something at the server."""
+
+    __slots__ = ("__weakref__",)
 
 
 class RemoteNames:
@@ -95,7 +113,9 @@ class RemoteNames:
     def __init__(self, address: str, context: _core.Context | None = None) -> None:
         host, port, self.cluster = parse_address(address)
         self.address = address
-        self._released: deque[int] = deque()
+        # When a token is gone, its reference is among the released: no interrupt can prevent that.
+        self._holds: dict[weakref.ref[_Token], int] = {}
+        self._released: list[weakref.ref[_Token]] = []
         self._own = context is None
         if context is None:
             context = Context("tcp", listen="127.0.0.1")
@@ -144,13 +164,14 @@ class RemoteNames:
 
     def _tell_released(self, timeout: float) -> None:
         """Tell the server what is closed here. If it is another server by now, it does not know it."""
-        while self._released:
-            some: list[bytes] = []
-            with contextlib.suppress(IndexError):
-                while len(some) < wire.RELEASED_MOST:
-                    some.append(wire.number(self._released.popleft()))
+        while some := self._released[: wire.RELEASED_MOST]:
+            numbers = [wire.number(self._holds[held]) for held in some if held in self._holds]
             with contextlib.suppress(errors.PeerDeadError):
-                wire.answered(self._service.call(wire.request(Request.RELEASE, *some), timeout)).end()
+                wire.answered(self._service.call(wire.request(Request.RELEASE, *numbers), timeout)).end()
+            for held in some:  # only now: a number that is sent twice does no harm
+                self._holds.pop(held, None)
+                with contextlib.suppress(ValueError):  # another thread
+                    self._released.remove(held)
 
     def _listed(
         self, kind: Request, read: Callable[[wire.Reader], _Item], timeout: float = _CALL_SECONDS
@@ -182,18 +203,20 @@ class RemoteNames:
 
     def _found(self, ref: Reference, at_least: int = 0) -> Memory:
         """Find the object of a reference, and make it longer if necessary."""
+        number, token = self._hold()
         fields = wire.text(self.cluster), wire.text(ref.kind), wire.text(ref.name)
-        reply = self._ask(Request.FIND, *fields, wire.number(ref.id), wire.number(at_least), again=True)
-        number = reply.number()
+        numbers = wire.number(number), wire.number(ref.id), wire.number(at_least)
+        reply = self._ask(Request.FIND, *fields, *numbers, again=True)
         ref = replace(ref, descriptor=reply.rest())
-        try:
-            memory = adopt(self.context.attach(ref.descriptor), ref)
-        except BaseException:
-            self._released.append(number)
-            raise
-        return self._held(memory, number)
+        return self._held(adopt(self.context.attach(ref.descriptor), ref), token)
 
-    def _held(self, memory: Memory, number: int) -> Memory:
+    def _hold(self) -> tuple[int, _Token]:
+        """Draw the number by which the server holds something. It is told to let go when the token is gone."""
+        number, token = secrets.randbits(64), _Token()
+        self._holds[weakref.ref(token, self._released.append)] = number
+        return number, token
+
+    def _held(self, memory: Memory, token: _Token) -> Memory:
         """Make what is held at the server a part of the memory."""
 
         def extend(nbytes: int, longer: bool) -> Memory:
@@ -203,7 +226,10 @@ class RemoteNames:
                 raise errors.CorruptError(f"{memory.ref.name!r} says that it has {nbytes} bytes, and it has less")
             return longest
 
-        return Memory(memory.remote, memory.ref, None, lambda: self._released.append(number), extend)
+        def release(held: _Token = token) -> None:
+            """Hold the token as long as the memory has this function."""
+
+        return Memory(memory.remote, memory.ref, None, release, extend)
 
     def make(
         self,
@@ -221,7 +247,7 @@ class RemoteNames:
         if lifetime == "creator":
             text = "a name at a server does not end with its creator; unlink it, or take lifetime='name'"
             raise errors.InvalidArgumentError(f"lifetime='creator': {text}")
-        number = secrets.randbits(63) + 1
+        number, token = self._hold()
         made, asked, object_number = None, False, 0
         try:
             reply = self._ask(
@@ -232,7 +258,7 @@ class RemoteNames:
                 wire.number(nbytes),
                 again=True,
             )
-            memory = self._written(reply, name, kind, nbytes, format, number)
+            memory = self._held(self._written(reply, name, kind, nbytes, format), token)
             object_number = memory.ref.id
             made = open_or_leave(open_, memory)
             asked = True
@@ -242,13 +268,12 @@ class RemoteNames:
             with contextlib.suppress(errors.DsmemError):
                 if made is not None:
                     made.close()
-            self._released.append(number)
             if asked and not isinstance(error, errors.NameExistsError):  # the reply may be what is lost
                 with contextlib.suppress(errors.DsmemError):
                     self._unlink(name, object_number, _UNDO_SECONDS)
             raise
 
-    def _written(self, reply: wire.Reader, name: str, kind: str, nbytes: int, format: Format, number: int) -> Memory:
+    def _written(self, reply: wire.Reader, name: str, kind: str, nbytes: int, format: Format) -> Memory:
         at, descriptor = reply.number(), reply.rest()
         remote = self.context.attach(descriptor)
         try:
@@ -257,7 +282,7 @@ class RemoteNames:
         except BaseException:
             remote.detach()
             raise
-        return self._held(Memory(remote, ref), number)
+        return Memory(remote, ref)
 
     def infos(self) -> list[NameInfo]:
         """Return all names, sorted."""

@@ -13,9 +13,8 @@ import itertools
 import logging
 import os
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from dsmem import _core, errors
 from dsmem.memory import MADE, MADE_OFFSET, object_id
@@ -32,14 +31,13 @@ _LOOKED_AT = 64  # objects that no client holds, at each tick
 class _Object:
     """An object whose memory is registered."""
 
-    number: int
     cluster: str
     remote: _core.Remote  # the mapping
     region: _core.Region
     file: _core.File | None  # while it has no name
     name: str = ""
     id: int = 0
-    holders: Counter[int] = field(default_factory=Counter)  # by client: how often it has found or made it
+    holders: int = 0  # how many numbers of clients stand for it
 
     def close(self) -> None:
         self.region.close()
@@ -63,9 +61,8 @@ class NameServer:
         self.context = context
         self.memory = memory
         self._stopped = False
-        self._numbers = itertools.count(1)
         self._places: dict[str, LocalNames] = {}
-        self._objects: dict[tuple[int, int], _Object] = {}  # by client or 0, and number
+        self._objects: dict[tuple[int, int], _Object] = {}  # by client and the number that it has drawn
         self._current: dict[tuple[str, int], _Object] = {}  # by cluster and id
         self._lists: dict[int, wire.Pages] = {}  # by client
         self._does = {
@@ -137,8 +134,9 @@ class NameServer:
 
     def _find(self, client: int, fields: Reader) -> bytes:
         cluster, kind, name = fields.name(), fields.text(), fields.name()
-        wanted, at_least = fields.number(), fields.number()
+        number, wanted, at_least = fields.number(), fields.number(), fields.number()
         fields.end()
+        self._let_go(client, number)
         place = self._place(cluster)
         memory = place.attach(name, kind, readonly=False)
         if wanted and at_least > memory.nbytes:
@@ -149,20 +147,20 @@ class NameServer:
         if known is not None and known.remote.nbytes >= memory.nbytes:
             memory.close()
         else:  # new here, or it has grown
-            known = self._registered(cluster, memory.remote, None, next(self._numbers))
+            known = self._registered(cluster, memory.remote, None)
             known.name, known.id = name, memory.ref.id
             self._current[cluster, known.id] = known
-        known.holders[client] += 1
-        self._objects[client, known.number] = known
-        return wire.success(wire.number(known.number), bytes(known.region.descriptor))
+        known.holders += 1
+        self._objects[client, number] = known
+        return wire.success(bytes(known.region.descriptor))
 
-    def _registered(self, cluster: str, remote: _core.Remote, file: _core.File | None, number: int) -> _Object:
+    def _registered(self, cluster: str, remote: _core.Remote, file: _core.File | None) -> _Object:
         try:
             region = self.context.register(remote, "rwa")
         except BaseException:
             remote.close()
             raise
-        return _Object(number, cluster, remote, region, file)
+        return _Object(cluster, remote, region, file)
 
     def _allocate(self, client: int, fields: Reader) -> bytes:
         cluster, name, number, nbytes = fields.name(), fields.name(), fields.number(), fields.number()
@@ -173,8 +171,8 @@ class NameServer:
             place.refuse_taken(name)
             self._check_room(nbytes)
             file, remote = place.prepare(nbytes)
-            made = self._objects[client, number] = self._registered(cluster, remote, file, number)
-            made.holders[client] = 1
+            made = self._objects[client, number] = self._registered(cluster, remote, file)
+            made.holders = 1
         return wire.success(wire.number(time.time_ns()), bytes(made.region.descriptor))
 
     def _check_room(self, nbytes: int) -> None:
@@ -213,7 +211,7 @@ class NameServer:
     def _release(self, client: int, fields: Reader) -> bytes:
         raw = fields.rest()
         for at in range(0, len(raw) - 7, 8):
-            self._let_go(client, int.from_bytes(raw[at : at + 8], "little"), 1)
+            self._let_go(client, int.from_bytes(raw[at : at + 8], "little"))
         return wire.success()
 
     def _list(self, client: int, fields: Reader) -> bytes:
@@ -246,16 +244,13 @@ class NameServer:
     def _left(self, client: int) -> None:
         self._lists.pop(client, None)
         for holder, number in [key for key in self._objects if key[0] == client]:
-            self._let_go(holder, number, None)
+            self._let_go(holder, number)
 
-    def _let_go(self, client: int, number: int, times: int | None) -> None:
-        """Count that a client has released an object so many times, or for good."""
-        held = self._objects.get((client, number))
-        if held is None:
-            return
-        held.holders[client] -= held.holders[client] if times is None else times
-        if held.holders[client] <= 0:
-            del held.holders[client], self._objects[client, number]
+    def _let_go(self, client: int, number: int) -> None:
+        """Forget what a client's number stands for, if anything."""
+        held = self._objects.pop((client, number), None)
+        if held is not None:
+            held.holders -= 1
             self._close_unused(held)
 
     def _close_unused(self, of: _Object) -> None:

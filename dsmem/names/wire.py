@@ -24,7 +24,7 @@ _PAGE = struct.Struct("<II")  # items in all, items in this reply
 class Request(enum.IntEnum):
     """What a client asks for."""
 
-    FIND = 1  # cluster, kind, name, u64 id or 0, u64 least bytes -> u64 number, descriptor
+    FIND = 1  # cluster, kind, name, u64 number, u64 id or 0, u64 least bytes -> descriptor
     ALLOCATE = 2  # cluster, name, u64 number, u64 bytes -> u64 time, descriptor
     NAME = 3  # u64 number, u32 mode, name
     RELEASE = 4  # u64 numbers

@@ -1,6 +1,7 @@
 """Names at a server: dsmem serve, and clusters by address."""
 
 import contextlib
+import gc
 import json
 import os
 import pickle
@@ -10,10 +11,12 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from interrupts import sweep
 
 import dsmem
 from dsmem import _core, errors
@@ -297,6 +300,35 @@ def test_nothing_is_left_of_an_object_that_could_not_be_made(server, client, pla
     assert client.list() == [] and held(server, client) == []
 
 
+@pytest.mark.parametrize("what", ["make", "find"])
+def test_an_interrupt_at_any_bytecode_leaves_nothing(server, client, cluster_name, what):
+    """With stride 7: each call has some thousands of bytecodes, most of which are those of names of one host."""
+
+    def call():
+        if what == "find":
+            client.lock("l").close()
+        else:
+            client.lock("l", create=True).close()
+            client.unlink("l")
+
+    def check():
+        gc.collect()
+        names = [info.name for info in client.list()]
+        assert names == ["l"] or what == "make"
+        if what == "make" and names:  # the interrupt came after it was made
+            client.unlink("l")
+        assert len(held(server, client)) == (what == "find")
+        if what == "make":
+            call()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        if what == "find":
+            client.lock("l", create=True).close()
+        call()
+        sweep(call, check, 300, stride=7)
+
+
 def test_a_lost_reply_to_a_name_leaves_nothing(server, client, monkeypatch):
     def lost(self, kind, *fields, **named):
         reply = ask(self, kind, *fields, **named)
@@ -391,7 +423,7 @@ def test_a_server_at_all_addresses_is_reached_by_each(cluster_name):
 def test_noise_is_refused_and_the_server_goes_on(server, client, cluster_name):
     dice = random.Random(5)
     good = [
-        wire.request(Request.FIND, wire.text(cluster_name), wire.text("lock"), wire.text("x"), bytes(16)),
+        wire.request(Request.FIND, wire.text(cluster_name), wire.text("lock"), wire.text("x"), bytes(24)),
         wire.request(Request.ALLOCATE, wire.text(cluster_name), wire.text("x"), wire.number(1), wire.number(4096)),
         wire.request(Request.NAME, wire.number(1), wire.number(wire.NO_MODE, 4), wire.text("x")),
         wire.request(Request.LIST, wire.text(cluster_name), wire.number(0, 4)),
