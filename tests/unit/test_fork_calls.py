@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 from forked import SECONDS, in_child, keeping, raises
@@ -201,43 +200,6 @@ def test_a_fork_in_a_signal_handler_of_a_blocked_get(here):
 
 
 # -- memory of contexts --
-
-
-def test_a_thread_forks_before_the_main_thread_raises_what_a_handler_has_raised():
-    """The thread takes the GIL when the handler has ended. In the child it is the main thread, and raises nothing."""
-    secret = b"the secret of these tests"
-    main, handled, answers = threading.get_ident(), [], []
-    error, huge = RuntimeError("of the parent"), 1 << 1_000_000
-
-    def handler(*_):
-        handled.append(1)
-        _ = huge * huge  # so long that the thread asks for the GIL, which nothing gives to it before the end
-        raise error
-
-    def fork():
-        while not handled:
-            pass
-        answers.append(in_child(lambda: sum(range(1000))))
-
-    def interrupt():
-        while not user.stats["wakeups"]:
-            time.sleep(0.001)
-        signal.pthread_kill(main, signal.SIGUSR1)
-
-    with contextlib.ExitStack() as stack:
-        owner = stack.enter_context(dsmem.Context("shm", secret=secret))
-        user = stack.enter_context(dsmem.Context("fault+shm://?delay=*:60000ms", secret=secret, peer_timeout=60))
-        region = stack.enter_context(owner.allocate(64))
-        remote = stack.enter_context(user.attach(region.descriptor))
-        stack.callback(signal.signal, signal.SIGUSR1, signal.signal(signal.SIGUSR1, handler))
-        threads = [threading.Thread(target=work) for work in (fork, interrupt)]
-        for thread in threads:
-            thread.start()
-        with pytest.raises(RuntimeError, match="of the parent"):
-            remote.read(0, bytearray(8))
-        for thread in threads:
-            thread.join()
-    assert answers == [499500]
 
 
 def test_an_object_in_memory_of_a_context_says_what_to_do():
