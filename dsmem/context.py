@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import ipaddress
 import logging
 import os
 import weakref
@@ -151,6 +153,16 @@ _open: weakref.WeakSet[Context] = weakref.WeakSet()
 os.register_at_fork(after_in_child=_open.clear)  # these contexts are the parent's
 
 
+@functools.cache  # once for each address
+def _warn_of_public(address: str) -> None:
+    """Log that an agent listens where anyone may listen in."""
+    host = address.removeprefix("tcp:").rpartition(":")[0].strip("[]").partition("%")[0]
+    with contextlib.suppress(ValueError):  # a path, or a host's name
+        if ipaddress.ip_address(host).is_global:
+            text = "agent %s has a public address: peers prove the secret, but nothing is encrypted (docs/SECURITY.md)"
+            _log.warning(text, address)
+
+
 def open_contexts() -> list[Context]:
     """Return the open contexts of this process."""
     return [context for context in _open if not context.closed]
@@ -240,6 +252,8 @@ class Context(_core.Context):
             registration_cache=registration_cache,
             fault=urls[0].fault,
         )
+        for each in self.fabrics:
+            _warn_of_public(each.address)
         _open.add(self)
         node_records.record_node(self.node_id, self.fabric, self.agent_address)
 

@@ -709,6 +709,18 @@ def test_an_address_that_no_peer_can_dial_is_not_advertised(address):
         dsmem.Context("tcp", secret=SECRET, listen="127.0.0.1", advertise=address)
 
 
+@pytest.mark.parametrize(
+    ("address", "warns"), [("8.8.4.4", True), ("[2001:4860::1]", True), ("10.1.2.3", False), ("a.host", False)]
+)
+def test_a_public_address_is_logged_once(caplog, address, warns):
+    for _ in range(2):
+        with dsmem.Context("tcp", secret=SECRET, listen="127.0.0.1", advertise=f"{address}:7000"):
+            pass
+    said = [record.message for record in caplog.records if record.name == "dsmem"]
+    assert len(said) == warns
+    assert all(f"tcp:{address}:7000" in text and "encrypted" in text for text in said)
+
+
 def test_only_what_listens_advertises():
     with pytest.raises(errors.InvalidArgumentError, match="only this host"):
         dsmem.Context("shm", secret=SECRET, advertise="10.0.0.1")
