@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -518,6 +519,38 @@ def process():
             yield child, dsmem.Descriptor.fromhex(child.stdout.readline().strip())
         finally:
             child.kill()
+
+
+def resident(pid):
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(fields["VmRSS"].split()[0]) * 1024
+
+
+@pytest.fixture
+def many_files():
+    """Room for the sockets of 512 connections here, and in children."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[1] < 4096:
+        pytest.skip(f"a process may have {before[1]} files open")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_512_connections_of_one_owner(many_files):
+    with process() as (child, descriptor), contextlib.ExitStack() as stack:
+        address = next(way.address for way in descriptor.ways)
+        before, clients = None, []
+        for i in range(512):
+            client = stack.enter_context(Client(address, SECRET))
+            clients.append((client, client.attach(descriptor)))
+            client.connect()
+            assert client.fetch_add(clients[-1][1], 0, 1) == i
+            if i == 15:  # the first ones make what all share
+                before = resident(child.pid)
+        assert (resident(child.pid) - before) / (512 - 16) < 1 << 16
+        for client, grant in reversed(clients):
+            assert client.read(grant, 0, 8) == struct.pack("<Q", 512)
 
 
 def test_an_owner_that_is_killed():
