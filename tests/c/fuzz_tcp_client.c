@@ -96,53 +96,68 @@ static void check_ended(const struct post *p)
     }
 }
 
-/* The ops; then for each reply how many ops it is about, how many bytes change it, and these. */
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
+/* Hands the client so many bytes, which it reads as they come. */
+static void hand_over(struct fabric_ep *e, int fd, const uint8_t *bytes, size_t n)
+{
+    uint8_t drain[65536];
+    for (size_t at = 0; at < n && !e->broken;) {
+        ssize_t some = send(fd, bytes + at, n - at, MSG_NOSIGNAL | MSG_DONTWAIT);
+        at += some > 0 ? (size_t)some : 0;
+        while (recv(fd, drain, sizeof drain, MSG_DONTWAIT) > 0)
+            ;
+        tcp_fabric.poll(e);
+    }
+}
+
+/* For each reply: how many ops it is about, how many bytes change it, and these. About no op: just these. */
+static void answer(struct fabric_ep *e, const struct post *p, int fd, const uint8_t *bytes, size_t n)
 {
     static uint8_t out[TCP_REPLY + OPS * 40000];
+    for (size_t first = 0; n >= 2 && !e->broken;) {
+        size_t ops = bytes[0] % OPS, changes = bytes[1] % 32;
+        changes = changes < n - 2 ? changes : n - 2;
+        ops = ops < p->n - first ? ops : p->n - first;
+        if (ops)
+            hand_over(e, fd, out, reply(p, first, ops, bytes + 2, changes, out));
+        else
+            hand_over(e, fd, bytes + 2, changes);
+        first += ops;
+        bytes += 2 + changes;
+        n -= 2 + changes;
+    }
+}
+
+static void release(struct post *p)
+{
+    for (size_t i = 0; i < p->n; i++) {
+        if (p->work[i].prepared[0])
+            tcp_fabric.op_release(device, &p->work[i]);
+        if (p->ops[i].code > DSM_OP_WRITE)
+            continue;
+        free(p->ops[i].local);
+        if (p->ops[i].second_nbytes)
+            free(p->ops[i].second);
+    }
+}
+
+/* How many ops; the ops; then what is answered. */
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
+{
     struct fabric_ep *e;
     struct post p = {0};
     int pair[2];
-    if (n < 2 || !bytes[0])
+    if (n < 2 || !(bytes[0] % OPS))
         return 0;
     make_ops(&p, bytes + 1, bytes[0] % OPS < n - 1 ? bytes[0] % OPS : n - 1);
-    if (!p.n)
-        return 0;
-    bytes += 1 + p.n;
-    n -= 1 + p.n;
     CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair));
     CHECK(!tcp_fabric.ep_open(device, false, &e));
     CHECK(!tcp_fabric.ep_connect(e, (const uint8_t[TCP_TOKEN]){1}, TCP_TOKEN) && !tcp_fabric.ep_stream(e, pair[0]));
     tcp_fabric.post(e, &p.work[0]);
-    for (size_t first = 0; n >= 2 && !e->broken;) {
-        size_t ops = bytes[0] % OPS, changes = bytes[1] % 32;
-        changes = changes < n - 2 ? changes : n - 2;
-        ops = ops < p.n - first ? ops : p.n - first;
-        size_t len = ops ? reply(&p, first, ops, bytes + 2, changes, out) : changes;
-        first += ops;
-        for (size_t at = 0; at < len && !e->broken;) {
-            uint8_t drain[65536];
-            ssize_t some = send(pair[1], (ops ? out : bytes + 2) + at, len - at, MSG_NOSIGNAL | MSG_DONTWAIT);
-            at += some > 0 ? (size_t)some : 0;
-            while (recv(pair[1], drain, sizeof drain, MSG_DONTWAIT) > 0)
-                ;
-            tcp_fabric.poll(e);
-        }
-        bytes += 2 + changes;
-        n -= 2 + changes;
-    }
+    answer(e, &p, pair[1], bytes + 1 + p.n, n - 1 - p.n);
     tcp_fabric.ep_abort(e);
     CHECK(!p.group.pending && !e->inflight && !e->bytes);
     check_ended(&p);
-    for (size_t i = 0; i < p.n; i++) {
-        if (p.work[i].prepared[0])
-            tcp_fabric.op_release(device, &p.work[i]);
-        if (p.ops[i].code > DSM_OP_WRITE)
-            continue;
-        free(p.ops[i].local);
-        if (p.ops[i].second_nbytes)
-            free(p.ops[i].second);
-    }
+    release(&p);
     tcp_fabric.ep_close(e);
     close(pair[1]);
     return 0;
