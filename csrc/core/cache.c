@@ -146,26 +146,31 @@ static void close_list(struct dsm_cached *e)
     }
 }
 
-void dsm_cache_keep(dsm_ctx *c, const dsm_allocation *a, const void *p, uint64_t nbytes)
+int dsm_cache_keep(dsm_ctx *c, const dsm_allocation *a, const void *p, uint64_t nbytes)
 {
     struct dsm_cached *e = NULL;
-    if (nbytes > c->cache.limit || ctx_forked(c))
-        return;
+    if (nbytes > c->cache.limit)
+        return 0;
+    if (ctx_forked(c))
+        return refuse_forked();
     pthread_mutex_lock(&c->cache.lock);
     bool hit = use(c, a->number, p, nbytes), known = *find(c, a->number);
     pthread_mutex_unlock(&c->cache.lock);
     fetch_add_u64(hit ? &c->stats.cache_hits : &c->stats.cache_misses, 1);
     if (hit || (known && a->nbytes > c->cache.limit))
-        return;
+        return 0;
     int rc = known ? make(c, a->number, a->data, a->nbytes, &e) : make(c, a->number, (uint8_t *)p, nbytes, &e);
     if (!rc)
         close_list(enter(c, e, p, nbytes));
     else if (rc == -DSM_EMEMLOCK)
         cache_clear(c); /* the op itself must be able to register its buffer */
+    return rc;
 }
 
 dsm_cached *dsm_cache_take(dsm_ctx *c, uint64_t number)
 {
+    if (ctx_forked(c)) /* the registrations are the parent's */
+        return NULL;
     pthread_mutex_lock(&c->cache.lock);
     struct dsm_cached **at = find(c, number), *e = *at ? unlink_entry(c, at) : NULL;
     pthread_mutex_unlock(&c->cache.lock);

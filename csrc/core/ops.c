@@ -12,6 +12,7 @@
 #include "../base/mapped_ops.h"
 #include "remote.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
 static const uint32_t right_of[] = {
@@ -90,13 +91,16 @@ static void start(dsm_ctx *c, struct op_group *g, int64_t deadline)
     group_end(g, rc && !wait_stopped() ? rc : -DSM_ECANCELED);
 }
 
-static void prepare(struct fabric_dev *d, struct fabric_op *w)
+/* waits: this thread may wait, and holds no lock. */
+static void prepare(struct fabric_dev *d, struct fabric_op *w, bool waits)
 {
     w->op->cause = 0;
     if (w->op->nbytes <= d->prepare || fabric_op_prepared(w))
         return;
+    errno = 0;
     d->fabric->op_prepare(d, w);
-    if (!fabric_op_prepared(w) && cache_clear(w->op->remote->ctx)) /* it may have had all locked memory */
+    if (!fabric_op_prepared(w) && errno == ENOMEM && waits &&
+        cache_clear(w->op->remote->ctx)) /* it may have had all locked memory */
         d->fabric->op_prepare(d, w);
 }
 
@@ -125,7 +129,7 @@ static inline void fill(dsm_ticket *t, bool go_on)
             g->head = w;
         g->tail = w;
         g->base.pending++; /* not shared with other threads yet */
-        prepare(op->remote->peer->dev, w);
+        prepare(op->remote->peer->dev, w, !t->started);
         posts++;
     }
     if (posts)
@@ -202,22 +206,23 @@ int ticket_check(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, size_
 }
 
 /* Fills a ticket for ops that have been checked. From now on the remotes are in use by them, until outcome(); those of
- * ops that are executed before this thread goes on need no count. */
-static void fill_ticket(dsm_ticket *t, dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, bool started)
+ * ops that are executed before the caller goes on need no count. */
+static void fill_ticket(dsm_ticket *t, dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, bool shared)
 {
     struct fabric_op *work = t->work;
     t->ctx = c;
     t->ops = ops;
     t->n = n;
     t->posted = t->ngroups = t->left = 0;
-    t->started = started;
+    t->shared = shared;
+    t->started = false;
     t->how = *how;
     t->open = SIZE_MAX;
     t->idle = t->asked = t->late = 0;
     for (size_t i = 0; work && i < n; i++)
         work[i] = (struct fabric_op){.op = &ops[i]};
-    for (size_t i = 0; (work || started) && i < n; i++)
-        if (started || !ops[i].remote->mapped)
+    for (size_t i = 0; (work || shared) && i < n; i++)
+        if (shared || !ops[i].remote->mapped)
             fetch_add_u32(&ops[i].remote->users, 1);
 }
 
@@ -232,7 +237,8 @@ int ticket_make(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, bool s
         return refuse_all(ops, n, 0, err_set(DSM_ENOMEM, 0, "%zu ops", n), failed);
     if (!rc)
         t->work = NULL;
-    fill_ticket(t, c, ops, n, how, started);
+    fill_ticket(t, c, ops, n, how, true);
+    t->started = started;
     *out = t;
     return 0;
 }
@@ -374,7 +380,7 @@ static int outcome(dsm_ticket *t, bool late, int64_t deadline, size_t *failed)
     for (size_t i = 0; i < t->n; i++) { /* last, as the remotes may be closed afterwards */
         dsm_op *op = &t->ops[i];
         bool mapped = op->remote->mapped;
-        if (mapped && !t->started)
+        if (mapped && !t->shared)
             continue;
         if (!mapped && fabric_op_prepared(&t->work[i])) {
             struct fabric_dev *d = op->remote->peer->dev;
@@ -508,10 +514,10 @@ static int run_one(dsm_op *op, int64_t timeout_ns)
     t.ops = op;
     t.work = &w;
     t.n = t.posted = t.ngroups = 1;
-    t.started = 0;
+    t.started = t.shared = false;
     t.how = plainly;
     *g = (struct op_group){.base.pending = 1, .peer = p, .head = &w, .tail = &w};
-    prepare(p->dev, &w);
+    prepare(p->dev, &w, true);
     fetch_add_u32(&op->remote->users, 1);
     fetch_add_u64(&c->stats.posts, 1);
     start(c, g, deadline);

@@ -71,7 +71,7 @@ static int register_with(dsm_ctx *c, size_t i, size_t n, struct memory *const *m
         rc = check_size(c->devs[i], memory[k]->nbytes);
     if (!rc)
         rc = c->devs[i]->fabric->reg(c->devs[i], n, memory, regions[0]->access, mem);
-    if ((rc == -DSM_EMEMLOCK || rc == -DSM_ENOMEM) && cache_clear(c))
+    if (mem && (rc == -DSM_EMEMLOCK || rc == -DSM_ENOMEM) && cache_clear(c))
         rc = c->devs[i]->fabric->reg(c->devs[i], n, memory, regions[0]->access, mem);
     for (size_t k = 0; k < n && !rc; k++)
         regions[k]->mem[i] = mem[k];

@@ -35,6 +35,7 @@ struct dsm_ticket {
     dsm_choice how;
     size_t open;   /* with go_on: ops that were to be posted again, the last time that this was looked at */
     uint32_t idle; /* with go_on: how often in a row none of them had ended since */
+    bool shared;   /* dsm_submit() or dsm_start() made it: the caller goes on, so all its remotes are in use */
     uint32_t started;
     size_t left; /* groups that are not complete; this and the next fields: started tickets only */
     uint32_t asked, late;

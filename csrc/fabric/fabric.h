@@ -163,8 +163,9 @@ struct fabric {
     int (*evict)(struct fabric_dev *d, const uint8_t node[DSM_NODE_ID]);
 
     /* Called before an op is posted, with no lock held: does the slow part of preparing its local buffer, such as
-     * registration, and stores the results in 'prepared'. Never fails: an op that was not prepared works, too. If
-     * there is a result, op_release undoes it, with no lock held, once the op is done or will not be posted. */
+     * registration, and stores the results in 'prepared'. Never fails: an op that was not prepared works, too, and
+     * errno says why it was not. If there is a result, op_release undoes it, with no lock held, once the op is done or
+     * will not be posted. */
     void (*op_prepare)(struct fabric_dev *d, struct fabric_op *w);
     void (*op_release)(struct fabric_dev *d, struct fabric_op *w);
     /* If the device remembers: how the owner knows an op that has ended with EUNKNOWN: by the address of its endpoint,

@@ -2,7 +2,8 @@
 #
 # Such memory is an allocation of NumPy's, which ends when the array that owns it is deleted. A weak reference tells so
 # before the memory is freed. As long as there is one, the memory does not move either: NumPy refuses to resize an array
-# that has weak references. Nothing of this kind holds for other buffers (a bytearray, an mmap, another library's
+# that has weak references. (Code that sets an array's state or data pointer can move it; then the next op finds that
+# the address has changed.) Nothing of this kind holds for other buffers (a bytearray, an mmap, another library's
 # tensor), so these are registered for each op.
 
 cdef uint64_t allocations = 0  # that have a number
@@ -14,22 +15,34 @@ cdef class Allocation:
     cdef object context  # weak reference
     cdef object array    # weak reference to the owner, which refers to this as its callback
     cdef size_t key
-    cdef uint64_t number
+    cdef c.dsm_allocation of
+    cdef bint refused  # it could not be kept
+
+    cdef void end(self, Context context) noexcept:
+        cdef c.dsm_cached *entry = NULL
+        if context.ptr != NULL and context.ready():
+            entry = c.dsm_cache_take(context.ptr, self.of.number)
+        if entry != NULL:
+            with nogil:
+                c.dsm_cached_close(entry)
+
+    cdef void renew(self, Context context, ndarray owner) noexcept:
+        """It is new, or the array has got other memory (by __setstate__, for example)."""
+        global allocations
+        self.end(context)
+        allocations += 1
+        self.of.number, self.of.data, self.of.nbytes = allocations, PyArray_DATA(owner), PyArray_NBYTES(owner)
+        self.refused = False
 
     def __call__(self, gone):
         """Called when the owner is being deleted. Runs no Python code, so no signal handler comes before its end."""
         cdef Context context = self.context()
-        cdef c.dsm_cached *entry = NULL
         self.array = None
         if context is None:  # its cache is gone
             return
         if context.arrays.get(self.key) is self:
             del context.arrays[self.key]
-        if context.ptr != NULL and context.ready():
-            entry = c.dsm_cache_take(context.ptr, self.number)
-        if entry != NULL:
-            with nogil:
-                c.dsm_cached_close(entry)
+        self.end(context)
 
 
 cdef object owner_of(object buffer):
@@ -41,16 +54,18 @@ cdef object owner_of(object buffer):
     return buffer if isinstance(buffer, ndarray) else None
 
 
-cdef Allocation allocation_of(Context context, object owner):
-    global allocations
+cdef Allocation allocation_of(Context context, ndarray owner):
     cdef Allocation a = context.arrays.get(<size_t> <void *> owner)
     if a is None:
         a = Allocation.__new__(Allocation)
         a.context, a.key = PyWeakref_NewRef(context, None), <size_t> <void *> owner
         a.array = PyWeakref_NewRef(owner, a)
-        allocations += 1
-        a.number = allocations
-        context.arrays[a.key] = a
+        known = context.arrays.setdefault(a.key, a)
+        if known is not a:  # of another thread, or a finalizer: there is one for each array
+            a.array = None
+            a = known
+    if a.of.data != PyArray_DATA(owner) or a.of.nbytes != <uint64_t> PyArray_NBYTES(owner):
+        a.renew(context, owner)
     return a
 
 
@@ -63,20 +78,31 @@ cdef void forget_allocations(Context context) noexcept:
         a.array = None
 
 
-cdef void keep_registered(Context context, object buffer, void *p, uint64_t n) noexcept:
-    """Let the cache keep part of a buffer, if it can. The caller is about to begin an op on it."""
-    cdef c.dsm_allocation a
+cdef void keep_registered(Context context, object buffer, void *p, uint64_t n, bint whole) noexcept:
+    """Let the cache keep part of a buffer, if it can. The caller is about to begin an op on it.
+
+    whole: the cache may register all of the allocation, which takes a while.
+    """
+    cdef Allocation a
+    cdef c.dsm_allocation of
     cdef uintptr_t start, at = <uintptr_t> p
     owner = owner_of(buffer)
-    if owner is None:
+    if owner is None or n > context.cache_limit or not context.ready():
         return
     start = <uintptr_t> PyArray_DATA(<ndarray> owner)
-    a.data, a.nbytes = <void *> start, PyArray_NBYTES(<ndarray> owner)
-    if at < start or n > a.nbytes or at - start > a.nbytes - n:
+    if at < start or at - start + n > <uint64_t> PyArray_NBYTES(<ndarray> owner):
         return
+    context.uses += 1  # keeps the core's context alive during the call, and refuses close()
     try:
-        a.number = allocation_of(context, owner).number
+        a = allocation_of(context, <ndarray> owner)
+        of = a.of
+        if not whole:
+            of.data, of.nbytes = p, n
+        if not a.refused:
+            with nogil:
+                rc = c.dsm_cache_keep(context.ptr, &of, p, n)
+            a.refused = rc != 0
     except MemoryError:  # the op does without
-        return
-    with nogil:
-        c.dsm_cache_keep(context.ptr, &a, p, n)
+        pass
+    finally:
+        context.leave()

@@ -77,6 +77,7 @@ cdef class Context(Handle):
     cdef str device
     cdef bint waits         # some of its ops are not complete when posted
     cdef dict pending       # by address, asynchronous ops of all event loops that are not known to be complete
+    cdef uint64_t cache_limit
     cdef dict arrays        # by id: the Allocation of each array that the registration cache has been asked to keep
     cdef list watches       # one LoopWatch for each event loop that waits for its ops
 
@@ -106,6 +107,7 @@ cdef class Context(Handle):
         o.spin_ns = nanoseconds(spin, "spin")
         if registration_cache is not None:
             o.cache_bytes = cache_bytes_of(registration_cache)
+        self.cache_limit = o.cache_bytes
         if self.children is not None:  # checked after the conversions, which may run code that opens the context
             raise error_of(c.DSM_EINVAL, "the context has been opened before; make another one")
         self.children = {}

@@ -127,7 +127,7 @@ cdef class Remote(Handle):
     cdef inline void keep(self, object buffer, void *p, uint64_t n) noexcept:
         """To be called before an op on a local buffer. The object is the buffer, or has the memory of the buffer."""
         if n > self.caches:
-            keep_registered(self.context, buffer, p, n)
+            keep_registered(self.context, buffer, p, n, True)
 
     # -- ops --
 
@@ -468,7 +468,8 @@ cdef class Pending(Started):
         get_buffer(buffer, &self.view, code == c.DSM_OP_READ)
         self.held = True
         self.op.code, self.op.offset, self.op.local, self.op.nbytes = code, offset, self.view.buf, self.view.len
-        self.remote.keep(buffer, self.view.buf, self.view.len)
+        if <uint64_t> self.view.len > self.remote.caches:  # in an event loop
+            keep_registered(self.remote.context, buffer, self.view.buf, self.view.len, False)
 
     def __dealloc__(self):
         self.release()

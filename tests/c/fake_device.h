@@ -23,6 +23,7 @@
 static struct {
     pthread_mutex_t lock;
     bool full;             /* registering fails with ENOMEM */
+    int most;              /* so it does if there are so many registrations; 0: never */
     bool stall;            /* requests are accepted and not executed */
     bool cut;              /* nothing reaches the other side, and the retries of packets are used up */
     bool hang;             /* nor flushed when their queue pair goes into the error state */
@@ -284,7 +285,7 @@ static struct ibv_mr *fake_reg_mr(struct ibv_pd *p, void *at, size_t n, int acce
 {
     struct fake_mr *m = calloc(1, sizeof *m);
     pthread_mutex_lock(&fake.lock);
-    if (fake.full) {
+    if (fake.full || (fake.most && fake.regs >= fake.most)) {
         pthread_mutex_unlock(&fake.lock);
         free(m);
         errno = ENOMEM;

@@ -3,7 +3,8 @@
  * that are good but for what the bytes change in them.
  *
  * Whatever comes, each op ends once, the buffers are not written beyond their ends (they lie on the heap) and not after
- * the end of their op; and a status of success is only what a reply in order, with as many bytes as asked for, has said.
+ * the end of their op; and a status of success is only what a reply in order, with as many bytes as asked for, has
+ * said.
  */
 #include "base/wire.h"
 #include "check.h"

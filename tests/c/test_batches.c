@@ -59,6 +59,23 @@ static void first_that_failed_of_itself(void)
     close_all(2);
 }
 
+/* The remotes of a ticket are in use until it is finished, also those on mapped memory, whose ops are done before. */
+static void mapped_in_use(void)
+{
+    dsm_ctx *c = open_context(NULL);
+    uint8_t raw[DSM_DESC_MAX];
+    dsm_region *region;
+    dsm_remote *remote;
+    dsm_ticket *t;
+    CHECK(!dsm_alloc(c, 4096, 7, &region));
+    CHECK(!dsm_attach(c, raw, (size_t)dsm_region_descriptor(region, raw), -1, &remote));
+    dsm_op op = {.code = DSM_OP_FETCH_ADD, .remote = remote, .nbytes = 8, .operand = 5};
+    CHECK(!dsm_submit(c, &op, 1, &t, NULL) && *(uint64_t *)dsm_region_data(region) == 5);
+    CHECK(dsm_remote_close(remote) == -DSM_EBUSY);
+    CHECK(!dsm_finish(t, -1, NULL) && !op.result && !dsm_remote_close(remote) && !dsm_region_close(region));
+    dsm_close(c);
+}
+
 /* What happens to postings: in those in 'spoiled' an op of another thread comes first, and fails; none comes before a
  * time; and an abort comes right after the first that finds no connection (0), or after the first that finds
  * one (1). */
@@ -517,6 +534,7 @@ int main(void)
 {
     late_batch();
     first_that_failed_of_itself();
+    mapped_in_use();
     for (int which = 0; which < 3; which++)
         stopped_before_there_is_a_connection(which);
     ended_before_there_is_a_connection(false);

@@ -153,6 +153,13 @@ static void makes_room(void)
     CHECK(dsm_register(user, more, sizeof more, 1, &r) == -DSM_ENOMEM);
     CHECK(registrations() == before);
     fake.full = false;
+    fake.most = before + 1;
+    keep(0, 0, PART);
+    CHECK(!dsm_register(user, more, sizeof more, 1, &r)); /* in place of what the cache had */
+    CHECK(registrations() == before + 1 && !stats().cache_bytes && !dsm_region_close(r));
+    keep(0, 0, PART);
+    CHECK(!dsm_write(remote, 0, more, sizeof more, -1) && !stats().cache_bytes);
+    fake.most = 0;
     keep(0, 0, PART);
     fake.full = true;
     CHECK(!dsm_write(remote, 0, more, sizeof more, -1)); /* in pieces, which are copied */

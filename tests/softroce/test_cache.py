@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import threading
@@ -138,6 +139,30 @@ def test_bounded(owner: dsmem.Context) -> None:
             dsmem.Context(FABRIC, secret=SECRET, registration_cache=wrong)  # type: ignore[arg-type]
 
 
+def test_a_batch_that_is_filled_after_the_close(owner: dsmem.Context) -> None:
+    region = owner.allocate(PART)
+    out = np.zeros(PART, "u1")
+    caller = dsmem.Context(FABRIC, secret=SECRET, listen="127.0.0.1")
+    remote = caller.attach(region.descriptor)
+    batch = caller.batch()
+    batch.read(remote, 0, out)
+    caller.close()
+    batch.read(remote, 0, out)
+    with pytest.raises(errors.ClosedError), batch:
+        pass
+    region.close()
+
+
+def test_an_array_that_gets_other_memory(caller: dsmem.Context, remote: dsmem.Remote) -> None:
+    out = np.zeros(PART, "u1")
+    remote.read(0, out)
+    out.__setstate__((1, (PART // 2,), np.dtype(">u4"), False, bytes(2 * PART)))  # swapped, so that they are copied
+    assert out.flags.owndata
+    remote.read(PART, out.view("u1"))
+    assert out.tobytes() == content(remote, PART, 2 * PART)
+    assert counts(caller)[:2] == (0, 2) and caller.stats["cache_bytes"] == 2 * PART
+
+
 def test_an_array_that_outlives_the_context(owner: dsmem.Context) -> None:
     region = owner.allocate(PART)
     out = np.zeros(PART, "u1")
@@ -181,6 +206,8 @@ def test_a_child(caller: dsmem.Context, remote: dsmem.Remote) -> None:
         child = os.fork()
     if child == 0:
         whole = bool((out == 7).all())
+        with contextlib.suppress(errors.ForkError):
+            caller.allocate(1)  # a call of the parent's context in the child
         del out
         gc.collect()
         os._exit(0 if whole else 1)

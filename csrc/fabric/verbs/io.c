@@ -34,8 +34,9 @@ static int find_local(struct verbs_ep *e, struct fabric_op *w, bool *locked)
     struct verbs_dev *d = (struct verbs_dev *)e->base.dev;
     const dsm_op *op = w->op;
     bool write = op->code == DSM_OP_READ; /* the device writes to the local buffer */
+    /* Versions of irdma's library put only the first of two pieces into an inline request. */
     if (!write && op->nbytes <= e->max_inline)
-        return LOCAL_INLINE;
+        return op->code == DSM_OP_WRITE && op->second_nbytes ? LOCAL_BOUNCE : LOCAL_INLINE;
     if (write && op->nbytes <= VERBS_SMALL)
         return LOCAL_BOUNCE;
     if (w->state == VERBS_UNKNOWN) {

@@ -179,7 +179,9 @@ static struct verbs_mr *new_mr(struct verbs_dev *d, void *p, uint64_t nbytes, bo
     *r = (struct verbs_mr){.start = p, .end = (uint8_t *)p + nbytes, .users = 1, .writable = write};
     r->mr = ibv.reg_mr(d->pd, p, nbytes, write ? IBV_ACCESS_LOCAL_WRITE : 0);
     if (!r->mr) {
+        int sys = errno;
         free(r);
+        errno = sys;
         return NULL;
     }
     return r;
@@ -212,7 +214,9 @@ bool verbs_make_local(struct verbs_dev *d, struct fabric_op *w)
         uint64_t n;
         void *p = piece_of(w->op, i, &n);
         if (n && !w->prepared[i] && !(w->prepared[i] = new_mr(d, p, n, is_written(w->op)))) {
+            int sys = errno;
             verbs_put_local(w);
+            errno = sys;
             return false;
         }
     }
@@ -345,8 +349,10 @@ int verbs_reg(struct fabric_dev *base, size_t n, struct memory *const *m, uint32
         if (!rc)
             rc = enter(d, made, nmade);
         for (size_t i = 0; rc && i < n; i++)
-            if (out[i])
+            if (out[i]) {
                 mem_delete((struct verbs_mem *)out[i]);
+                out[i] = NULL;
+            }
         for (size_t i = 0; rc && i < nmade; i++)
             mr_free(made[i]);
     }
