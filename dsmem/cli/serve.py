@@ -29,7 +29,7 @@ class _Bytes(click.ParamType[int]):
 def _fabrics(context: click.Context, parameter: click.Parameter, value: str) -> str:
     try:
         if not {"tcp", "verbs"} & {url.fabric for url in parse_fabrics(value)}:
-            raise click.BadParameter(f"{value} reaches no other host; take tcp or verbs,tcp")
+            raise click.BadParameter(f"{value} reaches no other host; take tcp")
     except errors.InvalidArgumentError as error:
         raise click.BadParameter(str(error)) from None
     return value
@@ -43,7 +43,14 @@ def _fabrics(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option(
     "--memory", type=_Bytes(), metavar="SIZE", help="Most that names may hold, such as 4GiB; by default no limit."
 )
-@click.option("-f", "--fabric", default="tcp", show_default=True, callback=_fabrics, help="tcp, verbs,tcp or URLs.")
+@click.option(
+    "-f",
+    "--fabric",
+    default="tcp",
+    show_default=True,
+    callback=_fabrics,
+    help="tcp; or verbs,tcp or URLs, of a device whose atomics exclude those of CPUs.",
+)
 def serve(listen: str, advertise: str | None, memory: int | None, fabric: str) -> None:
     """Answer for the names of this host, so that other hosts use them.
 

@@ -55,9 +55,20 @@ class NameServer:
         Through which the memory of objects is reached.
     memory : int, optional
         Bytes that the names of this user's clusters may hold, so that the server makes another one.
+
+    Raises
+    ------
+    UnsupportedError
+        A fabric of the context has atomics that do not exclude those of the CPUs, with which processes of this host
+        change the same words.
     """
 
     def __init__(self, context: _core.Context, memory: int | None = None) -> None:
+        for way in context.fabrics:
+            if way.atomic_domain not in ("cpu", "global"):
+                has = {"nic": "atomics of its own", "none": "no atomics"}[way.atomic_domain]
+                why = f"{way.fabric} on {way.device} has {has}, and processes of this host use those of the CPUs"
+                raise errors.UnsupportedError(f"{why}; serve names through tcp alone")
         self.context = context
         self.memory = memory
         self._stopped = False

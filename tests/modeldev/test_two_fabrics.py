@@ -1,6 +1,7 @@
 """A context with shm and verbs, on the model device: by which way a region is reached, objects in its memory, and
 options."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,30 @@ def test_two_fabrics(library, tmp_path, atomics):
         check=False,
     )
     assert done.stdout == "good\n", done.stderr
+
+
+SERVE = "import sys; from dsmem.cli import main; sys.exit(main())"
+
+
+@pytest.mark.parametrize("ways", ["verbs,tcp", "tcp,verbs"])
+@pytest.mark.parametrize("atomics", ["nic", "global", "none"])
+def test_names_are_served_only_with_atomics_of_the_cpus(library, tmp_path, atomics, ways):
+    """Processes of the host change the same words with theirs."""
+    env = environment(library, tmp_path / "network", f"seed=1&atomics={atomics}") | {"DSMEM_SECRET": "0bec70b1e" * 8}
+    command = [sys.executable, "-c", SERVE, "serve", "--listen", "127.0.0.1:0", "-f", ways]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            line = server.stdout.readline()
+            server.send_signal(signal.SIGTERM)
+            error, status = server.stderr.read(), server.wait(30)
+        finally:
+            server.kill()
+    if atomics == "global":
+        assert line.startswith("serving names at tcp://") and status == 0, error
+    else:
+        assert line == "" and status == 1 and "through tcp alone" in error
 
 
 OPTIONS = """
