@@ -130,19 +130,6 @@ class Memory:
         if release is not None:
             release()
 
-    def succeeded_by(self, memory: Memory) -> Memory:
-        """Let another memory of the same object take the place of this one, with what is called after the close."""
-        mine, its = self._release, memory._release
-        if mine is not None:
-
-            def release() -> None:
-                mine()
-                if its is not None:
-                    its()
-
-            memory._release, self._release = release, None
-        return memory
-
     def detach(self) -> None:
         """Detach from the memory. It is unmapped with its last view."""
         self.remote.detach()

@@ -147,7 +147,7 @@ class Segment(NamedObject, _core.SegmentCore):
 
     def _remap(self, nbytes: int) -> Memory:
         """Map nbytes of the segment, after another process has extended the file."""
-        return self._memory.succeeded_by(remapped(self._memory, nbytes))
+        return remapped(self._memory, nbytes)
 
     @property
     def ndim(self) -> int:

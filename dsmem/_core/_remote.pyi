@@ -126,6 +126,7 @@ class Remote:
     """
 
     _user: str | None  # the object that the program has opened on it, named in the warning if it was not closed
+    _held: object  # what is held at the owner as long as it is open
 
     @property
     def nbytes(self) -> int:

@@ -12,7 +12,8 @@ cdef class Remote(Handle):
     cdef readonly str peer
     cdef readonly str address
     cdef readonly str fabric
-    cdef public str _user   # the object that the program has opened on it, named in the warning if it was not closed
+    cdef public str _user     # the object that the program has opened on it, named in the warning if it was not closed
+    cdef public object _held  # what is held at the owner as long as it is open
     cdef bint parting       # detached: it is closed when nothing uses it any more
     cdef bint item          # of a Remotes: need not be closed
 
@@ -311,6 +312,7 @@ cdef class Remote(Handle):
             raise self.failed(rc, "close")
         if self.context is not None:
             self.context.forget(self)
+        self._held = None
         return 0
 
     cdef int drop_user(self) except -1:

@@ -41,7 +41,7 @@ def _fabrics(context: click.Context, parameter: click.Parameter, value: str) -> 
 )
 @click.option("--advertise", metavar="HOST[:PORT]", help="Address at which other hosts reach it, where NAT is between.")
 @click.option(
-    "--memory", type=_Bytes(), metavar="SIZE", help="Most that names may hold, such as 4GiB; by default no limit."
+    "--memory", type=_Bytes(), metavar="SIZE", help="Most that objects may hold, such as 4GiB; by default no limit."
 )
 @click.option(
     "-f",

@@ -207,7 +207,7 @@ class ClusterBase:
         while True:
             if not create:
                 try:
-                    found = names.attach(name, kind, readonly)
+                    found = names.attach(name, kind, readonly, None if wait is None else end - time.monotonic())
                 except errors.NameNotFoundError:
                     if create is not False and not readonly:
                         pass  # created below

@@ -66,6 +66,11 @@ def connect(
         if mode is not None or group is not None or owner is not None:
             raise errors.InvalidArgumentError("mode, group and owner are of clusters of this host, not of a server")
         place = RemoteNames(cluster, context)
+        try:
+            place.gc()
+        except BaseException:
+            place.close()
+            raise
         return Cluster(place, place.cluster)
     cluster = check_name(cluster)
     if context is not None:

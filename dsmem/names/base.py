@@ -79,10 +79,10 @@ class Names(Protocol):
     def is_mapped(self) -> bool:
         """Whether every process that uses an object has it mapped."""
 
-    def attach(self, name: str, kind: str, readonly: bool) -> Memory:
-        """Attach to an object.
+    def attach(self, name: str, kind: str, readonly: bool, timeout: float | None = None) -> Memory:
+        """Attach to an object. timeout: seconds in which another process must answer, where one is asked.
 
-        Raise NameNotFoundError, AccessDeniedError, CorruptError, VersionError or MismatchError.
+        Raise NameNotFoundError, AccessDeniedError, CorruptError, VersionError, MismatchError or TimeoutError.
         """
 
     def make(

@@ -51,8 +51,8 @@ class HostedNames:
         """Whether other processes map what this process allocates."""
         return all(fabric.local_memory for fabric in self.context.fabrics)
 
-    def attach(self, name: str, kind: str, readonly: bool) -> Memory:
-        """Attach one more handle."""
+    def attach(self, name: str, kind: str, readonly: bool, timeout: float | None = None) -> Memory:
+        """Attach one more handle. It does not wait."""
         name = check_name(name)
         found = self._objects.get(name)
         if found is None:

@@ -70,16 +70,25 @@ def survey() -> dict[str, dict[str, int]]:
     return found
 
 
-def nbytes_of_names() -> int:
-    """Return the bytes of all names of this user."""
-    total = 0
+FileKey = tuple[int, int]  # device and inode of a file: what it is, whatever its name and its bytes
+
+
+def key_of(info: os.stat_result) -> FileKey:
+    """Return what identifies a file as long as it is open or mapped."""
+    return info.st_dev, info.st_ino
+
+
+def files_of_names() -> dict[FileKey, int]:
+    """Return the files of all names of this user, and their bytes."""
+    found = {}
     for cluster in clusters():
         with contextlib.suppress(OSError), os.scandir(user_folder(os.geteuid()) / cluster) as entries:
             for entry in entries:
                 with contextlib.suppress(OSError):
                     info = entry.stat(follow_symlinks=False)
-                    total += info.st_size if stat.S_ISREG(info.st_mode) else 0
-    return total
+                    if stat.S_ISREG(info.st_mode):
+                        found[key_of(info)] = info.st_size
+    return found
 
 
 def user_name(uid: int) -> str:
@@ -239,28 +248,40 @@ class LocalNames:
         the folder, 0o600 for a new one.
     group : int or str, optional
         Group of the folder, and so of the names in it.
+    make : bool
+        Make the folders of this user's cluster if they are missing. Otherwise that is a NameNotFoundError, as of
+        another user's cluster.
     """
 
     is_mapped = True
 
-    def __init__(self, cluster: str, owner: int, mode: int | None = None, group: int | str | None = None) -> None:
+    def __init__(
+        self,
+        cluster: str,
+        owner: int,
+        mode: int | None = None,
+        group: int | str | None = None,
+        *,
+        make: bool = True,
+    ) -> None:
         self.cluster = check_name(cluster)
         self.owner = owner
         self.folder = user_folder(owner) / self.cluster
         self._mode = None if mode is None else check_mode(mode)
         self._group = None if group is None else _group_number(group)
         self._mine: set[tuple[str, int]] = set()  # (name, inode) of names to remove when this place is closed
-        self._prepare()
+        self._prepare(make)
 
     def __repr__(self) -> str:
         return f"{self.folder}"
 
     # -- folders --
 
-    def _prepare(self) -> None:
+    def _prepare(self, make: bool = True) -> None:
         """Create the folders if they are missing, and check that they are the owner's."""
+        make = make and self.owner == os.geteuid()
         try:
-            if self.owner == os.geteuid():
+            if make:
                 self._make_folders()
             for folder in (self.folder.parent, self.folder):
                 info = folder.lstat()
@@ -270,7 +291,7 @@ class LocalNames:
                 raise PermissionError(errno.EACCES, "")
         except OSError as error:
             user = user_name(self.owner)
-            if isinstance(error, FileNotFoundError) and self.owner != os.geteuid():
+            if isinstance(error, FileNotFoundError) and not make:
                 which = f"user {user} has no cluster {self.cluster!r} here"
                 raise errors.NameNotFoundError(f"{which}; 'dsmem ls --owner {user}' lists what there is") from None
             raise refused(error, f"the cluster {self.cluster!r} of user {user}") from None
@@ -316,12 +337,16 @@ class LocalNames:
     def _reference(self, name: str, kind: str, readonly: bool = False, number: int = 0) -> Reference:
         return Reference(kind, name, number, self.owner, self.cluster, readonly=readonly)
 
-    def attach(self, name: str, kind: str, readonly: bool) -> Memory:
-        """Map the object that has the name."""
+    def attach(self, name: str, kind: str, readonly: bool, timeout: float | None = None) -> Memory:
+        """Map the object that has the name. It does not wait."""
         return self.attach_reference(self._reference(check_name(name), kind, readonly))
 
     def attach_reference(self, ref: Reference, at_least: int = 0) -> Memory:
         """Map the object that has the reference's name, if it is the same one. First extend it to at_least bytes."""
+        return self.attach_file(ref, at_least)[0]
+
+    def attach_file(self, ref: Reference, at_least: int = 0) -> tuple[Memory, FileKey]:
+        """As :meth:`attach_reference`, and return what identifies the file."""
         ref = replace(ref, name=check_name(ref.name))
         path = self.folder / ref.name
         flags = os.O_RDONLY if ref.readonly else os.O_RDWR
@@ -336,7 +361,7 @@ class LocalNames:
                 remote = _core.map_file(file.fileno(), info.st_size, "r" if ref.readonly else "rwa")
         except OSError as error:
             raise refused(error, self._described(ref.name), at_least) from None
-        return adopt(remote, ref)
+        return adopt(remote, ref), key_of(info)
 
     def make(
         self,
@@ -444,12 +469,14 @@ class LocalNames:
         except OSError as error:
             raise refused(error, repr(name)) from None
 
-    def id_of(self, name: str) -> int:
-        """Return the id of the object that has the name, or 0."""
-        with contextlib.suppress(OSError), _core.File(self.folder / check_name(name), _READ) as file:
-            header = _header(file)
-            return header.id if header else 0
-        return 0
+    def file_of(self, name: str) -> FileKey | None:
+        """Return what identifies the file that has the name; None if there is none."""
+        try:
+            return key_of((self.folder / check_name(name)).lstat())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise refused(error, self._described(name)) from None
 
     # -- all names --
 

@@ -11,8 +11,9 @@ import errno
 import os
 import secrets
 import socket
+import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -28,6 +29,8 @@ from dsmem.names.wire import Request
 _CALL_SECONDS = 60.0  # a server may allocate gigabytes for a request before
 _CONNECT_SECONDS = 10.0
 _UNDO_SECONDS = 2.0
+_LEAST_SECONDS = 1.0  # for a reply, however short the caller's timeout is
+_LIST_TRIES = 3
 _Item = TypeVar("_Item")
 
 
@@ -131,84 +134,98 @@ class RemoteNames:
     def __repr__(self) -> str:
         return self.address
 
-    def _connected(self, addresses: list[str]) -> _core.Service:
-        """Connect to the first of a host's addresses at which a server answers, and remove there what is left."""
+    def _connected(self, addresses: Iterable[str]) -> _core.Service:
+        """Connect to the first of a host's addresses at which a server answers. Nothing is changed there."""
+        failed: errors.DsmemError = errors.PeerDeadError(self.address)
         for address in addresses:
-            self._service = _core.Service(self.context, address)
+            service = _core.Service(self.context, address)
             try:
-                self._listed(Request.GC, wire.Reader.text, _CONNECT_SECONDS)
-            except (errors.PeerDeadError, errors.SystemCallError):
-                self._service.close()
-                if address == addresses[-1]:
-                    raise
+                wire.answered(service.call(wire.request(Request.RELEASE), _CONNECT_SECONDS)).end()
+            except (errors.PeerDeadError, errors.SystemCallError, errors.TimeoutError) as error:
+                service.close()
+                failed = error
             except BaseException:
-                self._service.close()
+                service.close()
                 raise
             else:
-                break
-        return self._service
+                return service
+        raise failed
 
     # -- requests --
 
     def _ask(self, kind: Request, *fields: bytes, again: bool = False, timeout: float = _CALL_SECONDS) -> wire.Reader:
         """Ask the server. ``again``: the request may be executed twice, so it is repeated if the connection ends."""
-        self._tell_released(timeout)
-        raw = wire.request(kind, *fields)
+        end = time.monotonic() + timeout
+        self._tell_released(end)
+        return self._ask_now(kind, *fields, again=again, timeout=end - time.monotonic())
+
+    def _ask_now(self, kind: Request, *fields: bytes, again: bool = False, timeout: float) -> wire.Reader:
+        """As :meth:`_ask`, without telling the server before what is closed here."""
+        raw, end = wire.request(kind, *fields), time.monotonic() + timeout
         try:
-            reply = self._service.call(raw, timeout)
+            reply = self._service.call(raw, max(0.0, timeout))
         except errors.PeerDeadError:
             if not again:
                 raise
-            reply = self._service.call(raw, timeout)
+            reply = self._service.call(raw, max(0.0, end - time.monotonic()))
         return wire.answered(reply)
 
-    def _tell_released(self, timeout: float) -> None:
+    def _tell_released(self, end: float) -> None:
         """Tell the server what is closed here. If it is another server by now, it does not know it."""
         while some := self._released[: wire.RELEASED_MOST]:
-            numbers = [wire.number(self._holds[held]) for held in some if held in self._holds]
+            found = (self._holds.get(held) for held in some)  # None: another thread has told it
+            numbers = [wire.number(number) for number in found if number is not None]
             with contextlib.suppress(errors.PeerDeadError):
-                wire.answered(self._service.call(wire.request(Request.RELEASE, *numbers), timeout)).end()
+                request, timeout = wire.request(Request.RELEASE, *numbers), max(0.0, end - time.monotonic())
+                wire.answered(self._service.call(request, timeout)).end()
             for held in some:  # only now: a number that is sent twice does no harm
                 self._holds.pop(held, None)
                 with contextlib.suppress(ValueError):  # another thread
                     self._released.remove(held)
 
-    def _listed(
-        self, kind: Request, read: Callable[[wire.Reader], _Item], timeout: float = _CALL_SECONDS
-    ) -> list[_Item]:
-        """Ask for the pages of a list. The server keeps the list from its first page on."""
-        items: list[_Item] = []
-        total = 1
+    def _listed(self, kind: Request, read: Callable[[wire.Reader], _Item], tries: int) -> list[_Item]:
+        """Ask for a list. If the connection ends between its pages, ask for it from its beginning, so often."""
+        while True:
+            items: list[_Item] = []
+            try:
+                self._read_pages(kind, read, items)
+                return items
+            except (errors.PeerDeadError, errors.StaleDescriptorError):
+                tries -= 1
+                if not items or not tries:
+                    raise
+
+    def _read_pages(self, kind: Request, read: Callable[[wire.Reader], _Item], items: list[_Item]) -> None:
+        number, total = wire.number(secrets.randbits(64)), 1
         while len(items) < total:
-            reply = self._ask(
-                kind, wire.text(self.cluster), wire.number(len(items), 4), again=not items, timeout=timeout
-            )
+            fields = wire.text(self.cluster), number, wire.number(len(items), 4)
+            reply = self._ask(kind, *fields, again=not items)
             total, here = wire.read_page(reply)
+            if not here and total > len(items):
+                raise errors.ProtocolError(f"{self.address} says that there are {total} names, and tells {len(items)}")
             items += [read(reply) for _ in range(here)]
             reply.end()
-            if not here:
-                break
-        return items
 
-    def _unlink(self, name: str, number: int, timeout: float) -> None:
-        fields = wire.text(self.cluster), wire.number(number), wire.text(name)
-        self._ask(Request.UNLINK, *fields, timeout=timeout).end()
+    def _unlink_fields(self, name: str, number: int) -> tuple[bytes, ...]:
+        return wire.text(self.cluster), wire.number(number), wire.text(name)
 
     # -- names --
 
-    def attach(self, name: str, kind: str, readonly: bool) -> Memory:
+    def attach(self, name: str, kind: str, readonly: bool, timeout: float | None = None) -> Memory:
         """Attach to the object that has the name."""
-        name = check_name(name)
-        return self._found(Reference(kind, name, 0, readonly=readonly))
+        ref = Reference(kind, check_name(name), 0, readonly=readonly)
+        return self._found(ref, timeout=_CALL_SECONDS if timeout is None else max(timeout, _LEAST_SECONDS))
 
-    def _found(self, ref: Reference, at_least: int = 0) -> Memory:
-        """Find the object of a reference, and make it longer if necessary."""
+    def _found(self, ref: Reference, at_least: int = 0, longer: bool = False, timeout: float = _CALL_SECONDS) -> Memory:
+        """Find the object of a reference, and make it longer if that is wanted and it has fewer bytes."""
+        end = time.monotonic() + timeout
         number, token = self._hold()
         fields = wire.text(self.cluster), wire.text(ref.kind), wire.text(ref.name)
-        numbers = wire.number(number), wire.number(ref.id), wire.number(at_least)
-        reply = self._ask(Request.FIND, *fields, *numbers, again=True)
+        numbers = wire.number(number), wire.number(ref.id), wire.number(at_least), wire.number(longer, 1)
+        reply = self._ask(Request.FIND, *fields, *numbers, again=True, timeout=timeout)
         ref = replace(ref, descriptor=reply.rest())
-        return self._held(adopt(self.context.attach(ref.descriptor), ref), token)
+        remote = self.context.attach(ref.descriptor, timeout=max(_LEAST_SECONDS, end - time.monotonic()))
+        return self._held(adopt(remote, ref), token)
 
     def _hold(self) -> tuple[int, _Token]:
         """Draw the number by which the server holds something. It is told to let go when the token is gone."""
@@ -217,19 +234,17 @@ class RemoteNames:
         return number, token
 
     def _held(self, memory: Memory, token: _Token) -> Memory:
-        """Make what is held at the server a part of the memory."""
+        """Hold it at the server until the remote is closed, and make the memory one that may grow."""
+        memory.remote._held = token
 
         def extend(nbytes: int, longer: bool) -> Memory:
-            longest = self._found(memory.ref, nbytes if longer else 0)
+            longest = self._found(memory.ref, nbytes, longer)
             if longest.nbytes < nbytes:
                 longest.close()
                 raise errors.CorruptError(f"{memory.ref.name!r} says that it has {nbytes} bytes, and it has less")
             return longest
 
-        def release(held: _Token = token) -> None:
-            """Hold the token as long as the memory has this function."""
-
-        return Memory(memory.remote, memory.ref, None, release, extend)
+        return Memory(memory.remote, memory.ref, extend=extend)
 
     def make(
         self,
@@ -270,7 +285,8 @@ class RemoteNames:
                     made.close()
             if asked and not isinstance(error, errors.NameExistsError):  # the reply may be what is lost
                 with contextlib.suppress(errors.DsmemError):
-                    self._unlink(name, object_number, _UNDO_SECONDS)
+                    fields = self._unlink_fields(name, object_number)
+                    self._ask_now(Request.UNLINK, *fields, timeout=_UNDO_SECONDS)
             raise
 
     def _written(self, reply: wire.Reader, name: str, kind: str, nbytes: int, format: Format) -> Memory:
@@ -286,15 +302,15 @@ class RemoteNames:
 
     def infos(self) -> list[NameInfo]:
         """Return all names, sorted."""
-        return self._listed(Request.LIST, wire.read_info)
+        return self._listed(Request.LIST, wire.read_info, _LIST_TRIES)
 
     def unlink(self, name: str, number: int = 0) -> None:
         """Remove the name; if number is not 0, only that of the object with this id."""
-        self._unlink(check_name(name), number, _CALL_SECONDS)
+        self._ask(Request.UNLINK, *self._unlink_fields(check_name(name), number)).end()
 
     def gc(self) -> list[str]:
         """Remove the names of dead creators on the server's host."""
-        return self._listed(Request.GC, wire.Reader.text)
+        return self._listed(Request.GC, wire.Reader.text, 1)
 
     def remove_if_empty(self) -> bool:
         """Remove nothing: processes of the server's host may be about to make names there."""

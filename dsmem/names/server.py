@@ -9,22 +9,26 @@ connection ends. Memory without a name that a client has not named by then is go
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dsmem import _core, errors
-from dsmem.memory import MADE, MADE_OFFSET, object_id
+from dsmem.memory import MADE, MADE_OFFSET, Memory, Reference, adopt, object_id
 from dsmem.names import local, wire
-from dsmem.names.local import LocalNames
+from dsmem.names.local import FileKey, LocalNames
 from dsmem.names.wire import Reader, Request
 
 _log = logging.getLogger("dsmem")
 _TICK_SECONDS = 1.0
 _LOOKED_AT = 64  # objects that no client holds, at each tick
+_NUMBERS_MOST = 65536  # of a connection
+_UNNAMED_MOST = 64  # objects of a connection that have no name yet: each has an open file
+_LISTS_MOST = 16  # of a connection, of which more pages are to come
 
 
 @dataclass(eq=False)
@@ -32,6 +36,7 @@ class _Object:
     """An object whose memory is registered."""
 
     cluster: str
+    key: FileKey
     remote: _core.Remote  # the mapping
     region: _core.Region
     file: _core.File | None  # while it has no name
@@ -44,6 +49,25 @@ class _Object:
         self.remote.close()
         if self.file is not None:
             self.file.close()
+
+
+class _Client:
+    """What the server keeps for a connection."""
+
+    def __init__(self) -> None:
+        self.objects: dict[int, _Object] = {}  # by the number that the client has drawn
+        self.lists: dict[int, wire.Pages] = {}  # by the number that the client has drawn
+
+    def refuse_more(self) -> None:
+        """Raise OutOfMemoryError if the client holds as many objects as it may."""
+        if len(self.objects) >= _NUMBERS_MOST:
+            raise errors.OutOfMemoryError(f"the connection holds {_NUMBERS_MOST} objects; close some of them")
+
+    def refuse_more_unnamed(self) -> None:
+        """Raise OutOfMemoryError if the client has as many objects without a name as it may."""
+        if sum(each.file is not None for each in self.objects.values()) >= _UNNAMED_MOST:
+            text = f"the connection makes {_UNNAMED_MOST} objects; make fewer at a time"
+            raise errors.OutOfMemoryError(text)
 
 
 class NameServer:
@@ -72,10 +96,9 @@ class NameServer:
         self.context = context
         self.memory = memory
         self._stopped = False
-        self._places: dict[str, LocalNames] = {}
-        self._objects: dict[tuple[int, int], _Object] = {}  # by client and the number that it has drawn
-        self._current: dict[tuple[str, int], _Object] = {}  # by cluster and id
-        self._lists: dict[int, wire.Pages] = {}  # by client
+        self._clients: dict[int, _Client] = {}
+        self._current: dict[FileKey, _Object] = {}  # the longest mapping of each file that has had a name
+        self._just_named: _Object | None = None  # by the request that is being answered
         self._does = {
             Request.FIND: self._find,
             Request.ALLOCATE: self._allocate,
@@ -104,14 +127,15 @@ class NameServer:
                 while True:
                     call = _core.next_call(self.context, _TICK_SECONDS)
                     if time.monotonic() >= sweep_at:
-                        self._sweep()
+                        self._go_on(self._sweep)
                         sweep_at = time.monotonic() + _TICK_SECONDS
                     if call is None:
                         continue
-                    if call[2] is None:
-                        self._left(call[0])
+                    client, number, request = call
+                    if request is None:
+                        self._go_on(functools.partial(self._left, client))
                     else:
-                        _core.reply(self.context, call[0], call[1], self._answer(call[0], call[2]))
+                        self._respond(client, number, request)
         finally:
             self.stop()
             for each in self._all():
@@ -125,6 +149,23 @@ class NameServer:
 
     # -- requests --
 
+    def _go_on(self, do: Callable[[], None]) -> None:
+        """Do it. A failure, as for lack of memory, must not end the service."""
+        try:
+            do()
+        except Exception:
+            _log.exception("the server of names could not let go of all that is unheld")
+
+    def _respond(self, client: int, number: int, raw: bytes) -> None:
+        told = False
+        try:
+            told = _core.reply(self.context, client, number, self._answer(client, raw))
+        finally:
+            of, self._just_named = self._just_named, None
+            if of is not None and not told:  # the call that made it has failed
+                with contextlib.suppress(errors.DsmemError):
+                    self._place(of.cluster).unlink(of.name, of.id)
+
     def _answer(self, client: int, raw: bytes) -> bytes:
         try:
             kind, fields = wire.opened(raw)
@@ -137,67 +178,91 @@ class NameServer:
             _log.exception("a request for names has failed")
             return wire.failure(errors.SystemCallError(f"the server has failed: {error!r}; its log has more"))
 
-    def _place(self, cluster: str) -> LocalNames:
-        place = self._places.get(cluster)
-        if place is None:
-            place = self._places[cluster] = LocalNames(cluster, os.geteuid())
-        return place
+    def _place(self, cluster: str, make: bool = False) -> LocalNames:
+        return LocalNames(cluster, os.geteuid(), make=make)
+
+    def _client(self, client: int) -> _Client:
+        return self._clients.setdefault(client, _Client())
 
     def _find(self, client: int, fields: Reader) -> bytes:
         cluster, kind, name = fields.name(), fields.text(), fields.name()
-        number, wanted, at_least = fields.number(), fields.number(), fields.number()
+        number, wanted, at_least, longer = fields.number(), fields.number(), fields.number(), fields.number(1)
         fields.end()
         self._let_go(client, number)
-        place = self._place(cluster)
-        memory = place.attach(name, kind, readonly=False)
-        if wanted and at_least > memory.nbytes:
-            memory.close()
-            self._check_room(at_least - memory.nbytes)
-            memory = place.attach_reference(replace(memory.ref, id=wanted), at_least)
-        known = self._current.get((cluster, memory.ref.id))
+        self._client(client).refuse_more()
+        ref = Reference(kind, name, wanted, os.geteuid(), cluster)
+        memory, key = self._mapped(ref, at_least, bool(longer))
+        known = self._current.get(key)
         if known is not None and known.remote.nbytes >= memory.nbytes:
             memory.close()
         else:  # new here, or it has grown
-            known = self._registered(cluster, memory.remote, None)
+            before, known = known, self._registered(cluster, key, memory.remote, None)
             known.name, known.id = name, memory.ref.id
-            self._current[cluster, known.id] = known
+            self._current[key] = known
+            if before is not None:
+                self._close_unused(before)
         known.holders += 1
-        self._objects[client, number] = known
+        self._client(client).objects[number] = known
         return wire.success(bytes(known.region.descriptor))
 
-    def _registered(self, cluster: str, remote: _core.Remote, file: _core.File | None) -> _Object:
+    def _mapped(self, ref: Reference, at_least: int, longer: bool) -> tuple[Memory, FileKey]:
+        """Map the object of a reference. It is made longer only by its name, as by processes of this host."""
+        try:
+            memory, key = self._place(ref.cluster).attach_file(ref)
+        except (errors.NameNotFoundError, errors.StaleDescriptorError):
+            held = next((each for each in self._all() if ref.id and each.id == ref.id), None)
+            if held is None or longer:
+                raise
+            return adopt(_core.map_again(held.remote, max(at_least, held.remote.nbytes)), ref), held.key
+        if longer and ref.id and at_least > memory.nbytes:
+            memory.close()
+            self._check_room(at_least - memory.nbytes)
+            memory, key = self._place(ref.cluster).attach_file(ref, at_least)
+        return memory, key
+
+    def _registered(self, cluster: str, key: FileKey, remote: _core.Remote, file: _core.File | None) -> _Object:
         try:
             region = self.context.register(remote, "rwa")
         except BaseException:
             remote.close()
             raise
-        return _Object(cluster, remote, region, file)
+        return _Object(cluster, key, remote, region, file)
 
     def _allocate(self, client: int, fields: Reader) -> bytes:
         cluster, name, number, nbytes = fields.name(), fields.name(), fields.number(), fields.number()
         fields.end()
-        made = self._objects.get((client, number))
+        of = self._client(client)
+        made = of.objects.get(number)
         if made is None:
-            place = self._place(cluster)
+            of.refuse_more()
+            of.refuse_more_unnamed()
+            place = self._place(cluster, make=True)
             place.refuse_taken(name)
             self._check_room(nbytes)
             file, remote = place.prepare(nbytes)
-            made = self._objects[client, number] = self._registered(cluster, remote, file)
+            key = local.key_of(os.fstat(file.fileno()))
+            made = of.objects[number] = self._registered(cluster, key, remote, file)
             made.holders = 1
         return wire.success(wire.number(time.time_ns()), bytes(made.region.descriptor))
 
     def _check_room(self, nbytes: int) -> None:
         if self.memory is None:
             return
-        used = local.nbytes_of_names() + sum(each.remote.nbytes for each in self._all() if each.file is not None)
+        named = local.files_of_names()
+        held: dict[FileKey, int] = {}  # files without a name
+        for each in self._all():
+            if each.key not in named:
+                held[each.key] = max(held.get(each.key, 0), each.remote.nbytes)
+        used = sum(named.values()) + sum(held.values())
         if nbytes > self.memory - used:
-            why = f"{nbytes} bytes, and names hold {used} of the {self.memory} bytes that 'dsmem serve' may give"
-            raise errors.OutOfMemoryError(f"{why}; unlink names that are not needed, or start it with more --memory")
+            why = f"{nbytes} bytes, and objects hold {used} of the {self.memory} bytes that 'dsmem serve' may give"
+            remedy = "unlink names that are not needed and close what has none, or start it with more --memory"
+            raise errors.OutOfMemoryError(f"{why}; {remedy}")
 
     def _name(self, client: int, fields: Reader) -> bytes:
         number, mode, name = fields.number(), fields.number(4), fields.name()
         fields.end()
-        made = self._objects.get((client, number))
+        made = self._client(client).objects.get(number)
         if made is None:
             raise errors.StaleDescriptorError(
                 f"the memory for {name!r} is gone: the connection has ended; make it again"
@@ -212,11 +277,12 @@ class NameServer:
         if creator:
             raise errors.ProtocolError(f"{name!r} can't end with a creator that is not a process of this host")
         made.id = object_id(made.remote)
-        self._place(made.cluster).publish(made.file, name, None if mode == wire.NO_MODE else mode)
+        self._place(made.cluster, make=True).publish(made.file, name, None if mode == wire.NO_MODE else mode)
         made.name = name
+        self._just_named = made
+        self._current[made.key] = made
         made.file.close()
         made.file = None
-        self._current[made.cluster, made.id] = made
         return wire.success()
 
     def _release(self, client: int, fields: Reader) -> bytes:
@@ -226,11 +292,7 @@ class NameServer:
         return wire.success()
 
     def _list(self, client: int, fields: Reader) -> bytes:
-        cluster, first = fields.name(), fields.number(4)
-        fields.end()
-        if not first:
-            self._lists[client] = wire.Pages([wire.info(each) for each in self._place(cluster).infos()])
-        return self._lists[client].page(first) if client in self._lists else wire.Pages([]).page(0)
+        return self._page(client, fields, lambda place: [wire.info(each) for each in place.infos()])
 
     def _unlink(self, client: int, fields: Reader) -> bytes:
         cluster, number, name = fields.name(), fields.number(), fields.name()
@@ -241,25 +303,42 @@ class NameServer:
         return wire.success()
 
     def _gc(self, client: int, fields: Reader) -> bytes:
-        cluster, first = fields.name(), fields.number(4)
+        return self._page(client, fields, lambda place: [wire.text(name) for name in place.gc()])
+
+    def _page(self, client: int, fields: Reader, items: Callable[[LocalNames], list[bytes]]) -> bytes:
+        """Answer with a page. The list is made for the first one, and kept until the last one."""
+        cluster, number, first = fields.name(), fields.number(), fields.number(4)
         fields.end()
+        lists = self._client(client).lists
         if not first:
-            self._lists[client] = wire.Pages([wire.text(name) for name in self._place(cluster).gc()])
-        return self._lists[client].page(first) if client in self._lists else wire.Pages([]).page(0)
+            found: list[bytes] = []
+            with contextlib.suppress(errors.NameNotFoundError):  # there is no such cluster
+                found = items(self._place(cluster))
+            lists[number] = wire.Pages(found)
+        pages = lists.pop(number, None)
+        if pages is None:
+            raise errors.StaleDescriptorError("the server has not kept this list; ask for it again")
+        page, is_last = pages.page(first)
+        if not is_last:
+            lists[number] = pages
+            if len(lists) > _LISTS_MOST:
+                del lists[next(iter(lists))]
+        return page
 
     # -- what is held --
 
     def _all(self) -> list[_Object]:
-        return list({id(each): each for each in (*self._objects.values(), *self._current.values())}.values())
+        held = (each for client in self._clients.values() for each in client.objects.values())
+        return list({id(each): each for each in (*held, *self._current.values())}.values())
 
     def _left(self, client: int) -> None:
-        self._lists.pop(client, None)
-        for holder, number in [key for key in self._objects if key[0] == client]:
-            self._let_go(holder, number)
+        for held in self._clients.pop(client, _Client()).objects.values():
+            held.holders -= 1
+            self._go_on(functools.partial(self._close_unused, held))
 
     def _let_go(self, client: int, number: int) -> None:
         """Forget what a client's number stands for, if anything."""
-        held = self._objects.pop((client, number), None)
+        held = self._client(client).objects.pop(number, None)
         if held is not None:
             held.holders -= 1
             self._close_unused(held)
@@ -268,12 +347,20 @@ class NameServer:
         """Close the memory of an object that no client holds, unless it is what its name leads to."""
         if of.holders:
             return
-        is_current = self._current.get((of.cluster, of.id)) is of
-        if is_current and self._place(of.cluster).id_of(of.name) == of.id:
-            return
-        if is_current:
-            del self._current[of.cluster, of.id]
+        if self._current.get(of.key) is of:
+            if self._has_name(of):
+                return
+            del self._current[of.key]
         of.close()
+
+    def _has_name(self, of: _Object) -> bool:
+        """Whether the name leads to the object. It does as long as nothing else is known."""
+        try:
+            return self._place(of.cluster).file_of(of.name) == of.key
+        except errors.NameNotFoundError:
+            return False
+        except errors.DsmemError:
+            return True
 
     def _sweep(self) -> None:
         """Look at some of the objects that no client holds: a process of this host may have removed their names."""

@@ -24,13 +24,15 @@ _PAGE = struct.Struct("<II")  # items in all, items in this reply
 class Request(enum.IntEnum):
     """What a client asks for."""
 
-    FIND = 1  # cluster, kind, name, u64 number, u64 id or 0, u64 least bytes -> descriptor
+    FIND = (
+        1  # cluster, kind, name, u64 number, u64 id or 0, u64 least bytes, u8 whether to make it longer -> descriptor
+    )
     ALLOCATE = 2  # cluster, name, u64 number, u64 bytes -> u64 time, descriptor
     NAME = 3  # u64 number, u32 mode, name
     RELEASE = 4  # u64 numbers
-    LIST = 5  # cluster, u32 index of the first -> page of infos
+    LIST = 5  # cluster, u64 number, u32 index of the first -> page of infos
     UNLINK = 6  # cluster, u64 id or 0, name
-    GC = 7  # cluster, u32 index of the first -> page of names
+    GC = 7  # cluster, u64 number, u32 index of the first -> page of names
 
 
 def text(value: str) -> bytes:
@@ -57,7 +59,8 @@ def success(*fields: bytes) -> bytes:
 def failure(error: errors.DsmemError) -> bytes:
     """Encode the reply to a request that has failed."""
     code = error.code or errors.SystemCallError.code
-    return (_HEAD.pack(VERSION, 0, code) + error.detail.encode("utf-8", "replace"))[:MOST]
+    sys = error.sys if 0 <= error.sys < 1 << 16 else 0
+    return (_HEAD.pack(VERSION, 0, code) + number(sys, 2) + error.detail.encode("utf-8", "replace"))[:MOST]
 
 
 class Reader:
@@ -123,7 +126,8 @@ def answered(raw: bytes) -> Reader:
         raise errors.VersionError(f"a reply about names of version {version}, this release has {VERSION}")
     if not code:
         return reader
-    raise errors.BY_CODE.get(code, errors.ProtocolError)(reader.rest().decode("utf-8", "replace"))
+    sys = reader.number(2)
+    raise errors.BY_CODE.get(code, errors.ProtocolError)(reader.rest().decode("utf-8", "replace"), sys=sys)
 
 
 def info(of: NameInfo) -> bytes:
@@ -145,13 +149,14 @@ class Pages:
 
     items: list[bytes]
 
-    def page(self, first: int) -> bytes:
-        """Encode the reply with the items from an index on."""
+    def page(self, first: int) -> tuple[bytes, bool]:
+        """Encode the reply with the items from an index on. Return it, and whether it has the last one."""
         room, upto = MOST - _HEAD.size - _PAGE.size, first
         while upto < len(self.items) and len(self.items[upto]) <= room:
             room -= len(self.items[upto])
             upto += 1
-        return success(_PAGE.pack(len(self.items), max(0, upto - first)), *self.items[first:upto])
+        page = success(_PAGE.pack(len(self.items), max(0, upto - first)), *self.items[first:upto])
+        return page, upto >= len(self.items)
 
 
 def read_page(reader: Reader) -> tuple[int, int]:

@@ -253,7 +253,7 @@ def test_a_segment_grows_from_any_host(server, client, second, here):
 
 
 def test_a_segment_grows_within_the_memory(cluster_name, here):
-    with serving(memory=local.nbytes_of_names() + (1 << 20)) as server, context() as own:
+    with serving(memory=sum(local.files_of_names().values()) + (1 << 20)) as server, context() as own:
         with dsmem.connect(address(server, cluster_name), context=own) as client:
             with client.segment("a", 8, create=True) as made:
                 made.resize(1 << 14)
@@ -345,7 +345,7 @@ def test_a_lost_reply_to_a_name_leaves_nothing(server, client, monkeypatch):
 
 
 def test_memory_is_limited(cluster_name, here):
-    before = local.nbytes_of_names()
+    before = sum(local.files_of_names().values())
     with serving(memory=before + (1 << 20)) as server, context() as own:
         with dsmem.connect(address(server, cluster_name), context=own) as client:
             client.segment("half", 1 << 19, "u1", create=True).close()
@@ -423,12 +423,12 @@ def test_a_server_at_all_addresses_is_reached_by_each(cluster_name):
 def test_noise_is_refused_and_the_server_goes_on(server, client, cluster_name):
     dice = random.Random(5)
     good = [
-        wire.request(Request.FIND, wire.text(cluster_name), wire.text("lock"), wire.text("x"), bytes(24)),
+        wire.request(Request.FIND, wire.text(cluster_name), wire.text("lock"), wire.text("x"), bytes(25)),
         wire.request(Request.ALLOCATE, wire.text(cluster_name), wire.text("x"), wire.number(1), wire.number(4096)),
         wire.request(Request.NAME, wire.number(1), wire.number(wire.NO_MODE, 4), wire.text("x")),
-        wire.request(Request.LIST, wire.text(cluster_name), wire.number(0, 4)),
+        wire.request(Request.LIST, wire.text(cluster_name), wire.number(8), wire.number(0, 4)),
         wire.request(Request.UNLINK, wire.text(cluster_name), wire.number(0), wire.text("x")),
-        wire.request(Request.GC, wire.text(cluster_name), wire.number(7, 4)),
+        wire.request(Request.GC, wire.text(cluster_name), wire.number(9), wire.number(7, 4)),
         wire.request(Request.RELEASE, wire.number(1)),
     ]
     with context() as own:
@@ -442,8 +442,11 @@ def test_noise_is_refused_and_the_server_goes_on(server, client, cluster_name):
                 raw = raw[: at + 1]
             if raw[1:2] == bytes([Request.ALLOCATE]) and len(raw) > 20:
                 raw[-5:] = bytes(5)  # not much memory
-            with contextlib.suppress(errors.DsmemError):
-                wire.answered(service.call(bytes(raw), SECONDS))
+            reply = service.call(bytes(raw), SECONDS)
+            try:
+                wire.answered(reply)
+            except errors.DsmemError as error:
+                assert "the server has failed" not in error.detail, (bytes(raw), error)
         service.close()
     client.event("after", create=True).close()
     for info in client.list():
