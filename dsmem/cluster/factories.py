@@ -74,6 +74,8 @@ class Cluster(ClusterBase):
         Rights to the name's file or to the cluster's folder are missing.
     OutOfMemoryError
         There is no room for a new object.
+    PeerDeadError, TimeoutError
+        With names at a server: it has ended, or gives no answer within ``timeout`` (at least 1 s) or 60 s.
     ClosedError
         The cluster is closed.
 
