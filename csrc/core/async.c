@@ -56,8 +56,30 @@ static void async_done(struct fabric_group *base)
     announce(c, g); /* from here on the group may be freed */
 }
 
-/* If an op of the ticket was refused (EACCESS), lets the peer's helper ask the owner for the reason, once for each time
- * that ops of the ticket are posted, and returns true: the ticket is settled after the answer. Under
+/* Appends a group to a list of those that wait for the helper. Under peer->lock. */
+static void append(struct op_group ***last, struct op_group *g)
+{
+    g->next = NULL;
+    **last = g;
+    *last = &g->next;
+}
+
+/* Takes the group off such a list; false: it is not on it. Under peer->lock. */
+static bool take_off(struct op_group **list, struct op_group ***last, struct op_group *g)
+{
+    for (struct op_group **at = list; *at; at = &(*at)->next)
+        if (*at == g) {
+            *at = g->next;
+            if (*last == &g->next)
+                *last = at;
+            return true;
+        }
+    return false;
+}
+
+/* If an op of the ticket was refused (EACCESS) or is in doubt, lets the peer's helper ask the owner, once for each time
+ * that ops of the ticket are posted, and returns true: the ticket is settled after the answer. The time for it runs
+ * from now on, so tickets that wait behind one another end together where the owner does not answer. Under
  * c->completed_lock. */
 static bool ask_first(dsm_ticket *t)
 {
@@ -68,14 +90,13 @@ static bool ask_first(dsm_ticket *t)
         struct peer *p = t->ops[i].remote->peer;
         if (!op_unexplained(t, i))
             continue;
-        struct op_group *g = &t->groups[0];
         t->left = 1;
-        g->next = NULL;
+        t->asks = p;
+        t->until = deadline_after(p->ctx->peer_timeout_ns);
         core_lock(&p->lock);
         bool helped = start_help(p);
         if (helped) {
-            g->next = p->ask;
-            p->ask = g;
+            append(&p->ask_last, &t->groups[0]);
             peer_wake(p);
         }
         core_unlock(&p->lock);
@@ -198,9 +219,9 @@ static void begin_waiting(struct peer *p)
 static void ask_owner(struct peer *p)
 {
     struct op_group *g = p->ask;
-    p->ask = g->next;
+    take_off(&p->ask, &p->ask_last, g);
     core_unlock(&p->lock);
-    ticket_find_causes(g->ticket, deadline_after(p->ctx->peer_timeout_ns));
+    ticket_find_causes(g->ticket, g->ticket->until);
     announce(p->ctx, g);
     core_lock(&p->lock);
 }
@@ -267,6 +288,7 @@ void peer_stop_help(struct peer *p)
     struct op_group *begin = p->begin, *ask = p->ask, *next;
     p->begin = p->ask = NULL;
     p->begin_last = &p->begin;
+    p->ask_last = &p->ask;
     for (; begin; begin = next) {
         next = begin->next;
         group_end(begin, -DSM_ECANCELED);
@@ -294,9 +316,7 @@ static void begin(struct op_group *g)
     } else if (ready) {
         post(p, g);
     } else {
-        g->next = NULL;
-        *p->begin_last = g;
-        p->begin_last = &g->next;
+        append(&p->begin_last, g);
         peer_wake(p);
     }
     core_unlock(&p->lock);
@@ -336,30 +356,30 @@ int dsm_start_as(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, dsm_t
 
 /* ---- stopping ---- */
 
-/* Takes the group off the list of those that wait for a connection; false: it is not on it. Under peer->lock. */
-static bool take_off(struct peer *p, struct op_group *g)
-{
-    for (struct op_group **at = &p->begin; *at; at = &(*at)->next)
-        if (*at == g) {
-            *at = g->next;
-            if (p->begin_last == &g->next)
-                p->begin_last = at;
-            return true;
-        }
-    return false;
-}
-
 static void stop_group(struct op_group *g)
 {
     struct peer *p = g->peer;
     core_lock(&p->lock);
     if (load_acquire_u32(&g->base.pending)) {
-        if (take_off(p, g))
+        if (take_off(&p->begin, &p->begin_last, g))
             group_end(g, -DSM_ECANCELED);
         else
             peer_cut(p);
     }
     core_unlock(&p->lock);
+}
+
+/* If the ticket waits behind others for the helper to ask about it, it waits no longer. Under c->completed_lock. */
+static void stop_question(dsm_ctx *c, dsm_ticket *t)
+{
+    struct peer *p = t->asks;
+    if (!p)
+        return;
+    core_lock(&p->lock);
+    bool waits = take_off(&p->ask, &p->ask_last, &t->groups[0]);
+    core_unlock(&p->lock);
+    if (waits)
+        announce(c, &t->groups[0]);
 }
 
 static void wake_waiters(dsm_op *ops, size_t n)
@@ -388,6 +408,7 @@ void dsm_stop(dsm_ctx *c, dsm_op *ops, size_t n, uint32_t *stop, dsm_ticket *t)
     core_lock(&c->completed_lock); /* no thread posts more of the ticket meanwhile */
     for (size_t i = 0; i < t->ngroups; i++)
         stop_group(&t->groups[i]);
+    stop_question(c, t);
     core_unlock(&c->completed_lock);
 }
 

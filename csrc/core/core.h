@@ -64,7 +64,7 @@ struct peer {
     bool helped; /* the helper runs */
     pthread_cond_t work;
     struct op_group *begin, **begin_last; /* groups that wait for a connection */
-    struct op_group *ask;                 /* complete groups whose owner must still be asked why it refused an op */
+    struct op_group *ask, **ask_last;     /* complete groups whose owner is still to be asked what became of ops */
     uint32_t async[2];                    /* number of groups started and not complete, by round */
     uint32_t round;                       /* 0 or 1: the round of groups that start now; the other round is older */
     uint32_t parting;                     /* the helper must end */

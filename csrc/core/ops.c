@@ -219,6 +219,7 @@ static void fill_ticket(dsm_ticket *t, dsm_ctx *c, dsm_op *ops, size_t n, const 
     t->how = *how;
     t->open = SIZE_MAX;
     t->idle = t->asked = t->late = 0;
+    t->asks = NULL;
     for (size_t i = 0; work && i < n; i++)
         work[i] = (struct fabric_op){.op = &ops[i]};
     for (size_t i = 0; (work || shared) && i < n; i++)

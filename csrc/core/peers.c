@@ -18,6 +18,7 @@ int peer_new(dsm_ctx *c, struct fabric_dev *d, const uint8_t node[DSM_NODE_ID], 
     strncpy(p->address, address, sizeof p->address - 1);
     p->fd = p->stream_fd = -1;
     p->begin_last = &p->begin;
+    p->ask_last = &p->ask;
     p->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (p->wake_fd < 0) {
         int sys = errno;

@@ -39,6 +39,8 @@ struct dsm_ticket {
     uint32_t started;
     size_t left; /* groups that are not complete; this and the next fields: started tickets only */
     uint32_t asked, late;
+    struct peer *asks; /* whose helper was last to ask about it; NULL: none */
+    int64_t until;     /* when that ends without an answer */
     struct dsm_ticket *next;
     struct op_group groups[TICKET_GROUPS];
 };

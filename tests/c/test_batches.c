@@ -438,10 +438,10 @@ static int counted_status(struct peer *p, uint64_t id, uint64_t generation, int6
     return client_status(p, id, generation, deadline);
 }
 
-/* The second op is refused as soon as it is posted, and questions to its owner are counted. */
-static void open_refused(void)
+/* The plan refuses ops as soon as they are posted, from the second one on. Questions to its owner are counted. */
+static void open_refused(const char *plan)
 {
-    open_all(1, "refuse=2", HOUR);
+    open_all(1, plan, HOUR);
     connect_all(1);
     counting = *user->control;
     counting.status = counted_status;
@@ -454,7 +454,7 @@ static void stopped_before_it_asks(bool go_on)
 {
     uint32_t stop = 0;
     dsm_ticket *t;
-    open_refused();
+    open_refused("refuse=2");
     dsm_op op = add_one(0);
     CHECK(!dsm_start_as(user, &op, 1, &(dsm_choice){.go_on = go_on, .stop = &stop}, &t, NULL));
     dsm_stop(user, &op, 1, &stop, t);
@@ -475,7 +475,7 @@ static void stopped_while_it_asks(bool started)
 {
     pthread_t thread;
     dsm_ticket *t;
-    open_refused();
+    open_refused("refuse=2");
     store_relaxed_u32(&stop_word, 0);
     dsm_op op = add_one(0);
     pthread_mutex_lock(&owners[0]->lock); /* its agent does not answer */
@@ -494,11 +494,68 @@ static void stopped_while_it_asks(bool started)
     close_all(1);
 }
 
+/* Ops of one peer that were all refused, whose owner does not say why: one is asked about, the others wait. The time
+ * for all of them runs from when the event loop saw that they were refused. */
+enum { WAITING = 4 };
+static uint32_t told;
+static int64_t until[WAITING];
+
+static int status_when_told(struct peer *p, uint64_t id, uint64_t generation, int64_t deadline)
+{
+    until[fetch_add_u32(&asked, 1)] = deadline;
+    while (!load_acquire_u32(&told) && !wait_stopped())
+        usleep(1000);
+    return client_status(p, id, generation, deadline);
+}
+
+static size_t count_waiting(struct peer *p)
+{
+    size_t n = 0;
+    pthread_mutex_lock(&p->lock);
+    for (const struct op_group *g = p->ask; g; g = g->next)
+        n++;
+    pthread_mutex_unlock(&p->lock);
+    return n;
+}
+
+static void several_that_ask(void)
+{
+    dsm_op ops[WAITING];
+    dsm_ticket *tickets[WAITING];
+    uint32_t stops[WAITING] = {0};
+    open_refused("refuse=2-5");
+    counting.status = status_when_told;
+    store_relaxed_u32(&told, 0);
+    struct peer *p = remotes[0]->peer;
+    for (int i = 0; i < WAITING; i++) {
+        ops[i] = add_one(0);
+        CHECK(!dsm_start_as(user, &ops[i], 1, &(dsm_choice){.stop = &stops[i]}, &tickets[i], NULL));
+        while (load_acquire_u32(&p->async[0]) || load_acquire_u32(&p->async[1]))
+            usleep(1000);
+    }
+    for (; !load_relaxed_u32(&asked) || count_waiting(p) < WAITING - 1; usleep(1000))
+        CHECK(!dsm_completed(user));
+    int64_t seen = clock_ns();
+    dsm_stop(user, &ops[2], 1, &stops[2], tickets[2]); /* it waits between others */
+    CHECK(dsm_completed(user) == tickets[2] && dsm_finish(tickets[2], -1, NULL) == -DSM_EACCESS);
+    dsm_stop(user, &ops[3], 1, &stops[3], tickets[3]); /* the last one */
+    CHECK(dsm_completed(user) == tickets[3] && dsm_finish(tickets[3], -1, NULL) == -DSM_EACCESS);
+    while (clock_ns() == seen)
+        usleep(1000);
+    store_release_u32(&told, 1);
+    for (int i = 0; i < 2; i++) { /* in the order in which they were started */
+        CHECK(next_completed(user) == tickets[i] && dsm_finish(tickets[i], -1, NULL) == -DSM_EACCESS);
+        CHECK(until[i] <= seen + HOUR);
+    }
+    CHECK(load_relaxed_u32(&asked) == 2 && !word_of(0));
+    close_all(1);
+}
+
 /* The helper waits for the answer when the ops are cancelled: that of one which waits for a connection ends, too. */
 static void canceled_while_it_asks(void)
 {
     dsm_ticket *tickets[2], *t;
-    open_refused();
+    open_refused("refuse=2");
     dsm_op ops[] = {add_one(0), add_one(0)};
     pthread_mutex_lock(&owners[0]->lock);
     CHECK(!dsm_start(user, &ops[0], 1, &tickets[0], NULL));
@@ -519,7 +576,7 @@ static void canceled_while_it_asks(void)
 static void refused_by_one_that_ends(bool started)
 {
     dsm_ticket *t;
-    open_refused();
+    open_refused("refuse=2");
     dsm_op op = add_one(0);
     CHECK(!(started ? dsm_start(user, &op, 1, &t, NULL) : dsm_submit(user, &op, 1, &t, NULL)));
     CHECK(op.status == -DSM_EACCESS);
@@ -552,6 +609,7 @@ int main(void)
     late_and_in_time();
     stopped_where_it_is_outstanding();
     canceled_while_it_asks();
+    several_that_ask();
     for (int started = 0; started < 2; started++) {
         refused_on_a_file(started);
         stopped_with_a_refused_op(started);
