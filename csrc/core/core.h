@@ -310,6 +310,7 @@ void ticket_fill(dsm_ticket *t);
 bool ticket_again(dsm_ticket *t);
 static inline bool ticket_stopped(const dsm_ticket *t) { return t->how.stop && load_acquire_u32(t->how.stop); }
 void ticket_give_up_rest(dsm_ticket *t, int status);
+/* Asks the owners of ops that were refused or are in doubt, for as long as the peer timeout in all. */
 void ticket_find_causes(dsm_ticket *t, int64_t deadline);
 /* Whether the owner's device has refused an op of a ticket, and the owner has not been asked why: then the op has no
  * group any more. */

@@ -77,7 +77,6 @@ void doubt_settle(dsm_ticket *t, size_t i, int64_t deadline)
     size_t len = f->doubt(p->dev, &t->work[i], address, &number);
     const uint32_t *before = wait_until_stopped(t->how.stop);
     int rc = len ? 0 : -DSM_EUNKNOWN;
-    deadline = deadline_earlier(deadline, deadline_after(p->ctx->peer_timeout_ns));
     for (size_t k = i; k < t->n; k++) {
         if (!op_in_doubt(t, k) || t->ops[k].remote->peer != p || f->doubt(p->dev, &t->work[k], other, &number) != len ||
             memcmp(address, other, len) != 0)

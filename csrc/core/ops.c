@@ -279,7 +279,6 @@ static void find_cause(dsm_ticket *t, size_t i, int64_t deadline)
 {
     dsm_remote *r = t->ops[i].remote;
     const uint32_t *before = wait_until_stopped(t->how.stop);
-    deadline = deadline_earlier(deadline, deadline_after(r->ctx->peer_timeout_ns));
     int rc = peer_lock_control(r->peer, deadline);
     if (!rc) {
         rc = r->ctx->control->status(r->peer, r->region, r->generation, deadline);
@@ -300,14 +299,29 @@ static void find_cause(dsm_ticket *t, size_t i, int64_t deadline)
     }
 }
 
-void ticket_find_causes(dsm_ticket *t, int64_t deadline)
+static void find_causes(dsm_ticket *t, size_t i, bool of_dead, int64_t deadline)
 {
-    for (size_t i = 0; i < t->n; i++) {
+    for (; i < t->n; i++) {
+        if (!op_unexplained(t, i) || (!of_dead && load_relaxed_u32(&t->ops[i].remote->peer->dead)))
+            continue;
         if (op_in_doubt(t, i) && !t->late)
             doubt_settle(t, i, deadline);
         if (op_refused(t, i))
             find_cause(t, i, deadline);
     }
+}
+
+/* There is one time for all questions. An owner that is dead may take all of it, so it is the last to be asked. */
+void ticket_find_causes(dsm_ticket *t, int64_t deadline)
+{
+    size_t first = 0;
+    while (first < t->n && !op_unexplained(t, first))
+        first++;
+    if (first == t->n)
+        return;
+    deadline = deadline_earlier(deadline, deadline_after(t->ctx->peer_timeout_ns));
+    find_causes(t, first, false, deadline);
+    find_causes(t, first, true, deadline);
 }
 
 bool ticket_again(dsm_ticket *t)
@@ -342,21 +356,22 @@ static void set_reason(dsm_op *op, int reason)
 }
 
 /* The first op that failed by itself; if there is none, the first that was cancelled; NULL if no op failed. */
-static const dsm_op *find_first_error(dsm_ticket *t, bool late, int64_t deadline)
+static const dsm_op *find_first_error(dsm_ticket *t, int64_t deadline)
 {
     const dsm_op *first = NULL;
+    bool asked = t->started;
     for (size_t i = 0; i < t->n; i++) {
         dsm_op *op = &t->ops[i];
-        if (!t->started && !late && op_in_doubt(t, i))
-            doubt_settle(t, i, deadline);
+        if (op->status && !asked) {
+            ticket_find_causes(t, deadline);
+            asked = true;
+        }
         if (!op->status)
             continue;
-        if (was_cancelled(op) && late)
+        if (was_cancelled(op) && t->late)
             set_reason(op, -DSM_ETIME);
         if (was_cancelled(op) && load_relaxed_u32(&op->remote->peer->dead))
             set_reason(op, -DSM_EPEER);
-        if (!t->started && op_refused(t, i))
-            find_cause(t, i, deadline);
         if (!first || (was_cancelled(first) && !was_cancelled(op)))
             first = op;
     }
@@ -372,9 +387,9 @@ static int report(const dsm_ticket *t, const dsm_op *op)
                       certain ? " was not executed; the deadline passed, allow it more time" : "");
 }
 
-static int outcome(dsm_ticket *t, bool late, int64_t deadline, size_t *failed)
+static int outcome(dsm_ticket *t, int64_t deadline, size_t *failed)
 {
-    const dsm_op *first = find_first_error(t, late, deadline);
+    const dsm_op *first = find_first_error(t, deadline);
     int rc = first ? report(t, first) : 0;
     if (first && failed)
         *failed = (size_t)(first - t->ops);
@@ -433,21 +448,20 @@ static bool again(dsm_ticket *t, int64_t deadline)
 /* With go_on a pass ends when the table of groups is full: what comes behind must not overtake what is posted again. */
 static int finish(dsm_ticket *t, int64_t deadline, size_t *failed)
 {
-    bool late = false;
     if (t->started)
-        return outcome(t, t->late, deadline, failed);
+        return outcome(t, deadline, failed);
     for (;;) {
-        late = wait_for_groups(t, deadline) || late;
-        if (t->how.go_on ? late || !again(t, deadline) : t->posted == t->n)
+        t->late |= wait_for_groups(t, deadline);
+        if (t->how.go_on ? t->late || !again(t, deadline) : t->posted == t->n)
             break;
-        if (late || clock_ns() >= deadline)
+        if (t->late || clock_ns() >= deadline)
             ticket_give_up_rest(t, -DSM_ETIME);
         else if (ticket_stopped(t))
             ticket_give_up_rest(t, -DSM_ECANCELED);
         else
             post_some(t, deadline);
     }
-    return outcome(t, late, deadline, failed);
+    return outcome(t, deadline, failed);
 }
 
 int dsm_finish(dsm_ticket *t, int64_t timeout_ns, size_t *failed)
@@ -522,9 +536,9 @@ static int run_one(dsm_op *op, int64_t timeout_ns)
     fetch_add_u32(&op->remote->users, 1);
     fetch_add_u64(&c->stats.posts, 1);
     start(c, g, deadline);
-    bool late = load_acquire_u32(&g->base.pending) && peer_wait(p, &g->base.pending, deadline);
+    t.late = load_acquire_u32(&g->base.pending) && peer_wait(p, &g->base.pending, deadline);
     if (op->status || fabric_op_prepared(&w))
-        return outcome(&t, late, deadline, NULL);
+        return outcome(&t, deadline, NULL);
     fetch_sub_u32(&op->remote->users, 1);
     return 0;
 }

@@ -37,8 +37,9 @@ struct dsm_ticket {
     uint32_t idle; /* with go_on: how often in a row none of them had ended since */
     bool shared;   /* dsm_submit() or dsm_start() made it: the caller goes on, so all its remotes are in use */
     uint32_t started;
-    size_t left; /* groups that are not complete; this and the next fields: started tickets only */
-    uint32_t asked, late;
+    uint32_t late;     /* ops of it were given up at the deadline */
+    uint32_t asked;    /* this and the next fields: started tickets only */
+    size_t left;       /* groups that are not complete */
     struct peer *asks; /* whose helper was last to ask about it; NULL: none */
     int64_t until;     /* when that ends without an answer */
     struct dsm_ticket *next;

@@ -438,15 +438,20 @@ static int counted_status(struct peer *p, uint64_t id, uint64_t generation, int6
     return client_status(p, id, generation, deadline);
 }
 
-/* The plan refuses ops as soon as they are posted, from the second one on. Questions to its owner are counted. */
+static void count_questions(int (*status)(struct peer *p, uint64_t id, uint64_t generation, int64_t deadline))
+{
+    counting = *user->control;
+    counting.status = status;
+    user->control = &counting;
+    store_relaxed_u32(&asked, 0);
+}
+
+/* The plan refuses ops as soon as they are posted, from the second one on. Questions to their owner are counted. */
 static void open_refused(const char *plan)
 {
     open_all(1, plan, HOUR);
     connect_all(1);
-    counting = *user->control;
-    counting.status = counted_status;
-    user->control = &counting;
-    store_relaxed_u32(&asked, 0);
+    count_questions(counted_status);
 }
 
 /* No event loop has seen yet that the op was refused. */
@@ -524,7 +529,7 @@ static void several_that_ask(void)
     dsm_ticket *tickets[WAITING];
     uint32_t stops[WAITING] = {0};
     open_refused("refuse=2-5");
-    counting.status = status_when_told;
+    count_questions(status_when_told);
     store_relaxed_u32(&told, 0);
     struct peer *p = remotes[0]->peer;
     for (int i = 0; i < WAITING; i++) {
@@ -549,6 +554,39 @@ static void several_that_ask(void)
     }
     CHECK(load_relaxed_u32(&asked) == 2 && !word_of(0));
     close_all(1);
+}
+
+/* Ops of two owners are refused: one time for both questions, and the owner that is dead is the second to be asked. */
+static struct peer *whom[2];
+
+static int status_of_nobody(struct peer *p, uint64_t id, uint64_t generation, int64_t deadline)
+{
+    (void)id;
+    (void)generation;
+    uint32_t i = fetch_add_u32(&asked, 1);
+    CHECK(i < 2);
+    whom[i] = p;
+    until[i] = deadline;
+    for (int64_t now = clock_ns(); clock_ns() == now;)
+        usleep(1);
+    return -DSM_ETIME;
+}
+
+static void several_owners_are_asked(bool started)
+{
+    dsm_ticket *t;
+    open_all(2, "refuse=3-4", HOUR);
+    connect_all(2);
+    count_questions(status_of_nobody);
+    dsm_op ops[] = {add_one(0), add_one(1)};
+    struct peer *dead = remotes[0]->peer;
+    CHECK(!(started ? dsm_start(user, ops, 2, &t, NULL) : dsm_submit(user, ops, 2, &t, NULL)));
+    store_release_u32(&dead->dead, 1);
+    CHECK(!started || next_completed(user) == t);
+    CHECK(dsm_finish(t, -1, NULL) == -DSM_EACCESS);
+    store_release_u32(&dead->dead, 0);
+    CHECK(load_relaxed_u32(&asked) == 2 && whom[1] == dead && until[0] == until[1] && until[0] < DEADLINE_NEVER);
+    close_all(2);
 }
 
 /* The helper waits for the answer when the ops are cancelled: that of one which waits for a connection ends, too. */
@@ -618,6 +656,7 @@ int main(void)
         owner_that_dies(DSM_OP_READ, started);
         stopped_before_it_asks(started);
         stopped_while_it_asks(started);
+        several_owners_are_asked(started);
         refused_by_one_that_ends(started);
     }
     puts("ok");
