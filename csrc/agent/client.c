@@ -234,6 +234,8 @@ static int do_handshake(struct peer *p, int64_t deadline)
 
 int client_connect(struct peer *p, int64_t deadline)
 {
+    if (ctx_forked(p->ctx)) /* a signal handler has forked during a wait: what follows would speak as the parent */
+        return refuse_forked();
     if (!p->ctx->agent)
         return err_set(DSM_ECLOSED, 0, "the context");
     client_disconnect(p);

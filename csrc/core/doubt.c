@@ -10,17 +10,48 @@
 
 #include <string.h>
 
-/* Asks the owner, over a new connection if need be. A connection that breaks is no answer: it is asked again. */
+/* Asks the owner, over a new control connection if need be. There need not be an endpoint. */
+static int ask_once(struct peer *p, const uint8_t *address, size_t len, uint64_t from, struct fabric_outcomes *out,
+                    int64_t deadline)
+{
+    int rc = peer_lock_control(p, deadline);
+    if (rc)
+        return rc;
+    if (p->fd < 0 || load_relaxed_u32(&p->dead))
+        rc = p->ctx->control->connect(p, deadline);
+    if (!rc)
+        rc = p->ctx->control->outcomes(p, address, len, from, out, deadline);
+    pthread_mutex_unlock(&p->control_lock);
+    return rc;
+}
+
+/* Whether the question may go on. Each wait of it may have run a signal handler in which the process forked: a child
+ * would connect as its parent. */
+static bool may_ask(const struct peer *p, int64_t deadline)
+{
+    return !wait_stopped() && !ctx_forked(p->ctx) && clock_ns() < deadline;
+}
+
+/* Sleeps, for less than a wait may between two checks for signals. Returns false if the wait must end. */
+static bool pause_for(int64_t ns, int64_t deadline)
+{
+    int64_t left = deadline_earlier(ns, deadline - clock_ns());
+    if (left > 0)
+        nanosleep(&(struct timespec){.tv_nsec = left}, NULL);
+    return !wait_interrupted();
+}
+
+/* A connection that breaks is no answer: the owner is asked again. */
 static int ask(struct peer *p, const uint8_t *address, size_t len, uint64_t from, struct fabric_outcomes *out,
                int64_t deadline)
 {
-    enum { TRIES = 4 };
+    enum { TRIES = 4, PAUSE_NS = 10000000 };
+    _Static_assert((PAUSE_NS << (TRIES - 2)) <= WAIT_SLICE_NS, "each pause is one slice");
     int rc = -DSM_EPEER;
-    for (int i = 0; i < TRIES && rc == -DSM_EPEER && !wait_stopped() && clock_ns() < deadline; i++) {
-        if ((rc = peer_ready(p, deadline)) || (rc = peer_lock_control(p, deadline)))
-            continue;
-        rc = p->ctx->control->outcomes(p, address, len, from, out, deadline);
-        pthread_mutex_unlock(&p->control_lock);
+    for (int i = 0; i < TRIES && rc == -DSM_EPEER; i++) {
+        if ((i && !pause_for((int64_t)PAUSE_NS << (i - 1), deadline)) || !may_ask(p, deadline))
+            break;
+        rc = ask_once(p, address, len, from, out, deadline);
     }
     return rc;
 }
@@ -76,7 +107,7 @@ void doubt_settle(dsm_ticket *t, size_t i, int64_t deadline)
     struct fabric_outcomes o = {.next = UINT64_MAX};
     size_t len = f->doubt(p->dev, &t->work[i], address, &number);
     const uint32_t *before = wait_until_stopped(t->how.stop);
-    int rc = len ? 0 : -DSM_EUNKNOWN;
+    int rc = len && !ctx_forked(p->ctx) ? 0 : -DSM_EUNKNOWN;
     for (size_t k = i; k < t->n; k++) {
         if (!op_in_doubt(t, k) || t->ops[k].remote->peer != p || f->doubt(p->dev, &t->work[k], other, &number) != len ||
             memcmp(address, other, len) != 0)

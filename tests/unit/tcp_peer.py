@@ -28,7 +28,7 @@ TOLD = struct.Struct("<QQQ")
 OUTCOME = struct.Struct("<QIIQ")
 READ, WRITE, FETCH_ADD, COMPARE_SWAP = 1, 2, 3, 4
 MORE = 1
-EACCESS, ESTALE, EPEER, EUNKNOWN = 4, 6, 10, 42
+EACCESS, ESTALE, EPEER, ESYS, EUNKNOWN = 4, 6, 10, 25, 42
 TIMEOUT = 60.0  # seconds until a peer that does not answer is a failure
 
 
@@ -209,6 +209,7 @@ class Owner:
         self.outcomes = outcomes or (lambda number: (ESTALE, b""))
         self.node, self.tokens, self.streams = os.urandom(16), {}, []
         self.key, self.lock = os.urandom(16), threading.Lock()
+        self.handshakes, self.full = 0, False  # full: it makes no endpoint
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"tcp:127.0.0.1:{self.listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -247,9 +248,10 @@ class Owner:
                 return
             proof = handshake.Handshake(self.secret, self.address, server=self.node)
             if proof.answer(stream, magic + exactly(stream, handshake.HELLO.size - 4)):
+                self.handshakes += 1
                 self._control(stream, proof.mac("asking"), proof.mac("answer"))
         except (EOFError, OSError, handshake.Refused):
-            pass
+            stream.close()
 
     def _control(self, stream: socket.socket, asking: bytes, replying: bytes) -> None:
         while True:
@@ -257,6 +259,8 @@ class Owner:
             answer, status = b"", 0
             if kind == ATTACH:
                 answer = GRANT.pack(self.nbytes, 7, 0) + struct.pack("<I", 5) + self.key
+            elif kind == ENDPOINT and self.full:
+                status = ESYS
             elif kind == ENDPOINT:
                 answer = os.urandom(16)
                 self.tokens[answer] = asking, replying

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import struct
 import threading
@@ -17,6 +18,7 @@ from tcp_peer import (
     OUTCOME,
     REPLY,
     REQUEST,
+    TIMEOUT,
     TOLD,
     WRITE,
     Client,
@@ -366,6 +368,76 @@ def test_another_owner_at_the_same_address():
     with pytest.raises(errors.OutcomeUnknownError) as caught:
         asked(told(0, 0, 0), node=os.urandom(16))
     assert isinstance(caught.value, errors.PeerDeadError)
+
+
+def lost(stream):
+    """The op was sent, and its connection ends."""
+    exactly(stream, REQUEST.size + 16)
+    stream.close()
+
+
+def test_an_owner_that_can_make_no_endpoint():
+    """The question needs no data connection."""
+    with Owner(SECRET, 64, lost, outcomes=lambda number: told(1, 0, 1, (0, 1, 0, 77))) as owner:
+        with context() as user, user.attach(forged(owner, 64)) as remote:
+            owner.full = True
+            assert remote.fetch_add(0, 1) == 77
+
+
+def test_an_owner_whose_control_connection_ends_at_the_question():
+    """It is asked again, over a new one."""
+    answers = [(0, b"")] * 2
+
+    def answer(number):
+        if not answers:
+            return told(1, 0, 1, (0, 1, 0, 77))
+        answers.pop()
+        raise EOFError
+
+    with Owner(SECRET, 64, lost, outcomes=answer) as owner:
+        with context() as user, user.attach(forged(owner, 64)) as remote:
+            assert remote.fetch_add(0, 1) == 77
+            assert owner.handshakes == 3
+
+
+def test_a_fork_in_a_signal_handler_while_the_owner_is_asked():
+    """The child does not ask: it would connect as its parent."""
+    asked, answered, child = threading.Event(), threading.Event(), None
+
+    def answer(number):
+        asked.set()
+        assert answered.wait(TIMEOUT)
+        return told(1, 0, 1, (0, 1, 0, 77))
+
+    def fork(*unused):
+        nonlocal child
+        child = os.fork()
+        if child:
+            assert os.waitpid(child, 0)[1] == 0
+            answered.set()
+
+    def interrupt():
+        assert asked.wait(TIMEOUT)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, fork)
+    thread = threading.Thread(target=interrupt)
+    try:
+        with Owner(SECRET, 64, lost, outcomes=answer) as owner:
+            with context() as user, user.attach(forged(owner, 64)) as remote:
+                thread.start()
+                try:
+                    result = remote.fetch_add(0, 1)
+                except errors.OutcomeUnknownError:
+                    result = None
+                if child == 0:
+                    os._exit(0 if result is None else 1)
+                assert result == 77 and owner.handshakes == 1
+    finally:
+        if child == 0:
+            os._exit(2)
+        signal.signal(signal.SIGUSR1, before)
+        thread.join()
 
 
 def test_reads_are_not_asked_about():
