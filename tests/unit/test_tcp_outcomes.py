@@ -33,7 +33,7 @@ import dsmem
 from dsmem import errors
 
 SECRET = b"a secret of sixteen bytes"
-WINDOW, RECORDS, LISTED = 1024, 512, 20
+WINDOW, KEPT, RECORDS, LISTED = 1024, 1024 + 64, 512, 20
 
 
 def context(**options):
@@ -130,7 +130,7 @@ def test_a_refused_write_of_which_a_part_came(region, client):
 
 def test_more_results_than_are_remembered(region, client):
     token, grant = connected(client), client.attach(region.descriptor)
-    more = WINDOW + 30
+    more = KEPT + 30
     client.stream.sendall(
         b"".join(client.request(FETCH_ADD, grant, 0, 8, struct.pack("<QQ", 1, 0)) for _ in range(more))
     )
@@ -145,9 +145,28 @@ def test_more_results_than_are_remembered(region, client):
     assert seen == [(i, 1, 0, i) for i in range(30, more)]
 
 
+def test_refused_writes_leave_the_results_of_atomics(owner, region, client):
+    token, grant = connected(client), client.attach(region.descriptor)
+    with owner.allocate(64) as closed:
+        stale = client.attach(closed.descriptor)
+    adds = [client.request(FETCH_ADD, grant, 0, 8, struct.pack("<QQ", 1, 0)) for _ in range(WINDOW)]
+    writes = [client.request(WRITE, stale, 0, 8, bytes(8)) for _ in range(WINDOW)]
+    client.stream.sendall(b"".join(adds + writes))
+    for _ in range(2 * WINDOW):
+        client.reply()
+    (after, known, _), listed = client.outcomes(token)
+    assert (after, known) == (2 * WINDOW, 0) and listed[0] == (0, 1, 0, 0)
+    assert client.outcomes(token, WINDOW)[1] == [(WINDOW, WINDOW, ESTALE, 0)]
+
+
 def test_no_more_connections_are_remembered_than_so_many(region, client):
-    tokens = [client.token() for _ in range(RECORDS + 2)]  # each closes the one before
-    for token in (os.urandom(16), tokens[0]):
+    tokens = []
+    for _ in range(RECORDS + 1):  # each closes the one before
+        tokens.append(connected(client))
+        client.stream.close()
+    for _ in range(RECORDS + 1):
+        unused = client.token()  # such an endpoint had no connection: it pushes none out
+    for token in (os.urandom(16), tokens[0], unused):
         with pytest.raises(Refused, match=str(ESTALE)):
             client.outcomes(token)
     assert client.outcomes(tokens[1]) == ((0, 0, 0), [])

@@ -3,7 +3,7 @@
  *
  * The requests of a connection are executed in their order, so the number of the first op that was not executed says it
  * of all: but for results of atomics, and for refused ones. The last of these are in a ring of the endpoint's record.
- * The record stays when the endpoint is closed. A device keeps those of the last TCP_RECORDS endpoints.
+ * The record stays when the endpoint is closed, if it ever had a connection. A device keeps the last TCP_RECORDS.
  *
  * The token of an endpoint is its name: random, so an owner that was restarted knows none of those before.
  */
@@ -32,15 +32,29 @@ static void free_record(struct tcp_record *r)
     free(r);
 }
 
+/* Refused requests in a row have one entry, so that many of them do not push out results of atomics. */
+static bool lengthens(struct tcp_record *r, const struct fabric_outcome *o)
+{
+    struct fabric_outcome *last = r->n ? &r->of[(r->at + r->n - 1) % r->room] : NULL;
+    if (!last || !o->status || o->status != last->status || last->number + last->ops != o->number ||
+        o->ops > UINT32_MAX - last->ops)
+        return false;
+    last->ops += o->ops;
+    return true;
+}
+
 /* Without memory for it, the outcomes so far are not known. */
 void tcp_remember(struct tcp_record *r, const struct fabric_outcome *o)
 {
-    if (!r->of && (r->of = malloc(TCP_WINDOW * sizeof *o)))
-        r->room = TCP_WINDOW;
+    enum { ROOM = TCP_WINDOW + TCP_REFUSED };
+    if (!r->of && (r->of = malloc(ROOM * sizeof *o)))
+        r->room = ROOM;
     if (!r->of) {
         r->known = o->number + o->ops;
         return;
     }
+    if (lengthens(r, o))
+        return;
     struct fabric_outcome *to = &r->of[(r->at + r->n) % r->room];
     if (r->n == r->room) {
         r->known = to->number + to->ops;
@@ -65,13 +79,24 @@ static void trim(struct tcp_record *r)
     r->room = r->n;
 }
 
-void tcp_record_end(struct tcp_dev *d, struct tcp_record *r, uint64_t ended)
+static void take_off(struct tcp_dev *d, struct tcp_record *r)
 {
     struct tcp_record **at = &d->live;
     while (*at != r)
         at = &(*at)->next;
     *at = r->next;
     r->next = NULL;
+}
+
+void tcp_record_drop(struct tcp_dev *d, struct tcp_record *r)
+{
+    take_off(d, r);
+    free_record(r);
+}
+
+void tcp_record_end(struct tcp_dev *d, struct tcp_record *r, uint64_t ended)
+{
+    take_off(d, r);
     r->server = NULL;
     r->ended = ended;
     trim(r);

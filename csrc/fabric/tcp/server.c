@@ -656,8 +656,10 @@ static uint64_t count_executed(struct tcp_server *s)
 static void end(struct tcp_server *s)
 {
     struct tcp_dev *d = device(s);
-    if (s->record)
+    if (s->record && s->file.fd >= 0)
         tcp_record_end(d, s->record, count_executed(s));
+    else if (s->record)
+        tcp_record_drop(d, s->record);
     s->record = NULL;
     if (s->file.fd >= 0) {
         unready(d, s);
@@ -702,10 +704,8 @@ int tcp_outcomes(struct fabric_dev *base, const uint8_t *address, size_t len, ui
     tcp_lock(d);
     struct tcp_record *r = tcp_record_find(d->live, address);
     if (r)
-        end(r->server); /* now it is past */
-    else
-        r = tcp_record_find(d->past, address);
-    if (r)
+        end(r->server);
+    if ((r = tcp_record_find(d->past, address)))
         tcp_record_say(r, from, out);
     tcp_unlock(d);
     return r ? 0 : err_set(DSM_ESTALE, 0, "the endpoint is not remembered");

@@ -35,6 +35,7 @@ enum {
         4096,     /* bytes of a piece that is copied as a whole; a longer one goes to and from its memory directly */
     TCP_MORE = 1, /* flag of a reply: the payload follows, and after it a reply with the status */
     TCP_WINDOW = 1024, /* atomics of a connection without an answer; the owner remembers the results of so many */
+    TCP_REFUSED = 64,  /* runs of refused requests that it remembers besides */
     TCP_RECORDS = 512, /* closed connections that an owner remembers */
 };
 
@@ -143,6 +144,8 @@ struct tcp_record *tcp_record_new(struct tcp_dev *d, struct tcp_server *s);
 void tcp_remember(struct tcp_record *r, const struct fabric_outcome *o);
 /* The endpoint has been closed, and has executed the ops before number 'ended'. */
 void tcp_record_end(struct tcp_dev *d, struct tcp_record *r, uint64_t ended);
+/* The endpoint has been closed, and never had a connection. */
+void tcp_record_drop(struct tcp_dev *d, struct tcp_record *r);
 void tcp_records_free(struct tcp_dev *d);
 /* In a list; NULL: it is not there. */
 struct tcp_record *tcp_record_find(struct tcp_record *list, const uint8_t token[TCP_TOKEN]);
