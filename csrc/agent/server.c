@@ -283,7 +283,7 @@ static bool on_stream(struct agent *a, struct conn *n)
     }
     put_u16(out + 4, PROTOCOL_VERSION);
     put_u16(out + 6, (uint16_t)-rc);
-    if (asker)
+    if (asker && !rc)
         stream_sums(&asker->session, n->in, out, asking, out + STREAM_ANSWER - MAC);
     conn_send(n, out, sizeof out); /* the peer sends nothing before this, so the endpoint has sent nothing yet */
     if (!rc)

@@ -128,10 +128,11 @@ class Client:
         question = token_hello(token or self.token(), key or self.asking)
         self.stream.sendall(question)
         answer = exactly(self.stream, ANSWER.size)
-        magic, version, status, _ = ANSWER.unpack(answer)
+        magic, version, status, proof = ANSWER.unpack(answer)
         assert (magic, version) == (b"DSMT", handshake.VERSION)
         self.number = 0
         if status:
+            assert not any(proof)
             raise Refused(status)
         assert answer == token_answer(question, self.answer)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tcp_peer import (
     EACCESS,
+    EPEER,
     ESTALE,
     EUNKNOWN,
     FETCH_ADD,
@@ -98,6 +99,14 @@ def test_the_record_stays_when_the_control_connection_has_ended(owner, region, c
         one.close()
     with Client(owner.agent_address, SECRET, client.node) as again:
         assert again.outcomes(token) == ((1, 0, 1), [(0, 1, 0, 0)])
+
+
+def test_an_endpoint_that_was_asked_about_takes_no_connection(region, client):
+    token = client.token()
+    with pytest.raises(Refused, match=str(ESTALE)):
+        client.outcomes(token)
+    with pytest.raises(Refused, match=str(EPEER)):
+        client.connect(token)
 
 
 def test_a_part_of_a_write(owner, client):

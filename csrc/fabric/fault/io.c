@@ -234,7 +234,7 @@ static void finish(struct fault_ep *e, struct shadow **at, int status)
     user->result = s->step == SECOND ? s->result : s->op.result;
     user->wc_status = s->op.wc_status;
     user->vendor = s->op.vendor;
-    if (s->work.prepared[0]) {
+    if (fabric_op_prepared(&s->work)) {
         struct fabric_dev *inner = device(e)->inner;
         inner->fabric->op_release(inner, &s->work);
     }
