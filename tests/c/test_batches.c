@@ -557,15 +557,15 @@ static void several_that_ask(void)
 }
 
 /* Ops of two owners are refused: one time for both questions, and the owner that is dead is the second to be asked. */
-static struct peer *whom[2];
+static struct peer *which_peer[2];
 
-static int status_of_nobody(struct peer *p, uint64_t id, uint64_t generation, int64_t deadline)
+static int status_never(struct peer *p, uint64_t id, uint64_t generation, int64_t deadline)
 {
     (void)id;
     (void)generation;
     uint32_t i = fetch_add_u32(&asked, 1);
     CHECK(i < 2);
-    whom[i] = p;
+    which_peer[i] = p;
     until[i] = deadline;
     for (int64_t now = clock_ns(); clock_ns() == now;)
         usleep(1);
@@ -577,7 +577,7 @@ static void several_owners_are_asked(bool started)
     dsm_ticket *t;
     open_all(2, "refuse=3-4", HOUR);
     connect_all(2);
-    count_questions(status_of_nobody);
+    count_questions(status_never);
     dsm_op ops[] = {add_one(0), add_one(1)};
     struct peer *dead = remotes[0]->peer;
     CHECK(!(started ? dsm_start(user, ops, 2, &t, NULL) : dsm_submit(user, ops, 2, &t, NULL)));
@@ -585,7 +585,7 @@ static void several_owners_are_asked(bool started)
     CHECK(!started || next_completed(user) == t);
     CHECK(dsm_finish(t, -1, NULL) == -DSM_EACCESS);
     store_release_u32(&dead->dead, 0);
-    CHECK(load_relaxed_u32(&asked) == 2 && whom[1] == dead && until[0] == until[1] && until[0] < DEADLINE_NEVER);
+    CHECK(load_relaxed_u32(&asked) == 2 && which_peer[1] == dead && until[0] == until[1] && until[0] < DEADLINE_NEVER);
     close_all(2);
 }
 
