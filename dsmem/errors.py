@@ -84,6 +84,8 @@ _BY_ERRNO = {
     errno.ENOMEM: "the kernel gives this process no more memory; free some, or raise what limits it: 'ulimit -v', "
     "'ulimit -l', 'sysctl vm.max_map_count', the container's memory",
     errno.EFBIG: "no file of this size is allowed; raise RLIMIT_FSIZE of this process: 'ulimit -f', or ask for less",
+    errno.EADDRINUSE: "another process listens there; take another port, or leave the port out for a free one",
+    errno.EADDRNOTAVAIL: "it is no address of this host; 'ip address' shows which there are, 0.0.0.0 is all of them",
     errno.ENOSPC: "no room is left; free some, or ask for less",
 }
 

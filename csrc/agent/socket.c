@@ -49,10 +49,16 @@ int socket_listen_unix(const dsm_ctx *c, char address[DSM_ADDRESS_MAX], int *out
     return 0;
 }
 
+static bool is_port(const char *text)
+{
+    size_t n = strspn(text, "0123456789");
+    return n && n < 8 && !text[n] && strtoul(text, NULL, 10) <= UINT16_MAX;
+}
+
 /* Splits "host", "host:port" or "[v6]:port". */
 static int split(const char *text, char host[80], char port[8])
 {
-    const char *end, *colon;
+    const char *end, *colon, *whole = text;
     host[0] = port[0] = 0;
     if (text[0] == '[' && (end = strchr(text, ']'))) {
         text++;
@@ -63,8 +69,8 @@ static int split(const char *text, char host[80], char port[8])
             colon = NULL;
         end = colon ? colon : text + strlen(text);
     }
-    if ((size_t)(end - text) >= 80 || (colon && strlen(colon + 1) >= 8))
-        return err_set(DSM_EINVAL, 0, "'%.80s' is not host:port", text);
+    if ((size_t)(end - text) >= 80 || (colon && !is_port(colon + 1)))
+        return err_set(DSM_EINVAL, 0, "'%.80s' is not host or host:port; a port is a number from 0 to 65535", whole);
     memcpy(host, text, (size_t)(end - text));
     host[end - text] = 0;
     if (colon)
@@ -76,7 +82,10 @@ static int resolve(const char *host, const char *port, int flags, struct addrinf
 {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = flags | AI_NUMERICSERV};
     int bad = getaddrinfo(*host ? host : NULL, *port ? port : "0", &hints, out);
-    return bad ? err_set(DSM_EINVAL, 0, "address '%s': %s", host, gai_strerror(bad)) : 0;
+    if (!bad)
+        return 0;
+    return err_set(DSM_EINVAL, 0, "'%s' is no address: %s; give it in numbers, or by a name that this host can resolve",
+                   host, gai_strerror(bad));
 }
 
 /* An address at which other hosts may reach this one: the first IPv4 address of an interface that is up and not
@@ -125,12 +134,12 @@ static int bind_tcp(const char *host, const char *port, int *out, uint16_t *boun
 /* The address that peers are told, which is not that of an interface here: behind NAT, or of a container. */
 static int advertised(const char *text, char host[80], uint16_t *bound)
 {
-    char port[8], *end = port;
+    char port[8];
     int rc = split(text, host, port);
     if (rc)
         return rc;
-    unsigned long number = *port ? strtoul(port, &end, 10) : *bound;
-    if (!*host || *end || !number || number > UINT16_MAX)
+    unsigned long number = *port ? strtoul(port, NULL, 10) : *bound;
+    if (!*host || !number)
         return err_set(DSM_EINVAL, 0, "'%.80s' is not an address that peers can use; advertise host or host:port",
                        text);
     *bound = (uint16_t)number;

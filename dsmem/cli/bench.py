@@ -183,8 +183,11 @@ def bench(
     if listen is not None:
         if server is not None or ops or sizes or all_sizes or iters or duration or as_json or plot:
             raise click.UsageError("a server measures nothing: --listen goes only with -f, -d, -i, -x and -m")
+        here = rendezvous.Endpoint.parse(listen)
+        if here.port == 65535 and parse_fabric(url).fabric != "shm":
+            raise click.BadParameter(f"{listen!r}: the agent takes the next port, and there is none; take a lower one")
         with _tidy_end():
-            _serve(rendezvous.Endpoint.parse(listen), url)
+            _serve(here, url)
     if (sizes and all_sizes) or (iters and duration):
         raise click.UsageError("-s and -a exclude each other, and so do -n and -D")
     chosen = list(ops or measure.OPS)

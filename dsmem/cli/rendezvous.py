@@ -74,7 +74,7 @@ class Endpoint:
         elif not colon or ":" in host:
             host, colon, port = text, "", ""
         if colon not in ("", ":") or (colon and not (port.isdecimal() and int(port) < 65536)) or not _is_host(host):
-            raise click.BadParameter(f"{text!r} is not HOST, HOST:PORT or [IPV6]:PORT")
+            raise click.BadParameter(f"{text!r} is not HOST, HOST:PORT or [IPV6]:PORT, with a port up to 65535")
         return cls(host, int(port) if port else PORT)
 
     def __str__(self) -> str:
@@ -115,7 +115,7 @@ def listen(at: Endpoint) -> socket.socket:
         family = socket.getaddrinfo(at.host, at.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         return socket.create_server((at.host, at.port), family=family)
     except OSError as error:
-        raise click.ClickException(f"can't listen on {at}: {error.strerror}") from None
+        raise click.ClickException(str(errors.SystemCallError(f"can't listen on {at}", sys=error.errno or 0))) from None
 
 
 def serve(listener: socket.socket, context: dsmem.Context, secret: bytes, say: Callable[[str], None]) -> None:

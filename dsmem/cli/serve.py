@@ -58,7 +58,11 @@ def serve(listen: str, advertise: str | None, memory: int | None, fabric: str) -
     dsmem.connect("CLUSTER"). One line says when it is ready. SIGTERM and SIGINT end it: names stay, and what other
     hosts have opened fails.
     """
-    with dsmem.Context(fabric, listen=listen, advertise=advertise) as context:
+    try:
+        context = dsmem.Context(fabric, listen=listen, advertise=advertise)
+    except errors.InvalidArgumentError as error:
+        raise click.UsageError(str(error)) from None
+    with context:
         server = NameServer(context, memory)
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, lambda number, frame: server.stop())

@@ -41,7 +41,7 @@ def is_address(cluster: object) -> bool:
 
 def parse_address(text: str) -> tuple[str, int, str]:
     """Return host, port and cluster of ``tcp://HOST:PORT/CLUSTER``."""
-    wrong = f"{text!r:.230}: the address of a cluster is tcp://HOST:PORT/CLUSTER"
+    wrong = f"{text!r:.230}: the address of a cluster is tcp://HOST:PORT/CLUSTER, with a port from 1 to 65535"
     try:
         url = urlsplit(text)
         host, port = url.hostname, url.port

@@ -590,7 +590,11 @@ def test_dsmem_serve_refuses_wrong_arguments():
         (["serve"], "--listen"),
         (["serve", "--listen", "127.0.0.1:0", "--memory", "4 bananas"], "64MiB"),
         (["serve", "--listen", "127.0.0.1:0", "-f", "shm"], "no other host"),
+        (["serve", "--listen", "127.0.0.1:99999"], "a number from 0 to 65535"),
+        (["serve", "--listen", "127.0.0.1:"], "a number from 0 to 65535"),
+        (["serve", "--listen", "127.0.0.1:0", "--advertise", "10.0.0.1:-1"], "a number from 0 to 65535"),
         (["ls", "-c", "tcp://127.0.0.1"], "tcp://HOST:PORT/CLUSTER"),
+        (["ls", "-c", "tcp://127.0.0.1:99999/a"], "a port from 1 to 65535"),
     ):
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 2 and why in result.output
