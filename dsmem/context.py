@@ -213,7 +213,7 @@ class Context(_core.Context):
     Notes
     -----
     Threads may share a context. Close it, or use it in a ``with`` statement: its regions and remotes are closed with
-    it.
+    it. The end of the block raises BusyError as :meth:`close` does, unless the block has raised itself.
 
     Examples
     --------

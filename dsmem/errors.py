@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import logging
 import os
 import queue
 import threading
@@ -532,6 +533,22 @@ class ArgumentRangeError(InvalidArgumentError, OverflowError):
 
 class PermitError(NotHeldError, ValueError):
     """A release of more permits of a semaphore than the handle has."""
+
+
+def is_noted(block: tuple[object, ...], failed: DsmemError) -> bool:
+    """Whether the block of a with statement has raised, by the arguments of ``__exit__``.
+
+    If so, that exception comes out, and gets a note of the clean-up that has failed; before Python 3.11 a line is
+    logged.
+    """
+    if not block or block[0] is None:
+        return False
+    text = f"the clean-up after it has failed, too: {type(failed).__name__}: {failed}"
+    if hasattr(block[1], "add_note"):
+        block[1].add_note(text)
+    else:
+        logging.getLogger("dsmem").warning("%r: %s", block[1], text)
+    return True
 
 
 BY_CODE: dict[int, type[DsmemError]] = {

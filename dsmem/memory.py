@@ -142,7 +142,11 @@ class Memory:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close()
+        try:
+            self.close()
+        except errors.DsmemError as failed:
+            if not errors.is_noted(error, failed):
+                raise
 
 
 def object_id(memory: _core.Remote | memoryview | bytes) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -132,8 +131,11 @@ class NamedObject:
         return self
 
     def __exit__(self, *error: object) -> None:
-        with quiet_after(error[0] if error else None):
+        try:
             self._leave()
+        except errors.DsmemError as failed:
+            if not errors.is_noted(error, failed):
+                raise
 
     def _leave(self) -> None:
         """Close at the end of a with statement."""
@@ -141,11 +143,6 @@ class NamedObject:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name!r}{' closed' if self.closed else ''}>"
-
-
-def quiet_after(kind: object) -> contextlib.AbstractContextManager[None]:
-    """A context for clean-up at the end of a with statement, whose errors never replace the exception of the body."""
-    return contextlib.nullcontext() if kind is None else contextlib.suppress(errors.DsmemError)
 
 
 def memory_of(ref: Reference, context: _core.Context | None = None) -> Memory:

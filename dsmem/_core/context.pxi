@@ -494,7 +494,7 @@ cdef class Context(Handle):
         return self
 
     def __exit__(self, *error):
-        self.close()
+        self.close_after(error)
 
     def __del__(self):
         if self.ptr != NULL:

@@ -147,6 +147,18 @@ cdef class Handle:
             return 0
         raise error_of(c.DSM_EBUSY, text, "close")
 
+    cdef int close_after(self, tuple block) except -1:
+        """Close at the end of a with statement, whose arguments of __exit__ are 'block'. If it has raised, that comes out.
+
+        A handle that is in use raises BusyError as by close(): other processes would keep their access otherwise.
+        """
+        try:
+            (<object> self).close()
+        except errors.DsmemError as failed:
+            if not errors.is_noted(block, failed):
+                raise
+        return 0
+
     cdef int refuse_users(self) except -1:
         if self.users:
             text = f"{self.users} {self.dependents()} are open on the {self.noun()}; close them first"

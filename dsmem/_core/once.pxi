@@ -82,8 +82,8 @@ cdef class Once(SyncHandle):
             return
         try:
             self.end(kind is None)
-        except errors.DsmemError:
-            if kind is None:
+        except errors.DsmemError as failed:
+            if not errors.is_noted((kind, error), failed):
                 raise
 
     cdef int refuse_in_use(self) except -1:

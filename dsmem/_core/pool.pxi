@@ -142,7 +142,7 @@ cdef class Pool(Handle):
         return self
 
     def __exit__(self, *error):
-        self.close()
+        self.close_after(error)
 
     def __del__(self):
         if self.live and not self.exports and not self.regions:
@@ -337,7 +337,7 @@ cdef class Remotes(Handle):
         return self
 
     def __exit__(self, *error):
-        self.close()
+        self.close_after(error)
 
     def __del__(self):
         if self.live:

@@ -95,7 +95,7 @@ cdef class Region(Handle):
         return self
 
     def __exit__(self, *error):
-        self.close()
+        self.close_after(error)
 
     def __del__(self):
         if self.live and not self.exports and not self.users:  # its users may be finalized after it

@@ -93,8 +93,8 @@ cdef class Semaphore(SyncHandle):
     def __exit__(self, *error):
         try:
             self.release()
-        except errors.DsmemError:
-            if not is_raised(error):
+        except errors.DsmemError as failed:
+            if not errors.is_noted(error, failed):
                 raise
 
     cdef int refuse_in_use(self) except -1:
@@ -178,7 +178,11 @@ cdef class CountingSemaphore(SyncHandle):
         return self.acquire()
 
     def __exit__(self, *error):
-        self.release()
+        try:
+            self.release()
+        except errors.DsmemError as failed:
+            if not errors.is_noted(error, failed):
+                raise
 
     cdef int free(self) except -1:
         cdef c.dsm_counting *ptr = self.ptr

@@ -38,11 +38,6 @@ cdef int64_t timeout_ns(object blocking, object timeout) except? -2:
     return nanoseconds(timeout)
 
 
-cdef bint is_raised(tuple error):
-    """Whether the block has raised, by the arguments of __exit__. If so, an error of __exit__ must not replace that."""
-    return bool(error) and error[0] is not None
-
-
 cdef class SyncHandle(Handle):
     cdef Remote remote
     cdef bint mapped
@@ -440,8 +435,8 @@ cdef class Lock(SyncHandle):
     def __exit__(self, *error):
         try:
             self.give_back()
-        except errors.DsmemError:
-            if not is_raised(error):
+        except errors.DsmemError as failed:
+            if not errors.is_noted(error, failed):
                 raise
 
     cdef int refuse_in_use(self) except -1:
@@ -682,8 +677,8 @@ cdef class Side:
                 self.lock.release_write()
             else:
                 self.lock.release_read()
-        except errors.DsmemError:
-            if not is_raised(error):
+        except errors.DsmemError as failed:
+            if not errors.is_noted(error, failed):
                 raise
 
     def __aenter__(self):

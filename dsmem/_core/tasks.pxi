@@ -51,8 +51,8 @@ async def _left_behind(object end, tuple error):
     """The end of an 'async with' block. An exception of the block takes precedence over an error of 'end'."""
     try:
         await end
-    except errors.DsmemError:
-        if not is_raised(error):
+    except errors.DsmemError as failed:
+        if not errors.is_noted(error, failed):
             raise
 
 

@@ -14,7 +14,7 @@ from typing_extensions import Self
 from dsmem import _core, errors
 from dsmem.memory import Memory, Opened, open_or_leave
 from dsmem.names.base import Format, Lifetime, NameInfo, Names, check_name
-from dsmem.objects import NamedObject, quiet_after
+from dsmem.objects import NamedObject
 
 
 def _laid_out(layout: Callable[[], tuple[int, Format]]) -> tuple[int, Format]:
@@ -122,8 +122,11 @@ class ClusterBase:
         return self
 
     def __exit__(self, *error: object) -> None:
-        with quiet_after(error[0] if error else None):
+        try:
             self._close(lambda child: child._leave())
+        except errors.DsmemError as failed:
+            if not errors.is_noted(error, failed):
+                raise
 
     def __reduce__(self) -> Any:
         text = "a cluster can't be pickled or copied: its close() ends names and objects that are this one's"

@@ -1,7 +1,9 @@
 """What a handle refuses so that nothing it stands on is freed or overwritten, and what buffers it takes."""
 
+import contextlib
 import ctypes
 import gc
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -235,3 +237,73 @@ def test_the_warning_of_a_segment_that_has_grown_names_it(here):
         del segment
         gc.collect()
     assert [str(w.message) for w in warned] == ["unclosed <Segment 'o'>"]
+
+
+class DuringConversion:
+    """An argument whose conversion calls a function: in the middle of a call on a handle."""
+
+    def __init__(self, call):
+        self.call = call
+
+    def __float__(self):
+        self.call()
+        return 1.0
+
+
+def use(handle, owned, during):
+    """Call a function while the handle is in use: it has a view or a region, or is in the middle of a call."""
+    if isinstance(handle, dsmem.Remotes):
+        handle.read_many([0], [0], bytearray(8), timeout=DuringConversion(during))
+    elif isinstance(handle, dsmem.Pool):
+        with handle.allocate(8):
+            during()
+    else:
+        with memoryview(owned if isinstance(handle, dsmem.Context) else handle):
+            during()
+
+
+HANDLES = {
+    "Context": lambda context, region: context,
+    "Region": lambda context, region: region,
+    "Remote": lambda context, region: context.attach(region.descriptor),
+    "Remotes": lambda context, region: context.attach_many(bytes(region.descriptor)),
+    "Pool": lambda context, region: context.pool(4096),
+}
+
+
+@pytest.mark.parametrize("kind", HANDLES)
+def test_a_block_that_raised_keeps_its_exception_over_a_handle_in_use(kind):
+    with contextlib.closing(dsmem.Context("shm")) as context:
+        region = context.empty(8, "u8")
+        handle = HANDLES[kind](context, region)
+
+        def leave():
+            with pytest.raises(KeyError) as caught:
+                leave_by(handle, KeyError("its own"))
+            assert sys.version_info < (3, 11) or "BusyError" in caught.value.__notes__[0]
+            with pytest.raises(errors.BusyError):
+                leave_by(handle, None)
+
+        use(handle, region, leave)
+        assert not handle.closed
+
+
+def leave_by(handle, error):
+    """Leave a with block of the handle, by the exception or in peace."""
+    with handle:
+        if error is not None:
+            raise error
+
+
+@pytest.mark.parametrize("kind", ["lock", "rlock", "rwlock", "semaphore", "counting", "once"])
+def test_a_block_that_raised_keeps_its_exception_over_a_release_that_fails(here, kind):
+    made = MADE[kind](here)
+    release = made.release_write if kind == "rwlock" else getattr(made, "release", lambda: None)
+    with pytest.raises(KeyError), made.write() if kind == "rwlock" else made:
+        release()
+        if kind == "once":
+            made.break_(made.holder())
+        else:
+            made.close()
+        raise KeyError  # the end of the block releases in vain
+    made.close()
