@@ -1,13 +1,18 @@
 """What the README and the documents say of the command line and of benches holds. Their code: test_doc_blocks.py."""
 
+import os
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 
 import pytest
-from blocks import ROOT, blocks_of, commands_of
+from blocks import ROOT, blocks_of, commands_of, expected_output
 from click.testing import CliRunner
+from test_server import SECRET, process
 
+import dsmem
 from dsmem.cli import main
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -52,3 +57,17 @@ def test_figures_of_the_readme_are_those_of_the_results():
         said = re.search(pattern, readme)[1]
         kept = chart["figure"](chart["result"](file), figure)["dsmem"] * factor
         assert said == (f"{kept:.1f}" if "." in said else f"{kept:.0f}"), figure
+
+
+def test_the_program_for_another_host_runs(cluster_name, tmp_path):
+    """With the address of a server on this one."""
+    (text,) = (block.text for block in blocks_of((ROOT / "README.md").read_text()) if "tcp://10.0.0.1" in block.text)
+    with process() as (_, at):
+        program = tmp_path / "program.py"
+        program.write_text(text.replace("tcp://10.0.0.1:7700/demo", f"{at}/{cluster_name}"))
+        env = os.environ | {"DSMEM_SECRET": SECRET.decode(), "PYTHONWARNINGS": "error"}
+        done = subprocess.run([sys.executable, program], capture_output=True, text=True, env=env)
+        assert (done.returncode, done.stdout.splitlines(), done.stderr) == (0, expected_output(text), "")
+    with dsmem.connect(cluster_name) as here:
+        for name in ("table", "turn", "count"):
+            here.unlink(name)
