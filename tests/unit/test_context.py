@@ -1,5 +1,6 @@
 """The arguments of a context, and what it logs: the library prints nothing."""
 
+import errno
 import logging
 import socket
 import struct
@@ -74,6 +75,27 @@ def test_arguments(kind, arguments, says):
     with pytest.raises(errors.InvalidArgumentError) as caught:
         dsmem.Context(kind, **{"secret": SECRET, **arguments})
     assert says in str(caught.value) and "sixteen" not in str(caught.value)
+
+
+@pytest.mark.parametrize("port", ["99999", "65536", "-1", "", " 80", "0x50", "80a", "00000080", "http"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_a_port_is_a_number_up_to_65535(host, port):
+    for arguments in ({"listen": f"{host}:{port}"}, {"listen": "127.0.0.1", "advertise": f"{host}:{port}"}):
+        with pytest.raises(errors.InvalidArgumentError) as caught:
+            dsmem.Context("tcp", secret=SECRET, **arguments).close()
+        assert f"'{host}:{port}'" in str(caught.value) and "a number from 0 to 65535" in str(caught.value)
+
+
+def test_an_address_that_cannot_be_listened_on_is_named_with_a_remedy():
+    with pytest.raises(errors.InvalidArgumentError, match=r"'not an address' is no address: .*; give it in"):
+        dsmem.Context("tcp", secret=SECRET, listen="not an address")
+    with pytest.raises(errors.SystemCallError, match=r"192\.0\.2\.1 port any: .*'ip address'") as caught:
+        dsmem.Context("tcp", secret=SECRET, listen="192.0.2.1")
+    assert caught.value.sys == errno.EADDRNOTAVAIL
+    with dsmem.Context("tcp", secret=SECRET, listen="127.0.0.1") as owner:
+        port = owner.agent_address.rpartition(":")[2]
+        with pytest.raises(errors.SystemCallError, match=f"127.0.0.1 port {port}: .*; take another port"):
+            dsmem.Context("tcp", secret=SECRET, listen=f"127.0.0.1:{port}")
 
 
 @pytest.mark.parametrize(
