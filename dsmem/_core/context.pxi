@@ -155,8 +155,14 @@ cdef class Context(Handle):
         if not self.live:
             self.refuse_closed()
         if c.dsm_forked(self.ptr):
-            raise error_of(c.DSM_EFORK, "the context was opened before the fork")
+            self.refuse_fork("context")
         return 0
+
+    cdef int refuse_fork(self, str what) except -1:
+        text = f"the {what} was opened before the fork"
+        if getattr(self, "_of_cluster", False):  # the program does not know of the context
+            text = f"{text}; in the child call dsmem.connect() with the address again, and open the objects there"
+        raise error_of(c.DSM_EFORK, text)
 
     cdef str noun(self):
         return "context"

@@ -71,7 +71,7 @@ cdef class Handle:
     cdef int refuse_closed(self) except -1:
         if self.ending:
             self.refuse_at_end()
-        raise error_of(c.DSM_ECLOSED, self.noun())
+        raise error_of(c.DSM_ECLOSED, self.called())
 
     @cython.final
     cdef inline bint ready(self) noexcept:
@@ -140,9 +140,9 @@ cdef class Handle:
         """Raise BusyError, which names the reason, if the handle is in use."""
         self.refuse_users()
         if self.uses:
-            text = f"{self.uses} calls on the {self.noun()} are under way, in other threads or around this one; wait"
+            text = f"{self.uses} calls on the {self.called()} are under way, in other threads or around this one; wait"
         elif self.exports > self.kept:
-            text = f"the {self.noun()} has {self.exports} views (arrays or memoryviews); drop them first"
+            text = f"the {self.called()} has {self.exports} views (arrays or memoryviews); drop them first"
         else:
             return 0
         raise error_of(c.DSM_EBUSY, text, "close")
@@ -161,7 +161,7 @@ cdef class Handle:
 
     cdef int refuse_users(self) except -1:
         if self.users:
-            text = f"{self.users} {self.dependents()} are open on the {self.noun()}; close them first"
+            text = f"{self.users} {self.dependents()} are open on the {self.called()}; close them first"
             raise error_of(c.DSM_EBUSY, text, "close")
         return 0
 
@@ -213,6 +213,12 @@ cdef class Handle:
 
     cdef str noun(self):
         return type(self).__name__.lower()
+
+    @cython.final
+    cdef str called(self):
+        """The noun, with the name of an object that has one."""
+        name = getattr(self, "_name", None)
+        return self.noun() if name is None else f"{self.noun()} {name!r}"
 
     cdef str dependents(self):
         return "handles"

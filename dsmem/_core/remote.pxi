@@ -47,11 +47,11 @@ cdef class Remote(Handle):
     cdef int refuse_forked(self, Handle user) except -1:
         """Raise ForkError if the memory belongs to a context: objects on such memory are not reopened in a child."""
         if self.context is not None:
-            raise error_of(c.DSM_EFORK, f"the {user.noun()} was opened before the fork")
+            self.context.refuse_fork(user.called())
         return 0
 
     cdef str noun(self):
-        return "remote"
+        return "remote" if self._user is None else f"memory of {self._user}"
 
     @property
     def closed(self):

@@ -110,7 +110,7 @@ cdef class SegmentCore(Handle):
         Handle.refuse_in_use(self)
         for remote in (*self.old, self.remote):
             if remote.exports > remote.kept:
-                text = f"the segment has {remote.exports} views (arrays or memoryviews); drop them first"
+                text = f"the {self.called()} has {remote.exports} views (arrays or memoryviews); drop them first"
                 raise error_of(c.DSM_EBUSY, text, "close")
         return 0
 

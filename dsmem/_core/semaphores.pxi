@@ -101,7 +101,8 @@ cdef class Semaphore(SyncHandle):
         cdef int owner_died
         Handle.refuse_in_use(self)
         if c.dsm_semaphore_held(self.ptr, &owner_died) and not c.dsm_semaphore_unsure(self.ptr):
-            raise error_of(c.DSM_EBUSY, "permits are held with this handle; release them first", "close")
+            text = f"permits of the {self.called()} are held with this handle; release them first"
+            raise error_of(c.DSM_EBUSY, text, "close")
         return 0
 
     cdef int depart(self):

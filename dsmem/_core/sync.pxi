@@ -442,7 +442,7 @@ cdef class Lock(SyncHandle):
     cdef int refuse_in_use(self) except -1:
         Handle.refuse_in_use(self)
         if c.dsm_lock_held(self.ptr) and not c.dsm_lock_unsure(self.ptr):
-            raise error_of(c.DSM_EBUSY, "the lock is held with this handle; release it first", "close")
+            raise error_of(c.DSM_EBUSY, f"the {self.called()} is held with this handle; release it first", "close")
         return 0
 
     cdef int depart(self):
@@ -639,7 +639,7 @@ cdef class RWLock(SyncHandle):
                 c.dsm_lock_held(c.dsm_rwlock_lock(self.ptr)) and
                 not c.dsm_lock_unsure(c.dsm_rwlock_lock(self.ptr)) and
                 not is_awaited(self, self.remote, c.DSM_EVENTCOUNT_SECOND)):
-            raise error_of(c.DSM_EBUSY, "the lock is held with this handle; release it first", "close")
+            raise error_of(c.DSM_EBUSY, f"the {self.called()} is held with this handle; release it first", "close")
         return 0
 
     cdef int depart(self):

@@ -17,7 +17,7 @@ from rich.text import Text
 from dsmem import errors
 from dsmem.cli.output import Page
 from dsmem.names import local
-from dsmem.names.base import check_name
+from dsmem.names.base import check_cluster, check_name
 from dsmem.names.remote import RemoteNames, is_address, parse_address
 
 
@@ -51,10 +51,11 @@ def _checked(context: click.Context, parameter: click.Parameter, value: str | tu
 
 
 def _checked_cluster(context: click.Context, parameter: click.Parameter, value: str | None) -> object:
-    if not is_address(value):
-        return _checked(context, parameter, value)
     try:
-        parse_address(str(value))
+        if is_address(value):
+            parse_address(str(value))
+        elif value is not None:
+            check_cluster(value)
     except (errors.InvalidNameError, errors.InvalidArgumentError) as error:
         raise click.BadParameter(str(error)) from None
     return value

@@ -215,7 +215,10 @@ class ClusterBase:
                     if create is not False and not readonly:
                         pass  # created below
                     elif time.monotonic() >= end:
-                        raise
+                        if not wait:
+                            raise
+                        text = f"no {kind} {name!r} in {names} within {wait:g} s; start what makes it, or wait longer"
+                        raise errors.NameNotFoundError(text) from None
                     else:
                         time.sleep(min(pause, max(0.0, end - time.monotonic())))
                         pause = min(2 * pause, 0.02)

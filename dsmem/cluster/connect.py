@@ -8,7 +8,7 @@ from typing import Any
 from dsmem import _core, errors
 from dsmem.cluster.factories import Cluster, class_of
 from dsmem.memory import Reference
-from dsmem.names.base import check_name
+from dsmem.names.base import check_cluster
 from dsmem.names.hosted import HostedNames
 from dsmem.names.local import LocalNames, user_number
 from dsmem.names.remote import RemoteNames, is_address
@@ -72,7 +72,7 @@ def connect(
             place.close()
             raise
         return Cluster(place, place.cluster)
-    cluster = check_name(cluster)
+    cluster = check_cluster(cluster)
     if context is not None:
         if mode is not None or group is not None or owner is not None:
             raise errors.InvalidArgumentError("mode, group and owner are of clusters of this host, not of a context")

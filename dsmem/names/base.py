@@ -40,6 +40,14 @@ def check_name(name: object) -> str:
     raise errors.InvalidNameError(f"{name!r:.230}")
 
 
+def check_cluster(name: object) -> str:
+    """Check the name of a cluster, as :func:`check_name` does, and say how the address of a server is written."""
+    if isinstance(name, str) and ":" in name:
+        text = f"{name!r:.230} is no name of a cluster; the address of one at a server is tcp://HOST:PORT/NAME"
+        raise errors.InvalidNameError(text)
+    return check_name(name)
+
+
 @dataclass(frozen=True)
 class NameInfo:
     """What :meth:`dsmem.Cluster.list` returns for each name.

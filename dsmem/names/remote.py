@@ -62,6 +62,20 @@ def _addresses(host: str, port: int) -> list[str]:
     return [f"tcp:[{number}]:{port}" if ":" in number else f"tcp:{number}:{port}" for number in numbers]
 
 
+def _no_server(error: errors.DsmemError, at: str) -> errors.DsmemError:
+    """What to raise where no server of names answers: nothing was asked yet, so no operation has been lost."""
+    found: errors.DsmemError
+    if isinstance(error, errors.TimeoutError):
+        found = errors.TimeoutError(
+            f"no answer from {at}; check that 'dsmem serve' listens there, and that the port may be reached"
+        )
+    else:
+        text = f"no server at {at}; start 'dsmem serve' there, or check host and port"
+        found = type(error)(text, sys=error.sys)
+    found.__cause__ = error
+    return found
+
+
 def _written_parts(fd: int, nbytes: int) -> Iterator[tuple[int, int]]:
     """Where a file is not a hole: the offset and the end of each part."""
     end = 0
@@ -143,7 +157,7 @@ class RemoteNames:
                 wire.answered(service.call(wire.request(Request.RELEASE), _CONNECT_SECONDS)).end()
             except (errors.PeerDeadError, errors.SystemCallError, errors.TimeoutError) as error:
                 service.close()
-                failed = error
+                failed = _no_server(error, address.removeprefix("tcp:"))
             except BaseException:
                 service.close()
                 raise
@@ -168,7 +182,11 @@ class RemoteNames:
             if not again:
                 raise
             reply = self._service.call(raw, max(0.0, end - time.monotonic()))
-        return wire.answered(reply)
+        try:
+            return wire.answered(reply)
+        except errors.NameNotFoundError as error:
+            what = error.detail.partition("; ")[0]
+            raise errors.NameNotFoundError(f"{what}; 'dsmem ls -c {self.address}' lists the names") from None
 
     def _tell_released(self, end: float) -> None:
         """Tell the server what is closed here. If it is another server by now, it does not know it."""

@@ -41,7 +41,9 @@ def test_text_in_place_of_bytes(cluster):
     with cluster.queue("q", create=True) as queue:
         for call in (queue.put, lambda text: queue.put_many([text])):
             assert said(errors.InvalidArgumentError, call, "text").endswith("; pass text.encode()")
-        assert said(errors.InvalidArgumentError, queue.put, 5).endswith("; pass bytes, a bytearray or an array")
+        assert said(errors.InvalidArgumentError, queue.put, 5).endswith(
+            "; pass bytes, a bytearray or an array; dsmem.queue.Pickled(queue) takes objects"
+        )
     cluster.unlink("q")
 
 
@@ -80,7 +82,9 @@ def test_a_segment_that_another_writes(here):
             message = said(errors.TimeoutError, second.publish, np.zeros(4, "i8"), timeout=0.01)
         # The numbers of processes are kept for the newest only.
         process = r"process \d+|a process that is not known here \([0-9a-f]+\)"
-        assert re.fullmatch(rf"({process}) is writing the segment; nothing was written", message)
+        assert re.fullmatch(
+            rf"({process}) is writing the segment; nothing was written; wait longer, .*break_.*", message
+        )
     here.unlink("s")
 
 
@@ -96,9 +100,56 @@ def test_a_segment_that_is_readonly(here):
 def test_a_handle_in_use(here):
     lock = here.lock("l", create=True)
     with lock:
-        assert said(errors.BusyError, lock.close) == "the lock is held with this handle; release it first"
+        assert said(errors.BusyError, lock.close) == "the lock 'l' is held with this handle; release it first"
     lock.close()
     here.unlink("l")
+
+
+def test_permits_and_views_name_what_they_are_of(here):
+    permits = here.semaphore("p", 2, create=True)
+    with here.segment("s", 4, create=True) as segment:
+        permits.acquire()
+        assert "permits of the semaphore 'p' are held" in said(errors.BusyError, permits.close)
+        permits.release()
+        view = segment.array
+        assert said(errors.BusyError, segment.close).startswith("the segment 's' has 1 views")
+        with pytest.raises(errors.BusyError, match="the segment 's' has 1 views"):
+            here.close()
+        del view
+    permits.close()
+    for name in ("p", "s"):
+        here.unlink(name)
+
+
+@pytest.mark.parametrize("kind", ["segment", "queue", "event"])
+def test_a_closed_object_is_named(here, kind):
+    made = getattr(here, kind)("o", create=True, **({"shape": 4} if kind == "segment" else {}))
+    made.close()
+    call = {"segment": "read", "queue": "get", "event": "set"}[kind]
+    assert said(errors.ClosedError, getattr(made, call)) == f"{kind} 'o': the object is closed"
+    here.unlink("o")
+
+
+def test_a_queue_that_does_not_fit_says_what_to_change(here):
+    arguments = {"create": True, "capacity_bytes": 4096, "max_message": 1 << 20}
+    assert "capacity_bytes" in said(errors.InvalidArgumentError, here.queue, "q", **arguments).partition("; ")[2]
+
+
+def test_a_queue_of_a_context_has_one_consumer():
+    with dsmem.Context("tcp", listen="127.0.0.1") as context, dsmem.connect("h", context=context) as cluster:
+        for arguments in ({"consumers": "many"}, {"drop_oldest": True}):
+            message = said(errors.InvalidArgumentError, cluster.queue, "q", create=True, **arguments)
+            assert "leave out consumers and drop_oldest" in message
+
+
+def test_a_wait_for_a_name_says_that_it_waited(here):
+    message = said(errors.NameNotFoundError, here.event, "never", timeout=0.01)
+    assert "no event 'never' in " in message and "within 0.01 s; " in message and "wait longer" in message
+
+
+def test_an_address_without_its_scheme():
+    message = said(errors.InvalidNameError, dsmem.connect, "127.0.0.1:7700")
+    assert message.endswith("tcp://HOST:PORT/NAME") and "'127.0.0.1:7700'" in message
 
 
 def test_a_second_producer(here):

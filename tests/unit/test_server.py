@@ -103,7 +103,7 @@ def test_a_queue_takes_messages_from_other_hosts(client, second, here):
     with client.queue("jobs", producers="many", create=True) as jobs, here.queue("jobs") as mapped:
         jobs.put(b"by address")
         assert mapped.get(timeout=SECONDS) == b"by address"
-        with second.queue("jobs") as others, pytest.raises(errors.NotMappedError, match="where the queue was made"):
+        with second.queue("jobs") as others, pytest.raises(errors.NotMappedError, match="on the host of the server"):
             others.get(timeout=0)
     with here.queue("answers", create=True) as plain:
         plain.put(b"by name")
@@ -408,8 +408,63 @@ def test_another_secret(server, cluster_name):
 def test_no_one_listens():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with context() as own, pytest.raises(errors.PeerDeadError):
+    with (
+        context() as own,
+        pytest.raises(errors.PeerDeadError, match=f"127.0.0.1:{port}: .*; start 'dsmem serve' there"),
+    ):
         dsmem.connect(f"tcp://127.0.0.1:{port}", context=own)
+
+
+def test_one_listens_and_says_nothing(monkeypatch):
+    monkeypatch.setattr("dsmem.names.remote._CONNECT_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent, context() as own:
+        port = silent.getsockname()[1]
+        with pytest.raises(errors.TimeoutError, match=f"127.0.0.1:{port}; check that 'dsmem serve' listens") as caught:
+            dsmem.connect(f"tcp://127.0.0.1:{port}", context=own)
+    assert "taken effect" not in str(caught.value)
+
+
+def test_a_name_that_is_not_at_a_server_says_how_to_list_them(server, cluster_name):
+    where = address(server, cluster_name)
+    with context() as own, dsmem.connect(where, context=own) as client:
+        client.event("made", create=True).close()
+        for call in (lambda: client.event("never"), lambda: client.unlink("never")):
+            with pytest.raises(errors.NameNotFoundError, match=f"'never'.*'dsmem ls -c {where}'"):
+                call()
+        client.unlink("made")
+
+
+def test_a_child_of_fork_connects_again(server, cluster_name, monkeypatch):
+    monkeypatch.setenv("DSMEM_SECRET", SECRET.decode())
+    with (
+        dsmem.connect(address(server, cluster_name)) as client,
+        contextlib.closing(client.event("e", create=True)) as e,
+    ):
+        said = in_child(lambda: [told(e.set), told(lambda: client.event("e"))])
+        assert len(said) == 2 and all("call dsmem.connect() with the address again" in text for text in said), said
+        client.unlink("e")
+
+
+def told(call):
+    with pytest.raises(errors.ForkError) as caught:
+        call()
+    return str(caught.value)
+
+
+def in_child(call):
+    """Return what a function returns in a child of fork()."""
+    reads, writes = os.pipe()
+    if not (child := os.fork()):
+        try:
+            os.write(writes, json.dumps(call()).encode())
+        except BaseException as error:
+            os.write(writes, json.dumps([repr(error)]).encode())
+        os._exit(0)
+    os.close(writes)
+    with os.fdopen(reads) as stream:
+        answer = stream.read()
+    os.waitpid(child, 0)
+    return json.loads(answer)
 
 
 def test_a_server_at_all_addresses_is_reached_by_each(cluster_name):
@@ -594,6 +649,7 @@ def test_dsmem_serve_refuses_wrong_arguments():
         (["serve", "--listen", "127.0.0.1:"], "a number from 0 to 65535"),
         (["serve", "--listen", "127.0.0.1:0", "--advertise", "10.0.0.1:-1"], "a number from 0 to 65535"),
         (["ls", "-c", "tcp://127.0.0.1"], "tcp://HOST:PORT/CLUSTER"),
+        (["ls", "-c", "127.0.0.1:7700"], "tcp://HOST:PORT/NAME"),
         (["ls", "-c", "tcp://127.0.0.1:99999/a"], "a port from 1 to 65535"),
     ):
         result = CliRunner().invoke(main, arguments)

@@ -22,11 +22,15 @@ static int check_config(const dsm_queue_config *s)
         return err_set(DSM_EINVAL, 0, "lanes of %llu bytes; a power of 2 from %d to 2^40",
                        (unsigned long long)s->lane_bytes, LANE_BYTES_MIN);
     if (!s->max_message || s->max_message > s->lane_bytes / 2 - unit || s->max_message > UINT32_MAX - 16)
-        return err_set(DSM_EINVAL, 0, "max_message %llu does not fit lanes of %llu bytes, which take 1 to %llu",
-                       (unsigned long long)s->max_message, (unsigned long long)s->lane_bytes,
-                       (unsigned long long)(s->lane_bytes / 2 - unit));
+        return err_set(
+            DSM_EINVAL, 0,
+            "max_message %llu does not fit lanes of %llu bytes, which take 1 to %llu; take more capacity_bytes",
+            (unsigned long long)s->max_message, (unsigned long long)s->lane_bytes,
+            (unsigned long long)(s->lane_bytes / 2 - unit));
     if (s->flags > 7 || ((s->flags & DSM_QUEUE_CHECKED) && s->flags != DSM_QUEUE_CHECKED))
-        return err_set(DSM_EINVAL, 0, "a queue that is written remotely has one consumer and drops nothing");
+        return err_set(
+            DSM_EINVAL, 0,
+            "a queue that is written remotely has one consumer and drops nothing; leave out consumers and drop_oldest");
     return 0;
 }
 
@@ -233,7 +237,9 @@ int dsm_queue_consume(dsm_queue *q)
     if (q->forks != load_relaxed_u32(&core_forks))
         return refuse_forked();
     if (!q->base)
-        return err_set(DSM_ENOTMAPPED, 0, "messages are not in this process; take them where the queue was made");
+        return err_set(DSM_ENOTMAPPED, 0,
+                       "messages are in memory of another process; take them there, or on the host of the server that "
+                       "has the name");
     while (!(q->config.flags & DSM_QUEUE_MANY_CONSUMERS)) {
         uint64_t seen = old;
         int rc = err_known(dsm_compare_swap(q->r, QUEUE_STATE, seen, q->identity, &old, remote_timeout(q->r)));
@@ -275,7 +281,9 @@ int dsm_queue_count(const dsm_queue *q, dsm_queue_counts *out)
     if (q->forks != load_relaxed_u32(&core_forks))
         return refuse_forked();
     if (!q->base)
-        return err_set(DSM_ENOTMAPPED, 0, "messages are not in this process; count them where the queue was made");
+        return err_set(DSM_ENOTMAPPED, 0,
+                       "messages are in memory of another process; count them there, or on the host of the server that "
+                       "has the name");
     for (uint32_t lane = 0; lane < q->config.lanes; lane++) {
         uint64_t producer = load_relaxed_u64((const uint64_t *)(const void *)(q->base + QUEUE_PRODUCERS) + lane);
         if (load_relaxed_u8(queue_used(q) + lane))

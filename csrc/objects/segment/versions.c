@@ -148,8 +148,10 @@ static int acquire(dsm_remote *r, const dsm_segment *s, int64_t deadline, bool *
         if (rc)
             return rc < 0 ? rc : 0;
         if (clock_ns() >= deadline)
-            return err_set(DSM_ETIME, 0, "%s is writing the segment; nothing was written",
-                           member_describe(holder, text));
+            return err_set(
+                DSM_ETIME, 0,
+                "%s is writing the segment; nothing was written; wait longer, or free it with break_() if that is gone",
+                member_describe(holder, text));
         if (r->mapped)
             eventcount_wait(eventcount_of(r), rung, deadline);
         else
