@@ -136,7 +136,9 @@ class Lock(_Synchronised, _core.Lock):
     Notes
     -----
     Not re-entrant, and not fair: a later caller may get the lock before a waiter. Any thread of the process may release
-    it. A handle that holds the lock can't be closed. If it is garbage-collected, that counts as the holder's death.
+    it. A handle that holds the lock can't be closed, unless a release has failed because the memory is out of reach:
+    then ``close()`` leaves the lock held, for ``break_``. If a handle that holds is garbage-collected, that counts as
+    the holder's death.
 
     References
     ----------

@@ -148,7 +148,7 @@ cdef class Handle:
         raise error_of(c.DSM_EBUSY, text, "close")
 
     cdef int close_after(self, tuple block) except -1:
-        """Close at the end of a with statement, whose arguments of __exit__ are 'block'. If it has raised, that comes out.
+        """Close at the end of a with statement. 'block' has the arguments of __exit__; its exception comes out.
 
         A handle that is in use raises BusyError as by close(): other processes would keep their access otherwise.
         """

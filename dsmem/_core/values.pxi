@@ -338,7 +338,8 @@ cdef object explain_buffer(object buffer, bint writable, Exception error):
         if isinstance(buffer, str):
             return error_of(c.DSM_EINVAL, "str is text, and memory takes bytes; pass text.encode()")
         what = f"{type(buffer).__name__} has neither the buffer protocol nor DLPack on this host"
-        return error_of(c.DSM_EINVAL, f"{what}; pass bytes, a bytearray or an array; dsmem.queue.Pickled(queue) takes objects")
+        what += "; pass bytes, a bytearray or an array; dsmem.queue.Pickled(queue) takes objects"
+        return error_of(c.DSM_EINVAL, what)
     try:
         view = memoryview(buffer)
     except Exception:  # it cannot be viewed at all

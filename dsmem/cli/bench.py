@@ -98,7 +98,8 @@ def _run(document: dict[str, Any], rows: list[measure.Case], remote: dsmem.Remot
 
 
 def _show(document: dict[str, Any], latency: bool, bandwidth: bool) -> None:
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else report.WIDE
+    is_told = sys.stdout.isatty() or "COLUMNS" in os.environ
+    width = shutil.get_terminal_size((report.WIDE, 24)).columns if is_told else report.WIDE
     lines = [click.wrap_text(line, width) for line in report.head(document)]
     for op in dict.fromkeys(row["op"] for row in document["rows"]):
         rows = [row for row in document["rows"] if row["op"] == op]
@@ -213,3 +214,4 @@ def bench(
         _show(document, lat or not bw, bw or not lat)
     if plot:
         report.plot(document, plot)
+        click.echo(report.drawn(document, plot), err=True)

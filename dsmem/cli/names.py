@@ -136,7 +136,7 @@ def list_names(cluster: str | None, owner: str | None, as_json: bool) -> None:
     if rows:
         # One line per name, of any length, so that other programs can read the output.
         Page(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 10_000).print(table)
-    elif sys.stdout and sys.stdout.isatty():
+    else:
         click.echo("no names", err=True)
 
 

@@ -205,6 +205,12 @@ def _caption(document: dict[str, Any]) -> str:
     )
 
 
+def _tails(rows: list[dict[str, Any]]) -> list[float]:
+    """Return the 99% percentiles of the rows of an op, if they make a line."""
+    tails = [row["latency_us"]["p99"] for row in rows]
+    return tails if len(tails) > 1 and None not in tails else []
+
+
 def picture(document: dict[str, Any]) -> Any:
     """Return a figure of matplotlib: latency and bandwidth over sizes, in the units of the tables."""
     from matplotlib.figure import Figure
@@ -227,8 +233,7 @@ def picture(document: dict[str, Any]) -> Any:
         }
         (line,) = left.plot(sizes, [row["latency_us"]["median"] for row in rows], **style)
         lines.append(line)
-        tails = [row["latency_us"]["p99"] for row in rows]
-        if len(rows) > 1 and None not in tails:
+        if tails := _tails(rows):
             left.plot(sizes, tails, ":", color=line.get_color(), lw=1)
             has_tails = True
         right.plot(sizes, [row["bandwidth"]["average_bytes_per_s"] / MB for row in rows], **style)
@@ -256,6 +261,14 @@ def picture(document: dict[str, Any]) -> Any:
 def plot(document: dict[str, Any], path: Path) -> None:
     """Draw the figure and save it to a file."""
     picture(document).savefig(path, dpi=150)
+
+
+def drawn(document: dict[str, Any], path: Path) -> str:
+    """Say which file was written, and what the picture leaves out."""
+    ops = dict.fromkeys(row["op"] for row in document["rows"])
+    lacking = [op for op in ops if not _tails([row for row in document["rows"] if row["op"] == op])]
+    why = f"; without the 99% percentiles of {', '.join(lacking)}: one size, or too few calls" if lacking else ""
+    return f"wrote {path}{why}"
 
 
 # ---- progress ----

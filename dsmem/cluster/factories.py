@@ -60,7 +60,7 @@ class Cluster(ClusterBase):
         File mode of the name if it is created, such as 0o660.
     lifetime : str
         "name": it exists until it is unlinked. "creator": it is removed when this cluster is closed or the process
-        ends.
+        ends; refused with InvalidArgumentError in a cluster at a server.
     timeout : float, optional
         With ``create=False``: seconds to wait for the name to be created. (A barrier's timeout has another meaning.)
 

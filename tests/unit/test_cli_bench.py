@@ -184,6 +184,24 @@ def test_plot(tmp_path):
         result = run(*QUICK, "-s", "8", "-s", "64", "--plot", str(path))
         assert result.exit_code == 0, result.output
         assert path.read_bytes().startswith(head)
+        assert f"wrote {path}" in result.output
+
+
+def test_a_plot_says_what_it_leaves_out(tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "bench.png"
+    result = run(*QUICK, "-o", "read", "-s", "8", "--plot", str(path), "--json")
+    assert f"wrote {path}; without the 99% percentiles of read: " in result.stderr
+    json.loads(result.stdout)
+
+
+@pytest.mark.parametrize(("columns", "fits"), [("80", True), ("x", False), (None, False)])
+def test_columns_of_the_environment_count_in_a_pipe(columns, fits):
+    environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    environment |= {} if columns is None else {"COLUMNS": columns}
+    command = [*DSMEM, "bench", *QUICK, "-o", "read", "-s", "8"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert (max(map(len, done.stdout.splitlines())) <= 80) == fits
 
 
 @pytest.mark.parametrize(

@@ -224,9 +224,12 @@ def test_a_reader_that_is_gone_is_no_error(here, command):
     assert (process.returncode, said) == (0, b"")
 
 
-def test_an_empty_list_says_so_on_a_terminal_and_nothing_in_a_pipe():
+def test_an_empty_list_says_so_and_puts_nothing_into_a_pipe():
     command = [sys.executable, "-m", "dsmem", "ls", "--owner", "54321"]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == ""
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "no names\n")
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
     ours, theirs = pty.openpty()
     done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, check=True)
     os.close(theirs)
