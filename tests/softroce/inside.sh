@@ -22,7 +22,7 @@ case ${1-} in
     chosen='verbs and (not fault+verbs or conformance or faults or lost) or softroce'
     [ "${1-}" != --full ] || chosen='verbs or softroce'
     .venv/bin/python -m pytest tests/conformance tests/softroce/test_*.py tests/sync \
-        tests/unit/test_{segment,queue,queue_faults,clock,crossings,interrupts}.py \
+        tests/unit/test_{segment,queue,queue_faults,clock,batched_calls,interrupts}.py \
         --fabric verbs --fabric fault+verbs -k "$chosen" -q --timeout 120
     ;;
 esac
