@@ -6,8 +6,10 @@ import socket
 import string
 from typing import Any
 
+import click
+
 import dsmem
-from dsmem import _core
+from dsmem import _core, errors
 from dsmem.cli.rendezvous import Endpoint
 from dsmem.handshake import VERSION, Handshake, Refused
 from dsmem.names.remote import is_address, parse_address
@@ -23,7 +25,10 @@ def _agent_at(text: str) -> str:
     """Return the address of the agent of a server that is given as for dsmem.connect(), and others as they are."""
     if not is_address(text):
         return text
-    host, port, _ = parse_address(text)
+    try:
+        host, port, _ = parse_address(text)
+    except errors.InvalidArgumentError as error:
+        raise click.BadParameter(error.detail) from None
     return f"tcp:{Endpoint(host, port)}"
 
 

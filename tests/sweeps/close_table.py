@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import dsmem
+from dsmem import _core
 from dsmem.clock import Lamport
 from dsmem.queue import Pickled, Stamped
 
@@ -131,6 +132,7 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
         "close": (),
         "with": (),
     },
+    "Service": {"context": (), "address": (), "closed": (), "call": (b"a request", SHORT), "close": ()},
     "Remotes": {
         "context": (),
         "nbytes": (),
@@ -423,8 +425,17 @@ def makers(where: str) -> dict[str, Any]:
         made.read(OTHERS["remote"], 0, bytearray(8))
         return made, closers
 
+    def service(stack: contextlib.ExitStack) -> tuple[Any, list[Any]]:
+        owner, user = (dsmem.Context("tcp", secret=SECRET, listen="127.0.0.1") for _ in range(2))
+        for each in (owner, user):
+            stack.callback(_leave, each)
+        _core.serve(owner, True)  # takes requests, and answers none
+        handle = _core.Service(user, owner.agent_address)
+        return handle, [handle.close, user.close]
+
     return {
         "Context": context,
+        "Service": service,
         "Batch": batch,
         "Writing": _made_of(where, "Segment", lambda s: s.writing(SHORT.value)),
         "Side": _made_of(where, "RWLock", lambda rw: rw.write(SHORT.value)),

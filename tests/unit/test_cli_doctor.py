@@ -445,7 +445,8 @@ def test_an_address_without_a_peer():
 )
 def test_what_is_not_an_address_is_refused_before_anything_runs(address):
     done = run("--peer", address)
-    assert done.exit_code == 2 and "is not HOST" in done.output and "Fabrics" not in done.output
+    said = "tcp://HOST:PORT/CLUSTER" if "//" in address else "is not HOST"
+    assert done.exit_code == 2 and said in done.output and "Fabrics" not in done.output
 
 
 # ---- of all commands ----
