@@ -115,6 +115,13 @@ cdef class Writing:
         return copy
 
     def __exit__(self, kind, *error):
+        try:
+            self.leave_block(kind)
+        except errors.DsmemError as failed:
+            if not errors.is_noted((kind, *error), failed):
+                raise
+
+    cdef int leave_block(self, object kind) except -1:
         cdef bint counts = self.segment.live
         if self.segment.ending:  # the turn ends with the handle (leave_as_dead)
             self.segment.refuse_at_end()
@@ -125,6 +132,7 @@ cdef class Writing:
         finally:
             if counts:
                 self.segment.leave()
+        return 0
 
     cdef int end(self, object kind) except -1:
         cdef ndarray copy = self.copy

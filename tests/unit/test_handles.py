@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import os
 import sys
 from pathlib import Path
 
@@ -307,3 +308,20 @@ def test_a_block_that_raised_keeps_its_exception_over_a_release_that_fails(here,
             made.close()
         raise KeyError  # the end of the block releases in vain
     made.close()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of fork beside threads
+def test_a_turn_that_a_child_of_fork_leaves_by_an_exception_keeps_it():
+    with dsmem.Context("shm") as context, dsmem.connect("h", context=context) as cluster:
+        with cluster.segment("s", 4, "i8", create=True, versioned=True) as segment:
+            child = -1
+            try:
+                with segment.writing():
+                    child = os.fork()
+                    if child == 0:
+                        raise KeyError
+            except BaseException as error:
+                if child == 0:
+                    os._exit(42 if isinstance(error, KeyError) else 1)
+                raise
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
