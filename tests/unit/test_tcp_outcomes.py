@@ -310,6 +310,21 @@ def test_a_batch_is_executed_once_each():
             assert list(words[:2]) == [times * n, times]
 
 
+def test_reads_behind_an_op_without_an_answer_are_posted_again():
+    with relayed() as (relay, words, user, remote):
+        words[:] = range(8)
+        for which, n in (("up", 0), ("up", 10), ("up", 100), ("down", 0), ("down", 23)):
+            got = np.zeros(8, "u8")
+            relay.cut_after(which, n)
+            with user.batch(continue_on_error=True) as batch:
+                for i in range(8):
+                    batch.write(remote, 8 * i, words[i : i + 1].tobytes())
+                for i in range(8):
+                    batch.read(remote, 8 * i, got[i : i + 1])
+            assert list(batch.statuses) == [0] * 16 and list(got) == list(range(8)), (which, n)
+        assert relay.cuts == 5
+
+
 def test_ops_of_an_event_loop():
     async def scene(relay, words, user, remote):
         count = 0

@@ -78,10 +78,13 @@ static void pop(struct client *c, int status)
     fabric_op_done(w, status);
 }
 
-/* The end of an op whose answer will not come: says what the owner is asked about. */
+/* The end of an op whose answer will not come: says what the owner is asked about. A READ may be repeated whatever
+ * became of it, so one that ends because of another is as good as not executed. */
 static int lose(struct client *c, int cause)
 {
     struct fabric_op *w = c->head;
+    if (w->op->code == DSM_OP_READ && cause == -DSM_ECANCELED)
+        return cause;
     if (w->op->code != DSM_OP_READ) {
         assert(!w->prepared[0]);
         fetch_add_u32(&c->name->refs, 1);
