@@ -498,8 +498,9 @@ def test_ops_that_are_cancelled_while_a_silent_owner_is_asked():
         tasks = await ask_with(asked, user, remote, 4)
         for task in tasks:
             task.cancel()
-        for error in await asyncio.gather(*tasks, return_exceptions=True):
-            assert isinstance(error, asyncio.CancelledError)
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(end, asyncio.CancelledError | errors.DsmemError) for end in ends)
+        assert any(isinstance(end, asyncio.CancelledError) for end in ends)  # others may have ended before
 
     with silent(peer_timeout=3600) as (asked, user, remote):
         asyncio.run(scene(asked, user, remote))
@@ -509,8 +510,9 @@ def test_a_context_that_is_closed_while_a_silent_owner_is_asked():
     async def scene(asked, user, remote):
         tasks = await ask_with(asked, user, remote, 4)
         user.close()
-        for error in await asyncio.gather(*tasks, return_exceptions=True):
-            assert isinstance(error, (errors.OutcomeUnknownError, errors.CanceledError))
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(end, errors.DsmemError) for end in ends)
+        assert any(isinstance(end, errors.OutcomeUnknownError) for end in ends)  # others may not have been sent
 
     with silent(peer_timeout=3600) as (asked, user, remote):
         asyncio.run(scene(asked, user, remote))
