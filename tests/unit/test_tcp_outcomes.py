@@ -433,7 +433,7 @@ def lost(stream):
 def test_an_owner_that_can_make_no_endpoint():
     """The question needs no data connection."""
     with Owner(SECRET, 64, lost, outcomes=lambda number: told(1, 0, 1, (0, 1, 0, 77))) as owner:
-        with context() as user, user.attach(forged(owner, 64)) as remote:
+        with context(peer_timeout=TIMEOUT) as user, user.attach(forged(owner, 64)) as remote:
             owner.full = True
             assert remote.fetch_add(0, 1) == 77
 
@@ -449,7 +449,7 @@ def test_an_owner_whose_control_connection_ends_at_the_question():
         raise EOFError
 
     with Owner(SECRET, 64, lost, outcomes=answer) as owner:
-        with context() as user, user.attach(forged(owner, 64)) as remote:
+        with context(peer_timeout=TIMEOUT) as user, user.attach(forged(owner, 64)) as remote:
             assert remote.fetch_add(0, 1) == 77
             assert owner.handshakes == 3
 
@@ -542,7 +542,7 @@ def test_a_fork_in_a_signal_handler_while_the_owner_is_asked():
     thread = threading.Thread(target=interrupt)
     try:
         with Owner(SECRET, 64, lost, outcomes=answer) as owner:
-            with context() as user, user.attach(forged(owner, 64)) as remote:
+            with context(peer_timeout=TIMEOUT) as user, user.attach(forged(owner, 64)) as remote:
                 thread.start()
                 try:
                     result = remote.fetch_add(0, 1)
