@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 SEED = os.environ.get("MODELDEV_SEED", "1")
 HABITS = "scatter=8&pause=20&overtake=1&window=10&lose=2000&mtu=1024&reads=4&serves=3&inline=64"
 SUITES = {
-    "conformance": (f"{HABITS}&late=50&restart=1&grh=1", ["tests/conformance", "--fabric=verbs"]),
+    "conformance": (f"{HABITS}&late=2000&restart=1&grh=1", ["tests/conformance", "--fabric=verbs"]),
     "conformance on RoCE": (
         "link=roce&devices=2&ports=2&iwarp=1&depth=4&sge=1&message=1000&inline=0&mtu=256&atomics=global",
         ["tests/conformance", "--fabric=verbs"],

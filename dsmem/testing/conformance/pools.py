@@ -14,6 +14,14 @@ from dsmem import errors
 from .fixtures import open_context, some_bytes
 
 
+def land(remote: dsmem.Remote) -> None:
+    """Wait until the owner's CPU sees what was written: on hardware that may be after the completion of the WRITE.
+
+    A READ behind it on the same connection needs it, so after that it is in memory.
+    """
+    remote.read(0, bytearray(1))
+
+
 @pytest.fixture
 def pool(owner: dsmem.Context) -> Iterator[dsmem.Pool]:
     """64 KiB with all rights."""
@@ -37,6 +45,7 @@ def test_one_region_of_a_pool(peer: dsmem.Context, pool: dsmem.Pool) -> None:
                 b.write(right, 16, b"right")
                 last = b.fetch_add(right, 0, 1)
             assert last.value == 6
+            land(left)
         assert bytes(first.array()[:4]) == b"left"
         assert bytes(second.array()[8:21]) == b"12345678right"
 
@@ -53,6 +62,7 @@ def test_the_bounds_of_a_region_of_a_pool(peer: dsmem.Context, pool: dsmem.Pool)
         with pytest.raises(errors.AlignmentError):
             remote.fetch_add(4, 1)
         remote.write(92, b"12345678")
+        land(remote)
         assert bytes(region.array()[92:]) == b"12345678"
 
 
@@ -63,13 +73,13 @@ def test_many_regions_of_a_pool(peer: dsmem.Context, pool: dsmem.Pool) -> None:
     with peer.attach_many(made) as remotes:
         assert len(remotes) == 100 and (remotes.nbytes == sizes).all()
         remotes.write_many(np.arange(100), sizes - 3, np.arange(300, dtype="u2").astype("u1"))
-        ends = made["offset"] + sizes - 3
-        there = pool.array()
-        for k in range(3):
-            assert (there[ends + k] == (np.arange(100) * 3 + k).astype("u1")).all()
         out = np.zeros((3, 3), "u1")
         remotes.read_many([99, 0, 7], [297, 0, 21], out)
         assert out.ravel().tolist() == [41, 42, 43, 0, 1, 2, 21, 22, 23]
+        ends = made["offset"] + sizes - 3
+        there = pool.array()  # it is seen there, too: the READs came behind the WRITEs
+        for k in range(3):
+            assert (there[ends + k] == (np.arange(100) * 3 + k).astype("u1")).all()
     with peer.attach_many(made[[5, 6]].tobytes() + bytes(pool.descriptor)) as some:
         assert some.nbytes.tolist() == [18, 21, 65536]
     with peer.attach(made[5].tobytes()) as one:
@@ -101,6 +111,7 @@ def test_single_ones_of_many(peer: dsmem.Context, pool: dsmem.Pool) -> None:
     last.write(120, b"12345678")
     with pytest.raises(errors.OutOfBoundsError):
         one.read(64, bytearray(1))
+    land(last)
     offset = int(made["offset"][1])
     assert bytes(pool.array()[offset + 120 : offset + 128]) == b"12345678"
 
@@ -126,6 +137,7 @@ def test_many_regions_of_several_pools_and_owners(owner: dsmem.Context, peer: ds
             with peer.attach_many(raw) as remotes:
                 assert remotes.nbytes.tolist() == [64] * 6 + [32]
                 remotes.write_many(np.arange(7), 0, bytes(range(1, 8)))
+                remotes.read_many(np.arange(7), 0, bytearray(7))  # see land()
             for k, (p, made) in enumerate(zip((a, b, c), rows, strict=True)):
                 assert p.array()[made["offset"]].tolist() == [k + 1, k + 4]
             assert plain.array()[0] == 7
