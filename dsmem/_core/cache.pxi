@@ -18,10 +18,10 @@ cdef class Allocation:
     cdef c.dsm_allocation of
     cdef bint refused  # it could not be kept
 
-    cdef void end(self, Context context) noexcept:
+    cdef void end(self, Context context, uint64_t number) noexcept:
         cdef c.dsm_cached *entry = NULL
         if context.ptr != NULL and context.ready():
-            entry = c.dsm_cache_take(context.ptr, self.of.number)
+            entry = c.dsm_cache_take(context.ptr, number)
         if entry != NULL:
             with nogil:
                 c.dsm_cached_close(entry)
@@ -29,10 +29,11 @@ cdef class Allocation:
     cdef void renew(self, Context context, ndarray owner) noexcept:
         """It is new, or the array has got other memory (by __setstate__, for example)."""
         global allocations
-        self.end(context)
+        cdef uint64_t before = self.of.number
         allocations += 1
         self.of.number, self.of.data, self.of.nbytes = allocations, PyArray_DATA(owner), PyArray_NBYTES(owner)
         self.refused = False
+        self.end(context, before)  # last: other threads run meanwhile, and find the new number
 
     def __call__(self, gone):
         """Called when the owner is being deleted. Runs no Python code, so no signal handler comes before its end."""
@@ -42,7 +43,7 @@ cdef class Allocation:
             return
         if context.arrays.get(self.key) is self:
             del context.arrays[self.key]
-        self.end(context)
+        self.end(context, self.of.number)
 
 
 cdef object owner_of(object buffer):
