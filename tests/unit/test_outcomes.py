@@ -56,7 +56,8 @@ def test_a_lost_answer_is_an_unknown_outcome(plan, executed, change):
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_an_unknown_outcome_after_a_deadline_is_a_timeout_too(change):
-    with through("drop=1", peer_timeout=HOUR) as (remote, region):
+    with through("drop=2", peer_timeout=HOUR) as (remote, region):
+        remote.read(0, bytearray(8))  # makes the connection, so the op is sent whatever its deadline
         with pytest.raises(TimeoutError) as caught:
             change(remote, timeout=0.01)
         assert type(caught.value) is errors.OutcomeUnknownTimeoutError
@@ -76,13 +77,17 @@ def test_what_the_owner_refuses_was_not_executed(change):
 
 
 @pytest.mark.parametrize(
-    ("plan", "error"),
-    [("fail=1", errors.TransportError), ("failafter=1", errors.TransportError), ("drop=1", errors.TimeoutError)],
+    ("plan", "error", "timeout"),
+    [
+        ("fail=1", errors.TransportError, None),
+        ("failafter=1", errors.TransportError, None),
+        ("drop=1", errors.TimeoutError, 0.05),
+    ],
 )
-def test_a_read_keeps_its_cause(plan, error):
+def test_a_read_keeps_its_cause(plan, error, timeout):
     with through(plan, peer_timeout=HOUR) as (remote, _):
         with pytest.raises(error) as caught:
-            remote.read(0, bytearray(8), timeout=0.05)
+            remote.read(0, bytearray(8), timeout=timeout)
         assert type(caught.value) is error and "not executed" not in str(caught.value)
 
 
@@ -97,13 +102,11 @@ def test_an_op_whose_connection_another_one_ends(reads):
         except errors.DsmemError as error:
             ended.append(error)
 
-    with through("fail=1&delay=1:200ms", peer_timeout=HOUR) as (remote, region):
+    with through("failafter=1&delay=1:200ms", peer_timeout=HOUR) as (remote, region):
         thread = threading.Thread(target=other, args=(remote, region))
-        posted = remote.context.stats["posts"]
         first = threading.Thread(target=quiet, args=(remote,))
         first.start()
-        while remote.context.stats["posts"] == posted:
-            time.sleep(0.001)
+        until(lambda: word(region))  # the op has been executed, so it is the first
         thread.start()
         first.join()
         thread.join()
@@ -252,13 +255,18 @@ def test_what_is_posted_again_can_get_lost_and_is_not_posted_a_third_time():
 
 @pytest.mark.parametrize("n", range(N))
 def test_a_deadline_ends_what_goes_on(n):
-    with through(f"refuse=1&drop={N + n}", peer_timeout=HOUR) as (remote, region):
-        with remote.context.batch(0.05, continue_on_error=True) as batch:
-            fill(batch, remote, fence=True)
-        agree(batch, region)
-        if n:  # op n is that of number N + n: executed, and its completion lost
-            own = errors.TimeoutError if KINDS[n] == "read" else errors.OutcomeUnknownTimeoutError
-            assert kinds_of(batch)[n] is own
+    for limit in (0.05, 0.5, 5):
+        with through(f"refuse=1&drop={N + n}", peer_timeout=HOUR) as (remote, region):
+            with remote.context.batch(limit, continue_on_error=True) as batch:
+                fill(batch, remote, fence=True)
+            agree(batch, region)
+            again = remote.context.stats["connects"] == 2
+        if again:  # else the host was too slow for what comes next
+            break
+    assert again
+    if n:  # op n is that of number N + n: executed, and its completion lost
+        own = errors.TimeoutError if KINDS[n] == "read" else errors.OutcomeUnknownTimeoutError
+        assert kinds_of(batch)[n] is own
 
 
 @pytest.mark.parametrize("kind", ["shm", "fault+shm"])
@@ -602,6 +610,9 @@ def test_no_remote_of_a_batch_under_way_is_closed():
 
 
 def test_the_index_of_the_op_that_failed_in_an_event_loop():
+    """The two peers are posted to at the same time, so op 2 of the plan may be any of the four. An op behind it on its
+    connection ended with it, and its cause is a TransportError, too."""
+
     async def run(user, remotes):
         with pytest.raises(errors.OutcomeUnknownError) as caught:
             async with user.batch() as batch:
@@ -611,9 +622,11 @@ def test_the_index_of_the_op_that_failed_in_an_event_loop():
 
     with dsmem.Context("fault+shm://?fail=2", secret=SECRET) as user, owners_of(2, user) as (_, remotes):
         error, batch = asyncio.run(run(user, remotes))
-        assert type(error.__cause__) is errors.TransportError
-        own = [e.index for e in batch.errors if e is not None and type(e.__cause__) is errors.TransportError]
-        assert [error.index] == own and error.peer == remotes[own[0] % 2].peer
+        failed = [e.index for e in batch.errors if e is not None]
+        own = [i for i in failed if "another failure" not in str(batch.errors[i].__cause__)]
+        assert failed in ([0, 2], [1, 3], [2], [3])
+        assert [error.index] == own == failed[:1] and error.peer == remotes[own[0] % 2].peer
+        assert type(error.__cause__) is errors.TransportError and "another failure" not in str(error.__cause__)
 
 
 OWNER = """
