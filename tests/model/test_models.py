@@ -36,6 +36,9 @@ HOLDS = [
     "barrier -DBREAKER -DPARTIES=3",
     "barrier -DTIMEOUTS -DENDERS=1 -DBREAKER -DNEWCOMER",
     "outcome",
+    "put",
+    "put -DDEATHS=2 -DLOSSES=0",
+    "put -DDEATHS=0 -DLOSSES=2",
 ]
 ENDS = ["ring -DM=3 -DPRODUCER_DEATHS=1", "array -DM=2", "shared_tail -DM=2", "shared_tail -DM=2 -DDROP", "lock"]
 
@@ -90,6 +93,19 @@ FAILS = [
     ("outcome -DLAST_ONLY", "assertion"),
     ("outcome -DSERIAL_NAMES", "assertion"),
     ("outcome -DRESEND", "assertion"),
+    ("put -DACK_EARLY", "assertion"),
+    ("put -DUNLOCK_FIRST", "assertion"),
+    ("put -DHEAD_FIRST", "assertion"),
+    ("put -DDOUBT_IS_NO", "assertion"),
+    ("put -DDOUBT_IS_YES", "assertion"),
+    ("put -DREAD_LOCKED", "assertion"),
+    ("put -DPASS_LOCK", "assertion"),
+    ("put -DNO_FENCE", "assertion"),
+    ("put -DHALF_FENCE", "assertion"),
+    ("put -DBACK", "assertion"),
+    ("put -DFORWARD", "assertion"),
+    ("put -DSTORE", "assertion"),
+    ("put -DNUMBER_AGAIN", "assertion"),
 ]
 
 pytestmark = [
