@@ -20,6 +20,7 @@ from test_server import (  # noqa: F401  fixtures
     command,
     context,
     held,
+    in_server,
     second,
     server,
     serving,
@@ -117,7 +118,7 @@ def test_a_segment_that_grows_often_holds_its_memory_once(server, client, second
         for each in (client, second):
             each.list()
             assert len(each._names._holds) == 1
-        assert len(server._all()) == 1
+        assert len(in_server(server, client, server._all)) == 1
     assert len(held(server, client)) == 1
 
 
@@ -151,28 +152,32 @@ def test_what_an_object_is_does_not_depend_on_its_bytes(server, client, second, 
     with contextlib.closing(client.event("a", create=True)) as made:
         made._memory.remote.write(HEADER_ID, b"\1" * 8)
         with contextlib.closing(second.event("a")) as found:
-            assert len(server._all()) == 1 and found.ref.id != made.ref.id
+            assert len(in_server(server, client, server._all)) == 1 and found.ref.id != made.ref.id
         made._memory.remote.write(HEADER_ID, b"\2" * 8)
     second.list()
     client.list()
-    server._sweep()
-    assert len(server._all()) == 1
+    in_server(server, client, server._sweep)
+    assert len(in_server(server, client, server._all)) == 1
     here.unlink("a")
-    server._sweep()
+    in_server(server, client, server._sweep)
     assert held(server, client) == []
 
 
 def test_a_server_that_may_open_no_file_closes_nothing(server, client):
     client.event("a", create=True).close()
     assert len(held(server, client)) == 1
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
-    try:
-        with pytest.raises(OSError):
-            os.open("/dev/null", os.O_RDONLY)
-        server._sweep()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    def sweep():
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            with pytest.raises(OSError):
+                os.open("/dev/null", os.O_RDONLY)
+            server._sweep()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    in_server(server, client, sweep)
     assert len(held(server, client)) == 1
 
 
@@ -183,7 +188,7 @@ def test_a_server_that_may_not_look_closes_nothing(server, client, here):
     aside = folder.rename(folder.with_name(f"{folder.name}-aside"))
     folder.symlink_to(aside)
     try:
-        server._sweep()
+        in_server(server, client, server._sweep)
         with pytest.raises(errors.AccessDeniedError, match="not a folder"):
             client.list()
     finally:

@@ -206,7 +206,7 @@ def relayed(nbytes=64):
         Relay() as relay,
         context(listen=relay.listen, advertise=relay.advertise) as owner,
         owner.register(words, access="rwa") as region,
-        context() as user,
+        context(peer_timeout=TIMEOUT) as user,
         user.attach(region.descriptor) as remote,
     ):
         yield relay, words, user, remote
