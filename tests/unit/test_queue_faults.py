@@ -151,8 +151,9 @@ def test_threads_that_are_the_first_to_put(fault_place):
 
 def test_a_put_that_waits_for_the_wire_lets_other_threads_run(fault_place):
     """Also where it only looks whether there is room: that reads the tail."""
-    with slow_queue(fault_place, "300ms", capacity_bytes=4096) as (_, producer):
-        assert producer.put_many(np.zeros((100, 64), "u1"), block=False) < 100
+
+    def runs_meanwhile(producer):
+        """Whether this thread has seen the look under way. On a busy host it may come too late for that."""
         before = producer.remote.context.stats["posts"]
         refused = threading.Event()
 
@@ -163,10 +164,15 @@ def test_a_put_that_waits_for_the_wire_lets_other_threads_run(fault_place):
 
         thread = threading.Thread(target=put)
         thread.start()
-        while producer.remote.context.stats["posts"] == before:  # the look is under way now, and this thread runs
+        while producer.remote.context.stats["posts"] == before:
             pass
-        assert not refused.is_set()
+        seen = not refused.is_set()
         thread.join()
+        return seen
+
+    with slow_queue(fault_place, "300ms", capacity_bytes=4096) as (_, producer):
+        assert producer.put_many(np.zeros((100, 64), "u1"), block=False) < 100
+        assert any(runs_meanwhile(producer) for _ in range(20))
 
 
 def test_threads_that_share_a_handle_are_told_what_became_of_their_own_messages(fault_place):
@@ -281,7 +287,7 @@ def test_remote_producers_see_a_shutdown(fault_place):
 
 
 def test_a_failed_produce_keeps_no_lane_and_no_copy_of_it(fault_place):
-    lane = 1 << 24
+    lane = 1 << 22
 
     def resident():
         return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
