@@ -233,8 +233,8 @@ def test_a_signal_ends_a_wait(local):
 
     old = signal.signal(signal.SIGALRM, on_alarm)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
         with pytest.raises(Enough):
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
             lock.acquire()
     finally:
         signal.signal(signal.SIGALRM, old)

@@ -568,16 +568,29 @@ def test_a_handler_runs_a_loop_over_the_handle_that_it_has_interrupted(fault_wor
         except errors.DsmemError as error:
             refused.append(error)
 
+    def interrupt():
+        while user.stats["posts"] == before and not ended.wait(0.001):
+            pass
+        signal.pthread_kill(main, signal.SIGALRM)
+
+    main, ended = threading.get_ident(), threading.Event()
+    with (
+        dsmem.Context(fault_world.fabric, secret=fault_world.secret) as user,
+        contextlib.closing(dsmem.attach(made.ref, user)),
+    ):
+        before = user.stats["posts"]
     old = signal.signal(signal.SIGALRM, handler)
     with (
-        dsmem.Context(f"{fault_world.fabric}://?delay=*:100ms", secret=fault_world.secret) as user,
+        dsmem.Context(f"{fault_world.fabric}://?delay={before + 1}:1000ms", secret=fault_world.secret) as user,
         contextlib.closing(dsmem.attach(made.ref, user)) as it,
     ):
-        signal.setitimer(signal.ITIMER_REAL, 0.03)
+        thread = threading.Thread(target=interrupt)
+        thread.start()
         try:
             assert getattr(it, name)() is True
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            ended.set()
+            thread.join()
             signal.signal(signal.SIGALRM, old)
         undo(it)
         assert [type(error) for error in refused] == [errors.BusyError]

@@ -622,8 +622,8 @@ def test_interrupt_ends_a_wait(here):
 
         old = signal.signal(signal.SIGINT, interrupt)
         try:
-            timer.start()
             with pytest.raises(KeyboardInterrupt):
+                timer.start()
                 q.get()
         finally:
             signal.signal(signal.SIGINT, old)

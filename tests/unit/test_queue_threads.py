@@ -104,9 +104,9 @@ def test_a_handler_runs_while_another_thread_has_the_turn():
         threads[0].start()
         while user.stats["posts"] < late:
             time.sleep(0.001)
-        threads[1].start()
         try:
             with pytest.raises(Enough):
+                threads[1].start()
                 producer.put(b"behind it")
             assert threads[0].is_alive()
         finally:
