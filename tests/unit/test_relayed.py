@@ -1,0 +1,132 @@
+"""tcp through a network that goes wrong: connections end, are reset, stall, trickle, are late, one way and both.
+
+Each op has an outcome, it is true, and when the network is well again everything goes on.
+"""
+
+import contextlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from accounts import LONG, QUIET, SECONDS, Locker, Putter, Taker, at_last, at_work, check, limit, users_of
+from tcp_relay import Relay
+
+import dsmem
+
+SECRET = b"0bec7" * 12 + b"0b1e"
+SHORT = 0.05  # for an op that may get no answer
+
+
+def context(**options):
+    return dsmem.Context("tcp", secret=SECRET, **{"listen": "127.0.0.1", **options})
+
+
+def using():
+    """A context whose ops on objects, which have no timeout, are given up early when no answer comes."""
+    return context(peer_timeout=0.2)
+
+
+def attached(of, user):
+    """The object in the user's context."""
+    return at_last(lambda: contextlib.closing(dsmem.attach(of.ref, user)))
+
+
+class Fault(NamedTuple):
+    begin: Callable[[Relay], None]
+    ends: bool = True  # ops under way, as far as they fail
+    passes: bool = False  # ops do not fail
+
+
+def half_open(side):
+    """That side sees the end of its connections, the other side sees nothing of it. New connections are good."""
+
+    def begin(relay):
+        relay.hold("up", "down", new=False)
+        relay.break_all(side)
+
+    return begin
+
+
+def slow(relay):
+    relay.piece, relay.delay = 1, 0.002
+
+
+def late(relay):
+    relay.delay = 0.02
+
+
+FAULTS = {
+    "ended": Fault(Relay.break_all),
+    "reset": Fault(Relay.reset_all),
+    "stalled": Fault(lambda relay: relay.hold("up", "down"), ends=False),
+    "nothing arrives at the owner": Fault(lambda relay: relay.hold("up"), ends=False),
+    "nothing arrives at the user": Fault(lambda relay: relay.hold("down"), ends=False),
+    "old connections stalled": Fault(lambda relay: relay.hold("up", "down", new=False), ends=False),
+    "half open at the owner": Fault(half_open("peer")),
+    "half open at the user": Fault(half_open("owner"), ends=False),
+    "byte by byte": Fault(slow, ends=False),
+    "20 ms late": Fault(late, passes=True),
+}
+
+
+@pytest.fixture(params=FAULTS.values(), ids=FAULTS)
+def fault(request):
+    return request.param
+
+
+@contextlib.contextmanager
+def relayed():
+    """A relay, the owner behind it, and a user."""
+    with Relay() as relay, context(listen=relay.listen, advertise=relay.advertise) as owner, using() as user:
+        yield relay, owner, user
+
+
+def suffer(fault, relay, users):
+    """They meet the fault, and get over it."""
+    if not fault.ends:
+        limit(users, SHORT)
+    fault.begin(relay)
+    for user in users:
+        user.see("good" if fault.passes else "rounds")
+    relay.heal()
+    for user in users:
+        user.timeout = SECONDS
+    for user in users:
+        user.see("good")
+
+
+def test_each_op_has_an_outcome_that_is_true(fault):
+    memory = np.frombuffer(bytearray(LONG) + QUIET, "u1")
+    with relayed() as (relay, owner, user), owner.register(memory, access="rwa") as region:
+        with user.attach(region.descriptor, timeout=SECONDS) as remote:
+            users = users_of(remote)
+            with at_work(users):
+                suffer(fault, relay, users)
+            check(users, memory.view("u8").tolist())
+
+
+def test_messages_arrive_once_and_in_order(fault):
+    with relayed() as (relay, owner, user), dsmem.connect(context=owner) as cluster:
+        with cluster.queue("q", create=True) as queue, attached(queue, user) as remote:
+            taker, putter = Taker(queue), Putter(remote)
+            with at_work([taker, putter]):
+                suffer(fault, relay, [putter])
+            at_last(remote.flush)
+            while taker.once():
+                pass
+            assert taker.taken == list(range(1, putter.put + 1))
+
+
+def test_a_lock_excludes_and_goes_on(fault):
+    with relayed() as (relay, owner, user), using() as second, dsmem.connect(context=owner) as cluster:
+        with contextlib.ExitStack() as stack:
+            lock = stack.enter_context(contextlib.closing(cluster.lock("l", create=True)))
+            segment = stack.enter_context(cluster.segment("s", 1, "u8", create=True))
+            users = [
+                Locker(stack.enter_context(attached(lock, each)), stack.enter_context(attached(segment, each)))
+                for each in (user, second)
+            ]
+            with at_work(users):
+                suffer(fault, relay, users)
+            assert segment.read(0) == sum(each.count for each in users)
