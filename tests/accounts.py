@@ -7,7 +7,7 @@ import time
 
 from dsmem import errors
 
-SECONDS = 60  # for what must not take for ever
+SECONDS = 60  # for what must not hang
 SHARED = 0  # the word that all add to; the word of a writer is the one of its number
 LONG = 1 << 15  # bytes of what is read as a whole, from LONG on
 QUIET = b"\xa5" * LONG  # they are these

@@ -1,10 +1,8 @@
 """The tcp fabric: its bytes with a client and an owner that are not ours, what a peer that lies comes to, and ends."""
 
 import contextlib
-import itertools
 import os
 import resource
-import shutil
 import signal
 import socket
 import struct
@@ -16,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from namespaces import host  # noqa: F401  a fixture
 from tcp_peer import (
     CLOSE_WAIT,
     EACCESS,
@@ -724,66 +723,34 @@ def test_unauthenticated_clients_are_dropped_while_others_work(owner, region):
 # ---- two hosts ----
 
 
-HOSTS = itertools.count()
-IP = shutil.which("ip", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-
-
-def ip(*words):
-    subprocess.run([IP, *words], check=True, capture_output=True, text=True)
-
-
-@pytest.fixture
-def host():
-    """A second host: a network namespace with an address of its own. Its name, our address, its address, its link."""
-    if os.geteuid() or IP is None:
-        pytest.skip("needs root and iproute2")
-    number = next(HOSTS)
-    name, ours, theirs = f"dsmem-{os.getpid()}-{number}", f"ds{os.getpid()}n{number}", f"ds{os.getpid()}t{number}"
-    try:
-        ip("netns", "add", name)
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"no network namespace here: {error.stderr.strip()}")
-    try:
-        ip("link", "add", ours, "type", "veth", "peer", "name", theirs, "netns", name)
-        net = (os.getpid() + number) % 250
-        ip("addr", "add", f"10.213.{net}.1/24", "dev", ours)
-        ip("link", "set", ours, "up")
-        ip("-n", name, "addr", "add", f"10.213.{net}.2/24", "dev", theirs)
-        ip("-n", name, "link", "set", theirs, "up")
-        yield name, f"10.213.{net}.1", f"10.213.{net}.2", theirs
-    finally:
-        subprocess.run([IP, "netns", "delete", name], check=False, capture_output=True)
-
-
 @contextlib.contextmanager
-def over_there(host, address):
-    text = SERVE.format(secret=SECRET).replace("127.0.0.1", address)
-    command = [IP, "netns", "exec", host, sys.executable, "-c", text]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+def over_there(host):  # noqa: F811
+    text = SERVE.format(secret=SECRET).replace("127.0.0.1", host.theirs)
+    with subprocess.Popen(
+        [*host.command, sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
         try:
             yield child, dsmem.Descriptor.fromhex(child.stdout.readline().strip())
         finally:
             child.kill()
 
 
-def test_between_two_network_namespaces(host):
-    name, ours, theirs, _ = host
-    with over_there(name, theirs) as (_, descriptor), dsmem.Context("tcp", secret=SECRET, listen=ours) as user:
-        assert descriptor.ways[0].address.startswith(f"tcp:{theirs}:")
+def test_between_two_network_namespaces(host):  # noqa: F811
+    with over_there(host) as (_, descriptor), dsmem.Context("tcp", secret=SECRET, listen=host.ours) as user:
+        assert descriptor.ways[0].address.startswith(f"tcp:{host.theirs}:")
         with user.attach(descriptor) as remote:
             assert remote.fetch_add(0, 5) == 0 and remote.compare_swap(0, 5, 7) == 5
             remote.write(8, b"by wire.")
             assert read(remote, 0, 16) == (7).to_bytes(8, "little") + b"by wire."
 
 
-def test_a_link_that_is_cut(host):
+def test_a_link_that_is_cut(host):  # noqa: F811
     """No packet comes any more, not even the end of the connection: the timeout of the op is what ends it."""
-    name, ours, theirs, link = host
-    options = {"secret": SECRET, "listen": ours, "peer_timeout": HOUR}
-    with over_there(name, theirs) as (_, descriptor), dsmem.Context("tcp", **options) as user:
+    options = {"secret": SECRET, "listen": host.ours, "peer_timeout": HOUR}
+    with over_there(host) as (_, descriptor), dsmem.Context("tcp", **options) as user:
         with user.attach(descriptor) as remote:
             remote.fetch_add(0, 5)
-            ip("-n", name, "link", "set", link, "down")
+            host.cut()
             with pytest.raises(errors.OutcomeUnknownError) as caught:
                 remote.fetch_add(0, 1, timeout=0.2)
             assert isinstance(caught.value, errors.TimeoutError)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from blocks import ROOT, blocks_of, commands_of, expected_output, matches
-from test_tcp import IP, host  # noqa: F401  a fixture
+from namespaces import host  # noqa: F401  a fixture
 
 from dsmem.names import local
 
@@ -24,19 +24,20 @@ COMMANDS = [command for block in BLOCKS if block.kind == "console" for command i
 @pytest.fixture
 def scene(host, cluster_name, tmp_path):  # noqa: F811
     """What makes a command or program of the page one of the test's, and starts it on A or B."""
-    namespace, _, theirs, _ = host
     here = str(Path(sys.executable).parent)
     env = os.environ | {"PATH": f"{here}:{os.environ['PATH']}", "DSMEM_SECRET": SECRET, "PYTHONWARNINGS": "error"}
 
     def own(text):
         return (
-            text.replace("10.0.0.1", theirs).replace('"demo"', f'"{cluster_name}"').replace("/demo", f"/{cluster_name}")
+            text.replace("10.0.0.1", host.theirs)
+            .replace('"demo"', f'"{cluster_name}"')
+            .replace("/demo", f"/{cluster_name}")
         )
 
     def start(line, on_a):
         words = own(line).split()
         words[0] = shutil.which(words[0], path=env["PATH"])
-        before = [IP, "netns", "exec", namespace] if on_a else []
+        before = host.command if on_a else []
         return subprocess.Popen([*before, *words], stdout=subprocess.PIPE, text=True, env=env, cwd=tmp_path)
 
     for name, text in PROGRAMS.items():

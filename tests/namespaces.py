@@ -1,0 +1,76 @@
+"""A second host: a network namespace with an address of its own, and a link to it that can be cut, one way or both."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+_NUMBERS = itertools.count()
+IP = shutil.which("ip", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or ""
+NOWHERE = "02:00:00:00:00:99"  # what is sent there is lost without a word
+
+
+def ip(*words: str) -> None:
+    subprocess.run([IP, *words], check=True, capture_output=True, text=True)
+
+
+class Host:
+    """The other host, with its name; and its address and ours, its device and ours."""
+
+    def __init__(self, number: int) -> None:
+        pid, net = os.getpid(), (os.getpid() + number) % 250
+        self.name = f"dsmem-{pid}-{number}"
+        self.our_device, self.device = f"ds{pid}n{number}", f"ds{pid}t{number}"
+        self.ours, self.theirs = f"10.213.{net}.1", f"10.213.{net}.2"
+        self.command = [IP, "netns", "exec", self.name]
+        ip("netns", "add", self.name)
+
+    def connect(self) -> None:
+        ip("link", "add", self.our_device, "type", "veth", "peer", "name", self.device, "netns", self.name)
+        ip("addr", "add", f"{self.ours}/24", "dev", self.our_device)
+        ip("link", "set", self.our_device, "up")
+        ip("-n", self.name, "addr", "add", f"{self.theirs}/24", "dev", self.device)
+        ip("-n", self.name, "link", "set", self.device, "up")
+
+    def cut(self) -> None:
+        ip("-n", self.name, "link", "set", self.device, "down")
+
+    def deafen(self) -> None:
+        """Nothing of ours arrives there."""
+        ip("neigh", "replace", self.theirs, "lladdr", NOWHERE, "dev", self.our_device, "nud", "permanent")
+
+    def silence(self) -> None:
+        """Nothing of theirs arrives here."""
+        ip("-n", self.name, "neigh", "replace", self.ours, "lladdr", NOWHERE, "dev", self.device, "nud", "permanent")
+
+    def heal(self) -> None:
+        ip("-n", self.name, "link", "set", self.device, "up")
+        ip("neigh", "flush", "dev", self.our_device, "nud", "permanent")
+        ip("-n", self.name, "neigh", "flush", "dev", self.device, "nud", "permanent")
+
+    def remove(self) -> None:
+        subprocess.run([IP, "netns", "delete", self.name], check=False, capture_output=True)
+
+
+def another_host() -> Iterator[Host]:
+    if os.geteuid() or not IP:
+        pytest.skip("needs root and iproute2")
+    try:
+        host = Host(next(_NUMBERS))
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"no network namespace here: {error.stderr.strip()}")
+    try:
+        host.connect()
+        yield host
+    finally:
+        host.remove()
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    yield from another_host()
