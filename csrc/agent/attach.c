@@ -3,6 +3,7 @@
  * result. Many descriptors are grouped by the region that they name or are a part of; each group is imported once.
  */
 #include "../base/deadline.h"
+#include "../core/remote.h"
 #include "agent.h"
 
 #include <stdio.h>
@@ -288,7 +289,7 @@ static void complete(dsm_remotes *out)
 {
     out->mapped = true;
     for (size_t i = 0; i < out->nwholes; i++)
-        out->mapped = out->mapped && out->wholes[i]->mapped;
+        out->mapped = out->mapped && remote_is_mapped(out->wholes[i]);
     for (size_t i = 0; i < out->n; i++)
         if (!out->pieces[i].nbytes)
             out->pieces[i].nbytes = out->wholes[out->pieces[i].whole]->nbytes;

@@ -10,7 +10,7 @@
  */
 #include "../base/deadline.h"
 #include "../base/thread.h"
-#include "core.h"
+#include "remote.h"
 
 #include <errno.h>
 #include <unistd.h>
@@ -386,7 +386,7 @@ static void wake_waiters(dsm_op *ops, size_t n)
 {
     struct peer *last = NULL;
     for (size_t i = 0; i < n; i++) {
-        struct peer *p = ops[i].remote->mapped ? last : ops[i].remote->peer;
+        struct peer *p = remote_is_mapped(ops[i].remote) ? last : ops[i].remote->peer;
         if (p == last)
             continue;
         core_lock(&p->lock);

@@ -10,7 +10,7 @@
  * allocation the cache has first the buffer of its first op, and, once there is an op outside of this, the whole
  * allocation: ops that go through a large array piece by piece make two registrations.
  */
-#include "core.h"
+#include "remote.h"
 
 #include <stdlib.h>
 
@@ -194,6 +194,6 @@ bool cache_clear(dsm_ctx *c)
 
 uint64_t dsm_remote_caches(const dsm_remote *r)
 {
-    const struct fabric_dev *d = r->mapped ? NULL : r->target.remote->dev;
+    const struct fabric_dev *d = remote_is_mapped(r) ? NULL : r->target.remote->dev;
     return d && d->caches && r->ctx->cache.limit ? d->prepare : UINT64_MAX;
 }

@@ -74,7 +74,7 @@ struct peer {
 struct dsm_remote {
     struct fabric_target target; /* first: fabric_target_of() */
     /* copies of fields that every op needs */
-    uint8_t *mapped;
+    uint8_t *mapped; /* core/remote.h: only that reads it */
     const uint32_t *state;
     uint64_t nbytes;
     uint32_t access, forks;
@@ -312,19 +312,8 @@ static inline bool ticket_stopped(const dsm_ticket *t) { return t->how.stop && l
 void ticket_give_up_rest(dsm_ticket *t, int status);
 /* Asks the owners of ops that were refused or are in doubt, for as long as the peer timeout in all. */
 void ticket_find_causes(dsm_ticket *t, int64_t deadline);
-/* Whether the owner's device has refused an op of a ticket, and the owner has not been asked why: then the op has no
- * group any more. */
-static inline bool op_refused(const dsm_ticket *t, size_t i)
-{
-    return t->ops[i].status == -DSM_EACCESS && !t->ops[i].remote->mapped && t->work[i].group;
-}
-/* Whether the answer to an op of a ticket was lost, the owner may know what became of it, and has not been asked. */
-static inline bool op_in_doubt(const dsm_ticket *t, size_t i)
-{
-    const dsm_remote *r = t->ops[i].remote;
-    return t->ops[i].status == -DSM_EUNKNOWN && !r->mapped && t->work[i].group && r->peer->dev->remembers;
-}
-static inline bool op_unexplained(const dsm_ticket *t, size_t i) { return op_refused(t, i) || op_in_doubt(t, i); }
+/* Checked ops, of which at least one is to be posted. */
+int ops_run(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns);
 
 /* core/doubt.c: asks the owner of op i, which is in doubt, about it and the later ones that came through the same
  * connection. Afterwards none of these is in doubt: it has its outcome, or that stays unknown. */

@@ -6,7 +6,7 @@
  * again. tests/model/outcome.pml is a model of it.
  */
 #include "../base/deadline.h"
-#include "core.h"
+#include "remote.h"
 
 #include <string.h>
 

@@ -4,7 +4,7 @@
  * Every process that may write the file may also truncate it, and then its users get SIGBUS: the mode of the file
  * decides which users must be trusted.
  */
-#include "core.h"
+#include "remote.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -66,7 +66,7 @@ int dsm_map_again(dsm_remote *r, uint64_t nbytes, dsm_remote **out)
     if (nbytes > 1ull << 46) /* corrupted: larger than an address space */
         return err_set(DSM_ECORRUPT, 0, "the file can't have %llu bytes", (unsigned long long)nbytes);
     /* With an old size of 0, mremap() creates another mapping of the same shared pages, of any size. */
-    void *p = mremap(r->mapped, 0, size, MREMAP_MAYMOVE);
+    void *p = mremap(remote_at(r, 0), 0, size, MREMAP_MAYMOVE);
     if (p != MAP_FAILED && !readable((char *)p + size - 8)) {
         munmap(p, size);
         return err_set(DSM_ECORRUPT, 0, "the file has less than %llu bytes", (unsigned long long)nbytes);
@@ -91,6 +91,6 @@ int dsm_map_inherited(const dsm_remote *r, dsm_remote **out)
 /* Also called in a child that has not used the remote: it unmaps the child's copy, and the parent keeps its mapping. */
 void map_close(dsm_remote *r)
 {
-    munmap(r->mapped, r->nbytes);
+    munmap(remote_at(r, 0), r->nbytes);
     free(r);
 }

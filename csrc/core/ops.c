@@ -112,8 +112,8 @@ static inline void fill(dsm_ticket *t, bool go_on)
         dsm_op *op = &t->ops[t->posted];
         if (go_on && !is_open(op))
             continue;
-        if (op->remote->mapped) {
-            mapped_execute(op->remote->mapped, op);
+        if (remote_is_mapped(op->remote)) {
+            mapped_execute(remote_at(op->remote, 0), op);
             op->status = 0;
             continue;
         }
@@ -184,7 +184,7 @@ static int check_each(dsm_ctx *c, dsm_op *ops, size_t n, size_t *failed)
         int rc = check_access(&ops[i]);
         ops[i].status = rc ? rc : -DSM_ECANCELED;
         ops[i].cause = 0;
-        posts |= !ops[i].remote->mapped;
+        posts |= !remote_is_mapped(ops[i].remote);
     }
     return posts;
 }
@@ -200,7 +200,7 @@ int ticket_check(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, size_
         int rc = check(c, &ops[i]);
         if (rc)
             return refuse_all(ops, n, i, rc, failed);
-        posts |= !ops[i].remote->mapped;
+        posts |= !remote_is_mapped(ops[i].remote);
     }
     return posts;
 }
@@ -223,7 +223,7 @@ static void fill_ticket(dsm_ticket *t, dsm_ctx *c, dsm_op *ops, size_t n, const 
     for (size_t i = 0; work && i < n; i++)
         work[i] = (struct fabric_op){.op = &ops[i]};
     for (size_t i = 0; (work || shared) && i < n; i++)
-        if (shared || !ops[i].remote->mapped)
+        if (shared || !remote_is_mapped(ops[i].remote))
             fetch_add_u32(&ops[i].remote->users, 1);
 }
 
@@ -395,7 +395,7 @@ static int outcome(dsm_ticket *t, int64_t deadline, size_t *failed)
         *failed = (size_t)(first - t->ops);
     for (size_t i = 0; i < t->n; i++) { /* last, as the remotes may be closed afterwards */
         dsm_op *op = &t->ops[i];
-        bool mapped = op->remote->mapped;
+        bool mapped = remote_is_mapped(op->remote);
         if (mapped && !t->shared)
             continue;
         if (!mapped && fabric_op_prepared(&t->work[i])) {
@@ -489,11 +489,16 @@ static int run(dsm_ctx *c, dsm_op *ops, size_t n, bool posts, const dsm_choice *
     return rc;
 }
 
+int ops_run(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns)
+{
+    return run(c, ops, n, true, &plainly, timeout_ns, NULL);
+}
+
 /* run() for ops on mapped memory, of which none is to be left out. */
 static int run_mapped(dsm_op *ops, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        mapped_execute(ops[i].remote->mapped, &ops[i]);
+        mapped_execute(remote_at(ops[i].remote, 0), &ops[i]);
         ops[i].status = 0;
     }
     return 0;
@@ -579,9 +584,9 @@ int dsm_read(dsm_remote *r, uint64_t offset, void *out, uint64_t nbytes, int64_t
 {
     if (!remote_allows(r, offset, nbytes, DSM_READ))
         return remote_refuse(r, offset, nbytes, DSM_READ, false);
-    if (!r->mapped)
+    if (!remote_is_mapped(r))
         return remote_move(r, DSM_OP_READ, offset, out, nbytes, timeout_ns);
-    mapped_read(r->mapped + offset, out, nbytes);
+    mapped_read(remote_at(r, offset), out, nbytes);
     return 0;
 }
 
@@ -589,9 +594,9 @@ int dsm_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t nbytes,
 {
     if (!remote_allows(r, offset, nbytes, DSM_WRITE))
         return remote_refuse(r, offset, nbytes, DSM_WRITE, false);
-    if (!r->mapped)
+    if (!remote_is_mapped(r))
         return remote_move(r, DSM_OP_WRITE, offset, (void *)(uintptr_t)data, nbytes, timeout_ns);
-    mapped_write(r->mapped + offset, data, nbytes);
+    mapped_write(remote_at(r, offset), data, nbytes);
     return 0;
 }
 
@@ -599,9 +604,9 @@ int dsm_fetch_add(dsm_remote *r, uint64_t offset, uint64_t add, uint64_t *old, i
 {
     if (!remote_allows(r, offset, 8, DSM_ATOMIC))
         return remote_refuse(r, offset, 8, DSM_ATOMIC, true);
-    if (!r->mapped)
+    if (!remote_is_mapped(r))
         return remote_fetch_add(r, offset, add, old, timeout_ns);
-    *old = fetch_add_u64((uint64_t *)(void *)(r->mapped + offset), add);
+    *old = fetch_add_u64((uint64_t *)(void *)(remote_at(r, offset)), add);
     return 0;
 }
 
@@ -610,100 +615,8 @@ int dsm_compare_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t
 {
     if (!remote_allows(r, offset, 8, DSM_ATOMIC))
         return remote_refuse(r, offset, 8, DSM_ATOMIC, true);
-    if (!r->mapped)
+    if (!remote_is_mapped(r))
         return remote_compare_swap(r, offset, expected, desired, old, timeout_ns);
-    *old = compare_swap_u64((uint64_t *)(void *)(r->mapped + offset), expected, desired);
+    *old = compare_swap_u64((uint64_t *)(void *)(remote_at(r, offset)), expected, desired);
     return 0;
-}
-
-/* ---- many ops of one size ---- */
-
-enum { ON_STACK = 64 };
-
-/* Loads an offset, once, and checks it. Offsets may lie in memory that other threads or processes write, and may change
- * after check_many(). */
-static inline bool load_offset(const dsm_remote *r, const uint64_t *offset, uint64_t each, uint64_t *at)
-{
-    *at = load_relaxed_u64(offset);
-    return __builtin_expect(*at <= r->nbytes - each, 1);
-}
-
-static int remote_many(dsm_remote *r, uint8_t code, const uint64_t *offsets, size_t n, uint8_t *local, uint64_t each,
-                       int64_t timeout_ns)
-{
-    dsm_op few[ON_STACK], *ops = n <= ON_STACK ? few : malloc(n * sizeof *ops);
-    if (!ops)
-        return err_set(DSM_ENOMEM, 0, "%zu ops", n);
-    int rc = 0;
-    for (size_t i = 0; i < n && !rc; i++) {
-        uint64_t at;
-        if (!load_offset(r, &offsets[i], each, &at))
-            rc = remote_check(r, at, each, right_of[code]);
-        ops[i] = (dsm_op){.code = code, .remote = r, .offset = at, .local = local + i * each, .nbytes = each};
-    }
-    if (!rc)
-        rc = run(r->ctx, ops, n, true, &plainly, timeout_ns, NULL);
-    if (ops != few)
-        free(ops);
-    return rc;
-}
-
-/* Checks that all offsets are in bounds, without a branch for each offset. */
-static int check_many(const dsm_remote *r, const uint64_t *offsets, size_t n, uint64_t each, uint32_t right)
-{
-    int rc = remote_check(r, 0, each, right);
-    if (rc)
-        return rc;
-    uint64_t top = 0;
-    for (size_t i = 0; i < n; i++) {
-        uint64_t at = load_relaxed_u64(&offsets[i]);
-        top = at > top ? at : top;
-    }
-    return remote_check(r, top, each, right);
-}
-
-static inline int mapped_read_many(const dsm_remote *r, const uint64_t *offsets, size_t n, uint8_t *to, uint64_t each)
-{
-    uint64_t at;
-    for (size_t i = 0; i < n; i++, to += each) {
-        if (!load_offset(r, &offsets[i], each, &at))
-            return remote_check(r, at, each, DSM_READ);
-        mapped_read(r->mapped + at, to, each);
-    }
-    return 0;
-}
-
-static inline int mapped_write_many(const dsm_remote *r, const uint64_t *offsets, size_t n, const uint8_t *from,
-                                    uint64_t each)
-{
-    uint64_t at;
-    for (size_t i = 0; i < n; i++, from += each) {
-        if (!load_offset(r, &offsets[i], each, &at))
-            return remote_check(r, at, each, DSM_WRITE);
-        mapped_write(r->mapped + at, from, each);
-    }
-    return 0;
-}
-
-int dsm_read_many(dsm_remote *r, const uint64_t *offsets, size_t n, void *out, uint64_t each, int64_t timeout_ns)
-{
-    uint8_t *to = out;
-    int rc = check_many(r, offsets, n, each, DSM_READ);
-    if (rc || !n)
-        return rc;
-    if (!r->mapped)
-        return remote_many(r, DSM_OP_READ, offsets, n, to, each, timeout_ns);
-    return each == 8 ? mapped_read_many(r, offsets, n, to, 8) : mapped_read_many(r, offsets, n, to, each);
-}
-
-int dsm_write_many(dsm_remote *r, const uint64_t *offsets, size_t n, const void *data, uint64_t each,
-                   int64_t timeout_ns)
-{
-    const uint8_t *from = data;
-    int rc = check_many(r, offsets, n, each, DSM_WRITE);
-    if (rc || !n)
-        return rc;
-    if (!r->mapped)
-        return remote_many(r, DSM_OP_WRITE, offsets, n, (uint8_t *)(uintptr_t)from, each, timeout_ns);
-    return each == 8 ? mapped_write_many(r, offsets, n, from, 8) : mapped_write_many(r, offsets, n, from, each);
 }

@@ -1,5 +1,5 @@
 /* The peers of a context, and the remotes that keep them: creating and ending them. */
-#include "core.h"
+#include "remote.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -133,7 +133,7 @@ int remote_part(dsm_remote *whole, uint64_t offset, uint64_t nbytes, dsm_remote 
     if (!r)
         return err_set(DSM_ENOMEM, 0, "remote");
     *r = (dsm_remote){.target = {.remote = whole->target.remote, .base = offset},
-                      .mapped = whole->mapped ? whole->mapped + offset : NULL,
+                      .mapped = remote_is_mapped(whole) ? remote_at(whole, offset) : NULL,
                       .state = whole->state,
                       .nbytes = nbytes,
                       .access = whole->access,

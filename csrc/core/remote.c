@@ -22,7 +22,7 @@ int remote_refuse(const dsm_remote *r, uint64_t offset, uint64_t nbytes, uint32_
     return err_set(DSM_ESTALE, 0, "its owner has closed the region");
 }
 
-void *dsm_remote_mapped(const dsm_remote *r) { return r->mapped; }
+void *dsm_remote_mapped(const dsm_remote *r) { return remote_is_mapped(r) ? remote_at(r, 0) : NULL; }
 uint64_t dsm_remote_nbytes(const dsm_remote *r) { return r->nbytes; }
 uint32_t dsm_remote_access(const dsm_remote *r) { return r->access; }
 void dsm_remote_node(const dsm_remote *r, uint8_t id[DSM_NODE_ID]) { memcpy(id, r->peer->node, DSM_NODE_ID); }

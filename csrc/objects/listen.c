@@ -10,9 +10,9 @@ static const uint64_t eventcounts[] = {[DSM_EVENTCOUNT_FIRST] = SYNC_EVENTCOUNT,
 
 void dsm_listener_open(dsm_listener *l, dsm_remote *r, int eventcount)
 {
-    bool mapped = r->mapped && r->access & DSM_WRITE;
+    bool mapped = remote_is_mapped(r) && r->access & DSM_WRITE;
     *l = (dsm_listener){.eventcount =
-                            mapped ? (struct eventcount *)(void *)(r->mapped + eventcounts[eventcount]) : NULL};
+                            mapped ? (struct eventcount *)(void *)remote_at(r, eventcounts[eventcount]) : NULL};
 }
 
 void dsm_listener_begin(dsm_listener *l)

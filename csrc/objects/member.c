@@ -46,7 +46,7 @@ static int take(dsm_remote *r, uint64_t at, uint64_t from, uint64_t identity)
     int rc = err_known(dsm_compare_swap(r, at, from, identity, &old, remote_timeout(r)));
     if (!rc)
         return old == from;
-    if (dsm_remote_mapped(r) || dsm_read(r, at, &old, sizeof old, remote_timeout(r)))
+    if (remote_is_mapped(r) || dsm_read(r, at, &old, sizeof old, remote_timeout(r)))
         return rc;
     return old == identity ? 1 : old == from ? rc : 0;
 }
@@ -99,11 +99,11 @@ int member_join(dsm_remote *r, uint64_t table, uint32_t n, uint64_t identity, me
     if (n > MEMBERS_MAX)
         return err_set(DSM_ECORRUPT, 0, "a table of %u members", n);
     int rc = dsm_read(r, table, seen, 8ull * n, remote_timeout(r));
-    if (!rc && !dsm_remote_mapped(r))
+    if (!rc && !remote_is_mapped(r))
         rc = find_own(seen, n, identity, number);
     if (!rc)
         rc = take_free(r, table, n, seen, identity, number);
-    if (!rc && dsm_remote_mapped(r))
+    if (!rc && remote_is_mapped(r))
         rc = succeed_dead(r, table, n, seen, identity, sweep, arg, number);
     if (rc)
         return rc < 0 ? rc : 0;

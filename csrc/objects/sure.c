@@ -40,7 +40,7 @@ int sure_swap_lost(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t d
     *lost = false;
     if (!rc)
         return *found == expected ? SWAP_DONE : SWAP_REFUSED;
-    if (r->mapped || !sure_again(rc, &tries) || sure_read(r, offset, found, sizeof *found)) {
+    if (remote_is_mapped(r) || !sure_again(rc, &tries) || sure_read(r, offset, found, sizeof *found)) {
         *lost = said == -DSM_EUNKNOWN;
         return sure_error(rc);
     }

@@ -195,8 +195,7 @@ cdef int set_rows(Writing turn, SegmentCore segment, uint64_t rows) except -1:
     if not rc:
         segment.s.rows = rows
         if whole is not None:
-            with nogil:
-                rc = c.dsm_read(remote.ptr, segment.s.data, PyArray_DATA(whole), n, -1)
+            rc = remote.move(True, segment.s.data, PyArray_DATA(whole), n, -1)
     if rc:
         error = remote.failed(rc, "resize")
         turn.abort()

@@ -103,7 +103,7 @@ int dsm_queue_open(dsm_remote *r, void *local, dsm_queue **out)
     q->deadline = DEADLINE_NEVER;
     int rc = look_up(q);
     if (!rc)
-        rc = member_identity(dsm_remote_mapped(r), &q->identity); /* remote: private to the handle, even on this host */
+        rc = member_identity(remote_is_mapped(r), &q->identity); /* remote: private to the handle, even on this host */
     if (!rc && !(q->active = calloc(q->config.lanes, sizeof *q->active)))
         rc = err_set(DSM_ENOMEM, 0, "queue");
     if (rc)
@@ -200,7 +200,7 @@ int dsm_queue_produce(dsm_queue *q)
     if (q->forks != load_relaxed_u32(&core_forks))
         return refuse_forked();
     /* A process that maps the memory has one identity for all its handles, and its swaps do not fail. */
-    q->in_doubt = !dsm_remote_mapped(q->r);
+    q->in_doubt = !remote_is_mapped(q->r);
     int rc = member_join(q->r, QUEUE_PRODUCERS, q->config.lanes, q->identity, NULL, NULL, &q->lane);
     if (rc) {
         q->in_doubt &= rc != -DSM_EMEMBERS;
@@ -243,11 +243,10 @@ int dsm_queue_consume(dsm_queue *q)
     while (!(q->config.flags & DSM_QUEUE_MANY_CONSUMERS)) {
         uint64_t seen = old;
         int rc = err_known(dsm_compare_swap(q->r, QUEUE_STATE, seen, q->identity, &old, remote_timeout(q->r)));
-        q->consumer_in_doubt = rc && !dsm_remote_mapped(q->r);
+        q->consumer_in_doubt = rc && !remote_is_mapped(q->r);
         if (rc)
             return rc;
-        if (old == seen ||
-            (old == q->identity && !dsm_remote_mapped(q->r))) /* an earlier swap was reported as failed */
+        if (old == seen || (old == q->identity && !remote_is_mapped(q->r))) /* an earlier swap was reported as failed */
             break;
         if (!identity_ended(old))
             return err_set(DSM_EBUSY, 0, "another handle consumes; close it, or make the queue with consumers='many'");

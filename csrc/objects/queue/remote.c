@@ -153,7 +153,7 @@ int remote_succeed(dsm_queue *q)
 int remote_mark_used(const dsm_queue *q)
 {
     uint8_t yes = 1;
-    if (!q->r->ctx || dsm_remote_mapped(q->r))
+    if (!q->r->ctx || remote_is_mapped(q->r))
         return dsm_write(q->r, q->map.used + q->lane, &yes, 1, -1);
     dsm_op op = {
         .code = DSM_OP_WRITE, .remote = q->r, .offset = q->map.used + q->lane, .local = &yes, .nbytes = sizeof yes};

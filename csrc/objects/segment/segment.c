@@ -3,7 +3,6 @@
 
 #include "../../base/crc32.h"
 #include "../../base/deadline.h"
-#include "../../core/remote.h"
 #include "../backoff.h"
 #include "../member.h"
 #include "../sure.h"
@@ -135,7 +134,7 @@ int dsm_segment_open(dsm_remote *r, dsm_segment *s)
     s->row_bytes = h.row_bytes;
     s->data = h.data;
     s->shadow = h.shadow;
-    rc = member_identity(dsm_remote_mapped(r) != NULL, &s->identity);
+    rc = member_identity(remote_is_mapped(r), &s->identity);
     return rc ? rc : dsm_segment_rows(r, s, &s->rows);
 }
 
@@ -156,7 +155,7 @@ int dsm_segment_rows(dsm_remote *r, const dsm_segment *s, uint64_t *rows)
 
 uint64_t dsm_segment_rows_mapped(const dsm_remote *r)
 {
-    return load_relaxed_u64((const uint64_t *)(const void *)(r->mapped + SEGMENT_ROWS));
+    return load_relaxed_u64((const uint64_t *)(const void *)remote_at(r, SEGMENT_ROWS));
 }
 
 /* If it is repeated after a failure, it counts as a resize that came later. */
@@ -180,8 +179,9 @@ int dsm_segment_set_rows(dsm_remote *r, uint64_t rows)
 
 void dsm_segment_notify(dsm_remote *r)
 {
-    if (r->mapped && r->access & DSM_WRITE)
-        eventcount_notify((struct eventcount *)(void *)(r->mapped + SEGMENT_EVENTCOUNT), NOTIFY_ALL);
+    struct eventcount *eventcount = segment_eventcount(r);
+    if (eventcount)
+        eventcount_notify(eventcount, NOTIFY_ALL);
 }
 
 /* 1: the bytes differ from those seen, 0: they do not yet, or -DSM_E…. */
@@ -194,13 +194,12 @@ static int changed(dsm_remote *r, uint64_t offset, const void *seen, void *now, 
 int dsm_segment_wait(dsm_remote *r, uint64_t offset, const void *seen, void *now, uint64_t n, int64_t spin_ns,
                      int64_t timeout_ns)
 {
-    struct eventcount *eventcount =
-        r->mapped && r->access & DSM_WRITE ? (struct eventcount *)(void *)(r->mapped + SEGMENT_EVENTCOUNT) : NULL;
+    struct eventcount *eventcount = segment_eventcount(r);
     int64_t deadline = deadline_after(timeout_ns), spin = deadline_after(spin_ns > 0 ? spin_ns : 0);
     struct backoff backoff = BACKOFF_INIT;
     for (;;) {
         int64_t time = clock_ns();
-        bool sleep = time >= spin || !r->mapped;
+        bool sleep = time >= spin || !remote_is_mapped(r);
         uint32_t rung = sleep && eventcount ? eventcount_prepare(eventcount) : 0;
         int rc = changed(r, offset, seen, now, n);
         if (rc)

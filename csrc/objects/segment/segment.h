@@ -50,6 +50,7 @@
 #ifndef DSM_OBJECTS_SEGMENT_SEGMENT_H
 #define DSM_OBJECTS_SEGMENT_SEGMENT_H
 
+#include "../../core/remote.h"
 #include "../eventcount.h"
 #include "../object.h"
 
@@ -82,6 +83,13 @@ struct segment_words {
 _Static_assert(offsetof(struct segment_words, head) == SEGMENT_HEAD - SEGMENT_ROWS &&
                    offsetof(struct segment_words, writer) == SEGMENT_WRITER - SEGMENT_ROWS,
                "docs/protocols/segment.md");
+
+/* On which processes sleep until the segment changes. NULL: it is not mapped, or may not be written; they poll. */
+static inline struct eventcount *segment_eventcount(const dsm_remote *r)
+{
+    bool sleeps = remote_is_mapped(r) && r->access & DSM_WRITE;
+    return sleeps ? (struct eventcount *)(void *)remote_at(r, SEGMENT_EVENTCOUNT) : NULL;
+}
 
 enum { PHASE_LIVE = 1, PHASE_COPY = 2, PHASE_MASK = 3 };
 

@@ -1,7 +1,6 @@
 /* Versions of a segment. segment.h has the protocol; step numbers are those of the table there. */
 #include "../../base/deadline.h"
 #include "../../base/mapped_ops.h"
-#include "../../core/remote.h"
 #include "../backoff.h"
 #include "../member.h"
 #include "../sure.h"
@@ -18,16 +17,11 @@ static bool may_write(const dsm_remote *r)
     return (r->access & (DSM_WRITE | DSM_ATOMIC)) == (DSM_WRITE | DSM_ATOMIC);
 }
 
-static struct eventcount *eventcount_of(dsm_remote *r)
-{
-    return (struct eventcount *)(void *)(r->mapped + SEGMENT_EVENTCOUNT);
-}
-
 /* Of local memory: one by one, since only a load of 8 bytes is never a mixture. remote_check() has allowed it. */
 static void load_words(const dsm_remote *r, struct segment_words *w)
 {
     for (uint64_t at = 0; at < sizeof *w; at += 8)
-        mapped_read(r->mapped + SEGMENT_ROWS + at, (char *)w + at, 8);
+        mapped_read(remote_at(r, SEGMENT_ROWS + at), (char *)w + at, 8);
 }
 
 static int check_words(const dsm_segment *s, const struct segment_words *w)
@@ -41,10 +35,11 @@ static int check_words(const dsm_segment *s, const struct segment_words *w)
 /* Reads the words. After it has succeeded, both numbers of rows are within the capacity. */
 static int words(dsm_remote *r, const dsm_segment *s, struct segment_words *w)
 {
-    int rc = r->mapped ? remote_check(r, SEGMENT_ROWS, sizeof *w, DSM_READ) : sure_read(r, SEGMENT_ROWS, w, sizeof *w);
+    int rc = remote_is_mapped(r) ? remote_check(r, SEGMENT_ROWS, sizeof *w, DSM_READ)
+                                 : sure_read(r, SEGMENT_ROWS, w, sizeof *w);
     if (rc)
         return rc;
-    if (r->mapped)
+    if (remote_is_mapped(r))
         load_words(r, w);
     return check_words(s, w);
 }
@@ -53,8 +48,8 @@ static int copy(dsm_remote *r, uint64_t from, uint64_t to, uint64_t n)
 {
     if (!n)
         return 0;
-    if (r->mapped) {
-        mapped_copy(r->mapped + to, r->mapped + from, n);
+    if (remote_is_mapped(r)) {
+        mapped_copy(remote_at(r, to), remote_at(r, from), n);
         return 0;
     }
     uint64_t piece = n < CHUNK ? n : CHUNK;
@@ -82,7 +77,7 @@ static int take_turn(dsm_remote *r, dsm_segment *s, int64_t deadline)
 {
     struct backoff backoff = BACKOFF_INIT;
     uint64_t holder, me = this_thread();
-    while (!r->mapped && (holder = compare_swap_u64(&s->turn, 0, me))) {
+    while (!remote_is_mapped(r) && (holder = compare_swap_u64(&s->turn, 0, me))) {
         if (holder == me)
             return dsm_refuse_reentry("segment");
         if (clock_ns() >= deadline)
@@ -97,20 +92,20 @@ static int take_turn(dsm_remote *r, dsm_segment *s, int64_t deadline)
 static void call_begins(const dsm_remote *r, dsm_segment *s)
 {
     uint64_t turn = load_acquire_u64(&s->turn);
-    if (!r->mapped && turn & BETWEEN_CALLS)
+    if (!remote_is_mapped(r) && turn & BETWEEN_CALLS)
         compare_swap_u64(&s->turn, turn, this_thread());
 }
 
 static void call_ends(const dsm_remote *r, dsm_segment *s)
 {
-    if (!r->mapped)
+    if (!remote_is_mapped(r))
         compare_swap_u64(&s->turn, this_thread(), this_thread() | BETWEEN_CALLS);
 }
 
 /* 'left' is stored first: the next thread that has the turn reads it. */
 static void end_turn(dsm_remote *r, dsm_segment *s, bool left)
 {
-    if (r->mapped)
+    if (remote_is_mapped(r))
         return;
     store_relaxed_u32(&s->left, left);
     store_release_u64(&s->turn, 0); /* pairs with compare_swap_u64 in take_turn() */
@@ -124,12 +119,12 @@ static int try(dsm_remote *r, const dsm_segment *s, uint64_t *holder)
         int rc = sure_swap(r, SEGMENT_WRITER, seen, s->identity, &old);
         if (rc < 0 || rc == SWAP_DONE)
             return rc;
-        if (!r->mapped && old == s->identity)
+        if (!remote_is_mapped(r) && old == s->identity)
             return 1;
         if (rc == SWAP_UNKNOWN && !old)
             return 0; /* to be tried again, after a backoff */
         *holder = old;
-        if (!r->mapped || !identity_ended(old)) /* remote, no death can be proven */
+        if (!remote_is_mapped(r) || !identity_ended(old)) /* remote, no death can be proven */
             return 0;
         seen = old;
     }
@@ -139,10 +134,11 @@ static int try(dsm_remote *r, const dsm_segment *s, uint64_t *holder)
 static int acquire(dsm_remote *r, const dsm_segment *s, int64_t deadline, bool *left)
 {
     struct backoff backoff = BACKOFF_INIT;
+    struct eventcount *eventcount = segment_eventcount(r);
     uint64_t holder = 0;
     char text[MEMBER_TEXT];
     for (;;) {
-        uint32_t rung = r->mapped ? eventcount_prepare(eventcount_of(r)) : 0;
+        uint32_t rung = eventcount ? eventcount_prepare(eventcount) : 0;
         int rc = try(r, s, &holder);
         *left |= rc < 0;
         if (rc)
@@ -152,8 +148,8 @@ static int acquire(dsm_remote *r, const dsm_segment *s, int64_t deadline, bool *
                 DSM_ETIME, 0,
                 "%s is writing the segment; nothing was written; wait longer, or free it with break_() if that is gone",
                 member_describe(holder, text));
-        if (r->mapped)
-            eventcount_wait(eventcount_of(r), rung, deadline);
+        if (eventcount)
+            eventcount_wait(eventcount, rung, deadline);
         else
             backoff_sleep(&backoff, deadline);
     }
@@ -169,7 +165,8 @@ static int release(dsm_remote *r, const dsm_segment *s)
     dsm_segment_notify(r);
     if (rc < 0 || (rc == SWAP_UNKNOWN && found == s->identity))
         return rc < 0 ? rc : err_set(DSM_EIO, 0, "%d times in a row", SURE_TRIES);
-    return rc == SWAP_REFUSED && r->mapped ? err_set(DSM_ECORRUPT, 0, "the writer was changed by another") : 0;
+    return rc == SWAP_REFUSED && remote_is_mapped(r) ? err_set(DSM_ECORRUPT, 0, "the writer was changed by another")
+                                                     : 0;
 }
 
 /* Steps 5 and 6. */
@@ -271,7 +268,7 @@ static int taken_away(void)
 static int commit_mapped(dsm_remote *r, const dsm_segment *s, const void *data, struct segment_words *w)
 {
     if (data)
-        mapped_copy(r->mapped + s->data, data, bytes_of(s, w->rows));
+        mapped_copy(remote_at(r, s->data), data, bytes_of(s, w->rows));
     uint64_t head = (w->head & ~(uint64_t)PHASE_MASK) + 4 + PHASE_COPY;
     int rc = sure_move(r, SEGMENT_HEAD, w->head, head);
     if (rc == -DSM_ECORRUPT) /* another took the turn meanwhile, perhaps a thread with the same identity */
@@ -355,7 +352,7 @@ static int not_writing(void) { return err_set(DSM_ENOTHELD, 0, "the segment is n
 static int own_words(dsm_remote *r, const dsm_segment *s, uint64_t version, struct segment_words *w)
 {
     int rc = words(r, s, w);
-    if (!rc && (w->writer != s->identity || (r->mapped && w->head != (version << 2 | PHASE_LIVE))))
+    if (!rc && (w->writer != s->identity || (remote_is_mapped(r) && w->head != (version << 2 | PHASE_LIVE))))
         return not_writing();
     return rc;
 }
@@ -371,7 +368,7 @@ static int commit(dsm_remote *r, dsm_segment *s, const void *data, uint64_t *ver
     if (data && w.rows != s->rows) /* data has no more rows than s->rows */
         return err_set(DSM_ECORRUPT, 0, "the segment has %llu rows, its writer knows %llu", (unsigned long long)w.rows,
                        (unsigned long long)s->rows);
-    rc = r->mapped ? commit_mapped(r, s, data, &w) : commit_remote(r, s, data, &w);
+    rc = remote_is_mapped(r) ? commit_mapped(r, s, data, &w) : commit_remote(r, s, data, &w);
     if (rc)
         return rc;
     end_turn(r, s, false);
@@ -400,7 +397,7 @@ int dsm_segment_abort(dsm_remote *r, dsm_segment *s, uint64_t version)
     }
     if (!rc)
         rc = recover(r, s, &w);
-    if (!rc || r->mapped)
+    if (!rc || remote_is_mapped(r))
         return leave_with(r, s, rc);
     end_turn(r, s, true);
     return rc;
@@ -408,7 +405,8 @@ int dsm_segment_abort(dsm_remote *r, dsm_segment *s, uint64_t version)
 
 int dsm_segment_leave(dsm_remote *r, dsm_segment *s)
 {
-    if (r->mapped || !s->shadow || !may_write(r) || !(load_acquire_u64(&s->turn) || load_relaxed_u32(&s->left)))
+    if (remote_is_mapped(r) || !s->shadow || !may_write(r) ||
+        !(load_acquire_u64(&s->turn) || load_relaxed_u32(&s->left)))
         return 0;
     int rc = dsm_segment_abort(r, s, 0); /* remote: the version does not matter */
     return rc == -DSM_ENOTHELD || sure_lost(rc) ? 0 : rc;
@@ -440,7 +438,8 @@ int dsm_segment_evict(dsm_remote *r, dsm_segment *s, uint64_t holder)
         return err_set(DSM_EACCESS, 0, "no right to write the segment; its creator chooses that with mode= or access=");
     if (!holder)
         return 0;
-    if (!r->mapped && load_acquire_u64(&s->turn) == (this_thread() | BETWEEN_CALLS)) /* it would wait for itself */
+    if (!remote_is_mapped(r) &&
+        load_acquire_u64(&s->turn) == (this_thread() | BETWEEN_CALLS)) /* it would wait for itself */
         return dsm_refuse_reentry("segment");
     int busy = take_turn(r, s, deadline_after(remote_timeout(r)));
     if (busy)
@@ -484,16 +483,16 @@ static int mapped_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint6
     int rc = remote_check(r, SEGMENT_ROWS, sizeof *w, DSM_READ);
     if (rc)
         return rc;
-    mapped_read(r->mapped + SEGMENT_HEAD, &before, 8);
+    mapped_read(remote_at(r, SEGMENT_HEAD), &before, 8);
     load_words(r, w);
     rc = check_words(s, w);
     if (rc)
         return rc;
     w->head = before;
     if (whole_rows(w) == rows)
-        mapped_copy(out, r->mapped + whole_frame(s, w), bytes_of(s, rows));
+        mapped_copy(out, remote_at(r, whole_frame(s, w)), bytes_of(s, rows));
     fence_acquire(); /* the bytes before the head; pairs with fence_release() of the writer */
-    mapped_read(r->mapped + SEGMENT_HEAD, &after, 8);
+    mapped_read(remote_at(r, SEGMENT_HEAD), &after, 8);
     rc = remote_check(r, SEGMENT_HEAD, 8, DSM_READ); /* the owner has not closed the region meanwhile */
     return rc ? rc : !proven(before, after) || whole_rows(w) != rows;
 }
@@ -552,7 +551,7 @@ int dsm_segment_snapshot(dsm_remote *r, dsm_segment *s, void *out, uint64_t *row
     for (;;) {
         *tries += *tries <= TRIES;
         int rc = may_write(r) && *tries > TRIES ? exclusive_snapshot(r, s, out, *rows, deadline, &w)
-                 : r->mapped                    ? mapped_snapshot(r, s, out, *rows, &w)
+                 : remote_is_mapped(r)          ? mapped_snapshot(r, s, out, *rows, &w)
                                                 : remote_snapshot(r, s, out, *rows, &w);
         if (rc < 0)
             return rc;

@@ -142,8 +142,7 @@ static int turn(dsm_barrier *b, uint64_t from, uint64_t to, uint64_t *found)
         return err_set(DSM_EIO, 0, "%d times in a row", SURE_TRIES);
     if (rc != SWAP_DONE && *found != to)
         return 0;
-    if (handle(b)->mapped)
-        eventcount_notify((struct eventcount *)(void *)(handle(b)->mapped + SYNC_SECOND), NOTIFY_ALL);
+    handle_notify(handle(b), SYNC_SECOND, NOTIFY_ALL);
     return 1;
 }
 
@@ -260,7 +259,7 @@ static int arrive_from(dsm_barrier *b, const struct state *s, bool finish)
     if (s->arrived == handle(b)->count)
         return 0;
     bool last = s->arrived + 1 == handle(b)->count;
-    if (last && handle(b)->mapped && handle_time_to_look(&b->looked) && a_party_died(b, s)) {
+    if (last && handle_is_mapped(handle(b)) && handle_time_to_look(&b->looked) && a_party_died(b, s)) {
         int rc = dsm_barrier_break(b, generation);
         return rc < 0 ? rc : broken();
     }
@@ -351,7 +350,7 @@ static int break_for_the_dead(dsm_barrier *b, uint64_t generation)
     int rc = read_state(b, &s);
     if (rc || generation_of(s.round) != generation)
         return rc;
-    rc = handle(b)->mapped && a_party_died(b, &s) ? 1 : holder_died(b);
+    rc = handle_is_mapped(handle(b)) && a_party_died(b, &s) ? 1 : holder_died(b);
     if (rc == 1)
         rc = dsm_barrier_break(b, generation);
     return rc < 0 ? rc : 0;
@@ -368,7 +367,7 @@ static int wait_for_end(dsm_barrier *b, uint64_t generation, int64_t timeout_ns)
         return (rc = break_for_the_dead(b, generation)) ? rc : ended(b, generation, &round);
     wait_begin(&w, &b->lock.handle, SYNC_SECOND, timeout_ns);
     for (;;) {
-        if (handle(b)->mapped)
+        if (handle_is_mapped(handle(b)))
             wait_spin(&w, handle_word(handle(b), handle(b)->own + ROUND), round);
         wait_prepare(&w);
         if ((rc = ended(b, generation, &round)) || (rc = break_for_the_dead(b, generation)))

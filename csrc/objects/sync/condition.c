@@ -62,7 +62,8 @@ static uint64_t copy_bytes(const struct sync_handle *s) { return s->own + (uint6
 /* Remote: the word as it is in the copy. */
 static uint64_t word_at(const dsm_condition *c, uint64_t offset)
 {
-    const uint8_t *bytes = handle(c)->mapped ? handle(c)->mapped : c->copy - SYNC_WORD;
+    const uint8_t *bytes =
+        handle_is_mapped(handle(c)) ? (const uint8_t *)handle_word(handle(c), 0) : c->copy - SYNC_WORD;
     return load_acquire_u64((const uint64_t *)(const void *)(bytes + offset));
 }
 
@@ -76,8 +77,8 @@ static int read_lines(dsm_condition *c)
     uint64_t word, held = load_acquire_u64(&c->lock->held);
     if (!held)
         return not_held();
-    int rc = handle(c)->mapped ? handle_check(handle(c))
-                               : handle_read_all(handle(c), SYNC_WORD, c->copy, copy_bytes(handle(c)));
+    int rc = handle_is_mapped(handle(c)) ? handle_check(handle(c))
+                                         : handle_read_all(handle(c), SYNC_WORD, c->copy, copy_bytes(handle(c)));
     if (rc)
         return rc;
     if (c->lock == &c->inner)
@@ -98,7 +99,7 @@ static int change(dsm_condition *c, uint32_t line, uint64_t what, uint64_t from,
         rc = handle_swap(handle(c), offset, from, to, &found);
     if (rc == SWAP_UNKNOWN && found == from)
         return err_set(DSM_EIO, 0, "%d times in a row", SWAP_TRIES);
-    if (rc >= 0 && !handle(c)->mapped)
+    if (rc >= 0 && !handle_is_mapped(handle(c)))
         memcpy(c->copy + (offset - SYNC_WORD), rc == SWAP_DONE ? &to : &found, sizeof to);
     return rc < 0 ? rc : rc == SWAP_DONE;
 }
@@ -123,9 +124,9 @@ static int wake(dsm_condition *c, uint32_t line, uint64_t state, uint64_t when)
     }
     if (rc == 1)
         rc = change(c, line, STATE, state, (state & ~3ull) | NOTIFIED);
-    if (rc && handle(c)->mapped) {
-        eventcount_notify((struct eventcount *)(void *)(handle(c)->mapped + at(c, line, EVENTCOUNT)), 1);
-        eventcount_notify((struct eventcount *)(void *)(handle(c)->mapped + SYNC_SECOND), NOTIFY_ALL);
+    if (rc) {
+        handle_notify(handle(c), at(c, line, EVENTCOUNT), 1);
+        handle_notify(handle(c), SYNC_SECOND, NOTIFY_ALL);
     }
     return rc;
 }
@@ -170,7 +171,7 @@ static int bury(dsm_condition *c, uint32_t line)
 
 static bool line_of_the_dead(const dsm_condition *c, uint32_t line)
 {
-    return handle(c)->mapped && identity_ended(value(c, line, OWNER));
+    return handle_is_mapped(handle(c)) && identity_ended(value(c, line, OWNER));
 }
 
 /* Whether a line says 'notified', its waiter is dead, and a waiter that began with this token was already waiting
@@ -251,7 +252,7 @@ static int give_back(dsm_condition *c, dsm_waiter *w)
         return err_set(DSM_ECORRUPT, 0, "another one's line");
     if (rc == 1)
         rc = dsm_lock_release(c->lock);
-    if (rc && !(handle(c)->mapped && free_line(c, w->line, state) == 1))
+    if (rc && !(handle_is_mapped(handle(c)) && free_line(c, w->line, state) == 1))
         dsm_condition_abandon(w);
     return rc;
 }
@@ -284,7 +285,7 @@ static int begin_remote(dsm_condition *c, dsm_waiter *w)
 
 int dsm_condition_begin(dsm_condition *c, dsm_waiter *w)
 {
-    return handle(c)->mapped ? begin(c, w) : begin_remote(c, w);
+    return handle_is_mapped(handle(c)) ? begin(c, w) : begin_remote(c, w);
 }
 
 /* 1: notified, 0: not. At most one other change can come in between: the waiter is notified meanwhile. */
@@ -319,7 +320,7 @@ int dsm_condition_finish(dsm_waiter *w, int inherit)
 
 static bool something_to_inherit(dsm_condition *c, uint64_t token)
 {
-    if (!handle(c)->mapped || !handle_time_to_look(&c->looked))
+    if (!handle_is_mapped(handle(c)) || !handle_time_to_look(&c->looked))
         return false;
     for (uint32_t i = 0; i < handle(c)->count; i++)
         if (inheritable(c, i, token))
@@ -358,10 +359,10 @@ static int prepare(dsm_condition *c, dsm_lock *lock)
         return err_set(DSM_EMISMATCH, 0, "the condition is associated with %s",
                        handle(c)->lock ? "another lock" : "a lock of its own");
     c->lock = lock ? lock : &c->inner;
-    c->copy = handle(c)->mapped ? NULL : malloc(copy_bytes(handle(c)));
+    c->copy = handle_is_mapped(handle(c)) ? NULL : malloc(copy_bytes(handle(c)));
     handle_lock_init(&c->beginning);
     c->left = calloc(handle(c)->count, sizeof *c->left);
-    return c->left && (c->copy || handle(c)->mapped) ? 0 : err_set(DSM_ENOMEM, 0, "condition");
+    return c->left && (c->copy || handle_is_mapped(handle(c))) ? 0 : err_set(DSM_ENOMEM, 0, "condition");
 }
 
 int dsm_condition_open(dsm_remote *r, dsm_lock *lock, int64_t spin_ns, dsm_condition **out)

@@ -37,8 +37,9 @@ static int change(dsm_counting *c, uint64_t *now, uint32_t value)
 {
     uint64_t found;
     bool lost = false;
-    int rc = c->handle.mapped ? handle_swap(&c->handle, SYNC_WORD, *now, word_of(c, value), &found)
-                              : sure_swap_lost(c->handle.r, SYNC_WORD, *now, word_of(c, value), &found, &lost);
+    int rc = handle_is_mapped(&c->handle)
+                 ? handle_swap(&c->handle, SYNC_WORD, *now, word_of(c, value), &found)
+                 : sure_swap_lost(c->handle.r, SYNC_WORD, *now, word_of(c, value), &found, &lost);
     if (rc == SWAP_DONE)
         return 1;
     if (lost)
@@ -86,8 +87,8 @@ int dsm_counting_release(dsm_counting *c, uint32_t n)
             return err_set(DSM_EINVAL, 0, "%u more than %u; the most is %u", n, value_of(now), (uint32_t)COUNTING_MOST);
         rc = change(c, &now, value_of(now) + n);
     }
-    if (rc == 1 && c->handle.mapped)
-        eventcount_notify((struct eventcount *)(void *)(c->handle.mapped + SYNC_EVENTCOUNT), (int)n);
+    if (rc == 1)
+        handle_notify(&c->handle, SYNC_EVENTCOUNT, (int)n);
     return rc < 0 ? rc : 0;
 }
 

@@ -33,8 +33,8 @@ static int change(dsm_event *e, uint64_t on)
 int dsm_event_set(dsm_event *e)
 {
     int rc = change(e, 1);
-    if (rc == 1 && e->handle.mapped)
-        eventcount_notify((struct eventcount *)(void *)(e->handle.mapped + SYNC_EVENTCOUNT), NOTIFY_ALL);
+    if (rc == 1)
+        handle_notify(&e->handle, SYNC_EVENTCOUNT, NOTIFY_ALL);
     return rc < 0 ? rc : 0;
 }
 
@@ -71,7 +71,7 @@ int dsm_event_wait(dsm_event *e, uint64_t *since, int64_t timeout_ns)
         return rc;
     wait_begin(&w, &e->handle, SYNC_EVENTCOUNT, timeout_ns);
     for (;;) {
-        if (e->handle.mapped)
+        if (handle_is_mapped(&e->handle))
             wait_spin(&w, handle_word(&e->handle, SYNC_WORD), now);
         wait_prepare(&w);
         if ((rc = happened(e, since, &now)))

@@ -99,7 +99,7 @@ int handle_take(struct sync_handle *s, dsm_remote *r, enum dsm_type type, int64_
                               .members = shape.members,
                               .count = shape.count,
                               .spin_ns = spin_ns < 0 ? default_spin() : spin_ns};
-    rc = member_identity(s->mapped != NULL, &s->identity);
+    rc = member_identity(handle_is_mapped(s), &s->identity);
     s->chance = s->identity ^ (uint64_t)clock_ns();
     return rc || !s->members ? rc : join(s, sweep, arg);
 }
@@ -112,7 +112,7 @@ int handle_leave(struct sync_handle *s)
     int rc = SWAP_UNKNOWN;
     if (!s->members)
         return 0;
-    if (s->mapped)
+    if (handle_is_mapped(s))
         return member_leave(s->r, SYNC_TABLE, s->number, s->identity);
     for (int i = 0; i < SURE_TRIES && rc == SWAP_UNKNOWN && found == s->identity; i++)
         rc = sure_swap(s->r, SYNC_TABLE + 8ull * s->number, s->identity, 0, &found);
@@ -151,8 +151,9 @@ int handle_lock(pthread_mutex_t *own) { return pthread_mutex_lock(own) ? dsm_ref
 void wait_begin(struct waiting *w, struct sync_handle *s, uint64_t eventcount, int64_t timeout_ns)
 {
     *w = (struct waiting){.s = s,
-                          .eventcount =
-                              s->mapped && eventcount ? (struct eventcount *)(void *)(s->mapped + eventcount) : NULL,
+                          .eventcount = handle_is_mapped(s) && eventcount
+                                            ? (struct eventcount *)(void *)handle_word(s, eventcount)
+                                            : NULL,
                           .deadline = deadline_after(timeout_ns),
                           .backoff = HANDLE_BACKOFF_MIN};
 }

@@ -53,7 +53,7 @@ _Static_assert(sizeof(struct sync_layout) == SYNC_TABLE, "docs/protocols/lock.md
 /* What one handle has of an object. It does not own the remote. */
 struct sync_handle {
     dsm_remote *r;
-    uint8_t *mapped;   /* where the object is mapped, or NULL */
+    uint8_t *mapped;   /* where the object is mapped, or NULL (core/remote.h) */
     uint64_t id;       /* of the object */
     uint64_t lock;     /* as in the layout */
     uint64_t identity; /* of this participant: its process (local), or this handle only (remote) */
@@ -69,11 +69,20 @@ int handle_take(struct sync_handle *s, dsm_remote *r, enum dsm_type type, int64_
                 void *arg);
 int handle_leave(struct sync_handle *s);
 
-/* A word of the object, if it is local. Offsets come from the layout, which handle_take() has checked against the
+static inline bool handle_is_mapped(const struct sync_handle *s) { return s->mapped; }
+
+/* A word of the object, if it is mapped. Offsets come from the layout, which handle_take() has checked against the
  * size. */
 static inline uint64_t *handle_word(const struct sync_handle *s, uint64_t offset)
 {
     return (uint64_t *)(void *)(s->mapped + offset);
+}
+
+/* Wakes those that sleep on one of the object's eventcounts. Remote, all of them poll. */
+static inline void handle_notify(const struct sync_handle *s, uint64_t eventcount, int how_many)
+{
+    if (handle_is_mapped(s))
+        eventcount_notify((struct eventcount *)(void *)handle_word(s, eventcount), how_many);
 }
 
 /* Whether this is a child of fork(), which has no share in what its parent's handle holds. */
@@ -85,7 +94,7 @@ static inline int handle_check(const struct sync_handle *s)
 {
     const dsm_remote *r = s->r;
     bool good = r->forks == load_relaxed_u32(&core_forks) &&
-                (!s->mapped || (load_acquire_u32(r->state) == 0 && !load_relaxed_u32(&r->peer->dead)));
+                (!handle_is_mapped(s) || (load_acquire_u32(r->state) == 0 && !load_relaxed_u32(&r->peer->dead)));
     return __builtin_expect(good, 1) ? 0 : remote_check(r, SYNC_WORD, 8, DSM_ATOMIC);
 }
 
@@ -98,7 +107,7 @@ enum { SWAP_TRIES = SURE_TRIES };
 static inline int handle_swap(const struct sync_handle *s, uint64_t offset, uint64_t expected, uint64_t desired,
                               uint64_t *found)
 {
-    if (!s->mapped)
+    if (!handle_is_mapped(s))
         return sure_swap(s->r, offset, expected, desired, found);
     int rc = handle_check(s);
     if (rc)

@@ -19,7 +19,7 @@ static int granted(dsm_lock *l, uint64_t word)
 int lock_holder_dead(dsm_lock *l, uint64_t seen)
 {
     uint64_t owner = seen & LOCK_OWNER;
-    if (!l->handle.mapped || !handle_time_to_look(&l->looked))
+    if (!handle_is_mapped(&l->handle) || !handle_time_to_look(&l->looked))
         return 0;
     if (owner >= l->handle.members)
         return err_set(DSM_ECORRUPT, 0, "the holder is member %llu of %u", (unsigned long long)owner,
@@ -101,7 +101,10 @@ static int try_remote(dsm_lock *l, uint64_t *seen)
     return 0; /* others were faster each time */
 }
 
-static int try(dsm_lock *l, uint64_t *seen) { return l->handle.mapped ? try_mapped(l, seen) : try_remote(l, seen); }
+static int try(dsm_lock *l, uint64_t *seen)
+{
+    return handle_is_mapped(&l->handle) ? try_mapped(l, seen) : try_remote(l, seen);
+}
 
 static int contend(dsm_lock *l, struct waiting *w, bool once)
 {
@@ -112,7 +115,7 @@ static int contend(dsm_lock *l, struct waiting *w, bool once)
     if (once)
         return take_over(l, seen);
     for (;;) {
-        if (l->handle.mapped)
+        if (handle_is_mapped(&l->handle))
             wait_spin(w, handle_word(&l->handle, SYNC_WORD), seen);
         wait_prepare(w);
         if ((rc = try(l, &seen)) || (rc = take_over(l, seen)))
@@ -126,7 +129,7 @@ static int contend(dsm_lock *l, struct waiting *w, bool once)
 int lock_take(dsm_lock *l, int64_t timeout_ns)
 {
     struct waiting w;
-    if (l->handle.mapped && !timeout_ns) /* the fast path of a free lock */
+    if (handle_is_mapped(&l->handle) && !timeout_ns) /* the fast path of a free lock */
         return contend(l, NULL, true);
     wait_begin(&w, &l->handle, l->wake ? SYNC_EVENTCOUNT : 0, timeout_ns);
     if (!l->local_lock)
@@ -198,8 +201,8 @@ static int release(dsm_lock *l, bool keep_owner_died, uint64_t end)
         return rc;
     }
     l->guess = free & ~LOCK_DONE; /* a lock cannot be taken from a word with 'done' */
-    if (l->handle.mapped && l->wake)
-        eventcount_notify((struct eventcount *)(void *)(l->handle.mapped + SYNC_EVENTCOUNT), l->wake);
+    if (l->wake)
+        handle_notify(&l->handle, SYNC_EVENTCOUNT, l->wake);
     if (l->local_lock)
         local_lock_leave(l->local_lock);
     return rc;
@@ -315,8 +318,8 @@ int dsm_lock_break(dsm_lock *l, uint64_t holder)
         return rc ? rc : swapped;
     if (swapped == SWAP_UNKNOWN)
         return err_set(DSM_EIO, 0, "%d times in a row", SWAP_TRIES);
-    if (swapped == SWAP_DONE && l->handle.mapped && l->wake)
-        eventcount_notify((struct eventcount *)(void *)(l->handle.mapped + SYNC_EVENTCOUNT), l->wake);
+    if (swapped == SWAP_DONE && l->wake)
+        handle_notify(&l->handle, SYNC_EVENTCOUNT, l->wake);
     return swapped == SWAP_DONE;
 }
 
@@ -331,7 +334,7 @@ int lock_open(dsm_lock *l, dsm_remote *r, enum dsm_type type, int64_t spin_ns, m
                             : type == DSM_RWLOCK || type == DSM_ONCE ? NOTIFY_ALL
                                                                      : 1};
     int rc = handle_take(&l->handle, r, type, spin_ns, sweep ? sweep : sweep_alone, sweep ? arg : r);
-    if (!rc && !l->handle.mapped && (rc = local_lock_open(l->handle.id, &l->local_lock)))
+    if (!rc && !handle_is_mapped(&l->handle) && (rc = local_lock_open(l->handle.id, &l->local_lock)))
         handle_leave(&l->handle);
     return rc;
 }
@@ -343,7 +346,7 @@ static int drop(dsm_lock *l)
     uint64_t word;
     int rc = handle_read(&l->handle, SYNC_WORD, &word);
     uint64_t held = load_acquire_u64(&l->held);
-    if (!held && !rc && !l->handle.mapped && word & LOCK_HELD && (word & LOCK_OWNER) == l->handle.number)
+    if (!held && !rc && !handle_is_mapped(&l->handle) && word & LOCK_HELD && (word & LOCK_OWNER) == l->handle.number)
         held = word;
     if (!held || rc)
         return rc;
@@ -351,8 +354,8 @@ static int drop(dsm_lock *l)
     word = held;
     for (int i = 0; i < SURE_TRIES && rc == SWAP_UNKNOWN && word == held; i++)
         rc = handle_swap(&l->handle, SYNC_WORD, held, lock_freed(held) | LOCK_OWNER_DIED, &word);
-    if (l->handle.mapped && l->wake)
-        eventcount_notify((struct eventcount *)(void *)(l->handle.mapped + SYNC_EVENTCOUNT), l->wake);
+    if (l->wake)
+        handle_notify(&l->handle, SYNC_EVENTCOUNT, l->wake);
     if (rc == SWAP_UNKNOWN && word == held)
         return err_set(DSM_EIO, 0, "%d times in a row", SURE_TRIES);
     return rc < 0 ? rc : 0;

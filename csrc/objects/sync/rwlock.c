@@ -43,11 +43,7 @@ static uint64_t line(const dsm_rwlock *rw, uint64_t number) { return rw->lock.ha
 
 static uint64_t changed(uint64_t word, uint64_t inside) { return ((word >> 1) + 1) << 1 | inside; }
 
-static void notify(dsm_rwlock *rw, uint64_t eventcount)
-{
-    if (rw->lock.handle.mapped)
-        eventcount_notify((struct eventcount *)(void *)(rw->lock.handle.mapped + eventcount), NOTIFY_ALL);
-}
+static void notify(dsm_rwlock *rw, uint64_t eventcount) { handle_notify(&rw->lock.handle, eventcount, NOTIFY_ALL); }
 
 /* ---- readers ---- */
 
@@ -105,7 +101,7 @@ static int settle(dsm_rwlock *rw)
 static int look(dsm_rwlock *rw, uint64_t *word)
 {
     struct sync_handle *s = &rw->lock.handle;
-    if (!s->mapped)
+    if (!handle_is_mapped(s))
         return handle_read(s, SYNC_WORD, word);
     *word = load_seq_cst_u64(handle_word(s, SYNC_WORD));
     return 0;
@@ -115,7 +111,7 @@ static int look(dsm_rwlock *rw, uint64_t *word)
 static void gone(dsm_rwlock *rw)
 {
     uint64_t word;
-    if (rw->lock.handle.mapped && !look(rw, &word) && word & LOCK_HELD)
+    if (handle_is_mapped(&rw->lock.handle) && !look(rw, &word) && word & LOCK_HELD)
         notify(rw, SYNC_SECOND);
 }
 
@@ -123,7 +119,7 @@ static void gone(dsm_rwlock *rw)
  * threads find out when they leave. */
 static bool still_inside_here(dsm_rwlock *rw)
 {
-    return !rw->lock.handle.mapped ||
+    return !handle_is_mapped(&rw->lock.handle) ||
            load_acquire_u64(handle_word(&rw->lock.handle, line(rw, rw->lock.handle.number))) == rw->mine;
 }
 
@@ -154,7 +150,7 @@ static int try_read(dsm_rwlock *rw, uint64_t *seen)
     int rc = handle_check(&rw->lock.handle);
     if (rc)
         return rc;
-    if (rw->lock.handle.mapped) { /* without disturbing a writer that waits for readers to leave */
+    if (handle_is_mapped(&rw->lock.handle)) { /* without disturbing a writer that waits for readers to leave */
         *seen = load_acquire_u64(handle_word(&rw->lock.handle, SYNC_WORD));
         if (*seen & LOCK_HELD)
             return 0;
@@ -187,7 +183,7 @@ int dsm_rwlock_read(dsm_rwlock *rw, int64_t timeout_ns)
         return (rc = bury_writer(rw, seen)) > 0 ? try_read(rw, &seen) : rc;
     wait_begin(&w, &rw->lock.handle, SYNC_EVENTCOUNT, timeout_ns);
     for (;;) {
-        if (rw->lock.handle.mapped)
+        if (handle_is_mapped(&rw->lock.handle))
             wait_spin(&w, handle_word(&rw->lock.handle, SYNC_WORD), seen);
         wait_prepare(&w);
         if ((rc = try_read(rw, &seen)))
@@ -267,8 +263,10 @@ static int inside_remote(dsm_rwlock *rw)
 static int inside(dsm_rwlock *rw)
 {
     struct sync_handle *s = &rw->lock.handle;
-    int left = s->mapped ? inside_mapped(rw) : inside_remote(rw);
-    uint64_t word = left < 0 ? 0 : s->mapped ? load_acquire_u64(handle_word(s, SYNC_WORD)) : copied(rw, SYNC_WORD);
+    int left = handle_is_mapped(s) ? inside_mapped(rw) : inside_remote(rw);
+    uint64_t word = left < 0              ? 0
+                    : handle_is_mapped(s) ? load_acquire_u64(handle_word(s, SYNC_WORD))
+                                          : copied(rw, SYNC_WORD);
     return left < 0 || word == load_acquire_u64(&rw->lock.held) ? left : taken_away();
 }
 
@@ -331,8 +329,8 @@ static int copy_lines(dsm_rwlock *rw, uint8_t **copy)
 {
     struct sync_handle *s = &rw->lock.handle;
     int rc = handle_check(s);
-    *copy = rc || s->mapped ? NULL : malloc((size_t)SYNC_LINE * s->members);
-    if (rc || s->mapped)
+    *copy = rc || handle_is_mapped(s) ? NULL : malloc((size_t)SYNC_LINE * s->members);
+    if (rc || handle_is_mapped(s))
         return rc;
     return *copy ? handle_read_all(s, s->own, *copy, (uint64_t)SYNC_LINE * s->members)
                  : err_set(DSM_ENOMEM, 0, "rwlock");
@@ -408,7 +406,7 @@ static int sweep(void *arg, uint32_t number, uint64_t dead)
 static int prepare(dsm_rwlock *rw)
 {
     struct sync_handle *s = &rw->lock.handle;
-    if (!s->mapped && !(rw->copy = malloc(copy_bytes(s))))
+    if (!handle_is_mapped(s) && !(rw->copy = malloc(copy_bytes(s))))
         return err_set(DSM_ENOMEM, 0, "rwlock");
     return handle_read(s, line(rw, s->number), &rw->mine);
 }
@@ -439,7 +437,7 @@ int dsm_rwlock_leave(dsm_rwlock *rw)
     int rc = handle_lock(&rw->own);
     if (rc)
         return rc;
-    if (rw->readers || !rw->lock.handle.mapped)
+    if (rw->readers || !handle_is_mapped(&rw->lock.handle))
         rc = clear_inside(rw);
     if (rc >= 0)
         store_release_u32(&rw->readers, 0);

@@ -50,7 +50,7 @@ static int keep(dsm_semaphore *m, struct permit p, bool owner_died)
 
 static uint64_t new_value(dsm_semaphore *m)
 {
-    return m->handle.mapped ? m->handle.identity : (m->handle.identity + m->serial++) | 1ull << 63;
+    return handle_is_mapped(&m->handle) ? m->handle.identity : (m->handle.identity + m->serial++) | 1ull << 63;
 }
 
 /* 1: got the permit, 0: not. */
@@ -59,7 +59,7 @@ static int take(dsm_semaphore *m, uint32_t slot, uint64_t from)
     struct permit p = {.slot = slot, .value = new_value(m)};
     uint64_t found;
     int rc = handle_swap(&m->handle, slot_at(m, slot), from, p.value, &found);
-    if (rc < 0 && !m->handle.mapped)
+    if (rc < 0 && !handle_is_mapped(&m->handle))
         m->doubt = p;
     return rc == SWAP_DONE ? keep(m, p, from != 0) : rc < 0 ? rc : 0;
 }
@@ -79,9 +79,9 @@ static bool is_free(const uint64_t *word) { return !load_acquire_u64(word); }
 
 static int read_slots(dsm_semaphore *m, const uint64_t **slots)
 {
-    *slots = m->handle.mapped ? handle_word(&m->handle, m->handle.own) : m->copy;
-    return m->handle.mapped ? handle_check(&m->handle)
-                            : handle_read_all(&m->handle, m->handle.own, m->copy, 8ull * m->handle.count);
+    *slots = handle_is_mapped(&m->handle) ? handle_word(&m->handle, m->handle.own) : m->copy;
+    return handle_is_mapped(&m->handle) ? handle_check(&m->handle)
+                                        : handle_read_all(&m->handle, m->handle.own, m->copy, 8ull * m->handle.count);
 }
 
 static int take_dead(dsm_semaphore *m)
@@ -109,7 +109,7 @@ static int try(dsm_semaphore *m)
         return rc;
     if (m->held == m->handle.count)
         return 0;
-    if (!m->handle.mapped && (rc = take(m, m->hint, 0)))
+    if (!handle_is_mapped(&m->handle) && (rc = take(m, m->hint, 0)))
         return rc;
     rc = read_slots(m, &slots);
     for (uint32_t i = 0; i < m->handle.count && !rc; i++) {
@@ -117,7 +117,7 @@ static int try(dsm_semaphore *m)
         if (is_free(&slots[slot]))
             rc = take(m, slot, 0);
     }
-    if (!rc && m->handle.mapped && handle_time_to_look(&m->looked))
+    if (!rc && handle_is_mapped(&m->handle) && handle_time_to_look(&m->looked))
         rc = take_dead(m);
     return rc;
 }
@@ -179,8 +179,8 @@ static int release(dsm_semaphore *m)
         store_release_u32(&m->held, m->held - 1);
         m->hint = m->permits[m->held].slot;
     }
-    if (!rc && m->handle.mapped)
-        eventcount_notify((struct eventcount *)(void *)(m->handle.mapped + SYNC_EVENTCOUNT), 1);
+    if (!rc)
+        handle_notify(&m->handle, SYNC_EVENTCOUNT, 1);
     return rc;
 }
 
@@ -257,8 +257,8 @@ static int break_slots(dsm_semaphore *m, uint64_t holder)
             rc = swapped < 0 ? swapped : err_set(DSM_EIO, 0, "%d times", SWAP_TRIES);
         n += swapped == SWAP_DONE;
     }
-    if (n && m->handle.mapped)
-        eventcount_notify((struct eventcount *)(void *)(m->handle.mapped + SYNC_EVENTCOUNT), n);
+    if (n)
+        handle_notify(&m->handle, SYNC_EVENTCOUNT, n);
     return rc ? rc : n != 0;
 }
 
@@ -283,9 +283,9 @@ int dsm_semaphore_open(dsm_remote *r, int64_t spin_ns, dsm_semaphore **out)
     if (rc)
         return rc;
     dsm_semaphore *m = calloc(1, sizeof *m + s.count * sizeof *m->permits);
-    if (m && !s.mapped)
+    if (m && !handle_is_mapped(&s))
         m->copy = malloc(8ull * s.count);
-    if (!m || (!s.mapped && !m->copy)) {
+    if (!m || (!handle_is_mapped(&s) && !m->copy)) {
         free(m);
         return err_set(DSM_ENOMEM, 0, "semaphore");
     }
