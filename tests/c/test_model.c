@@ -448,6 +448,21 @@ static void lost_packets(void)
     close_two();
 }
 
+/* A READ of which a packet was lost is asked for again from there, and answered from there at once. */
+static void lost_answers(void)
+{
+    enum { READS = 10, PACKETS = BIG / 256 };
+    open_two();
+    memset(mine, 9, BIG);
+    CHECK(!dsm_write(remote, 0, mine, BIG, -1));
+    for (int i = 0; i < READS; i++) {
+        memset(other, 0, BIG);
+        CHECK(!dsm_read(remote, 0, other, BIG, -1) && all(other, 9, BIG));
+    }
+    CHECK(modeldev_count("answers") >= READS * PACKETS && modeldev_count("answers") < 2 * READS * PACKETS);
+    close_two();
+}
+
 static void stalls(const char *how)
 {
     uint64_t old;
@@ -631,6 +646,7 @@ static const struct scene {
     {"inline_60", "inline=60&message=1000&mtu=256", sizes, false},
     {"lost_completions", "", lost_completions, true},
     {"lost_packets", "lose=20&restart=1&mtu=1024", lost_packets, false},
+    {"lost_answers", "lose=50&mtu=256&scatter=64", lost_answers, false},
     {"stalled", "", stalled, false},
     {"hanging", "", hanging, false},
     {"fatal", "", fatal, false},

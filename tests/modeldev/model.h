@@ -208,6 +208,7 @@ struct nic {
     struct route *routes;
     uint64_t dropped;  /* packets that no queue pair took */
     uint64_t overruns; /* of completion queues */
+    uint64_t answers;  /* packets of responses to READs */
     uint64_t torn;     /* registrations that went while a request of this process used them */
 };
 extern struct nic nic;

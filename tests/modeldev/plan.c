@@ -146,7 +146,7 @@ int modeldev_plan(const char *text)
     return good ? 0 : EINVAL;
 }
 
-/* What a test asks for: "qps", "regs", "torn", "dropped", "overruns". */
+/* What a test asks for: "qps", "regs", "torn", "dropped", "overruns", "answers". */
 uint64_t modeldev_count(const char *what)
 {
     uint64_t n = 0;
@@ -155,6 +155,7 @@ uint64_t modeldev_count(const char *what)
         n++;
     n += !strcmp(what, "regs") ? nic.mrs_count : !strcmp(what, "torn") ? nic.torn : 0;
     n += !strcmp(what, "dropped") ? nic.dropped : !strcmp(what, "overruns") ? nic.overruns : 0;
+    n += !strcmp(what, "answers") ? nic.answers : 0;
     pthread_mutex_unlock(&nic.lock);
     return n;
 }

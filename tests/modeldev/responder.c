@@ -141,12 +141,24 @@ static bool is_queued(const struct qp *q, uint32_t psn)
     return false;
 }
 
+/* A READ that is asked for again while it is being answered goes back: the rest of its answer would be of no use. */
+static bool goes_back(struct qp *q, const struct packet *p)
+{
+    struct request *r = q->first;
+    int32_t ahead = r ? psn_diff(p->psn, r->psn) : -1;
+    if (!r || r->op != P_READ || p->op != P_READ || r->nak || ahead < 0 || ahead >= (int32_t)r->answered)
+        return false;
+    r->answered = r->ready = (uint32_t)ahead;
+    r->placed = r->pieces;
+    return true;
+}
+
 /* It was executed, but the answer may be lost. A WRITE is not executed again, a READ is, an ATOMIC has kept its
  * result. */
 static void duplicate(struct qp *q, const struct packet *p, const uint8_t *payload)
 {
     struct request *r;
-    if (is_queued(q, p->psn))
+    if (is_queued(q, p->psn) || goes_back(q, p))
         return;
     if (p->op == P_WRITE || p->op == P_READ) {
         r = append(q, p, payload);
@@ -344,6 +356,7 @@ static void send_read_packets(struct qp *q, struct request *r)
         uint32_t offset = r->answered * q->mtu, left = r->nbytes - offset, n = left < q->mtu ? left : q->mtu;
         struct packet *p = engine_packet(q, P_READ_RESPONSE, psn_add(r->psn, r->answered), n);
         p->nbytes = n;
+        nic.answers++;
         memcpy(p + 1, r->data + (r->answered - chunk) * q->mtu, n);
     }
 }

@@ -39,7 +39,7 @@ SUITES = {
             "-k=verbs and not exclusion_between_processes",
         ],
     ),
-    # Without lost packets: a READ of 16 MiB in pieces of 8 bytes takes longer than it may take to be sent again.
+    # Without lost packets: a READ of 16 MiB in pieces of 8 bytes takes nearly as long as it may.
     "queues that meet faults": (
         "scatter=8&overtake=1&mtu=1024&reads=4&serves=3",
         ["tests/unit/test_queue_faults.py", "--fabric=fault+verbs"],
