@@ -14,4 +14,5 @@ from .ops import *  # noqa: F403
 from .outcomes import *  # noqa: F403
 from .pools import *  # noqa: F403
 from .refusals import *  # noqa: F403
+from .rights import *  # noqa: F403
 from .unauthenticated import *  # noqa: F403
