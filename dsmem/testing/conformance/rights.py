@@ -41,7 +41,8 @@ class _Adder(threading.Thread):
 
     def __init__(self, remote: dsmem.Remote) -> None:
         super().__init__(daemon=True)
-        self.remote, self.error = remote, None
+        self.remote = remote
+        self.error: errors.DsmemError | None = None
         self.begun = threading.Event()
         self.start()
 
