@@ -5,6 +5,11 @@
 #include <endian.h>
 #include <string.h>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
+
 static const uint32_t K[64] = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
     0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
@@ -27,7 +32,7 @@ static uint32_t rotate(uint32_t x, int n) { return x >> n | x << (32 - n); }
                ((v[a] & v[b]) ^ (v[a] & v[c]) ^ (v[b] & v[c])); \
     }
 
-static void compress(struct sha256 *s)
+static void compress_plainly(struct sha256 *s)
 {
     uint32_t w[64], v[8];
     for (int i = 0; i < 16; i++) {
@@ -53,6 +58,55 @@ static void compress(struct sha256 *s)
     }
     for (int i = 0; i < 8; i++)
         s->state[i] += v[i];
+}
+
+bool sha256_has_instructions;
+
+#if defined(__x86_64__)
+/* The processor's instructions for it: they take a fifth of the time. The words of the state lie as they want them, in
+ * two registers: a, b, e, f and c, d, g, h. Each turn makes four rounds, and the four words that are used four turns
+ * later. */
+__attribute__((target("sha,sse4.1"))) static void compress_by_instructions(struct sha256 *s)
+{
+    const __m128i big_endian = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
+    __m128i *state = (void *)s->state, w[4];
+    __m128i low = _mm_shuffle_epi32(_mm_loadu_si128(state), 0xb1);
+    __m128i high = _mm_shuffle_epi32(_mm_loadu_si128(state + 1), 0x1b);
+    __m128i abef = _mm_alignr_epi8(low, high, 8), cdgh = _mm_blend_epi16(high, low, 0xf0);
+    const __m128i abef_before = abef, cdgh_before = cdgh;
+    for (int i = 0; i < 4; i++)
+        w[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)s->block + i), big_endian);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) {
+        __m128i *w0 = &w[i % 4], w1 = w[(i + 1) % 4], w2 = w[(i + 2) % 4], w3 = w[(i + 3) % 4];
+        __m128i sum = _mm_add_epi32(*w0, _mm_loadu_si128((const __m128i *)(const void *)K + i));
+        cdgh = _mm_sha256rnds2_epu32(cdgh, abef, sum);
+        abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(sum, 0x0e));
+        *w0 = _mm_sha256msg2_epu32(_mm_add_epi32(_mm_sha256msg1_epu32(*w0, w1), _mm_alignr_epi8(w3, w2, 4)), w3);
+    }
+    low = _mm_shuffle_epi32(_mm_add_epi32(abef, abef_before), 0x1b);
+    high = _mm_shuffle_epi32(_mm_add_epi32(cdgh, cdgh_before), 0xb1);
+    _mm_storeu_si128(state, _mm_blend_epi16(low, high, 0xf0));
+    _mm_storeu_si128(state + 1, _mm_alignr_epi8(high, low, 8));
+}
+
+__attribute__((constructor)) static void look_for_instructions(void)
+{
+    enum { SSSE3 = 1 << 9, SSE4_1 = 1 << 19, SHA = 1 << 29 };
+    unsigned a, b, c, d, b7, c7;
+    bool there = __get_cpuid(1, &a, &b, &c, &d) && __get_cpuid_count(7, 0, &a, &b7, &c7, &d);
+    sha256_has_instructions = there && (c & SSSE3) && (c & SSE4_1) && (b7 & SHA);
+}
+#else
+static void compress_by_instructions(struct sha256 *s) { compress_plainly(s); }
+#endif
+
+static void compress(struct sha256 *s)
+{
+    if (sha256_has_instructions)
+        compress_by_instructions(s);
+    else
+        compress_plainly(s);
 }
 
 void sha256_init(struct sha256 *s)

@@ -14,6 +14,9 @@ struct sha256 {
     uint8_t block[SHA256_BLOCK];
 };
 
+/* Whether this processor has instructions for it; set before main(). A test clears it. */
+extern bool sha256_has_instructions;
+
 void sha256_init(struct sha256 *s);
 void sha256_update(struct sha256 *s, const void *bytes, size_t n);
 void sha256_final(struct sha256 *s, uint8_t digest[SHA256_SIZE]);

@@ -19,7 +19,7 @@ from cpython.pythread cimport (
     PY_LOCK_ACQUIRED, PyLockStatus, PyThread_allocate_lock, PyThread_free_lock, PyThread_release_lock,
     PyThread_type_lock,
 )
-from cpython.slice cimport PySlice_AdjustIndices, PySlice_Unpack
+from cpython.slice cimport PySlice_AdjustIndices
 from cpython.unicode cimport PyUnicode_AsUTF8
 from cpython.weakref cimport PyWeakref_NewRef
 from libc.errno cimport errno
@@ -64,6 +64,15 @@ cdef extern from "Python.h" nogil:
 
 cdef extern from "Python.h":
     int Py_AddPendingCall(int (*call)(void *) except -1, void *argument)
+    # Without a try block, which costs as much as these: a negative result means that raise_set() raises the exception.
+    int fill_buffer "PyObject_GetBuffer"(object buffer, Py_buffer *view, int flags) noexcept
+    int unpack_slice "PySlice_Unpack"(object index, Py_ssize_t *start, Py_ssize_t *stop, Py_ssize_t *step) noexcept
+
+cdef extern from *:
+    """
+    static int dsmem_raise_set(void) { return -1; }
+    """
+    int raise_set "dsmem_raise_set"() except -1
 
 cdef enum:
     NOGIL_FROM = 65536

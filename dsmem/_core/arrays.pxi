@@ -22,11 +22,16 @@ cdef inline bint flat(ndarray array, int flags):
 
 
 cdef inline int unpack(object index, Py_ssize_t *start, Py_ssize_t *stop, Py_ssize_t *step) except -1:
+    if unpack_slice(index, start, stop, step) < 0:
+        refuse_slice()
+    return 0
+
+
+cdef int refuse_slice() except -1:
     try:
-        PySlice_Unpack(index, start, stop, step)
+        raise_set()
     except (TypeError, ValueError) as error:
         raise error_of(c.DSM_EINVAL, str(error)) from None
-    return 0
 
 
 cdef class numpy_errors:

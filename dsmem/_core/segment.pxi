@@ -380,9 +380,12 @@ cdef class SegmentCore(Handle):
         cdef Remote remote = self.remote
         if n == 0:
             return 0
-        remote.enter()
-        rc = remote.move(reads, at, local, n, -1)
-        remote.leave()
+        if n <= NOGIL_FROM and remote.mapped and remote.ready():
+            rc = remote.move(reads, at, local, n, -1)
+        else:
+            remote.enter()
+            rc = remote.move(reads, at, local, n, -1)
+            remote.leave()
         if rc:
             raise remote.failed(rc, "read" if reads else "write")
         if not reads:

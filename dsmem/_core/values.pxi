@@ -390,21 +390,26 @@ cdef inline int get_buffer(object buffer, Py_buffer *view, bint writable) except
 
 cdef int take_export(object buffer, Py_buffer *view, bint writable) except -1:
     cdef int flags = PyBUF_WRITABLE if writable else PyBUF_SIMPLE
-    cdef bint is_array = isinstance(buffer, ndarray)
-    if is_array:
+    if not PyMemoryView_Check(buffer) and isinstance(buffer, ndarray):
         refuse_array(buffer)
     else:
         flags |= PyBUF_FORMAT | PyBUF_ND
-    try:
-        PyObject_GetBuffer(buffer, view, flags)
-    except Exception as error:
-        if not hasattr(buffer, "__dlpack__") or PyObject_CheckBuffer(buffer):
-            raise explain_buffer(buffer, writable, error) from None
-        return take_dlpack(buffer, view, writable)
+    if fill_buffer(buffer, view, flags) < 0:
+        return refused_export(buffer, view, writable)
     if view.format != NULL and has_objects(view.format):
         PyBuffer_Release(view)
         raise refuse_objects(type(buffer).__name__)
     return 0
+
+
+cdef int refused_export(object buffer, Py_buffer *view, bint writable) except -1:
+    """The buffer protocol has failed: try DLPack, or raise what says why."""
+    try:
+        raise_set()
+    except Exception as error:
+        if not hasattr(buffer, "__dlpack__") or PyObject_CheckBuffer(buffer):
+            raise explain_buffer(buffer, writable, error) from None
+    return take_dlpack(buffer, view, writable)
 
 
 cdef int take_dlpack(object buffer, Py_buffer *view, bint writable) except -1:
