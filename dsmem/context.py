@@ -107,13 +107,15 @@ def parse_fabrics(text: str) -> tuple[FabricURL, ...]:
     Raises
     ------
     InvalidArgumentError
-        A part is not the name or URL of a fabric, a fabric comes twice, or only some have the prefix "fault+".
+        A part is not the name or URL of a fabric, a fabric without devices comes twice, or only some have the prefix
+        "fault+".
     """
     text = _text("fabric", text)
     if text == "auto":
         text = _text("DSMEM_FABRIC", os.environ.get("DSMEM_FABRIC") or "shm")
     urls = tuple(_parse_one(part.strip()) for part in text.split(","))
-    if len({url.fabric for url in urls}) != len(urls):
+    single = [url.fabric for url in urls if "device" not in _core.OPTIONS[url.fabric]]
+    if len(set(single)) != len(single):
         raise errors.InvalidArgumentError(f"fabric={text!r}: a fabric comes twice")
     if len({url.fault for url in urls}) != 1:
         raise errors.InvalidArgumentError(f"fabric={text!r}: faults are injected into all fabrics alike, or into none")
@@ -182,6 +184,8 @@ class Context(_core.Context):
         verbs. Regions with the right to atomics are served by verbs alone then, unless its NIC makes them atomic with
         respect to the CPUs ("global"). ``sl`` is the service level of requests, 0 to 15, and ``traffic_class``
         is the traffic class of the global routing header, 0 to 255, which is DSCP and ECN on RoCE v2.
+        "verbs://mlx5_0,verbs://mlx5_1", two devices or ports of verbs, are two paths: when one is lost, ops go on by
+        the other.
     secret : bytes, optional
         Secret that both sides must know, at least 16 bytes. By default ``$DSMEM_SECRET``, ``$DSMEM_SECRET_FILE``, or
         a random one in the user's configuration folder. A secret that is not 64 hexadecimal digits is stretched, which
@@ -278,8 +282,8 @@ class Context(_core.Context):
 
     @property
     def stats(self) -> dict[str, int]:
-        """Counters since the context was opened: posts, doorbells, signalled, wakeups, connects, rejected, cache_hits,
-        cache_misses, cache_evicted, cache_bytes.
+        """Counters since the context was opened: posts, doorbells, signalled, wakeups, connects, rejected, failovers,
+        cache_hits, cache_misses, cache_evicted, cache_bytes.
 
         posts
             Ops given to the fabric. Ops on mapped memory are not counted.
@@ -294,6 +298,8 @@ class Context(_core.Context):
         rejected
             Connections that the agent dropped because they failed to authenticate or broke the protocol. Reading this
             also logs them, under "dsmem".
+        failovers
+            Times that another path to a peer was taken than before: by another device of this context, or of the peer.
         cache_hits, cache_misses
             Ops whose local buffer the registration cache had, or had not and was asked to keep.
         cache_evicted

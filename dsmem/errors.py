@@ -51,6 +51,7 @@ __all__ = [
     "OutcomeUnknownError",
     "OutcomeUnknownPeerDeadError",
     "OutcomeUnknownTimeoutError",
+    "PathLostError",
     "PeerDeadError",
     "PermitError",
     "PoolFullError",
@@ -513,6 +514,16 @@ class PoolFullError(DsmemError, OSError):
 
     code = 43
     text = "the pool has no free run of this length; close or free regions, or make a larger pool"
+
+
+class PathLostError(DsmemError, ConnectionError):
+    """Atomics can't be executed now: each device of the owner has a domain of its own, and one of them executes all."""
+
+    code = 44
+    text = (
+        "the path to the only device of the owner that executes atomics is lost, and nothing was executed; "
+        "reads and writes go on by another path, atomics are tried again after the peer timeout"
+    )
 
 
 class OutcomeUnknownTimeoutError(OutcomeUnknownError, TimeoutError):

@@ -100,7 +100,7 @@ void conn_close_endpoint(struct conn *n);
 
 /* client.c: what struct control of core/core.h says */
 int client_connect(struct peer *p, int64_t deadline);
-int client_endpoint(struct peer *p, const uint8_t *address, size_t len, uint8_t *out, size_t *out_len,
+int client_endpoint(struct peer *p, uint32_t device, const uint8_t *address, size_t len, uint8_t *out, size_t *out_len,
                     int64_t deadline);
 const struct session *client_session(const struct peer *p); /* of a connection that is open */
 /* Asks a question of 'len' bytes. *got: size of the answer's buffer, then its length. Returns 0, a positive DSM_E… if
@@ -125,6 +125,7 @@ struct wanted {
         struct dsm_part part;
         size_t row; /* index of its descriptor in the call */
     } * asked;
+    uint32_t device; /* by which of the owner's devices of the fabric */
     size_t n, stale; /* stale: after ESTALE, the index of the part that is gone, if it is one of them */
 };
 int client_call(struct peer *p, const void *bytes, size_t len, void *reply, size_t *reply_len, int64_t deadline);

@@ -51,31 +51,67 @@ static int check_parts(const struct peer *p, const struct wanted *w, const struc
     return 0;
 }
 
+static void drop_grants(struct fabric_grant *g)
+{
+    for (size_t i = 0; i < FABRIC_DEVICES_MAX; i++)
+        drop_grant(&g[i]);
+}
+
+/* Asks the owner for the region, by each of its devices of the fabric. It need not be served by all. */
+static int ask(struct peer *p, struct wanted *w, struct fabric_grant g[FABRIC_DEVICES_MAX], int64_t deadline)
+{
+    int rc = client_attach(p, w, &g[0], deadline);
+    if (rc)
+        return rc;
+    peer_find_paths(p, &g[0]);
+    for (uint32_t i = 1; i < g[0].devices; i++) {
+        struct wanted by = {.d = w->d, .device = i};
+        rc = client_attach(p, &by, &g[i], deadline);
+        if (rc && rc != -DSM_EUNSUPPORTED)
+            return rc;
+    }
+    return 0;
+}
+
+static int import_all(struct peer *p, const struct fabric_grant g[FABRIC_DEVICES_MAX], struct fabric_remote **out)
+{
+    const struct fabric *f = p->dev->fabric;
+    int rc = f->import(p->dev, &g[0], out);
+    for (uint32_t i = 1; i < g[0].devices && !rc; i++) {
+        if (!g[i].nbytes)
+            continue;
+        rc = f->import_by(*out, i, &g[i]);
+        if (rc)
+            f->forget(*out);
+    }
+    return rc;
+}
+
 /* Asks the owner for the region, and imports it with what the owner grants. */
 static int import(struct peer *p, struct wanted *w, int64_t deadline, struct fabric_remote **out)
 {
-    struct fabric_grant g = {0};
+    struct fabric_grant g[FABRIC_DEVICES_MAX] = {0};
     int rc = peer_lock_control(p, deadline);
     if (rc)
         return rc;
     bool fresh = p->fd < 0 || load_relaxed_u32(&p->dead);
     rc = fresh ? client_connect(p, deadline) : 0;
     if (!rc)
-        rc = client_attach(p, w, &g, deadline);
+        rc = ask(p, w, g, deadline);
     if (rc == -DSM_EPEER && !fresh) { /* the connection had ended unnoticed: connect again, once */
-        drop_grant(&g);
+        drop_grants(g);
         rc = client_connect(p, deadline);
         if (!rc)
-            rc = client_attach(p, w, &g, deadline);
+            rc = ask(p, w, g, deadline);
     }
     pthread_mutex_unlock(&p->control_lock);
     if (!rc && p->dev->connected)
-        rc = peer_ready(p, deadline);
+        rc = peer_ready(p, false, deadline);
     if (!rc)
-        rc = check_parts(p, w, &g);
+        rc = check_parts(p, w, &g[0]);
     if (!rc)
-        rc = p->dev->fabric->import(p->dev, &g, out);
-    drop_grant(&g);
+        rc = import_all(p, g, out);
+    drop_grants(g);
     return rc;
 }
 
@@ -161,7 +197,7 @@ static int attach(dsm_ctx *c, struct wanted *w, int64_t deadline, dsm_remote **o
     int rc = 0;
     w->stale = SIZE_MAX;
     for (size_t i = 0; i < c->ndevs; i++) {
-        const char *address = way_of(w->d, c->devs[i]);
+        const char *address = c->devs[i]->number ? NULL : way_of(w->d, c->devs[i]); /* a way has all its devices */
         if (!address)
             continue;
         tried = true;

@@ -383,10 +383,11 @@ static int answered(const struct peer *p, int rc)
     return rc > 0 ? err_set(rc, 0, "the owner's agent at %s rejected the request", p->address) : rc;
 }
 
-int client_endpoint(struct peer *p, const uint8_t *address, size_t len, uint8_t *out, size_t *out_len, int64_t deadline)
+int client_endpoint(struct peer *p, uint32_t device, const uint8_t *address, size_t len, uint8_t *out, size_t *out_len,
+                    int64_t deadline)
 {
     uint8_t question[FABRIC_SIZE + FABRIC_ADDRESS_MAX];
-    put_u32(question, p->dev->wire_id);
+    put_u32(question, device_named(p->dev->wire_id, device));
     memcpy(question + FABRIC_SIZE, address, len);
     struct request q = {
         .type = MSG_ENDPOINT, .payload = question, .len = FABRIC_SIZE + len, .reply = out, .reply_max = *out_len};
@@ -429,11 +430,14 @@ static int read_grant(const struct peer *p, const uint8_t *answer, size_t len, s
         return err_set(DSM_EPROTO, 0, "%s granted a region in a reply of %zu bytes", p->address, len);
     out->nbytes = get_u64(answer);
     out->access = get_u32(answer + 8);
-    out->kind = get_u32(answer + 12);
+    out->kind = get_u16(answer + 12);
+    out->devices = 1u + answer[14];
+    out->atomics = answer[15];
     out->blob.nbytes = (uint32_t)(len - GRANT_SIZE);
     memcpy(out->blob.bytes, answer + GRANT_SIZE, out->blob.nbytes);
-    if (!out->nbytes || !out->access || out->access > 7 || out->kind != MEMORY_HOST)
-        return err_set(DSM_EPROTO, 0, "%s granted a region with invalid length, rights or kind", p->address);
+    if (!out->nbytes || !out->access || out->access > 7 || out->kind != MEMORY_HOST ||
+        out->devices > FABRIC_DEVICES_MAX || out->atomics > out->devices)
+        return err_set(DSM_EPROTO, 0, "%s granted a region with invalid length, rights, kind or devices", p->address);
     return 0;
 }
 
@@ -444,7 +448,7 @@ static int send_attach(struct peer *p, const struct wanted *w, size_t number, in
     put_name(question, w->d->region, w->d->generation);
     struct request q = {.type = MSG_ATTACH, .payload = question, .len = NAME_SIZE + FABRIC_SIZE};
     if (!number) {
-        put_u32(question + NAME_SIZE, p->dev->wire_id);
+        put_u32(question + NAME_SIZE, device_named(p->dev->wire_id, w->device));
         return begin(p, &q, deadline);
     }
     q.type = MSG_PARTS;

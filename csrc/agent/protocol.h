@@ -26,8 +26,9 @@ enum {
     MESSAGE_MAX = HEADER_SIZE + PAYLOAD_MAX + MAC,
     REPLY = 0x8000,
 
-    MSG_ATTACH = 1,   /* NAME, u32 fabric -> u64 nbytes, u32 access, u32 kind, then the fabric's blob */
-    MSG_ENDPOINT = 2, /* u32 fabric, address -> address */
+    MSG_ATTACH = 1, /* NAME, DEVICE -> u64 nbytes, u32 access, u16 kind, u8 further devices of the fabric, u8 device of
+                         atomics, then the fabric's blob */
+    MSG_ENDPOINT = 2, /* DEVICE, address -> address */
     MSG_STATUS = 3,   /* NAME -> nothing */
     MSG_BYE = 4,
     MSG_PARTS =
@@ -37,7 +38,7 @@ enum {
     MSG_OUTCOMES = 7, /* u32 fabric, u64 number, address of an endpoint -> OUTCOMES, then for each OUTCOME: u64 number,
                          u32 ops, u32 status, u64 result */
     NAME_SIZE = 16,   /* u64 region, u64 generation */
-    FABRIC_SIZE = 4,
+    FABRIC_SIZE = 4,  /* DEVICE: u8 fabric, u8 number of the device among those of the fabric, u16 0 */
     GRANT_SIZE = 16,
     PART_SIZE = 32,
     ASKED_SIZE = FABRIC_SIZE + 8, /* u32 fabric, u64 number; the address follows */
@@ -46,6 +47,8 @@ enum {
     PARTS_MAX = (PAYLOAD_MAX - NAME_SIZE) / PART_SIZE, /* in a question */
     ANSWER_MAX = PAYLOAD_MAX,                          /* the longest payload of a reply */
 };
+
+static inline uint32_t device_named(uint32_t fabric, uint32_t number) { return fabric | number << 8; }
 
 /* The input of the handshake MACs of a connection. Each side fills in the address as it knows it: the client the one it
  * has connected to, the server the one it advertises. */

@@ -92,10 +92,10 @@ static bool reply(struct conn *n, int status, const void *payload, size_t len)
 }
 
 /* The index of the device that a question names, if its peers connect to the socket that this one has connected to. */
-static int find_device(const dsm_ctx *c, const struct conn *n, uint32_t fabric)
+static int find_device(const dsm_ctx *c, const struct conn *n, uint32_t named)
 {
     for (size_t i = 0; i < c->ndevs; i++)
-        if (c->devs[i]->wire_id == fabric && c->devs[i]->maps == n->local)
+        if (device_named(c->devs[i]->wire_id, c->devs[i]->number) == named && c->devs[i]->maps == n->local)
             return (int)i;
     return -DSM_EUNSUPPORTED;
 }
@@ -112,6 +112,7 @@ static int grant(dsm_ctx *c, const struct conn *n, const uint8_t *question, stru
     out->nbytes = r->memory->nbytes;
     out->access = r->access;
     out->kind = r->memory->kind;
+    out->devices = ctx_devices(c, c->devs[i]->wire_id, &out->atomics);
     return c->devs[i]->fabric->export(r->mem[i], &out->blob);
 }
 
@@ -124,7 +125,9 @@ static bool on_attach(dsm_ctx *c, struct conn *n, const uint8_t *question)
     core_unlock(&c->lock);
     put_u64(answer, g.nbytes);
     put_u32(answer + 8, g.access);
-    put_u32(answer + 12, g.kind);
+    put_u16(answer + 12, (uint16_t)g.kind);
+    answer[14] = (uint8_t)(g.devices ? g.devices - 1 : 0);
+    answer[15] = (uint8_t)g.atomics;
     memcpy(answer + GRANT_SIZE, g.blob.bytes, g.blob.nbytes);
     bool good =
         rc ? reply(n, -rc, NULL, 0) : reply_with(n, 0, answer, GRANT_SIZE + g.blob.nbytes, g.blob.fds, g.blob.nfds);
@@ -162,8 +165,9 @@ static bool on_status(dsm_ctx *c, struct conn *n, const uint8_t *name)
     return reply(n, live ? 0 : DSM_ESTALE, NULL, 0);
 }
 
-/* Replaces the node's earlier endpoint of the same device, if any: it is closed first, so no op arrives through it any
- * more (objects/sure.h). It may belong to another connection of the node, whose end has not been noticed here yet. */
+/* Replaces the node's earlier endpoint of the same fabric, if any: it is closed first, so no op arrives through it any
+ * more (objects/sure.h). It may be of another device: a node uses one path at a time. It may belong to another
+ * connection of the node, whose end has not been noticed here yet. */
 static bool on_endpoint(struct agent *a, struct conn *n, const uint8_t *question, size_t len)
 {
     dsm_ctx *c = a->ctx;
@@ -174,7 +178,8 @@ static bool on_endpoint(struct agent *a, struct conn *n, const uint8_t *question
     uint8_t mine[FABRIC_ADDRESS_MAX];
     conn_close_endpoint(n);
     for (struct conn *old = a->conns; old; old = old->next)
-        if (old->ep && old->ep->dev == d && !memcmp(old->handshake.client, n->handshake.client, DSM_NODE_ID))
+        if (old->ep && old->ep->dev->wire_id == d->wire_id &&
+            !memcmp(old->handshake.client, n->handshake.client, DSM_NODE_ID))
             conn_close_endpoint(old);
     int rc = endpoint_open(d, true, &n->ep);
     if (rc) {

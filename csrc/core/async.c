@@ -197,22 +197,32 @@ static void post(struct peer *p, struct op_group *g)
     peer_reap(p);
 }
 
-/* Connects, then posts the groups that wait for the connection, or fails them. Under peer->lock, released meanwhile. */
+/* Connects, then posts the groups that wait for the connection, or fails them; last those that need another path. Under
+ * peer->lock, released meanwhile. */
 static void begin_waiting(struct peer *p)
 {
+    bool atomics = p->begin->atomics;
     core_unlock(&p->lock);
-    int rc = peer_ready(p, deadline_after(p->ctx->peer_timeout_ns));
+    int rc = peer_ready(p, atomics, deadline_after(p->ctx->peer_timeout_ns));
     core_lock(&p->lock);
-    struct op_group *g = p->begin, *next;
+    struct op_group *g = p->begin, *next, *others = NULL, **last = &others;
     p->begin = NULL;
     p->begin_last = &p->begin;
     for (; g; g = next) {
         next = g->next;
-        if (!rc && peer_usable(p))
+        if (!rc && peer_usable(p) && group_fits(p, g))
             post(p, g);
+        else if (!rc && peer_has_paths(p))
+            append(&last, g);
         else
             group_end(g, rc && !load_relaxed_u32(&p->parting) ? rc : -DSM_ECANCELED);
     }
+    core_unlock(&p->lock);
+    for (g = others; g; g = next) {
+        next = g->next;
+        group_start(g, DEADLINE_NEVER);
+    }
+    core_lock(&p->lock);
 }
 
 /* Asks the owner about the first group on p->ask. Under peer->lock, released meanwhile. */
@@ -308,7 +318,8 @@ static void begin(struct op_group *g)
     struct peer *p = g->peer;
     core_lock(&p->lock);
     uint32_t *async = &p->async[p->round];
-    bool idle = !has_begun(p, 0) && !has_begun(p, 1), ready = !p->begin && peer_can_post(p);
+    bool idle = !has_begun(p, 0) && !has_begun(p, 1);
+    bool ready = !p->begin && peer_can_post(p) && group_fits(p, g);
     g->round = (uint16_t)p->round;
     fetch_add_u32(async, 1);
     if ((idle || !ready) && !start_help(p)) {

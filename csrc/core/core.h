@@ -34,12 +34,12 @@ struct dsm_region {
     uint64_t generation;
 };
 
-/* One owner as reached by one device: the control connection (control_lock, fd) and the endpoint (lock, ep). */
+/* One owner as reached by one fabric: the control connection (control_lock, fd) and the endpoint (lock, ep). */
 struct peer {
     struct peer *next;
     dsm_ctx *ctx;
-    struct fabric_dev *dev;
-    uint64_t id; /* of the control connection in the agent's epoll; 0: none yet. Under ctx->lock */
+    struct fabric_dev *dev; /* the first device of the fabric: for what all of them have in common */
+    uint64_t id;            /* of the control connection in the agent's epoll; 0: none yet. Under ctx->lock */
     uint8_t node[DSM_NODE_ID];
     char address[DSM_ADDRESS_MAX];
     uint32_t refs; /* remotes; under ctx->lock */
@@ -58,6 +58,18 @@ struct peer {
     bool closing;         /* the endpoint before is being closed, which ends its ops */
     bool sleeper;         /* a thread sleeps on ep's event, so ep must not be closed */
     int wake_fd;          /* eventfd that wakes the sleeper after another thread has reaped */
+
+    /* core/paths.c. Paths and atomics are set under both locks, by the first attach */
+    struct path {
+        struct fabric_dev *dev;
+        uint32_t theirs; /* the number of the owner's device */
+    } paths[FABRIC_DEVICES_MAX];
+    uint32_t npaths;
+    uint32_t path;    /* the one of ep; changes under both locks */
+    uint32_t atomics; /* 0, or 1 + the number of the only device of the owner that executes atomics */
+    bool suspect; /* ep was lost, or ops on it were given up: the next endpoint is made on another path. Under lock */
+    bool moving;  /* no op is posted, as the endpoint is about to be replaced by one on another path. Under lock */
+    int64_t held; /* atomics are refused until then, as their path was lost. Under control_lock */
 
     /* core/async.c; under lock, except the counts (async) and reads of parting */
     pthread_t helper;
@@ -102,8 +114,9 @@ struct dsm_remotes {
  * and except disconnect where no other thread can use the peer. Those that have a deadline return by then. */
 struct control {
     int (*connect)(struct peer *p, int64_t deadline); /* verifies that the address still belongs to the same node */
-    int (*endpoint)(struct peer *p, const uint8_t *address, size_t len, uint8_t *reply, size_t *reply_len,
-                    int64_t deadline);
+    /* device: the number of the owner's. Its endpoints of this fabric for this node are closed before it answers. */
+    int (*endpoint)(struct peer *p, uint32_t device, const uint8_t *address, size_t len, uint8_t *reply,
+                    size_t *reply_len, int64_t deadline);
     /* Connects p->stream_fd to the passive endpoint that has this address. */
     int (*stream)(struct peer *p, const uint8_t *address, size_t len, int64_t deadline);
     int (*status)(struct peer *p, uint64_t region, uint64_t generation, int64_t deadline); /* 0, ESTALE… */
@@ -249,14 +262,14 @@ const uint32_t *wait_until_stopped(const uint32_t *stop);
 bool wait_stopped(void);
 
 /* core/peer.c */
-/* Returns 0 once the endpoint is usable; connects again if necessary. */
-int peer_ready(struct peer *p, int64_t deadline);
+/* Returns 0 once the endpoint is usable, for groups with atomics or for others; connects again if necessary. */
+int peer_ready(struct peer *p, bool atomics, int64_t deadline);
 /* Takes peer->control_lock, which the caller must unlock. ETIME if another thread holds it until the deadline, EBUSY if
  * the calling thread holds it itself, in a call that a signal handler has interrupted. */
 int peer_lock_control(struct peer *p, int64_t deadline);
-/* Posts the list and reaps what has completed already. Returns false, and posts nothing, if the endpoint is not
- * usable. */
-bool peer_post(struct peer *p, struct fabric_op *list);
+/* Posts the group and reaps what has completed already. Returns false, and posts nothing, if the endpoint is not
+ * usable, or not for this group. */
+bool peer_post(struct peer *p, const struct op_group *g);
 /* Waits until *pending is 0: polls for spin_ns, then sleeps. At the deadline, or if a signal ends the wait, everything
  * outstanding on the endpoint is aborted and -DSM_ETIME is returned; *pending is 0 then, too. */
 int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline);
@@ -278,6 +291,30 @@ int64_t peer_give_up_at(const struct peer *p);
  * timed out and returns true; *pending is 0 then. Gives peer->lock back while it sleeps. */
 bool peer_sleep(struct peer *p, const uint32_t *pending, int64_t limit);
 
+/* core/paths.c */
+/* The owner has said how many devices of the fabric it has. Under control_lock. */
+void peer_find_paths(struct peer *p, const struct fabric_grant *g);
+/* The path on which the next endpoint is made. Under control_lock. */
+uint32_t path_next(struct peer *p);
+/* Whether ops, atomics among them or not, may go by a path. */
+static inline bool path_takes(const struct peer *p, uint32_t path, bool atomics)
+{
+    return !atomics || !p->atomics || p->paths[path].theirs + 1 == p->atomics;
+}
+static inline bool peer_has_paths(const struct peer *p) { return load_relaxed_u32(&p->npaths) > 1; }
+/* The device of the path that is used now. */
+static inline struct fabric_dev *peer_device(const struct peer *p) { return p->paths[load_relaxed_u32(&p->path)].dev; }
+/* Whether the group can be posted on the endpoint: its ops are prepared for its device. Under peer->lock. */
+static inline bool group_fits(const struct peer *p, const struct op_group *g)
+{
+    return g->dev == p->ep->dev && path_takes(p, p->path, g->atomics);
+}
+/* With other paths to the owner left, a connection that broke is no proof that it is gone. */
+void path_set_reason(dsm_op *op);
+/* When all groups of the ticket are complete, and ops failed because a path was lost: whether ticket_fill() can post
+ * them again, on another path, without executing one twice that is not a READ. */
+bool ticket_resume(dsm_ticket *t, int64_t deadline);
+
 /* core/async.c */
 void peer_stop_help(struct peer *p); /* with no lock held; ends the groups that wait for the helper */
 /* While it is on, tickets that complete post no further ops and ask no owner. */
@@ -298,6 +335,9 @@ void remote_drop(dsm_remote *whole);
 /* core/ops.c */
 /* Ends the ops of a group that has not been posted. */
 void group_end(struct op_group *g, int status);
+/* Posts the group. Connects first if there is no usable endpoint, which may take until the caller's deadline, but no
+ * longer than the peer timeout. Nothing is posted once the call has been stopped. */
+void group_start(struct op_group *g, int64_t deadline);
 /* Checks the ops. If it fails, no op is to be posted, and each has its status. 1: at least one is on memory that is not
  * mapped, so that there is something to post. */
 int ticket_check(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, size_t *failed);
@@ -323,6 +363,9 @@ void doubt_settle(dsm_ticket *t, size_t i, int64_t deadline);
 void map_close(dsm_remote *r);
 
 /* core/region.c */
+/* How many devices of a fabric the context has. *atomics: 0, or 1 + the number of the only one of them that executes
+ * atomics. */
+uint32_t ctx_devices(const dsm_ctx *c, uint32_t wire_id, uint32_t *atomics);
 void region_describe(const dsm_region *r, dsm_descriptor *out);
 /* Closes a region that is not part of a pool. */
 void region_end(dsm_region *r);

@@ -58,6 +58,8 @@ static bool is_open(const dsm_op *op) { return op->status == -DSM_ECANCELED && !
 
 /* ---- posting ---- */
 
+static inline bool is_atomic(const dsm_op *op) { return op->code >= DSM_OP_FETCH_ADD; }
+
 static struct op_group *group_of(dsm_ticket *t, struct peer *p)
 {
     for (size_t i = 0; i < t->ngroups; i++)
@@ -66,7 +68,7 @@ static struct op_group *group_of(dsm_ticket *t, struct peer *p)
     if (t->ngroups == TICKET_GROUPS)
         return NULL;
     struct op_group *g = &t->groups[t->ngroups++];
-    *g = (struct op_group){.peer = p};
+    *g = (struct op_group){.peer = p, .dev = peer_device(p)};
     return g;
 }
 
@@ -76,19 +78,6 @@ void group_end(struct op_group *g, int status)
         next = w->next; /* after its last op the group may be freed */
         fabric_op_done(w, status);
     }
-}
-
-/* Posts the group. Connects first if there is no usable endpoint, which may take until the caller's deadline, but no
- * longer than the peer timeout. Nothing is posted once the call has been stopped. */
-static void start(dsm_ctx *c, struct op_group *g, int64_t deadline)
-{
-    struct peer *p = g->peer;
-    if (!wait_stopped() && peer_post(p, g->head))
-        return;
-    int rc = wait_stopped() ? 0 : peer_ready(p, deadline_earlier(deadline, deadline_after(c->peer_timeout_ns)));
-    if (!rc && !wait_stopped() && peer_post(p, g->head))
-        return;
-    group_end(g, rc && !wait_stopped() ? rc : -DSM_ECANCELED);
 }
 
 /* waits: this thread may wait, and holds no lock. */
@@ -104,13 +93,48 @@ static void prepare(struct fabric_dev *d, struct fabric_op *w, bool waits)
         d->fabric->op_prepare(d, w);
 }
 
-static inline void fill(dsm_ticket *t, bool go_on)
+/* Another path may be used now than the one for which the ops were prepared. */
+static void prepare_again(struct op_group *g)
+{
+    struct fabric_dev *d = peer_device(g->peer);
+    if (d == g->dev)
+        return;
+    g->dev = d;
+    for (struct fabric_op *w = g->head; w; w = w->next) {
+        if (fabric_op_prepared(w))
+            d->fabric->op_release(d, w);
+        prepare(d, w, false);
+    }
+}
+
+void group_start(struct op_group *g, int64_t deadline)
+{
+    enum { TRIES = 8 }; /* other threads may need another path, again and again */
+    struct peer *p = g->peer;
+    int rc = 0;
+    if (!wait_stopped() && peer_post(p, g))
+        return;
+    deadline = deadline_earlier(deadline, deadline_after(p->ctx->peer_timeout_ns));
+    for (int i = 0; i < TRIES && !rc && !wait_stopped(); i++) {
+        rc = peer_ready(p, g->atomics, deadline);
+        if (rc || wait_stopped())
+            break;
+        prepare_again(g);
+        if (peer_post(p, g))
+            return;
+        if (!peer_has_paths(p))
+            break;
+    }
+    group_end(g, rc && !wait_stopped() ? rc : -DSM_ECANCELED);
+}
+
+static inline void fill(dsm_ticket *t, bool open_only)
 {
     uint64_t posts = 0;
     t->ngroups = 0;
     for (; t->posted < t->n; t->posted++) {
         dsm_op *op = &t->ops[t->posted];
-        if (go_on && !is_open(op))
+        if (open_only && !is_open(op))
             continue;
         if (remote_is_mapped(op->remote)) {
             mapped_execute(remote_at(op->remote, 0), op);
@@ -129,7 +153,8 @@ static inline void fill(dsm_ticket *t, bool go_on)
             g->head = w;
         g->tail = w;
         g->base.pending++; /* not shared with other threads yet */
-        prepare(op->remote->peer->dev, w, !t->started);
+        g->atomics |= is_atomic(op);
+        prepare(g->dev, w, !t->started);
         posts++;
     }
     if (posts)
@@ -138,7 +163,7 @@ static inline void fill(dsm_ticket *t, bool go_on)
 
 void ticket_fill(dsm_ticket *t)
 {
-    if (t->how.go_on)
+    if (t->how.go_on || t->resumed)
         fill(t, true);
     else
         fill(t, false);
@@ -155,7 +180,7 @@ static void post_some(dsm_ticket *t, int64_t deadline)
         if (i && clock_ns() >= deadline) /* connecting to those before it has used up the time */
             group_end(&t->groups[i], -DSM_ETIME);
         else
-            start(t->ctx, &t->groups[i], deadline);
+            group_start(&t->groups[i], deadline);
     wait_until_stopped(before);
 }
 
@@ -218,7 +243,7 @@ static void fill_ticket(dsm_ticket *t, dsm_ctx *c, dsm_op *ops, size_t n, const 
     t->started = false;
     t->how = *how;
     t->open = SIZE_MAX;
-    t->idle = t->asked = t->late = 0;
+    t->idle = t->resumed = t->asked = t->late = 0;
     t->asks = NULL;
     for (size_t i = 0; work && i < n; i++)
         work[i] = (struct fabric_op){.op = &ops[i]};
@@ -328,6 +353,8 @@ bool ticket_again(dsm_ticket *t)
 {
     enum { IDLE_PASSES = 8 }; /* other threads' failures, again and again */
     size_t open = 0;
+    if (ticket_resume(t, DEADLINE_NEVER))
+        return true;
     if (!t->how.go_on)
         return false;
     for (size_t i = 0; i < t->n; i++)
@@ -372,6 +399,7 @@ static const dsm_op *find_first_error(dsm_ticket *t, int64_t deadline)
             set_reason(op, -DSM_ETIME);
         if (was_cancelled(op) && load_relaxed_u32(&op->remote->peer->dead))
             set_reason(op, -DSM_EPEER);
+        path_set_reason(op);
         if (!first || (was_cancelled(first) && !was_cancelled(op)))
             first = op;
     }
@@ -413,7 +441,7 @@ void ticket_give_up_rest(dsm_ticket *t, int status)
 {
     for (; t->posted < t->n; t->posted++) {
         dsm_op *op = &t->ops[t->posted];
-        if (t->how.go_on) {
+        if (t->how.go_on || t->resumed) {
             op->status = is_open(op) ? status : op->status;
             continue;
         }
@@ -452,7 +480,7 @@ static int finish(dsm_ticket *t, int64_t deadline, size_t *failed)
         return outcome(t, deadline, failed);
     for (;;) {
         t->late |= wait_for_groups(t, deadline);
-        if (t->how.go_on ? t->late || !again(t, deadline) : t->posted == t->n)
+        if (t->how.go_on ? t->late || !again(t, deadline) : t->posted == t->n && !ticket_resume(t, deadline))
             break;
         if (t->late || clock_ns() >= deadline)
             ticket_give_up_rest(t, -DSM_ETIME);
@@ -522,26 +550,39 @@ int dsm_execute(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns, size_t *f
 /* ---- single ops ---- */
 
 /* run() for a single op, without the loops over ops and groups. The op has been checked. */
+static void post_one(dsm_ticket *t, int64_t deadline)
+{
+    struct peer *p = t->ops->remote->peer;
+    struct op_group *g = &t->groups[0];
+    *g = (struct op_group){.base.pending = 1,
+                           .peer = p,
+                           .dev = peer_device(p),
+                           .atomics = is_atomic(t->ops),
+                           .head = t->work,
+                           .tail = t->work};
+    prepare(g->dev, t->work, true);
+    fetch_add_u64(&t->ctx->stats.posts, 1);
+    group_start(g, deadline);
+    t->late = load_acquire_u32(&g->base.pending) && peer_wait(p, &g->base.pending, deadline);
+}
+
 static int run_one(dsm_op *op, int64_t timeout_ns)
 {
-    dsm_ctx *c = op->remote->ctx;
-    struct peer *p = op->remote->peer;
     int64_t deadline = deadline_after(timeout_ns);
     dsm_ticket t;
-    struct op_group *g = &t.groups[0];
-    struct fabric_op w = {.op = op, .group = &g->base};
-    t.ctx = c;
+    struct fabric_op w = {.op = op, .group = &t.groups[0].base};
+    t.ctx = op->remote->ctx;
     t.ops = op;
     t.work = &w;
-    t.n = t.posted = t.ngroups = 1;
+    t.n = t.ngroups = 1;
     t.started = t.shared = false;
+    t.resumed = 0;
     t.how = plainly;
-    *g = (struct op_group){.base.pending = 1, .peer = p, .head = &w, .tail = &w};
-    prepare(p->dev, &w, true);
     fetch_add_u32(&op->remote->users, 1);
-    fetch_add_u64(&c->stats.posts, 1);
-    start(c, g, deadline);
-    t.late = load_acquire_u32(&g->base.pending) && peer_wait(p, &g->base.pending, deadline);
+    do {
+        t.posted = 1;
+        post_one(&t, deadline);
+    } while (op->status && ticket_resume(&t, deadline));
     if (op->status || fabric_op_prepared(&w))
         return outcome(&t, deadline, NULL);
     fetch_sub_u32(&op->remote->users, 1);

@@ -39,7 +39,7 @@ bool peer_can_post(struct peer *p)
     return peer_usable(p);
 }
 
-bool peer_usable(const struct peer *p) { return p->ep && !p->ep->broken && !load_relaxed_u32(&p->dead); }
+bool peer_usable(const struct peer *p) { return p->ep && !p->ep->broken && !p->moving && !load_relaxed_u32(&p->dead); }
 
 static bool usable(struct peer *p)
 {
@@ -70,12 +70,16 @@ static void drop_endpoint(struct peer *p)
     p->closing = false;
 }
 
-static void install(struct peer *p, struct fabric_ep *ep)
+static void install(struct peer *p, struct fabric_ep *ep, uint32_t path)
 {
     core_lock(&p->lock);
     drop_endpoint(p);
     assert(!p->ep);
     p->ep = ep;
+    if (path != p->path)
+        fetch_add_u64(&p->ctx->stats.failovers, 1);
+    store_relaxed_u32(&p->path, path);
+    p->suspect = false;
     pthread_cond_broadcast(&p->cond); /* closing the old endpoint has ended its ops */
     core_unlock(&p->lock);
 }
@@ -102,31 +106,51 @@ static int join_ends(struct peer *p, struct fabric_ep *ep, int64_t deadline)
     int n = fabric(p)->ep_address(ep, mine);
     if (n < 0)
         return n;
-    int rc = p->ctx->control->endpoint(p, mine, (size_t)n, theirs, &len, deadline);
+    int rc = p->ctx->control->endpoint(p, ep->theirs, mine, (size_t)n, theirs, &len, deadline);
     if (!rc)
         rc = endpoint_connect(ep, theirs, len);
     return rc || !p->dev->streams ? rc : join_by_stream(p, ep, theirs, len, deadline);
 }
 
-static int make_endpoint(struct peer *p, int64_t deadline)
+/* The owner closes its end of the endpoint before, on whatever path, when it makes one for the new: from then on
+ * nothing of what was sent there arrives any more. */
+static int open_path(struct peer *p, uint32_t path, int64_t deadline)
+{
+    struct fabric_ep *ep;
+    int rc = endpoint_open(p->paths[path].dev, false, &ep);
+    if (rc)
+        return rc;
+    ep->theirs = p->paths[path].theirs;
+    if (p->dev->connected && (rc = join_ends(p, ep, deadline))) {
+        endpoint_close(ep);
+        return rc;
+    }
+    fetch_add_u64(&p->ctx->stats.connects, 1);
+    install(p, ep, path);
+    return 0;
+}
+
+static int make_endpoint(struct peer *p, bool atomics, int64_t deadline)
 {
     int rc = 0;
-    struct fabric_ep *ep;
     if (load_relaxed_u32(&p->dead)) {
         if (!p->dev->connected)
             return err_set(DSM_EPEER, 0, "%s", p->address);
         if ((rc = p->ctx->control->connect(p, deadline)))
             return rc;
     }
-    if ((rc = endpoint_open(p->dev, false, &ep)))
-        return rc;
-    if (p->dev->connected && (rc = join_ends(p, ep, deadline))) {
-        endpoint_close(ep);
-        return rc;
+    uint32_t first = path_next(p);
+    if (atomics && clock_ns() < p->held)
+        return err_set(DSM_EPATH, 0, "%s", p->address);
+    for (uint32_t i = 0; i < p->npaths; i++) {
+        uint32_t path = (first + i) % p->npaths;
+        if (!path_takes(p, path, atomics))
+            continue;
+        rc = open_path(p, path, deadline);
+        if (!rc || load_relaxed_u32(&p->dead) || clock_ns() >= deadline)
+            break;
     }
-    fetch_add_u64(&p->ctx->stats.connects, 1);
-    install(p, ep);
-    return 0;
+    return rc;
 }
 
 int peer_lock_control(struct peer *p, int64_t deadline)
@@ -142,16 +166,6 @@ int peer_lock_control(struct peer *p, int64_t deadline)
             return dsm_refuse_reentry("connection");
     } while (clock_ns() < deadline && !wait_interrupted());
     return err_set(DSM_ETIME, 0, "another thread waits for the agent at %s", p->address);
-}
-
-int peer_ready(struct peer *p, int64_t deadline)
-{
-    int rc = peer_lock_control(p, deadline);
-    if (rc)
-        return rc;
-    rc = usable(p) ? 0 : make_endpoint(p, deadline);
-    pthread_mutex_unlock(&p->control_lock);
-    return rc;
 }
 
 /* ---- ops ---- */
@@ -171,12 +185,12 @@ void peer_cut(struct peer *p)
     pthread_cond_broadcast(&p->cond);
 }
 
-bool peer_post(struct peer *p, struct fabric_op *list)
+bool peer_post(struct peer *p, const struct op_group *g)
 {
     core_lock(&p->lock);
-    bool good = peer_can_post(p);
+    bool good = peer_can_post(p) && group_fits(p, g);
     if (good) {
-        fabric(p)->post(p->ep, list);
+        fabric(p)->post(p->ep, g->head);
         peer_reap(p);
     }
     core_unlock(&p->lock);
@@ -313,6 +327,7 @@ bool peer_sleep(struct peer *p, const uint32_t *pending, int64_t limit)
     if (!load_acquire_u32(pending))
         return false;
     store_relaxed_u32(&p->late, 1 + !p->round);
+    p->suspect = true;
     peer_cut(p);
     drain(p, pending);
     store_relaxed_u32(&p->late, 0);
@@ -332,6 +347,7 @@ int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline)
             continue;
         peer_reap(p); /* the ops may have completed in time */
         if (load_acquire_u32(pending)) {
+            p->suspect |= go_on;
             peer_cut(p);
             drain(p, pending);
             rc = -DSM_ETIME;
@@ -339,5 +355,51 @@ int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline)
         break;
     }
     core_unlock(&p->lock);
+    return rc;
+}
+
+/* ---- an endpoint for ops that come ---- */
+
+/* Waits for the ops of the endpoint, so that it can be replaced by one on another path. On success no op is posted
+ * until p->moving is false. Under p->control_lock. */
+static int leave_path(struct peer *p, int64_t deadline)
+{
+    if (clock_ns() < p->held)
+        return err_set(DSM_EPATH, 0, "%s", p->address);
+    core_lock(&p->lock);
+    p->moving = true;
+    for (bool go_on = true; go_on && p->ep->inflight && clock_ns() < deadline;)
+        go_on = sleep_slice(p, &p->ep->inflight, deadline);
+    p->moving = !p->ep->inflight;
+    bool idle = p->moving;
+    core_unlock(&p->lock);
+    return idle ? 0 : err_set(DSM_ETIME, 0, "ops go on to %s by a path on which atomics can't", p->address);
+}
+
+/* The endpoint is usable, but its path leads to a device of the owner that must not execute atomics. */
+static int move_to_atomics(struct peer *p, int64_t deadline)
+{
+    int rc = leave_path(p, deadline);
+    if (rc)
+        return rc;
+    rc = make_endpoint(p, true, deadline);
+    core_lock(&p->lock);
+    p->moving = false;
+    if (rc)
+        peer_cut(p); /* the owner may have closed its end */
+    core_unlock(&p->lock);
+    return rc;
+}
+
+int peer_ready(struct peer *p, bool atomics, int64_t deadline)
+{
+    int rc = peer_lock_control(p, deadline);
+    if (rc)
+        return rc;
+    if (!usable(p))
+        rc = make_endpoint(p, atomics, deadline);
+    else if (!path_takes(p, p->path, atomics))
+        rc = move_to_atomics(p, deadline);
+    pthread_mutex_unlock(&p->control_lock);
     return rc;
 }

@@ -14,6 +14,8 @@ int peer_new(dsm_ctx *c, struct fabric_dev *d, const uint8_t node[DSM_NODE_ID], 
         return err_set(DSM_ENOMEM, 0, "peer");
     p->ctx = c;
     p->dev = d;
+    p->paths[0].dev = d;
+    p->npaths = 1;
     memcpy(p->node, node, DSM_NODE_ID);
     strncpy(p->address, address, sizeof p->address - 1);
     p->fd = p->stream_fd = -1;

@@ -35,6 +35,14 @@ static const struct fabric_dev *only_domain(const dsm_ctx *c)
     return NULL;
 }
 
+/* The rights that device i grants on a region: those to atomics are granted by one device of a fabric alone, where each
+ * has a domain of its own. */
+static uint32_t rights_by(const dsm_ctx *c, size_t i, uint32_t access)
+{
+    const struct fabric_dev *only = only_domain(c);
+    return only && only != c->devs[i] && only->wire_id == c->devs[i]->wire_id ? access & ~DSM_ATOMIC : access;
+}
+
 /* Whether device i serves regions of this kind: with these rights, allocated by the core or the caller's own. A context
  * with one device asks that device whatever the region is, so that the error is the device's. */
 static bool serves(const dsm_ctx *c, size_t i, uint32_t access, bool allocated)
@@ -43,8 +51,18 @@ static bool serves(const dsm_ctx *c, size_t i, uint32_t access, bool allocated)
     enum { NO_ATOMICS = 3 };
     if (c->ndevs == 1)
         return true;
-    return (!only || d == only) && (allocated || d->caps.register_private) &&
-           !(access & DSM_ATOMIC && d->caps.atomic_domain == NO_ATOMICS);
+    return (!only || d->wire_id == only->wire_id) && rights_by(c, i, access) &&
+           (allocated || d->caps.register_private) && !(access & DSM_ATOMIC && d->caps.atomic_domain == NO_ATOMICS);
+}
+
+uint32_t ctx_devices(const dsm_ctx *c, uint32_t wire_id, uint32_t *atomics)
+{
+    const struct fabric_dev *only = only_domain(c);
+    uint32_t n = 0;
+    for (size_t i = 0; i < c->ndevs; i++)
+        n += c->devs[i]->wire_id == wire_id;
+    *atomics = n > 1 && only && only->wire_id == wire_id ? 1 + only->number : 0;
+    return n;
 }
 
 static int check_size(const struct fabric_dev *d, uint64_t nbytes)
@@ -66,13 +84,14 @@ static void unregister(const dsm_ctx *c, dsm_region *r)
 static int register_with(dsm_ctx *c, size_t i, size_t n, struct memory *const *memory, dsm_region **regions)
 {
     struct fabric_mem **mem = calloc(n, sizeof(struct fabric_mem *));
+    uint32_t rights = rights_by(c, i, regions[0]->access);
     int rc = mem ? 0 : err_set(DSM_ENOMEM, 0, "%zu regions", n);
     for (size_t k = 0; k < n && !rc; k++)
         rc = check_size(c->devs[i], memory[k]->nbytes);
     if (!rc)
-        rc = c->devs[i]->fabric->reg(c->devs[i], n, memory, regions[0]->access, mem);
+        rc = c->devs[i]->fabric->reg(c->devs[i], n, memory, rights, mem);
     if (mem && (rc == -DSM_EMEMLOCK || rc == -DSM_ENOMEM) && cache_clear(c))
-        rc = c->devs[i]->fabric->reg(c->devs[i], n, memory, regions[0]->access, mem);
+        rc = c->devs[i]->fabric->reg(c->devs[i], n, memory, rights, mem);
     for (size_t k = 0; k < n && !rc; k++)
         regions[k]->mem[i] = mem[k];
     free(mem);
@@ -283,7 +302,7 @@ void region_describe(const dsm_region *r, dsm_descriptor *out)
         out->part = r->part;
     memcpy(out->node, c->node, DSM_NODE_ID);
     for (size_t i = 0; i < c->ndevs; i++) {
-        if (!r->mem[i])
+        if (!r->mem[i] || c->devs[i]->number) /* the devices of a fabric are one way */
             continue;
         struct dsm_way *w = &out->ways[out->nways++];
         w->fabric = c->devs[i]->wire_id;

@@ -15,7 +15,9 @@ struct peer;
 struct op_group {
     struct fabric_group base;
     uint16_t late, round; /* of started groups: core/async.c */
+    bool atomics;         /* there are some among the ops */
     struct peer *peer;
+    struct fabric_dev *dev; /* for which the ops are prepared */
     struct fabric_op *head, *tail;
     struct op_group *next;
     struct dsm_ticket *ticket;
@@ -33,9 +35,10 @@ struct dsm_ticket {
     size_t posted;          /* ops before this one are posted; the rest follow when groups become free */
     size_t ngroups;
     dsm_choice how;
-    size_t open;   /* with go_on: ops that were to be posted again, the last time that this was looked at */
-    uint32_t idle; /* with go_on: how often in a row none of them had ended since */
-    bool shared;   /* dsm_submit() or dsm_start() made it: the caller goes on, so all its remotes are in use */
+    size_t open;      /* with go_on: ops that were to be posted again, the last time that this was looked at */
+    uint32_t idle;    /* with go_on: how often in a row none of them had ended since */
+    uint32_t resumed; /* how often ops were posted again because a path was lost (core/paths.c) */
+    bool shared;      /* dsm_submit() or dsm_start() made it: the caller goes on, so all its remotes are in use */
     uint32_t started;
     uint32_t late;     /* ops of it were given up at the deadline */
     uint32_t asked;    /* this and the next fields: started tickets only */

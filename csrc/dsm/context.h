@@ -22,7 +22,9 @@ typedef struct {
      *   mtu            bytes; 0: the port's active one
      *   depth          of a send queue; 0: 128
      *   sl             service level of what is sent, 0 … 15
-     *   traffic_class  likewise, 0 … 255; a field of the global header, which is sent if this is not 0 */
+     *   traffic_class  likewise, 0 … 255; a field of the global header, which is sent if this is not 0
+     * verbs may be named several times, with other devices or ports: when the path to a peer by one is lost, another
+     * is taken (docs/decisions/0022-one-path-at-a-time.md). */
     const char *fabric;
     const char *listen;      /* the agent's TCP address, host or host:port; NULL: any; EINVAL if no fabric needs one */
     const char *advertise;   /* the address of it that peers use: host or host:port; NULL: the same */
@@ -71,6 +73,7 @@ int dsm_fence(dsm_ctx *c, const uint8_t node[DSM_NODE_ID]);
 /* Counters of the core's calls into the fabric, for tests and benchmarks. */
 typedef struct {
     uint64_t posts, doorbells, signalled, wakeups, connects, rejected;
+    uint64_t failovers; /* how often a peer was reached by another path than before */
     uint64_t cache_hits, cache_misses, cache_evicted, cache_bytes; /* of dsm_cache_keep(); bytes: kept now */
 } dsm_stats;
 void dsm_get_stats(const dsm_ctx *c, dsm_stats *out);

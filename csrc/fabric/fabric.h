@@ -6,9 +6,10 @@
  * given here; the rest is private to the fabric. Functions that return an int return 0 or -DSM_E… unless stated
  * otherwise, and describe a failure with err_set() (base/error.h).
  *
- * A context has one or more devices, each of another fabric. A region is registered with all of them that can serve it;
- * a remote is reached through one. docs/decisions/0013-fabrics-register-memory.md has the reasons, and for each
- * function whether it may block, allocate and be repeated, and under which locks it is called.
+ * A context has one or more devices, of one or several fabrics. A region is registered with all of them that can serve
+ * it; a remote is reached through one fabric, at one time by one path: a device of this context and one of the owner's
+ * (docs/decisions/0022-one-path-at-a-time.md). docs/decisions/0013-fabrics-register-memory.md has the reasons, and for
+ * each function whether it may block, allocate and be repeated, and under which locks it is called.
  *
  * LOCKING. The core serialises all calls on one endpoint (post, poll, arm, abort, close), so a fabric needs no lock per
  * endpoint. Device and memory functions may be called from several threads at once.
@@ -45,6 +46,7 @@ enum fabric_fork { FABRIC_FORK_BEFORE, FABRIC_FORK_AFTER, FABRIC_FORK_CHILD };
 struct fabric_dev {
     const struct fabric *fabric;
     uint32_t wire_id; /* FABRIC_…; fault has that of the fabric it wraps */
+    uint32_t number;  /* among the devices of this fabric in its context, from 0 */
     bool connected;   /* an endpoint must be connected to a passive endpoint of the owner before ops are posted */
     bool streams;     /* endpoints are connected by a stream socket, which the agents make (ep_stream) */
     bool remembers;   /* owners know what became of ops whose answer was lost (doubt, outcomes) */
@@ -76,6 +78,8 @@ struct fabric_blob {
 struct fabric_grant {
     uint64_t nbytes;
     uint32_t access, kind; /* DSM_READ …; enum memory_kind */
+    uint32_t devices;      /* of this fabric that the owner has */
+    uint32_t atomics;      /* 0, or 1 + the number of the only one of them that executes atomics */
     struct fabric_blob blob;
 };
 
@@ -106,7 +110,9 @@ struct fabric_outcomes {
 /* An endpoint: the connection to one peer. */
 struct fabric_ep {
     struct fabric_dev *dev;
+    uint32_t theirs;   /* the number of the owner's device that it leads to; set by the core before ep_connect */
     bool broken;       /* set by poll or abort: executes no more ops, and the core replaces it */
+    bool path_lost;    /* and not because the owner refused an op, or of an abort: another path may work */
     uint32_t inflight; /* ops accepted by post and not yet done; maintained by the fabric */
     uint64_t bytes;    /* total nbytes of these ops; maintained by the fabric */
 };
@@ -156,6 +162,9 @@ struct fabric {
     /* 'grant' is the answer of the owner's agent. It may be anything: the function checks the blob, and duplicates
      * file descriptors that it keeps. */
     int (*import)(struct fabric_dev *d, const struct fabric_grant *grant, struct fabric_remote **out);
+    /* A fabric of which a context may have several devices: adds what reaches the same memory by another device of its
+     * owner. Endpoints that lead there (fabric_ep.theirs) use it. */
+    int (*import_by)(struct fabric_remote *r, uint32_t theirs, const struct fabric_grant *grant);
     void (*forget)(struct fabric_remote *r);
 
     /* The agent has fenced a node: its connections are closed, so are its passive endpoints. Cuts what the node can
@@ -167,7 +176,7 @@ struct fabric {
      * errno says why it was not. If there is a result, op_release undoes it, with no lock held, once the op is done or
      * will not be posted. */
     void (*op_prepare)(struct fabric_dev *d, struct fabric_op *w);
-    void (*op_release)(struct fabric_dev *d, struct fabric_op *w);
+    void (*op_release)(struct fabric_dev *d, struct fabric_op *w); /* d: any device of the fabric */
     /* If the device remembers: how the owner knows an op that has ended with EUNKNOWN: by the address of its endpoint,
      * and a number. Returns the length of the address; 0: it can't be asked about the op. The answer holds until
      * op_release. */
@@ -219,6 +228,7 @@ int nosys_reg(struct fabric_dev *d, size_t n, struct memory *const *m, uint32_t 
 void nosys_unreg(struct fabric_mem *m);
 int nosys_export(struct fabric_mem *m, struct fabric_blob *out);
 int nosys_import(struct fabric_dev *d, const struct fabric_grant *grant, struct fabric_remote **out);
+int nosys_import_by(struct fabric_remote *r, uint32_t theirs, const struct fabric_grant *grant);
 void nosys_forget(struct fabric_remote *r);
 int nosys_evict(struct fabric_dev *d, const uint8_t node[DSM_NODE_ID]);
 void nosys_op_prepare(struct fabric_dev *d, struct fabric_op *w);

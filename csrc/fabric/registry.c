@@ -80,12 +80,29 @@ static int open_one(const char *spec, const dsm_options *o, dsm_stats *stats, st
     return rc;
 }
 
-static bool has(struct fabric_dev *const *devs, size_t n, uint32_t wire_id)
+/* Whether a context may have several devices of the fabric. */
+static bool has_paths(const struct fabric *f) { return f->import_by != nosys_import_by; }
+
+/* Numbers the last of n devices among those of its fabric. They have one domain of atomicity, or each its own: then the
+ * first executes all atomics (core/region.c). */
+static int number_last(struct fabric_dev *const *devs, size_t n)
 {
-    while (n)
-        if (devs[--n]->wire_id == wire_id)
-            return true;
-    return false;
+    struct fabric_dev *last = devs[n - 1];
+    for (size_t i = 0; i < n - 1; i++) {
+        const struct fabric_dev *d = devs[i];
+        if (d->wire_id != last->wire_id)
+            continue;
+        last->number++;
+        if (!has_paths(numbered(d->wire_id)))
+            return err_set(DSM_EINVAL, 0, "the fabric '%s' is named twice", d->caps.fabric);
+        if (!strcmp(d->caps.device, last->caps.device) && d->caps.port == last->caps.port)
+            return err_set(DSM_EINVAL, 0, "port %u of %s is named twice; a second path needs another port or device",
+                           d->caps.port, d->caps.device);
+        if (d->caps.atomic_domain != last->caps.atomic_domain)
+            return err_set(DSM_EINVAL, 0, "atomics of %s and %s do not have the same domain", d->caps.device,
+                           last->caps.device);
+    }
+    return 0;
 }
 
 int fabric_open(const dsm_options *o, dsm_stats *stats, struct fabric_dev *out[FABRIC_DEVICES_MAX])
@@ -102,10 +119,10 @@ int fabric_open(const dsm_options *o, dsm_stats *stats, struct fabric_dev *out[F
         memcpy(spec, at, len);
         spec[len] = 0;
         rc = open_one(spec, o, stats, &out[n]);
-        if (!rc && has(out, (size_t)n, out[n]->wire_id))
-            rc = err_set(DSM_EINVAL, 0, "the fabric '%.40s' is named twice", spec);
         if (out[n])
             n++;
+        if (!rc)
+            rc = number_last(out, (size_t)n);
         at += len;
     } while (!rc && *at++);
     for (; rc && n; n--)

@@ -205,6 +205,8 @@ class Context:
             Connections made.
         rejected
             Connections that the agent dropped because they failed to authenticate or violated the protocol.
+        failovers
+            How often a peer was reached by another path than before.
         cache_hits, cache_misses
             Ops whose local buffer the registration cache had, or had not and was asked to keep.
         cache_evicted

@@ -186,8 +186,9 @@ cdef class Context(Handle):
         self.check()
         c.dsm_get_stats(self.ptr, &s)
         return {"posts": s.posts, "doorbells": s.doorbells, "signalled": s.signalled, "wakeups": s.wakeups,
-                "connects": s.connects, "rejected": s.rejected, "cache_hits": s.cache_hits,
-                "cache_misses": s.cache_misses, "cache_evicted": s.cache_evicted, "cache_bytes": s.cache_bytes}
+                "connects": s.connects, "rejected": s.rejected, "failovers": s.failovers,
+                "cache_hits": s.cache_hits, "cache_misses": s.cache_misses, "cache_evicted": s.cache_evicted,
+                "cache_bytes": s.cache_bytes}
 
     # -- memory --
 

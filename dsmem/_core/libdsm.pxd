@@ -86,7 +86,7 @@ cdef extern from "dsm.h" nogil:
         char gid[64]
 
     ctypedef struct dsm_stats:
-        uint64_t posts, doorbells, signalled, wakeups, connects, rejected
+        uint64_t posts, doorbells, signalled, wakeups, connects, rejected, failovers
         uint64_t cache_hits, cache_misses, cache_evicted, cache_bytes
 
     void dsm_options_init(dsm_options *o)

@@ -60,6 +60,12 @@ def _devices(devices: list[dict[str, Any]]) -> Table:
     return table
 
 
+def _paths(devices: list[dict[str, Any]]) -> str:
+    """The fabric of a context that has a path by each active port; empty if there are not several."""
+    ports = [f"{d['device']}:{p['port']}" for d in devices for p in d["ports"] if p["state"] == "active"]
+    return ",".join(f"verbs://{port}" for port in ports[:4]) if len(ports) > 1 else ""
+
+
 def _show_fabrics(page: _Page, facts: dict[str, Any]) -> None:
     page.heading("Fabrics")
     for name, fabric in facts["fabrics"].items():
@@ -68,6 +74,8 @@ def _show_fabrics(page: _Page, facts: dict[str, Any]) -> None:
     page.heading("RDMA")
     if facts["kernel"]["devices"]:
         page.console.print(_devices(facts["kernel"]["devices"]))
+        if paths := _paths(facts["kernel"]["devices"]):
+            page.fact("paths", f'Context("{paths}") goes on by another when one is lost')
     else:
         page.fact("devices", "none (/sys/class/infiniband is empty or not there)")
     software = facts["kernel"]["rdma_rxe"]

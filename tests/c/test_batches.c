@@ -94,31 +94,31 @@ static int stop_after = -1;
 
 static uint32_t connecting; /* calls that make a connection, or wait for it */
 
-int __real_peer_ready(struct peer *p, int64_t deadline);
-int __wrap_peer_ready(struct peer *p, int64_t deadline);
-int __wrap_peer_ready(struct peer *p, int64_t deadline)
+int __real_peer_ready(struct peer *p, bool atomics, int64_t deadline);
+int __wrap_peer_ready(struct peer *p, bool atomics, int64_t deadline);
+int __wrap_peer_ready(struct peer *p, bool atomics, int64_t deadline)
 {
     fetch_add_u32(&connecting, 1);
-    return __real_peer_ready(p, deadline);
+    return __real_peer_ready(p, atomics, deadline);
 }
 
-static bool post_behind_another(struct peer *p, struct fabric_op *list);
-bool __real_peer_post(struct peer *p, struct fabric_op *list);
-bool __wrap_peer_post(struct peer *p, struct fabric_op *list);
-bool __wrap_peer_post(struct peer *p, struct fabric_op *list)
+static bool post_behind_another(struct peer *p, const struct op_group *g);
+bool __real_peer_post(struct peer *p, const struct op_group *g);
+bool __wrap_peer_post(struct peer *p, const struct op_group *g);
+bool __wrap_peer_post(struct peer *p, const struct op_group *g)
 {
     for (int64_t until = clock_ns() + next_takes; clock_ns() < until;)
         usleep(1000);
     next_takes = 0;
     bool spoil = postings < 32 && spoiled & 1u << postings;
-    bool posted = spoil ? post_behind_another(p, list) : __real_peer_post(p, list);
+    bool posted = spoil ? post_behind_another(p, g) : __real_peer_post(p, g);
     postings += posted;
     if (posted == stop_after)
         store_release_u32(&stop_word, 1);
     return posted;
 }
 
-static bool post_behind_another(struct peer *p, struct fabric_op *list)
+static bool post_behind_another(struct peer *p, const struct op_group *g)
 {
     static dsm_op others[32];
     static struct fabric_op work[32];
@@ -126,8 +126,10 @@ static bool post_behind_another(struct peer *p, struct fabric_op *list)
     uint32_t i = postings;
     groups[i] = (struct fabric_group){.pending = 1};
     others[i] = add_one(0);
-    work[i] = (struct fabric_op){.op = &others[i], .group = &groups[i], .next = list};
-    bool posted = __real_peer_post(p, &work[i]);
+    work[i] = (struct fabric_op){.op = &others[i], .group = &groups[i], .next = g->head};
+    struct op_group both = *g;
+    both.head = &work[i];
+    bool posted = __real_peer_post(p, &both);
     CHECK(!posted || others[i].status == -DSM_EACCESS);
     return posted;
 }

@@ -97,7 +97,8 @@ struct packet *engine_packet(struct qp *q, uint32_t op, uint32_t psn, uint32_t p
 {
     static _Alignas(8) uint8_t lost[sizeof(struct packet) + MTU_MAX];
     uint32_t size = ((uint32_t)sizeof(struct packet) + payload + 7) & ~7u;
-    bool loses = nic.plan.cut || (nic.plan.lose && !random_below((uint64_t)nic.plan.lose));
+    bool loses = nic.plan.cut || (device_of(q)->index >= 0 && nic.plan.down >> device_of(q)->index & 1) ||
+                 (nic.plan.lose && !random_below((uint64_t)nic.plan.lose));
     struct packet *p = loses ? (void *)lost : grow(route_to(q->dest >> QP_BITS & ID_MASK), size);
     *p = (struct packet){.magic = MAGIC,
                          .bytes = size,

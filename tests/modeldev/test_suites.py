@@ -23,6 +23,10 @@ SUITES = {
         "link=roce&devices=2&ports=2&iwarp=1&depth=4&sge=1&message=1000&inline=0&mtu=256&atomics=global",
         ["tests/conformance", "--fabric=verbs"],
     ),
+    "conformance with two paths": (
+        f"{HABITS}&late=2000&restart=1&devices=2",
+        ["tests/conformance", "--fabric=verbs://model0,verbs://model1"],
+    ),
     "conformance through fault": (HABITS, ["tests/conformance", "--fabric=fault+verbs"]),
     "memory of the caller": (HABITS, ["tests/softroce/test_registration.py", "tests/softroce/test_cache.py"]),
     "queues": (HABITS, ["tests/unit/test_queue.py", "--fabric=verbs", "-k=verbs"]),

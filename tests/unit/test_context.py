@@ -26,7 +26,7 @@ SECRET = b"the secret of these tests"
         ("udp", "fabric='udp': there are shm, verbs, tcp and auto"),
         ("shm,", "there are shm, verbs, tcp and auto"),
         ("shm,shm", "a fabric comes twice"),
-        ("shm,verbs://a,verbs://b", "a fabric comes twice"),
+        ("shm,verbs://a,shm", "a fabric comes twice"),
         ("fault+shm,verbs", "into all fabrics alike, or into none"),
         ("verbs://[", "Invalid IPv6 URL"),
         ("verbs://a:x", "port=x: a number from 0 to 255"),

@@ -45,6 +45,12 @@ static int fault_import(struct fabric_dev *d, const struct fabric_grant *grant, 
     return 0;
 }
 
+static int fault_import_by(struct fabric_remote *base, uint32_t theirs, const struct fabric_grant *grant)
+{
+    struct fabric_remote *r = ((struct fault_remote *)base)->inner;
+    return r->dev->fabric->import_by(r, theirs, grant);
+}
+
 static void fault_forget(struct fabric_remote *base)
 {
     struct fault_remote *r = (struct fault_remote *)base;
@@ -75,6 +81,7 @@ static const struct fabric fault_fabric = {
     .unreg = fault_unreg,
     .export = fault_export,
     .import = fault_import,
+    .import_by = fault_import_by,
     .forget = fault_forget,
     .evict = fault_evict,
     .outcomes = fault_outcomes,

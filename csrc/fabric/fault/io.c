@@ -123,6 +123,7 @@ int fault_ep_address(struct fabric_ep *base, uint8_t address[FABRIC_ADDRESS_MAX]
 int fault_ep_connect(struct fabric_ep *base, const uint8_t *address, size_t len)
 {
     struct fault_ep *e = (struct fault_ep *)base;
+    e->inner->theirs = base->theirs;
     return fabric(e)->ep_connect(e->inner, address, len);
 }
 
@@ -386,6 +387,7 @@ static int end_all(struct fault_ep *e)
 static int break_off(struct fault_ep *e)
 {
     e->base.broken = true;
+    e->base.path_lost = e->inner->path_lost;
     fabric(e)->ep_abort(e->inner);
     return e->inner->inflight ? 0 : end_all(e);
 }

@@ -38,6 +38,7 @@ static int failure_of(struct verbs_ep *e, dsm_op *op, enum ibv_wc_status s)
     int rc = error_of(s);
     if (rc == -DSM_EACCESS)
         e->refused = op->code;
+    e->base.path_lost |= rc == -DSM_EPEER || rc == -DSM_EIO;
     if (e->refused && rc == -DSM_ECANCELED)
         return fabric_behind_refused(&e->refused, op);
     return rc == -DSM_EACCESS ? rc : fabric_op_lost(op, rc);

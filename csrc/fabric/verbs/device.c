@@ -473,6 +473,7 @@ const struct fabric verbs_fabric = {
     .unreg = verbs_unreg,
     .export = verbs_export,
     .import = verbs_import,
+    .import_by = verbs_import_by,
     .forget = verbs_forget,
     .evict = evict,
     .op_prepare = verbs_op_prepare,

@@ -124,18 +124,19 @@ static void fill(struct verbs_ep *e, const dsm_op *op, int local, struct ibv_sen
     };
     const struct verbs_remote *r = (const struct verbs_remote *)fabric_remote_of(op);
     uint64_t at = r->start + fabric_offset_of(op);
+    uint32_t key = r->keys[e->base.theirs];
     w->wr_id = e->head;
     w->opcode = opcodes[op->code];
     w->send_flags = ((op->flags & DSM_OP_FENCE) && !e->placed ? IBV_SEND_FENCE : 0) |
                     (local == LOCAL_INLINE && op->code == DSM_OP_WRITE ? IBV_SEND_INLINE : 0);
     if (verbs_is_atomic(op)) {
         w->wr.atomic.remote_addr = at;
-        w->wr.atomic.rkey = r->key;
+        w->wr.atomic.rkey = key;
         w->wr.atomic.compare_add = op->operand;
         w->wr.atomic.swap = op->desired;
     } else {
         w->wr.rdma.remote_addr = at + e->placed;
-        w->wr.rdma.rkey = r->key;
+        w->wr.rdma.rkey = key;
     }
     if (++e->unsignalled == e->signal_every) {
         w->send_flags |= IBV_SEND_SIGNALED;
@@ -256,7 +257,7 @@ static void fail_oldest(struct verbs_ep *e)
     dsm_op *op = w ? w->op : NULL;
     if (op && !op->status)
         op->status = e->head != e->tail || e->placed ? fabric_op_lost(op, -DSM_EIO) : -DSM_EIO;
-    e->base.broken = true;
+    e->base.broken = e->base.path_lost = true;
 }
 
 int verbs_poll(struct fabric_ep *base)

@@ -404,8 +404,18 @@ int verbs_import(struct fabric_dev *d, const struct fabric_grant *grant, struct 
         return err_set(DSM_ENOMEM, 0, "remote");
     r->base = (struct fabric_remote){.dev = d, .nbytes = grant->nbytes, .access = grant->access};
     r->start = start;
-    r->key = get_u32(grant->blob.bytes + BLOB_KEY);
+    r->keys[0] = get_u32(grant->blob.bytes + BLOB_KEY);
     *out = &r->base;
+    return 0;
+}
+
+int verbs_import_by(struct fabric_remote *base, uint32_t theirs, const struct fabric_grant *grant)
+{
+    struct verbs_remote *r = (struct verbs_remote *)base;
+    if (theirs >= FABRIC_DEVICES_MAX || grant->blob.nbytes != BLOB_SIZE || grant->blob.nfds ||
+        get_u64(grant->blob.bytes) != r->start || grant->nbytes != base->nbytes)
+        return err_set(DSM_EPROTO, 0, "the owner granted other memory by its device %u", theirs);
+    r->keys[theirs] = get_u32(grant->blob.bytes + BLOB_KEY);
     return 0;
 }
 

@@ -90,8 +90,8 @@ struct verbs_mem {
 
 struct verbs_remote {
     struct fabric_remote base;
-    uint64_t start; /* the address on the wire of offset 0 */
-    uint32_t key;
+    uint64_t start;                    /* the address on the wire of offset 0 */
+    uint32_t keys[FABRIC_DEVICES_MAX]; /* by device of the owner */
 };
 
 struct verbs_slot {
@@ -175,6 +175,7 @@ int verbs_reg(struct fabric_dev *d, size_t n, struct memory *const *m, uint32_t 
 void verbs_unreg(struct fabric_mem *m);
 int verbs_export(struct fabric_mem *m, struct fabric_blob *out);
 int verbs_import(struct fabric_dev *d, const struct fabric_grant *grant, struct fabric_remote **out);
+int verbs_import_by(struct fabric_remote *r, uint32_t theirs, const struct fabric_grant *grant);
 void verbs_forget(struct fabric_remote *r);
 /* Records and returns the error for a registration of [p, p+nbytes) that failed with errno 'sys'. */
 int verbs_reg_failed(int sys, const void *p, uint64_t nbytes);

@@ -35,6 +35,12 @@ static int64_t op_timeout(const dsm_queue *q, uint64_t nbytes, int64_t deadline)
     return most < 0 || left < most ? left : most;
 }
 
+/* With several paths to the owner the ops can go by another one than that which was lost. */
+static bool is_again(const dsm_queue *q, int rc)
+{
+    return rc == -DSM_ECANCELED || (rc == -DSM_EIO && q->r->ctx && peer_has_paths(q->r->peer));
+}
+
 /* For READs and WRITEs only, which may be repeated. */
 static int run(const dsm_queue *q, dsm_op *ops, size_t n, int64_t deadline)
 {
@@ -42,7 +48,7 @@ static int run(const dsm_queue *q, dsm_op *ops, size_t n, int64_t deadline)
     int rc = -DSM_ECANCELED;
     for (size_t i = 0; i < n; i++)
         nbytes += ops[i].nbytes;
-    for (int i = 0; i < OP_TRIES && rc == -DSM_ECANCELED; i++)
+    for (int i = 0; i < OP_TRIES && is_again(q, rc); i++)
         rc = err_known(dsm_execute(q->r->ctx, ops, n, op_timeout(q, nbytes, deadline), NULL));
     return rc;
 }
