@@ -5,6 +5,8 @@ import contextlib
 import threading
 import time
 
+import numpy as np
+
 from dsmem import errors
 
 SECONDS = 60  # for what must not hang
@@ -12,6 +14,11 @@ SHARED = 0  # the word that all add to; the word of a writer is the one of its n
 LONG = 1 << 15  # bytes of what is read as a whole, from LONG on
 QUIET = b"\xa5" * LONG  # they are these
 FAILED = (errors.TransportError, errors.PeerDeadError, errors.CanceledError, errors.TimeoutError)
+
+
+def memory():
+    """What is in their region at first."""
+    return np.frombuffer(bytearray(LONG) + QUIET, "u1")
 
 
 class User(threading.Thread):
@@ -183,7 +190,7 @@ KINDS = (One, Many, Awaiting, Writer, Reader)
 
 
 def users_of(remote):
-    """One of each kind; the region has QUIET from LONG on, and zeros before it."""
+    """One of each kind, of a region with memory()."""
     return [kind(remote, at) for at, kind in enumerate(KINDS)]
 
 

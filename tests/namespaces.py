@@ -35,7 +35,8 @@ class Host:
         ip("addr", "add", f"{self.ours}/24", "dev", self.our_device)
         ip("link", "set", self.our_device, "up")
         ip("-n", self.name, "addr", "add", f"{self.theirs}/24", "dev", self.device)
-        ip("-n", self.name, "link", "set", self.device, "up")
+        for device in (self.device, "lo"):
+            ip("-n", self.name, "link", "set", device, "up")
 
     def cut(self) -> None:
         ip("-n", self.name, "link", "set", self.device, "down")
@@ -50,8 +51,8 @@ class Host:
 
     def heal(self) -> None:
         ip("-n", self.name, "link", "set", self.device, "up")
-        ip("neigh", "flush", "dev", self.our_device, "nud", "permanent")
-        ip("-n", self.name, "neigh", "flush", "dev", self.device, "nud", "permanent")
+        ip("neigh", "flush", "dev", self.our_device, "nud", "all")
+        ip("-n", self.name, "neigh", "flush", "dev", self.device, "nud", "all")
 
     def remove(self) -> None:
         subprocess.run([IP, "netns", "delete", self.name], check=False, capture_output=True)

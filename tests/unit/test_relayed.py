@@ -7,9 +7,8 @@ import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import pytest
-from accounts import LONG, QUIET, SECONDS, Locker, Putter, Taker, at_last, at_work, check, limit, users_of
+from accounts import SECONDS, Locker, Putter, Taker, at_last, at_work, check, limit, memory, users_of
 from tcp_relay import Relay
 
 import dsmem
@@ -97,13 +96,13 @@ def suffer(fault, relay, users):
 
 
 def test_each_op_has_an_outcome_that_is_true(fault):
-    memory = np.frombuffer(bytearray(LONG) + QUIET, "u1")
-    with relayed() as (relay, owner, user), owner.register(memory, access="rwa") as region:
+    words = memory()
+    with relayed() as (relay, owner, user), owner.register(words, access="rwa") as region:
         with user.attach(region.descriptor, timeout=SECONDS) as remote:
             users = users_of(remote)
             with at_work(users):
                 suffer(fault, relay, users)
-            check(users, memory.view("u8").tolist())
+            check(users, words.view("u8").tolist())
 
 
 def test_messages_arrive_once_and_in_order(fault):

@@ -1,0 +1,70 @@
+"""Contexts of two hosts, and the link between them."""
+
+import contextlib
+import subprocess
+
+import pytest
+from accounts import SECONDS
+from network import FABRIC, PORT, networks, programs
+from other import SECRET, There
+
+import dsmem
+
+
+@pytest.fixture(scope="session")
+def network():
+    yield from networks()
+
+
+@pytest.fixture(scope="session")
+def program(network):
+    with programs(network, PORT, FABRIC) as program:
+        yield program
+
+
+@pytest.fixture
+def there(program):
+    with There(program.address) as there:
+        yield there
+
+
+@pytest.fixture
+def owner(there, network):
+    """A context of the other host, by proxy."""
+    with there.run("scenes:context", FABRIC, network.theirs, SECRET) as owner:
+        yield owner
+
+
+@pytest.fixture
+def peer(network):
+    with dsmem.Context(FABRIC, listen=network.ours, secret=SECRET) as context:
+        yield context
+
+
+@pytest.fixture
+def region(owner):
+    with owner.allocate(8192) as region:
+        yield region
+
+
+@pytest.fixture
+def remote(peer, region):
+    with peer.attach(region.descriptor, timeout=SECONDS) as remote:
+        yield remote
+
+
+@pytest.fixture
+def queueing(network):
+    """Gives our device a discipline, such as netem, which loses or delays what we send; where the kernel has it."""
+
+    def tc(*words):
+        command = ["tc", "qdisc", "replace", "dev", network.our_device, "root", *words]
+        subprocess.run(command, check=True, capture_output=True)
+
+    try:
+        tc("netem", "delay", "1ms")
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        pytest.skip("this kernel has no netem")
+    yield tc
+    with contextlib.suppress(subprocess.CalledProcessError):
+        tc("pfifo")
