@@ -10,9 +10,11 @@ venv:
 	@ci/deps build || echo 'going on with what is there'
 	@ci/venv
 
-## make demo      two processes share a file, a segment, a queue and a lock; FILE= names another file
+## make demo      two processes share a file, a segment, a queue and a lock, and two hosts names; FILE= names another file
 demo: venv
 	@.venv/bin/dsmem demo $(if $(FILE),'$(FILE)')
+	@echo
+	@.venv/bin/python examples/two_hosts.py
 
 ## make test      all tests that this machine can run; says what it left out
 test: venv
