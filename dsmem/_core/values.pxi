@@ -25,8 +25,11 @@ cdef object take_raised():
 
 
 cdef int raise_later(void *nothing) except -1 with gil:
-    """Called between two bytecodes. Code that suppressed the error of the wait does not suppress its cause."""
-    error = take_raised()
+    """Called between two bytecodes. Code that suppressed the error of the wait does not suppress its cause.
+
+    In a child that another thread has forked this may come before _after_fork(), and is not the child's business.
+    """
+    error = take_raised() if PyThread_get_thread_ident() == main_ident else None
     if error is not None:
         raise error
     return 0

@@ -2,13 +2,17 @@
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 
 import pytest
+from forked import in_child, raises
 
 import dsmem
+from dsmem import _core, errors
 
+SECRET = b"the secret of these tests"
 LATE = 60  # the op that does not come back; the waits begin earlier
 MANY = 5_000  # ops; more than a wait posts before it looks for signals
 
@@ -59,14 +63,13 @@ def test_a_handler_that_raises_while_an_op_is_late(fault_place, kind):
                 signal.pthread_kill(main, signal.SIGUSR1)
                 return
 
-    secret = b"the secret of these tests"
     with contextlib.ExitStack() as stack:
-        context = stack.enter_context(dsmem.Context(fault_place, secret=secret))
+        context = stack.enter_context(dsmem.Context(fault_place, secret=SECRET))
         cluster = stack.enter_context(dsmem.connect(context=context))
         owner = stack.enter_context(contextlib.closing(getattr(cluster, kind)("it", create=True, **properties)))
         if before:
             before(owner)
-        user = stack.enter_context(dsmem.Context(f"{fault_place}://?delay={LATE}:60000ms", secret=secret))
+        user = stack.enter_context(dsmem.Context(f"{fault_place}://?delay={LATE}:60000ms", secret=SECRET))
         obj = dsmem.attach(owner.ref, user)
         stack.callback(signal.signal, signal.SIGUSR1, signal.signal(signal.SIGUSR1, enough))
         thread = threading.Thread(target=interrupt, args=(user,))
@@ -81,3 +84,49 @@ def test_a_handler_that_raises_while_an_op_is_late(fault_place, kind):
         if before:
             owner.release()
     assert not too_late
+
+
+def test_a_child_that_another_thread_forks_meanwhile_does_not_raise_it(fault_place, monkeypatch):
+    """It is the parent's main thread that is about to raise it: its op ends, is repeated, and is late again."""
+    main, ended, hits, failed = threading.get_ident(), threading.Event(), [], []
+
+    def handler(*_):
+        hits.append(1)
+        raise Enough
+
+    ignored = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda raised: ignored.append(repr(raised.exc_value)))
+
+    def child():
+        for _ in range(1000):  # what the core has asked the interpreter to do between two bytecodes is done in them
+            raises(errors.InvalidArgumentError, _core.probe, "no fabric")
+        return ignored  # by what runs in a child before anything else
+
+    def fork(user):
+        while user.stats["posts"] < LATE and not ended.is_set():
+            time.sleep(0.001)
+        signal.pthread_kill(main, signal.SIGUSR1)
+        while not hits and not ended.is_set():
+            time.sleep(0.0001)
+        try:
+            assert in_child(child) == []
+        except BaseException as error:
+            failed.append(error)
+
+    with contextlib.ExitStack() as stack:
+        context = stack.enter_context(dsmem.Context(fault_place, secret=SECRET))
+        cluster = stack.enter_context(dsmem.connect(context=context))
+        owner = stack.enter_context(contextlib.closing(cluster.event("it", create=True)))
+        user = stack.enter_context(dsmem.Context(f"{fault_place}://?delay={LATE}-:60000ms", secret=SECRET))
+        event = dsmem.attach(owner.ref, user)
+        stack.callback(signal.signal, signal.SIGUSR1, signal.signal(signal.SIGUSR1, handler))
+        thread = threading.Thread(target=fork, args=(user,))
+        thread.start()
+        try:
+            with pytest.raises(Enough):
+                event.wait()
+        finally:
+            ended.set()
+            thread.join()
+            event.close()
+    assert not failed
