@@ -43,8 +43,9 @@ static void context_free(dsm_ctx *c)
     free(c);
 }
 
-static const struct control control = {client_connect,  client_endpoint,   client_stream, client_status,
-                                       client_outcomes, client_disconnect, context_free};
+static const struct control control = {client_connect,    client_endpoint,   client_stream, client_status,
+                                       client_outcomes,   client_identities, client_ended,  client_bye,
+                                       client_disconnect, context_free};
 
 static int fill(dsm_ctx *c, const dsm_options *o)
 {

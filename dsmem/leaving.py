@@ -1,7 +1,7 @@
 """What a process releases at its exit.
 
-On one host the kernel proves that a process has ended. Nothing proves it to another process's memory: an entry, a role
-or a lock there would stay in use forever. So a process that exits normally releases them all, within a bound. The
+On one host the kernel proves that a process has ended. Another process's memory learns of it late, or never: an entry,
+a role or a lock there would stay in use. So a process that exits normally releases them all, within a bound. The
 waits of the remaining threads are ended, and then each handle is released; what it holds passes on as if the process
 had died with it. Names whose lifetime ends with the process are removed, too.
 

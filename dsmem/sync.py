@@ -2,8 +2,9 @@
 
 The factories of :class:`dsmem.Cluster` create and find them by name. Waiters sleep. On one host the kernel proves the
 death of a process, also in another container that shares /dev/shm: what it held passes to the next waiter, which finds
-``recovered`` set. Over the network no death can be proven, so waiters time out; ``break_`` releases what a dead holder
-held. docs/protocols/lock.md and sync.md specify layouts and steps, docs/DIFFERENCES.md the differences from threading.
+``recovered`` set. Over tcp it passes on when the owner has cut the holder off. Where that can't be, as on verbs,
+waiters time out, and ``break_`` releases what a dead holder held. docs/protocols/lock.md and sync.md specify layouts
+and steps, docs/DIFFERENCES.md the differences from threading.
 """
 
 from __future__ import annotations

@@ -45,6 +45,8 @@ static void drop(struct agent *a, struct conn *n)
     *at = n->next;
     forget(n->fd);
     core_unlock(&a->lock);
+    if (n->state == CONN_OPEN)
+        grants_look(a, n->handshake.client);
     free(n);
 }
 
@@ -220,6 +222,9 @@ static int poll_timeout_ms(struct agent *a)
 {
     pthread_mutex_lock(&a->turn);
     int ms = a->accept_after ? deadline_poll_ms(a->accept_after, 1000) : a->unauthenticated ? 1000 : -1;
+    int64_t expires = grants_next(a);
+    if (expires != DEADLINE_NEVER)
+        ms = deadline_poll_ms(expires, ms < 0 ? 1000 : ms);
     pthread_mutex_unlock(&a->turn);
     return ms;
 }
@@ -250,6 +255,7 @@ static bool work(struct agent *a, const struct epoll_event *ev, int n)
         }
     }
     drop_slow_unauthenticated(a);
+    grants_expire(a);
     pthread_mutex_unlock(&a->turn);
     return go_on;
 }
@@ -373,6 +379,7 @@ static void agent_free(struct agent *a)
 {
     while (a->conns)
         drop(a, a->conns);
+    grants_end_all(a);
     service_free(&a->service);
     core_lock(&a->lock);
     for (size_t i = 0; i < LISTENERS; i++) {
@@ -460,8 +467,10 @@ bool agent_stop(dsm_ctx *c)
     }
     shutdown(a->stop, SHUT_RDWR);
     pthread_join(a->thread, NULL);
-    for (struct peer *p = c->peers; p; p = p->next) /* no other thread can free a peer any more */
+    for (struct peer *p = c->peers; p; p = p->next) { /* no other thread can free a peer any more */
+        c->control->bye(p);
         c->control->disconnect(p);
+    }
     agent_free(a);
     c->agent = NULL;
     return true;
@@ -472,21 +481,14 @@ bool agent_stop(dsm_ctx *c)
 int agent_fence(struct agent *a, const uint8_t node[DSM_NODE_ID])
 {
     pthread_mutex_lock(&a->turn);
-    int rc = 0;
-    if (!agent_denies(a, node)) {
-        void *p = realloc(a->denied, (a->ndenied + 1) * sizeof *a->denied);
-        if (p) {
-            a->denied = p;
-            memcpy(a->denied[a->ndenied++], node, DSM_NODE_ID);
-        } else {
-            rc = err_set(DSM_ENOMEM, 0, "fence");
-        }
-    }
+    int rc = agent_deny(a, node);
     for (struct conn *n = a->conns, *next; n; n = next) {
         next = n->next;
         if (n->state == CONN_OPEN && !memcmp(n->handshake.client, node, DSM_NODE_ID))
             drop(a, n);
     }
+    if (!rc) /* otherwise it may connect again */
+        grants_end_node(a, node);
     pthread_mutex_unlock(&a->turn);
     return rc;
 }

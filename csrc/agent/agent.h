@@ -42,7 +42,8 @@ struct conn {
 struct service {
     pthread_mutex_t lock; /* taken after agent->turn */
     pthread_cond_t cond;
-    bool on; /* changes under agent->turn, too */
+    bool on;          /* changes under agent->turn, too */
+    int64_t grace_ns; /* under agent->turn: a node that is away for longer is evicted; -1: it is not */
     struct caller *first, **last;
 };
 
@@ -61,6 +62,7 @@ struct agent {
     size_t unauthenticated; /* number of connections that have not completed the handshake */
     uint8_t (*denied)[DSM_NODE_ID];
     size_t ndenied;
+    struct grant *grants; /* of grants.c */
     int64_t accept_after; /* no free file descriptor: not listening until then; 0: listening */
     struct service service;
     struct agent *next; /* list of all agents of the process, for fork */
@@ -71,6 +73,8 @@ int agent_start(dsm_ctx *c, const dsm_options *o);
  * closed by other code: then the thread can't be woken and sleeps forever, so agent and context must not be freed. */
 bool agent_stop(dsm_ctx *c);
 int agent_fence(struct agent *a, const uint8_t node[DSM_NODE_ID]);
+/* Refuses the node from now on. Under agent->turn. */
+int agent_deny(struct agent *a, const uint8_t node[DSM_NODE_ID]);
 /* Starts and stops watching for the end of the control connection to a peer. */
 int agent_watch(struct agent *a, struct peer *p);
 void agent_unwatch(struct agent *a, struct peer *p);
@@ -92,6 +96,19 @@ void service_left(struct agent *a, struct conn *n);
 void service_turn(struct service *s, bool on);
 /* Takes the next request, or waits for one until the deadline, or until it is woken for nothing: ETIME. */
 int service_next(struct service *s, int64_t deadline, dsm_call *out);
+/* grants.c, under agent->turn: the identities that this process has claimed for nodes. */
+int grants_claim(struct agent *a, const struct conn *n, uint64_t key, uint8_t answer[IDENTITIES_SIZE]);
+void grants_ended(const uint8_t *question, size_t n, uint8_t *answer);
+/* All endpoints of the node must have been closed. */
+void grants_bye(struct agent *a, const struct conn *n, uint64_t key);
+void grants_end_node(struct agent *a, const uint8_t node[DSM_NODE_ID]);
+void grants_end_all(struct agent *a);
+/* A connection of the node has opened or ended. */
+void grants_look(struct agent *a, const uint8_t node[DSM_NODE_ID]);
+void grants_look_all(struct agent *a);
+/* When grants_expire() has something to do: it evicts nodes that have been away for too long. */
+int64_t grants_next(const struct agent *a);
+void grants_expire(struct agent *a);
 /* conn.c */
 /* Whether what the node sends next wakes the agent. Under agent->turn. */
 int conn_read_on(const struct agent *a, const struct conn *n, bool on);
@@ -117,6 +134,12 @@ int client_status(struct peer *p, uint64_t region, uint64_t generation, int64_t 
 int client_outcomes(struct peer *p, const uint8_t *address, size_t len, uint64_t from, struct fabric_outcomes *out,
                     int64_t deadline);
 void client_disconnect(struct peer *p);
+/* Sends a message that has no answer, if that can be done at once. */
+void client_tell(struct peer *p, uint16_t type, const void *payload, size_t len);
+/* identities.c */
+int client_identities(struct peer *p, int64_t deadline);
+int client_ended(struct peer *p, const uint64_t *identities, size_t n, uint8_t *ended, int64_t deadline);
+void client_bye(struct peer *p); /* nothing comes from this peer any more */
 /* What a client asks an owner for: a region or, if n is not 0, these parts of it, which are its regions if it is a
  * pool. */
 struct wanted {

@@ -378,6 +378,12 @@ int client_ask(struct peer *p, uint16_t type, const void *question, size_t len, 
     return rc;
 }
 
+void client_tell(struct peer *p, uint16_t type, const void *payload, size_t len)
+{
+    struct request q = {.type = type, .payload = payload, .len = len};
+    begin(p, &q, clock_ns());
+}
+
 static int answered(const struct peer *p, int rc)
 {
     return rc > 0 ? err_set(rc, 0, "the owner's agent at %s rejected the request", p->address) : rc;
@@ -392,6 +398,10 @@ int client_endpoint(struct peer *p, uint32_t device, const uint8_t *address, siz
     struct request q = {
         .type = MSG_ENDPOINT, .payload = question, .len = FABRIC_SIZE + len, .reply = out, .reply_max = *out_len};
     int rc = ask(p, &q, deadline);
+    if (rc == -DSM_EPEER && !(rc = client_connect(p, deadline))) { /* the agent had not noticed the end yet */
+        q.reply_max = *out_len;
+        rc = ask(p, &q, deadline);
+    }
     *out_len = q.reply_max;
     return answered(p, rc);
 }

@@ -2,6 +2,7 @@
 #include "agent.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 
@@ -21,6 +22,18 @@ bool agent_denies(const struct agent *a, const uint8_t node[DSM_NODE_ID])
         if (!memcmp(a->denied[i], node, DSM_NODE_ID))
             return true;
     return false;
+}
+
+int agent_deny(struct agent *a, const uint8_t node[DSM_NODE_ID])
+{
+    if (agent_denies(a, node))
+        return 0;
+    void *p = realloc(a->denied, (a->ndenied + 1) * sizeof *a->denied);
+    if (!p)
+        return err_set(DSM_ENOMEM, 0, "fence");
+    a->denied = p;
+    memcpy(a->denied[a->ndenied++], node, DSM_NODE_ID);
+    return 0;
 }
 
 int conn_read_on(const struct agent *a, const struct conn *n, bool on)

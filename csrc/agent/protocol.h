@@ -30,20 +30,24 @@ enum {
                          atomics, then the fabric's blob */
     MSG_ENDPOINT = 2, /* DEVICE, address -> address */
     MSG_STATUS = 3,   /* NAME -> nothing */
-    MSG_BYE = 4,
+    MSG_BYE = 4,      /* nothing, or KEY -> no answer */
     MSG_PARTS =
         5, /* NAME, then parts of this region: u64 number, u64 generation, u64 offset, u64 nbytes -> u32, how many
                       of them, from the first on, are regions of the pool now */
     MSG_CALL = 6,     /* bytes for the service of the context -> its bytes */
     MSG_OUTCOMES = 7, /* u32 fabric, u64 number, address of an endpoint -> OUTCOMES, then for each OUTCOME: u64 number,
                          u32 ops, u32 status, u64 result */
-    NAME_SIZE = 16,   /* u64 region, u64 generation */
-    FABRIC_SIZE = 4,  /* DEVICE: u8 fabric, u8 number of the device among those of the fabric, u16 0 */
+    MSG_IDENTITIES = 8, /* KEY -> u64 first, u64 count */
+    MSG_ENDED = 9,      /* u64 identities -> for each u8: 1 if it is proven to have ended */
+    NAME_SIZE = 16,     /* u64 region, u64 generation */
+    FABRIC_SIZE = 4,    /* DEVICE: u8 fabric, u8 number of the device among those of the fabric, u16 0 */
     GRANT_SIZE = 16,
     PART_SIZE = 32,
     ASKED_SIZE = FABRIC_SIZE + 8, /* u32 fabric, u64 number; the address follows */
     OUTCOMES_SIZE = 24,           /* u64 next, u64 known, u64 through */
     OUTCOME_SIZE = 24,
+    KEY_SIZE = FABRIC_SIZE + 8, /* DEVICE, u64 key: of what a peer has asked identities for */
+    IDENTITIES_SIZE = 16,
     PARTS_MAX = (PAYLOAD_MAX - NAME_SIZE) / PART_SIZE, /* in a question */
     ANSWER_MAX = PAYLOAD_MAX,                          /* the longest payload of a reply */
 };

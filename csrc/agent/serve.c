@@ -14,13 +14,15 @@ static void answer(struct agent *a, struct conn *n, int status, const void *byte
         agent_refuse(a, n);
 }
 
-int dsm_serve(dsm_ctx *c, int on)
+int dsm_serve(dsm_ctx *c, int on, int64_t grace_ns)
 {
     if (ctx_forked(c))
         return refuse_forked();
     struct agent *a = c->agent;
     pthread_mutex_lock(&a->turn);
     service_turn(&a->service, on);
+    a->service.grace_ns = grace_ns;
+    grants_look_all(a);
     for (struct conn *n = a->conns, *next; n && !on; n = next) {
         next = n->next;
         if (n->calling)

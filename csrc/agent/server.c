@@ -76,6 +76,7 @@ static bool on_proof(struct agent *a, struct conn *n)
     session_begin(a->ctx, &n->handshake, &n->session);
     n->state = CONN_OPEN;
     a->unauthenticated--;
+    grants_look(a, n->handshake.client);
     return true;
 }
 
@@ -165,9 +166,18 @@ static bool on_status(dsm_ctx *c, struct conn *n, const uint8_t *name)
     return reply(n, live ? 0 : DSM_ESTALE, NULL, 0);
 }
 
+/* Closes the endpoints that the node has on the fabric, also those of its other connections, whose end may not have
+ * been noticed here yet. */
+static void close_endpoints(struct agent *a, const struct conn *n, const struct fabric_dev *d)
+{
+    for (struct conn *old = a->conns; old; old = old->next)
+        if (old->ep && old->ep->dev->wire_id == d->wire_id &&
+            !memcmp(old->handshake.client, n->handshake.client, DSM_NODE_ID))
+            conn_close_endpoint(old);
+}
+
 /* Replaces the node's earlier endpoint of the same fabric, if any: it is closed first, so no op arrives through it any
- * more (objects/sure.h). It may be of another device: a node uses one path at a time. It may belong to another
- * connection of the node, whose end has not been noticed here yet. */
+ * more (objects/sure.h). It may be of another device: a node uses one path at a time. */
 static bool on_endpoint(struct agent *a, struct conn *n, const uint8_t *question, size_t len)
 {
     dsm_ctx *c = a->ctx;
@@ -177,10 +187,7 @@ static bool on_endpoint(struct agent *a, struct conn *n, const uint8_t *question
     struct fabric_dev *d = c->devs[i];
     uint8_t mine[FABRIC_ADDRESS_MAX];
     conn_close_endpoint(n);
-    for (struct conn *old = a->conns; old; old = old->next)
-        if (old->ep && old->ep->dev->wire_id == d->wire_id &&
-            !memcmp(old->handshake.client, n->handshake.client, DSM_NODE_ID))
-            conn_close_endpoint(old);
+    close_endpoints(a, n, d);
     int rc = endpoint_open(d, true, &n->ep);
     if (rc) {
         n->ep = NULL;
@@ -227,6 +234,41 @@ static bool on_outcomes(dsm_ctx *c, struct conn *n, const uint8_t *question, siz
     return reply(n, got < 0 ? -got : 0, answer, got < 0 ? 0 : (size_t)got);
 }
 
+/* The device through which a peer's ops come that this process executes; NULL: the question is not about one. */
+static struct fabric_dev *streams_of(const dsm_ctx *c, const struct conn *n, const uint8_t *question)
+{
+    int i = find_device(c, n, get_u32(question));
+    return i >= 0 && c->devs[i]->streams ? c->devs[i] : NULL;
+}
+
+static bool on_identities(struct agent *a, struct conn *n, const uint8_t *question)
+{
+    uint8_t answer[IDENTITIES_SIZE];
+    int status = streams_of(a->ctx, n, question) ? grants_claim(a, n, get_u64(question + FABRIC_SIZE), answer)
+                                                 : DSM_EUNSUPPORTED;
+    return reply(n, status, answer, status ? 0 : sizeof answer);
+}
+
+static bool on_ended(struct conn *n, const uint8_t *question, size_t len)
+{
+    uint8_t answer[PAYLOAD_MAX / 8];
+    grants_ended(question, len / 8, answer);
+    return reply(n, 0, answer, len / 8);
+}
+
+/* The peer sends nothing more. What it has sent through an earlier connection may still be on its way, so all its
+ * endpoints are closed before its identities end. */
+static bool on_bye(struct agent *a, struct conn *n, const uint8_t *payload, size_t len)
+{
+    conn_close_endpoint(n);
+    struct fabric_dev *d = len == KEY_SIZE ? streams_of(a->ctx, n, payload) : NULL;
+    if (d) {
+        close_endpoints(a, n, d);
+        grants_bye(a, n, get_u64(payload + FABRIC_SIZE));
+    }
+    return !len || len == KEY_SIZE;
+}
+
 /* Accepts each message once and in order: its number must be the next one. */
 static bool on_message(struct agent *a, struct conn *n)
 {
@@ -248,9 +290,12 @@ static bool on_message(struct agent *a, struct conn *n)
         return service_on_call(a, n, payload, len);
     case MSG_OUTCOMES:
         return len > ASKED_SIZE && len <= ASKED_SIZE + FABRIC_ADDRESS_MAX && on_outcomes(a->ctx, n, payload, len);
+    case MSG_IDENTITIES:
+        return len == KEY_SIZE && on_identities(a, n, payload);
+    case MSG_ENDED:
+        return len && len % 8 == 0 && len <= 8 * ENDED_MOST && on_ended(n, payload, len);
     case MSG_BYE:
-        conn_close_endpoint(n);
-        return len == 0;
+        return on_bye(a, n, payload, len);
     default:
         return false;
     }

@@ -24,6 +24,10 @@
 /* An identity contains the complete uid of the user whose file has allocated it. Most uids are small (up to 16 bits),
  * which leaves more bits for the rest. */
 enum { SMALL_SHIFT = 46, LARGE_SHIFT = 30, RECORDS = 4092, CLAIM_TRIES = 64 };
+/* Numbers of a range: one in 2^21, or in 2^15, of those that a file allocates. */
+enum { SMALL_RANGE = 1 << 24, LARGE_RANGE = 1 << 14 };
+/* The user in random identities, whose file is not asked. It is no user's number (an id of 16 bits that means none). */
+enum { NO_USER = 0xffff };
 #define LARGE_USER (1ull << 62)
 
 struct record {
@@ -175,9 +179,9 @@ static uint32_t own_space(void)
     return stat("/proc/self/ns/pid", &st) ? 0 : (uint32_t)st.st_ino;
 }
 
-static int lock_byte(int fd, int what, uint64_t at, short *type)
+static int lock_bytes(int fd, int what, uint64_t at, uint64_t count, short *type)
 {
-    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)at, .l_len = 1};
+    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)at, .l_len = (off_t)count};
     int rc = fcntl(fd, what, &l);
     *type = l.l_type;
     return rc;
@@ -206,24 +210,33 @@ static int choose_first(struct identity_file *f, uint32_t user)
     return 0;
 }
 
-/* Allocates a number and locks its byte. If the process is killed after any of these steps, it has only used up a
- * number that no other process has seen. */
-static int take_number(struct identity_file *f, int fd, uint32_t user, uint64_t *out)
+/* Stored for messages: the process that has the identity. */
+static void put_record(struct identity_file *f, uint64_t k, uint64_t identity)
+{
+    struct record *r = &f->records[k % RECORDS];
+    store_relaxed_u64(&r->identity, 0);
+    store_relaxed_u32(&r->pid, (uint32_t)getpid());
+    store_relaxed_u32(&r->space, own_space());
+    store_relaxed_u64(&r->identity, identity);
+}
+
+/* Allocates numbers and locks their bytes. If the process is killed after any of these steps, it has only used up
+ * numbers that no other process has seen. */
+static int take_numbers(struct identity_file *f, int fd, uint32_t user, uint64_t count, uint64_t *out)
 {
     short type;
     uint64_t first = load_acquire_u64(&f->first);
     for (int i = 0; i < CLAIM_TRIES; i++) {
-        uint64_t k = fetch_add_u64(&f->given, 1);
-        if (k >= half_of(user)) {
+        uint64_t k = load_acquire_u64(&f->given);
+        if (k < half_of(user) - count)
+            k = fetch_add_u64(&f->given, count);
+        if (k >= half_of(user) - count) {
             errno = EOVERFLOW;
             return -1;
         }
-        if (!lock_byte(fd, F_OFD_SETLK, first + k, &type)) {
-            struct record *r = &f->records[k % RECORDS];
-            store_relaxed_u64(&r->identity, 0);
-            store_relaxed_u32(&r->pid, (uint32_t)getpid());
-            store_relaxed_u32(&r->space, own_space());
-            store_relaxed_u64(&r->identity, first + k);
+        if (!lock_bytes(fd, F_OFD_SETLK, first + k, count, &type)) {
+            if (count == 1)
+                put_record(f, k, first + k);
             *out = first + k;
             return 0;
         }
@@ -235,8 +248,10 @@ static int take_number(struct identity_file *f, int fd, uint32_t user, uint64_t 
 
 struct claimed {
     uint32_t user;
+    uint64_t count;
     struct stat st; /* of the file */
     uint64_t identity;
+    void *keep;
     int error;
 };
 
@@ -257,13 +272,15 @@ static int claim_in(int fd, struct claimed *c)
     struct identity_file *f = mmap(NULL, sizeof *f, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (f == MAP_FAILED)
         return -1;
-    if (madvise(f, sizeof *f, MADV_DONTFORK) || choose_first(f, c->user) || take_number(f, fd, c->user, &c->identity)) {
+    if (madvise(f, sizeof *f, MADV_DONTFORK) || choose_first(f, c->user) ||
+        take_numbers(f, fd, c->user, c->count, &c->identity)) {
         rc = errno;
         munmap(f, sizeof *f);
         errno = rc;
         return -1;
     }
     mprotect(f, sizeof *f, PROT_NONE); /* the mapping stays, only to keep the lock */
+    c->keep = f;
     return 0;
 }
 
@@ -275,6 +292,13 @@ static void claim_apart(void *arg)
         c->error = errno;
     if (fd >= 0)
         close(fd);
+}
+
+static int claim_numbers(struct claimed *c)
+{
+    int error = apart(0, claim_apart, c);
+    errno = error ? error : c->error;
+    return errno ? -1 : 0;
 }
 
 static uint64_t *wiped_page(void)
@@ -293,12 +317,9 @@ static int claim(uint64_t *out)
     if (!own && !(own = wiped_page()))
         return -1;
     if (!*own) {
-        struct claimed c = {.user = geteuid()};
-        int error = apart(0, claim_apart, &c);
-        if (error || c.error) {
-            errno = error ? error : c.error;
+        struct claimed c = {.user = geteuid(), .count = 1};
+        if (claim_numbers(&c))
             return -1;
-        }
         *own = c.identity;
         keep(c.user, &c.st);
     }
@@ -312,6 +333,40 @@ int identity_claim(uint64_t *out)
     int rc = claim(out);
     pthread_mutex_unlock(&one);
     return rc;
+}
+
+/* ---- for participants of other hosts ---- */
+
+int identity_claim_range(struct identity_range *out)
+{
+    struct claimed c = {.user = geteuid()};
+    c.count = is_small(c.user) ? SMALL_RANGE : LARGE_RANGE;
+    if (c.user == NO_USER) {
+        errno = EPERM;
+        return -1;
+    }
+    pthread_mutex_lock(&one);
+    int rc = claim_numbers(&c), sys = errno;
+    pthread_mutex_unlock(&one);
+    errno = sys;
+    if (!rc)
+        *out = (struct identity_range){c.identity | IDENTITY_ELSEWHERE, c.count, c.keep};
+    return rc;
+}
+
+/* On return the kernel has dropped the lock: no other mapping and no descriptor refers to its open file description. */
+void identity_end_range(struct identity_range *r)
+{
+    munmap(r->keep, sizeof(struct identity_file));
+    r->keep = NULL;
+}
+
+int identity_random(uint64_t *out)
+{
+    if (getrandom(out, sizeof *out, 0) != (ssize_t)sizeof *out)
+        return -1;
+    *out = IDENTITY_ELSEWHERE | base_of(NO_USER) | (*out & (half_of(NO_USER) - 1));
+    return 0;
 }
 
 /* ---- queries ---- */
@@ -330,7 +385,7 @@ static int ask_ended(int fd, uint64_t identity, uint64_t k)
 {
     (void)k;
     short type;
-    return !lock_byte(fd, F_OFD_GETLK, identity, &type) && type == F_UNLCK;
+    return !lock_bytes(fd, F_OFD_GETLK, identity, 1, &type) && type == F_UNLCK;
 }
 
 static int ask_pid(int fd, uint64_t identity, uint64_t k)
@@ -384,7 +439,7 @@ static int ask(uint64_t identity, question *q)
 {
     struct asking a = {.identity = identity, .q = q};
     int error = errno;
-    if (!identity || identity >> 63)
+    if (!identity || identity & IDENTITY_ELSEWHERE)
         return 0;
     pthread_mutex_lock(&one);
     if ((!ask_in(&kept, identity, q, &a.answer) || a.answer) && apart(kept.fd + 1, ask_apart, &a))
@@ -394,6 +449,10 @@ static int ask(uint64_t identity, question *q)
     return a.answer;
 }
 
-bool identity_ended(uint64_t identity) { return ask(identity, ask_ended); }
+bool identity_ended(uint64_t identity)
+{
+    uint64_t number = identity & ~IDENTITY_ELSEWHERE;
+    return number != identity && user_of(number) == NO_USER ? false : ask(number, ask_ended);
+}
 
 int identity_pid(uint64_t identity) { return ask(identity, ask_pid); }

@@ -51,6 +51,11 @@ struct peer {
     int fd;                /* -1: none. Under control_lock; changes under ctx->lock as well */
     struct stream *stream; /* of agent/client.c: the state of the control connection */
     int stream_fd;         /* the socket of an endpoint that is being connected, or -1; like fd */
+    struct {
+        uint64_t key;        /* random; 0: none have been asked for */
+        uint64_t next, left; /* those that no participant has drawn */
+        bool none;           /* the owner gives none */
+    } identities;            /* core/identities.c; under control_lock */
 
     pthread_mutex_t lock;
     pthread_cond_t cond;  /* the sleeper has woken, ops have ended, or the endpoint has changed */
@@ -123,6 +128,9 @@ struct control {
     /* What became of the ops that came through this endpoint of the owner's, from number 'from' on. */
     int (*outcomes)(struct peer *p, const uint8_t *address, size_t len, uint64_t from, struct fabric_outcomes *out,
                     int64_t deadline);
+    int (*identities)(struct peer *p, int64_t deadline); /* sets p->identities */
+    int (*ended)(struct peer *p, const uint64_t *identities, size_t n, uint8_t *ended, int64_t deadline);
+    void (*bye)(struct peer *p); /* nothing more comes from it; sent if that can be done at once */
     void (*disconnect)(struct peer *p);
     void (*free)(dsm_ctx *c); /* with no lock held: frees the context */
 };
@@ -331,6 +339,14 @@ void peers_bury(dsm_ctx *c);
 int remote_part(dsm_remote *whole, uint64_t offset, uint64_t nbytes, dsm_remote **out);
 /* With no lock held. The last holder frees it. */
 void remote_drop(dsm_remote *whole);
+
+/* core/identities.c: of participants in memory that is not mapped. */
+enum { ENDED_MOST = 128 }; /* in one question */
+/* n identities that no other participant has, from *first on; 0 if the owner gives none: nothing can be proven of those
+ * that the caller draws itself. */
+int remote_identities(dsm_remote *r, uint64_t n, uint64_t *first);
+/* For each identity 1 if the owner says that it has ended, else 0. */
+void remote_ended(dsm_remote *r, const uint64_t *identities, size_t n, uint8_t *ended);
 
 /* core/ops.c */
 /* Ends the ops of a group that has not been posted. */

@@ -5,18 +5,51 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <sys/random.h>
+#include <string.h>
 
-#define ELSEWHERE (1ull << 63)
+static int draw(uint64_t *out) { return identity_random(out) ? err_set_errno(errno, "getrandom") : 0; }
 
-int member_identity(bool local, uint64_t *out)
+int member_identity(dsm_remote *r, uint64_t *out)
 {
-    if (local && !identity_claim(out))
-        return 0;
-    if (getrandom(out, sizeof *out, 0) != (ssize_t)sizeof *out)
-        return err_set_errno(errno, "getrandom");
-    *out |= ELSEWHERE;
-    return 0;
+    int rc = 0;
+    *out = 0;
+    if (remote_is_mapped(r) ? !identity_claim(out) : (rc = remote_identities(r, 1, out)) || *out)
+        return rc;
+    return draw(out);
+}
+
+int member_identities(dsm_remote *r, uint64_t n, uint64_t *first)
+{
+    int rc = remote_identities(r, n, first);
+    return rc || *first ? rc : draw(first);
+}
+
+bool member_ended(dsm_remote *r, uint64_t identity)
+{
+    uint8_t ended;
+    if (remote_is_mapped(r))
+        return identity_ended(identity);
+    members_ended(r, &identity, 1, &ended);
+    return ended;
+}
+
+void members_ended(dsm_remote *r, const uint64_t *identities, size_t n, uint8_t *ended)
+{
+    uint64_t some[MEMBERS_ASKED];
+    uint8_t answer[MEMBERS_ASKED];
+    for (size_t from = 0, to; from < n; from = to) {
+        size_t asked = 0, last = 0;
+        for (to = from; to < n && asked < MEMBERS_ASKED; to++)
+            if (identities[to])
+                some[asked++] = identities[to];
+        if (remote_is_mapped(r))
+            for (size_t i = 0; i < asked; i++)
+                answer[i] = identity_ended(some[i]);
+        else if (asked)
+            remote_ended(r, some, asked, answer);
+        for (size_t i = from; i < to; i++)
+            ended[i] = identities[i] ? answer[last++] : 0;
+    }
 }
 
 const char *member_describe(uint64_t identity, char text[MEMBER_TEXT])
@@ -29,7 +62,7 @@ const char *member_describe(uint64_t identity, char text[MEMBER_TEXT])
     return text;
 }
 
-bool member_elsewhere(uint64_t identity) { return identity & ELSEWHERE; }
+bool member_elsewhere(uint64_t identity) { return identity & IDENTITY_ELSEWHERE; }
 
 int member_is(dsm_remote *r, uint64_t table, uint32_t number, uint64_t identity)
 {
@@ -78,8 +111,10 @@ static int find_own(const uint64_t *seen, uint32_t n, uint64_t identity, uint32_
 static int succeed_dead(dsm_remote *r, uint64_t table, uint32_t n, const uint64_t *seen, uint64_t identity,
                         member_sweep *sweep, void *arg, uint32_t *out)
 {
+    uint8_t ended[MEMBERS_MAX];
+    members_ended(r, seen, n, ended);
     for (uint32_t i = 0; i < n; i++) {
-        if (!identity_ended(seen[i]))
+        if (!ended[i])
             continue;
         int rc = sweep ? sweep(arg, i, seen[i]) : 0;
         if (!rc)
@@ -103,7 +138,7 @@ int member_join(dsm_remote *r, uint64_t table, uint32_t n, uint64_t identity, me
         rc = find_own(seen, n, identity, number);
     if (!rc)
         rc = take_free(r, table, n, seen, identity, number);
-    if (!rc && remote_is_mapped(r))
+    if (!rc)
         rc = succeed_dead(r, table, n, seen, identity, sweep, arg, number);
     if (rc)
         return rc < 0 ? rc : 0;
@@ -116,7 +151,7 @@ int member_leave(dsm_remote *r, uint64_t table, uint32_t number, uint64_t identi
     return err_known(dsm_compare_swap(r, table + 8ull * number, identity, 0, &old, remote_timeout(r)));
 }
 
-int dsm_identity(uint64_t *out) { return member_identity(true, out); }
+int dsm_identity(uint64_t *out) { return identity_claim(out) ? draw(out) : 0; }
 int dsm_identity_provable(void)
 {
     uint64_t own;

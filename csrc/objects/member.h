@@ -3,12 +3,15 @@
  *
  * An identity names a process and is never used by another one:
  *   a process of this host   bit 63 clear: a number from its user's file (base/identity.h)
- *   a node elsewhere         bit 63 set: random; so is that of a process of this host that could not get a number
+ *   a node elsewhere         bit 63 set: a number that the process which owns the memory has claimed for it, and ends
+ *                            once the node is cut off for good (decision 0022); or random, where it claims none. Random
+ *                            is also that of a process of this host that could not get a number
  *   no process               0
  *
- * A process that has ended is dead forever. A member counts as dead only if the kernel proves it, in whichever PID
- * namespaces the two processes are. A number from a file that this process can't read proves nothing, and neither does
- * the identity of a node elsewhere: such entries stay until their members leave or are fenced. A process that has
+ * A process that has ended is dead forever. A member counts as dead only if the kernel of the memory's host proves it,
+ * in whichever PID namespaces the two processes are; a participant of another host asks the memory's owner. A number
+ * from a file that can't be read there proves nothing, and neither does a random identity: such entries stay until
+ * their members leave or are broken. A process that has
  * called exec() has lost its mappings and is dead. A process that is stopped is alive.
  *
  * An entry changes only by compare-swap: 0 -> identity (join), identity -> 0 (leave), and dead identity -> identity
@@ -29,11 +32,16 @@
 
 #include <stdbool.h>
 
-enum { MEMBERS_MAX = 1024 };
+enum { MEMBERS_MAX = 1024, MEMBERS_ASKED = 128 };
 
-/* For local objects the identity of this process. If the object is not local, or the process can't get a number: a
- * random identity. */
-int member_identity(bool local, uint64_t *out);
+/* For local objects the identity of this process. If the object is not local: one that its owner has claimed for this
+ * participant alone. Otherwise a random one. */
+int member_identity(dsm_remote *r, uint64_t *out);
+/* n of them for one participant, if the object is not local. */
+int member_identities(dsm_remote *r, uint64_t n, uint64_t *first);
+/* Whether the member is proven dead. For remote memory this asks the owner. */
+bool member_ended(dsm_remote *r, uint64_t identity);
+void members_ended(dsm_remote *r, const uint64_t *identities, size_t n, uint8_t *ended);
 enum { MEMBER_TEXT = 64 };
 /* "process 17", for messages. */
 const char *member_describe(uint64_t identity, char text[MEMBER_TEXT]);
@@ -44,8 +52,7 @@ bool member_elsewhere(uint64_t identity);
 /* Undoes what the dead member of entry 'number' left. Returns 0, or -DSM_E…, which ends the join. */
 typedef int member_sweep(void *arg, uint32_t number, uint64_t dead);
 
-/* Takes one of the n entries at 'table' in r. sweep may be NULL. EMEMBERS: no entry is free or proven dead. Through
- * remote memory no member is taken for dead. */
+/* Takes one of the n entries at 'table' in r. sweep may be NULL. EMEMBERS: no entry is free or proven dead. */
 int member_join(dsm_remote *r, uint64_t table, uint32_t n, uint64_t identity, member_sweep *sweep, void *arg,
                 uint32_t *number);
 int member_leave(dsm_remote *r, uint64_t table, uint32_t number, uint64_t identity);

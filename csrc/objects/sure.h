@@ -22,7 +22,10 @@ bool sure_again(int rc, int *tries);
 int sure_error(int rc);
 /* For an op that gives something back: the memory is out of reach. A process that closes its handle leaves what the
  * handle holds. If the memory is gone, so is that; if only the path was cut, others can take it by choice (break). */
-static inline bool sure_lost(int rc) { return rc == -DSM_EPEER || rc == -DSM_ESTALE || rc == -DSM_EFORK; }
+static inline bool sure_lost(int rc)
+{
+    return rc == -DSM_EPEER || rc == -DSM_ESTALE || rc == -DSM_EFORK || rc == -DSM_EFENCED;
+}
 /* The memory is certainly gone, and the caller no longer holds anything. On a network a silent owner may be alive, and
  * what is held there stays held: a caller that failed to give it back still holds it, and may try again. */
 static inline bool sure_gone(const dsm_remote *r, int rc)

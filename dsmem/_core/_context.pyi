@@ -465,7 +465,8 @@ class Context:
         """
 
     def fence(self, node_id: bytes) -> None:
-        """Cut another context off. When the call returns, that context can no longer access memory of this one.
+        """Cut another context off. When the call returns, that context can no longer access memory of this one. What it
+        held there over tcp (locks and the like) goes to others from then on, as that of a process that has died.
 
         Parameters
         ----------

@@ -70,8 +70,9 @@ class Service:
     def close(self) -> None:
         """End the connection. Closing twice has no effect."""
 
-def serve(context: Context, on: bool) -> None:
-    """Begin or cease to take requests. Those without a reply are refused at the end, and next_call() ends."""
+def serve(context: Context, on: bool, grace: float | None = None) -> None:
+    """Begin or cease to take requests. Those without a reply are refused at the end, and next_call() ends. While they
+    are taken, a node that has had no connection for ``grace`` seconds is evicted, unless it holds nothing."""
 
 def next_call(context: Context, timeout: float | None = None) -> tuple[int, int, bytes | None] | None:
     """Wait for a request: a number of its connection, its own number, its bytes; None instead of them if the connection

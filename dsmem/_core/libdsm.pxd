@@ -147,7 +147,7 @@ cdef extern from "dsm.h" nogil:
     int dsm_service_call(dsm_service *s, const void *request, size_t len, void *reply, size_t *reply_len,
                          int64_t timeout_ns)
     int dsm_service_close(dsm_service *s)
-    int dsm_serve(dsm_ctx *c, int on)
+    int dsm_serve(dsm_ctx *c, int on, int64_t grace_ns)
     int dsm_next_call(dsm_ctx *c, int64_t timeout_ns, dsm_call *out)
     int dsm_reply(dsm_ctx *c, const dsm_call *call, const void *bytes, size_t len)
 

@@ -87,13 +87,15 @@ cdef class Service(Handle):
         return f"<Service at {self.address}{' closed' if self.ptr == NULL else ''}>"
 
 
-def serve(Context context not None, bint on):
+def serve(Context context not None, bint on, grace=None):
+    cdef int64_t ns
     cdef int rc
     context.enter()
     try:
+        ns = nanoseconds(grace)
         context.check()
         with nogil:
-            rc = c.dsm_serve(context.ptr, on)
+            rc = c.dsm_serve(context.ptr, on, ns)
         if rc:
             raise error_from_core(rc, "serve")
     finally:

@@ -10,7 +10,7 @@ import click
 import dsmem
 from dsmem import errors
 from dsmem.context import parse_fabrics
-from dsmem.names.server import NameServer
+from dsmem.names.server import GRACE_SECONDS, NameServer
 
 _UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
 _SIZE = re.compile(r"(\d{1,15})\s*(?:([KMGT])(?:iB)?)?")
@@ -44,6 +44,14 @@ def _fabrics(context: click.Context, parameter: click.Parameter, value: str) -> 
     "--memory", type=_Bytes(), metavar="SIZE", help="Most that objects may hold, such as 4GiB; by default no limit."
 )
 @click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=GRACE_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a client may be cut off before others go on with what it held; inf: without limit.",
+)
+@click.option(
     "-f",
     "--fabric",
     default="tcp",
@@ -51,19 +59,20 @@ def _fabrics(context: click.Context, parameter: click.Parameter, value: str) -> 
     callback=_fabrics,
     help="tcp; or verbs,tcp or URLs, of a device whose atomics exclude those of CPUs.",
 )
-def serve(listen: str, advertise: str | None, memory: int | None, fabric: str) -> None:
+def serve(listen: str, advertise: str | None, memory: int | None, grace: float, fabric: str) -> None:
     """Answer for the names of this host, so that other hosts use them.
 
     dsmem.connect("tcp://HOST:PORT/CLUSTER") finds and makes names here; processes of this host use the same names by
     dsmem.connect("CLUSTER"). One line says when it is ready. SIGTERM and SIGINT end it: names stay, and what other
-    hosts have opened fails.
+    hosts have opened fails. A client that has been cut off for longer than --grace is refused from then on (it
+    connects again with a new context), and others go on with the locks that it held.
     """
     try:
         context = dsmem.Context(fabric, listen=listen, advertise=advertise)
     except errors.InvalidArgumentError as error:
         raise click.UsageError(str(error)) from None
     with context:
-        server = NameServer(context, memory)
+        server = NameServer(context, memory, grace)
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, lambda number, frame: server.stop())
         address = next(way.address for way in context.fabrics if way.address.startswith("tcp:"))

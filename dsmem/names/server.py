@@ -24,6 +24,7 @@ from dsmem.names.local import FileKey, LocalNames
 from dsmem.names.wire import Reader, Request
 
 _log = logging.getLogger("dsmem")
+GRACE_SECONDS = 30.0
 _TICK_SECONDS = 1.0
 _LOOKED_AT = 64  # objects that no client holds, at each tick
 _NUMBERS_MOST = 65536  # of a connection
@@ -79,6 +80,9 @@ class NameServer:
         Through which the memory of objects is reached.
     memory : int, optional
         Bytes that the names of this user's clusters may hold, so that the server makes another one.
+    grace : float, optional
+        Seconds for which a client may be without a connection. Then it is evicted: it is refused, and others go on with
+        the locks and the like that it has held. None: it is not.
 
     Raises
     ------
@@ -87,7 +91,7 @@ class NameServer:
         change the same words.
     """
 
-    def __init__(self, context: _core.Context, memory: int | None = None) -> None:
+    def __init__(self, context: _core.Context, memory: int | None = None, grace: float | None = GRACE_SECONDS) -> None:
         for way in context.fabrics:
             if way.atomic_domain not in ("cpu", "global"):
                 has = {"nic": "atomics of its own", "none": "no atomics"}[way.atomic_domain]
@@ -95,6 +99,7 @@ class NameServer:
                 raise errors.UnsupportedError(f"{why}; serve names through tcp alone")
         self.context = context
         self.memory = memory
+        self.grace = grace
         self._stopped = False
         self._clients: dict[int, _Client] = {}
         self._current: dict[FileKey, _Object] = {}  # the longest mapping of each file that has had a name
@@ -117,7 +122,7 @@ class NameServer:
         ready : callable, optional
             Called when requests are taken.
         """
-        _core.serve(self.context, True)
+        _core.serve(self.context, True, self.grace)
         try:
             if self._stopped:
                 return

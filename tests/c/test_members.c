@@ -42,7 +42,7 @@ static pid_t new_member(void)
     CHECK(pid >= 0);
     if (!pid) {
         uint64_t me;
-        CHECK(!member_identity(true, &me));
+        CHECK(!dsm_identity(&me));
         store_release_u64(&shared[0], me);
         stay();
     }
@@ -56,7 +56,7 @@ static void end(pid_t pid) { CHECK(!kill(pid, SIGKILL) && waitpid(pid, NULL, 0) 
 static void the_dead_are_dead(void)
 {
     uint64_t me, again, remote;
-    CHECK(!member_identity(true, &me) && !member_identity(true, &again) && !member_identity(false, &remote));
+    CHECK(!dsm_identity(&me) && !dsm_identity(&again) && !identity_random(&remote));
     CHECK(me == again && !(me >> 63) && remote >> 63 && !dsm_identity_provable());
     CHECK(!identity_ended(me) && !identity_ended(remote) && !identity_ended(0));
     CHECK(!identity_ended(me + 1) && !identity_ended(1)); /* numbers that no process was given */
@@ -78,7 +78,7 @@ static void without_descriptors(void)
 {
     struct rlimit old, none = {0};
     uint64_t me;
-    CHECK(!member_identity(true, &me));
+    CHECK(!dsm_identity(&me));
     pid_t pid = new_member();
     uint64_t other = shared[0];
     CHECK(!getrlimit(RLIMIT_NOFILE, &old));
@@ -120,11 +120,10 @@ static int in_container(void)
 {
     uint64_t outside = shared[1], mine, again;
     SAY(getpid() == 1);
-    SAY(!member_identity(true, &mine) && mine != outside); /* its parent has an identity, and may have pid 1 as well */
+    SAY(!dsm_identity(&mine) && mine != outside); /* its parent has an identity, and may have pid 1 as well */
     SAY(!identity_ended(outside) && !identity_pid(outside));
     pid_t pid = new_member();
-    SAY(!member_identity(true, &again) && mine == again && !identity_ended(shared[0]) &&
-        identity_pid(shared[0]) == pid);
+    SAY(!dsm_identity(&again) && mine == again && !identity_ended(shared[0]) && identity_pid(shared[0]) == pid);
     store_release_u64(&shared[2], mine);
     stay();
 }
@@ -146,7 +145,7 @@ static int container(void)
 {
     int status;
     shared[2] = shared[3] = 0;
-    SAY(!member_identity(true, &shared[1]));
+    SAY(!dsm_identity(&shared[1]));
     pid_t launcher = fork();
     if (!launcher)
         _exit(container_launcher());
@@ -167,10 +166,10 @@ static int first_of_first(void)
     pid_t init = fork();
     if (!init) {
         uint64_t mine;
-        SAY(getpid() == 1 && !member_identity(true, &shared[1]) && !unshare(CLONE_NEWPID));
+        SAY(getpid() == 1 && !dsm_identity(&shared[1]) && !unshare(CLONE_NEWPID));
         pid_t pid = fork();
         if (!pid)
-            _exit(getpid() != 1 || member_identity(true, &mine) || mine == shared[1] || identity_ended(shared[1]));
+            _exit(getpid() != 1 || dsm_identity(&mine) || mine == shared[1] || identity_ended(shared[1]));
         int status;
         _exit(waitpid(pid, &status, 0) != pid || status);
     }
@@ -196,7 +195,7 @@ static int private_memory(void)
         close_all(); /* as exec does */
         if (!own_memory())
             _exit(77);
-        if (member_identity(true, &inside) || inside >> 63 || identity_ended(outside) || identity_pid(outside))
+        if (dsm_identity(&inside) || inside >> 63 || identity_ended(outside) || identity_pid(outside))
             _exit(1);
         store_release_u64(&shared[1], inside);
         stay();
@@ -217,7 +216,7 @@ static int no_memory(void)
     if (!own_memory() || mount("none", "/dev/shm", "tmpfs", MS_RDONLY, NULL))
         return 77;
     SAY(dsm_identity_provable() == -DSM_ESYS);
-    SAY(!member_identity(true, &a) && !member_identity(true, &b));
+    SAY(!dsm_identity(&a) && !dsm_identity(&b));
     SAY(a >> 63 && b >> 63 && a != b && !identity_ended(a));
     return 0;
 }
@@ -235,14 +234,14 @@ static int file_lost(void)
     uint64_t before, after;
     if (!own_memory())
         return 77;
-    SAY(!member_identity(true, &before));
+    SAY(!dsm_identity(&before));
     pid_t old = new_member();
     uint64_t of_old = shared[0];
     SAY(!unlink(path_of_file()));
     SAY(!identity_ended(of_old) && !identity_ended(before));
     pid_t asker = fork(); /* it asks with the file that its parent knew, too */
     if (!asker)
-        _exit(member_identity(true, &after) || identity_ended(of_old) || identity_ended(before));
+        _exit(dsm_identity(&after) || identity_ended(of_old) || identity_ended(before));
     int status;
     SAY(waitpid(asker, &status, 0) == asker && !status);
     pid_t pid = new_member();
@@ -272,10 +271,10 @@ static void all_descriptors_closed(void)
     CHECK(pid >= 0);
     if (!pid) {
         uint64_t me, again;
-        CHECK(!member_identity(true, &me));
+        CHECK(!dsm_identity(&me));
         close_all();
         CHECK(open("/dev/null", O_RDONLY) == 3); /* the library's number is another file's now */
-        CHECK(!member_identity(true, &again) && me == again && !identity_ended(me));
+        CHECK(!dsm_identity(&again) && me == again && !identity_ended(me));
         store_release_u64(&shared[0], me);
         stay();
     }
@@ -316,7 +315,7 @@ static void descriptor_replaced(void)
     enum { SWAPS = 2000 };
     pid_t pid = new_member();
     uint64_t me, other = shared[0];
-    CHECK(!member_identity(true, &me));
+    CHECK(!dsm_identity(&me));
     int fd = kept_descriptor(), real = dup(fd), copy = open("/dev/shm", O_TMPFILE | O_RDWR, 0644);
     static char bytes[65536];
     CHECK(fd >= 0 && real >= 0 && copy >= 0 && pread(real, bytes, sizeof bytes, 0) == sizeof bytes);
@@ -352,7 +351,7 @@ static void main_thread_ends(void)
     CHECK(pid >= 0);
     if (!pid) {
         pthread_t t;
-        CHECK(!member_identity(true, &shared[1]) && !pthread_create(&t, NULL, hold_on, NULL));
+        CHECK(!dsm_identity(&shared[1]) && !pthread_create(&t, NULL, hold_on, NULL));
         pthread_exit(NULL);
     }
     while (!load_acquire_u64(&shared[0]))
@@ -370,7 +369,7 @@ static void linger(int number, bool handlers)
     if (!pid) {
         uint64_t me;
         if (!handlers)
-            CHECK(!member_identity(true, &me) && me != shared[0] && !identity_ended(shared[0]));
+            CHECK(!dsm_identity(&me) && me != shared[0] && !identity_ended(shared[0]));
         store_release_u64(&shared[number], (uint64_t)getpid());
         stay();
     }
@@ -414,7 +413,7 @@ static void only_the_process_itself(bool exec)
         pthread_t t;
         uint64_t me;
         CHECK(!pthread_create(&t, NULL, fork_many, NULL));
-        CHECK(!member_identity(true, &me) && !pthread_join(t, NULL));
+        CHECK(!dsm_identity(&me) && !pthread_join(t, NULL));
         shared[0] = me;
         linger(15, false);
         while (!load_acquire_u64(&shared[15]))
@@ -438,7 +437,7 @@ static void only_the_process_itself(bool exec)
         CHECK(!kill((pid_t)shared[i], SIGKILL));
 }
 
-static void *claim(void *arg) { return member_identity(true, arg) ? arg : NULL; }
+static void *claim(void *arg) { return dsm_identity(arg) ? arg : NULL; }
 
 enum { CROWD = 300 };
 
@@ -481,7 +480,7 @@ static int claiming(void *arg)
     uint64_t me;
     (void)arg;
     stepper_mark();
-    int rc = member_identity(true, &me);
+    int rc = dsm_identity(&me);
     store_release_u64(&shared[0], me);
     stepper_mark();
     return rc;

@@ -96,7 +96,7 @@ static void test_dead_writers(void)
     CHECK(said != MAP_FAILED);
     int pid = fork(); /* a process that is dead, for its identity */
     if (!pid)
-        _exit(member_identity(true, said) != 0);
+        _exit(dsm_identity(said) != 0);
     CHECK(waitpid(pid, NULL, 0) == pid);
     dead = *said;
     CHECK(identity_ended(dead));

@@ -68,7 +68,7 @@ static void many(void)
 {
     uint32_t left = 0;
     pthread_t answering, asking[CLIENTS];
-    CHECK(!dsm_serve(server, 1));
+    CHECK(!dsm_serve(server, 1, -1));
     CHECK(!pthread_create(&answering, NULL, answer_all, &left));
     for (uintptr_t i = 0; i < CLIENTS; i++)
         CHECK(!pthread_create(&asking[i], NULL, ask, (void *)i));
@@ -76,7 +76,7 @@ static void many(void)
         pthread_join(asking[i], NULL);
     while (load_acquire_u32(&left) < CLIENTS) /* each end of a connection is told, once */
         usleep(1000);
-    CHECK(!dsm_serve(server, 0));
+    CHECK(!dsm_serve(server, 0, -1));
     pthread_join(answering, NULL);
     CHECK(left == CLIENTS);
 }
@@ -97,7 +97,7 @@ static dsm_service *send_one(void)
 static void clients_that_leave(void)
 {
     dsm_call in_hand, next;
-    CHECK(!dsm_serve(server, 1));
+    CHECK(!dsm_serve(server, 1, -1));
     dsm_service *a = send_one(), *b = send_one(); /* one in hand, one in the queue */
     CHECK(!dsm_next_call(server, 60 * SECOND, &in_hand) && in_hand.len == 1);
     CHECK(!dsm_service_close(a) && !dsm_service_close(b));
@@ -107,7 +107,7 @@ static void clients_that_leave(void)
     }
     CHECK(dsm_next_call(server, 0, &next) == -DSM_ETIME);
     CHECK(dsm_reply(server, &in_hand, "!", 1) == -DSM_EPEER);
-    CHECK(!dsm_serve(server, 0));
+    CHECK(!dsm_serve(server, 0, -1));
 }
 
 static void a_service_that_ends(void)
@@ -115,19 +115,19 @@ static void a_service_that_ends(void)
     uint8_t reply[DSM_CALL_MAX];
     size_t got;
     dsm_call in_hand;
-    CHECK(!dsm_serve(server, 1));
+    CHECK(!dsm_serve(server, 1, -1));
     dsm_service *a = send_one(), *b = send_one();
     CHECK(!dsm_next_call(server, 60 * SECOND, &in_hand));
-    CHECK(!dsm_serve(server, 0));
+    CHECK(!dsm_serve(server, 0, -1));
     CHECK(dsm_next_call(server, 0, &in_hand) == -DSM_ECLOSED);
     CHECK(dsm_reply(server, &in_hand, "!", 1) == -DSM_EPEER);
     CHECK(call(a, "?", 1, reply, &got, 60 * SECOND) == -DSM_EUNSUPPORTED); /* its first has been refused */
-    CHECK(!dsm_serve(server, 1)); /* the connections are there, and serve the next one */
+    CHECK(!dsm_serve(server, 1, -1)); /* the connections are there, and serve the next one */
     pthread_t answering;
     uint32_t left = 0;
     CHECK(!pthread_create(&answering, NULL, answer_all, &left));
     CHECK(!call(b, "ab", 2, reply, &got, 60 * SECOND) && got == 2 && !memcmp(reply, "ba", 2));
-    CHECK(!dsm_serve(server, 0));
+    CHECK(!dsm_serve(server, 0, -1));
     pthread_join(answering, NULL);
     CHECK(!dsm_service_close(a) && !dsm_service_close(b));
 }
@@ -136,7 +136,7 @@ static void a_service_that_ends(void)
 static void a_server_that_closes(void)
 {
     dsm_call in_hand;
-    CHECK(!dsm_serve(server, 1));
+    CHECK(!dsm_serve(server, 1, -1));
     dsm_service *a = send_one(), *b = send_one();
     CHECK(!dsm_next_call(server, 60 * SECOND, &in_hand));
     dsm_close(server);
@@ -175,7 +175,7 @@ static void a_forked_child(void)
         uint8_t reply[DSM_CALL_MAX];
         size_t got;
         dsm_call c = {0};
-        bool good = call(s, "?", 1, reply, &got, SECOND) == -DSM_EFORK && dsm_serve(server, 1) == -DSM_EFORK &&
+        bool good = call(s, "?", 1, reply, &got, SECOND) == -DSM_EFORK && dsm_serve(server, 1, -1) == -DSM_EFORK &&
                     dsm_next_call(server, 0, &c) == -DSM_EFORK && dsm_reply(server, &c, "!", 1) == -DSM_EFORK &&
                     dsm_service_open(user, "tcp:127.0.0.1:1", &none) == -DSM_EFORK && !dsm_service_close(s);
         _exit(good ? 0 : 1);

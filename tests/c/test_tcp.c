@@ -1,5 +1,6 @@
 /* tcp under threads: many users of one owner, regions that are closed and users that are fenced in the midst of their
  * ops, and a fork of the process beside all of it. */
+#include "agent/agent.h"
 #include "check.h"
 #include "context.h"
 #include "dsm.h"
@@ -159,12 +160,31 @@ static void fenced_in_the_midst(void)
     dsm_close(user);
 }
 
+/* The agent of a user has not noticed yet that its connections have ended: the next op finds out why. */
+static void an_end_that_was_not_noticed(void)
+{
+    uint8_t node[DSM_NODE_ID];
+    uint64_t word;
+    dsm_ctx *user = open_with(options_of("tcp"));
+    CHECK(!dsm_alloc(owner, 64, DSM_READ | DSM_WRITE | DSM_ATOMIC, &shared));
+    dsm_remote *remote = attach(user, shared);
+    CHECK(!dsm_read(remote, 0, &word, 8, -1));
+    dsm_node_id(user, node);
+    pthread_mutex_lock(&user->agent->turn);
+    CHECK(!dsm_fence(owner, node));
+    CHECK(dsm_read(remote, 0, &word, 8, -1) == -DSM_EFENCED);
+    pthread_mutex_unlock(&user->agent->turn);
+    CHECK(!dsm_remote_close(remote) && !dsm_region_close(shared));
+    dsm_close(user);
+}
+
 int main(void)
 {
     owner = open_with(options_of("tcp"));
     many_users();
     closed_in_the_midst();
     fenced_in_the_midst();
+    an_end_that_was_not_noticed();
     dsm_close(owner);
     puts("ok");
     return 0;

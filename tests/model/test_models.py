@@ -39,6 +39,8 @@ HOLDS = [
     "put",
     "put -DDEATHS=2 -DLOSSES=0",
     "put -DDEATHS=0 -DLOSSES=2",
+    "evict",
+    "evict -DFENCE",
 ]
 ENDS = ["ring -DM=3 -DPRODUCER_DEATHS=1", "array -DM=2", "shared_tail -DM=2", "shared_tail -DM=2 -DDROP", "lock"]
 
@@ -106,6 +108,11 @@ FAILS = [
     ("put -DFORWARD", "assertion"),
     ("put -DSTORE", "assertion"),
     ("put -DNUMBER_AGAIN", "assertion"),
+    ("evict -DEND_FIRST", "assertion"),
+    ("evict -DNO_DENY", "assertion"),
+    ("evict -DNO_LOOK", "assertion"),
+    ("evict -DBYE_ONE", "assertion"),
+    ("evict -DNO_EXPIRY", "invalid end state"),
 ]
 
 pytestmark = [

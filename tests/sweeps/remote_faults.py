@@ -53,8 +53,8 @@ def nothing(*_: Any) -> None:
 class Kind:
     """A kind of object: how it is made, what a handle gives back before it is closed, and what others do with it.
 
-    after_death is what others can do when a caller was killed: nothing proves its death to them, so they have to take
-    from it by choice what it held.
+    after_death is what others can do when a caller was killed and nothing proves its death to them: they take from it
+    by choice what it held. Where the owner can cut it off for good, they can use the object after that.
     """
 
     method: str  # of a cluster
@@ -92,6 +92,7 @@ class Place:
 
     def __init__(self, fabric: str) -> None:
         self.fabric = fabric
+        self.fences = fabric.endswith("tcp")  # the owner claims the identities of its peers, and ends them with a fence
         self.numbers = itertools.count()
         self.stack = contextlib.ExitStack()
 
@@ -212,7 +213,7 @@ def call_and_die(pipe: Any, ref: Any, place: Place, row: Row, n: int) -> None:
     context = place.caller(f"kill={n}")
     obj = dsmem.attach(ref, context)
     row.before(obj)
-    pipe.send("attached")
+    pipe.send(context.node_id)
     pipe.recv()
     attempt(row, obj)
     os._exit(0)
@@ -220,13 +221,17 @@ def call_and_die(pipe: Any, ref: Any, place: Place, row: Row, n: int) -> None:
 
 def die_at(place: Place, kind: Kind, row: Row, n: int) -> None:
     with place.make(kind) as owner, Child(call_and_die, owner.ref, place, row, n) as child:
-        assert child.pipe.recv() == "attached"
+        node = child.pipe.recv()
         row.owner_before(owner)
         child.pipe.send("go")
         child.process.join()
         assert child.process.exitcode in (-signal.SIGKILL, 0)  # 0: this time there were fewer ops
         row.survey(owner)
-        kind.after_death(owner)
+        if place.fences:
+            place.context.fence(node)
+            kind.use(owner)
+        else:
+            kind.after_death(owner)
 
 
 def own(pipe: Any, fabric: str, kind: Kind, row: Row) -> None:

@@ -35,7 +35,7 @@ QUESTIONS = {  # what depends on the answer
     "csrc/core/remote.c": "the public address",
     "csrc/core/peers.c": "the address of a part",
     "csrc/agent/attach.c": "whether all parts are",
-    "csrc/objects/member.c": "whether the kernel proves deaths, so that an entry may be taken over",
+    "csrc/objects/member.c": "whose identity it is, and whether the kernel is asked about a death or the owner",
     "csrc/objects/sure.c": "whether an outcome can be unknown",
     "csrc/objects/listen.c": "whether a thread is woken, or polls",
     "csrc/objects/segment/segment.h": "whether a thread is woken, or polls",

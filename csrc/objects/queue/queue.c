@@ -103,7 +103,7 @@ int dsm_queue_open(dsm_remote *r, void *local, dsm_queue **out)
     q->deadline = DEADLINE_NEVER;
     int rc = look_up(q);
     if (!rc)
-        rc = member_identity(remote_is_mapped(r), &q->identity); /* remote: private to the handle, even on this host */
+        rc = member_identity(r, &q->identity); /* remote: private to the handle, even on this host */
     if (!rc && !(q->active = calloc(q->config.lanes, sizeof *q->active)))
         rc = err_set(DSM_ENOMEM, 0, "queue");
     if (rc)
@@ -248,7 +248,7 @@ int dsm_queue_consume(dsm_queue *q)
             return rc;
         if (old == seen || (old == q->identity && !remote_is_mapped(q->r))) /* an earlier swap was reported as failed */
             break;
-        if (!identity_ended(old))
+        if (!member_ended(q->r, old))
             return err_set(DSM_EBUSY, 0, "another handle consumes; close it, or make the queue with consumers='many'");
     }
     q->consuming = true;

@@ -134,7 +134,7 @@ int dsm_segment_open(dsm_remote *r, dsm_segment *s)
     s->row_bytes = h.row_bytes;
     s->data = h.data;
     s->shadow = h.shadow;
-    rc = member_identity(remote_is_mapped(r), &s->identity);
+    rc = member_identity(r, &s->identity);
     return rc ? rc : dsm_segment_rows(r, s, &s->rows);
 }
 

@@ -67,6 +67,8 @@ static int copy(dsm_remote *r, uint64_t from, uint64_t to, uint64_t n)
 
 /* ---- the writer's word ---- */
 
+#define LOOK_NS 40000000 /* between two questions whether the writer has ended */
+
 /* With the thread in s->turn: a write is open, and none of its calls is under way. */
 #define BETWEEN_CALLS (1ull << 63)
 
@@ -111,8 +113,8 @@ static void end_turn(dsm_remote *r, dsm_segment *s, bool left)
     store_release_u64(&s->turn, 0); /* pairs with compare_swap_u64 in take_turn() */
 }
 
-/* 1: taken, 0: *holder has it, or -DSM_E…. */
-static int try(dsm_remote *r, const dsm_segment *s, uint64_t *holder)
+/* 1: taken, 0: *holder has it, or -DSM_E…. With may_look it is taken over from a dead one. */
+static int try(dsm_remote *r, const dsm_segment *s, bool may_look, uint64_t *holder)
 {
     uint64_t old, seen = 0;
     for (;;) {
@@ -124,7 +126,7 @@ static int try(dsm_remote *r, const dsm_segment *s, uint64_t *holder)
         if (rc == SWAP_UNKNOWN && !old)
             return 0; /* to be tried again, after a backoff */
         *holder = old;
-        if (!remote_is_mapped(r) || !identity_ended(old)) /* remote, no death can be proven */
+        if (!may_look || !member_ended(r, old))
             return 0;
         seen = old;
     }
@@ -136,10 +138,14 @@ static int acquire(dsm_remote *r, const dsm_segment *s, int64_t deadline, bool *
     struct backoff backoff = BACKOFF_INIT;
     struct eventcount *eventcount = segment_eventcount(r);
     uint64_t holder = 0;
+    int64_t look_at = 0; /* remote, to look takes a question to the owner */
     char text[MEMBER_TEXT];
     for (;;) {
         uint32_t rung = eventcount ? eventcount_prepare(eventcount) : 0;
-        int rc = try(r, s, &holder);
+        bool may_look = remote_is_mapped(r) || clock_ns() >= look_at;
+        int rc = try(r, s, may_look, &holder);
+        if (may_look)
+            look_at = deadline_after(LOOK_NS);
         *left |= rc < 0;
         if (rc)
             return rc < 0 ? rc : 0;

@@ -42,6 +42,7 @@
 #include "lock.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum { REFUSED = 3 }; /* result of an arrival */
 enum { ROUND = 0, ARRIVED = 8, PARTIES = SYNC_LINE, GENERATION_SHIFT = 20, COUNT_BITS = 11 };
@@ -233,9 +234,7 @@ static int close_state(dsm_barrier *b, int rc)
 
 /* ---- arrival ---- */
 
-/* Whether a process that arrived in the generation of *s is dead. If that generation is over by now, the result says
- * nothing. */
-static bool a_party_died(dsm_barrier *b, const struct state *s)
+static bool a_party_died_mapped(dsm_barrier *b, const struct state *s)
 {
     uint64_t alive = handle(b)->identity;
     for (uint64_t i = 0; i < s->arrived && i < handle(b)->count; i++) {
@@ -249,6 +248,23 @@ static bool a_party_died(dsm_barrier *b, const struct state *s)
     return false;
 }
 
+/* 1: a process that arrived in the generation of *s is dead. If that generation is over by now, the result says
+ * nothing. */
+static int a_party_died(dsm_barrier *b, const struct state *s)
+{
+    uint64_t parties[DSM_BARRIER_MOST];
+    uint8_t ended[DSM_BARRIER_MOST];
+    if (handle_is_mapped(handle(b)))
+        return a_party_died_mapped(b, s);
+    int rc = s->arrived ? handle_read_all(handle(b), handle(b)->own + PARTIES, parties, 8 * s->arrived) : 0;
+    if (rc)
+        return rc;
+    for (uint64_t i = 0; i < s->arrived; i++)
+        parties[i] = stamped(parties[i], s->round);
+    members_ended(handle(b)->r, parties, s->arrived, ended);
+    return memchr(ended, 1, s->arrived) != NULL;
+}
+
 /* 1: arrived. 2: arrived as the last. 0: all places are taken, and the last of those parties has not finished. REFUSED:
  * a process whose lock was broken has changed a word after it was read here. */
 static int arrive_from(dsm_barrier *b, const struct state *s, bool finish)
@@ -259,11 +275,12 @@ static int arrive_from(dsm_barrier *b, const struct state *s, bool finish)
     if (s->arrived == handle(b)->count)
         return 0;
     bool last = s->arrived + 1 == handle(b)->count;
-    if (last && handle_is_mapped(handle(b)) && handle_time_to_look(&b->looked) && a_party_died(b, s)) {
-        int rc = dsm_barrier_break(b, generation);
+    int rc = last && handle_time_to_look(&b->looked) ? a_party_died(b, s) : 0;
+    if (rc) {
+        rc = rc < 0 ? rc : dsm_barrier_break(b, generation);
         return rc < 0 ? rc : broken();
     }
-    int rc = sure_move(handle(b)->r, own + PARTIES + 8 * s->arrived, s->slot, stamped(handle(b)->identity, s->round));
+    rc = sure_move(handle(b)->r, own + PARTIES + 8 * s->arrived, s->slot, stamped(handle(b)->identity, s->round));
     if (!rc)
         rc = sure_move(handle(b)->r, own + ARRIVED, s->word, generation << COUNT_BITS | (s->arrived + 1));
     if (rc == -DSM_ECORRUPT)
@@ -331,8 +348,7 @@ static int ended(dsm_barrier *b, uint64_t generation, uint64_t *round)
     return was_met(*round, generation) ? 1 : broken();
 }
 
-/* 1: the holder of the lock is dead, or the one before died with it or was broken. Remote: only what other processes
- * have found. */
+/* 1: the holder of the lock is dead, or the one before died with it or was broken. */
 static int holder_died(dsm_barrier *b)
 {
     uint64_t word;
@@ -350,7 +366,9 @@ static int break_for_the_dead(dsm_barrier *b, uint64_t generation)
     int rc = read_state(b, &s);
     if (rc || generation_of(s.round) != generation)
         return rc;
-    rc = handle_is_mapped(handle(b)) && a_party_died(b, &s) ? 1 : holder_died(b);
+    rc = a_party_died(b, &s);
+    if (!rc)
+        rc = holder_died(b);
     if (rc == 1)
         rc = dsm_barrier_break(b, generation);
     return rc < 0 ? rc : 0;

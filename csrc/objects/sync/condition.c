@@ -38,7 +38,7 @@
 #include <string.h>
 
 #define LOCAL_TIMEOUT_NS 2000000000 /* for the lock, when a handle is closed */
-enum { STATE = 0, OWNER = 8, EVENTCOUNT = 16, WHEN = 24, FREE = 0, WAITING = 1, NOTIFIED = 2 };
+enum { STATE = 0, OWNER = 8, EVENTCOUNT = 16, WHEN = 24, FREE = 0, WAITING = 1, NOTIFIED = 2, CONDITION_MOST = 1024 };
 
 struct dsm_condition {
     dsm_lock inner; /* the object's own lock, and this handle's membership */
@@ -171,7 +171,7 @@ static int bury(dsm_condition *c, uint32_t line)
 
 static bool line_of_the_dead(const dsm_condition *c, uint32_t line)
 {
-    return handle_is_mapped(handle(c)) && identity_ended(value(c, line, OWNER));
+    return member_ended(handle(c)->r, value(c, line, OWNER));
 }
 
 /* Whether a line says 'notified', its waiter is dead, and a waiter that began with this token was already waiting
@@ -183,13 +183,18 @@ static bool inheritable(const dsm_condition *c, uint32_t line, uint64_t token)
 
 static int find_line(dsm_condition *c, uint32_t *line)
 {
-    for (uint32_t i = 0; i < handle(c)->count; i++)
-        if (!value(c, i, OWNER)) {
+    uint64_t owners[CONDITION_MOST];
+    uint8_t ended[CONDITION_MOST];
+    for (uint32_t i = 0; i < handle(c)->count; i++) {
+        owners[i] = value(c, i, OWNER);
+        if (!owners[i]) {
             *line = i;
             return 0;
         }
+    }
+    members_ended(handle(c)->r, owners, handle(c)->count, ended);
     for (uint32_t i = 0; i < handle(c)->count; i++)
-        if (line_of_the_dead(c, i)) {
+        if (ended[i]) {
             *line = i;
             return bury(c, i);
         }
@@ -318,14 +323,34 @@ int dsm_condition_finish(dsm_waiter *w, int inherit)
 
 /* ---- without the lock ---- */
 
-static bool something_to_inherit(dsm_condition *c, uint64_t token)
+/* From a copy of its own: several threads may wait with one handle, and none has the lock. 1, 0, or -DSM_E…. */
+static int inheritable_remote(const dsm_condition *c, uint64_t token)
 {
-    if (!handle_is_mapped(handle(c)) || !handle_time_to_look(&c->looked))
-        return false;
+    uint64_t owners[CONDITION_MOST], nbytes = (uint64_t)SYNC_LINE * handle(c)->count;
+    uint8_t ended[CONDITION_MOST], *lines = malloc(nbytes);
+    int rc = lines ? handle_read_all(handle(c), handle(c)->own, lines, nbytes) : err_set(DSM_ENOMEM, 0, "condition");
+    for (uint32_t i = 0; !rc && i < handle(c)->count; i++) {
+        const uint64_t *words = (const uint64_t *)(const void *)(lines + (size_t)SYNC_LINE * i);
+        bool notified = (words[STATE / 8] & 3) == NOTIFIED && token < words[WHEN / 8];
+        owners[i] = notified ? words[OWNER / 8] : 0;
+    }
+    free(lines);
+    if (rc)
+        return rc;
+    members_ended(handle(c)->r, owners, handle(c)->count, ended);
+    return memchr(ended, 1, handle(c)->count) != NULL;
+}
+
+static int something_to_inherit(dsm_condition *c, uint64_t token)
+{
+    if (!handle_time_to_look(&c->looked))
+        return 0;
+    if (!handle_is_mapped(handle(c)))
+        return inheritable_remote(c, token);
     for (uint32_t i = 0; i < handle(c)->count; i++)
         if (inheritable(c, i, token))
-            return true;
-    return false;
+            return 1;
+    return 0;
 }
 
 int dsm_condition_wait(dsm_waiter *waiter, int64_t timeout_ns)
@@ -341,8 +366,8 @@ int dsm_condition_wait(dsm_waiter *waiter, int64_t timeout_ns)
             return rc;
         if (state != (waiter->token << 2 | WAITING))
             return DSM_CONDITION_NOTIFIED;
-        if (something_to_inherit(c, waiter->token))
-            return DSM_CONDITION_INHERIT;
+        if ((rc = something_to_inherit(c, waiter->token)))
+            return rc < 0 ? rc : DSM_CONDITION_INHERIT;
         if (wait_over(&w))
             return 0;
         wait_sleep(&w);

@@ -16,7 +16,7 @@ static const struct kind kinds[] = {
     [DSM_LOCK] = {.members = true},
     [DSM_SPINLOCK] = {.members = true},
     [DSM_RWLOCK] = {.members = true, .each = SYNC_LINE},
-    [DSM_SEMAPHORE] = {.most = 4096, .place = 8},
+    [DSM_SEMAPHORE] = {.most = SEMAPHORE_MOST, .place = 8},
     [DSM_EVENT] = {0},
     [DSM_CONDITION] = {.members = true, .most = 1024, .place = SYNC_LINE},
     [DSM_BARRIER] = {.members = true, .most = 1024, .fixed = SYNC_LINE, .place = 8},
@@ -99,7 +99,7 @@ int handle_take(struct sync_handle *s, dsm_remote *r, enum dsm_type type, int64_
                               .members = shape.members,
                               .count = shape.count,
                               .spin_ns = spin_ns < 0 ? default_spin() : spin_ns};
-    rc = member_identity(handle_is_mapped(s), &s->identity);
+    rc = member_identity(s->r, &s->identity);
     s->chance = s->identity ^ (uint64_t)clock_ns();
     return rc || !s->members ? rc : join(s, sweep, arg);
 }

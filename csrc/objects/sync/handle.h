@@ -42,7 +42,7 @@ struct sync_layout {
     uint64_t zero2[6];
 };
 enum { SYNC_SHAPE = 64, SYNC_WORD = 128, SYNC_EVENTCOUNT = 192, SYNC_SECOND = 200, SYNC_TABLE = 256, SYNC_LINE = 64 };
-enum { COUNTING_MOST = INT32_MAX };
+enum { COUNTING_MOST = INT32_MAX, SEMAPHORE_MOST = 4096 };
 _Static_assert(offsetof(struct sync_layout, members) == SYNC_SHAPE, "docs/protocols/lock.md");
 _Static_assert(offsetof(struct sync_layout, lock) == 72, "docs/protocols/lock.md");
 _Static_assert(offsetof(struct sync_layout, word) == SYNC_WORD, "docs/protocols/lock.md");
@@ -101,6 +101,15 @@ static inline int handle_check(const struct sync_handle *s)
 /* A read that the transport fails is repeated: reading has no side effect. */
 int handle_read(const struct sync_handle *s, uint64_t offset, uint64_t *out);
 int handle_read_all(const struct sync_handle *s, uint64_t offset, void *out, uint64_t nbytes);
+
+/* The same, after every change that this thread has made or seen before. */
+static inline int handle_read_now(const struct sync_handle *s, uint64_t offset, uint64_t *out)
+{
+    if (!handle_is_mapped(s))
+        return handle_read(s, offset, out);
+    *out = load_seq_cst_u64(handle_word(s, offset));
+    return 0;
+}
 
 /* See sure_swap(). On local memory the outcome is never unknown. */
 enum { SWAP_TRIES = SURE_TRIES };

@@ -18,26 +18,32 @@ static int granted(dsm_lock *l, uint64_t word)
 
 int lock_holder_dead(dsm_lock *l, uint64_t seen)
 {
-    uint64_t owner = seen & LOCK_OWNER;
-    if (!handle_is_mapped(&l->handle) || !handle_time_to_look(&l->looked))
+    uint64_t owner = seen & LOCK_OWNER, identity, word = 0;
+    if (!(seen & LOCK_HELD) || !handle_time_to_look(&l->looked))
         return 0;
     if (owner >= l->handle.members)
         return err_set(DSM_ECORRUPT, 0, "the holder is member %llu of %u", (unsigned long long)owner,
                        l->handle.members);
-    uint64_t identity = load_seq_cst_u64(handle_word(&l->handle, SYNC_TABLE + 8 * owner));
-    if (!identity && load_seq_cst_u64(handle_word(&l->handle, SYNC_WORD)) == seen)
+    int rc = handle_read_now(&l->handle, SYNC_TABLE + 8 * owner, &identity);
+    if (!rc && !identity)
+        rc = handle_read_now(&l->handle, SYNC_WORD, &word);
+    if (rc)
+        return rc;
+    if (!identity && word == seen)
         return err_set(DSM_ECORRUPT, 0, "the lock names member %llu as its holder, and that entry is empty",
                        (unsigned long long)owner);
-    return identity_ended(identity);
+    return member_ended(l->handle.r, identity);
 }
 
+/* Remote, an outcome that stays unknown is found by the next try: the word then names this handle as the holder. */
 static int take_over(dsm_lock *l, uint64_t seen)
 {
     int rc = lock_holder_dead(l, seen);
     if (rc <= 0)
         return rc;
-    uint64_t mine = grant(l, seen, LOCK_OWNER_DIED);
-    return compare_swap_u64(handle_word(&l->handle, SYNC_WORD), seen, mine) == seen ? granted(l, mine) : 0;
+    uint64_t mine = grant(l, seen, LOCK_OWNER_DIED), found;
+    rc = handle_swap(&l->handle, SYNC_WORD, seen, mine, &found);
+    return rc < 0 ? rc : rc == SWAP_DONE ? granted(l, mine) : 0;
 }
 
 /* In the order that member.h requires: read the word, then check the entry, then compare-swap from the value read. */

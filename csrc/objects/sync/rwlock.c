@@ -165,11 +165,14 @@ static int try_read(dsm_rwlock *rw, uint64_t *seen)
 /* If the writer is dead, frees the word with owner_died set. 1: recheck the word. */
 static int bury_writer(dsm_rwlock *rw, uint64_t seen)
 {
+    uint64_t found;
     int rc = lock_holder_dead(&rw->lock, seen);
-    if (rc > 0 &&
-        compare_swap_u64(handle_word(&rw->lock.handle, SYNC_WORD), seen, lock_freed(seen) | LOCK_OWNER_DIED) == seen)
+    if (rc <= 0)
+        return rc;
+    rc = handle_swap(&rw->lock.handle, SYNC_WORD, seen, lock_freed(seen) | LOCK_OWNER_DIED, &found);
+    if (rc == SWAP_DONE)
         notify(rw, SYNC_EVENTCOUNT);
-    return rc;
+    return rc < 0 ? rc : 1;
 }
 
 int dsm_rwlock_read(dsm_rwlock *rw, int64_t timeout_ns)
@@ -217,7 +220,7 @@ int dsm_rwlock_unread(dsm_rwlock *rw)
 
 /* Whether a member's 'inside' is set. With may_look, that of a dead member is cleared, in the order that member.h
  * requires: the word, then the entry, then the compare-swap. */
-static bool still_inside(dsm_rwlock *rw, uint64_t number, bool may_look)
+static bool still_inside_mapped(dsm_rwlock *rw, uint64_t number, bool may_look)
 {
     struct sync_handle *s = &rw->lock.handle;
     uint64_t *word = handle_word(s, line(rw, number)), *entry = handle_word(s, SYNC_TABLE + 8 * number);
@@ -233,10 +236,10 @@ static int inside_mapped(dsm_rwlock *rw)
 {
     int rc = handle_check(&rw->lock.handle), left = 0;
     for (uint64_t i = 0; !rc && i < rw->lock.handle.members; i++)
-        left += still_inside(rw, i, false);
+        left += still_inside_mapped(rw, i, false);
     if (left && handle_time_to_look(&rw->looked))
         for (uint64_t i = left = 0; i < rw->lock.handle.members; i++)
-            left += still_inside(rw, i, true);
+            left += still_inside_mapped(rw, i, true);
     return rc ? rc : left;
 }
 
@@ -250,13 +253,36 @@ static uint64_t copied(const dsm_rwlock *rw, uint64_t at)
     return load_relaxed_u64((const uint64_t *)(const void *)(rw->copy + (at - SYNC_WORD)));
 }
 
+/* Clears what the dead readers of the copy have left, in the order that member.h requires: the words are those of the
+ * copy, the entries are read after it. Returns how many were cleared. */
+static int clear_dead_remote(dsm_rwlock *rw)
+{
+    struct sync_handle *s = &rw->lock.handle;
+    uint64_t entries[MEMBERS_MAX], found;
+    uint8_t ended[MEMBERS_MAX];
+    int rc = handle_read_all(s, SYNC_TABLE, entries, 8ull * s->members), cleared = 0;
+    if (rc)
+        return rc;
+    for (uint32_t i = 0; i < s->members; i++)
+        entries[i] = copied(rw, line(rw, i)) & 1 ? entries[i] : 0;
+    members_ended(s->r, entries, s->members, ended);
+    for (uint32_t i = 0; rc >= 0 && i < s->members; i++) {
+        uint64_t word = copied(rw, line(rw, i));
+        rc = ended[i] ? handle_swap(s, line(rw, i), word, changed(word, 0), &found) : 0;
+        cleared += rc == SWAP_DONE;
+    }
+    return rc < 0 ? rc : cleared;
+}
+
 static int inside_remote(dsm_rwlock *rw)
 {
     struct sync_handle *s = &rw->lock.handle;
     int rc = handle_read_all(s, SYNC_WORD, rw->copy, copy_bytes(s)), left = 0;
     for (uint32_t i = 0; !rc && i < s->members; i++)
         left += copied(rw, line(rw, i)) & 1;
-    return rc ? rc : left;
+    if (!rc && left && handle_time_to_look(&rw->looked))
+        rc = clear_dead_remote(rw);
+    return rc < 0 ? rc : left - rc;
 }
 
 /* The number of readers inside, asked by the writer. ENOTHELD: the writer's lock was broken. */

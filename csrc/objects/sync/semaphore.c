@@ -3,8 +3,9 @@
  *
  * The own bytes of the object are n slots of 8 bytes, which only compare-swaps change: 0 -> value (acquire), value -> 0
  * (release), a dead process's value -> value (taken over). On local memory the value is the identity of the process
- * (member.h), which no other process writes. On remote memory, where an outcome may be unknown, it is a different value
- * for each grant, so that no value occurs twice.
+ * (member.h), which no other process writes. On remote memory, where an outcome may be unknown, it is one of VALUES
+ * identities of the handle, in turn, so that the values of its permits differ, and those of a slot from one grant to
+ * the next.
  *
  * A permit is released by the handle that acquired it.
  *
@@ -17,6 +18,8 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+
+enum { VALUES = 8192 }; /* more than there are permits */
 
 struct permit {
     uint32_t slot;
@@ -31,8 +34,10 @@ struct dsm_semaphore {
     uint32_t owner_died; /* the last permit was a dead process's; stored before 'held', read after it */
     uint32_t unsure;     /* permits whose release ended with an error; stored under own */
     struct permit doubt; /* remote: an attempt ended with an error; value 0: none */
+    bool doubt_died;     /* it was to take over a dead process's permit */
     uint32_t hint;
     uint64_t serial, looked;
+    uint64_t values;         /* remote: the first of this handle's VALUES identities */
     uint64_t *copy;          /* remote: copy of the slots */
     struct permit permits[]; /* 'held' of them, in the order in which they were acquired */
 };
@@ -48,9 +53,21 @@ static int keep(dsm_semaphore *m, struct permit p, bool owner_died)
     return 1;
 }
 
+static bool is_of_a_permit(const dsm_semaphore *m, uint64_t value)
+{
+    for (uint32_t i = 0; i < m->held; i++)
+        if (m->permits[i].value == value)
+            return true;
+    return false;
+}
+
 static uint64_t new_value(dsm_semaphore *m)
 {
-    return handle_is_mapped(&m->handle) ? m->handle.identity : (m->handle.identity + m->serial++) | 1ull << 63;
+    uint64_t value;
+    do
+        value = handle_is_mapped(&m->handle) ? m->handle.identity : m->values + m->serial % VALUES;
+    while (!handle_is_mapped(&m->handle) && m->serial++ >= VALUES && is_of_a_permit(m, value));
+    return value;
 }
 
 /* 1: got the permit, 0: not. */
@@ -59,8 +76,10 @@ static int take(dsm_semaphore *m, uint32_t slot, uint64_t from)
     struct permit p = {.slot = slot, .value = new_value(m)};
     uint64_t found;
     int rc = handle_swap(&m->handle, slot_at(m, slot), from, p.value, &found);
-    if (rc < 0 && !handle_is_mapped(&m->handle))
+    if (rc < 0 && !handle_is_mapped(&m->handle)) {
         m->doubt = p;
+        m->doubt_died = from != 0;
+    }
     return rc == SWAP_DONE ? keep(m, p, from != 0) : rc < 0 ? rc : 0;
 }
 
@@ -72,7 +91,7 @@ static int settle(dsm_semaphore *m)
     if (rc)
         return rc;
     m->doubt.value = 0;
-    return now == p.value ? keep(m, p, false) : 0;
+    return now == p.value ? keep(m, p, m->doubt_died) : 0;
 }
 
 static bool is_free(const uint64_t *word) { return !load_acquire_u64(word); }
@@ -84,7 +103,18 @@ static int read_slots(dsm_semaphore *m, const uint64_t **slots)
                                         : handle_read_all(&m->handle, m->handle.own, m->copy, 8ull * m->handle.count);
 }
 
-static int take_dead(dsm_semaphore *m)
+static int take_dead_remote(dsm_semaphore *m)
+{
+    uint8_t ended[SEMAPHORE_MOST];
+    int rc = 0;
+    members_ended(m->handle.r, m->copy, m->handle.count, ended);
+    for (uint32_t i = 0; i < m->handle.count && !rc; i++)
+        if (ended[i])
+            rc = take(m, i, m->copy[i]);
+    return rc;
+}
+
+static int take_dead_mapped(dsm_semaphore *m)
 {
     uint64_t alive = m->handle.identity;
     int rc = 0;
@@ -117,8 +147,8 @@ static int try(dsm_semaphore *m)
         if (is_free(&slots[slot]))
             rc = take(m, slot, 0);
     }
-    if (!rc && handle_is_mapped(&m->handle) && handle_time_to_look(&m->looked))
-        rc = take_dead(m);
+    if (!rc && handle_time_to_look(&m->looked))
+        rc = handle_is_mapped(&m->handle) ? take_dead_mapped(m) : take_dead_remote(m);
     return rc;
 }
 
@@ -291,6 +321,11 @@ int dsm_semaphore_open(dsm_remote *r, int64_t spin_ns, dsm_semaphore **out)
     }
     m->handle = s;
     m->hint = (uint32_t)(s.chance % s.count);
+    if (!handle_is_mapped(&s) && (rc = member_identities(r, VALUES, &m->values))) {
+        free(m->copy);
+        free(m);
+        return rc;
+    }
     handle_lock_init(&m->own);
     *out = m;
     return 0;

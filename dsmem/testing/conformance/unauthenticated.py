@@ -36,6 +36,9 @@ NOISE: dict[str, Callable[[ControlClient], None]] = {
     "short name": lambda s: _proved(s).send(ATTACH, bytes(19)),
     "long name": lambda s: _proved(s).send(STATUS, bytes(17)),
     "bye with more": lambda s: _proved(s).send(BYE, b"!"),
+    "identities without a key": lambda s: _proved(s).send(8, bytes(4)),
+    "ended, and no identity": lambda s: _proved(s).send(9),
+    "ended, and half an identity": lambda s: _proved(s).send(9, bytes(12)),
 }
 
 

@@ -1,0 +1,389 @@
+"""What a client of a server has held when it is evicted goes to others: docs/decisions/0022."""
+
+import contextlib
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+
+import pytest
+from tcp_relay import Relay
+
+import dsmem
+from dsmem import errors
+from dsmem.names.server import NameServer
+from dsmem.testing.control import BYE, ControlClient
+
+SECRET = b"e71c7" * 12 + b"e71c"
+SECONDS = 30
+HOLDER = f"""
+import sys, threading
+import dsmem
+
+own = dsmem.Context("tcp", secret={SECRET!r}, listen="127.0.0.1")
+cluster = dsmem.connect(sys.argv[1], context=own)
+
+def quietly(wait):
+    try:
+        wait()
+    except dsmem.DsmemError:
+        pass
+
+def hold():
+    lock, rlock, spin = cluster.lock("lock"), cluster.rlock("rlock"), cluster.spinlock("spinlock")
+    for each in (lock, rlock, spin):
+        assert each.acquire(timeout=30)
+    written, read = cluster.rwlock("written"), cluster.rwlock("read")
+    assert written.acquire_write(timeout=30) and read.acquire_read(timeout=30)
+    permits = cluster.semaphore("permits")
+    assert permits.acquire(timeout=30) and permits.acquire(timeout=30)
+    once = cluster.once("once")
+    assert once.begin(30)
+    segment = cluster.segment("segment")
+    block = segment.writing(30)
+    array = block.__enter__()
+    array[:] = 7
+    queue = cluster.queue("queue", max_message=64, create=True)
+    queue.put(b"left behind")
+    condition = cluster.condition("condition")
+    barrier = cluster.barrier("barrier")
+    for wait in (lambda: condition.__enter__() and condition.wait(30), lambda: barrier.wait(30)):
+        threading.Thread(target=quietly, args=[wait], daemon=True).start()
+    return locals()
+
+kept = hold()
+print(own.node_id.hex(), flush=True)
+for line in sys.stdin:
+    try:
+        exec(line)
+        print("done", flush=True)
+    except BaseException as error:
+        print(type(error).__name__, flush=True)
+"""
+
+
+def context(**options):
+    return dsmem.Context("tcp", secret=SECRET, **{"listen": "127.0.0.1", **options})
+
+
+@contextlib.contextmanager
+def serving(grace, **options):
+    with context(**options) as at:
+        server, ready = NameServer(at, grace=grace), threading.Event()
+        thread = threading.Thread(target=server.run, args=[ready.set])
+        thread.start()
+        try:
+            assert ready.wait(SECONDS)
+            yield server
+        finally:
+            server.stop()
+            thread.join()
+
+
+def address(of, cluster):
+    return of.context.agent_address.replace("tcp:", "tcp://") + f"/{cluster}"
+
+
+class Holder:
+    """A client in a process of its own, which holds one of everything."""
+
+    def __init__(self, where):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, where], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.node = bytes.fromhex(self.process.stdout.readline())
+
+    def does(self, line):
+        """Execute a line there: "done", or the name of the exception."""
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+def make_all(cluster):
+    cluster.lock("lock", create=True).close()
+    cluster.rlock("rlock", create=True).close()
+    cluster.spinlock("spinlock", create=True).close()
+    cluster.rwlock("written", create=True).close()
+    cluster.rwlock("read", create=True).close()
+    cluster.semaphore("permits", 2, create=True).close()
+    cluster.once("once", create=True).close()
+    cluster.segment("segment", 64, "i8", versioned=True, create=True).close()
+    cluster.condition("condition", create=True).close()
+    cluster.barrier("barrier", 3, create=True).close()
+
+
+def arrived(cluster):
+    """Wait until the holder's threads wait in the condition and in the barrier."""
+    with contextlib.closing(cluster.barrier("barrier")) as barrier, contextlib.closing(cluster.event("e")) as pause:
+        for _ in range(SECONDS * 100):
+            if barrier.n_waiting:
+                return
+            pause.wait(0.01)
+    raise AssertionError("no party came to the barrier")
+
+
+def take_all(cluster):
+    """Take everything, without breaking anything by choice."""
+    for kind in ("lock", "rlock", "spinlock"):
+        with contextlib.closing(getattr(cluster, kind)(kind)) as lock:
+            assert lock.acquire(timeout=SECONDS) and lock.recovered, kind
+            lock.release()
+            assert lock.acquire(timeout=SECONDS) and not lock.recovered, kind
+            lock.release()
+    with contextlib.closing(cluster.rwlock("written")) as rwlock:
+        assert rwlock.acquire_read(timeout=SECONDS) and rwlock.recovered
+        rwlock.release_read()
+        assert rwlock.acquire_write(timeout=SECONDS) and rwlock.recovered
+        rwlock.release_write()
+    with contextlib.closing(cluster.rwlock("read")) as rwlock:
+        assert rwlock.acquire_write(timeout=SECONDS)
+        rwlock.release_write()
+    with contextlib.closing(cluster.semaphore("permits")) as permits:
+        for _ in range(2):
+            assert permits.acquire(timeout=SECONDS) and permits.recovered
+        permits.release(2)
+    with contextlib.closing(cluster.once("once")) as once:
+        assert once.begin(SECONDS)
+        once.end()
+    with contextlib.closing(cluster.segment("segment")) as segment:
+        assert segment.publish(1, timeout=SECONDS) == 1
+        version, copy = segment.snapshot(timeout=SECONDS)
+        assert version == 1 and (copy == 1).all()
+    with contextlib.closing(cluster.queue("queue")) as queue:
+        queue.put(b"next", timeout=SECONDS)
+    with contextlib.closing(cluster.barrier("barrier")) as barrier:
+        with pytest.raises(errors.BrokenBarrierError):
+            barrier.wait(SECONDS)
+        barrier.reset()
+
+
+@pytest.fixture(params=["another client", "a process of the host"])
+def others(request, cluster_name):
+    """Opens the cluster of a server in the way of one of its two kinds of users."""
+
+    @contextlib.contextmanager
+    def open_(server):
+        if request.param == "another client":
+            with context() as own, dsmem.connect(address(server, cluster_name), context=own) as cluster:
+                yield cluster
+        else:
+            with dsmem.connect(cluster_name) as cluster:
+                yield cluster
+
+    return open_
+
+
+@pytest.fixture
+def prepared(cluster_name):
+    with dsmem.connect(cluster_name) as cluster:
+        cluster.event("e", create=True).close()
+        make_all(cluster)
+        yield cluster
+
+
+def test_what_a_killed_client_held_goes_to_others(others, prepared, cluster_name):
+    with serving(0.0) as server, others(server) as cluster, Holder(address(server, cluster_name)) as holder:
+        arrived(prepared)
+        holder.process.kill()
+        take_all(cluster)
+    with contextlib.closing(prepared.queue("queue")) as queue:
+        assert [queue.get(timeout=SECONDS) for _ in range(2)] == [b"left behind", b"next"]
+
+
+def test_a_client_that_lives_holds_on(others, prepared, cluster_name):
+    with serving(0.0) as server, others(server) as cluster, Holder(address(server, cluster_name)) as holder:
+        with contextlib.closing(cluster.lock("lock")) as lock, contextlib.closing(cluster.semaphore("permits")) as two:
+            assert not lock.acquire(timeout=0.2) and not two.acquire(timeout=0.2)
+            assert holder.does("kept['lock'].release()") == "done"
+            assert lock.acquire(timeout=SECONDS) and not lock.recovered
+            lock.release()
+
+
+def test_a_stopped_client_that_is_fenced_finds_out(others, prepared, cluster_name):
+    with serving(None) as server, others(server) as cluster, Holder(address(server, cluster_name)) as holder:
+        arrived(prepared)
+        os.kill(holder.process.pid, signal.SIGSTOP)
+        with contextlib.closing(cluster.lock("lock")) as lock:
+            assert not lock.acquire(timeout=0.2)  # a process that is stopped is alive
+        server.context.fence(holder.node)
+        take_all(cluster)
+        os.kill(holder.process.pid, signal.SIGCONT)
+        for line in (
+            "kept['lock'].release()",
+            "kept['rlock'].release()",
+            "kept['written'].release_write()",
+            "kept['read'].release_read()",
+            "kept['permits'].release()",
+            "kept['once'].end()",
+            "kept['block'].__exit__(None, None, None)",
+            "kept['queue'].put(b'late')",
+            "cluster.lock('lock')",
+        ):
+            assert holder.does(line) == "FencedError", line
+        assert holder.does("assert kept['lock'].token is None and not kept['permits'].held") == "done"
+        with contextlib.closing(cluster.segment("segment")) as segment:
+            assert segment.snapshot(timeout=SECONDS)[0] == 1
+        again = f"own = dsmem.Context('tcp', secret={SECRET!r}, listen='127.0.0.1')"
+        assert (
+            holder.does(f"{again}; cluster = dsmem.connect({address(server, cluster_name)!r}, context=own)") == "done"
+        )
+        assert (
+            holder.does("lock = cluster.lock('lock'); assert lock.acquire(timeout=30) and not lock.recovered") == "done"
+        )
+
+
+@pytest.mark.parametrize("grace", [0.0, None])
+def test_a_connection_that_breaks_is_no_death_within_the_grace_period(grace, prepared, cluster_name):
+    """The client comes back and holds what it held; or it is too late, and is told."""
+    with Relay() as relay, serving(grace, listen=relay.listen, advertise=relay.advertise) as server:
+        where = address(server, cluster_name)
+        with context(peer_timeout=1.0) as own, dsmem.connect(where, context=own) as cluster:
+            lock, other = cluster.lock("lock"), prepared.lock("lock")
+            with contextlib.closing(other), contextlib.closing(lock):
+                assert lock.acquire(timeout=SECONDS)
+                relay.break_all()
+                if grace is None:
+                    assert not other.acquire(timeout=0.2)
+                    lock.release()
+                    assert other.acquire(timeout=SECONDS) and not other.recovered
+                else:
+                    assert other.acquire(timeout=SECONDS) and other.recovered
+                    with pytest.raises(errors.FencedError):
+                        lock.release()
+                    assert lock.token is None
+                other.release()
+
+
+IDENTITIES, ENDED = 8, 9
+TCP = 3  # the number of the fabric in messages
+
+
+@contextlib.contextmanager
+def speaking(at, node=None):
+    """A control connection from the documentation alone."""
+    with ControlClient(at.agent_address, node=node) as client:
+        assert client.hello() == 0 and client.prove(SECRET) == 0
+        yield client
+
+
+def claimed(client, key):
+    status, answer, _ = client.ask(IDENTITIES, struct.pack("<IQ", TCP, key))
+    assert status == 0
+    return struct.unpack("<QQ", answer)
+
+
+def ended(client, *identities):
+    status, answer, _ = client.ask(ENDED, struct.pack(f"<{len(identities)}Q", *identities))
+    assert status == 0
+    return list(answer)
+
+
+def test_identities_end_with_a_goodbye_of_their_key():
+    with context() as at, speaking(at) as other:
+        with speaking(at) as client:
+            first, count = claimed(client, 1)
+            second, _ = claimed(client, 1)
+            third, _ = claimed(client, 2)
+            assert first >> 63 and count > 8192 and abs(second - first) >= count
+            last = first + count - 1
+            assert ended(other, first, last, second, third) == [0, 0, 0, 0]
+            client.send(BYE, struct.pack("<IQ", TCP, 1))
+            assert ended(client, first, last, second, third) == [1, 1, 1, 0]
+            client.send(BYE)
+            assert ended(client, third) == [0]
+        assert ended(other, third, 0, 1 << 63 | 0xFFFF << 46 | 5, 2**64 - 1) == [0, 0, 0, 0]
+        at.fence(client.node)
+        assert ended(other, third) == [1]
+
+
+def test_a_node_has_so_many_identities_and_no_more():
+    with context() as at, speaking(at) as client:
+        for key in range(1, 17):
+            claimed(client, key)
+        for key in (0, 17):
+            assert client.ask(IDENTITIES, struct.pack("<IQ", TCP, key))[0] == 22  # EUNSUPPORTED
+        assert client.ask(IDENTITIES, struct.pack("<IQ", 77, 1))[0] == 22
+        claimed(client, 16)
+
+
+def holder_of(cluster):
+    with contextlib.closing(cluster.lock("lock")) as lock:
+        return lock.holder()
+
+
+def test_where_no_identity_can_be_had_nothing_is_proven(prepared, cluster_name):
+    """A client whose owner gives none draws its own, and what it holds stays held."""
+    with serving(None) as server, speaking(server.context, os.urandom(16)) as third:
+        with context() as own:
+            for key in range(1, 17):
+                with speaking(server.context, own.node_id) as same:
+                    claimed(same, key)
+            with dsmem.connect(address(server, cluster_name), context=own) as cluster:
+                with (
+                    contextlib.closing(cluster.lock("lock")) as lock,
+                    contextlib.closing(cluster.semaphore("permits")) as permits,
+                ):
+                    assert lock.acquire(timeout=SECONDS) and permits.acquire(timeout=SECONDS)
+                    assert ended(third, holder_of(prepared), *permits.holders()) == [0, 0]
+                    server.context.fence(own.node_id)
+                    assert ended(third, holder_of(prepared)) == [0]
+                    for give_back in (lock.release, permits.release):
+                        with pytest.raises(errors.FencedError):
+                            give_back()
+        with contextlib.closing(prepared.lock("lock")) as other:
+            assert not other.acquire(timeout=0.2)
+            assert other.break_(other.holder()) and other.acquire(timeout=SECONDS)
+            other.release()
+
+
+def test_a_dead_process_of_the_host_keeps_no_client_waiting(prepared, cluster_name):
+    """The owner says who of its host has ended."""
+    hold = (
+        "import dsmem, sys; lock = dsmem.connect(sys.argv[1]).lock('lock'); lock.acquire(); print(flush=True); input()"
+    )
+    with (
+        serving(None) as server,
+        context() as own,
+        dsmem.connect(address(server, cluster_name), context=own) as cluster,
+    ):
+        with subprocess.Popen(
+            [sys.executable, "-c", hold, cluster_name], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as process:
+            process.stdout.readline()
+            process.kill()
+            process.wait()
+            with contextlib.closing(cluster.lock("lock")) as lock:
+                assert lock.acquire(timeout=SECONDS) and lock.recovered
+                lock.release()
+
+
+def test_what_was_held_at_a_server_that_is_killed_is_held_by_none(prepared, cluster_name):
+    """Its clients reach the memory through it alone."""
+    serve = "import sys; from dsmem.cli import main; sys.exit(main())"
+    env = {**os.environ, "DSMEM_SECRET": SECRET.decode()}
+    command = [sys.executable, "-c", serve, "serve", "--listen", "127.0.0.1:0", "--grace", "inf"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as server:
+        where = f"{server.stdout.readline().split()[-1]}/{cluster_name}"
+        with context() as own, dsmem.connect(where, context=own) as cluster:
+            lock = cluster.lock("lock")
+            assert lock.acquire(timeout=SECONDS)
+            server.kill()
+            server.wait()
+            with contextlib.closing(prepared.lock("lock")) as other:
+                assert other.acquire(timeout=SECONDS) and other.recovered
+                other.release()
+            with pytest.raises(errors.PeerDeadError):
+                lock.release()
+            lock.close()
