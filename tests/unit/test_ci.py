@@ -123,11 +123,11 @@ def guest(tree):
     (cache / "root/boot/vmlinuz-1").touch()
     script(tree / "tests/softroce/device.sh", "")
 
-    def start(vng, *command, limit=30):
+    def start(vng, *command, limit=30, option="--"):
         script(cache / "venv/bin/vng", vng)
         (cache / "venv/complete").touch()
         environment = {"XDG_CACHE_HOME": str(tree / "cache"), "DSMEM_SOFTROCE_OUT": str(tree / "out")}
-        return run(tree, "ci/softroce", "--", *command, DSMEM_SOFTROCE_LIMIT=str(limit), **environment)
+        return run(tree, "ci/softroce", option, *command, DSMEM_SOFTROCE_LIMIT=str(limit), **environment)
 
     return start
 
@@ -157,6 +157,32 @@ def test_the_limit_is_one_of_silence(guest):
     assert done.returncode == 0 and done.stdout.endswith("8\n")
     done = guest(BOOTS, "sleep", "100", limit=2)
     assert done.returncode == 124 and "nothing for 2 s" in done.stderr
+
+
+LISTEN = "import socket, sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])"
+LINKED = f"""
+options=$(printf '%s\\n' "$@" | sed -n 's/^--qemu-opts=//p')
+pid=${{options#-pidfile }} link=${{options##*addr.path=}}
+echo $$ >"${{pid%% *}}"
+case $options in *server=on*) {sys.executable} -c '{LISTEN}' "${{link%% *}}" ;; esac
+"""
+
+
+def test_the_second_of_two_guests_ends_with_the_first(tree, guest):
+    """Which waits for it, and whose status counts."""
+    script(
+        tree / "tests/softroce/two.sh",
+        """if [ $DSMEM_SOFTROCE_HOST = 2 ]; then
+            echo ready >$DSMEM_SOFTROCE_OUT/log
+            until [ -e $DSMEM_SOFTROCE_OUT/../kill ]; do sleep 0.01; done
+            exec sleep 0.1
+        fi
+        until [ -s $DSMEM_SOFTROCE_OUT/other/log ]; do sleep 0.01; done
+        echo both
+        exit 3""",
+    )
+    done = guest(LINKED + BOOTS, option="--two")
+    assert (done.returncode, done.stdout) == (3, "both\n")
 
 
 # ---- ci/venv ----

@@ -4,6 +4,7 @@ Each op has an outcome, it is true, and when the network is well again everythin
 """
 
 import contextlib
+import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from accounts import SECONDS, Locker, Putter, Taker, at_last, at_work, check, li
 from tcp_relay import Relay
 
 import dsmem
+from dsmem.names.server import NameServer
 
 SECRET = b"0bec7" * 12 + b"0b1e"
 SHORT = 0.05  # for an op that may get no answer
@@ -67,6 +69,9 @@ FAULTS = {
     "byte by byte": Fault(slow, ends=False),
     "20 ms late": Fault(late, passes=True),
 }
+
+
+SOME = ("ended", "reset", "stalled", "half open at the user")
 
 
 @pytest.fixture(params=FAULTS.values(), ids=FAULTS)
@@ -129,3 +134,35 @@ def test_a_lock_excludes_and_goes_on(fault):
             with at_work(users):
                 suffer(fault, relay, users)
             assert segment.read(0) == sum(each.count for each in users)
+
+
+@contextlib.contextmanager
+def serving(relay):
+    """A server of names behind the relay; its cluster's address, without the cluster."""
+    with context(listen=relay.listen, advertise=relay.advertise) as at:
+        server = NameServer(at)
+        thread = threading.Thread(target=server.run, args=[lambda: None])
+        thread.start()
+        try:
+            yield f"tcp://{relay.advertise}/"
+        finally:
+            server.stop()
+            thread.join()
+
+
+@pytest.mark.parametrize("fault", [FAULTS[name] for name in SOME], ids=SOME)
+def test_what_was_found_by_name_goes_on(fault, here, cluster_name):
+    with Relay() as relay, serving(relay) as address, using() as user:
+        cluster = at_last(lambda: dsmem.connect(address + cluster_name, context=user))
+        with cluster, at_last(lambda: cluster.queue("q", create=None)) as remote, here.queue("q") as queue:
+            taker, putter = Taker(queue), Putter(remote)
+            with at_work([taker, putter]):
+                suffer(fault, relay, [putter])
+            at_last(remote.flush)
+            while taker.once():
+                pass
+            assert taker.taken == list(range(1, putter.put + 1))
+            with at_last(lambda: cluster.segment("new", 1, "u8", create=None)) as segment:
+                at_last(lambda: segment.write(0, 5))
+            with here.segment("new") as segment:
+                assert segment.read(0) == 5
