@@ -15,12 +15,21 @@ int sure_error(int rc)
                : rc;
 }
 
+/* Once: where a stream ends under a READ, its owner may be alive. If it is not, that is what the second try says. */
+static bool may_only_be_broken(const dsm_remote *r, int rc, bool *broken)
+{
+    bool again = rc == -DSM_EPEER && !*broken && r->ctx && !ctx_forked(r->ctx) && r->peer->dev->streams;
+    *broken |= again;
+    return again;
+}
+
 int sure_read(dsm_remote *r, uint64_t offset, void *out, uint64_t nbytes)
 {
     int rc, tries = 0;
+    bool broken = false;
     do
         rc = dsm_read(r, offset, out, nbytes, remote_timeout(r));
-    while (__builtin_expect(rc != 0, 0) && sure_again(rc, &tries));
+    while (__builtin_expect(rc != 0, 0) && (sure_again(rc, &tries) || may_only_be_broken(r, rc, &broken)));
     return sure_error(rc);
 }
 

@@ -266,6 +266,19 @@ def test_a_connection_that_breaks_is_no_death_within_the_grace_period(grace, pre
                 other.release()
 
 
+@pytest.mark.parametrize("nbytes", [0, 1, 12])
+def test_a_look_at_an_object_survives_a_connection_that_breaks_under_it(nbytes, prepared, cluster_name):
+    """Reading has no side effect, so it is done again over another connection."""
+    with Relay() as relay, serving(None, listen=relay.listen, advertise=relay.advertise) as server:
+        with context() as own, dsmem.connect(address(server, cluster_name), context=own) as cluster:
+            with contextlib.closing(cluster.lock("lock")) as lock:
+                with lock:
+                    relay.cut_after("down", nbytes)
+                    assert lock.locked()
+                    assert relay.cuts == 1
+                assert not lock.locked()
+
+
 IDENTITIES, ENDED = 8, 9
 TCP = 3  # the number of the fabric in messages
 
