@@ -5,6 +5,8 @@ import queue
 import random
 import time
 
+from attaching import attached
+
 import dsmem
 
 
@@ -58,7 +60,7 @@ def take_turns(obj, log, party, count):
 
 def main(job, ref, fabric, secret, gate, path, party, count):
     context = dsmem.Context(fabric, secret=secret, peer_timeout=0.5) if fabric else None
-    obj = dsmem.attach(ref, context)
+    obj = attached(ref, context) if context else dsmem.attach(ref)
     assert gate.wait(30)
     globals()[job](obj, Log(path), party, count)
     os._exit(0)

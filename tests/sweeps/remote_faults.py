@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from attaching import attached
+
 import dsmem
 from dsmem import errors
 
@@ -142,7 +144,7 @@ def leave(kind: Kind, obj: Any) -> None:
 def count(place: Place, kind: Kind, row: Row) -> tuple[int, int]:
     """The first and the last op of the call."""
     with place.make(kind) as owner, place.caller() as context:
-        obj = dsmem.attach(owner.ref, context)
+        obj = attached(owner.ref, context)
         row.before(obj)
         row.owner_before(owner)
         first = context.stats["posts"] + 1
@@ -179,7 +181,7 @@ def fail_at(place: Place, kind: Kind, row: Row, fault: str, n: int) -> None:
     with place.make(kind) as owner, contextlib.ExitStack() as stack:
         context = place.caller(plan)
         stack.callback(context.close)
-        obj = dsmem.attach(owner.ref, context)
+        obj = attached(owner.ref, context)
         row.before(obj)
         row.owner_before(owner)
         row.check(owner, *attempt(row, obj))
@@ -211,7 +213,7 @@ class Child:
 
 def call_and_die(pipe: Any, ref: Any, place: Place, row: Row, n: int) -> None:
     context = place.caller(f"kill={n}")
-    obj = dsmem.attach(ref, context)
+    obj = attached(ref, context)
     row.before(obj)
     pipe.send(context.node_id)
     pipe.recv()
@@ -247,7 +249,7 @@ def owner_dies_at(place: Place, kind: Kind, row: Row, n: int) -> None:
     with Child(own, place.fabric, kind, row) as owner, contextlib.ExitStack() as stack:
         context = place.caller(f"kill={n}:{owner.process.pid}")
         stack.callback(context.close)
-        obj = dsmem.attach(owner.pipe.recv(), context)
+        obj = attached(owner.pipe.recv(), context)
         row.before(obj)
         owner.pipe.send("before")
         owner.pipe.recv()

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from attaching import attached
 from remote_faults import SECRET, Kind, Row, persistently
 
 import dsmem
@@ -33,7 +34,7 @@ def goes_on(owner: Any, producers: int) -> None:
     assert owner.counts["producers"] == producers
     with (
         dsmem.Context(owner.region.context.fabric, secret=SECRET) as context,
-        dsmem.attach(owner.ref, context) as other,
+        attached(owner.ref, context) as other,
     ):
         for data in SOME:
             other.put(data, timeout=LIMIT)

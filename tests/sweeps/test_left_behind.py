@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from attaching import attached
 from remote_faults import OUTAGE, SECRET, Child, Place, persistently
 
 import dsmem
@@ -23,14 +24,14 @@ def place():
 def gone_at(place, owner, n, call):
     """A caller whose ops from n on do not arrive, as of one that was killed; it lives again later."""
     context = place.caller(f"fail={n}-{n + 60}")
-    obj = dsmem.attach(owner.ref, context)
+    obj = attached(owner.ref, context)
     with pytest.raises(errors.TransportError):
         call(obj)
     return context, obj
 
 
 def ops_of(place, owner, call):
-    with place.caller() as context, dsmem.attach(owner.ref, context) as obj:
+    with place.caller() as context, attached(owner.ref, context) as obj:
         first = context.stats["posts"]
         call(obj)
         return first + 1, context.stats["posts"]
@@ -67,7 +68,7 @@ def test_a_writer_s_turn_without_an_answer(place):
         left = 0
         for n in range(first, first + 4):  # the turn is taken with one of them
             with place.caller(f"drop={n}-{n + 5}") as context:
-                obj = dsmem.attach(owner.ref, context)
+                obj = attached(owner.ref, context)
                 with contextlib.suppress(errors.TimeoutError):
                     obj.publish(7, timeout=0.01)
                 left += owner.writer() is not None
@@ -96,13 +97,13 @@ def break_when_posted(owner, holder, context, posts):
 def test_a_commit_in_doubt_whose_turn_was_broken(place):
     """The version is the old one, and the writer another: it was not written, and the writer is told so."""
     with place.cluster.segment("left", 8, "i8", create=True, versioned=True) as owner:
-        with place.caller() as context, dsmem.attach(owner.ref, context) as obj, obj.writing() as array:
+        with place.caller() as context, attached(owner.ref, context) as obj, obj.writing() as array:
             array[:] = 7
             first = context.stats["posts"] + 2  # of the commit, behind a look at the words
         before, _ = owner.snapshot()
         look = first + 6  # behind the ops of the commit
         with dsmem.Context(f"fault+shm://?fail={first}&drop={look}", secret=SECRET, peer_timeout=1) as context:
-            obj = dsmem.attach(owner.ref, context)
+            obj = attached(owner.ref, context)
             with pytest.raises(errors.NotHeldError), obj.writing() as array:
                 array[:] = 8
                 thread = break_when_posted(owner, owner.writer, context, look)
@@ -117,12 +118,12 @@ def test_a_release_in_doubt_of_a_lock_that_was_broken(place):
     with contextlib.closing(place.cluster.lock("left", create=True)) as owner:
         owner.acquire()  # so that the guess at the word is wrong both times
         owner.release()
-        with place.caller() as context, contextlib.closing(dsmem.attach(owner.ref, context)) as obj:
+        with place.caller() as context, contextlib.closing(attached(owner.ref, context)) as obj:
             obj.acquire()
             first = context.stats["posts"] + 1
             obj.release()
         with dsmem.Context(f"fault+shm://?fail={first}&drop={first + 1}", secret=SECRET, peer_timeout=1) as context:
-            obj = dsmem.attach(owner.ref, context)
+            obj = attached(owner.ref, context)
             obj.acquire()
             thread = break_when_posted(owner, owner.holder, context, first + 1)
             with pytest.raises(errors.NotHeldError):
@@ -143,14 +144,14 @@ def test_a_wait_that_lost_a_plain_lock_gives_back_no_other_s(place):
     with owner:  # so that the guess at the word is wrong each time
         pass
     for way in ("with", "release"):
-        with place.caller() as context, contextlib.closing(dsmem.attach(owner.ref, context)) as lock:
+        with place.caller() as context, contextlib.closing(attached(owner.ref, context)) as lock:
             condition = condition_of(lock, made.ref, context)
             with lock:
                 first = context.stats["posts"] + 6  # behind those that begin the wait
                 condition.wait(0.01)
             condition.close()
         context = place.caller(f"fail={first}-{first + 60}")
-        lock = dsmem.attach(owner.ref, context)
+        lock = attached(owner.ref, context)
         condition = condition_of(lock, made.ref, context)
         failed, taken, seen = threading.Event(), threading.Event(), []
 
@@ -198,13 +199,13 @@ def write(rw):
 def test_a_reader_whose_release_fails(place):
     """It is out, and whatever its handle does next lets writers in; so does its end."""
     with contextlib.closing(place.cluster.rwlock("left", create=True)) as owner:
-        with place.caller() as context, contextlib.closing(dsmem.attach(owner.ref, context)) as obj:
+        with place.caller() as context, contextlib.closing(attached(owner.ref, context)) as obj:
             obj.acquire_read()
             first = context.stats["posts"] + 1
             obj.release_read()
         for call in (read_again, write, lambda rw: rw.readers(), lambda rw: rw.release_read(), lambda rw: rw.close()):
             context = place.caller(f"fail={first}-{first + OUTAGE}")
-            obj = dsmem.attach(owner.ref, context)
+            obj = attached(owner.ref, context)
             obj.acquire_read()
             with pytest.raises(errors.TransportError):
                 obj.release_read()
@@ -253,7 +254,7 @@ def test_a_party_whose_arrival_fails(place):
                 out = []
                 thread = started(owner, out)
                 with place.caller(f"failafter={n}&fail={n + 1}-{n + more}") as context:
-                    obj = dsmem.attach(owner.ref, context)
+                    obj = attached(owner.ref, context)
                     with contextlib.suppress(errors.TransportError):
                         obj.wait()
                     persistently(obj.close)
@@ -275,7 +276,7 @@ def test_the_last_party_learns_that_it_met(place):
         for n in range(first, last + 1):
             out = []
             thread = started(owner, out, owner.abort)
-            with place.caller(f"drop={n}") as context, dsmem.attach(owner.ref, context) as obj:
+            with place.caller(f"drop={n}") as context, attached(owner.ref, context) as obj:
                 assert obj.wait() == 1, f"op {n - first + 1}"
             thread.join()
             assert out == [0]
@@ -286,7 +287,7 @@ def test_the_last_party_learns_that_it_met(place):
 def slow_party(pipe, ref, plan):
     out = []
     with dsmem.Context(f"fault+shm://?{plan}", secret=SECRET, peer_timeout=20) as context:
-        with dsmem.attach(ref, context) as barrier:
+        with attached(ref, context) as barrier:
             party(barrier, out)
     pipe.send(out)
 
@@ -294,7 +295,7 @@ def slow_party(pipe, ref, plan):
 def test_a_party_whose_lock_was_broken_does_not_count(place):
     """It goes on in the midst of its arrival, to a generation that is over, and undoes no arrival of the next one."""
     with place.cluster.barrier("left", 3, create=True) as owner:
-        with place.caller() as context, dsmem.attach(owner.ref, context) as obj:
+        with place.caller() as context, attached(owner.ref, context) as obj:
             first = context.stats["posts"] + 1
             with pytest.raises(errors.BrokenBarrierError):
                 obj.wait(0)
@@ -328,16 +329,16 @@ def test_a_party_whose_lock_was_broken_does_not_count(place):
 def test_a_place_is_taken_once(place):
     """An earlier try to join has taken effect unseen; meanwhile a place before it has become free."""
     with place.cluster.queue("left", create=True, producers=3) as queue:
-        with place.caller() as context, dsmem.attach(queue.ref, context) as obj:
+        with place.caller() as context, attached(queue.ref, context) as obj:
             first = context.stats["posts"] + 1
             obj.produce()
             last = context.stats["posts"]
         taken = 0
         for n in range(first, last + 1):
-            with place.caller() as healthy, dsmem.attach(queue.ref, healthy) as other:
+            with place.caller() as healthy, attached(queue.ref, healthy) as other:
                 other.produce()
                 context = place.caller(f"failafter={n}&fail={n + 1}-{n + OUTAGE}")
-                obj = dsmem.attach(queue.ref, context)
+                obj = attached(queue.ref, context)
                 with pytest.raises(errors.TransportError):
                     obj.produce()
                 taken += queue.counts["producers"] == 2
@@ -355,7 +356,7 @@ def test_a_wait_that_fails_leaves_the_lock_to_another_thread(place):
         with contextlib.closing(place.cluster.condition("left", create=True)) as owner:
             # A look fails, then the swap and all but one of the looks at the lock, and the last of those is late.
             with dsmem.Context("fault+shm://?fail=60-75&drop=76", secret=SECRET, peer_timeout=0.2) as context:
-                obj, out = dsmem.attach(owner.ref, context), []
+                obj, out = attached(owner.ref, context), []
 
                 def wait(obj=obj, out=out):
                     with pytest.raises(errors.TransportError), obj:
@@ -388,7 +389,7 @@ def test_a_wait_that_fails_leaves_the_lock_to_another_thread(place):
 @contextlib.contextmanager
 def opened(lock, condition, context):
     """The condition, with the handle of its lock."""
-    other = dsmem.attach(lock.ref, context)
+    other = attached(lock.ref, context)
     obj = sync.Condition._open(memory_of(condition.ref, context), None, "left", lock=other)
     yield obj
     while obj.token is not None:

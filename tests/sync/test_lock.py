@@ -447,7 +447,7 @@ def attempts(plan, script):
         with memoryview(region) as view:
             _core.sync_format(view, "lock", 8)
         with dsmem.Context(f"fault+shm://?{plan}", secret=bytes(16), peer_timeout=0.5) as user:
-            remote, direct = user.attach(region.descriptor), owner.attach(region.descriptor)
+            remote, direct = user.attach(region.descriptor, timeout=LIMIT), owner.attach(region.descriptor)
             try:
                 script(_core.Lock(remote), direct)
             finally:

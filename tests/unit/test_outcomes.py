@@ -644,7 +644,10 @@ def test_a_refused_op_whose_owner_does_not_say_why():
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         descriptor = dsmem.Descriptor.fromhex(child.stdout.readline().strip())
         plan = "fault+shm://?refuse=1&refuse=2&refuse=3&refuse=4"
-        with dsmem.Context(plan, secret=SECRET, peer_timeout=0.2) as user, user.attach(descriptor) as remote:
+        with (
+            dsmem.Context(plan, secret=SECRET, peer_timeout=0.2) as user,
+            user.attach(descriptor, timeout=30) as remote,
+        ):
             os.kill(child.pid, signal.SIGSTOP)
             os.waitpid(child.pid, os.WUNTRACED)
             for call in (
