@@ -220,8 +220,8 @@ static bool sleep_on_event(struct peer *p, const uint32_t *pending, int64_t dead
     core_lock(&p->lock);
     p->sleeper = false;
     uint64_t wakes;
-    if (read(p->wake_fd, &wakes, sizeof wakes) < 0) {
-        /* EAGAIN: no thread has woken it */
+    if (on[0].revents && read(p->wake_fd, &wakes, sizeof wakes) < 0) {
+        /* EAGAIN: no thread has woken it. A wake after poll() makes the next sleep short */
     }
     peer_reap(p);
     pthread_cond_broadcast(&p->cond);
@@ -234,16 +234,40 @@ static void sleep_behind(struct peer *p, int64_t deadline)
     pthread_cond_timedwait(&p->cond, &p->lock, &until);
 }
 
-/* Polls for spin_ns; returns true once *pending is 0. A poll reads memory that the device writes and is cheap: a few
- * polls cost as much as taking the lock, or as reading the clock. So there are POLLS of them for each of these. */
+/* How long a waiter polls before it sleeps: spin_ns, and on a stream what the bytes on their way take at 4 GB/s, which
+ * keep the processors of both sides busy anyway. Under peer->lock. */
+static int64_t spin_time(const struct peer *p)
+{
+    enum { MOST = 4 << 20 };
+    uint64_t bytes = p->ep && p->dev->streams ? p->ep->bytes : 0;
+    return deadline_earlier(p->ctx->spin_ns, WAIT_SLICE_NS) + (int64_t)(bytes < MOST ? bytes : MOST) / 4;
+}
+
+/* Whether bytes of ops have been moved since it was asked last. Under peer->lock. */
+static bool moves(const struct peer *p, uint64_t *moved)
+{
+    uint64_t before = *moved;
+    *moved = p->ep ? p->ep->moved : 0;
+    return *moved != before;
+}
+
+/* Polls for spin_time(), counted from the last bytes on that an op has moved, but no longer than a slice; returns true
+ * once *pending is 0. A poll reads memory that the device writes and is cheap: a few polls cost as much as taking the
+ * lock, or as reading the clock. So there are POLLS of them for each of these. */
 static bool spin(struct peer *p, const uint32_t *pending, int64_t deadline)
 {
     enum { POLLS = 8 };
-    int64_t until = 0, most = deadline_earlier(p->ctx->spin_ns, WAIT_SLICE_NS);
+    int64_t last = 0, until = 0, most = deadline_earlier(p->ctx->spin_ns, WAIT_SLICE_NS);
+    uint64_t moved = 0;
+    if (!most) /* what was there at once has been reaped by the thread that posted */
+        return false;
     for (;;) {
         if (core_trylock(&p->lock)) {
             for (int i = 0; i < POLLS && load_acquire_u32(pending); i++)
                 peer_reap(p);
+            if (moves(p, &moved))
+                until = 0;
+            most = spin_time(p);
             core_unlock(&p->lock);
         } else { /* another thread reaps */
             cpu_relax();
@@ -251,8 +275,10 @@ static bool spin(struct peer *p, const uint32_t *pending, int64_t deadline)
         if (!load_acquire_u32(pending))
             return true;
         int64_t now = clock_ns();
+        if (!last)
+            last = deadline_earlier(deadline, now + WAIT_SLICE_NS);
         if (!until)
-            until = deadline_earlier(deadline, now + most);
+            until = deadline_earlier(last, now + most);
         if (now >= until)
             return false;
     }

@@ -115,6 +115,7 @@ struct fabric_ep {
     bool path_lost;    /* and not because the owner refused an op, or of an abort: another path may work */
     uint32_t inflight; /* ops accepted by post and not yet done; maintained by the fabric */
     uint64_t bytes;    /* total nbytes of these ops; maintained by the fabric */
+    uint64_t moved;    /* changes when a part of an op has been moved, if poll can tell: waiters poll on, then */
 };
 
 /* Ops that are waited for together. */

@@ -16,7 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { IN = 16384, HEADS = 16384, PIECES = 256, FRAMES = 128 };
+enum { IN = 16384, HEADS = 16384, PIECES = 256, FRAMES = 128, DIRECT = 1024 };
 _Static_assert(HEADS >= TCP_REQUEST + 8 * TCP_PIECES, "a request fits");
 
 /* The name of a connection, by which its owner can be asked about ops that got no answer: these refer to it, also after
@@ -251,12 +251,11 @@ static void advance(struct client *c, size_t n)
 
 static bool has_payload(const dsm_op *op) { return op->code != DSM_OP_WRITE; }
 
-/* Where what has not arrived of the op goes to. *run: bytes that go there in a row. */
-static uint8_t *place_of(struct client *c, uint64_t *run)
+/* Where the payload of an op goes to from byte 'from' on. *run: bytes that go there in a row. */
+static uint8_t *place_of(struct fabric_op *w, uint64_t from, uint64_t *run)
 {
-    dsm_op *op = c->into->op;
-    *run = 8 - c->filled;
-    return is_atomic(op) ? (uint8_t *)&op->result + c->filled : fabric_op_local(op, c->filled, run);
+    *run = 8 - from;
+    return is_atomic(w->op) ? (uint8_t *)&w->op->result + from : fabric_op_local(w->op, from, run);
 }
 
 static uint64_t payload_of(const struct client *c, uint32_t ops)
@@ -280,12 +279,17 @@ static bool is_sound(const struct client *c, const struct tcp_reply *r)
     return r->status || (payload_of(c, r->ops) == r->nbytes && (!r->flags || r->nbytes));
 }
 
-/* Goes on to the next op that has a payload. */
+static struct fabric_op *next_with_payload(struct fabric_op *w)
+{
+    while (!has_payload(w->op))
+        w = w->next;
+    return w;
+}
+
+/* Goes on to an op, or to the next that has a payload. */
 static void go_to(struct client *c, struct fabric_op *w)
 {
-    while (c->left && !has_payload(w->op))
-        w = w->next;
-    c->into = w;
+    c->into = next_with_payload(w);
     c->filled = 0;
 }
 
@@ -300,7 +304,8 @@ static void begin(struct client *c)
     }
     c->replied = true;
     c->left = c->reply.nbytes;
-    go_to(c, c->head);
+    if (c->left)
+        go_to(c, c->head);
 }
 
 /* The payload of the reply has arrived completely. */
@@ -316,12 +321,17 @@ static void end(struct client *c)
         pop(c, -(int)c->reply.status);
 }
 
+/* So many bytes of the payload have been placed. */
 static void filled(struct client *c, size_t n)
 {
     c->left -= n;
-    c->filled += n;
-    if (c->filled == c->into->op->nbytes)
-        go_to(c, c->into->next);
+    while (n) {
+        uint64_t rest = c->into->op->nbytes - c->filled, part = n < rest ? n : rest;
+        n -= (size_t)part;
+        c->filled += part;
+        if (part == rest && (n || c->left))
+            go_to(c, c->into->next);
+    }
 }
 
 /* Uses what is in 'in'. */
@@ -333,7 +343,7 @@ static void consume(struct client *c)
             end(c);
         } else if (c->replied && have) {
             uint64_t most;
-            uint8_t *to = place_of(c, &most);
+            uint8_t *to = place_of(c->into, c->filled, &most);
             size_t n = have < most ? have : (size_t)most;
             memcpy(to, c->in + c->in_at, n);
             c->in_at += n;
@@ -346,34 +356,61 @@ static void consume(struct client *c)
     }
 }
 
-/* One call. The rest of a long payload goes straight to its place, and what follows to 'in'. Returns whether there may
+/* The places of what follows of the payload, up to one that is not worth a piece of its own. Returns how many pieces
+ * these are; *total: their bytes. */
+static size_t places(const struct client *c, struct iovec *iov, size_t most, size_t *total)
+{
+    struct fabric_op *w = c->into;
+    uint64_t from = c->filled, left = c->replied ? c->left : 0;
+    size_t n = 0;
+    *total = 0;
+    while (left) {
+        uint64_t run;
+        uint8_t *to = place_of(w, from, &run);
+        bool follows = n && (uint8_t *)iov[n - 1].iov_base + iov[n - 1].iov_len == to;
+        if (!follows && (run < DIRECT || n == most))
+            break;
+        if (follows)
+            iov[n - 1].iov_len += run;
+        else
+            iov[n++] = (struct iovec){to, run};
+        *total += run;
+        left -= run;
+        from += run;
+        if (left && from == w->op->nbytes) {
+            w = next_with_payload(w->next);
+            from = 0;
+        }
+    }
+    return n;
+}
+
+/* One call. Long pieces of a payload go straight to their places, and what follows to 'in'. Returns whether there may
  * be more to receive. */
 static bool receive(struct client *c)
 {
-    uint64_t run = 0;
-    uint8_t *to = c->replied && c->left && c->in_at == c->in_end ? place_of(c, &run) : NULL;
-    bool direct = run > TCP_SHORT;
+    enum { MOST = 64 };
+    struct iovec iov[MOST + 1];
+    size_t direct = 0, n = c->in_at == c->in_end ? places(c, iov, MOST, &direct) : 0;
     memmove(c->in, c->in + c->in_at, c->in_end - c->in_at);
     c->in_end -= c->in_at;
     c->in_at = 0;
-    struct iovec iov[2] = {{c->in + c->in_end, IN - c->in_end}};
-    if (direct) {
-        iov[1] = iov[0];
-        iov[0] = (struct iovec){to, run};
-    }
-    struct msghdr m = {.msg_iov = iov, .msg_iovlen = direct ? 2 : 1};
-    ssize_t n = recvmsg(c->socket.fd, &m, MSG_DONTWAIT);
-    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+    iov[n] = (struct iovec){c->in + c->in_end, IN - c->in_end};
+    struct msghdr m = {.msg_iov = iov, .msg_iovlen = n + 1};
+    size_t most = direct + iov[n].iov_len;
+    ssize_t got =
+        n ? recvmsg(c->socket.fd, &m, MSG_DONTWAIT) : recv(c->socket.fd, iov[0].iov_base, iov[0].iov_len, MSG_DONTWAIT);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return false;
-    if (n <= 0) {
+    if (got <= 0) {
         break_off(c, -DSM_EPEER);
         return false;
     }
-    size_t placed = !direct ? 0 : (size_t)n < iov[0].iov_len ? (size_t)n : iov[0].iov_len;
-    if (placed)
-        filled(c, placed);
-    c->in_end += (size_t)n - placed;
-    return (size_t)n == iov[0].iov_len + (direct ? iov[1].iov_len : 0);
+    c->ep.base.moved += (uint64_t)got;
+    size_t placed = (size_t)got < direct ? (size_t)got : direct;
+    filled(c, placed);
+    c->in_end += (size_t)got - placed;
+    return (size_t)got == most;
 }
 
 /* Takes the replies that have arrived. Once nothing can be sent any more they are all that will come. */
@@ -413,6 +450,7 @@ static void send_some(struct client *c)
         if (n >= 0) {
             advance(c, (size_t)n);
             sent += (size_t)n;
+            c->ep.base.moved += (uint64_t)n;
         } else if (errno == EAGAIN || errno == EINTR) {
             break;
         } else {

@@ -3,9 +3,9 @@
 #include "../../base/wire.h"
 #include "tcp.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/sysinfo.h>
 #include <unistd.h>
 
 static struct tcp_dev *dev(struct fabric_dev *d) { return (struct tcp_dev *)d; }
@@ -43,6 +43,14 @@ static const struct fabric_dev defaults = {
     .caps = {.register_private = 1, .max_region = INT64_MAX, .gid_index = -1, .fabric = "tcp"},
 };
 
+/* Whether the progress thread, which inherits the affinity of this one, may poll beside another thread. Where a CPU set
+ * does not hold all processors, there are many. */
+static bool has_processors(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) || CPU_COUNT(&set) > 1;
+}
+
 static int tcp_open(const struct fabric_options *o, dsm_stats *stats, struct fabric_dev **out)
 {
     (void)o;
@@ -54,7 +62,7 @@ static int tcp_open(const struct fabric_options *o, dsm_stats *stats, struct fab
     d->epoll.fd = d->wake.fd = -1;
     d->ready_last = &d->ready;
     d->past_last = &d->past;
-    d->spin_ns = get_nprocs() > 1 ? 50000 : 0;
+    d->spin_ns = has_processors() ? 50000 : 0;
     pthread_mutex_init(&d->waiting, NULL);
     pthread_mutex_init(&d->lock, NULL);
     *out = &d->base;

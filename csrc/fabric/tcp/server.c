@@ -1,10 +1,11 @@
 /*
  * The owner's side: one thread of the device executes the requests of all peers.
  *
- * It sleeps in epoll_wait(), and for spin_ns after its last work it polls. Each turn serves one
- * connection, with dev->lock held, until it has no request or no room for a reply, or TURN bytes have been moved. Every
- * call on a socket returns at once. So unreg and close wait for one turn at most, and no peer can keep others waiting:
- * one that does not read its replies is not read from, either.
+ * It sleeps in epoll_wait(), and for spin_ns after its last work it polls: by epoll_wait(), and where one connection
+ * alone has had work for a while, by reading from it, which leaves one recv() and one send() to an op. Each turn serves
+ * one connection, with dev->lock held, until it has no request or no room for a reply, or TURN bytes have been moved.
+ * Every call on a socket returns at once. So unreg and close wait for one turn at most, and no peer can keep others
+ * waiting: one that does not read its replies is not read from, either.
  */
 #include "../../base/deadline.h"
 #include "../../base/mapped_ops.h"
@@ -14,6 +15,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -24,6 +26,7 @@ enum {
     OUT = 16384,
     TURN = 1 << 18, /* bytes */
     EVENTS = 64,
+    STREAK = 8, /* so often a connection is the only one that has work, before it is polled by itself */
 };
 _Static_assert(IN >= TCP_REQUEST + 8 * TCP_PIECES + TCP_SHORT, "a request fits");
 
@@ -33,6 +36,7 @@ struct tcp_server {
     struct tcp_file file;
     struct tcp_record *record; /* NULL once it is closed */
     uint32_t events;           /* that epoll waits for */
+    bool drained;              /* in this turn: the last call has received all that was there */
     bool ready;                /* on dev->ready */
     bool closed;               /* on dev->closed: the thread frees it */
     struct tcp_server *next;   /* on either list */
@@ -63,13 +67,14 @@ static void spend(size_t *budget, uint64_t n) { *budget -= n < *budget ? (size_t
 
 /* ---- replies ---- */
 
-/* Sends what is in 'out', and behind it n bytes at p. *sent: how many of these. */
-static enum step send_with(struct tcp_server *s, const uint8_t *p, size_t n, size_t *sent)
+/* Sends what is in 'out', and behind it n pieces, which iov has from iov[1] on. *sent: how many bytes of these. */
+static enum step send_with(struct tcp_server *s, struct iovec *iov, size_t n, size_t *sent)
 {
-    struct iovec iov[2] = {{s->out + s->out_at, s->out_end - s->out_at}, {(void *)(uintptr_t)p, n}};
-    struct msghdr m = {.msg_iov = iov, .msg_iovlen = n ? 2 : 1};
+    iov[0] = (struct iovec){s->out + s->out_at, s->out_end - s->out_at};
+    struct msghdr m = {.msg_iov = iov, .msg_iovlen = n + 1};
     *sent = 0;
-    ssize_t got = sendmsg(s->file.fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+    ssize_t got = n ? sendmsg(s->file.fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT)
+                    : send(s->file.fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (got < 0)
         return errno == EAGAIN || errno == EINTR ? NO_ROOM : LOST;
     size_t mine = (size_t)got < iov[0].iov_len ? (size_t)got : iov[0].iov_len;
@@ -83,9 +88,10 @@ static enum step send_with(struct tcp_server *s, const uint8_t *p, size_t n, siz
 
 static enum step flush(struct tcp_server *s)
 {
+    struct iovec iov[1];
     size_t none;
     while (s->out_at < s->out_end) {
-        enum step got = send_with(s, NULL, 0, &none);
+        enum step got = send_with(s, iov, 0, &none);
         if (got != DONE)
             return got;
     }
@@ -234,32 +240,51 @@ static void read_at_once(struct tcp_server *s, uint64_t total, size_t *budget)
     }
 }
 
-/* Sends a part of the current piece. Once the memory is closed, zeros go in place of the rest, and the status that
- * follows says so. */
+/* Sends what is left of pieces from their memory, as many as go into one call. */
+static enum step send_pieces(struct tcp_server *s, const uint8_t *base, size_t *sent)
+{
+    enum { MOST = 64 };
+    struct iovec iov[1 + MOST];
+    size_t n = 0, total = 0;
+    for (uint32_t i = s->piece; i < s->q.pieces && n < MOST && total < TURN; i++) {
+        uint64_t from = i == s->piece ? s->moved : 0, left = s->q.nbytes - from;
+        size_t part = left < TURN - total ? (size_t)left : TURN - total;
+        iov[++n] = (struct iovec){(void *)(uintptr_t)(base + offset_of(s, i) + from), part};
+        total += part;
+    }
+    enum step got = send_with(s, iov, n, sent);
+    fence_acquire();
+    return got;
+}
+
+/* Appends a part of the current piece to 'out', or zeros if its memory is closed. A piece of at most TCP_WHOLE bytes is
+ * copied as a whole: the kernel may copy a word in two parts. */
+static enum step copy_piece(struct tcp_server *s, const uint8_t *base, size_t *copied)
+{
+    uint64_t left = s->q.nbytes - s->moved;
+    size_t n = left < TCP_SHORT ? (size_t)left : TCP_SHORT;
+    enum step got = room(s, n);
+    if (got != DONE)
+        return got;
+    if (base)
+        mapped_read(base + offset_of(s, s->piece) + s->moved, s->out + s->out_end, n);
+    else
+        memset(s->out + s->out_end, 0, n);
+    s->out_end += n;
+    *copied = n;
+    return DONE;
+}
+
+/* Sends a part of the pieces. Once the memory is closed, zeros go in place of the rest, and the status that follows
+ * says so. */
 static enum step read_some(struct tcp_server *s, size_t *budget)
 {
-    static const uint8_t zeros[TCP_SHORT];
-    const uint8_t *base = memory_of(s), *from = base ? base + offset_of(s, s->piece) + s->moved : zeros;
-    uint64_t left = s->q.nbytes - s->moved;
-    size_t n = left < TURN ? (size_t)left : TURN, sent = 0;
-    enum step got = DONE;
-    if (!base && n > sizeof zeros)
-        n = sizeof zeros;
-    if (n <= TCP_SHORT) { /* as a whole: the kernel may copy a word in two parts */
-        if ((got = room(s, n)) != DONE)
-            return got;
-        mapped_read(from, s->out + s->out_end, n);
-        s->out_end += n;
-        sent = n;
-    } else {
-        got = send_with(s, from, n, &sent);
-        fence_acquire();
-    }
+    const uint8_t *base = memory_of(s);
+    size_t sent = 0;
+    enum step got = base && s->q.nbytes > TCP_WHOLE ? send_pieces(s, base, &sent) : copy_piece(s, base, &sent);
     spend(budget, sent);
-    if ((s->moved += sent) == s->q.nbytes) {
-        s->moved = 0;
-        s->piece++;
-    }
+    for (s->moved += sent; s->piece < s->q.pieces && s->moved >= s->q.nbytes; s->piece++)
+        s->moved -= s->q.nbytes;
     return got;
 }
 
@@ -325,12 +350,14 @@ static enum step receive_into(struct tcp_server *s, uint8_t *to, uint64_t left, 
     struct msghdr m = {.msg_iov = iov, .msg_iovlen = left <= TURN ? 2 : 1};
     s->in_at = s->in_end = 0;
     ssize_t n = recvmsg(s->file.fd, &m, MSG_DONTWAIT);
+    s->drained = n < 0;
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return NO_INPUT;
     if (n <= 0)
         return n ? LOST : ENDED;
     *got = (size_t)n < iov[0].iov_len ? (size_t)n : iov[0].iov_len;
     s->in_end = (size_t)n - *got;
+    s->drained = m.msg_iovlen == 2 && s->in_end < IN;
     return DONE;
 }
 
@@ -386,6 +413,7 @@ static enum step receive(struct tcp_server *s)
     if (n <= 0)
         return n ? LOST : ENDED;
     s->in_end += (size_t)n;
+    s->drained = s->in_end < IN;
     return DONE;
 }
 
@@ -425,9 +453,10 @@ static enum step serve(struct tcp_server *s, bool *worked)
 {
     size_t budget = TURN;
     enum step got = flush(s);
+    s->drained = false;
     while (got == DONE && budget) {
         got = execute(s, &budget);
-        if (got == NO_INPUT)
+        if (got == NO_INPUT && !s->drained) /* what comes later is reported by epoll */
             got = receive(s);
         *worked = *worked || got == DONE;
     }
@@ -440,6 +469,8 @@ static enum step serve(struct tcp_server *s, bool *worked)
         got = sent != DONE ? sent : got == ENDED ? LOST : got;
     }
     watch(s, got);
+    if (budget < TURN - TURN / 8)
+        device(s)->streak = 0; /* others have their turn first */
     return got;
 }
 
@@ -480,6 +511,34 @@ static void note_events(struct tcp_dev *d, const struct epoll_event *ev, int n)
     }
 }
 
+/* Which connection has work again and again, while no other has. */
+static void note_last(struct tcp_dev *d)
+{
+    if (d->nready == 1 && d->ready == d->last) {
+        d->streak += d->streak < STREAK;
+    } else if (d->nready) {
+        d->last = d->nready == 1 ? d->ready : NULL;
+        d->streak = 0;
+    }
+}
+
+/* A turn of the connection that has had all the work, without asking epoll whether it has some. Returns whether it had.
+ * Epoll is asked in between, so another one ends this. */
+static bool serve_last(struct tcp_dev *d)
+{
+    bool worked = false;
+    for (int i = 0; i < STREAK && !worked; i++) {
+        tcp_lock(d);
+        struct tcp_server *s = d->streak == STREAK && !d->nready ? d->last : NULL;
+        if (s && s->events == EPOLLIN && serve(s, &worked) == DONE)
+            make_ready(d, s);
+        tcp_unlock(d);
+        if (!s)
+            break;
+    }
+    return worked;
+}
+
 /* One turn of each connection that is ready. Between two turns the lock is free for others. Returns whether anything
  * was done. */
 static bool serve_all(struct tcp_dev *d, const struct epoll_event *ev, int n)
@@ -487,6 +546,7 @@ static bool serve_all(struct tcp_dev *d, const struct epoll_event *ev, int n)
     bool worked = false;
     tcp_lock(d);
     note_events(d, ev, n);
+    note_last(d);
     for (uint32_t turns = d->nready; turns && d->ready; turns--) {
         struct tcp_server *s = d->ready;
         unready(d, s);
@@ -519,11 +579,20 @@ static void *run(void *arg)
     struct tcp_dev *d = arg;
     struct epoll_event ev[EVENTS];
     int64_t until = 0;
+    int served = 0; /* turns of serve_last() since epoll was asked */
     for (bool ready; go_on(d, &ready);) {
-        int n = epoll_wait(d->epoll.fd, ev, EVENTS, ready || clock_ns() < until ? 0 : -1);
-        if (n < 0 && errno != EINTR)
-            break;
-        if (serve_all(d, ev, n < 0 ? 0 : n))
+        bool spins = clock_ns() < until, worked;
+        if (spins && !ready && served < STREAK && serve_last(d)) {
+            served++;
+            worked = true;
+        } else {
+            served = 0;
+            int n = epoll_wait(d->epoll.fd, ev, EVENTS, ready || spins ? 0 : -1);
+            if (n < 0 && errno != EINTR)
+                break;
+            worked = serve_all(d, ev, n < 0 ? 0 : n);
+        }
+        if (worked)
             until = clock_ns() + d->spin_ns;
     }
     return NULL;
@@ -661,6 +730,8 @@ static void end(struct tcp_server *s)
     else if (s->record)
         tcp_record_drop(d, s->record);
     s->record = NULL;
+    if (d->last == s)
+        d->last = NULL;
     if (s->file.fd >= 0) {
         unready(d, s);
         epoll_ctl(d->epoll.fd, EPOLL_CTL_DEL, s->file.fd, NULL);

@@ -32,8 +32,9 @@ enum {
     TCP_OPERANDS = 16, /* that follow the head of an atomic */
     TCP_PIECES = 1024, /* of a request: more than one only where they are short */
     TCP_SHORT =
-        4096,     /* bytes of a piece that is copied as a whole; a longer one goes to and from its memory directly */
-    TCP_MORE = 1, /* flag of a reply: the payload follows, and after it a reply with the status */
+        4096, /* bytes of a piece that is copied as a whole; a longer one goes to and from its memory directly */
+    TCP_WHOLE = 1024,  /* bytes of a piece that is copied to a reply as a whole */
+    TCP_MORE = 1,      /* flag of a reply: the payload follows, and after it a reply with the status */
     TCP_WINDOW = 1024, /* atomics of a connection without an answer; the owner remembers the results of so many */
     TCP_REFUSED = 64,  /* runs of refused requests that it remembers besides */
     TCP_RECORDS = 512, /* closed connections that an owner remembers */
@@ -111,7 +112,9 @@ struct tcp_dev {
     struct tcp_file epoll, wake;
     struct tcp_server *ready, **ready_last; /* that have something to do */
     uint32_t nready;
-    struct tcp_server *closed;                   /* to be freed by the thread */
+    struct tcp_server *last;   /* the only one that had work when epoll was asked last; NULL: there were several */
+    uint32_t streak;           /* how often in a row, at most STREAK */
+    struct tcp_server *closed; /* to be freed by the thread */
     struct tcp_record *live, *past, **past_last; /* of endpoints that are open; closed, from the oldest on */
     uint32_t npast;
 };
