@@ -20,7 +20,7 @@ void peer_find_paths(struct peer *p, const struct fabric_grant *g)
     if (peer_has_paths(p) || paths == 1)
         return;
     core_lock(&p->lock);
-    for (uint32_t i = 0; i < paths; i++)
+    for (uint32_t i = 1; i < paths; i++) /* the first is as it was */
         p->paths[i] = (struct path){mine[i % n], i % g->devices};
     p->atomics = g->atomics;
     store_relaxed_u32(&p->npaths, paths);

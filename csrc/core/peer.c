@@ -78,7 +78,7 @@ static void install(struct peer *p, struct fabric_ep *ep, uint32_t path)
     p->ep = ep;
     if (path != p->path)
         fetch_add_u64(&p->ctx->stats.failovers, 1);
-    store_relaxed_u32(&p->path, path);
+    store_release_u32(&p->path, path); /* pairs with peer_device() */
     p->suspect = false;
     pthread_cond_broadcast(&p->cond); /* closing the old endpoint has ended its ops */
     core_unlock(&p->lock);
