@@ -311,7 +311,11 @@ static inline bool path_takes(const struct peer *p, uint32_t path, bool atomics)
 }
 static inline bool peer_has_paths(const struct peer *p) { return load_relaxed_u32(&p->npaths) > 1; }
 /* The device of the path that is used now. The acquire pairs with install() in core/peer.c. */
-static inline struct fabric_dev *peer_device(const struct peer *p) { return p->paths[load_acquire_u32(&p->path)].dev; }
+static inline struct fabric_dev *peer_device(const struct peer *p)
+{
+    uint32_t path = load_acquire_u32(&p->path);
+    return p->paths[path].dev;
+}
 /* Whether the group can be posted on the endpoint: its ops are prepared for its device. Under peer->lock. */
 static inline bool group_fits(const struct peer *p, const struct op_group *g)
 {

@@ -65,13 +65,26 @@ int dsm_fabric_check(const char *spec)
     return parse(spec, &f, &options);
 }
 
-/* Opens the fabric that 'spec' describes: NAME or NAME?OPTIONS. */
+/* How often the list names the fabric. */
+static int times_named(const char *list, const struct fabric *f)
+{
+    size_t len = strlen(f->name);
+    int n = 0;
+    for (const char *at = list; *at; at += strcspn(at, ","), at += *at == ',')
+        n += strcspn(at, "?,") == len && !strncmp(at, f->name, len);
+    return n;
+}
+
+/* Opens the fabric that 'spec' describes: NAME or NAME?OPTIONS. With several paths one is given up after half the peer
+ * timeout, so that ops can go on by another before they are late. */
 static int open_one(const char *spec, const dsm_options *o, dsm_stats *stats, struct fabric_dev **out)
 {
     const struct fabric *f;
     struct fabric_options options = {.peer_timeout_ns = o->peer_timeout_ns};
     struct fabric_dev *d;
     int rc = parse(spec, &f, &options.text);
+    if (!rc && times_named(o->fabric, f) > 1)
+        options.peer_timeout_ns = (o->peer_timeout_ns + 1) / 2;
     if (!rc)
         rc = f->open(&options, stats, &d);
     if (!rc && o->fault)

@@ -42,7 +42,7 @@ import asyncio, ctypes, os, pickle, subprocess, sys, time
 import dsmem
 from dsmem import errors
 model = ctypes.CDLL(os.environ["DSMEM_LIBIBVERBS"])
-TIMEOUT = 0.5
+TIMEOUT = 1.0  # of which a path that is silent gets one half
 
 def down(mask):
     assert model.modeldev_plan(f"down={mask}".encode()) == 0

@@ -35,20 +35,22 @@ static int64_t op_timeout(const dsm_queue *q, uint64_t nbytes, int64_t deadline)
     return most < 0 || left < most ? left : most;
 }
 
-/* With several paths to the owner the ops can go by another one than that which was lost. */
-static bool is_again(const dsm_queue *q, int rc)
+/* With several paths to the owner the ops can go by another one than that which was lost, or was silent, once. */
+static bool is_again(const dsm_queue *q, int rc, int *silent)
 {
-    return rc == -DSM_ECANCELED || (rc == -DSM_EIO && q->r->ctx && peer_has_paths(q->r->peer));
+    if (rc == -DSM_ECANCELED)
+        return true;
+    return q->r->ctx && peer_has_paths(q->r->peer) && (rc == -DSM_EIO || (rc == -DSM_ETIME && !(*silent)++));
 }
 
 /* For READs and WRITEs only, which may be repeated. */
 static int run(const dsm_queue *q, dsm_op *ops, size_t n, int64_t deadline)
 {
     uint64_t nbytes = 0;
-    int rc = -DSM_ECANCELED;
+    int rc = -DSM_ECANCELED, silent = 0;
     for (size_t i = 0; i < n; i++)
         nbytes += ops[i].nbytes;
-    for (int i = 0; i < OP_TRIES && is_again(q, rc); i++)
+    for (int i = 0; i < OP_TRIES && is_again(q, rc, &silent); i++)
         rc = err_known(dsm_execute(q->r->ctx, ops, n, op_timeout(q, nbytes, deadline), NULL));
     return rc;
 }
