@@ -40,6 +40,7 @@
 #include "dsm/queue.h"
 #include "dsm/segment.h"
 #include "dsm/service.h"
+#include "dsm/store.h"
 #include "dsm/sync.h"
 
 #endif

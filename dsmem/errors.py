@@ -26,6 +26,7 @@ __all__ = [
     "CanceledError",
     "ClockDriftError",
     "ClosedError",
+    "ConflictError",
     "CorruptError",
     "DescriptorError",
     "DsmemError",
@@ -51,6 +52,7 @@ __all__ = [
     "OutcomeUnknownError",
     "OutcomeUnknownPeerDeadError",
     "OutcomeUnknownTimeoutError",
+    "PageNotFoundError",
     "PathLostError",
     "PeerDeadError",
     "PermitError",
@@ -60,6 +62,7 @@ __all__ = [
     "ReadOnlyBufferError",
     "ShutDownError",
     "StaleDescriptorError",
+    "StoreFullError",
     "SystemCallError",
     "TimeoutError",
     "TooManyMembersError",
@@ -524,6 +527,27 @@ class PathLostError(DsmemError, ConnectionError):
         "the path to the only device of the owner that executes atomics is lost, and nothing was executed; "
         "reads and writes go on by another path, atomics are tried again after the peer timeout"
     )
+
+
+class PageNotFoundError(DsmemError, LookupError):
+    """No page of the store has the id: it was never allocated, or has been freed."""
+
+    code = 45
+    text = "no page has this id: it was never allocated here, or has been freed"
+
+
+class StoreFullError(DsmemError, OSError):
+    """The store has no free pages. Nothing was allocated."""
+
+    code = 46
+    text = "the store has no free pages; free some, or make a larger store"
+
+
+class ConflictError(DsmemError, RuntimeError):
+    """The page does not have the version that was expected. Nothing was written."""
+
+    code = 47
+    text = "the page has changed meanwhile; read it and try again"
 
 
 class OutcomeUnknownTimeoutError(OutcomeUnknownError, TimeoutError):

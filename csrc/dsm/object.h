@@ -22,10 +22,11 @@ enum dsm_type {
     DSM_CLOCK = 11,
     DSM_COUNTING = 12,
     DSM_RLOCK = 13,
+    DSM_STORE = 14,
 };
 #define DSM_TYPE_NAMES \
     "", "segment", "queue", "lock", "rwlock", "semaphore", "event", "condition", "barrier", "once", "spinlock", \
-        "clock", "counting_semaphore", "rlock"
+        "clock", "counting_semaphore", "rlock", "store"
 
 /* Identity of this process, unique on the host and never reused (docs/protocols/objects.md). dsm_identity_dead()
  * returns 1 only if the exit of the process is proven. dsm_identity_pid() is for messages; it returns 0 where a pid has

@@ -30,6 +30,7 @@ C_MAY_INCLUDE = {
     "core": {"core", "interface", "memory", "base", "dsm.h"},
     "agent": {"agent", "core", "interface", "memory", "base", "dsm.h"},
     "objects": {"objects", "core", "interface", "base", "dsm.h"},
+    "store": {"store", "objects", "core", "interface", "base", "dsm.h"},
     "context.c": {"agent", "core", "interface", "base", "dsm.h"},
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)

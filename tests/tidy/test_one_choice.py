@@ -44,6 +44,7 @@ QUESTIONS = {  # what depends on the answer
     "csrc/objects/queue/queue.c": "the lane is written in place, and deaths are proven",
     "csrc/objects/queue/remote.c": "a part of the object that is written in place",
     "csrc/objects/sync/handle.c": "the address, for handle_is_mapped() and handle_word()",
+    "csrc/store/store.c": "ops are executed or posted, hints are kept; a read of mapped memory is shorter",
 }
 CALLS = {  # of functions of the core that move data
     "remote.pxi": "Remote.move, move_many, add, swap: single ops; Pending: one op of an event loop",

@@ -1,0 +1,52 @@
+/* A store of pages (docs/protocols/pages.md). dsm.h has the contract that all functions share. */
+#ifndef DSM_DSM_STORE_H
+#define DSM_DSM_STORE_H
+
+#include "object.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct {
+    uint32_t page_bytes; /* a multiple of 64 from 256 to 1 MiB */
+    uint32_t clients;    /* open handles at a time, 1 to 1024; each costs 64 frames */
+    uint64_t pages;
+} dsm_store_shape;
+
+/* How many bytes such a store needs. EINVAL: it can't be. */
+int dsm_store_layout(const dsm_store_shape *shape, uint64_t *nbytes);
+/* Formats zeroed memory of that many bytes that no other process sees yet. */
+int dsm_store_format(void *memory, const dsm_store_shape *shape);
+
+/* A handle is one client of the store. It is used by one thread at a time; but any number of threads may be in
+ * dsm_store_read() where the memory is mapped. A process may die or be stopped anywhere: no other client waits for it,
+ * and a page is whole and of one version always. */
+typedef struct dsm_store dsm_store;
+/* Errors: ECORRUPT, EVERSION, EMISMATCH (another object), EMEMBERS (all clients' places are taken). */
+int dsm_store_open(dsm_remote *r, dsm_store **out);
+/* Ends the client. The handle is gone, also with an error: its place is then free once its process has ended. */
+int dsm_store_close(dsm_store *s);
+dsm_store_shape dsm_store_shape_of(const dsm_store *s);
+
+/* Allocates n pages, which are all zeros: all or none. The ids are never 0 and never given again, as long as a page is
+ * not freed 2^24 times. ESTOREFULL: fewer pages are free. */
+int dsm_store_allocate(dsm_store *s, uint64_t *ids, size_t n);
+
+/* Operations on one page, each of which takes effect at one instant between call and return. *version is that of the
+ * page that was read or written; it only grows. It may be NULL.
+ *
+ * EPAGE: no page has the id. EUNKNOWN: the answer was lost, and the change may or may not have taken effect; it is not
+ * made again. ECORRUPT: the bytes of the page are not the ones that were written. EBUSY: other clients have all frames;
+ * that takes dead ones whose death can't be proven, or answers that were lost. */
+int dsm_store_read(dsm_store *s, uint64_t pid, void *out, uint64_t *version);
+int dsm_store_version(dsm_store *s, uint64_t pid, uint64_t *version);
+int dsm_store_write(dsm_store *s, uint64_t pid, const void *page, uint64_t *version);
+/* ECONFLICT: the page does not have the expected version, but *version; nothing was written. */
+int dsm_store_compare_write(dsm_store *s, uint64_t pid, uint64_t expected, const void *page, uint64_t *version);
+int dsm_store_free(dsm_store *s, uint64_t pid);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

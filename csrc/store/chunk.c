@@ -1,0 +1,162 @@
+/*
+ * The frames of a client: 64 of one chunk, which no other client uses as long as the chunk is open. A chunk that was
+ * used before is looked through: a frame is free if the page that its header names is not in it. Heads can only leave
+ * frames of the chunk meanwhile, since to name one is its owner's.
+ */
+#include "../base/error.h"
+#include "machine.h"
+
+uint32_t frames_take(struct store_frames *f)
+{
+    if (!f->free)
+        return NO_FRAME;
+    int i = __builtin_ctzll(f->free);
+    f->free &= f->free - 1;
+    return f->chunk * PER_CHUNK + (uint32_t)i;
+}
+
+void frames_put_back(struct store_frames *f, uint32_t frame)
+{
+    if (f->word && frame / PER_CHUNK == f->chunk)
+        f->free |= 1ull << frame % PER_CHUNK;
+}
+
+static enum store_next end(struct store_chunking *m, int status)
+{
+    m->status = status;
+    return STORE_DONE;
+}
+
+static enum store_next post(struct store_chunking *m, uint32_t n, int step)
+{
+    m->n = n;
+    m->step = step;
+    return STORE_POST;
+}
+
+static enum store_next swap(struct store_chunking *m, const struct store_env *e, uint32_t chunk, uint64_t from,
+                            uint64_t to, int step)
+{
+    m->ops[0] = (dsm_op){
+        .code = DSM_OP_COMPARE_SWAP, .offset = chunk_at(e->shape, chunk), .nbytes = 8, .operand = from, .desired = to};
+    return post(m, 1, step);
+}
+
+/* ---- which chunk ---- */
+
+static enum store_next look(struct store_chunking *m, const struct store_env *e)
+{
+    if (m->looked > 2 * e->shape->chunks) /* other clients have opened every one that was found to be closed */
+        return end(m, err_set(DSM_EBUSY, 0, "all chunks of frames are open"));
+    uint64_t left = e->shape->chunks - m->at;
+    m->got = left < PER_CHUNK ? (uint32_t)left : PER_CHUNK;
+    m->in = 0;
+    m->ops[0] = (dsm_op){
+        .code = DSM_OP_READ, .offset = chunk_at(e->shape, m->at), .local = m->words, .nbytes = 8 * (uint64_t)m->got};
+    return post(m, 1, CHUNK_LOOKS);
+}
+
+/* Tries the next chunk of the words at hand; behind the last of them it looks on. */
+static enum store_next try(struct store_chunking *m, struct store_env *e)
+{
+    for (; m->in < m->got; m->in++, m->looked++)
+        if (chunk_state(m->words[m->in]) != CHUNK_OPEN)
+            return swap(m, e, m->at + m->in, m->words[m->in], chunk_next(m->words[m->in], e->slot + 1, CHUNK_OPEN),
+                        CHUNK_SWAPS);
+    m->at = (m->at + m->got) % (uint32_t)e->shape->chunks;
+    return look(m, e);
+}
+
+/* ---- its frames ---- */
+
+static enum store_next read_pids(struct store_chunking *m, const struct store_env *e)
+{
+    for (uint32_t i = 0; i < PER_CHUNK; i++)
+        m->ops[i] = (dsm_op){.code = DSM_OP_READ,
+                             .offset = frame_at(e->shape, (uint64_t)e->frames->chunk * PER_CHUNK + i),
+                             .local = &m->pids[i],
+                             .nbytes = 8};
+    return post(m, PER_CHUNK, CHUNK_FRAMES);
+}
+
+/* Of the pages whose ids stand in the frames. A frame that was never written, or whose id is damaged, has none. */
+static enum store_next read_heads(struct store_chunking *m, const struct store_env *e)
+{
+    for (uint32_t i = 0; i < PER_CHUNK; i++) {
+        uint64_t number = page_number(m->pids[i]);
+        m->ops[i] = (dsm_op){.code = DSM_OP_READ,
+                             .offset = head_at(e->shape, number < e->shape->pages ? number : 0),
+                             .local = &m->heads[i],
+                             .nbytes = 8};
+    }
+    return post(m, PER_CHUNK, CHUNK_HEADS);
+}
+
+static enum store_next find_free(struct store_chunking *m, struct store_env *e)
+{
+    struct store_frames *f = e->frames;
+    for (uint32_t i = 0; i < PER_CHUNK; i++)
+        if (head_state(m->heads[i]) != HEAD_FRAMED || head_low(m->heads[i]) != f->chunk * PER_CHUNK + i)
+            f->free |= 1ull << i;
+    if (f->free)
+        return end(m, 0);
+    return swap(m, e, f->chunk, f->word, chunk_next(f->word, 0, CHUNK_CLOSED), CHUNK_CLOSES);
+}
+
+/* ---- steps ---- */
+
+static enum store_next opened(struct store_chunking *m, struct store_env *e)
+{
+    uint64_t from = m->words[m->in];
+    if (m->ops[0].result != from) { /* another client was faster */
+        m->in++;
+        m->looked++;
+        return try(m, e);
+    }
+    *e->frames = (struct store_frames){.word = m->ops[0].desired, .chunk = m->at + m->in};
+    if (chunk_state(from) != CHUNK_FREE)
+        return read_pids(m, e);
+    e->frames->free = ~0ull;
+    return end(m, 0);
+}
+
+static enum store_next begin(struct store_chunking *m, struct store_env *e)
+{
+    struct store_frames *f = e->frames;
+    m->at = f->word ? (f->chunk + 1) % (uint32_t)e->shape->chunks : f->chunk % (uint32_t)e->shape->chunks;
+    if (!f->word || f->doubt) {
+        *f = (struct store_frames){.chunk = m->at};
+        return look(m, e);
+    }
+    return swap(m, e, f->chunk, f->word, chunk_next(f->word, 0, CHUNK_CLOSED), CHUNK_CLOSES);
+}
+
+/* The chunk is given up, also by an answer that was lost: no other client can open it before it is closed. */
+static enum store_next closed(struct store_chunking *m, struct store_env *e)
+{
+    m->at = (e->frames->chunk + 1) % (uint32_t)e->shape->chunks;
+    m->looked++;
+    *e->frames = (struct store_frames){.chunk = m->at};
+    return look(m, e);
+}
+
+enum store_next store_open_chunk_step(struct store_chunking *m, struct store_env *e)
+{
+    if (m->step == CHUNK_BEGINS)
+        return begin(m, e);
+    for (uint32_t i = 0; i < m->n; i++)
+        if (m->ops[i].status)
+            return end(m, m->ops[i].status);
+    switch (m->step) {
+    case CHUNK_CLOSES:
+        return closed(m, e);
+    case CHUNK_LOOKS:
+        return try(m, e);
+    case CHUNK_SWAPS:
+        return opened(m, e);
+    case CHUNK_FRAMES:
+        return read_heads(m, e);
+    default:
+        return find_free(m, e);
+    }
+}

@@ -1,0 +1,50 @@
+/* A store in memory that no other process has seen yet, and the check of one that others have made. */
+#include "../base/crc32.h"
+#include "../objects/object.h"
+#include "layout.h"
+
+#include <stddef.h>
+
+struct store_header {
+    struct object_header object;
+    uint32_t page_bytes, slots;
+    uint64_t pages, chunks, frames;
+    uint8_t zero[28];
+    uint32_t crc;
+};
+_Static_assert(sizeof(struct store_header) == STORE_SLOTS, "docs/protocols/pages.md");
+
+static uint32_t crc_of(const struct store_header *h)
+{
+    return crc32((const uint8_t *)h, offsetof(struct store_header, crc));
+}
+
+int store_format(void *memory, struct store_shape *s)
+{
+    struct store_header *h = memory;
+    int rc = object_format(memory, DSM_STORE, s->nbytes);
+    if (rc)
+        return rc;
+    h->page_bytes = s->page_bytes;
+    h->slots = s->slots;
+    h->pages = s->pages;
+    h->chunks = s->chunks;
+    h->frames = s->frames;
+    h->crc = crc_of(h);
+    s->id = h->object.id;
+    uint64_t *heads = (uint64_t *)(void *)((char *)memory + s->heads);
+    for (uint64_t i = 0; i < s->pages; i++)
+        heads[i] = head_first(s, i);
+    return 0;
+}
+
+int store_parse(const void *bytes, struct store_shape *s)
+{
+    const struct store_header *h = bytes;
+    if (h->crc != crc_of(h))
+        return err_set(DSM_ECORRUPT, 0, "the header of the store is damaged");
+    *s = (struct store_shape){.page_bytes = h->page_bytes, .slots = h->slots, .pages = h->pages, .id = h->object.id};
+    if (store_lay_out(s) || s->chunks != h->chunks || s->frames != h->frames || s->nbytes != h->object.nbytes)
+        return err_set(DSM_ECORRUPT, 0, "the header of the store contradicts itself");
+    return 0;
+}

@@ -1,0 +1,64 @@
+#include "layout.h"
+
+#include "../base/error.h"
+#include "../base/hash64.h"
+
+#include <stddef.h>
+
+/* ---- frames ---- */
+
+static uint64_t check_of(const struct frame_header *h)
+{
+    return hash64_bytes(0, h, offsetof(struct frame_header, check));
+}
+
+void frame_seal(struct frame_header *h, const void *page, uint32_t page_bytes)
+{
+    h->hash = xxh3_128(page, page_bytes);
+    h->check = check_of(h);
+}
+
+bool frame_fits(const struct frame_header *h, uint64_t number, uint64_t head)
+{
+    return page_number(h->pid) == number && head_names(head, h->version) && h->check == check_of(h);
+}
+
+bool frame_holds(const struct frame_header *h, const void *page, uint32_t page_bytes)
+{
+    struct hash128 found = xxh3_128(page, page_bytes);
+    return found.low == h->hash.low && found.high == h->hash.high;
+}
+
+/* ---- shape ---- */
+
+static uint64_t up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
+
+int store_lay_out(struct store_shape *s)
+{
+    if (s->page_bytes < STORE_PAGE_LEAST || s->page_bytes > STORE_PAGE_MOST || s->page_bytes % STORE_GRAIN)
+        return err_set(DSM_EINVAL, 0, "pages of %u bytes; a multiple of %d from %d to %d", s->page_bytes, STORE_GRAIN,
+                       STORE_PAGE_LEAST, STORE_PAGE_MOST);
+    if (!s->slots || s->slots > SLOTS_MOST)
+        return err_set(DSM_EINVAL, 0, "%u clients at a time; 1 to %d", s->slots, SLOTS_MOST);
+    if (!s->pages || s->pages > FRAMES_MOST || up(s->pages, PER_CHUNK) + PER_CHUNK * s->slots > FRAMES_MOST)
+        return err_set(DSM_EINVAL, 0, "%llu pages for %u clients; at most %d frames of pages and %d for each client",
+                       (unsigned long long)s->pages, s->slots, FRAMES_MOST, PER_CHUNK);
+    s->chunks = up(s->pages, PER_CHUNK) / PER_CHUNK + s->slots;
+    s->chunk_words = slot_at(s->slots);
+    s->heads = up(s->chunk_words + 8 * s->chunks, 64);
+    s->frames = up(s->heads + 8 * s->pages, 4096);
+    s->nbytes = frame_at(s, frames_of(s));
+    return 0;
+}
+
+/* The first one. Another store has others, so that its ids are not taken for ids of this one. */
+static uint32_t generation_of(const struct store_shape *s, uint64_t number)
+{
+    uint32_t g = (uint32_t)(hash64_word(hash64_word(0, s->id), number) & LOW24);
+    return g ? g : 1;
+}
+
+uint64_t head_first(const struct store_shape *s, uint64_t number)
+{
+    return head_of(HEAD_FREE, 0, generation_of(s, number));
+}

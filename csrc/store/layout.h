@@ -1,0 +1,103 @@
+/*
+ * The words and offsets of a store of pages: docs/protocols/pages.md, which has the tables and the reasons.
+ *
+ * A page is never changed in place. A new value goes into a free frame, and then one compare-swap on the page's head
+ * makes it the page.
+ */
+#ifndef DSM_STORE_LAYOUT_H
+#define DSM_STORE_LAYOUT_H
+
+#include "../base/xxh3.h"
+#include "../dsm.h"
+
+#include <stdbool.h>
+
+enum { STORE_SLOTS = 128, STORE_GRAIN = 64, STORE_PAGE_LEAST = 256, STORE_PAGE_MOST = 1 << 20 };
+enum { FRAMES_MOST = 1 << 24, PER_CHUNK = 64, SLOTS_MOST = 1024 };
+
+/* What the properties of a store make of its memory. */
+struct store_shape {
+    uint32_t page_bytes, slots;
+    uint64_t id; /* of the object */
+    uint64_t pages, chunks;
+    uint64_t chunk_words, heads, frames, nbytes; /* offsets, and the end */
+};
+
+/* ---- heads ---- */
+
+enum { HEAD_FRAMED = 0, HEAD_EMPTY = 4094, HEAD_FREE = 4095 };
+#define LOW24 0xffffffull
+#define LOW28 0xfffffffull
+
+/* low: the number of the frame; of an empty or a free page the generation. */
+static inline uint64_t head_of(uint64_t state, uint64_t version, uint64_t low)
+{
+    return state << 52 | (version & LOW28) << 24 | low;
+}
+static inline unsigned head_state(uint64_t head) { return (unsigned)(head >> 52); }
+static inline uint64_t head_version(uint64_t head) { return head >> 24 & LOW28; }
+static inline uint32_t head_low(uint64_t head) { return (uint32_t)(head & LOW24); }
+
+/* Of a page in a frame whose header has this version. */
+static inline bool head_names(uint64_t head, uint64_t version) { return (version & LOW28) == head_version(head); }
+
+/* ---- page ids ---- */
+
+#define PAGE_NUMBERS (1ull << 40)
+
+static inline uint64_t page_id(uint64_t generation, uint64_t number) { return generation << 40 | number; }
+static inline uint64_t page_number(uint64_t pid) { return pid & (PAGE_NUMBERS - 1); }
+static inline uint32_t page_generation(uint64_t pid) { return (uint32_t)(pid >> 40); }
+static inline uint32_t generation_after(uint32_t g) { return g == LOW24 ? 1 : g + 1; }
+
+/* ---- frames ---- */
+
+struct frame_header {
+    uint64_t pid, version; /* the lower bits of the version are those of the head that names the frame */
+    uint64_t writer, time; /* slot + 1 << 52; a hybrid stamp */
+    uint64_t before;       /* the head that it has replaced */
+    struct hash128 hash;   /* of the page */
+    uint64_t check;        /* of all before it */
+};
+_Static_assert(sizeof(struct frame_header) == 64, "docs/protocols/pages.md");
+
+/* Completes the header. */
+void frame_seal(struct frame_header *h, const void *page, uint32_t page_bytes);
+/* Whether the header was once written as it is, for the page and version of the head. */
+bool frame_fits(const struct frame_header *h, uint64_t number, uint64_t head);
+/* Whether these bytes are the page that the header was written with. */
+bool frame_holds(const struct frame_header *h, const void *page, uint32_t page_bytes);
+
+/* ---- chunk words ---- */
+
+enum { CHUNK_FREE = 0, CHUNK_OPEN = 1, CHUNK_CLOSED = 2 };
+
+static inline unsigned chunk_state(uint64_t word) { return word >> 50 & 3; }
+static inline uint32_t chunk_owner(uint64_t word) { return (uint32_t)(word >> 52); }
+/* owner: slot + 1, or 0. */
+static inline uint64_t chunk_next(uint64_t word, uint64_t owner, uint64_t state)
+{
+    return owner << 52 | state << 50 | ((word + 1) & ((1ull << 50) - 1));
+}
+
+/* ---- offsets ---- */
+
+static inline uint64_t slot_at(uint32_t slot) { return STORE_SLOTS + 8ull * slot; }
+static inline uint64_t chunk_at(const struct store_shape *s, uint64_t chunk) { return s->chunk_words + 8 * chunk; }
+static inline uint64_t head_at(const struct store_shape *s, uint64_t number) { return s->heads + 8 * number; }
+static inline uint64_t frame_at(const struct store_shape *s, uint64_t frame)
+{
+    return s->frames + frame * (sizeof(struct frame_header) + s->page_bytes);
+}
+static inline uint64_t frames_of(const struct store_shape *s) { return s->chunks * PER_CHUNK; }
+
+/* Computes the offsets. EINVAL: page_bytes, slots or pages can't be. */
+int store_lay_out(struct store_shape *s);
+/* The head of a page in a new store. */
+uint64_t head_first(const struct store_shape *s, uint64_t number);
+/* Writes a store into zeroed memory of s->nbytes bytes, and fills in s->id. */
+int store_format(void *memory, struct store_shape *s);
+/* Checks the first STORE_SLOTS bytes of a store, which are a copy. The header of the object has been approved. */
+int store_parse(const void *bytes, struct store_shape *s);
+
+#endif

@@ -1,0 +1,113 @@
+/*
+ * The steps of a client of a store, as machines: pure functions that post ops, look at their outcomes, and are driven
+ * by others. A machine knows time, chance and other processes by its env alone, so one thread can play many clients.
+ *
+ * A driver calls the step function until it returns STORE_DONE:
+ *   STORE_POST    execute m->ops, m->n of them, in order, as dsm_execute() does, and then step again. 'remote' is left
+ *                 for the driver to fill in. The outcome of each op is in its status
+ *   STORE_SLEEP   wait for m->sleep_ns, and then step again
+ *   STORE_FRAMES  open a chunk (store_open_chunk_step), and then step again
+ *   STORE_DONE    m->status is the result, 0 or -DSM_E…
+ * Ops with their status are all that a machine learns of the memory. An op that was posted must end, whatever its
+ * outcome, before the machine may be given up: its buffers lie in the machine.
+ *
+ * A client does one thing at a time.
+ */
+#ifndef DSM_STORE_MACHINE_H
+#define DSM_STORE_MACHINE_H
+
+#include "layout.h"
+
+enum store_next { STORE_DONE, STORE_POST, STORE_SLEEP, STORE_FRAMES };
+
+/* The chunk that a client has open, and which of its frames are free. */
+struct store_frames {
+    uint64_t word;  /* of the chunk; 0: none is open */
+    uint32_t chunk; /* its number, or where to look for the next one */
+    bool doubt;     /* a compare-swap that names one of its frames may still be under way: it is never closed */
+    uint64_t free;  /* a bit for each frame */
+};
+
+/* What a client has last seen of a page in a frame. */
+struct store_hint {
+    uint64_t version;                                /* 0: nothing */
+    uint64_t generation : 24, frame : 24, time : 16; /* time: in seconds, when it was seen */
+};
+
+struct store_env {
+    const struct store_shape *shape;
+    uint32_t slot;               /* of this client */
+    struct store_frames *frames; /* its own */
+    struct store_hint *hints;    /* one for each page, zero at first; NULL: none are kept */
+    int64_t now;                 /* monotonic ns */
+    uint64_t time;               /* the stamp of new frames */
+    uint64_t random;             /* another one at each step */
+};
+
+/* ---- one page: page.c ---- */
+
+enum store_kind { STORE_READ, STORE_VERSION, STORE_WRITE, STORE_COMPARE_WRITE, STORE_FREE };
+
+struct store_op {
+    enum store_kind kind;
+    int status;
+    uint64_t pid;
+    void *page;        /* READ: destination, WRITE and COMPARE_WRITE: source; of page_bytes */
+    uint64_t expected; /* COMPARE_WRITE: the version */
+    uint64_t version;  /* afterwards: that of the page, also with ECONFLICT */
+
+    enum { OP_BEGINS, OP_LOOKS, OP_SLEEPS, OP_SWAPS, OP_DOUBTS, OP_TRACES } step;
+    bool own;                   /* 'guess' was read by this op; otherwise it is a hint */
+    bool bad;                   /* the frame of the guess was not whole */
+    uint32_t rounds, n;         /* looks so far; ops */
+    uint64_t guess, head, next; /* a head of the page; the word as it was just read; what replaces it */
+    uint32_t frame;             /* that is being written */
+    int cause;                  /* of a doubt */
+    int64_t sleep_ns;
+    struct frame_header header;
+    dsm_op ops[2];
+};
+
+/* Errors: EPAGE (no such page), ECONFLICT (another version), ECORRUPT, EUNKNOWN, and those of ops. */
+enum store_next store_step(struct store_op *m, struct store_env *e);
+
+/* ---- allocation: allocate.c ---- */
+
+struct store_allocation {
+    int status;
+    uint64_t *ids, want, have;
+
+    enum { ALLOCATION_BEGINS, ALLOCATION_LOOKS, ALLOCATION_SWAPS, ALLOCATION_RETURNS, ALLOCATION_UNDOES } step;
+    uint64_t at, looked; /* the next page to look at, and how many have been */
+    uint32_t n, got;     /* ops; heads that were read */
+    int cause;
+    uint64_t heads[PER_CHUNK];
+    dsm_op ops[PER_CHUNK];
+};
+
+/* Allocates 'want' pages, all or none. Errors: ESTOREFULL, and those of ops. */
+enum store_next store_allocate_step(struct store_allocation *m, struct store_env *e);
+
+/* ---- frames: chunk.c ---- */
+
+struct store_chunking {
+    int status;
+
+    enum { CHUNK_BEGINS, CHUNK_CLOSES, CHUNK_LOOKS, CHUNK_SWAPS, CHUNK_FRAMES, CHUNK_HEADS } step;
+    uint64_t looked;    /* chunks */
+    uint32_t n, at, in; /* ops; the chunk at hand, and its place in the words */
+    uint32_t got;       /* words that were read */
+    uint64_t words[PER_CHUNK], pids[PER_CHUNK], heads[PER_CHUNK];
+    dsm_op ops[PER_CHUNK];
+};
+
+/* Closes the chunk that the client has open, unless it is in doubt, and opens one that has a free frame. */
+enum store_next store_open_chunk_step(struct store_chunking *m, struct store_env *e);
+
+/* A free frame of the open chunk, or NO_FRAME. */
+#define NO_FRAME UINT32_MAX
+uint32_t frames_take(struct store_frames *f);
+/* The frame is named by no head, and no compare-swap under way names it. Frames of other chunks are left alone. */
+void frames_put_back(struct store_frames *f, uint32_t frame);
+
+#endif

@@ -1,0 +1,307 @@
+/*
+ * Operations on one page. Each first *proves* a head: that it was the page's at some instant of the operation, and what
+ * its generation and whole version are. Then it is done, or it swaps the head for the next one.
+ *
+ * A head is proven by itself if the page is free or empty, and otherwise by the header of its frame: a header with the
+ * right page, version and check was written for that head. The head may be one that this op has read, or a hint that is
+ * still the head.
+ */
+#include "machine.h"
+
+#include "../base/error.h"
+
+#include <string.h>
+
+enum { ROUNDS_AT_ONCE = 3, SLEEP_SHORTEST = 2000, SLEEP_LONGEST = 1000000 }; /* ns */
+enum {
+    HINT_TRUSTED = 3
+}; /* for a swap: up to this many seconds and a part of one; pages.md, 'A word that comes again' */
+#define HINT_TIME(e) ((uint16_t)((e)->now / 1000000000))
+
+static enum store_next end(struct store_op *m, int status)
+{
+    m->status = status;
+    return STORE_DONE;
+}
+
+static enum store_next post(struct store_op *m, uint32_t n, int step)
+{
+    m->n = n;
+    m->step = step;
+    return STORE_POST;
+}
+
+static dsm_op read_head(struct store_op *m, const struct store_env *e)
+{
+    return (dsm_op){.code = DSM_OP_READ,
+                    .offset = head_at(e->shape, page_number(m->pid)),
+                    .local = &m->head,
+                    .nbytes = sizeof m->head};
+}
+
+/* Of the frame that the guess names; reads of the page read that, too. */
+static dsm_op read_frame(struct store_op *m, const struct store_env *e)
+{
+    uint64_t more = m->kind == STORE_READ ? e->shape->page_bytes : 0;
+    return (dsm_op){.code = DSM_OP_READ,
+                    .offset = frame_at(e->shape, head_low(m->guess)),
+                    .local = &m->header,
+                    .nbytes = sizeof m->header + more,
+                    .second = m->page,
+                    .second_nbytes = more};
+}
+
+/* ---- hints ---- */
+
+static void remember(const struct store_op *m, const struct store_env *e, uint64_t head, uint64_t version)
+{
+    if (e->hints)
+        e->hints[page_number(m->pid)] = (struct store_hint){
+            .version = version, .generation = page_generation(m->pid), .frame = head_low(head), .time = HINT_TIME(e)};
+}
+
+/* The head that the page had when this client last saw it. */
+static bool recall(struct store_op *m, const struct store_hint *h)
+{
+    if (!h || !h->version || h->generation != page_generation(m->pid))
+        return false;
+    m->guess = head_of(HEAD_FRAMED, h->version, h->frame);
+    return true;
+}
+
+/* So recent that it can be swapped without another look: if it is still the head, it has been so all the time. */
+static bool is_recent(const struct store_hint *h, const struct store_env *e)
+{
+    return (uint16_t)(HINT_TIME(e) - h->time) <= HINT_TRUSTED;
+}
+
+/* ---- looking ---- */
+
+static enum store_next look(struct store_op *m, const struct store_env *e, bool framed)
+{
+    m->ops[0] = read_head(m, e);
+    if (framed)
+        m->ops[1] = read_frame(m, e);
+    m->rounds++;
+    return post(m, framed ? 2 : 1, OP_LOOKS);
+}
+
+/* At once, or after a sleep between a half of its bound and the bound, which doubles. */
+static enum store_next look_again(struct store_op *m, const struct store_env *e)
+{
+    if (m->rounds < ROUNDS_AT_ONCE)
+        return look(m, e, true);
+    uint32_t doubled = m->rounds - ROUNDS_AT_ONCE;
+    uint64_t most = doubled < 9 ? (uint64_t)SLEEP_SHORTEST << doubled : SLEEP_LONGEST;
+    m->sleep_ns = (int64_t)(most / 2 + e->random % (most / 2));
+    m->step = OP_SLEEPS;
+    return STORE_SLEEP;
+}
+
+/* ---- what a proven head allows ---- */
+
+static enum store_next swap(struct store_op *m, const struct store_env *e, uint64_t next, uint32_t behind)
+{
+    m->next = next;
+    m->ops[behind] = (dsm_op){.code = DSM_OP_COMPARE_SWAP,
+                              .offset = head_at(e->shape, page_number(m->pid)),
+                              .nbytes = 8,
+                              .operand = m->guess,
+                              .desired = next};
+    return post(m, behind + 1, OP_SWAPS);
+}
+
+static enum store_next write_frame(struct store_op *m, struct store_env *e, uint64_t version)
+{
+    m->frame = frames_take(e->frames);
+    if (m->frame == NO_FRAME) {
+        m->step = OP_BEGINS;
+        return STORE_FRAMES;
+    }
+    m->header = (struct frame_header){.pid = m->pid,
+                                      .version = version + 1,
+                                      .writer = (uint64_t)(e->slot + 1) << 52,
+                                      .time = e->time,
+                                      .before = m->guess};
+    frame_seal(&m->header, m->page, e->shape->page_bytes);
+    m->ops[0] = (dsm_op){.code = DSM_OP_WRITE,
+                         .offset = frame_at(e->shape, m->frame),
+                         .local = &m->header,
+                         .nbytes = sizeof m->header + e->shape->page_bytes,
+                         .second = m->page,
+                         .second_nbytes = e->shape->page_bytes};
+    return swap(m, e, head_of(HEAD_FRAMED, version + 1, m->frame), 1);
+}
+
+/* The guess is proven, and the page has this version. */
+static enum store_next act(struct store_op *m, struct store_env *e, uint64_t version)
+{
+    m->version = version;
+    switch (m->kind) {
+    case STORE_READ:
+        if (head_state(m->guess) == HEAD_EMPTY)
+            memset(m->page, 0, e->shape->page_bytes);
+        return end(m, 0);
+    case STORE_VERSION:
+        return end(m, 0);
+    case STORE_COMPARE_WRITE:
+        if (version != m->expected)
+            return end(m, err_set(DSM_ECONFLICT, 0, "page %#llx has version %llu, not %llu", (unsigned long long)m->pid,
+                                  (unsigned long long)version, (unsigned long long)m->expected));
+        return write_frame(m, e, version);
+    case STORE_WRITE:
+        return write_frame(m, e, version);
+    default:
+        return swap(m, e, head_of(HEAD_FREE, version + 1, generation_after(page_generation(m->pid))), 0);
+    }
+}
+
+static enum store_next no_page(struct store_op *m)
+{
+    return end(m, err_set(DSM_EPAGE, 0, "page %#llx", (unsigned long long)m->pid));
+}
+
+/* A head that the op has just read. */
+static enum store_next see(struct store_op *m, struct store_env *e, uint64_t head)
+{
+    if (m->bad && head == m->guess)
+        return end(m, err_set(DSM_ECORRUPT, 0, "the frame of page %#llx is damaged", (unsigned long long)m->pid));
+    m->guess = head;
+    m->own = true;
+    m->bad = false;
+    if (head_state(head) == HEAD_FRAMED)
+        return head_low(head) < frames_of(e->shape)
+                   ? look_again(m, e)
+                   : end(m, err_set(DSM_ECORRUPT, 0, "page %#llx is in frame %u of %llu", (unsigned long long)m->pid,
+                                    head_low(head), (unsigned long long)frames_of(e->shape)));
+    if (head_state(head) == HEAD_EMPTY && head_low(head) == page_generation(m->pid))
+        return act(m, e, head_version(head));
+    return no_page(m);
+}
+
+static enum store_next looked(struct store_op *m, struct store_env *e)
+{
+    for (uint32_t i = 0; i < m->n; i++)
+        if (m->ops[i].status)
+            return end(m, m->ops[i].status);
+    if (m->n == 1)
+        return see(m, e, m->head);
+    bool proves = m->own || m->head == m->guess;
+    bool whole = frame_fits(&m->header, page_number(m->pid), m->guess);
+    if (whole && m->kind == STORE_READ)
+        whole = frame_holds(&m->header, m->page, e->shape->page_bytes);
+    if (!whole && m->own && m->head == m->guess && !m->bad) { /* or superseded between the two READs */
+        m->bad = true;
+        return look(m, e, true);
+    }
+    if (!whole || !proves)
+        return see(m, e, m->head);
+    if (m->header.pid != m->pid)
+        return no_page(m);
+    remember(m, e, m->guess, m->header.version);
+    return act(m, e, m->header.version);
+}
+
+/* ---- swaps and their outcomes ---- */
+
+static enum store_next swapped(struct store_op *m, struct store_env *e)
+{
+    m->version++;
+    if (head_state(m->next) == HEAD_FRAMED)
+        remember(m, e, m->next, m->version);
+    if (head_state(m->guess) == HEAD_FRAMED)
+        frames_put_back(e->frames, head_low(m->guess));
+    return end(m, 0);
+}
+
+static void put_back(struct store_op *m, struct store_env *e)
+{
+    if (head_state(m->next) == HEAD_FRAMED)
+        frames_put_back(e->frames, m->frame);
+}
+
+static enum store_next has_swapped(struct store_op *m, struct store_env *e)
+{
+    const dsm_op *op = &m->ops[m->n - 1];
+    if (!op->status && op->result == m->guess && !m->ops[0].status)
+        return swapped(m, e);
+    if (op->status == -DSM_EUNKNOWN || m->ops[0].status == -DSM_EUNKNOWN) {
+        m->cause = op->status == -DSM_EUNKNOWN ? op->cause : m->ops[0].cause;
+        m->ops[0] = read_head(m, e);
+        return post(m, 1, OP_DOUBTS);
+    }
+    put_back(m, e);
+    if (op->status || m->ops[0].status)
+        return end(m, op->status ? op->status : m->ops[0].status);
+    return see(m, e, op->result);
+}
+
+/* The frame is settled: the head was read over a new connection, before which the old one was closed. */
+static enum store_next unknown(struct store_op *m)
+{
+    return end(m, err_set_op(DSM_EUNKNOWN, m->cause < 0 ? -m->cause : m->cause, 0, 0, "a change of page %#llx",
+                             (unsigned long long)m->pid));
+}
+
+/* The answer was lost, and the head has been read since. */
+static enum store_next doubt(struct store_op *m, struct store_env *e)
+{
+    if (m->ops[0].status) {
+        e->frames->doubt |= head_state(m->next) == HEAD_FRAMED;
+        return unknown(m);
+    }
+    if (m->head == m->next && head_state(m->next) == HEAD_FRAMED) /* no other client names this frame */
+        return swapped(m, e);
+    put_back(m, e);
+    if (m->head == m->guess) /* it was not executed, and never will be */
+        return see(m, e, m->head);
+    if (head_state(m->next) != HEAD_FRAMED || head_state(m->head) != HEAD_FRAMED ||
+        head_low(m->head) >= frames_of(e->shape))
+        return unknown(m);
+    m->guess = m->head;
+    m->ops[0] = read_frame(m, e);
+    m->ops[0].nbytes = sizeof m->header;
+    m->ops[0].second_nbytes = 0;
+    return post(m, 1, OP_TRACES);
+}
+
+/* Another one has replaced a head: was it ours? */
+static enum store_next trace(struct store_op *m)
+{
+    bool ours =
+        !m->ops[0].status && frame_fits(&m->header, page_number(m->pid), m->guess) && m->header.before == m->next;
+    m->version++;
+    return ours ? end(m, 0) : unknown(m);
+}
+
+static enum store_next begin(struct store_op *m, struct store_env *e)
+{
+    if (page_number(m->pid) >= e->shape->pages || !page_generation(m->pid))
+        return no_page(m);
+    const struct store_hint *h = e->hints ? &e->hints[page_number(m->pid)] : NULL;
+    if (!m->own && recall(m, h)) {
+        bool fits = m->kind != STORE_COMPARE_WRITE || h->version == m->expected;
+        if (m->kind >= STORE_WRITE && fits && is_recent(h, e))
+            return act(m, e, h->version); /* the swap proves it */
+        return look(m, e, true);
+    }
+    return look(m, e, false);
+}
+
+enum store_next store_step(struct store_op *m, struct store_env *e)
+{
+    switch (m->step) {
+    case OP_BEGINS:
+        return begin(m, e);
+    case OP_SLEEPS:
+        return look(m, e, true);
+    case OP_LOOKS:
+        return looked(m, e);
+    case OP_SWAPS:
+        return has_swapped(m, e);
+    case OP_DOUBTS:
+        return doubt(m, e);
+    default:
+        return trace(m);
+    }
+}

@@ -1,0 +1,285 @@
+/*
+ * A client of a store: its place, and the blocking driver of its machines.
+ *
+ * Where memory is mapped, nothing is posted, no hints are kept, and a read of a page that is in a frame takes a short
+ * way: head, header, copy, and both again. A frame that a head names does not change; and if the head had gone and come
+ * back meanwhile, after 2^28 changes, the whole version in the frame would be another one.
+ */
+#include "../base/deadline.h"
+#include "../base/mapped_ops.h"
+#include "../core/remote.h"
+#include "../objects/member.h"
+#include "../objects/object.h"
+#include "../objects/sure.h"
+#include "machine.h"
+
+#include <stdlib.h>
+
+struct dsm_store {
+    struct store_env env;
+    dsm_remote *remote;
+    struct store_shape shape;
+    struct store_frames frames;
+    uint64_t identity;
+};
+
+/* ---- the driver ---- */
+
+static void ask(struct store_env *e)
+{
+    struct timespec wall;
+    clock_gettime(CLOCK_REALTIME, &wall);
+    e->now = clock_ns();
+    e->time = ((uint64_t)wall.tv_sec * 1000 + (uint64_t)wall.tv_nsec / 1000000) << 16;
+    e->random = ((uint64_t)e->now ^ (uint64_t)(uintptr_t)&wall) * 0x9e3779b97f4a7c15ull;
+}
+
+static uint32_t right_of(const dsm_op *op)
+{
+    return op->code == DSM_OP_READ ? DSM_READ : op->code == DSM_OP_WRITE ? DSM_WRITE : DSM_ATOMIC;
+}
+
+/* In order; behind one that is refused, none is executed. */
+static void execute_mapped(dsm_remote *r, dsm_op *ops, uint32_t n)
+{
+    int rc = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        if (rc) {
+            ops[i].status = -DSM_ECANCELED;
+            continue;
+        }
+        rc = ops[i].status = remote_check(r, ops[i].offset, ops[i].nbytes, right_of(&ops[i]));
+        if (!rc)
+            mapped_execute(remote_at(r, 0), &ops[i]);
+    }
+}
+
+static void execute(const dsm_store *s, dsm_op *ops, uint32_t n)
+{
+    dsm_remote *r = s->remote;
+    uint64_t nbytes = 0;
+    if (remote_is_mapped(r)) {
+        execute_mapped(r, ops, n);
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        ops[i].remote = r;
+        nbytes += ops[i].nbytes;
+    }
+    dsm_execute(r->ctx, ops, n, remote_timeout_for(r, nbytes), NULL); /* each op has its status */
+}
+
+static void sleep_for(int64_t ns) { nanosleep(&(struct timespec){.tv_nsec = ns}, NULL); }
+
+static int open_chunk(dsm_store *s)
+{
+    struct store_chunking m = {.step = CHUNK_BEGINS};
+    ask(&s->env);
+    while (store_open_chunk_step(&m, &s->env) == STORE_POST)
+        execute(s, m.ops, m.n);
+    return m.status;
+}
+
+static int drive(dsm_store *s, struct store_op *m)
+{
+    struct store_env env = s->env; /* of this thread: a read may run beside another one */
+    for (;;) {
+        int rc = 0;
+        ask(&env);
+        switch (store_step(m, &env)) {
+        case STORE_POST:
+            execute(s, m->ops, m->n);
+            break;
+        case STORE_SLEEP:
+            sleep_for(m->sleep_ns);
+            break;
+        case STORE_FRAMES:
+            rc = open_chunk(s);
+            break;
+        default:
+            return m->status;
+        }
+        if (rc)
+            return rc;
+    }
+}
+
+/* ---- places ---- */
+
+static int close_chunk(const dsm_store *s, uint64_t chunk, uint64_t word)
+{
+    uint64_t old;
+    return err_known(dsm_compare_swap(s->remote, chunk_at(&s->shape, chunk), word, chunk_next(word, 0, CHUNK_CLOSED),
+                                      &old, remote_timeout(s->remote)));
+}
+
+/* Closes what the dead client has left open, before another one gets its slot: chunk words name owners by slot. Until
+ * then its frames are not used; the store has 64 for each slot. */
+static int close_chunks(void *arg, uint32_t slot, uint64_t dead)
+{
+    const dsm_store *s = arg;
+    int rc = 0;
+    for (uint64_t i = 0; i < s->shape.chunks && !rc; i++) {
+        uint64_t word;
+        rc = sure_read(s->remote, chunk_at(&s->shape, i), &word, 8);
+        if (rc || chunk_state(word) != CHUNK_OPEN || chunk_owner(word) != slot + 1)
+            continue;
+        int is = member_is(s->remote, STORE_SLOTS, slot, dead);
+        rc = is > 0 ? close_chunk(s, i, word) : is;
+    }
+    return rc;
+}
+
+static int join(dsm_store *s)
+{
+    uint8_t bytes[STORE_SLOTS];
+    struct object_header approved;
+    int rc = object_check(s->remote, DSM_STORE, &approved);
+    if (!rc && dsm_remote_nbytes(s->remote) < STORE_SLOTS)
+        rc = err_set(DSM_ECORRUPT, 0, "%llu bytes are too few for a store", (unsigned long long)approved.nbytes);
+    if (!rc)
+        rc = sure_read(s->remote, 0, bytes, sizeof bytes);
+    if (!rc && memcmp(bytes, &approved, sizeof approved))
+        rc = err_set(DSM_ECORRUPT, 0, "the header of the store changes");
+    if (!rc)
+        rc = store_parse(bytes, &s->shape);
+    if (!rc)
+        rc = member_identity(s->remote, &s->identity);
+    return rc ? rc : member_join(s->remote, STORE_SLOTS, s->shape.slots, s->identity, close_chunks, s, &s->env.slot);
+}
+
+int dsm_store_open(dsm_remote *r, dsm_store **out)
+{
+    dsm_store *s = calloc(1, sizeof *s);
+    if (!s)
+        return err_set(DSM_ENOMEM, 0, "a handle of a store");
+    s->remote = r;
+    s->env = (struct store_env){.shape = &s->shape, .frames = &s->frames};
+    int rc = join(s);
+    if (!rc && !remote_is_mapped(r) && !(s->env.hints = calloc(s->shape.pages, sizeof *s->env.hints))) {
+        rc = err_set(DSM_ENOMEM, 0, "hints for %llu pages", (unsigned long long)s->shape.pages);
+        member_leave(r, STORE_SLOTS, s->env.slot, s->identity);
+    }
+    if (rc) {
+        free(s);
+        return rc;
+    }
+    s->frames.chunk = (uint32_t)(s->env.slot * 0x9e3779b9u % s->shape.chunks);
+    *out = s;
+    return 0;
+}
+
+int dsm_store_close(dsm_store *s)
+{
+    int rc = s->frames.word && !s->frames.doubt ? close_chunk(s, s->frames.chunk, s->frames.word) : 0;
+    if (!rc)
+        rc = member_leave(s->remote, STORE_SLOTS, s->env.slot, s->identity);
+    free(s->env.hints);
+    free(s);
+    return rc == -DSM_EFORK || sure_lost(rc) ? 0 : rc;
+}
+
+/* ---- layout ---- */
+
+static int lay_out(const dsm_store_shape *shape, struct store_shape *s)
+{
+    *s = (struct store_shape){.page_bytes = shape->page_bytes, .slots = shape->clients, .pages = shape->pages};
+    return store_lay_out(s);
+}
+
+int dsm_store_layout(const dsm_store_shape *shape, uint64_t *nbytes)
+{
+    struct store_shape s;
+    int rc = lay_out(shape, &s);
+    if (!rc)
+        *nbytes = s.nbytes;
+    return rc;
+}
+
+int dsm_store_format(void *memory, const dsm_store_shape *shape)
+{
+    struct store_shape s;
+    int rc = lay_out(shape, &s);
+    return rc ? rc : store_format(memory, &s);
+}
+
+dsm_store_shape dsm_store_shape_of(const dsm_store *s)
+{
+    return (dsm_store_shape){.page_bytes = s->shape.page_bytes, .clients = s->shape.slots, .pages = s->shape.pages};
+}
+
+/* ---- operations ---- */
+
+int dsm_store_allocate(dsm_store *s, uint64_t *ids, size_t n)
+{
+    struct store_allocation m = {.ids = ids, .want = n};
+    while (store_allocate_step(&m, &s->env) == STORE_POST)
+        execute(s, m.ops, m.n);
+    return m.status;
+}
+
+static int operate(dsm_store *s, struct store_op *m, uint64_t *version)
+{
+    int rc = drive(s, m);
+    if (version)
+        *version = m->version;
+    return rc;
+}
+
+/* 0, or 1: the machine has to look. */
+static int read_mapped(const dsm_store *s, uint64_t pid, uint8_t *out, uint64_t *version)
+{
+    const dsm_remote *r = s->remote;
+    uint64_t number = page_number(pid);
+    if (!remote_allows(r, 0, s->shape.nbytes, DSM_READ) || number >= s->shape.pages)
+        return 1;
+    const uint64_t *head = (const uint64_t *)(const void *)remote_at(r, head_at(&s->shape, number));
+    uint64_t seen = load_acquire_u64(head); /* its partner is the compare-swap of a write */
+    if (head_state(seen) != HEAD_FRAMED || head_low(seen) >= frames_of(&s->shape))
+        return 1;
+    const uint8_t *frame = remote_at(r, frame_at(&s->shape, head_low(seen)));
+    const struct frame_header *h = (const struct frame_header *)(const void *)frame;
+    uint64_t whole = load_relaxed_u64(&h->version);
+    if (load_relaxed_u64(&h->pid) != pid || !head_names(seen, whole))
+        return 1;
+    mapped_copy(out, frame + sizeof *h, s->shape.page_bytes);
+    fence_acquire();
+    if (load_relaxed_u64(head) != seen || load_relaxed_u64(&h->version) != whole || load_relaxed_u64(&h->pid) != pid)
+        return 1;
+    if (version)
+        *version = whole;
+    return 0;
+}
+
+int dsm_store_read(dsm_store *s, uint64_t pid, void *out, uint64_t *version)
+{
+    if (remote_is_mapped(s->remote) && !read_mapped(s, pid, out, version))
+        return 0;
+    struct store_op m = {.kind = STORE_READ, .pid = pid, .page = out};
+    return operate(s, &m, version);
+}
+
+int dsm_store_version(dsm_store *s, uint64_t pid, uint64_t *version)
+{
+    struct store_op m = {.kind = STORE_VERSION, .pid = pid};
+    return operate(s, &m, version);
+}
+
+int dsm_store_write(dsm_store *s, uint64_t pid, const void *page, uint64_t *version)
+{
+    struct store_op m = {.kind = STORE_WRITE, .pid = pid, .page = (void *)(uintptr_t)page};
+    return operate(s, &m, version);
+}
+
+int dsm_store_compare_write(dsm_store *s, uint64_t pid, uint64_t expected, const void *page, uint64_t *version)
+{
+    struct store_op m = {
+        .kind = STORE_COMPARE_WRITE, .pid = pid, .page = (void *)(uintptr_t)page, .expected = expected};
+    return operate(s, &m, version);
+}
+
+int dsm_store_free(dsm_store *s, uint64_t pid)
+{
+    struct store_op m = {.kind = STORE_FREE, .pid = pid};
+    return operate(s, &m, NULL);
+}

@@ -1,0 +1,333 @@
+/*
+ * A store of pages in memory that is mapped, and in memory that is reached by ops: what each function does and refuses,
+ * threads that read under writers, and writers that are killed. The machines alone: test_store_sim.c.
+ */
+#include "base/atomic.h"
+#include "check.h"
+#include "context.h"
+#include "objects.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+enum { PAGE = 1024, PAGES = 100, CLIENTS = 6, WRITERS = 3, ROUNDS = 600, KILLS = 12, WIDE = 1 << 16 };
+
+static const dsm_store_shape shape = {.page_bytes = PAGE, .clients = CLIENTS, .pages = PAGES};
+static uint8_t page[PAGE], got[PAGE];
+
+static dsm_store *opened(dsm_remote *r)
+{
+    dsm_store *s;
+    CHECK(!dsm_store_open(r, &s));
+    return s;
+}
+
+static const uint8_t *filled(uint8_t *p, uint64_t with)
+{
+    for (int i = 0; i < PAGE; i += 8)
+        memcpy(p + i, &with, 8);
+    return p;
+}
+
+static uint64_t value_of(const uint8_t *p)
+{
+    uint64_t first, word;
+    memcpy(&first, p, 8);
+    for (int i = 8; i < PAGE; i += 8) {
+        memcpy(&word, p + i, 8);
+        CHECK(word == first);
+    }
+    return first;
+}
+
+/* ---- one client, or two ---- */
+
+static void one_page(dsm_store *s)
+{
+    uint64_t pid, v, w;
+    CHECK(!dsm_store_allocate(s, &pid, 1) && pid);
+    memset(got, 1, PAGE);
+    CHECK(!dsm_store_read(s, pid, got, &v) && value_of(got) == 0);
+    CHECK(!dsm_store_write(s, pid, filled(page, 7), &w) && w > v);
+    CHECK(!dsm_store_read(s, pid, got, &v) && v == w && value_of(got) == 7);
+    CHECK(!dsm_store_version(s, pid, &v) && v == w);
+    CHECK(!dsm_store_compare_write(s, pid, w, filled(page, 8), &v) && v == w + 1);
+    CHECK(dsm_store_compare_write(s, pid, w, filled(page, 9), &v) == -DSM_ECONFLICT && v == w + 1);
+    CHECK(!dsm_store_read(s, pid, got, NULL) && value_of(got) == 8);
+    CHECK(!dsm_store_free(s, pid) && dsm_store_free(s, pid) == -DSM_EPAGE);
+    CHECK(dsm_store_read(s, pid, got, &v) == -DSM_EPAGE && dsm_store_write(s, pid, page, &v) == -DSM_EPAGE);
+    CHECK(dsm_store_version(s, pid, &v) == -DSM_EPAGE);
+    CHECK(dsm_store_compare_write(s, pid, w + 1, page, &v) == -DSM_EPAGE);
+}
+
+static void no_such_pages(dsm_store *s)
+{
+    const uint64_t ids[] = {0, 1, PAGES, PAGES - 1, UINT64_MAX, 1ull << 40 | PAGES};
+    for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
+        CHECK(dsm_store_read(s, ids[i], got, NULL) == -DSM_EPAGE && dsm_store_free(s, ids[i]) == -DSM_EPAGE);
+}
+
+/* The pages are in use again, under other ids. */
+static void old_ids(dsm_store *s, const uint64_t *old)
+{
+    uint64_t ids[PAGES], v;
+    CHECK(!dsm_store_allocate(s, ids, PAGES));
+    for (int i = 0; i < PAGES; i++)
+        CHECK(!dsm_store_write(s, ids[i], page, NULL));
+    for (int i = 0; i < PAGES; i++) {
+        CHECK(dsm_store_read(s, old[i], got, NULL) == -DSM_EPAGE && dsm_store_version(s, old[i], &v) == -DSM_EPAGE);
+        CHECK(dsm_store_write(s, old[i], page, NULL) == -DSM_EPAGE && dsm_store_free(s, old[i]) == -DSM_EPAGE);
+    }
+    for (int i = 0; i < PAGES; i++)
+        CHECK(!dsm_store_free(s, ids[i]));
+}
+
+/* What is refused for want of room leaves the room that there is. */
+static void all_pages(dsm_store *s)
+{
+    uint64_t ids[PAGES + 1], more;
+    CHECK(dsm_store_allocate(s, ids, PAGES + 1) == -DSM_ESTOREFULL);
+    CHECK(!dsm_store_allocate(s, ids, PAGES));
+    CHECK(dsm_store_allocate(s, &more, 1) == -DSM_ESTOREFULL);
+    for (int i = 0; i < PAGES; i++)
+        for (int k = 0; k < i; k++)
+            CHECK(ids[i] != ids[k]);
+    for (uint64_t round = 1; round < 5; round++) /* more writes than there are frames */
+        for (int i = 0; i < PAGES; i++)
+            CHECK(!dsm_store_write(s, ids[i], filled(page, round * 1000 + (uint64_t)i), NULL));
+    for (int i = 0; i < PAGES; i++)
+        CHECK(!dsm_store_read(s, ids[i], got, NULL) && value_of(got) == 4000 + (uint64_t)i);
+    for (int i = 0; i < PAGES; i++)
+        CHECK(!dsm_store_free(s, ids[i]));
+    old_ids(s, ids);
+}
+
+/* What one client knows of a page is old when the other one has changed it. */
+static void two_clients(dsm_store *a, dsm_store *b)
+{
+    uint64_t pid, v, w;
+    CHECK(!dsm_store_allocate(a, &pid, 1));
+    for (uint64_t i = 1; i < 300; i++) {
+        CHECK(!dsm_store_write(i % 2 ? a : b, pid, filled(page, i), &v));
+        CHECK(!dsm_store_read(i % 3 ? a : b, pid, got, &w) && w == v && value_of(got) == i);
+        CHECK(dsm_store_compare_write(i % 2 ? b : a, pid, v - 1, page, &w) == -DSM_ECONFLICT && w == v);
+    }
+    CHECK(!dsm_store_free(b, pid) && dsm_store_write(a, pid, page, NULL) == -DSM_EPAGE);
+    CHECK(dsm_store_read(a, pid, got, NULL) == -DSM_EPAGE && dsm_store_free(a, pid) == -DSM_EPAGE);
+}
+
+static void damaged(dsm_store *s, uint8_t *memory, uint64_t nbytes)
+{
+    uint64_t pid;
+    uint8_t *at;
+    CHECK(!dsm_store_allocate(s, &pid, 1) && !dsm_store_write(s, pid, filled(page, 0x5157575757575757), NULL));
+    CHECK((at = memmem(memory, nbytes, page, PAGE)) != NULL);
+    at[PAGE / 2] ^= 1;
+    CHECK(dsm_store_read(s, pid, got, NULL) == -DSM_ECORRUPT);
+    at[PAGE / 2] ^= 1;
+    CHECK(!dsm_store_read(s, pid, got, NULL));
+    at[-64 + 16] ^= 1; /* the header */
+    CHECK(dsm_store_read(s, pid, got, NULL) == -DSM_ECORRUPT);
+    at[-64 + 16] ^= 1;
+    CHECK(!dsm_store_free(s, pid));
+}
+
+static void use(dsm_remote *r, dsm_remote *other)
+{
+    dsm_store *a = opened(r), *b = opened(other);
+    CHECK(dsm_store_shape_of(a).pages == PAGES && dsm_store_shape_of(a).page_bytes == PAGE);
+    one_page(a);
+    no_such_pages(a);
+    all_pages(a);
+    all_pages(b);
+    two_clients(a, b);
+    CHECK(!dsm_store_close(a) && !dsm_store_close(b));
+    for (int i = 0; i < 3 * CLIENTS; i++) { /* places and chunks are given back */
+        a = opened(r);
+        one_page(a);
+        CHECK(!dsm_store_close(a));
+    }
+}
+
+static void places(dsm_remote *r)
+{
+    dsm_store *all[CLIENTS], *more;
+    for (int i = 0; i < CLIENTS; i++)
+        all[i] = opened(r);
+    CHECK(dsm_store_open(r, &more) == -DSM_EMEMBERS);
+    for (int i = 0; i < CLIENTS; i++)
+        CHECK(!dsm_store_close(all[i]));
+}
+
+static void shapes(void)
+{
+    const dsm_store_shape wrong[] = {{0, 1, 1},       {128, 1, 1},        {PAGE + 8, 1, 1},
+                                     {1 << 21, 1, 1}, {PAGE, 0, 1},       {PAGE, 1, 0},
+                                     {PAGE, 1025, 1}, {PAGE, 1, 1 << 24}, {PAGE, 1, 1ull << 60}};
+    uint64_t n;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        CHECK(dsm_store_layout(&wrong[i], &n) == -DSM_EINVAL);
+}
+
+static void damaged_headers(dsm_remote *r)
+{
+    uint8_t *memory = dsm_remote_mapped(r);
+    dsm_store *s;
+    for (int i = 64; i < 128; i++) {
+        memory[i] ^= 4;
+        CHECK(dsm_store_open(r, &s) == -DSM_ECORRUPT);
+        memory[i] ^= 4;
+    }
+    memory[12] = DSM_CLOCK;
+    CHECK(dsm_store_open(r, &s) == -DSM_EMISMATCH);
+    memory[12] = DSM_STORE;
+}
+
+/* ---- threads ---- */
+
+static int file, wide;
+static uint64_t nbytes, wide_bytes, ids[WRITERS];
+static uint32_t running;
+
+static void *writes(void *arg)
+{
+    uint64_t me = (uint64_t)(uintptr_t)arg, value;
+    dsm_remote *r = map_of(wide, wide_bytes);
+    dsm_store *s = opened(r);
+    uint8_t *own = malloc(WIDE);
+    for (uint64_t i = 1; i <= ROUNDS; i++) {
+        value = me * ROUNDS + i;
+        for (int k = 0; k < WIDE; k += 8)
+            memcpy(own + k, &value, 8);
+        CHECK(!dsm_store_write(s, ids[i % WRITERS], own, NULL));
+    }
+    free(own);
+    CHECK(!dsm_store_close(s) && !dsm_remote_close(r));
+    fetch_sub_u32(&running, 1);
+    return NULL;
+}
+
+static void *reads(void *arg)
+{
+    uint8_t *own = malloc(WIDE);
+    uint64_t v, last[WRITERS] = {0};
+    for (uint64_t i = 0; load_relaxed_u32(&running) || i < ROUNDS; i++) {
+        CHECK(!dsm_store_read(arg, ids[i % WRITERS], own, &v) && v >= last[i % WRITERS]);
+        CHECK(!memcmp(own, own + 8, WIDE - 8));
+        last[i % WRITERS] = v;
+    }
+    free(own);
+    return NULL;
+}
+
+/* Every write makes a version of its own. */
+static uint64_t versions(dsm_store *s)
+{
+    uint64_t sum = 0, v;
+    for (int i = 0; i < WRITERS; i++) {
+        CHECK(!dsm_store_version(s, ids[i], &v));
+        sum += v;
+    }
+    return sum;
+}
+
+/* Pages whose copy takes long, and frames that are used again at once. */
+static void readers_under_writers(void)
+{
+    const dsm_store_shape long_pages = {.page_bytes = WIDE, .clients = WRITERS + 1, .pages = WRITERS};
+    pthread_t threads[WRITERS + 2];
+    CHECK(!dsm_store_layout(&long_pages, &wide_bytes));
+    wide = memfd_create("wide", MFD_CLOEXEC);
+    CHECK(wide >= 0 && !ftruncate(wide, (off_t)wide_bytes));
+    dsm_remote *r = map_of(wide, wide_bytes);
+    CHECK(!dsm_store_format(dsm_remote_mapped(r), &long_pages));
+    dsm_store *s = opened(r);
+    CHECK(!dsm_store_allocate(s, ids, WRITERS));
+    uint64_t before = versions(s);
+    running = WRITERS;
+    for (uintptr_t i = 0; i < WRITERS + 2; i++)
+        CHECK(!pthread_create(&threads[i], NULL, i < WRITERS ? writes : reads, i < WRITERS ? (void *)i : (void *)s));
+    for (int i = 0; i < WRITERS + 2; i++)
+        pthread_join(threads[i], NULL);
+    CHECK(versions(s) == before + WRITERS * ROUNDS);
+    CHECK(!dsm_store_close(s) && !dsm_remote_close(r) && !close(wide));
+}
+
+/* ---- deaths ---- */
+
+static _Noreturn void write_until_killed(uint64_t pid)
+{
+    dsm_store *s = opened(map_of(file, nbytes));
+    alarm(100); /* if the parent has failed */
+    for (uint64_t i = 1;; i++)
+        CHECK(!dsm_store_write(s, pid, filled(page, i), NULL));
+}
+
+/* More are killed than there are places and chunks: those of the dead are found again. The pages are whole, and no
+ * process waits for the dead. */
+static void killed_writers(dsm_remote *r)
+{
+    dsm_store *s = opened(r);
+    uint64_t pid, v, before = 0;
+    CHECK(!dsm_store_allocate(s, &pid, 1));
+    for (int i = 0; i < KILLS; i++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (!child)
+            write_until_killed(pid);
+        do {
+            usleep(100);
+            CHECK(waitpid(child, NULL, WNOHANG) == 0 && !dsm_store_version(s, pid, &v));
+        } while (v < before + 200 + 10 * (uint64_t)i);
+        CHECK(!kill(child, SIGKILL) && waitpid(child, NULL, 0) == child);
+        CHECK(!dsm_store_read(s, pid, got, &before) && before >= v);
+        value_of(got);
+        CHECK(!dsm_store_write(s, pid, filled(page, 0), &v) && v == before + 1);
+    }
+    CHECK(!dsm_store_free(s, pid));
+    all_pages(s);
+    CHECK(!dsm_store_close(s));
+}
+
+/* ---- memory that is reached by ops ---- */
+
+static void by_ops(void)
+{
+    dsm_ctx *owner = open_context(NULL), *user = open_context(""); /* no faults, but no mapping either */
+    dsm_region *region;
+    uint8_t descriptor[DSM_DESC_MAX];
+    dsm_remote *r, *other;
+    CHECK(!dsm_alloc(owner, nbytes, DSM_READ | DSM_WRITE | DSM_ATOMIC, &region));
+    CHECK(!dsm_store_format(dsm_region_data(region), &shape));
+    size_t n = (size_t)dsm_region_descriptor(region, descriptor);
+    CHECK(!dsm_attach(user, descriptor, n, -1, &r) && !dsm_remote_mapped(r));
+    CHECK(!dsm_attach(owner, descriptor, n, -1, &other) && dsm_remote_mapped(other));
+    use(r, r);
+    use(r, other);
+    dsm_store *s = opened(r);
+    damaged(s, dsm_region_data(region), nbytes);
+    CHECK(!dsm_store_close(s));
+    CHECK(!dsm_remote_close(r) && !dsm_remote_close(other) && !dsm_region_close(region));
+    dsm_close(user);
+    dsm_close(owner);
+}
+
+int main(void)
+{
+    shapes();
+    CHECK(!dsm_store_layout(&shape, &nbytes));
+    file = memfd_create("store", MFD_CLOEXEC);
+    CHECK(file >= 0 && !ftruncate(file, (off_t)nbytes));
+    dsm_remote *r = map_of(file, nbytes);
+    CHECK(!dsm_store_format(dsm_remote_mapped(r), &shape));
+    damaged_headers(r);
+    use(r, r);
+    places(r);
+    readers_under_writers();
+    killed_writers(r);
+    by_ops();
+    CHECK(!dsm_remote_close(r));
+    puts("ok");
+    return 0;
+}

@@ -1,0 +1,102 @@
+"""The simulation of clients of a store (tests/c/test_store_sim.c) sees each of these bugs within ten thousand seeds.
+
+test_c_programs.py runs it on what stands there, under sanitizers; here it runs more seeds.
+"""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
+ROOT = Path(__file__).parents[2]
+SOURCES = {
+    name: ROOT / "csrc" / folder / f"{name}.c"
+    for folder, names in {"store": ["layout", "page", "chunk", "allocate"], "base": ["xxh3", "error"]}.items()
+    for name in names
+}
+SIMULATION = ROOT / "tests/c/test_store_sim.c"
+SEEDS = 10000
+# What is planted: the file, what stands there, and what stands there instead.
+PLANTED = {
+    "a page is not compared with its hash": ("page", "whole = frame_holds(", "(void)frame_holds("),
+    "a header is not checked": ("layout", " && h->check == check_of(h)", ""),
+    "a frame fits any version": ("layout", "head_names(head, h->version)", "head"),
+    "a hint is believed": ("page", "proves = m->own || m->head == m->guess", "proves = true"),
+    "a conflict is concluded from a hint": ("page", "bool fits = ", "bool fits = true || "),
+    "an id of an earlier life is taken": ("page", "if (m->header.pid != m->pid)", "if (0)"),
+    "a hint of another life is taken": ("page", " || h->generation != page_generation(m->pid)", ""),
+    "a freed page keeps its generation": (
+        "page",
+        "generation_after(page_generation(m->pid))",
+        "page_generation(m->pid)",
+    ),
+    "versions are not compared": ("page", "if (version != m->expected)", "if (0)"),
+    "a refused swap counts as done": ("page", "op->result == m->guess", "1"),
+    "a lost answer counts as a refusal": ("page", "return post(m, 1, OP_DOUBTS);", "return look(m, e, false);"),
+    "a write in doubt is tried again": ("page", "return trace(m);", "return begin(m, e);"),
+    "a free in doubt counts as done": ("page", "m->head == m->next && head_state", "m->head == m->next || head_state"),
+    "a frame in doubt is put back": ("page", "e->frames->doubt |= ", "put_back(m, e); e->frames->doubt &= "),
+    "the frame that is the page is put back": (
+        "page",
+        "put_back(e->frames, head_low(m->guess))",
+        "put_back(e->frames, m->frame)",
+    ),
+    "a chunk of the living is adopted": ("chunk", "if (chunk_state(m->words[m->in]) != CHUNK_OPEN)", "if (1)"),
+    "all frames of an adopted chunk are free": (
+        "chunk",
+        "if (head_state(m->heads[i])",
+        "if (1 || head_state(m->heads[i])",
+    ),
+    "frames of other chunks are put back": ("chunk", "f->word && frame / PER_CHUNK == f->chunk", "f->word"),
+    "a chunk that was lost to another is used": ("chunk", "if (m->ops[0].result != from)", "if (0)"),
+    "a page that was lost to another is given": ("allocate", "!op->status && op->result == op->operand", "!op->status"),
+}
+
+
+def compiled(*arguments):
+    flags = ["-std=gnu11", "-D_GNU_SOURCE", "-O1", "-w", "-Icsrc"]
+    done = subprocess.run(["gcc", *flags, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def seeds(program, first, number):
+    return subprocess.run([program, str(first), str(number)], capture_output=True, text=True, check=False, timeout=100)
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sim")
+    for name, source in {**SOURCES, "simulation": SIMULATION}.items():
+        compiled("-c", source, "-o", folder / f"{name}.o")
+    return folder
+
+
+def linked(objects, target, planted=None):
+    others = [objects / f"{name}.o" for name in ("simulation", *SOURCES) if name != planted]
+    compiled(*others, *([target.with_suffix(".o")] if planted else []), "-o", target)
+    return target
+
+
+def test_nothing_is_seen_where_nothing_is_planted(objects, tmp_path):
+    done = seeds(linked(objects, tmp_path / "plain"), 1000, 2000)
+    assert done.stdout == "ok\n", done.stdout
+
+
+def test_a_seed_reproduces_its_run(objects, tmp_path):
+    program = linked(objects, tmp_path / "plain")
+    traces = {subprocess.run([program, "7", "1", "trace"], capture_output=True, check=True).stdout for _ in range(2)}
+    assert len(traces) == 1 and len(traces.pop().splitlines()) > 100
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_a_planted_bug_is_seen(objects, tmp_path, bug):
+    name, old, new = PLANTED[bug]
+    text = SOURCES[name].read_text()
+    assert text.count(old) == 1, f"{SOURCES[name].name} has changed: plant another bug here"
+    copy = tmp_path / f"planted-{name}.c"
+    copy.write_text(text.replace(old, new))
+    compiled(f"-iquote{SOURCES[name].parent}", "-c", copy, "-o", tmp_path / "planted.o")
+    done = seeds(linked(objects, tmp_path / "planted", name), 1, SEEDS)
+    assert done.returncode == 1 and done.stdout.startswith("seed "), done.stdout + done.stderr
