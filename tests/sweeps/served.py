@@ -1,0 +1,56 @@
+"""A server of names in a process of its own, which tests kill and stop, and start again at the same address."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from typing import Any
+
+import halt
+from interrupt_scenes import SECRET
+
+import dsmem
+from dsmem.names.server import NameServer
+
+SECONDS = 60.0
+
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["dsmem", "pytest"])
+
+
+def serve(pipe: Any, port: int) -> None:
+    with dsmem.Context("tcp", secret=SECRET, listen=f"127.0.0.1:{port}") as context:
+        NameServer(context).run(lambda: pipe.send(context.agent_address))
+
+
+class Server:
+    def __init__(self) -> None:
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        ours, theirs = processes.Pipe()
+        with ours:
+            with theirs:
+                self.process = processes.Process(target=serve, args=(theirs, self.port))
+                self.process.start()
+            assert ours.poll(SECONDS)
+            self.port = int(ours.recv().rpartition(":")[2])
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+    def stop(self) -> None:
+        halt.stop(self.process.pid or 0)
+
+    def recover(self) -> None:
+        """Whatever was done to it."""
+        if self.process.is_alive():
+            os.kill(self.process.pid or 0, signal.SIGCONT)
+        else:
+            self.start()
+
+    def address(self, cluster_name: str) -> str:
+        return f"tcp://127.0.0.1:{self.port}/{cluster_name}"
