@@ -100,12 +100,12 @@ def test_a_signal_that_ends_the_suite_ends_what_runs_beside_it(tree):
         tree / "ci/softroce",
         f"trap 'touch {tree}/ended; exit 130' TERM; touch {tree}/begun; while :; do sleep 0.01; done",
     )
-    models = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); open('{0}/models', 'w')"
+    models = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     pytest_does(
         tree,
         f"until [ -e {tree}/begun -a -e {tree}/models ]; do sleep 0.01; done; kill -TERM $PPID",
-        f"""exec {sys.executable} -c "{models.format(tree)}
-try: signal.pause()
+        f"""exec {sys.executable} -c "{models}
+try: open('{tree}/models', 'w'); signal.pause()
 except KeyboardInterrupt: open('{tree}/interrupted', 'w')" """,
     )
     done = run(tree, "ci/test")
