@@ -140,10 +140,11 @@ def test_a_lock_excludes_and_goes_on(fault):
 def serving(relay):
     """A server of names behind the relay; its cluster's address, without the cluster."""
     with context(listen=relay.listen, advertise=relay.advertise) as at:
-        server = NameServer(at)
-        thread = threading.Thread(target=server.run, args=[lambda: None])
+        server, ready = NameServer(at), threading.Event()
+        thread = threading.Thread(target=server.run, args=[ready.set])
         thread.start()
         try:
+            assert ready.wait(SECONDS)
             yield f"tcp://{relay.advertise}/"
         finally:
             server.stop()
