@@ -112,3 +112,16 @@ def test_the_reference_shows_all_public_names():
     assert missing_from_reference(text, MODULES) == []
     for shown, name in (("automodule:: dsmem.sync", "dsmem.sync.Once"), ("autoclass:: dsmem.Region", "dsmem.Region")):
         assert name in missing_from_reference(text.replace(shown, ""), MODULES)
+
+
+def misnumbered(files):
+    """Decisions, as names and texts, whose number another one has, or is not that of their heading."""
+    numbers = [name[:4] for name in files]
+    twice = {name for name in files if numbers.count(name[:4]) > 1}
+    return sorted(twice | {name for name, text in files.items() if not text.startswith(f"# {int(name[:4])}. ")})
+
+
+def test_each_decision_has_a_number_of_its_own():
+    assert misnumbered({p.name: p.read_text() for p in (ROOT / "docs/decisions").glob("0*.md")}) == []
+    files = {"0001-a.md": "# 1. A", "0002-b.md": "# 2. B", "0002-c.md": "# 2. C", "0003-d.md": "# 4. D"}
+    assert misnumbered(files) == ["0002-b.md", "0002-c.md", "0003-d.md"]
