@@ -269,7 +269,6 @@ def play(scene, library, network, plan):
 
 SCENES = {
     "reads go on": (READS_GO_ON, "nic"),
-    "reads go on, global atomics": (READS_GO_ON, "global"),
     "writes": (WRITES, "nic"),
     "atomics of one device": (ATOMICS_OF_ONE_DEVICE, "nic"),
     "atomics of any device": (ATOMICS_OF_ANY_DEVICE, "global"),
