@@ -16,7 +16,7 @@
 #include <stdlib.h>
 
 struct dsm_store {
-    struct store_env env;
+    struct store_env env; /* as the store was opened; it does not change */
     dsm_remote *remote;
     struct store_shape shape;
     struct store_frames frames;
@@ -74,15 +74,16 @@ static void sleep_for(int64_t ns) { nanosleep(&(struct timespec){.tv_nsec = ns},
 static int open_chunk(dsm_store *s)
 {
     struct store_chunking m = {.step = CHUNK_BEGINS};
-    ask(&s->env);
-    while (store_open_chunk_step(&m, &s->env) == STORE_POST)
+    struct store_env env = s->env;
+    ask(&env);
+    while (store_open_chunk_step(&m, &env) == STORE_POST)
         execute(s, m.ops, m.n);
     return m.status;
 }
 
 static int drive(dsm_store *s, struct store_op *m)
 {
-    struct store_env env = s->env; /* of this thread: a read may run beside another one */
+    struct store_env env = s->env; /* time and chance of this thread: reads run beside each other */
     for (;;) {
         int rc = 0;
         ask(&env);

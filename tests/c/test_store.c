@@ -2,7 +2,7 @@
  * A store of pages in memory that is mapped, and in memory that is reached by ops: what each function does and refuses,
  * threads that read under writers, and writers that are killed. The machines alone: test_store_sim.c.
  */
-#include "base/atomic.h"
+#include "base/mapped_ops.h"
 #include "check.h"
 #include "context.h"
 #include "objects.h"
@@ -11,7 +11,12 @@
 #include <signal.h>
 #include <sys/wait.h>
 
-enum { PAGE = 1024, PAGES = 100, CLIENTS = 6, WRITERS = 3, ROUNDS = 600, KILLS = 12, WIDE = 1 << 16 };
+enum { PAGE = 1024, PAGES = 100, CLIENTS = 6, WRITERS = 3, ROUNDS = 600, KILLS = 12 };
+#ifdef MAPPED_TSAN /* copies byte by byte */
+enum { WIDE = 1 << 13 };
+#else
+enum { WIDE = 1 << 16 };
+#endif
 
 static const dsm_store_shape shape = {.page_bytes = PAGE, .clients = CLIENTS, .pages = PAGES};
 static uint8_t page[PAGE], got[PAGE];
