@@ -62,7 +62,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """The signal with which the time limit ends a test can also end the wait that had hung, so that the test passes."""
     report = yield
-    limit = float(item.config.getoption("timeout", None) or item.config.getini("timeout") or 0)
+    own = item.get_closest_marker("timeout")
+    common = item.config.getoption("timeout", None) or item.config.getini("timeout") or 0
+    limit = float(own.args[0] if own and own.args else common)
     if report.when == "call" and report.passed and limit and report.duration >= limit:
         report.outcome, report.longrepr = "failed", f"it took {report.duration:.0f} s: something has hung"
     return report
