@@ -7,6 +7,8 @@ from pathlib import Path
 
 import dsmem
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{Path(dsmem.__file__).parents[1]}:{Path(__file__).parents[1]}"}
+
 
 def played(script: Path, cluster_name: str, *arguments: object, timeout: float | None = None) -> list[str]:
     """The lines that the script printed, of which the last says that it came through. None tells of a fault."""
@@ -15,7 +17,7 @@ def played(script: Path, cluster_name: str, *arguments: object, timeout: float |
         capture_output=True,
         text=True,
         timeout=timeout,
-        env={**os.environ, "SWEEP_CLUSTER": cluster_name, "PYTHONPATH": str(Path(dsmem.__file__).parents[1])},
+        env={**ENVIRONMENT, "SWEEP_CLUSTER": cluster_name},
         check=False,
     )
     lines = done.stdout.splitlines()
