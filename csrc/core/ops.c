@@ -157,6 +157,7 @@ static inline void fill(dsm_ticket *t, bool open_only)
         prepare(g->dev, w, !t->started);
         posts++;
     }
+    t->divided |= t->posted < t->n; /* the rest does not ask what becomes of these */
     if (posts)
         fetch_add_u64(&t->ctx->stats.posts, posts);
 }
@@ -240,7 +241,7 @@ static void fill_ticket(dsm_ticket *t, dsm_ctx *c, dsm_op *ops, size_t n, const 
     t->n = n;
     t->posted = t->ngroups = t->left = 0;
     t->shared = shared;
-    t->started = false;
+    t->started = t->divided = false;
     t->how = *how;
     t->open = SIZE_MAX;
     t->idle = t->resumed = t->asked = t->late = 0;
@@ -364,6 +365,7 @@ bool ticket_again(dsm_ticket *t)
     if (!open || t->idle == IDLE_PASSES)
         return false;
     t->posted = 0;
+    t->divided = true;
     return true;
 }
 
@@ -560,6 +562,7 @@ static void post_one(dsm_ticket *t, int64_t deadline)
                            .atomics = is_atomic(t->ops),
                            .head = t->work,
                            .tail = t->work};
+    t->work->next = NULL; /* posted again: the fabric has linked others behind it */
     prepare(g->dev, t->work, true);
     fetch_add_u64(&t->ctx->stats.posts, 1);
     group_start(g, deadline);
@@ -575,7 +578,7 @@ static int run_one(dsm_op *op, int64_t timeout_ns)
     t.ops = op;
     t.work = &w;
     t.n = t.ngroups = 1;
-    t.started = t.shared = false;
+    t.started = t.shared = t.divided = false;
     t.resumed = 0;
     t.how = plainly;
     fetch_add_u32(&op->remote->users, 1);

@@ -90,7 +90,7 @@ static bool can_resume(const dsm_ticket *t)
 
 bool ticket_resume(dsm_ticket *t, int64_t deadline)
 {
-    if (!has_paths(t) || t->posted < t->n || t->late || t->resumed == FABRIC_DEVICES_MAX || ticket_stopped(t) ||
+    if (!has_paths(t) || t->divided || t->late || t->resumed == FABRIC_DEVICES_MAX || ticket_stopped(t) ||
         clock_ns() >= deadline || !can_resume(t))
         return false;
     for (size_t i = 0; i < t->n; i++) {

@@ -38,6 +38,7 @@ struct dsm_ticket {
     size_t open;      /* with go_on: ops that were to be posted again, the last time that this was looked at */
     uint32_t idle;    /* with go_on: how often in a row none of them had ended since */
     uint32_t resumed; /* how often ops were posted again because a path was lost (core/paths.c) */
+    bool divided;     /* ops were posted after others had failed: those can't be posted again in their order */
     bool shared;      /* dsm_submit() or dsm_start() made it: the caller goes on, so all its remotes are in use */
     uint32_t started;
     uint32_t late;     /* ops of it were given up at the deadline */

@@ -13,6 +13,7 @@
 #include "base/atomic.h"
 #include "check.h"
 #include "context.h"
+#include "core/core.h"
 #include "fabric/verbs/lib.h"
 #undef ibv_query_port
 #undef ibv_reg_mr
@@ -24,7 +25,7 @@
 #include <unistd.h>
 
 #define MS INT64_C(1000000)
-enum { WORD = 0, MINE = 64, BULK = 4096, BULK_BYTES = 32768, NBYTES = 65536, THREADS = 4 };
+enum { WORD = 0, MINE = 64, BULK = 4096, BULK_BYTES = 32768, NBYTES = 65536, THREADS = 4, DEPTH = 128 };
 
 /* The model is linked into this program. */
 static void fill(void)
@@ -48,11 +49,38 @@ static dsm_remote *remote;
 static uint32_t rounds[THREADS], stop;
 static uint64_t added, unknown; /* by atomics */
 
-static dsm_ctx *open_two_devices(void)
+static dsm_ctx *open_two_devices(int depth, int64_t peer_timeout_ns)
 {
-    dsm_options o = options_of("verbs?device=model0,verbs?device=model1");
-    o.peer_timeout_ns = 200 * MS;
+    char fabrics[128];
+    snprintf(fabrics, sizeof fabrics, "verbs?device=model0&depth=%d,verbs?device=model1&depth=%d", depth, depth);
+    dsm_options o = options_of(fabrics);
+    o.peer_timeout_ns = peer_timeout_ns;
     return open_with(o);
+}
+
+static dsm_remote *attach(const dsm_region *r)
+{
+    uint8_t raw[DSM_DESC_MAX];
+    dsm_remote *to;
+    CHECK(!dsm_attach(user, raw, (size_t)dsm_region_descriptor(r, raw), 60000 * MS, &to));
+    return to;
+}
+
+static void open_both(int depth, int64_t peer_timeout_ns)
+{
+    owner = open_two_devices(depth, peer_timeout_ns);
+    user = open_two_devices(depth, peer_timeout_ns);
+    CHECK(!dsm_alloc(owner, NBYTES, 7, &region));
+    remote = attach(region);
+}
+
+static void close_both(void)
+{
+    CHECK(!dsm_remote_close(remote));
+    dsm_close(user);
+    CHECK(!dsm_region_close(region));
+    dsm_close(owner);
+    CHECK(!modeldev_count("regs") && !modeldev_count("qps") && !modeldev_count("torn"));
 }
 
 /* The owner lives, so nothing may say that it is gone. */
@@ -172,13 +200,10 @@ static void come_and_go(void)
     static const char *const phases[] = {"down=0", "down=1", "down=0", "down=2", "down=1", "down=0"};
     void *(*const runs[THREADS])(void *) = {adds, writes, moves, starts};
     pthread_t threads[THREADS];
-    uint8_t raw[DSM_DESC_MAX], bulk[BULK_BYTES];
+    uint8_t bulk[BULK_BYTES];
     uint64_t word;
     dsm_stats s;
-    owner = open_two_devices();
-    user = open_two_devices();
-    CHECK(!dsm_alloc(owner, NBYTES, 7, &region));
-    CHECK(!dsm_attach(user, raw, (size_t)dsm_region_descriptor(region, raw), 10000 * MS, &remote));
+    open_both(DEPTH, 200 * MS);
     memset(bulk, 7, sizeof bulk);
     CHECK(!dsm_write(remote, BULK, bulk, sizeof bulk, -1));
     for (int i = 0; i < THREADS; i++)
@@ -195,23 +220,116 @@ static void come_and_go(void)
     CHECK(word >= added && word <= added + unknown);
     dsm_get_stats(user, &s);
     CHECK(s.failovers >= 3);
-    CHECK(!dsm_remote_close(remote));
-    dsm_close(user);
-    CHECK(!dsm_region_close(region));
-    dsm_close(owner);
-    CHECK(!modeldev_count("regs") && !modeldev_count("qps") && !modeldev_count("torn"));
+    close_both();
 }
 
-static void run(const char *plan)
+/* ---- ops that wait when a path is lost ---- */
+
+enum { LONG = 60000 }; /* ms: what no host takes */
+
+static void plan(const char *text) { CHECK(!modeldev_plan(text)); }
+
+static uint64_t word_at(dsm_remote *r, uint64_t offset)
+{
+    uint64_t word = 0;
+    CHECK(!dsm_read(r, offset, &word, sizeof word, -1));
+    return word;
+}
+
+static void wait_for_inflight(struct peer *p, uint32_t n)
+{
+    for (uint32_t now = 0; now != n; usleep(1000)) {
+        pthread_mutex_lock(&p->lock);
+        now = p->ep->inflight;
+        pthread_mutex_unlock(&p->lock);
+    }
+}
+
+/* As if the ops of the endpoint had been given up: the next one is made on the next path. */
+static void lose_path(struct peer *p)
+{
+    pthread_mutex_lock(&p->lock);
+    p->suspect = true;
+    pthread_mutex_unlock(&p->lock);
+    peer_break(p);
+}
+
+static void *reads_once(void *arg)
+{
+    word_at(remote, MINE);
+    return arg;
+}
+
+/* The queue of the endpoint has room for one op: the READ of a thread waits in it, and an atomic behind the READ. The
+ * thread posts its READ again. The atomic is not its business. */
+static void posted_again_alone(void)
+{
+    uint64_t word;
+    dsm_op first = {.code = DSM_OP_READ, .offset = MINE, .local = &word, .nbytes = 8};
+    dsm_op last = {.code = DSM_OP_FETCH_ADD, .offset = WORD, .nbytes = 8, .operand = 1};
+    dsm_ticket *tickets[2];
+    pthread_t thread;
+    open_both(1, LONG * MS);
+    first.remote = last.remote = remote;
+    plan("stall=1");
+    CHECK(!dsm_submit(user, &first, 1, &tickets[0], NULL));
+    CHECK(!pthread_create(&thread, NULL, reads_once, NULL));
+    wait_for_inflight(remote->peer, 2);
+    CHECK(!dsm_submit(user, &last, 1, &tickets[1], NULL));
+    lose_path(remote->peer);
+    plan("stall=0");
+    CHECK(!pthread_join(thread, NULL));
+    CHECK(word_at(remote, WORD) == 0);
+    CHECK(!dsm_finish(tickets[0], -1, NULL));
+    CHECK(!dsm_finish(tickets[1], -1, NULL) && last.result == 0);
+    CHECK(word_at(remote, WORD) == 1);
+    close_both();
+}
+
+/* A batch to more owners than are posted to at a time: a READ of the first is lost, and a WRITE behind it is posted in
+ * the second turn. The READ is not posted again behind it. */
+static void not_overtaken(void)
+{
+    enum { OWNERS = TICKET_GROUPS + 1 };
+    dsm_ctx *owners[OWNERS];
+    dsm_region *regions[OWNERS];
+    dsm_remote *remotes[OWNERS];
+    uint64_t words[OWNERS] = {0}, next = 1;
+    dsm_op ops[OWNERS + 1];
+    dsm_ticket *ticket;
+    user = open_two_devices(DEPTH, LONG * MS);
+    for (int i = 0; i < OWNERS; i++) {
+        owners[i] = open_two_devices(DEPTH, LONG * MS);
+        CHECK(!dsm_alloc(owners[i], 64, 7, &regions[i]));
+        remotes[i] = attach(regions[i]);
+        ops[i] = (dsm_op){.code = DSM_OP_READ, .remote = remotes[i], .local = &words[i], .nbytes = 8};
+    }
+    ops[OWNERS] = (dsm_op){
+        .code = DSM_OP_WRITE, .flags = DSM_OP_FENCE, .remote = remotes[0], .local = &next, .nbytes = sizeof next};
+    plan("stall=1");
+    CHECK(!dsm_submit(user, ops, OWNERS + 1, &ticket, NULL));
+    lose_path(remotes[0]->peer);
+    plan("stall=0");
+    CHECK(dsm_finish(ticket, -1, NULL) && ops[0].status && !ops[OWNERS].status);
+    CHECK(words[0] == 0);
+    for (int i = 0; i < OWNERS; i++) {
+        CHECK(!dsm_remote_close(remotes[i]));
+        CHECK(!dsm_region_close(regions[i]));
+        dsm_close(owners[i]);
+    }
+    dsm_close(user);
+}
+
+static void run(void (*scene)(void), const char *text_of_plan)
 {
     char dir[] = "/tmp/modeldev-XXXXXX", text[256], command[64];
     int status;
     CHECK(mkdtemp(dir));
     pid_t pid = fork();
     if (pid == 0) {
-        snprintf(text, sizeof text, "dir=%s&devices=2&%s", dir, plan);
+        snprintf(text, sizeof text, "dir=%s&devices=2&%s", dir, text_of_plan);
         setenv("MODELDEV", text, 1);
-        come_and_go();
+        scene();
         exit(0);
     }
     CHECK(waitpid(pid, &status, 0) == pid);
@@ -222,8 +340,10 @@ static void run(const char *plan)
 
 int main(void)
 {
-    run("atomics=nic");
-    run("atomics=global&scatter=8&overtake=1");
+    run(come_and_go, "atomics=nic");
+    run(come_and_go, "atomics=global&scatter=8&overtake=1");
+    run(posted_again_alone, "atomics=global");
+    run(not_overtaken, "atomics=global");
     puts("ok");
     return 0;
 }
