@@ -197,6 +197,24 @@ static void post(struct peer *p, struct op_group *g)
     peer_reap(p);
 }
 
+/* Whether another path may be there for the group, where peer_ready() has returned rc for the first that waited. */
+static bool may_go_elsewhere(const struct peer *p, const struct op_group *g, int rc)
+{
+    return peer_has_paths(p) && (!rc || (rc == -DSM_EPATH && !g->atomics));
+}
+
+/* Posts a group, perhaps on another path. It is on no list meanwhile: dsm_stop() finds it by its word. With no lock
+ * held. */
+static void begin_elsewhere(struct peer *p, struct op_group *g)
+{
+    const uint32_t *before = wait_until_stopped(g->ticket->how.stop);
+    if (load_relaxed_u32(&p->parting))
+        group_end(g, -DSM_ECANCELED);
+    else
+        group_start(g, DEADLINE_NEVER);
+    wait_until_stopped(before);
+}
+
 /* Connects, then posts the groups that wait for the connection, or fails them; last those that need another path. Under
  * peer->lock, released meanwhile. */
 static void begin_waiting(struct peer *p)
@@ -212,7 +230,7 @@ static void begin_waiting(struct peer *p)
         next = g->next;
         if (!rc && peer_usable(p) && group_fits(p, g))
             post(p, g);
-        else if (!rc && peer_has_paths(p))
+        else if (may_go_elsewhere(p, g, rc))
             append(&last, g);
         else
             group_end(g, rc && !load_relaxed_u32(&p->parting) ? rc : -DSM_ECANCELED);
@@ -220,7 +238,7 @@ static void begin_waiting(struct peer *p)
     core_unlock(&p->lock);
     for (g = others; g; g = next) {
         next = g->next;
-        group_start(g, DEADLINE_NEVER);
+        begin_elsewhere(p, g);
     }
     core_lock(&p->lock);
 }

@@ -11,6 +11,7 @@
 #ifdef DSM_HAVE_VERBS
 #include "../modeldev/model.h"
 #include "base/atomic.h"
+#include "base/deadline.h"
 #include "check.h"
 #include "context.h"
 #include "core/core.h"
@@ -320,6 +321,76 @@ static void not_overtaken(void)
     dsm_close(user);
 }
 
+/* ---- groups that wait for the helper ---- */
+
+static int result_of(dsm_ticket *t)
+{
+    struct pollfd event = {.fd = dsm_event_fd(user), .events = POLLIN};
+    dsm_ticket *done;
+    while (!(done = dsm_completed(user)))
+        CHECK(poll(&event, 1, LONG) == 1);
+    CHECK(done == t);
+    return dsm_finish(t, -1, NULL);
+}
+
+/* An atomic whose path was lost a moment ago is refused, and not the READ that waits behind it. */
+static void refused_alone(void)
+{
+    uint64_t word;
+    dsm_op ops[] = {{.code = DSM_OP_FETCH_ADD, .offset = WORD, .nbytes = 8, .operand = 1},
+                    {.code = DSM_OP_READ, .offset = MINE, .local = &word, .nbytes = 8}};
+    dsm_ticket *tickets[2];
+    open_both(DEPTH, LONG * MS);
+    struct peer *p = remote->peer;
+    CHECK(!pthread_mutex_lock(&p->control_lock)); /* the helper waits for it until both ops are there */
+    p->held = deadline_after(LONG * MS);
+    lose_path(p);
+    for (int i = 0; i < 2; i++) {
+        ops[i].remote = remote;
+        CHECK(!dsm_start(user, &ops[i], 1, &tickets[i], NULL));
+    }
+    pthread_mutex_unlock(&p->control_lock);
+    CHECK(result_of(tickets[0]) == -DSM_EPATH);
+    CHECK(!result_of(tickets[1]));
+    close_both();
+}
+
+static bool is_moving(struct peer *p)
+{
+    pthread_mutex_lock(&p->lock);
+    bool yes = p->moving;
+    pthread_mutex_unlock(&p->lock);
+    return yes;
+}
+
+/* An atomic that waits for the READ before it, since it needs another path, is stopped. */
+static void not_posted_once_stopped(void)
+{
+    uint32_t stop_word = 0;
+    uint64_t word;
+    dsm_choice how = {.stop = &stop_word};
+    dsm_op ops[] = {{.code = DSM_OP_READ, .offset = MINE, .local = &word, .nbytes = 8},
+                    {.code = DSM_OP_FETCH_ADD, .offset = WORD, .nbytes = 8, .operand = 1}};
+    dsm_ticket *tickets[2];
+    open_both(DEPTH, LONG * MS);
+    struct peer *p = remote->peer;
+    CHECK(!pthread_mutex_lock(&p->control_lock));
+    lose_path(p);
+    plan("stall=1");
+    ops[0].remote = ops[1].remote = remote;
+    CHECK(!dsm_start(user, &ops[0], 1, &tickets[0], NULL));
+    CHECK(!dsm_start_as(user, &ops[1], 1, &how, &tickets[1], NULL));
+    pthread_mutex_unlock(&p->control_lock);
+    while (!is_moving(p))
+        usleep(1000);
+    dsm_stop(user, &ops[1], 1, &stop_word, tickets[1]);
+    CHECK(result_of(tickets[1]) == -DSM_ECANCELED);
+    plan("stall=0");
+    CHECK(!result_of(tickets[0]));
+    CHECK(word_at(remote, WORD) == 0);
+    close_both();
+}
+
 static void run(void (*scene)(void), const char *text_of_plan)
 {
     char dir[] = "/tmp/modeldev-XXXXXX", text[256], command[64];
@@ -344,6 +415,8 @@ int main(void)
     run(come_and_go, "atomics=global&scatter=8&overtake=1");
     run(posted_again_alone, "atomics=global");
     run(not_overtaken, "atomics=global");
+    run(refused_alone, "atomics=nic");
+    run(not_posted_once_stopped, "atomics=nic");
     puts("ok");
     return 0;
 }
