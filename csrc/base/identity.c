@@ -221,16 +221,17 @@ static void put_record(struct identity_file *f, uint64_t k, uint64_t identity)
 }
 
 /* Allocates numbers and locks their bytes. If the process is killed after any of these steps, it has only used up
- * numbers that no other process has seen. */
+ * numbers that no other process has seen. The second half of the numbers is for the user's processes alone: however
+ * many clients there have been, these get theirs. */
 static int take_numbers(struct identity_file *f, int fd, uint32_t user, uint64_t count, uint64_t *out)
 {
     short type;
-    uint64_t first = load_acquire_u64(&f->first);
+    uint64_t first = load_acquire_u64(&f->first), end = half_of(user) / (count == 1 ? 1 : 2) - count;
     for (int i = 0; i < CLAIM_TRIES; i++) {
         uint64_t k = load_acquire_u64(&f->given);
-        if (k < half_of(user) - count)
+        if (k < end)
             k = fetch_add_u64(&f->given, count);
-        if (k >= half_of(user) - count) {
+        if (k >= end) {
             errno = EOVERFLOW;
             return -1;
         }
@@ -347,6 +348,8 @@ int identity_claim_range(struct identity_range *out)
     }
     pthread_mutex_lock(&one);
     int rc = claim_numbers(&c), sys = errno;
+    if (!rc && !(own && *own)) /* to ask about them also when the file has been unlinked, and without opening it */
+        keep(c.user, &c.st);
     pthread_mutex_unlock(&one);
     errno = sys;
     if (!rc)

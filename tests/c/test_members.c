@@ -263,6 +263,27 @@ static int file_lost(void)
     return 0;
 }
 
+/* Numbers for participants of other hosts, of a process without a number of its own: their end is proven although the
+ * file has been unlinked, and however many there have been, processes get theirs. */
+static int for_other_hosts(void)
+{
+    struct identity_range r, last, more;
+    uint64_t me, half = 1ull << (geteuid() <= 0xffff ? 45 : 29);
+    if (!own_memory())
+        return 77;
+    SAY(!identity_claim_range(&r) && !unlink(path_of_file()));
+    SAY(!identity_ended(r.first) && !identity_ended(r.first + r.count - 1));
+    identity_end_range(&r);
+    SAY(identity_ended(r.first) && identity_ended(r.first + r.count - 1) && !identity_ended(r.first + r.count));
+    SAY(!identity_claim_range(&r));
+    uint64_t given = half / 2 - 2 * r.count;
+    int fd = open(path_of_file(), O_WRONLY);
+    SAY(fd >= 0 && pwrite(fd, &given, sizeof given, 8) == sizeof given && !close(fd));
+    SAY(!identity_claim_range(&last) && identity_claim_range(&more) && errno == EOVERFLOW);
+    SAY(!dsm_identity(&me) && !(me >> 63) && !identity_ended(last.first) && !identity_ended(me));
+    return 0;
+}
+
 /* Programs that become daemons close all file descriptors. */
 static void all_descriptors_closed(void)
 {
@@ -624,6 +645,7 @@ int main(void)
     apart("a /dev/shm of its own", private_memory);
     apart("a /dev/shm that is read-only", no_memory);
     apart("a /dev/shm of its own", file_lost);
+    apart("numbers for other hosts", for_other_hosts);
     all_descriptors_closed();
     descriptor_replaced();
     main_thread_ends();
