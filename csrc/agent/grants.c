@@ -1,5 +1,5 @@
 /*
- * The identities that this process has claimed for participants in its memory on behalf of other nodes (decision 0022).
+ * The identities that this process has claimed for participants in its memory on behalf of other nodes (decision 0023).
  *
  * They end, which lets others take over what was held under them, only when nothing that the node has sent can reach
  * the memory any more: all endpoints of the node on a device that executes its ops here have been closed, and the node
@@ -78,12 +78,18 @@ static struct grant *find(struct agent *a, const uint8_t node[DSM_NODE_ID], uint
     return a->grants = g;
 }
 
-/* 0, or a DSM_E…: no identity is claimed then, and the node draws its own, of which nothing is proven. */
+/* 0, or a DSM_E…: no identity is claimed then, and the node draws its own, of which nothing is proven. So it is not
+ * evicted on their account: what it holds under them would stay held. */
 int grants_claim(struct agent *a, const struct conn *n, uint64_t key, uint8_t answer[IDENTITIES_SIZE])
 {
     struct grant *g = key ? find(a, n->handshake.client, key) : NULL;
-    if (!g || g->n == RANGES_MOST || identity_claim_range(&g->ranges[g->n]))
+    if (!g || g->n == RANGES_MOST)
         return DSM_EUNSUPPORTED;
+    if (identity_claim_range(&g->ranges[g->n])) {
+        if (!g->n)
+            end(a, n->handshake.client, key);
+        return DSM_EUNSUPPORTED;
+    }
     const struct identity_range *r = &g->ranges[g->n++];
     put_u64(answer, r->first);
     put_u64(answer + 8, r->count);

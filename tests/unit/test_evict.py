@@ -1,7 +1,8 @@
-"""What a client of a server has held when it is evicted goes to others: docs/decisions/0022."""
+"""What a client of a server has held when it is evicted goes to others: docs/decisions/0023."""
 
 import contextlib
 import os
+import resource
 import signal
 import struct
 import subprocess
@@ -329,6 +330,21 @@ def test_a_node_has_so_many_identities_and_no_more():
             assert client.ask(IDENTITIES, struct.pack("<IQ", TCP, key))[0] == 22  # EUNSUPPORTED
         assert client.ask(IDENTITIES, struct.pack("<IQ", 77, 1))[0] == 22
         claimed(client, 16)
+
+
+def test_a_node_that_was_given_no_identities_is_not_evicted():
+    """What it holds under identities of its own would stay held."""
+    node = os.urandom(16)
+    with serving(0.0) as server:
+        with speaking(server.context, node) as client:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # the owner can open no file
+            try:
+                assert client.ask(IDENTITIES, struct.pack("<IQ", TCP, 1))[0] == 22  # EUNSUPPORTED
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with speaking(server.context, node) as client:
+            claimed(client, 1)
 
 
 def holder_of(cluster):
