@@ -9,7 +9,7 @@
  * with the descriptors of its process meanwhile. A number that the file at hand has not allocated belongs to another
  * file, and nothing is known about its process.
  *
- * A process can claim further numbers on behalf of participants of other hosts, and end them: decision 0022.
+ * A process can claim further numbers on behalf of participants of other hosts, and end them: decision 0023.
  */
 #ifndef DSM_BASE_IDENTITY_H
 #define DSM_BASE_IDENTITY_H

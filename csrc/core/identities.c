@@ -1,5 +1,5 @@
 /*
- * Identities of participants in another process's memory, and whether others have ended (decision 0022).
+ * Identities of participants in another process's memory, and whether others have ended (decision 0023).
  *
  * The owner's process claims identities for a peer, many at a time, and ends them when nothing that the peer sends can
  * reach the memory any more. Where the owner does not execute the ops itself, it claims none: then nothing is proven.

@@ -4,7 +4,7 @@
  * An identity names a process and is never used by another one:
  *   a process of this host   bit 63 clear: a number from its user's file (base/identity.h)
  *   a node elsewhere         bit 63 set: a number that the process which owns the memory has claimed for it, and ends
- *                            once the node is cut off for good (decision 0022); or random, where it claims none. Random
+ *                            once the node is cut off for good (decision 0023); or random, where it claims none. Random
  *                            is also that of a process of this host that could not get a number
  *   no process               0
  *

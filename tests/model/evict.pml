@@ -1,5 +1,5 @@
 /*
- * When the identities of a node of another host end (csrc/agent/grants.c, docs/decisions/0022): a client holds a lock in
+ * When the identities of a node of another host end (csrc/agent/grants.c, docs/decisions/0023): a client holds a lock in
  * the memory of an owner that executes its ops, and writes what the lock protects. Its connections may break at any time,
  * it may connect again, die, be cut off, or say goodbye. Another process waits for the lock, and takes it over once the
  * client's identity has ended.
