@@ -34,6 +34,7 @@ cdef extern from "dsm.h" nogil:
     enum: DSM_EUNSUPPORTED
     enum: DSM_EPEER
     enum: DSM_ESTALE
+    enum: DSM_EFENCED
     enum: DSM_ECANCELED
     enum: DSM_EIO
     enum: DSM_EUNKNOWN

@@ -166,7 +166,9 @@ cdef class Waits:
                 c.dsm_call_until(before)
             wait.state = WAITING
         if wait.detached:
-            if rc > 0 or rc in (-c.DSM_ENOTHELD, -c.DSM_EPEER, -c.DSM_ESTALE, -c.DSM_EFORK, -c.DSM_ECLOSED):
+            if rc > 0 or rc in (
+                -c.DSM_ENOTHELD, -c.DSM_EPEER, -c.DSM_ESTALE, -c.DSM_EFENCED, -c.DSM_EFORK, -c.DSM_ECLOSED
+            ):
                 self.end(wait)
         elif rc or wait.until <= <int64_t> time.monotonic_ns():
             self.finish(wait, rc)

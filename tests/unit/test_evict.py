@@ -1,5 +1,7 @@
 """What a client of a server has held when it is evicted goes to others: docs/decisions/0023."""
 
+import _thread
+import asyncio
 import contextlib
 import os
 import resource
@@ -8,6 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from tcp_relay import Relay
@@ -278,6 +281,39 @@ def test_a_look_at_an_object_survives_a_connection_that_breaks_under_it(nbytes, 
                     assert lock.locked()
                     assert relay.cuts == 1
                 assert not lock.locked()
+
+
+def test_what_a_task_has_left_behind_is_given_up_by_a_client_that_was_cut_off(prepared, cluster_name):
+    """The helper of a loop that was closed ends, and does not connect again and again."""
+    with (
+        serving(None) as server,
+        context() as own,
+        dsmem.connect(address(server, cluster_name), context=own) as cluster,
+        contextlib.closing(prepared.condition("condition")) as holder,
+        contextlib.closing(cluster.condition("condition")) as condition,
+    ):
+        threads = _thread._count()
+
+        async def begin():
+            await condition.acquire_async()
+            task = asyncio.ensure_future(condition.wait_async())
+            while not holder.acquire(blocking=False):
+                await asyncio.sleep(0.001)
+            return task
+
+        loop = asyncio.new_event_loop()
+        task = loop.run_until_complete(begin())
+        loop.close()  # the helper has to free the waiter's line, for which it needs the lock
+        assert _thread._count() > threads
+        server.context.fence(own.node_id)
+        for _ in range(SECONDS * 100):
+            if _thread._count() == threads:
+                break
+            time.sleep(0.01)
+        else:
+            raise AssertionError("the helper still runs")
+        task._log_destroy_pending = False
+        holder.release()
 
 
 IDENTITIES, ENDED = 8, 9
