@@ -349,8 +349,8 @@ enum { ENDED_MOST = 128 }; /* in one question */
 /* n identities that no other participant has, from *first on; 0 if the owner gives none: nothing can be proven of those
  * that the caller draws itself. */
 int remote_identities(dsm_remote *r, uint64_t n, uint64_t *first);
-/* For each identity 1 if the owner says that it has ended, else 0. */
-void remote_ended(dsm_remote *r, const uint64_t *identities, size_t n, uint8_t *ended);
+/* For each identity 1 if the owner says that it has ended, else 0. -DSM_E…: it does not answer. */
+int remote_ended(dsm_remote *r, const uint64_t *identities, size_t n, uint8_t *ended);
 
 /* core/ops.c */
 /* Ends the ops of a group that has not been posted. */

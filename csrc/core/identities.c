@@ -74,18 +74,19 @@ static int ask_ended(struct peer *p, void *arg, int64_t deadline)
     return p->ctx->control->ended(p, q->identities, q->n, q->ended, deadline);
 }
 
-void remote_ended(dsm_remote *r, const uint64_t *identities, size_t n, uint8_t *ended)
+int remote_ended(dsm_remote *r, const uint64_t *identities, size_t n, uint8_t *ended)
 {
     memset(ended, 0, n);
     if (!r->ctx || ctx_forked(r->ctx))
-        return;
+        return -DSM_EFORK;
     int64_t deadline = deadline_after(remote_timeout(r));
-    if (peer_lock_control(r->peer, deadline))
-        return;
-    for (size_t i = 0; i < n; i += ENDED_MOST) {
+    int rc = peer_lock_control(r->peer, deadline);
+    if (rc)
+        return rc;
+    for (size_t i = 0; i < n && !rc; i += ENDED_MOST) {
         struct question q = {identities + i, n - i < ENDED_MOST ? n - i : ENDED_MOST, ended + i};
-        if (asked(r->peer, ask_ended, &q, deadline))
-            break;
+        rc = asked(r->peer, ask_ended, &q, deadline);
     }
     pthread_mutex_unlock(&r->peer->control_lock);
+    return rc;
 }

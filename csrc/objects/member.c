@@ -39,6 +39,7 @@ void members_ended(dsm_remote *r, const uint64_t *identities, size_t n, uint8_t 
     uint8_t answer[MEMBERS_ASKED];
     for (size_t from = 0, to; from < n; from = to) {
         size_t asked = 0, last = 0;
+        int rc = 0;
         for (to = from; to < n && asked < MEMBERS_ASKED; to++)
             if (identities[to])
                 some[asked++] = identities[to];
@@ -46,7 +47,11 @@ void members_ended(dsm_remote *r, const uint64_t *identities, size_t n, uint8_t 
             for (size_t i = 0; i < asked; i++)
                 answer[i] = identity_ended(some[i]);
         else if (asked)
-            remote_ended(r, some, asked, answer);
+            rc = remote_ended(r, some, asked, answer);
+        if (rc) { /* the time for the call is over: an owner that does not answer is not asked about the others */
+            memset(ended + from, 0, n - from);
+            return;
+        }
         for (size_t i = from; i < to; i++)
             ended[i] = identities[i] ? answer[last++] : 0;
     }

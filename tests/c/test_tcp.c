@@ -4,6 +4,7 @@
 #include "check.h"
 #include "context.h"
 #include "dsm.h"
+#include "objects/member.h"
 
 #include <pthread.h>
 #include <stdbool.h>
@@ -178,6 +179,33 @@ static void an_end_that_was_not_noticed(void)
     dsm_close(user);
 }
 
+/* The owner's memory is served, and its agent does not answer. */
+static void an_agent_that_does_not_answer(void)
+{
+    static uint64_t identities[1000];
+    static uint8_t ended[1000];
+    uint64_t word;
+    dsm_ctx *user = open_with(options_of("tcp"));
+    CHECK(!dsm_alloc(owner, 64, DSM_READ | DSM_WRITE | DSM_ATOMIC, &shared));
+    dsm_remote *remote = attach(user, shared);
+    CHECK(!dsm_read(remote, 0, &word, 8, -1));
+    for (size_t i = 0; i < 1000; i++)
+        CHECK(!identity_random(&identities[i]));
+    memset(ended, 1, sizeof ended);
+    uint64_t asked = client_session(user->peers)->number;
+    pthread_mutex_lock(&owner->agent->turn);
+    int64_t before = dsm_call_until(1); /* as in a call whose time is over */
+    members_ended(remote, identities, 1000, ended);
+    dsm_call_until(before);
+    CHECK(client_session(user->peers)->number - asked == 1);
+    pthread_mutex_unlock(&owner->agent->turn);
+    CHECK(!memchr(ended, 1, sizeof ended));
+    members_ended(remote, identities, 1000, ended);
+    CHECK(client_session(user->peers)->number - asked == 9);
+    CHECK(!dsm_remote_close(remote) && !dsm_region_close(shared));
+    dsm_close(user);
+}
+
 int main(void)
 {
     owner = open_with(options_of("tcp"));
@@ -185,6 +213,7 @@ int main(void)
     closed_in_the_midst();
     fenced_in_the_midst();
     an_end_that_was_not_noticed();
+    an_agent_that_does_not_answer();
     dsm_close(owner);
     puts("ok");
     return 0;
