@@ -133,17 +133,23 @@ class Server:
             del answer  # a view would keep its region busy
 
 
+def end_with_parent():
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def serve_bench(host, fabric):
     """A child, since it wants the main thread; made before there is any other."""
     child = os.fork()
     if not child:
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with its parent
+        end_with_parent()
+        os.dup2(2, 1)  # the first line on our standard output says that we are ready
         os.environ["DSMEM_SECRET"] = SECRET.decode()
         main(["bench", "--listen", host, "-f", fabric])
     return child
 
 
 def serve(address, fabric=None):
+    end_with_parent()
     host, port = address.split(":")
     if fabric:
         serve_bench(host, fabric)
