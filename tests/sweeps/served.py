@@ -1,4 +1,7 @@
-"""A server of names in a process of its own, which tests kill and stop, and start again at the same address."""
+"""A server of names in a process of its own, which tests kill and stop, and start again at the same address.
+
+That is no address that clients connect from: a socket of theirs might have its port when it starts again.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,14 @@ import dsmem
 from dsmem.names.server import NameServer
 
 SECONDS = 60.0
+HOST = "127.0.0.2"
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["dsmem", "pytest"])
 
 
 def serve(pipe: Any, port: int) -> None:
-    with dsmem.Context("tcp", secret=SECRET, listen=f"127.0.0.1:{port}") as context:
+    with dsmem.Context("tcp", secret=SECRET, listen=f"{HOST}:{port}") as context:
         NameServer(context).run(lambda: pipe.send(context.agent_address))
 
 
@@ -53,4 +57,4 @@ class Server:
             self.start()
 
     def address(self, cluster_name: str) -> str:
-        return f"tcp://127.0.0.1:{self.port}/{cluster_name}"
+        return f"tcp://{HOST}:{self.port}/{cluster_name}"
