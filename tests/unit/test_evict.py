@@ -26,7 +26,7 @@ HOLDER = f"""
 import sys, threading
 import dsmem
 
-own = dsmem.Context("tcp", secret={SECRET!r}, listen="127.0.0.1")
+own = dsmem.Context("tcp", secret={SECRET!r}, listen="127.0.0.1", peer_timeout={SECONDS})
 cluster = dsmem.connect(sys.argv[1], context=own)
 
 def quietly(wait):
@@ -69,7 +69,7 @@ for line in sys.stdin:
 
 
 def context(**options):
-    return dsmem.Context("tcp", secret=SECRET, **{"listen": "127.0.0.1", **options})
+    return dsmem.Context("tcp", secret=SECRET, **{"listen": "127.0.0.1", "peer_timeout": SECONDS, **options})
 
 
 @contextlib.contextmanager
@@ -253,7 +253,7 @@ def test_a_connection_that_breaks_is_no_death_within_the_grace_period(grace, pre
     """The client comes back and holds what it held; or it is too late, and is told."""
     with Relay() as relay, serving(grace, listen=relay.listen, advertise=relay.advertise) as server:
         where = address(server, cluster_name)
-        with context(peer_timeout=1.0) as own, dsmem.connect(where, context=own) as cluster:
+        with context() as own, dsmem.connect(where, context=own) as cluster:
             lock, other = cluster.lock("lock"), prepared.lock("lock")
             with contextlib.closing(other), contextlib.closing(lock):
                 assert lock.acquire(timeout=SECONDS)
