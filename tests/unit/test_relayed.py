@@ -28,9 +28,19 @@ def using():
     return context(peer_timeout=0.2)
 
 
+@contextlib.contextmanager
+def using_object(make):
+    """What make() returns, which may fail early, as may its end."""
+    it = at_last(make)
+    try:
+        yield it
+    finally:
+        at_last(it.close)
+
+
 def attached(of, user):
     """The object in the user's context."""
-    return at_last(lambda: contextlib.closing(dsmem.attach(of.ref, user)))
+    return using_object(lambda: dsmem.attach(of.ref, user))
 
 
 class Fault(NamedTuple):
@@ -155,7 +165,11 @@ def serving(relay):
 def test_what_was_found_by_name_goes_on(fault, here, cluster_name):
     with Relay() as relay, serving(relay) as address, using() as user:
         cluster = at_last(lambda: dsmem.connect(address + cluster_name, context=user))
-        with cluster, at_last(lambda: cluster.queue("q", create=None)) as remote, here.queue("q") as queue:
+        with (
+            cluster,
+            using_object(lambda: cluster.queue("q", create=None)) as remote,
+            here.queue("q") as queue,
+        ):
             taker, putter = Taker(queue), Putter(remote)
             with at_work([taker, putter]):
                 suffer(fault, relay, [putter])
@@ -163,7 +177,7 @@ def test_what_was_found_by_name_goes_on(fault, here, cluster_name):
             while taker.once():
                 pass
             assert taker.taken == list(range(1, putter.put + 1))
-            with at_last(lambda: cluster.segment("new", 1, "u8", create=None)) as segment:
+            with using_object(lambda: cluster.segment("new", 1, "u8", create=None)) as segment:
                 at_last(lambda: segment.write(0, 5))
             with here.segment("new") as segment:
                 assert segment.read(0) == 5
