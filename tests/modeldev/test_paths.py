@@ -43,6 +43,7 @@ import dsmem
 from dsmem import errors
 model = ctypes.CDLL(os.environ["DSMEM_LIBIBVERBS"])
 TIMEOUT = 1.0  # of which a path that is silent gets one half
+LONG = 60.0  # for the owner's agent, which on a busy host may take longer
 
 def down(mask):
     assert model.modeldev_plan(f"down={mask}".encode()) == 0
@@ -93,7 +94,7 @@ def until_done(call, *arguments):
 """
 
 READS_GO_ON = """
-with Owner(BOTH) as owner, opened(BOTH) as context, context.attach(owner.region) as remote:
+with Owner(BOTH) as owner, opened(BOTH) as context, context.attach(owner.region, timeout=LONG) as remote:
     assert [each.device for each in context.fabrics] == ["model0", "model1"]
     remote.write(0, b"before__")
     before = owner.ask("connections")
@@ -113,7 +114,7 @@ with Owner(BOTH) as owner, opened(BOTH) as context, context.attach(owner.region)
 """
 
 WRITES = """
-with Owner(BOTH) as owner, opened(BOTH) as context, context.attach(owner.plain) as remote:
+with Owner(BOTH) as owner, opened(BOTH) as context, context.attach(owner.plain, timeout=LONG) as remote:
     remote.write(0, b"before__")
     down(1)
     error = raises(errors.OutcomeUnknownError, remote.write, 0, b"unknown_")
@@ -124,8 +125,8 @@ with Owner(BOTH) as owner, opened(BOTH) as context, context.attach(owner.plain) 
 """
 
 ATOMICS_OF_ONE_DEVICE = """
-with Owner(BOTH) as owner, opened(BOTH) as context, context.attach(owner.region) as remote:
-    with context.attach(owner.words) as words:  # no device but one can serve it
+with Owner(BOTH) as owner, opened(BOTH) as context, context.attach(owner.region, timeout=LONG) as remote:
+    with context.attach(owner.words, timeout=LONG) as words:  # no device but one can serve it
         assert remote.fetch_add(8, 1) == 0 and words.fetch_add(0, 1) == 0
         down(1)
         assert read(remote) == bytes(8) and on(context, 1)
@@ -145,7 +146,7 @@ with Owner(BOTH) as owner, opened(BOTH) as context, context.attach(owner.region)
 """
 
 ATOMICS_OF_ANY_DEVICE = """
-with Owner(BOTH) as owner, opened(BOTH) as context, context.attach(owner.region) as remote:
+with Owner(BOTH) as owner, opened(BOTH) as context, context.attach(owner.region, timeout=LONG) as remote:
     assert remote.fetch_add(8, 1) == 0
     before = owner.ask("connections")
     down(1)
@@ -156,7 +157,7 @@ with Owner(BOTH) as owner, opened(BOTH) as context, context.attach(owner.region)
 
 BATCHES = """
 import numpy as np
-with Owner(BOTH) as owner, opened(BOTH) as context, context.attach(owner.plain) as remote:
+with Owner(BOTH) as owner, opened(BOTH) as context, context.attach(owner.plain, timeout=LONG) as remote:
     data = np.arange(1 << 17, dtype="u8")
     remote.write(0, data)
     down(1)
@@ -204,14 +205,14 @@ async def scene(remote):
                 await asyncio.sleep(0.01)
     raise AssertionError
 
-with Owner(BOTH) as owner, opened(BOTH) as context, context.attach(owner.region) as remote:
+with Owner(BOTH) as owner, opened(BOTH) as context, context.attach(owner.region, timeout=LONG) as remote:
     asyncio.run(scene(remote))
     assert on(context, 0)
 """
 
 ONE_AND_TWO = """
 for theirs, mine in (BOTH, FIRST), (FIRST, BOTH):
-    with Owner(theirs) as owner, opened(mine) as context, context.attach(owner.region) as remote:
+    with Owner(theirs) as owner, opened(mine) as context, context.attach(owner.region, timeout=LONG) as remote:
         assert remote.fetch_add(8, 1) == 0
         before = owner.ask("connections")
         if mine == BOTH:  # from two devices to one
@@ -223,7 +224,7 @@ for theirs, mine in (BOTH, FIRST), (FIRST, BOTH):
 """
 
 A_DEVICE_DIES = """
-with Owner(BOTH) as owner, opened(BOTH) as context, context.attach(owner.plain) as remote:
+with Owner(BOTH) as owner, opened(BOTH) as context, context.attach(owner.plain, timeout=LONG) as remote:
     remote.write(0, b"before__")
     assert model.modeldev_plan(b"fatal=1") == 0
     for _ in range(3):
