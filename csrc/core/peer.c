@@ -251,14 +251,16 @@ static bool moves(const struct peer *p, uint64_t *moved)
     return *moved != before;
 }
 
-/* Polls for spin_time(), counted from the last bytes on that an op has moved, but no longer than a slice; returns true
- * once *pending is 0. A poll reads memory that the device writes and is cheap: a few polls cost as much as taking the
- * lock, or as reading the clock. So there are POLLS of them for each of these. */
-static bool spin(struct peer *p, const uint32_t *pending, int64_t deadline)
+/* Polls for spin_time(), counted from the last bytes on that an op has moved, but no longer than a slice; returns
+ * true once *pending is 0. *slice: the end of that slice, or 0 if nothing was polled. A poll reads memory that the
+ * device writes and is cheap: a few polls cost as much as taking the lock, or as reading the clock. So there are
+ * POLLS of them for each of these. */
+static bool spin(struct peer *p, const uint32_t *pending, int64_t deadline, int64_t *slice)
 {
     enum { POLLS = 8 };
-    int64_t last = 0, until = 0, most = deadline_earlier(p->ctx->spin_ns, WAIT_SLICE_NS);
+    int64_t until = 0, most = deadline_earlier(p->ctx->spin_ns, WAIT_SLICE_NS);
     uint64_t moved = 0;
+    *slice = 0;
     if (!most) /* what was there at once has been reaped by the thread that posted */
         return false;
     for (;;) {
@@ -275,10 +277,10 @@ static bool spin(struct peer *p, const uint32_t *pending, int64_t deadline)
         if (!load_acquire_u32(pending))
             return true;
         int64_t now = clock_ns();
-        if (!last)
-            last = deadline_earlier(deadline, now + WAIT_SLICE_NS);
+        if (!*slice)
+            *slice = now + WAIT_SLICE_NS;
         if (!until)
-            until = deadline_earlier(last, now + most);
+            until = deadline_earlier(deadline_earlier(deadline, *slice), now + most);
         if (now >= until)
             return false;
     }
@@ -312,16 +314,19 @@ static bool sleep_while_pending(struct peer *p, const uint32_t *pending, int64_t
     return false;
 }
 
-/* Sleeps for at most one slice. Returns false if a signal handler or dsm_stop() wants the wait to end. Under
- * peer->lock, released meanwhile. */
-static bool sleep_slice(struct peer *p, const uint32_t *pending, int64_t deadline)
+/* Sleeps at most until the end of the slice, which is replaced by the next then: sleeps that bytes end early have one
+ * together. Returns false if a signal handler or dsm_stop() wants the wait to end. Under peer->lock, released
+ * meanwhile. */
+static bool sleep_slice(struct peer *p, const uint32_t *pending, int64_t deadline, int64_t *slice)
 {
-    int64_t slice = deadline_after(WAIT_SLICE_NS), until = deadline_earlier(deadline, slice);
-    bool signal = sleep_while_pending(p, pending, until);
+    bool signal = sleep_while_pending(p, pending, deadline_earlier(deadline, *slice));
     if (!load_acquire_u32(pending))
         return true;
-    if ((signal || clock_ns() >= slice) && interrupted(p))
-        return false;
+    if (signal || clock_ns() >= *slice) {
+        if (interrupted(p))
+            return false;
+        *slice = deadline_after(WAIT_SLICE_NS);
+    }
     return !wait_stopped(); /* last: interrupted() gives the lock back, and may run a handler that stops the ops */
 }
 
@@ -346,7 +351,8 @@ void peer_abort(struct peer *p)
 bool peer_sleep(struct peer *p, const uint32_t *pending, int64_t limit)
 {
     if (clock_ns() < limit) {
-        sleep_slice(p, pending, limit);
+        int64_t slice = deadline_after(WAIT_SLICE_NS);
+        sleep_slice(p, pending, limit, &slice);
         return false;
     }
     peer_reap(p);
@@ -363,12 +369,15 @@ bool peer_sleep(struct peer *p, const uint32_t *pending, int64_t limit)
 int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline)
 {
     int rc = 0;
-    if (!load_acquire_u32(pending) || spin(p, pending, deadline))
+    int64_t slice;
+    if (!load_acquire_u32(pending) || spin(p, pending, deadline, &slice))
         return 0;
+    if (!slice)
+        slice = deadline_after(WAIT_SLICE_NS);
     core_lock(&p->lock);
     if (deadline == DEADLINE_NEVER)
         deadline = peer_give_up_at(p);
-    for (bool go_on = !wait_stopped(); load_acquire_u32(pending); go_on = sleep_slice(p, pending, deadline)) {
+    for (bool go_on = !wait_stopped(); load_acquire_u32(pending); go_on = sleep_slice(p, pending, deadline, &slice)) {
         if (go_on && clock_ns() < deadline)
             continue;
         peer_reap(p); /* the ops may have completed in time */
@@ -392,10 +401,11 @@ static int leave_path(struct peer *p, int64_t deadline)
 {
     if (clock_ns() < p->held)
         return err_set(DSM_EPATH, 0, "%s", p->address);
+    int64_t slice = deadline_after(WAIT_SLICE_NS);
     core_lock(&p->lock);
     p->moving = true;
     for (bool go_on = true; go_on && p->ep->inflight && clock_ns() < deadline;)
-        go_on = sleep_slice(p, &p->ep->inflight, deadline);
+        go_on = sleep_slice(p, &p->ep->inflight, deadline, &slice);
     p->moving = !p->ep->inflight;
     bool idle = p->moving;
     core_unlock(&p->lock);

@@ -4,10 +4,12 @@ Each op has an outcome, it is true, and when the network is well again everythin
 """
 
 import contextlib
+import signal
 import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from accounts import SECONDS, Locker, Putter, Taker, at_last, at_work, check, limit, memory, users_of
 from tcp_relay import Relay
@@ -181,3 +183,41 @@ def test_what_was_found_by_name_goes_on(fault, here, cluster_name):
                 at_last(lambda: segment.write(0, 5))
             with here.segment("new") as segment:
                 assert segment.read(0) == 5
+
+
+class Enough(Exception):
+    pass
+
+
+def test_a_signal_is_handled_while_bytes_arrive():
+    """A wait that they end again and again asks for it, also where another thread has got the signal."""
+    ended, out, sleeps = threading.Event(), bytearray(1 << 20), []
+
+    def enough(*_):
+        raise Enough
+
+    def interrupt(user):
+        while not out[0] and not ended.wait(0.001):
+            pass
+        sleeps.append(user.stats["wakeups"])
+        signal.raise_signal(signal.SIGUSR1)
+
+    with Relay() as relay, context(listen=relay.listen, advertise=relay.advertise) as owner:
+        ones = np.ones(len(out), "u1")
+        with (
+            context(peer_timeout=3600) as user,
+            owner.register(ones) as region,
+            user.attach(region.descriptor) as remote,
+        ):
+            remote.read(0, bytearray(8))
+            relay.piece, relay.delay = 64, 0.001  # all of it would take 16 s
+            old, thread = signal.signal(signal.SIGUSR1, enough), threading.Thread(target=interrupt, args=[user])
+            try:
+                with pytest.raises(Enough):
+                    thread.start()
+                    remote.read(0, out)
+            finally:
+                ended.set()
+                thread.join()
+                signal.signal(signal.SIGUSR1, old)
+            assert not out[-1] and user.stats["wakeups"] - sleeps[0] < 200  # each of 1 ms; it is asked for every 50 ms
