@@ -23,7 +23,7 @@ HOSTS = f"""
 set -e
 mount -t tmpfs none /dev/shm
 ip link set lo up
-unshare --net sleep 600 &
+setpriv --pdeathsig KILL unshare --net sleep 600 &
 trap "kill $!" EXIT
 until [ "$(readlink /proc/$!/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do sleep 0.01; done
 there="nsenter --target $! --net"
