@@ -17,7 +17,7 @@ uint32_t frames_take(struct store_frames *f)
 
 void frames_put_back(struct store_frames *f, uint32_t frame)
 {
-    if (f->word && frame / PER_CHUNK == f->chunk)
+    if (f->word && !f->closing && frame / PER_CHUNK == f->chunk)
         f->free |= 1ull << frame % PER_CHUNK;
 }
 
@@ -42,7 +42,23 @@ static enum store_next swap(struct store_chunking *m, const struct store_env *e,
     return post(m, 1, step);
 }
 
+/* Whatever is answered, no frame of the chunk is used from now on. */
+static enum store_next give_up(struct store_chunking *m, const struct store_env *e)
+{
+    struct store_frames *f = e->frames;
+    f->closing = true;
+    f->free = 0;
+    return swap(m, e, f->chunk, f->word, chunk_next(f->word, 0, CHUNK_CLOSED), CHUNK_CLOSES);
+}
+
 /* ---- which chunk ---- */
+
+/* Besides those that are not open: one that the slot has open, and that this client does not know. The answer was lost
+ * when it was opened, or one of its frames was in doubt; the READ of the word has settled both. */
+static bool may_open(const struct store_env *e, uint64_t word)
+{
+    return chunk_state(word) != CHUNK_OPEN || chunk_owner(word) == e->slot + 1;
+}
 
 static enum store_next look(struct store_chunking *m, const struct store_env *e)
 {
@@ -60,9 +76,11 @@ static enum store_next look(struct store_chunking *m, const struct store_env *e)
 static enum store_next try(struct store_chunking *m, struct store_env *e)
 {
     for (; m->in < m->got; m->in++, m->looked++)
-        if (chunk_state(m->words[m->in]) != CHUNK_OPEN)
-            return swap(m, e, m->at + m->in, m->words[m->in], chunk_next(m->words[m->in], e->slot + 1, CHUNK_OPEN),
+        if (may_open(e, m->words[m->in])) {
+            e->frames->chunk = m->at + m->in;
+            return swap(m, e, e->frames->chunk, m->words[m->in], chunk_next(m->words[m->in], e->slot + 1, CHUNK_OPEN),
                         CHUNK_SWAPS);
+        }
     m->at = (m->at + m->got) % (uint32_t)e->shape->chunks;
     return look(m, e);
 }
@@ -98,9 +116,7 @@ static enum store_next find_free(struct store_chunking *m, struct store_env *e)
     for (uint32_t i = 0; i < PER_CHUNK; i++)
         if (head_state(m->heads[i]) != HEAD_FRAMED || head_low(m->heads[i]) != f->chunk * PER_CHUNK + i)
             f->free |= 1ull << i;
-    if (f->free)
-        return end(m, 0);
-    return swap(m, e, f->chunk, f->word, chunk_next(f->word, 0, CHUNK_CLOSED), CHUNK_CLOSES);
+    return f->free ? end(m, 0) : give_up(m, e);
 }
 
 /* ---- steps ---- */
@@ -113,22 +129,22 @@ static enum store_next opened(struct store_chunking *m, struct store_env *e)
         m->looked++;
         return try(m, e);
     }
-    *e->frames = (struct store_frames){.word = m->ops[0].desired, .chunk = m->at + m->in};
+    *e->frames = (struct store_frames){.word = m->ops[0].desired, .chunk = e->frames->chunk};
     if (chunk_state(from) != CHUNK_FREE)
         return read_pids(m, e);
     e->frames->free = ~0ull;
     return end(m, 0);
 }
 
+/* A chunk in doubt, or one whose opening got no answer, is the first that is looked at: a slot has one open. */
 static enum store_next begin(struct store_chunking *m, struct store_env *e)
 {
     struct store_frames *f = e->frames;
-    m->at = f->word ? (f->chunk + 1) % (uint32_t)e->shape->chunks : f->chunk % (uint32_t)e->shape->chunks;
-    if (!f->word || f->doubt) {
-        *f = (struct store_frames){.chunk = m->at};
-        return look(m, e);
-    }
-    return swap(m, e, f->chunk, f->word, chunk_next(f->word, 0, CHUNK_CLOSED), CHUNK_CLOSES);
+    if (f->word && !f->doubt)
+        return give_up(m, e);
+    m->at = f->chunk % (uint32_t)e->shape->chunks;
+    *f = (struct store_frames){.chunk = m->at};
+    return look(m, e);
 }
 
 /* The chunk is given up, also by an answer that was lost: no other client can open it before it is closed. */

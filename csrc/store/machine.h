@@ -22,9 +22,10 @@ enum store_next { STORE_DONE, STORE_POST, STORE_SLEEP, STORE_FRAMES };
 
 /* The chunk that a client has open, and which of its frames are free. */
 struct store_frames {
-    uint64_t word;  /* of the chunk; 0: none is open */
-    uint32_t chunk; /* its number, or where to look for the next one */
-    bool doubt;     /* a compare-swap that names one of its frames may still be under way: it is never closed */
+    uint64_t word;  /* of the chunk; 0: none is known to be open */
+    uint32_t chunk; /* its number; if none is known: where to look first. The slot has no other one open */
+    bool doubt;     /* a compare-swap that names one of its frames may still be under way */
+    bool closing;   /* it may be closed already, and another client's */
     uint64_t free;  /* a bit for each frame */
 };
 

@@ -114,6 +114,16 @@ static int close_chunk(const dsm_store *s, uint64_t chunk, uint64_t word)
                                       &old, remote_timeout(s->remote)));
 }
 
+/* The word says whether the client has it open; reading it settles what was in doubt. */
+static int close_own_chunk(const dsm_store *s)
+{
+    uint64_t word;
+    int rc = sure_read(s->remote, chunk_at(&s->shape, s->frames.chunk), &word, 8);
+    if (rc || chunk_state(word) != CHUNK_OPEN || chunk_owner(word) != s->env.slot + 1)
+        return rc;
+    return close_chunk(s, s->frames.chunk, word);
+}
+
 /* Closes what the dead client has left open, before another one gets its slot: chunk words name owners by slot. Until
  * then its frames are not used; the store has 64 for each slot. */
 static int close_chunks(void *arg, uint32_t slot, uint64_t dead)
@@ -172,7 +182,7 @@ int dsm_store_open(dsm_remote *r, dsm_store **out)
 
 int dsm_store_close(dsm_store *s)
 {
-    int rc = s->frames.word && !s->frames.doubt ? close_chunk(s, s->frames.chunk, s->frames.word) : 0;
+    int rc = close_own_chunk(s);
     if (!rc)
         rc = member_leave(s->remote, STORE_SLOTS, s->env.slot, s->identity);
     free(s->env.hints);

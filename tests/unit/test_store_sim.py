@@ -43,7 +43,7 @@ PLANTED = {
         "put_back(e->frames, head_low(m->guess))",
         "put_back(e->frames, m->frame)",
     ),
-    "a chunk of the living is adopted": ("chunk", "if (chunk_state(m->words[m->in]) != CHUNK_OPEN)", "if (1)"),
+    "a chunk of the living is adopted": ("chunk", "if (may_open(e, m->words[m->in]))", "if (1)"),
     "all frames of an adopted chunk are free": (
         "chunk",
         "if (head_state(m->heads[i])",

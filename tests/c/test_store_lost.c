@@ -1,0 +1,188 @@
+/*
+ * The machines of a store where answers are lost at chosen places, one client after the other. test_store_sim.c has the
+ * orders in which they can meet by chance; these are the ones that it hardly ever comes to.
+ */
+#include "base/mapped_ops.h"
+#include "check.h"
+#include "store/machine.h"
+
+enum { PAGES = 64, PAGE = 256 };
+
+/* What is to happen to the next posting with an op of this kind: it is executed, or not, and its answer is lost. */
+static enum lose { NOTHING, OPENING, CLOSING, HEAD } lose;
+static bool executed, unreadable, refused;
+static struct store_shape shape;
+static uint8_t *memory, page[PAGE];
+
+static struct client {
+    struct store_frames frames;
+    struct store_env env;
+} a, b;
+
+static void begin(uint32_t slots)
+{
+    free(memory);
+    shape = (struct store_shape){.page_bytes = PAGE, .slots = slots, .pages = PAGES, .id = 1};
+    CHECK(!store_lay_out(&shape) && (memory = calloc(1, shape.nbytes)) != NULL);
+    for (uint64_t i = 0; i < PAGES; i++)
+        ((uint64_t *)(void *)(memory + shape.heads))[i] = head_first(&shape, i);
+}
+
+static void come(struct client *c, uint32_t slot)
+{
+    *c = (struct client){.env = {.shape = &shape, .slot = slot, .frames = &c->frames}};
+}
+
+static enum lose kind_of(const dsm_op *op)
+{
+    if (op->code != DSM_OP_COMPARE_SWAP)
+        return NOTHING;
+    if (op->offset >= shape.heads)
+        return HEAD;
+    return chunk_state(op->desired) == CHUNK_OPEN ? OPENING : CLOSING;
+}
+
+static void execute(dsm_op *ops, uint32_t n)
+{
+    bool lost = lose && kind_of(&ops[n - 1]) == lose;
+    for (uint32_t i = 0; i < n; i++) {
+        dsm_op unseen = ops[i];
+        if (lost ? executed : !unreadable && !refused)
+            mapped_execute(memory, lost ? &unseen : &ops[i]);
+        ops[i].status = lost         ? -DSM_EUNKNOWN
+                        : unreadable ? -DSM_EPEER
+                        : !refused   ? 0
+                        : i          ? -DSM_ECANCELED
+                                     : -DSM_EACCESS;
+        ops[i].cause = lost ? -DSM_EPEER : 0;
+    }
+    unreadable = lost && lose == HEAD;
+    refused = false;
+    if (lost)
+        lose = NOTHING;
+}
+
+static int open_chunk(struct client *c)
+{
+    struct store_chunking m = {.step = CHUNK_BEGINS};
+    while (store_open_chunk_step(&m, &c->env) == STORE_POST)
+        execute(m.ops, m.n);
+    return m.status;
+}
+
+static int operate(struct client *c, enum store_kind kind, uint64_t pid, uint8_t with)
+{
+    struct store_op m = {.kind = kind, .pid = pid, .page = page};
+    enum store_next next;
+    int rc = 0;
+    memset(page, with, PAGE);
+    while (!rc && (next = store_step(&m, &c->env)) != STORE_DONE) {
+        if (next == STORE_POST)
+            execute(m.ops, m.n);
+        else if (next == STORE_FRAMES)
+            rc = open_chunk(c);
+    }
+    return rc ? rc : m.status;
+}
+
+static void allocate(struct client *c, uint64_t *ids)
+{
+    struct store_allocation m = {.ids = ids, .want = PAGES};
+    while (store_allocate_step(&m, &c->env) == STORE_POST)
+        execute(m.ops, m.n);
+    CHECK(!m.status);
+}
+
+static void write_all(struct client *c, const uint64_t *ids, uint8_t with)
+{
+    for (uint32_t i = 0; i < PAGES; i++)
+        CHECK(!operate(c, STORE_WRITE, ids[i], with));
+    for (uint32_t i = 0; i < PAGES; i++)
+        CHECK(!operate(c, STORE_READ, ids[i], 0) && page[0] == with && page[PAGE - 1] == with);
+}
+
+/* The chunk was closed, and its client does not know. Another one opens it. Then the first supersedes a frame there. */
+static void a_chunk_that_may_be_closed(void)
+{
+    uint64_t ids[PAGES];
+    begin(2);
+    come(&a, 0);
+    come(&b, 1);
+    allocate(&a, ids);
+    write_all(&a, ids, 1); /* all frames of a chunk */
+    b.frames.chunk = a.frames.chunk;
+    lose = CLOSING;
+    executed = true;
+    CHECK(operate(&a, STORE_WRITE, ids[0], 2) == -DSM_EUNKNOWN);
+    CHECK(!operate(&a, STORE_FREE, ids[5], 0));
+    CHECK(!operate(&b, STORE_WRITE, ids[1], 3)); /* in the frame of the page that was freed */
+    CHECK(!operate(&a, STORE_WRITE, ids[2], 4));
+    CHECK(!operate(&b, STORE_READ, ids[1], 0) && page[0] == 3);
+    CHECK(!operate(&b, STORE_READ, ids[2], 0) && page[0] == 4);
+}
+
+static void one_is_open(void)
+{
+    const uint64_t *words = (const uint64_t *)(const void *)(memory + shape.chunk_words);
+    int open = 0;
+    for (uint64_t i = 0; i < shape.chunks; i++)
+        open += chunk_state(words[i]) == CHUNK_OPEN;
+    CHECK(open == 1);
+}
+
+/* More answers are lost than there are chunks; then the client leaves with one in doubt, and another one comes. */
+static void chunks_are_found_again(enum lose what, bool takes_effect)
+{
+    uint64_t ids[PAGES];
+    begin(1);
+    come(&a, 0);
+    allocate(&a, ids);
+    write_all(&a, ids, 100);
+    for (uint8_t i = 1; i < 10; i++) {
+        lose = what;
+        executed = takes_effect;
+        if (what != HEAD)
+            a.frames.free = 0; /* it needs another chunk */
+        CHECK(operate(&a, STORE_WRITE, ids[i], i) == -DSM_EUNKNOWN && !lose);
+        write_all(&a, ids, i);
+        one_is_open();
+        write_all(&a, ids, i + 100);
+    }
+    lose = what;
+    a.frames.free &= what == HEAD ? ~0ull : 0;
+    CHECK(operate(&a, STORE_WRITE, ids[0], 1) == -DSM_EUNKNOWN);
+    unreadable = false;
+    come(&a, 0); /* another client, in the same slot */
+    write_all(&a, ids, 2);
+    write_all(&a, ids, 3);
+}
+
+static void the_cause_is_reported(void)
+{
+    uint64_t ids[PAGES];
+    begin(1);
+    come(&a, 0);
+    allocate(&a, ids);
+    write_all(&a, ids, 1);
+    CHECK(!operate(&a, STORE_WRITE, ids[0], 2));
+    struct store_op m = {.kind = STORE_WRITE, .pid = ids[0], .page = page};
+    while (store_step(&m, &a.env) == STORE_POST) {
+        refused = m.n == 2 && m.ops[0].code == DSM_OP_WRITE;
+        execute(m.ops, m.n);
+    }
+    CHECK(m.status == -DSM_EACCESS);
+}
+
+int main(void)
+{
+    a_chunk_that_may_be_closed();
+    for (int i = 0; i < 2; i++) {
+        chunks_are_found_again(OPENING, i);
+        chunks_are_found_again(CLOSING, i);
+        chunks_are_found_again(HEAD, i);
+    }
+    the_cause_is_reported();
+    free(memory);
+    puts("ok");
+    return 0;
+}
