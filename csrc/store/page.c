@@ -232,7 +232,7 @@ static enum store_next has_swapped(struct store_op *m, struct store_env *e)
     }
     put_back(m, e);
     if (op->status || m->ops[0].status)
-        return end(m, op->status ? op->status : m->ops[0].status);
+        return end(m, m->ops[0].status ? m->ops[0].status : op->status);
     return see(m, e, op->result);
 }
 

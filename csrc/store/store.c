@@ -78,7 +78,7 @@ static int open_chunk(dsm_store *s)
     ask(&env);
     while (store_open_chunk_step(&m, &env) == STORE_POST)
         execute(s, m.ops, m.n);
-    return m.status;
+    return err_known(m.status); /* whatever became of the chunk: the write has not begun */
 }
 
 static int drive(dsm_store *s, struct store_op *m)
