@@ -337,7 +337,7 @@ static void begin(struct client *c)
         return;
     }
     uint32_t recent = n_lives < 2 * PAGES ? n_lives : 2 * PAGES;
-    struct life *life = &lives[n_lives - 1 - chance(recent)];
+    struct life *life = &lives[n_lives - 1 - (chance(3) ? 0 : chance(recent))];
     enum store_kind kind = any_kind();
     if (values + 1 >= VALUES)
         kind = STORE_READ;
@@ -514,7 +514,7 @@ static void run(uint64_t number)
         come(&clients[i], chance(2));
     for (; steps_done < STEPS; steps_done++) {
         struct client *c = &clients[chance(CLIENTS)];
-        now += (int64_t)chance(2000);
+        now += (int64_t)(chance(1000) ? chance(2000) : chance(20000000000ull));
         disturb(c);
         act(c, false);
     }

@@ -49,7 +49,7 @@ PLANTED = {
         "if (head_state(m->heads[i])",
         "if (1 || head_state(m->heads[i])",
     ),
-    "frames of other chunks are put back": ("chunk", "f->word && frame / PER_CHUNK == f->chunk", "f->word"),
+    "frames of other chunks are put back": ("chunk", "!f->closing && frame / PER_CHUNK == f->chunk", "!f->closing"),
     "a chunk that was lost to another is used": ("chunk", "if (m->ops[0].result != from)", "if (0)"),
     "a page that was lost to another is given": ("allocate", "!op->status && op->result == op->operand", "!op->status"),
 }
