@@ -21,6 +21,7 @@ struct dsm_store {
     struct store_shape shape;
     struct store_frames frames;
     uint64_t identity;
+    uint64_t user; /* of memory that is not mapped: the thread that is in a call */
 };
 
 /* ---- the driver ---- */
@@ -221,20 +222,44 @@ dsm_store_shape dsm_store_shape_of(const dsm_store *s)
 
 /* ---- operations ---- */
 
+/* A call that waits may run signal handlers. One that uses the handle would change chunk and frames under the call that
+ * it has interrupted. */
+static int enter(dsm_store *s)
+{
+    uint64_t user = remote_is_mapped(s->remote) ? 0 : compare_swap_u64(&s->user, 0, this_thread());
+    if (!user)
+        return 0;
+    return user == this_thread() ? dsm_refuse_reentry("store")
+                                 : err_set(DSM_EBUSY, 0, "another thread is in a call with this handle of a store");
+}
+
+static int leave(dsm_store *s, int rc)
+{
+    if (!remote_is_mapped(s->remote))
+        store_release_u64(&s->user, 0);
+    return rc;
+}
+
 int dsm_store_allocate(dsm_store *s, uint64_t *ids, size_t n)
 {
     struct store_allocation m = {.ids = ids, .want = n};
+    int rc = enter(s);
+    if (rc)
+        return rc;
     while (store_allocate_step(&m, &s->env) == STORE_POST)
         execute(s, m.ops, m.n);
-    return m.status;
+    return leave(s, m.status);
 }
 
 static int operate(dsm_store *s, struct store_op *m, uint64_t *version)
 {
-    int rc = drive(s, m);
+    int rc = enter(s);
+    if (rc)
+        return rc;
+    rc = drive(s, m);
     if (version)
         *version = m->version;
-    return rc;
+    return leave(s, rc);
 }
 
 /* 0, or 1: the machine has to look. */

@@ -327,30 +327,78 @@ static int open_chunks(const uint8_t *memory, uint32_t clients, uint64_t chunks)
     return open;
 }
 
-/* One op fails, whichever it is; no write is in doubt then, since the store finds out. */
-static void one_failure(const char *plan)
+static dsm_ctx *owner, *user;
+static dsm_region *region;
+static dsm_remote *reached;
+
+static dsm_store *open_with_plan(const char *plan)
 {
     const dsm_store_shape small = {.page_bytes = PAGE, .clients = 2, .pages = 64};
-    dsm_ctx *owner = open_context(NULL), *user = open_context(plan);
-    dsm_region *region;
     uint8_t descriptor[DSM_DESC_MAX];
-    dsm_remote *r;
+    uint64_t size;
     dsm_store *s;
-    uint64_t pid, size;
+    owner = open_context(NULL);
+    user = open_context(plan);
     CHECK(!dsm_store_layout(&small, &size));
     CHECK(!dsm_alloc(owner, size, DSM_READ | DSM_WRITE | DSM_ATOMIC, &region));
     CHECK(!dsm_store_format(dsm_region_data(region), &small));
-    CHECK(!dsm_attach(user, descriptor, (size_t)dsm_region_descriptor(region, descriptor), -1, &r));
-    CHECK(!dsm_store_open(r, &s) || !dsm_store_open(r, &s));
+    CHECK(!dsm_attach(user, descriptor, (size_t)dsm_region_descriptor(region, descriptor), -1, &reached));
+    CHECK(!dsm_store_open(reached, &s) || !dsm_store_open(reached, &s));
+    return s;
+}
+
+static void close_all(void)
+{
+    CHECK(!dsm_remote_close(reached) && !dsm_region_close(region));
+    dsm_close(user);
+    dsm_close(owner);
+}
+
+/* One op fails, whichever it is; no write is in doubt then, since the store finds out. */
+static void one_failure(const char *plan)
+{
+    dsm_store *s = open_with_plan(plan);
+    uint64_t pid;
     CHECK(!dsm_store_allocate(s, &pid, 1) || !dsm_store_allocate(s, &pid, 1));
     int rc = dsm_store_write(s, pid, filled(page, 1), NULL);
     CHECK(!rc || (rc != -DSM_EUNKNOWN && !dsm_store_write(s, pid, page, NULL)));
     CHECK((!dsm_store_read(s, pid, got, NULL) || !dsm_store_read(s, pid, got, NULL)) && value_of(got) == 1);
     rc = dsm_store_close(s);
     CHECK(rc || !open_chunks(dsm_region_data(region), 2, 3));
-    CHECK(!dsm_remote_close(r) && !dsm_region_close(region));
-    dsm_close(user);
-    dsm_close(owner);
+    close_all();
+}
+
+static dsm_store *interrupted;
+static uint64_t interrupted_page;
+static int refusals;
+
+static int use_in_handler(void)
+{
+    uint64_t id;
+    refusals += dsm_store_write(interrupted, interrupted_page, page, NULL) == -DSM_EBUSY;
+    refusals += dsm_store_allocate(interrupted, &id, 1) == -DSM_EBUSY;
+    return 1; /* ends the wait */
+}
+
+/* The op with this number is dropped. Returns the number of the first op of the write. */
+static int write_that_waits(int dropped)
+{
+    char plan[32] = "";
+    dsm_stats stats;
+    if (dropped)
+        snprintf(plan, sizeof plan, "drop=%d", dropped);
+    interrupted = open_with_plan(plan);
+    CHECK(!dsm_store_allocate(interrupted, &interrupted_page, 1));
+    dsm_get_stats(user, &stats);
+    if (dropped) {
+        dsm_set_interrupt(use_in_handler);
+        CHECK(dsm_store_write(interrupted, interrupted_page, filled(page, 1), NULL) == -DSM_ETIME && refusals == 2);
+        dsm_set_interrupt(NULL);
+        CHECK(!dsm_store_write(interrupted, interrupted_page, page, NULL));
+    }
+    CHECK(!dsm_store_close(interrupted));
+    close_all();
+    return (int)stats.posts + 1;
 }
 
 static void lost_answers(void)
@@ -379,6 +427,7 @@ int main(void)
     killed_writers(r);
     by_ops();
     lost_answers();
+    write_that_waits(write_that_waits(0));
     CHECK(!dsm_remote_close(r));
     puts("ok");
     return 0;
