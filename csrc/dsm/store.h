@@ -39,7 +39,9 @@ int dsm_store_allocate(dsm_store *s, uint64_t *ids, size_t n);
  * EPAGE: no page has the id. EUNKNOWN: the answer was lost, and the change may or may not have taken effect; it is not
  * made again. ECORRUPT: the bytes of the page are not the ones that were written. EBUSY: other clients have all frames;
  * that takes dead ones whose death can't be proven. Or another call with the handle is under way: that of another
- * thread, or the one that a signal handler has interrupted. The page that is written must not change during the call. */
+ * thread, or the one that a signal handler has interrupted.
+ *
+ * The memory that a write is made from must not change during the call. */
 int dsm_store_read(dsm_store *s, uint64_t pid, void *out, uint64_t *version);
 int dsm_store_version(dsm_store *s, uint64_t pid, uint64_t *version);
 int dsm_store_write(dsm_store *s, uint64_t pid, const void *page, uint64_t *version);
