@@ -32,9 +32,10 @@ from dsmem.memory import Reference
 from dsmem.segment import Segment
 
 if _typing.TYPE_CHECKING:
-    from dsmem import clock, errors, queue, segment, sync
+    from dsmem import clock, errors, queue, segment, store, sync
     from dsmem.clock import SharedClock
     from dsmem.queue import Queue
+    from dsmem.store import Store
     from dsmem.sync import (
         Barrier,
         Condition,
@@ -74,6 +75,7 @@ __all__ = [
     "Semaphore",
     "SharedClock",
     "SpinLock",
+    "Store",
     "Way",
     "attach",
     "clock",
@@ -82,11 +84,12 @@ __all__ = [
     "get_include",
     "queue",
     "segment",
+    "store",
     "sync",
 ]
 __version__ = "0.1.0"
 
-_MODULES = ("clock", "errors", "queue", "segment", "sync")  # imported when they are first used
+_MODULES = ("clock", "errors", "queue", "segment", "store", "sync")  # imported when they are first used
 _HOMES = dict(where.split(":")[::-1] for where in _CLASSES.values())  # class → module, imported like these
 
 if not _typing.TYPE_CHECKING:  # type checkers see the imports above, and so report misspelt names

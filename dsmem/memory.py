@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,6 +17,17 @@ from dsmem import _core, errors, leaving
 _ID_OFFSET = 24
 MADE_OFFSET = 32
 MADE = struct.Struct("<QQ")  # time of creation, identity of the creator or 0
+
+_UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
+_SIZE = re.compile(r"(\d{1,15})\s*(?:([KMGT])(?:iB)?)?", re.ASCII)
+
+
+def bytes_of(text: str) -> int | None:
+    """Return the number of bytes that a text such as "4096", "64MiB" or "4G" says; None if it says none."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        return None
+    return int(found[1]) << (_UNITS[found[2]] if found[2] else 0)
 
 
 class Closable(Protocol):

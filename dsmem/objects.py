@@ -13,7 +13,12 @@ from dsmem.memory import Memory, Reference, adopt, open_or_leave
 from dsmem.names.base import Names
 from dsmem.names.local import LocalNames
 
-_LEAVING = (_core.Queue, _core.SyncHandle, _core.SegmentCore)  # classes whose handles have something to release at exit
+_LEAVING = (
+    _core.Queue,
+    _core.SyncHandle,
+    _core.SegmentCore,
+    _core.Store,
+)  # classes whose handles have something to release at exit
 
 
 class Owner(Protocol):

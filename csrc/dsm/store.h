@@ -48,6 +48,20 @@ int dsm_store_write(dsm_store *s, uint64_t pid, const void *page, uint64_t *vers
 /* ECONFLICT: the page does not have the expected version, but *version; nothing was written. */
 int dsm_store_compare_write(dsm_store *s, uint64_t pid, uint64_t expected, const void *page, uint64_t *version);
 int dsm_store_free(dsm_store *s, uint64_t pid);
+/* A read that never waits. 1: the memory is not mapped, or the page is not in a frame, or changes; call the other. */
+int dsm_store_read_now(const dsm_store *s, uint64_t pid, void *out, uint64_t *version);
+
+/* Operations on n pages, one after another; the first that fails ends the call. Those before it were done, none after
+ * it was, and the detail of the error has its index. A signal handler may end them as it ends a wait. */
+int dsm_store_read_many(dsm_store *s, const uint64_t *pids, size_t n, void *pages);
+int dsm_store_write_many(dsm_store *s, const uint64_t *pids, size_t n, const void *pages, uint64_t *versions);
+
+typedef struct {
+    uint64_t free_pages;
+    uint32_t clients; /* places taken, also by clients that are dead */
+} dsm_store_counts;
+/* They change meanwhile. */
+int dsm_store_count(dsm_store *s, dsm_store_counts *out);
 
 #ifdef __cplusplus
 }

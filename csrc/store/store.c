@@ -92,8 +92,11 @@ static int drive(dsm_store *s, struct store_op *m)
         case STORE_POST:
             execute(s, m->ops, m->n);
             break;
-        case STORE_SLEEP:
+        case STORE_SLEEP: /* no op is under way, and no frame is held */
             sleep_for(m->sleep_ns);
+            if (wait_interrupted())
+                rc =
+                    err_set(DSM_ETIME, 0, "a signal handler ended the wait for page %#llx", (unsigned long long)m->pid);
             break;
         case STORE_FRAMES:
             rc = open_chunk(s);
@@ -220,6 +223,34 @@ dsm_store_shape dsm_store_shape_of(const dsm_store *s)
     return (dsm_store_shape){.page_bytes = s->shape.page_bytes, .clients = s->shape.slots, .pages = s->shape.pages};
 }
 
+/* ---- counts ---- */
+
+/* How many of n words at 'offset' are of pages that are free, or of places that are taken. */
+static int count_words(const dsm_store *s, uint64_t offset, uint64_t n, bool heads, uint64_t *found)
+{
+    uint64_t words[PER_CHUNK];
+    *found = 0;
+    for (uint64_t from = 0; from < n; from += PER_CHUNK) {
+        uint64_t some = n - from < PER_CHUNK ? n - from : PER_CHUNK;
+        int rc = sure_read(s->remote, offset + 8 * from, words, 8 * some);
+        if (rc)
+            return rc;
+        for (uint64_t i = 0; i < some; i++)
+            *found += heads ? head_state(words[i]) == HEAD_FREE : words[i] != 0;
+    }
+    return 0;
+}
+
+int dsm_store_count(dsm_store *s, dsm_store_counts *out)
+{
+    uint64_t clients = 0;
+    int rc = count_words(s, head_at(&s->shape, 0), s->shape.pages, true, &out->free_pages);
+    if (!rc)
+        rc = count_words(s, slot_at(0), s->shape.slots, false, &clients);
+    out->clients = (uint32_t)clients;
+    return rc;
+}
+
 /* ---- operations ---- */
 
 /* A call that waits may run signal handlers. One that uses the handle would change chunk and frames under the call that
@@ -287,9 +318,14 @@ static int read_mapped(const dsm_store *s, uint64_t pid, uint8_t *out, uint64_t 
     return 0;
 }
 
+int dsm_store_read_now(const dsm_store *s, uint64_t pid, void *out, uint64_t *version)
+{
+    return remote_is_mapped(s->remote) ? read_mapped(s, pid, out, version) : 1;
+}
+
 int dsm_store_read(dsm_store *s, uint64_t pid, void *out, uint64_t *version)
 {
-    if (remote_is_mapped(s->remote) && !read_mapped(s, pid, out, version))
+    if (!dsm_store_read_now(s, pid, out, version))
         return 0;
     struct store_op m = {.kind = STORE_READ, .pid = pid, .page = out};
     return operate(s, &m, version);

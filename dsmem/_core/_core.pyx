@@ -120,6 +120,7 @@ include "barrier.pxi"
 include "once.pxi"
 include "tasks.pxi"
 include "clock.pxi"
+include "store.pxi"
 include "service.pxi"
 include "file.pxi"
 

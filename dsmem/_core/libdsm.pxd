@@ -39,6 +39,7 @@ cdef extern from "dsm.h" nogil:
     enum: DSM_EIO
     enum: DSM_EUNKNOWN
     enum: DSM_EPOOLFULL
+    enum: DSM_ESTOREFULL
 
     ctypedef struct dsm_ctx:
         pass
@@ -445,3 +446,29 @@ cdef extern from "dsm.h" nogil:
     int dsm_clock_lamport(const dsm_clock *c, uint64_t received, uint64_t *stamp)
     int dsm_clock_hybrid(const dsm_clock *c, uint64_t received, int64_t now_ms, uint64_t max_drift_ms, uint64_t *stamp)
     int dsm_clock_now(const dsm_clock *c, uint64_t *stamp)
+
+    ctypedef struct dsm_store:
+        pass
+    ctypedef struct dsm_store_shape:
+        uint32_t page_bytes
+        uint32_t clients
+        uint64_t pages
+    ctypedef struct dsm_store_counts:
+        uint64_t free_pages
+        uint32_t clients
+
+    int dsm_store_layout(const dsm_store_shape *shape, uint64_t *nbytes)
+    int dsm_store_format(void *memory, const dsm_store_shape *shape)
+    int dsm_store_open(dsm_remote *r, dsm_store **out)
+    int dsm_store_close(dsm_store *s)
+    dsm_store_shape dsm_store_shape_of(const dsm_store *s)
+    int dsm_store_allocate(dsm_store *s, uint64_t *ids, size_t n)
+    int dsm_store_read(dsm_store *s, uint64_t pid, void *out, uint64_t *version)
+    int dsm_store_read_now(const dsm_store *s, uint64_t pid, void *out, uint64_t *version)
+    int dsm_store_version(dsm_store *s, uint64_t pid, uint64_t *version)
+    int dsm_store_write(dsm_store *s, uint64_t pid, const void *page, uint64_t *version)
+    int dsm_store_compare_write(dsm_store *s, uint64_t pid, uint64_t expected, const void *page, uint64_t *version)
+    int dsm_store_free(dsm_store *s, uint64_t pid)
+    int dsm_store_read_many(dsm_store *s, const uint64_t *pids, size_t n, void *pages)
+    int dsm_store_write_many(dsm_store *s, const uint64_t *pids, size_t n, const void *pages, uint64_t *versions)
+    int dsm_store_count(dsm_store *s, dsm_store_counts *out)

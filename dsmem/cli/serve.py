@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 
 import click
@@ -10,20 +9,18 @@ import click
 import dsmem
 from dsmem import errors
 from dsmem.context import parse_fabrics
+from dsmem.memory import bytes_of
 from dsmem.names.server import GRACE_SECONDS, NameServer
-
-_UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
-_SIZE = re.compile(r"(\d{1,15})\s*(?:([KMGT])(?:iB)?)?")
 
 
 class _Bytes(click.ParamType[int]):
     name = "size"
 
     def convert(self, value: str | int, parameter: click.Parameter | None, context: click.Context | None) -> int:
-        found = _SIZE.fullmatch(str(value).strip())
+        found = bytes_of(str(value))
         if found is None:
             self.fail(f"{value!r} is not a number of bytes, such as 4096, 64MiB or 4GiB", parameter, context)
-        return int(found[1]) << (_UNITS[found[2]] if found[2] else 0)
+        return found
 
 
 def _fabrics(context: click.Context, parameter: click.Parameter, value: str) -> str:

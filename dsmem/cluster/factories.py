@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dsmem.clock import SharedClock
     from dsmem.queue import Queue
     from dsmem.segment import Segment
+    from dsmem.store import Store
 
 # The class of each kind. Its module is imported when the first such object is created or attached. dsmem exports the
 # classes under the same names.
@@ -34,6 +35,7 @@ CLASSES = {
     "spinlock": "dsmem.sync:SpinLock",
     "rlock": "dsmem.sync:RLock",
     "clock": "dsmem.clock:SharedClock",
+    "store": "dsmem.store:Store",
 }
 
 
@@ -514,6 +516,56 @@ class Cluster(ClusterBase):
         """
         clock: SharedClock = self._object("clock", name, {}, create=create, mode=mode, lifetime=lifetime, wait=timeout)
         return clock
+
+    def store(
+        self,
+        name: str,
+        *,
+        page_size: int | None = None,
+        capacity: int | str | None = None,
+        members: int | None = None,
+        create: bool | None = False,
+        mode: int | None = None,
+        lifetime: Lifetime = "name",
+        timeout: float | None = None,
+    ) -> Store:
+        """A store of pages, for processes of this host.
+
+        Parameters
+        ----------
+        page_size : int, optional
+            Bytes of a page: a multiple of 64 from 256 to 1 MiB; 4096 by default.
+        capacity : int or str, optional
+            Bytes of all pages together, such as ``1 << 30`` or ``"1GiB"``, rounded up to whole pages. Required to
+            create a store. A page takes 72 bytes more.
+        members : int, optional
+            Greatest number of open handles, 1 to 1024; 32 by default. Each takes the memory of 64 pages beside the
+            capacity.
+        name, create, mode, lifetime, timeout
+            As of :class:`Cluster`.
+
+        Returns
+        -------
+        Store
+
+        Raises
+        ------
+        MismatchError
+            The store exists with other properties than those that are given.
+        InvalidArgumentError
+            A property is invalid; the message says which one.
+        UnsupportedError
+            The names of the cluster are not this host's: they are in memory of a context, or at a server.
+        TooManyMembersError
+            All places for handles are in use by living processes.
+
+        Examples
+        --------
+        >>> store = cluster.store("db", capacity="64MiB", create=None)
+        """
+        given = {"page_size": page_size, "capacity": capacity, "members": members}
+        store: Store = self._object("store", name, given, create=create, mode=mode, lifetime=lifetime, wait=timeout)
+        return store
 
     def _object(self, kind: str, name: str, properties: dict[str, Any], **how: Any) -> Any:
         name = check_name(name)

@@ -108,6 +108,32 @@ static void all_pages(dsm_store *s)
     old_ids(s, ids);
 }
 
+/* Many in one call; the first that fails ends it. */
+static void many_pages(dsm_store *s, bool mapped)
+{
+    enum { N = 5 };
+    static uint8_t data[N][PAGE], out[N][PAGE];
+    uint64_t ids[N], versions[N], v;
+    dsm_store_counts before, after;
+    CHECK(!dsm_store_count(s, &before) && !dsm_store_allocate(s, ids, N) && !dsm_store_count(s, &after));
+    CHECK(after.free_pages == before.free_pages - N && after.clients == before.clients && after.clients);
+    for (uint64_t i = 0; i < N; i++)
+        filled(data[i], i + 1);
+    CHECK(!dsm_store_write_many(s, ids, N, data, versions) && !dsm_store_read_many(s, ids, N, out));
+    CHECK(!memcmp(data, out, sizeof out) && !dsm_store_version(s, ids[N - 1], &v) && v == versions[N - 1]);
+    CHECK(dsm_store_read_now(s, ids[0], got, &v) == !mapped && (!mapped || (v == versions[0] && value_of(got) == 1)));
+    CHECK(!dsm_store_free(s, ids[2]));
+    for (uint64_t i = 0; i < N; i++)
+        filled(data[i], i + 11);
+    CHECK(dsm_store_write_many(s, ids, N, data, versions) == -DSM_EPAGE);
+    CHECK(strstr(dsm_last_error()->detail, "ids[2] of 5"));
+    CHECK(!dsm_store_read(s, ids[1], got, NULL) && value_of(got) == 12);
+    CHECK(!dsm_store_read(s, ids[3], got, NULL) && value_of(got) == 4);
+    CHECK(dsm_store_read_many(s, ids, N, out) == -DSM_EPAGE && value_of(out[1]) == 12);
+    for (int i = 0; i < N; i++)
+        CHECK(i == 2 || !dsm_store_free(s, ids[i]));
+}
+
 /* What one client knows of a page is old when the other one has changed it. */
 static void two_clients(dsm_store *a, dsm_store *b)
 {
@@ -143,6 +169,7 @@ static void use(dsm_remote *r, dsm_remote *other)
     dsm_store *a = opened(r), *b = opened(other);
     CHECK(dsm_store_shape_of(a).pages == PAGES && dsm_store_shape_of(a).page_bytes == PAGE);
     one_page(a);
+    many_pages(a, dsm_remote_mapped(r) != NULL);
     no_such_pages(a);
     all_pages(a);
     all_pages(b);

@@ -72,6 +72,7 @@ class Other:
 OTHERS: dict[str, Any] = {}
 TYPES = (Index, Float, Memory, Items, Call, Object)
 SHORT = Float(0.02)
+PAGE_ID = 1 << 40  # of no page: a call looks for it
 
 NAMED: dict[str, tuple[Any, ...]] = {"name": (), "ref": (), "closed": (), "close": (), "unlink": (), "with": ()}
 HELD = {"token": (), "recovered": ()}
@@ -301,6 +302,20 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
         "break_": (Index(1),),
     },
     "SharedClock": NAMED,
+    "Store": {
+        **NAMED,
+        "page_size": (),
+        "allocate": (),
+        "allocate_many": (Index(2),),
+        "read": (Index(PAGE_ID), Memory(256)),
+        "read_many": (Items((PAGE_ID,)), Memory(256)),
+        "write": (Index(PAGE_ID), Memory(256)),
+        "write_many": (Items((PAGE_ID,)), Memory(256)),
+        "version": (Index(PAGE_ID),),
+        "compare_write": (Index(PAGE_ID), Index(1), Memory(256)),
+        "free": (Index(PAGE_ID),),
+        "stat": (),
+    },
     # What has no close(), but stands on a handle that has.
     "Batch": {
         "read": (Other("remote"), Index(0), Memory(8)),
@@ -343,7 +358,9 @@ NAMED_MAKERS: dict[str, Callable[[Any, str], Any]] = {
     "Barrier": lambda c, n: c.barrier(n, 2, create=True),
     "Once": lambda c, n: c.once(n, create=True),
     "SharedClock": lambda c, n: c.clock(n, create=True),
+    "Store": lambda c, n: c.store(n, page_size=256, capacity=2560, members=2, create=True),
 }
+LOCAL = ("Store",)  # classes whose objects are of this host only
 
 
 def public(cls: type) -> set[str]:
@@ -445,5 +462,9 @@ def makers(where: str) -> dict[str, Any]:
         "Pool": pool,
         "Remotes": remotes,
         "Remote": remote,
-        **{kind: _of_cluster(where, make) for kind, make in NAMED_MAKERS.items()},
+        **{
+            kind: _of_cluster(where, make)
+            for kind, make in NAMED_MAKERS.items()
+            if where == "local" or kind not in LOCAL
+        },
     }

@@ -251,6 +251,25 @@ def aborted(there: Any) -> None:
         batch.abort()
 
 
+SMALL = {"page_size": 256, "capacity": 1 << 20}
+
+
+def on_page(call: Callable[[Any, int], Any]) -> Callable[[Any], None]:
+    """The call on a page of its own, whose id is lost where an interrupt comes; the store has many."""
+
+    def with_page(store: Any) -> None:
+        pid = store.allocate()
+        call(store, pid)
+        store.free(pid)
+
+    return with_page
+
+
+def free_all(store: Any) -> None:
+    """An interrupt has cost a page at most; the store is as usable as before."""
+    assert store.stat()["free"] > 3000
+
+
 def itself(cluster: dsmem.Cluster) -> dsmem.Cluster:
     return cluster
 
@@ -391,6 +410,23 @@ BY_CLASS: dict[str, dict[str, Scene]] = {
         "writer": Scene(versions, lambda s: s.writer()),
         "break_": Scene(versions, lambda s: s.break_(1)),
     },
+    "Store": {
+        "allocate": Scene(of("store", **SMALL), lambda s: s.free(s.allocate()), free_all),
+        "allocate_many": Scene(of("store", **SMALL), lambda s: [s.free(int(p)) for p in s.allocate_many(2)], free_all),
+        "free": Scene(of("store", **SMALL), lambda s: s.free(s.allocate()), free_all),
+        "stat": Scene(of("store", **SMALL), lambda s: s.stat()),
+        **{
+            name: Scene(of("store", **SMALL), call, free_all)
+            for name, call in {
+                "read": on_page(lambda s, p: s.read(p)),
+                "write": on_page(lambda s, p: s.write(p, bytes(256))),
+                "version": on_page(lambda s, p: s.version(p)),
+                "compare_write": on_page(lambda s, p: s.compare_write(p, s.version(p), bytes(256))),
+                "read_many": on_page(lambda s, p: s.read_many([p])),
+                "write_many": on_page(lambda s, p: s.write_many([p], bytes(256))),
+            }.items()
+        },
+    },
     "Cluster": {
         "list": Scene(itself, lambda cl: cl.list(), shared=False),
         "gc": Scene(itself, lambda cl: cl.gc(), shared=False),
@@ -414,6 +450,7 @@ BY_CLASS: dict[str, dict[str, Scene]] = {
                 "clock": (),
             }.items()
         },
+        "store": Scene(itself, make_and_unlink("store", **SMALL), unmake, shared=False),
     },
     "Context": {
         "open": Scene(itself, opened, unmake, shared=False),
@@ -462,11 +499,12 @@ OWNERS = {
     "Stamped": ("get",),
 }
 NO_OBJECTS = ("Cluster", "Context", "Remote", "Pool", "Remotes", "Batch")
+LOCAL = ("Store",)  # of this host only
 REMOTE = {
     name: scene
     for name, scene in SCENES.items()
     for cls, call in [name.split(".")]
-    if cls not in NO_OBJECTS and call not in OWNERS.get(cls, ())
+    if cls not in NO_OBJECTS + LOCAL and call not in OWNERS.get(cls, ())
 }
 WRAPPED = {"Pickled": queue.Pickled, "Stamped": lambda made: queue.Stamped(made, clock.Lamport())}
 

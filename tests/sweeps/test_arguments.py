@@ -90,10 +90,19 @@ PLAIN = {
     "text": "00",
     "raw": b"",
     "timeout": 0.01,
+    "pid": 1 << 40,
+    "ids": [1 << 40],
+    "version": 1,
+    "capacity": 65536,
 }
 
 
-NEEDED = {"segment": ["shape"], "barrier": ["parties"], "semaphore": ["n"]}  # to make one, though it has a default
+NEEDED = {
+    "segment": ["shape"],
+    "store": ["capacity"],
+    "barrier": ["parties"],
+    "semaphore": ["n"],
+}  # to make one, though it has a default
 
 
 class BoredError(BaseException):
@@ -123,7 +132,11 @@ class World:
         self.stack = stack
 
     def named(self, kind, cluster):
-        how = {"barrier": {"parties": 2}, "segment": {"shape": 8, "dtype": "i8", "versioned": True}}.get(kind, {})
+        how = {
+            "barrier": {"parties": 2},
+            "segment": {"shape": 8, "dtype": "i8", "versioned": True},
+            "store": {"page_size": 256, "capacity": "16KiB", "members": 128},
+        }.get(kind, {})
         owned = {"owned": False} if kind == "counting_semaphore" else {}
         make = getattr(cluster, kind.removeprefix("counting_"))
         try:
@@ -242,7 +255,7 @@ def world(cluster_name):
 
 
 def public_classes():
-    modules = [dsmem, dsmem.clock, dsmem.queue, dsmem.segment, dsmem.sync]
+    modules = [dsmem, dsmem.clock, dsmem.queue, dsmem.segment, dsmem.store, dsmem.sync]
     found = {getattr(module, name) for module in modules for name in module.__all__}
     return sorted((thing for thing in found if inspect.isclass(thing)), key=lambda cls: cls.__name__)
 

@@ -293,6 +293,7 @@ CLASSES += [
     queue.Pickled,
     queue.Stamped,
     dsmem.Segment,
+    dsmem.Store,
     dsmem.Cluster,
     dsmem.Context,
     _core.Remote,

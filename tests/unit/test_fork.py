@@ -142,6 +142,17 @@ def a_clock(here):
     yield here.clock("it", create=True)
 
 
+@contextlib.contextmanager
+def a_store(here):
+    store = here.store("it", page_size=256, capacity=2560, members=3, create=True)
+    store.write(store.allocate(), b"p" * 256)  # opens a chunk of frames
+    yield store
+    pid = store.allocate()
+    assert store.write(pid, b"q" * 256) and store.read(pid) == b"q" * 256
+    store.free(pid)
+    assert store.stat()["free"] == 9
+
+
 SCENES = {
     "lock": held_lock,
     "spinlock": lambda here: held_lock(here, "spinlock"),
@@ -156,6 +167,7 @@ SCENES = {
     "segment": a_segment,
     "queue": a_queue,
     "clock": a_clock,
+    "store": a_store,
 }
 assert set(SCENES) == set(CLASSES)
 
@@ -223,6 +235,14 @@ def use_clock(clock):
     assert Lamport(clock).send() > 0
 
 
+def use_store(store):
+    pid = store.allocate()
+    for value in (b"c", b"d"):
+        store.write(pid, value * 256)
+    assert store.read(pid) == b"d" * 256
+    store.free(pid)
+
+
 USES = {
     **dict.fromkeys(("lock", "spinlock", "rlock"), use_lock),
     "condition": use_condition,
@@ -235,6 +255,7 @@ USES = {
     "segment": use_segment,
     "queue": use_queue,
     "clock": use_clock,
+    "store": use_store,
 }
 
 

@@ -40,6 +40,7 @@ USED_BY_THREADS = {
     "queue": lambda obj: (obj.put(b"x" * 100), obj.get(), obj.flush()),
     "clock": lambda obj: Lamport(obj).send(),
     "condition": lambda obj: obj.acquire() and (obj.wait(0.001), obj.release()),
+    "store": lambda obj: (pid := obj.allocate(), obj.write(pid, bytes(256)), obj.read(pid), obj.free(pid)),
 }
 MADE = {
     "semaphore": {"n": 2},
@@ -47,6 +48,7 @@ MADE = {
     "barrier": {"parties": 2},
     "segment": {"shape": 4, "dtype": "i8", "versioned": True},
     "queue": {"producers": 4, "consumers": "many"},
+    "store": {"page_size": 256, "capacity": 1 << 16},
 }
 
 

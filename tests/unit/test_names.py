@@ -348,7 +348,12 @@ def test_files_that_are_no_objects(here, name):
 def test_objects_of_another_release(here, name, kind, other):
     """Refused by every way in, with what it is and what to do; it can be seen and removed."""
     path = local.user_folder(os.geteuid()) / name / "a"
-    how = {"barrier": {"parties": 2}, "segment": {"shape": 4}, "counting_semaphore": {"owned": False}}.get(kind, {})
+    how = {
+        "barrier": {"parties": 2},
+        "segment": {"shape": 4},
+        "counting_semaphore": {"owned": False},
+        "store": {"capacity": 4096},
+    }.get(kind, {})
     make = getattr(here, kind.removeprefix("counting_"))
     obj = make("a", create=True, **how)
     ref = obj.ref

@@ -1,0 +1,48 @@
+/* Many pages in one call, one after another. Between two of them a signal handler may end the call. */
+#include "../base/error.h"
+#include "../core/core.h"
+#include "layout.h"
+
+enum { BETWEEN_LOOKS = 256 };
+
+static int ended(size_t i)
+{
+    if (i % BETWEEN_LOOKS != BETWEEN_LOOKS - 1 || !wait_interrupted())
+        return 0;
+    return err_set(DSM_ETIME, 0, "a signal handler ended the call before ids[%zu]", i);
+}
+
+static int failed_at(int rc, size_t i, size_t n)
+{
+    dsm_failure f = *dsm_last_error();
+    return err_set_op(-rc, f.cause, f.status, f.vendor,
+                      "ids[%zu] of %zu: %s (those before it were done, none after it)", i, n, f.detail);
+}
+
+int dsm_store_read_many(dsm_store *s, const uint64_t *pids, size_t n, void *pages)
+{
+    uint64_t each = dsm_store_shape_of(s).page_bytes;
+    for (size_t i = 0; i < n; i++) {
+        int rc = ended(i);
+        if (rc)
+            return rc;
+        rc = dsm_store_read(s, pids[i], (char *)pages + i * each, NULL);
+        if (rc)
+            return failed_at(rc, i, n);
+    }
+    return 0;
+}
+
+int dsm_store_write_many(dsm_store *s, const uint64_t *pids, size_t n, const void *pages, uint64_t *versions)
+{
+    uint64_t each = dsm_store_shape_of(s).page_bytes;
+    for (size_t i = 0; i < n; i++) {
+        int rc = ended(i);
+        if (rc)
+            return rc;
+        rc = dsm_store_write(s, pids[i], (const char *)pages + i * each, &versions[i]);
+        if (rc)
+            return failed_at(rc, i, n);
+    }
+    return 0;
+}

@@ -1,0 +1,146 @@
+"""Stores of pages: fixed-size pages that any process of a host reads and replaces, each at one instant.
+
+:meth:`dsmem.Cluster.store` creates and finds them. docs/protocols/pages.md specifies their layout and steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dsmem import _core, errors
+from dsmem.memory import Memory, bytes_of
+from dsmem.names.base import Format
+from dsmem.objects import NamedObject, Owner
+
+__all__ = ["Store"]
+
+_PAGE_SIZE = 4096
+_MEMBERS = 32
+
+
+def _number(default: int, **given: Any) -> int:
+    ((what, value),) = given.items()
+    number = _core.checked_int(default if value is None else value, 1, (1 << 32) - 1)
+    if number is None:
+        raise errors.InvalidArgumentError(f"{what}={value!r:.80}: a whole number, at least 1")
+    return number
+
+
+def _bytes(capacity: int | str) -> int:
+    number = bytes_of(capacity) if isinstance(capacity, str) else _core.checked_int(capacity, 1, (1 << 64) - 1)
+    if not number:
+        raise errors.InvalidArgumentError(f"capacity={capacity!r:.80}: a number of bytes, such as 67108864 or '64MiB'")
+    return number
+
+
+def _pages(capacity: int | str, page_size: int) -> int:
+    return -(-_bytes(capacity) // page_size)
+
+
+class Store(NamedObject, _core.Store):
+    """A store of pages under a name; :meth:`dsmem.Cluster.store` creates and finds one.
+
+    A page is replaced as a whole. A reader gets one version of it, whatever writers do meanwhile, and neither waits for
+    the other. Ids are numbers that may be given to other processes at once.
+
+    Raises
+    ------
+    ClosedError
+        From any method: the store is closed.
+    BusyError
+        A signal handler writes in the midst of a write of the same handle. Reads are possible there.
+    CorruptError
+        A page is not what was written; another process has overwritten the memory.
+
+    Notes
+    -----
+    Threads may share a store. Their reads run beside each other; writes and the like take turns.
+
+    A process may be killed or stopped at any instruction: its change of a page has happened or not, and no other
+    process waits for it. Pages that it had allocated stay so, also those whose ids no process knows.
+
+    Examples
+    --------
+    >>> store = cluster.store("db", capacity="64MiB", create=None)
+    >>> pid = store.allocate()
+    >>> version = store.write(pid, b"first".ljust(4096))
+    >>> store.compare_write(pid, version, b"second".ljust(4096)) > version
+    True
+    >>> store.read(pid)[:6]
+    b'second'
+    """
+
+    def __init__(self, memory: Memory, cluster: Owner | None, name: str) -> None:
+        _core.Store.__init__(self, memory.remote)
+        NamedObject.__init__(self, memory, cluster, name)
+
+    @classmethod
+    def _layout(
+        cls, page_size: int | None = None, capacity: int | str | None = None, members: int | None = None
+    ) -> tuple[int, Format]:
+        if capacity is None:
+            raise errors.InvalidArgumentError("a store can't be made without capacity=, such as '64MiB'")
+        size, places = _number(_PAGE_SIZE, page_size=page_size), _number(_MEMBERS, members=members)
+        shape = size, _pages(capacity, size), places
+        return _core.store_nbytes(*shape), lambda view: _core.store_format(view, *shape)
+
+    @classmethod
+    def _open(
+        cls,
+        memory: Memory,
+        cluster: Owner | None,
+        name: str,
+        *,
+        page_size: int | None = None,
+        capacity: int | str | None = None,
+        members: int | None = None,
+    ) -> Store:
+        if memory.remote.context is not None:
+            raise errors.UnsupportedError(
+                f"a store ({name!r}) works between processes of one host so far, not in memory of a context or at a "
+                "server; use the names of this host: dsmem.connect()"
+            )
+        store = cls(memory, cluster, name)
+        try:
+            store._compare(page_size, capacity, members)
+        except BaseException:
+            _core.Store.close(store)
+            raise
+        return store
+
+    def _compare(self, page_size: int | None, capacity: int | str | None, members: int | None) -> None:
+        there, different = self._shape, []
+        if page_size is not None and _number(0, page_size=page_size) != there["page_size"]:
+            different.append(f"page_size={there['page_size']}, not {page_size}")
+        if capacity is not None and _pages(capacity, there["page_size"]) != there["pages"]:
+            different.append(f"capacity={there['pages'] * there['page_size']}, not {capacity}")
+        if members is not None and _number(0, members=members) != there["members"]:
+            different.append(f"members={there['members']}, not {members}")
+        if different:
+            raise errors.MismatchError(f"store {self._name!r} has {' and '.join(different)}")
+
+    def free(self, pid: int) -> None:
+        """Free a page. Its id is not given to another page; one that reads it later gets PageNotFoundError.
+
+        Parameters
+        ----------
+        pid : int
+            Its id.
+
+        Raises
+        ------
+        PageNotFoundError
+            The page was freed before, or never allocated.
+        """
+        self._free(pid)
+
+    def close(self) -> None:
+        """Close this handle. The pages stay. Closing twice has no effect.
+
+        Raises
+        ------
+        BusyError
+            Calls are under way in other threads.
+        """
+        _core.Store.close(self)
+        NamedObject.close(self)
