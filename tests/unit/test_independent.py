@@ -19,6 +19,7 @@ from dsmem.clock import HybridClock, Lamport
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="independent.py relies on the order of stores")
 
 SECONDS = 60
+NOT_GIVEN = 1 << 40  # no file has got so far, however many clients of servers it has given numbers to
 
 # Says its identity, and lives until its input ends.
 _LIVE = "import sys; from dsmem import _core; print(_core.identity(), flush=True); sys.stdin.read()"
@@ -47,7 +48,7 @@ def test_it_does_without_dsmem():
 def test_identity():
     own = independent.identity()
     assert own != _core.identity() and not _core.identity_dead(own) and _core.identity_pid(own) == os.getpid()
-    assert not independent.ended(_core.identity()) and not independent.ended(own + 10**6)
+    assert not independent.ended(_core.identity()) and not independent.ended(own + NOT_GIVEN)
     with subprocess.Popen([sys.executable, "-c", _LIVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         number = int(other.stdout.readline())
         assert not independent.ended(number) and _core.identity_pid(number) == other.pid

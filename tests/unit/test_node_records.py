@@ -9,6 +9,8 @@ import pytest
 
 from dsmem import _core, node_records
 
+NOT_GIVEN = 1 << 40  # no file has got so far, however many clients of servers it has given numbers to
+
 CREATOR = """
 import pathlib, sys, time
 from dsmem import node_records
@@ -117,7 +119,7 @@ def test_sweep_never_raises(folder, monkeypatch, dead):
 
 def test_what_is_not_proven_dead_stays(folder):
     """Its creator may live in a container with another /dev/shm, or nothing could tell of its end."""
-    for unknown in (1, _core.identity() + 10**6, 1 << 63 | 5):
+    for unknown in (1, _core.identity() + NOT_GIVEN, 1 << 63 | 5):
         (folder / f"dsmem-1-{unknown:016x}-node").touch()
     assert node_records.sweep() == [] and all(lives for _, lives in node_records.scan())
 
