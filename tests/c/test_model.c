@@ -15,6 +15,7 @@
 #include "pieces.h"
 #undef ibv_query_port
 #undef ibv_reg_mr
+#include "linked_model.h"
 
 #include <pthread.h>
 #include <sys/stat.h>
@@ -23,22 +24,6 @@
 
 #define MS INT64_C(1000000)
 enum { BIG = 64 * 1024, ROWS = 512 };
-
-/* The model is linked into this program. */
-static void fill(void)
-{
-#define VERBS_SYM(name, version) ibv.name = ibv_##name;
-#include "fabric/verbs/sym.def"
-#undef VERBS_SYM
-}
-
-int __wrap_verbs_load(void);
-int __wrap_verbs_load(void)
-{
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, fill);
-    return 0;
-}
 
 static dsm_ctx *open_verbs(void) { return open_with(options_of("verbs")); }
 

@@ -18,6 +18,7 @@
 #include "fabric/verbs/lib.h"
 #undef ibv_query_port
 #undef ibv_reg_mr
+#include "linked_model.h"
 
 #include <poll.h>
 #include <pthread.h>
@@ -27,22 +28,6 @@
 
 #define MS INT64_C(1000000)
 enum { WORD = 0, MINE = 64, BULK = 4096, BULK_BYTES = 32768, NBYTES = 65536, THREADS = 4, DEPTH = 128 };
-
-/* The model is linked into this program. */
-static void fill(void)
-{
-#define VERBS_SYM(name, version) ibv.name = ibv_##name;
-#include "fabric/verbs/sym.def"
-#undef VERBS_SYM
-}
-
-int __wrap_verbs_load(void);
-int __wrap_verbs_load(void)
-{
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, fill);
-    return 0;
-}
 
 static dsm_ctx *owner, *user;
 static dsm_region *region;

@@ -8,11 +8,11 @@ import signal
 import struct
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
+from names_server import address, running
 from tcp_relay import Relay
 
 import dsmem
@@ -74,20 +74,8 @@ def context(**options):
 
 @contextlib.contextmanager
 def serving(grace, **options):
-    with context(**options) as at:
-        server, ready = NameServer(at, grace=grace), threading.Event()
-        thread = threading.Thread(target=server.run, args=[ready.set])
-        thread.start()
-        try:
-            assert ready.wait(SECONDS)
-            yield server
-        finally:
-            server.stop()
-            thread.join()
-
-
-def address(of, cluster):
-    return of.context.agent_address.replace("tcp:", "tcp://") + f"/{cluster}"
+    with context(**options) as at, running(NameServer(at, grace=grace)) as server:
+        yield server
 
 
 class Holder:

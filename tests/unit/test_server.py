@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from interrupts import sweep
+from names_server import address, running
 
 import dsmem
 from dsmem import _core, errors
@@ -36,26 +37,14 @@ def context(**options):
 
 @contextlib.contextmanager
 def serving(listen="127.0.0.1", **options):
-    with context(listen=listen) as at:
-        server, ready = NameServer(at, **options), threading.Event()
-        thread = threading.Thread(target=server.run, args=[ready.set])
-        thread.start()
-        try:
-            assert ready.wait(SECONDS)
-            yield server
-        finally:
-            server.stop()
-            thread.join()
+    with context(listen=listen) as at, running(NameServer(at, **options)) as server:
+        yield server
 
 
 @pytest.fixture
 def server():
     with serving() as server:
         yield server
-
-
-def address(of, cluster):
-    return of.context.agent_address.replace("tcp:", "tcp://") + f"/{cluster}"
 
 
 @pytest.fixture
