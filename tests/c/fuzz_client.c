@@ -4,6 +4,7 @@
  * that the fuzzer gets to the grant. With the fourth bit the rest is the difference from a good grant.
  */
 #include "agent/agent.h"
+#include "base/thread.h"
 #include "base/wire.h"
 #include "check.h"
 #include "context.h"
@@ -142,7 +143,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     answer.bytes = bytes;
     answer.n = n;
     size_t len = (size_t)descriptor_write(&where, raw);
-    CHECK(!pthread_create(&thread, NULL, serve, NULL));
+    CHECK(!thread_start(&thread, serve, NULL)); /* so that no call of it ends early by the alarm of libFuzzer */
     if (!dsm_attach(context, raw, len, 1000000000, &remote)) {
         uint64_t word;
         int rc = 0;

@@ -282,7 +282,10 @@ static void exchange(int fd)
         if (sent == length && !shut)
             shut = !shutdown(fd, SHUT_WR);
         struct pollfd p = {.fd = fd, .events = (short)(POLLIN | (sent < length ? POLLOUT : 0))};
-        CHECK(poll(&p, 1, 10000) == 1); /* an owner that neither reads nor answers nor closes has stalled */
+        int ready = poll(&p, 1, 10000);
+        if (ready < 0 && errno == EINTR) /* the alarm with which libFuzzer looks for a hang */
+            continue;
+        CHECK(ready == 1); /* an owner that neither reads nor answers nor closes has stalled */
         if (p.revents & POLLOUT) {
             ssize_t n = send(fd, stream + sent, length - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
             if (n > 0)
