@@ -2,11 +2,18 @@
 
 #include <assert.h>
 #include <string.h>
-#ifdef __SSE2__
-#include <emmintrin.h>
+#ifdef __x86_64__
+#include <immintrin.h>
 #endif
 
-enum { STRIPE = 64, LANES = 8, SECRET = 192, STEP = 8, STRIPES = (SECRET - STRIPE) / STEP, BLOCK = STRIPE * STRIPES };
+enum {
+    STRIPE = XXH3_STRIPE,
+    LANES = 8,
+    SECRET = 192,
+    STEP = 8,
+    STRIPES = (SECRET - STRIPE) / STEP,
+    BLOCK = STRIPE * STRIPES
+};
 
 #define PRIME32_1 0x9E3779B1u
 #define PRIME32_2 0x85EBCA77u
@@ -39,66 +46,74 @@ static inline uint64_t word(const uint8_t *p)
     return v;
 }
 
-/* Lanes do not depend on each other, two are one vector of every machine, and the swap of neighbours is a shuffle. */
-typedef uint64_t pair __attribute__((vector_size(16)));
+static const uint64_t first[LANES] = {PRIME32_3, PRIME64_1, PRIME64_2, PRIME64_3,
+                                      PRIME64_4, PRIME32_2, PRIME64_5, PRIME32_1};
 
-static inline pair pair_at(const uint8_t *p)
+static uint64_t merge(const uint64_t sum[LANES], const uint8_t *key, uint64_t h)
 {
-    pair v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-/* Of the lower and the upper 32 bits of each word. Compilers do not see that one instruction of x86 does this. */
-static inline pair product_of_halves(pair v)
-{
-#ifdef __SSE2__
-    return (pair)_mm_mul_epu32((__m128i)v, (__m128i)(v >> 32));
-#else
-    return (v & 0xffffffff) * (v >> 32);
-#endif
-}
-
-static inline void accumulate(pair sum[LANES / 2], const uint8_t *stripe, const uint8_t *key)
-{
-    for (int i = 0; i < LANES / 2; i++) {
-        pair data = pair_at(stripe + 16 * i), mixed = data ^ pair_at(key + 16 * i);
-        sum[i] += (pair){data[1], data[0]} + product_of_halves(mixed);
-    }
-}
-
-static inline void scramble(pair sum[LANES / 2])
-{
-    for (int i = 0; i < LANES / 2; i++)
-        sum[i] = (sum[i] ^ sum[i] >> 47 ^ pair_at(secret + SECRET - STRIPE + 16 * i)) * PRIME32_1;
-}
-
-static uint64_t merge(const pair sum[LANES / 2], const uint8_t *key, uint64_t h)
-{
-    for (int i = 0; i < LANES / 2; i++) {
+    for (int i = 0; i < LANES; i += 2) {
         unsigned __int128 product =
-            (unsigned __int128)(sum[i][0] ^ word(key + 16 * i)) * (sum[i][1] ^ word(key + 16 * i + 8));
+            (unsigned __int128)(sum[i] ^ word(key + 8 * i)) * (sum[i + 1] ^ word(key + 8 * i + 8));
         h += (uint64_t)product ^ (uint64_t)(product >> 64);
     }
     h = (h ^ h >> 37) * AVALANCHE;
     return h ^ h >> 32;
 }
 
-struct hash128 xxh3_128(const void *bytes, uint64_t nbytes)
+static struct hash128 merged(const uint64_t sum[LANES], uint64_t nbytes)
 {
-    const uint8_t *p = bytes;
-    pair sum[LANES / 2] = {
-        {PRIME32_3, PRIME64_1}, {PRIME64_2, PRIME64_3}, {PRIME64_4, PRIME32_2}, {PRIME64_5, PRIME32_1}};
-    assert(nbytes >= XXH3_LEAST);
-    uint64_t blocks = (nbytes - 1) / BLOCK, stripes = (nbytes - 1) % BLOCK / STRIPE;
-    for (; blocks; blocks--, p += BLOCK) {
-        for (int i = 0; i < STRIPES; i++)
-            accumulate(sum, p + STRIPE * i, secret + STEP * i);
-        scramble(sum);
-    }
-    for (uint64_t i = 0; i < stripes; i++)
-        accumulate(sum, p + STRIPE * i, secret + STEP * i);
-    accumulate(sum, (const uint8_t *)bytes + nbytes - STRIPE, secret + SECRET - STRIPE - 7);
     return (struct hash128){merge(sum, secret + 11, nbytes * PRIME64_1),
                             merge(sum, secret + SECRET - STRIPE - 11, ~(nbytes * PRIME64_2))};
+}
+
+/* Lanes do not depend on each other, so a vector holds as many as the CPU has room for, and the swap of neighbours is a
+ * shuffle. */
+#define VECTOR(bytes) uint64_t __attribute__((vector_size(bytes)))
+
+/* The compiler may not load the bytes a second time: they may have changed, and another value would be hashed than was
+ * stored. */
+#if defined(__x86_64__)
+#define LOADED_ONCE(v) __asm__("" : "+x"(v))
+#elif defined(__aarch64__)
+#define LOADED_ONCE(v) __asm__("" : "+w"(v))
+#else
+#define LOADED_ONCE(v) __asm__("" : "+m"(v))
+#endif
+
+#define HASH xxh3_plain
+#define WIDTH 16
+#define TARGET
+#define NEIGHBOURS(v) ((vector){(v)[1], (v)[0]})
+#ifdef __x86_64__ /* compilers do not see that one instruction does this */
+#define PRODUCT_OF_HALVES(v) ((vector)_mm_mul_epu32((__m128i)(v), (__m128i)((v) >> 32)))
+#else
+#define PRODUCT_OF_HALVES(v) (((v)&0xffffffff) * ((v) >> 32))
+#endif
+#include "xxh3_steps.h"
+
+#ifdef __x86_64__
+#define HASH xxh3_avx2
+#define WIDTH 32
+#define TARGET static __attribute__((target("avx2")))
+#define NEIGHBOURS(v) ((vector)_mm256_shuffle_epi32((__m256i)(v), 0x4e))
+#define PRODUCT_OF_HALVES(v) ((vector)_mm256_mul_epu32((__m256i)(v), (__m256i)((v) >> 32)))
+#include "xxh3_steps.h"
+#endif
+
+static inline struct hash128 hash(uint8_t *to, const uint8_t *from, uint64_t nbytes)
+{
+    assert(nbytes >= XXH3_LEAST);
+#ifdef __x86_64__
+    if (__builtin_cpu_supports("avx2"))
+        return xxh3_avx2(to, from, nbytes);
+#endif
+    return xxh3_plain(to, from, nbytes);
+}
+
+struct hash128 xxh3_128(const void *bytes, uint64_t nbytes) { return hash(NULL, bytes, nbytes); }
+
+struct hash128 xxh3_128_copy(void *to, const void *from, uint64_t nbytes)
+{
+    assert(nbytes % STRIPE == 0);
+    return hash(to, from, nbytes);
 }

@@ -13,7 +13,7 @@
 
 #include <stdint.h>
 
-enum { XXH3_LEAST = 241 };
+enum { XXH3_LEAST = 241, XXH3_STRIPE = 64 };
 
 struct hash128 {
     uint64_t low, high;
@@ -21,5 +21,9 @@ struct hash128 {
 
 /* nbytes: at least XXH3_LEAST. */
 struct hash128 xxh3_128(const void *bytes, uint64_t nbytes);
+/* Copies the bytes and hashes the copy, also if others change them meanwhile. nbytes: also a multiple of XXH3_STRIPE. */
+struct hash128 xxh3_128_copy(void *to, const void *from, uint64_t nbytes);
+/* What both do on a CPU without wider vectors. to: NULL, or as above. */
+struct hash128 xxh3_plain(uint8_t *to, const uint8_t *from, uint64_t nbytes);
 
 #endif
