@@ -41,7 +41,8 @@ int dsm_store_allocate(dsm_store *s, uint64_t *ids, size_t n);
  * that takes dead ones whose death can't be proven. Or another call with the handle is under way: that of another
  * thread, or the one that a signal handler has interrupted.
  *
- * The memory that a write is made from must not change during the call. */
+ * The memory that a write is made from may change during the call: then the page has old and new bytes of it, but a
+ * reader gets the same ones each time. */
 int dsm_store_read(dsm_store *s, uint64_t pid, void *out, uint64_t *version);
 int dsm_store_version(dsm_store *s, uint64_t pid, uint64_t *version);
 int dsm_store_write(dsm_store *s, uint64_t pid, const void *page, uint64_t *version);

@@ -2,6 +2,7 @@
 
 #include "../base/error.h"
 #include "../base/hash64.h"
+#include "../base/mapped_ops.h"
 
 #include <stddef.h>
 
@@ -12,9 +13,20 @@ static uint64_t check_of(const struct frame_header *h)
     return hash64_bytes(0, h, offsetof(struct frame_header, check));
 }
 
-void frame_seal(struct frame_header *h, const void *page, uint32_t page_bytes)
+/* The copy may be made where other processes read. */
+static struct hash128 copied(void *copy, const void *page, uint32_t page_bytes)
 {
-    h->hash = xxh3_128(page, page_bytes);
+#ifdef MAPPED_TSAN
+    mapped_copy(copy, page, page_bytes);
+    return xxh3_128(copy, page_bytes);
+#else
+    return xxh3_128_copy(copy, page, page_bytes);
+#endif
+}
+
+void frame_seal(struct frame_header *h, void *copy, const void *page, uint32_t page_bytes)
+{
+    h->hash = copy ? copied(copy, page, page_bytes) : xxh3_128(page, page_bytes);
     h->check = check_of(h);
 }
 

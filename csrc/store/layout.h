@@ -61,8 +61,9 @@ struct frame_header {
 };
 _Static_assert(sizeof(struct frame_header) == 64, "docs/protocols/pages.md");
 
-/* Completes the header. */
-void frame_seal(struct frame_header *h, const void *page, uint32_t page_bytes);
+/* Copies the page, and completes the header for the copy: others may change the page meanwhile. copy: NULL makes none,
+ * for a page that does not change. */
+void frame_seal(struct frame_header *h, void *copy, const void *page, uint32_t page_bytes);
 /* Whether the header was once written as it is, for the page and version of the head. */
 bool frame_fits(const struct frame_header *h, uint64_t number, uint64_t head);
 /* Whether these bytes are the page that the header was written with. */

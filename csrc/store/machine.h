@@ -40,6 +40,7 @@ struct store_env {
     uint32_t slot;               /* of this client */
     struct store_frames *frames; /* its own */
     struct store_hint *hints;    /* one for each page, zero at first; NULL: none are kept */
+    void *copy;                  /* of a page that is written; NULL: the source does not change meanwhile */
     int64_t now;                 /* monotonic ns */
     uint64_t time;               /* the stamp of new frames */
     uint64_t random;             /* another one at each step */

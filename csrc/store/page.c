@@ -123,12 +123,12 @@ static enum store_next write_frame(struct store_op *m, struct store_env *e, uint
                                       .writer = (uint64_t)(e->slot + 1) << 52,
                                       .time = e->time,
                                       .before = m->guess};
-    frame_seal(&m->header, m->page, e->shape->page_bytes);
+    frame_seal(&m->header, e->copy, m->page, e->shape->page_bytes);
     m->ops[0] = (dsm_op){.code = DSM_OP_WRITE,
                          .offset = frame_at(e->shape, m->frame),
                          .local = &m->header,
                          .nbytes = sizeof m->header + e->shape->page_bytes,
-                         .second = m->page,
+                         .second = e->copy ? e->copy : m->page,
                          .second_nbytes = e->shape->page_bytes};
     return swap(m, e, head_of(HEAD_FRAMED, version + 1, m->frame), 1);
 }

@@ -163,6 +163,23 @@ static int join(dsm_store *s)
     return rc ? rc : member_join(s->remote, STORE_SLOTS, s->shape.slots, s->identity, close_chunks, s, &s->env.slot);
 }
 
+static int get_memory(dsm_store *s)
+{
+    bool hints = !remote_is_mapped(s->remote);
+    s->env.copy = malloc(s->shape.page_bytes);
+    s->env.hints = hints ? calloc(s->shape.pages, sizeof *s->env.hints) : NULL;
+    return s->env.copy && (s->env.hints || !hints)
+               ? 0
+               : err_set(DSM_ENOMEM, 0, "a copy of a page, and hints for %llu", (unsigned long long)s->shape.pages);
+}
+
+static void let_go(dsm_store *s)
+{
+    free(s->env.copy);
+    free(s->env.hints);
+    free(s);
+}
+
 int dsm_store_open(dsm_remote *r, dsm_store **out)
 {
     dsm_store *s = calloc(1, sizeof *s);
@@ -171,12 +188,10 @@ int dsm_store_open(dsm_remote *r, dsm_store **out)
     s->remote = r;
     s->env = (struct store_env){.shape = &s->shape, .frames = &s->frames};
     int rc = join(s);
-    if (!rc && !remote_is_mapped(r) && !(s->env.hints = calloc(s->shape.pages, sizeof *s->env.hints))) {
-        rc = err_set(DSM_ENOMEM, 0, "hints for %llu pages", (unsigned long long)s->shape.pages);
+    if (!rc && (rc = get_memory(s)))
         member_leave(r, STORE_SLOTS, s->env.slot, s->identity);
-    }
     if (rc) {
-        free(s);
+        let_go(s);
         return rc;
     }
     s->frames.chunk = (uint32_t)(s->env.slot * 0x9e3779b9u % s->shape.chunks);
@@ -189,8 +204,7 @@ int dsm_store_close(dsm_store *s)
     int rc = close_own_chunk(s);
     if (!rc)
         rc = member_leave(s->remote, STORE_SLOTS, s->env.slot, s->identity);
-    free(s->env.hints);
-    free(s);
+    let_go(s);
     return rc == -DSM_EFORK || sure_lost(rc) ? 0 : rc;
 }
 

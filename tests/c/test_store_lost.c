@@ -11,6 +11,7 @@ enum { PAGES = 64, PAGE = 256 };
 /* What is to happen to the next posting with an op of this kind: it is executed, or not, and its answer is lost. */
 static enum lose { NOTHING, OPENING, CLOSING, HEAD } lose;
 static bool executed, unreadable, refused;
+static bool changes; /* the source of a write, once the machine has posted it */
 static struct store_shape shape;
 static uint8_t *memory, page[PAGE];
 
@@ -44,6 +45,8 @@ static enum lose kind_of(const dsm_op *op)
 
 static void execute(dsm_op *ops, uint32_t n)
 {
+    if (changes && ops[0].code == DSM_OP_WRITE)
+        page[PAGE / 2]++;
     bool lost = lose && kind_of(&ops[n - 1]) == lose;
     for (uint32_t i = 0; i < n; i++) {
         dsm_op unseen = ops[i];
@@ -173,6 +176,21 @@ static void the_cause_is_reported(void)
     CHECK(m.status == -DSM_EACCESS);
 }
 
+/* Whichever value is written, a reader finds a page that is whole. */
+static void a_source_that_changes(void)
+{
+    uint64_t ids[PAGES];
+    uint8_t copy[PAGE];
+    begin(1);
+    come(&a, 0);
+    a.env.copy = copy;
+    allocate(&a, ids);
+    changes = true;
+    CHECK(!operate(&a, STORE_WRITE, ids[0], 1) && page[PAGE / 2] == 2);
+    changes = false;
+    CHECK(!operate(&a, STORE_READ, ids[0], 0) && page[0] == 1 && page[PAGE / 2] == 1);
+}
+
 int main(void)
 {
     a_chunk_that_may_be_closed();
@@ -182,6 +200,7 @@ int main(void)
         chunks_are_found_again(HEAD, i);
     }
     the_cause_is_reported();
+    a_source_that_changes();
     free(memory);
     puts("ok");
     return 0;
