@@ -133,10 +133,13 @@ static int close_own_chunk(const dsm_store *s)
 static int close_chunks(void *arg, uint32_t slot, uint64_t dead)
 {
     const dsm_store *s = arg;
+    uint64_t words[PER_CHUNK];
     int rc = 0;
     for (uint64_t i = 0; i < s->shape.chunks && !rc; i++) {
-        uint64_t word;
-        rc = sure_read(s->remote, chunk_at(&s->shape, i), &word, 8);
+        uint64_t left = s->shape.chunks - i, word;
+        if (i % PER_CHUNK == 0)
+            rc = sure_read(s->remote, chunk_at(&s->shape, i), words, 8 * (left < PER_CHUNK ? left : PER_CHUNK));
+        word = words[i % PER_CHUNK];
         if (rc || chunk_state(word) != CHUNK_OPEN || chunk_owner(word) != slot + 1)
             continue;
         int is = member_is(s->remote, STORE_SLOTS, slot, dead);
@@ -285,7 +288,7 @@ static int leave(dsm_store *s, int rc)
     return rc;
 }
 
-int dsm_store_allocate(dsm_store *s, uint64_t *ids, size_t n)
+static int allocate(dsm_store *s, uint64_t *ids, size_t n)
 {
     struct store_allocation m = {.ids = ids, .want = n};
     int rc = enter(s);
@@ -294,6 +297,22 @@ int dsm_store_allocate(dsm_store *s, uint64_t *ids, size_t n)
     while (store_allocate_step(&m, &s->env) == STORE_POST)
         execute(s, m.ops, m.n);
     return leave(s, m.status);
+}
+
+/* Another thread may change the caller's array. What it says is not what would be given back. */
+int dsm_store_allocate(dsm_store *s, uint64_t *ids, size_t n)
+{
+    uint64_t few[PER_CHUNK], *own = few;
+    if (n > s->shape.pages)
+        return err_set(DSM_ESTOREFULL, 0, "%zu pages of a store that has %llu", n, (unsigned long long)s->shape.pages);
+    if (n > PER_CHUNK && !(own = malloc(n * sizeof *own)))
+        return err_set(DSM_ENOMEM, 0, "the ids of %zu pages", n);
+    int rc = allocate(s, own, n);
+    if (!rc)
+        memcpy(ids, own, n * sizeof *own);
+    if (own != few)
+        free(own);
+    return rc;
 }
 
 static int operate(dsm_store *s, struct store_op *m, uint64_t *version)

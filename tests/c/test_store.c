@@ -322,6 +322,34 @@ static void killed_writers(dsm_remote *r)
     CHECK(!dsm_store_close(s));
 }
 
+/* The words of all chunks are more than one READ takes. */
+static void chunks_of_the_dead_are_closed(void)
+{
+    enum { CHUNKS = 130 + 1 };
+    const dsm_store_shape large = {.page_bytes = 256, .clients = 1, .pages = 64 * (CHUNKS - 1)};
+    uint64_t size;
+    int status;
+    CHECK(!dsm_store_layout(&large, &size));
+    int fd = memfd_create("large", MFD_CLOEXEC);
+    CHECK(fd >= 0 && !ftruncate(fd, (off_t)size));
+    dsm_remote *r = map_of(fd, size);
+    uint64_t *words = (uint64_t *)(void *)((uint8_t *)dsm_remote_mapped(r) + 128 + 8);
+    CHECK(!dsm_store_format(dsm_remote_mapped(r), &large));
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (!child) {
+        opened(map_of(fd, size));
+        _exit(0);
+    }
+    CHECK(waitpid(child, &status, 0) == child && !status);
+    for (uint64_t i = 0; i < CHUNKS; i++)
+        words[i] = 1ull << 52 | 1ull << 50 | i; /* open, of the first slot */
+    dsm_store *s = opened(r);
+    for (uint64_t i = 0; i < CHUNKS; i++)
+        CHECK(words[i] == (2ull << 50 | (i + 1)));
+    CHECK(!dsm_store_close(s) && !dsm_remote_close(r) && !close(fd));
+}
+
 /* ---- memory that is reached by ops ---- */
 
 static void by_ops(void)
@@ -428,6 +456,39 @@ static int write_that_waits(int dropped)
     return (int)stats.posts + 1;
 }
 
+static uint64_t given[64];
+
+static int change_ids(void)
+{
+    for (int i = 0; i < 64; i++)
+        given[i] = interrupted_page;
+    return 1;
+}
+
+/* The caller's array changes, and then the op with this number fails: only what the call has allocated is freed.
+ * Returns the number of the op that looks whether more pages are free. */
+static int ids_that_change(int dropped)
+{
+    char plan[32] = "";
+    dsm_stats stats;
+    dsm_store_counts counts;
+    if (dropped)
+        snprintf(plan, sizeof plan, "drop=%d", dropped);
+    dsm_store *s = open_with_plan(plan);
+    CHECK(!dsm_store_allocate(s, &interrupted_page, 1) && !dsm_store_write(s, interrupted_page, filled(page, 5), NULL));
+    dsm_get_stats(user, &stats);
+    if (dropped) {
+        dsm_set_interrupt(change_ids);
+        CHECK(dsm_store_allocate(s, given, 64) == -DSM_ETIME && given[0] == interrupted_page);
+        dsm_set_interrupt(NULL);
+        CHECK(!dsm_store_read(s, interrupted_page, got, NULL) && value_of(got) == 5);
+        CHECK(!dsm_store_count(s, &counts) && counts.free_pages == 63);
+    }
+    CHECK(!dsm_store_close(s));
+    close_all();
+    return (int)stats.posts + 1 + 63 + 1;
+}
+
 static void lost_answers(void)
 {
     char plan[32];
@@ -452,9 +513,11 @@ int main(void)
     places(r);
     readers_under_writers();
     killed_writers(r);
+    chunks_of_the_dead_are_closed();
     by_ops();
     lost_answers();
     write_that_waits(write_that_waits(0));
+    ids_that_change(ids_that_change(0));
     CHECK(!dsm_remote_close(r));
     puts("ok");
     return 0;
