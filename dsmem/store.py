@@ -51,6 +51,8 @@ class Store(NamedObject, _core.Store):
         A signal handler writes in the midst of a write of the same handle. Reads are possible there.
     CorruptError
         A page is not what was written; another process has overwritten the memory.
+    TimeoutError
+        Others have replaced the page for seconds, each time before it was read or written.
 
     Notes
     -----

@@ -39,7 +39,8 @@ int dsm_store_allocate(dsm_store *s, uint64_t *ids, size_t n);
  * EPAGE: no page has the id. EUNKNOWN: the answer was lost, and the change may or may not have taken effect; it is not
  * made again. ECORRUPT: the bytes of the page are not the ones that were written. EBUSY: other clients have all frames;
  * that takes dead ones whose death can't be proven. Or another call with the handle is under way: that of another
- * thread, or the one that a signal handler has interrupted.
+ * thread, or the one that a signal handler has interrupted. ETIME: others have replaced the page during thousands of looks at
+ * it, or a signal handler has ended the wait.
  *
  * The memory that a write is made from may change during the call: then the page has old and new bytes of it, but a
  * reader gets the same ones each time. */

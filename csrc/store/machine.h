@@ -70,7 +70,8 @@ struct store_op {
     dsm_op ops[2];
 };
 
-/* Errors: EPAGE (no such page), ECONFLICT (another version), ECORRUPT, EUNKNOWN, and those of ops. */
+/* Errors: EPAGE (no such page), ECONFLICT (another version), ECORRUPT, EUNKNOWN, ETIME (others have replaced the page
+ * all the time), and those of ops. */
 enum store_next store_step(struct store_op *m, struct store_env *e);
 
 /* ---- allocation: allocate.c ---- */

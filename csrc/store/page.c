@@ -12,7 +12,8 @@
 
 #include <string.h>
 
-enum { ROUNDS_AT_ONCE = 3, SLEEP_SHORTEST = 2000, SLEEP_LONGEST = 1000000 }; /* ns */
+enum { ROUNDS_AT_ONCE = 3, ROUNDS_MOST = 5000 };         /* the most take 4 s on mapped memory */
+enum { SLEEP_SHORTEST = 2000, SLEEP_LONGEST = 1000000 }; /* ns */
 enum {
     HINT_TRUSTED = 3
 }; /* for a swap: up to this many seconds and a part of one; pages.md, 'A word that comes again' */
@@ -89,6 +90,9 @@ static enum store_next look(struct store_op *m, const struct store_env *e, bool 
 /* At once, or after a sleep between a half of its bound and the bound, which doubles. */
 static enum store_next look_again(struct store_op *m, const struct store_env *e)
 {
+    if (m->rounds > ROUNDS_MOST)
+        return end(m, err_set(DSM_ETIME, 0, "page %#llx was replaced during each of %u looks; nothing was changed",
+                              (unsigned long long)m->pid, m->rounds));
     if (m->rounds < ROUNDS_AT_ONCE)
         return look(m, e, true);
     uint32_t doubled = m->rounds - ROUNDS_AT_ONCE;

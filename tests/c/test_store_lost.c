@@ -191,6 +191,35 @@ static void a_source_that_changes(void)
     CHECK(!operate(&a, STORE_READ, ids[0], 0) && page[0] == 1 && page[PAGE / 2] == 1);
 }
 
+/* The head is another one at each look, and never that of the frame. */
+static int read_what_changes(uint64_t pid)
+{
+    uint64_t *head = (uint64_t *)(void *)(memory + head_at(&shape, page_number(pid)));
+    struct store_op m = {.kind = STORE_READ, .pid = pid, .page = page};
+    enum store_next next;
+    int sleeps = 0;
+    for (int steps = 0; (next = store_step(&m, &a.env)) != STORE_DONE; steps++) {
+        CHECK(steps < 100000);
+        sleeps += next == STORE_SLEEP;
+        if (next == STORE_POST)
+            execute(m.ops, m.n);
+        *head = head_of(HEAD_FRAMED, head_version(*head) + 1, head_low(*head));
+    }
+    CHECK(sleeps > 1000 && m.sleep_ns >= 500000);
+    return m.status;
+}
+
+static void looks_have_an_end(void)
+{
+    uint64_t ids[PAGES];
+    begin(1);
+    come(&a, 0);
+    allocate(&a, ids);
+    CHECK(!operate(&a, STORE_WRITE, ids[0], 1));
+    memset(memory + shape.frames, 0, shape.nbytes - shape.frames);
+    CHECK(read_what_changes(ids[0]) == -DSM_ETIME);
+}
+
 int main(void)
 {
     a_chunk_that_may_be_closed();
@@ -201,6 +230,7 @@ int main(void)
     }
     the_cause_is_reported();
     a_source_that_changes();
+    looks_have_an_end();
     free(memory);
     puts("ok");
     return 0;
