@@ -50,8 +50,12 @@ int dsm_store_write(dsm_store *s, uint64_t pid, const void *page, uint64_t *vers
 /* ECONFLICT: the page does not have the expected version, but *version; nothing was written. */
 int dsm_store_compare_write(dsm_store *s, uint64_t pid, uint64_t expected, const void *page, uint64_t *version);
 int dsm_store_free(dsm_store *s, uint64_t pid);
-/* A read that never waits. 1: the memory is not mapped, or the page is not in a frame, or changes; call the other. */
+/* The same, but they never wait. 1: nothing was done, since the memory is not mapped, or the page is not in a frame or
+ * changes, or no frame is at hand, or the page has not the expected version; call the others, which also say what is
+ * wrong. expected: NULL for any version. */
 int dsm_store_read_now(const dsm_store *s, uint64_t pid, void *out, uint64_t *version);
+int dsm_store_version_now(const dsm_store *s, uint64_t pid, uint64_t *version);
+int dsm_store_write_now(dsm_store *s, uint64_t pid, const uint64_t *expected, const void *page, uint64_t *version);
 
 /* Operations on n pages, one after another; the first that fails ends the call. Those before it were done, none after
  * it was, and the detail of the error has its index. A signal handler may end them as it ends a wait. */

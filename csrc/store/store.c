@@ -1,9 +1,7 @@
 /*
  * A client of a store: its place, and the blocking driver of its machines.
  *
- * Where memory is mapped, nothing is posted, no hints are kept, and a read of a page that is in a frame takes a short
- * way: head, header, copy, and both again. A frame that a head names does not change; and if the head had gone and come
- * back meanwhile, after 2^28 changes, the whole version in the frame would be another one.
+ * Where memory is mapped, nothing is posted, no hints are kept, and an operation first tries the short way of mapped.h.
  */
 #include "../base/deadline.h"
 #include "../base/mapped_ops.h"
@@ -12,6 +10,7 @@
 #include "../objects/object.h"
 #include "../objects/sure.h"
 #include "machine.h"
+#include "mapped.h"
 
 #include <stdlib.h>
 
@@ -40,10 +39,14 @@ static uint32_t right_of(const dsm_op *op)
     return op->code == DSM_OP_READ ? DSM_READ : op->code == DSM_OP_WRITE ? DSM_WRITE : DSM_ATOMIC;
 }
 
-/* In order; behind one that is refused, none is executed. */
+enum { PREFETCH_FROM = 2 };
+
+/* In order; behind one that is refused, none is executed. Many ops are for words far from each other. */
 static void execute_mapped(dsm_remote *r, dsm_op *ops, uint32_t n)
 {
     int rc = 0;
+    for (uint32_t i = 0; n > PREFETCH_FROM && i < n; i++)
+        __builtin_prefetch(remote_at(r, ops[i].offset));
     for (uint32_t i = 0; i < n; i++) {
         if (rc) {
             ops[i].status = -DSM_ECANCELED;
@@ -326,34 +329,19 @@ static int operate(dsm_store *s, struct store_op *m, uint64_t *version)
     return leave(s, rc);
 }
 
-/* 0, or 1: the machine has to look. */
-static int read_mapped(const dsm_store *s, uint64_t pid, uint8_t *out, uint64_t *version)
-{
-    const dsm_remote *r = s->remote;
-    uint64_t number = page_number(pid);
-    if (!remote_allows(r, 0, s->shape.nbytes, DSM_READ) || number >= s->shape.pages)
-        return 1;
-    const uint64_t *head = (const uint64_t *)(const void *)remote_at(r, head_at(&s->shape, number));
-    uint64_t seen = load_acquire_u64(head); /* its partner is the compare-swap of a write */
-    if (head_state(seen) != HEAD_FRAMED || head_low(seen) >= frames_of(&s->shape))
-        return 1;
-    const uint8_t *frame = remote_at(r, frame_at(&s->shape, head_low(seen)));
-    const struct frame_header *h = (const struct frame_header *)(const void *)frame;
-    uint64_t whole = load_relaxed_u64(&h->version);
-    if (load_relaxed_u64(&h->pid) != pid || !head_names(seen, whole))
-        return 1;
-    mapped_copy(out, frame + sizeof *h, s->shape.page_bytes);
-    fence_acquire();
-    if (load_relaxed_u64(head) != seen || load_relaxed_u64(&h->version) != whole || load_relaxed_u64(&h->pid) != pid)
-        return 1;
-    if (version)
-        *version = whole;
-    return 0;
-}
-
 int dsm_store_read_now(const dsm_store *s, uint64_t pid, void *out, uint64_t *version)
 {
-    return remote_is_mapped(s->remote) ? read_mapped(s, pid, out, version) : 1;
+    return remote_is_mapped(s->remote) ? mapped_page_read(s->remote, &s->shape, pid, out, version) : 1;
+}
+
+int dsm_store_version_now(const dsm_store *s, uint64_t pid, uint64_t *version)
+{
+    return remote_is_mapped(s->remote) ? mapped_page_version(s->remote, &s->shape, pid, version) : 1;
+}
+
+int dsm_store_write_now(dsm_store *s, uint64_t pid, const uint64_t *expected, const void *page, uint64_t *version)
+{
+    return remote_is_mapped(s->remote) ? mapped_page_write(s->remote, &s->env, pid, expected, page, version) : 1;
 }
 
 int dsm_store_read(dsm_store *s, uint64_t pid, void *out, uint64_t *version)
@@ -366,21 +354,34 @@ int dsm_store_read(dsm_store *s, uint64_t pid, void *out, uint64_t *version)
 
 int dsm_store_version(dsm_store *s, uint64_t pid, uint64_t *version)
 {
+    if (!dsm_store_version_now(s, pid, version))
+        return 0;
     struct store_op m = {.kind = STORE_VERSION, .pid = pid};
+    return operate(s, &m, version);
+}
+
+/* A chunk that can't be opened is the machine's to report. */
+static int write_page(dsm_store *s, uint64_t pid, const uint64_t *expected, const void *page, uint64_t *version)
+{
+    if (remote_is_mapped(s->remote) && !s->frames.free)
+        open_chunk(s);
+    if (!dsm_store_write_now(s, pid, expected, page, version))
+        return 0;
+    struct store_op m = {.kind = expected ? STORE_COMPARE_WRITE : STORE_WRITE,
+                         .pid = pid,
+                         .page = (void *)(uintptr_t)page,
+                         .expected = expected ? *expected : 0};
     return operate(s, &m, version);
 }
 
 int dsm_store_write(dsm_store *s, uint64_t pid, const void *page, uint64_t *version)
 {
-    struct store_op m = {.kind = STORE_WRITE, .pid = pid, .page = (void *)(uintptr_t)page};
-    return operate(s, &m, version);
+    return write_page(s, pid, NULL, page, version);
 }
 
 int dsm_store_compare_write(dsm_store *s, uint64_t pid, uint64_t expected, const void *page, uint64_t *version)
 {
-    struct store_op m = {
-        .kind = STORE_COMPARE_WRITE, .pid = pid, .page = (void *)(uintptr_t)page, .expected = expected};
-    return operate(s, &m, version);
+    return write_page(s, pid, &expected, page, version);
 }
 
 int dsm_store_free(dsm_store *s, uint64_t pid)
