@@ -465,6 +465,8 @@ cdef extern from "dsm.h" nogil:
     int dsm_store_allocate(dsm_store *s, uint64_t *ids, size_t n)
     int dsm_store_read(dsm_store *s, uint64_t pid, void *out, uint64_t *version)
     int dsm_store_read_now(const dsm_store *s, uint64_t pid, void *out, uint64_t *version)
+    int dsm_store_version_now(const dsm_store *s, uint64_t pid, uint64_t *version)
+    int dsm_store_write_now(dsm_store *s, uint64_t pid, const uint64_t *expected, const void *page, uint64_t *version)
     int dsm_store_version(dsm_store *s, uint64_t pid, uint64_t *version)
     int dsm_store_write(dsm_store *s, uint64_t pid, const void *page, uint64_t *version)
     int dsm_store_compare_write(dsm_store *s, uint64_t pid, uint64_t expected, const void *page, uint64_t *version)

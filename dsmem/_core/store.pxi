@@ -1,7 +1,7 @@
 # Included by _core.pyx: Store, a client of a store of pages (csrc/dsm/store.h).
 #
-# Reads run beside each other and beside everything else. The other calls release the GIL and take turns: the core's
-# client is one thread's at a time.
+# Reads run beside each other and beside everything else. The other calls take turns: the core's client is one thread's
+# at a time. Those that may wait release the GIL; a short write on mapped memory keeps it, and then needs no turn.
 
 cdef inline uint64_t page_of(object pid) except? 0xdead:
     if PyLong_CheckExact(pid):
@@ -201,16 +201,25 @@ cdef class Store(Handle):
         get_buffer(data, &view, False)
         try:
             check_pages(view.len, self.shape.page_bytes, "data", "a page")
-            turn = self.begin()
-            with nogil:
-                rc = (c.dsm_store_compare_write(self.ptr, pid, expected, view.buf, &version) if compares else
-                      c.dsm_store_write(self.ptr, pid, view.buf, &version))
-            self.end(turn)
+            rc = self.put_now(pid, &view, &expected if compares else NULL, &version)
+            if rc:
+                turn = self.begin()
+                with nogil:
+                    rc = (c.dsm_store_compare_write(self.ptr, pid, expected, view.buf, &version) if compares else
+                          c.dsm_store_write(self.ptr, pid, view.buf, &version))
+                self.end(turn)
         finally:
             PyBuffer_Release(&view)
         if rc:
             raise self.failed(rc, "write")
         return version
+
+    @cython.final
+    cdef inline int put_now(self, uint64_t pid, Py_buffer *view, uint64_t *expected, uint64_t *version) noexcept:
+        """Write without a turn if no thread has it. A thread that takes it needs the GIL before it goes on."""
+        if self.turn_of or view.len > NOGIL_FROM:
+            return 1
+        return c.dsm_store_write_now(self.ptr, pid, expected, view.buf, version)
 
     def write(self, pid, data):
         self.enter()
@@ -238,6 +247,8 @@ cdef class Store(Handle):
         self.enter()
         try:
             number = page_of(pid)
+            if not c.dsm_store_version_now(self.ptr, number, &version):
+                return version
             turn = self.begin()
             with nogil:
                 rc = c.dsm_store_version(self.ptr, number, &version)
