@@ -6,6 +6,9 @@
 #include "../base/error.h"
 #include "machine.h"
 
+enum { PLACES = 32 }; /* that are searched for a chunk with freed frames */
+enum { ENOUGH = 8 };  /* frames, so that opening a chunk costs less for each than one that is in no cache */
+
 uint32_t frames_take(struct store_frames *f)
 {
     if (!f->free)
@@ -15,10 +18,25 @@ uint32_t frames_take(struct store_frames *f)
     return f->chunk * PER_CHUNK + (uint32_t)i;
 }
 
-void frames_put_back(struct store_frames *f, uint32_t frame)
+static int freed_in(const struct store_freed *g, uint32_t chunk) { return __builtin_popcountll(g->of[chunk].frames); }
+
+static void note(struct store_freed *g, uint32_t frame)
 {
+    uint32_t chunk = frame / PER_CHUNK;
+    if (!g)
+        return;
+    g->of[chunk].frames |= 1ull << frame % PER_CHUNK;
+    if (freed_in(g, chunk) > freed_in(g, g->best))
+        g->best = chunk;
+}
+
+void frames_put_back(const struct store_env *e, uint32_t frame)
+{
+    struct store_frames *f = e->frames;
     if (f->word && !f->closing && frame / PER_CHUNK == f->chunk)
         f->free |= 1ull << frame % PER_CHUNK;
+    else
+        note(e->freed, frame);
 }
 
 static enum store_next end(struct store_chunking *m, int status)
@@ -110,30 +128,46 @@ static enum store_next read_heads(struct store_chunking *m, const struct store_e
     return post(m, PER_CHUNK, CHUNK_HEADS);
 }
 
+/* The client has it, with a free frame. */
+static enum store_next is_open(struct store_chunking *m, struct store_env *e)
+{
+    if (e->freed)
+        e->freed->had = (uint32_t)__builtin_popcountll(e->frames->free);
+    return end(m, 0);
+}
+
 static enum store_next find_free(struct store_chunking *m, struct store_env *e)
 {
     struct store_frames *f = e->frames;
     for (uint32_t i = 0; i < PER_CHUNK; i++)
         if (head_state(m->heads[i]) != HEAD_FRAMED || head_low(m->heads[i]) != f->chunk * PER_CHUNK + i)
             f->free |= 1ull << i;
-    return f->free ? end(m, 0) : give_up(m, e);
+    return f->free ? is_open(m, e) : give_up(m, e);
 }
 
 /* ---- steps ---- */
 
+/* Frames of the chunk that are known to be free, if its word was 'from'. */
+static uint64_t known_free(const struct store_env *e, uint32_t chunk, uint64_t from)
+{
+    if (chunk_state(from) == CHUNK_FREE)
+        return ~0ull;
+    return e->freed && e->freed->of[chunk].word == from ? e->freed->of[chunk].frames : 0;
+}
+
 static enum store_next opened(struct store_chunking *m, struct store_env *e)
 {
     uint64_t from = m->words[m->in];
+    uint32_t chunk = e->frames->chunk;
     if (m->ops[0].result != from) { /* another client was faster */
         m->in++;
         m->looked++;
         return try(m, e);
     }
-    *e->frames = (struct store_frames){.word = m->ops[0].desired, .chunk = e->frames->chunk};
-    if (chunk_state(from) != CHUNK_FREE)
-        return read_pids(m, e);
-    e->frames->free = ~0ull;
-    return end(m, 0);
+    *e->frames = (struct store_frames){.word = m->ops[0].desired, .chunk = chunk, .free = known_free(e, chunk, from)};
+    if (e->freed)
+        e->freed->of[chunk].word = e->freed->of[chunk].frames = 0;
+    return e->frames->free ? is_open(m, e) : read_pids(m, e);
 }
 
 /* A chunk in doubt, or one whose opening got no answer, is the first that is looked at: a slot has one open. */
@@ -147,10 +181,35 @@ static enum store_next begin(struct store_chunking *m, struct store_env *e)
     return look(m, e);
 }
 
+static bool has_more(const struct store_freed *g, uint32_t chunk)
+{
+    uint32_t n = (uint32_t)freed_in(g, chunk);
+    return n && g->of[chunk].word && (n >= ENOUGH || 2 * n >= g->had);
+}
+
+/* Behind the chunk that was given up; but the first one that is looked at may be elsewhere. One only: so all chunks are
+ * looked at, in their order, before there is said to be none. A chunk with frames that this client has freed needs no
+ * READs, and these frames are in its caches; one with few must not be taken where others have many. */
+static uint32_t next_place(const struct store_chunking *m, const struct store_env *e)
+{
+    const struct store_freed *g = e->freed;
+    uint32_t chunks = (uint32_t)e->shape->chunks, behind = (e->frames->chunk + 1) % chunks;
+    if (!g || m->looked)
+        return behind;
+    if (has_more(g, g->best))
+        return g->best;
+    for (uint32_t i = 0; i < PLACES; i++)
+        if (has_more(g, (behind + i) % chunks))
+            return (behind + i) % chunks;
+    return behind;
+}
+
 /* The chunk is given up, also by an answer that was lost: no other client can open it before it is closed. */
 static enum store_next closed(struct store_chunking *m, struct store_env *e)
 {
-    m->at = (e->frames->chunk + 1) % (uint32_t)e->shape->chunks;
+    if (e->freed && m->ops[0].result == e->frames->word)
+        e->freed->of[e->frames->chunk].word = m->ops[0].desired;
+    m->at = next_place(m, e);
     m->looked++;
     *e->frames = (struct store_frames){.chunk = m->at};
     return look(m, e);

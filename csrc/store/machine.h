@@ -29,6 +29,16 @@ struct store_frames {
     uint64_t free;  /* a bit for each frame */
 };
 
+/* What a client knows of chunks that it has closed. As long as the word is the one that it has left there, no other
+ * client has had the chunk, and the frames that this client has freed there since are free. */
+struct store_freed {
+    uint32_t best, had; /* the chunk with the most; free frames of the chunk that was opened last, when it was opened */
+    struct {
+        uint64_t word;   /* 0: it has not closed the chunk */
+        uint64_t frames; /* that it has freed since, a bit for each */
+    } of[];              /* each chunk */
+};
+
 /* What a client has last seen of a page in a frame. */
 struct store_hint {
     uint64_t version;                                /* 0: nothing */
@@ -40,6 +50,7 @@ struct store_env {
     uint32_t slot;               /* of this client */
     struct store_frames *frames; /* its own */
     struct store_hint *hints;    /* one for each page, zero at first; NULL: none are kept */
+    struct store_freed *freed;   /* zero at first; NULL: none is kept */
     void *copy;                  /* of a page that is written; NULL: the source does not change meanwhile */
     int64_t now;                 /* monotonic ns */
     uint64_t time;               /* the stamp of new frames */
@@ -110,7 +121,7 @@ enum store_next store_open_chunk_step(struct store_chunking *m, struct store_env
 /* A free frame of the open chunk, or NO_FRAME. */
 #define NO_FRAME UINT32_MAX
 uint32_t frames_take(struct store_frames *f);
-/* The frame is named by no head, and no compare-swap under way names it. Frames of other chunks are left alone. */
-void frames_put_back(struct store_frames *f, uint32_t frame);
+/* The frame is named by no head, and no compare-swap under way names it. Those of other chunks are noted. */
+void frames_put_back(const struct store_env *e, uint32_t frame);
 
 #endif

@@ -116,11 +116,11 @@ int mapped_page_write(const dsm_remote *r, const struct store_env *e, uint64_t p
                              .before = p.head};
     fill(remote_at(r, frame_at(s, frame)), &h, page, s->page_bytes);
     if (compare_swap_u64(p.word, p.head, head_of(HEAD_FRAMED, h.version, frame)) != p.head) {
-        frames_put_back(e->frames, frame);
+        frames_put_back(e, frame);
         return 1;
     }
     if (p.frame)
-        frames_put_back(e->frames, head_low(p.head));
+        frames_put_back(e, head_low(p.head));
     if (version)
         *version = h.version;
     return 0;

@@ -214,14 +214,14 @@ static enum store_next swapped(struct store_op *m, struct store_env *e)
     if (head_state(m->next) == HEAD_FRAMED)
         remember(m, e, m->next, m->version);
     if (head_state(m->guess) == HEAD_FRAMED)
-        frames_put_back(e->frames, head_low(m->guess));
+        frames_put_back(e, head_low(m->guess));
     return end(m, 0);
 }
 
 static void put_back(struct store_op *m, struct store_env *e)
 {
     if (head_state(m->next) == HEAD_FRAMED)
-        frames_put_back(e->frames, m->frame);
+        frames_put_back(e, m->frame);
 }
 
 static enum store_next has_swapped(struct store_op *m, struct store_env *e)

@@ -174,7 +174,8 @@ static int get_memory(dsm_store *s)
     bool hints = !remote_is_mapped(s->remote);
     s->env.copy = malloc(s->shape.page_bytes);
     s->env.hints = hints ? calloc(s->shape.pages, sizeof *s->env.hints) : NULL;
-    return s->env.copy && (s->env.hints || !hints)
+    s->env.freed = calloc(1, sizeof *s->env.freed + s->shape.chunks * sizeof *s->env.freed->of);
+    return s->env.copy && s->env.freed && (s->env.hints || !hints)
                ? 0
                : err_set(DSM_ENOMEM, 0, "a copy of a page, and hints for %llu", (unsigned long long)s->shape.pages);
 }
@@ -182,6 +183,7 @@ static int get_memory(dsm_store *s)
 static void let_go(dsm_store *s)
 {
     free(s->env.copy);
+    free(s->env.freed);
     free(s->env.hints);
     free(s);
 }

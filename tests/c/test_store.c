@@ -216,6 +216,30 @@ static void damaged_headers(dsm_remote *r)
     memory[12] = DSM_STORE;
 }
 
+/* Pages that are written all the time, freed and allocated need no more frames than there are of them, and a chunk or
+ * two: not those of all chunks in turn, which no cache holds. */
+static void few_frames_are_used(void)
+{
+    enum { PAGES_WRITTEN = 100, CHUNKS = 20 + 2 };
+    const dsm_store_shape large = {.page_bytes = PAGE, .clients = 2, .pages = 64 * (CHUNKS - 2)};
+    uint64_t size, own[PAGES_WRITTEN], used = 0;
+    CHECK(!dsm_store_layout(&large, &size));
+    dsm_remote *r = memory_of(size);
+    const uint64_t *words = (const uint64_t *)(const void *)((uint8_t *)dsm_remote_mapped(r) + 128 + 8 * 2);
+    CHECK(!dsm_store_format(dsm_remote_mapped(r), &large));
+    dsm_store *s = opened(r);
+    CHECK(!dsm_store_allocate(s, own, PAGES_WRITTEN));
+    for (uint64_t i = 0; i < 100 * PAGES_WRITTEN; i++) {
+        uint64_t *pid = &own[i * 37 % PAGES_WRITTEN];
+        CHECK(!dsm_store_write(s, *pid, filled(page, i), NULL));
+        CHECK(i % 7 || (!dsm_store_free(s, *pid) && !dsm_store_allocate(s, pid, 1)));
+    }
+    for (int i = 0; i < CHUNKS; i++)
+        used += words[i] != 0;
+    CHECK(used <= PAGES_WRITTEN / 64 + 1 + 2);
+    CHECK(!dsm_store_close(s) && !dsm_remote_close(r));
+}
+
 /* ---- threads ---- */
 
 static int file, wide;
@@ -511,6 +535,7 @@ int main(void)
     damaged_headers(r);
     use(r, r);
     places(r);
+    few_frames_are_used();
     readers_under_writers();
     killed_writers(r);
     chunks_of_the_dead_are_closed();

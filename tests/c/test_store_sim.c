@@ -24,7 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CLIENTS = 5, SLOTS = CLIENTS, PAGES = 10, STEPS = 6000, PIECE = 40, IDS = 1024, VALUES = 2048 };
+enum { CLIENTS = 5, SLOTS = CLIENTS + 3, PAGES = 10, STEPS = 6000, PIECE = 40, IDS = 1024, VALUES = 2048 };
 enum { PAGE_BYTES = 256, MANY = 3, VERSIONS = 4096 };
 
 static uint64_t seed, state;
@@ -69,6 +69,7 @@ static struct client {
     struct store_env env;
     struct store_frames frames;
     struct store_hint hints[PAGES];
+    _Alignas(struct store_freed) uint8_t freed[sizeof(struct store_freed) + 16 * (SLOTS + 1 + PAGES / PER_CHUNK)];
     struct flight flights[PER_CHUNK];
     uint32_t n;
 
@@ -315,6 +316,7 @@ static void come(struct client *c, bool hints)
         if (chunk_state(words[i]) == CHUNK_OPEN && chunk_owner(words[i]) == slot + 1)
             words[i] = chunk_next(words[i], 0, CHUNK_CLOSED);
     c->env = (struct store_env){.shape = &shape, .slot = slot, .frames = &c->frames, .hints = hints ? c->hints : NULL};
+    c->env.freed = slot % 2 ? (struct store_freed *)(void *)c->freed : NULL;
 }
 
 /* Writes are the most, since these move frames. */
@@ -368,7 +370,7 @@ static void finish(struct client *c)
 }
 
 /* The chunk that was to be opened is open, or could not be. The client takes some of its frames for used, and does not
- * use them, so that it soon needs another chunk. */
+ * use them, so that it soon needs another chunk. In every other world all use the same few frames of a chunk. */
 static void has_chunk(struct client *c)
 {
     int status = c->chunking.status;
@@ -378,6 +380,8 @@ static void has_chunk(struct client *c)
             "opening a chunk: status %d", status);
     if (status)
         c->does = IDLES; /* the write has not begun */
+    if (seed % 2 && c->frames.free & 0xf)
+        c->frames.free &= 0xf;
     for (int i = 0; i < 56 && c->frames.free & (c->frames.free - 1); i++)
         c->frames.free &= ~(1ull << chance(64)) | (c->frames.free & -c->frames.free);
 }

@@ -40,8 +40,8 @@ PLANTED = {
     "a frame in doubt is put back": ("page", "e->frames->doubt |= ", "put_back(m, e); e->frames->doubt &= "),
     "the frame that is the page is put back": (
         "page",
-        "put_back(e->frames, head_low(m->guess))",
-        "put_back(e->frames, m->frame)",
+        "put_back(e, head_low(m->guess))",
+        "put_back(e, m->frame)",
     ),
     "a chunk of the living is adopted": ("chunk", "if (may_open(e, m->words[m->in]))", "if (1)"),
     "all frames of an adopted chunk are free": (
@@ -50,6 +50,11 @@ PLANTED = {
         "if (1 || head_state(m->heads[i])",
     ),
     "frames of other chunks are put back": ("chunk", "!f->closing && frame / PER_CHUNK == f->chunk", "!f->closing"),
+    "frames freed in a chunk that others had are free": (
+        "chunk",
+        "e->freed && e->freed->of[chunk].word == from ?",
+        "e->freed ?",
+    ),
     "a chunk that was lost to another is used": ("chunk", "if (m->ops[0].result != from)", "if (0)"),
     "a page that was lost to another is given": ("allocate", "!op->status && op->result == op->operand", "!op->status"),
 }
