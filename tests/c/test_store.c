@@ -79,6 +79,8 @@ static void old_ids(dsm_store *s, const uint64_t *old)
     uint64_t ids[PAGES], v;
     CHECK(!dsm_store_allocate(s, ids, PAGES));
     for (int i = 0; i < PAGES; i++)
+        CHECK(dsm_store_version(s, old[i], &v) == -DSM_EPAGE && dsm_store_write(s, old[i], page, NULL) == -DSM_EPAGE);
+    for (int i = 0; i < PAGES; i++)
         CHECK(!dsm_store_write(s, ids[i], page, NULL));
     for (int i = 0; i < PAGES; i++) {
         CHECK(dsm_store_read(s, old[i], got, NULL) == -DSM_EPAGE && dsm_store_version(s, old[i], &v) == -DSM_EPAGE);
