@@ -11,6 +11,7 @@ import contextlib
 import json
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -158,6 +159,11 @@ def say(pages, figures):
         )
 
 
+def git(*command):
+    done = subprocess.run(["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=41)
@@ -174,8 +180,10 @@ def main():
                 figures[pages] = measure(ways, pages, given.rounds, given.repeat, random)
             say(pages, figures[pages])
     if given.json:
+        commit = {"id": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
         machine = {"kernel": platform.release(), "python": platform.python_version()}
-        text = json.dumps({"machine": machine, "rounds": given.rounds, "us_per_page": figures}, indent=2)
+        results = {"commit": commit, "machine": machine, "rounds": given.rounds, "us_per_page": figures}
+        text = json.dumps(results, indent=2)
         given.json.write_text(text + "\n")
     return 0
 

@@ -283,6 +283,33 @@ def test_threads_share_a_handle(store):
     assert len(set(versions)) == 4 * rounds
 
 
+def test_short_writes_beside_long_ones(store):
+    """A short write takes no turn, and comes between long ones of other threads: no frame is used for two pages."""
+    one, many = store.allocate_many(20).tolist(), store.allocate_many(40)
+    failed: list[BaseException] = []
+    done = threading.Event()
+
+    def write_many():
+        try:
+            i = 0
+            while not done.is_set() or i < 50:
+                i += 1
+                store.write_many(many, np.repeat(np.arange(i, i + 40, dtype="u8"), SIZE // 8))
+                assert [number_of(data.tobytes()) for data in store.read_many(many)] == list(range(i, i + 40))
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=write_many)
+    thread.start()
+    for i in range(100):
+        versions = [store.write(pid, page(i)) for pid in one]
+        assert [number_of(store.read(pid)) for pid in one] == [i] * 20
+        assert [store.version(pid) for pid in one] == versions
+    done.set()
+    thread.join()
+    assert failed == []
+
+
 def test_compare_write_counts(store):
     """An increment by two threads with a handle each loses nothing."""
     pid, rounds, failed = store.allocate(), 100, []
