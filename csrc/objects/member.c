@@ -1,7 +1,7 @@
 #include "member.h"
 
 #include "../base/identity.h"
-#include "../core/remote.h"
+#include "sure.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -152,8 +152,7 @@ int member_join(dsm_remote *r, uint64_t table, uint32_t n, uint64_t identity, me
 
 int member_leave(dsm_remote *r, uint64_t table, uint32_t number, uint64_t identity)
 {
-    uint64_t old;
-    return err_known(dsm_compare_swap(r, table + 8ull * number, identity, 0, &old, remote_timeout(r)));
+    return sure_swap_away(r, table + 8ull * number, identity, 0);
 }
 
 int dsm_identity(uint64_t *out) { return identity_claim(out) ? draw(out) : 0; }

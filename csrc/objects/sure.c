@@ -62,6 +62,17 @@ int sure_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t desire
     return sure_swap_lost(r, offset, expected, desired, found, &lost);
 }
 
+int sure_swap_away(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t desired)
+{
+    uint64_t found = expected;
+    int rc = SWAP_UNKNOWN;
+    for (int i = 0; i < SURE_TRIES && rc == SWAP_UNKNOWN && found == expected; i++)
+        rc = sure_swap(r, offset, expected, desired, &found);
+    if (rc == SWAP_UNKNOWN && found == expected)
+        return err_set(DSM_EIO, 0, "%d times in a row", SURE_TRIES);
+    return rc < 0 ? rc : 0;
+}
+
 int sure_move(dsm_remote *r, uint64_t offset, uint64_t from, uint64_t to)
 {
     uint64_t found = from;

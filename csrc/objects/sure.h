@@ -50,6 +50,9 @@ int sure_swap(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t desire
  * the swap had no effect. */
 int sure_swap_lost(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *found, bool *lost);
 
+/* The same, tried again as long as the transport fails and the word is 'expected': 0 once it is not. */
+int sure_swap_away(dsm_remote *r, uint64_t offset, uint64_t expected, uint64_t desired);
+
 /* For the only writer of the word: changes it from 'from', its known value, to 'to'. If an attempt fails and the word
  * is then 'to', the attempt took effect. from == to is a success without an op. Returns 0, ECORRUPT if another process
  * changed the word, or the error of the transport. */

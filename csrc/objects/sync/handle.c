@@ -104,21 +104,9 @@ int handle_take(struct sync_handle *s, dsm_remote *r, enum dsm_type type, int64_
     return rc || !s->members ? rc : join(s, sweep, arg);
 }
 
-/* A remote handle has an identity that no other handle has: if the entry no longer holds it, it was given back
- * before. */
 int handle_leave(struct sync_handle *s)
 {
-    uint64_t found = s->identity;
-    int rc = SWAP_UNKNOWN;
-    if (!s->members)
-        return 0;
-    if (handle_is_mapped(s))
-        return member_leave(s->r, SYNC_TABLE, s->number, s->identity);
-    for (int i = 0; i < SURE_TRIES && rc == SWAP_UNKNOWN && found == s->identity; i++)
-        rc = sure_swap(s->r, SYNC_TABLE + 8ull * s->number, s->identity, 0, &found);
-    if (rc == SWAP_UNKNOWN && found == s->identity)
-        return err_set(DSM_EIO, 0, "%d times in a row", SURE_TRIES);
-    return rc < 0 ? rc : 0;
+    return s->members ? member_leave(s->r, SYNC_TABLE, s->number, s->identity) : 0;
 }
 
 /* ---- words ---- */
