@@ -1,4 +1,4 @@
-"""Stores of pages: fixed-size pages that any process of a host reads and replaces, each at one instant.
+"""Stores of pages: fixed-size pages that any process reads and replaces, each at one instant.
 
 :meth:`dsmem.Cluster.store` creates and finds them. docs/protocols/pages.md specifies their layout and steps.
 """
@@ -48,15 +48,26 @@ class Store(NamedObject, _core.Store):
     ClosedError
         From any method: the store is closed.
     BusyError
-        A signal handler writes in the midst of a write of the same handle. Reads are possible there.
+        A signal handler writes in the midst of a write of the same handle. Reads are possible there if the memory is
+        this host's.
     CorruptError
         A page is not what was written; another process has overwritten the memory.
     TimeoutError
         Others have replaced the page for seconds, each time before it was read or written.
 
+    OutcomeUnknownError
+        The memory is at a server or in a context, and the answer to a change was lost: the page was replaced or freed
+        once, or not at all. Any other exception says that it was not.
+    TransportError, PeerDeadError, TimeoutError, FencedError
+        The memory belongs to another process, and an op failed.
+
     Notes
     -----
-    Threads may share a store. Their reads run beside each other; writes and the like take turns.
+    Threads may share a store. Their reads run beside each other; writes and the like take turns. In memory that is not
+    mapped here all calls take turns.
+
+    There an operation is a round trip or two, and so is a :meth:`read_many` or :meth:`write_many` of up to 64 pages.
+    Where such a call fails, those behind the page that failed may have been written.
 
     A process may be killed or stopped at any instruction: its change of a page has happened or not, and no other
     process waits for it. Pages that it had allocated stay so, also those whose ids no process knows.
@@ -97,11 +108,6 @@ class Store(NamedObject, _core.Store):
         capacity: int | str | None = None,
         members: int | None = None,
     ) -> Store:
-        if memory.remote.context is not None:
-            raise errors.UnsupportedError(
-                f"a store ({name!r}) works between processes of one host so far, not in memory of a context or at a "
-                "server; use the names of this host: dsmem.connect()"
-            )
         store = cls(memory, cluster, name)
         try:
             store._compare(page_size, capacity, members)

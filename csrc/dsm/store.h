@@ -25,7 +25,12 @@ int dsm_store_format(void *memory, const dsm_store_shape *shape);
 typedef struct dsm_store dsm_store;
 /* Errors: ECORRUPT, EVERSION, EMISMATCH (another object), EMEMBERS (all clients' places are taken). */
 int dsm_store_open(dsm_remote *r, dsm_store **out);
-/* Ends the client. The handle is gone, also with an error: its place is then free once its process has ended. */
+/* Gives back the client's chunk and place. After an error the call may be repeated; other calls are refused with ECLOSED. If the memory
+ * is out of reach, nothing is left to do and the result is 0. */
+int dsm_store_leave(dsm_store *s);
+/* Frees the handle. A place that it has not left is free once its process has ended. */
+void dsm_store_drop(dsm_store *s);
+/* dsm_store_leave(), then dsm_store_drop() unless leaving has failed. */
 int dsm_store_close(dsm_store *s);
 dsm_store_shape dsm_store_shape_of(const dsm_store *s);
 
@@ -58,7 +63,9 @@ int dsm_store_version_now(const dsm_store *s, uint64_t pid, uint64_t *version);
 int dsm_store_write_now(dsm_store *s, uint64_t pid, const uint64_t *expected, const void *page, uint64_t *version);
 
 /* Operations on n pages, one after another; the first that fails ends the call. Those before it were done, none after
- * it was, and the detail of the error has its index. A signal handler may end them as it ends a wait. */
+ * it was, and the detail of the error has its index. A signal handler may end them as it ends a wait. Where the memory
+ * is not mapped, up to 64 pages are under way together, in any order but for those on one page: then some of those
+ * after the one that failed may have been done. */
 int dsm_store_read_many(dsm_store *s, const uint64_t *pids, size_t n, void *pages);
 int dsm_store_write_many(dsm_store *s, const uint64_t *pids, size_t n, const void *pages, uint64_t *versions);
 

@@ -39,10 +39,18 @@ struct store_freed {
     } of[];              /* each chunk */
 };
 
-/* What a client has last seen of a page in a frame. */
+/* What a client has last seen of a page in a frame, or of one that is empty. */
 struct store_hint {
-    uint64_t version;                                /* 0: nothing */
+    uint64_t version : 63, empty : 1;                /* version 0: nothing */
     uint64_t generation : 24, frame : 24, time : 16; /* time: in seconds, when it was seen */
+};
+
+/* Heads of pages from number 'at' on, as the client has last read them: among them it looks for free ones. A head that
+ * has changed since is refused by the compare-swap, which says what it is now. */
+struct store_heads {
+    uint64_t at;
+    uint32_t got;
+    uint64_t words[PER_CHUNK];
 };
 
 struct store_env {
@@ -52,6 +60,7 @@ struct store_env {
     struct store_hint *hints;    /* one for each page, zero at first; NULL: none are kept */
     struct store_freed *freed;   /* zero at first; NULL: none is kept */
     void *copy;                  /* of a page that is written; NULL: the source does not change meanwhile */
+    struct store_heads *heads;   /* zero at first */
     int64_t now;                 /* monotonic ns */
     uint64_t time;               /* the stamp of new frames */
     uint64_t random;             /* another one at each step */
@@ -69,9 +78,10 @@ struct store_op {
     uint64_t expected; /* COMPARE_WRITE: the version */
     uint64_t version;  /* afterwards: that of the page, also with ECONFLICT */
 
-    enum { OP_BEGINS, OP_LOOKS, OP_SLEEPS, OP_SWAPS, OP_DOUBTS, OP_TRACES } step;
+    enum { OP_BEGINS, OP_LOOKS, OP_SLEEPS, OP_FRAMES, OP_SWAPS, OP_DOUBTS, OP_TRACES } step;
     bool own;                   /* 'guess' was read by this op; otherwise it is a hint */
     bool bad;                   /* the frame of the guess was not whole */
+    uint16_t seen;              /* when the guess was the head, as in a hint */
     uint32_t rounds, n;         /* looks so far; ops */
     uint64_t guess, head, next; /* a head of the page; the word as it was just read; what replaces it */
     uint32_t frame;             /* that is being written */
@@ -84,6 +94,8 @@ struct store_op {
 /* Errors: EPAGE (no such page), ECONFLICT (another version), ECORRUPT, EUNKNOWN, ETIME (others have replaced the page
  * all the time), and those of ops. */
 enum store_next store_step(struct store_op *m, struct store_env *e);
+/* Ends a machine in OP_SWAPS whose ops have not been posted, or had no effect. */
+void store_give_up(struct store_op *m, struct store_env *e);
 
 /* ---- allocation: allocate.c ---- */
 
@@ -92,8 +104,8 @@ struct store_allocation {
     uint64_t *ids, want, have;
 
     enum { ALLOCATION_BEGINS, ALLOCATION_LOOKS, ALLOCATION_SWAPS, ALLOCATION_RETURNS, ALLOCATION_UNDOES } step;
-    uint64_t at, looked; /* the next page to look at, and how many have been */
-    uint32_t n, got;     /* ops; heads that were read */
+    uint64_t looked; /* how many heads were read */
+    uint32_t n;      /* ops */
     int cause;
     uint64_t heads[PER_CHUNK];
     dsm_op ops[PER_CHUNK];

@@ -1,7 +1,7 @@
 /* Many pages in one call, one after another. Between two of them a signal handler may end the call. */
 #include "../base/error.h"
-#include "../core/core.h"
-#include "layout.h"
+#include "../core/remote.h"
+#include "window.h"
 
 enum { BETWEEN_LOOKS = 256 };
 
@@ -22,6 +22,8 @@ static int failed_at(int rc, size_t i, size_t n)
 int dsm_store_read_many(dsm_store *s, const uint64_t *pids, size_t n, void *pages)
 {
     uint64_t each = dsm_store_shape_of(s).page_bytes;
+    if (!remote_is_mapped(s->remote))
+        return window_run(s, STORE_READ, pids, n, pages, NULL);
     for (size_t i = 0; i < n; i++) {
         int rc = ended(i);
         if (rc)
@@ -36,6 +38,8 @@ int dsm_store_read_many(dsm_store *s, const uint64_t *pids, size_t n, void *page
 int dsm_store_write_many(dsm_store *s, const uint64_t *pids, size_t n, const void *pages, uint64_t *versions)
 {
     uint64_t each = dsm_store_shape_of(s).page_bytes;
+    if (!remote_is_mapped(s->remote))
+        return window_run(s, STORE_WRITE, pids, n, pages, versions);
     for (size_t i = 0; i < n; i++) {
         int rc = ended(i);
         if (rc)

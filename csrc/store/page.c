@@ -66,14 +66,15 @@ static bool recall(struct store_op *m, const struct store_hint *h)
 {
     if (!h || !h->version || h->generation != page_generation(m->pid))
         return false;
-    m->guess = head_of(HEAD_FRAMED, h->version, h->frame);
+    m->guess = h->empty ? head_of(HEAD_EMPTY, h->version, h->generation) : head_of(HEAD_FRAMED, h->version, h->frame);
+    m->seen = h->time;
     return true;
 }
 
 /* So recent that it can be swapped without another look: if it is still the head, it has been so all the time. */
-static bool is_recent(const struct store_hint *h, const struct store_env *e)
+static bool is_recent(const struct store_op *m, const struct store_env *e)
 {
-    return (uint16_t)(HINT_TIME(e) - h->time) <= HINT_TRUSTED;
+    return (uint16_t)(HINT_TIME(e) - m->seen) <= HINT_TRUSTED;
 }
 
 /* ---- looking ---- */
@@ -119,7 +120,7 @@ static enum store_next write_frame(struct store_op *m, struct store_env *e, uint
 {
     m->frame = frames_take(e->frames);
     if (m->frame == NO_FRAME) {
-        m->step = OP_BEGINS;
+        m->step = OP_FRAMES;
         return STORE_FRAMES;
     }
     m->header = (struct frame_header){.pid = m->pid,
@@ -171,6 +172,7 @@ static enum store_next see(struct store_op *m, struct store_env *e, uint64_t hea
     if (m->bad && head == m->guess)
         return end(m, err_set(DSM_ECORRUPT, 0, "the frame of page %#llx is damaged", (unsigned long long)m->pid));
     m->guess = head;
+    m->seen = HINT_TIME(e);
     m->own = true;
     m->bad = false;
     if (head_state(head) == HEAD_FRAMED)
@@ -202,6 +204,7 @@ static enum store_next looked(struct store_op *m, struct store_env *e)
         return see(m, e, m->head);
     if (m->header.pid != m->pid)
         return no_page(m);
+    m->seen = HINT_TIME(e);
     remember(m, e, m->guess, m->header.version);
     return act(m, e, m->header.version);
 }
@@ -285,12 +288,14 @@ static enum store_next begin(struct store_op *m, struct store_env *e)
     const struct store_hint *h = e->hints ? &e->hints[page_number(m->pid)] : NULL;
     if (!m->own && recall(m, h)) {
         bool fits = m->kind != STORE_COMPARE_WRITE || h->version == m->expected;
-        if (m->kind >= STORE_WRITE && fits && is_recent(h, e))
+        if (m->kind >= STORE_WRITE && fits && is_recent(m, e))
             return act(m, e, h->version); /* the swap proves it */
-        return look(m, e, true);
+        return look(m, e, !h->empty);
     }
     return look(m, e, false);
 }
+
+void store_give_up(struct store_op *m, struct store_env *e) { put_back(m, e); }
 
 enum store_next store_step(struct store_op *m, struct store_env *e)
 {
@@ -299,6 +304,8 @@ enum store_next store_step(struct store_op *m, struct store_env *e)
         return begin(m, e);
     case OP_SLEEPS:
         return look(m, e, true);
+    case OP_FRAMES: /* there are some now */
+        return is_recent(m, e) ? act(m, e, m->version) : begin(m, e);
     case OP_LOOKS:
         return looked(m, e);
     case OP_SWAPS:

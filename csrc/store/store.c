@@ -1,5 +1,5 @@
 /*
- * A client of a store: its place, and the blocking driver of its machines.
+ * A client of a store: its place, and operations on one page.
  *
  * Where memory is mapped, nothing is posted, no hints are kept, and an operation first tries the short way of mapped.h.
  */
@@ -9,123 +9,26 @@
 #include "../objects/member.h"
 #include "../objects/object.h"
 #include "../objects/sure.h"
-#include "machine.h"
 #include "mapped.h"
+#include "window.h"
 
 #include <stdlib.h>
 
-struct dsm_store {
-    struct store_env env; /* as the store was opened; it does not change */
-    dsm_remote *remote;
-    struct store_shape shape;
-    struct store_frames frames;
-    uint64_t identity;
-    uint64_t user; /* of memory that is not mapped: the thread that is in a call */
-};
-
-/* ---- the driver ---- */
-
-static void ask(struct store_env *e)
-{
-    struct timespec wall;
-    clock_gettime(CLOCK_REALTIME, &wall);
-    e->now = clock_ns();
-    e->time = ((uint64_t)wall.tv_sec * 1000 + (uint64_t)wall.tv_nsec / 1000000) << 16;
-    e->random = ((uint64_t)e->now ^ (uint64_t)(uintptr_t)&wall) * 0x9e3779b97f4a7c15ull;
-}
-
-static uint32_t right_of(const dsm_op *op)
-{
-    return op->code == DSM_OP_READ ? DSM_READ : op->code == DSM_OP_WRITE ? DSM_WRITE : DSM_ATOMIC;
-}
-
-enum { PREFETCH_FROM = 2 };
-
-/* In order; behind one that is refused, none is executed. Many ops are for words far from each other. */
-static void execute_mapped(dsm_remote *r, dsm_op *ops, uint32_t n)
-{
-    int rc = 0;
-    for (uint32_t i = 0; n > PREFETCH_FROM && i < n; i++)
-        __builtin_prefetch(remote_at(r, ops[i].offset));
-    for (uint32_t i = 0; i < n; i++) {
-        if (rc) {
-            ops[i].status = -DSM_ECANCELED;
-            continue;
-        }
-        rc = ops[i].status = remote_check(r, ops[i].offset, ops[i].nbytes, right_of(&ops[i]));
-        if (!rc)
-            mapped_execute(remote_at(r, 0), &ops[i]);
-    }
-}
-
-static void execute(const dsm_store *s, dsm_op *ops, uint32_t n)
-{
-    dsm_remote *r = s->remote;
-    uint64_t nbytes = 0;
-    if (remote_is_mapped(r)) {
-        execute_mapped(r, ops, n);
-        return;
-    }
-    for (uint32_t i = 0; i < n; i++) {
-        ops[i].remote = r;
-        nbytes += ops[i].nbytes;
-    }
-    dsm_execute(r->ctx, ops, n, remote_timeout_for(r, nbytes), NULL); /* each op has its status */
-}
-
-static void sleep_for(int64_t ns) { nanosleep(&(struct timespec){.tv_nsec = ns}, NULL); }
-
-static int open_chunk(dsm_store *s)
-{
-    struct store_chunking m = {.step = CHUNK_BEGINS};
-    struct store_env env = s->env;
-    ask(&env);
-    while (store_open_chunk_step(&m, &env) == STORE_POST)
-        execute(s, m.ops, m.n);
-    return err_known(m.status); /* whatever became of the chunk: the write has not begun */
-}
-
-static int drive(dsm_store *s, struct store_op *m)
-{
-    struct store_env env = s->env; /* time and chance of this thread: reads run beside each other */
-    for (;;) {
-        int rc = 0;
-        ask(&env);
-        switch (store_step(m, &env)) {
-        case STORE_POST:
-            execute(s, m->ops, m->n);
-            break;
-        case STORE_SLEEP: /* no op is under way, and no frame is held */
-            sleep_for(m->sleep_ns);
-            if (wait_interrupted())
-                rc =
-                    err_set(DSM_ETIME, 0, "a signal handler ended the wait for page %#llx", (unsigned long long)m->pid);
-            break;
-        case STORE_FRAMES:
-            rc = open_chunk(s);
-            break;
-        default:
-            return m->status;
-        }
-        if (rc)
-            return rc;
-    }
-}
-
 /* ---- places ---- */
 
+/* Closed by another one that sweeps it, too, is closed. */
 static int close_chunk(const dsm_store *s, uint64_t chunk, uint64_t word)
 {
-    uint64_t old;
-    return err_known(dsm_compare_swap(s->remote, chunk_at(&s->shape, chunk), word, chunk_next(word, 0, CHUNK_CLOSED),
-                                      &old, remote_timeout(s->remote)));
+    return sure_swap_away(s->remote, chunk_at(&s->shape, chunk), word, chunk_next(word, 0, CHUNK_CLOSED));
 }
 
-/* The word says whether the client has it open; reading it settles what was in doubt. */
-static int close_own_chunk(const dsm_store *s)
+/* The word says whether the client has it open; reading it settles what was in doubt. Its frames are not used from now
+ * on, also where the answer is lost. */
+static int close_own_chunk(dsm_store *s)
 {
     uint64_t word;
     int rc = sure_read(s->remote, chunk_at(&s->shape, s->frames.chunk), &word, 8);
+    s->frames = (struct store_frames){.chunk = s->frames.chunk};
     if (rc || chunk_state(word) != CHUNK_OPEN || chunk_owner(word) != s->env.slot + 1)
         return rc;
     return close_chunk(s, s->frames.chunk, word);
@@ -169,23 +72,17 @@ static int join(dsm_store *s)
     return rc ? rc : member_join(s->remote, STORE_SLOTS, s->shape.slots, s->identity, close_chunks, s, &s->env.slot);
 }
 
+/* A copy of a page that is written; and where ops are posted what is known of pages, and room for many of them. */
 static int get_memory(dsm_store *s)
 {
-    bool hints = !remote_is_mapped(s->remote);
+    bool posts = !remote_is_mapped(s->remote);
     s->env.copy = malloc(s->shape.page_bytes);
-    s->env.hints = hints ? calloc(s->shape.pages, sizeof *s->env.hints) : NULL;
+    s->env.hints = posts ? calloc(s->shape.pages, sizeof *s->env.hints) : NULL;
     s->env.freed = calloc(1, sizeof *s->env.freed + s->shape.chunks * sizeof *s->env.freed->of);
-    return s->env.copy && s->env.freed && (s->env.hints || !hints)
+    s->window = posts ? window_new(s->shape.page_bytes) : NULL;
+    return s->env.copy && s->env.freed && (!posts || (s->env.hints && s->window))
                ? 0
-               : err_set(DSM_ENOMEM, 0, "a copy of a page, and hints for %llu", (unsigned long long)s->shape.pages);
-}
-
-static void let_go(dsm_store *s)
-{
-    free(s->env.copy);
-    free(s->env.freed);
-    free(s->env.hints);
-    free(s);
+               : err_set(DSM_ENOMEM, 0, "copies of pages, and hints for %llu", (unsigned long long)s->shape.pages);
 }
 
 int dsm_store_open(dsm_remote *r, dsm_store **out)
@@ -194,12 +91,12 @@ int dsm_store_open(dsm_remote *r, dsm_store **out)
     if (!s)
         return err_set(DSM_ENOMEM, 0, "a handle of a store");
     s->remote = r;
-    s->env = (struct store_env){.shape = &s->shape, .frames = &s->frames};
+    s->env = (struct store_env){.shape = &s->shape, .frames = &s->frames, .heads = &s->heads};
     int rc = join(s);
     if (!rc && (rc = get_memory(s)))
         member_leave(r, STORE_SLOTS, s->env.slot, s->identity);
     if (rc) {
-        let_go(s);
+        dsm_store_drop(s);
         return rc;
     }
     s->frames.chunk = (uint32_t)(s->env.slot * 0x9e3779b9u % s->shape.chunks);
@@ -207,13 +104,30 @@ int dsm_store_open(dsm_remote *r, dsm_store **out)
     return 0;
 }
 
-int dsm_store_close(dsm_store *s)
+int dsm_store_leave(dsm_store *s)
 {
+    s->leaving = true;
     int rc = close_own_chunk(s);
     if (!rc)
         rc = member_leave(s->remote, STORE_SLOTS, s->env.slot, s->identity);
-    let_go(s);
     return rc == -DSM_EFORK || sure_lost(rc) ? 0 : rc;
+}
+
+void dsm_store_drop(dsm_store *s)
+{
+    window_free(s->window);
+    free(s->env.copy);
+    free(s->env.freed);
+    free(s->env.hints);
+    free(s);
+}
+
+int dsm_store_close(dsm_store *s)
+{
+    int rc = dsm_store_leave(s);
+    if (!rc)
+        dsm_store_drop(s);
+    return rc;
 }
 
 /* ---- layout ---- */
@@ -275,33 +189,17 @@ int dsm_store_count(dsm_store *s, dsm_store_counts *out)
 
 /* ---- operations ---- */
 
-/* A call that waits may run signal handlers. One that uses the handle would change chunk and frames under the call that
- * it has interrupted. */
-static int enter(dsm_store *s)
-{
-    uint64_t user = remote_is_mapped(s->remote) ? 0 : compare_swap_u64(&s->user, 0, this_thread());
-    if (!user)
-        return 0;
-    return user == this_thread() ? dsm_refuse_reentry("store")
-                                 : err_set(DSM_EBUSY, 0, "another thread is in a call with this handle of a store");
-}
-
-static int leave(dsm_store *s, int rc)
-{
-    if (!remote_is_mapped(s->remote))
-        store_release_u64(&s->user, 0);
-    return rc;
-}
-
 static int allocate(dsm_store *s, uint64_t *ids, size_t n)
 {
     struct store_allocation m = {.ids = ids, .want = n};
-    int rc = enter(s);
+    struct store_env env = s->env;
+    int rc = store_enter(s);
     if (rc)
         return rc;
-    while (store_allocate_step(&m, &s->env) == STORE_POST)
-        execute(s, m.ops, m.n);
-    return leave(s, m.status);
+    env.now = clock_ns();
+    while (store_allocate_step(&m, &env) == STORE_POST)
+        store_execute(s, m.ops, m.n);
+    return store_exit(s, m.status);
 }
 
 /* Another thread may change the caller's array. What it says is not what would be given back. */
@@ -322,13 +220,13 @@ int dsm_store_allocate(dsm_store *s, uint64_t *ids, size_t n)
 
 static int operate(dsm_store *s, struct store_op *m, uint64_t *version)
 {
-    int rc = enter(s);
+    int rc = store_enter(s);
     if (rc)
         return rc;
-    rc = drive(s, m);
+    rc = store_drive(s, m);
     if (version)
         *version = m->version;
-    return leave(s, rc);
+    return store_exit(s, rc);
 }
 
 int dsm_store_read_now(const dsm_store *s, uint64_t pid, void *out, uint64_t *version)
@@ -366,7 +264,7 @@ int dsm_store_version(dsm_store *s, uint64_t pid, uint64_t *version)
 static int write_page(dsm_store *s, uint64_t pid, const uint64_t *expected, const void *page, uint64_t *version)
 {
     if (remote_is_mapped(s->remote) && !s->frames.free)
-        open_chunk(s);
+        store_open_chunk(s);
     if (!dsm_store_write_now(s, pid, expected, page, version))
         return 0;
     struct store_op m = {.kind = expected ? STORE_COMPARE_WRITE : STORE_WRITE,

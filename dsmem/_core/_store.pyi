@@ -141,7 +141,8 @@ class Store:
         Raises
         ------
         PageNotFoundError
-            The message has the index of the page. Those before it were written, and none after it.
+            The message has the index of the page. Those before it were written, and none after it. Where the
+            memory is not mapped here, some after it may have been.
         InvalidArgumentError
             ``ids`` are no page ids, or ``data`` has another size than they have together.
         """

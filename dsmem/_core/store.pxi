@@ -150,6 +150,16 @@ cdef class Store(Handle):
             self.turn_of = 0
         PyThread_release_lock(turn)
 
+    @cython.final
+    cdef PyThread_type_lock begin_read(self) except? NULL:
+        """As begin(), where the memory is not mapped: what the client knows of the pages is one thread's at a time."""
+        return NULL if self.remote.mapped else self.begin()
+
+    @cython.final
+    cdef void end_read(self, PyThread_type_lock turn) noexcept:
+        if turn != NULL:
+            self.end(turn)
+
     # -- one page --
 
     @property
@@ -162,12 +172,15 @@ cdef class Store(Handle):
 
     @cython.final
     cdef int get(self, uint64_t pid, void *out) except -1:
+        cdef PyThread_type_lock turn
         cdef int rc = 1
         if self.shape.page_bytes <= NOGIL_FROM:
             rc = c.dsm_store_read_now(self.ptr, pid, out, NULL)
         if rc:
+            turn = self.begin_read()
             with nogil:
                 rc = c.dsm_store_read(self.ptr, pid, out, NULL)
+            self.end_read(turn)
         if rc:
             raise self.failed(rc, "read")
         return 0
@@ -314,6 +327,7 @@ cdef class Store(Handle):
 
     def read_many(self, ids, out=None):
         cdef Py_buffer view
+        cdef PyThread_type_lock turn
         cdef ndarray pids
         cdef uint64_t *words
         cdef size_t n
@@ -327,8 +341,10 @@ cdef class Store(Handle):
             get_buffer(out, &view, True)
             try:
                 check_pages(view.len, n * self.shape.page_bytes, "out", f"what {n} ids name")
+                turn = self.begin_read()
                 with nogil:
                     rc = c.dsm_store_read_many(self.ptr, words, n, view.buf)
+                self.end_read(turn)
             finally:
                 PyBuffer_Release(&view)
             if rc:
@@ -392,24 +408,27 @@ cdef class Store(Handle):
         self.part()
 
     @cython.final
-    cdef int part(self) except -1:
-        """End the core's client, which is gone also where that fails."""
+    cdef int part(self, bint for_good=False) except -1:
+        """End the core's client. Where it can't give back its place it stays, so that close() may be called again."""
         cdef c.dsm_store *ptr = self.ptr
         cdef int rc
         self.live, self.ptr = False, NULL
         with nogil:
-            rc = c.dsm_store_close(ptr)
-        self.remote.drop_user()
+            rc = c.dsm_store_leave(ptr)
+            if not rc or for_good:
+                c.dsm_store_drop(ptr)
+        if rc and not for_good:
+            self.live, self.ptr = True, ptr
+        else:
+            self.remote.drop_user()
         if rc:
             raise self.failed(rc, "close")
         return 0
 
     cdef int leave_as_dead(self) except -1:
-        cdef c.dsm_store *ptr = self.ptr
         cdef int rc
-        self.ptr = NULL
         with nogil:
-            rc = c.dsm_store_close(ptr)
+            rc = c.dsm_store_leave(self.ptr)
         self.remote.users -= 1
         if rc:
             raise self.failed(rc, "close")
@@ -423,4 +442,4 @@ cdef class Store(Handle):
             self.remote.drop_user()
             return
         with contextlib.suppress(errors.DsmemError):
-            self.part()
+            self.part(True)

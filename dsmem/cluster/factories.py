@@ -529,7 +529,7 @@ class Cluster(ClusterBase):
         lifetime: Lifetime = "name",
         timeout: float | None = None,
     ) -> Store:
-        """A store of pages, for processes of this host.
+        """A store of pages.
 
         Parameters
         ----------
@@ -554,8 +554,6 @@ class Cluster(ClusterBase):
             The store exists with other properties than those that are given.
         InvalidArgumentError
             A property is invalid; the message says which one.
-        UnsupportedError
-            The names of the cluster are not this host's: they are in memory of a context, or at a server.
         TooManyMembersError
             All places for handles are in use by living processes.
 

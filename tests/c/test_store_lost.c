@@ -17,6 +17,7 @@ static uint8_t *memory, page[PAGE];
 
 static struct client {
     struct store_frames frames;
+    struct store_heads heads;
     struct store_env env;
 } a, b;
 
@@ -31,7 +32,7 @@ static void begin(uint32_t slots)
 
 static void come(struct client *c, uint32_t slot)
 {
-    *c = (struct client){.env = {.shape = &shape, .slot = slot, .frames = &c->frames}};
+    *c = (struct client){.env = {.shape = &shape, .slot = slot, .frames = &c->frames, .heads = &c->heads}};
 }
 
 static enum lose kind_of(const dsm_op *op)

@@ -70,6 +70,7 @@ static struct client {
     struct store_frames frames;
     struct store_hint hints[PAGES];
     _Alignas(struct store_freed) uint8_t freed[sizeof(struct store_freed) + 16 * (SLOTS + 1 + PAGES / PER_CHUNK)];
+    struct store_heads heads;
     struct flight flights[PER_CHUNK];
     uint32_t n;
 
@@ -315,7 +316,8 @@ static void come(struct client *c, bool hints)
     for (uint64_t i = 0; i < shape.chunks; i++)
         if (chunk_state(words[i]) == CHUNK_OPEN && chunk_owner(words[i]) == slot + 1)
             words[i] = chunk_next(words[i], 0, CHUNK_CLOSED);
-    c->env = (struct store_env){.shape = &shape, .slot = slot, .frames = &c->frames, .hints = hints ? c->hints : NULL};
+    c->env = (struct store_env){
+        .shape = &shape, .slot = slot, .frames = &c->frames, .hints = hints ? c->hints : NULL, .heads = &c->heads};
     c->env.freed = slot % 2 ? (struct store_freed *)(void *)c->freed : NULL;
 }
 

@@ -358,9 +358,8 @@ NAMED_MAKERS: dict[str, Callable[[Any, str], Any]] = {
     "Barrier": lambda c, n: c.barrier(n, 2, create=True),
     "Once": lambda c, n: c.once(n, create=True),
     "SharedClock": lambda c, n: c.clock(n, create=True),
-    "Store": lambda c, n: c.store(n, page_size=256, capacity=2560, members=2, create=True),
+    "Store": lambda c, n: c.store(n, page_size=256, capacity="16KiB", members=2, create=True),
 }
-LOCAL = ("Store",)  # classes whose objects are of this host only
 
 
 def public(cls: type) -> set[str]:
@@ -462,9 +461,5 @@ def makers(where: str) -> dict[str, Any]:
         "Pool": pool,
         "Remotes": remotes,
         "Remote": remote,
-        **{
-            kind: _of_cluster(where, make)
-            for kind, make in NAMED_MAKERS.items()
-            if where == "local" or kind not in LOCAL
-        },
+        **{kind: _of_cluster(where, make) for kind, make in NAMED_MAKERS.items()},
     }

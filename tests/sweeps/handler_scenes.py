@@ -46,7 +46,10 @@ KIND_OF = {
     "Condition": "condition",
     "Barrier": "barrier",
     "Once": "once",
+    "Store": "store",
 }
+
+NEVER_WAIT = ("Store",)  # on one host
 
 # What the handle has done before: nothing, or one of these.
 BEFORE: dict[str, list[Callable[[Any], Any]]] = {

@@ -499,12 +499,11 @@ OWNERS = {
     "Stamped": ("get",),
 }
 NO_OBJECTS = ("Cluster", "Context", "Remote", "Pool", "Remotes", "Batch")
-LOCAL = ("Store",)  # of this host only
 REMOTE = {
     name: scene
     for name, scene in SCENES.items()
     for cls, call in [name.split(".")]
-    if cls not in NO_OBJECTS + LOCAL and call not in OWNERS.get(cls, ())
+    if cls not in NO_OBJECTS and call not in OWNERS.get(cls, ())
 }
 WRAPPED = {"Pickled": queue.Pickled, "Stamped": lambda made: queue.Stamped(made, clock.Lamport())}
 

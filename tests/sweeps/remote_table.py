@@ -8,9 +8,10 @@ from contextlib import suppress
 
 import pytest
 import remote_queue
+import remote_store
 from remote_faults import Kind, Row, nothing
 
-from dsmem import clock, errors, queue, segment, sync
+from dsmem import clock, errors, queue, segment, store, sync
 
 LIMIT = 5.0
 SOON = 0.02
@@ -313,6 +314,7 @@ KINDS = {
     "barrier": Kind("barrier", {"parties": 2}, nothing, use_barrier, take_the_barrier),
     "once": Kind("once", {}, end_once, use_once, take_once),
     "clock": Kind("clock", {}, nothing, stamps, stamps),
+    "store": remote_store.KIND,
 }
 
 
@@ -441,6 +443,7 @@ ROWS = [
     Row("clock", "stamps", stamps, names=()),
     Row("clock", "close", lambda o: o.close()),
     Row("clock", "with", with_obj),
+    *remote_store.ROWS,
 ]
 
 # Class, the kinds whose rows are of it, and why the other public names have none.
@@ -474,6 +477,7 @@ CLASSES: dict[type, tuple[tuple[str, ...], dict[str, str]]] = {
     sync.Barrier: (("barrier",), {"parties": NO_OP}),
     sync.Once: (("once",), {"recovered": NO_OP}),
     clock.SharedClock: (("clock",), {}),
+    store.Store: (("store",), {"page_size": NO_OP}),
 }
 
 

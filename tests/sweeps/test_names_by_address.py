@@ -53,6 +53,7 @@ CALLS = {
     "condition": Scene(itself, make_and_unlink("condition"), unmake, shared=False),
     "queue": Scene(itself, make_and_unlink("queue"), unmake, shared=False),
     "segment": Scene(itself, make_and_unlink("segment", (2, 2)), unmake, shared=False),
+    "store": Scene(itself, make_and_unlink("store", page_size=256, capacity="16KiB"), unmake, shared=False),
     "resize": Scene(rows, grow, shared=False),
 }
 

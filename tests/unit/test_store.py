@@ -1,4 +1,5 @@
-"""Stores of pages from Python: what each call does and refuses, threads, processes, and writers that are killed.
+"""Stores of pages from Python: what each call does and refuses, on this host and in memory of each fabric; threads,
+processes, and writers that are killed. At a server: test_store_remote.py.
 
 docs/protocols/pages.md has the steps; tests/c/test_store.c and test_store_sim.c play what Python can't.
 """
@@ -34,9 +35,19 @@ def number_of(data: bytes) -> int:
     return int(words[0])
 
 
+PROPERTIES = {"page_size": SIZE, "capacity": 100 * SIZE, "members": 8}
+
+
 @pytest.fixture
-def store(here):
-    with here.store("s", page_size=SIZE, capacity=100 * SIZE, members=8, create=True) as made:
+def store(cluster):
+    with cluster.store("s", create=True, **PROPERTIES) as made:
+        yield made
+
+
+@pytest.fixture
+def mapped(here):
+    """One of this host."""
+    with here.store("s", create=True, **PROPERTIES) as made:
         yield made
 
 
@@ -151,16 +162,37 @@ def test_many_pages(store):
 
 
 def test_a_failure_names_its_index(store):
-    """What is before it was done, and nothing after it."""
+    """What is before it was done. Nothing after it was, where the memory is mapped."""
     ids = store.allocate_many(4)
     store.free(ids[2])
-    with pytest.raises(errors.PageNotFoundError, match=r"ids\[2\] of 4.*none after it"):
+    mapped = store._memory.remote.is_mapped
+    after = "none after it" if mapped else "some after it may have been"
+    with pytest.raises(errors.PageNotFoundError, match=rf"ids\[2\] of 4.*{after}"):
         store.write_many(ids, b"".join(map(page, range(1, 5))))
-    assert [number_of(store.read(ids[i])) for i in (0, 1, 3)] == [1, 2, 0]
+    assert [number_of(store.read(ids[i])) for i in (0, 1)] == [1, 2]
+    assert number_of(store.read(ids[3])) in ([0] if mapped else [0, 4])
     out = np.full((4, SIZE), 9, "u1")
     with pytest.raises(errors.PageNotFoundError, match=r"ids\[2\] of 4"):
         store.read_many(ids, out)
-    assert number_of(out[1].tobytes()) == 2 and (out[2:] == 9).all()
+    assert number_of(out[1].tobytes()) == 2 and (not mapped or (out[2:] == 9).all())
+
+
+def test_one_page_many_times_in_a_call(store):
+    """Its last value is the last one of the call, and each has a version of its own."""
+    pid, other = store.allocate_many(2).tolist()
+    ids = [pid, other, pid, pid, other]
+    for _ in range(3):
+        versions = store.write_many(ids, b"".join(map(page, range(5))))
+        assert versions[0] < versions[2] < versions[3] and versions[1] < versions[4]
+        assert [number_of(each.tobytes()) for each in store.read_many(ids)] == [3, 4, 3, 3, 4]
+
+
+def test_more_pages_in_a_call_than_there_are_frames_in_a_chunk(store):
+    ids = store.allocate_many(90)
+    for first in range(0, 600, 100):
+        values = np.repeat(np.arange(first, first + 90, dtype="u8"), SIZE // 8)
+        store.write_many(ids, values)
+        assert (store.read_many(ids[::-1]).view("u8")[::-1].ravel() == values).all()
 
 
 @pytest.mark.parametrize("ids", [5, [[1]], np.zeros((1, 1), "u8"), np.zeros(1), [1.5], [-1], ["x"], None])
@@ -190,17 +222,17 @@ def test_a_full_store(store):
 # -- properties, names --
 
 
-def test_properties_that_differ(here, store):
+def test_properties_that_differ(cluster, store):
     for given, said in (
         ({"page_size": 512}, "page_size=256, not 512"),
         ({"capacity": "1MiB"}, "capacity=25600, not 1MiB"),
         ({"members": 9}, "members=8, not 9"),
     ):
         with pytest.raises(errors.MismatchError, match=said):
-            here.store("s", create=None, **given)
+            cluster.store("s", create=None, **given)
     assert store.stat()["handles"] == 1
-    for given in ({}, {"page_size": SIZE, "capacity": 100 * SIZE, "members": 8}, {"capacity": 100 * SIZE - 1}):
-        here.store("s", create=None, **given).close()
+    for given in ({}, PROPERTIES, {"capacity": 100 * SIZE - 1}):
+        cluster.store("s", create=None, **given).close()
 
 
 @pytest.mark.parametrize(
@@ -209,43 +241,34 @@ def test_properties_that_differ(here, store):
     + [{"capacity": 4096, "page_size": bad} for bad in (0, 255, 320 + 1, 1 << 21, "4096", 2**70)]
     + [{"capacity": 4096, "members": bad} for bad in (0, 1025, "x", 2**70)],
 )
-def test_properties_that_cannot_be(here, given):
+def test_properties_that_cannot_be(cluster, given):
     with pytest.raises(errors.InvalidArgumentError):
-        here.store("s", create=True, **given)
-    assert here.list() == []
+        cluster.store("s", create=True, **given)
+    assert cluster.list() == []
 
 
-def test_too_many_members(here):
-    with here.store("s", capacity=4096, members=1, create=True) as store:
+def test_too_many_members(cluster):
+    with cluster.store("s", capacity=4096, members=1, create=True) as store:
         with pytest.raises(errors.TooManyMembersError):
-            here.store("s")
+            cluster.store("s")
         assert store.stat()["handles"] == 1
-    here.store("s").close()
+    cluster.store("s").close()
 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-def test_a_handle_that_is_dropped_leaves_its_place(here, store):
-    ref = store.ref
+def test_a_handle_that_is_dropped_leaves_its_place(store, other):
     for _ in range(20):
-        dsmem.attach(ref)
+        other(store)
     assert store.stat()["handles"] <= 2
 
 
-def test_memory_of_a_context_is_refused():
-    with (
-        dsmem.Context("shm", secret=b"s" * 32) as context,
-        dsmem.connect(context=context) as cluster,
-        pytest.raises(errors.UnsupportedError, match="use the names of this host"),
-    ):
-        cluster.store("s", capacity=4096, create=True)
-
-
-def test_a_reference_is_pickled(store):
+def test_a_reference_is_pickled(store, other):
     pid = store.allocate()
     store.write(pid, page(7))
-    with pickle.loads(pickle.dumps(store)) as other:
-        assert other.read(pid) == page(7)
-        other.write(pid, page(8))
+    ref = pickle.loads(pickle.dumps(store.ref))
+    with pickle.loads(pickle.dumps(store)) if ref.cluster else other(store) as another:
+        assert another.read(pid) == page(7)
+        another.write(pid, page(8))
     assert store.read(pid) == page(8)
 
 
@@ -310,13 +333,13 @@ def test_short_writes_beside_long_ones(store):
     assert failed == []
 
 
-def test_compare_write_counts(store):
+def test_compare_write_counts(store, other):
     """An increment by two threads with a handle each loses nothing."""
     pid, rounds, failed = store.allocate(), 100, []
 
     def count():
         try:
-            with dsmem.attach(store.ref) as mine:
+            with other(store) as mine:
                 for _ in range(rounds):
                     while True:
                         version = mine.version(pid)
@@ -354,10 +377,10 @@ def handling(handler):
 MANY = 100_000
 
 
-def test_a_handler_ends_a_long_read(store):
+def test_a_handler_ends_a_long_read(mapped):
     """In the midst of it: the first page has been read, and the last has not."""
-    pid = store.allocate()
-    store.write(pid, page(1))
+    pid = mapped.allocate()
+    mapped.write(pid, page(1))
     ids, struck = np.full(MANY, pid, "u8"), False
     while not struck:
         out = np.zeros((MANY, SIZE // 8), "u8")
@@ -368,35 +391,35 @@ def test_a_handler_ends_a_long_read(store):
 
         try:
             with handling(strike):
-                store.read_many(ids, out)
+                mapped.read_many(ids, out)
         except StruckError:
             struck = True
             assert out[0, 0] and not out[-1, 0]
-    assert store.read(pid) == page(1)
+    assert mapped.read(pid) == page(1)
 
 
-def test_a_handler_that_comes_in_a_write(store):
+def test_a_handler_that_comes_in_a_write(mapped):
     """It may read, and is refused to write; what it has interrupted goes on."""
-    pid, other = store.allocate(), store.allocate()
+    pid, other = mapped.allocate(), mapped.allocate()
     ids, data = np.full(MANY, pid, "u8"), np.ones((MANY, SIZE // 8), "u8")
     seen: list[object] = []
 
     def handle(*_):
-        if store.read(pid) == page(0) or seen:
+        if mapped.read(pid) == page(0) or seen:
             return
         try:
-            store.write(other, page(2))
+            mapped.write(other, page(2))
         except errors.BusyError as error:
-            seen.append(store.read(pid))
+            seen.append(mapped.read(pid))
             seen.append(str(error))
 
     while not seen:
-        store.write(pid, page(0))
+        mapped.write(pid, page(0))
         with handling(handle):
-            store.write_many(ids, data)
-        assert store.read(pid) == page(1)
+            mapped.write_many(ids, data)
+        assert mapped.read(pid) == page(1)
     assert seen[0] == page(1) and "signal handler" in seen[1]
-    assert store.write(other, page(3)) == store.version(other)
+    assert mapped.write(other, page(3)) == mapped.version(other)
 
 
 # -- processes --
@@ -415,26 +438,26 @@ def fill(ref, pids, ready):
         store.free(extra)
 
 
-def test_writers_that_are_killed(store):
+def test_writers_that_are_killed(mapped):
     """No reader sees a mix, the pages stay writable, and each writer finds a place and frames."""
-    pids = store.allocate_many(8)
+    pids = mapped.allocate_many(8)
     for _ in range(4):
         ready = spawn.Event()
-        writer = spawn.Process(target=fill, args=(store.ref, pids, ready))
+        writer = spawn.Process(target=fill, args=(mapped.ref, pids, ready))
         writer.start()
         assert ready.wait(SECONDS)
-        before = [store.version(pid) for pid in pids]
-        while [store.version(pid) for pid in pids] == before:  # it writes, and is then killed anywhere
+        before = [mapped.version(pid) for pid in pids]
+        while [mapped.version(pid) for pid in pids] == before:  # it writes, and is then killed anywhere
             assert writer.is_alive()
         for _ in range(50):
-            for data in store.read_many(pids):
+            for data in mapped.read_many(pids):
                 number_of(data.tobytes())
         os.kill(writer.pid, signal.SIGKILL)
         writer.join()
         for pid in pids:
-            number_of(store.read(pid))
-            assert store.write(pid, page(0)) == store.version(pid)
-    assert store.stat()["free"] >= 100 - 8 - 4  # a writer may have died with a page that it was about to free
+            number_of(mapped.read(pid))
+            assert mapped.write(pid, page(0)) == mapped.version(pid)
+    assert mapped.stat()["free"] >= 100 - 8 - 4  # a writer may have died with a page that it was about to free
 
 
 def make(name):
@@ -454,40 +477,40 @@ def test_a_store_outlives_its_creator(here, cluster_name):
         here.store("made")
 
 
-def test_a_child_writes_frames_of_its_own(store):
+def test_a_child_writes_frames_of_its_own(mapped):
     """Both have had a chunk open before the fork; neither writes into the other's."""
-    ours, theirs = store.allocate_many(2).tolist()
-    store.write(ours, page(1))
+    ours, theirs = mapped.allocate_many(2).tolist()
+    mapped.write(ours, page(1))
 
     def child():
         for i in range(100):
-            store.write(theirs, page(i))
-            assert number_of(store.read(ours)) >= 1
-        store.close()
+            mapped.write(theirs, page(i))
+            assert number_of(mapped.read(ours)) >= 1
+        mapped.close()
 
     def alternate():
         in_child(child)
         for i in range(100):
-            store.write(ours, page(1 + i))
-            assert number_of(store.read(theirs)) == 99
+            mapped.write(ours, page(1 + i))
+            assert number_of(mapped.read(theirs)) == 99
 
     alternate()
     alternate()
-    assert number_of(store.read(ours)) == 100
+    assert number_of(mapped.read(ours)) == 100
 
 
-def test_a_handler_that_forks_in_a_write(store):
+def test_a_handler_that_forks_in_a_write(mapped):
     """The child goes on with a handle of its own; the call beneath it says that it is the parent's."""
-    pid, other = store.allocate_many(2).tolist()
+    pid, other = mapped.allocate_many(2).tolist()
     ids, data = np.full(MANY, pid, "u8"), np.ones((MANY, SIZE // 8), "u8")
     begun: list[bool] = []
 
     def use_in_child():
-        store.write(other, page(2))
-        assert store.read(other) == page(2)
+        mapped.write(other, page(2))
+        assert mapped.read(other) == page(2)
 
     def handle(*_):
-        if not begun and store.read(pid) == page(1):
+        if not begun and mapped.read(pid) == page(1):
             begun.append(True)
             signal.setitimer(signal.ITIMER_REAL, 0)
             children.append(os.fork())
@@ -498,9 +521,9 @@ def test_a_handler_that_forks_in_a_write(store):
     parent = os.getpid()
     try:
         while not begun:
-            store.write(pid, page(0))
+            mapped.write(pid, page(0))
             with handling(handle):
-                store.write_many(ids, data)
+                mapped.write_many(ids, data)
         assert os.getpid() == parent
     except BaseException as error:
         if os.getpid() == parent:
@@ -508,8 +531,8 @@ def test_a_handler_that_forks_in_a_write(store):
         code = 1
         with contextlib.suppress(BaseException):
             assert isinstance(error, errors.ForkError)
-            store.write(other, page(3))
+            mapped.write(other, page(3))
             code = 0
         os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
-    assert store.read(pid) == page(1) and store.read(other) == page(3)
+    assert mapped.read(pid) == page(1) and mapped.read(other) == page(3)

@@ -1,0 +1,119 @@
+/* The blocking driver of a client's machines, and its turn. */
+#include "client.h"
+
+#include "../base/deadline.h"
+#include "../base/mapped_ops.h"
+#include "../core/remote.h"
+
+#include <time.h>
+
+/* ---- one thread at a time ---- */
+
+/* A call that waits may run signal handlers. One that uses the handle would change chunk and frames under the call that
+ * it has interrupted. */
+int store_enter(dsm_store *s)
+{
+    if (s->leaving)
+        return err_set(DSM_ECLOSED, 0, "the store is being closed");
+    uint64_t user = remote_is_mapped(s->remote) ? 0 : compare_swap_u64(&s->user, 0, this_thread());
+    if (!user)
+        return 0;
+    return user == this_thread() ? dsm_refuse_reentry("store")
+                                 : err_set(DSM_EBUSY, 0, "another thread is in a call with this handle of a store");
+}
+
+int store_exit(dsm_store *s, int rc)
+{
+    if (!remote_is_mapped(s->remote))
+        store_release_u64(&s->user, 0);
+    return rc;
+}
+
+/* ---- machines ---- */
+
+void store_ask(struct store_env *e)
+{
+    struct timespec wall;
+    clock_gettime(CLOCK_REALTIME, &wall);
+    e->now = clock_ns();
+    e->time = ((uint64_t)wall.tv_sec * 1000 + (uint64_t)wall.tv_nsec / 1000000) << 16;
+    e->random = ((uint64_t)e->now ^ (uint64_t)(uintptr_t)&wall) * 0x9e3779b97f4a7c15ull;
+}
+
+static uint32_t right_of(const dsm_op *op)
+{
+    return op->code == DSM_OP_READ ? DSM_READ : op->code == DSM_OP_WRITE ? DSM_WRITE : DSM_ATOMIC;
+}
+
+enum { PREFETCH_FROM = 2 };
+
+/* In order; behind one that is refused, none is executed. Many ops are for words far from each other. */
+static void execute_mapped(dsm_remote *r, dsm_op *ops, uint32_t n)
+{
+    int rc = 0;
+    for (uint32_t i = 0; n > PREFETCH_FROM && i < n; i++)
+        __builtin_prefetch(remote_at(r, ops[i].offset));
+    for (uint32_t i = 0; i < n; i++) {
+        if (rc) {
+            ops[i].status = -DSM_ECANCELED;
+            continue;
+        }
+        rc = ops[i].status = remote_check(r, ops[i].offset, ops[i].nbytes, right_of(&ops[i]));
+        if (!rc)
+            mapped_execute(remote_at(r, 0), &ops[i]);
+    }
+}
+
+void store_execute(const dsm_store *s, dsm_op *ops, uint32_t n)
+{
+    dsm_remote *r = s->remote;
+    uint64_t nbytes = 0;
+    if (remote_is_mapped(r)) {
+        execute_mapped(r, ops, n);
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        ops[i].remote = r;
+        nbytes += ops[i].nbytes;
+    }
+    dsm_execute(r->ctx, ops, n, remote_timeout_for(r, nbytes), NULL); /* each op has its status */
+}
+
+void store_sleep(int64_t ns) { nanosleep(&(struct timespec){.tv_nsec = ns}, NULL); }
+
+int store_open_chunk(dsm_store *s)
+{
+    struct store_chunking m = {.step = CHUNK_BEGINS};
+    struct store_env env = s->env;
+    store_ask(&env);
+    while (store_open_chunk_step(&m, &env) == STORE_POST)
+        store_execute(s, m.ops, m.n);
+    return err_known(m.status); /* whatever became of the chunk: the write has not begun */
+}
+
+int store_drive(dsm_store *s, struct store_op *m)
+{
+    struct store_env env = s->env; /* time and chance of this thread: reads run beside each other */
+    for (;;) {
+        int rc = 0;
+        store_ask(&env);
+        switch (store_step(m, &env)) {
+        case STORE_POST:
+            store_execute(s, m->ops, m->n);
+            break;
+        case STORE_SLEEP: /* no op is under way, and no frame is held */
+            store_sleep(m->sleep_ns);
+            if (wait_interrupted())
+                rc =
+                    err_set(DSM_ETIME, 0, "a signal handler ended the wait for page %#llx", (unsigned long long)m->pid);
+            break;
+        case STORE_FRAMES:
+            rc = store_open_chunk(s);
+            break;
+        default:
+            return m->status;
+        }
+        if (rc)
+            return rc;
+    }
+}

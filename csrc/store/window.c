@@ -1,0 +1,288 @@
+/*
+ * Many pages of memory that is not mapped: up to WINDOW machines take their steps together, and what they post goes out
+ * as one list of ops. So a window costs as many round trips as the slowest of its pages, not the sum of all.
+ *
+ * Nothing is under way while machines take their steps. Two machines on one page take turns, in the order of the call.
+ * A chunk is opened only when no machine has a frame: then every compare-swap that names one has been decided.
+ *
+ * When a machine fails, those before it go on. Those behind it end, but for those whose own change is in doubt.
+ */
+#include "window.h"
+
+#include "../base/deadline.h"
+#include "../base/error.h"
+#include "../core/core.h"
+
+#include <stdlib.h>
+
+enum { WINDOW = 64, WINDOW_BYTES = 4 << 20, NONE = -1, CANCELED_MOST = 8 };
+enum { OPENING_COSTS = 8 }; /* postings; as long as the frames at hand need no more, they are used first */
+
+enum is { BEGINS, POSTS, SLEEPS, LACKS_FRAMES, ENDED };
+
+struct place {
+    struct store_op m;
+    enum is is;
+    int64_t until; /* SLEEPS */
+    int behind;    /* the last one before it that is on the same page, or NONE */
+};
+
+struct store_window {
+    struct place places[WINDOW];
+    dsm_op ops[2 * WINDOW];
+    uint32_t n, failed; /* the first that has failed, or n */
+    dsm_failure failure;
+    uint32_t canceled; /* postings in a row of which an op was cancelled */
+    bool has_opened;   /* a chunk, and no frame of it has been used */
+    uint8_t *copies;   /* of the pages that are written, one for each place */
+};
+
+/* How many pages. */
+static uint32_t window_of(uint64_t page_bytes)
+{
+    return WINDOW_BYTES / page_bytes < WINDOW ? (uint32_t)(WINDOW_BYTES / page_bytes) : WINDOW;
+}
+
+struct store_window *window_new(uint64_t page_bytes)
+{
+    struct store_window *w = calloc(1, sizeof *w);
+    if (w && !(w->copies = malloc(window_of(page_bytes) * page_bytes))) {
+        free(w);
+        return NULL;
+    }
+    return w;
+}
+
+void window_free(struct store_window *w)
+{
+    if (w)
+        free(w->copies);
+    free(w);
+}
+
+/* ---- steps ---- */
+
+static bool waits_its_turn(const struct store_window *w, const struct place *p)
+{
+    return p->behind != NONE && w->places[p->behind].is != ENDED;
+}
+
+static void end(struct store_window *w, uint32_t i, int status)
+{
+    w->places[i].is = ENDED;
+    if (!status || i >= w->failed)
+        return;
+    w->failed = i;
+    w->failure = *dsm_last_error();
+    w->failure.code = -status;
+}
+
+static void step(struct store_window *w, uint32_t i, struct store_env *e)
+{
+    struct place *p = &w->places[i];
+    e->copy = w->copies + (uint64_t)i * e->shape->page_bytes;
+    switch (store_step(&p->m, e)) {
+    case STORE_POST:
+        p->is = POSTS;
+        return;
+    case STORE_SLEEP:
+        p->is = SLEEPS;
+        p->until = e->now + p->m.sleep_ns;
+        return;
+    case STORE_FRAMES:
+        p->is = LACKS_FRAMES;
+        return;
+    default:
+        end(w, i, p->m.status);
+    }
+}
+
+/* Whether it has posted a change whose outcome is not known yet. */
+static bool is_in_doubt(const struct place *p) { return p->m.step == OP_DOUBTS || p->m.step == OP_TRACES; }
+
+/* Behind the one that has failed. */
+static void give_up_rest(struct store_window *w, struct store_env *e)
+{
+    for (uint32_t i = w->failed + 1; i < w->n; i++) {
+        struct place *p = &w->places[i];
+        if (p->is == ENDED || (p->is == POSTS && is_in_doubt(p)))
+            continue;
+        if (p->is == POSTS && p->m.step == OP_SWAPS)
+            store_give_up(&p->m, e);
+        p->is = ENDED;
+    }
+}
+
+static void step_all(struct store_window *w, struct store_env *e)
+{
+    store_ask(e);
+    for (uint32_t i = 0; i < w->n; i++)
+        if (w->places[i].is == BEGINS && !waits_its_turn(w, &w->places[i]))
+            step(w, i, e);
+    give_up_rest(w, e);
+}
+
+static uint32_t count(const struct store_window *w, enum is is)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < w->n; i++)
+        n += w->places[i].is == is;
+    return n;
+}
+
+static void wake(struct store_window *w, enum is is)
+{
+    for (uint32_t i = 0; i < w->n; i++)
+        if (w->places[i].is == is)
+            w->places[i].is = BEGINS;
+}
+
+/* ---- posting ---- */
+
+/* Another one's failure has ended its ops. What it has posted has certainly had no effect, but for a frame that it was
+ * writing, and that is its own. */
+static bool was_canceled(const dsm_op *ops, uint32_t n)
+{
+    bool any = false;
+    for (uint32_t i = 0; i < n; i++) {
+        if (ops[i].status && ops[i].status != -DSM_ECANCELED)
+            return false;
+        any |= ops[i].status != 0;
+    }
+    return any;
+}
+
+static void post(dsm_store *s, struct store_window *w)
+{
+    uint32_t n = 0, canceled = 0;
+    bool interrupted = false;
+    for (uint32_t i = 0; i < w->n; i++)
+        for (uint32_t k = 0; w->places[i].is == POSTS && k < w->places[i].m.n; k++)
+            w->ops[n++] = w->places[i].m.ops[k];
+    store_execute(s, w->ops, n);
+    n = 0;
+    for (uint32_t i = 0; i < w->n; i++) {
+        struct place *p = &w->places[i];
+        if (p->is != POSTS)
+            continue;
+        for (uint32_t k = 0; k < p->m.n; k++)
+            p->m.ops[k] = w->ops[n + k];
+        n += p->m.n;
+        p->is = BEGINS;
+        if (w->canceled == CANCELED_MOST || interrupted || !was_canceled(p->m.ops, p->m.n))
+            continue;
+        interrupted = !canceled++ && wait_interrupted();
+        p->is = interrupted ? BEGINS : POSTS; /* again */
+    }
+    w->canceled = canceled ? w->canceled + 1 : 0;
+    w->has_opened = false;
+}
+
+/* ---- frames, and sleeping ---- */
+
+static void open_chunk(dsm_store *s, struct store_window *w)
+{
+    uint32_t lack = count(w, LACKS_FRAMES), free = (uint32_t)__builtin_popcountll(s->frames.free);
+    int rc = 0;
+    if (!w->has_opened && lack > OPENING_COSTS * free) {
+        rc = store_open_chunk(s);
+        w->has_opened = true;
+    }
+    for (uint32_t i = 0; rc && i < w->n; i++)
+        if (w->places[i].is == LACKS_FRAMES)
+            end(w, i, rc);
+    wake(w, LACKS_FRAMES);
+}
+
+static void sleep_for_the_first(struct store_window *w)
+{
+    int64_t until = DEADLINE_NEVER, now = clock_ns();
+    for (uint32_t i = 0; i < w->n; i++)
+        if (w->places[i].is == SLEEPS && w->places[i].until < until)
+            until = w->places[i].until;
+    if (until > now)
+        store_sleep(until - now);
+    for (uint32_t i = 0; i < w->n; i++)
+        if (w->places[i].is == SLEEPS && w->places[i].until <= until)
+            w->places[i].is = BEGINS;
+}
+
+/* ---- a window ---- */
+
+static bool end_interrupted(struct store_window *w)
+{
+    if (!wait_interrupted())
+        return false;
+    int rc = err_set(DSM_ETIME, 0, "a signal handler ended the call");
+    for (uint32_t i = 0; i < w->n; i++)
+        if (w->places[i].is != ENDED)
+            end(w, i, rc);
+    return true;
+}
+
+static void run(dsm_store *s, struct store_window *w)
+{
+    struct store_env env = s->env;
+    for (;;) {
+        step_all(w, &env);
+        if (count(w, POSTS)) {
+            post(s, w);
+        } else if (count(w, LACKS_FRAMES)) {
+            open_chunk(s, w);
+        } else if (count(w, SLEEPS)) {
+            sleep_for_the_first(w);
+            if (end_interrupted(w))
+                return;
+        } else {
+            return;
+        }
+    }
+}
+
+static void begin(struct store_window *w, enum store_kind kind, const uint64_t *pids, uint8_t *pages, uint64_t each)
+{
+    w->failed = w->n;
+    w->canceled = 0;
+    w->has_opened = false;
+    for (uint32_t i = 0; i < w->n; i++) {
+        struct place *p = &w->places[i];
+        *p = (struct place){.is = BEGINS, .behind = (int)i - 1};
+        p->m.kind = kind;
+        p->m.pid = pids[i];
+        p->m.page = pages + i * each;
+        while (p->behind != NONE && page_number(w->places[p->behind].m.pid) != page_number(p->m.pid))
+            p->behind--;
+    }
+}
+
+static int failed_at(size_t i, size_t n, const dsm_failure *f)
+{
+    return err_set_op(f->code, f->cause, f->status, f->vendor,
+                      "ids[%zu] of %zu: %s (those before it were done, and some after it may have been)", i, n,
+                      f->detail);
+}
+
+int window_run(dsm_store *s, enum store_kind kind, const uint64_t *pids, size_t n, const void *pages,
+               uint64_t *versions)
+{
+    struct store_window *w = s->window;
+    uint64_t each = s->shape.page_bytes, most = window_of(each);
+    uint8_t *at = (uint8_t *)(uintptr_t)pages;
+    int rc = store_enter(s);
+    if (rc)
+        return rc;
+    for (size_t from = 0; from < n && !rc; from += w->n) {
+        if (from && wait_interrupted()) {
+            rc = err_set(DSM_ETIME, 0, "a signal handler ended the call before ids[%zu]", from);
+            break;
+        }
+        w->n = (uint32_t)(n - from < most ? n - from : most);
+        begin(w, kind, pids + from, at + from * each, each);
+        run(s, w);
+        for (uint32_t i = 0; versions && i < w->failed; i++)
+            versions[from + i] = w->places[i].m.version;
+        if (w->failed < w->n)
+            rc = failed_at(from + w->failed, n, &w->failure);
+    }
+    return store_exit(s, rc);
+}

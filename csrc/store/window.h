@@ -1,0 +1,13 @@
+/* Many pages in one call, of memory that is not mapped: window.c. */
+#ifndef DSM_STORE_WINDOW_H
+#define DSM_STORE_WINDOW_H
+
+#include "client.h"
+
+struct store_window *window_new(uint64_t page_bytes);
+void window_free(struct store_window *w); /* NULL: has no effect */
+/* versions: NULL, or one for each page. */
+int window_run(dsm_store *s, enum store_kind kind, const uint64_t *pids, size_t n, const void *pages,
+               uint64_t *versions);
+
+#endif
