@@ -191,7 +191,8 @@ static void come_and_go(void)
     dsm_stats s;
     open_both(DEPTH, 200 * MS);
     memset(bulk, 7, sizeof bulk);
-    CHECK(!dsm_write(remote, BULK, bulk, sizeof bulk, -1));
+    while (lives(dsm_write(remote, BULK, bulk, sizeof bulk, -1)))
+        usleep(1000);
     for (int i = 0; i < THREADS; i++)
         CHECK(!pthread_create(&threads[i], NULL, runs[i], NULL));
     for (size_t i = 0; i < sizeof phases / sizeof *phases; i++) {
