@@ -6,17 +6,20 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 import dsmem
-from dsmem import clock, errors, queue
+from dsmem import _core, clock, errors, queue
 
 NAME = "it"
 SECRET = b"5eed" * 16  # a key: a text would be stretched
-TIMEOUT_S = 10.0  # seconds until a call that must succeed counts as stuck
+TIMEOUT_S = 60.0  # seconds until a call that must succeed counts as stuck
 
 
 class Scene:
@@ -101,6 +104,8 @@ def remotes(cluster: dsmem.Cluster) -> Any:
 
 def end(obj: Any) -> None:
     """Close the context of an object that has one of its own."""
+    if isinstance(obj, Served):
+        obj.close()
     ctx = getattr(obj, "context", obj)
     if isinstance(ctx, dsmem.Context):
         REGIONS.pop(ctx, None)
@@ -268,6 +273,70 @@ def on_page(call: Callable[[Any, int], Any]) -> Callable[[Any], None]:
 def free_all(store: Any) -> None:
     """An interrupt has cost a page at most; the store is as usable as before."""
     assert store.stat()["free"] > 3000
+
+
+class Served:
+    """A service and a connection to it; a thread, in which no signal is handled, does what the scene does not."""
+
+    def __init__(self, work: Callable[[Served], None]) -> None:
+        self.context, self.user = (dsmem.Context("tcp", secret=SECRET, listen="127.0.0.1") for _ in range(2))
+        self.numbers, self.ended = itertools.count(1), False
+        _core.serve(self.context, True)
+        self.service = _core.Service(self.user, self.context.agent_address)
+        self.thread = threading.Thread(target=work, args=(self,))
+        self.thread.start()
+
+    def close(self) -> None:
+        self.ended = True
+        _core.serve(self.context, False)
+        self.thread.join()
+        self.service.close()
+        self.user.close()
+
+    def restart(self) -> None:
+        """A question without an answer is refused: one that an interrupt has lost, too."""
+        _core.serve(self.context, False)
+        _core.serve(self.context, True)
+
+    def ask(self, service: _core.Service) -> None:
+        """The answer is that to this question, and to none that has been given up."""
+        question = b"%d" % next(self.numbers)
+        assert service.call(question) == b"answer to " + question
+
+    def ask_by_another(self) -> None:
+        with contextlib.closing(_core.Service(self.user, self.context.agent_address)) as service:
+            self.ask(service)
+
+    def answer(self) -> None:
+        """One question; before it, connections may have ended."""
+        while True:
+            call = _core.next_call(self.context, TIMEOUT_S)
+            assert call, "no client asks"
+            client, number, question = call
+            if question is not None:
+                assert _core.reply(self.context, client, number, b"answer to " + question)
+                return
+
+
+def answering(_cluster: dsmem.Cluster) -> Served:
+    def answer_all(served: Served) -> None:
+        with contextlib.suppress(errors.ClosedError):  # it has ended
+            while True:
+                call = _core.next_call(served.context)
+                if call is not None and call[2] is not None:
+                    _core.reply(served.context, *call[:2], b"answer to " + call[2])
+
+    return Served(answer_all)
+
+
+def asking(_cluster: dsmem.Cluster) -> Served:
+    def ask_all(served: Served) -> None:
+        while not served.ended:
+            with contextlib.suppress(errors.UnsupportedError):
+                served.ask(served.service)
+            time.sleep(0.001)  # it may be off
+
+    return Served(ask_all)
 
 
 def itself(cluster: dsmem.Cluster) -> dsmem.Cluster:
@@ -488,6 +557,14 @@ BY_CLASS: dict[str, dict[str, Scene]] = {
         },
         "abort": Scene(remote, aborted, shared=False),
     },
+    "Service": {
+        "call": Scene(answering, lambda served: served.ask(served.service), shared=False),
+        "open": Scene(answering, Served.ask_by_another, shared=False),
+        "close": Scene(answering, Served.ask_by_another, shared=False),
+        "serve": Scene(asking, lambda served: (served.restart(), served.answer()), Served.restart, shared=False),
+        "next_call": Scene(asking, Served.answer, Served.restart, shared=False),
+        "reply": Scene(asking, Served.answer, Served.restart, shared=False),
+    },
 }
 SCENES = {f"{cls}.{name}": scene for cls, scenes in BY_CLASS.items() for name, scene in scenes.items()}
 
@@ -498,7 +575,7 @@ OWNERS = {
     "Pickled": ("get", "get_nowait", "qsize", "empty", "full"),
     "Stamped": ("get",),
 }
-NO_OBJECTS = ("Cluster", "Context", "Remote", "Pool", "Remotes", "Batch")
+NO_OBJECTS = ("Cluster", "Context", "Remote", "Pool", "Remotes", "Batch", "Service")
 REMOTE = {
     name: scene
     for name, scene in SCENES.items()

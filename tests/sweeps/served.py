@@ -1,4 +1,4 @@
-"""A server of names in a process of its own, which tests kill and stop, and start again at the same address.
+"""A server in a process of its own, of names as a rule. Tests kill and stop it, and start it again at the same address.
 
 That is no address that clients connect from: a socket of theirs might have its port when it starts again.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import halt
@@ -29,22 +30,27 @@ def serve(pipe: Any, port: int) -> None:
 
 
 class Server:
-    def __init__(self) -> None:
-        self.port = 0
+    """main gets a pipe and a port, says through the pipe at which address it is, and serves until it is killed."""
+
+    def __init__(self, main: Callable[[Any, int], None] = serve) -> None:
+        self.main, self.port = main, 0
         self.start()
 
     def start(self) -> None:
-        ours, theirs = processes.Pipe()
-        with ours:
-            with theirs:
-                self.process = processes.Process(target=serve, args=(theirs, self.port))
-                self.process.start()
-            assert ours.poll(SECONDS)
-            self.port = int(ours.recv().rpartition(":")[2])
+        self.pipe, theirs = processes.Pipe()
+        with theirs:
+            self.process = processes.Process(target=self.main, args=(theirs, self.port))
+            self.process.start()
+        self.port = int(self.says().rpartition(":")[2])
+
+    def says(self) -> Any:
+        assert self.pipe.poll(SECONDS)
+        return self.pipe.recv()
 
     def kill(self) -> None:
         self.process.kill()
         self.process.join()
+        self.pipe.close()
 
     def stop(self) -> None:
         halt.stop(self.process.pid or 0)

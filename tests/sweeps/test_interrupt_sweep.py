@@ -303,6 +303,7 @@ CLASSES += [
     _core.Pool,
     _core.Remotes,
     _core.Batch,
+    _core.Service,
 ]
 
 

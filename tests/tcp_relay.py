@@ -55,6 +55,7 @@ class Relay:
         self.changed = threading.Condition()
         self.cuts, self.piece, self.delay = 0, AT_ONCE, 0.0
         self.left: dict[str, int] = {}  # bytes until the cut
+        self.control = False  # of a control connection
         self.threads = [threading.Thread(target=self._accept)]
         self.threads[0].start()
 
@@ -70,11 +71,11 @@ class Relay:
             thread.join()
         self.listener.close()
 
-    def cut_after(self, which: str, nbytes: int) -> None:
+    def cut_after(self, which: str, nbytes: int, control: bool = False) -> None:
         """Ends a stream of requests, both ways, when so many more bytes have come through it "up" (to the owner) or
-        "down". Those of its opening do not count."""
+        "down". Those of its opening do not count. Or a control connection, of which all count."""
         with self.changed:
-            self.left = {which: nbytes}
+            self.left, self.control = {which: nbytes}, control
 
     def break_all(self, *sides: str) -> None:
         """Ends all connections, both ways: those to the "peer", to the "owner", or to both."""
@@ -135,9 +136,10 @@ class Relay:
             while data := source.recv(self.piece):
                 if which == "up" and opening == OPENING[which] and data.startswith(STREAM):
                     line.asks.set()
-                most = self._most(which, len(data) - min(opening, len(data))) if line.asks.is_set() else None
+                uncounted = min(opening, len(data)) if line.asks.is_set() else 0
+                most = self._most(line, which, len(data) - uncounted)
                 self._wait(line, which)
-                sink.sendall(data if most is None else data[: min(opening, len(data)) + most])
+                sink.sendall(data if most is None else data[: uncounted + most])
                 opening -= min(opening, len(data))
                 if most is not None:
                     break
@@ -160,10 +162,10 @@ class Relay:
                 for one in line.sides.values():
                     one.close()
 
-    def _most(self, which: str, nbytes: int) -> int | None:
+    def _most(self, line: Line, which: str, nbytes: int) -> int | None:
         """How many of the next bytes are passed on before the cut; None: all, and more may follow."""
         with self.changed:
-            left = self.left.get(which)
+            left = self.left.get(which) if line.asks.is_set() is not self.control else None
             if left is None or left > nbytes:
                 if left is not None:
                     self.left[which] = left - nbytes
