@@ -31,6 +31,8 @@ from dsmem import errors
 SECRET = b"the secret of the sweeps"
 FULL = os.environ.get("DSMEM_FULL_SWEEPS") == "1"
 PEER_TIMEOUT = 0.2  # seconds; what a lost completion costs
+PATIENT = 60.0  # seconds; no op is given up
+TRIES = 200  # until a host that is busy comes to the fault before an op is given up
 OUTAGE = 20  # ops; more than the core tries again
 
 # The plan, and how many ops of a call meet it in a short run.
@@ -113,9 +115,9 @@ class Place:
         obj.unlink()
         obj.close()
 
-    def caller(self, plan: str = "") -> dsmem.Context:
+    def caller(self, plan: str = "", peer_timeout: float = PATIENT) -> dsmem.Context:
         query = f"://?{plan}" if plan else ""
-        return dsmem.Context(f"{self.fabric}{query}", secret=SECRET, peer_timeout=PEER_TIMEOUT)
+        return dsmem.Context(f"{self.fabric}{query}", secret=SECRET, peer_timeout=peer_timeout)
 
 
 def make(cluster: dsmem.Cluster, kind: Kind, name: str) -> Any:
@@ -176,13 +178,33 @@ def attempt(row: Row, obj: Any) -> tuple[Any, Exception | None]:
         return None, error
 
 
+class Late(Exception):
+    """The host was too busy: an op that is done before was given up."""
+
+
+def in_time(one: Callable[[], None]) -> None:
+    """Try again what was too late."""
+    for _ in range(TRIES):
+        with contextlib.suppress(Late):
+            return one()
+    return one()
+
+
+def prepare(kind: Kind, row: Row, obj: Any) -> None:
+    try:
+        row.before(obj)
+    except errors.TimeoutError as error:
+        leave(kind, obj)
+        raise Late from error
+
+
 def fail_at(place: Place, kind: Kind, row: Row, fault: str, n: int) -> None:
     plan = FAULTS[fault][0].format(n=n, next=n + 1, end=n + OUTAGE)
     with place.make(kind) as owner, contextlib.ExitStack() as stack:
-        context = place.caller(plan)
+        context = place.caller(plan, PEER_TIMEOUT if fault == "no completion" else PATIENT)
         stack.callback(context.close)
         obj = attached(owner.ref, context)
-        row.before(obj)
+        prepare(kind, row, obj)
         row.owner_before(owner)
         row.check(owner, *attempt(row, obj))
         row.settle(owner, obj)
@@ -247,10 +269,10 @@ def own(pipe: Any, fabric: str, kind: Kind, row: Row) -> None:
 
 def owner_dies_at(place: Place, kind: Kind, row: Row, n: int) -> None:
     with Child(own, place.fabric, kind, row) as owner, contextlib.ExitStack() as stack:
-        context = place.caller(f"kill={n}:{owner.process.pid}")
+        context = place.caller(f"kill={n}:{owner.process.pid}", PEER_TIMEOUT)
         stack.callback(context.close)
         obj = attached(owner.pipe.recv(), context)
-        row.before(obj)
+        prepare(kind, row, obj)
         owner.pipe.send("before")
         owner.pipe.recv()
         attempt(row, obj)
@@ -272,7 +294,7 @@ def sweep(place: Place, kind: Kind, row: Row) -> int:
         tries += [(fault, n, lambda n, one=one: one(place, kind, row, n)) for n in some]
     for fault, n, one in tries:
         try:
-            one(n)
+            in_time(lambda one=one, n=n: one(n))
         except BaseException as error:
             raise AssertionError(f"{row}: {fault}, op {n - first + 1} of {last - first + 1}") from error
     return len(tries)

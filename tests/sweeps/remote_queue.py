@@ -19,7 +19,7 @@ import dsmem
 from dsmem import errors
 from dsmem.queue import Pickled
 
-LIMIT = 5.0
+LIMIT = 60.0
 SOME = [bytes([i]) * 300 for i in range(5)]
 ARRAY = np.repeat(np.arange(5, dtype="u1"), 300).reshape(5, 300)
 PICKLE = b"a pickle"

@@ -13,7 +13,7 @@ from remote_faults import Kind, Row, nothing
 
 from dsmem import clock, errors, queue, segment, store, sync
 
-LIMIT = 5.0
+LIMIT = 60.0
 SOON = 0.02
 
 

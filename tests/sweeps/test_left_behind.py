@@ -8,7 +8,7 @@ import time
 
 import pytest
 from attaching import attached
-from remote_faults import OUTAGE, SECRET, Child, Place, persistently
+from remote_faults import OUTAGE, PEER_TIMEOUT, SECRET, Child, Place, persistently
 
 import dsmem
 from dsmem import errors, sync
@@ -43,7 +43,7 @@ def test_a_writer_of_a_segment_that_is_gone(place):
         first, last = ops_of(place, owner, lambda s: s.publish(1))
         taken = 0
         for n in range(first, last + 1):
-            before, _ = owner.snapshot(timeout=5)
+            before, _ = owner.snapshot(timeout=60)
             context, obj = gone_at(place, owner, n, lambda s: s.publish(7))
             writer = owner.writer()
             if writer is not None:
@@ -51,12 +51,12 @@ def test_a_writer_of_a_segment_that_is_gone(place):
                 with pytest.raises(errors.TimeoutError, match=f"{writer:016x}"):
                     owner.publish(2, timeout=0.01)
                 assert not owner.break_(writer - 1) and owner.break_(writer) and not owner.break_(writer)
-            version, copy = owner.snapshot(timeout=5)
+            version, copy = owner.snapshot(timeout=60)
             assert (version, copy[0]) in ((before, copy[0]), (before + 1, 7))
-            assert owner.publish(2, timeout=5) == version + 1
+            assert owner.publish(2, timeout=60) == version + 1
             persistently(obj.close)
             context.close()
-            assert owner.publish(2, timeout=5) == version + 2
+            assert owner.publish(2, timeout=60) == version + 2
         assert taken > 3
     place.cluster.unlink("left")
 
@@ -67,7 +67,7 @@ def test_a_writer_s_turn_without_an_answer(place):
         first, _ = ops_of(place, owner, lambda s: s.publish(1))
         left = 0
         for n in range(first, first + 4):  # the turn is taken with one of them
-            with place.caller(f"drop={n}-{n + 5}") as context:
+            with place.caller(f"drop={n}-{n + 5}", PEER_TIMEOUT) as context:
                 obj = attached(owner.ref, context)
                 with contextlib.suppress(errors.TimeoutError):
                     obj.publish(7, timeout=0.01)
@@ -158,7 +158,7 @@ def test_a_wait_that_lost_a_plain_lock_gives_back_no_other_s(place):
         def wait(way=way, lock=lock, condition=condition, failed=failed, taken=taken, seen=seen):
             try:
                 lock.acquire()
-                condition.wait(5)
+                condition.wait(60)
             except errors.TransportError as error:
                 failed.set()
                 taken.wait()
@@ -170,7 +170,7 @@ def test_a_wait_that_lost_a_plain_lock_gives_back_no_other_s(place):
         thread = threading.Thread(target=wait, daemon=True)
         thread.start()
         failed.wait()
-        assert persistently(lambda lock=lock: lock.acquire(timeout=5))
+        assert persistently(lambda lock=lock: lock.acquire(timeout=60))
         token = lock.token
         taken.set()
         thread.join()
@@ -211,7 +211,7 @@ def test_a_reader_whose_release_fails(place):
                 obj.release_read()
             assert len(owner.readers()) == 1 and not owner.acquire_write(timeout=0)
             persistently(functools.partial(call, obj))
-            assert owner.readers() == [] and owner.acquire_write(timeout=5)
+            assert owner.readers() == [] and owner.acquire_write(timeout=60)
             owner.release_write()
             if not obj.closed:
                 with pytest.raises(errors.NotHeldError):
@@ -276,7 +276,7 @@ def test_the_last_party_learns_that_it_met(place):
         for n in range(first, last + 1):
             out = []
             thread = started(owner, out, owner.abort)
-            with place.caller(f"drop={n}") as context, attached(owner.ref, context) as obj:
+            with place.caller(f"drop={n}", PEER_TIMEOUT) as context, attached(owner.ref, context) as obj:
                 assert obj.wait() == 1, f"op {n - first + 1}"
             thread.join()
             assert out == [0]
