@@ -10,6 +10,7 @@ import inspect
 import pickle
 import re
 import signal
+import time
 import warnings
 
 import numpy as np
@@ -109,8 +110,41 @@ class BoredError(BaseException):
     """The call waits, as it may."""
 
 
-def bored(number, frame):
-    raise BoredError
+class Limit:
+    """Ends calls that wait, within the limit of the test, which is a timer, too.
+
+    What a signal's handler raises is lost in a destructor, and in a callback of an event loop: then the next one ends
+    the call.
+    """
+
+    def __init__(self):
+        self.tired, self.of_test = False, signal.signal(signal.SIGALRM, self.look)
+        self.until = time.monotonic() + signal.getitimer(signal.ITIMER_REAL)[0]
+
+    def close(self):
+        signal.signal(signal.SIGALRM, self.of_test)
+
+    def look(self, number, frame):
+        if self.tired:
+            signal.setitimer(signal.ITIMER_REAL, 10 * TIMEOUT_S)
+            raise BoredError
+        if callable(self.of_test) and time.monotonic() >= self.until:
+            self.of_test(number, frame)
+
+    def during(self, call):
+        left, interval = signal.setitimer(signal.ITIMER_REAL, TIMEOUT_S)
+        try:
+            try:
+                self.tired = True
+                return call()
+            finally:
+                self.tired = False
+        except BoredError:  # it may have come there
+            self.tired = False
+            raise
+        finally:
+            self.until = time.monotonic() + left
+            signal.setitimer(signal.ITIMER_REAL, left, interval)
 
 
 def drop(obj):
@@ -122,6 +156,7 @@ class World:
     """One object of each class, and what makes it again."""
 
     def __init__(self, stack, name):
+        self.limit = stack.enter_context(contextlib.closing(Limit()))
         self.context = stack.enter_context(dsmem.Context("shm", secret=SECRET))
         self.cluster = stack.enter_context(dsmem.connect(name))
         self.hosted = stack.enter_context(dsmem.connect(context=self.context))
@@ -221,8 +256,8 @@ def one_call(world, obj, name, parameter, odd):
             positional.append(value)
         else:
             named[p.name] = value
-    signal.setitimer(signal.ITIMER_REAL, TIMEOUT_S)
-    try:
+
+    def call():
         if name.endswith("_async"):
 
             async def run():
@@ -231,12 +266,14 @@ def one_call(world, obj, name, parameter, odd):
             asyncio.run(run())
         else:
             settle(method(*positional, **named))
+
+    try:
+        world.limit.during(call)
     except (errors.DsmemError, BoredError):
         return None
     except BaseException as error:
         return f"{type(error).__name__}: {error}"
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         if isinstance(obj, dsmem.Cluster):
             with contextlib.suppress(errors.DsmemError):
                 obj.unlink(PLAIN["name"])
@@ -245,13 +282,9 @@ def one_call(world, obj, name, parameter, odd):
 
 @pytest.fixture
 def world(cluster_name):
-    old = signal.signal(signal.SIGALRM, bored)
-    try:
-        with warnings.catch_warnings(), contextlib.ExitStack() as stack:
-            warnings.simplefilter("ignore")
-            yield World(stack, cluster_name)
-    finally:
-        signal.signal(signal.SIGALRM, old)
+    with warnings.catch_warnings(), contextlib.ExitStack() as stack:
+        warnings.simplefilter("ignore")
+        yield World(stack, cluster_name)
 
 
 def public_classes():
