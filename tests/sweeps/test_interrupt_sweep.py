@@ -70,6 +70,15 @@ class Interrupt(BaseException):
     """What the handler of a signal raises."""
 
 
+def apart(call: Callable[[], Any]) -> Iterator[Any]:
+    """The call in a generator, with which end the exceptions that are being handled.
+
+    CPython forgets to end one where an interrupt comes as its handler begins. It would stay, with all that its frames
+    hold, until the caller's own handler ends.
+    """
+    yield call()
+
+
 def traced(call: Callable[[], Any], stop: int = 0) -> tuple[int, BaseException | None]:
     """Run the call; count the bytecodes of what is traced, and raise at the stop-th, if stop is not 0.
 
@@ -95,7 +104,7 @@ def traced(call: Callable[[], Any], stop: int = 0) -> tuple[int, BaseException |
     gc.disable()
     sys.settrace(trace)
     try:
-        call()
+        next(apart(call))
     except BaseException as raised:
         error = raised
     finally:
@@ -244,7 +253,7 @@ def struck(call: Callable[[], Any], after: float) -> BaseException | None:
         try:
             armed = True
             signal.setitimer(signal.ITIMER_REAL, after)
-            call()
+            next(apart(call))
         except BaseException as raised:
             error = raised
         armed = False
