@@ -93,7 +93,8 @@ def remote(_cluster: dsmem.Cluster) -> Any:
 
 
 def pool(_cluster: dsmem.Cluster) -> Any:
-    return dsmem.Context("fault+shm", secret=SECRET).pool(4096)
+    """Large enough for what each interrupt may lose."""
+    return dsmem.Context("fault+shm", secret=SECRET).pool(1 << 20)
 
 
 def remotes(cluster: dsmem.Cluster) -> Any:
