@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from forked import SECONDS, in_child, keeping, raises
@@ -92,12 +93,9 @@ def test_a_blocked_thread_of_the_parent(here):
     taken = []
     thread = threading.Thread(target=lambda: taken.append(queue.get(timeout=SECONDS)))
     thread.start()
-    while True:  # until the thread has the consumer's role
-        with contextlib.closing(dsmem.attach(queue.ref)) as other:
-            try:
-                other.consume()
-            except errors.BusyError:
-                break
+    with contextlib.closing(dsmem.attach(queue.ref)) as other:
+        while other.consumer() is None:  # until the thread has the consumer's role
+            time.sleep(0.001)
 
     def put():
         queue.put(b"child")
