@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from short_timeouts import in_vain
 
 import dsmem
 from dsmem import _core, clock, errors, queue
@@ -391,13 +392,13 @@ BY_CLASS: dict[str, dict[str, Scene]] = {
         "set": Scene(of("event"), lambda event: event.set()),
         "clear": Scene(of("event"), lambda event: event.clear()),
         "is_set": Scene(of("event"), lambda event: event.is_set()),
-        "wait": Scene(of("event"), lambda event: event.wait(0.001)),
+        "wait": Scene(of("event"), lambda event: in_vain(event.wait, 0.001)),
     },
     "Condition": {
         **on("condition", LOCK),
         "notify": Scene(of("condition"), under(lambda condition: condition.notify()), release),
         "notify_all": Scene(of("condition"), under(lambda condition: condition.notify_all()), release),
-        "wait": Scene(of("condition"), under(lambda condition: condition.wait(0.001)), release),
+        "wait": Scene(of("condition"), under(lambda condition: in_vain(condition.wait, 0.001)), release),
         "wait_for": Scene(of("condition"), under(lambda condition: condition.wait_for(lambda: True)), release),
     },
     "Barrier": {

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from names_server import address, running
+from short_timeouts import in_vain
 from tcp_relay import Relay
 
 import dsmem
@@ -122,7 +123,7 @@ def arrived(cluster):
         for _ in range(SECONDS * 100):
             if barrier.n_waiting:
                 return
-            pause.wait(0.01)
+            in_vain(pause.wait, 0.01)
     raise AssertionError("no party came to the barrier")
 
 
@@ -197,7 +198,7 @@ def test_what_a_killed_client_held_goes_to_others(others, prepared, cluster_name
 def test_a_client_that_lives_holds_on(others, prepared, cluster_name):
     with serving(0.0) as server, others(server) as cluster, Holder(address(server, cluster_name)) as holder:
         with contextlib.closing(cluster.lock("lock")) as lock, contextlib.closing(cluster.semaphore("permits")) as two:
-            assert not lock.acquire(timeout=0.2) and not two.acquire(timeout=0.2)
+            assert not in_vain(lock.acquire, timeout=0.2) and not in_vain(two.acquire, timeout=0.2)
             assert holder.does("kept['lock'].release()") == "done"
             assert lock.acquire(timeout=SECONDS) and not lock.recovered
             lock.release()
@@ -208,7 +209,7 @@ def test_a_stopped_client_that_is_fenced_finds_out(others, prepared, cluster_nam
         arrived(prepared)
         os.kill(holder.process.pid, signal.SIGSTOP)
         with contextlib.closing(cluster.lock("lock")) as lock:
-            assert not lock.acquire(timeout=0.2)  # a process that is stopped is alive
+            assert not in_vain(lock.acquire, timeout=0.2)  # a process that is stopped is alive
         server.context.fence(holder.node)
         take_all(cluster)
         os.kill(holder.process.pid, signal.SIGCONT)
@@ -247,7 +248,7 @@ def test_a_connection_that_breaks_is_no_death_within_the_grace_period(grace, pre
                 assert lock.acquire(timeout=SECONDS)
                 relay.break_all()
                 if grace is None:
-                    assert not other.acquire(timeout=0.2)
+                    assert not in_vain(other.acquire, timeout=0.2)
                     lock.release()
                     assert other.acquire(timeout=SECONDS) and not other.recovered
                 else:
@@ -401,7 +402,7 @@ def test_where_no_identity_can_be_had_nothing_is_proven(prepared, cluster_name):
                         with pytest.raises(errors.FencedError):
                             give_back()
         with contextlib.closing(prepared.lock("lock")) as other:
-            assert not other.acquire(timeout=0.2)
+            assert not in_vain(other.acquire, timeout=0.2)
             assert other.break_(other.holder()) and other.acquire(timeout=SECONDS)
             other.release()
 
