@@ -85,7 +85,7 @@ def raises(kind, call, *arguments):
 
 def until_done(call, *arguments):
     "Atomics are refused for one peer timeout after their path was lost."
-    for _ in range(1000):
+    for _ in range(6000):
         try:
             return call(*arguments)
         except errors.PathLostError:

@@ -509,7 +509,10 @@ def test_no_server_there():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert run("--listen", f"127.0.0.1:{port}").exit_code == 1
-    result = run(f"127.0.0.1:{port}")
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        port = deaf.getsockname()[1]
+        result = run(f"127.0.0.1:{port}")
     assert result.exit_code == 1
     assert f"no dsmem bench at 127.0.0.1:{port}: Connection refused" in result.output
 

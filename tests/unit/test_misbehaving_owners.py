@@ -168,7 +168,7 @@ def test_file_descriptors_do_not_leak(context, genuine, what):
             gc.collect()
             with _sending:
                 counts.append(open_fds())
-        assert counts[1] == counts[2]
+        assert counts[2] <= counts[1]  # the garbage of other tests may end meanwhile
 
 
 def challenge(head):

@@ -297,7 +297,7 @@ def test_a_stopped_holder_of_the_folder_is_not_waited_for_forever(here, name, mo
 def test_no_descriptor_is_kept(here):
     before = len(list(Path("/proc/self/fd").iterdir()))
     memories = [here.make(f"n{i}", "lock", layout(), create=True) for i in range(10)]
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before  # the garbage of other tests may end meanwhile
     for memory in memories:
         memory.close()
 

@@ -308,7 +308,7 @@ def test_no_descriptor_is_left_by_a_refused_open(here, folder):
     for _ in range(5):
         with pytest.raises(errors.DsmemError):
             here.make("folder", "lock", layout(), create=False)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before  # the garbage of other tests may end meanwhile
     (folder / "folder").rmdir()
 
 

@@ -297,7 +297,7 @@ def test_an_owner_that_answers_late(peer):
             with peer.attach(raw[-132:]) as last:
                 last.read(0, out[:1])
                 assert out[0] == 2999 % 251
-        assert len(list(Path("/proc/self/fd").iterdir())) == files
+        assert len(list(Path("/proc/self/fd").iterdir())) <= files  # the garbage of other tests may end meanwhile
         owner.stdin.close()
 
 

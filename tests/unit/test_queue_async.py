@@ -139,7 +139,7 @@ def test_a_cancelled_task_leaves_nothing(here):
                     await tasks[0]
                 q.put(b"for the other one")
                 assert await asyncio.wait_for(tasks[1], 30) == b"for the other one"
-                assert descriptors() == before
+                assert set(descriptors()) <= set(before)  # the garbage of other tests may end meanwhile
                 assert not q._readers._futures and not q._readers._descriptors
 
         asyncio.run(run())
@@ -163,6 +163,6 @@ def test_a_loop_that_was_closed_under_its_tasks_is_forgotten(here, way):
             counts.append(len(descriptors()))
             loop.close()
             task._log_destroy_pending = False
-        assert counts == counts[:1] * 4
+        assert max(counts) == counts[0]
         assert not waiters.lengths()
     assert not waiters._descriptors and not waiters._futures

@@ -152,7 +152,7 @@ def test_handles_keep_no_descriptors(here):
     with here.segment("a", 4, create=True):
         before = count()
         handles = [here.segment("a") for _ in range(200)]
-        assert count() == before
+        assert count() <= before  # the garbage of other tests may end meanwhile
         for handle in handles:
             handle.close()
 

@@ -425,13 +425,11 @@ def test_another_secret(server, cluster_name):
 
 
 def test_no_one_listens():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with (
-        context() as own,
-        pytest.raises(errors.PeerDeadError, match=f"127.0.0.1:{port}: .*; start 'dsmem serve' there"),
-    ):
-        dsmem.connect(f"tcp://127.0.0.1:{port}", context=own)
+    with context() as own, socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        port = deaf.getsockname()[1]
+        with pytest.raises(errors.PeerDeadError, match=f"127.0.0.1:{port}: .*; start 'dsmem serve' there"):
+            dsmem.connect(f"tcp://127.0.0.1:{port}", context=own)
 
 
 def test_one_listens_and_says_nothing(monkeypatch):
