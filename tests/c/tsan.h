@@ -1,6 +1,6 @@
 /*
- * ThreadSanitizer of clang 14 does not know pthread_mutex_clocklock, and would take what such a lock protects for
- * races. Included before all else where it is used: the same by a call that it knows.
+ * ThreadSanitizer of clang 14 and of gcc 12 does not know pthread_mutex_clocklock, and would take what such a lock
+ * protects for races. Included before all else where it is used: the same by a call that it knows.
  */
 #ifndef DSM_TESTS_TSAN_H
 #define DSM_TESTS_TSAN_H
