@@ -64,10 +64,10 @@ def test_the_program_for_another_host_runs(cluster_name, tmp_path):
     (text,) = (block.text for block in blocks_of((ROOT / "README.md").read_text()) if "tcp://10.0.0.1" in block.text)
     with process() as (_, at):
         program = tmp_path / "program.py"
-        program.write_text(text.replace("tcp://10.0.0.1:7700/demo", f"{at}/{cluster_name}"))
+        program.write_text("import dsmem\n" + text.replace("tcp://10.0.0.1:7700/demo", f"{at}/{cluster_name}"))
         env = os.environ | {"DSMEM_SECRET": SECRET.decode(), "PYTHONWARNINGS": "error"}
         done = subprocess.run([sys.executable, program], capture_output=True, text=True, env=env)
         assert (done.returncode, done.stdout.splitlines(), done.stderr) == (0, expected_output(text), "")
     with dsmem.connect(cluster_name) as here:
-        for name in ("table", "turn", "count"):
+        for name in ("table", "turn"):
             here.unlink(name)
