@@ -11,9 +11,9 @@ extern "C" {
 /* A handle may produce, consume, or both; dsm_queue_produce() and dsm_queue_consume() take the roles. THREADS: the
  * caller serialises calls on one handle, except the two wait functions, which may run in parallel with any call. */
 
-#define DSM_QUEUE_MANY_CONSUMERS 1u /* any process that maps the object may consume */
+#define DSM_QUEUE_MANY_CONSUMERS 1u /* any number of processes at a time may consume */
 #define DSM_QUEUE_DROP_OLDEST 2u    /* a put that finds no room discards the oldest message of its lane */
-#define DSM_QUEUE_CHECKED 4u        /* producers may be remote; there is one consumer, where the memory is */
+#define DSM_QUEUE_CHECKED 4u        /* producers and consumers may be remote; nothing is dropped */
 
 typedef struct dsm_queue dsm_queue;
 typedef struct {
@@ -41,8 +41,8 @@ int dsm_queue_close(dsm_queue *q);
  * time. */
 void dsm_queue_set_timeout(dsm_queue *q, int64_t timeout_ns);
 void dsm_queue_get_config(const dsm_queue *q, dsm_queue_config *out);
-/* Take a role. EMEMBERS: every lane has a living producer. EBUSY: there is a living consumer. ENOTMAPPED: the memory is
- * not mapped here. */
+/* Take a role. EMEMBERS: every lane has a living producer. EBUSY: there is a living consumer. ENOTMAPPED: one of many
+ * consumers, whose compare-swaps would not exclude those of the owner's CPU. */
 int dsm_queue_produce(dsm_queue *q);
 int dsm_queue_consume(dsm_queue *q);
 
@@ -69,7 +69,9 @@ void dsm_queue_cancel(dsm_queue *q);
 
 /* Reads the next message, in place. Errors: EEMPTY, ESHUTDOWN. A further call reads the message after it. No message is
  * taken before dsm_queue_done(), which returns 0 or EEMPTY. EEMPTY: another consumer was faster, and the caller must
- * discard what it has read since the last done. */
+ * discard what it has read since the last done. Remotely also errors of the transport. With one consumer nothing is
+ * lost by them: the messages come again with the next dsm_queue_next(). With many, EUNKNOWN: they were taken, or not.
+ */
 int dsm_queue_next(dsm_queue *q, const void **payload, uint64_t *length, uint8_t *kind);
 /* Like dsm_queue_next(), but only from the lane that is being read. */
 int dsm_queue_next_here(dsm_queue *q, const void **payload, uint64_t *length, uint8_t *kind);
@@ -81,10 +83,10 @@ void dsm_queue_undo(dsm_queue *q);
 int64_t dsm_queue_pop_records(dsm_queue *q, void *out, uint64_t n, uint64_t each);
 
 /* Wait until there may be room for a message of that length, or until there may be a message: spin for spin_ns, then
- * sleep. Results: 0, ETIME, ESHUTDOWN. A remote producer checks for room with ops that may take op_ns (as with
+ * sleep. Results: 0, ETIME, ESHUTDOWN. Remote memory is looked at with ops that may take op_ns (as with
  * dsm_queue_set_timeout()), also beyond the timeout. */
 int dsm_queue_wait_room(const dsm_queue *q, uint64_t length, int64_t timeout_ns, int64_t spin_ns, int64_t op_ns);
-int dsm_queue_wait_item(const dsm_queue *q, int64_t timeout_ns, int64_t spin_ns);
+int dsm_queue_wait_item(const dsm_queue *q, int64_t timeout_ns, int64_t spin_ns, int64_t op_ns);
 
 typedef struct {
     uint64_t messages, puts, gets, dropped; /* of all lanes; the last three may lack what a killed process did last */

@@ -127,7 +127,8 @@ class Queue:
         BusyError
             The queue was created for one consumer, and another one is alive.
         NotMappedError
-            The memory is not mapped in this process: only processes on the host of the memory can consume.
+            The queue has many consumers, and the memory is another process's behind a device whose atomics do not
+            exclude those of the owner's processor.
         """
 
     def put(self, data: _Buffer, block: bool = True, timeout: float | None = None) -> None:
@@ -284,6 +285,18 @@ class Queue:
             The queue was created for one consumer, and another one is alive.
         CorruptError
             The memory does not hold a valid message.
+        NotHeldError
+            The role of the one consumer was taken by :meth:`break_`.
+        TransportError, TimeoutError, PeerDeadError
+            The memory is another process's, and an op failed. No message is lost: with one consumer the next call
+            returns what was taken.
+        OutcomeUnknownError
+            Likewise, with many consumers: the message was taken, and no process gets it; or it is still there.
+
+        Notes
+        -----
+        From memory that is not mapped messages are copied up to 64 KiB at a time, and each call then costs one round
+        trip, by which they are taken: ``get_many`` takes many with one.
         """
 
     def get_nowait(self) -> bytes:

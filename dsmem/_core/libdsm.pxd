@@ -278,7 +278,7 @@ cdef extern from "dsm.h" nogil:
     void dsm_queue_undo(dsm_queue *q)
     int64_t dsm_queue_pop_records(dsm_queue *q, void *out, uint64_t n, uint64_t each)
     int dsm_queue_wait_room(const dsm_queue *q, uint64_t length, int64_t timeout_ns, int64_t spin_ns, int64_t op_ns)
-    int dsm_queue_wait_item(const dsm_queue *q, int64_t timeout_ns, int64_t spin_ns)
+    int dsm_queue_wait_item(const dsm_queue *q, int64_t timeout_ns, int64_t spin_ns, int64_t op_ns)
     int dsm_queue_count(const dsm_queue *q, dsm_queue_counts *out)
     int dsm_queue_shutdown(dsm_queue *q, int now)
     int dsm_queue_producers(const dsm_queue *q, uint64_t *identities)

@@ -42,13 +42,15 @@ cdef object put_records(Queue q, array, int64_t deadline):
         PyBuffer_Release(&view)
 
 
-cdef int some(Queue q, list out, Py_ssize_t most) except -1:
+cdef int some(Queue q, list out, Py_ssize_t most, int64_t deadline) except -1:
     """Take messages of one lane together and append them to 'out', up to 'most' in all. 1, or 0: there is none."""
     cdef const void *p
     cdef uint64_t length
     cdef uint8_t kind
     cdef Py_ssize_t had = len(out)
     cdef int rc
+    if not q.mapped:
+        return some_remotely(q, out, most, &kind, deadline)
     while True:
         rc = c.dsm_queue_next(q.ptr, &p, &length, &kind)
         try:
@@ -70,9 +72,48 @@ cdef int some(Queue q, list out, Py_ssize_t most) except -1:
         del out[had:]  # another consumer was faster
 
 
+cdef int some_remotely(Queue q, list out, Py_ssize_t most, uint8_t *kind, int64_t deadline) except -1:
+    """The same, in another process's memory: the calls may wait for the network. The kind is the last message's."""
+    cdef const void *p
+    cdef uint64_t length
+    cdef Py_ssize_t had = len(out)
+    cdef int64_t ns = q.op_ns(deadline)
+    cdef int rc = -c.DSM_EEMPTY
+    q.begin()
+    try:
+        for _ in range(TRIES):  # other consumers may be faster, again and again
+            with nogil:
+                c.dsm_queue_set_timeout(q.ptr, ns)
+                rc = c.dsm_queue_next(q.ptr, &p, &length, kind)
+            try:
+                while not rc:
+                    out.append(PyBytes_FromStringAndSize(<const char *> p, length))
+                    if len(out) == most:
+                        break
+                    rc = c.dsm_queue_next_here(q.ptr, &p, &length, kind)
+            except MemoryError:
+                c.dsm_queue_undo(q.ptr)
+                del out[had:]
+                raise
+            if len(out) == had:
+                break
+            with nogil:
+                rc = c.dsm_queue_done(q.ptr)
+            if not rc:
+                return 1
+            del out[had:]
+            if rc != -c.DSM_EEMPTY:
+                break
+    finally:
+        q.end()
+    if rc == -c.DSM_EEMPTY:
+        return 0
+    raise q.failed(rc, "get")
+
+
 cdef list get_up_to(Queue q, Py_ssize_t most, int64_t deadline):
     cdef list got = []
-    while not some(q, got, min(most, RUN)):
+    while not some(q, got, min(most, RUN), deadline):
         if not deadline or not q.wait(True, 0, deadline, "get"):
             if q.watch_items:
                 c.dsm_watch_arm(q.watch_items, 0)
@@ -81,11 +122,24 @@ cdef list get_up_to(Queue q, Py_ssize_t most, int64_t deadline):
         with nogil:  # let other threads run
             pass
         try:
-            if not some(q, got, min(most, len(got) + RUN)):
+            if not some(q, got, min(most, len(got) + RUN), deadline):
                 break
         except (errors.DsmemError, MemoryError):  # return what was taken; the next call raises it again
             break
     return got
+
+
+cdef int64_t pop_records(Queue q, void *to, uint64_t n, uint64_t each, int64_t deadline) except? -1:
+    cdef int64_t rc, ns
+    if q.mapped:
+        return c.dsm_queue_pop_records(q.ptr, to, n, each)
+    ns = q.op_ns(deadline)
+    q.begin()
+    with nogil:
+        c.dsm_queue_set_timeout(q.ptr, ns)
+        rc = c.dsm_queue_pop_records(q.ptr, to, n, each)
+    q.end()
+    return rc
 
 
 cdef object get_records(Queue q, array, int64_t deadline):
@@ -98,7 +152,7 @@ cdef object get_records(Queue q, array, int64_t deadline):
     get_buffer(array, &view, True)
     try:
         while True:
-            rc = c.dsm_queue_pop_records(q.ptr, view.buf, n, each)
+            rc = pop_records(q, view.buf, n, each, deadline)
             if rc < 0:
                 raise q.failed(<int> rc, "get")
             if rc:

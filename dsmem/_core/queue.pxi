@@ -181,7 +181,7 @@ cdef class Queue(Handle):
                 if left <= 0:
                     return 0
             with nogil:
-                rc = (c.dsm_queue_wait_item(self.ptr, left, spin) if items else
+                rc = (c.dsm_queue_wait_item(self.ptr, left, spin, op_ns) if items else
                       c.dsm_queue_wait_room(self.ptr, length, left, spin, op_ns))
             if not rc:
                 return 1
@@ -450,11 +450,14 @@ cdef class Queue(Handle):
     # -- getting --
 
     @cython.final
-    cdef object next_bytes(self, uint8_t *kind):
+    cdef object next_bytes(self, uint8_t *kind, int64_t deadline):
         """Return the next message, or None."""
         cdef const void *p
         cdef uint64_t length
         cdef int rc
+        if not self.mapped:
+            got = []
+            return got[0] if some_remotely(self, got, 1, kind, deadline) else None
         while True:
             rc = c.dsm_queue_next(self.ptr, &p, &length, kind)
             if rc:
@@ -471,13 +474,13 @@ cdef class Queue(Handle):
 
     @cython.final
     cdef object get_one(self, uint8_t *kind, int64_t deadline):
-        data = self.next_bytes(kind)
+        data = self.next_bytes(kind, deadline)
         while data is None:
             if not deadline or not self.wait(True, 0, deadline, "get"):
                 if self.watch_items:
                     c.dsm_watch_arm(self.watch_items, 0)
                 raise error_of(c.DSM_EEMPTY, "", "get")
-            data = self.next_bytes(kind)
+            data = self.next_bytes(kind, deadline)
         return data
 
     def get(self, block=True, timeout=None):
@@ -548,16 +551,29 @@ cdef class Queue(Handle):
         cdef const void *p
         cdef uint64_t length
         cdef uint8_t kind
-        cdef int rc = c.dsm_queue_next(self.ptr, &p, &length, &kind)
+        cdef int rc = self.next_once(&p, &length, &kind, deadline)
         while rc == -c.DSM_EEMPTY:
             if not deadline or not self.wait(True, 0, deadline, "peek"):
                 raise error_of(c.DSM_EEMPTY, "", "peek")
-            rc = c.dsm_queue_next(self.ptr, &p, &length, &kind)
+            rc = self.next_once(&p, &length, &kind, deadline)
         if rc:
             raise self.failed(rc, "peek")
         self.reading_view = view_or(slot, <void *> p, length, c.dsm_queue_undo, self.ptr)
         self.reading = slot
         return self.reading_view
+
+    cdef int next_once(self, const void **p, uint64_t *length, uint8_t *kind, int64_t deadline) except? -1:
+        cdef int64_t ns
+        cdef int rc
+        if self.mapped:
+            return c.dsm_queue_next(self.ptr, p, length, kind)
+        ns = self.op_ns(deadline)
+        self.begin()
+        with nogil:
+            c.dsm_queue_set_timeout(self.ptr, ns)
+            rc = c.dsm_queue_next(self.ptr, p, length, kind)
+        self.end()
+        return rc
 
     def release(self):
         self.check()
@@ -565,7 +581,24 @@ cdef class Queue(Handle):
             raise error_of(c.DSM_EINVAL, "no message is being read", "release")
         end_view(self.reading, self.reading_view, "release")
         self.reading = self.reading_view = None
-        c.dsm_queue_done(self.ptr)
+        if self.mapped:
+            c.dsm_queue_done(self.ptr)
+        else:
+            self.done_remotely()
+
+    cdef int done_remotely(self) except -1:
+        cdef int rc
+        self.enter()
+        try:
+            self.begin()
+            with nogil:
+                rc = c.dsm_queue_done(self.ptr)
+            self.end()
+            if rc and rc != -c.DSM_EEMPTY:
+                raise self.failed(rc, "release")
+            return 0
+        finally:
+            self.leave()
 
     # -- counters and shutdown --
 

@@ -4,6 +4,7 @@
 cdef enum:
     BYTES = 1              # kind of a message
     RUN = 32768            # number of messages that get_many takes before it lets other threads run
+    TRIES = 16             # how often a remote consumer is slower than others before it lets the caller's signals in
     MOST = 1 << 20         # maximum number of messages that get_many takes
 
 

@@ -120,11 +120,12 @@ class Cluster(ClusterBase):
         producers : "one", "many" or int, optional
             Greatest number of producers at a time, each with its own lane; "many" is 16. By default "one".
         consumers : "one" or "many", optional
-            "one" by default. "many" works only between processes of one host.
+            "one" by default. From a queue with "many" in memory that RDMA devices with atomics of their own reach,
+            which most are, only processes that map the memory take.
         max_message : int, optional
             Bytes of the longest message: less than half of ``capacity_bytes``, a quarter by default.
         drop_oldest : bool, optional
-            Whether a put() that finds no room drops the oldest messages of its lane, and counts them.
+            Whether a put() that finds no room drops the oldest messages of its lane, and counts them. Only on one host.
         create, mode, lifetime, timeout
             As of :class:`Cluster`.
         spin : float, optional

@@ -159,7 +159,7 @@ static void a_consumer_first(void)
     dsm_queue_counts counts;
     dsm_queue *c = consumer_at(own);
     CHECK(!dsm_queue_count(c, &counts) && counts.producers == 0);
-    CHECK(!dsm_queue_wait_item(c, LIMIT_NS, 0));
+    CHECK(!dsm_queue_wait_item(c, LIMIT_NS, 0, -1));
     drain(c, &t);
     CHECK(counts.messages == t.n);
     see_puts(&t, now->n);

@@ -52,7 +52,7 @@ static void gets(void)
     struct taken t;
     dsm_queue *c = consumer_at(reach());
     store_release_u64(&said->begun, 1);
-    CHECK(!dsm_queue_wait_item(c, LONG_NS, 0));
+    CHECK(!dsm_queue_wait_item(c, LONG_NS, 0, -1));
     drain(c, &t);
     CHECK(t.n == 1 && t.number[0] == 0);
 }
@@ -69,7 +69,7 @@ static void hears_that_nothing_comes(void)
 {
     dsm_queue *c = consumer_at(reach());
     store_release_u64(&said->begun, 1);
-    CHECK(dsm_queue_wait_item(c, LONG_NS, 0) == -DSM_ESHUTDOWN);
+    CHECK(dsm_queue_wait_item(c, LONG_NS, 0, -1) == -DSM_ESHUTDOWN);
 }
 
 static void hears_that_nothing_goes(void)

@@ -166,7 +166,7 @@ static void queue_call(struct slot *s, uint8_t what)
         break;
     case 6:
         dsm_queue_wait_room(q, how * 8u, 0, 0, -1);
-        dsm_queue_wait_item(q, 0, 0);
+        dsm_queue_wait_item(q, 0, 0, -1);
         break;
     default:
         if (how < 32)

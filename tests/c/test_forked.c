@@ -223,7 +223,7 @@ static void use_queue(void *q)
     REFUSED(dsm_queue_next(q, &payload, &length, &kind));
     REFUSED(dsm_queue_pop_records(q, &length, 1, 8));
     REFUSED(dsm_queue_wait_room(q, 8, 0, 0, -1));
-    REFUSED(dsm_queue_wait_item(q, 0, 0));
+    REFUSED(dsm_queue_wait_item(q, 0, 0, -1));
     REFUSED(dsm_queue_count(q, &counts));
     REFUSED(dsm_queue_shutdown(q, 0));
     REFUSED(dsm_queue_producers(q, found));

@@ -43,7 +43,7 @@ static void odd_tail(uint32_t flags, uint64_t tail)
     CHECK(!dsm_queue_open(r, NULL, &q) && !dsm_queue_produce(q) && !dsm_queue_consume(q));
     store_relaxed_u64(&lane_lines(q, 0)->tail, tail);
     CHECK(dsm_queue_next(q, &p, &n, &kind) == -DSM_ECORRUPT);
-    CHECK(dsm_queue_wait_item(q, 0, 0) == 0); /* so that a waiter gets the error */
+    CHECK(dsm_queue_wait_item(q, 0, 0, -1) == 0); /* so that a waiter gets the error */
     CHECK(!dsm_queue_count(q, &counts) && counts.messages == 0);
     CHECK(!dsm_queue_close(q) && !dsm_remote_close(r));
 }

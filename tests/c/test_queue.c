@@ -108,7 +108,7 @@ static void *consume(void *arg)
     for (;;) {
         int rc = dsm_queue_next(q, &p, &n, &kind);
         if (rc == -DSM_EEMPTY)
-            rc = dsm_queue_wait_item(q, 10000000000, (int64_t)(last[0] % 3) * 1000);
+            rc = dsm_queue_wait_item(q, 10000000000, (int64_t)(last[0] % 3) * 1000, -1);
         else if (!rc) {
             mapped_copy(m, p, n);
             if (!dsm_queue_done(q))
@@ -181,7 +181,7 @@ static void nothing_is_left_behind(bool waits)
             got += !rc;
             if (!rc)
                 CHECK(!dsm_queue_done(q));
-            else if (waits && (rc = dsm_queue_wait_item(q, 10000000000, 1000000)))
+            else if (waits && (rc = dsm_queue_wait_item(q, 10000000000, 1000000, -1)))
                 break;
         }
         CHECK(rc == -DSM_ESHUTDOWN && got == 1);

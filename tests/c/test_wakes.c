@@ -264,7 +264,7 @@ static void take_message(dsm_queue *q)
     int rc;
     do { /* with many consumers, another may be quicker */
         while ((rc = dsm_queue_next(q, &payload, &length, &kind)) == -DSM_EEMPTY)
-            CHECK(!dsm_queue_wait_item(q, -1, 0));
+            CHECK(!dsm_queue_wait_item(q, -1, 0, -1));
         CHECK(!rc);
     } while (dsm_queue_done(q));
 }
@@ -313,7 +313,7 @@ static void *shut_out(void *r)
     int takes = my_turn();
     CHECK(!dsm_queue_open(r, NULL, &q));
     if (takes)
-        CHECK(!dsm_queue_consume(q) && dsm_queue_wait_item(q, -1, 0) == -DSM_ESHUTDOWN);
+        CHECK(!dsm_queue_consume(q) && dsm_queue_wait_item(q, -1, 0, -1) == -DSM_ESHUTDOWN);
     else
         CHECK(!dsm_queue_produce(q) && dsm_queue_wait_room(q, 5000, -1, 0, -1) == -DSM_ESHUTDOWN);
     CHECK(!dsm_queue_close(q));

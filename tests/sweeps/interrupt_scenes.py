@@ -573,9 +573,8 @@ SCENES = {f"{cls}.{name}": scene for cls, scenes in BY_CLASS.items() for name, s
 
 # What only the owner of an object does, or what is not of an object.
 OWNERS = {
-    "Queue": ("consume", "get", "get_nowait", "get_many", "peek", "release", "qsize", "empty", "full", "fileno"),
-    "Pickled": ("get", "get_nowait", "qsize", "empty", "full"),
-    "Stamped": ("get",),
+    "Queue": ("qsize", "empty", "full"),
+    "Pickled": ("qsize", "empty", "full"),
 }
 NO_OBJECTS = ("Cluster", "Context", "Remote", "Pool", "Remotes", "Batch", "Service")
 REMOTE = {

@@ -1,6 +1,8 @@
-"""The rows of a remote producer. What a call that raised says with ``placed`` went in: it comes out once, in order.
+"""The rows of a remote producer, and of a remote consumer.
 
-Nothing else comes out, the lane is free afterwards, and a successor goes on.
+What a producer's call that raised says with ``placed`` went in: it comes out once, in order. Nothing else comes out,
+the lane is free afterwards, and a successor goes on. What a consumer's calls return, and what is there afterwards, are
+all messages, once and in order; of many consumers one that got OutcomeUnknownError may have lost what it was taking.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from attaching import attached
-from remote_faults import SECRET, Kind, Row, persistently
+from remote_faults import OUTAGE, SECRET, Kind, Row, persistently
 
 import dsmem
 from dsmem import errors
@@ -119,6 +121,99 @@ def row(
     )
 
 
+# ---- taking ----
+
+
+def rest_of(owner: Any) -> None:
+    """What is there is the end of what was put."""
+    rest = take(owner)
+    assert rest == SOME[len(SOME) - len(rest) :]
+
+
+def use_taken(owner: Any) -> None:
+    if not owner.closed:
+        rest_of(owner)
+        goes_on(owner, owner.counts["producers"])
+
+
+def use_after_consumer(owner: Any) -> None:
+    holder = owner.consumer()
+    assert not holder or owner.break_(holder)
+    use_taken(owner)
+
+
+TAKEN = Kind("queue", KIND.properties, lambda _: None, use_taken, use_after_consumer)
+SHARED = Kind("queue", {**KIND.properties, "consumers": "many"}, lambda _: None, use_taken, use_taken)
+
+
+def drain(queue: Any, got: list[bytes]) -> int:
+    """Take what is there, and return how many messages may have been lost."""
+    lost = 0
+    for _ in range(OUTAGE + len(SOME) + 1):
+        try:
+            got.append(queue.get_nowait())
+        except errors.EmptyError:
+            return lost
+        except errors.OutcomeUnknownError:
+            lost += 1
+        except (errors.TransportError, errors.TimeoutError):
+            pass
+    raise AssertionError("it fails forever")
+
+
+def fill(owner: Any) -> None:
+    owner.put_many(SOME, timeout=LIMIT)
+
+
+def taking(
+    kind: str,
+    name: str,
+    call: Callable[[Any], Any],
+    before: Any = None,
+    names: tuple[str, ...] = (),
+    most: int = 1,
+    brief: bool = False,
+) -> Row:
+    """Call returns a message or a list of them. most: how many of them it may lose with OutcomeUnknownError."""
+    got: list[bytes] = []
+    lost = [0]
+
+    def prepared(queue: Any) -> None:
+        got.clear()
+        lost[0] = 0
+        (before or (lambda q: q.consume()))(queue)
+
+    def check(_: Any, result: Any, error: Exception | None) -> None:
+        got.extend([result] if isinstance(result, bytes) else result or [])
+        if kind == "shared queue" and isinstance(error, errors.OutcomeUnknownError):
+            lost[0] += most
+
+    def settle(owner: Any, queue: Any) -> None:
+        if name.startswith("close"):
+            persistently(queue.close)
+            got.extend(take(owner))
+        else:
+            lost[0] += (kind == "shared queue") * drain(queue, got)
+        assert len(got) >= len(SOME) - lost[0], got
+        assert got == [data for data in SOME if data in got]
+
+    return Row(
+        kind, name, call, before=prepared, owner_before=fill, check=check, settle=settle, names=names, brief=brief
+    )
+
+
+def peeked(queue: Any) -> bytes:
+    with queue.peek(timeout=LIMIT) as view:
+        data = bytes(view)
+    queue.release()
+    return data
+
+
+def rows_taken(queue: Any) -> list[bytes]:
+    out = np.empty((3, 300), "u1")
+    return [row.tobytes() for row in out[: queue.get_many(out=out, timeout=LIMIT)]]
+
+
 def reserved(queue: Any) -> None:
     """The commit is what counts; a reservation that failed is none."""
     room = queue.reserve(300, timeout=LIMIT)
@@ -151,5 +246,19 @@ ROWS = [
     Row("queue", "consumer", lambda q: q.consumer()),
     Row("queue", "break_", lambda q: q.break_(q.producers()[0]), before=lambda q: q.produce()),
     row("close", lambda q: q.close(), []),
+    taking("taken queue", "consume", lambda q: q.consume(), before=fresh, names=("consume",)),
+    taking("taken queue", "first get", lambda q: q.get(timeout=LIMIT), before=fresh, names=("get",)),
+    taking("taken queue", "get", lambda q: q.get(timeout=LIMIT)),
+    taking("taken queue", "get_nowait", lambda q: q.get_nowait(), brief=True),
+    taking("taken queue", "get_many", lambda q: q.get_many(3, timeout=LIMIT)),
+    taking("taken queue", "get_many into an array", rows_taken, names=("get_many",)),
+    taking("taken queue", "get_async", lambda q: asyncio.run(q.get_async())),
+    taking("taken queue", "get_many_async", lambda q: asyncio.run(q.get_many_async(3)), brief=True),
+    taking("taken queue", "peek and release", peeked, names=("peek", "release")),
+    taking("taken queue", "fileno", lambda q: q.fileno() and None, before=fresh, names=("fileno",)),
+    taking("taken queue", "close of a consumer", lambda q: q.close(), names=("close",)),
+    taking("shared queue", "get", lambda q: q.get(timeout=LIMIT)),
+    taking("shared queue", "get_many", lambda q: q.get_many(3, timeout=LIMIT), most=3),
+    taking("shared queue", "get_many into an array", rows_taken, names=("get_many",), most=3, brief=True),
     Row("shut queue", "shutdown", lambda q: q.shutdown(), before=lambda q: q.produce(), check=is_shut),
 ]

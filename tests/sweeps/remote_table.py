@@ -299,6 +299,8 @@ def stamps(obj):
 KINDS = {
     "queue": remote_queue.KIND,
     "shut queue": remote_queue.SHUT,
+    "taken queue": remote_queue.TAKEN,
+    "shared queue": remote_queue.SHARED,
     "segment": Kind(
         "segment", {"shape": (64, 8), "dtype": "i8", "versioned": True}, nothing, use_segment, take_the_turn
     ),
@@ -454,12 +456,11 @@ EVERYWHERE = {"name": NO_OP, "ref": NO_OP, "closed": NO_OP, "unlink": OWNER}
 HELD = {"token": NO_OP, "recovered": NO_OP}
 CLASSES: dict[type, tuple[tuple[str, ...], dict[str, str]]] = {
     queue.Queue: (
-        ("queue", "shut queue"),
+        ("queue", "shut queue", "taken queue", "shared queue"),
         {
-            **dict.fromkeys(("consume", "get", "get_nowait", "get_many", "peek", "qsize", "empty", "full"), OWNER),
-            **dict.fromkeys(("counts", "fileno", "get_async", "get_many_async"), OWNER),
+            **dict.fromkeys(("qsize", "empty", "full", "counts"), OWNER),
             "with": "close(); where that fails the lane stays taken, and the exception says so",
-            **dict.fromkeys(("properties", "region", "remote", "cancel", "release"), NO_OP),
+            **dict.fromkeys(("properties", "region", "remote", "cancel"), NO_OP),
         },
     ),
     segment.Segment: (

@@ -52,6 +52,8 @@ def hold():
     array[:] = 7
     queue = cluster.queue("queue", max_message=64, create=True)
     queue.put(b"left behind")
+    taken = cluster.queue("taken", create=True)
+    taken.consume()
     condition = cluster.condition("condition")
     barrier = cluster.barrier("barrier")
     for wait in (lambda: condition.__enter__() and condition.wait(30), lambda: barrier.wait(30)):
@@ -156,6 +158,9 @@ def take_all(cluster):
         assert version == 1 and (copy == 1).all()
     with contextlib.closing(cluster.queue("queue")) as queue:
         queue.put(b"next", timeout=SECONDS)
+    with cluster.queue("taken") as taken:
+        taken.put(b"taken", timeout=SECONDS)
+        assert taken.get(timeout=SECONDS) == b"taken"
     with contextlib.closing(cluster.barrier("barrier")) as barrier:
         with pytest.raises(errors.BrokenBarrierError):
             barrier.wait(SECONDS)
@@ -199,6 +204,8 @@ def test_a_client_that_lives_holds_on(others, prepared, cluster_name):
     with serving(0.0) as server, others(server) as cluster, Holder(address(server, cluster_name)) as holder:
         with contextlib.closing(cluster.lock("lock")) as lock, contextlib.closing(cluster.semaphore("permits")) as two:
             assert not in_vain(lock.acquire, timeout=0.2) and not in_vain(two.acquire, timeout=0.2)
+            with cluster.queue("taken") as taken, pytest.raises(errors.BusyError):
+                taken.get(timeout=0)
             assert holder.does("kept['lock'].release()") == "done"
             assert lock.acquire(timeout=SECONDS) and not lock.recovered
             lock.release()
@@ -222,6 +229,7 @@ def test_a_stopped_client_that_is_fenced_finds_out(others, prepared, cluster_nam
             "kept['once'].end()",
             "kept['block'].__exit__(None, None, None)",
             "kept['queue'].put(b'late')",
+            "kept['taken'].get()",
             "cluster.lock('lock')",
         ):
             assert holder.does(line) == "FencedError", line

@@ -104,16 +104,34 @@ def test_a_segment_with_data_is_whole_when_it_has_its_name(client, here):
             assert np.array_equal(mapped.snapshot()[1], data)
 
 
-def test_a_queue_takes_messages_from_other_hosts(client, second, here):
+def test_a_queue_takes_messages_from_other_hosts_and_gives_them(client, second, here):
     with client.queue("jobs", producers="many", create=True) as jobs, here.queue("jobs") as mapped:
         jobs.put(b"by address")
         assert mapped.get(timeout=SECONDS) == b"by address"
-        with second.queue("jobs") as others, pytest.raises(errors.NotMappedError, match="on the host of the server"):
-            others.get(timeout=0)
+        with second.queue("jobs") as others:
+            with pytest.raises(errors.BusyError):
+                others.get(timeout=0)
+            mapped.close()
+            jobs.put(b"to another host")
+            assert others.get(timeout=SECONDS) == b"to another host"
+            with pytest.raises(errors.NotMappedError, match="on the host of the server"):
+                others.qsize()
     with here.queue("answers", create=True) as plain:
         plain.put(b"by name")
         with pytest.raises(errors.NotMappedError, match="address of a server"):
             second.queue("answers")
+
+
+def test_workers_of_any_host_share_the_messages_of_a_queue(client, second, here):
+    sent = [b"%d" % n for n in range(200)]
+    with client.queue("jobs", consumers="many", create=True) as jobs, here.queue("jobs") as mapped:
+        jobs.put_many(sent)
+        jobs.shutdown()
+        got = []
+        with second.queue("jobs") as others, contextlib.suppress(errors.ShutDownError):
+            while True:
+                got += [mapped.get(timeout=0), *others.get_many(3, timeout=0)]
+        assert sorted(got, key=int) == sent
 
 
 def test_a_lock_excludes_clients_and_processes_of_the_host(client, second, here):

@@ -91,6 +91,8 @@ static int check_take(dsm_queue *q, uint32_t *down)
 
 int dsm_queue_next_here(dsm_queue *q, const void **payload, uint64_t *length, uint8_t *kind)
 {
+    if (__builtin_expect(!q->base, 0))
+        return remote_next_here(q, payload, length, kind);
     uint32_t down;
     int rc = check_take(q, &down);
     return rc ? rc : q->taking ? read_lane(q, q->take, payload, length, kind) : -DSM_EEMPTY;
@@ -98,6 +100,8 @@ int dsm_queue_next_here(dsm_queue *q, const void **payload, uint64_t *length, ui
 
 int dsm_queue_next(dsm_queue *q, const void **payload, uint64_t *length, uint8_t *kind)
 {
+    if (__builtin_expect(!q->base, 0))
+        return remote_next(q, payload, length, kind);
     uint32_t down;
     int rc = check_take(q, &down);
     if (rc)
@@ -115,6 +119,8 @@ int dsm_queue_done(dsm_queue *q)
 {
     if (!q->taking)
         return 0;
+    if (__builtin_expect(!q->base, 0))
+        return remote_done(q);
     struct lane_lines *l = lane_lines(q, q->take);
     q->taking = false;
     if (!q->shared_tail && !consumes(q)) { /* the tail is another handle's now */
@@ -137,7 +143,7 @@ void dsm_queue_undo(dsm_queue *q) { q->taking = false; }
 /* Copies up to n records of the lane, from the one that has just been read. Stops before one of another length. */
 static uint64_t copy_records(dsm_queue *q, uint8_t *to, uint64_t n, uint64_t each, const void *payload)
 {
-    const uint8_t *data = q->base + data_at(q, q->take);
+    const uint8_t *data = q->base ? q->base + data_at(q, q->take) : NULL;
     struct record r = {.payload = payload};
     uint64_t got = 0;
     for (;;) {
@@ -146,7 +152,7 @@ static uint64_t copy_records(dsm_queue *q, uint8_t *to, uint64_t n, uint64_t eac
         else
             mapped_copy(to, r.payload, each);
         to += each;
-        if (++got == n || message_at(q, data, q->upto, &r) || r.length != each)
+        if (++got == n || (data ? message_at(q, data, q->upto, &r) : remote_behind(q, &r)) || r.length != each)
             break;
         q->upto = r.next;
         q->ntaken++;
@@ -172,8 +178,10 @@ int64_t dsm_queue_pop_records(dsm_queue *q, void *out, uint64_t n, uint64_t each
             break;
         }
         uint64_t got = copy_records(q, (uint8_t *)out + done * each, n - done, each, payload);
-        if (!dsm_queue_done(q))
+        if (!(rc = dsm_queue_done(q)))
             done += got;
+        else if (rc == -DSM_EEMPTY && q->base) /* another consumer was faster */
+            rc = 0;
     }
     return done || rc == -DSM_EEMPTY ? (int64_t)done : rc;
 }

@@ -42,7 +42,7 @@ static void *run(void *arg)
     dsm_watch *w = arg;
     uint64_t room, one = 1;
     while (wait_armed(w, &room)) {
-        int rc = room ? dsm_queue_wait_room(w->q, room, SLICE_NS, 0, -1) : dsm_queue_wait_item(w->q, SLICE_NS, 0);
+        int rc = room ? dsm_queue_wait_room(w->q, room, SLICE_NS, 0, -1) : dsm_queue_wait_item(w->q, SLICE_NS, 0, -1);
         if (rc == -DSM_ETIME)
             continue;
         pthread_mutex_lock(&w->lock); /* also after an error: the next call on the queue reports it */

@@ -27,10 +27,8 @@ static int check_config(const dsm_queue_config *s)
             "max_message %llu does not fit lanes of %llu bytes, which take 1 to %llu; take more capacity_bytes",
             (unsigned long long)s->max_message, (unsigned long long)s->lane_bytes,
             (unsigned long long)(s->lane_bytes / 2 - unit));
-    if (s->flags > 7 || ((s->flags & DSM_QUEUE_CHECKED) && s->flags != DSM_QUEUE_CHECKED))
-        return err_set(
-            DSM_EINVAL, 0,
-            "a queue that is written remotely has one consumer and drops nothing; leave out consumers and drop_oldest");
+    if (s->flags > 7 || ((s->flags & DSM_QUEUE_CHECKED) && (s->flags & DSM_QUEUE_DROP_OLDEST)))
+        return err_set(DSM_EINVAL, 0, "a queue that is written remotely drops nothing; leave out drop_oldest");
     return 0;
 }
 
@@ -116,13 +114,6 @@ int dsm_queue_open(dsm_remote *r, void *local, dsm_queue **out)
 void dsm_queue_get_config(const dsm_queue *q, dsm_queue_config *out) { *out = q->config; }
 void dsm_queue_set_timeout(dsm_queue *q, int64_t timeout_ns) { q->deadline = deadline_after(timeout_ns); }
 
-int queue_refuse(const dsm_queue *q, const char *role)
-{
-    if (q->forks != load_relaxed_u32(&core_forks))
-        return refuse_forked();
-    return err_set(DSM_EINVAL, 0, "this handle is not a %s of the queue", role);
-}
-
 /* A role is given back only once. After an error, the next call goes on with the roles that are left. */
 int dsm_queue_leave(dsm_queue *q)
 {
@@ -134,6 +125,8 @@ int dsm_queue_leave(dsm_queue *q)
         if (!rc)
             q->producing = q->in_doubt = false;
     }
+    if (q->consuming && !q->lost_consumer)
+        remote_count_taken(q);
     if (q->consumer_in_doubt || (q->consuming && !q->lost_consumer && !(q->config.flags & DSM_QUEUE_MANY_CONSUMERS))) {
         int other = role_leave(q, QUEUE_STATE);
         if (other)
@@ -147,6 +140,7 @@ void dsm_queue_free(dsm_queue *q)
 {
     if (!q->base)
         free(q->data);
+    remote_consumer_free(q);
     free(q->active);
     free(q);
 }
@@ -236,13 +230,12 @@ int dsm_queue_consume(dsm_queue *q)
         return 0;
     if (q->forks != load_relaxed_u32(&core_forks))
         return refuse_forked();
-    if (!q->base)
-        return err_set(DSM_ENOTMAPPED, 0,
-                       "messages are in memory of another process; take them there, or on the host of the server that "
-                       "has the name");
+    int rc = q->base ? 0 : remote_consume(q);
+    if (rc)
+        return rc;
     while (!(q->config.flags & DSM_QUEUE_MANY_CONSUMERS)) {
         uint64_t seen = old;
-        int rc = err_known(dsm_compare_swap(q->r, QUEUE_STATE, seen, q->identity, &old, remote_timeout(q->r)));
+        rc = err_known(dsm_compare_swap(q->r, QUEUE_STATE, seen, q->identity, &old, remote_timeout(q->r)));
         q->consumer_in_doubt = rc && !remote_is_mapped(q->r);
         if (rc)
             return rc;

@@ -18,9 +18,8 @@
 
 enum {
     OP_TRIES = 8,
-    OP_NS_MIN = 20000000,  /* giving up an op costs its connection, so none gets less than 20 ms */
-    OP_NS_PER_BYTE = 20,   /* a transfer slower than 50 MB/s counts as lost */
-    RECHECK_NS = 10000000, /* maximum age of the last look at 'shutdown' when a message is put */
+    OP_NS_MIN = 20000000, /* giving up an op costs its connection, so none gets less than 20 ms */
+    OP_NS_PER_BYTE = 20,  /* a transfer slower than 50 MB/s counts as lost */
 };
 
 /* The timeout of an op on that many bytes: what is left of the call's time, at least OP_NS_MIN, but at most
@@ -43,8 +42,7 @@ static bool is_again(const dsm_queue *q, int rc, int *silent)
     return q->r->ctx && peer_has_paths(q->r->peer) && (rc == -DSM_EIO || (rc == -DSM_ETIME && !(*silent)++));
 }
 
-/* For READs and WRITEs only, which may be repeated. */
-static int run(const dsm_queue *q, dsm_op *ops, size_t n, int64_t deadline)
+int remote_run(const dsm_queue *q, dsm_op *ops, size_t n, int64_t deadline)
 {
     uint64_t nbytes = 0;
     int rc = -DSM_ECANCELED, silent = 0;
@@ -77,7 +75,7 @@ int remote_look(const dsm_queue *q, uint64_t *tail, int64_t deadline)
          .local = &producer,
          .nbytes = sizeof producer},
     };
-    int rc = run(q, ops, 3, deadline);
+    int rc = remote_run(q, ops, 3, deadline);
     if (rc)
         return rc;
     if (producer != q->identity)
@@ -109,7 +107,7 @@ static int write_range(const dsm_queue *q, uint64_t from, uint64_t to)
                           .nbytes = bytes};
         p += whole;
     }
-    return n ? run(q, ops, n, q->deadline) : 0;
+    return n ? remote_run(q, ops, n, q->deadline) : 0;
 }
 
 /* What has been taken had arrived, although its flush may have failed. So the bytes before the tail are not sent again,
@@ -131,7 +129,7 @@ static int read_lane(const dsm_queue *q, struct lane_lines *l)
          .local = q->data,
          .nbytes = q->config.lane_bytes},
     };
-    return run(q, ops, 2, q->deadline);
+    return remote_run(q, ops, 2, q->deadline);
 }
 
 static int succeed(dsm_queue *q)
@@ -165,7 +163,7 @@ int remote_mark_used(const dsm_queue *q)
         return dsm_write(q->r, q->map.used + q->lane, &yes, 1, -1);
     dsm_op op = {
         .code = DSM_OP_WRITE, .remote = q->r, .offset = q->map.used + q->lane, .local = &yes, .nbytes = sizeof yes};
-    return run(q, &op, 1, q->deadline);
+    return remote_run(q, &op, 1, q->deadline);
 }
 
 int remote_shutdown(const dsm_queue *q, uint32_t how)
@@ -175,7 +173,7 @@ int remote_shutdown(const dsm_queue *q, uint32_t how)
                  .offset = QUEUE_STATE + offsetof(struct queue_state, shutdown),
                  .local = &how,
                  .nbytes = sizeof how};
-    return run(q, &op, 1, DEADLINE_NEVER);
+    return remote_run(q, &op, 1, DEADLINE_NEVER);
 }
 
 /* ---- roles ---- */
@@ -183,6 +181,13 @@ int remote_shutdown(const dsm_queue *q, uint32_t how)
 /* Leaving does not retry after these errors: if the owner's memory is gone, so is all that was held in it; if only the
  * path was cut, the role stays taken. */
 static bool is_gone(int rc) { return rc == -DSM_EPEER || rc == -DSM_ESTALE || rc == -DSM_EFENCED; }
+
+int queue_refuse(const dsm_queue *q, const char *role)
+{
+    if (q->forks != load_relaxed_u32(&core_forks))
+        return refuse_forked();
+    return err_set(DSM_EINVAL, 0, "this handle is not a %s of the queue", role);
+}
 
 int queue_broken(const char *role)
 {
@@ -214,7 +219,7 @@ int role_leave_unknown(const dsm_queue *q)
                  .nbytes = 8ull * q->config.lanes};
     int rc = -DSM_EIO;
     for (int i = 0; i < 2 && rc && !is_gone(rc); i++)
-        rc = run(q, &op, 1, DEADLINE_NEVER);
+        rc = remote_run(q, &op, 1, DEADLINE_NEVER);
     if (rc)
         return is_gone(rc) ? 0 : rc;
     for (uint32_t lane = 0; lane < q->config.lanes; lane++)

@@ -36,6 +36,11 @@
  *     killed before the swap        nothing has happened
  *     killed after the swap         the message is taken
  *
+ * TAKING REMOTELY, checked lanes only (remote_consumer.c): a READ copies a piece of the lane from the tail on, and the
+ * checks prove the records in it. Then the tail moves by compare-swap. One consumer knows its value; if an answer is
+ * lost, the word tells whether it moved, and messages that were taken so are still in the copy. Many consumers need
+ * compare-swaps that exclude those of the owner's CPU.
+ *
  * BROKEN ROLES. A process that is alive although break_() took its role finds that in the role's word. A local one
  * reads the word before each put or take, and before the one consumer moves a tail; a remote one reads it together with
  * 'shutdown' and the tail. Nothing stops what it does between that check and the end of the same call.
@@ -149,6 +154,7 @@ struct dsm_queue {
     bool taking; /* records [from, upto) of lane 'take' have been read and are not yet done */
     uint32_t take;
     uint64_t from, upto, ntaken;
+    struct taker *taker; /* if base is NULL: objects/queue/remote_consumer.c */
 };
 
 static inline struct queue_state *queue_state(const dsm_queue *q)
@@ -214,6 +220,9 @@ uint64_t lane_walk(const dsm_queue *q, const uint8_t *data, uint64_t p, uint64_t
 bool lane_wipe(const dsm_queue *q, uint8_t *data, uint64_t *first, uint64_t *end);
 
 /* objects/queue/remote.c */
+enum { RECHECK_NS = 10000000 }; /* maximum age of the last look at 'shutdown' when a message is put or taken */
+/* Runs READs and WRITEs, which may be repeated. */
+int remote_run(const dsm_queue *q, dsm_op *ops, size_t n, int64_t deadline);
 /* Reads the tail and 'shutdown', and checks the role. *tail is also set if the call returns ESHUTDOWN. */
 int remote_look(const dsm_queue *q, uint64_t *tail, int64_t deadline);
 bool remote_look_is_old(const dsm_queue *q);
@@ -227,6 +236,22 @@ int remote_shutdown(const dsm_queue *q, uint32_t how);
 int role_leave(const dsm_queue *q, uint64_t at);
 /* The same for every lane that has the identity. */
 int role_leave_unknown(const dsm_queue *q);
+
+/* objects/queue/remote_consumer.c */
+/* Whether the role may be taken from here; allocates what that needs. */
+int remote_consume(dsm_queue *q);
+void remote_consumer_free(dsm_queue *q);
+int remote_next(dsm_queue *q, const void **payload, uint64_t *length, uint8_t *kind);
+int remote_next_here(dsm_queue *q, const void **payload, uint64_t *length, uint8_t *kind);
+/* The message behind those that are being read, if the copy has it. */
+int remote_behind(const dsm_queue *q, struct record *out);
+int remote_done(dsm_queue *q);
+/* 0: there may be a message; -DSM_EEMPTY. Changes nothing; may run beside any other call. */
+int remote_has_item(const dsm_queue *q, int64_t deadline);
+/* Sleeps for up to 1 ms if the last calls found no message where remote_has_item() had said that there may be one. */
+void remote_pause(const dsm_queue *q, int64_t deadline);
+/* Adds to 'gets' what was taken. */
+void remote_count_taken(dsm_queue *q);
 
 /* The error of a call that the handle does not allow: the process has forked, or the handle does not have the role. */
 int queue_refuse(const dsm_queue *q, const char *role);

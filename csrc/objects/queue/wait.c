@@ -33,9 +33,10 @@ static int has_room(const dsm_queue *q, const struct wanted *w)
 
 static int has_item(const dsm_queue *q, const struct wanted *w)
 {
+    if (!q->base)
+        return remote_has_item(q, w->deadline);
     struct record r;
     uint32_t down = queue_shutdown(q); /* before the lanes, as in dsm_queue_next */
-    (void)w;
     for (uint32_t lane = 0; lane < q->config.lanes; lane++) {
         if (!load_relaxed_u8(queue_used(q) + lane))
             continue;
@@ -97,9 +98,12 @@ int dsm_queue_wait_room(const dsm_queue *q, uint64_t length, int64_t timeout_ns,
     return wait_until(q, has_room, &w, q->base ? &lane_lines(q, q->lane)->room : NULL, timeout_ns, spin_ns);
 }
 
-int dsm_queue_wait_item(const dsm_queue *q, int64_t timeout_ns, int64_t spin_ns)
+int dsm_queue_wait_item(const dsm_queue *q, int64_t timeout_ns, int64_t spin_ns, int64_t op_ns)
 {
     if (!q->consuming || q->forks != load_relaxed_u32(&core_forks))
         return queue_refuse(q, "consumer");
-    return wait_until(q, has_item, NULL, queue_items(q), timeout_ns, spin_ns);
+    if (!q->base)
+        remote_pause(q, deadline_after(timeout_ns));
+    return wait_until(q, has_item, &(struct wanted){.deadline = deadline_after(op_ns)}, q->base ? queue_items(q) : NULL,
+                      timeout_ns, q->base ? spin_ns : 0);
 }
