@@ -29,7 +29,16 @@ static bool is_of(const struct grant *g, const uint8_t node[DSM_NODE_ID])
     return !memcmp(g->node, node, DSM_NODE_ID);
 }
 
-/* With key 0: all of the node's. */
+static void end_one(struct grant **at)
+{
+    struct grant *g = *at;
+    *at = g->next;
+    while (g->n)
+        identity_end_range(&g->ranges[--g->n]);
+    free(g);
+}
+
+/* With key 0: all of the node's. 'node' is not a grant's, which is freed here. */
 static void end(struct agent *a, const uint8_t node[DSM_NODE_ID], uint64_t key)
 {
     for (struct grant **at = &a->grants, *g; (g = *at);) {
@@ -37,10 +46,7 @@ static void end(struct agent *a, const uint8_t node[DSM_NODE_ID], uint64_t key)
             at = &g->next;
             continue;
         }
-        *at = g->next;
-        while (g->n)
-            identity_end_range(&g->ranges[--g->n]);
-        free(g);
+        end_one(at);
     }
 }
 
@@ -49,7 +55,7 @@ void grants_end_node(struct agent *a, const uint8_t node[DSM_NODE_ID]) { end(a, 
 void grants_end_all(struct agent *a)
 {
     while (a->grants)
-        end(a, a->grants->node, 0);
+        end_one(&a->grants);
 }
 
 void grants_bye(struct agent *a, const struct conn *n, uint64_t key)
