@@ -13,6 +13,7 @@ import threading
 import time
 
 STREAM, OPENING = b"DSMT", {"up": 56, "down": 40}  # of a stream of requests: docs/protocols/tcp.md
+OPENED = 88 + 36  # challenge and verdict of a control connection: docs/protocols/handshake.md
 AT_ONCE = 1 << 16
 
 
@@ -24,6 +25,7 @@ class Line:
         self.ways = {"up": (peer, owner), "down": (owner, peer)}
         self.held = set(held)  # directions in which nothing is passed on, no end either
         self.asks = threading.Event()  # it is a stream of requests
+        self.down = 0  # bytes that the peer was sent
         self.running, self.resets = len(self.ways), False
 
     def end(self, *sides: str) -> None:
@@ -54,6 +56,7 @@ class Relay:
         self.held: set[str] = set()  # of lines to come
         self.changed = threading.Condition()
         self.cuts, self.piece, self.delay = 0, AT_ONCE, 0.0
+        self.opened = 0  # control connections
         self.left: dict[str, int] = {}  # bytes until the cut
         self.control = False  # of a control connection
         self.threads = [threading.Thread(target=self._accept)]
@@ -107,6 +110,11 @@ class Relay:
                 line.held.clear()
             self.changed.notify_all()
 
+    def await_opened(self, count: int, seconds: float) -> None:
+        """Waits until so many control connections have been opened, each found to be authentic by both sides."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.opened >= count, seconds), f"{self.opened} were opened"
+
     def _accept(self) -> None:
         host, port = self.listen.split(":")
         while True:
@@ -139,12 +147,23 @@ class Relay:
                 uncounted = min(opening, len(data)) if line.asks.is_set() else 0
                 most = self._most(line, which, len(data) - uncounted)
                 self._wait(line, which)
-                sink.sendall(data if most is None else data[: uncounted + most])
                 opening -= min(opening, len(data))
+                data = data if most is None else data[: uncounted + most]
+                sink.sendall(data)
+                if which == "down":
+                    self._count(line, len(data))
                 if most is not None:
                     break
         self._wait(line, which)
         self._leave(line)
+
+    def _count(self, line: Line, nbytes: int) -> None:
+        before = line.down
+        line.down += nbytes
+        if before < OPENED <= line.down and not line.asks.is_set():
+            with self.changed:
+                self.opened += 1
+                self.changed.notify_all()
 
     def _wait(self, line: Line, which: str) -> None:
         if self.delay:

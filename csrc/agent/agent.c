@@ -188,6 +188,7 @@ static void on_peer(struct agent *a, uint64_t id)
     if (p) {
         store_relaxed_u32(&p->dead, 1);
         peer_break(p);
+        peer_lost(p);
     }
     core_unlock(&c->lock);
     if (forgotten)
@@ -461,12 +462,14 @@ bool agent_stop(dsm_ctx *c)
 {
     struct agent *a = c->agent;
     if (has_lost_its_files(a)) {
+        peers_let_go(c);
         strike(a);
         pthread_detach(a->thread);
         return false;
     }
     shutdown(a->stop, SHUT_RDWR);
     pthread_join(a->thread, NULL);
+    peers_rest(c);
     for (struct peer *p = c->peers; p; p = p->next) { /* no other thread can free a peer any more */
         c->control->bye(p);
         c->control->disconnect(p);

@@ -150,6 +150,7 @@ void client_disconnect(struct peer *p)
         agent_unwatch(p->ctx->agent, p);
         socket_close(p->ctx, &p->fd);
         peer_break(p); /* with the connection the owner has closed its end of the endpoint */
+        peer_lost(p);
     }
     if (p->stream) {
         drop_descriptors(p->stream);

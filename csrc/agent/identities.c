@@ -4,6 +4,7 @@
 #include "agent.h"
 
 #include <string.h>
+#include <sys/socket.h>
 
 _Static_assert((int)ENDED_MOST * 8 <= (int)PAYLOAD_MAX, "the questions of one message");
 
@@ -17,12 +18,15 @@ int client_identities(struct peer *p, int64_t deadline)
 {
     uint8_t question[KEY_SIZE], answer[IDENTITIES_SIZE];
     size_t got = sizeof answer;
+    uint32_t kept = load_relaxed_u32(&p->identities.kept);
     put_key(p, question);
+    store_relaxed_u32(&p->identities.kept, 1); /* without an answer it may have claimed some */
     int rc = client_ask(p, MSG_IDENTITIES, question, sizeof question, answer, &got, deadline);
     if (rc < 0)
         return rc;
-    if (rc) { /* whatever keeps the owner from it, nothing is proven then */
-        p->identities.none = true;
+    if (rc) {
+        store_relaxed_u32(&p->identities.kept, kept);
+        p->identities.none = true; /* whatever keeps the owner from it, nothing is proven then */
         return 0;
     }
     uint64_t first = got == sizeof answer ? get_u64(answer) : 0, count = got == sizeof answer ? get_u64(answer + 8) : 0;
@@ -52,8 +56,11 @@ int client_ended(struct peer *p, const uint64_t *identities, size_t n, uint8_t *
 void client_bye(struct peer *p)
 {
     uint8_t payload[KEY_SIZE];
+    store_relaxed_u32(&p->identities.kept, 0);
+    p->identities.left = 0;
     if (!p->identities.key || p->fd < 0 || load_relaxed_u32(&p->dead))
         return;
     put_key(p, payload);
     client_tell(p, MSG_BYE, payload, sizeof payload);
+    shutdown(p->fd, SHUT_WR); /* the owner then ends the connection, too */
 }

@@ -1,7 +1,8 @@
 /*
  * Ops for event loops: no function that a loop calls waits. Whatever may wait is done by the peer's helper thread:
- * connecting, asking the owner why it refused an op, and aborting an op that does not complete. The core starts the
- * helper with the first op of the peer and ends it with the peer.
+ * connecting, asking the owner why it refused an op, and aborting an op that does not complete. It also connects again
+ * where that must not wait for an op (core/rejoin.c). The core starts the helper with the first of these and ends it
+ * with the peer.
  *
  * The thread that ends the last op of a group calls async_done(), which pushes the group onto a lock-free stack and
  * makes the context's event file descriptor readable if the stack was empty. dsm_completed() takes the whole stack. It
@@ -16,7 +17,6 @@
 #include <unistd.h>
 
 static bool async_begin(dsm_ticket *t);
-static bool start_help(struct peer *p);
 
 /* ---- completion ---- */
 
@@ -94,7 +94,7 @@ static bool ask_first(dsm_ticket *t)
         t->asks = p;
         t->until = deadline_after(p->ctx->peer_timeout_ns);
         core_lock(&p->lock);
-        bool helped = start_help(p);
+        bool helped = peer_help(p);
         if (helped) {
             append(&p->ask_last, &t->groups[0]);
             peer_wake(p);
@@ -269,6 +269,16 @@ static void watch(struct peer *p, int64_t *limit)
         *limit = 0;
 }
 
+/* Under peer->lock, released meanwhile. */
+static void wait_for_work(struct peer *p)
+{
+    struct timespec until = clock_time(p->rejoin.at);
+    if (p->rejoin.wanted)
+        pthread_cond_timedwait(&p->work, &p->lock, &until);
+    else
+        pthread_cond_wait(&p->work, &p->lock);
+}
+
 static void *help(void *arg)
 {
     struct peer *p = arg;
@@ -281,8 +291,10 @@ static void *help(void *arg)
             limit = 0;
         } else if (p->ask) {
             ask_owner(p);
+        } else if (p->rejoin.wanted && clock_ns() >= p->rejoin.at) {
+            rejoin_try(p);
         } else if (!has_begun(p, 0) && !has_begun(p, 1)) {
-            pthread_cond_wait(&p->work, &p->lock);
+            wait_for_work(p);
         } else {
             watch(p, &limit);
         }
@@ -291,13 +303,22 @@ static void *help(void *arg)
     return NULL;
 }
 
-/* Starts the helper if it does not run, and wakes it. false: it can't be started. Under peer->lock. */
-static bool start_help(struct peer *p)
+bool peer_help(struct peer *p)
 {
     if (!p->helped)
         p->helped = !thread_start(&p->helper, help, p);
     pthread_cond_signal(&p->work);
     return p->helped;
+}
+
+void peer_lost(struct peer *p)
+{
+    if (!load_relaxed_u32(&p->identities.kept))
+        return;
+    core_lock(&p->lock);
+    rejoin_begin(p);
+    peer_help(p);
+    core_unlock(&p->lock);
 }
 
 void peer_stop_help(struct peer *p)
@@ -340,7 +361,7 @@ static void begin(struct op_group *g)
     bool ready = !p->begin && peer_can_post(p) && group_fits(p, g);
     g->round = (uint16_t)p->round;
     fetch_add_u32(async, 1);
-    if ((idle || !ready) && !start_help(p)) {
+    if ((idle || !ready) && !peer_help(p)) {
         group_end(g, -DSM_ENOMEM);
     } else if (ready) {
         post(p, g);

@@ -55,7 +55,9 @@ struct peer {
         uint64_t key;        /* random; 0: none have been asked for */
         uint64_t next, left; /* those that no participant has drawn */
         bool none;           /* the owner gives none */
-    } identities;            /* core/identities.c; under control_lock */
+        uint32_t kept; /* the owner may keep some for this peer, and end them when it stays away. Also read without
+                                the lock, and set to 0 without it */
+    } identities;      /* core/identities.c; under control_lock */
 
     pthread_mutex_t lock;
     pthread_cond_t cond;  /* the sleeper has woken, ops have ended, or the endpoint has changed */
@@ -75,6 +77,12 @@ struct peer {
     bool suspect; /* ep was lost, or ops on it were given up: the next endpoint is made on another path. Under lock */
     bool moving;  /* no op is posted, as the endpoint is about to be replaced by one on another path. Under lock */
     int64_t held; /* atomics are refused until then, as their path was lost. Under control_lock */
+
+    struct {
+        bool wanted;           /* the helper is to connect again */
+        int64_t at, pause;     /* when, and how long it waits for it at most */
+        int64_t since, joined; /* when the connection had ended; when one had been made again */
+    } rejoin;                  /* core/rejoin.c; under lock */
 
     /* core/async.c; under lock, except the counts (async) and reads of parting */
     pthread_t helper;
@@ -130,7 +138,7 @@ struct control {
                     int64_t deadline);
     int (*identities)(struct peer *p, int64_t deadline); /* sets p->identities */
     int (*ended)(struct peer *p, const uint64_t *identities, size_t n, uint8_t *ended, int64_t deadline);
-    void (*bye)(struct peer *p); /* nothing more comes from it; sent if that can be done at once */
+    void (*bye)(struct peer *p); /* nothing more comes from it: the connection ends; sent if that can be done at once */
     void (*disconnect)(struct peer *p);
     void (*free)(dsm_ctx *c); /* with no lock held: frees the context */
 };
@@ -327,7 +335,18 @@ void path_set_reason(dsm_op *op);
  * them again, on another path, without executing one twice that is not a READ. */
 bool ticket_resume(dsm_ticket *t, int64_t deadline);
 
+/* core/rejoin.c: under peer->lock */
+/* The control connection has ended, and the helper is to make a new one. */
+void rejoin_begin(struct peer *p);
+/* What the helper does about it when p->rejoin.at has come. Gives peer->lock back meanwhile. */
+void rejoin_try(struct peer *p);
+
 /* core/async.c */
+/* Starts the helper if it does not run, and wakes it. false: it can't be started. Under peer->lock. */
+bool peer_help(struct peer *p);
+/* The control connection has ended: the helper makes a new one if the owner keeps identities for the peer. With no
+ * peer->lock held. */
+void peer_lost(struct peer *p);
 void peer_stop_help(struct peer *p); /* with no lock held; ends the groups that wait for the helper */
 /* While it is on, tickets that complete post no further ops and ask no owner. */
 void async_set_canceling(dsm_ctx *c, bool on);
@@ -339,6 +358,10 @@ void peer_release(dsm_ctx *c, struct peer *p);
 /* Frees the peers that are dead and have no remote; a later attach creates a new one. With no lock held
  * except agent->turn. */
 void peers_bury(dsm_ctx *c);
+/* The context is being closed: no peer connects again by itself any more. With no lock held. */
+void peers_let_go(dsm_ctx *c);
+/* The same, and no helper runs any more: ops that were started have ended, and post and ask nothing. */
+void peers_rest(dsm_ctx *c);
 /* Makes a remote of a part of another one, which has a holder and is not a part itself. */
 int remote_part(dsm_remote *whole, uint64_t offset, uint64_t nbytes, dsm_remote **out);
 /* With no lock held. The last holder frees it. */

@@ -44,6 +44,7 @@ static int draw(struct peer *p, uint64_t n, uint64_t *first, int64_t deadline)
     *first = p->identities.next;
     p->identities.next += n;
     p->identities.left -= n;
+    store_relaxed_u32(&p->identities.kept, 1);
     return 0;
 }
 

@@ -31,7 +31,7 @@ int peer_new(dsm_ctx *c, struct fabric_dev *d, const uint8_t node[DSM_NODE_ID], 
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&p->cond, &monotonic);
-    pthread_cond_init(&p->work, NULL);
+    pthread_cond_init(&p->work, &monotonic);
     pthread_condattr_destroy(&monotonic);
     pthread_mutexattr_t checked; /* a signal handler may call in while its own thread holds the lock */
     pthread_mutexattr_init(&checked);
@@ -57,13 +57,14 @@ static void end(struct peer *p)
     free(p);
 }
 
-/* A dead peer that no remote uses, and that no other thread frees; NULL if there is none. From now on only a fork looks
- * at it, as long as it has a socket, and the agent, by the id that disconnect() takes away. */
+/* A dead peer that no remote uses, that need not say goodbye, and that no other thread frees; NULL if there is none.
+ * From now on only a fork looks at it, as long as it has a socket, the agent, by the id that disconnect() takes away,
+ * and its helper, until it is stopped. */
 static struct peer *next_dead(dsm_ctx *c)
 {
     core_lock(&c->lock);
     struct peer *p = c->peers;
-    while (p && (p->ending || p->refs || !load_relaxed_u32(&p->dead)))
+    while (p && (p->ending || p->refs || !load_relaxed_u32(&p->dead) || load_relaxed_u32(&p->identities.kept)))
         p = p->next;
     if (p)
         p->ending = true;
@@ -84,6 +85,7 @@ static void take_off(dsm_ctx *c, const struct peer *p)
 void peers_bury(dsm_ctx *c)
 {
     for (struct peer *p; (p = next_dead(c));) {
+        peer_stop_help(p);
         c->control->disconnect(p);
         take_off(c, p);
         end(p);
@@ -169,15 +171,49 @@ static struct peer *next_helped(dsm_ctx *c)
     return p;
 }
 
-void dsm_cancel(dsm_ctx *c)
+static void stop_helpers(dsm_ctx *c)
 {
-    if (ctx_forked(c) || c->event < 0)
-        return;
-    async_set_canceling(c, true);
     for (struct peer *p; (p = next_helped(c));) {
         peer_stop_help(p);
         peer_abort(p);
         peer_release(c, p);
     }
+}
+
+/* Helpers that were to connect again go on with it. */
+static void help_again(dsm_ctx *c)
+{
+    core_lock(&c->lock);
+    for (struct peer *p = c->peers; p; p = p->next) {
+        core_lock(&p->lock);
+        if (p->rejoin.wanted && !p->ending)
+            peer_help(p);
+        core_unlock(&p->lock);
+    }
+    core_unlock(&c->lock);
+}
+
+void dsm_cancel(dsm_ctx *c)
+{
+    if (ctx_forked(c) || c->event < 0)
+        return;
+    async_set_canceling(c, true);
+    stop_helpers(c);
     async_set_canceling(c, false);
+    help_again(c);
+}
+
+void peers_let_go(dsm_ctx *c)
+{
+    core_lock(&c->lock);
+    for (struct peer *p = c->peers; p; p = p->next)
+        store_relaxed_u32(&p->identities.kept, 0);
+    core_unlock(&c->lock);
+}
+
+void peers_rest(dsm_ctx *c)
+{
+    peers_let_go(c);
+    async_set_canceling(c, true);
+    stop_helpers(c);
 }

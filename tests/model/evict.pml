@@ -9,7 +9,9 @@
  * a new connection of the client before that.
  *
  * Checked: nothing that the client has sent is executed after another process has taken its lock over; the waiter gets
- * the lock, whatever becomes of the client; a client that comes back too late is told.
+ * the lock, whatever becomes of the client; a client that comes back too late is told. The grace period is longer than
+ * the client needs to connect again where it can, which it does by itself, also if it has nothing else to do there: so
+ * a client that lives and whose path to the owner is not cut keeps its lock.
  *
  * Mutations, each of which must fail:
  *   END_FIRST     identities end before the endpoints are closed
@@ -17,6 +19,7 @@
  *   NO_LOOK       the time that a node may be away is over, though it is connected again
  *   BYE_ONE       a goodbye closes the endpoint of its own connection only
  *   NO_EXPIRY     a node may be away without limit
+ *   NEXT_OP       a client connects again with its next op only
  */
 #ifndef CONNECTIONS
 #define CONNECTIONS 3
@@ -33,18 +36,27 @@ chan goodbye = [1] of { byte };
 bool denied, ended, told;
 bool waiting; /* the client is away, and has a limited time to come back */
 byte holder = CLIENT;
+bool gone; /* the client has died or said goodbye */
+bool idle; /* it does no op */
+bool cut;  /* it can't reach the owner; as long as it has a connection, that is not noticed */
+bool up = true; /* the client has a control connection, as far as it knows */
 
 #define away (!control[0] && !control[1] && !control[2])
+#ifdef NEXT_OP
+#define connects (!up && !gone && !cut && !idle)
+#else
+#define connects (!up && !gone && !cut)
+#endif
 #define close_all opened[0] = false; opened[1] = false; opened[2] = false
 
 proctype client()
 {
     byte now = 0;
-    bool up = true, has = true; /* a control connection, as far as the client knows; an endpoint */
+    bool has = true; /* an endpoint, as far as the client knows */
     do
-    :: atomic { now < CONNECTIONS && !up -> /* connects; the owner answers at once */
+    :: atomic { now < CONNECTIONS && connects -> /* connects; the owner answers at once */
            if
-           :: denied -> told = true; goto gone
+           :: denied -> told = true; goto left
            :: else
            fi;
            control[now] = true;
@@ -58,12 +70,16 @@ proctype client()
            opened[now] = true;
            has = true
        }
-    :: up && has && nfull(sent[now]) -> sent[now]!true
-    :: d_step { up -> broken[now] = true; up = false; has = false; now++ } /* the connection breaks */
-    :: atomic { up && control[now] -> goodbye!now }; goto gone /* it sends nothing more */
-    :: goto gone /* it dies */
+    :: atomic { up && has && !idle && nfull(sent[now]) -> sent[now]!true }
+    :: d_step { !idle -> idle = true }
+    :: d_step { !cut && !up -> cut = true }
+    :: d_step { cut -> cut = false }
+    :: d_step { up && now < CONNECTIONS - 1 -> broken[now] = true; up = false; has = false; now++ } /* it breaks */
+    :: atomic { up && control[now] -> goodbye!now }; goto left /* it sends nothing more */
+    :: goto left /* it dies */
     od;
-gone:
+left:
+    gone = true;
     if
     :: up -> d_step { broken[now] = true; up = false }
     :: else
@@ -99,7 +115,8 @@ proctype agent()
            waiting = away && !ended
        }
 #ifndef NO_EXPIRY
-    :: atomic { waiting && !ended -> /* at any time: the client may come back before, or too late */
+    :: atomic { waiting && !ended && !connects -> /* the client may come back before, or too late */
+           assert(gone || cut);
 #ifndef NO_DENY
            denied = true;
 #endif

@@ -112,6 +112,7 @@ FAILS = [
     ("evict -DNO_DENY", "assertion"),
     ("evict -DNO_LOOK", "assertion"),
     ("evict -DBYE_ONE", "assertion"),
+    ("evict -DNEXT_OP", "assertion"),
     ("evict -DNO_EXPIRY", "invalid end state"),
 ]
 

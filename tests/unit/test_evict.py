@@ -17,7 +17,7 @@ from short_timeouts import in_vain
 from tcp_relay import Relay
 
 import dsmem
-from dsmem import errors
+from dsmem import _core, errors
 from dsmem.names.server import NameServer
 from dsmem.testing.control import BYE, ControlClient
 
@@ -265,6 +265,59 @@ def test_a_connection_that_breaks_is_no_death_within_the_grace_period(grace, pre
                         lock.release()
                     assert lock.token is None
                 other.release()
+
+
+def evict_the_absent(server, relay):
+    """End the grace period of the clients that have no connection now."""
+    _core.serve(server.context, True, 0.0)
+    with ControlClient(f"tcp:{relay.listen}") as client:  # the agent looks at those that are away whenever it wakes
+        assert client.hello() == 0
+    _core.serve(server.context, True, None)
+
+
+@pytest.mark.parametrize("how", ["break_all", "reset_all"])
+def test_a_client_that_does_nothing_connects_again_and_holds_on(how, prepared, cluster_name):
+    with Relay() as relay, serving(None, listen=relay.listen, advertise=relay.advertise) as server:
+        with context() as own, dsmem.connect(address(server, cluster_name), context=own) as cluster:
+            with contextlib.closing(cluster.lock("lock")) as lock, contextlib.closing(prepared.lock("lock")) as other:
+                assert lock.acquire(timeout=SECONDS)
+                for _ in range(3):
+                    before = relay.opened
+                    getattr(relay, how)()
+                    relay.await_opened(before + 1, SECONDS)
+                    evict_the_absent(server, relay)
+                    assert not other.acquire(timeout=0.1)
+                lock.release()
+                assert other.acquire(timeout=SECONDS) and not other.recovered
+                other.release()
+
+
+def test_a_client_that_cannot_connect_again_loses_what_it_holds_and_is_told(prepared, cluster_name):
+    with Relay() as relay, serving(0.0, listen=relay.listen, advertise=relay.advertise) as server:
+        with context() as own, dsmem.connect(address(server, cluster_name), context=own) as cluster:
+            with contextlib.closing(cluster.lock("lock")) as lock, contextlib.closing(prepared.lock("lock")) as other:
+                assert lock.acquire(timeout=SECONDS)
+                relay.hold("up", "down")
+                relay.break_all()
+                assert other.acquire(timeout=SECONDS) and other.recovered
+                relay.heal()
+                with pytest.raises(errors.FencedError):
+                    lock.release()
+                assert lock.token is None
+                other.release()
+
+
+def test_a_client_that_has_closed_what_it_had_opened_is_not_evicted(prepared, cluster_name):
+    with Relay() as relay, serving(None, listen=relay.listen, advertise=relay.advertise) as server:
+        with context() as own, dsmem.connect(address(server, cluster_name), context=own) as cluster:
+            cluster.lock("lock").close()
+            before = relay.opened
+            relay.break_all()
+            relay.await_opened(before + 1, SECONDS)
+            evict_the_absent(server, relay)
+            with contextlib.closing(cluster.lock("lock")) as lock:
+                assert lock.acquire(timeout=SECONDS)
+                lock.release()
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 12])
