@@ -92,11 +92,11 @@ class Relay:
             for line in self.lines:
                 line.reset()
 
-    def hold(self, *directions: str, new: bool = True) -> None:
-        """Passes on nothing "up" or "down", no end either: of the connections that there are and, if new, of those to
-        come."""
+    def hold(self, *directions: str, old: bool = True, new: bool = True) -> None:
+        """Passes on nothing "up" or "down", no end either: if old, of the connections that there are and, if new, of
+        those to come."""
         with self.changed:
-            for line in self.lines:
+            for line in self.lines if old else ():
                 line.held.update(directions)
             if new:
                 self.held.update(directions)

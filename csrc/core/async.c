@@ -215,6 +215,12 @@ static void begin_elsewhere(struct peer *p, struct op_group *g)
     wait_until_stopped(before);
 }
 
+static void end_unsent(struct peer *p, struct op_group *g, int rc)
+{
+    g->unsent = rc;
+    group_end(g, rc && !load_relaxed_u32(&p->parting) ? rc : -DSM_ECANCELED);
+}
+
 /* Connects, then posts the groups that wait for the connection, or fails them; last those that need another path. Under
  * peer->lock, released meanwhile. */
 static void begin_waiting(struct peer *p)
@@ -233,7 +239,7 @@ static void begin_waiting(struct peer *p)
         else if (may_go_elsewhere(p, g, rc))
             append(&last, g);
         else
-            group_end(g, rc && !load_relaxed_u32(&p->parting) ? rc : -DSM_ECANCELED);
+            end_unsent(p, g, rc);
     }
     core_unlock(&p->lock);
     for (g = others; g; g = next) {

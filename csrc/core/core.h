@@ -331,8 +331,9 @@ static inline bool group_fits(const struct peer *p, const struct op_group *g)
 }
 /* With other paths to the owner left, a connection that broke is no proof that it is gone. */
 void path_set_reason(dsm_op *op);
-/* When all groups of the ticket are complete, and ops failed because a path was lost: whether ticket_fill() can post
- * them again, on another path, without executing one twice that is not a READ. */
+/* When all groups of the ticket are complete, and ops failed because a path, or the connection to an owner that can be
+ * reached by another one, was lost: whether ticket_fill() can post them again, without executing one twice that is not
+ * a READ. */
 bool ticket_resume(dsm_ticket *t, int64_t deadline);
 
 /* core/rejoin.c: under peer->lock */

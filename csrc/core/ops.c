@@ -125,6 +125,7 @@ void group_start(struct op_group *g, int64_t deadline)
         if (!peer_has_paths(p))
             break;
     }
+    g->unsent = rc;
     group_end(g, rc && !wait_stopped() ? rc : -DSM_ECANCELED);
 }
 

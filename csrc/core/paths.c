@@ -88,10 +88,58 @@ static bool can_resume(const dsm_ticket *t)
     return some;
 }
 
+/* ---- READs of a connection that was lost ---- */
+
+static bool was_lost(const dsm_op *op) { return op->status == -DSM_EPEER || op->status == -DSM_ECANCELED; }
+
+static bool is_unsent(const dsm_ticket *t)
+{
+    for (size_t i = 0; i < t->ngroups; i++)
+        if (t->groups[i].unsent)
+            return true;
+    return false;
+}
+
+/* Whether the ticket has nothing but READs, and those that failed did so with a connection of which the owner keeps a
+ * record: so a new one proves that it lives. Behind another op a READ might see what that op has written. */
+static bool can_read_again(const dsm_ticket *t)
+{
+    bool some = false;
+    for (size_t i = 0; i < t->n; i++) {
+        const dsm_op *op = &t->ops[i];
+        if (op->code != DSM_OP_READ)
+            return false;
+        if (!op->status)
+            continue;
+        if (!was_lost(op) || !op->remote->peer->dev->remembers)
+            return false;
+        some = true;
+    }
+    return some;
+}
+
+/* No connection could be made for what is sent again. If that is because the owner does not answer, the connection that
+ * was lost says more. */
+static void restore_reason(dsm_ticket *t)
+{
+    for (size_t i = 0; i < t->n; i++)
+        if (t->ops[i].status == -DSM_ETIME && t->ops[i].code == DSM_OP_READ)
+            t->ops[i].status = -DSM_EPEER;
+}
+
+/* ---- again ---- */
+
 bool ticket_resume(dsm_ticket *t, int64_t deadline)
 {
-    if (!has_paths(t) || t->divided || t->late || t->resumed == FABRIC_DEVICES_MAX || ticket_stopped(t) ||
-        clock_ns() >= deadline || !can_resume(t))
+    bool paths = has_paths(t);
+    if (t->divided || t->late || t->resumed == FABRIC_DEVICES_MAX || ticket_stopped(t) || clock_ns() >= deadline)
+        return false;
+    if (!paths && is_unsent(t)) {
+        if (t->resumed)
+            restore_reason(t);
+        return false;
+    }
+    if (paths ? !can_resume(t) : !can_read_again(t))
         return false;
     for (size_t i = 0; i < t->n; i++) {
         dsm_op *op = &t->ops[i];

@@ -16,6 +16,7 @@ struct op_group {
     struct fabric_group base;
     uint16_t late, round; /* of started groups: core/async.c */
     bool atomics;         /* there are some among the ops */
+    bool unsent;          /* it was not posted, since no connection could be made */
     struct peer *peer;
     struct fabric_dev *dev; /* for which the ops are prepared */
     struct fabric_op *head, *tail;
@@ -37,7 +38,7 @@ struct dsm_ticket {
     dsm_choice how;
     size_t open;      /* with go_on: ops that were to be posted again, the last time that this was looked at */
     uint32_t idle;    /* with go_on: how often in a row none of them had ended since */
-    uint32_t resumed; /* how often ops were posted again because a path was lost (core/paths.c) */
+    uint32_t resumed; /* how often ops were posted again because a path or connection was lost (core/paths.c) */
     bool divided;     /* ops were posted after others had failed: those can't be posted again in their order */
     bool shared;      /* dsm_submit() or dsm_start() made it: the caller goes on, so all its remotes are in use */
     uint32_t started;

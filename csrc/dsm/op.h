@@ -36,7 +36,8 @@ typedef struct dsm_op {
     uint32_t vendor;
 } dsm_op;
 
-/* What the status of an op says. Writes and atomics fail in two ways, and are sent once (a READ may be repeated):
+/* What the status of an op says. Writes and atomics fail in two ways, and are sent once (a READ may be repeated; on tcp
+ * the core does it, if all ops of the call are READs and the owner can be connected to again):
  *
  *                     WRITE, FETCH_ADD, COMPARE_SWAP                    READ
  *   0                 took effect                                       the buffer holds what was read
@@ -93,8 +94,9 @@ int dsm_execute(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns, size_t *f
 
 /* The same with choices, which last as long as the ops:
  *   go_on   the ops behind one that failed are executed all the same, if they certainly were not yet: they are posted
- *           again, in order, on a new connection, until the deadline. No op is sent twice. An op that is refused before
- *           anything is posted fails alone, too. The result is that of the first op that failed by itself
+ *           again, in order, on a new connection, until the deadline. No op is sent twice, except
+ *           READs where all ops are READs. An op that is refused before anything is posted fails alone, too. The result
+ *           is that of the first op that failed by itself
  *   stop    NULL, or a word for dsm_stop(): 0 at first, and valid as long as the ops */
 typedef struct {
     uint32_t go_on;

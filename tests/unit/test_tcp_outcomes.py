@@ -200,14 +200,14 @@ def test_a_fenced_node_is_told_nothing(owner, client):
 
 
 @contextlib.contextmanager
-def relayed(nbytes=64):
+def relayed(nbytes=64, peer_timeout=TIMEOUT):
     words = np.zeros(nbytes // 8, "u8")
     with (
         Relay() as relay,
         context(listen=relay.listen, advertise=relay.advertise) as owner,
         owner.register(words, access="rwa") as region,
-        context(peer_timeout=TIMEOUT) as user,
-        user.attach(region.descriptor) as remote,
+        context(peer_timeout=peer_timeout) as user,
+        user.attach(region.descriptor, timeout=TIMEOUT) as remote,
     ):
         yield relay, words, user, remote
 
@@ -558,18 +558,74 @@ def test_a_fork_in_a_signal_handler_while_the_owner_is_asked():
         thread.join()
 
 
-def test_reads_are_not_asked_about():
-    questions = []
+def test_reads_are_not_asked_about_but_sent_again():
+    questions, asked = [], []
 
     def answer(number):
         questions.append(number)
         return 0, b""
 
     def say(stream):
-        exactly(stream, REQUEST.size)
+        asked.append(exactly(stream, REQUEST.size))
         stream.close()
 
     with Owner(SECRET, 64, say, outcomes=answer) as owner:
         with context() as user, user.attach(forged(owner, 64)) as remote, pytest.raises(errors.PeerDeadError):
             remote.read(0, bytearray(8))
-    assert not questions
+    assert not questions and 1 < len(asked) < 10
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 23, 24, 25, 31])
+def test_a_read_survives_a_connection_that_breaks(nbytes):
+    """It has no effect at the owner, so it is sent again over a new connection: alone, and of a loop."""
+
+    async def in_a_loop(remote, out):
+        await remote.read_async(0, out)
+
+    with relayed() as (relay, words, _user, remote):
+        for i, timeout in enumerate((TIMEOUT, None), 1):
+            words[:], out = i, bytearray(8)
+            relay.cut_after("down", nbytes)
+            remote.read(0, out, timeout=timeout)
+            assert relay.cuts == 2 * i - 1 and out == words[:1].tobytes()
+            words[:] = 7 * i
+            relay.cut_after("down", nbytes)
+            asyncio.run(in_a_loop(remote, out))
+            assert relay.cuts == 2 * i and out == words[:1].tobytes()
+
+
+@pytest.mark.parametrize("go_on", [False, True])
+def test_reads_of_a_batch_survive_a_connection_that_breaks(go_on):
+    with relayed() as (relay, words, user, remote):
+        words[:] = range(8)
+        for times, n in enumerate((0, 10, 24, 87), 1):
+            got = np.zeros(8, "u8")
+            relay.cut_after("down", n)
+            with user.batch(continue_on_error=go_on) as batch:
+                for i in range(8):
+                    batch.read(remote, 8 * i, got[i : i + 1])
+            assert relay.cuts == times and list(got) == list(range(8))
+
+
+@pytest.mark.parametrize("go_on", [False, True])
+def test_a_read_before_a_write_is_not_sent_again(go_on):
+    """It would see what has been written after it."""
+    with relayed() as (relay, words, user, remote):
+        words[0], got = 1, np.zeros(1, "u8")
+        relay.cut_after("down", 0)
+        with contextlib.suppress(errors.PeerDeadError), user.batch(continue_on_error=go_on) as batch:
+            batch.read(remote, 0, got)
+            batch.write(remote, 0, (2).to_bytes(8, "little"))
+        assert relay.cuts == 1 and not got[0]
+        assert isinstance(batch.errors[0], errors.PeerDeadError)
+        assert words[0] == (1 if batch.errors[1] else 2)
+
+
+def test_a_read_that_cannot_be_sent_again_says_that_the_owner_is_gone():
+    """The second connection is not made, and this thread does not wait for it for longer than for a first one."""
+    with relayed(peer_timeout=1) as (relay, _words, _user, remote):
+        relay.hold("up", "down", old=False)
+        relay.cut_after("down", 0)
+        with pytest.raises(errors.PeerDeadError):
+            remote.read(0, bytearray(8))
+        relay.heal()
