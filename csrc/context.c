@@ -1,5 +1,6 @@
 /* Opening and closing a context: its device, agent and tables. */
 #include "agent/agent.h"
+#include "base/deadline.h"
 #include "base/random.h"
 
 #include <errno.h>
@@ -10,6 +11,7 @@
 
 enum { SECRET_MIN = 16 };
 #define PEER_TIMEOUT_NS 2000000000
+#define PEER_TIMEOUT_MAX_NS (INT64_MAX / 8) /* 36 years: sums of such times do not overflow */
 #define SPIN_NS 50000
 
 void dsm_options_init(dsm_options *o) { *o = (dsm_options){.spin_ns = -1, .cache_bytes = DSM_CACHE_BYTES}; }
@@ -59,7 +61,8 @@ static int fill(dsm_ctx *c, const dsm_options *o)
     pthread_mutex_init(&c->cache.lock, NULL);
     c->cache.limit = o->cache_bytes;
     pthread_mutex_init(&c->lock, NULL);
-    c->peer_timeout_ns = o->peer_timeout_ns ? o->peer_timeout_ns : PEER_TIMEOUT_NS;
+    c->peer_timeout_ns =
+        o->peer_timeout_ns ? deadline_earlier(o->peer_timeout_ns, PEER_TIMEOUT_MAX_NS) : PEER_TIMEOUT_NS;
     c->spin_ns = o->spin_ns >= 0 ? o->spin_ns : sysconf(_SC_NPROCESSORS_ONLN) > 1 ? SPIN_NS : 0;
     if (!(c->secret = malloc(o->secret_len)))
         return err_set(DSM_ENOMEM, 0, "context");

@@ -206,6 +206,22 @@ static void an_agent_that_does_not_answer(void)
     dsm_close(user);
 }
 
+static void the_longest_peer_timeout(void)
+{
+    dsm_options o = options_of("tcp");
+    dsm_region *r;
+    uint64_t word;
+    o.peer_timeout_ns = INT64_MAX;
+    dsm_ctx *user = open_with(o), *none;
+    CHECK(!dsm_alloc(owner, 4096, DSM_READ, &r));
+    dsm_remote *remote = attach(user, r);
+    CHECK(!dsm_read(remote, 0, &word, 8, -1));
+    CHECK(!dsm_remote_close(remote) && !dsm_region_close(r));
+    dsm_close(user);
+    o.fabric = "tcp,tcp";
+    CHECK(dsm_open(&o, &none) == -DSM_EINVAL);
+}
+
 int main(void)
 {
     owner = open_with(options_of("tcp"));
@@ -214,6 +230,7 @@ int main(void)
     fenced_in_the_midst();
     an_end_that_was_not_noticed();
     an_agent_that_does_not_answer();
+    the_longest_peer_timeout();
     dsm_close(owner);
     puts("ok");
     return 0;
