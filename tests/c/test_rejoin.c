@@ -82,6 +82,14 @@ static bool is_connecting(dsm_ctx *user)
     return yes;
 }
 
+static bool has_peers(dsm_ctx *user)
+{
+    core_lock(&user->lock);
+    bool yes = user->peers;
+    core_unlock(&user->lock);
+    return yes;
+}
+
 static bool keeps(dsm_ctx *user)
 {
     core_lock(&user->lock);
@@ -153,6 +161,23 @@ static void goodbye(void)
     AWAIT(has_ended(theirs, next));
     CHECK(!dsm_remote_close(theirs));
     dsm_close(other);
+    end();
+}
+
+/* An owner gives identities to so many of a node's peers: those that are gone are none of them. */
+static void many_goodbyes(void)
+{
+    enum { MORE_THAN_AN_OWNER_GIVES = 40 };
+    begin();
+    dsm_ctx *user = open_with(options_of("tcp"));
+    for (int i = 0; i < MORE_THAN_AN_OWNER_GIVES; i++) {
+        dsm_remote *remote = attach(user);
+        draw(remote);
+        CHECK(!dsm_remote_close(remote));
+        cut(user);
+        AWAIT(!has_peers(user));
+    }
+    dsm_close(user);
     end();
 }
 
@@ -276,6 +301,7 @@ int main(void)
     again_and_again();
     nothing_to_keep();
     goodbye();
+    many_goodbyes();
     cut_off();
     an_owner_that_is_gone(true);
     an_owner_that_is_gone(false);
