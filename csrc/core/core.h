@@ -150,7 +150,7 @@ struct dsm_ctx {
     dsm_stats stats;
     uint8_t node[DSM_NODE_ID];
     uint32_t forks;
-    int64_t peer_timeout_ns, spin_ns;
+    int64_t peer_timeout_ns, spin_ns; /* the first: at most INT64_MAX / 8 */
     uint8_t *secret;
     size_t secret_len;
     const struct control *control;
@@ -302,6 +302,8 @@ bool peer_usable(const struct peer *p);
 /* The same before ops are posted: the end of a stream that was idle is noticed now, and not by an op that was sent. */
 bool peer_can_post(struct peer *p);
 void peer_wake(struct peer *p); /* wakes all threads that sleep on the peer, which then recheck */
+/* When an op without a deadline is given up that begins now, with so many bytes on their way. */
+int64_t ctx_give_up_at(const dsm_ctx *c, uint64_t bytes);
 int64_t peer_give_up_at(const struct peer *p);
 /* Sleeps for one slice, or until *pending is 0, and returns false. At the limit it aborts everything outstanding as
  * timed out and returns true; *pending is 0 then. Gives peer->lock back while it sleeps. */

@@ -476,6 +476,17 @@ static bool again(dsm_ticket *t, int64_t deadline)
     return ticket_again(t);
 }
 
+/* The deadline of what is posted again: without one, all of it has the time that an op has once more. */
+static int64_t time_again(const dsm_ticket *t, int64_t deadline)
+{
+    uint64_t bytes = 0;
+    if (deadline != DEADLINE_NEVER)
+        return deadline;
+    for (size_t i = 0; i < t->n; i++)
+        bytes += t->ops[i].status ? t->ops[i].nbytes : 0;
+    return ctx_give_up_at(t->ctx, bytes);
+}
+
 /* With go_on a pass ends when the table of groups is full: what comes behind must not overtake what is posted again. */
 static int finish(dsm_ticket *t, int64_t deadline, size_t *failed)
 {
@@ -485,6 +496,8 @@ static int finish(dsm_ticket *t, int64_t deadline, size_t *failed)
         t->late |= wait_for_groups(t, deadline);
         if (t->how.go_on ? t->late || !again(t, deadline) : t->posted == t->n && !ticket_resume(t, deadline))
             break;
+        if (t->resumed)
+            deadline = time_again(t, deadline);
         if (t->late || clock_ns() >= deadline)
             ticket_give_up_rest(t, -DSM_ETIME);
         else if (ticket_stopped(t))
@@ -583,10 +596,13 @@ static int run_one(dsm_op *op, int64_t timeout_ns)
     t.resumed = 0;
     t.how = plainly;
     fetch_add_u32(&op->remote->users, 1);
-    do {
+    t.posted = 1;
+    post_one(&t, deadline);
+    while (op->status && ticket_resume(&t, deadline)) {
+        deadline = time_again(&t, deadline);
         t.posted = 1;
         post_one(&t, deadline);
-    } while (op->status && ticket_resume(&t, deadline));
+    }
     if (op->status || fabric_op_prepared(&w))
         return outcome(&t, deadline, NULL);
     fetch_sub_u32(&op->remote->users, 1);

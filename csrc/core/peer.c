@@ -286,14 +286,15 @@ static bool spin(struct peer *p, const uint32_t *pending, int64_t deadline, int6
     }
 }
 
-/* When an op without a deadline is given up. On a device that has stalled, this is the only limit. Under peer->lock. */
-int64_t peer_give_up_at(const struct peer *p)
+int64_t ctx_give_up_at(const dsm_ctx *c, uint64_t bytes)
 {
     enum { NS_PER_BYTE = 250 };
-    uint64_t bytes = p->ep ? p->ep->bytes : 0;
     int64_t timeout = bytes < INT64_MAX / 4 / NS_PER_BYTE ? (int64_t)bytes * NS_PER_BYTE : INT64_MAX / 4;
-    return deadline_after(timeout + 2 * deadline_earlier(p->ctx->peer_timeout_ns, INT64_MAX / 8));
+    return deadline_after(timeout + 2 * c->peer_timeout_ns);
 }
+
+/* On a device that has stalled, this is the only limit. Under peer->lock. */
+int64_t peer_give_up_at(const struct peer *p) { return ctx_give_up_at(p->ctx, p->ep ? p->ep->bytes : 0); }
 
 /* wait_interrupted(). Under peer->lock, released meanwhile. */
 static bool interrupted(struct peer *p)

@@ -451,8 +451,9 @@ class Context:
             Seconds for all ops together. By default the core's own limits apply.
         continue_on_error : bool
             Whether an op that fails leaves the others alone: those behind it that certainly were not executed are
-            posted again, in order, on a new connection, within the same timeout. No op is sent twice. The end of the
-            block then raises nothing for ops; :attr:`Batch.errors` and :attr:`Batch.statuses` say what became of them.
+            posted again, in order, on a new connection, within the same timeout. No op is sent twice, except reads of a
+            batch of reads. The end of the block then raises nothing for ops; :attr:`Batch.errors` and
+            :attr:`Batch.statuses` say what became of them.
 
         Returns
         -------

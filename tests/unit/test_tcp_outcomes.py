@@ -629,3 +629,20 @@ def test_a_read_that_cannot_be_sent_again_says_that_the_owner_is_gone():
         with pytest.raises(errors.PeerDeadError):
             remote.read(0, bytearray(8))
         relay.heal()
+
+
+def test_a_read_without_a_deadline_is_not_sent_again_without_end():
+    """Each connection breaks shortly before the core would give the op up. What is sent again has that time once."""
+    asked, left = [], threading.Event()
+
+    def say(stream):
+        asked.append(exactly(stream, REQUEST.size))
+        left.wait(1.5)
+        stream.close()
+
+    with Owner(SECRET, 64, say) as owner, context(peer_timeout=1) as user:
+        with user.attach(forged(owner, 64), timeout=TIMEOUT) as remote:
+            with pytest.raises((errors.TimeoutError, errors.PeerDeadError)):
+                remote.read(0, bytearray(8))
+            left.set()
+    assert 1 < len(asked) <= 3
