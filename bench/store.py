@@ -154,7 +154,7 @@ def say(pages, figures):
         goal = f"   (goal {target:.2f})" if target else ""
         print(
             f"{name:>11}: "
-            + ", ".join(f"{who} {us['median']:.3f} ({us['least']:.3f})" for who, us in of.items())
+            + ", ".join(f"{side} {us['median']:.3f} ({us['least']:.3f})" for side, us in of.items())
             + goal
         )
 

@@ -21,7 +21,8 @@ struct hash128 {
 
 /* nbytes: at least XXH3_LEAST. */
 struct hash128 xxh3_128(const void *bytes, uint64_t nbytes);
-/* Copies the bytes and hashes the copy, also if others change them meanwhile. nbytes: also a multiple of XXH3_STRIPE. */
+/* Copies the bytes and hashes the copy, also if others change them meanwhile. nbytes: also a multiple
+ * of XXH3_STRIPE. */
 struct hash128 xxh3_128_copy(void *to, const void *from, uint64_t nbytes);
 /* What both do on a CPU without wider vectors. to: NULL, or as above. */
 struct hash128 xxh3_plain(uint8_t *to, const uint8_t *from, uint64_t nbytes);

@@ -25,8 +25,8 @@ int dsm_store_format(void *memory, const dsm_store_shape *shape);
 typedef struct dsm_store dsm_store;
 /* Errors: ECORRUPT, EVERSION, EMISMATCH (another object), EMEMBERS (all clients' places are taken). */
 int dsm_store_open(dsm_remote *r, dsm_store **out);
-/* Gives back the client's chunk and place. After an error the call may be repeated; other calls are refused with ECLOSED. If the memory
- * is out of reach, nothing is left to do and the result is 0. */
+/* Gives back the client's chunk and place. After an error the call may be repeated; other calls are refused with
+ * ECLOSED. If the memory is out of reach, nothing is left to do and the result is 0. */
 int dsm_store_leave(dsm_store *s);
 /* Frees the handle. A place that it has not left is free once its process has ended. */
 void dsm_store_drop(dsm_store *s);
@@ -44,8 +44,8 @@ int dsm_store_allocate(dsm_store *s, uint64_t *ids, size_t n);
  * EPAGE: no page has the id. EUNKNOWN: the answer was lost, and the change may or may not have taken effect; it is not
  * made again. ECORRUPT: the bytes of the page are not the ones that were written. EBUSY: other clients have all frames;
  * that takes dead ones whose death can't be proven. Or another call with the handle is under way: that of another
- * thread, or the one that a signal handler has interrupted. ETIME: others have replaced the page during thousands of looks at
- * it, or a signal handler has ended the wait.
+ * thread, or the one that a signal handler has interrupted. ETIME: others have replaced the page during thousands of
+ * looks at it, or a signal handler has ended the wait.
  *
  * The memory that a write is made from may change during the call: then the page has old and new bytes of it, but a
  * reader gets the same ones each time. */

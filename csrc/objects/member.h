@@ -55,8 +55,8 @@ typedef int member_sweep(void *arg, uint32_t number, uint64_t dead);
 /* Takes one of the n entries at 'table' in r. sweep may be NULL. EMEMBERS: no entry is free or proven dead. */
 int member_join(dsm_remote *r, uint64_t table, uint32_t n, uint64_t identity, member_sweep *sweep, void *arg,
                 uint32_t *number);
-/* After an error it may be called again. A remote identity is one handle's alone: if the entry no longer holds it, it was
- * given back before. */
+/* After an error it may be called again. A remote identity is one handle's alone: if the entry no longer holds it, it
+ * was given back before. */
 int member_leave(dsm_remote *r, uint64_t table, uint32_t number, uint64_t identity);
 /* 1: the entry holds the identity, 0: it does not, or -DSM_E…. */
 int member_is(dsm_remote *r, uint64_t table, uint32_t number, uint64_t identity);

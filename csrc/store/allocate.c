@@ -1,7 +1,7 @@
 /*
  * Allocation: a free head becomes an empty one. Any client may take any free page; each begins at another place, so
- * that they rarely meet. It goes on where it was: what is left of the heads that it has read is tried first. A free head
- * says all of itself, however long ago it was read.
+ * that they rarely meet. It goes on where it was: what is left of the heads that it has read is tried first. A free
+ * head says all of itself, however long ago it was read.
  */
 #include "../base/error.h"
 #include "machine.h"

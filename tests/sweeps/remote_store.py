@@ -43,7 +43,7 @@ def work(store: Any) -> None:
 
 
 def use(owner: Any) -> None:
-    """There is a place, and there are frames, for a newcomer: whoever is gone has left them."""
+    """There is a place, and there are frames, for a newcomer: a client that is gone has left them."""
     work(owner)
     with owner._cluster.store(owner.name) as newcomer:
         work(newcomer)

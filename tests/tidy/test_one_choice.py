@@ -44,7 +44,9 @@ QUESTIONS = {  # what depends on the answer
     "csrc/objects/queue/queue.c": "the lane is written in place, and deaths are proven",
     "csrc/objects/queue/remote.c": "a part of the object that is written in place",
     "csrc/objects/sync/handle.c": "the address, for handle_is_mapped() and handle_word()",
-    "csrc/store/store.c": "ops are executed or posted, hints are kept; a read of mapped memory is shorter",
+    "csrc/store/store.c": "hints are kept; the ways to a page of mapped memory are shorter",
+    "csrc/store/client.c": "ops are executed or posted, and calls take turns",
+    "csrc/store/many.c": "pages one after another, or a window of them",
 }
 CALLS = {  # of functions of the core that move data
     "remote.pxi": "Remote.move, move_many, add, swap: single ops; Pending: one op of an event loop",
