@@ -166,8 +166,9 @@ static enum store_next no_page(struct store_op *m)
     return end(m, err_set(DSM_EPAGE, 0, "page %#llx", (unsigned long long)m->pid));
 }
 
-/* A head that the op has just read. */
-static enum store_next see(struct store_op *m, struct store_env *e, uint64_t head)
+/* A head that the op has just read. alone: and its frame not yet, which is then read at once. The frame of a head that
+ * was there before a sleep has been used again, where the page is written often. */
+static enum store_next see(struct store_op *m, struct store_env *e, uint64_t head, bool alone)
 {
     if (m->bad && head == m->guess)
         return end(m, err_set(DSM_ECORRUPT, 0, "the frame of page %#llx is damaged", (unsigned long long)m->pid));
@@ -177,7 +178,7 @@ static enum store_next see(struct store_op *m, struct store_env *e, uint64_t hea
     m->bad = false;
     if (head_state(head) == HEAD_FRAMED)
         return head_low(head) < frames_of(e->shape)
-                   ? look_again(m, e)
+                   ? alone ? look(m, e, true) : look_again(m, e)
                    : end(m, err_set(DSM_ECORRUPT, 0, "page %#llx is in frame %u of %llu", (unsigned long long)m->pid,
                                     head_low(head), (unsigned long long)frames_of(e->shape)));
     if (head_state(head) == HEAD_EMPTY && head_low(head) == page_generation(m->pid))
@@ -191,7 +192,7 @@ static enum store_next looked(struct store_op *m, struct store_env *e)
         if (m->ops[i].status)
             return end(m, m->ops[i].status);
     if (m->n == 1)
-        return see(m, e, m->head);
+        return see(m, e, m->head, true);
     bool proves = m->own || m->head == m->guess;
     bool whole = frame_fits(&m->header, page_number(m->pid), m->guess);
     if (whole && m->kind == STORE_READ)
@@ -201,7 +202,7 @@ static enum store_next looked(struct store_op *m, struct store_env *e)
         return look(m, e, true);
     }
     if (!whole || !proves)
-        return see(m, e, m->head);
+        return see(m, e, m->head, false);
     if (m->header.pid != m->pid)
         return no_page(m);
     m->seen = HINT_TIME(e);
@@ -240,7 +241,7 @@ static enum store_next has_swapped(struct store_op *m, struct store_env *e)
     put_back(m, e);
     if (op->status || m->ops[0].status)
         return end(m, m->ops[0].status ? m->ops[0].status : op->status);
-    return see(m, e, op->result);
+    return see(m, e, op->result, false);
 }
 
 /* The frame is settled: the head was read over a new connection, before which the old one was closed. */
@@ -261,7 +262,7 @@ static enum store_next doubt(struct store_op *m, struct store_env *e)
         return swapped(m, e);
     put_back(m, e);
     if (m->head == m->guess) /* it was not executed, and never will be */
-        return see(m, e, m->head);
+        return see(m, e, m->head, false);
     if (head_state(m->next) != HEAD_FRAMED || head_state(m->head) != HEAD_FRAMED ||
         head_low(m->head) >= frames_of(e->shape))
         return unknown(m);
@@ -303,7 +304,7 @@ enum store_next store_step(struct store_op *m, struct store_env *e)
     case OP_BEGINS:
         return begin(m, e);
     case OP_SLEEPS:
-        return look(m, e, true);
+        return look(m, e, false);
     case OP_FRAMES: /* there are some now */
         return is_recent(m, e) ? act(m, e, m->version) : begin(m, e);
     case OP_LOOKS:

@@ -182,19 +182,6 @@ def test_every_kind_is_made_found_listed_and_removed(client, second, here, kind)
     made.close()
 
 
-def test_a_store_is_of_one_host(client, here):
-    """Refused, with what to do; nothing of it is left."""
-    said = pytest.raises(errors.UnsupportedError, match="use the names of this host")
-    with said:
-        client.store("x", capacity=4096, create=True)
-    assert client.list() == []
-    with here.store("x", capacity=4096, create=True) as store:
-        with said:
-            client.store("x")
-        assert store.stat()["handles"] == 1
-    here.unlink("x")
-
-
 def test_the_rest_of_a_condition_and_a_barrier(client, second):
     """The lock of a condition is an object by name; the parties of a barrier are counted."""
     with contextlib.closing(client.lock("l", create=True)) as lock:
