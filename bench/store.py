@@ -37,10 +37,10 @@ def of_dsmem(store, pages, data, out):
     ids = store.allocate_many(pages)
     for first in range(0, pages, BATCH):
         store.write_many(ids[first : first + BATCH], data)
-    plain = ids.tolist()
+    plain, page, source = ids.tolist(), out[0], data[0]
     return {
-        "read": lambda at: [store.read(plain[i], out[0]) for i in at],
-        "write": lambda at: [store.write(plain[i], data[0]) for i in at],
+        "read": lambda at: [store.read(plain[i], page) for i in at],
+        "write": lambda at: [store.write(plain[i], source) for i in at],
         "version": lambda at: [store.version(plain[i]) for i in at],
         "read_many": lambda at: store.read_many(ids[at], out),
         "write_many": lambda at: store.write_many(ids[at], data),
@@ -48,15 +48,15 @@ def of_dsmem(store, pages, data, out):
 
 
 def of_numpy(pages, data, out):
-    array = np.ones((pages, SIZE), "u1")
+    array, page, source = np.ones((pages, SIZE), "u1"), out[0], data[0]
 
     def read(at):
         for i in at:
-            out[0] = array[i]
+            page[:] = array[i]
 
     def write(at):
         for i in at:
-            array[i] = data[0]
+            array[i] = source
 
     return {"read": read, "write": write}
 

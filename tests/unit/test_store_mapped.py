@@ -17,7 +17,7 @@ pytestmark = [
 ]
 ROOT = Path(__file__).parents[2]
 MAPPED = ROOT / "csrc/store/mapped.c"
-RUNS = 20  # some bugs take two threads that meet
+RUNS = 40  # some bugs take two threads that meet: on one busy processor every third run or so
 # What is planted: what stands there, and what stands there instead.
 PLANTED = {
     "a reader does not look again": ("page_bytes);\n    if (!is_still(&p, pid))", "page_bytes);\n    if (0)"),
