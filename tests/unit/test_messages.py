@@ -135,11 +135,10 @@ def test_a_queue_that_does_not_fit_says_what_to_change(here):
     assert "capacity_bytes" in said(errors.InvalidArgumentError, here.queue, "q", **arguments).partition("; ")[2]
 
 
-def test_a_queue_of_a_context_has_one_consumer():
+def test_a_queue_of_a_context_drops_nothing():
     with dsmem.Context("tcp", listen="127.0.0.1") as context, dsmem.connect("h", context=context) as cluster:
-        for arguments in ({"consumers": "many"}, {"drop_oldest": True}):
-            message = said(errors.InvalidArgumentError, cluster.queue, "q", create=True, **arguments)
-            assert "leave out consumers and drop_oldest" in message
+        message = said(errors.InvalidArgumentError, cluster.queue, "q", create=True, drop_oldest=True)
+        assert "leave out drop_oldest" in message
 
 
 def test_a_wait_for_a_name_says_that_it_waited(here):
