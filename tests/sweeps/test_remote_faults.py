@@ -9,6 +9,8 @@ from remote_table import CLASSES, KINDS, ROWS, without_row
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_each_op_of_each_call(fault_place, row):
     with Place(fault_place) as place:
+        if row.kind == "shared queue" and any(each.atomic_domain == "nic" for each in place.context.fabrics):
+            pytest.skip("many consumers do not take through a device with atomics of its own")
         sweep(place, KINDS[row.kind], row)
 
 
