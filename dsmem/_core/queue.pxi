@@ -575,25 +575,33 @@ cdef class Queue(Handle):
         self.end()
         return rc
 
-    def release(self):
-        self.check()
+    cdef int end_reading(self) except -1:
         if self.reading is None:
             raise error_of(c.DSM_EINVAL, "no message is being read", "release")
         end_view(self.reading, self.reading_view, "release")
         self.reading = self.reading_view = None
-        if self.mapped:
-            c.dsm_queue_done(self.ptr)
-        else:
-            self.done_remotely()
+        return 0
 
-    cdef int done_remotely(self) except -1:
+    def release(self):
+        self.check()
+        if not self.mapped:
+            self.release_remotely()
+            return
+        self.end_reading()
+        c.dsm_queue_done(self.ptr)
+
+    cdef int release_remotely(self) except -1:
+        """An exception before the turn is taken leaves the message as it is: being read."""
         cdef int rc
         self.enter()
         try:
             self.begin()
-            with nogil:
-                rc = c.dsm_queue_done(self.ptr)
-            self.end()
+            try:
+                self.end_reading()
+                with nogil:
+                    rc = c.dsm_queue_done(self.ptr)
+            finally:
+                self.end()
             if rc and rc != -c.DSM_EEMPTY:
                 raise self.failed(rc, "release")
             return 0

@@ -54,7 +54,7 @@ SUITES = {
         [
             "tests/sweeps/test_remote_faults.py",
             "--fabric=fault+verbs",
-            "-k=verbs and (release or notify or wait or get or commit)",
+            "-k=verbs and (release or notify or wait or get or commit) and not shared",
         ],
     ),
 }

@@ -7,23 +7,13 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
+from paging import SIZE, number_of, page
 from remote_faults import OUTAGE, Kind, Row, nothing, persistently
 
 from dsmem import errors
 
-SIZE = 256
 PAGES = 80
 MANY = 5  # pages of a call
-
-
-def page(number: int) -> bytes:
-    return np.full(SIZE // 8, number, "u8").tobytes()
-
-
-def number_of(data: Any) -> int:
-    words = np.frombuffer(data, "u8")
-    assert (words == words[0]).all(), "two versions in one page"
-    return int(words[0])
 
 
 # ---- what others do ----

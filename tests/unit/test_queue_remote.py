@@ -4,11 +4,13 @@ import asyncio
 import collections
 import contextlib
 import itertools
+import signal
 import threading
 
 import numpy as np
 import pytest
 from attaching import attached
+from paging import StruckError
 
 import dsmem
 from dsmem import clock, errors
@@ -31,10 +33,15 @@ def far(remote_place):
         yield context
 
 
+def skip_many(context):
+    if any(each.atomic_domain == "nic" for each in context.fabrics):
+        pytest.skip("the device's atomics do not exclude those of the processor")
+
+
 @pytest.fixture(params=["one", "many"])
 def consumers(request, far):
-    if request.param == "many" and any(each.atomic_domain == "nic" for each in far.fabrics):
-        pytest.skip("the device's atomics do not exclude those of the processor")
+    if request.param == "many":
+        skip_many(far)
     return request.param
 
 
@@ -157,6 +164,44 @@ def test_a_message_may_be_read_in_place(owner, far):
         assert there.get() == b"two"
 
 
+def test_a_release_that_a_handler_ends_can_be_repeated(fault_place):
+    """It waits for a put of another thread, whose ops are slow."""
+    with contextlib.ExitStack() as stack:
+        context = stack.enter_context(dsmem.Context(fault_place, secret=SECRET))
+        slow = stack.enter_context(
+            dsmem.Context(f"{fault_place}://?delay=*:300ms", secret=SECRET, peer_timeout=SECONDS)
+        )
+        cluster = stack.enter_context(dsmem.connect(context=context))
+        here = stack.enter_context(cluster.queue("q", create=True, producers=2))
+        there = stack.enter_context(attached(here.ref, slow))
+        here.put_many([b"one", b"two"])
+        there.produce()
+        with there.peek(timeout=SECONDS) as view:
+            assert bytes(view) == b"one"
+        thread = threading.Thread(target=there.put, args=(b"slow",))
+        thread.start()
+        while here.counts["messages"] < 3:
+            thread.join(0.001)
+        before, released = signal.signal(signal.SIGALRM, strike), False
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        try:
+            there.release()
+            released = True  # it did not wait: the host is slow
+            threading.Event().wait(SECONDS)
+        except StruckError:
+            pass
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        thread.join()
+        if not released:
+            there.release()
+        assert {there.get(timeout=SECONDS) for _ in range(2)} == {b"two", b"slow"}
+
+
+def strike(*_):
+    raise StruckError
+
+
 def test_wrappers(owner, far, consumers):
     with two(owner, far, consumers=consumers) as (here, there):
         Pickled(here).put({"a": np.arange(3)})
@@ -237,8 +282,7 @@ def test_a_consumer_whose_role_was_broken_takes_nothing_twice(owner, far):
 
 
 def test_what_a_mapped_and_a_remote_consumer_take_together_is_all_there_was(owner, far):
-    if any(each.atomic_domain == "nic" for each in far.fabrics):
-        pytest.skip("the device's atomics do not exclude those of the processor")
+    skip_many(far)
     sent = [b"%d" % n for n in range(3000)]
     got = [[], [], []]
 

@@ -16,23 +16,12 @@ import threading
 import numpy as np
 import pytest
 from forked import SECONDS, in_child
+from paging import SIZE, StruckError, handling, number_of, page
 
 import dsmem
 from dsmem import errors
 
-SIZE = 256
 spawn = multiprocessing.get_context("spawn")
-
-
-def page(number: int) -> bytes:
-    """A page that says in each of its words which one it is, so that a mix of two is seen."""
-    return np.full(SIZE // 8, number, "u8").tobytes()
-
-
-def number_of(data: bytes) -> int:
-    words = np.frombuffer(data, "u8")
-    assert (words == words[0]).all(), "two versions in one page"
-    return int(words[0])
 
 
 PROPERTIES = {"page_size": SIZE, "capacity": 100 * SIZE, "members": 8}
@@ -357,21 +346,6 @@ def test_compare_write_counts(store, other):
     for thread in threads:
         thread.join()
     assert failed == [] and number_of(store.read(pid)) == 2 * rounds
-
-
-class StruckError(BaseException):
-    """What the handler of a signal raises."""
-
-
-@contextlib.contextmanager
-def handling(handler):
-    before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 MANY = 100_000

@@ -16,6 +16,7 @@ import time
 import numpy as np
 import pytest
 from names_server import address, running
+from paging import SIZE, StruckError, handling, number_of, page
 from tcp_relay import Relay
 
 import dsmem
@@ -24,18 +25,7 @@ from dsmem.names.server import NameServer
 
 SECRET = b"5704e" * 12 + b"5704"
 SECONDS = 60
-SIZE = 256
 spawn = multiprocessing.get_context("spawn")
-
-
-def page(number):
-    return np.full(SIZE // 8, number, "u8").tobytes()
-
-
-def number_of(data):
-    words = np.frombuffer(data, "u8")
-    assert (words == words[0]).all(), "two versions in one page"
-    return int(words[0])
 
 
 def context(**options):
@@ -327,21 +317,6 @@ def test_a_server_that_is_killed_and_comes_back(cluster_name):
 
 
 # -- signal handlers --
-
-
-class StruckError(BaseException):
-    """What the handler raises."""
-
-
-@contextlib.contextmanager
-def handling(handler):
-    before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 MANY = 20_000

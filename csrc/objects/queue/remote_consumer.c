@@ -325,7 +325,7 @@ static void deliver(dsm_queue *q, const struct record *r, const void **payload, 
     q->ntaken++;
     q->upto = r->next;
     q->taking = t->fruitful = true;
-    t->vain = 0;
+    store_relaxed_u32(&t->vain, 0);
     *payload = r->payload;
     *length = r->length;
     *kind = r->kind;
