@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 ROOT = Path(__file__).parents[2]
 FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-O1", "-pthread", "-DDSM_HAVE_VERBS=1"]
 VERBS, OBJECTS = "csrc/fabric/verbs", "csrc/objects"
+RUNS = 10  # at most, until a bug is seen: two threads must meet, and on a busy host they may run one after the other
 HANGS = "hanging"  # waits without end for a device that does not flush
 SMALL = (f"{VERBS}/endpoint.c", "ibv.create_cq(d->ctx, (int)e->depth,", "ibv.create_cq(d->ctx, 1,")
 FOUND = "w->prepared[i] = n ? find_mr(d, p, n, is_written(w->op)) : NULL;"
@@ -117,7 +118,8 @@ def fails(binary, scene):
 
 @pytest.mark.parametrize(("scene", "plants"), [(scene, plants) for scene, *plants in PLANTED], ids=str)
 def test_a_planted_bug_is_seen(objects, tmp_path, scene, plants):
-    assert fails(program(objects, tmp_path, plants), scene)
+    binary = program(objects, tmp_path, plants)
+    assert any(fails(binary, scene) for _ in range(RUNS))
 
 
 def test_nothing_is_seen_where_nothing_is_planted(objects, tmp_path):
