@@ -235,11 +235,11 @@ int dsm_queue_consume(dsm_queue *q)
         return rc;
     while (!(q->config.flags & DSM_QUEUE_MANY_CONSUMERS)) {
         uint64_t seen = old;
-        rc = err_known(dsm_compare_swap(q->r, QUEUE_STATE, seen, q->identity, &old, remote_timeout(q->r)));
-        q->consumer_in_doubt = rc && !remote_is_mapped(q->r);
-        if (rc)
+        rc = member_take(q->r, QUEUE_STATE, seen, q->identity, &old);
+        q->consumer_in_doubt = rc < 0 && !remote_is_mapped(q->r);
+        if (rc < 0)
             return rc;
-        if (old == seen || (old == q->identity && !remote_is_mapped(q->r))) /* an earlier swap was reported as failed */
+        if (rc || (old == q->identity && !remote_is_mapped(q->r))) /* an earlier swap was reported as failed */
             break;
         if (!member_ended(q->r, old))
             return err_set(DSM_EBUSY, 0, "another handle consumes; close it, or make the queue with consumers='many'");
