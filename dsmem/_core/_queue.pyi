@@ -339,6 +339,11 @@ class Queue:
             The next message does not have the length of a row of ``out``. It stays in the queue.
         CorruptError
             The memory does not hold a valid message.
+
+        Notes
+        -----
+        From memory that is not mapped a call takes what lies together in one producer's lane, up to 64 KiB, so that an
+        exception always tells of all that it has taken.
         """
 
     @overload

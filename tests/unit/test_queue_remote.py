@@ -222,6 +222,37 @@ def test_shutdown(owner, far, consumers, immediate):
             there.get(timeout=SECONDS)
 
 
+def test_what_was_put_before_the_shutdown_is_found(fault_place, consumers):
+    """More lanes than one posting looks at, each of which takes a while: the message comes into a lane that has been
+    seen to be empty, and the shutdown comes before the others are looked at."""
+    with contextlib.ExitStack() as stack:
+        context = stack.enter_context(dsmem.Context(fault_place, secret=SECRET))
+        cluster = stack.enter_context(dsmem.connect(context=context))
+        slow = stack.enter_context(dsmem.Context(f"{fault_place}://?delay=*:20ms", secret=SECRET, peer_timeout=SECONDS))
+        shape = {"producers": 40, "capacity_bytes": LANE, "max_message": 1000, "consumers": consumers}
+        for turn in range(12):
+            with cluster.queue(f"q{turn}", create=True, **shape) as here, attached(here.ref, slow) as there:
+                for _ in range(39 * (turn % 2)):
+                    stack.enter_context(attached(here.ref, context)).produce()
+                here.produce()
+                got = []
+                thread = threading.Thread(target=take_until_shut_down, args=(there, got))
+                before = slow.stats["posts"]
+                thread.start()
+                while slow.stats["posts"] < before + 60 + 20 * turn:
+                    thread.join(0.001)
+                here.put(b"last")
+                here.shutdown()
+                thread.join()
+                assert got == [b"last"]
+
+
+def take_until_shut_down(queue, got):
+    with contextlib.suppress(errors.ShutDownError):
+        while True:
+            got.append(queue.get(timeout=SECONDS))
+
+
 def test_a_sleeping_consumer_finds_what_is_put(owner, far, consumers):
     with two(owner, far, consumers=consumers) as (here, there):
         got = []
@@ -302,6 +333,41 @@ def test_what_a_mapped_and_a_remote_consumer_take_together_is_all_there_was(owne
                 thread.join(SECONDS)
     assert all(each == sorted(each, key=int) for each in got)
     assert sorted(itertools.chain(*got), key=int) == sent
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_one_call_does_not_hide_that_an_outcome_is_unknown(fault_place, consumers, rows):
+    """It finds messages of two producers, and the answer to the second taking is lost."""
+    for n in range(1, 30):
+        with contextlib.ExitStack() as stack:
+            context = stack.enter_context(dsmem.Context(fault_place, secret=SECRET))
+            cluster = stack.enter_context(dsmem.connect(context=context))
+            here = stack.enter_context(cluster.queue("q", create=True, producers=2, consumers=consumers))
+            other = stack.enter_context(dsmem.Context(f"{fault_place}://?failafter={n}", secret=SECRET))
+            there = None
+            while there is None:
+                with contextlib.suppress(errors.TransportError, errors.TimeoutError):
+                    there = stack.enter_context(attached(here.ref, other))
+            producer = stack.enter_context(attached(here.ref, context))
+            here.put(b"1")
+            producer.put(b"2")
+            got, unknown = [], 0
+            with contextlib.suppress(errors.EmptyError):
+                while len(got) + unknown < 2:
+                    try:
+                        got += taken(there, rows)
+                    except errors.OutcomeUnknownError:
+                        unknown += consumers == "many"
+                    except (errors.TransportError, errors.TimeoutError):
+                        pass
+            assert len(got) + unknown == 2, n
+
+
+def taken(queue, rows):
+    if not rows:
+        return queue.get_many(10, False)
+    array = np.zeros(10, "S1")
+    return list(array[: queue.get_many(10, False, out=array)])
 
 
 @pytest.mark.parametrize("fault", ["fail={n}", "failafter={n}", "duplicate={n}", "failafter={n}&fail={next}-{end}"])
