@@ -29,6 +29,9 @@ int store_exit(dsm_store *s, int rc);
 void store_ask(struct store_env *e);
 /* As dsm_execute(): in order, and behind an op that is refused none is executed. Each has its status. */
 void store_execute(const dsm_store *s, dsm_op *ops, uint32_t n);
+/* The same, again for those that were certainly not executed. */
+enum { STORE_CANCELED_MOST = 8 };
+void store_insist(const dsm_store *s, dsm_op *ops, uint32_t n);
 /* No compare-swap that names a frame of the open chunk may be under way. */
 int store_open_chunk(dsm_store *s);
 void store_sleep(int64_t ns);

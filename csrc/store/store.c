@@ -198,7 +198,7 @@ static int allocate(dsm_store *s, uint64_t *ids, size_t n)
         return rc;
     env.now = clock_ns();
     while (store_allocate_step(&m, &env) == STORE_POST)
-        store_execute(s, m.ops, m.n);
+        store_insist(s, m.ops, m.n);
     return store_exit(s, m.status);
 }
 

@@ -264,3 +264,35 @@ def test_a_clock_goes_on_where_a_connection_ends_once():
                     with cut(relay, way, nbytes, cuts):
                         stamps.append(lamport.send())
     assert sum(cuts) > 3 and stamps == sorted(set(stamps))
+
+
+STORE = {
+    "write": lambda store, pid, _: store.write(pid, b"b" * 512),
+    "compare_write": lambda store, pid, version: store.compare_write(pid, version, b"b" * 512),
+    "write_many": lambda store, pid, _: store.write_many([pid], b"b" * 512),
+    "free": lambda store, pid, _: store.free(pid),
+    "allocate": lambda store, *_: store.free(store.allocate()),
+    "allocate_many": lambda store, *_: [store.free(pid) for pid in store.allocate_many(10)],
+    "read": lambda store, pid, _: store.read(pid),
+}
+
+
+@pytest.mark.parametrize("what", STORE)
+def test_a_store_goes_on_where_a_connection_ends_once(what):
+    """What was not executed is tried again, and no page is allocated, written or freed twice."""
+    cuts = []
+    with Relay() as relay:
+        with context(listen=relay.listen, advertise=relay.advertise) as host, dsmem.connect(context=host) as cluster:
+            with cluster.store("s", page_size=512, capacity=512 * 100, create=True) as here:
+                for way, nbytes in UPS + DOWNS:
+                    with context() as user, attached(here, user) as there:
+                        pid = there.allocate()
+                        version = there.write(pid, b"a" * 512)
+                        with cut(relay, way, nbytes, cuts):
+                            STORE[what](there, pid, version)
+                        if "write" in what:
+                            assert here.read(pid) == b"b" * 512 and here.version(pid) == version + 1
+                        if what != "free":
+                            there.free(pid)
+                assert len(here.allocate_many(100)) == 100
+    assert sum(cuts) > 3
