@@ -75,6 +75,8 @@ struct peer {
     uint32_t path;    /* the one of ep; changes under both locks */
     uint32_t atomics; /* 0, or 1 + the number of the only device of the owner that executes atomics */
     bool suspect; /* ep was lost, or ops on it were given up: the next endpoint is made on another path. Under lock */
+    bool lost;    /* the core has given up ops, after a time in which the device would have reported that the path fails:
+                     suspect, and atomics are held back. Under lock */
     bool moving;  /* no op is posted, as the endpoint is about to be replaced by one on another path. Under lock */
     int64_t held; /* atomics are refused until then, as their path was lost. Under control_lock */
 

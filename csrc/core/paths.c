@@ -32,6 +32,10 @@ uint32_t path_next(struct peer *p)
     core_lock(&p->lock);
     if (p->ep && p->ep->path_lost) {
         p->ep->path_lost = false;
+        p->lost = true;
+    }
+    if (p->lost) {
+        p->lost = false;
         p->suspect = true;
         if (p->atomics && path_takes(p, p->path, true))
             p->held = deadline_after(p->ctx->peer_timeout_ns);

@@ -360,7 +360,7 @@ bool peer_sleep(struct peer *p, const uint32_t *pending, int64_t limit)
     if (!load_acquire_u32(pending))
         return false;
     store_relaxed_u32(&p->late, 1 + !p->round);
-    p->suspect = true;
+    p->lost = true;
     peer_cut(p);
     drain(p, pending);
     store_relaxed_u32(&p->late, 0);
@@ -376,7 +376,8 @@ int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline)
     if (!slice)
         slice = deadline_after(WAIT_SLICE_NS);
     core_lock(&p->lock);
-    if (deadline == DEADLINE_NEVER)
+    bool own = deadline == DEADLINE_NEVER; /* the limit is the core's, and not the caller's */
+    if (own)
         deadline = peer_give_up_at(p);
     for (bool go_on = !wait_stopped(); load_acquire_u32(pending); go_on = sleep_slice(p, pending, deadline, &slice)) {
         if (go_on && clock_ns() < deadline)
@@ -384,6 +385,7 @@ int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline)
         peer_reap(p); /* the ops may have completed in time */
         if (load_acquire_u32(pending)) {
             p->suspect |= go_on;
+            p->lost |= go_on && own;
             peer_cut(p);
             drain(p, pending);
             rc = -DSM_ETIME;

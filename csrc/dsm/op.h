@@ -51,11 +51,12 @@ typedef struct dsm_op {
  *   -DSM_ESTALE       longer than a packet, a first part may have been
  *                     written before the region was closed
  *   -DSM_EIO          not executed: no request could be posted          the transport failed
+ *   -DSM_ELOCAL       -                                                 the device could not use the local buffer
  *   other             not executed: refused before it was posted        the same
  *
  * On tcp the owner is asked, within the deadline, what became of an op whose connection broke: EUNKNOWN stays only if
- * it is gone or does not know. The cause of EUNKNOWN is ETIME, EPEER, EIO or ECANCELED (another failure on the
- * connection). The buffer of a READ that failed holds anything. A WRITE whose outcome is unknown has landed, or never
+ * it is gone or does not know. The cause of EUNKNOWN is ETIME, EPEER, EIO, ELOCAL (the device could
+ * not use the local memory) or ECANCELED (another failure on the connection). The buffer of a READ that failed holds anything. A WRITE whose outcome is unknown has landed, or never
  * will, once another op on the same remote has succeeded: that op used a new connection, before which the owner has
  * closed the old one. */
 

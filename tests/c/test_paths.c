@@ -15,7 +15,7 @@
 #include "check.h"
 #include "context.h"
 #include "core/core.h"
-#include "fabric/verbs/lib.h"
+#include "fabric/verbs/verbs.h"
 #undef ibv_query_port
 #undef ibv_reg_mr
 #include "linked_model.h"
@@ -307,7 +307,50 @@ static void not_overtaken(void)
     dsm_close(user);
 }
 
-/* ---- groups that wait for the helper ---- */
+/* ---- what is no lost path, and what is ---- */
+
+/* The device can't use the local memory of an op. That says nothing of the path: the next endpoint is made on the same,
+ * and atomics are not held back. An atomic whose result can't be stored has been executed. */
+static void local_errors(void)
+{
+    uint64_t word, old;
+    dsm_stats s;
+    open_both(DEPTH, LONG * MS);
+    for (int i = 0; i < 2; i++) {
+        CHECK(!dsm_read(remote, WORD, &word, sizeof word, -1));
+        struct ibv_mr *local = ((struct verbs_ep *)remote->peer->ep)->slab_mr;
+        uint32_t key = local->lkey;
+        local->lkey = ~key;
+        int rc = i ? dsm_fetch_add(remote, WORD, 1, &old, -1) : dsm_read(remote, WORD, &word, sizeof word, -1);
+        local->lkey = key; /* the endpoint is broken, and stays until the next op */
+        if (i)
+            CHECK(rc == -DSM_EUNKNOWN && dsm_last_error()->cause == DSM_ELOCAL);
+        else
+            CHECK(rc == -DSM_ELOCAL);
+        CHECK(!dsm_fetch_add(remote, WORD, 0, &old, -1) && old == (uint64_t)i);
+    }
+    dsm_get_stats(user, &s);
+    CHECK(!s.failovers && !remote->peer->path);
+    close_both();
+}
+
+/* A deadline of the caller's that passes makes a path suspect: an atomic goes back to it. */
+static void suspect(void)
+{
+    uint64_t word, old;
+    open_both(DEPTH, LONG * MS);
+    CHECK(!dsm_read(remote, WORD, &word, sizeof word, -1));
+    plan("stall=1");
+    CHECK(dsm_read(remote, WORD, &word, sizeof word, 20 * MS) == -DSM_ETIME);
+    plan("stall=0");
+    CHECK(!dsm_fetch_add(remote, WORD, 1, &old, -1) && old == 0 && !remote->peer->path);
+    plan("stall=1");
+    CHECK(dsm_read(remote, WORD, &word, sizeof word, 20 * MS) == -DSM_ETIME);
+    plan("stall=0");
+    CHECK(!dsm_read(remote, WORD, &word, sizeof word, -1) && word == 1 && remote->peer->path == 1);
+    CHECK(!dsm_fetch_add(remote, WORD, 1, &old, -1) && old == 1 && !remote->peer->path);
+    close_both();
+}
 
 static int result_of(dsm_ticket *t)
 {
@@ -318,6 +361,41 @@ static int result_of(dsm_ticket *t)
     CHECK(done == t);
     return dsm_finish(t, -1, NULL);
 }
+
+static void await_given_up(bool started)
+{
+    uint64_t word;
+    dsm_op op = {.code = DSM_OP_READ, .remote = remote, .offset = WORD, .local = &word, .nbytes = sizeof word};
+    dsm_ticket *t;
+    if (!started) {
+        CHECK(dsm_read(remote, WORD, &word, sizeof word, -1) == -DSM_ETIME);
+        return;
+    }
+    CHECK(!dsm_start(user, &op, 1, &t, NULL));
+    CHECK(result_of(t) == -DSM_ETIME);
+}
+
+/* The core gives up an op that has no deadline: the path counts as lost, and atomics are held back. Nothing of what was
+ * given up takes effect later. */
+static void given_up(void)
+{
+    uint64_t word, old;
+    for (int started = 0; started < 2; started++) {
+        open_both(DEPTH, LONG * MS);
+        CHECK(!dsm_read(remote, WORD, &word, sizeof word, -1));
+        plan("stall=1");
+        user->peer_timeout_ns = 20 * MS;
+        await_given_up(started);
+        user->peer_timeout_ns = LONG * MS;
+        plan("stall=0");
+        CHECK(dsm_fetch_add(remote, WORD, 1, &old, -1) == -DSM_EPATH);
+        CHECK(!dsm_read(remote, WORD, &word, sizeof word, -1) && word == 0 && remote->peer->path == 1);
+        CHECK(dsm_fetch_add(remote, WORD, 1, &old, -1) == -DSM_EPATH);
+        close_both();
+    }
+}
+
+/* ---- groups that wait for the helper ---- */
 
 /* An atomic whose path was lost a moment ago is refused, and not the READ that waits behind it. */
 static void refused_alone(void)
@@ -401,6 +479,9 @@ int main(void)
     run(come_and_go, "atomics=global&scatter=8&overtake=1");
     run(posted_again_alone, "atomics=global");
     run(not_overtaken, "atomics=global");
+    run(local_errors, "atomics=nic");
+    run(suspect, "atomics=nic");
+    run(given_up, "atomics=nic");
     run(refused_alone, "atomics=nic");
     run(not_posted_once_stopped, "atomics=nic");
     puts("ok");
