@@ -8,7 +8,8 @@
  *   ctx->lock             regions, the list of peers, the reference counts of peers
  *   ctx->completed_lock   complete tickets (core/async.c)
  *   peer->lock            the endpoint and every call on it but the last, which closes it; never held across a wait
- *   ctx->tickets_lock     tickets that are kept (core/ticket.c); no other lock is taken under it
+ *   ctx->tickets_lock     tickets that are kept (core/ticket.c), and groups of started ops that must end by a time of
+ *                         their own (core/async.c); no other lock is taken under it
  *
  * A fabric may wait, for a device or for a thread of its own, where it opens, connects or closes an endpoint, takes a
  * registration away and evicts a node. These calls are made below, and with none of the locks from agent->lock on.
@@ -91,6 +92,7 @@ struct peer {
     bool helped; /* the helper runs */
     pthread_cond_t work;
     struct op_group *begin, **begin_last; /* groups that wait for a connection */
+    struct op_group *due; /* groups on their way that are given up at ticket->due. Under ctx->tickets_lock */
     struct op_group *ask, **ask_last;     /* complete groups whose owner is still to be asked what became of ops */
     uint32_t async[2];                    /* number of groups started and not complete, by round */
     uint32_t round;                       /* 0 or 1: the round of groups that start now; the other round is older */

@@ -75,8 +75,7 @@ int dsm_in_handler(void);
 /* Single blocking ops. timeout_ns limits the whole call: an op to a peer whose connection is lost first makes a new
  * connection. timeout_ns < 0: the core gives up an op that has not completed after twice the peer timeout (in the
  * first half of that time the device itself can report a dead peer) plus 250 ns for each byte that is outstanding on
- * the connection. That is ETIME, too. What a waiting call sends again has this time once more, however often that is;
- * a started one has it each time. After ops have failed, their owners may be asked why, and what became of ops whose
+ * the connection. That is ETIME, too. What is sent again has this time once more in all, however often. After ops have failed, their owners may be asked why, and what became of ops whose
  * answer was lost: with all of them that takes no longer than the peer timeout in addition (with go_on: after each
  * posting). */
 int dsm_read(dsm_remote *r, uint64_t offset, void *out, uint64_t nbytes, int64_t timeout_ns);

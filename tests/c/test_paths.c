@@ -419,6 +419,53 @@ static void refused_alone(void)
     close_both();
 }
 
+static void wait_for_event(void)
+{
+    struct pollfd event = {.fd = dsm_event_fd(user), .events = POLLIN};
+    CHECK(poll(&event, 1, LONG) == 1);
+}
+
+static bool is_posted(struct peer *p)
+{
+    pthread_mutex_lock(&p->lock);
+    bool yes = p->ep && !p->ep->broken && p->ep->inflight;
+    pthread_mutex_unlock(&p->lock);
+    return yes;
+}
+
+static void lose_path_once_posted(struct peer *p)
+{
+    while (!is_posted(p))
+        usleep(1000);
+    lose_path(p);
+    wait_for_event();
+}
+
+/* A started READ whose path is lost again and again is given up at one time, which the first loss has set. */
+static void one_deadline(void)
+{
+    uint64_t word;
+    dsm_op op = {.code = DSM_OP_READ, .offset = MINE, .local = &word, .nbytes = 8};
+    dsm_ticket *t;
+    int64_t due = 0;
+    open_both(DEPTH, LONG * MS);
+    op.remote = remote;
+    plan("stall=1");
+    CHECK(!dsm_start(user, &op, 1, &t, NULL));
+    for (uint32_t i = 1; i < 3; i++) {
+        lose_path_once_posted(remote->peer);
+        CHECK(!dsm_completed(user) && t->resumed == i);
+        CHECK(t->due && (!due || due == t->due));
+        due = t->due;
+    }
+    lose_path_once_posted(remote->peer);
+    t->due = deadline_after(200 * MS); /* it waits for dsm_completed() */
+    CHECK(result_of(t)); /* at once if the host was slow, otherwise ETIME: and not after two minutes */
+    plan("stall=0");
+    CHECK(word_at(remote, MINE) == 0);
+    close_both();
+}
+
 static bool is_moving(struct peer *p)
 {
     pthread_mutex_lock(&p->lock);
@@ -483,6 +530,7 @@ int main(void)
     run(suspect, "atomics=nic");
     run(given_up, "atomics=nic");
     run(refused_alone, "atomics=nic");
+    run(one_deadline, "atomics=global");
     run(not_posted_once_stopped, "atomics=nic");
     puts("ok");
     return 0;
