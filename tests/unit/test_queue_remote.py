@@ -153,6 +153,43 @@ def test_ops(owner, far):
         assert ops(empty) == 5
 
 
+def test_counts(owner, far, consumers):
+    """As the owner's, around the ring's end, with messages longer than what is read at first."""
+    with two(owner, far, consumers=consumers, producers=3) as (here, there), attached(here.ref, far) as second:
+        assert there.counts == here.counts and there.empty() and not there.full()
+        for turn in range(40):
+            for producer, n in ((here, 3), (second, 2)):
+                producer.put_many([bytes(turn * 97 % 1500)] * n, block=False)
+            assert there.counts == here.counts and there.qsize() == here.qsize() and there.full() is here.full()
+            here.get_many(1 + turn % 4)
+        assert there.counts["producers"] == 2
+        here.shutdown()
+        here.get_many()
+        assert there.counts == here.counts and there.counts["shutdown"] == 1
+
+
+def test_what_is_counted_while_others_put_and_take(owner, far):
+    """Never more than the lane has room for."""
+    with two(owner, far) as (here, there), attached(here.ref, far) as producer:
+        producer.put(b"first")
+        done = threading.Event()
+
+        def pass_on():
+            while not done.is_set():
+                producer.put(bytes(1000))
+                here.get()
+
+        thread = threading.Thread(target=pass_on)
+        thread.start()
+        try:
+            counts = [there.counts for _ in range(200)]
+        finally:
+            done.set()
+            thread.join()
+        assert all(each["messages"] <= 4 and each["bytes"] <= LANE for each in counts)
+        assert there.qsize() == 1
+
+
 def test_a_message_may_be_read_in_place(owner, far):
     with two(owner, far) as (here, there):
         here.put_many([b"one", b"two"])

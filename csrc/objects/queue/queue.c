@@ -273,9 +273,7 @@ int dsm_queue_count(const dsm_queue *q, dsm_queue_counts *out)
     if (q->forks != load_relaxed_u32(&core_forks))
         return refuse_forked();
     if (!q->base)
-        return err_set(DSM_ENOTMAPPED, 0,
-                       "messages are in memory of another process; count them there, or on the host of the server that "
-                       "has the name");
+        return remote_count(q, out);
     for (uint32_t lane = 0; lane < q->config.lanes; lane++) {
         uint64_t producer = load_relaxed_u64((const uint64_t *)(const void *)(q->base + QUEUE_PRODUCERS) + lane);
         if (load_relaxed_u8(queue_used(q) + lane))
