@@ -104,8 +104,9 @@ int dsm_remote_close(dsm_remote *r);
 
 /* Attaches to the memory of descriptors that lie one behind another, of any pools, regions and owners, all or none:
  * each pool or region is imported and mapped once, and its owner is asked in one exchange, without a round trip for
- * each region. The deadline is that of the whole call. *failed is the index of a descriptor that is refused; SIZE_MAX
- * if it is not about one. */
+ * each region. Up to eight owners are asked at a time, by the caller and by threads that end with the call. The
+ * deadline is that of the whole call. *failed is the index of the first descriptor that is refused; SIZE_MAX if it is
+ * not about one. */
 int dsm_attach_many(dsm_ctx *c, const void *descriptors, size_t len, int64_t timeout_ns, dsm_remotes **out,
                     size_t *failed);
 size_t dsm_remotes_count(const dsm_remotes *r);

@@ -34,7 +34,7 @@ QUESTIONS = {  # what depends on the answer
     "csrc/core/cache.c": "whether local buffers are registered",
     "csrc/core/remote.c": "the public address",
     "csrc/core/peers.c": "the address of a part",
-    "csrc/agent/attach.c": "whether all parts are",
+    "csrc/agent/attach_many.c": "whether all parts are",
     "csrc/objects/member.c": "whose identity it is, and whether the kernel is asked about a death or the owner",
     "csrc/objects/sure.c": "whether an outcome can be unknown",
     "csrc/objects/listen.c": "whether a thread is woken, or polls",
