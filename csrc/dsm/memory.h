@@ -161,12 +161,15 @@ typedef struct {
     uint64_t number;
     void *data;
     uint64_t nbytes;
-} dsm_allocation;
+} dsm_allocation; /* the number is not 0 */
 /* To be called before an op on a part of the allocation: keeps this part registered or, once there have been ops on
  * several parts, the whole. The entries that were used least recently make room (dsm_options.cache_bytes; at most
  * 256 entries). If it can't be kept, which an error tells, the op registers its buffer as without the cache. The
  * context must not be closed during the call. */
 int dsm_cache_keep(dsm_ctx *c, const dsm_allocation *a, const void *p, uint64_t nbytes);
+/* To be called before a long op on memory that is in no allocation with a number. Entries of allocations that were
+ * there, and ended without dsm_cache_take(), are closed. */
+void dsm_cache_end(dsm_ctx *c, const void *p, uint64_t nbytes);
 /* Must be called before the allocation is freed, moved or unmapped: takes it out of the cache. NULL: it is not there.
  * The result must be closed, also before the memory is freed; the context may be closed in between. */
 typedef struct dsm_cached dsm_cached;
