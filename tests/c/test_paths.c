@@ -502,6 +502,20 @@ static void not_posted_once_stopped(void)
     close_both();
 }
 
+/* An atomic moves the connection to another path, on which it then is executed at once. */
+static void moved_once(void)
+{
+    uint64_t old;
+    open_both(DEPTH, LONG * MS);
+    lose_path(remote->peer);
+    CHECK(word_at(remote, WORD) == 0);
+    uint64_t connects = load_relaxed_u64(&user->stats.connects);
+    CHECK(!dsm_fetch_add(remote, WORD, 1, &old, -1) && old == 0);
+    CHECK(load_relaxed_u64(&user->stats.connects) == connects + 1);
+    CHECK(word_at(remote, WORD) == 1);
+    close_both();
+}
+
 static void run(void (*scene)(void), const char *text_of_plan)
 {
     char dir[] = "/tmp/modeldev-XXXXXX", text[256], command[64];
@@ -532,6 +546,7 @@ int main(void)
     run(refused_alone, "atomics=nic");
     run(one_deadline, "atomics=global");
     run(not_posted_once_stopped, "atomics=nic");
+    run(moved_once, "atomics=nic");
     puts("ok");
     return 0;
 }
