@@ -19,8 +19,8 @@ struct group {
     struct group *same_owner, **last; /* the next group of this owner; last: of the first one, where they end */
     struct group *next_owner;         /* of the first group of an owner */
     struct group *next_first;         /* the same, in the list of 'firsts' */
-    dsm_descriptor d;   /* the first of them */
-    size_t number, row; /* of the group; index of that descriptor */
+    dsm_descriptor d;                 /* the first of them */
+    size_t number, row;               /* of the group; index of that descriptor */
     size_t n, cap;
     struct asked *asked;
 };

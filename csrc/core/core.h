@@ -76,9 +76,9 @@ struct peer {
     uint32_t path;    /* the one of ep; changes under both locks */
     uint32_t atomics; /* 0, or 1 + the number of the only device of the owner that executes atomics */
     bool suspect; /* ep was lost, or ops on it were given up: the next endpoint is made on another path. Under lock */
-    bool lost;    /* the core has given up ops, after a time in which the device would have reported that the path fails:
+    bool lost;   /* the core has given up ops, after a time in which the device would have reported that the path fails:
                      suspect, and atomics are held back. Under lock */
-    bool moving;  /* no op is posted, as the endpoint is about to be replaced by one on another path. Under lock */
+    bool moving; /* no op is posted, as the endpoint is about to be replaced by one on another path. Under lock */
     int64_t held; /* atomics are refused until then, as their path was lost. Under control_lock */
 
     struct {
@@ -93,11 +93,11 @@ struct peer {
     pthread_cond_t work;
     struct op_group *begin, **begin_last; /* groups that wait for a connection */
     struct op_group *due; /* groups on their way that are given up at ticket->due. Under ctx->tickets_lock */
-    struct op_group *ask, **ask_last;     /* complete groups whose owner is still to be asked what became of ops */
-    uint32_t async[2];                    /* number of groups started and not complete, by round */
-    uint32_t round;                       /* 0 or 1: the round of groups that start now; the other round is older */
-    uint32_t parting;                     /* the helper must end */
-    uint32_t late;                        /* 0, or 1 + a round: its groups that are aborted now have timed out */
+    struct op_group *ask, **ask_last; /* complete groups whose owner is still to be asked what became of ops */
+    uint32_t async[2];                /* number of groups started and not complete, by round */
+    uint32_t round;                   /* 0 or 1: the round of groups that start now; the other round is older */
+    uint32_t parting;                 /* the helper must end */
+    uint32_t late;                    /* 0, or 1 + a round: its groups that are aborted now have timed out */
 };
 
 struct dsm_remote {

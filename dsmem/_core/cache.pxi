@@ -3,8 +3,8 @@
 # Such memory is an allocation of NumPy's, which ends when the array that owns it is deleted. A weak reference tells so
 # before the memory is freed. As long as there is one, the memory does not move either: NumPy refuses to resize an array
 # that has weak references. (Code that sets an array's state or data pointer can move it; then the next op on the array
-# finds that the address has changed, and one on what lies there now that it is another allocation.) Nothing of this kind holds for other buffers (a bytearray, an mmap, another library's
-# tensor), so these are registered for each op.
+# finds that the address has changed, and one on what lies there now that it is another allocation.) Nothing of this
+# kind holds for other buffers (a bytearray, an mmap, another library's tensor), so these are registered for each op.
 
 cdef uint64_t allocations = 0  # that have a number
 

@@ -460,7 +460,7 @@ static void one_deadline(void)
     }
     lose_path_once_posted(remote->peer);
     t->due = deadline_after(200 * MS); /* it waits for dsm_completed() */
-    CHECK(result_of(t)); /* at once if the host was slow, otherwise ETIME: and not after two minutes */
+    CHECK(result_of(t));               /* at once if the host was slow, otherwise ETIME: and not after two minutes */
     plan("stall=0");
     CHECK(word_at(remote, MINE) == 0);
     close_both();

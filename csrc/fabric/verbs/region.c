@@ -84,8 +84,7 @@ static struct verbs_mr *find_mr(struct verbs_dev *d, const void *p, uint64_t nby
     for (int steps = 0; i > 0 && steps < 4; steps++) {
         struct verbs_mr *r = d->mrs[--i];
         const uint8_t *from = p;
-        if (from < r->end && nbytes <= (uint64_t)(r->end - from) && (r->writable || !write) &&
-            (kept || !r->kept)) {
+        if (from < r->end && nbytes <= (uint64_t)(r->end - from) && (r->writable || !write) && (kept || !r->kept)) {
             fetch_add_u32(&r->users, 1); /* the table holds a reference, so r can't be freed meanwhile */
             return r;
         }
