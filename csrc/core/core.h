@@ -17,6 +17,7 @@
 #ifndef DSM_CORE_CORE_H
 #define DSM_CORE_CORE_H
 
+#include "../base/deadline.h"
 #include "../fabric/fabric.h"
 #include "lock.h"
 #include "ticket.h"
@@ -307,7 +308,12 @@ bool peer_usable(const struct peer *p);
 bool peer_can_post(struct peer *p);
 void peer_wake(struct peer *p); /* wakes all threads that sleep on the peer, which then recheck */
 /* When an op without a deadline is given up that begins now, with so many bytes on their way. */
-int64_t ctx_give_up_at(const dsm_ctx *c, uint64_t bytes);
+static inline int64_t ctx_give_up_at(const dsm_ctx *c, uint64_t bytes)
+{
+    enum { NS_PER_BYTE = 250 };
+    int64_t timeout = bytes < INT64_MAX / 4 / NS_PER_BYTE ? (int64_t)bytes * NS_PER_BYTE : INT64_MAX / 4;
+    return deadline_after(timeout + 2 * c->peer_timeout_ns);
+}
 int64_t peer_give_up_at(const struct peer *p);
 /* Sleeps for one slice, or until *pending is 0, and returns false. At the limit it aborts everything outstanding as
  * timed out and returns true; *pending is 0 then. Gives peer->lock back while it sleeps. */

@@ -286,13 +286,6 @@ static bool spin(struct peer *p, const uint32_t *pending, int64_t deadline, int6
     }
 }
 
-int64_t ctx_give_up_at(const dsm_ctx *c, uint64_t bytes)
-{
-    enum { NS_PER_BYTE = 250 };
-    int64_t timeout = bytes < INT64_MAX / 4 / NS_PER_BYTE ? (int64_t)bytes * NS_PER_BYTE : INT64_MAX / 4;
-    return deadline_after(timeout + 2 * c->peer_timeout_ns);
-}
-
 /* On a device that has stalled, this is the only limit. Under peer->lock. */
 int64_t peer_give_up_at(const struct peer *p) { return ctx_give_up_at(p->ctx, p->ep ? p->ep->bytes : 0); }
 
