@@ -99,7 +99,7 @@ def test_lanes_come_one_by_one(owner, far, consumers):
     with two(owner, far, consumers=consumers, producers=12) as (here, there), contextlib.ExitStack() as stack:
         there.consume()
         producers, sent, got = [], collections.defaultdict(list), collections.defaultdict(list)
-        for turn in range(12):
+        for turn in range(6):
             producers.append(stack.enter_context(attached(here.ref, far)))
             for number, producer in list(enumerate(producers))[:: 1 if turn % 2 else -1]:
                 data = b"%d %d" % (number, turn)
@@ -259,35 +259,59 @@ def test_shutdown(owner, far, consumers, immediate):
             there.get(timeout=SECONDS)
 
 
-def test_what_was_put_before_the_shutdown_is_found(fault_place, consumers):
-    """More lanes than one posting looks at, each of which takes a while: the message comes into a lane that has been
-    seen to be empty, and the shutdown comes before the others are looked at."""
+@contextlib.contextmanager
+def wide(fault_place, delay, consumers, used):
+    """A queue with more lanes than one posting looks at, and a handle elsewhere, whose postings take a while."""
     with contextlib.ExitStack() as stack:
         context = stack.enter_context(dsmem.Context(fault_place, secret=SECRET))
         cluster = stack.enter_context(dsmem.connect(context=context))
-        slow = stack.enter_context(dsmem.Context(f"{fault_place}://?delay=*:20ms", secret=SECRET, peer_timeout=SECONDS))
-        shape = {"producers": 40, "capacity_bytes": LANE, "max_message": 1000, "consumers": consumers}
-        for turn in range(12):
-            with cluster.queue(f"q{turn}", create=True, **shape) as here, attached(here.ref, slow) as there:
-                for _ in range(39 * (turn % 2)):
-                    stack.enter_context(attached(here.ref, context)).produce()
-                here.produce()
-                got = []
-                thread = threading.Thread(target=take_until_shut_down, args=(there, got))
-                before = slow.stats["posts"]
-                thread.start()
-                while slow.stats["posts"] < before + 60 + 20 * turn:
-                    thread.join(0.001)
-                here.put(b"last")
-                here.shutdown()
-                thread.join()
-                assert got == [b"last"]
+        slow = stack.enter_context(
+            dsmem.Context(f"{fault_place}://?delay=*:{delay}ms", secret=SECRET, peer_timeout=SECONDS)
+        )
+        shape = {"producers": 64, "capacity_bytes": LANE, "max_message": 1000, "consumers": consumers}
+        here = stack.enter_context(cluster.queue("q", create=True, **shape))
+        here.produce()
+        for _ in range(1, used):
+            stack.enter_context(attached(here.ref, context)).produce()
+        there = stack.enter_context(attached(here.ref, slow))
+        there.consume()
+        yield here, there, slow
 
 
-def take_until_shut_down(queue, got):
-    with contextlib.suppress(errors.ShutDownError):
-        while True:
-            got.append(queue.get(timeout=SECONDS))
+def shut_down_after(posts, here, there, slow, get):
+    """A message comes into the first lane, and then the shutdown, when that many ops were posted. Returns what a
+    consumer has got until it is told of the shutdown."""
+    got, before = [], slow.stats["posts"]
+
+    def take():
+        with contextlib.suppress(errors.ShutDownError):
+            while True:
+                with contextlib.suppress(errors.EmptyError):
+                    got.append(get(there))
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    while slow.stats["posts"] < before + posts:
+        thread.join(0.001)
+    here.put(b"last")
+    here.shutdown()
+    thread.join()
+    return got
+
+
+@pytest.mark.parametrize("turn", range(4))
+def test_who_sleeps_finds_what_was_put_before_the_shutdown(fault_place, consumers, turn):
+    """The shutdown comes when the lane has been seen to be empty, and before all others are looked at."""
+    with wide(fault_place, 10, consumers, 1) as (here, there, slow):
+        got = shut_down_after(60 + 40 * turn, here, there, slow, lambda queue: queue.get(timeout=SECONDS))
+        assert got == [b"last"]
+
+
+def test_what_was_put_before_the_shutdown_is_found(fault_place, consumers):
+    """The same in one call that does not wait: it looks which lanes there are, at the first half of them, and at the
+    other half."""
+    with wide(fault_place, 50, consumers, 64) as (here, there, slow):
+        assert shut_down_after(30, here, there, slow, lambda queue: queue.get_nowait()) == [b"last"]
 
 
 def test_a_sleeping_consumer_finds_what_is_put(owner, far, consumers):
