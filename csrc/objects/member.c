@@ -104,8 +104,8 @@ static int take_free(dsm_remote *r, uint64_t table, uint32_t n, const uint64_t *
     return 0;
 }
 
-/* 1: an earlier member_take() that was reported as failed did take effect. This is checked before a free entry is taken: the
- * free one may lie before it in the table, and two entries would then hold the identity. */
+/* 1: an earlier member_take() that was reported as failed did take effect. This is checked before a free entry is
+ * taken: the free one may lie before it in the table, and two entries would then hold the identity. */
 static int find_own(const uint64_t *seen, uint32_t n, uint64_t identity, uint32_t *out)
 {
     for (uint32_t i = 0; i < n; i++)
