@@ -300,7 +300,7 @@ def shut_down_after(posts, here, there, slow, get):
 
 
 @pytest.mark.parametrize("turn", range(4))
-def test_who_sleeps_finds_what_was_put_before_the_shutdown(fault_place, consumers, turn):
+def test_a_sleeping_consumer_finds_what_was_put_before_the_shutdown(fault_place, consumers, turn):
     """The shutdown comes when the lane has been seen to be empty, and before all others are looked at."""
     with wide(fault_place, 10, consumers, 1) as (here, there, slow):
         got = shut_down_after(60 + 40 * turn, here, there, slow, lambda queue: queue.get(timeout=SECONDS))
