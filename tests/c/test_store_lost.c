@@ -12,7 +12,7 @@ enum { PAGES = 64, PAGE = 256 };
 static enum lose { NOTHING, OPENING, CLOSING, HEAD } lose;
 static bool executed, unreadable, refused;
 static bool readable; /* what becomes of a head can be found out */
-static bool changes; /* the source of a write, once the machine has posted it */
+static bool changes;  /* the source of a write, once the machine has posted it */
 static struct store_shape shape;
 static uint8_t *memory, page[PAGE];
 
