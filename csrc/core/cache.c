@@ -7,8 +7,9 @@
  *
  * An address is not enough to recognise a buffer: memory that was freed, and came back at the same address, is other
  * pages. So the caller numbers its allocations and takes the entry out of the cache before it frees one. Where it could
- * not, the next use of such memory under another number, or under none, ends the entry: allocations do not overlap. Of an
- * allocation the cache has first the buffer of its first op, and, once there is an op outside of this, the whole
+ * not, the next use of such memory under another number, or under none, ends the entry: allocations do not overlap.
+ *
+ * Of an allocation the cache has first the buffer of its first op, and, once there is an op outside of this, the whole
  * allocation: ops that go through a large array piece by piece make two registrations.
  */
 #include "remote.h"

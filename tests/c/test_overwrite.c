@@ -61,7 +61,7 @@ static void odd_ends(uint32_t flags, uint64_t head, uint64_t tail)
     CHECK(!dsm_queue_close(q) && !dsm_remote_close(r));
 }
 
-/* A producer that drops the oldest message drops none whose header is gone, and does not look for ever. */
+/* A producer that drops the oldest message drops none whose header is gone, and does not look without an end. */
 static void header_at_the_tail(void)
 {
     dsm_queue_config config = {.lanes = 1, .flags = DSM_QUEUE_DROP_OLDEST, .lane_bytes = 4096, .max_message = 300};

@@ -126,8 +126,8 @@ static void a_chunk_that_may_be_closed(void)
     CHECK(!operate(&b, STORE_READ, ids[2], 0) && page[0] == 4);
 }
 
-/* A client that saw a page long ago makes the very head that another client made meanwhile, when it had the chunk; but it
- * is refused, and the answer is lost. The head that is there has replaced that of the other client. */
+/* A client that saw a page long ago makes the very head that another client made meanwhile, when it had the chunk; but
+ * it is refused, and the answer is lost. The head that is there has replaced that of the other client. */
 static void a_head_that_came_twice(void)
 {
     uint64_t ids[PAGES];

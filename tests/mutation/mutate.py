@@ -386,7 +386,7 @@ def main() -> int:
     options.add_argument("--jobs", type=int, default=1, help="mutants at a time")
     options.add_argument("--silence", type=float, default=30.0, help="seconds that a test may take, more under load")
     options.add_argument(
-        "--patience", type=float, default=60.0, help="put a mutant off that is not caught in so many seconds"
+        "--put-off-after", type=float, default=60.0, help="put a mutant off that is not caught in so many seconds"
     )
     options.add_argument("--goal", type=float, default=0.9, help="share that must be caught")
     options.add_argument("--only", default="*", help="pattern of the paths to mutate")
@@ -454,7 +454,7 @@ def run(
             if number is None:
                 break
             began, mutant = time.monotonic(), located[number]
-            until = began + chosen.patience * loaded() if may_wait else math.inf
+            until = began + chosen.put_off_after * loaded() if may_wait else math.inf
             if number in together:
                 result, test = judge.verdict(switch, mutant, number, until)
             else:

@@ -15,6 +15,7 @@ READERS = {  # of the field itself: what makes it, and the functions that the ot
     "csrc/core/mapped_file.c": "makes a remote",
     "csrc/core/peers.c": "makes a remote",
     "csrc/agent/attach.c": "makes a remote",
+    "csrc/agent/attach_many.c": "makes dsm_remotes",
     "csrc/objects/sync/handle.h": "handle_is_mapped() and handle_word()",
     "csrc/objects/sync/handle.c": "makes a handle",
 }
