@@ -21,8 +21,7 @@ static enum store_next post(struct store_allocation *m, uint32_t n, int step)
 
 static dsm_op swap_of(const struct store_env *e, uint64_t number, uint64_t from, uint64_t to)
 {
-    return (dsm_op){
-        .code = DSM_OP_COMPARE_SWAP, .offset = head_at(e->shape, number), .nbytes = 8, .operand = from, .desired = to};
+    return store_swap_op(e, 0, head_at(e->shape, number), from, to);
 }
 
 /* ---- giving back what it has, if it can't have all ---- */
@@ -31,10 +30,7 @@ static enum store_next undo(struct store_allocation *m, const struct store_env *
 {
     uint32_t n = m->have < PER_CHUNK ? (uint32_t)m->have : PER_CHUNK;
     for (uint32_t i = 0; i < n; i++)
-        m->ops[i] = (dsm_op){.code = DSM_OP_READ,
-                             .offset = head_at(e->shape, page_number(m->ids[m->have - n + i])),
-                             .local = &m->heads[i],
-                             .nbytes = 8};
+        m->ops[i] = store_read_op(e, 0, head_at(e->shape, page_number(m->ids[m->have - n + i])), &m->heads[i], 8);
     return n ? post(m, n, ALLOCATION_RETURNS) : end(m, m->cause);
 }
 
@@ -61,10 +57,7 @@ static enum store_next look(struct store_allocation *m, const struct store_env *
     }
     h->at = (h->at + h->got) % pages;
     h->got = pages - h->at < PER_CHUNK ? (uint32_t)(pages - h->at) : PER_CHUNK;
-    m->ops[0] = (dsm_op){.code = DSM_OP_READ,
-                         .offset = head_at(e->shape, h->at),
-                         .local = h->words,
-                         .nbytes = sizeof *h->words * (uint64_t)h->got};
+    m->ops[0] = store_read_op(e, 0, head_at(e->shape, h->at), h->words, sizeof *h->words * (uint64_t)h->got);
     return post(m, 1, ALLOCATION_LOOKS);
 }
 

@@ -55,8 +55,7 @@ static enum store_next post(struct store_chunking *m, uint32_t n, int step)
 static enum store_next swap(struct store_chunking *m, const struct store_env *e, uint32_t chunk, uint64_t from,
                             uint64_t to, int step)
 {
-    m->ops[0] = (dsm_op){
-        .code = DSM_OP_COMPARE_SWAP, .offset = chunk_at(e->shape, chunk), .nbytes = 8, .operand = from, .desired = to};
+    m->ops[0] = store_swap_op(e, 0, chunk_at(e->shape, chunk), from, to);
     return post(m, 1, step);
 }
 
@@ -85,8 +84,7 @@ static enum store_next look(struct store_chunking *m, const struct store_env *e)
     uint64_t left = e->shape->chunks - m->at;
     m->got = left < PER_CHUNK ? (uint32_t)left : PER_CHUNK;
     m->in = 0;
-    m->ops[0] = (dsm_op){
-        .code = DSM_OP_READ, .offset = chunk_at(e->shape, m->at), .local = m->words, .nbytes = 8 * (uint64_t)m->got};
+    m->ops[0] = store_read_op(e, 0, chunk_at(e->shape, m->at), m->words, 8 * (uint64_t)m->got);
     return post(m, 1, CHUNK_LOOKS);
 }
 
@@ -108,10 +106,7 @@ static enum store_next try(struct store_chunking *m, struct store_env *e)
 static enum store_next read_pids(struct store_chunking *m, const struct store_env *e)
 {
     for (uint32_t i = 0; i < PER_CHUNK; i++)
-        m->ops[i] = (dsm_op){.code = DSM_OP_READ,
-                             .offset = frame_at(e->shape, (uint64_t)e->frames->chunk * PER_CHUNK + i),
-                             .local = &m->pids[i],
-                             .nbytes = 8};
+        m->ops[i] = store_read_op(e, 0, frame_at(e->shape, (uint64_t)e->frames->chunk * PER_CHUNK + i), &m->pids[i], 8);
     return post(m, PER_CHUNK, CHUNK_FRAMES);
 }
 
@@ -120,10 +115,7 @@ static enum store_next read_heads(struct store_chunking *m, const struct store_e
 {
     for (uint32_t i = 0; i < PER_CHUNK; i++) {
         uint64_t number = page_number(m->pids[i]);
-        m->ops[i] = (dsm_op){.code = DSM_OP_READ,
-                             .offset = head_at(e->shape, number < e->shape->pages ? number : 0),
-                             .local = &m->heads[i],
-                             .nbytes = 8};
+        m->ops[i] = store_read_op(e, 0, head_at(e->shape, number < e->shape->pages ? number : 0), &m->heads[i], 8);
     }
     return post(m, PER_CHUNK, CHUNK_HEADS);
 }

@@ -48,12 +48,13 @@ static uint32_t right_of(const dsm_op *op)
 enum { PREFETCH_FROM = 2 };
 
 /* In order; behind one that is refused, none is executed. Many ops are for words far from each other. */
-static void execute_mapped(dsm_remote *r, dsm_op *ops, uint32_t n)
+static void execute_mapped(dsm_op *ops, uint32_t n)
 {
     int rc = 0;
     for (uint32_t i = 0; n > PREFETCH_FROM && i < n; i++)
-        __builtin_prefetch(remote_at(r, ops[i].offset));
+        __builtin_prefetch(remote_at(ops[i].remote, ops[i].offset));
     for (uint32_t i = 0; i < n; i++) {
+        dsm_remote *r = ops[i].remote;
         if (rc) {
             ops[i].status = -DSM_ECANCELED;
             continue;
@@ -69,13 +70,11 @@ void store_execute(const dsm_store *s, dsm_op *ops, uint32_t n)
     dsm_remote *r = s->remote;
     uint64_t nbytes = 0;
     if (remote_is_mapped(r)) {
-        execute_mapped(r, ops, n);
+        execute_mapped(ops, n);
         return;
     }
-    for (uint32_t i = 0; i < n; i++) {
-        ops[i].remote = r;
+    for (uint32_t i = 0; i < n; i++)
         nbytes += ops[i].nbytes;
-    }
     dsm_execute(r->ctx, ops, n, remote_timeout_for(r, nbytes), NULL); /* each op has its status */
 }
 

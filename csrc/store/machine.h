@@ -3,10 +3,12 @@
  * by others. A machine knows time, chance and other processes by its env alone, so one thread can play many clients.
  *
  * A driver calls the step function until it returns STORE_DONE:
- *   STORE_POST    execute m->ops, m->n of them, in order, as dsm_execute() does, and then step again. 'remote' is left
- *                 for the driver to fill in. The outcome of each op is in its status
+ *   STORE_POST    execute m->ops, m->n of them, as dsm_execute() does, and then step again. Before them, in the same
+ *                 posting, go the unlocks that are due (store_due_ops). The outcome of each op is in its status
  *   STORE_SLEEP   wait for m->sleep_ns, and then step again
  *   STORE_FRAMES  open a chunk (store_open_chunk_step), and then step again
+ *   STORE_RECOVER page m->locked has been locked with m->lock for a while. If the holder is proven dead, resolve it
+ *                 (store_resolve_step). Then step again in either case
  *   STORE_DONE    m->status is the result, 0 or -DSM_E…
  * Ops with their status are all that a machine learns of the memory. An op that was posted must end, whatever its
  * outcome, before the machine may be given up: its buffers lie in the machine.
@@ -18,7 +20,7 @@
 
 #include "layout.h"
 
-enum store_next { STORE_DONE, STORE_POST, STORE_SLEEP, STORE_FRAMES };
+enum store_next { STORE_DONE, STORE_POST, STORE_SLEEP, STORE_FRAMES, STORE_RECOVER };
 
 /* The chunk that a client has open, and which of its frames are free. */
 struct store_frames {
@@ -53,9 +55,25 @@ struct store_heads {
     uint64_t words[PER_CHUNK];
 };
 
+/* Locks that have done their work: each is to become 'next' at the primary, if it still stands there. A change is done
+ * before that; other clients wait for it. */
+enum { STORE_DUES = 2 * PER_CHUNK };
+struct store_due {
+    uint64_t number, lock, next; /* of the page */
+};
+struct store_dues {
+    uint32_t n;
+    bool kept; /* a lock of this client may stand somewhere that is not in the list: an answer was lost */
+    struct store_due of[STORE_DUES];
+};
+
 struct store_env {
     const struct store_shape *shape;
-    uint32_t slot;               /* of this client */
+    uint32_t slot;               /* of this client, the same at all copies */
+    uint32_t copies;             /* 1 to STORE_COPIES_MOST */
+    uint32_t mark;               /* of this client: store_mark() */
+    dsm_remote *const *at;       /* of each copy; the first is the primary */
+    struct store_dues *dues;     /* zero at first; NULL if there is one copy */
     struct store_frames *frames; /* its own */
     struct store_hint *hints;    /* one for each page, zero at first; NULL: none are kept */
     struct store_freed *freed;   /* zero at first; NULL: none is kept */
@@ -65,6 +83,62 @@ struct store_env {
     uint64_t time;               /* the stamp of new frames */
     uint64_t random;             /* another one at each step */
 };
+
+/* ---- ops ---- */
+
+static inline dsm_op store_read_op(const struct store_env *e, uint32_t copy, uint64_t offset, void *to, uint64_t nbytes)
+{
+    return (dsm_op){.remote = e->at[copy], .code = DSM_OP_READ, .offset = offset, .local = to, .nbytes = nbytes};
+}
+static inline dsm_op store_swap_op(const struct store_env *e, uint32_t copy, uint64_t offset, uint64_t from,
+                                   uint64_t to)
+{
+    return (dsm_op){.remote = e->at[copy],
+                    .code = DSM_OP_COMPARE_SWAP,
+                    .offset = offset,
+                    .nbytes = 8,
+                    .operand = from,
+                    .desired = to};
+}
+
+/* ---- unlocks that are due: put.c ---- */
+
+/* Ops for up to 'most' of them, the oldest first. Returns how many. */
+uint32_t store_due_ops(const struct store_env *e, dsm_op *ops, uint32_t most);
+/* These have ended. What was answered is due no more. */
+void store_due_done(struct store_env *e, const dsm_op *ops, uint32_t n);
+
+/* ---- a lock that was left: resolve.c ---- */
+
+/* The holder is proven dead, at the primary and at each backup; or it is this client, and does nothing else with the
+ * page. Several clients may resolve one lock. */
+struct store_resolve {
+    int status;
+    uint64_t number, lock; /* of the page; as it was read before the proof */
+
+    enum { RESOLVE_BEGINS, RESOLVE_READS, RESOLVE_COPIES, RESOLVE_UNLOCKS, RESOLVE_CHECKS } step;
+    uint32_t n, tries;
+    uint64_t head, heads[STORE_COPIES_MOST];
+    dsm_op ops[STORE_COPIES_MOST];
+};
+
+/* Afterwards the lock is gone. Errors: ECORRUPT (copies that contradict each other), and those of ops. */
+enum store_next store_resolve_step(struct store_resolve *m, struct store_env *e);
+
+/* The same for each page that is locked by this slot with this mark. */
+struct store_sweep {
+    int status;
+    uint32_t slot, mark;
+
+    enum { SWEEP_BEGINS, SWEEP_LOOKS, SWEEP_RESOLVES } step;
+    uint64_t looked;
+    uint32_t n, got, at; /* ops; heads at hand, and the place in them */
+    dsm_op *ops;
+    uint64_t heads[PER_CHUNK];
+    dsm_op look;
+    struct store_resolve resolve;
+};
+enum store_next store_sweep_step(struct store_sweep *m, struct store_env *e);
 
 /* ---- one page: page.c ---- */
 

@@ -34,17 +34,15 @@ static enum store_next post(struct store_op *m, uint32_t n, int step)
 
 static dsm_op read_head(struct store_op *m, const struct store_env *e)
 {
-    return (dsm_op){.code = DSM_OP_READ,
-                    .offset = head_at(e->shape, page_number(m->pid)),
-                    .local = &m->head,
-                    .nbytes = sizeof m->head};
+    return store_read_op(e, 0, head_at(e->shape, page_number(m->pid)), &m->head, sizeof m->head);
 }
 
 /* Of the frame that the guess names; reads of the page read that, too. */
 static dsm_op read_frame(struct store_op *m, const struct store_env *e)
 {
     uint64_t more = m->kind == STORE_READ ? e->shape->page_bytes : 0;
-    return (dsm_op){.code = DSM_OP_READ,
+    return (dsm_op){.remote = e->at[0],
+                    .code = DSM_OP_READ,
                     .offset = frame_at(e->shape, head_low(m->guess)),
                     .local = &m->header,
                     .nbytes = sizeof m->header + more,
@@ -108,11 +106,7 @@ static enum store_next look_again(struct store_op *m, const struct store_env *e)
 static enum store_next swap(struct store_op *m, const struct store_env *e, uint64_t next, uint32_t behind)
 {
     m->next = next;
-    m->ops[behind] = (dsm_op){.code = DSM_OP_COMPARE_SWAP,
-                              .offset = head_at(e->shape, page_number(m->pid)),
-                              .nbytes = 8,
-                              .operand = m->guess,
-                              .desired = next};
+    m->ops[behind] = store_swap_op(e, 0, head_at(e->shape, page_number(m->pid)), m->guess, next);
     return post(m, behind + 1, OP_SWAPS);
 }
 
@@ -129,7 +123,8 @@ static enum store_next write_frame(struct store_op *m, struct store_env *e, uint
                                       .time = e->time,
                                       .before = m->guess};
     frame_seal(&m->header, e->copy, m->page, e->shape->page_bytes);
-    m->ops[0] = (dsm_op){.code = DSM_OP_WRITE,
+    m->ops[0] = (dsm_op){.remote = e->at[0],
+                         .code = DSM_OP_WRITE,
                          .offset = frame_at(e->shape, m->frame),
                          .local = &m->header,
                          .nbytes = sizeof m->header + e->shape->page_bytes,

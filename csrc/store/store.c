@@ -56,7 +56,7 @@ static int close_chunks(void *arg, uint32_t slot, uint64_t dead)
 
 static int join(dsm_store *s)
 {
-    uint8_t bytes[STORE_SLOTS];
+    uint8_t bytes[STORE_HEADER];
     struct object_header approved;
     int rc = object_check(s->remote, DSM_STORE, &approved);
     if (!rc && dsm_remote_nbytes(s->remote) < STORE_SLOTS)
@@ -69,6 +69,8 @@ static int join(dsm_store *s)
         rc = store_parse(bytes, &s->shape);
     if (!rc)
         rc = member_identity(s->remote, &s->identity);
+    if (!rc)
+        s->env.mark = store_mark(s->identity);
     return rc ? rc : member_join(s->remote, STORE_SLOTS, s->shape.slots, s->identity, close_chunks, s, &s->env.slot);
 }
 
@@ -91,7 +93,8 @@ int dsm_store_open(dsm_remote *r, dsm_store **out)
     if (!s)
         return err_set(DSM_ENOMEM, 0, "a handle of a store");
     s->remote = r;
-    s->env = (struct store_env){.shape = &s->shape, .frames = &s->frames, .heads = &s->heads};
+    s->env =
+        (struct store_env){.shape = &s->shape, .copies = 1, .at = &s->remote, .frames = &s->frames, .heads = &s->heads};
     int rc = join(s);
     if (!rc && (rc = get_memory(s)))
         member_leave(r, STORE_SLOTS, s->env.slot, s->identity);
@@ -134,7 +137,8 @@ int dsm_store_close(dsm_store *s)
 
 static int lay_out(const dsm_store_shape *shape, struct store_shape *s)
 {
-    *s = (struct store_shape){.page_bytes = shape->page_bytes, .slots = shape->clients, .pages = shape->pages};
+    *s = (struct store_shape){
+        .page_bytes = shape->page_bytes, .slots = shape->clients, .copies = 1, .pages = shape->pages};
     return store_lay_out(s);
 }
 

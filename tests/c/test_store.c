@@ -2,6 +2,7 @@
  * A store of pages in memory that is mapped, and in memory that is reached by ops: what each function does and refuses,
  * threads that read under writers, and writers that are killed. The machines alone: test_store_sim.c.
  */
+#include "base/crc32.h"
 #include "base/mapped_ops.h"
 #include "check.h"
 #include "context.h"
@@ -213,6 +214,14 @@ static void damaged_headers(dsm_remote *r)
         CHECK(dsm_store_open(r, &s) == -DSM_ECORRUPT);
         memory[i] ^= 4;
     }
+    uint32_t crc;
+    memory[112]--;
+    memcpy(&crc, memory + 124, 4);
+    uint32_t earlier = crc32(memory, 124);
+    memcpy(memory + 124, &earlier, 4);
+    CHECK(dsm_store_open(r, &s) == -DSM_EVERSION);
+    memory[112]++;
+    memcpy(memory + 124, &crc, 4);
     memory[12] = DSM_CLOCK;
     CHECK(dsm_store_open(r, &s) == -DSM_EMISMATCH);
     memory[12] = DSM_STORE;
@@ -227,7 +236,7 @@ static void few_frames_are_used(void)
     uint64_t size, own[PAGES_WRITTEN], used = 0;
     CHECK(!dsm_store_layout(&large, &size));
     dsm_remote *r = memory_of(size);
-    const uint64_t *words = (const uint64_t *)(const void *)((uint8_t *)dsm_remote_mapped(r) + 128 + 8 * 2);
+    const uint64_t *words = (const uint64_t *)(const void *)((uint8_t *)dsm_remote_mapped(r) + 192 + 8 * 2);
     CHECK(!dsm_store_format(dsm_remote_mapped(r), &large));
     dsm_store *s = opened(r);
     CHECK(!dsm_store_allocate(s, own, PAGES_WRITTEN));
@@ -359,7 +368,7 @@ static void chunks_of_the_dead_are_closed(void)
     int fd = memfd_create("large", MFD_CLOEXEC);
     CHECK(fd >= 0 && !ftruncate(fd, (off_t)size));
     dsm_remote *r = map_of(fd, size);
-    uint64_t *words = (uint64_t *)(void *)((uint8_t *)dsm_remote_mapped(r) + 128 + 8);
+    uint64_t *words = (uint64_t *)(void *)((uint8_t *)dsm_remote_mapped(r) + 192 + 8);
     CHECK(!dsm_store_format(dsm_remote_mapped(r), &large));
     pid_t child = fork();
     CHECK(child >= 0);
@@ -401,7 +410,7 @@ static void by_ops(void)
 
 static int open_chunks(const uint8_t *memory, uint32_t clients, uint64_t chunks)
 {
-    const uint64_t *words = (const uint64_t *)(const void *)(memory + 128 + 8 * clients);
+    const uint64_t *words = (const uint64_t *)(const void *)(memory + 192 + 8 * clients);
     int open = 0;
     for (uint64_t i = 0; i < chunks; i++)
         open += (words[i] >> 50 & 3) == 1;

@@ -51,8 +51,9 @@ static uint64_t chance(uint64_t n) /* below n; splitmix64 */
 
 /* ---- the memory, and what is under way to it ---- */
 
-static struct store_shape shape = {.page_bytes = PAGE_BYTES, .slots = SLOTS, .pages = PAGES};
+static struct store_shape shape = {.page_bytes = PAGE_BYTES, .slots = SLOTS, .copies = 1, .pages = PAGES};
 static uint8_t *memory;
+static dsm_remote *at[1]; /* the machines only hand it on */
 
 struct flight { /* an op that was posted */
     dsm_op *op; /* of the machine; NULL: it has been told that the answer was lost */
@@ -316,8 +317,13 @@ static void come(struct client *c, bool hints)
     for (uint64_t i = 0; i < shape.chunks; i++)
         if (chunk_state(words[i]) == CHUNK_OPEN && chunk_owner(words[i]) == slot + 1)
             words[i] = chunk_next(words[i], 0, CHUNK_CLOSED);
-    c->env = (struct store_env){
-        .shape = &shape, .slot = slot, .frames = &c->frames, .hints = hints ? c->hints : NULL, .heads = &c->heads};
+    c->env = (struct store_env){.shape = &shape,
+                                .slot = slot,
+                                .copies = 1,
+                                .at = at,
+                                .frames = &c->frames,
+                                .hints = hints ? c->hints : NULL,
+                                .heads = &c->heads};
     c->env.freed = slot % 2 ? (struct store_freed *)(void *)c->freed : NULL;
 }
 
