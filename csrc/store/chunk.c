@@ -60,12 +60,22 @@ static enum store_next swap(struct store_chunking *m, const struct store_env *e,
 }
 
 /* Whatever is answered, no frame of the chunk is used from now on. */
-static enum store_next give_up(struct store_chunking *m, const struct store_env *e)
+static enum store_next close_it(struct store_chunking *m, const struct store_env *e)
 {
     struct store_frames *f = e->frames;
     f->closing = true;
     f->free = 0;
     return swap(m, e, f->chunk, f->word, chunk_next(f->word, 0, CHUNK_CLOSED), CHUNK_CLOSES);
+}
+
+/* No WRITE of one of its frames may be under way then, to any copy. */
+static enum store_next give_up(struct store_chunking *m, const struct store_env *e)
+{
+    uint32_t n = 0;
+    for (uint32_t k = 0; e->dues && k < e->copies; k++)
+        if (e->dues->unsettled >> k & 1)
+            m->ops[n++] = store_read_op(e, k, slot_at(e->slot), &m->heads[k], 8);
+    return n ? post(m, n, CHUNK_SETTLES) : close_it(m, e);
 }
 
 /* ---- which chunk ---- */
@@ -131,9 +141,11 @@ static enum store_next is_open(struct store_chunking *m, struct store_env *e)
 static enum store_next find_free(struct store_chunking *m, struct store_env *e)
 {
     struct store_frames *f = e->frames;
-    for (uint32_t i = 0; i < PER_CHUNK; i++)
-        if (head_state(m->heads[i]) != HEAD_FRAMED || head_low(m->heads[i]) != f->chunk * PER_CHUNK + i)
+    for (uint32_t i = 0; i < PER_CHUNK; i++) {
+        bool other = head_state(m->heads[i]) != HEAD_FRAMED || head_low(m->heads[i]) != f->chunk * PER_CHUNK + i;
+        if (other && !head_locked(m->heads[i])) /* what is behind a lock may be in it */
             f->free |= 1ull << i;
+    }
     return f->free ? is_open(m, e) : give_up(m, e);
 }
 
@@ -215,6 +227,9 @@ enum store_next store_open_chunk_step(struct store_chunking *m, struct store_env
         if (m->ops[i].status)
             return end(m, m->ops[i].status);
     switch (m->step) {
+    case CHUNK_SETTLES:
+        e->dues->unsettled = 0;
+        return close_it(m, e);
     case CHUNK_CLOSES:
         return closed(m, e);
     case CHUNK_LOOKS:

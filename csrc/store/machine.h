@@ -63,7 +63,8 @@ struct store_due {
 };
 struct store_dues {
     uint32_t n;
-    bool kept; /* a lock of this client may stand somewhere that is not in the list: an answer was lost */
+    bool kept;         /* a lock of this client may stand somewhere that is not in the list: an answer was lost */
+    uint8_t unsettled; /* copies to which a WRITE of a frame may still be under way, a bit each */
     struct store_due of[STORE_DUES];
 };
 
@@ -99,6 +100,47 @@ static inline dsm_op store_swap_op(const struct store_env *e, uint32_t copy, uin
                     .nbytes = 8,
                     .operand = from,
                     .desired = to};
+}
+
+/* ---- changes of heads at all copies, of which there are several: put.c ---- */
+
+/* CHANGE_REFUSED: another head was there. FAILED: it has certainly not been made. UNKNOWN: it may have been */
+enum change { CHANGE_BEGINS, CHANGE_UNSURE, CHANGE_LOCKED, CHANGE_DONE, CHANGE_REFUSED, CHANGE_FAILED, CHANGE_UNKNOWN };
+
+struct store_change {
+    uint64_t number, from, to; /* of the page */
+    enum change is;
+    uint64_t found;                   /* CHANGE_REFUSED: the head */
+    uint8_t done, unsure;             /* backups that have 'to', and those of which it is not known: a bit each */
+    uint64_t seen[STORE_COPIES_MOST]; /* the heads there */
+};
+
+enum put_step { PUT_BEGINS, PUT_LOCKS, PUT_SETTLES, PUT_FRAMES, PUT_COPIES, PUT_SLEEPS };
+
+struct store_put {
+    int status, cause; /* the first error */
+    int failed;        /* that of a change that could not be locked */
+    enum put_step step;
+    uint32_t count, n, tries; /* changes, of different pages; ops */
+    uint32_t copy;            /* at which the error was */
+    uint8_t unwritten;        /* copies that have not got the frame, a bit each */
+    int64_t sleep_ns;
+};
+
+/* write: the op that writes the frame which the change names, for any copy; NULL: it names none. ops: room for
+ * STORE_OPS_MOST, and for count · (copies - 1). Afterwards each change says what has become of it. */
+enum { STORE_OPS_MOST = STORE_COPIES_MOST + 1 };
+enum store_next store_put_step(struct store_put *p, struct store_change *changes, dsm_op *ops, const dsm_op *write,
+                               struct store_env *e);
+
+static inline uint64_t store_lock_of(const struct store_env *e, uint64_t head)
+{
+    return head_lock(head, e->slot, e->mark);
+}
+/* By this client; nothing else has to be proven before such a lock is resolved. */
+static inline bool store_lock_is_own(const struct store_env *e, uint64_t lock)
+{
+    return head_state(lock) == e->slot + 1 && head_low(lock) == e->mark;
 }
 
 /* ---- unlocks that are due: put.c ---- */
@@ -152,7 +194,7 @@ struct store_op {
     uint64_t expected; /* COMPARE_WRITE: the version */
     uint64_t version;  /* afterwards: that of the page, also with ECONFLICT */
 
-    enum { OP_BEGINS, OP_LOOKS, OP_SLEEPS, OP_FRAMES, OP_SWAPS, OP_DOUBTS, OP_TRACES } step;
+    enum { OP_BEGINS, OP_LOOKS, OP_SLEEPS, OP_FRAMES, OP_SWAPS, OP_DOUBTS, OP_TRACES, OP_PUTS } step;
     bool own;                   /* 'guess' was read by this op; otherwise it is a hint */
     bool bad;                   /* the frame of the guess was not whole */
     uint16_t seen;              /* when the guess was the head, as in a hint */
@@ -161,14 +203,22 @@ struct store_op {
     uint32_t frame;             /* that is being written */
     int cause;                  /* of a doubt */
     int64_t sleep_ns;
+    uint64_t lock, locked;      /* the one that was met, and the page */
+    int64_t since, asked;       /* when it was met; when its holder was last asked about */
+    uint32_t waits;             /* looks that found a lock */
+    struct store_change change; /* of a store with several copies */
+    struct store_put put;
+    dsm_op write; /* of the frame */
     struct frame_header header;
-    dsm_op ops[2];
+    dsm_op ops[STORE_OPS_MOST];
 };
 
 /* Errors: EPAGE (no such page), ECONFLICT (another version), ECORRUPT, EUNKNOWN, ETIME (others have replaced the page
- * all the time), and those of ops. */
+ * all the time), EBUSY (a client that is not proven dead has locked it), and those of ops. */
 enum store_next store_step(struct store_op *m, struct store_env *e);
-/* Ends a machine in OP_SWAPS whose ops have not been posted, or had no effect. */
+/* It has posted a change whose outcome is not known yet, or holds a lock. */
+bool store_must_go_on(const struct store_op *m);
+/* Ends a machine that need not go on and whose ops have not been posted, or had no effect. */
 void store_give_up(struct store_op *m, struct store_env *e);
 
 /* ---- allocation: allocate.c ---- */
@@ -177,11 +227,24 @@ struct store_allocation {
     int status;
     uint64_t *ids, want, have;
 
-    enum { ALLOCATION_BEGINS, ALLOCATION_LOOKS, ALLOCATION_SWAPS, ALLOCATION_RETURNS, ALLOCATION_UNDOES } step;
-    uint64_t looked; /* how many heads were read */
-    uint32_t n;      /* ops */
+    enum {
+        ALLOCATION_BEGINS,
+        ALLOCATION_LOOKS,
+        ALLOCATION_SWAPS,
+        ALLOCATION_PUTS,
+        ALLOCATION_WAITS,
+        ALLOCATION_RETURNS,
+        ALLOCATION_UNDOES,
+        ALLOCATION_UNPUTS
+    } step;
+    uint64_t looked;       /* how many heads were read */
+    uint32_t n, passes;    /* ops; how often all heads were looked at since a page was had */
+    uint64_t lock, locked; /* one that was met, 0: none; and the page */
+    int64_t sleep_ns;
     int cause;
     uint64_t heads[PER_CHUNK];
+    struct store_put put; /* of a store with several copies */
+    struct store_change changes[PER_CHUNK];
     dsm_op ops[PER_CHUNK];
 };
 
@@ -193,7 +256,7 @@ enum store_next store_allocate_step(struct store_allocation *m, struct store_env
 struct store_chunking {
     int status;
 
-    enum { CHUNK_BEGINS, CHUNK_CLOSES, CHUNK_LOOKS, CHUNK_SWAPS, CHUNK_FRAMES, CHUNK_HEADS } step;
+    enum { CHUNK_BEGINS, CHUNK_SETTLES, CHUNK_CLOSES, CHUNK_LOOKS, CHUNK_SWAPS, CHUNK_FRAMES, CHUNK_HEADS } step;
     uint64_t looked;    /* chunks */
     uint32_t n, at, in; /* ops; the chunk at hand, and its place in the words */
     uint32_t got;       /* words that were read */

@@ -18,36 +18,9 @@
  *   test_store_sim FIRST N     N seeds from FIRST on; says the first that fails, and exits with 1
  *   test_store_sim SEED 1 t    says each op that ends
  */
-#include "store/machine.h"
+#include "store_history.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-enum { CLIENTS = 5, SLOTS = CLIENTS + 3, PAGES = 10, STEPS = 6000, PIECE = 40, IDS = 1024, VALUES = 2048 };
-enum { PAGE_BYTES = 256, MANY = 3, VERSIONS = 4096 };
-
-static uint64_t seed, state;
-static bool traced;
-static long steps_done;
-
-#define REQUIRE(x, ...) \
-    do { \
-        if (!(x)) { \
-            printf("seed %llu, step %ld: %s: ", (unsigned long long)seed, steps_done, #x); \
-            printf(__VA_ARGS__); \
-            puts(""); \
-            exit(1); \
-        } \
-    } while (0)
-
-static uint64_t chance(uint64_t n) /* below n; splitmix64 */
-{
-    uint64_t z = state += 0x9e3779b97f4a7c15ull;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebull;
-    return (z ^ z >> 31) % n;
-}
+enum { CLIENTS = 5, SLOTS = CLIENTS + 3, STEPS = 6000, PIECE = 40, MANY = 3 };
 
 /* ---- the memory, and what is under way to it ---- */
 
@@ -197,54 +170,6 @@ static void settle(struct client *c)
     c->n = 0;
 }
 
-/* ---- what is known of the pages ---- */
-
-struct life { /* of a page id */
-    uint64_t pid;
-    bool freeing, freed; /* a free has begun, has ended */
-};
-static struct life lives[IDS];
-static uint32_t n_lives;
-static struct history {
-    uint64_t floor;              /* the highest version of an op that has ended */
-    uint64_t value_at[VERSIONS]; /* of each version, 0: not known */
-} histories[PAGES];
-static uint64_t version_of[VALUES], values; /* of each value, 0: not known */
-
-static struct life *life_of(uint64_t pid)
-{
-    for (uint32_t i = n_lives; i--;)
-        if (lives[i].pid == pid)
-            return &lives[i];
-    return NULL;
-}
-
-static struct history *history_of(uint64_t pid) { return &histories[page_number(pid)]; }
-
-static void learn(uint64_t pid, uint64_t version, uint64_t value)
-{
-    struct history *h = history_of(pid);
-    REQUIRE(version < VERSIONS && value < VALUES, "version %llu", (unsigned long long)version);
-    REQUIRE(!h->value_at[version] || h->value_at[version] == value + 1, "version %llu of page %llx has two values",
-            (unsigned long long)version, (unsigned long long)pid);
-    h->value_at[version] = value + 1;
-    if (!value) /* the zeros of an empty page */
-        return;
-    uint64_t where = version << 8 | page_number(pid);
-    REQUIRE(!version_of[value] || version_of[value] == where, "value %llu was written twice",
-            (unsigned long long)value);
-    version_of[value] = where;
-}
-
-static uint64_t value_in(const uint8_t *page)
-{
-    uint64_t words[PAGE_BYTES / 8];
-    memcpy(words, page, sizeof words);
-    for (int i = 1; i < PAGE_BYTES / 8; i++)
-        REQUIRE(words[i] == words[0], "a page is torn");
-    return words[0];
-}
-
 static void ended_well(struct client *c)
 {
     struct store_op *m = &c->op;
@@ -280,6 +205,8 @@ static void op_ended(struct client *c)
         REQUIRE(m->version != m->expected && m->version >= c->floor, "no conflict");
     } else {
         REQUIRE(status == -DSM_EUNKNOWN || status == -DSM_EIO || status == -DSM_ECANCELED, "status %d", status);
+        if (c->value && status != -DSM_EUNKNOWN)
+            forget(c->value);
     }
 }
 
@@ -513,10 +440,7 @@ static void run(uint64_t number)
     state = number * 0x2545f4914f6cdd1dull;
     steps_done = 0;
     now = 1;
-    n_lives = 0;
-    values = 0;
-    memset(histories, 0, sizeof histories);
-    memset(version_of, 0, sizeof version_of);
+    history_begins();
     memset(taken, 0, sizeof taken);
     memset(memory, 0, shape.nbytes);
     shape.id = chance(UINT64_MAX);
