@@ -110,6 +110,7 @@ enum change { CHANGE_BEGINS, CHANGE_UNSURE, CHANGE_LOCKED, CHANGE_DONE, CHANGE_R
 struct store_change {
     uint64_t number, from, to; /* of the page */
     enum change is;
+    bool again;                       /* the unlock of an earlier change from the same head was due when it began */
     uint64_t found;                   /* CHANGE_REFUSED: the head */
     uint8_t done, unsure;             /* backups that have 'to', and those of which it is not known: a bit each */
     uint64_t seen[STORE_COPIES_MOST]; /* the heads there */
@@ -145,6 +146,7 @@ static inline bool store_lock_is_own(const struct store_env *e, uint64_t lock)
 
 /* ---- unlocks that are due: put.c ---- */
 
+bool store_is_due(const struct store_env *e, uint64_t number, uint64_t lock);
 /* Ops for up to 'most' of them, the oldest first. Returns how many. */
 uint32_t store_due_ops(const struct store_env *e, dsm_op *ops, uint32_t most);
 /* These have ended. What was answered is due no more. */

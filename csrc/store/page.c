@@ -110,19 +110,11 @@ static enum store_next look_again(struct store_op *m, const struct store_env *e)
 
 /* ---- locks ---- */
 
-static bool is_due(const struct store_env *e, uint64_t lock, uint64_t number)
-{
-    for (uint32_t i = 0; e->dues && i < e->dues->n; i++)
-        if (e->dues->of[i].lock == lock && e->dues->of[i].number == number)
-            return true;
-    return false;
-}
-
 /* The value before is not returned: what has locked the page may have been acknowledged. One of this client that is not
  * due was left by an op whose outcome is unknown. */
 static enum store_next met_lock(struct store_op *m, const struct store_env *e, uint64_t lock)
 {
-    bool own = store_lock_is_own(e, lock) && !is_due(e, lock, page_number(m->pid));
+    bool own = store_lock_is_own(e, lock) && !store_is_due(e, page_number(m->pid), lock);
     if (lock != m->lock || !m->waits)
         m->since = m->asked = e->now;
     m->lock = lock;

@@ -21,6 +21,14 @@ static void add_due(struct store_env *e, const struct store_change *c, uint64_t 
         d->kept = true;
 }
 
+bool store_is_due(const struct store_env *e, uint64_t number, uint64_t lock)
+{
+    for (uint32_t i = 0; e->dues && i < e->dues->n; i++)
+        if (e->dues->of[i].number == number && e->dues->of[i].lock == lock)
+            return true;
+    return false;
+}
+
 uint32_t store_due_ops(const struct store_env *e, dsm_op *ops, uint32_t most)
 {
     const struct store_dues *d = e->dues;
@@ -91,14 +99,16 @@ static uint32_t write_frames(const struct store_put *p, dsm_op *ops, const dsm_o
 }
 
 /* The frame goes ahead of the lock, so that other clients that open its chunk find the page in its header. */
-static enum store_next begin(struct store_put *p, const struct store_change *changes, dsm_op *ops, const dsm_op *write,
+static enum store_next begin(struct store_put *p, struct store_change *changes, dsm_op *ops, const dsm_op *write,
                              const struct store_env *e)
 {
     p->unwritten = (uint8_t)(write ? (1u << e->copies) - 1 : 0);
     uint32_t n = write_frames(p, ops, write, e);
     for (uint32_t i = 0; i < p->count; i++) {
-        const struct store_change *c = &changes[i];
-        ops[n++] = store_swap_op(e, 0, head_at(e->shape, c->number), c->from, store_lock_of(e, c->from));
+        struct store_change *c = &changes[i];
+        uint64_t lock = store_lock_of(e, c->from);
+        c->again = store_is_due(e, c->number, lock);
+        ops[n++] = store_swap_op(e, 0, head_at(e->shape, c->number), c->from, lock);
     }
     return post(p, n, PUT_LOCKS);
 }
@@ -273,11 +283,18 @@ static enum store_next locked(struct store_put *p, struct store_change *changes,
     return unsure ? settle(p, changes, ops, e) : is_locked(p, changes, ops, write, e);
 }
 
+/* The lock that is found is that of this change, unless an earlier one from the same head has left it. */
+static bool is_ours(const struct store_change *c, const struct store_env *e)
+{
+    return c->seen[0] == store_lock_of(e, c->from) && !c->again && !e->dues->kept;
+}
+
 /* Where the head can't be read the lock may stand; but no backup has changed, so it will go back. */
 static enum store_next settled(struct store_put *p, struct store_change *changes, dsm_op *ops, const dsm_op *write,
                                struct store_env *e)
 {
     uint32_t n = 0;
+    bool kept = false;
     p->status = p->failed;
     for (uint32_t i = 0; i < p->count; i++) {
         struct store_change *c = &changes[i];
@@ -285,11 +302,12 @@ static enum store_next settled(struct store_put *p, struct store_change *changes
             continue;
         const dsm_op *op = &ops[n++];
         c->found = c->seen[0];
-        c->is = op->status ? CHANGE_FAILED : c->seen[0] == store_lock_of(e, c->from) ? CHANGE_LOCKED : CHANGE_REFUSED;
-        e->dues->kept |= op->status != 0;
+        c->is = op->status ? CHANGE_FAILED : is_ours(c, e) ? CHANGE_LOCKED : CHANGE_REFUSED;
+        kept |= op->status != 0;
         if (op->status)
             note(p, op, 0);
     }
+    e->dues->kept |= kept;
     return is_locked(p, changes, ops, write, e);
 }
 
