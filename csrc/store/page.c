@@ -18,6 +18,7 @@ enum {
     HINT_TRUSTED = 3
 }; /* for a swap: up to this many seconds and a part of one; pages.md, 'A word that comes again' */
 /* A lock of another client: how long before its holder is asked about, and until the op ends. */
+enum { DUE_SOON = 3 }; /* looks, until an unlock of this client is not waited for any more */
 enum { ASK_AFTER = 20000000, ASK_EVERY = 50000000 };
 #define PATIENCE 10000000000ll
 #define HINT_TIME(e) ((uint16_t)((e)->now / 1000000000))
@@ -114,18 +115,18 @@ static enum store_next look_again(struct store_op *m, const struct store_env *e)
  * due was left by an op whose outcome is unknown. */
 static enum store_next met_lock(struct store_op *m, const struct store_env *e, uint64_t lock)
 {
-    bool own = store_lock_is_own(e, lock) && !store_is_due(e, page_number(m->pid), lock);
     if (lock != m->lock || !m->waits)
         m->since = m->asked = e->now;
     m->lock = lock;
     m->locked = page_number(m->pid);
     m->waits++;
+    bool own = store_lock_is_own(e, lock);
     m->own = m->bad = false;
     m->guess = 0;
-    if (e->now - m->since > PATIENCE)
+    if (!own && e->now - m->since > PATIENCE)
         return end(m, err_set(DSM_EBUSY, 0, "page %#llx is being changed by client %u, which is not known to be dead",
                               (unsigned long long)m->pid, head_state(lock) - 1));
-    if (own ||
+    if ((own && (m->waits > DUE_SOON || !store_is_due(e, m->locked, lock))) ||
         (e->now - m->since >= ASK_AFTER && e->now - m->asked >= (m->asked == m->since ? ASK_AFTER : ASK_EVERY))) {
         m->asked = e->now;
         m->step = OP_SLEEPS;

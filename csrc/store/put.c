@@ -38,7 +38,19 @@ uint32_t store_due_ops(const struct store_env *e, dsm_op *ops, uint32_t most)
     return n;
 }
 
-/* One whose answer was lost is sent again: the lock does not come again before it is settled. */
+/* The lock has been taken again, from the same head: so an unlock of before was executed, though its answer was lost. */
+static void drop_due(struct store_env *e, const struct store_change *c)
+{
+    struct store_dues *d = e->dues;
+    uint64_t lock = store_lock_of(e, c->from);
+    uint32_t left = 0;
+    for (uint32_t i = 0; i < d->n; i++)
+        if (d->of[i].number != c->number || d->of[i].lock != lock)
+            d->of[left++] = d->of[i];
+    d->n = left;
+}
+
+/* One whose answer was lost is sent again. */
 void store_due_done(struct store_env *e, const dsm_op *ops, uint32_t n)
 {
     struct store_dues *d = e->dues;
@@ -276,6 +288,8 @@ static enum store_next locked(struct store_put *p, struct store_change *changes,
                 : op->result == c->from     ? CHANGE_LOCKED
                                             : CHANGE_REFUSED;
         unsure |= c->is == CHANGE_UNSURE;
+        if (c->is == CHANGE_LOCKED)
+            drop_due(e, c);
         if (c->is == CHANGE_FAILED)
             note(p, op, 0);
     }

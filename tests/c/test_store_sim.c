@@ -53,7 +53,8 @@ static struct client {
     _Alignas(struct store_freed) uint8_t freed[sizeof(struct store_freed) + 16 * (SLOTS + 1 + PAGES / PER_CHUNK)];
     struct store_heads heads;
     struct store_dues dues;
-    uint32_t n, n_due, fenced; /* flights; unlocks among them; nodes, a bit each */
+    uint32_t n, n_due;    /* flights; unlocks among them */
+    uint32_t fenced, cut; /* nodes at which it is fenced; and which it does not reach for a while; a bit each */
     struct flight flights[FLIGHTS];
     dsm_op due_ops[STORE_DUES];
 
@@ -210,7 +211,7 @@ static void lose(struct client *c, uint32_t node)
         struct flight *f = &c->flights[i];
         if (!f->op || f->node != node)
             continue;
-        sent = sent && (chance(4) || !may_land(c, i));
+        sent = sent && (!f->left || chance(4) || !may_land(c, i));
         f->op->status = f->copy.code == DSM_OP_READ ? -DSM_EIO : sent ? -DSM_EUNKNOWN : -DSM_ECANCELED;
         f->op->cause = sent ? -DSM_EPEER : 0;
         if (!sent)
@@ -268,6 +269,7 @@ static void op_ended(struct client *c)
         REQUIRE(status == -DSM_EUNKNOWN || status == -DSM_EIO || status == -DSM_ECANCELED ||
                     (copies > 1 && (status == -DSM_EPEER || status == -DSM_EBUSY)),
                 "status %d", status);
+        REQUIRE(status != -DSM_EBUSY || !store_lock_is_own(&c->env, m->lock), "it waits for itself");
         if (c->value && status != -DSM_EUNKNOWN)
             forget(c->value);
     }
@@ -523,8 +525,9 @@ static void act(struct client *c, bool calm)
     bool hints = chance(2);
     bool waits = c->does == WAITS && waits_for_answers(c);
     if (is_under_way(c, -1) && (waits || (c->does != GONE && chance(2)))) {
-        if (!calm && waits && chance(60) == 0)
-            lose(c, (uint32_t)chance(copies));
+        uint32_t node = (uint32_t)chance(copies);
+        if (!calm && waits && (chance(60) == 0 || c->cut >> node & 1))
+            lose(c, node);
         else
             land_some(c, -1);
         return;
@@ -557,7 +560,9 @@ static void disturb(struct client *c)
 {
     if (chance(300) == 0)
         c->until = now + (int64_t)(chance(8) ? chance(40000) : chance(20000000000ull)); /* is stopped */
-    if (chance(1000) == 0 && c->does < DIED) {
+    if (copies > 1 && chance(100) == 0)
+        c->cut = chance(2) ? 0 : 1u << chance(copies);
+    if (chance(copies > 1 ? 300 : 1000) == 0 && c->does < DIED) {
         c->does = DIED;
         for (uint32_t i = 0; i < c->n; i++)
             c->flights[i].op = NULL;
@@ -644,7 +649,7 @@ static void run(uint64_t number)
         come(&clients[i], chance(2));
     for (; steps_done < STEPS; steps_done++) {
         struct client *c = &clients[chance(CLIENTS)];
-        now += (int64_t)(chance(1000) ? chance(2000) : chance(20000000000ull));
+        now += (int64_t)(chance(1000) ? chance(copies > 1 ? 400000 : 2000) : chance(20000000000ull));
         disturb(c);
         act(c, false);
     }
