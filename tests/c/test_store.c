@@ -19,13 +19,19 @@ enum { WIDE = 1 << 13 };
 enum { WIDE = 1 << 16 };
 #endif
 
+static int open_store(dsm_remote *r, dsm_store **out)
+{
+    uint32_t failed;
+    return dsm_store_open(&r, 1, out, &failed);
+}
+
 static const dsm_store_shape shape = {.page_bytes = PAGE, .clients = CLIENTS, .pages = PAGES};
 static uint8_t page[PAGE], got[PAGE];
 
 static dsm_store *opened(dsm_remote *r)
 {
     dsm_store *s;
-    CHECK(!dsm_store_open(r, &s));
+    CHECK(!open_store(r, &s));
     return s;
 }
 
@@ -190,16 +196,22 @@ static void places(dsm_remote *r)
     dsm_store *all[CLIENTS], *more;
     for (int i = 0; i < CLIENTS; i++)
         all[i] = opened(r);
-    CHECK(dsm_store_open(r, &more) == -DSM_EMEMBERS);
+    CHECK(open_store(r, &more) == -DSM_EMEMBERS);
     for (int i = 0; i < CLIENTS; i++)
         CHECK(!dsm_store_close(all[i]));
 }
 
 static void shapes(void)
 {
-    const dsm_store_shape wrong[] = {{0, 1, 1},       {128, 1, 1},        {PAGE + 8, 1, 1},
-                                     {1 << 21, 1, 1}, {PAGE, 0, 1},       {PAGE, 1, 0},
-                                     {PAGE, 1025, 1}, {PAGE, 1, 1 << 24}, {PAGE, 1, 1ull << 60}};
+    const dsm_store_shape wrong[] = {{.page_bytes = 0, .clients = 1, .pages = 1},
+                                     {.page_bytes = 128, .clients = 1, .pages = 1},
+                                     {.page_bytes = PAGE + 8, .clients = 1, .pages = 1},
+                                     {.page_bytes = 1 << 21, .clients = 1, .pages = 1},
+                                     {.page_bytes = PAGE, .clients = 0, .pages = 1},
+                                     {.page_bytes = PAGE, .clients = 1, .pages = 0},
+                                     {.page_bytes = PAGE, .clients = 1025, .pages = 1},
+                                     {.page_bytes = PAGE, .clients = 1, .pages = 1 << 24},
+                                     {.page_bytes = PAGE, .clients = 1, .pages = 1ull << 60}};
     uint64_t n;
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
         CHECK(dsm_store_layout(&wrong[i], &n) == -DSM_EINVAL);
@@ -211,7 +223,7 @@ static void damaged_headers(dsm_remote *r)
     dsm_store *s;
     for (int i = 64; i < 128; i++) {
         memory[i] ^= 4;
-        CHECK(dsm_store_open(r, &s) == -DSM_ECORRUPT);
+        CHECK(open_store(r, &s) == -DSM_ECORRUPT);
         memory[i] ^= 4;
     }
     uint32_t crc;
@@ -219,11 +231,11 @@ static void damaged_headers(dsm_remote *r)
     memcpy(&crc, memory + 124, 4);
     uint32_t earlier = crc32(memory, 124);
     memcpy(memory + 124, &earlier, 4);
-    CHECK(dsm_store_open(r, &s) == -DSM_EVERSION);
+    CHECK(open_store(r, &s) == -DSM_EVERSION);
     memory[112]++;
     memcpy(memory + 124, &crc, 4);
     memory[12] = DSM_CLOCK;
-    CHECK(dsm_store_open(r, &s) == -DSM_EMISMATCH);
+    CHECK(open_store(r, &s) == -DSM_EMISMATCH);
     memory[12] = DSM_STORE;
 }
 
@@ -433,7 +445,7 @@ static dsm_store *open_with_plan(const char *plan)
     CHECK(!dsm_alloc(owner, size, DSM_READ | DSM_WRITE | DSM_ATOMIC, &region));
     CHECK(!dsm_store_format(dsm_region_data(region), &small));
     CHECK(!dsm_attach(user, descriptor, (size_t)dsm_region_descriptor(region, descriptor), -1, &reached));
-    CHECK(!dsm_store_open(reached, &s) || !dsm_store_open(reached, &s));
+    CHECK(!open_store(reached, &s) || !open_store(reached, &s));
     return s;
 }
 
