@@ -203,15 +203,25 @@ static void answer(struct client *c)
         store_due_done(&c->env, c->due_ops, c->n_due);
 }
 
+/* Requests are sent in their order: those before one that has landed have been. */
+static uint32_t surely_sent(const struct client *c, uint32_t node)
+{
+    uint32_t n = c->n;
+    while (n && (c->flights[n - 1].node != node || c->flights[n - 1].left))
+        n--;
+    return n;
+}
+
 /* The machine is told at once. What was posted goes on, until the next op of this client at this node, or its fence. */
 static void lose(struct client *c, uint32_t node)
 {
+    uint32_t landed = surely_sent(c, node);
     bool sent = true;
     for (uint32_t i = 0; i < c->n; i++) {
         struct flight *f = &c->flights[i];
         if (!f->op || f->node != node)
             continue;
-        sent = sent && (!f->left || chance(4) || !may_land(c, i));
+        sent = sent && (i < landed || chance(4) || !may_land(c, i));
         f->op->status = f->copy.code == DSM_OP_READ ? -DSM_EIO : sent ? -DSM_EUNKNOWN : -DSM_ECANCELED;
         f->op->cause = sent ? -DSM_EPEER : 0;
         if (!sent)
