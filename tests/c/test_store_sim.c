@@ -434,7 +434,8 @@ static void has_resolved(struct client *c)
 {
     int status = c->resolve.status;
     c->resolves = false;
-    REQUIRE(!status || status == -DSM_EIO || status == -DSM_ECANCELED || status == -DSM_EPEER, "resolving: status %d",
+    REQUIRE(!status || status == -DSM_EIO || status == -DSM_ECANCELED || status == -DSM_EPEER ||
+                status == -DSM_EUNKNOWN, "resolving: status %d",
             status);
     if (status && c->task == ONE_PAGE) {
         c->op.status = status;
