@@ -37,6 +37,7 @@ __all__ = [
     "FullError",
     "InvalidArgumentError",
     "InvalidNameError",
+    "LocalMemoryError",
     "LockedMemoryError",
     "MessageTooLargeError",
     "MismatchError",
@@ -548,6 +549,16 @@ class ConflictError(DsmemError, RuntimeError):
 
     code = 47
     text = "the page has changed meanwhile; read it and try again"
+
+
+class LocalMemoryError(DsmemError, OSError):
+    """The device of this process could not use the buffer of the op. It says nothing of the owner or of the path."""
+
+    code = 48
+    text = (
+        "the device could not use the local memory of the operation; keep it allocated, mapped and writable until the "
+        "operation has ended"
+    )
 
 
 class OutcomeUnknownTimeoutError(OutcomeUnknownError, TimeoutError):

@@ -151,6 +151,9 @@ struct wanted {
     uint32_t device; /* by which of the owner's devices of the fabric */
     size_t n, stale; /* stale: after ESTALE, the index of the part that is gone, if it is one of them */
 };
+/* attach.c. The first way of the context by which the owner answers. */
+int attach_wanted(dsm_ctx *c, struct wanted *w, int64_t deadline, dsm_remote **out);
+int64_t attach_deadline(const dsm_ctx *c, int64_t timeout_ns);
 int client_call(struct peer *p, const void *bytes, size_t len, void *reply, size_t *reply_len, int64_t deadline);
 int client_attach(struct peer *p, struct wanted *w, struct fabric_grant *out, int64_t deadline);
 

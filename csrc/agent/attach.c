@@ -1,7 +1,5 @@
-/*
- * Attaching to memory of other processes: which peer and which way, what the owner is asked, and the remotes that
- * result. Many descriptors are grouped by the region that they name or are a part of; each group is imported once.
- */
+/* Attaching to memory of other processes: which peer and which way, what the owner is asked, and the remote that
+ * results. attach_many.c is for many descriptors. */
 #include "../base/deadline.h"
 #include "../core/remote.h"
 #include "agent.h"
@@ -191,7 +189,7 @@ static bool is_elsewhere(const struct fabric_dev *d, int rc)
 }
 
 /* Tries the ways in this context's order of preference. Any failure but is_elsewhere() is the answer. */
-static int attach(dsm_ctx *c, struct wanted *w, int64_t deadline, dsm_remote **out)
+int attach_wanted(dsm_ctx *c, struct wanted *w, int64_t deadline, dsm_remote **out)
 {
     bool tried = false;
     int rc = 0;
@@ -208,7 +206,7 @@ static int attach(dsm_ctx *c, struct wanted *w, int64_t deadline, dsm_remote **o
     return tried ? rc : refuse_fabrics(c, w->d);
 }
 
-static int64_t deadline_of(const dsm_ctx *c, int64_t timeout_ns)
+int64_t attach_deadline(const dsm_ctx *c, int64_t timeout_ns)
 {
     return deadline_after(timeout_ns < 0 ? c->peer_timeout_ns : timeout_ns);
 }
@@ -224,7 +222,7 @@ int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_n
         return rc;
     struct asked part = {d.part, 0};
     struct wanted w = {.d = &d, .asked = &part, .n = d.part.generation ? 1 : 0};
-    rc = attach(c, &w, deadline_of(c, timeout_ns), &whole);
+    rc = attach_wanted(c, &w, attach_deadline(c, timeout_ns), &whole);
     if (rc)
         return rc;
     if (!w.n) {
@@ -234,172 +232,4 @@ int dsm_attach(dsm_ctx *c, const void *descriptor, size_t len, int64_t timeout_n
     rc = remote_part(whole, d.part.offset, d.part.nbytes, out);
     dsm_remote_close(whole); /* the part keeps it */
     return rc;
-}
-
-/* ---- many ---- */
-
-/* The descriptors of one pool, or one of a region, that come with a call. */
-struct group {
-    struct group *next, *next_alike;
-    dsm_descriptor d;   /* the first of them */
-    size_t number, row; /* of the group; index of that descriptor */
-    size_t n, cap;
-    struct asked *asked;
-};
-
-enum { GROUP_LISTS = 1024 };
-
-struct reading {
-    dsm_remotes *out;
-    struct group *groups, **last;
-    struct group *alike[GROUP_LISTS]; /* by generation, which is random */
-};
-
-static bool same_region(const dsm_descriptor *a, const dsm_descriptor *b)
-{
-    return a->region == b->region && a->generation == b->generation && !memcmp(a->node, b->node, DSM_NODE_ID);
-}
-
-static struct group *group_of(struct reading *r, const dsm_descriptor *d)
-{
-    struct group **first = &r->alike[d->generation % GROUP_LISTS];
-    for (struct group *g = *first; g; g = g->next_alike)
-        if (same_region(&g->d, d))
-            return g;
-    struct group *g = calloc(1, sizeof *g);
-    if (!g)
-        return NULL;
-    g->d = *d;
-    g->number = r->out->nwholes++;
-    g->row = r->out->n;
-    *r->last = g;
-    r->last = &g->next;
-    g->next_alike = *first;
-    *first = g;
-    return g;
-}
-
-/* Adds a descriptor, the index of which is out->n. */
-static int add(struct reading *r, struct group *g, const struct dsm_part *part)
-{
-    dsm_remotes *out = r->out;
-    out->pieces[out->n] = (struct piece){part->offset, part->nbytes, g->number};
-    if (part->generation) {
-        if (g->n == g->cap) {
-            size_t cap = g->cap ? g->cap * 2 : 64;
-            struct asked *p = realloc(g->asked, cap * sizeof *p);
-            if (!p)
-                return err_set(DSM_ENOMEM, 0, "%zu descriptors", cap);
-            g->asked = p;
-            g->cap = cap;
-        }
-        g->asked[g->n++] = (struct asked){*part, out->n};
-    }
-    out->n++;
-    return 0;
-}
-
-/* Reads all descriptors into groups and pieces. */
-static int read_all(struct reading *r, const uint8_t *bytes, size_t len, size_t *failed)
-{
-    struct descriptor_reader reader = {.at = bytes, .end = bytes + len};
-    struct group *g = NULL;
-    dsm_descriptor d;
-    int rc = 0;
-    while (reader.at < reader.end && !rc) {
-        bool same;
-        *failed = r->out->n;
-        rc = descriptor_next(&reader, &d, &same);
-        if (!rc && !same && !(g = group_of(r, &d)))
-            rc = err_set(DSM_ENOMEM, 0, "descriptors");
-        if (!rc)
-            rc = add(r, g, &d.part);
-    }
-    if (!rc || rc == -DSM_ENOMEM)
-        *failed = SIZE_MAX;
-    return rc;
-}
-
-/* The pieces that are whole regions have the length that the owner has granted. */
-static void complete(dsm_remotes *out)
-{
-    out->mapped = true;
-    for (size_t i = 0; i < out->nwholes; i++)
-        out->mapped = out->mapped && remote_is_mapped(out->wholes[i]);
-    for (size_t i = 0; i < out->n; i++)
-        if (!out->pieces[i].nbytes)
-            out->pieces[i].nbytes = out->wholes[out->pieces[i].whole]->nbytes;
-}
-
-static int attach_groups(dsm_ctx *c, const struct reading *r, int64_t deadline, size_t *failed)
-{
-    dsm_remotes *out = r->out;
-    out->wholes = calloc(out->nwholes + 1, sizeof(dsm_remote *));
-    if (!out->wholes)
-        return err_set(DSM_ENOMEM, 0, "remotes");
-    size_t done = 0;
-    int rc = 0;
-    for (struct group *g = r->groups; g && !rc; g = g->next) {
-        struct wanted w = {.d = &g->d, .asked = g->asked, .n = g->n};
-        rc = attach(c, &w, deadline, &out->wholes[done]);
-        if (!rc)
-            done++;
-        else if (rc != -DSM_ENOMEM && rc != -DSM_ESYS && rc != -DSM_EFORK)
-            *failed = w.stale < g->n ? g->asked[w.stale].row : g->row;
-    }
-    while (rc && done)
-        dsm_remote_close(out->wholes[--done]);
-    if (!rc)
-        complete(out);
-    return rc;
-}
-
-static void drop_groups(struct reading *r)
-{
-    for (struct group *g; (g = r->groups);) {
-        r->groups = g->next;
-        free(g->asked);
-        free(g);
-    }
-}
-
-/* An object of its own beside its wholes: each was counted when it was attached. */
-static void count_one(dsm_ctx *c)
-{
-    core_lock(&c->lock);
-    c->live_remotes++;
-    core_unlock(&c->lock);
-}
-
-int dsm_attach_many(dsm_ctx *c, const void *descriptors, size_t len, int64_t timeout_ns, dsm_remotes **out,
-                    size_t *failed)
-{
-    size_t ignored, *bad = failed ? failed : &ignored;
-    *bad = SIZE_MAX;
-    if (ctx_forked(c))
-        return refuse_forked();
-    struct reading r = {.out = calloc(1, sizeof *r.out)};
-    r.last = &r.groups;
-    if (r.out)
-        r.out->pieces = calloc(len / DESC_MIN + 1, sizeof *r.out->pieces);
-    int64_t deadline = deadline_of(c, timeout_ns);
-    int rc = r.out && r.out->pieces ? 0 : err_set(DSM_ENOMEM, 0, "remotes");
-    if (!rc)
-        rc = read_all(&r, descriptors, len, bad);
-    if (!rc) {
-        r.out->ctx = c;
-        rc = attach_groups(c, &r, deadline, bad);
-    }
-    drop_groups(&r);
-    if (rc && r.out) {
-        free(r.out->wholes);
-        free(r.out->pieces);
-        free(r.out);
-        return rc;
-    }
-    if (rc)
-        return rc;
-    count_one(c);
-    *out = r.out;
-    return 0;
 }

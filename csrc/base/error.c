@@ -67,6 +67,12 @@ int err_set_op(int code, int cause, int wc_status, uint32_t vendor, const char *
     return rc;
 }
 
+int err_again(const dsm_failure *f)
+{
+    last = *f;
+    return -f->code;
+}
+
 int err_known(int rc)
 {
     if (rc != -DSM_EUNKNOWN || last.code != DSM_EUNKNOWN)

@@ -10,6 +10,8 @@ int err_set(int code, int sys, const char *fmt, ...) __attribute__((format(print
 /* The same for an op that failed. cause: DSM_E… if the code is DSM_EUNKNOWN, otherwise 0. */
 int err_set_op(int code, int cause, int wc_status, uint32_t vendor, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
+/* The failure of another thread, or an earlier one. */
+int err_again(const dsm_failure *f);
 /* For code that finds out by itself whether an op took effect: -DSM_EUNKNOWN, which the core has just returned, becomes
  * the cause; other codes stay. */
 int err_known(int rc);

@@ -45,13 +45,55 @@ static bool has_begun(const struct peer *p, uint32_t round)
     return load_acquire_u32(async);
 }
 
+/* What was posted again must end by a time of its own. */
+static void due_join(struct peer *p, struct op_group *g)
+{
+    if (!g->ticket->due)
+        return;
+    core_lock(&p->ctx->tickets_lock);
+    g->next = p->due;
+    p->due = g;
+    core_unlock(&p->ctx->tickets_lock);
+}
+
+static void due_leave(struct peer *p, const struct op_group *g)
+{
+    if (!g->ticket->due)
+        return;
+    core_lock(&p->ctx->tickets_lock);
+    for (struct op_group **at = &p->due; *at; at = &(*at)->next)
+        if (*at == g) {
+            *at = g->next;
+            break;
+        }
+    core_unlock(&p->ctx->tickets_lock);
+}
+
+/* Gives up the groups whose time is over, and with them what else is on its way. Under peer->lock. */
+static void due_give_up(struct peer *p)
+{
+    int64_t now = clock_ns();
+    bool some = false;
+    core_lock(&p->ctx->tickets_lock);
+    for (struct op_group *g = p->due; g; g = g->next) {
+        g->late |= now >= g->ticket->due;
+        some |= g->late;
+    }
+    core_unlock(&p->ctx->tickets_lock);
+    if (some) {
+        p->suspect = true;
+        peer_cut(p);
+    }
+}
+
 static void async_done(struct fabric_group *base)
 {
     struct op_group *g = op_group_of(base);
     struct peer *p = g->peer;
     uint32_t *async = &p->async[g->round];
     dsm_ctx *c = p->ctx;
-    g->late = load_relaxed_u32(&p->late) == 1u + g->round;
+    due_leave(p, g);
+    g->late |= load_relaxed_u32(&p->late) == 1u + g->round;
     fetch_sub_u32(async, 1);
     announce(c, g); /* from here on the group may be freed */
 }
@@ -193,6 +235,7 @@ int dsm_event_fd(dsm_ctx *c)
 /* Posts a group. Under peer->lock. */
 static void post(struct peer *p, struct op_group *g)
 {
+    due_join(p, g);
     p->dev->fabric->post(p->ep, g->head);
     peer_reap(p);
 }
@@ -208,10 +251,12 @@ static bool may_go_elsewhere(const struct peer *p, const struct op_group *g, int
 static void begin_elsewhere(struct peer *p, struct op_group *g)
 {
     const uint32_t *before = wait_until_stopped(g->ticket->how.stop);
-    if (load_relaxed_u32(&p->parting))
+    if (load_relaxed_u32(&p->parting)) {
         group_end(g, -DSM_ECANCELED);
-    else
+    } else {
+        due_join(p, g);
         group_start(g, DEADLINE_NEVER);
+    }
     wait_until_stopped(before);
 }
 
@@ -271,6 +316,7 @@ static void watch(struct peer *p, int64_t *limit)
     } else if (!*limit) {
         *limit = peer_give_up_at(p);
     }
+    due_give_up(p);
     if (peer_sleep(p, &p->async[!p->round], *limit))
         *limit = 0;
 }

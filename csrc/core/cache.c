@@ -6,8 +6,10 @@
  * a part of it finds the registration in the device's table (op_prepare).
  *
  * An address is not enough to recognise a buffer: memory that was freed, and came back at the same address, is other
- * pages. So the caller numbers its allocations and takes the entry out of the cache before it frees one. Of an
- * allocation the cache has first the buffer of its first op, and, once there is an op outside of this, the whole
+ * pages. So the caller numbers its allocations and takes the entry out of the cache before it frees one. Where it could
+ * not, the next use of such memory under another number, or under none, ends the entry: allocations do not overlap.
+ *
+ * Of an allocation the cache has first the buffer of its first op, and, once there is an op outside of this, the whole
  * allocation: ops that go through a large array piece by piece make two registrations.
  */
 #include "remote.h"
@@ -62,6 +64,24 @@ static struct dsm_cached **find(dsm_ctx *c, uint64_t number)
     while (*at && (*at)->number != number)
         at = &(*at)->next;
     return at;
+}
+
+/* Takes out the entries of other allocations that overlap these bytes. These allocations have ended, and nothing told
+ * so: their registrations lead to pages that are not at these addresses any more. Under cache.lock. */
+static struct dsm_cached *take_ended(dsm_ctx *c, uint64_t number, const uint8_t *p, uint64_t nbytes)
+{
+    struct dsm_cached *ended = NULL;
+    for (struct dsm_cached **at = &c->cache.first, *e; (e = *at);) {
+        const uint8_t *start = e->memory->data;
+        if (e->number == number || p >= start + e->memory->nbytes || start >= p + nbytes) {
+            at = &e->next;
+            continue;
+        }
+        unlink_entry(c, at);
+        e->next = ended;
+        ended = e;
+    }
+    return ended;
 }
 
 /* Whether the cache has these bytes; if it has, they count as used. Under cache.lock. */
@@ -154,8 +174,10 @@ int dsm_cache_keep(dsm_ctx *c, const dsm_allocation *a, const void *p, uint64_t 
     if (ctx_forked(c))
         return refuse_forked();
     pthread_mutex_lock(&c->cache.lock);
+    struct dsm_cached *ended = take_ended(c, a->number, a->data, a->nbytes);
     bool hit = use(c, a->number, p, nbytes), known = *find(c, a->number);
     pthread_mutex_unlock(&c->cache.lock);
+    close_list(ended);
     fetch_add_u64(hit ? &c->stats.cache_hits : &c->stats.cache_misses, 1);
     if (hit || (known && a->nbytes > c->cache.limit))
         return 0;
@@ -165,6 +187,16 @@ int dsm_cache_keep(dsm_ctx *c, const dsm_allocation *a, const void *p, uint64_t 
     else if (rc == -DSM_EMEMLOCK)
         cache_clear(c); /* the op itself must be able to register its buffer */
     return rc;
+}
+
+void dsm_cache_end(dsm_ctx *c, const void *p, uint64_t nbytes)
+{
+    if (ctx_forked(c))
+        return;
+    pthread_mutex_lock(&c->cache.lock);
+    struct dsm_cached *ended = take_ended(c, 0, p, nbytes);
+    pthread_mutex_unlock(&c->cache.lock);
+    close_list(ended);
 }
 
 dsm_cached *dsm_cache_take(dsm_ctx *c, uint64_t number)

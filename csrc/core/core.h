@@ -8,7 +8,8 @@
  *   ctx->lock             regions, the list of peers, the reference counts of peers
  *   ctx->completed_lock   complete tickets (core/async.c)
  *   peer->lock            the endpoint and every call on it but the last, which closes it; never held across a wait
- *   ctx->tickets_lock     tickets that are kept (core/ticket.c); no other lock is taken under it
+ *   ctx->tickets_lock     tickets that are kept (core/ticket.c), and groups of started ops that must end by a time of
+ *                         their own (core/async.c); no other lock is taken under it
  *
  * A fabric may wait, for a device or for a thread of its own, where it opens, connects or closes an endpoint, takes a
  * registration away and evicts a node. These calls are made below, and with none of the locks from agent->lock on.
@@ -16,6 +17,7 @@
 #ifndef DSM_CORE_CORE_H
 #define DSM_CORE_CORE_H
 
+#include "../base/deadline.h"
 #include "../fabric/fabric.h"
 #include "lock.h"
 #include "ticket.h"
@@ -75,7 +77,9 @@ struct peer {
     uint32_t path;    /* the one of ep; changes under both locks */
     uint32_t atomics; /* 0, or 1 + the number of the only device of the owner that executes atomics */
     bool suspect; /* ep was lost, or ops on it were given up: the next endpoint is made on another path. Under lock */
-    bool moving;  /* no op is posted, as the endpoint is about to be replaced by one on another path. Under lock */
+    bool lost;   /* the core has given up ops, after a time in which the device would have reported that the path fails:
+                     suspect, and atomics are held back. Under lock */
+    bool moving; /* no op is posted, as the endpoint is about to be replaced by one on another path. Under lock */
     int64_t held; /* atomics are refused until then, as their path was lost. Under control_lock */
 
     struct {
@@ -89,11 +93,12 @@ struct peer {
     bool helped; /* the helper runs */
     pthread_cond_t work;
     struct op_group *begin, **begin_last; /* groups that wait for a connection */
-    struct op_group *ask, **ask_last;     /* complete groups whose owner is still to be asked what became of ops */
-    uint32_t async[2];                    /* number of groups started and not complete, by round */
-    uint32_t round;                       /* 0 or 1: the round of groups that start now; the other round is older */
-    uint32_t parting;                     /* the helper must end */
-    uint32_t late;                        /* 0, or 1 + a round: its groups that are aborted now have timed out */
+    struct op_group *due; /* groups on their way that are given up at ticket->due. Under ctx->tickets_lock */
+    struct op_group *ask, **ask_last; /* complete groups whose owner is still to be asked what became of ops */
+    uint32_t async[2];                /* number of groups started and not complete, by round */
+    uint32_t round;                   /* 0 or 1: the round of groups that start now; the other round is older */
+    uint32_t parting;                 /* the helper must end */
+    uint32_t late;                    /* 0, or 1 + a round: its groups that are aborted now have timed out */
 };
 
 struct dsm_remote {
@@ -303,7 +308,12 @@ bool peer_usable(const struct peer *p);
 bool peer_can_post(struct peer *p);
 void peer_wake(struct peer *p); /* wakes all threads that sleep on the peer, which then recheck */
 /* When an op without a deadline is given up that begins now, with so many bytes on their way. */
-int64_t ctx_give_up_at(const dsm_ctx *c, uint64_t bytes);
+static inline int64_t ctx_give_up_at(const dsm_ctx *c, uint64_t bytes)
+{
+    enum { NS_PER_BYTE = 250 };
+    int64_t timeout = bytes < INT64_MAX / 4 / NS_PER_BYTE ? (int64_t)bytes * NS_PER_BYTE : INT64_MAX / 4;
+    return deadline_after(timeout + 2 * c->peer_timeout_ns);
+}
 int64_t peer_give_up_at(const struct peer *p);
 /* Sleeps for one slice, or until *pending is 0, and returns false. At the limit it aborts everything outstanding as
  * timed out and returns true; *pending is 0 then. Gives peer->lock back while it sleeps. */

@@ -246,6 +246,7 @@ static void fill_ticket(dsm_ticket *t, dsm_ctx *c, dsm_op *ops, size_t n, const 
     t->how = *how;
     t->open = SIZE_MAX;
     t->idle = t->resumed = t->asked = t->late = 0;
+    t->due = 0;
     t->asks = NULL;
     for (size_t i = 0; work && i < n; i++)
         work[i] = (struct fabric_op){.op = &ops[i]};
@@ -355,7 +356,7 @@ bool ticket_again(dsm_ticket *t)
 {
     enum { IDLE_PASSES = 8 }; /* other threads' failures, again and again */
     size_t open = 0;
-    if (ticket_resume(t, DEADLINE_NEVER))
+    if (ticket_resume(t, t->due ? t->due : DEADLINE_NEVER))
         return true;
     if (!t->how.go_on)
         return false;
@@ -476,17 +477,6 @@ static bool again(dsm_ticket *t, int64_t deadline)
     return ticket_again(t);
 }
 
-/* The deadline of what is posted again: without one, all of it has the time that an op has once more. */
-static int64_t time_again(const dsm_ticket *t, int64_t deadline)
-{
-    uint64_t bytes = 0;
-    if (deadline != DEADLINE_NEVER)
-        return deadline;
-    for (size_t i = 0; i < t->n; i++)
-        bytes += t->ops[i].status ? t->ops[i].nbytes : 0;
-    return ctx_give_up_at(t->ctx, bytes);
-}
-
 /* With go_on a pass ends when the table of groups is full: what comes behind must not overtake what is posted again. */
 static int finish(dsm_ticket *t, int64_t deadline, size_t *failed)
 {
@@ -496,8 +486,8 @@ static int finish(dsm_ticket *t, int64_t deadline, size_t *failed)
         t->late |= wait_for_groups(t, deadline);
         if (t->how.go_on ? t->late || !again(t, deadline) : t->posted == t->n && !ticket_resume(t, deadline))
             break;
-        if (t->resumed)
-            deadline = time_again(t, deadline);
+        if (t->resumed && deadline == DEADLINE_NEVER)
+            deadline = t->due;
         if (t->late || clock_ns() >= deadline)
             ticket_give_up_rest(t, -DSM_ETIME);
         else if (ticket_stopped(t))
@@ -594,12 +584,14 @@ static int run_one(dsm_op *op, int64_t timeout_ns)
     t.n = t.ngroups = 1;
     t.started = t.shared = t.divided = false;
     t.resumed = 0;
+    t.due = 0;
     t.how = plainly;
     fetch_add_u32(&op->remote->users, 1);
     t.posted = 1;
     post_one(&t, deadline);
     while (op->status && ticket_resume(&t, deadline)) {
-        deadline = time_again(&t, deadline);
+        if (deadline == DEADLINE_NEVER)
+            deadline = t.due;
         t.posted = 1;
         post_one(&t, deadline);
     }

@@ -32,6 +32,10 @@ uint32_t path_next(struct peer *p)
     core_lock(&p->lock);
     if (p->ep && p->ep->path_lost) {
         p->ep->path_lost = false;
+        p->lost = true;
+    }
+    if (p->lost) {
+        p->lost = false;
         p->suspect = true;
         if (p->atomics && path_takes(p, p->path, true))
             p->held = deadline_after(p->ctx->peer_timeout_ns);
@@ -129,6 +133,17 @@ static void restore_reason(dsm_ticket *t)
 
 /* ---- again ---- */
 
+/* All that is posted again has the time that an op has once more, however often it is. */
+static void set_due(dsm_ticket *t)
+{
+    uint64_t bytes = 0;
+    if (t->due)
+        return;
+    for (size_t i = 0; i < t->n; i++)
+        bytes += t->ops[i].status ? t->ops[i].nbytes : 0;
+    t->due = ctx_give_up_at(t->ctx, bytes);
+}
+
 bool ticket_resume(dsm_ticket *t, int64_t deadline)
 {
     bool paths = has_paths(t);
@@ -141,6 +156,7 @@ bool ticket_resume(dsm_ticket *t, int64_t deadline)
     }
     if (paths ? !can_resume(t) : !can_read_again(t))
         return false;
+    set_due(t);
     for (size_t i = 0; i < t->n; i++) {
         dsm_op *op = &t->ops[i];
         struct fabric_dev *d = op->status ? op->remote->peer->dev : NULL;

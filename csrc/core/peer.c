@@ -286,13 +286,6 @@ static bool spin(struct peer *p, const uint32_t *pending, int64_t deadline, int6
     }
 }
 
-int64_t ctx_give_up_at(const dsm_ctx *c, uint64_t bytes)
-{
-    enum { NS_PER_BYTE = 250 };
-    int64_t timeout = bytes < INT64_MAX / 4 / NS_PER_BYTE ? (int64_t)bytes * NS_PER_BYTE : INT64_MAX / 4;
-    return deadline_after(timeout + 2 * c->peer_timeout_ns);
-}
-
 /* On a device that has stalled, this is the only limit. Under peer->lock. */
 int64_t peer_give_up_at(const struct peer *p) { return ctx_give_up_at(p->ctx, p->ep ? p->ep->bytes : 0); }
 
@@ -360,7 +353,7 @@ bool peer_sleep(struct peer *p, const uint32_t *pending, int64_t limit)
     if (!load_acquire_u32(pending))
         return false;
     store_relaxed_u32(&p->late, 1 + !p->round);
-    p->suspect = true;
+    p->lost = true;
     peer_cut(p);
     drain(p, pending);
     store_relaxed_u32(&p->late, 0);
@@ -376,7 +369,8 @@ int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline)
     if (!slice)
         slice = deadline_after(WAIT_SLICE_NS);
     core_lock(&p->lock);
-    if (deadline == DEADLINE_NEVER)
+    bool own = deadline == DEADLINE_NEVER; /* the limit is the core's, and not the caller's */
+    if (own)
         deadline = peer_give_up_at(p);
     for (bool go_on = !wait_stopped(); load_acquire_u32(pending); go_on = sleep_slice(p, pending, deadline, &slice)) {
         if (go_on && clock_ns() < deadline)
@@ -384,6 +378,7 @@ int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline)
         peer_reap(p); /* the ops may have completed in time */
         if (load_acquire_u32(pending)) {
             p->suspect |= go_on;
+            p->lost |= go_on && own;
             peer_cut(p);
             drain(p, pending);
             rc = -DSM_ETIME;

@@ -39,6 +39,7 @@ struct dsm_ticket {
     size_t open;      /* with go_on: ops that were to be posted again, the last time that this was looked at */
     uint32_t idle;    /* with go_on: how often in a row none of them had ended since */
     uint32_t resumed; /* how often ops were posted again because a path or connection was lost (core/paths.c) */
+    int64_t due;      /* 0, or when all that is posted again is given up: set when that is done first */
     bool divided;     /* ops were posted after others had failed: those can't be posted again in their order */
     bool shared;      /* dsm_submit() or dsm_start() made it: the caller goes on, so all its remotes are in use */
     uint32_t started;

@@ -104,8 +104,9 @@ int dsm_remote_close(dsm_remote *r);
 
 /* Attaches to the memory of descriptors that lie one behind another, of any pools, regions and owners, all or none:
  * each pool or region is imported and mapped once, and its owner is asked in one exchange, without a round trip for
- * each region. The deadline is that of the whole call. *failed is the index of a descriptor that is refused; SIZE_MAX
- * if it is not about one. */
+ * each region. Up to eight owners are asked at a time, by the caller and by threads that end with the call. The
+ * deadline is that of the whole call. *failed is the index of the first descriptor that is refused; SIZE_MAX if it is
+ * not about one. */
 int dsm_attach_many(dsm_ctx *c, const void *descriptors, size_t len, int64_t timeout_ns, dsm_remotes **out,
                     size_t *failed);
 size_t dsm_remotes_count(const dsm_remotes *r);
@@ -160,12 +161,15 @@ typedef struct {
     uint64_t number;
     void *data;
     uint64_t nbytes;
-} dsm_allocation;
+} dsm_allocation; /* the number is not 0 */
 /* To be called before an op on a part of the allocation: keeps this part registered or, once there have been ops on
  * several parts, the whole. The entries that were used least recently make room (dsm_options.cache_bytes; at most
  * 256 entries). If it can't be kept, which an error tells, the op registers its buffer as without the cache. The
  * context must not be closed during the call. */
 int dsm_cache_keep(dsm_ctx *c, const dsm_allocation *a, const void *p, uint64_t nbytes);
+/* To be called before a long op on memory that is in no allocation with a number. Entries of allocations that were
+ * there, and ended without dsm_cache_take(), are closed. */
+void dsm_cache_end(dsm_ctx *c, const void *p, uint64_t nbytes);
 /* Must be called before the allocation is freed, moved or unmapped: takes it out of the cache. NULL: it is not there.
  * The result must be closed, also before the memory is freed; the context may be closed in between. */
 typedef struct dsm_cached dsm_cached;

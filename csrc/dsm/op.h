@@ -51,13 +51,14 @@ typedef struct dsm_op {
  *   -DSM_ESTALE       longer than a packet, a first part may have been
  *                     written before the region was closed
  *   -DSM_EIO          not executed: no request could be posted          the transport failed
+ *   -DSM_ELOCAL       -                                                 the device could not use the local buffer
  *   other             not executed: refused before it was posted        the same
  *
  * On tcp the owner is asked, within the deadline, what became of an op whose connection broke: EUNKNOWN stays only if
- * it is gone or does not know. The cause of EUNKNOWN is ETIME, EPEER, EIO or ECANCELED (another failure on the
- * connection). The buffer of a READ that failed holds anything. A WRITE whose outcome is unknown has landed, or never
- * will, once another op on the same remote has succeeded: that op used a new connection, before which the owner has
- * closed the old one. */
+ * it is gone or does not know. The cause of EUNKNOWN is ETIME, EPEER, EIO, ELOCAL (the device could not use the local
+ * memory) or ECANCELED (another failure on the connection). The buffer of a READ that failed holds anything. A WRITE
+ * whose outcome is unknown has landed, or never will, once another op on the same remote has succeeded: that op used a
+ * new connection, before which the owner has closed the old one. */
 
 /* Waits of the core call 'look' at intervals of at most 50 ms, to learn whether a signal handler wants the wait to end.
  * 'look' is called with no lock held. If it returns anything but 0, the wait ends as if its deadline had passed. NULL:
@@ -74,10 +75,9 @@ int dsm_in_handler(void);
 /* Single blocking ops. timeout_ns limits the whole call: an op to a peer whose connection is lost first makes a new
  * connection. timeout_ns < 0: the core gives up an op that has not completed after twice the peer timeout (in the
  * first half of that time the device itself can report a dead peer) plus 250 ns for each byte that is outstanding on
- * the connection. That is ETIME, too. What a waiting call sends again has this time once more, however often that is;
- * a started one has it each time. After ops have failed, their owners may be asked why, and what became of ops whose
- * answer was lost: with all of them that takes no longer than the peer timeout in addition (with go_on: after each
- * posting). */
+ * the connection. That is ETIME, too. What is sent again has this time once more in all, however often. After ops have
+ * failed, their owners may be asked why, and what became of ops whose answer was lost: with all of them that takes no
+ * longer than the peer timeout in addition (with go_on: after each posting). */
 int dsm_read(dsm_remote *r, uint64_t offset, void *out, uint64_t nbytes, int64_t timeout_ns);
 int dsm_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t nbytes, int64_t timeout_ns);
 int dsm_fetch_add(dsm_remote *r, uint64_t offset, uint64_t add, uint64_t *old, int64_t timeout_ns);

@@ -72,27 +72,30 @@ bool member_elsewhere(uint64_t identity) { return identity & IDENTITY_ELSEWHERE;
 int member_is(dsm_remote *r, uint64_t table, uint32_t number, uint64_t identity)
 {
     uint64_t now;
-    int rc = dsm_read(r, table + 8ull * number, &now, sizeof now, remote_timeout(r));
+    int rc = sure_read(r, table + 8ull * number, &now, sizeof now);
     return rc ? rc : now == identity;
 }
 
-/* 1: taken, 0: not taken, or -DSM_E…. After a transport failure the entry shows the outcome, since no other handle has
- * the same remote identity. */
-static int take(dsm_remote *r, uint64_t at, uint64_t from, uint64_t identity)
+int member_take(dsm_remote *r, uint64_t at, uint64_t from, uint64_t identity, uint64_t *found)
 {
-    uint64_t old;
-    int rc = err_known(dsm_compare_swap(r, at, from, identity, &old, remote_timeout(r)));
-    if (!rc)
-        return old == from;
-    if (remote_is_mapped(r) || dsm_read(r, at, &old, sizeof old, remote_timeout(r)))
-        return rc;
-    return old == identity ? 1 : old == from ? rc : 0;
+    for (int tries = 0;;) {
+        int rc = err_known(dsm_compare_swap(r, at, from, identity, found, remote_timeout(r)));
+        if (!rc)
+            return *found == from;
+        if (remote_is_mapped(r) || sure_read(r, at, found, sizeof *found))
+            return sure_error(rc);
+        if (*found != from)
+            return *found == identity;
+        if (!sure_again(rc, &tries))
+            return sure_error(rc);
+    }
 }
 
 static int take_free(dsm_remote *r, uint64_t table, uint32_t n, const uint64_t *seen, uint64_t identity, uint32_t *out)
 {
+    uint64_t found;
     for (uint32_t i = 0; i < n; i++) {
-        int rc = seen[i] ? 0 : take(r, table + 8ull * i, 0, identity);
+        int rc = seen[i] ? 0 : member_take(r, table + 8ull * i, 0, identity, &found);
         if (rc) {
             *out = i;
             return rc;
@@ -101,8 +104,8 @@ static int take_free(dsm_remote *r, uint64_t table, uint32_t n, const uint64_t *
     return 0;
 }
 
-/* 1: an earlier take() that was reported as failed did take effect. This is checked before a free entry is taken: the
- * free one may lie before it in the table, and two entries would then hold the identity. */
+/* 1: an earlier member_take() that was reported as failed did take effect. This is checked before a free entry is
+ * taken: the free one may lie before it in the table, and two entries would then hold the identity. */
 static int find_own(const uint64_t *seen, uint32_t n, uint64_t identity, uint32_t *out)
 {
     for (uint32_t i = 0; i < n; i++)
@@ -117,6 +120,7 @@ static int succeed_dead(dsm_remote *r, uint64_t table, uint32_t n, const uint64_
                         member_sweep *sweep, void *arg, uint32_t *out)
 {
     uint8_t ended[MEMBERS_MAX];
+    uint64_t found;
     members_ended(r, seen, n, ended);
     for (uint32_t i = 0; i < n; i++) {
         if (!ended[i])
@@ -125,7 +129,7 @@ static int succeed_dead(dsm_remote *r, uint64_t table, uint32_t n, const uint64_
         if (rc > 0)
             continue;
         if (!rc)
-            rc = take(r, table + 8ull * i, seen[i], identity);
+            rc = member_take(r, table + 8ull * i, seen[i], identity, &found);
         if (rc) {
             *out = i;
             return rc;
@@ -140,7 +144,7 @@ int member_join(dsm_remote *r, uint64_t table, uint32_t n, uint64_t identity, me
     uint64_t seen[MEMBERS_MAX];
     if (n > MEMBERS_MAX)
         return err_set(DSM_ECORRUPT, 0, "a table of %u members", n);
-    int rc = dsm_read(r, table, seen, 8ull * n, remote_timeout(r));
+    int rc = sure_read(r, table, seen, 8ull * n);
     if (!rc && !remote_is_mapped(r))
         rc = find_own(seen, n, identity, number);
     if (!rc)

@@ -56,6 +56,9 @@ typedef int member_sweep(void *arg, uint32_t number, uint64_t dead);
 /* Takes one of the n entries at 'table' in r. sweep may be NULL. EMEMBERS: no entry is free or proven dead. */
 int member_join(dsm_remote *r, uint64_t table, uint32_t n, uint64_t identity, member_sweep *sweep, void *arg,
                 uint32_t *number);
+/* Swaps the word from 'from' to the identity: 1: done, 0: the word is *found, or -DSM_E…. What fails with the transport
+ * is tried again, since no other handle has the same remote identity: the word shows the outcome. */
+int member_take(dsm_remote *r, uint64_t at, uint64_t from, uint64_t identity, uint64_t *found);
 /* After an error it may be called again. A remote identity is one handle's alone: if the entry no longer holds it, it
  * was given back before. */
 int member_leave(dsm_remote *r, uint64_t table, uint32_t number, uint64_t identity);

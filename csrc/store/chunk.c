@@ -168,7 +168,8 @@ static enum store_next opened(struct store_chunking *m, struct store_env *e)
         m->looked++;
         return try(m, e);
     }
-    *e->frames = (struct store_frames){.word = m->ops[0].desired, .chunk = chunk, .free = known_free(e, chunk, from)};
+    *e->frames = (struct store_frames){
+        .word = m->ops[0].desired, .chunk = chunk, .free = known_free(e, chunk, from), .since = e->now};
     if (e->freed)
         e->freed->of[chunk].word = e->freed->of[chunk].frames = 0;
     return e->frames->free ? is_open(m, e) : read_pids(m, e);

@@ -78,6 +78,33 @@ void store_execute(dsm_store *s, dsm_op *ops, uint32_t n)
     dsm_execute(r->ctx, ops, n, remote_timeout_for(r, nbytes), NULL); /* each op has its status */
 }
 
+/* The first of the ops at the end that were certainly not executed, since their connection ended while the owner lives.
+ * n: there is none, or another op has failed. */
+static uint32_t first_canceled(const dsm_op *ops, uint32_t n)
+{
+    uint32_t first = n;
+    while (first && ops[first - 1].status == -DSM_ECANCELED)
+        first--;
+    for (uint32_t i = 0; i < first; i++)
+        if (ops[i].status)
+            return n;
+    return first;
+}
+
+void store_insist(dsm_store *s, dsm_op *ops, uint32_t n)
+{
+    if (s->posting) {
+        store_execute(s, ops, n);
+        return;
+    }
+    for (int i = 0; n && i < STORE_CANCELED_MOST && !(i && wait_interrupted()); i++) {
+        store_execute(s, ops, n);
+        uint32_t first = first_canceled(ops, n);
+        ops += first;
+        n -= first;
+    }
+}
+
 int store_recover(dsm_store *s, uint64_t number, uint64_t lock)
 {
     return s->posting ? posting_recover(s, number, lock) : 0;
@@ -93,7 +120,7 @@ int store_open_chunk(dsm_store *s)
     struct store_env env = s->env;
     store_ask(&env);
     while (store_open_chunk_step(&m, &env) == STORE_POST)
-        store_execute(s, m.ops, m.n);
+        store_insist(s, m.ops, m.n);
     return store_explain(s, err_known(m.status)); /* whatever became of the chunk: the write has not begun */
 }
 
@@ -105,7 +132,7 @@ int store_drive(dsm_store *s, struct store_op *m)
         store_ask(&env);
         switch (store_step(m, &env)) {
         case STORE_POST:
-            store_execute(s, m->ops, m->n);
+            store_insist(s, m->ops, m->n);
             break;
         case STORE_SLEEP: /* no op is under way, and no frame is held */
             store_sleep(m->sleep_ns);

@@ -29,6 +29,7 @@ struct store_frames {
     bool doubt;     /* a compare-swap that names one of its frames may still be under way */
     bool closing;   /* it may be closed already, and another client's */
     uint64_t free;  /* a bit for each frame */
+    int64_t since;  /* when it was opened. Since then this client alone has made heads that name its frames */
 };
 
 /* What a client knows of chunks that it has closed. As long as the word is the one that it has left there, no other
@@ -200,6 +201,7 @@ struct store_op {
     bool own;                   /* 'guess' was read by this op; otherwise it is a hint */
     bool bad;                   /* the frame of the guess was not whole */
     uint16_t seen;              /* when the guess was the head, as in a hint */
+    int64_t seen_at;            /* the same: not later than then, in ns */
     uint32_t rounds, n;         /* looks so far; ops */
     uint64_t guess, head, next; /* a head of the page; the word as it was just read; what replaces it */
     uint32_t frame;             /* that is being written */

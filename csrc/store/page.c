@@ -21,7 +21,8 @@ enum {
 enum { DUE_SOON = 3 }; /* looks, until an unlock of this client is not waited for any more */
 enum { ASK_AFTER = 20000000, ASK_EVERY = 50000000 };
 #define PATIENCE 10000000000ll
-#define HINT_TIME(e) ((uint16_t)((e)->now / 1000000000))
+#define SECOND INT64_C(1000000000)
+#define HINT_TIME(e) ((uint16_t)((e)->now / SECOND))
 
 static enum store_next end(struct store_op *m, int status)
 {
@@ -64,12 +65,13 @@ static void remember(const struct store_op *m, const struct store_env *e, uint64
 }
 
 /* The head that the page had when this client last saw it. */
-static bool recall(struct store_op *m, const struct store_hint *h)
+static bool recall(struct store_op *m, const struct store_env *e, const struct store_hint *h)
 {
     if (!h || !h->version || h->generation != page_generation(m->pid))
         return false;
     m->guess = h->empty ? head_of(HEAD_EMPTY, h->version, h->generation) : head_of(HEAD_FRAMED, h->version, h->frame);
     m->seen = h->time;
+    m->seen_at = (e->now / SECOND - (uint16_t)(HINT_TIME(e) - h->time)) * SECOND;
     return true;
 }
 
@@ -224,6 +226,7 @@ static enum store_next see(struct store_op *m, struct store_env *e, uint64_t hea
         return met_lock(m, e, head);
     m->guess = head;
     m->seen = HINT_TIME(e);
+    m->seen_at = e->now;
     m->own = true;
     m->bad = false;
     if (head_state(head) == HEAD_FRAMED)
@@ -256,6 +259,8 @@ static enum store_next looked(struct store_op *m, struct store_env *e)
     if (m->header.pid != m->pid)
         return no_page(m);
     m->seen = HINT_TIME(e);
+    if (m->head == m->guess)
+        m->seen_at = e->now;
     remember(m, e, m->guess, m->header.version);
     return act(m, e, m->header.version);
 }
@@ -341,11 +346,12 @@ static enum store_next doubt(struct store_op *m, struct store_env *e)
     return post(m, 1, OP_TRACES);
 }
 
-/* Another one has replaced a head: was it ours? */
-static enum store_next trace(struct store_op *m)
+/* Another one has replaced a head: was it ours? One that another client made before this one had the frame may have
+ * been the same, and be the one that was replaced, if the guess is as old. */
+static enum store_next trace(struct store_op *m, const struct store_env *e)
 {
-    bool ours =
-        !m->ops[0].status && frame_fits(&m->header, page_number(m->pid), m->guess) && m->header.before == m->next;
+    bool ours = m->seen_at > e->frames->since && !m->ops[0].status &&
+                frame_fits(&m->header, page_number(m->pid), m->guess) && m->header.before == m->next;
     m->version++;
     return ours ? end(m, 0) : unknown(m);
 }
@@ -355,7 +361,7 @@ static enum store_next begin(struct store_op *m, struct store_env *e)
     if (page_number(m->pid) >= e->shape->pages || !page_generation(m->pid))
         return no_page(m);
     const struct store_hint *h = e->hints ? &e->hints[page_number(m->pid)] : NULL;
-    if (!m->own && recall(m, h)) {
+    if (!m->own && recall(m, e, h)) {
         bool fits = m->kind != STORE_COMPARE_WRITE || h->version == m->expected;
         if (m->kind >= STORE_WRITE && fits && is_recent(m, e))
             return act(m, e, h->version); /* the swap proves it */
@@ -393,6 +399,6 @@ enum store_next store_step(struct store_op *m, struct store_env *e)
     case OP_DOUBTS:
         return doubt(m, e);
     default:
-        return trace(m);
+        return trace(m, e);
     }
 }

@@ -194,7 +194,7 @@ static int drive_allocation(dsm_store *s, struct store_allocation *m)
         store_ask(&env);
         switch (store_allocate_step(m, &env)) {
         case STORE_POST:
-            store_execute(s, m->ops, m->n);
+            store_insist(s, m->ops, m->n);
             break;
         case STORE_SLEEP:
             store_sleep(m->sleep_ns);

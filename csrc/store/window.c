@@ -16,7 +16,7 @@
 
 #include <stdlib.h>
 
-enum { WINDOW = 64, WINDOW_BYTES = 4 << 20, NONE = -1, CANCELED_MOST = 8 };
+enum { WINDOW = 64, WINDOW_BYTES = 4 << 20, NONE = -1 };
 enum { OPENING_COSTS = 8 }; /* postings; as long as the frames at hand need no more, they are used first */
 
 enum is { BEGINS, POSTS, SLEEPS, LACKS_FRAMES, MEETS_LOCK, ENDED };
@@ -183,7 +183,7 @@ static void post(dsm_store *s, struct store_window *w)
         if (p->is != POSTS)
             continue;
         p->is = BEGINS;
-        if (w->canceled == CANCELED_MOST || interrupted || !was_canceled(p->m.ops, p->m.n))
+        if (w->canceled == STORE_CANCELED_MOST || interrupted || !was_canceled(p->m.ops, p->m.n))
             continue;
         interrupted = !canceled++ && wait_interrupted();
         p->is = interrupted ? BEGINS : POSTS;

@@ -69,10 +69,10 @@ class Queue:
         shutdown
             0 open, 1 shut down, 2 shut down at once.
 
-        Raises
-        ------
-        NotMappedError
-            The memory is not mapped in this process.
+        Notes
+        -----
+        From memory that is not mapped the bytes of all messages are read, in a few round trips for each producer, and
+        ``gets`` lacks what a consumer at another host has taken last.
         """
 
     def producers(self) -> list[int]:
@@ -339,6 +339,11 @@ class Queue:
             The next message does not have the length of a row of ``out``. It stays in the queue.
         CorruptError
             The memory does not hold a valid message.
+
+        Notes
+        -----
+        From memory that is not mapped a call takes what lies together in one producer's lane, up to 64 KiB, so that an
+        exception always tells of all that it has taken.
         """
 
     @overload
@@ -372,7 +377,7 @@ class Queue:
         """Remove the message that :meth:`peek` returned. It raises BusyError if there are views of the message."""
 
     def qsize(self) -> int:
-        """Return the approximate number of messages in the queue."""
+        """Return the approximate number of messages in the queue. It costs as much as ``counts``."""
 
     def empty(self) -> bool:
         """Return whether qsize() is 0."""

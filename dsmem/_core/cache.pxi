@@ -2,9 +2,9 @@
 #
 # Such memory is an allocation of NumPy's, which ends when the array that owns it is deleted. A weak reference tells so
 # before the memory is freed. As long as there is one, the memory does not move either: NumPy refuses to resize an array
-# that has weak references. (Code that sets an array's state or data pointer can move it; then the next op finds that
-# the address has changed.) Nothing of this kind holds for other buffers (a bytearray, an mmap, another library's
-# tensor), so these are registered for each op.
+# that has weak references. (Code that sets an array's state or data pointer can move it; then the next op on the array
+# finds that the address has changed, and one on what lies there now that it is another allocation.) Nothing of this
+# kind holds for other buffers (a bytearray, an mmap, another library's tensor), so these are registered for each op.
 
 cdef uint64_t allocations = 0  # that have a number
 
@@ -79,6 +79,16 @@ cdef void forget_allocations(Context context) noexcept:
         a.array = None
 
 
+cdef void end_there(Context context, void *p, uint64_t n) noexcept:
+    """No array that is known owns this memory: what the cache has of it is of arrays that have lost it unnoticed."""
+    context.uses += 1
+    try:
+        with nogil:
+            c.dsm_cache_end(context.ptr, p, n)
+    finally:
+        context.leave()
+
+
 cdef void keep_registered(Context context, object buffer, void *p, uint64_t n, bint whole) noexcept:
     """Let the cache keep part of a buffer, if it can. The caller is about to begin an op on it.
 
@@ -88,10 +98,14 @@ cdef void keep_registered(Context context, object buffer, void *p, uint64_t n, b
     cdef c.dsm_allocation of
     cdef uintptr_t start, at = <uintptr_t> p
     owner = owner_of(buffer)
-    if owner is None or n > context.cache_limit or not context.ready():
+    if not context.ready():
+        return
+    if owner is None or n > context.cache_limit:
+        end_there(context, p, n)
         return
     start = <uintptr_t> PyArray_DATA(<ndarray> owner)
     if at < start or at - start + n > <uint64_t> PyArray_NBYTES(<ndarray> owner):
+        end_there(context, p, n)
         return
     context.uses += 1  # keeps the core's context alive during the call, and refuses close()
     try:
@@ -103,6 +117,9 @@ cdef void keep_registered(Context context, object buffer, void *p, uint64_t n, b
             with nogil:
                 rc = c.dsm_cache_keep(context.ptr, &of, p, n)
             a.refused = rc != 0
+        else:
+            with nogil:
+                c.dsm_cache_end(context.ptr, p, n)
     except MemoryError:  # the op does without
         pass
     finally:

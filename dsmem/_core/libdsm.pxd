@@ -182,6 +182,7 @@ cdef extern from "dsm.h" nogil:
         pass
 
     int dsm_cache_keep(dsm_ctx *c, const dsm_allocation *a, const void *p, uint64_t nbytes)
+    void dsm_cache_end(dsm_ctx *c, const void *p, uint64_t nbytes)
     dsm_cached *dsm_cache_take(dsm_ctx *c, uint64_t number)
     void dsm_cached_close(dsm_cached *e)
     int dsm_map(int fd, uint64_t nbytes, uint32_t access, dsm_remote **out)

@@ -3,6 +3,8 @@
 #ifdef DSM_HAVE_VERBS
 #include "check.h"
 #include "context.h"
+#include "core/core.h"
+#include "fabric/verbs/verbs.h"
 #include "fake_device.h"
 
 #include <pthread.h>
@@ -119,9 +121,34 @@ static void back_at_the_same_address(void)
     close_two();
 }
 
+/* The address of the local memory of the last request. */
+static const void *last_local(void)
+{
+    struct verbs_ep *e = (struct verbs_ep *)remote->peer->ep;
+    const struct fake_qp *q = (const struct fake_qp *)(const void *)e->qp;
+    return (const void *)(uintptr_t)q->r[(q->head - 1) % q->depth].s.addr;
+}
+
+/* An allocation ends, and nothing tells so. What uses its memory next is not led to the pages that were there. */
+static void back_without_notice(void)
+{
+    open_two(LIMIT);
+    keep(0, 0, PART);
+    CHECK(!dsm_read(remote, 0, memory[0], 1000, -1) && last_local() != memory[0]); /* too short to be kept */
+    dsm_cache_keep(user, &(dsm_allocation){9, memory[0] + PART / 2, WHOLE - PART / 2}, memory[0] + PART, PART);
+    CHECK(registrations() == before + 1 && !dsm_cache_take(user, 1) && stats().cache_bytes == PART);
+    CHECK(!dsm_read(remote, 0, memory[0] + PART, PART, -1) && last_local() == memory[0] + PART);
+    dsm_cache_end(user, memory[0], PART);
+    CHECK(registrations() == before + 1);
+    dsm_cache_end(user, memory[0] + 2 * PART - 1, 1);
+    CHECK(registrations() == before && !dsm_cache_take(user, 9) && !stats().cache_bytes);
+    close_two();
+}
+
 /* What was used least recently makes room; what is longer than the limit is not kept. */
 static void bounded(void)
 {
+    static uint8_t other[4 * WHOLE];
     open_two(LIMIT);
     for (int i = 0; i < 2; i++)
         keep(i, 0, WHOLE);
@@ -130,14 +157,14 @@ static void bounded(void)
     CHECK(registrations() == before + 2 && stats().cache_evicted == 1);
     read_in_place(0, 0, WHOLE);
     read_in_place(2, 0, WHOLE);
-    dsm_cache_keep(user, &(dsm_allocation){9, memory, sizeof memory}, memory, LIMIT + 1);
+    dsm_cache_keep(user, &(dsm_allocation){9, other, sizeof other}, other, LIMIT + 1);
     CHECK(registrations() == before + 2 && stats().cache_evicted == 1);
-    dsm_cache_keep(user, &(dsm_allocation){9, memory, sizeof memory}, memory, PART);
+    dsm_cache_keep(user, &(dsm_allocation){9, other, sizeof other}, other, PART);
     CHECK(registrations() == before + 2 && stats().cache_evicted == 2);
-    dsm_cache_keep(user, &(dsm_allocation){9, memory, sizeof memory}, memory[1], PART); /* the whole is too long */
+    dsm_cache_keep(user, &(dsm_allocation){9, other, sizeof other}, other + WHOLE, PART); /* the whole is too long */
     CHECK(registrations() == before + 2 && stats().cache_evicted == 2);
     for (uint64_t number = 100; number < 500; number++)
-        dsm_cache_keep(user, &(dsm_allocation){number, memory[3] + number, 8}, memory[3] + number, 8);
+        dsm_cache_keep(user, &(dsm_allocation){number, memory[3] + 8 * number, 8}, memory[3] + 8 * number, 8);
     CHECK(registrations() == before + 256);
     close_two();
 }
@@ -233,6 +260,7 @@ int main(void)
     }
     part_then_whole();
     back_at_the_same_address();
+    back_without_notice();
     bounded();
     makes_room();
     threads();

@@ -61,6 +61,22 @@ static void odd_ends(uint32_t flags, uint64_t head, uint64_t tail)
     CHECK(!dsm_queue_close(q) && !dsm_remote_close(r));
 }
 
+/* A producer that drops the oldest message drops none whose header is gone, and does not look without an end. */
+static void header_at_the_tail(void)
+{
+    dsm_queue_config config = {.lanes = 1, .flags = DSM_QUEUE_DROP_OLDEST, .lane_bytes = 4096, .max_message = 300};
+    dsm_queue *q;
+    dsm_queue_counts counts;
+    dsm_remote *r = map_zeroes(dsm_queue_nbytes(&config));
+    CHECK(!dsm_queue_format(dsm_remote_mapped(r), &config) && !dsm_queue_open(r, NULL, &q) && !dsm_queue_produce(q));
+    do
+        CHECK(!dsm_queue_push(q, "dropped", 7, 1) && !dsm_queue_count(q, &counts));
+    while (!counts.dropped);
+    store_relaxed_u64(lane_word(q->data, load_relaxed_u64(&lane_lines(q, 0)->tail) & q->mask), 0);
+    CHECK(dsm_queue_push(q, "dropped", 7, 1) == -DSM_ECORRUPT);
+    CHECK(!dsm_queue_close(q) && !dsm_remote_close(r));
+}
+
 /* ---- remote: the tail is what the owner says ---- */
 
 static const uint8_t message[300];
@@ -269,6 +285,7 @@ int main(void)
             odd_ends(flags[i], 8192, 0);
         }
     }
+    header_at_the_tail();
     tail_goes_back();
     header_changes();
     rows_change();

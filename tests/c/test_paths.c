@@ -15,7 +15,7 @@
 #include "check.h"
 #include "context.h"
 #include "core/core.h"
-#include "fabric/verbs/lib.h"
+#include "fabric/verbs/verbs.h"
 #undef ibv_query_port
 #undef ibv_reg_mr
 #include "linked_model.h"
@@ -307,7 +307,50 @@ static void not_overtaken(void)
     dsm_close(user);
 }
 
-/* ---- groups that wait for the helper ---- */
+/* ---- what is no lost path, and what is ---- */
+
+/* The device can't use the local memory of an op. That says nothing of the path: the next endpoint is made on the same,
+ * and atomics are not held back. An atomic whose result can't be stored has been executed. */
+static void local_errors(void)
+{
+    uint64_t word, old;
+    dsm_stats s;
+    open_both(DEPTH, LONG * MS);
+    for (int i = 0; i < 2; i++) {
+        CHECK(!dsm_read(remote, WORD, &word, sizeof word, -1));
+        struct ibv_mr *local = ((struct verbs_ep *)remote->peer->ep)->slab_mr;
+        uint32_t key = local->lkey;
+        local->lkey = ~key;
+        int rc = i ? dsm_fetch_add(remote, WORD, 1, &old, -1) : dsm_read(remote, WORD, &word, sizeof word, -1);
+        local->lkey = key; /* the endpoint is broken, and stays until the next op */
+        if (i)
+            CHECK(rc == -DSM_EUNKNOWN && dsm_last_error()->cause == DSM_ELOCAL);
+        else
+            CHECK(rc == -DSM_ELOCAL);
+        CHECK(!dsm_fetch_add(remote, WORD, 0, &old, -1) && old == (uint64_t)i);
+    }
+    dsm_get_stats(user, &s);
+    CHECK(!s.failovers && !remote->peer->path);
+    close_both();
+}
+
+/* A deadline of the caller's that passes makes a path suspect: an atomic goes back to it. */
+static void suspect(void)
+{
+    uint64_t word, old;
+    open_both(DEPTH, LONG * MS);
+    CHECK(!dsm_read(remote, WORD, &word, sizeof word, -1));
+    plan("stall=1");
+    CHECK(dsm_read(remote, WORD, &word, sizeof word, 20 * MS) == -DSM_ETIME);
+    plan("stall=0");
+    CHECK(!dsm_fetch_add(remote, WORD, 1, &old, -1) && old == 0 && !remote->peer->path);
+    plan("stall=1");
+    CHECK(dsm_read(remote, WORD, &word, sizeof word, 20 * MS) == -DSM_ETIME);
+    plan("stall=0");
+    CHECK(!dsm_read(remote, WORD, &word, sizeof word, -1) && word == 1 && remote->peer->path == 1);
+    CHECK(!dsm_fetch_add(remote, WORD, 1, &old, -1) && old == 1 && !remote->peer->path);
+    close_both();
+}
 
 static int result_of(dsm_ticket *t)
 {
@@ -318,6 +361,41 @@ static int result_of(dsm_ticket *t)
     CHECK(done == t);
     return dsm_finish(t, -1, NULL);
 }
+
+static void await_given_up(bool started)
+{
+    uint64_t word;
+    dsm_op op = {.code = DSM_OP_READ, .remote = remote, .offset = WORD, .local = &word, .nbytes = sizeof word};
+    dsm_ticket *t;
+    if (!started) {
+        CHECK(dsm_read(remote, WORD, &word, sizeof word, -1) == -DSM_ETIME);
+        return;
+    }
+    CHECK(!dsm_start(user, &op, 1, &t, NULL));
+    CHECK(result_of(t) == -DSM_ETIME);
+}
+
+/* The core gives up an op that has no deadline: the path counts as lost, and atomics are held back. Nothing of what was
+ * given up takes effect later. */
+static void given_up(void)
+{
+    uint64_t word, old;
+    for (int started = 0; started < 2; started++) {
+        open_both(DEPTH, LONG * MS);
+        CHECK(!dsm_read(remote, WORD, &word, sizeof word, -1));
+        plan("stall=1");
+        user->peer_timeout_ns = 20 * MS;
+        await_given_up(started);
+        user->peer_timeout_ns = LONG * MS;
+        plan("stall=0");
+        CHECK(dsm_fetch_add(remote, WORD, 1, &old, -1) == -DSM_EPATH);
+        CHECK(!dsm_read(remote, WORD, &word, sizeof word, -1) && word == 0 && remote->peer->path == 1);
+        CHECK(dsm_fetch_add(remote, WORD, 1, &old, -1) == -DSM_EPATH);
+        close_both();
+    }
+}
+
+/* ---- groups that wait for the helper ---- */
 
 /* An atomic whose path was lost a moment ago is refused, and not the READ that waits behind it. */
 static void refused_alone(void)
@@ -338,6 +416,53 @@ static void refused_alone(void)
     pthread_mutex_unlock(&p->control_lock);
     CHECK(result_of(tickets[0]) == -DSM_EPATH);
     CHECK(!result_of(tickets[1]));
+    close_both();
+}
+
+static void wait_for_event(void)
+{
+    struct pollfd event = {.fd = dsm_event_fd(user), .events = POLLIN};
+    CHECK(poll(&event, 1, LONG) == 1);
+}
+
+static bool is_posted(struct peer *p)
+{
+    pthread_mutex_lock(&p->lock);
+    bool yes = p->ep && !p->ep->broken && p->ep->inflight;
+    pthread_mutex_unlock(&p->lock);
+    return yes;
+}
+
+static void lose_path_once_posted(struct peer *p)
+{
+    while (!is_posted(p))
+        usleep(1000);
+    lose_path(p);
+    wait_for_event();
+}
+
+/* A started READ whose path is lost again and again is given up at one time, which the first loss has set. */
+static void one_deadline(void)
+{
+    uint64_t word;
+    dsm_op op = {.code = DSM_OP_READ, .offset = MINE, .local = &word, .nbytes = 8};
+    dsm_ticket *t;
+    int64_t due = 0;
+    open_both(DEPTH, LONG * MS);
+    op.remote = remote;
+    plan("stall=1");
+    CHECK(!dsm_start(user, &op, 1, &t, NULL));
+    for (uint32_t i = 1; i < 3; i++) {
+        lose_path_once_posted(remote->peer);
+        CHECK(!dsm_completed(user) && t->resumed == i);
+        CHECK(t->due && (!due || due == t->due));
+        due = t->due;
+    }
+    lose_path_once_posted(remote->peer);
+    t->due = deadline_after(200 * MS); /* it waits for dsm_completed() */
+    CHECK(result_of(t));               /* at once if the host was slow, otherwise ETIME: and not after two minutes */
+    plan("stall=0");
+    CHECK(word_at(remote, MINE) == 0);
     close_both();
 }
 
@@ -377,6 +502,20 @@ static void not_posted_once_stopped(void)
     close_both();
 }
 
+/* An atomic moves the connection to another path, on which it then is executed at once. */
+static void moved_once(void)
+{
+    uint64_t old;
+    open_both(DEPTH, LONG * MS);
+    lose_path(remote->peer);
+    CHECK(word_at(remote, WORD) == 0);
+    uint64_t connects = load_relaxed_u64(&user->stats.connects);
+    CHECK(!dsm_fetch_add(remote, WORD, 1, &old, -1) && old == 0);
+    CHECK(load_relaxed_u64(&user->stats.connects) == connects + 1);
+    CHECK(word_at(remote, WORD) == 1);
+    close_both();
+}
+
 static void run(void (*scene)(void), const char *text_of_plan)
 {
     char dir[] = "/tmp/modeldev-XXXXXX", text[256], command[64];
@@ -401,8 +540,13 @@ int main(void)
     run(come_and_go, "atomics=global&scatter=8&overtake=1");
     run(posted_again_alone, "atomics=global");
     run(not_overtaken, "atomics=global");
+    run(local_errors, "atomics=nic");
+    run(suspect, "atomics=nic");
+    run(given_up, "atomics=nic");
     run(refused_alone, "atomics=nic");
+    run(one_deadline, "atomics=global");
     run(not_posted_once_stopped, "atomics=nic");
+    run(moved_once, "atomics=nic");
     puts("ok");
     return 0;
 }

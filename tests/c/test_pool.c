@@ -1,13 +1,17 @@
 /* Pools in C: what is cut, described, attached and given back by threads at once; what a full pool says; what is held
  * when pool, regions and remotes are closed in any order. Plain, and with a fault plan, under which memory is not
- * mapped. */
+ * mapped. Pools of several owners, which are asked at once. */
+#include "agent/agent.h"
+#include "base/atomic.h"
 #include "check.h"
 #include "context.h"
 
 #include <pthread.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
-enum { THREADS = 4, ROUNDS = 30, MANY = 70 };
+enum { THREADS = 4, ROUNDS = 30, MANY = 70, OWNERS = 12, EACH = 3 };
 
 struct scene {
     dsm_ctx *owner, *user;
@@ -113,6 +117,177 @@ static void closed_in_any_order(struct scene *s)
     CHECK(!dsm_region_close(r));
 }
 
+/* ---- several owners ---- */
+
+struct owners {
+    dsm_ctx *user, *owner[OWNERS];
+    dsm_pool *pool[OWNERS];
+    uint8_t rows[OWNERS * EACH * DSM_DESC_MAX];
+    size_t at[OWNERS + 1]; /* where the rows of each owner begin */
+};
+
+static void open_owners(struct owners *o, const char *plan)
+{
+    uint64_t sizes[EACH] = {64, 64, 64};
+    o->user = open_context(plan);
+    o->at[0] = 0;
+    for (size_t i = 0; i < OWNERS; i++) {
+        o->owner[i] = open_context(plan);
+        CHECK(!dsm_pool_open(o->owner[i], 4096, DSM_READ | DSM_WRITE, &o->pool[i]));
+        CHECK(!dsm_pool_alloc_many(o->pool[i], EACH, sizes, o->rows + o->at[i]));
+        o->at[i + 1] = o->at[i] + EACH * dsm_pool_row(o->pool[i]);
+    }
+}
+
+static void close_owners(struct owners *o)
+{
+    dsm_close(o->user);
+    for (size_t i = 0; i < OWNERS; i++) {
+        CHECK(!dsm_pool_close(o->pool[i]));
+        dsm_close(o->owner[i]);
+    }
+}
+
+/* While they are held, no owner answers. */
+static void hold(struct owners *o, bool on)
+{
+    for (size_t i = 0; i < OWNERS; i++)
+        if (on)
+            pthread_mutex_lock(&o->owner[i]->agent->turn);
+        else
+            pthread_mutex_unlock(&o->owner[i]->agent->turn);
+}
+
+static int attach_all(struct owners *o, dsm_remotes **out, size_t *failed)
+{
+    enum { A_LONG_TIME = 120 };
+    return dsm_attach_many(o->user, o->rows, o->at[OWNERS], A_LONG_TIME * INT64_C(1000000000), out, failed);
+}
+
+static void *attach_and_use(void *arg)
+{
+    struct owners *o = arg;
+    dsm_remotes *all;
+    size_t failed;
+    CHECK(!attach_all(o, &all, &failed) && failed == SIZE_MAX && dsm_remotes_count(all) == OWNERS * EACH);
+    for (uint64_t i = 0; i < OWNERS * EACH; i++) {
+        uint64_t offset = 8, word = i + 1;
+        dsm_descriptor d;
+        CHECK(!dsm_remotes_write_many(all, &i, &offset, 1, &word, 8, -1));
+        size_t row = (o->at[i / EACH + 1] - o->at[i / EACH]) / EACH;
+        CHECK(!dsm_descriptor_parse(o->rows + o->at[i / EACH] + i % EACH * row, row, &d));
+        CHECK(!memcmp((uint8_t *)dsm_region_data(dsm_pool_whole(o->pool[i / EACH])) + d.part.offset + 8, &word, 8));
+    }
+    CHECK(!dsm_remotes_close(all));
+    return NULL;
+}
+
+static size_t count_connected(dsm_ctx *c)
+{
+    size_t n = 0;
+    pthread_mutex_lock(&c->lock);
+    for (struct peer *p = c->peers; p; p = p->next)
+        n += p->fd >= 0;
+    pthread_mutex_unlock(&c->lock);
+    return n;
+}
+
+/* Before one of them has answered there are connections to eight: the caller's and those of seven threads. */
+static void asked_at_once(const char *plan)
+{
+    struct owners o;
+    pthread_t thread;
+    open_owners(&o, plan);
+    hold(&o, true);
+    CHECK(!pthread_create(&thread, NULL, attach_and_use, &o));
+    while (count_connected(o.user) < 8)
+        usleep(1000);
+    hold(&o, false);
+    CHECK(!pthread_join(thread, NULL));
+    attach_and_use(&o); /* over connections that are there */
+    close_owners(&o);
+}
+
+/* Whichever owner answers first, the first descriptor that is refused is named, and nothing stays attached. */
+static void first_refused(const char *plan)
+{
+    struct owners o;
+    dsm_remotes *all;
+    size_t failed;
+    open_owners(&o, plan);
+    for (size_t i = OWNERS - 1; i > 1; i--) {
+        size_t row = dsm_pool_row(o.pool[i]);
+        CHECK(!dsm_pool_free_many(o.pool[i], 1, o.rows + o.at[i] + row, &failed));
+        CHECK(attach_all(&o, &all, &failed) == -DSM_ESTALE && dsm_last_error()->code == DSM_ESTALE);
+        CHECK(failed == i * EACH + 1);
+    }
+    CHECK(load_relaxed_u64(&o.user->live_remotes) == 0);
+    close_owners(&o);
+}
+
+static uint32_t forked; /* the child; 0 in the child itself */
+static int interrupt_it(void) { return 1; }
+static int fork_in_it(void)
+{
+    if (!load_acquire_u32(&forked))
+        store_release_u32(&forked, (uint32_t)fork());
+    return 0;
+}
+
+static uint32_t holding;
+
+/* Holds the owners until the other thread has forked. */
+static void *hold_until_fork(void *arg)
+{
+    hold(arg, true);
+    store_release_u32(&holding, 1);
+    while (load_acquire_u32(&forked) == 0)
+        usleep(1000);
+    hold(arg, false);
+    return NULL;
+}
+
+/* A signal handler ends the wait for owners that do not answer. */
+static void interrupted(const char *plan)
+{
+    struct owners o;
+    dsm_remotes *all;
+    size_t failed;
+    open_owners(&o, plan);
+    hold(&o, true);
+    dsm_set_interrupt(interrupt_it);
+    CHECK(attach_all(&o, &all, &failed) == -DSM_ETIME);
+    hold(&o, false);
+    dsm_set_interrupt(NULL);
+    attach_and_use(&o);
+    close_owners(&o);
+}
+
+/* The child of a handler that forks does not wait for threads that it does not have. */
+static void forked_in_the_middle(const char *plan)
+{
+    struct owners o;
+    dsm_remotes *all;
+    size_t failed;
+    pthread_t thread;
+    int status;
+    open_owners(&o, plan);
+    CHECK(!pthread_create(&thread, NULL, hold_until_fork, &o));
+    while (!load_acquire_u32(&holding))
+        usleep(1000);
+    dsm_set_interrupt(fork_in_it);
+    int rc = attach_all(&o, &all, &failed);
+    pid_t child = (pid_t)load_acquire_u32(&forked);
+    if (!child)
+        _exit(rc == -DSM_EFORK ? 0 : 1);
+    dsm_set_interrupt(NULL);
+    CHECK(!pthread_join(thread, NULL));
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    CHECK(!rc && !dsm_remotes_close(all));
+    forked = holding = 0;
+    close_owners(&o);
+}
+
 int main(void)
 {
     static const char *const plans[] = {NULL, ""};
@@ -124,6 +299,10 @@ int main(void)
         CHECK(dsm_region_nbytes(dsm_pool_whole(s.pool)) == 1000000);
         by_threads(&s);
         closed_in_any_order(&s);
+        asked_at_once(plans[i]);
+        first_refused(plans[i]);
+        interrupted(plans[i]);
+        forked_in_the_middle(plans[i]);
     }
     puts("ok");
     return 0;

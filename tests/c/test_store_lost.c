@@ -11,7 +11,8 @@ enum { PAGES = 64, PAGE = 256 };
 /* What is to happen to the next posting with an op of this kind: it is executed, or not, and its answer is lost. */
 static enum lose { NOTHING, OPENING, CLOSING, HEAD } lose;
 static bool executed, unreadable, refused;
-static bool changes; /* the source of a write, once the machine has posted it */
+static bool readable; /* what becomes of a head can be found out */
+static bool changes;  /* the source of a write, once the machine has posted it */
 static struct store_shape shape;
 static uint8_t *memory, page[PAGE];
 static dsm_remote *at[1]; /* the machines only hand it on */
@@ -62,7 +63,7 @@ static void execute(dsm_op *ops, uint32_t n)
                                      : -DSM_EACCESS;
         ops[i].cause = lost ? -DSM_EPEER : 0;
     }
-    unreadable = lost && lose == HEAD;
+    unreadable = lost && lose == HEAD && !readable;
     refused = false;
     if (lost)
         lose = NOTHING;
@@ -125,6 +126,37 @@ static void a_chunk_that_may_be_closed(void)
     CHECK(!operate(&a, STORE_WRITE, ids[2], 4));
     CHECK(!operate(&b, STORE_READ, ids[1], 0) && page[0] == 3);
     CHECK(!operate(&b, STORE_READ, ids[2], 0) && page[0] == 4);
+}
+
+/* A client that saw a page long ago makes the very head that another client made meanwhile, when it had the chunk; but
+ * it is refused, and the answer is lost. The head that is there has replaced that of the other client. */
+static void a_head_that_came_twice(void)
+{
+    uint64_t ids[PAGES];
+    begin(2);
+    come(&a, 0);
+    come(&b, 1);
+    struct store_hint *hints = calloc(PAGES, sizeof *hints);
+    CHECK(hints != NULL);
+    a.env.hints = hints;
+    allocate(&b, ids);
+    CHECK(!operate(&b, STORE_WRITE, ids[0], 1)); /* in frame 0 of the first chunk */
+    CHECK(!operate(&a, STORE_READ, ids[0], 0) && page[0] == 1);
+    uint32_t frame = (uint32_t)__builtin_ctzll(b.frames.free);
+    CHECK(!operate(&b, STORE_WRITE, ids[0], 2)); /* in 'frame' */
+    b.frames.free = 0;                           /* and the rest of the chunk in other pages */
+    uint32_t chunk = b.frames.chunk;
+    CHECK(!operate(&b, STORE_WRITE, ids[0], 3) && b.frames.chunk != chunk);
+    a.frames.chunk = chunk;
+    CHECK(!open_chunk(&a) && a.frames.chunk == chunk);
+    a.frames.free = 1ull << frame;
+    lose = HEAD;
+    executed = false;
+    readable = true;
+    CHECK(operate(&a, STORE_WRITE, ids[0], 4) == -DSM_EUNKNOWN && !lose);
+    readable = false;
+    CHECK(!operate(&a, STORE_READ, ids[0], 0) && page[0] == 3);
+    free(hints);
 }
 
 static void one_is_open(void)
@@ -226,6 +258,7 @@ static void looks_have_an_end(void)
 int main(void)
 {
     a_chunk_that_may_be_closed();
+    a_head_that_came_twice();
     for (int i = 0; i < 2; i++) {
         chunks_are_found_again(OPENING, i);
         chunks_are_found_again(CLOSING, i);

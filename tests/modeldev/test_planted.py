@@ -21,7 +21,7 @@ VERBS, OBJECTS = "csrc/fabric/verbs", "csrc/objects"
 RUNS = 10  # at most, until a bug is seen: two threads must meet, and on a busy host they may run one after the other
 HANGS = "hanging"  # waits without end for a device that does not flush
 SMALL = (f"{VERBS}/endpoint.c", "ibv.create_cq(d->ctx, (int)e->depth,", "ibv.create_cq(d->ctx, 1,")
-FOUND = "w->prepared[i] = n ? find_mr(d, p, n, is_written(w->op)) : NULL;"
+FOUND = "w->prepared[i] = n ? find_mr(d, p, n, is_written(w->op), kept) : NULL;"
 UNCOUNTED = (FOUND, FOUND + " if (i && w->prepared[i]) fetch_sub_u32(&((struct verbs_mr *)w->prepared[i])->users, 1);")
 # scene, then the planted bugs: file, what stands there, what stands there instead. Or a macro of the scene.
 PLANTED = [

@@ -3,7 +3,8 @@
 Each mutant (mutants.py) is built in a copy of the tree and given first to the tests that caught its neighbours, then to
 those that cover its file, in order (covered_by.txt). Mutants of Cython, which takes a minute to build, are built all at
 once with a switch between them. A mutant is caught when a test fails on it, or hangs, twice, and just after that passes
-on the original: on a loaded machine, neither a chance failure nor a slow test counts. What the tests let through is
+on the original: on a loaded machine, neither a chance failure nor a slow test counts. A mutant that is not caught
+soon is put off until the others are judged: a survivor takes all tests of its file. What the tests let through is
 listed with its diff in build/mutants, but for the known equivalent ones (equivalent.txt). Results are kept in
 build/mutants/SEED.json as they come: the same command goes on where the last one stopped. Exit status 1: fewer than
 the wanted share were caught; 3: nothing could be said.
@@ -69,6 +70,7 @@ CORE = "dsmem/_core/_core.pyx"
 VARIABLE = f'cdef int {SWITCH} = int(__import__("os").environ.get("{SWITCH.upper()}", "0"))\n'
 COMPILED = re.compile(r"^(dsmem/_core/\w+\.\w+):(\d+):", re.M)
 FORGIVEN = 900.0  # seconds after which a test that failed on the original is tried again
+LATE = 1000  # no exit status: a process that was ended, though it was not silent
 NO_TESTS = (4, 5)  # pytest: it could not begin; it has found none
 
 
@@ -117,8 +119,13 @@ class Tree:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
 
-    def run(self, command: list[str], silence: float, number: int = 0) -> tuple[int | None, str]:
-        """The exit status, None where nothing was printed for so long, and the output; what it began ends with it."""
+    def run(
+        self, command: list[str], silence: float, number: int = 0, until: float = math.inf
+    ) -> tuple[int | None, str]:
+        """The exit status, None where nothing was printed for so long, LATE where it goes on then, and the output.
+
+        What it began ends with it.
+        """
         path = self.folder.with_name(f"{self.folder.name}-{next(self.numbers)}.txt")
         environment = {**self.environment, SWITCH.upper(): str(number)}
         # Where memory runs out a mutant is to be killed, and where this program ends all that it began.
@@ -140,6 +147,8 @@ class Tree:
                     rc = process.wait(0.5)
                 if (size := path.stat().st_size) != seen:
                     seen, since = size, time.monotonic()
+                    if rc is None and since >= until:
+                        rc = LATE
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -153,9 +162,14 @@ class Tree:
         return rc == 0, output
 
     def test(
-        self, tests: list[str], silence: float, number: int = 0, but: Collection[str] = ()
+        self,
+        tests: list[str],
+        silence: float,
+        number: int = 0,
+        but: Collection[str] = (),
+        until: float = math.inf,
     ) -> tuple[int | None, str | None]:
-        """Exit status of pytest, None where a test was silent for so long, and the test that came last."""
+        """Exit status of pytest, None where a test was silent for so long, LATE, and the test that came last."""
         options = [test for test in tests if test.startswith("-")]
         paths = [
             str(path.relative_to(self.folder)) + test[len(pattern) :]
@@ -177,7 +191,7 @@ class Tree:
         if may_unshare():
             shm = 'mount -t tmpfs -o size=4G,mode=1777 none /dev/shm && exec "$@"'
             command = [*OWN, "sh", "-c", shm, "sh", *command]
-        rc, output = self.run(command, silence, number)
+        rc, output = self.run(command, silence, number, until)
         lines = [line.rstrip() for line in output.split("\n= ")[0].splitlines()]
         started = [match[1] for line in lines if (match := STARTED.match(line))]
         return rc, started[-1] if started else None
@@ -234,12 +248,14 @@ class Judge:
         caught.sort(key=lambda r: (r["path"] != mutant.path, abs(r["line"] - mutant.line)))
         return list(dict.fromkeys(r["test"] for r in caught))[:count]
 
-    def verdict(self, tree: Tree, mutant: Mutant, number: int) -> tuple[str, str | None]:
-        """Caught, timed out, survived or not judged; and the test that caught it."""
+    def verdict(self, tree: Tree, mutant: Mutant, number: int, until: float = math.inf) -> tuple[str, str | None]:
+        """Caught, timed out, survived, put off or not judged; and the test that caught it."""
         ran, but = False, {test for test in list(self.failed) if self.fails_unchanged(test)}
         for learned, tests in ((True, self.neighbours(mutant)), (False, covering(mutant.path, self.rows))):
             while tests:
-                rc, test = tree.test(tests, self.silence, number, but)
+                rc, test = tree.test(tests, self.silence, number, but, until)
+                if rc == LATE:
+                    return "put off", None
                 ran = ran or rc not in NO_TESTS
                 if rc in (0, 5) or (test is None and learned):
                     break
@@ -251,7 +267,7 @@ class Judge:
                 but.add(test)
         return "survived" if ran else "not judged", None
 
-    def judge(self, tree: Tree, mutant: Mutant) -> tuple[str, str | None]:
+    def judge(self, tree: Tree, mutant: Mutant, until: float = math.inf) -> tuple[str, str | None]:
         """The verdict on a mutant that is not among the switched ones."""
         original = (tree.folder / mutant.path).read_text()  # that of the project may change meanwhile
         tree.write(mutant.path, changed(mutant, original).encode())
@@ -261,7 +277,7 @@ class Judge:
                 wrong = re.search(rf"^{re.escape(mutant.path)}:\d+:.*", output, re.M)
                 print("" if wrong else f"mutate: the build failed:\n{output[-2000:]}", end="", file=sys.stderr)
                 return "does not compile" if wrong else "not judged", None
-            return self.verdict(tree, mutant, 0)
+            return self.verdict(tree, mutant, 0, until)
         finally:
             tree.write(mutant.path, original.encode())
 
@@ -295,6 +311,7 @@ class Work:
         self.path, self.lock = path, threading.Lock()
         self.entries: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
         self.taken: set[int] = set()
+        self.put_off: list[int] = []
 
     def draw(self, mutants: list[Mutant]) -> None:
         self.entries = [asdict(mutant) for mutant in mutants]
@@ -316,12 +333,14 @@ class Work:
         return found
 
     def open(self, located: dict[int, Mutant], known: set[tuple[str, str, str]]) -> list[int]:
-        """The numbers of those that have no result yet."""
+        """The numbers of those that have no result yet, without those that an earlier run has put off."""
         found = []
         for number, entry in enumerate(self.entries, 1):
             if (entry["path"], entry["before"].strip(), entry["after"].strip()) in known:
                 entry["result"] = "equivalent"
-            elif entry.get("result", "gone") == "gone":
+            elif entry.get("result") == "put off" and number in located:
+                self.put_off.append(number)
+            elif entry.get("result", "gone") in ("gone", "put off"):
                 entry.pop("result", None)
                 if number in located:
                     found.append(number)
@@ -330,18 +349,22 @@ class Work:
         self.save()
         return found
 
-    def take(self, numbers: list[int]) -> int | None:
-        """The next that has not been taken."""
+    def take(self, numbers: list[int]) -> tuple[int | None, bool]:
+        """The next that has not been taken, then those put off; and whether it may be put off."""
         with self.lock:
             number = next((n for n in numbers if n not in self.taken), None)
             self.taken |= {number} if number else set()
-            return number
+            if number is None and self.put_off:
+                return self.put_off.pop(0), False
+            return number, True
 
     def enter(self, number: int, result: str, test: str | None, seconds: float) -> None:
         with self.lock:
             entry = self.entries[number - 1]
             entry.update(result=result, test=test, seconds=round(seconds))
             self.save()
+            if result == "put off":
+                self.put_off.append(number)
             text = f"{number}: {result}: {entry['path']}:{entry['line']}: {entry['after'].strip()}"
             print(f"{text}  [{seconds:.0f} s{', ' + test if test else ''}]", flush=True)
 
@@ -362,6 +385,9 @@ def main() -> int:
     options.add_argument("--minutes", type=float, default=480.0, help="begin no mutant after that; 0: report only")
     options.add_argument("--jobs", type=int, default=1, help="mutants at a time")
     options.add_argument("--silence", type=float, default=30.0, help="seconds that a test may take, more under load")
+    options.add_argument(
+        "--put-off-after", type=float, default=60.0, help="put a mutant off that is not caught in so many seconds"
+    )
     options.add_argument("--goal", type=float, default=0.9, help="share that must be caught")
     options.add_argument("--only", default="*", help="pattern of the paths to mutate")
     options.add_argument("--again", metavar="RESULT", help="judge those once more whose result was that")
@@ -390,8 +416,8 @@ def main() -> int:
             del entry["result"]
     located = work.located()
     numbers = work.open(located, known)
-    if numbers and chosen.minutes > 0:
-        run(work, numbers, located, names, end, chosen.jobs, chosen.silence)
+    if (numbers or work.put_off) and chosen.minutes > 0:
+        run(work, numbers, located, names, end, chosen)
 
     for old in out.glob("*.diff"):
         old.unlink()
@@ -407,25 +433,36 @@ def main() -> int:
 
 
 def run(
-    work: Work, numbers: list[int], located: dict[int, Mutant], names: list[str], end: float, jobs: int, silence: float
+    work: Work,
+    numbers: list[int],
+    located: dict[int, Mutant],
+    names: list[str],
+    end: float,
+    chosen: argparse.Namespace,
 ) -> None:
     """Judges the open mutants in so many threads until the time is over."""
     switch = Tree(work.path.parent / "switched", [name for name in names if not name.endswith(CYTHON)])
     together = switch.build_all({n: m for n, m in located.items() if m.path.endswith(CYTHON)})
-    judge = Judge(switch, silence, (HERE / "covered_by.txt").read_text(), work.entries)
+    judge = Judge(switch, chosen.silence, (HERE / "covered_by.txt").read_text(), work.entries)
 
     def one_after_another(job: int) -> None:
         tree = Tree(work.path.parent / f"tree{job}", names)
         if not tree.build()[0]:
             raise RuntimeError(f"{tree.folder} cannot be built")
-        while time.monotonic() < end and (number := work.take(numbers)) is not None:
+        while time.monotonic() < end:
+            number, may_wait = work.take(numbers)
+            if number is None:
+                break
             began, mutant = time.monotonic(), located[number]
-            alone = number not in together
-            result, test = judge.judge(tree, mutant) if alone else judge.verdict(switch, mutant, number)
+            until = began + chosen.put_off_after * loaded() if may_wait else math.inf
+            if number in together:
+                result, test = judge.verdict(switch, mutant, number, until)
+            else:
+                result, test = judge.judge(tree, mutant, until)
             work.enter(number, result, test, time.monotonic() - began)
 
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(one_after_another, range(jobs)))
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        list(pool.map(one_after_another, range(chosen.jobs)))
 
 
 if __name__ == "__main__":

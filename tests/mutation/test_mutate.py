@@ -1,5 +1,6 @@
 """The mutation tool: what it changes and what it leaves alone."""
 
+import fnmatch
 import json
 import re
 import shutil
@@ -64,6 +65,16 @@ def test_every_row_names_what_is_there():
     for row in (mutants.HERE / "covered_by.txt").read_text().splitlines():
         for word in row.split() if not row.startswith("#") else ():
             assert list(mutate.ROOT.glob(word.partition("::")[0])), word
+
+
+def test_no_row_hides_a_pattern_of_a_row_below():
+    text = (mutants.HERE / "covered_by.txt").read_text()
+    rows = [row.split() for row in re.split(r"\n(?! )", re.sub(r"(?m)^#.*\n", "", text))]
+    left = mutants.sources(mutate.listed(), verbs=True)
+    for patterns in ([word for word in row if not word.startswith("tests/")] for row in rows):
+        found = {pattern: fnmatch.filter(left, pattern) for pattern in patterns}
+        assert all(found.values()), found
+        left = [path for path in left if not any(path in paths for paths in found.values())]
 
 
 def test_every_area_is_a_folder():
@@ -274,7 +285,7 @@ def test_work_goes_on_where_it_stopped(tmp_path, monkeypatch):
     work = mutate.Work(tmp_path / "7.json")
     work.draw([mutants.Mutant("a.py", n, line, line * 2) for n, line in enumerate("xyz", 1)])
     numbers = work.open(work.located(), set())
-    assert [work.take(numbers), work.take(numbers)] == [1, 2]
+    assert [work.take(numbers), work.take(numbers)] == [(1, True), (2, True)]
     work.enter(1, "caught", "tests/t.py::t", 1.5)
     (tmp_path / "a.py").write_text("new\nx\ny\n")
     later = mutate.Work(tmp_path / "7.json")
@@ -288,6 +299,24 @@ def test_work_goes_on_where_it_stopped(tmp_path, monkeypatch):
         "equivalent",
         "gone",
     ]
+
+
+def test_what_is_not_caught_soon_is_put_off_until_all_others_are_judged(judge, tmp_path):
+    judge, tree = judge
+    judge.failed = {at("test_fails_always"): time.monotonic()}
+    mutant = mutants.Mutant("value.py", 2, "VALUE = 1", "VALUE = 4")  # a test hangs, with nothing more to be seen
+    assert judge.judge(tree, mutant, time.monotonic()) == ("put off", None)
+    assert (tree.folder / "value.py").read_text() == "# text\nVALUE = 1\n"
+    work = mutate.Work(tmp_path / "7.json")
+    work.draw([mutant] * 3)
+    assert work.take([1, 2]) == (1, True)
+    work.enter(1, "put off", None, 1.5)
+    assert work.take([1, 2]) == (2, True)
+    work.enter(2, "put off", None, 1.5)
+    assert [work.take([1, 2]) for _ in range(3)] == [(1, False), (2, False), (None, True)]
+    later = mutate.Work(tmp_path / "7.json")
+    assert later.open(later.located(), set()) == [3]
+    assert [later.take([3]) for _ in range(3)] == [(3, True), (1, False), (2, False)]
 
 
 SETUP = """from Cython.Build import cythonize

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import os
 import threading
@@ -161,6 +162,18 @@ def test_an_array_that_gets_other_memory(caller: dsmem.Context, remote: dsmem.Re
     remote.read(PART, out.view("u1"))
     assert out.tobytes() == content(remote, PART, 2 * PART)
     assert counts(caller)[:2] == (0, 2) and caller.stats["cache_bytes"] == 2 * PART
+
+
+def test_what_lies_where_an_array_has_lost_its_memory(caller: dsmem.Context, remote: dsmem.Remote) -> None:
+    """Nothing has told that the memory was freed: what is there now is other pages."""
+    out = np.zeros(PART, "u1")
+    remote.read(0, out)
+    there = (ctypes.c_char * PART).from_address(out.ctypes.data)
+    assert counts(caller)[:2] == (0, 1) and caller.stats["cache_bytes"] == PART
+    remote.read(PART, there)
+    assert bytes(there) == content(remote, PART, PART) and caller.stats["cache_bytes"] == 0
+    remote.read(0, out)
+    assert out.tobytes() == content(remote, 0, PART)
 
 
 def test_an_array_that_outlives_the_context(owner: dsmem.Context) -> None:

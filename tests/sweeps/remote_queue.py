@@ -214,6 +214,11 @@ def rows_taken(queue: Any) -> list[bytes]:
     return [row.tobytes() for row in out[: queue.get_many(out=out, timeout=LIMIT)]]
 
 
+def counted(queue: Any) -> None:
+    assert queue.qsize() == len(SOME) and not queue.empty()
+    assert not queue.full() and queue.counts["messages"] == len(SOME)
+
+
 def reserved(queue: Any) -> None:
     """The commit is what counts; a reservation that failed is none."""
     room = queue.reserve(300, timeout=LIMIT)
@@ -256,6 +261,7 @@ ROWS = [
     taking("taken queue", "get_many_async", lambda q: asyncio.run(q.get_many_async(3)), brief=True),
     taking("taken queue", "peek and release", peeked, names=("peek", "release")),
     taking("taken queue", "fileno", lambda q: q.fileno() and None, before=fresh, names=("fileno",)),
+    taking("taken queue", "counts", counted, names=("qsize", "empty", "full", "counts"), brief=True),
     taking("taken queue", "close of a consumer", lambda q: q.close(), names=("close",)),
     taking("shared queue", "get", lambda q: q.get(timeout=LIMIT)),
     taking("shared queue", "get_many", lambda q: q.get_many(3, timeout=LIMIT), most=3),

@@ -458,7 +458,6 @@ CLASSES: dict[type, tuple[tuple[str, ...], dict[str, str]]] = {
     queue.Queue: (
         ("queue", "shut queue", "taken queue", "shared queue"),
         {
-            **dict.fromkeys(("qsize", "empty", "full", "counts"), OWNER),
             "with": "close(); where that fails the lane stays taken, and the exception says so",
             **dict.fromkeys(("properties", "region", "remote", "cancel"), NO_OP),
         },

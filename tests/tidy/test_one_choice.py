@@ -15,6 +15,7 @@ READERS = {  # of the field itself: what makes it, and the functions that the ot
     "csrc/core/mapped_file.c": "makes a remote",
     "csrc/core/peers.c": "makes a remote",
     "csrc/agent/attach.c": "makes a remote",
+    "csrc/agent/attach_many.c": "makes dsm_remotes",
     "csrc/objects/sync/handle.h": "handle_is_mapped() and handle_word()",
     "csrc/objects/sync/handle.c": "makes a handle",
 }
@@ -34,7 +35,7 @@ QUESTIONS = {  # what depends on the answer
     "csrc/core/cache.c": "whether local buffers are registered",
     "csrc/core/remote.c": "the public address",
     "csrc/core/peers.c": "the address of a part",
-    "csrc/agent/attach.c": "whether all parts are",
+    "csrc/agent/attach_many.c": "whether all parts are",
     "csrc/objects/member.c": "whose identity it is, and whether the kernel is asked about a death or the owner",
     "csrc/objects/sure.c": "whether an outcome can be unknown",
     "csrc/objects/listen.c": "whether a thread is woken, or polls",

@@ -117,6 +117,8 @@ def test_cases_stay_within_bounds():
     assert [(c.ops_per_call, c.call_nbytes) for c in cases] == [(2, 16 << 20), (4, 2 * ((8 << 20) + 8))]
     assert measure.region_nbytes(cases) == (32 << 20) + measure.WORDS
     assert measure.region_nbytes(measure.cases(["fetch-add"], [1], 1)) == 4096 + measure.WORDS
+    assert [c.ops_per_call for c in measure.cases(["read-many"], [32 << 20], 64)] == [1]
+    assert next(report.tables("read", [{"ops_per_call": 1}], False, False)) == "---- read, one at a time"
 
 
 def test_duration_bounds_a_row():

@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import pytest
 
 import dsmem
 from dsmem import errors
+from dsmem.testing.control import ControlClient, name_of
 
 SECRET = b"secret of the pool tests"
 
@@ -260,6 +262,20 @@ def test_names_of_pools(owner, peer, pool):
         assert (d.version, d.nbytes, d.offset) == (3, 100, 0)
         assert (pool.descriptor.version, pool.descriptor.nbytes) == (2, 1 << 20)
         assert d == dsmem.Descriptor.fromhex(d.hex())
+
+
+def test_parts_are_asked_for_as_documented(owner):
+    """Bytes of the test's own: a mistake that the owner and its user share would be in both."""
+    parts = 5
+    with owner.pool(1 << 20, "rwa") as pool, ControlClient(owner.agent_address) as client:
+        regions = [pool.allocate(64) for _ in range(31)]
+        assert client.hello() == 0 and client.prove(SECRET) == 0
+        asked = [bytes(region.descriptor)[-36:-4] for region in regions]
+        assert client.ask(parts, name_of(pool.descriptor) + b"".join(asked))[:2] == (0, struct.pack("<I", 31))
+        regions[7].close()
+        assert client.ask(parts, name_of(pool.descriptor) + b"".join(asked))[:2] == (0, struct.pack("<I", 7))
+        for region in regions:
+            region.close()
 
 
 OWNER = """

@@ -337,3 +337,21 @@ if len(sys.argv) > 3:
                 assert done.returncode == 0, done.stderr
                 assert consumer.get() == b"x"
                 assert consumer.counts["producers"] == 0
+
+
+def test_a_put_with_a_timeout_waits_no_longer_for_a_lost_answer(fault_place):
+    """However long an owner may be silent."""
+    n = ops_of(fault_place, lambda producer: producer.put(b"x"))
+    with ExitStack() as stack:
+        context = stack.enter_context(dsmem.Context(fault_place, secret=SECRET))
+        cluster = stack.enter_context(dsmem.connect(context=context))
+        plan = f"{fault_place}://?drop={n + 1}"
+        other = stack.enter_context(dsmem.Context(plan, secret=SECRET, peer_timeout=3600))
+        consumer = stack.enter_context(cluster.queue("q", create=True))
+        producer = stack.enter_context(dsmem.attach(consumer.ref, other))
+        producer.put(b"x")
+        with pytest.raises(errors.TimeoutError) as raised:
+            producer.put(b"y", timeout=0.1)
+        assert raised.value.placed == 1
+        producer.flush()
+        assert consumer.get_many() == [b"x", b"y"]

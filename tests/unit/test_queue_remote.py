@@ -99,7 +99,7 @@ def test_lanes_come_one_by_one(owner, far, consumers):
     with two(owner, far, consumers=consumers, producers=12) as (here, there), contextlib.ExitStack() as stack:
         there.consume()
         producers, sent, got = [], collections.defaultdict(list), collections.defaultdict(list)
-        for turn in range(12):
+        for turn in range(6):
             producers.append(stack.enter_context(attached(here.ref, far)))
             for number, producer in list(enumerate(producers))[:: 1 if turn % 2 else -1]:
                 data = b"%d %d" % (number, turn)
@@ -151,6 +151,43 @@ def test_ops(owner, far):
             there.get_many()
         empty()
         assert ops(empty) == 5
+
+
+def test_counts(owner, far, consumers):
+    """As the owner's, around the ring's end, with messages longer than what is read at first."""
+    with two(owner, far, consumers=consumers, producers=3) as (here, there), attached(here.ref, far) as second:
+        assert there.counts == here.counts and there.empty() and not there.full()
+        for turn in range(40):
+            for producer, n in ((here, 3), (second, 2)):
+                producer.put_many([bytes(turn * 97 % 1500)] * n, block=False)
+            assert there.counts == here.counts and there.qsize() == here.qsize() and there.full() is here.full()
+            here.get_many(1 + turn % 4)
+        assert there.counts["producers"] == 2
+        here.shutdown()
+        here.get_many()
+        assert there.counts == here.counts and there.counts["shutdown"] == 1
+
+
+def test_what_is_counted_while_others_put_and_take(owner, far):
+    """Never more than the lane has room for."""
+    with two(owner, far) as (here, there), attached(here.ref, far) as producer:
+        producer.put(b"first")
+        done = threading.Event()
+
+        def pass_on():
+            while not done.is_set():
+                producer.put(bytes(1000))
+                here.get()
+
+        thread = threading.Thread(target=pass_on)
+        thread.start()
+        try:
+            counts = [there.counts for _ in range(200)]
+        finally:
+            done.set()
+            thread.join()
+        assert all(each["messages"] <= 4 and each["bytes"] <= LANE for each in counts)
+        assert there.qsize() == 1
 
 
 def test_a_message_may_be_read_in_place(owner, far):
@@ -220,6 +257,61 @@ def test_shutdown(owner, far, consumers, immediate):
             assert [there.get(timeout=SECONDS) for _ in range(2)] == [b"one", b"two"]
         with pytest.raises(errors.ShutDownError):
             there.get(timeout=SECONDS)
+
+
+@contextlib.contextmanager
+def wide(fault_place, delay, consumers, used):
+    """A queue with more lanes than one posting looks at, and a handle elsewhere, whose postings take a while."""
+    with contextlib.ExitStack() as stack:
+        context = stack.enter_context(dsmem.Context(fault_place, secret=SECRET))
+        cluster = stack.enter_context(dsmem.connect(context=context))
+        slow = stack.enter_context(
+            dsmem.Context(f"{fault_place}://?delay=*:{delay}ms", secret=SECRET, peer_timeout=SECONDS)
+        )
+        shape = {"producers": 64, "capacity_bytes": LANE, "max_message": 1000, "consumers": consumers}
+        here = stack.enter_context(cluster.queue("q", create=True, **shape))
+        here.produce()
+        for _ in range(1, used):
+            stack.enter_context(attached(here.ref, context)).produce()
+        there = stack.enter_context(attached(here.ref, slow))
+        there.consume()
+        yield here, there, slow
+
+
+def shut_down_after(posts, here, there, slow, get):
+    """A message comes into the first lane, and then the shutdown, when that many ops were posted. Returns what a
+    consumer has got until it is told of the shutdown."""
+    got, before = [], slow.stats["posts"]
+
+    def take():
+        with contextlib.suppress(errors.ShutDownError):
+            while True:
+                with contextlib.suppress(errors.EmptyError):
+                    got.append(get(there))
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    while slow.stats["posts"] < before + posts:
+        thread.join(0.001)
+    here.put(b"last")
+    here.shutdown()
+    thread.join()
+    return got
+
+
+@pytest.mark.parametrize("turn", range(4))
+def test_a_sleeping_consumer_finds_what_was_put_before_the_shutdown(fault_place, consumers, turn):
+    """The shutdown comes when the lane has been seen to be empty, and before all others are looked at."""
+    with wide(fault_place, 10, consumers, 1) as (here, there, slow):
+        got = shut_down_after(60 + 40 * turn, here, there, slow, lambda queue: queue.get(timeout=SECONDS))
+        assert got == [b"last"]
+
+
+def test_what_was_put_before_the_shutdown_is_found(fault_place, consumers):
+    """The same in one call that does not wait: it looks which lanes there are, at the first half of them, and at the
+    other half."""
+    with wide(fault_place, 50, consumers, 64) as (here, there, slow):
+        assert shut_down_after(30, here, there, slow, lambda queue: queue.get_nowait()) == [b"last"]
 
 
 def test_a_sleeping_consumer_finds_what_is_put(owner, far, consumers):
@@ -302,6 +394,41 @@ def test_what_a_mapped_and_a_remote_consumer_take_together_is_all_there_was(owne
                 thread.join(SECONDS)
     assert all(each == sorted(each, key=int) for each in got)
     assert sorted(itertools.chain(*got), key=int) == sent
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_one_call_does_not_hide_that_an_outcome_is_unknown(fault_place, consumers, rows):
+    """It finds messages of two producers, and the answer to the second taking is lost."""
+    for n in range(1, 30):
+        with contextlib.ExitStack() as stack:
+            context = stack.enter_context(dsmem.Context(fault_place, secret=SECRET))
+            cluster = stack.enter_context(dsmem.connect(context=context))
+            here = stack.enter_context(cluster.queue("q", create=True, producers=2, consumers=consumers))
+            other = stack.enter_context(dsmem.Context(f"{fault_place}://?failafter={n}", secret=SECRET))
+            there = None
+            while there is None:
+                with contextlib.suppress(errors.TransportError, errors.TimeoutError):
+                    there = stack.enter_context(attached(here.ref, other))
+            producer = stack.enter_context(attached(here.ref, context))
+            here.put(b"1")
+            producer.put(b"2")
+            got, unknown = [], 0
+            with contextlib.suppress(errors.EmptyError):
+                while len(got) + unknown < 2:
+                    try:
+                        got += taken(there, rows)
+                    except errors.OutcomeUnknownError:
+                        unknown += consumers == "many"
+                    except (errors.TransportError, errors.TimeoutError):
+                        pass
+            assert len(got) + unknown == 2, n
+
+
+def taken(queue, rows):
+    if not rows:
+        return queue.get_many(10, False)
+    array = np.zeros(10, "S1")
+    return list(array[: queue.get_many(10, False, out=array)])
 
 
 @pytest.mark.parametrize("fault", ["fail={n}", "failafter={n}", "duplicate={n}", "failafter={n}&fail={next}-{end}"])

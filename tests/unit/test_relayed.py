@@ -15,6 +15,7 @@ from accounts import SECONDS, Locker, Putter, Taker, at_last, at_work, check, li
 from tcp_relay import Relay
 
 import dsmem
+from dsmem import clock
 from dsmem.names.server import NameServer
 
 SECRET = b"0bec7" * 12 + b"0b1e"
@@ -221,3 +222,77 @@ def test_a_signal_is_handled_while_bytes_arrive():
                 thread.join()
                 signal.signal(signal.SIGUSR1, old)
             assert not out[-1] and user.stats["wakeups"] - sleeps[0] < 200  # each of 1 ms; it is asked for every 50 ms
+
+
+UPS, DOWNS = [("up", n) for n in range(28, 700, 28)], [("down", n) for n in range(0, 300, 28)]
+
+
+@contextlib.contextmanager
+def cut(relay, way, nbytes, cuts):
+    """A stream of requests ends once, after so many bytes. If it ends, cuts are told."""
+    before = relay.cuts
+    relay.cut_after(way, nbytes)
+    yield
+    relay.cut_after(way, 1 << 40)
+    cuts.append(relay.cuts - before)
+
+
+@pytest.mark.parametrize("what, consumers", [("consume", "one"), ("produce", "one"), ("get", "one"), ("get", "many")])
+def test_a_queue_goes_on_where_a_connection_ends_once(what, consumers):
+    """A role is taken or a tail moved by a compare-swap: if it was not executed, it is tried again."""
+    cuts, shape = [], {"consumers": consumers, "producers": 2, "capacity_bytes": 4096}
+    with Relay() as relay:
+        with context(listen=relay.listen, advertise=relay.advertise) as host, dsmem.connect(context=host) as cluster:
+            for way, nbytes in UPS + DOWNS:
+                with cluster.queue(f"{way}{nbytes}", create=True, **shape) as here, context() as user:
+                    here.put(b"x")
+                    with dsmem.attach(here.ref, user) as there, cut(relay, way, nbytes, cuts):
+                        if what == "get":
+                            assert there.get_many(9, timeout=SECONDS) == [b"x"]
+                        else:
+                            getattr(there, what)()
+    assert sum(cuts) > 3
+
+
+def test_a_clock_goes_on_where_a_connection_ends_once():
+    cuts, stamps = [], []
+    with Relay() as relay:
+        with context(listen=relay.listen, advertise=relay.advertise) as host, dsmem.connect(context=host) as cluster:
+            with cluster.clock("c", create=True) as here, context() as user, attached(here, user) as there:
+                lamport = clock.Lamport(there)
+                for way, nbytes in UPS + DOWNS:
+                    with cut(relay, way, nbytes, cuts):
+                        stamps.append(lamport.send())
+    assert sum(cuts) > 3 and stamps == sorted(set(stamps))
+
+
+STORE = {
+    "write": lambda store, pid, _: store.write(pid, b"b" * 512),
+    "compare_write": lambda store, pid, version: store.compare_write(pid, version, b"b" * 512),
+    "write_many": lambda store, pid, _: store.write_many([pid], b"b" * 512),
+    "free": lambda store, pid, _: store.free(pid),
+    "allocate": lambda store, *_: store.free(store.allocate()),
+    "allocate_many": lambda store, *_: [store.free(pid) for pid in store.allocate_many(10)],
+    "read": lambda store, pid, _: store.read(pid),
+}
+
+
+@pytest.mark.parametrize("what", STORE)
+def test_a_store_goes_on_where_a_connection_ends_once(what):
+    """What was not executed is tried again, and no page is allocated, written or freed twice."""
+    cuts = []
+    with Relay() as relay:
+        with context(listen=relay.listen, advertise=relay.advertise) as host, dsmem.connect(context=host) as cluster:
+            with cluster.store("s", page_size=512, capacity=512 * 100, create=True) as here:
+                for way, nbytes in UPS + DOWNS:
+                    with context() as user, attached(here, user) as there:
+                        pid = there.allocate()
+                        version = there.write(pid, b"a" * 512)
+                        with cut(relay, way, nbytes, cuts):
+                            STORE[what](there, pid, version)
+                        if "write" in what:
+                            assert here.read(pid) == b"b" * 512 and here.version(pid) == version + 1
+                        if what != "free":
+                            there.free(pid)
+                assert len(here.allocate_many(100)) == 100
+    assert sum(cuts) > 3

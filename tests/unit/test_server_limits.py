@@ -27,7 +27,7 @@ from test_server import (  # noqa: F401  fixtures
 )
 
 import dsmem
-from dsmem import _core, errors
+from dsmem import _core, errors, memory
 from dsmem.names import local, remote, wire
 from dsmem.names import server as server_module
 from dsmem.names.wire import Request
@@ -276,6 +276,20 @@ def test_a_list_that_the_server_has_lost_is_asked_for_again(server, client, many
 
 
 # ---- calls that fail ----
+
+
+def test_an_object_that_is_to_end_with_a_process_of_another_host_gets_no_name(server, client, monkeypatch):
+    class Created:
+        """Packs the creator of an object, where a client of a server has none."""
+
+        @staticmethod
+        def pack_into(view, at, made, _):
+            memory.MADE.pack_into(view, at, made, 1)
+
+    monkeypatch.setattr(remote, "MADE", Created)
+    with pytest.raises(errors.ProtocolError, match="creator"):
+        client.event("e", create=True)
+    assert client.list() == []
 
 
 def test_a_name_whose_maker_cannot_be_told_is_removed(server, client, cluster_name):

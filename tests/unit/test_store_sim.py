@@ -38,7 +38,7 @@ PLANTED = {
     "versions are not compared": ("page", "if (version != m->expected)", "if (0)"),
     "a refused swap counts as done": ("page", "op->result == m->guess", "1"),
     "a lost answer counts as a refusal": ("page", "return post(m, 1, OP_DOUBTS);", "return look(m, e, false);"),
-    "a write in doubt is tried again": ("page", "return trace(m);", "return begin(m, e);"),
+    "a write in doubt is tried again": ("page", "return trace(m, e);", "return begin(m, e);"),
     "a free in doubt counts as done": ("page", "m->head == m->next && head_state", "m->head == m->next || head_state"),
     "a frame in doubt is put back": (
         "page",

@@ -25,6 +25,11 @@ static int error_of(enum ibv_wc_status s)
     case IBV_WC_RETRY_EXC_ERR:
     case IBV_WC_RNR_RETRY_EXC_ERR:
         return -DSM_EPEER;
+    case IBV_WC_LOC_LEN_ERR:
+    case IBV_WC_LOC_QP_OP_ERR:
+    case IBV_WC_LOC_PROT_ERR:
+    case IBV_WC_LOC_ACCESS_ERR:
+        return -DSM_ELOCAL;
     default:
         return -DSM_EIO;
     }
@@ -32,7 +37,9 @@ static int error_of(enum ibv_wc_status s)
 
 /* The status of an op whose oldest request has failed. A refusal (the owner's NAK) means that the owner has moved its
  * queue pair to the error state, so it executes nothing more; what may have overtaken it is not certain. After any
- * other failure, and after an abort, what is flushed may have been sent and executed. */
+ * other failure, and after an abort, what is flushed may have been sent and executed. A local error says nothing of the
+ * path. But the request may have been sent: an atomic has been executed if its result can't be stored, a WRITE if it
+ * had to be sent again. */
 static int failure_of(struct verbs_ep *e, dsm_op *op, enum ibv_wc_status s)
 {
     int rc = error_of(s);

@@ -43,7 +43,7 @@ static int find_local(struct verbs_ep *e, struct fabric_op *w, bool *locked)
         if (!*locked)
             pthread_rwlock_rdlock(&d->lock);
         *locked = true;
-        bool found = verbs_find_local(d, w);
+        bool found = verbs_find_local(d, w, false);
         if (!found && op->nbytes <= VERBS_BOUNCE_MAX) {
             verbs_put_local(w);
             return LOCAL_BOUNCE;

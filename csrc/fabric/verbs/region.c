@@ -75,8 +75,8 @@ static size_t above(const struct verbs_dev *d, const uint8_t *p)
 }
 
 /* A registration that covers [p, p+nbytes), with an additional reference, or NULL. write: the device writes to it.
- * Under d->lock (read). */
-static struct verbs_mr *find_mr(struct verbs_dev *d, const void *p, uint64_t nbytes, bool write)
+ * kept: it may be of the registration cache. Under d->lock (read). */
+static struct verbs_mr *find_mr(struct verbs_dev *d, const void *p, uint64_t nbytes, bool write, bool kept)
 {
     /* Registrations rarely overlap. One that is not found within a few steps back is ignored: the buffer is then
      * treated as memory that is not registered. */
@@ -84,7 +84,7 @@ static struct verbs_mr *find_mr(struct verbs_dev *d, const void *p, uint64_t nby
     for (int steps = 0; i > 0 && steps < 4; steps++) {
         struct verbs_mr *r = d->mrs[--i];
         const uint8_t *from = p;
-        if (from < r->end && nbytes <= (uint64_t)(r->end - from) && (r->writable || !write)) {
+        if (from < r->end && nbytes <= (uint64_t)(r->end - from) && (r->writable || !write) && (kept || !r->kept)) {
             fetch_add_u32(&r->users, 1); /* the table holds a reference, so r can't be freed meanwhile */
             return r;
         }
@@ -140,7 +140,7 @@ static int mr_new(struct verbs_dev *d, uint8_t *start, uint8_t *end, uint32_t ac
     struct verbs_mr *r = calloc(1, sizeof *r);
     if (!r)
         return err_set(DSM_ENOMEM, 0, "registration");
-    *r = (struct verbs_mr){.start = start, .end = end, .users = 1, .writable = true};
+    *r = (struct verbs_mr){.start = start, .end = end, .users = 1, .writable = true, .kept = !access};
     r->mr = ibv.reg_mr(d->pd, start, nbytes, flags | IBV_ACCESS_LOCAL_WRITE);
     if (!r->mr && errno == EFAULT && access == DSM_READ) { /* read-only pages can be registered for reading */
         r->writable = false;
@@ -196,13 +196,13 @@ static void *piece_of(const dsm_op *op, int i, uint64_t *nbytes)
 
 static bool is_written(const dsm_op *op) { return op->code == DSM_OP_READ; } /* local memory, by the device */
 
-bool verbs_find_local(struct verbs_dev *d, struct fabric_op *w)
+bool verbs_find_local(struct verbs_dev *d, struct fabric_op *w, bool kept)
 {
     bool all = true;
     for (int i = 0; i < VERBS_PIECES; i++) {
         uint64_t n;
         void *p = piece_of(w->op, i, &n);
-        w->prepared[i] = n ? find_mr(d, p, n, is_written(w->op)) : NULL;
+        w->prepared[i] = n ? find_mr(d, p, n, is_written(w->op), kept) : NULL;
         all = all && (!n || w->prepared[i]);
     }
     return all;
@@ -236,7 +236,7 @@ void verbs_op_prepare(struct fabric_dev *base, struct fabric_op *w)
 {
     struct verbs_dev *d = (struct verbs_dev *)base;
     pthread_rwlock_rdlock(&d->lock);
-    bool found = verbs_find_local(d, w);
+    bool found = verbs_find_local(d, w, true);
     pthread_rwlock_unlock(&d->lock);
     if (!found)
         verbs_make_local(d, w);

@@ -50,6 +50,7 @@ struct verbs_mr {
     uint32_t regions;      /* regions that use it; it is in the table while there is one */
     uint32_t users;        /* reference count: one for the table, one for each op */
     bool writable;         /* may be the destination of READs of this process */
+    bool kept;             /* grants no rights: of the registration cache, which is asked before long ops only */
     struct memory *memory; /* a reference to what it covers; NULL: that is the caller's */
 };
 
@@ -179,9 +180,9 @@ int verbs_import_by(struct fabric_remote *r, uint32_t theirs, const struct fabri
 void verbs_forget(struct fabric_remote *r);
 /* Records and returns the error for a registration of [p, p+nbytes) that failed with errno 'sys'. */
 int verbs_reg_failed(int sys, const void *p, uint64_t nbytes);
-/* Takes a reference to a registration for each local piece of the op that one covers. Under d->lock (read). Returns
- * whether no piece is left without. */
-bool verbs_find_local(struct verbs_dev *d, struct fabric_op *w);
+/* Takes a reference to a registration for each local piece of the op that one covers; kept: also to those of the
+ * registration cache. Under d->lock (read). Returns whether no piece is left without. */
+bool verbs_find_local(struct verbs_dev *d, struct fabric_op *w, bool kept);
 /* Registers the pieces that are left; these registrations are not in the table. If the device refuses, the op is left
  * without any. */
 bool verbs_make_local(struct verbs_dev *d, struct fabric_op *w);

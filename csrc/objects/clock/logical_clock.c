@@ -30,7 +30,7 @@ static uint64_t wall_ms(void)
 static int advance(const dsm_clock *c, uint64_t after, uint64_t floor, uint64_t ceiling, uint64_t *stamp)
 {
     uint64_t seen, old;
-    int rc = look(c, &seen);
+    int rc = look(c, &seen), tries = 0;
     while (!rc) {
         uint64_t least = seen > after ? seen : after;
         if (least >= ceiling)
@@ -42,9 +42,11 @@ static int advance(const dsm_clock *c, uint64_t after, uint64_t floor, uint64_t 
             *stamp = next;
             return 0;
         }
+        if (rc && sure_again(rc, &tries)) /* if it took effect, a stamp was left out */
+            rc = look(c, &old);
         seen = old;
     }
-    return rc;
+    return sure_error(rc);
 }
 
 int dsm_clock_lamport(const dsm_clock *c, uint64_t received, uint64_t *stamp)

@@ -182,6 +182,8 @@ int64_t dsm_queue_pop_records(dsm_queue *q, void *out, uint64_t n, uint64_t each
             done += got;
         else if (rc == -DSM_EEMPTY && q->base) /* another consumer was faster */
             rc = 0;
+        if (!q->base) /* what the next taking meets would hide that these were taken, or be hidden */
+            break;
     }
     return done || rc == -DSM_EEMPTY ? (int64_t)done : rc;
 }

@@ -235,11 +235,11 @@ int dsm_queue_consume(dsm_queue *q)
         return rc;
     while (!(q->config.flags & DSM_QUEUE_MANY_CONSUMERS)) {
         uint64_t seen = old;
-        rc = err_known(dsm_compare_swap(q->r, QUEUE_STATE, seen, q->identity, &old, remote_timeout(q->r)));
-        q->consumer_in_doubt = rc && !remote_is_mapped(q->r);
-        if (rc)
+        rc = member_take(q->r, QUEUE_STATE, seen, q->identity, &old);
+        q->consumer_in_doubt = rc < 0 && !remote_is_mapped(q->r);
+        if (rc < 0)
             return rc;
-        if (old == seen || (old == q->identity && !remote_is_mapped(q->r))) /* an earlier swap was reported as failed */
+        if (rc || (old == q->identity && !remote_is_mapped(q->r))) /* an earlier swap was reported as failed */
             break;
         if (!member_ended(q->r, old))
             return err_set(DSM_EBUSY, 0, "another handle consumes; close it, or make the queue with consumers='many'");
@@ -273,9 +273,7 @@ int dsm_queue_count(const dsm_queue *q, dsm_queue_counts *out)
     if (q->forks != load_relaxed_u32(&core_forks))
         return refuse_forked();
     if (!q->base)
-        return err_set(DSM_ENOTMAPPED, 0,
-                       "messages are in memory of another process; count them there, or on the host of the server that "
-                       "has the name");
+        return remote_count(q, out);
     for (uint32_t lane = 0; lane < q->config.lanes; lane++) {
         uint64_t producer = load_relaxed_u64((const uint64_t *)(const void *)(q->base + QUEUE_PRODUCERS) + lane);
         if (load_relaxed_u8(queue_used(q) + lane))

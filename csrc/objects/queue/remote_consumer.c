@@ -257,6 +257,32 @@ static bool choose(dsm_queue *q, const struct look *l, const uint8_t *tried, uin
     return l->more || *seen < q->nactive;
 }
 
+/* All lanes have been seen to be empty. A message that was put before the shutdown may be in one that was looked at
+ * before it, so the lanes are looked at again, unless the first look has seen the shutdown. */
+static bool begins_again(const struct look *l, bool *down, uint8_t *tried, uint32_t *seen)
+{
+    if (*down || !(uint32_t)l->state[1])
+        return false;
+    memset(tried, 0, LANES_MAX);
+    *seen = 0;
+    return *down = true;
+}
+
+/* Looks at the lane whose turn it is, and finds a message there, with a longer piece if need be. */
+static int find_here(dsm_queue *q, struct look *l, struct record *out)
+{
+    struct taker *t = q->taker;
+    do {
+        int rc = look(q, l);
+        if (rc)
+            return rc;
+        keep_tails(q, l);
+        if (l->n && (rc = in_copy(q, t->places[t->lane].next, out)) != -DSM_EEMPTY)
+            return rc;
+    } while (l->n && !l->of[0].moved && is_longer(q));
+    return -DSM_EEMPTY;
+}
+
 /* Looks until a lane has a message, or none has. Another consumer may move a tail beyond the piece that is read there,
  * again and again: after LOOKS_MOST times there is no message for this call, and the queue does not count as empty. */
 static int find(dsm_queue *q, struct record *out)
@@ -264,6 +290,7 @@ static int find(dsm_queue *q, struct record *out)
     struct taker *t = q->taker;
     uint8_t tried[LANES_MAX] = {0};
     uint32_t seen = 0, moved = 0;
+    bool down = false, first = true;
     struct look l;
     remote_count_taken(q);
     t->piece = t->fruitful && 2 * t->piece < PIECE_MAX ? 2 * t->piece : t->fruitful ? PIECE_MAX : PIECE_MIN;
@@ -271,20 +298,17 @@ static int find(dsm_queue *q, struct record *out)
         q->turn = (q->turn + 1) % q->nactive;
     t->fruitful = false;
     do {
-        do {
-            int rc = look(q, &l);
-            if (rc)
-                return rc;
-            keep_tails(q, &l);
-            if (l.n && (rc = in_copy(q, t->places[t->lane].next, out)) != -DSM_EEMPTY)
-                return rc;
-        } while (l.n && !l.of[0].moved && is_longer(q));
+        int rc = find_here(q, &l, out);
+        if (rc != -DSM_EEMPTY)
+            return rc;
+        down |= first && (uint32_t)l.state[1];
+        first = false;
         if (l.n && !l.of[0].moved)
             tried[t->lane] = 1;
         else if (l.n && ++moved == LOOKS_MOST)
             return -DSM_EEMPTY;
-    } while (choose(q, &l, tried, &seen));
-    return (uint32_t)l.state[1] ? err_set(DSM_ESHUTDOWN, 0, "get") : -DSM_EEMPTY;
+    } while (choose(q, &l, tried, &seen) || begins_again(&l, &down, tried, &seen));
+    return down ? err_set(DSM_ESHUTDOWN, 0, "get") : -DSM_EEMPTY;
 }
 
 /* ---- taking ---- */
@@ -382,11 +406,14 @@ static int move_tail(dsm_queue *q, struct place *at)
     return rc;
 }
 
-/* The word does not tell by which of several consumers it was moved. */
+/* The word does not tell by which of several consumers it was moved. What was certainly not executed is tried again. */
 static int move_shared_tail(dsm_queue *q, struct place *at)
 {
     uint64_t found;
-    int rc = dsm_compare_swap(q->r, tail_at(q, q->take), q->from, q->upto, &found, remote_timeout(q->r));
+    int rc, tries = 0;
+    do
+        rc = dsm_compare_swap(q->r, tail_at(q, q->take), q->from, q->upto, &found, remote_timeout(q->r));
+    while (rc == -DSM_ECANCELED && sure_again(rc, &tries));
     if (!rc && found == q->from) {
         store_relaxed_u64(&at->tail, q->upto);
         return 0;
@@ -401,7 +428,7 @@ static int move_shared_tail(dsm_queue *q, struct place *at)
         return err_set(DSM_EIO, 0, "no message was taken");
     return rc == -DSM_EUNKNOWN
                ? err_set(DSM_EUNKNOWN, 0, "whether a message was taken is not known; if so, no process gets it")
-               : rc;
+               : sure_error(rc);
 }
 
 int remote_done(dsm_queue *q)
@@ -436,9 +463,11 @@ static int look_at_group(const dsm_queue *q, uint32_t first, uint32_t n, int64_t
     return rc;
 }
 
+/* The shutdown counts if it was seen before the lanes: what was put before it is found then. */
 int remote_has_item(const dsm_queue *q, int64_t deadline)
 {
     uint64_t state[2];
+    bool down = false;
     for (uint32_t first = 0; first < q->config.lanes; first += GROUP) {
         uint32_t n = q->config.lanes - first < GROUP ? q->config.lanes - first : GROUP;
         int rc = look_at_group(q, first, n, deadline, state);
@@ -446,8 +475,9 @@ int remote_has_item(const dsm_queue *q, int64_t deadline)
             return rc < 0 ? rc : 0;
         if (has_one_consumer(q) && state[0] != q->identity)
             return queue_broken("consumer");
+        down |= !first && (uint32_t)state[1];
     }
-    return (uint32_t)state[1] ? err_set(DSM_ESHUTDOWN, 0, "get") : -DSM_EEMPTY;
+    return down ? err_set(DSM_ESHUTDOWN, 0, "get") : -DSM_EEMPTY;
 }
 
 /* A tail that others move, or a record that is not whole, looks like a message from here. */

@@ -253,6 +253,9 @@ void remote_pause(const dsm_queue *q, int64_t deadline);
 /* Adds to 'gets' what was taken. */
 void remote_count_taken(dsm_queue *q);
 
+/* objects/queue/remote_counts.c */
+int remote_count(const dsm_queue *q, dsm_queue_counts *out);
+
 /* The error of a call that the handle does not allow: the process has forked, or the handle does not have the role. */
 int queue_refuse(const dsm_queue *q, const char *role);
 /* The error of a handle that has lost its role: break_() took it, or it was given back by a close() that failed

@@ -49,14 +49,14 @@ static int take_over(dsm_lock *l, uint64_t seen)
 /* In the order that member.h requires: read the word, then check the entry, then compare-swap from the value read. */
 int lock_sweep(dsm_remote *r, uint32_t number, uint64_t dead)
 {
-    uint64_t word, old;
-    int rc = dsm_read(r, SYNC_WORD, &word, sizeof word, remote_timeout(r));
+    uint64_t word;
+    int rc = sure_read(r, SYNC_WORD, &word, sizeof word);
     if (rc || !(word & LOCK_HELD) || (word & LOCK_OWNER) != number)
         return rc;
     rc = member_is(r, SYNC_TABLE, number, dead);
     if (rc <= 0)
         return rc;
-    return err_known(dsm_compare_swap(r, SYNC_WORD, word, lock_freed(word) | LOCK_OWNER_DIED, &old, remote_timeout(r)));
+    return sure_swap_away(r, SYNC_WORD, word, lock_freed(word) | LOCK_OWNER_DIED);
 }
 
 /* ---- take ---- */

@@ -415,15 +415,15 @@ static int sweep(void *arg, uint32_t number, uint64_t dead)
 {
     dsm_rwlock *rw = arg;
     dsm_remote *r = rw->lock.handle.r;
-    uint64_t word, old;
+    uint64_t word;
     int rc = lock_sweep(r, number, dead);
     if (!rc)
-        rc = dsm_read(r, line(rw, number), &word, sizeof word, remote_timeout(r));
+        rc = sure_read(r, line(rw, number), &word, sizeof word);
     if (rc || !(word & 1))
         return rc;
     rc = member_is(r, SYNC_TABLE, number, dead);
     if (rc == 1)
-        rc = err_known(dsm_compare_swap(r, line(rw, number), word, changed(word, 0), &old, remote_timeout(r)));
+        rc = sure_swap_away(r, line(rw, number), word, changed(word, 0));
     if (!rc)
         notify(rw, SYNC_SECOND);
     return rc;
