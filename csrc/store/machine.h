@@ -201,7 +201,7 @@ struct store_op {
     bool own;                   /* 'guess' was read by this op; otherwise it is a hint */
     bool bad;                   /* the frame of the guess was not whole */
     uint16_t seen;              /* when the guess was the head, as in a hint */
-    int64_t seen_at;            /* the same: not later than then, in ns */
+    int64_t seen_at;            /* when this op has seen that; 0: it has only the hint */
     uint32_t rounds, n;         /* looks so far; ops */
     uint64_t guess, head, next; /* a head of the page; the word as it was just read; what replaces it */
     uint32_t frame;             /* that is being written */

@@ -21,8 +21,7 @@ enum {
 enum { DUE_SOON = 3 }; /* looks, until an unlock of this client is not waited for any more */
 enum { ASK_AFTER = 20000000, ASK_EVERY = 50000000 };
 #define PATIENCE 10000000000ll
-#define SECOND INT64_C(1000000000)
-#define HINT_TIME(e) ((uint16_t)((e)->now / SECOND))
+#define HINT_TIME(e) ((uint16_t)((e)->now / 1000000000))
 
 static enum store_next end(struct store_op *m, int status)
 {
@@ -65,13 +64,12 @@ static void remember(const struct store_op *m, const struct store_env *e, uint64
 }
 
 /* The head that the page had when this client last saw it. */
-static bool recall(struct store_op *m, const struct store_env *e, const struct store_hint *h)
+static bool recall(struct store_op *m, const struct store_hint *h)
 {
     if (!h || !h->version || h->generation != page_generation(m->pid))
         return false;
     m->guess = h->empty ? head_of(HEAD_EMPTY, h->version, h->generation) : head_of(HEAD_FRAMED, h->version, h->frame);
     m->seen = h->time;
-    m->seen_at = (e->now / SECOND - (uint16_t)(HINT_TIME(e) - h->time)) * SECOND;
     return true;
 }
 
@@ -347,7 +345,8 @@ static enum store_next doubt(struct store_op *m, struct store_env *e)
 }
 
 /* Another one has replaced a head: was it ours? One that another client made before this one had the frame may have
- * been the same, and be the one that was replaced, if the guess is as old. */
+ * been the same, and be the one that was replaced, if the guess is as old. How old a hint is can't be said for certain:
+ * its seconds come again. */
 static enum store_next trace(struct store_op *m, const struct store_env *e)
 {
     bool ours = m->seen_at > e->frames->since && !m->ops[0].status &&
@@ -361,7 +360,7 @@ static enum store_next begin(struct store_op *m, struct store_env *e)
     if (page_number(m->pid) >= e->shape->pages || !page_generation(m->pid))
         return no_page(m);
     const struct store_hint *h = e->hints ? &e->hints[page_number(m->pid)] : NULL;
-    if (!m->own && recall(m, e, h)) {
+    if (!m->own && recall(m, h)) {
         bool fits = m->kind != STORE_COMPARE_WRITE || h->version == m->expected;
         if (m->kind >= STORE_WRITE && fits && is_recent(m, e))
             return act(m, e, h->version); /* the swap proves it */

@@ -459,8 +459,9 @@ static void one_deadline(void)
         due = t->due;
     }
     lose_path_once_posted(remote->peer);
-    t->due = deadline_after(200 * MS); /* it waits for dsm_completed() */
-    CHECK(result_of(t));               /* at once if the host was slow, otherwise ETIME: and not after two minutes */
+    CHECK(load_acquire_u64(&user->done)); /* the helper has let go of it; */
+    t->due = deadline_after(200 * MS);    /* it waits for dsm_completed() */
+    CHECK(result_of(t));                  /* at once if the host was slow, otherwise ETIME: and not after two minutes */
     plan("stall=0");
     CHECK(word_at(remote, MINE) == 0);
     close_both();
