@@ -62,6 +62,8 @@ class Reference:
         Descriptor of the region that a hosted object is in; empty for an object of this host.
     readonly : bool
         Whether to attach without the right to change the object.
+    copies : tuple of bytes
+        Descriptors of the other copies of a store that has several.
     """
 
     kind: str
@@ -71,6 +73,7 @@ class Reference:
     cluster: str = ""
     descriptor: bytes = b""
     readonly: bool = False
+    copies: tuple[bytes, ...] = ()
 
 
 class Memory:

@@ -5,12 +5,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from dsmem import _core, errors
-from dsmem.memory import Memory, bytes_of
+from dsmem.memory import Memory, bytes_of, open_or_leave
+from dsmem.names import copies
 from dsmem.names.base import Format
 from dsmem.objects import NamedObject, Owner
+
+if TYPE_CHECKING:
+    from dsmem.cluster.base import ClusterBase
+    from dsmem.names.base import Names
 
 __all__ = ["Store"]
 
@@ -83,19 +91,49 @@ class Store(NamedObject, _core.Store):
     b'second'
     """
 
-    def __init__(self, memory: Memory, cluster: Owner | None, name: str) -> None:
-        _core.Store.__init__(self, memory.remote)
+    def __init__(self, memory: Memory, cluster: Owner | None, name: str, backups: Sequence[Memory] = ()) -> None:
+        _core.Store.__init__(self, (memory.remote, *(each.remote for each in backups)))
+        self._backups = backups
+        for each in backups:
+            each.remote._user = f"<Store {name!r}>"
+        if backups:
+            memory.ref = replace(memory.ref, copies=tuple(each.ref.descriptor for each in backups))
         NamedObject.__init__(self, memory, cluster, name)
 
     @classmethod
     def _layout(
-        cls, page_size: int | None = None, capacity: int | str | None = None, members: int | None = None
+        cls,
+        page_size: int | None = None,
+        capacity: int | str | None = None,
+        members: int | None = None,
+        replicas: int | None = None,
     ) -> tuple[int, Format]:
         if capacity is None:
             raise errors.InvalidArgumentError("a store can't be made without capacity=, such as '64MiB'")
         size, places = _number(_PAGE_SIZE, page_size=page_size), _number(_MEMBERS, members=members)
-        shape = size, _pages(capacity, size), places
-        return _core.store_nbytes(*shape), lambda view: _core.store_format(view, *shape)
+        shape = size, _pages(capacity, size), places, _number(1, replicas=replicas)
+        return _core.store_nbytes(*shape), lambda view: _core.store_format(view, *shape, 0, 0)
+
+    @classmethod
+    def _check_replicas(cls, replicas: int | None, names: Names) -> None:
+        copies.check_nodes(names, _number(1, replicas=replicas))
+
+    @classmethod
+    def _of_nodes(cls, cluster: ClusterBase, name: str, given: dict[str, Any], **how: Any) -> Store:
+        """Find or make one in a cluster of several memory nodes. Its copies are made when the first has its name."""
+        create, mode = how["create"], how["mode"]
+        replicas = _number(1, replicas=given["replicas"])
+        if create is not False:
+            copies.reach_nodes(cluster._open_names(), name, replicas)
+        while True:
+            memory = cluster._open(name, "store", lambda: cls._layout(**given), lambda memory: memory, **how)
+            try:
+                return open_or_leave(
+                    lambda memory: cls._open(memory, cluster, name, mode=mode, made=create is True, **given), memory
+                )
+            except errors.NameNotFoundError:  # its creator has given it up
+                if create is not None:
+                    raise
 
     @classmethod
     def _open(
@@ -107,16 +145,26 @@ class Store(NamedObject, _core.Store):
         page_size: int | None = None,
         capacity: int | str | None = None,
         members: int | None = None,
+        replicas: int | None = None,
+        mode: int | None = None,
+        made: bool = False,
     ) -> Store:
-        store = cls(memory, cluster, name)
-        try:
-            store._compare(page_size, capacity, members)
-        except BaseException:
-            _core.Store.close(store)
-            raise
+        if cluster is None:
+            found = copies.attached(memory, name)
+        else:
+            found = copies.backups(memory, cluster._open_names(), name, mode, made)
+        with contextlib.ExitStack() as stack:
+            for each in found:
+                stack.enter_context(each)
+            store = cls(memory, cluster, name, found)
+            stack.callback(_core.Store.close, store)
+            store._compare(page_size, capacity, members, replicas)
+            stack.pop_all()
         return store
 
-    def _compare(self, page_size: int | None, capacity: int | str | None, members: int | None) -> None:
+    def _compare(
+        self, page_size: int | None, capacity: int | str | None, members: int | None, replicas: int | None
+    ) -> None:
         there, different = self._shape, []
         if page_size is not None and _number(0, page_size=page_size) != there["page_size"]:
             different.append(f"page_size={there['page_size']}, not {page_size}")
@@ -124,6 +172,8 @@ class Store(NamedObject, _core.Store):
             different.append(f"capacity={there['pages'] * there['page_size']}, not {capacity}")
         if members is not None and _number(0, members=members) != there["members"]:
             different.append(f"members={there['members']}, not {members}")
+        if replicas is not None and _number(0, replicas=replicas) != there["replicas"]:
+            different.append(f"replicas={there['replicas']}, not {replicas}")
         if different:
             raise errors.MismatchError(f"store {self._name!r} has {' and '.join(different)}")
 
@@ -151,4 +201,6 @@ class Store(NamedObject, _core.Store):
             Calls are under way in other threads.
         """
         _core.Store.close(self)
+        for each in self._backups:
+            each.close()
         NamedObject.close(self)

@@ -12,19 +12,35 @@ typedef struct {
     uint32_t page_bytes; /* a multiple of 64 from 256 to 1 MiB */
     uint32_t clients;    /* open handles at a time, 1 to 1024; each costs 64 frames */
     uint64_t pages;
+    uint32_t copies; /* of each page, 1 to DSM_STORE_COPIES, each in memory of its own; 0: one */
+    uint32_t index;  /* which of them this is */
+    uint64_t id;     /* of the store, the same at all copies; 0: a new one */
 } dsm_store_shape;
+enum { DSM_STORE_COPIES = 5 };
 
 /* How many bytes such a store needs. EINVAL: it can't be. */
 int dsm_store_layout(const dsm_store_shape *shape, uint64_t *nbytes);
 /* Formats zeroed memory of that many bytes that no other process sees yet. */
 int dsm_store_format(void *memory, const dsm_store_shape *shape);
 
+/* A store of one copy exists once it is formatted. One of several is being made until copy 0 says otherwise, which is
+ * decided once. */
+enum { DSM_STORE_MADE = 0, DSM_STORE_WHOLE = 1, DSM_STORE_GIVEN_UP = 2 };
+/* What the header of a copy says, and the state. */
+int dsm_store_look(dsm_remote *r, dsm_store_shape *shape, uint64_t *state);
+/* r is copy 0. state: DSM_STORE_WHOLE or DSM_STORE_GIVEN_UP. *decided is what has been decided, perhaps by another. */
+int dsm_store_settle(dsm_remote *r, uint64_t state, uint64_t *decided);
+
 /* A handle is one client of the store. It is used by one thread at a time; but any number of threads may be in
  * dsm_store_read() where the memory is mapped. A process may die or be stopped anywhere: no other client waits for it,
  * and a page is whole and of one version always. */
 typedef struct dsm_store dsm_store;
-/* Errors: ECORRUPT, EVERSION, EMISMATCH (another object), EMEMBERS (all clients' places are taken). */
-int dsm_store_open(dsm_remote *r, dsm_store **out);
+/* at: the memory of each copy, of one context if there are several. Errors: ECORRUPT, EVERSION, EMISMATCH (another
+ * object, or not all copies of one store), EMEMBERS (all clients' places are taken), EUNSUPPORTED (several copies in
+ * memory that is mapped). *failed is the copy that an error is about. */
+int dsm_store_open(dsm_remote *const *at, uint32_t copies, dsm_store **out, uint32_t *failed);
+/* The copy that the last error of a call is about. */
+uint32_t dsm_store_failed(const dsm_store *s);
 /* Gives back the client's chunk and place. After an error the call may be repeated; other calls are refused with
  * ECLOSED. If the memory is out of reach, nothing is left to do and the result is 0. */
 int dsm_store_leave(dsm_store *s);

@@ -126,6 +126,8 @@ static int succeed_dead(dsm_remote *r, uint64_t table, uint32_t n, const uint64_
         if (!ended[i])
             continue;
         int rc = sweep ? sweep(arg, i, seen[i]) : 0;
+        if (rc > 0)
+            continue;
         if (!rc)
             rc = member_take(r, table + 8ull * i, seen[i], identity, &found);
         if (rc) {

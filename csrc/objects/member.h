@@ -49,7 +49,8 @@ const char *member_describe(uint64_t identity, char text[MEMBER_TEXT]);
  * number, and nothing is known about either. */
 bool member_elsewhere(uint64_t identity);
 
-/* Undoes what the dead member of entry 'number' left. Returns 0, or -DSM_E…, which ends the join. */
+/* Undoes what the dead member of entry 'number' left. Returns 0; 1: the entry can't be had yet; or -DSM_E…, which ends
+ * the join. */
 typedef int member_sweep(void *arg, uint32_t number, uint64_t dead);
 
 /* Takes one of the n entries at 'table' in r. sweep may be NULL. EMEMBERS: no entry is free or proven dead. */

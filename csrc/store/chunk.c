@@ -55,18 +55,27 @@ static enum store_next post(struct store_chunking *m, uint32_t n, int step)
 static enum store_next swap(struct store_chunking *m, const struct store_env *e, uint32_t chunk, uint64_t from,
                             uint64_t to, int step)
 {
-    m->ops[0] = (dsm_op){
-        .code = DSM_OP_COMPARE_SWAP, .offset = chunk_at(e->shape, chunk), .nbytes = 8, .operand = from, .desired = to};
+    m->ops[0] = store_swap_op(e, 0, chunk_at(e->shape, chunk), from, to);
     return post(m, 1, step);
 }
 
 /* Whatever is answered, no frame of the chunk is used from now on. */
-static enum store_next give_up(struct store_chunking *m, const struct store_env *e)
+static enum store_next close_it(struct store_chunking *m, const struct store_env *e)
 {
     struct store_frames *f = e->frames;
     f->closing = true;
     f->free = 0;
     return swap(m, e, f->chunk, f->word, chunk_next(f->word, 0, CHUNK_CLOSED), CHUNK_CLOSES);
+}
+
+/* No WRITE of one of its frames may be under way then, to any copy. */
+static enum store_next give_up(struct store_chunking *m, const struct store_env *e)
+{
+    uint32_t n = 0;
+    for (uint32_t k = 0; e->dues && k < e->copies; k++)
+        if (e->dues->unsettled >> k & 1)
+            m->ops[n++] = store_read_op(e, k, slot_at(e->slot), &m->heads[k], 8);
+    return n ? post(m, n, CHUNK_SETTLES) : close_it(m, e);
 }
 
 /* ---- which chunk ---- */
@@ -85,8 +94,7 @@ static enum store_next look(struct store_chunking *m, const struct store_env *e)
     uint64_t left = e->shape->chunks - m->at;
     m->got = left < PER_CHUNK ? (uint32_t)left : PER_CHUNK;
     m->in = 0;
-    m->ops[0] = (dsm_op){
-        .code = DSM_OP_READ, .offset = chunk_at(e->shape, m->at), .local = m->words, .nbytes = 8 * (uint64_t)m->got};
+    m->ops[0] = store_read_op(e, 0, chunk_at(e->shape, m->at), m->words, 8 * (uint64_t)m->got);
     return post(m, 1, CHUNK_LOOKS);
 }
 
@@ -108,10 +116,7 @@ static enum store_next try(struct store_chunking *m, struct store_env *e)
 static enum store_next read_pids(struct store_chunking *m, const struct store_env *e)
 {
     for (uint32_t i = 0; i < PER_CHUNK; i++)
-        m->ops[i] = (dsm_op){.code = DSM_OP_READ,
-                             .offset = frame_at(e->shape, (uint64_t)e->frames->chunk * PER_CHUNK + i),
-                             .local = &m->pids[i],
-                             .nbytes = 8};
+        m->ops[i] = store_read_op(e, 0, frame_at(e->shape, (uint64_t)e->frames->chunk * PER_CHUNK + i), &m->pids[i], 8);
     return post(m, PER_CHUNK, CHUNK_FRAMES);
 }
 
@@ -120,10 +125,7 @@ static enum store_next read_heads(struct store_chunking *m, const struct store_e
 {
     for (uint32_t i = 0; i < PER_CHUNK; i++) {
         uint64_t number = page_number(m->pids[i]);
-        m->ops[i] = (dsm_op){.code = DSM_OP_READ,
-                             .offset = head_at(e->shape, number < e->shape->pages ? number : 0),
-                             .local = &m->heads[i],
-                             .nbytes = 8};
+        m->ops[i] = store_read_op(e, 0, head_at(e->shape, number < e->shape->pages ? number : 0), &m->heads[i], 8);
     }
     return post(m, PER_CHUNK, CHUNK_HEADS);
 }
@@ -139,9 +141,11 @@ static enum store_next is_open(struct store_chunking *m, struct store_env *e)
 static enum store_next find_free(struct store_chunking *m, struct store_env *e)
 {
     struct store_frames *f = e->frames;
-    for (uint32_t i = 0; i < PER_CHUNK; i++)
-        if (head_state(m->heads[i]) != HEAD_FRAMED || head_low(m->heads[i]) != f->chunk * PER_CHUNK + i)
+    for (uint32_t i = 0; i < PER_CHUNK; i++) {
+        bool other = head_state(m->heads[i]) != HEAD_FRAMED || head_low(m->heads[i]) != f->chunk * PER_CHUNK + i;
+        if (other && !head_locked(m->heads[i])) /* what is behind a lock may be in it */
             f->free |= 1ull << i;
+    }
     return f->free ? is_open(m, e) : give_up(m, e);
 }
 
@@ -224,6 +228,9 @@ enum store_next store_open_chunk_step(struct store_chunking *m, struct store_env
         if (m->ops[i].status)
             return end(m, m->ops[i].status);
     switch (m->step) {
+    case CHUNK_SETTLES:
+        e->dues->unsettled = 0;
+        return close_it(m, e);
     case CHUNK_CLOSES:
         return closed(m, e);
     case CHUNK_LOOKS:

@@ -4,6 +4,7 @@
 #include "../base/deadline.h"
 #include "../base/mapped_ops.h"
 #include "../core/remote.h"
+#include "posting.h"
 
 #include <time.h>
 
@@ -15,7 +16,9 @@ int store_enter(dsm_store *s)
 {
     if (s->leaving)
         return err_set(DSM_ECLOSED, 0, "the store is being closed");
-    uint64_t user = remote_is_mapped(s->remote) ? 0 : compare_swap_u64(&s->user, 0, this_thread());
+    uint64_t user = remote_is_mapped(s->at[0]) ? 0 : compare_swap_u64(&s->user, 0, this_thread());
+    if (!user && s->posting)
+        posting_begin(s);
     if (!user)
         return 0;
     return user == this_thread() ? dsm_refuse_reentry("store")
@@ -24,21 +27,14 @@ int store_enter(dsm_store *s)
 
 int store_exit(dsm_store *s, int rc)
 {
-    if (!remote_is_mapped(s->remote))
+    if (s->posting)
+        posting_unlock(s);
+    if (!remote_is_mapped(s->at[0]))
         store_release_u64(&s->user, 0);
     return rc;
 }
 
 /* ---- machines ---- */
-
-void store_ask(struct store_env *e)
-{
-    struct timespec wall;
-    clock_gettime(CLOCK_REALTIME, &wall);
-    e->now = clock_ns();
-    e->time = ((uint64_t)wall.tv_sec * 1000 + (uint64_t)wall.tv_nsec / 1000000) << 16;
-    e->random = ((uint64_t)e->now ^ (uint64_t)(uintptr_t)&wall) * 0x9e3779b97f4a7c15ull;
-}
 
 static uint32_t right_of(const dsm_op *op)
 {
@@ -48,12 +44,13 @@ static uint32_t right_of(const dsm_op *op)
 enum { PREFETCH_FROM = 2 };
 
 /* In order; behind one that is refused, none is executed. Many ops are for words far from each other. */
-static void execute_mapped(dsm_remote *r, dsm_op *ops, uint32_t n)
+static void execute_mapped(dsm_op *ops, uint32_t n)
 {
     int rc = 0;
     for (uint32_t i = 0; n > PREFETCH_FROM && i < n; i++)
-        __builtin_prefetch(remote_at(r, ops[i].offset));
+        __builtin_prefetch(remote_at(ops[i].remote, ops[i].offset));
     for (uint32_t i = 0; i < n; i++) {
+        dsm_remote *r = ops[i].remote;
         if (rc) {
             ops[i].status = -DSM_ECANCELED;
             continue;
@@ -64,18 +61,20 @@ static void execute_mapped(dsm_remote *r, dsm_op *ops, uint32_t n)
     }
 }
 
-void store_execute(const dsm_store *s, dsm_op *ops, uint32_t n)
+void store_execute(dsm_store *s, dsm_op *ops, uint32_t n)
 {
-    dsm_remote *r = s->remote;
+    dsm_remote *r = s->at[0];
     uint64_t nbytes = 0;
-    if (remote_is_mapped(r)) {
-        execute_mapped(r, ops, n);
+    if (s->posting) {
+        posting_execute(s, ops, n);
         return;
     }
-    for (uint32_t i = 0; i < n; i++) {
-        ops[i].remote = r;
-        nbytes += ops[i].nbytes;
+    if (remote_is_mapped(r)) {
+        execute_mapped(ops, n);
+        return;
     }
+    for (uint32_t i = 0; i < n; i++)
+        nbytes += ops[i].nbytes;
     dsm_execute(r->ctx, ops, n, remote_timeout_for(r, nbytes), NULL); /* each op has its status */
 }
 
@@ -92,8 +91,12 @@ static uint32_t first_canceled(const dsm_op *ops, uint32_t n)
     return first;
 }
 
-void store_insist(const dsm_store *s, dsm_op *ops, uint32_t n)
+void store_insist(dsm_store *s, dsm_op *ops, uint32_t n)
 {
+    if (s->posting) {
+        store_execute(s, ops, n);
+        return;
+    }
     for (int i = 0; n && i < STORE_CANCELED_MOST && !(i && wait_interrupted()); i++) {
         store_execute(s, ops, n);
         uint32_t first = first_canceled(ops, n);
@@ -101,6 +104,13 @@ void store_insist(const dsm_store *s, dsm_op *ops, uint32_t n)
         n -= first;
     }
 }
+
+int store_recover(dsm_store *s, uint64_t number, uint64_t lock)
+{
+    return s->posting ? posting_recover(s, number, lock) : 0;
+}
+
+int store_explain(dsm_store *s, int rc) { return rc && s->posting ? posting_explain(s, rc) : rc; }
 
 void store_sleep(int64_t ns) { nanosleep(&(struct timespec){.tv_nsec = ns}, NULL); }
 
@@ -111,7 +121,7 @@ int store_open_chunk(dsm_store *s)
     store_ask(&env);
     while (store_open_chunk_step(&m, &env) == STORE_POST)
         store_insist(s, m.ops, m.n);
-    return err_known(m.status); /* whatever became of the chunk: the write has not begun */
+    return store_explain(s, err_known(m.status)); /* whatever became of the chunk: the write has not begun */
 }
 
 int store_drive(dsm_store *s, struct store_op *m)
@@ -133,8 +143,11 @@ int store_drive(dsm_store *s, struct store_op *m)
         case STORE_FRAMES:
             rc = store_open_chunk(s);
             break;
+        case STORE_RECOVER:
+            rc = store_explain(s, store_recover(s, m->locked, m->lock));
+            break;
         default:
-            return m->status;
+            return store_explain(s, m->status);
         }
         if (rc)
             return rc;

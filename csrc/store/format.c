@@ -8,11 +8,13 @@
 struct store_header {
     struct object_header object;
     uint32_t page_bytes, slots;
-    uint64_t pages, chunks, frames;
-    uint8_t zero[28];
+    uint64_t pages, frames, chunks; /* in format 2 the last two were the other way round, so each refuses the other */
+    uint64_t id;
+    uint32_t copies, index, format;
+    uint8_t zero[8];
     uint32_t crc;
 };
-_Static_assert(sizeof(struct store_header) == STORE_SLOTS, "docs/protocols/pages.md");
+_Static_assert(sizeof(struct store_header) == STORE_HEADER, "docs/protocols/pages.md");
 
 static uint32_t crc_of(const struct store_header *h)
 {
@@ -30,8 +32,12 @@ int store_format(void *memory, struct store_shape *s)
     h->pages = s->pages;
     h->chunks = s->chunks;
     h->frames = s->frames;
+    h->id = s->id = s->id ? s->id : h->object.id;
+    h->copies = s->copies;
+    h->index = s->index;
+    h->format = STORE_FORMAT;
     h->crc = crc_of(h);
-    s->id = h->object.id;
+    *(uint64_t *)(void *)((char *)memory + STORE_COMPLETE) = s->copies == 1;
     uint64_t *heads = (uint64_t *)(void *)((char *)memory + s->heads);
     for (uint64_t i = 0; i < s->pages; i++)
         heads[i] = head_first(s, i);
@@ -43,7 +49,15 @@ int store_parse(const void *bytes, struct store_shape *s)
     const struct store_header *h = bytes;
     if (h->crc != crc_of(h))
         return err_set(DSM_ECORRUPT, 0, "the header of the store is damaged");
-    *s = (struct store_shape){.page_bytes = h->page_bytes, .slots = h->slots, .pages = h->pages, .id = h->object.id};
+    if (h->format != STORE_FORMAT)
+        return err_set(DSM_EVERSION, 0, "the store has layout %u, this release makes and reads %d", h->format,
+                       STORE_FORMAT);
+    *s = (struct store_shape){.page_bytes = h->page_bytes,
+                              .slots = h->slots,
+                              .copies = h->copies,
+                              .index = h->index,
+                              .pages = h->pages,
+                              .id = h->id};
     if (store_lay_out(s) || s->chunks != h->chunks || s->frames != h->frames || s->nbytes != h->object.nbytes)
         return err_set(DSM_ECORRUPT, 0, "the header of the store contradicts itself");
     return 0;

@@ -41,6 +41,10 @@ bool frame_holds(const struct frame_header *h, const void *page, uint32_t page_b
     return found.low == h->hash.low && found.high == h->hash.high;
 }
 
+/* ---- locks ---- */
+
+uint32_t store_mark(uint64_t identity) { return (uint32_t)(hash64_word(0, identity) & LOW24); }
+
 /* ---- shape ---- */
 
 static uint64_t up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
@@ -50,6 +54,9 @@ int store_lay_out(struct store_shape *s)
     if (s->page_bytes < STORE_PAGE_LEAST || s->page_bytes > STORE_PAGE_MOST || s->page_bytes % STORE_GRAIN)
         return err_set(DSM_EINVAL, 0, "pages of %u bytes; a multiple of %d from %d to %d", s->page_bytes, STORE_GRAIN,
                        STORE_PAGE_LEAST, STORE_PAGE_MOST);
+    if (!s->copies || s->copies > STORE_COPIES_MOST || s->index >= s->copies)
+        return err_set(DSM_EINVAL, 0, "copy %u of %u; 1 to %d copies, and the first is 0", s->index, s->copies,
+                       STORE_COPIES_MOST);
     if (!s->slots || s->slots > SLOTS_MOST)
         return err_set(DSM_EINVAL, 0, "%u clients at a time; 1 to %d", s->slots, SLOTS_MOST);
     if (!s->pages || s->pages > FRAMES_MOST || up(s->pages, PER_CHUNK) + PER_CHUNK * s->slots > FRAMES_MOST)

@@ -12,20 +12,28 @@
 
 #include <stdbool.h>
 
-enum { STORE_SLOTS = 128, STORE_GRAIN = 64, STORE_PAGE_LEAST = 256, STORE_PAGE_MOST = 1 << 20 };
+enum {
+    STORE_FORMAT = 3,
+    STORE_HEADER = 128,
+    STORE_COMPLETE = 128,
+    STORE_SLOTS = 192,
+    STORE_COPIES_MOST = DSM_STORE_COPIES
+};
+enum { STORE_GRAIN = 64, STORE_PAGE_LEAST = 256, STORE_PAGE_MOST = 1 << 20 };
 enum { FRAMES_MOST = 1 << 24, PER_CHUNK = 64, SLOTS_MOST = 1024 };
 
 /* What the properties of a store make of its memory. */
 struct store_shape {
     uint32_t page_bytes, slots;
-    uint64_t id; /* of the object */
+    uint32_t copies, index; /* of how many, and which of them this is */
+    uint64_t id;            /* the same at all copies */
     uint64_t pages, chunks;
     uint64_t chunk_words, heads, frames, nbytes; /* offsets, and the end */
 };
 
 /* ---- heads ---- */
 
-enum { HEAD_FRAMED = 0, HEAD_EMPTY = 4094, HEAD_FREE = 4095 };
+enum { HEAD_FRAMED = 0, HEAD_LOCKED_MOST = 4000, HEAD_EMPTY = 4094, HEAD_FREE = 4095 };
 #define LOW24 0xffffffull
 #define LOW28 0xfffffffull
 
@@ -37,6 +45,15 @@ static inline uint64_t head_of(uint64_t state, uint64_t version, uint64_t low)
 static inline unsigned head_state(uint64_t head) { return (unsigned)(head >> 52); }
 static inline uint64_t head_version(uint64_t head) { return head >> 24 & LOW28; }
 static inline uint32_t head_low(uint64_t head) { return (uint32_t)(head & LOW24); }
+
+/* Locked by a client, which is changing it at other copies. low: the mark of the client. */
+static inline bool head_locked(uint64_t head) { return head_state(head) - 1 < HEAD_LOCKED_MOST; }
+static inline uint64_t head_lock(uint64_t head, uint32_t slot, uint32_t mark)
+{
+    return head_of(slot + 1, head_version(head), mark);
+}
+/* Of the identity that a client has at the primary. Slots are used again; with it a lock never comes twice. */
+uint32_t store_mark(uint64_t identity);
 
 /* Of a page in a frame whose header has this version. */
 static inline bool head_names(uint64_t head, uint64_t version) { return (version & LOW28) == head_version(head); }
@@ -96,9 +113,9 @@ static inline uint64_t frames_of(const struct store_shape *s) { return s->chunks
 int store_lay_out(struct store_shape *s);
 /* The head of a page in a new store. */
 uint64_t head_first(const struct store_shape *s, uint64_t number);
-/* Writes a store into zeroed memory of s->nbytes bytes, and fills in s->id. */
+/* Writes copy s->index of a store into zeroed memory of s->nbytes bytes. s->id: 0 is replaced by a new one. */
 int store_format(void *memory, struct store_shape *s);
-/* Checks the first STORE_SLOTS bytes of a store, which are a copy. The header of the object has been approved. */
+/* Checks the first STORE_HEADER bytes of a store, which are a copy. The header of the object has been approved. */
 int store_parse(const void *bytes, struct store_shape *s);
 
 #endif

@@ -3,10 +3,12 @@
  * by others. A machine knows time, chance and other processes by its env alone, so one thread can play many clients.
  *
  * A driver calls the step function until it returns STORE_DONE:
- *   STORE_POST    execute m->ops, m->n of them, in order, as dsm_execute() does, and then step again. 'remote' is left
- *                 for the driver to fill in. The outcome of each op is in its status
+ *   STORE_POST    execute m->ops, m->n of them, as dsm_execute() does, and then step again. Before them, in the same
+ *                 posting, go the unlocks that are due (store_due_ops). The outcome of each op is in its status
  *   STORE_SLEEP   wait for m->sleep_ns, and then step again
  *   STORE_FRAMES  open a chunk (store_open_chunk_step), and then step again
+ *   STORE_RECOVER page m->locked has been locked with m->lock for a while. If the holder is proven dead, resolve it
+ *                 (store_resolve_step). Then step again in either case
  *   STORE_DONE    m->status is the result, 0 or -DSM_E…
  * Ops with their status are all that a machine learns of the memory. An op that was posted must end, whatever its
  * outcome, before the machine may be given up: its buffers lie in the machine.
@@ -18,7 +20,7 @@
 
 #include "layout.h"
 
-enum store_next { STORE_DONE, STORE_POST, STORE_SLEEP, STORE_FRAMES };
+enum store_next { STORE_DONE, STORE_POST, STORE_SLEEP, STORE_FRAMES, STORE_RECOVER };
 
 /* The chunk that a client has open, and which of its frames are free. */
 struct store_frames {
@@ -54,9 +56,26 @@ struct store_heads {
     uint64_t words[PER_CHUNK];
 };
 
+/* Locks that have done their work: each is to become 'next' at the primary, if it still stands there. A change is done
+ * before that; other clients wait for it. */
+enum { STORE_DUES = 2 * PER_CHUNK };
+struct store_due {
+    uint64_t number, lock, next; /* of the page */
+};
+struct store_dues {
+    uint32_t n;
+    bool kept;         /* a lock of this client may stand somewhere that is not in the list: an answer was lost */
+    uint8_t unsettled; /* copies to which a WRITE of a frame may still be under way, a bit each */
+    struct store_due of[STORE_DUES];
+};
+
 struct store_env {
     const struct store_shape *shape;
-    uint32_t slot;               /* of this client */
+    uint32_t slot;               /* of this client, the same at all copies */
+    uint32_t copies;             /* 1 to STORE_COPIES_MOST */
+    uint32_t mark;               /* of this client: store_mark() */
+    dsm_remote *const *at;       /* of each copy; the first is the primary */
+    struct store_dues *dues;     /* zero at first; NULL if there is one copy */
     struct store_frames *frames; /* its own */
     struct store_hint *hints;    /* one for each page, zero at first; NULL: none are kept */
     struct store_freed *freed;   /* zero at first; NULL: none is kept */
@@ -66,6 +85,105 @@ struct store_env {
     uint64_t time;               /* the stamp of new frames */
     uint64_t random;             /* another one at each step */
 };
+
+/* ---- ops ---- */
+
+static inline dsm_op store_read_op(const struct store_env *e, uint32_t copy, uint64_t offset, void *to, uint64_t nbytes)
+{
+    return (dsm_op){.remote = e->at[copy], .code = DSM_OP_READ, .offset = offset, .local = to, .nbytes = nbytes};
+}
+static inline dsm_op store_swap_op(const struct store_env *e, uint32_t copy, uint64_t offset, uint64_t from,
+                                   uint64_t to)
+{
+    return (dsm_op){.remote = e->at[copy],
+                    .code = DSM_OP_COMPARE_SWAP,
+                    .offset = offset,
+                    .nbytes = 8,
+                    .operand = from,
+                    .desired = to};
+}
+
+/* ---- changes of heads at all copies, of which there are several: put.c ---- */
+
+/* CHANGE_REFUSED: another head was there. FAILED: it has certainly not been made. UNKNOWN: it may have been */
+enum change { CHANGE_BEGINS, CHANGE_UNSURE, CHANGE_LOCKED, CHANGE_DONE, CHANGE_REFUSED, CHANGE_FAILED, CHANGE_UNKNOWN };
+
+struct store_change {
+    uint64_t number, from, to; /* of the page */
+    enum change is;
+    bool again;                       /* the unlock of an earlier change from the same head was due when it began */
+    uint64_t found;                   /* CHANGE_REFUSED: the head */
+    uint8_t done, unsure;             /* backups that have 'to', and those of which it is not known: a bit each */
+    uint64_t seen[STORE_COPIES_MOST]; /* the heads there */
+};
+
+enum put_step { PUT_BEGINS, PUT_LOCKS, PUT_SETTLES, PUT_FRAMES, PUT_COPIES, PUT_SLEEPS };
+
+struct store_put {
+    int status, cause; /* the first error */
+    int failed;        /* that of a change that could not be locked */
+    enum put_step step;
+    uint32_t count, n, tries; /* changes, of different pages; ops */
+    uint32_t copy;            /* at which the error was */
+    uint8_t unwritten;        /* copies that have not got the frame, a bit each */
+    int64_t sleep_ns;
+};
+
+/* write: the op that writes the frame which the change names, for any copy; NULL: it names none. ops: room for
+ * STORE_OPS_MOST, and for count · (copies - 1). Afterwards each change says what has become of it. */
+enum { STORE_OPS_MOST = STORE_COPIES_MOST + 1 };
+enum store_next store_put_step(struct store_put *p, struct store_change *changes, dsm_op *ops, const dsm_op *write,
+                               struct store_env *e);
+
+static inline uint64_t store_lock_of(const struct store_env *e, uint64_t head)
+{
+    return head_lock(head, e->slot, e->mark);
+}
+/* By this client; nothing else has to be proven before such a lock is resolved. */
+static inline bool store_lock_is_own(const struct store_env *e, uint64_t lock)
+{
+    return head_state(lock) == e->slot + 1 && head_low(lock) == e->mark;
+}
+
+/* ---- unlocks that are due: put.c ---- */
+
+bool store_is_due(const struct store_env *e, uint64_t number, uint64_t lock);
+/* Ops for up to 'most' of them, the oldest first. Returns how many. */
+uint32_t store_due_ops(const struct store_env *e, dsm_op *ops, uint32_t most);
+/* These have ended. What was answered is due no more. */
+void store_due_done(struct store_env *e, const dsm_op *ops, uint32_t n);
+
+/* ---- a lock that was left: resolve.c ---- */
+
+/* The holder is proven dead, at the primary and at each backup; or it is this client, and does nothing else with the
+ * page. Several clients may resolve one lock. */
+struct store_resolve {
+    int status;
+    uint64_t number, lock; /* of the page; as it was read before the proof */
+
+    enum { RESOLVE_BEGINS, RESOLVE_READS, RESOLVE_COPIES, RESOLVE_UNLOCKS, RESOLVE_CHECKS } step;
+    uint32_t n, tries;
+    uint64_t head, heads[STORE_COPIES_MOST];
+    dsm_op ops[STORE_COPIES_MOST];
+};
+
+/* Afterwards the lock is gone. Errors: ECORRUPT (copies that contradict each other), and those of ops. */
+enum store_next store_resolve_step(struct store_resolve *m, struct store_env *e);
+
+/* The same for each page that is locked by this slot with this mark. */
+struct store_sweep {
+    int status;
+    uint32_t slot, mark;
+
+    enum { SWEEP_BEGINS, SWEEP_LOOKS, SWEEP_RESOLVES } step;
+    uint64_t looked;
+    uint32_t n, got, at; /* ops; heads at hand, and the place in them */
+    dsm_op *ops;
+    uint64_t heads[PER_CHUNK];
+    dsm_op look;
+    struct store_resolve resolve;
+};
+enum store_next store_sweep_step(struct store_sweep *m, struct store_env *e);
 
 /* ---- one page: page.c ---- */
 
@@ -79,7 +197,7 @@ struct store_op {
     uint64_t expected; /* COMPARE_WRITE: the version */
     uint64_t version;  /* afterwards: that of the page, also with ECONFLICT */
 
-    enum { OP_BEGINS, OP_LOOKS, OP_SLEEPS, OP_FRAMES, OP_SWAPS, OP_DOUBTS, OP_TRACES } step;
+    enum { OP_BEGINS, OP_LOOKS, OP_SLEEPS, OP_FRAMES, OP_SWAPS, OP_DOUBTS, OP_TRACES, OP_PUTS } step;
     bool own;                   /* 'guess' was read by this op; otherwise it is a hint */
     bool bad;                   /* the frame of the guess was not whole */
     uint16_t seen;              /* when the guess was the head, as in a hint */
@@ -89,14 +207,22 @@ struct store_op {
     uint32_t frame;             /* that is being written */
     int cause;                  /* of a doubt */
     int64_t sleep_ns;
+    uint64_t lock, locked;      /* the one that was met, and the page */
+    int64_t since, asked;       /* when it was met; when its holder was last asked about */
+    uint32_t waits;             /* looks that found a lock */
+    struct store_change change; /* of a store with several copies */
+    struct store_put put;
+    dsm_op write; /* of the frame */
     struct frame_header header;
-    dsm_op ops[2];
+    dsm_op ops[STORE_OPS_MOST];
 };
 
 /* Errors: EPAGE (no such page), ECONFLICT (another version), ECORRUPT, EUNKNOWN, ETIME (others have replaced the page
- * all the time), and those of ops. */
+ * all the time), EBUSY (a client that is not proven dead has locked it), and those of ops. */
 enum store_next store_step(struct store_op *m, struct store_env *e);
-/* Ends a machine in OP_SWAPS whose ops have not been posted, or had no effect. */
+/* It has posted a change whose outcome is not known yet, or holds a lock. */
+bool store_must_go_on(const struct store_op *m);
+/* Ends a machine that need not go on and whose ops have not been posted, or had no effect. */
 void store_give_up(struct store_op *m, struct store_env *e);
 
 /* ---- allocation: allocate.c ---- */
@@ -105,11 +231,24 @@ struct store_allocation {
     int status;
     uint64_t *ids, want, have;
 
-    enum { ALLOCATION_BEGINS, ALLOCATION_LOOKS, ALLOCATION_SWAPS, ALLOCATION_RETURNS, ALLOCATION_UNDOES } step;
-    uint64_t looked; /* how many heads were read */
-    uint32_t n;      /* ops */
+    enum {
+        ALLOCATION_BEGINS,
+        ALLOCATION_LOOKS,
+        ALLOCATION_SWAPS,
+        ALLOCATION_PUTS,
+        ALLOCATION_WAITS,
+        ALLOCATION_RETURNS,
+        ALLOCATION_UNDOES,
+        ALLOCATION_UNPUTS
+    } step;
+    uint64_t looked;       /* how many heads were read */
+    uint32_t n, passes;    /* ops; how often all heads were looked at since a page was had */
+    uint64_t lock, locked; /* one that was met, 0: none; and the page */
+    int64_t sleep_ns;
     int cause;
     uint64_t heads[PER_CHUNK];
+    struct store_put put; /* of a store with several copies */
+    struct store_change changes[PER_CHUNK];
     dsm_op ops[PER_CHUNK];
 };
 
@@ -121,7 +260,7 @@ enum store_next store_allocate_step(struct store_allocation *m, struct store_env
 struct store_chunking {
     int status;
 
-    enum { CHUNK_BEGINS, CHUNK_CLOSES, CHUNK_LOOKS, CHUNK_SWAPS, CHUNK_FRAMES, CHUNK_HEADS } step;
+    enum { CHUNK_BEGINS, CHUNK_SETTLES, CHUNK_CLOSES, CHUNK_LOOKS, CHUNK_SWAPS, CHUNK_FRAMES, CHUNK_HEADS } step;
     uint64_t looked;    /* chunks */
     uint32_t n, at, in; /* ops; the chunk at hand, and its place in the words */
     uint32_t got;       /* words that were read */

@@ -22,7 +22,7 @@ static int failed_at(int rc, size_t i, size_t n)
 int dsm_store_read_many(dsm_store *s, const uint64_t *pids, size_t n, void *pages)
 {
     uint64_t each = dsm_store_shape_of(s).page_bytes;
-    if (!remote_is_mapped(s->remote))
+    if (!remote_is_mapped(s->at[0]))
         return window_run(s, STORE_READ, pids, n, pages, NULL);
     for (size_t i = 0; i < n; i++) {
         int rc = ended(i);
@@ -38,7 +38,7 @@ int dsm_store_read_many(dsm_store *s, const uint64_t *pids, size_t n, void *page
 int dsm_store_write_many(dsm_store *s, const uint64_t *pids, size_t n, const void *pages, uint64_t *versions)
 {
     uint64_t each = dsm_store_shape_of(s).page_bytes;
-    if (!remote_is_mapped(s->remote))
+    if (!remote_is_mapped(s->at[0]))
         return window_run(s, STORE_WRITE, pids, n, pages, versions);
     for (size_t i = 0; i < n; i++) {
         int rc = ended(i);

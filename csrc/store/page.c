@@ -17,6 +17,10 @@ enum { SLEEP_SHORTEST = 2000, SLEEP_LONGEST = 1000000 }; /* ns */
 enum {
     HINT_TRUSTED = 3
 }; /* for a swap: up to this many seconds and a part of one; pages.md, 'A word that comes again' */
+/* A lock of another client: how long before its holder is asked about, and until the op ends. */
+enum { DUE_SOON = 3 }; /* looks, until an unlock of this client is not waited for any more */
+enum { ASK_AFTER = 20000000, ASK_EVERY = 50000000 };
+#define PATIENCE 10000000000ll
 #define HINT_TIME(e) ((uint16_t)((e)->now / 1000000000))
 
 static enum store_next end(struct store_op *m, int status)
@@ -34,17 +38,15 @@ static enum store_next post(struct store_op *m, uint32_t n, int step)
 
 static dsm_op read_head(struct store_op *m, const struct store_env *e)
 {
-    return (dsm_op){.code = DSM_OP_READ,
-                    .offset = head_at(e->shape, page_number(m->pid)),
-                    .local = &m->head,
-                    .nbytes = sizeof m->head};
+    return store_read_op(e, 0, head_at(e->shape, page_number(m->pid)), &m->head, sizeof m->head);
 }
 
 /* Of the frame that the guess names; reads of the page read that, too. */
 static dsm_op read_frame(struct store_op *m, const struct store_env *e)
 {
     uint64_t more = m->kind == STORE_READ ? e->shape->page_bytes : 0;
-    return (dsm_op){.code = DSM_OP_READ,
+    return (dsm_op){.remote = e->at[0],
+                    .code = DSM_OP_READ,
                     .offset = frame_at(e->shape, head_low(m->guess)),
                     .local = &m->header,
                     .nbytes = sizeof m->header + more,
@@ -88,31 +90,76 @@ static enum store_next look(struct store_op *m, const struct store_env *e, bool 
     return post(m, framed ? 2 : 1, OP_LOOKS);
 }
 
-/* At once, or after a sleep between a half of its bound and the bound, which doubles. */
-static enum store_next look_again(struct store_op *m, const struct store_env *e)
+/* Between a half of its bound and the bound, which doubles. */
+static enum store_next sleep_before(struct store_op *m, const struct store_env *e, uint32_t doubled)
 {
-    if (m->rounds > ROUNDS_MOST)
-        return end(m, err_set(DSM_ETIME, 0, "page %#llx was replaced during each of %u looks; nothing was changed",
-                              (unsigned long long)m->pid, m->rounds));
-    if (m->rounds < ROUNDS_AT_ONCE)
-        return look(m, e, true);
-    uint32_t doubled = m->rounds - ROUNDS_AT_ONCE;
     uint64_t most = doubled < 9 ? (uint64_t)SLEEP_SHORTEST << doubled : SLEEP_LONGEST;
     m->sleep_ns = (int64_t)(most / 2 + e->random % (most / 2));
     m->step = OP_SLEEPS;
     return STORE_SLEEP;
 }
 
+/* At once, or after a sleep. */
+static enum store_next look_again(struct store_op *m, const struct store_env *e)
+{
+    uint32_t rounds = m->rounds - m->waits;
+    if (rounds > ROUNDS_MOST)
+        return end(m, err_set(DSM_ETIME, 0, "page %#llx was replaced during each of %u looks; nothing was changed",
+                              (unsigned long long)m->pid, rounds));
+    return rounds < ROUNDS_AT_ONCE ? look(m, e, true) : sleep_before(m, e, rounds - ROUNDS_AT_ONCE);
+}
+
+/* ---- locks ---- */
+
+/* The value before is not returned: what has locked the page may have been acknowledged. One of this client that is not
+ * due was left by an op whose outcome is unknown. */
+static enum store_next met_lock(struct store_op *m, const struct store_env *e, uint64_t lock)
+{
+    if (lock != m->lock || !m->waits)
+        m->since = m->asked = e->now;
+    m->lock = lock;
+    m->locked = page_number(m->pid);
+    m->waits++;
+    bool own = store_lock_is_own(e, lock);
+    m->own = m->bad = false;
+    m->guess = 0;
+    if (!own && e->now - m->since > PATIENCE)
+        return end(m, err_set(DSM_EBUSY, 0, "page %#llx is being changed by client %u, which is not known to be dead",
+                              (unsigned long long)m->pid, head_state(lock) - 1));
+    if ((own && (m->waits > DUE_SOON || !store_is_due(e, m->locked, lock))) ||
+        (e->now - m->since >= ASK_AFTER && e->now - m->asked >= (m->asked == m->since ? ASK_AFTER : ASK_EVERY))) {
+        m->asked = e->now;
+        m->step = OP_SLEEPS;
+        return STORE_RECOVER;
+    }
+    return sleep_before(m, e, m->waits);
+}
+
 /* ---- what a proven head allows ---- */
 
-static enum store_next swap(struct store_op *m, const struct store_env *e, uint64_t next, uint32_t behind)
+static enum store_next has_put(struct store_op *m, struct store_env *e);
+
+static enum store_next put(struct store_op *m, struct store_env *e)
+{
+    bool framed = head_state(m->next) == HEAD_FRAMED;
+    m->step = OP_PUTS;
+    enum store_next next = store_put_step(&m->put, &m->change, m->ops, framed ? &m->write : NULL, e);
+    m->n = m->put.n;
+    m->sleep_ns = m->put.sleep_ns;
+    return next == STORE_DONE ? has_put(m, e) : next;
+}
+
+/* The frame, if there is one, is written by ops[0]. */
+static enum store_next swap(struct store_op *m, struct store_env *e, uint64_t next, uint32_t behind)
 {
     m->next = next;
-    m->ops[behind] = (dsm_op){.code = DSM_OP_COMPARE_SWAP,
-                              .offset = head_at(e->shape, page_number(m->pid)),
-                              .nbytes = 8,
-                              .operand = m->guess,
-                              .desired = next};
+    if (e->copies > 1) {
+        m->write = m->ops[0];
+        m->change = (struct store_change){.number = page_number(m->pid), .from = m->guess, .to = next};
+        m->put = (struct store_put){.count = 1};
+        return put(m, e);
+    }
+    m->ops[behind] = store_swap_op(e, 0, head_at(e->shape, page_number(m->pid)), m->guess, next);
     return post(m, behind + 1, OP_SWAPS);
 }
 
@@ -129,7 +176,8 @@ static enum store_next write_frame(struct store_op *m, struct store_env *e, uint
                                       .time = e->time,
                                       .before = m->guess};
     frame_seal(&m->header, e->copy, m->page, e->shape->page_bytes);
-    m->ops[0] = (dsm_op){.code = DSM_OP_WRITE,
+    m->ops[0] = (dsm_op){.remote = e->at[0],
+                         .code = DSM_OP_WRITE,
                          .offset = frame_at(e->shape, m->frame),
                          .local = &m->header,
                          .nbytes = sizeof m->header + e->shape->page_bytes,
@@ -172,6 +220,8 @@ static enum store_next see(struct store_op *m, struct store_env *e, uint64_t hea
 {
     if (m->bad && head == m->guess)
         return end(m, err_set(DSM_ECORRUPT, 0, "the frame of page %#llx is damaged", (unsigned long long)m->pid));
+    if (head_locked(head))
+        return met_lock(m, e, head);
     m->guess = head;
     m->seen = HINT_TIME(e);
     m->seen_at = e->now;
@@ -247,6 +297,24 @@ static enum store_next has_swapped(struct store_op *m, struct store_env *e)
     return see(m, e, op->result, false);
 }
 
+/* The same, where there are several copies. A change that is unknown has left the page locked. */
+static enum store_next has_put(struct store_op *m, struct store_env *e)
+{
+    switch (m->change.is) {
+    case CHANGE_DONE:
+        return swapped(m, e);
+    case CHANGE_UNKNOWN:
+        e->frames->doubt |= head_state(m->next) == HEAD_FRAMED;
+        return end(m, m->put.status);
+    case CHANGE_REFUSED:
+        put_back(m, e);
+        return see(m, e, m->change.found, false);
+    default:
+        put_back(m, e);
+        return end(m, m->put.status);
+    }
+}
+
 /* The frame is settled: the head was read over a new connection, before which the old one was closed. */
 static enum store_next unknown(struct store_op *m)
 {
@@ -301,7 +369,16 @@ static enum store_next begin(struct store_op *m, struct store_env *e)
     return look(m, e, false);
 }
 
-void store_give_up(struct store_op *m, struct store_env *e) { put_back(m, e); }
+bool store_must_go_on(const struct store_op *m)
+{
+    return m->step == OP_DOUBTS || m->step == OP_TRACES || (m->step == OP_PUTS && m->put.step != PUT_LOCKS);
+}
+
+void store_give_up(struct store_op *m, struct store_env *e)
+{
+    if (m->step == OP_SWAPS || m->step == OP_PUTS)
+        put_back(m, e);
+}
 
 enum store_next store_step(struct store_op *m, struct store_env *e)
 {
@@ -316,6 +393,8 @@ enum store_next store_step(struct store_op *m, struct store_env *e)
         return looked(m, e);
     case OP_SWAPS:
         return has_swapped(m, e);
+    case OP_PUTS:
+        return put(m, e);
     case OP_DOUBTS:
         return doubt(m, e);
     default:

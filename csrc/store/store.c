@@ -6,76 +6,21 @@
 #include "../base/deadline.h"
 #include "../base/mapped_ops.h"
 #include "../core/remote.h"
-#include "../objects/member.h"
-#include "../objects/object.h"
 #include "../objects/sure.h"
 #include "mapped.h"
+#include "place.h"
+#include "posting.h"
 #include "window.h"
 
 #include <stdlib.h>
+#include <string.h>
 
-/* ---- places ---- */
-
-/* Closed by another one that sweeps it, too, is closed. */
-static int close_chunk(const dsm_store *s, uint64_t chunk, uint64_t word)
-{
-    return sure_swap_away(s->remote, chunk_at(&s->shape, chunk), word, chunk_next(word, 0, CHUNK_CLOSED));
-}
-
-/* The word says whether the client has it open; reading it settles what was in doubt. Its frames are not used from now
- * on, also where the answer is lost. */
-static int close_own_chunk(dsm_store *s)
-{
-    uint64_t word;
-    int rc = sure_read(s->remote, chunk_at(&s->shape, s->frames.chunk), &word, 8);
-    s->frames = (struct store_frames){.chunk = s->frames.chunk};
-    if (rc || chunk_state(word) != CHUNK_OPEN || chunk_owner(word) != s->env.slot + 1)
-        return rc;
-    return close_chunk(s, s->frames.chunk, word);
-}
-
-/* Closes what the dead client has left open, before another one gets its slot: chunk words name owners by slot. Until
- * then its frames are not used; the store has 64 for each slot. */
-static int close_chunks(void *arg, uint32_t slot, uint64_t dead)
-{
-    const dsm_store *s = arg;
-    uint64_t words[PER_CHUNK];
-    int rc = 0;
-    for (uint64_t i = 0; i < s->shape.chunks && !rc; i++) {
-        uint64_t left = s->shape.chunks - i, word;
-        if (i % PER_CHUNK == 0)
-            rc = sure_read(s->remote, chunk_at(&s->shape, i), words, 8 * (left < PER_CHUNK ? left : PER_CHUNK));
-        word = words[i % PER_CHUNK];
-        if (rc || chunk_state(word) != CHUNK_OPEN || chunk_owner(word) != slot + 1)
-            continue;
-        int is = member_is(s->remote, STORE_SLOTS, slot, dead);
-        rc = is > 0 ? close_chunk(s, i, word) : is;
-    }
-    return rc;
-}
-
-static int join(dsm_store *s)
-{
-    uint8_t bytes[STORE_SLOTS];
-    struct object_header approved;
-    int rc = object_check(s->remote, DSM_STORE, &approved);
-    if (!rc && dsm_remote_nbytes(s->remote) < STORE_SLOTS)
-        rc = err_set(DSM_ECORRUPT, 0, "%llu bytes are too few for a store", (unsigned long long)approved.nbytes);
-    if (!rc)
-        rc = sure_read(s->remote, 0, bytes, sizeof bytes);
-    if (!rc && memcmp(bytes, &approved, sizeof approved))
-        rc = err_set(DSM_ECORRUPT, 0, "the header of the store changes");
-    if (!rc)
-        rc = store_parse(bytes, &s->shape);
-    if (!rc)
-        rc = member_identity(s->remote, &s->identity);
-    return rc ? rc : member_join(s->remote, STORE_SLOTS, s->shape.slots, s->identity, close_chunks, s, &s->env.slot);
-}
+/* ---- opening and leaving ---- */
 
 /* A copy of a page that is written; and where ops are posted what is known of pages, and room for many of them. */
 static int get_memory(dsm_store *s)
 {
-    bool posts = !remote_is_mapped(s->remote);
+    bool posts = !remote_is_mapped(s->at[0]);
     s->env.copy = malloc(s->shape.page_bytes);
     s->env.hints = posts ? calloc(s->shape.pages, sizeof *s->env.hints) : NULL;
     s->env.freed = calloc(1, sizeof *s->env.freed + s->shape.chunks * sizeof *s->env.freed->of);
@@ -85,17 +30,40 @@ static int get_memory(dsm_store *s)
                : err_set(DSM_ENOMEM, 0, "copies of pages, and hints for %llu", (unsigned long long)s->shape.pages);
 }
 
-int dsm_store_open(dsm_remote *r, dsm_store **out)
+static dsm_store *new_handle(dsm_remote *const *at, uint32_t copies)
 {
     dsm_store *s = calloc(1, sizeof *s);
+    if (s && copies > 1 && !(s->posting = posting_new())) {
+        free(s);
+        s = NULL;
+    }
+    if (!s)
+        return NULL;
+    memcpy(s->at, at, copies * sizeof *at);
+    s->env = (struct store_env){.shape = &s->shape,
+                                .copies = copies,
+                                .at = s->at,
+                                .dues = copies > 1 ? &s->dues : NULL,
+                                .frames = &s->frames,
+                                .heads = &s->heads};
+    if (s->posting)
+        posting_begin(s);
+    return s;
+}
+
+int dsm_store_open(dsm_remote *const *at, uint32_t copies, dsm_store **out, uint32_t *failed)
+{
+    if (!copies || copies > STORE_COPIES_MOST)
+        return err_set(DSM_EINVAL, 0, "%u copies; 1 to %d", copies, STORE_COPIES_MOST);
+    dsm_store *s = new_handle(at, copies);
+    *failed = 0;
     if (!s)
         return err_set(DSM_ENOMEM, 0, "a handle of a store");
-    s->remote = r;
-    s->env = (struct store_env){.shape = &s->shape, .frames = &s->frames, .heads = &s->heads};
-    int rc = join(s);
+    int rc = place_take(s);
     if (!rc && (rc = get_memory(s)))
-        member_leave(r, STORE_SLOTS, s->env.slot, s->identity);
+        place_leave(s);
     if (rc) {
+        *failed = dsm_store_failed(s);
         dsm_store_drop(s);
         return rc;
     }
@@ -107,14 +75,15 @@ int dsm_store_open(dsm_remote *r, dsm_store **out)
 int dsm_store_leave(dsm_store *s)
 {
     s->leaving = true;
-    int rc = close_own_chunk(s);
-    if (!rc)
-        rc = member_leave(s->remote, STORE_SLOTS, s->env.slot, s->identity);
+    int rc = place_leave(s);
     return rc == -DSM_EFORK || sure_lost(rc) ? 0 : rc;
 }
 
 void dsm_store_drop(dsm_store *s)
 {
+    if (s->posting)
+        posting_collect(s);
+    posting_free(s->posting);
     window_free(s->window);
     free(s->env.copy);
     free(s->env.freed);
@@ -130,12 +99,29 @@ int dsm_store_close(dsm_store *s)
     return rc;
 }
 
+uint32_t dsm_store_failed(const dsm_store *s) { return s->posting ? posting_failed(s) : 0; }
+
 /* ---- layout ---- */
 
 static int lay_out(const dsm_store_shape *shape, struct store_shape *s)
 {
-    *s = (struct store_shape){.page_bytes = shape->page_bytes, .slots = shape->clients, .pages = shape->pages};
+    *s = (struct store_shape){.page_bytes = shape->page_bytes,
+                              .slots = shape->clients,
+                              .pages = shape->pages,
+                              .copies = shape->copies ? shape->copies : 1,
+                              .index = shape->index,
+                              .id = shape->id};
     return store_lay_out(s);
+}
+
+static dsm_store_shape shape_of(const struct store_shape *s)
+{
+    return (dsm_store_shape){.page_bytes = s->page_bytes,
+                             .clients = s->slots,
+                             .pages = s->pages,
+                             .copies = s->copies,
+                             .index = s->index,
+                             .id = s->id};
 }
 
 int dsm_store_layout(const dsm_store_shape *shape, uint64_t *nbytes)
@@ -154,9 +140,21 @@ int dsm_store_format(void *memory, const dsm_store_shape *shape)
     return rc ? rc : store_format(memory, &s);
 }
 
-dsm_store_shape dsm_store_shape_of(const dsm_store *s)
+dsm_store_shape dsm_store_shape_of(const dsm_store *s) { return shape_of(&s->shape); }
+
+int dsm_store_look(dsm_remote *r, dsm_store_shape *shape, uint64_t *state)
 {
-    return (dsm_store_shape){.page_bytes = s->shape.page_bytes, .clients = s->shape.slots, .pages = s->shape.pages};
+    struct store_shape found;
+    int rc = place_look(r, &found, state);
+    if (!rc)
+        *shape = shape_of(&found);
+    return rc;
+}
+
+int dsm_store_settle(dsm_remote *r, uint64_t state, uint64_t *decided)
+{
+    int rc = sure_swap_away(r, STORE_COMPLETE, DSM_STORE_MADE, state);
+    return rc ? rc : sure_read(r, STORE_COMPLETE, decided, sizeof *decided);
 }
 
 /* ---- counts ---- */
@@ -168,7 +166,7 @@ static int count_words(const dsm_store *s, uint64_t offset, uint64_t n, bool hea
     *found = 0;
     for (uint64_t from = 0; from < n; from += PER_CHUNK) {
         uint64_t some = n - from < PER_CHUNK ? n - from : PER_CHUNK;
-        int rc = sure_read(s->remote, offset + 8 * from, words, 8 * some);
+        int rc = sure_read(s->at[0], offset + 8 * from, words, 8 * some);
         if (rc)
             return rc;
         for (uint64_t i = 0; i < some; i++)
@@ -189,17 +187,32 @@ int dsm_store_count(dsm_store *s, dsm_store_counts *out)
 
 /* ---- operations ---- */
 
+static int drive_allocation(dsm_store *s, struct store_allocation *m)
+{
+    struct store_env env = s->env;
+    for (;;) {
+        store_ask(&env);
+        switch (store_allocate_step(m, &env)) {
+        case STORE_POST:
+            store_insist(s, m->ops, m->n);
+            break;
+        case STORE_SLEEP:
+            store_sleep(m->sleep_ns);
+            break;
+        case STORE_RECOVER:
+            store_recover(s, m->locked, m->lock); /* without success: pages that were taken are given back first */
+            break;
+        default:
+            return store_explain(s, m->status);
+        }
+    }
+}
+
 static int allocate(dsm_store *s, uint64_t *ids, size_t n)
 {
     struct store_allocation m = {.ids = ids, .want = n};
-    struct store_env env = s->env;
     int rc = store_enter(s);
-    if (rc)
-        return rc;
-    env.now = clock_ns();
-    while (store_allocate_step(&m, &env) == STORE_POST)
-        store_insist(s, m.ops, m.n);
-    return store_exit(s, m.status);
+    return rc ? rc : store_exit(s, drive_allocation(s, &m));
 }
 
 /* Another thread may change the caller's array. What it says is not what would be given back. */
@@ -231,17 +244,17 @@ static int operate(dsm_store *s, struct store_op *m, uint64_t *version)
 
 int dsm_store_read_now(const dsm_store *s, uint64_t pid, void *out, uint64_t *version)
 {
-    return remote_is_mapped(s->remote) ? mapped_page_read(s->remote, &s->shape, pid, out, version) : 1;
+    return remote_is_mapped(s->at[0]) ? mapped_page_read(s->at[0], &s->shape, pid, out, version) : 1;
 }
 
 int dsm_store_version_now(const dsm_store *s, uint64_t pid, uint64_t *version)
 {
-    return remote_is_mapped(s->remote) ? mapped_page_version(s->remote, &s->shape, pid, version) : 1;
+    return remote_is_mapped(s->at[0]) ? mapped_page_version(s->at[0], &s->shape, pid, version) : 1;
 }
 
 int dsm_store_write_now(dsm_store *s, uint64_t pid, const uint64_t *expected, const void *page, uint64_t *version)
 {
-    return remote_is_mapped(s->remote) ? mapped_page_write(s->remote, &s->env, pid, expected, page, version) : 1;
+    return remote_is_mapped(s->at[0]) ? mapped_page_write(s->at[0], &s->env, pid, expected, page, version) : 1;
 }
 
 int dsm_store_read(dsm_store *s, uint64_t pid, void *out, uint64_t *version)
@@ -263,7 +276,7 @@ int dsm_store_version(dsm_store *s, uint64_t pid, uint64_t *version)
 /* A chunk that can't be opened is the machine's to report. */
 static int write_page(dsm_store *s, uint64_t pid, const uint64_t *expected, const void *page, uint64_t *version)
 {
-    if (remote_is_mapped(s->remote) && !s->frames.free)
+    if (remote_is_mapped(s->at[0]) && !s->frames.free)
         store_open_chunk(s);
     if (!dsm_store_write_now(s, pid, expected, page, version))
         return 0;

@@ -5,7 +5,8 @@
  * Nothing is under way while machines take their steps. Two machines on one page take turns, in the order of the call.
  * A chunk is opened only when no machine has a frame: then every compare-swap that names one has been decided.
  *
- * When a machine fails, those before it go on. Those behind it end, but for those whose own change is in doubt.
+ * When a machine fails, those before it go on. Those behind it end, but for those whose own change is in doubt, or not
+ * yet at all copies.
  */
 #include "window.h"
 
@@ -18,18 +19,19 @@
 enum { WINDOW = 64, WINDOW_BYTES = 4 << 20, NONE = -1 };
 enum { OPENING_COSTS = 8 }; /* postings; as long as the frames at hand need no more, they are used first */
 
-enum is { BEGINS, POSTS, SLEEPS, LACKS_FRAMES, ENDED };
+enum is { BEGINS, POSTS, SLEEPS, LACKS_FRAMES, MEETS_LOCK, ENDED };
 
 struct place {
     struct store_op m;
     enum is is;
     int64_t until; /* SLEEPS */
     int behind;    /* the last one before it that is on the same page, or NONE */
+    bool again;    /* POSTS: only those that were cancelled */
 };
 
 struct store_window {
     struct place places[WINDOW];
-    dsm_op ops[2 * WINDOW];
+    dsm_op ops[STORE_OPS_MOST * WINDOW];
     uint32_t n, failed; /* the first that has failed, or n */
     dsm_failure failure;
     uint32_t canceled; /* postings in a row of which an op was cancelled */
@@ -67,23 +69,25 @@ static bool waits_its_turn(const struct store_window *w, const struct place *p)
     return p->behind != NONE && w->places[p->behind].is != ENDED;
 }
 
-static void end(struct store_window *w, uint32_t i, int status)
+static void end(dsm_store *s, struct store_window *w, uint32_t i, int status)
 {
     w->places[i].is = ENDED;
     if (!status || i >= w->failed)
         return;
     w->failed = i;
+    store_explain(s, status);
     w->failure = *dsm_last_error();
     w->failure.code = -status;
 }
 
-static void step(struct store_window *w, uint32_t i, struct store_env *e)
+static void step(dsm_store *s, struct store_window *w, uint32_t i, struct store_env *e)
 {
     struct place *p = &w->places[i];
     e->copy = w->copies + (uint64_t)i * e->shape->page_bytes;
     switch (store_step(&p->m, e)) {
     case STORE_POST:
         p->is = POSTS;
+        p->again = false;
         return;
     case STORE_SLEEP:
         p->is = SLEEPS;
@@ -92,20 +96,20 @@ static void step(struct store_window *w, uint32_t i, struct store_env *e)
     case STORE_FRAMES:
         p->is = LACKS_FRAMES;
         return;
+    case STORE_RECOVER:
+        p->is = MEETS_LOCK;
+        return;
     default:
-        end(w, i, p->m.status);
+        end(s, w, i, p->m.status);
     }
 }
-
-/* Whether it has posted a change whose outcome is not known yet. */
-static bool is_in_doubt(const struct place *p) { return p->m.step == OP_DOUBTS || p->m.step == OP_TRACES; }
 
 /* Behind the one that has failed. */
 static void give_up_rest(struct store_window *w, struct store_env *e)
 {
     for (uint32_t i = w->failed + 1; i < w->n; i++) {
         struct place *p = &w->places[i];
-        if (p->is == ENDED || (p->is == POSTS && is_in_doubt(p)))
+        if (p->is == ENDED || store_must_go_on(&p->m))
             continue;
         if (p->is == POSTS && p->m.step == OP_SWAPS)
             store_give_up(&p->m, e);
@@ -113,12 +117,12 @@ static void give_up_rest(struct store_window *w, struct store_env *e)
     }
 }
 
-static void step_all(struct store_window *w, struct store_env *e)
+static void step_all(dsm_store *s, struct store_window *w, struct store_env *e)
 {
     store_ask(e);
     for (uint32_t i = 0; i < w->n; i++)
         if (w->places[i].is == BEGINS && !waits_its_turn(w, &w->places[i]))
-            step(w, i, e);
+            step(s, w, i, e);
     give_up_rest(w, e);
 }
 
@@ -152,27 +156,38 @@ static bool was_canceled(const dsm_op *ops, uint32_t n)
     return any;
 }
 
-static void post(dsm_store *s, struct store_window *w)
+static bool is_due(const struct place *p, uint32_t k) { return !p->again || p->m.ops[k].status == -DSM_ECANCELED; }
+
+static void execute(dsm_store *s, struct store_window *w)
 {
-    uint32_t n = 0, canceled = 0;
-    bool interrupted = false;
+    uint32_t n = 0;
     for (uint32_t i = 0; i < w->n; i++)
         for (uint32_t k = 0; w->places[i].is == POSTS && k < w->places[i].m.n; k++)
-            w->ops[n++] = w->places[i].m.ops[k];
+            if (is_due(&w->places[i], k))
+                w->ops[n++] = w->places[i].m.ops[k];
     store_execute(s, w->ops, n);
     n = 0;
+    for (uint32_t i = 0; i < w->n; i++)
+        for (uint32_t k = 0; w->places[i].is == POSTS && k < w->places[i].m.n; k++)
+            if (is_due(&w->places[i], k))
+                w->places[i].m.ops[k] = w->ops[n++];
+}
+
+static void post(dsm_store *s, struct store_window *w)
+{
+    uint32_t canceled = 0;
+    bool interrupted = false;
+    execute(s, w);
     for (uint32_t i = 0; i < w->n; i++) {
         struct place *p = &w->places[i];
         if (p->is != POSTS)
             continue;
-        for (uint32_t k = 0; k < p->m.n; k++)
-            p->m.ops[k] = w->ops[n + k];
-        n += p->m.n;
         p->is = BEGINS;
         if (w->canceled == STORE_CANCELED_MOST || interrupted || !was_canceled(p->m.ops, p->m.n))
             continue;
         interrupted = !canceled++ && wait_interrupted();
-        p->is = interrupted ? BEGINS : POSTS; /* again */
+        p->is = interrupted ? BEGINS : POSTS;
+        p->again = true;
     }
     w->canceled = canceled ? w->canceled + 1 : 0;
     w->has_opened = false;
@@ -190,8 +205,21 @@ static void open_chunk(dsm_store *s, struct store_window *w)
     }
     for (uint32_t i = 0; rc && i < w->n; i++)
         if (w->places[i].is == LACKS_FRAMES)
-            end(w, i, rc);
+            end(s, w, i, rc);
     wake(w, LACKS_FRAMES);
+}
+
+static void recover(dsm_store *s, struct store_window *w)
+{
+    for (uint32_t i = 0; i < w->n; i++) {
+        struct place *p = &w->places[i];
+        if (p->is != MEETS_LOCK)
+            continue;
+        p->is = BEGINS;
+        int rc = store_recover(s, p->m.locked, p->m.lock);
+        if (rc)
+            end(s, w, i, rc);
+    }
 }
 
 static void sleep_for_the_first(struct store_window *w)
@@ -209,14 +237,14 @@ static void sleep_for_the_first(struct store_window *w)
 
 /* ---- a window ---- */
 
-static bool end_interrupted(struct store_window *w)
+static bool end_interrupted(dsm_store *s, struct store_window *w)
 {
     if (!wait_interrupted())
         return false;
     int rc = err_set(DSM_ETIME, 0, "a signal handler ended the call");
     for (uint32_t i = 0; i < w->n; i++)
         if (w->places[i].is != ENDED)
-            end(w, i, rc);
+            end(s, w, i, rc);
     return true;
 }
 
@@ -224,14 +252,16 @@ static void run(dsm_store *s, struct store_window *w)
 {
     struct store_env env = s->env;
     for (;;) {
-        step_all(w, &env);
+        step_all(s, w, &env);
         if (count(w, POSTS)) {
             post(s, w);
         } else if (count(w, LACKS_FRAMES)) {
             open_chunk(s, w);
+        } else if (count(w, MEETS_LOCK)) {
+            recover(s, w);
         } else if (count(w, SLEEPS)) {
             sleep_for_the_first(w);
-            if (end_interrupted(w))
+            if (end_interrupted(s, w))
                 return;
         } else {
             return;

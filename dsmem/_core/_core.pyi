@@ -30,7 +30,9 @@ from ._segment import publish as publish
 from ._segment import resize as resize
 from ._store import Store as Store
 from ._store import store_format as store_format
+from ._store import store_look as store_look
 from ._store import store_nbytes as store_nbytes
+from ._store import store_settle as store_settle
 from ._sync import CountingSemaphore as CountingSemaphore
 from ._sync import Lock as Lock
 from ._sync import RLock as RLock

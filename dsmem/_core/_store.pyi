@@ -11,7 +11,7 @@ _Out = TypeVar("_Out", bound=_Buffer)
 class Store:
     """The core of :class:`dsmem.Store`: one client of a store of pages."""
 
-    def __init__(self, remote: Remote) -> None: ...
+    def __init__(self, remotes: tuple[Remote, ...]) -> None: ...
     @property
     def page_size(self) -> int:
         """Bytes of a page."""
@@ -200,15 +200,22 @@ class Store:
         Returns
         -------
         dict
-            ``page_size``, ``pages`` and ``members`` are those of its creation. ``free`` is the number of free pages,
-            ``handles`` that of open handles, which includes those of dead processes until others take their places.
+            ``page_size``, ``pages``, ``members`` and ``replicas`` are those of its creation. ``free`` is the number of
+            free pages, ``handles`` that of open handles, which includes those of dead processes until others take their
+            places.
         """
 
     def close(self) -> None:
         """End the client. Closing twice has no effect."""
 
-def store_nbytes(page_size: int, pages: int, members: int) -> int:
-    """Number of bytes that such a store takes."""
+def store_nbytes(page_size: int, pages: int, members: int, replicas: int) -> int:
+    """Number of bytes that each copy of such a store takes."""
 
-def store_format(memory: _Buffer, page_size: int, pages: int, members: int) -> None:
-    """Write an empty store into zeroed memory of that many bytes."""
+def store_format(memory: _Buffer, page_size: int, pages: int, members: int, replicas: int, index: int, id: int) -> None:
+    """Write one copy of an empty store into zeroed memory of that many bytes. id 0: of a new store."""
+
+def store_look(remote: Remote) -> dict[str, int]:
+    """Return what the header of a copy says. ``state``: 0 being made, 1 complete, 2 given up."""
+
+def store_settle(remote: Remote, state: int) -> int:
+    """Decide in copy 0 what becomes of a store that is being made; return what has been decided, by whomever."""

@@ -454,13 +454,19 @@ cdef extern from "dsm.h" nogil:
         uint32_t page_bytes
         uint32_t clients
         uint64_t pages
+        uint32_t copies
+        uint32_t index
+        uint64_t id
     ctypedef struct dsm_store_counts:
         uint64_t free_pages
         uint32_t clients
 
     int dsm_store_layout(const dsm_store_shape *shape, uint64_t *nbytes)
     int dsm_store_format(void *memory, const dsm_store_shape *shape)
-    int dsm_store_open(dsm_remote *r, dsm_store **out)
+    int dsm_store_look(dsm_remote *r, dsm_store_shape *out, uint64_t *state)
+    int dsm_store_settle(dsm_remote *r, uint64_t state, uint64_t *decided)
+    int dsm_store_open(dsm_remote *const *at, uint32_t copies, dsm_store **out, uint32_t *failed)
+    uint32_t dsm_store_failed(const dsm_store *s)
     int dsm_store_leave(dsm_store *s)
     void dsm_store_drop(dsm_store *s)
     dsm_store_shape dsm_store_shape_of(const dsm_store *s)

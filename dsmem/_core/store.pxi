@@ -3,6 +3,10 @@
 # Reads run beside each other and beside everything else. The other calls take turns: the core's client is one thread's
 # at a time. Those that may wait release the GIL; a short write on mapped memory keeps it, and then needs no turn.
 
+cdef enum:
+    MOST_COPIES = 5
+
+
 cdef inline uint64_t page_of(object pid) except? 0xdead:
     if PyLong_CheckExact(pid):
         try:
@@ -37,18 +41,23 @@ cdef int check_pages(Py_ssize_t nbytes, uint64_t wanted, str name, str what) exc
     return 0
 
 
-cdef c.dsm_store_shape store_shape(page_size, pages, members) except *:
+cdef c.dsm_store_shape store_shape(page_size, pages, members, replicas, index=0, id=0) except *:
     cdef c.dsm_store_shape s
     try:
-        s.page_bytes, s.pages, s.clients = page_size, pages, members
+        s.page_bytes, s.pages, s.clients, s.copies = page_size, pages, members, replicas
+        s.index, s.id = index, id
     except OverflowError:
-        text = f"{pages} pages of {page_size} bytes for {members} members; ask for less"
+        text = f"{pages} pages of {page_size} bytes for {members} members in {replicas} copies; ask for less"
         raise error_of(c.DSM_EINVAL, text) from None
     return s
 
 
-def store_nbytes(page_size, pages, members):
-    cdef c.dsm_store_shape s = store_shape(page_size, pages, members)
+cdef dict shape_as_dict(const c.dsm_store_shape *s):
+    return {"page_size": s.page_bytes, "pages": s.pages, "members": s.clients, "replicas": s.copies}
+
+
+def store_nbytes(page_size, pages, members, replicas):
+    cdef c.dsm_store_shape s = store_shape(page_size, pages, members, replicas)
     cdef uint64_t nbytes = 0
     cdef int rc = c.dsm_store_layout(&s, &nbytes)
     if rc:
@@ -56,8 +65,8 @@ def store_nbytes(page_size, pages, members):
     return nbytes
 
 
-def store_format(memory, page_size, pages, members):
-    cdef c.dsm_store_shape s = store_shape(page_size, pages, members)
+def store_format(memory, page_size, pages, members, replicas, index, id):
+    cdef c.dsm_store_shape s = store_shape(page_size, pages, members, replicas, index, id)
     cdef uint64_t nbytes = 0
     cdef Py_buffer view
     cdef int rc = c.dsm_store_layout(&s, &nbytes)
@@ -72,9 +81,38 @@ def store_format(memory, page_size, pages, members):
         raise error_from_core(rc, "store")
 
 
+def store_look(Remote remote not None):
+    """What the header of a copy says."""
+    cdef c.dsm_store_shape s
+    cdef uint64_t state = 0
+    cdef int rc
+    remote.enter()
+    with nogil:
+        rc = c.dsm_store_look(remote.ptr, &s, &state)
+    remote.leave()
+    if rc:
+        raise remote.failed(rc, "attach")
+    return {**shape_as_dict(&s), "index": s.index, "id": s.id, "state": state}
+
+
+def store_settle(Remote remote not None, uint64_t state):
+    """Decide what becomes of a store that is being made, and return what has been decided."""
+    cdef uint64_t decided = 0
+    cdef int rc
+    remote.enter()
+    with nogil:
+        rc = c.dsm_store_settle(remote.ptr, state, &decided)
+    remote.leave()
+    if rc:
+        raise remote.failed(rc, "create")
+    return decided
+
+
 cdef class Store(Handle):
     cdef c.dsm_store *ptr
-    cdef Remote remote
+    cdef Remote remote   # of copy 0
+    cdef tuple remotes   # of all copies
+    cdef bint beside     # reads run beside each other
     cdef c.dsm_store_shape shape
     cdef PyThread_type_lock turn
     cdef unsigned long turn_of  # the thread that holds it, or 0
@@ -88,34 +126,60 @@ cdef class Store(Handle):
         if self.turn != NULL:
             PyThread_free_lock(self.turn)
 
-    def __init__(self, Remote remote not None):
-        cdef int rc
+    def __init__(self, tuple remotes not None):
         if self.remote is not None:
             raise error_of(c.DSM_EINVAL, "the store has been opened before")
-        remote.enter()
-        with nogil:
-            rc = c.dsm_store_open(remote.ptr, &self.ptr)
-        remote.leave()
-        if rc:
-            raise remote.failed(rc, "attach")
+        self.ptr = self.opened(remotes)
         self.shape = c.dsm_store_shape_of(self.ptr)
-        remote.users += 1
-        self.remote, self.live = remote, True
+        for remote in remotes:
+            (<Remote> remote).users += 1
+        self.remotes, self.remote = remotes, remotes[0]
+        self.beside = self.remote.mapped and len(remotes) == 1
+        self.live = True
+
+    @cython.final
+    cdef c.dsm_store *opened(self, tuple remotes) except NULL:
+        cdef c.dsm_remote *at[MOST_COPIES]
+        cdef c.dsm_store *made = NULL
+        cdef Remote remote
+        cdef uint32_t n = 0, failed = 0
+        cdef int rc = 0
+        if not 0 < len(remotes) <= MOST_COPIES:
+            raise error_of(c.DSM_EINVAL, f"{len(remotes)} copies; 1 to {MOST_COPIES}")
+        try:
+            for remote in remotes:
+                remote.enter()
+                at[n] = remote.ptr
+                n += 1
+            with nogil:
+                rc = c.dsm_store_open(at, n, &made, &failed)
+        finally:
+            for remote in remotes[:n]:
+                remote.leave()
+        if rc:
+            raise (<Remote> remotes[failed]).failed(rc, "attach")
+        return made
+
+    @cython.final
+    cdef int drop_users(self) except -1:
+        for remote in self.remotes:
+            (<Remote> remote).drop_user()
+        return 0
 
     cdef int renew(self) except -1:
         """The parent keeps its place and its frames; the child's client has others."""
         cdef c.dsm_store *own = NULL
         cdef PyThread_type_lock turn
-        cdef int rc
         self.remote.refuse_forked(self)
         self.remote.catch_up()
         turn = PyThread_allocate_lock()  # a thread that the child does not have may hold the old one
         if turn == NULL:
             raise MemoryError()
-        rc = c.dsm_store_open(self.remote.ptr, &own)
-        if rc:
+        try:
+            own = self.opened(self.remotes)
+        except BaseException:
             PyThread_free_lock(turn)
-            raise self.failed(rc, "attach")
+            raise
         self.ptr, self.turn, self.turn_of = own, turn, 0
         return 0
 
@@ -123,7 +187,8 @@ cdef class Store(Handle):
         return "store"
 
     cdef object failed(self, int rc, str op):
-        return self.remote.failed(rc, op)
+        cdef Remote at = self.remotes[c.dsm_store_failed(self.ptr)] if self.ptr != NULL else self.remote
+        return at.failed(rc, op)
 
     # -- turns --
 
@@ -153,7 +218,7 @@ cdef class Store(Handle):
     @cython.final
     cdef PyThread_type_lock begin_read(self) except? NULL:
         """As begin(), where the memory is not mapped: what the client knows of the pages is one thread's at a time."""
-        return NULL if self.remote.mapped else self.begin()
+        return NULL if self.beside else self.begin()
 
     @cython.final
     cdef void end_read(self, PyThread_type_lock turn) noexcept:
@@ -168,7 +233,7 @@ cdef class Store(Handle):
 
     @property
     def _shape(self):
-        return {"page_size": self.shape.page_bytes, "pages": self.shape.pages, "members": self.shape.clients}
+        return shape_as_dict(&self.shape)
 
     @cython.final
     cdef int get(self, uint64_t pid, void *out) except -1:
@@ -402,7 +467,7 @@ cdef class Store(Handle):
             return
         if self.outdated():
             self.live = False
-            self.remote.drop_user()
+            self.drop_users()
             return
         self.refuse_in_use()
         self.part()
@@ -420,7 +485,7 @@ cdef class Store(Handle):
         if rc and not for_good:
             self.live, self.ptr = True, ptr
         else:
-            self.remote.drop_user()
+            self.drop_users()
         if rc:
             raise self.failed(rc, "close")
         return 0
@@ -429,7 +494,8 @@ cdef class Store(Handle):
         cdef int rc
         with nogil:
             rc = c.dsm_store_leave(self.ptr)
-        self.remote.users -= 1
+        for remote in self.remotes:
+            (<Remote> remote).users -= 1
         if rc:
             raise self.failed(rc, "close")
         return 0
@@ -439,7 +505,7 @@ cdef class Store(Handle):
             return
         if self.outdated() or self.remote.ptr == NULL:
             self.live = False
-            self.remote.drop_user()
+            self.drop_users()
             return
         with contextlib.suppress(errors.DsmemError):
             self.part(True)

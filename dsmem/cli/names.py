@@ -18,7 +18,8 @@ from dsmem import errors
 from dsmem.cli.output import Page
 from dsmem.names import local
 from dsmem.names.base import check_cluster, check_name
-from dsmem.names.remote import RemoteNames, is_address, parse_address
+from dsmem.names.nodes import Nodes
+from dsmem.names.remote import is_address, split_address
 
 
 def _complete_cluster(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -53,7 +54,7 @@ def _checked(context: click.Context, parameter: click.Parameter, value: str | tu
 def _checked_cluster(context: click.Context, parameter: click.Parameter, value: str | None) -> object:
     try:
         if is_address(value):
-            parse_address(str(value))
+            split_address(str(value))
         elif value is not None:
             check_cluster(value)
     except (errors.InvalidNameError, errors.InvalidArgumentError) as error:
@@ -86,12 +87,12 @@ def _number(owner: str | None) -> int:
     return int(owner) if owner.isdecimal() else local.user_number(owner)
 
 
-def _places(cluster: str | None, owner: str | None) -> list[local.LocalNames | RemoteNames]:
+def _places(cluster: str | None, owner: str | None) -> list[local.LocalNames | Nodes]:
     """Return the existing clusters, or the one that was named, which must exist."""
     if is_address(cluster):
         if owner is not None:
             raise click.UsageError("--owner is of this host; a server has the names of the user who runs it")
-        place = RemoteNames(str(cluster))
+        place = Nodes(str(cluster))
         click.get_current_context().call_on_close(place.close)
         return [place]
     number = _number(owner)

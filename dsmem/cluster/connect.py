@@ -11,7 +11,8 @@ from dsmem.memory import Reference
 from dsmem.names.base import check_cluster
 from dsmem.names.hosted import HostedNames
 from dsmem.names.local import LocalNames, user_number
-from dsmem.names.remote import RemoteNames, is_address
+from dsmem.names.nodes import Nodes
+from dsmem.names.remote import is_address
 
 
 def connect(
@@ -28,7 +29,9 @@ def connect(
     ----------
     cluster : str
         Name of the cluster. Each cluster has its own names. Or the address of a cluster on another host, where
-        ``dsmem serve`` runs: ``tcp://HOST:PORT/NAME``.
+        ``dsmem serve`` runs: ``tcp://HOST:PORT/NAME``. Or of one over several memory nodes, for stores with copies:
+        ``tcp://HOST:PORT,HOST:PORT,HOST:PORT/NAME``. Names are at the first of them, so all processes give the same
+        order. Only the first must answer now, the others when a store with copies is opened.
     context : Context, optional
         Host objects in memory of this context. Names exist in this process only; other processes attach by reference.
         With an address: the context through which memory there is reached; by default one on tcp of its own.
@@ -65,7 +68,7 @@ def connect(
     if is_address(cluster):
         if mode is not None or group is not None or owner is not None:
             raise errors.InvalidArgumentError("mode, group and owner are of clusters of this host, not of a server")
-        place = RemoteNames(cluster, context)
+        place = Nodes(cluster, context)
         try:
             place.gc()
         except BaseException:

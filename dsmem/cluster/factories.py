@@ -525,6 +525,7 @@ class Cluster(ClusterBase):
         page_size: int | None = None,
         capacity: int | str | None = None,
         members: int | None = None,
+        replicas: int | None = None,
         create: bool | None = False,
         mode: int | None = None,
         lifetime: Lifetime = "name",
@@ -542,6 +543,8 @@ class Cluster(ClusterBase):
         members : int, optional
             Greatest number of open handles, 1 to 1024; 32 by default. Each takes the memory of 64 pages beside the
             capacity.
+        replicas : int, optional
+            Copies of each page, 1 to 5, each at another memory node of the cluster; 1 by default.
         name, create, mode, lifetime, timeout
             As of :class:`Cluster`.
 
@@ -554,16 +557,24 @@ class Cluster(ClusterBase):
         MismatchError
             The store exists with other properties than those that are given.
         InvalidArgumentError
-            A property is invalid; the message says which one.
+            A property is invalid; the message says which one. More copies than the cluster has memory nodes.
         TooManyMembersError
             All places for handles are in use by living processes.
+        CorruptError
+            A copy is gone; the message says which one.
 
         Examples
         --------
         >>> store = cluster.store("db", capacity="64MiB", create=None)
         """
-        given = {"page_size": page_size, "capacity": capacity, "members": members}
-        store: Store = self._object("store", name, given, create=create, mode=mode, lifetime=lifetime, wait=timeout)
+        given = {"page_size": page_size, "capacity": capacity, "members": members, "replicas": replicas}
+        how: dict[str, Any] = {"create": create, "mode": mode, "lifetime": lifetime, "wait": timeout}
+        cls = class_of("store")
+        cls._check_replicas(replicas, self._open_names())
+        if self._open_names().nodes > 1:
+            store: Store = cls._of_nodes(self, check_name(name), given, **how)
+        else:
+            store = self._object("store", name, given, **how)
         return store
 
     def _object(self, kind: str, name: str, properties: dict[str, Any], **how: Any) -> Any:

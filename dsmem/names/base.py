@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from dsmem import errors
 from dsmem.memory import Memory, Opened
@@ -80,8 +80,30 @@ class NameInfo:
     left: bool = False
 
 
+class OneNode:
+    """A place with a single memory node."""
+
+    nodes = 1
+
+    def node(self, number: int) -> Names:
+        """Return the place itself."""
+        place: Any = self
+        names: Names = place
+        return names
+
+
 class Names(Protocol):
     """A place for names. All methods may be called from any thread."""
+
+    @property
+    def nodes(self) -> int:
+        """How many memory nodes it has. Names are at the first; any may have copies of a store."""
+
+    def node(self, number: int) -> Names:
+        """Return the names that a memory node has, from 0 on.
+
+        Raise what a connection to it raises.
+        """
 
     @property
     def is_mapped(self) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from dsmem import _core, errors
 from dsmem.memory import Memory, Opened, Reference, adopt, object_id, open_or_leave
-from dsmem.names.base import Format, Lifetime, NameInfo, check_name
+from dsmem.names.base import Format, Lifetime, NameInfo, OneNode, check_name
 from dsmem.names.local import user_name
 
 
@@ -23,7 +23,7 @@ class _Object:
     handles: set[object] = field(default_factory=set)
 
 
-class HostedNames:
+class HostedNames(OneNode):
     """The names of this process, in memory of a context.
 
     Memory is freed when it has neither a name nor a handle in this process. Its descriptors are stale then.

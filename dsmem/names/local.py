@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from dsmem import _core, errors, leaving
 from dsmem.memory import MADE, MADE_OFFSET, Memory, Opened, Reference, adopt, object_id, open_or_leave
-from dsmem.names.base import Format, Lifetime, NameInfo, check_name
+from dsmem.names.base import Format, Lifetime, NameInfo, OneNode, check_name
 from dsmem.names.room import ROOT, refused
 
 _OWNED = ".owned"
@@ -234,7 +234,7 @@ def _end() -> None:
         _self.end()
 
 
-class LocalNames:
+class LocalNames(OneNode):
     """The names of one cluster on this host.
 
     Parameters

@@ -22,7 +22,7 @@ from dsmem import _core, errors
 from dsmem.context import Context
 from dsmem.memory import MADE, MADE_OFFSET, Memory, Opened, Reference, adopt, object_id, open_or_leave
 from dsmem.names import wire
-from dsmem.names.base import Format, Lifetime, NameInfo, check_name
+from dsmem.names.base import Format, Lifetime, NameInfo, OneNode, check_name
 from dsmem.names.local import check_mode
 from dsmem.names.wire import Request
 
@@ -50,6 +50,17 @@ def parse_address(text: str) -> tuple[str, int, str]:
     if url.scheme != "tcp" or not host or not port or url.query or url.fragment or url.username is not None:
         raise errors.InvalidArgumentError(wrong)
     return host, port, check_name(url.path[1:] or "default")
+
+
+def split_address(text: str) -> list[str]:
+    """Return the address of each memory node of ``tcp://HOST:PORT,HOST:PORT/CLUSTER``, which are different ones."""
+    scheme, found, rest = text.partition("://")
+    nodes, slash, cluster = rest.partition("/")
+    each = [f"{scheme}{found}{node}{slash}{cluster}" for node in nodes.split(",")]
+    known = [parse_address(address) for address in each]
+    if len(set(known)) < len(known):
+        raise errors.InvalidArgumentError(f"{text!r:.230} names one memory node twice; name each once")
+    return each
 
 
 def _addresses(host: str, port: int) -> list[str]:
@@ -114,7 +125,7 @@ class _Token:
     __slots__ = ("__weakref__",)
 
 
-class RemoteNames:
+class RemoteNames(OneNode):
     """The names of one cluster at a server.
 
     Parameters

@@ -72,7 +72,8 @@ def forge(descriptor: dsmem.Descriptor | bytes, **fields: int | bytes | str) -> 
     descriptor : Descriptor or bytes
         The descriptor to change.
     **fields
-        version, kind, access, node, region, generation, nbytes; fabric (a number) and address of the first way.
+        version, kind, access, node, region, generation, nbytes; fabric (a number) and address of the first way, which
+        is the only one then.
     """
     places = {
         "version": ("<B", 4),
@@ -85,6 +86,9 @@ def forge(descriptor: dsmem.Descriptor | bytes, **fields: int | bytes | str) -> 
         "fabric": ("<B", 48),
     }
     raw = bytearray(bytes(descriptor)[:-4])
+    if fields.keys() & {"fabric", "address"}:
+        raw[5] = 1
+        del raw[50 + raw[49] :]
     for name, value in fields.items():
         if isinstance(value, str):
             raw[49 : 50 + raw[49]] = bytes([len(value)]) + value.encode()

@@ -2,6 +2,7 @@
  * A store of pages in memory that is mapped, and in memory that is reached by ops: what each function does and refuses,
  * threads that read under writers, and writers that are killed. The machines alone: test_store_sim.c.
  */
+#include "base/crc32.h"
 #include "base/mapped_ops.h"
 #include "check.h"
 #include "context.h"
@@ -18,13 +19,19 @@ enum { WIDE = 1 << 13 };
 enum { WIDE = 1 << 16 };
 #endif
 
+static int open_store(dsm_remote *r, dsm_store **out)
+{
+    uint32_t failed;
+    return dsm_store_open(&r, 1, out, &failed);
+}
+
 static const dsm_store_shape shape = {.page_bytes = PAGE, .clients = CLIENTS, .pages = PAGES};
 static uint8_t page[PAGE], got[PAGE];
 
 static dsm_store *opened(dsm_remote *r)
 {
     dsm_store *s;
-    CHECK(!dsm_store_open(r, &s));
+    CHECK(!open_store(r, &s));
     return s;
 }
 
@@ -189,16 +196,22 @@ static void places(dsm_remote *r)
     dsm_store *all[CLIENTS], *more;
     for (int i = 0; i < CLIENTS; i++)
         all[i] = opened(r);
-    CHECK(dsm_store_open(r, &more) == -DSM_EMEMBERS);
+    CHECK(open_store(r, &more) == -DSM_EMEMBERS);
     for (int i = 0; i < CLIENTS; i++)
         CHECK(!dsm_store_close(all[i]));
 }
 
 static void shapes(void)
 {
-    const dsm_store_shape wrong[] = {{0, 1, 1},       {128, 1, 1},        {PAGE + 8, 1, 1},
-                                     {1 << 21, 1, 1}, {PAGE, 0, 1},       {PAGE, 1, 0},
-                                     {PAGE, 1025, 1}, {PAGE, 1, 1 << 24}, {PAGE, 1, 1ull << 60}};
+    const dsm_store_shape wrong[] = {{.page_bytes = 0, .clients = 1, .pages = 1},
+                                     {.page_bytes = 128, .clients = 1, .pages = 1},
+                                     {.page_bytes = PAGE + 8, .clients = 1, .pages = 1},
+                                     {.page_bytes = 1 << 21, .clients = 1, .pages = 1},
+                                     {.page_bytes = PAGE, .clients = 0, .pages = 1},
+                                     {.page_bytes = PAGE, .clients = 1, .pages = 0},
+                                     {.page_bytes = PAGE, .clients = 1025, .pages = 1},
+                                     {.page_bytes = PAGE, .clients = 1, .pages = 1 << 24},
+                                     {.page_bytes = PAGE, .clients = 1, .pages = 1ull << 60}};
     uint64_t n;
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
         CHECK(dsm_store_layout(&wrong[i], &n) == -DSM_EINVAL);
@@ -210,11 +223,19 @@ static void damaged_headers(dsm_remote *r)
     dsm_store *s;
     for (int i = 64; i < 128; i++) {
         memory[i] ^= 4;
-        CHECK(dsm_store_open(r, &s) == -DSM_ECORRUPT);
+        CHECK(open_store(r, &s) == -DSM_ECORRUPT);
         memory[i] ^= 4;
     }
+    uint32_t crc;
+    memory[112]--;
+    memcpy(&crc, memory + 124, 4);
+    uint32_t earlier = crc32(memory, 124);
+    memcpy(memory + 124, &earlier, 4);
+    CHECK(open_store(r, &s) == -DSM_EVERSION);
+    memory[112]++;
+    memcpy(memory + 124, &crc, 4);
     memory[12] = DSM_CLOCK;
-    CHECK(dsm_store_open(r, &s) == -DSM_EMISMATCH);
+    CHECK(open_store(r, &s) == -DSM_EMISMATCH);
     memory[12] = DSM_STORE;
 }
 
@@ -227,7 +248,7 @@ static void few_frames_are_used(void)
     uint64_t size, own[PAGES_WRITTEN], used = 0;
     CHECK(!dsm_store_layout(&large, &size));
     dsm_remote *r = memory_of(size);
-    const uint64_t *words = (const uint64_t *)(const void *)((uint8_t *)dsm_remote_mapped(r) + 128 + 8 * 2);
+    const uint64_t *words = (const uint64_t *)(const void *)((uint8_t *)dsm_remote_mapped(r) + 192 + 8 * 2);
     CHECK(!dsm_store_format(dsm_remote_mapped(r), &large));
     dsm_store *s = opened(r);
     CHECK(!dsm_store_allocate(s, own, PAGES_WRITTEN));
@@ -359,7 +380,7 @@ static void chunks_of_the_dead_are_closed(void)
     int fd = memfd_create("large", MFD_CLOEXEC);
     CHECK(fd >= 0 && !ftruncate(fd, (off_t)size));
     dsm_remote *r = map_of(fd, size);
-    uint64_t *words = (uint64_t *)(void *)((uint8_t *)dsm_remote_mapped(r) + 128 + 8);
+    uint64_t *words = (uint64_t *)(void *)((uint8_t *)dsm_remote_mapped(r) + 192 + 8);
     CHECK(!dsm_store_format(dsm_remote_mapped(r), &large));
     pid_t child = fork();
     CHECK(child >= 0);
@@ -401,7 +422,7 @@ static void by_ops(void)
 
 static int open_chunks(const uint8_t *memory, uint32_t clients, uint64_t chunks)
 {
-    const uint64_t *words = (const uint64_t *)(const void *)(memory + 128 + 8 * clients);
+    const uint64_t *words = (const uint64_t *)(const void *)(memory + 192 + 8 * clients);
     int open = 0;
     for (uint64_t i = 0; i < chunks; i++)
         open += (words[i] >> 50 & 3) == 1;
@@ -424,7 +445,7 @@ static dsm_store *open_with_plan(const char *plan)
     CHECK(!dsm_alloc(owner, size, DSM_READ | DSM_WRITE | DSM_ATOMIC, &region));
     CHECK(!dsm_store_format(dsm_region_data(region), &small));
     CHECK(!dsm_attach(user, descriptor, (size_t)dsm_region_descriptor(region, descriptor), -1, &reached));
-    CHECK(!dsm_store_open(reached, &s) || !dsm_store_open(reached, &s));
+    CHECK(!open_store(reached, &s) || !open_store(reached, &s));
     return s;
 }
 

@@ -15,6 +15,7 @@ static bool readable; /* what becomes of a head can be found out */
 static bool changes;  /* the source of a write, once the machine has posted it */
 static struct store_shape shape;
 static uint8_t *memory, page[PAGE];
+static dsm_remote *at[1]; /* the machines only hand it on */
 
 static struct client {
     struct store_frames frames;
@@ -25,7 +26,7 @@ static struct client {
 static void begin(uint32_t slots)
 {
     free(memory);
-    shape = (struct store_shape){.page_bytes = PAGE, .slots = slots, .pages = PAGES, .id = 1};
+    shape = (struct store_shape){.page_bytes = PAGE, .slots = slots, .copies = 1, .pages = PAGES, .id = 1};
     CHECK(!store_lay_out(&shape) && (memory = calloc(1, shape.nbytes)) != NULL);
     for (uint64_t i = 0; i < PAGES; i++)
         ((uint64_t *)(void *)(memory + shape.heads))[i] = head_first(&shape, i);
@@ -33,7 +34,8 @@ static void begin(uint32_t slots)
 
 static void come(struct client *c, uint32_t slot)
 {
-    *c = (struct client){.env = {.shape = &shape, .slot = slot, .frames = &c->frames, .heads = &c->heads}};
+    *c = (struct client){
+        .env = {.shape = &shape, .slot = slot, .copies = 1, .at = at, .frames = &c->frames, .heads = &c->heads}};
 }
 
 static enum lose kind_of(const dsm_op *op)

@@ -14,6 +14,7 @@ SOURCES = {
     "control stream": ("csrc/agent/protocol.h", r"\bPROTOCOL_VERSION = (\d+)"),
     "region on shm": ("csrc/fabric/shm/shm.h", r"\bSHM_VERSION = (\d+)"),
     "objects": ("csrc/objects/object.h", r"\bOBJECT_VERSION = (\d+)"),
+    "store": ("csrc/store/layout.h", r"\bSTORE_FORMAT = (\d+)"),
     "rendezvous": ("dsmem/cli/rendezvous.py", r'MAGIC = b"DSMB\\x0(\d)'),
 }
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from interrupts import sweep
-from names_server import address, running
+from names_server import address, process_that_serves, running
 
 import dsmem
 from dsmem import _core, errors
@@ -28,7 +28,6 @@ from dsmem.names.wire import Request
 
 SECRET = b"0bec7" * 12 + b"0b1e"
 SECONDS = 30
-SERVE = [sys.executable, "-c", "import sys; from dsmem.cli import main; sys.exit(main())", "serve"]
 
 
 def context(**options):
@@ -611,16 +610,8 @@ def test_a_forked_child_is_refused(client):
     assert len(client.list()) == 1
 
 
-@contextlib.contextmanager
 def process(port=0, *more):
-    """Dsmem serve as a process of its own, and the address that it says."""
-    env = {**os.environ, "DSMEM_SECRET": SECRET.decode()}
-    command = [*SERVE, "--listen", f"127.0.0.1:{port}", *more]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as server:
-        try:
-            yield server, server.stdout.readline().split()[-1]
-        finally:
-            server.kill()
+    return process_that_serves(SECRET, *more, port=port)
 
 
 def command(*arguments, code=0):

@@ -192,7 +192,7 @@ def test_what_are_no_ids(store, ids):
 
 
 def test_a_full_store(store):
-    assert store.stat() == {"page_size": SIZE, "pages": 100, "members": 8, "free": 100, "handles": 1}
+    assert store.stat() == {"page_size": SIZE, "pages": 100, "members": 8, "replicas": 1, "free": 100, "handles": 1}
     ids = store.allocate_many(99)
     for n in (2, 100, 101, 2**70):
         with pytest.raises(errors.StoreFullError, match="free some"):

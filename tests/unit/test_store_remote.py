@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
-from names_server import address, running
+from names_server import address, process_that_serves, running
 from paging import SIZE, StruckError, handling, number_of, page
 from tcp_relay import Relay
 
@@ -279,25 +276,10 @@ def test_a_client_that_is_fenced_finds_out(cluster_name, server):
                 assert number_of(mapped.read(pid)) == 2
 
 
-SERVE = "import sys; from dsmem.cli import main; sys.exit(main())"
-
-
-@contextlib.contextmanager
-def process_that_serves(port=0):
-    """`dsmem serve`: the process, and its address."""
-    env = {**os.environ, "DSMEM_SECRET": SECRET.decode()}
-    command = [sys.executable, "-c", SERVE, "serve", "--listen", f"127.0.0.2:{port}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
-        try:
-            yield process, process.stdout.readline().split()[-1]
-        finally:
-            process.kill()
-
-
 def test_a_server_that_is_killed_and_comes_back(cluster_name):
     """What was open ends, and the same cluster finds the pages again."""
     with contextlib.ExitStack() as stack:
-        process, at = stack.enter_context(process_that_serves())
+        process, at = stack.enter_context(process_that_serves(SECRET, host="127.0.0.2"))
         cluster, _ = stack.enter_context(client(f"{at}/{cluster_name}"))
         store = made(cluster)
         pid = store.allocate()
@@ -310,7 +292,7 @@ def test_a_server_that_is_killed_and_comes_back(cluster_name):
         store.close()
         with dsmem.connect(cluster_name) as here, here.store("s") as mapped:
             assert number_of(mapped.read(pid)) == 1
-        stack.enter_context(process_that_serves(int(at.rpartition(":")[2])))
+        stack.enter_context(process_that_serves(SECRET, host="127.0.0.2", port=at.rpartition(":")[2]))
         with eventually(lambda: cluster.store("s"), errors.PeerDeadError, errors.SystemCallError) as again:
             assert number_of(again.read(pid)) == 1
             assert again.write(pid, page(3)) == again.version(pid)

@@ -1,0 +1,27 @@
+/* What a client of a store is made of. */
+#ifndef DSM_STORE_HANDLE_H
+#define DSM_STORE_HANDLE_H
+
+#include "machine.h"
+
+struct store_window;
+struct store_posting;
+
+struct dsm_store {
+    struct store_env env; /* as the store was opened; it does not change */
+    dsm_remote *at[STORE_COPIES_MOST];
+    struct store_shape shape;
+    struct store_frames frames;
+    struct store_heads heads;
+    struct store_dues dues;
+    uint64_t identities[STORE_COPIES_MOST]; /* in the slot of each copy */
+    uint64_t user;                          /* of memory that is not mapped: the thread that is in a call */
+    bool leaving;                           /* its place may be another one's */
+    struct store_window *window;            /* of memory that is not mapped */
+    struct store_posting *posting;          /* of several copies */
+};
+
+/* Fills in time and chance. */
+void store_ask(struct store_env *e);
+
+#endif

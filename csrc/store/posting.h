@@ -1,0 +1,30 @@
+/* Ops of a store with several copies: unlocks that are due go along with what is posted, and locks that others have
+ * left are resolved. */
+#ifndef DSM_STORE_POSTING_H
+#define DSM_STORE_POSTING_H
+
+#include "handle.h"
+
+struct store_posting *posting_new(void);
+/* Nothing of it may be under way. */
+void posting_free(struct store_posting *p);
+/* A call begins: what was noted for the last one is forgotten. */
+void posting_begin(dsm_store *s);
+/* As store_execute(). */
+void posting_execute(dsm_store *s, dsm_op *ops, uint32_t n);
+/* Starts the unlocks that are due. It does not wait for them, but for a connection. */
+void posting_unlock(dsm_store *s);
+/* Waits for what was started. */
+void posting_collect(dsm_store *s);
+/* Afterwards no lock of this client is left. */
+int posting_settle(dsm_store *s);
+/* Resolves all locks of the slot with this mark. */
+int posting_sweep(dsm_store *s, uint32_t slot, uint32_t mark);
+/* Resolves the lock if its holder is proven dead; otherwise it remembers which client that is. Both are 0. */
+int posting_recover(dsm_store *s, uint64_t number, uint64_t lock);
+/* The copy that the last failure is about. */
+uint32_t posting_failed(const dsm_store *s);
+/* What the failure of a call says beside its cause: which copy, and which client holds the lock. Returns rc. */
+int posting_explain(dsm_store *s, int rc);
+
+#endif
