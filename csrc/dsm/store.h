@@ -39,6 +39,9 @@ typedef struct dsm_store dsm_store;
  * object, or not all copies of one store), EMEMBERS (all clients' places are taken), EUNSUPPORTED (several copies in
  * memory that is mapped). *failed is the copy that an error is about. */
 int dsm_store_open(dsm_remote *const *at, uint32_t copies, dsm_store **out, uint32_t *failed);
+/* How long an operation waits for a client which is changing the page at several copies, and is not proven dead. Then
+ * it ends with EBUSY. 40 s at first. */
+void dsm_store_wait(dsm_store *s, int64_t ns);
 /* The copy that the last error of a call is about. */
 uint32_t dsm_store_failed(const dsm_store *s);
 /* Gives back the client's chunk and place. After an error the call may be repeated; other calls are refused with

@@ -81,7 +81,8 @@ static enum store_next give_back(struct store_allocation *m, struct store_env *e
 
 static enum store_next look(struct store_allocation *m, const struct store_env *e);
 
-/* No other page is free. What its holder has locked it may be about to free, or it is dead. All heads are read again. */
+/* No other page is free. What its holder has locked it may be about to free, or it is dead. All heads are read again.
+ */
 static enum store_next wait_for_lock(struct store_allocation *m)
 {
     m->sleep_ns = PAUSE;

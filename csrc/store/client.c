@@ -94,7 +94,7 @@ static uint32_t first_canceled(const dsm_op *ops, uint32_t n)
 void store_insist(dsm_store *s, dsm_op *ops, uint32_t n)
 {
     if (s->posting) {
-        store_execute(s, ops, n);
+        posting_insist(s, ops, n);
         return;
     }
     for (int i = 0; n && i < STORE_CANCELED_MOST && !(i && wait_interrupted()); i++) {
@@ -124,6 +124,15 @@ int store_open_chunk(dsm_store *s)
     return store_explain(s, err_known(m.status)); /* whatever became of the chunk: the write has not begun */
 }
 
+/* A put that sleeps ends then, and what has become of it is said; other machines have changed nothing. */
+static int interrupted(dsm_store *s, struct store_op *m, struct store_env *e)
+{
+    store_give_up(m, e);
+    return m->status
+               ? store_explain(s, m->status)
+               : err_set(DSM_ETIME, 0, "a signal handler ended the wait for page %#llx", (unsigned long long)m->pid);
+}
+
 int store_drive(dsm_store *s, struct store_op *m)
 {
     struct store_env env = s->env; /* time and chance of this thread: reads run beside each other */
@@ -134,11 +143,10 @@ int store_drive(dsm_store *s, struct store_op *m)
         case STORE_POST:
             store_insist(s, m->ops, m->n);
             break;
-        case STORE_SLEEP: /* no op is under way, and no frame is held */
+        case STORE_SLEEP: /* no op is under way */
             store_sleep(m->sleep_ns);
             if (wait_interrupted())
-                rc =
-                    err_set(DSM_ETIME, 0, "a signal handler ended the wait for page %#llx", (unsigned long long)m->pid);
+                rc = interrupted(s, m, &env);
             break;
         case STORE_FRAMES:
             rc = store_open_chunk(s);

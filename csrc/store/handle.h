@@ -21,6 +21,10 @@ struct dsm_store {
     struct store_posting *posting;          /* of several copies */
 };
 
+/* Op k of a machine was certainly not executed, since its connection ended while the owner lives, and all before it at
+ * this copy were. It is posted again, but not more often in a row than this. */
+enum { STORE_CANCELED_MOST = 8 };
+bool store_was_canceled(const dsm_op *ops, uint32_t n, uint32_t k);
 /* Fills in time and chance. */
 void store_ask(struct store_env *e);
 

@@ -64,9 +64,14 @@ struct store_due {
 };
 struct store_dues {
     uint32_t n;
-    bool kept;         /* a lock of this client may stand somewhere that is not in the list: an answer was lost */
     uint8_t unsettled; /* copies to which a WRITE of a frame may still be under way, a bit each */
     struct store_due of[STORE_DUES];
+    /* A lock of this client may stand that is not in the list, since what became of its change is not known: at one of
+     * these pages, or, if there are more than the room is for, at any. Until the driver has resolved them, a lock that
+     * is found after an answer was lost may be an older one. */
+    bool kept, everywhere;
+    uint32_t n_kept;
+    uint64_t pages[PER_CHUNK];
 };
 
 struct store_env {
@@ -82,6 +87,7 @@ struct store_env {
     void *copy;                  /* of a page that is written; NULL: the source does not change meanwhile */
     struct store_heads *heads;   /* zero at first */
     int64_t now;                 /* monotonic ns */
+    int64_t lock_wait;           /* ns, for a lock of a client that is not proven dead */
     uint64_t time;               /* the stamp of new frames */
     uint64_t random;             /* another one at each step */
 };
@@ -125,13 +131,13 @@ struct store_put {
     enum put_step step;
     uint32_t count, n, tries; /* changes, of different pages; ops */
     uint32_t copy;            /* at which the error was */
-    uint8_t unwritten;        /* copies that have not got the frame, a bit each */
+    uint8_t unwritten;        /* copies that have not got the frame, or not answered yet, a bit each */
     int64_t sleep_ns;
 };
 
-/* write: the op that writes the frame which the change names, for any copy; NULL: it names none. ops: room for
- * STORE_OPS_MOST, and for count · (copies - 1). Afterwards each change says what has become of it. */
-enum { STORE_OPS_MOST = STORE_COPIES_MOST + 1 };
+/* write: the op that writes the frame which the change names, for any copy; NULL: it names none. ops: room for count +
+ * copies, and for count · (copies - 1). Afterwards each change says what has become of it. */
+enum { STORE_OPS_MOST = STORE_COPIES_MOST + 1, STORE_MANY_MOST = PER_CHUNK + STORE_COPIES_MOST };
 enum store_next store_put_step(struct store_put *p, struct store_change *changes, dsm_op *ops, const dsm_op *write,
                                struct store_env *e);
 
@@ -150,6 +156,8 @@ static inline bool store_lock_is_own(const struct store_env *e, uint64_t lock)
 bool store_is_due(const struct store_env *e, uint64_t number, uint64_t lock);
 /* Ops for up to 'most' of them, the oldest first. Returns how many. */
 uint32_t store_due_ops(const struct store_env *e, dsm_op *ops, uint32_t most);
+/* Ends a put that sleeps. Afterwards its changes say what has become of them. */
+void store_put_give_up(struct store_put *p, struct store_change *changes, struct store_env *e);
 /* These have ended. What was answered is due no more. */
 void store_due_done(struct store_env *e, const dsm_op *ops, uint32_t n);
 
@@ -222,7 +230,8 @@ struct store_op {
 enum store_next store_step(struct store_op *m, struct store_env *e);
 /* It has posted a change whose outcome is not known yet, or holds a lock. */
 bool store_must_go_on(const struct store_op *m);
-/* Ends a machine that need not go on and whose ops have not been posted, or had no effect. */
+/* Ends a machine whose ops have not been posted, or had no effect; or one that sleeps. What it has locked is due, or
+ * kept. */
 void store_give_up(struct store_op *m, struct store_env *e);
 
 /* ---- allocation: allocate.c ---- */
@@ -249,7 +258,7 @@ struct store_allocation {
     uint64_t heads[PER_CHUNK];
     struct store_put put; /* of a store with several copies */
     struct store_change changes[PER_CHUNK];
-    dsm_op ops[PER_CHUNK];
+    dsm_op ops[STORE_MANY_MOST];
 };
 
 /* Allocates 'want' pages, all or none. Errors: ESTOREFULL, and those of ops. */

@@ -20,7 +20,6 @@ enum {
 /* A lock of another client: how long before its holder is asked about, and until the op ends. */
 enum { DUE_SOON = 3 }; /* looks, until an unlock of this client is not waited for any more */
 enum { ASK_AFTER = 20000000, ASK_EVERY = 50000000 };
-#define PATIENCE 10000000000ll
 #define HINT_TIME(e) ((uint16_t)((e)->now / 1000000000))
 
 static enum store_next end(struct store_op *m, int status)
@@ -123,9 +122,9 @@ static enum store_next met_lock(struct store_op *m, const struct store_env *e, u
     bool own = store_lock_is_own(e, lock);
     m->own = m->bad = false;
     m->guess = 0;
-    if (!own && e->now - m->since > PATIENCE)
-        return end(m, err_set(DSM_EBUSY, 0, "page %#llx is being changed by client %u, which is not known to be dead",
-                              (unsigned long long)m->pid, head_state(lock) - 1));
+    if (!own && e->now - m->since > e->lock_wait)
+        return end(m, err_set(DSM_EBUSY, 0, "page %#llx is being changed by client %u", (unsigned long long)m->pid,
+                              head_state(lock) - 1));
     if ((own && (m->waits > DUE_SOON || !store_is_due(e, m->locked, lock))) ||
         (e->now - m->since >= ASK_AFTER && e->now - m->asked >= (m->asked == m->since ? ASK_AFTER : ASK_EVERY))) {
         m->asked = e->now;
@@ -376,8 +375,12 @@ bool store_must_go_on(const struct store_op *m)
 
 void store_give_up(struct store_op *m, struct store_env *e)
 {
-    if (m->step == OP_SWAPS || m->step == OP_PUTS)
+    if (m->step == OP_PUTS && m->put.step == PUT_SLEEPS) {
+        store_put_give_up(&m->put, &m->change, e);
+        has_put(m, e);
+    } else if (m->step == OP_SWAPS || m->step == OP_PUTS) {
         put_back(m, e);
+    }
 }
 
 enum store_next store_step(struct store_op *m, struct store_env *e)

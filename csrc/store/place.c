@@ -99,6 +99,8 @@ static int check_copies(dsm_store *s)
         rc = place_look(s->at[k], &other, NULL);
         if (!rc && (other.index != k || !same_store(&other, &s->shape)))
             rc = err_set(DSM_EMISMATCH, 0, "copy %u of the store is another one's", k);
+        if (rc)
+            posting_blame(s, k);
     }
     for (uint32_t k = 0; k < s->env.copies && s->env.copies > 1 && !rc; k++)
         if (remote_is_mapped(s->at[k])) /* the handles of a process would have one identity there, and equal locks */
@@ -129,10 +131,12 @@ static int resolve_left(void *arg, uint32_t slot, uint64_t dead)
     return rc ? rc : close_chunks(s, slot, dead);
 }
 
-static int take_backup(dsm_store *s, uint32_t k)
+/* sent: its slot may become this client's from now on, whatever the result is. */
+static int take_backup(dsm_store *s, uint32_t k, bool *sent)
 {
     uint64_t word, found, own = s->identities[k];
     int left = is_left(s, k, s->env.slot, &word);
+    *sent = left > 0;
     if (left < 0)
         return left;
     if (word == own)
@@ -145,31 +149,46 @@ static int take_backup(dsm_store *s, uint32_t k)
     return rc || found == own ? rc : err_set(DSM_ECORRUPT, 0, "copy %u of the store: slot %u", k, s->env.slot);
 }
 
-static int leave_slots(dsm_store *s, uint32_t taken)
+static int leave_slot(const dsm_store *s, uint32_t k)
+{
+    return member_leave(s->at[k], STORE_SLOTS, s->env.slot, s->identities[k]);
+}
+
+/* The slot at the primary is kept if one of a backup may be this client's yet. */
+static void give_back(const dsm_store *s, uint32_t taken)
+{
+    dsm_failure why = *dsm_last_error();
+    while (taken && !leave_slot(s, taken - 1))
+        taken--;
+    err_again(&why);
+}
+
+static int take_backups(dsm_store *s)
 {
     int rc = 0;
-    while (taken-- && !rc)
-        rc = member_leave(s->at[taken], STORE_SLOTS, s->env.slot, s->identities[taken]);
+    for (uint32_t k = 1; k < s->env.copies && !rc; k++) {
+        bool sent = false;
+        rc = take_backup(s, k, &sent);
+        if (rc) {
+            give_back(s, k + sent);
+            posting_blame(s, k);
+        }
+    }
     return rc;
 }
 
 int place_take(dsm_store *s)
 {
     int rc = check_copies(s);
-    for (uint32_t k = 0; k < s->env.copies && !rc; k++)
+    for (uint32_t k = 0; k < s->env.copies && !rc; k++) {
         rc = member_identity(s->at[k], &s->identities[k]);
+        if (rc)
+            posting_blame(s, k);
+    }
     s->env.mark = store_mark(s->identities[0]);
     if (!rc)
         rc = member_join(s->at[0], STORE_SLOTS, s->shape.slots, s->identities[0], resolve_left, s, &s->env.slot);
-    for (uint32_t k = 1; k < s->env.copies && !rc; k++) {
-        rc = take_backup(s, k);
-        if (rc) {
-            dsm_failure why = *dsm_last_error();
-            leave_slots(s, k);
-            err_set_op(why.code, why.cause, why.status, why.vendor, "%s", why.detail);
-        }
-    }
-    return rc;
+    return rc ? rc : take_backups(s);
 }
 
 /* ---- leaving ---- */
@@ -177,7 +196,18 @@ int place_take(dsm_store *s)
 int place_leave(dsm_store *s)
 {
     int rc = s->env.copies > 1 ? posting_settle(s) : 0;
+    for (uint32_t k = 1; k < s->env.copies && !rc; k++) {
+        rc = leave_slot(s, k);
+        if (rc)
+            posting_blame(s, k);
+    }
     if (!rc)
-        rc = close_own_chunk(s);
-    return rc ? rc : leave_slots(s, s->env.copies);
+        rc = close_own_chunk(s); /* no WRITE to one of its frames is under way to a backup any more */
+    return rc ? rc : leave_slot(s, 0);
+}
+
+void place_abandon(dsm_store *s)
+{
+    for (uint32_t k = 1; k < s->env.copies; k++)
+        leave_slot(s, k);
 }

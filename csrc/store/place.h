@@ -11,5 +11,7 @@ int place_look(dsm_remote *r, struct store_shape *shape, uint64_t *state);
 int place_take(dsm_store *s);
 /* Gives back chunk and slots. After an error it may be called again. */
 int place_leave(dsm_store *s);
+/* Instead, where a copy is out of reach. What this client has sent to the others has ended, so it leaves them. */
+void place_abandon(dsm_store *s);
 
 #endif

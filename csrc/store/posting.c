@@ -2,35 +2,43 @@
  * The ops of a client, where a store has several copies. What is due, the end of locks whose changes are done, goes
  * along with the next posting, and is started at the end of a call, so that other clients need not wait for the next
  * one. It is collected after a later posting to the primary: that is the same connection, so no call waits for it.
+ *
+ * A lock of this client whose change is not known to be made or not is kept. The calls after that try to resolve it, in
+ * a ninth of their time at most, since a copy that does not answer takes long to try.
  */
 #include "posting.h"
 
+#include "../base/deadline.h"
 #include "../core/remote.h"
 #include "../objects/member.h"
 #include "../objects/sure.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { POSTING_MOST = (STORE_COPIES_MOST + 1) * PER_CHUNK };
+enum { PAUSE = 100000000, PAUSES = 8 }; /* between tries to resolve what is kept: ns, and times the last one took */
 
 struct store_posting {
     dsm_op list[STORE_DUES + POSTING_MOST];
     dsm_op started[STORE_DUES];
+    dsm_op again[STORE_MANY_MOST];
     uint32_t n; /* of them */
     dsm_ticket *ticket;
     uint32_t failed; /* the copy of the op that has failed last, or copies */
-    uint32_t slot;   /* of the lock whose holder was not proven dead, */
-    uint64_t holder; /* and its identity; 0: none */
+    uint64_t holder; /* of the lock that was met last, which is not proven dead: its identity at a copy; 0: none */
+    uint32_t alive;  /* that copy */
+    int64_t resume;  /* when what is kept is tried again */
 };
 
 struct store_posting *posting_new(void) { return calloc(1, sizeof(struct store_posting)); }
 void posting_free(struct store_posting *p) { free(p); }
 
-void posting_begin(dsm_store *s)
+void posting_blame(dsm_store *s, uint32_t k)
 {
-    s->posting->failed = s->env.copies;
-    s->posting->holder = 0;
+    if (s->posting)
+        s->posting->failed = k;
 }
 
 uint32_t posting_failed(const dsm_store *s) { return s->posting->failed < s->env.copies ? s->posting->failed : 0; }
@@ -45,22 +53,27 @@ static uint32_t copy_of(const dsm_store *s, const dsm_op *op)
     return k;
 }
 
-static void execute(dsm_store *s, dsm_op *ops, uint32_t n)
+static int execute(dsm_store *s, dsm_op *ops, uint32_t n)
 {
     uint64_t nbytes = 0;
     size_t failed = 0;
     for (uint32_t i = 0; i < n; i++)
         nbytes += ops[i].nbytes;
-    if (dsm_execute(s->at[0]->ctx, ops, n, remote_timeout_for(s->at[0], nbytes), &failed))
+    int rc = dsm_execute(s->at[0]->ctx, ops, n, remote_timeout_for(s->at[0], nbytes), &failed);
+    if (rc)
         s->posting->failed = copy_of(s, &ops[failed]);
+    return rc;
 }
 
+/* The failure of the call stays the last one. */
 void posting_collect(dsm_store *s)
 {
     struct store_posting *p = s->posting;
     if (!p->ticket)
         return;
+    dsm_failure why = *dsm_last_error();
     dsm_finish(p->ticket, remote_timeout(s->at[0]), NULL);
+    err_again(&why);
     p->ticket = NULL;
     store_due_done(&s->env, p->started, p->n);
 }
@@ -80,15 +93,37 @@ void posting_execute(dsm_store *s, dsm_op *ops, uint32_t n)
         posting_collect(s);
 }
 
+void posting_insist(dsm_store *s, dsm_op *ops, uint32_t n)
+{
+    struct store_posting *p = s->posting;
+    uint32_t which[STORE_MANY_MOST], left = n;
+    posting_execute(s, ops, n);
+    for (int i = 1; i < STORE_CANCELED_MOST; i++) {
+        left = 0;
+        for (uint32_t k = 0; k < n; k++)
+            if (store_was_canceled(ops, n, k)) {
+                p->again[left] = ops[k];
+                which[left++] = k;
+            }
+        if (!left || wait_interrupted())
+            return;
+        posting_execute(s, p->again, left);
+        while (left--)
+            ops[which[left]] = p->again[left];
+    }
+}
+
 void posting_unlock(dsm_store *s)
 {
     struct store_posting *p = s->posting;
     if (!s->dues.n)
         return;
     posting_collect(s);
+    dsm_failure why = *dsm_last_error();
     p->n = store_due_ops(&s->env, p->started, STORE_DUES);
     if (p->n && dsm_submit(s->at[0]->ctx, p->started, p->n, &p->ticket, NULL))
         p->ticket = NULL; /* they stay due */
+    err_again(&why);
 }
 
 /* ---- locks ---- */
@@ -99,7 +134,7 @@ int posting_sweep(dsm_store *s, uint32_t slot, uint32_t mark)
     struct store_env env = s->env;
     store_ask(&env);
     while (store_sweep_step(&m, &env) == STORE_POST)
-        posting_execute(s, m.ops, m.n);
+        posting_insist(s, m.ops, m.n);
     return posting_explain(s, m.status);
 }
 
@@ -139,24 +174,58 @@ static int holder_is_dead(dsm_store *s, uint64_t lock)
             return 0;
         if (word && !member_ended(s->at[k], word)) {
             p->holder = word;
-            p->slot = slot;
+            p->alive = k;
             return 0;
         }
     }
     return 1;
 }
 
-int posting_recover(dsm_store *s, uint64_t number, uint64_t lock)
+static int resolve(dsm_store *s, uint64_t number, uint64_t lock)
 {
     struct store_resolve m = {.number = number, .lock = lock};
     struct store_env env = s->env;
-    int rc = holder_is_dead(s, lock);
-    if (rc <= 0)
-        return rc;
     store_ask(&env);
     while (store_resolve_step(&m, &env) == STORE_POST)
-        posting_execute(s, m.ops, m.n);
+        posting_insist(s, m.ops, m.n);
     return m.status;
+}
+
+int posting_recover(dsm_store *s, uint64_t number, uint64_t lock)
+{
+    int rc = store_lock_is_own(&s->env, lock) ? 1 : holder_is_dead(s, lock);
+    return rc > 0 ? resolve(s, number, lock) : rc;
+}
+
+/* The READ uses a new connection, so a compare-swap of before has set its lock by then, or never will. */
+static int resolve_kept(dsm_store *s, uint64_t number)
+{
+    uint64_t head;
+    int rc = sure_read(s->at[0], head_at(&s->shape, number), &head, sizeof head);
+    if (rc || !store_lock_is_own(&s->env, head) || store_is_due(&s->env, number, head))
+        return rc;
+    return resolve(s, number, head);
+}
+
+static void resolve_all_kept(dsm_store *s)
+{
+    struct store_dues *d = &s->dues;
+    int64_t began = clock_ns(), took;
+    if (d->everywhere || began < s->posting->resume)
+        return;
+    while (d->n_kept && !resolve_kept(s, d->pages[d->n_kept - 1]))
+        d->n_kept--;
+    d->kept = d->n_kept;
+    took = clock_ns() - began;
+    s->posting->resume = clock_ns() + (took * PAUSES > PAUSE ? took * PAUSES : PAUSE);
+}
+
+void posting_begin(dsm_store *s)
+{
+    if (s->dues.kept)
+        resolve_all_kept(s);
+    s->posting->failed = s->env.copies;
+    s->posting->holder = 0;
 }
 
 /* ---- what is said ---- */
@@ -171,14 +240,19 @@ int posting_explain(dsm_store *s, int rc)
 {
     struct store_posting *p = s->posting;
     dsm_failure f = *dsm_last_error();
+    if (f.code != -rc) {
+        f = (dsm_failure){.code = -rc};
+        snprintf(f.detail, sizeof f.detail, "%s", dsm_strerror(rc));
+    }
     if (is_of_a_copy(rc) && p->failed < s->env.copies) {
         const char *at = dsm_remote_address(s->at[p->failed]);
         rc =
             err_set_op(f.code, f.cause, f.status, f.vendor, "copy %u of the store, at %s: %s", p->failed, at, f.detail);
     } else if (rc == -DSM_EBUSY && p->holder) {
         char name[MEMBER_TEXT];
-        rc = err_set(DSM_EBUSY, 0, "%s; it is in slot %u, held by %s, which is not proven dead", f.detail, p->slot,
-                     member_describe(p->holder, name));
+        rc =
+            err_set(DSM_EBUSY, 0, "%s; that is %s, not proven dead at %s (if it is, that takes the server its --grace)",
+                    f.detail, member_describe(p->holder, name), dsm_remote_address(s->at[p->alive]));
     }
     return rc;
 }

@@ -8,10 +8,13 @@
 struct store_posting *posting_new(void);
 /* Nothing of it may be under way. */
 void posting_free(struct store_posting *p);
-/* A call begins: what was noted for the last one is forgotten. */
+/* A call begins: what was noted for the last one is forgotten. Locks that this client has kept are resolved, if that is
+ * possible by now. */
 void posting_begin(dsm_store *s);
 /* As store_execute(). */
 void posting_execute(dsm_store *s, dsm_op *ops, uint32_t n);
+/* As store_insist(), of one machine. */
+void posting_insist(dsm_store *s, dsm_op *ops, uint32_t n);
 /* Starts the unlocks that are due. It does not wait for them, but for a connection. */
 void posting_unlock(dsm_store *s);
 /* Waits for what was started. */
@@ -20,8 +23,11 @@ void posting_collect(dsm_store *s);
 int posting_settle(dsm_store *s);
 /* Resolves all locks of the slot with this mark. */
 int posting_sweep(dsm_store *s, uint32_t slot, uint32_t mark);
-/* Resolves the lock if its holder is proven dead; otherwise it remembers which client that is. Both are 0. */
+/* Resolves the lock if it is this client's, or its holder is proven dead; otherwise it remembers which client that is.
+ * Both are 0. */
 int posting_recover(dsm_store *s, uint64_t number, uint64_t lock);
+/* The failure is about this copy. Where there is one copy, nothing is noted. */
+void posting_blame(dsm_store *s, uint32_t k);
 /* The copy that the last failure is about. */
 uint32_t posting_failed(const dsm_store *s);
 /* What the failure of a call says beside its cause: which copy, and which client holds the lock. Returns rc. */

@@ -2,7 +2,7 @@
  * Changes of heads where a store has several copies: the head is locked at the primary, changed at the backups, and
  * then it is done. The unlock at the primary is due from then on (store_due_ops).
  *
- * Nobody passes a lock of a client that is not proven dead. So what this client does not know after an answer was lost
+ * No client passes a lock of one that is not proven dead. So what this client does not know after an answer was lost
  * it reads over a new connection, before which the old one was closed, and goes on from there.
  */
 #include "../base/error.h"
@@ -12,13 +12,26 @@ enum { TRIES = 4, SLEEP_SHORTEST = 1000000 }; /* of a copy that does not answer;
 
 /* ---- unlocks that are due ---- */
 
+static void keep(struct store_env *e, const struct store_change *c)
+{
+    struct store_dues *d = e->dues;
+    d->kept = true;
+    for (uint32_t i = 0; i < d->n_kept; i++)
+        if (d->pages[i] == c->number)
+            return;
+    if (d->n_kept < PER_CHUNK)
+        d->pages[d->n_kept++] = c->number;
+    else
+        d->everywhere = true;
+}
+
 static void add_due(struct store_env *e, const struct store_change *c, uint64_t next)
 {
     struct store_dues *d = e->dues;
     if (d->n < STORE_DUES)
         d->of[d->n++] = (struct store_due){.number = c->number, .lock = store_lock_of(e, c->from), .next = next};
     else
-        d->kept = true;
+        keep(e, c);
 }
 
 bool store_is_due(const struct store_env *e, uint64_t number, uint64_t lock)
@@ -38,7 +51,8 @@ uint32_t store_due_ops(const struct store_env *e, dsm_op *ops, uint32_t most)
     return n;
 }
 
-/* The lock has been taken again, from the same head: so an unlock of before was executed, though its answer was lost. */
+/* The lock has been taken again, from the same head: so an unlock of before was executed, though its answer was lost.
+ */
 static void drop_due(struct store_env *e, const struct store_change *c)
 {
     struct store_dues *d = e->dues;
@@ -99,14 +113,17 @@ static void written(struct store_put *p, struct store_env *e, const dsm_op *op, 
         e->dues->unsettled |= (uint8_t)(1u << copy);
 }
 
-static uint32_t write_frames(const struct store_put *p, dsm_op *ops, const dsm_op *write, const struct store_env *e)
+/* Without a frame each backup is asked for its head, so that nothing is changed at any if one does not answer. */
+static uint32_t write_frames(struct store_put *p, struct store_change *changes, dsm_op *ops, const dsm_op *write,
+                             const struct store_env *e)
 {
     uint32_t n = 0;
-    for (uint32_t k = 0; k < e->copies; k++)
-        if (p->unwritten >> k & 1) {
-            ops[n] = *write;
-            ops[n++].remote = e->at[k];
-        }
+    for (uint32_t k = 0; k < e->copies; k++) {
+        if (!(p->unwritten >> k & 1))
+            continue;
+        ops[n] = write ? *write : store_read_op(e, k, head_at(e->shape, changes->number), &changes->seen[k], 8);
+        ops[n++].remote = e->at[k];
+    }
     return n;
 }
 
@@ -114,8 +131,8 @@ static uint32_t write_frames(const struct store_put *p, dsm_op *ops, const dsm_o
 static enum store_next begin(struct store_put *p, struct store_change *changes, dsm_op *ops, const dsm_op *write,
                              const struct store_env *e)
 {
-    p->unwritten = (uint8_t)(write ? (1u << e->copies) - 1 : 0);
-    uint32_t n = write_frames(p, ops, write, e);
+    p->unwritten = (uint8_t)((1u << e->copies) - (write ? 1 : 2));
+    uint32_t n = write_frames(p, changes, ops, write, e);
     for (uint32_t i = 0; i < p->count; i++) {
         struct store_change *c = &changes[i];
         uint64_t lock = store_lock_of(e, c->from);
@@ -147,12 +164,13 @@ static enum store_next go_on(struct store_put *p, struct store_change *changes, 
                              const struct store_env *e)
 {
     if (p->unwritten)
-        return post(p, write_frames(p, ops, write, e), PUT_FRAMES);
+        return post(p, write_frames(p, changes, ops, write, e), PUT_FRAMES);
     uint32_t n = ask_copies(p, changes, ops, e);
     return n ? post(p, n, PUT_COPIES) : end(p, p->status);
 }
 
-/* The lock goes back, if no backup can have changed. Otherwise it stays, until this client or another one resolves it. */
+/* The lock goes back, if no backup can have changed. Otherwise it stays, until this client or another one resolves it.
+ */
 static enum store_next give_up(struct store_put *p, struct store_change *changes, struct store_env *e)
 {
     bool unknown = false;
@@ -163,10 +181,11 @@ static enum store_next give_up(struct store_put *p, struct store_change *changes
         c->is = c->done || c->unsure ? CHANGE_UNKNOWN : CHANGE_FAILED;
         if (c->is == CHANGE_FAILED)
             add_due(e, c, c->from);
+        else
+            keep(e, c);
         unknown |= c->is == CHANGE_UNKNOWN;
     }
     int code = p->status ? -p->status : DSM_EIO, cause = p->cause < 0 ? -p->cause : p->cause;
-    e->dues->kept |= unknown;
     if (!unknown && code == DSM_EUNKNOWN)
         code = cause ? cause : DSM_EIO;
     return end(p, unknown ? err_set_op(DSM_EUNKNOWN, cause ? cause : code, 0, 0,
@@ -175,6 +194,12 @@ static enum store_next give_up(struct store_put *p, struct store_change *changes
                                        p->copy, e->copies)
                           : err_set_op(code, cause, 0, 0, "copy %u of %u does not answer; the page is as it was",
                                        p->copy, e->copies));
+}
+
+/* What has been locked goes back, or stays locked: no op is under way. */
+void store_put_give_up(struct store_put *p, struct store_change *changes, struct store_env *e)
+{
+    (void)give_up(p, changes, e);
 }
 
 static enum store_next try_again(struct store_put *p, struct store_change *changes, struct store_env *e)
@@ -186,12 +211,17 @@ static enum store_next try_again(struct store_put *p, struct store_change *chang
     return STORE_SLEEP;
 }
 
-static enum store_next contradicts(struct store_put *p, struct store_change *c, struct store_env *e, uint32_t copy)
+/* Of this change; what has become of the others that are locked is not known then, either. */
+static enum store_next contradicts(struct store_put *p, struct store_change *changes, uint32_t of, uint32_t copy,
+                                   struct store_env *e)
 {
-    c->is = CHANGE_UNKNOWN;
-    e->dues->kept = true;
+    for (uint32_t i = 0; i < p->count; i++)
+        if (changes[i].is == CHANGE_LOCKED) {
+            changes[i].is = CHANGE_UNKNOWN;
+            keep(e, &changes[i]);
+        }
     return end(p, err_set(DSM_ECORRUPT, 0, "copy %u of %u has another head of page number %llu than the primary", copy,
-                          e->copies, (unsigned long long)c->number));
+                          e->copies, (unsigned long long)changes[of].number));
 }
 
 /* What one backup has answered. False: it has neither the old head nor the new one. */
@@ -225,7 +255,7 @@ static enum store_next copied(struct store_put *p, struct store_change *changes,
         uint8_t asked = (uint8_t)(all & ~c->done);
         for (uint32_t k = 1; k < e->copies; k++)
             if (asked >> k & 1 && !heard(p, c, &ops[n++], k, e))
-                return contradicts(p, c, e, k);
+                return contradicts(p, changes, i, k, e);
         if (c->done == all) {
             c->is = CHANGE_DONE;
             add_due(e, c, c->to);
@@ -275,10 +305,10 @@ static enum store_next settle(struct store_put *p, struct store_change *changes,
 static enum store_next locked(struct store_put *p, struct store_change *changes, dsm_op *ops, const dsm_op *write,
                               struct store_env *e)
 {
-    uint32_t frames = write ? e->copies : 0;
+    uint32_t first = write ? 0 : 1, frames = e->copies - first;
     bool unsure = false;
     for (uint32_t k = 0; k < frames; k++)
-        written(p, e, &ops[k], k);
+        written(p, e, &ops[k], first + k);
     for (uint32_t i = 0; i < p->count; i++) {
         struct store_change *c = &changes[i];
         const dsm_op *op = &ops[frames + i];
@@ -303,12 +333,12 @@ static bool is_ours(const struct store_change *c, const struct store_env *e)
     return c->seen[0] == store_lock_of(e, c->from) && !c->again && !e->dues->kept;
 }
 
-/* Where the head can't be read the lock may stand; but no backup has changed, so it will go back. */
+/* Where the head can't be read the lock may stand, or may still be set; but no backup has changed, so it goes back: the
+ * unlock goes out over a new connection. One of an earlier change, if there may be one, is not for this one to end. */
 static enum store_next settled(struct store_put *p, struct store_change *changes, dsm_op *ops, const dsm_op *write,
                                struct store_env *e)
 {
     uint32_t n = 0;
-    bool kept = false;
     p->status = p->failed;
     for (uint32_t i = 0; i < p->count; i++) {
         struct store_change *c = &changes[i];
@@ -317,11 +347,13 @@ static enum store_next settled(struct store_put *p, struct store_change *changes
         const dsm_op *op = &ops[n++];
         c->found = c->seen[0];
         c->is = op->status ? CHANGE_FAILED : is_ours(c, e) ? CHANGE_LOCKED : CHANGE_REFUSED;
-        kept |= op->status != 0;
+        if (op->status && (c->again || e->dues->kept))
+            keep(e, c);
+        else if (op->status)
+            add_due(e, c, c->from);
         if (op->status)
             note(p, op, 0);
     }
-    e->dues->kept |= kept;
     return is_locked(p, changes, ops, write, e);
 }
 

@@ -1,7 +1,7 @@
 /*
  * Locks that were left, by a client that is dead or by an op of this client whose outcome is unknown. The backups say
  * what happened: only the holder of a lock changes them, and never back. One that has the next version: the change is
- * made at all. None: it was not made, and nobody was told that it was.
+ * made at all. None: it was not made, and no caller was told that it was.
  *
  * Every step is a compare-swap from what was found, so several clients may resolve one lock, and a late one does no
  * harm: a lock never comes twice after its holder's death, and a version of a page neither.

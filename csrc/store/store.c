@@ -30,6 +30,9 @@ static int get_memory(dsm_store *s)
                : err_set(DSM_ENOMEM, 0, "copies of pages, and hints for %llu", (unsigned long long)s->shape.pages);
 }
 
+/* So long that a client which has died is proven dead meanwhile, where servers have their usual grace period, 30 s. */
+#define LOCK_WAIT 40000000000ll
+
 static dsm_store *new_handle(dsm_remote *const *at, uint32_t copies)
 {
     dsm_store *s = calloc(1, sizeof *s);
@@ -44,6 +47,7 @@ static dsm_store *new_handle(dsm_remote *const *at, uint32_t copies)
                                 .copies = copies,
                                 .at = s->at,
                                 .dues = copies > 1 ? &s->dues : NULL,
+                                .lock_wait = LOCK_WAIT,
                                 .frames = &s->frames,
                                 .heads = &s->heads};
     if (s->posting)
@@ -76,6 +80,8 @@ int dsm_store_leave(dsm_store *s)
 {
     s->leaving = true;
     int rc = place_leave(s);
+    if (sure_lost(rc) && rc != -DSM_EFORK)
+        place_abandon(s);
     return rc == -DSM_EFORK || sure_lost(rc) ? 0 : rc;
 }
 
@@ -98,6 +104,8 @@ int dsm_store_close(dsm_store *s)
         dsm_store_drop(s);
     return rc;
 }
+
+void dsm_store_wait(dsm_store *s, int64_t ns) { s->env.lock_wait = ns; }
 
 uint32_t dsm_store_failed(const dsm_store *s) { return s->posting ? posting_failed(s) : 0; }
 

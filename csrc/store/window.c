@@ -31,8 +31,8 @@ struct place {
 
 struct store_window {
     struct place places[WINDOW];
-    dsm_op ops[STORE_OPS_MOST * WINDOW];
-    uint32_t n, failed; /* the first that has failed, or n */
+    dsm_op ops[STORE_OPS_MOST * WINDOW], *of[STORE_OPS_MOST * WINDOW]; /* those of machines, for the posting */
+    uint32_t n, failed;                                                /* the first that has failed, or n */
     dsm_failure failure;
     uint32_t canceled; /* postings in a row of which an op was cancelled */
     bool has_opened;   /* a chunk, and no frame of it has been used */
@@ -109,9 +109,9 @@ static void give_up_rest(struct store_window *w, struct store_env *e)
 {
     for (uint32_t i = w->failed + 1; i < w->n; i++) {
         struct place *p = &w->places[i];
-        if (p->is == ENDED || store_must_go_on(&p->m))
+        if (p->is == ENDED || store_must_go_on(&p->m) || (p->is == POSTS && p->again && p->m.step == OP_PUTS))
             continue;
-        if (p->is == POSTS && p->m.step == OP_SWAPS)
+        if (p->is == POSTS)
             store_give_up(&p->m, e);
         p->is = ENDED;
     }
@@ -143,34 +143,29 @@ static void wake(struct store_window *w, enum is is)
 
 /* ---- posting ---- */
 
-/* Another one's failure has ended its ops. What it has posted has certainly had no effect, but for a frame that it was
- * writing, and that is its own. */
+/* Another one's failure has ended its ops. Those have certainly had no effect; others of the machine may have. */
 static bool was_canceled(const dsm_op *ops, uint32_t n)
 {
-    bool any = false;
-    for (uint32_t i = 0; i < n; i++) {
-        if (ops[i].status && ops[i].status != -DSM_ECANCELED)
-            return false;
-        any |= ops[i].status != 0;
-    }
-    return any;
+    for (uint32_t i = 0; i < n; i++)
+        if (store_was_canceled(ops, n, i))
+            return true;
+    return false;
 }
 
-static bool is_due(const struct place *p, uint32_t k) { return !p->again || p->m.ops[k].status == -DSM_ECANCELED; }
+static bool is_due(const struct place *p, uint32_t k) { return !p->again || store_was_canceled(p->m.ops, p->m.n, k); }
 
 static void execute(dsm_store *s, struct store_window *w)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < w->n; i++)
         for (uint32_t k = 0; w->places[i].is == POSTS && k < w->places[i].m.n; k++)
-            if (is_due(&w->places[i], k))
+            if (is_due(&w->places[i], k)) {
+                w->of[n] = &w->places[i].m.ops[k];
                 w->ops[n++] = w->places[i].m.ops[k];
+            }
     store_execute(s, w->ops, n);
-    n = 0;
-    for (uint32_t i = 0; i < w->n; i++)
-        for (uint32_t k = 0; w->places[i].is == POSTS && k < w->places[i].m.n; k++)
-            if (is_due(&w->places[i], k))
-                w->places[i].m.ops[k] = w->ops[n++];
+    for (uint32_t i = 0; i < n; i++)
+        *w->of[i] = w->ops[i];
 }
 
 static void post(dsm_store *s, struct store_window *w)
@@ -237,14 +232,17 @@ static void sleep_for_the_first(struct store_window *w)
 
 /* ---- a window ---- */
 
-static bool end_interrupted(dsm_store *s, struct store_window *w)
+static bool end_interrupted(dsm_store *s, struct store_window *w, struct store_env *e)
 {
     if (!wait_interrupted())
         return false;
-    int rc = err_set(DSM_ETIME, 0, "a signal handler ended the call");
-    for (uint32_t i = 0; i < w->n; i++)
-        if (w->places[i].is != ENDED)
-            end(s, w, i, rc);
+    for (uint32_t i = 0; i < w->n; i++) {
+        struct place *p = &w->places[i];
+        if (p->is == ENDED)
+            continue;
+        store_give_up(&p->m, e);
+        end(s, w, i, p->m.status ? p->m.status : err_set(DSM_ETIME, 0, "a signal handler ended the call"));
+    }
     return true;
 }
 
@@ -261,7 +259,7 @@ static void run(dsm_store *s, struct store_window *w)
             recover(s, w);
         } else if (count(w, SLEEPS)) {
             sleep_for_the_first(w);
-            if (end_interrupted(s, w))
+            if (end_interrupted(s, w, &env))
                 return;
         } else {
             return;

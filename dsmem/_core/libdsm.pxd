@@ -466,6 +466,7 @@ cdef extern from "dsm.h" nogil:
     int dsm_store_look(dsm_remote *r, dsm_store_shape *out, uint64_t *state)
     int dsm_store_settle(dsm_remote *r, uint64_t state, uint64_t *decided)
     int dsm_store_open(dsm_remote *const *at, uint32_t copies, dsm_store **out, uint32_t *failed)
+    void dsm_store_wait(dsm_store *s, int64_t ns)
     uint32_t dsm_store_failed(const dsm_store *s)
     int dsm_store_leave(dsm_store *s)
     void dsm_store_drop(dsm_store *s)

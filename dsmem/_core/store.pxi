@@ -231,6 +231,9 @@ cdef class Store(Handle):
     def page_size(self):
         return self.shape.page_bytes
 
+    def _wait_for_others(self, double seconds):
+        c.dsm_store_wait(self.ptr, <int64_t> (seconds * 1e9))
+
     @property
     def _shape(self):
         return shape_as_dict(&self.shape)

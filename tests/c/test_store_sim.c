@@ -31,7 +31,7 @@ static uint32_t copies = 1;
 static uint8_t *memory[STORE_COPIES_MOST];
 static dsm_remote *at[STORE_COPIES_MOST]; /* the addresses of these; the machines only hand them on */
 
-enum { FLIGHTS = PER_CHUNK + STORE_DUES + 2 * STORE_OPS_MOST };
+enum { FLIGHTS = STORE_MANY_MOST + STORE_DUES + 2 * STORE_OPS_MOST };
 struct flight { /* an op that was posted */
     dsm_op *op; /* of the machine; NULL: it has been told that the answer was lost */
     dsm_op copy;
@@ -333,6 +333,7 @@ static void come(struct client *c, bool hints)
                                 .mark = (uint32_t)chance(LOW24),
                                 .at = at,
                                 .dues = copies > 1 ? &c->dues : NULL,
+                                .lock_wait = 10000000000,
                                 .frames = &c->frames,
                                 .hints = hints ? c->hints : NULL,
                                 .heads = &c->heads};
@@ -435,8 +436,8 @@ static void has_resolved(struct client *c)
     int status = c->resolve.status;
     c->resolves = false;
     REQUIRE(!status || status == -DSM_EIO || status == -DSM_ECANCELED || status == -DSM_EPEER ||
-                status == -DSM_EUNKNOWN, "resolving: status %d",
-            status);
+                status == -DSM_EUNKNOWN,
+            "resolving: status %d", status);
     if (status && c->task == ONE_PAGE) {
         c->op.status = status;
         finish(c);

@@ -382,16 +382,17 @@ def check_alive(told, process):
         raise LookupError
 
 
-def test_a_client_that_is_stopped_in_a_write(nodes, cluster, cluster_name, monkeypatch):
+def test_a_client_that_is_stopped_in_a_write(nodes, cluster, cluster_name):
     """Its page is busy, and the exception names its holder; when it goes on, the page is free."""
     told = spawn.RawArray("Q", 1)
     with made(cluster, 2) as store:
         (pid,) = store.allocate_many(1).tolist()
+        store._wait_for_others(0.5)
         process = spawn.Process(target=write_until_killed, args=(where(nodes, cluster_name), [pid], told))
         process.start()
         try:
             eventually(lambda: check_started(told), LookupError)
-            with pytest.raises(errors.BusyError, match=r"in slot 1, held by .*not proven dead"):
+            with pytest.raises(errors.BusyError, match=r"by client 1; that is .*not proven dead at "):
                 stop_until(process, cluster, store, pid)
             os.kill(process.pid, signal.SIGCONT)
             assert number_of(store.read(pid)) >= 1
