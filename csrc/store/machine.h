@@ -70,6 +70,7 @@ struct store_dues {
      * these pages, or, if there are more than the room is for, at any. Until the driver has resolved them, a lock that
      * is found after an answer was lost may be an older one. */
     bool kept, everywhere;
+    uint8_t blamed; /* 1 + the copy because of which a put was given up; the driver makes it 0 */
     uint32_t n_kept;
     uint64_t pages[PER_CHUNK];
 };

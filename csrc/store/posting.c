@@ -224,6 +224,7 @@ void posting_begin(dsm_store *s)
 {
     if (s->dues.kept)
         resolve_all_kept(s);
+    s->dues.blamed = 0;
     s->posting->failed = s->env.copies;
     s->posting->holder = 0;
 }
@@ -240,6 +241,9 @@ int posting_explain(dsm_store *s, int rc)
 {
     struct store_posting *p = s->posting;
     dsm_failure f = *dsm_last_error();
+    if (s->dues.blamed)
+        p->failed = s->dues.blamed - 1u;
+    s->dues.blamed = 0;
     if (f.code != -rc) {
         f = (dsm_failure){.code = -rc};
         snprintf(f.detail, sizeof f.detail, "%s", dsm_strerror(rc));

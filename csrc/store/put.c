@@ -100,6 +100,13 @@ static void note(struct store_put *p, const dsm_op *op, uint32_t copy)
     p->copy = copy;
 }
 
+/* A change has not been made, and the page is not locked by it, or not for long. */
+static void fail(struct store_put *p, const dsm_op *op)
+{
+    if (!p->failed || p->failed == -DSM_ECANCELED)
+        p->failed = op->status;
+}
+
 /* What is sent to a copy later uses a new connection, so nothing of before is under way then. */
 static void written(struct store_put *p, struct store_env *e, const dsm_op *op, uint32_t copy)
 {
@@ -188,12 +195,10 @@ static enum store_next give_up(struct store_put *p, struct store_change *changes
     int code = p->status ? -p->status : DSM_EIO, cause = p->cause < 0 ? -p->cause : p->cause;
     if (!unknown && code == DSM_EUNKNOWN)
         code = cause ? cause : DSM_EIO;
+    e->dues->blamed = (uint8_t)(p->copy + 1);
     return end(p, unknown ? err_set_op(DSM_EUNKNOWN, cause ? cause : code, 0, 0,
-                                       "copy %u of %u does not answer; the "
-                                       "page stays locked until it does",
-                                       p->copy, e->copies)
-                          : err_set_op(code, cause, 0, 0, "copy %u of %u does not answer; the page is as it was",
-                                       p->copy, e->copies));
+                                       "it does not answer; the page stays locked until it does")
+                          : err_set_op(code, 0, 0, 0, "it does not answer; the page is as it was"));
 }
 
 /* What has been locked goes back, or stays locked: no op is under way. */
@@ -287,10 +292,7 @@ static enum store_next is_locked(struct store_put *p, struct store_change *chang
     bool any = false;
     for (uint32_t i = 0; i < p->count; i++)
         any |= changes[i].is == CHANGE_LOCKED;
-    if (!any)
-        return end(p, p->status);
-    p->failed = p->status;
-    return go_on(p, changes, ops, write, e);
+    return !any ? end(p, p->failed) : go_on(p, changes, ops, write, e);
 }
 
 static enum store_next settle(struct store_put *p, struct store_change *changes, dsm_op *ops, const struct store_env *e)
@@ -321,9 +323,8 @@ static enum store_next locked(struct store_put *p, struct store_change *changes,
         if (c->is == CHANGE_LOCKED)
             drop_due(e, c);
         if (c->is == CHANGE_FAILED)
-            note(p, op, 0);
+            fail(p, op);
     }
-    p->failed = p->status;
     return unsure ? settle(p, changes, ops, e) : is_locked(p, changes, ops, write, e);
 }
 
@@ -339,7 +340,6 @@ static enum store_next settled(struct store_put *p, struct store_change *changes
                                struct store_env *e)
 {
     uint32_t n = 0;
-    p->status = p->failed;
     for (uint32_t i = 0; i < p->count; i++) {
         struct store_change *c = &changes[i];
         if (c->is != CHANGE_UNSURE)
@@ -352,7 +352,7 @@ static enum store_next settled(struct store_put *p, struct store_change *changes
         else if (op->status)
             add_due(e, c, c->from);
         if (op->status)
-            note(p, op, 0);
+            fail(p, op);
     }
     return is_locked(p, changes, ops, write, e);
 }
