@@ -209,7 +209,9 @@ void store_put_give_up(struct store_put *p, struct store_change *changes, struct
 
 static enum store_next try_again(struct store_put *p, struct store_change *changes, struct store_env *e)
 {
-    if (++p->tries >= TRIES)
+    bool late = p->status == -DSM_ETIME || p->cause == -DSM_ETIME;
+    p->tries += late ? TRIES / 2 : 1;
+    if (p->tries >= TRIES)
         return give_up(p, changes, e);
     p->sleep_ns = (int64_t)SLEEP_SHORTEST << p->tries;
     p->step = PUT_SLEEPS;
