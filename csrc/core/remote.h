@@ -15,6 +15,12 @@
 
 static inline bool remote_is_mapped(const dsm_remote *r) { return r->mapped; }
 
+/* Whether a READ of a word that others change meanwhile is one of its values (fabric.h). */
+static inline bool remote_reads_whole(const dsm_remote *r)
+{
+    return remote_is_mapped(r) || !r->ctx || r->peer->dev->whole;
+}
+
 /* Where a byte of mapped memory is. */
 static inline uint8_t *remote_at(const dsm_remote *r, uint64_t offset) { return r->mapped + offset; }
 

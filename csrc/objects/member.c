@@ -72,7 +72,7 @@ bool member_elsewhere(uint64_t identity) { return identity & IDENTITY_ELSEWHERE;
 int member_is(dsm_remote *r, uint64_t table, uint32_t number, uint64_t identity)
 {
     uint64_t now;
-    int rc = sure_read(r, table + 8ull * number, &now, sizeof now);
+    int rc = sure_words(r, table + 8ull * number, &now, 1);
     return rc ? rc : now == identity;
 }
 
@@ -82,7 +82,7 @@ int member_take(dsm_remote *r, uint64_t at, uint64_t from, uint64_t identity, ui
         int rc = err_known(dsm_compare_swap(r, at, from, identity, found, remote_timeout(r)));
         if (!rc)
             return *found == from;
-        if (remote_is_mapped(r) || sure_read(r, at, found, sizeof *found))
+        if (remote_is_mapped(r) || sure_words(r, at, found, 1))
             return sure_error(rc);
         if (*found != from)
             return *found == identity;
@@ -105,15 +105,16 @@ static int take_free(dsm_remote *r, uint64_t table, uint32_t n, const uint64_t *
 }
 
 /* 1: an earlier member_take() that was reported as failed did take effect. This is checked before a free entry is
- * taken: the free one may lie before it in the table, and two entries would then hold the identity. */
-static int find_own(const uint64_t *seen, uint32_t n, uint64_t identity, uint32_t *out)
+ * taken: the free one may lie before it in the table, and two entries would then hold the identity. An entry of the
+ * table that was read may be a mixture of others' identities, so it is read once more. */
+static int find_own(dsm_remote *r, uint64_t table, uint32_t n, const uint64_t *seen, uint64_t identity, uint32_t *out)
 {
-    for (uint32_t i = 0; i < n; i++)
-        if (seen[i] == identity) {
-            *out = i;
-            return 1;
-        }
-    return 0;
+    int rc = 0;
+    for (uint32_t i = 0; i < n && !rc; i++) {
+        *out = i;
+        rc = seen[i] == identity ? member_is(r, table, i, identity) : 0;
+    }
+    return rc;
 }
 
 static int succeed_dead(dsm_remote *r, uint64_t table, uint32_t n, const uint64_t *seen, uint64_t identity,
@@ -146,7 +147,7 @@ int member_join(dsm_remote *r, uint64_t table, uint32_t n, uint64_t identity, me
         return err_set(DSM_ECORRUPT, 0, "a table of %u members", n);
     int rc = sure_read(r, table, seen, 8ull * n);
     if (!rc && !remote_is_mapped(r))
-        rc = find_own(seen, n, identity, number);
+        rc = find_own(r, table, n, seen, identity, number);
     if (!rc)
         rc = take_free(r, table, n, seen, identity, number);
     if (!rc)

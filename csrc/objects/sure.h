@@ -34,6 +34,11 @@ static inline bool sure_gone(const dsm_remote *r, int rc)
 }
 
 int sure_read(dsm_remote *r, uint64_t offset, void *out, uint64_t nbytes);
+/* Reads n words, at most SURE_WORDS, that only atomics of the region's domain change: each is a value that it had, also
+ * where a READ may mix an old value with a new one. One round trip; others only for a caller without the right to
+ * atomics while the words change. */
+enum { SURE_WORDS = 4 };
+int sure_words(dsm_remote *r, uint64_t offset, uint64_t *out, uint32_t n);
 /* For bytes that no atomic changes and that only the caller writes. */
 int sure_write(dsm_remote *r, uint64_t offset, const void *data, uint64_t nbytes);
 

@@ -6,53 +6,15 @@
 /* with: tests/modeldev */
 /* wraps: verbs_load */
 #ifdef DSM_HAVE_VERBS
-#include "../modeldev/model.h"
-#include "base/atomic.h"
-#include "check.h"
-#include "context.h"
-#include "fabric/verbs/lib.h"
+#include "model_scenes.h"
 #include "outcome.h"
 #include "pieces.h"
-#undef ibv_query_port
-#undef ibv_reg_mr
-#include "linked_model.h"
 
 #include <pthread.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#define MS INT64_C(1000000)
-enum { BIG = 64 * 1024, ROWS = 512 };
+enum { ROWS = 512 };
 
-static dsm_ctx *open_verbs(void) { return open_with(options_of("verbs")); }
-
-static dsm_ctx *owner, *user;
-static dsm_region *region;
-static dsm_remote *remote, *own; /* the user's and the owner's */
 static uint8_t mine[BIG], other[BIG];
-
-static int attach(dsm_ctx *c, dsm_remote **out)
-{
-    uint8_t raw[DSM_DESC_MAX];
-    return dsm_attach(c, raw, (size_t)dsm_region_descriptor(region, raw), 10000 * MS, out);
-}
-
-static void open_two(void)
-{
-    owner = open_verbs();
-    user = open_verbs();
-    CHECK(!dsm_alloc(owner, BIG, 7, &region) && !attach(user, &remote) && !attach(owner, &own));
-}
-
-static void close_two(void)
-{
-    CHECK(!dsm_remote_close(remote) && !dsm_remote_close(own));
-    dsm_close(user);
-    CHECK(!dsm_region_close(region));
-    dsm_close(owner);
-    CHECK(!modeldev_count("regs") && !modeldev_count("qps") && !modeldev_count("torn"));
-}
 
 static uint64_t add(dsm_remote *r, uint64_t offset, uint64_t n)
 {
@@ -607,11 +569,7 @@ static void forks(void)
     close_two();
 }
 
-static const struct scene {
-    const char *name, *plan;
-    void (*run)(void);
-    bool planted_only;
-} scenes[] = {
+static const struct scene scenes[] = {
     {"records", "scatter=8&pause=50", records, false},
     {"versions", "scatter=8&pause=20", versions, false},
     {"fences", "scatter=8&pause=20&overtake=1", fences, false},
@@ -644,35 +602,7 @@ static const struct scene {
     {"processes", "scatter=8&pause=20&mtu=1024&window=20", processes, false},
 };
 
-static void run(const struct scene *s)
-{
-    char dir[] = "/tmp/modeldev-XXXXXX", plan[256], command[64];
-    int status;
-    CHECK(mkdtemp(dir));
-    pid_t pid = fork();
-    if (pid == 0) {
-        snprintf(plan, sizeof plan, "dir=%s&%s", dir, s->plan);
-        setenv("MODELDEV", plan, 1);
-        s->run();
-        exit(0);
-    }
-    CHECK(waitpid(pid, &status, 0) == pid);
-    snprintf(command, sizeof command, "rm -r %s", dir);
-    CHECK(!system(command));
-    if (status) {
-        fprintf(stderr, "scene %s: status %x\n", s->name, (unsigned)status);
-        exit(1);
-    }
-}
-
-int main(int argc, char **argv)
-{
-    for (size_t i = 0; i < sizeof scenes / sizeof *scenes; i++)
-        if (argc > 1 ? !strcmp(argv[1], scenes[i].name) : !scenes[i].planted_only)
-            run(&scenes[i]);
-    puts("ok");
-    return 0;
-}
+int main(int argc, char **argv) { return run_scenes(scenes, sizeof scenes / sizeof *scenes, argc, argv); }
 #else
 #include "without_verbs.h"
 #endif

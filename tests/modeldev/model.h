@@ -54,7 +54,7 @@ struct plan {
     char dir[80];
     int64_t seed, host, devices, ports, iwarp, link, grh, mtu, reads, serves, depth, inlined, message, sges, regs, gids,
         pkey;
-    int64_t scatter, pause, late, overtake, atomics, window, lose, restart;
+    int64_t scatter, tear, pause, late, overtake, atomics, window, lose, restart;
     int64_t stall, hang, cut, down, full, fatal, unplug;
 };
 
@@ -126,6 +126,7 @@ struct request {
     uint32_t psn, packets, rkey, nbytes, answered;
     uint64_t at, operand, swap, old;
     struct mr *mr;                          /* once its key was looked up */
+    uint32_t grain;                         /* bytes of a piece; they end at multiples of it */
     uint32_t pieces, placed, first, stride; /* placed in the order first + k * stride */
     uint32_t ready;                         /* READ: packets whose bytes are in data */
     uint8_t state, nak;
@@ -254,6 +255,7 @@ void qp_error(struct qp *q);
 bool is_atomic(const struct wqe *w);
 
 /* responder.c: all under nic.lock */
+extern void (*modeldev_tears)(const uint8_t *at); /* if set, called before a byte of a torn READ is read */
 bool responder_step(struct qp *q, int64_t now);
 void responder_request(struct qp *q, const struct packet *p, const uint8_t *payload);
 void responder_forget(struct qp *q);

@@ -16,6 +16,7 @@
  * Habits:
  *   scatter=N     the bytes of a message are placed, and read, in pieces of N bytes (a power of 2 of at least 8) in
  *                 random order
+ *   tear=1        so are those of a READ of at most 256 bytes in pieces of one byte, as SoftRoCE may
  *   pause=US      between pieces the device does other things, up to so long
  *   late=US       an acknowledged WRITE becomes visible so much later, unless an op behind it needs it
  *   overtake=1    WRITEs and ATOMICs behind a READ are executed while it is read
@@ -63,6 +64,7 @@ static const struct item items[] = {
     ITEM("regs", regs, 1, 1 << 20, 65536, NULL),
     ITEM("atomics", atomics, 0, 2, ATOMICS_NIC, "none", "nic", "global"),
     ITEM("scatter", scatter, 0, MTU_MAX, 0, NULL),
+    ITEM("tear", tear, 0, 1, 0, NULL),
     ITEM("pause", pause, 0, 1000000, 0, NULL),
     ITEM("late", late, 0, 1000000, 0, NULL),
     ITEM("overtake", overtake, 0, 1, 0, NULL),

@@ -9,10 +9,18 @@
 #include "model.h"
 
 enum { NEW, GOING, DONE };
+enum { TORN_MOST = 256 };
+
+void (*modeldev_tears)(const uint8_t *at);
 
 /* ---- pieces ---- */
 
-static uint32_t grain(void) { return nic.plan.scatter ? (uint32_t)nic.plan.scatter : MTU_MAX * CHUNK; }
+static bool is_torn(const struct request *r) { return nic.plan.tear && r->op == P_READ && r->nbytes <= TORN_MOST; }
+
+static uint32_t grain_of(const struct request *r)
+{
+    return is_torn(r) ? 1 : nic.plan.scatter ? (uint32_t)nic.plan.scatter : MTU_MAX * CHUNK;
+}
 
 static uint32_t gcd(uint32_t a, uint32_t b)
 {
@@ -28,12 +36,13 @@ static uint32_t gcd(uint32_t a, uint32_t b)
  * pieces meets each once. */
 static void cut(struct request *r, uint64_t at, uint32_t n)
 {
-    uint64_t g = grain();
+    uint64_t g = r->grain = grain_of(r);
+    bool any = nic.plan.scatter || is_torn(r);
     r->pieces = (uint32_t)((at + n - 1) / g - at / g + 1);
     r->placed = 0;
-    r->first = nic.plan.scatter ? (uint32_t)random_below(r->pieces) : 0;
+    r->first = any ? (uint32_t)random_below(r->pieces) : 0;
     r->stride = 1;
-    if (nic.plan.scatter && r->pieces > 2)
+    if (any && r->pieces > 2)
         do
             r->stride = 1 + (uint32_t)random_below(r->pieces - 1);
         while (gcd(r->stride, r->pieces) != 1);
@@ -42,7 +51,7 @@ static void cut(struct request *r, uint64_t at, uint32_t n)
 /* The next piece of [at, at+n): its offset and length. */
 static uint32_t next_piece(struct request *r, uint64_t at, uint32_t n, uint32_t *offset)
 {
-    uint64_t g = grain(), i = (r->first + (uint64_t)r->placed * r->stride) % r->pieces;
+    uint64_t g = r->grain, i = (r->first + (uint64_t)r->placed * r->stride) % r->pieces;
     uint64_t from = i ? (at / g + i) * g : at, to = (at / g + i + 1) * g;
     if (to > at + n)
         to = at + n;
@@ -250,7 +259,10 @@ static bool step_read(struct qp *q, struct request *r)
     uint32_t size = next_piece(r, r->at + start, n, &offset);
     if (!target(q, r, r->at + start + offset, size, IBV_ACCESS_REMOTE_READ))
         return true;
-    copy_words(r->data + offset, (uint8_t *)(uintptr_t)(r->at + start + offset), size);
+    const uint8_t *from = (const uint8_t *)(uintptr_t)(r->at + start + offset);
+    if (modeldev_tears && is_torn(r))
+        modeldev_tears(from);
+    copy_words(r->data + offset, from, size);
     if (r->placed == r->pieces) {
         r->ready += packets_of(q, n);
         if (r->ready == r->packets)

@@ -1,7 +1,7 @@
 """For each habit of the model device: what breaks without the care that dsmem takes.
 
-A scene of tests/c/test_model.c passes on the sources. With a bug planted into a copy of one of them, or into the scene
-itself by a macro (where the care is the caller's), it fails.
+A scene of tests/c/test_model.c or test_torn.c passes on the sources. With a bug planted into a copy of one of them, or
+into the scene itself by a macro (where the care is the caller's), it fails.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from modeldev import SOURCES, missing
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 ROOT = Path(__file__).parents[2]
+SCENES = [ROOT / f"tests/c/{name}.c" for name in ("test_model", "test_torn")]
 FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-O1", "-pthread", "-DDSM_HAVE_VERBS=1"]
 VERBS, OBJECTS = "csrc/fabric/verbs", "csrc/objects"
 RUNS = 10  # at most, until a bug is seen: two threads must meet, and on a busy host they may run one after the other
@@ -26,7 +27,7 @@ UNCOUNTED = (FOUND, FOUND + " if (i && w->prepared[i]) fetch_sub_u32(&((struct v
 # scene, then the planted bugs: file, what stands there, what stands there instead. Or a macro of the scene.
 PLANTED = [
     ("records", (f"{OBJECTS}/queue/record.c", ", payload, length);", ", payload, 0);")),
-    ("versions", (f"{OBJECTS}/segment/versions.c", "return !proven(w->head, after.head) ||", "return")),
+    ("versions", (f"{OBJECTS}/segment/versions.c", " && proven(before->head, head);", ";")),
     ("fences", (f"{VERBS}/io.c", "!e->placed ? IBV_SEND_FENCE : 0", "!e->placed ? 0 : 0")),
     ("fenced_copies", (f"{VERBS}/io.c", "if (must_wait(e, op, local))", "if (0 && must_wait(e, op, local))")),
     ("late_writes", "PLANT_THE_CPU_LOOKS"),
@@ -52,6 +53,19 @@ PLANTED = [
     ("other_devices", (f"{VERBS}/device.c", "transport_type == IBV_TRANSPORT_IWARP", "transport_type == -1")),
     ("other_devices", (f"{VERBS}/endpoint.c", "return rc ? rc : to_init(e);", "return rc;")),
 ]
+SURE = (f"{OBJECTS}/sure.c", "if (__builtin_expect(remote_reads_whole(r), 1)", "if (1")
+# The same of words that a READ reads byte by byte.
+TORN = [
+    ("tails", (f"{OBJECTS}/queue/remote.c", ": word_reads(last, load_relaxed_u64(&q->head));", ": 1;")),
+    ("tails", (f"{OBJECTS}/queue/remote.c", "*tail = word_at_least(last, seen, n);", "*tail = seen[n - 1];")),
+    ("successors", (f"{OBJECTS}/queue/remote.c", "bool whole = remote_reads_whole(q->r);", "bool whole = true;")),
+    ("successors", (f"{OBJECTS}/queue/remote.c", "return word_equal(t->first, t->n) &&", "return")),
+    ("counts", (f"{OBJECTS}/queue/remote_counts.c", "remote_reads_whole(q->r) ? 1 : WORD_BOUNDS", "1")),
+    ("clocks", SURE),
+    ("rows", SURE),
+    ("members", (f"{OBJECTS}/member.c", "identity ? member_is(r, table, i, identity) : 0;", "identity;")),
+    ("snapshots", (f"{OBJECTS}/segment/versions.c", "remote_reads_whole(r) ? 1 : WORD_BOUNDS", "1")),
+]
 
 
 def compiled(*arguments):
@@ -71,19 +85,19 @@ def objects(tmp_path_factory):
 
     core = sorted((ROOT / "csrc").rglob("*.c"))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        made = list(pool.map(compile_one, [*core, *SOURCES, ROOT / "tests/c/test_model.c"]))
+        made = list(pool.map(compile_one, [*core, *SOURCES, *SCENES]))
     subprocess.run(["ar", "rcs", folder / "core.a", *made[: len(core)]], check=True)
     return folder
 
 
-def program(objects, folder, plants):
+def program(objects, folder, plants, name="test_model"):
     """Link the scenes with what is planted; an object before the archive takes the place of its member."""
-    scenes = objects / "c-test_model.o"
+    scenes = objects / f"c-{name}.o"
     planted = []
     for number, plant in enumerate(plants):
         if isinstance(plant, str):
             scenes = folder / "scenes.o"
-            compiled("-Icsrc", f"-D{plant}", "-c", ROOT / "tests/c/test_model.c", "-o", scenes)
+            compiled("-Icsrc", f"-D{plant}", "-c", ROOT / f"tests/c/{name}.c", "-o", scenes)
             continue
         path, old, new = plant
         source = ROOT / path
@@ -122,11 +136,18 @@ def test_a_planted_bug_is_seen(objects, tmp_path, scene, plants):
     assert any(fails(binary, scene) for _ in range(RUNS))
 
 
+@pytest.mark.parametrize(("scene", "plants"), [(scene, plants) for scene, *plants in TORN], ids=str)
+def test_a_torn_word_is_seen(objects, tmp_path, scene, plants):
+    binary = program(objects, tmp_path, plants, "test_torn")
+    assert any(fails(binary, scene) for _ in range(RUNS))
+
+
 def test_nothing_is_seen_where_nothing_is_planted(objects, tmp_path):
     binary = program(objects, tmp_path, [])
     scenes = {scene for scene, *_ in PLANTED} - {"lost_completions", HANGS}
     assert not [scene for scene in sorted(scenes) if fails(binary, scene)]
     subprocess.run([binary, HANGS], check=True, timeout=60)
+    subprocess.run([program(objects, tmp_path, [], "test_torn")], check=True, timeout=120)
 
 
 def test_a_lost_completion_queue_is_noticed(objects, tmp_path):

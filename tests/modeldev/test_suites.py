@@ -16,7 +16,7 @@ from modeldev import build, environment, missing
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 ROOT = Path(__file__).parents[2]
 SEED = os.environ.get("MODELDEV_SEED", "1")
-HABITS = "scatter=8&pause=20&overtake=1&window=10&lose=2000&mtu=1024&reads=4&serves=3&inline=64"
+HABITS = "scatter=8&tear=1&pause=20&overtake=1&window=10&lose=2000&mtu=1024&reads=4&serves=3&inline=64"
 SUITES = {
     "conformance": (f"{HABITS}&late=2000&restart=1&grh=1", ["tests/conformance", "--fabric=verbs"]),
     "conformance on RoCE": (
@@ -46,9 +46,10 @@ SUITES = {
     ),
     # Without lost packets: a READ of 16 MiB in pieces of 8 bytes takes nearly as long as it may.
     "queues that meet faults": (
-        "scatter=8&overtake=1&mtu=1024&reads=4&serves=3",
+        "scatter=8&tear=1&overtake=1&mtu=1024&reads=4&serves=3",
         ["tests/unit/test_queue_faults.py", "--fabric=fault+verbs"],
     ),
+    "deaths": (HABITS, ["tests/softroce/test_object_deaths.py"]),
     "calls that meet faults": (
         f"{HABITS}&grh=1",
         [

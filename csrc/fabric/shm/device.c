@@ -29,6 +29,7 @@ static int shm_open_device(const struct fabric_options *o, dsm_stats *stats, str
         return err_set(DSM_ENOMEM, 0, "shm device");
     *d = (struct fabric_dev){.fabric = &shm_fabric,
                              .wire_id = FABRIC_SHM,
+                             .whole = true,
                              .maps = true,
                              .stats = stats,
                              .prepare = UINT64_MAX,

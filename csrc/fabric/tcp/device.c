@@ -38,6 +38,7 @@ static const struct fabric_dev defaults = {
     .connected = true,
     .streams = true,
     .remembers = true,
+    .whole = true, /* TCP_WHOLE */
     .prepare = UINT64_MAX,
     .fd = -1,
     .caps = {.register_private = 1, .max_region = INT64_MAX, .gid_index = -1, .fabric = "tcp"},

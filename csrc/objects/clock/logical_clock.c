@@ -6,7 +6,7 @@
 static int look(const dsm_clock *c, uint64_t *now)
 {
     if (c->remote)
-        return sure_read(c->remote, c->offset, now, 8);
+        return sure_words(c->remote, c->offset, now, 1);
     *now = load_acquire_u64(c->own);
     return 0;
 }

@@ -106,7 +106,7 @@ static int follow_tail(dsm_queue *q)
     if (tail - q->tail > q->head - q->tail)
         return err_set(DSM_ECORRUPT, 0, "lane %u: tail %llu, head %llu", q->lane, (unsigned long long)tail,
                        (unsigned long long)q->head);
-    q->tail = tail;
+    store_relaxed_u64(&q->tail, tail); /* read by dsm_queue_wait_room() of another thread */
     if (!q->base)
         q->looked = clock_ns();
     return 0;

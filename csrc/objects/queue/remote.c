@@ -10,8 +10,10 @@
  */
 #include "../../core/remote.h"
 #include "../../base/deadline.h"
+#include "../backoff.h"
 #include "../member.h"
 #include "../sure.h"
+#include "../word.h"
 #include "ring.h"
 
 #include <stdlib.h>
@@ -55,32 +57,29 @@ int remote_run(const dsm_queue *q, dsm_op *ops, size_t n, int64_t deadline)
 
 /* ---- tail, shutdown and role ---- */
 
+static dsm_op read_op(const dsm_queue *q, uint64_t offset, void *to, uint64_t nbytes)
+{
+    return (dsm_op){.code = DSM_OP_READ, .remote = q->r, .offset = offset, .local = to, .nbytes = nbytes};
+}
+
+/* Where a READ may mix the tail with an older one, it is read so often that the bytes in which it may lie between the
+ * tail as last seen and the head are proven. A thread that waits for room may have a head from before other puts: then
+ * what it finds is a guess, as good as its question. */
 int remote_look(const dsm_queue *q, uint64_t *tail, int64_t deadline)
 {
-    uint64_t state = 0, seen = 0, producer = 0;
-    dsm_op ops[] = {
-        {.code = DSM_OP_READ,
-         .remote = q->r,
-         .offset = QUEUE_STATE + offsetof(struct queue_state, shutdown),
-         .local = &state,
-         .nbytes = sizeof state},
-        {.code = DSM_OP_READ,
-         .remote = q->r,
-         .offset = lines_at(q, q->lane) + offsetof(struct lane_lines, tail),
-         .local = &seen,
-         .nbytes = sizeof seen},
-        {.code = DSM_OP_READ,
-         .remote = q->r,
-         .offset = QUEUE_PRODUCERS + 8ull * q->lane,
-         .local = &producer,
-         .nbytes = sizeof producer},
-    };
-    int rc = remote_run(q, ops, 3, deadline);
+    uint64_t state = 0, producer = 0, seen[WORD_READS_MOST], last = load_relaxed_u64(&q->tail);
+    uint32_t n = remote_reads_whole(q->r) ? 1 : word_reads(last, load_relaxed_u64(&q->head));
+    dsm_op ops[WORD_READS_MOST + 2];
+    ops[0] = read_op(q, QUEUE_STATE + offsetof(struct queue_state, shutdown), &state, sizeof state);
+    for (uint32_t i = 0; i < n; i++)
+        ops[1 + i] = read_op(q, tail_at(q, q->lane), &seen[i], sizeof seen[i]);
+    ops[1 + n] = read_op(q, QUEUE_PRODUCERS + 8ull * q->lane, &producer, sizeof producer);
+    int rc = remote_run(q, ops, 2 + n, deadline);
     if (rc)
         return rc;
     if (producer != q->identity)
         return queue_broken("producer");
-    *tail = seen;
+    *tail = word_at_least(last, seen, n);
     return (uint32_t)state ? err_set(DSM_ESHUTDOWN, 0, "put") : 0;
 }
 
@@ -119,29 +118,65 @@ int remote_send(dsm_queue *q)
     return write_range(q, q->sent, q->head);
 }
 
-static int read_lane(const dsm_queue *q, struct lane_lines *l)
+/* The tail, read 2n times in a row. With 'whole' it is read once. */
+struct tails {
+    uint32_t n;
+    bool whole;
+    uint64_t first[WORD_READS_MOST], second[WORD_READS_MOST];
+};
+
+/* With the lane's bytes, if 'lane' is set: they are read between the two halves. */
+static int read_tails(const dsm_queue *q, struct tails *t, bool lane)
 {
-    dsm_op ops[] = {
-        {.code = DSM_OP_READ, .remote = q->r, .offset = lines_at(q, q->lane), .local = l, .nbytes = sizeof *l},
-        {.code = DSM_OP_READ,
-         .remote = q->r,
-         .offset = data_at(q, q->lane),
-         .local = q->data,
-         .nbytes = q->config.lane_bytes},
-    };
-    return remote_run(q, ops, 2, q->deadline);
+    dsm_op ops[2 * WORD_READS_MOST + 1];
+    size_t n = 0;
+    for (uint32_t i = 0; i < t->n; i++)
+        ops[n++] = read_op(q, tail_at(q, q->lane), &t->first[i], 8);
+    if (lane)
+        ops[n++] = read_op(q, data_at(q, q->lane), q->data, q->config.lane_bytes);
+    for (uint32_t i = 0; i < t->n && !t->whole; i++)
+        ops[n++] = read_op(q, tail_at(q, q->lane), &t->second[i], 8);
+    return remote_run(q, ops, n, q->deadline);
+}
+
+/* Whether t->first[0] is where a record begins, or will, and is neither before the tail as it was when the lane's bytes
+ * were read, nor behind the tail of now. No process puts meanwhile, so the tail advances by a lane at most, and n equal
+ * READs bound it (word.h). Then a record that is whole at its position lies there: its check says so. Without one, all
+ * may have been taken; the tail stays then, and was what all the READs say. */
+static bool is_start(const dsm_queue *q, const struct tails *t)
+{
+    struct record r;
+    if (t->whole)
+        return true;
+    return word_equal(t->first, t->n) &&
+           (!record_at(q, q->data, t->first[0], &r) || (word_equal(t->second, t->n) && t->second[0] == t->first[0]));
+}
+
+/* Reads the lane, and the tail: again as long as it is moved while it is read. */
+static int read_lane(dsm_queue *q)
+{
+    bool whole = remote_reads_whole(q->r);
+    struct tails t = {.n = whole ? 1 : word_reads(0, q->config.lane_bytes), .whole = whole};
+    struct backoff backoff = BACKOFF_INIT;
+    int rc = read_tails(q, &t, true);
+    while (!rc && !is_start(q, &t)) {
+        if (clock_ns() >= q->deadline)
+            return err_set(DSM_ETIME, 0, "lane %u: its tail moved whenever it was read", q->lane);
+        backoff_sleep(&backoff, q->deadline);
+        rc = read_tails(q, &t, false);
+    }
+    q->tail = t.first[0];
+    return rc;
 }
 
 static int succeed(dsm_queue *q)
 {
-    struct lane_lines l = {0};
     uint64_t more = 0, first, end;
-    int rc = read_lane(q, &l);
+    int rc = read_lane(q);
     if (rc)
         return rc;
-    q->tail = l.tail;
-    q->head = lane_walk(q, q->data, l.tail, l.tail + q->config.lane_bytes, &more);
-    if (l.tail & (overhead(q) - 1) || q->head - q->tail > q->config.lane_bytes)
+    q->head = lane_walk(q, q->data, q->tail, q->tail + q->config.lane_bytes, &more);
+    if (q->tail & (overhead(q) - 1) || q->head - q->tail > q->config.lane_bytes)
         return err_set(DSM_ECORRUPT, 0, "lane %u: tail %llu, head %llu", q->lane, (unsigned long long)q->tail,
                        (unsigned long long)q->head);
     return lane_wipe(q, q->data, &first, &end) ? write_range(q, first, end) : 0;
@@ -212,11 +247,7 @@ int role_leave(const dsm_queue *q, uint64_t at)
 int role_leave_unknown(const dsm_queue *q)
 {
     uint64_t seen[LANES_MAX];
-    dsm_op op = {.code = DSM_OP_READ,
-                 .remote = q->r,
-                 .offset = QUEUE_PRODUCERS,
-                 .local = seen,
-                 .nbytes = 8ull * q->config.lanes};
+    dsm_op op = read_op(q, QUEUE_PRODUCERS, seen, 8ull * q->config.lanes);
     int rc = -DSM_EIO;
     for (int i = 0; i < 2 && rc && !is_gone(rc); i++)
         rc = remote_run(q, &op, 1, DEADLINE_NEVER);

@@ -54,10 +54,6 @@ struct look {
 };
 
 static bool has_one_consumer(const dsm_queue *q) { return !(q->config.flags & DSM_QUEUE_MANY_CONSUMERS); }
-static uint64_t tail_at(const dsm_queue *q, uint32_t lane)
-{
-    return lines_at(q, lane) + offsetof(struct lane_lines, tail);
-}
 
 static dsm_op read_op(const dsm_queue *q, uint64_t offset, void *to, uint64_t nbytes)
 {

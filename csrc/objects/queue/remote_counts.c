@@ -5,6 +5,7 @@
 #include "../../base/deadline.h"
 #include "../../core/remote.h"
 #include "../member.h"
+#include "../word.h"
 #include "ring.h"
 
 #include <stdlib.h>
@@ -15,7 +16,9 @@ enum { STARTS_MOST = 16, PIECE_MIN = 1024, PIECE_MAX = 65536 };
 struct walk {
     uint8_t *data;
     struct lane_lines lines;
-    uint64_t p, to; /* the records before p are whole */
+    uint32_t reads;              /* of the tail: as many in a row, if they are equal, bound it (word.h) */
+    uint64_t tails[WORD_BOUNDS]; /* as last seen */
+    uint64_t p, to;              /* the records before p are whole */
     uint64_t messages;
 };
 
@@ -24,17 +27,24 @@ static dsm_op read_op(const dsm_queue *q, uint64_t offset, void *to, uint64_t nb
     return (dsm_op){.code = DSM_OP_READ, .remote = q->r, .offset = offset, .local = to, .nbytes = nbytes};
 }
 
+static size_t read_tails(const dsm_queue *q, uint32_t lane, struct walk *w, dsm_op *ops)
+{
+    for (uint32_t i = 0; i < w->reads; i++)
+        ops[i] = read_op(q, tail_at(q, lane), &w->tails[i], 8);
+    return w->reads;
+}
+
 /* Reads on up to 'end', and then the tail. */
 static int read_on(const dsm_queue *q, uint32_t lane, struct walk *w, uint64_t end)
 {
     uint64_t at = w->to & q->mask, bytes = end - w->to, left = q->config.lane_bytes - at;
     uint64_t first = bytes < left ? bytes : left;
-    dsm_op ops[3];
+    dsm_op ops[2 + WORD_BOUNDS];
     size_t n = 0;
     ops[n++] = read_op(q, data_at(q, lane) + at, w->data + at, first);
     if (first < bytes)
         ops[n++] = read_op(q, data_at(q, lane), w->data, bytes - first);
-    ops[n++] = read_op(q, lines_at(q, lane) + offsetof(struct lane_lines, tail), &w->lines.tail, 8);
+    n += read_tails(q, lane, w, ops + n);
     w->to = end;
     return remote_run(q, ops, n, DEADLINE_NEVER);
 }
@@ -77,19 +87,29 @@ static int walk(const dsm_queue *q, uint32_t lane, struct walk *w, uint64_t tail
     return rc;
 }
 
-/* If all that was counted has been taken meanwhile, there may be more that was not found behind it. */
+/* Whether what was counted from 'tail' on is a count of the lane. It is not if all of it has been taken meanwhile, as
+ * there may be more that was not found behind it. A tail that is only bounded need not be where a message begins. If
+ * one was found there, it is; if none was, the tail must be the same now, and so was that. */
+static bool is_count(const struct walk *w, uint64_t tail)
+{
+    return word_equal(w->tails, w->reads) && (w->tails[0] == tail || (w->p > tail && w->tails[0] < w->p));
+}
+
 static int count_lane(const dsm_queue *q, uint32_t lane, uint8_t *data, dsm_queue_counts *out)
 {
-    struct walk w = {.data = data};
-    dsm_op op = read_op(q, lines_at(q, lane), &w.lines, sizeof w.lines);
-    int rc = remote_run(q, &op, 1, DEADLINE_NEVER);
-    uint64_t tail = w.lines.tail;
+    struct walk w = {.data = data, .reads = remote_reads_whole(q->r) ? 1 : WORD_BOUNDS};
+    dsm_op ops[1 + WORD_BOUNDS];
+    size_t n = read_tails(q, lane, &w, ops);
+    ops[n++] = read_op(q, lines_at(q, lane), &w.lines, sizeof w.lines);
+    int rc = remote_run(q, ops, n, DEADLINE_NEVER);
+    uint64_t tail = w.tails[0];
     for (int i = 0; !rc && i < STARTS_MOST; i++) {
-        tail = w.lines.tail;
+        bool bounded = word_equal(w.tails, w.reads);
+        tail = w.tails[0];
         if (tail & (overhead(q) - 1))
             return err_set(DSM_ECORRUPT, 0, "lane %u: tail %llu", lane, (unsigned long long)tail);
         rc = walk(q, lane, &w, tail);
-        if (w.lines.tail == tail || w.lines.tail < w.p)
+        if (bounded && is_count(&w, tail))
             break;
     }
     if (rc)

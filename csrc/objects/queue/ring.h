@@ -41,6 +41,9 @@
  * lost, the word tells whether it moved, and messages that were taken so are still in the copy. Many consumers need
  * compare-swaps that exclude those of the owner's CPU.
  *
+ * MIXED TAILS. Where a READ may mix an old tail with a new one (objects/word.h), a producer takes what the tail is at
+ * least: less room than there is does no harm. Its successor proves the tail by equal READs.
+ *
  * BROKEN ROLES. A process that is alive although break_() took its role finds that in the role's word. A local one
  * reads the word before each put or take, and before the one consumer moves a tail; a remote one reads it together with
  * 'shutdown' and the tail. Nothing stops what it does between that check and the end of the same call.
@@ -185,6 +188,10 @@ static inline uint64_t lines_at(const dsm_queue *q, uint32_t lane)
 {
     return q->map.lines + lane * (uint64_t)sizeof(struct lane_lines);
 }
+static inline uint64_t tail_at(const dsm_queue *q, uint32_t lane)
+{
+    return lines_at(q, lane) + offsetof(struct lane_lines, tail);
+}
 static inline uint64_t data_at(const dsm_queue *q, uint32_t lane) { return q->map.data + lane * q->config.lane_bytes; }
 
 static inline uint64_t overhead(const dsm_queue *q) { return q->plain ? 8 : 16; }
@@ -223,7 +230,8 @@ bool lane_wipe(const dsm_queue *q, uint8_t *data, uint64_t *first, uint64_t *end
 enum { RECHECK_NS = 10000000 }; /* maximum age of the last look at 'shutdown' when a message is put or taken */
 /* Runs READs and WRITEs, which may be repeated. */
 int remote_run(const dsm_queue *q, dsm_op *ops, size_t n, int64_t deadline);
-/* Reads the tail and 'shutdown', and checks the role. *tail is also set if the call returns ESHUTDOWN. */
+/* Reads the tail and 'shutdown', and checks the role. *tail is also set if the call returns ESHUTDOWN: what the tail is
+ * at least (word.h). */
 int remote_look(const dsm_queue *q, uint64_t *tail, int64_t deadline);
 bool remote_look_is_old(const dsm_queue *q);
 int remote_send(dsm_queue *q);

@@ -143,7 +143,7 @@ int dsm_segment_open(dsm_remote *r, dsm_segment *s)
 int dsm_segment_rows(dsm_remote *r, const dsm_segment *s, uint64_t *rows)
 {
     uint64_t now, bytes;
-    int rc = sure_read(r, SEGMENT_ROWS, &now, 8);
+    int rc = sure_words(r, SEGMENT_ROWS, &now, 1);
     if (rc)
         return rc;
     if (__builtin_mul_overflow(now, s->row_bytes, &bytes) || (s->shadow && now > s->capacity) || (!s->axes && now != 1))

@@ -4,6 +4,7 @@
 #include "../backoff.h"
 #include "../member.h"
 #include "../sure.h"
+#include "../word.h"
 #include "segment.h"
 
 #include <stdlib.h>
@@ -36,7 +37,7 @@ static int check_words(const dsm_segment *s, const struct segment_words *w)
 static int words(dsm_remote *r, const dsm_segment *s, struct segment_words *w)
 {
     int rc = remote_is_mapped(r) ? remote_check(r, SEGMENT_ROWS, sizeof *w, DSM_READ)
-                                 : sure_read(r, SEGMENT_ROWS, w, sizeof *w);
+                                 : sure_words(r, SEGMENT_ROWS, &w->rows, sizeof *w / 8);
     if (rc)
         return rc;
     if (remote_is_mapped(r))
@@ -503,29 +504,52 @@ static int mapped_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint6
     return rc ? rc : !proven(before, after) || whole_rows(w) != rows;
 }
 
+/* The head as several READs of the words say it, if they say the same. */
+static bool says_head(const struct segment_words *seen, uint32_t n, uint64_t *head)
+{
+    *head = seen[0].head;
+    for (uint32_t i = 1; i < n; i++)
+        if (seen[i].head != *head)
+            return false;
+    return true;
+}
+
+static dsm_op read_words(dsm_remote *r, struct segment_words *to)
+{
+    return (dsm_op){.code = DSM_OP_READ, .remote = r, .offset = SEGMENT_ROWS, .local = to, .nbytes = sizeof *to};
+}
+
+/* Where a READ may mix a head with an older one: WORD_BOUNDS equal READs before the frame and as many after it bound
+ * the head from both sides (word.h). For a head only grows, if its phases are put in the order in which they come, and
+ * that order changes nothing but single bytes. One READ more before the frame gives the rows: the head
+ * has been reached when it begins. */
 static int remote_snapshot(dsm_remote *r, const dsm_segment *s, void *out, uint64_t rows, struct segment_words *w)
 {
-    struct segment_words after;
-    uint64_t frame = whole_frame(s, w), n = bytes_of(s, rows); /* as last seen; nearly always the shadow */
-    dsm_op ops[3];
+    struct segment_words before[WORD_BOUNDS + 1], after[WORD_BOUNDS];
+    uint64_t frame = whole_frame(s, w), n = bytes_of(s, rows), head; /* as last seen; nearly always the shadow */
+    uint32_t bounds = remote_reads_whole(r) ? 1 : WORD_BOUNDS, first = bounds == 1 ? 1 : bounds + 1;
+    dsm_op ops[2 * WORD_BOUNDS + 2];
     size_t k = 0;
-    ops[k++] = (dsm_op){.code = DSM_OP_READ, .remote = r, .offset = SEGMENT_ROWS, .local = w, .nbytes = sizeof *w};
+    for (uint32_t i = 0; i < first; i++)
+        ops[k++] = read_words(r, &before[i]);
     if (n)
         ops[k++] = (dsm_op){
             .code = DSM_OP_READ, .flags = DSM_OP_FENCE, .remote = r, .offset = frame, .local = out, .nbytes = n};
-    ops[k++] = (dsm_op){.code = DSM_OP_READ,
-                        .flags = DSM_OP_FENCE,
-                        .remote = r,
-                        .offset = SEGMENT_ROWS,
-                        .local = &after,
-                        .nbytes = sizeof after};
+    for (uint32_t i = 0; i < bounds; i++) {
+        ops[k] = read_words(r, &after[i]);
+        ops[k++].flags = i ? 0 : DSM_OP_FENCE;
+    }
     int rc, tries = 0;
     do
         rc = dsm_execute(r->ctx, ops, k, remote_timeout_for(r, n), NULL);
     while (rc && sure_again(rc, &tries));
     if (rc)
         return sure_error(rc);
-    return !proven(w->head, after.head) || whole_frame(s, w) != frame || whole_rows(w) != rows;
+    bool good = says_head(before, first, &head) && says_head(after, bounds, &head) && proven(before->head, head);
+    *w = before[first - 1];
+    if (!good && bounds > 1) /* its rows may be mixtures: to be tried again with those that the caller knows */
+        w->rows = w->shadow_rows = rows;
+    return !good || whole_frame(s, w) != frame || whole_rows(w) != rows;
 }
 
 /* For a reader that may write, if the writers overtake its copies: it takes the turn, so that none of them writes

@@ -118,7 +118,7 @@ int handle_read_all(const struct sync_handle *s, uint64_t offset, void *out, uin
 
 int handle_read(const struct sync_handle *s, uint64_t offset, uint64_t *out)
 {
-    return sure_read(s->r, offset, out, sizeof *out);
+    return sure_words(s->r, offset, out, 1);
 }
 
 /* ---- the mutex of a handle ---- */

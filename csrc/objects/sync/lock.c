@@ -50,7 +50,7 @@ static int take_over(dsm_lock *l, uint64_t seen)
 int lock_sweep(dsm_remote *r, uint32_t number, uint64_t dead)
 {
     uint64_t word;
-    int rc = sure_read(r, SYNC_WORD, &word, sizeof word);
+    int rc = sure_words(r, SYNC_WORD, &word, 1);
     if (rc || !(word & LOCK_HELD) || (word & LOCK_OWNER) != number)
         return rc;
     rc = member_is(r, SYNC_TABLE, number, dead);

@@ -418,7 +418,7 @@ static int sweep(void *arg, uint32_t number, uint64_t dead)
     uint64_t word;
     int rc = lock_sweep(r, number, dead);
     if (!rc)
-        rc = sure_read(r, line(rw, number), &word, sizeof word);
+        rc = sure_words(r, line(rw, number), &word, 1);
     if (rc || !(word & 1))
         return rc;
     rc = member_is(r, SYNC_TABLE, number, dead);
