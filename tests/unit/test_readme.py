@@ -59,9 +59,10 @@ def test_figures_of_the_readme_are_those_of_the_results():
         assert said == (f"{kept:.1f}" if "." in said else f"{kept:.0f}"), figure
 
 
-def test_the_program_for_another_host_runs(cluster_name, tmp_path):
+def test_the_program_with_a_lock_of_another_host_runs(cluster_name, tmp_path):
     """With the address of a server on this one."""
-    (text,) = (block.text for block in blocks_of((ROOT / "README.md").read_text()) if "tcp://10.0.0.1" in block.text)
+    page = (ROOT / "docs/howto/two_hosts.md").read_text()
+    (text,) = (block.text for block in blocks_of(page) if 'cluster.lock("turn"' in block.text)
     with process() as (_, at):
         program = tmp_path / "program.py"
         program.write_text("import dsmem\n" + text.replace("tcp://10.0.0.1:7700/demo", f"{at}/{cluster_name}"))
