@@ -146,8 +146,8 @@ static void *listens_for_none(void *arg)
         dsm_listener_begin(&listener);
         pthread_barrier_wait(&gone.begin);
         dsm_listener_sleep(&listener);
-        if (dsm_listener_notified(&listener))
-            dsm_listener_pass_on(&listener);
+        CHECK(dsm_listener_notified(&listener)); /* nothing else ends its sleep */
+        dsm_listener_pass_on(&listener);
         pthread_barrier_wait(&gone.end);
     }
     return NULL;
@@ -172,6 +172,18 @@ static void pass_on(void)
     dsm_lock_close(l);
 }
 
+/* Without an eventcount it sleeps longer and longer. */
+static void sleeps_without_an_eventcount(void)
+{
+    dsm_listener listener = {.eventcount = NULL};
+    for (int64_t before = 0, i = 0; i < 3; i++) {
+        dsm_listener_begin(&listener);
+        dsm_listener_sleep(&listener);
+        CHECK(!dsm_listener_notified(&listener) && listener.backoff > before);
+        before = listener.backoff;
+    }
+}
+
 static dsm_remote *segment_object(void)
 {
     dsm_segment s = {.axes = 1, .itemsize = 8, .dtype_length = 5, .shape = {2}};
@@ -192,6 +204,7 @@ int main(void)
     numbered(3, rwlocks, object_of(DSM_RWLOCK, THREADS, 0));
     numbered(2, elements, segment_object());
     pass_on();
+    sleeps_without_an_eventcount();
     puts("ok");
     return 0;
 }

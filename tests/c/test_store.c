@@ -27,6 +27,7 @@ static int open_store(dsm_remote *r, dsm_store **out)
 
 static const dsm_store_shape shape = {.page_bytes = PAGE, .clients = CLIENTS, .pages = PAGES};
 static uint8_t page[PAGE], got[PAGE];
+static uint64_t nbytes; /* of a store of this shape */
 
 static dsm_store *opened(dsm_remote *r)
 {
@@ -173,6 +174,21 @@ static void damaged(dsm_store *s, uint8_t *memory, uint64_t nbytes)
     CHECK(!dsm_store_free(s, pid));
 }
 
+/* Its writer has begun it, and the head has not followed. */
+static void frame_of_another_version(dsm_remote *r)
+{
+    uint64_t pid, version;
+    uint8_t *at;
+    dsm_store *s = opened(r);
+    CHECK(!dsm_store_allocate(s, &pid, 1) && !dsm_store_write(s, pid, filled(page, 0x5a5b5c5d5e5f5a5b), &version));
+    CHECK((at = memmem(dsm_remote_mapped(r), nbytes, page, PAGE)) != NULL);
+    at[-64 + 8] ^= 1; /* the version */
+    CHECK(dsm_store_read(s, pid, got, NULL) == -DSM_ECORRUPT);
+    CHECK(dsm_store_version(s, pid, &version) == -DSM_ECORRUPT);
+    at[-64 + 8] ^= 1;
+    CHECK(!dsm_store_read(s, pid, got, NULL) && !dsm_store_free(s, pid) && !dsm_store_close(s));
+}
+
 static void use(dsm_remote *r, dsm_remote *other)
 {
     dsm_store *a = opened(r), *b = opened(other);
@@ -266,7 +282,7 @@ static void few_frames_are_used(void)
 /* ---- threads ---- */
 
 static int file, wide;
-static uint64_t nbytes, wide_bytes, ids[WRITERS];
+static uint64_t wide_bytes, ids[WRITERS];
 static uint32_t running;
 
 static void *writes(void *arg)
@@ -536,6 +552,53 @@ static int ids_that_change(int dropped)
     return (int)stats.posts + 63 + 1; /* the first call has read the heads of 64 */
 }
 
+/* ---- pages that others replace all the time ---- */
+
+static dsm_store *rival;
+static uint64_t replaced[2], until_posts;
+static __thread int looks;
+
+static void *replaces(void *arg)
+{
+    static uint8_t own[PAGE];
+    dsm_stats stats = {0};
+    for (uint64_t i = 1; stats.posts < __atomic_load_n(&until_posts, __ATOMIC_RELAXED); i++) {
+        CHECK(!dsm_store_write(rival, replaced[0], filled(own, i), NULL));
+        dsm_get_stats(user, &stats);
+    }
+    return arg;
+}
+
+/* Between two sleeps a call looks for signals. */
+static int too_often(void) { return ++looks > 10000; }
+
+/* Each look comes too late: the page has another frame by then. So the call sleeps between its looks. */
+static void looks_that_come_too_late(void)
+{
+    static uint8_t out[2 * PAGE];
+    uint8_t descriptor[DSM_DESC_MAX];
+    pthread_t thread;
+    dsm_remote *mapped;
+    dsm_stats stats;
+    dsm_store *s = open_with_plan("delay=*:1ms");
+    CHECK(!dsm_attach(owner, descriptor, (size_t)dsm_region_descriptor(region, descriptor), -1, &mapped));
+    rival = opened(mapped);
+    CHECK(!dsm_store_allocate(s, replaced, 2) && !dsm_store_write(s, replaced[1], filled(page, 3), NULL));
+    dsm_set_interrupt(too_often);
+    for (int i = 0; i < 10; i++) {
+        looks = 0;
+        dsm_get_stats(user, &stats);
+        until_posts = stats.posts + 24;
+        CHECK(!pthread_create(&thread, NULL, replaces, NULL));
+        CHECK(!dsm_store_read_many(s, replaced, 2, out) && value_of(out) < UINT64_MAX && value_of(out + PAGE) == 3);
+        __atomic_store_n(&until_posts, 0, __ATOMIC_RELAXED);
+        CHECK(!pthread_join(thread, NULL));
+    }
+    dsm_set_interrupt(NULL);
+    CHECK(!dsm_store_close(rival) && !dsm_remote_close(mapped) && !dsm_store_close(s));
+    close_all();
+}
+
 static void lost_answers(void)
 {
     char plan[32];
@@ -557,6 +620,7 @@ int main(void)
     CHECK(!dsm_store_format(dsm_remote_mapped(r), &shape));
     damaged_headers(r);
     use(r, r);
+    frame_of_another_version(r);
     places(r);
     few_frames_are_used();
     readers_under_writers();
@@ -566,6 +630,7 @@ int main(void)
     lost_answers();
     write_that_waits(write_that_waits(0));
     ids_that_change(ids_that_change(0));
+    looks_that_come_too_late();
     CHECK(!dsm_remote_close(r));
     puts("ok");
     return 0;

@@ -46,6 +46,21 @@ def test_a_loop_rests_after_its_ops(region, plan):
     context.close()
 
 
+@pytest.mark.parametrize("fabrics", ["shm,tcp", "tcp,shm"])
+def test_ops_on_any_of_several_fabrics(fabrics):
+    with (
+        dsmem.Context("tcp", secret=SECRET, listen="127.0.0.1") as owner,
+        owner.allocate(64) as memory,
+        dsmem.Context(fabrics, secret=SECRET, listen="127.0.0.1") as user,
+        user.attach(memory.descriptor) as remote,
+    ):
+
+        async def run():
+            return await asyncio.gather(*(remote.fetch_add_async(0, 1) for _ in range(5)))
+
+        assert sorted(asyncio.run(run())) == [0, 1, 2, 3, 4]
+
+
 def test_many_at_once(region):
     context, remote = attached(region, "?delay=*:1ms")
 

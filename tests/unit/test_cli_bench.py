@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import os
+import platform
 import re
 import signal
 import socket
@@ -552,3 +553,9 @@ def test_endpoints(text, host, port):
 def test_figures_read_well():
     values = (None, 0.0456, 9.9994, 10.25, 1234.5)
     assert [report._us(v) for v in values] == ["-", "0.046", "9.999", "10.25", "1234.50"]
+
+
+def test_the_processor_is_named():
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
+    assert report._cpu() in (names or {platform.machine()})

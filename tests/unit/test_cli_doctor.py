@@ -122,7 +122,13 @@ def test_open_nodes_are_shown():
     with dsmem.Context("shm") as context:
         node = next(n for n in facts()["nodes"] if n["node"] == context.node_id.hex())
         assert (node["pid"], node["fabric"], node["address"]) == (os.getpid(), "shm", context.agent_address)
-        assert f"pid {os.getpid()}" in run().stdout
+        said = run().stdout
+        assert f"pid {os.getpid()}" in said and "open now" not in said
+
+
+def test_that_no_node_is_open_is_said(monkeypatch):
+    monkeypatch.setattr(examine, "_nodes", lambda found: [])
+    assert re.search(r"open now +none of yours", run().stdout)
 
 
 def test_clean(monkeypatch, tmp_path):

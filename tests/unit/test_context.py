@@ -164,3 +164,9 @@ def test_a_context_whose_file_descriptors_were_closed_ends(name, how):
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("text", ["no hex", "0", None, 7, b"00"])
+def test_what_is_no_descriptor_in_hex(text):
+    with pytest.raises(errors.DescriptorError, match=r"what descriptor\.hex\(\) gave"):
+        dsmem.Descriptor.fromhex(text)

@@ -325,3 +325,44 @@ def test_a_turn_that_a_child_of_fork_leaves_by_an_exception_keeps_it():
                     os._exit(42 if isinstance(error, KeyError) else 1)
                 raise
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
+
+
+GONE = (errors.StaleDescriptorError, errors.PeerDeadError)
+READS = {
+    "semaphore": lambda o: o.value,
+    "counting": lambda o: o.value,
+    "event": lambda o: o.is_set(),
+    "lock": lambda o: o.locked(),
+    "rlock": lambda o: o.locked(),
+    "barrier": lambda o: (o.n_waiting, o.broken),
+    "once": lambda o: o.done,
+}
+CHANGES = {
+    "semaphore": lambda o: o.acquire(timeout=0),
+    "counting": lambda o: o.release(),
+    "event": lambda o: o.set(),
+    "lock": lambda o: o.acquire(timeout=0),
+    "rlock": lambda o: o.acquire(timeout=0),
+    "barrier": lambda o: o.abort(),
+    "once": lambda o: o.begin(timeout=0),
+}
+
+
+@pytest.mark.parametrize("kind", READS)
+@pytest.mark.parametrize("where", ["shm", "fault+shm"])
+@pytest.mark.parametrize("lives", [True, False])
+def test_an_object_whose_memory_is_gone_says_so(cluster_name, where, kind, lives):
+    """Its owner has closed the memory, or has gone itself."""
+    with contextlib.ExitStack() as stack:
+        user = stack.enter_context(dsmem.Context(where))
+        with dsmem.Context("shm") as owner, dsmem.connect(cluster_name, context=owner) as cluster:
+            made = MADE[kind](cluster)
+            again = stack.enter_context(contextlib.closing(dsmem.attach(made.ref, user)))
+            READS[kind](again)
+            made.unlink()
+            made.close()
+            if not lives:
+                owner.close()
+            for call in (READS[kind], CHANGES[kind]) * 2:
+                with pytest.raises(GONE):
+                    call(again)

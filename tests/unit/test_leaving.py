@@ -268,6 +268,25 @@ def test_handles_that_are_opened_meanwhile(cluster_name):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_thread_opens_handles_like_any_other_until_the_end(owner, user):
+    with dsmem.connect("ends", context=owner) as cluster:
+        o = cluster.lock("o", create=True, members=3)  # one place is the owner's, one the prelude's
+        done = run(
+            """
+            def opens():
+                again = dsmem.attach(o.ref, context)
+                with again:
+                    print("held")
+            thread = threading.Thread(target=opens)
+            thread.start()
+            thread.join()
+            """,
+            o,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "held\n", "")
+        check_free("lock", o, user)
+
+
 @pytest.mark.parametrize("posts", [2, 4, 6, 8])
 def test_a_thread_that_opens_at_the_end_keeps_no_place(owner, user, posts):
     with dsmem.connect("ends", context=owner) as cluster:

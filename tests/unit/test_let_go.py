@@ -157,12 +157,17 @@ def test_memory_leaves_nothing(pair):
 
 
 @pytest.mark.parametrize(
-    "kind", ["segment", "queue", "lock", "rwlock", "semaphore", "event", "condition", "barrier", "once"]
+    ("kind", "arguments", "options"),
+    [
+        ("segment", ((4,), "u8"), {}),
+        ("semaphore", (2,), {}),
+        ("semaphore", (2,), {"owned": False}),
+        ("barrier", (1,), {}),
+        *((kind, (), {}) for kind in ("queue", "lock", "rlock", "rwlock", "event", "condition", "once", "clock")),
+    ],
 )
-def test_handles_leave_nothing(here, kind):
-    arguments = {"segment": ((4,), "u8"), "semaphore": (2,), "barrier": (1,)}.get(kind, ())
-
-    with contextlib.closing(getattr(here, kind)(kind, *arguments, create=True)) as made:
+def test_handles_leave_nothing(here, kind, arguments, options):
+    with contextlib.closing(getattr(here, kind)(kind, *arguments, create=True, **options)) as made:
 
         def scene():
             with contextlib.closing(dsmem.attach(made.ref)) as handle:

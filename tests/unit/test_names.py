@@ -481,6 +481,14 @@ def test_what_is_no_context():
         Lamport(5)
 
 
+@pytest.mark.parametrize("option", [{"mode": 0o600}, {"group": os.getgid()}, {"owner": os.getuid()}])
+def test_mode_group_and_owner_are_of_a_cluster_that_has_files(name, option):
+    with dsmem.Context("shm") as context:
+        for where, which in ((name, {"context": context}), ("tcp://127.0.0.1:1/demo", {})):
+            with pytest.raises(errors.InvalidArgumentError, match="mode, group and owner are of clusters of this host"):
+                dsmem.connect(where, **which, **option)
+
+
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_a_cluster_has_no_copy(cluster, copied):
     lock = cluster.lock("a", create=True, lifetime="creator")

@@ -164,9 +164,11 @@ def test_reserve_and_peek(place):
     producer.cancel()
     with pytest.raises(errors.InvalidArgumentError):
         producer.commit()
+    producer.put(b"as if nothing had been reserved")
     message = consumer.peek()
     assert bytes(message) == b"hello" and message.readonly
     consumer.release()
+    assert consumer.get() == b"as if nothing had been reserved"
     assert consumer.empty()
     with pytest.raises(errors.EmptyError):
         consumer.peek(block=False)

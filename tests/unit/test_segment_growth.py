@@ -10,6 +10,7 @@ import pytest
 import dsmem
 from dsmem import _core, errors
 from dsmem.names import local
+from dsmem.objects import remapped
 
 
 def test_grown_then_unlinked(here):
@@ -94,3 +95,13 @@ def test_readers_follow_growth(here):
         for t in threads:
             t.join()
     assert not failed
+
+
+def test_memory_of_a_context_has_the_bytes_it_has():
+    """It does not grow: a header that says more is damaged."""
+    with dsmem.Context("shm") as context, dsmem.connect("c", context=context) as cluster:
+        with cluster.segment("a", 4, "u8", create=True) as s:
+            for longer in (True, False):
+                with pytest.raises(errors.CorruptError, match="'a' says that it has 1000000 bytes, and it has less"):
+                    remapped(s._memory, 1_000_000, longer=longer)
+            s.unlink()

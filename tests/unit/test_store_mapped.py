@@ -27,6 +27,7 @@ PLANTED = {
     "the frame that is the page is put back": ("put_back(e, head_low(p.head))", "put_back(e, frame)"),
     "a version is written twice": ("p.version + 1,", "p.version,"),
     "the hashes are not written": ("i < (int)(sizeof words / 8)", "i < BEFORE_HASH"),
+    "a frame counts that the head doesn't name": (" == pid && head_names(", " == pid || head_names("),
     "the head before is not written": ("i < BEFORE_HASH", "i < BEFORE_HASH - 1"),
 }
 

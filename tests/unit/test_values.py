@@ -1,5 +1,8 @@
 """What Python gives the core, by the short way for plain ints and arrays and by the long one."""
 
+import ctypes
+import sys
+
 import numpy as np
 import pytest
 
@@ -135,3 +138,29 @@ def test_an_array_is_held_by_a_batch(remote):
         for at in range(8):
             batch.write(remote, 8 * at, dropped())
     assert not np.any(remote.array() != 7)
+
+
+class Later(ctypes.Structure):
+    _fields_ = [("number", ctypes.c_uint64), ("thing", ctypes.py_object)]
+
+
+class OnlyByName(ctypes.Structure):
+    _fields_ = [("O", ctypes.c_uint64), ("MOO", ctypes.c_uint64)]
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_objects_anywhere_in_a_format_are_refused(remote, count):
+    """Their bytes are addresses."""
+    what = (Later * count)() if count else Later(7, "thing")
+    before = sys.getrefcount(what)
+    for call in (remote.read, remote.write):
+        with pytest.raises(errors.InvalidArgumentError, match="object"):
+            call(0, what)
+    assert sys.getrefcount(what) == before
+
+
+def test_a_field_may_be_called_o(remote):
+    read = OnlyByName()
+    remote.write(0, OnlyByName(3, 4))
+    remote.read(0, read)
+    assert (read.O, read.MOO) == (3, 4)
