@@ -155,12 +155,19 @@ class Queue(NamedObject, _core.Queue):
         BusyError
             The queue was created for one consumer, and another one is alive.
 
+        Notes
+        -----
+        At a server or in a context a thread takes the message, and the loop goes on meanwhile. If the task is cancelled
+        after that, the next get of the handle returns the message, and close() raises BusyError before.
+
         Examples
         --------
         >>> async def serve(queue):
         ...     async for message in queue:  # until it is shut down
         ...         handle(message)
         """
+        if self._far:
+            return (await self._get_async(1))[0]
         while True:
             try:
                 return self.get_nowait()
@@ -185,6 +192,8 @@ class Queue(NamedObject, _core.Queue):
         ShutDownError, BusyError
             As of :meth:`get_async`.
         """
+        if self._far:
+            return await self._get_async(n)
         while True:
             try:
                 return self.get_many(n, False)
@@ -203,7 +212,15 @@ class Queue(NamedObject, _core.Queue):
         ------
         MessageTooLargeError, ShutDownError, TooManyMembersError, TransportError, PeerDeadError, TimeoutError
             As of :meth:`put`.
+
+        Notes
+        -----
+        At a server or in a context a thread puts the message. A task that is cancelled meanwhile gets a CancelledError
+        whose ``placed`` is 1 if the message was put, 0 if it was not and will not be, and None if that is not known
+        because the owner does not answer.
         """
+        if self._far:
+            return await self._put_async(data)
         while True:
             try:
                 return self.put(data, False)
@@ -229,7 +246,8 @@ class Queue(NamedObject, _core.Queue):
         Raises
         ------
         BusyError
-            Calls are under way in other threads, or there are views of a message.
+            Calls are under way in other threads, there are views of a message, or the handle keeps messages that were
+            taken for tasks which were cancelled: ``get_many(block=False)`` returns them.
         TransportError, TimeoutError
             A role in another process's memory could not be given up. The handle stays open; call close() again.
 
@@ -254,6 +272,7 @@ class Queue(NamedObject, _core.Queue):
         self._readers.close()
         self._writers.close()
         super()._leave_at_end(deadline)  # type: ignore[misc]
+        self._forget_kept()
 
     def __del__(self) -> None:
         if not self.closed and not hasattr(
@@ -265,7 +284,14 @@ class Queue(NamedObject, _core.Queue):
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
             self._close_quietly()
 
+    def _forget_kept(self) -> None:
+        kept = self._drop_kept()
+        if kept:
+            text = "%r: %d messages are lost that were taken for tasks which were cancelled"
+            logging.getLogger("dsmem").warning(text, self, kept)
+
     def _close_quietly(self) -> None:
+        self._forget_kept()
         try:
             self._leave()
         except errors.DsmemError as error:  # no caller gets it

@@ -115,6 +115,8 @@ typedef struct dsm_watch dsm_watch;
 int dsm_watch_open(dsm_queue *q, dsm_watch **out);
 int dsm_watch_fd(const dsm_watch *w);
 void dsm_watch_arm(dsm_watch *w, uint64_t room);
+/* Makes it readable. */
+void dsm_watch_ring(dsm_watch *w);
 void dsm_watch_close(dsm_watch *w); /* NULL: has no effect */
 
 #ifdef __cplusplus

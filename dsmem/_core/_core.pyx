@@ -47,7 +47,7 @@ import threading
 import time
 import warnings
 from _thread import start_new_thread
-from collections import namedtuple
+from collections import deque, namedtuple
 from collections.abc import Sequence
 from operator import index
 from threading import get_ident, main_thread
@@ -119,6 +119,7 @@ include "condition.pxi"
 include "barrier.pxi"
 include "once.pxi"
 include "tasks.pxi"
+include "queue_tasks.pxi"
 include "clock.pxi"
 include "store.pxi"
 include "service.pxi"

@@ -288,6 +288,7 @@ cdef extern from "dsm.h" nogil:
     int dsm_watch_open(dsm_queue *q, dsm_watch **out)
     int dsm_watch_fd(const dsm_watch *w)
     void dsm_watch_arm(dsm_watch *w, uint64_t room)
+    void dsm_watch_ring(dsm_watch *w)
     void dsm_watch_close(dsm_watch *w)
 
     uint64_t dsm_sync_bytes(int type, uint32_t members, uint32_t count)

@@ -72,8 +72,12 @@ cdef int some(Queue q, list out, Py_ssize_t most, int64_t deadline) except -1:
         del out[had:]  # another consumer was faster
 
 
-cdef int some_remotely(Queue q, list out, Py_ssize_t most, uint8_t *kind, int64_t deadline) except -1:
-    """The same, in another process's memory: the calls may wait for the network. The kind is the last message's."""
+cdef int some_remotely(Queue q, list out, Py_ssize_t most, uint8_t *kind, int64_t deadline,
+                       bint for_inbox=False) except -1:
+    """The same, in another process's memory: the calls may wait for the network. The kind is the last message's.
+
+    for_inbox: 'out' gets (kind, data), and what was taken is in the inbox before another thread has its turn.
+    """
     cdef const void *p
     cdef uint64_t length
     cdef Py_ssize_t had = len(out)
@@ -81,13 +85,16 @@ cdef int some_remotely(Queue q, list out, Py_ssize_t most, uint8_t *kind, int64_
     cdef int rc = -c.DSM_EEMPTY
     q.begin()
     try:
+        if not for_inbox and q.from_inbox(out, most, kind):
+            return 1
         for _ in range(TRIES):  # other consumers may be faster, again and again
             with nogil:
                 c.dsm_queue_set_timeout(q.ptr, ns)
                 rc = c.dsm_queue_next(q.ptr, &p, &length, kind)
             try:
                 while not rc:
-                    out.append(PyBytes_FromStringAndSize(<const char *> p, length))
+                    data = PyBytes_FromStringAndSize(<const char *> p, length)
+                    out.append((kind[0], data) if for_inbox else data)
                     if len(out) == most:
                         break
                     rc = c.dsm_queue_next_here(q.ptr, &p, &length, kind)
@@ -100,6 +107,10 @@ cdef int some_remotely(Queue q, list out, Py_ssize_t most, uint8_t *kind, int64_
             with nogil:
                 rc = c.dsm_queue_done(q.ptr)
             if not rc:
+                if for_inbox:
+                    q.inbox.extend(out)
+                    if q.watch_items:
+                        c.dsm_watch_ring(q.watch_items)
                 return 1
             del out[had:]
             if rc != -c.DSM_EEMPTY:
@@ -137,11 +148,32 @@ cdef int64_t pop_records(Queue q, void *to, uint64_t n, uint64_t each, int64_t d
         return c.dsm_queue_pop_records(q.ptr, to, n, each)
     ns = q.op_ns(deadline)
     q.begin()
+    if q.inbox:
+        try:
+            return records_from_inbox(q, <char *> to, n, each)
+        finally:
+            q.end()
     with nogil:
         c.dsm_queue_set_timeout(q.ptr, ns)
         rc = c.dsm_queue_pop_records(q.ptr, to, n, each)
     q.end()
     return rc
+
+
+cdef int64_t records_from_inbox(Queue q, char *to, uint64_t n, uint64_t each) except -1:
+    cdef uint64_t done = 0
+    if q.peeked is not None:
+        raise error_of(c.DSM_EBUSY, "a message is being read; release it first", "get")
+    while q.inbox and done < n:
+        data = q.inbox[0][1]
+        if <uint64_t> PyBytes_GET_SIZE(data) != each:
+            if done:
+                break
+            raise error_of(c.DSM_EMISMATCH, f"the next message has {len(data)} bytes, a record has {each}", "get")
+        memcpy(to + done * each, PyBytes_AS_STRING(data), each)
+        q.inbox.popleft()
+        done += 1
+    return done
 
 
 cdef object get_records(Queue q, array, int64_t deadline):

@@ -12,6 +12,8 @@ cdef class Queue(Handle):
     cdef unsigned long turn_of    # the thread that holds it, or 0
     cdef Slot writing, reading
     cdef object writing_view, reading_view
+    cdef object inbox   # a deque of (kind, data), taken by a helper for tasks and not given out yet (queue_tasks.pxi); or None
+    cdef object peeked  # the data of the first of them while peek() shows it, or None
     cdef c.dsm_watch *watch_items
     cdef c.dsm_watch *watch_room
 
@@ -92,7 +94,7 @@ cdef class Queue(Handle):
 
     cdef void forget_inherited(self) noexcept:
         """The watches' descriptors stay open: the program may have closed them and reused their numbers."""
-        self.writing = self.writing_view = self.reading = self.reading_view = None
+        self.writing = self.writing_view = self.reading = self.reading_view = self.inbox = self.peeked = None
         self.watch_items = self.watch_room = NULL
 
     cdef int let_go(self) except -1:
@@ -110,6 +112,10 @@ cdef class Queue(Handle):
     @property
     def closed(self):
         return not self.live
+
+    @property
+    def _far(self):
+        return not self.mapped
 
     @property
     def properties(self):
@@ -450,6 +456,19 @@ cdef class Queue(Handle):
     # -- getting --
 
     @cython.final
+    cdef int from_inbox(self, list out, Py_ssize_t most, uint8_t *kind) except -1:
+        """Move messages from the inbox to 'out'. 1, or 0: there is none. The kind is the last message's."""
+        if not self.inbox:
+            return 0
+        if self.peeked is not None:
+            raise error_of(c.DSM_EBUSY, "a message is being read; release it first", "get")
+        while self.inbox and len(out) < most:
+            kind[0] = self.inbox[0][0]
+            out.append(self.inbox[0][1])
+            self.inbox.popleft()
+        return 1
+
+    @cython.final
     cdef object next_bytes(self, uint8_t *kind, int64_t deadline):
         """Return the next message, or None."""
         cdef const void *p
@@ -511,17 +530,23 @@ cdef class Queue(Handle):
         finally:
             self.leave()
 
+    cdef Py_ssize_t most(self, object n) except -1:
+        """How many messages to take at most."""
+        cdef Py_ssize_t most = min(<int64_t> MOST, <int64_t> (self.config.lanes * self.config.lane_bytes // 8))
+        if n is None:
+            return most
+        number = checked_int(n, 1)
+        if number is None:
+            raise error_of(c.DSM_EINVAL, f"n={n!r}: at least 1", "get")
+        return min(number, most)
+
     def get_many(self, n=None, block=True, timeout=None, *, out=None):
         cdef int64_t deadline
-        cdef Py_ssize_t most = min(<int64_t> MOST, <int64_t> (self.config.lanes * self.config.lane_bytes // 8))
+        cdef Py_ssize_t most
         self.enter()
         try:
             deadline = self.deadline(block, timeout)
-            if n is not None:
-                number = checked_int(n, 1)
-                if number is None:
-                    raise error_of(c.DSM_EINVAL, f"n={n!r}: at least 1", "get")
-                most = min(number, most)
+            most = self.most(n)
             if not self.consuming:
                 self.take_role()
             return get_records(self, out, deadline) if out is not None else get_up_to(self, most, deadline)
@@ -558,7 +583,11 @@ cdef class Queue(Handle):
             rc = self.next_once(&p, &length, &kind, deadline)
         if rc:
             raise self.failed(rc, "peek")
-        self.reading_view = view_or(slot, <void *> p, length, c.dsm_queue_undo, self.ptr)
+        try:
+            self.reading_view = view_or(slot, <void *> p, length, c.dsm_queue_undo, self.ptr)
+        except BaseException:
+            self.peeked = None
+            raise
         self.reading = slot
         return self.reading_view
 
@@ -569,6 +598,11 @@ cdef class Queue(Handle):
             return c.dsm_queue_next(self.ptr, p, length, kind)
         ns = self.op_ns(deadline)
         self.begin()
+        if self.inbox:
+            self.peeked = self.inbox[0][1]
+            p[0], length[0] = PyBytes_AS_STRING(self.peeked), PyBytes_GET_SIZE(self.peeked)
+            self.end()
+            return 0
         with nogil:
             c.dsm_queue_set_timeout(self.ptr, ns)
             rc = c.dsm_queue_next(self.ptr, p, length, kind)
@@ -598,6 +632,10 @@ cdef class Queue(Handle):
             self.begin()
             try:
                 self.end_reading()
+                if self.peeked is not None:
+                    self.peeked = None
+                    self.inbox.popleft()
+                    return 0
                 with nogil:
                     rc = c.dsm_queue_done(self.ptr)
             finally:
@@ -630,10 +668,10 @@ cdef class Queue(Handle):
                 "full": n.full, "bytes": n.bytes, "producers": n.producers, "shutdown": n.shutdown}
 
     def qsize(self):
-        return self.count().messages
+        return self.count().messages + (len(self.inbox) if self.inbox else 0)
 
     def empty(self):
-        return self.count().messages == 0
+        return self.qsize() == 0
 
     def full(self):
         return self.count().bytes + self.config.max_message + 16 > self.config.lane_bytes
@@ -649,6 +687,14 @@ cdef class Queue(Handle):
                 raise self.failed(rc, "shutdown")
         finally:
             self.leave()
+
+    # -- asyncio, where the memory is not mapped --
+
+    def _get_async(self, n=None):
+        return _queue_get(self, n)
+
+    def _put_async(self, data):
+        return _queue_put(self, data)
 
     # -- file descriptors --
 
@@ -703,15 +749,30 @@ cdef class Queue(Handle):
             end_view(self.writing, self.writing_view, "close")
         if self.reading is not None:
             end_view(self.reading, self.reading_view, "close")
-        self.writing = self.writing_view = self.reading = self.reading_view = None
+        self.writing = self.writing_view = self.reading = self.reading_view = self.peeked = None
+        self.live = False
+        try:
+            stop_waits(self)
+        finally:
+            self.live = True
+        c.dsm_queue_cancel(self.ptr)
+        c.dsm_queue_undo(self.ptr)
+        if self.inbox and not self.forsaken:
+            text = "messages that were taken for tasks which were cancelled; take them with get_many(block=False)"
+            raise error_of(c.DSM_EBUSY, f"the {self.called()} has {len(self.inbox)} {text}", "close")
         self.free()
 
     def _abandon(self):
         self.forsaken = True
         Queue.close(self)
 
+    def _drop_kept(self):
+        n, self.inbox = len(self.inbox) if self.inbox else 0, None
+        return n
+
     cdef int leave_as_dead(self) except -1:
         cdef int rc
+        stop_waits(self)
         with nogil:
             rc = c.dsm_queue_leave(self.ptr)
         self.let_go()

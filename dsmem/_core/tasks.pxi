@@ -8,6 +8,7 @@
 cdef Wait new_wait(object keep, str op, attempt f, void *arg, attempt undo, attempt cleanup):
     cdef Wait wait = Wait.__new__(Wait)
     wait.keep, wait.op, wait.f, wait.arg, wait.undo, wait.cleanup = keep, op, f, arg, undo, cleanup
+    wait.thing = arg
     wait.until = NEVER
     return wait
 

@@ -35,13 +35,15 @@ cdef class Wait:
     cdef attempt undo     # gives back what f acquired, or NULL
     cdef attempt cleanup  # what to do if f acquired nothing and the task does not continue, or NULL
     cdef void *arg
+    cdef void *thing      # what the task waits for: usually arg, otherwise what others wait for with an arg of their own
+    cdef uint64_t amount  # how much of it the task wants
     cdef Remote remote
     cdef str op
     cdef int state, rc
     cdef bint unwanted, detached, closed, cancelled
     cdef int64_t until    # if remote: when to stop trying, of time.monotonic_ns()
     cdef object loop, future, ended, error
-    cdef object keep      # what arg is part of
+    cdef object keep      # what arg is part of; an Attempt says by itself which error it has met
 
     def wake(self):
         """Called in the task's loop."""
@@ -62,6 +64,11 @@ cdef class Wait:
         except RuntimeError:
             return False
         return True
+
+
+cdef class Attempt:
+    """Base class of the arguments of attempts that run Python code."""
+    cdef object error
 
 
 @cython.final
@@ -132,11 +139,12 @@ cdef class Waits:
             self.part()
 
     cdef int try_all(self) except -1:
-        """Return for how many tasks it tried. A Wait for the same thing as one that has just failed is skipped."""
+        """Return for how many tasks it tried. A Wait is skipped if one for no more of the same thing has just failed."""
         cdef Wait wait
         cdef int tried = 0
         cdef attempt f = NULL
-        cdef void *arg = NULL
+        cdef void *thing = NULL
+        cdef uint64_t amount = 0
         loop, closed = None, False
         for wait in list(self.waits):
             if self.stopped:
@@ -146,10 +154,10 @@ cdef class Waits:
                 closed = loop is not None and loop.is_closed()
             if closed:
                 self.drop(wait)
-            if wait.state == WAITING and not (wait.f == f and wait.arg == arg):
+            if wait.state == WAITING and not (wait.f == f and wait.thing == thing and wait.amount >= amount):
                 tried += not wait.detached
                 if not self.try_once(wait):
-                    f, arg = wait.f, wait.arg
+                    f, thing, amount = wait.f, wait.thing, wait.amount
         return tried
 
     cdef bint try_once(self, Wait wait) except -1:
@@ -178,6 +186,8 @@ cdef class Waits:
 
     cdef finish(self, Wait wait, int rc):
         wait.rc, wait.state = rc, TRIED
+        if rc < 0 and wait.error is None and isinstance(wait.keep, Attempt):
+            wait.error = (<Attempt> wait.keep).error
         if rc < 0 and wait.error is None:
             wait.error = wait.remote.failed(rc, wait.op)
         if wait.unwanted or not wait.tell():

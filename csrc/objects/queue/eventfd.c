@@ -37,20 +37,25 @@ static bool wait_armed(dsm_watch *w, uint64_t *room)
     return go_on;
 }
 
+void dsm_watch_ring(dsm_watch *w)
+{
+    uint64_t one = 1;
+    pthread_mutex_lock(&w->lock);
+    w->armed = false;
+    if (write(w->fd, &one, sizeof one) < 0) {
+        /* EAGAIN: the counter is full, so it is readable */
+    }
+    pthread_mutex_unlock(&w->lock);
+}
+
 static void *run(void *arg)
 {
     dsm_watch *w = arg;
-    uint64_t room, one = 1;
+    uint64_t room;
     while (wait_armed(w, &room)) {
         int rc = room ? dsm_queue_wait_room(w->q, room, SLICE_NS, 0, -1) : dsm_queue_wait_item(w->q, SLICE_NS, 0, -1);
-        if (rc == -DSM_ETIME)
-            continue;
-        pthread_mutex_lock(&w->lock); /* also after an error: the next call on the queue reports it */
-        w->armed = false;
-        if (write(w->fd, &one, sizeof one) < 0) {
-            /* EAGAIN: the counter is full, so it is readable */
-        }
-        pthread_mutex_unlock(&w->lock);
+        if (rc != -DSM_ETIME) /* also after an error: the next call on the queue reports it */
+            dsm_watch_ring(w);
     }
     return NULL;
 }
