@@ -218,6 +218,15 @@ void agent_unwatch(struct agent *a, struct peer *p)
 
 /* ---- the thread ---- */
 
+static uint64_t inode_of(int fd)
+{
+    struct stat info;
+    return fd < 0 || fstat(fd, &info) ? 0 : info.st_ino;
+}
+
+/* True if other code has closed all file descriptors: the numbers may belong to other files by now. */
+static bool has_lost_its_files(const struct agent *a) { return inode_of(a->stop) != a->stop_node; }
+
 /* The timeout for epoll_wait in milliseconds: until the agent must act without an event; -1 for none. */
 static int poll_timeout_ms(struct agent *a)
 {
@@ -228,6 +237,27 @@ static int poll_timeout_ms(struct agent *a)
         ms = deadline_poll_ms(expires, ms < 0 ? 1000 : ms);
     pthread_mutex_unlock(&a->turn);
     return ms;
+}
+
+static void watch_stop(const struct agent *a, uint32_t events)
+{
+    struct epoll_event ev = {.events = events, .data.u64 = ON_STOP};
+    epoll_ctl(a->epoll, EPOLL_CTL_MOD, a->stop, &ev);
+}
+
+void agent_wake(const struct agent *a)
+{
+    if (!has_lost_its_files(a))
+        watch_stop(a, EPOLLIN | EPOLLOUT); /* the socket can always be written */
+}
+
+/* After an event of the socket 'stop'. False: the agent is to end. */
+static bool rest(const struct agent *a, uint32_t events)
+{
+    if (events & ~(uint32_t)EPOLLOUT)
+        return false;
+    watch_stop(a, EPOLLIN);
+    return true;
 }
 
 static bool work(struct agent *a, const struct epoll_event *ev, int n)
@@ -243,7 +273,7 @@ static bool work(struct agent *a, const struct epoll_event *ev, int n)
             if (id >= DEVICE)
                 a->ctx->devs[id - DEVICE]->fabric->dev_event(a->ctx->devs[id - DEVICE]);
             else
-                go_on = false;
+                go_on = rest(a, ev[i].events);
             break;
         case ON_LISTENER:
             accept_some(a, id);
@@ -317,15 +347,6 @@ static void after_fork(void)
         end_fork(a, FABRIC_FORK_AFTER);
     pthread_mutex_unlock(&agents_lock);
 }
-
-static uint64_t inode_of(int fd)
-{
-    struct stat info;
-    return fd < 0 || fstat(fd, &info) ? 0 : info.st_ino;
-}
-
-/* True if other code has closed all file descriptors: the numbers may belong to other files by now. */
-static bool has_lost_its_files(const struct agent *a) { return inode_of(a->stop) != a->stop_node; }
 
 static void close_in_child(struct agent *a)
 {

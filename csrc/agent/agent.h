@@ -72,6 +72,8 @@ int agent_start(dsm_ctx *c, const dsm_options *o);
 /* Ends the thread and closes all control connections. Returns false if all file descriptors of the process have been
  * closed by other code: then the thread can't be woken and sleeps forever, so agent and context must not be freed. */
 bool agent_stop(dsm_ctx *c);
+/* Lets the agent's thread look again at what it waits for. */
+void agent_wake(const struct agent *a);
 int agent_fence(struct agent *a, const uint8_t node[DSM_NODE_ID]);
 /* Refuses the node from now on. Under agent->turn. */
 int agent_deny(struct agent *a, const uint8_t node[DSM_NODE_ID]);

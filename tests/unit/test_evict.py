@@ -275,6 +275,25 @@ def evict_the_absent(server, relay):
     _core.serve(server.context, True, None)
 
 
+def test_a_grace_period_that_is_set_later_counts_for_those_that_are_away(prepared, cluster_name):
+    """The agent may sleep for ever when it is set. Those that are there hold on."""
+    with serving(None) as server, Holder(address(server, cluster_name)) as there, context() as own:
+        assert there.does("kept['lock'].release()") == "done"
+        with dsmem.connect(address(server, cluster_name), context=own) as cluster:
+            with contextlib.closing(cluster.semaphore("held", 1, create=True)) as held:
+                assert held.acquire(timeout=SECONDS)
+                there.process.kill()
+                there.process.wait()
+                lock = prepared.spinlock("spinlock")
+                early = in_vain(lock.acquire, timeout=0.5)  # meanwhile the connection's end has been seen
+                _core.serve(server.context, True, 0.0)
+                taken = not early and lock.acquire(timeout=SECONDS)
+                held.release()
+                assert taken and lock.recovered
+                lock.release()
+                lock.close()
+
+
 @pytest.mark.parametrize("how", ["break_all", "reset_all"])
 def test_a_client_that_does_nothing_connects_again_and_holds_on(how, prepared, cluster_name):
     with Relay() as relay, serving(None, listen=relay.listen, advertise=relay.advertise) as server:
