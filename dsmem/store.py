@@ -57,7 +57,7 @@ class Store(NamedObject, _core.Store):
         From any method: the store is closed.
     BusyError
         A signal handler writes in the midst of a write of the same handle. Reads are possible there if the memory is
-        this host's.
+        this host's. Or another client has been changing the page at several copies for 40 s, and is not proven dead.
     CorruptError
         A page is not what was written; another process has overwritten the memory.
     TimeoutError
@@ -67,7 +67,7 @@ class Store(NamedObject, _core.Store):
         The memory is at a server or in a context, and the answer to a change was lost: the page was replaced or freed
         once, or not at all. Any other exception says that it was not.
     TransportError, PeerDeadError, TimeoutError, FencedError
-        The memory belongs to another process, and an op failed.
+        The memory belongs to another process, and an op failed. With several copies it says which one does not answer.
 
     Notes
     -----

@@ -20,6 +20,9 @@
 
 #include "layout.h"
 
+#include <stddef.h>
+#include <string.h>
+
 enum store_next { STORE_DONE, STORE_POST, STORE_SLEEP, STORE_FRAMES, STORE_RECOVER };
 
 /* The chunk that a client has open, and which of its frames are free. */
@@ -216,15 +219,24 @@ struct store_op {
     uint32_t frame;             /* that is being written */
     int cause;                  /* of a doubt */
     int64_t sleep_ns;
-    uint64_t lock, locked;      /* the one that was met, and the page */
-    int64_t since, asked;       /* when it was met; when its holder was last asked about */
-    uint32_t waits;             /* looks that found a lock */
+    uint64_t lock, locked; /* the one that was met, and the page */
+    int64_t since, asked;  /* when it was met; when its holder was last asked about */
+    uint32_t waits;        /* looks that found a lock */
+    /* What comes from here on is set before it is looked at. */
     struct store_change change; /* of a store with several copies */
     struct store_put put;
     dsm_op write; /* of the frame */
     struct frame_header header;
     dsm_op ops[STORE_OPS_MOST];
 };
+
+static inline void store_op_begin(struct store_op *m, enum store_kind kind, uint64_t pid, void *page)
+{
+    memset(m, 0, offsetof(struct store_op, change));
+    m->kind = kind;
+    m->pid = pid;
+    m->page = page;
+}
 
 /* Errors: EPAGE (no such page), ECONFLICT (another version), ECORRUPT, EUNKNOWN, ETIME (others have replaced the page
  * all the time), EBUSY (a client that is not proven dead has locked it), and those of ops. */

@@ -269,7 +269,8 @@ int dsm_store_read(dsm_store *s, uint64_t pid, void *out, uint64_t *version)
 {
     if (!dsm_store_read_now(s, pid, out, version))
         return 0;
-    struct store_op m = {.kind = STORE_READ, .pid = pid, .page = out};
+    struct store_op m;
+    store_op_begin(&m, STORE_READ, pid, out);
     return operate(s, &m, version);
 }
 
@@ -277,7 +278,8 @@ int dsm_store_version(dsm_store *s, uint64_t pid, uint64_t *version)
 {
     if (!dsm_store_version_now(s, pid, version))
         return 0;
-    struct store_op m = {.kind = STORE_VERSION, .pid = pid};
+    struct store_op m;
+    store_op_begin(&m, STORE_VERSION, pid, NULL);
     return operate(s, &m, version);
 }
 
@@ -288,10 +290,10 @@ static int write_page(dsm_store *s, uint64_t pid, const uint64_t *expected, cons
         store_open_chunk(s);
     if (!dsm_store_write_now(s, pid, expected, page, version))
         return 0;
-    struct store_op m = {.kind = expected ? STORE_COMPARE_WRITE : STORE_WRITE,
-                         .pid = pid,
-                         .page = (void *)(uintptr_t)page,
-                         .expected = expected ? *expected : 0};
+    struct store_op m;
+    store_op_begin(&m, expected ? STORE_COMPARE_WRITE : STORE_WRITE, pid, (void *)(uintptr_t)page);
+    if (expected)
+        m.expected = *expected;
     return operate(s, &m, version);
 }
 
@@ -307,6 +309,7 @@ int dsm_store_compare_write(dsm_store *s, uint64_t pid, uint64_t expected, const
 
 int dsm_store_free(dsm_store *s, uint64_t pid)
 {
-    struct store_op m = {.kind = STORE_FREE, .pid = pid};
+    struct store_op m;
+    store_op_begin(&m, STORE_FREE, pid, NULL);
     return operate(s, &m, NULL);
 }

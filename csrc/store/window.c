@@ -274,10 +274,10 @@ static void begin(struct store_window *w, enum store_kind kind, const uint64_t *
     w->has_opened = false;
     for (uint32_t i = 0; i < w->n; i++) {
         struct place *p = &w->places[i];
-        *p = (struct place){.is = BEGINS, .behind = (int)i - 1};
-        p->m.kind = kind;
-        p->m.pid = pids[i];
-        p->m.page = pages + i * each;
+        store_op_begin(&p->m, kind, pids[i], pages + i * each);
+        p->is = BEGINS;
+        p->behind = (int)i - 1;
+        p->again = false;
         while (p->behind != NONE && page_number(w->places[p->behind].m.pid) != page_number(p->m.pid))
             p->behind--;
     }

@@ -544,7 +544,9 @@ class Cluster(ClusterBase):
             Greatest number of open handles, 1 to 1024; 32 by default. Each takes the memory of 64 pages beside the
             capacity.
         replicas : int, optional
-            Copies of each page, 1 to 5, each at another memory node of the cluster; 1 by default.
+            Copies of each page, 1 to 5, each at another memory node of the cluster; 1 by default. A write returns when
+            all have it. While one of the nodes is out of reach writes are refused with an exception that says which
+            copy is missing; reads go on, if it is not the first one.
         name, create, mode, lifetime, timeout
             As of :class:`Cluster`.
 
