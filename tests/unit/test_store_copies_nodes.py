@@ -13,7 +13,7 @@ from tcp_relay import Relay
 
 from dsmem import errors
 
-LATE = 0.25  # peer timeout of those who meet a node that does not answer
+LATE = 0.25  # peer timeout of clients that meet a node that does not answer
 STARTS = errors.UnsupportedError  # a server that serves no names yet
 OUT_OF_REACH = errors.TransportError, errors.TimeoutError, errors.PeerDeadError, errors.StaleDescriptorError
 spawn = multiprocessing.get_context("spawn")
