@@ -50,10 +50,9 @@ struct fabric_dev {
     bool connected;   /* an endpoint must be connected to a passive endpoint of the owner before ops are posted */
     bool streams;     /* endpoints are connected by a stream socket, which the agents make (ep_stream) */
     bool remembers;   /* owners know what became of ops whose answer was lost (doubt, outcomes) */
-    bool
-        whole; /* a READ of up to 1 KiB reads every aligned word of 8 bytes at once, also while it is changed. If not, a
-                         word may come with bytes of its old value and of its new one (objects/word.h) */
-    bool maps; /* peers are on this host and map the memory: regions must be shared memory, and the agent listens
+    bool whole;       /* a READ of up to 1 KiB gives one value of each aligned word of 8 bytes, also while that is
+                         changed; if not, bytes of old and of new values may be mixed (objects/word.h) */
+    bool maps;        /* peers are on this host and map the memory: regions must be shared memory, and the agent listens
                          on a Unix socket, which passes file descriptors; otherwise on TCP */
     dsm_stats *stats; /* owned by the core; update with fetch_add_u64 */
     uint64_t prepare; /* op_prepare is called for ops of more bytes than this */

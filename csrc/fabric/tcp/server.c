@@ -228,6 +228,15 @@ static enum step atomic(struct tcp_server *s)
     return DONE;
 }
 
+/* Into the reply. Pieces of at most TCP_WHOLE bytes have whole words (fabric.h). */
+static void read_piece(struct tcp_server *s, const uint8_t *from, size_t n)
+{
+    if (n <= TCP_WHOLE)
+        mapped_read_words(from, s->out + s->out_end, n);
+    else
+        mapped_read(from, s->out + s->out_end, n);
+}
+
 /* Reads of a few bytes: the reply has the status before the payload. */
 static void read_at_once(struct tcp_server *s, uint64_t total, size_t *budget)
 {
@@ -235,7 +244,7 @@ static void read_at_once(struct tcp_server *s, uint64_t total, size_t *budget)
     const uint8_t *base = memory_of(s);
     finish(s, s->status, total, 0);
     for (uint32_t i = 0; base && i < s->q.pieces; i++) {
-        mapped_read(base + offset_of(s, i), s->out + s->out_end, s->q.nbytes);
+        read_piece(s, base + offset_of(s, i), s->q.nbytes);
         s->out_end += s->q.nbytes;
     }
 }
@@ -267,7 +276,7 @@ static enum step copy_piece(struct tcp_server *s, const uint8_t *base, size_t *c
     if (got != DONE)
         return got;
     if (base)
-        mapped_read(base + offset_of(s, s->piece) + s->moved, s->out + s->out_end, n);
+        read_piece(s, base + offset_of(s, s->piece) + s->moved, n);
     else
         memset(s->out + s->out_end, 0, n);
     s->out_end += n;
