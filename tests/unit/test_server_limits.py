@@ -292,6 +292,16 @@ def test_an_object_that_is_to_end_with_a_process_of_another_host_gets_no_name(se
     assert client.list() == []
 
 
+def test_an_error_of_the_system_comes_with_its_number(server, client, monkeypatch):
+    def fails(*arguments):
+        raise OSError(errno.ENFILE, "too many open files")
+
+    monkeypatch.setitem(server._does, Request.LIST, fails)
+    with pytest.raises(errors.SystemCallError, match="too many open files") as raised:
+        client.list()
+    assert raised.value.sys == errno.ENFILE
+
+
 def test_a_name_whose_maker_cannot_be_told_is_removed(server, client, cluster_name):
     name = server._does[Request.NAME]
 

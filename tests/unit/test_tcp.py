@@ -394,6 +394,26 @@ def test_the_end_of_an_idle_connection_costs_no_op():
                 time.sleep(0.001)
 
 
+def test_an_idle_owner_rests():
+    """Its threads poll for a while after an op, and then sleep."""
+
+    def awake():
+        found = []
+        for task in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(OSError):  # it has ended
+                stat = (task / "stat").read_text()
+                if task.name != str(threading.get_native_id()) and not stat.rpartition(")")[2].startswith(" S "):
+                    found.append(stat)
+        return found
+
+    with context() as owner, owner.allocate(64) as region, context() as user, user.attach(region.descriptor) as remote:
+        assert remote.fetch_add(0, 1) == 0
+        until = time.monotonic() + 60
+        while awake():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+
 def test_a_reply_that_comes_before_the_request_has_left():
     """Its buffer must not be let go: the rest is sent from there. It can't be sent before the reply has been seen."""
     nbytes = 64 << 20
