@@ -247,7 +247,7 @@ class Queue(NamedObject, _core.Queue):
         ------
         BusyError
             Calls are under way in other threads, there are views of a message, or the handle keeps messages that were
-            taken for tasks which were cancelled: ``get_many(block=False)`` returns them.
+            taken for tasks which were cancelled, or by a get that failed: ``get_many(block=False)`` returns them.
         TransportError, TimeoutError
             A role in another process's memory could not be given up. The handle stays open; call close() again.
 
@@ -285,10 +285,9 @@ class Queue(NamedObject, _core.Queue):
             self._close_quietly()
 
     def _forget_kept(self) -> None:
-        kept = self._drop_kept()
-        if kept:
-            text = "%r: %d messages are lost that were taken for tasks which were cancelled"
-            logging.getLogger("dsmem").warning(text, self, kept)
+        if self._drop_kept():
+            text = "%r: messages are lost that were taken for tasks which were cancelled, or by a get that failed"
+            logging.getLogger("dsmem").warning(text, self)
 
     def _close_quietly(self) -> None:
         self._forget_kept()

@@ -23,7 +23,7 @@ int dsm_serve(dsm_ctx *c, int on, int64_t grace_ns)
     service_turn(&a->service, on);
     a->service.grace_ns = grace_ns;
     grants_look_all(a);
-    agent_wake(a); /* it may sleep for ever, and there may be nodes to wait for now */
+    agent_wake(a); /* it may sleep without a limit, and there may be nodes to wait for now */
     for (struct conn *n = a->conns, *next; n && !on; n = next) {
         next = n->next;
         if (n->calling)

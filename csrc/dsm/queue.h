@@ -29,9 +29,12 @@ int dsm_queue_format(void *memory, const dsm_queue_config *s);
 /* local: the address of the memory if the caller owns it; NULL: the memory is used as r reaches it. r must stay open.
  * Errors: ECORRUPT, EVERSION, EMISMATCH. */
 int dsm_queue_open(dsm_remote *r, void *local, dsm_queue **out);
-/* Gives back the roles of the handle. Messages that are not flushed are lost. After an error the call may be repeated,
- * and continues where it failed. If the owner of the memory is gone, nothing is left to do and the result is 0. */
+/* Gives back the roles of the handle. Messages that are not flushed are lost. EBUSY: a taking has failed after it had
+ * taken messages; dsm_queue_next() returns them, or dsm_queue_discard() gives them up, and says whether there were any.
+ * After an error the call may be repeated, and continues where it failed. If the owner of the memory is gone, nothing
+ * is left to do and the result is 0. */
 int dsm_queue_leave(dsm_queue *q);
+int dsm_queue_discard(dsm_queue *q);
 /* Frees the handle, whichever roles it has. */
 void dsm_queue_free(dsm_queue *q);
 /* dsm_queue_leave(), then dsm_queue_free() unless leaving has failed. */

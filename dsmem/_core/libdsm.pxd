@@ -261,6 +261,7 @@ cdef extern from "dsm.h" nogil:
     int dsm_queue_format(void *memory, const dsm_queue_config *s)
     int dsm_queue_open(dsm_remote *r, void *local, dsm_queue **out)
     int dsm_queue_leave(dsm_queue *q)
+    bint dsm_queue_discard(dsm_queue *q)
     void dsm_queue_free(dsm_queue *q)
     void dsm_queue_set_timeout(dsm_queue *q, int64_t timeout_ns)
     void dsm_queue_get_config(const dsm_queue *q, dsm_queue_config *out)

@@ -72,6 +72,19 @@ cdef int some(Queue q, list out, Py_ssize_t most, int64_t deadline) except -1:
         del out[had:]  # another consumer was faster
 
 
+cdef int from_inbox(Queue q, list out, Py_ssize_t most, uint8_t *kind) except -1:
+    """Move messages from the inbox to 'out'. 1, or 0: there is none. The kind is the last message's."""
+    if not q.inbox:
+        return 0
+    if q.peeked is not None:
+        raise error_of(c.DSM_EBUSY, "a message is being read; release it first", "get")
+    while q.inbox and len(out) < most:
+        kind[0] = q.inbox[0][0]
+        out.append(q.inbox[0][1])
+        q.inbox.popleft()
+    return 1
+
+
 cdef int some_remotely(Queue q, list out, Py_ssize_t most, uint8_t *kind, int64_t deadline,
                        bint for_inbox=False) except -1:
     """The same, in another process's memory: the calls may wait for the network. The kind is the last message's.
@@ -85,7 +98,7 @@ cdef int some_remotely(Queue q, list out, Py_ssize_t most, uint8_t *kind, int64_
     cdef int rc = -c.DSM_EEMPTY
     q.begin()
     try:
-        if not for_inbox and q.from_inbox(out, most, kind):
+        if not for_inbox and from_inbox(q, out, most, kind):
             return 1
         for _ in range(TRIES):  # other consumers may be faster, again and again
             with nogil:

@@ -6,13 +6,13 @@ cdef class Queue(Handle):
     cdef readonly Remote remote
     cdef readonly Region region
     cdef c.dsm_queue_config config
-    cdef bint mapped, producing, consuming, forsaken
+    cdef bint mapped, producing, consuming, forsaken, lost
     cdef int64_t spin_ns
     cdef PyThread_type_lock turn  # serialises calls that release the GIL: taking roles, producing remotely
     cdef unsigned long turn_of    # the thread that holds it, or 0
     cdef Slot writing, reading
     cdef object writing_view, reading_view
-    cdef object inbox   # a deque of (kind, data), taken by a helper for tasks and not given out yet (queue_tasks.pxi); or None
+    cdef object inbox   # a deque of (kind, data) that a helper has taken for tasks (queue_tasks.pxi), or None
     cdef object peeked  # the data of the first of them while peek() shows it, or None
     cdef c.dsm_watch *watch_items
     cdef c.dsm_watch *watch_room
@@ -456,19 +456,6 @@ cdef class Queue(Handle):
     # -- getting --
 
     @cython.final
-    cdef int from_inbox(self, list out, Py_ssize_t most, uint8_t *kind) except -1:
-        """Move messages from the inbox to 'out'. 1, or 0: there is none. The kind is the last message's."""
-        if not self.inbox:
-            return 0
-        if self.peeked is not None:
-            raise error_of(c.DSM_EBUSY, "a message is being read; release it first", "get")
-        while self.inbox and len(out) < most:
-            kind[0] = self.inbox[0][0]
-            out.append(self.inbox[0][1])
-            self.inbox.popleft()
-        return 1
-
-    @cython.final
     cdef object next_bytes(self, uint8_t *kind, int64_t deadline):
         """Return the next message, or None."""
         cdef const void *p
@@ -767,14 +754,20 @@ cdef class Queue(Handle):
         Queue.close(self)
 
     def _drop_kept(self):
-        n, self.inbox = len(self.inbox) if self.inbox else 0, None
-        return n
+        cdef bint kept = self.lost or self.inbox
+        self.inbox = None
+        if self.live and not self.outdated():
+            kept |= c.dsm_queue_discard(self.ptr)
+        return kept
 
     cdef int leave_as_dead(self) except -1:
         cdef int rc
         stop_waits(self)
         with nogil:
             rc = c.dsm_queue_leave(self.ptr)
+            if rc == -c.DSM_EBUSY:
+                self.lost = c.dsm_queue_discard(self.ptr)
+                rc = c.dsm_queue_leave(self.ptr)
         self.let_go()
         if rc:
             raise self.failed(rc, "close")

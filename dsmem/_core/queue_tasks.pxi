@@ -5,8 +5,8 @@
 # Invariants of a handle's inbox, under the GIL:
 #   It has the messages that a helper has taken, in the order of the queue, until a caller has them. They are put in
 #   while the helper has the turn, so a call that has the turn finds all that were taken before.
-#   A task takes the first ones when it is resumed, and not those that were taken when it was its turn. So a task that is
-#   cancelled after its message was taken leaves it, as the first one, to the next caller.
+#   A task takes the first ones when it is resumed, and not those that were taken when it was its turn. So a task that
+#   is cancelled after its message was taken leaves it, as the first one, to the next caller.
 #   The helper takes no more than the waiting tasks want, less what lies there for none of them.
 
 @cython.final
@@ -103,7 +103,7 @@ async def _queue_get(Queue q, n):
             wait = new_wait(own, "get", fetch_attempt, <void *> own, NULL, NULL)
             wait.thing = <void *> q
             await _until(q, q.remote, c.DSM_EVENTCOUNT_FIRST, wait, -1)
-            q.from_inbox(got, min(own.n, wait.rc), &kind)
+            from_inbox(q, got, min(own.n, wait.rc), &kind)
         return got
     finally:
         q.leave()

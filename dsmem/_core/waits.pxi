@@ -35,7 +35,7 @@ cdef class Wait:
     cdef attempt undo     # gives back what f acquired, or NULL
     cdef attempt cleanup  # what to do if f acquired nothing and the task does not continue, or NULL
     cdef void *arg
-    cdef void *thing      # what the task waits for: usually arg, otherwise what others wait for with an arg of their own
+    cdef void *thing      # what the task waits for, also where each task has an arg of its own
     cdef uint64_t amount  # how much of it the task wants
     cdef Remote remote
     cdef str op
@@ -139,7 +139,7 @@ cdef class Waits:
             self.part()
 
     cdef int try_all(self) except -1:
-        """Return for how many tasks it tried. A Wait is skipped if one for no more of the same thing has just failed."""
+        """Return for how many tasks it tried. If one has failed, those for as much of the same thing are skipped."""
         cdef Wait wait
         cdef int tried = 0
         cdef attempt f = NULL

@@ -276,7 +276,7 @@ def evict_the_absent(server, relay):
 
 
 def test_a_grace_period_that_is_set_later_counts_for_those_that_are_away(prepared, cluster_name):
-    """The agent may sleep for ever when it is set. Those that are there hold on."""
+    """The agent may sleep without a limit when it is set. Those that are there hold on."""
     with serving(None) as server, Holder(address(server, cluster_name)) as there, context() as own:
         assert there.does("kept['lock'].release()") == "done"
         with dsmem.connect(address(server, cluster_name), context=own) as cluster:

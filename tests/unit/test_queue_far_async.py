@@ -3,29 +3,21 @@
 import asyncio
 import contextlib
 import gc
-import multiprocessing
-import os
 import random
 import select
-import signal
 import threading
 import time
 
-import halt
 import numpy as np
 import pytest
 from attaching import attached
 from forked import in_child
+from queue_owner import SECONDS, SECRET, Owner
 
 import dsmem
 from dsmem import errors
 
-SECRET = b"9e0e" * 16  # a key: nothing to stretch
-SECONDS = 60
 LANE = 4096
-
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["dsmem", "pytest"])
 
 
 @pytest.fixture
@@ -70,17 +62,10 @@ def drain(queue):
 # ---- the loop never waits ----
 
 
-def own(pipe, fabric):
-    with dsmem.Context(fabric, secret=SECRET) as context, dsmem.connect(context=context) as cluster:
-        with cluster.queue("q", create=True, producers=2, capacity_bytes=LANE, max_message=1500) as queue:
-            queue.put_many([b"%d" % n for n in range(10)])
-            pipe.send(queue.ref)
-            pipe.recv()
-
-
 async def first_of(queue):
     async for message in queue:
         return message
+    return None
 
 
 CALLS = {
@@ -96,32 +81,23 @@ CALLS = {
 def test_the_loop_goes_on_while_the_owner_is_stopped(remote_place, call, has_role):
     if "tcp" not in remote_place:
         pytest.skip("no op waits for the owner's processor")
-    pipe, theirs = processes.Pipe()
-    process = processes.Process(target=own, args=(theirs, remote_place))
-    process.start()
-    try:
-        assert pipe.poll(SECONDS)
-        with dsmem.Context(remote_place, secret=SECRET, peer_timeout=SECONDS) as far:
-            with attached(pipe.recv(), far) as queue:
-                if has_role:
-                    queue.consume()
-                    queue.produce()
-                halt.stop(process.pid)
+    with Owner(remote_place) as owner, dsmem.Context(remote_place, secret=SECRET, peer_timeout=SECONDS) as far:
+        with attached(owner.ref, far) as queue:
+            if has_role:
+                queue.consume()
+                queue.produce()
+            owner.stop()
 
-                async def run():
-                    task = asyncio.create_task(CALLS[call](queue))
-                    for _ in range(200):
-                        await asyncio.sleep(0.005)
-                        assert not task.done()
-                    os.kill(process.pid, signal.SIGCONT)
-                    return await asyncio.wait_for(task, SECONDS)
+            async def run():
+                task = asyncio.create_task(CALLS[call](queue))
+                for _ in range(200):
+                    await asyncio.sleep(0.005)
+                    assert not task.done()
+                owner.go_on()
+                return await asyncio.wait_for(task, SECONDS)
 
-                got = asyncio.run(run(), debug=True)
-                assert got in (b"0", None) or got[0] == b"0"
-        pipe.send(None)
-    finally:
-        process.kill()
-        process.join()
+            got = asyncio.run(run(), debug=True)
+            assert got in (b"0", None) or got[0] == b"0"
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -317,7 +293,7 @@ def test_a_handle_that_ends_with_messages_says_so(owner, far, caplog):
         with pytest.warns(ResourceWarning):
             del there
             without_the_loop(lambda: gc.collect() >= 0 and "lost" in caplog.text)  # the helper may still have it
-        assert "1 messages are lost" in caplog.text
+        assert "messages are lost" in caplog.text
         with attached(here.ref, far) as again:  # the role is free
             again.consume()
 
@@ -480,7 +456,7 @@ def test_a_shutdown_ends_the_waits(owner, far):
 
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_close_ends_the_waits_of_tasks(owner, far, elsewhere):
-    with two(owner, far) as (here, there):
+    with two(owner, far) as (_, there):
         with contextlib.suppress(errors.FullError):
             while True:
                 there.put_nowait(bytes(1000))

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from attaching import attached
+from queue_owner import SECONDS, Owner
 
 import dsmem
 from dsmem import errors
@@ -355,3 +357,75 @@ def test_a_put_with_a_timeout_waits_no_longer_for_a_lost_answer(fault_place):
         assert raised.value.placed == 1
         producer.flush()
         assert consumer.get_many() == [b"x", b"y"]
+
+
+def test_a_queue_that_always_has_messages_is_not_counted_as_empty(fault_place):
+    """Also where all that is counted is taken meanwhile, again and again."""
+    with slow_queue(fault_place, "2ms", capacity_bytes=4096) as (here, there), ExitStack() as stack:
+        ended = threading.Event()
+
+        def work():
+            here.put(b"first")
+            while not ended.is_set():
+                here.put(b"message")
+                here.get()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(ended.set)
+        while here.empty():
+            pass
+        for _ in range(30):
+            assert there.qsize() >= 1 and not there.empty()
+
+
+def test_a_count_does_not_hold_up_a_get_that_has_a_time_limit(remote_place):
+    """What was taken is counted with the next look, here at an owner that does not answer."""
+    if "tcp" not in remote_place:
+        pytest.skip("no op waits for the owner's processor")
+    with Owner(remote_place) as owner, dsmem.Context(remote_place, secret=SECRET, peer_timeout=3600) as far:
+        with attached(owner.ref, far) as queue:
+            for _ in range(10):
+                queue.get(timeout=SECONDS)
+            owner.stop()
+            with pytest.raises((errors.TimeoutError, errors.EmptyError)):
+                queue.get(timeout=0.05)
+            owner.go_on()
+            queue.put(b"next")
+            assert queue.get(timeout=SECONDS) == b"next"
+
+
+@pytest.mark.parametrize("how", ["fail", "failafter"])
+def test_a_message_that_was_taken_without_an_answer_is_not_lost_at_close(fault_place, how):
+    """One consumer: the get has failed, so close() is refused until another get has returned what was taken."""
+    refused = 0
+    for n in range(1, 16):
+        with ExitStack() as stack:
+            context = stack.enter_context(dsmem.Context(fault_place, secret=SECRET))
+            cluster = stack.enter_context(dsmem.connect(context=context))
+            here = stack.enter_context(cluster.queue("q", create=True))
+            sent = [b"1", b"2", b"3"]
+            here.put_many(sent)
+            plan = f"{fault_place}://?{how}={n}-{n + 20}"
+            far = stack.enter_context(dsmem.Context(plan, secret=SECRET, peer_timeout=0.2))
+            try:
+                there = dsmem.attach(here.ref, far)
+            except (errors.TransportError, errors.TimeoutError):
+                continue
+            got = []
+            for _ in range(2):
+                with suppress(errors.TransportError, errors.TimeoutError):
+                    got.append(there.get(timeout=0))
+            while not there.closed:
+                try:
+                    there.close()
+                except errors.BusyError:
+                    refused += 1
+                    got.extend(there.get_many(block=False))
+                except (errors.TransportError, errors.TimeoutError):
+                    pass
+            while len(got) < len(sent) and not here.empty():
+                got.append(here.get_nowait())
+            assert got == sent, n
+    assert bool(refused) == (how == "failafter")

@@ -120,6 +120,10 @@ int dsm_queue_leave(dsm_queue *q)
     int rc = 0;
     if (q->forks != load_relaxed_u32(&core_forks))
         return 0;
+    q->deadline = DEADLINE_NEVER;
+    if (q->consuming && !q->lost_consumer && (rc = remote_may_leave(q)) && !queue_is_gone(rc) && !q->lost_consumer)
+        return rc;
+    rc = 0;
     if ((q->producing && !q->lost_lane) || q->in_doubt) {
         rc = q->producing ? role_leave(q, QUEUE_PRODUCERS + 8ull * q->lane) : role_leave_unknown(q);
         if (!rc)

@@ -24,9 +24,7 @@ enum {
     OP_NS_PER_BYTE = 20,  /* a transfer slower than 50 MB/s counts as lost */
 };
 
-/* The timeout of an op on that many bytes: what is left of the call's time, at least OP_NS_MIN, but at most
- * remote_timeout() and OP_NS_PER_BYTE for each byte. */
-static int64_t op_timeout(const dsm_queue *q, uint64_t nbytes, int64_t deadline)
+int64_t remote_op_timeout(const dsm_queue *q, uint64_t nbytes, int64_t deadline)
 {
     int64_t most = remote_timeout(q->r), left = deadline == DEADLINE_NEVER ? DEADLINE_NEVER : deadline - clock_ns();
     if (most >= 0)
@@ -51,7 +49,7 @@ int remote_run(const dsm_queue *q, dsm_op *ops, size_t n, int64_t deadline)
     for (size_t i = 0; i < n; i++)
         nbytes += ops[i].nbytes;
     for (int i = 0; i < OP_TRIES && is_again(q, rc, &silent); i++)
-        rc = err_known(dsm_execute(q->r->ctx, ops, n, op_timeout(q, nbytes, deadline), NULL));
+        rc = err_known(dsm_execute(q->r->ctx, ops, n, remote_op_timeout(q, nbytes, deadline), NULL));
     return rc;
 }
 
@@ -213,9 +211,7 @@ int remote_shutdown(const dsm_queue *q, uint32_t how)
 
 /* ---- roles ---- */
 
-/* Leaving does not retry after these errors: if the owner's memory is gone, so is all that was held in it; if only the
- * path was cut, the role stays taken. */
-static bool is_gone(int rc) { return rc == -DSM_EPEER || rc == -DSM_ESTALE || rc == -DSM_EFENCED; }
+bool queue_is_gone(int rc) { return rc == -DSM_EPEER || rc == -DSM_ESTALE || rc == -DSM_EFENCED; }
 
 int queue_refuse(const dsm_queue *q, const char *role)
 {
@@ -238,7 +234,8 @@ int role_leave(const dsm_queue *q, uint64_t at)
     int64_t timeout = remote_timeout(q->r), deadline = deadline_after(timeout < 0 ? 0 : 2 * timeout);
     uint64_t old;
     int rc;
-    for (int i = 0; (rc = err_known(dsm_compare_swap(q->r, at, q->identity, 0, &old, timeout))) && !is_gone(rc); i++)
+    for (int i = 0; (rc = err_known(dsm_compare_swap(q->r, at, q->identity, 0, &old, timeout))) && !queue_is_gone(rc);
+         i++)
         if (i + 1 >= OP_TRIES || (i && clock_ns() >= deadline))
             return rc;
     return 0;
@@ -249,10 +246,10 @@ int role_leave_unknown(const dsm_queue *q)
     uint64_t seen[LANES_MAX];
     dsm_op op = read_op(q, QUEUE_PRODUCERS, seen, 8ull * q->config.lanes);
     int rc = -DSM_EIO;
-    for (int i = 0; i < 2 && rc && !is_gone(rc); i++)
+    for (int i = 0; i < 2 && rc && !queue_is_gone(rc); i++)
         rc = remote_run(q, &op, 1, DEADLINE_NEVER);
     if (rc)
-        return is_gone(rc) ? 0 : rc;
+        return queue_is_gone(rc) ? 0 : rc;
     for (uint32_t lane = 0; lane < q->config.lanes; lane++)
         if (seen[lane] == q->identity && (rc = role_leave(q, QUEUE_PRODUCERS + 8ull * lane)))
             return rc;

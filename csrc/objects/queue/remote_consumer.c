@@ -105,7 +105,7 @@ void remote_count_taken(dsm_queue *q)
         return;
     /* A count: if the answer is lost, it may lack these messages. */
     dsm_fetch_add(q->r, lines_at(q, q->take) + offsetof(struct lane_lines, gets), t->uncounted, &old,
-                  remote_timeout(q->r));
+                  remote_op_timeout(q, sizeof old, q->deadline));
     t->uncounted = 0;
 }
 
@@ -437,6 +437,33 @@ int remote_done(dsm_queue *q)
     at->next = q->upto;
     q->taker->uncounted += q->ntaken;
     return 0;
+}
+
+/* ---- leaving ---- */
+
+/* The place of messages that were taken without an answer, and that no call has returned yet; or NULL. */
+static struct place *taken_unread(const dsm_queue *q)
+{
+    struct place *at = q->taker ? &q->taker->places[q->taker->lane] : NULL;
+    return at && at->next < at->tail ? at : NULL;
+}
+
+int remote_may_leave(dsm_queue *q)
+{
+    int rc = q->taker && q->taker->unsettled ? settle(q) : 0;
+    return rc                ? rc
+           : taken_unread(q) ? err_set(DSM_EBUSY, 0,
+                                       "messages were taken by a call that failed, and no other handle gets them; take "
+                                       "them with get_many(block=False)")
+                             : 0;
+}
+
+int dsm_queue_discard(dsm_queue *q)
+{
+    struct place *at = taken_unread(q);
+    if (at)
+        at->next = at->tail;
+    return at != NULL;
 }
 
 /* ---- waiting ---- */

@@ -114,6 +114,7 @@ static int count_lane(const dsm_queue *q, uint32_t lane, uint8_t *data, dsm_queu
     }
     if (rc)
         return rc;
+    w.messages += !w.messages && w.lines.tail != tail; /* one of those that were taken meanwhile: it was not empty */
     out->messages += w.messages;
     out->puts += w.lines.gets + w.messages;
     out->gets += w.lines.gets;

@@ -228,6 +228,9 @@ bool lane_wipe(const dsm_queue *q, uint8_t *data, uint64_t *first, uint64_t *end
 
 /* objects/queue/remote.c */
 enum { RECHECK_NS = 10000000 }; /* maximum age of the last look at 'shutdown' when a message is put or taken */
+/* The timeout of an op on that many bytes: what is left of the call's time, at least OP_NS_MIN, but at most
+ * remote_timeout() and OP_NS_PER_BYTE for each byte. */
+int64_t remote_op_timeout(const dsm_queue *q, uint64_t nbytes, int64_t deadline);
 /* Runs READs and WRITEs, which may be repeated. */
 int remote_run(const dsm_queue *q, dsm_op *ops, size_t n, int64_t deadline);
 /* Reads the tail and 'shutdown', and checks the role. *tail is also set if the call returns ESHUTDOWN: what the tail is
@@ -239,6 +242,9 @@ int remote_send(dsm_queue *q);
 int remote_succeed(dsm_queue *q);
 int remote_mark_used(const dsm_queue *q);
 int remote_shutdown(const dsm_queue *q, uint32_t how);
+/* Leaving does not retry after these errors: if the owner's memory is gone, so is all that was held in it; if only the
+ * path was cut, the role stays taken. */
+bool queue_is_gone(int rc);
 /* Changes the word at that offset from this handle's identity to 0. If the word is another one, or the memory is gone,
  * the call succeeds without effect. After an error it is to be called again. */
 int role_leave(const dsm_queue *q, uint64_t at);
@@ -254,6 +260,8 @@ int remote_next_here(dsm_queue *q, const void **payload, uint64_t *length, uint8
 /* The message behind those that are being read, if the copy has it. */
 int remote_behind(const dsm_queue *q, struct record *out);
 int remote_done(dsm_queue *q);
+/* EBUSY: the copy has messages that were taken and not returned. Finds out first what became of the last taking. */
+int remote_may_leave(dsm_queue *q);
 /* 0: there may be a message; -DSM_EEMPTY. Changes nothing; may run beside any other call. */
 int remote_has_item(const dsm_queue *q, int64_t deadline);
 /* Sleeps for up to 1 ms if the last calls found no message where remote_has_item() had said that there may be one. */
