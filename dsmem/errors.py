@@ -545,7 +545,10 @@ class StoreFullError(DsmemError, OSError):
 
 
 class ConflictError(DsmemError, RuntimeError):
-    """The page does not have the version that was expected. Nothing was written."""
+    """A page has changed since it was read, or does not have the version that was expected. Nothing was written."""
+
+    #: Of a transaction: the id of the page.
+    page: int | None = None
 
     code = 47
     text = "the page has changed meanwhile; read it and try again"

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import random
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dsmem import _core, errors
 from dsmem.memory import Memory, bytes_of, open_or_leave
@@ -20,10 +22,12 @@ if TYPE_CHECKING:
     from dsmem.cluster.base import ClusterBase
     from dsmem.names.base import Names
 
-__all__ = ["Store"]
+__all__ = ["Store", "Transaction"]
 
+_T = TypeVar("_T")
 _PAGE_SIZE = 4096
 _MEMBERS = 32
+_PAUSE, _PAUSE_LONGEST = 50e-6, 20e-3  # s; of run(), before the second attempt; it doubles
 
 
 def _number(default: int, **given: Any) -> int:
@@ -43,6 +47,45 @@ def _bytes(capacity: int | str) -> int:
 
 def _pages(capacity: int | str, page_size: int) -> int:
     return -(-_bytes(capacity) // page_size)
+
+
+class Transaction(_core.Transaction):
+    """A transaction of a store; :meth:`dsmem.Store.transaction` begins one, in a with statement.
+
+    What it writes is in the store once the block has ended, all at one instant. If the block raises, nothing is.
+
+    Raises
+    ------
+    ConflictError
+        From any read, or from the end of the block: a page that was read has changed since, or another client is
+        changing a page that this one writes. Nothing was changed; :meth:`dsmem.Store.run` tries again.
+    ClosedError
+        From any method: the transaction has ended.
+    BusyError
+        From any method: it is another thread's. From the with statement: the thread has one of the same store already.
+    ForkError
+        From any method: it was begun before the process has forked.
+    OutcomeUnknownError
+        From the end of the block: the answer to the commit was lost. All of it was made, or nothing.
+
+    Notes
+    -----
+    Transactions and all other operations of a store are strictly serialisable. What a read returns belongs to an
+    instant together with all that was read before where memory is mapped, or with ``opaque=True``; otherwise only at
+    the end of the block.
+
+    Examples
+    --------
+    >>> store = cluster.store("bank", capacity="1MiB", create=None)
+    >>> mine, yours = store.allocate(), store.allocate()
+    >>> with store.transaction() as tx:
+    ...     amount = tx.read(mine)
+    ...     tx.write(yours, amount)
+    ...     tx.write(mine, bytes(4096))
+    """
+
+    def __init__(self, store: _core.Store, *, opaque: bool = False) -> None:
+        _core.Transaction.__init__(self, store, opaque)
 
 
 class Store(NamedObject, _core.Store):
@@ -78,7 +121,8 @@ class Store(NamedObject, _core.Store):
     Where such a call fails, those behind the page that failed may have been written.
 
     A process may be killed or stopped at any instruction: its change of a page has happened or not, and no other
-    process waits for it. Pages that it had allocated stay so, also those whose ids no process knows.
+    process waits for it, unless it was in the commit of a transaction. Pages that it had allocated stay so, also those
+    whose ids no process knows.
 
     Examples
     --------
@@ -191,6 +235,88 @@ class Store(NamedObject, _core.Store):
             The page was freed before, or never allocated.
         """
         self._free(pid)
+
+    def transaction(self, *, opaque: bool = False) -> Transaction:
+        """Begin a transaction, in a with statement: several pages are read and changed at one instant, or not at all.
+
+        Parameters
+        ----------
+        opaque : bool
+            Whether each read looks again at the pages that were read before, so that all of them were there at one
+            instant. It costs a round trip. Where memory is mapped, each does.
+
+        Returns
+        -------
+        Transaction
+            The transaction. It changes at most 160 pages.
+        """
+        return Transaction(self, opaque=opaque)
+
+    def run(self, function: Callable[[Transaction], _T], *, timeout: float | None = 30, opaque: bool = False) -> _T:
+        """Call a function with a transaction, and again with another one as long as that has conflicts.
+
+        Parameters
+        ----------
+        function : callable
+            It gets the transaction. It may be called several times, and what it does beside the transaction is done
+            each time.
+        timeout : float, optional
+            In seconds. After it no other attempt is begun.
+        opaque : bool
+            As for :meth:`transaction`.
+
+        Returns
+        -------
+        object
+            What the function has returned the last time, whose transaction was committed.
+
+        Raises
+        ------
+        ConflictError
+            The last attempt had a conflict, too. Nothing was changed.
+        OutcomeUnknownError
+            The last attempt was committed, or not at all.
+        """
+        ends = None if timeout is None else time.monotonic() + timeout
+        pause = _PAUSE
+        while True:
+            try:
+                with Transaction(self, opaque=opaque) as tx:
+                    result = function(tx)
+            except errors.ConflictError:
+                rest = pause if ends is None else ends - time.monotonic()
+                if rest <= 0:
+                    raise
+                time.sleep(min(random.uniform(0, pause), rest))
+                pause = min(2 * pause, _PAUSE_LONGEST)
+            else:
+                return result
+
+    def snapshot(self, ids: Any, out: Any = None, *, timeout: float | None = 30) -> Any:
+        """Read many pages as they were at one instant.
+
+        Parameters
+        ----------
+        ids : array_like
+            The ids of the pages, at most 65536.
+        out : buffer, optional
+            Writable memory of as many pages. By default an array of uint8 with a row for each page is made.
+        timeout : float, optional
+            In seconds. After it no other attempt is begun.
+
+        Returns
+        -------
+        numpy.ndarray or buffer
+            The array, or ``out`` if it is given.
+
+        Raises
+        ------
+        ConflictError
+            Others have changed some of the pages during each attempt.
+        PageNotFoundError
+            One of the pages was freed, or never allocated.
+        """
+        return self.run(lambda tx: tx.read_many(ids, out), timeout=timeout)
 
     def close(self) -> None:
         """Close this handle. The pages stay. Closing twice has no effect.

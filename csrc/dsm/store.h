@@ -88,6 +88,25 @@ int dsm_store_write_now(dsm_store *s, uint64_t pid, const uint64_t *expected, co
 int dsm_store_read_many(dsm_store *s, const uint64_t *pids, size_t n, void *pages);
 int dsm_store_write_many(dsm_store *s, const uint64_t *pids, size_t n, const void *pages, uint64_t *versions);
 
+/* A transaction reads and changes several pages at one instant of its commit. Until then nothing of it is in the store,
+ * so it may be dropped at any time. It is used by one thread, with one handle of a store. opaque: each read looks again
+ * at the pages that were read before; where memory is mapped, all do. */
+typedef struct dsm_transaction dsm_transaction;
+dsm_transaction *dsm_transaction_new(int opaque);
+void dsm_transaction_drop(dsm_transaction *t);
+/* Pages as they are, or as the transaction has written them. ECONFLICT: one that was read before has changed. */
+int dsm_transaction_read(dsm_store *s, dsm_transaction *t, const uint64_t *pids, size_t n, void *out);
+/* They copy the page, and no more. EINVAL: too many pages. */
+int dsm_transaction_write(const dsm_store *s, dsm_transaction *t, uint64_t pid, const void *page);
+int dsm_transaction_free(dsm_transaction *t, uint64_t pid);
+/* Whether all pages that were read are still the same. */
+int dsm_transaction_check(dsm_store *s, dsm_transaction *t);
+/* ECONFLICT: a page has changed since it was read, or another client is changing it; begin with a new transaction.
+ * EUNKNOWN: it was committed or not. After any other error it was not. It can't be used again. */
+int dsm_transaction_commit(dsm_store *s, dsm_transaction *t);
+/* The page that the last ECONFLICT is about. */
+uint64_t dsm_transaction_conflict(const dsm_transaction *t);
+
 typedef struct {
     uint64_t free_pages;
     uint32_t clients; /* places taken, also by clients that are dead */

@@ -39,6 +39,47 @@ void frames_put_back(const struct store_env *e, uint32_t frame)
         note(e->freed, frame);
 }
 
+void frames_hold(const struct store_env *e)
+{
+    struct store_frames *f = e->frames;
+    struct store_held *h = e->held;
+    h->of[h->n].chunk = f->chunk;
+    h->of[h->n++].word = f->word;
+    for (; f->free; f->free &= f->free - 1)
+        note(e->freed, f->chunk * PER_CHUNK + (uint32_t)__builtin_ctzll(f->free));
+    *f = (struct store_frames){.chunk = (f->chunk + 1) % (uint32_t)e->shape->chunks};
+}
+
+static bool is_held(const struct store_env *e, uint32_t chunk)
+{
+    for (uint32_t i = 0; e->held && i < e->held->n; i++)
+        if (e->held->of[i].chunk == chunk)
+            return true;
+    return false;
+}
+
+uint32_t store_held_ops(const struct store_env *e, dsm_op *ops)
+{
+    const struct store_held *h = e->held;
+    for (uint32_t i = 0; i < h->n; i++)
+        ops[i] = store_swap_op(e, 0, chunk_at(e->shape, h->of[i].chunk), h->of[i].word,
+                               chunk_next(h->of[i].word, 0, CHUNK_CLOSED));
+    return h->n;
+}
+
+/* One whose answer was lost is sent again; if it has been executed, that has no effect. */
+void store_held_done(struct store_env *e, const dsm_op *ops, uint32_t n)
+{
+    struct store_held *h = e->held;
+    uint32_t left = 0;
+    for (uint32_t i = 0; i < n; i++)
+        if (ops[i].status)
+            h->of[left++] = h->of[i];
+        else if (e->freed && ops[i].result == ops[i].operand)
+            e->freed->of[h->of[i].chunk].word = ops[i].desired;
+    h->n = left;
+}
+
 static enum store_next end(struct store_chunking *m, int status)
 {
     m->status = status;
@@ -82,9 +123,9 @@ static enum store_next give_up(struct store_chunking *m, const struct store_env 
 
 /* Besides those that are not open: one that the slot has open, and that this client does not know. The answer was lost
  * when it was opened, or one of its frames was in doubt; the READ of the word has settled both. */
-static bool may_open(const struct store_env *e, uint64_t word)
+static bool may_open(const struct store_env *e, uint64_t word, uint32_t chunk)
 {
-    return chunk_state(word) != CHUNK_OPEN || chunk_owner(word) == e->slot + 1;
+    return chunk_state(word) != CHUNK_OPEN || (chunk_owner(word) == e->slot + 1 && !is_held(e, chunk));
 }
 
 static enum store_next look(struct store_chunking *m, const struct store_env *e)
@@ -102,7 +143,7 @@ static enum store_next look(struct store_chunking *m, const struct store_env *e)
 static enum store_next try(struct store_chunking *m, struct store_env *e)
 {
     for (; m->in < m->got; m->in++, m->looked++)
-        if (may_open(e, m->words[m->in])) {
+        if (may_open(e, m->words[m->in], m->at + m->in)) {
             e->frames->chunk = m->at + m->in;
             return swap(m, e, e->frames->chunk, m->words[m->in], chunk_next(m->words[m->in], e->slot + 1, CHUNK_OPEN),
                         CHUNK_SWAPS);

@@ -17,66 +17,25 @@ int store_enter(dsm_store *s)
     if (s->leaving)
         return err_set(DSM_ECLOSED, 0, "the store is being closed");
     uint64_t user = remote_is_mapped(s->at[0]) ? 0 : compare_swap_u64(&s->user, 0, this_thread());
-    if (!user && s->posting)
-        posting_begin(s);
-    if (!user)
+    if (!user) {
+        if (!remote_is_mapped(s->at[0]))
+            posting_begin(s);
         return 0;
+    }
     return user == this_thread() ? dsm_refuse_reentry("store")
                                  : err_set(DSM_EBUSY, 0, "another thread is in a call with this handle of a store");
 }
 
 int store_exit(dsm_store *s, int rc)
 {
-    if (s->posting)
+    if (!remote_is_mapped(s->at[0])) {
         posting_unlock(s);
-    if (!remote_is_mapped(s->at[0]))
         store_release_u64(&s->user, 0);
+    }
     return rc;
 }
 
 /* ---- machines ---- */
-
-static uint32_t right_of(const dsm_op *op)
-{
-    return op->code == DSM_OP_READ ? DSM_READ : op->code == DSM_OP_WRITE ? DSM_WRITE : DSM_ATOMIC;
-}
-
-enum { PREFETCH_FROM = 2 };
-
-/* In order; behind one that is refused, none is executed. Many ops are for words far from each other. */
-static void execute_mapped(dsm_op *ops, uint32_t n)
-{
-    int rc = 0;
-    for (uint32_t i = 0; n > PREFETCH_FROM && i < n; i++)
-        __builtin_prefetch(remote_at(ops[i].remote, ops[i].offset));
-    for (uint32_t i = 0; i < n; i++) {
-        dsm_remote *r = ops[i].remote;
-        if (rc) {
-            ops[i].status = -DSM_ECANCELED;
-            continue;
-        }
-        rc = ops[i].status = remote_check(r, ops[i].offset, ops[i].nbytes, right_of(&ops[i]));
-        if (!rc)
-            mapped_execute(remote_at(r, 0), &ops[i]);
-    }
-}
-
-void store_execute(dsm_store *s, dsm_op *ops, uint32_t n)
-{
-    dsm_remote *r = s->at[0];
-    uint64_t nbytes = 0;
-    if (s->posting) {
-        posting_execute(s, ops, n);
-        return;
-    }
-    if (remote_is_mapped(r)) {
-        execute_mapped(ops, n);
-        return;
-    }
-    for (uint32_t i = 0; i < n; i++)
-        nbytes += ops[i].nbytes;
-    dsm_execute(r->ctx, ops, n, remote_timeout_for(r, nbytes), NULL); /* each op has its status */
-}
 
 /* The first of the ops at the end that were certainly not executed, since their connection ended while the owner lives.
  * n: there is none, or another op has failed. */
@@ -93,24 +52,21 @@ static uint32_t first_canceled(const dsm_op *ops, uint32_t n)
 
 void store_insist(dsm_store *s, dsm_op *ops, uint32_t n)
 {
-    if (s->posting) {
+    if (s->env.copies > 1) {
         posting_insist(s, ops, n);
         return;
     }
     for (int i = 0; n && i < STORE_CANCELED_MOST && !(i && wait_interrupted()); i++) {
-        store_execute(s, ops, n);
+        posting_execute(s, ops, n);
         uint32_t first = first_canceled(ops, n);
         ops += first;
         n -= first;
     }
 }
 
-int store_recover(dsm_store *s, uint64_t number, uint64_t lock)
-{
-    return s->posting ? posting_recover(s, number, lock) : 0;
-}
+int store_recover(dsm_store *s, uint64_t number, uint64_t lock) { return posting_recover(s, number, lock); }
 
-int store_explain(dsm_store *s, int rc) { return rc && s->posting ? posting_explain(s, rc) : rc; }
+int store_explain(dsm_store *s, int rc) { return rc ? posting_explain(s, rc) : 0; }
 
 void store_sleep(int64_t ns) { nanosleep(&(struct timespec){.tv_nsec = ns}, NULL); }
 

@@ -11,9 +11,7 @@
 int store_enter(dsm_store *s);
 /* Returns rc. */
 int store_exit(dsm_store *s, int rc);
-/* As dsm_execute(): in order, and behind an op that is refused none is executed. Each has its status. */
-void store_execute(dsm_store *s, dsm_op *ops, uint32_t n);
-/* The same, again for those that were certainly not executed. */
+/* As posting_execute(), again for those that were certainly not executed. */
 void store_insist(dsm_store *s, dsm_op *ops, uint32_t n);
 /* For a machine that has met a lock on a page: resolves it if the holder is proven dead, or is this client. */
 int store_recover(dsm_store *s, uint64_t number, uint64_t lock);

@@ -14,11 +14,13 @@ struct dsm_store {
     struct store_frames frames;
     struct store_heads heads;
     struct store_dues dues;
+    struct store_words words;
+    struct store_held held;
     uint64_t identities[STORE_COPIES_MOST]; /* in the slot of each copy */
     uint64_t user;                          /* of memory that is not mapped: the thread that is in a call */
     bool leaving;                           /* its place may be another one's */
     struct store_window *window;            /* of memory that is not mapped */
-    struct store_posting *posting;          /* of several copies */
+    struct store_posting *posting;
 };
 
 /* Op k of a machine was certainly not executed, since its connection ended while the owner lives, and all before it at

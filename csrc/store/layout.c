@@ -45,6 +45,17 @@ bool frame_holds(const struct frame_header *h, const void *page, uint32_t page_b
 
 uint32_t store_mark(uint64_t identity) { return (uint32_t)(hash64_word(0, identity) & LOW24); }
 
+/* ---- transactions ---- */
+
+static uint64_t record_check(const struct tx_record *r)
+{
+    uint64_t sum = hash64_bytes(0, r, offsetof(struct tx_record, check));
+    return hash64_bytes(sum, r->of, r->n * sizeof *r->of);
+}
+
+void record_seal(struct tx_record *r) { r->check = record_check(r); }
+bool record_is_whole(const struct tx_record *r) { return r->n <= RECORD_PAGES && r->check == record_check(r); }
+
 /* ---- shape ---- */
 
 static uint64_t up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
@@ -63,9 +74,11 @@ int store_lay_out(struct store_shape *s)
         return err_set(DSM_EINVAL, 0, "%llu pages for %u clients; at most %d frames of pages and %d for each client",
                        (unsigned long long)s->pages, s->slots, FRAMES_MOST, PER_CHUNK);
     s->chunks = up(s->pages, PER_CHUNK) / PER_CHUNK + s->slots;
-    s->chunk_words = slot_at(s->slots);
+    s->words = slot_at(s->slots);
+    s->chunk_words = word_at(s, s->slots);
     s->heads = up(s->chunk_words + 8 * s->chunks, 64);
-    s->frames = up(s->heads + 8 * s->pages, 4096);
+    s->records = up(s->heads + 8 * s->pages, RECORD_BYTES);
+    s->frames = record_at(s, s->slots);
     s->nbytes = frame_at(s, frames_of(s));
     return 0;
 }

@@ -13,7 +13,7 @@
 #include <stdbool.h>
 
 enum {
-    STORE_FORMAT = 3,
+    STORE_FORMAT = 4,
     STORE_HEADER = 128,
     STORE_COMPLETE = 128,
     STORE_SLOTS = 192,
@@ -28,12 +28,13 @@ struct store_shape {
     uint32_t copies, index; /* of how many, and which of them this is */
     uint64_t id;            /* the same at all copies */
     uint64_t pages, chunks;
-    uint64_t chunk_words, heads, frames, nbytes; /* offsets, and the end */
+    uint64_t words, chunk_words, heads, records, frames, nbytes; /* offsets, and the end */
 };
 
 /* ---- heads ---- */
 
 enum { HEAD_FRAMED = 0, HEAD_LOCKED_MOST = 4000, HEAD_EMPTY = 4094, HEAD_FREE = 4095 };
+enum { HEAD_TRANSACTION = 2048 }; /* added to the state of a head that a transaction has locked */
 #define LOW24 0xffffffull
 #define LOW28 0xfffffffull
 
@@ -46,11 +47,21 @@ static inline unsigned head_state(uint64_t head) { return (unsigned)(head >> 52)
 static inline uint64_t head_version(uint64_t head) { return head >> 24 & LOW28; }
 static inline uint32_t head_low(uint64_t head) { return (uint32_t)(head & LOW24); }
 
-/* Locked by a client, which is changing it at other copies. low: the mark of the client. */
+/* Locked by a client, which is changing it at other copies or in a transaction. low: the mark of the client. */
 static inline bool head_locked(uint64_t head) { return head_state(head) - 1 < HEAD_LOCKED_MOST; }
+/* Of a lock: by which kind of change, and by the client in which slot. */
+static inline bool head_in_transaction(uint64_t lock)
+{
+    return head_locked(lock) && head_state(lock) > HEAD_TRANSACTION;
+}
+static inline uint32_t head_locker(uint64_t lock) { return (head_state(lock) & (HEAD_TRANSACTION - 1)) - 1; }
 static inline uint64_t head_lock(uint64_t head, uint32_t slot, uint32_t mark)
 {
     return head_of(slot + 1, head_version(head), mark);
+}
+static inline uint64_t head_transaction_lock(uint64_t head, uint32_t slot, uint32_t mark)
+{
+    return head_of(HEAD_TRANSACTION + slot + 1, head_version(head), mark);
 }
 /* Of the identity that a client has at the primary. Slots are used again; with it a lock never comes twice. */
 uint32_t store_mark(uint64_t identity);
@@ -98,9 +109,40 @@ static inline uint64_t chunk_next(uint64_t word, uint64_t owner, uint64_t state)
     return owner << 52 | state << 50 | ((word + 1) & ((1ull << 50) - 1));
 }
 
+/* ---- transactions ---- */
+
+/* The word of a slot: which transaction of its clients is the last one, and what has become of it. A number never comes
+ * twice. */
+enum transaction_state { TX_NONE, TX_PREPARED, TX_COMMITTED, TX_ABORTED };
+
+static inline uint64_t tx_word(uint64_t seq, enum transaction_state state) { return seq << 2 | state; }
+static inline uint64_t tx_seq(uint64_t word) { return word >> 2; }
+static inline enum transaction_state tx_state(uint64_t word) { return (enum transaction_state)(word & 3); }
+
+enum { RECORD_BYTES = 4096, RECORD_PAGES = 160 };
+/* What a transaction changes. It is there before the first page is locked. */
+struct tx_record {
+    uint64_t seq;
+    uint32_t mark, n; /* of the client; pages */
+    uint64_t time;
+    uint64_t check; /* of all before it, and of n changes */
+    struct tx_change {
+        uint64_t pid, from, to; /* heads */
+    } of[RECORD_PAGES];
+};
+_Static_assert(sizeof(struct tx_record) == 32 + 24 * RECORD_PAGES, "docs/protocols/commit.md");
+static inline uint64_t record_bytes(uint32_t n) { return 32 + 24ull * n; }
+void record_seal(struct tx_record *r);
+bool record_is_whole(const struct tx_record *r);
+
 /* ---- offsets ---- */
 
 static inline uint64_t slot_at(uint32_t slot) { return STORE_SLOTS + 8ull * slot; }
+static inline uint64_t word_at(const struct store_shape *s, uint32_t slot) { return s->words + 8ull * slot; }
+static inline uint64_t record_at(const struct store_shape *s, uint32_t slot)
+{
+    return s->records + (uint64_t)RECORD_BYTES * slot;
+}
 static inline uint64_t chunk_at(const struct store_shape *s, uint64_t chunk) { return s->chunk_words + 8 * chunk; }
 static inline uint64_t head_at(const struct store_shape *s, uint64_t number) { return s->heads + 8 * number; }
 static inline uint64_t frame_at(const struct store_shape *s, uint64_t frame)

@@ -45,6 +45,23 @@ struct store_freed {
     } of[];              /* each chunk */
 };
 
+/* Chunks with frames of a transaction that has not ended, beside the one in store_frames. None of them is closed till
+ * then, since another client would take frames that no head names yet for free ones. */
+struct store_held {
+    uint32_t n;
+    struct {
+        uint32_t chunk;
+        uint64_t word;
+    } of[RECORD_PAGES];
+};
+
+/* What a client knows of its own transaction words. */
+struct store_words {
+    uint64_t seq;                   /* of its last transaction, or of the last one in this slot */
+    uint64_t at[STORE_COPIES_MOST]; /* at each copy */
+    uint8_t unsure;                 /* an answer was lost: a bit for each copy */
+};
+
 /* What a client has last seen of a page in a frame, or of one that is empty. */
 struct store_hint {
     uint64_t version : 63, empty : 1;                /* version 0: nothing */
@@ -61,7 +78,7 @@ struct store_heads {
 
 /* Locks that have done their work: each is to become 'next' at the primary, if it still stands there. A change is done
  * before that; other clients wait for it. */
-enum { STORE_DUES = 2 * PER_CHUNK };
+enum { STORE_DUES = RECORD_PAGES };
 struct store_due {
     uint64_t number, lock, next; /* of the page */
 };
@@ -84,7 +101,9 @@ struct store_env {
     uint32_t copies;             /* 1 to STORE_COPIES_MOST */
     uint32_t mark;               /* of this client: store_mark() */
     dsm_remote *const *at;       /* of each copy; the first is the primary */
-    struct store_dues *dues;     /* zero at first; NULL if there is one copy */
+    struct store_dues *dues;     /* zero at first; NULL: no changes at several copies, and no transactions */
+    struct store_words *words;   /* as they are when the client begins */
+    struct store_held *held;     /* zero at first */
     struct store_frames *frames; /* its own */
     struct store_hint *hints;    /* one for each page, zero at first; NULL: none are kept */
     struct store_freed *freed;   /* zero at first; NULL: none is kept */
@@ -152,11 +171,14 @@ static inline uint64_t store_lock_of(const struct store_env *e, uint64_t head)
 /* By this client; nothing else has to be proven before such a lock is resolved. */
 static inline bool store_lock_is_own(const struct store_env *e, uint64_t lock)
 {
-    return head_state(lock) == e->slot + 1 && head_low(lock) == e->mark;
+    return head_locked(lock) && head_locker(lock) == e->slot && head_low(lock) == e->mark;
 }
 
 /* ---- unlocks that are due: put.c ---- */
 
+/* A lock of this client may stand there, and is to be resolved. */
+void store_keep(struct store_env *e, uint64_t number);
+void store_add_due(struct store_env *e, uint64_t number, uint64_t lock, uint64_t next);
 bool store_is_due(const struct store_env *e, uint64_t number, uint64_t lock);
 /* Ops for up to 'most' of them, the oldest first. Returns how many. */
 uint32_t store_due_ops(const struct store_env *e, dsm_op *ops, uint32_t most);
@@ -165,22 +187,30 @@ void store_put_give_up(struct store_put *p, struct store_change *changes, struct
 /* These have ended. What was answered is due no more. */
 void store_due_done(struct store_env *e, const dsm_op *ops, uint32_t n);
 
-/* ---- a lock that was left: resolve.c ---- */
+/* ---- a lock that was left: resolve.c, record.c ---- */
 
 /* The holder is proven dead, at the primary and at each backup; or it is this client, and does nothing else with the
  * page. Several clients may resolve one lock. */
+enum { RESOLVE_OPS = PER_CHUNK };
 struct store_resolve {
     int status;
-    uint64_t number, lock; /* of the page; as it was read before the proof */
+    uint64_t number, lock; /* of the page; as it was read before the proof. 0: what is to be resolved is */
+    uint32_t slot, mark;   /* the last transaction of this client, if it has left locks */
 
-    enum { RESOLVE_BEGINS, RESOLVE_READS, RESOLVE_COPIES, RESOLVE_UNLOCKS, RESOLVE_CHECKS } step;
+    enum { RESOLVE_BEGINS, RESOLVE_READS, RESOLVE_DECIDES, RESOLVE_COPIES, RESOLVE_UNLOCKS, RESOLVE_CHECKS } step;
     uint32_t n, tries;
     uint64_t head, heads[STORE_COPIES_MOST];
-    dsm_op ops[STORE_COPIES_MOST];
+    uint32_t at;  /* of a transaction: how many of its changes are done; */
+    bool commits; /* whether they are made, or undone; */
+    uint64_t words[STORE_COPIES_MOST];
+    struct tx_record record;
+    dsm_op ops[RESOLVE_OPS];
 };
 
 /* Afterwards the lock is gone. Errors: ECORRUPT (copies that contradict each other), and those of ops. */
 enum store_next store_resolve_step(struct store_resolve *m, struct store_env *e);
+/* The same for a lock of a transaction: all its pages. */
+enum store_next store_resolve_transaction_step(struct store_resolve *m, struct store_env *e);
 
 /* The same for each page that is locked by this slot with this mark. */
 struct store_sweep {
@@ -241,6 +271,8 @@ static inline void store_op_begin(struct store_op *m, enum store_kind kind, uint
 /* Errors: EPAGE (no such page), ECONFLICT (another version), ECORRUPT, EUNKNOWN, ETIME (others have replaced the page
  * all the time), EBUSY (a client that is not proven dead has locked it), and those of ops. */
 enum store_next store_step(struct store_op *m, struct store_env *e);
+/* A head that the page had some seconds ago at most: if a swap finds it, it has been there since. */
+bool store_knows(const struct store_env *e, uint64_t pid, uint64_t *head, uint64_t *version);
 /* It has posted a change whose outcome is not known yet, or holds a lock. */
 bool store_must_go_on(const struct store_op *m);
 /* Ends a machine whose ops have not been posted, or had no effect; or one that sleeps. What it has locked is due, or
@@ -296,6 +328,11 @@ enum store_next store_open_chunk_step(struct store_chunking *m, struct store_env
 /* A free frame of the open chunk, or NO_FRAME. */
 #define NO_FRAME UINT32_MAX
 uint32_t frames_take(struct store_frames *f);
+/* Keeps the open chunk open, and forgets its free frames; another one can be opened beside it. */
+void frames_hold(const struct store_env *e);
+/* Ops that close the chunks that are held, of which no frame may be in a transaction any more. Returns how many. */
+uint32_t store_held_ops(const struct store_env *e, dsm_op *ops);
+void store_held_done(struct store_env *e, const dsm_op *ops, uint32_t n);
 /* The frame is named by no head, and no compare-swap under way names it. Those of other chunks are noted. */
 void frames_put_back(const struct store_env *e, uint32_t frame);
 

@@ -22,6 +22,12 @@ static uint64_t *head_word(const dsm_remote *r, const struct store_shape *s, uin
     return (uint64_t *)(void *)remote_at(r, head_at(s, page_number(pid)));
 }
 
+uint64_t mapped_head(const dsm_remote *r, const struct store_shape *s, uint64_t pid)
+{
+    const uint64_t *word = head_word(r, s, pid);
+    return load_acquire_u64(word);
+}
+
 /* The head as it is, and what its frame says, which counts if the head is still there afterwards. */
 static bool look(const dsm_remote *r, const struct store_shape *s, uint64_t pid, struct proven *p)
 {
@@ -47,7 +53,8 @@ static bool is_still(const struct proven *p, uint64_t pid)
            (!h || (load_relaxed_u64(&h->version) == p->version && load_relaxed_u64(&h->pid) == pid));
 }
 
-int mapped_page_read(const dsm_remote *r, const struct store_shape *s, uint64_t pid, void *out, uint64_t *version)
+int mapped_page_read(const dsm_remote *r, const struct store_shape *s, uint64_t pid, void *out, uint64_t *version,
+                     uint64_t *head)
 {
     struct proven p;
     if (!is_allowed(r, s, pid, DSM_READ) || !look(r, s, pid, &p) || !p.frame)
@@ -57,6 +64,8 @@ int mapped_page_read(const dsm_remote *r, const struct store_shape *s, uint64_t 
         return 1;
     if (version)
         *version = p.version;
+    if (head)
+        *head = p.head;
     return 0;
 }
 

@@ -12,9 +12,12 @@
 #include "../core/remote.h"
 #include "machine.h"
 
-/* 0: done, and *version is that of the page. 1: the page is not there, is empty, has changed meanwhile or can't be
- * accessed; a machine has to look. */
-int mapped_page_read(const dsm_remote *r, const struct store_shape *s, uint64_t pid, void *out, uint64_t *version);
+/* 0: done, and *version and *head are those of the page; either may be NULL. 1: the page is not there, is empty, has
+ * changed meanwhile or can't be accessed; a machine has to look. */
+int mapped_page_read(const dsm_remote *r, const struct store_shape *s, uint64_t pid, void *out, uint64_t *version,
+                     uint64_t *head);
+/* The head of a page whose id is that of a page which was there once. */
+uint64_t mapped_head(const dsm_remote *r, const struct store_shape *s, uint64_t pid);
 /* The same, and an empty page has a version. */
 int mapped_page_version(const dsm_remote *r, const struct store_shape *s, uint64_t pid, uint64_t *version);
 /* The same, of the page as it is then. 1 also if no frame is free, and if the page has not the expected version; NULL

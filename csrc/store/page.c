@@ -18,7 +18,7 @@ enum {
     HINT_TRUSTED = 3
 }; /* for a swap: up to this many seconds and a part of one; pages.md, 'A word that comes again' */
 /* A lock of another client: how long before its holder is asked about, and until the op ends. */
-enum { DUE_SOON = 3 }; /* looks, until an unlock of this client is not waited for any more */
+enum { DUE_SOON = 4 }; /* looks, until an unlock of this client is not waited for any more */
 enum { ASK_AFTER = 20000000, ASK_EVERY = 50000000 };
 #define HINT_TIME(e) ((uint16_t)((e)->now / 1000000000))
 
@@ -110,8 +110,8 @@ static enum store_next look_again(struct store_op *m, const struct store_env *e)
 
 /* ---- locks ---- */
 
-/* The value before is not returned: what has locked the page may have been acknowledged. One of this client that is not
- * due was left by an op whose outcome is unknown. */
+/* The value before is not returned: what has locked the page may have been acknowledged. One of this client is due, or
+ * was left by an op whose outcome is unknown; or another thread is in a commit. */
 static enum store_next met_lock(struct store_op *m, const struct store_env *e, uint64_t lock)
 {
     if (lock != m->lock || !m->waits)
@@ -124,8 +124,8 @@ static enum store_next met_lock(struct store_op *m, const struct store_env *e, u
     m->guess = 0;
     if (!own && e->now - m->since > e->lock_wait)
         return end(m, err_set(DSM_EBUSY, 0, "page %#llx is being changed by client %u", (unsigned long long)m->pid,
-                              head_state(lock) - 1));
-    if ((own && (m->waits > DUE_SOON || !store_is_due(e, m->locked, lock))) ||
+                              head_locker(lock)));
+    if ((own && (e->dues->kept || m->waits % DUE_SOON == 0)) ||
         (e->now - m->since >= ASK_AFTER && e->now - m->asked >= (m->asked == m->since ? ASK_AFTER : ASK_EVERY))) {
         m->asked = e->now;
         m->step = OP_SLEEPS;
@@ -366,6 +366,18 @@ static enum store_next begin(struct store_op *m, struct store_env *e)
         return look(m, e, !h->empty);
     }
     return look(m, e, false);
+}
+
+bool store_knows(const struct store_env *e, uint64_t pid, uint64_t *head, uint64_t *version)
+{
+    struct store_op m = {.pid = pid};
+    bool is =
+        page_number(pid) < e->shape->pages && e->hints && recall(&m, &e->hints[page_number(pid)]) && is_recent(&m, e);
+    if (is) {
+        *head = m.guess;
+        *version = e->hints[page_number(pid)].version;
+    }
+    return is;
 }
 
 bool store_must_go_on(const struct store_op *m)

@@ -127,7 +127,7 @@ static int resolve_left(void *arg, uint32_t slot, uint64_t dead)
         if (left <= 0)
             return left < 0 ? left : 1;
     }
-    int rc = s->env.copies > 1 ? posting_sweep(s, slot, store_mark(dead)) : 0;
+    int rc = posting_sweep(s, slot, store_mark(dead));
     return rc ? rc : close_chunks(s, slot, dead);
 }
 
@@ -177,6 +177,18 @@ static int take_backups(dsm_store *s)
     return rc;
 }
 
+/* The transactions of this client have greater numbers than any before in this slot. */
+static int read_words(dsm_store *s)
+{
+    int rc = 0;
+    for (uint32_t k = 0; k < s->env.copies && !rc; k++) {
+        rc = sure_read(s->at[k], word_at(&s->shape, s->env.slot), &s->words.at[k], 8);
+        if (tx_seq(s->words.at[k]) > s->words.seq)
+            s->words.seq = tx_seq(s->words.at[k]);
+    }
+    return rc;
+}
+
 int place_take(dsm_store *s)
 {
     int rc = check_copies(s);
@@ -188,14 +200,20 @@ int place_take(dsm_store *s)
     s->env.mark = store_mark(s->identities[0]);
     if (!rc)
         rc = member_join(s->at[0], STORE_SLOTS, s->shape.slots, s->identities[0], resolve_left, s, &s->env.slot);
-    return rc ? rc : take_backups(s);
+    if (!rc)
+        rc = take_backups(s);
+    if (!rc && (rc = read_words(s)))
+        give_back(s, s->env.copies);
+    return rc;
 }
 
 /* ---- leaving ---- */
 
 int place_leave(dsm_store *s)
 {
-    int rc = s->env.copies > 1 ? posting_settle(s) : 0;
+    int rc = posting_settle(s);
+    if (!rc)
+        rc = posting_close_held(s);
     for (uint32_t k = 1; k < s->env.copies && !rc; k++) {
         rc = leave_slot(s, k);
         if (rc)

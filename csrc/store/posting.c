@@ -1,7 +1,8 @@
 /*
- * The ops of a client, where a store has several copies. What is due, the end of locks whose changes are done, goes
- * along with the next posting, and is started at the end of a call, so that other clients need not wait for the next
- * one. It is collected after a later posting to the primary: that is the same connection, so no call waits for it.
+ * The ops of a client, where a store has several copies, or after a transaction. What is due, the end of locks whose
+ * changes are done, goes along with the next posting, and is started at the end of a call, so that other clients need
+ * not wait for the next one. It is collected after a later posting to the primary: that is the same connection, so no
+ * call waits for it. Where memory is mapped, a commit settles it at once.
  *
  * A lock of this client whose change is not known to be made or not is kept. The calls after that try to resolve it, in
  * a ninth of their time at most, since a copy that does not answer takes long to try.
@@ -9,20 +10,25 @@
 #include "posting.h"
 
 #include "../base/deadline.h"
+#include "../base/mapped_ops.h"
 #include "../core/remote.h"
 #include "../objects/member.h"
 #include "../objects/sure.h"
+#include "commit.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { POSTING_MOST = (STORE_COPIES_MOST + 1) * PER_CHUNK };
+enum { POSTING_MOST = COMMIT_OPS };
+_Static_assert(POSTING_MOST >= STORE_OPS_MOST * PER_CHUNK, "all pages of a window");
 enum { PAUSE = 100000000, PAUSES = 8 }; /* between tries to resolve what is kept: ns, and times the last one took */
 
 struct store_posting {
     dsm_op list[STORE_DUES + POSTING_MOST];
     dsm_op started[STORE_DUES];
+    dsm_op commit[COMMIT_OPS];
+    dsm_op held[RECORD_PAGES];
     dsm_op again[STORE_MANY_MOST];
     uint32_t n; /* of them */
     dsm_ticket *ticket;
@@ -78,7 +84,35 @@ void posting_collect(dsm_store *s)
     store_due_done(&s->env, p->started, p->n);
 }
 
-void posting_execute(dsm_store *s, dsm_op *ops, uint32_t n)
+dsm_op *posting_ops(const dsm_store *s) { return s->posting->commit; }
+
+static uint32_t right_of(const dsm_op *op)
+{
+    return op->code == DSM_OP_READ ? DSM_READ : op->code == DSM_OP_WRITE ? DSM_WRITE : DSM_ATOMIC;
+}
+
+enum { PREFETCH_FROM = 2 };
+
+/* In order; behind one that is refused, none is executed. Many ops are for words far from each other. */
+static void execute_mapped(dsm_op *ops, uint32_t n)
+{
+    int rc = 0;
+    for (uint32_t i = 0; n > PREFETCH_FROM && i < n; i++)
+        __builtin_prefetch(remote_at(ops[i].remote, ops[i].offset));
+    for (uint32_t i = 0; i < n; i++) {
+        dsm_remote *r = ops[i].remote;
+        if (rc) {
+            ops[i].status = -DSM_ECANCELED;
+            continue;
+        }
+        rc = ops[i].status = remote_check(r, ops[i].offset, ops[i].nbytes, right_of(&ops[i]));
+        if (!rc)
+            mapped_execute(remote_at(r, 0), &ops[i]);
+    }
+}
+
+/* With what is due. */
+static void execute_more(dsm_store *s, dsm_op *ops, uint32_t n)
 {
     struct store_posting *p = s->posting;
     uint32_t due = p->ticket ? 0 : store_due_ops(&s->env, p->list, STORE_DUES);
@@ -91,6 +125,16 @@ void posting_execute(dsm_store *s, dsm_op *ops, uint32_t n)
         primary |= ops[i].remote == s->at[0];
     if (primary)
         posting_collect(s);
+}
+
+void posting_execute(dsm_store *s, dsm_op *ops, uint32_t n)
+{
+    if (remote_is_mapped(s->at[0]))
+        execute_mapped(ops, n);
+    else if (s->env.copies > 1 || s->dues.n || s->posting->ticket)
+        execute_more(s, ops, n);
+    else
+        execute(s, ops, n);
 }
 
 void posting_insist(dsm_store *s, dsm_op *ops, uint32_t n)
@@ -113,6 +157,21 @@ void posting_insist(dsm_store *s, dsm_op *ops, uint32_t n)
     }
 }
 
+static int execute_dues(dsm_store *s)
+{
+    struct store_posting *p = s->posting;
+    uint32_t n = store_due_ops(&s->env, p->started, STORE_DUES);
+    int rc = 0;
+    if (remote_is_mapped(s->at[0]))
+        execute_mapped(p->started, n);
+    else
+        execute(s, p->started, n);
+    for (uint32_t i = 0; i < n && !rc; i++)
+        rc = p->started[i].status;
+    store_due_done(&s->env, p->started, n);
+    return rc;
+}
+
 void posting_unlock(dsm_store *s)
 {
     struct store_posting *p = s->posting;
@@ -128,9 +187,21 @@ void posting_unlock(dsm_store *s)
 
 /* ---- locks ---- */
 
+static int resolve(dsm_store *s, struct store_resolve *m)
+{
+    struct store_env env = s->env;
+    store_ask(&env);
+    while (store_resolve_step(m, &env) == STORE_POST)
+        posting_insist(s, m->ops, m->n);
+    return m->status;
+}
+
 int posting_sweep(dsm_store *s, uint32_t slot, uint32_t mark)
 {
     struct store_sweep m = {.slot = slot, .mark = mark};
+    struct store_resolve last = {.slot = slot, .mark = mark};
+    if (s->env.copies == 1) /* only transactions lock, and the last one has a record */
+        return posting_explain(s, resolve(s, &last));
     struct store_env env = s->env;
     store_ask(&env);
     while (store_sweep_step(&m, &env) == STORE_POST)
@@ -143,58 +214,55 @@ int posting_settle(dsm_store *s)
     int rc = 0;
     posting_collect(s);
     for (int tries = 0; s->dues.n && !rc && tries < SURE_TRIES; tries++) {
-        struct store_posting *p = s->posting;
-        uint32_t n = store_due_ops(&s->env, p->list, STORE_DUES);
-        size_t failed;
-        rc = err_known(dsm_execute(s->at[0]->ctx, p->list, n, remote_timeout(s->at[0]), &failed));
-        store_due_done(&s->env, p->list, n);
+        rc = execute_dues(s);
+        rc = rc == -DSM_EUNKNOWN || rc == -DSM_ECANCELED ? 0 : err_known(rc);
     }
     if (s->dues.n || s->dues.kept) {
         rc = posting_sweep(s, s->env.slot, s->env.mark);
         if (!rc)
-            s->dues = (struct store_dues){.n = 0};
+            s->dues = (struct store_dues){.unsettled = s->dues.unsettled};
     }
     return rc;
+}
+
+/* Where memory is mapped, several threads may be in here. */
+static void name_holder(dsm_store *s, uint64_t holder, uint32_t alive)
+{
+    if (remote_is_mapped(s->at[0]))
+        return;
+    s->posting->holder = holder;
+    s->posting->alive = alive;
 }
 
 /* 1: proven, at each copy. 0: it is not; or the slot has been taken over, and that has resolved the lock. */
 static int holder_is_dead(dsm_store *s, uint64_t lock)
 {
-    struct store_posting *p = s->posting;
-    uint32_t slot = head_state(lock) - 1;
-    p->holder = 0;
+    uint32_t slot = head_locker(lock);
+    name_holder(s, 0, 0);
     for (uint32_t k = 0; k < s->env.copies; k++) {
         uint64_t word;
         int rc = sure_read(s->at[k], slot_at(slot), &word, sizeof word);
         if (rc) {
-            p->failed = k;
+            s->posting->failed = remote_is_mapped(s->at[0]) ? s->posting->failed : k;
             return rc;
         }
         if (!k && store_mark(word) != head_low(lock))
             return 0;
         if (word && !member_ended(s->at[k], word)) {
-            p->holder = word;
-            p->alive = k;
+            name_holder(s, word, k);
             return 0;
         }
     }
     return 1;
 }
 
-static int resolve(dsm_store *s, uint64_t number, uint64_t lock)
-{
-    struct store_resolve m = {.number = number, .lock = lock};
-    struct store_env env = s->env;
-    store_ask(&env);
-    while (store_resolve_step(&m, &env) == STORE_POST)
-        posting_insist(s, m.ops, m.n);
-    return m.status;
-}
-
 int posting_recover(dsm_store *s, uint64_t number, uint64_t lock)
 {
-    int rc = store_lock_is_own(&s->env, lock) ? 1 : holder_is_dead(s, lock);
-    return rc > 0 ? resolve(s, number, lock) : rc;
+    struct store_resolve m = {.number = number, .lock = lock};
+    if (store_lock_is_own(&s->env, lock)) /* where memory is mapped, another thread is in a commit */
+        return remote_is_mapped(s->at[0]) ? 0 : resolve(s, &m);
+    int rc = holder_is_dead(s, lock);
+    return rc > 0 ? resolve(s, &m) : rc;
 }
 
 /* The READ uses a new connection, so a compare-swap of before has set its lock by then, or never will. */
@@ -204,7 +272,8 @@ static int resolve_kept(dsm_store *s, uint64_t number)
     int rc = sure_read(s->at[0], head_at(&s->shape, number), &head, sizeof head);
     if (rc || !store_lock_is_own(&s->env, head) || store_is_due(&s->env, number, head))
         return rc;
-    return resolve(s, number, head);
+    struct store_resolve m = {.number = number, .lock = head};
+    return resolve(s, &m);
 }
 
 static void resolve_all_kept(dsm_store *s)
@@ -229,6 +298,27 @@ void posting_begin(dsm_store *s)
     s->posting->holder = 0;
 }
 
+/* ---- chunks ---- */
+
+/* No WRITE to one of them may be under way. */
+int posting_close_held(dsm_store *s)
+{
+    uint64_t word;
+    for (uint32_t k = 0; s->held.n && k < s->env.copies; k++) {
+        int rc = s->dues.unsettled >> k & 1 ? sure_read(s->at[k], slot_at(s->env.slot), &word, sizeof word) : 0;
+        if (rc)
+            return rc;
+    }
+    if (!s->held.n)
+        return 0;
+    dsm_op *ops = s->posting->held;
+    uint32_t n = store_held_ops(&s->env, ops);
+    s->dues.unsettled = 0;
+    posting_execute(s, ops, n);
+    store_held_done(&s->env, ops, n);
+    return s->held.n ? err_known(ops[0].status) : 0;
+}
+
 /* ---- what is said ---- */
 
 static bool is_of_a_copy(int rc)
@@ -241,14 +331,15 @@ int posting_explain(dsm_store *s, int rc)
 {
     struct store_posting *p = s->posting;
     dsm_failure f = *dsm_last_error();
-    if (s->dues.blamed)
+    if (s->dues.blamed) {
         p->failed = s->dues.blamed - 1u;
-    s->dues.blamed = 0;
+        s->dues.blamed = 0;
+    }
     if (f.code != -rc) {
         f = (dsm_failure){.code = -rc};
         snprintf(f.detail, sizeof f.detail, "%s", dsm_strerror(rc));
     }
-    if (is_of_a_copy(rc) && p->failed < s->env.copies) {
+    if (s->env.copies > 1 && is_of_a_copy(rc) && p->failed < s->env.copies) {
         const char *at = dsm_remote_address(s->at[p->failed]);
         rc =
             err_set_op(f.code, f.cause, f.status, f.vendor, "copy %u of the store, at %s: %s", p->failed, at, f.detail);

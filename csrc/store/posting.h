@@ -1,5 +1,4 @@
-/* Ops of a store with several copies: unlocks that are due go along with what is posted, and locks that others have
- * left are resolved. */
+/* Unlocks that are due go along with what is posted, and locks that others have left are resolved. */
 #ifndef DSM_STORE_POSTING_H
 #define DSM_STORE_POSTING_H
 
@@ -11,7 +10,7 @@ void posting_free(struct store_posting *p);
 /* A call begins: what was noted for the last one is forgotten. Locks that this client has kept are resolved, if that is
  * possible by now. */
 void posting_begin(dsm_store *s);
-/* As store_execute(). */
+/* As dsm_execute(): in order, and behind an op that is refused none is executed. Each has its status. */
 void posting_execute(dsm_store *s, dsm_op *ops, uint32_t n);
 /* As store_insist(), of one machine. */
 void posting_insist(dsm_store *s, dsm_op *ops, uint32_t n);
@@ -19,6 +18,10 @@ void posting_insist(dsm_store *s, dsm_op *ops, uint32_t n);
 void posting_unlock(dsm_store *s);
 /* Waits for what was started. */
 void posting_collect(dsm_store *s);
+/* Room for the ops of a commit. */
+dsm_op *posting_ops(const dsm_store *s);
+/* Closes the chunks that transactions have held. What can't be closed now is closed another time. */
+int posting_close_held(dsm_store *s);
 /* Afterwards no lock of this client is left. */
 int posting_settle(dsm_store *s);
 /* Resolves all locks of the slot with this mark. */

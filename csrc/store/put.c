@@ -12,26 +12,31 @@ enum { TRIES = 4, SLEEP_SHORTEST = 1000000 }; /* of a copy that does not answer;
 
 /* ---- unlocks that are due ---- */
 
-static void keep(struct store_env *e, const struct store_change *c)
+void store_keep(struct store_env *e, uint64_t number)
 {
     struct store_dues *d = e->dues;
     d->kept = true;
     for (uint32_t i = 0; i < d->n_kept; i++)
-        if (d->pages[i] == c->number)
+        if (d->pages[i] == number)
             return;
     if (d->n_kept < PER_CHUNK)
-        d->pages[d->n_kept++] = c->number;
+        d->pages[d->n_kept++] = number;
     else
         d->everywhere = true;
 }
 
-static void add_due(struct store_env *e, const struct store_change *c, uint64_t next)
+void store_add_due(struct store_env *e, uint64_t number, uint64_t lock, uint64_t next)
 {
     struct store_dues *d = e->dues;
     if (d->n < STORE_DUES)
-        d->of[d->n++] = (struct store_due){.number = c->number, .lock = store_lock_of(e, c->from), .next = next};
+        d->of[d->n++] = (struct store_due){.number = number, .lock = lock, .next = next};
     else
-        keep(e, c);
+        store_keep(e, number);
+}
+
+static void add_due(struct store_env *e, const struct store_change *c, uint64_t next)
+{
+    store_add_due(e, c->number, store_lock_of(e, c->from), next);
 }
 
 bool store_is_due(const struct store_env *e, uint64_t number, uint64_t lock)
@@ -189,7 +194,7 @@ static enum store_next give_up(struct store_put *p, struct store_change *changes
         if (c->is == CHANGE_FAILED)
             add_due(e, c, c->from);
         else
-            keep(e, c);
+            store_keep(e, c->number);
         unknown |= c->is == CHANGE_UNKNOWN;
     }
     int code = p->status ? -p->status : DSM_EIO, cause = p->cause < 0 ? -p->cause : p->cause;
@@ -225,7 +230,7 @@ static enum store_next contradicts(struct store_put *p, struct store_change *cha
     for (uint32_t i = 0; i < p->count; i++)
         if (changes[i].is == CHANGE_LOCKED) {
             changes[i].is = CHANGE_UNKNOWN;
-            keep(e, &changes[i]);
+            store_keep(e, changes[i].number);
         }
     return end(p, err_set(DSM_ECORRUPT, 0, "copy %u of %u has another head of page number %llu than the primary", copy,
                           e->copies, (unsigned long long)changes[of].number));
@@ -350,7 +355,7 @@ static enum store_next settled(struct store_put *p, struct store_change *changes
         c->found = c->seen[0];
         c->is = op->status ? CHANGE_FAILED : is_ours(c, e) ? CHANGE_LOCKED : CHANGE_REFUSED;
         if (op->status && (c->again || e->dues->kept))
-            keep(e, c);
+            store_keep(e, c->number);
         else if (op->status)
             add_due(e, c, c->from);
         if (op->status)

@@ -9,8 +9,6 @@
 #include "../base/error.h"
 #include "machine.h"
 
-#include <string.h>
-
 enum { TRIES = 8 };
 
 static enum store_next end(struct store_resolve *m, int status)
@@ -106,6 +104,8 @@ static int first_error(const struct store_resolve *m)
 
 enum store_next store_resolve_step(struct store_resolve *m, struct store_env *e)
 {
+    if (!m->lock || head_in_transaction(m->lock))
+        return store_resolve_transaction_step(m, e);
     int status = m->step == RESOLVE_BEGINS ? 0 : first_error(m);
     if (status) /* what was lost is found out by reading again */
         return status == -DSM_EUNKNOWN && ++m->tries < TRIES ? read_copies(m, e) : end(m, err_known(status));
@@ -125,13 +125,17 @@ enum store_next store_resolve_step(struct store_resolve *m, struct store_env *e)
 
 /* ---- all locks of one client ---- */
 
+static bool is_of(const struct store_sweep *m, uint64_t head)
+{
+    return head_locked(head) && head_locker(head) == m->slot && head_low(head) == m->mark;
+}
+
+/* Other locks of a transaction are gone with the first one; the heads at hand may have been read before that. */
 static enum store_next sweep_on(struct store_sweep *m, struct store_env *e)
 {
     for (; m->at < m->got; m->at++)
-        if (head_state(m->heads[m->at]) == m->slot + 1 && head_low(m->heads[m->at]) == m->mark) {
-            memset(&m->resolve, 0, sizeof m->resolve);
-            m->resolve.number = m->looked + m->at;
-            m->resolve.lock = m->heads[m->at];
+        if (is_of(m, m->heads[m->at])) {
+            m->resolve = (struct store_resolve){.number = m->looked + m->at, .lock = m->heads[m->at]};
             m->step = SWEEP_RESOLVES;
             return store_sweep_step(m, e);
         }

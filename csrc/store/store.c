@@ -36,7 +36,7 @@ static int get_memory(dsm_store *s)
 static dsm_store *new_handle(dsm_remote *const *at, uint32_t copies)
 {
     dsm_store *s = calloc(1, sizeof *s);
-    if (s && copies > 1 && !(s->posting = posting_new())) {
+    if (s && !(s->posting = posting_new())) {
         free(s);
         s = NULL;
     }
@@ -46,12 +46,13 @@ static dsm_store *new_handle(dsm_remote *const *at, uint32_t copies)
     s->env = (struct store_env){.shape = &s->shape,
                                 .copies = copies,
                                 .at = s->at,
-                                .dues = copies > 1 ? &s->dues : NULL,
+                                .dues = &s->dues,
+                                .words = &s->words,
+                                .held = &s->held,
                                 .lock_wait = LOCK_WAIT,
                                 .frames = &s->frames,
                                 .heads = &s->heads};
-    if (s->posting)
-        posting_begin(s);
+    posting_begin(s);
     return s;
 }
 
@@ -87,8 +88,7 @@ int dsm_store_leave(dsm_store *s)
 
 void dsm_store_drop(dsm_store *s)
 {
-    if (s->posting)
-        posting_collect(s);
+    posting_collect(s);
     posting_free(s->posting);
     window_free(s->window);
     free(s->env.copy);
@@ -107,7 +107,7 @@ int dsm_store_close(dsm_store *s)
 
 void dsm_store_wait(dsm_store *s, int64_t ns) { s->env.lock_wait = ns; }
 
-uint32_t dsm_store_failed(const dsm_store *s) { return s->posting ? posting_failed(s) : 0; }
+uint32_t dsm_store_failed(const dsm_store *s) { return posting_failed(s); }
 
 /* ---- layout ---- */
 
@@ -252,7 +252,7 @@ static int operate(dsm_store *s, struct store_op *m, uint64_t *version)
 
 int dsm_store_read_now(const dsm_store *s, uint64_t pid, void *out, uint64_t *version)
 {
-    return remote_is_mapped(s->at[0]) ? mapped_page_read(s->at[0], &s->shape, pid, out, version) : 1;
+    return remote_is_mapped(s->at[0]) ? mapped_page_read(s->at[0], &s->shape, pid, out, version, NULL) : 1;
 }
 
 int dsm_store_version_now(const dsm_store *s, uint64_t pid, uint64_t *version)

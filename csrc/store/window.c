@@ -13,6 +13,7 @@
 #include "../base/deadline.h"
 #include "../base/error.h"
 #include "../core/core.h"
+#include "posting.h"
 
 #include <stdlib.h>
 
@@ -163,7 +164,7 @@ static void execute(dsm_store *s, struct store_window *w)
                 w->of[n] = &w->places[i].m.ops[k];
                 w->ops[n++] = w->places[i].m.ops[k];
             }
-    store_execute(s, w->ops, n);
+    posting_execute(s, w->ops, n);
     for (uint32_t i = 0; i < n; i++)
         *w->of[i] = w->ops[i];
 }
@@ -293,12 +294,17 @@ static int failed_at(size_t i, size_t n, const dsm_failure *f)
 int window_run(dsm_store *s, enum store_kind kind, const uint64_t *pids, size_t n, const void *pages,
                uint64_t *versions)
 {
+    int rc = store_enter(s);
+    return rc ? rc : store_exit(s, window_operate(s, kind, pids, n, pages, versions, NULL));
+}
+
+int window_operate(dsm_store *s, enum store_kind kind, const uint64_t *pids, size_t n, const void *pages,
+                   uint64_t *versions, uint64_t *heads)
+{
     struct store_window *w = s->window;
     uint64_t each = s->shape.page_bytes, most = window_of(each);
     uint8_t *at = (uint8_t *)(uintptr_t)pages;
-    int rc = store_enter(s);
-    if (rc)
-        return rc;
+    int rc = 0;
     for (size_t from = 0; from < n && !rc; from += w->n) {
         if (from && wait_interrupted()) {
             rc = err_set(DSM_ETIME, 0, "a signal handler ended the call before ids[%zu]", from);
@@ -309,8 +315,10 @@ int window_run(dsm_store *s, enum store_kind kind, const uint64_t *pids, size_t 
         run(s, w);
         for (uint32_t i = 0; versions && i < w->failed; i++)
             versions[from + i] = w->places[i].m.version;
+        for (uint32_t i = 0; heads && i < w->failed; i++)
+            heads[from + i] = w->places[i].m.guess;
         if (w->failed < w->n)
             rc = failed_at(from + w->failed, n, &w->failure);
     }
-    return store_exit(s, rc);
+    return rc;
 }

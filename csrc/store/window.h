@@ -9,5 +9,8 @@ void window_free(struct store_window *w); /* NULL: has no effect */
 /* versions: NULL, or one for each page. */
 int window_run(dsm_store *s, enum store_kind kind, const uint64_t *pids, size_t n, const void *pages,
                uint64_t *versions);
+/* The same between store_enter() and store_exit(). heads: NULL, or for reads the head that each page had. */
+int window_operate(dsm_store *s, enum store_kind kind, const uint64_t *pids, size_t n, const void *pages,
+                   uint64_t *versions, uint64_t *heads);
 
 #endif

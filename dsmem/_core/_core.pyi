@@ -29,6 +29,7 @@ from ._segment import Writing as Writing
 from ._segment import publish as publish
 from ._segment import resize as resize
 from ._store import Store as Store
+from ._store import Transaction as Transaction
 from ._store import store_format as store_format
 from ._store import store_look as store_look
 from ._store import store_nbytes as store_nbytes

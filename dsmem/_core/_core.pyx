@@ -122,6 +122,7 @@ include "tasks.pxi"
 include "queue_tasks.pxi"
 include "clock.pxi"
 include "store.pxi"
+include "transaction.pxi"
 include "service.pxi"
 include "file.pxi"
 

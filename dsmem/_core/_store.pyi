@@ -1,7 +1,8 @@
+from types import TracebackType
 from typing import Any, TypeVar, overload
 
 from numpy.typing import ArrayLike, NDArray
-from typing_extensions import Buffer
+from typing_extensions import Buffer, Self
 
 from ._remote import Remote
 
@@ -207,6 +208,102 @@ class Store:
 
     def close(self) -> None:
         """End the client. Closing twice has no effect."""
+
+class Transaction:
+    """The core of :class:`dsmem.Transaction`."""
+
+    def __init__(self, store: Store, opaque: bool = False) -> None: ...
+    @overload
+    def read(self, pid: int, out: None = None) -> bytes: ...
+    @overload
+    def read(self, pid: int, out: _Out) -> _Out:
+        """Read a page: as the transaction has written it, or as it is in the store.
+
+        Parameters
+        ----------
+        pid : int
+            Its id.
+        out : buffer, optional
+            Writable memory of exactly a page.
+
+        Returns
+        -------
+        bytes or buffer
+            The page, or ``out`` if it is given.
+
+        Raises
+        ------
+        ConflictError
+            A page that the transaction has read before has changed since.
+        PageNotFoundError
+            The page was freed, or never allocated.
+        InvalidArgumentError
+            ``out`` has another size than a page, or the transaction has read 65536 pages.
+        """
+
+    def read_many(self, ids: ArrayLike, out: _Buffer | None = None) -> Any:
+        """Read many pages in one call.
+
+        Parameters
+        ----------
+        ids : array_like
+            The ids of the pages.
+        out : buffer, optional
+            Writable memory of as many pages. By default an array of uint8 with a row for each page is made.
+
+        Returns
+        -------
+        numpy.ndarray or buffer
+            The array, or ``out`` if it is given.
+
+        Raises
+        ------
+        ConflictError
+            A page that the transaction has read before has changed since.
+        PageNotFoundError
+            One of the pages was freed, or never allocated.
+        InvalidArgumentError
+            ``ids`` are no page ids, or ``out`` has another size than they have together.
+        """
+
+    def write(self, pid: int, data: _Buffer) -> None:
+        """Replace a page when the transaction is committed.
+
+        Parameters
+        ----------
+        pid : int
+            Its id. That there is such a page is found out by the commit.
+        data : bytes-like
+            Exactly a page, which is copied.
+
+        Raises
+        ------
+        PageNotFoundError
+            The transaction has freed the page.
+        InvalidArgumentError
+            ``data`` has another size than a page, or the transaction changes 160 other pages.
+        """
+
+    def free(self, pid: int) -> None:
+        """Free a page when the transaction is committed.
+
+        Parameters
+        ----------
+        pid : int
+            Its id.
+
+        Raises
+        ------
+        PageNotFoundError
+            The transaction has freed the page before.
+        InvalidArgumentError
+            The transaction changes 160 other pages.
+        """
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None: ...
 
 def store_nbytes(page_size: int, pages: int, members: int, replicas: int) -> int:
     """Number of bytes that each copy of such a store takes."""

@@ -40,6 +40,7 @@ cdef extern from "dsm.h" nogil:
     enum: DSM_EUNKNOWN
     enum: DSM_EPOOLFULL
     enum: DSM_ESTOREFULL
+    enum: DSM_ECONFLICT
 
     ctypedef struct dsm_ctx:
         pass
@@ -484,4 +485,14 @@ cdef extern from "dsm.h" nogil:
     int dsm_store_free(dsm_store *s, uint64_t pid)
     int dsm_store_read_many(dsm_store *s, const uint64_t *pids, size_t n, void *pages)
     int dsm_store_write_many(dsm_store *s, const uint64_t *pids, size_t n, const void *pages, uint64_t *versions)
+    ctypedef struct dsm_transaction:
+        pass
+    dsm_transaction *dsm_transaction_new(int opaque)
+    void dsm_transaction_drop(dsm_transaction *t)
+    int dsm_transaction_read(dsm_store *s, dsm_transaction *t, const uint64_t *pids, size_t n, void *out)
+    int dsm_transaction_write(const dsm_store *s, dsm_transaction *t, uint64_t pid, const void *page)
+    int dsm_transaction_free(dsm_transaction *t, uint64_t pid)
+    int dsm_transaction_check(dsm_store *s, dsm_transaction *t)
+    int dsm_transaction_commit(dsm_store *s, dsm_transaction *t)
+    uint64_t dsm_transaction_conflict(const dsm_transaction *t)
     int dsm_store_count(dsm_store *s, dsm_store_counts *out)

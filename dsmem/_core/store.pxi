@@ -114,10 +114,12 @@ cdef class Store(Handle):
     cdef tuple remotes   # of all copies
     cdef bint beside     # reads run beside each other
     cdef c.dsm_store_shape shape
+    cdef dict transactions  # a weak reference to that of each thread which is in one
     cdef PyThread_type_lock turn
     cdef unsigned long turn_of  # the thread that holds it, or 0
 
     def __cinit__(self, *args, **named):
+        self.transactions = {}
         self.turn = PyThread_allocate_lock()
         if self.turn == NULL:
             raise MemoryError()

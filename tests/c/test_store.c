@@ -264,7 +264,7 @@ static void few_frames_are_used(void)
     uint64_t size, own[PAGES_WRITTEN], used = 0;
     CHECK(!dsm_store_layout(&large, &size));
     dsm_remote *r = memory_of(size);
-    const uint64_t *words = (const uint64_t *)(const void *)((uint8_t *)dsm_remote_mapped(r) + 192 + 8 * 2);
+    const uint64_t *words = (const uint64_t *)(const void *)((uint8_t *)dsm_remote_mapped(r) + 192 + 16 * 2);
     CHECK(!dsm_store_format(dsm_remote_mapped(r), &large));
     dsm_store *s = opened(r);
     CHECK(!dsm_store_allocate(s, own, PAGES_WRITTEN));
@@ -396,7 +396,7 @@ static void chunks_of_the_dead_are_closed(void)
     int fd = memfd_create("large", MFD_CLOEXEC);
     CHECK(fd >= 0 && !ftruncate(fd, (off_t)size));
     dsm_remote *r = map_of(fd, size);
-    uint64_t *words = (uint64_t *)(void *)((uint8_t *)dsm_remote_mapped(r) + 192 + 8);
+    uint64_t *words = (uint64_t *)(void *)((uint8_t *)dsm_remote_mapped(r) + 192 + 16);
     CHECK(!dsm_store_format(dsm_remote_mapped(r), &large));
     pid_t child = fork();
     CHECK(child >= 0);
@@ -438,7 +438,7 @@ static void by_ops(void)
 
 static int open_chunks(const uint8_t *memory, uint32_t clients, uint64_t chunks)
 {
-    const uint64_t *words = (const uint64_t *)(const void *)(memory + 192 + 8 * clients);
+    const uint64_t *words = (const uint64_t *)(const void *)(memory + 192 + 16 * clients);
     int open = 0;
     for (uint64_t i = 0; i < chunks; i++)
         open += (words[i] >> 50 & 3) == 1;

@@ -11,6 +11,8 @@
  * What is checked. Each write has a value of its own, which fills the page. Versions give the order of the operations
  * on a page, so it is linearisable if: a version has one value and a value one version; an op that begins after another
  * has ended sees its version, or a later one; a write makes a later version than all ops that had ended when it began.
+ * Transactions of several pages have an order with all others and with single operations (store_serial.h). Those whose
+ * clients died were made as a whole, or not at all.
  * Of page ids: none is given twice, an op on a freed page fails, and fails only if it is freed. At the end: each frame
  * that a head names is whole, and no two heads name one.
  *
@@ -18,229 +20,9 @@
  *   test_store_sim COPIES FIRST N     N seeds from FIRST on; says the first that fails, and exits with 1
  *   test_store_sim COPIES SEED 1 t    says each op that ends
  */
-#include "store_history.h"
+#include "store_world.h"
 
 #include <stddef.h>
-
-enum { CLIENTS = 5, SLOTS = CLIENTS + 3, STEPS = 6000, PIECE = 40, MANY = 3 };
-
-/* ---- the memory, and what is under way to it ---- */
-
-static struct store_shape shape = {.page_bytes = PAGE_BYTES, .slots = SLOTS, .pages = PAGES};
-static uint32_t copies = 1;
-static uint8_t *memory[STORE_COPIES_MOST];
-static dsm_remote *at[STORE_COPIES_MOST]; /* the addresses of these; the machines only hand them on */
-
-enum { FLIGHTS = STORE_MANY_MOST + STORE_DUES + 2 * STORE_OPS_MOST };
-struct flight { /* an op that was posted */
-    dsm_op *op; /* of the machine; NULL: it has been told that the answer was lost */
-    dsm_op copy;
-    uint32_t node;
-    uint8_t sent[64 + PAGE_BYTES]; /* of a WRITE, as it was when it was posted */
-    uint64_t left;                 /* pieces, a bit each */
-};
-
-enum does { IDLES, RUNS, WAITS, SLEEPS, DIED, GONE };
-enum task { ONE_PAGE, ALLOCATES, UNLOCKS, SWEEPS };
-enum { NOWHERE = SLOTS };
-
-static struct client {
-    enum does does;
-    int64_t until; /* stopped, or asleep */
-    struct store_env env;
-    struct store_frames frames;
-    struct store_hint hints[PAGES];
-    _Alignas(struct store_freed) uint8_t freed[sizeof(struct store_freed) + 16 * (SLOTS + 1 + PAGES / PER_CHUNK)];
-    struct store_heads heads;
-    struct store_dues dues;
-    uint32_t n, n_due;    /* flights; unlocks among them */
-    uint32_t fenced, cut; /* nodes at which it is fenced; and which it does not reach for a while; a bit each */
-    struct flight flights[FLIGHTS];
-    dsm_op due_ops[STORE_DUES];
-
-    enum task task;
-    bool needs_frames, resolves;
-    struct store_op op;
-    struct store_allocation allocation;
-    struct store_chunking chunking;
-    struct store_resolve resolve;
-    struct store_sweep sweep;
-    uint64_t ids[MANY];
-    uint8_t page[PAGE_BYTES];
-    uint64_t value, floor; /* that is written; the version of the page that the op must see at least */
-    bool was_freed;        /* a free of the page had ended when the op began */
-} clients[CLIENTS];
-
-static int64_t now;
-static struct place { /* a slot */
-    uint32_t mark;    /* of the client that is there, or was there last */
-    bool taken, dead; /* dead: behind fences at all nodes */
-} places[SLOTS];
-
-static uint8_t *local_of(const dsm_op *op, uint64_t offset)
-{
-    uint64_t first = op->nbytes - op->second_nbytes;
-    return offset < first ? (uint8_t *)op->local + offset : (uint8_t *)op->second + (offset - first);
-}
-
-static uint32_t node_of(const dsm_op *op)
-{
-    for (uint32_t k = 0; k < copies; k++)
-        if (op->remote == at[k])
-            return k;
-    REQUIRE(0, "an op for no copy");
-    return 0;
-}
-
-static void settle(struct client *c, uint32_t node);
-
-static void send(struct client *c, dsm_op *op)
-{
-    struct flight *f = &c->flights[c->n++];
-    REQUIRE(c->n <= FLIGHTS, "more ops than the simulation has room for");
-    *f = (struct flight){.op = op, .copy = *op, .node = node_of(op)};
-    uint64_t pieces = op->code > DSM_OP_WRITE ? 1 : (op->nbytes + PIECE - 1) / PIECE;
-    REQUIRE(op->offset + op->nbytes <= shape.nbytes && pieces < 64, "an op out of bounds");
-    f->left = (1ull << pieces) - 1;
-    if (op->code == DSM_OP_WRITE)
-        for (uint64_t k = 0; k < op->nbytes; k++)
-            f->sent[k] = *local_of(op, k);
-}
-
-/* Unlocks that are due go ahead; or they are late. */
-static void post(struct client *c, dsm_op *ops, uint32_t n)
-{
-    c->n_due = c->task == UNLOCKS || (copies > 1 && chance(3)) ? store_due_ops(&c->env, c->due_ops, STORE_DUES) : 0;
-    if (c->n_due)
-        settle(c, 0);
-    for (uint32_t i = 0; i < n; i++)
-        settle(c, node_of(&ops[i]));
-    for (uint32_t i = 0; i < c->n_due; i++)
-        send(c, &c->due_ops[i]);
-    for (uint32_t i = 0; i < n; i++)
-        send(c, &ops[i]);
-    c->does = WAITS;
-}
-
-/* WRITEs and compare-swaps of a connection take effect in order. */
-static bool may_land(const struct client *c, uint32_t i)
-{
-    if (c->flights[i].copy.code == DSM_OP_READ)
-        return true;
-    for (uint32_t k = 0; k < i; k++)
-        if (c->flights[k].node == c->flights[i].node && c->flights[k].copy.code != DSM_OP_READ && c->flights[k].left)
-            return false;
-    return true;
-}
-
-static void land(struct flight *f, uint32_t piece)
-{
-    dsm_op *op = &f->copy;
-    uint64_t from = (uint64_t)piece * PIECE, n = op->nbytes - from < PIECE ? op->nbytes - from : PIECE;
-    uint8_t *there = memory[f->node] + op->offset;
-    f->left &= ~(1ull << piece);
-    if (op->code == DSM_OP_WRITE) {
-        memcpy(there + from, f->sent + from, n);
-    } else if (op->code == DSM_OP_READ) {
-        for (uint64_t k = from; f->op && k < from + n; k++)
-            *local_of(op, k) = there[k];
-    } else {
-        uint64_t *word = (uint64_t *)(void *)there;
-        op->result = *word;
-        if (*word == op->operand)
-            *word = op->desired;
-    }
-}
-
-/* node: or -1 for all. */
-static bool is_under_way(const struct client *c, int node)
-{
-    for (uint32_t i = 0; i < c->n; i++)
-        if (c->flights[i].left && (node < 0 || c->flights[i].node == (uint32_t)node))
-            return true;
-    return false;
-}
-
-static bool waits_for_answers(const struct client *c)
-{
-    for (uint32_t i = 0; i < c->n; i++)
-        if (c->flights[i].left && c->flights[i].op)
-            return true;
-    return false;
-}
-
-static void land_some(struct client *c, int node)
-{
-    uint32_t i = (uint32_t)chance(c->n);
-    for (uint32_t k = 0; k < c->n; k++, i = (i + 1) % c->n) {
-        struct flight *f = &c->flights[i];
-        if (!f->left || !may_land(c, i) || (node >= 0 && f->node != (uint32_t)node))
-            continue;
-        uint32_t piece = (uint32_t)chance(64);
-        while (!(f->left >> piece & 1))
-            piece = (piece + 1) % 64;
-        land(f, piece);
-        return;
-    }
-}
-
-/* Only what was lost stays under way. */
-static void answer(struct client *c)
-{
-    uint32_t lost = 0;
-    for (uint32_t i = 0; i < c->n; i++) {
-        struct flight *f = &c->flights[i];
-        if (f->op) {
-            f->op->status = 0;
-            f->op->result = f->copy.result;
-        } else if (f->left) {
-            c->flights[lost++] = *f;
-        }
-    }
-    c->n = lost;
-    c->does = RUNS;
-    if (copies > 1)
-        store_due_done(&c->env, c->due_ops, c->n_due);
-}
-
-/* Requests are sent in their order: those before one that has landed have been. */
-static uint32_t surely_sent(const struct client *c, uint32_t node)
-{
-    uint32_t n = c->n;
-    while (n && (c->flights[n - 1].node != node || c->flights[n - 1].left))
-        n--;
-    return n;
-}
-
-/* The machine is told at once. What was posted goes on, until the next op of this client at this node, or its fence. */
-static void lose(struct client *c, uint32_t node)
-{
-    uint32_t landed = surely_sent(c, node);
-    bool sent = true;
-    for (uint32_t i = 0; i < c->n; i++) {
-        struct flight *f = &c->flights[i];
-        if (!f->op || f->node != node)
-            continue;
-        sent = sent && (i < landed || chance(4) || !may_land(c, i));
-        f->op->status = f->copy.code == DSM_OP_READ ? -DSM_EIO : sent ? -DSM_EUNKNOWN : -DSM_ECANCELED;
-        f->op->cause = sent ? -DSM_EPEER : 0;
-        if (!sent)
-            f->left = 0;
-        f->op = NULL;
-    }
-}
-
-/* The owner has closed the connection: some of what was under way has landed, and the rest never will. */
-static void settle(struct client *c, uint32_t node)
-{
-    uint32_t left = 0;
-    while (is_under_way(c, (int)node) && chance(6))
-        land_some(c, (int)node);
-    for (uint32_t i = 0; i < c->n; i++)
-        if (c->flights[i].node != node)
-            c->flights[left++] = c->flights[i];
-    c->n = left;
-}
 
 static void ended_well(struct client *c)
 {
@@ -259,6 +41,12 @@ static void ended_well(struct client *c)
         life_of(m->pid)->freed = true;
     if (m->version > h->floor)
         h->floor = m->version;
+    struct node *n = node_begins(c->began);
+    if (n) {
+        node_has(n, m->pid, m->version - !reads, !reads, 0);
+        n->is = DONE;
+        n->ends = steps_done;
+    }
 }
 
 static void op_ended(struct client *c)
@@ -277,7 +65,7 @@ static void op_ended(struct client *c)
         REQUIRE(m->version != m->expected && m->version >= c->floor, "no conflict");
     } else {
         REQUIRE(status == -DSM_EUNKNOWN || status == -DSM_EIO || status == -DSM_ECANCELED ||
-                    (copies > 1 && (status == -DSM_EPEER || status == -DSM_EBUSY)),
+                    (copies > 1 && status == -DSM_EPEER) || status == -DSM_EBUSY,
                 "status %d", status);
         REQUIRE(status != -DSM_EBUSY || !store_lock_is_own(&c->env, m->lock), "it waits for itself");
         if (c->value && status != -DSM_EUNKNOWN)
@@ -314,6 +102,11 @@ static void take(struct client *c, uint32_t slot)
     for (uint64_t i = 0; i < shape.chunks; i++)
         if (chunk_state(words[i]) == CHUNK_OPEN && chunk_owner(words[i]) == slot + 1)
             words[i] = chunk_next(words[i], 0, CHUNK_CLOSED);
+    for (uint32_t k = 0; k < copies; k++) {
+        memcpy(&c->words.at[k], memory[k] + word_at(&shape, slot), 8);
+        if (tx_seq(c->words.at[k]) > c->words.seq)
+            c->words.seq = tx_seq(c->words.at[k]);
+    }
     c->env.slot = slot;
     c->env.freed = slot % 2 ? (struct store_freed *)(void *)c->freed : NULL;
     places[slot] = (struct place){.mark = c->env.mark, .taken = true};
@@ -332,26 +125,34 @@ static void come(struct client *c, bool hints)
                                 .copies = copies,
                                 .mark = (uint32_t)chance(LOW24),
                                 .at = at,
-                                .dues = copies > 1 ? &c->dues : NULL,
+                                .dues = &c->dues,
+                                .words = &c->words,
+                                .held = &c->held,
                                 .lock_wait = 10000000000,
                                 .frames = &c->frames,
                                 .hints = hints ? c->hints : NULL,
                                 .heads = &c->heads};
     while (places[slot].taken && !places[slot].dead)
         slot++;
-    if (!places[slot].taken || copies == 1) {
+    if (!places[slot].taken) {
         take(c, slot);
         return;
     }
     c->task = SWEEPS;
-    c->sweep.slot = slot;
-    c->sweep.mark = places[slot].mark;
+    c->sweep.slot = c->resolve.slot = slot;
+    c->sweep.mark = c->resolve.mark = places[slot].mark;
+    c->resolves = copies == 1; /* only transactions lock there, and the last one has a record */
     c->does = RUNS;
 }
 
 static void has_swept(struct client *c)
 {
     const struct place *p = &places[c->sweep.slot];
+    if (c->env.slot != NOWHERE) { /* its own */
+        c->does = IDLES;
+        c->dues.kept = c->dues.kept && c->sweep.status;
+        return;
+    }
     if (!c->sweep.status && p->dead && p->mark == c->sweep.mark)
         take(c, c->sweep.slot);
     else
@@ -367,9 +168,225 @@ static enum store_kind any_kind(void)
     return kinds[chance(sizeof kinds / sizeof *kinds - (chance(4) != 0))];
 }
 
+/* ---- transactions ---- */
+
+static void unlock(struct client *c);
+
+/* Of other pages than those before. */
+static bool pick(struct client *c)
+{
+    struct transaction *t = &c->tx;
+    uint32_t recent = n_lives < PAGES ? n_lives : PAGES;
+    struct life *life = &lives[n_lives - 1 - chance(recent)];
+    for (uint32_t i = 0; i < t->want; i++)
+        if (page_number(t->pages[i].pid) == page_number(life->pid))
+            return false;
+    if (life->freed)
+        return false;
+    struct tx_page *p = &t->pages[t->want];
+    *p = (struct tx_page){.pid = life->pid, .reads = chance(4) != 0, .page = t->data[t->want]};
+    p->frees = chance(40) == 0;
+    p->writes = !p->frees && (!p->reads || chance(2)) && values + 2 * CLIENTS * TX_PAGES < VALUES;
+    life->freeing |= p->frees;
+    t->floors[t->want++] = history_of(life->pid)->floor;
+    return true;
+}
+
+static void read_next(struct client *c, uint32_t i)
+{
+    const struct tx_page *p = &c->tx.pages[i];
+    c->tx.n = i;
+    memset(&c->op, 0, sizeof c->op);
+    c->op.kind = p->reads ? STORE_READ : STORE_VERSION;
+    c->op.pid = p->pid;
+    c->op.page = c->page;
+}
+
+static bool begin_transaction(struct client *c)
+{
+    struct transaction *t = &c->tx;
+    memset(t, 0, offsetof(struct transaction, ops));
+    for (int i = 0; n_lives && i < 2 * TX_PAGES && t->want < TX_PAGES; i++)
+        pick(c);
+    if (!t->want)
+        return false;
+    c->task = TRANSACTS;
+    c->value = 0;
+    read_next(c, 0);
+    return true;
+}
+
+static void commit_begins(struct client *c)
+{
+    struct transaction *t = &c->tx;
+    t->commit = (struct store_commit){.pages = t->pages, .count = t->want, .ops = t->ops};
+    t->phase = TX_COMMITS;
+    c->does = RUNS;
+    if (t->tries++)
+        return;
+    t->node = node_begins(c->began);
+    for (uint32_t i = 0; i < t->want; i++) {
+        struct tx_page *p = &t->pages[i];
+        uint64_t value = p->writes ? ++values : 0;
+        for (int k = 0; p->writes && k < PAGE_BYTES / 8; k++)
+            memcpy(t->data[i] + 8 * k, &value, 8);
+        if (t->node)
+            node_has(t->node, p->pid, p->version, tx_changes(p), value);
+        t->floors[i] = value; /* the other one was looked at */
+    }
+}
+
+/* What is due, and what was kept, is settled before the commit. */
+static void clear(struct client *c)
+{
+    struct transaction *t = &c->tx;
+    if (!c->dues.n && !c->dues.kept) {
+        commit_begins(c);
+        return;
+    }
+    t->phase = TX_CLEARS;
+    t->n = 0;
+    c->task = UNLOCKS;
+    post(c, NULL, 0);
+    c->task = TRANSACTS;
+}
+
+static void has_read(struct client *c)
+{
+    struct tx_page *p = &c->tx.pages[c->tx.n];
+    if (c->op.status) {
+        REQUIRE(c->op.status != -DSM_EPAGE || life_of(p->pid)->freeing, "page %llx is not known",
+                (unsigned long long)p->pid);
+        c->does = IDLES;
+        return;
+    }
+    REQUIRE(c->op.version >= c->tx.floors[c->tx.n], "version %llu in a transaction", (unsigned long long)c->op.version);
+    p->head = c->op.guess;
+    p->version = c->op.version;
+    p->seen = now;
+    if (p->reads)
+        learn(p->pid, p->version, value_in(c->page));
+    if (c->tx.n + 1 == c->tx.want) {
+        clear(c);
+    } else {
+        read_next(c, c->tx.n + 1);
+        c->does = RUNS;
+    }
+}
+
+static void committed(struct client *c)
+{
+    struct transaction *t = &c->tx;
+    for (uint32_t i = 0; i < t->want; i++) {
+        const struct tx_page *p = &t->pages[i];
+        uint64_t version = p->version, *floor = &history_of(p->pid)->floor;
+        if (p->writes)
+            learn(p->pid, version, t->floors[i]);
+        if (p->frees)
+            life_of(p->pid)->freed = true;
+        if (*floor < version)
+            *floor = version;
+    }
+    if (t->node) {
+        t->node->is = DONE;
+        t->node->ends = steps_done;
+    }
+}
+
+/* Chunks that are held are closed once no WRITE to them is under way. */
+static void close_held(struct client *c)
+{
+    struct transaction *t = &c->tx;
+    t->n = 0;
+    if (!c->held.n) {
+        c->does = IDLES;
+        return;
+    }
+    for (uint32_t k = 0; k < copies; k++)
+        if (c->dues.unsettled >> k & 1)
+            t->ops[t->n++] = store_read_op(&c->env, k, slot_at(c->env.slot), &t->commit.seen[k], 8);
+    t->phase = t->n ? TX_SETTLES : TX_CLOSES;
+    if (!t->n)
+        t->n = store_held_ops(&c->env, t->ops);
+    post(c, t->ops, t->n);
+}
+
+static void transaction_ended(struct client *c, int status)
+{
+    struct transaction *t = &c->tx;
+    if (traced)
+        printf("%ld: client %u, transaction of %u pages: %d\n", steps_done, c->env.slot, t->want, status);
+    REQUIRE(!status || status == -DSM_ECONFLICT || status == -DSM_EUNKNOWN || status == -DSM_EIO ||
+                status == -DSM_ECANCELED || status == -DSM_EPEER || status == -DSM_EBUSY,
+            "a transaction: status %d", status);
+    if (!status)
+        committed(c);
+    for (uint32_t i = 0; status && status != -DSM_EUNKNOWN && i < t->want; i++)
+        if (t->pages[i].writes)
+            forget(t->floors[i]);
+    if (status && status != -DSM_EUNKNOWN && t->node)
+        t->node->is = FAILED;
+    close_held(c);
+}
+
+static enum store_next step_transaction(struct client *c)
+{
+    struct transaction *t = &c->tx;
+    switch (t->phase) {
+    case TX_CLEARS:
+        if (c->dues.n || c->dues.kept)
+            return STORE_DONE; /* another time */
+        commit_begins(c);
+        break;
+    case TX_SETTLES:
+        for (uint32_t i = 0; i < t->n; i++)
+            if (t->ops[i].status)
+                return STORE_DONE;
+        c->dues.unsettled = 0;
+        t->phase = TX_CLOSES;
+        t->n = store_held_ops(&c->env, t->ops);
+        return STORE_POST;
+    case TX_CLOSES:
+        store_held_done(&c->env, t->ops, t->n);
+        return STORE_DONE;
+    default:
+        break;
+    }
+    enum store_next next = store_commit_step(&t->commit, &c->env);
+    t->n = t->commit.n;
+    return next;
+}
+
+static void go_on(struct client *c)
+{
+    switch (c->tx.phase) {
+    case TX_READS:
+        has_read(c);
+        return;
+    case TX_COMMITS:
+        if (c->tx.commit.status && c->tx.commit.again && c->tx.tries < 4)
+            clear(c);
+        else
+            transaction_ended(c, c->tx.commit.status);
+        return;
+    case TX_CLEARS:
+        if (c->tx.tries) {
+            transaction_ended(c, -DSM_EIO);
+            return;
+        }
+        c->does = IDLES;
+        return;
+    default:
+        c->does = IDLES;
+    }
+}
+
 static void begin(struct client *c)
 {
     c->does = RUNS;
+    c->began = steps_done;
+    if (chance(3) == 0 && begin_transaction(c))
+        return;
     if (!n_lives || (chance(12) == 0 && n_lives < IDS - MANY * CLIENTS)) {
         c->task = ALLOCATES;
         memset(&c->allocation, 0, sizeof c->allocation);
@@ -408,6 +425,8 @@ static void finish(struct client *c)
         allocation_ended(c);
     else if (c->task == ONE_PAGE)
         op_ended(c);
+    else if (c->task == TRANSACTS)
+        go_on(c);
 }
 
 static void unlock(struct client *c)
@@ -416,11 +435,20 @@ static void unlock(struct client *c)
     post(c, NULL, 0);
 }
 
+static void sweep_own(struct client *c)
+{
+    memset(&c->sweep, 0, sizeof c->sweep);
+    c->task = SWEEPS;
+    c->sweep.slot = c->env.slot;
+    c->sweep.mark = c->env.mark;
+    c->does = RUNS;
+}
+
 /* A lock was met. That its holder is dead is known once it is fenced at all nodes. */
 static void recover(struct client *c)
 {
     uint64_t lock = c->task == ALLOCATES ? c->allocation.lock : c->op.lock;
-    uint32_t slot = head_state(lock) - 1;
+    uint32_t slot = head_locker(lock);
     REQUIRE(slot < SLOTS, "a lock of slot %u", slot);
     bool is_dead = places[slot].dead && places[slot].mark == head_low(lock);
     if (!is_dead && !store_lock_is_own(&c->env, lock))
@@ -435,10 +463,15 @@ static void has_resolved(struct client *c)
 {
     int status = c->resolve.status;
     c->resolves = false;
+    if (c->task == SWEEPS) {
+        c->sweep.status = status;
+        finish(c);
+        return;
+    }
     REQUIRE(!status || status == -DSM_EIO || status == -DSM_ECANCELED || status == -DSM_EPEER ||
                 status == -DSM_EUNKNOWN,
             "resolving: status %d", status);
-    if (status && c->task == ONE_PAGE) {
+    if (status && c->task != ALLOCATES) {
         c->op.status = status;
         finish(c);
     }
@@ -453,8 +486,12 @@ static void has_chunk(struct client *c)
     REQUIRE(!status || status == -DSM_EIO || status == -DSM_EUNKNOWN || status == -DSM_ECANCELED ||
                 status == -DSM_EBUSY,
             "opening a chunk: status %d", status);
-    if (status)
+    if (status && c->task == TRANSACTS) {
+        store_commit_give_up(&c->tx.commit, &c->env);
+        transaction_ended(c, status);
+    } else if (status) {
         c->does = IDLES; /* the write has not begun */
+    }
     if (seed % 2 && c->frames.free & 0xf)
         c->frames.free &= 0xf;
     for (int i = 0; i < 56 && c->frames.free & (c->frames.free - 1); i++)
@@ -471,6 +508,8 @@ static void post_what(struct client *c)
         post(c, c->sweep.ops, c->sweep.n);
     else if (c->task == ALLOCATES)
         post(c, c->allocation.ops, c->allocation.n);
+    else if (c->task == TRANSACTS && c->tx.phase != TX_READS)
+        post(c, c->tx.ops, c->tx.n);
     else
         post(c, c->op.ops, c->op.n);
 }
@@ -485,6 +524,8 @@ static enum store_next step_what(struct client *c)
         return store_sweep_step(&c->sweep, &c->env);
     if (c->task == ALLOCATES)
         return store_allocate_step(&c->allocation, &c->env);
+    if (c->task == TRANSACTS && c->tx.phase != TX_READS)
+        return step_transaction(c);
     return c->task == UNLOCKS ? STORE_DONE : store_step(&c->op, &c->env);
 }
 
@@ -499,7 +540,9 @@ static void step(struct client *c)
         break;
     case STORE_SLEEP:
         c->does = SLEEPS;
-        c->until = now + (c->task == ALLOCATES ? c->allocation.sleep_ns : c->op.sleep_ns);
+        c->until = now + (c->task == ALLOCATES                                ? c->allocation.sleep_ns
+                          : c->task == TRANSACTS && c->tx.phase == TX_COMMITS ? c->tx.commit.sleep_ns
+                                                                              : c->op.sleep_ns);
         break;
     case STORE_FRAMES:
         c->needs_frames = true;
@@ -531,6 +574,12 @@ static void fence(struct client *c)
     c->does = GONE;
 }
 
+/* It waits for the copies to say 'committed': what is lost then decides. */
+static bool may_commit(const struct client *c)
+{
+    return c->task == TRANSACTS && c->tx.phase == TX_COMMITS && c->tx.commit.step == COMMIT_SWAPS;
+}
+
 /* Something that this client, or what it has posted, does next. */
 static void act(struct client *c, bool calm)
 {
@@ -538,7 +587,7 @@ static void act(struct client *c, bool calm)
     bool waits = c->does == WAITS && waits_for_answers(c);
     if (is_under_way(c, -1) && (waits || (c->does != GONE && chance(2)))) {
         uint32_t node = (uint32_t)chance(copies);
-        if (!calm && waits && (chance(60) == 0 || c->cut >> node & 1))
+        if (!calm && waits && (chance(may_commit(c) || c->task != TRANSACTS ? 60 : 400) == 0 || c->cut >> node & 1))
             lose(c, node);
         else
             land_some(c, -1);
@@ -546,7 +595,9 @@ static void act(struct client *c, bool calm)
     }
     switch (c->does) {
     case IDLES:
-        if (c->dues.n && now >= c->until && (calm || chance(2)))
+        if (c->dues.kept && now >= c->until && (calm || chance(20) == 0))
+            sweep_own(c);
+        else if (c->dues.n && now >= c->until && (calm || chance(2)))
             unlock(c);
         else if (now >= c->until && !calm)
             begin(c);
@@ -574,7 +625,7 @@ static void disturb(struct client *c)
         c->until = now + (int64_t)(chance(8) ? chance(40000) : chance(20000000000ull)); /* is stopped */
     if (copies > 1 && chance(100) == 0)
         c->cut = chance(2) ? 0 : 1u << chance(copies);
-    if (chance(copies > 1 ? 300 : 1000) == 0 && c->does < DIED) {
+    if (chance(may_commit(c) ? 60 : copies > 1 ? 300 : 1000) == 0 && c->does < DIED) {
         c->does = DIED;
         for (uint32_t i = 0; i < c->n; i++)
             c->flights[i].op = NULL;
@@ -598,8 +649,8 @@ static void sweep_all(void)
         while (store_sweep_step(&c->sweep, &c->env) == STORE_POST)
             for (uint32_t i = 0; i < c->sweep.n; i++) {
                 struct flight f = {.op = &c->sweep.ops[i], .copy = c->sweep.ops[i], .node = node_of(&c->sweep.ops[i])};
-                for (uint32_t piece = 0; piece * PIECE < f.copy.nbytes; piece++)
-                    land(&f, piece);
+                f.piece = f.copy.nbytes;
+                land(&f, 0);
                 f.op->result = f.copy.result;
                 f.op->status = 0;
             }
@@ -635,6 +686,19 @@ static void check_memory(void)
     }
 }
 
+/* A transaction that one copy has for committed has been committed at all. */
+static void check_words(void)
+{
+    for (uint32_t slot = 0; slot < SLOTS; slot++)
+        for (uint32_t k = 0; k < copies * copies; k++) {
+            uint64_t a, b;
+            memcpy(&a, memory[k % copies] + word_at(&shape, slot), 8);
+            memcpy(&b, memory[k / copies] + word_at(&shape, slot), 8);
+            REQUIRE(tx_seq(a) != tx_seq(b) || tx_state(a) != TX_COMMITTED || a == b, "transaction %llu of slot %u",
+                    (unsigned long long)tx_seq(a), slot);
+        }
+}
+
 static bool all_idle(void)
 {
     for (int i = 0; i < CLIENTS; i++)
@@ -650,6 +714,7 @@ static void run(uint64_t number)
     steps_done = 0;
     now = 1;
     history_begins();
+    n_nodes = 0;
     memset(places, 0, sizeof places);
     shape.id = chance(UINT64_MAX);
     for (uint32_t k = 0; k < copies; k++) {
@@ -673,9 +738,10 @@ static void run(uint64_t number)
     for (int i = 0; i < CLIENTS; i++)
         for (uint32_t k = 0; k < copies; k++)
             settle(&clients[i], k);
-    if (copies > 1)
-        sweep_all();
+    sweep_all();
     check_memory();
+    check_words();
+    check_order();
 }
 
 static void run_all(uint32_t with, uint64_t first, uint64_t n)

@@ -46,6 +46,8 @@ QUESTIONS = {  # what depends on the answer
     "csrc/objects/queue/remote.c": "a part of the object that is written in place",
     "csrc/objects/sync/handle.c": "the address, for handle_is_mapped() and handle_word()",
     "csrc/store/store.c": "hints are kept; the ways to a page of mapped memory are shorter",
+    "csrc/store/posting.c": "ops are executed at once; other threads may read meanwhile, and name no holder",
+    "csrc/store/transaction.c": "the pages that were read are looked at again by each read",
     "csrc/store/place.c": "locks name a handle, which on mapped memory has no identity of its own",
     "csrc/store/client.c": "ops are executed or posted, and calls take turns",
     "csrc/store/many.c": "pages one after another, or a window of them",

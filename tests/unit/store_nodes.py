@@ -62,7 +62,7 @@ def image(cluster, copy):
 def heads(raw):
     """Those of all pages, and where the frames are: docs/protocols/pages.md."""
     (slots,), (pages, frames, chunks) = struct.unpack_from("<I", raw, 68), struct.unpack_from("<QQQ", raw, 72)
-    at = -(-(192 + 8 * slots + 8 * chunks) // 64) * 64
+    at = -(-(192 + 16 * slots + 8 * chunks) // 64) * 64
     return struct.unpack_from(f"<{pages}Q", raw, at), frames
 
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = {
     name: ROOT / "csrc" / folder / f"{name}.c"
     for folder, names in {
-        "store": ["layout", "page", "chunk", "allocate", "put", "resolve"],
+        "store": ["layout", "page", "chunk", "allocate", "put", "resolve", "record", "commit"],
         "base": ["xxh3", "error"],
     }.items()
     for name in names
@@ -52,7 +52,7 @@ PLANTED = {
         "put_back(e, head_low(m->guess))",
         "put_back(e, m->frame)",
     ),
-    "a chunk of the living is adopted": ("chunk", "if (may_open(e, m->words[m->in]))", "if (1)"),
+    "a chunk of the living is adopted": ("chunk", "if (may_open(e, m->words[m->in], m->at + m->in))", "if (1)"),
     "all frames of an adopted chunk are free": (
         "chunk",
         "if (other && ",

@@ -1,0 +1,462 @@
+/*
+ * A commit: frames, the record and the locks in one posting; then the heads of pages that were only read are looked at
+ * again; then the word of the slot says 'committed' at all copies, which is the commit. The new heads come after that.
+ *
+ * No lock is waited for, so no two transactions wait for each other. Until the word is changed the transaction can be
+ * given up; and a client that has died until then is taken to have given it up.
+ */
+#include "commit.h"
+
+#include "../base/error.h"
+
+enum { TRIES = 4, SLEEP_SHORTEST = 1000000 }; /* of a copy that does not answer; ns */
+
+static enum store_next end(struct store_commit *m, int status)
+{
+    m->status = status;
+    return STORE_DONE;
+}
+
+static enum store_next post(struct store_commit *m, uint32_t n, int step)
+{
+    m->n = n;
+    m->step = step;
+    return STORE_POST;
+}
+
+static uint64_t head_offset(const struct tx_page *p, const struct store_env *e)
+{
+    return head_at(e->shape, page_number(p->pid));
+}
+
+static uint64_t lock_of(const struct tx_page *p, const struct store_env *e)
+{
+    return head_transaction_lock(p->head, e->slot, e->mark);
+}
+
+static void forget_hint(const struct tx_page *p, struct store_env *e)
+{
+    if (e->hints)
+        e->hints[page_number(p->pid)].version = 0;
+}
+
+/* ---- giving up ---- */
+
+static void put_back_frames(struct store_commit *m, struct store_env *e)
+{
+    for (uint32_t i = 0; i < m->count; i++) {
+        struct tx_page *p = &m->pages[i];
+        if (p->writes && p->frame != NO_FRAME)
+            frames_put_back(e, p->frame);
+        p->frame = NO_FRAME;
+    }
+}
+
+void store_commit_give_up(struct store_commit *m, struct store_env *e) { put_back_frames(m, e); }
+
+/* No copy has committed, and none will. */
+static enum store_next undo(struct store_commit *m, struct store_env *e, int status)
+{
+    for (uint32_t i = 0; i < m->count; i++) {
+        struct tx_page *p = &m->pages[i];
+        if (p->is != TX_OPEN)
+            store_add_due(e, page_number(p->pid), lock_of(p, e), p->head);
+        p->is = TX_OPEN;
+    }
+    put_back_frames(m, e);
+    return end(m, status);
+}
+
+static enum store_next conflict(struct store_commit *m, struct store_env *e, const struct tx_page *p, uint64_t found)
+{
+    m->conflict = p->pid;
+    m->other = found;
+    forget_hint(p, e);
+    if (head_in_transaction(found))
+        return undo(m, e,
+                    err_set(DSM_ECONFLICT, 0, "page %#llx: a transaction of client %u is changing it",
+                            (unsigned long long)p->pid, head_locker(found)));
+    if (head_locked(found))
+        return undo(m, e,
+                    err_set(DSM_ECONFLICT, 0, "page %#llx: client %u is changing it", (unsigned long long)p->pid,
+                            head_locker(found)));
+    return undo(m, e, err_set(DSM_ECONFLICT, 0, "page %#llx has changed", (unsigned long long)p->pid));
+}
+
+static void note(struct store_commit *m, const dsm_op *op)
+{
+    if (m->error && m->error != -DSM_ECANCELED)
+        return;
+    m->error = op->status;
+    m->cause = op->cause;
+}
+
+/* An op that was cancelled, or whose answer was lost, says nothing against trying again. */
+static enum store_next failed(struct store_commit *m, struct store_env *e)
+{
+    int code = -m->error, cause = m->cause < 0 ? -m->cause : m->cause;
+    m->again = code == DSM_ECANCELED || code == DSM_EUNKNOWN;
+    if (m->again)
+        code = cause ? cause : DSM_EIO;
+    return undo(m, e, err_set_op(code, cause, 0, 0, "the transaction was not committed"));
+}
+
+/* ---- the first posting ---- */
+
+static enum store_next ask_words(struct store_commit *m, const struct store_env *e)
+{
+    uint32_t n = 0;
+    for (uint32_t k = 0; k < e->copies; k++)
+        if (e->words->unsure >> k & 1)
+            m->ops[n++] = store_read_op(e, k, word_at(e->shape, e->slot), &e->words->at[k], 8);
+    return post(m, n, COMMIT_ASKS);
+}
+
+/* False: the open chunk has too few. It stays open if one of its frames is taken. */
+static bool take_frames(struct store_commit *m, const struct store_env *e)
+{
+    bool held = false;
+    for (uint32_t i = 0; i < m->count; i++) {
+        struct tx_page *p = &m->pages[i];
+        if (!p->writes || p->frame != NO_FRAME) {
+            held |= p->writes && p->frame / PER_CHUNK == e->frames->chunk;
+            continue;
+        }
+        p->frame = frames_take(e->frames);
+        if (p->frame == NO_FRAME) {
+            if (held && e->frames->word)
+                frames_hold(e);
+            return false;
+        }
+        held = true;
+    }
+    return true;
+}
+
+static void seal_frame(struct tx_page *p, const struct store_env *e)
+{
+    p->header = (struct frame_header){.pid = p->pid,
+                                      .version = p->version + 1,
+                                      .writer = (uint64_t)(e->slot + 1) << 52 | (e->words->seq & UINT32_MAX),
+                                      .time = e->time,
+                                      .before = p->head};
+    frame_seal(&p->header, NULL, p->page, e->shape->page_bytes);
+}
+
+static void seal_record(struct store_commit *m, struct store_env *e)
+{
+    struct tx_record *r = &m->record;
+    e->words->seq++;
+    *r = (struct tx_record){.seq = e->words->seq, .mark = e->mark, .time = e->time};
+    for (uint32_t i = 0; i < m->count; i++) {
+        struct tx_page *p = &m->pages[i];
+        if (!tx_changes(p))
+            continue;
+        uint32_t next = generation_after(page_generation(p->pid));
+        p->to = p->writes ? head_of(HEAD_FRAMED, p->version + 1, p->frame) : head_of(HEAD_FREE, p->version + 1, next);
+        if (p->writes)
+            seal_frame(p, e);
+        r->of[r->n++] = (struct tx_change){p->pid, p->head, p->to};
+    }
+    record_seal(r);
+}
+
+static uint32_t write_copy(const struct store_commit *m, dsm_op *ops, const struct store_env *e, uint32_t k)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < m->count; i++) {
+        struct tx_page *p = &m->pages[i];
+        if (p->writes)
+            ops[n++] = (dsm_op){.remote = e->at[k],
+                                .code = DSM_OP_WRITE,
+                                .offset = frame_at(e->shape, p->frame),
+                                .local = &p->header,
+                                .nbytes = sizeof p->header + e->shape->page_bytes,
+                                .second = p->page,
+                                .second_nbytes = e->shape->page_bytes};
+    }
+    ops[n++] = (dsm_op){.remote = e->at[k],
+                        .code = DSM_OP_WRITE,
+                        .offset = record_at(e->shape, e->slot),
+                        .local = (void *)(uintptr_t)&m->record,
+                        .nbytes = record_bytes(m->record.n)};
+    ops[n++] = store_swap_op(e, k, word_at(e->shape, e->slot), e->words->at[k], tx_word(e->words->seq, TX_PREPARED));
+    return n;
+}
+
+/* In this order: a client that finds a lock finds the record. */
+static enum store_next lock(struct store_commit *m, struct store_env *e)
+{
+    uint32_t n = 0;
+    seal_record(m, e);
+    for (uint32_t k = 0; k < e->copies; k++)
+        n += write_copy(m, m->ops + n, e, k);
+    for (uint32_t i = 0; i < m->count; i++)
+        if (tx_changes(&m->pages[i]))
+            m->ops[n++] = store_swap_op(e, 0, head_offset(&m->pages[i], e), m->pages[i].head, lock_of(&m->pages[i], e));
+    return post(m, n, COMMIT_LOCKS);
+}
+
+static enum store_next validate(struct store_commit *m, struct store_env *e);
+
+static enum store_next begin(struct store_commit *m, struct store_env *e)
+{
+    if (!m->changes) {
+        for (uint32_t i = 0; i < m->count && !m->looks; i++) {
+            m->pages[i].is = TX_OPEN;
+            m->pages[i].frame = NO_FRAME;
+            m->changes += tx_changes(&m->pages[i]);
+        }
+        if (!m->changes)
+            return validate(m, e);
+    }
+    if (e->words->unsure)
+        return ask_words(m, e);
+    if (!take_frames(m, e)) {
+        m->step = COMMIT_BEGINS;
+        return STORE_FRAMES;
+    }
+    return lock(m, e);
+}
+
+static enum store_next asked(struct store_commit *m, struct store_env *e)
+{
+    for (uint32_t i = 0; i < m->n; i++)
+        if (m->ops[i].status)
+            note(m, &m->ops[i]);
+    if (m->error)
+        return failed(m, e);
+    e->words->unsure = 0;
+    return begin(m, e);
+}
+
+/* ---- its answers ---- */
+
+/* What one copy has said to its frames, the record and the word. False: another client has changed the word. */
+static bool written(struct store_commit *m, const dsm_op *ops, uint32_t n, struct store_env *e, uint32_t k)
+{
+    const dsm_op *swap = &ops[n - 1];
+    uint8_t bit = (uint8_t)(1u << k);
+    for (uint32_t i = 0; i < n; i++) {
+        if (ops[i].status)
+            note(m, &ops[i]);
+        if (ops[i].status == -DSM_EUNKNOWN && ops[i].code == DSM_OP_WRITE)
+            e->dues->unsettled |= bit;
+    }
+    if (swap->status == -DSM_EUNKNOWN)
+        e->words->unsure |= bit;
+    if (swap->status)
+        return true;
+    if (swap->result == swap->operand)
+        e->words->at[k] = swap->desired;
+    return swap->result == swap->operand;
+}
+
+static enum store_next commit(struct store_commit *m, struct store_env *e);
+
+static enum store_next locked(struct store_commit *m, struct store_env *e)
+{
+    const dsm_op *op = m->ops;
+    const struct tx_page *refused = NULL;
+    uint32_t each = (m->n - m->changes) / e->copies;
+    bool own = true;
+    for (uint32_t k = 0; k < e->copies; k++, op += each)
+        own &= written(m, op, each, e, k);
+    for (uint32_t i = 0; i < m->count; i++) {
+        struct tx_page *p = &m->pages[i];
+        if (!tx_changes(p))
+            continue;
+        p->now = op->result;
+        p->is = op->status == -DSM_EUNKNOWN                ? TX_UNSURE
+                : !op->status && op->result == op->operand ? TX_LOCKED
+                                                           : TX_OPEN;
+        if (op->status)
+            note(m, op);
+        else if (p->is == TX_OPEN && !refused)
+            refused = p;
+        op++;
+    }
+    if (!own)
+        return undo(m, e, err_set(DSM_ECORRUPT, 0, "another client uses slot %u of the store", e->slot));
+    if (refused)
+        return conflict(m, e, refused, refused->now);
+    return m->error ? failed(m, e) : validate(m, e);
+}
+
+/* ---- pages that were only read ---- */
+
+static bool is_validated(const struct store_commit *m, const struct tx_page *p)
+{
+    return m->looks ? p->reads : !tx_changes(p);
+}
+
+static enum store_next validate(struct store_commit *m, struct store_env *e)
+{
+    uint32_t n = 0;
+    for (; m->at < m->count && n < COMMIT_OPS; m->at++) {
+        struct tx_page *p = &m->pages[m->at];
+        if (is_validated(m, p))
+            m->ops[n++] = store_read_op(e, 0, head_offset(p, e), &p->now, 8);
+    }
+    if (n)
+        return post(m, n, COMMIT_VALIDATES);
+    return m->changes ? commit(m, e) : end(m, 0);
+}
+
+static enum store_next validated(struct store_commit *m, struct store_env *e)
+{
+    for (uint32_t i = 0; i < m->n; i++)
+        if (m->ops[i].status)
+            note(m, &m->ops[i]);
+    if (m->error)
+        return failed(m, e);
+    for (uint32_t i = 0; i < m->at; i++)
+        if (is_validated(m, &m->pages[i]) && m->pages[i].now != m->pages[i].head)
+            return conflict(m, e, &m->pages[i], m->pages[i].now);
+    return validate(m, e);
+}
+
+/* ---- the commit ---- */
+
+static uint8_t all_copies(const struct store_env *e) { return (uint8_t)((1u << e->copies) - 1); }
+
+static enum store_next commit(struct store_commit *m, struct store_env *e)
+{
+    uint32_t n = 0;
+    uint64_t prepared = tx_word(e->words->seq, TX_PREPARED), committed = tx_word(e->words->seq, TX_COMMITTED);
+    for (uint32_t k = 0; k < e->copies; k++)
+        if (m->unsure >> k & 1)
+            m->ops[n++] = store_read_op(e, k, word_at(e->shape, e->slot), &m->seen[k], 8);
+        else if (!(m->done >> k & 1))
+            m->ops[n++] = store_swap_op(e, k, word_at(e->shape, e->slot), prepared, committed);
+    return post(m, n, COMMIT_SWAPS);
+}
+
+/* The pages are as they were, or all have the new values: the client that resolves the locks finds out. */
+static enum store_next unknown(struct store_commit *m, struct store_env *e, int code)
+{
+    int cause = m->cause < 0 ? -m->cause : m->cause;
+    store_keep(e, page_number(m->record.of[0].pid)); /* with it all are resolved */
+    e->words->unsure = all_copies(e);
+    return end(m, err_set_op(code, cause ? cause : DSM_EIO, 0, 0,
+                             "a transaction; its pages stay locked until the store answers"));
+}
+
+static enum store_next try_again(struct store_commit *m, struct store_env *e)
+{
+    if (++m->tries < TRIES) {
+        m->sleep_ns = (int64_t)SLEEP_SHORTEST << m->tries;
+        m->step = COMMIT_SLEEPS;
+        return STORE_SLEEP;
+    }
+    return m->done | m->unsure ? unknown(m, e, DSM_EUNKNOWN) : failed(m, e);
+}
+
+static enum store_next copy(struct store_commit *m, struct store_env *e);
+
+static enum store_next has_committed(struct store_commit *m, struct store_env *e)
+{
+    uint32_t n = 0;
+    uint64_t prepared = tx_word(e->words->seq, TX_PREPARED), committed = tx_word(e->words->seq, TX_COMMITTED);
+    uint8_t asked = all_copies(e) & (uint8_t)~m->done;
+    m->error = 0;
+    for (uint32_t k = 0; k < e->copies; k++) {
+        uint8_t bit = (uint8_t)(1u << k);
+        if (!(asked & bit))
+            continue;
+        const dsm_op *op = &m->ops[n++];
+        uint64_t word = op->code == DSM_OP_READ ? m->seen[k] : op->result;
+        if (op->status) {
+            note(m, op);
+            m->unsure |= op->status == -DSM_EUNKNOWN && op->code != DSM_OP_READ ? bit : 0;
+            continue;
+        }
+        m->unsure &= (uint8_t)~bit;
+        if (word != prepared && word != committed)
+            return unknown(m, e, DSM_ECORRUPT);
+        if (word == committed || op->code != DSM_OP_READ) {
+            m->done |= bit;
+            e->words->at[k] = committed;
+        }
+    }
+    if (m->done != all_copies(e))
+        return m->error ? try_again(m, e) : commit(m, e);
+    m->tries = 0;
+    m->done = 0;
+    return copy(m, e);
+}
+
+/* ---- afterwards ---- */
+
+static void end_page(struct tx_page *p, struct store_env *e)
+{
+    store_add_due(e, page_number(p->pid), lock_of(p, e), p->to);
+    if (e->hints)
+        e->hints[page_number(p->pid)] = (struct store_hint){.version = p->writes ? p->version + 1 : 0,
+                                                            .generation = page_generation(p->pid),
+                                                            .frame = head_low(p->to),
+                                                            .time = (uint16_t)(e->now / 1000000000)};
+    if (head_state(p->head) == HEAD_FRAMED)
+        frames_put_back(e, head_low(p->head));
+    p->is = TX_OPEN;
+}
+
+/* Locks whose backups have not all changed stay. */
+static enum store_next finish(struct store_commit *m, struct store_env *e, bool all)
+{
+    if (!all)
+        store_keep(e, page_number(m->record.of[0].pid));
+    for (uint32_t i = 0; i < m->count; i++) {
+        struct tx_page *p = &m->pages[i];
+        if (tx_changes(p) && all)
+            end_page(p, e);
+        p->version += tx_changes(p);
+    }
+    return end(m, 0);
+}
+
+static enum store_next copy(struct store_commit *m, struct store_env *e)
+{
+    uint32_t n = 0;
+    for (uint32_t k = 1; k < e->copies; k++)
+        for (uint32_t i = 0; i < m->count; i++)
+            if (tx_changes(&m->pages[i]))
+                m->ops[n++] = store_swap_op(e, k, head_offset(&m->pages[i], e), m->pages[i].head, m->pages[i].to);
+    return n ? post(m, n, COMMIT_COPIES) : finish(m, e, true);
+}
+
+/* The same compare-swap may be sent again: while the lock stands, a backup has the old head or the new one. */
+static enum store_next copied(struct store_commit *m, struct store_env *e)
+{
+    bool all = true;
+    for (uint32_t i = 0; i < m->n; i++) {
+        const dsm_op *op = &m->ops[i];
+        all &= !op->status && (op->result == op->operand || op->result == op->desired);
+    }
+    if (all || ++m->tries >= TRIES)
+        return finish(m, e, all);
+    m->sleep_ns = (int64_t)SLEEP_SHORTEST << m->tries;
+    m->done = all_copies(e);
+    m->step = COMMIT_SLEEPS;
+    return STORE_SLEEP;
+}
+
+enum store_next store_commit_step(struct store_commit *m, struct store_env *e)
+{
+    switch (m->step) {
+    case COMMIT_BEGINS:
+        return begin(m, e);
+    case COMMIT_ASKS:
+        return asked(m, e);
+    case COMMIT_LOCKS:
+        return locked(m, e);
+    case COMMIT_VALIDATES:
+        return validated(m, e);
+    case COMMIT_SWAPS:
+        return has_committed(m, e);
+    case COMMIT_COPIES:
+        return copied(m, e);
+    default:
+        return m->done == all_copies(e) ? copy(m, e) : commit(m, e);
+    }
+}

@@ -1,0 +1,168 @@
+/*
+ * The locks that a transaction has left, whose client is dead or does not know what has become of it. Its record says
+ * which pages it changes, and is there before the first of them is locked; its word at each copy says whether it was
+ * committed. Committed at any copy: all its changes are made. Otherwise none: no caller was told that they were.
+ *
+ * Every step is a compare-swap from what was found, and no lock, head or word of transactions comes twice once the
+ * client is dead. So several clients may resolve one transaction, and a late one does no harm.
+ */
+#include "../base/error.h"
+#include "machine.h"
+
+enum { TRIES = 8 };
+
+static enum store_next end(struct store_resolve *m, int status)
+{
+    m->status = status;
+    return STORE_DONE;
+}
+
+static enum store_next post(struct store_resolve *m, uint32_t n, int step)
+{
+    m->n = n;
+    m->step = step;
+    return STORE_POST;
+}
+
+/* The record last: no client of the slot writes it while the word is the same. */
+static enum store_next read_record(struct store_resolve *m, const struct store_env *e)
+{
+    if (m->lock) {
+        m->slot = head_locker(m->lock);
+        m->mark = head_low(m->lock);
+    }
+    uint32_t n = 0;
+    for (uint32_t k = 0; k < e->copies; k++)
+        m->ops[n++] = store_read_op(e, k, word_at(e->shape, m->slot), &m->words[k], 8);
+    m->ops[n++] = store_read_op(e, 0, record_at(e->shape, m->slot), &m->record, sizeof m->record);
+    return post(m, n, RESOLVE_READS);
+}
+
+/* Whether the lock is still there: if not, another client has resolved it, and the slot may be another one's. */
+static enum store_next check(struct store_resolve *m, const struct store_env *e)
+{
+    if (!m->lock)
+        return end(m, 0);
+    m->ops[0] = store_read_op(e, 0, head_at(e->shape, m->number), &m->heads[0], 8);
+    return post(m, 1, RESOLVE_CHECKS);
+}
+
+static uint64_t lock_of(const struct store_resolve *m, const struct tx_change *c)
+{
+    return head_transaction_lock(c->from, m->slot, m->mark);
+}
+
+/* The record is whole, of the transaction that the word at the primary names, and of the lock. */
+static bool fits(const struct store_resolve *m, const struct store_env *e)
+{
+    const struct tx_record *r = &m->record;
+    bool found = !m->lock;
+    if (!record_is_whole(r) || r->seq != tx_seq(m->words[0]) || r->mark != m->mark)
+        return false;
+    for (uint32_t i = 0; i < r->n; i++) {
+        if (page_number(r->of[i].pid) >= e->shape->pages)
+            return false;
+        found |= page_number(r->of[i].pid) == m->number && lock_of(m, &r->of[i]) == m->lock;
+    }
+    return found;
+}
+
+static enum store_next change(struct store_resolve *m, const struct store_env *e);
+
+/* A copy that the transaction has not reached has an older word, and keeps it. */
+static enum store_next decide(struct store_resolve *m, const struct store_env *e)
+{
+    uint32_t n = 0;
+    if (!fits(m, e))
+        return check(m, e);
+    if (m->slot == e->slot && m->mark == e->mark)
+        e->words->unsure = (uint8_t)((1u << e->copies) - 1);
+    m->commits = false;
+    for (uint32_t k = 0; k < e->copies; k++)
+        m->commits |= m->words[k] == tx_word(m->record.seq, TX_COMMITTED);
+    for (uint32_t k = 0; k < e->copies; k++)
+        if (m->words[k] == tx_word(m->record.seq, TX_PREPARED))
+            m->ops[n++] = store_swap_op(e, k, word_at(e->shape, m->slot), m->words[k],
+                                        tx_word(m->record.seq, m->commits ? TX_COMMITTED : TX_ABORTED));
+    m->at = 0;
+    return n ? post(m, n, RESOLVE_DECIDES) : change(m, e);
+}
+
+static enum store_next decided(struct store_resolve *m, const struct store_env *e)
+{
+    for (uint32_t i = 0; i < m->n; i++)
+        if (m->ops[i].result != m->ops[i].operand && m->ops[i].result != m->ops[i].desired)
+            return check(m, e);
+    return change(m, e);
+}
+
+/* ---- its pages ---- */
+
+static uint32_t batch(const struct store_resolve *m, const struct store_env *e)
+{
+    uint32_t left = m->record.n - m->at, most = RESOLVE_OPS / e->copies;
+    return left < most ? left : most;
+}
+
+static enum store_next unlock(struct store_resolve *m, const struct store_env *e)
+{
+    uint32_t n = batch(m, e);
+    for (uint32_t i = 0; i < n; i++) {
+        const struct tx_change *c = &m->record.of[m->at + i];
+        m->ops[i] =
+            store_swap_op(e, 0, head_at(e->shape, page_number(c->pid)), lock_of(m, c), m->commits ? c->to : c->from);
+    }
+    return post(m, n, RESOLVE_UNLOCKS);
+}
+
+/* A page that is not locked any more is refused: its backups have changed before. */
+static enum store_next change(struct store_resolve *m, const struct store_env *e)
+{
+    uint32_t n = 0, pages = batch(m, e);
+    if (!pages)
+        return end(m, 0);
+    for (uint32_t i = 0; m->commits && i < pages; i++)
+        for (uint32_t k = 1; k < e->copies; k++) {
+            const struct tx_change *c = &m->record.of[m->at + i];
+            m->ops[n++] = store_swap_op(e, k, head_at(e->shape, page_number(c->pid)), c->from, c->to);
+        }
+    return n ? post(m, n, RESOLVE_COPIES) : unlock(m, e);
+}
+
+static enum store_next checked(struct store_resolve *m)
+{
+    if (m->heads[0] != m->lock)
+        return end(m, 0);
+    return end(m, err_set(DSM_ECORRUPT, 0, "page number %llu is locked by a transaction that has no record",
+                          (unsigned long long)m->number));
+}
+
+static int first_error(const struct store_resolve *m)
+{
+    for (uint32_t i = 0; i < m->n; i++)
+        if (m->ops[i].status)
+            return m->ops[i].status;
+    return 0;
+}
+
+enum store_next store_resolve_transaction_step(struct store_resolve *m, struct store_env *e)
+{
+    int status = m->step == RESOLVE_BEGINS ? 0 : first_error(m);
+    if (status) /* what was lost is found out by reading again */
+        return status == -DSM_EUNKNOWN && ++m->tries < TRIES ? read_record(m, e) : end(m, err_known(status));
+    switch (m->step) {
+    case RESOLVE_BEGINS:
+        return read_record(m, e);
+    case RESOLVE_READS:
+        return decide(m, e);
+    case RESOLVE_DECIDES:
+        return decided(m, e);
+    case RESOLVE_COPIES:
+        return unlock(m, e);
+    case RESOLVE_UNLOCKS:
+        m->at += batch(m, e);
+        return change(m, e);
+    default:
+        return checked(m);
+    }
+}

@@ -1,0 +1,477 @@
+"""Transactions of a store of pages: what they see, what becomes of them, and what they refuse.
+
+They run on this host, at a memory node, and with two copies; and their coordinators are killed.
+docs/protocols/commit.md has the steps, and tests/c/test_store_sim.c plays each of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import random
+import threading
+import time
+
+import pytest
+from forked import in_child
+from names_server import process_that_serves
+from paging import SIZE, StruckError, handling, number_of, page
+
+import dsmem
+from dsmem import errors
+
+SECRET = b"7a4c5" * 12 + b"7a4c"
+SECONDS = 60
+PROPERTIES = {"page_size": SIZE, "capacity": 300 * SIZE, "members": 8}
+spawn = multiprocessing.get_context("spawn")
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """HOST:PORT of two memory nodes, which fence at once those that are cut off."""
+    with contextlib.ExitStack() as stack:
+        served = [stack.enter_context(process_that_serves(SECRET, "--grace", "0"))[1] for _ in range(2)]
+        yield [at.removeprefix("tcp://") for at in served]
+
+
+@contextlib.contextmanager
+def client(where):
+    """A cluster of its own: of this host, or with a context for its ops."""
+    with contextlib.ExitStack() as stack:
+        context = None
+        if where.startswith("tcp:"):
+            context = dsmem.Context("tcp", secret=SECRET, listen="127.0.0.1", peer_timeout=SECONDS)
+            stack.enter_context(context)
+        yield stack.enter_context(dsmem.connect(where, context=context))
+
+
+@pytest.fixture(params=["here", "1", "2"])
+def place(request, cluster_name):
+    """Where the store is, and how many copies it has."""
+    if request.param == "here":
+        return cluster_name, 1
+    served = request.getfixturevalue("nodes")
+    copies = int(request.param)
+    return f"tcp://{','.join(served[:copies])}/{cluster_name}", copies
+
+
+@pytest.fixture
+def cluster(place):
+    with client(place[0]) as cluster:
+        yield cluster
+        with contextlib.suppress(errors.NameNotFoundError):
+            cluster.unlink("s")
+
+
+@pytest.fixture
+def store(cluster, place):
+    with cluster.store("s", create=True, replicas=place[1], **PROPERTIES) as made:
+        yield made
+
+
+@pytest.fixture
+def mapped(here):
+    with here.store("s", create=True, **PROPERTIES) as made:
+        yield made
+
+
+def numbers(store, pids):
+    return [number_of(each.tobytes()) for each in store.snapshot(pids)]
+
+
+# -- what a transaction does --
+
+
+def test_a_transaction(store):
+    one, two, three = store.allocate_many(3).tolist()
+    before = store.write(one, page(1))
+    with store.transaction() as tx:
+        assert number_of(tx.read(one)) == 1
+        assert tx.read(two) == bytes(SIZE)
+        tx.write(one, page(2))
+        tx.write(three, page(3))  # without a look at it
+        assert number_of(tx.read(one)) == 2 and number_of(tx.read(three)) == 3
+        assert number_of(store.read(one)) == 1  # not yet
+        out = bytearray(SIZE)
+        assert tx.read(three, out) is out and number_of(out) == 3
+        assert [number_of(each.tobytes()) for each in tx.read_many([three, one, two])] == [3, 2, 0]
+    assert numbers(store, [one, two, three]) == [2, 0, 3]
+    assert store.version(one) == before + 1
+    store.write(one, page(4))
+    store.compare_write(one, before + 2, page(5))
+    assert numbers(store, [one, two, three]) == [5, 0, 3]
+
+
+def test_a_page_that_is_freed(store):
+    one, two = store.allocate_many(2).tolist()
+    free = store.stat()["free"]
+    with store.transaction() as tx:
+        tx.write(two, page(9))
+        tx.free(one)
+        for call in (lambda: tx.read(one), lambda: tx.write(one, page(1)), lambda: tx.free(one)):
+            with pytest.raises(errors.PageNotFoundError):
+                call()
+    assert store.stat()["free"] == free + 1 and number_of(store.read(two)) == 9
+    with pytest.raises(errors.PageNotFoundError):
+        store.read(one)
+    with pytest.raises(errors.PageNotFoundError), store.transaction() as tx:
+        tx.write(two, page(10))
+        tx.write(one, page(11))
+    assert number_of(store.read(two)) == 9
+
+
+def test_a_block_that_raises_changes_nothing(store):
+    one, two = store.allocate_many(2).tolist()
+    with pytest.raises(ZeroDivisionError), store.transaction() as tx:
+        tx.write(one, page(1))
+        tx.free(two)
+        _ = 1 // 0
+    assert numbers(store, [one, two]) == [0, 0]
+    with store.transaction() as tx:
+        tx.write(one, page(2))
+    assert numbers(store, [one, two]) == [2, 0]
+
+
+@pytest.mark.parametrize("count", [1, 100, 160])
+def test_many_pages(store, count):
+    """Of more frames than a chunk has: several chunks are open meanwhile."""
+    pids = store.allocate_many(count).tolist()
+    for number in (1, 2, 3):
+        with store.transaction() as tx:
+            for i, pid in enumerate(pids):
+                assert number_of(tx.read(pid)) == (number - 1) * (i + 1)
+                tx.write(pid, page(number * (i + 1)))
+        assert numbers(store, pids) == [number * (i + 1) for i in range(count)]
+
+
+def test_a_store_without_pages_to_spare(store):
+    """Each page is in a frame, and free ones lie scattered over the chunks."""
+    pids = store.allocate_many(300).tolist()
+    dice = random.Random(3)
+    for number in range(1, 4):
+        dice.shuffle(pids)
+        for pid in pids:
+            store.write(pid, page(number))
+        with store.transaction() as tx:
+            for pid in pids[:150]:
+                tx.write(pid, page(100 + number))
+        assert numbers(store, pids) == [100 + number] * 150 + [number] * 150
+
+
+def test_round_trips(nodes, cluster_name):
+    """Of a transaction: a read each, the locks, the heads that were only read, and the commit; then an unlock."""
+    with dsmem.Context("tcp", secret=SECRET, listen="127.0.0.1", peer_timeout=SECONDS) as own:
+        with dsmem.connect(f"tcp://{nodes[0]}/{cluster_name}", context=own) as cluster:
+            with cluster.store("s", create=True, **PROPERTIES) as store:
+                count_trips(own, store)
+            cluster.unlink("s")
+
+
+def count_trips(own, store):
+    pids = store.allocate_many(3).tolist()
+    store.write_many(pids, page(1) * 3)
+
+    def trips(reads, writes):
+        before = own.stats["doorbells"]
+        with store.transaction() as tx:
+            for pid in reads:
+                tx.read(pid)
+            for pid in writes:
+                tx.write(pid, page(2))
+        return own.stats["doorbells"] - before
+
+    def fewest(reads, writes):
+        return min(trips(reads, writes) for _ in range(20))
+
+    assert fewest(pids[:1], []) == 1
+    assert fewest(pids, []) == 3 + 1
+    assert fewest(pids[:2], pids[:2]) == 2 + 2 + 1
+    assert fewest(pids[:2], pids[1:]) == 2 + 3 + 1
+    assert fewest([], pids) == 2 + 1
+    before = own.stats["doorbells"]
+    store.snapshot(pids)
+    assert own.stats["doorbells"] - before <= 3
+
+
+# -- conflicts --
+
+
+def test_a_page_that_another_has_changed(store):
+    one, two = store.allocate_many(2).tolist()
+    for change in (lambda: store.write(one, page(5)), lambda: store.free(one)):
+        with pytest.raises(errors.ConflictError) as caught, store.transaction() as tx:
+            tx.read(one)
+            change()
+            tx.write(two, page(6))
+        assert caught.value.page == one
+        assert number_of(store.read(two)) == 0
+
+
+def test_a_page_that_is_written_and_was_changed(store):
+    one, two = store.allocate_many(2).tolist()
+    with pytest.raises(errors.ConflictError) as caught, store.transaction() as tx:
+        tx.write(two, page(3))
+        tx.write(one, page(number_of(tx.read(one)) + 1))
+        store.write(one, page(7))
+    assert caught.value.page == one
+    assert numbers(store, [one, two]) == [7, 0]
+
+
+def test_a_read_only_transaction(store):
+    one, two = store.allocate_many(2).tolist()
+    with pytest.raises(errors.ConflictError), store.transaction() as tx:
+        tx.read(one)
+        tx.read(two)
+        store.write(one, page(1))
+    with store.transaction() as tx:
+        assert [number_of(tx.read(pid)) for pid in (one, two)] == [1, 0]
+
+
+@pytest.mark.parametrize("opaque", [False, True])
+def test_what_is_read_belongs_to_one_instant(store, opaque):
+    """Where memory is mapped and with opaque=True at once, otherwise at the end."""
+    one, two = store.allocate_many(2).tolist()
+    with pytest.raises(errors.ConflictError) as caught, store.transaction(opaque=opaque) as tx:
+        tx.read(one)
+        store.write(one, page(1))
+        tx.read(two)
+        assert not opaque and not store._memory.remote.is_mapped
+    assert caught.value.page == one
+
+
+def test_an_exception_after_mixed_reads_is_a_conflict(store):
+    one, two = store.allocate_many(2).tolist()
+    with pytest.raises(errors.ConflictError) as caught, store.transaction() as tx:
+        tx.read(one)
+        store.write(one, page(1))
+        raise KeyError(two)
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_run_tries_again(store):
+    one, two = store.allocate_many(2).tolist()
+    disturbances = [3, 2, 1]
+
+    def add(tx):
+        number = number_of(tx.read(one))
+        if disturbances:
+            store.write(one, page(disturbances.pop()))
+        tx.write(two, page(number + 10))
+        return number
+
+    assert store.run(add) == 3
+    assert numbers(store, [one, two]) == [3, 13]
+    with pytest.raises(errors.ConflictError):
+        store.run(lambda tx: (tx.read(one), store.write(one, page(0)), tx.write(two, page(0))), timeout=0)
+    assert number_of(store.read(two)) == 13
+
+
+# -- what is refused --
+
+
+def test_after_its_end(store):
+    pid = store.allocate()
+    with store.transaction() as tx:
+        tx.write(pid, page(1))
+    for call in (lambda: tx.read(pid), lambda: tx.write(pid, page(2)), lambda: tx.free(pid)):
+        with pytest.raises(errors.ClosedError, match="the transaction has ended"):
+            call()
+    with pytest.raises(errors.ClosedError), tx:
+        pass
+    assert number_of(store.read(pid)) == 1
+
+
+def test_nested(mapped):
+    pid = mapped.allocate()
+    with mapped.transaction() as tx:
+        tx.write(pid, page(1))
+        with pytest.raises(errors.BusyError, match="end that one first"), mapped.transaction():
+            pass
+    assert number_of(mapped.read(pid)) == 1
+
+
+def test_two_threads(store):
+    """Each thread has transactions of its own; those of others are refused."""
+    one, two = store.allocate_many(2).tolist()
+    caught = []
+
+    def other():
+        try:
+            tx.read(one)
+        except errors.BusyError as error:
+            caught.append(error)
+        store.run(lambda own: own.write(two, page(2)))
+
+    with store.transaction() as tx:
+        tx.write(one, page(1))
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert len(caught) == 1 and numbers(store, [one, two]) == [1, 2]
+
+
+def test_over_a_fork(mapped):
+    pid = mapped.allocate()
+    with mapped.transaction() as tx:
+        tx.write(pid, page(1))
+
+        def child():
+            with pytest.raises(errors.ForkError, match="begun before the fork"):
+                tx.read(pid)
+            with pytest.raises(errors.ForkError), tx:
+                pass
+            return True
+
+        in_child(child)
+    assert number_of(mapped.read(pid)) == 1
+
+
+def test_too_large(store):
+    pids = store.allocate_many(161).tolist()
+    with store.transaction() as tx:
+        for pid in pids[:160]:
+            tx.write(pid, page(1))
+        with pytest.raises(errors.InvalidArgumentError, match="more than 160 pages; make several"):
+            tx.write(pids[160], page(1))
+        with pytest.raises(errors.InvalidArgumentError, match="make several"):
+            tx.free(pids[160])
+        tx.write(pids[0], page(2))
+    assert numbers(store, pids) == [2] + [1] * 159 + [0]
+
+
+def test_bad_arguments(store):
+    pid = store.allocate()
+    with store.transaction() as tx:
+        for call in (
+            lambda: tx.write(pid, b"short"),
+            lambda: tx.read(pid, bytearray(3)),
+            lambda: tx.read("x"),
+            lambda: tx.read_many([pid], bytearray(3)),
+        ):
+            with pytest.raises(errors.InvalidArgumentError):
+                call()
+        with pytest.raises(errors.PageNotFoundError):
+            tx.read(1 << 63)
+    with pytest.raises(TypeError):
+        type(tx)(None)
+
+
+def test_a_store_that_is_closed_meanwhile(cluster, store):
+    pid = store.allocate()
+    with pytest.raises(errors.ClosedError), store.transaction() as tx:
+        tx.write(pid, page(1))
+        store.close()
+    with cluster.store("s") as again:
+        assert number_of(again.read(pid)) == 0
+
+
+def test_a_signal_handler_that_raises(mapped):
+    """All of a transaction is there, or nothing, and the thread can begin another one."""
+    one, two = mapped.allocate_many(2).tolist()
+    struck = 0
+
+    def strike(*_):
+        raise StruckError
+
+    for number in range(1, 200):
+        try:
+            with handling(strike):
+                while True:
+                    with mapped.transaction() as tx:
+                        tx.write(one, page(number))
+                        tx.write(two, tx.read(one))
+        except StruckError:
+            struck += 1
+        first, second = numbers(mapped, [one, two])
+        assert first == second and first in (number - 1, number)
+        mapped.write_many([one, two], page(number) * 2)
+    assert struck == 199
+
+
+# -- money --
+
+ACCOUNTS, START = 12, 1000
+
+
+def transfer(store, accounts, dice):
+    payer, payee = dice.sample(accounts, 2)
+
+    def move(tx):
+        amount = dice.randrange(50)
+        mine, yours = number_of(tx.read(payer)), number_of(tx.read(payee))
+        if mine >= amount:
+            tx.write(payer, page(mine - amount))
+            tx.write(payee, page(yours + amount))
+
+    store.run(move, timeout=SECONDS)
+
+
+def transfer_until_killed(where, accounts, told, seed):
+    with client(where) as cluster, cluster.store("s") as store:
+        dice = random.Random(seed)
+        while True:
+            transfer(store, accounts, dice)
+            told.value += 1
+
+
+def wait_for(told, process, more):
+    ends = time.monotonic() + SECONDS
+    before = told.value
+    while told.value < before + more:
+        assert process.is_alive() and time.monotonic() < ends
+        time.sleep(0.005)
+
+
+def test_coordinators_that_are_killed(store, place):
+    """The sum is the same at every instant, and others go on with the same accounts."""
+    accounts = store.allocate_many(ACCOUNTS).tolist()
+    store.write_many(accounts, page(START) * ACCOUNTS)
+    dice = random.Random(11)
+    for round_ in range(3):
+        told = [spawn.Value("Q", 0, lock=False) for _ in range(2)]
+        processes = [
+            spawn.Process(target=transfer_until_killed, args=(place[0], accounts, each, (round_, i).__hash__()))
+            for i, each in enumerate(told)
+        ]
+        for process in processes:
+            process.start()
+        try:
+            for process, each in zip(processes, told, strict=True):
+                wait_for(each, process, 1)
+            for _ in range(20):
+                assert sum(numbers(store, accounts)) == ACCOUNTS * START
+                transfer(store, accounts, dice)
+            time.sleep(dice.random() * 0.01)  # at any instant of its commits
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
+        for _ in range(20):
+            transfer(store, accounts, dice)
+        for account in accounts:
+            store.write(account, store.read(account))
+        assert sum(numbers(store, accounts)) == ACCOUNTS * START
+    assert store.stat()["handles"] <= PROPERTIES["members"]
+
+
+def test_threads_that_transfer(store):
+    accounts = store.allocate_many(ACCOUNTS).tolist()
+    store.write_many(accounts, page(START) * ACCOUNTS)
+    failures = []
+
+    def work(seed):
+        try:
+            dice = random.Random(seed)
+            for _ in range(40):
+                transfer(store, accounts, dice)
+                if sum(numbers(store, accounts)) != ACCOUNTS * START:
+                    failures.append("a sum")
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures and sum(numbers(store, accounts)) == ACCOUNTS * START
