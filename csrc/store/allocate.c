@@ -53,7 +53,7 @@ static enum store_next undo(struct store_allocation *m, const struct store_env *
 {
     uint32_t n = m->have < batch(e) ? (uint32_t)m->have : batch(e);
     for (uint32_t i = 0; i < n; i++)
-        m->ops[i] = store_read_op(e, 0, head_at(e->shape, page_number(m->ids[m->have - n + i])), &m->heads[i], 8);
+        m->ops[i] = store_look_op(e, 0, head_at(e->shape, page_number(m->ids[m->have - n + i])), &m->heads[i]);
     return n ? post(m, n, ALLOCATION_RETURNS) : end(m, m->cause);
 }
 
@@ -90,6 +90,13 @@ static enum store_next wait_for_lock(struct store_allocation *m)
     return m->passes++ ? STORE_RECOVER : STORE_SLEEP;
 }
 
+/* The lock may be a mixture, and its holder no client. */
+static enum store_next prove_lock(struct store_allocation *m, const struct store_env *e)
+{
+    m->ops[0] = store_look_op(e, 0, head_at(e->shape, m->locked), &m->heads[0]);
+    return post(m, 1, ALLOCATION_PROVES);
+}
+
 static enum store_next look_from_start(struct store_allocation *m, const struct store_env *e)
 {
     m->looked = 0;
@@ -102,7 +109,7 @@ static enum store_next look(struct store_allocation *m, const struct store_env *
     struct store_heads *h = e->heads;
     uint64_t pages = e->shape->pages;
     if (m->looked >= pages && m->lock && m->passes < PASSES)
-        return wait_for_lock(m);
+        return e->mixes ? prove_lock(m, e) : wait_for_lock(m);
     if (m->looked >= pages) {
         m->cause = err_set(DSM_ESTOREFULL, 0, "%llu pages, and fewer than %llu are free", (unsigned long long)pages,
                            (unsigned long long)m->want);
@@ -114,13 +121,19 @@ static enum store_next look(struct store_allocation *m, const struct store_env *
     return post(m, 1, ALLOCATION_LOOKS);
 }
 
+/* A mixture may have a state that there is not. */
+static bool may_be_locked(const struct store_env *e, uint64_t head)
+{
+    return head_locked(head) || (e->mixes && head_state(head) > HEAD_LOCKED_MOST && head_state(head) < HEAD_EMPTY);
+}
+
 static enum store_next take(struct store_allocation *m, struct store_env *e)
 {
     const struct store_heads *h = e->heads;
     uint32_t n = 0, most = batch(e);
     for (uint32_t i = 0; i < h->got && n < m->want - m->have && n < most; i++) {
         uint64_t head = h->words[i], next = head_of(HEAD_EMPTY, head_version(head) + 1, head_low(head));
-        if (head_locked(head) && !m->lock) {
+        if (may_be_locked(e, head) && !m->lock) {
             m->lock = head;
             m->locked = h->at + i;
         }
@@ -158,6 +171,19 @@ static void had(struct store_allocation *m, const struct store_env *e, uint64_t 
                                                .empty = true,
                                                .generation = head_low(head),
                                                .time = (uint16_t)(e->now / 1000000000)};
+}
+
+static enum store_next proven(struct store_allocation *m, const struct store_env *e)
+{
+    if (m->ops[0].status) {
+        m->cause = m->ops[0].status;
+        return undo(m, e);
+    }
+    m->lock = m->heads[0];
+    if (head_locked(m->lock))
+        return wait_for_lock(m);
+    m->passes++;
+    return look_from_start(m, e);
 }
 
 /* A page is had if its swap has certainly succeeded. One whose answer was lost may stay allocated. */
@@ -209,6 +235,7 @@ static enum store_next begin(struct store_allocation *m, struct store_env *e)
 
 enum store_next store_allocate_step(struct store_allocation *m, struct store_env *e)
 {
+    store_looked(e, m->ops, m->n);
     switch (m->step) {
     case ALLOCATION_BEGINS:
         return begin(m, e);
@@ -224,6 +251,8 @@ enum store_next store_allocate_step(struct store_allocation *m, struct store_env
         enum store_next next = put(m, e, ALLOCATION_UNPUTS);
         return next == STORE_DONE ? undo(m, e) : next;
     }
+    case ALLOCATION_PROVES:
+        return proven(m, e);
     case ALLOCATION_WAITS:
         return look_from_start(m, e);
     case ALLOCATION_RETURNS:

@@ -166,7 +166,7 @@ static enum store_next read_heads(struct store_chunking *m, const struct store_e
 {
     for (uint32_t i = 0; i < PER_CHUNK; i++) {
         uint64_t number = page_number(m->pids[i]);
-        m->ops[i] = store_read_op(e, 0, head_at(e->shape, number < e->shape->pages ? number : 0), &m->heads[i], 8);
+        m->ops[i] = store_look_op(e, 0, head_at(e->shape, number < e->shape->pages ? number : 0), &m->heads[i]);
     }
     return post(m, PER_CHUNK, CHUNK_HEADS);
 }
@@ -265,6 +265,7 @@ enum store_next store_open_chunk_step(struct store_chunking *m, struct store_env
 {
     if (m->step == CHUNK_BEGINS)
         return begin(m, e);
+    store_looked(e, m->ops, m->n);
     for (uint32_t i = 0; i < m->n; i++)
         if (m->ops[i].status)
             return end(m, m->ops[i].status);

@@ -108,7 +108,7 @@ static enum store_next ask_words(struct store_commit *m, const struct store_env 
     uint32_t n = 0;
     for (uint32_t k = 0; k < e->copies; k++)
         if (e->words->unsure >> k & 1)
-            m->ops[n++] = store_read_op(e, k, word_at(e->shape, e->slot), &e->words->at[k], 8);
+            m->ops[n++] = store_look_op(e, k, word_at(e->shape, e->slot), &e->words->at[k]);
     return post(m, n, COMMIT_ASKS);
 }
 
@@ -296,7 +296,7 @@ static enum store_next validate(struct store_commit *m, struct store_env *e)
     for (; m->at < m->count && n < COMMIT_OPS; m->at++) {
         struct tx_page *p = &m->pages[m->at];
         if (is_validated(m, p))
-            m->ops[n++] = store_read_op(e, 0, head_offset(p, e), &p->now, 8);
+            m->ops[n++] = store_look_op(e, 0, head_offset(p, e), &p->now);
     }
     if (n)
         return post(m, n, COMMIT_VALIDATES);
@@ -326,7 +326,7 @@ static enum store_next commit(struct store_commit *m, struct store_env *e)
     uint64_t prepared = tx_word(e->words->seq, TX_PREPARED), committed = tx_word(e->words->seq, TX_COMMITTED);
     for (uint32_t k = 0; k < e->copies; k++)
         if (m->unsure >> k & 1)
-            m->ops[n++] = store_read_op(e, k, word_at(e->shape, e->slot), &m->seen[k], 8);
+            m->ops[n++] = store_look_op(e, k, word_at(e->shape, e->slot), &m->seen[k]);
         else if (!(m->done >> k & 1))
             m->ops[n++] = store_swap_op(e, k, word_at(e->shape, e->slot), prepared, committed);
     return post(m, n, COMMIT_SWAPS);
@@ -443,6 +443,7 @@ static enum store_next copied(struct store_commit *m, struct store_env *e)
 
 enum store_next store_commit_step(struct store_commit *m, struct store_env *e)
 {
+    store_looked(e, m->ops, m->n);
     switch (m->step) {
     case COMMIT_BEGINS:
         return begin(m, e);

@@ -101,6 +101,7 @@ struct store_env {
     uint32_t copies;             /* 1 to STORE_COPIES_MOST */
     uint32_t mark;               /* of this client: store_mark() */
     dsm_remote *const *at;       /* of each copy; the first is the primary */
+    bool mixes;                  /* READs of a word may have bytes of old and of new values: words.md */
     struct store_dues *dues;     /* zero at first; NULL: no changes at several copies, and no transactions */
     struct store_words *words;   /* as they are when the client begins */
     struct store_held *held;     /* zero at first */
@@ -130,6 +131,28 @@ static inline dsm_op store_swap_op(const struct store_env *e, uint32_t copy, uin
                     .nbytes = 8,
                     .operand = from,
                     .desired = to};
+}
+
+/* A look at a word that atomics alone change: a value that it had, also where a READ may be a mixture. A compare-swap
+ * of 0 with 0 changes nothing. Fabrics do not use 'local' of an atomic: it says where the value is wanted. */
+static inline dsm_op store_look_op(const struct store_env *e, uint32_t copy, uint64_t offset, uint64_t *to)
+{
+    dsm_op op = store_read_op(e, copy, offset, to, sizeof *to);
+    op.code = e->mixes ? DSM_OP_COMPARE_SWAP : DSM_OP_READ;
+    return op;
+}
+/* These have ended. Looks are afterwards what READs would be: one whose answer was lost has failed. */
+static inline void store_looked(const struct store_env *e, dsm_op *ops, uint32_t n)
+{
+    for (uint32_t i = 0; e->mixes && i < n; i++) {
+        if (ops[i].code != DSM_OP_COMPARE_SWAP || !ops[i].local)
+            continue;
+        ops[i].code = DSM_OP_READ;
+        if (ops[i].status == -DSM_EUNKNOWN)
+            ops[i].status = ops[i].cause ? ops[i].cause : -DSM_EIO;
+        if (!ops[i].status)
+            *(uint64_t *)ops[i].local = ops[i].result;
+    }
 }
 
 /* ---- changes of heads at all copies, of which there are several: put.c ---- */
@@ -197,7 +220,15 @@ struct store_resolve {
     uint64_t number, lock; /* of the page; as it was read before the proof. 0: what is to be resolved is */
     uint32_t slot, mark;   /* the last transaction of this client, if it has left locks */
 
-    enum { RESOLVE_BEGINS, RESOLVE_READS, RESOLVE_DECIDES, RESOLVE_COPIES, RESOLVE_UNLOCKS, RESOLVE_CHECKS } step;
+    enum {
+        RESOLVE_BEGINS,
+        RESOLVE_PROVES,
+        RESOLVE_READS,
+        RESOLVE_DECIDES,
+        RESOLVE_COPIES,
+        RESOLVE_UNLOCKS,
+        RESOLVE_CHECKS
+    } step;
     uint32_t n, tries;
     uint64_t head, heads[STORE_COPIES_MOST];
     uint32_t at;  /* of a transaction: how many of its changes are done; */
@@ -290,6 +321,7 @@ struct store_allocation {
         ALLOCATION_LOOKS,
         ALLOCATION_SWAPS,
         ALLOCATION_PUTS,
+        ALLOCATION_PROVES,
         ALLOCATION_WAITS,
         ALLOCATION_RETURNS,
         ALLOCATION_UNDOES,

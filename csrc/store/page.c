@@ -37,7 +37,7 @@ static enum store_next post(struct store_op *m, uint32_t n, int step)
 
 static dsm_op read_head(struct store_op *m, const struct store_env *e)
 {
-    return store_read_op(e, 0, head_at(e->shape, page_number(m->pid)), &m->head, sizeof m->head);
+    return store_look_op(e, 0, head_at(e->shape, page_number(m->pid)), &m->head);
 }
 
 /* Of the frame that the guess names; reads of the page read that, too. */
@@ -397,6 +397,7 @@ void store_give_up(struct store_op *m, struct store_env *e)
 
 enum store_next store_step(struct store_op *m, struct store_env *e)
 {
+    store_looked(e, m->ops, m->n);
     switch (m->step) {
     case OP_BEGINS:
         return begin(m, e);

@@ -27,7 +27,7 @@ static int close_chunk(const dsm_store *s, uint64_t chunk, uint64_t word)
 static int close_own_chunk(dsm_store *s)
 {
     uint64_t word;
-    int rc = sure_read(s->at[0], chunk_at(&s->shape, s->frames.chunk), &word, 8);
+    int rc = sure_words(s->at[0], chunk_at(&s->shape, s->frames.chunk), &word, 1);
     s->frames = (struct store_frames){.chunk = s->frames.chunk};
     if (rc || chunk_state(word) != CHUNK_OPEN || chunk_owner(word) != s->env.slot + 1)
         return rc;
@@ -113,7 +113,7 @@ static int check_copies(dsm_store *s)
 /* 1: no client can be using slot 'slot' of the backup, and *word is what is there. 0: one may. */
 static int is_left(const dsm_store *s, uint32_t k, uint32_t slot, uint64_t *word)
 {
-    int rc = sure_read(s->at[k], slot_at(slot), word, sizeof *word);
+    int rc = sure_words(s->at[k], slot_at(slot), word, 1);
     return rc ? rc : !*word || member_ended(s->at[k], *word);
 }
 
@@ -145,7 +145,7 @@ static int take_backup(dsm_store *s, uint32_t k, bool *sent)
         return err_set(DSM_EBUSY, 0, "copy %u of the store: another client is at slot %u", k, s->env.slot);
     int rc = sure_swap_away(s->at[k], slot_at(s->env.slot), word, own);
     if (!rc)
-        rc = sure_read(s->at[k], slot_at(s->env.slot), &found, sizeof found);
+        rc = sure_words(s->at[k], slot_at(s->env.slot), &found, 1);
     return rc || found == own ? rc : err_set(DSM_ECORRUPT, 0, "copy %u of the store: slot %u", k, s->env.slot);
 }
 
@@ -182,7 +182,7 @@ static int read_words(dsm_store *s)
 {
     int rc = 0;
     for (uint32_t k = 0; k < s->env.copies && !rc; k++) {
-        rc = sure_read(s->at[k], word_at(&s->shape, s->env.slot), &s->words.at[k], 8);
+        rc = sure_words(s->at[k], word_at(&s->shape, s->env.slot), &s->words.at[k], 1);
         if (tx_seq(s->words.at[k]) > s->words.seq)
             s->words.seq = tx_seq(s->words.at[k]);
     }

@@ -241,7 +241,7 @@ static int holder_is_dead(dsm_store *s, uint64_t lock)
     name_holder(s, 0, 0);
     for (uint32_t k = 0; k < s->env.copies; k++) {
         uint64_t word;
-        int rc = sure_read(s->at[k], slot_at(slot), &word, sizeof word);
+        int rc = sure_words(s->at[k], slot_at(slot), &word, 1);
         if (rc) {
             s->posting->failed = remote_is_mapped(s->at[0]) ? s->posting->failed : k;
             return rc;
@@ -269,7 +269,7 @@ int posting_recover(dsm_store *s, uint64_t number, uint64_t lock)
 static int resolve_kept(dsm_store *s, uint64_t number)
 {
     uint64_t head;
-    int rc = sure_read(s->at[0], head_at(&s->shape, number), &head, sizeof head);
+    int rc = sure_words(s->at[0], head_at(&s->shape, number), &head, 1);
     if (rc || !store_lock_is_own(&s->env, head) || store_is_due(&s->env, number, head))
         return rc;
     struct store_resolve m = {.number = number, .lock = head};

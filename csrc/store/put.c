@@ -165,7 +165,7 @@ static uint32_t ask_copies(const struct store_put *p, struct store_change *chang
         uint64_t offset = head_at(e->shape, c->number);
         for (uint32_t k = 1; c->is == CHANGE_LOCKED && k < e->copies; k++)
             if (c->unsure >> k & 1)
-                ops[n++] = store_read_op(e, k, offset, &c->seen[k], 8);
+                ops[n++] = store_look_op(e, k, offset, &c->seen[k]);
             else if (!(c->done >> k & 1))
                 ops[n++] = store_swap_op(e, k, offset, c->from, c->to);
     }
@@ -307,7 +307,7 @@ static enum store_next settle(struct store_put *p, struct store_change *changes,
     uint32_t n = 0;
     for (uint32_t i = 0; i < p->count; i++)
         if (changes[i].is == CHANGE_UNSURE)
-            ops[n++] = store_read_op(e, 0, head_at(e->shape, changes[i].number), &changes[i].seen[0], 8);
+            ops[n++] = store_look_op(e, 0, head_at(e->shape, changes[i].number), &changes[i].seen[0]);
     return post(p, n, PUT_SETTLES);
 }
 

@@ -33,7 +33,7 @@ static enum store_next read_record(struct store_resolve *m, const struct store_e
     }
     uint32_t n = 0;
     for (uint32_t k = 0; k < e->copies; k++)
-        m->ops[n++] = store_read_op(e, k, word_at(e->shape, m->slot), &m->words[k], 8);
+        m->ops[n++] = store_look_op(e, k, word_at(e->shape, m->slot), &m->words[k]);
     m->ops[n++] = store_read_op(e, 0, record_at(e->shape, m->slot), &m->record, sizeof m->record);
     return post(m, n, RESOLVE_READS);
 }
@@ -43,7 +43,7 @@ static enum store_next check(struct store_resolve *m, const struct store_env *e)
 {
     if (!m->lock)
         return end(m, 0);
-    m->ops[0] = store_read_op(e, 0, head_at(e->shape, m->number), &m->heads[0], 8);
+    m->ops[0] = store_look_op(e, 0, head_at(e->shape, m->number), &m->heads[0]);
     return post(m, 1, RESOLVE_CHECKS);
 }
 
@@ -152,6 +152,7 @@ enum store_next store_resolve_transaction_step(struct store_resolve *m, struct s
         return status == -DSM_EUNKNOWN && ++m->tries < TRIES ? read_record(m, e) : end(m, err_known(status));
     switch (m->step) {
     case RESOLVE_BEGINS:
+    case RESOLVE_PROVES:
         return read_record(m, e);
     case RESOLVE_READS:
         return decide(m, e);

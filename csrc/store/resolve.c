@@ -27,7 +27,7 @@ static enum store_next post(struct store_resolve *m, uint32_t n, int step)
 static enum store_next read_copies(struct store_resolve *m, const struct store_env *e)
 {
     for (uint32_t k = 1; k < e->copies; k++)
-        m->ops[k - 1] = store_read_op(e, k, head_at(e->shape, m->number), &m->heads[k], 8);
+        m->ops[k - 1] = store_look_op(e, k, head_at(e->shape, m->number), &m->heads[k]);
     return post(m, e->copies - 1, RESOLVE_READS);
 }
 
@@ -37,11 +37,16 @@ static enum store_next unlock(struct store_resolve *m, const struct store_env *e
     return post(m, 1, RESOLVE_UNLOCKS);
 }
 
+static enum store_next look_at_lock(struct store_resolve *m, const struct store_env *e, int step)
+{
+    m->ops[0] = store_look_op(e, 0, head_at(e->shape, m->number), &m->heads[0]);
+    return post(m, 1, step);
+}
+
 /* Copies that contradict each other: another client has resolved the lock, and they change; or they are damaged. */
 static enum store_next check(struct store_resolve *m, const struct store_env *e)
 {
-    m->ops[0] = store_read_op(e, 0, head_at(e->shape, m->number), &m->heads[0], 8);
-    return post(m, 1, RESOLVE_CHECKS);
+    return look_at_lock(m, e, RESOLVE_CHECKS);
 }
 
 static bool has_version(uint64_t head, uint64_t lock, uint64_t more)
@@ -104,6 +109,12 @@ static int first_error(const struct store_resolve *m)
 
 enum store_next store_resolve_step(struct store_resolve *m, struct store_env *e)
 {
+    if (m->step != RESOLVE_BEGINS)
+        store_looked(e, m->ops, m->n);
+    else if (m->lock && e->mixes) /* it may be a mixture: some are found among many heads */
+        return look_at_lock(m, e, RESOLVE_PROVES);
+    if (m->step == RESOLVE_PROVES && !m->ops[0].status && m->heads[0] != m->lock)
+        return end(m, 0);
     if (!m->lock || head_in_transaction(m->lock))
         return store_resolve_transaction_step(m, e);
     int status = m->step == RESOLVE_BEGINS ? 0 : first_error(m);
@@ -111,6 +122,7 @@ enum store_next store_resolve_step(struct store_resolve *m, struct store_env *e)
         return status == -DSM_EUNKNOWN && ++m->tries < TRIES ? read_copies(m, e) : end(m, err_known(status));
     switch (m->step) {
     case RESOLVE_BEGINS:
+    case RESOLVE_PROVES:
         return read_copies(m, e);
     case RESOLVE_READS:
         return found(m, e);

@@ -46,6 +46,7 @@ static dsm_store *new_handle(dsm_remote *const *at, uint32_t copies)
     s->env = (struct store_env){.shape = &s->shape,
                                 .copies = copies,
                                 .at = s->at,
+                                .mixes = !remote_reads_whole(at[0]),
                                 .dues = &s->dues,
                                 .words = &s->words,
                                 .held = &s->held,

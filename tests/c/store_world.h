@@ -23,6 +23,7 @@ struct flight { /* an op that was posted */
     uint32_t node;
     uint8_t sent[64 + PAGE_BYTES]; /* of a WRITE, as it was when it was posted */
     uint64_t left, piece;          /* pieces, a bit each; bytes of one */
+    bool torn;                     /* a piece is the same byte of each word */
 };
 
 enum does { IDLES, RUNS, WAITS, SLEEPS, DIED, GONE };
@@ -61,6 +62,7 @@ static struct client {
 } clients[CLIENTS];
 
 static int64_t now;
+static bool mixes;    /* a READ of words may have bytes of old and of new values: words.md */
 static struct place { /* a slot */
     uint32_t mark;    /* of the client that is there, or was there last */
     bool taken, dead; /* dead: behind fences at all nodes */
@@ -89,7 +91,8 @@ static void send(struct client *c, dsm_op *op)
     REQUIRE(c->n <= FLIGHTS, "more ops than the simulation has room for");
     *f = (struct flight){.op = op, .copy = *op, .node = node_of(op)};
     f->piece = op->nbytes / 60 > PIECE ? op->nbytes / 60 : PIECE;
-    uint64_t pieces = op->code > DSM_OP_WRITE ? 1 : (op->nbytes + f->piece - 1) / f->piece;
+    f->torn = mixes && op->code == DSM_OP_READ && op->offset + op->nbytes <= shape.frames;
+    uint64_t pieces = op->code > DSM_OP_WRITE ? 1 : f->torn ? 8 : (op->nbytes + f->piece - 1) / f->piece;
     REQUIRE(op->offset + op->nbytes <= shape.nbytes && pieces < 64, "an op out of bounds");
     f->left = (1ull << pieces) - 1;
     if (op->code == DSM_OP_WRITE)
@@ -129,7 +132,10 @@ static void land(struct flight *f, uint32_t piece)
     uint64_t from = piece * f->piece, n = op->nbytes - from < f->piece ? op->nbytes - from : f->piece;
     uint8_t *there = memory[f->node] + op->offset;
     f->left &= ~(1ull << piece);
-    if (op->code == DSM_OP_WRITE) {
+    if (f->torn) {
+        for (uint64_t k = piece; f->op && k < op->nbytes; k += 8)
+            *local_of(op, k) = there[k];
+    } else if (op->code == DSM_OP_WRITE) {
         memcpy(there + from, f->sent + from, n);
     } else if (op->code == DSM_OP_READ) {
         for (uint64_t k = from; f->op && k < from + n; k++)
@@ -213,6 +219,8 @@ static void lose(struct client *c, uint32_t node)
         sent = sent && (i < landed || chance(4) || !may_land(c, i));
         f->op->status = f->copy.code == DSM_OP_READ ? -DSM_EIO : sent ? -DSM_EUNKNOWN : -DSM_ECANCELED;
         f->op->cause = sent ? -DSM_EPEER : 0;
+        if (sent && f->copy.code == DSM_OP_COMPARE_SWAP && f->copy.local) /* a look is a READ for its machine */
+            f->op->cause = -DSM_EIO;
         if (!sent)
             f->left = 0;
         f->op = NULL;

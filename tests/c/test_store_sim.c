@@ -6,7 +6,8 @@
  * READs at any time, WRITEs and compare-swaps of a client in the order in which they were posted, and those of
  * different clients interleaved. It breaks connections: what has been posted is executed later, or never, but not
  * after the next op of that client; answers are lost. It stops clients. It kills clients, whose posted ops may land
- * until a fence; only then is the death proven, and another client begins in that slot. Hints are kept by some.
+ * until a fence; only then is the death proven, and another client begins in that slot. Hints are kept by some. In
+ * every third world a READ of words gives each byte of a word as it was at some moment of the READ.
  *
  * What is checked. Each write has a value of its own, which fills the page. Versions give the order of the operations
  * on a page, so it is linearisable if: a version has one value and a value one version; an op that begins after another
@@ -125,6 +126,7 @@ static void come(struct client *c, bool hints)
                                 .copies = copies,
                                 .mark = (uint32_t)chance(LOW24),
                                 .at = at,
+                                .mixes = mixes,
                                 .dues = &c->dues,
                                 .words = &c->words,
                                 .held = &c->held,
@@ -713,6 +715,7 @@ static void run(uint64_t number)
     state = number * 0x2545f4914f6cdd1dull;
     steps_done = 0;
     now = 1;
+    mixes = number % 3 == 0;
     history_begins();
     n_nodes = 0;
     memset(places, 0, sizeof places);

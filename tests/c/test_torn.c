@@ -319,6 +319,43 @@ static void snapshots(void)
     close_two();
 }
 
+/* ---- a store: a page becomes empty, and is its frame again, between two bytes of its head (pages.md) ---- */
+
+enum { HEADS = 256, FRAMES = 80, PAGE = 256 }; /* with one slot and 4 pages; the field that says where frames are */
+static uint64_t page_head, framed_and_empty[2];
+
+static void change_page(const uint8_t *at)
+{
+    uint64_t frames = *word_of_owner(FRAMES);
+    uint64_t *head = word_of_owner(page_head);
+    if ((is_in(at, page_head, 8) || is_in(at, frames, BIG - frames)) && !below(3))
+        *head = framed_and_empty[*head == framed_and_empty[0]];
+}
+
+static void pages(void)
+{
+    dsm_store_shape given = {.page_bytes = PAGE, .clients = 1, .pages = 4};
+    uint8_t page[PAGE] = {1};
+    uint64_t n, pid, version, now;
+    uint32_t failed;
+    dsm_store *store;
+    open_two();
+    CHECK(!dsm_store_layout(&given, &n) && n <= BIG && !dsm_store_format(dsm_region_data(region), &given));
+    CHECK(!dsm_store_open(&remote, 1, &store, &failed) && !dsm_store_allocate(store, &pid, 1));
+    CHECK(!dsm_store_write(store, pid, page, &version));
+    page_head = HEADS + 8 * (pid & 0xffffffffff);
+    framed_and_empty[0] = *word_of_owner(page_head);
+    framed_and_empty[1] = 4094ull << 52 | (version + 1) << 24 | pid >> 40;
+    CHECK(framed_and_empty[0] >> 24 == version);
+    modeldev_tears = change_page;
+    for (int i = 0; i < READS; i++)
+        CHECK(!dsm_store_version(store, pid, &now) && (now == version || now == version + 1));
+    modeldev_tears = NULL;
+    *word_of_owner(page_head) = framed_and_empty[0];
+    CHECK(!dsm_store_close(store));
+    close_two();
+}
+
 static const struct scene scenes[] = {
     {"bounds", "", bounds, false},
     {"tails", "tear=1", tails, false},
@@ -328,6 +365,7 @@ static const struct scene scenes[] = {
     {"rows", "tear=1", rows, false},
     {"members", "tear=1", members, false},
     {"snapshots", "tear=1", snapshots, false},
+    {"pages", "tear=1", pages, false},
 };
 
 int main(int argc, char **argv) { return run_scenes(scenes, sizeof scenes / sizeof *scenes, argc, argv); }

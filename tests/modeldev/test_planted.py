@@ -65,6 +65,7 @@ TORN = [
     ("rows", SURE),
     ("members", (f"{OBJECTS}/member.c", "identity ? member_is(r, table, i, identity) : 0;", "identity;")),
     ("snapshots", (f"{OBJECTS}/segment/versions.c", "remote_reads_whole(r) ? 1 : WORD_BOUNDS", "1")),
+    ("pages", ("csrc/store/store.c", "!remote_reads_whole(at[0])", "false")),
 ]
 
 

@@ -32,6 +32,15 @@ SUITES = {
     "memory of the caller": (HABITS, ["tests/softroce/test_registration.py", "tests/softroce/test_cache.py"]),
     "queues": (HABITS, ["tests/unit/test_queue.py", "--fabric=verbs", "-k=verbs"]),
     "segments": (HABITS, ["tests/unit/test_segment.py", "tests/unit/test_clock.py", "--fabric=verbs", "-k=verbs"]),
+    "stores": (
+        HABITS,
+        [
+            "tests/unit/test_store.py",
+            "tests/unit/test_store_transactions.py",
+            "--fabric=verbs",
+            "-k=verbs and not short_writes",
+        ],
+    ),
     "locks": (HABITS, ["tests/sync/test_lock.py", "tests/sync/test_meeting_async.py", "--fabric=verbs", "-k=verbs"]),
     "semaphores and meetings": (
         f"{HABITS}&late=50",

@@ -66,6 +66,17 @@ PLANTED = {
     ),
     "a chunk that was lost to another is used": ("chunk", "if (m->ops[0].result != from)", "if (0)"),
     "a page that was lost to another is given": ("allocate", "!op->status && op->result == op->operand", "!op->status"),
+    "a head that may be a mixture is believed": (
+        "page",
+        "store_look_op(e, 0, head_at(e->shape, page_number(m->pid)), &m->head)",
+        "store_read_op(e, 0, head_at(e->shape, page_number(m->pid)), &m->head, 8)",
+    ),
+    "heads of frames may be mixtures": (
+        "chunk",
+        "store_look_op(e, 0, head_at(e->shape, number < e->shape->pages ? number : 0), &m->heads[i])",
+        "store_read_op(e, 0, head_at(e->shape, number < e->shape->pages ? number : 0), &m->heads[i], 8)",
+    ),
+    "the holder of a mixture is asked about": ("allocate", "e->mixes ? prove_lock(m, e) : ", ""),
 }
 # The same, with this many copies.
 PLANTED_COPIES = {
@@ -130,7 +141,13 @@ PLANTED_COPIES = {
         "return n ? post(m, n, RESOLVE_COPIES) : unlock(m, e);",
         "return unlock(m, e);",
     ),
-    "a resolution takes backups that moved on for damage": (3, "resolve", "if (m->heads[0] != m->lock)", "if (0)"),
+    "a resolution takes backups that moved on for damage": (2, "resolve", "if (m->heads[0] != m->lock)", "if (0)"),
+    "a mixture is taken for what became of a lock": (
+        2,
+        "put",
+        "store_look_op(e, 0, head_at(e->shape, changes[i].number), &changes[i].seen[0])",
+        "store_read_op(e, 0, head_at(e->shape, changes[i].number), &changes[i].seen[0], 8)",
+    ),
 }
 
 
