@@ -321,10 +321,16 @@ static enum store_next unknown(struct store_op *m)
                              (unsigned long long)m->pid));
 }
 
+/* A transaction has locked the page in the version that was written. If it is given up the frame is the page's again. */
+static bool may_be_locked(const struct store_op *m)
+{
+    return head_locked(m->head) && head_version(m->head) == head_version(m->next);
+}
+
 /* The answer was lost, and the head has been read since. */
 static enum store_next doubt(struct store_op *m, struct store_env *e)
 {
-    if (m->ops[0].status) {
+    if (m->ops[0].status || may_be_locked(m)) {
         e->frames->doubt |= head_state(m->next) == HEAD_FRAMED;
         return unknown(m);
     }

@@ -255,10 +255,41 @@ static void looks_have_an_end(void)
     CHECK(read_what_changes(ids[0]) == -DSM_ETIME);
 }
 
+/* A write was executed, and its answer lost. Before the head is read, a transaction locks the page, and is then given up:
+ * the frame behind the lock is the page's, and is not written again. */
+static void a_lock_behind_a_lost_answer(void)
+{
+    uint64_t ids[PAGES];
+    begin(2);
+    come(&a, 0);
+    come(&b, 1);
+    allocate(&a, ids);
+    CHECK(!operate(&a, STORE_WRITE, ids[0], 1));
+    uint64_t *head = (uint64_t *)(void *)(memory + head_at(&shape, page_number(ids[0]))), made = 0;
+    struct store_op m = {.kind = STORE_WRITE, .pid = ids[0], .page = page};
+    memset(page, 2, PAGE);
+    lose = HEAD;
+    executed = readable = true;
+    while (store_step(&m, &a.env) == STORE_POST) {
+        execute(m.ops, m.n);
+        if (lose || made)
+            continue;
+        made = *head;
+        *head = head_transaction_lock(made, b.env.slot, 7);
+    }
+    readable = false;
+    CHECK(m.status == -DSM_EUNKNOWN && made);
+    *head = made;
+    for (uint32_t i = 1; i < PAGES; i++)
+        CHECK(!operate(&a, STORE_WRITE, ids[i], 3));
+    CHECK(!operate(&b, STORE_READ, ids[0], 0) && page[0] == 2 && page[PAGE - 1] == 2);
+}
+
 int main(void)
 {
     a_chunk_that_may_be_closed();
     a_head_that_came_twice();
+    a_lock_behind_a_lost_answer();
     for (int i = 0; i < 2; i++) {
         chunks_are_found_again(OPENING, i);
         chunks_are_found_again(CLOSING, i);
