@@ -34,6 +34,8 @@ static uint64_t lock_of(const struct tx_page *p, const struct store_env *e)
     return head_transaction_lock(p->head, e->slot, e->mark);
 }
 
+static uint8_t all_copies(const struct store_env *e) { return (uint8_t)((1u << e->copies) - 1); }
+
 static void forget_hint(const struct tx_page *p, struct store_env *e)
 {
     if (e->hints)
@@ -276,6 +278,8 @@ static enum store_next locked(struct store_commit *m, struct store_env *e)
             refused = p;
         op++;
     }
+    if (!own) /* what stands there is read before the next record */
+        e->words->unsure = all_copies(e);
     if (!own)
         return undo(m, e, err_set(DSM_ECORRUPT, 0, "another client uses slot %u of the store", e->slot));
     if (refused)
@@ -318,8 +322,6 @@ static enum store_next validated(struct store_commit *m, struct store_env *e)
 
 /* ---- the commit ---- */
 
-static uint8_t all_copies(const struct store_env *e) { return (uint8_t)((1u << e->copies) - 1); }
-
 static enum store_next commit(struct store_commit *m, struct store_env *e)
 {
     uint32_t n = 0;
@@ -332,11 +334,17 @@ static enum store_next commit(struct store_commit *m, struct store_env *e)
     return post(m, n, COMMIT_SWAPS);
 }
 
+/* Locks go in the order of the record: while any of them stands, that of the last page does. */
+static void keep(const struct store_commit *m, struct store_env *e)
+{
+    store_keep(e, page_number(m->record.of[m->record.n - 1].pid));
+}
+
 /* The pages are as they were, or all have the new values: the client that resolves the locks finds out. */
 static enum store_next unknown(struct store_commit *m, struct store_env *e, int code)
 {
     int cause = m->cause < 0 ? -m->cause : m->cause;
-    store_keep(e, page_number(m->record.of[0].pid)); /* with it all are resolved */
+    keep(m, e);
     e->words->unsure = all_copies(e);
     return end(m, err_set_op(code, cause ? cause : DSM_EIO, 0, 0,
                              "a transaction; its pages stay locked until the store answers"));
@@ -405,7 +413,7 @@ static void end_page(struct tx_page *p, struct store_env *e)
 static enum store_next finish(struct store_commit *m, struct store_env *e, bool all)
 {
     if (!all)
-        store_keep(e, page_number(m->record.of[0].pid));
+        keep(m, e);
     for (uint32_t i = 0; i < m->count; i++) {
         struct tx_page *p = &m->pages[i];
         if (tx_changes(p) && all)

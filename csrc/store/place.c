@@ -177,12 +177,24 @@ static int take_backups(dsm_store *s)
     return rc;
 }
 
+/* A transaction of a client before that was given up may have left its word prepared, and another client that has met
+ * one of its locks may be about to say so. Afterwards nobody but this client changes the word. */
+static int settle_word(const dsm_store *s, uint32_t k, uint64_t *word)
+{
+    uint64_t at = word_at(&s->shape, s->env.slot);
+    int rc = sure_words(s->at[k], at, word, 1);
+    if (rc || tx_state(*word) != TX_PREPARED)
+        return rc;
+    rc = sure_swap_away(s->at[k], at, *word, tx_word(tx_seq(*word), TX_ABORTED));
+    return rc ? rc : sure_words(s->at[k], at, word, 1);
+}
+
 /* The transactions of this client have greater numbers than any before in this slot. */
 static int read_words(dsm_store *s)
 {
     int rc = 0;
     for (uint32_t k = 0; k < s->env.copies && !rc; k++) {
-        rc = sure_words(s->at[k], word_at(&s->shape, s->env.slot), &s->words.at[k], 1);
+        rc = settle_word(s, k, &s->words.at[k]);
         if (tx_seq(s->words.at[k]) > s->words.seq)
             s->words.seq = tx_seq(s->words.at[k]);
     }

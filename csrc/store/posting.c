@@ -316,7 +316,10 @@ int posting_close_held(dsm_store *s)
     s->dues.unsettled = 0;
     posting_execute(s, ops, n);
     store_held_done(&s->env, ops, n);
-    return s->held.n ? err_known(ops[0].status) : 0;
+    for (uint32_t i = 0; i < n; i++)
+        if (ops[i].status)
+            return err_known(ops[i].status);
+    return 0;
 }
 
 /* ---- what is said ---- */

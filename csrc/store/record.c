@@ -67,13 +67,22 @@ static bool fits(const struct store_resolve *m, const struct store_env *e)
     return found;
 }
 
+/* A copy has a later transaction of the slot: this one was resolved before that began. */
+static bool has_moved_on(const struct store_resolve *m, const struct store_env *e)
+{
+    bool later = false;
+    for (uint32_t k = 1; k < e->copies; k++)
+        later |= tx_seq(m->words[k]) > m->record.seq;
+    return later;
+}
+
 static enum store_next change(struct store_resolve *m, const struct store_env *e);
 
 /* A copy that the transaction has not reached has an older word, and keeps it. */
 static enum store_next decide(struct store_resolve *m, const struct store_env *e)
 {
     uint32_t n = 0;
-    if (!fits(m, e))
+    if (!fits(m, e) || has_moved_on(m, e))
         return check(m, e);
     if (m->slot == e->slot && m->mark == e->mark)
         e->words->unsure = (uint8_t)((1u << e->copies) - 1);

@@ -345,6 +345,8 @@ static int commit(dsm_store *s, dsm_transaction *t)
     int rc = prove(s, t);
     for (int tries = 0; !rc && tries < TRIES; tries++) {
         rc = t->changes ? posting_settle(s) : 0;
+        if (!rc)
+            rc = posting_close_held(s); /* of the try before, or of a transaction that could not */
         if (rc)
             break;
         t->m = (struct store_commit){.pages = t->pages, .count = t->count, .ops = posting_ops(s)};

@@ -4,13 +4,14 @@
  */
 #include "base/mapped_ops.h"
 #include "check.h"
-#include "store/machine.h"
+#include "store/commit.h"
 
 enum { PAGES = 64, PAGE = 256 };
 
 /* What is to happen to the next posting with an op of this kind: it is executed, or not, and its answer is lost. */
 static enum lose { NOTHING, OPENING, CLOSING, HEAD } lose;
 static bool executed, unreadable, refused;
+static bool lost_all; /* no answer comes, and nothing is executed */
 static bool readable; /* what becomes of a head can be found out */
 static bool changes;  /* the source of a write, once the machine has posted it */
 static struct store_shape shape;
@@ -51,6 +52,10 @@ static void execute(dsm_op *ops, uint32_t n)
 {
     if (changes && ops[0].code == DSM_OP_WRITE)
         page[PAGE / 2]++;
+    for (uint32_t i = 0; lost_all && i < n; i++)
+        ops[i].status = ops[i].code == DSM_OP_READ ? -DSM_EIO : -DSM_EUNKNOWN;
+    if (lost_all)
+        return;
     bool lost = lose && kind_of(&ops[n - 1]) == lose;
     for (uint32_t i = 0; i < n; i++) {
         dsm_op unseen = ops[i];
@@ -285,11 +290,71 @@ static void a_lock_behind_a_lost_answer(void)
     CHECK(!operate(&b, STORE_READ, ids[0], 0) && page[0] == 2 && page[PAGE - 1] == 2);
 }
 
+/* From the step on that says that it is committed nothing is answered. */
+static int commit_in_doubt(struct client *c, struct tx_page *pages, uint32_t n)
+{
+    static dsm_op ops[COMMIT_OPS];
+    struct store_commit m = {.pages = pages, .count = n, .ops = ops};
+    for (enum store_next next; (next = store_commit_step(&m, &c->env)) != STORE_DONE;) {
+        bool asks = m.step == COMMIT_SWAPS;
+        if (next != STORE_POST)
+            continue;
+        lost_all = asks;
+        execute(m.ops, m.n);
+        lost_all = false;
+    }
+    return m.status;
+}
+
+/* As far as the half of what it posts last. */
+static int resolve_a_half(struct client *c, uint64_t number, uint64_t lock)
+{
+    struct store_resolve m = {.number = number, .lock = lock};
+    for (bool lost = false; store_resolve_step(&m, &c->env) == STORE_POST;) {
+        uint32_t n = m.step == RESOLVE_UNLOCKS ? m.n / 2 : m.n;
+        execute(m.ops, lost ? 0 : n);
+        for (uint32_t i = lost ? 0 : n; i < m.n; i++)
+            m.ops[i].status = m.ops[i].code == DSM_OP_READ ? -DSM_EIO : -DSM_EUNKNOWN;
+        lost |= n < m.n;
+    }
+    return m.status;
+}
+
+/* A client does not know what became of its transaction, and resolves it, which fails in the midst. As long as one of
+ * the pages is locked, it knows of one that is. */
+static void a_transaction_resolved_by_half(void)
+{
+    uint64_t ids[PAGES];
+    struct tx_page pages[PAGES] = {{0}};
+    struct store_dues dues = {0};
+    struct store_words words = {0};
+    struct store_held held = {0};
+    begin(1);
+    come(&a, 0);
+    allocate(&a, ids);
+    a.env.dues = &dues;
+    a.env.words = &words;
+    a.env.held = &held;
+    a.env.mark = 7;
+    const uint64_t *heads = (const uint64_t *)(const void *)(memory + shape.heads);
+    for (uint32_t i = 0; i < PAGES; i++)
+        pages[i] = (struct tx_page){.pid = ids[i], .head = heads[page_number(ids[i])], .frees = true};
+    CHECK(commit_in_doubt(&a, pages, PAGES) == -DSM_EUNKNOWN && dues.n_kept == 1);
+    uint64_t kept = dues.pages[0], lock = heads[kept];
+    CHECK(store_lock_is_own(&a.env, lock));
+    CHECK(resolve_a_half(&a, kept, lock) < 0);
+    uint32_t locked = 0;
+    for (uint32_t i = 0; i < PAGES; i++)
+        locked += head_locked(heads[i]);
+    CHECK(locked == PAGES / 2 && heads[kept] == lock);
+}
+
 int main(void)
 {
     a_chunk_that_may_be_closed();
     a_head_that_came_twice();
     a_lock_behind_a_lost_answer();
+    a_transaction_resolved_by_half();
     for (int i = 0; i < 2; i++) {
         chunks_are_found_again(OPENING, i);
         chunks_are_found_again(CLOSING, i);

@@ -104,7 +104,10 @@ static void take(struct client *c, uint32_t slot)
         if (chunk_state(words[i]) == CHUNK_OPEN && chunk_owner(words[i]) == slot + 1)
             words[i] = chunk_next(words[i], 0, CHUNK_CLOSED);
     for (uint32_t k = 0; k < copies; k++) {
-        memcpy(&c->words.at[k], memory[k] + word_at(&shape, slot), 8);
+        uint64_t *word = (uint64_t *)(void *)(memory[k] + word_at(&shape, slot));
+        if (tx_state(*word) == TX_PREPARED)
+            *word = tx_word(tx_seq(*word), TX_ABORTED);
+        c->words.at[k] = *word;
         if (tx_seq(c->words.at[k]) > c->words.seq)
             c->words.seq = tx_seq(c->words.at[k]);
     }

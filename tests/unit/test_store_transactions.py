@@ -12,13 +12,14 @@ import random
 import threading
 import time
 
+import numpy as np
 import pytest
 from forked import in_child
 from names_server import process_that_serves
 from paging import SIZE, StruckError, handling, number_of, page
 
 import dsmem
-from dsmem import errors
+from dsmem import _core, errors
 
 SECRET = b"7a4c5" * 12 + b"7a4c"
 SECONDS = 60
@@ -266,7 +267,62 @@ def test_run_tries_again(store):
     assert number_of(store.read(two)) == 13
 
 
+# -- what others may find --
+
+WORDS = 192 + 8 * PROPERTIES["members"]  # docs/protocols/commit.md
+PREPARED = 1
+
+
+def words(store):
+    """The transaction words of all slots, where the memory is."""
+    found = np.zeros(PROPERTIES["members"], "u8")
+    store._memory.remote.read(WORDS, found)
+    return found.tolist()
+
+
+def give_up(store, one, two):
+    with pytest.raises(errors.ConflictError), store.transaction() as tx:
+        tx.read(one)
+        store.write(one, page(5))
+        tx.write(two, page(6))
+
+
+def test_a_newcomer_leaves_no_word_prepared(place):
+    """A client that has met a lock of the one before may be about to change it, and then the next commit was refused."""
+    with client(place[0]) as cluster, cluster.store("s", create=True, replicas=place[1], **PROPERTIES) as store:
+        one, two = store.allocate_many(2).tolist()
+        with client(place[0]) as other, other.store("s") as left:
+            give_up(left, one, two)
+            before = words(store)
+            assert sum(word & 3 == PREPARED for word in before) == 1
+        with client(place[0]) as other, other.store("s") as newcomer:
+            assert [word | 3 for word in words(store)] == [word | 3 for word in before]
+            assert not any(word & 3 == PREPARED for word in words(store))
+            newcomer.run(lambda tx: tx.write(two, page(7)))
+        assert numbers(store, [one, two]) == [5, 7]
+        cluster.unlink("s")
+
+
+def test_a_word_that_was_changed_is_read_again(store):
+    one, two = store.allocate_many(2).tolist()
+    give_up(store, one, two)
+    [slot] = [i for i, word in enumerate(words(store)) if word & 3 == PREPARED]
+    found = words(store)[slot]
+    assert store._memory.remote.compare_swap(WORDS + 8 * slot, found, found | 3) == found
+    with pytest.raises(errors.CorruptError, match="another client uses slot"), store.transaction() as tx:
+        tx.write(two, page(6))
+    store.run(lambda tx: tx.write(two, page(7)))
+    assert numbers(store, [one, two]) == [5, 7]
+
+
 # -- what is refused --
+
+
+def test_one_that_was_not_begun():
+    half_made = _core.Transaction.__new__(dsmem.store.Transaction)
+    for call in (half_made.__enter__, lambda: half_made.__exit__(None, None, None), lambda: half_made.read(1)):
+        with pytest.raises(errors.ClosedError):
+            call()
 
 
 def test_after_its_end(store):
