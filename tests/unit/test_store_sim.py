@@ -44,8 +44,8 @@ PLANTED = {
     "a free in doubt counts as done": ("page", "m->head == m->next && head_state", "m->head == m->next || head_state"),
     "a frame in doubt is put back": (
         "page",
-        "if (m->ops[0].status) {\n        e->frames->doubt |= ",
-        "if (m->ops[0].status) {\n        put_back(m, e);\n        e->frames->doubt &= ",
+        "if (m->ops[0].status || may_be_locked(m)) {\n        e->frames->doubt |= ",
+        "if (m->ops[0].status || may_be_locked(m)) {\n        put_back(m, e);\n        e->frames->doubt &= ",
     ),
     "the frame that is the page is put back": (
         "page",
