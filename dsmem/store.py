@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from typing_extensions import Self
+
 from dsmem import _core, errors
 from dsmem.memory import Memory, bytes_of, open_or_leave
 from dsmem.names import copies
@@ -83,6 +85,12 @@ class Transaction(_core.Transaction):
     ...     tx.write(yours, amount)
     ...     tx.write(mine, bytes(4096))
     """
+
+    def __new__(cls, *args: Any, **named: Any) -> Self:
+        """Refuse calls by users, and name the method to call instead."""
+        if len(args) != 1 or not isinstance(args[0], Store):
+            raise errors.ArgumentTypeError("Transaction can't be constructed; use store.transaction()")
+        return super().__new__(cls, *args, **named)
 
     def __init__(self, store: _core.Store, *, opaque: bool = False) -> None:
         _core.Transaction.__init__(self, store, opaque)
@@ -277,7 +285,10 @@ class Store(NamedObject, _core.Store):
         OutcomeUnknownError
             The last attempt was committed, or not at all.
         """
-        ends = None if timeout is None else time.monotonic() + timeout
+        if not callable(function):
+            raise errors.ArgumentTypeError(f"function={function!r:.80} can't be called; pass a function")
+        limit = _core.seconds(timeout, "timeout")
+        ends = None if limit is None else time.monotonic() + limit
         pause = _PAUSE
         while True:
             try:

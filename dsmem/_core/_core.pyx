@@ -43,6 +43,7 @@ import fcntl
 import json
 import math
 import os
+import sys
 import threading
 import time
 import warnings

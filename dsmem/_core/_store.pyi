@@ -210,7 +210,7 @@ class Store:
         """End the client. Closing twice has no effect."""
 
 class Transaction:
-    """The core of :class:`dsmem.Transaction`."""
+    """The core of :class:`dsmem.store.Transaction`."""
 
     def __init__(self, store: Store, opaque: bool = False) -> None: ...
     @overload

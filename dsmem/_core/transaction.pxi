@@ -1,8 +1,17 @@
-# Included by _core.pyx: Transaction, the core of dsmem.Transaction (csrc/store/transaction.c).
+# Included by _core.pyx: Transaction, the core of dsmem.store.Transaction (csrc/store/transaction.c).
 #
 # It belongs to the thread that has begun it, and to the process. What it holds is memory of this process alone, so it
 # may be dropped anywhere. The with statement is here since a signal handler must not raise between two steps of its
-# beginning or its end; one that raises between the two leaves a reference that dies with the transaction.
+# beginning or its end. One that raises just before the end leaves a transaction that is not ended, for as long as the
+# exception is there; so one counts as the thread's only while the frame that has begun it runs.
+
+cdef bint is_running(object frame):
+    """Whether it is one of this thread's."""
+    at = sys._getframe()
+    while at is not None and at is not frame:
+        at = at.f_back
+    return at is not None
+
 
 @cython.auto_pickle(False)
 cdef class Transaction:
@@ -11,6 +20,7 @@ cdef class Transaction:
     cdef uint32_t epoch
     cdef unsigned long thread
     cdef bint live, busy
+    cdef object frame  # that has begun it, until it ends
     cdef object __weakref__
 
     def __cinit__(self, *args, **named):
@@ -20,9 +30,10 @@ cdef class Transaction:
         c.dsm_transaction_drop(self.ptr)
 
     def __init__(self, Store store not None, opaque=False):
+        looks = truth(opaque, "opaque")
         if self.ptr != NULL:
             raise error_of(c.DSM_EINVAL, "the transaction has been made before")
-        self.ptr = c.dsm_transaction_new(bool(opaque))
+        self.ptr = c.dsm_transaction_new(looks)
         if self.ptr == NULL:
             raise error_from_core(-c.DSM_ENOMEM, "transaction")
         self.store = store
@@ -138,16 +149,20 @@ cdef class Transaction:
             self.end()
 
     def __enter__(self):
-        cdef dict begun = self.store.transactions
+        cdef dict begun
         cdef Transaction other
+        if self.store is None:
+            raise error_of(c.DSM_ECLOSED, "the transaction was not begun; store.transaction() begins one")
+        begun = self.store.transactions
         if self.epoch == forks[0] and self.live and self.thread == PyThread_get_thread_ident():
             reference = begun.get(self.thread)
             other = None if reference is None else reference()
-            if other is not None and other.live and other.epoch == self.epoch:
+            if other is not None and other.live and other.epoch == self.epoch and is_running(other.frame):
                 self.live = False
                 raise error_of(c.DSM_EBUSY, "this thread is in a transaction of the same handle of the store; "
                                             "end that one first, or use it")
         self.begin()
+        self.frame = sys._getframe()
         begun[self.thread] = PyWeakref_NewRef(self, None)
         self.end()
         return self
@@ -160,7 +175,8 @@ cdef class Transaction:
                 self.check_for(error)
         finally:
             self.live = False
-            if self.epoch == forks[0]:
+            self.frame = None
+            if self.epoch == forks[0] and self.store is not None:
                 self.store.transactions.pop(self.thread, None)
 
     @cython.final

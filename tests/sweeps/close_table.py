@@ -315,6 +315,9 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
         "compare_write": (Index(PAGE_ID), Index(1), Memory(256)),
         "free": (Index(PAGE_ID),),
         "stat": (),
+        "transaction": (),
+        "run": (Call(1),),
+        "snapshot": (Items((PAGE_ID,)), Memory(256)),
     },
     # What has no close(), but stands on a handle that has.
     "Batch": {

@@ -272,6 +272,11 @@ def on_page(call: Callable[[Any, int], Any]) -> Callable[[Any], None]:
     return with_page
 
 
+def transact(store: Any, pid: int) -> None:
+    with store.transaction() as tx:
+        tx.write(pid, tx.read(pid))
+
+
 def free_all(store: Any) -> None:
     """An interrupt has cost a page at most; the store is as usable as before."""
     assert store.stat()["free"] > 3000
@@ -495,6 +500,9 @@ BY_CLASS: dict[str, dict[str, Scene]] = {
                 "compare_write": on_page(lambda s, p: s.compare_write(p, s.version(p), bytes(256))),
                 "read_many": on_page(lambda s, p: s.read_many([p])),
                 "write_many": on_page(lambda s, p: s.write_many([p], bytes(256))),
+                "transaction": on_page(transact),
+                "run": on_page(lambda s, p: s.run(lambda tx: tx.write(p, tx.read(p)))),
+                "snapshot": on_page(lambda s, p: s.snapshot([p])),
             }.items()
         },
     },

@@ -68,7 +68,7 @@ PLAIN = {
     "expected": 0,
     "desired": 1,
     "until": 0,
-    "function": int,
+    "function": lambda *_: 0,
     "predicate": bool,
     "length": 8,
     "rows": 4,
@@ -104,6 +104,9 @@ NEEDED = {
     "barrier": ["parties"],
     "semaphore": ["n"],
 }  # to make one, though it has a default
+
+
+CALLED = {("store", "run", "class")}  # it is called, and refuses what it is called with
 
 
 class BoredError(BaseException):
@@ -297,7 +300,8 @@ def public_classes():
 CONSTRUCTED = {"Capabilities", "Context", "Deadline", "Descriptor", "DsmemError", "HybridClock", "Lamport", "Pickled",
                "Reference", "Stamped", "Way"}  # fmt: skip
 MADE = [cls for cls in public_classes() if cls.__name__ not in CONSTRUCTED]
-ROOTS = {"dsmem": dsmem, "cluster": dsmem.Cluster, "context": dsmem.Context, "batch": dsmem.Batch}
+ROOTS = {"dsmem": dsmem, "cluster": dsmem.Cluster, "context": dsmem.Context, "batch": dsmem.Batch,
+         "store": dsmem.Store}  # fmt: skip
 
 
 def test_constructors_that_are_meant_to_be_called_say_how():
@@ -358,7 +362,7 @@ def test_what_comes_out_is_ours(world, what):
                 error = one_call(world, obj, name, p.name, value())
                 if what in CLASSES:
                     drop(obj)
-                if error is not None:
+                if error is not None and (what, name, odd) not in CALLED:
                     wrong.append(f"{what}.{name}({p.name}={odd}): {error}")
     assert not wrong, "\n".join(wrong)
 
