@@ -90,7 +90,9 @@ class Transaction(_core.Transaction):
         """Refuse calls by users, and name the method to call instead."""
         if len(args) != 1 or not isinstance(args[0], Store):
             raise errors.ArgumentTypeError("Transaction can't be constructed; use store.transaction()")
-        return super().__new__(cls, *args, **named)
+        make: Any = super().__new__
+        made: Self = make(cls, *args, **named)
+        return made
 
     def __init__(self, store: _core.Store, *, opaque: bool = False) -> None:
         _core.Transaction.__init__(self, store, opaque)
@@ -284,6 +286,8 @@ class Store(NamedObject, _core.Store):
             The last attempt had a conflict, too. Nothing was changed.
         OutcomeUnknownError
             The last attempt was committed, or not at all.
+        ArgumentTypeError
+            ``function`` can't be called.
         """
         if not callable(function):
             raise errors.ArgumentTypeError(f"function={function!r:.80} can't be called; pass a function")

@@ -321,7 +321,7 @@ static enum store_next unknown(struct store_op *m)
                              (unsigned long long)m->pid));
 }
 
-/* A transaction has locked the page in the version that was written. If it is given up the frame is the page's again. */
+/* A transaction has locked the page in the version that was written. Given up, it leaves the page in that frame. */
 static bool may_be_locked(const struct store_op *m)
 {
     return head_locked(m->head) && head_version(m->head) == head_version(m->next);

@@ -100,8 +100,7 @@ def all_replaced(owner: Any, store: Any) -> None:
     except errors.TransportError:
         return  # it is alive, and can't end its locks: then no other client does
     found = [
-        (owner.version(pid) - store.versions[i], number_of(owner.read(pid)) - i - 1)
-        for i, pid in enumerate(store.ids)
+        (owner.version(pid) - store.versions[i], number_of(owner.read(pid)) - i - 1) for i, pid in enumerate(store.ids)
     ]
     assert found in [[each] * MANY for each in told(store, (0, 0), (1, 76))]
 
@@ -161,8 +160,11 @@ ROWS = [
     row("compare_write", recorded(lambda s: s.compare_write(s.ids[0], s.versions[0], page(77))), settle=replaced),
     row("write_many", recorded(lambda s: s.write_many(s.ids, page(77) * MANY)), settle=some_replaced),
     row("transaction", recorded(transact), settle=all_replaced),
-    row("run", recorded(lambda s: s.run(lambda tx: [tx.write(p, page(77 + i)) for i, p in enumerate(s.ids)])),
-        settle=all_replaced),
+    row(
+        "run",
+        recorded(lambda s: s.run(lambda tx: [tx.write(p, page(77 + i)) for i, p in enumerate(s.ids)])),
+        settle=all_replaced,
+    ),
     row("snapshot", lambda s: s.snapshot(s.ids), check=all_seen),
     row("free", recorded(lambda s: s.free(s.ids[0])), settle=freed),
     row("allocate", recorded(lambda s: s.allocate()), before=nothing, settle=allocated(1)),

@@ -288,7 +288,7 @@ def give_up(store, one, two):
 
 
 def test_a_newcomer_leaves_no_word_prepared(place):
-    """A client that has met a lock of the one before may be about to change it, and then the next commit was refused."""
+    """A client that has met a lock of the one before may be about to change it, and then the next commit is refused."""
     with client(place[0]) as cluster, cluster.store("s", create=True, replicas=place[1], **PROPERTIES) as store:
         one, two = store.allocate_many(2).tolist()
         with client(place[0]) as other, other.store("s") as left:
