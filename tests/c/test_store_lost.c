@@ -260,7 +260,7 @@ static void looks_have_an_end(void)
     CHECK(read_what_changes(ids[0]) == -DSM_ETIME);
 }
 
-/* A write was executed, and its answer lost. Before the head is read, a transaction locks the page, and is then given up:
+/* A write was executed, and the answer lost. Before the head is read a transaction locks the page, and then gives up:
  * the frame behind the lock is the page's, and is not written again. */
 static void a_lock_behind_a_lost_answer(void)
 {
