@@ -178,7 +178,7 @@ static int take_backups(dsm_store *s)
 }
 
 /* A transaction of a client before that was given up may have left its word prepared, and another client that has met
- * one of its locks may be about to say so. Afterwards nobody but this client changes the word. */
+ * one of its locks may be about to say so. Afterwards only this client changes the word. */
 static int settle_word(const dsm_store *s, uint32_t k, uint64_t *word)
 {
     uint64_t at = word_at(&s->shape, s->env.slot);
