@@ -64,9 +64,9 @@ def backups(memory: Memory, names: Names, name: str, mode: int | None = None, ma
     if there["replicas"] > names.nodes:
         text = f"the store {name!r} has copies at {there['replicas']} memory nodes, and {names} names {names.nodes}"
         raise errors.MismatchError(f"{text}; name all in dsmem.connect(), in the order of the copies")
+    found = [memory]
     with contextlib.ExitStack() as stack:
         try:
-            found = [memory]
             if there["state"] != _GIVEN_UP:
                 for copy in range(1, there["replicas"]):
                     found.append(stack.enter_context(_copy(names, name, copy, there, mode, found)))
@@ -74,12 +74,11 @@ def backups(memory: Memory, names: Names, name: str, mode: int | None = None, ma
                 there["state"] = _core.store_settle(memory.remote, _COMPLETE)
         except BaseException:
             if made:
-                _give_up(memory, names, name)
+                _give_up(found, names, name)
             raise
         if there["state"] != _COMPLETE:
-            with contextlib.suppress(errors.NameNotFoundError):
-                names.unlink(name, memory.ref.id)
-            raise errors.NameNotFoundError(f"the store {name!r} was given up by its creator")
+            _remove(found, names, name)
+            raise errors.NameNotFoundError(f"the store {name!r} was given up by its creator, or removed")
         stack.pop_all()
         return found[1:]
 
@@ -108,23 +107,27 @@ def _naming(copy: int, name: str) -> Iterator[None]:
         raise type(error)(f"copy {copy} of the store {name!r}: {error.detail}", sys=error.sys) from error
 
 
-def _copy(names: Names, name: str, copy: int, there: dict[str, int], mode: int | None, others: list[Memory]) -> Memory:
+def _copy(names: Names, name: str, copy: int, there: dict[str, int], mode: int | None, found: list[Memory]) -> Memory:
     with _naming(copy, name):
         at = names.node(copy)
-        found = _attached_or_made(at, copy_name(name, copy), copy, there, mode)
+        memory, made = _attached_or_made(at, copy_name(name, copy), copy, there, mode)
         try:
-            _check(_core.store_look(found.remote), at, copy, there)
-            if found.remote.peer in [other.remote.peer for other in others]:
+            _check(_core.store_look(memory.remote), at, copy, there)
+            if memory.remote.peer in [other.remote.peer for other in found]:
                 raise errors.InvalidArgumentError(f"{at} is a node that has another copy; name each node once")
+            if made and _core.store_look(found[0].remote)["state"] == _COMPLETE:
+                # it was complete before this copy was made: what the name stood for then has been removed
+                at.unlink(copy_name(name, copy), memory.ref.id)
+                raise errors.NameNotFoundError("the store was removed while it was opened")
         except BaseException:
-            found.close()
+            memory.close()
             raise
-        return found
+        return memory
 
 
-def _attached_or_made(at: Names, name: str, copy: int, there: dict[str, int], mode: int | None) -> Memory:
+def _attached_or_made(at: Names, name: str, copy: int, there: dict[str, int], mode: int | None) -> tuple[Memory, bool]:
     try:
-        return at.attach(name, "store", False)
+        return at.attach(name, "store", False), False
     except errors.NameNotFoundError:
         if there["state"] == _COMPLETE:
             text = f"it is lost, {at} has no {name!r}; unlink the store, and make it again"
@@ -132,8 +135,8 @@ def _attached_or_made(at: Names, name: str, copy: int, there: dict[str, int], mo
     with contextlib.suppress(errors.NameExistsError):  # another process completes the store, too
         shape = there["page_size"], there["pages"], there["members"], there["replicas"]
         format = lambda view: _core.store_format(view, *shape, copy, there["id"])  # noqa: E731
-        return at.make(name, "store", _core.store_nbytes(*shape), format, mode, "name", lambda memory: memory)
-    return at.attach(name, "store", False)
+        return at.make(name, "store", _core.store_nbytes(*shape), format, mode, "name", lambda memory: memory), True
+    return at.attach(name, "store", False), False
 
 
 def _check(found: dict[str, int], at: Names, copy: int, there: dict[str, int]) -> None:
@@ -145,7 +148,22 @@ def _check(found: dict[str, int], at: Names, copy: int, there: dict[str, int]) -
         raise errors.CorruptError(f"that at {at} has another layout than copy 0; unlink the store, and make it again")
 
 
-def _give_up(memory: Memory, names: Names, name: str) -> None:
+def _give_up(found: list[Memory], names: Names, name: str) -> None:
     with contextlib.suppress(errors.DsmemError):
-        if _core.store_settle(memory.remote, _GIVEN_UP) == _GIVEN_UP:
-            names.unlink(name, memory.ref.id)
+        if _core.store_settle(found[0].remote, _GIVEN_UP) == _GIVEN_UP:
+            _remove(found, names, name)
+
+
+def _remove(found: list[Memory], names: Names, name: str) -> None:
+    """Remove the names of a store that was given up, also of copies whose first one has lost its name before."""
+    for copy, memory in enumerate(found[1:], 1):
+        with contextlib.suppress(errors.DsmemError):
+            names.node(copy).unlink(copy_name(name, copy), memory.ref.id)
+    with contextlib.suppress(errors.NameNotFoundError):
+        names.unlink(name, found[0].ref.id)
+
+
+def give_up(memory: Memory, there: dict[str, int]) -> None:
+    """Before a store is removed: nobody completes it from then on, unless all copies are there already."""
+    if not there["index"] and there["state"] == _BEING_MADE:
+        _core.store_settle(memory.remote, _GIVEN_UP)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dsmem import _core, errors
-from dsmem.names.copies import copy_name
+from dsmem.names.copies import copy_name, give_up
 from dsmem.names.remote import RemoteNames, split_address
 
 
@@ -49,16 +49,17 @@ class Nodes(RemoteNames):
 
     def _unlink_copies(self, name: str, number: int) -> errors.DsmemError | None:
         try:
-            memory = self.attach(name, "store", readonly=True)
+            memory = self.attach(name, "store", readonly=False)
         except (errors.MismatchError, errors.CorruptError, errors.VersionError):
             return None  # no store
         with memory:
             there = _core.store_look(memory.remote)
             if number not in (0, memory.ref.id):
                 return None
-        if there["replicas"] > self.nodes:
-            text = f"the store {name!r} has {there['replicas']} copies, and {self.address} names {self.nodes} of them"
-            raise errors.MismatchError(f"{text}; name all, or remove each copy by the address of its node alone")
+            if there["replicas"] > self.nodes:
+                text = f"the store {name!r} has {there['replicas']} copies, and {self.address} names {self.nodes}"
+                raise errors.MismatchError(f"{text} of them; name all, or remove each copy by its node's address alone")
+            give_up(memory, there)
         failed = None
         for copy in range(1, there["replicas"]):
             try:

@@ -263,6 +263,42 @@ def test_a_creator_that_is_killed_between_copies(nodes, cluster, cluster_name, l
     check_equal(cluster, 3)
 
 
+def unlinked_between(monkeypatch, other, before):
+    """Let another client remove the store before the next copy is looked for; 'before' is called first."""
+    real = copies._attached_or_made
+
+    def attached_or_made(*args):
+        monkeypatch.setattr(copies, "_attached_or_made", real)
+        before()
+        other.unlink("s")
+        return real(*args)
+
+    monkeypatch.setattr(copies, "_attached_or_made", attached_or_made)
+
+
+def test_a_store_that_is_removed_while_it_is_made(nodes, cluster, cluster_name, monkeypatch):
+    with client(where(nodes, cluster_name)) as (other, _):
+        unlinked_between(monkeypatch, other, lambda: None)
+        with pytest.raises(errors.NameNotFoundError):
+            made(cluster)
+    for node in range(2):
+        assert cluster._names.node(node).infos() == []
+    made(cluster).close()
+
+
+def test_a_store_that_is_removed_while_it_is_opened(nodes, cluster, cluster_name, monkeypatch):
+    """The client that opens it has found it incomplete; another one has completed it before it was removed."""
+    layout = lambda: dsmem.Store._layout(replicas=2, **PROPERTIES)  # noqa: E731
+    cluster.make("s", "store", layout, create=True).close()
+    with client(where(nodes, cluster_name)) as (other, _):
+        unlinked_between(monkeypatch, other, lambda: other.store("s").close())
+        with pytest.raises(errors.NameNotFoundError):
+            cluster.store("s")
+    for node in range(2):
+        assert cluster._names.node(node).infos() == []
+    made(cluster).close()
+
+
 def test_a_store_that_was_given_up_is_not_there(cluster):
     """Its creator has died after it had decided so."""
     layout = lambda: dsmem.Store._layout(replicas=2, **PROPERTIES)  # noqa: E731
