@@ -217,7 +217,7 @@ class Queue(NamedObject, _core.Queue):
         -----
         At a server or in a context a thread puts the message. A task that is cancelled meanwhile gets a CancelledError
         whose ``placed`` is 1 if the message was put, 0 if it was not and will not be, and None if that is not known
-        because the owner does not answer.
+        because the owner does not answer, or since the op has failed (its exception is the cause).
         """
         if self._far:
             return await self._put_async(data)

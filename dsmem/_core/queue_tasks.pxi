@@ -121,7 +121,11 @@ async def _queue_put(Queue q, data):
         try:
             await _until(q, q.remote, c.DSM_EVENTCOUNT_SECOND, wait, -1)
         except BaseException as error:
-            raise note_placed(error, own.placed if wait.state == ENDED else None)
+            known = wait.state == ENDED
+            if known and own.placed and own.error is not None and error is not own.error:
+                # cancelled after a try that has failed: the message is in the handle, and perhaps at the owner
+                known, error.__cause__ = False, own.error
+            raise note_placed(error, own.placed if known else None)
         finally:
             if wait.state == ENDED:
                 PyBuffer_Release(&own.view)
