@@ -45,7 +45,7 @@ def fewest(context, call, *, ops, times):
     """What the call costs when this process has not just been kept from running.
 
     A producer that has not put for 10 ms asks once whether the queue is shut down and the lane still its own, with
-    three ops in one posting.
+    three ops in one posting, or more where a READ may mix a word.
     """
     quickest = 1.0
     for _ in range(200):
@@ -54,7 +54,7 @@ def fewest(context, call, *, ops, times):
         quickest = min(quickest, time.monotonic() - start)
         after = context.stats
         spent = after["posts"] - before["posts"], after["doorbells"] - before["doorbells"]
-        if spent == (ops, times) or (spent == (ops + 3, times + 1) and quickest > 0.005):
+        if spent == (ops, times) or (spent[0] in (ops + 3, ops + 4) and spent[1] == times + 1 and quickest > 0.005):
             return
         assert spent[0] > ops and spent[1] >= times
     raise AssertionError(f"never {ops} ops")
@@ -147,14 +147,18 @@ def test_many_puts_are_one_write(lane, items):
     fewest(user, put, ops=1, times=1)
 
 
+def look(user, most):
+    """Ops of a producer's look. Where a READ may mix a word, the position is read as often as its bytes differ."""
+    return 2 + (most if "verbs" in user.capabilities.fabric else 1)
+
+
 def test_around_the_rings_end_it_is_two(lane):
     consumer, producer, user = lane(capacity_bytes=4096, max_message=1000)
     messages = [bytes([i]) * 1000 for i in range(6)]  # of which a ring of four holds three
     producer.put_many(messages[:3])
     assert consumer.get_many(3) == messages[:3]
-    with entered(
-        user, ops=3 + 2, times=1 + 1
-    ):  # the consumer's position, whether it goes on, whose lane; two pieces together
+    # the consumer's position, whether it goes on, whose lane; two pieces together
+    with entered(user, ops=look(user, most=2) + 2, times=1 + 1):
         producer.put_many(messages[3:])
     assert consumer.get_many(3) == messages[3:]
 
@@ -166,5 +170,5 @@ def test_a_producer_asks_once_a_lap_how_far_the_consumer_is(lane):
     for i in range(laps * lap):
         producer.put(i.to_bytes(240, "little"))
         assert consumer.get() == i.to_bytes(240, "little")
-    pauses = (time.monotonic() - start) / 0.01  # each look takes three ops
-    assert user.stats["posts"] - before <= laps * lap + 3 * laps + 3 * (1 + pauses)
+    pauses = (time.monotonic() - start) / 0.01
+    assert user.stats["posts"] - before <= laps * lap + look(user, most=3) * (laps + 1 + pauses)
