@@ -164,6 +164,6 @@ def _remove(found: list[Memory], names: Names, name: str) -> None:
 
 
 def give_up(memory: Memory, there: dict[str, int]) -> None:
-    """Before a store is removed: nobody completes it from then on, unless all copies are there already."""
+    """Before a store is removed: no process completes it from then on, unless all copies are there already."""
     if not there["index"] and there["state"] == _BEING_MADE:
         _core.store_settle(memory.remote, _GIVEN_UP)
