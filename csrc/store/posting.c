@@ -93,7 +93,9 @@ static uint32_t right_of(const dsm_op *op)
 
 enum { PREFETCH_FROM = 2 };
 
-/* In order; behind one that is refused, none is executed. Many ops are for words far from each other. */
+/* In order; behind one that is refused, none is executed. Many ops are for words far from each other. What is written
+ * is released by the compare-swap of a word, or of a lock, behind it, and acquired by the look at that word in record.c
+ * and at that head in page.c. */
 static void execute_mapped(dsm_op *ops, uint32_t n)
 {
     int rc = 0;
@@ -348,9 +350,8 @@ int posting_explain(dsm_store *s, int rc)
             err_set_op(f.code, f.cause, f.status, f.vendor, "copy %u of the store, at %s: %s", p->failed, at, f.detail);
     } else if (rc == -DSM_EBUSY && p->holder) {
         char name[MEMBER_TEXT];
-        rc =
-            err_set(DSM_EBUSY, 0, "%s; that is %s, not proven dead at %s (if it is, that takes the server its --grace)",
-                    f.detail, member_describe(p->holder, name), dsm_remote_address(s->at[p->alive]));
+        rc = err_set(DSM_EBUSY, 0, "%s; that is %s, not proven dead at %s (--grace)", f.detail,
+                     member_describe(p->holder, name), dsm_remote_address(s->at[p->alive]));
     }
     return rc;
 }

@@ -6,25 +6,10 @@
  * Every step is a compare-swap from what was found, and no lock, head or word of transactions comes twice once the
  * client is dead. So several clients may resolve one transaction, and a late one does no harm.
  */
-#include "../base/error.h"
-#include "machine.h"
+#include "resolve.h"
 
-enum { TRIES = 8 };
-
-static enum store_next end(struct store_resolve *m, int status)
-{
-    m->status = status;
-    return STORE_DONE;
-}
-
-static enum store_next post(struct store_resolve *m, uint32_t n, int step)
-{
-    m->n = n;
-    m->step = step;
-    return STORE_POST;
-}
-
-/* The record last: no client of the slot writes it while the word is the same. */
+/* The record last: one of a later transaction of the slot, which may be being written, is not whole or has another
+ * number than the word that was read before. */
 static enum store_next read_record(struct store_resolve *m, const struct store_env *e)
 {
     if (m->lock) {
@@ -35,16 +20,15 @@ static enum store_next read_record(struct store_resolve *m, const struct store_e
     for (uint32_t k = 0; k < e->copies; k++)
         m->ops[n++] = store_look_op(e, k, word_at(e->shape, m->slot), &m->words[k]);
     m->ops[n++] = store_read_op(e, 0, record_at(e->shape, m->slot), &m->record, sizeof m->record);
-    return post(m, n, RESOLVE_READS);
+    return resolve_post(m, n, RESOLVE_READS);
 }
 
 /* Whether the lock is still there: if not, another client has resolved it, and the slot may be another one's. */
 static enum store_next check(struct store_resolve *m, const struct store_env *e)
 {
     if (!m->lock)
-        return end(m, 0);
-    m->ops[0] = store_look_op(e, 0, head_at(e->shape, m->number), &m->heads[0]);
-    return post(m, 1, RESOLVE_CHECKS);
+        return resolve_end(m, 0);
+    return resolve_look_at_lock(m, e, RESOLVE_CHECKS);
 }
 
 static uint64_t lock_of(const struct store_resolve *m, const struct tx_change *c)
@@ -94,7 +78,7 @@ static enum store_next decide(struct store_resolve *m, const struct store_env *e
             m->ops[n++] = store_swap_op(e, k, word_at(e->shape, m->slot), m->words[k],
                                         tx_word(m->record.seq, m->commits ? TX_COMMITTED : TX_ABORTED));
     m->at = 0;
-    return n ? post(m, n, RESOLVE_DECIDES) : change(m, e);
+    return n ? resolve_post(m, n, RESOLVE_DECIDES) : change(m, e);
 }
 
 static enum store_next decided(struct store_resolve *m, const struct store_env *e)
@@ -121,7 +105,7 @@ static enum store_next unlock(struct store_resolve *m, const struct store_env *e
         m->ops[i] =
             store_swap_op(e, 0, head_at(e->shape, page_number(c->pid)), lock_of(m, c), m->commits ? c->to : c->from);
     }
-    return post(m, n, RESOLVE_UNLOCKS);
+    return resolve_post(m, n, RESOLVE_UNLOCKS);
 }
 
 /* A page that is not locked any more is refused: its backups have changed before. */
@@ -129,36 +113,29 @@ static enum store_next change(struct store_resolve *m, const struct store_env *e
 {
     uint32_t n = 0, pages = batch(m, e);
     if (!pages)
-        return end(m, 0);
+        return resolve_end(m, 0);
     for (uint32_t i = 0; m->commits && i < pages; i++)
         for (uint32_t k = 1; k < e->copies; k++) {
             const struct tx_change *c = &m->record.of[m->at + i];
             m->ops[n++] = store_swap_op(e, k, head_at(e->shape, page_number(c->pid)), c->from, c->to);
         }
-    return n ? post(m, n, RESOLVE_COPIES) : unlock(m, e);
+    return n ? resolve_post(m, n, RESOLVE_COPIES) : unlock(m, e);
 }
 
 static enum store_next checked(struct store_resolve *m)
 {
     if (m->heads[0] != m->lock)
-        return end(m, 0);
-    return end(m, err_set(DSM_ECORRUPT, 0, "page number %llu is locked by a transaction that has no record",
-                          (unsigned long long)m->number));
-}
-
-static int first_error(const struct store_resolve *m)
-{
-    for (uint32_t i = 0; i < m->n; i++)
-        if (m->ops[i].status)
-            return m->ops[i].status;
-    return 0;
+        return resolve_end(m, 0);
+    return resolve_end(m, err_set(DSM_ECORRUPT, 0, "page number %llu is locked by a transaction that has no record",
+                                  (unsigned long long)m->number));
 }
 
 enum store_next store_resolve_transaction_step(struct store_resolve *m, struct store_env *e)
 {
-    int status = m->step == RESOLVE_BEGINS ? 0 : first_error(m);
-    if (status) /* what was lost is found out by reading again */
-        return status == -DSM_EUNKNOWN && ++m->tries < TRIES ? read_record(m, e) : end(m, err_known(status));
+    bool again;
+    int status = resolve_failed(m, &again);
+    if (status)
+        return again ? read_record(m, e) : resolve_end(m, err_known(status));
     switch (m->step) {
     case RESOLVE_BEGINS:
     case RESOLVE_PROVES:

@@ -6,47 +6,25 @@
  * Every step is a compare-swap from what was found, so several clients may resolve one lock, and a late one does no
  * harm: a lock never comes twice after its holder's death, and a version of a page neither.
  */
-#include "../base/error.h"
-#include "machine.h"
-
-enum { TRIES = 8 };
-
-static enum store_next end(struct store_resolve *m, int status)
-{
-    m->status = status;
-    return STORE_DONE;
-}
-
-static enum store_next post(struct store_resolve *m, uint32_t n, int step)
-{
-    m->n = n;
-    m->step = step;
-    return STORE_POST;
-}
+#include "resolve.h"
 
 static enum store_next read_copies(struct store_resolve *m, const struct store_env *e)
 {
     for (uint32_t k = 1; k < e->copies; k++)
         m->ops[k - 1] = store_look_op(e, k, head_at(e->shape, m->number), &m->heads[k]);
-    return post(m, e->copies - 1, RESOLVE_READS);
+    return resolve_post(m, e->copies - 1, RESOLVE_READS);
 }
 
 static enum store_next unlock(struct store_resolve *m, const struct store_env *e)
 {
     m->ops[0] = store_swap_op(e, 0, head_at(e->shape, m->number), m->lock, m->head);
-    return post(m, 1, RESOLVE_UNLOCKS);
-}
-
-static enum store_next look_at_lock(struct store_resolve *m, const struct store_env *e, int step)
-{
-    m->ops[0] = store_look_op(e, 0, head_at(e->shape, m->number), &m->heads[0]);
-    return post(m, 1, step);
+    return resolve_post(m, 1, RESOLVE_UNLOCKS);
 }
 
 /* Copies that contradict each other: another client has resolved the lock, and they change; or they are damaged. */
 static enum store_next check(struct store_resolve *m, const struct store_env *e)
 {
-    return look_at_lock(m, e, RESOLVE_CHECKS);
+    return resolve_look_at_lock(m, e, RESOLVE_CHECKS);
 }
 
 static bool has_version(uint64_t head, uint64_t lock, uint64_t more)
@@ -79,7 +57,7 @@ static enum store_next found(struct store_resolve *m, const struct store_env *e)
     for (uint32_t k = 1; k < e->copies; k++)
         if (m->heads[k] != m->head)
             m->ops[n++] = store_swap_op(e, k, head_at(e->shape, m->number), m->heads[k], m->head);
-    return n ? post(m, n, RESOLVE_COPIES) : unlock(m, e);
+    return n ? resolve_post(m, n, RESOLVE_COPIES) : unlock(m, e);
 }
 
 /* A copy that has moved on meanwhile does so because the lock is gone. */
@@ -94,17 +72,9 @@ static enum store_next copied(struct store_resolve *m, const struct store_env *e
 static enum store_next checked(struct store_resolve *m)
 {
     if (m->heads[0] != m->lock)
-        return end(m, 0);
-    return end(m, err_set(DSM_ECORRUPT, 0, "the copies of page number %llu contradict each other",
-                          (unsigned long long)m->number));
-}
-
-static int first_error(const struct store_resolve *m)
-{
-    for (uint32_t i = 0; i < m->n; i++)
-        if (m->ops[i].status)
-            return m->ops[i].status;
-    return 0;
+        return resolve_end(m, 0);
+    return resolve_end(m, err_set(DSM_ECORRUPT, 0, "the copies of page number %llu contradict each other",
+                                  (unsigned long long)m->number));
 }
 
 enum store_next store_resolve_step(struct store_resolve *m, struct store_env *e)
@@ -112,14 +82,15 @@ enum store_next store_resolve_step(struct store_resolve *m, struct store_env *e)
     if (m->step != RESOLVE_BEGINS)
         store_looked(e, m->ops, m->n);
     else if (m->lock && e->mixes) /* it may be a mixture: some are found among many heads */
-        return look_at_lock(m, e, RESOLVE_PROVES);
+        return resolve_look_at_lock(m, e, RESOLVE_PROVES);
     if (m->step == RESOLVE_PROVES && !m->ops[0].status && m->heads[0] != m->lock)
-        return end(m, 0);
+        return resolve_end(m, 0);
     if (!m->lock || head_in_transaction(m->lock))
         return store_resolve_transaction_step(m, e);
-    int status = m->step == RESOLVE_BEGINS ? 0 : first_error(m);
-    if (status) /* what was lost is found out by reading again */
-        return status == -DSM_EUNKNOWN && ++m->tries < TRIES ? read_copies(m, e) : end(m, err_known(status));
+    bool again;
+    int status = resolve_failed(m, &again);
+    if (status)
+        return again ? read_copies(m, e) : resolve_end(m, err_known(status));
     switch (m->step) {
     case RESOLVE_BEGINS:
     case RESOLVE_PROVES:
@@ -129,7 +100,7 @@ enum store_next store_resolve_step(struct store_resolve *m, struct store_env *e)
     case RESOLVE_COPIES:
         return copied(m, e);
     case RESOLVE_UNLOCKS:
-        return end(m, 0);
+        return resolve_end(m, 0);
     default:
         return checked(m);
     }

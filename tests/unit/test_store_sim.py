@@ -6,21 +6,11 @@ test_c_programs.py runs it on what stands there, under sanitizers; here it runs 
 
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
+from store_simulation import built, check_seen, linked, seeds
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
-ROOT = Path(__file__).parents[2]
-SOURCES = {
-    name: ROOT / "csrc" / folder / f"{name}.c"
-    for folder, names in {
-        "store": ["layout", "page", "chunk", "allocate", "put", "resolve", "record", "commit"],
-        "base": ["xxh3", "error"],
-    }.items()
-    for name in names
-}
-SIMULATION = ROOT / "tests/c/test_store_sim.c"
 SEEDS = 10000
 SEEDS_COPIES = 4000
 # What is planted: the file, what stands there, and what stands there instead.
@@ -138,7 +128,7 @@ PLANTED_COPIES = {
     "a resolution leaves the other backups": (
         3,
         "resolve",
-        "return n ? post(m, n, RESOLVE_COPIES) : unlock(m, e);",
+        "return n ? resolve_post(m, n, RESOLVE_COPIES) : unlock(m, e);",
         "return unlock(m, e);",
     ),
     "a resolution takes backups that moved on for damage": (2, "resolve", "if (m->heads[0] != m->lock)", "if (0)"),
@@ -151,30 +141,9 @@ PLANTED_COPIES = {
 }
 
 
-def compiled(*arguments):
-    flags = ["-std=gnu11", "-D_GNU_SOURCE", "-O1", "-w", "-Icsrc"]
-    done = subprocess.run(["gcc", *flags, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def seeds(program, copies, first, number):
-    return subprocess.run(
-        [program, str(copies), str(first), str(number)], capture_output=True, text=True, check=False, timeout=500
-    )
-
-
 @pytest.fixture(scope="module")
 def objects(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sim")
-    for name, source in {**SOURCES, "simulation": SIMULATION}.items():
-        compiled("-c", source, "-o", folder / f"{name}.o")
-    return folder
-
-
-def linked(objects, target, planted=None):
-    others = [objects / f"{name}.o" for name in ("simulation", *SOURCES) if name != planted]
-    compiled(*others, *([target.with_suffix(".o")] if planted else []), "-o", target)
-    return target
+    return built(tmp_path_factory.mktemp("sim"))
 
 
 @pytest.mark.parametrize(("copies", "number"), [(1, 2000), (2, 500), (3, 500)])
@@ -191,25 +160,14 @@ def test_a_seed_reproduces_its_run(objects, tmp_path):
     assert len(traces) == 1 and len(traces.pop().splitlines()) > 50
 
 
-def planted(objects, tmp_path, name, old, new):
-    text = SOURCES[name].read_text()
-    assert text.count(old) == 1, f"{SOURCES[name].name} has changed: plant another bug here"
-    copy = tmp_path / f"planted-{name}.c"
-    copy.write_text(text.replace(old, new))
-    compiled(f"-iquote{SOURCES[name].parent}", "-c", copy, "-o", tmp_path / "planted.o")
-    return linked(objects, tmp_path / "planted", name)
-
-
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_planted_bug_is_seen(objects, tmp_path, bug):
-    done = seeds(planted(objects, tmp_path, *PLANTED[bug]), 1, 1, SEEDS)
-    assert done.returncode == 1 and done.stdout.startswith("seed "), done.stdout + done.stderr
+    check_seen(objects, tmp_path, PLANTED[bug], 1, SEEDS)
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("bug", PLANTED_COPIES)
 def test_a_planted_bug_of_several_copies_is_seen(objects, tmp_path, bug):
     copies, *what = PLANTED_COPIES[bug]
-    done = seeds(planted(objects, tmp_path, *what), copies, 1, SEEDS_COPIES)
-    assert done.returncode == 1 and done.stdout.startswith("seed "), done.stdout + done.stderr
+    check_seen(objects, tmp_path, what, copies, SEEDS_COPIES)
