@@ -278,14 +278,14 @@ class TimeoutError(DsmemError, builtins.TimeoutError):
     """The deadline passed."""
 
     code = 13
-    text = "the deadline passed; the operation may or may not have taken effect"
+    text = "the deadline passed"
 
 
 class TransportError(DsmemError, ConnectionError):
     """The transport failed the op."""
 
     code = 14
-    text = "the transport failed the operation; it may or may not have taken effect"
+    text = "the transport failed the operation; a write or atomic op was not executed"
 
 
 class CanceledError(TransportError):
@@ -406,7 +406,9 @@ class ShutDownError(DsmemError, ShutDown):
     """The queue has been shut down."""
 
     code = 30
-    text = "the queue has been shut down; nothing goes in, and what was in it has been taken; unlink it to make another"
+    text = (
+        "the queue has been shut down; nothing goes in, and what is left in it can be taken; unlink it to make another"
+    )
 
 
 class CorruptError(DsmemError, OSError):

@@ -130,7 +130,8 @@ class ClusterBase:
 
     def __reduce__(self) -> Any:
         text = "a cluster can't be pickled or copied: its close() ends names and objects that are this one's"
-        raise errors.ArgumentTypeError(f"{text}; call dsmem.connect({self._name!r}) there, or pass an object's .ref")
+        where = getattr(self._names, "address", self._name)
+        raise errors.ArgumentTypeError(f"{text}; call dsmem.connect({where!r}) there, or pass an object's .ref")
 
     def __repr__(self) -> str:
         return f"<Cluster {self._name!r} in {self._names}{' closed' if self._closed else ''}>"

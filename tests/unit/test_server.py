@@ -672,6 +672,8 @@ def test_a_context_that_a_cluster_opens_gives_way(cluster_name, monkeypatch):
     """What is pickled is attached by it only if the program has opened none."""
     monkeypatch.setenv("DSMEM_SECRET", SECRET.decode())
     with process() as (_, at), dsmem.connect(f"{at}/{cluster_name}") as client:
+        with pytest.raises(errors.ArgumentTypeError, match=f"connect\\('{at}/{cluster_name}'\\)"):
+            pickle.dumps(client)
         made = client.segment("a", 8, create=True)
         with pickle.loads(pickle.dumps(made)) as found:
             assert found._memory.remote.context is client._names.context
