@@ -19,7 +19,7 @@ cdef class Transaction:
     cdef Store store
     cdef uint32_t epoch
     cdef unsigned long thread
-    cdef bint live, busy
+    cdef bint live, busy, begun
     cdef object frame  # that has begun it, until it ends
     cdef object __weakref__
 
@@ -49,6 +49,8 @@ cdef class Transaction:
             raise error_of(c.DSM_ECLOSED, "the transaction has ended; begin another one")
         if self.thread != PyThread_get_thread_ident():
             raise error_of(c.DSM_EBUSY, "the transaction is another thread's; begin another one in this thread")
+        if not self.begun:
+            raise error_of(c.DSM_ECLOSED, "the transaction has not begun; use it in a with statement")
         if self.busy:
             raise error_of(c.DSM_EBUSY, "the transaction is in a call that a signal handler has interrupted; "
                                         "use another one in the handler")
@@ -161,6 +163,7 @@ cdef class Transaction:
                 self.live = False
                 raise error_of(c.DSM_EBUSY, "this thread is in a transaction of the same handle of the store; "
                                             "end that one first, or use it")
+        self.begun = True
         self.begin()
         self.frame = sys._getframe()
         begun[self.thread] = PyWeakref_NewRef(self, None)

@@ -412,6 +412,42 @@ def test_bad_arguments(store):
         type(tx)(None)
 
 
+def test_a_transaction_that_has_not_begun(store):
+    """What it wrote would be lost without a word."""
+    pid = store.allocate()
+    tx = store.transaction()
+    for call in (
+        lambda: tx.read(pid),
+        lambda: tx.read_many([pid]),
+        lambda: tx.write(pid, page(1)),
+        lambda: tx.free(pid),
+    ):
+        with pytest.raises(errors.ClosedError, match="with statement"):
+            call()
+    with tx:
+        tx.write(pid, page(1))
+    assert number_of(store.read(pid)) == 1
+
+
+@pytest.mark.parametrize("call", ["read", "read_many", "write", "free"])
+def test_a_store_that_is_closed_by_what_a_call_is_given(mapped, call):
+    """It is in use from the first line of a method to its last."""
+    pid = mapped.allocate()
+    refused = []
+
+    class Id:
+        def __index__(self):
+            with pytest.raises(errors.BusyError):
+                mapped.close()
+            refused.append(self)
+            return pid
+
+    given = {"read": (Id(),), "read_many": ([Id()],), "write": (Id(), page(1)), "free": (Id(),)}[call]
+    with mapped.transaction() as tx:
+        getattr(tx, call)(*given)
+    assert refused and not mapped.closed
+
+
 def test_a_store_that_is_closed_meanwhile(cluster, store):
     pid = store.allocate()
     with pytest.raises(errors.ClosedError), store.transaction() as tx:
