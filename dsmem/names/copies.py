@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 
 from dsmem import _core, errors
 from dsmem.memory import Memory, Reference, adopt
@@ -125,6 +126,10 @@ def _copy(names: Names, name: str, copy: int, there: dict[str, int], mode: int |
         return memory
 
 
+def _format(shape: tuple[int, int, int, int], copy: int, store: int, view: memoryview) -> None:
+    _core.store_format(view, *shape, copy, store)
+
+
 def _attached_or_made(at: Names, name: str, copy: int, there: dict[str, int], mode: int | None) -> tuple[Memory, bool]:
     try:
         return at.attach(name, "store", False), False
@@ -134,8 +139,8 @@ def _attached_or_made(at: Names, name: str, copy: int, there: dict[str, int], mo
             raise errors.CorruptError(text) from None
     with contextlib.suppress(errors.NameExistsError):  # another process completes the store, too
         shape = there["page_size"], there["pages"], there["members"], there["replicas"]
-        format = lambda view: _core.store_format(view, *shape, copy, there["id"])  # noqa: E731
-        return at.make(name, "store", _core.store_nbytes(*shape), format, mode, "name", lambda memory: memory), True
+        nbytes, format = _core.store_nbytes(*shape), partial(_format, shape, copy, there["id"])
+        return at.make(name, "store", nbytes, format, mode, "name", lambda memory: memory), True
     return at.attach(name, "store", False), False
 
 

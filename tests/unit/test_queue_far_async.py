@@ -329,6 +329,54 @@ def test_a_cancelled_put_says_whether_it_has_put(owner, far):
         asyncio.run(run())
 
 
+async def put_and_cancel(queue, data):
+    """What the CancelledError says, cancelled after the first try and before the task knows of it."""
+    told, loop = threading.Event(), asyncio.get_running_loop()
+    tell = loop.call_soon_threadsafe
+
+    def call_soon_threadsafe(*args, **named):
+        told.set()
+        return tell(*args, **named)
+
+    loop.call_soon_threadsafe = call_soon_threadsafe
+    task = asyncio.create_task(queue.put_async(data))
+    await turns(2)
+    assert told.wait(SECONDS)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await task
+    return caught.value
+
+
+def test_a_put_that_is_cancelled_after_it_has_failed_is_not_said_to_be_put(fault_place):
+    """The message is in the handle, and not at the owner."""
+    failed = 0
+    for n in range(5, 30):
+        with contextlib.ExitStack() as stack:
+            context = stack.enter_context(dsmem.Context(fault_place, secret=SECRET))
+            cluster = stack.enter_context(dsmem.connect(context=context))
+            here = stack.enter_context(cluster.queue("q", create=True, capacity_bytes=LANE, max_message=1500))
+            far = stack.enter_context(dsmem.Context(f"{fault_place}://?fail={n}", secret=SECRET))
+            try:
+                there = dsmem.attach(here.ref, far)
+                stack.callback(there.close)
+                there.put(b"first")
+            except (errors.TransportError, errors.TimeoutError):
+                continue
+            here.get()
+            for data in (b"a", b"b", b"c"):
+                error = asyncio.run(put_and_cancel(there, data))
+                arrived = []
+                with contextlib.suppress(errors.EmptyError):
+                    arrived = here.get_many(block=False)
+                if error.placed is None:
+                    assert isinstance(error.__cause__, errors.DsmemError)
+                    failed += 1
+                else:
+                    assert (data in arrived) == (error.placed == 1)
+    assert failed
+
+
 # ---- many tasks ----
 
 

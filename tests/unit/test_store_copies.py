@@ -263,6 +263,11 @@ def test_a_creator_that_is_killed_between_copies(nodes, cluster, cluster_name, l
     check_equal(cluster, 3)
 
 
+def make_the_first(cluster):
+    """Copy 0 of a store of two, which is being made."""
+    cluster.make("s", "store", lambda: dsmem.Store._layout(replicas=2, **PROPERTIES), create=True).close()
+
+
 def unlinked_between(monkeypatch, other, before):
     """Let another client remove the store before the next copy is looked for; 'before' is called first."""
     real = copies._attached_or_made
@@ -288,8 +293,7 @@ def test_a_store_that_is_removed_while_it_is_made(nodes, cluster, cluster_name, 
 
 def test_a_store_that_is_removed_while_it_is_opened(nodes, cluster, cluster_name, monkeypatch):
     """The client that opens it has found it incomplete; another one has completed it before it was removed."""
-    layout = lambda: dsmem.Store._layout(replicas=2, **PROPERTIES)  # noqa: E731
-    cluster.make("s", "store", layout, create=True).close()
+    make_the_first(cluster)
     with client(where(nodes, cluster_name)) as (other, _):
         unlinked_between(monkeypatch, other, lambda: other.store("s").close())
         with pytest.raises(errors.NameNotFoundError):
@@ -301,14 +305,13 @@ def test_a_store_that_is_removed_while_it_is_opened(nodes, cluster, cluster_name
 
 def test_a_store_that_was_given_up_is_not_there(cluster):
     """Its creator has died after it had decided so."""
-    layout = lambda: dsmem.Store._layout(replicas=2, **PROPERTIES)  # noqa: E731
-    cluster.make("s", "store", layout, create=True).close()
+    make_the_first(cluster)
     with cluster._names.attach("s", "store", False) as memory:
         assert _core.store_settle(memory.remote, 2) == 2
         assert _core.store_settle(memory.remote, 1) == 2
     with pytest.raises(errors.NameNotFoundError):
         cluster.store("s")
-    cluster.make("s", "store", layout, create=True).close()
+    make_the_first(cluster)
     with cluster._names.attach("s", "store", False) as memory:
         _core.store_settle(memory.remote, 2)
     cluster.store("s", create=None, replicas=2, **PROPERTIES).close()
