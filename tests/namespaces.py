@@ -15,15 +15,22 @@ IP = shutil.which("ip", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or
 NOWHERE = "02:00:00:00:00:99"  # what is sent there is lost without a word
 
 
-def ip(*words: str) -> None:
-    subprocess.run([IP, *words], check=True, capture_output=True, text=True)
+def ip(*words: str) -> str:
+    return subprocess.run([IP, *words], check=True, capture_output=True, text=True).stdout
+
+
+def free_net(first: int) -> int:
+    """One that no device of ours has: a process that was killed leaves its link until the machine restarts."""
+    taken = ip("-o", "addr", "show")
+    return next(net for net in (*range(first, 250), *range(first)) if f" 10.213.{net}." not in taken)
 
 
 class Host:
     """The other host, with its name; and its address and ours, its device and ours."""
 
     def __init__(self, number: int) -> None:
-        pid, net = os.getpid(), (os.getpid() + number) % 250
+        pid = os.getpid()
+        net = free_net((pid + number) % 250)
         self.name = f"dsmem-{pid}-{number}"
         self.our_device, self.device = f"ds{pid}n{number}", f"ds{pid}t{number}"
         self.ours, self.theirs = f"10.213.{net}.1", f"10.213.{net}.2"
