@@ -285,7 +285,7 @@ class TransportError(DsmemError, ConnectionError):
     """The transport failed the op."""
 
     code = 14
-    text = "the transport failed the operation; a write or atomic op was not executed"
+    text = "the transport failed the operation"
 
 
 class CanceledError(TransportError):
