@@ -1,7 +1,7 @@
 #include "identity.h"
 
+#include "apart.h"
 #include "atomic.h"
-#include "thread.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -11,21 +11,14 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
-
-#ifndef SYS_close_range
-#define SYS_close_range 436
-#endif
-#ifndef CLOSE_RANGE_UNSHARE
-#define CLOSE_RANGE_UNSHARE (1u << 1)
-#endif
 
 /* An identity contains the complete uid of the user whose file has allocated it. Most uids are small (up to 16 bits),
  * which leaves more bits for the rest. */
 enum { SMALL_SHIFT = 46, LARGE_SHIFT = 30, RECORDS = 4092, CLAIM_TRIES = 64 };
-/* Numbers of a range: one in 2^21, or in 2^15, of those that a file allocates. */
-enum { SMALL_RANGE = 1 << 24, LARGE_RANGE = 1 << 14 };
+/* How many numbers a participant's first range has; each further one has eight times as many, up to the most. Most
+ * participants need few, and what is allocated adds to the odds that two files have allocated the same number. */
+enum { SMALL_RANGE = 12, SMALL_RANGE_MOST = 24, LARGE_RANGE = 6, LARGE_RANGE_MOST = 14, RANGE_GROWTH = 3 }; /* 2^ */
 /* The user in random identities, whose file is not asked. It is no user's number (an id of 16 bits that means none). */
 enum { NO_USER = 0xffff };
 #define LARGE_USER (1ull << 62)
@@ -35,10 +28,15 @@ struct record {
     uint32_t pid, space; /* pid, and the inode of the pid namespace in which it is valid */
 };
 
-struct identity_file {
+/* Numbers that are allocated one after another. */
+struct series {
     uint64_t first; /* 0: not chosen yet */
-    uint64_t given; /* how many numbers have been allocated, from first on */
-    uint64_t zero[6];
+    uint64_t given; /* how many have been allocated, from first on */
+};
+
+struct identity_file {
+    struct series series[2]; /* PROCESSES, PARTICIPANTS */
+    uint64_t zero[4];
     struct record records[RECORDS]; /* of the newest identities; used in messages only */
 };
 _Static_assert(sizeof(struct identity_file) == 65536, "docs/protocols/objects.md");
@@ -70,53 +68,6 @@ static void in_child(void)
 
 __attribute__((constructor)) static void watch_forks(void) { pthread_atfork(before_fork, in_parent, in_child); }
 
-/* ---- descriptors that the program cannot change ---- */
-
-/* A program may close a descriptor at any time, put another file in its place, and put the first one back: no check
- * before or after a system call proves which file that call used. So what must be true is done by a thread with a
- * descriptor table of its own, which nothing else can change. */
-struct apart {
-    void (*body)(void *);
-    void *arg;
-    unsigned from;
-    pid_t tid;
-    int error;
-};
-
-/* The new table has the descriptors below 'from'. The table is in use by the thread that waits, too, so this never
- * closes a descriptor of the program. */
-static void *run_apart(void *arg)
-{
-    struct apart *a = arg;
-    a->tid = (pid_t)syscall(SYS_gettid);
-    if (syscall(SYS_close_range, a->from, ~0u, CLOSE_RANGE_UNSHARE))
-        a->error = errno;
-    else
-        a->body(a->arg);
-    return NULL;
-}
-
-/* pthread_join() returns shortly before the kernel stops to count the thread, and some calls of a program (unshare, a
- * fork in Python) require that it has no other thread. */
-static void wait_until_gone(pid_t tid)
-{
-    for (int i = 0; i < 100 && !syscall(SYS_tgkill, getpid(), tid, 0); i++)
-        usleep(20);
-}
-
-/* Returns 0 if the body has run, or an errno. */
-static int apart(int from, void (*body)(void *), void *arg)
-{
-    struct apart a = {.body = body, .arg = arg, .from = (unsigned)(from > 3 ? from : 3)};
-    pthread_t thread;
-    int error = thread_start(&thread, run_apart, &a);
-    if (error)
-        return error;
-    pthread_join(thread, NULL);
-    wait_until_gone(a.tid);
-    return a.error;
-}
-
 /* ---- the identities of a user ---- */
 
 static bool is_small(uint32_t user) { return user <= 0xffff; }
@@ -127,22 +78,36 @@ static uint64_t base_of(uint32_t user)
     return is_small(user) ? (uint64_t)user << SMALL_SHIFT : LARGE_USER | (uint64_t)user << LARGE_SHIFT;
 }
 
-/* The random part and the count that is added to it are each below this, so their sum does not reach the next user's
- * identities. */
+/* The numbers of a user have two halves: of processes, and of participants elsewhere. However many of these there have
+ * been, they make a number of a process neither scarce nor likely to be found in two files. */
+enum { PROCESSES, PARTICIPANTS };
 static uint64_t half_of(uint32_t user) { return 1ull << (is_small(user) ? SMALL_SHIFT : LARGE_SHIFT) >> 1; }
+static uint64_t base_of_series(uint32_t user, int which) { return base_of(user) + (which ? half_of(user) : 0); }
+
+/* The random part and the count that is added to it are each below this, so their sum stays in its half. */
+static uint64_t most_of(uint32_t user) { return half_of(user) / 2; }
 
 static uint32_t user_of(uint64_t identity)
 {
     return (uint32_t)(identity & LARGE_USER ? identity >> LARGE_SHIFT : identity >> SMALL_SHIFT);
 }
 
+static int series_of(uint64_t identity) { return identity & half_of(user_of(identity)) ? PARTICIPANTS : PROCESSES; }
+
 /* ---- the file ---- */
+
+enum { PATH_BYTES = 48 };
+
+static const char *path_of(uint32_t user, char path[PATH_BYTES])
+{
+    snprintf(path, PATH_BYTES, "/dev/shm/dsmem-%u.living", user);
+    return path;
+}
 
 static int file_open(uint32_t user, int flags)
 {
-    char path[48];
-    snprintf(path, sizeof path, "/dev/shm/dsmem-%u.living", user);
-    return open(path, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0644);
+    char path[PATH_BYTES];
+    return open(path_of(user, path), flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0644);
 }
 
 /* True if the file could have been written by no user but 'user' (and root). */
@@ -157,6 +122,13 @@ static bool still(const struct asked *a)
 {
     struct stat st;
     return a->fd >= 0 && trusted(a->fd, a->user, &st) && st.st_dev == a->dev && st.st_ino == a->ino;
+}
+
+static bool is_at_path(const struct asked *a)
+{
+    char path[PATH_BYTES];
+    struct stat st;
+    return !lstat(path_of(a->user, path), &st) && st.st_dev == a->dev && st.st_ino == a->ino;
 }
 
 /* A descriptor of another file, which has been replaced since, stays open: its number may be another file's by now. */
@@ -189,23 +161,24 @@ static int lock_bytes(int fd, int what, uint64_t at, uint64_t count, short *type
 
 /* ---- a claim ---- */
 
-static bool is_first(uint64_t first, uint32_t user)
+static bool is_first(uint64_t first, uint32_t user, int which)
 {
-    return first > base_of(user) && first < base_of(user) + half_of(user);
+    uint64_t base = base_of_series(user, which);
+    return first > base && first < base + most_of(user);
 }
 
 /* Chooses the first number, once and at random, so that no two files allocate the same numbers. A value outside the
  * user's range, which an older release may have written, is replaced; then nothing can be proven any more about the
  * numbers that were allocated before. */
-static int choose_first(struct identity_file *f, uint32_t user)
+static int choose_first(struct series *s, uint32_t user, int which)
 {
     uint64_t random = 0, first;
-    while (!is_first(first = load_acquire_u64(&f->first), user)) {
+    while (!is_first(first = load_acquire_u64(&s->first), user, which)) {
         if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random)
             return -1;
-        random &= half_of(user) - 1;
+        random &= most_of(user) - 1;
         if (random)
-            compare_swap_u64(&f->first, first, base_of(user) + random);
+            compare_swap_u64(&s->first, first, base_of_series(user, which) + random);
     }
     return 0;
 }
@@ -221,22 +194,22 @@ static void put_record(struct identity_file *f, uint64_t k, uint64_t identity)
 }
 
 /* Allocates numbers and locks their bytes. If the process is killed after any of these steps, it has only used up
- * numbers that no other process has seen. The second half of the numbers is for the user's processes alone: however
- * many clients there have been, these get theirs. */
-static int take_numbers(struct identity_file *f, int fd, uint32_t user, uint64_t count, uint64_t *out)
+ * numbers that no other process has seen. */
+static int take_numbers(struct identity_file *f, int fd, uint32_t user, int which, uint64_t count, uint64_t *out)
 {
     short type;
-    uint64_t first = load_acquire_u64(&f->first), end = half_of(user) / (count == 1 ? 1 : 2) - count;
+    struct series *s = &f->series[which];
+    uint64_t first = load_acquire_u64(&s->first), end = most_of(user) - count;
     for (int i = 0; i < CLAIM_TRIES; i++) {
-        uint64_t k = load_acquire_u64(&f->given);
+        uint64_t k = load_acquire_u64(&s->given);
         if (k < end)
-            k = fetch_add_u64(&f->given, count);
+            k = fetch_add_u64(&s->given, count);
         if (k >= end) {
             errno = EOVERFLOW;
             return -1;
         }
         if (!lock_bytes(fd, F_OFD_SETLK, first + k, count, &type)) {
-            if (count == 1)
+            if (which == PROCESSES)
                 put_record(f, k, first + k);
             *out = first + k;
             return 0;
@@ -249,6 +222,7 @@ static int take_numbers(struct identity_file *f, int fd, uint32_t user, uint64_t
 
 struct claimed {
     uint32_t user;
+    int which;
     uint64_t count;
     struct stat st; /* of the file */
     uint64_t identity;
@@ -273,8 +247,8 @@ static int claim_in(int fd, struct claimed *c)
     struct identity_file *f = mmap(NULL, sizeof *f, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (f == MAP_FAILED)
         return -1;
-    if (madvise(f, sizeof *f, MADV_DONTFORK) || choose_first(f, c->user) ||
-        take_numbers(f, fd, c->user, c->count, &c->identity)) {
+    if (madvise(f, sizeof *f, MADV_DONTFORK) || choose_first(&f->series[c->which], c->user, c->which) ||
+        take_numbers(f, fd, c->user, c->which, c->count, &c->identity)) {
         rc = errno;
         munmap(f, sizeof *f);
         errno = rc;
@@ -297,7 +271,7 @@ static void claim_apart(void *arg)
 
 static int claim_numbers(struct claimed *c)
 {
-    int error = apart(0, claim_apart, c);
+    int error = run_apart(0, claim_apart, c);
     errno = error ? error : c->error;
     return errno ? -1 : 0;
 }
@@ -318,7 +292,7 @@ static int claim(uint64_t *out)
     if (!own && !(own = wiped_page()))
         return -1;
     if (!*own) {
-        struct claimed c = {.user = geteuid(), .count = 1};
+        struct claimed c = {.user = geteuid(), .which = PROCESSES, .count = 1};
         if (claim_numbers(&c))
             return -1;
         *own = c.identity;
@@ -338,10 +312,17 @@ int identity_claim(uint64_t *out)
 
 /* ---- for participants of other hosts ---- */
 
-int identity_claim_range(struct identity_range *out)
+static uint64_t range_of(uint32_t user, size_t earlier)
 {
-    struct claimed c = {.user = geteuid()};
-    c.count = is_small(c.user) ? SMALL_RANGE : LARGE_RANGE;
+    size_t most = is_small(user) ? SMALL_RANGE_MOST : LARGE_RANGE_MOST;
+    size_t bits = (is_small(user) ? SMALL_RANGE : LARGE_RANGE) + RANGE_GROWTH * (earlier < most ? earlier : most);
+    return 1ull << (bits < most ? bits : most);
+}
+
+int identity_claim_range(struct identity_range *out, size_t earlier)
+{
+    struct claimed c = {.user = geteuid(), .which = PARTICIPANTS};
+    c.count = range_of(c.user, earlier);
     if (c.user == NO_USER) {
         errno = EPERM;
         return -1;
@@ -377,11 +358,12 @@ int identity_random(uint64_t *out)
 /* Whether the file has allocated the identity. *k is its index: 0 for the file's first number. */
 static bool handed_out(int fd, uint64_t identity, uint64_t *k)
 {
-    uint64_t head[2]; /* first, given */
-    if (pread(fd, head, sizeof head, 0) != (ssize_t)sizeof head || !head[0] || identity < head[0])
+    struct series s;
+    off_t at = (off_t)(series_of(identity) * sizeof s);
+    if (pread(fd, &s, sizeof s, at) != (ssize_t)sizeof s || !s.first || identity < s.first)
         return false;
-    *k = identity - head[0];
-    return *k < head[1];
+    *k = identity - s.first;
+    return *k < s.given;
 }
 
 static int ask_ended(int fd, uint64_t identity, uint64_t k)
@@ -419,22 +401,31 @@ struct asking {
     int answer; /* 0: unknown */
 };
 
-/* Asks the file in which the claim was made first: it may have been unlinked and replaced since. What this opens is
- * closed with the table. */
+/* Asks the file in which the claim was made, which may have been unlinked and replaced since, and the one that is there
+ * now. Numbers are random, so it can happen that both have allocated this one: then it has ended only where both say
+ * so. What this opens is closed with the table. */
 static void ask_apart(void *arg)
 {
     struct asking *a = arg;
     struct stat st = {0};
+    int answer;
     a->answer = 0;
-    if (ask_in(&kept, a->identity, a->q, &a->answer))
+    bool known = ask_in(&kept, a->identity, a->q, &a->answer);
+    if (known && !a->answer)
         return;
     struct asked now = {.user = user_of(a->identity)};
-    if ((now.fd = file_open(now.user, O_RDONLY)) < 0)
+    if (known && is_at_path(&kept))
         return;
+    if ((now.fd = file_open(now.user, O_RDONLY)) < 0) {
+        if (errno != ENOENT)
+            a->answer = 0; /* it may say otherwise */
+        return;
+    }
     fstat(now.fd, &st);
     now.dev = st.st_dev;
     now.ino = st.st_ino;
-    ask_in(&now, a->identity, a->q, &a->answer);
+    if (ask_in(&now, a->identity, a->q, &answer) && !(known && answer))
+        a->answer = answer;
 }
 
 /* Most answers are 'unknown' or 'living', and these are believed at once: they are never wrong for long. */
@@ -445,7 +436,7 @@ static int ask(uint64_t identity, question *q)
     if (!identity || identity & IDENTITY_ELSEWHERE)
         return 0;
     pthread_mutex_lock(&one);
-    if ((!ask_in(&kept, identity, q, &a.answer) || a.answer) && apart(kept.fd + 1, ask_apart, &a))
+    if ((!ask_in(&kept, identity, q, &a.answer) || a.answer) && run_apart(kept.fd + 1, ask_apart, &a))
         a.answer = 0;
     pthread_mutex_unlock(&one);
     errno = error;

@@ -15,6 +15,7 @@
 #define DSM_BASE_IDENTITY_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 /* Set in every identity that is not that of a process of this host. The other bits are a number that the memory's owner
@@ -38,8 +39,8 @@ struct identity_range {
     uint64_t first, count;
     void *keep; /* the mapping that keeps the kernel's lock */
 };
-/* Returns 0, or -1 with errno as identity_claim() does. */
-int identity_claim_range(struct identity_range *out);
+/* Returns 0, or -1 with errno as identity_claim() does. A participant that has had earlier ones gets a larger one. */
+int identity_claim_range(struct identity_range *out, size_t earlier);
 void identity_end_range(struct identity_range *r);
 /* An identity of which nothing can be proven, as little as of the 2^45 behind it. Returns -1 with errno. */
 int identity_random(uint64_t *out);

@@ -57,17 +57,19 @@ void members_ended(dsm_remote *r, const uint64_t *identities, size_t n, uint8_t 
     }
 }
 
+bool member_elsewhere(uint64_t identity) { return identity & IDENTITY_ELSEWHERE; }
+
 const char *member_describe(uint64_t identity, char text[MEMBER_TEXT])
 {
     int pid = identity_pid(identity);
     if (pid)
         snprintf(text, MEMBER_TEXT, "process %d", pid);
     else
-        snprintf(text, MEMBER_TEXT, "a process that is not known here (%016llx)", (unsigned long long)identity);
+        snprintf(text, MEMBER_TEXT, "a process %s (%llu)",
+                 member_elsewhere(identity) ? "that is connected from elsewhere" : "whose number is not visible here",
+                 (unsigned long long)identity);
     return text;
 }
-
-bool member_elsewhere(uint64_t identity) { return identity & IDENTITY_ELSEWHERE; }
 
 int member_is(dsm_remote *r, uint64_t table, uint32_t number, uint64_t identity)
 {

@@ -42,8 +42,8 @@ int member_identities(dsm_remote *r, uint64_t n, uint64_t *first);
 /* Whether the member is proven dead. For remote memory this asks the owner. */
 bool member_ended(dsm_remote *r, uint64_t identity);
 void members_ended(dsm_remote *r, const uint64_t *identities, size_t n, uint8_t *ended);
-enum { MEMBER_TEXT = 64 };
-/* "process 17", for messages. */
+enum { MEMBER_TEXT = 96 };
+/* "process 17", for messages; or what it is, and the identity as holder() gives it. */
 const char *member_describe(uint64_t identity, char text[MEMBER_TEXT]);
 /* The identity is not the number of a process of this host: it belongs to a node elsewhere or to a process without a
  * number, and nothing is known about either. */

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import halt
 import pytest
 from names_server import address, running
 from short_timeouts import in_vain
@@ -214,7 +215,7 @@ def test_a_client_that_lives_holds_on(others, prepared, cluster_name):
 def test_a_stopped_client_that_is_fenced_finds_out(others, prepared, cluster_name):
     with serving(None) as server, others(server) as cluster, Holder(address(server, cluster_name)) as holder:
         arrived(prepared)
-        os.kill(holder.process.pid, signal.SIGSTOP)
+        halt.stop(holder.process.pid)
         with contextlib.closing(cluster.lock("lock")) as lock:
             assert not in_vain(lock.acquire, timeout=0.2)  # a process that is stopped is alive
         server.context.fence(holder.node)
@@ -418,9 +419,9 @@ def test_identities_end_with_a_goodbye_of_their_key():
     with context() as at, speaking(at) as other:
         with speaking(at) as client:
             first, count = claimed(client, 1)
-            second, _ = claimed(client, 1)
+            second, more = claimed(client, 1)
             third, _ = claimed(client, 2)
-            assert first >> 63 and count > 8192 and abs(second - first) >= count
+            assert first >> 63 and second >= first + count and more > count
             last = first + count - 1
             assert ended(other, first, last, second, third) == [0, 0, 0, 0]
             client.send(BYE, struct.pack("<IQ", TCP, 1))
@@ -430,6 +431,23 @@ def test_identities_end_with_a_goodbye_of_their_key():
         assert ended(other, third, 0, 1 << 63 | 0xFFFF << 46 | 5, 2**64 - 1) == [0, 0, 0, 0]
         at.fence(client.node)
         assert ended(other, third) == [1]
+
+
+def test_objects_that_need_many_identities_get_them(prepared, cluster_name):
+    """Each permit has one, and a client's first ones are too few for two such semaphores."""
+    names = ("wide", "wider", "widest")
+    with serving(None) as server, Holder(address(server, cluster_name)) as holder, contextlib.ExitStack() as stack:
+        others = []
+        for name in names:
+            text = f"{name} = cluster.semaphore({name!r}, 4096, create=True); assert {name}.acquire(timeout=30)"
+            assert holder.does(text) == "done"
+            others.append(stack.enter_context(contextlib.closing(prepared.semaphore(name))))
+            assert sum(others[-1].acquire(False) for _ in range(4096)) == 4095
+        server.context.fence(holder.node)
+        for other in others:
+            taken = other.acquire(timeout=SECONDS)
+            other.release(4095 + taken)
+            assert taken
 
 
 def test_a_node_has_so_many_identities_and_no_more():

@@ -242,3 +242,24 @@ def test_a_folder_of_a_user_outside_of_the_container():
     finally:
         shutil.rmtree(local.user_folder(0) / NAME)
     assert "a user outside of this user namespace made it" in said and "rm -r" not in said
+
+
+def identities_of_permits():
+    """One of each of several semaphores in own memory, which need an identity for every permit."""
+    with dsmem.Context("tcp", secret=b"5acc" * 16) as own, dsmem.connect(NAME, context=own) as cluster:
+        found = []
+        for name in "abc":
+            with contextlib.closing(cluster.semaphore(name, 4096, create=True)) as permits:
+                permits.acquire()
+                found += permits.holders()
+                permits.release()
+                permits.unlink()
+        return found
+
+
+@pytest.mark.parametrize(("user", "top"), [(1003, 2), (100001, 3)])
+def test_numbers_last_for_participants_elsewhere(user, top):
+    """A random one, of which nothing is proven, has bits 46 to 61 set and bit 62 not."""
+    with of(user):
+        found = as_user(user, identities_of_permits)
+    assert len(found) == 3 and all(each >> 62 == top and each >> 46 & 0xFFFF != 0xFFFF for each in found)
