@@ -22,7 +22,9 @@
  * ORDER. Within the ops of one batch to one peer, WRITE after WRITE and ATOMIC after WRITE take effect in order. An op
  * that depends on a READ or an ATOMIC before it in the batch needs DSM_OP_FENCE. Between peers there is no order, nor
  * between two fabrics, also to one owner: there DSM_OP_FENCE does not help, and two batches are needed. A peer that is
- * reached by several paths is reached by one at a time, so they change nothing in this.
+ * reached by several paths is reached by one at a time, so they change nothing in this. Nor does it matter that long
+ * READs and WRITEs may go by shared memory where atomics go by a device (dsm_remote_bulk_fabric): what one call gives
+ * to one owner goes by one way, and a call by shared memory begins when all that was posted before has taken effect.
  *
  * ATOMICITY. A word that is updated with fetch_add or compare_swap must be changed by these ops only. This includes its
  * owner, which attaches to its own region for that purpose. NIC and CPU atomics do not exclude each other, and a

@@ -465,6 +465,8 @@ int agent_start(dsm_ctx *c, const dsm_options *o)
     pthread_mutex_init(&a->turn, NULL);
     pthread_mutex_init(&a->lock, NULL);
     service_init(&a->service);
+    a->service.on = o->serves; /* no connection is there yet */
+    a->service.grace_ns = -1;
     enlist(a);
     core_lock(&a->lock);
     int rc = open_all(a, o);

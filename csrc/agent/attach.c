@@ -152,13 +152,23 @@ static int attach_by(dsm_ctx *c, struct fabric_dev *dev, const char *address, st
     return 0;
 }
 
-/* The address of the owner's agent for a device; NULL: the owner does not serve the region by this fabric. */
+/* The address of the owner's agent for a device; NULL: it is not among these ways. */
+static const char *find_way(const struct dsm_way *ways, uint32_t n, const struct fabric_dev *dev)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (ways[i].fabric == dev->wire_id)
+            return ways[i].address;
+    return NULL;
+}
+
 static const char *way_of(const dsm_descriptor *d, const struct fabric_dev *dev)
 {
-    for (uint32_t i = 0; i < d->nways; i++)
-        if (d->ways[i].fabric == dev->wire_id)
-            return d->ways[i].address;
-    return NULL;
+    return find_way(d->ways, d->nways, dev);
+}
+
+static const char *bulk_way_of(const dsm_descriptor *d, const struct fabric_dev *dev)
+{
+    return find_way(d->ways + d->nways, d->nbulk, dev);
 }
 
 /* Appends a name to a list of them, as far as there is room. */
@@ -178,6 +188,24 @@ static int refuse_fabrics(const dsm_ctx *c, const dsm_descriptor *d)
     for (size_t i = 0; i < c->ndevs; i++)
         append(ours, sizeof ours, c->devs[i]->caps.fabric);
     return err_set(DSM_EINVAL, 0, "the descriptor belongs to %s, this context to %s", theirs, ours);
+}
+
+/* Adds the way for bulk, if the descriptor has one that this context can go: by it the memory is mapped here. Any
+ * failure leaves the remote as it is. */
+static void add_bulk(dsm_ctx *c, const dsm_descriptor *d, int64_t deadline, dsm_remote *r)
+{
+    struct wanted w = {.d = d};
+    if (remote_is_mapped(r) || !(r->access & DSM_READ))
+        return;
+    for (size_t i = 0; i < c->ndevs && !r->bulk; i++) {
+        const char *address = c->devs[i]->caps.local_memory ? bulk_way_of(d, c->devs[i]) : NULL;
+        if (!address || attach_by(c, c->devs[i], address, &w, deadline, &r->bulk))
+            continue;
+        if (r->bulk->nbytes == r->nbytes && remote_is_mapped(r->bulk))
+            break;
+        dsm_remote_close(r->bulk);
+        r->bulk = NULL;
+    }
 }
 
 /* Whether the owner may be on another host, or in a container of its own: at its address on this host listens no
@@ -200,6 +228,8 @@ int attach_wanted(dsm_ctx *c, struct wanted *w, int64_t deadline, dsm_remote **o
             continue;
         tried = true;
         rc = attach_by(c, c->devs[i], address, w, deadline, out);
+        if (!rc && w->d->nbulk)
+            add_bulk(c, w->d, deadline, *out);
         if (!is_elsewhere(c->devs[i], rc) || w->stale != SIZE_MAX) /* the pool's owner has said that a part is stale */
             return rc;
     }

@@ -2,8 +2,8 @@
  * The identities that this process has claimed for participants in its memory on behalf of other nodes (decision 0023).
  *
  * They end, which lets others take over what was held under them, only when nothing that the node has sent can reach
- * the memory any more: all endpoints of the node on a device that executes its ops here have been closed, and the node
- * is refused from then on, or has said that it holds nothing that it will use.
+ * the memory any more: all endpoints of the node have been closed, each of which is a fence for what came through it
+ * (fabric_dev.ends), and the node is refused from then on, or has said that it holds nothing that it will use.
  */
 #include "../base/deadline.h"
 #include "../base/identity.h"
@@ -38,11 +38,25 @@ static void end_one(struct grant **at)
     free(g);
 }
 
+/* Whether what came through an endpoint that is gone may still take effect. Then the identities live on. */
+static bool is_unsure(const struct agent *a)
+{
+    bool unsure = false;
+    for (size_t i = 0; i < a->ctx->ndevs; i++)
+        unsure |= a->ctx->devs[i]->unclosed && load_relaxed_u32(a->ctx->devs[i]->unclosed);
+    return unsure;
+}
+
 /* With key 0: all of the node's. 'node' is not a grant's, which is freed here. */
 static void end(struct agent *a, const uint8_t node[DSM_NODE_ID], uint64_t key)
 {
     for (struct grant **at = &a->grants, *g; (g = *at);) {
         if (!is_of(g, node) || (key && g->key != key)) {
+            at = &g->next;
+            continue;
+        }
+        if (is_unsure(a)) {
+            g->expires = 0;
             at = &g->next;
             continue;
         }
@@ -54,8 +68,11 @@ void grants_end_node(struct agent *a, const uint8_t node[DSM_NODE_ID]) { end(a, 
 
 void grants_end_all(struct agent *a)
 {
-    while (a->grants)
+    for (struct grant *g; (g = a->grants);) {
+        if (is_unsure(a))
+            g->n = 0; /* the locks stay, until the process ends */
         end_one(&a->grants);
+    }
 }
 
 void grants_bye(struct agent *a, const struct conn *n, uint64_t key)
@@ -91,7 +108,7 @@ int grants_claim(struct agent *a, const struct conn *n, uint64_t key, uint8_t an
     struct grant *g = key ? find(a, n->handshake.client, key) : NULL;
     if (!g || g->n == RANGES_MOST)
         return DSM_EUNSUPPORTED;
-    if (identity_claim_range(&g->ranges[g->n])) {
+    if (identity_claim_range(&g->ranges[g->n], g->n)) {
         if (!g->n)
             end(a, n->handshake.client, key);
         return DSM_EUNSUPPORTED;

@@ -111,7 +111,7 @@ static int grant(dsm_ctx *c, const struct conn *n, const uint8_t *question, stru
     if (i < 0 || !r->mem[i])
         return -DSM_EUNSUPPORTED;
     out->nbytes = r->memory->nbytes;
-    out->access = r->access;
+    out->access = region_access_by(r, (size_t)i);
     out->kind = r->memory->kind;
     out->devices = ctx_devices(c, c->devs[i]->wire_id, &out->atomics);
     return c->devs[i]->fabric->export(r->mem[i], &out->blob);
@@ -234,18 +234,30 @@ static bool on_outcomes(dsm_ctx *c, struct conn *n, const uint8_t *question, siz
     return reply(n, got < 0 ? -got : 0, answer, got < 0 ? 0 : (size_t)got);
 }
 
-/* The device through which a peer's ops come that this process executes; NULL: the question is not about one. */
-static struct fabric_dev *streams_of(const dsm_ctx *c, const struct conn *n, const uint8_t *question)
+/* Whether processes of this host may reach the memory by mapping it, which no fence ends. */
+static bool is_mapped_too(const dsm_ctx *c)
+{
+    bool maps = false;
+    for (size_t i = 0; i < c->ndevs; i++)
+        maps |= c->devs[i]->maps;
+    return maps;
+}
+
+/* The device for whose peers this process claims identities; NULL: the question is not about one. Where an adapter's
+ * atomics have a domain of their own a node of this host that uses them moves long reads and writes through mapped
+ * memory (core/bulk.c), so that the end of its queue pairs is not the end of its writes. */
+static struct fabric_dev *ends_at(const dsm_ctx *c, const struct conn *n, const uint8_t *question)
 {
     int i = find_device(c, n, get_u32(question));
-    return i >= 0 && c->devs[i]->streams ? c->devs[i] : NULL;
+    struct fabric_dev *d = i >= 0 ? c->devs[i] : NULL;
+    return d && d->ends && (d->streams || !is_mapped_too(c)) ? d : NULL;
 }
 
 static bool on_identities(struct agent *a, struct conn *n, const uint8_t *question)
 {
     uint8_t answer[IDENTITIES_SIZE];
-    int status = streams_of(a->ctx, n, question) ? grants_claim(a, n, get_u64(question + FABRIC_SIZE), answer)
-                                                 : DSM_EUNSUPPORTED;
+    int status =
+        ends_at(a->ctx, n, question) ? grants_claim(a, n, get_u64(question + FABRIC_SIZE), answer) : DSM_EUNSUPPORTED;
     return reply(n, status, answer, status ? 0 : sizeof answer);
 }
 
@@ -261,7 +273,7 @@ static bool on_ended(struct conn *n, const uint8_t *question, size_t len)
 static bool on_bye(struct agent *a, struct conn *n, const uint8_t *payload, size_t len)
 {
     conn_close_endpoint(n);
-    struct fabric_dev *d = len == KEY_SIZE ? streams_of(a->ctx, n, payload) : NULL;
+    struct fabric_dev *d = len == KEY_SIZE ? ends_at(a->ctx, n, payload) : NULL;
     if (d) {
         close_endpoints(a, n, d);
         grants_bye(a, n, get_u64(payload + FABRIC_SIZE));

@@ -114,6 +114,7 @@ struct dsm_remote {
     uint32_t users;           /* ops that have not finished */
     uint32_t holders;         /* not of a part: itself and its parts, which use its import and its peer */
     struct dsm_remote *whole; /* of a part; otherwise NULL */
+    struct dsm_remote *bulk;  /* the same memory, mapped, for READs and WRITEs (core/bulk.h). NULL: there is none */
 };
 
 /* Many parts, without a remote for each. */
@@ -422,6 +423,8 @@ void map_close(dsm_remote *r);
 /* How many devices of a fabric the context has. *atomics: 0, or 1 + the number of the only one of them that executes
  * atomics. */
 uint32_t ctx_devices(const dsm_ctx *c, uint32_t wire_id, uint32_t *atomics);
+/* The rights that a peer has which reaches the region by device i. */
+uint32_t region_access_by(const dsm_region *r, size_t i);
 void region_describe(const dsm_region *r, dsm_descriptor *out);
 /* Closes a region that is not part of a pool. */
 void region_end(dsm_region *r);

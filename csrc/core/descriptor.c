@@ -1,7 +1,7 @@
 /*
  * The wire format of descriptors (docs/protocols/descriptor.md), little-endian:
  *   0 magic "DSMR" | 4 version | 5 number of ways | 6 kind | 7 access | 8 node[16] | 24 region u64 | 32 generation u64
- *   40 nbytes u64 | 48 the ways: fabric u8, length of the address u8, address |
+ *   40 nbytes u64 | 48 the ways: fabric u8 (bit 7: for bulk only), length of the address u8, address |
  *   version 3, a region of a pool: number u64, generation u64, offset u64, nbytes u64 |
  *   the CRC-32 of everything before it
  * A descriptor only tells where to ask. The rights and length that count are those that the owner's agent grants on
@@ -13,7 +13,7 @@
 
 #include <string.h>
 
-enum { AT_WAYS = 48, VERSION = 2, VERSION_OF_PART = 3 };
+enum { AT_WAYS = 48, VERSION = 2, VERSION_OF_PART = 3, BULK = 0x80 };
 _Static_assert((int)AT_WAYS + (int)DSM_WAYS_MAX * (2 + DSM_ADDRESS_MAX) + (int)DESC_TAIL <= DSM_DESC_MAX, "fits");
 _Static_assert((int)DSM_WAYS_MAX == (int)FABRIC_DEVICES_MAX, "one for each device");
 
@@ -23,16 +23,16 @@ int descriptor_write(const dsm_descriptor *d, uint8_t buf[DSM_DESC_MAX])
     memset(buf, 0, DSM_DESC_MAX);
     memcpy(buf, "DSMR", 4);
     buf[4] = d->part.generation ? VERSION_OF_PART : VERSION;
-    buf[5] = (uint8_t)d->nways;
+    buf[5] = (uint8_t)(d->nways + d->nbulk);
     buf[6] = (uint8_t)d->kind;
     buf[7] = (uint8_t)d->access;
     memcpy(buf + 8, d->node, DSM_NODE_ID);
     put_u64(buf + 24, d->region);
     put_u64(buf + 32, d->generation);
     put_u64(buf + 40, d->nbytes);
-    for (uint32_t i = 0; i < d->nways; i++) {
+    for (uint32_t i = 0; i < d->nways + d->nbulk; i++) {
         size_t n = strlen(d->ways[i].address);
-        buf[at++] = (uint8_t)d->ways[i].fabric;
+        buf[at++] = (uint8_t)(d->ways[i].fabric | (i < d->nways ? 0 : BULK));
         buf[at++] = (uint8_t)n;
         memcpy(buf + at, d->ways[i].address, n);
         at += n;
@@ -72,6 +72,24 @@ static int parse_way(const uint8_t *b, size_t *at, size_t end, struct dsm_way *o
 
 static int refuse_value(void) { return err_set(DSM_EDESC, 0, "a field has a value that this release does not know"); }
 
+/* The ways that are for bulk only come last, behind at least one other. */
+static int parse_ways(const uint8_t *b, size_t *at, size_t end, dsm_descriptor *out)
+{
+    uint32_t n = b[5];
+    int rc = n && n <= DSM_WAYS_MAX ? 0 : refuse_value();
+    for (uint32_t i = 0; i < n && !rc; i++) {
+        struct dsm_way *w = &out->ways[i];
+        rc = parse_way(b, at, end, w);
+        bool bulk = w->fabric & BULK;
+        w->fabric &= ~(uint32_t)BULK;
+        out->nways += !bulk;
+        out->nbulk += bulk;
+        if (!rc && (bulk ? !out->nways : out->nbulk))
+            rc = refuse_value();
+    }
+    return rc;
+}
+
 static int parse_part(const uint8_t *tail, uint64_t nbytes, struct dsm_part *out)
 {
     *out = (struct dsm_part){get_u64(tail), get_u64(tail + 8), get_u64(tail + 16), get_u64(tail + 24)};
@@ -106,18 +124,15 @@ int dsm_descriptor_parse(const void *bytes, size_t len, dsm_descriptor *out)
     if (get_u32(b + len - 4) != crc32(b, len - 4))
         return err_set(DSM_EDESC, 0, "its checksum is wrong");
     out->version = b[4];
-    out->nways = b[5];
     out->kind = b[6];
     out->access = b[7];
     memcpy(out->node, b + 8, DSM_NODE_ID);
     out->region = get_u64(b + 24);
     out->generation = get_u64(b + 32);
     out->nbytes = get_u64(b + 40);
-    if (!out->nways || out->nways > DSM_WAYS_MAX || !out->nbytes || !out->generation || !out->access ||
-        out->access > 7 || out->kind != MEMORY_HOST)
+    if (!out->nbytes || !out->generation || !out->access || out->access > 7 || out->kind != MEMORY_HOST)
         return refuse_value();
-    for (uint32_t i = 0; i < out->nways && !rc; i++)
-        rc = parse_way(b, &at, end, &out->ways[i]);
+    rc = parse_ways(b, &at, end, out);
     if (!rc && at != end)
         rc = err_set(DSM_EDESC, 0, "its length does not fit its contents");
     return rc || b[4] == VERSION ? rc : parse_part(b + end, out->nbytes, &out->part);

@@ -10,6 +10,7 @@
  */
 #include "../base/deadline.h"
 #include "../base/mapped_ops.h"
+#include "bulk.h"
 #include "remote.h"
 
 #include <errno.h>
@@ -454,16 +455,30 @@ void ticket_give_up_rest(dsm_ticket *t, int status)
     }
 }
 
-/* Returns whether ops were given up at the deadline, or because a signal handler wants that. */
+/* A signal handler has forked during the wait, and this is the child. Its parent goes on with the ops. The child must
+ * not touch the device, where they are the parent's; the ticket is not given back, as the device's lists name it. */
+static int abandon(dsm_ticket *t)
+{
+    for (size_t i = 0; i < t->n; i++) {
+        t->ops[i].status = -DSM_EFORK;
+        t->ops[i].cause = 0;
+    }
+    return refuse_forked();
+}
+
+/* Returns whether ops were given up at the deadline, or because a signal handler wants that or has forked. */
 static bool wait_for_groups(dsm_ticket *t, int64_t deadline)
 {
     bool late = false;
     if (!t->ngroups)
         return false;
     const uint32_t *before = wait_until_stopped(t->how.stop);
-    for (size_t i = 0; i < t->ngroups; i++)
-        if (peer_wait(t->groups[i].peer, &t->groups[i].base.pending, deadline))
-            late = late || !wait_stopped();
+    for (size_t i = 0; i < t->ngroups; i++) {
+        int rc = peer_wait(t->groups[i].peer, &t->groups[i].base.pending, deadline);
+        late = late || rc == -DSM_EFORK || (rc && !wait_stopped());
+        if (rc == -DSM_EFORK)
+            break;
+    }
     wait_until_stopped(before);
     return late;
 }
@@ -484,6 +499,8 @@ static int finish(dsm_ticket *t, int64_t deadline, size_t *failed)
         return outcome(t, deadline, failed);
     for (;;) {
         t->late |= wait_for_groups(t, deadline);
+        if (t->late && ctx_forked(t->ctx))
+            return abandon(t);
         if (t->how.go_on ? t->late || !again(t, deadline) : t->posted == t->n && !ticket_resume(t, deadline))
             break;
         if (t->resumed && deadline == DEADLINE_NEVER)
@@ -503,7 +520,8 @@ int dsm_finish(dsm_ticket *t, int64_t timeout_ns, size_t *failed)
     if (ctx_forked(t->ctx))
         return refuse_forked();
     int rc = finish(t, deadline_after(timeout_ns), failed);
-    ticket_give_back(t);
+    if (rc != -DSM_EFORK)
+        ticket_give_back(t);
     return rc;
 }
 
@@ -518,14 +536,48 @@ static int run(dsm_ctx *c, dsm_op *ops, size_t n, bool posts, const dsm_choice *
     fill_ticket(t, c, ops, n, how, false);
     submit(t, deadline);
     int rc = finish(t, deadline, failed);
-    if (posts)
+    if (posts && rc != -DSM_EFORK)
         ticket_give_back(t);
     return rc;
 }
 
+/* Nothing of what was to be copied is executed. */
+static int too_late(dsm_op *ops, size_t n, size_t *failed)
+{
+    for (size_t i = 0; i < n; i++) {
+        ops[i].status = -DSM_ETIME;
+        ops[i].cause = 0;
+    }
+    if (failed)
+        *failed = 0;
+    return err_set(DSM_ETIME, 0, "%zu ops to %s; the deadline passed before any was executed, allow them more time", n,
+                   ops->remote->peer->address);
+}
+
+/* run(), by the way for bulk if the ops suit it. The first op's remote has one. */
+static int run_bulk(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, int64_t timeout_ns, size_t *failed)
+{
+    struct bulk_ahead ahead;
+    int64_t deadline = deadline_after(timeout_ns), left;
+    if (!bulk_begin(&ahead, ops, n))
+        return run(c, ops, n, true, how, timeout_ns, failed);
+    int rc = run(c, ahead.ops, ahead.n, true, how, timeout_ns, NULL);
+    bool copied = !rc && !(how->stop && load_acquire_u32(how->stop)) && bulk_copy(c, ops, n);
+    bulk_end(ops, n);
+    if (copied)
+        return 0;
+    if (rc == -DSM_EFORK)
+        return refuse_all(ops, n, 0, rc, failed);
+    if (rc == -DSM_ETIME)
+        return too_late(ops, n, failed);
+    left = deadline == DEADLINE_NEVER ? -1 : deadline - clock_ns();
+    return run(c, ops, n, true, how, deadline == DEADLINE_NEVER || left > 0 ? left : 0, failed);
+}
+
 int ops_run(dsm_ctx *c, dsm_op *ops, size_t n, int64_t timeout_ns)
 {
-    return run(c, ops, n, true, &plainly, timeout_ns, NULL);
+    return ops->remote->bulk ? run_bulk(c, ops, n, &plainly, timeout_ns, NULL)
+                             : run(c, ops, n, true, &plainly, timeout_ns, NULL);
 }
 
 /* run() for ops on mapped memory, of which none is to be left out. */
@@ -545,6 +597,8 @@ int dsm_execute_as(dsm_ctx *c, dsm_op *ops, size_t n, const dsm_choice *how, int
         return rc;
     if (!rc && !how->go_on && !(how->stop && load_acquire_u32(how->stop)))
         return run_mapped(ops, n);
+    if (rc && ops->remote->bulk && !how->go_on)
+        return run_bulk(c, ops, n, how, timeout_ns, failed);
     return run(c, ops, n, rc, how, timeout_ns, failed);
 }
 
@@ -595,6 +649,8 @@ static int run_one(dsm_op *op, int64_t timeout_ns)
         t.posted = 1;
         post_one(&t, deadline);
     }
+    if (t.late && ctx_forked(t.ctx))
+        return abandon(&t);
     if (op->status || fabric_op_prepared(&w))
         return outcome(&t, deadline, NULL);
     fetch_sub_u32(&op->remote->users, 1);
@@ -608,6 +664,8 @@ static int run_one(dsm_op *op, int64_t timeout_ns)
 APART int remote_move(dsm_remote *r, uint8_t code, uint64_t offset, void *local, uint64_t nbytes, int64_t timeout_ns)
 {
     dsm_op op = {.code = code, .remote = r, .offset = offset, .local = local, .nbytes = nbytes};
+    if (nbytes >= DSM_BULK && r->bulk)
+        return run_bulk(r->ctx, &op, 1, &plainly, timeout_ns, NULL);
     return run_one(&op, timeout_ns);
 }
 

@@ -289,11 +289,16 @@ static bool spin(struct peer *p, const uint32_t *pending, int64_t deadline, int6
 /* On a device that has stalled, this is the only limit. Under peer->lock. */
 int64_t peer_give_up_at(const struct peer *p) { return ctx_give_up_at(p->ctx, p->ep ? p->ep->bytes : 0); }
 
-/* wait_interrupted(). Under peer->lock, released meanwhile. */
+/* wait_interrupted(); also true in a child that a handler has forked. There a thread that the child does not have may
+ * have held the lock. Under peer->lock, released meanwhile. */
 static bool interrupted(struct peer *p)
 {
     core_unlock(&p->lock);
     bool yes = wait_interrupted();
+    if (ctx_forked(p->ctx)) {
+        pthread_mutex_init(&p->lock, NULL);
+        yes = true;
+    }
     core_lock(&p->lock);
     return yes;
 }
@@ -375,6 +380,10 @@ int peer_wait(struct peer *p, const uint32_t *pending, int64_t deadline)
     for (bool go_on = !wait_stopped(); load_acquire_u32(pending); go_on = sleep_slice(p, pending, deadline, &slice)) {
         if (go_on && clock_ns() < deadline)
             continue;
+        if (ctx_forked(p->ctx)) { /* the ops and the device are the parent's */
+            rc = -DSM_EFORK;
+            break;
+        }
         peer_reap(p); /* the ops may have completed in time */
         if (load_acquire_u32(pending)) {
             p->suspect |= go_on;

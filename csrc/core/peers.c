@@ -125,6 +125,8 @@ void remote_drop(dsm_remote *whole)
 {
     if (fetch_sub_u32(&whole->holders, 1) != 1)
         return;
+    if (whole->bulk)
+        dsm_remote_close(whole->bulk);
     whole->peer->dev->fabric->forget(whole->target.remote);
     peer_release(whole->ctx, whole->peer); /* the connection to a live peer is kept for the next attach */
     free(whole);
@@ -146,7 +148,8 @@ int remote_part(dsm_remote *whole, uint64_t offset, uint64_t nbytes, dsm_remote 
                       .peer = whole->peer,
                       .region = whole->region,
                       .generation = whole->generation,
-                      .whole = whole};
+                      .whole = whole,
+                      .bulk = whole->bulk};
     fetch_add_u32(&whole->holders, 1);
     core_lock(&c->lock);
     c->live_remotes++;

@@ -25,7 +25,7 @@ static int check(const dsm_ctx *c, uint64_t nbytes, uint32_t access)
 
 /* Words that are changed by atomics are changed in one domain, that of the CPUs or that of one device, as atomics of
  * different domains do not exclude each other. Therefore a device that has a domain of its own serves a region with
- * atomics alone. NULL: all devices of the context have the domain of the CPUs, or no atomics. */
+ * atomics alone, but for bulk. NULL: all devices of the context have the domain of the CPUs, or no atomics. */
 static const struct fabric_dev *only_domain(const dsm_ctx *c)
 {
     enum { OF_THE_DEVICE = 1 };
@@ -35,12 +35,20 @@ static const struct fabric_dev *only_domain(const dsm_ctx *c)
     return NULL;
 }
 
-/* The rights that device i grants on a region: those to atomics are granted by one device of a fabric alone, where each
- * has a domain of its own. */
+/* The rights that device i grants on a region: those to atomics are granted by one device alone, where it has a domain
+ * of its own. */
 static uint32_t rights_by(const dsm_ctx *c, size_t i, uint32_t access)
 {
     const struct fabric_dev *only = only_domain(c);
-    return only && only != c->devs[i] && only->wire_id == c->devs[i]->wire_id ? access & ~DSM_ATOMIC : access;
+    return only && only != c->devs[i] ? access & ~DSM_ATOMIC : access;
+}
+
+/* Whether device i serves a region with these rights for bulk only: its atomics are another device's, of another
+ * fabric. Before each use by this way a READ goes by the other (core/bulk.h). */
+static bool serves_bulk(const dsm_ctx *c, size_t i, uint32_t access)
+{
+    const struct fabric_dev *d = c->devs[i], *only = access & DSM_ATOMIC ? only_domain(c) : NULL;
+    return only && d->wire_id != only->wire_id && d->caps.local_memory && access & DSM_READ;
 }
 
 /* Whether device i serves regions of this kind: with these rights, allocated by the core or the caller's own. A context
@@ -51,7 +59,7 @@ static bool serves(const dsm_ctx *c, size_t i, uint32_t access, bool allocated)
     enum { NO_ATOMICS = 3 };
     if (c->ndevs == 1)
         return true;
-    return (!only || d->wire_id == only->wire_id) && rights_by(c, i, access) &&
+    return (!only || d->wire_id == only->wire_id || serves_bulk(c, i, access)) && rights_by(c, i, access) &&
            (allocated || d->caps.register_private) && !(access & DSM_ATOMIC && d->caps.atomic_domain == NO_ATOMICS);
 }
 
@@ -290,6 +298,25 @@ void *dsm_region_data(const dsm_region *r) { return r->memory->data + r->part.of
 uint64_t dsm_region_nbytes(const dsm_region *r) { return r->part.nbytes; }
 uint32_t dsm_region_access(const dsm_region *r) { return r->access; }
 
+uint32_t region_access_by(const dsm_region *r, size_t i)
+{
+    return serves_bulk(r->ctx, i, r->access) ? rights_by(r->ctx, i, r->access) : r->access;
+}
+
+/* The ways for everything, or those for bulk only. Returns their number. */
+static uint32_t add_ways(const dsm_region *r, bool bulk, struct dsm_way *out)
+{
+    const dsm_ctx *c = r->ctx;
+    uint32_t n = 0;
+    for (size_t i = 0; i < c->ndevs; i++) {
+        if (!r->mem[i] || c->devs[i]->number || serves_bulk(c, i, r->access) != bulk)
+            continue; /* the devices of a fabric are one way */
+        out[n].fabric = c->devs[i]->wire_id;
+        strcpy(out[n++].address, ctx_address(c, c->devs[i]));
+    }
+    return n;
+}
+
 void region_describe(const dsm_region *r, dsm_descriptor *out)
 {
     const dsm_ctx *c = r->ctx;
@@ -301,13 +328,8 @@ void region_describe(const dsm_region *r, dsm_descriptor *out)
     if (r->part.generation)
         out->part = r->part;
     memcpy(out->node, c->node, DSM_NODE_ID);
-    for (size_t i = 0; i < c->ndevs; i++) {
-        if (!r->mem[i] || c->devs[i]->number) /* the devices of a fabric are one way */
-            continue;
-        struct dsm_way *w = &out->ways[out->nways++];
-        w->fabric = c->devs[i]->wire_id;
-        strcpy(w->address, ctx_address(c, c->devs[i]));
-    }
+    out->nways = add_ways(r, false, out->ways);
+    out->nbulk = add_ways(r, true, out->ways + out->nways);
 }
 
 int dsm_region_descriptor(const dsm_region *r, uint8_t buf[DSM_DESC_MAX])

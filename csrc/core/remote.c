@@ -28,3 +28,4 @@ uint32_t dsm_remote_access(const dsm_remote *r) { return r->access; }
 void dsm_remote_node(const dsm_remote *r, uint8_t id[DSM_NODE_ID]) { memcpy(id, r->peer->node, DSM_NODE_ID); }
 const char *dsm_remote_address(const dsm_remote *r) { return r->peer->address; }
 const char *dsm_remote_fabric(const dsm_remote *r) { return r->peer->dev ? r->peer->dev->caps.fabric : ""; }
+const char *dsm_remote_bulk_fabric(const dsm_remote *r) { return dsm_remote_fabric(r->bulk ? r->bulk : r); }

@@ -33,6 +33,7 @@ typedef struct {
     int64_t peer_timeout_ns; /* a peer that is silent for about this long is an error; 0: the default, 2 s */
     int64_t spin_ns;         /* how long to poll before sleeping; <0: the default, 50 us (0 on a one-core host) */
     uint64_t cache_bytes;    /* of local buffers that dsm_cache_keep() keeps registered, at most; 0: none */
+    int serves;              /* 1: requests to its service are kept from the first connection on, until dsm_serve() */
     const char *fault;       /* NULL, or a fault plan (fabric/fault/fault.h), for each fabric */
 } dsm_options;
 
@@ -74,6 +75,7 @@ int dsm_fence(dsm_ctx *c, const uint8_t node[DSM_NODE_ID]);
 typedef struct {
     uint64_t posts, doorbells, signalled, wakeups, connects, rejected;
     uint64_t failovers; /* how often a peer was reached by another path than before */
+    uint64_t bulk;      /* ops that went by another way than the atomics of their region; not among the posts */
     uint64_t cache_hits, cache_misses, cache_evicted, cache_bytes; /* of dsm_cache_keep(); bytes: kept now */
 } dsm_stats;
 void dsm_get_stats(const dsm_ctx *c, dsm_stats *out);

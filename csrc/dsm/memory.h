@@ -14,6 +14,7 @@ extern "C" {
 #define DSM_ATOMIC 4u /* other processes may fetch-add and compare-swap */
 
 #define DSM_DESC_MAX 544
+#define DSM_BULK (64u << 10) /* bytes of a posting that may go by another way than atomics */
 
 typedef struct dsm_region dsm_region;
 typedef struct dsm_pool dsm_pool;
@@ -83,6 +84,7 @@ typedef struct {
     uint64_t region, generation, nbytes; /* of a region, or of the pool of which 'part' is a region */
     struct dsm_part part;
     uint32_t nways; /* how the region can be reached: by which fabrics, and where the owner's agent is for each */
+    uint32_t nbulk; /* more ways, behind these: they carry READs and WRITEs alone (core/bulk.h) */
     struct dsm_way {
         uint32_t fabric; /* dsm_fabric_name(); a number that this release does not know is skipped */
         char address[DSM_ADDRESS_MAX];
@@ -132,6 +134,9 @@ void dsm_remote_node(const dsm_remote *r, uint8_t id[DSM_NODE_ID]);
 const char *dsm_remote_address(const dsm_remote *r);
 /* The fabric by which the memory is reached: "shm", "fault+verbs"…; "" if it is a mapped file. */
 const char *dsm_remote_fabric(const dsm_remote *r);
+/* The fabric by which postings go that have READs and WRITEs of 4 KiB or more alone, and at least DSM_BULK bytes
+ * together; otherwise that of dsm_remote_fabric(). */
+const char *dsm_remote_bulk_fabric(const dsm_remote *r);
 
 /* Maps nbytes of an open file of shared memory; it keeps no reference to fd. The result is a remote that is local,
  * belongs to no context, and can take part in the batches of any context. Errors: EINVAL (the file is shorter, or no

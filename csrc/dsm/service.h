@@ -33,9 +33,9 @@ typedef struct {
     uint8_t bytes[DSM_CALL_MAX];
 } dsm_call;
 
-/* From 1 on, requests are taken. From 0 on, they are refused, those that wait for a reply too, and dsm_next_call()
- * returns ECLOSED. While requests are taken, a node that holds something in this process's memory and has had no
- * connection for grace_ns is evicted, as dsm_fence() does; -1: it is not. */
+/* From 1 on, requests are taken (with dsm_options.serves, from dsm_open() on). From 0 on, they are refused, those that
+ * wait for a reply too, and dsm_next_call() returns ECLOSED. While requests are taken, a node that holds something in
+ * this process's memory and has had no connection for grace_ns is evicted, as dsm_fence() does; -1: it is not. */
 int dsm_serve(dsm_ctx *c, int on, int64_t grace_ns);
 /* Waits for a request, or for the end of a connection that has sent one. A connection has one request at a time: the
  * agent reads no further ones from it before the reply. ETIME: there is none until the deadline. */

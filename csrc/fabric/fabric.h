@@ -58,6 +58,12 @@ struct fabric_dev {
     uint64_t prepare; /* op_prepare is called for ops of more bytes than this */
     bool caches;      /* such buffers may stay registered between ops (core/cache.c): by reg, with no rights */
     int fd;           /* readable when the device has an event (dev_event); -1: it has none */
+    /* The owner claims identities for its peers (agent/grants.c): when the passive endpoints of a node are closed, or
+     * this process has ended, nothing that the node has sent reaches memory that others use any more. */
+    bool ends;
+    /* NULL, or not 0 from when a passive endpoint could not be closed: what its node has sent may reach the memory as
+     * long as this process lives. base/atomic.h. */
+    const uint32_t *unclosed;
     dsm_caps caps;
 };
 
@@ -203,6 +209,7 @@ struct fabric {
      * next 0.1 s: with its outcome if that is known, with ECANCELED if it was not executed, otherwise with
      * fabric_op_lost(). A second call has no effect. */
     void (*ep_abort)(struct fabric_ep *e);
+    /* Passive: no op of the peer is executed any more, or 'unclosed' says so. */
     void (*ep_close)(struct fabric_ep *e); /* on return every op is done, and no local buffer is in use any more */
 
     /* Accepts the whole list (linked by 'next', which the fabric owns from then on). Ops that do not fit into the

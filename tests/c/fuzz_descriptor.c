@@ -15,11 +15,11 @@ static void parse(const uint8_t *bytes, size_t n)
     uint8_t again[DSM_DESC_MAX];
     if (dsm_descriptor_parse(bytes, n, &d))
         return;
-    if (!d.nbytes || !d.generation || !d.access || !d.nways || d.nways > DSM_WAYS_MAX)
+    if (!d.nbytes || !d.generation || !d.access || !d.nways || d.nways + d.nbulk > DSM_WAYS_MAX)
         abort();
     if (d.part.generation && (!d.part.nbytes || d.part.nbytes > d.nbytes || d.part.offset > d.nbytes - d.part.nbytes))
         abort();
-    for (uint32_t i = 0; i < d.nways; i++)
+    for (uint32_t i = 0; i < d.nways + d.nbulk; i++)
         if (strnlen(d.ways[i].address, DSM_ADDRESS_MAX) == DSM_ADDRESS_MAX)
             abort();
     if ((size_t)descriptor_write(&d, again) != n || memcmp(again, bytes, n))

@@ -25,7 +25,8 @@ static dsm_ctx *owner, *user;
 static dsm_region *region;
 static dsm_remote *remote, *own; /* the user's and the owner's */
 
-static dsm_ctx *open_verbs(void) { return open_with(options_of("verbs")); }
+static const char *fabrics = "verbs";
+static dsm_ctx *open_verbs(void) { return open_with(options_of(fabrics)); }
 
 static int attach(dsm_ctx *c, dsm_remote **out)
 {

@@ -177,6 +177,107 @@ static void late_writes(void)
     close_two();
 }
 
+/* What a node has sent is in memory once it is fenced, or never comes: others may change the word then. */
+static void fenced(void)
+{
+    for (uint64_t i = 1; i <= 20; i++) {
+        uint8_t node[DSM_NODE_ID];
+        open_two();
+        const uint64_t *word = dsm_region_data(region);
+        CHECK(!dsm_write(remote, 0, &i, sizeof i, -1));
+        dsm_node_id(user, node);
+        CHECK(!dsm_fence(owner, node) && load_acquire_u64(word) == i);
+        CHECK(dsm_write(remote, 0, mine, sizeof i, -1) && load_acquire_u64(word) == i);
+        close_two();
+    }
+}
+
+static dsm_stats counts(void)
+{
+    dsm_stats s;
+    dsm_get_stats(user, &s);
+    return s;
+}
+
+static bool move(uint8_t code, uint64_t offset, void *local, uint64_t nbytes)
+{
+    uint64_t bulk = counts().bulk;
+    CHECK(!(code == DSM_OP_READ ? dsm_read(remote, offset, local, nbytes, -1)
+                                : dsm_write(remote, offset, local, nbytes, -1)));
+    return counts().bulk == bulk + 1;
+}
+
+/* Long ops by shared memory, the others by the device: their order is that of one connection. What the device has
+ * acknowledged is there when the CPU copies, and does not land on the copy afterwards. */
+static void bulk(void)
+{
+    enum { PART = 4096, AT = 8192 };
+    static uint8_t back[BIG];
+    fabrics = "shm,verbs";
+    open_two();
+    CHECK(!strcmp(dsm_remote_fabric(remote), "verbs") && !strcmp(dsm_remote_bulk_fabric(remote), "shm"));
+    for (int i = 1; i <= 50; i++) {
+        memset(mine, i, BIG);
+        memset(other, ~i, BIG);
+        CHECK(!move(DSM_OP_WRITE, AT, other, PART) && move(DSM_OP_READ, 0, back, BIG));
+        CHECK(all(back + AT, (uint8_t)~i, PART));
+        CHECK(!move(DSM_OP_WRITE, AT + PART, other, PART) && move(DSM_OP_WRITE, 0, mine, BIG));
+        CHECK(!move(DSM_OP_READ, AT, back, 2 * PART) && all(back, (uint8_t)i, 2 * PART));
+        memset(mine, 0, BIG);
+        CHECK(move(DSM_OP_WRITE, 0, mine, BIG));
+        CHECK(add(remote, 0, 1) == 0 && move(DSM_OP_READ, 0, back, BIG) && back[0] == 1);
+    }
+    close_two();
+}
+
+/* A copy waits for what was posted before and has not completed, READs among it: they find what was there before. */
+static void bulk_behind(void)
+{
+    static uint8_t back[BIG];
+    dsm_ticket *t;
+    fabrics = "shm,verbs";
+    open_two();
+    for (int i = 1; i <= 20; i++) {
+        dsm_op op = {.code = DSM_OP_READ, .remote = remote, .local = back, .nbytes = BIG};
+        memset(mine, i, BIG);
+        CHECK(!dsm_submit(user, &op, 1, &t, NULL) && move(DSM_OP_WRITE, 0, mine, BIG));
+        CHECK(!dsm_finish(t, -1, NULL) && all(back, (uint8_t)(i - 1), BIG));
+    }
+    close_two();
+}
+
+/* A posting goes by one way as a whole. */
+static void bulk_batches(void)
+{
+    static uint8_t back[BIG];
+    fabrics = "shm,verbs";
+    open_two();
+    memset(mine, 7, BIG);
+    dsm_op ops[3] = {
+        {.code = DSM_OP_WRITE, .remote = remote, .offset = 8, .local = mine, .nbytes = BIG - 8},
+        {.code = DSM_OP_READ, .remote = remote, .offset = 0, .nbytes = BIG, .second = back, .second_nbytes = BIG},
+        {.code = DSM_OP_FETCH_ADD, .remote = remote, .offset = 0, .nbytes = 8, .operand = 1},
+    };
+    uint64_t posts = counts().posts;
+    CHECK(!dsm_execute(user, ops, 3, -1, NULL) && !counts().bulk && counts().posts == posts + 3);
+    CHECK(!dsm_execute(user, ops, 2, -1, NULL) && counts().bulk == 2 && counts().posts == posts + 4);
+    CHECK(back[0] == 1 && all(back + 8, 7, BIG - 8));
+    ops[0].nbytes = 8; /* a word, maybe */
+    CHECK(!dsm_execute(user, ops, 2, -1, NULL) && counts().bulk == 2 && counts().posts == posts + 6);
+    ops[0].nbytes = 4096;
+    ops[1].nbytes = ops[1].second_nbytes = BIG - 4097;
+    CHECK(!dsm_execute(user, ops, 2, -1, NULL) && counts().bulk == 2 && counts().posts == posts + 8);
+    uint32_t stop = 1;
+    ops[1].nbytes = ops[1].second_nbytes = BIG;
+    CHECK(dsm_execute_as(user, ops, 2, &(dsm_choice){.stop = &stop}, -1, NULL) == -DSM_ECANCELED);
+    CHECK(ops[0].status == -DSM_ECANCELED && ops[1].status == -DSM_ECANCELED && counts().bulk == 2);
+    CHECK(!dsm_region_close(region) && dsm_write(remote, 0, mine, BIG, -1) == -DSM_ESTALE && counts().bulk == 2);
+    CHECK(dsm_remote_close(remote) + dsm_remote_close(own) == 0);
+    dsm_close(user);
+    dsm_close(owner);
+    CHECK(!modeldev_count("regs") && !modeldev_count("qps"));
+}
+
 /* ---- atomics of their own domain ---- */
 
 enum { ADDS = 200 };
@@ -575,6 +676,10 @@ static const struct scene scenes[] = {
     {"fences", "scatter=8&pause=20&overtake=1", fences, false},
     {"fenced_copies", "scatter=8&overtake=1", fenced_copies, false},
     {"late_writes", "late=2000", late_writes, false},
+    {"fenced", "late=1000000", fenced, false},
+    {"bulk", "late=2000", bulk, false},
+    {"bulk_behind", "scatter=8&pause=20&overtake=1", bulk_behind, false},
+    {"bulk_batches", "scatter=8&overtake=1&mtu=1024&late=100", bulk_batches, false},
     {"counters", "window=50", counters, false},
     {"releases", "window=50", releases, false},
     {"cut_in_the_middle", "scatter=8&pause=50", cut_in_the_middle, false},

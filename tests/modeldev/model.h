@@ -14,6 +14,8 @@
  *   - a completed READ or ATOMIC has its result in local memory; until then the buffer may hold anything
  *   - a completed WRITE has been received; its bytes are in memory once a later READ or ATOMIC of the same queue pair
  *     has taken effect. Within a message no order of bytes is promised
+ *   - a queue pair in the error state executes nothing that arrives ("QP State Transition Properties": queue processing
+ *     is stopped). When it is destroyed what it had begun before is in memory, and nothing of it comes later
  *   - an ATOMIC is executed exactly once, also when packets are lost; atomic towards atomics of the same device only
  *
  * PLAN. $MODELDEV and modeldev_plan() take items "name=value" joined by "&"; plan.c has the names. dir is mandatory.
@@ -55,7 +57,7 @@ struct plan {
     int64_t seed, host, devices, ports, iwarp, link, grh, mtu, reads, serves, depth, inlined, message, sges, regs, gids,
         pkey;
     int64_t scatter, tear, pause, late, overtake, atomics, window, lose, restart;
-    int64_t stall, hang, cut, down, full, fatal, unplug;
+    int64_t stall, hang, cut, down, full, stuck, fatal, unplug;
 };
 
 /* ---- what the verbs hand out: each begins with the struct of infiniband/verbs.h ---- */

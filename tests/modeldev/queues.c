@@ -206,6 +206,10 @@ int ibv_destroy_qp(struct ibv_qp *v)
 {
     struct qp *q = (struct qp *)v, **at = &nic.qps;
     pthread_mutex_lock(&nic.lock);
+    if (nic.plan.stuck) {
+        pthread_mutex_unlock(&nic.lock);
+        return EIO;
+    }
     responder_forget(q);
     q->state = IBV_QPS_RESET;
     forget_events(q->ctx, v, &q->events);
@@ -312,7 +316,7 @@ int ibv_modify_qp(struct ibv_qp *v, struct ibv_qp_attr *a, int mask)
     int rc = 0;
     pthread_mutex_lock(&nic.lock);
     enum ibv_qp_state to = mask & IBV_QP_STATE ? a->qp_state : q->state;
-    if (device_of(q)->gone)
+    if (device_of(q)->gone || (nic.plan.stuck && to == IBV_QPS_ERR))
         rc = EIO;
     else if (!is_transition(q->state, to, mask) || !values_fit(a, mask))
         rc = EINVAL;

@@ -4,12 +4,10 @@ Owner and user are two processes. The user's `down("1")` lets no packet out of i
 there is sent again until the retries are exhausted, as when a cable is pulled out.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from modeldev import build, environment, missing
+from modeldev import missing, play
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 ROOT = Path(__file__).parents[2]
@@ -249,25 +247,6 @@ for text in "verbs,verbs", "verbs://model0,verbs://model0:1", "tcp,tcp", "shm,sh
     assert "twice" in str(raises(errors.InvalidArgumentError, opened, text))
 """
 
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("library"))
-
-
-def play(scene, library, network, plan):
-    program = f"BOTH, FIRST = {BOTH!r}, {FIRST!r}\n{USER}\n{scene}\nprint('good')"
-    done = subprocess.run(
-        [sys.executable, "-c", program, OWNER],
-        cwd=ROOT,
-        env=environment(library, network, f"seed=1&devices=2&{plan}"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout == "good\n", done.stderr
-
-
 SCENES = {
     "reads go on": (READS_GO_ON, "nic"),
     "writes": (WRITES, "nic"),
@@ -284,5 +263,6 @@ SCENES = {
 
 @pytest.mark.parametrize("scene", SCENES)
 def test_paths(scene, library, tmp_path):
-    program, atomics = SCENES[scene]
-    play(program, library, tmp_path / "network", f"atomics={atomics}")
+    text, atomics = SCENES[scene]
+    program = f"BOTH, FIRST = {BOTH!r}, {FIRST!r}\n{USER}\n{text}\nprint('good')"
+    play(library, tmp_path, f"seed=1&devices=2&atomics={atomics}", program, OWNER)

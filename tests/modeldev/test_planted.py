@@ -31,6 +31,10 @@ PLANTED = [
     ("fences", (f"{VERBS}/io.c", "!e->placed ? IBV_SEND_FENCE : 0", "!e->placed ? 0 : 0")),
     ("fenced_copies", (f"{VERBS}/io.c", "if (must_wait(e, op, local))", "if (0 && must_wait(e, op, local))")),
     ("late_writes", "PLANT_THE_CPU_LOOKS"),
+    ("fenced", ("csrc/agent/conn.c", "endpoint_close(n->ep);", "")),
+    ("bulk", ("csrc/core/ops.c", "int rc = run(c, ahead.ops,", "int rc = 0; if (0) run(c, ahead.ops,")),
+    ("bulk_behind", ("csrc/core/ops.c", "int rc = run(c, ahead.ops,", "int rc = 0; if (0) run(c, ahead.ops,")),
+    ("bulk_batches", ("csrc/core/bulk.c", "LEAST = 4096", "LEAST = 1")),
     ("counters", "PLANT_THE_CPU_ADDS"),
     ("releases", "PLANT_A_WRITE_RELEASES"),
     ("cut_in_the_middle", (f"{VERBS}/completion.c", "return -DSM_EACCESS;", "return -DSM_EIO;")),
@@ -65,7 +69,7 @@ TORN = [
     ("rows", SURE),
     ("members", (f"{OBJECTS}/member.c", "identity ? member_is(r, table, i, identity) : 0;", "identity;")),
     ("snapshots", (f"{OBJECTS}/segment/versions.c", "remote_reads_whole(r) ? 1 : WORD_BOUNDS", "1")),
-    ("pages", ("csrc/store/store.c", "!remote_reads_whole(at[0])", "false")),
+    ("pages", ("csrc/store/store.c", "!remote_reads_whole(at[k])", "false")),
 ]
 
 

@@ -11,12 +11,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from modeldev import build, environment, missing
+from modeldev import environment, missing
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 ROOT = Path(__file__).parents[2]
 SEED = os.environ.get("MODELDEV_SEED", "1")
-HABITS = "scatter=8&tear=1&pause=20&overtake=1&window=10&lose=2000&mtu=1024&reads=4&serves=3&inline=64"
+LOSSLESS = "scatter=8&tear=1&pause=20&overtake=1&window=10&mtu=1024&reads=4&serves=3&inline=64"
+HABITS = f"{LOSSLESS}&lose=2000"
+SEVERAL_WAYS = [
+    f"--fabric={','.join(fault + fabric for fabric in fabrics)}"
+    for fabrics in (("shm", "verbs"), ("verbs", "tcp"), ("shm", "verbs", "tcp"))
+    for fault in ("", "fault+")
+]
 SUITES = {
     "conformance": (f"{HABITS}&late=2000&restart=1&grh=1", ["tests/conformance", "--fabric=verbs"]),
     "conformance on RoCE": (
@@ -29,6 +35,12 @@ SUITES = {
         ["tests/conformance", "--fabric=verbs://model0,verbs://model1"],
     ),
     "conformance through fault": (HABITS, ["tests/conformance", "--fabric=fault+verbs"]),
+    # Without lost packets: if the one that refuses an op is lost, the connection ends as with an owner that is gone.
+    "conformance by several ways": (f"{LOSSLESS}&late=2000", ["tests/conformance", *SEVERAL_WAYS]),
+    "conformance by several ways in the CPU's domain": (
+        f"{LOSSLESS}&atomics=global",
+        ["tests/conformance", "--fabric=verbs,shm,tcp", "--fabric=verbs,tcp"],
+    ),
     "memory of the caller": (HABITS, ["tests/softroce/test_registration.py", "tests/softroce/test_cache.py"]),
     "queues": (HABITS, ["tests/unit/test_queue.py", "--fabric=verbs", "-k=verbs"]),
     "segments": (HABITS, ["tests/unit/test_segment.py", "tests/unit/test_clock.py", "--fabric=verbs", "-k=verbs"]),
@@ -40,6 +52,33 @@ SUITES = {
             "--fabric=verbs",
             "-k=verbs and not short_writes",
         ],
+    ),
+    # Of nodes and clients on verbs, by DSMEM_TEST_NODES. Left out: what the tests expect of names that the nodes share.
+    "stores with copies": (
+        f"{HABITS}&late=50",
+        [
+            "tests/unit/test_store_copies.py",
+            "-k=not addresses_that and not properties_that and not in_the_way and not commands and not comes_back",
+        ],
+    ),
+    "stores of extents": (
+        f"{LOSSLESS}&late=50",
+        [
+            "tests/unit/test_store_extents.py",
+            "-k=not where_pages_are and not in_the_way and not comes_back and not holds_up",
+        ],
+    ),
+    "stores with copies that meet faults": (
+        f"{LOSSLESS}&late=50",
+        [
+            "tests/unit/test_store_copies_faults.py",
+            "tests/unit/test_store_copies_calls.py",
+            "-k=write-2-1 or free-2-1 or allocate-2-1 or transaction-2-1 or over_a_fork or end_of_a_process",
+        ],
+    ),
+    "stores with copies whose nodes stop": (
+        f"{LOSSLESS}&late=50",
+        ["tests/unit/test_store_copies_nodes.py", "-k=test_a_node_that_is_stopped"],
     ),
     "locks": (HABITS, ["tests/sync/test_lock.py", "tests/sync/test_meeting_async.py", "--fabric=verbs", "-k=verbs"]),
     "semaphores and meetings": (
@@ -70,11 +109,6 @@ SUITES = {
 }
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("library"))
-
-
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("suite", SUITES)
 def test_suite(suite, library, tmp_path):
@@ -83,7 +117,7 @@ def test_suite(suite, library, tmp_path):
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env=environment(library, tmp_path / "network", f"seed={SEED}&{plan}"),
+        env=environment(library, tmp_path / "network", f"seed={SEED}&{plan}") | {"DSMEM_TEST_NODES": "verbs"},
         capture_output=True,
         text=True,
         check=False,

@@ -544,7 +544,7 @@ int tcp_client_stream(struct fabric_ep *e, int fd)
 {
     struct client *c = client(e);
     struct epoll_event ev = {.events = EPOLLIN};
-    tcp_patient(fd);
+    tcp_settle(fd);
     tcp_lock(device(c));
     int rc = epoll_ctl(c->epoll.fd, EPOLL_CTL_ADD, fd, &ev) ? err_set_errno(errno, "epoll_ctl") : 0;
     if (!rc) {

@@ -37,6 +37,7 @@ static const struct fabric_dev defaults = {
     .wire_id = FABRIC_TCP,
     .connected = true,
     .streams = true,
+    .ends = true,
     .remembers = true,
     .whole = true, /* TCP_WHOLE */
     .prepare = UINT64_MAX,

@@ -2,7 +2,8 @@
  * The owner's side: one thread of the device executes the requests of all peers.
  *
  * It sleeps in epoll_wait(), and for spin_ns after its last work it polls: by epoll_wait(), and where one connection
- * alone has had work for a while, by reading from it, which leaves one recv() and one send() to an op. Each turn serves
+ * alone has had work for a while, by reading from it, which leaves one recv() and one send() to an op; epoll is asked
+ * whether others have work after each long turn, and after some short ones. Each turn serves
  * one connection, with dev->lock held, until it has no request or no room for a reply, or TURN bytes have been moved.
  * Every call on a socket returns at once. So unreg and close wait for one turn at most, and no peer can keep others
  * waiting: one that does not read its replies is not read from, either.
@@ -14,6 +15,7 @@
 #include "tcp.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -464,10 +466,11 @@ static enum step serve(struct tcp_server *s, bool *worked)
     enum step got = flush(s);
     s->drained = false;
     while (got == DONE && budget) {
+        size_t before = budget;
         got = execute(s, &budget);
         if (got == NO_INPUT && !s->drained) /* what comes later is reported by epoll */
             got = receive(s);
-        *worked = *worked || got == DONE;
+        *worked = *worked || got == DONE || budget < before; /* a part of a long piece is work, too */
     }
     if (got != NO_ROOM && got != LOST) { /* after the peer's end, too: it may still hear what was executed */
         enum step sent = room(s, TCP_REPLY);
@@ -479,7 +482,7 @@ static enum step serve(struct tcp_server *s, bool *worked)
     }
     watch(s, got);
     if (budget < TURN - TURN / 8)
-        device(s)->streak = 0; /* others have their turn first */
+        device(s)->unasked = STREAK; /* others have their turn first, if epoll knows of any */
     return got;
 }
 
@@ -588,14 +591,13 @@ static void *run(void *arg)
     struct tcp_dev *d = arg;
     struct epoll_event ev[EVENTS];
     int64_t until = 0;
-    int served = 0; /* turns of serve_last() since epoll was asked */
     for (bool ready; go_on(d, &ready);) {
         bool spins = clock_ns() < until, worked;
-        if (spins && !ready && served < STREAK && serve_last(d)) {
-            served++;
+        if (spins && !ready && d->unasked < STREAK && serve_last(d)) {
+            d->unasked++;
             worked = true;
         } else {
-            served = 0;
+            d->unasked = 0;
             int n = epoll_wait(d->epoll.fd, ev, EVENTS, ready || spins ? 0 : -1);
             if (n < 0 && errno != EINTR)
                 break;
@@ -603,6 +605,8 @@ static void *run(void *arg)
         }
         if (worked)
             until = clock_ns() + d->spin_ns;
+        else if (spins)
+            sched_yield(); /* what it waits for may be to come from a process that waits for this processor */
     }
     return NULL;
 }
@@ -703,7 +707,7 @@ int tcp_server_stream(struct fabric_ep *e, int fd)
     struct tcp_server *s = server(e);
     struct tcp_dev *d = device(s);
     struct epoll_event ev = {.events = EPOLLIN, .data.ptr = s};
-    tcp_patient(fd);
+    tcp_settle(fd);
     tcp_lock(d);
     bool used = s->file.fd >= 0 || !s->record;
     int rc = used ? err_set(DSM_EPEER, 0, "the endpoint has had its connection") : 0;

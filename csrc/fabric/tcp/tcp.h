@@ -114,6 +114,7 @@ struct tcp_dev {
     uint32_t nready;
     struct tcp_server *last;   /* the only one that had work when epoll was asked last; NULL: there were several */
     uint32_t streak;           /* how often in a row, at most STREAK */
+    uint32_t unasked;          /* turns without asking epoll, at most STREAK */
     struct tcp_server *closed; /* to be freed by the thread */
     struct tcp_record *live, *past, **past_last; /* of endpoints that are open; closed, from the oldest on */
     uint32_t npast;
@@ -125,7 +126,7 @@ void tcp_unlock(struct tcp_dev *d);
 /* The rest under dev->lock. */
 void tcp_file_add(struct tcp_dev *d, struct tcp_file *f, int fd);
 void tcp_file_close(struct tcp_dev *d, struct tcp_file *f);
-void tcp_patient(int fd);
+void tcp_settle(int fd);
 int tcp_slot_take(struct tcp_dev *d, struct tcp_mem *m);
 void tcp_slot_free(struct tcp_dev *d, struct tcp_mem *m);
 /* The registration that a request names; NULL: it is closed, or there never was one. */

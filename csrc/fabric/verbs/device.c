@@ -408,6 +408,8 @@ static int open_device(const struct fabric_options *o, dsm_stats *stats, struct 
         return rc;
     }
     describe(d, &d->base.caps);
+    d->base.ends = d->attr.atomic_cap == IBV_ATOMIC_HCA;
+    d->base.unclosed = &d->unclosed;
     *out = &d->base;
     return 0;
 }
@@ -424,7 +426,7 @@ static int probe(void)
 }
 
 /* Destroying a queue pair or a completion queue blocks until its events are acknowledged, so the endpoint of an event
- * still exists here. */
+ * still exists here; a queue pair that could not be destroyed has none any more. */
 void verbs_dev_event(struct fabric_dev *base)
 {
     struct verbs_dev *d = (struct verbs_dev *)base;
@@ -455,9 +457,9 @@ void verbs_dev_event(struct fabric_dev *base)
 /* Everything goes through queue pairs, and the agent has destroyed those of the node. */
 static int evict(struct fabric_dev *base, const uint8_t node[DSM_NODE_ID])
 {
-    (void)base;
+    struct verbs_dev *d = (struct verbs_dev *)base;
     (void)node;
-    return 0;
+    return load_relaxed_u32(&d->unclosed) ? err_set(DSM_EIO, 0, "%s did not close a queue pair", d->name) : 0;
 }
 
 const struct fabric verbs_fabric = {

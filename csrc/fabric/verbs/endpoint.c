@@ -117,6 +117,8 @@ int verbs_ep_open(struct fabric_dev *base, bool passive, struct fabric_ep **out)
     struct verbs_dev *d = (struct verbs_dev *)base;
     if (load_relaxed_u32(&d->lost))
         return err_set(DSM_EIO, 0, "%s has reported a fatal error; open a new context", d->name);
+    if (passive && load_relaxed_u32(&d->unclosed)) /* what came through that one may still take effect */
+        return err_set(DSM_EIO, 0, "%s did not close a queue pair; open a new context", d->name);
     struct verbs_ep *e = calloc(1, sizeof *e);
     if (!e)
         return err_set(DSM_ENOMEM, 0, "endpoint");
@@ -223,11 +225,16 @@ int verbs_ep_connect(struct fabric_ep *base, const uint8_t *address, size_t len)
 
 /* ---- ending ---- */
 
-/* Once the queue pair is destroyed, the device accesses no buffer of its requests any more. */
+/* Once the queue pair is destroyed, the device accesses no buffer of its requests any more, and executes nothing that
+ * comes for it. In the error state the latter holds already, and then it does not matter if destroying fails. */
 static void destroy_qp(struct verbs_ep *e)
 {
-    if (e->qp)
-        ibv.destroy_qp(e->qp);
+    struct verbs_dev *d = (struct verbs_dev *)e->base.dev;
+    if (e->qp && ibv.destroy_qp(e->qp)) {
+        e->qp->qp_context = NULL; /* no endpoint has its events */
+        if (e->passive && !e->stopped)
+            store_relaxed_u32(&d->unclosed, 1);
+    }
     e->qp = NULL;
 }
 
@@ -256,6 +263,7 @@ void verbs_ep_abort(struct fabric_ep *base)
         return;
     base->broken = true;
     bool flushing = e->qp && !ibv.modify_qp(e->qp, &error, IBV_QP_STATE);
+    e->stopped = flushing;
     e->drained = deadline_after(flushing ? DRAIN_NS : 0);
     if (!e->passive)
         verbs_drain(e);

@@ -74,6 +74,7 @@ struct verbs_dev {
     uint8_t sl, tclass;          /* service level and traffic class of sent packets */
     uint16_t pkey;               /* partition key at index 0, which all endpoints use */
     uint32_t lost;               /* the device has reported a fatal error */
+    uint32_t unclosed;           /* a passive queue pair could be neither stopped nor destroyed */
     int gid_index;
     union ibv_gid gid;
     enum ibv_mtu mtu;
@@ -105,9 +106,9 @@ struct verbs_slot {
 
 struct verbs_ep {
     struct fabric_ep base;
-    bool passive;
-    uint8_t refused;   /* 0, or fabric_behind_refused(): the owner has refused a request */
-    struct ibv_qp *qp; /* NULL once destroyed by an abort */
+    bool passive, stopped; /* stopped: the queue pair is in the error state */
+    uint8_t refused;       /* 0, or fabric_behind_refused(): the owner has refused a request */
+    struct ibv_qp *qp;     /* NULL once destroyed by an abort */
     struct ibv_cq *cq;
     struct ibv_comp_channel *channel;
     int64_t drained; /* deadline for the device to flush the queue; 0: not aborted */

@@ -6,7 +6,7 @@
  * An op that the owner refuses fails alone: the connection stays. unreg, ep_close and close wait until the thread has
  * put down what it executes.
  */
-#define DSM_TEST_FABRICS FABRIC(TOY, toy_fabric, 200)
+#define DSM_TEST_FABRICS FABRIC(TOY, toy_fabric, 100)
 #include "base/mapped_ops.h"
 #include "base/thread.h"
 #include "base/wire.h"
