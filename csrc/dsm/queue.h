@@ -29,8 +29,9 @@ int dsm_queue_format(void *memory, const dsm_queue_config *s);
 /* local: the address of the memory if the caller owns it; NULL: the memory is used as r reaches it. r must stay open.
  * Errors: ECORRUPT, EVERSION, EMISMATCH. */
 int dsm_queue_open(dsm_remote *r, void *local, dsm_queue **out);
-/* Gives back the roles of the handle. Messages that are not flushed are lost. EBUSY: a taking has failed after it had
- * taken messages; dsm_queue_next() returns them, or dsm_queue_discard() gives them up, and says whether there were any.
+/* Gives back the roles of the handle. Messages that are not flushed are lost: flush them before. EBUSY: a taking has
+ * failed after it had taken messages; dsm_queue_next() returns them, or dsm_queue_discard() gives them up, and says
+ * whether there were any.
  * After an error the call may be repeated, and continues where it failed. If the owner of the memory is gone, nothing
  * is left to do and the result is 0. */
 int dsm_queue_leave(dsm_queue *q);
@@ -58,6 +59,14 @@ typedef struct {
 } dsm_queue_part;
 /* Appends one message that is made of several parts. */
 int dsm_queue_push_parts(dsm_queue *q, const dsm_queue_part *parts, uint32_t n, uint8_t kind);
+/* The same without an op on remote memory, so that it never waits. 1: nothing was appended, since the room or the
+ * shutdown has to be looked at first; dsm_queue_push_parts() does that. */
+int dsm_queue_stage(dsm_queue *q, const dsm_queue_part *parts, uint32_t n, uint8_t kind);
+/* Whether so much has been appended since the last flush that more would not make a flush worth more: 64 KiB, or a
+ * quarter of the lane. */
+int dsm_queue_is_due(const dsm_queue *q);
+/* How many messages have been appended since the last flush that did not fail. May run in parallel with any call. */
+uint64_t dsm_queue_staged(const dsm_queue *q);
 /* Appends up to n records of 'each' bytes, as many as there is room for, and returns their number. */
 int64_t dsm_queue_push_records(dsm_queue *q, const void *records, uint64_t n, uint64_t each);
 /* Wakes consumers. Sends what a remote lane has staged in one WRITE (two if it wraps around the end of the ring). After

@@ -111,7 +111,9 @@ int dsm_queue_next(dsm_queue *q, const void **payload, uint64_t *length, uint8_t
     rc = read_any(q, payload, length, kind);
     if (rc == -DSM_EEMPTY && find_lanes(q))
         rc = read_any(q, payload, length, kind);
-    return rc == -DSM_EEMPTY && down ? err_set(DSM_ESHUTDOWN, 0, "get") : rc;
+    if (rc != -DSM_EEMPTY)
+        return rc;
+    return down ? err_set(DSM_ESHUTDOWN, 0, "get") : queue_not_yet(q);
 }
 
 /* SYNC: the store-release of tail pairs with look_at_tail of the producer. */

@@ -10,6 +10,7 @@
 enum {
     STREAM_MIN = 512,    /* payloads of at least this length bypass the caches */
     BATCH_BYTES = 16384, /* of records committed together; the consumer takes them while the next ones are written */
+    STAGE_BYTES = 65536, /* of records that one flush sends: a WRITE of them takes longer than its round trip */
 };
 
 /* The copy of a lane is read by this process, so it stays in the cache. */
@@ -182,8 +183,8 @@ static void commit(dsm_queue *q, uint64_t from, uint64_t p, uint64_t length, uin
     lane_publish(q, p, length, kind);
     if (p != from)
         lane_publish(q, from, 0, RECORD_PADDING);
-    store_relaxed_u64(&q->head, next); /* read by dsm_queue_wait_room() of another thread */
-    q->staged += n;
+    store_relaxed_u64(&q->head, next);            /* read by dsm_queue_wait_room() of another thread */
+    store_relaxed_u64(&q->staged, q->staged + n); /* read by dsm_queue_staged() of another thread */
     if (q->base) {
         struct lane_lines *l = lane_lines(q, q->lane);
         store_release_u64(&l->head, next);
@@ -208,20 +209,52 @@ int dsm_queue_push(dsm_queue *q, const void *payload, uint64_t length, uint8_t k
     return 0;
 }
 
-int dsm_queue_push_parts(dsm_queue *q, const dsm_queue_part *parts, uint32_t n, uint8_t kind)
+static uint64_t length_of(const dsm_queue_part *parts, uint32_t n)
 {
-    uint64_t p, length = 0;
+    uint64_t length = 0;
     for (uint32_t i = 0; i < n; i++)
         length += parts[i].nbytes;
-    int rc = begin_put(q, length);
-    if (rc || (rc = make_room(q, length)))
-        return rc;
+    return length;
+}
+
+static void put_parts(dsm_queue *q, const dsm_queue_part *parts, uint32_t n, uint64_t length, uint8_t kind)
+{
+    uint64_t p;
     uint8_t *to = next_payload(q, length, &p);
     for (uint32_t i = 0; i < n; to += parts[i++].nbytes)
         copy_in(q, to, parts[i].bytes, parts[i].nbytes);
     commit_one(q, p, length, kind);
+}
+
+int dsm_queue_push_parts(dsm_queue *q, const dsm_queue_part *parts, uint32_t n, uint8_t kind)
+{
+    uint64_t length = length_of(parts, n);
+    int rc = begin_put(q, length);
+    if (rc || (rc = make_room(q, length)))
+        return rc;
+    put_parts(q, parts, n, length, kind);
     return 0;
 }
+
+int dsm_queue_stage(dsm_queue *q, const dsm_queue_part *parts, uint32_t n, uint8_t kind)
+{
+    uint64_t length = length_of(parts, n);
+    int rc = check_put(q, length, false);
+    if (rc)
+        return rc;
+    if ((!q->base && !q->staged && remote_look_is_old(q)) || !fits(q, needed(q, length), q->tail))
+        return 1;
+    put_parts(q, parts, n, length, kind);
+    return 0;
+}
+
+int dsm_queue_is_due(const dsm_queue *q)
+{
+    uint64_t part = q->config.lane_bytes / 4;
+    return q->head - q->sent >= (part < STAGE_BYTES ? part : STAGE_BYTES);
+}
+
+uint64_t dsm_queue_staged(const dsm_queue *q) { return load_relaxed_u64(&q->staged); }
 
 /* Puts as many records as there is room for, at least one, until they have BATCH_BYTES. The header of the first is
  * stored last: until then no consumer gets past it. */
@@ -298,6 +331,6 @@ int dsm_queue_flush(dsm_queue *q)
             return rc;
     }
     q->sent = q->head;
-    q->staged = 0;
+    store_relaxed_u64(&q->staged, 0);
     return 0;
 }

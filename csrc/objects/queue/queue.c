@@ -285,7 +285,8 @@ int dsm_queue_count(const dsm_queue *q, dsm_queue_counts *out)
         out->producers += producer && !identity_ended(producer);
     }
     out->shutdown = queue_shutdown(q);
-    return 0;
+    int rc = out->messages ? 0 : queue_not_yet(q);
+    return rc == -DSM_EEMPTY ? 0 : rc;
 }
 
 int dsm_queue_shutdown(dsm_queue *q, int now)

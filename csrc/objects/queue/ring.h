@@ -63,6 +63,7 @@
 
 #include "../../base/atomic.h"
 #include "../../core/core.h"
+#include "../../core/remote.h"
 #include "../eventcount.h"
 #include "../object.h"
 
@@ -277,5 +278,12 @@ int queue_refuse(const dsm_queue *q, const char *role);
 /* The error of a handle that has lost its role: break_() took it, or it was given back by a close() that failed
  * afterwards. */
 int queue_broken(const char *role);
+
+/* Nothing to take, or no room: not yet, or never, if the memory's owner is gone. Mapped memory outlives it. */
+static inline int queue_not_yet(const dsm_queue *q)
+{
+    int rc = q->base ? remote_check(q->r, 0, 8, DSM_READ) : 0;
+    return rc ? rc : -DSM_EEMPTY;
+}
 
 #endif

@@ -28,7 +28,7 @@ static int has_room(const dsm_queue *q, const struct wanted *w)
     if (q->base)
         tail = lane_tail(q, q->lane);
     uint64_t need = (size > left ? left : 0) + size + 8;
-    return head + need - tail <= q->config.lane_bytes ? 0 : -DSM_EEMPTY;
+    return head + need - tail <= q->config.lane_bytes ? 0 : queue_not_yet(q);
 }
 
 static int has_item(const dsm_queue *q, const struct wanted *w)
@@ -44,7 +44,7 @@ static int has_item(const dsm_queue *q, const struct wanted *w)
         if (message_at(q, q->base + data_at(q, lane), tail, &r) != -DSM_EEMPTY)
             return 0;
     }
-    return down ? err_set(DSM_ESHUTDOWN, 0, "get") : -DSM_EEMPTY;
+    return down ? err_set(DSM_ESHUTDOWN, 0, "get") : queue_not_yet(q);
 }
 
 static int spin(const dsm_queue *q, ready *is, const struct wanted *w, int64_t until)
