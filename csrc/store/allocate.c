@@ -23,7 +23,7 @@ static enum store_next post(struct store_allocation *m, uint32_t n, int step)
 
 static dsm_op swap_of(const struct store_env *e, uint64_t number, uint64_t from, uint64_t to)
 {
-    return store_swap_op(e, 0, head_at(e->shape, number), from, to);
+    return store_swap_head(e, 0, number, from, to);
 }
 
 /* The changes at hand, where there are several copies. */
@@ -41,7 +41,7 @@ static void begin_put(struct store_allocation *m, uint32_t n)
     for (uint32_t i = 0; i < n; i++)
         m->changes[i] =
             (struct store_change){.number = m->changes[i].number, .from = m->changes[i].from, .to = m->changes[i].to};
-    m->put = (struct store_put){.count = n};
+    m->put = (struct store_put){.count = n, .intents = m->intents};
 }
 
 /* So many that their ops have room. */
@@ -49,32 +49,86 @@ static uint32_t batch(const struct store_env *e) { return e->copies > 2 ? PER_CH
 
 /* ---- giving back what it has, if it can't have all ---- */
 
+/* Of a page that is changed by a put. Others are in extents of one copy; a posting has changes of one kind. */
+static bool is_put(const struct store_env *e, uint64_t number) { return copies_of_page(e, number) > 1; }
+
+/* How many of the last pages are looked at together: of one kind. If places are out of reach: of one extent, since what
+ * goes to others fails with them. */
+static uint32_t undo_batch(const struct store_allocation *m, const struct store_env *e)
+{
+    uint32_t n = 0, most = m->have < batch(e) ? (uint32_t)m->have : batch(e);
+    uint64_t last = page_number(m->ids[m->have - 1]);
+    bool any = m->cause == -DSM_ESTOREFULL;
+    for (; n < most; n++) {
+        uint64_t number = page_number(m->ids[m->have - 1 - n]);
+        if (is_put(e, number) != is_put(e, last) || (!any && extent_of(e->shape, number) != extent_of(e->shape, last)))
+            break;
+    }
+    return n;
+}
+
+static bool is_lost(const struct store_allocation *m, const struct store_env *e, uint64_t pid)
+{
+    return m->lost >> extent_of(e->shape, page_number(pid)) & 1;
+}
+
+/* Pages of an extent that is out of reach stay allocated. */
 static enum store_next undo(struct store_allocation *m, const struct store_env *e)
 {
-    uint32_t n = m->have < batch(e) ? (uint32_t)m->have : batch(e);
+    while (m->have && is_lost(m, e, m->ids[m->have - 1]))
+        m->have--;
+    if (!m->have)
+        return end(m, m->cause);
+    uint32_t n = undo_batch(m, e);
     for (uint32_t i = 0; i < n; i++)
-        m->ops[i] = store_look_op(e, 0, head_at(e->shape, page_number(m->ids[m->have - n + i])), &m->heads[i]);
-    return n ? post(m, n, ALLOCATION_RETURNS) : end(m, m->cause);
+        m->ops[i] = store_look_at_head(e, 0, page_number(m->ids[m->have - n + i]), &m->heads[i]);
+    return post(m, n, ALLOCATION_RETURNS);
+}
+
+/* The ops of one of the steps, each for a page. */
+static void note_lost(struct store_allocation *m, const struct store_env *e)
+{
+    for (uint32_t i = 0; i < m->n; i++)
+        if (m->ops[i].status)
+            m->lost |= 1ull << extent_of(e->shape, page_number(m->ids[m->have - m->n + i]));
 }
 
 /* A page of its own that is still locked, since the unlock was not read in its turn or is kept, stays allocated. */
 static enum store_next give_back(struct store_allocation *m, struct store_env *e)
 {
     uint32_t changes = 0;
-    for (uint32_t i = 0; i < m->n; i++) {
-        uint64_t pid = m->ids[--m->have], head = m->heads[m->n - 1 - i];
+    note_lost(m, e);
+    for (uint32_t i = m->n; i--;) {
+        uint64_t pid = m->ids[--m->have], head = m->heads[i];
         uint64_t next = head_of(HEAD_FREE, head_version(head) + 1, generation_after(page_generation(pid)));
-        if (e->copies == 1)
-            m->ops[i] = swap_of(e, page_number(pid), head, next);
-        else if (!head_locked(head))
+        if (!is_lost(m, e, pid) && !head_locked(head) && !store_may_stand(e, page_number(pid), head))
             m->changes[changes++] = (struct store_change){.number = page_number(pid), .from = head, .to = next};
     }
-    if (e->copies == 1)
-        return post(m, m->n, ALLOCATION_UNDOES);
     if (!changes)
         return undo(m, e);
+    bool puts = is_put(e, m->changes[0].number);
+    for (uint32_t i = 0; i < changes && !puts; i++)
+        m->ops[i] = swap_of(e, m->changes[i].number, m->changes[i].from, m->changes[i].to);
+    if (!puts)
+        return post(m, changes, ALLOCATION_UNDOES);
     begin_put(m, changes);
     return put(m, e, ALLOCATION_UNPUTS);
+}
+
+/* status: of the changes, which were of one extent if places are out of reach. */
+static enum store_next given_back(struct store_allocation *m, const struct store_env *e, int status)
+{
+    if (status && m->cause != -DSM_ESTOREFULL)
+        m->lost |= 1ull << extent_of(e->shape, m->changes[0].number);
+    return undo(m, e);
+}
+
+static int first_failure(const struct store_allocation *m)
+{
+    int status = 0;
+    for (uint32_t i = 0; i < m->n && !status; i++)
+        status = m->ops[i].status;
+    return status;
 }
 
 /* ---- taking ---- */
@@ -93,7 +147,7 @@ static enum store_next wait_for_lock(struct store_allocation *m)
 /* The lock may be a mixture, and its holder no client. */
 static enum store_next prove_lock(struct store_allocation *m, const struct store_env *e)
 {
-    m->ops[0] = store_look_op(e, 0, head_at(e->shape, m->locked), &m->heads[0]);
+    m->ops[0] = store_look_at_head(e, 0, m->locked, &m->heads[0]);
     return post(m, 1, ALLOCATION_PROVES);
 }
 
@@ -104,10 +158,12 @@ static enum store_next look_from_start(struct store_allocation *m, const struct 
     return look(m, e);
 }
 
+/* The same heads of each extent. */
 static enum store_next look(struct store_allocation *m, const struct store_env *e)
 {
     struct store_heads *h = e->heads;
-    uint64_t pages = e->shape->pages;
+    uint32_t extents = e->shape->extents, most = PER_CHUNK / extents;
+    uint64_t pages = store_pages(e->shape);
     if (m->looked >= pages && m->lock && m->passes < PASSES)
         return e->mixes ? prove_lock(m, e) : wait_for_lock(m);
     if (m->looked >= pages) {
@@ -115,10 +171,12 @@ static enum store_next look(struct store_allocation *m, const struct store_env *
                            (unsigned long long)m->want);
         return undo(m, e);
     }
-    h->at = (h->at + h->got) % pages;
-    h->got = pages - h->at < PER_CHUNK ? (uint32_t)(pages - h->at) : PER_CHUNK;
-    m->ops[0] = store_read_op(e, 0, head_at(e->shape, h->at), h->words, sizeof *h->words * (uint64_t)h->got);
-    return post(m, 1, ALLOCATION_LOOKS);
+    h->at = (h->at + h->got) % e->shape->pages;
+    h->got = e->shape->pages - h->at < most ? (uint32_t)(e->shape->pages - h->at) : most;
+    for (uint32_t x = 0; x < extents; x++)
+        m->ops[x] = store_read_op(e, first_of(e, x), head_at(e->shape, h->at), &h->words[x * h->got],
+                                  sizeof *h->words * (uint64_t)h->got);
+    return post(m, extents, ALLOCATION_LOOKS);
 }
 
 /* A mixture may have a state that there is not. */
@@ -127,24 +185,63 @@ static bool may_be_locked(const struct store_env *e, uint64_t head)
     return head_locked(head) || (e->mixes && head_state(head) > HEAD_LOCKED_MOST && head_state(head) < HEAD_EMPTY);
 }
 
+/* Of the heads at hand. */
+static uint64_t number_of(const struct store_env *e, uint32_t x, uint32_t i)
+{
+    return number_at(e->shape, x, e->heads->at + i);
+}
+
+/* Whether the page can be taken. The first lock is noted. */
+static bool is_free(struct store_allocation *m, const struct store_env *e, uint32_t x, uint32_t i)
+{
+    uint64_t head = e->heads->words[x * e->heads->got + i];
+    if (head_state(head) == HEAD_FREE)
+        return head_low(head) && !store_may_stand(e, number_of(e, x, i), head);
+    if (!m->lock && may_be_locked(e, head)) {
+        m->lock = head;
+        m->locked = number_of(e, x, i);
+    }
+    return false;
+}
+
+/* Which of the heads at hand are to be taken, a bit each: of each extent in turn, and the first one is another for each
+ * client. All are of one kind, that of the first: those of the other one are taken when these are. */
+static uint64_t choose(struct store_allocation *m, const struct store_env *e)
+{
+    uint32_t got = e->heads->got, extents = e->shape->extents, x = extents == 1 ? 0 : e->slot % extents;
+    uint64_t chosen = 0, left = m->want - m->have;
+    bool puts = false;
+    left = left < batch(e) ? left : batch(e);
+    for (uint32_t i = 0, k = 0; i < got && left;) {
+        bool its = copies_of(e, x) > 1;
+        if ((!chosen || its == puts) && is_free(m, e, x, i)) {
+            puts = its;
+            chosen |= 1ull << (x * got + i);
+            left--;
+        }
+        i += ++k == extents;
+        k = k == extents ? 0 : k;
+        x = x + 1 == extents ? 0 : x + 1;
+    }
+    return chosen;
+}
+
+/* One extent behind the other, so that the intents of each are in a row. */
 static enum store_next take(struct store_allocation *m, struct store_env *e)
 {
     const struct store_heads *h = e->heads;
-    uint32_t n = 0, most = batch(e);
-    for (uint32_t i = 0; i < h->got && n < m->want - m->have && n < most; i++) {
-        uint64_t head = h->words[i], next = head_of(HEAD_EMPTY, head_version(head) + 1, head_low(head));
-        if (may_be_locked(e, head) && !m->lock) {
-            m->lock = head;
-            m->locked = h->at + i;
-        }
-        if (head_state(head) != HEAD_FREE || !head_low(head))
-            continue;
-        m->changes[n] = (struct store_change){.number = h->at + i, .from = head, .to = next};
-        m->ops[n++] = swap_of(e, h->at + i, head, next);
+    uint32_t n = 0;
+    for (uint64_t left = choose(m, e); left; left &= left - 1) {
+        uint32_t at = (uint32_t)__builtin_ctzll(left);
+        uint64_t head = h->words[at], next = head_of(HEAD_EMPTY, head_version(head) + 1, head_low(head));
+        uint32_t x = e->shape->extents == 1 ? 0 : at / h->got;
+        uint64_t number = number_of(e, x, at - x * h->got);
+        m->changes[n] = (struct store_change){.number = number, .from = head, .to = next};
+        m->ops[n++] = swap_of(e, number, head, next);
     }
     if (!n)
         return look(m, e);
-    if (e->copies == 1)
+    if (!is_put(e, m->changes[0].number))
         return post(m, n, ALLOCATION_SWAPS);
     begin_put(m, n);
     return put(m, e, ALLOCATION_PUTS);
@@ -152,13 +249,26 @@ static enum store_next take(struct store_allocation *m, struct store_env *e)
 
 static enum store_next looked(struct store_allocation *m, struct store_env *e)
 {
-    if (m->ops[0].status) {
-        e->heads->got = 0;
-        m->cause = m->ops[0].status;
-        return undo(m, e);
-    }
-    m->looked += e->heads->got;
+    struct store_heads *h = e->heads;
+    for (uint32_t x = 0; x < m->n; x++)
+        if (m->ops[x].status) {
+            h->got = 0;
+            m->cause = m->ops[x].status;
+            return undo(m, e);
+        }
+    m->looked += (uint64_t)h->got * m->n;
+    for (uint32_t x = 0; e->copies > 1 && x < m->n; x++)
+        for (uint32_t i = 0; i < h->got; i++)
+            if (!store_lock_is_own(e, h->words[x * h->got + i]))
+                store_stands_not(e, number_of(e, x, i));
     return take(m, e);
+}
+
+/* The word at hand of a page. */
+static uint64_t *word_of(const struct store_env *e, uint64_t number)
+{
+    struct store_heads *h = e->heads;
+    return &h->words[extent_of(e->shape, number) * h->got + (index_of(e->shape, number) - h->at)];
 }
 
 /* The page is empty, and this client knows it. */
@@ -189,13 +299,12 @@ static enum store_next proven(struct store_allocation *m, const struct store_env
 /* A page is had if its swap has certainly succeeded. One whose answer was lost may stay allocated. */
 static enum store_next taken(struct store_allocation *m, struct store_env *e)
 {
-    struct store_heads *h = e->heads;
     int status = 0;
     for (uint32_t i = 0; i < m->n; i++) {
         const dsm_op *op = &m->ops[i];
         bool is_had = !op->status && op->result == op->operand;
-        uint64_t number = (op->offset - e->shape->heads) / 8;
-        h->words[number - h->at] = op->status ? 0 : is_had ? op->desired : op->result;
+        uint64_t number = m->changes[i].number;
+        *word_of(e, number) = op->status ? 0 : is_had ? op->desired : op->result;
         if (is_had)
             had(m, e, number, op->desired);
         if (op->status && (!status || status == -DSM_ECANCELED))
@@ -212,7 +321,7 @@ static enum store_next have_put(struct store_allocation *m, struct store_env *e)
 {
     for (uint32_t i = 0; i < m->put.count; i++) {
         const struct store_change *c = &m->changes[i];
-        uint64_t *head = &e->heads->words[c->number - e->heads->at];
+        uint64_t *head = word_of(e, c->number);
         *head = c->is == CHANGE_DONE ? c->to : c->is == CHANGE_REFUSED ? c->found : 0;
         if (c->is == CHANGE_DONE)
             had(m, e, c->number, c->to);
@@ -249,15 +358,15 @@ enum store_next store_allocate_step(struct store_allocation *m, struct store_env
     }
     case ALLOCATION_UNPUTS: {
         enum store_next next = put(m, e, ALLOCATION_UNPUTS);
-        return next == STORE_DONE ? undo(m, e) : next;
+        return next == STORE_DONE ? given_back(m, e, m->put.status) : next;
     }
     case ALLOCATION_PROVES:
         return proven(m, e);
     case ALLOCATION_WAITS:
         return look_from_start(m, e);
     case ALLOCATION_RETURNS:
-        return m->ops[0].status ? end(m, m->cause) : give_back(m, e);
+        return give_back(m, e);
     default:
-        return undo(m, e);
+        return given_back(m, e, first_failure(m));
     }
 }

@@ -6,8 +6,9 @@
 #include "../base/error.h"
 #include "machine.h"
 
-enum { PLACES = 32 }; /* that are searched for a chunk with freed frames */
-enum { ENOUGH = 8 };  /* frames, so that opening a chunk costs less for each than one that is in no cache */
+enum { PLACES = 32 };          /* that are searched for a chunk with freed frames */
+enum { TURN_BYTES = 1 << 18 }; /* of frames that are in turn, at most */
+enum { ENOUGH = 8 };           /* frames, so that opening a chunk costs less for each than one that is in no cache */
 
 uint32_t frames_take(struct store_frames *f)
 {
@@ -18,6 +19,39 @@ uint32_t frames_take(struct store_frames *f)
     return f->chunk * PER_CHUNK + (uint32_t)i;
 }
 
+static uint32_t take_first_freed(struct store_frames *f)
+{
+    uint32_t i = f->turn[f->first];
+    f->first = (uint8_t)((f->first + 1) % PER_CHUNK);
+    f->turns--;
+    f->used &= ~(1ull << i);
+    f->free &= ~(1ull << i);
+    return f->chunk * PER_CHUNK + i;
+}
+
+/* At first those that had no page since the chunk was opened; but never so many in turn that they take much room in the
+ * caches of the process that has the memory. */
+uint32_t frames_take_next(const struct store_env *e, uint32_t extent)
+{
+    struct store_frames *f = &e->frames[extent];
+    uint64_t fresh = f->free & ~f->used;
+    if (f->turns && (!fresh || f->turns * (uint64_t)e->shape->page_bytes >= TURN_BYTES))
+        return take_first_freed(f);
+    if (!fresh)
+        return NO_FRAME;
+    f->free &= ~(fresh & -fresh);
+    return f->chunk * PER_CHUNK + (uint32_t)__builtin_ctzll(fresh);
+}
+
+static void is_freed(struct store_frames *f, uint32_t i, bool in_turn)
+{
+    if (in_turn && !(f->free >> i & 1)) {
+        f->turn[(f->first + f->turns++) % PER_CHUNK] = (uint8_t)i;
+        f->used |= 1ull << i;
+    }
+    f->free |= 1ull << i;
+}
+
 static int freed_in(const struct store_freed *g, uint32_t chunk) { return __builtin_popcountll(g->of[chunk].frames); }
 
 static void note(struct store_freed *g, uint32_t frame)
@@ -26,34 +60,35 @@ static void note(struct store_freed *g, uint32_t frame)
     if (!g)
         return;
     g->of[chunk].frames |= 1ull << frame % PER_CHUNK;
-    if (freed_in(g, chunk) > freed_in(g, g->best))
+    if (chunk != g->best && freed_in(g, chunk) > freed_in(g, g->best))
         g->best = chunk;
 }
 
-void frames_put_back(const struct store_env *e, uint32_t frame)
+void frames_put_back(const struct store_env *e, uint32_t extent, uint32_t frame)
 {
-    struct store_frames *f = e->frames;
+    struct store_frames *f = &e->frames[extent];
     if (f->word && !f->closing && frame / PER_CHUNK == f->chunk)
-        f->free |= 1ull << frame % PER_CHUNK;
+        is_freed(f, frame % PER_CHUNK, e->in_turn);
     else
-        note(e->freed, frame);
+        note(freed_of(e, extent), frame);
 }
 
-void frames_hold(const struct store_env *e)
+void frames_hold(const struct store_env *e, uint32_t extent)
 {
-    struct store_frames *f = e->frames;
+    struct store_frames *f = &e->frames[extent];
     struct store_held *h = e->held;
+    h->of[h->n].extent = extent;
     h->of[h->n].chunk = f->chunk;
     h->of[h->n++].word = f->word;
     for (; f->free; f->free &= f->free - 1)
-        note(e->freed, f->chunk * PER_CHUNK + (uint32_t)__builtin_ctzll(f->free));
+        note(freed_of(e, extent), f->chunk * PER_CHUNK + (uint32_t)__builtin_ctzll(f->free));
     *f = (struct store_frames){.chunk = (f->chunk + 1) % (uint32_t)e->shape->chunks};
 }
 
-static bool is_held(const struct store_env *e, uint32_t chunk)
+static bool is_held(const struct store_env *e, uint32_t extent, uint32_t chunk)
 {
     for (uint32_t i = 0; e->held && i < e->held->n; i++)
-        if (e->held->of[i].chunk == chunk)
+        if (e->held->of[i].extent == extent && e->held->of[i].chunk == chunk)
             return true;
     return false;
 }
@@ -62,7 +97,7 @@ uint32_t store_held_ops(const struct store_env *e, dsm_op *ops)
 {
     const struct store_held *h = e->held;
     for (uint32_t i = 0; i < h->n; i++)
-        ops[i] = store_swap_op(e, 0, chunk_at(e->shape, h->of[i].chunk), h->of[i].word,
+        ops[i] = store_swap_op(e, first_of(e, h->of[i].extent), chunk_at(e->shape, h->of[i].chunk), h->of[i].word,
                                chunk_next(h->of[i].word, 0, CHUNK_CLOSED));
     return h->n;
 }
@@ -76,7 +111,7 @@ void store_held_done(struct store_env *e, const dsm_op *ops, uint32_t n)
         if (ops[i].status)
             h->of[left++] = h->of[i];
         else if (e->freed && ops[i].result == ops[i].operand)
-            e->freed->of[h->of[i].chunk].word = ops[i].desired;
+            freed_of(e, h->of[i].extent)->of[h->of[i].chunk].word = ops[i].desired;
     h->n = left;
 }
 
@@ -93,29 +128,36 @@ static enum store_next post(struct store_chunking *m, uint32_t n, int step)
     return STORE_POST;
 }
 
+/* The chunk that is open in the extent. */
+static struct store_frames *frames_in(const struct store_chunking *m, const struct store_env *e)
+{
+    return &e->frames[m->extent];
+}
+
 static enum store_next swap(struct store_chunking *m, const struct store_env *e, uint32_t chunk, uint64_t from,
                             uint64_t to, int step)
 {
-    m->ops[0] = store_swap_op(e, 0, chunk_at(e->shape, chunk), from, to);
+    m->ops[0] = store_swap_op(e, first_of(e, m->extent), chunk_at(e->shape, chunk), from, to);
     return post(m, 1, step);
 }
 
 /* Whatever is answered, no frame of the chunk is used from now on. */
 static enum store_next close_it(struct store_chunking *m, const struct store_env *e)
 {
-    struct store_frames *f = e->frames;
+    struct store_frames *f = frames_in(m, e);
     f->closing = true;
-    f->free = 0;
+    f->free = f->used = 0;
+    f->turns = 0;
     return swap(m, e, f->chunk, f->word, chunk_next(f->word, 0, CHUNK_CLOSED), CHUNK_CLOSES);
 }
 
-/* No WRITE of one of its frames may be under way then, to any copy. */
+/* No WRITE of one of its frames may be under way then, to any copy of the extent. */
 static enum store_next give_up(struct store_chunking *m, const struct store_env *e)
 {
-    uint32_t n = 0;
-    for (uint32_t k = 0; e->dues && k < e->copies; k++)
-        if (e->dues->unsettled >> k & 1)
-            m->ops[n++] = store_read_op(e, k, slot_at(e->slot), &m->heads[k], 8);
+    uint32_t n = 0, first = first_of(e, m->extent);
+    for (uint32_t k = 0; e->dues && k < copies_of(e, m->extent); k++)
+        if (e->dues->unsettled >> (first + k) & 1)
+            m->ops[n++] = store_read_op(e, first + k, slot_at(e->slot), &m->heads[k], 8);
     return n ? post(m, n, CHUNK_SETTLES) : close_it(m, e);
 }
 
@@ -123,9 +165,9 @@ static enum store_next give_up(struct store_chunking *m, const struct store_env 
 
 /* Besides those that are not open: one that the slot has open, and that this client does not know. The answer was lost
  * when it was opened, or one of its frames was in doubt; the READ of the word has settled both. */
-static bool may_open(const struct store_env *e, uint64_t word, uint32_t chunk)
+static bool may_open(const struct store_chunking *m, const struct store_env *e, uint64_t word, uint32_t chunk)
 {
-    return chunk_state(word) != CHUNK_OPEN || (chunk_owner(word) == e->slot + 1 && !is_held(e, chunk));
+    return chunk_state(word) != CHUNK_OPEN || (chunk_owner(word) == e->slot + 1 && !is_held(e, m->extent, chunk));
 }
 
 static enum store_next look(struct store_chunking *m, const struct store_env *e)
@@ -135,7 +177,7 @@ static enum store_next look(struct store_chunking *m, const struct store_env *e)
     uint64_t left = e->shape->chunks - m->at;
     m->got = left < PER_CHUNK ? (uint32_t)left : PER_CHUNK;
     m->in = 0;
-    m->ops[0] = store_read_op(e, 0, chunk_at(e->shape, m->at), m->words, 8 * (uint64_t)m->got);
+    m->ops[0] = store_read_op(e, first_of(e, m->extent), chunk_at(e->shape, m->at), m->words, 8 * (uint64_t)m->got);
     return post(m, 1, CHUNK_LOOKS);
 }
 
@@ -143,9 +185,9 @@ static enum store_next look(struct store_chunking *m, const struct store_env *e)
 static enum store_next try(struct store_chunking *m, struct store_env *e)
 {
     for (; m->in < m->got; m->in++, m->looked++)
-        if (may_open(e, m->words[m->in], m->at + m->in)) {
-            e->frames->chunk = m->at + m->in;
-            return swap(m, e, e->frames->chunk, m->words[m->in], chunk_next(m->words[m->in], e->slot + 1, CHUNK_OPEN),
+        if (may_open(m, e, m->words[m->in], m->at + m->in)) {
+            frames_in(m, e)->chunk = m->at + m->in;
+            return swap(m, e, m->at + m->in, m->words[m->in], chunk_next(m->words[m->in], e->slot + 1, CHUNK_OPEN),
                         CHUNK_SWAPS);
         }
     m->at = (m->at + m->got) % (uint32_t)e->shape->chunks;
@@ -156,17 +198,26 @@ static enum store_next try(struct store_chunking *m, struct store_env *e)
 
 static enum store_next read_pids(struct store_chunking *m, const struct store_env *e)
 {
+    uint64_t first = (uint64_t)frames_in(m, e)->chunk * PER_CHUNK;
     for (uint32_t i = 0; i < PER_CHUNK; i++)
-        m->ops[i] = store_read_op(e, 0, frame_at(e->shape, (uint64_t)e->frames->chunk * PER_CHUNK + i), &m->pids[i], 8);
+        m->ops[i] =
+            store_read_op(e, first_of(e, m->extent), frame_at(e->shape, first + i), &m->frames[i], sizeof m->frames[i]);
     return post(m, PER_CHUNK, CHUNK_FRAMES);
 }
 
-/* Of the pages whose ids stand in the frames. A frame that was never written, or whose id is damaged, has none. */
+/* A frame that was never written, or whose id is damaged, is of no page. */
+static bool is_of_page(const struct store_chunking *m, const struct store_env *e, uint32_t i)
+{
+    uint64_t pid = m->frames[i].pid, number = page_number(pid);
+    return page_generation(pid) && number < store_pages(e->shape) && extent_of(e->shape, number) == m->extent;
+}
+
+/* Of the pages whose ids stand in the frames. */
 static enum store_next read_heads(struct store_chunking *m, const struct store_env *e)
 {
     for (uint32_t i = 0; i < PER_CHUNK; i++) {
-        uint64_t number = page_number(m->pids[i]);
-        m->ops[i] = store_look_op(e, 0, head_at(e->shape, number < e->shape->pages ? number : 0), &m->heads[i]);
+        uint64_t number = is_of_page(m, e, i) ? page_number(m->frames[i].pid) : m->extent;
+        m->ops[i] = store_look_at_head(e, 0, number, &m->heads[i]);
     }
     return post(m, PER_CHUNK, CHUNK_HEADS);
 }
@@ -175,51 +226,60 @@ static enum store_next read_heads(struct store_chunking *m, const struct store_e
 static enum store_next is_open(struct store_chunking *m, struct store_env *e)
 {
     if (e->freed)
-        e->freed->had = (uint32_t)__builtin_popcountll(e->frames->free);
+        freed_of(e, m->extent)->had = (uint32_t)__builtin_popcountll(frames_in(m, e)->free);
     return end(m, 0);
+}
+
+/* Behind a lock is the version that the page had, and the one that it is to have, which is in a frame already. */
+static bool may_be_named(const struct store_chunking *m, const struct store_env *e, uint32_t frame, uint32_t i)
+{
+    uint64_t head = m->heads[i];
+    if (head_locked(head))
+        return is_of_page(m, e, i) && ((m->frames[i].version - head_version(head)) & LOW28) <= 1;
+    return head_state(head) == HEAD_FRAMED && head_low(head) == frame;
 }
 
 static enum store_next find_free(struct store_chunking *m, struct store_env *e)
 {
-    struct store_frames *f = e->frames;
-    for (uint32_t i = 0; i < PER_CHUNK; i++) {
-        bool other = head_state(m->heads[i]) != HEAD_FRAMED || head_low(m->heads[i]) != f->chunk * PER_CHUNK + i;
-        if (other && !head_locked(m->heads[i])) /* what is behind a lock may be in it */
+    struct store_frames *f = frames_in(m, e);
+    for (uint32_t i = 0; i < PER_CHUNK; i++)
+        if (!may_be_named(m, e, f->chunk * PER_CHUNK + i, i))
             f->free |= 1ull << i;
-    }
     return f->free ? is_open(m, e) : give_up(m, e);
 }
 
 /* ---- steps ---- */
 
 /* Frames of the chunk that are known to be free, if its word was 'from'. */
-static uint64_t known_free(const struct store_env *e, uint32_t chunk, uint64_t from)
+static uint64_t known_free(const struct store_freed *g, uint32_t chunk, uint64_t from)
 {
     if (chunk_state(from) == CHUNK_FREE)
         return ~0ull;
-    return e->freed && e->freed->of[chunk].word == from ? e->freed->of[chunk].frames : 0;
+    return g && g->of[chunk].word == from ? g->of[chunk].frames : 0;
 }
 
 static enum store_next opened(struct store_chunking *m, struct store_env *e)
 {
     uint64_t from = m->words[m->in];
-    uint32_t chunk = e->frames->chunk;
+    struct store_frames *f = frames_in(m, e);
+    struct store_freed *g = freed_of(e, m->extent);
+    uint32_t chunk = f->chunk;
     if (m->ops[0].result != from) { /* another client was faster */
         m->in++;
         m->looked++;
         return try(m, e);
     }
-    *e->frames = (struct store_frames){
-        .word = m->ops[0].desired, .chunk = chunk, .free = known_free(e, chunk, from), .since = e->now};
-    if (e->freed)
-        e->freed->of[chunk].word = e->freed->of[chunk].frames = 0;
-    return e->frames->free ? is_open(m, e) : read_pids(m, e);
+    *f = (struct store_frames){
+        .word = m->ops[0].desired, .chunk = chunk, .free = known_free(g, chunk, from), .since = e->now};
+    if (g)
+        g->of[chunk].word = g->of[chunk].frames = 0;
+    return f->free ? is_open(m, e) : read_pids(m, e);
 }
 
 /* A chunk in doubt, or one whose opening got no answer, is the first that is looked at: a slot has one open. */
 static enum store_next begin(struct store_chunking *m, struct store_env *e)
 {
-    struct store_frames *f = e->frames;
+    struct store_frames *f = frames_in(m, e);
     if (f->word && !f->doubt)
         return give_up(m, e);
     m->at = f->chunk % (uint32_t)e->shape->chunks;
@@ -238,8 +298,8 @@ static bool has_more(const struct store_freed *g, uint32_t chunk)
  * READs, and these frames are in its caches; one with few must not be taken where others have many. */
 static uint32_t next_place(const struct store_chunking *m, const struct store_env *e)
 {
-    const struct store_freed *g = e->freed;
-    uint32_t chunks = (uint32_t)e->shape->chunks, behind = (e->frames->chunk + 1) % chunks;
+    const struct store_freed *g = freed_of(e, m->extent);
+    uint32_t chunks = (uint32_t)e->shape->chunks, behind = (frames_in(m, e)->chunk + 1) % chunks;
     if (!g || m->looked)
         return behind;
     if (has_more(g, g->best))
@@ -253,11 +313,12 @@ static uint32_t next_place(const struct store_chunking *m, const struct store_en
 /* The chunk is given up, also by an answer that was lost: no other client can open it before it is closed. */
 static enum store_next closed(struct store_chunking *m, struct store_env *e)
 {
-    if (e->freed && m->ops[0].result == e->frames->word)
-        e->freed->of[e->frames->chunk].word = m->ops[0].desired;
+    struct store_frames *f = frames_in(m, e);
+    if (e->freed && m->ops[0].result == f->word)
+        freed_of(e, m->extent)->of[f->chunk].word = m->ops[0].desired;
     m->at = next_place(m, e);
     m->looked++;
-    *e->frames = (struct store_frames){.chunk = m->at};
+    *f = (struct store_frames){.chunk = m->at};
     return look(m, e);
 }
 
@@ -271,7 +332,7 @@ enum store_next store_open_chunk_step(struct store_chunking *m, struct store_env
             return end(m, m->ops[i].status);
     switch (m->step) {
     case CHUNK_SETTLES:
-        e->dues->unsettled = 0;
+        e->dues->unsettled &= ~places_of(e, m->extent);
         return close_it(m, e);
     case CHUNK_CLOSES:
         return closed(m, e);

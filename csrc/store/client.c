@@ -52,7 +52,7 @@ static uint32_t first_canceled(const dsm_op *ops, uint32_t n)
 
 void store_insist(dsm_store *s, dsm_op *ops, uint32_t n)
 {
-    if (s->env.copies > 1) {
+    if (store_places(&s->env) > 1) {
         posting_insist(s, ops, n);
         return;
     }
@@ -70,9 +70,9 @@ int store_explain(dsm_store *s, int rc) { return rc ? posting_explain(s, rc) : 0
 
 void store_sleep(int64_t ns) { nanosleep(&(struct timespec){.tv_nsec = ns}, NULL); }
 
-int store_open_chunk(dsm_store *s)
+int store_open_chunk(dsm_store *s, uint32_t extent)
 {
-    struct store_chunking m = {.step = CHUNK_BEGINS};
+    struct store_chunking m = {.extent = extent, .step = CHUNK_BEGINS};
     struct store_env env = s->env;
     store_ask(&env);
     while (store_open_chunk_step(&m, &env) == STORE_POST)
@@ -86,7 +86,7 @@ static int interrupted(dsm_store *s, struct store_op *m, struct store_env *e)
     store_give_up(m, e);
     return m->status
                ? store_explain(s, m->status)
-               : err_set(DSM_ETIME, 0, "a signal handler ended the wait for page %#llx", (unsigned long long)m->pid);
+               : err_set(DSM_ETIME, 0, "a signal handler ended the wait for page %llu", (unsigned long long)m->pid);
 }
 
 int store_drive(dsm_store *s, struct store_op *m)
@@ -105,7 +105,7 @@ int store_drive(dsm_store *s, struct store_op *m)
                 rc = interrupted(s, m, &env);
             break;
         case STORE_FRAMES:
-            rc = store_open_chunk(s);
+            rc = store_open_chunk(s, m->extent);
             break;
         case STORE_RECOVER:
             rc = store_explain(s, store_recover(s, m->locked, m->lock));

@@ -17,8 +17,8 @@ void store_insist(dsm_store *s, dsm_op *ops, uint32_t n);
 int store_recover(dsm_store *s, uint64_t number, uint64_t lock);
 /* Says in the error of a machine, -DSM_E…, what it can't know. Returns rc. */
 int store_explain(dsm_store *s, int rc);
-/* No compare-swap that names a frame of the open chunk may be under way. */
-int store_open_chunk(dsm_store *s);
+/* In an extent. No compare-swap that names a frame of the chunk that is open there may be under way. */
+int store_open_chunk(dsm_store *s, uint32_t extent);
 void store_sleep(int64_t ns);
 /* Until the machine is done, or a signal handler ends the wait. */
 int store_drive(dsm_store *s, struct store_op *m);

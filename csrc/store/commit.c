@@ -2,6 +2,9 @@
  * A commit: frames, the record and the locks in one posting; then the heads of pages that were only read are looked at
  * again; then the word of the slot says 'committed' at all copies, which is the commit. The new heads come after that.
  *
+ * A transaction takes part in the extents in which it changes pages: its record and its word are at all copies of each
+ * of them, and all these words together say whether it is committed.
+ *
  * No lock is waited for, so no two transactions wait for each other. Until the word is changed the transaction can be
  * given up; and a client that has died until then is taken to have given it up.
  */
@@ -24,17 +27,15 @@ static enum store_next post(struct store_commit *m, uint32_t n, int step)
     return STORE_POST;
 }
 
-static uint64_t head_offset(const struct tx_page *p, const struct store_env *e)
+static uint32_t extent_of_page(const struct tx_page *p, const struct store_env *e)
 {
-    return head_at(e->shape, page_number(p->pid));
+    return extent_of(e->shape, page_number(p->pid));
 }
 
 static uint64_t lock_of(const struct tx_page *p, const struct store_env *e)
 {
     return head_transaction_lock(p->head, e->slot, e->mark);
 }
-
-static uint8_t all_copies(const struct store_env *e) { return (uint8_t)((1u << e->copies) - 1); }
 
 static void forget_hint(const struct tx_page *p, struct store_env *e)
 {
@@ -49,7 +50,7 @@ static void put_back_frames(struct store_commit *m, struct store_env *e)
     for (uint32_t i = 0; i < m->count; i++) {
         struct tx_page *p = &m->pages[i];
         if (p->writes && p->frame != NO_FRAME)
-            frames_put_back(e, p->frame);
+            frames_put_back(e, extent_of_page(p, e), p->frame);
         p->frame = NO_FRAME;
     }
 }
@@ -76,13 +77,12 @@ static enum store_next conflict(struct store_commit *m, struct store_env *e, con
     forget_hint(p, e);
     if (head_in_transaction(found))
         return undo(m, e,
-                    err_set(DSM_ECONFLICT, 0, "page %#llx: a transaction of client %u is changing it",
-                            (unsigned long long)p->pid, head_locker(found)));
+                    err_set(DSM_ECONFLICT, 0, "page %llu: a transaction of another client is changing it",
+                            (unsigned long long)p->pid));
     if (head_locked(found))
         return undo(m, e,
-                    err_set(DSM_ECONFLICT, 0, "page %#llx: client %u is changing it", (unsigned long long)p->pid,
-                            head_locker(found)));
-    return undo(m, e, err_set(DSM_ECONFLICT, 0, "page %#llx has changed", (unsigned long long)p->pid));
+                    err_set(DSM_ECONFLICT, 0, "page %llu: another client is changing it", (unsigned long long)p->pid));
+    return undo(m, e, err_set(DSM_ECONFLICT, 0, "page %llu has changed", (unsigned long long)p->pid));
 }
 
 static void note(struct store_commit *m, const dsm_op *op)
@@ -108,29 +108,39 @@ static enum store_next failed(struct store_commit *m, struct store_env *e)
 static enum store_next ask_words(struct store_commit *m, const struct store_env *e)
 {
     uint32_t n = 0;
-    for (uint32_t k = 0; k < e->copies; k++)
-        if (e->words->unsure >> k & 1)
-            m->ops[n++] = store_look_op(e, k, word_at(e->shape, e->slot), &e->words->at[k]);
+    for (uint64_t left = e->words->unsure & m->parts; left; left &= left - 1) {
+        uint32_t k = (uint32_t)__builtin_ctzll(left);
+        m->ops[n++] = store_look_op(e, k, word_at(e->shape, e->slot), &e->words->at[k]);
+    }
     return post(m, n, COMMIT_ASKS);
 }
 
-/* False: the open chunk has too few. It stays open if one of its frames is taken. */
+/* Of the open chunk of an extent. */
+static bool is_taken_from(const struct store_commit *m, const struct store_env *e, uint32_t extent)
+{
+    for (uint32_t i = 0; i < m->count; i++) {
+        const struct tx_page *p = &m->pages[i];
+        if (p->writes && p->frame != NO_FRAME && extent_of_page(p, e) == extent &&
+            p->frame / PER_CHUNK == e->frames[extent].chunk)
+            return true;
+    }
+    return false;
+}
+
+/* False: the open chunk of m->extent has too few. It stays open if one of its frames is taken. */
 static bool take_frames(struct store_commit *m, const struct store_env *e)
 {
-    bool held = false;
     for (uint32_t i = 0; i < m->count; i++) {
         struct tx_page *p = &m->pages[i];
-        if (!p->writes || p->frame != NO_FRAME) {
-            held |= p->writes && p->frame / PER_CHUNK == e->frames->chunk;
+        if (!p->writes || p->frame != NO_FRAME)
             continue;
-        }
-        p->frame = frames_take(e->frames);
-        if (p->frame == NO_FRAME) {
-            if (held && e->frames->word)
-                frames_hold(e);
-            return false;
-        }
-        held = true;
+        m->extent = extent_of_page(p, e);
+        p->frame = frames_take_next(e, m->extent);
+        if (p->frame != NO_FRAME)
+            continue;
+        if (e->frames[m->extent].word && is_taken_from(m, e, m->extent))
+            frames_hold(e, m->extent);
+        return false;
     }
     return true;
 }
@@ -139,17 +149,21 @@ static void seal_frame(struct tx_page *p, const struct store_env *e)
 {
     p->header = (struct frame_header){.pid = p->pid,
                                       .version = p->version + 1,
-                                      .writer = (uint64_t)(e->slot + 1) << 52 | (e->words->seq & UINT32_MAX),
+                                      .writer = frame_writer(e->slot, e->shape->epoch, (uint32_t)e->words->seq),
                                       .time = e->time,
-                                      .before = p->head};
-    frame_seal(&p->header, NULL, p->page, e->shape->page_bytes);
+                                      .before = p->head,
+                                      .hash = p->hash};
+    frame_seal_hashed(&p->header);
 }
 
 static void seal_record(struct store_commit *m, struct store_env *e)
 {
     struct tx_record *r = &m->record;
     e->words->seq++;
-    *r = (struct tx_record){.seq = e->words->seq, .mark = e->mark, .time = e->time};
+    r->seq = e->words->seq;
+    r->mark = e->mark;
+    r->n = 0;
+    r->time = e->time;
     for (uint32_t i = 0; i < m->count; i++) {
         struct tx_page *p = &m->pages[i];
         if (!tx_changes(p))
@@ -163,12 +177,13 @@ static void seal_record(struct store_commit *m, struct store_env *e)
     record_seal(r);
 }
 
-static uint32_t write_copy(const struct store_commit *m, dsm_op *ops, const struct store_env *e, uint32_t k)
+/* What goes to place k: the frames of its extent, the record, and the word. */
+static uint32_t write_place(const struct store_commit *m, dsm_op *ops, const struct store_env *e, uint32_t k)
 {
-    uint32_t n = 0;
+    uint32_t n = 0, extent = extent_at(e, k);
     for (uint32_t i = 0; i < m->count; i++) {
         struct tx_page *p = &m->pages[i];
-        if (p->writes)
+        if (p->writes && extent_of_page(p, e) == extent)
             ops[n++] = (dsm_op){.remote = e->at[k],
                                 .code = DSM_OP_WRITE,
                                 .offset = frame_at(e->shape, p->frame),
@@ -186,16 +201,18 @@ static uint32_t write_copy(const struct store_commit *m, dsm_op *ops, const stru
     return n;
 }
 
-/* In this order: a client that finds a lock finds the record. */
+/* In this order: a client that finds a lock finds the record, and the word, at the primary with the lock. */
 static enum store_next lock(struct store_commit *m, struct store_env *e)
 {
     uint32_t n = 0;
     seal_record(m, e);
-    for (uint32_t k = 0; k < e->copies; k++)
-        n += write_copy(m, m->ops + n, e, k);
-    for (uint32_t i = 0; i < m->count; i++)
-        if (tx_changes(&m->pages[i]))
-            m->ops[n++] = store_swap_op(e, 0, head_offset(&m->pages[i], e), m->pages[i].head, lock_of(&m->pages[i], e));
+    for (uint64_t left = m->parts; left; left &= left - 1)
+        n += write_place(m, m->ops + n, e, (uint32_t)__builtin_ctzll(left));
+    for (uint32_t i = 0; i < m->count; i++) {
+        const struct tx_page *p = &m->pages[i];
+        if (tx_changes(p))
+            m->ops[n++] = store_swap_head(e, 0, page_number(p->pid), p->head, lock_of(p, e));
+    }
     return post(m, n, COMMIT_LOCKS);
 }
 
@@ -208,11 +225,13 @@ static enum store_next begin(struct store_commit *m, struct store_env *e)
             m->pages[i].is = TX_OPEN;
             m->pages[i].frame = NO_FRAME;
             m->changes += tx_changes(&m->pages[i]);
+            if (tx_changes(&m->pages[i]))
+                m->parts |= places_of(e, extent_of_page(&m->pages[i], e));
         }
         if (!m->changes)
             return validate(m, e);
     }
-    if (e->words->unsure)
+    if (e->words->unsure & m->parts)
         return ask_words(m, e);
     if (!take_frames(m, e)) {
         m->step = COMMIT_BEGINS;
@@ -228,30 +247,32 @@ static enum store_next asked(struct store_commit *m, struct store_env *e)
             note(m, &m->ops[i]);
     if (m->error)
         return failed(m, e);
-    e->words->unsure = 0;
+    e->words->unsure &= ~m->parts;
     return begin(m, e);
 }
 
 /* ---- its answers ---- */
 
-/* What one copy has said to its frames, the record and the word. False: another client has changed the word. */
-static bool written(struct store_commit *m, const dsm_op *ops, uint32_t n, struct store_env *e, uint32_t k)
+/* What place k has said to its frames, the record and the word, which is the last. *own: false if another client has
+ * changed the word. Returns what is behind them. */
+static const dsm_op *written(struct store_commit *m, const dsm_op *ops, struct store_env *e, uint32_t k, bool *own)
 {
-    const dsm_op *swap = &ops[n - 1];
-    uint8_t bit = (uint8_t)(1u << k);
-    for (uint32_t i = 0; i < n; i++) {
-        if (ops[i].status)
-            note(m, &ops[i]);
-        if (ops[i].status == -DSM_EUNKNOWN && ops[i].code == DSM_OP_WRITE)
+    const dsm_op *swap = ops;
+    uint64_t bit = 1ull << k;
+    for (; swap->code == DSM_OP_WRITE; swap++) {
+        if (swap->status)
+            note(m, swap);
+        if (swap->status == -DSM_EUNKNOWN)
             e->dues->unsettled |= bit;
     }
+    if (swap->status)
+        note(m, swap);
     if (swap->status == -DSM_EUNKNOWN)
         e->words->unsure |= bit;
-    if (swap->status)
-        return true;
-    if (swap->result == swap->operand)
+    if (!swap->status && swap->result == swap->operand)
         e->words->at[k] = swap->desired;
-    return swap->result == swap->operand;
+    *own &= swap->status || swap->result == swap->operand;
+    return swap + 1;
 }
 
 static enum store_next commit(struct store_commit *m, struct store_env *e);
@@ -260,10 +281,9 @@ static enum store_next locked(struct store_commit *m, struct store_env *e)
 {
     const dsm_op *op = m->ops;
     const struct tx_page *refused = NULL;
-    uint32_t each = (m->n - m->changes) / e->copies;
     bool own = true;
-    for (uint32_t k = 0; k < e->copies; k++, op += each)
-        own &= written(m, op, each, e, k);
+    for (uint64_t left = m->parts; left; left &= left - 1)
+        op = written(m, op, e, (uint32_t)__builtin_ctzll(left), &own);
     for (uint32_t i = 0; i < m->count; i++) {
         struct tx_page *p = &m->pages[i];
         if (!tx_changes(p))
@@ -279,7 +299,7 @@ static enum store_next locked(struct store_commit *m, struct store_env *e)
         op++;
     }
     if (!own) /* what stands there is read before the next record */
-        e->words->unsure = all_copies(e);
+        e->words->unsure |= m->parts;
     if (!own)
         return undo(m, e, err_set(DSM_ECORRUPT, 0, "another client uses slot %u of the store", e->slot));
     if (refused)
@@ -300,7 +320,7 @@ static enum store_next validate(struct store_commit *m, struct store_env *e)
     for (; m->at < m->count && n < COMMIT_OPS; m->at++) {
         struct tx_page *p = &m->pages[m->at];
         if (is_validated(m, p))
-            m->ops[n++] = store_look_op(e, 0, head_offset(p, e), &p->now);
+            m->ops[n++] = store_look_at_head(e, 0, page_number(p->pid), &p->now);
     }
     if (n)
         return post(m, n, COMMIT_VALIDATES);
@@ -326,18 +346,24 @@ static enum store_next commit(struct store_commit *m, struct store_env *e)
 {
     uint32_t n = 0;
     uint64_t prepared = tx_word(e->words->seq, TX_PREPARED), committed = tx_word(e->words->seq, TX_COMMITTED);
-    for (uint32_t k = 0; k < e->copies; k++)
-        if (m->unsure >> k & 1)
-            m->ops[n++] = store_look_op(e, k, word_at(e->shape, e->slot), &m->seen[k]);
-        else if (!(m->done >> k & 1))
-            m->ops[n++] = store_swap_op(e, k, word_at(e->shape, e->slot), prepared, committed);
+    for (uint64_t left = m->parts & ~m->done; left; left &= left - 1) {
+        uint32_t k = (uint32_t)__builtin_ctzll(left);
+        m->ops[n++] = m->unsure >> k & 1 ? store_look_op(e, k, word_at(e->shape, e->slot), &m->seen[k])
+                                         : store_swap_op(e, k, word_at(e->shape, e->slot), prepared, committed);
+    }
     return post(m, n, COMMIT_SWAPS);
 }
 
-/* Locks go in the order of the record: while any of them stands, that of the last page does. */
+/* Locks of an extent go in the order of the record: while any of them stands, that of the last page does. */
 static void keep(const struct store_commit *m, struct store_env *e)
 {
-    store_keep(e, page_number(m->record.of[m->record.n - 1].pid));
+    uint64_t kept = 0;
+    for (uint32_t i = m->record.n; i--;) {
+        uint64_t number = page_number(m->record.of[i].pid), bit = 1ull << extent_of(e->shape, number);
+        if (!(kept & bit))
+            store_keep(e, number);
+        kept |= bit;
+    }
 }
 
 /* The pages are as they were, or all have the new values: the client that resolves the locks finds out. */
@@ -345,7 +371,7 @@ static enum store_next unknown(struct store_commit *m, struct store_env *e, int 
 {
     int cause = m->cause < 0 ? -m->cause : m->cause;
     keep(m, e);
-    e->words->unsure = all_copies(e);
+    e->words->unsure |= m->parts;
     return end(m, err_set_op(code, cause ? cause : DSM_EIO, 0, 0,
                              "a transaction; its pages stay locked until the store answers"));
 }
@@ -366,12 +392,10 @@ static enum store_next has_committed(struct store_commit *m, struct store_env *e
 {
     uint32_t n = 0;
     uint64_t prepared = tx_word(e->words->seq, TX_PREPARED), committed = tx_word(e->words->seq, TX_COMMITTED);
-    uint8_t asked = all_copies(e) & (uint8_t)~m->done;
     m->error = 0;
-    for (uint32_t k = 0; k < e->copies; k++) {
-        uint8_t bit = (uint8_t)(1u << k);
-        if (!(asked & bit))
-            continue;
+    for (uint64_t left = m->parts & ~m->done; left; left &= left - 1) {
+        uint64_t bit = left & -left;
+        uint32_t k = (uint32_t)__builtin_ctzll(left);
         const dsm_op *op = &m->ops[n++];
         uint64_t word = op->code == DSM_OP_READ ? m->seen[k] : op->result;
         if (op->status) {
@@ -379,7 +403,7 @@ static enum store_next has_committed(struct store_commit *m, struct store_env *e
             m->unsure |= op->status == -DSM_EUNKNOWN && op->code != DSM_OP_READ ? bit : 0;
             continue;
         }
-        m->unsure &= (uint8_t)~bit;
+        m->unsure &= ~bit;
         if (word != prepared && word != committed)
             return unknown(m, e, DSM_ECORRUPT);
         if (word == committed || op->code != DSM_OP_READ) {
@@ -387,7 +411,7 @@ static enum store_next has_committed(struct store_commit *m, struct store_env *e
             e->words->at[k] = committed;
         }
     }
-    if (m->done != all_copies(e))
+    if (m->done != m->parts)
         return m->error ? try_again(m, e) : commit(m, e);
     m->tries = 0;
     m->done = 0;
@@ -405,7 +429,7 @@ static void end_page(struct tx_page *p, struct store_env *e)
                                                             .frame = head_low(p->to),
                                                             .time = (uint16_t)(e->now / 1000000000)};
     if (head_state(p->head) == HEAD_FRAMED)
-        frames_put_back(e, head_low(p->head));
+        frames_put_back(e, extent_of_page(p, e), head_low(p->head));
     p->is = TX_OPEN;
 }
 
@@ -427,9 +451,11 @@ static enum store_next copy(struct store_commit *m, struct store_env *e)
 {
     uint32_t n = 0;
     for (uint32_t k = 1; k < e->copies; k++)
-        for (uint32_t i = 0; i < m->count; i++)
-            if (tx_changes(&m->pages[i]))
-                m->ops[n++] = store_swap_op(e, k, head_offset(&m->pages[i], e), m->pages[i].head, m->pages[i].to);
+        for (uint32_t i = 0; i < m->count; i++) {
+            const struct tx_page *p = &m->pages[i];
+            if (tx_changes(p) && k < copies_of(e, extent_of_page(p, e)))
+                m->ops[n++] = store_swap_head(e, k, page_number(p->pid), p->head, p->to);
+        }
     return n ? post(m, n, COMMIT_COPIES) : finish(m, e, true);
 }
 
@@ -444,7 +470,7 @@ static enum store_next copied(struct store_commit *m, struct store_env *e)
     if (all || ++m->tries >= TRIES)
         return finish(m, e, all);
     m->sleep_ns = (int64_t)SLEEP_SHORTEST << m->tries;
-    m->done = all_copies(e);
+    m->done = m->parts;
     m->step = COMMIT_SLEEPS;
     return STORE_SLEEP;
 }
@@ -466,6 +492,6 @@ enum store_next store_commit_step(struct store_commit *m, struct store_env *e)
     case COMMIT_COPIES:
         return copied(m, e);
     default:
-        return m->done == all_copies(e) ? copy(m, e) : commit(m, e);
+        return m->done == m->parts ? copy(m, e) : commit(m, e);
     }
 }

@@ -9,6 +9,9 @@
 
 #include "machine.h"
 
+#include <stddef.h>
+#include <string.h>
+
 /* A page of a transaction. */
 struct tx_page {
     uint64_t pid;
@@ -17,6 +20,7 @@ struct tx_page {
     bool reads;             /* its value was given to the caller */
     bool writes, frees;     /* not both */
     void *page;             /* writes: the new value, which does not change */
+    struct hash128 hash;    /* of it */
 
     enum { TX_OPEN, TX_UNSURE, TX_LOCKED } is;
     uint32_t frame; /* NO_FRAME: none is taken */
@@ -25,7 +29,8 @@ struct tx_page {
 };
 static inline bool tx_changes(const struct tx_page *p) { return p->writes || p->frees; }
 
-enum { COMMIT_OPS = STORE_COPIES_MOST * (RECORD_PAGES + 2) + RECORD_PAGES };
+/* Frames, a record and a word at each place, and locks. */
+enum { COMMIT_OPS = STORE_COPIES_MOST * RECORD_PAGES + 2 * STORE_PLACES_MOST + RECORD_PAGES };
 
 struct store_commit {
     int status;
@@ -45,13 +50,23 @@ struct store_commit {
     bool looks;                     /* only validates what was read, also of pages that are to be changed */
     uint32_t n, changes, tries, at; /* ops; pages that it changes; of the last copies; pages that were validated */
     bool again;                     /* it was not made, since an answer was lost: try it again */
-    uint8_t done, unsure;           /* copies where it is committed, and those of which that is not known: a bit each */
-    uint64_t seen[STORE_COPIES_MOST];
+    uint32_t extent;                /* STORE_FRAMES: in which there are too few */
+    uint64_t parts;                 /* places of the extents in which it changes pages, a bit each; of them */
+    uint64_t done, unsure;          /* those where it is committed, and those of which that is not known */
     int error, cause;
     uint64_t conflict, other; /* ECONFLICT: the page, and the head that was found there */
     int64_t sleep_ns;
+    uint64_t seen[STORE_PLACES_MOST]; /* from here on: large, and set before it is looked at */
     struct tx_record record;
 };
+
+static inline void store_commit_begin(struct store_commit *m, struct tx_page *pages, uint32_t count, dsm_op *ops)
+{
+    memset(m, 0, offsetof(struct store_commit, seen));
+    m->pages = pages;
+    m->count = count;
+    m->ops = ops;
+}
 
 /* Errors: ECONFLICT (a page has changed, or another client has locked it; nothing was changed), EUNKNOWN, ECORRUPT, and
  * those of ops, after which nothing was changed. Without pages that change it validates those that were read. */

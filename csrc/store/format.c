@@ -11,7 +11,7 @@ struct store_header {
     uint64_t pages, frames, chunks; /* in format 2 the last two were the other way round, so each refuses the other */
     uint64_t id;
     uint32_t copies, index, format;
-    uint8_t zero[8];
+    uint16_t extents, extent, spread, zero; /* 0, 0, 0: one extent */
     uint32_t crc;
 };
 _Static_assert(sizeof(struct store_header) == STORE_HEADER, "docs/protocols/pages.md");
@@ -35,12 +35,18 @@ int store_format(void *memory, struct store_shape *s)
     h->id = s->id = s->id ? s->id : h->object.id;
     h->copies = s->copies;
     h->index = s->index;
-    h->format = STORE_FORMAT;
+    if (s->extents > 1) {
+        h->extents = (uint16_t)s->extents;
+        h->extent = (uint16_t)s->extent;
+        h->spread = (uint16_t)s->spread;
+    }
+    h->format = s->extents > 1 ? STORE_FORMAT_EXTENTS : STORE_FORMAT;
     h->crc = crc_of(h);
-    *(uint64_t *)(void *)((char *)memory + STORE_COMPLETE) = s->copies == 1;
+    *(uint64_t *)(void *)((char *)memory + STORE_COMPLETE) = s->copies * s->extents == 1;
+    *(uint64_t *)(void *)((char *)memory + STORE_NODES) = s->nodes;
     uint64_t *heads = (uint64_t *)(void *)((char *)memory + s->heads);
     for (uint64_t i = 0; i < s->pages; i++)
-        heads[i] = head_first(s, i);
+        heads[i] = head_first(s, number_at(s, s->extent, i));
     return 0;
 }
 
@@ -49,16 +55,20 @@ int store_parse(const void *bytes, struct store_shape *s)
     const struct store_header *h = bytes;
     if (h->crc != crc_of(h))
         return err_set(DSM_ECORRUPT, 0, "the header of the store is damaged");
-    if (h->format != STORE_FORMAT)
-        return err_set(DSM_EVERSION, 0, "the store has layout %u, this release makes and reads %d", h->format,
-                       STORE_FORMAT);
+    if (h->format != STORE_FORMAT && h->format != STORE_FORMAT_EXTENTS)
+        return err_set(DSM_EVERSION, 0, "the store has layout %u, this release makes and reads %d and %d", h->format,
+                       STORE_FORMAT, STORE_FORMAT_EXTENTS);
     *s = (struct store_shape){.page_bytes = h->page_bytes,
                               .slots = h->slots,
                               .copies = h->copies,
                               .index = h->index,
+                              .extents = h->extents ? h->extents : 1,
+                              .extent = h->extent,
+                              .spread = h->spread,
                               .pages = h->pages,
                               .id = h->id};
-    if (store_lay_out(s) || s->chunks != h->chunks || s->frames != h->frames || s->nbytes != h->object.nbytes)
+    if ((h->format == STORE_FORMAT_EXTENTS) != (h->extents > 1) || store_lay_out(s) || s->chunks != h->chunks ||
+        s->frames != h->frames || s->nbytes != h->object.nbytes)
         return err_set(DSM_ECORRUPT, 0, "the header of the store contradicts itself");
     return 0;
 }

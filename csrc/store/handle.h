@@ -9,15 +9,18 @@ struct store_posting;
 
 struct dsm_store {
     struct store_env env; /* as the store was opened; it does not change */
-    dsm_remote *at[STORE_COPIES_MOST];
+    dsm_remote *at[STORE_PLACES_MOST];
+    uint8_t first[STORE_PLACES_MOST + 1]; /* env.first, if extents have copies of their own */
     struct store_shape shape;
-    struct store_frames frames;
+    struct store_frames frames[STORE_PLACES_MOST]; /* of each extent */
     struct store_heads heads;
     struct store_dues dues;
+    struct store_intents intents;
     struct store_words words;
     struct store_held held;
-    uint64_t identities[STORE_COPIES_MOST]; /* in the slot of each copy */
+    uint64_t identities[STORE_PLACES_MOST]; /* in the slot of each place */
     uint64_t user;                          /* of memory that is not mapped: the thread that is in a call */
+    dsm_store_doubt doubt;                  /* of the last change */
     bool leaving;                           /* its place may be another one's */
     struct store_window *window;            /* of memory that is not mapped */
     struct store_posting *posting;

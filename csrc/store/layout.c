@@ -14,7 +14,7 @@ static uint64_t check_of(const struct frame_header *h)
 }
 
 /* The copy may be made where other processes read. */
-static struct hash128 copied(void *copy, const void *page, uint32_t page_bytes)
+struct hash128 page_copy(void *copy, const void *page, uint32_t page_bytes)
 {
 #ifdef MAPPED_TSAN
     mapped_copy(copy, page, page_bytes);
@@ -26,9 +26,11 @@ static struct hash128 copied(void *copy, const void *page, uint32_t page_bytes)
 
 void frame_seal(struct frame_header *h, void *copy, const void *page, uint32_t page_bytes)
 {
-    h->hash = copy ? copied(copy, page, page_bytes) : xxh3_128(page, page_bytes);
-    h->check = check_of(h);
+    h->hash = copy ? page_copy(copy, page, page_bytes) : xxh3_128(page, page_bytes);
+    frame_seal_hashed(h);
 }
+
+void frame_seal_hashed(struct frame_header *h) { h->check = check_of(h); }
 
 bool frame_fits(const struct frame_header *h, uint64_t number, uint64_t head)
 {
@@ -56,6 +58,21 @@ static uint64_t record_check(const struct tx_record *r)
 void record_seal(struct tx_record *r) { r->check = record_check(r); }
 bool record_is_whole(const struct tx_record *r) { return r->n <= RECORD_PAGES && r->check == record_check(r); }
 
+/* ---- intents ---- */
+
+static uint64_t intent_check(const struct store_intent *i)
+{
+    return hash64_bytes(0, i, offsetof(struct store_intent, check));
+}
+
+void intent_seal(struct store_intent *i) { i->check = intent_check(i); }
+
+bool intent_fits(const struct store_intent *i, uint64_t number, uint64_t lock)
+{
+    return i->page == ((uint64_t)head_low(lock) << 40 | number) && !head_locked(i->from) &&
+           head_version(i->from) == head_version(lock) && i->check == intent_check(i);
+}
+
 /* ---- shape ---- */
 
 static uint64_t up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
@@ -68,6 +85,10 @@ int store_lay_out(struct store_shape *s)
     if (!s->copies || s->copies > STORE_COPIES_MOST || s->index >= s->copies)
         return err_set(DSM_EINVAL, 0, "copy %u of %u; 1 to %d copies, and the first is 0", s->index, s->copies,
                        STORE_COPIES_MOST);
+    s->extents = s->extents ? s->extents : 1;
+    if (s->extents > STORE_PLACES_MOST / s->copies || s->extent >= s->extents)
+        return err_set(DSM_EINVAL, 0, "extent %u of %u with %u copies each; at most %d copies of all extents",
+                       s->extent, s->extents, s->copies, STORE_PLACES_MOST);
     if (!s->slots || s->slots > SLOTS_MOST)
         return err_set(DSM_EINVAL, 0, "%u clients at a time; 1 to %d", s->slots, SLOTS_MOST);
     if (!s->pages || s->pages > FRAMES_MOST || up(s->pages, PER_CHUNK) + PER_CHUNK * s->slots > FRAMES_MOST)
@@ -78,7 +99,8 @@ int store_lay_out(struct store_shape *s)
     s->chunk_words = word_at(s, s->slots);
     s->heads = up(s->chunk_words + 8 * s->chunks, 64);
     s->records = up(s->heads + 8 * s->pages, RECORD_BYTES);
-    s->frames = record_at(s, s->slots);
+    s->intents = record_at(s, s->slots);
+    s->frames = s->copies == 1 ? s->intents : up(intents_at(s, s->slots), RECORD_BYTES);
     s->nbytes = frame_at(s, frames_of(s));
     return 0;
 }

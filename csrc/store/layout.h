@@ -13,23 +13,36 @@
 #include <stdbool.h>
 
 enum {
-    STORE_FORMAT = 4,
+    STORE_FORMAT = 7, /* of a store of one extent */
+    STORE_FORMAT_EXTENTS = 8,
     STORE_HEADER = 128,
     STORE_COMPLETE = 128,
+    STORE_EPOCH = 136,
+    STORE_MEMBERS = 144,
+    STORE_NODES = 152,
     STORE_SLOTS = 192,
-    STORE_COPIES_MOST = DSM_STORE_COPIES
+    STORE_COPIES_MOST = DSM_STORE_COPIES,
+    STORE_PLACES_MOST = DSM_STORE_PLACES /* copies of all extents */
 };
 enum { STORE_GRAIN = 64, STORE_PAGE_LEAST = 256, STORE_PAGE_MOST = 1 << 20 };
 enum { FRAMES_MOST = 1 << 24, PER_CHUNK = 64, SLOTS_MOST = 1024 };
 
-/* What the properties of a store make of its memory. */
+/* What the properties of a store make of its memory: that of one copy of one extent. All are alike. */
 struct store_shape {
     uint32_t page_bytes, slots;
-    uint32_t copies, index; /* of how many, and which of them this is */
-    uint64_t id;            /* the same at all copies */
-    uint64_t pages, chunks;
-    uint64_t words, chunk_words, heads, records, frames, nbytes; /* offsets, and the end */
+    uint32_t copies, index;   /* of how many, and which of them this is */
+    uint32_t extents, extent; /* the same of extents */
+    uint32_t spread;          /* nodes over which they are spread, as their creator has said; 0: it has not */
+    uint64_t id;              /* the same at all copies of all extents */
+    uint64_t nodes;           /* at which its places are, as their creator has said; 0: it has not */
+    uint64_t epoch;           /* 0: it has none; and its copies, store_members(). As they were read */
+    uint64_t members;
+    uint64_t pages, chunks;                                               /* of each extent */
+    uint64_t words, chunk_words, heads, records, intents, frames, nbytes; /* offsets, and the end */
 };
+
+/* Which copies belong to an epoch, a bit each; and which of them is its primary. */
+static inline uint64_t store_members(uint64_t copies, uint32_t primary) { return copies | (uint64_t)primary << 8; }
 
 /* ---- heads ---- */
 
@@ -71,27 +84,54 @@ static inline bool head_names(uint64_t head, uint64_t version) { return (version
 
 /* ---- page ids ---- */
 
-#define PAGE_NUMBERS (1ull << 40)
+#define PAGE_NUMBERS DSM_STORE_NUMBERS
 
 static inline uint64_t page_id(uint64_t generation, uint64_t number) { return generation << 40 | number; }
 static inline uint64_t page_number(uint64_t pid) { return pid & (PAGE_NUMBERS - 1); }
 static inline uint32_t page_generation(uint64_t pid) { return (uint32_t)(pid >> 40); }
 static inline uint32_t generation_after(uint32_t g) { return g == LOW24 ? 1 : g + 1; }
 
+/* ---- extents ---- */
+
+/* Page number n is page n / X of extent n mod X: so pages that are allocated one after another are in all extents. */
+static inline uint64_t store_pages(const struct store_shape *s) { return s->pages * s->extents; }
+static inline uint32_t extent_of(const struct store_shape *s, uint64_t number)
+{
+    return s->extents == 1 ? 0 : (uint32_t)(number % s->extents);
+}
+static inline uint64_t index_of(const struct store_shape *s, uint64_t number)
+{
+    return s->extents == 1 ? number : number / s->extents;
+}
+static inline uint64_t number_at(const struct store_shape *s, uint32_t extent, uint64_t index)
+{
+    return index * s->extents + extent;
+}
+
 /* ---- frames ---- */
 
 struct frame_header {
     uint64_t pid, version; /* the lower bits of the version are those of the head that names the frame */
-    uint64_t writer, time; /* slot + 1 << 52; a hybrid stamp */
+    uint64_t writer, time; /* frame_writer(); a hybrid stamp */
     uint64_t before;       /* the head that it has replaced */
     struct hash128 hash;   /* of the page */
     uint64_t check;        /* of all before it */
 };
 _Static_assert(sizeof(struct frame_header) == 64, "docs/protocols/pages.md");
 
+/* number: the client's mark, or the lower bits of the number of its transaction. With slot and epoch it says by which
+ * client a frame was written, also where another one has used the frame again for the same page and version. */
+static inline uint64_t frame_writer(uint32_t slot, uint64_t epoch, uint32_t number)
+{
+    return (uint64_t)(slot + 1) << 52 | (epoch & 0xfffff) << 32 | number;
+}
+
 /* Copies the page, and completes the header for the copy: others may change the page meanwhile. copy: NULL makes none,
  * for a page that does not change. */
 void frame_seal(struct frame_header *h, void *copy, const void *page, uint32_t page_bytes);
+/* The same in two steps: the hash of a page that is copied, and a header that has its hash. */
+struct hash128 page_copy(void *copy, const void *page, uint32_t page_bytes);
+void frame_seal_hashed(struct frame_header *h);
 /* Whether the header was once written as it is, for the page and version of the head. */
 bool frame_fits(const struct frame_header *h, uint64_t number, uint64_t head);
 /* Whether these bytes are the page that the header was written with. */
@@ -119,7 +159,7 @@ static inline uint64_t tx_word(uint64_t seq, enum transaction_state state) { ret
 static inline uint64_t tx_seq(uint64_t word) { return word >> 2; }
 static inline enum transaction_state tx_state(uint64_t word) { return (enum transaction_state)(word & 3); }
 
-enum { RECORD_BYTES = 4096, RECORD_PAGES = 160 };
+enum { RECORD_BYTES = 4096, RECORD_PAGES = DSM_TRANSACTION_CHANGES };
 /* What a transaction changes. It is there before the first page is locked. */
 struct tx_record {
     uint64_t seq;
@@ -135,6 +175,22 @@ static inline uint64_t record_bytes(uint32_t n) { return 32 + 24ull * n; }
 void record_seal(struct tx_record *r);
 bool record_is_whole(const struct tx_record *r);
 
+/* ---- intents ---- */
+
+/* What a single change is about to do with a page, at the primary of several copies. It is there before the page is
+ * locked, so that a primary that has survived alone says what the lock stands for. */
+enum { INTENTS = 256, INTENT_BYTES = 40 };
+struct store_intent {
+    uint64_t seq;  /* greater than that of any before it */
+    uint64_t page; /* mark of the client << 40 | number */
+    uint64_t from, to;
+    uint64_t check; /* of all before it */
+};
+_Static_assert(sizeof(struct store_intent) == INTENT_BYTES, "docs/protocols/pages.md");
+void intent_seal(struct store_intent *i);
+/* Whether it is whole, and of the change that has locked the page. */
+bool intent_fits(const struct store_intent *i, uint64_t number, uint64_t lock);
+
 /* ---- offsets ---- */
 
 static inline uint64_t slot_at(uint32_t slot) { return STORE_SLOTS + 8ull * slot; }
@@ -143,8 +199,17 @@ static inline uint64_t record_at(const struct store_shape *s, uint32_t slot)
 {
     return s->records + (uint64_t)RECORD_BYTES * slot;
 }
+static inline uint64_t intents_at(const struct store_shape *s, uint32_t slot)
+{
+    return s->intents + (uint64_t)INTENTS * INTENT_BYTES * slot;
+}
 static inline uint64_t chunk_at(const struct store_shape *s, uint64_t chunk) { return s->chunk_words + 8 * chunk; }
-static inline uint64_t head_at(const struct store_shape *s, uint64_t number) { return s->heads + 8 * number; }
+static inline uint64_t head_at(const struct store_shape *s, uint64_t index) { return s->heads + 8 * index; }
+/* In its extent. */
+static inline uint64_t head_of_page_at(const struct store_shape *s, uint64_t number)
+{
+    return head_at(s, index_of(s, number));
+}
 static inline uint64_t frame_at(const struct store_shape *s, uint64_t frame)
 {
     return s->frames + frame * (sizeof(struct frame_header) + s->page_bytes);
@@ -155,7 +220,7 @@ static inline uint64_t frames_of(const struct store_shape *s) { return s->chunks
 int store_lay_out(struct store_shape *s);
 /* The head of a page in a new store. */
 uint64_t head_first(const struct store_shape *s, uint64_t number);
-/* Writes copy s->index of a store into zeroed memory of s->nbytes bytes. s->id: 0 is replaced by a new one. */
+/* Writes copy s->index of extent s->extent into zeroed memory of s->nbytes bytes. s->id: 0 is replaced by a new one. */
 int store_format(void *memory, struct store_shape *s);
 /* Checks the first STORE_HEADER bytes of a store, which are a copy. The header of the object has been approved. */
 int store_parse(const void *bytes, struct store_shape *s);

@@ -3,6 +3,8 @@
 #include "../core/remote.h"
 #include "window.h"
 
+#include <string.h>
+
 enum { BETWEEN_LOOKS = 256 };
 
 static int ended(size_t i)
@@ -38,6 +40,7 @@ int dsm_store_read_many(dsm_store *s, const uint64_t *pids, size_t n, void *page
 int dsm_store_write_many(dsm_store *s, const uint64_t *pids, size_t n, const void *pages, uint64_t *versions)
 {
     uint64_t each = dsm_store_shape_of(s).page_bytes;
+    memset(versions, 0, n * sizeof *versions);
     if (!remote_is_mapped(s->at[0]))
         return window_run(s, STORE_WRITE, pids, n, pages, versions);
     for (size_t i = 0; i < n; i++) {

@@ -120,16 +120,16 @@ int mapped_page_write(const dsm_remote *r, const struct store_env *e, uint64_t p
         return 1;
     struct frame_header h = {.pid = pid,
                              .version = p.version + 1,
-                             .writer = (uint64_t)(e->slot + 1) << 52,
+                             .writer = frame_writer(e->slot, s->epoch, e->mark),
                              .time = stamp(),
                              .before = p.head};
     fill(remote_at(r, frame_at(s, frame)), &h, page, s->page_bytes);
     if (compare_swap_u64(p.word, p.head, head_of(HEAD_FRAMED, h.version, frame)) != p.head) {
-        frames_put_back(e, frame);
+        frames_put_back(e, 0, frame);
         return 1;
     }
     if (p.frame)
-        frames_put_back(e, head_low(p.head));
+        frames_put_back(e, 0, head_low(p.head));
     if (version)
         *version = h.version;
     return 0;

@@ -37,14 +37,14 @@ static enum store_next post(struct store_op *m, uint32_t n, int step)
 
 static dsm_op read_head(struct store_op *m, const struct store_env *e)
 {
-    return store_look_op(e, 0, head_at(e->shape, page_number(m->pid)), &m->head);
+    return store_look_at_head(e, 0, page_number(m->pid), &m->head);
 }
 
 /* Of the frame that the guess names; reads of the page read that, too. */
 static dsm_op read_frame(struct store_op *m, const struct store_env *e)
 {
     uint64_t more = m->kind == STORE_READ ? e->shape->page_bytes : 0;
-    return (dsm_op){.remote = e->at[0],
+    return (dsm_op){.remote = e->at[place_of(e, page_number(m->pid), 0)],
                     .code = DSM_OP_READ,
                     .offset = frame_at(e->shape, head_low(m->guess)),
                     .local = &m->header,
@@ -98,12 +98,14 @@ static enum store_next sleep_before(struct store_op *m, const struct store_env *
     return STORE_SLEEP;
 }
 
+static bool is_over(const struct store_op *m, const struct store_env *e) { return m->ends && e->now >= m->ends; }
+
 /* At once, or after a sleep. */
 static enum store_next look_again(struct store_op *m, const struct store_env *e)
 {
     uint32_t rounds = m->rounds - m->waits;
-    if (rounds > ROUNDS_MOST)
-        return end(m, err_set(DSM_ETIME, 0, "page %#llx was replaced during each of %u looks; nothing was changed",
+    if (rounds > ROUNDS_MOST || is_over(m, e))
+        return end(m, err_set(DSM_ETIME, 0, "page %llu was replaced during each of %u looks; nothing was changed",
                               (unsigned long long)m->pid, rounds));
     return rounds < ROUNDS_AT_ONCE ? look(m, e, true) : sleep_before(m, e, rounds - ROUNDS_AT_ONCE);
 }
@@ -122,9 +124,9 @@ static enum store_next met_lock(struct store_op *m, const struct store_env *e, u
     bool own = store_lock_is_own(e, lock);
     m->own = m->bad = false;
     m->guess = 0;
-    if (!own && e->now - m->since > e->lock_wait)
-        return end(m, err_set(DSM_EBUSY, 0, "page %#llx is being changed by client %u", (unsigned long long)m->pid,
-                              head_locker(lock)));
+    if (is_over(m, e) || (!own && e->now - m->since > e->lock_wait))
+        return end(m, err_set(DSM_EBUSY, 0, "page %llu is being changed by another client; try again later, or end it",
+                              (unsigned long long)m->pid));
     if ((own && (e->dues->kept || m->waits % DUE_SOON == 0)) ||
         (e->now - m->since >= ASK_AFTER && e->now - m->asked >= (m->asked == m->since ? ASK_AFTER : ASK_EVERY))) {
         m->asked = e->now;
@@ -152,30 +154,31 @@ static enum store_next put(struct store_op *m, struct store_env *e)
 static enum store_next swap(struct store_op *m, struct store_env *e, uint64_t next, uint32_t behind)
 {
     m->next = next;
-    if (e->copies > 1) {
+    if (copies_of_page(e, page_number(m->pid)) > 1) {
         m->write = m->ops[0];
         m->change = (struct store_change){.number = page_number(m->pid), .from = m->guess, .to = next};
-        m->put = (struct store_put){.count = 1};
+        m->put = (struct store_put){.count = 1, .intents = &m->intent};
         return put(m, e);
     }
-    m->ops[behind] = store_swap_op(e, 0, head_at(e->shape, page_number(m->pid)), m->guess, next);
+    m->ops[behind] = store_swap_head(e, 0, page_number(m->pid), m->guess, next);
     return post(m, behind + 1, OP_SWAPS);
 }
 
 static enum store_next write_frame(struct store_op *m, struct store_env *e, uint64_t version)
 {
-    m->frame = frames_take(e->frames);
+    m->extent = extent_of(e->shape, page_number(m->pid));
+    m->frame = frames_take_next(e, m->extent);
     if (m->frame == NO_FRAME) {
         m->step = OP_FRAMES;
         return STORE_FRAMES;
     }
     m->header = (struct frame_header){.pid = m->pid,
                                       .version = version + 1,
-                                      .writer = (uint64_t)(e->slot + 1) << 52,
+                                      .writer = frame_writer(e->slot, e->shape->epoch, e->mark),
                                       .time = e->time,
                                       .before = m->guess};
     frame_seal(&m->header, e->copy, m->page, e->shape->page_bytes);
-    m->ops[0] = (dsm_op){.remote = e->at[0],
+    m->ops[0] = (dsm_op){.remote = e->at[place_of(e, page_number(m->pid), 0)],
                          .code = DSM_OP_WRITE,
                          .offset = frame_at(e->shape, m->frame),
                          .local = &m->header,
@@ -198,7 +201,7 @@ static enum store_next act(struct store_op *m, struct store_env *e, uint64_t ver
         return end(m, 0);
     case STORE_COMPARE_WRITE:
         if (version != m->expected)
-            return end(m, err_set(DSM_ECONFLICT, 0, "page %#llx has version %llu, not %llu", (unsigned long long)m->pid,
+            return end(m, err_set(DSM_ECONFLICT, 0, "page %llu has version %llu, not %llu", (unsigned long long)m->pid,
                                   (unsigned long long)version, (unsigned long long)m->expected));
         return write_frame(m, e, version);
     case STORE_WRITE:
@@ -210,7 +213,7 @@ static enum store_next act(struct store_op *m, struct store_env *e, uint64_t ver
 
 static enum store_next no_page(struct store_op *m)
 {
-    return end(m, err_set(DSM_EPAGE, 0, "page %#llx", (unsigned long long)m->pid));
+    return end(m, err_set(DSM_EPAGE, 0, "page %llu", (unsigned long long)m->pid));
 }
 
 /* A head that the op has just read. alone: and its frame not yet, which is then read at once. The frame of a head that
@@ -218,7 +221,7 @@ static enum store_next no_page(struct store_op *m)
 static enum store_next see(struct store_op *m, struct store_env *e, uint64_t head, bool alone)
 {
     if (m->bad && head == m->guess)
-        return end(m, err_set(DSM_ECORRUPT, 0, "the frame of page %#llx is damaged", (unsigned long long)m->pid));
+        return end(m, err_set(DSM_ECORRUPT, 0, "the frame of page %llu is damaged", (unsigned long long)m->pid));
     if (head_locked(head))
         return met_lock(m, e, head);
     m->guess = head;
@@ -229,7 +232,7 @@ static enum store_next see(struct store_op *m, struct store_env *e, uint64_t hea
     if (head_state(head) == HEAD_FRAMED)
         return head_low(head) < frames_of(e->shape)
                    ? alone ? look(m, e, true) : look_again(m, e)
-                   : end(m, err_set(DSM_ECORRUPT, 0, "page %#llx is in frame %u of %llu", (unsigned long long)m->pid,
+                   : end(m, err_set(DSM_ECORRUPT, 0, "page %llu is in frame %u of %llu", (unsigned long long)m->pid,
                                     head_low(head), (unsigned long long)frames_of(e->shape)));
     if (head_state(head) == HEAD_EMPTY && head_low(head) == page_generation(m->pid))
         return act(m, e, head_version(head));
@@ -241,6 +244,8 @@ static enum store_next looked(struct store_op *m, struct store_env *e)
     for (uint32_t i = 0; i < m->n; i++)
         if (m->ops[i].status)
             return end(m, m->ops[i].status);
+    if (!store_lock_is_own(e, m->head))
+        store_stands_not(e, page_number(m->pid));
     if (m->n == 1)
         return see(m, e, m->head, true);
     bool proves = m->own || m->head == m->guess;
@@ -264,20 +269,33 @@ static enum store_next looked(struct store_op *m, struct store_env *e)
 
 /* ---- swaps and their outcomes ---- */
 
+static struct store_frames *frames_in(const struct store_op *m, const struct store_env *e)
+{
+    return &e->frames[extent_of(e->shape, page_number(m->pid))];
+}
+
 static enum store_next swapped(struct store_op *m, struct store_env *e)
 {
     m->version++;
     if (head_state(m->next) == HEAD_FRAMED)
         remember(m, e, m->next, m->version);
     if (head_state(m->guess) == HEAD_FRAMED)
-        frames_put_back(e, head_low(m->guess));
+        frames_put_back(e, extent_of(e->shape, page_number(m->pid)), head_low(m->guess));
     return end(m, 0);
 }
 
 static void put_back(struct store_op *m, struct store_env *e)
 {
     if (head_state(m->next) == HEAD_FRAMED)
-        frames_put_back(e, m->frame);
+        frames_put_back(e, m->extent, m->frame);
+}
+
+/* Before the header and the guess are those of another look. */
+static void note_doubt(struct store_op *m)
+{
+    m->doubt = (dsm_store_doubt){.pid = m->pid, .from = m->guess, .to = m->next, .version = m->version + 1};
+    if (head_state(m->next) == HEAD_FRAMED)
+        memcpy(m->doubt.header, &m->header, sizeof m->header);
 }
 
 static enum store_next has_swapped(struct store_op *m, struct store_env *e)
@@ -287,6 +305,7 @@ static enum store_next has_swapped(struct store_op *m, struct store_env *e)
         return swapped(m, e);
     if (op->status == -DSM_EUNKNOWN || m->ops[0].status == -DSM_EUNKNOWN) {
         m->cause = op->status == -DSM_EUNKNOWN ? op->cause : m->ops[0].cause;
+        note_doubt(m);
         m->ops[0] = read_head(m, e);
         return post(m, 1, OP_DOUBTS);
     }
@@ -303,7 +322,8 @@ static enum store_next has_put(struct store_op *m, struct store_env *e)
     case CHANGE_DONE:
         return swapped(m, e);
     case CHANGE_UNKNOWN:
-        e->frames->doubt |= head_state(m->next) == HEAD_FRAMED;
+        note_doubt(m);
+        frames_in(m, e)->doubt |= head_state(m->next) == HEAD_FRAMED;
         return end(m, m->put.status);
     case CHANGE_REFUSED:
         put_back(m, e);
@@ -317,7 +337,7 @@ static enum store_next has_put(struct store_op *m, struct store_env *e)
 /* The frame is settled: the head was read over a new connection, before which the old one was closed. */
 static enum store_next unknown(struct store_op *m)
 {
-    return end(m, err_set_op(DSM_EUNKNOWN, m->cause < 0 ? -m->cause : m->cause, 0, 0, "a change of page %#llx",
+    return end(m, err_set_op(DSM_EUNKNOWN, m->cause < 0 ? -m->cause : m->cause, 0, 0, "a change of page %llu",
                              (unsigned long long)m->pid));
 }
 
@@ -331,7 +351,7 @@ static bool may_be_locked(const struct store_op *m)
 static enum store_next doubt(struct store_op *m, struct store_env *e)
 {
     if (m->ops[0].status || may_be_locked(m)) {
-        e->frames->doubt |= head_state(m->next) == HEAD_FRAMED;
+        frames_in(m, e)->doubt |= head_state(m->next) == HEAD_FRAMED;
         return unknown(m);
     }
     if (m->head == m->next && head_state(m->next) == HEAD_FRAMED) /* no other client names this frame */
@@ -354,7 +374,7 @@ static enum store_next doubt(struct store_op *m, struct store_env *e)
  * its seconds come again. */
 static enum store_next trace(struct store_op *m, const struct store_env *e)
 {
-    bool ours = m->seen_at > e->frames->since && !m->ops[0].status &&
+    bool ours = m->seen_at > frames_in(m, e)->since && !m->ops[0].status &&
                 frame_fits(&m->header, page_number(m->pid), m->guess) && m->header.before == m->next;
     m->version++;
     return ours ? end(m, 0) : unknown(m);
@@ -362,12 +382,12 @@ static enum store_next trace(struct store_op *m, const struct store_env *e)
 
 static enum store_next begin(struct store_op *m, struct store_env *e)
 {
-    if (page_number(m->pid) >= e->shape->pages || !page_generation(m->pid))
+    if (page_number(m->pid) >= store_pages(e->shape) || !page_generation(m->pid))
         return no_page(m);
     const struct store_hint *h = e->hints ? &e->hints[page_number(m->pid)] : NULL;
     if (!m->own && recall(m, h)) {
         bool fits = m->kind != STORE_COMPARE_WRITE || h->version == m->expected;
-        if (m->kind >= STORE_WRITE && fits && is_recent(m, e))
+        if (m->kind >= STORE_WRITE && fits && is_recent(m, e) && !store_may_stand(e, page_number(m->pid), m->guess))
             return act(m, e, h->version); /* the swap proves it */
         return look(m, e, !h->empty);
     }
@@ -377,8 +397,8 @@ static enum store_next begin(struct store_op *m, struct store_env *e)
 bool store_knows(const struct store_env *e, uint64_t pid, uint64_t *head, uint64_t *version)
 {
     struct store_op m = {.pid = pid};
-    bool is =
-        page_number(pid) < e->shape->pages && e->hints && recall(&m, &e->hints[page_number(pid)]) && is_recent(&m, e);
+    bool is = page_number(pid) < store_pages(e->shape) && e->hints && recall(&m, &e->hints[page_number(pid)]) &&
+              is_recent(&m, e);
     if (is) {
         *head = m.guess;
         *version = e->hints[page_number(pid)].version;
@@ -393,10 +413,10 @@ bool store_must_go_on(const struct store_op *m)
 
 void store_give_up(struct store_op *m, struct store_env *e)
 {
-    if (m->step == OP_PUTS && m->put.step == PUT_SLEEPS) {
+    if (m->step == OP_PUTS) {
         store_put_give_up(&m->put, &m->change, e);
         has_put(m, e);
-    } else if (m->step == OP_SWAPS || m->step == OP_PUTS) {
+    } else if (m->step == OP_SWAPS) {
         put_back(m, e);
     }
 }

@@ -32,10 +32,11 @@ struct store_posting {
     dsm_op again[STORE_MANY_MOST];
     uint32_t n; /* of them */
     dsm_ticket *ticket;
-    uint32_t failed; /* the copy of the op that has failed last, or copies */
-    uint64_t holder; /* of the lock that was met last, which is not proven dead: its identity at a copy; 0: none */
-    uint32_t alive;  /* that copy */
+    uint32_t failed; /* the place of the op that has failed last, or their number */
+    uint64_t holder; /* of the lock that was met last, which is not proven dead: its identity at a place; 0: none */
+    uint32_t alive;  /* that place */
     int64_t resume;  /* when what is kept is tried again */
+    int64_t unlocks; /* when unlocks that are late are tried again */
 };
 
 struct store_posting *posting_new(void) { return calloc(1, sizeof(struct store_posting)); }
@@ -47,27 +48,50 @@ void posting_blame(dsm_store *s, uint32_t k)
         s->posting->failed = k;
 }
 
-uint32_t posting_failed(const dsm_store *s) { return s->posting->failed < s->env.copies ? s->posting->failed : 0; }
+uint32_t posting_failed(const dsm_store *s)
+{
+    return s->posting->failed < store_places(&s->env) ? s->posting->failed : 0;
+}
 
 /* ---- posting ---- */
 
-static uint32_t copy_of(const dsm_store *s, const dsm_op *op)
+static uint32_t place_at(const dsm_store *s, const dsm_op *op)
 {
     uint32_t k = 0;
-    while (k < s->env.copies && s->at[k] != op->remote)
+    while (k < store_places(&s->env) && s->at[k] != op->remote)
         k++;
     return k;
 }
 
+/* These have ended. An extent whose primary has failed is late, for eight times as long as that took, or until it has
+ * answered to what the caller wants there. */
+static void note_late(dsm_store *s, const dsm_op *ops, uint32_t n, int64_t began)
+{
+    uint64_t late = s->dues.late;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t k = place_at(s, &ops[i]), extent = extent_at(&s->env, k);
+        uint64_t bit = 1ull << extent;
+        if (k == first_of(&s->env, extent) && ops[i].status != -DSM_ECANCELED)
+            late = ops[i].status ? late | bit : late & ~bit;
+    }
+    if (late & ~s->dues.late)
+        s->posting->unlocks = clock_ns() + PAUSES * (clock_ns() - began);
+    s->dues.late = late;
+}
+
 static int execute(dsm_store *s, dsm_op *ops, uint32_t n)
 {
+    bool spread = s->shape.extents > 1;
+    int64_t began = spread ? clock_ns() : 0;
     uint64_t nbytes = 0;
     size_t failed = 0;
     for (uint32_t i = 0; i < n; i++)
         nbytes += ops[i].nbytes;
     int rc = dsm_execute(s->at[0]->ctx, ops, n, remote_timeout_for(s->at[0], nbytes), &failed);
     if (rc)
-        s->posting->failed = copy_of(s, &ops[failed]);
+        s->posting->failed = place_at(s, &ops[failed]);
+    if (spread && (rc || s->dues.late))
+        note_late(s, ops, n, began);
     return rc;
 }
 
@@ -78,7 +102,9 @@ void posting_collect(dsm_store *s)
     if (!p->ticket)
         return;
     dsm_failure why = *dsm_last_error();
-    dsm_finish(p->ticket, remote_timeout(s->at[0]), NULL);
+    int64_t began = clock_ns();
+    if (dsm_finish(p->ticket, remote_timeout(s->at[0]), NULL) && s->shape.extents > 1)
+        note_late(s, p->started, p->n, began);
     err_again(&why);
     p->ticket = NULL;
     store_due_done(&s->env, p->started, p->n);
@@ -123,8 +149,8 @@ static void execute_more(dsm_store *s, dsm_op *ops, uint32_t n)
     execute(s, p->list, due + n);
     memcpy(ops, p->list + due, n * sizeof *ops);
     store_due_done(&s->env, p->list, due);
-    for (uint32_t i = 0; i < n; i++)
-        primary |= ops[i].remote == s->at[0];
+    for (uint32_t i = 0; i < n && p->ticket; i++)
+        primary |= ops[i].remote == p->started[0].remote;
     if (primary)
         posting_collect(s);
 }
@@ -133,7 +159,7 @@ void posting_execute(dsm_store *s, dsm_op *ops, uint32_t n)
 {
     if (remote_is_mapped(s->at[0]))
         execute_mapped(ops, n);
-    else if (s->env.copies > 1 || s->dues.n || s->posting->ticket)
+    else if (store_places(&s->env) > 1 || s->dues.n || s->posting->ticket)
         execute_more(s, ops, n);
     else
         execute(s, ops, n);
@@ -162,6 +188,7 @@ void posting_insist(dsm_store *s, dsm_op *ops, uint32_t n)
 static int execute_dues(dsm_store *s)
 {
     struct store_posting *p = s->posting;
+    s->dues.late = 0;
     uint32_t n = store_due_ops(&s->env, p->started, STORE_DUES);
     int rc = 0;
     if (remote_is_mapped(s->at[0]))
@@ -202,7 +229,7 @@ int posting_sweep(dsm_store *s, uint32_t slot, uint32_t mark)
 {
     struct store_sweep m = {.slot = slot, .mark = mark};
     struct store_resolve last = {.slot = slot, .mark = mark};
-    if (s->env.copies == 1) /* only transactions lock, and the last one has a record */
+    if (store_places(&s->env) == 1) /* only transactions lock, and the last one has a record */
         return posting_explain(s, resolve(s, &last));
     struct store_env env = s->env;
     store_ask(&env);
@@ -222,7 +249,7 @@ int posting_settle(dsm_store *s)
     if (s->dues.n || s->dues.kept) {
         rc = posting_sweep(s, s->env.slot, s->env.mark);
         if (!rc)
-            s->dues = (struct store_dues){.unsettled = s->dues.unsettled};
+            store_is_swept(&s->env);
     }
     return rc;
 }
@@ -236,12 +263,13 @@ static void name_holder(dsm_store *s, uint64_t holder, uint32_t alive)
     s->posting->alive = alive;
 }
 
-/* 1: proven, at each copy. 0: it is not; or the slot has been taken over, and that has resolved the lock. */
+/* 1: proven, at each place: a transaction may have changed pages in any extent. 0: it is not; or the slot has been
+ * taken over, and that has resolved the lock. */
 static int holder_is_dead(dsm_store *s, uint64_t lock)
 {
     uint32_t slot = head_locker(lock);
     name_holder(s, 0, 0);
-    for (uint32_t k = 0; k < s->env.copies; k++) {
+    for (uint32_t k = 0; k < store_places(&s->env); k++) {
         uint64_t word;
         int rc = sure_words(s->at[k], slot_at(slot), &word, 1);
         if (rc) {
@@ -267,36 +295,48 @@ int posting_recover(dsm_store *s, uint64_t number, uint64_t lock)
     return rc > 0 ? resolve(s, &m) : rc;
 }
 
-/* The READ uses a new connection, so a compare-swap of before has set its lock by then, or never will. */
+/* The READ uses a new connection, so a compare-swap of before has set its lock by then, or never will. 1: its unlock is
+ * due. */
 static int resolve_kept(dsm_store *s, uint64_t number)
 {
     uint64_t head;
-    int rc = sure_words(s->at[0], head_at(&s->shape, number), &head, 1);
-    if (rc || !store_lock_is_own(&s->env, head) || store_is_due(&s->env, number, head))
-        return rc;
-    struct store_resolve m = {.number = number, .lock = head};
-    return resolve(s, &m);
+    int rc = sure_words(s->at[place_of(&s->env, number, 0)], head_of_page_at(&s->shape, number), &head, 1);
+    if (!rc && store_is_due(&s->env, number, head))
+        return 1;
+    if (!rc && store_lock_is_own(&s->env, head)) {
+        struct store_resolve m = {.number = number, .lock = head};
+        rc = resolve(s, &m);
+    }
+    if (!rc)
+        store_stands_not(&s->env, number);
+    return rc;
 }
 
+/* What can't be resolved in one extent leaves others alone. */
 static void resolve_all_kept(dsm_store *s)
 {
     struct store_dues *d = &s->dues;
+    uint64_t failed = 0;
     int64_t began = clock_ns(), took;
-    if (d->everywhere || began < s->posting->resume)
+    if (began < s->posting->resume)
         return;
-    while (d->n_kept && !resolve_kept(s, d->pages[d->n_kept - 1]))
-        d->n_kept--;
-    d->kept = d->n_kept;
+    for (uint32_t i = d->n_kept; i--;) {
+        uint64_t number = d->pages[i], bit = 1ull << extent_of(&s->shape, number);
+        if (!(failed & bit) && resolve_kept(s, number))
+            failed |= bit;
+    }
     took = clock_ns() - began;
     s->posting->resume = clock_ns() + (took * PAUSES > PAUSE ? took * PAUSES : PAUSE);
 }
 
 void posting_begin(dsm_store *s)
 {
+    if (s->dues.late && clock_ns() >= s->posting->unlocks)
+        s->dues.late = 0;
     if (s->dues.kept)
         resolve_all_kept(s);
     s->dues.blamed = 0;
-    s->posting->failed = s->env.copies;
+    s->posting->failed = store_places(&s->env);
     s->posting->holder = 0;
 }
 
@@ -305,9 +345,11 @@ void posting_begin(dsm_store *s)
 /* No WRITE to one of them may be under way. */
 int posting_close_held(dsm_store *s)
 {
-    uint64_t word;
-    for (uint32_t k = 0; s->held.n && k < s->env.copies; k++) {
-        int rc = s->dues.unsettled >> k & 1 ? sure_read(s->at[k], slot_at(s->env.slot), &word, sizeof word) : 0;
+    uint64_t word, held = 0;
+    for (uint32_t i = 0; i < s->held.n; i++)
+        held |= places_of(&s->env, s->held.of[i].extent);
+    for (uint64_t left = s->dues.unsettled & held; left; left &= left - 1) {
+        int rc = sure_read(s->at[__builtin_ctzll(left)], slot_at(s->env.slot), &word, sizeof word);
         if (rc)
             return rc;
     }
@@ -315,7 +357,7 @@ int posting_close_held(dsm_store *s)
         return 0;
     dsm_op *ops = s->posting->held;
     uint32_t n = store_held_ops(&s->env, ops);
-    s->dues.unsettled = 0;
+    s->dues.unsettled &= ~held;
     posting_execute(s, ops, n);
     store_held_done(&s->env, ops, n);
     for (uint32_t i = 0; i < n; i++)
@@ -325,6 +367,16 @@ int posting_close_held(dsm_store *s)
 }
 
 /* ---- what is said ---- */
+
+const char *posting_name(const dsm_store *s, uint32_t place, char text[PLACE_TEXT])
+{
+    uint32_t extent = s->shape.extents == 1 ? 0 : extent_at(&s->env, place);
+    if (s->shape.extents == 1)
+        snprintf(text, PLACE_TEXT, "copy %u", place);
+    else
+        snprintf(text, PLACE_TEXT, "copy %u of extent %u", place - first_of(&s->env, extent), extent);
+    return text;
+}
 
 static bool is_of_a_copy(int rc)
 {
@@ -344,14 +396,14 @@ int posting_explain(dsm_store *s, int rc)
         f = (dsm_failure){.code = -rc};
         snprintf(f.detail, sizeof f.detail, "%s", dsm_strerror(rc));
     }
-    if (s->env.copies > 1 && is_of_a_copy(rc) && p->failed < s->env.copies) {
-        const char *at = dsm_remote_address(s->at[p->failed]);
-        rc =
-            err_set_op(f.code, f.cause, f.status, f.vendor, "copy %u of the store, at %s: %s", p->failed, at, f.detail);
+    if (store_places(&s->env) > 1 && is_of_a_copy(rc) && p->failed < store_places(&s->env)) {
+        char name[PLACE_TEXT];
+        rc = err_set_op(f.code, f.cause, f.status, f.vendor, "%s of the store, at %s: %s",
+                        posting_name(s, p->failed, name), dsm_remote_address(s->at[p->failed]), f.detail);
     } else if (rc == -DSM_EBUSY && p->holder) {
         char name[MEMBER_TEXT];
-        rc = err_set(DSM_EBUSY, 0, "%s; that is %s, not proven dead at %s (--grace)", f.detail,
-                     member_describe(p->holder, name), dsm_remote_address(s->at[p->alive]));
+        rc = err_set(DSM_EBUSY, 0, "%s: %s, not proven dead at %s", f.detail, member_describe(p->holder, name),
+                     dsm_remote_address(s->at[p->alive]));
     }
     return rc;
 }

@@ -29,9 +29,12 @@ int posting_sweep(dsm_store *s, uint32_t slot, uint32_t mark);
 /* Resolves the lock if it is this client's, or its holder is proven dead; otherwise it remembers which client that is.
  * Both are 0. */
 int posting_recover(dsm_store *s, uint64_t number, uint64_t lock);
-/* The failure is about this copy. Where there is one copy, nothing is noted. */
-void posting_blame(dsm_store *s, uint32_t k);
-/* The copy that the last failure is about. */
+/* The failure is about this place. Where there is one, nothing is noted. */
+void posting_blame(dsm_store *s, uint32_t place);
+/* How messages call a place. */
+enum { PLACE_TEXT = 48 };
+const char *posting_name(const dsm_store *s, uint32_t place, char text[PLACE_TEXT]);
+/* The place that the last failure is about. */
 uint32_t posting_failed(const dsm_store *s);
 /* What the failure of a call says beside its cause: which copy, and which client holds the lock. Returns rc. */
 int posting_explain(dsm_store *s, int rc);

@@ -1,7 +1,8 @@
 /*
  * The locks that a transaction has left, whose client is dead or does not know what has become of it. Its record says
- * which pages it changes, and is there before the first of them is locked; its word at each copy says whether it was
- * committed. Committed at any copy: all its changes are made. Otherwise none: no caller was told that they were.
+ * which pages it changes, and is there before the first of them is locked, at the primary of that page. Its word at
+ * each copy of each extent in which it changes pages says whether it was committed. Committed at any of these: all its
+ * changes are made. Otherwise none: no caller was told that they were.
  *
  * Every step is a compare-swap from what was found, and no lock, head or word of transactions comes twice once the
  * client is dead. So several clients may resolve one transaction, and a late one does no harm.
@@ -16,10 +17,10 @@ static enum store_next read_record(struct store_resolve *m, const struct store_e
         m->slot = head_locker(m->lock);
         m->mark = head_low(m->lock);
     }
-    uint32_t n = 0;
-    for (uint32_t k = 0; k < e->copies; k++)
+    uint32_t n = 0, first = place_of(e, m->number, 0);
+    for (uint32_t k = first; k < first + copies_of_page(e, m->number); k++)
         m->ops[n++] = store_look_op(e, k, word_at(e->shape, m->slot), &m->words[k]);
-    m->ops[n++] = store_read_op(e, 0, record_at(e->shape, m->slot), &m->record, sizeof m->record);
+    m->ops[n++] = store_read_op(e, first, record_at(e->shape, m->slot), &m->record, sizeof m->record);
     return resolve_post(m, n, RESOLVE_READS);
 }
 
@@ -41,10 +42,10 @@ static bool fits(const struct store_resolve *m, const struct store_env *e)
 {
     const struct tx_record *r = &m->record;
     bool found = !m->lock;
-    if (!record_is_whole(r) || r->seq != tx_seq(m->words[0]) || r->mark != m->mark)
+    if (!record_is_whole(r) || r->seq != tx_seq(m->words[place_of(e, m->number, 0)]) || r->mark != m->mark)
         return false;
     for (uint32_t i = 0; i < r->n; i++) {
-        if (page_number(r->of[i].pid) >= e->shape->pages)
+        if (page_number(r->of[i].pid) >= store_pages(e->shape))
             return false;
         found |= page_number(r->of[i].pid) == m->number && lock_of(m, &r->of[i]) == m->lock;
     }
@@ -52,11 +53,11 @@ static bool fits(const struct store_resolve *m, const struct store_env *e)
 }
 
 /* A copy has a later transaction of the slot: this one was resolved before that began. */
-static bool has_moved_on(const struct store_resolve *m, const struct store_env *e)
+static bool has_moved_on(const struct store_resolve *m)
 {
     bool later = false;
-    for (uint32_t k = 1; k < e->copies; k++)
-        later |= tx_seq(m->words[k]) > m->record.seq;
+    for (uint64_t left = m->parts; left; left &= left - 1)
+        later |= tx_seq(m->words[__builtin_ctzll(left)]) > m->record.seq;
     return later;
 }
 
@@ -66,19 +67,41 @@ static enum store_next change(struct store_resolve *m, const struct store_env *e
 static enum store_next decide(struct store_resolve *m, const struct store_env *e)
 {
     uint32_t n = 0;
-    if (!fits(m, e) || has_moved_on(m, e))
+    if (has_moved_on(m))
         return check(m, e);
     if (m->slot == e->slot && m->mark == e->mark)
-        e->words->unsure = (uint8_t)((1u << e->copies) - 1);
+        e->words->unsure |= m->parts;
     m->commits = false;
-    for (uint32_t k = 0; k < e->copies; k++)
+    for (uint64_t left = m->parts; left; left &= left - 1) {
+        uint32_t k = (uint32_t)__builtin_ctzll(left);
         m->commits |= m->words[k] == tx_word(m->record.seq, TX_COMMITTED);
-    for (uint32_t k = 0; k < e->copies; k++)
+    }
+    for (uint64_t left = m->parts; left; left &= left - 1) {
+        uint32_t k = (uint32_t)__builtin_ctzll(left);
         if (m->words[k] == tx_word(m->record.seq, TX_PREPARED))
             m->ops[n++] = store_swap_op(e, k, word_at(e->shape, m->slot), m->words[k],
                                         tx_word(m->record.seq, m->commits ? TX_COMMITTED : TX_ABORTED));
+    }
     m->at = 0;
     return n ? resolve_post(m, n, RESOLVE_DECIDES) : change(m, e);
+}
+
+/* The record names the extents that take part. Their words are read after it, and after the proof of the client's
+ * death: none of them becomes committed any more but by a client that has found one that is. */
+static enum store_next ask_parts(struct store_resolve *m, const struct store_env *e)
+{
+    uint32_t n = 0;
+    if (!fits(m, e))
+        return check(m, e);
+    m->parts = 0;
+    for (uint32_t i = 0; i < m->record.n; i++)
+        m->parts |= places_of(e, extent_of(e->shape, page_number(m->record.of[i].pid)));
+    uint64_t read = places_of(e, extent_of(e->shape, m->number));
+    for (uint64_t left = m->parts & ~read; left; left &= left - 1) {
+        uint32_t k = (uint32_t)__builtin_ctzll(left);
+        m->ops[n++] = store_look_op(e, k, word_at(e->shape, m->slot), &m->words[k]);
+    }
+    return n ? resolve_post(m, n, RESOLVE_ASKS) : decide(m, e);
 }
 
 static enum store_next decided(struct store_resolve *m, const struct store_env *e)
@@ -102,8 +125,7 @@ static enum store_next unlock(struct store_resolve *m, const struct store_env *e
     uint32_t n = batch(m, e);
     for (uint32_t i = 0; i < n; i++) {
         const struct tx_change *c = &m->record.of[m->at + i];
-        m->ops[i] =
-            store_swap_op(e, 0, head_at(e->shape, page_number(c->pid)), lock_of(m, c), m->commits ? c->to : c->from);
+        m->ops[i] = store_swap_head(e, 0, page_number(c->pid), lock_of(m, c), m->commits ? c->to : c->from);
     }
     return resolve_post(m, n, RESOLVE_UNLOCKS);
 }
@@ -115,9 +137,9 @@ static enum store_next change(struct store_resolve *m, const struct store_env *e
     if (!pages)
         return resolve_end(m, 0);
     for (uint32_t i = 0; m->commits && i < pages; i++)
-        for (uint32_t k = 1; k < e->copies; k++) {
+        for (uint32_t k = 1; k < copies_of_page(e, page_number(m->record.of[m->at + i].pid)); k++) {
             const struct tx_change *c = &m->record.of[m->at + i];
-            m->ops[n++] = store_swap_op(e, k, head_at(e->shape, page_number(c->pid)), c->from, c->to);
+            m->ops[n++] = store_swap_head(e, k, page_number(c->pid), c->from, c->to);
         }
     return n ? resolve_post(m, n, RESOLVE_COPIES) : unlock(m, e);
 }
@@ -141,6 +163,8 @@ enum store_next store_resolve_transaction_step(struct store_resolve *m, struct s
     case RESOLVE_PROVES:
         return read_record(m, e);
     case RESOLVE_READS:
+        return ask_parts(m, e);
+    case RESOLVE_ASKS:
         return decide(m, e);
     case RESOLVE_DECIDES:
         return decided(m, e);

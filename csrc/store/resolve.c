@@ -10,14 +10,15 @@
 
 static enum store_next read_copies(struct store_resolve *m, const struct store_env *e)
 {
-    for (uint32_t k = 1; k < e->copies; k++)
-        m->ops[k - 1] = store_look_op(e, k, head_at(e->shape, m->number), &m->heads[k]);
-    return resolve_post(m, e->copies - 1, RESOLVE_READS);
+    uint32_t copies = copies_of_page(e, m->number);
+    for (uint32_t k = 1; k < copies; k++)
+        m->ops[k - 1] = store_look_at_head(e, k, m->number, &m->heads[k]);
+    return resolve_post(m, copies - 1, RESOLVE_READS);
 }
 
 static enum store_next unlock(struct store_resolve *m, const struct store_env *e)
 {
-    m->ops[0] = store_swap_op(e, 0, head_at(e->shape, m->number), m->lock, m->head);
+    m->ops[0] = store_swap_head(e, 0, m->number, m->lock, m->head);
     return resolve_post(m, 1, RESOLVE_UNLOCKS);
 }
 
@@ -51,12 +52,12 @@ static bool decide(struct store_resolve *m, uint32_t copies)
 
 static enum store_next found(struct store_resolve *m, const struct store_env *e)
 {
-    uint32_t n = 0;
-    if (!decide(m, e->copies))
+    uint32_t n = 0, copies = copies_of_page(e, m->number);
+    if (!decide(m, copies))
         return check(m, e);
-    for (uint32_t k = 1; k < e->copies; k++)
+    for (uint32_t k = 1; k < copies; k++)
         if (m->heads[k] != m->head)
-            m->ops[n++] = store_swap_op(e, k, head_at(e->shape, m->number), m->heads[k], m->head);
+            m->ops[n++] = store_swap_head(e, k, m->number, m->heads[k], m->head);
     return n ? resolve_post(m, n, RESOLVE_COPIES) : unlock(m, e);
 }
 
@@ -118,19 +119,24 @@ static enum store_next sweep_on(struct store_sweep *m, struct store_env *e)
 {
     for (; m->at < m->got; m->at++)
         if (is_of(m, m->heads[m->at])) {
-            m->resolve = (struct store_resolve){.number = m->looked + m->at, .lock = m->heads[m->at]};
+            uint64_t number = number_at(e->shape, m->extent, m->looked + m->at);
+            m->resolve = (struct store_resolve){.number = number, .lock = m->heads[m->at]};
             m->step = SWEEP_RESOLVES;
             return store_sweep_step(m, e);
         }
     m->looked += m->got;
     if (m->looked >= e->shape->pages) {
+        m->looked = 0;
+        m->extent++;
+    }
+    if (m->extent == e->shape->extents) {
         m->status = 0;
         return STORE_DONE;
     }
     uint64_t left = e->shape->pages - m->looked;
     m->got = left < PER_CHUNK ? (uint32_t)left : PER_CHUNK;
     m->at = 0;
-    m->look = store_read_op(e, 0, head_at(e->shape, m->looked), m->heads, 8 * (uint64_t)m->got);
+    m->look = store_read_op(e, first_of(e, m->extent), head_at(e->shape, m->looked), m->heads, 8 * (uint64_t)m->got);
     m->ops = &m->look;
     m->n = 1;
     m->step = SWEEP_LOOKS;

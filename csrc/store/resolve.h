@@ -20,7 +20,7 @@ static inline enum store_next resolve_post(struct store_resolve *m, uint32_t n, 
 
 static inline enum store_next resolve_look_at_lock(struct store_resolve *m, const struct store_env *e, int step)
 {
-    m->ops[0] = store_look_op(e, 0, head_at(e->shape, m->number), &m->heads[0]);
+    m->ops[0] = store_look_at_head(e, 0, m->number, &m->heads[0]);
     return resolve_post(m, 1, step);
 }
 

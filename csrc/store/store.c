@@ -22,18 +22,20 @@ static int get_memory(dsm_store *s)
 {
     bool posts = !remote_is_mapped(s->at[0]);
     s->env.copy = malloc(s->shape.page_bytes);
-    s->env.hints = posts ? calloc(s->shape.pages, sizeof *s->env.hints) : NULL;
-    s->env.freed = calloc(1, sizeof *s->env.freed + s->shape.chunks * sizeof *s->env.freed->of);
+    s->env.hints = posts ? calloc(store_pages(&s->shape), sizeof *s->env.hints) : NULL;
+    s->env.freed = calloc(s->shape.extents, freed_bytes(&s->shape));
     s->window = posts ? window_new(s->shape.page_bytes) : NULL;
     return s->env.copy && s->env.freed && (!posts || (s->env.hints && s->window))
                ? 0
-               : err_set(DSM_ENOMEM, 0, "copies of pages, and hints for %llu", (unsigned long long)s->shape.pages);
+               : err_set(DSM_ENOMEM, 0, "copies of pages, and hints for %llu",
+                         (unsigned long long)store_pages(&s->shape));
 }
 
 /* So long that a client which has died is proven dead meanwhile, where servers have their usual grace period, 30 s. */
 #define LOCK_WAIT 40000000000ll
 
-static dsm_store *new_handle(dsm_remote *const *at, uint32_t copies)
+/* Of one extent, until its header says how many there are. */
+static dsm_store *new_handle(dsm_remote *const *at, uint32_t n)
 {
     dsm_store *s = calloc(1, sizeof *s);
     if (s && !(s->posting = posting_new())) {
@@ -42,26 +44,29 @@ static dsm_store *new_handle(dsm_remote *const *at, uint32_t copies)
     }
     if (!s)
         return NULL;
-    memcpy(s->at, at, copies * sizeof *at);
+    memcpy(s->at, at, n * sizeof *at);
+    s->shape.extents = 1;
     s->env = (struct store_env){.shape = &s->shape,
-                                .copies = copies,
+                                .copies = n,
                                 .at = s->at,
-                                .mixes = !remote_reads_whole(at[0]),
                                 .dues = &s->dues,
+                                .intents = &s->intents,
                                 .words = &s->words,
                                 .held = &s->held,
                                 .lock_wait = LOCK_WAIT,
-                                .frames = &s->frames,
+                                .frames = s->frames,
                                 .heads = &s->heads};
+    for (uint32_t k = 0; k < n; k++)
+        s->env.mixes |= !remote_reads_whole(at[k]);
     posting_begin(s);
     return s;
 }
 
-int dsm_store_open(dsm_remote *const *at, uint32_t copies, dsm_store **out, uint32_t *failed)
+int dsm_store_open(dsm_remote *const *at, uint32_t n, dsm_store **out, uint32_t *failed)
 {
-    if (!copies || copies > STORE_COPIES_MOST)
-        return err_set(DSM_EINVAL, 0, "%u copies; 1 to %d", copies, STORE_COPIES_MOST);
-    dsm_store *s = new_handle(at, copies);
+    if (!n || n > STORE_PLACES_MOST)
+        return err_set(DSM_EINVAL, 0, "%u copies of all extents; 1 to %d", n, STORE_PLACES_MOST);
+    dsm_store *s = new_handle(at, n);
     *failed = 0;
     if (!s)
         return err_set(DSM_ENOMEM, 0, "a handle of a store");
@@ -73,7 +78,9 @@ int dsm_store_open(dsm_remote *const *at, uint32_t copies, dsm_store **out, uint
         dsm_store_drop(s);
         return rc;
     }
-    s->frames.chunk = (uint32_t)(s->env.slot * 0x9e3779b9u % s->shape.chunks);
+    for (uint32_t x = 0; x < s->shape.extents; x++)
+        s->frames[x].chunk = (uint32_t)(s->env.slot * 0x9e3779b9u % s->shape.chunks);
+    s->env.in_turn = s->shape.epoch && !remote_is_mapped(s->at[0]);
     *out = s;
     return 0;
 }
@@ -114,12 +121,22 @@ uint32_t dsm_store_failed(const dsm_store *s) { return posting_failed(s); }
 
 static int lay_out(const dsm_store_shape *shape, struct store_shape *s)
 {
+    uint32_t extents = shape->extents ? shape->extents : 1;
     *s = (struct store_shape){.page_bytes = shape->page_bytes,
                               .slots = shape->clients,
-                              .pages = shape->pages,
+                              .pages = shape->pages / extents,
                               .copies = shape->copies ? shape->copies : 1,
                               .index = shape->index,
-                              .id = shape->id};
+                              .extents = extents,
+                              .extent = shape->extent,
+                              .spread = shape->spread,
+                              .id = shape->id,
+                              .nodes = shape->nodes};
+    if (shape->spread > UINT16_MAX)
+        return err_set(DSM_EINVAL, 0, "extents at %u memory nodes; at most %d", shape->spread, UINT16_MAX);
+    if (shape->pages % extents)
+        return err_set(DSM_EINVAL, 0, "%llu pages in %u extents; a multiple of that", (unsigned long long)shape->pages,
+                       extents);
     return store_lay_out(s);
 }
 
@@ -127,10 +144,15 @@ static dsm_store_shape shape_of(const struct store_shape *s)
 {
     return (dsm_store_shape){.page_bytes = s->page_bytes,
                              .clients = s->slots,
-                             .pages = s->pages,
+                             .pages = store_pages(s),
                              .copies = s->copies,
                              .index = s->index,
-                             .id = s->id};
+                             .extents = s->extents,
+                             .extent = s->extent,
+                             .spread = s->spread,
+                             .id = s->id,
+                             .nodes = s->nodes,
+                             .epoch = s->epoch};
 }
 
 int dsm_store_layout(const dsm_store_shape *shape, uint64_t *nbytes)
@@ -160,22 +182,21 @@ int dsm_store_look(dsm_remote *r, dsm_store_shape *shape, uint64_t *state)
     return rc;
 }
 
-int dsm_store_settle(dsm_remote *r, uint64_t state, uint64_t *decided)
+int dsm_store_settle(dsm_remote *r, uint64_t from, uint64_t state, uint64_t *decided)
 {
-    int rc = sure_swap_away(r, STORE_COMPLETE, DSM_STORE_MADE, state);
+    int rc = sure_swap_away(r, STORE_COMPLETE, from, state);
     return rc ? rc : sure_read(r, STORE_COMPLETE, decided, sizeof *decided);
 }
 
 /* ---- counts ---- */
 
-/* How many of n words at 'offset' are of pages that are free, or of places that are taken. */
-static int count_words(const dsm_store *s, uint64_t offset, uint64_t n, bool heads, uint64_t *found)
+/* Adds how many of n words at 'offset' of a place are of pages that are free, or of slots that are taken. */
+static int count_words(const dsm_store *s, uint32_t place, uint64_t offset, uint64_t n, bool heads, uint64_t *found)
 {
     uint64_t words[PER_CHUNK];
-    *found = 0;
     for (uint64_t from = 0; from < n; from += PER_CHUNK) {
         uint64_t some = n - from < PER_CHUNK ? n - from : PER_CHUNK;
-        int rc = sure_read(s->at[0], offset + 8 * from, words, 8 * some);
+        int rc = sure_read(s->at[place], offset + 8 * from, words, 8 * some);
         if (rc)
             return rc;
         for (uint64_t i = 0; i < some; i++)
@@ -187,9 +208,10 @@ static int count_words(const dsm_store *s, uint64_t offset, uint64_t n, bool hea
 int dsm_store_count(dsm_store *s, dsm_store_counts *out)
 {
     uint64_t clients = 0;
-    int rc = count_words(s, head_at(&s->shape, 0), s->shape.pages, true, &out->free_pages);
-    if (!rc)
-        rc = count_words(s, slot_at(0), s->shape.slots, false, &clients);
+    int rc = count_words(s, 0, slot_at(0), s->shape.slots, false, &clients);
+    out->free_pages = 0;
+    for (uint32_t x = 0; x < s->shape.extents && !rc; x++)
+        rc = count_words(s, first_of(&s->env, x), head_at(&s->shape, 0), s->shape.pages, true, &out->free_pages);
     out->clients = (uint32_t)clients;
     return rc;
 }
@@ -219,7 +241,8 @@ static int drive_allocation(dsm_store *s, struct store_allocation *m)
 
 static int allocate(dsm_store *s, uint64_t *ids, size_t n)
 {
-    struct store_allocation m = {.ids = ids, .want = n};
+    struct store_allocation m;
+    store_allocation_begin(&m, ids, n);
     int rc = store_enter(s);
     return rc ? rc : store_exit(s, drive_allocation(s, &m));
 }
@@ -228,8 +251,9 @@ static int allocate(dsm_store *s, uint64_t *ids, size_t n)
 int dsm_store_allocate(dsm_store *s, uint64_t *ids, size_t n)
 {
     uint64_t few[PER_CHUNK], *own = few;
-    if (n > s->shape.pages)
-        return err_set(DSM_ESTOREFULL, 0, "%zu pages of a store that has %llu", n, (unsigned long long)s->shape.pages);
+    if (n > store_pages(&s->shape))
+        return err_set(DSM_ESTOREFULL, 0, "%zu pages of a store that has %llu", n,
+                       (unsigned long long)store_pages(&s->shape));
     if (n > PER_CHUNK && !(own = malloc(n * sizeof *own)))
         return err_set(DSM_ENOMEM, 0, "the ids of %zu pages", n);
     int rc = allocate(s, own, n);
@@ -246,6 +270,10 @@ static int operate(dsm_store *s, struct store_op *m, uint64_t *version)
     if (rc)
         return rc;
     rc = store_drive(s, m);
+    if (m->kind >= STORE_WRITE)
+        s->doubt.pid = 0;
+    if (rc == -DSM_EUNKNOWN)
+        s->doubt = m->doubt;
     if (version)
         *version = m->version;
     return store_exit(s, rc);
@@ -287,8 +315,8 @@ int dsm_store_version(dsm_store *s, uint64_t pid, uint64_t *version)
 /* A chunk that can't be opened is the machine's to report. */
 static int write_page(dsm_store *s, uint64_t pid, const uint64_t *expected, const void *page, uint64_t *version)
 {
-    if (remote_is_mapped(s->at[0]) && !s->frames.free)
-        store_open_chunk(s);
+    if (remote_is_mapped(s->at[0]) && !s->frames->free)
+        store_open_chunk(s, 0);
     if (!dsm_store_write_now(s, pid, expected, page, version))
         return 0;
     struct store_op m;

@@ -10,6 +10,7 @@
 #include "posting.h"
 #include "window.h"
 
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,12 +20,13 @@ enum {
 }; /* a head that was read longer ago is proven again: pages.md, 'A word that comes again' */
 
 struct dsm_transaction {
-    bool opaque; /* each read looks at the pages before it */
+    bool opaque;  /* each read looks at the pages before it */
+    int64_t ends; /* as of struct store_op */
     uint32_t count, changes, room;
     struct tx_page *pages;
     uint32_t *index; /* of 2 · room entries: the place of a page, by its number, or NONE */
-    struct store_commit m;
     uint64_t conflict;
+    struct store_commit m; /* the last field: the end of it is not set */
 };
 
 /* ---- its pages ---- */
@@ -76,23 +78,28 @@ static int add(dsm_transaction *t, uint64_t pid, struct tx_page **out)
     return 0;
 }
 
-static int no_page(uint64_t pid) { return err_set(DSM_EPAGE, 0, "page %#llx", (unsigned long long)pid); }
+static int no_page(uint64_t pid) { return err_set(DSM_EPAGE, 0, "page %llu", (unsigned long long)pid); }
 
 static int changed(dsm_transaction *t, uint64_t pid)
 {
     t->conflict = pid;
-    return err_set(DSM_ECONFLICT, 0, "page %#llx has changed", (unsigned long long)pid);
+    return err_set(DSM_ECONFLICT, 0, "page %llu has changed", (unsigned long long)pid);
 }
 
 dsm_transaction *dsm_transaction_new(int opaque)
 {
-    dsm_transaction *t = calloc(1, sizeof *t);
-    if (!t)
+    dsm_transaction *t = malloc(sizeof *t);
+    if (!t) {
         err_set(DSM_ENOMEM, 0, "a transaction");
-    else
-        t->opaque = opaque;
+        return NULL;
+    }
+    memset(t, 0, offsetof(dsm_transaction, m));
+    store_commit_begin(&t->m, NULL, 0, NULL);
+    t->opaque = opaque;
     return t;
 }
+
+void dsm_transaction_until(dsm_transaction *t, int64_t deadline) { t->ends = deadline; }
 
 void dsm_transaction_drop(dsm_transaction *t)
 {
@@ -125,13 +132,15 @@ static int note(dsm_transaction *t, uint64_t pid, uint64_t head, uint64_t versio
     return 0;
 }
 
-static int look_at_one(dsm_store *s, enum store_kind kind, uint64_t pid, void *out, uint64_t *head, uint64_t *version)
+static int look_at_one(dsm_store *s, enum store_kind kind, uint64_t pid, void *out, int64_t ends, uint64_t *head,
+                       uint64_t *version)
 {
     if (kind == STORE_READ && remote_is_mapped(s->at[0]) &&
         !mapped_page_read(s->at[0], &s->shape, pid, out, version, head))
         return 0;
     struct store_op m;
     store_op_begin(&m, kind, pid, out);
+    m.ends = ends;
     int rc = store_drive(s, &m);
     *head = m.guess;
     *version = m.version;
@@ -151,10 +160,10 @@ static int look_at(dsm_store *s, dsm_transaction *t, const uint64_t *pids, uint3
         some = n - from < FEW ? n - from : FEW;
         store_ask(&now); /* the oldest time at which one of them can be seen */
         if (some > 1 && s->window) {
-            rc = window_operate(s, kind, pids + from, some, at, versions, heads);
+            rc = window_operate(s, kind, pids + from, some, at, versions, heads, t->ends);
         } else {
             for (uint32_t i = 0; i < some && !rc; i++)
-                rc = look_at_one(s, kind, pids[from + i], at ? at + i * each : NULL, &heads[i], &versions[i]);
+                rc = look_at_one(s, kind, pids[from + i], at ? at + i * each : NULL, t->ends, &heads[i], &versions[i]);
         }
         for (uint32_t i = 0; i < some && !rc; i++)
             rc = note(t, pids[from + i], heads[i], versions[i], now.now, out != NULL);
@@ -180,8 +189,8 @@ static int look_again(dsm_store *s, dsm_transaction *t)
 {
     if (remote_is_mapped(s->at[0]))
         return look_at_mapped(s, t);
-    t->m = (struct store_commit){
-        .pages = t->pages, .count = t->count, .looks = true, .ops = posting_ops(s), .step = COMMIT_BEGINS};
+    store_commit_begin(&t->m, t->pages, t->count, posting_ops(s));
+    t->m.looks = true;
     int rc = run(s, &t->m);
     t->conflict = t->m.conflict;
     return rc;
@@ -263,7 +272,7 @@ int dsm_transaction_write(const dsm_store *s, dsm_transaction *t, uint64_t pid, 
         free(copy);
         return rc;
     }
-    memcpy(copy, page, s->shape.page_bytes);
+    p->hash = page_copy(copy, page, s->shape.page_bytes);
     t->changes += !tx_changes(p);
     free(p->page);
     p->page = copy;
@@ -299,7 +308,7 @@ static int run(dsm_store *s, struct store_commit *m)
             store_sleep(m->sleep_ns);
             break;
         case STORE_FRAMES:
-            rc = store_open_chunk(s);
+            rc = store_open_chunk(s, m->extent);
             break;
         default:
             return store_explain(s, m->status);
@@ -349,7 +358,7 @@ static int commit(dsm_store *s, dsm_transaction *t)
             rc = posting_close_held(s); /* of the try before, or of a transaction that could not */
         if (rc)
             break;
-        t->m = (struct store_commit){.pages = t->pages, .count = t->count, .ops = posting_ops(s)};
+        store_commit_begin(&t->m, t->pages, t->count, posting_ops(s));
         rc = run(s, &t->m);
         t->conflict = t->m.conflict;
         if (!rc || !t->m.again || tries + 1 == TRIES)
@@ -361,6 +370,21 @@ static int commit(dsm_store *s, dsm_transaction *t)
         posting_settle(s);
     posting_close_held(s);
     return rc ? err_set_op(why.code, why.cause, why.status, why.vendor, "%s", why.detail) : 0;
+}
+
+uint32_t dsm_transaction_doubts(const dsm_transaction *t, dsm_store_doubt *out)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < t->count; i++) {
+        const struct tx_page *p = &t->pages[i];
+        if (!tx_changes(p))
+            continue;
+        out[n] = (dsm_store_doubt){.pid = p->pid, .from = p->head, .to = p->to, .version = p->version + 1};
+        if (p->writes)
+            memcpy(out[n].header, &p->header, sizeof p->header);
+        n++;
+    }
+    return n;
 }
 
 int dsm_transaction_commit(dsm_store *s, dsm_transaction *t)

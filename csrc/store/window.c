@@ -17,7 +17,7 @@
 
 #include <stdlib.h>
 
-enum { WINDOW = 64, WINDOW_BYTES = 4 << 20, NONE = -1 };
+enum { WINDOW = DSM_STORE_DOUBTS, WINDOW_BYTES = 4 << 20, NONE = -1 };
 enum { OPENING_COSTS = 8 }; /* postings; as long as the frames at hand need no more, they are used first */
 
 enum is { BEGINS, POSTS, SLEEPS, LACKS_FRAMES, MEETS_LOCK, ENDED };
@@ -28,6 +28,7 @@ struct place {
     int64_t until; /* SLEEPS */
     int behind;    /* the last one before it that is on the same page, or NONE */
     bool again;    /* POSTS: only those that were cancelled */
+    bool done;     /* ENDED: and it was */
 };
 
 struct store_window {
@@ -35,9 +36,9 @@ struct store_window {
     dsm_op ops[STORE_OPS_MOST * WINDOW], *of[STORE_OPS_MOST * WINDOW]; /* those of machines, for the posting */
     uint32_t n, failed;                                                /* the first that has failed, or n */
     dsm_failure failure;
-    uint32_t canceled; /* postings in a row of which an op was cancelled */
-    bool has_opened;   /* a chunk, and no frame of it has been used */
-    uint8_t *copies;   /* of the pages that are written, one for each place */
+    uint32_t canceled;   /* postings in a row of which an op was cancelled */
+    uint64_t has_opened; /* extents with a chunk of which no frame has been used, a bit each */
+    uint8_t *copies;     /* of the pages that are written, one for each place */
 };
 
 /* How many pages. */
@@ -73,6 +74,7 @@ static bool waits_its_turn(const struct store_window *w, const struct place *p)
 static void end(dsm_store *s, struct store_window *w, uint32_t i, int status)
 {
     w->places[i].is = ENDED;
+    w->places[i].done = !status;
     if (!status || i >= w->failed)
         return;
     w->failed = i;
@@ -186,22 +188,32 @@ static void post(dsm_store *s, struct store_window *w)
         p->again = true;
     }
     w->canceled = canceled ? w->canceled + 1 : 0;
-    w->has_opened = false;
+    w->has_opened = 0;
 }
 
 /* ---- frames, and sleeping ---- */
 
-static void open_chunk(dsm_store *s, struct store_window *w)
+static bool lacks(const struct place *p, uint32_t extent) { return p->is == LACKS_FRAMES && p->m.extent == extent; }
+
+static void open_chunk(dsm_store *s, struct store_window *w, uint32_t extent)
 {
-    uint32_t lack = count(w, LACKS_FRAMES), free = (uint32_t)__builtin_popcountll(s->frames.free);
+    uint32_t lack = 0, free = (uint32_t)__builtin_popcountll(s->frames[extent].free);
     int rc = 0;
-    if (!w->has_opened && lack > OPENING_COSTS * free) {
-        rc = store_open_chunk(s);
-        w->has_opened = true;
+    for (uint32_t i = 0; i < w->n; i++)
+        lack += lacks(&w->places[i], extent);
+    if (!(w->has_opened >> extent & 1) && lack > OPENING_COSTS * free) {
+        rc = store_open_chunk(s, extent);
+        w->has_opened |= 1ull << extent;
     }
     for (uint32_t i = 0; rc && i < w->n; i++)
-        if (w->places[i].is == LACKS_FRAMES)
+        if (lacks(&w->places[i], extent))
             end(s, w, i, rc);
+}
+
+static void open_chunks(dsm_store *s, struct store_window *w)
+{
+    for (uint32_t x = 0; x < s->shape.extents; x++)
+        open_chunk(s, w, x);
     wake(w, LACKS_FRAMES);
 }
 
@@ -255,7 +267,7 @@ static void run(dsm_store *s, struct store_window *w)
         if (count(w, POSTS)) {
             post(s, w);
         } else if (count(w, LACKS_FRAMES)) {
-            open_chunk(s, w);
+            open_chunks(s, w);
         } else if (count(w, MEETS_LOCK)) {
             recover(s, w);
         } else if (count(w, SLEEPS)) {
@@ -268,17 +280,19 @@ static void run(dsm_store *s, struct store_window *w)
     }
 }
 
-static void begin(struct store_window *w, enum store_kind kind, const uint64_t *pids, uint8_t *pages, uint64_t each)
+static void begin(struct store_window *w, enum store_kind kind, const uint64_t *pids, uint8_t *pages, uint64_t each,
+                  int64_t ends)
 {
     w->failed = w->n;
     w->canceled = 0;
-    w->has_opened = false;
+    w->has_opened = 0;
     for (uint32_t i = 0; i < w->n; i++) {
         struct place *p = &w->places[i];
         store_op_begin(&p->m, kind, pids[i], pages + i * each);
+        p->m.ends = ends;
         p->is = BEGINS;
         p->behind = (int)i - 1;
-        p->again = false;
+        p->again = p->done = false;
         while (p->behind != NONE && page_number(w->places[p->behind].m.pid) != page_number(p->m.pid))
             p->behind--;
     }
@@ -294,12 +308,26 @@ static int failed_at(size_t i, size_t n, const dsm_failure *f)
 int window_run(dsm_store *s, enum store_kind kind, const uint64_t *pids, size_t n, const void *pages,
                uint64_t *versions)
 {
+    s->window->n = 0; /* no doubt of a call before is this one's */
     int rc = store_enter(s);
-    return rc ? rc : store_exit(s, window_operate(s, kind, pids, n, pages, versions, NULL));
+    return rc ? rc : store_exit(s, window_operate(s, kind, pids, n, pages, versions, NULL, 0));
+}
+
+/* Of a page with several copies a machine notes a change only if its outcome is unknown, whatever it ends with. */
+uint32_t dsm_store_doubts(const dsm_store *s, dsm_store_doubt *out)
+{
+    const struct store_window *w = s->window;
+    uint32_t n = 0;
+    for (uint32_t i = 0; w && i < w->n; i++) {
+        const struct store_op *m = &w->places[i].m;
+        if (m->doubt.pid && (m->status == -DSM_EUNKNOWN || copies_of_page(&s->env, page_number(m->doubt.pid)) > 1))
+            out[n++] = m->doubt;
+    }
+    return n;
 }
 
 int window_operate(dsm_store *s, enum store_kind kind, const uint64_t *pids, size_t n, const void *pages,
-                   uint64_t *versions, uint64_t *heads)
+                   uint64_t *versions, uint64_t *heads, int64_t ends)
 {
     struct store_window *w = s->window;
     uint64_t each = s->shape.page_bytes, most = window_of(each);
@@ -311,10 +339,10 @@ int window_operate(dsm_store *s, enum store_kind kind, const uint64_t *pids, siz
             break;
         }
         w->n = (uint32_t)(n - from < most ? n - from : most);
-        begin(w, kind, pids + from, at + from * each, each);
+        begin(w, kind, pids + from, at + from * each, each, ends);
         run(s, w);
-        for (uint32_t i = 0; versions && i < w->failed; i++)
-            versions[from + i] = w->places[i].m.version;
+        for (uint32_t i = 0; versions && i < w->n; i++)
+            versions[from + i] = w->places[i].done ? w->places[i].m.version : 0;
         for (uint32_t i = 0; heads && i < w->failed; i++)
             heads[from + i] = w->places[i].m.guess;
         if (w->failed < w->n)

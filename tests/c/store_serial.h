@@ -57,7 +57,7 @@ static void find_out(struct node *n)
 {
     bool made = false;
     for (uint32_t i = 0; i < n->n; i++)
-        made |= n->of[i].value && version_of[n->of[i].value];
+        made |= n->of[i].value && version_of[n->of[i].value] && version_of[n->of[i].value] != NEVER;
     n->is = made ? DONE : FAILED;
     for (uint32_t i = 0; made && i < n->n; i++)
         if (n->of[i].value)

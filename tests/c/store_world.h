@@ -7,14 +7,15 @@
 
 #include "store_serial.h"
 
-enum { CLIENTS = 5, SLOTS = CLIENTS + 3, STEPS = 6000, PIECE = 40, MANY = 3 };
+enum { CLIENTS = 5, SLOTS = CLIENTS + 3, STEPS = 6000, PIECE = 40, MANY = 3, EXTENTS = 3 };
 
 /* ---- the memory, and what is under way to it ---- */
 
 static struct store_shape shape = {.page_bytes = PAGE_BYTES, .slots = SLOTS, .pages = PAGES};
-static uint32_t copies = 1;
-static uint8_t *memory[STORE_COPIES_MOST];
-static dsm_remote *at[STORE_COPIES_MOST]; /* the addresses of these; the machines only hand them on */
+static uint32_t copies = 1, nodes_left = 1; /* of an extent; of all, each at a node of its own */
+static uint8_t first[EXTENTS + 1];          /* the node of the primary of each extent, and the end */
+static uint8_t *memory[STORE_PLACES_MOST];
+static dsm_remote *at[STORE_PLACES_MOST]; /* the addresses of these; the machines only hand them on */
 
 enum { FLIGHTS = STORE_MANY_MOST + STORE_DUES + 2 * RECORD_PAGES };
 struct flight { /* an op that was posted */
@@ -34,14 +35,16 @@ static struct client {
     enum does does;
     int64_t until; /* stopped, or asleep */
     struct store_env env;
-    struct store_frames frames;
+    struct store_frames frames[EXTENTS];
     struct store_hint hints[PAGES];
-    _Alignas(struct store_freed) uint8_t freed[sizeof(struct store_freed) + 16 * (SLOTS + 1 + PAGES / PER_CHUNK)];
+    _Alignas(struct store_freed) uint8_t freed[EXTENTS * (sizeof(struct store_freed) + 16 * (SLOTS + 1))];
     struct store_heads heads;
     struct store_dues dues;
+    struct store_intents intents;
     struct store_words words;
     struct store_held held;
     uint32_t n, n_due;    /* flights; unlocks among them */
+    bool shut;            /* an epoch has ended, and no copy takes anything from it any more */
     uint32_t fenced, cut; /* nodes at which it is fenced; and which it does not reach for a while; a bit each */
     struct flight flights[FLIGHTS];
     dsm_op due_ops[STORE_DUES];
@@ -55,6 +58,7 @@ static struct client {
     struct store_sweep sweep;
     uint64_t ids[MANY];
     uint8_t page[PAGE_BYTES];
+    uint64_t failed;       /* the page of an op that has failed, or 0: it is likely to be tried again */
     uint64_t value, floor; /* that is written; the version of the page that the op must see at least */
     bool was_freed;        /* a free of the page had ended when the op began */
     long began;
@@ -76,14 +80,12 @@ static uint8_t *local_of(const dsm_op *op, uint64_t offset)
 
 static uint32_t node_of(const dsm_op *op)
 {
-    for (uint32_t k = 0; k < copies; k++)
+    for (uint32_t k = 0; k < nodes_left; k++)
         if (op->remote == at[k])
             return k;
     REQUIRE(0, "an op for no copy");
     return 0;
 }
-
-static void settle(struct client *c, uint32_t node);
 
 static void send(struct client *c, dsm_op *op)
 {
@@ -98,21 +100,6 @@ static void send(struct client *c, dsm_op *op)
     if (op->code == DSM_OP_WRITE)
         for (uint64_t k = 0; k < op->nbytes; k++)
             f->sent[k] = *local_of(op, k);
-}
-
-/* Unlocks that are due go ahead; or they are late. */
-static void post(struct client *c, dsm_op *ops, uint32_t n)
-{
-    c->n_due = c->task == UNLOCKS || chance(3) ? store_due_ops(&c->env, c->due_ops, STORE_DUES) : 0;
-    if (c->n_due)
-        settle(c, 0);
-    for (uint32_t i = 0; i < n; i++)
-        settle(c, node_of(&ops[i]));
-    for (uint32_t i = 0; i < c->n_due; i++)
-        send(c, &c->due_ops[i]);
-    for (uint32_t i = 0; i < n; i++)
-        send(c, &ops[i]);
-    c->does = WAITS;
 }
 
 /* WRITEs and compare-swaps of a connection take effect in order. */
@@ -237,6 +224,26 @@ static void settle(struct client *c, uint32_t node)
         if (c->flights[i].node != node)
             c->flights[left++] = c->flights[i];
     c->n = left;
+}
+
+/* Unlocks that are due go ahead; or they are late. */
+static void post(struct client *c, dsm_op *ops, uint32_t n)
+{
+    c->n_due = c->task == UNLOCKS || chance(3) ? store_due_ops(&c->env, c->due_ops, STORE_DUES) : 0;
+    for (uint32_t i = 0; i < c->n_due; i++)
+        if (!i || c->due_ops[i].remote != c->due_ops[i - 1].remote)
+            settle(c, node_of(&c->due_ops[i]));
+    for (uint32_t i = 0; i < n; i++)
+        settle(c, node_of(&ops[i]));
+    for (uint32_t i = 0; i < c->n_due; i++)
+        send(c, &c->due_ops[i]);
+    for (uint32_t i = 0; i < n; i++)
+        send(c, &ops[i]);
+    c->does = WAITS;
+    for (uint32_t k = 0; c->shut && k < nodes_left; k++)
+        lose(c, k);
+    if (c->shut)
+        c->n = 0;
 }
 
 #endif

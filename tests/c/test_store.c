@@ -227,7 +227,12 @@ static void shapes(void)
                                      {.page_bytes = PAGE, .clients = 1, .pages = 0},
                                      {.page_bytes = PAGE, .clients = 1025, .pages = 1},
                                      {.page_bytes = PAGE, .clients = 1, .pages = 1 << 24},
-                                     {.page_bytes = PAGE, .clients = 1, .pages = 1ull << 60}};
+                                     {.page_bytes = PAGE, .clients = 1, .pages = 1ull << 60},
+                                     {.page_bytes = PAGE, .clients = 1, .pages = 7, .extents = 2},
+                                     {.page_bytes = PAGE, .clients = 1, .pages = 4, .extents = 2, .extent = 2},
+                                     {.page_bytes = PAGE, .clients = 1, .pages = 4, .extents = 2, .spread = 1 << 16},
+                                     {.page_bytes = PAGE, .clients = 1, .pages = 65, .extents = 65},
+                                     {.page_bytes = PAGE, .clients = 1, .pages = 66, .extents = 33, .copies = 2}};
     uint64_t n;
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
         CHECK(dsm_store_layout(&wrong[i], &n) == -DSM_EINVAL);
@@ -610,6 +615,33 @@ static void lost_answers(void)
     }
 }
 
+/* An extent alone is no store; all of them are refused where their memory is mapped, and where one has an epoch and the
+ * other has none. */
+static void extents_that_are_mapped(void)
+{
+    dsm_store_shape half = {.page_bytes = PAGE, .clients = 1, .pages = 8, .extents = 2, .spread = 2, .id = 9};
+    dsm_remote *at[2];
+    dsm_store *s;
+    uint64_t size, state;
+    uint32_t failed;
+    CHECK(!dsm_store_layout(&half, &size));
+    for (half.extent = 0; half.extent < 2; half.extent++) {
+        dsm_store_shape found;
+        at[half.extent] = memory_of(size);
+        CHECK(!dsm_store_format(dsm_remote_mapped(at[half.extent]), &half));
+        CHECK(!dsm_store_look(at[half.extent], &found, &state) && state == DSM_STORE_MADE && found.pages == 8);
+        CHECK(found.extents == 2 && found.extent == half.extent && found.spread == 2);
+    }
+    CHECK(!dsm_store_settle(at[0], DSM_STORE_MADE, DSM_STORE_WHOLE, &state) && state == DSM_STORE_WHOLE);
+    CHECK(dsm_store_open(at, 1, &s, &failed) == -DSM_EMISMATCH && failed == 0);
+    CHECK(dsm_store_open(&at[1], 1, &s, &failed) == -DSM_EMISMATCH);
+    CHECK(dsm_store_open((dsm_remote *[]){at[0], at[0]}, 2, &s, &failed) == -DSM_EMISMATCH && failed == 1);
+    CHECK(dsm_store_open(at, 2, &s, &failed) == -DSM_EUNSUPPORTED);
+    store_release_u64((uint64_t *)dsm_remote_mapped(at[0]) + 136 / 8, 1);
+    CHECK(dsm_store_open(at, 2, &s, &failed) == -DSM_EMISMATCH && failed == 1);
+    CHECK(!dsm_remote_close(at[0]) && !dsm_remote_close(at[1]));
+}
+
 int main(void)
 {
     shapes();
@@ -631,6 +663,7 @@ int main(void)
     write_that_waits(write_that_waits(0));
     ids_that_change(ids_that_change(0));
     looks_that_come_too_late();
+    extents_that_are_mapped();
     CHECK(!dsm_remote_close(r));
     puts("ok");
     return 0;

@@ -6,7 +6,7 @@
 #include "check.h"
 #include "store/commit.h"
 
-enum { PAGES = 64, PAGE = 256 };
+enum { PAGES = 64, PAGE = 256, EXTENTS = 2 };
 
 /* What is to happen to the next posting with an op of this kind: it is executed, or not, and its answer is lost. */
 static enum lose { NOTHING, OPENING, CLOSING, HEAD } lose;
@@ -16,10 +16,11 @@ static bool readable; /* what becomes of a head can be found out */
 static bool changes;  /* the source of a write, once the machine has posted it */
 static struct store_shape shape;
 static uint8_t *memory, page[PAGE];
-static dsm_remote *at[1]; /* the machines only hand it on */
+static dsm_remote *at[EXTENTS]; /* the memory of each extent; the machines only hand it on */
+static uint32_t extents = 1;
 
 static struct client {
-    struct store_frames frames;
+    struct store_frames frames[EXTENTS];
     struct store_heads heads;
     struct store_env env;
 } a, b;
@@ -27,16 +28,19 @@ static struct client {
 static void begin(uint32_t slots)
 {
     free(memory);
-    shape = (struct store_shape){.page_bytes = PAGE, .slots = slots, .copies = 1, .pages = PAGES, .id = 1};
-    CHECK(!store_lay_out(&shape) && (memory = calloc(1, shape.nbytes)) != NULL);
+    shape = (struct store_shape){
+        .page_bytes = PAGE, .slots = slots, .copies = 1, .pages = PAGES / extents, .extents = extents, .id = 1};
+    CHECK(!store_lay_out(&shape) && (memory = calloc(extents, shape.nbytes)) != NULL);
+    for (uint32_t x = 0; x < extents; x++)
+        at[x] = (dsm_remote *)(void *)(memory + x * shape.nbytes);
     for (uint64_t i = 0; i < PAGES; i++)
-        ((uint64_t *)(void *)(memory + shape.heads))[i] = head_first(&shape, i);
+        *(uint64_t *)(void *)((uint8_t *)at[extent_of(&shape, i)] + head_of_page_at(&shape, i)) = head_first(&shape, i);
 }
 
 static void come(struct client *c, uint32_t slot)
 {
     *c = (struct client){
-        .env = {.shape = &shape, .slot = slot, .copies = 1, .at = at, .frames = &c->frames, .heads = &c->heads}};
+        .env = {.shape = &shape, .slot = slot, .copies = 1, .at = at, .frames = c->frames, .heads = &c->heads}};
 }
 
 static enum lose kind_of(const dsm_op *op)
@@ -60,7 +64,7 @@ static void execute(dsm_op *ops, uint32_t n)
     for (uint32_t i = 0; i < n; i++) {
         dsm_op unseen = ops[i];
         if (lost ? executed : !unreadable && !refused)
-            mapped_execute(memory, lost ? &unseen : &ops[i]);
+            mapped_execute((uint8_t *)ops[i].remote, lost ? &unseen : &ops[i]);
         ops[i].status = lost         ? -DSM_EUNKNOWN
                         : unreadable ? -DSM_EPEER
                         : !refused   ? 0
@@ -122,7 +126,7 @@ static void a_chunk_that_may_be_closed(void)
     come(&b, 1);
     allocate(&a, ids);
     write_all(&a, ids, 1); /* all frames of a chunk */
-    b.frames.chunk = a.frames.chunk;
+    b.frames->chunk = a.frames->chunk;
     lose = CLOSING;
     executed = true;
     CHECK(operate(&a, STORE_WRITE, ids[0], 2) == -DSM_EUNKNOWN);
@@ -147,14 +151,14 @@ static void a_head_that_came_twice(void)
     allocate(&b, ids);
     CHECK(!operate(&b, STORE_WRITE, ids[0], 1)); /* in frame 0 of the first chunk */
     CHECK(!operate(&a, STORE_READ, ids[0], 0) && page[0] == 1);
-    uint32_t frame = (uint32_t)__builtin_ctzll(b.frames.free);
+    uint32_t frame = (uint32_t)__builtin_ctzll(b.frames->free);
     CHECK(!operate(&b, STORE_WRITE, ids[0], 2)); /* in 'frame' */
-    b.frames.free = 0;                           /* and the rest of the chunk in other pages */
-    uint32_t chunk = b.frames.chunk;
-    CHECK(!operate(&b, STORE_WRITE, ids[0], 3) && b.frames.chunk != chunk);
-    a.frames.chunk = chunk;
-    CHECK(!open_chunk(&a) && a.frames.chunk == chunk);
-    a.frames.free = 1ull << frame;
+    b.frames->free = 0;                          /* and the rest of the chunk in other pages */
+    uint32_t chunk = b.frames->chunk;
+    CHECK(!operate(&b, STORE_WRITE, ids[0], 3) && b.frames->chunk != chunk);
+    a.frames->chunk = chunk;
+    CHECK(!open_chunk(&a) && a.frames->chunk == chunk);
+    a.frames->free = 1ull << frame;
     lose = HEAD;
     executed = false;
     readable = true;
@@ -185,14 +189,14 @@ static void chunks_are_found_again(enum lose what, bool takes_effect)
         lose = what;
         executed = takes_effect;
         if (what != HEAD)
-            a.frames.free = 0; /* it needs another chunk */
+            a.frames->free = 0; /* it needs another chunk */
         CHECK(operate(&a, STORE_WRITE, ids[i], i) == -DSM_EUNKNOWN && !lose);
         write_all(&a, ids, i);
         one_is_open();
         write_all(&a, ids, i + 100);
     }
     lose = what;
-    a.frames.free &= what == HEAD ? ~0ull : 0;
+    a.frames->free &= what == HEAD ? ~0ull : 0;
     CHECK(operate(&a, STORE_WRITE, ids[0], 1) == -DSM_EUNKNOWN);
     unreadable = false;
     come(&a, 0); /* another client, in the same slot */
@@ -306,16 +310,18 @@ static int commit_in_doubt(struct client *c, struct tx_page *pages, uint32_t n)
     return m.status;
 }
 
-/* As far as the half of what it posts last. */
+/* As far as the half of what it posts last; of several extents, what goes to the first one. */
 static int resolve_a_half(struct client *c, uint64_t number, uint64_t lock)
 {
     struct store_resolve m = {.number = number, .lock = lock};
     for (bool lost = false; store_resolve_step(&m, &c->env) == STORE_POST;) {
-        uint32_t n = m.step == RESOLVE_UNLOCKS ? m.n / 2 : m.n;
-        execute(m.ops, lost ? 0 : n);
-        for (uint32_t i = lost ? 0 : n; i < m.n; i++)
-            m.ops[i].status = m.ops[i].code == DSM_OP_READ ? -DSM_EIO : -DSM_EUNKNOWN;
-        lost |= n < m.n;
+        bool half = m.step == RESOLVE_UNLOCKS;
+        for (uint32_t i = 0; i < m.n; i++)
+            if (lost || (half && (extents == 1 ? i >= m.n / 2 : m.ops[i].remote != at[0])))
+                m.ops[i].status = m.ops[i].code == DSM_OP_READ ? -DSM_EIO : -DSM_EUNKNOWN;
+            else
+                execute(&m.ops[i], 1);
+        lost |= half;
     }
     return m.status;
 }
@@ -349,12 +355,117 @@ static void a_transaction_resolved_by_half(void)
     CHECK(locked == PAGES / 2 && heads[kept] == lock);
 }
 
+static uint64_t head_there(uint64_t number)
+{
+    return *(uint64_t *)(void *)((uint8_t *)at[extent_of(&shape, number)] + head_of_page_at(&shape, number));
+}
+
+/* The same, of two extents: it knows of a page in each, since one may be unlocked as a whole, and the other not. */
+static void a_transaction_resolved_in_one_extent(void)
+{
+    uint64_t ids[PAGES];
+    struct tx_page pages[PAGES] = {{0}};
+    struct store_dues dues = {0};
+    struct store_words words = {0};
+    struct store_held held = {0};
+    extents = 2;
+    begin(1);
+    come(&a, 0);
+    allocate(&a, ids);
+    a.env.dues = &dues;
+    a.env.words = &words;
+    a.env.held = &held;
+    a.env.mark = 7;
+    for (uint32_t i = 0; i < PAGES; i++)
+        pages[i] = (struct tx_page){.pid = ids[i], .head = head_there(page_number(ids[i])), .frees = true};
+    CHECK(commit_in_doubt(&a, pages, PAGES) == -DSM_EUNKNOWN && dues.n_kept == 2);
+    uint64_t there = dues.pages[dues.pages[0] % 2 == 0], lock = head_there(there);
+    CHECK(there % 2 == 1 && store_lock_is_own(&a.env, lock));
+    CHECK(resolve_a_half(&a, there, lock) < 0);
+    for (uint64_t i = 0; i < PAGES; i++)
+        CHECK(head_locked(head_there(i)) == (i % 2 == 1));
+    store_stands_not(&a.env, there - 1);
+    CHECK(dues.kept && head_there(there) == lock);
+    extents = 1;
+}
+
+/* Unlocks are under way to two extents when the page of one of them is seen without its lock. What was answered, and
+ * what was not, stays with the page that it is about. */
+static void unlocks_that_are_under_way(void)
+{
+    struct store_dues dues = {.backs = true};
+    struct store_intents intents = {.of = {3, 4, 5}};
+    dsm_op ops[3] = {{0}};
+    uint64_t head = head_of(HEAD_EMPTY, 5, 1), next = head_of(HEAD_EMPTY, 6, 1);
+    extents = 2;
+    begin(1);
+    come(&a, 0);
+    a.env.dues = &dues;
+    a.env.intents = &intents;
+    for (uint32_t i = 0; i < 3; i++)
+        dues.of[dues.n++] = (struct store_due){.number = 2 + i, .lock = 7, .next = next, .intent = i};
+    dues.of[1].lock = head_lock(head, 0, 7);
+    dues.of[1].next = head;
+    CHECK(store_due_ops(&a.env, ops, STORE_DUES) == 3);
+    store_stands_not(&a.env, 3);
+    CHECK(!store_is_due(&a.env, 3, dues.of[1].lock) && intents.of[1]);
+    ops[2].status = -DSM_EPEER;
+    store_due_done(&a.env, ops, 3);
+    CHECK(dues.n == 1 && store_is_due(&a.env, 4, 7) && !intents.of[0] && !intents.of[1] && intents.of[2]);
+    CHECK(store_due_ops(&a.env, ops, STORE_DUES) == 1);
+    extents = 1;
+}
+
+static uint32_t free_in(uint32_t extent)
+{
+    uint32_t n = 0;
+    for (uint64_t i = extent; i < PAGES; i += EXTENTS)
+        n += head_state(head_there(i)) == HEAD_FREE;
+    return n;
+}
+
+/* After 'postings' of them an extent is out of reach. */
+static int allocate_without(struct client *c, uint64_t *ids, uint64_t want, uint32_t extent, int postings)
+{
+    struct store_allocation m = {.ids = ids, .want = want};
+    while (store_allocate_step(&m, &c->env) == STORE_POST) {
+        execute(m.ops, m.n);
+        for (uint32_t i = 0; postings <= 0 && i < m.n; i++)
+            if (m.ops[i].remote == at[extent])
+                m.ops[i].status = -DSM_EPEER;
+        postings--;
+    }
+    return m.status;
+}
+
+/* What an allocation has had is given back where its extent is in reach, whichever of them is not. */
+static void an_allocation_that_fails_half_way(uint32_t away)
+{
+    uint64_t ids[PAGES + 1];
+    extents = 2;
+    begin(1);
+    come(&a, 0);
+    CHECK(allocate_without(&a, ids, PAGES + 1, away, 2) == -DSM_ESTOREFULL); /* a look, and all pages */
+    CHECK(free_in(!away) == PAGES / 2 && !free_in(away));
+    begin(1);
+    come(&a, 0);
+    CHECK(!allocate_without(&a, ids, 10, away, 9));
+    CHECK(allocate_without(&a, ids, PAGES - 4, away, 1) == -DSM_EPEER); /* all that are left, and a look */
+    CHECK(free_in(!away) == PAGES / 2 - 5 && !free_in(away));
+    extents = 1;
+}
+
 int main(void)
 {
+    an_allocation_that_fails_half_way(0);
+    an_allocation_that_fails_half_way(1);
+    unlocks_that_are_under_way();
+
     a_chunk_that_may_be_closed();
     a_head_that_came_twice();
     a_lock_behind_a_lost_answer();
     a_transaction_resolved_by_half();
+    a_transaction_resolved_in_one_extent();
     for (int i = 0; i < 2; i++) {
         chunks_are_found_again(OPENING, i);
         chunks_are_found_again(CLOSING, i);

@@ -9,6 +9,9 @@
  * until a fence; only then is the death proven, and another client begins in that slot. Hints are kept by some. In
  * every third world a READ of words gives each byte of a word as it was at some moment of the READ.
  *
+ * Of several copies some are lost for good in every other world, in which a recovery makes a store of the others
+ * (store_epoch.h).
+ *
  * What is checked. Each write has a value of its own, which fills the page. Versions give the order of the operations
  * on a page, so it is linearisable if: a version has one value and a value one version; an op that begins after another
  * has ended sees its version, or a later one; a write makes a later version than all ops that had ended when it began.
@@ -17,97 +20,35 @@
  * Of page ids: none is given twice, an op on a freed page fails, and fails only if it is freed. At the end: each frame
  * that a head names is whole, and no two heads name one.
  *
- *   test_store_sim                    200 seeds with one copy, 200 with two, and 100 with three
- *   test_store_sim COPIES FIRST N     N seeds from FIRST on; says the first that fails, and exits with 1
- *   test_store_sim COPIES SEED 1 t    says each op that ends
+ * Of several extents each copy is at a node of its own, so no order of ops is there by chance.
+ *
+ *   test_store_sim                       200 seeds with one copy, 200 with two, 100 with three; less with more extents
+ *   test_store_sim COPIES FIRST N        N seeds from FIRST on; says the first that fails, and exits with 1
+ *   test_store_sim COPIESxEXTENTS FIRST N
+ *   test_store_sim COPIES SEED 1 t       says each op that ends
  */
-#include "store_world.h"
+#include "store_epoch.h"
+#include "store_told.h"
 
 #include <stddef.h>
-
-static void ended_well(struct client *c)
-{
-    struct store_op *m = &c->op;
-    struct history *h = history_of(m->pid);
-    bool reads = m->kind == STORE_READ || m->kind == STORE_VERSION;
-    REQUIRE(!c->was_freed, "op %d on page %llx, which was freed", m->kind, (unsigned long long)m->pid);
-    REQUIRE(reads ? m->version >= c->floor : m->version > c->floor, "version %llu after %llu",
-            (unsigned long long)m->version, (unsigned long long)c->floor);
-    REQUIRE(m->kind != STORE_COMPARE_WRITE || m->version == m->expected + 1, "a lost update");
-    if (m->kind == STORE_READ)
-        learn(m->pid, m->version, value_in(c->page));
-    else if (m->kind == STORE_WRITE || m->kind == STORE_COMPARE_WRITE)
-        learn(m->pid, m->version, c->value);
-    else if (m->kind == STORE_FREE)
-        life_of(m->pid)->freed = true;
-    if (m->version > h->floor)
-        h->floor = m->version;
-    struct node *n = node_begins(c->began);
-    if (n) {
-        node_has(n, m->pid, m->version - !reads, !reads, 0);
-        n->is = DONE;
-        n->ends = steps_done;
-    }
-}
-
-static void op_ended(struct client *c)
-{
-    struct store_op *m = &c->op;
-    struct life *life = life_of(m->pid);
-    int status = m->status;
-    if (traced)
-        printf("%ld: client %u, op %d on page %llx: %d, version %llu\n", steps_done, c->env.slot, m->kind,
-               (unsigned long long)m->pid, status, (unsigned long long)m->version);
-    if (!status) {
-        ended_well(c);
-    } else if (status == -DSM_EPAGE) {
-        REQUIRE(life->freeing, "page %llx is not known", (unsigned long long)m->pid);
-    } else if (status == -DSM_ECONFLICT) {
-        REQUIRE(m->version != m->expected && m->version >= c->floor, "no conflict");
-    } else {
-        REQUIRE(status == -DSM_EUNKNOWN || status == -DSM_EIO || status == -DSM_ECANCELED ||
-                    (copies > 1 && status == -DSM_EPEER) || status == -DSM_EBUSY,
-                "status %d", status);
-        REQUIRE(status != -DSM_EBUSY || !store_lock_is_own(&c->env, m->lock), "it waits for itself");
-        if (c->value && status != -DSM_EUNKNOWN)
-            forget(c->value);
-    }
-}
-
-static void allocation_ended(struct client *c)
-{
-    struct store_allocation *a = &c->allocation;
-    if (a->status) {
-        REQUIRE(a->status == -DSM_ESTOREFULL || a->status == -DSM_EUNKNOWN || a->status == -DSM_EIO ||
-                    a->status == -DSM_ECANCELED || (copies > 1 && a->status == -DSM_EPEER),
-                "status %d", a->status);
-        return;
-    }
-    for (uint64_t i = 0; i < a->want; i++) {
-        uint64_t pid = c->ids[i];
-        REQUIRE(!life_of(pid), "page %llx was given twice", (unsigned long long)pid);
-        for (uint32_t k = 0; k < n_lives; k++)
-            REQUIRE(page_number(lives[k].pid) != page_number(pid) || lives[k].freeing, "page %llx is in use",
-                    (unsigned long long)lives[k].pid);
-        REQUIRE(n_lives < IDS, "more ids than the simulation has room for");
-        lives[n_lives++] = (struct life){.pid = pid};
-    }
-}
 
 /* ---- clients ---- */
 
 /* Closes what the dead client of the slot has left open, as csrc/store/store.c does, and takes the slot. */
 static void take(struct client *c, uint32_t slot)
 {
-    uint64_t *words = (uint64_t *)(void *)(memory[0] + shape.chunk_words);
-    for (uint64_t i = 0; i < shape.chunks; i++)
-        if (chunk_state(words[i]) == CHUNK_OPEN && chunk_owner(words[i]) == slot + 1)
-            words[i] = chunk_next(words[i], 0, CHUNK_CLOSED);
-    for (uint32_t k = 0; k < copies; k++) {
+    for (uint64_t i = 0; i < shape.chunks * shape.extents; i++) {
+        uint8_t *there = memory[first[i / shape.chunks]] + chunk_at(&shape, i % shape.chunks);
+        uint64_t *word = (uint64_t *)(void *)there;
+        if (chunk_state(*word) == CHUNK_OPEN && chunk_owner(*word) == slot + 1)
+            *word = chunk_next(*word, 0, CHUNK_CLOSED);
+    }
+    for (uint32_t k = 0; k < nodes_left; k++) {
         uint64_t *word = (uint64_t *)(void *)(memory[k] + word_at(&shape, slot));
         if (tx_state(*word) == TX_PREPARED)
             *word = tx_word(tx_seq(*word), TX_ABORTED);
         c->words.at[k] = *word;
+        *(uint64_t *)(void *)(memory[k] + slot_at(slot)) = c->env.mark + 1;
         if (tx_seq(c->words.at[k]) > c->words.seq)
             c->words.seq = tx_seq(c->words.at[k]);
     }
@@ -127,15 +68,18 @@ static void come(struct client *c, bool hints)
     c->env = (struct store_env){.shape = &shape,
                                 .slot = NOWHERE,
                                 .copies = copies,
+                                .first = first,
                                 .mark = (uint32_t)chance(LOW24),
                                 .at = at,
                                 .mixes = mixes,
                                 .dues = &c->dues,
+                                .intents = &c->intents,
                                 .words = &c->words,
                                 .held = &c->held,
                                 .lock_wait = 10000000000,
-                                .frames = &c->frames,
+                                .frames = c->frames,
                                 .hints = hints ? c->hints : NULL,
+                                .in_turn = hints,
                                 .heads = &c->heads};
     while (places[slot].taken && !places[slot].dead)
         slot++;
@@ -146,7 +90,7 @@ static void come(struct client *c, bool hints)
     c->task = SWEEPS;
     c->sweep.slot = c->resolve.slot = slot;
     c->sweep.mark = c->resolve.mark = places[slot].mark;
-    c->resolves = copies == 1; /* only transactions lock there, and the last one has a record */
+    c->resolves = nodes_left == 1; /* only transactions lock there, and the last one has a record */
     c->does = RUNS;
 }
 
@@ -155,7 +99,8 @@ static void has_swept(struct client *c)
     const struct place *p = &places[c->sweep.slot];
     if (c->env.slot != NOWHERE) { /* its own */
         c->does = IDLES;
-        c->dues.kept = c->dues.kept && c->sweep.status;
+        if (!c->sweep.status)
+            store_is_swept(&c->env);
         return;
     }
     if (!c->sweep.status && p->dead && p->mark == c->sweep.mark)
@@ -235,6 +180,7 @@ static void commit_begins(struct client *c)
         uint64_t value = p->writes ? ++values : 0;
         for (int k = 0; p->writes && k < PAGE_BYTES / 8; k++)
             memcpy(t->data[i] + 8 * k, &value, 8);
+        p->hash = xxh3_128(t->data[i], PAGE_BYTES);
         if (t->node)
             node_has(t->node, p->pid, p->version, tx_changes(p), value);
         t->floors[i] = value; /* the other one was looked at */
@@ -298,6 +244,15 @@ static void committed(struct client *c)
     }
 }
 
+/* Of the extents with chunks that are held. */
+static uint64_t held_places(const struct client *c)
+{
+    uint64_t places = 0;
+    for (uint32_t i = 0; i < c->held.n; i++)
+        places |= places_of(&c->env, c->held.of[i].extent);
+    return places;
+}
+
 /* Chunks that are held are closed once no WRITE to them is under way. */
 static void close_held(struct client *c)
 {
@@ -307,8 +262,8 @@ static void close_held(struct client *c)
         c->does = IDLES;
         return;
     }
-    for (uint32_t k = 0; k < copies; k++)
-        if (c->dues.unsettled >> k & 1)
+    for (uint32_t k = 0; k < nodes_left; k++)
+        if (c->dues.unsettled & held_places(c) & 1ull << k)
             t->ops[t->n++] = store_read_op(&c->env, k, slot_at(c->env.slot), &t->commit.seen[k], 8);
     t->phase = t->n ? TX_SETTLES : TX_CLOSES;
     if (!t->n)
@@ -329,6 +284,8 @@ static void transaction_ended(struct client *c, int status)
     for (uint32_t i = 0; status && status != -DSM_EUNKNOWN && i < t->want; i++)
         if (t->pages[i].writes)
             forget(t->floors[i]);
+    if (status == -DSM_EUNKNOWN)
+        note_transaction_in_doubt(t);
     if (status && status != -DSM_EUNKNOWN && t->node)
         t->node->is = FAILED;
     close_held(c);
@@ -347,7 +304,7 @@ static enum store_next step_transaction(struct client *c)
         for (uint32_t i = 0; i < t->n; i++)
             if (t->ops[i].status)
                 return STORE_DONE;
-        c->dues.unsettled = 0;
+        c->dues.unsettled &= ~held_places(c);
         t->phase = TX_CLOSES;
         t->n = store_held_ops(&c->env, t->ops);
         return STORE_POST;
@@ -402,6 +359,9 @@ static void begin(struct client *c)
     uint32_t recent = n_lives < 2 * PAGES ? n_lives : 2 * PAGES;
     struct life *life = &lives[n_lives - 1 - (chance(3) ? 0 : chance(recent))];
     enum store_kind kind = any_kind();
+    if (c->failed && chance(4))
+        life = life_of(c->failed);
+    c->failed = 0;
     if (values + 1 >= VALUES)
         kind = STORE_READ;
     c->task = ONE_PAGE;
@@ -482,6 +442,18 @@ static void has_resolved(struct client *c)
     }
 }
 
+/* A signal handler ends the op, which sleeps. What has become of its change is said. */
+static bool is_interrupted(struct client *c)
+{
+    if (c->does != SLEEPS || c->task != ONE_PAGE || c->resolves || c->needs_frames || chance(20))
+        return false;
+    store_give_up(&c->op, &c->env);
+    if (!c->op.status)
+        c->op.status = -DSM_ETIME;
+    finish(c);
+    return true;
+}
+
 /* The chunk that was to be opened is open, or could not be. The client takes some of its frames for used, and does not
  * use them, so that it soon needs another chunk. In every other world all use the same few frames of a chunk. */
 static void has_chunk(struct client *c)
@@ -497,10 +469,11 @@ static void has_chunk(struct client *c)
     } else if (status) {
         c->does = IDLES; /* the write has not begun */
     }
-    if (seed % 2 && c->frames.free & 0xf)
-        c->frames.free &= 0xf;
-    for (int i = 0; i < 56 && c->frames.free & (c->frames.free - 1); i++)
-        c->frames.free &= ~(1ull << chance(64)) | (c->frames.free & -c->frames.free);
+    uint64_t *free = &c->frames[c->chunking.extent].free;
+    if (seed % 2 && *free & 0xf)
+        *free &= 0xf;
+    for (int i = 0; i < 56 && *free & (*free - 1); i++)
+        *free &= ~(1ull << chance(64)) | (*free & -*free);
 }
 
 static void post_what(struct client *c)
@@ -539,6 +512,8 @@ static void step(struct client *c)
     c->env.now = now;
     c->env.time = (uint64_t)now;
     c->env.random = chance(UINT64_MAX);
+    if (chance(8) == 0)
+        c->intents.next = 0; /* as one that has come to the end of them */
     switch (step_what(c)) {
     case STORE_POST:
         post_what(c);
@@ -552,6 +527,7 @@ static void step(struct client *c)
     case STORE_FRAMES:
         c->needs_frames = true;
         memset(&c->chunking, 0, sizeof c->chunking);
+        c->chunking.extent = c->task == TRANSACTS ? c->tx.commit.extent : c->op.extent;
         break;
     case STORE_RECOVER:
         recover(c);
@@ -569,10 +545,10 @@ static void step(struct client *c)
 /* At one node. The slot is free for others once all are done. */
 static void fence(struct client *c)
 {
-    uint32_t node = (uint32_t)chance(copies);
+    uint32_t node = (uint32_t)chance(nodes_left);
     settle(c, node);
     c->fenced |= 1u << node;
-    if (c->fenced != (1u << copies) - 1)
+    if (c->fenced != (1u << nodes_left) - 1)
         return;
     if (c->env.slot != NOWHERE)
         places[c->env.slot].dead = true;
@@ -591,7 +567,7 @@ static void act(struct client *c, bool calm)
     bool hints = chance(2);
     bool waits = c->does == WAITS && waits_for_answers(c);
     if (is_under_way(c, -1) && (waits || (c->does != GONE && chance(2)))) {
-        uint32_t node = (uint32_t)chance(copies);
+        uint32_t node = (uint32_t)chance(nodes_left);
         if (!calm && waits && (chance(may_commit(c) || c->task != TRANSACTS ? 60 : 400) == 0 || c->cut >> node & 1))
             lose(c, node);
         else
@@ -600,6 +576,8 @@ static void act(struct client *c, bool calm)
     }
     switch (c->does) {
     case IDLES:
+        if (c->shut)
+            break;
         if (c->dues.kept && now >= c->until && (calm || chance(20) == 0))
             sweep_own(c);
         else if (c->dues.n && now >= c->until && (calm || chance(2)))
@@ -612,7 +590,7 @@ static void act(struct client *c, bool calm)
         break;
     case SLEEPS:
     case RUNS:
-        if (now >= c->until)
+        if (now >= c->until && !(copies > 1 && is_interrupted(c)))
             step(c);
         break;
     case DIED:
@@ -620,7 +598,8 @@ static void act(struct client *c, bool calm)
             fence(c);
         break;
     default:
-        come(c, hints);
+        if (!c->shut)
+            come(c, hints);
     }
 }
 
@@ -628,9 +607,9 @@ static void disturb(struct client *c)
 {
     if (chance(300) == 0)
         c->until = now + (int64_t)(chance(8) ? chance(40000) : chance(20000000000ull)); /* is stopped */
-    if (copies > 1 && chance(100) == 0)
-        c->cut = chance(2) ? 0 : 1u << chance(copies);
-    if (chance(may_commit(c) ? 60 : copies > 1 ? 300 : 1000) == 0 && c->does < DIED) {
+    if (nodes_left > 1 && chance(100) == 0)
+        c->cut = chance(2) ? 0 : 1u << chance(nodes_left);
+    if (chance(may_commit(c) ? 60 : nodes_left > 1 ? 300 : 1000) == 0 && c->does < DIED) {
         c->does = DIED;
         for (uint32_t i = 0; i < c->n; i++)
             c->flights[i].op = NULL;
@@ -639,14 +618,16 @@ static void disturb(struct client *c)
 
 /* ---- a run ---- */
 
-static const uint64_t *heads_at(uint32_t node) { return (const uint64_t *)(const void *)(memory[node] + shape.heads); }
-
 /* What dead clients and lost answers have left. */
 static void sweep_all(void)
 {
     struct client *c = &clients[0];
     for (int i = 0; i < CLIENTS; i++)
         REQUIRE(clients[i].does == GONE || !clients[i].dues.n, "client %d has unlocks that are due", i);
+    for (int i = 0; i < CLIENTS; i++)
+        for (uint32_t k = 0; k < INTENTS; k++)
+            REQUIRE(clients[i].does == GONE || clients[i].dues.kept || !clients[i].intents.of[k],
+                    "client %d does not use intent %u again", i, k);
     for (uint32_t slot = 0; slot < SLOTS; slot++) {
         memset(&c->sweep, 0, sizeof c->sweep);
         c->sweep.slot = slot;
@@ -663,53 +644,32 @@ static void sweep_all(void)
     }
 }
 
-static void check_frame(uint32_t node, uint64_t number, uint64_t head)
-{
-    struct frame_header h;
-    const uint8_t *frame = memory[node] + frame_at(&shape, head_low(head));
-    memcpy(&h, frame, sizeof h);
-    REQUIRE(frame_fits(&h, number, head) && frame_holds(&h, frame + sizeof h, PAGE_BYTES),
-            "copy %u of page %llu is damaged", node, (unsigned long long)number);
-    REQUIRE(h.version >= histories[number].floor, "the last version of page %llx is lost", (unsigned long long)h.pid);
-    learn(h.pid, h.version, value_in(frame + sizeof h));
-}
-
-static void check_memory(void)
-{
-    const uint64_t *heads = heads_at(0);
-    for (uint64_t i = 0; i < PAGES; i++) {
-        REQUIRE(!head_locked(heads[i]), "page %llu stays locked", (unsigned long long)i);
-        for (uint32_t k = 1; k < copies; k++)
-            REQUIRE(heads_at(k)[i] == heads[i], "copy %u of head %llu", k, (unsigned long long)i);
-        if (head_state(heads[i]) != HEAD_FRAMED)
-            continue;
-        for (uint32_t k = 0; k < copies; k++)
-            check_frame(k, i, heads[i]);
-        for (uint64_t k = 0; k < i; k++)
-            REQUIRE(head_state(heads[k]) != HEAD_FRAMED || head_low(heads[k]) != head_low(heads[i]),
-                    "two pages are in frame %u", head_low(heads[i]));
-    }
-}
-
-/* A transaction that one copy has for committed has been committed at all. */
-static void check_words(void)
-{
-    for (uint32_t slot = 0; slot < SLOTS; slot++)
-        for (uint32_t k = 0; k < copies * copies; k++) {
-            uint64_t a, b;
-            memcpy(&a, memory[k % copies] + word_at(&shape, slot), 8);
-            memcpy(&b, memory[k / copies] + word_at(&shape, slot), 8);
-            REQUIRE(tx_seq(a) != tx_seq(b) || tx_state(a) != TX_COMMITTED || a == b, "transaction %llu of slot %u",
-                    (unsigned long long)tx_seq(a), slot);
-        }
-}
-
 static bool all_idle(void)
 {
     for (int i = 0; i < CLIENTS; i++)
-        if ((clients[i].does != IDLES && clients[i].does != GONE) || (clients[i].does == IDLES && clients[i].dues.n))
+        if (clients[i].does != GONE && (clients[i].does != IDLES || (clients[i].dues.n && !clients[i].shut)))
             return false;
     return true;
+}
+
+/* What has begun comes to an end. */
+static void end_all(void)
+{
+    for (long until = steps_done + 100 * STEPS; !all_idle(); steps_done++) {
+        REQUIRE(steps_done < until, "an op does not end");
+        now += 1000000000;
+        act(&clients[chance(CLIENTS)], true);
+    }
+}
+
+/* The memory nodes that are left go on without the others. */
+static void change_epoch(void)
+{
+    fence_all();
+    end_all();
+    recover_copies();
+    for (uint64_t i = 0; i < CLIENTS; i++)
+        come(&clients[i], chance(2));
 }
 
 static void run(uint64_t number)
@@ -720,60 +680,71 @@ static void run(uint64_t number)
     now = 1;
     mixes = number % 3 == 0;
     history_begins();
+    n_doubts = 0;
     n_nodes = 0;
     memset(places, 0, sizeof places);
     shape.id = chance(UINT64_MAX);
-    for (uint32_t k = 0; k < copies; k++) {
+    begin_epochs();
+    for (uint32_t k = 0; k < nodes_left; k++) {
         memset(memory[k], 0, shape.nbytes);
-        for (uint64_t i = 0; i < PAGES; i++)
-            ((uint64_t *)(void *)(memory[k] + shape.heads))[i] = head_first(&shape, i);
+        for (uint64_t i = 0; i < shape.pages; i++)
+            ((uint64_t *)(void *)(memory[k] + shape.heads))[i] = head_first(&shape, number_at(&shape, k / copies, i));
     }
     for (int i = 0; i < CLIENTS; i++)
         come(&clients[i], chance(2));
     for (; steps_done < STEPS; steps_done++) {
         struct client *c = &clients[chance(CLIENTS)];
-        now += (int64_t)(chance(1000) ? chance(copies > 1 ? 400000 : 2000) : chance(20000000000ull));
+        now += (int64_t)(chance(1000) ? chance(nodes_left > 1 ? 400000 : 2000) : chance(20000000000ull));
         disturb(c);
         act(c, false);
+        if (epoch_ends(c))
+            change_epoch();
+        ask_sometimes();
     }
-    for (; !all_idle(); steps_done++) { /* what has begun comes to an end */
-        REQUIRE(steps_done < 100 * STEPS, "an op does not end");
-        now += 1000000000;
-        act(&clients[chance(CLIENTS)], true);
-    }
+    end_all();
     for (int i = 0; i < CLIENTS; i++)
-        for (uint32_t k = 0; k < copies; k++)
+        for (uint32_t k = 0; k < nodes_left; k++)
             settle(&clients[i], k);
     sweep_all();
+    ask_about_all();
     check_memory();
     check_words();
     check_order();
 }
 
-static void run_all(uint32_t with, uint64_t first, uint64_t n)
+static void run_all(uint32_t with, uint32_t extents, uint64_t from, uint64_t n)
 {
     copies = shape.copies = with;
-    REQUIRE(!store_lay_out(&shape), "%u copies", with);
-    for (uint32_t k = 0; k < with; k++) {
-        memory[k] = calloc(1, shape.nbytes);
-        REQUIRE(memory[k], "no memory");
-        at[k] = (dsm_remote *)(void *)memory[k];
+    shape.extents = extents;
+    shape.pages = PAGES / extents;
+    REQUIRE(extents <= EXTENTS && !store_lay_out(&shape), "%u copies of %u extents", with, extents);
+    for (uint32_t k = 0; k < with * extents; k++) {
+        all_memory[k / with][k % with] = calloc(1, shape.nbytes);
+        REQUIRE(all_memory[k / with][k % with], "no memory");
     }
     for (uint64_t i = 0; i < n; i++)
-        run(first + i);
-    for (uint32_t k = 0; k < with; k++)
-        free(memory[k]);
+        run(from + i);
+    for (uint32_t k = 0; k < with * extents; k++)
+        free(all_memory[k / with][k % with]);
 }
 
 int main(int argc, char **argv)
 {
     traced = argc > 4;
     if (argc > 3) {
-        run_all((uint32_t)strtoul(argv[1], NULL, 10), strtoull(argv[2], NULL, 10), strtoull(argv[3], NULL, 10));
+        char *end;
+        uint32_t with = (uint32_t)strtoul(argv[1], &end, 10);
+        uint32_t extents = *end == 'x' ? (uint32_t)strtoul(end + 1, NULL, 10) : 1;
+        run_all(with, extents, strtoull(argv[2], NULL, 10), strtoull(argv[3], NULL, 10));
     } else {
-        run_all(1, 1, 200);
-        run_all(2, 1, 200);
-        run_all(3, 1, 100);
+        run_all(1, 1, 1, 200);
+        run_all(2, 1, 1, 200);
+        run_all(3, 1, 1, 100);
+        run_all(1, 2, 1, 60);
+        run_all(1, 3, 1, 60);
+        run_all(2, 2, 1, 60);
+        run_all(2, 3, 1, 60);
+        run_all(3, 2, 1, 40);
     }
     puts("ok");
     return 0;
