@@ -85,7 +85,7 @@ class SharedClock(NamedObject):
 class _Clock:
     def __init__(self, hybrid: bool, shared: SharedClock | None) -> None:
         if shared is not None and not isinstance(shared, SharedClock):
-            raise errors.InvalidArgumentError(f"shared={shared!r}: what Cluster.clock() returns")
+            raise _core.refused(shared, SharedClock, f"shared={shared!r}: what Cluster.clock() returns")
         self._core = _core.ClockCore(hybrid) if shared is None else shared._cores[hybrid]
 
     @property
@@ -171,9 +171,9 @@ class HybridClock(_Clock):
         super().__init__(True, shared)
         drift = _core.seconds(max_drift, "max_drift", _MOST_SECONDS)
         if drift is None:
-            raise errors.InvalidArgumentError("max_drift=None: seconds, at least 0")
+            raise errors.ArgumentTypeError("max_drift=None: seconds, at least 0")
         if wall is not None and not callable(wall):
-            raise errors.InvalidArgumentError(f"wall={wall!r}: a callable that returns seconds since 1970")
+            raise errors.ArgumentTypeError(f"wall={wall!r}: a callable that returns seconds since 1970")
         self._drift_ms = int(drift * 1000)
         self._wall = wall
 
@@ -182,7 +182,7 @@ class HybridClock(_Clock):
             return self._core.hybrid(received, -1, self._drift_ms)
         now = _core.seconds(self._wall(), "wall()", _MOST_SECONDS)
         if now is None:
-            raise errors.InvalidArgumentError("wall()=None: seconds since 1970")
+            raise errors.ArgumentTypeError("wall()=None: seconds since 1970")
         return self._core.hybrid(received, int(now * 1000), self._drift_ms)
 
     def send(self) -> int:
@@ -237,5 +237,5 @@ class HybridClock(_Clock):
             The stamp is not an integer from 0 to 2**64 - 1.
         """
         if _core.checked_int(stamp, 0, (1 << 64) - 1) is None:
-            raise errors.InvalidArgumentError(f"stamp={stamp!r}: an int from 0 to 2**64 - 1, as the clock returned it")
+            raise _core.refused(stamp, int, f"stamp={stamp!r}: an int from 0 to 2**64 - 1, as the clock returned it")
         return (stamp >> _COUNTER_BITS) / 1000, stamp & (1 << _COUNTER_BITS) - 1

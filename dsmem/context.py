@@ -53,14 +53,14 @@ class FabricURL:
 def _whole(name: str, value: Any) -> int:
     number: int | None = _core.checked_int(value, -1, (1 << 31) - 1)
     if number is None:
-        raise errors.InvalidArgumentError(f"{name}={value!r}: a whole number up to {(1 << 31) - 1}")
+        raise _core.refused(value, int, f"{name}={value!r}: a whole number up to {(1 << 31) - 1}")
     return number
 
 
 def _text(name: str, value: Any) -> str:
     """Check a string for the core: strings of C end at a NUL, and strings on the wire are UTF-8."""
     if not isinstance(value, str):
-        raise errors.InvalidArgumentError(f"{name}={value!r}: a str")
+        raise errors.ArgumentTypeError(f"{name}={value!r}: a str")
     plain = str.__str__(value)  # not of a subclass: what is checked here is what is formatted and encoded
     with contextlib.suppress(UnicodeEncodeError):
         if b"\0" not in plain.encode():
@@ -227,6 +227,7 @@ class Context(_core.Context):
     """
 
     _rejected = 0  # rejected connections that have been logged
+    _serves = False  # requests to its service are kept from the start, until the service takes them
     _of_cluster = False  # opened by a cluster for its own use: the program does not know of it
 
     def __init__(
@@ -255,6 +256,7 @@ class Context(_core.Context):
             spin=spin,
             registration_cache=registration_cache,
             fault=urls[0].fault,
+            serves=self._serves,
         )
         for each in self.fabrics:
             _warn_of_public(each.address)
@@ -283,7 +285,7 @@ class Context(_core.Context):
     @property
     def stats(self) -> dict[str, int]:
         """Counters since the context was opened: posts, doorbells, signalled, wakeups, connects, rejected, failovers,
-        cache_hits, cache_misses, cache_evicted, cache_bytes.
+        bulk, cache_hits, cache_misses, cache_evicted, cache_bytes.
 
         posts
             Ops given to the fabric. Ops on mapped memory are not counted.
@@ -300,6 +302,9 @@ class Context(_core.Context):
             also logs them, under "dsmem".
         failovers
             Times that another path to a peer was taken than before: by another device of this context, or of the peer.
+        bulk
+            Ops that went by another fabric than the atomics of their region, :attr:`Remote.bulk_fabric`. One read for
+            each call that has such ops is among the posts.
         cache_hits, cache_misses
             Ops whose local buffer the registration cache had, or had not and was asked to keep.
         cache_evicted
@@ -324,4 +329,4 @@ def _secret(given: Any) -> bytes:
         return secret.key(secret.default_secret())
     if isinstance(given, (bytes, bytearray, memoryview)):
         return secret.key(bytes(given))
-    raise errors.InvalidArgumentError(f"secret= is of type {type(given).__name__}; pass bytes, of text its .encode()")
+    raise errors.ArgumentTypeError(f"secret= is of type {type(given).__name__}; pass bytes, of text its .encode()")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from dsmem import errors
+from dsmem import _core, errors
 
 _dtype: Any = np.dtype  # for arguments that its overloads do not list
 _KINDS = "?biufcmMSUV"
@@ -25,7 +25,7 @@ def dtype_of(dtype: DTypeLike | None) -> np.dtype[Any]:
     try:
         return np.dtype(dtype)
     except (TypeError, ValueError) as error:
-        raise errors.InvalidArgumentError(f"dtype={dtype!r}: {error}") from None
+        raise _core.refused(dtype, (str, tuple, list, dict), f"dtype={dtype!r}: {error}") from None
 
 
 def describe_dtype(dtype: DTypeLike) -> bytes:
@@ -38,7 +38,8 @@ def describe_dtype(dtype: DTypeLike) -> bytes:
     """
     kind = dtype_of(dtype)
     if kind.hasobject or kind.kind not in _KINDS or not kind.itemsize:
-        raise errors.InvalidArgumentError(f"dtype {kind} means nothing in another process, or has no size")
+        why = f"dtype {kind} means nothing in another process, or has no size"
+        raise _core.refused(dtype, () if kind.hasobject else object, why)
     text = repr(_described(kind)).encode("ascii", "backslashreplace")
     if not _same(kind, parse_dtype(text)):
         raise errors.InvalidArgumentError(f"dtype {kind!r} can't be written into a segment's header")

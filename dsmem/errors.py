@@ -3,6 +3,10 @@
 Every class is a :class:`DsmemError` and also the built-in exception that fits it, so both ``except DsmemError`` and
 ``except TimeoutError`` work. A message gives the cause and, after a semicolon, the remedy. A detail with both is the
 whole message. A detail with only the cause is followed by the class's ``text``.
+
+An argument of a wrong type, whatever its value, raises :class:`ArgumentTypeError`, which is a TypeError; one of a right
+type and a wrong value :class:`InvalidArgumentError` or a class of its own, which is a ValueError. The first is one of
+the second, so ``except InvalidArgumentError`` takes both.
 """
 
 from __future__ import annotations
@@ -131,6 +135,10 @@ class DsmemError(Exception):
         For the exception of an op of a batch: the index of the op. None otherwise.
     """
 
+    # of changes of a store: what their pages are asked for in its next epoch; of many, which were made
+    _doubts: bytes = b""
+    _versions: Any = None
+
     code: int = 0
     text: str = ""
     placed: int = 0
@@ -185,7 +193,7 @@ def _rebuild(cls: type[DsmemError], detail: str, fields: dict[str, Any]) -> Dsme
 
 
 class InvalidArgumentError(DsmemError, ValueError):
-    """An argument has an invalid type or value."""
+    """An argument has an invalid value or, where it is an :exc:`ArgumentTypeError`, an invalid type."""
 
     code = 1
     text = "invalid argument"
@@ -364,7 +372,7 @@ class FencedError(DsmemError, ConnectionError):
     """The owner has fenced this node: it has no access any more."""
 
     code = 24
-    text = "the owner has fenced this node; open a new context to get a new identity"
+    text = "the owner has fenced this node and refuses it; close all of it, and connect() or make a Context again"
 
 
 class SystemCallError(DsmemError, OSError):
@@ -575,7 +583,11 @@ class OutcomeUnknownPeerDeadError(OutcomeUnknownError, PeerDeadError):
 
 
 class ArgumentTypeError(InvalidArgumentError, TypeError):
-    """An argument of a wrong type."""
+    """An argument of a type that is not taken, whatever its value: a TypeError, as Python raises it.
+
+    Names and descriptors have classes of their own, for wrong types too: :exc:`InvalidNameError` and
+    :exc:`DescriptorError`.
+    """
 
 
 class ArgumentRangeError(InvalidArgumentError, OverflowError):

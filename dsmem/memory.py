@@ -64,6 +64,8 @@ class Reference:
         Whether to attach without the right to change the object.
     copies : tuple of bytes
         Descriptors of the other copies of a store that has several.
+    coordinator : str
+        Address of the cluster whose coordinator says where the copies are; empty if none does.
     """
 
     kind: str
@@ -74,6 +76,7 @@ class Reference:
     descriptor: bytes = b""
     readonly: bool = False
     copies: tuple[bytes, ...] = ()
+    coordinator: str = ""
 
 
 class Memory:

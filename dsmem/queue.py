@@ -49,18 +49,20 @@ def _shape(
 ) -> dict[str, Any]:
     capacity = _core.checked_int(1 << 20 if capacity_bytes is None else capacity_bytes, 1)
     if capacity is None:
-        raise errors.InvalidArgumentError(f"capacity_bytes={capacity_bytes!r}: bytes, at least 1")
+        raise _core.refused(capacity_bytes, int, f"capacity_bytes={capacity_bytes!r}: bytes, at least 1")
     lane = max(4096, 1 << (capacity - 1).bit_length())
     words = {"one": 1, "many": _MANY}
     producers, consumers = "one" if producers is None else producers, "one" if consumers is None else consumers
     lanes = words.get(producers) if isinstance(producers, str) else _core.checked_int(producers, 1)
     if lanes is None or not isinstance(consumers, str) or consumers not in words:
-        raise errors.InvalidArgumentError(
-            f"producers={producers!r}, consumers={consumers!r}: 'one' or 'many'; producers also their greatest number"
-        )
+        given = f"producers={producers!r}, consumers={consumers!r}"
+        text = f"{given}: 'one' or 'many'; producers also their greatest number"
+        if not isinstance(consumers, str):
+            raise errors.ArgumentTypeError(text)
+        raise _core.refused(producers, str if isinstance(producers, str) else int, text)
     longest = _core.checked_int(lane // 4 if max_message is None else max_message, 1)
     if longest is None:
-        raise errors.InvalidArgumentError(f"max_message={max_message!r}: bytes, at least 1")
+        raise _core.refused(max_message, int, f"max_message={max_message!r}: bytes, at least 1")
     return {
         "lanes": lanes,
         "lane_bytes": lane,
@@ -241,7 +243,7 @@ class Queue(NamedObject, _core.Queue):
     # -- the end --
 
     def close(self) -> None:
-        """Close this handle and give up its roles. Messages stay. Closing twice has no effect.
+        """Send what is staged, close this handle and give up its roles. Messages stay. Closing twice has no effect.
 
         Raises
         ------
@@ -249,16 +251,23 @@ class Queue(NamedObject, _core.Queue):
             Calls are under way in other threads, there are views of a message, or the handle keeps messages that were
             taken for tasks which were cancelled, or by a get that failed: ``get_many(block=False)`` returns them.
         TransportError, TimeoutError
-            A role in another process's memory could not be given up. The handle stays open; call close() again.
+            In another process's memory: staged messages could not be sent, or a role could not be given up. The handle
+            stays open; call close() again. At the end of a with statement it is closed, and they are lost.
+        ShutDownError, PeerDeadError, StaleDescriptorError, FencedError, NotHeldError
+            There are staged messages (:meth:`put`), and they can never be sent: they are lost, and the handle is
+            closed. Not raised if another call has raised it for them already.
 
         Notes
         -----
         Tasks that wait in an ``_async`` method get ClosedError, in all event loops.
         """
-        _core.Queue.close(self)
-        self._readers.close()
-        self._writers.close()
-        NamedObject.close(self)
+        try:
+            _core.Queue.close(self)
+        finally:
+            if self.closed:  # also where it says that messages are lost
+                self._readers.close()
+                self._writers.close()
+                NamedObject.close(self)
 
     def _leave(self) -> None:
         try:
@@ -414,7 +423,7 @@ class Pickled:
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
 
-    def put(self, item: object, block: bool = True, timeout: float | None = None) -> None:
+    def put(self, item: object, block: bool = True, timeout: float | None = None, *, flush: bool = True) -> None:
         """Put an object.
 
         Parameters
@@ -425,6 +434,8 @@ class Pickled:
             Wait for room.
         timeout : float, optional
             Seconds to wait; None: no limit.
+        flush : bool
+            False: staged only, as by :meth:`Queue.put`.
 
         Raises
         ------
@@ -435,7 +446,7 @@ class Pickled:
         body = pickle.dumps(item, protocol=5, buffer_callback=buffers.append)
         parts = [memoryview(body), *(b.raw() for b in buffers)]
         head = struct.pack(f"<{1 + len(parts)}Q", len(parts), *(p.nbytes for p in parts))
-        self.queue._put_parts([head, *parts], _PICKLED, block, timeout)
+        self.queue._put_parts([head, *parts], _PICKLED, block, timeout, flush)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Take the next object.
@@ -469,20 +480,26 @@ class Pickled:
             at += size
         return pickle.loads(parts[0], buffers=[bytearray(p) for p in parts[1:]])
 
-    def put_nowait(self, item: object) -> None:
+    def put_nowait(self, item: object, *, flush: bool = True) -> None:
         """Put an object without waiting: ``put(item, block=False)``.
 
         Parameters
         ----------
         item : object
             Any object that can be pickled.
+        flush : bool
+            False: staged only, as by :meth:`Queue.put`.
 
         Raises
         ------
         FullError and others
             As of :meth:`put`.
         """
-        self.put(item, False)
+        self.put(item, False, flush=flush)
+
+    def flush(self) -> None:
+        """Send what was put with ``flush=False``. Errors are as of :meth:`Queue.put`."""
+        self.queue.flush()
 
     def get_nowait(self) -> Any:
         """Take the next object without waiting: ``get(block=False)``."""
@@ -520,7 +537,7 @@ class Stamped:
     def __init__(self, queue: Queue, clock: Lamport | HybridClock) -> None:
         self.queue, self.clock = queue, clock
 
-    def put(self, data: Buffer, block: bool = True, timeout: float | None = None) -> int:
+    def put(self, data: Buffer, block: bool = True, timeout: float | None = None, *, flush: bool = True) -> int:
         """Put a message with a new stamp.
 
         Parameters
@@ -531,6 +548,8 @@ class Stamped:
             Wait for room.
         timeout : float, optional
             Seconds to wait; None: no limit.
+        flush : bool
+            False: staged only, as by :meth:`Queue.put`.
 
         Returns
         -------
@@ -540,7 +559,7 @@ class Stamped:
 
         Raises
         ------
-        InvalidArgumentError
+        ArgumentTypeError
             ``data`` is not bytes-like.
         ClockDriftError
             The clock's ``send()`` raised it. Nothing was put.
@@ -550,11 +569,15 @@ class Stamped:
         try:
             body = memoryview(data).cast("B")
         except TypeError as error:
-            raise errors.InvalidArgumentError(f"data: {error}") from None
+            raise errors.ArgumentTypeError(f"data: {error}") from None
         with body:
             stamp = self.clock.send()
-            self.queue._put_parts([struct.pack("<Q", stamp), body], _STAMPED, block, timeout)
+            self.queue._put_parts([struct.pack("<Q", stamp), body], _STAMPED, block, timeout, flush)
         return stamp
+
+    def flush(self) -> None:
+        """Send what was put with ``flush=False``. Errors are as of :meth:`Queue.put`."""
+        self.queue.flush()
 
     def get(self, block: bool = True, timeout: float | None = None) -> tuple[int, bytes]:
         """Take the next message.

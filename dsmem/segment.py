@@ -83,7 +83,8 @@ class Segment(NamedObject, _core.SegmentCore):
         try:
             return np.frombuffer(what, "u1") if isinstance(what, bytes) else np.asarray(what)
         except (ValueError, TypeError, OverflowError, RuntimeError) as error:
-            raise errors.InvalidArgumentError(f"{type(what).__name__} is not an array: {error}") from None
+            text = f"{type(what).__name__} is not an array: {error}"
+            raise _core.refused(what, () if isinstance(error, TypeError) else object, text) from None
 
     @classmethod
     def _layout(
@@ -314,7 +315,7 @@ class Segment(NamedObject, _core.SegmentCore):
             )
         number = _core.checked_int(rows, 0, (1 << 63) - 1)
         if not self.shape or number is None:
-            raise errors.InvalidArgumentError(f"{rows!r} rows of a segment of shape {self.shape}")
+            raise _core.refused(rows, int, f"{rows!r} rows of a segment of shape {self.shape}")
         rows = number
         if rows > self.capacity:
             if self.versioned or not self._memory.may_grow:
@@ -442,4 +443,4 @@ def _values(data: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
             return np.frombuffer(data, dtype)
         return np.asarray(data, dtype)
     except (ValueError, TypeError, OverflowError) as error:
-        raise errors.InvalidArgumentError(str(error)) from None
+        raise _core.refused(data, () if isinstance(error, TypeError) else object, str(error)) from None

@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import inspect
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 from typing_extensions import Self
 
 from dsmem import _core, errors
@@ -29,26 +33,99 @@ __all__ = ["Store", "Transaction"]
 _T = TypeVar("_T")
 _PAGE_SIZE = 4096
 _MEMBERS = 32
+_AT_ONCE = 64  # pages of a look
 _PAUSE, _PAUSE_LONGEST = 50e-6, 20e-3  # s; of run(), before the second attempt; it doubles
+_LEAST = 0.2  # s; an attempt waits as long as that for what others are doing at the moment
 
 
-def _number(default: int, **given: Any) -> int:
+def count_of(default: int, **given: Any) -> int:
+    """Return the argument, a whole number from 1 on, or the default for None."""
     ((what, value),) = given.items()
     number = _core.checked_int(default if value is None else value, 1, (1 << 32) - 1)
     if number is None:
-        raise errors.InvalidArgumentError(f"{what}={value!r:.80}: a whole number, at least 1")
+        raise _core.refused(value, int, f"{what}={value!r:.80}: a whole number, at least 1")
     return number
 
 
 def _bytes(capacity: int | str) -> int:
     number = bytes_of(capacity) if isinstance(capacity, str) else _core.checked_int(capacity, 1, (1 << 64) - 1)
     if not number:
-        raise errors.InvalidArgumentError(f"capacity={capacity!r:.80}: a number of bytes, such as 67108864 or '64MiB'")
+        text = f"capacity={capacity!r:.80}: a number of bytes, such as 67108864 or '64MiB'"
+        raise _core.refused(capacity, str if isinstance(capacity, str) else int, text)
     return number
 
 
 def _pages(capacity: int | str, page_size: int) -> int:
     return -(-_bytes(capacity) // page_size)
+
+
+def _in_extents(pages: int, extents: int) -> int:
+    """Round up to as many in each."""
+    return -(-pages // extents) * extents
+
+
+def shape_of(
+    page_size: int | None = None,
+    capacity: int | str | None = None,
+    members: int | None = None,
+    replicas: int | None = None,
+    extents: int | None = None,
+) -> tuple[int, int, int, int, int]:
+    """Return page size, pages, members, copies and extents of a store that is to be made."""
+    if capacity is None:
+        raise errors.InvalidArgumentError("a store can't be made without capacity=, such as '64MiB'")
+    size, places = count_of(_PAGE_SIZE, page_size=page_size), count_of(_MEMBERS, members=members)
+    number = count_of(1, extents=extents)
+    return size, _in_extents(_pages(capacity, size), number), places, count_of(1, replicas=replicas), number
+
+
+def _url(address: str) -> str:
+    """Return the address of an agent as connect() takes that of a server."""
+    return f"tcp://{address.removeprefix('tcp:')}" if address.startswith("tcp:") else address
+
+
+def _copies_of(bits: int) -> str:
+    found = [str(k) for k in range(8) if bits >> k & 1]
+    return f"cop{'ies' if len(found) > 1 else 'y'} {', '.join(found)}"
+
+
+def _what_is_wrong(heads: int, frames: int, unknown: bool) -> str:
+    said = ["its head at copy 0 is none"] if unknown else []
+    said += [f"another head at {_copies_of(heads)} than at copy 0"] if heads else []
+    said += [f"a damaged frame at {_copies_of(frames)}"] if frames else []
+    return ", ".join(said)
+
+
+#: A page that a client had locked when it was killed is free after the --grace of its memory nodes, and as long as
+#: it takes to notice a connection that has broken: 30 s, and some.
+_RUN_SECONDS = 60.0
+
+
+class _Budget:
+    """How often, and until when, a function is tried that has conflicts."""
+
+    def __init__(self, function: Any, timeout: float | None) -> None:
+        if not callable(function):
+            raise errors.ArgumentTypeError(f"function={function!r:.80} can't be called; pass a function")
+        limit = _core.seconds(timeout, "timeout")
+        self._ends = None if limit is None else time.monotonic() + limit
+        self._longest = _PAUSE
+
+    def begin(self, store: Store, opaque: bool) -> Transaction:
+        """Begin the next attempt, which waits little longer than that for other clients."""
+        transaction = store._begin(opaque)
+        if self._ends is not None:
+            transaction._wait_until(max(self._ends, time.monotonic() + _LEAST))
+        return transaction
+
+    def pause(self) -> float | None:
+        """Seconds until the next attempt, by chance and longer each time; None: there is none."""
+        rest = self._longest if self._ends is None else self._ends - time.monotonic()
+        if rest <= 0:
+            return None
+        pause = min(random.uniform(0, self._longest), rest)
+        self._longest = min(2 * self._longest, _PAUSE_LONGEST)
+        return pause
 
 
 class Transaction(_core.Transaction):
@@ -79,23 +156,23 @@ class Transaction(_core.Transaction):
     Examples
     --------
     >>> store = cluster.store("bank", capacity="1MiB", create=None)
-    >>> mine, yours = store.allocate(), store.allocate()
+    >>> mine = store.allocate()
     >>> with store.transaction() as tx:
     ...     amount = tx.read(mine)
+    ...     yours = tx.allocate()
     ...     tx.write(yours, amount)
     ...     tx.write(mine, bytes(4096))
     """
 
     def __new__(cls, *args: Any, **named: Any) -> Self:
         """Refuse calls by users, and name the method to call instead."""
-        if len(args) != 1 or not isinstance(args[0], Store):
-            raise errors.ArgumentTypeError("Transaction can't be constructed; use store.transaction()")
-        make: Any = super().__new__
-        made: Self = make(cls, *args, **named)
-        return made
+        raise errors.ArgumentTypeError("Transaction can't be constructed; use store.transaction()")
 
-    def __init__(self, store: _core.Store, *, opaque: bool = False) -> None:
-        _core.Transaction.__init__(self, store, opaque)
+    @classmethod
+    def _of(cls, store: _core.Store, opaque: bool) -> Self:
+        made = _core.Transaction.__new__(cls)
+        _core.Transaction.__init__(made, store, opaque)
+        return made
 
 
 class Store(NamedObject, _core.Store):
@@ -161,26 +238,35 @@ class Store(NamedObject, _core.Store):
         capacity: int | str | None = None,
         members: int | None = None,
         replicas: int | None = None,
+        extents: int | None = None,
+        spread: int = 0,
+        nodes: int = 0,
     ) -> tuple[int, Format]:
-        if capacity is None:
-            raise errors.InvalidArgumentError("a store can't be made without capacity=, such as '64MiB'")
-        size, places = _number(_PAGE_SIZE, page_size=page_size), _number(_MEMBERS, members=members)
-        shape = size, _pages(capacity, size), places, _number(1, replicas=replicas)
-        return _core.store_nbytes(*shape), lambda view: _core.store_format(view, *shape, 0, 0)
+        size, pages, places, number, extents = shape_of(page_size, capacity, members, replicas, extents)
+        spread = spread if extents > 1 else 0
+        nbytes = _core.store_nbytes(size, pages, places, number, extents)
+        format = size, pages, places, number, 0, 0, extents, 0, spread, nodes
+        return nbytes, lambda view: _core.store_format(view, *format)
 
     @classmethod
-    def _check_replicas(cls, replicas: int | None, names: Names) -> None:
-        copies.check_nodes(names, _number(1, replicas=replicas))
+    def _check_places(cls, replicas: int | None, extents: int | None, names: Names) -> None:
+        copies.check_nodes(names, count_of(1, replicas=replicas), count_of(1, extents=extents))
 
     @classmethod
     def _of_nodes(cls, cluster: ClusterBase, name: str, given: dict[str, Any], **how: Any) -> Store:
         """Find or make one in a cluster of several memory nodes. Its copies are made when the first has its name."""
         create, mode = how["create"], how["mode"]
-        replicas = _number(1, replicas=given["replicas"])
+        replicas, extents = count_of(1, replicas=given["replicas"]), count_of(1, extents=given["extents"])
+        names = cluster._open_names()
         if create is not False:
-            copies.reach_nodes(cluster._open_names(), name, replicas)
+            copies.reach_nodes(names, name, replicas, extents)
+
+        def layout() -> tuple[int, Format]:
+            nodes = copies.identity_of(names, replicas, extents, names.nodes)
+            return cls._layout(**given, spread=names.nodes, nodes=nodes)
+
         while True:
-            memory = cluster._open(name, "store", lambda: cls._layout(**given), lambda memory: memory, **how)
+            memory = cluster._open(name, "store", layout, lambda memory: memory, **how)
             try:
                 return open_or_leave(
                     lambda memory: cls._open(memory, cluster, name, mode=mode, made=create is True, **given), memory
@@ -200,6 +286,7 @@ class Store(NamedObject, _core.Store):
         capacity: int | str | None = None,
         members: int | None = None,
         replicas: int | None = None,
+        extents: int | None = None,
         mode: int | None = None,
         made: bool = False,
     ) -> Store:
@@ -212,22 +299,30 @@ class Store(NamedObject, _core.Store):
                 stack.enter_context(each)
             store = cls(memory, cluster, name, found)
             stack.callback(_core.Store.close, store)
-            store._compare(page_size, capacity, members, replicas)
+            store._compare(page_size, capacity, members, replicas, extents)
             stack.pop_all()
         return store
 
     def _compare(
-        self, page_size: int | None, capacity: int | str | None, members: int | None, replicas: int | None
+        self,
+        page_size: int | None,
+        capacity: int | str | None,
+        members: int | None,
+        replicas: int | None,
+        extents: int | None = None,
     ) -> None:
         there, different = self._shape, []
-        if page_size is not None and _number(0, page_size=page_size) != there["page_size"]:
+        if page_size is not None and count_of(0, page_size=page_size) != there["page_size"]:
             different.append(f"page_size={there['page_size']}, not {page_size}")
-        if capacity is not None and _pages(capacity, there["page_size"]) != there["pages"]:
+        pages = None if capacity is None else _in_extents(_pages(capacity, there["page_size"]), there["extents"])
+        if pages is not None and pages != there["pages"]:
             different.append(f"capacity={there['pages'] * there['page_size']}, not {capacity}")
-        if members is not None and _number(0, members=members) != there["members"]:
+        if members is not None and count_of(0, members=members) != there["members"]:
             different.append(f"members={there['members']}, not {members}")
-        if replicas is not None and _number(0, replicas=replicas) != there["replicas"]:
+        if replicas is not None and count_of(0, replicas=replicas) != there["replicas"]:
             different.append(f"replicas={there['replicas']}, not {replicas}")
+        if extents is not None and count_of(0, extents=extents) != there["extents"]:
+            different.append(f"extents={there['extents']}, not {extents}")
         if different:
             raise errors.MismatchError(f"store {self._name!r} has {' and '.join(different)}")
 
@@ -260,9 +355,14 @@ class Store(NamedObject, _core.Store):
         Transaction
             The transaction. It changes at most 160 pages.
         """
-        return Transaction(self, opaque=opaque)
+        return self._begin(opaque)
 
-    def run(self, function: Callable[[Transaction], _T], *, timeout: float | None = 30, opaque: bool = False) -> _T:
+    def _begin(self, opaque: bool) -> Transaction:
+        return Transaction._of(self, opaque)
+
+    def run(
+        self, function: Callable[[Transaction], _T], *, timeout: float | None = _RUN_SECONDS, opaque: bool = False
+    ) -> _T:
         """Call a function with a transaction, and again with another one as long as that has conflicts.
 
         Parameters
@@ -270,6 +370,53 @@ class Store(NamedObject, _core.Store):
         function : callable
             It gets the transaction. It may be called several times, and what it does beside the transaction is done
             each time.
+        timeout : float, optional
+            In seconds. After it no other attempt is begun, and the one under way waits no longer than 0.2 s more for
+            other clients. An op that is late has the limits of its context. At several memory nodes a client that was
+            killed is proven dead after their ``--grace``, by default 30 s, which the default outlasts.
+        opaque : bool
+            As for :meth:`transaction`.
+
+        Returns
+        -------
+        object
+            What the function has returned the last time, whose transaction was committed.
+
+        Raises
+        ------
+        ConflictError
+            The last attempt had a conflict, too. Nothing was changed.
+        BusyError, TimeoutError
+            When the time was over, another client had locked a page, and is not proven dead; or others were replacing
+            it. Nothing was changed. With a ``--grace`` that is longer than a minute, pass more as ``timeout``.
+        OutcomeUnknownError
+            The last attempt was committed, or not at all.
+        ArgumentTypeError
+            ``function`` can't be called.
+        """
+        budget = _Budget(function, timeout)
+        while True:
+            try:
+                with budget.begin(self, opaque) as tx:
+                    result = function(tx)
+            except errors.ConflictError:
+                rest = budget.pause()
+                if rest is None:
+                    raise
+                time.sleep(rest)
+            else:
+                return result
+
+    async def run_async(
+        self, function: Callable[[Transaction], _T], *, timeout: float | None = _RUN_SECONDS, opaque: bool = False
+    ) -> _T:
+        """:meth:`run` in an event loop.
+
+        Parameters
+        ----------
+        function : callable
+            As for :meth:`run`. It is called in another thread, the same that does what other tasks want of the handle,
+            one thing after another; so it should not take long. It makes its calls without ``_async``.
         timeout : float, optional
             In seconds. After it no other attempt is begun.
         opaque : bool
@@ -287,28 +434,73 @@ class Store(NamedObject, _core.Store):
         OutcomeUnknownError
             The last attempt was committed, or not at all.
         ArgumentTypeError
-            ``function`` can't be called.
+            ``function`` can't be called, or is asynchronous. Nothing was changed.
+
+        Notes
+        -----
+        If the task is cancelled, no other attempt is begun. One that is under way goes on, and is committed or not.
+
+        Examples
+        --------
+        >>> async def move(store, mine, yours):
+        ...     def swap(tx):
+        ...         a, b = tx.read(mine), tx.read(yours)
+        ...         tx.write(mine, b)
+        ...         tx.write(yours, a)
+        ...
+        ...     await store.run_async(swap)
         """
-        if not callable(function):
-            raise errors.ArgumentTypeError(f"function={function!r:.80} can't be called; pass a function")
-        limit = _core.seconds(timeout, "timeout")
-        ends = None if limit is None else time.monotonic() + limit
-        pause = _PAUSE
+        budget = _Budget(function, timeout)
         while True:
             try:
-                with Transaction(self, opaque=opaque) as tx:
-                    result = function(tx)
+                result: _T = await self._call_async(partial(self._attempt, function, budget, opaque))
             except errors.ConflictError:
-                rest = pause if ends is None else ends - time.monotonic()
-                if rest <= 0:
+                rest = budget.pause()
+                if rest is None:
                     raise
-                time.sleep(min(random.uniform(0, pause), rest))
-                pause = min(2 * pause, _PAUSE_LONGEST)
+                await asyncio.sleep(rest)
             else:
                 return result
 
-    def snapshot(self, ids: Any, out: Any = None, *, timeout: float | None = 30) -> Any:
+    def _attempt(self, function: Callable[[Transaction], _T], budget: _Budget, opaque: bool) -> _T:
+        with budget.begin(self, opaque) as tx:
+            result = function(tx)
+            if inspect.isawaitable(result):
+                if inspect.iscoroutine(result):
+                    result.close()
+                raise errors.ArgumentTypeError(f"function={function!r:.80} is asynchronous; pass one that is not")
+            return result
+
+    def snapshot(self, ids: Any, out: Any = None, *, timeout: float | None = _RUN_SECONDS) -> Any:
         """Read many pages as they were at one instant.
+
+        Parameters
+        ----------
+        ids : array_like
+            The ids of the pages, at most 65536.
+        out : buffer, optional
+            Writable memory of as many pages. By default an array of uint8 with a row for each page is made.
+        timeout : float, optional
+            In seconds, as of :meth:`run`.
+
+        Returns
+        -------
+        numpy.ndarray or buffer
+            The array, or ``out`` if it is given.
+
+        Raises
+        ------
+        ConflictError
+            Others have changed some of the pages during each attempt.
+        BusyError, TimeoutError
+            When the time was over, another client had locked a page, or others were replacing it.
+        PageNotFoundError
+            One of the pages was freed, or never allocated.
+        """
+        return self.run(lambda tx: tx.read_many(ids, out), timeout=timeout)
+
+    async def snapshot_async(self, ids: Any, out: Any = None, *, timeout: float | None = _RUN_SECONDS) -> Any:
+        """:meth:`snapshot` in an event loop.
 
         Parameters
         ----------
@@ -331,7 +523,174 @@ class Store(NamedObject, _core.Store):
         PageNotFoundError
             One of the pages was freed, or never allocated.
         """
-        return self.run(lambda tx: tx.read_many(ids, out), timeout=timeout)
+        return await self.run_async(lambda tx: tx.read_many(ids, out), timeout=timeout)
+
+    async def free_async(self, pid: int) -> None:
+        """:meth:`free` in an event loop.
+
+        Parameters
+        ----------
+        pid : int
+            Its id.
+
+        Raises
+        ------
+        PageNotFoundError
+            The page was freed before, or never allocated.
+        """
+        await self._free_async(pid)
+
+    def stat(self, *, timeout: float | None = 30) -> dict[str, int]:
+        """Return the properties of the store and how much of it is in use, as a dict.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            In seconds, of a store of a coordinator: how long its next epoch, or its coordinator, is waited for. Any
+            other store answers at once, or within its peer timeouts.
+
+        Returns
+        -------
+        dict
+            ``page_size``, ``pages``, ``members`` and ``replicas`` are those of its creation. ``free`` is the number of
+            free pages, ``handles`` that of open handles, which includes those of dead processes until others take their
+            places. ``repaired`` is the number of pages that this handle has repaired.
+        """
+        _core.seconds(timeout, "timeout")
+        return _core.Store.stat(self)
+
+    async def stat_async(self, *, timeout: float | None = 30) -> dict[str, int]:
+        """:meth:`stat` in an event loop.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            As for :meth:`stat`.
+
+        Returns
+        -------
+        dict
+            As of :meth:`stat`.
+        """
+        _core.seconds(timeout, "timeout")
+        return await self._call_async(lambda: self.stat(timeout=timeout))
+
+    def health(self, *, timeout: float | None = 2) -> dict[str, Any]:
+        """Return which copies of the store count, where they are, and which ones are missing.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            In seconds: how long a coordinator that does not answer is waited for.
+
+        Returns
+        -------
+        dict
+            ``epoch``: of the store, 0 if it has no coordinator. ``open``: whether it is in use now. ``trouble``: why it
+            is not, or has fewer copies than promised; "" if all is as it should be. ``replicas``: how many copies are
+            promised. ``copies``: for each that counts, the primary first, a dict of ``copy``, its number; ``extent``,
+            that of its extent, where the store has several; ``node``, the address of its memory node; ``domain``, what
+            fails together with that; ``up``, whether the coordinator hears it, None without one. ``missing``: for each
+            of the others a dict of ``copy``; ``extent``, as before; ``why``; and while it is being made ``node``,
+            where, and ``done`` of ``pages``, how far. ``domains``: how many different ones there are; copies in one
+            domain may be lost together.
+
+        Notes
+        -----
+        If the coordinator does not answer, ``trouble`` says so, ``open`` and ``domains`` are None, and the rest is what
+        this handle knows from its last epoch; ``copy`` and ``extent`` are left out where some extents had fewer copies.
+        """
+        _core.seconds(timeout, "timeout")
+        if self.closed:
+            raise errors.ClosedError(f"store {self._name!r}")
+        each = [self._memory.ref, *(backup.ref for backup in self._backups)]
+        nodes = [_core.Descriptor(ref.descriptor).address if ref.descriptor else "" for ref in each]
+        replicas = self._shape["replicas"]
+        copies: list[dict[str, Any]] = [
+            {"copy": place % replicas, "node": _url(at), "domain": "", "up": None} for place, at in enumerate(nodes)
+        ]
+        for place, copy in enumerate(copies if self._shape["extents"] > 1 else ()):
+            copy["extent"] = place // replicas
+        return {
+            "epoch": 0,
+            "open": True,
+            "trouble": "",
+            "replicas": replicas,
+            "copies": copies,
+            "missing": [],
+            "domains": 1,
+        }
+
+    async def health_async(self, *, timeout: float | None = 2) -> dict[str, Any]:
+        """:meth:`health` in an event loop.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            As for :meth:`health`.
+
+        Returns
+        -------
+        dict
+            As of :meth:`health`.
+        """
+        _core.seconds(timeout, "timeout")
+        return await self._call_async(lambda: self.health(timeout=timeout))
+
+    def check(self, *, repair: bool = False, progress: Callable[[int, int], object] | None = None) -> dict[str, Any]:
+        """Look at all pages, at all copies: whether heads are the same, and frames are whole and those of their pages.
+
+        Parameters
+        ----------
+        repair : bool
+            Whether a page that is damaged at some copies is written again from another copy. Its version grows by 1.
+        progress : callable, optional
+            It is called with the number of pages that have been looked at and that of all pages.
+
+        Returns
+        -------
+        dict
+            ``pages`` is the number of pages that were looked at, ``changing`` that of pages of which nothing is known,
+            since others were changing them all the time, or have died in that. ``repaired`` is the number of pages that
+            were repaired. ``wrong`` says for each other page, by the number in the lower 40 bits of its id, what is
+            wrong.
+
+        Raises
+        ------
+        TransportError, PeerDeadError, TimeoutError
+            A copy does not answer.
+        ArgumentTypeError
+            ``repair`` is no bool, or ``progress`` can't be called.
+
+        Notes
+        -----
+        Other clients go on meanwhile. A damaged page that a read meets is repaired by that, and needs no check.
+        """
+        if not isinstance(repair, (bool, np.bool_)):
+            raise errors.ArgumentTypeError(f"repair={repair!r:.80} is neither True nor False")
+        if progress is not None and not callable(progress):
+            raise errors.ArgumentTypeError(f"progress={progress!r:.80} can't be called; pass a function")
+        pages, wrong, changing, repaired = self._shape["pages"], {}, 0, 0
+        for first in range(0, pages, _AT_ONCE):
+            n = min(_AT_ONCE, pages - first)
+            for number, heads, frames, changes, unknown in self._check(first, n):
+                if changes:
+                    changing += 1
+                elif repair and frames and self._repairs(number):
+                    repaired += 1
+                else:
+                    wrong[number] = _what_is_wrong(heads, frames, unknown)
+            if progress is not None:
+                progress(first + n, pages)
+        return {"pages": pages, "changing": changing, "repaired": repaired, "wrong": wrong}
+
+    def _repairs(self, number: int) -> bool:
+        """Whether the page is whole now."""
+        try:
+            self._repair(number)
+        except (errors.CorruptError, errors.UnsupportedError):
+            return False
+        return not any(found[0] == number and not found[3] for found in self._check(number, 1))
 
     def close(self) -> None:
         """Close this handle. The pages stay. Closing twice has no effect.

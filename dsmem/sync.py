@@ -71,7 +71,7 @@ def _count(default: int, most: int, **given: Any) -> int:
         return default
     number = _core.checked_int(value, 1, most)
     if number is None:
-        raise errors.InvalidArgumentError(f"{what}={value!r}: a whole number from 1 to {most}")
+        raise _core.refused(value, int, f"{what}={value!r}: a whole number from 1 to {most}")
     return number
 
 
@@ -310,7 +310,7 @@ class CountingSemaphore(_Synchronised, _core.CountingSemaphore):
     def _layout(cls, **properties: Any) -> tuple[int, Format]:
         n = 1 if properties["n"] is None else _core.checked_int(properties["n"], 0, _MOST)
         if n is None:
-            raise errors.InvalidArgumentError(f"n={properties['n']!r}: a whole number from 0 to {_MOST}")
+            raise _core.refused(properties["n"], int, f"n={properties['n']!r}: a whole number from 0 to {_MOST}")
         return _layout("counting_semaphore", count=n)
 
 
@@ -368,7 +368,7 @@ class Condition(_Synchronised, _core.Condition):
     def _layout(cls, **properties: Any) -> tuple[int, Format]:
         lock = properties["lock"]
         if lock is not None and not isinstance(lock, (Lock, RLock)):
-            raise errors.InvalidArgumentError(f"lock={lock!r}: what Cluster.lock(), rlock() or spinlock() returns")
+            raise errors.ArgumentTypeError(f"lock={lock!r}: what Cluster.lock(), rlock() or spinlock() returns")
         return _layout(
             "condition",
             _members(properties),

@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import clusters
 import pytest
 
 import dsmem
@@ -96,12 +97,8 @@ def nothing_left() -> Iterator[None]:
 @pytest.fixture
 def cluster_name() -> Iterator[str]:
     """Of a cluster of this host that is the test's own, and of which nothing is left."""
-    name = f"test-{os.getpid()}"
-    yield name
-    names = local.LocalNames(name, os.geteuid())
-    for info in names.infos():
-        names.unlink(info.name)
-    assert names.remove_if_empty()
+    with clusters.of_its_own() as name:
+        yield name
 
 
 @pytest.fixture

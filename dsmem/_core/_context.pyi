@@ -92,6 +92,9 @@ class Descriptor:
     ways : tuple of Way
         The fabrics by which the region can be reached. :meth:`Context.attach` takes the first that its context has and
         by which the owner answers. Those of the first way are also the attributes ``fabric`` and ``address``.
+    bulk : tuple of Way
+        More ways, for long reads and writes only: the region's atomics are executed by a device of another fabric
+        (:attr:`Remote.bulk_fabric`).
     access : str
         Rights of other processes: letters of "rwa" (read, write, atomics).
     node : bytes
@@ -119,6 +122,7 @@ class Descriptor:
     def __init__(self, raw: _Buffer) -> None: ...
     version: int
     ways: tuple[Way, ...]
+    bulk: tuple[Way, ...]
     fabric: str
     address: str
     access: str
@@ -164,6 +168,7 @@ class Context:
         spin: float | None = None,
         registration_cache: int | None = None,
         fault: str | None = None,
+        serves: bool = False,
     ) -> None: ...
     @property
     def fabrics(self) -> tuple[Capabilities, ...]:
@@ -207,6 +212,9 @@ class Context:
             Connections that the agent dropped because they failed to authenticate or violated the protocol.
         failovers
             How often a peer was reached by another path than before.
+        bulk
+            Ops that went by another fabric than the atomics of their region (:attr:`Remote.bulk_fabric`). They are not
+            among the posts, except for one READ that goes ahead of those of a call.
         cache_hits, cache_misses
             Ops whose local buffer the registration cache had, or had not and was asked to keep.
         cache_evicted
@@ -467,7 +475,8 @@ class Context:
 
     def fence(self, node_id: bytes) -> None:
         """Cut another context off. When the call returns, that context can no longer access memory of this one. What it
-        held there over tcp (locks and the like) goes to others from then on, as that of a process that has died.
+        held there over tcp or verbs (locks and the like) goes to others from then on, as that of a process that has
+        died; not on verbs with atomics of domain "global".
 
         Parameters
         ----------
@@ -478,6 +487,8 @@ class Context:
         ------
         UnsupportedError
             One of the fabrics is shm. The other context is disconnected, but memory that it has mapped stays mapped.
+        TransportError
+            A device of verbs did not close what the other context has used. Open another context, and close this one.
         InvalidArgumentError
             The id does not have 16 bytes.
         """

@@ -4,6 +4,8 @@ from typing import Any, final
 from numpy.typing import NDArray
 from typing_extensions import Buffer, Self
 
+from dsmem.errors import InvalidArgumentError
+
 # At run time all of these classes and functions are in one module. The stubs are split over several files for easier
 # reading.
 from ._context import Capabilities as Capabilities
@@ -28,11 +30,15 @@ from ._segment import SegmentLayout as SegmentLayout
 from ._segment import Writing as Writing
 from ._segment import publish as publish
 from ._segment import resize as resize
+from ._store import STORE_DONE as STORE_DONE
+from ._store import STORE_NOT_DONE as STORE_NOT_DONE
 from ._store import Store as Store
+from ._store import StoreFill as StoreFill
 from ._store import Transaction as Transaction
 from ._store import store_format as store_format
 from ._store import store_look as store_look
 from ._store import store_nbytes as store_nbytes
+from ._store import store_recover as store_recover
 from ._store import store_settle as store_settle
 from ._sync import CountingSemaphore as CountingSemaphore
 from ._sync import Lock as Lock
@@ -105,6 +111,12 @@ class ClockCore:
 
 def checked_int(value: object, least: int, most: float = ...) -> int | None:
     """Return value as an int, or None if it is not an integer from least to most."""
+
+def refused(value: object, kinds: type | tuple[type, ...], detail: str, op: str | None = ...) -> InvalidArgumentError:
+    """Return the exception for an argument: ArgumentTypeError unless it is of one of the kinds.
+
+    int stands for all that has ``__index__``.
+    """
 
 def seconds(value: object, name: str, most: float = ...) -> float | None:
     """Return value as a float, or None if it is None.

@@ -25,7 +25,7 @@ from cpython.weakref cimport PyWeakref_NewRef
 from libc.errno cimport errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 from numpy cimport (
     NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_OWNDATA, NPY_ARRAY_WRITEABLE, NPY_CLONGDOUBLE, PyArray_BASE, PyArray_CheckExact,
     PyArray_DATA, PyArray_DESCR, PyArray_DIMS, PyArray_FLAGS, PyArray_NBYTES, PyArray_NDIM, PyArray_TYPE, import_array,
@@ -41,6 +41,7 @@ import atexit
 import contextlib
 import fcntl
 import json
+import logging
 import math
 import os
 import sys
@@ -123,6 +124,8 @@ include "tasks.pxi"
 include "queue_tasks.pxi"
 include "clock.pxi"
 include "store.pxi"
+include "store_tasks.pxi"
+include "store_fill.pxi"
 include "transaction.pxi"
 include "service.pxi"
 include "file.pxi"

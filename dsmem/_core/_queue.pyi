@@ -131,7 +131,7 @@ class Queue:
             exclude those of the owner's processor.
         """
 
-    def put(self, data: _Buffer, block: bool = True, timeout: float | None = None) -> None:
+    def put(self, data: _Buffer, block: bool = True, timeout: float | None = None, *, flush: bool = True) -> None:
         """Put a message.
 
         Parameters
@@ -142,6 +142,10 @@ class Queue:
             Whether to wait for room.
         timeout : float, optional
             Seconds to wait; None: no limit.
+        flush : bool
+            False: the message is staged in this handle, and sent with others in one op, in order: by :meth:`flush`,
+            :meth:`close` or :meth:`shutdown`, by any other put of the handle, and when 64 KiB or a quarter of the lane
+            are staged or the lane is full. Until then no consumer sees it, and it is lost if the process is killed.
 
         Raises
         ------
@@ -155,25 +159,46 @@ class Queue:
             Every lane has a producer that is alive.
         TransportError, PeerDeadError, TimeoutError
             An op on another process's memory failed. If the exception's ``placed`` is 1, the message is staged in this
-            handle and may have arrived. The next put, or :meth:`flush`, sends it again, which has no effect if it has
-            arrived. Do not put it again. If ``placed`` is 0, the error occurred before the message was staged.
+            handle and may have arrived. The next put, :meth:`flush` or :meth:`close` sends it again, which has no
+            effect if it has arrived. Do not put it again. If ``placed`` is 0, the error occurred before the message was
+            staged. Messages that were staged before stay staged in either case.
 
         Notes
         -----
         An op on another process's memory takes no longer than the timeout and the context's ``peer_timeout``, but is
         given at least 20 ms, because giving an op up breaks the connection. The first put also takes a lane.
+
+        In mapped memory a message with ``flush=False`` is there at once; only sleeping consumers are woken later.
+        What an error of :meth:`flush` or of a put means for messages that were staged before: TransportError and
+        TimeoutError leave them staged; after ShutDownError, PeerDeadError, StaleDescriptorError, FencedError or
+        NotHeldError they never go in, except those that an earlier failed send may have brought there.
+
+        Examples
+        --------
+        >>> for reading in readings:
+        ...     queue.put(reading, flush=False)
+        >>> queue.flush()
         """
 
     def flush(self) -> None:
-        """Send what earlier calls could not send to another process's memory. Errors are as for :meth:`put`."""
+        """Send what is staged: messages put with ``flush=False``, and those of a put that failed.
 
-    def put_nowait(self, data: _Buffer) -> None:
+        Errors are as for :meth:`put`. When it has returned, all that this handle has put is in the queue.
+        """
+
+    @property
+    def staged(self) -> int:
+        """Number of messages that are staged in this handle and not known to be in the queue. 0 in mapped memory."""
+
+    def put_nowait(self, data: _Buffer, *, flush: bool = True) -> None:
         """Put a message without waiting: ``put(data, block=False)``.
 
         Parameters
         ----------
         data : bytes-like
             The message.
+        flush : bool
+            False: staged only, as by :meth:`put`.
 
         Raises
         ------
@@ -304,7 +329,12 @@ class Queue:
 
     def _get_kind(self, block: bool = True, timeout: float | None = None) -> tuple[int, bytes]: ...
     def _put_parts(
-        self, parts: Iterable[_Buffer], kind: int, block: bool = True, timeout: float | None = None
+        self,
+        parts: Iterable[_Buffer],
+        kind: int,
+        block: bool = True,
+        timeout: float | None = None,
+        flush: bool = True,
     ) -> None: ...
     @overload
     def get_many(
@@ -391,12 +421,15 @@ class Queue:
         Parameters
         ----------
         immediate : bool
-            If True, no more messages can be taken either.
+            If True, no more messages can be taken either, and what is staged in this handle is given up. Otherwise it
+            is sent first.
 
         Raises
         ------
         TransportError, PeerDeadError, TimeoutError
             An op on another process's memory failed.
+        ShutDownError
+            The queue was shut down before, and messages that are staged in this handle are lost.
 
         Notes
         -----

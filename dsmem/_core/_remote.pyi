@@ -157,6 +157,18 @@ class Remote:
         """The fabric by which the memory is reached: "shm", "verbs", "fault+shm"…; empty for a file of this host."""
 
     @property
+    def bulk_fabric(self) -> str:
+        """The fabric by which long reads and writes go.
+
+        "shm" where ``fabric`` is "verbs", the device executes atomics in a domain of its own, and the owner is on this
+        host. Otherwise the same as ``fabric``.
+
+        It takes calls that have reads and writes of 4 KiB or more alone, and 64 KiB or more together. Before them a
+        short read goes by ``fabric``, so the order of ops is the same. Ops of an event loop, and batches with
+        ``continue_on_error``, go by ``fabric``.
+        """
+
+    @property
     def closed(self) -> bool:
         """Whether the remote has been closed."""
 

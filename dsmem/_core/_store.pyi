@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
@@ -8,6 +9,7 @@ from ._remote import Remote
 
 _Buffer = Buffer | NDArray[Any]
 _Out = TypeVar("_Out", bound=_Buffer)
+_T = TypeVar("_T")
 
 class Store:
     """The core of :class:`dsmem.Store`: one client of a store of pages."""
@@ -195,17 +197,202 @@ class Store:
         """
 
     def _free(self, pid: int) -> None: ...
+    def _check(self, first: int, n: int) -> list[tuple[int, int, int, bool, bool]]: ...
+    def _repair(self, number: int) -> bool: ...
+    @overload
+    async def read_async(self, pid: int, out: None = None) -> bytes: ...
+    @overload
+    async def read_async(self, pid: int, out: _Out) -> _Out:
+        """:meth:`read` in an event loop.
+
+        Parameters
+        ----------
+        pid : int
+            Its id.
+        out : buffer, optional
+            Writable memory of exactly a page.
+
+        Returns
+        -------
+        bytes or buffer
+            The page, or ``out`` if it is given.
+
+        Raises
+        ------
+        PageNotFoundError
+            The page was freed, or never allocated.
+        InvalidArgumentError
+            ``out`` has another size than a page.
+
+        Notes
+        -----
+        The loop does not wait: what is not in mapped memory, or is being changed by others, a thread of the handle
+        does, which works for its tasks one after another. A task that is cancelled waits 0.2 s at most for that to
+        end: so after a cancel a change was made once or not at all, and memory that was passed may be in use until
+        the memory's owner has answered.
+
+        Examples
+        --------
+        >>> async def both(store, mine, yours):
+        ...     return await asyncio.gather(store.read_async(mine), store.read_async(yours))
+        """
+
+    async def read_many_async(self, ids: ArrayLike, out: _Buffer | None = None) -> Any:
+        """:meth:`read_many` in an event loop.
+
+        Parameters
+        ----------
+        ids : array_like
+            The ids of the pages.
+        out : buffer, optional
+            Writable memory of as many pages. By default an array of uint8 with a row for each page is made.
+
+        Returns
+        -------
+        numpy.ndarray or buffer
+            The array, or ``out`` if it is given.
+
+        Raises
+        ------
+        PageNotFoundError, InvalidArgumentError
+            As by :meth:`read_many`.
+        """
+
+    async def write_async(self, pid: int, data: _Buffer) -> int:
+        """:meth:`write` in an event loop.
+
+        Parameters
+        ----------
+        pid : int
+            Its id.
+        data : bytes-like
+            Exactly a page. It must not change until the call has ended.
+
+        Returns
+        -------
+        int
+            Its new version.
+
+        Raises
+        ------
+        PageNotFoundError, InvalidArgumentError
+            As by :meth:`write`.
+        """
+
+    async def write_many_async(self, ids: ArrayLike, data: _Buffer) -> NDArray[Any]:
+        """:meth:`write_many` in an event loop.
+
+        Parameters
+        ----------
+        ids : array_like
+            The ids of the pages.
+        data : bytes-like
+            As many pages. They must not change until the call has ended.
+
+        Returns
+        -------
+        numpy.ndarray
+            Their new versions, uint64.
+
+        Raises
+        ------
+        PageNotFoundError, InvalidArgumentError
+            As by :meth:`write_many`.
+        """
+
+    async def version_async(self, pid: int) -> int:
+        """:meth:`version` in an event loop.
+
+        Parameters
+        ----------
+        pid : int
+            Its id.
+
+        Returns
+        -------
+        int
+            The version.
+
+        Raises
+        ------
+        PageNotFoundError
+            The page was freed, or never allocated.
+        """
+
+    async def compare_write_async(self, pid: int, version: int, data: _Buffer) -> int:
+        """:meth:`compare_write` in an event loop.
+
+        Parameters
+        ----------
+        pid : int
+            Its id.
+        version : int
+            The version that it must have.
+        data : bytes-like
+            Exactly a page. It must not change until the call has ended.
+
+        Returns
+        -------
+        int
+            Its new version.
+
+        Raises
+        ------
+        ConflictError, PageNotFoundError, InvalidArgumentError
+            As by :meth:`compare_write`.
+        """
+
+    async def allocate_async(self) -> int:
+        """:meth:`allocate` in an event loop. If the task is cancelled, the page is freed.
+
+        Returns
+        -------
+        int
+            The id of the page.
+
+        Raises
+        ------
+        StoreFullError
+            No page is free.
+        """
+
+    async def allocate_many_async(self, n: int) -> NDArray[Any]:
+        """:meth:`allocate_many` in an event loop. If the task is cancelled, the pages are freed.
+
+        Parameters
+        ----------
+        n : int
+            Number of pages.
+
+        Returns
+        -------
+        numpy.ndarray
+            Their ids, uint64.
+
+        Raises
+        ------
+        StoreFullError
+            Fewer pages are free. None was allocated.
+        """
+
+    async def _free_async(self, pid: int) -> None: ...
+    async def _call_async(self, call: Callable[[], _T]) -> _T: ...
     def stat(self) -> dict[str, int]:
         """Return the properties of the store and how much of it is in use, as a dict.
 
         Returns
         -------
         dict
-            ``page_size``, ``pages``, ``members`` and ``replicas`` are those of its creation. ``free`` is the number of
-            free pages, ``handles`` that of open handles, which includes those of dead processes until others take their
-            places.
+            ``page_size``, ``pages``, ``members``, ``replicas`` and ``extents`` are those of its creation. ``free`` is
+            the number of free pages, ``handles`` that of open handles, which includes those of dead processes until
+            others take their places. ``repaired`` is the number of pages that this handle has repaired.
         """
 
+    @property
+    def _remotes(self) -> tuple[Remote, ...]: ...
+    def _part_for_good(self) -> None: ...
+    def _outcome(self, doubts: bytes) -> tuple[int, int]: ...
+    def _reopen(self, remotes: tuple[Remote, ...]) -> bool: ...
     def close(self) -> None:
         """End the client. Closing twice has no effect."""
 
@@ -213,6 +400,7 @@ class Transaction:
     """The core of :class:`dsmem.store.Transaction`."""
 
     def __init__(self, store: Store, opaque: bool = False) -> None: ...
+    def _wait_until(self, time: float) -> None: ...
     @overload
     def read(self, pid: int, out: None = None) -> bytes: ...
     @overload
@@ -300,19 +488,153 @@ class Transaction:
             The transaction changes 160 other pages.
         """
 
+    def allocate(self) -> int:
+        """Allocate a page, which is all zeros. If the transaction is not committed, the page is freed.
+
+        Returns
+        -------
+        int
+            Its id.
+
+        Raises
+        ------
+        StoreFullError
+            No page is free.
+
+        Notes
+        -----
+        The page is allocated at once. It stays so, and nothing may know its id, if the process dies before the end of
+        the block, or after OutcomeUnknownError, or where memory cannot be reached when it is to be freed.
+        """
+
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None: ...
 
-def store_nbytes(page_size: int, pages: int, members: int, replicas: int) -> int:
-    """Number of bytes that each copy of such a store takes."""
+class StoreFill:
+    """Makes a copy of an extent of a store again at another node, while clients use the store.
 
-def store_format(memory: _Buffer, page_size: int, pages: int, members: int, replicas: int, index: int, id: int) -> None:
-    """Write one copy of an empty store into zeroed memory of that many bytes. id 0: of a new store."""
+    Rounds copy the pages that have changed since the round before. At the end of a change of epoch, when no client has
+    access and the copies that are left were recovered, :meth:`finish` copies the rest. It is used by one thread at a
+    time; another call raises BusyError.
+
+    Parameters
+    ----------
+    source : Remote
+        A copy of the extent, the primary.
+    target : Remote
+        Memory formatted as another copy of it (`store_format`), to which no other process has access.
+
+    Raises
+    ------
+    MismatchError
+        They are not two copies of one extent of a store.
+    """
+
+    def __init__(self, source: Remote, target: Remote) -> None: ...
+    def round(self, most_bytes: int) -> dict[str, int]:
+        """Go on with a round over all pages, or begin another one.
+
+        Parameters
+        ----------
+        most_bytes : int
+            Return when so many bytes were copied, though the round is not done. For pacing.
+
+        Returns
+        -------
+        dict
+            ``copied``: pages, since the round began. ``left``: pages that are locked, or have changed while they were
+            read, so that another round is to copy them. ``passed``: how many of all pages the round has come past.
+            ``done``: whether the round is. ``damaged``: 0.
+
+        Raises
+        ------
+        TransportError, PeerDeadError, StaleDescriptorError
+            A copy is out of reach. The call may be repeated.
+        """
+
+    def finish(self, source: Remote) -> dict[str, int]:
+        """Copy all that is left, and what the store says beside its pages.
+
+        Then `store_recover` of all copies, this one among them, makes it belong to the store.
+
+        Parameters
+        ----------
+        source : Remote
+            A copy that `store_recover` has been called for, to which no client has access. It need not be the one of
+            before, whose descriptor a fence has ended.
+
+        Returns
+        -------
+        dict
+            As of :meth:`round`. ``damaged``: pages whose bytes are not the ones that were written; they are copied all
+            the same, and a read refuses them.
+
+        Raises
+        ------
+        TransportError, PeerDeadError, StaleDescriptorError
+            A copy is out of reach. The call may be repeated, also with another source.
+        CorruptError
+            The source was not recovered.
+        """
+
+    def close(self) -> None:
+        """Forget what was copied. It ends nothing at the owners of the memory."""
+
+STORE_DONE: int  # of _outcome(): the change was made
+STORE_NOT_DONE: int  # it was not, and never will be
+
+def store_nbytes(page_size: int, pages: int, members: int, replicas: int, extents: int = 1) -> int:
+    """Number of bytes that each copy of each extent of such a store takes."""
+
+def store_format(
+    memory: _Buffer,
+    page_size: int,
+    pages: int,
+    members: int,
+    replicas: int,
+    index: int,
+    id: int,
+    extents: int = 1,
+    extent: int = 0,
+    spread: int = 0,
+    nodes: int = 0,
+) -> None:
+    """Write one copy of an extent of an empty store into zeroed memory of that many bytes. id 0: of a new store."""
 
 def store_look(remote: Remote) -> dict[str, int]:
     """Return what the header of a copy says. ``state``: 0 being made, 1 complete, 2 given up."""
 
-def store_settle(remote: Remote, state: int) -> int:
-    """Decide in copy 0 what becomes of a store that is being made; return what has been decided, by whomever."""
+def store_recover(remotes: tuple[Remote, ...], epoch: int) -> dict[str, int]:
+    """Make a store of the copies that have survived, to which no client has access.
+
+    Parameters
+    ----------
+    remotes : tuple of Remote
+        One for each copy, of each extent at least one, all of one context. The first of an extent is its primary.
+    epoch : int
+        Of the store from then on: greater than any before.
+
+    Returns
+    -------
+    dict
+        How many changes of pages were ``forward``, made, and ``back``, undone; how many transactions were
+        ``committed`` and ``given_up``; and how many pages were ``differing``, without a lock.
+
+    Raises
+    ------
+    TransportError, StaleRemoteError
+        A copy is out of reach. Until a recovery has succeeded the store can't be opened.
+    CorruptError
+        The copies contradict each other.
+    MismatchError
+        Not all of them are copies of one store, or an extent has none.
+    InvalidArgumentError
+        The store had a later epoch.
+    UnsupportedError
+        One is a file that is mapped.
+    """
+
+def store_settle(remote: Remote, before: int, state: int) -> int:
+    """Change the state in copy 0 if it is 'before'; return what it is now, by whomever."""

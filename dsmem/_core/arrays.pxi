@@ -43,9 +43,13 @@ cdef class numpy_errors:
     def __exit__(self, kind, error, trace):
         if kind is None or isinstance(error, errors.DsmemError):
             return
+        if issubclass(kind, IndexError) and "integer" in str(error):  # NumPy has one class for both
+            raise errors.ArgumentTypeError(str(error)) from None
         if issubclass(kind, IndexError):
             raise errors.OutOfBoundsError(f"{error}; segment.shape says what there is") from None
-        if issubclass(kind, (ValueError, TypeError, OverflowError)):
+        if issubclass(kind, TypeError):
+            raise errors.ArgumentTypeError(str(error)) from None
+        if issubclass(kind, (ValueError, OverflowError)):
             raise error_of(c.DSM_EINVAL, str(error)) from None
 
 
@@ -54,10 +58,39 @@ cdef object equals(object value, object other):
         return value == other
 
 
+cdef int width_of(object dtype):
+    """Return the bytes of an integer of NumPy's in native order, negative if it is signed; 0 for every other dtype."""
+    if dtype.kind not in "iu" or dtype.isbuiltin != 1 or not dtype.isnative:
+        return 0
+    return -dtype.itemsize if dtype.kind == "i" else dtype.itemsize
+
+
+cdef inline bint encoded(object value, int width, uint64_t *word):
+    """Whether a plain int is stored in word, whose first bytes are then those of an element of that width_of().
+
+    False, also for an int that does not fit: NumPy converts it, or says why not.
+    """
+    cdef int overflow = 1
+    cdef long long number
+    if not width or not PyLong_CheckExact(value):
+        return False
+    number = PyLong_AsLongLongAndOverflow(value, &overflow)
+    if overflow or (width > 0 and number < 0):
+        return False
+    if width > 0 and width < 8 and number >> 8 * width:
+        return False
+    if width < 0 and width > -8 and number >> (-8 * width - 1) not in (0, -1):
+        return False
+    word[0] = <uint64_t> number
+    return True
+
+
 cdef int64_t deadline_after(int64_t ns):
     """Return the time of the monotonic clock in ns nanoseconds; ns < 0: never."""
+    if ns < 0:
+        return 0x7fffffffffffffff
     cdef int64_t now = time.monotonic_ns()
-    return 0x7fffffffffffffff if ns < 0 or ns > 0x7fffffffffffffff - now else now + ns
+    return 0x7fffffffffffffff if ns > 0x7fffffffffffffff - now else now + ns
 
 
 cdef int64_t left_until(int64_t deadline):

@@ -2,7 +2,9 @@
 
 cdef object wait_for_element(SegmentCore segment, object index, object until, int64_t ns, int64_t spin_ns):
     cdef int64_t deadline = deadline_after(ns)
-    cdef uint64_t at = segment.element(index), n = segment.s.itemsize
+    cdef uint64_t at = segment.element(index), n = segment.s.itemsize, wanted = 0
+    if encoded(until, segment.width, &wanted):
+        return wait_for_number(segment, at, wanted, spin_ns, deadline)
     cdef ndarray pair = np.empty(2, segment.dtype)  # the value that was compared last, and the current value
     cdef char *seen = <char *> PyArray_DATA(pair)
     cdef bint asks = callable(until)
@@ -13,6 +15,17 @@ cdef object wait_for_element(SegmentCore segment, object index, object until, in
             return value
         wait_for_change(segment, at, seen, seen + n, n, spin_ns, deadline)
         memcpy(seen, seen + n, n)
+
+
+cdef object wait_for_number(SegmentCore segment, uint64_t at, uint64_t wanted, int64_t spin_ns, int64_t deadline):
+    """The same for an int: bytes are compared, and an object of NumPy is made of those that are returned only."""
+    cdef uint64_t seen = 0, now = 0, n = segment.s.itemsize
+    segment.move(True, at, &seen, n)
+    while memcmp(&seen, &wanted, n):
+        wait_for_change(segment, at, <char *> &seen, <char *> &now, n, spin_ns, deadline)
+        seen = now
+    memcpy(segment.cell_view.buf, &seen, n)
+    return segment.cell[()]
 
 
 cdef int wait_for_change(SegmentCore segment, uint64_t at, char *seen, char *now, uint64_t n, int64_t spin_ns,

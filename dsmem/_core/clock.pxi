@@ -72,7 +72,7 @@ cdef class ClockCore:
 cdef uint64_t stamp_of(object stamp) except? 0xdead:
     number = checked_int(stamp, 0, (1 << 64) - 1)
     if number is None:
-        raise error_of(c.DSM_EINVAL, f"stamp={stamp!r}: an int from 0 to 2**64 - 1, as a clock returned it")
+        raise refused(stamp, int, f"stamp={stamp!r}: an int from 0 to 2**64 - 1, as a clock returned it")
     return number
 
 

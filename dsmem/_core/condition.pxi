@@ -167,7 +167,7 @@ cdef class Condition(Lock):
         """Return how many waiters to notify. NotHeldError if the caller may not notify."""
         number = checked_int(n, float("-inf"))
         if number is None:
-            raise error_of(c.DSM_EINVAL, f"n={n!r}: a number of waiters")
+            raise refused(n, int, f"n={n!r}: a number of waiters")
         self.refuse_others()
         return max(0, min(number, 1 << 32))
 

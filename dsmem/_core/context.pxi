@@ -17,11 +17,12 @@ cdef class Descriptor:
         cdef int rc = c.dsm_descriptor_parse(p, len(self.raw), &d)
         if rc:
             raise error_from_core(rc, "parse")
-        ways = tuple([Way(FABRICS.get(d.ways[i].fabric, f"fabric {d.ways[i].fabric}"), d.ways[i].address.decode())
-                      for i in range(d.nways)])
+        every = tuple([Way(FABRICS.get(d.ways[i].fabric, f"fabric {d.ways[i].fabric}"), d.ways[i].address.decode())
+                       for i in range(d.nways + d.nbulk)])
+        ways, bulk = every[:d.nways], every[d.nways:]
         self.fields = {
             "version": d.version, "access": letters(d.access), "node": (<char *> d.node)[:16],
-            "region": d.region, "generation": d.generation, "ways": ways,
+            "region": d.region, "generation": d.generation, "ways": ways, "bulk": bulk,
             "nbytes": d.part.nbytes if d.part.generation else d.nbytes, "offset": d.part.offset,
             "fabric": ways[0].fabric, "address": ways[0].address,
         }
@@ -82,7 +83,7 @@ cdef class Context(Handle):
     cdef list watches       # one LoopWatch for each event loop that waits for its ops
 
     def __init__(self, fabric, *, secret, listen=None, advertise=None, peer_timeout=2.0, spin=None,
-                 registration_cache=None, fault=None):
+                 registration_cache=None, fault=None, bint serves=False):
         cdef c.dsm_options o
         cdef int rc
         cdef c.dsm_ctx *ptr = NULL
@@ -99,6 +100,7 @@ cdef class Context(Handle):
             o.advertise = <const char *> advertise_b
         if fault_b is not None:
             o.fault = <const char *> fault_b
+        o.serves = serves
         o.secret = <const char *> secret_b
         o.secret_len = len(secret_b)
         o.peer_timeout_ns = nanoseconds(peer_timeout, "peer_timeout")
@@ -186,7 +188,7 @@ cdef class Context(Handle):
         self.check()
         c.dsm_get_stats(self.ptr, &s)
         return {"posts": s.posts, "doorbells": s.doorbells, "signalled": s.signalled, "wakeups": s.wakeups,
-                "connects": s.connects, "rejected": s.rejected, "failovers": s.failovers,
+                "connects": s.connects, "rejected": s.rejected, "failovers": s.failovers, "bulk": s.bulk,
                 "cache_hits": s.cache_hits, "cache_misses": s.cache_misses, "cache_evicted": s.cache_evicted,
                 "cache_bytes": s.cache_bytes}
 
@@ -212,7 +214,7 @@ cdef class Context(Handle):
     def empty(self, shape, dtype="u1", access="rwa"):
         kind = dtype_of(dtype)
         if kind.hasobject:
-            raise error_of(c.DSM_EINVAL, f"dtype {kind} holds Python objects, which mean nothing in another process")
+            raise errors.ArgumentTypeError(f"dtype {kind} holds Python objects, which mean nothing in another process")
         shape = shape_of(shape)
         region = self.allocate(math.prod(shape) * kind.itemsize, access)
         (<Region> region).kind, (<Region> region).shape = kind, shape
@@ -376,7 +378,8 @@ cdef class Context(Handle):
             try:
                 node = bytes(memoryview(node_id))
             except TypeError:
-                raise error_of(c.DSM_EINVAL, f"{type(node_id).__name__} is not a node id; pass its 16 bytes") from None
+                what = f"{type(node_id).__name__} is not a node id; pass its 16 bytes"
+                raise errors.ArgumentTypeError(what) from None
             p = node
             self.check()
             if len(node) != 16:

@@ -20,10 +20,14 @@ cdef class Event(SyncHandle):
         return c.dsm_event_open(remote, self.spin_ns, &self.ptr)
 
     cdef int change(self, bint on) except -1:
+        """On mapped memory it does not wait, and keeps the GIL: a compare-swap and, if a process sleeps, its wake."""
         cdef int rc
         self.enter()
-        with nogil:
+        if self.mapped:
             rc = c.dsm_event_set(self.ptr) if on else c.dsm_event_clear(self.ptr)
+        else:
+            with nogil:
+                rc = c.dsm_event_set(self.ptr) if on else c.dsm_event_clear(self.ptr)
         self.leave()
         if rc:
             raise self.failed(rc, "set" if on else "clear")

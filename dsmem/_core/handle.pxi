@@ -35,7 +35,7 @@ cdef enum:
 cdef uint64_t identity_of(object holder) except? 0xdead:
     number = checked_int(holder, 0, (1 << 64) - 1)
     if number is None:
-        raise error_of(c.DSM_EINVAL, f"holder={holder!r}: what holder() returned")
+        raise refused(holder, int, f"holder={holder!r}: what holder() returned")
     return number
 
 

@@ -41,5 +41,5 @@ cdef class SegmentLayout:
 cdef uint64_t count_of(object n, str what) except? 0xdead:
     number = checked_int(n, 0, (1 << 63) - 1)
     if number is None:
-        raise error_of(c.DSM_EINVAL, f"{what}: {n!r} is not a number of elements")
+        raise refused(n, int, f"{what}: {n!r} is not a number of elements")
     return number

@@ -40,7 +40,7 @@ cdef extern from "dsm.h" nogil:
     enum: DSM_EUNKNOWN
     enum: DSM_EPOOLFULL
     enum: DSM_ESTOREFULL
-    enum: DSM_ECONFLICT
+    enum: DSM_ECONFLICT, DSM_ECORRUPT
 
     ctypedef struct dsm_ctx:
         pass
@@ -77,6 +77,7 @@ cdef extern from "dsm.h" nogil:
         size_t secret_len
         int64_t peer_timeout_ns, spin_ns
         uint64_t cache_bytes
+        int serves
         const char *fault
 
     ctypedef struct dsm_caps:
@@ -89,7 +90,7 @@ cdef extern from "dsm.h" nogil:
         char gid[64]
 
     ctypedef struct dsm_stats:
-        uint64_t posts, doorbells, signalled, wakeups, connects, rejected, failovers
+        uint64_t posts, doorbells, signalled, wakeups, connects, rejected, failovers, bulk
         uint64_t cache_hits, cache_misses, cache_evicted, cache_bytes
 
     void dsm_options_init(dsm_options *o)
@@ -134,7 +135,7 @@ cdef extern from "dsm.h" nogil:
         uint8_t node[16]
         uint64_t region, generation, nbytes
         dsm_part part
-        uint32_t nways
+        uint32_t nways, nbulk
         dsm_way ways[4]
 
     int dsm_descriptor_parse(const void *bytes, size_t len, dsm_descriptor *out)
@@ -172,6 +173,7 @@ cdef extern from "dsm.h" nogil:
     void dsm_remote_node(const dsm_remote *r, uint8_t *id)
     const char *dsm_remote_address(const dsm_remote *r)
     const char *dsm_remote_fabric(const dsm_remote *r)
+    const char *dsm_remote_bulk_fabric(const dsm_remote *r)
     uint64_t dsm_remote_caches(const dsm_remote *r)
 
     ctypedef struct dsm_allocation:
@@ -270,6 +272,9 @@ cdef extern from "dsm.h" nogil:
     int dsm_queue_consume(dsm_queue *q)
     int dsm_queue_push(dsm_queue *q, const void *payload, uint64_t length, uint8_t kind)
     int dsm_queue_push_parts(dsm_queue *q, const dsm_queue_part *parts, uint32_t n, uint8_t kind)
+    int dsm_queue_stage(dsm_queue *q, const dsm_queue_part *parts, uint32_t n, uint8_t kind)
+    bint dsm_queue_is_due(const dsm_queue *q)
+    uint64_t dsm_queue_staged(const dsm_queue *q)
     int64_t dsm_queue_push_records(dsm_queue *q, const void *records, uint64_t n, uint64_t each)
     int dsm_queue_flush(dsm_queue *q)
     int dsm_queue_reserve(dsm_queue *q, uint64_t length, void **out)
@@ -459,7 +464,18 @@ cdef extern from "dsm.h" nogil:
         uint64_t pages
         uint32_t copies
         uint32_t index
+        uint32_t extents
+        uint32_t extent
+        uint32_t spread
+        uint64_t nodes
         uint64_t id
+        uint64_t epoch
+    ctypedef struct dsm_store_recovered:
+        uint64_t forward
+        uint64_t back
+        uint64_t committed
+        uint64_t given_up
+        uint64_t differing
     ctypedef struct dsm_store_counts:
         uint64_t free_pages
         uint32_t clients
@@ -467,8 +483,22 @@ cdef extern from "dsm.h" nogil:
     int dsm_store_layout(const dsm_store_shape *shape, uint64_t *nbytes)
     int dsm_store_format(void *memory, const dsm_store_shape *shape)
     int dsm_store_look(dsm_remote *r, dsm_store_shape *out, uint64_t *state)
-    int dsm_store_settle(dsm_remote *r, uint64_t state, uint64_t *decided)
-    int dsm_store_open(dsm_remote *const *at, uint32_t copies, dsm_store **out, uint32_t *failed)
+    int dsm_store_settle(dsm_remote *r, uint64_t from_, uint64_t state, uint64_t *decided)
+    int dsm_store_open(dsm_remote *const *at, uint32_t n, dsm_store **out, uint32_t *failed)
+    int dsm_store_recover(dsm_remote *const *at, uint32_t n, uint64_t epoch, dsm_store_recovered *out,
+                          uint32_t *failed)
+    ctypedef struct dsm_store_filler:
+        pass
+    ctypedef struct dsm_store_filled:
+        uint64_t copied
+        uint64_t left
+        uint64_t damaged
+        uint64_t passed
+        uint32_t done
+    int dsm_store_fill_new(dsm_remote *source, dsm_remote *to, dsm_store_filler **out)
+    int dsm_store_fill_round(dsm_store_filler *f, uint64_t most_bytes, dsm_store_filled *out)
+    int dsm_store_fill_finish(dsm_store_filler *f, dsm_remote *source, dsm_store_filled *out)
+    void dsm_store_fill_drop(dsm_store_filler *f)
     void dsm_store_wait(dsm_store *s, int64_t ns)
     uint32_t dsm_store_failed(const dsm_store *s)
     int dsm_store_leave(dsm_store *s)
@@ -483,16 +513,34 @@ cdef extern from "dsm.h" nogil:
     int dsm_store_write(dsm_store *s, uint64_t pid, const void *page, uint64_t *version)
     int dsm_store_compare_write(dsm_store *s, uint64_t pid, uint64_t expected, const void *page, uint64_t *version)
     int dsm_store_free(dsm_store *s, uint64_t pid)
+    ctypedef struct dsm_store_doubt:
+        uint64_t pid
+        uint64_t version
+    void dsm_store_doubt_of(const dsm_store *s, dsm_store_doubt *out)
+    enum: DSM_STORE_DONE, DSM_STORE_NOT_DONE
+    enum: DSM_STORE_DOUBTS
+    uint32_t dsm_store_doubts(const dsm_store *s, dsm_store_doubt *out)
+    int dsm_store_outcome(dsm_store *s, const dsm_store_doubt *of, size_t n, int *outcome)
     int dsm_store_read_many(dsm_store *s, const uint64_t *pids, size_t n, void *pages)
     int dsm_store_write_many(dsm_store *s, const uint64_t *pids, size_t n, const void *pages, uint64_t *versions)
     ctypedef struct dsm_transaction:
         pass
     dsm_transaction *dsm_transaction_new(int opaque)
     void dsm_transaction_drop(dsm_transaction *t)
+    void dsm_transaction_until(dsm_transaction *t, int64_t deadline)
     int dsm_transaction_read(dsm_store *s, dsm_transaction *t, const uint64_t *pids, size_t n, void *out)
     int dsm_transaction_write(const dsm_store *s, dsm_transaction *t, uint64_t pid, const void *page)
     int dsm_transaction_free(dsm_transaction *t, uint64_t pid)
     int dsm_transaction_check(dsm_store *s, dsm_transaction *t)
     int dsm_transaction_commit(dsm_store *s, dsm_transaction *t)
+    enum: DSM_TRANSACTION_CHANGES
+    uint32_t dsm_transaction_doubts(const dsm_transaction *t, dsm_store_doubt *out)
     uint64_t dsm_transaction_conflict(const dsm_transaction *t)
     int dsm_store_count(dsm_store *s, dsm_store_counts *out)
+    enum: DSM_STORE_CHECKED
+    uint64_t DSM_STORE_NUMBERS
+    ctypedef struct dsm_store_fault:
+        uint64_t page
+        uint8_t heads, frames, changes, unknown
+    int dsm_store_check(dsm_store *s, uint64_t first, uint32_t n, dsm_store_fault *faults, uint32_t *found)
+    int dsm_store_repair(dsm_store *s, uint64_t page, int *repaired)

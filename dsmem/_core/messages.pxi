@@ -1,16 +1,109 @@
-# Included by _core.pyx after queue.pxi: lists of messages and arrays of records, many in one call of a queue.
+# Included by _core.pyx after queue.pxi: messages of several parts, lists of them and arrays of records in one call of a
+# queue, views of messages in place, and what becomes of staged ones at the end.
+
+cdef int put_parts(Queue q, list of, uint8_t kind, int64_t deadline, int how) except -1:
+    cdef uint32_t n = len(of), taken = 0, i
+    cdef Py_buffer *views = <Py_buffer *> malloc(n * sizeof(Py_buffer))
+    cdef c.dsm_queue_part *all = <c.dsm_queue_part *> malloc(n * sizeof(c.dsm_queue_part))
+    try:
+        if not views or not all:
+            raise error_of(c.DSM_ENOMEM, f"{n} buffers", "put")
+        for data in of:
+            get_buffer(data, &views[taken], False)
+            all[taken].bytes, all[taken].nbytes = views[taken].buf, views[taken].len
+            taken += 1
+        if not q.producing:
+            q.take_lane()
+        if not q.push(all, n, kind, deadline, how):
+            raise error_of(c.DSM_EFULL, f"{q.config.lane_bytes} bytes", "put")
+        return 0
+    finally:
+        for i in range(taken):
+            PyBuffer_Release(&views[i])
+        free(views)
+        free(all)
+
+
+cdef object reserve_view(Queue q, uint64_t n, int64_t deadline):
+    cdef Slot slot = new_slot(q, q.remote, NULL, n, False)
+    cdef void *at
+    cdef int rc = q.reserve_once(n, &at, deadline)
+    while rc == -c.DSM_EFULL:
+        q.send("reserve", deadline)  # what is staged, since only what has arrived is taken
+        if not deadline or not q.wait(False, n, deadline, "reserve"):
+            raise error_of(c.DSM_EFULL, f"{q.config.lane_bytes} bytes", "reserve")
+        rc = q.reserve_once(n, &at, deadline)
+    if rc:
+        raise q.failed(rc, "reserve")
+    q.writing_view = view_or(slot, at, n, c.dsm_queue_cancel, q.ptr)
+    q.writing = slot
+    return q.writing_view
+
+
+cdef object peek_view(Queue q, int64_t deadline):
+    if q.reading is not None:  # one slot counts all views of a message
+        if not q.reading.exports:
+            q.reading_view = memoryview(q.reading)
+        return q.reading_view
+    cdef Slot slot = new_slot(q, q.remote, NULL, 0, True)
+    cdef const void *p
+    cdef uint64_t length
+    cdef uint8_t kind
+    cdef int rc = q.next_once(&p, &length, &kind, deadline)
+    while rc == -c.DSM_EEMPTY:
+        if not deadline or not q.wait(True, 0, deadline, "peek"):
+            raise error_of(c.DSM_EEMPTY, "", "peek")
+        rc = q.next_once(&p, &length, &kind, deadline)
+    if rc:
+        raise q.failed(rc, "peek")
+    try:
+        q.reading_view = view_or(slot, <void *> p, length, c.dsm_queue_undo, q.ptr)
+    except BaseException:
+        q.peeked = None
+        raise
+    q.reading = slot
+    return q.reading_view
+
+
+cdef object send_last(Queue q):
+    """Send what is staged, before the roles are given back. Returns the exception if it never arrives.
+
+    Raises if it may arrive later. Nothing else uses the handle.
+    """
+    cdef uint64_t staged = c.dsm_queue_staged(q.ptr)
+    cdef int rc = 0
+    if staged and staged != q.told:
+        with nogil:
+            c.dsm_queue_set_timeout(q.ptr, -1)
+            rc = c.dsm_queue_flush(q.ptr)
+    if not rc:
+        return None
+    error = q.not_sent(rc, "close")
+    if not isinstance(error, errors.DsmemError):  # that of a signal handler
+        raise error
+    text = f"{staged} staged messages " + ("are lost" if never_goes(rc) else "have not been sent")
+    told = type(error)(f"{text}: {error.detail}" if error.detail else text, sys=error.sys, status=error.status,
+                       vendor=error.vendor, peer=error.peer, device=error.device, op=error.op)
+    told.__cause__ = error.__cause__
+    if not never_goes(rc):
+        raise told
+    return told
+
 
 cdef object put_all(Queue q, items, int64_t deadline):
     cdef Py_ssize_t n = 0
     try:
         for data in items_of(items, "items"):
-            if not q.put_one(data, BYTES, deadline, False):
+            if not q.put_one(data, BYTES, deadline, LATER):
                 break
             n += 1
     except BaseException as error:
         if not isinstance(error, (ConnectionError, TimeoutError, errors.ShutDownError)):
-            with contextlib.suppress(errors.DsmemError):  # the next flush raises it again
+            told = q.told
+            try:
                 q.send("put", deadline)
+            except errors.DsmemError:  # the next flush raises it again, and close() does
+                q.told = told
         raise note_placed(error, n)
     try:
         q.send("put", deadline)
@@ -194,7 +287,7 @@ cdef object get_records(Queue q, array, int64_t deadline):
     cdef uint64_t n, each
     cdef int64_t rc
     if not isinstance(array, ndarray) or not array.ndim or not array.size:
-        raise error_of(c.DSM_EINVAL, "out is an array whose rows are records", "get")
+        raise refused(array, ndarray, "out is an array whose rows are records", "get")
     n, each = array.shape[0], array.nbytes // array.shape[0]
     get_buffer(array, &view, True)
     try:

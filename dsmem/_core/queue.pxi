@@ -8,6 +8,8 @@ cdef class Queue(Handle):
     cdef c.dsm_queue_config config
     cdef bint mapped, producing, consuming, forsaken, lost
     cdef int64_t spin_ns
+    # How many messages were staged when an exception said that they never go; 0 from the next one that is put or sent.
+    cdef uint64_t told
     cdef PyThread_type_lock turn  # serialises calls that release the GIL: taking roles, producing remotely
     cdef unsigned long turn_of    # the thread that holds it, or 0
     cdef Slot writing, reading
@@ -89,6 +91,7 @@ cdef class Queue(Handle):
             raise self.remote.failed(rc, "queue")
         self.ptr, self.turn, self.turn_of = own, turn, 0
         self.producing = self.consuming = False
+        self.told = 0
         self.forget_inherited()
         return 0
 
@@ -141,6 +144,8 @@ cdef class Queue(Handle):
             rc = c.dsm_queue_produce(self.ptr)
         if not rc:
             self.producing = True
+            if not c.dsm_queue_staged(self.ptr):
+                self.told = 0
         self.end()
         if rc:
             raise self.failed(rc, "produce")
@@ -223,25 +228,47 @@ cdef class Queue(Handle):
                 rc = c.dsm_queue_flush(self.ptr)
             self.end()
         if rc:
-            raise self.failed(rc, op)
+            raise self.not_sent(rc, op)
+        self.told = 0
         return 0
 
     @cython.final
-    cdef int push_once(self, const c.dsm_queue_part *parts, uint32_t n, uint8_t kind, int64_t deadline, bint flush,
+    cdef object not_sent(self, int rc, str op):
+        if never_goes(rc):
+            self.told = c.dsm_queue_staged(self.ptr)
+        return self.failed(rc, op)
+
+    @cython.final
+    cdef int push_once(self, const c.dsm_queue_part *parts, uint32_t n, uint8_t kind, int64_t deadline, int how,
                        int *placed) except? -1:
-        cdef int64_t ns
         cdef int rc
-        if self.mapped:
-            rc = (c.dsm_queue_push(self.ptr, parts.bytes, parts.nbytes, kind) if n == 1 else
-                  c.dsm_queue_push_parts(self.ptr, parts, n, kind))
-            return rc if rc or not flush else c.dsm_queue_flush(self.ptr)
-        ns = self.op_ns(deadline)
-        self.begin()
+        if not self.mapped:
+            return self.push_far(parts, n, kind, deadline, how, placed)
+        rc = (c.dsm_queue_push(self.ptr, parts.bytes, parts.nbytes, kind) if n == 1 else
+              c.dsm_queue_push_parts(self.ptr, parts, n, kind))
+        return rc if rc or not is_sent(self.ptr, how) else c.dsm_queue_flush(self.ptr)
+
+    @cython.final
+    cdef int push_far(self, const c.dsm_queue_part *parts, uint32_t n, uint8_t kind, int64_t deadline, int how,
+                      int *placed) except? -1:
+        cdef int64_t ns
+        cdef int rc = 1
+        if how != AT_ONCE and not self.turn_of:  # no thread has the turn, and none takes it while this one has the GIL
+            rc = c.dsm_queue_stage(self.ptr, parts, n, kind)
+            placed[0] = not rc
+            if rc < 0 or (not rc and not is_sent(self.ptr, how)):
+                return rc
+        try:
+            ns = self.op_ns(deadline)
+            self.begin()
+        except BaseException as error:  # the message may be staged
+            raise note_placed(error, placed[0])
         with nogil:
             c.dsm_queue_set_timeout(self.ptr, ns)
-            rc = c.dsm_queue_push_parts(self.ptr, parts, n, kind)
-            placed[0] = not rc
-            if not rc and flush:
+            if rc:
+                rc = c.dsm_queue_push_parts(self.ptr, parts, n, kind)
+                placed[0] = not rc
+            if not rc and is_sent(self.ptr, how):
                 rc = c.dsm_queue_flush(self.ptr)
         self.end()
         return rc
@@ -278,91 +305,75 @@ cdef class Queue(Handle):
         finally:
             self.leave()
 
+    @property
+    def staged(self):
+        self.check()
+        return 0 if self.mapped else c.dsm_queue_staged(self.ptr)
+
     @cython.final
-    cdef int push(self, const c.dsm_queue_part *parts, uint32_t n, uint8_t kind, int64_t deadline,
-                  bint flush) except -1:
+    cdef int push(self, const c.dsm_queue_part *parts, uint32_t n, uint8_t kind, int64_t deadline, int how) except -1:
         """1, or 0 if there was no room until the deadline. Earlier messages are flushed before it waits."""
         cdef int placed = 0
-        cdef int rc = self.push_once(parts, n, kind, deadline, flush, &placed)
+        cdef int rc
+        rc = self.push_once(parts, n, kind, deadline, how, &placed)
         if rc == -c.DSM_EFULL:
-            rc = self.push_later(parts, n, kind, deadline, flush, &placed)
+            rc = self.push_later(parts, n, kind, deadline, how, &placed)
         if rc == -c.DSM_EFULL:
             return 0
         if rc:
-            raise note_placed(self.failed(rc, "put"), placed)
+            raise note_placed(self.not_sent(rc, "put"), placed)
+        self.told = 0
         return 1
 
     @cython.final
-    cdef int push_later(self, const c.dsm_queue_part *parts, uint32_t n, uint8_t kind, int64_t deadline, bint flush,
+    cdef int push_later(self, const c.dsm_queue_part *parts, uint32_t n, uint8_t kind, int64_t deadline, int how,
                         int *placed) except? -1:
-        cdef uint64_t length = 0
-        cdef uint32_t i
+        cdef uint64_t length = length_of_parts(parts, n)
         cdef int rc = -c.DSM_EFULL
-        for i in range(n):
-            length += parts[i].nbytes
         while rc == -c.DSM_EFULL:
             self.send("put", deadline)
             if not deadline or not self.wait(False, length, deadline, "put"):
                 break
-            rc = self.push_once(parts, n, kind, deadline, flush, placed)
+            rc = self.push_once(parts, n, kind, deadline, how, placed)
         return rc
 
     @cython.final
-    cdef int put_one(self, object data, uint8_t kind, int64_t deadline, bint flush) except -1:
+    cdef int put_one(self, object data, uint8_t kind, int64_t deadline, int how) except -1:
         cdef Py_buffer view
         cdef c.dsm_queue_part part
         if PyBytes_CheckExact(data):
             part.bytes, part.nbytes = PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)
-            return self.push(&part, 1, kind, deadline, flush)
+            return self.push(&part, 1, kind, deadline, how)
         get_buffer(data, &view, False)
         part.bytes, part.nbytes = view.buf, view.len
         try:
-            return self.push(&part, 1, kind, deadline, flush)
+            return self.push(&part, 1, kind, deadline, how)
         finally:
             PyBuffer_Release(&view)
 
-    def _put_parts(self, parts, uint8_t kind, block=True, timeout=None):
-        cdef list of = list(parts)
-        cdef uint32_t n = len(of), taken = 0, i
-        cdef int64_t deadline
-        cdef Py_buffer *views = <Py_buffer *> malloc(n * sizeof(Py_buffer))
-        cdef c.dsm_queue_part *all = <c.dsm_queue_part *> malloc(n * sizeof(c.dsm_queue_part))
+    def _put_parts(self, parts, uint8_t kind, block=True, timeout=None, flush=True):
+        self.enter()
         try:
-            self.enter()
-            try:
-                if not views or not all:
-                    raise error_of(c.DSM_ENOMEM, f"{n} buffers", "put")
-                deadline = self.deadline(block, timeout)
-                for data in of:
-                    get_buffer(data, &views[taken], False)
-                    all[taken].bytes, all[taken].nbytes = views[taken].buf, views[taken].len
-                    taken += 1
-                if not self.producing:
-                    self.take_lane()
-                if not self.push(all, n, kind, deadline, True):
-                    raise error_of(c.DSM_EFULL, f"{self.config.lane_bytes} bytes", "put")
-            finally:
-                self.leave()
+            put_parts(self, list(parts), kind, self.deadline(block, timeout), how_to(flush))
         finally:
-            for i in range(taken):
-                PyBuffer_Release(&views[i])
-            free(views)
-            free(all)
+            self.leave()
 
-    def put(self, data, block=True, timeout=None):
+    def put(self, data, block=True, timeout=None, *, flush=True):
         cdef int64_t deadline
+        cdef int how
         self.enter()
         try:
             deadline = -1 if block is True and timeout is None else self.deadline(block, timeout)
+            how = AT_ONCE if flush is True else how_to(flush)
             if not self.producing:
                 self.take_lane()
-            if not self.put_one(data, BYTES, deadline, True):
+            if not self.put_one(data, BYTES, deadline, how):
                 raise error_of(c.DSM_EFULL, f"{self.config.lane_bytes} bytes", "put")
         finally:
             self.leave()
 
-    def put_nowait(self, data):
-        self.put(data, False)
+    def put_nowait(self, data, *, flush=True):
+        self.put(data, False, flush=flush)
 
     def put_many(self, items, block=True, timeout=None):
         cdef int64_t deadline
@@ -385,23 +396,9 @@ cdef class Queue(Handle):
             n = length_of(length)
             if not self.producing:
                 self.take_lane()
-            return self.reserve_view(n, deadline)
+            return reserve_view(self, n, deadline)
         finally:
             self.leave()
-
-    cdef object reserve_view(self, uint64_t n, int64_t deadline):
-        cdef Slot slot = new_slot(self, self.remote, NULL, n, False)
-        cdef void *at
-        cdef int rc = self.reserve_once(n, &at, deadline)
-        while rc == -c.DSM_EFULL:
-            if not deadline or not self.wait(False, n, deadline, "reserve"):
-                raise error_of(c.DSM_EFULL, f"{self.config.lane_bytes} bytes", "reserve")
-            rc = self.reserve_once(n, &at, deadline)
-        if rc:
-            raise self.failed(rc, "reserve")
-        self.writing_view = view_or(slot, at, n, c.dsm_queue_cancel, self.ptr)
-        self.writing = slot
-        return self.writing_view
 
     cdef int end_writing(self, str op) except -1:
         if self.writing is None:
@@ -424,7 +421,7 @@ cdef class Queue(Handle):
             part = checked_int(length, 0)
             if part is None or self.writing is None or part > self.writing.length:
                 most = 0 if self.writing is None else self.writing.length
-                raise error_of(c.DSM_EINVAL, f"{length!r} bytes of a reservation of {most}", "commit")
+                raise refused(length, int, f"{length!r} bytes of a reservation of {most}", "commit")
         self.begin()
         try:
             if self.writing is not None:
@@ -524,7 +521,7 @@ cdef class Queue(Handle):
             return most
         number = checked_int(n, 1)
         if number is None:
-            raise error_of(c.DSM_EINVAL, f"n={n!r}: at least 1", "get")
+            raise refused(n, int, f"n={n!r}: at least 1", "get")
         return min(number, most)
 
     def get_many(self, n=None, block=True, timeout=None, *, out=None):
@@ -550,33 +547,9 @@ cdef class Queue(Handle):
             if self.config.flags & (c.DSM_QUEUE_MANY_CONSUMERS | c.DSM_QUEUE_DROP_OLDEST):
                 text = "others may take the message at any moment; get() copies it safely"
                 raise error_of(c.DSM_EUNSUPPORTED, text, "peek")
-            return self.peek_view(deadline)
+            return peek_view(self, deadline)
         finally:
             self.leave()
-
-    cdef object peek_view(self, int64_t deadline):
-        if self.reading is not None:  # one slot counts all views of a message
-            if not self.reading.exports:
-                self.reading_view = memoryview(self.reading)
-            return self.reading_view
-        cdef Slot slot = new_slot(self, self.remote, NULL, 0, True)
-        cdef const void *p
-        cdef uint64_t length
-        cdef uint8_t kind
-        cdef int rc = self.next_once(&p, &length, &kind, deadline)
-        while rc == -c.DSM_EEMPTY:
-            if not deadline or not self.wait(True, 0, deadline, "peek"):
-                raise error_of(c.DSM_EEMPTY, "", "peek")
-            rc = self.next_once(&p, &length, &kind, deadline)
-        if rc:
-            raise self.failed(rc, "peek")
-        try:
-            self.reading_view = view_or(slot, <void *> p, length, c.dsm_queue_undo, self.ptr)
-        except BaseException:
-            self.peeked = None
-            raise
-        self.reading = slot
-        return self.reading_view
 
     cdef int next_once(self, const void **p, uint64_t *length, uint8_t *kind, int64_t deadline) except? -1:
         cdef int64_t ns
@@ -668,10 +641,14 @@ cdef class Queue(Handle):
         self.enter()
         try:
             now = truth(immediate, "immediate")
+            if not now and c.dsm_queue_staged(self.ptr) != self.told:
+                self.send("shutdown", -1)
             with nogil:
                 rc = c.dsm_queue_shutdown(self.ptr, now)
             if rc:
                 raise self.failed(rc, "shutdown")
+            if now:  # the caller gives up what is staged
+                self.told = c.dsm_queue_staged(self.ptr)
         finally:
             self.leave()
 
@@ -763,6 +740,11 @@ cdef class Queue(Handle):
     cdef int leave_as_dead(self) except -1:
         cdef int rc
         stop_waits(self)
+        unsent = None
+        try:
+            unsent = send_last(self)
+        except errors.DsmemError as error:  # the roles are given back nevertheless
+            unsent = error
         with nogil:
             rc = c.dsm_queue_leave(self.ptr)
             if rc == -c.DSM_EBUSY:
@@ -770,7 +752,9 @@ cdef class Queue(Handle):
                 rc = c.dsm_queue_leave(self.ptr)
         self.let_go()
         if rc:
-            raise self.failed(rc, "close")
+            raise self.failed(rc, "close") from unsent
+        if unsent is not None:
+            raise unsent
         return 0
 
     cdef int free(self) except -1:
@@ -789,12 +773,20 @@ cdef class Queue(Handle):
         with nogil:
             c.dsm_watch_close(items)
             c.dsm_watch_close(room)
+        unsent = None
+        try:
             if reachable and not self.forsaken:
-                rc = c.dsm_queue_leave(ptr)
-        if rc:  # the handle still has a role, which the next close() gives back
+                unsent = send_last(self)
+                with nogil:
+                    rc = c.dsm_queue_leave(ptr)
+                if rc:
+                    raise self.failed(rc, "close") from unsent
+        except BaseException:  # the next close() sends what is still staged, and gives back the roles that are left
             self.live = True
-            raise self.failed(rc, "close")
+            raise
         self.ptr = NULL
         c.dsm_queue_free(ptr)
         self.let_go()
+        if unsent is not None:
+            raise unsent
         return 0

@@ -46,6 +46,7 @@ cdef class Send(Attempt):
     cdef Queue q
     cdef Py_buffer view
     cdef int placed  # as in note_placed
+    cdef bint left   # the task has gone: no exception tells it what becomes of the message
 
     def __dealloc__(self):
         PyBuffer_Release(&self.view)  # no effect if it was released before
@@ -58,14 +59,20 @@ cdef class Send(Attempt):
         if not q.producing:
             q.take_lane()
         part.bytes, part.nbytes = self.view.buf, self.view.len
-        rc = q.push_once(&part, 1, BYTES, -1, True, &self.placed)
+        rc = q.push_once(&part, 1, BYTES, -1, AT_ONCE, &self.placed)
         if rc == -c.DSM_EFULL:
             q.send("put", -1)
             return 0
         if rc:
-            raise q.failed(rc, "put")
+            raise q.not_sent(rc, "put")
+        q.told = 0
         PyBuffer_Release(&self.view)
         return 1
+
+    cdef void says_nothing(self) noexcept:
+        """Let close() say what a failure has kept from being sent, if the task does not hear of it."""
+        if self.left and self.error is not None:
+            self.q.told = 0
 
 
 cdef int fetch_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
@@ -85,6 +92,7 @@ cdef int send_attempt(void *arg, int64_t timeout_ns) noexcept nogil:
             return own.put()
         except BaseException as error:
             own.error = error
+            own.says_nothing()
             return -c.DSM_EIO
 
 
@@ -121,7 +129,9 @@ async def _queue_put(Queue q, data):
         try:
             await _until(q, q.remote, c.DSM_EVENTCOUNT_SECOND, wait, -1)
         except BaseException as error:
-            known = wait.state == ENDED
+            own.left = error is not own.error
+            own.says_nothing()
+            known = wait.state == ENDED or wait.future is None  # refused before any try
             if known and own.placed and own.error is not None and error is not own.error:
                 # cancelled after a try that has failed: the message is in the handle, and perhaps at the owner
                 known, error.__cause__ = False, own.error

@@ -11,7 +11,7 @@ cdef class Remote(Handle):
     cdef readonly str access
     cdef readonly str peer
     cdef readonly str address
-    cdef readonly str fabric
+    cdef readonly str fabric, bulk_fabric
     cdef public str _user     # the object that the program has opened on it, named in the warning if it was not closed
     cdef public object _held  # what is held at the owner as long as it is open
     cdef bint parting       # detached: it is closed when nothing uses it any more
@@ -369,6 +369,7 @@ cdef object new_remote(Context context, c.dsm_remote *ptr):
         r.peer = (<char *> node)[:16].hex()
         r.address = c.dsm_remote_address(ptr).decode()
         r.fabric = c.dsm_remote_fabric(ptr).decode()
+        r.bulk_fabric = c.dsm_remote_bulk_fabric(ptr).decode()
         r.context = context
         if context is not None:
             context.adopt(r)

@@ -1,5 +1,8 @@
 # Included by _core.pyx: SegmentCore, the base class of dsmem.Segment.
 
+cdef tuple PLACES = (int, np.integer, slice, tuple, list, ndarray, type(Ellipsis))
+
+
 @cython.auto_pickle(False)
 cdef class SegmentCore(Handle):
     """For an index that is one contiguous piece (an int, a slice without a step or a tuple of ints), locate() computes
@@ -11,7 +14,8 @@ cdef class SegmentCore(Handle):
     cdef list old                   # remotes from before the segment grew that views or calls still use
     cdef readonly object dtype
     cdef readonly bint readonly
-    cdef bint mapped, is_word, is_signed
+    cdef bint mapped
+    cdef int width                  # width_of() the dtype
     cdef uint64_t strides[17]       # in bytes; behind the last axis, the size of an element
     cdef object cell                # an element private to this process, used to convert bytes to scalars
     cdef Py_buffer cell_view
@@ -73,8 +77,7 @@ cdef class SegmentCore(Handle):
         cell = np.zeros((), dtype)
         get_buffer(cell.reshape(1).view("u1"), &self.cell_view, True)
         self.cell, self.dtype, self.region, self.readonly = cell, dtype, region, readonly
-        self.is_word = dtype.kind in "iu" and dtype.itemsize == 8 and dtype.isnative
-        self.is_signed = dtype.kind == "i"
+        self.width = width_of(dtype)
         self.strides[self.s.axes] = self.s.itemsize
         for i in range(<int> self.s.axes - 1, -1, -1):
             self.strides[i] = self.strides[i + 1] * (1 if i + 1 == <int> self.s.axes else self.s.shape[i + 1])
@@ -333,11 +336,11 @@ cdef class SegmentCore(Handle):
         exact = tuple([plain(i) for i in index]) if isinstance(index, tuple) else plain(index)
         if self.locate(exact, &at, &n, &axes) and axes == 0:
             return at
-        raise error_of(c.DSM_EINVAL, f"index {index!r} is not one element of a segment of shape {self._shape()}")
+        raise refused(index, PLACES, f"index {index!r} is not one element of a segment of shape {self._shape()}")
 
     @cython.final
     cdef uint64_t word_at(self, object index) except 0:
-        if not self.is_word:
+        if self.width not in (8, -8):
             raise error_of(c.DSM_EINVAL, f"atomics work on 8-byte integers in native byte order, not {self.dtype}")
         if self.readonly:
             raise error_of(c.DSM_EACCESS, "the segment was attached with readonly=True; attach it without", "atomic")
@@ -350,7 +353,7 @@ cdef class SegmentCore(Handle):
             if isinstance(index, list) or (isinstance(index, np.ndarray) and index.ndim):
                 rows = np.asarray(index) if len(index) else np.empty(np.shape(index), "i8")
                 if rows.dtype.kind not in "iu" or not shape:
-                    raise error_of(c.DSM_EINVAL, f"index {index!r}: of remote memory, ints, slices or a list of rows")
+                    raise errors.ArgumentTypeError(f"index {index!r}: of remote memory, ints, slices or a list of rows")
                 rows = np.where(rows < 0, rows + shape[0], rows)
                 if rows.size and not (rows.min() >= 0 and rows.max() < shape[0]):
                     raise self.outside(index)
@@ -358,7 +361,7 @@ cdef class SegmentCore(Handle):
                 return rows.shape + shape[1:], self.s.row_bytes, offsets
             for one in index if isinstance(index, tuple) else (index,):
                 if not (one is Ellipsis or isinstance(one, slice) or is_place(one)):
-                    raise error_of(c.DSM_EINVAL, f"index {index!r}: of remote memory, ints, slices or a list of rows")
+                    raise errors.ArgumentTypeError(f"index {index!r}: of remote memory, ints, slices or a list of rows")
             # An array of this shape on top of a single element: only its shape and strides are used.
             base = np.zeros(1, self.dtype)
             whole = np.lib.stride_tricks.as_strided(base, shape, self._strides(), writeable=False)
@@ -491,7 +494,7 @@ cdef class SegmentCore(Handle):
 
     cdef int check_scattered(self, object index, object out) except -1:
         if not isinstance(out, ndarray):
-            raise error_of(c.DSM_EINVAL, f"out for index {index!r} is an array, not {type(out).__name__}")
+            raise errors.ArgumentTypeError(f"out for index {index!r} is an array, not {type(out).__name__}")
         return check_out(out, self.dtype)
 
     cdef tuple gather(self, object index, object out):
@@ -542,13 +545,15 @@ cdef class SegmentCore(Handle):
 
     @cython.final
     cdef int write_index(self, object index, object data) except -1:
-        cdef uint64_t at = 0, n = 0
+        cdef uint64_t at = 0, n = 0, word = 0
         cdef int axes = 0
         cdef Py_buffer view
         self.fresh()
         self.check_writable()
         if not self.locate(index, &at, &n, &axes):
             return self.write_pieces(index, data)
+        if axes == 0 and self.mapped and encoded(data, self.width, &word):
+            return self.move(False, at, &word, n)
         kind = type(data)
         if PyArray_CheckExact(data):
             if ((described(<ndarray> data, self.dtype) or data.dtype == self.dtype) and flat(<ndarray> data, 0)
@@ -655,7 +660,7 @@ cdef class SegmentCore(Handle):
 
     @cython.final
     cdef inline object number(self, uint64_t word):
-        return <int64_t> word if self.is_signed else word
+        return <int64_t> word if self.width < 0 else word
 
     def fetch_add(self, index, value):
         cdef uint64_t old = 0, at, add

@@ -6,6 +6,10 @@ cdef enum:
     RUN = 32768            # number of messages that get_many takes before it lets other threads run
     TRIES = 16             # how often a remote consumer is slower than others before it lets the caller's signals in
     MOST = 1 << 20         # maximum number of messages that get_many takes
+    # when a message is sent that was put: at once; when enough is staged; when the call that puts others sends them
+    AT_ONCE = 0
+    STAGED = 1
+    LATER = 2
 
 
 cdef c.dsm_queue_config queue_config(lanes, lane_bytes, max_message, bint many, bint drop, bint checked) except *:
@@ -77,7 +81,7 @@ cdef Slot new_slot(owner, Remote remote, void *at, uint64_t length, bint readonl
 cdef uint64_t length_of(object length) except? 0xdead:
     n = checked_int(length, 0, (1 << 64) - 1)
     if n is None:
-        raise error_of(c.DSM_EINVAL, f"length={length!r}: a number of bytes", "reserve")
+        raise refused(length, int, f"length={length!r}: a number of bytes", "reserve")
     return n
 
 
@@ -101,6 +105,29 @@ cdef int end_view(Slot slot, view, str op) except -1:
         raise error_of(c.DSM_EBUSY, "an array or memoryview of the message is left; drop it first", op)
     slot.at = NULL
     return 0
+
+
+cdef inline int how_to(object flush) except -1:
+    return AT_ONCE if truth(flush, "flush") else STAGED
+
+
+cdef inline bint is_sent(const c.dsm_queue *q, int how) noexcept nogil:
+    """Whether a message that has just been staged is sent, and with it all that were staged before."""
+    return how == AT_ONCE or (how == STAGED and c.dsm_queue_is_due(q))
+
+
+cdef inline bint never_goes(int rc) noexcept:
+    """Whether what is staged never arrives after this error of a flush."""
+    return rc in (-c.DSM_ESHUTDOWN, -c.DSM_ENOTHELD, -c.DSM_ECORRUPT, -c.DSM_EPEER, -c.DSM_ESTALE, -c.DSM_EFENCED,
+                  -c.DSM_EACCESS)
+
+
+cdef inline uint64_t length_of_parts(const c.dsm_queue_part *parts, uint32_t n) noexcept:
+    cdef uint64_t length = 0
+    cdef uint32_t i
+    for i in range(n):
+        length += parts[i].nbytes
+    return length
 
 
 cdef object note_placed(error, n):

@@ -4,7 +4,8 @@
 # at a time. Those that may wait release the GIL; a short write on mapped memory keeps it, and then needs no turn.
 
 cdef enum:
-    MOST_COPIES = 5
+    MOST_PLACES = 64  # copies of all extents
+cdef object LOGGER = logging.getLogger("dsmem")
 
 
 cdef inline uint64_t page_of(object pid) except? 0xdead:
@@ -19,7 +20,14 @@ cdef inline uint64_t page_of(object pid) except? 0xdead:
 cdef uint64_t any_page(object pid) except? 0xdead:
     number = checked_int(pid, 0, (1 << 64) - 1)
     if number is None:
-        raise error_of(c.DSM_EINVAL, f"pid={pid!r:.80} is no page id; pass what allocate() returned")
+        raise refused(pid, int, f"pid={pid!r:.80} is no page id; pass what allocate() returned")
+    return number
+
+
+cdef uint64_t version_of(object version) except? 0xdead:
+    number = checked_int(version, 0, (1 << 64) - 1)
+    if number is None:
+        raise refused(version, int, f"version={version!r:.80}: what version() or write() returned")
     return number
 
 
@@ -41,23 +49,27 @@ cdef int check_pages(Py_ssize_t nbytes, uint64_t wanted, str name, str what) exc
     return 0
 
 
-cdef c.dsm_store_shape store_shape(page_size, pages, members, replicas, index=0, id=0) except *:
+cdef c.dsm_store_shape store_shape(page_size, pages, members, replicas, extents, index=0, id=0, extent=0,
+                                   spread=0, nodes=0) except *:
     cdef c.dsm_store_shape s
     try:
         s.page_bytes, s.pages, s.clients, s.copies = page_size, pages, members, replicas
-        s.index, s.id = index, id
+        s.extents, s.extent, s.spread = extents, extent, spread
+        s.index, s.id, s.nodes = index, id, nodes
     except OverflowError:
-        text = f"{pages} pages of {page_size} bytes for {members} members in {replicas} copies; ask for less"
+        text = f"{pages} pages of {page_size} bytes for {members} members in {replicas} copies"
+        text = f"{text}, {extents} extents; ask for less"
         raise error_of(c.DSM_EINVAL, text) from None
     return s
 
 
 cdef dict shape_as_dict(const c.dsm_store_shape *s):
-    return {"page_size": s.page_bytes, "pages": s.pages, "members": s.clients, "replicas": s.copies}
+    return {"page_size": s.page_bytes, "pages": s.pages, "members": s.clients, "replicas": s.copies,
+            "extents": s.extents}
 
 
-def store_nbytes(page_size, pages, members, replicas):
-    cdef c.dsm_store_shape s = store_shape(page_size, pages, members, replicas)
+def store_nbytes(page_size, pages, members, replicas, extents=1):
+    cdef c.dsm_store_shape s = store_shape(page_size, pages, members, replicas, extents)
     cdef uint64_t nbytes = 0
     cdef int rc = c.dsm_store_layout(&s, &nbytes)
     if rc:
@@ -65,8 +77,10 @@ def store_nbytes(page_size, pages, members, replicas):
     return nbytes
 
 
-def store_format(memory, page_size, pages, members, replicas, index, id):
-    cdef c.dsm_store_shape s = store_shape(page_size, pages, members, replicas, index, id)
+def store_format(memory, page_size, pages, members, replicas, index, id, extents=1, extent=0, spread=0,
+                 nodes=0):
+    cdef c.dsm_store_shape s = store_shape(page_size, pages, members, replicas, extents, index, id, extent, spread,
+                                           nodes)
     cdef uint64_t nbytes = 0
     cdef Py_buffer view
     cdef int rc = c.dsm_store_layout(&s, &nbytes)
@@ -92,31 +106,86 @@ def store_look(Remote remote not None):
     remote.leave()
     if rc:
         raise remote.failed(rc, "attach")
-    return {**shape_as_dict(&s), "index": s.index, "id": s.id, "state": state}
+    return {**shape_as_dict(&s), "index": s.index, "extent": s.extent, "spread": s.spread, "id": s.id,
+            "nodes": s.nodes, "epoch": s.epoch, "state": state}
 
 
-def store_settle(Remote remote not None, uint64_t state):
-    """Decide what becomes of a store that is being made, and return what has been decided."""
+STORE_DONE, STORE_NOT_DONE = c.DSM_STORE_DONE, c.DSM_STORE_NOT_DONE  # what Store._outcome() says of a change
+
+
+def store_settle(Remote remote not None, uint64_t before, uint64_t state):
+    """Change the state of a store if it is 'before', and return what it is now."""
     cdef uint64_t decided = 0
     cdef int rc
     remote.enter()
     with nogil:
-        rc = c.dsm_store_settle(remote.ptr, state, &decided)
+        rc = c.dsm_store_settle(remote.ptr, before, state, &decided)
     remote.leave()
     if rc:
         raise remote.failed(rc, "create")
     return decided
 
 
+cdef object in_doubt(object error, int rc, const c.dsm_store_doubt *of, size_t n):
+    """Give an exception what the next epoch is asked for, if the outcome is unknown."""
+    if rc == -c.DSM_EUNKNOWN and isinstance(error, errors.OutcomeUnknownError):
+        error._doubts = doubts_as_bytes(of, n)
+    return error
+
+
+cdef bytes doubts_as_bytes(const c.dsm_store_doubt *of, size_t n):
+    return PyBytes_FromStringAndSize(<const char *> of, <Py_ssize_t> (n * sizeof(c.dsm_store_doubt)))
+
+
+cdef uint32_t enter_copies(tuple remotes, c.dsm_remote **at) except 0:
+    """Enter each of them, or none."""
+    cdef Remote remote
+    cdef uint32_t n = 0
+    if not 0 < len(remotes) <= MOST_PLACES:
+        raise error_of(c.DSM_EINVAL, f"{len(remotes)} copies of all extents; 1 to {MOST_PLACES}")
+    try:
+        for remote in remotes:
+            remote.enter()
+            at[n] = remote.ptr
+            n += 1
+    except BaseException:
+        leave_copies(remotes[:n])
+        raise
+    return n
+
+
+cdef int leave_copies(tuple remotes) except -1:
+    for remote in remotes:
+        (<Remote> remote).leave()
+    return 0
+
+
+def store_recover(tuple remotes not None, uint64_t epoch):
+    """Make a store of the copies that have survived."""
+    cdef c.dsm_remote *at[MOST_PLACES]
+    cdef c.dsm_store_recovered found
+    cdef uint32_t failed = 0, n = enter_copies(remotes, at)
+    cdef int rc
+    with nogil:
+        rc = c.dsm_store_recover(at, n, epoch, &found, &failed)
+    leave_copies(remotes)
+    if rc:
+        raise (<Remote> remotes[failed]).failed(rc, "recover")
+    return {"forward": found.forward, "back": found.back, "committed": found.committed, "given_up": found.given_up,
+            "differing": found.differing}
+
+
 cdef class Store(Handle):
     cdef c.dsm_store *ptr
     cdef Remote remote   # of copy 0
-    cdef tuple remotes   # of all copies
+    cdef tuple remotes   # of all copies of all extents
     cdef bint beside     # reads run beside each other
     cdef c.dsm_store_shape shape
     cdef dict transactions  # a weak reference to that of each thread which is in one
     cdef PyThread_type_lock turn
     cdef unsigned long turn_of  # the thread that holds it, or 0
+    cdef object helper          # that works for tasks (store_tasks.pxi), or None
+    cdef uint64_t repaired      # pages, by this handle
 
     def __cinit__(self, *args, **named):
         self.transactions = {}
@@ -141,23 +210,13 @@ cdef class Store(Handle):
 
     @cython.final
     cdef c.dsm_store *opened(self, tuple remotes) except NULL:
-        cdef c.dsm_remote *at[MOST_COPIES]
+        cdef c.dsm_remote *at[MOST_PLACES]
         cdef c.dsm_store *made = NULL
-        cdef Remote remote
-        cdef uint32_t n = 0, failed = 0
-        cdef int rc = 0
-        if not 0 < len(remotes) <= MOST_COPIES:
-            raise error_of(c.DSM_EINVAL, f"{len(remotes)} copies; 1 to {MOST_COPIES}")
-        try:
-            for remote in remotes:
-                remote.enter()
-                at[n] = remote.ptr
-                n += 1
-            with nogil:
-                rc = c.dsm_store_open(at, n, &made, &failed)
-        finally:
-            for remote in remotes[:n]:
-                remote.leave()
+        cdef uint32_t failed = 0, n = enter_copies(remotes, at)
+        cdef int rc
+        with nogil:
+            rc = c.dsm_store_open(at, n, &made, &failed)
+        leave_copies(remotes)
         if rc:
             raise (<Remote> remotes[failed]).failed(rc, "attach")
         return made
@@ -185,6 +244,40 @@ cdef class Store(Handle):
         self.ptr, self.turn, self.turn_of = own, turn, 0
         return 0
 
+    def _reopen(self, tuple remotes not None):
+        cdef c.dsm_store *own
+        cdef c.dsm_store *before
+        cdef c.dsm_store_shape there
+        self.check()
+        if self.uses and c.dsm_in_handler():  # the call that it has interrupted goes on only after it
+            raise self.failed(c.dsm_refuse_reentry(b"store"), "open")
+        if self.uses:
+            return False
+        own = self.opened(remotes)
+        there = c.dsm_store_shape_of(own)
+        is_other = there.id != self.shape.id or shape_as_dict(&there) != self._shape
+        if is_other or self.uses or not self.live or self.outdated():
+            with nogil:
+                c.dsm_store_leave(own)
+                c.dsm_store_drop(own)
+            if is_other:
+                raise error_of(c.DSM_ECORRUPT, "the copies that are to be opened are of another store", "open")
+            self.check()
+            return False
+        for remote in remotes:
+            (<Remote> remote).users += 1
+        before, self.ptr = self.ptr, own
+        old, self.remotes, self.remote = self.remotes, remotes, remotes[0]
+        with nogil:
+            c.dsm_store_drop(before)
+        for remote in old:
+            (<Remote> remote).drop_user()
+        return True
+
+    @property
+    def _remotes(self):
+        return self.remotes
+
     cdef str noun(self):
         return "store"
 
@@ -195,7 +288,7 @@ cdef class Store(Handle):
     # -- turns --
 
     @cython.final
-    cdef PyThread_type_lock begin(self) except NULL:
+    cdef PyThread_type_lock begin(self, int64_t deadline=NEVER) except NULL:
         """Take the turn. The caller has entered the handle, and gives back the lock that this returns."""
         cdef PyThread_type_lock turn = self.turn
         cdef PyLockStatus got = PyThread_acquire_lock_timed(turn, 0, 0)
@@ -203,6 +296,8 @@ cdef class Store(Handle):
             if self.turn_of == PyThread_get_thread_ident():
                 raise self.failed(c.dsm_refuse_reentry(b"store"), None)
             self.go_on()
+            if left_until(deadline) == 0:
+                raise error_of(c.DSM_ETIME, "calls of other threads with this handle of the store did not end in time")
             self.check()  # in a child of fork() no thread exists that could give it back
             turn = self.turn
             with nogil:
@@ -218,9 +313,9 @@ cdef class Store(Handle):
         PyThread_release_lock(turn)
 
     @cython.final
-    cdef PyThread_type_lock begin_read(self) except? NULL:
+    cdef PyThread_type_lock begin_read(self, int64_t deadline=NEVER) except? NULL:
         """As begin(), where the memory is not mapped: what the client knows of the pages is one thread's at a time."""
-        return NULL if self.beside else self.begin()
+        return NULL if self.beside else self.begin(deadline)
 
     @cython.final
     cdef void end_read(self, PyThread_type_lock turn) noexcept:
@@ -242,18 +337,25 @@ cdef class Store(Handle):
 
     @cython.final
     cdef int get(self, uint64_t pid, void *out) except -1:
-        cdef PyThread_type_lock turn
         cdef int rc = 1
         if self.shape.page_bytes <= NOGIL_FROM:
             rc = c.dsm_store_read_now(self.ptr, pid, out, NULL)
         if rc:
-            turn = self.begin_read()
-            with nogil:
-                rc = c.dsm_store_read(self.ptr, pid, out, NULL)
-            self.end_read(turn)
+            rc = self.get_now(pid, out)
+            if self.repairs(rc, &pid, 1, "read"):
+                rc = self.get_now(pid, out)
         if rc:
             raise self.failed(rc, "read")
         return 0
+
+    @cython.final
+    cdef int get_now(self, uint64_t pid, void *out) except 1:
+        cdef PyThread_type_lock turn = self.begin_read()
+        cdef int rc
+        with nogil:
+            rc = c.dsm_store_read(self.ptr, pid, out, NULL)
+        self.end_read(turn)
+        return rc
 
     def read(self, pid, out=None):
         cdef Py_buffer view
@@ -278,24 +380,37 @@ cdef class Store(Handle):
     @cython.final
     cdef uint64_t put(self, uint64_t pid, object data, bint compares, uint64_t expected) except? 0xdead:
         cdef Py_buffer view
-        cdef PyThread_type_lock turn
-        cdef uint64_t version = 0
-        cdef int rc
         get_buffer(data, &view, False)
         try:
             check_pages(view.len, self.shape.page_bytes, "data", "a page")
-            rc = self.put_now(pid, &view, &expected if compares else NULL, &version)
-            if rc:
-                turn = self.begin()
-                with nogil:
-                    rc = (c.dsm_store_compare_write(self.ptr, pid, expected, view.buf, &version) if compares else
-                          c.dsm_store_write(self.ptr, pid, view.buf, &version))
-                self.end(turn)
+            return self.put_view(pid, &view, compares, expected)
         finally:
             PyBuffer_Release(&view)
+
+    @cython.final
+    cdef uint64_t put_view(self, uint64_t pid, Py_buffer *view, bint compares, uint64_t expected) except? 0xdead:
+        cdef uint64_t version = 0
+        cdef c.dsm_store_doubt doubt
+        cdef int rc = self.put_now(pid, view, &expected if compares else NULL, &version)
         if rc:
-            raise self.failed(rc, "write")
+            rc = self.put_at_turn(pid, view.buf, compares, expected, &version, &doubt)
+            if self.repairs(rc, &pid, 1, "write"):
+                rc = self.put_at_turn(pid, view.buf, compares, expected, &version, &doubt)
+        if rc:
+            raise in_doubt(self.failed(rc, "write"), rc, &doubt, 1)
         return version
+
+    @cython.final
+    cdef int put_at_turn(self, uint64_t pid, const void *page, bint compares, uint64_t expected,
+                         uint64_t *version, c.dsm_store_doubt *doubt) except 1:
+        cdef PyThread_type_lock turn = self.begin()
+        cdef int rc
+        with nogil:
+            rc = (c.dsm_store_compare_write(self.ptr, pid, expected, page, version) if compares else
+                  c.dsm_store_write(self.ptr, pid, page, version))
+            c.dsm_store_doubt_of(self.ptr, doubt)
+        self.end(turn)
+        return rc
 
     @cython.final
     cdef inline int put_now(self, uint64_t pid, Py_buffer *view, uint64_t *expected, uint64_t *version) noexcept:
@@ -316,45 +431,67 @@ cdef class Store(Handle):
         self.enter()
         try:
             number = page_of(pid)
-            expected = checked_int(version, 0, (1 << 64) - 1)
-            if expected is None:
-                raise error_of(c.DSM_EINVAL, f"version={version!r:.80}: what version() or write() returned")
-            return self.put(number, data, True, expected)
+            return self.put(number, data, True, version_of(version))
         finally:
             self.leave()
 
-    def version(self, pid):
+    @cython.final
+    cdef uint64_t look(self, uint64_t pid) except? 0xdead:
         cdef PyThread_type_lock turn
-        cdef uint64_t number, version = 0
+        cdef uint64_t version = 0
         cdef int rc
+        if not c.dsm_store_version_now(self.ptr, pid, &version):
+            return version
+        turn = self.begin()
+        with nogil:
+            rc = c.dsm_store_version(self.ptr, pid, &version)
+        self.end(turn)
+        if rc:
+            raise self.failed(rc, "version")
+        return version
+
+    def version(self, pid):
         self.enter()
         try:
-            number = page_of(pid)
-            if not c.dsm_store_version_now(self.ptr, number, &version):
-                return version
+            return self.look(page_of(pid))
+        finally:
+            self.leave()
+
+    @cython.final
+    cdef int give_back(self, uint64_t pid) except -1:
+        cdef PyThread_type_lock turn = self.begin()
+        cdef c.dsm_store_doubt doubt
+        cdef int rc
+        with nogil:
+            rc = c.dsm_store_free(self.ptr, pid)
+            c.dsm_store_doubt_of(self.ptr, &doubt)
+        self.end(turn)
+        if rc:
+            raise in_doubt(self.failed(rc, "free"), rc, &doubt, 1)
+        return 0
+
+    def _outcome(self, bytes doubts not None):
+        """What has become of changes that were made together, and the version that the first one was to make."""
+        cdef const c.dsm_store_doubt *of = <const c.dsm_store_doubt *> PyBytes_AS_STRING(doubts)
+        cdef size_t n = <size_t> len(doubts) // sizeof(c.dsm_store_doubt)
+        cdef PyThread_type_lock turn
+        cdef int rc, found = 0
+        self.enter()
+        try:
             turn = self.begin()
             with nogil:
-                rc = c.dsm_store_version(self.ptr, number, &version)
+                rc = c.dsm_store_outcome(self.ptr, of, n, &found)
             self.end(turn)
             if rc:
-                raise self.failed(rc, "version")
-            return version
+                raise self.failed(rc, "read")
+            return found, of[0].version if n else 0
         finally:
             self.leave()
 
     def _free(self, pid):
-        cdef PyThread_type_lock turn
-        cdef uint64_t number
-        cdef int rc
         self.enter()
         try:
-            number = page_of(pid)
-            turn = self.begin()
-            with nogil:
-                rc = c.dsm_store_free(self.ptr, number)
-            self.end(turn)
-            if rc:
-                raise self.failed(rc, "free")
+            self.give_back(page_of(pid))
         finally:
             self.leave()
 
@@ -380,28 +517,68 @@ cdef class Store(Handle):
         finally:
             self.leave()
 
+    @cython.final
+    cdef ndarray room_for(self, object n):
+        """An array for the ids of as many pages."""
+        count = checked_int(n, 0)
+        if count is None:
+            raise refused(n, int, f"n={n!r:.80}: a number of pages, at least 0")
+        if count > self.shape.pages:
+            raise error_of(c.DSM_ESTOREFULL, f"{count} pages of a store that has {self.shape.pages}", "allocate")
+        return np.empty(count, UINT64)
+
     def allocate_many(self, n):
         cdef ndarray pids
         self.enter()
         try:
-            count = checked_int(n, 0)
-            if count is None:
-                raise error_of(c.DSM_EINVAL, f"n={n!r:.80}: a number of pages, at least 0")
-            if count > self.shape.pages:
-                raise error_of(c.DSM_ESTOREFULL, f"{count} pages of a store that has {self.shape.pages}", "allocate")
-            pids = np.empty(count, UINT64)
+            pids = self.room_for(n)
             self.take(<uint64_t *> PyArray_DATA(pids), PyArray_NBYTES(pids) // 8)
             return pids
         finally:
             self.leave()
 
+    @cython.final
+    cdef int get_many(self, const uint64_t *pids, size_t n, void *out) except -1:
+        cdef int rc = self.get_many_now(pids, n, out)
+        if self.repairs(rc, pids, n, "read_many"):
+            rc = self.get_many_now(pids, n, out)
+        if rc:
+            raise self.failed(rc, "read_many")
+        return 0
+
+    @cython.final
+    cdef int get_many_now(self, const uint64_t *pids, size_t n, void *out) except 1:
+        cdef PyThread_type_lock turn = self.begin_read()
+        cdef int rc
+        with nogil:
+            rc = c.dsm_store_read_many(self.ptr, pids, n, out)
+        self.end_read(turn)
+        return rc
+
+    @cython.final
+    cdef int put_many(self, const uint64_t *pids, const void *pages, ndarray versions) except -1:
+        cdef PyThread_type_lock turn = self.begin()
+        cdef c.dsm_store_doubt doubts[c.DSM_STORE_DOUBTS]
+        cdef uint64_t *made = <uint64_t *> PyArray_DATA(versions)
+        cdef size_t n = PyArray_NBYTES(versions) // 8
+        cdef uint32_t unknown
+        cdef int rc
+        with nogil:
+            rc = c.dsm_store_write_many(self.ptr, pids, n, pages, made)
+            unknown = c.dsm_store_doubts(self.ptr, doubts) if rc else 0
+        self.end(turn)
+        if rc:
+            error = self.failed(rc, "write_many")
+            if isinstance(error, errors.DsmemError):
+                error._versions, error._doubts = versions, doubts_as_bytes(doubts, unknown)
+            raise error
+        return 0
+
     def read_many(self, ids, out=None):
         cdef Py_buffer view
-        cdef PyThread_type_lock turn
         cdef ndarray pids
         cdef uint64_t *words
         cdef size_t n
-        cdef int rc
         self.enter()
         try:
             pids = pages_of(ids)
@@ -411,43 +588,28 @@ cdef class Store(Handle):
             get_buffer(out, &view, True)
             try:
                 check_pages(view.len, n * self.shape.page_bytes, "out", f"what {n} ids name")
-                turn = self.begin_read()
-                with nogil:
-                    rc = c.dsm_store_read_many(self.ptr, words, n, view.buf)
-                self.end_read(turn)
+                self.get_many(words, n, view.buf)
             finally:
                 PyBuffer_Release(&view)
-            if rc:
-                raise self.failed(rc, "read_many")
             return out
         finally:
             self.leave()
 
     def write_many(self, ids, data):
         cdef Py_buffer view
-        cdef PyThread_type_lock turn
         cdef ndarray pids, versions
-        cdef uint64_t *words
-        cdef uint64_t *written
         cdef size_t n
-        cdef int rc
         self.enter()
         try:
             pids = pages_of(ids)
-            words, n = <uint64_t *> PyArray_DATA(pids), PyArray_NBYTES(pids) // 8
+            n = PyArray_NBYTES(pids) // 8
             versions = np.empty(n, UINT64)
-            written = <uint64_t *> PyArray_DATA(versions)
             get_buffer(data, &view, False)
             try:
                 check_pages(view.len, n * self.shape.page_bytes, "data", f"what {n} ids name")
-                turn = self.begin()
-                with nogil:
-                    rc = c.dsm_store_write_many(self.ptr, words, n, view.buf, written)
-                self.end(turn)
+                self.put_many(<uint64_t *> PyArray_DATA(pids), view.buf, versions)
             finally:
                 PyBuffer_Release(&view)
-            if rc:
-                raise self.failed(rc, "write_many")
             return versions
         finally:
             self.leave()
@@ -461,9 +623,101 @@ cdef class Store(Handle):
                 rc = c.dsm_store_count(self.ptr, &counts)
             if rc:
                 raise self.failed(rc, "stat")
-            return {**self._shape, "free": counts.free_pages, "handles": counts.clients}
+            return {**self._shape, "free": counts.free_pages, "handles": counts.clients, "repaired": self.repaired}
         finally:
             self.leave()
+
+    # -- damage --
+
+    @cython.final
+    cdef bint repair(self, uint64_t number, str op) except -1:
+        """Whether the page had a frame that was not whole at some copies, and has been written again from another."""
+        cdef PyThread_type_lock turn = self.begin()
+        cdef int rc, done = 0
+        with nogil:
+            rc = c.dsm_store_repair(self.ptr, number, &done)
+        self.end(turn)
+        if rc:
+            raise self.failed(rc, op)
+        if done:
+            self.repaired += 1
+            LOGGER.warning("the %s: page %d was damaged at some copies, and has been repaired from another",
+                           self.called(), number)
+        return done
+
+    @cython.final
+    cdef bint repairs(self, int rc, const uint64_t *pids, size_t n, str op) except -1:
+        """Whether a call that has ended with rc is worth another try, since pages of it have been repaired."""
+        cdef bint done = False
+        cdef size_t i
+        if rc != -c.DSM_ECORRUPT or self.shape.copies < 2:
+            return False
+        for i in range(n):
+            try:
+                done |= self.repair(pids[i] & (c.DSM_STORE_NUMBERS - 1), op)
+            except errors.UnsupportedError:  # of an extent with one copy
+                pass
+        if not done:
+            raise self.failed(rc, op)
+        return True
+
+    def _check(self, uint64_t first, uint32_t n):
+        """What is wrong with n pages: number, copies with another head, copies with a bad frame, changes, unknown."""
+        cdef c.dsm_store_fault faults[c.DSM_STORE_CHECKED]
+        cdef PyThread_type_lock turn
+        cdef uint32_t found = 0
+        cdef int rc
+        self.enter()
+        try:
+            turn = self.begin()
+            with nogil:
+                rc = c.dsm_store_check(self.ptr, first, n, faults, &found)
+            self.end(turn)
+            if rc:
+                raise self.failed(rc, "check")
+            return [(faults[i].page, faults[i].heads, faults[i].frames, bool(faults[i].changes),
+                     bool(faults[i].unknown)) for i in range(found)]
+        finally:
+            self.leave()
+
+    def _repair(self, uint64_t number):
+        self.enter()
+        try:
+            return self.repair(number, "check")
+        finally:
+            self.leave()
+
+    # -- tasks of event loops: store_tasks.pxi --
+
+    def read_async(self, pid, out=None):
+        return _store_read(self, pid, out)
+
+    def write_async(self, pid, data):
+        return _store_write(self, pid, False, None, data)
+
+    def compare_write_async(self, pid, version, data):
+        return _store_write(self, pid, True, version, data)
+
+    def version_async(self, pid):
+        return _store_version(self, pid)
+
+    def read_many_async(self, ids, out=None):
+        return _store_read_many(self, ids, out)
+
+    def write_many_async(self, ids, data):
+        return _store_write_many(self, ids, data)
+
+    def allocate_async(self):
+        return _store_allocate(self, None)
+
+    def allocate_many_async(self, n):
+        return _store_allocate(self, n)
+
+    def _free_async(self, pid):
+        return _store_free(self, pid)
+
+    def _call_async(self, call):
+        return _store_call(self, call)
 
     # -- closing --
 
@@ -494,6 +748,13 @@ cdef class Store(Handle):
         if rc:
             raise self.failed(rc, "close")
         return 0
+
+    def _part_for_good(self):
+        """Close, though the core's client can't give back its place."""
+        if self.live:
+            self.refuse_in_use()
+            with contextlib.suppress(errors.DsmemError):
+                self.part(True)
 
     cdef int leave_as_dead(self) except -1:
         cdef int rc

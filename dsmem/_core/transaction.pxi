@@ -18,9 +18,11 @@ cdef class Transaction:
     cdef c.dsm_transaction *ptr
     cdef Store store
     cdef uint32_t epoch
+    cdef int64_t deadline  # of waits for others; see _wait_until
     cdef unsigned long thread
     cdef bint live, busy, begun
     cdef object frame  # that has begun it, until it ends
+    cdef list taken    # pages that it has allocated; they are freed if it is certainly not committed
     cdef object __weakref__
 
     def __cinit__(self, *args, **named):
@@ -36,9 +38,14 @@ cdef class Transaction:
         self.ptr = c.dsm_transaction_new(looks)
         if self.ptr == NULL:
             raise error_from_core(-c.DSM_ENOMEM, "transaction")
-        self.store = store
+        self.store, self.deadline = store, NEVER
         self.thread = PyThread_get_thread_ident()
         self.live = True
+
+    def _wait_until(self, double time):
+        """Calls wait for other clients and threads until then, a time of time.monotonic(), and no longer."""
+        self.deadline = <int64_t> min(time * 1e9, <double> (1 << 62))
+        c.dsm_transaction_until(self.ptr, self.deadline)
 
     @cython.final
     cdef int begin(self) except -1:
@@ -72,7 +79,7 @@ cdef class Transaction:
 
     @cython.final
     cdef int get(self, const uint64_t *pids, size_t n, void *out) except -1:
-        cdef PyThread_type_lock turn = self.store.begin_read()
+        cdef PyThread_type_lock turn = self.store.begin_read(self.deadline)
         cdef int rc
         with nogil:
             rc = c.dsm_transaction_read(self.store.ptr, self.ptr, pids, n, out)
@@ -150,6 +157,18 @@ cdef class Transaction:
         finally:
             self.end()
 
+    def allocate(self):
+        cdef uint64_t pid = 0
+        self.begin()
+        try:
+            self.store.take(&pid, 1)
+            if self.taken is None:
+                self.taken = []
+            self.taken.append(pid)
+            return pid
+        finally:
+            self.end()
+
     def __enter__(self):
         cdef dict begun
         cdef Transaction other
@@ -181,6 +200,24 @@ cdef class Transaction:
             self.frame = None
             if self.epoch == forks[0] and self.store is not None:
                 self.store.transactions.pop(self.thread, None)
+                self.give_back()
+
+    @cython.final
+    cdef int give_back(self) except -1:
+        """What can't be freed stays allocated, as if the process had died here."""
+        cdef list taken = self.taken
+        self.taken = None
+        if not taken:
+            return 0
+        with contextlib.suppress(errors.DsmemError):
+            self.store.enter()
+            try:
+                for pid in taken:
+                    with contextlib.suppress(errors.PageNotFoundError):  # another client has freed it
+                        self.store.give_back(pid)
+            finally:
+                self.store.leave()
+        return 0
 
     @cython.final
     cdef int check_for(self, object error) except -1:
@@ -199,7 +236,7 @@ cdef class Transaction:
         cdef int rc
         self.begin()
         try:
-            turn = self.store.begin_read()
+            turn = self.store.begin_read(self.deadline)
             with nogil:
                 rc = c.dsm_transaction_check(self.store.ptr, self.ptr)
             self.store.end_read(turn)
@@ -210,18 +247,27 @@ cdef class Transaction:
         return 0
 
     @cython.final
+    cdef object unknown(self):
+        cdef c.dsm_store_doubt doubts[c.DSM_TRANSACTION_CHANGES]
+        error = self.failed(-c.DSM_EUNKNOWN, "commit")
+        return in_doubt(error, -c.DSM_EUNKNOWN, doubts, c.dsm_transaction_doubts(self.ptr, doubts))
+
+    @cython.final
     cdef int commit(self) except -1:
         cdef PyThread_type_lock turn
+        cdef list taken
         cdef int rc
         self.begin()
         try:
-            turn = self.store.begin()
-            self.live = False
+            turn = self.store.begin(self.deadline)
+            self.live, taken, self.taken = False, self.taken, None
             with nogil:
                 rc = c.dsm_transaction_commit(self.store.ptr, self.ptr)
             self.store.end(turn)
             if rc:
-                raise self.failed(rc, "commit")
+                if rc != -c.DSM_EUNKNOWN:
+                    self.taken = taken
+                raise self.unknown() if rc == -c.DSM_EUNKNOWN else self.failed(rc, "commit")
         finally:
             self.end()
         return 0

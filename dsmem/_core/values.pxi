@@ -107,10 +107,10 @@ cdef object error_of(int code, str detail, str op=None):
 cdef uint32_t rights(object access) except 0:
     cdef uint32_t bits = 0
     if not isinstance(access, str) or not access:
-        raise error_of(c.DSM_EINVAL, f"access={access!r}: any of the letters r, w and a")
+        raise refused(access, str, f"access={access!r}: any of the letters r, w and a")
     for letter in access:
         if letter not in RIGHTS:
-            raise error_of(c.DSM_EINVAL, f"access={access!r}: any of the letters r, w and a")
+            raise refused(access, str, f"access={access!r}: any of the letters r, w and a")
         bits |= RIGHTS[letter]
     return bits
 
@@ -168,8 +168,16 @@ def seconds(value, name, most=float("inf")):
     return t
 
 
+cdef double TIMEOUT_MAX = threading.TIMEOUT_MAX
+
+
 cdef int64_t signed_nanoseconds(object timeout, str name) except? -2:
     """Convert seconds to nanoseconds: -1 for any negative number, NEVER for infinity. Raises what threading raises."""
+    cdef double plain = timeout if type(timeout) is float else -1
+    if 0 <= plain <= TIMEOUT_MAX:
+        return <int64_t> (plain * 1e9)
+    if type(timeout) is int and 0 <= timeout <= 1 << 30:
+        return <int64_t> timeout * 1000000000
     t = real_seconds(timeout, name)
     if t == float("inf"):
         return NEVER
@@ -190,13 +198,30 @@ def checked_int(value, least, most=float("inf")):
     return n if least <= n <= most else None
 
 
+cdef bint is_of(object value, object kinds):
+    """Whether an argument is of the kind that is asked for. int: whatever stands for a whole number."""
+    if kinds is not int:
+        return isinstance(value, kinds)
+    try:
+        index(value)
+    except Exception:
+        return False
+    return True
+
+
+def refused(value, kinds, detail, op=None):
+    return (errors.InvalidArgumentError if is_of(value, kinds) else errors.ArgumentTypeError)(detail, op=op)
+
+
 def shape_of(shape):
     if shape.ndim if isinstance(shape, ndarray) else isinstance(shape, Sequence) and not isinstance(shape, NO_AXES):
         axes = tuple([checked_int(n, 0, (1 << 63) - 1) for n in shape])
     else:
         axes = (checked_int(shape, 0, (1 << 63) - 1),)
     if None in axes:
-        raise error_of(c.DSM_EINVAL, f"shape={shape!r:.80}: a number of elements, or a tuple of one for each axis")
+        are_numbers = all([is_of(n, int) for n in (shape if isinstance(shape, (list, tuple)) else (shape,))])
+        text = f"shape={shape!r:.80}: a number of elements, or a tuple of one for each axis"
+        raise refused(shape, object if are_numbers else (), text)
     return axes
 
 
@@ -232,7 +257,7 @@ cdef object dtype_of(object what):
     try:
         return np.dtype(what)
     except Exception as error:
-        raise error_of(c.DSM_EINVAL, f"dtype={what!r:.80}: {error}") from None
+        raise refused(what, (str, tuple, list, dict), f"dtype={what!r:.80}: {error}") from None
 
 
 cdef object array_over(object memory, object dtype):
@@ -248,7 +273,8 @@ cdef object array_of(object what):
     try:
         return np.frombuffer(what, "u1") if isinstance(what, bytes) else np.asarray(what)
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:
-        raise error_of(c.DSM_EINVAL, f"{type(what).__name__} is not an array: {error}") from None
+        raise refused(what, () if isinstance(error, TypeError) else object,
+                      f"{type(what).__name__} is not an array: {error}") from None
 
 
 cdef object not_made(str name, str how):
@@ -277,7 +303,7 @@ cdef uint64_t any_word(object value, str name) except? 0xdead:
     try:
         value = index(value)
     except TypeError:
-        raise error_of(c.DSM_EINVAL, f"{name}={value!r} is not an int") from None
+        raise errors.ArgumentTypeError(f"{name}={value!r} is not an int") from None
     if not -(1 << 63) <= value < 1 << 64:
         raise error_of(c.DSM_EINVAL, f"{name}={value!r} does not fit 64 bits")
     return <uint64_t> (value & 0xffffffffffffffff)
@@ -294,7 +320,7 @@ cdef uint64_t any_offset(object offset) except? 0xdead:
         offset = index(offset)  # Cython alone would convert 1.5 to 1
         return offset
     except TypeError:
-        raise error_of(c.DSM_EINVAL, f"offset {offset!r} is not an int") from None
+        raise errors.ArgumentTypeError(f"offset {offset!r} is not an int") from None
     except OverflowError:
         raise errors.OutOfBoundsError(f"offset {offset}") from None
 
@@ -303,13 +329,13 @@ cdef uint64_t nbytes_of(object nbytes) except? 0xdead:
     try:
         return index(nbytes)
     except (OverflowError, TypeError):
-        raise error_of(c.DSM_EINVAL, f"nbytes={nbytes!r}: a number of bytes, at least 1") from None
+        raise refused(nbytes, int, f"nbytes={nbytes!r}: a number of bytes, at least 1") from None
 
 
 cdef uint64_t cache_bytes_of(object nbytes) except? 0xdead:
     n = checked_int(nbytes, 0, (1 << 63) - 1)
     if n is None:
-        raise error_of(c.DSM_EINVAL, f"registration_cache={nbytes!r}: a number of bytes, 0 for none")
+        raise refused(nbytes, int, f"registration_cache={nbytes!r}: a number of bytes, 0 for none")
     return n
 
 
@@ -320,7 +346,8 @@ cdef object as_words(object numbers, str what):
     if not array.size:
         return np.empty(array.shape, UINT64)
     if array.dtype.kind not in "iu" or (array.dtype.kind == "i" and array.min() < 0):
-        raise error_of(c.DSM_EINVAL, f"{what} are whole numbers from 0 up, not {array.dtype}")
+        kinds = object if array.dtype.kind == "i" else ()
+        raise refused(numbers, kinds, f"{what} are whole numbers from 0 up, not {array.dtype}")
     return np.asarray(array, UINT64, "C")
 
 
@@ -339,10 +366,10 @@ cdef bytes bytes_of(object buffer):
 cdef object explain_buffer(object buffer, bint writable, Exception error):
     if not PyObject_CheckBuffer(buffer):
         if isinstance(buffer, str):
-            return error_of(c.DSM_EINVAL, "str is text, and memory takes bytes; pass text.encode()")
+            return errors.ArgumentTypeError("str is text, and memory takes bytes; pass text.encode()")
         what = f"{type(buffer).__name__} has neither the buffer protocol nor DLPack on this host"
         what += "; pass bytes, a bytearray or an array; dsmem.queue.Pickled(queue) takes objects"
-        return error_of(c.DSM_EINVAL, what)
+        return errors.ArgumentTypeError(what)
     try:
         view = memoryview(buffer)
     except Exception:  # it cannot be viewed at all
@@ -358,11 +385,11 @@ cdef object explain_buffer(object buffer, bint writable, Exception error):
 
 
 cdef object refuse_objects(object what):
-    return error_of(c.DSM_EINVAL, f"{what} holds Python objects, which mean nothing in another process")
+    return errors.ArgumentTypeError(f"{what} holds Python objects, which mean nothing in another process")
 
 
 cdef object refuse_masked():
-    return error_of(c.DSM_EINVAL, "a masked array has a mask, which memory has no place for; pass array.filled()")
+    return errors.ArgumentTypeError("a masked array has a mask, which memory has no place for; pass array.filled()")
 
 
 cdef inline bint is_plain(object buffer, bint writable):
@@ -464,5 +491,5 @@ cdef int64_t permit_timeout(object blocking, object timeout) except? -2:
 cdef uint32_t permits(object n) except 0:
     number = checked_int(n, 1, 0x7fffffff)
     if number is None:
-        raise error_of(c.DSM_EINVAL, f"n={n!r}: a number of permits, at least 1")
+        raise refused(n, int, f"n={n!r}: a number of permits, at least 1")
     return number

@@ -80,6 +80,7 @@ cdef class Waits:
     cdef c.dsm_listener listener
     cdef list waits
     cdef bint stopped, over, using
+    cdef bint joined         # a Wait has come since the helper slept: its sleeps begin short again
     cdef object running  # a lock that the helper holds while it runs
 
     def __cinit__(self, Handle handle not None, Remote remote not None, int eventcount):
@@ -126,6 +127,8 @@ cdef class Waits:
                 rung = False
                 if not self.waits or self.stopped:
                     break
+                if self.joined:
+                    self.joined, self.listener.backoff = False, 0
                 with nogil:
                     c.dsm_listener_sleep(&self.listener)
                 rung = not self.stopped and c.dsm_listener_notified(&self.listener)
@@ -307,7 +310,7 @@ cdef Waits enlist(Handle handle, Remote remote, int eventcount, Wait wait):
         waits = Waits(handle, remote, eventcount)
         handle.waits[waits.key] = waits
     waits.waits.append(wait)
-    waits.listener.backoff = 0
+    waits.joined = True
     if waits.running is None:
         try:
             waits.start()

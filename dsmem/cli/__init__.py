@@ -12,8 +12,10 @@ from dsmem.cli.bench import bench
 from dsmem.cli.demo import demo
 from dsmem.cli.doctor import doctor
 from dsmem.cli.names import collect, list_names, remove
+from dsmem.cli.nodes import list_nodes
 from dsmem.cli.output import Group
 from dsmem.cli.serve import serve
+from dsmem.cli.store import store, top
 
 _EPILOG = """\b
 Completion of commands, options, clusters and names:
@@ -42,3 +44,6 @@ main.add_command(list_names)
 main.add_command(remove)
 main.add_command(collect)
 main.add_command(serve)
+main.add_command(list_nodes)
+main.add_command(store)
+main.add_command(top)

@@ -19,7 +19,7 @@ from rich.table import Table
 
 import dsmem
 from dsmem import _core
-from dsmem.cli import measure, objects
+from dsmem.cli import bank, measure, objects
 from dsmem.cli.output import Page, fabric_option
 
 COUNTS = 10_000  # increments by each process
@@ -148,7 +148,8 @@ def demo(file: Path | None, fabric: str) -> None:
     """Share a file, a segment, a queue and a lock with a second process.
 
     The other process reads FILE (by default the extension module of dsmem) and writes it back. Then the two share a
-    segment, a queue and a lock.
+    segment, a queue and a lock. At last FILE is in a store of pages, of which two servers have a copy each, and a
+    client is killed in the middle of a transaction.
     """
     path = file or Path(sys.modules[_core.Context.__module__].__file__ or sys.executable)
     with dsmem.Context(fabric) as context:
@@ -156,3 +157,5 @@ def demo(file: Path | None, fabric: str) -> None:
         _share(path, fabric, context)
         click.echo("\nThey share a segment, a queue and a lock, which travel as pickled references\n")
         objects.show(fabric, context)
+    click.echo("\nA store of pages with two copies, at two processes of dsmem serve\n")
+    bank.show(path)

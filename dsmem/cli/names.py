@@ -29,13 +29,13 @@ def _complete_cluster(context: click.Context, parameter: click.Parameter, incomp
     return []
 
 
-def _complete_name(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_name(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete with names of the cluster on the command line, except those that are on the command line already."""
     cluster, given = context.params.get("cluster") or "default", context.params.get("names") or ()
     if is_address(cluster):
         return []
     with contextlib.suppress(errors.DsmemError, click.ClickException):
-        (place,) = _places(cluster, context.params.get("owner"))  # opening a cluster that does not exist would make it
+        (place,) = places(cluster, context.params.get("owner"))  # opening a cluster that does not exist would make it
         left = (info for info in place.infos() if info.name.startswith(incomplete) and info.name not in given)
         return [CompletionItem(info.name, help=info.kind) for info in left]
     return []
@@ -70,15 +70,24 @@ def _checked_owner(context: click.Context, parameter: click.Parameter, value: st
     return value
 
 
-_cluster = click.option(
+cluster_option = click.option(
     "-c",
     "--cluster",
     callback=_checked_cluster,
     shell_complete=_complete_cluster,
     help="Only this cluster, or tcp://HOST:PORT/NAME of a server; by default all of the user's.",
 )
+one_cluster_option = click.option(
+    "-c",
+    "--cluster",
+    default="default",
+    show_default=True,
+    callback=_checked_cluster,
+    shell_complete=_complete_cluster,
+    help="The cluster that they are in, or tcp://HOST:PORT/NAME of a server.",
+)
 _owner = click.option("--owner", callback=_checked_owner, help="Another user, by name or number.")
-_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 
 
 def _number(owner: str | None) -> int:
@@ -87,12 +96,15 @@ def _number(owner: str | None) -> int:
     return int(owner) if owner.isdecimal() else local.user_number(owner)
 
 
-def _places(cluster: str | None, owner: str | None) -> list[local.LocalNames | Nodes]:
-    """Return the existing clusters, or the one that was named, which must exist."""
+def places(cluster: str | None, owner: str | None, timeout: float | None = None) -> list[local.LocalNames | Nodes]:
+    """Return the existing clusters, or the one that was named, which must exist.
+
+    timeout: seconds for which a server is waited for, 1 to 10; by default 10.
+    """
     if is_address(cluster):
         if owner is not None:
             raise click.UsageError("--owner is of this host; a server has the names of the user who runs it")
-        place = Nodes(str(cluster))
+        place = Nodes(str(cluster), timeout=timeout)
         click.get_current_context().call_on_close(place.close)
         return [place]
     number = _number(owner)
@@ -113,16 +125,16 @@ def _age(seconds: float) -> str:
 
 
 @click.command("ls")
-@_cluster
+@cluster_option
 @_owner
-@_json
+@json_option
 def list_names(cluster: str | None, owner: str | None, as_json: bool) -> None:
     """List the names on this host.
 
     What they are, how large, whose and how old. Lifetime "creator" ends with the creator of the object; "(dead)" after
     it: the creator is dead, and 'dsmem gc' removes the name.
     """
-    rows = [{"cluster": n.cluster, **asdict(info)} for n in _places(cluster, owner) for info in n.infos()]
+    rows = [{"cluster": n.cluster, **asdict(info)} for n in places(cluster, owner) for info in n.infos()]
     if as_json:
         click.echo(json.dumps(rows))
         return
@@ -142,23 +154,15 @@ def list_names(cluster: str | None, owner: str | None, as_json: bool) -> None:
 
 
 @click.command("rm")
-@click.argument("names", nargs=-1, required=True, metavar="NAME…", callback=_checked, shell_complete=_complete_name)
-@click.option(
-    "-c",
-    "--cluster",
-    default="default",
-    show_default=True,
-    callback=_checked_cluster,
-    shell_complete=_complete_cluster,
-    help="The cluster that they are in, or tcp://HOST:PORT/NAME of a server.",
-)
+@click.argument("names", nargs=-1, required=True, metavar="NAME…", callback=_checked, shell_complete=complete_name)
+@one_cluster_option
 @_owner
 def remove(names: tuple[str, ...], cluster: str, owner: str | None) -> None:
     """Remove names.
 
     Processes that use the objects keep access; the memory is freed when the last of them closes it.
     """
-    (place,) = _places(cluster, owner)
+    (place,) = places(cluster, owner)
     failed = False
     for name in names:
         try:
@@ -171,16 +175,16 @@ def remove(names: tuple[str, ...], cluster: str, owner: str | None) -> None:
 
 
 @click.command("gc")
-@_cluster
+@cluster_option
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
-@_json
+@json_option
 def collect(cluster: str | None, dry_run: bool, as_json: bool) -> None:
     """Remove names whose creators are dead, and empty clusters.
 
     Only names with the lifetime "creator" end with their creators; those with the lifetime "name" stay.
     """
     removed, emptied = [], []
-    for place in _places(cluster, None):
+    for place in places(cluster, None):
         if dry_run:
             infos = place.infos()
             gone = [info.name for info in infos if info.left]

@@ -129,6 +129,26 @@ def reach(address: str, secret: bytes, node: bytes | None = None) -> dict[str, s
     return {"address": address, "reachable": reason is None, "reason": reason}
 
 
+def _add_bulk(
+    descriptor: dsmem.Descriptor,
+    secret: bytes,
+    works: set[str],
+    taken: dict[str, Any] | None,
+    found: list[dict[str, Any]],
+) -> str | None:
+    """Try the ways that carry long reads and writes only; return the fabric of the one that is taken."""
+    bulk: str | None = None
+    for way in descriptor.bulk:
+        tried: dict[str, Any] = {"fabric": way.fabric, **reach(way.address, secret, descriptor.node)}
+        if taken is None or way.fabric not in works or not tried["reachable"]:
+            tried["why"] = "for long reads and writes only; not taken"
+        else:
+            bulk = way.fabric
+            tried["why"] = f"taken for long reads and writes, beside {taken['fabric']}, which executes the atomics"
+        found.append(tried)
+    return bulk
+
+
 def choose(descriptor: dsmem.Descriptor, secret: bytes, works: set[str]) -> dict[str, Any]:
     """Try each way of a descriptor, and say by which one a context attaches that has all fabrics.
 
@@ -145,7 +165,8 @@ def choose(descriptor: dsmem.Descriptor, secret: bytes, works: set[str]) -> dict
     -------
     dict
         address, reachable and reason, as of reach(), of the way that is taken, or of the last one that was tried;
-        its fabric in "taken", or None; and "ways", each with its fabric and "why" it is taken or not.
+        its fabric in "taken", or None; and "ways", each with its fabric and "why" it is taken or not. A way for bulk
+        that is taken beside it is in "bulk": its fabric, or None.
     """
     order = list(_core.OPTIONS)
     ways = sorted(descriptor.ways, key=lambda way: order.index(way.fabric) if way.fabric in order else len(order))
@@ -163,11 +184,13 @@ def choose(descriptor: dsmem.Descriptor, secret: bytes, works: set[str]) -> dict
             tried["why"] = "passed over" if way.fabric == "shm" else "it does not answer"
         found.append(tried)
     at = taken or found[-1]
+    bulk = _add_bulk(descriptor, secret, works, taken, found)
     return {
         "address": at["address"],
         "reachable": taken is not None,
         "reason": None if taken else at["reason"] or at["why"],
         "taken": taken and taken["fabric"],
+        "bulk": bulk,
         "ways": found,
     }
 

@@ -201,9 +201,9 @@ class ClusterBase:
         names, name = self._open_names(), check_name(name)
         readonly = _core.as_bool(readonly, "readonly")
         if not isinstance(lifetime, str) or lifetime not in ("name", "creator"):
-            raise errors.InvalidArgumentError(f"lifetime={lifetime!r}: 'name' or 'creator'")
+            raise _core.refused(lifetime, str, f"lifetime={lifetime!r}: 'name' or 'creator'")
         if create is not None and not isinstance(create, bool):
-            raise errors.InvalidArgumentError(f"create={create!r}: True, False or None")
+            raise errors.ArgumentTypeError(f"create={create!r}: True, False or None")
         if create and readonly:
             raise errors.InvalidArgumentError(
                 "readonly=True: the process that creates an object may always write it; attach with create=False"

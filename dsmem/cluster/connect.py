@@ -31,7 +31,8 @@ def connect(
         Name of the cluster. Each cluster has its own names. Or the address of a cluster on another host, where
         ``dsmem serve`` runs: ``tcp://HOST:PORT/NAME``. Or of one over several memory nodes, for stores with copies:
         ``tcp://HOST:PORT,HOST:PORT,HOST:PORT/NAME``. Names are at the first of them, so all processes give the same
-        order. Only the first must answer now, the others when a store with copies is opened.
+        order. Only the first must answer now, the others when a store with copies is opened. Or of a coordinator
+        (``dsmem serve --coordinator``), which knows the memory nodes.
     context : Context, optional
         Host objects in memory of this context. Names exist in this process only; other processes attach by reference.
         With an address: the context through which memory there is reached; by default one on tcp of its own.
@@ -48,13 +49,13 @@ def connect(
 
     Raises
     ------
-    InvalidNameError, InvalidArgumentError
-        Not a valid name; a mode other than 0o600 with any of 0o066; no such user or group; arguments that exclude
-        each other.
+    InvalidNameError, InvalidArgumentError, ArgumentTypeError
+        Not a valid name; not a context; a mode other than 0o600 with any of 0o066; no such user or group; arguments
+        that exclude each other.
     NameNotFoundError, AccessDeniedError
         The other user has no such cluster, or has not opened it to this one.
     PeerDeadError, TimeoutError, AuthenticationError, UnsupportedError
-        No server answers at the address, it has another secret, or it does not serve names.
+        No server answers at the address within 10 s, it has another secret, or it does not serve names.
 
     Examples
     --------
@@ -64,7 +65,7 @@ def connect(
     ...     cluster.queue("batches", producers="many", create=None)
     """
     if context is not None and not isinstance(context, _core.Context):
-        raise errors.InvalidArgumentError(f"context={context!r} is not a dsmem.Context")
+        raise errors.ArgumentTypeError(f"context={context!r} is not a dsmem.Context")
     if is_address(cluster):
         if mode is not None or group is not None or owner is not None:
             raise errors.InvalidArgumentError("mode, group and owner are of clusters of this host, not of a server")
@@ -118,4 +119,8 @@ def attach(ref: Reference, context: _core.Context | None = None) -> Any:
         raise errors.InvalidArgumentError(
             f"{ref!r} is not a reference; pass the ref of an object, or find a name with dsmem.connect()"
         )
+    if ref.coordinator:
+        from dsmem.membership.follow import EpochStore
+
+        return EpochStore._attach(ref, context)
     return class_of(ref.kind)._attach(ref, context)

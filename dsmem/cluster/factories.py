@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from dsmem import _core, errors
+from dsmem import _core
 from dsmem.cluster.base import ClusterBase
 from dsmem.names.base import Lifetime, check_name
 
@@ -44,7 +44,7 @@ def class_of(kind: str) -> Any:
     try:
         module, _, name = CLASSES[kind].partition(":")
     except KeyError:
-        raise errors.InvalidArgumentError(f"kind {kind!r}: there are {', '.join(CLASSES)}") from None
+        raise _core.refused(kind, str, f"kind {kind!r}: there are {', '.join(CLASSES)}") from None
     return getattr(importlib.import_module(module), name)
 
 
@@ -147,7 +147,7 @@ class Cluster(ClusterBase):
             "producers": producers,
             "consumers": consumers,
             "max_message": max_message,
-            "drop_oldest": drop_oldest,
+            "drop_oldest": None if drop_oldest is None else _core.as_bool(drop_oldest, "drop_oldest"),
             "checked": not self._open_names().is_mapped,
             "spin": spin,
         }
@@ -491,6 +491,7 @@ class Cluster(ClusterBase):
         if pattern is not None:
             found = class_of("segment")._pattern(pattern)
             shape, dtype = found.shape if shape is None else shape, found.dtype if dtype is None else dtype
+        versioned = None if versioned is None else _core.as_bool(versioned, "versioned")
         properties = {"shape": shape, "dtype": dtype, "versioned": versioned, "capacity": capacity, "data": data}
         segment: Segment = self._object("segment", name, properties, **how)
         return segment
@@ -526,6 +527,7 @@ class Cluster(ClusterBase):
         capacity: int | str | None = None,
         members: int | None = None,
         replicas: int | None = None,
+        extents: int | None = None,
         create: bool | None = False,
         mode: int | None = None,
         lifetime: Lifetime = "name",
@@ -546,7 +548,13 @@ class Cluster(ClusterBase):
         replicas : int, optional
             Copies of each page, 1 to 5, each at another memory node of the cluster; 1 by default. A write returns when
             all have it. While one of the nodes is out of reach writes are refused with an exception that says which
-            copy is missing; reads go on, if it is not the first one.
+            copy is missing; reads go on, if it is not the first one. With a coordinator at the address
+            (``dsmem serve --coordinator``) the store goes on without that node.
+        extents : int, optional
+            In how many parts of equal size the pages lie, which are spread over the memory nodes of the cluster; 1 by
+            default. A store of one extent lies whole at one node, and whole again at another for each copy more, so it
+            is as large as a node's memory at most. Pages that are allocated one after another are in all extents.
+            Extents times replicas are at most 64.
         name, create, mode, lifetime, timeout
             As of :class:`Cluster`.
 
@@ -559,7 +567,8 @@ class Cluster(ClusterBase):
         MismatchError
             The store exists with other properties than those that are given.
         InvalidArgumentError
-            A property is invalid; the message says which one. More copies than the cluster has memory nodes.
+            A property is invalid; the message says which one. More copies than the cluster has memory nodes, or
+            several extents at one.
         TooManyMembersError
             All places for handles are in use by living processes.
         CorruptError
@@ -570,10 +579,17 @@ class Cluster(ClusterBase):
         >>> store = cluster.store("db", capacity="64MiB", create=None)
         """
         given = {"page_size": page_size, "capacity": capacity, "members": members, "replicas": replicas}
+        given["extents"] = extents
         how: dict[str, Any] = {"create": create, "mode": mode, "lifetime": lifetime, "wait": timeout}
         cls = class_of("store")
-        cls._check_replicas(replicas, self._open_names())
-        if self._open_names().nodes > 1:
+        names = self._open_names()
+        if names.nodes == 1 and names.coordinates(_core.seconds(timeout, "timeout")):
+            from dsmem.membership.follow import EpochStore
+
+            return EpochStore._of_coordinator(self, check_name(name), given, **how)
+        names.refuse_coordinator()
+        cls._check_places(replicas, extents, names)
+        if names.nodes > 1:
             store: Store = cls._of_nodes(self, check_name(name), given, **how)
         else:
             store = self._object("store", name, given, **how)

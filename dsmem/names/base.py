@@ -85,6 +85,17 @@ class OneNode:
 
     nodes = 1
 
+    def coordinates(self, timeout: float | None = None) -> bool:
+        """Whether a coordinator has the stores of this place."""
+        return False
+
+    def refuse_coordinator(self) -> None:
+        """Do nothing: no list of addresses names one."""
+
+    def identity(self) -> int:
+        """Return 0: where there is one node, none is taken for another."""
+        return 0
+
     def node(self, number: int) -> Names:
         """Return the place itself."""
         place: Any = self
@@ -98,6 +109,15 @@ class Names(Protocol):
     @property
     def nodes(self) -> int:
         """How many memory nodes it has. Names are at the first; any may have copies of a store."""
+
+    def coordinates(self, timeout: float | None = None) -> bool:
+        """Whether a coordinator has the stores of this place. timeout: how long it is waited for, at least 1 s."""
+
+    def refuse_coordinator(self) -> None:
+        """Raise InvalidArgumentError if the place is a list of nodes, and the first one is a coordinator."""
+
+    def identity(self) -> int:
+        """Return a number of the memory in which the names are, the same for all that reach it; 0: it is not known."""
 
     def node(self, number: int) -> Names:
         """Return the names that a memory node has, from 0 on.

@@ -81,7 +81,7 @@ class HostedNames(OneNode):
     ) -> Opened:
         """Create an object, open it and give it the name."""
         if mode is not None:
-            raise errors.InvalidArgumentError(f"mode={mode!r}: only names of a local cluster have a file mode")
+            raise _core.refused(mode, int, f"mode={mode!r}: only names of a local cluster have a file mode")
         name = check_name(name)
         region = self.context.allocate(nbytes)
         made = held = None

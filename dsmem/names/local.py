@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import grp
+import hashlib
 import os
 import pwd
 import stat
@@ -22,8 +23,9 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from dsmem import _core, errors, leaving
 from dsmem.memory import MADE, MADE_OFFSET, Memory, Opened, Reference, adopt, object_id, open_or_leave
@@ -33,9 +35,11 @@ from dsmem.names.room import ROOT, refused
 _OWNED = ".owned"
 _PAGE = os.sysconf("SC_PAGESIZE")
 _LOCK_SECONDS = 5.0
+_TAKEN_MOST, _TAKEN_SECONDS = 20, 1e-3  # how often a folder is made again that gc takes, and the pause before
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _HEADER = struct.Struct("<8sIIQQQQ")  # docs/protocols/objects.md
 _LAYOUT = 2
+_T = TypeVar("_T")
 
 
 def user_folder(owner: int) -> Path:
@@ -102,7 +106,7 @@ def user_name(uid: int) -> str:
 def _number(what: str, value: object) -> int:
     number: int | None = _core.checked_int(value, 0, (1 << 32) - 2)  # (1 << 32) - 1 means none to the kernel
     if number is None:
-        raise errors.InvalidArgumentError(f"{what}={value!r}: a name, or a number from 0 to {(1 << 32) - 2}")
+        raise _core.refused(value, int, f"{what}={value!r}: a name, or a number from 0 to {(1 << 32) - 2}")
     return number
 
 
@@ -148,7 +152,7 @@ def check_mode(mode: int) -> int:
     bits: int | None = _core.checked_int(mode, 0o600, 0o666)
     if bits is None or bits & ~0o666:
         given = f"0o{mode:o}" if isinstance(mode, int) and mode >= 0 else repr(mode)
-        raise errors.InvalidArgumentError(f"mode={given}: 0o600 with any of 0o066, such as mode=0o660")
+        raise _core.refused(mode, int, f"mode={given}: 0o600 with any of 0o066, such as mode=0o660")
     return bits
 
 
@@ -158,6 +162,15 @@ def _own(folder: Path) -> None:
     mode = stat.S_IMODE(info.st_mode)
     if stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and mode & 0o700 != 0o700:
         folder.chmod(mode | 0o700)
+
+
+def _while_taken(do: Callable[[], _T]) -> _T:
+    """Do it again where a folder was gone: gc removes those that are empty, at any time."""
+    for _ in range(_TAKEN_MOST):
+        with contextlib.suppress(FileNotFoundError):
+            return do()
+        time.sleep(_TAKEN_SECONDS)
+    return do()
 
 
 def _link(fd: int, path: Path) -> None:
@@ -234,6 +247,20 @@ def _end() -> None:
         _self.end()
 
 
+def identity() -> int:
+    """Return a number of the memory in which this user's names are; 0: it is not known.
+
+    It is that of a boot of the host and of a file system: the same for all servers that have it, and after one of them
+    has begun again. A container with a /dev/shm of its own has another.
+    """
+    try:
+        found, boot = ROOT.stat(), Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:
+        return 0
+    text = f"{boot} {found.st_dev} {found.st_ino} {os.geteuid()}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") or 1
+
+
 class LocalNames(OneNode):
     """The names of one cluster on this host.
 
@@ -282,13 +309,9 @@ class LocalNames(OneNode):
         make = make and self.owner == os.geteuid()
         try:
             if make:
-                self._make_folders()
-            for folder in (self.folder.parent, self.folder):
-                info = folder.lstat()
-                if not stat.S_ISDIR(info.st_mode) or info.st_uid != self.owner:
-                    raise _of_another(folder, info, self.owner)
-            if not os.access(self.folder, os.R_OK | os.X_OK, effective_ids=True):
-                raise PermissionError(errno.EACCES, "")
+                _while_taken(self._make_folders)
+            else:
+                self._check_folders()
         except OSError as error:
             user = user_name(self.owner)
             if isinstance(error, FileNotFoundError) and not make:
@@ -296,13 +319,34 @@ class LocalNames(OneNode):
                 raise errors.NameNotFoundError(f"{which}; 'dsmem ls --owner {user}' lists what there is") from None
             raise refused(error, f"the cluster {self.cluster!r} of user {user}") from None
 
+    def _check_folders(self) -> None:
+        for folder in (self.folder.parent, self.folder):
+            info = folder.lstat()
+            if not stat.S_ISDIR(info.st_mode) or info.st_uid != self.owner:
+                raise _of_another(folder, info, self.owner)
+        if not os.access(self.folder, os.R_OK | os.X_OK, effective_ids=True):
+            self.folder.lstat()  # it may be gone
+            raise PermissionError(errno.EACCES, "")
+
+    def _in_folder(self, do: Callable[[], _T]) -> _T:
+        """Do what needs the folder, and make that again where gc takes it, which has found no name there."""
+
+        def tried() -> _T:
+            try:
+                return do()
+            except FileNotFoundError:
+                self._prepare()
+                raise
+
+        return _while_taken(tried)
+
     def _make_folders(self) -> None:
         parent = self.folder.parent
         with contextlib.suppress(FileExistsError):
             parent.mkdir(0o700)  # the umask may remove bits
         info = parent.lstat()
         if info.st_uid != self.owner or not stat.S_ISDIR(info.st_mode):
-            return  # _prepare reports it
+            raise _of_another(parent, info, self.owner)
         if stat.S_IMODE(info.st_mode) != 0o711:  # other users may search the folder, but not list it
             parent.chmod(0o711)
         for folder in (self.folder, self.folder / _OWNED):
@@ -311,6 +355,7 @@ class LocalNames(OneNode):
             _own(folder)
         if self._mode is not None or self._group is not None:
             self._open_up()
+        self._check_folders()
 
     def _open_up(self) -> None:
         mode = self.default_mode()
@@ -385,11 +430,7 @@ class LocalNames(OneNode):
                 memory = self._written(file, name, kind, nbytes, format, creator)
                 made = open_or_leave(open_, memory)
                 try:
-                    try:
-                        self._give_name(file, path, creator)
-                    except FileNotFoundError:  # gc removed the folder, which had no names yet
-                        self._prepare()
-                        self._give_name(file, path, creator)
+                    self._in_folder(partial(self._give_name, file, path, creator))
                 except BaseException:
                     with contextlib.suppress(errors.DsmemError):
                         made.close()
@@ -412,13 +453,14 @@ class LocalNames(OneNode):
 
     def _unnamed(self, mode: int | None) -> _core.File:
         flags = os.O_TMPFILE | os.O_RDWR
-        try:
+
+        def opened() -> _core.File:
+            bits = self.default_mode() if mode is None else mode
             file = _core.File(self.folder, flags, 0o600)
-        except FileNotFoundError:  # the last name was removed, and then the folder by gc
-            self._prepare()
-            file = _core.File(self.folder, flags, 0o600)
-        os.fchmod(file.fileno(), self.default_mode() if mode is None else mode)
-        return file
+            os.fchmod(file.fileno(), bits)
+            return file
+
+        return self._in_folder(opened)
 
     def _give_name(self, file: _core.File, path: Path, creator: int) -> None:
         if not creator:
@@ -461,11 +503,7 @@ class LocalNames(OneNode):
         try:
             if mode is not None:
                 os.fchmod(file.fileno(), check_mode(mode))
-            try:
-                _link(file.fileno(), path)
-            except FileNotFoundError:  # gc removed the folder, which had no names yet
-                self._prepare()
-                _link(file.fileno(), path)
+            self._in_folder(lambda: _link(file.fileno(), path))
         except OSError as error:
             raise refused(error, repr(name)) from None
 

@@ -31,7 +31,13 @@ _CONNECT_SECONDS = 10.0
 _UNDO_SECONDS = 2.0
 _LEAST_SECONDS = 1.0  # for a reply, however short the caller's timeout is
 _LIST_TRIES = 3
+_NOT_YET_SECONDS = 0.02  # before a server is asked again that could not say it yet
 _Item = TypeVar("_Item")
+
+
+def limit_of(timeout: float | None) -> float:
+    """Return for how many seconds a server is waited for, by the timeout of a caller's, or without one."""
+    return _CALL_SECONDS if timeout is None else max(timeout, _LEAST_SECONDS)
 
 
 def is_address(cluster: object) -> bool:
@@ -63,8 +69,8 @@ def split_address(text: str) -> list[str]:
     return each
 
 
-def _addresses(host: str, port: int) -> list[str]:
-    """Addresses of a host as the core has them."""
+def agent_addresses(host: str, port: int) -> list[str]:
+    """Return the addresses of a host as the core has them."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -134,23 +140,26 @@ class RemoteNames(OneNode):
         ``tcp://HOST:PORT/CLUSTER``.
     context : Context, optional
         Through which memory at the server is reached; by default one on tcp of its own, closed with this place.
+    timeout : float, optional
+        Seconds for which each of the host's addresses is tried, 1 to 10; by default 10.
     """
 
     is_mapped = False
 
-    def __init__(self, address: str, context: _core.Context | None = None) -> None:
+    def __init__(self, address: str, context: _core.Context | None = None, timeout: float | None = None) -> None:
         host, port, self.cluster = parse_address(address)
         self.address = address
         # When a token is gone, its reference is among the released: no interrupt can prevent that.
         self._holds: dict[weakref.ref[_Token], int] = {}
         self._released: list[weakref.ref[_Token]] = []
         self._own = context is None
+        self._coordinates: bool | None = None
         if context is None:
             context = Context("tcp", listen="127.0.0.1")
             context._of_cluster = True
         self.context = context
         try:
-            self._service = self._connected(_addresses(host, port))
+            self._service = self._connected(agent_addresses(host, port), timeout)
         except BaseException:
             if self._own:
                 self.context.close()
@@ -159,13 +168,14 @@ class RemoteNames(OneNode):
     def __repr__(self) -> str:
         return self.address
 
-    def _connected(self, addresses: Iterable[str]) -> _core.Service:
+    def _connected(self, addresses: Iterable[str], timeout: float | None) -> _core.Service:
         """Connect to the first of a host's addresses at which a server answers. Nothing is changed there."""
         failed: errors.DsmemError = errors.PeerDeadError(self.address)
         for address in addresses:
             service = _core.Service(self.context, address)
+            limit = min(_CONNECT_SECONDS, limit_of(timeout))
             try:
-                wire.answered(service.call(wire.request(Request.RELEASE), _CONNECT_SECONDS)).end()
+                wire.answered(service.call(wire.request(Request.RELEASE), limit)).end()
             except (errors.PeerDeadError, errors.SystemCallError, errors.TimeoutError) as error:
                 service.close()
                 failed = _no_server(error, address.removeprefix("tcp:"))
@@ -178,26 +188,51 @@ class RemoteNames(OneNode):
 
     # -- requests --
 
-    def _ask(self, kind: Request, *fields: bytes, again: bool = False, timeout: float = _CALL_SECONDS) -> wire.Reader:
+    def _ask(self, kind: Request, *fields: bytes, again: bool = False, timeout: float | None = None) -> wire.Reader:
         """Ask the server. ``again``: the request may be executed twice, so it is repeated if the connection ends."""
-        end = time.monotonic() + timeout
+        end = time.monotonic() + (_CALL_SECONDS if timeout is None else timeout)
         self._tell_released(end)
         return self._ask_now(kind, *fields, again=again, timeout=end - time.monotonic())
 
     def _ask_now(self, kind: Request, *fields: bytes, again: bool = False, timeout: float) -> wire.Reader:
         """As :meth:`_ask`, without telling the server before what is closed here."""
         raw, end = wire.request(kind, *fields), time.monotonic() + timeout
+        while True:
+            try:
+                reply = self._service.call(raw, max(0.0, end - time.monotonic()))
+            except errors.PeerDeadError:
+                if not again:
+                    raise
+                reply = self._service.call(raw, max(0.0, end - time.monotonic()))
+            try:
+                return wire.answered(reply)
+            except wire.NotYetError:
+                if end - time.monotonic() <= _NOT_YET_SECONDS:  # once more would be without time for an answer
+                    raise
+            except errors.NameNotFoundError as error:
+                what = error.detail.partition("; ")[0]
+                raise errors.NameNotFoundError(f"{what}; 'dsmem ls -c {self.address}' lists the names") from None
+            time.sleep(_NOT_YET_SECONDS)
+
+    def coordinates(self, timeout: float | None = None) -> bool:
+        """Whether the server is a coordinator. It is asked once, and waited for as :func:`limit_of` says."""
+        if self._coordinates is None:
+            try:
+                self._ask(Request.COORDINATES, again=True, timeout=limit_of(timeout)).end()
+                self._coordinates = True
+            except (errors.UnsupportedError, errors.ProtocolError):  # of a release that does not know the request
+                self._coordinates = False
+        return self._coordinates
+
+    def identity(self) -> int:
+        """Return a number of the memory in which the names are: the same after the server has begun again."""
         try:
-            reply = self._service.call(raw, max(0.0, timeout))
-        except errors.PeerDeadError:
-            if not again:
-                raise
-            reply = self._service.call(raw, max(0.0, end - time.monotonic()))
-        try:
-            return wire.answered(reply)
-        except errors.NameNotFoundError as error:
-            what = error.detail.partition("; ")[0]
-            raise errors.NameNotFoundError(f"{what}; 'dsmem ls -c {self.address}' lists the names") from None
+            reply = self._ask(Request.PLACE, again=True)
+        except (errors.UnsupportedError, errors.ProtocolError):  # of a release that does not know the request
+            return 0
+        found = reply.number()
+        reply.end()
+        return found
 
     def _tell_released(self, end: float) -> None:
         """Tell the server what is closed here. If it is another server by now, it does not know it."""
@@ -243,18 +278,31 @@ class RemoteNames(OneNode):
     def attach(self, name: str, kind: str, readonly: bool, timeout: float | None = None) -> Memory:
         """Attach to the object that has the name."""
         ref = Reference(kind, check_name(name), 0, readonly=readonly)
-        return self._found(ref, timeout=_CALL_SECONDS if timeout is None else max(timeout, _LEAST_SECONDS))
+        return self._found(ref, timeout=limit_of(timeout))
 
-    def _found(self, ref: Reference, at_least: int = 0, longer: bool = False, timeout: float = _CALL_SECONDS) -> Memory:
+    def _found(self, ref: Reference, at_least: int = 0, longer: bool = False, timeout: float | None = None) -> Memory:
         """Find the object of a reference, and make it longer if that is wanted and it has fewer bytes."""
+        timeout = limit_of(timeout)
         end = time.monotonic() + timeout
         number, token = self._hold()
         fields = wire.text(self.cluster), wire.text(ref.kind), wire.text(ref.name)
         numbers = wire.number(number), wire.number(ref.id), wire.number(at_least), wire.number(longer, 1)
         reply = self._ask(Request.FIND, *fields, *numbers, again=True, timeout=timeout)
         ref = replace(ref, descriptor=reply.rest())
-        remote = self.context.attach(ref.descriptor, timeout=max(_LEAST_SECONDS, end - time.monotonic()))
+        remote = self._attached(ref.descriptor, max(_LEAST_SECONDS, end - time.monotonic()))
         return self._held(adopt(remote, ref), token)
+
+    def _attached(self, descriptor: bytes, timeout: float | None = None) -> _core.Remote:
+        try:
+            return self.context.attach(descriptor, timeout=timeout)
+        except errors.InvalidArgumentError:
+            ways = sorted({way.fabric for way in _core.Descriptor(descriptor).ways})
+            ours = sorted({each.fabric.removeprefix("fault+") for each in self.context.fabrics})
+            if set(ways) & set(ours):
+                raise
+            text = f"memory at {self.address} is reached by {' or '.join(ways)}, not by {' or '.join(ours)}"
+            remedy = f"dsmem.connect({self.address!r}, context=dsmem.Context({ways[0]!r}))"
+            raise errors.InvalidArgumentError(f"{text}; {remedy}") from None
 
     def _hold(self) -> tuple[int, _Token]:
         """Draw the number by which the server holds something. It is told to let go when the token is gone."""
@@ -320,7 +368,7 @@ class RemoteNames(OneNode):
 
     def _written(self, reply: wire.Reader, name: str, kind: str, nbytes: int, format: Format) -> Memory:
         at, descriptor = reply.number(), reply.rest()
-        remote = self.context.attach(descriptor)
+        remote = self._attached(descriptor)
         try:
             _write(remote, at, nbytes, format)
             ref = Reference(kind, name, object_id(remote), descriptor=descriptor)

@@ -13,14 +13,19 @@ import functools
 import itertools
 import logging
 import os
+import secrets
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from dsmem import _core, errors
 from dsmem.memory import MADE, MADE_OFFSET, Memory, Reference, adopt, object_id
 from dsmem.names import local, wire
+from dsmem.names.base import NameInfo
 from dsmem.names.local import FileKey, LocalNames
+from dsmem.names.private import PrivateNames
 from dsmem.names.wire import Reader, Request
 
 _log = logging.getLogger("dsmem")
@@ -71,6 +76,22 @@ class _Client:
             raise errors.OutOfMemoryError(text)
 
 
+class Others(Protocol):
+    """Objects of the server's names whose memory is elsewhere. Each method may raise NotYetError."""
+
+    def infos(self, cluster: str) -> list[NameInfo]:
+        """Return what a list of names says of them."""
+
+    def has(self, cluster: str, name: str) -> bool:
+        """Whether one has the name."""
+
+    def refuse_taken(self, cluster: str, name: str) -> None:
+        """Raise NameExistsError if one has the name."""
+
+    def unlink(self, cluster: str, name: str, number: int) -> bool:
+        """Remove one, and say whether there was one. number: its id, or 0."""
+
+
 class NameServer:
     """Answers requests for names.
 
@@ -87,17 +108,26 @@ class NameServer:
     Raises
     ------
     UnsupportedError
-        A fabric of the context has atomics that do not exclude those of the CPUs, with which processes of this host
-        change the same words.
+        A fabric of the context has no atomics; or one has atomics that do not exclude those of another.
+
+    Attributes
+    ----------
+    is_private : bool
+        Whether the names are in memory of this process alone: all atomics are those of a device.
     """
 
     def __init__(self, context: _core.Context, memory: int | None = None, grace: float | None = GRACE_SECONDS) -> None:
+        domains = {way.atomic_domain for way in context.fabrics}
         for way in context.fabrics:
-            if way.atomic_domain not in ("cpu", "global"):
+            if way.atomic_domain == "none" or (way.atomic_domain == "nic" and domains != {"nic"}):
                 has = {"nic": "atomics of its own", "none": "no atomics"}[way.atomic_domain]
-                why = f"{way.fabric} on {way.device} has {has}, and processes of this host use those of the CPUs"
-                raise errors.UnsupportedError(f"{why}; serve names through tcp alone")
+                why = f"{way.fabric} on {way.device} has {has}, and other users of the names have those of the CPUs"
+                remedy = "tcp alone, or through verbs alone" if way.atomic_domain == "nic" else "tcp alone"
+                raise errors.UnsupportedError(f"{why}; serve names through {remedy}")
         self.context = context
+        self.is_private = "nic" in domains
+        self._private: dict[str, PrivateNames] = {}  # by cluster
+        self._number = secrets.randbits(63) + 1 if self.is_private else 0  # of memory that is this process's alone
         self.memory = memory
         self.grace = grace
         self._stopped = False
@@ -112,7 +142,15 @@ class NameServer:
             Request.LIST: self._list,
             Request.UNLINK: self._unlink,
             Request.GC: self._gc,
+            Request.PLACE: self._identity,
         }
+        self.other_bytes = 0  # held by what answers other requests
+        self.answered: Counter[Request] = Counter()  # requests, by kind; refused ones, too
+        self.others: Others | None = None
+
+    def answer(self, requests: Mapping[Request, Callable[[int, Reader], bytes]]) -> None:
+        """Answer these requests, too: each by a function of the client and the fields, called by :meth:`run`."""
+        self._does.update(requests)
 
     def run(self, ready: Callable[[], object] = lambda: None) -> None:
         """Answer requests until :meth:`stop` is called, and give back the memory.
@@ -145,6 +183,8 @@ class NameServer:
             self.stop()
             for each in self._all():
                 each.close()
+            for names in self._private.values():
+                names.close()
 
     def stop(self) -> None:
         """End :meth:`run`, from a signal handler or another thread. Clients get an error from then on."""
@@ -174,7 +214,14 @@ class NameServer:
     def _answer(self, client: int, raw: bytes) -> bytes:
         try:
             kind, fields = wire.opened(raw)
-            return self._does[kind](client, fields)
+            self.answered[kind] += 1
+            do = self._does.get(kind)
+            if do is None:
+                raise errors.UnsupportedError(f"this server has no answer to the request {kind.name}")
+            reply = do(client, fields)
+            if len(reply) > wire.MOST:
+                raise RuntimeError(f"a reply of {len(reply)} bytes to {kind.name}")
+            return reply
         except errors.DsmemError as error:
             return wire.failure(error)
         except OSError as error:
@@ -183,8 +230,16 @@ class NameServer:
             _log.exception("a request for names has failed")
             return wire.failure(errors.SystemCallError(f"the server has failed: {error!r}; its log has more"))
 
-    def _place(self, cluster: str, make: bool = False) -> LocalNames:
+    def _place(self, cluster: str, make: bool = False) -> LocalNames | PrivateNames:
+        if self.is_private:
+            return self._private.setdefault(cluster, PrivateNames(cluster)) if make else self._private_of(cluster)
         return LocalNames(cluster, os.geteuid(), make=make)
+
+    def _private_of(self, cluster: str) -> PrivateNames:
+        found = self._private.get(cluster)
+        if found is None:
+            raise errors.NameNotFoundError(f"this server has no cluster {cluster!r}; 'dsmem ls' lists what there is")
+        return found
 
     def _client(self, client: int) -> _Client:
         return self._clients.setdefault(client, _Client())
@@ -193,6 +248,8 @@ class NameServer:
         cluster, kind, name = fields.name(), fields.text(), fields.name()
         number, wanted, at_least, longer = fields.number(), fields.number(), fields.number(), fields.number(1)
         fields.end()
+        if self.others is not None and self.others.has(cluster, name):
+            raise errors.MismatchError(f"{name!r} is a store at memory nodes, not a {kind}")
         self._let_go(client, number)
         self._client(client).refuse_more()
         ref = Reference(kind, name, wanted, os.geteuid(), cluster)
@@ -221,7 +278,7 @@ class NameServer:
             return adopt(_core.map_again(held.remote, max(at_least, held.remote.nbytes)), ref), held.key
         if longer and ref.id and at_least > memory.nbytes:
             memory.close()
-            self._check_room(at_least - memory.nbytes)
+            self.check_room(at_least - memory.nbytes)
             memory, key = self._place(ref.cluster).attach_file(ref, at_least)
         return memory, key
 
@@ -241,28 +298,39 @@ class NameServer:
         if made is None:
             of.refuse_more()
             of.refuse_more_unnamed()
+            self.refuse_taken(cluster, name)
             place = self._place(cluster, make=True)
-            place.refuse_taken(name)
-            self._check_room(nbytes)
+            self.check_room(nbytes)
             file, remote = place.prepare(nbytes)
             key = local.key_of(os.fstat(file.fileno()))
             made = of.objects[number] = self._registered(cluster, key, remote, file)
             made.holders = 1
         return wire.success(wire.number(time.time_ns()), bytes(made.region.descriptor))
 
-    def _check_room(self, nbytes: int) -> None:
+    def refuse_taken(self, cluster: str, name: str) -> None:
+        """Raise NameExistsError if the name is taken now."""
+        self._place(cluster, make=True).refuse_taken(name)
+        if self.others is not None:
+            self.others.refuse_taken(cluster, name)
+
+    def check_room(self, nbytes: int) -> None:
+        """Raise OutOfMemoryError if the server may not hold so many bytes more."""
         if self.memory is None:
             return
-        named = local.files_of_names()
-        held: dict[FileKey, int] = {}  # files without a name
-        for each in self._all():
-            if each.key not in named:
-                held[each.key] = max(held.get(each.key, 0), each.remote.nbytes)
-        used = sum(named.values()) + sum(held.values())
+        used = self.held_bytes()
         if nbytes > self.memory - used:
             why = f"{nbytes} bytes, and objects hold {used} of the {self.memory} bytes that 'dsmem serve' may give"
             remedy = "unlink names that are not needed and close what has none, or start it with more --memory"
             raise errors.OutOfMemoryError(f"{why}; {remedy}")
+
+    def held_bytes(self) -> int:
+        """Return how many bytes the objects of this user's clusters have. Any thread may call it."""
+        named = {} if self.is_private else local.files_of_names()
+        held: dict[FileKey, int] = {}  # files without a name
+        for each in self._all():
+            if each.key not in named:
+                held[each.key] = max(held.get(each.key, 0), each.remote.nbytes)
+        return sum(named.values()) + sum(held.values()) + self.other_bytes
 
     def _name(self, client: int, fields: Reader) -> bytes:
         number, mode, name = fields.number(), fields.number(4), fields.name()
@@ -297,29 +365,43 @@ class NameServer:
         return wire.success()
 
     def _list(self, client: int, fields: Reader) -> bytes:
-        return self._page(client, fields, lambda place: [wire.info(each) for each in place.infos()])
+        def items(cluster: str) -> list[bytes]:
+            found = self.others.infos(cluster) if self.others is not None else []
+            with contextlib.suppress(errors.NameNotFoundError):  # there is no such cluster
+                found += self._place(cluster).infos()
+            return [wire.info(each) for each in sorted(found, key=lambda info: info.name)]
+
+        return self.page(client, fields, items)
 
     def _unlink(self, client: int, fields: Reader) -> bytes:
         cluster, number, name = fields.name(), fields.number(), fields.name()
         fields.end()
+        if self.others is not None and self.others.unlink(cluster, name, number):
+            return wire.success()
         self._place(cluster).unlink(name, number)
         for each in [each for each in self._current.values() if (each.cluster, each.name) == (cluster, name)]:
             self._close_unused(each)
         return wire.success()
 
     def _gc(self, client: int, fields: Reader) -> bytes:
-        return self._page(client, fields, lambda place: [wire.text(name) for name in place.gc()])
+        def items(cluster: str) -> list[bytes]:
+            with contextlib.suppress(errors.NameNotFoundError):  # there is no such cluster
+                return [wire.text(name) for name in self._place(cluster).gc()]
+            return []
 
-    def _page(self, client: int, fields: Reader, items: Callable[[LocalNames], list[bytes]]) -> bytes:
-        """Answer with a page. The list is made for the first one, and kept until the last one."""
+        return self.page(client, fields, items)
+
+    def _identity(self, client: int, fields: Reader) -> bytes:
+        fields.end()
+        return wire.success(wire.number(self._number or local.identity()))
+
+    def page(self, client: int, fields: Reader, items: Callable[[str], list[bytes]]) -> bytes:
+        """Answer with a page. The list, of a cluster, is made for the first one, and kept until the last one."""
         cluster, number, first = fields.name(), fields.number(), fields.number(4)
         fields.end()
         lists = self._client(client).lists
         if not first:
-            found: list[bytes] = []
-            with contextlib.suppress(errors.NameNotFoundError):  # there is no such cluster
-                found = items(self._place(cluster))
-            lists[number] = wire.Pages(found)
+            lists[number] = wire.Pages(items(cluster))
         pages = lists.pop(number, None)
         if pages is None:
             raise errors.StaleDescriptorError("the server has not kept this list; ask for it again")
@@ -333,8 +415,9 @@ class NameServer:
     # -- what is held --
 
     def _all(self) -> list[_Object]:
-        held = (each for client in self._clients.values() for each in client.objects.values())
-        return list({id(each): each for each in (*held, *self._current.values())}.values())
+        # copied, since another thread may ask for the bytes that are held
+        held = [each for client in list(self._clients.values()) for each in list(client.objects.values())]
+        return list({id(each): each for each in (*held, *list(self._current.values()))}.values())
 
     def _left(self, client: int) -> None:
         for held in self._clients.pop(client, _Client()).objects.values():

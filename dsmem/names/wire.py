@@ -16,9 +16,13 @@ VERSION = 1
 MOST = 1024  # bytes of a request and of a reply
 NO_MODE = 0xFFFFFFFF
 RELEASED_MOST = 100  # numbers in a request
-_HEAD = struct.Struct("<BBH")  # version, request or 0, 0 or the number of an error
+_HEAD = struct.Struct("<BBH")  # version; request, or of a reply 0, or 1 to be asked again; 0 or the number of an error
 _INFO = struct.Struct("<QdB")  # bytes, time of creation, whether its creator is dead
 _PAGE = struct.Struct("<II")  # items in all, items in this reply
+
+
+class NotYetError(errors.TimeoutError):
+    """The server can't say it yet, and has changed nothing: it is to be asked again."""
 
 
 class Request(enum.IntEnum):
@@ -33,6 +37,26 @@ class Request(enum.IntEnum):
     LIST = 5  # cluster, u64 number, u32 index of the first -> page of infos
     UNLINK = 6  # cluster, u64 id or 0, name
     GC = 7  # cluster, u64 number, u32 index of the first -> page of names
+
+    PLACE = 8  # -> u64 that says where the names are
+
+    # of a coordinator: docs/protocols/epochs.md
+    COORDINATES = 16  # -> nothing, or UnsupportedError
+    JOIN = (
+        17  # u64 node, address, domain, the standing of the coordinator that it has heard of, u8 whether that knew it
+    )
+    STORE_MAKE = 18  # cluster, name, u32 page size, u64 pages, u32 members, u32 copies, u32 extents if > 1
+    STORE_FIND = 19  # cluster, name, u64 id or 0, u64 epoch that is known -> phase
+    STORE_LEASE = 20  # u64 id, u64 epoch -> u8 whether it is the present one
+    STORE_COPIES = 21  # cluster, name, u64 id or 0 -> how it is, and where its copies are
+    NODES = 22  # cluster, u64 number, u32 index of the first -> page of nodes
+    NODE_FORGET = 23  # address
+
+    # of a memory node; before the fields u64 node, and the standing of the coordinator: u64 folder, run, began, written
+    NODE = 32  # -> u64 node
+    COPY_MAKE = 33  # u64 store, u64 epoch, u64 number, u64 making, u32 copy, shape as of STORE_MAKE -> descriptor
+    COPY_CLOSE = 34  # u64 store, u64 epoch, u64 number -> descriptor
+    COPY_DROP = 35  # u64 store, u64 making
 
 
 def text(value: str) -> bytes:
@@ -60,7 +84,8 @@ def failure(error: errors.DsmemError) -> bytes:
     """Encode the reply to a request that has failed."""
     code = error.code or errors.SystemCallError.code
     sys = error.sys if 0 <= error.sys < 1 << 16 else 0
-    return (_HEAD.pack(VERSION, 0, code) + number(sys, 2) + error.detail.encode("utf-8", "replace"))[:MOST]
+    again = isinstance(error, NotYetError)
+    return (_HEAD.pack(VERSION, again, code) + number(sys, 2) + error.detail.encode("utf-8", "replace"))[:MOST]
 
 
 class Reader:
@@ -101,6 +126,11 @@ class Reader:
         """Return all bytes that are left."""
         return self.take(len(self._raw))
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether bytes are left: fields that a message has only where they say something."""
+        return bool(self._raw)
+
     def end(self) -> None:
         """Check that no bytes are left."""
         if self._raw:
@@ -121,13 +151,14 @@ def opened(raw: bytes) -> tuple[Request, Reader]:
 def answered(raw: bytes) -> Reader:
     """Begin to read a reply. If the request has failed at the server, raise its error here."""
     reader = Reader(raw)
-    version, zero, code = _HEAD.unpack(reader.take(_HEAD.size))
-    if version != VERSION or zero:
+    version, again, code = _HEAD.unpack(reader.take(_HEAD.size))
+    if version != VERSION or again > bool(code):
         raise errors.VersionError(f"a reply about names of version {version}, this release has {VERSION}")
     if not code:
         return reader
     sys = reader.number(2)
-    raise errors.BY_CODE.get(code, errors.ProtocolError)(reader.rest().decode("utf-8", "replace"), sys=sys)
+    kind = NotYetError if again else errors.BY_CODE.get(code, errors.ProtocolError)
+    raise kind(reader.rest().decode("utf-8", "replace"), sys=sys)
 
 
 def info(of: NameInfo) -> bytes:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from epochs import SECRET as SECRET_OF_NODES
 
 import dsmem
 from dsmem import _core
@@ -150,6 +151,7 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
         "peer": (),
         "address": (),
         "fabric": (),
+        "bulk_fabric": (),
         "closed": (),
         "is_mapped": (),
         "array": ("u1",),
@@ -176,6 +178,7 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
         "produce": (),
         "consume": (),
         "flush": (),
+        "staged": (),
         "put": (Memory(8), True, SHORT),
         "put_nowait": (Memory(8),),
         "put_many": (Items((b"a", b"b")), True, SHORT),
@@ -315,9 +318,24 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
         "compare_write": (Index(PAGE_ID), Index(1), Memory(256)),
         "free": (Index(PAGE_ID),),
         "stat": (),
+        "stat_async": (),
+        "health": (),
+        "health_async": (),
+        "check": (),
         "transaction": (),
         "run": (Call(1),),
         "snapshot": (Items((PAGE_ID,)), Memory(256)),
+        "allocate_async": (),
+        "allocate_many_async": (Index(2),),
+        "read_async": (Index(PAGE_ID), Memory(256)),
+        "read_many_async": (Items((PAGE_ID,)), Memory(256)),
+        "write_async": (Index(PAGE_ID), Memory(256)),
+        "write_many_async": (Items((PAGE_ID,)), Memory(256)),
+        "version_async": (Index(PAGE_ID),),
+        "compare_write_async": (Index(PAGE_ID), Index(1), Memory(256)),
+        "free_async": (Index(PAGE_ID),),
+        "run_async": (Call(1),),
+        "snapshot_async": (Items((PAGE_ID,)), Memory(256)),
     },
     # What has no close(), but stands on a handle that has.
     "Batch": {
@@ -337,15 +355,19 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
     "Pickled": {
         "put": (Object(5), True, SHORT),
         "put_nowait": (Object(5),),
+        "flush": (),
         "get": (True, SHORT),
         "get_nowait": (),
         "qsize": (),
         "empty": (),
         "full": (),
     },
-    "Stamped": {"put": (b"12345678", True, SHORT), "get": (True, SHORT)},
+    "Stamped": {"put": (b"12345678", True, SHORT), "flush": (), "get": (True, SHORT)},
 }
 
+
+ROWS["EpochStore"] = ROWS["Store"]
+COORDINATED = "coordinated"  # a place: memory nodes, of which $SWEEP_CLUSTER is the coordinator
 
 # By class, what makes its object in a cluster under a name.
 NAMED_MAKERS: dict[str, Callable[[Any, str], Any]] = {
@@ -363,6 +385,7 @@ NAMED_MAKERS: dict[str, Callable[[Any, str], Any]] = {
     "SharedClock": lambda c, n: c.clock(n, create=True),
     "Store": lambda c, n: c.store(n, page_size=256, capacity="16KiB", members=2, create=True),
 }
+STORE_OF_NODES = {"page_size": 256, "capacity": "16KiB", "members": 4, "replicas": 2, "create": True}
 
 
 def public(cls: type) -> set[str]:
@@ -389,6 +412,25 @@ def _of_cluster(where: str, make: Any) -> Any:
         return handle, [handle.close, handle._memory.close, user.close]
 
     return build
+
+
+@contextlib.contextmanager
+def at_coordinator(plan: str = "", peer_timeout: float = 2.0) -> Iterator[dsmem.Cluster]:
+    """A cluster there, and its context closed behind it."""
+    fabric = f"fault+tcp://?{plan}" if plan else "fault+tcp"
+    options = {"secret": SECRET_OF_NODES, "listen": "127.0.0.1", "peer_timeout": peer_timeout}
+    with dsmem.Context(fabric, **options) as context:
+        with dsmem.connect(os.environ["SWEEP_CLUSTER"], context=context) as cluster:
+            yield cluster
+
+
+def _of_coordinator(stack: contextlib.ExitStack) -> tuple[Any, list[Any]]:
+    owner, user = (stack.enter_context(at_coordinator()) for _ in range(2))
+    name = f"o{next(_numbers)}"
+    owner.store(name, **STORE_OF_NODES).close()
+    stack.callback(owner.unlink, name)
+    handle = user.store(name)
+    return handle, [handle.close, handle._memory.close, user.close, handle._memory.remote.context.close]
 
 
 def _leave(*handles: Any) -> None:
@@ -464,5 +506,6 @@ def makers(where: str) -> dict[str, Any]:
         "Pool": pool,
         "Remotes": remotes,
         "Remote": remote,
+        "EpochStore": _of_coordinator,
         **{kind: _of_cluster(where, make) for kind, make in NAMED_MAKERS.items()},
     }

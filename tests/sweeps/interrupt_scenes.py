@@ -259,6 +259,7 @@ def aborted(there: Any) -> None:
 
 
 SMALL = {"page_size": 256, "capacity": 1 << 20}
+FEW = {"page_size": 256, "capacity": 1 << 14}  # pages that a check reads one after another
 
 
 def on_page(call: Callable[[Any, int], Any]) -> Callable[[Any], None]:
@@ -423,12 +424,16 @@ BY_CLASS: dict[str, dict[str, Scene]] = {
     },
     "Queue": {
         "put": Scene(of("queue", producers=4), lambda q: q.put(b"message"), cancel),
+        "put+staged": Scene(
+            of("queue", producers=4), lambda q: (q.put(b"message", flush=False), q.put_nowait(b"message")), cancel
+        ),
         "put_nowait": Scene(of("queue", producers=4), lambda q: q.put_nowait(b"message"), cancel),
         "put_many": Scene(of("queue", producers=4), lambda q: q.put_many(iter([b"one", b"two"])), cancel),
         "reserve": Scene(of("queue", producers=4), reserve, cancel),
         "commit": Scene(of("queue", producers=4), reserve, cancel),
         "cancel": Scene(of("queue", producers=4), lambda q: (q.reserve(8), q.cancel()), cancel),
-        "flush": Scene(of("queue", producers=4), lambda q: (q.produce(), q.flush())),
+        "flush": Scene(of("queue", producers=4), lambda q: (q.put(b"message", flush=False), q.flush()), cancel),
+        "staged": Scene(of("queue", producers=4), lambda q: q.staged),
         "produce": Scene(of("queue", producers=4), lambda q: q.produce()),
         "consume": Scene(filled("many"), lambda q: q.consume()),
         "get": Scene(filled("many"), lambda q: q.get(timeout=TIMEOUT_S)),
@@ -455,6 +460,9 @@ BY_CLASS: dict[str, dict[str, Scene]] = {
         "get_nowait": Scene(
             lambda cl: queue.Pickled(of("queue")(cl)), lambda q: (q.put(1), q.get_nowait()), shared=False
         ),
+        "flush": Scene(
+            lambda cl: queue.Pickled(of("queue")(cl)), lambda q: (q.put(1, flush=False), q.flush()), shared=False
+        ),
         "qsize": Scene(lambda cl: queue.Pickled(of("queue")(cl)), lambda q: q.qsize(), shared=False),
         "empty": Scene(lambda cl: queue.Pickled(of("queue")(cl)), lambda q: q.empty(), shared=False),
         "full": Scene(lambda cl: queue.Pickled(of("queue")(cl)), lambda q: q.full(), shared=False),
@@ -466,6 +474,11 @@ BY_CLASS: dict[str, dict[str, Scene]] = {
         "get": Scene(
             lambda cl: queue.Stamped(of("queue")(cl), clock.Lamport()),
             put_and_get,
+            shared=False,
+        ),
+        "flush": Scene(
+            lambda cl: queue.Stamped(of("queue")(cl), clock.Lamport()),
+            lambda q: (q.put(b"message", flush=False), q.flush()),
             shared=False,
         ),
     },
@@ -491,6 +504,8 @@ BY_CLASS: dict[str, dict[str, Scene]] = {
         "allocate_many": Scene(of("store", **SMALL), lambda s: [s.free(int(p)) for p in s.allocate_many(2)], free_all),
         "free": Scene(of("store", **SMALL), lambda s: s.free(s.allocate()), free_all),
         "stat": Scene(of("store", **SMALL), lambda s: s.stat()),
+        "health": Scene(of("store", **SMALL), lambda s: s.health()),
+        "check": Scene(of("store", **SMALL), lambda s: s.check()),
         **{
             name: Scene(of("store", **SMALL), call, free_all)
             for name, call in {
@@ -591,6 +606,12 @@ REMOTE = {
     for cls, call in [name.split(".")]
     if cls not in NO_OBJECTS and call not in OWNERS.get(cls, ())
 }
+# Of a store that has a coordinator, which is not in a cluster of this host.
+OF_NODES = {
+    f"EpochStore.{name}": Scene(of("store", **(FEW if name == "check" else SMALL), replicas=2), scene.call, scene.undo)
+    for name, scene in BY_CLASS["Store"].items()
+}
+BY_CLASS["EpochStore"] = BY_CLASS["Store"]
 WRAPPED = {"Pickled": queue.Pickled, "Stamped": lambda made: queue.Stamped(made, clock.Lamport())}
 
 

@@ -96,13 +96,15 @@ class Place:
 
     def __init__(self, fabric: str) -> None:
         self.fabric = fabric
-        self.fences = fabric.endswith("tcp")  # the owner claims the identities of its peers, and ends them with a fence
         self.numbers = itertools.count()
         self.stack = contextlib.ExitStack()
 
     def __enter__(self) -> Place:
         self.context = self.stack.enter_context(dsmem.Context(self.fabric, secret=SECRET))
         self.cluster = self.stack.enter_context(dsmem.connect(context=self.context))
+        way = self.context.fabrics[0]
+        # Whether the owner claims the identities of its peers, and ends them with a fence.
+        self.fences = way.fabric.endswith("tcp") or way.atomic_domain == "nic"
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -282,14 +284,14 @@ def owner_dies_at(place: Place, kind: Kind, row: Row, n: int) -> None:
         assert obj.closed
 
 
-def sweep(place: Place, kind: Kind, row: Row) -> int:
+def sweep(place: Place, kind: Kind, row: Row, owner_dies: Callable[..., None] = owner_dies_at) -> int:
     """How many tries there were."""
     first, last = count(place, kind, row)
     tries: list[tuple[str, int, Callable[[int], None]]] = []
     for fault, (_, at_most) in FAULTS.items():
         one = lambda n, fault=fault: fail_at(place, kind, row, fault, n)  # noqa: E731
         tries += [(fault, n, one) for n in ops(first, last, 1 if row.brief else at_most)]
-    for fault, one in (("caller killed", die_at), ("owner killed", owner_dies_at)):
+    for fault, one in (("caller killed", die_at), ("owner killed", owner_dies)):
         some = ops(first, last, 1 if row.brief else KILLS[fault])
         tries += [(fault, n, lambda n, one=one: one(place, kind, row, n)) for n in some]
     for fault, n, one in tries:

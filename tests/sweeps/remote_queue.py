@@ -235,6 +235,50 @@ def fresh(_: Any) -> None:
     pass
 
 
+def staging(end: Callable[[Any], Any], n: int = len(SOME)) -> Callable[[Any], None]:
+    """Stage n messages, then that. The lane is small, so some are sent between. Placed counts all that are staged."""
+
+    def call(queue: Any) -> None:
+        done = 0
+        try:
+            for data in SOME[:n]:
+                queue.put(data, timeout=LIMIT, flush=False)
+                done += 1
+            end(queue)
+        except errors.DsmemError as error:
+            error.placed += done
+            raise
+
+    return call
+
+
+def shutting_down() -> Row:
+    """What is staged comes before the end, wherever the shutdown failed."""
+    placed = [0]
+
+    def check(_owner: Any, _: Any, error: Exception | None) -> None:
+        placed[0] = 2 if error is None else error.placed  # type: ignore[attr-defined]
+
+    def settle(owner: Any, queue: Any) -> None:
+        persistently(queue.shutdown)
+        got: list[bytes] = []
+        with pytest.raises(errors.ShutDownError):
+            while True:
+                got.append(owner.get(timeout=LIMIT))
+        assert got == SOME[: placed[0]]
+
+    return Row(
+        "shut queue",
+        "shutdown behind staged puts",
+        staging(lambda q: q.shutdown(), 2),
+        before=lambda q: q.produce(),
+        check=check,
+        settle=settle,
+        survey=take,
+        names=("shutdown",),
+    )
+
+
 ROWS = [
     row("produce", lambda q: q.produce(), [], before=fresh),
     row("first put", lambda q: q.put(SOME[0], timeout=LIMIT), SOME[:1], before=fresh, names=("put",)),
@@ -246,6 +290,10 @@ ROWS = [
     row("put_many around the end", lambda q: q.put_many(SOME[:3], timeout=LIMIT), SOME[:3], go_round, ("put_many",)),
     row("reserve and commit", reserved, SOME[:1], names=("reserve", "commit")),
     row("flush", lambda q: (q.put(SOME[0], timeout=LIMIT), q.flush()), SOME[:1]),
+    row("staged puts", staging(lambda q: q.flush()), SOME, names=("put", "flush")),
+    row("staged puts, then one", staging(lambda q: q.put(SOME[2], timeout=LIMIT), 2), SOME[:3], names=("put",)),
+    row("staged puts around the end", staging(lambda q: q.flush(), 3), SOME[:3], go_round, ("put",)),
+    row("close behind staged puts", staging(lambda q: q.close(), 2), SOME[:2], names=("close",)),
     row("pickled", lambda q: Pickled(q).put(None, timeout=LIMIT), [PICKLE], names=("put",)),
     Row("queue", "producers", lambda q: q.producers(), before=lambda q: q.produce()),
     Row("queue", "consumer", lambda q: q.consumer()),
@@ -267,4 +315,5 @@ ROWS = [
     taking("shared queue", "get_many", lambda q: q.get_many(3, timeout=LIMIT), most=3),
     taking("shared queue", "get_many into an array", rows_taken, names=("get_many",), most=3, brief=True),
     Row("shut queue", "shutdown", lambda q: q.shutdown(), before=lambda q: q.produce(), check=is_shut),
+    shutting_down(),
 ]

@@ -459,7 +459,7 @@ CLASSES: dict[type, tuple[tuple[str, ...], dict[str, str]]] = {
         ("queue", "shut queue", "taken queue", "shared queue"),
         {
             "with": "close(); where that fails the lane stays taken, and the exception says so",
-            **dict.fromkeys(("properties", "region", "remote", "cancel"), NO_OP),
+            **dict.fromkeys(("properties", "region", "remote", "cancel", "staged"), NO_OP),
         },
     ),
     segment.Segment: (
@@ -477,7 +477,7 @@ CLASSES: dict[type, tuple[tuple[str, ...], dict[str, str]]] = {
     sync.Barrier: (("barrier",), {"parties": NO_OP}),
     sync.Once: (("once",), {"recovered": NO_OP}),
     clock.SharedClock: (("clock",), {}),
-    store.Store: (("store",), {"page_size": NO_OP}),
+    store.Store: (("store",), {"page_size": NO_OP, "health": NO_OP, "health_async": NO_OP}),
 }
 
 

@@ -15,6 +15,7 @@ import warnings
 
 import numpy as np
 import pytest
+from epochs import SECRET as SECRET_OF_NODES
 
 import dsmem
 from dsmem import errors
@@ -106,7 +107,10 @@ NEEDED = {
 }  # to make one, though it has a default
 
 
-CALLED = {("store", "run", "class")}  # it is called, and refuses what it is called with
+TRUTH = {"readonly", "drop_oldest"}  # any object is true, and then refused beside create=True, or at a server
+
+# It is called, and refuses what it is called with.
+CALLED = {("store", "run", "class"), ("store", "run_async", "class"), ("store", "check", "class")}
 
 
 class BoredError(BaseException):
@@ -168,6 +172,7 @@ class World:
         self.pool = stack.enter_context(self.context.pool(4096))
         self.remotes = stack.enter_context(self.context.attach_many(self.pool.allocate_many([64, 64])))
         self.stack = stack
+        self.served = self.epoch_store = None
 
     def named(self, kind, cluster):
         how = {
@@ -185,7 +190,25 @@ class World:
         self.stack.callback(drop, obj)
         return obj
 
+    def at(self, address):
+        context = self.stack.enter_context(dsmem.Context("tcp", secret=SECRET_OF_NODES, listen="127.0.0.1"))
+        return self.stack.enter_context(dsmem.connect(address, context=context))
+
+    def of_nodes(self, address):
+        """A store of a coordinator, which serves until a call has closed it."""
+        if self.epoch_store is None or self.epoch_store.closed:
+            cluster = self.at(address)
+            self.epoch_store = cluster.store("odd", create=None, page_size=256, capacity="16KiB", replicas=2)
+            self.stack.callback(cluster.unlink, "odd")
+            self.stack.callback(drop, self.epoch_store)
+        return self.epoch_store
+
     def make(self, what):
+        if what.startswith("cluster at "):
+            self.served = self.served or self.at(what.removeprefix("cluster at "))
+            return self.served
+        if what.startswith("tcp://"):
+            return self.of_nodes(what)
         if what in CLASSES:
             return self.named(what, self.cluster)
         return {
@@ -242,15 +265,25 @@ def settle(answer):
 
 def one_call(world, obj, name, parameter, odd):
     """What comes out when it is none of ours."""
+    error = raised(world, obj, name, parameter, odd)
+    return None if error is None or isinstance(error, errors.DsmemError) else f"{type(error).__name__}: {error}"
+
+
+def raised(world, obj, name, parameter, odd):
+    """What a call raises where it does not wait."""
     method = getattr(obj, name)
     positional, named = [], {}
-    for p in parameters(method):
+    every = parameters(method)
+    makes = any(p.name == "create" for p in every)
+    for p in every:
         if p.name == parameter:
             value = odd
         elif p.name == "timeout":
+            if makes:
+                continue  # it is of what is waited for, and refused with anything else
             value = PLAIN["timeout"]
         elif p.name == "create":
-            value = True  # what is only attached to looks at no more than its name
+            value = parameter != "timeout"  # what is only attached to looks at no more than its name
         elif p.default is p.empty or p.name in NEEDED.get(name, ()):
             value = world.remote if p.name == "remote" else PLAIN[p.name]
         else:
@@ -272,10 +305,10 @@ def one_call(world, obj, name, parameter, odd):
 
     try:
         world.limit.during(call)
-    except (errors.DsmemError, BoredError):
+    except BoredError:
         return None
     except BaseException as error:
-        return f"{type(error).__name__}: {error}"
+        return error
     finally:
         if isinstance(obj, dsmem.Cluster):
             with contextlib.suppress(errors.DsmemError):
@@ -354,6 +387,19 @@ def test_what_is_wrong_is_said(world):
 
 @pytest.mark.parametrize("what", [*CLASSES, *OTHERS])
 def test_what_comes_out_is_ours(world, what):
+    look(world, what)
+
+
+def test_what_comes_out_of_a_store_of_a_coordinator_is_ours(world, coordinated):
+    look(world, coordinated, {(coordinated, *call[1:]) for call in CALLED if call[0] == "store"})
+
+
+def test_what_comes_out_of_a_cluster_at_a_coordinator_is_ours(world, coordinated):
+    look(world, f"cluster at {coordinated}")
+    look_at_classes(world, f"cluster at {coordinated}")
+
+
+def look(world, what, called=CALLED):
     wrong = []
     for name in methods(world.make(what)):
         for p in parameters(getattr(world.make(what), name)):
@@ -362,8 +408,36 @@ def test_what_comes_out_is_ours(world, what):
                 error = one_call(world, obj, name, p.name, value())
                 if what in CLASSES:
                     drop(obj)
-                if error is not None and (what, name, odd) not in CALLED:
+                if error is not None and (what, name, odd) not in called:
                     wrong.append(f"{what}.{name}({p.name}={odd}): {error}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("what", [*CLASSES, *OTHERS])
+def test_a_wrong_type_is_a_type_error_and_a_wrong_value_is_none(world, what):
+    look_at_classes(world, what)
+
+
+def test_the_classes_of_a_store_of_a_coordinator(world, coordinated):
+    look_at_classes(world, coordinated)
+
+
+def look_at_classes(world, what):
+    """Each is an InvalidArgumentError. What takes 5 refuses -1, if it does, as a value."""
+    wrong = []
+    for name in methods(world.make(what)):
+        for p in parameters(getattr(world.make(what), name)):
+            said = {}
+            for odd in ("object", "5", "-1"):
+                obj = world.make(what)
+                said[odd] = raised(world, obj, name, p.name, ODD[odd]())
+                if what in CLASSES:
+                    drop(obj)
+            is_type = {odd: isinstance(error, errors.ArgumentTypeError) for odd, error in said.items()}
+            if type(said["object"]) in (errors.InvalidArgumentError, errors.OutOfBoundsError) and p.name not in TRUTH:
+                wrong.append(f"{what}.{name}({p.name}=object()): {said['object']}")
+            if is_type["-1"] and not is_type["5"]:
+                wrong.append(f"{what}.{name}({p.name}=-1): {said['-1']!r}")
     assert not wrong, "\n".join(wrong)
 
 

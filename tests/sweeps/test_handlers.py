@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+from close_table import COORDINATED
 from handler_scenes import KIND_OF, NEVER_WAIT
 from played import played
 
@@ -22,7 +23,13 @@ AT_MOST = 0 if FULL else 8  # scenes of each class; 0: all
 @pytest.mark.timeout(7200 if FULL else 300)
 @pytest.mark.parametrize(
     ("where", "cls"),
-    [("local", cls) for cls in KIND_OF if cls not in NEVER_WAIT] + [("fault+shm", cls) for cls in KIND_OF],
+    [("local", cls) for cls in KIND_OF if cls not in NEVER_WAIT]
+    + [("fault+shm", cls) for cls in KIND_OF if cls != "EpochStore"],
 )
 def test_a_handler_calls_into_what_it_interrupts(where, cls, cluster_name):
     assert played(SCENES, cluster_name, where, cls, AT_MOST)[-1] != "through 0"
+
+
+@pytest.mark.timeout(7200 if FULL else 300)
+def test_a_handler_calls_into_a_store_of_a_coordinator(coordinated):
+    assert played(SCENES, coordinated, COORDINATED, "EpochStore", AT_MOST)[-1] != "through 0"

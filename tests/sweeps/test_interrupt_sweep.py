@@ -30,9 +30,11 @@ from typing import Any
 
 import interrupt_scenes as scenes
 import pytest
+from epochs import SECRET
 
 import dsmem
 from dsmem import _core, queue, sync
+from dsmem.membership.follow import EpochStore
 
 FULL = os.environ.get("DSMEM_FULL_SWEEPS") == "1"
 STOPS = 30
@@ -193,10 +195,35 @@ class Remote:
             one.close()
 
 
-Stops = Callable[["Local | Remote"], Iterator[Callable[[], BaseException | None]]]
+class OfNodes:
+    """A store of a coordinator."""
+
+    def __init__(self, name: str, address: str, plan: str = "") -> None:
+        self.name, self.scene, self.address = name, scenes.OF_NODES[name], address
+        self.user = self.context(plan)
+        self.cluster = dsmem.connect(address, context=self.user)
+        self.obj = self.scene.make(self.cluster)
+
+    @staticmethod
+    def context(plan: str) -> dsmem.Context:
+        return dsmem.Context(f"fault+tcp://?{plan}" if plan else "fault+tcp", secret=SECRET, listen="127.0.0.1")
+
+    def play_elsewhere(self) -> None:
+        with self.context("") as context, dsmem.connect(self.address, context=context) as cluster:
+            with cluster.store(scenes.NAME) as obj:
+                self.scene.call(obj)
+                self.scene.undo(obj)
+
+    def close(self) -> None:
+        self.obj.unlink()
+        for one in (self.obj, self.cluster, self.user):
+            one.close()
 
 
-def sweep(place: Local | Remote, stops: Stops) -> None:
+Stops = Callable[["Local | Remote | OfNodes"], Iterator[Callable[[], BaseException | None]]]
+
+
+def sweep(place: Local | Remote | OfNodes, stops: Stops) -> None:
     """Whatever comes in the midst of the call, it can be made again; in the end by others, too."""
     scene, obj, cluster = place.scene, place.obj, place.cluster
     for _ in range(2):  # the second time, what is made once is there
@@ -217,7 +244,7 @@ def sweep(place: Local | Remote, stops: Stops) -> None:
     place.close()
 
 
-def at_bytecodes(place: Local | Remote) -> Iterator[Callable[[], BaseException | None]]:
+def at_bytecodes(place: Local | Remote | OfNodes) -> Iterator[Callable[[], BaseException | None]]:
     call = functools.partial(place.scene.call, place.obj)
     total, error = traced(call)
     assert error is None
@@ -226,7 +253,7 @@ def at_bytecodes(place: Local | Remote) -> Iterator[Callable[[], BaseException |
         yield lambda stop=stop: traced(call, stop)[1]
 
 
-def at_times(place: Local | Remote) -> Iterator[Callable[[], BaseException | None]]:
+def at_times(place: Local | Remote | OfNodes) -> Iterator[Callable[[], BaseException | None]]:
     """A timer raises within the time that the call takes, in whatever it does then."""
     chance = random.Random(place.name)
     begun = time.monotonic()
@@ -299,6 +326,19 @@ def test_interrupted_remotely_at_random(name: str, fault_place: str) -> None:
     sweep(Remote(name, fault_place, "delay=*:1ms"), at_times)
 
 
+@dropped
+@pytest.mark.parametrize("name", scenes.OF_NODES)
+def test_interrupted_at_a_coordinator(name: str, coordinated: str) -> None:
+    sweep(OfNodes(name, coordinated), at_bytecodes)
+
+
+@dropped
+@in_destructors
+@pytest.mark.parametrize("name", scenes.OF_NODES)
+def test_interrupted_at_a_coordinator_at_random(name: str, coordinated: str) -> None:
+    sweep(OfNodes(name, coordinated, "delay=*:1ms"), at_times)
+
+
 CLASSES = [getattr(sync, name) for name in sync.__all__]
 CLASSES += [
     queue.Queue,
@@ -306,6 +346,7 @@ CLASSES += [
     queue.Stamped,
     dsmem.Segment,
     dsmem.Store,
+    EpochStore,
     dsmem.Cluster,
     dsmem.Context,
     _core.Remote,

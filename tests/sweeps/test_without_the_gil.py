@@ -21,10 +21,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import coordinated as of_nodes
 import halt
 import numpy as np
 import pytest
-from remote_faults import SECRET, Child, Place, Row, attempt, count, leave
+from remote_faults import SECRET, Child, Kind, Place, Row, attempt, count, leave
 from remote_table import KINDS, ROWS
 
 import dsmem
@@ -75,22 +76,33 @@ def test_a_call_that_keeps_it_is_found():
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_objects(fault_place, row):
-    kind = KINDS[row.kind]
     with Place(fault_place) as place:
-        first, last = count(place, kind, row)
+        assert not keeps_the_gil(in_place(place, KINDS[row.kind], row))
 
-        @contextlib.contextmanager
-        def make(ms: int) -> Iterator[Callable[[], Any]]:
-            plan = f"{fault_place}://?delay={first}-{max(first, last)}:{ms}ms"
-            with place.make(kind) as owner, dsmem.Context(plan, secret=SECRET, peer_timeout=TIMEOUT_S) as context:
-                obj = dsmem.attach(owner.ref, context)
-                row.before(obj)
-                row.owner_before(owner)
-                yield lambda: row.check(owner, *attempt(row, obj))
-                row.settle(owner, obj)
-                leave(kind, obj)
 
-        assert not keeps_the_gil(make)
+@pytest.mark.parametrize("row", of_nodes.ROWS, ids=str)
+def test_a_store_of_a_coordinator(coordinated, nodes, row):
+    with of_nodes.OfNodes(nodes) as place:
+        assert not keeps_the_gil(in_place(place, of_nodes.KIND, row))
+
+
+def in_place(
+    place: Place, kind: Kind, row: Row
+) -> Callable[[int], contextlib.AbstractContextManager[Callable[[], Any]]]:
+    first, last = count(place, kind, row)
+
+    @contextlib.contextmanager
+    def make(ms: int) -> Iterator[Callable[[], Any]]:
+        plan = f"delay={first}-{max(first, last)}:{ms}ms"
+        with place.make(kind) as owner, place.caller(plan, TIMEOUT_S) as context:
+            obj = dsmem.attach(owner.ref, context)
+            row.before(obj)
+            row.owner_before(owner)
+            yield lambda: row.check(owner, *attempt(row, obj))
+            row.settle(owner, obj)
+            leave(kind, obj)
+
+    return make
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)

@@ -242,6 +242,7 @@ RANK = {
     **dict.fromkeys({where.split(":")[0].split(".")[1] for where in CLASSES.values()}, 4),
     "cluster": 5,
     "store": 5,
+    "membership": 5,
     "": 6,  # the front door: names only
     "testing": 7,
     "cli": 7,

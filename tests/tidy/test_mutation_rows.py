@@ -5,8 +5,9 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 OTHERS = {  # they say nothing of a line of csrc or dsmem; test_without_the_gil fails on a loaded machine
-    *("test_ci", "test_doc_blocks", "test_examples", "test_front_door", "test_interpreters"),
-    *("test_packaging", "test_platforms", "test_readme", "test_without_the_gil"),
+    *("test_bench_programs", "test_ci", "test_doc_blocks", "test_examples", "test_front_door"),
+    *("test_interpreters", "test_packaging", "test_platforms", "test_readme", "test_store_benches"),
+    "test_without_the_gil",
 }
 
 

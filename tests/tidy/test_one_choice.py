@@ -36,6 +36,8 @@ QUESTIONS = {  # what depends on the answer
     "csrc/core/remote.c": "the public address",
     "csrc/core/peers.c": "the address of a part",
     "csrc/agent/attach_many.c": "whether all parts are",
+    "csrc/agent/attach.c": "whether a way for bulk is of use, and is one",
+    "csrc/core/bulk.c": "where an op of a posting for bulk is executed",
     "csrc/objects/member.c": "whose identity it is, and whether the kernel is asked about a death or the owner",
     "csrc/objects/sure.c": "whether an outcome can be unknown",
     "csrc/objects/listen.c": "whether a thread is woken, or polls",

@@ -157,7 +157,7 @@ class Scene:
         """The same in a cluster and on a port of the test's own."""
         text = re.sub(r'dsmem\.connect\((?:f?"[^"]*")?(?=[,)])', f'dsmem.connect("{self.cluster}"', text)
         text = text.replace("5555", str(self.port))
-        return re.sub(r"^dsmem (rm|ls|gc)\b", rf"dsmem \1 --cluster {self.cluster}", text)
+        return re.sub(r"^dsmem (rm|ls|gc|top|store \w+)\b", rf"dsmem \1 --cluster {self.cluster}", text)
 
     def run(self, block: Block) -> None:
         if block.programs:

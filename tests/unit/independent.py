@@ -105,8 +105,8 @@ def identity():
     user = os.geteuid()
     rest = 46 if user < 1 << 16 else 30
     base = user << rest | (rest == 30) << 62
-    if not 0 < words[0] - base < 1 << rest - 1:
-        words[0] = base + (random.getrandbits(rest - 1) | 1)
+    if not 0 < words[0] - base < 1 << rest - 2:
+        words[0] = base + (random.getrandbits(rest - 2) | 1)
     number, words[1] = words[0] + words[1], words[1] + 1
     locked(fd, fcntl.F_OFD_SETLK, number)
     entry = (64 + 16 * ((words[1] - 1) % 4092)) // 8

@@ -7,12 +7,12 @@ ROOT = Path(__file__).parents[2]
 SOURCES = {
     name: ROOT / "csrc" / folder / f"{name}.c"
     for folder, names in {
-        "store": ["layout", "page", "chunk", "allocate", "put", "resolve", "record", "commit"],
+        "store": ["layout", "page", "chunk", "allocate", "put", "resolve", "record", "commit", "recover", "doubt"],
         "base": ["xxh3", "error"],
     }.items()
     for name in names
 }
-SIMULATION = ROOT / "tests/c/test_store_sim.c"
+FILES = {**SOURCES, "simulation": ROOT / "tests/c/test_store_sim.c"}
 
 
 def compiled(*arguments):
@@ -29,23 +29,23 @@ def seeds(program, copies, first, number):
 
 def built(folder):
     """Compile what a program is linked of, and return the folder."""
-    for name, source in {**SOURCES, "simulation": SIMULATION}.items():
+    for name, source in FILES.items():
         compiled("-c", source, "-o", folder / f"{name}.o")
     return folder
 
 
 def linked(objects, target, planted=None):
-    others = [objects / f"{name}.o" for name in ("simulation", *SOURCES) if name != planted]
+    others = [objects / f"{name}.o" for name in FILES if name != planted]
     compiled(*others, *([target.with_suffix(".o")] if planted else []), "-o", target)
     return target
 
 
 def planted(objects, tmp_path, name, old, new):
-    text = SOURCES[name].read_text()
-    assert text.count(old) == 1, f"{SOURCES[name].name} has changed: plant another bug here"
+    text = FILES[name].read_text()
+    assert text.count(old) == 1, f"{FILES[name].name} has changed: plant another bug here"
     copy = tmp_path / f"planted-{name}.c"
     copy.write_text(text.replace(old, new))
-    compiled(f"-iquote{SOURCES[name].parent}", "-c", copy, "-o", tmp_path / "planted.o")
+    compiled(f"-iquote{FILES[name].parent}", "-c", copy, "-o", tmp_path / "planted.o")
     return linked(objects, tmp_path / "planted", name)
 
 

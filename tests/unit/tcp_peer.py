@@ -40,28 +40,33 @@ CLOSE_WAIT = 8  # the state in which the other side has closed
 
 
 @contextlib.contextmanager
-def tcp_sockets() -> Iterator[list[socket.socket]]:
-    """The sockets of this process that are connected over TCP."""
+def tcp_sockets(address: str) -> Iterator[list[socket.socket]]:
+    """The sockets of this process that are connected over TCP with the owner at an address: its ends, and others'.
+
+    Those of other tests, which may end late, are not among them.
+    """
+    port = int(address.rpartition(":")[2])
     found = []
     with contextlib.ExitStack() as stack:
         for path in Path("/proc/self/fd").iterdir():
             with contextlib.suppress(OSError):  # another thread has closed it; or it is not connected
                 if stat.S_ISSOCK(path.stat().st_mode):
                     one = stack.enter_context(socket.socket(fileno=os.dup(int(path.name))))
-                    if one.family == socket.AF_INET and one.getpeername():
+                    internet = one.family in (socket.AF_INET, socket.AF_INET6)
+                    if internet and port in (one.getsockname()[1], one.getpeername()[1]):
                         found.append(one)
         yield found
 
 
-def tcp_infos() -> list[bytes]:
+def tcp_infos(address: str) -> list[bytes]:
     """The kernel's struct tcp_info of each of them; its first byte is the state."""
-    with tcp_sockets() as found:
+    with tcp_sockets(address) as found:
         return [one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192) for one in found]
 
 
-def arrived() -> int:
+def arrived(address: str) -> int:
     """How many bytes that they have sent the other hosts have acknowledged."""
-    return sum(struct.unpack_from("<Q", info, 120)[0] for info in tcp_infos())
+    return sum(struct.unpack_from("<Q", info, 120)[0] for info in tcp_infos(address))
 
 
 class Refused(Exception):

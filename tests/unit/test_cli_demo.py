@@ -33,6 +33,9 @@ def test_demo(name, tmp_path):
     assert "all of them there and in order" in done.stdout
     assert re.search(r"^ +\d+\.\d\d M/s one by one, \d+\.\d\d M/s in lists; there and back ", done.stdout, re.MULTILINE)
     assert "lock     4000," in done.stdout
+    assert "  file     3 pages of 4096 bytes at two nodes" in done.stdout
+    assert "24000 in 24 accounts, as before\n" in done.stdout
+    assert "the pages are the file; 27 looked at, 0 of them wrong" in done.stdout
     assert all(len(line.rstrip()) <= 80 for line in done.stdout.splitlines())
 
 

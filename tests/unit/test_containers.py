@@ -102,7 +102,7 @@ def test_a_read_write_lock(cluster, side):
 def test_the_writer_of_a_segment(cluster):
     segment = cluster.segment("it", 8, "u8", create=True, versioned=True)
     with container(cluster, "it = cluster.segment('it').writing(); it.__enter__()"):
-        with pytest.raises(errors.TimeoutError, match="a process that is not known here"):
+        with pytest.raises(errors.TimeoutError, match="a process whose number is not visible here"):
             segment.publish([1] * 8, timeout=0)
     segment.publish([2] * 8, timeout=SECONDS)
     assert segment.read().tolist() == [2] * 8

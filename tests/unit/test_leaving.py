@@ -315,11 +315,11 @@ def test_a_thread_that_opens_at_the_end_keeps_no_place(owner, user, posts):
 @pytest.mark.parametrize(
     "call", ["cluster.queue('q', create=None).get()", "while True: q.put(bytes(50))", "cluster.lock('l').acquire()"]
 )
-def test_the_end_is_silent(tmp_path, call):
+def test_the_end_is_silent(cluster_name, call):
     body = f"""
         import threading, time
         import dsmem
-        cluster = dsmem.connect("silent")
+        cluster = dsmem.connect({cluster_name!r})
         q = cluster.queue("p", create=True, drop_oldest=True, lifetime="creator")
         lock = cluster.lock("l", create=True, lifetime="creator")
         lock.acquire()
@@ -335,7 +335,7 @@ def test_the_end_is_silent(tmp_path, call):
 
 
 @pytest.mark.parametrize("where", ["a module", "a cycle", "builtins"])
-def test_handles_that_were_not_closed_are_collected_silently(where):
+def test_handles_that_were_not_closed_are_collected_silently(cluster_name, where):
     """The last of them when modules are gone and nothing can be imported."""
     body = f"""
         import builtins, os
@@ -351,7 +351,7 @@ def test_handles_that_were_not_closed_are_collected_silently(where):
             kept.append(dsmem.Context(fabric))
             kept.append(kept[-1].empty(8, "u8"))
             kept.append(kept[-2].attach(kept[-1].descriptor))
-        cluster = dsmem.connect("collected")
+        cluster = dsmem.connect({cluster_name!r})
         options = dict(create=True, lifetime="creator")
         kept += [cluster, cluster.queue("q", **options), cluster.lock("l", **options), cluster.event("e", **options)]
         kept += [cluster.barrier("b", 2, **options), cluster.segment("s", 4, "i8", versioned=True, **options)]
@@ -373,7 +373,7 @@ def use(ref, out):
     global context, cluster, lock, name
     context = dsmem.Context({fabric!r}, secret={secret!r})
     lock = dsmem.attach(ref, context)
-    cluster = dsmem.connect("children")
+    cluster = dsmem.connect({name!r})
     name = cluster.event(f"mine", create=True, lifetime="creator")
     threading.Thread(target=late, args=(out,)).start()
 
@@ -412,7 +412,7 @@ if __name__ == "__main__":
     assert out.get() == "used"
     child.join()
     assert not child.exitcode, child.exitcode
-    assert [i.name for i in dsmem.connect("children").list()] == []
+    assert [i.name for i in dsmem.connect({name!r}).list()] == []
 """
 
 
@@ -420,12 +420,13 @@ if __name__ == "__main__":
     ("method", "how"),
     [("fork", "opened"), ("forkserver", "opened"), ("spawn", "opened"), ("forkserver", "passed"), ("spawn", "passed")],
 )
-def test_the_end_of_a_child_of_multiprocessing(owner, user, tmp_path, method, how):
+def test_the_end_of_a_child_of_multiprocessing(owner, user, cluster_name, tmp_path, method, how):
     with dsmem.connect("ends", context=owner) as cluster:
         lock = cluster.lock("o", create=True, members=2)
         ref = base64.b64encode(pickle.dumps(lock.ref)).decode()
         script = tmp_path / "children.py"
-        script.write_text(CHILDREN.format(fabric=FABRIC, secret=SECRET, ref=ref, method=method, how=how))
+        given = {"fabric": FABRIC, "secret": SECRET, "ref": ref, "name": cluster_name, "method": method, "how": how}
+        script.write_text(CHILDREN.format(**given))
         done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=BOUND)
         assert (done.returncode, done.stderr) == (0, "")
         check_free("lock", lock, user)

@@ -1,5 +1,6 @@
 """Names: whole or not there, one convention, and what is left when processes die."""
 
+import contextlib
 import copy
 import dataclasses
 import enum
@@ -308,6 +309,47 @@ def test_a_folder_that_gc_took_comes_back(here, name):
     with pytest.raises(errors.NameNotFoundError):
         here.make("a", "lock", layout(), create=False)
     here.make("a", "lock", layout(), create=True).close()
+
+
+@pytest.mark.parametrize("call", ["mkdir", "chmod", "lstat", "stat"])
+def test_a_folder_that_gc_takes_as_it_is_made_comes_back(cluster_name, call, monkeypatch):
+    """Behind each call that makes it or looks at it, in turn. A last cluster takes the folder of the user along."""
+    root = local.ROOT / f"{cluster_name}-root"
+    with contextlib.ExitStack() as stack:
+        root.mkdir()
+        stack.callback(root.rmdir)
+        monkeypatch.setattr(local, "ROOT", root)
+        real, calls, number = getattr(Path, call), 1, 0
+        while number < calls:
+            calls = 0
+
+            def taken(path, *given, number=number, **named):
+                nonlocal calls
+                result = real(path, *given, **named)
+                if root in path.parents:
+                    calls += 1
+                    if calls == number + 1:
+                        removed(local.user_folder(os.geteuid()) / "c")
+                return result
+
+            monkeypatch.setattr(Path, call, taken)
+            made = dsmem.connect("c")
+            memory = made.make("a", "lock", layout(), create=True)
+            monkeypatch.setattr(Path, call, real)
+            assert [info.name for info in made.list()] == ["a"]
+            memory.close()
+            made.unlink("a")
+            removed(local.user_folder(os.geteuid()) / "c")
+            made.close()
+            number += 1
+        assert calls >= 1
+
+
+def removed(folder):
+    """As gc removes the folder of a cluster without names."""
+    for each in (folder / ".owned", folder, folder.parent):
+        with contextlib.suppress(OSError):
+            each.rmdir()
 
 
 @pytest.mark.parametrize("lifetime", ["name", "creator"])

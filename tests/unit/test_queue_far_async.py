@@ -5,6 +5,7 @@ import contextlib
 import gc
 import random
 import select
+import signal
 import threading
 import time
 
@@ -294,8 +295,16 @@ def test_a_handle_that_ends_with_messages_says_so(owner, far, caplog):
             del there
             without_the_loop(lambda: gc.collect() >= 0 and "lost" in caplog.text)  # the helper may still have it
         assert "messages are lost" in caplog.text
-        with attached(here.ref, far) as again:  # the role is free
-            again.consume()
+        with attached(here.ref, far) as again:
+            without_the_loop(lambda: consumes(again))  # the helper says it first, and then gives the role back
+
+
+def consumes(queue):
+    try:
+        queue.consume()
+    except errors.BusyError:
+        return False
+    return True
 
 
 def test_a_cancelled_put_says_whether_it_has_put(owner, far):
@@ -571,3 +580,48 @@ def test_a_child_of_fork_leaves_the_tasks_alone(owner, far):
             assert await asyncio.wait_for(task, SECONDS) == b"message"
 
         asyncio.run(run())
+
+
+def refused_in_handler(place, plan=""):
+    """Takes from an empty queue. Returns the number of its first op; with a plan that holds it back, what a put raises
+    in a handler that interrupts it, or None: it came too late.
+    """
+    raised = []
+
+    def handler(*_):
+        if not raised and context.stats["posts"] >= op:
+            raised.append(None)
+            try:
+                asyncio.run(there.put_async(b"x"))
+            except errors.BusyError as error:
+                raised[0] = error
+
+    with (
+        dsmem.Context(place, secret=SECRET) as owners,
+        dsmem.connect(context=owners) as owner,
+        dsmem.Context(f"{place}{plan}", secret=SECRET) as context,
+        two(owner, context) as (_, there),
+    ):
+        there.consume()
+        op = context.stats["posts"] + 1
+        if not plan:
+            return op
+        before = signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+        try:
+            with contextlib.suppress(errors.EmptyError):
+                there.get_nowait()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        return raised[0] if raised else None
+
+
+def test_a_put_that_is_refused_in_a_handler_put_nothing(fault_place):
+    """It is refused before any op, so that is known."""
+    plan, error = f"://?delay={refused_in_handler(fault_place)}:40ms", None
+    until = time.monotonic() + SECONDS
+    while error is None:
+        assert time.monotonic() < until
+        error = refused_in_handler(fault_place, plan)
+    assert error.placed == 0

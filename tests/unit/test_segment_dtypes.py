@@ -193,3 +193,48 @@ def test_a_segment_in_brackets(cluster, other):
         assert s.size == 1 and s.ndim == 0 and s[()] == 7
         with pytest.raises(TypeError):
             iter(s)
+
+
+INTEGERS = [*"bBhHiIlL", ">i4", ">u8", "?", "f4", ml_dtypes.int4]
+
+
+@pytest.mark.parametrize("kind", INTEGERS, ids=str)
+def test_plain_ints_are_written_as_numpy_does(cluster, other, kind):
+    """Also those that do not fit: they are refused or taken as by an array, and nothing is written beside them."""
+    one = np.zeros((), kind)
+    edges = [
+        0,
+        1,
+        -1,
+        7,
+        8,
+        *(
+            sign * (1 << bits) + step
+            for bits in (7, 8, 15, 16, 31, 32, 63, 64)
+            for sign in (1, -1)
+            for step in (-1, 0, 1)
+        ),
+    ]
+    with cluster.segment("a", 3, kind, create=True) as made, other(made) as s, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NumPy 1 warns of what does not fit, and takes it
+        for value in edges:
+            one[()] = 0
+            s.write(1, 0)
+            try:
+                one[()] = value
+            except (OverflowError, ValueError):
+                with pytest.raises(errors.InvalidArgumentError):
+                    s.write(1, value)
+            else:
+                s.write(1, value)
+                if int(one[()]) == value:
+                    found = s.wait(1, value, timeout=30)
+                    assert (found, found.dtype) == (one, one[()].dtype)
+            assert s.read().tolist() == [0, one.item() if one.dtype.kind != "V" else one[()], 0], value
+
+
+@pytest.mark.parametrize("until", [-1, 1 << 8, 1 << 64, 5.5, True + 1, "x"])
+def test_a_wait_for_what_no_element_can_be_runs_out(cluster, other, until):
+    with cluster.segment("a", 3, "u1", create=True) as made, other(made) as s:
+        with pytest.raises(errors.TimeoutError):
+            s.wait(1, until, timeout=0)

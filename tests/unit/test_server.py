@@ -680,3 +680,53 @@ def test_a_context_that_a_cluster_opens_gives_way(cluster_name, monkeypatch):
         with context() as own, pickle.loads(pickle.dumps(made)) as found:
             assert found._memory.remote.context is own
     assert client._names.context.closed
+
+
+# -- a client that comes before the server is ready --
+
+
+class Early(dsmem.Context):
+    _serves = True
+
+
+def test_requests_wait_for_a_service_that_begins():
+    """As `dsmem serve` opens its context: before that, the answer was that no names are served here."""
+    with Early("tcp", secret=SECRET, listen="127.0.0.1") as at, context() as own:
+        asks = _core.Service(own, at.agent_address)
+        told = []
+        asker = threading.Thread(target=lambda: told.append(asks.call(b"question", timeout=SECONDS)))
+        asker.start()
+        number, of_client, request = _core.next_call(at, SECONDS)
+        assert request == b"question" and _core.reply(at, number, of_client, b"answer")
+        asker.join()
+        assert told == [b"answer"]
+        asks.close()
+
+
+def test_a_client_that_is_there_before_the_server(cluster_name):
+    """It is told that no process answers, until one serves names."""
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = reserved.getsockname()[1]
+    ended, wrong = threading.Event(), []
+
+    def connect():
+        while not ended.is_set():
+            # at an address of its own, so that it does not get the port that was reserved, and finds itself there
+            at_another = {"listen": "127.0.0.2", "peer_timeout": SECONDS}
+            with context(**at_another) as own, contextlib.suppress(errors.PeerDeadError):
+                try:
+                    dsmem.connect(f"tcp://127.0.0.1:{port}/{cluster_name}", context=own).close()
+                    return
+                except errors.UnsupportedError as error:
+                    wrong.append(error)
+                    return
+
+    thread = threading.Thread(target=connect)
+    thread.start()
+    try:
+        with process_that_serves(SECRET, port=port):
+            thread.join()
+    finally:
+        ended.set()
+        thread.join()
+    assert not wrong

@@ -360,7 +360,7 @@ def test_an_address_that_does_not_answer_gives_way_to_the_next(server, cluster_n
         monkeypatch.setattr(remote, "_CONNECT_SECONDS", SECONDS)
         yield server.context.agent_address
 
-    monkeypatch.setattr(remote, "_addresses", addresses)
+    monkeypatch.setattr(remote, "agent_addresses", addresses)
     with socket.create_server(("127.0.0.1", 0)) as silent, context() as own:
         with dsmem.connect(address(server, cluster_name), context=own) as cluster:
             assert cluster.list() == []

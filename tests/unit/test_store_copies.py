@@ -7,6 +7,7 @@ Each step of the machines: tests/c/test_store_sim.c.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import multiprocessing
 import os
 import pickle
@@ -16,6 +17,7 @@ import time
 
 import numpy as np
 import pytest
+import store_nodes
 from click.testing import CliRunner
 from names_server import process_that_serves
 from paging import SIZE, number_of, page
@@ -30,7 +32,6 @@ from store_nodes import (
     image,
     is_locked,
     made,
-    three_nodes,
     where,
 )
 
@@ -38,20 +39,12 @@ import dsmem
 from dsmem import _core, errors
 from dsmem.cli import main
 from dsmem.names import copies
+from dsmem.names.server import GRACE_SECONDS
+from dsmem.store import Store
+
+nodes, cluster = store_nodes.nodes, store_nodes.cluster
 
 spawn = multiprocessing.get_context("spawn")
-
-
-@pytest.fixture(scope="module")
-def nodes():
-    with three_nodes() as at:
-        yield at
-
-
-@pytest.fixture
-def cluster(nodes, cluster_name):
-    with client(where(nodes, cluster_name)) as (cluster, _):
-        yield cluster
 
 
 # -- calls --
@@ -65,8 +58,10 @@ def test_what_calls_do(nodes, cluster, cluster_name, replicas):
             "pages": 100,
             "members": 8,
             "replicas": replicas,
+            "extents": 1,
             "free": 100,
             "handles": 1,
+            "repaired": 0,
         }
         one, gone, *many = store.allocate_many(72).tolist()
         with second.store("s") as other:
@@ -106,6 +101,27 @@ def test_round_trips(nodes, cluster_name, replicas):
         assert min(trips(lambda: store.write(pid, page(2))) for _ in range(20)) == replicas + (replicas - 1) + unlock
         assert min(trips(lambda: store.read(pid)) for _ in range(20)) == 1
         assert min(trips(lambda: store.version(pid)) for _ in range(20)) == 1
+
+
+@pytest.mark.parametrize("replicas", [2, 3])
+def test_ops(nodes, cluster_name, replicas):
+    """Of a change: the frames, if there are any, an intent and the lock; then the other heads; and the unlock."""
+    with client(where(nodes, cluster_name)) as (cluster, own), made(cluster, replicas) as store:
+
+        def ops(call):
+            before = own.stats["posts"]
+            call()
+            return own.stats["posts"] - before
+
+        pids, backups, intent, lock, unlock = store.allocate_many(8).tolist(), replicas - 1, 1, 1, 1
+        store.write_many(pids, page(1) * 8)
+        change = intent + lock + backups + unlock
+        assert min(ops(lambda: store.write(pids[0], page(2))) for _ in range(20)) == replicas + change
+        assert min(ops(lambda: store.write_many(pids, page(2) * 8)) for _ in range(20)) == 8 * (replicas + change)
+        for pid in pids[:3]:
+            store.free(pid)
+        store.version(pids[7])
+        assert min(ops(store.allocate) for _ in range(10)) == backups + change  # the other heads are read, too
 
 
 def test_handles_that_write_one_page(nodes, cluster, cluster_name):
@@ -239,10 +255,10 @@ def test_processes_that_create_one_store(nodes, cluster, cluster_name):
 def die_between_copies(address, replicas, last):
     real = copies._attached_or_made
 
-    def attached_or_made(at, name, copy, there, mode):
-        if copy == last:
+    def attached_or_made(at, place, *more):
+        if place.copy == last:
             os.kill(os.getpid(), signal.SIGKILL)
-        return real(at, name, copy, there, mode)
+        return real(at, place, *more)
 
     copies._attached_or_made = attached_or_made
     with client(address) as (cluster, _):
@@ -303,17 +319,47 @@ def test_a_store_that_is_removed_while_it_is_opened(nodes, cluster, cluster_name
     made(cluster).close()
 
 
+def test_a_store_that_two_clients_complete(nodes, cluster, cluster_name, monkeypatch):
+    """One has made a copy; before it goes on the other one finds that, completes the store and closes it."""
+    make_the_first(cluster)
+    with client(where(nodes, cluster_name)) as (other, _):
+        done = copies._attached_or_made
+
+        def made_then_completed(*args):
+            monkeypatch.setattr(copies, "_attached_or_made", done)
+            found = done(*args)
+            other.store("s").close()
+            return found
+
+        monkeypatch.setattr(copies, "_attached_or_made", made_then_completed)
+        cluster.store("s").close()
+        cluster.store("s").close()
+        other.store("s").close()
+
+
+def test_a_removal_that_was_not_ended_is(nodes, cluster):
+    """Its process died when it had decided so, and other copies have their names."""
+    made(cluster).close()
+    with cluster._names.attach("s", "store", False) as memory:
+        assert _core.store_settle(memory.remote, 1, 2) == 2
+    with pytest.raises(errors.NameNotFoundError):
+        cluster.store("s")
+    for node in range(2):
+        assert cluster._names.node(node).infos() == []
+    made(cluster).close()
+
+
 def test_a_store_that_was_given_up_is_not_there(cluster):
     """Its creator has died after it had decided so."""
     make_the_first(cluster)
     with cluster._names.attach("s", "store", False) as memory:
-        assert _core.store_settle(memory.remote, 2) == 2
-        assert _core.store_settle(memory.remote, 1) == 2
+        assert _core.store_settle(memory.remote, 0, 2) == 2
+        assert _core.store_settle(memory.remote, 0, 1) == 2
     with pytest.raises(errors.NameNotFoundError):
         cluster.store("s")
     make_the_first(cluster)
     with cluster._names.attach("s", "store", False) as memory:
-        _core.store_settle(memory.remote, 2)
+        _core.store_settle(memory.remote, 0, 2)
     cluster.store("s", create=None, replicas=2, **PROPERTIES).close()
 
 
@@ -365,6 +411,12 @@ def test_clients_that_are_killed_in_writes(nodes, cluster, cluster_name):
     check_equal(cluster, 3)
 
 
+@pytest.mark.parametrize("call", [Store.run, Store.run_async, Store.snapshot, Store.snapshot_async])
+def test_attempts_outlast_the_proof_of_a_death_by_default(call):
+    """As single calls do, which wait 40 s."""
+    assert inspect.signature(call).parameters["timeout"].default >= GRACE_SECONDS + 10
+
+
 def check_alive(told, process):
     assert process.is_alive()
     if not told[2]:
@@ -381,7 +433,7 @@ def test_a_client_that_is_stopped_in_a_write(nodes, cluster, cluster_name):
         process.start()
         try:
             eventually(lambda: check_started(told), LookupError)
-            with pytest.raises(errors.BusyError, match=r"by client 1; that is .*not proven dead at "):
+            with pytest.raises(errors.BusyError, match=r"by another client; .*, not proven dead at tcp:"):
                 stop_until(process, cluster, store, pid)
             os.kill(process.pid, signal.SIGCONT)
             assert number_of(store.read(pid)) >= 1

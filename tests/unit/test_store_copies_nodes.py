@@ -8,7 +8,7 @@ import signal
 import pytest
 from names_server import process_that_serves
 from paging import number_of, page
-from store_nodes import SECONDS, SECRET, check_equal, client, eventually, made, where
+from store_nodes import FABRIC, SECONDS, SECRET, check_equal, client, eventually, made, where
 from tcp_relay import Relay
 
 from dsmem import errors
@@ -105,7 +105,10 @@ def goes_on(account, cluster, second, replicas):
 @pytest.mark.parametrize(("copy", "replicas"), [(0, 2), (1, 2), (1, 3)])
 def test_a_node_that_is_stopped(cluster_name, copy, replicas):
     with contextlib.ExitStack() as stack:
-        served = [stack.enter_context(process_that_serves(SECRET, "--grace", "600")) for _ in range(replicas)]
+        served = [
+            stack.enter_context(process_that_serves(SECRET, "--grace", "600", "--fabric", FABRIC))
+            for _ in range(replicas)
+        ]
         address = where([at.removeprefix("tcp://") for _, at in served], cluster_name)
         second, _ = stack.enter_context(client(address))
         cluster, _ = stack.enter_context(client(address, peer_timeout=LATE))

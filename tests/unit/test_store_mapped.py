@@ -24,7 +24,7 @@ PLANTED = {
     "an empty page of an earlier life is taken": ("head_low(p->head) == page_generation(pid) &&", ""),
     "versions are not compared": ("(expected && *expected != p.version)", "0"),
     "a refused swap counts as done": ("!= p.head) {", "!= p.head && 0) {"),
-    "the frame that is the page is put back": ("put_back(e, head_low(p.head))", "put_back(e, frame)"),
+    "the frame that is the page is put back": ("put_back(e, 0, head_low(p.head))", "put_back(e, 0, frame)"),
     "a version is written twice": ("p.version + 1,", "p.version,"),
     "the hashes are not written": ("i < (int)(sizeof words / 8)", "i < BEFORE_HASH"),
     "a frame counts that the head doesn't name": (" == pid && head_names(", " == pid || head_names("),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import random
 import threading
 import time
@@ -119,6 +120,88 @@ def test_a_page_that_is_freed(store):
         tx.write(two, page(10))
         tx.write(one, page(11))
     assert number_of(store.read(two)) == 9
+
+
+def test_a_page_that_is_allocated(store):
+    free = store.stat()["free"]
+    with store.transaction() as tx:
+        one, two, gone = tx.allocate(), tx.allocate(), tx.allocate()
+        assert tx.read(one) == bytes(SIZE)
+        tx.write(one, page(1))
+        tx.free(gone)
+    assert number_of(store.read(one)) == 1 and store.read(two) == bytes(SIZE)
+    with pytest.raises(errors.PageNotFoundError):
+        store.read(gone)
+    assert store.stat()["free"] == free - 2
+
+
+class BlockError(Exception):
+    """Of a block."""
+
+
+@pytest.mark.parametrize("end", ["raises", "conflicts", "conflicts in a read", "frees it"])
+def test_a_page_that_is_allocated_by_one_that_is_not_committed_is_freed(store, end):
+    pid, other = store.allocate_many(2).tolist()
+    free, made = store.stat()["free"], []
+    expected = BlockError if end in ("raises", "frees it") else errors.ConflictError
+    with pytest.raises(expected), store.transaction() as tx:
+        tx.read(pid)
+        made += [tx.allocate(), tx.allocate()]
+        tx.write(made[0], page(1))
+        tx.write(pid, page(2))
+        if end == "frees it":
+            store.free(made[1])
+        if end == "conflicts":
+            store.write(pid, page(3))
+        if end == "conflicts in a read":
+            store.write(pid, page(3))
+            tx.read(pid)
+        if expected is BlockError:
+            raise BlockError
+    for each in made:
+        with pytest.raises(errors.PageNotFoundError):
+            store.read(each)
+    assert store.stat()["free"] == free
+    assert store.read(other) == bytes(SIZE)
+
+
+def test_a_store_that_is_too_full_for_a_transaction(store):
+    store.allocate_many(store.stat()["free"] - 1)
+    with pytest.raises(errors.StoreFullError), store.transaction() as tx:
+        tx.allocate()
+        tx.allocate()
+    assert store.stat()["free"] == 1
+
+
+def test_a_child_does_not_free_what_the_parent_has_allocated(mapped):
+    with mapped.transaction() as tx:
+        pid = tx.allocate()
+
+        def child():
+            tx.__exit__(BlockError, BlockError(), None)
+            return True
+
+        assert in_child(child)
+        tx.write(pid, page(1))
+    assert number_of(mapped.read(pid)) == 1
+
+
+def test_a_process_that_dies_with_an_allocated_page_leaves_it_allocated_and_nothing_else(mapped):
+    pid, free = mapped.allocate(), mapped.stat()["free"]
+
+    def child():
+        with mapped.transaction() as tx:
+            tx.write(tx.allocate(), page(1))
+            tx.write(pid, page(1))
+            os._exit(0)
+
+    if not (forked := os.fork()):
+        child()
+    os.waitpid(forked, 0)
+    assert mapped.read(pid) == bytes(SIZE) and mapped.stat()["free"] == free - 1
+    with mapped.transaction() as tx:
+        tx.write(pid, page(2))
+    assert number_of(mapped.read(pid)) == 2
 
 
 def test_a_block_that_raises_changes_nothing(store):
@@ -313,6 +396,53 @@ def test_a_word_that_was_changed_is_read_again(store):
         tx.write(two, page(6))
     store.run(lambda tx: tx.write(two, page(7)))
     assert numbers(store, [one, two]) == [5, 7]
+
+
+# -- a time limit --
+
+
+@contextlib.contextmanager
+def locked(store, place):
+    """A page that another client, which lives, has locked in a transaction."""
+    remote, pid, members = store._memory.remote, store.allocate(), PROPERTIES["members"]
+    store.write(pid, page(1))
+    slots, before, head = np.zeros(members, "u8"), np.zeros(members, "u8"), np.zeros(1, "u8")
+    remote.read(192, before)
+    with client(place[0]) as second, second.store("s"):
+        remote.read(192, slots)
+        (slot,) = np.flatnonzero(slots != before).tolist()
+        chunks = -(-PROPERTIES["capacity"] // SIZE // 64) + members
+        at = -(-(192 + 16 * members + 8 * chunks) // 64) * 64 + 8 * (pid & (1 << 40) - 1)  # docs/protocols/pages.md
+        remote.read(at, head)
+        was = int(head[0])
+        lock = 2048 + slot + 1 << 52 | was & ((1 << 28) - 1) << 24
+        assert remote.compare_swap(at, was, lock) == was
+        yield pid
+        assert remote.compare_swap(at, lock, was) == lock
+
+
+@pytest.mark.parametrize("call", [dsmem.Store.snapshot, dsmem.Store.run], ids=lambda call: call.__name__)
+def test_a_wait_for_a_lock_ends_with_the_time(store, place, call):
+    """Without a limit it lasts for an hour here."""
+    store._wait_for_others(3600)
+    with locked(store, place) as pid:
+        what = [pid] if call is dsmem.Store.snapshot else lambda tx: tx.read(pid)
+        with pytest.raises(errors.BusyError, match=f"page {pid} is being changed by another client"):
+            call(store, what, timeout=0.3)
+
+
+def test_a_wait_for_another_thread_ends_with_the_time(store, place):
+    """The other one waits for a lock with the handle's turn."""
+    store._wait_for_others(3600)
+    free = store.allocate()
+    with locked(store, place) as pid:
+        other = threading.Thread(target=store.write, args=(pid, page(2)))
+        other.start()
+        with pytest.raises(errors.TimeoutError, match="other threads"):
+            while other.is_alive():
+                store.run(lambda tx: tx.write(free, page(1)), timeout=0.3)
+    other.join()
+    assert numbers(store, [pid]) == [2]
 
 
 # -- what is refused --

@@ -151,6 +151,29 @@ def test_batch_left_by_an_exception_does_nothing(
     assert not region.array("u1").any()
 
 
+def test_long_ops_and_short_ones_have_one_order(owner: dsmem.Context, peer: dsmem.Context) -> None:
+    """Long reads and writes may go by another way than atomics."""
+    n = 1 << 18
+    with owner.allocate(n) as region, peer.attach(region.descriptor) as remote:
+        out = np.zeros(n - 64, np.uint8)
+        for i in range(5):
+            data = some_bytes(n - 64, i)
+            remote.write(64, data)
+            remote.write(4096, bytes([i] * 24))
+            assert remote.fetch_add(0, 1) == 2 * i
+            remote.read(64, out)
+            data[4096 - 64 : 4096 - 40] = i
+            assert np.array_equal(out, data)
+            data, seen = np.roll(data, 5), np.zeros(16, np.uint8)
+            with peer.batch() as b:
+                b.write(remote, 64, data)
+                old = b.fetch_add(remote, 0, 1)
+                b.read(remote, n - 16, seen)
+            assert old.value == 2 * i + 1 and np.array_equal(seen, data[-16:])
+            remote.read(64, out)
+            assert np.array_equal(out, data)
+
+
 def test_owner_uses_its_own_region(owner: dsmem.Context, region: dsmem.Region) -> None:
     with owner.attach(region.descriptor) as own:
         assert own.fetch_add(0, 2) == 0

@@ -71,7 +71,8 @@ def test_noise_is_logged_once(
 
 
 def test_silent_clients_make_room(owner: dsmem.Context, peer: dsmem.Context, region: dsmem.Region) -> None:
-    silent = [ControlClient(owner.agent_address) for _ in range(100)]
+    at = region.descriptor.address  # they and the peer wait in one line: a context may listen at two addresses
+    silent = [ControlClient(at) for _ in range(100)]
     try:
         silent[-1].socket.sendall(b"DSM")  # half a hello
         with peer.attach(region.descriptor) as remote:
@@ -116,7 +117,7 @@ def test_another_version_of_the_protocol(owner: dsmem.Context) -> None:
 
 def test_questions_about_what_is_not_there(owner: dsmem.Context, region: dsmem.Region) -> None:
     d = region.descriptor
-    with ControlClient(owner.agent_address) as s:
+    with ControlClient(d.address) as s:
         _proved(s)
         for number, generation in [
             (d.region, d.generation ^ 1),
@@ -203,7 +204,8 @@ def test_a_descriptor_grants_nothing(owner: dsmem.Context, peer: dsmem.Context) 
 
 def test_a_descriptor_of_another_fabric(peer: dsmem.Context, region: dsmem.Region) -> None:
     ours = {each.fabric.removeprefix("fault+") for each in peer.fabrics}
-    other = next(number for number, name in ((2, "verbs"), (1, "shm"), (3, "tcp")) if name not in ours)
+    known = ((2, "verbs"), (1, "shm"), (3, "tcp"))
+    other = next((number for number, name in known if name not in ours), 100)  # if all: one of a later release
     with pytest.raises(errors.InvalidArgumentError):
         peer.attach(forge(region.descriptor, fabric=other))
 

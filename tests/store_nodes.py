@@ -1,15 +1,21 @@
 """What tests of stores with copies share: memory nodes, each a `dsmem serve`, and a look at what they have."""
 
 import contextlib
+import os
 import struct
 import time
 
+import clusters
+import pytest
 from names_server import process_that_serves
 from paging import SIZE
 
 import dsmem
+from dsmem import _core
 from dsmem.names import copies
 
+#: Of the nodes and their clients; tests/modeldev/test_suites.py names another one.
+FABRIC = os.environ.get("DSMEM_TEST_NODES", "tcp")
 SECRET = b"c0b1e" * 12 + b"c0b1"
 SECONDS = 60
 PROPERTIES = {"page_size": SIZE, "capacity": 100 * SIZE, "members": 8}
@@ -19,8 +25,24 @@ PROPERTIES = {"page_size": SIZE, "capacity": 100 * SIZE, "members": 8}
 def three_nodes():
     """HOST:PORT of three memory nodes, which fence at once those that are cut off."""
     with contextlib.ExitStack() as stack:
-        served = [stack.enter_context(process_that_serves(SECRET, "--grace", "0"))[1] for _ in range(3)]
+        served = [
+            stack.enter_context(process_that_serves(SECRET, "--grace", "0", "--fabric", FABRIC))[1] for _ in range(3)
+        ]
         yield [at.removeprefix("tcp://") for at in served]
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """Three memory nodes of a module. It takes a fixture by an assignment: ``nodes = store_nodes.nodes``."""
+    with three_nodes() as found:
+        yield found
+
+
+@pytest.fixture
+def cluster(nodes, cluster_name):
+    """A cluster of the test's own there."""
+    with client(where(nodes, cluster_name)) as (found, _):
+        yield found
 
 
 def where(nodes, name):
@@ -28,7 +50,14 @@ def where(nodes, name):
 
 
 @contextlib.contextmanager
-def client(address, fabric="tcp", peer_timeout=SECONDS):
+def at_nodes(nodes):
+    """The address of a cluster of its own there."""
+    with clusters.of_its_own() as name:
+        yield where(nodes, name)
+
+
+@contextlib.contextmanager
+def client(address, fabric=FABRIC, peer_timeout=SECONDS):
     """A cluster of its own, and the context of its ops."""
     with dsmem.Context(fabric, secret=SECRET, listen="127.0.0.1", peer_timeout=peer_timeout) as own:
         with dsmem.connect(address, context=own) as cluster:
@@ -37,6 +66,16 @@ def client(address, fabric="tcp", peer_timeout=SECONDS):
 
 def made(cluster, replicas=2, **more):
     return cluster.store("s", create=True, replicas=replicas, **{**PROPERTIES, **more})
+
+
+@contextlib.contextmanager
+def store_of(*remotes):
+    """The core's handle, of these copies."""
+    store = _core.Store(remotes)
+    try:
+        yield store
+    finally:
+        store.close()
 
 
 def eventually(call, *passing):
@@ -52,8 +91,9 @@ def eventually(call, *passing):
 
 
 def image(cluster, copy):
-    """All bytes of a copy, read through its own node."""
-    with cluster._names.node(copy).attach(copies.copy_name("s", copy), "store", True) as memory:
+    """All bytes of a copy, read through its own node: its number, or its place in a store of several extents."""
+    place = copies.Place(0, copy, copy) if isinstance(copy, int) else copy
+    with cluster._names.node(place.node).attach(place.called("s"), "store", True) as memory:
         raw = bytearray(memory.nbytes)
         memory.remote.read(0, raw)
         return bytes(raw)
@@ -70,9 +110,14 @@ def is_locked(head):
     return head >> 52 not in (0, 4094, 4095)
 
 
-def check_equal(cluster, replicas):
+def check_equal(cluster, replicas, extents=1):
     """The copies have the same heads, none of which is locked, and the same frames where a head names one."""
-    images = [image(cluster, copy) for copy in range(replicas)]
+    places = copies.places(replicas, extents, cluster._names.nodes)
+    for extent in range(extents):
+        check_equal_copies([image(cluster, place) for place in places if place.extent == extent])
+
+
+def check_equal_copies(images):
     first, frames = heads(images[0])
     assert all(heads(raw) == (first, frames) for raw in images)
     for head in first:

@@ -1,0 +1,76 @@
+"""``dsmem nodes``: the memory nodes of a coordinator."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from dsmem import errors
+from dsmem.cli.output import Page
+from dsmem.membership.client import forget_node, nodes
+from dsmem.membership.messages import NodeInfo
+from dsmem.names.remote import RemoteNames, parse_address
+
+
+def _address(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if "," in value:
+        raise click.BadParameter(f"{value!r:.230}: a coordinator stands alone: tcp://HOST:PORT, without other nodes")
+    try:
+        parse_address(value)
+    except (errors.InvalidArgumentError, errors.InvalidNameError) as error:
+        raise click.BadParameter(str(error)) from None
+    return value
+
+
+def table_of(found: list[NodeInfo]) -> Table:
+    """Return a line for each memory node; those that do not answer are dimmed, and last."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for title in ("node", "domain", "state", "copies", "stale", "being made"):
+        table.add_column(title, justify="right" if title in ("copies", "stale") else "left", overflow="fold")
+    for each in found:
+        state = "up" if each.is_up else f"silent {each.silent_for} s"
+        made = f"{each.making}, {each.done * 100 // each.pages} %" if each.making and each.pages else ""
+        cells = (each.address, each.domain, state, str(each.copies), str(each.stale), made)
+        table.add_row(*(Text(cell) for cell in cells), style="" if each.is_up else "red" if each.copies else "dim")
+    return table
+
+
+@click.command("nodes")
+@click.option(
+    "-c", "--coordinator", required=True, metavar="tcp://HOST:PORT", callback=_address, help="Where it listens."
+)
+@click.option(
+    "--forget", metavar="ADDRESS", help="Take a node off the list that has ended, and has no copy that counts."
+)
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def list_nodes(coordinator: str, forget: str | None, as_json: bool) -> None:
+    """List the memory nodes of a coordinator.
+
+    Where they are, what fails together with them, whether they answer, and how many copies of stores they have. Stale
+    copies do not count any more; a node drops them when it is heard again.
+
+    A node that has ended for good is taken off the list by --forget. One that only was out of reach gives up its copies
+    when it reaches the coordinator again, and is a new node then.
+    """
+    names = RemoteNames(coordinator)
+    try:
+        if not names.coordinates():
+            raise click.ClickException(f"{coordinator} is no coordinator; it serves names alone")
+        if forget is not None:
+            forget_node(names, forget)
+            click.echo(f"forgot {forget}")
+            return
+        found = nodes(names)
+    finally:
+        names.close()
+    if as_json:
+        click.echo(json.dumps([asdict(each) for each in found]))
+    elif found:
+        Page(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 10_000).print(table_of(found))
+    else:
+        click.echo("no memory nodes", err=True)

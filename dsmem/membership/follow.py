@@ -1,0 +1,698 @@
+"""Stores of a coordinator: their handles follow the epochs, so that calls go on when a memory node is gone.
+
+A call that has failed because of its epoch is made again in the next one if it has certainly changed nothing. What a
+read returns counts only if the epoch was the present one after it had come: the client has a lease, or asks.
+docs/protocols/epochs.md has the argument.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from typing_extensions import Self
+
+from dsmem import _core, errors
+from dsmem.membership import messages
+from dsmem.membership.client import AWAY, Coordination, Pauses, clock, detached, health_of
+from dsmem.membership.rest import DOUBT, Rest, ids_again
+from dsmem.memory import Memory, Reference, adopt
+from dsmem.names.remote import RemoteNames, limit_of
+from dsmem.objects import Owner
+from dsmem.store import Store, Transaction, shape_of
+
+if TYPE_CHECKING:
+    from dsmem.cluster.base import ClusterBase
+
+_SECONDS = 30.0  # for a call, and for opening
+_UNLIMITED = 1e8  # where no limit is wanted; it is one that clocks and locks can count
+_JUDGE_SECONDS = 1.0  # to ask whether a block that has failed has read what does not count
+_SETTLE_SECONDS = 0.5
+_DOUBT_SECONDS = 120.0  # how long a page says what has become of a change: its versions come again
+_CLOSE_SECONDS = 5.0  # to give back a place while copies do not answer
+#: The call has failed because of the copies, or because another epoch has begun. It has changed nothing.
+_AGAIN = (
+    errors.TransportError,
+    errors.PeerDeadError,
+    errors.TimeoutError,
+    errors.FencedError,
+    errors.StaleDescriptorError,
+    errors.AccessDeniedError,
+    errors.PathLostError,
+)
+#: What it says of the pages may have been read from a copy that does not count any more.
+_SAYS = (errors.ConflictError, errors.PageNotFoundError, errors.StoreFullError, errors.CorruptError, errors.BusyError)
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """What a handle knows of the present epoch."""
+
+    number: int
+    lease: float  # seconds
+    until: float  # on clock(): what was read before needs no question
+
+
+class EpochTransaction(Transaction):
+    """A transaction of a store of a coordinator. When the epoch changes it ends with a ConflictError."""
+
+    _store: EpochStore
+    _epoch: _Epoch
+    _taken: list[int]  # pages that it has allocated
+    _changes = False
+    _ends = math.inf  # when waits for another epoch end
+
+    def _wait_until(self, time: float) -> None:
+        self._ends = time
+        Transaction._wait_until(self, time)
+
+    def _limit(self) -> float:
+        return min(self._ends, time.monotonic() + _SECONDS)
+
+    @classmethod
+    def _of(cls, store: Any, opaque: bool) -> Self:
+        made = super()._of(store, opaque)
+        made._store, made._epoch, made._taken = store, store._epoch, []
+        return made
+
+    def read(self, pid: int, out: Any = None) -> Any:
+        """As of :class:`Transaction`."""
+        return self._checked(lambda: Transaction.read(self, pid, out))
+
+    def read_many(self, ids: Any, out: Any = None) -> Any:
+        """As of :class:`Transaction`."""
+        return self._checked(lambda: Transaction.read_many(self, ids, out))
+
+    def write(self, pid: int, data: Any) -> None:
+        """As of :class:`Transaction`."""
+        self._changes = True
+        Transaction.write(self, pid, data)
+
+    def free(self, pid: int) -> None:
+        """As of :class:`Transaction`."""
+        self._changes = True
+        Transaction.free(self, pid)
+
+    def allocate(self) -> int:
+        """As of :class:`Transaction`."""
+        self._changes = True
+        pid = self._checked(lambda: Transaction.allocate(self))
+        self._taken.append(pid)
+        return pid
+
+    def _free_taken(self) -> None:
+        """After a commit that was not made, which has kept them: it was in doubt, or could not give them back."""
+        with contextlib.suppress(errors.DsmemError):
+            for pid in self._taken:
+                with contextlib.suppress(errors.PageNotFoundError):  # another client has freed it
+                    self._store.free(pid)
+
+    def __exit__(self, kind: Any, error: Any, where: Any) -> None:
+        moved = self._store._epoch.number != self._epoch.number
+        if error is None and moved:
+            conflict = _conflict()
+            Transaction.__exit__(self, type(conflict), conflict, None)
+            raise conflict
+        store, end = self._store, self._limit()
+        began = clock()
+        try:
+            Transaction.__exit__(self, kind, error, where)
+        except errors.OutcomeUnknownError as unknown:
+            found, _ = store._outcome_of(unknown._doubts, self._epoch, began)
+            if found == _core.STORE_DONE:
+                return
+            if found != _core.STORE_NOT_DONE:
+                raise
+            self._free_taken()
+            raise _conflict() from unknown
+        except errors.ConflictError:
+            raise
+        except _AGAIN as failed:
+            if error is not None:
+                raise
+            store._go_on(self._epoch, end, failed)
+            self._free_taken()
+            raise _conflict() from failed
+        if error is None:
+            if not self._changes and not store._is_current(self._epoch, end):
+                store._go_on(self._epoch, end, None)
+                raise _conflict()
+        elif isinstance(error, Exception) and not isinstance(error, errors.ConflictError):
+            self._judge(error)
+
+    def _judge(self, error: Exception) -> None:
+        """Raise a conflict in place of an exception of the block, if that has read pages of an epoch that has ended."""
+        end = min(self._ends, time.monotonic() + _JUDGE_SECONDS)
+        try:
+            if self._store._is_current(self._epoch, end):
+                return
+        except errors.DsmemError:
+            return  # the block's exception says more
+        raise _conflict() from error
+
+    def _checked(self, read: Callable[[], _T]) -> _T:
+        store, end = self._store, self._limit()
+        if store._epoch.number != self._epoch.number:
+            raise _conflict()
+        failed: errors.DsmemError | None = None
+        try:
+            result = read()
+        except errors.ConflictError:
+            raise
+        except _SAYS as error:
+            if store._is_current(self._epoch, end):
+                raise
+            failed = error
+        except _AGAIN as error:
+            failed = error
+        else:
+            if store._is_current(self._epoch, end):
+                return result
+        store._go_on(self._epoch, end, failed)
+        raise _conflict() from failed
+
+
+def _conflict() -> errors.ConflictError:
+    return errors.ConflictError(
+        "the store has gone on with other copies, so the transaction has ended and changed nothing; begin again"
+    )
+
+
+def _is_mine(lock: Any) -> bool:
+    """Whether this thread holds an RLock; threading.Condition asks it the same."""
+    return bool(lock._is_owned())
+
+
+def _quietly(undo: Callable[[Any], object], result: Any) -> None:
+    with contextlib.suppress(errors.DsmemError):
+        undo(result)
+
+
+class EpochStore(Store):
+    """A store whose coordinator says which copies count. It is used like any other one."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        cluster: Owner | None,
+        name: str,
+        backups: Sequence[Memory],
+        coordination: Coordination,
+        id: int,
+        epoch: _Epoch,
+    ) -> None:
+        self._coordination = coordination
+        self._number = id
+        self._epoch = epoch
+        self._moving = threading.RLock()
+        self._knowing = threading.RLock()  # _epoch changes under it; held for a moment
+        self._own_names: RemoteNames | None = None  # if it was attached by reference
+        self._next: tuple[list[Memory], _Epoch, list[Memory]] | None = None  # to be opened: also the ones of before
+        Store.__init__(self, memory, cluster, name, backups)
+
+    @classmethod
+    def _of_coordinator(cls, cluster: ClusterBase, name: str, given: dict[str, Any], **how: Any) -> EpochStore:
+        names, create, wait = cluster._open_names(), how["create"], _core.seconds(how["wait"], "timeout")
+        if not isinstance(names, RemoteNames):
+            raise errors.UnsupportedError(f"{names} has no coordinator; connect to one by its address")
+        for value, kind, usual in ((how["mode"], int, None), (how["lifetime"], str, "name")):
+            if value is not usual and not (isinstance(value, str) and value == usual):
+                text = "a store of a coordinator has no file mode, and its name does not end with its creator"
+                raise _core.refused(value, kind, f"{text}; leave mode= and lifetime= out")
+        if create is not None and not isinstance(create, bool):
+            raise errors.ArgumentTypeError(f"create={create!r}: True, False or None")
+        if wait is not None and create is not False:
+            raise errors.InvalidArgumentError(f"timeout={wait!r}: only create=False waits for a name")
+        began = time.monotonic()
+        coordination, end = Coordination(names, name), began + (_SECONDS if wait is None else limit_of(wait))
+        made = create is True and _make(coordination, given, end)
+        pauses = Pauses(began + (wait or 0))
+        while True:
+            try:
+                return cls._opened(coordination, cluster, 0, given, end=end)
+            except errors.NameNotFoundError:
+                if made or (create is False and pauses.over):
+                    raise
+            if create is None:
+                with contextlib.suppress(errors.NameExistsError):
+                    made = _make(coordination, given, end)
+            else:
+                pauses.sleep()
+
+    @classmethod
+    def _attach(cls, ref: Reference, context: _core.Context | None = None) -> Self:
+        names = RemoteNames(ref.coordinator, context)
+        try:
+            end = time.monotonic() + _SECONDS
+            opened = cls._opened(Coordination(names, ref.name), None, ref.id, {}, end=end)
+        except BaseException:
+            names.close()
+            raise
+        opened._own_names = names
+        return opened
+
+    @classmethod
+    def _opened(
+        cls, coordination: Coordination, cluster: Owner | None, id: int, given: dict[str, Any], *, end: float
+    ) -> Self:
+        known = 0
+        pauses = Pauses(end)
+        while True:
+            asked = clock()
+            found = coordination.find(id, known, end)
+            if found.phase == messages.OPEN:
+                epoch = _Epoch(found.epoch, found.lease, asked + found.lease)
+                try:
+                    with contextlib.ExitStack() as stack:
+                        memories = _attached(coordination, found)
+                        stack.callback(detached, memories)
+                        made = cls(memories[0], cluster, coordination.name, memories[1:], coordination, found.id, epoch)
+                        stack.callback(_core.Store.close, made)
+                        if given:
+                            made._compare(**given)
+                        stack.pop_all()
+                        return made
+                except _AGAIN:
+                    if pauses.over:
+                        raise
+                    known = found.epoch  # unless another epoch has begun, the same is tried again
+            else:
+                _refuse_lost(found, coordination)
+                if pauses.over:
+                    text = f"the store {coordination.name!r} has not been opened by its coordinator within the time"
+                    raise errors.TimeoutError(f"{text}; 'dsmem nodes' shows which memory nodes answer")
+                if found.phase == messages.CURRENT:
+                    known = 0
+            pauses.sleep()
+
+    # -- epochs --
+
+    def _is_current(self, known: _Epoch, end: float) -> bool:
+        """Whether what has been read in an epoch counts. Afterwards it is too late to ask."""
+        if clock() < known.until:
+            return True
+        asked = clock()
+        if not self._coordination.lease(self._number, known.number, end):
+            return False
+        with self._knowing:
+            if self._epoch.number == known.number:
+                self._epoch = replace(known, until=asked + known.lease)
+        return True
+
+    def _go_on(self, known: _Epoch, end: float, failed: errors.DsmemError | None, settle: float = 0.0) -> None:
+        """Return when another epoch than the known one is open here, or when the same may be tried again.
+
+        settle: seconds for which another epoch is waited for before the same is tried.
+        """
+        if _is_mine(self._moving):
+            raise errors.BusyError("a signal handler has interrupted a call that waits for the next epoch of the store")
+        try:
+            if not self._moving.acquire(timeout=max(0.0, end - time.monotonic())):
+                raise failed or errors.TimeoutError("another thread waits for the next epoch of the store")
+            pauses, settled = Pauses(end), time.monotonic() + settle
+            self._arrived()
+            while self._epoch.number <= known.number:
+                if pauses.over:
+                    raise failed or errors.TimeoutError("no epoch of the store was opened in time; look at its nodes")
+                asked = clock()
+                found = self._coordination.find(self._number, known.number, end)
+                _refuse_lost(found, self._coordination)
+                if found.phase == messages.CURRENT and time.monotonic() >= settled:
+                    pauses.sleep()
+                    return
+                if found.phase == messages.OPEN and self._moved(found, asked, pauses):
+                    return
+                pauses.sleep()
+        finally:
+            if _is_mine(self._moving):  # a handler may have raised when it was just acquired
+                self._moving.release()
+
+    def _outcome_of(self, doubts: bytes, known: _Epoch, began: float) -> tuple[int, int]:
+        """What has become of a change, and which version it has made: the page says it, in most cases."""
+        return self._outcomes_of([doubts], known, began)[0]
+
+    def _outcomes_of(self, each: Sequence[bytes], known: _Epoch, began: float) -> list[tuple[int, int]]:
+        """The same of several changes.
+
+        No lease is needed: it was decided when the epoch was opened, or the locks of this handle were resolved, and
+        what is read is no earlier.
+        """
+        end = time.monotonic() + _SECONDS
+        found: list[tuple[int, int]] = []
+        with contextlib.suppress(errors.DsmemError):
+            if each:
+                self._go_on(known, end, None, _SETTLE_SECONDS)
+            for doubts in each:
+                asked = self._asked(doubts, end)
+                found.append(asked if clock() - began < _DOUBT_SECONDS else (0, 0))
+        return found + [(0, 0)] * (len(each) - len(found))
+
+    def _asked(self, doubts: bytes, end: float) -> tuple[int, int]:
+        while doubts:
+            known = self._epoch
+            try:
+                return _core.Store._outcome(self, doubts)
+            except _AGAIN as failed:
+                self._go_on(known, end, failed)
+        return 0, 0
+
+    def _moved(self, found: messages.Found, asked: float, pauses: Pauses) -> bool:
+        """Use the copies of another epoch. False: that must be tried again."""
+        try:
+            memories = _attached(self._coordination, found)
+        except _AGAIN:
+            return False
+        epoch = _Epoch(found.epoch, found.lease, asked + found.lease)
+        self._next = memories, epoch, [self._memory, *self._backups]
+        try:
+            while not self._reopen(tuple(memory.remote for memory in memories)):
+                if pauses.over:
+                    raise errors.BusyError("calls of other threads, which fail as well, have not ended in time")
+                pauses.sleep()
+        except BaseException as error:
+            if not self._has(memories):
+                self._next = None
+                detached(memories)
+            if isinstance(error, _AGAIN):
+                return False
+            raise
+        self._arrived()
+        return True
+
+    def _has(self, memories: list[Memory]) -> bool:
+        """Whether calls use these copies by now."""
+        return not self.closed and self._remotes[0] is memories[0].remote
+
+    def _arrived(self) -> None:
+        """Be in the epoch whose copies calls use by now: a handler may have raised when they had just been opened."""
+        if self._next is None or not self._has(self._next[0]):
+            return
+        memories, epoch, before = self._next
+        self._use(memories)
+        with self._knowing:
+            self._epoch = epoch
+        detached(before)
+        self._next = None
+
+    def _use(self, memories: list[Memory]) -> None:
+        self._memory, self._backups = memories[0], memories[1:]
+        for memory in memories:
+            memory.remote._user = f"<Store {self._name!r}>"
+
+    def _call(
+        self,
+        call: Callable[[], _T],
+        *,
+        changes: bool = False,
+        done: Callable[[int], _T] | None = None,
+        forgets: bool = False,
+        seconds: float = _SECONDS,
+    ) -> _T:
+        """Make a call in the present epoch, and in the next ones as long as it has certainly changed nothing.
+
+        changes: what it returns is right in any epoch. done: what it returns, by the version that it has made, if the
+        next epoch says that it was done. forgets: what it has changed, if it has, no process knows.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            known, began = self._epoch, clock()
+            failed: errors.DsmemError | None = None
+            try:
+                result = call()
+            except errors.OutcomeUnknownError as unknown:
+                found, version = self._outcome_of(unknown._doubts, known, began)
+                if found == _core.STORE_DONE and done is not None:
+                    return done(version)
+                if found != _core.STORE_NOT_DONE and not forgets:
+                    raise
+                if time.monotonic() >= end:
+                    raise errors.TransportError(f"{unknown.detail}; it was not done") from unknown
+                continue
+            except _SAYS as error:
+                if self._is_current(known, end):
+                    raise
+                failed = error
+            except _AGAIN as error:
+                failed = error
+            else:
+                if changes or self._is_current(known, end):
+                    return result
+            if failed is not None and time.monotonic() >= end:
+                raise failed
+            self._go_on(known, end, failed)
+
+    # -- operations --
+
+    def read(self, pid: int, out: Any = None) -> Any:
+        """As of :class:`Store`."""
+        return self._call(lambda: Store.read(self, pid, out))
+
+    def read_many(self, ids: Any, out: Any = None) -> Any:
+        """As of :class:`Store`."""
+        ids = ids_again(ids)
+        return self._call(lambda: Store.read_many(self, ids, out))
+
+    def version(self, pid: int) -> int:
+        """As of :class:`Store`."""
+        return self._call(lambda: Store.version(self, pid))
+
+    def write(self, pid: int, data: Any) -> int:
+        """As of :class:`Store`."""
+        return self._call(lambda: Store.write(self, pid, data), changes=True, done=int)
+
+    def compare_write(self, pid: int, version: int, data: Any) -> int:
+        """As of :class:`Store`."""
+        return self._call(lambda: Store.compare_write(self, pid, version, data), changes=True, done=int)
+
+    def write_many(self, ids: Any, data: Any) -> Any:
+        """As of :class:`Store`."""
+        rest, end = Rest(ids, data), time.monotonic() + _SECONDS
+        while True:
+            known, began = self._epoch, clock()
+            try:
+                rest.note(Store.write_many(self, *rest.given))
+            except (*_AGAIN, *_SAYS) as error:
+                if isinstance(error, _SAYS) and self._counts(error, rest, known, end):
+                    raise rest.says(error) from error.__cause__
+                if self._settle_rest(rest, error, known, began):
+                    end = time.monotonic() + _SECONDS
+                failed: errors.DsmemError | None = error
+            else:
+                failed = None
+            if not rest.narrow():
+                return rest.versions
+            if failed is not None:
+                if time.monotonic() >= end:
+                    rest.refuse(failed)
+                try:
+                    self._go_on(known, end, failed)
+                except errors.DsmemError as error:
+                    rest.refuse(error)
+
+    def _counts(self, error: errors.DsmemError, rest: Rest, known: _Epoch, end: float) -> bool:
+        """Whether what a call says of a page is of the present epoch. If nothing can tell, the call ends."""
+        try:
+            return self._is_current(known, end)
+        except errors.DsmemError as away:
+            if error._versions is not None:
+                rest.note(error._versions)
+            rest.refuse(away)
+
+    def _settle_rest(self, rest: Rest, failed: errors.DsmemError, known: _Epoch, began: float) -> bool:
+        """After a call has failed: which pages were written. Whether any was."""
+        written = failed._versions is not None and rest.note(failed._versions)
+        doubts = [each.tobytes() for each in np.frombuffer(failed._doubts, DOUBT)]
+        for doubt, (found, version) in zip(doubts, self._outcomes_of(doubts, known, began), strict=True):
+            if found == _core.STORE_DONE:
+                rest.found(doubt, version)
+                written = True
+            elif found != _core.STORE_NOT_DONE:
+                rest.refuse_unknown(failed)
+        return written
+
+    def allocate(self) -> int:
+        """As of :class:`Store`."""
+        return self._call(lambda: Store.allocate(self), changes=True, forgets=True)
+
+    def allocate_many(self, n: int) -> Any:
+        """As of :class:`Store`."""
+        return self._call(lambda: Store.allocate_many(self, n), changes=True, forgets=True)
+
+    def free(self, pid: int) -> None:
+        """As of :class:`Store`."""
+        self._call(lambda: Store.free(self, pid), changes=True)
+
+    async def _call_async(self, call: Callable[[], _T], undo: Callable[[_T], object] | None = None) -> _T:
+        """In a thread that does not have the handle in use, since a call may open it again.
+
+        It is one of the call's own: those of the loop are the program's, and the end of the loop waits for them.
+        undo: what is done with a result that no task takes.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[_T] = loop.create_future()
+
+        def tell(result: Any, error: BaseException | None) -> None:
+            if not future.done():
+                future.set_result(result) if error is None else future.set_exception(error)
+            elif error is None and undo is not None:
+                threading.Thread(target=_quietly, args=(undo, result), daemon=True).start()
+
+        def run() -> None:
+            result, error = None, None
+            try:
+                result = call()
+            except BaseException as raised:
+                error = raised
+            try:
+                loop.call_soon_threadsafe(tell, result, error)
+            except RuntimeError:  # the loop is closed
+                if error is None and undo is not None:
+                    _quietly(undo, result)
+
+        threading.Thread(target=run, name="dsmem-task", daemon=True).start()
+        return await future
+
+    async def read_async(self, pid: int, out: Any = None) -> Any:
+        """As of :class:`Store`."""
+        return await self._call_async(lambda: self.read(pid, out))
+
+    async def read_many_async(self, ids: Any, out: Any = None) -> Any:
+        """As of :class:`Store`."""
+        return await self._call_async(lambda: self.read_many(ids, out))
+
+    def _free_all(self, ids: Any) -> None:
+        for pid in ids:
+            self.free(int(pid))
+
+    async def version_async(self, pid: int) -> int:
+        """As of :class:`Store`."""
+        return await self._call_async(lambda: self.version(pid))
+
+    async def write_async(self, pid: int, data: Any) -> int:
+        """As of :class:`Store`."""
+        return await self._call_async(lambda: self.write(pid, data))
+
+    async def compare_write_async(self, pid: int, version: int, data: Any) -> int:
+        """As of :class:`Store`."""
+        return await self._call_async(lambda: self.compare_write(pid, version, data))
+
+    async def write_many_async(self, ids: Any, data: Any) -> Any:
+        """As of :class:`Store`."""
+        return await self._call_async(lambda: self.write_many(ids, data))
+
+    async def allocate_async(self) -> int:
+        """As of :class:`Store`."""
+        return await self._call_async(self.allocate, self.free)
+
+    async def allocate_many_async(self, n: int) -> Any:
+        """As of :class:`Store`."""
+        return await self._call_async(lambda: self.allocate_many(n), self._free_all)
+
+    async def free_async(self, pid: int) -> None:
+        """As of :class:`Store`."""
+        await self._call_async(lambda: self.free(pid))
+
+    def _check(self, first: int, n: int) -> Any:
+        return self._call(lambda: Store._check(self, first, n))
+
+    def _repair(self, number: int) -> bool:
+        return self._call(lambda: Store._repair(self, number), changes=True)
+
+    def stat(self, *, timeout: float | None = 30) -> dict[str, int]:
+        """As of :class:`Store`."""
+        limit = _core.seconds(timeout, "timeout")
+        return self._call(lambda: Store.stat(self), seconds=_UNLIMITED if limit is None else limit)
+
+    async def stat_async(self, *, timeout: float | None = 30) -> dict[str, int]:
+        """As of :class:`Store`."""
+        _core.seconds(timeout, "timeout")
+        return await self._call_async(lambda: self.stat(timeout=timeout))
+
+    def health(self, *, timeout: float | None = 2) -> dict[str, Any]:
+        """As of :class:`Store`."""
+        known = super().health(timeout=timeout)
+        limit = _core.seconds(timeout, "timeout")
+        try:
+            found = self._coordination.copies(self._number, time.monotonic() + (_SECONDS if limit is None else limit))
+        except AWAY as error:
+            if len(known["copies"]) != self._shape["replicas"] * self._shape["extents"]:
+                for copy in known["copies"]:  # some extents have fewer of them than others, so their place does not say
+                    copy.pop("extent", None)
+                    copy.pop("copy")
+            return {**known, "epoch": self._epoch.number, "open": None, "trouble": error.detail, "domains": None}
+        return health_of(found)
+
+    async def health_async(self, *, timeout: float | None = 2) -> dict[str, Any]:
+        """As of :class:`Store`."""
+        _core.seconds(timeout, "timeout")
+        return await self._call_async(lambda: self.health(timeout=timeout))
+
+    def _begin(self, opaque: bool) -> Transaction:
+        return EpochTransaction._of(self, opaque)
+
+    @property
+    def ref(self) -> Reference:
+        """As of :class:`Store`."""
+        address = self._coordination.names.address
+        return Reference("store", self._name, self._number, coordinator=address)
+
+    def unlink(self) -> None:
+        """As of :class:`Store`."""
+        self._coordination.names.unlink(self._name, self._number)
+
+    def _stays(self, end: float) -> bool:
+        """Whether no other epoch has begun or is about to, which would take back the place of this handle."""
+        try:
+            return self._coordination.find(self._number, self._epoch.number, end).phase == messages.CURRENT
+        except errors.DsmemError:
+            return False
+
+    def close(self) -> None:
+        """As of :class:`Store`."""
+        self._arrived()
+        pauses = Pauses(time.monotonic() + _CLOSE_SECONDS)
+        while True:
+            try:
+                _core.Store.close(self)
+                break
+            except _AGAIN:
+                if pauses.over or not self._stays(pauses.end):
+                    self._part_for_good()
+                    break
+            pauses.sleep()
+        for memory in (*self._backups, self._memory):
+            memory.close()
+        if self._own_names is not None:
+            self._own_names.close()
+
+
+def _make(coordination: Coordination, given: dict[str, Any], end: float) -> bool:
+    coordination.make(shape_of(**given), end)
+    return True
+
+
+def _attached(coordination: Coordination, found: messages.Found) -> list[Memory]:
+    memories: list[Memory] = []
+    context = coordination.names.context
+    try:
+        for descriptor in found.descriptors:
+            ref = Reference("store", coordination.name, 0, descriptor=descriptor)
+            memories.append(adopt(context.attach(descriptor), ref))
+    except BaseException:
+        detached(memories)
+        raise
+    return memories
+
+
+def _refuse_lost(found: messages.Found, coordination: Coordination) -> None:
+    if found.phase == messages.LOST:
+        text = f"all memory nodes with copies of the store {coordination.name!r} have ended, and its pages with them"
+        raise errors.CorruptError(f"{text}; unlink the store, and make it again")

@@ -1,0 +1,522 @@
+"""The decisions of a coordinator: which copies of a store count, and when. No clock, no socket, no file.
+
+It is told what has happened, and says what is to be done. Safety does not depend on what it is told, nor on the order:
+a node that is taken for dead may live. docs/protocols/epochs.md has the argument.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from dsmem import errors
+from dsmem.membership import events
+from dsmem.membership.events import Action, Event
+from dsmem.membership.standing import Standing, older
+from dsmem.membership.state import Copy, Node, Place, State, Store, primaries, with_descriptors
+
+_AGAIN_SECONDS = 0.5  # after a step that has failed, though all nodes answer
+_REST_SECONDS = 5.0  # after a copy could not be made again
+_DRIFT = 1.02  # how much faster the clock of a client may run
+_JOIN_SECONDS = 1.5  # in which each node that is there has registered
+
+
+@dataclass
+class _Change:
+    """An epoch change under way."""
+
+    descriptors: dict[Place, bytes] = field(default_factory=dict)  # of the copies that are closed
+    recovering: bool = False
+    fresh: Copy | None = None
+
+
+@dataclass
+class _Fill:
+    """A new copy that is being filled, while the store is open."""
+
+    copy: Copy
+    epoch: int  # that is open meanwhile
+
+    def is_of(self, event: events.Closed | events.Filled | events.FillFailed) -> bool:
+        """Whether the event is about this copy."""
+        return (self.copy.place, self.epoch) == ((event.node, event.extent), event.epoch)
+
+
+class Policy:
+    """What a coordinator decides.
+
+    Parameters
+    ----------
+    state : State
+        From disk. It is changed here, and written when :class:`events.Save` says so.
+    now : float
+        The time. All times are those of one clock that goes on while the host sleeps.
+    lease : float
+        Seconds for which a client may read without asking.
+    run : int
+        Drawn for this coordinator, not 0.
+    """
+
+    def __init__(self, state: State, now: float, lease: float, run: int) -> None:
+        self.state = state
+        self.lease = lease
+        self._run, self._read = run, state.written
+        state.folder = state.folder or run
+        self._stopped = False
+        self._begun = now
+        self._unheard, self._missed = set(state.nodes), False
+        self._up = dict.fromkeys(state.nodes, True)  # until it is known better
+        self._changes: dict[int, _Change] = {}
+        self._fills: dict[int, _Fill] = {}
+        self._rests: dict[int, float] = {}  # until when no copy of a store is made again
+        self._unfit: dict[int, dict[int, int]] = {}  # by store and node: copies that could not be made since one was
+        self._failures: dict[tuple[str, str], str] = {}
+        # a coordinator does not know what the one before it has granted
+        state.lease = max(state.lease, lease)
+        self._leased = dict.fromkeys(state.stores, now + state.lease * _DRIFT)
+        self._does: dict[type, Callable[[Any, float], list[Action]]] = {
+            events.Joined: self._joined,
+            events.Heard: self._heard,
+            events.Silent: self._silent,
+            events.Gone: self._gone,
+            events.Outdated: self._outdated,
+            events.Created: self._created,
+            events.Removed: self._removed,
+            events.Closed: self._closed,
+            events.Refused: self._refused,
+            events.Recovered: self._recovered,
+            events.Failed: self._failed,
+            events.Due: self._due,
+            events.Dropped: self._dropped,
+            events.Filled: self._filled,
+            events.FillFailed: self._fill_failed,
+        }
+
+    def on(self, event: Event, now: float) -> list[Action]:
+        """Say what is to be done, in this order, since something has happened."""
+        return [] if self._stopped else self._does[type(event)](event, now)
+
+    def begin(self, now: float) -> list[Action]:
+        """Say what is to be done at first: what the coordinator before it has not ended begins again.
+
+        The state is written first: two coordinators that have read the same tell the nodes of different ones.
+        """
+        actions: list[Action] = [events.Save()]
+        actions += [events.Watch(node) for node in self.state.nodes.values()]
+        for store in list(self.state.stores.values()):
+            if store.phase == "new":
+                actions += self._give_up(store)
+            elif store.phase == "closed":
+                actions += self._change(store)
+            actions += [self._drop(store, place) for place in store.stale]
+        return actions + self._refill(now)
+
+    @property
+    def standing(self) -> Standing:
+        """How far the state is that was written last."""
+        return Standing(self.state.folder, self._run, self._read, self.state.written)
+
+    # -- whether the state is the latest --
+
+    def is_settled(self, now: float) -> bool:
+        """Whether each node that is there has been asked if it knows of a later state. Clients are told nothing before.
+
+        Those that this state does not know tell when they register, which is waited for if any is missing.
+        """
+        return not self._stopped and not self._unheard and (not self._missed or now >= self._begun + _JOIN_SECONDS)
+
+    def _ask_no_more(self, node: int, is_there: bool) -> None:
+        if node in self._unheard:
+            self._unheard.remove(node)
+            self._missed |= not is_there
+
+    def _outdated(self, event: events.Outdated, now: float) -> list[Action]:
+        """Another coordinator has decided more."""
+        self._stopped = True
+        return [events.Stop(event.reason)]
+
+    # -- what clients ask --
+
+    def grant(self, id: int, epoch: int, now: float) -> bool:
+        """Whether the epoch of a store is the present one. Then a client may read for the time of a lease."""
+        store = self.state.stores.get(id)
+        if store is None or store.phase != "open" or store.epoch != epoch or not self.is_settled(now):
+            return False
+        self._leased[id] = now + self.state.lease * _DRIFT
+        return True
+
+    @staticmethod
+    def _drop(store: Store, place: Place) -> events.Drop:
+        return events.Drop(store.id, place[0], store.making, place[1])
+
+    def failure(self, cluster: str, name: str) -> str:
+        """Return why a store could not be made, once, or nothing."""
+        return self._failures.pop((cluster, name), "")
+
+    def is_up(self, node: int) -> bool:
+        """Whether the node answers."""
+        return self._up.get(node, False)
+
+    def filling(self, store: int) -> Copy | None:
+        """Return the new copy of a store that is being made."""
+        fill = self._fills.get(store)
+        return fill.copy if fill is not None else None
+
+    def is_changing(self, store: int) -> bool:
+        """Whether a change of its epoch is under way. A store that is closed waits for a node otherwise."""
+        return store in self._changes
+
+    def rests_until(self, store: int) -> float:
+        """Return until when no copy of a store is made again."""
+        return self._rests.get(store, 0.0)
+
+    def domains(self, copies: list[Copy]) -> int:
+        """Return how many failure domains the copies are in."""
+        return len({self.state.nodes[copy.node].domain for copy in copies if copy.node in self.state.nodes})
+
+    # -- nodes --
+
+    def _joined(self, event: events.Joined, now: float) -> list[Action]:
+        node, seen = event.node, event.seen
+        if seen.folder == self.state.folder and not self.standing.knows(seen):
+            return self._outdated(events.Outdated(f"{node.address}: {older(seen.written, self._read)}"), now)
+        is_ours = seen.folder in (0, self.state.folder)  # if not it may refuse, which is seen when it is asked
+        if self.state.nodes.get(node.id) == node:
+            return self._heard(events.Heard(node.id), now) if is_ours else []
+        if event.was_known and seen.folder == self.state.folder:
+            text = "this memory node was forgotten, or another process has answered at its address"
+            raise errors.StaleDescriptorError(f"{text}; it gives up its copies, and joins as a new one")
+        for other in self.state.nodes.values():
+            if other.address == node.address and other.id != node.id:
+                # which of them has the address is seen by the number that is answered there
+                text = f"{node.address} is known as the address of another memory node, which may end there"
+                raise errors.BusyError(f"{text}; if it does not, take another --advertise")
+        self.state.nodes[node.id] = node
+        self._up[node.id] = is_ours
+        return [events.Save(), events.Watch(node), *self._stalled(node.id), *self._refill(now)]
+
+    def _heard(self, event: events.Heard, now: float) -> list[Action]:
+        self._ask_no_more(event.node, True)
+        if self._up.get(event.node, True):
+            return []
+        self._up[event.node] = True
+        stores = self.state.stores.values()
+        drops = [self._drop(store, place) for store in stores for place in store.stale if place[0] == event.node]
+        return [*drops, *self._stalled(event.node), *self._refill(now)]
+
+    def _stalled(self, node: int) -> list[Action]:
+        """Go on with the stores that have waited for a node."""
+        waiting = [store for store in self.state.stores.values() if store.phase == "closed"]
+        idle = [store for store in waiting if store.id not in self._changes]
+        return [action for store in idle for action in self._change(store)]
+
+    def _silent(self, event: events.Silent, now: float) -> list[Action]:
+        self._ask_no_more(event.node, False)
+        if not self._up.get(event.node, False):
+            return []
+        self._up[event.node] = False
+        return [*self._without(event.node), *self._refill(now)]
+
+    def _gone(self, event: events.Gone, now: float) -> list[Action]:
+        """Its copies will never be there again."""
+        self._ask_no_more(event.node, False)
+        if self.state.nodes.pop(event.node, None) is None:
+            return []
+        self._up.pop(event.node, None)
+        actions: list[Action] = []
+        for store in list(self.state.stores.values()):
+            store.stale = [place for place in store.stale if place[0] != event.node]
+            if not store.name and not store.stale:
+                del self.state.stores[store.id]
+                continue
+            self._end_fill(store, event.node)
+            actions += self._without_copy(store, event.node)
+        return [events.Forget(event.node), events.Save(), *actions, *self._refill(now)]
+
+    def _end_fill(self, store: Store, node: int) -> None:
+        """The node that gets a new copy can't be asked any more."""
+        fill = self._fills.get(store.id)
+        if fill is not None and fill.copy.node == node:
+            del self._fills[store.id]
+
+    def _without_copy(self, store: Store, node: int, extent: int | None = None) -> list[Action]:
+        """The memory of a copy is gone for good, or that of all copies at a node."""
+        if store.phase == "new":
+            return self._left_out(store, node)
+
+        def is_gone(copy: Copy) -> bool:
+            return copy.node == node and extent in (None, copy.extent)
+
+        if not any(is_gone(copy) for copy in (*store.copies, *store.opened)):
+            return []
+        counted = {copy.place for copy in (*store.copies, *store.opened) if not is_gone(copy)}
+        store.opened = [copy for copy in store.opened if not is_gone(copy)]
+        if store.is_whole(store.opened):
+            return self._change(store) if any(is_gone(copy) for copy in store.copies) else [events.Save()]
+        self._changes.pop(store.id, None)
+        self._fills.pop(store.id, None)
+        store.stale += [place for place in sorted(counted) if place[0] in self.state.nodes]
+        store.phase, store.copies, store.opened, store.fresh = "lost", [], [], None
+        return [events.Save(), *(self._drop(store, place) for place in counted if self._up.get(place[0]))]
+
+    def _without(self, node: int) -> list[Action]:
+        return [action for store in list(self.state.stores.values()) for action in self._left_out(store, node)]
+
+    def _left_out(self, store: Store, node: int) -> list[Action]:
+        """Go on without the copy of a node that does not answer."""
+        self._end_fill(store, node)
+        if all(copy.node != node for copy in store.copies):
+            return []
+        if store.phase == "new":
+            reason = "a memory node has failed while the store was made; make it again"
+            self._failures[store.cluster, store.name] = reason
+            return self._give_up(store)
+        return self._change(store) if store.phase in ("open", "closed") else []
+
+    # -- stores are made and removed --
+
+    def _created(self, event: events.Created, now: float) -> list[Action]:
+        if self.state.named(event.cluster, event.name) is not None:
+            raise errors.NameExistsError(repr(event.name))
+        replicas = event.shape[3]
+        store = Store(event.id, event.cluster, event.name, *event.shape, created=event.time, epoch=1)
+        store.extents = event.extents
+        for extent in range(store.extents):
+            nodes = self._placed(replicas, own=store.copies)
+            if len(nodes) < replicas:
+                text = f"replicas={replicas}, and {len(nodes)} memory nodes answer; start more: dsmem serve --join"
+                raise errors.InvalidArgumentError(text)
+            has = Counter(copy.node for copy in primaries(store.copies))
+            nodes.sort(key=lambda node: has[node.id])  # the one with the fewest primaries of the store gets this one
+            store.copies += [Copy(node.id, index, extent=extent) for index, node in enumerate(nodes)]
+        self.state.stores[store.id] = store
+        self._changes[store.id] = _Change()
+        self._leased[store.id] = now
+        return [events.Save(), *(events.Make(store.id, 1, copy, store.making) for copy in store.copies)]
+
+    def _placed(self, count: int, beside: Sequence[Copy] = (), own: Sequence[Copy] = ()) -> list[Node]:
+        """Choose nodes for copies of an extent: those with few copies, each in another domain if there are enough.
+
+        beside: copies of the extent that are there. own: of a store that is not among the others yet.
+        """
+        load = dict.fromkeys(self.state.nodes, 0)
+        for copies in (list(own), *(store.copies for store in self.state.stores.values())):
+            first = primaries(copies)
+            for copy in copies:
+                if copy.node in load:
+                    load[copy.node] += 3 if copy in first else 2  # reads go to the primary
+        there = [self.state.nodes[copy.node] for copy in beside]
+        free = [node for node in self.state.nodes.values() if self._up[node.id]]
+        chosen: list[Node] = []
+        while free and len(chosen) < count:
+            used = [node.domain for node in (*there, *chosen)]
+            best = min(free, key=lambda node: (used.count(node.domain), load[node.id], node.id))
+            chosen.append(best)
+            free.remove(best)
+        return chosen
+
+    def _give_up(self, store: Store) -> list[Action]:
+        """Remove a store that was not made."""
+        return self._removed(events.Removed(store.id), 0)
+
+    def _removed(self, event: events.Removed, now: float) -> list[Action]:
+        store = self.state.stores.get(event.store)
+        if store is None:
+            return []
+        self._changes.pop(store.id, None)
+        self._fills.pop(store.id, None)
+        self._unfit.pop(store.id, None)
+        places = {copy.place for copy in (*store.copies, *store.opened)} | set(store.stale)
+        store.stale = [place for place in sorted(places) if place[0] in self.state.nodes]
+        store.phase, store.copies, store.opened, store.name = "lost", [], [], ""
+        if not store.stale:
+            del self.state.stores[store.id]
+        return [events.Save(), *(self._drop(store, place) for place in store.stale if self._up[place[0]])]
+
+    def _dropped(self, event: events.Dropped, now: float) -> list[Action]:
+        store, place = self.state.stores.get(event.store), (event.node, event.extent)
+        if store is None or place not in store.stale:
+            return []
+        fill = self._fills.get(store.id)
+        if event.making < store.making and place in (store.fresh, fill.copy.place if fill is not None else None):
+            return []  # it has another one since
+        store.stale.remove(place)
+        if not store.name and not store.stale:
+            del self.state.stores[store.id]
+        return [events.Save(), *self._refill(now)]
+
+    # -- copies that are made again --
+
+    def _refill(self, now: float) -> list[Action]:
+        """Begin to make the copies that stores lack, where a node has room for one."""
+        actions: list[Action] = []
+        for store in self.state.stores.values():
+            if store.phase != "open" or store.id in self._fills or now < self._rests.get(store.id, now):
+                continue
+            copy = self._lacking(store)
+            if copy is not None:
+                store.making += 1
+                self._fills[store.id] = _Fill(copy, store.epoch)
+                store.stale.append(copy.place)  # so that it is dropped, whatever comes
+                actions += [events.Save(), events.Make(store.id, store.epoch, copy, store.making)]
+        return actions
+
+    def _lacking(self, store: Store) -> Copy | None:
+        """Return the copy that is to be made first: at a node that has failed least, of an extent with few of them.
+
+        So an extent whose copy can't be made does not keep others from theirs.
+        """
+        unfit = self._unfit.get(store.id, {})
+        best: tuple[tuple[int, int], Copy] | None = None
+        for extent in range(store.extents):
+            there = [copy for copy in store.copies if copy.extent == extent]
+            if len(there) >= store.replicas:
+                continue
+            used = {copy.node for copy in there} | {node for node, stale in store.stale if stale == extent}
+            nodes = [node for node in self._placed(len(self.state.nodes), there) if node.id not in used]
+            if not nodes:
+                continue
+            node = min(nodes, key=lambda node: unfit.get(node.id, 0))  # the best of those that have failed least
+            rank = unfit.get(node.id, 0), len(there)
+            if best is None or rank < best[0]:
+                index = min(set(range(store.replicas)) - {copy.index for copy in there})
+                best = rank, Copy(node.id, index, extent=extent)
+        return best and best[1]
+
+    def _made(self, store: Store | None, event: events.Closed) -> list[Action]:
+        """Fill a copy that was made for it."""
+        fill = self._fills.get(event.store)
+        if store is None or fill is None or not fill.is_of(event):
+            return []
+        fill.copy = replace(fill.copy, descriptor=event.descriptor)
+        source = next(copy for copy in store.copies if copy.extent == fill.copy.extent)
+        return [events.Fill(store.id, store.epoch, source, fill.copy)]
+
+    def _filling(self, event: events.Filled | events.FillFailed) -> tuple[Store, _Fill] | None:
+        store, fill = self.state.stores.get(event.store), self._fills.get(event.store)
+        if store is None or fill is None or not fill.is_of(event):
+            return None
+        del self._fills[event.store]
+        return store, fill
+
+    def _filled(self, event: events.Filled, now: float) -> list[Action]:
+        found = self._filling(event)
+        if found is None:
+            return []
+        store, fill = found
+        return self._change(store, fill.copy)
+
+    def _fill_failed(self, event: events.FillFailed, now: float) -> list[Action]:
+        found = self._filling(event)
+        if found is None:
+            return []
+        unfit = self._unfit.setdefault(event.store, {})
+        unfit[event.node] = unfit.get(event.node, 0) + 1
+        self._rests[event.store] = until = now + _REST_SECONDS
+        return [self._drop(found[0], (event.node, event.extent)), events.WakeAt(event.store, event.epoch, until)]
+
+    # -- an epoch changes --
+
+    def _change(self, store: Store, fresh: Copy | None = None) -> list[Action]:
+        """Begin an epoch with the copies of the last open one whose nodes answer; without one of each extent, wait.
+
+        Among them may be some that were left out of epochs since: none of those was opened, so nothing was changed.
+        """
+        fill = self._fills.pop(store.id, None)
+        dropped = [store.fresh] if store.fresh else [fill.copy.place] if fill is not None else []
+        if store.fresh:  # the change that was to make it count was not ended
+            store.copies = [copy for copy in store.copies if copy.place != store.fresh]
+            store.stale += [store.fresh] if store.fresh[0] in self.state.nodes else []
+            store.fresh = None
+        drops = [self._drop(store, place) for place in dropped if self._up.get(place[0])]
+        store.opened = [copy for copy in store.opened if copy.node in self.state.nodes]
+        answering = [copy for copy in store.opened if self._up.get(copy.node)]
+        if not store.is_whole(answering):
+            self._changes.pop(store.id, None)
+            store.phase, store.copies = "closed", [replace(copy, descriptor=b"") for copy in store.opened]
+            return [events.Save(), *drops]
+        store.epoch += 1
+        store.phase = "closed"
+        store.copies = [replace(copy, descriptor=b"") for copy in answering]
+        change = self._changes[store.id] = _Change(fresh=fresh)
+        if fresh is not None:
+            store.copies = sorted([*store.copies, replace(fresh, descriptor=b"")], key=lambda copy: copy.extent)
+            store.fresh = fresh.place
+            store.stale = [place for place in store.stale if place != fresh.place]
+            change.descriptors[fresh.place] = fresh.descriptor
+        closes = (events.Close(store.id, store.epoch, copy.node, copy.extent) for copy in answering)
+        return [events.Save(), *drops, *closes]
+
+    def _under_way(self, id: int, epoch: int) -> tuple[Store, _Change] | None:
+        """Return what the event is about. None: it has been overtaken."""
+        store, change = self.state.stores.get(id), self._changes.get(id)
+        return (store, change) if store is not None and change is not None and store.epoch == epoch else None
+
+    def _closed(self, event: events.Closed, now: float) -> list[Action]:
+        found = self._under_way(event.store, event.epoch)
+        if found is None:
+            return self._made(self.state.stores.get(event.store), event)
+        store, change = found
+        change.descriptors[event.node, event.extent] = event.descriptor
+        return self._go_on(store, change, now)
+
+    def _go_on(self, store: Store, change: _Change, now: float) -> list[Action]:
+        places = {copy.place for copy in store.copies}
+        if change.recovering or not places <= set(change.descriptors):
+            return []
+        is_read = not places >= set(store.reads)  # at a copy that was not closed
+        if is_read and now < self._leased[store.id]:
+            return [events.WakeAt(store.id, store.epoch, self._leased[store.id])]
+        change.recovering = True
+        copies = with_descriptors([copy for copy in store.copies if copy.place != store.fresh], change.descriptors)
+        return [events.Recover(store.id, store.epoch, tuple(copies), change.fresh)]
+
+    def _due(self, event: events.Due, now: float) -> list[Action]:
+        found = self._under_way(event.store, event.epoch)
+        if found is not None:
+            return self._go_on(*found, now)
+        store = self.state.stores.get(event.store)
+        is_idle = store is not None and store.phase == "closed" and store.id not in self._changes
+        if store is not None and is_idle and store.epoch == event.epoch:
+            return self._change(store)
+        return self._refill(now)
+
+    def _refused(self, event: events.Refused, now: float) -> list[Action]:
+        found = self._under_way(event.store, event.epoch)
+        if found is None:
+            return self._fill_failed(events.FillFailed(event.store, event.epoch, event.node, event.extent), now)
+        store, _ = found
+        if store.phase == "new":
+            self._failures[store.cluster, store.name] = event.reason
+            return self._give_up(store)
+        return self._without_copy(store, event.node, event.extent) if event.lost else self._again(store, now)
+
+    def _failed(self, event: events.Failed, now: float) -> list[Action]:
+        return self._refused(events.Refused(event.store, event.epoch, 0, event.reason), now)
+
+    def _again(self, store: Store, now: float) -> list[Action]:
+        """Begin the change again later: a node that does not answer is known by then."""
+        self._changes.pop(store.id, None)
+        return [events.WakeAt(store.id, store.epoch, now + _AGAIN_SECONDS)]
+
+    def _recovered(self, event: events.Recovered, now: float) -> list[Action]:
+        found = self._under_way(event.store, event.epoch)
+        if found is None:
+            return []
+        store, change = found
+        del self._changes[store.id]
+        if store.fresh:
+            self._unfit.pop(store.id, None)
+        store.fresh = None
+        left = sorted({copy.place for copy in store.opened} - {copy.place for copy in store.copies})
+        store.stale += [place for place in left if place[0] in self.state.nodes and place not in store.stale]
+        store.copies = with_descriptors(store.copies, change.descriptors)
+        store.opened, store.phase = list(store.copies), "open"
+        store.reads = [copy.place for copy in primaries(store.copies)]
+        return [
+            events.Save(),
+            *(self._drop(store, place) for place in left if self._up.get(place[0])),
+            *self._refill(now),
+        ]

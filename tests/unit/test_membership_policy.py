@@ -1,0 +1,800 @@
+"""The decisions of a coordinator, without sockets, files or a clock: in worlds that a seed decides on."""
+
+import contextlib
+import random
+
+import pytest
+
+from dsmem import errors
+from dsmem.membership import events
+from dsmem.membership.policy import Policy
+from dsmem.membership.standing import NONE, Standing, Witness
+from dsmem.membership.state import Node, State, decode, encode
+
+LEASE = 1.0
+SHAPE = (4096, 100, 8)
+
+
+class World:
+    """Memory nodes, one coordinator and its disk. What was asked of a node is answered, or not, when a test says so."""
+
+    def __init__(self, seed=0):
+        self.random = random.Random(seed)
+        self.now = 100.0
+        self.disk = encode(State())
+        self.alive = {}  # node → whether it answers
+        self.copies = {}  # (node, store) → epoch
+        self.asked = []  # what nodes and recoveries have not done yet
+        self.late = []  # what a coordinator that has crashed had asked nodes for, and may still arrive there
+        self.makings = {}  # (node, store) → the last making of a copy that was there
+        self.timers = []
+        self.leases = []  # (store, epoch, until)
+        self.opened = {}  # (store, epoch) → nodes, the primary first
+        self.filled = set()  # (node, store): copies that have all pages but those that have changed
+        self.lost = set()  # stores
+        self.complete = set()  # (node, store, epoch): copies that were completed for an epoch
+        self.witnesses = {}  # node → what it remembers of coordinators
+        self.runs = 0
+        self.disks = []  # all that were written
+        self.start()
+
+    def start(self, heard=True):
+        """heard: the nodes are asked at once whether they are there."""
+        requests = [action for action in self.asked if not isinstance(action, (events.Recover, events.Fill))]
+        self.late += [(action, self.standing) for action in requests]
+        self.asked, self.timers, self.stopped = [], [], ""
+        self.runs += 1
+        self.policy = Policy(decode(self.disk), self.now, LEASE, self.runs)
+        self.execute(self.policy.begin(self.now))
+        for node in list(self.policy.state.nodes) if heard else []:
+            self.ask(node)
+
+    def ask(self, node):
+        """Whether it is there."""
+        told = self.obeyed(node, self.standing) if self.alive.get(node) else events.Silent(node)
+        self.tell(told or events.Heard(node))
+
+    def obeyed(self, node, standing):
+        """None: the node does what this coordinator asks for."""
+        try:
+            self.witnesses[node].obey(standing, any(each == node for each, _ in self.copies))
+        except errors.FencedError as error:
+            return events.Outdated(error.detail)
+        except errors.ConflictError:
+            return events.Silent(node)
+        return None
+
+    def tell(self, event):
+        self.execute(self.policy.on(event, self.now))
+
+    def execute(self, actions):
+        for action in actions:
+            if isinstance(action, events.Save):
+                self.policy.state.written += 1
+                self.disk = encode(self.policy.state)
+                self.disks.append(self.disk)
+                self.standing = self.policy.standing
+                self.look()
+            elif isinstance(action, events.Stop):
+                self.stopped, self.asked, self.timers = action.reason, [], []
+            elif isinstance(action, events.WakeAt):
+                self.timers.append(action)
+            elif isinstance(action, (events.Make, events.Close, events.Recover, events.Drop, events.Fill)):
+                self.asked.append(action)
+
+    def look(self):
+        """Check each epoch when it is on disk that it is open."""
+        for store in self.policy.state.stores.values():
+            nodes = [copy.node for copy in store.copies]
+            if store.phase == "lost" and store.name:
+                last = max(epoch for id, epoch in self.opened if id == store.id)
+                there = [node for node in self.opened[store.id, last] if (node, store.id) in self.copies]
+                assert there == [] or store.id in self.lost, "a store was given up that has a copy"
+                self.lost.add(store.id)
+            if store.phase != "open" or (store.id, store.epoch) in self.opened:
+                continue
+            for (id, epoch), before in self.opened.items():
+                if id != store.id:
+                    continue
+                assert epoch < store.epoch, "an epoch was opened twice, or after a later one"
+                for lease in self.leases:
+                    if lease[:2] == (id, epoch) and lease[2] > self.now:
+                        closed = self.copies.get((before[0], id), store.epoch) >= store.epoch
+                        assert closed, "opened while a client may read from a copy that was not closed"
+            latest = max((epoch for id, epoch in self.opened if id == store.id), default=None)
+            old = {node for node in nodes if (node, store.id, store.epoch) not in self.complete}
+            if latest is not None:
+                assert old <= set(self.opened[store.id, latest]), "a copy that has missed an epoch"
+            for node in nodes:
+                assert self.copies.get((node, store.id), store.epoch) >= store.epoch, "a copy that was not closed"
+            self.opened[store.id, store.epoch] = nodes
+
+    def do(self, action):
+        """A node or a recovery does what it was asked for, and tells."""
+        if isinstance(action, events.Recover):
+            for copy in action.copies:
+                known = self.copies.get((copy.node, action.store))
+                if not self.alive.get(copy.node) or known != action.epoch:
+                    return self.tell(events.Failed(action.store, action.epoch, "out of reach"))
+            if action.fresh is not None:
+                if not self.alive.get(action.fresh.node) or (action.fresh.node, action.store) not in self.filled:
+                    return self.tell(events.Failed(action.store, action.epoch, "out of reach"))
+                self.copies[action.fresh.node, action.store] = action.epoch
+                self.complete.add((action.fresh.node, action.store, action.epoch))
+            return self.tell(events.Recovered(action.store, action.epoch))
+        if isinstance(action, events.Fill):
+            key = action.copy.node, action.store
+            if not all(self.alive.get(copy.node) for copy in (action.source, action.copy)) or key not in self.copies:
+                return self.tell(events.FillFailed(action.store, action.epoch, action.copy.node))
+            self.filled.add(key)
+            return self.tell(events.Filled(action.store, action.epoch, action.copy.node))
+        node = action.copy.node if isinstance(action, events.Make) else action.node
+        if not self.alive.get(node):
+            return self.tell(events.Silent(node))
+        return self.tell(self.obeyed(node, self.standing) or self.answer(node, action))
+
+    def answer(self, node, action):
+        """What a node says to a request, at last, after it has done it."""
+        key = node, action.store
+        if isinstance(action, events.Drop):
+            if self.makings.get(key, 0) <= action.making:
+                self.copies.pop(key, None)
+                self.filled.discard(key)
+                self.makings[key] = action.making
+            return events.Dropped(action.store, node, action.making)
+        if isinstance(action, events.Close):
+            if key not in self.copies:
+                return events.Refused(action.store, action.epoch, node, "it has none", lost=True)
+            if action.epoch <= self.copies[key]:
+                return events.Refused(action.store, action.epoch, node, "stale")
+        else:
+            if self.makings.get(key, 0) >= action.making:
+                return events.Refused(action.store, action.epoch, node, "late")
+            self.makings[key] = action.making
+            self.filled.discard(key)
+        self.copies[key] = action.epoch
+        return events.Closed(action.store, action.epoch, node, b"%d" % action.epoch)
+
+    def do_late(self, action, standing):
+        """No coordinator hears the answer."""
+        node = action.copy.node if isinstance(action, events.Make) else action.node
+        if self.alive.get(node) and self.obeyed(node, standing) is None:
+            self.answer(node, action)
+
+    def do_all(self):
+        for _ in range(10000):
+            if self.asked:
+                self.do(self.asked.pop(0))
+            elif self.timers:
+                timer = self.timers.pop(0)
+                self.now = max(self.now, timer.at)
+                self.tell(events.Due(timer.store, timer.epoch))
+            else:
+                return
+        raise AssertionError("it does not come to an end")
+
+    def join(self, number, domain="", address=None):
+        self.alive[number] = True
+        seen = self.witnesses.setdefault(number, Witness()).seen
+        node = Node(number, address or f"tcp://10.0.0.{number}:7700", domain or f"host{number}")
+        self.tell(events.Joined(node, seen, seen != NONE))  # its number was asked if it has heard of any
+
+    def make(self, replicas=2, name="db", id=1):
+        self.tell(events.Created(id, "c", name, (*SHAPE, replicas), 0.0))
+        self.do_all()
+        return self.policy.state.stores[id]
+
+    def stop(self, node):
+        self.alive[node] = False
+        self.tell(events.Silent(node))
+
+    def end(self, node):
+        """Another process has its address, and its memory is gone."""
+        self.alive[node] = False
+        self.copies = {key: epoch for key, epoch in self.copies.items() if key[0] != node}
+        self.tell(events.Gone(node))
+
+    def go_on(self, node):
+        self.alive[node] = True
+        self.ask(node)
+
+
+@pytest.fixture
+def world():
+    world = World()
+    for number in (1, 2, 3):
+        world.join(number)
+    return world
+
+
+def nodes_of(store):
+    return [copy.node for copy in store.copies]
+
+
+def test_a_store_is_made_where_little_is(world):
+    first, second = world.make(2, "a", 1), world.make(1, "b", 2)
+    assert first.phase == second.phase == "open" and first.epoch == 1
+    assert not set(nodes_of(first)) & set(nodes_of(second))
+    assert [copy.index for copy in first.copies] == [0, 1] and all(copy.descriptor for copy in first.copies)
+    with pytest.raises(errors.NameExistsError):
+        world.make(2, "a", 3)
+    with pytest.raises(errors.InvalidArgumentError):
+        world.make(4, "d", 4)
+
+
+def test_copies_are_in_different_domains_if_there_are_enough(world):
+    world.join(4, "host1")
+    store = world.make(3)
+    assert world.policy.domains(store.copies) == 3
+    store = world.make(4, "all", 2)
+    assert len(store.copies) == 4 and world.policy.domains(store.copies) == 3
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_store_goes_on_without_a_node(world, place):
+    store = world.make(3)
+    before = nodes_of(store)
+    world.stop(before[place])
+    world.do_all()
+    assert store.phase == "open" and store.epoch == 2
+    assert nodes_of(store) == [node for node in before if node != before[place]]
+    assert store.stale == [(before[place], 0)]
+    world.go_on(before[place])
+    world.do_all()
+    assert store.stale == [] and store.epoch == 3 and sorted(nodes_of(store)) == sorted(before)
+    assert (before[place], store.id, 3) in world.complete, "it came back with what it had before"
+
+
+def test_a_copy_is_made_again_at_a_spare_node(world):
+    store = world.make(2)
+    first, second = nodes_of(store)
+    world.stop(first)
+    world.do_all()
+    spare = ({1, 2, 3} - {first, second}).pop()
+    assert nodes_of(store) == [second, spare] and store.stale == [(first, 0)] and store.epoch == 3
+    assert sorted(copy.index for copy in store.copies) == [0, 1] and store.fresh is None
+
+
+def until(world, kind):
+    """Do what is asked for until an action of this kind is next, and return that."""
+    while not isinstance(world.asked[0], kind):
+        world.do(world.asked.pop(0))
+    return world.asked[0]
+
+
+@pytest.mark.parametrize("kind", [events.Make, events.Fill, events.Close, events.Recover])
+@pytest.mark.parametrize("what", ["crash", "spare", "source"])
+def test_a_copy_that_is_not_complete_does_not_count(world, kind, what):
+    """Whatever fails while it is made: the coordinator, the node that is to have it, or the one that is left."""
+    store = world.make(2)
+    first, second = nodes_of(store)
+    world.stop(first)
+    until(world, events.Make)
+    until(world, kind)
+    spare = ({1, 2, 3} - {first, second}).pop()
+    if what == "crash":
+        world.start()
+    else:
+        world.stop({"spare": spare, "source": second}[what])
+    world.do_all()
+    store = world.policy.state.stores[1]
+    assert nodes_of(store) == {"crash": [second, spare], "spare": [second], "source": [second]}[what]
+    assert store.phase == ("closed" if what == "source" else "open")
+    world.go_on({"crash": first, "spare": spare, "source": second}[what])
+    world.do_all()
+    assert store.phase == "open" and nodes_of(store) == [second, spare]
+
+
+def test_a_copy_that_can_not_be_made_is_tried_again_later(world):
+    store = world.make(2)
+    first = nodes_of(store)[0]
+    world.stop(first)
+    make = until(world, events.Make)
+    world.asked.pop(0)
+    now = world.now
+    world.tell(events.Refused(store.id, make.epoch, make.copy.node, "no memory"))
+    while world.asked:
+        world.do(world.asked.pop(0))
+    assert len(store.copies) == 1 and [timer.at > now for timer in world.timers] == [True]
+    world.do_all()
+    assert len(store.copies) == 2
+
+
+def test_a_lease_of_a_primary_is_waited_for(world):
+    store = world.make(2)
+    granted = world.now
+    assert world.policy.grant(store.id, 1, granted)
+    world.stop(nodes_of(store)[0])
+    assert not world.policy.grant(store.id, 1, world.now)
+    while world.asked:
+        world.do(world.asked.pop(0))
+    assert store.phase == "closed" and [timer.at for timer in world.timers] == [pytest.approx(granted + LEASE * 1.02)]
+    world.tell(events.Due(store.id, store.epoch))
+    assert store.phase == "closed" and not world.asked
+    world.do_all()
+    assert store.phase == "open" and world.policy.grant(store.id, store.epoch, world.now)
+
+
+def test_a_lease_of_a_copy_that_was_closed_is_not(world):
+    store = world.make(2)
+    world.policy.grant(store.id, 1, world.now)
+    world.stop(nodes_of(store)[1])
+    now = world.now
+    world.do_all()
+    assert store.phase == "open" and world.now == now
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_copy_counts_again_if_no_epoch_was_open_without_it(world, place):
+    """All nodes are silent, one after the other: the first that comes back has all that was acknowledged."""
+    store = world.make(2)
+    nodes = nodes_of(store)
+    for node in nodes:
+        world.stop(node)
+    world.do_all()
+    assert store.phase == "closed" and nodes_of(store) == nodes
+    world.go_on(nodes[place])
+    while store.phase != "open":
+        world.do(world.asked.pop(0)) if world.asked else world.do_all()
+    assert nodes_of(store)[0] == nodes[place] and store.stale[:1] == [(nodes[1 - place], 0)]
+    world.go_on(nodes[1 - place])
+    world.do_all()
+    assert store.phase == "open" and {copy.index for copy in store.copies} == {0, 1} and not store.fresh
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("crashes", [False, True])
+def test_a_store_is_not_lost_while_a_node_has_a_copy(world, place, crashes):
+    """The node that was silent last ends; the other one comes back."""
+    store = world.make(2)
+    nodes = nodes_of(store)
+    kept, gone = nodes[place], nodes[1 - place]
+    world.stop(kept)
+    world.stop(gone)
+    world.do_all()
+    world.end(gone)
+    world.do_all()
+    assert store.phase == "closed" and nodes_of(store) == [kept]
+    if crashes:
+        world.start()
+        world.do_all()
+        store = world.policy.state.stores[store.id]
+        assert store.phase == "closed"
+    world.go_on(kept)
+    world.do_all()
+    assert store.phase == "open" and nodes_of(store)[0] == kept
+
+
+def test_a_copy_that_was_left_out_of_a_change_which_fails(world):
+    """It answers again when the other one, alone in the change, is gone."""
+    store = world.make(2)
+    first, second = nodes_of(store)
+    world.stop(first)
+    close = next(action for action in world.asked if isinstance(action, events.Close))
+    assert close.node == second and nodes_of(store) == [second]
+    world.go_on(first)
+    world.tell(events.Refused(store.id, close.epoch, second, "it has none", lost=True))
+    world.copies.pop((second, store.id))
+    world.do_all()
+    assert store.phase == "open" and nodes_of(store)[0] == first
+
+
+def test_a_copy_that_has_missed_an_epoch_does_not_count(world):
+    store = world.make(2)
+    world.stop(3)
+    first, second = nodes_of(store)
+    world.stop(first)
+    world.do_all()
+    assert store.phase == "open" and nodes_of(store) == [second]
+    world.stop(second)
+    world.go_on(first)
+    world.do_all()
+    assert store.phase == "closed" and nodes_of(store) == [second]
+    world.end(second)
+    assert store.phase == "lost"
+
+
+def test_a_store_whose_nodes_have_ended_is_lost(world):
+    store = world.make(2)
+    for number, node in enumerate(nodes_of(store)):
+        world.alive[node] = False
+        address = world.policy.state.nodes[node].address
+        with pytest.raises(errors.BusyError):  # as long as it is not known which of them answers there
+            world.join(10 + number, address=address)
+        world.end(node)
+        world.join(10 + number, address=address)
+    world.do_all()
+    assert store.phase == "lost"
+    world.tell(events.Removed(store.id))
+    assert not world.policy.state.stores
+
+
+def test_a_removed_store_is_dropped_by_all(world):
+    store = world.make(3)
+    world.stop(2)
+    world.do_all()
+    world.tell(events.Removed(store.id))
+    world.do_all()
+    assert list(world.copies) == [(2, store.id)]
+    assert world.policy.state.named("c", "db") is None and decode(world.disk).named("c", "db") is None
+    world.go_on(2)
+    world.do_all()
+    assert not world.copies and not world.policy.state.stores
+
+
+def test_a_store_is_not_made_if_a_node_fails_meanwhile(world):
+    world.tell(events.Created(1, "c", "db", (*SHAPE, 2), 0.0))
+    world.stop(world.asked[0].copy.node)
+    world.do_all()
+    assert world.policy.state.named("c", "db") is None
+    assert world.policy.failure("c", "db") and not world.policy.failure("c", "db")
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_a_coordinator_that_has_crashed_begins_again(world, steps):
+    """After each of its steps: the next one ends what it has begun, in a later epoch."""
+    store = world.make(3)
+    world.policy.grant(store.id, 1, world.now)
+    world.leases.append((store.id, 1, world.now + LEASE))
+    world.stop(nodes_of(store)[0])
+    for _ in range(steps):
+        if world.asked:
+            world.do(world.asked.pop(0))
+        elif world.timers:
+            world.now = max(world.now, world.timers[0].at)
+            timer = world.timers.pop(0)
+            world.tell(events.Due(timer.store, timer.epoch))
+    before = decode(world.disk).stores[1]
+    world.start()
+    world.stop(nodes_of(before)[0]) if not world.alive[nodes_of(before)[0]] else None
+    world.do_all()
+    after = world.policy.state.stores[1]
+    assert after.phase == "open" and len(after.copies) == 2
+    assert after.epoch > before.epoch or before.phase == "open"
+
+
+def play(seed, steps=300):
+    """Nodes that stop, go on, end and come; lost and late answers; a coordinator that crashes; clients with leases."""
+    world = World(seed)
+    choose = world.random
+    number = 0
+    for _ in range(4):
+        number += 1
+        world.join(number)
+    for id in (1, 2):
+        world.make(choose.randint(1, 3), f"s{id}", id)
+    for _ in range(steps):
+        world.now += choose.random() ** 3 * 0.2
+        what = choose.random()
+        nodes = list(world.policy.state.nodes)
+        if world.late and choose.random() < 0.1:
+            world.do_late(*world.late.pop(choose.randrange(len(world.late))))
+        if what < 0.55 and world.asked:
+            # a node does what it was asked for in its order, but the answers come in any
+            action = choose.choice(world.asked)
+            world.asked.remove(action)
+            world.do(action)
+        elif what < 0.65 and world.timers:
+            timer = choose.choice(world.timers)
+            if timer.at <= world.now:
+                world.timers.remove(timer)
+                world.tell(events.Due(timer.store, timer.epoch))
+        elif what < 0.73 and nodes:
+            world.stop(choose.choice(nodes))
+        elif what < 0.83 and nodes:
+            world.go_on(choose.choice(nodes))
+        elif what < 0.85 and nodes:
+            number += 1
+            before = choose.choice(nodes)
+            address = world.policy.state.nodes[before].address
+            world.end(before)
+            world.join(number, address=address)
+        elif what < 0.88:
+            world.start(heard=choose.random() < 0.5)
+        else:
+            for store in world.policy.state.stores.values():
+                if choose.random() < 0.5 and world.policy.grant(store.id, store.epoch, world.now):
+                    world.leases.append((store.id, store.epoch, world.now + LEASE))
+    for node in list(world.policy.state.nodes):
+        world.go_on(node)
+    world.do_all()
+    assert not world.stopped
+    for store in world.policy.state.stores.values():
+        assert store.phase in ("open", "lost"), store
+        assert store.phase == "open" or not store.copies
+    return world
+
+
+@pytest.mark.parametrize("how", ["silent", "gone"])
+def test_a_copy_is_made_at_another_node_if_the_first_one_fails(world, how):
+    """Its node ends while the copy is filled, and a spare one is there."""
+    world.join(4)
+    store = world.make(2)
+    world.stop(nodes_of(store)[0])
+    while not any(isinstance(action, events.Fill) for action in world.asked):
+        world.do(world.asked.pop(0))
+    (fill,) = [action for action in world.asked if isinstance(action, events.Fill)]
+    spare = fill.copy.node
+    world.alive[spare] = False
+    world.tell(events.Silent(spare) if how == "silent" else events.Gone(spare))
+    world.do_all()
+    assert len(store.copies) == 2 and spare not in nodes_of(store)
+
+
+def test_a_copy_is_made_at_another_node_if_the_first_one_refuses(world):
+    """Each node that is free is asked once before one is asked again."""
+    world.join(4)
+    world.join(5)
+    store = world.make(2)
+    world.stop(nodes_of(store)[0])
+    asked = []
+    for _ in range(6):
+        make = until(world, events.Make)
+        asked.append(make.copy.node)
+        world.asked.remove(make)
+        world.tell(events.Refused(store.id, make.epoch, make.copy.node, "no memory"))
+        while world.asked:
+            world.do(world.asked.pop(0))
+        (timer,) = world.timers
+        world.timers.clear()
+        world.now = timer.at
+        world.tell(events.Due(timer.store, timer.epoch))
+    assert sorted(asked[:3]) == sorted(set(asked)) == sorted(asked[3:])
+    world.do_all()
+    assert len(store.copies) == 2
+
+
+def test_a_request_that_comes_late_ends_no_copy_that_counts(world):
+    store = world.make(2)
+    first, second = nodes_of(store)
+    late = events.Make(store.id, 1, store.copies[0], 1), events.Drop(store.id, first, 0)
+    for action in late:
+        world.do_late(action, world.standing)
+    assert world.copies[first, store.id] == 1
+    world.stop(second)
+    world.do_all()
+    assert first in nodes_of(store) and store.phase == "open"
+
+
+def test_a_copy_that_was_dropped_before_it_was_made_again_counts(world):
+    """The answer to the second of two requests to drop it comes when there is another one."""
+    world.stop(3)
+    store = world.make(2)
+    first = nodes_of(store)[0]
+    world.stop(first)
+    world.do_all()
+    world.go_on(first)
+    while not any(isinstance(action, events.Fill) for action in world.asked):
+        world.do(world.asked.pop(0))
+    world.tell(events.Dropped(store.id, first, store.making - 1))
+    world.do_all()
+    assert store.phase == "open" and sorted(nodes_of(store)) == [1, 2] and not store.stale
+
+
+def test_a_shorter_lease_does_not_end_one_that_was_given_before(world):
+    store = world.make(2)
+    assert world.policy.grant(store.id, 1, world.now)
+    state = decode(world.disk)
+    assert state.lease == LEASE
+    after = Policy(state, world.now, LEASE / 10, 2)
+    after.begin(world.now)
+    for node in state.nodes:
+        after.on(events.Heard(node), world.now)
+    assert after.grant(store.id, 1, world.now)
+    primary = nodes_of(store)[0]
+    actions = after.on(events.Silent(primary), world.now)
+    (close,) = [action for action in actions if isinstance(action, events.Close)]
+    (wake,) = after.on(events.Closed(store.id, close.epoch, close.node, b"x"), world.now)
+    assert isinstance(wake, events.WakeAt) and wake.at >= world.now + LEASE
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_worlds(seed):
+    play(seed)
+
+
+def restored(world, disk):
+    """A coordinator that begins with what was on disk once. What it decides is looked at by the caller."""
+    world.disk, world.look = disk, lambda: None
+    world.start(heard=False)
+
+
+def tells_nothing(world):
+    """Whether no client is told of an epoch, nor given a lease."""
+    granted = [world.policy.grant(each.id, each.epoch, world.now) for each in world.policy.state.stores.values()]
+    return not any(granted) and not world.policy.is_settled(world.now)
+
+
+def test_a_folder_that_was_restored_is_noticed(world):
+    """By a node that has heard of more, whatever the others say, and before any client is told anything."""
+    store = world.make(2)
+    before, backup = nodes_of(store), world.disk
+    world.stop(before[0])
+    world.do_all()
+    world.alive[before[0]] = True
+    restored(world, backup)
+    world.ask(before[0])
+    assert not world.stopped and tells_nothing(world)
+    world.ask(before[1])
+    assert "restored from a backup" in world.stopped and tells_nothing(world)
+    for node in (1, 2, 3):
+        world.ask(node)
+    assert not world.asked and tells_nothing(world)
+
+
+def test_a_restored_folder_is_noticed_by_a_node_that_it_does_not_know(world):
+    store = world.make(2)
+    backup = world.disk
+    world.join(4)
+    for node in nodes_of(store):
+        world.stop(node)
+        world.do_all()
+    world.go_on(nodes_of(store)[0])
+    world.do_all()
+    for node in (1, 2, 3):
+        world.alive[node] = False
+    restored(world, backup)
+    for node in (1, 2, 3):
+        world.ask(node)
+    assert not world.stopped and tells_nothing(world)
+    world.now += 1.0
+    assert tells_nothing(world)
+    world.join(4)
+    assert world.stopped and tells_nothing(world)
+
+
+def test_the_same_folder_goes_on_at_once_if_all_nodes_answer(world):
+    store = world.make(2)
+    world.start(heard=False)
+    assert tells_nothing(world)
+    for node in (1, 2, 3):
+        world.ask(node)
+    assert not world.stopped and world.policy.grant(store.id, store.epoch, world.now)
+
+
+def test_a_node_that_is_away_is_not_waited_for_longer(world):
+    store = world.make(2)
+    world.alive[3] = False
+    world.start()
+    assert tells_nothing(world)
+    world.now += 1.5
+    assert not world.stopped and world.policy.grant(store.id, store.epoch, world.now)
+
+
+def test_of_two_coordinators_with_copies_of_a_folder_the_later_one_is_obeyed(world):
+    world.make(2)
+    first, backup = world.policy, world.disk
+    before = world.standing
+    restored(world, backup)
+    world.ask(1)
+    assert not world.stopped
+    with pytest.raises(errors.FencedError):
+        world.witnesses[1].obey(before, True)
+    (stop,) = first.on(events.Outdated("older"), world.now)
+    assert isinstance(stop, events.Stop) and not first.on(events.Silent(1), world.now)
+
+
+def test_two_coordinators_that_have_read_the_same(world):
+    """The one that was heard first is obeyed."""
+    backup = world.disk
+    restored(world, backup)
+    world.ask(1)
+    assert not world.stopped
+    restored(world, backup)
+    world.ask(1)
+    assert world.stopped
+
+
+def test_a_node_with_copies_of_another_folder_is_not_there(world):
+    """Also when it registers again and again."""
+    store = world.make(1)
+    (holder,) = nodes_of(store)
+    other = World()
+    other.runs, other.witnesses, other.copies = 10, world.witnesses, world.copies
+    other.disk = encode(State())
+    other.start()
+    for node in (1, 2, 3):
+        other.join(node)
+        other.ask(node)
+        other.join(node)
+    assert [other.policy.is_up(node) for node in (1, 2, 3)] == [node != holder for node in (1, 2, 3)]
+    del world.copies[holder, store.id]
+    other.ask(holder)
+    assert other.policy.is_up(holder)
+
+
+def test_copies_are_of_one_folder():
+    witness = Witness()
+    assert witness.seen == NONE
+    one, other = Standing(7, 1, 0, 5), Standing(8, 2, 0, 1)
+    witness.obey(other, False)
+    witness.obey(one, False)
+    with pytest.raises(errors.ConflictError, match="another --state folder"):
+        witness.obey(other, True)
+    assert witness.seen == one
+    witness.obey(Standing(7, 1, 0, 4), True)
+    assert witness.seen == one, "a request that came late"
+    witness.obey(Standing(7, 3, 5, 6), True)
+    with pytest.raises(errors.FencedError):
+        witness.obey(one, True)
+    witness.obey(other, False)
+
+
+def play_restored(seed):
+    """What was on disk once begins again, when some of the nodes that have heard of more are there."""
+    world = play(seed, 100)
+    choose = world.random
+    for node in world.policy.state.nodes:
+        world.ask(node)
+    known = dict(world.policy.state.nodes)
+    for _ in range(20):
+        disk = choose.choice(world.disks)
+        if decode(disk).written >= world.witnesses[next(iter(known))].seen.written:
+            continue
+        there = {node for node in known if choose.random() < 0.5}
+        world.alive = {node: node in there for node in known}
+        restored(world, disk)
+        asked = list(world.policy.state.nodes)
+        choose.shuffle(asked)
+        for node in asked:
+            world.ask(node)
+            assert tells_nothing(world) or not there
+        for node in there:
+            with contextlib.suppress(errors.BusyError, errors.StaleDescriptorError):
+                world.join(node, known[node].domain, known[node].address)
+        assert bool(world.stopped) == bool(there)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_restored_folders_of_random_worlds(seed):
+    play_restored(seed)
+
+
+@pytest.mark.parametrize("change", [(Standing, "knows"), (Policy, "is_settled")])
+def test_a_mistake_about_restored_folders_is_seen(monkeypatch, change):
+    monkeypatch.setattr(*change, lambda *_: True)
+    with pytest.raises(AssertionError):
+        for seed in range(10):
+            play_restored(seed)
+
+
+@pytest.mark.parametrize("change", ["no wait", "no wait after a crash", "same epoch", "returns"])
+def test_a_planted_mistake_is_seen(monkeypatch, change):
+    """The worlds tell a policy that makes a mistake."""
+    if change == "no wait":
+        real = Policy.grant
+
+        def forgets(policy, id, epoch, now):
+            return real(policy, id, epoch, now - 10)
+
+        monkeypatch.setattr(Policy, "grant", forgets)
+    elif change == "no wait after a crash":
+        monkeypatch.setattr("dsmem.membership.policy.Policy.begin", begins_at_once)
+    elif change == "same epoch":
+        real = Policy._change
+
+        def stays(policy, store, fresh=None):
+            store.epoch -= 1
+            return real(policy, store, fresh)
+
+        monkeypatch.setattr(Policy, "_change", stays)
+    else:
+        real = Policy._recovered
+
+        def returns(policy, event, now):
+            before = list(policy.state.stores[event.store].opened) if event.store in policy.state.stores else []
+            actions = real(policy, event, now)
+            if actions:
+                opened = policy.state.stores[event.store].opened
+                opened += [copy for copy in before if copy.node not in [each.node for each in opened]]
+            return actions
+
+        monkeypatch.setattr(Policy, "_recovered", returns)
+    with pytest.raises(AssertionError):
+        for seed in range(300):
+            play(seed)
+
+
+def begins_at_once(policy, now, real=Policy.begin):
+    policy._leased = dict.fromkeys(policy._leased, 0.0)
+    return real(policy, now)

@@ -1,0 +1,111 @@
+"""A memory node that was forgotten and lives: the coordinator's decisions, and real processes."""
+
+from pathlib import Path
+
+import pytest
+from epochs import PROPERTIES, eventually, settled, together
+from paging import number_of
+from test_membership_policy import World, nodes_of
+
+from dsmem import _core, errors
+from dsmem.membership import events
+from dsmem.membership.client import forget_node
+from dsmem.membership.state import Node, State, encode
+
+
+@pytest.fixture
+def world():
+    world = World()
+    for number in (1, 2, 3):
+        world.join(number)
+        world.ask(number)
+    return world
+
+
+def forgotten(world, node):
+    """It is out of reach, and lives."""
+    world.stop(node)
+    world.do_all()
+    world.tell(events.Gone(node))
+    world.do_all()
+    world.alive[node] = True
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+def test_it_is_told(world, crashes):
+    """Each time that it registers under its number, also by a later coordinator."""
+    store = world.make(2)
+    gone = nodes_of(store)[0]
+    forgotten(world, gone)
+    if crashes:
+        world.start()
+    for _ in range(2):
+        with pytest.raises(errors.StaleDescriptorError, match="was forgotten"):
+            world.join(gone)
+    assert gone not in world.policy.state.nodes
+    world.join(10, address=f"tcp://10.0.0.{gone}:7700")
+    world.ask(10)
+    assert world.policy.is_up(10)
+
+
+def test_a_coordinator_with_another_folder_does_not_say_so(world):
+    """It can't know whether the copies count."""
+    store = world.make(1)
+    (holder,) = nodes_of(store)
+    other = World()
+    other.runs, other.witnesses, other.copies, other.disk = 10, world.witnesses, world.copies, encode(State())
+    other.start()
+    other.join(holder)
+    assert not other.policy.is_up(holder)
+
+
+def test_a_coordinator_that_knows_less_does_not_say_so(world):
+    """What was restored does not know the node, which has heard of more."""
+    backup = world.disk
+    world.join(4)
+    world.ask(4)
+    world.disk, world.look = backup, lambda: None
+    world.start()
+    world.join(4)
+    assert world.stopped
+
+
+def test_what_was_never_asked_is_new(world):
+    world.tell(events.Joined(Node(7, "tcp://10.0.0.7:7700", "d"), world.standing, False))
+    assert 7 in world.policy.state.nodes
+
+
+def copies_in(process, capacity):
+    """How many pieces of memory it has that are as large as a copy, and belong to no file."""
+    nbytes = _core.store_nbytes(PROPERTIES["page_size"], capacity // PROPERTIES["page_size"], PROPERTIES["members"], 2)
+    found = 0
+    for line in Path(f"/proc/{process.popen.pid}/maps").read_text().splitlines():
+        begin, end = (int(each, 16) for each in line.split()[0].split("-"))
+        found += "/dev/zero" in line and end - begin == -(-nbytes // 4096) * 4096
+    return found
+
+
+def test_it_gives_up_its_copies(tmp_path):
+    """That of a store which has gone on, and that of one which was removed meanwhile."""
+    sizes = [9 << 20, 7 << 20]
+    with together(tmp_path, 2) as where, where.client() as cluster:
+        given = {**PROPERTIES, "replicas": 2}
+        stays, goes = (cluster.store(f"s{n}", create=True, **{**given, "capacity": n}) for n in sizes)
+        pid = stays.allocate()
+        settled(stays, pid, 1)
+        node = where.node_of(stays, 1)
+        assert [copies_in(node, each) for each in sizes] == [1, 1]
+        node.stop()
+        eventually(lambda: all(each.health()["epoch"] > 1 and each.health()["open"] for each in (stays, goes)))
+        goes.close()
+        goes.unlink()
+        settled(stays, pid, 2)
+        forget_node(cluster._names, node.address)
+        assert [each.address for each in where.infos()] == [each.address for each in where.nodes if each is not node]
+        node.go_on()
+        eventually(lambda: len(where.up()) == 2 and not stays.health()["missing"])
+        assert [copies_in(node, each) for each in sizes] == [1, 0]
+        settled(stays, pid, 3)
+        next(each for each in where.nodes if each is not node).kill()
+        assert number_of(stays.read(pid)) == 3
+        stays.close()
