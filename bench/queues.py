@@ -49,7 +49,7 @@ class Dsmem(Way):
     def __init__(self, *, spin=None, capacity_bytes=CAPACITY, **shape):
         self.spin, self.at = spin, _unique()
         with dsmem.connect("bench") as cluster:
-            cluster.queue(self.at, create=True, lifetime="creator", capacity_bytes=capacity_bytes, **shape).close()
+            cluster.queue(self.at, create=True, capacity_bytes=capacity_bytes, **shape).close()
 
     def open(self, role):
         cluster = dsmem.connect("bench")

@@ -9,15 +9,14 @@ memory and never syncs, with a transaction for each call: all that it writes the
 import argparse
 import contextlib
 import json
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import memcpy
+import nodes
 import numpy as np
 
 import dsmem
@@ -159,11 +158,6 @@ def say(pages, figures):
         )
 
 
-def git(*command):
-    done = subprocess.run(["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return done.stdout.strip()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=41)
@@ -175,14 +169,12 @@ def main():
         copy = memcpy.build(folder)
         for pages in (FEW, MANY):
             with contextlib.ExitStack() as stack:
-                cluster = stack.enter_context(dsmem.connect(f"bench-{time.time_ns()}"))
+                cluster = stack.enter_context(dsmem.connect(stack.enter_context(nodes.own_name())))
                 ways = contestants(stack, cluster, pages, copy)
                 figures[pages] = measure(ways, pages, given.rounds, given.repeat, random)
             say(pages, figures[pages])
     if given.json:
-        commit = {"id": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
-        machine = {"kernel": platform.release(), "python": platform.python_version()}
-        results = {"commit": commit, "machine": machine, "rounds": given.rounds, "us_per_page": figures}
+        results = {**nodes.circumstances(), "rounds": given.rounds, "us_per_page": figures}
         text = json.dumps(results, indent=2)
         given.json.write_text(text + "\n")
     return 0

@@ -2,7 +2,8 @@
 
 One-sided ops beside mpi4py (MPICH over tcp, whose target polls) and NIXL (UCX over tcp); queues beside pyzmq (PUSH to
 PULL); locks beside Redis (redis-py's Lock). All are called from Python, over loopback, and take turns, round by round;
-no process is pinned. A contestant that is not installed is left out, and said.
+no process is pinned. The processes of the others are stopped while it is not their turn, since some of them poll all
+the time. A contestant that is not installed is left out, and said.
 
 dsmem's queue and lock lie at a `dsmem serve`; the producer reaches them by its address, the consumer is on its host.
 """
@@ -13,6 +14,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -31,6 +33,8 @@ import dsmem
 
 MESSAGE = b"m" * 64
 LIST = 100
+STAGED = "put 64 B, flush=False"  # pyzmq's send always hands the message to a thread, which gathers them
+TARGETS = {STAGED: 1.5}  # M/s
 FIGURES = {  # name: (unit, from seconds a call to it)
     "read 8 B": ("µs", lambda s: s * 1e6),
     "write 8 B": ("µs", lambda s: s * 1e6),
@@ -40,6 +44,7 @@ FIGURES = {  # name: (unit, from seconds a call to it)
     "read 1 MiB": ("GB/s", lambda s: tcp.MIB / s / 1e9),
     "write 1 MiB": ("GB/s", lambda s: tcp.MIB / s / 1e9),
     "put 64 B": ("M/s", lambda s: 1 / s / 1e6),
+    STAGED: ("M/s", lambda s: 1 / s / 1e6),
     f"put lists of {LIST} × 64 B": ("M/s", lambda s: LIST / s / 1e6),
     "lock and unlock": ("µs", lambda s: s * 1e6),
 }
@@ -159,14 +164,15 @@ def consumer_of(get, get_list):
         print("done", flush=True)
 
 
-def producing(consumer, put, put_list):
+def producing(consumer, put, put_list, stage, flush):
     def time_of(name, number):
-        singly = name == "put 64 B"
-        messages = [MESSAGE] * LIST
+        singly = name in ("put 64 B", STAGED)
+        put_one, messages = stage if name == STAGED else put, [MESSAGE] * LIST
         start = time.perf_counter()
         print("singly" if singly else "lists", number * (1 if singly else LIST), file=consumer.stdin, flush=True)
         for _ in repeat(None, number):
-            put(MESSAGE) if singly else put_list(messages)
+            put_one(MESSAGE) if singly else put_list(messages)
+        flush()
         consumer.stdout.readline()
         return time.perf_counter() - start
 
@@ -197,8 +203,12 @@ def dsmem_queue():
     with served() as address, dsmem.connect(f"tcp://{address}/{name}") as cluster:
         queue = cluster.queue("queue", create=True, producers="many", capacity_bytes=1 << 20)
         consumer = this("dsmem_consumer", name, "queue")
+
+        def stage(data):
+            queue.put(data, flush=False)
+
         try:
-            yield producing(consumer, queue.put, queue.put_many), "dsmem"
+            yield producing(consumer, queue.put, queue.put_many, stage, queue.flush), "dsmem"
         finally:
             consumer.communicate()
             queue.close()
@@ -221,7 +231,7 @@ def zmq_queue():
     port = push.bind_to_random_port("tcp://127.0.0.1")
     consumer = this("zmq_consumer", f"tcp://127.0.0.1:{port}")
     try:
-        yield producing(consumer, push.send, push.send_multipart), f"pyzmq {zmq.__version__}"
+        yield producing(consumer, push.send, push.send_multipart, push.send, lambda: None), f"pyzmq {zmq.__version__}"
     finally:
         consumer.communicate()
         push.close(0)
@@ -295,9 +305,35 @@ def lacks(module, program=None):
 OPS = tuple(FIGURES)[:7]
 CONTESTS = {
     OPS: [(dsmem_ops, None), (mpich_ops, mpi.missing_mpich), (nixl_ops, lambda: lacks("nixl"))],
-    tuple(FIGURES)[7:9]: [(dsmem_queue, None), (zmq_queue, lambda: lacks("zmq"))],
-    tuple(FIGURES)[9:]: [(dsmem_lock, None), (redis_lock, lambda: lacks("redis", "redis-server"))],
+    tuple(FIGURES)[7:10]: [(dsmem_queue, None), (zmq_queue, lambda: lacks("zmq"))],
+    tuple(FIGURES)[10:]: [(dsmem_lock, None), (redis_lock, lambda: lacks("redis", "redis-server"))],
 }
+
+
+def children(pid):
+    """All processes that a process has started, and those that these have."""
+    found = [int(child) for each in Path(f"/proc/{pid}/task").glob("*/children") for child in each.read_text().split()]
+    return found + [below for child in found for below in children(child)]
+
+
+def signaled(processes, number):
+    for pid in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def in_turn(time_of, processes):
+    """The same as time_of; the processes run during its turns only."""
+
+    def timed_alone(name, number):
+        signaled(processes, signal.SIGCONT)
+        try:
+            return time_of(name, number)
+        finally:
+            signaled(processes, signal.SIGSTOP)
+
+    signaled(processes, signal.SIGSTOP)
+    return timed_alone
 
 
 def measure(name, sides, options):
@@ -305,9 +341,10 @@ def measure(name, sides, options):
     unit, convert = FIGURES[name]
     counts = {}
     for label, time_of in sides.items():
-        once = time_of(name, 1) and time_of(name, 10)
+        few = 10000 if name == STAGED else 10
+        once = time_of(name, 1) and time_of(name, few)
         if once:
-            counts[label] = max(1, int(options.turn / (once / 10)))
+            counts[label] = max(1, int(options.turn / (once / few)))
     rounds = {label: [] for label in counts}
     for i in range(options.rounds):
         for label in counts if i % 2 else reversed(counts):
@@ -316,16 +353,20 @@ def measure(name, sides, options):
         label: {"median": statistics.median(each), "quartiles": statistics.quantiles(each, n=4)[::2]}
         for label, each in rounds.items()
     }
-    return {"name": name, "unit": unit, "of": of}
+    target = TARGETS.get(name)
+    return {"name": name, "unit": unit, "target": target, "of": of} | (
+        {} if target is None else {"met": of["dsmem"]["median"] >= target}
+    )
 
 
 def show(figures):
-    lines = ["| figure | unit | dsmem | beside it |", "|---|---|---|---|"]
+    lines = ["| figure | unit | dsmem | beside it | target |", "|---|---|---|---|---|"]
     for each in figures:
         ours, *others = each["of"].values()
         names = list(each["of"])[1:]
         beside = ", ".join(f"{name}: {other['median']:.3g}" for name, other in zip(names, others, strict=True))
-        lines.append(f"| {each['name']} | {each['unit']} | {ours['median']:.3g} | {beside} |")
+        verdict = "" if each["target"] is None else f"≥ {each['target']:g}: {'met' if each['met'] else 'MISSED'}"
+        lines.append(f"| {each['name']} | {each['unit']} | {ours['median']:.3g} | {beside} | {verdict} |")
     return "\n".join(lines)
 
 
@@ -334,16 +375,25 @@ def main():
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--turn", type=float, default=0.1, help="seconds")
     parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--only", metavar="NAME", default="", help="a part of a figure's name")
     options = parser.parse_args()
     figures = []
-    for names, contestants in CONTESTS.items():
+    for all_names, contestants in CONTESTS.items():
+        names = [name for name in all_names if options.only in name]
+        if not names:
+            continue
         with contextlib.ExitStack() as stack:
             sides = {}
             for side, missing in contestants:
                 if reason := missing and missing():
                     print(f"without {side.__name__}: {reason}", file=sys.stderr)
                     continue
+                before = set(children(os.getpid()))
                 time_of, label = stack.enter_context(side())
+                if label != "dsmem":
+                    started = set(children(os.getpid())) - before
+                    time_of = in_turn(time_of, started)
+                    stack.callback(signaled, started, signal.SIGCONT)
                 sides[label] = time_of
             figures += [measure(name, sides, options) for name in names]
     print(show(figures))

@@ -5,31 +5,20 @@
  * trips. Modes: 0 eight bytes to and fro; 2 eight bytes to the other side and 1 MiB back; 4 the other way round. Both
  * sides look all the time, or sleep if 1 is added.
  */
+#include "raw.h"
+
 #include <arpa/inet.h>
-#include <errno.h>
-#include <netinet/tcp.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
-enum { SMALL = 8, LARGE = 1 << 20 };
+enum { SMALL = 8, LARGE = LONGEST };
 enum { SLEEPS = 1, DOWN = 2, UP = 4 };
-
-static uint8_t bytes[LARGE];
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static void pin(const char *cpu)
 {
@@ -37,28 +26,6 @@ static void pin(const char *cpu)
     CPU_ZERO(&set);
     CPU_SET(atoi(cpu), &set);
     sched_setaffinity(0, sizeof set, &set);
-}
-
-static void hear(int fd, size_t n, int flags)
-{
-    for (size_t done = 0; done < n;) {
-        ssize_t got = recv(fd, bytes + done, n - done, flags);
-        if (got > 0)
-            done += (size_t)got;
-        else if (!got || errno != EAGAIN)
-            exit(0);
-    }
-}
-
-static void say(int fd, size_t n, int flags)
-{
-    for (size_t done = 0; done < n;) {
-        ssize_t got = send(fd, bytes + done, n - done, flags | MSG_NOSIGNAL);
-        if (got > 0)
-            done += (size_t)got;
-        else if (errno != EAGAIN)
-            exit(0);
-    }
 }
 
 static int flags_of(uint32_t mode) { return mode & SLEEPS ? 0 : MSG_DONTWAIT; }
@@ -89,13 +56,6 @@ static double measure(int fd, uint32_t mode, uint32_t n)
         hear(fd, back(mode), flags_of(mode));
     }
     return now() - start;
-}
-
-static int quick(int fd)
-{
-    int one = 1;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    return fd;
 }
 
 int main(int argc, char **argv)

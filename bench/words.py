@@ -15,7 +15,7 @@ class Words:
     def __init__(self):
         self.at = f"words-{os.getpid()}"
         with dsmem.connect("bench") as cluster:
-            cluster.segment(self.at, 16, "u4", create=True, lifetime="creator").close()
+            cluster.segment(self.at, 16, "u4", create=True).close()
 
     def open(self, role):
         return Ends(dsmem.connect("bench"), self.at)
