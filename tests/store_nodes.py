@@ -120,8 +120,9 @@ def check_equal(cluster, replicas, extents=1):
 def check_equal_copies(images):
     first, frames = heads(images[0])
     assert all(heads(raw) == (first, frames) for raw in images)
-    for head in first:
+    for number, head in enumerate(first):
         assert not is_locked(head)
         if not head >> 52:
             at = frames + (head & 0xFFFFFF) * (64 + SIZE)
-            assert len({raw[at : at + 64 + SIZE] for raw in images}) == 1
+            found = [raw[at : at + 64 + SIZE] for raw in images]
+            assert len(set(found)) == 1, f"page {number}, head {head:#x}: {[struct.unpack('<8Q', raw[:64]) for raw in found]}"
