@@ -520,6 +520,8 @@ class Store(NamedObject, _core.Store):
         ------
         ConflictError
             Others have changed some of the pages during each attempt.
+        BusyError, TimeoutError
+            When the time was over, another client had locked a page, or others were replacing it.
         PageNotFoundError
             One of the pages was freed, or never allocated.
         """

@@ -96,7 +96,7 @@ class Client:
         try:
             what(ops)
             outcome = "committed"
-        except (errors.ConflictError, errors.BusyError):
+        except (errors.ConflictError, errors.BusyError, errors.TimeoutError):
             outcome = "aborted"
         except errors.OutcomeUnknownError:
             outcome = "unknown"

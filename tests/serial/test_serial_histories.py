@@ -54,6 +54,7 @@ class History:
         args = (kind, self.address, self.pids, str(self.path(party)), party, count, self.gate, self.meeting)
         process = processes.Process(target=appending.main, args=args)
         process.start()
+        self.stack.callback(process.join, SECONDS)
         self.stack.callback(process.kill)
         self.running.append(process)
         return party
