@@ -125,4 +125,5 @@ def check_equal_copies(images):
         if not head >> 52:
             at = frames + (head & 0xFFFFFF) * (64 + SIZE)
             found = [raw[at : at + 64 + SIZE] for raw in images]
-            assert len(set(found)) == 1, f"page {number}, head {head:#x}: {[struct.unpack('<8Q', raw[:64]) for raw in found]}"
+            headers = [struct.unpack("<8Q", raw[:64]) for raw in found]
+            assert len(set(found)) == 1, f"page {number}, head {head:#x}: {headers}"
