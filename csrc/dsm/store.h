@@ -139,8 +139,9 @@ int dsm_store_recover(dsm_remote *const *at, uint32_t n, uint64_t epoch, dsm_sto
  * that belongs to no epoch, and no other process has access to it. Rounds copy what has changed since the round
  * before. Then the clients are cut off, the copies that are left are recovered, the rest is copied, and
  * dsm_store_recover() of all copies, this one among them, begins the epoch in which it belongs to the store. Used by
- * one thread at a time. EMISMATCH: they are not two copies of one extent. EUNSUPPORTED: one is a file that
- * is mapped. */
+ * one thread at a time. 'to' may have the number of 'from': then it replaces that one, which must not be among those
+ * that begin the epoch with it. EMISMATCH: they are not two copies of one extent. EUNSUPPORTED: one is a file that is
+ * mapped. */
 typedef struct dsm_store_filler dsm_store_filler;
 int dsm_store_fill_new(dsm_remote *from, dsm_remote *to, dsm_store_filler **out);
 typedef struct {

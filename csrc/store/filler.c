@@ -15,7 +15,7 @@ struct dsm_store_filler {
     struct store_fill m;
 };
 
-/* Both of one extent of a store, which differ. */
+/* Both of one extent of a store, which differ. One that replaces the other has its number, and belongs to no epoch. */
 static int look_at_both(dsm_remote *from, dsm_remote *to, struct store_shape *shape)
 {
     struct store_shape one, other;
@@ -23,7 +23,8 @@ static int look_at_both(dsm_remote *from, dsm_remote *to, struct store_shape *sh
                                   : err_set(DSM_EUNSUPPORTED, 0, "a copy of a store in a file; attach by a context");
     if (!rc)
         rc = place_look(to, &other, NULL);
-    if (!rc && (!store_same(&one, &other) || one.extent != other.extent || one.index == other.index))
+    bool replaces = !rc && one.index == other.index && one.epoch && !other.epoch;
+    if (!rc && (!store_same(&one, &other) || one.extent != other.extent || (one.index == other.index && !replaces)))
         rc = err_set(DSM_EMISMATCH, 0,
                      "copy %u of extent %u of a store, and copy %u of extent %u of the same or another one; pass two "
                      "copies of one extent",

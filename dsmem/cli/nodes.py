@@ -12,7 +12,7 @@ from rich.text import Text
 
 from dsmem import errors
 from dsmem.cli.output import Page
-from dsmem.membership.client import forget_node, nodes
+from dsmem.membership.client import drain_node, forget_node, nodes
 from dsmem.membership.messages import NodeInfo
 from dsmem.names.remote import RemoteNames, parse_address
 
@@ -33,7 +33,7 @@ def table_of(found: list[NodeInfo]) -> Table:
     for title in ("node", "domain", "state", "copies", "stale", "being made"):
         table.add_column(title, justify="right" if title in ("copies", "stale") else "left", overflow="fold")
     for each in found:
-        state = "up" if each.is_up else f"silent {each.silent_for} s"
+        state = ("up" if each.is_up else f"silent {each.silent_for} s") + (", drained" if each.is_drained else "")
         made = f"{each.making}, {each.done * 100 // each.pages} %" if each.making and each.pages else ""
         cells = (each.address, each.domain, state, str(each.copies), str(each.stale), made)
         table.add_row(*(Text(cell) for cell in cells), style="" if each.is_up else "red" if each.copies else "dim")
@@ -47,8 +47,10 @@ def table_of(found: list[NodeInfo]) -> Table:
 @click.option(
     "--forget", metavar="ADDRESS", help="Take a node off the list that has ended, and has no copy that counts."
 )
+@click.option("--drain", metavar="ADDRESS", help="Move all copies of a node to others, and make none there.")
+@click.option("--undrain", metavar="ADDRESS", help="Let a node have copies again.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
-def list_nodes(coordinator: str, forget: str | None, as_json: bool) -> None:
+def list_nodes(coordinator: str, forget: str | None, drain: str | None, undrain: str | None, as_json: bool) -> None:
     """List the memory nodes of a coordinator.
 
     Where they are, what fails together with them, whether they answer, and how many copies of stores they have. Stale
@@ -56,7 +58,12 @@ def list_nodes(coordinator: str, forget: str | None, as_json: bool) -> None:
 
     A node that has ended for good is taken off the list by --forget. One that only was out of reach gives up its copies
     when it reaches the coordinator again, and is a new node then.
+
+    Before a node is ended on purpose, --drain moves its copies, one after the other, while clients use them. When the
+    list says that it has none it can be ended, and forgotten.
     """
+    if sum(each is not None for each in (forget, drain, undrain)) > 1:
+        raise click.UsageError("one of --forget, --drain and --undrain at a time")
     names = RemoteNames(coordinator)
     try:
         if not names.coordinates():
@@ -64,6 +71,10 @@ def list_nodes(coordinator: str, forget: str | None, as_json: bool) -> None:
         if forget is not None:
             forget_node(names, forget)
             click.echo(f"forgot {forget}")
+            return
+        if drain is not None or undrain is not None:
+            drain_node(names, drain or undrain or "", drain is not None)
+            click.echo(f"drains {drain}; 'dsmem nodes' lists its copies" if drain else f"undrained {undrain}")
             return
         found = nodes(names)
     finally:

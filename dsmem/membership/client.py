@@ -165,6 +165,14 @@ def forget_node(names: RemoteNames, address: str) -> None:
     names._ask(Request.NODE_FORGET, wire.text(address)).end()
 
 
+def drain_node(names: RemoteNames, address: str, leaving: bool) -> None:
+    """Let a coordinator move all copies from a memory node to others, or take that back.
+
+    Raise InvalidArgumentError if there is no such node.
+    """
+    names._ask(Request.NODE_DRAIN, wire.text(address), wire.number(leaving, 1)).end()
+
+
 def detached(memories: list[Any]) -> None:
     """Detach from all."""
     for memory in memories:

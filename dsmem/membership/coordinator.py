@@ -94,6 +94,7 @@ class Coordinator:
                 Request.STORE_COPIES: self._store_copies,
                 Request.NODES: self._nodes,
                 Request.NODE_FORGET: self._node_forget,
+                Request.NODE_DRAIN: self._node_drain,
             }
         )
 
@@ -296,6 +297,7 @@ class Coordinator:
                 filler = self._filler_of(action.store, action.fresh)
                 extents = [copy.extent for copy in action.copies]
                 filler.finish(remotes[extents.index(action.fresh.extent)])
+                remotes = [at for at, copy in zip(remotes, action.copies, strict=True) if copy.place != action.moved]
                 remotes.append(self._server.context.attach(action.fresh.descriptor))
                 stack.callback(remotes[-1].detach)
                 _core.store_recover(tuple(remotes), action.epoch)
@@ -473,18 +475,29 @@ class Coordinator:
         fields.end()
         with self._lock:
             self._check_settled()
-            state = self._policy.state
-            node = next((node for node in state.nodes.values() if node.address == address), None)
-            if node is None:
-                raise errors.InvalidArgumentError(f"{address} is no memory node; 'dsmem nodes' lists them")
+            node = self._node_at(address)
             if self._policy.is_up(node.id):
                 raise errors.BusyError(f"the memory node at {address} answers; end it before")
-            for store in state.stores.values():
+            for store in self._policy.state.stores.values():
                 if may_count(store, node.id):
                     text = f"{self._label(store.id)} has a copy at {address} that counts"
                     raise errors.BusyError(f"{text}; unlink the store, or start the node again")
             self.tell(events.Gone(node.id))
         return wire.success()
+
+    def _node_drain(self, client: int, fields: Reader) -> bytes:
+        address, leaving = fields.text(), bool(fields.number(1))
+        fields.end()
+        with self._lock:
+            self._check_settled()
+            self.tell(events.Drained(self._node_at(address).id, leaving))
+        return wire.success()
+
+    def _node_at(self, address: str) -> Node:
+        node = next((node for node in self._policy.state.nodes.values() if node.address == address), None)
+        if node is None:
+            raise errors.InvalidArgumentError(f"{address} is no memory node; 'dsmem nodes' lists them")
+        return node
 
     # -- names --
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsmem.membership.standing import NONE, Standing
-from dsmem.membership.state import Copy, Node
+from dsmem.membership.state import Copy, Node, Place
 
 # ---- events ----
 
@@ -42,6 +42,14 @@ class Gone:
     """Another process has the node's address: its memory is gone."""
 
     node: int
+
+
+@dataclass(frozen=True)
+class Drained:
+    """An operator wants a node to have no copies, or takes that back."""
+
+    node: int
+    leaving: bool
 
 
 @dataclass(frozen=True)
@@ -153,6 +161,7 @@ Event = (
     | Heard
     | Silent
     | Gone
+    | Drained
     | Outdated
     | Created
     | Removed
@@ -219,13 +228,15 @@ class Close:
 class Recover:
     """Make the copies equal, and let them say the epoch.
 
-    ``fresh``: a copy that was filled. It gets the rest, and belongs to the epoch then.
+    ``fresh``: a copy that was filled. It gets the rest, and belongs to the epoch then. ``moved``: where the copy is in
+    whose place it comes. That one is recovered with the others, and does not belong to the epoch.
     """
 
     store: int
     epoch: int
     copies: tuple[Copy, ...]
     fresh: Copy | None = None
+    moved: Place | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import logging
 from dataclasses import dataclass, field
 
 from dsmem.membership.policy import Policy
-from dsmem.membership.state import Copy, State, Store
+from dsmem.membership.state import Copy, State, Store, may_count
 from dsmem.membership.status import called
 
 _log = logging.getLogger("dsmem")
@@ -41,6 +41,7 @@ class Journal:
         self._policy = policy
         # address, and whether it answers
         self._nodes = {node.id: (node.address, policy.is_up(node.id)) for node in policy.state.nodes.values()}
+        self._drained = {id: not self._has_copies(id) for id in policy.state.leaving}  # nodes, and whether it is done
         self._stores: dict[int, _Seen] = {}
         self._gone: dict[int, str] = {}  # addresses of nodes that are not known any more
         for store in self._state.stores.values():
@@ -76,10 +77,27 @@ class Journal:
                 _log.warning("memory node %s: silent", node.address)
             elif is_up and not before[1]:
                 _log.info("memory node %s: answers again", node.address)
+        self._look_at_drained()
         for id in [id for id in self._nodes if id not in self._state.nodes]:
             address, _ = self._nodes.pop(id)
             self._gone = {id: address}  # for lines that follow
             _log.warning("memory node %s: gone, and its copies with it", address)
+
+    def _look_at_drained(self) -> None:
+        for id in self._state.leaving:
+            if id not in self._drained:
+                self._drained[id] = False
+                _log.info("memory node %s: its copies move to others", self._address(id))
+            if not self._drained[id] and not self._has_copies(id):
+                self._drained[id] = True
+                _log.info("memory node %s: has no copies any more, and may be ended", self._address(id))
+        for id in [id for id in self._drained if id not in self._state.leaving]:
+            del self._drained[id]
+            if id in self._state.nodes:
+                _log.info("memory node %s: is not drained any more", self._address(id))
+
+    def _has_copies(self, node: int) -> bool:
+        return any(may_count(store, node) for store in self._state.stores.values())
 
     def _look_at(self, store: Store) -> None:
         seen = self._stores.get(store.id)
@@ -102,8 +120,9 @@ class Journal:
         fill = self._policy.filling(store.id)
         making = (*fill.place, fill.index) if fill is not None else None
         if fill is not None and making != seen.making:
-            what = called(fill.index, fill.extent)
-            _log.info("%s: %s is being made at %s", seen.label, what, self._address(fill.node))
+            what, moved = called(fill.index, fill.extent), self._policy.moving(store.id)
+            how = f"moves from {self._address(moved[0])} to" if moved is not None else "is being made at"
+            _log.info("%s: %s %s %s", seen.label, what, how, self._address(fill.node))
         seen.making = making
 
     def _opened(self, store: Store, seen: _Seen) -> None:
@@ -112,8 +131,10 @@ class Journal:
         made = {index: at for index, at in copies.items() if seen.copies.get(index) != at} if seen.copies else {}
         promised = [(extent, index) for extent in range(store.extents) for index in range(store.replicas)]
         missing = [each for each in promised if each not in copies]
+        moved = {which: f"{left.pop(which)} to {made.pop(which)}" for which in left.keys() & made.keys()}
         notes = [f"left out: {_listed(left)}"] if left else []
         notes += [f"made again: {_listed(made)}"] if made else []
+        notes += [f"moved: {_listed(moved, 'from')}"] if moved else []
         notes += [f"missing: {', '.join(called(index, extent) for extent, index in missing)}"] if missing else []
         text = "; ".join([_listed(copies), *notes])
         level = logging.WARNING if missing else logging.INFO
@@ -135,5 +156,6 @@ def _label(store: Store) -> str:
     return f"store {store.name!r} of cluster {store.cluster!r}"
 
 
-def _listed(addresses: dict[_Which, str]) -> str:
-    return ", ".join(f"{called(index, extent)} at {address}" for (extent, index), address in sorted(addresses.items()))
+def _listed(addresses: dict[_Which, str], at: str = "at") -> str:
+    each = sorted(addresses.items())
+    return ", ".join(f"{called(index, extent)} {at} {address}" for (extent, index), address in each)

@@ -11,6 +11,7 @@ from dsmem.names.wire import Reader, Request
 
 NOT_YET, OPEN, LOST, CURRENT = 0, 1, 2, 3  # what has become of a store
 DOMAIN_MOST = 60  # bytes of a label
+_UP, _DRAINED = 1, 2  # of a node
 _REASON_MOST, _TROUBLE_MOST = 90, 200  # bytes, so that a reply has room for those of all copies
 
 
@@ -272,6 +273,8 @@ class NodeInfo:
         How many copies are being made there.
     done, pages : int
         How many pages these have by now, of all.
+    is_drained : bool
+        Whether its copies move to others, and it gets none.
     """
 
     address: str
@@ -283,18 +286,21 @@ class NodeInfo:
     making: int = 0
     done: int = 0
     pages: int = 0
+    is_drained: bool = False
 
 
 def node(of: NodeInfo) -> bytes:
     """Encode it."""
     counts = (wire.number(each, 4) for each in (of.copies, of.stale, of.silent_for, of.making))
     pages = wire.number(of.done) + wire.number(of.pages)
-    return wire.number(of.is_up, 1) + b"".join(counts) + pages + wire.text(of.address) + wire.text(of.domain)
+    flags = wire.number((_UP if of.is_up else 0) | (_DRAINED if of.is_drained else 0), 1)
+    return flags + b"".join(counts) + pages + wire.text(of.address) + wire.text(of.domain)
 
 
 def read_node(reader: Reader) -> NodeInfo:
     """Read it."""
-    is_up = bool(reader.number(1))
+    flags = reader.number(1)
     copies, stale, silent_for, making = (reader.number(4) for _ in range(4))
     done, pages = reader.number(), reader.number()
-    return NodeInfo(reader.text(), reader.text(), is_up, copies, stale, silent_for, making, done, pages)
+    counts = copies, stale, silent_for, making, done, pages
+    return NodeInfo(reader.text(), reader.text(), bool(flags & _UP), *counts, bool(flags & _DRAINED))

@@ -7,15 +7,15 @@ a node that is taken for dead may live. docs/protocols/epochs.md has the argumen
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dsmem import errors
-from dsmem.membership import events
+from dsmem.membership import events, placement
 from dsmem.membership.events import Action, Event
 from dsmem.membership.standing import Standing, older
-from dsmem.membership.state import Copy, Node, Place, State, Store, primaries, with_descriptors
+from dsmem.membership.state import Copy, Place, State, Store, primaries, with_descriptors
 
 _AGAIN_SECONDS = 0.5  # after a step that has failed, though all nodes answer
 _REST_SECONDS = 5.0  # after a copy could not be made again
@@ -27,9 +27,11 @@ _JOIN_SECONDS = 1.5  # in which each node that is there has registered
 class _Change:
     """An epoch change under way."""
 
-    descriptors: dict[Place, bytes] = field(default_factory=dict)  # of the copies that are closed
+    old: list[Copy]  # that are closed, and recovered: all of the last open epoch whose nodes answer
+    descriptors: dict[Place, bytes] = field(default_factory=dict)  # that the closed copies have got
     recovering: bool = False
     fresh: Copy | None = None
+    moved: Place | None = None  # of the old one that is in the next epoch no more, since the fresh one comes for it
 
 
 @dataclass
@@ -38,6 +40,7 @@ class _Fill:
 
     copy: Copy
     epoch: int  # that is open meanwhile
+    moved: Place | None = None  # where the copy is that it replaces; None: one is missing
 
     def is_of(self, event: events.Closed | events.Filled | events.FillFailed) -> bool:
         """Whether the event is about this copy."""
@@ -81,6 +84,7 @@ class Policy:
             events.Heard: self._heard,
             events.Silent: self._silent,
             events.Gone: self._gone,
+            events.Drained: self._drained,
             events.Outdated: self._outdated,
             events.Created: self._created,
             events.Removed: self._removed,
@@ -164,6 +168,11 @@ class Policy:
         fill = self._fills.get(store)
         return fill.copy if fill is not None else None
 
+    def moving(self, store: int) -> Place | None:
+        """Return where the copy is that the new one replaces, if it replaces one."""
+        fill = self._fills.get(store)
+        return fill.moved if fill is not None else None
+
     def is_changing(self, store: int) -> bool:
         """Whether a change of its epoch is under way. A store that is closed waits for a node otherwise."""
         return store in self._changes
@@ -198,9 +207,10 @@ class Policy:
         return [events.Save(), events.Watch(node), *self._stalled(node.id), *self._refill(now)]
 
     def _heard(self, event: events.Heard, now: float) -> list[Action]:
+        was_heard = not self._unheard
         self._ask_no_more(event.node, True)
         if self._up.get(event.node, True):
-            return []
+            return self._refill(now) if not (was_heard or self._unheard) else []
         self._up[event.node] = True
         stores = self.state.stores.values()
         drops = [self._drop(store, place) for store in stores for place in store.stale if place[0] == event.node]
@@ -225,6 +235,7 @@ class Policy:
         if self.state.nodes.pop(event.node, None) is None:
             return []
         self._up.pop(event.node, None)
+        self.state.leaving = [node for node in self.state.leaving if node != event.node]
         actions: list[Action] = []
         for store in list(self.state.stores.values()):
             store.stale = [place for place in store.stale if place[0] != event.node]
@@ -234,6 +245,16 @@ class Policy:
             self._end_fill(store, event.node)
             actions += self._without_copy(store, event.node)
         return [events.Forget(event.node), events.Save(), *actions, *self._refill(now)]
+
+    def _drained(self, event: events.Drained, now: float) -> list[Action]:
+        others = [node for node in self.state.leaving if node != event.node]
+        self.state.leaving = [*others, event.node] if event.leaving and event.node in self.state.nodes else others
+        drops: list[Action] = []
+        for id, fill in list(self._fills.items()):
+            if not event.leaving and fill.moved is not None and fill.moved[0] == event.node:
+                del self._fills[id]
+                drops.append(self._drop(self.state.stores[id], fill.copy.place))
+        return [events.Save(), *drops, *self._refill(now)]
 
     def _end_fill(self, store: Store, node: int) -> None:
         """The node that gets a new copy can't be asked any more."""
@@ -254,7 +275,7 @@ class Policy:
         counted = {copy.place for copy in (*store.copies, *store.opened) if not is_gone(copy)}
         store.opened = [copy for copy in store.opened if not is_gone(copy)]
         if store.is_whole(store.opened):
-            return self._change(store) if any(is_gone(copy) for copy in store.copies) else [events.Save()]
+            return self._change(store) if any(is_gone(copy) for copy in self._used(store)) else [events.Save()]
         self._changes.pop(store.id, None)
         self._fills.pop(store.id, None)
         store.stale += [place for place in sorted(counted) if place[0] in self.state.nodes]
@@ -267,7 +288,7 @@ class Policy:
     def _left_out(self, store: Store, node: int) -> list[Action]:
         """Go on without the copy of a node that does not answer."""
         self._end_fill(store, node)
-        if all(copy.node != node for copy in store.copies):
+        if all(copy.node != node for copy in self._used(store)):
             return []
         if store.phase == "new":
             reason = "a memory node has failed while the store was made; make it again"
@@ -284,38 +305,17 @@ class Policy:
         store = Store(event.id, event.cluster, event.name, *event.shape, created=event.time, epoch=1)
         store.extents = event.extents
         for extent in range(store.extents):
-            nodes = self._placed(replicas, own=store.copies)
+            nodes = placement.chosen(self.state, self._up, replicas, own=store.copies)
             if len(nodes) < replicas:
-                text = f"replicas={replicas}, and {len(nodes)} memory nodes answer; start more: dsmem serve --join"
-                raise errors.InvalidArgumentError(text)
+                free = f"{len(nodes)} memory nodes answer{' and are not drained' if self.state.leaving else ''}"
+                raise errors.InvalidArgumentError(f"replicas={replicas}, and {free}; start more: dsmem serve --join")
             has = Counter(copy.node for copy in primaries(store.copies))
             nodes.sort(key=lambda node: has[node.id])  # the one with the fewest primaries of the store gets this one
             store.copies += [Copy(node.id, index, extent=extent) for index, node in enumerate(nodes)]
         self.state.stores[store.id] = store
-        self._changes[store.id] = _Change()
+        self._changes[store.id] = _Change(list(store.copies))
         self._leased[store.id] = now
         return [events.Save(), *(events.Make(store.id, 1, copy, store.making) for copy in store.copies)]
-
-    def _placed(self, count: int, beside: Sequence[Copy] = (), own: Sequence[Copy] = ()) -> list[Node]:
-        """Choose nodes for copies of an extent: those with few copies, each in another domain if there are enough.
-
-        beside: copies of the extent that are there. own: of a store that is not among the others yet.
-        """
-        load = dict.fromkeys(self.state.nodes, 0)
-        for copies in (list(own), *(store.copies for store in self.state.stores.values())):
-            first = primaries(copies)
-            for copy in copies:
-                if copy.node in load:
-                    load[copy.node] += 3 if copy in first else 2  # reads go to the primary
-        there = [self.state.nodes[copy.node] for copy in beside]
-        free = [node for node in self.state.nodes.values() if self._up[node.id]]
-        chosen: list[Node] = []
-        while free and len(chosen) < count:
-            used = [node.domain for node in (*there, *chosen)]
-            best = min(free, key=lambda node: (used.count(node.domain), load[node.id], node.id))
-            chosen.append(best)
-            free.remove(best)
-        return chosen
 
     def _give_up(self, store: Store) -> list[Action]:
         """Remove a store that was not made."""
@@ -350,18 +350,35 @@ class Policy:
     # -- copies that are made again --
 
     def _refill(self, now: float) -> list[Action]:
-        """Begin to make the copies that stores lack, where a node has room for one."""
+        """Begin to make the copies that stores lack, where a node has room for one; if there are none, move one."""
         actions: list[Action] = []
-        for store in self.state.stores.values():
-            if store.phase != "open" or store.id in self._fills or now < self._rests.get(store.id, now):
-                continue
+        idle = [
+            store
+            for store in self.state.stores.values()
+            if store.phase == "open" and store.id not in self._fills and now >= self._rests.get(store.id, now)
+        ]
+        for store in idle:
             copy = self._lacking(store)
             if copy is not None:
-                store.making += 1
-                self._fills[store.id] = _Fill(copy, store.epoch)
-                store.stale.append(copy.place)  # so that it is dropped, whatever comes
-                actions += [events.Save(), events.Make(store.id, store.epoch, copy, store.making)]
-        return actions
+                actions += self._begin_fill(store, copy)
+        return actions or self._move(idle)
+
+    def _begin_fill(self, store: Store, copy: Copy, moved: Place | None = None) -> list[Action]:
+        store.making += 1
+        self._fills[store.id] = _Fill(copy, store.epoch, moved)
+        store.stale.append(copy.place)  # so that it is dropped, whatever comes
+        return [events.Save(), events.Make(store.id, store.epoch, copy, store.making)]
+
+    def _move(self, stores: list[Store]) -> list[Action]:
+        """Begin to move a copy, one at a time, once all nodes were asked: until then some may seem to be there."""
+        if self._fills or self._unheard:
+            return []
+        for store in stores:
+            better = placement.better_place(self.state, self._up, store, self._unfit.get(store.id, {}))
+            if better is not None:
+                copy, node = better
+                return self._begin_fill(store, Copy(node, copy.index, extent=copy.extent), copy.place)
+        return []
 
     def _lacking(self, store: Store) -> Copy | None:
         """Return the copy that is to be made first: at a node that has failed least, of an extent with few of them.
@@ -375,7 +392,8 @@ class Policy:
             if len(there) >= store.replicas:
                 continue
             used = {copy.node for copy in there} | {node for node, stale in store.stale if stale == extent}
-            nodes = [node for node in self._placed(len(self.state.nodes), there) if node.id not in used]
+            best_first = placement.chosen(self.state, self._up, len(self.state.nodes), there)
+            nodes = [node for node in best_first if node.id not in used]
             if not nodes:
                 continue
             node = min(nodes, key=lambda node: unfit.get(node.id, 0))  # the best of those that have failed least
@@ -406,7 +424,7 @@ class Policy:
         if found is None:
             return []
         store, fill = found
-        return self._change(store, fill.copy)
+        return self._change(store, fill.copy, fill.moved)
 
     def _fill_failed(self, event: events.FillFailed, now: float) -> list[Action]:
         found = self._filling(event)
@@ -419,10 +437,11 @@ class Policy:
 
     # -- an epoch changes --
 
-    def _change(self, store: Store, fresh: Copy | None = None) -> list[Action]:
+    def _change(self, store: Store, fresh: Copy | None = None, moved: Place | None = None) -> list[Action]:
         """Begin an epoch with the copies of the last open one whose nodes answer; without one of each extent, wait.
 
         Among them may be some that were left out of epochs since: none of those was opened, so nothing was changed.
+        The one that moves has its part until the epoch is open: it may be the only one of its extent.
         """
         fill = self._fills.pop(store.id, None)
         dropped = [store.fresh] if store.fresh else [fill.copy.place] if fill is not None else []
@@ -439,8 +458,8 @@ class Policy:
             return [events.Save(), *drops]
         store.epoch += 1
         store.phase = "closed"
-        store.copies = [replace(copy, descriptor=b"") for copy in answering]
-        change = self._changes[store.id] = _Change(fresh=fresh)
+        store.copies = [replace(copy, descriptor=b"") for copy in answering if copy.place != moved]
+        change = self._changes[store.id] = _Change(answering, fresh=fresh, moved=moved)
         if fresh is not None:
             store.copies = sorted([*store.copies, replace(fresh, descriptor=b"")], key=lambda copy: copy.extent)
             store.fresh = fresh.place
@@ -448,6 +467,11 @@ class Policy:
             change.descriptors[fresh.place] = fresh.descriptor
         closes = (events.Close(store.id, store.epoch, copy.node, copy.extent) for copy in answering)
         return [events.Save(), *drops, *closes]
+
+    def _used(self, store: Store) -> list[Copy]:
+        """Return the copies that count, and those that a change of its epoch needs."""
+        change = self._changes.get(store.id)
+        return [*store.copies, *(change.old if change is not None else ())]
 
     def _under_way(self, id: int, epoch: int) -> tuple[Store, _Change] | None:
         """Return what the event is about. None: it has been overtaken."""
@@ -463,15 +487,15 @@ class Policy:
         return self._go_on(store, change, now)
 
     def _go_on(self, store: Store, change: _Change, now: float) -> list[Action]:
-        places = {copy.place for copy in store.copies}
+        places = {copy.place for copy in self._used(store)}
         if change.recovering or not places <= set(change.descriptors):
             return []
         is_read = not places >= set(store.reads)  # at a copy that was not closed
         if is_read and now < self._leased[store.id]:
             return [events.WakeAt(store.id, store.epoch, self._leased[store.id])]
         change.recovering = True
-        copies = with_descriptors([copy for copy in store.copies if copy.place != store.fresh], change.descriptors)
-        return [events.Recover(store.id, store.epoch, tuple(copies), change.fresh)]
+        copies = with_descriptors(change.old, change.descriptors)
+        return [events.Recover(store.id, store.epoch, tuple(copies), change.fresh, change.moved)]
 
     def _due(self, event: events.Due, now: float) -> list[Action]:
         found = self._under_way(event.store, event.epoch)

@@ -87,6 +87,7 @@ class State:
     lease: float = 0.0  # seconds; the longest that was ever given: a client may go on with it
     folder: int = 0  # drawn by the first coordinator that has written it
     written: int = 0  # how often it has been written
+    leaving: list[int] = field(default_factory=list)  # nodes that are drained: their copies move to others
 
     def named(self, cluster: str, name: str) -> Store | None:
         """Return the store of a name."""
@@ -106,6 +107,7 @@ def encode(state: State) -> bytes:
         "written": state.written,
         "lease": state.lease,
         "nodes": [asdict(node) for node in state.nodes.values()],
+        "leaving": state.leaving,
         "stores": stores,
     }
     return json.dumps(known, indent=1).encode()
@@ -127,11 +129,13 @@ def decode(raw: bytes) -> State:
         nodes = [Node(**_typed(each, Node)) for each in known["nodes"]]
         stores = [_store(each if known["version"] == VERSION else _of_before(each)) for each in known["stores"]]
         lease, folder, written = float(known["lease"]), int(known["folder"]), int(known["written"])
+        leaving = [int(node) for node in known.get("leaving", ())]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, errors.DsmemError):
             raise
         raise errors.CorruptError(f"the state of the coordinator is damaged: {error!r:.200}; restore it") from error
-    return State({node.id: node for node in nodes}, {store.id: store for store in stores}, lease, folder, written)
+    by_id = {node.id: node for node in nodes}
+    return State(by_id, {store.id: store for store in stores}, lease, folder, written, leaving)
 
 
 _TYPES: dict[str, Any] = {"int": int, "str": str, "float": (int, float)}

@@ -168,9 +168,10 @@ class Status:
         return self._no_node(store)
 
     def _no_node(self, store: Store) -> str:
-        nodes = self._policy.state.nodes
+        nodes, leaving = self._policy.state.nodes, self._policy.state.leaving
         up = sum(self._policy.is_up(node) for node in nodes)
-        return f"no memory node is free for it; {up} of {len(nodes)} answer; start one more"
+        drained = f", {len(leaving)} are drained" if leaving else ""
+        return f"no memory node is free for it; {up} of {len(nodes)} answer{drained}; start one more"
 
     def address(self, node: int) -> str:
         """Return the address of a node, or nothing if it is not known any more."""
@@ -208,6 +209,7 @@ class Status:
                     len(fills),
                     sum(done for done, _ in pages),
                     sum(all_ for _, all_ in pages),
+                    node.id in self._policy.state.leaving,
                 )
             )
         return sorted(found, key=lambda info: (not info.is_up, info.address))

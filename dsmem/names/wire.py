@@ -51,6 +51,7 @@ class Request(enum.IntEnum):
     STORE_COPIES = 21  # cluster, name, u64 id or 0 -> how it is, and where its copies are
     NODES = 22  # cluster, u64 number, u32 index of the first -> page of nodes
     NODE_FORGET = 23  # address
+    NODE_DRAIN = 24  # address, whether it is to have no copies
 
     # of a memory node; before the fields u64 node, and the standing of the coordinator: u64 folder, run, began, written
     NODE = 32  # -> u64 node

@@ -19,6 +19,9 @@
  * has used, if no head names it, so that it may make the same head; a frame says who wrote it, and which head it was to
  * replace.
  *
+ * MOVE: a copy that was fenced and recovered with the others belongs to the epoch no more when that opens, as if one
+ * that is equal had come for it.
+ *
  * Where backups differ the change was not acknowledged, so either version may win as long as no copy returns: LATER
  * takes the later one, and must hold, too. So must UNLOCK_FIRST: recovery changes the primary before the backups.
  *
@@ -44,6 +47,7 @@
  *   HEAD_TELLS    a client takes its head for its own change, also if another one has written the frame (REUSE)
  *   ONE_LOOK      of a frame that is another one's, without another look at the head (REUSE)
  *   BEFORE_TELLS  and so the head before the present one (REUSE)
+ *   SERVES_ON     the copy that moves is not fenced (MOVE)
  */
 #ifndef COPIES
 #define COPIES 2
@@ -294,10 +298,15 @@ inline evict(n)
 #define THIRD_GONE_BIT 0
 #endif
 
+#ifdef SERVES_ON
+#define is_spared(n) has(away, n)
+#else
+#define is_spared(n) false
+#endif
 inline fence_off(n)
 {
 #ifndef NO_FENCE
-    if :: has(in, n) && fence[n] < decided -> fence[n] = decided :: else fi
+    if :: has(in, n) && !is_spared(n) && fence[n] < decided -> fence[n] = decided :: else fi
 #else
     skip
 #endif
@@ -383,6 +392,11 @@ inline check_open()
 proctype coordinator()
 {
     byte in, best = NEVER, lead, owner, n;
+#ifdef MOVE
+    byte away; /* the copy that moves, as a set */
+#else
+#define away 0
+#endif
 again:
     atomic { in = members[decided]; best = NEVER }
 end:
@@ -409,6 +423,16 @@ end:
 #endif
 #endif
     fi;
+#ifdef MOVE
+    if
+    :: true -> away = 0
+    :: has(in, 0) && in != 1 -> away = 1
+    :: has(in, 1) && in != 2 -> away = 2
+#if COPIES == 3
+    :: has(in, 2) && in != 4 -> away = 4
+#endif
+    fi;
+#endif
 #ifndef FENCE_LATE
     if
     :: d_step { !lost_one -> fence_off(0) }
@@ -473,7 +497,7 @@ end:
     :: CRASH
     fi;
     if
-    :: d_step { !lost_one -> check_open(); opened = decided }
+    :: d_step { !lost_one -> check_open(); members[decided] = in & ~away; opened = decided }
     :: lost_one -> goto again
     :: CRASH
     fi;

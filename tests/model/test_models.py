@@ -71,6 +71,8 @@ HOLDS = [
     "epoch -DRETURNS=1 -DCLIENTS=1 -DCRASHES=2",
     "epoch -DRETURNS=1 -DCLIENTS=1 -DCHANGES=1 -DLOSSES=0",
     "epoch -DRETURNS=1 -DCOPIES=3 -DCLIENTS=1 -DLOSSES=0",
+    "epoch -DMOVE -DCHANGES=1 -DDEATHS=0 -DEVICTIONS=0",
+    "epoch -DMOVE -DCHANGES=1 -DCOPIES=3 -DCLIENTS=1 -DLOSSES=0 -DDEATHS=0 -DEVICTIONS=0",
 ]
 ENDS = ["ring -DM=3 -DPRODUCER_DEATHS=1", "array -DM=2", "shared_tail -DM=2", "shared_tail -DM=2 -DDROP", "lock"]
 
@@ -202,6 +204,7 @@ FAILS = [
     ("epoch -DLATER -DRETURNS=1 -DCLIENTS=1", "assertion"),
     ("epoch -DHEAD_TELLS -DREUSE -DLOSSES=0 -DCRASHES=0 -DEVICTIONS=0", "assertion"),
     ("epoch -DONE_LOOK -DREUSE -DLOSSES=0 -DCRASHES=0 -DEVICTIONS=0", "assertion"),
+    ("epoch -DSERVES_ON -DMOVE -DCHANGES=1 -DCLIENTS=1", "assertion"),
     ("epoch -DBEFORE_TELLS -DREUSE -DLOSSES=0 -DCRASHES=0 -DEVICTIONS=0", "assertion"),
 ]
 

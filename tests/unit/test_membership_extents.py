@@ -90,6 +90,9 @@ class Places(World):
             if not self.alive.get(copy.node) or self.has(action.store, copy.place) != action.epoch:
                 return events.Failed(action.store, action.epoch, "out of reach")
         if action.fresh is not None:
+            assert any(copy.extent == action.fresh.extent for copy in action.copies), (
+                "nothing has the rest of its pages"
+            )
             key = action.fresh.node, action.store, action.fresh.extent
             if not self.alive.get(action.fresh.node) or key not in self.filled:
                 return events.Failed(action.store, action.epoch, "out of reach")
@@ -164,9 +167,16 @@ def test_all_extents_go_on_without_a_node(world):
     world.join(4)
     world.do_all()
     assert len(store.copies) == 6 and all(len(of(store, extent)) == 2 for extent in range(3))
+    before = store.epoch
     world.go_on(1)
     world.do_all()
-    assert not store.stale and all(key[0] != 1 for key in world.copies)
+    assert not store.stale and {copy.place for copy in store.copies} == {
+        (node, extent) for node, _, extent in world.copies
+    }
+    new = [copy.place for copy in store.copies if copy.node == 1]
+    assert len(new) == 1 and any(
+        (*place, store.id, epoch) in world.complete for place in new for epoch in range(before, 99)
+    )
 
 
 def test_a_store_waits_for_each_extent(world):

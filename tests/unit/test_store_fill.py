@@ -196,6 +196,23 @@ def test_what_it_refuses(filled, cluster):
             call()
 
 
+def test_a_copy_that_replaces_the_source(filled, cluster):
+    """It has the same number. Of two that both have an epoch, or none, neither is a new one."""
+    _, _, source, _, _ = filled
+    with new_copy(cluster, source, 0, 2) as target:
+        with pytest.raises(errors.MismatchError):
+            _core.StoreFill(source, target)
+        _core.store_recover((source,), 1)
+        with filling(source, target) as fill:
+            assert whole_round(fill)["copied"] == 60
+            fill.finish(source)
+            _core.store_recover((target,), 1)
+        check_same(source, target)
+        for pair in (source, target), (target, source), (target, target):
+            with pytest.raises(errors.MismatchError):
+                _core.StoreFill(*pair)
+
+
 def test_a_remote_that_is_closed_is_refused(filled):
     _, _, _, target, fill = filled
     target.close()

@@ -1,0 +1,202 @@
+"""Copies that move: off nodes that are drained, to nodes that have joined, and into other domains."""
+
+import pytest
+from test_membership_extents import Places, of
+from test_membership_policy import nodes_of, until
+
+from dsmem import errors
+from dsmem.membership import events
+from dsmem.membership.placement import better_place, held, size
+from dsmem.membership.policy import Policy
+from dsmem.membership.state import decode
+
+
+@pytest.fixture
+def world():
+    world = Places()
+    for number in (1, 2, 3):
+        world.join(number)
+    return world
+
+
+def drain(world, node, leaving=True):
+    world.tell(events.Drained(node, leaving))
+
+
+@pytest.mark.parametrize(("replicas", "extents"), [(1, 1), (2, 1), (1, 4), (2, 3)])
+def test_a_node_is_drained(world, replicas, extents):
+    """Also of copies that are the only ones of their extents. No extent has fewer copies meanwhile."""
+    store = world.make(replicas, extents=extents)
+    (node, *_) = nodes_of(store)
+    had = nodes_of(store).count(node)
+    drain(world, node)
+    while world.asked or world.timers:
+        world.do(world.asked.pop(0)) if world.asked else world.do_all()
+        if store.phase == "open":
+            assert all(len(of(store, extent)) == replicas for extent in range(extents))
+    assert node not in nodes_of(store) and store.epoch == 1 + had and not store.stale
+    assert {(each, store.id, extent) for each, extent in (copy.place for copy in store.copies)} == set(world.copies)
+    assert {(copy.extent, copy.index) for copy in store.copies} == {
+        (e, k) for e in range(extents) for k in range(replicas)
+    }
+    drain(world, node, False)
+    world.do_all()
+    counts = [nodes_of(store).count(each) for each in (1, 2, 3)]
+    assert max(counts) - min(counts) <= 1 and better_place(world.policy.state, world.policy._up, store, {}) is None
+
+
+def test_a_copy_that_has_no_other_place_stays(world):
+    store = world.make(3, extents=1)
+    drain(world, 1)
+    world.do_all()
+    assert sorted(nodes_of(store)) == [1, 2, 3] and store.epoch == 1
+    world.join(4)
+    world.do_all()
+    assert sorted(nodes_of(store)) == [2, 3, 4]
+
+
+def test_nothing_is_made_at_a_node_that_is_drained(world):
+    drain(world, 1)
+    store = world.make(2, extents=1)
+    assert sorted(nodes_of(store)) == [2, 3]
+    with pytest.raises(errors.InvalidArgumentError, match="2 memory nodes answer and are not drained"):
+        world.make(3, "other", 2)
+    world.stop(2)
+    world.do_all()
+    assert nodes_of(store) == [3] and not world.asked
+
+
+def test_it_is_on_disk_that_a_node_is_drained(world):
+    store = world.make(2)
+    node = nodes_of(store)[0]
+    world.tell(events.Drained(node, True))
+    assert decode(world.disk).leaving == [node]
+    world.start()
+    world.do_all()
+    assert node not in nodes_of(world.policy.state.stores[1])
+    world.end(node)
+    assert world.policy.state.leaving == decode(world.disk).leaving == []
+
+
+def test_a_node_that_joins_gets_its_share(world):
+    store = world.make(2, extents=6)
+    other = world.make(1, "other", 2, extents=2)
+    world.join(4)
+    world.do_all()
+    has = held(world.policy.state).values()
+    assert max(has) - min(has) < 1.5 * size(other) and nodes_of(store).count(4) + nodes_of(other).count(4) > 1
+    before = store.epoch, other.epoch
+    for node in (1, 2, 3, 4):
+        world.ask(node)
+    world.do_all()
+    assert (store.epoch, other.epoch) == before
+
+
+def test_copies_move_into_another_domain():
+    world = Places()
+    world.join(1, "rack1")
+    world.join(2, "rack1")
+    store = world.make(2, extents=1)
+    world.join(3, "rack2")
+    world.do_all()
+    assert len(nodes_of(store)) == 2 and 3 in nodes_of(store)
+    drain(world, 3)
+    world.do_all()
+    assert sorted(nodes_of(store)) == [1, 2], "what is drained moves also if it is in fewer domains then"
+
+
+def test_a_small_gain_moves_no_large_copy(world):
+    """A node that has little gets no large copy from one that has that and little more."""
+    large, small = world.make(1, "large", 1, extents=1), world.make(1, "small", 2, extents=1)
+    small.pages = 1
+    at = nodes_of(large)[0]
+    small.copies = small.opened = list(large.copies)
+    state = world.policy.state
+    assert better_place(state, world.policy._up, large, {}) is None
+    assert better_place(state, world.policy._up, small, {}) is not None
+    assert all(copy.node == at for copy in small.copies)
+
+
+@pytest.mark.parametrize("kind", [events.Make, events.Fill, events.Close, events.Recover])
+@pytest.mark.parametrize("what", ["crash", "target", "drained", "other", "undrained"])
+def test_what_fails_while_a_copy_moves(world, kind, what):
+    """No copy is missing afterwards that has a node, and the drained one has none if the others have room."""
+    store = world.make(2, extents=1)
+    node, other = nodes_of(store)
+    drain(world, node)
+    make = until(world, events.Make)
+    target = make.copy.node
+    until(world, kind)
+    if what == "crash":
+        world.start()
+    elif what == "undrained":
+        drain(world, node, False)
+    else:
+        world.stop({"target": target, "drained": node, "other": other}[what])
+    world.do_all()
+    store = world.policy.state.stores[1]
+    assert store.phase == "open" and store.is_whole(store.copies)
+    for each in (1, 2, 3):
+        world.go_on(each)
+    world.do_all()
+    found = sorted(nodes_of(store))
+    assert found == sorted([other, target]) or (what == "undrained" and found == sorted([node, other]))
+    assert {(each, store.id, 0) for each in found} == set(world.copies) and not store.stale
+
+
+def test_a_move_gives_way_to_a_copy_that_is_missing(world):
+    world.join(4)
+    store = world.make(2, extents=2)
+    node = nodes_of(store)[0]
+    drain(world, node)
+    until(world, events.Fill)
+    gone = next(each for each in nodes_of(store) if each != node)
+    world.stop(gone)
+    world.do_all()
+    assert len(store.copies) == 4 and not {node, gone} & set(nodes_of(store))
+
+
+def test_a_target_that_can_not_have_a_copy_is_left_in_peace(world):
+    """To make things more even it is not asked again and again."""
+    store = world.make(1, extents=4)
+    world.join(4)
+    make = until(world, events.Make)
+    assert make.copy.node == 4
+    world.asked.pop(0)
+    world.tell(events.Refused(store.id, make.epoch, 4, "no memory", extent=make.copy.extent))
+    world.do_all()
+    assert 4 not in nodes_of(store) and store.epoch == 1 and not store.stale
+
+
+@pytest.mark.parametrize("change", ["not closed", "left out", "both count"])
+def test_a_planted_mistake_is_seen(monkeypatch, change):
+    real = Policy._change
+
+    def mistaken(policy, store, fresh=None, moved=None):
+        actions = real(policy, store, fresh, moved)
+        change_ = policy._changes.get(store.id)
+        if moved is None or change_ is None:
+            return actions
+        if change == "both count":
+            store.copies = sorted(
+                [*store.copies, *(c for c in store.opened if c.place == moved)], key=lambda c: c.extent
+            )
+            return actions
+        change_.old = [copy for copy in change_.old if copy.place != moved]
+        if change == "not closed":  # it serves on, and no lease is waited for
+            store.reads = [copy.place for copy in change_.old]
+            return [each for each in actions if not isinstance(each, events.Close) or (each.node, each.extent) != moved]
+        return actions
+
+    monkeypatch.setattr(Policy, "_change", mistaken)
+    replicas = 1 if change == "left out" else 2
+    with pytest.raises(AssertionError):
+        for extent in range(2):
+            world = Places()
+            for number in (1, 2, 3):
+                world.join(number)
+            store = world.make(replicas, extents=2)
+            assert world.policy.grant(store.id, store.epoch, world.now)
+            world.leases.append((store.id, store.epoch, world.now + 1.0))
+            drain(world, of(store, extent)[0])
+            world.do_all()

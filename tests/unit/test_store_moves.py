@@ -1,0 +1,92 @@
+"""Copies that move while clients change their pages: off a node that is drained, and to one that has joined.
+
+What is decided, in random worlds: test_membership_moves.py.
+"""
+
+import json
+import os
+
+import pytest
+from click.testing import CliRunner
+from epochs import SECRET, eventually, together, writing
+from paging import number_of, page
+from test_store_extents_coordinator import addresses, made, moved_on, moving, whole
+
+from dsmem.cli import main
+
+
+def nodes(where, *arguments, code=0):
+    command = "nodes", "-c", where.coordinator.address, *arguments
+    result = CliRunner().invoke(main, command, env={**os.environ, "DSMEM_SECRET": SECRET.decode()})
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def info(where, node):
+    return next(each for each in json.loads(nodes(where, "--json")) if each["address"] == node.address)
+
+
+def is_empty(where, node):
+    found = info(where, node)
+    return not found["copies"] and not found["stale"]
+
+
+@pytest.mark.parametrize(("replicas", "extents"), [(1, 1), (1, 3), (2, 4)])
+def test_a_node_is_drained_and_ended(tmp_path, replicas, extents):
+    with together(tmp_path, 3) as where, where.client() as cluster, made(cluster, extents, replicas) as store:
+        pids = store.allocate_many(40).tolist()
+        for number, pid in enumerate(pids):
+            store.write(pid, page(number))
+        node = where.node_of(store, 0)
+        with writing(where), moving(where, store) as movers:
+            assert node.address in nodes(where, "--drain", node.address)
+            eventually(lambda: is_empty(where, node))
+            moved_on(movers)
+            assert whole(store, replicas * extents)() and node.address not in addresses(store)
+            assert info(where, node)["is_drained"] and "up, drained" in nodes(where)
+            node.end()
+            moved_on(movers)
+        assert whole(store, replicas * extents)()
+        eventually(lambda: not info(where, node)["is_up"])
+        nodes(where, "--forget", node.address)
+        assert [number_of(store.read(pid)) for pid in pids] == list(range(40))
+        assert store.check()["wrong"] == {}
+
+
+def test_a_node_that_joins_gets_copies(tmp_path):
+    with together(tmp_path, 2) as where, where.client() as cluster, made(cluster, 4) as store:
+        with writing(where), moving(where, store) as movers:
+            joined = where.more()
+            eventually(lambda: max(addresses(store).values()) <= 3 and addresses(store)[joined.address] >= 2)
+            eventually(whole(store, 8))
+            moved_on(movers)
+        assert store.check()["wrong"] == {}
+
+
+@pytest.mark.parametrize("what", ["coordinator", "drained", "target"])
+def test_a_process_is_killed_while_copies_move(tmp_path, what):
+    with together(tmp_path, 4) as where, where.client() as cluster, made(cluster, 6) as store:
+        drained = where.node_of(store, 0)
+        with writing(where), moving(where, store) as movers:
+            before = addresses(store)
+            nodes(where, "--drain", drained.address)
+            eventually(lambda: addresses(store) - before)
+            gained = next(each for each in where.nodes if each.address in addresses(store) - before)
+            process = {"coordinator": where.coordinator, "drained": drained, "target": gained}[what]
+            process.kill()
+            if what == "coordinator":
+                process.start()
+                where.wait_for(lambda: len(where.up()) == 4)
+            eventually(lambda: drained.address not in addresses(store) and process.address not in addresses(store))
+            eventually(whole(store, 12))
+            moved_on(movers)
+        assert store.check()["wrong"] == {}
+
+
+def test_what_is_no_node_is_not_drained(tmp_path):
+    with together(tmp_path, 1) as where:
+        assert "is no memory node" in nodes(where, "--drain", "tcp://127.0.0.1:1", code=1)
+        assert "at a time" in nodes(where, "--drain", "a", "--undrain", "b", code=2)
+        nodes(where, "--drain", where.nodes[0].address)
+        nodes(where, "--undrain", where.nodes[0].address)
+        assert not info(where, where.nodes[0])["is_drained"]
