@@ -205,6 +205,30 @@ def test_each_event_is_a_line(caplog):
     assert lines(caplog) == [f"{db} was removed"]
 
 
+def test_a_copy_that_moves(caplog):
+    caplog.set_level(logging.INFO, logger="dsmem")
+    world = World(3)
+    db = "store 'db' of cluster 'test'"
+    lines(caplog)
+    world.tell(events.Drained(2, True))
+    assert lines(caplog) == [
+        "memory node tcp://n2:1: its copies move to others",
+        f"{db}: copy 1 moves from tcp://n2:1 to tcp://n3:1",
+    ]
+    world.tell(events.Closed(STORE, 1, 3, b"f"))
+    assert world.missing() == () and world.trouble() == "" and world.status.nodes(0.0)[2].making == 1
+    world.tell(events.Filled(STORE, 1, 3))
+    for node in 1, 2:
+        world.tell(events.Closed(STORE, 2, node, b"g"))
+    world.opens(2)
+    moved = "copy 0 at tcp://n1:1, copy 1 at tcp://n3:1; moved: copy 1 from tcp://n2:1 to tcp://n3:1"
+    empty = "memory node tcp://n2:1: has no copies any more, and may be ended"
+    assert sorted(lines(caplog)) == sorted([f"{db}: epoch 2 is open: {moved}", empty])
+    assert [each.is_drained for each in world.status.nodes(0.0)] == [False, True, False]
+    world.tell(events.Drained(2, False))
+    assert lines(caplog) == ["memory node tcp://n2:1: is not drained any more"]
+
+
 def test_a_store_that_waits_and_is_lost(caplog):
     caplog.set_level(logging.INFO, logger="dsmem")
     world = World(1, 1)
