@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from at_rest import at_rest
 from close_scenes import argument, play
 from close_table import COORDINATED, NAMED_MAKERS, ROWS, SHORT, STORE_OF_NODES, Float, at_coordinator
 from remote_faults import SECRET, leave, nothing
@@ -189,13 +190,10 @@ class Scene:
 
     def leave_after_its_ops(self, kind: Any, handle: Any) -> None:
         """An op of a task that ran out of time is still under way, and the handle in use until it has ended."""
-        while True:
-            try:
-                return leave(kind, handle)
-            except errors.BusyError:
-                if "async" not in self.interrupted + self.called:
-                    raise
-                time.sleep(0.001)
+        if "async" in self.interrupted + self.called:
+            at_rest(lambda: leave(kind, handle))
+        else:
+            leave(kind, handle)
 
     def undisturbed(self) -> tuple[list[int], Any]:
         """The ops of the call, or one that stands for its wait, and what it comes to."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from at_rest import closed_at_rest
 from doubts import last, never, word
 from epochs import PROPERTIES, SECONDS, eventually, settled, together, writing
 from paging import number_of, page
@@ -270,7 +271,7 @@ def test_an_exception_of_a_block_is_kept(tmp_path):
 
 
 async def test_a_page_of_a_task_that_was_cancelled_is_freed(tmp_path, monkeypatch):
-    with together(tmp_path, 1) as where, where.client() as cluster, made(cluster, 1) as store:
+    with together(tmp_path, 1) as where, where.client() as cluster, closed_at_rest(made(cluster, 1)) as store:
         real, allocated, go_on = store.allocate, [], threading.Event()
 
         def slow(store):
