@@ -20,7 +20,7 @@ import clusters
 import pytest
 
 import dsmem
-from dsmem import _core, errors
+from dsmem import _core, errors, node_records
 from dsmem.names import local
 
 DEFAULT = ("shm", "fault+shm", "tcp")
@@ -88,9 +88,13 @@ def _ours() -> set[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left() -> Iterator[None]:
-    """The whole run leaves nothing in shared memory; of names that have no number of the run, nothing can be said."""
+    """The whole run leaves nothing in shared memory; of names that have no number of the run, nothing can be said.
+
+    Records of nodes that tests have killed are there until another process opens a context, and none may come.
+    """
     before = _ours()
     yield
+    node_records.sweep()
     assert _ours() <= before
 
 

@@ -24,6 +24,8 @@ import numpy as np
 from typing_extensions import Buffer
 
 import dsmem
+from dsmem import node_records
+from dsmem.names import local
 
 PAGE = 4096
 MOST = 64 << 20  # bytes of the file
@@ -48,6 +50,16 @@ def _served() -> Iterator[str]:
             yield line.split()[-1].removeprefix("tcp://")
         finally:
             server.kill()
+
+
+@contextlib.contextmanager
+def _nothing_left(cluster: str) -> Iterator[None]:
+    """Remove at the end what processes that were killed could not: their records, and the cluster's folder."""
+    try:
+        yield
+    finally:
+        local.forget(cluster)
+        node_records.sweep()
 
 
 @contextlib.contextmanager
@@ -154,8 +166,9 @@ def show(path: Path) -> None:
         Something was lost, or another process failed.
     """
     pages = -(-min(path.stat().st_size, MOST) // PAGE) + ACCOUNTS
-    with _served() as first, _served() as second:
-        address = f"tcp://{first},{second}/demo-{os.getpid()}"
+    name = f"demo-{os.getpid()}"
+    with _nothing_left(name), _served() as first, _served() as second:
+        address = f"tcp://{first},{second}/{name}"
         with (
             _connected(address) as cluster,
             cluster.store("bank", page_size=PAGE, capacity=pages * PAGE, members=4, replicas=2, create=True) as store,

@@ -251,13 +251,15 @@ def _remark(error: errors.DsmemError) -> list[str]:
 
 def _try_name() -> None:
     cluster = f"doctor-{os.getpid()}"
-    with dsmem.connect(cluster) as names:
-        try:
-            names.segment("doctor", 8, "u1", create=True).close()
-        finally:
-            with contextlib.suppress(errors.NameNotFoundError):
-                names.unlink("doctor")
-    local.LocalNames(cluster, os.geteuid()).remove_if_empty()
+    try:
+        with dsmem.connect(cluster) as names:
+            try:
+                names.segment("doctor", 8, "u1", create=True).close()
+            finally:
+                with contextlib.suppress(errors.NameNotFoundError):
+                    names.unlink("doctor")
+    finally:
+        local.forget(cluster)
 
 
 def _shared_memory() -> dict[str, Any]:

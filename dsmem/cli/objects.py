@@ -16,12 +16,14 @@ import numpy as np
 
 import dsmem
 from dsmem.cli import measure
+from dsmem.names import local
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from dsmem.memory import Reference
 
+CLUSTER = "demo"
 SIDE = 512  # rows and columns of the segment
 MESSAGES = 20_000  # sent in each of the two ways
 LIST = 100
@@ -36,7 +38,7 @@ def _messages() -> list[bytes]:
 
 def _open_cluster(context: dsmem.Context) -> dsmem.Cluster:
     """Open a cluster of this host if the fabric is shm, or else one in memory of the context."""
-    return dsmem.connect("demo") if context.fabric == "shm" else dsmem.connect(context=context)
+    return dsmem.connect(CLUSTER) if context.fabric == "shm" else dsmem.connect(context=context)
 
 
 # ---- the other process ----
@@ -165,6 +167,7 @@ def show(fabric: str, context: dsmem.Context) -> None:
     control, theirs = spawn.Pipe()
     name = os.getpid()
     with contextlib.ExitStack() as stack:
+        stack.callback(local.forget, CLUSTER)
         cluster = stack.enter_context(_open_cluster(context))
         table = cluster.segment(f"table-{name}", (SIDE, SIDE), "f8", create=True, lifetime="creator")
         words = cluster.segment(f"words-{name}", (2,), "u8", create=True, lifetime="creator")

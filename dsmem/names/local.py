@@ -57,6 +57,12 @@ def clusters(owner: int | None = None) -> list[str]:
         return []
 
 
+def forget(cluster: str) -> None:
+    """Remove the folder of a cluster of this user if it is there, and has no names."""
+    with contextlib.suppress(errors.DsmemError):
+        LocalNames(cluster, os.geteuid(), make=False).remove_if_empty()
+
+
 def survey() -> dict[str, dict[str, int]]:
     """Count the names in each of this user's clusters, and those whose creators are dead.
 

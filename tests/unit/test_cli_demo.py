@@ -7,6 +7,7 @@ import sys
 
 import click
 import pytest
+from left_behind import Alone
 
 import dsmem
 from dsmem.cli import objects
@@ -14,16 +15,17 @@ from dsmem.cli import objects
 DSMEM = [sys.executable, "-c", "from dsmem.cli import main; main()"]
 
 
-def run(*arguments):
-    return subprocess.run([*DSMEM, "demo", *arguments], capture_output=True, text=True)
+def run(*arguments, prefix=()):
+    return subprocess.run([*prefix, *DSMEM, "demo", *arguments], capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("name", ["shm", "fault+shm"])
 def test_demo(name, tmp_path):
     path = tmp_path / "file"
     path.write_bytes(bytes(range(256)) * 41 + b"an odd end")
-    done = run(str(path), "--fabric", name)
-    assert (done.returncode, done.stderr) == (0, "")
+    alone = Alone(tmp_path)
+    done = run(str(path), "--fabric", name, prefix=alone.prefix)
+    assert (done.returncode, done.stderr, alone.left) == (0, "", [])
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert re.findall(r"^ +([0-9a-f]{64})$", done.stdout, re.MULTILINE) == [digest] * 3
     assert "counter  20000," in done.stdout

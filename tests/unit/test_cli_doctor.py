@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from left_behind import UNSHARE, Alone, can_mount
 
 import dsmem
 from dsmem import _core, errors, node_records
@@ -291,16 +292,6 @@ def test_a_limit_that_can_be_raised_by_its_owner():
 
 # ---- shared memory ----
 
-UNSHARE = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
-
-
-def can_mount():
-    command = [*UNSHARE, "mount", "-t", "tmpfs", "none", "/mnt"]
-    return (
-        shutil.which("unshare") is not None
-        and subprocess.run(command, capture_output=True, check=False).returncode == 0
-    )
-
 
 @pytest.mark.skipif(not can_mount(), reason="no mount namespaces for this user")
 @pytest.mark.parametrize(
@@ -314,9 +305,10 @@ def can_mount():
         ("mount -t tmpfs none /proc", "/proc/self/fd", "mount -t proc proc /proc", True),
     ],
 )
-def test_shared_memory(mount, says, remedy, hinders):
-    prefix = (*UNSHARE, "sh", "-ec", f'{mount}\nexec "$@"', "sh")
-    found = facts_elsewhere(prefix)
+def test_shared_memory(mount, says, remedy, hinders, tmp_path):
+    alone = Alone(tmp_path)
+    found = facts_elsewhere((*alone.prefix, *UNSHARE, "sh", "-ec", f'{mount}\nexec "$@"', "sh"))
+    assert not alone.left
     wrong = trouble(found, "/dev/shm")
     assert says in wrong["reason"] and wrong["hinders"] == hinders
     assert remedy in " ".join(wrong["remedy"])
