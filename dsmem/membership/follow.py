@@ -285,7 +285,7 @@ class EpochStore(Store):
                         raise
                     known = found.epoch  # unless another epoch has begun, the same is tried again
             else:
-                _refuse_lost(found, coordination)
+                _refuse_lost(found, coordination, end)
                 if pauses.over:
                     text = f"the store {coordination.name!r} has not been opened by its coordinator within the time"
                     raise errors.TimeoutError(f"{text}; 'dsmem nodes' shows which memory nodes answer")
@@ -324,7 +324,7 @@ class EpochStore(Store):
                     raise failed or errors.TimeoutError("no epoch of the store was opened in time; look at its nodes")
                 asked = clock()
                 found = self._coordination.find(self._number, known.number, end)
-                _refuse_lost(found, self._coordination)
+                _refuse_lost(found, self._coordination, end)
                 if found.phase == messages.CURRENT and time.monotonic() >= settled:
                     pauses.sleep()
                     return
@@ -692,7 +692,8 @@ def _attached(coordination: Coordination, found: messages.Found) -> list[Memory]
     return memories
 
 
-def _refuse_lost(found: messages.Found, coordination: Coordination) -> None:
+def _refuse_lost(found: messages.Found, coordination: Coordination, end: float) -> None:
+    """Raise CorruptError if the store is lost. The coordinator says of which extent no copy is left."""
     if found.phase == messages.LOST:
-        text = f"all memory nodes with copies of the store {coordination.name!r} have ended, and its pages with them"
-        raise errors.CorruptError(f"{text}; unlink the store, and make it again")
+        why = coordination.copies(found.id, end).trouble
+        raise errors.CorruptError(f"the store {coordination.name!r} is lost: {why}")

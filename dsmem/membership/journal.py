@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from dsmem.membership.policy import Policy
 from dsmem.membership.state import Copy, State, Store, may_count
-from dsmem.membership.status import called
+from dsmem.membership.status import called, lost
 
 _log = logging.getLogger("dsmem")
 _Which = tuple[int, int]  # extent and number of a copy
@@ -107,7 +107,7 @@ class Journal:
         if store.phase == "open" and store.epoch != seen.epoch:
             self._opened(store, seen)
         elif store.phase == "lost" and seen.phase != "lost":
-            _log.error("%s is lost: all memory nodes with copies have ended", seen.label)
+            _log.error("%s is lost: %s", seen.label, lost(store))
         self._look_at_fill(store, seen)
         idle = store.phase == "closed" and not self._policy.is_changing(store.id)
         up = [copy for copy in store.copies if self._policy.is_up(copy.node)]

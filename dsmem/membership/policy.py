@@ -279,6 +279,7 @@ class Policy:
         self._changes.pop(store.id, None)
         self._fills.pop(store.id, None)
         store.stale += [place for place in sorted(counted) if place[0] in self.state.nodes]
+        store.gone = store.lacking(store.opened)
         store.phase, store.copies, store.opened, store.fresh = "lost", [], [], None
         return [events.Save(), *(self._drop(store, place) for place in counted if self._up.get(place[0]))]
 

@@ -67,15 +67,20 @@ class Store:
     stale: list[Place] = field(default_factory=list)  # where copies are that do not count
     making: int = 1  # grows with each copy that is made again, so that a node knows a request that comes late
     extents: int = 1
+    gone: list[int] = field(default_factory=list)  # of a store that is lost: the extents without a copy
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
         """As :func:`dsmem._core.store_nbytes` has it."""
         return self.page_size, self.pages, self.members, self.replicas, self.extents
 
+    def lacking(self, copies: list[Copy]) -> list[int]:
+        """Return the extents of which there is none."""
+        return sorted(set(range(self.extents)) - {copy.extent for copy in copies})
+
     def is_whole(self, copies: list[Copy]) -> bool:
         """Whether there is one of each extent."""
-        return len({copy.extent for copy in copies}) == self.extents
+        return not self.lacking(copies)
 
 
 @dataclass
@@ -157,6 +162,8 @@ def _store(raw: dict[str, Any]) -> Store:
     store.copies, store.opened = ([_copy(copy) for copy in each] for each in copies)
     store.reads, store.stale = [_place(each) for each in raw["reads"]], [_place(each) for each in raw["stale"]]
     store.fresh = _place(raw["fresh"]) if raw["fresh"] is not None else None
+    if not all(isinstance(extent, int) for extent in store.gone):
+        raise ValueError(f"gone={store.gone!r}")
     return store
 
 

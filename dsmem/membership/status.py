@@ -13,6 +13,8 @@ from dsmem.membership.messages import Missing, NodeInfo, Place
 from dsmem.membership.policy import Policy
 from dsmem.membership.state import Copy, Store
 
+_NAMED = 4  # extents of a store that is lost
+
 
 @dataclass(frozen=True)
 class StoreInfo:
@@ -44,6 +46,16 @@ class StoreInfo:
 def called(copy: int, extent: int) -> str:
     """Return what a copy is called. The first extent is not named: most stores have no other."""
     return f"copy {copy}" + (f" of extent {extent}" if extent else "")
+
+
+def lost(store: Store) -> str:
+    """Return why a store is lost. The extents without a copy are named, the first ones of many."""
+    if store.extents == 1:
+        return "all memory nodes with copies have ended"
+    few = [str(extent) for extent in store.gone[:_NAMED]]
+    more = len(store.gone) - len(few)
+    named = ", ".join(few) + (f" and {more} more" if more else "")
+    return f"all memory nodes with copies of extent{'s' * (len(store.gone) > 1)} {named} have ended"
 
 
 def _counting(store: Store, node: int) -> list[Copy]:
@@ -118,7 +130,7 @@ class Status:
     def trouble(self, store: Store, now: float) -> str:
         """Say why a store is not in use, or has fewer copies than promised; nothing if all is as it should be."""
         if store.phase == "lost":
-            return "all memory nodes with copies have ended, and its pages with them; unlink it, and make it again"
+            return f"{lost(store)}, and its pages with them; unlink it, and make it again"
         if store.phase == "closed" and not self._policy.is_changing(store.id):
             reason = self._not_opened.get(store.id, "")
             waits = [self._silent(copy, now) for copy in store.copies if not self._policy.is_up(copy.node)]

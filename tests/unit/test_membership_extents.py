@@ -198,6 +198,7 @@ def test_an_extent_without_a_copy_is_the_end_of_the_store(world):
     world.do_all()
     assert store.phase == "lost" and not store.copies and not store.opened
     assert not world.copies and not store.stale and not decode(world.disk).stores[1].stale
+    assert 1 in store.gone and decode(world.disk).stores[1].gone == store.gone
 
 
 def test_a_lease_is_waited_for_of_each_primary(world):

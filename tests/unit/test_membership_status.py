@@ -146,6 +146,22 @@ def test_lost():
     assert "have ended" in world.trouble() and world.missing() == ()
 
 
+@pytest.mark.parametrize(
+    ("extents", "gone", "named"),
+    [
+        (1, [0], ""),
+        (2, [1], " of extent 1"),
+        (3, [0, 2], " of extents 0, 2"),
+        (8, range(6), " of extents 0, 1, 2, 3 and 2 more"),
+    ],
+)
+def test_a_store_that_is_lost_names_the_extents_without_a_copy(extents, gone, named):
+    world = World(1, 1)
+    world.store.phase, world.store.extents, world.store.gone = "lost", extents, list(gone)
+    said = f"all memory nodes with copies{named} have ended, and its pages with them; unlink it, and make it again"
+    assert world.trouble() == said and len(said) < 160
+
+
 def test_silent_nodes_come_last():
     world = World(3)
     world.tell(events.Silent(1))

@@ -11,10 +11,12 @@ import threading
 from collections import Counter
 
 import pytest
-from epochs import PROPERTIES, eventually, settled, together, writing
+from click.testing import CliRunner
+from epochs import PROPERTIES, SECRET, eventually, settled, together, writing
 from paging import number_of, page
 
 from dsmem import errors
+from dsmem.cli import main
 
 
 def made(cluster, extents, replicas=2):
@@ -152,14 +154,24 @@ def test_an_extent_without_a_copy_is_the_end_of_the_store(tmp_path):
     with together(tmp_path, 2) as where, where.client() as cluster, made(cluster, 3, replicas=1) as store:
         pid = store.allocate()
         gone = where.node_of(store, 0)
+        lost = [copy["extent"] for copy in store.health()["copies"] if copy["node"] == gone.address]
+        said = f"copies of extent{'s' * (len(lost) > 1)} {', '.join(map(str, lost))} have ended"
         port = gone.port
         gone.kill()
         eventually(lambda: not store.health()["open"])
         gone.port = port
         gone.start()  # another process, which has none of its copies
-        eventually(lambda: "have ended" in store.health()["trouble"])
-        with pytest.raises(errors.CorruptError):
-            store.read(pid)
+        eventually(lambda: said in store.health()["trouble"])
+        for call in (lambda: store.read(pid), lambda: cluster.store("db", create=False)):
+            with pytest.raises(errors.CorruptError, match=said) as error:
+                call()
+            assert len(error.value.detail) <= 200
+        where.coordinator.kill()
+        where.coordinator.start()
+        eventually(lambda: said in store.health(timeout=None)["trouble"])
+        for command in (["ls"], ["stat", "db"]):
+            run = CliRunner(env={"DSMEM_SECRET": SECRET.decode(), "COLUMNS": "300"}).invoke
+            assert said in run(main, ["store", *command, "-c", where.address]).output
         cluster.unlink("db")
         eventually(lambda: all(info.copies == info.stale == 0 for info in where.infos()))
 
