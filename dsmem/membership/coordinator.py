@@ -12,6 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from dsmem import _core, errors
 from dsmem.membership import events, messages
@@ -140,6 +141,7 @@ class Coordinator:
             if isinstance(event, events.Recovered):
                 self._status.opened(event.store)
             self._execute(actions)
+            self._end_fillers()
             if actions or isinstance(event, events.Silent):
                 self._journal.look()
 
@@ -258,8 +260,8 @@ class Coordinator:
 
         self._run(lambda: self._recover_now(action), failed)
 
-    def _run(self, do: Callable[[], Event], failed: Callable[[str], Event]) -> None:
-        """Do it in a thread, whose end :meth:`stop` waits for, and tell what has come of it: one event in any case."""
+    def _run(self, do: Callable[[], Event | None], failed: Callable[[str], Event | None]) -> None:
+        """Do it in a thread, whose end :meth:`stop` waits for, and tell what has come of it, if anything has."""
 
         def told() -> Event | None:
             try:
@@ -301,7 +303,6 @@ class Coordinator:
                 remotes.append(self._server.context.attach(action.fresh.descriptor))
                 stack.callback(remotes[-1].detach)
                 _core.store_recover(tuple(remotes), action.epoch)
-        self._forget_fillers(action.store)
         about = self._label(action.store), action.epoch, found, clock() - begun
         _log.debug("%s: copies recovered for epoch %d: %s, in %.3f s", *about)
         return events.Recovered(action.store, action.epoch)
@@ -309,17 +310,22 @@ class Coordinator:
     def _fill(self, action: events.Fill) -> None:
         about = action.store, action.epoch, action.copy.node, action.copy.extent
 
-        def failed(reason: str) -> Event:
+        def failed(reason: str) -> Event | None:
             with self._lock:
+                if not self._is_filled(action):
+                    return None
                 self._status.not_filled(action.store, reason)
             _log.warning("%s: a copy can't be made again yet: %s", self._label(action.store), reason)
             return events.FillFailed(*about)
 
-        self._run(lambda: self._fill_now(action, events.Filled(*about)), failed)
+        self._run(partial(self._fill_now, action, events.Filled(*about)), failed)
 
-    def _fill_now(self, action: events.Fill, filled: Event) -> Event:
+    def _is_filled(self, action: events.Fill) -> bool:
+        """Whether the copy is still to be filled: the store may have gone on without it."""
+        return self._policy.filling(action.store) == action.copy
+
+    def _fill_now(self, action: events.Fill, filled: Event) -> None:
         """Copy the pages while clients change them, until few are left."""
-        self._forget_fillers(action.store)
         with contextlib.ExitStack() as stack:
             remotes = []
             for descriptor in (action.source.descriptor, action.copy.descriptor):
@@ -330,36 +336,39 @@ class Coordinator:
             for _ in range(_ROUNDS_MOST):
                 if self._fill_round(action, filler) <= _LEFT_FEW:
                     break
-            with self._lock:
-                self._fillers[action.store, action.copy.descriptor] = filler, remotes
-            stack.pop_all()
-        return filled
+            with self._lock:  # held until the policy knows that the filler is there
+                if self._is_filled(action):
+                    self._fillers[action.store, action.copy.descriptor] = filler, remotes
+                    stack.pop_all()
+                    self.tell(filled)
 
     def _filler_of(self, store: int, fresh: Copy) -> _core.StoreFill:
-        found = self._fillers.get((store, fresh.descriptor))
+        with self._lock:
+            found = self._fillers.get((store, fresh.descriptor))
         if found is None:
             raise errors.CanceledError("what has filled the new copy is gone; it is made again")
         return found[0]
 
-    def _forget_fillers(self, store: int) -> None:
-        """Of copies that count by now, or never will. What is still in a call ends with the context."""
-        with self._lock:
-            found = [self._fillers.pop(key) for key in list(self._fillers) if key[0] == store]
-        for filler, remotes in found:
-            with contextlib.suppress(errors.DsmemError):
-                filler.close()
-            for remote in remotes:
+    def _end_fillers(self) -> None:
+        """End those of copies that count by now, or never will. One that is in a call is ended after that."""
+        for key, (filler, remotes) in list(self._fillers.items()):
+            fresh = self._policy.completing(key[0])
+            if fresh is None or fresh.descriptor != key[1]:
                 with contextlib.suppress(errors.DsmemError):
-                    remote.detach()
+                    filler.close()
+                    for remote in remotes:
+                        remote.detach()
+                    del self._fillers[key]
 
     def _fill_round(self, action: events.Fill, filler: _core.StoreFill) -> int:
-        """Copy what has changed since the round before, and return how many pages that were."""
+        """Copy what has changed since the round before, and return how many pages that were; 0 if it was overtaken."""
         while not self._stopped:
             found = filler.round(_ROUND_BYTES)
             with self._lock:
-                fill, store = self._policy.filling(action.store), self._policy.state.stores.get(action.store)
-                if store is not None and fill == action.copy:
-                    self._status.filled(store.id, found["passed"], store.pages // store.extents)
+                if not self._is_filled(action):
+                    return 0
+                store = self._policy.state.stores[action.store]
+                self._status.filled(store.id, found["passed"], store.pages // store.extents)
             if found["done"]:
                 return found["copied"] + found["left"]
         raise errors.ClosedError("coordinator")

@@ -173,6 +173,11 @@ class Policy:
         fill = self._fills.get(store)
         return fill.moved if fill is not None else None
 
+    def completing(self, store: int) -> Copy | None:
+        """Return the new copy that is to count in the epoch that begins."""
+        change = self._changes.get(store)
+        return change.fresh if change is not None else None
+
     def is_changing(self, store: int) -> bool:
         """Whether a change of its epoch is under way. A store that is closed waits for a node otherwise."""
         return store in self._changes
