@@ -107,7 +107,7 @@ void dsm_store_doubt_of(const dsm_store *s, dsm_store_doubt *out);
 enum { DSM_STORE_UNKNOWN = 0, DSM_STORE_DONE = 1, DSM_STORE_NOT_DONE = 2 };
 enum { DSM_STORE_DOUBTS = 64 };
 /* The changes of the last dsm_store_write_many(), if it has failed, whose outcome is unknown. out: room for
- * DSM_STORE_DOUBTS. Returns how many. */
+ * DSM_STORE_DOUBTS. Returns how many. The next call for many pages forgets them, unless it is refused. */
 uint32_t dsm_store_doubts(const dsm_store *s, dsm_store_doubt *out);
 int dsm_store_outcome(dsm_store *s, const dsm_store_doubt *of, size_t n, int *outcome);
 

@@ -308,9 +308,11 @@ static int failed_at(size_t i, size_t n, const dsm_failure *f)
 int window_run(dsm_store *s, enum store_kind kind, const uint64_t *pids, size_t n, const void *pages,
                uint64_t *versions)
 {
-    s->window->n = 0; /* no doubt of a call before is this one's */
     int rc = store_enter(s);
-    return rc ? rc : store_exit(s, window_operate(s, kind, pids, n, pages, versions, NULL, 0));
+    if (rc)
+        return rc;
+    s->window->n = 0; /* no doubt of a call before is this one's */
+    return store_exit(s, window_operate(s, kind, pids, n, pages, versions, NULL, 0));
 }
 
 /* Of a page with several copies a machine notes a change only if its outcome is unknown, whatever it ends with. */

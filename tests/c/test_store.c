@@ -524,6 +524,34 @@ static int write_that_waits(int dropped)
     return (int)stats.posts + 1;
 }
 
+static int use_many_in_handler(void)
+{
+    uint64_t pids[2] = {interrupted_page, interrupted_page}, versions[2];
+    uint8_t pages[2 * PAGE];
+    refusals += dsm_store_write_many(interrupted, pids, 2, pages, versions) == -DSM_EBUSY;
+    refusals += dsm_store_read_many(interrupted, pids, 2, pages) == -DSM_EBUSY;
+    return 1; /* ends the wait */
+}
+
+/* A call for many pages that is refused leaves alone the one that it has interrupted. The ops are those of a write. */
+static void many_that_wait(int dropped)
+{
+    char plan[32];
+    uint64_t versions[2] = {0};
+    uint8_t pages[2 * PAGE] = {0};
+    snprintf(plan, sizeof plan, "drop=%d", dropped);
+    interrupted = open_with_plan(plan);
+    CHECK(!dsm_store_allocate(interrupted, &interrupted_page, 1));
+    refusals = 0;
+    dsm_set_interrupt(use_many_in_handler);
+    CHECK(dsm_store_write_many(interrupted, (uint64_t[]){interrupted_page, interrupted_page}, 2, pages, versions) ==
+          -DSM_ETIME);
+    dsm_set_interrupt(NULL);
+    CHECK(refusals == 2 && strstr(dsm_last_error()->detail, "ids[0] of 2: "));
+    CHECK(!dsm_store_close(interrupted));
+    close_all();
+}
+
 static uint64_t given[64];
 
 static int change_ids(void)
@@ -661,6 +689,7 @@ int main(void)
     by_ops();
     lost_answers();
     write_that_waits(write_that_waits(0));
+    many_that_wait(write_that_waits(0));
     ids_that_change(ids_that_change(0));
     looks_that_come_too_late();
     extents_that_are_mapped();
