@@ -367,6 +367,8 @@ enum store_next store_sweep_step(struct store_sweep *m, struct store_env *e);
 
 enum store_kind { STORE_READ, STORE_VERSION, STORE_WRITE, STORE_COMPARE_WRITE, STORE_FREE };
 
+static inline bool kind_changes(enum store_kind kind) { return kind >= STORE_WRITE; }
+
 struct store_op {
     enum store_kind kind;
     int status;

@@ -14,11 +14,11 @@ static int ended(size_t i)
     return err_set(DSM_ETIME, 0, "a signal handler ended the call before ids[%zu]", i);
 }
 
-static int failed_at(int rc, size_t i, size_t n)
+static int failed_at(enum store_kind kind, int rc, size_t i, size_t n)
 {
     dsm_failure f = *dsm_last_error();
-    return err_set_op(-rc, f.cause, f.status, f.vendor,
-                      "ids[%zu] of %zu: %s (those before it were done, none after it)", i, n, f.detail);
+    return err_set_op(-rc, f.cause, f.status, f.vendor, "ids[%zu] of %zu: %s%s", i, n, f.detail,
+                      kind_changes(kind) ? " (those before it were done, none after it)" : "");
 }
 
 int dsm_store_read_many(dsm_store *s, const uint64_t *pids, size_t n, void *pages)
@@ -32,7 +32,7 @@ int dsm_store_read_many(dsm_store *s, const uint64_t *pids, size_t n, void *page
             return rc;
         rc = dsm_store_read(s, pids[i], (char *)pages + i * each, NULL);
         if (rc)
-            return failed_at(rc, i, n);
+            return failed_at(STORE_READ, rc, i, n);
     }
     return 0;
 }
@@ -49,7 +49,7 @@ int dsm_store_write_many(dsm_store *s, const uint64_t *pids, size_t n, const voi
             return rc;
         rc = dsm_store_write(s, pids[i], (const char *)pages + i * each, &versions[i]);
         if (rc)
-            return failed_at(rc, i, n);
+            return failed_at(STORE_WRITE, rc, i, n);
     }
     return 0;
 }

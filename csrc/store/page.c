@@ -105,8 +105,9 @@ static enum store_next look_again(struct store_op *m, const struct store_env *e)
 {
     uint32_t rounds = m->rounds - m->waits;
     if (rounds > ROUNDS_MOST || is_over(m, e))
-        return end(m, err_set(DSM_ETIME, 0, "page %llu was replaced during each of %u looks; nothing was changed",
-                              (unsigned long long)m->pid, rounds));
+        return end(m,
+                   err_set(DSM_ETIME, 0, "page %llu was replaced during each of %u looks%s", (unsigned long long)m->pid,
+                           rounds, kind_changes(m->kind) ? "; nothing was changed" : ""));
     return rounds < ROUNDS_AT_ONCE ? look(m, e, true) : sleep_before(m, e, rounds - ROUNDS_AT_ONCE);
 }
 

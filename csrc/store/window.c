@@ -298,11 +298,10 @@ static void begin(struct store_window *w, enum store_kind kind, const uint64_t *
     }
 }
 
-static int failed_at(size_t i, size_t n, const dsm_failure *f)
+static int failed_at(enum store_kind kind, size_t i, size_t n, const dsm_failure *f)
 {
-    return err_set_op(f->code, f->cause, f->status, f->vendor,
-                      "ids[%zu] of %zu: %s (those before it were done, and some after it may have been)", i, n,
-                      f->detail);
+    return err_set_op(f->code, f->cause, f->status, f->vendor, "ids[%zu] of %zu: %s%s", i, n, f->detail,
+                      kind_changes(kind) ? " (those before it were done, and some after it may have been)" : "");
 }
 
 int window_run(dsm_store *s, enum store_kind kind, const uint64_t *pids, size_t n, const void *pages,
@@ -348,7 +347,7 @@ int window_operate(dsm_store *s, enum store_kind kind, const uint64_t *pids, siz
         for (uint32_t i = 0; heads && i < w->failed; i++)
             heads[from + i] = w->places[i].m.guess;
         if (w->failed < w->n)
-            rc = failed_at(from + w->failed, n, &w->failure);
+            rc = failed_at(kind, from + w->failed, n, &w->failure);
     }
     return rc;
 }
