@@ -44,6 +44,11 @@ class PrivateNames:
         self._cluster = check_name(cluster)
         self._objects: dict[str, _Named] = {}
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no object has a name."""
+        return not self._objects
+
     def _found(self, name: str) -> _Named:
         found = self._objects.get(check_name(name))
         if found is None:

@@ -209,7 +209,7 @@ class NameServer:
             of, self._just_named = self._just_named, None
             if of is not None and not told:  # the call that made it has failed
                 with contextlib.suppress(errors.DsmemError):
-                    self._place(of.cluster).unlink(of.name, of.id)
+                    self._unname(of.cluster, of.name, of.id)
 
     def _answer(self, client: int, raw: bytes) -> bytes:
         try:
@@ -232,14 +232,30 @@ class NameServer:
 
     def _place(self, cluster: str, make: bool = False) -> LocalNames | PrivateNames:
         if self.is_private:
-            return self._private.setdefault(cluster, PrivateNames(cluster)) if make else self._private_of(cluster)
+            return self._private_of(cluster, make)
         return LocalNames(cluster, os.geteuid(), make=make)
 
-    def _private_of(self, cluster: str) -> PrivateNames:
+    def _private_of(self, cluster: str, make: bool) -> PrivateNames:
+        """Return a cluster that has names, or one that is kept when it has: see :meth:`_keep`."""
         found = self._private.get(cluster)
+        if found is None and make:
+            return PrivateNames(cluster)
         if found is None:
             raise errors.NameNotFoundError(f"this server has no cluster {cluster!r}; 'dsmem ls' lists what there is")
         return found
+
+    def _keep(self, cluster: str, place: LocalNames | PrivateNames) -> None:
+        """Keep the names of a cluster in this process's memory, if there are any."""
+        if isinstance(place, PrivateNames):
+            if place.is_empty:
+                self._private.pop(cluster, None)
+            else:
+                self._private[cluster] = place
+
+    def _unname(self, cluster: str, name: str, number: int) -> None:
+        place = self._place(cluster)
+        place.unlink(name, number)
+        self._keep(cluster, place)
 
     def _client(self, client: int) -> _Client:
         return self._clients.setdefault(client, _Client())
@@ -350,7 +366,9 @@ class NameServer:
         if creator:
             raise errors.ProtocolError(f"{name!r} can't end with a creator that is not a process of this host")
         made.id = object_id(made.remote)
-        self._place(made.cluster, make=True).publish(made.file, name, None if mode == wire.NO_MODE else mode)
+        place = self._place(made.cluster, make=True)
+        place.publish(made.file, name, None if mode == wire.NO_MODE else mode)
+        self._keep(made.cluster, place)
         made.name = name
         self._just_named = made
         self._current[made.key] = made
@@ -378,7 +396,7 @@ class NameServer:
         fields.end()
         if self.others is not None and self.others.unlink(cluster, name, number):
             return wire.success()
-        self._place(cluster).unlink(name, number)
+        self._unname(cluster, name, number)
         for each in [each for each in self._current.values() if (each.cluster, each.name) == (cluster, name)]:
             self._close_unused(each)
         return wire.success()

@@ -197,6 +197,24 @@ def test_a_server_that_may_not_look_closes_nothing(server, client, here):
     assert len(held(server, client)) == 1
 
 
+def test_names_of_a_device_are_kept_for_clusters_that_have_some(server, client, cluster_name):
+    """A request that is refused, or never ended, leaves no other one behind."""
+    server.is_private = True
+    with plain(server) as ask:
+        server.memory = 1
+        with pytest.raises(errors.OutOfMemoryError):
+            allocate(ask, "refused", 1)
+        server.memory = None
+        allocate(ask, "unnamed", 2)
+        assert not server._private
+        client.event("a", create=True).close()
+        client.event("b", create=True).close()
+        client.unlink("a")
+        assert list(server._private) == [cluster_name] and [info.name for info in client.list()] == ["b"]
+        client.unlink("b")
+        assert not server._private and client.list() == []
+
+
 def test_a_connection_has_bounds(server, client, cluster_name, monkeypatch):
     client.event("a", create=True).close()
     monkeypatch.setattr(server_module, "_UNNAMED_MOST", 3)
