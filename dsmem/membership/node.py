@@ -150,11 +150,13 @@ class Copies:
         return wire.success()
 
     def _forget(self, place: _Part) -> None:
-        copy = self._copies.pop(place)
-        self._server.other_bytes -= len(copy.memory)
+        copy = self._copies[place]
+        nbytes = len(copy.memory)
         if copy.region is not None:
             copy.region.close()
         copy.memory.close()
+        del self._copies[place]  # now that it can't fail any more
+        self._server.other_bytes -= nbytes
 
     def held(self) -> tuple[int, int]:
         """Return how many copies there are, and their bytes. Any thread may call it."""
@@ -163,12 +165,14 @@ class Copies:
     def begin_again(self) -> None:
         """Be a new node, without copies: the coordinator does not know this one any more, so none of them counts.
 
-        What the coordinator had asked of the number before, and comes late, is refused.
+        What the coordinator had asked of the number before, and comes late, is refused. If a copy can't be given up the
+        number stays, so that the coordinator says it again.
         """
         with self._turn:
-            _log.warning("forgotten by the coordinator: %d copies dropped, %d bytes", *self.held())
-            self.id, self.was_known = _number(), False
+            held = self.held()
             self._forget_all()
+            self.id, self.was_known = _number(), False
+            _log.warning("forgotten by the coordinator: %d copies dropped, %d bytes", *held)
 
     def close(self) -> None:
         """Give back all memory."""
@@ -266,13 +270,22 @@ class Member:
             except errors.DsmemError as error:
                 self._tell(str(error))
                 if isinstance(error, errors.StaleDescriptorError):
-                    self._copies.begin_again()
+                    self._begin_again()
                 if isinstance(error, _REFUSALS) and refusals >= 0:
                     refusals += 1
                 if refusals >= _REFUSALS_MOST:
                     self.failed = error
                     return
             self._stopped.wait(_JOIN_SECONDS)
+
+    def _begin_again(self) -> None:
+        """Give up the copies. Whatever fails, the node goes on to register, and is told again."""
+        try:
+            self._copies.begin_again()
+        except errors.ClosedError:
+            raise
+        except Exception:
+            _log.exception("copies that do not count any more can't be given up yet")
 
     def _request(self) -> bytes:
         fields = wire.number(self._copies.id), wire.text(self._address), wire.text(self._domain)

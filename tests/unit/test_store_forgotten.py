@@ -1,6 +1,8 @@
 """A memory node that was forgotten and lives: the coordinator's decisions, and real processes."""
 
+import mmap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from epochs import PROPERTIES, eventually, settled, together
@@ -9,8 +11,11 @@ from test_membership_policy import World, nodes_of
 
 from dsmem import _core, errors
 from dsmem.membership import events
+from dsmem.membership import node as node_module
 from dsmem.membership.client import forget_node
+from dsmem.membership.node import Copies, Member
 from dsmem.membership.state import Node, State, encode
+from dsmem.names import wire
 
 
 @pytest.fixture
@@ -83,6 +88,43 @@ def copies_in(process, capacity):
         begin, end = (int(each, 16) for each in line.split()[0].split("-"))
         found += "/dev/zero" in line and end - begin == -(-nbytes // 4096) * 4096
     return found
+
+
+class Region:
+    """It is in use once, so that it can't be closed."""
+
+    def __init__(self, error):
+        self.error, self.closed = error, False
+
+    def close(self):
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        self.closed = True
+
+
+@pytest.mark.parametrize("error", [errors.BusyError("in use"), BufferError("exported pointers exist")])
+def test_a_copy_that_can_not_be_given_up_at_once(error, monkeypatch):
+    """The node goes on to register, under its number until it has no copies."""
+    monkeypatch.setattr(node_module, "_JOIN_SECONDS", 0)
+    server = SimpleNamespace(answer=lambda does: None, other_bytes=3 * 4096)
+    copies = Copies(server)
+    before, regions = copies.id, [Region(None), Region(error), Region(None)]
+    for extent, region in enumerate(regions):
+        copies._copies[1, extent] = node_module._Copy(mmap.mmap(-1, 4096), region, 1, 1, 1)
+    told = []
+
+    def call(request, seconds):
+        told.append((copies.id, len(copies._copies), server.other_bytes))
+        if copies.id == before:
+            return wire.failure(errors.StaleDescriptorError("it was forgotten"))
+        member._stopped.set()
+        return wire.success()
+
+    member = Member(None, "tcp:127.0.0.1:1", copies, "tcp://127.0.0.1:2", "d", lambda: None)
+    member._register(SimpleNamespace(call=call))
+    assert told == [(before, 3, 3 * 4096), (before, 2, 2 * 4096), (copies.id, 0, 0)]
+    assert copies.id != before and all(region.closed for region in regions) and member.is_registered
 
 
 def test_it_gives_up_its_copies(tmp_path):
