@@ -7,7 +7,6 @@ Each step of the machines: tests/c/test_store_sim.c.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import multiprocessing
 import os
 import pickle
@@ -39,8 +38,6 @@ import dsmem
 from dsmem import _core, errors
 from dsmem.cli import main
 from dsmem.names import copies
-from dsmem.names.server import GRACE_SECONDS
-from dsmem.store import Store
 
 nodes, cluster = store_nodes.nodes, store_nodes.cluster
 
@@ -409,12 +406,6 @@ def test_clients_that_are_killed_in_writes(nodes, cluster, cluster_name):
             pauses.append(time.monotonic() - died)
     print(f"from death to the first success on its pages: {sorted(pauses)[len(pauses) // 2]:.4f}, {max(pauses):.4f} s")
     check_equal(cluster, 3)
-
-
-@pytest.mark.parametrize("call", [Store.run, Store.run_async, Store.snapshot, Store.snapshot_async])
-def test_attempts_outlast_the_proof_of_a_death_by_default(call):
-    """As single calls do, which wait 40 s."""
-    assert inspect.signature(call).parameters["timeout"].default >= GRACE_SECONDS + 10
 
 
 def check_alive(told, process):

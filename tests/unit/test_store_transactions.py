@@ -6,6 +6,7 @@ docs/protocols/commit.md has the steps, and tests/c/test_store_sim.c plays each 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import multiprocessing
 import os
@@ -21,6 +22,8 @@ from paging import SIZE, StruckError, handling, number_of, page
 
 import dsmem
 from dsmem import _core, errors
+from dsmem import store as store_module
+from dsmem.names.server import GRACE_SECONDS
 
 SECRET = b"7a4c5" * 12 + b"7a4c"
 SECONDS = 60
@@ -429,6 +432,39 @@ def test_a_wait_for_a_lock_ends_with_the_time(store, place, call):
         what = [pid] if call is dsmem.Store.snapshot else lambda tx: tx.read(pid)
         with pytest.raises(errors.BusyError, match=f"page {pid} is being changed by another client"):
             call(store, what, timeout=0.3)
+
+
+@pytest.mark.parametrize("call", ["run", "run_async", "snapshot", "snapshot_async"])
+def test_a_wait_for_a_lock_outlasts_the_proof_of_a_death_by_default(store, place, call, monkeypatch):
+    """It has lasted for the grace of a server and 10 s more; calls whose time is over end, and this one does not."""
+    begun, got = threading.Event(), []
+
+    class Budget(store_module._Budget):
+        def __init__(self, function, timeout):
+            super().__init__(function, timeout)
+            self._ends -= GRACE_SECONDS + 10
+
+        def begin(self, *args):
+            transaction = super().begin(*args)
+            begun.set()
+            return transaction
+
+    def wait(what):
+        result = getattr(store, call)(what)
+        got.append(asyncio.run(result) if call.endswith("_async") else result)
+
+    monkeypatch.setattr(store_module, "_Budget", Budget)
+    with locked(store, place) as pid, client(place[0]) as third, third.store("s") as other:
+        what = (lambda tx: tx.read_many([pid])) if call.startswith("run") else [pid]
+        waiting = threading.Thread(target=wait, args=(what,))
+        waiting.start()
+        assert begun.wait(SECONDS)
+        for _ in range(3):
+            with pytest.raises(errors.BusyError, match=f"page {pid} is being changed"):
+                other.run(lambda tx: tx.read(pid), timeout=0)
+        assert waiting.is_alive()
+    waiting.join()
+    assert [number_of(pages[0]) for pages in got] == [1]
 
 
 def test_a_wait_for_another_thread_ends_with_the_time(store, place):
