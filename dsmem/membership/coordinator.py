@@ -151,7 +151,7 @@ class Coordinator:
         if fill is not None and fill.place == (event.node, event.extent):
             self._status.not_filled(event.store, event.reason)
             _log.warning("%s: %s can't make a copy: %s", self._label(event.store), at, event.reason)
-        elif self._status.not_opened(event.store, event.reason):
+        elif self._policy.opens(event.store, event.epoch) and self._status.not_opened(event.store, event.reason):
             _log.warning("%s: %s refuses epoch %d: %s", self._label(event.store), at, event.epoch, event.reason)
 
     def _execute(self, actions: Iterable[Action]) -> None:
@@ -251,8 +251,10 @@ class Coordinator:
         timer.start()
 
     def _recover(self, action: events.Recover) -> None:
-        def failed(reason: str) -> Event:
+        def failed(reason: str) -> Event | None:
             with self._lock:
+                if not self._policy.opens(action.store, action.epoch):
+                    return None
                 is_new = self._status.not_opened(action.store, reason)
             if is_new:
                 _log.warning("%s: epoch %d can't be opened yet: %s", self._label(action.store), action.epoch, reason)

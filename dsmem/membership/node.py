@@ -125,10 +125,10 @@ class Copies:
             if epoch <= known.epoch:
                 text = f"the copy is of epoch {known.epoch}, and can't be closed for epoch {epoch}"
                 raise errors.ConflictError(f"{text}; ask its coordinator which is the present one")
+            if known.region is not None:
+                known.region.close()  # from here on not a byte goes in or out by the descriptor of before
+            known.region = None
             known.epoch, known.number = epoch, number
-            region, known.region = known.region, None
-            if region is not None:
-                region.close()  # from here on not a byte goes in or out by the descriptor of before
             _log.info("copy of %s closed for epoch %d", _called(store, extent), epoch)
         return self._opened(known)
 

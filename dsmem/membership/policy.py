@@ -182,6 +182,10 @@ class Policy:
         """Whether a change of its epoch is under way. A store that is closed waits for a node otherwise."""
         return store in self._changes
 
+    def opens(self, store: int, epoch: int) -> bool:
+        """Whether this epoch of a store is about to be opened."""
+        return self._under_way(store, epoch) is not None
+
     def rests_until(self, store: int) -> float:
         """Return until when no copy of a store is made again."""
         return self._rests.get(store, 0.0)
@@ -307,6 +311,7 @@ class Policy:
     def _created(self, event: events.Created, now: float) -> list[Action]:
         if self.state.named(event.cluster, event.name) is not None:
             raise errors.NameExistsError(repr(event.name))
+        self._failures.pop((event.cluster, event.name), None)  # which no client has asked for
         replicas = event.shape[3]
         store = Store(event.id, event.cluster, event.name, *event.shape, created=event.time, epoch=1)
         store.extents = event.extents

@@ -1,4 +1,5 @@
-"""A new copy that a coordinator fills: what fills it ends when the store goes on without that copy.
+"""A new copy that a coordinator fills: what fills it ends when the store goes on without that copy. What was overtaken
+is not said of a store, either.
 
 The coordinator's threads are real; its nodes, and what copies pages, are played here.
 """
@@ -219,3 +220,44 @@ def test_what_a_filler_of_before_says_is_not_taken_for_the_present_one(world):
     Filler.made[-1].may.release(1)
     world.at_rest()
     assert world.it._policy.completing(STORE).descriptor == b"fresh again"
+
+
+# ---- what it says of steps that were overtaken ----
+
+
+@pytest.fixture
+def recovering(monkeypatch):
+    """Recoveries wait, and fail then. An event for each: it has begun."""
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def recover(remotes, epoch):
+        if epoch == 3:
+            begun.release()
+            assert go_on.wait(SECONDS)
+            raise errors.CorruptError("of the copies of before")
+        return {}
+
+    def install():
+        monkeypatch.setattr(_core, "store_recover", recover)
+        return begun, go_on
+
+    yield install
+    go_on.set()
+
+
+def test_a_recovery_that_was_overtaken_is_no_reason_why_a_store_is_not_open(world, recovering, caplog):
+    begun, go_on = recovering()
+    world.filler.may.release(1)
+    world.at_rest()
+    world.it.tell(events.Closed(STORE, 3, 1, b"1 of 3"))
+    assert begun.acquire(timeout=SECONDS)
+    gone(world)
+    world.closed(4, 1)
+    go_on.set()
+    world.at_rest()
+    assert "can't be opened" not in caplog.text and not world.it._status._not_opened
+
+
+def test_a_refusal_that_comes_late_is_no_reason_why_a_store_is_not_open(world, caplog):
+    world.it.tell(events.Refused(STORE, 1, 1, "the copy is of epoch 2"))
+    assert "refuses" not in caplog.text and not world.it._status._not_opened

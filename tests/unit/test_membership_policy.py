@@ -422,6 +422,16 @@ def test_a_removed_store_is_dropped_by_all(world):
     assert not world.copies and not world.policy.state.stores
 
 
+def test_why_a_store_was_not_made_is_not_said_of_the_next_one(world):
+    """The client that wanted the first one has gone before it asked."""
+    world.make(2)
+    world.policy._failures["c", "other"] = "a memory node has failed"
+    world.tell(events.Created(2, "c", "other", (*SHAPE, 2), 0.0))
+    world.do_all()
+    world.tell(events.Removed(2))
+    assert not world.policy.failure("c", "other")
+
+
 def test_a_store_is_not_made_if_a_node_fails_meanwhile(world):
     world.tell(events.Created(1, "c", "db", (*SHAPE, 2), 0.0))
     world.stop(world.asked[0].copy.node)

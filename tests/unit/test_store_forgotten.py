@@ -14,6 +14,7 @@ from dsmem.membership import events
 from dsmem.membership import node as node_module
 from dsmem.membership.client import forget_node
 from dsmem.membership.node import Copies, Member
+from dsmem.membership.standing import Standing
 from dsmem.membership.state import Node, State, encode
 from dsmem.names import wire
 
@@ -125,6 +126,26 @@ def test_a_copy_that_can_not_be_given_up_at_once(error, monkeypatch):
     member._register(SimpleNamespace(call=call))
     assert told == [(before, 3, 3 * 4096), (before, 2, 2 * 4096), (copies.id, 0, 0)]
     assert copies.id != before and all(region.closed for region in regions) and member.is_registered
+
+
+def test_a_copy_that_can_not_be_closed_has_no_other_descriptor():
+    """The way to it of before is open still: the request is refused until that is closed, also when it comes again."""
+    made = []
+    context = SimpleNamespace(register=lambda memory, rights: made.append(memory) or SimpleNamespace(descriptor=b"new"))
+    does = {}
+    copies = Copies(SimpleNamespace(answer=does.update, context=context))
+    region = Region(errors.BusyError("in use"))
+    copies._copies[1, 0] = node_module._Copy(mmap.mmap(-1, 4096), region, 1, 1, 1)
+    copies.witness.seen = Standing(1, 1, 0, 1)
+    fields = wire.number(copies.id), copies.witness.seen.encode(), wire.number(1), wire.number(2), wire.number(5)
+
+    def close():
+        return does[wire.Request.COPY_CLOSE](1, wire.Reader(b"".join(fields)))
+
+    with pytest.raises(errors.BusyError):
+        close()
+    assert not made and not region.closed
+    assert close() == wire.success(b"new") and region.closed
 
 
 def test_it_gives_up_its_copies(tmp_path):
