@@ -61,7 +61,7 @@ with serving() as (_, at), client(f"{at}/one") as one, client(f"{at}/one") as ot
         raises(errors.MismatchError, "segment", other.queue, "table")
         raises(errors.UnsupportedError, "grows", made.resize, 100000)
         other.unlink("table")
-        raises(errors.NameNotFoundError, "table", one.unlink, "table")
+        raises(errors.NameNotFoundError, "no cluster 'one'", one.unlink, "table")
         assert made.read()[0, 1] == 7, "handles stay"
         with one.segment("table", 8, create=True) as again:
             again[0] = 5
