@@ -18,6 +18,8 @@ from dsmem.names import copies
 FABRIC = os.environ.get("DSMEM_TEST_NODES", "tcp")
 SECRET = b"c0b1e" * 12 + b"c0b1"
 SECONDS = 60
+NUMBERS = 2**40 - 1  # of a page id: the number of the page
+VERSIONS = 2**28 - 1  # of a version: what a head has of it
 PROPERTIES = {"page_size": SIZE, "capacity": 100 * SIZE, "members": 8}
 
 
@@ -118,12 +120,17 @@ def check_equal(cluster, replicas, extents=1):
 
 
 def check_equal_copies(images):
+    """Frames are as long as the copies say, and the one that a head names is of that page and version."""
     first, frames = heads(images[0])
     assert all(heads(raw) == (first, frames) for raw in images)
-    for number, head in enumerate(first):
+    (nbytes,), (extents, extent) = struct.unpack_from("<I", images[0], 64), struct.unpack_from("<HH", images[0], 116)
+    for index, head in enumerate(first):
         assert not is_locked(head)
         if not head >> 52:
-            at = frames + (head & 0xFFFFFF) * (64 + SIZE)
-            found = [raw[at : at + 64 + SIZE] for raw in images]
-            headers = [struct.unpack("<8Q", raw[:64]) for raw in found]
-            assert len(set(found)) == 1, f"page {number}, head {head:#x}: {headers}"
+            number = index * max(extents, 1) + extent
+            at = frames + (head & 0xFFFFFF) * (64 + nbytes)
+            found = [raw[at : at + 64 + nbytes] for raw in images]
+            said = f"page {number}, head {head:#x}: {[struct.unpack('<8Q', raw[:64]) for raw in found]}"
+            assert len(set(found)) == 1, said
+            pid, version = struct.unpack_from("<QQ", found[0])
+            assert (pid & NUMBERS, version & VERSIONS) == (number, head >> 24 & VERSIONS), said

@@ -28,8 +28,12 @@ static void check_extent(uint32_t extent, uint32_t node, uint32_t end)
             REQUIRE(heads_at(k)[i] == heads[i], "the head of page %llu at node %u", (unsigned long long)number, k);
         if (head_state(heads[i]) != HEAD_FRAMED)
             continue;
-        for (uint32_t k = node; k < end; k++)
+        for (uint32_t k = node; k < end; k++) {
+            uint64_t there = frame_at(&shape, head_low(heads[i]));
             check_frame(k, number, heads[i]);
+            REQUIRE(!memcmp(memory[k] + there, memory[node] + there, sizeof(struct frame_header) + PAGE_BYTES),
+                    "copies %u and %u of page %llu differ", node, k, (unsigned long long)number);
+        }
         for (uint64_t k = 0; k < i; k++)
             REQUIRE(head_state(heads[k]) != HEAD_FRAMED || head_low(heads[k]) != head_low(heads[i]),
                     "two pages are in frame %u", head_low(heads[i]));

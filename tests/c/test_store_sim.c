@@ -18,7 +18,7 @@
  * Transactions of several pages have an order with all others and with single operations (store_serial.h). Those whose
  * clients died were made as a whole, or not at all.
  * Of page ids: none is given twice, an op on a freed page fails, and fails only if it is freed. At the end: each frame
- * that a head names is whole, and no two heads name one.
+ * that a head names is whole, it is the same at all copies, and no two heads name one.
  *
  * Of several extents each copy is at a node of its own, so no order of ops is there by chance.
  *

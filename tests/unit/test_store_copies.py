@@ -25,6 +25,7 @@ from store_nodes import (
     SECONDS,
     SECRET,
     check_equal,
+    check_equal_copies,
     client,
     eventually,
     heads,
@@ -81,6 +82,29 @@ def test_what_calls_do(nodes, cluster, cluster_name, replicas):
             with dsmem.attach(again, second._names.context) as third:
                 assert third.write(one, page(4)) == store.version(one)
     check_equal(cluster, replicas)
+
+
+@pytest.mark.parametrize("nbytes", [SIZE, 4096])
+def test_where_copies_may_differ(cluster, nbytes):
+    """In frames that no head names: a client that was killed has written some of these at one copy only."""
+    with made(cluster, page_size=nbytes, capacity=100 * nbytes) as store:
+        pids = store.allocate_many(20).tolist()
+        store.write_many(pids, bytes(20 * nbytes))
+        for pid in pids[:-1]:
+            store.free(pid)
+    first, second = image(cluster, 0), bytearray(image(cluster, 1))
+    found, frames = heads(first)
+    (named,) = (head & 0xFFFFFF for head in found if not head >> 52)
+    assert named > 1
+    begins, ends = (frames + (named + i) * (64 + nbytes) for i in range(2))
+    second[frames:begins] = b"\xff" * (begins - frames)
+    second[ends:] = b"\xff" * (len(second) - ends)
+    check_equal_copies([first, bytes(second)])
+    for at in (begins, begins + 64, ends - 1):
+        changed = bytearray(second)
+        changed[at] ^= 1
+        with pytest.raises(AssertionError):
+            check_equal_copies([first, bytes(changed)])
 
 
 @pytest.mark.parametrize("replicas", [2, 3])

@@ -127,6 +127,13 @@ PLANTED_COPIES = {
         "        if (head_state(m->guess) == HEAD_FRAMED)\n"
         "            frames_put_back(e, extent_of(e->shape, page_number(m->pid)), head_low(m->guess));",
     ),
+    "a frame that is sent again is another one": (
+        2,
+        "page",
+        "    case OP_PUTS:\n        return put(m, e);",
+        "    case OP_PUTS:\n        m->header.time += m->put.step == PUT_SLEEPS && m->put.unwritten;\n"
+        "        frame_seal(&m->header, e->copy, m->page, e->shape->page_bytes);\n        return put(m, e);",
+    ),
     "frames behind locks are free": (3, "chunk", "if (head_locked(head))", "if (0)"),
     "a resolution leaves the other backups": (
         3,
