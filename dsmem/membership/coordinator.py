@@ -301,10 +301,11 @@ class Coordinator:
                 filler = self._filler_of(action.store, action.fresh)
                 extents = [copy.extent for copy in action.copies]
                 filler.finish(remotes[extents.index(action.fresh.extent)])
-                remotes = [at for at, copy in zip(remotes, action.copies, strict=True) if copy.place != action.moved]
-                remotes.append(self._server.context.attach(action.fresh.descriptor))
-                stack.callback(remotes[-1].detach)
-                _core.store_recover(tuple(remotes), action.epoch)
+                new = self._server.context.attach(action.fresh.descriptor)
+                stack.callback(new.detach)
+                places = [copy.place for copy in action.copies]
+                at = places.index(action.moved) if action.moved in places else len(places)
+                _core.store_recover((*remotes[:at], new, *remotes[at + (at < len(places)) :]), action.epoch)
         about = self._label(action.store), action.epoch, found, clock() - begun
         _log.debug("%s: copies recovered for epoch %d: %s, in %.3f s", *about)
         return events.Recovered(action.store, action.epoch)

@@ -87,9 +87,9 @@ class Journal:
         for id in self._state.leaving:
             if id not in self._drained:
                 self._drained[id] = False
-                _log.info("memory node %s: its copies move to others", self._address(id))
-            if not self._drained[id] and not self._has_copies(id):
-                self._drained[id] = True
+                _log.info("memory node %s: its copies are to move to others", self._address(id))
+            before, self._drained[id] = self._drained[id], not self._has_copies(id)
+            if self._drained[id] and not before:
                 _log.info("memory node %s: has no copies any more, and may be ended", self._address(id))
         for id in [id for id in self._drained if id not in self._state.leaving]:
             del self._drained[id]
@@ -97,7 +97,9 @@ class Journal:
                 _log.info("memory node %s: is not drained any more", self._address(id))
 
     def _has_copies(self, node: int) -> bool:
-        return any(may_count(store, node) for store in self._state.stores.values())
+        """Also one that is being made, or that was not dropped yet: it may be what another one moves to."""
+        stores = self._state.stores.values()
+        return any(may_count(store, node) or node in {at for at, _ in store.stale} for store in stores)
 
     def _look_at(self, store: Store) -> None:
         seen = self._stores.get(store.id)

@@ -2,43 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from dsmem.membership.state import Copy, Node, State, Store, primaries
-
-
-def chosen(
-    state: State, up: Mapping[int, bool], count: int, beside: Sequence[Copy] = (), own: Sequence[Copy] = ()
-) -> list[Node]:
-    """Choose nodes for copies of an extent: those with few copies, each in another domain if there are enough.
-
-    beside: copies of the extent that are there. own: of a store that is not among the others yet.
-    """
-    load = dict.fromkeys(state.nodes, 0)
-    for copies in (list(own), *(store.copies for store in state.stores.values())):
-        first = primaries(copies)
-        for copy in copies:
-            if copy.node in load:
-                load[copy.node] += 3 if copy in first else 2  # reads go to the primary
-    there = [state.nodes[copy.node] for copy in beside]
-    free = [node for node in state.nodes.values() if up[node.id] and node.id not in state.leaving]
-    found: list[Node] = []
-    while free and len(found) < count:
-        used = [node.domain for node in (*there, *found)]
-        best = min(free, key=lambda node: (used.count(node.domain), load[node.id], node.id))
-        found.append(best)
-        free.remove(best)
-    return found
-
-
-def held(state: State) -> dict[int, int]:
-    """Return how many bytes of pages each node has, in copies that count or may count again."""
-    nbytes = dict.fromkeys(state.nodes, 0)
-    for store in state.stores.values():
-        for node, _ in {copy.place for copy in (*store.copies, *store.opened)}:
-            if node in nbytes:
-                nbytes[node] += size(store)
-    return nbytes
 
 
 def size(store: Store) -> int:
@@ -46,35 +14,77 @@ def size(store: Store) -> int:
     return store.page_size * store.pages // store.extents
 
 
-def better_place(
-    state: State, up: Mapping[int, bool], store: Store, unfit: Mapping[int, int]
-) -> tuple[Copy, int] | None:
-    """Return a copy of a store that is better at another node, and that node.
+def held(state: State) -> dict[int, int]:
+    """Return how many bytes of pages each node has, also in copies that are being made, or were not dropped yet."""
+    nbytes = dict.fromkeys(state.nodes, 0)
+    for store in state.stores.values():
+        for node, _ in {*store.stale, *(copy.place for copy in (*store.copies, *store.opened))}:
+            if node in nbytes:
+                nbytes[node] += size(store)
+    return nbytes
 
-    First those at nodes that are drained. Then those of an extent that would be in more domains; or, if it would be in
-    as many, those whose node has more than the other one by half a copy or more also after the move. So each move
-    brings more domains or is more even, and there is an end. unfit: nodes, and how many copies could not be made there:
-    only what is drained is tried at them again.
+
+def chosen(state: State, up: Mapping[int, bool], count: int, store: Store, beside: Sequence[Copy] = ()) -> list[Node]:
+    """Choose nodes for copies of an extent: those with few bytes, each in another domain if there are enough.
+
+    beside: copies of the extent that are there. The store may be one that is not among the others yet.
     """
-    nbytes, bytes_of_copy = held(state), size(store)
-    best: tuple[tuple[int, ...], Copy, int] | None = None
+    nbytes = held(state)
+    if store.id not in state.stores:
+        for copy in store.copies:
+            nbytes[copy.node] += size(store)
+    first = Counter(copy.node for each in (*state.stores.values(), store) for copy in primaries(each.copies))
+    there = [state.nodes[copy.node] for copy in beside]
+    free = [node for node in state.nodes.values() if up[node.id] and node.id not in state.leaving]
+    found: list[Node] = []
+    while free and len(found) < count:
+        used = [node.domain for node in (*there, *found)]
+        best = min(free, key=lambda node: (used.count(node.domain), nbytes[node.id], first[node.id], node.id))
+        found.append(best)
+        free.remove(best)
+    return found
+
+
+@dataclass(frozen=True)
+class Move:
+    """A copy that is better at another node. Of several, the one with the greatest rank is better."""
+
+    rank: tuple[int, ...]
+    store: Store
+    copy: Copy
+    node: int
+
+
+def best_move(
+    state: State, up: Mapping[int, bool], stores: Iterable[Store], avoids: Callable[[Store, int], bool]
+) -> Move | None:
+    """Return a copy of one of the stores that is better at another node; None if there is none.
+
+    First those at nodes that are drained. Then those of an extent that would be in more domains. Then, if it would be
+    in as many, those whose node has more than the other one also after the move: by half a copy, and by a tenth of what
+    it has. So each move brings more domains or is more even, and there is an end. avoids: whether a node is not to be
+    tried, since it could not have a copy of the store lately.
+    """
+    nbytes = held(state)
+    found = (move for store in stores for move in _moves(state, up, store, nbytes) if not avoids(store, move.node))
+    return max(found, key=lambda move: move.rank, default=None)
+
+
+def _moves(state: State, up: Mapping[int, bool], store: Store, nbytes: Mapping[int, int]) -> Iterable[Move]:
     for copy in store.copies:
         drains = copy.node in state.leaving
         beside = [each for each in store.copies if each.extent == copy.extent and each != copy]
         taken = {each.node for each in (*beside, copy)}
         taken |= set(state.leaving) | {node for node, extent in store.stale if extent == copy.extent}
+        now = _domains(state, beside, copy.node)
         for node in state.nodes:
             if not up[node] or node in taken:
                 continue
-            domains = _domains(state, beside, node) - _domains(state, beside, copy.node)
-            evens = nbytes[copy.node] - nbytes[node] - bytes_of_copy
-            fails = unfit.get(node, 0)
-            if not drains and (fails or domains < 0 or (not domains and 2 * evens < bytes_of_copy)):
-                continue
-            rank = drains, -fails, domains, evens, -node
-            if best is None or rank > best[0]:
-                best = rank, copy, node
-    return best and best[1:]
+            domains = _domains(state, beside, node) - now
+            evens = nbytes.get(copy.node, 0) - nbytes[node] - size(store)
+            enough = 2 * evens >= size(store) and 10 * evens >= nbytes.get(copy.node, 0)
+            if drains or domains > 0 or (domains == 0 and enough):
+                yield Move((drains, domains, evens, -node), store, copy, node)
 
 
 def _domains(state: State, beside: Sequence[Copy], node: int) -> int:

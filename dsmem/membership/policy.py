@@ -19,6 +19,7 @@ from dsmem.membership.state import Copy, Place, State, Store, primaries, with_de
 
 _AGAIN_SECONDS = 0.5  # after a step that has failed, though all nodes answer
 _REST_SECONDS = 5.0  # after a copy could not be made again
+_AVOID_SECONDS = 60.0  # in which none moves to a node where one could not be made
 _DRIFT = 1.02  # how much faster the clock of a client may run
 _JOIN_SECONDS = 1.5  # in which each node that is there has registered
 
@@ -75,6 +76,7 @@ class Policy:
         self._fills: dict[int, _Fill] = {}
         self._rests: dict[int, float] = {}  # until when no copy of a store is made again
         self._unfit: dict[int, dict[int, int]] = {}  # by store and node: copies that could not be made since one was
+        self._avoided: dict[tuple[int, int], float] = {}  # until when no copy of a store moves to a node
         self._failures: dict[tuple[str, str], str] = {}
         # a coordinator does not know what the one before it has granted
         state.lease = max(state.lease, lease)
@@ -260,7 +262,8 @@ class Policy:
         self.state.leaving = [*others, event.node] if event.leaving and event.node in self.state.nodes else others
         drops: list[Action] = []
         for id, fill in list(self._fills.items()):
-            if not event.leaving and fill.moved is not None and fill.moved[0] == event.node:
+            moves_off = fill.moved is not None and fill.moved[0] == event.node
+            if fill.copy.node == event.node if event.leaving else moves_off:
                 del self._fills[id]
                 drops.append(self._drop(self.state.stores[id], fill.copy.place))
         return [events.Save(), *drops, *self._refill(now)]
@@ -290,7 +293,7 @@ class Policy:
         store.stale += [place for place in sorted(counted) if place[0] in self.state.nodes]
         store.gone = store.lacking(store.opened)
         store.phase, store.copies, store.opened, store.fresh = "lost", [], [], None
-        return [events.Save(), *(self._drop(store, place) for place in counted if self._up.get(place[0]))]
+        return [events.Save(), *(self._drop(store, place) for place in store.stale if self._up.get(place[0]))]
 
     def _without(self, node: int) -> list[Action]:
         return [action for store in list(self.state.stores.values()) for action in self._left_out(store, node)]
@@ -316,7 +319,7 @@ class Policy:
         store = Store(event.id, event.cluster, event.name, *event.shape, created=event.time, epoch=1)
         store.extents = event.extents
         for extent in range(store.extents):
-            nodes = placement.chosen(self.state, self._up, replicas, own=store.copies)
+            nodes = placement.chosen(self.state, self._up, replicas, store)
             if len(nodes) < replicas:
                 free = f"{len(nodes)} memory nodes answer{' and are not drained' if self.state.leaving else ''}"
                 raise errors.InvalidArgumentError(f"replicas={replicas}, and {free}; start more: dsmem serve --join")
@@ -372,7 +375,7 @@ class Policy:
             copy = self._lacking(store)
             if copy is not None:
                 actions += self._begin_fill(store, copy)
-        return actions or self._move(idle)
+        return actions or self._move(idle, now)
 
     def _begin_fill(self, store: Store, copy: Copy, moved: Place | None = None) -> list[Action]:
         store.making += 1
@@ -380,16 +383,18 @@ class Policy:
         store.stale.append(copy.place)  # so that it is dropped, whatever comes
         return [events.Save(), events.Make(store.id, store.epoch, copy, store.making)]
 
-    def _move(self, stores: list[Store]) -> list[Action]:
+    def _move(self, stores: list[Store], now: float) -> list[Action]:
         """Begin to move a copy, one at a time, once all nodes were asked: until then some may seem to be there."""
-        if self._fills or self._unheard:
+        if self._fills or self._unheard or any(change.moved is not None for change in self._changes.values()):
             return []
-        for store in stores:
-            better = placement.better_place(self.state, self._up, store, self._unfit.get(store.id, {}))
-            if better is not None:
-                copy, node = better
-                return self._begin_fill(store, Copy(node, copy.index, extent=copy.extent), copy.place)
-        return []
+
+        def avoids(store: Store, node: int) -> bool:
+            return now < self._avoided.get((store.id, node), now)
+
+        move = placement.best_move(self.state, self._up, stores, avoids)
+        if move is None:
+            return []
+        return self._begin_fill(move.store, replace(move.copy, node=move.node, descriptor=b""), move.copy.place)
 
     def _lacking(self, store: Store) -> Copy | None:
         """Return the copy that is to be made first: at a node that has failed least, of an extent with few of them.
@@ -403,7 +408,7 @@ class Policy:
             if len(there) >= store.replicas:
                 continue
             used = {copy.node for copy in there} | {node for node, stale in store.stale if stale == extent}
-            best_first = placement.chosen(self.state, self._up, len(self.state.nodes), there)
+            best_first = placement.chosen(self.state, self._up, len(self.state.nodes), store, there)
             nodes = [node for node in best_first if node.id not in used]
             if not nodes:
                 continue
@@ -444,7 +449,10 @@ class Policy:
         unfit = self._unfit.setdefault(event.store, {})
         unfit[event.node] = unfit.get(event.node, 0) + 1
         self._rests[event.store] = until = now + _REST_SECONDS
-        return [self._drop(found[0], (event.node, event.extent)), events.WakeAt(event.store, event.epoch, until)]
+        self._avoided = {place: end for place, end in self._avoided.items() if end > now}
+        self._avoided[event.store, event.node] = later = now + _AVOID_SECONDS
+        wakes = (events.WakeAt(event.store, event.epoch, at) for at in (until, later))
+        return [self._drop(found[0], (event.node, event.extent)), *wakes]
 
     # -- an epoch changes --
 
@@ -469,10 +477,14 @@ class Policy:
             return [events.Save(), *drops]
         store.epoch += 1
         store.phase = "closed"
-        store.copies = [replace(copy, descriptor=b"") for copy in answering if copy.place != moved]
+        store.copies = [replace(copy, descriptor=b"") for copy in answering]
         change = self._changes[store.id] = _Change(answering, fresh=fresh, moved=moved)
         if fresh is not None:
-            store.copies = sorted([*store.copies, replace(fresh, descriptor=b"")], key=lambda copy: copy.extent)
+            new = replace(fresh, descriptor=b"")
+            if moved in {copy.place for copy in answering}:
+                store.copies = [new if copy.place == moved else copy for copy in store.copies]
+            else:
+                store.copies = sorted([*store.copies, new], key=lambda copy: copy.extent)
             store.fresh = fresh.place
             store.stale = [place for place in store.stale if place != fresh.place]
             change.descriptors[fresh.place] = fresh.descriptor

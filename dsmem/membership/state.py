@@ -134,8 +134,8 @@ def decode(raw: bytes) -> State:
         nodes = [Node(**_typed(each, Node)) for each in known["nodes"]]
         stores = [_store(each if known["version"] == VERSION else _of_before(each)) for each in known["stores"]]
         lease, folder, written = float(known["lease"]), int(known["folder"]), int(known["written"])
-        leaving = [int(node) for node in known.get("leaving", ())]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        leaving = _leaving(known.get("leaving", []), nodes)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         if isinstance(error, errors.DsmemError):
             raise
         raise errors.CorruptError(f"the state of the coordinator is damaged: {error!r:.200}; restore it") from error
@@ -175,6 +175,12 @@ def _of_before(raw: dict[str, Any]) -> dict[str, Any]:
         store[each] = [{**copy, "extent": 0} for copy in raw[each]]
     del store["read"]
     return store
+
+
+def _leaving(raw: Any, nodes: list[Node]) -> list[int]:
+    if not isinstance(raw, list) or any(type(node) is not int for node in raw):
+        raise TypeError(f"leaving={raw!r:.80}")
+    return [node.id for node in nodes if node.id in raw]
 
 
 def _place(raw: Any) -> Place:

@@ -182,7 +182,7 @@ class Status:
     def _no_node(self, store: Store) -> str:
         nodes, leaving = self._policy.state.nodes, self._policy.state.leaving
         up = sum(self._policy.is_up(node) for node in nodes)
-        drained = f", {len(leaving)} are drained" if leaving else ""
+        drained = f", drained: {len(leaving)}" if leaving else ""
         return f"no memory node is free for it; {up} of {len(nodes)} answer{drained}; start one more"
 
     def address(self, node: int) -> str:

@@ -60,7 +60,7 @@ class Places(World):
                     first.setdefault(place[1], place)
                 for place in first.values():
                     known = self.has(id, place)
-                    assert known is None or known >= store.epoch, "opened while a client may read elsewhere"
+                    assert known is None or known > epoch, "opened while a client may read elsewhere"
         old = {place for place in places if (*place, store.id, store.epoch) not in self.complete}
         if before:
             assert old <= set(before[max(before)]), "a copy that has missed an epoch"

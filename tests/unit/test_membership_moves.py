@@ -6,7 +6,7 @@ from test_membership_policy import nodes_of, until
 
 from dsmem import errors
 from dsmem.membership import events
-from dsmem.membership.placement import better_place, held, size
+from dsmem.membership.placement import best_move, held, size
 from dsmem.membership.policy import Policy
 from dsmem.membership.state import decode
 
@@ -17,6 +17,10 @@ def world():
     for number in (1, 2, 3):
         world.join(number)
     return world
+
+
+def better(world, store):
+    return best_move(world.policy.state, world.policy._up, [store], lambda *_: False)
 
 
 def drain(world, node, leaving=True):
@@ -42,7 +46,7 @@ def test_a_node_is_drained(world, replicas, extents):
     drain(world, node, False)
     world.do_all()
     counts = [nodes_of(store).count(each) for each in (1, 2, 3)]
-    assert max(counts) - min(counts) <= 1 and better_place(world.policy.state, world.policy._up, store, {}) is None
+    assert max(counts) - min(counts) <= 1 and better(world, store) is None
 
 
 def test_a_copy_that_has_no_other_place_stays(world):
@@ -111,14 +115,12 @@ def test_a_small_gain_moves_no_large_copy(world):
     small.pages = 1
     at = nodes_of(large)[0]
     small.copies = small.opened = list(large.copies)
-    state = world.policy.state
-    assert better_place(state, world.policy._up, large, {}) is None
-    assert better_place(state, world.policy._up, small, {}) is not None
+    assert better(world, large) is None and better(world, small).store is small
     assert all(copy.node == at for copy in small.copies)
 
 
 @pytest.mark.parametrize("kind", [events.Make, events.Fill, events.Close, events.Recover])
-@pytest.mark.parametrize("what", ["crash", "target", "drained", "other", "undrained"])
+@pytest.mark.parametrize("what", ["crash", "target", "drained", "other", "undrained", "target drained"])
 def test_what_fails_while_a_copy_moves(world, kind, what):
     """No copy is missing afterwards that has a node, and the drained one has none if the others have room."""
     store = world.make(2, extents=1)
@@ -131,6 +133,10 @@ def test_what_fails_while_a_copy_moves(world, kind, what):
         world.start()
     elif what == "undrained":
         drain(world, node, False)
+    elif what == "target drained":
+        drain(world, target)
+        world.do_all()
+        drain(world, target, False)
     else:
         world.stop({"target": target, "drained": node, "other": other}[what])
     world.do_all()
@@ -157,15 +163,87 @@ def test_a_move_gives_way_to_a_copy_that_is_missing(world):
 
 
 def test_a_target_that_can_not_have_a_copy_is_left_in_peace(world):
-    """To make things more even it is not asked again and again."""
+    """For a minute."""
     store = world.make(1, extents=4)
     world.join(4)
     make = until(world, events.Make)
     assert make.copy.node == 4
     world.asked.pop(0)
     world.tell(events.Refused(store.id, make.epoch, 4, "no memory", extent=make.copy.extent))
-    world.do_all()
+    now = world.now
+    while world.asked or world.timers[0].at < now + 50:
+        if world.asked:
+            world.do(world.asked.pop(0))
+        else:
+            world.now = world.timers[0].at
+            world.tell(events.Due(world.timers[0].store, world.timers.pop(0).epoch))
     assert 4 not in nodes_of(store) and store.epoch == 1 and not store.stale
+    world.do_all()
+    assert 4 in nodes_of(store)
+
+
+def test_what_is_drained_moves_first_of_all_stores(world):
+    world.make(1, "s1", 1, extents=6)
+    drained = world.make(1, "s2", 2, extents=1)
+    node = nodes_of(drained)[0]
+    world.alive[4] = True
+    world.policy.state.leaving = [node]
+    world.join(4)
+    first = until(world, events.Make)
+    assert {(copy.node, copy.extent) for copy in world.policy.state.stores[first.store].copies} >= {
+        (node, first.copy.extent)
+    }
+
+
+def test_the_target_of_a_move_is_drained(world):
+    """What is being made there ends: else the node would look empty, and have the only copy afterwards."""
+    store = world.make(1, extents=1)
+    (node,) = nodes_of(store)
+    drain(world, node)
+    target = until(world, events.Fill).copy.node
+    drain(world, target)
+    world.do_all()
+    third = ({1, 2, 3} - {node, target}).pop()
+    assert nodes_of(store) == [third] and set(world.copies) == {(third, store.id, 0)}
+
+
+def test_a_lost_store_leaves_no_copy_that_was_being_made(world):
+    store = world.make(1, extents=1)
+    (node,) = nodes_of(store)
+    drain(world, node)
+    until(world, events.Fill)
+    world.end(node)
+    world.do_all()
+    assert store.phase == "lost" and not world.copies and not store.stale
+
+
+def test_a_copy_takes_the_place_of_the_one_that_moves(world):
+    """So a node that joins is the primary of some extents, too."""
+    store = world.make(2, extents=12)
+    world.join(4)
+    world.do_all()
+    firsts = [copy.node for copy in store.copies if copy == next(c for c in store.copies if c.extent == copy.extent)]
+    assert {1, 2, 3, 4} == set(firsts)
+
+
+def test_nothing_is_placed_where_it_moves_away_from():
+    """New stores, and copies that are made again, beside stores of other sizes."""
+    made = moves = 0
+    for seed in range(20):
+        world = Places(seed)
+        for number in range(1, 6):
+            world.join(number)
+        for id in range(1, 7):
+            shape = 4096, world.random.randint(12, 1200), 8, 2
+            world.tell(events.Created(id, "c", f"s{id}", shape, 0.0, world.random.randint(1, 4)))
+            world.do_all()
+        world.stop(1)
+        while world.asked or world.timers:
+            if world.asked and isinstance(world.asked[0], events.Fill):
+                moved = world.policy.moving(world.asked[0].store) is not None
+                made, moves = made + (not moved), moves + moved
+            world.do(world.asked.pop(0)) if world.asked else world.do_all()
+    assert made > 50 and moves < made / 2, (made, moves)
 
 
 @pytest.mark.parametrize("change", ["not closed", "left out", "both count"])
