@@ -305,7 +305,7 @@ class Coordinator:
                 stack.callback(new.detach)
                 places = [copy.place for copy in action.copies]
                 at = places.index(action.moved) if action.moved in places else len(places)
-                _core.store_recover((*remotes[:at], new, *remotes[at + (at < len(places)) :]), action.epoch)
+                _core.store_recover((*remotes[:at], new, *remotes[at + 1 :]), action.epoch)
         about = self._label(action.store), action.epoch, found, clock() - begun
         _log.debug("%s: copies recovered for epoch %d: %s, in %.3f s", *about)
         return events.Recovered(action.store, action.epoch)
