@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 _COMMAND = ("mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", "2")
+OVER_TCP = {"openmpi": "mpi", "mpich": "mpich"}  # mpirun's suffix: the library's name
 _RANK = Path(__file__).with_name("mpi_rank.py")
 
 
@@ -23,10 +24,11 @@ def missing():
     return None
 
 
-def missing_mpich():
-    """Why MPICH can't run here, or None."""
-    if not shutil.which("mpirun.mpich") or not ctypes.util.find_library("mpich"):
-        return "no MPICH (apt-get install mpich)"
+def missing_over_tcp(library):
+    """Why a library of OVER_TCP can't run here, or None."""
+    program, package = f"mpirun.{library}", {"openmpi": "openmpi-bin"}.get(library, library)
+    if not shutil.which(program) or not ctypes.util.find_library(OVER_TCP[library]):
+        return f"no {program} (apt-get install {package})"
     return missing()
 
 
@@ -60,18 +62,24 @@ def ranks():
 
 
 @contextlib.contextmanager
-def mpich_over_tcp():
-    """The same of MPICH over loopback. The wheel of mpi4py loads any MPI of its ABI, by the name that others have."""
-    with tempfile.TemporaryDirectory() as folder:
-        library = ctypes.util.find_library("mpich")
-        found = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=True).stdout
-        path = next(line.split()[-1] for line in found.splitlines() if line.split()[:1] == [library])
-        Path(folder, "libmpi.so.12").symlink_to(path)
-        environment = {
-            "LD_LIBRARY_PATH": folder,
-            "MPI4PY_MPIABI": "mpich",
-            "MPIR_CVAR_NOLOCAL": "1",
-            "UCX_TLS": "tcp,self",
-        }
-        with _asked(["mpirun.mpich", "-n", "2", sys.executable, _RANK, "tcp"], environment) as what:
-            yield what
+def over_tcp(library):
+    """The same over loopback, by a library of OVER_TCP."""
+    with contextlib.ExitStack() as stack:
+        if library == "openmpi":
+            command = ["mpirun.openmpi", *_COMMAND[1:], "--mca", "pml", "ob1", "--mca", "btl", "tcp,self"]
+            command += ["--mca", "osc", "pt2pt"]
+            environment = {"MPI4PY_MPIABI": "openmpi", "MPI4PY_RC_THREAD_LEVEL": "funneled"}
+        else:  # the wheel of mpi4py loads any MPI of this ABI, by the name that others have
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            name = ctypes.util.find_library(OVER_TCP[library])
+            found = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=True).stdout
+            path = next(line.split()[-1] for line in found.splitlines() if line.split()[:1] == [name])
+            Path(folder, "libmpi.so.12").symlink_to(path)
+            command = ["mpirun.mpich", "-n", "2"]
+            environment = {
+                "LD_LIBRARY_PATH": folder,
+                "MPI4PY_MPIABI": "mpich",
+                "MPIR_CVAR_NOLOCAL": "1",
+                "UCX_TLS": "tcp,self",
+            }
+        yield stack.enter_context(_asked([*command, sys.executable, _RANK, "tcp"], environment))

@@ -1,9 +1,9 @@
 """Claim: over tcp dsmem is as fast as what others take between hosts. Usage: tcp_others.py [options]
 
-One-sided ops beside mpi4py (MPICH over tcp, whose target polls) and NIXL (UCX over tcp); queues beside pyzmq (PUSH to
-PULL); locks beside Redis (redis-py's Lock). All are called from Python, over loopback, and take turns, round by round;
-no process is pinned. The processes of the others are stopped while it is not their turn, since some of them poll all
-the time. A contestant that is not installed is left out, and said.
+One-sided ops beside mpi4py (Open MPI and MPICH over tcp, whose target polls) and NIXL (UCX over tcp); queues beside
+pyzmq (PUSH to PULL); locks beside Redis (redis-py's Lock). All are called from Python, over loopback, and take turns,
+round by round; no process is pinned. The processes of the others (not those that only wait for these) are stopped while
+it is not their turn, since some poll all the time. A contestant that is not installed is left out, and said.
 
 dsmem's queue and lock lie at a `dsmem serve`; the producer reaches them by its address, the consumer is on its host.
 """
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from importlib import metadata
 from itertools import repeat
 from pathlib import Path
@@ -32,9 +33,9 @@ import tcp
 import dsmem
 
 MESSAGE = b"m" * 64
-LIST = 100
+LISTS = {f"put lists of {n} × 64 B": n for n in (100, 1000)}
 STAGED = "put 64 B, flush=False"  # pyzmq's send always hands the message to a thread, which gathers them
-TARGETS = {STAGED: 1.5}  # M/s
+TARGETS = {STAGED: 1.5} | dict.fromkeys(LISTS, 5)  # M/s
 FIGURES = {  # name: (unit, from seconds a call to it)
     "read 8 B": ("µs", lambda s: s * 1e6),
     "write 8 B": ("µs", lambda s: s * 1e6),
@@ -45,7 +46,7 @@ FIGURES = {  # name: (unit, from seconds a call to it)
     "write 1 MiB": ("GB/s", lambda s: tcp.MIB / s / 1e9),
     "put 64 B": ("M/s", lambda s: 1 / s / 1e6),
     STAGED: ("M/s", lambda s: 1 / s / 1e6),
-    f"put lists of {LIST} × 64 B": ("M/s", lambda s: LIST / s / 1e6),
+    **{name: ("M/s", lambda s, n=n: n / s / 1e6) for name, n in LISTS.items()},
     "lock and unlock": ("µs", lambda s: s * 1e6),
 }
 
@@ -83,41 +84,46 @@ def dsmem_ops():
         side.close()
 
 
-@contextlib.contextmanager
-def mpich_ops():
+def mpi_ops(library):
     names = {
         "read_many 64 × 8 B": "read_many",
         "write_many 64 × 8 B": "write_many",
         "read 8 B": "read 8",
         "write 8 B": "write 8",
     }
-    with mpi.mpich_over_tcp() as (time_of, library):
-        yield lambda name, number: time_of(names.get(name, name), number), f"mpi4py, {library.split(chr(10))[0]}"
+
+    @contextlib.contextmanager
+    def ops():
+        with mpi.over_tcp(library) as (time_of, version):
+            label = " ".join(version.split("\n")[0].replace("Version:", "").split())
+            yield lambda name, number: time_of(names.get(name, name), number), f"mpi4py, {label}"
+
+    return ops
 
 
-def nixl_agent(name):
+def nixl_agent(name, progress):
+    """It and its memory. Without a thread for progress only calls make some: with two cores a second thread is slow."""
+    os.environ.update(UCX_TLS="tcp,self", NIXL_LOG_LEVEL="ERROR")
     from nixl._api import nixl_agent, nixl_agent_config
 
     memory = np.zeros(2 * tcp.MIB, "u1")
-    agent = nixl_agent(name, nixl_agent_config(backends=["UCX"]))
+    agent = nixl_agent(name, nixl_agent_config(enable_prog_thread=progress, backends=["UCX"]))
     agent.register_memory([(memory.ctypes.data, memory.nbytes, 0, "")], "DRAM")
     return agent, memory
 
 
 def nixl_owner():
-    agent, memory = nixl_agent("owner")
+    agent, memory = nixl_agent("owner", True)
     print(base64.b64encode(agent.get_agent_metadata()).decode(), memory.ctypes.data, flush=True)
     sys.stdin.read()
     os._exit(0)
 
 
-@contextlib.contextmanager
-def nixl_ops():
-    os.environ.update(UCX_TLS="tcp,self", NIXL_LOG_LEVEL="ERROR")
-    owner = this("nixl_owner")
-    described, there = owner.stdout.readline().split()
-    agent, memory = nixl_agent("user")
+def nixl_user(described, there):
+    """Answers each line, a figure's name and a number, with seconds, or with none if it has no such op."""
+    agent, memory = nixl_agent("user", False)
     peer, here = agent.add_remote_agent(base64.b64decode(described)), memory.ctypes.data
+    transfer, state = agent.transfer, agent.check_xfer_state
 
     def handle(kind, nbytes, n=1):
         sides = [[(at + i * step, nbytes, 0) for i in range(n)] for at, step in ((here, 8), (int(there), 64))]
@@ -132,22 +138,32 @@ def nixl_ops():
         "write 1 MiB": handle("WRITE", tcp.MIB),
     }
 
+    def call(what):
+        said = transfer(what)
+        while said == "PROC":
+            said = state(what)
+        assert said == "DONE"
+
+    for line in sys.stdin:
+        name, number = json.loads(line)
+        what = handles.get(name)
+        print("none" if what is None else timed(lambda what=what: call(what), number), flush=True)
+    os._exit(0)  # the library's destructors crash
+
+
+@contextlib.contextmanager
+def nixl_ops():
+    owner = this("nixl_owner")
+    user = this("nixl_user", *owner.stdout.readline().split())
+
     def time_of(name, number):
-        if name not in handles:  # it has no atomics
-            return None
-        transfer, state, what = agent.transfer, agent.check_xfer_state, handles[name]
-
-        def call():
-            said = transfer(what)
-            while said == "PROC":
-                said = state(what)
-            assert said == "DONE"
-
-        return timed(call, number)
+        said = ask(user, json.dumps([name, number])).strip()
+        return None if said == "none" else float(said)
 
     try:
         yield time_of, f"NIXL {metadata.version('nixl')}, UCX"
     finally:
+        user.communicate()
         owner.communicate()
 
 
@@ -166,10 +182,11 @@ def consumer_of(get, get_list):
 
 def producing(consumer, put, put_list, stage, flush):
     def time_of(name, number):
-        singly = name in ("put 64 B", STAGED)
-        put_one, messages = stage if name == STAGED else put, [MESSAGE] * LIST
+        singly = name not in LISTS
+        length = LISTS.get(name, 1)
+        put_one, messages = stage if name == STAGED else put, [MESSAGE] * length
         start = time.perf_counter()
-        print("singly" if singly else "lists", number * (1 if singly else LIST), file=consumer.stdin, flush=True)
+        print("singly" if singly else "lists", number * length, file=consumer.stdin, flush=True)
         for _ in repeat(None, number):
             put_one(MESSAGE) if singly else put_list(messages)
         flush()
@@ -304,9 +321,13 @@ def lacks(module, program=None):
 
 OPS = tuple(FIGURES)[:7]
 CONTESTS = {
-    OPS: [(dsmem_ops, None), (mpich_ops, mpi.missing_mpich), (nixl_ops, lambda: lacks("nixl"))],
-    tuple(FIGURES)[7:10]: [(dsmem_queue, None), (zmq_queue, lambda: lacks("zmq"))],
-    tuple(FIGURES)[10:]: [(dsmem_lock, None), (redis_lock, lambda: lacks("redis", "redis-server"))],
+    OPS: [
+        (dsmem_ops, None),
+        *((mpi_ops(library), partial(mpi.missing_over_tcp, library)) for library in mpi.OVER_TCP),
+        (nixl_ops, lambda: lacks("nixl")),
+    ],
+    tuple(FIGURES)[7:-1]: [(dsmem_queue, None), (zmq_queue, lambda: lacks("zmq"))],
+    tuple(FIGURES)[-1:]: [(dsmem_lock, None), (redis_lock, lambda: lacks("redis", "redis-server"))],
 }
 
 
@@ -386,12 +407,12 @@ def main():
             sides = {}
             for side, missing in contestants:
                 if reason := missing and missing():
-                    print(f"without {side.__name__}: {reason}", file=sys.stderr)
+                    print(f"without a contestant: {reason}", file=sys.stderr)
                     continue
                 before = set(children(os.getpid()))
                 time_of, label = stack.enter_context(side())
                 if label != "dsmem":
-                    started = set(children(os.getpid())) - before
+                    started = {pid for pid in set(children(os.getpid())) - before if not children(pid)}
                     time_of = in_turn(time_of, started)
                     stack.callback(signaled, started, signal.SIGCONT)
                 sides[label] = time_of
@@ -402,7 +423,7 @@ def main():
         Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
 
 
-ROLES = {role.__name__: role for role in (nixl_owner, dsmem_consumer, zmq_consumer)}
+ROLES = {role.__name__: role for role in (nixl_owner, nixl_user, dsmem_consumer, zmq_consumer)}
 if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in ROLES:
         ROLES[sys.argv[1]](*sys.argv[2:])
