@@ -60,21 +60,24 @@ def list_nodes(coordinator: str, forget: str | None, drain: str | None, undrain:
     when it reaches the coordinator again, and is a new node then.
 
     Before a node is ended on purpose, --drain moves its copies, one after the other, while clients use them. When the
-    list says that it has none it can be ended, and forgotten.
+    list says that it has none it can be ended, and forgotten. Where a copy can't move, the list says why.
     """
     if sum(each is not None for each in (forget, drain, undrain)) > 1:
         raise click.UsageError("one of --forget, --drain and --undrain at a time")
+    address = next((each for each in (forget, drain, undrain) if each is not None), None)
+    if as_json and address is not None:
+        raise click.UsageError("--json is for the list alone")
     names = RemoteNames(coordinator)
     try:
         if not names.coordinates():
             raise click.ClickException(f"{coordinator} is no coordinator; it serves names alone")
-        if forget is not None:
-            forget_node(names, forget)
-            click.echo(f"forgot {forget}")
-            return
-        if drain is not None or undrain is not None:
-            drain_node(names, drain or undrain or "", drain is not None)
-            click.echo(f"drains {drain}; 'dsmem nodes' lists its copies" if drain else f"undrained {undrain}")
+        if address is not None:
+            if forget is not None:
+                forget_node(names, address)
+            else:
+                drain_node(names, address, drain is not None)
+            drains = f"drains {address}; 'dsmem nodes' lists its copies"
+            click.echo(f"forgot {address}" if forget else drains if drain else f"undrained {address}")
             return
         found = nodes(names)
     finally:
@@ -82,6 +85,10 @@ def list_nodes(coordinator: str, forget: str | None, drain: str | None, undrain:
     if as_json:
         click.echo(json.dumps([asdict(each) for each in found]))
     elif found:
-        Page(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 10_000).print(table_of(found))
+        page = Page(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 10_000)
+        page.print(table_of(found))
+        for each in found:
+            if each.stays:
+                page.print(Text(f"{each.address} is not drained yet: {each.stays}"))
     else:
         click.echo("no memory nodes", err=True)

@@ -275,6 +275,8 @@ class NodeInfo:
         How many pages these have by now, of all.
     is_drained : bool
         Whether its copies move to others, and it gets none.
+    stays : str
+        Why a copy of a node that is drained can't move now, the first of them. Nothing if all can, or have.
     """
 
     address: str
@@ -287,6 +289,7 @@ class NodeInfo:
     done: int = 0
     pages: int = 0
     is_drained: bool = False
+    stays: str = ""
 
 
 def node(of: NodeInfo) -> bytes:
@@ -294,7 +297,7 @@ def node(of: NodeInfo) -> bytes:
     counts = (wire.number(each, 4) for each in (of.copies, of.stale, of.silent_for, of.making))
     pages = wire.number(of.done) + wire.number(of.pages)
     flags = wire.number((_UP if of.is_up else 0) | (_DRAINED if of.is_drained else 0), 1)
-    return flags + b"".join(counts) + pages + wire.text(of.address) + wire.text(of.domain)
+    return flags + b"".join(counts) + pages + wire.text(of.address) + wire.text(of.domain) + _cut(of.stays, _TROUBLE_MOST)
 
 
 def read_node(reader: Reader) -> NodeInfo:
@@ -303,4 +306,5 @@ def read_node(reader: Reader) -> NodeInfo:
     copies, stale, silent_for, making = (reader.number(4) for _ in range(4))
     done, pages = reader.number(), reader.number()
     counts = copies, stale, silent_for, making, done, pages
-    return NodeInfo(reader.text(), reader.text(), bool(flags & _UP), *counts, bool(flags & _DRAINED))
+    address, domain, stays = reader.text(), reader.text(), reader.text()
+    return NodeInfo(address, domain, bool(flags & _UP), *counts, bool(flags & _DRAINED), stays)

@@ -70,16 +70,19 @@ def best_move(
     return max(found, key=lambda move: move.rank, default=None)
 
 
+def others(state: State, up: Mapping[int, bool], store: Store, copy: Copy) -> list[int]:
+    """Return the nodes that may have a copy in place of this one."""
+    taken = {each.node for each in store.copies if each.extent == copy.extent} | set(state.leaving)
+    taken |= {node for node, extent in store.stale if extent == copy.extent}
+    return [node for node in state.nodes if up[node] and node not in taken]
+
+
 def _moves(state: State, up: Mapping[int, bool], store: Store, nbytes: Mapping[int, int]) -> Iterable[Move]:
     for copy in store.copies:
         drains = copy.node in state.leaving
         beside = [each for each in store.copies if each.extent == copy.extent and each != copy]
-        taken = {each.node for each in (*beside, copy)}
-        taken |= set(state.leaving) | {node for node, extent in store.stale if extent == copy.extent}
         now = _domains(state, beside, copy.node)
-        for node in state.nodes:
-            if not up[node] or node in taken:
-                continue
+        for node in others(state, up, store, copy):
             domains = _domains(state, beside, node) - now
             evens = nbytes.get(copy.node, 0) - nbytes[node] - size(store)
             enough = 2 * evens >= size(store) and 10 * evens >= nbytes.get(copy.node, 0)

@@ -192,6 +192,14 @@ class Policy:
         """Return until when no copy of a store is made again."""
         return self._rests.get(store, 0.0)
 
+    def others(self, store: Store, copy: Copy) -> list[int]:
+        """Return the nodes that may have a copy in place of this one."""
+        return placement.others(self.state, self._up, store, copy)
+
+    def avoids(self, store: Store, nodes: list[int], now: float) -> bool:
+        """Whether no copy of the store moves to any of the nodes for now, since none could be made there lately."""
+        return all(self._avoids(store, node, now) for node in nodes)
+
     def domains(self, copies: list[Copy]) -> int:
         """Return how many failure domains the copies are in."""
         return len({self.state.nodes[copy.node].domain for copy in copies if copy.node in self.state.nodes})
@@ -341,7 +349,8 @@ class Policy:
             return []
         self._changes.pop(store.id, None)
         self._fills.pop(store.id, None)
-        self._unfit.pop(store.id, None)
+        for each in (self._unfit, self._rests, self._leased):
+            each.pop(store.id, None)
         places = {copy.place for copy in (*store.copies, *store.opened)} | set(store.stale)
         store.stale = [place for place in sorted(places) if place[0] in self.state.nodes]
         store.phase, store.copies, store.opened, store.name = "lost", [], [], ""
@@ -388,13 +397,13 @@ class Policy:
         if self._fills or self._unheard or any(change.moved is not None for change in self._changes.values()):
             return []
 
-        def avoids(store: Store, node: int) -> bool:
-            return now < self._avoided.get((store.id, node), now)
-
-        move = placement.best_move(self.state, self._up, stores, avoids)
+        move = placement.best_move(self.state, self._up, stores, lambda store, node: self._avoids(store, node, now))
         if move is None:
             return []
         return self._begin_fill(move.store, replace(move.copy, node=move.node, descriptor=b""), move.copy.place)
+
+    def _avoids(self, store: Store, node: int, now: float) -> bool:
+        return now < self._avoided.get((store.id, node), now)
 
     def _lacking(self, store: Store) -> Copy | None:
         """Return the copy that is to be made first: at a node that has failed least, of an extent with few of them.

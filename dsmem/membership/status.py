@@ -5,7 +5,7 @@ No decision depends on it. Its methods are called under the lock of the coordina
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dsmem import _core
@@ -177,13 +177,37 @@ class Status:
             return f"could not be made, and is tried again soon: {self._not_filled.get(store.id, '')}"
         if self._policy.filling(store.id) is not None or store.fresh:
             return "one is made after the other"
-        return self._no_node(store)
+        return self._no_node()
 
-    def _no_node(self, store: Store) -> str:
+    def _no_node(self) -> str:
         nodes, leaving = self._policy.state.nodes, self._policy.state.leaving
         up = sum(self._policy.is_up(node) for node in nodes)
         drained = f", drained: {len(leaving)}" if leaving else ""
         return f"no memory node is free for it; {up} of {len(nodes)} answer{drained}; start one more"
+
+    def _stays(self, node: int, now: float) -> str:
+        """Say why a copy of a node that is drained does not move, the first of them; nothing if they move."""
+        if node not in self._policy.state.leaving or not self._policy.is_up(node):
+            return ""
+        reasons = (self._waits(store, copy, now) for store, copy in self._at(node))
+        return next(filter(None, reasons), "")
+
+    def _at(self, node: int) -> Iterator[tuple[Store, Copy]]:
+        for store in self._policy.state.stores.values():
+            yield from ((store, copy) for copy in store.copies if copy.node == node)
+
+    def _waits(self, store: Store, copy: Copy, now: float) -> str:
+        moved = self._policy.moving(store.id)
+        nodes, what = self._policy.others(store, copy), f"{called(copy.index, copy.extent)} of {store.name!r:.100}"
+        if moved == copy.place:
+            return ""
+        if not nodes:
+            return f"{what}: {self._no_node()}"
+        if store.phase == "open" and self._policy.avoids(store, nodes, now):
+            return f"{what}: could not be made elsewhere, and is tried again: {self._not_filled.get(store.id, '')}"
+        if store.phase == "closed" and not self._policy.is_changing(store.id):
+            return f"{what}: {self.trouble(store, now)}"
+        return ""
 
     def address(self, node: int) -> str:
         """Return the address of a node, or nothing if it is not known any more."""
@@ -222,6 +246,7 @@ class Status:
                     sum(done for done, _ in pages),
                     sum(all_ for _, all_ in pages),
                     node.id in self._policy.state.leaving,
+                    self._stays(node.id, now),
                 )
             )
         return sorted(found, key=lambda info: (not info.is_up, info.address))

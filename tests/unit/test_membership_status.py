@@ -168,6 +168,27 @@ def test_silent_nodes_come_last():
     assert [info.address for info in world.status.nodes(0)] == ["tcp://n2:1", "tcp://n3:1", "tcp://n1:1"]
 
 
+def test_why_a_node_is_not_drained_yet():
+    world = World(2)
+
+    def stays():
+        return {info.address: info.stays for info in world.status.nodes(world.now)}
+
+    assert stays() == {"tcp://n1:1": "", "tcp://n2:1": ""}
+    world.tell(events.Drained(1, True))
+    reason = "copy 0 of 'db': no memory node is free for it; 2 of 2 answer, drained: 1; start one more"
+    assert stays() == {"tcp://n1:1": reason, "tcp://n2:1": ""}
+    world.tell(events.Joined(Node(3, "tcp://n3:1", "rack3")))
+    assert world.policy.filling(STORE).node == 3 and not any(stays().values())
+    world.tell(events.FillFailed(STORE, 1, 3))
+    world.status.not_filled(STORE, "no memory")
+    world.tell(events.Dropped(STORE, 3, world.store.making))
+    failed = "copy 0 of 'db': could not be made elsewhere, and is tried again: no memory"
+    assert stays() == {"tcp://n1:1": failed, "tcp://n2:1": "", "tcp://n3:1": ""}
+    world.tell(events.Silent(1))  # its copy is left out, and made at the third
+    assert not any(stays().values())
+
+
 @pytest.mark.parametrize("count", [0, 4])
 def test_health_on_the_wire(count):
     """Also the longest one has room in a reply."""
@@ -179,7 +200,7 @@ def test_health_on_the_wire(count):
     assert len(raw) <= wire.MOST
     found = messages.read_health(wire.answered(raw))
     assert found.places == places and [each.reason for each in found.missing] == ["\u00e9" * 45] * count
-    node = messages.NodeInfo("tcp://h:1", "d", False, 1, 2, 3, 4, 5, 6)
+    node = messages.NodeInfo("tcp://h:1", "d", False, 1, 2, 3, 4, 5, 6, True, "copy 0: …")
     assert messages.read_node(wire.Reader(messages.node(node))) == node
 
 

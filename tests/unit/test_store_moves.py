@@ -90,3 +90,18 @@ def test_what_is_no_node_is_not_drained(tmp_path):
         nodes(where, "--drain", where.nodes[0].address)
         nodes(where, "--undrain", where.nodes[0].address)
         assert not info(where, where.nodes[0])["is_drained"]
+        assert "is no memory node" in nodes(where, "--drain", "", code=1)
+        assert "for the list alone" in nodes(where, "--drain", where.nodes[0].address, "--json", code=2)
+
+
+def test_the_list_says_why_a_node_is_not_drained(tmp_path):
+    with together(tmp_path, 1) as where, where.client() as cluster, made(cluster, 1, 1):
+        assert "not drained yet" not in nodes(where)
+        nodes(where, "--drain", where.nodes[0].address)
+        said = nodes(where).splitlines()[-1]
+        reason = "copy 0 of 'db': no memory node is free for it; 1 of 1 answer, drained: 1; start one more"
+        assert said == f"{where.nodes[0].address} is not drained yet: {reason}"
+        assert info(where, where.nodes[0])["stays"] == reason
+        where.more()
+        eventually(lambda: is_empty(where, where.nodes[0]))
+        assert "not drained yet" not in nodes(where)
