@@ -118,6 +118,12 @@ def _coordinator_at(context: click.Context, parameter: click.Parameter, value: s
     help="Of a coordinator: how long a memory node may give no answer before stores go on without it.",
 )
 @click.option(
+    "--copy-rate",
+    type=_Bytes(),
+    metavar="SIZE",
+    help="Of a coordinator: most bytes a second with which copies are made again or moved; by default no limit.",
+)
+@click.option(
     "--metrics",
     metavar="[HOST:]PORT",
     callback=lambda context, parameter, value: None if value is None else endpoint(value),
@@ -136,6 +142,7 @@ def serve(
     domain: str | None,
     lease: float,
     silence: float,
+    copy_rate: int | None,
     metrics: Endpoint | None,
     quiet: bool,
 ) -> None:
@@ -158,6 +165,8 @@ def serve(
         raise click.UsageError("--coordinator and --state DIR belong together")
     if domain is not None and join is None:
         raise click.UsageError("--domain is of a memory node; give --join, too")
+    if copy_rate is not None and (not coordinator or not copy_rate):
+        raise click.UsageError("--copy-rate is of a coordinator, and 1 or more")
     if join is not None and fabric != "tcp":
         raise click.UsageError("a memory node is reached by tcp alone; leave --fabric out")
     try:
@@ -174,7 +183,9 @@ def serve(
             stack.callback(signal.signal, each, before)
         address = next(way.address for way in context.fabrics if way.address.startswith("tcp:"))
         where = f"tcp://{address.removeprefix('tcp:')}"
-        made = stack.enter_context(_coordinating(server, state, lease, silence)) if state is not None else None
+        made = None
+        if state is not None:
+            made = stack.enter_context(_coordinating(server, state, lease, silence, copy_rate))
         copies, member = stack.enter_context(_joined(server, join, where, domain)) if join is not None else (None, None)
         if metrics is not None:
             stack.enter_context(exposed(metrics, server, made, copies, member))
@@ -201,8 +212,10 @@ def _refusal(error: errors.DsmemError) -> str:
 
 
 @contextlib.contextmanager
-def _coordinating(server: NameServer, state: str, lease: float, silence: float) -> Iterator[Coordinator]:
-    made = Coordinator(server, Disk(state), lease, silence)
+def _coordinating(
+    server: NameServer, state: str, lease: float, silence: float, rate: int | None
+) -> Iterator[Coordinator]:
+    made = Coordinator(server, Disk(state), lease, silence, rate)
     made.start()
     try:
         yield made

@@ -19,6 +19,7 @@ from dsmem.membership import events, messages
 from dsmem.membership.events import Action, Event
 from dsmem.membership.journal import Journal
 from dsmem.membership.messages import DOMAIN_MOST, Found, Health, NodeInfo
+from dsmem.membership.pace import Pace
 from dsmem.membership.policy import Policy
 from dsmem.membership.standing import Standing
 from dsmem.membership.state import Copy, Disk, Node, Place, Store, may_count
@@ -33,6 +34,7 @@ from dsmem.names.wire import Reader, Request
 _log = logging.getLogger("dsmem")
 _MAKE_SECONDS = 60.0  # a node may allocate gigabytes
 _ROUND_BYTES = 4 << 20
+_PAUSE_SECONDS = 0.25  # in which a fill sees that it was overtaken
 _ROUNDS_MOST, _LEFT_FEW = 8, 256  # of a new copy: rounds, and pages that a pause is short for
 
 
@@ -54,12 +56,15 @@ class Coordinator:
         Seconds for which a client may read without asking.
     silence : float
         Seconds after which a memory node that does not answer is left out.
+    rate : int, optional
+        Bytes of pages a second that are copied to new copies, of all stores together, while clients use the others.
     """
 
-    def __init__(self, server: NameServer, disk: Disk, lease: float, silence: float) -> None:
+    def __init__(self, server: NameServer, disk: Disk, lease: float, silence: float, rate: int | None = None) -> None:
         self._server = server
         self._disk = disk
         self._silence = silence
+        self._pace = Pace(rate)
         self._lock = threading.RLock()
         self._policy = Policy(disk.load(), clock(), lease, _number())
         self._standing = self._policy.standing  # what is on disk of it
@@ -71,7 +76,7 @@ class Coordinator:
         self._status = Status(self._policy, clock())
         self._journal = Journal(self._policy)
         self.broken = ""  # why it decides nothing any more
-        self._stopped = False
+        self._stopping = threading.Event()
         self._does = {
             events.Save: self._save,
             events.Stop: lambda stop: self._fail(stop.reason),
@@ -112,7 +117,7 @@ class Coordinator:
         """End all threads, and say whether they have ended in time: one may wait for a node that does not answer."""
         end = time.monotonic() + seconds
         with self._lock:
-            self._stopped = True
+            self._stopping.set()
             timers, workers, threads = list(self._timers), list(self._workers.values()), list(self._threads)
         for timer in timers:
             timer.cancel()
@@ -130,7 +135,7 @@ class Coordinator:
     def tell(self, event: Event) -> None:
         """Let the policy decide what follows from an event, and do it. Any thread may call it."""
         with self._lock:
-            if self._stopped or self.broken:
+            if self._stopping.is_set() or self.broken:
                 return
             now = clock()
             if isinstance(event, events.Heard):
@@ -245,7 +250,7 @@ class Coordinator:
         timer = threading.Timer(max(0.0, action.at - clock()), due)
         timer.daemon = True
         with self._lock:
-            if self._stopped:
+            if self._stopping.is_set():
                 return
             self._timers.add(timer)
         timer.start()
@@ -336,9 +341,11 @@ class Coordinator:
                 stack.callback(remotes[-1].detach)
             filler = _core.StoreFill(*remotes)
             stack.callback(filler.close)
+            pace = self._pace  # of the first round: the others, of what has changed since, must be faster than changes
             for _ in range(_ROUNDS_MOST):
-                if self._fill_round(action, filler) <= _LEFT_FEW:
+                if self._fill_round(action, filler, pace) <= _LEFT_FEW:
                     break
+                pace = Pace(None)
             with self._lock:  # held until the policy knows that the filler is there
                 if self._is_filled(action):
                     self._fillers[action.store, action.copy.descriptor] = filler, remotes
@@ -363,10 +370,11 @@ class Coordinator:
                         remote.detach()
                     del self._fillers[key]
 
-    def _fill_round(self, action: events.Fill, filler: _core.StoreFill) -> int:
+    def _fill_round(self, action: events.Fill, filler: _core.StoreFill, pace: Pace) -> int:
         """Copy what has changed since the round before, and return how many pages that were; 0 if it was overtaken."""
-        while not self._stopped:
-            found = filler.round(_ROUND_BYTES)
+        copied = 0
+        while not self._stopping.is_set():
+            found = filler.round(pace.piece(_ROUND_BYTES))
             with self._lock:
                 if not self._is_filled(action):
                     return 0
@@ -374,7 +382,16 @@ class Coordinator:
                 self._status.filled(store.id, found["passed"], store.pages // store.extents)
             if found["done"]:
                 return found["copied"] + found["left"]
+            self._pause(action, pace.until((found["copied"] - copied) * store.page_size, clock()))
+            copied = found["copied"]
         raise errors.ClosedError("coordinator")
+
+    def _pause(self, action: events.Fill, until: float) -> None:
+        """Wait, until the store goes on without the new copy at most."""
+        while (left := until - clock()) > 0 and not self._stopping.wait(min(left, _PAUSE_SECONDS)):
+            with self._lock:
+                if not self._is_filled(action):
+                    return
 
     # -- requests --
 

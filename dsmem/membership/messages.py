@@ -297,7 +297,9 @@ def node(of: NodeInfo) -> bytes:
     counts = (wire.number(each, 4) for each in (of.copies, of.stale, of.silent_for, of.making))
     pages = wire.number(of.done) + wire.number(of.pages)
     flags = wire.number((_UP if of.is_up else 0) | (_DRAINED if of.is_drained else 0), 1)
-    return flags + b"".join(counts) + pages + wire.text(of.address) + wire.text(of.domain) + _cut(of.stays, _TROUBLE_MOST)
+    return (
+        flags + b"".join(counts) + pages + wire.text(of.address) + wire.text(of.domain) + _cut(of.stays, _TROUBLE_MOST)
+    )
 
 
 def read_node(reader: Reader) -> NodeInfo:

@@ -14,6 +14,7 @@ import pytest
 from dsmem import _core, errors
 from dsmem.membership import coordinator, events
 from dsmem.membership.coordinator import Coordinator
+from dsmem.membership.pace import Pace
 from dsmem.membership.state import Disk, Node
 
 SECONDS = 60
@@ -143,6 +144,15 @@ def silent(world):
 
 
 OVERTAKEN = [removed, gone, silent]
+
+
+def test_its_pace():
+    pace = Pace(1000)
+    assert pace.piece(4096) == 250 and pace.piece(100) == 100 and Pace(1).piece(4096) == 1
+    assert pace.until(250, 10.0) == 10.25
+    assert pace.until(500, 10.0) == 10.75  # of all fills together
+    assert pace.until(100, 20.0) == 20.1  # and what was not used is gone
+    assert Pace(None).piece(4096) == 4096 and Pace(None).until(1 << 40, 10.0) == 10.0
 
 
 @pytest.mark.parametrize("overtakes", OVERTAKEN)

@@ -105,3 +105,23 @@ def test_the_list_says_why_a_node_is_not_drained(tmp_path):
         where.more()
         eventually(lambda: is_empty(where, where.nodes[0]))
         assert "not drained yet" not in nodes(where)
+
+
+def test_copies_move_at_a_pace(tmp_path):
+    """One that would take hours does not keep clients, nor the coordinator that is to end, nor one that is fast."""
+    with together(tmp_path, 1, "--copy-rate", "1") as where:
+        with where.client() as cluster, made(cluster, 1, 1) as store:
+            pids = store.allocate_many(80).tolist()
+            for number, pid in enumerate(pids):
+                store.write(pid, page(number))
+            nodes(where, "--drain", where.nodes[0].address)
+            joined = where.more()
+            eventually(lambda: 0 < info(where, joined)["done"] < 80)
+            store.write(pids[0], page(100))
+            assert addresses(store) == {where.nodes[0].address: 1} and info(where, joined)["making"] == 1
+            where.coordinator.end()
+            assert where.coordinator.popen.returncode == 0
+            where.coordinator.more = [each for each in where.coordinator.more if each not in ("--copy-rate", "1")]
+            where.coordinator.start()
+            eventually(lambda: addresses(store) == {joined.address: 1})
+            assert [number_of(store.read(pid)) for pid in pids] == [100, *range(1, 80)]
