@@ -592,10 +592,11 @@ class Store(NamedObject, _core.Store):
             is not, or has fewer copies than promised; "" if all is as it should be. ``replicas``: how many copies are
             promised. ``copies``: for each that counts, the primary first, a dict of ``copy``, its number; ``extent``,
             that of its extent, where the store has several; ``node``, the address of its memory node; ``domain``, what
-            fails together with that; ``up``, whether the coordinator hears it, None without one. ``missing``: for each
-            of the others a dict of ``copy``; ``extent``, as before; ``why``; and while it is being made ``node``,
-            where, and ``done`` of ``pages``, how far. ``domains``: how many different ones there are; copies in one
-            domain may be lost together.
+            fails together with that, without a coordinator its host; ``up``, whether the coordinator hears it, None
+            without one. ``missing``: for each of the others a dict of ``copy``; ``extent``, as before; ``why``; and
+            while it is being made ``node``, where, and ``done`` of ``pages``, how far. ``domains``: in how many
+            different ones the copies are, of several extents those of the one with the fewest; copies in one domain may
+            be lost together.
 
         Notes
         -----
@@ -608,19 +609,20 @@ class Store(NamedObject, _core.Store):
         each = [self._memory.ref, *(backup.ref for backup in self._backups)]
         nodes = [_core.Descriptor(ref.descriptor).address if ref.descriptor else "" for ref in each]
         replicas = self._shape["replicas"]
-        copies: list[dict[str, Any]] = [
-            {"copy": place % replicas, "node": _url(at), "domain": "", "up": None} for place, at in enumerate(nodes)
+        there: list[dict[str, Any]] = [
+            {"copy": place % replicas, "node": _url(at), "domain": at.partition(":")[2].rpartition(":")[0], "up": None}
+            for place, at in enumerate(nodes)
         ]
-        for place, copy in enumerate(copies if self._shape["extents"] > 1 else ()):
+        for place, copy in enumerate(there if self._shape["extents"] > 1 else ()):
             copy["extent"] = place // replicas
         return {
             "epoch": 0,
             "open": True,
             "trouble": "",
             "replicas": replicas,
-            "copies": copies,
+            "copies": there,
             "missing": [],
-            "domains": 1,
+            "domains": copies.fewest_domains((copy.get("extent", 0), copy["domain"]) for copy in there),
         }
 
     async def health_async(self, *, timeout: float | None = 2) -> dict[str, Any]:

@@ -103,6 +103,8 @@ def show(name: str, cluster: str, as_json: bool) -> None:
     for key in ("page_size", "pages", "free", "replicas", "extents", "handles", "members"):
         click.echo(f"{key:10} {found[key]}")
     click.echo(f"{'copies':10} {copies_of(known)}")
+    alone = known["domains"] == 1 and found["replicas"] > 1
+    click.echo(f"{'domains':10} {known['domains']}{', whose copies may be lost together' if alone else ''}")
     if known["trouble"]:
         click.echo(f"{'trouble':10} {_trouble(known)}")
 

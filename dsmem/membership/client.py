@@ -11,6 +11,7 @@ from dsmem import errors
 from dsmem.membership import messages
 from dsmem.membership.messages import Found, Health, NodeInfo
 from dsmem.names import wire
+from dsmem.names.copies import fewest_domains
 from dsmem.names.remote import RemoteNames
 from dsmem.names.wire import Request
 
@@ -148,7 +149,7 @@ def health_of(found: Health) -> dict[str, Any]:
         "replicas": found.replicas,
         "copies": copies,
         "missing": lacks,
-        "domains": len({at.domain for at in found.places}),
+        "domains": fewest_domains((at.extent, at.domain) for at in found.places),
     }
 
 

@@ -14,6 +14,7 @@ from dsmem.membership.status import called, lost
 
 _log = logging.getLogger("dsmem")
 _Which = tuple[int, int]  # extent and number of a copy
+_TOGETHER = "all copies of an extent are in one failure domain, and may be lost together"
 
 
 @dataclass
@@ -26,6 +27,7 @@ class _Seen:
     copies: dict[_Which, str] = field(default_factory=dict)  # of that epoch: addresses
     making: tuple[int, int, int] | None = None  # node, extent and number of a copy that is being made
     waits: bool = False
+    alone: bool = False  # whether all copies of some extent are in one failure domain
 
 
 class Journal:
@@ -138,8 +140,11 @@ class Journal:
         notes += [f"made again: {_listed(made)}"] if made else []
         notes += [f"moved: {_listed(moved, 'from')}"] if moved else []
         notes += [f"missing: {', '.join(called(index, extent) for extent, index in missing)}"] if missing else []
+        alone = store.replicas > 1 and not missing and self._policy.domains(store.copies) == 1
+        notes += [_TOGETHER] if alone else []
         text = "; ".join([_listed(copies), *notes])
-        level = logging.WARNING if missing else logging.INFO
+        level = logging.WARNING if missing or (alone and not seen.alone) else logging.INFO
+        seen.alone = alone
         _log.log(level, "%s: epoch %d is open: %s", seen.label, store.epoch, text)
         seen.epoch, seen.copies = store.epoch, copies
 

@@ -16,6 +16,7 @@ from dsmem.membership import events, placement
 from dsmem.membership.events import Action, Event
 from dsmem.membership.standing import Standing, older
 from dsmem.membership.state import Copy, Place, State, Store, primaries, with_descriptors
+from dsmem.names.copies import fewest_domains
 
 _AGAIN_SECONDS = 0.5  # after a step that has failed, though all nodes answer
 _REST_SECONDS = 5.0  # after a copy could not be made again
@@ -201,8 +202,9 @@ class Policy:
         return all(self._avoids(store, node, now) for node in nodes)
 
     def domains(self, copies: list[Copy]) -> int:
-        """Return how many failure domains the copies are in."""
-        return len({self.state.nodes[copy.node].domain for copy in copies if copy.node in self.state.nodes})
+        """Return in how many failure domains copies are, of the extent with the fewest."""
+        nodes = self.state.nodes
+        return fewest_domains((copy.extent, nodes[copy.node].domain) for copy in copies if copy.node in nodes)
 
     # -- nodes --
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -263,3 +263,11 @@ def give_up(memory: Memory, there: dict[str, int]) -> None:
         return
     if _core.store_settle(memory.remote, _BEING_MADE, _GIVEN_UP) == _COMPLETE:
         _core.store_settle(memory.remote, _COMPLETE, _GIVEN_UP)
+
+
+def fewest_domains(copies: Iterable[tuple[int, str]]) -> int:
+    """Return in how many failure domains copies are, of the extent with the fewest; each has an extent and a domain."""
+    of_each: dict[int, set[str]] = {}
+    for extent, domain in copies:
+        of_each.setdefault(extent, set()).add(domain)
+    return min(map(len, of_each.values()), default=0)

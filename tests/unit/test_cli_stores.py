@@ -41,7 +41,8 @@ def test_copies_that_are_missing_are_shown(tmp_path):
     with together(tmp_path, 2) as where, where.client() as cluster, made(cluster) as store:
         at = "-c", where.address
         assert "2/2" in run("store", "ls", *at) and "trouble" not in run("store", "ls", *at)
-        assert "copies     2/2\n" in run("store", "stat", "db", *at)
+        text = run("store", "stat", "db", *at)
+        assert "copies     2/2\n" in text and "domains    1, whose copies may be lost together\n" in text
         assert run("store", "check", "db", *at) == "100 pages, 0 wrong, 0 repaired\n"
         assert run("store", "wait", "db", *at) == "2/2 copies\n"
         lacking(where, store)

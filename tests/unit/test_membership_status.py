@@ -18,13 +18,13 @@ PAGES = 100
 class World:
     """A coordinator of so many nodes, whose first ones have the copies of a store."""
 
-    def __init__(self, nodes, replicas=2):
+    def __init__(self, nodes, replicas=2, racks=100):
         self.policy = Policy(State(), 0.0, 0.5, 1)
         self.status = Status(self.policy, 0.0)
         self.journal = Journal(self.policy)
         self.now = 0.0
         for number in range(1, nodes + 1):
-            self.tell(events.Joined(Node(number, f"tcp://n{number}:1", f"rack{number}")))
+            self.tell(events.Joined(Node(number, f"tcp://n{number}:1", f"rack{min(number, racks)}")))
         self.tell(events.Created(STORE, "test", "db", (256, PAGES, 8, replicas), 0.0))
         for number in range(1, replicas + 1):
             self.tell(events.Closed(STORE, 1, number, b"d%d" % number))
@@ -205,6 +205,22 @@ def test_health_on_the_wire(count):
 
 
 # ---- what is logged ----
+
+
+def test_copies_in_one_domain_are_said(caplog):
+    """Once more than a line of information: they protect from nothing that takes the domain."""
+    caplog.set_level(logging.INFO, logger="dsmem")
+    world = World(2, racks=1)
+    text = "copy 0 at tcp://n1:1, copy 1 at tcp://n2:1; all copies of an extent are in one failure domain"
+    assert text in caplog.records[-1].getMessage() and caplog.records[-1].levelname == "WARNING"
+    world.tell(events.Joined(Node(3, "tcp://n3:1", "rack7")))
+    caplog.clear()
+    world.tell(events.Closed(STORE, 1, 3, b"new"))  # one of them moves to the other domain
+    world.tell(events.Filled(STORE, 1, 3))
+    for number in (1, 2):
+        world.tell(events.Closed(STORE, 2, number, b"e"))
+    world.opens(2)
+    assert "moved" in caplog.records[-1].getMessage() and "domain" not in caplog.records[-1].getMessage()
 
 
 def lines(caplog):

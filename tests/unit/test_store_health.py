@@ -74,6 +74,17 @@ def test_a_copy_that_a_node_has_no_room_for(tmp_path):
         eventually(lambda: store.health()["trouble"] == "")
 
 
+@pytest.mark.parametrize(("racks", "extents", "domains"), [("aab", 1, 2), ("aab", 2, 2), ("aa", 2, 1), ("aab", 3, 2)])
+def test_in_how_many_domains_the_copies_are(tmp_path, racks, extents, domains):
+    """Of the extent with the fewest."""
+    with together(tmp_path, 0) as where, where.client() as cluster:
+        for rack in racks:
+            where.more("--domain", rack)
+        eventually(lambda: len(where.up()) == len(racks))
+        with cluster.store("db", create=True, replicas=2, extents=extents, **PROPERTIES) as store:
+            assert store.health()["domains"] == domains
+
+
 async def test_without_a_coordinator(tmp_path):
     """health() says so, and what the handle knows; stat() as long as its lease lasts, then an exception in time."""
     with together(tmp_path, 2) as where, where.client() as cluster, made(cluster) as store:
