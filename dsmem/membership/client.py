@@ -58,16 +58,22 @@ class Coordination:
         self.names = names
         self.name = name
 
-    def make(self, shape: messages.Shape, end: float) -> None:
-        """Let the store be made. :meth:`find` says when it is there.
+    def make(self, shape: messages.Shape, end: float) -> int:
+        """Let the store be made, and return its number. :meth:`find` says when it is there.
 
-        Raise NameExistsError, InvalidArgumentError or OutOfMemoryError.
+        Raise NameExistsError or InvalidArgumentError.
         """
         cluster = wire.text(self.names.cluster)
-        self._ask(Request.STORE_MAKE, cluster, wire.text(self.name), messages.shape(*shape), end=end).end()
+        reply = self._ask(Request.STORE_MAKE, cluster, wire.text(self.name), messages.shape(*shape), end=end)
+        id = reply.number()
+        reply.end()
+        return id
 
     def find(self, id: int, epoch: int, end: float) -> Found:
-        """Ask for an epoch after the one that is known. id: of the store, or 0."""
+        """Ask for an epoch after the one that is known. id: of the store, or 0.
+
+        Raise NameNotFoundError; of a store that was not made OutOfMemoryError or StaleDescriptorError, which say why.
+        """
         fields = wire.text(self.names.cluster), wire.text(self.name), wire.number(id), wire.number(epoch)
         whole = messages.read_found(self._ask(Request.STORE_FIND, *fields, again=True, end=end))
         while whole.more:

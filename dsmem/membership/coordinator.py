@@ -228,7 +228,8 @@ class Coordinator:
 
         def refused(error: errors.DsmemError) -> Event:
             lost = isinstance(error, errors.StaleDescriptorError)
-            return events.Refused(store, epoch, node, error.detail, lost, extent)
+            no_room = isinstance(error, errors.OutOfMemoryError)
+            return events.Refused(store, epoch, node, error.detail, lost, extent, no_room)
 
         return Job(request, lambda raw: events.Closed(store, epoch, node, raw, extent), refused, limit)
 
@@ -420,10 +421,11 @@ class Coordinator:
         fields.end()
         _core.store_nbytes(*shape)
         self._server.refuse_taken(cluster, name)
+        id = _number()
         with self._lock:
             self._check_settled()
-            self.tell(events.Created(secrets.randbits(63) + 1, cluster, name, shape[:4], time.time(), extents=shape[4]))
-        return wire.success()
+            self.tell(events.Created(id, cluster, name, shape[:4], time.time(), extents=shape[4]))
+        return wire.success(wire.number(id))
 
     def _store_find(self, client: int, fields: Reader) -> bytes:
         cluster, name, id, known = fields.name(), fields.name(), fields.number(), fields.number()
@@ -435,10 +437,7 @@ class Coordinator:
             store = state.named(cluster, name)
             if store is None or id not in (0, store.id):
                 self._check_settled()
-                reason = self._policy.failure(cluster, name)
-                if reason:
-                    raise errors.CanceledError(f"the store {name!r} was not made: {reason}")
-                raise errors.NameNotFoundError(f"{name!r}: there is no such store")
+                raise self._policy.failure(id) or errors.NameNotFoundError(f"{name!r}: there is no such store")
             if known:  # a client that has lost its copies
                 for copy in store.copies:
                     if copy.node in self._workers:

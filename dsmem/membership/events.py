@@ -91,7 +91,10 @@ class Closed:
 
 @dataclass(frozen=True)
 class Refused:
-    """A node has answered that it can't make or close the copy. ``lost``: it has none of this store."""
+    """A node has answered that it can't make or close the copy.
+
+    ``lost``: it has none of this store. ``no_room``: it has no memory for it.
+    """
 
     store: int
     epoch: int
@@ -99,6 +102,7 @@ class Refused:
     reason: str
     lost: bool = False
     extent: int = 0
+    no_room: bool = False
 
 
 @dataclass(frozen=True)

@@ -233,17 +233,17 @@ class EpochStore(Store):
             raise errors.InvalidArgumentError(f"timeout={wait!r}: only create=False waits for a name")
         began = time.monotonic()
         coordination, end = Coordination(names, name), began + (_SECONDS if wait is None else limit_of(wait))
-        made = create is True and _make(coordination, given, end)
+        made = coordination.make(shape_of(**given), end) if create is True else 0
         pauses = Pauses(began + (wait or 0))
         while True:
             try:
-                return cls._opened(coordination, cluster, 0, given, end=end)
+                return cls._opened(coordination, cluster, made, given, end=end)
             except errors.NameNotFoundError:
                 if made or (create is False and pauses.over):
                     raise
             if create is None:
                 with contextlib.suppress(errors.NameExistsError):
-                    made = _make(coordination, given, end)
+                    made = coordination.make(shape_of(**given), end)
             else:
                 pauses.sleep()
 
@@ -672,11 +672,6 @@ class EpochStore(Store):
             memory.close()
         if self._own_names is not None:
             self._own_names.close()
-
-
-def _make(coordination: Coordination, given: dict[str, Any], end: float) -> bool:
-    coordination.make(shape_of(**given), end)
-    return True
 
 
 def _attached(coordination: Coordination, found: messages.Found) -> list[Memory]:

@@ -23,6 +23,7 @@ _REST_SECONDS = 5.0  # after a copy could not be made again
 _AVOID_SECONDS = 60.0  # in which none moves to a node where one could not be made
 _DRIFT = 1.02  # how much faster the clock of a client may run
 _JOIN_SECONDS = 1.5  # in which each node that is there has registered
+_FAILURES_MOST = 100  # stores that were not made, of which it is kept why
 
 
 @dataclass
@@ -78,7 +79,7 @@ class Policy:
         self._rests: dict[int, float] = {}  # until when no copy of a store is made again
         self._unfit: dict[int, dict[int, int]] = {}  # by store and node: copies that could not be made since one was
         self._avoided: dict[tuple[int, int], float] = {}  # until when no copy of a store moves to a node
-        self._failures: dict[tuple[str, str], str] = {}
+        self._failures: dict[int, tuple[type[errors.DsmemError], str]] = {}  # by store, the oldest first
         # a coordinator does not know what the one before it has granted
         state.lease = max(state.lease, lease)
         self._leased = dict.fromkeys(state.stores, now + state.lease * _DRIFT)
@@ -114,7 +115,7 @@ class Policy:
         actions += [events.Watch(node) for node in self.state.nodes.values()]
         for store in list(self.state.stores.values()):
             if store.phase == "new":
-                actions += self._give_up(store)
+                actions += self._give_up(store, "the coordinator was started again meanwhile")
             elif store.phase == "closed":
                 actions += self._change(store)
             actions += [self._drop(store, place) for place in store.stale]
@@ -158,9 +159,12 @@ class Policy:
     def _drop(store: Store, place: Place) -> events.Drop:
         return events.Drop(store.id, place[0], store.making, place[1])
 
-    def failure(self, cluster: str, name: str) -> str:
-        """Return why a store could not be made, once, or nothing."""
-        return self._failures.pop((cluster, name), "")
+    def failure(self, store: int) -> errors.DsmemError | None:
+        """Return why a store was not made, if that is known. None of these is taken for a coordinator that is away."""
+        if store not in self._failures:
+            return None
+        error, detail = self._failures[store]
+        return error(detail)
 
     def is_up(self, node: int) -> bool:
         """Whether the node answers."""
@@ -314,9 +318,7 @@ class Policy:
         if all(copy.node != node for copy in self._used(store)):
             return []
         if store.phase == "new":
-            reason = "a memory node has failed while the store was made; make it again"
-            self._failures[store.cluster, store.name] = reason
-            return self._give_up(store)
+            return self._give_up(store, f"the memory node{self._at(node)} has failed meanwhile")
         return self._change(store) if store.phase in ("open", "closed") else []
 
     # -- stores are made and removed --
@@ -324,7 +326,6 @@ class Policy:
     def _created(self, event: events.Created, now: float) -> list[Action]:
         if self.state.named(event.cluster, event.name) is not None:
             raise errors.NameExistsError(repr(event.name))
-        self._failures.pop((event.cluster, event.name), None)  # which no client has asked for
         replicas = event.shape[3]
         store = Store(event.id, event.cluster, event.name, *event.shape, created=event.time, epoch=1)
         store.extents = event.extents
@@ -341,9 +342,18 @@ class Policy:
         self._leased[store.id] = now
         return [events.Save(), *(events.Make(store.id, 1, copy, store.making) for copy in store.copies)]
 
-    def _give_up(self, store: Store) -> list[Action]:
-        """Remove a store that was not made."""
+    def _give_up(self, store: Store, reason: str, no_room: bool = False) -> list[Action]:
+        """Remove a store that was not made, and keep why: the client that wants it asks for it by its number."""
+        remedy = "" if "; " in reason else "; make it again"
+        detail = f"the store {store.name!r:.100} was not made: {reason}{remedy}"
+        self._failures[store.id] = errors.OutOfMemoryError if no_room else errors.StaleDescriptorError, detail
+        if len(self._failures) > _FAILURES_MOST:
+            del self._failures[next(iter(self._failures))]
         return self._removed(events.Removed(store.id), 0)
+
+    def _at(self, node: int) -> str:
+        found = self.state.nodes.get(node)
+        return f" at {found.address}" if found is not None else ""
 
     def _removed(self, event: events.Removed, now: float) -> list[Action]:
         store = self.state.stores.get(event.store)
@@ -547,8 +557,9 @@ class Policy:
             return self._fill_failed(events.FillFailed(event.store, event.epoch, event.node, event.extent), now)
         store, _ = found
         if store.phase == "new":
-            self._failures[store.cluster, store.name] = event.reason
-            return self._give_up(store)
+            at = self._at(event.node)
+            reason = f"the memory node{at} can't make a copy: {event.reason}" if at else event.reason
+            return self._give_up(store, reason, event.no_room)
         return self._without_copy(store, event.node, event.extent) if event.lost else self._again(store, now)
 
     def _failed(self, event: events.Failed, now: float) -> list[Action]:

@@ -45,7 +45,7 @@ class Request(enum.IntEnum):
     JOIN = (
         17  # u64 node, address, domain, the standing of the coordinator that it has heard of, u8 whether that knew it
     )
-    STORE_MAKE = 18  # cluster, name, u32 page size, u64 pages, u32 members, u32 copies, u32 extents if > 1
+    STORE_MAKE = 18  # cluster, name, u32 page size, u64 pages, u32 members, u32 copies, u32 extents if > 1 -> u64 id
     STORE_FIND = 19  # cluster, name, u64 id or 0, u64 epoch that is known -> phase
     STORE_LEASE = 20  # u64 id, u64 epoch -> u8 whether it is the present one
     STORE_COPIES = 21  # cluster, name, u64 id or 0 -> how it is, and where its copies are

@@ -422,22 +422,52 @@ def test_a_removed_store_is_dropped_by_all(world):
     assert not world.copies and not world.policy.state.stores
 
 
-def test_why_a_store_was_not_made_is_not_said_of_the_next_one(world):
-    """The client that wanted the first one has gone before it asked."""
-    world.make(2)
-    world.policy._failures["c", "other"] = "a memory node has failed"
-    world.tell(events.Created(2, "c", "other", (*SHAPE, 2), 0.0))
+def test_why_a_store_was_not_made_is_said_of_that_one_alone(world):
+    """Also if the answer is lost, and it is asked again; not of another one with its name."""
+    world.tell(events.Created(1, "c", "db", (*SHAPE, 2), 0.0))
+    make = world.asked[0]
+    world.tell(events.Refused(1, make.epoch, make.copy.node, "5 bytes; start it with more", no_room=True))
     world.do_all()
+    world.make(2, id=2)
+    for _ in range(2):
+        error = world.policy.failure(1)
+        assert type(error) is errors.OutOfMemoryError
+        at = f"10.0.0.{make.copy.node}:7700"
+        why = f"the memory node at tcp://{at} can't make a copy: 5 bytes; start it with more"
+        assert str(error) == f"the store 'db' was not made: {why}"
     world.tell(events.Removed(2))
-    assert not world.policy.failure("c", "other")
+    assert world.policy.failure(2) is None
 
 
 def test_a_store_is_not_made_if_a_node_fails_meanwhile(world):
     world.tell(events.Created(1, "c", "db", (*SHAPE, 2), 0.0))
-    world.stop(world.asked[0].copy.node)
+    node = world.asked[0].copy.node
+    world.stop(node)
     world.do_all()
     assert world.policy.state.named("c", "db") is None
-    assert world.policy.failure("c", "db") and not world.policy.failure("c", "db")
+    why = f"the memory node at tcp://10.0.0.{node}:7700 has failed meanwhile; make it again"
+    assert str(world.policy.failure(1)) == f"the store 'db' was not made: {why}"
+
+
+def test_a_store_whose_copies_can_not_be_recovered_is_not_made(world):
+    world.tell(events.Created(1, "c", "db", (*SHAPE, 2), 0.0))
+    world.tell(events.Failed(1, 1, "out of reach"))
+    world.do_all()
+    assert str(world.policy.failure(1)) == "the store 'db' was not made: out of reach; make it again"
+
+
+def test_a_coordinator_that_begins_says_that_a_store_was_not_made(world):
+    world.tell(events.Created(1, "c", "db", (*SHAPE, 2), 0.0))
+    world.start()
+    world.do_all()
+    assert "was not made: the coordinator was started again meanwhile; make it" in str(world.policy.failure(1))
+
+
+def test_few_reasons_are_kept(world):
+    for id in range(1, 111):
+        world.tell(events.Created(id, "c", "db", (*SHAPE, 2), 0.0))
+        world.tell(events.Failed(id, 1, "out of reach"))
+    assert len(world.policy._failures) == 100 and world.policy.failure(110) and not world.policy.failure(10)
 
 
 @pytest.mark.parametrize("steps", range(8))
