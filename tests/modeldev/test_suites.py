@@ -98,6 +98,7 @@ SUITES = {
         ["tests/unit/test_queue_faults.py", "--fabric=fault+verbs"],
     ),
     "deaths": (HABITS, ["tests/softroce/test_object_deaths.py"]),
+    "stores with copies that meet deaths": (f"{LOSSLESS}&late=50", ["tests/softroce/test_stores.py"]),
     "calls that meet faults": (
         f"{HABITS}&grh=1",
         [

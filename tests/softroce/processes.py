@@ -10,7 +10,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -18,13 +18,14 @@ from typing import Any
 import halt
 
 import dsmem
+from dsmem.cli import main
 
 FABRIC = "verbs"
 SECRET = b"0123456789abcdef" * 4  # a key, as dsmem makes them: nothing to stretch, which takes long in the guest
 NBYTES = 1 << 16
 
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["dsmem", "pytest"])
+_processes.set_forkserver_preload(["dsmem", "dsmem.cli", "pytest"])
 
 
 def start(target: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:
@@ -80,3 +81,22 @@ class Owner:
             self.go_on()
         self._pipe.close()
         self._process.join()
+
+
+def _serve(pipe: Connection, secret: bytes, listen: str) -> None:
+    os.environ["DSMEM_SECRET"] = secret.decode()
+    with open(pipe.fileno(), "w", closefd=False) as said, contextlib.redirect_stdout(said):
+        main(["serve", "--fabric", FABRIC, "--grace", "0", "--listen", listen])
+
+
+@contextlib.contextmanager
+def serving(secret: bytes, listen: str = "127.0.0.1:0") -> Iterator[tuple[BaseProcess, str]]:
+    """`dsmem serve`, which fences at once those that are cut off: its process, and its HOST:PORT."""
+    process, pipe = start(_serve, secret, listen)
+    try:
+        with open(pipe.fileno(), closefd=False) as said:
+            yield process, said.readline().split()[-1].removeprefix("tcp://")
+    finally:
+        process.kill()
+        process.join()
+        pipe.close()

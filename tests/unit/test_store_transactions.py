@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from forked import in_child
 from names_server import process_that_serves
-from paging import SIZE, StruckError, handling, number_of, page
+from paging import ACCOUNTS, SIZE, START, StruckError, handling, number_of, page, transfer
 
 import dsmem
 from dsmem import _core, errors
@@ -647,21 +647,6 @@ def test_a_signal_handler_that_raises(mapped):
 
 
 # -- money --
-
-ACCOUNTS, START = 12, 1000
-
-
-def transfer(store, accounts, dice):
-    payer, payee = dice.sample(accounts, 2)
-
-    def move(tx):
-        amount = dice.randrange(50)
-        mine, yours = number_of(tx.read(payer)), number_of(tx.read(payee))
-        if mine >= amount:
-            tx.write(payer, page(mine - amount))
-            tx.write(payee, page(yours + amount))
-
-    store.run(move, timeout=SECONDS)
 
 
 def transfer_until_killed(where, accounts, told, seed):
