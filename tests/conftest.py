@@ -24,7 +24,7 @@ from dsmem import _core, errors, node_records
 from dsmem.names import local
 
 DEFAULT = ("shm", "fault+shm", "tcp")
-SEVERAL = ("shm,tcp", "fault+shm,fault+tcp")  # of one context: for the conformance suite
+MORE = ("fault+tcp", "shm,tcp", "fault+shm,fault+tcp")  # for the conformance suite; the last ones of one context
 SECRET = b"0bec7" * 12 + b"0b1e"  # a key: a text would be stretched, which takes long in an emulated guest
 
 # Tests that a shell starts in the background ignore it, and so would the processes that they interrupt.
@@ -47,8 +47,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     named = metafunc.config.getoption("--fabric")
     chosen = named or [*DEFAULT, *(["verbs", "fault+verbs"] if _verbs_works() else [])]
     if "fabric" in metafunc.fixturenames:
-        several = [*SEVERAL] if not named and metafunc.module.__name__.endswith("test_conformance") else []
-        metafunc.parametrize("fabric", [*chosen, *several], scope="module")
+        more = [*MORE] if not named and metafunc.module.__name__.endswith("test_conformance") else []
+        metafunc.parametrize("fabric", [*chosen, *more], scope="module")
     remote = [fabric for fabric in chosen if fabric != "shm"]
     places = {
         "cluster_place": named or ["local", *chosen],
