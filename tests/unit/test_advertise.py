@@ -1,12 +1,17 @@
 """The address of an agent: the one at which peers reach it, which may be another than the one on which it listens."""
 
+from pathlib import Path
+
+import clusters
 import pytest
+from names_server import process_that_serves
 from tcp_relay import Relay
 
 import dsmem
 from dsmem import errors
 
 SECRET = b"0bec7" * 12 + b"0b1e"
+SECONDS = 60
 
 
 def read(remote, offset, nbytes):
@@ -57,3 +62,27 @@ def test_a_public_address_is_logged_once(caplog, address, warns):
 def test_only_what_listens_advertises():
     with pytest.raises(errors.InvalidArgumentError, match="only this host"):
         dsmem.Context("shm", secret=SECRET, advertise="10.0.0.1")
+
+
+def test_ipv6():
+    """Names, a store and a queue of a server, and memory of a context, all by addresses of IPv6."""
+    if not Path("/proc/net/if_inet6").exists():
+        pytest.skip("this kernel has no IPv6")
+    with (
+        clusters.of_its_own() as name,
+        process_that_serves(SECRET, host="[::1]") as (_, address),
+        dsmem.Context("tcp", secret=SECRET, listen="[::1]") as context,
+        dsmem.connect(f"{address}/{name}", context=context) as cluster,
+    ):
+        assert address.startswith("tcp://[::1]:")
+        with cluster.queue("q", create=True) as queue, cluster.store("s", create=True, capacity="1MiB") as store:
+            queue.put(b"a message")
+            assert queue.get(timeout=SECONDS) == b"a message"
+            pid = store.allocate()
+            store.write(pid, b"a page".ljust(4096))
+            assert bytes(store.read(pid)).startswith(b"a page")
+        with context.allocate(64) as region, dsmem.Context("tcp", secret=SECRET, listen="[::1]") as user:
+            with user.attach(region.descriptor) as remote:
+                assert remote.fetch_add(0, 5) == 0 and remote.fetch_add(0, 1) == 5
+        for each in ("q", "s"):
+            cluster.unlink(each)
