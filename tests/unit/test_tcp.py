@@ -524,8 +524,9 @@ import dsmem
 owner = dsmem.Context("tcp", secret={secret!r}, listen="127.0.0.1")
 region = owner.allocate(1 << 16)
 print(bytes(region.descriptor).hex(), flush=True)
-sys.stdin.read()
+{waits}
 """
+WITH_THE_GIL = "import ctypes; ctypes.PyDLL(None).read(0, ctypes.create_string_buffer(1), 1)"
 
 
 def stop(child):
@@ -534,14 +535,22 @@ def stop(child):
 
 
 @contextlib.contextmanager
-def process():
+def process(waits="sys.stdin.read()"):
+    script = SERVE.format(secret=SECRET, waits=waits)
     with subprocess.Popen(
-        [sys.executable, "-c", SERVE.format(secret=SECRET)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as child:
         try:
             yield child, dsmem.Descriptor.fromhex(child.stdout.readline().strip())
         finally:
             child.kill()
+
+
+def test_the_interpreter_of_the_owner_takes_no_part():
+    with process(WITH_THE_GIL) as (_, descriptor), context() as user, user.attach(descriptor) as remote:
+        assert [remote.fetch_add(0, 1) for _ in range(100)] == list(range(100))
+        remote.write(4096, b"x" * 4096)
+        assert read(remote, 4096, 4096) == b"x" * 4096
 
 
 def resident(pid):
