@@ -111,7 +111,8 @@ int store_drive(dsm_store *s, struct store_op *m)
             rc = store_explain(s, store_recover(s, m->locked, m->lock));
             break;
         default:
-            return store_explain(s, m->status);
+            rc = store_explain(s, m->status);
+            return rc == -DSM_EBUSY ? posting_name_client(s, rc, m->lock) : rc;
         }
         if (rc)
             return rc;

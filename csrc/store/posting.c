@@ -254,7 +254,7 @@ int posting_settle(dsm_store *s)
     return rc;
 }
 
-/* Where memory is mapped, several threads may be in here. */
+/* Where memory is mapped, several threads may be in here, and posting_name_client() says it. */
 static void name_holder(dsm_store *s, uint64_t holder, uint32_t alive)
 {
     if (remote_is_mapped(s->at[0]))
@@ -406,4 +406,20 @@ int posting_explain(dsm_store *s, int rc)
                      dsm_remote_address(s->at[p->alive]));
     }
     return rc;
+}
+
+/* The slot may be another client's by now: its mark tells. */
+int posting_name_client(const dsm_store *s, int rc, uint64_t lock)
+{
+    const dsm_remote *r = s->at[0];
+    uint32_t slot = head_locker(lock);
+    if (!remote_is_mapped(r) || !head_locked(lock) || slot >= s->shape.slots ||
+        !remote_allows(r, 0, s->shape.nbytes, DSM_READ))
+        return rc;
+    uint64_t identity = load_relaxed_u64((const uint64_t *)(const void *)remote_at(r, slot_at(slot)));
+    if (!identity || store_mark(identity) != head_low(lock))
+        return rc;
+    char name[MEMBER_TEXT];
+    dsm_failure f = *dsm_last_error();
+    return err_set(f.code, 0, "%s: %s", f.detail, member_describe(identity, name));
 }

@@ -38,5 +38,8 @@ const char *posting_name(const dsm_store *s, uint32_t place, char text[PLACE_TEX
 uint32_t posting_failed(const dsm_store *s);
 /* What the failure of a call says beside its cause: which copy, and which client holds the lock. Returns rc. */
 int posting_explain(dsm_store *s, int rc);
+/* Where memory is mapped, adds to the failure which process holds the lock, unless it has gone meanwhile. That takes
+ * 0.1 ms, so it is for calls that have waited. Returns rc. */
+int posting_name_client(const dsm_store *s, int rc, uint64_t lock);
 
 #endif

@@ -1,0 +1,136 @@
+"""What an exception says of the client that is in the way: on this host, and at a memory node."""
+
+import contextlib
+import multiprocessing
+import struct
+
+import pytest
+import store_nodes
+from paging import page
+from store_nodes import NUMBERS, PROPERTIES, VERSIONS, client, heads, where
+
+import dsmem
+from dsmem import errors
+
+nodes = store_nodes.nodes
+spawn = multiprocessing.get_context("spawn")
+HERE, SERVED = "here", "served"
+
+
+@contextlib.contextmanager
+def connected(place):
+    with dsmem.connect(place) if "//" not in place else client(place) as found:
+        yield found if "//" not in place else found[0]
+
+
+def obey(place, ends):
+    """Another client: it writes the page that it is told to."""
+    with connected(place) as cluster, cluster.store("s") as store:
+        while (told := ends.recv()) is not None:
+            pid, in_transaction = told
+            if in_transaction:
+                store.run(lambda tx, pid=pid: tx.write(pid, page(3)))
+            else:
+                store.write(pid, page(2))
+            ends.send(True)
+
+
+class Other:
+    """The process of another client."""
+
+    def __init__(self, place):
+        self._ends, theirs = spawn.Pipe()
+        self.process = spawn.Process(target=obey, args=(place, theirs))
+        self.process.start()
+        theirs.close()
+
+    def write(self, pid, in_transaction=False):
+        self._ends.send((pid, in_transaction))
+        assert self._ends.recv()
+
+    def end(self):
+        self._ends.send(None)
+        self.process.join()
+
+
+@pytest.fixture(params=[HERE, SERVED])
+def place(request, cluster_name):
+    if request.param == HERE:
+        return cluster_name
+    return where(request.getfixturevalue("nodes")[:1], cluster_name)
+
+
+@pytest.fixture
+def store(place):
+    with connected(place) as cluster:
+        with cluster.store("s", create=True, **PROPERTIES) as made:
+            yield made
+        cluster.unlink("s")
+
+
+@pytest.fixture
+def other(place, store):
+    made = Other(place)
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+def image(store):
+    raw = bytearray(store._memory.nbytes)
+    store._memory.remote.read(0, raw)
+    return bytes(raw)
+
+
+def writer_of(store, pid):
+    """Slot and number in the frame of a page: docs/protocols/pages.md."""
+    raw = image(store)
+    found, frames = heads(raw)
+    frame = frames + (found[pid & NUMBERS] & 0xFFFFFF) * (64 + PROPERTIES["page_size"])
+    (writer,) = struct.unpack_from("<Q", raw, frame + 16)
+    return (writer >> 52) - 1, writer & 0xFFFFFFFF
+
+
+@contextlib.contextmanager
+def locked(store, pid, slot, mark):
+    """The page is locked by this client, as it is in its commit."""
+    remote, raw = store._memory.remote, image(store)
+    (slots,), (chunks,) = struct.unpack_from("<I", raw, 68), struct.unpack_from("<Q", raw, 88)
+    at = -(-(192 + 16 * slots + 8 * chunks) // 64) * 64 + 8 * (pid & NUMBERS)
+    was = heads(raw)[0][pid & NUMBERS]
+    lock = 2048 + slot + 1 << 52 | was & VERSIONS << 24 | mark
+    assert remote.compare_swap(at, was, lock) == was
+    yield
+    assert remote.compare_swap(at, lock, was) == lock
+
+
+def is_called(other, place):
+    return f"process {other.process.pid}" if "//" not in place else "a process that is connected from elsewhere"
+
+
+@pytest.mark.parametrize("call", ["read", "write", "free", "run", "snapshot"])
+def test_a_client_that_is_stopped_in_a_commit_is_named(store, other, place, call):
+    store._wait_for_others(0.2)  # it is asked about after 20 ms
+    pid = store.allocate()
+    other.write(pid)
+    calls = {
+        "read": lambda: store.read(pid),
+        "write": lambda: store.write(pid, page(1)),
+        "free": lambda: store.free(pid),
+        "run": lambda: store.run(lambda tx: tx.read(pid), timeout=0.2),
+        "snapshot": lambda: store.snapshot([pid], timeout=0.2),
+    }
+    with locked(store, pid, *writer_of(store, pid)):
+        with pytest.raises(errors.BusyError, match=f"page {pid} is being changed .*: {is_called(other, place)}"):
+            calls[call]()
+
+
+def test_a_client_that_has_gone_is_not_named(store, other):
+    """Its slot is another one's, whose mark is not that of the lock."""
+    store._wait_for_others(0.2)
+    pid = store.allocate()
+    other.write(pid)
+    slot, mark = writer_of(store, pid)
+    with locked(store, pid, slot, mark ^ 1), pytest.raises(errors.BusyError, match=r"or end it$"):
+        store.read(pid)
