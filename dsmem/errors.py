@@ -555,7 +555,11 @@ class StoreFullError(DsmemError, OSError):
 
 
 class ConflictError(DsmemError, RuntimeError):
-    """A page has changed since it was read, or does not have the version that was expected. Nothing was written."""
+    """A page has changed since it was read, or does not have the version that was expected. Nothing was written.
+
+    Of a transaction it says in ``detail`` which version was seen and which one is there, or in which slot the client is
+    that is changing the page. On this host it also says which transaction has changed it.
+    """
 
     #: Of a transaction: the id of the page.
     page: int | None = None

@@ -70,19 +70,23 @@ static enum store_next undo(struct store_commit *m, struct store_env *e, int sta
     return end(m, status);
 }
 
+int commit_conflict(const struct tx_page *p, uint64_t found)
+{
+    unsigned long long pid = p->pid, seen = p->version, now = seen + ((head_version(found) - seen) & LOW28);
+    if (head_locked(found))
+        return err_set(DSM_ECONFLICT, 0, "page %llu is being changed by a %s of the client in slot %u", pid,
+                       head_in_transaction(found) ? "transaction" : "write", head_locker(found));
+    if (head_state(found) == HEAD_FREE)
+        return err_set(DSM_ECONFLICT, 0, "page %llu was freed; version %llu was seen", pid, seen);
+    return err_set(DSM_ECONFLICT, 0, "page %llu has changed: version %llu was seen, %llu is there", pid, seen, now);
+}
+
 static enum store_next conflict(struct store_commit *m, struct store_env *e, const struct tx_page *p, uint64_t found)
 {
     m->conflict = p->pid;
     m->other = found;
     forget_hint(p, e);
-    if (head_in_transaction(found))
-        return undo(m, e,
-                    err_set(DSM_ECONFLICT, 0, "page %llu: a transaction of another client is changing it",
-                            (unsigned long long)p->pid));
-    if (head_locked(found))
-        return undo(m, e,
-                    err_set(DSM_ECONFLICT, 0, "page %llu: another client is changing it", (unsigned long long)p->pid));
-    return undo(m, e, err_set(DSM_ECONFLICT, 0, "page %llu has changed", (unsigned long long)p->pid));
+    return undo(m, e, commit_conflict(p, found));
 }
 
 static void note(struct store_commit *m, const dsm_op *op)

@@ -71,6 +71,8 @@ static inline void store_commit_begin(struct store_commit *m, struct tx_page *pa
 /* Errors: ECONFLICT (a page has changed, or another client has locked it; nothing was changed), EUNKNOWN, ECORRUPT, and
  * those of ops, after which nothing was changed. Without pages that change it validates those that were read. */
 enum store_next store_commit_step(struct store_commit *m, struct store_env *e);
+/* The error of a conflict at this page, where this head was found. */
+int commit_conflict(const struct tx_page *p, uint64_t found);
 /* Puts back the frames of a machine that has returned STORE_FRAMES, if there can be none. */
 void store_commit_give_up(struct store_commit *m, struct store_env *e);
 

@@ -79,6 +79,16 @@ int mapped_page_version(const dsm_remote *r, const struct store_shape *s, uint64
     return 0;
 }
 
+uint64_t mapped_writer(const dsm_remote *r, const struct store_shape *s, uint64_t pid, uint64_t head)
+{
+    struct proven p;
+    if (!is_allowed(r, s, pid, DSM_READ) || !look(r, s, pid, &p) || !p.frame || p.head != head)
+        return 0;
+    const struct frame_header *h = (const struct frame_header *)(const void *)p.frame;
+    uint64_t writer = load_relaxed_u64(&h->writer);
+    return is_still(&p, pid) ? writer : 0;
+}
+
 /* ---- writing ---- */
 
 /* Exact to the tick of the kernel, some milliseconds: the exact time would cost as much as the rest of the header. */

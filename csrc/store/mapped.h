@@ -24,5 +24,8 @@ int mapped_page_version(const dsm_remote *r, const struct store_shape *s, uint64
  * expects any. */
 int mapped_page_write(const dsm_remote *r, const struct store_env *e, uint64_t pid, const uint64_t *expected,
                       const void *page, uint64_t *version);
+/* What frame_writer() has made of the client that has written this head of the page. 0: the page has another one, or
+ * no frame. */
+uint64_t mapped_writer(const dsm_remote *r, const struct store_shape *s, uint64_t pid, uint64_t head);
 
 #endif

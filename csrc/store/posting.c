@@ -15,6 +15,7 @@
 #include "../objects/member.h"
 #include "../objects/sure.h"
 #include "commit.h"
+#include "mapped.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -408,18 +409,43 @@ int posting_explain(dsm_store *s, int rc)
     return rc;
 }
 
+static uint64_t word_of(const dsm_store *s, uint64_t offset)
+{
+    return load_relaxed_u64((const uint64_t *)(const void *)remote_at(s->at[0], offset));
+}
+
 /* The slot may be another client's by now: its mark tells. */
+static uint64_t client_in(const dsm_store *s, uint32_t slot, uint32_t mark)
+{
+    uint64_t identity = slot < s->shape.slots ? word_of(s, slot_at(slot)) : 0;
+    return identity && store_mark(identity) == mark ? identity : 0;
+}
+
+static bool is_visible(const dsm_store *s)
+{
+    return remote_is_mapped(s->at[0]) && remote_allows(s->at[0], 0, s->shape.nbytes, DSM_READ);
+}
+
 int posting_name_client(const dsm_store *s, int rc, uint64_t lock)
 {
-    const dsm_remote *r = s->at[0];
-    uint32_t slot = head_locker(lock);
-    if (!remote_is_mapped(r) || !head_locked(lock) || slot >= s->shape.slots ||
-        !remote_allows(r, 0, s->shape.nbytes, DSM_READ))
-        return rc;
-    uint64_t identity = load_relaxed_u64((const uint64_t *)(const void *)remote_at(r, slot_at(slot)));
-    if (!identity || store_mark(identity) != head_low(lock))
+    uint64_t identity = head_locked(lock) && is_visible(s) ? client_in(s, head_locker(lock), head_low(lock)) : 0;
+    if (!identity)
         return rc;
     char name[MEMBER_TEXT];
     dsm_failure f = *dsm_last_error();
     return err_set(f.code, 0, "%s: %s", f.detail, member_describe(identity, name));
+}
+
+/* A number that is the mark of the client is that of a write, as is one that is greater than those of the transactions
+ * of the slot. */
+int posting_name_change(const dsm_store *s, int rc, uint64_t pid, uint64_t head)
+{
+    uint64_t writer = is_visible(s) ? mapped_writer(s->at[0], &s->shape, pid, head) : 0;
+    uint32_t slot = (uint32_t)(writer >> 52) - 1, number = (uint32_t)writer;
+    if (!writer || slot >= s->shape.slots)
+        return rc;
+    dsm_failure f = *dsm_last_error();
+    if (client_in(s, slot, number) || number > tx_seq(word_of(s, word_at(&s->shape, slot))))
+        return err_set(f.code, 0, "%s, by a write of the client in slot %u", f.detail, slot);
+    return err_set(f.code, 0, "%s, by transaction %u of the client in slot %u", f.detail, number, slot);
 }

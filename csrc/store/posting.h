@@ -41,5 +41,8 @@ int posting_explain(dsm_store *s, int rc);
 /* Where memory is mapped, adds to the failure which process holds the lock, unless it has gone meanwhile. That takes
  * 0.1 ms, so it is for calls that have waited. Returns rc. */
 int posting_name_client(const dsm_store *s, int rc, uint64_t lock);
+/* The same of the change that has made this head of the page: by its number, if it was a transaction, and the slot of
+ * its client. That takes no system call. */
+int posting_name_change(const dsm_store *s, int rc, uint64_t pid, uint64_t head);
 
 #endif

@@ -80,10 +80,10 @@ static int add(dsm_transaction *t, uint64_t pid, struct tx_page **out)
 
 static int no_page(uint64_t pid) { return err_set(DSM_EPAGE, 0, "page %llu", (unsigned long long)pid); }
 
-static int changed(dsm_transaction *t, uint64_t pid)
+static int changed(const dsm_store *s, dsm_transaction *t, const struct tx_page *p, uint64_t found)
 {
-    t->conflict = pid;
-    return err_set(DSM_ECONFLICT, 0, "page %llu has changed", (unsigned long long)pid);
+    t->conflict = p->pid;
+    return posting_name_change(s, commit_conflict(p, found), p->pid, found);
 }
 
 dsm_transaction *dsm_transaction_new(int opaque)
@@ -117,14 +117,15 @@ uint64_t dsm_transaction_conflict(const dsm_transaction *t) { return t->conflict
 /* ---- reading ---- */
 
 /* What a page had when it was read, or looked at: the first time it is noted, and then it must be the same. */
-static int note(dsm_transaction *t, uint64_t pid, uint64_t head, uint64_t version, int64_t seen, bool reads)
+static int note(const dsm_store *s, dsm_transaction *t, uint64_t pid, uint64_t head, uint64_t version, int64_t seen,
+                bool reads)
 {
     struct tx_page *p = find(t, pid);
     int rc = p ? 0 : add(t, pid, &p);
     if (rc)
         return rc;
     if (p->seen && p->version != version)
-        return changed(t, pid);
+        return changed(s, t, p, head);
     p->head = head;
     p->version = version;
     p->seen = seen;
@@ -166,7 +167,7 @@ static int look_at(dsm_store *s, dsm_transaction *t, const uint64_t *pids, uint3
                 rc = look_at_one(s, kind, pids[from + i], at ? at + i * each : NULL, t->ends, &heads[i], &versions[i]);
         }
         for (uint32_t i = 0; i < some && !rc; i++)
-            rc = note(t, pids[from + i], heads[i], versions[i], now.now, out != NULL);
+            rc = note(s, t, pids[from + i], heads[i], versions[i], now.now, out != NULL);
     }
     return rc;
 }
@@ -178,8 +179,9 @@ static int look_at_mapped(const dsm_store *s, dsm_transaction *t)
 {
     for (uint32_t i = 0; i < t->count; i++) {
         const struct tx_page *p = &t->pages[i];
-        if (p->reads && mapped_head(s->at[0], &s->shape, p->pid) != p->head)
-            return changed(t, p->pid);
+        uint64_t head = p->reads ? mapped_head(s->at[0], &s->shape, p->pid) : p->head;
+        if (head != p->head)
+            return changed(s, t, p, head);
     }
     return 0;
 }
@@ -361,6 +363,8 @@ static int commit(dsm_store *s, dsm_transaction *t)
         store_commit_begin(&t->m, t->pages, t->count, posting_ops(s));
         rc = run(s, &t->m);
         t->conflict = t->m.conflict;
+        if (rc == -DSM_ECONFLICT)
+            posting_name_change(s, rc, t->conflict, t->m.other);
         if (!rc || !t->m.again || tries + 1 == TRIES)
             break;
         rc = 0;

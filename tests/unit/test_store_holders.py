@@ -134,3 +134,55 @@ def test_a_client_that_has_gone_is_not_named(store, other):
     slot, mark = writer_of(store, pid)
     with locked(store, pid, slot, mark ^ 1), pytest.raises(errors.BusyError, match=r"or end it$"):
         store.read(pid)
+
+
+# ---- conflicts ----
+
+
+def conflict_of(store, pid, change):
+    """The text of a transaction that has read the page before the change, and the page that it names."""
+    with pytest.raises(errors.ConflictError) as found, store.transaction() as tx:
+        tx.read(pid)
+        change()
+        tx.write(pid, page(9))
+    assert found.value.page == pid and len(found.value.detail) <= 200
+    return found.value.detail
+
+
+@pytest.mark.parametrize("in_transaction", [False, True])
+def test_a_conflict_names_the_versions_and_the_other_transaction(store, other, place, in_transaction):
+    pid = store.allocate()
+    before = store.write(pid, page(1))
+    text = conflict_of(store, pid, lambda: other.write(pid, in_transaction))
+    slot, number = writer_of(store, pid)
+    whose = f"transaction {number}" if in_transaction else "a write"
+    at_place = "" if "//" in place else f", by {whose} of the client in slot {slot}"
+    assert text == f"page {pid} has changed: version {before} was seen, {before + 1} is there{at_place}"
+
+
+def test_a_conflict_of_a_page_that_was_only_read(store, other):
+    """It is found before the commit, where memory is mapped."""
+    pid, more = store.allocate_many(2).tolist()
+    before = store.write(pid, page(1))
+    with pytest.raises(errors.ConflictError) as found, store.transaction() as tx:
+        tx.read(pid)
+        other.write(pid)
+        tx.read(more)
+        tx.read(pid)
+    assert found.value.page == pid
+    assert f"version {before} was seen, {before + 1} is there" in found.value.detail
+
+
+def test_a_conflict_with_a_page_that_was_freed(store):
+    pid = store.allocate()
+    version = store.write(pid, page(1))
+    assert conflict_of(store, pid, lambda: store.free(pid)) == f"page {pid} was freed; version {version} was seen"
+
+
+def test_a_conflict_with_a_lock_names_the_slot(store, other):
+    pid = store.allocate()
+    other.write(pid)
+    slot, mark = writer_of(store, pid)
+    with contextlib.ExitStack() as stack:
+        text = conflict_of(store, pid, lambda: stack.enter_context(locked(store, pid, slot, mark)))
+    assert text == f"page {pid} is being changed by a transaction of the client in slot {slot}"
