@@ -22,7 +22,7 @@ from dsmem.membership.messages import DOMAIN_MOST, Found, Health, NodeInfo
 from dsmem.membership.pace import Pace
 from dsmem.membership.policy import Policy
 from dsmem.membership.standing import Standing
-from dsmem.membership.state import Copy, Disk, Node, Place, Store, may_count
+from dsmem.membership.state import NO_LIMIT, Copy, Disk, Node, Place, Store, may_count
 from dsmem.membership.status import Status, StoreInfo
 from dsmem.membership.workers import Job, Worker
 from dsmem.names import wire
@@ -401,8 +401,9 @@ class Coordinator:
         return wire.success()
 
     def _join(self, client: int, fields: Reader) -> bytes:
-        node, seen = Node(fields.number(), fields.text(), fields.text()), Standing.read(fields)
+        about, seen = (fields.number(), fields.text(), fields.text()), Standing.read(fields)
         was_known = bool(fields.number(1))
+        node = Node(*about, fields.number() if fields.goes_on else NO_LIMIT)
         fields.end()
         parse_address(node.address)
         if not node.id or len(node.domain.encode()) > DOMAIN_MOST:

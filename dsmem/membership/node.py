@@ -14,6 +14,7 @@ from functools import partial
 from dsmem import _core, errors
 from dsmem.membership import messages
 from dsmem.membership.standing import Standing, Witness
+from dsmem.membership.state import NO_LIMIT
 from dsmem.names import wire
 from dsmem.names.server import NameServer
 from dsmem.names.wire import Reader, Request
@@ -158,6 +159,11 @@ class Copies:
         del self._copies[place]  # now that it can't fail any more
         self._server.other_bytes -= nbytes
 
+    @property
+    def memory(self) -> int | None:
+        """How many bytes all objects of the process may hold."""
+        return self._server.memory
+
     def held(self) -> tuple[int, int]:
         """Return how many copies there are, and their bytes. Any thread may call it."""
         return len(self._copies), self._server.other_bytes
@@ -290,7 +296,8 @@ class Member:
     def _request(self) -> bytes:
         fields = wire.number(self._copies.id), wire.text(self._address), wire.text(self._domain)
         seen, was_known = self._copies.witness.seen, wire.number(self._copies.was_known, 1)
-        return wire.request(Request.JOIN, *fields, seen.encode(), was_known)
+        memory = b"" if self._copies.memory is None else wire.number(min(self._copies.memory, NO_LIMIT))
+        return wire.request(Request.JOIN, *fields, seen.encode(), was_known, memory)
 
     def _tell(self, reason: str) -> None:
         """Log each change once."""

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dsmem.membership.state import Copy, Node, State, Store, primaries
+from dsmem import _core
+from dsmem.membership.state import NO_LIMIT, Copy, Node, State, Store, primaries
 
 
 def size(store: Store) -> int:
@@ -14,18 +15,49 @@ def size(store: Store) -> int:
     return store.page_size * store.pages // store.extents
 
 
+def memory(store: Store) -> int:
+    """Return the bytes of a copy: its pages, and what stands beside them."""
+    return _core.store_nbytes(*store.shape)
+
+
 def held(state: State) -> dict[int, int]:
     """Return how many bytes of pages each node has, also in copies that are being made, or were not dropped yet."""
+    return _held(state, state.stores.values(), size)
+
+
+def _held(state: State, stores: Iterable[Store], of: Callable[[Store], int]) -> dict[int, int]:
     nbytes = dict.fromkeys(state.nodes, 0)
-    for store in state.stores.values():
+    for store in stores:
         for node, _ in {*store.stale, *(copy.place for copy in (*store.copies, *store.opened))}:
             if node in nbytes:
-                nbytes[node] += size(store)
+                nbytes[node] += of(store)
     return nbytes
 
 
+def rooms(state: State, store: Store | None = None) -> dict[int, int]:
+    """Return how many bytes more each node may hold that has a limit, by its copies alone.
+
+    What else it holds is not known, so it may refuse a copy. Copies of stores that were removed are not counted: a node
+    drops them before it makes another one. The store may be one that is not among the others yet.
+    """
+    limits = {node.id: node.memory for node in state.nodes.values() if node.memory != NO_LIMIT}
+    if not limits:
+        return {}
+    nbytes = _held(state, (each for each in state.stores.values() if each.name), memory)
+    if store is not None and store.id not in state.stores:
+        for copy in store.copies:
+            nbytes[copy.node] += memory(store)
+    return {node: most - nbytes[node] for node, most in limits.items()}
+
+
+def full(rooms: Mapping[int, int], store: Store) -> set[int]:
+    """Return the nodes that have no room for a copy of the store."""
+    nbytes = memory(store) if rooms else 0
+    return {node for node, room in rooms.items() if nbytes > room}
+
+
 def chosen(state: State, up: Mapping[int, bool], count: int, store: Store, beside: Sequence[Copy] = ()) -> list[Node]:
-    """Choose nodes for copies of an extent: those with few bytes, each in another domain if there are enough.
+    """Choose nodes for copies of an extent: of those with room those with few bytes, in different domains if possible.
 
     beside: copies of the extent that are there. The store may be one that is not among the others yet.
     """
@@ -35,7 +67,8 @@ def chosen(state: State, up: Mapping[int, bool], count: int, store: Store, besid
             nbytes[copy.node] += size(store)
     first = Counter(copy.node for each in (*state.stores.values(), store) for copy in primaries(each.copies))
     there = [state.nodes[copy.node] for copy in beside]
-    free = [node for node in state.nodes.values() if up[node.id] and node.id not in state.leaving]
+    taken = {*state.leaving, *full(rooms(state, store), store)}
+    free = [node for node in state.nodes.values() if up[node.id] and node.id not in taken]
     found: list[Node] = []
     while free and len(found) < count:
         used = [node.domain for node in (*there, *found)]
@@ -65,24 +98,28 @@ def best_move(
     it has. So each move brings more domains or is more even, and there is an end. avoids: whether a node is not to be
     tried, since it could not have a copy of the store lately.
     """
-    nbytes = held(state)
-    found = (move for store in stores for move in _moves(state, up, store, nbytes) if not avoids(store, move.node))
+    nbytes, left = held(state), rooms(state)
+    moves = (move for store in stores for move in _moves(state, up, store, nbytes, left))
+    found = (move for move in moves if not avoids(move.store, move.node))
     return max(found, key=lambda move: move.rank, default=None)
 
 
-def others(state: State, up: Mapping[int, bool], store: Store, copy: Copy) -> list[int]:
-    """Return the nodes that may have a copy in place of this one."""
+def others(state: State, up: Mapping[int, bool], store: Store, copy: Copy, rooms: Mapping[int, int]) -> list[int]:
+    """Return the nodes that may have a copy in place of this one. rooms: as of :func:`rooms`."""
     taken = {each.node for each in store.copies if each.extent == copy.extent} | set(state.leaving)
+    taken |= full(rooms, store)
     taken |= {node for node, extent in store.stale if extent == copy.extent}
     return [node for node in state.nodes if up[node] and node not in taken]
 
 
-def _moves(state: State, up: Mapping[int, bool], store: Store, nbytes: Mapping[int, int]) -> Iterable[Move]:
+def _moves(
+    state: State, up: Mapping[int, bool], store: Store, nbytes: Mapping[int, int], rooms: Mapping[int, int]
+) -> Iterable[Move]:
     for copy in store.copies:
         drains = copy.node in state.leaving
         beside = [each for each in store.copies if each.extent == copy.extent and each != copy]
         now = _domains(state, beside, copy.node)
-        for node in others(state, up, store, copy):
+        for node in others(state, up, store, copy, rooms):
             domains = _domains(state, beside, node) - now
             evens = nbytes.get(copy.node, 0) - nbytes[node] - size(store)
             enough = 2 * evens >= size(store) and 10 * evens >= nbytes.get(copy.node, 0)

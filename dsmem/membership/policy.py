@@ -197,9 +197,13 @@ class Policy:
         """Return until when no copy of a store is made again."""
         return self._rests.get(store, 0.0)
 
-    def others(self, store: Store, copy: Copy) -> list[int]:
+    def rooms(self) -> dict[int, int]:
+        """Return how many bytes more each node may hold that has a limit."""
+        return placement.rooms(self.state)
+
+    def others(self, store: Store, copy: Copy, rooms: dict[int, int]) -> list[int]:
         """Return the nodes that may have a copy in place of this one."""
-        return placement.others(self.state, self._up, store, copy)
+        return placement.others(self.state, self._up, store, copy, rooms)
 
     def avoids(self, store: Store, nodes: list[int], now: float) -> bool:
         """Whether no copy of the store moves to any of the nodes for now, since none could be made there lately."""
@@ -332,8 +336,7 @@ class Policy:
         for extent in range(store.extents):
             nodes = placement.chosen(self.state, self._up, replicas, store)
             if len(nodes) < replicas:
-                free = f"{len(nodes)} memory nodes answer{' and are not drained' if self.state.leaving else ''}"
-                raise errors.InvalidArgumentError(f"replicas={replicas}, and {free}; start more: dsmem serve --join")
+                raise self._too_few(store, len(nodes))
             has = Counter(copy.node for copy in primaries(store.copies))
             nodes.sort(key=lambda node: has[node.id])  # the one with the fewest primaries of the store gets this one
             store.copies += [Copy(node.id, index, extent=extent) for index, node in enumerate(nodes)]
@@ -341,6 +344,15 @@ class Policy:
         self._changes[store.id] = _Change(list(store.copies))
         self._leased[store.id] = now
         return [events.Save(), *(events.Make(store.id, 1, copy, store.making) for copy in store.copies)]
+
+    def _too_few(self, store: Store, chosen: int) -> errors.DsmemError:
+        """There are fewer nodes than copies, or fewer that have room."""
+        there = sum(self._up[node] and node not in self.state.leaving for node in self.state.nodes)
+        free = f"{there} memory nodes answer{' and are not drained' if self.state.leaving else ''}"
+        if chosen < there:
+            free += f", of which {chosen} have room for one more copy of {placement.memory(store)} bytes"
+        error = errors.OutOfMemoryError if there >= store.replicas else errors.InvalidArgumentError
+        return error(f"replicas={store.replicas}, and {free}; start more: dsmem serve --join")
 
     def _give_up(self, store: Store, reason: str, no_room: bool = False) -> list[Action]:
         """Remove a store that was not made, and keep why: the client that wants it asks for it by its number."""

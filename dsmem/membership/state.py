@@ -17,6 +17,7 @@ _BEFORE = 2  # which had stores of one extent
 Phase = Literal["new", "closed", "open", "lost"]
 #: Where a copy is: the node, and the extent that it is of. A node has one of an extent at most.
 Place = tuple[int, int]
+NO_LIMIT = (1 << 64) - 1
 _PHASES = ("new", "closed", "open", "lost")
 _FILE, _LOCK = "state.json", "lock"
 
@@ -28,6 +29,7 @@ class Node:
     id: int  # that the process has drawn
     address: str  # tcp://HOST:PORT
     domain: str  # what fails together has one label
+    memory: int = NO_LIMIT  # bytes that its objects may hold, copies and others
 
 
 @dataclass(frozen=True)

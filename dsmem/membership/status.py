@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dsmem import _core
+from dsmem.membership import placement
 from dsmem.membership.messages import Missing, NodeInfo, Place
 from dsmem.membership.policy import Policy
 from dsmem.membership.state import Copy, Store
@@ -177,32 +178,36 @@ class Status:
             return f"could not be made, and is tried again soon: {self._not_filled.get(store.id, '')}"
         if self._policy.filling(store.id) is not None or store.fresh:
             return "one is made after the other"
-        return self._no_node()
+        return self._no_node(store)
 
-    def _no_node(self) -> str:
+    def _no_node(self, store: Store) -> str:
         nodes, leaving = self._policy.state.nodes, self._policy.state.leaving
         up = sum(self._policy.is_up(node) for node in nodes)
         drained = f", drained: {len(leaving)}" if leaving else ""
-        return f"no memory node is free for it; {up} of {len(nodes)} answer{drained}; start one more"
+        full = len(placement.full(self._policy.rooms(), store))
+        no_room = f", full: {full}" if full else ""
+        return f"no memory node is free for it; {up} of {len(nodes)} answer{drained}{no_room}; start one more"
 
     def _stays(self, node: int, now: float) -> str:
         """Say why a copy of a node that is drained does not move, the first of them; nothing if they move."""
         if node not in self._policy.state.leaving or not self._policy.is_up(node):
             return ""
-        reasons = (self._waits(store, copy, now) for store, copy in self._at(node))
+        rooms = self._policy.rooms()
+        reasons = (self._waits(store, copy, now, rooms) for store, copy in self._at(node))
         return next(filter(None, reasons), "")
 
     def _at(self, node: int) -> Iterator[tuple[Store, Copy]]:
         for store in self._policy.state.stores.values():
             yield from ((store, copy) for copy in store.copies if copy.node == node)
 
-    def _waits(self, store: Store, copy: Copy, now: float) -> str:
+    def _waits(self, store: Store, copy: Copy, now: float, rooms: dict[int, int]) -> str:
         moved = self._policy.moving(store.id)
-        nodes, what = self._policy.others(store, copy), f"{called(copy.index, copy.extent)} of {store.name!r:.100}"
+        nodes = self._policy.others(store, copy, rooms)
+        what = f"{called(copy.index, copy.extent)} of {store.name!r:.100}"
         if moved == copy.place:
             return ""
         if not nodes:
-            return f"{what}: {self._no_node()}"
+            return f"{what}: {self._no_node(store)}"
         if store.phase == "open" and self._policy.avoids(store, nodes, now):
             return f"{what}: could not be made elsewhere, and is tried again: {self._not_filled.get(store.id, '')}"
         if store.phase == "closed" and not self._policy.is_changing(store.id):

@@ -9,7 +9,7 @@ from dsmem.membership import events
 from dsmem.membership.placement import best_move
 from dsmem.membership.policy import Policy
 from dsmem.membership.standing import NONE, Witness
-from dsmem.membership.state import Node, State, decode, encode
+from dsmem.membership.state import NO_LIMIT, Node, State, decode, encode
 
 LEASE = 1.0
 SHAPE = (4096, 100, 8)
@@ -173,10 +173,10 @@ class World:
                 return
         raise AssertionError("it does not come to an end")
 
-    def join(self, number, domain="", address=None):
+    def join(self, number, domain="", address=None, memory=NO_LIMIT):
         self.alive[number] = True
         seen = self.witnesses.setdefault(number, Witness()).seen
-        node = Node(number, address or f"tcp://10.0.0.{number}:7700", domain or f"host{number}")
+        node = Node(number, address or f"tcp://10.0.0.{number}:7700", domain or f"host{number}", memory)
         self.tell(events.Joined(node, seen, seen != NONE))  # its number was asked if it has heard of any
 
     def make(self, replicas=2, name="db", id=1):

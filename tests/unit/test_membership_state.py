@@ -8,14 +8,14 @@ import os
 import pytest
 
 from dsmem import errors
-from dsmem.membership.state import Copy, Disk, Node, State, Store, decode, encode
+from dsmem.membership.state import NO_LIMIT, Copy, Disk, Node, State, Store, decode, encode
 
 
 def some():
     store = Store(7, "c", "db", 4096, 100, 8, 2, created=1.5, epoch=3, phase="open")
     store.copies = [Copy(1, 0, b"\x00\xff"), Copy(2, 1, b"x")]
     store.opened, store.stale, store.reads = list(store.copies), [(3, 0)], [(1, 0)]
-    nodes = {1: Node(1, "tcp://h:1", "a"), 2: Node(2, "tcp://h:2", "b")}
+    nodes = {1: Node(1, "tcp://h:1", "a"), 2: Node(2, "tcp://h:2", "b", 1 << 30)}
     return State(nodes, {7: store}, lease=0.5, folder=11, written=4)
 
 
@@ -45,6 +45,13 @@ def test_a_state_of_the_release_before_is_read():
     store.update(fresh=0, read=0)
     wanted.stores[7].fresh, wanted.stores[7].reads = None, []
     assert decode(json.dumps(raw).encode()) == wanted
+
+
+def test_a_state_that_says_nothing_of_memory_is_read():
+    raw = json.loads(encode(some()))
+    for node in raw["nodes"]:
+        del node["memory"]
+    assert [node.memory for node in decode(json.dumps(raw).encode()).nodes.values()] == [NO_LIMIT, NO_LIMIT]
 
 
 def test_one_coordinator_has_a_folder(tmp_path):
@@ -93,6 +100,7 @@ def changed(change):
         changed(lambda raw: raw["stores"][0].update(more=1)),
         changed(lambda raw: raw["stores"][0]["copies"][0].update(descriptor="zz")),
         changed(lambda raw: raw["nodes"][0].update(address=3)),
+        changed(lambda raw: raw["nodes"][0].update(memory="1GiB")),
         changed(lambda raw: raw.pop("written")),
         changed(lambda raw: raw["stores"][0].update(stale=[3])),
         changed(lambda raw: raw["stores"][0].update(fresh=["1", 0])),

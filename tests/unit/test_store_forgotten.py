@@ -108,7 +108,7 @@ class Region:
 def test_a_copy_that_can_not_be_given_up_at_once(error, monkeypatch):
     """The node goes on to register, under its number until it has no copies."""
     monkeypatch.setattr(node_module, "_JOIN_SECONDS", 0)
-    server = SimpleNamespace(answer=lambda does: None, other_bytes=3 * 4096)
+    server = SimpleNamespace(answer=lambda does: None, other_bytes=3 * 4096, memory=None)
     copies = Copies(server)
     before, regions = copies.id, [Region(None), Region(error), Region(None)]
     for extent, region in enumerate(regions):

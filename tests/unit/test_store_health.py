@@ -4,6 +4,7 @@ import pytest
 from epochs import PROPERTIES, SECONDS, eventually, together
 from paging import page
 
+import dsmem
 from dsmem import errors
 
 
@@ -67,9 +68,13 @@ def test_a_new_copy_is_said_to_be_made(tmp_path):
 def test_a_copy_that_a_node_has_no_room_for(tmp_path):
     with together(tmp_path, 2) as where, where.client() as cluster, made(cluster) as store:
         where.node_of(store, 1).kill()
-        where.more("--memory", "4KiB")
-        eventually(lambda: "could not be made" in store.health()["trouble"])
-        assert " bytes, and" in store.health()["missing"][0]["why"]
+        small = where.more("--memory", "4KiB")
+        eventually(lambda: store.health()["missing"] and "full: 1; start" in store.health()["trouble"])
+        small.end()
+        with dsmem.connect(where.name) as here, here.store("other", create=True, capacity="4MiB"):
+            where.more("--memory", "4MiB")  # which has room for the copy, but for the other store
+            eventually(lambda: "could not be made" in store.health()["trouble"])
+            assert " bytes, and" in store.health()["missing"][0]["why"]
         where.more()
         eventually(lambda: store.health()["trouble"] == "")
 

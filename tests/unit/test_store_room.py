@@ -1,24 +1,48 @@
-"""Stores for which memory nodes have no room: `dsmem serve --join --memory`."""
+"""Stores for which memory nodes have no room: `dsmem serve --join --memory`.
+
+What is decided: test_membership_room.py.
+"""
 
 import pytest
-from epochs import PROPERTIES, eventually, together
+from epochs import PROPERTIES, SECRET, eventually, together
 
+import dsmem
 from dsmem import errors
 
-LARGE = {**PROPERTIES, "capacity": "30MiB"}
+LARGE = {**PROPERTIES, "capacity": "30MiB"}  # of which a copy has less than 45 MiB
 
 
 @pytest.mark.parametrize("create", [True, None])
 def test_a_client_is_told_that_a_node_has_no_room(tmp_path, create):
-    with together(tmp_path, 0) as where, where.client() as cluster:
-        small = where.more("--memory", "4MiB")
+    """The coordinator does not know that: another object is there."""
+    with together(tmp_path, 0) as where, where.client() as cluster, dsmem.Context("tcp", secret=SECRET) as own:
+        node = where.more("--memory", "60MiB")
         eventually(lambda: len(where.up()) == 1)
-        for _ in range(2):
-            with pytest.raises(errors.OutOfMemoryError) as raised:
-                cluster.store("db", create=create, replicas=1, **LARGE)
-            said = str(raised.value)
-            assert f"'db' was not made: the memory node at {small.address} can't make a copy: " in said
-            assert "4194304 bytes that 'dsmem serve' may give; " in said and said.endswith("with more --memory")
-        with pytest.raises(errors.NameNotFoundError):
-            cluster.store("db", create=False)
-        cluster.store("db", create=create, replicas=1, **PROPERTIES).close()
+        with dsmem.connect(f"{node.address}/{where.name}", context=own) as names:
+            with names.store("other", create=True, **LARGE) as other:
+                for _ in range(2):
+                    with pytest.raises(errors.OutOfMemoryError) as raised:
+                        cluster.store("db", create=create, replicas=1, **LARGE)
+                    said = str(raised.value)
+                    assert f"'db' was not made: the memory node at {node.address} can't make a copy: " in said
+                    assert f"{60 << 20} bytes that 'dsmem serve' may give; " in said and said.endswith("more --memory")
+                with pytest.raises(errors.NameNotFoundError):
+                    cluster.store("db", create=False)
+                other.unlink()
+        cluster.store("db", create=create, replicas=1, **LARGE).close()
+
+
+def test_a_store_is_made_at_a_node_that_has_room(tmp_path):
+    with together(tmp_path, 0) as where, where.client() as cluster:
+        where.more("--memory", "4MiB")
+        large = where.more("--memory", "100MiB")
+        eventually(lambda: len(where.up()) == 2)
+        for name in ("a", "b"):
+            with cluster.store(name, create=True, replicas=1, **LARGE) as store:
+                assert [each["node"] for each in store.health()["copies"]] == [large.address]
+        with pytest.raises(errors.OutOfMemoryError, match="2 memory nodes answer, of which 0 have room"):
+            cluster.store("c", create=True, replicas=1, **LARGE)
+        more = where.more()
+        eventually(lambda: len(where.up()) == 3)
+        with cluster.store("c", create=True, replicas=1, **LARGE) as store:
+            assert [each["node"] for each in store.health()["copies"]] == [more.address]
