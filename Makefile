@@ -10,7 +10,7 @@ venv:
 	@ci/deps build || echo 'going on with what is there'
 	@ci/venv
 
-## make demo      two processes share a file, a segment, a queue and a lock, two hosts names, two servers a store; FILE= names another file
+## make demo      two processes share a file, a segment, a queue and a lock, two hosts names; a store outlives a node; FILE= names another file
 demo: venv
 	@.venv/bin/dsmem demo $(if $(FILE),'$(FILE)')
 	@echo

@@ -148,8 +148,9 @@ def demo(file: Path | None, fabric: str) -> None:
     """Share a file, a segment, a queue and a lock with a second process.
 
     The other process reads FILE (by default the extension module of dsmem) and writes it back. Then the two share a
-    segment, a queue and a lock. At last FILE is in a store of pages, of which two servers have a copy each, and a
-    client is killed in the middle of a transaction.
+    segment, a queue and a lock. At last FILE is in a store of pages with two copies, at three memory nodes of a
+    coordinator, where processes move money between accounts. One of them is killed, and then the memory node with the
+    primary copy: the others go on, the third node gets a copy, and nothing is lost.
     """
     path = file or Path(sys.modules[_core.Context.__module__].__file__ or sys.executable)
     with dsmem.Context(fabric) as context:
@@ -157,5 +158,5 @@ def demo(file: Path | None, fabric: str) -> None:
         _share(path, fabric, context)
         click.echo("\nThey share a segment, a queue and a lock, which travel as pickled references\n")
         objects.show(fabric, context)
-    click.echo("\nA store of pages with two copies, at two processes of dsmem serve\n")
+    click.echo("\nA store of pages with two copies, at three dsmem serve and a coordinator\n")
     bank.show(path)
