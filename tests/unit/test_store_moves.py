@@ -116,6 +116,7 @@ def test_copies_move_at_a_pace(tmp_path):
                 store.write(pid, page(number))
             nodes(where, "--drain", where.nodes[0].address)
             joined = where.more()
+            eventually(lambda: joined.address in where.up())
             eventually(lambda: 0 < info(where, joined)["done"] < 80)
             store.write(pids[0], page(100))
             assert addresses(store) == {where.nodes[0].address: 1} and info(where, joined)["making"] == 1
