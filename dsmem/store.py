@@ -656,8 +656,9 @@ class Store(NamedObject, _core.Store):
         dict
             ``pages`` is the number of pages that were looked at, ``changing`` that of pages of which nothing is known,
             since others were changing them all the time, or have died in that. ``repaired`` is the number of pages that
-            were repaired. ``wrong`` says for each other page, by the number in the lower 40 bits of its id, what is
-            wrong.
+            were repaired. ``wrong`` says for each other page, by its id, what is wrong and, with ``repair``, why it
+            was not repaired. A page that is free, or whose id is damaged too, stands there by the lower 40 bits of
+            its id alone, the number of the page: a number below 2**40.
 
         Raises
         ------
@@ -677,24 +678,30 @@ class Store(NamedObject, _core.Store):
         pages, wrong, changing, repaired = self._shape["pages"], {}, 0, 0
         for first in range(0, pages, _AT_ONCE):
             n = min(_AT_ONCE, pages - first)
-            for number, heads, frames, changes, unknown in self._check(first, n):
+            for number, pid, heads, frames, changes, unknown in self._check(first, n):
+                why = self._repairs(number, heads, frames) if repair and not changes else ""
                 if changes:
                     changing += 1
-                elif repair and frames and self._repairs(number):
+                elif repair and not why:
                     repaired += 1
                 else:
-                    wrong[number] = _what_is_wrong(heads, frames, unknown)
+                    left = f"; not repaired: {why}" if why else ""
+                    wrong[pid or number] = _what_is_wrong(heads, frames, unknown) + left
             if progress is not None:
                 progress(first + n, pages)
         return {"pages": pages, "changing": changing, "repaired": repaired, "wrong": wrong}
 
-    def _repairs(self, number: int) -> bool:
-        """Whether the page is whole now."""
+    def _repairs(self, number: int, heads: int, frames: int) -> str:
+        """Why the page is not whole now. "": it is."""
+        if heads or not frames:
+            return "its heads differ" if heads else "its head is damaged"
         try:
             self._repair(number)
-        except (errors.CorruptError, errors.UnsupportedError):
-            return False
-        return not any(found[0] == number and not found[3] for found in self._check(number, 1))
+        except errors.UnsupportedError:
+            return "it has no other copy"
+        except errors.CorruptError:
+            return "no copy of it is whole"
+        return "it is damaged again" if any(not changes for *_, changes, _ in self._check(number, 1)) else ""
 
     def close(self) -> None:
         """Close this handle. The pages stay. Closing twice has no effect.

@@ -194,6 +194,7 @@ int dsm_store_count(dsm_store *s, dsm_store_counts *out);
 enum { DSM_STORE_CHECKED = 64 };
 typedef struct {
     uint64_t page;         /* its number, from 0 on */
+    uint64_t id;           /* 0: it is free, or its id is not known, since no header of its frame is whole */
     uint8_t heads, frames; /* a bit for each copy whose head is not that of copy 0; whose frame is not whole */
     uint8_t changes;       /* others change it all the time, or a client has died in that: nothing is known */
     uint8_t unknown;       /* its head has a state that there is not */

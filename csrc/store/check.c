@@ -17,6 +17,7 @@ enum { LOOKS = 5, PAUSE = 1000000 }; /* at a page that others change; ns between
 struct look {
     dsm_store *s;
     uint64_t number, head; /* of the page; at copy 0 */
+    uint64_t id;           /* 0: not known */
     uint8_t *frame;        /* room for one: header and page */
 };
 
@@ -30,7 +31,7 @@ static int read_head(dsm_store *s, uint32_t k, uint64_t number, uint64_t *head)
 }
 
 /* 1: it is whole, and is the page's; it stays in l->frame. 0: it is not. */
-static int frame_is_good(const struct look *l, uint32_t k)
+static int frame_is_good(struct look *l, uint32_t k)
 {
     const struct store_shape *shape = &l->s->shape;
     if (head_low(l->head) >= frames_of(shape))
@@ -42,13 +43,17 @@ static int frame_is_good(const struct look *l, uint32_t k)
     memcpy(&h, l->frame, sizeof h);
     if (rc)
         posting_blame(l->s, place);
-    return rc ? rc : frame_fits(&h, l->number, l->head) && frame_holds(&h, l->frame + sizeof h, shape->page_bytes);
+    if (rc || !frame_fits(&h, l->number, l->head))
+        return rc;
+    l->id = h.pid;
+    return frame_holds(&h, l->frame + sizeof h, shape->page_bytes);
 }
 
 /* What is wrong while l->head is the head. */
-static int look_once(const struct look *l, dsm_store_fault *f)
+static int look_once(struct look *l, dsm_store_fault *f)
 {
     f->heads = f->frames = 0;
+    l->id = head_state(l->head) == HEAD_EMPTY ? page_id(head_low(l->head), l->number) : 0;
     for (uint32_t k = 0; k < copies_of_page(&l->s->env, l->number); k++) {
         uint64_t head = l->head;
         int rc = k ? read_head(l->s, k, l->number, &head) : 0;
@@ -116,6 +121,7 @@ static int check(dsm_store *s, uint64_t first, uint32_t n, dsm_store_fault *faul
         dsm_store_fault *f = &faults[*found];
         *f = (dsm_store_fault){.page = first + i};
         rc = look_at(&l, f);
+        f->id = f->changes ? 0 : l.id;
         *found += !rc && is_wrong(f);
     }
     return rc;
@@ -148,7 +154,7 @@ int dsm_store_check(dsm_store *s, uint64_t first, uint32_t n, dsm_store_fault *f
 /* ---- repair ---- */
 
 /* The page as a copy has it, whole, into l->frame. 1: some copy has. */
-static int find_good(const struct look *l)
+static int find_good(struct look *l)
 {
     for (uint32_t k = 0; k < copies_of_page(&l->s->env, l->number); k++) {
         int rc = frame_is_good(l, k);
@@ -187,7 +193,7 @@ static int repair(struct look *l, int *repaired)
     if (rc < 0)
         return rc;
     if (rc == 0)
-        return err_set(DSM_ECORRUPT, 0, "page %llu: no copy of it is whole", (unsigned long long)l->number);
+        return err_set(DSM_ECORRUPT, 0, "page number %llu: no copy of it is whole", (unsigned long long)l->number);
     rc = write_again(l);
     *repaired = !rc;
     return rc == -DSM_ECONFLICT || rc == -DSM_EPAGE ? 0 : rc; /* another client has replaced it */

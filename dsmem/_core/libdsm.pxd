@@ -540,7 +540,7 @@ cdef extern from "dsm.h" nogil:
     enum: DSM_STORE_CHECKED
     uint64_t DSM_STORE_NUMBERS
     ctypedef struct dsm_store_fault:
-        uint64_t page
+        uint64_t page, id
         uint8_t heads, frames, changes, unknown
     int dsm_store_check(dsm_store *s, uint64_t first, uint32_t n, dsm_store_fault *faults, uint32_t *found)
     int dsm_store_repair(dsm_store *s, uint64_t page, int *repaired)

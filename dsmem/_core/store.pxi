@@ -641,7 +641,7 @@ cdef class Store(Handle):
             raise self.failed(rc, op)
         if done:
             self.repaired += 1
-            LOGGER.warning("the %s: page %d was damaged at some copies, and has been repaired from another",
+            LOGGER.warning("the %s: page number %d was damaged at some copies, and has been repaired from another",
                            self.called(), number)
         return done
 
@@ -662,7 +662,7 @@ cdef class Store(Handle):
         return True
 
     def _check(self, uint64_t first, uint32_t n):
-        """What is wrong with n pages: number, copies with another head, copies with a bad frame, changes, unknown."""
+        """What is wrong with n pages: number, id or 0, copies with another head and with a bad frame, changes, unknown."""
         cdef c.dsm_store_fault faults[c.DSM_STORE_CHECKED]
         cdef PyThread_type_lock turn
         cdef uint32_t found = 0
@@ -675,7 +675,7 @@ cdef class Store(Handle):
             self.end(turn)
             if rc:
                 raise self.failed(rc, "check")
-            return [(faults[i].page, faults[i].heads, faults[i].frames, bool(faults[i].changes),
+            return [(faults[i].page, faults[i].id, faults[i].heads, faults[i].frames, bool(faults[i].changes),
                      bool(faults[i].unknown)) for i in range(found)]
         finally:
             self.leave()

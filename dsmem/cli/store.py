@@ -109,6 +109,11 @@ def show(name: str, cluster: str, as_json: bool) -> None:
         click.echo(f"{'trouble':10} {_trouble(known)}")
 
 
+def _called_page(number: int) -> str:
+    """By its id, or by what is known of it: `Store.check`."""
+    return f"page {number}" if number >> 40 else f"page number {number}, whose id is not known"
+
+
 @store.command("check")
 @click.argument("name", shell_complete=complete_name)
 @one_cluster_option
@@ -134,7 +139,7 @@ def check(name: str, cluster: str, repair: bool, as_json: bool) -> None:
         if found["changing"]:
             click.echo(f"{found['changing']} pages were being changed: nothing is known of them")
         for number, text in list(found["wrong"].items())[:_SHOWN]:
-            click.echo(f"page {number}: {text}")
+            click.echo(f"{_called_page(number)}: {text}")
         if len(found["wrong"]) > _SHOWN:
             click.echo(f"and {len(found['wrong']) - _SHOWN} more; --json shows all")
         for each in known["missing"]:

@@ -77,8 +77,7 @@ def test_damage_is_found_and_repaired_from_a_copy_that_is_whole(cluster, copies,
         store.write(other, page(8))
         damage(store, pid, copies, PLACES[at])
         text = f"a damaged frame at cop{'ies' if len(copies) > 1 else 'y'} {', '.join(map(str, copies))}"
-        number = pid & ((1 << 40) - 1)
-        assert store.check()["wrong"] == {number: text}
+        assert store.check()["wrong"] == {pid: text}
         found = store.check(repair=True)
         assert (found["repaired"], found["wrong"]) == (1, {})
         assert store.check()["wrong"] == {}
@@ -87,14 +86,18 @@ def test_damage_is_found_and_repaired_from_a_copy_that_is_whole(cluster, copies,
         store.unlink()
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+WHY = {1: "it has no other copy", 2: "no copy of it is whole"}
+
+
+@pytest.mark.parametrize("replicas", WHY)
 def test_damage_at_all_copies_is_said_and_no_data_returned(cluster, replicas):
     with made(cluster, replicas) as store:
         pid = store.allocate()
         store.write(pid, page(7))
         damage(store, pid, range(replicas), PLACES["page"])
         found = store.check(repair=True)
-        assert found["repaired"] == 0 and list(found["wrong"]) == [pid & ((1 << 40) - 1)]
+        assert found["repaired"] == 0 and list(found["wrong"]) == [pid]
+        assert found["wrong"][pid].endswith(f"; not repaired: {WHY[replicas]}")
         with pytest.raises(errors.CorruptError, match="page"):
             store.read(pid)
         assert store.write(pid, page(9)) and number_of(store.read(pid)) == 9  # what replaces it is whole
@@ -110,7 +113,7 @@ def test_heads_that_differ(cluster):
         before = word(remotes(store)[1], offset)
         remotes(store)[1].compare_swap(offset, before, before + (1 << 24))
         found = store.check(repair=True)
-        assert found["wrong"] == {pid & ((1 << 40) - 1): "another head at copy 1 than at copy 0"}
+        assert found["wrong"] == {pid: "another head at copy 1 than at copy 0; not repaired: its heads differ"}
         store.unlink()
 
 
@@ -205,10 +208,38 @@ def test_commands_of_stores_at_nodes(cluster, cluster_name, nodes):
         assert run("store", "check", "s", "-c", at) == "100 pages, 0 wrong, 0 repaired\n"
         damage(store, pid, [1], PLACES["page"])
         assert "a damaged frame at copy 1" in run("store", "check", "s", "-c", at, status=1)
+        assert f"\npage {pid}: a damaged frame at copy 1\n" in run("store", "check", "s", "-c", at, status=1)
         assert run("store", "check", "s", "-c", at, "--repair") == "100 pages, 0 wrong, 1 repaired\n"
         assert json.loads(run("store", "check", "s", "-c", at, "--json"))["wrong"] == {}
     run("store", "drop", "s", "-c", at)
     assert cluster.list() == []
+
+
+@pytest.mark.parametrize("at", PLACES)
+def test_a_check_names_a_page_as_its_user_does_and_why_it_is_not_repaired(here, cluster_name, at):
+    """A header that is damaged does not say the id."""
+    with here.store("s", page_size=SIZE, capacity=10 * SIZE, create=True) as store:
+        pid = store.allocate_many(2).tolist()[1]
+        store.write(pid, page(7))
+        damage(store, pid, [0], PLACES[at])
+        known = f"page {pid}" if at == "page" else f"page number {pid & ((1 << 40) - 1)}, whose id is not known"
+        text = f"\n{known}: a damaged frame at copy 0"
+        assert f"{text}\n" in run("store", "check", "s", "-c", cluster_name, status=1)
+        repaired = run("store", "check", "s", "-c", cluster_name, "--repair", status=1)
+        assert f"{text}; not repaired: it has no other copy\n" in repaired
+    here.unlink("s")
+
+
+def test_a_page_that_is_empty_or_free_in_a_check(cluster):
+    with made(cluster, 2) as store:
+        empty, free = store.allocate_many(2).tolist()
+        store.free(free)
+        for pid in (empty, free):
+            offset = head_offset(store, pid)
+            before = word(remotes(store)[1], offset)
+            remotes(store)[1].compare_swap(offset, before, before + (1 << 24))
+        assert sorted(store.check()["wrong"]) == [free & ((1 << 40) - 1), empty]
+        store.unlink()
 
 
 def test_copies_of_a_store_of_extents(cluster, cluster_name, nodes):
