@@ -662,7 +662,7 @@ cdef class Store(Handle):
         return True
 
     def _check(self, uint64_t first, uint32_t n):
-        """What is wrong with n pages: number, id or 0, copies with another head and with a bad frame, changes, unknown."""
+        """What is wrong with n pages: number, id or 0, copies with another head or a bad frame, changes, unknown."""
         cdef c.dsm_store_fault faults[c.DSM_STORE_CHECKED]
         cdef PyThread_type_lock turn
         cdef uint32_t found = 0
