@@ -69,13 +69,22 @@ def _candidates(whole: list[Op], cut: list[Op], done: int, done_cut: int) -> Ite
 
 
 def word(state: int, op: Op) -> Any:
-    """A word: add(n) and swap(expected, desired), whose results are the value before."""
+    """A word: add(n) and swap(expected, desired), whose results are the value before, and read."""
     if op.end is not None and op.result != state:
         return REFUSED
+    if op.name == "read":
+        return state
     if op.name == "add":
         return state + op.args[0]
     expected, desired = op.args
     return desired if state == expected else state
+
+
+def register(state: int, op: Op) -> Any:
+    """A word that no atomics change: write(value), and read, whose result is the value."""
+    if op.name == "write":
+        return op.args[0]
+    return state if op.end is None or op.result == state else REFUSED
 
 
 def lane(state: tuple[Any, ...], op: Op) -> Any:

@@ -11,12 +11,20 @@ import dsmem
 
 
 class Log:
-    """Lines of one write() each, so that what a killed process has begun and ended is known."""
+    """Lines of one write() each, so that what a killed process has begun and ended is known.
 
-    def __init__(self, path):
+    With ``meet``, a barrier, it waits for the others before each round of so many operations: else one that maps the
+    memory would have done all of its own before another had begun.
+    """
+
+    def __init__(self, path, meet=None, together=0):
         self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self.meet, self.together, self.count = meet, together, 0
 
     def __call__(self, name, args, do):
+        if self.meet and self.count % self.together == 0:
+            self.meet.wait(30)
+        self.count += 1
         os.write(self.fd, repr((time.monotonic_ns(), name, args)).encode() + b"\n")
         result = do()
         os.write(self.fd, repr((time.monotonic_ns(), result)).encode() + b"\n")
@@ -41,11 +49,25 @@ def get_some(obj, log, party, count):
 def change_word(obj, log, party, count):
     rng = random.Random(party)
     for _ in range(count):
-        if rng.random() < 0.5:
+        choice = rng.randrange(5)
+        if choice < 2:
             log("add", (1,), lambda: obj.fetch_add(0, 1))
+        elif choice == 2:
+            log("read", (), lambda: int(obj.read(0)))
         else:
             expected, desired = rng.randrange(50), rng.randrange(50)
             log("swap", (expected, desired), lambda e=expected, d=desired: int(obj.compare_swap(0, e, d)))
+
+
+def write_and_read(obj, log, party, count):
+    """The word beside: one that atomics change must not be written."""
+    rng = random.Random(party)
+    for n in range(count):
+        if rng.random() < 0.5:
+            value = (party + 1) << 32 | (n + 1)  # both halves say what was written: a mixture is no value of the history
+            log("write", (value,), lambda value=value: obj.write(1, value))
+        else:
+            log("read", (), lambda: int(obj.read(1)))
 
 
 def take_turns(obj, log, party, count):
@@ -58,9 +80,11 @@ def take_turns(obj, log, party, count):
         log("release", (party,), obj.release)
 
 
-def main(job, ref, fabric, secret, gate, path, party, count):
-    context = dsmem.Context(fabric, secret=secret, peer_timeout=0.5) if fabric else None
+def main(job, ref, fabric, secret, gate, path, party, count, meet=None, together=0):
+    peer_timeout = 0.5 if fabric and fabric.startswith("fault+") else 30
+    context = dsmem.Context(fabric, secret=secret, peer_timeout=peer_timeout) if fabric else None
     obj = attached(ref, context) if context else dsmem.attach(ref)
+    assert fabric is None or obj._memory.remote.fabric == fabric.partition(":")[0]
     assert gate.wait(30)
-    globals()[job](obj, Log(path), party, count)
+    globals()[job](obj, Log(path, meet, together), party, count)
     os._exit(0)

@@ -1,7 +1,7 @@
 """The checker of histories: it accepts what can be put in order and refuses what cannot."""
 
 import pytest
-from checker import Op, is_linearisable, lane, lock, word
+from checker import Op, is_linearisable, lane, lock, register, word
 
 
 def put(begin, end, value):
@@ -18,6 +18,14 @@ def add(begin, end, before=None):
 
 def swap(begin, end, expected, desired, before):
     return Op(begin, end, "swap", (expected, desired), before)
+
+
+def read(begin, end, value):
+    return Op(begin, end, "read", (), value)
+
+
+def write(begin, end, value):
+    return Op(begin, end, "write", (value,))
 
 
 def acquire(begin, end, party, token=None):
@@ -62,6 +70,9 @@ def test_lanes(history, fits):
         ([add(0, 5, 1), add(1, 6, 0), swap(7, 8, 2, 9, 2), add(9, 10, 9)], True),
         ([swap(0, 5, 0, 1, 0), swap(1, 6, 0, 2, 1)], True),
         ([add(0, None), add(1, 2, 0), add(3, 4, 2)], True),
+        ([add(0, 5, 0), read(1, 2, 1), read(3, 4, 1)], True),
+        ([add(0, 1, 0), read(2, 3, 0)], False),  # read too late
+        ([add(0, 5, 0), read(1, 2, 1), read(3, 4, 0)], False),  # and back again
         ([add(0, 1, 0), add(2, 3, 0)], False),  # lost
         ([add(0, 1, 0), add(2, 3, 2)], False),  # doubled
         ([add(0, None), add(1, 2, 2)], False),  # doubled by one that was cut
@@ -71,6 +82,21 @@ def test_lanes(history, fits):
 )
 def test_words(history, fits):
     assert is_linearisable(history, word, 0) is fits
+
+
+@pytest.mark.parametrize(
+    ("history", "fits"),
+    [
+        ([write(0, 5, 1), read(1, 2, 0), read(3, 4, 1)], True),
+        ([write(0, None, 1), read(1, 2, 0)], True),
+        ([write(0, 1, 1), read(2, 3, 0)], False),  # stale
+        ([write(0, 5, 1), read(1, 2, 1), read(3, 4, 0)], False),  # and back again
+        ([write(0, 1, 1), write(2, 3, 2), read(4, 5, 1)], False),  # the older one
+        ([write(0, 5, 1 << 32 | 1), read(1, 2, 1)], False),  # half of it
+    ],
+)
+def test_registers(history, fits):
+    assert is_linearisable(history, register, 0) is fits
 
 
 @pytest.mark.parametrize(
