@@ -64,7 +64,7 @@ def write_and_read(obj, log, party, count):
     rng = random.Random(party)
     for n in range(count):
         if rng.random() < 0.5:
-            value = (party + 1) << 32 | (n + 1)  # both halves say what was written: a mixture is no value of the history
+            value = (party + 1) << 32 | (n + 1)  # both halves say what was written: a mixture is no value
             log("write", (value,), lambda value=value: obj.write(1, value))
         else:
             log("read", (), lambda: int(obj.read(1)))
