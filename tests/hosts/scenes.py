@@ -5,6 +5,7 @@ import contextlib
 from accounts import SECONDS, memory
 
 import dsmem
+from dsmem.clock import Lamport
 
 _open = contextlib.ExitStack()
 
@@ -45,3 +46,28 @@ def meet(barrier, event):
     """Meet the others, and tell them."""
     barrier.wait(SECONDS)
     event.set()
+
+
+def put(queue, messages):
+    for message in messages:
+        queue.put(message, timeout=SECONDS)
+
+
+def waits_for(condition, segment, value):
+    """Wait until an element has a value, and set it to another."""
+    with condition:
+        assert condition.wait_for(lambda: segment.read(0) == value, timeout=SECONDS)
+        segment.write(0, value + 1)
+        condition.notify_all()
+
+
+def sends(clock):
+    """The time of the next event."""
+    return Lamport(clock).send()
+
+
+def held(client, address):
+    """Take a lock by its name, and keep it."""
+    lock = dsmem.connect(address, context=client).lock("lock")
+    assert lock.acquire(timeout=SECONDS)
+    return lock

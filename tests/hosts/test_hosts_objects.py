@@ -4,9 +4,14 @@ import contextlib
 
 import pytest
 from accounts import SECONDS
+from names_server import address, running
+from network import FABRIC, PORT, programs
+from other import SECRET, There
 from scenes import count
 
 import dsmem
+from dsmem.clock import Lamport
+from dsmem.names.server import NameServer
 
 
 @pytest.fixture
@@ -68,3 +73,72 @@ def test_a_semaphore(shared):
     assert ours.acquire(timeout=SECONDS)
     ours.release()
     ours.release()
+
+
+def test_a_queue_whose_consumer_is_here(there, shared):
+    queue, ours = shared("queue")
+    sent = [b"%d" % number for number in range(100)]
+    there.begin("scenes:put", queue, sent)
+    assert [ours.get(timeout=SECONDS) for _ in sent] == sent
+    there.answer()
+
+
+def test_a_condition(there, shared):
+    condition, ours = shared("condition")
+    segment, our_segment = shared("segment", 1, "u8")
+    there.begin("scenes:waits_for", condition, segment, 7)
+    with ours:
+        our_segment.write(0, 7)
+        ours.notify_all()
+        assert ours.wait_for(lambda: our_segment.read(0) == 8, timeout=SECONDS)
+    there.answer()
+
+
+def test_a_lock_for_reading_and_writing(shared):
+    lock, ours = shared("rwlock")
+    assert lock.acquire_read(timeout=SECONDS) and ours.acquire_read(timeout=SECONDS)
+    ours.release_read()
+    assert not ours.acquire_write(timeout=0)
+    lock.release_read()
+    assert ours.acquire_write(timeout=SECONDS) and not lock.acquire_read(timeout=0)
+    ours.release_write()
+    assert lock.acquire_read(timeout=SECONDS)
+    lock.release_read()
+
+
+def test_once(shared):
+    once, ours = shared("once")
+    assert ours.begin(SECONDS)
+    ours.end()
+    assert not once.begin(SECONDS)
+
+
+def test_a_clock(there, shared):
+    clock, ours = shared("clock")
+    here = Lamport(ours)
+    assert (here.send(), there.run("scenes:sends", clock), here.send()) == (1, 2, 3)
+    assert here.receive(9) == 10 and there.run("scenes:sends", clock) == 11
+
+
+@pytest.mark.skipif(FABRIC != "tcp", reason="another machine can't be killed but by the last test")
+@pytest.mark.parametrize("how", ["killed", "cut off"])
+def test_a_lock_goes_on_whose_holder_has_died_at_the_other_host(network, cluster_name, how):
+    with (
+        dsmem.Context(FABRIC, listen=network.ours, secret=SECRET, peer_timeout=1) as at,
+        running(NameServer(at, grace=0)) as server,
+        dsmem.connect(cluster_name) as cluster,
+        contextlib.closing(cluster.lock("lock", create=True)) as lock,
+        programs(network, PORT + 2) as program,
+        There(program.address) as there,
+    ):
+        client = there.run("scenes:context", FABRIC, network.theirs, SECRET)
+        there.run("scenes:held", client, address(server, cluster_name))
+        assert not lock.acquire(timeout=0)
+        if how == "cut off":
+            network.cut()
+        program.process.kill()
+        try:
+            assert lock.acquire(timeout=SECONDS) and lock.recovered
+            lock.release()
+        finally:
+            network.heal()
