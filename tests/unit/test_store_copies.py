@@ -451,6 +451,7 @@ def test_a_client_that_is_stopped_in_a_write(nodes, cluster, cluster_name):
             with pytest.raises(errors.BusyError, match=r"by another client; .*, not proven dead at tcp:"):
                 stop_until(process, cluster, store, pid)
             os.kill(process.pid, signal.SIGCONT)
+            store._wait_for_others(SECONDS)
             assert number_of(store.read(pid)) >= 1
         finally:
             process.kill()

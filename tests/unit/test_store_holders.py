@@ -15,6 +15,7 @@ from dsmem import errors
 nodes = store_nodes.nodes
 spawn = multiprocessing.get_context("spawn")
 HERE, SERVED = "here", "served"
+WAITS = 1.0  # seconds for a page that stays locked: a server is asked about its client after 20 ms, and may be slow
 
 
 @contextlib.contextmanager
@@ -111,15 +112,15 @@ def is_called(other, place):
 
 @pytest.mark.parametrize("call", ["read", "write", "free", "run", "snapshot"])
 def test_a_client_that_is_stopped_in_a_commit_is_named(store, other, place, call):
-    store._wait_for_others(0.2)  # it is asked about after 20 ms
+    store._wait_for_others(WAITS)
     pid = store.allocate()
     other.write(pid)
     calls = {
         "read": lambda: store.read(pid),
         "write": lambda: store.write(pid, page(1)),
         "free": lambda: store.free(pid),
-        "run": lambda: store.run(lambda tx: tx.read(pid), timeout=0.2),
-        "snapshot": lambda: store.snapshot([pid], timeout=0.2),
+        "run": lambda: store.run(lambda tx: tx.read(pid), timeout=WAITS),
+        "snapshot": lambda: store.snapshot([pid], timeout=WAITS),
     }
     with locked(store, pid, *writer_of(store, pid)):
         with pytest.raises(errors.BusyError, match=f"page {pid} is being changed .*: {is_called(other, place)}"):
@@ -128,7 +129,7 @@ def test_a_client_that_is_stopped_in_a_commit_is_named(store, other, place, call
 
 def test_a_client_that_has_gone_is_not_named(store, other):
     """Its slot is another one's, whose mark is not that of the lock."""
-    store._wait_for_others(0.2)
+    store._wait_for_others(WAITS)
     pid = store.allocate()
     other.write(pid)
     slot, mark = writer_of(store, pid)
