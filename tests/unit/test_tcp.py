@@ -746,7 +746,7 @@ def test_unauthenticated_clients_are_dropped_while_others_work(owner, region):
 
 @contextlib.contextmanager
 def over_there(host):  # noqa: F811
-    text = SERVE.format(secret=SECRET).replace("127.0.0.1", host.theirs)
+    text = SERVE.format(secret=SECRET, waits="sys.stdin.read()").replace("127.0.0.1", host.theirs)
     with subprocess.Popen(
         [*host.command, sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as child:
