@@ -77,7 +77,9 @@ def list_nodes(coordinator: str, forget: str | None, drain: str | None, undrain:
             else:
                 drain_node(names, address, drain is not None)
             drains = f"drains {address}; 'dsmem nodes' lists its copies"
-            click.echo(f"forgot {address}" if forget else drains if drain else f"undrained {address}")
+            click.echo(
+                f"forgot {address}" if forget is not None else drains if drain is not None else f"undrained {address}"
+            )
             return
         found = nodes(names)
     finally:

@@ -37,6 +37,18 @@ def start(target: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Co
     return process, pipe
 
 
+@contextlib.contextmanager
+def started(target: Callable[..., None], *arguments: Any) -> Iterator[tuple[BaseProcess, Connection]]:
+    """The same; it is killed at the end, unless the test did it."""
+    process, pipe = start(target, *arguments)
+    try:
+        yield process, pipe
+    finally:
+        process.kill()
+        process.join()
+        pipe.close()
+
+
 def shared_number() -> Any:
     """A 'value' that a process sets and that outlives it; handed over to start()."""
     return _processes.RawValue("Q")

@@ -6,12 +6,12 @@ The other node is a process of its own, forked from the server of processes.py.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
-from processes import FABRIC, SECRET, shared_number, start
+from processes import FABRIC, SECRET, shared_number, started
 
 import dsmem
 from dsmem import errors
@@ -29,18 +29,6 @@ def _context() -> dsmem.Context:
 def cluster() -> Iterator[dsmem.Cluster]:
     with _context() as context, dsmem.connect(context=context) as cluster:
         yield cluster
-
-
-@contextlib.contextmanager
-def _node(target: Callable[..., None], *arguments: Any) -> Iterator[tuple[Any, Connection]]:
-    """A process that runs target(pipe, *arguments), and its pipe; killed at the end, unless the test did it."""
-    process, pipe = start(target, *arguments)
-    try:
-        yield process, pipe
-    finally:
-        process.kill()
-        process.join()
-        pipe.close()
 
 
 def _message(i: int) -> bytes:
@@ -65,7 +53,7 @@ def test_a_producer_is_killed_in_mid_traffic(cluster: dsmem.Cluster, many: bool)
     """What came is whole, in order, without a gap, and nothing that was acknowledged is missing."""
     with cluster.queue("q", create=True, producers=2, capacity_bytes=1 << 13, max_message=LONGEST) as queue:
         acknowledged = shared_number()
-        with _node(_put_until_killed, queue.ref, many, acknowledged) as (process, _):
+        with started(_put_until_killed, queue.ref, many, acknowledged) as (process, _):
             got = [queue.get(timeout=60) for _ in range(TAKEN)]
             process.kill()
             process.join()
@@ -91,7 +79,7 @@ def _hold(pipe: Connection, ref: dsmem.Reference) -> None:
 def test_a_holder_is_killed(cluster: dsmem.Cluster, kind: str) -> None:
     """A call that runs out of time says so; the lock stays the dead one's, for all that others try."""
     with contextlib.closing(getattr(cluster, kind)("l", create=True)) as lock:
-        with _node(_hold, lock.ref) as (process, pipe):
+        with started(_hold, lock.ref) as (process, pipe):
             assert pipe.recv() == 1
             with _context() as context, contextlib.closing(dsmem.attach(lock.ref, context)) as waiter:
                 assert not waiter.acquire(timeout=0.1)

@@ -10,7 +10,7 @@ import contextlib
 import os
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -19,7 +19,7 @@ import halt
 import numpy as np
 import pytest
 from paging import ACCOUNTS, SIZE, START, number_of, page, transfer
-from processes import FABRIC, serving, shared_number, start
+from processes import FABRIC, serving, shared_number, started
 from store_nodes import (
     SECONDS,
     SECRET,
@@ -45,18 +45,6 @@ def nodes() -> Iterator[list[str]]:
     """Three memory nodes."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(serving(SECRET))[1] for _ in range(3)]
-
-
-@contextlib.contextmanager
-def _process(target: Callable[..., None], *arguments: Any) -> Iterator[tuple[BaseProcess, Connection]]:
-    """A process that runs target(pipe, *arguments), and its pipe; killed at the end, unless the test did it."""
-    process, pipe = start(target, *arguments)
-    try:
-        yield process, pipe
-    finally:
-        process.kill()
-        process.join()
-        pipe.close()
 
 
 def _numbers(pages: Any) -> list[int]:
@@ -92,7 +80,7 @@ def test_what_calls_do(nodes: list[str], cluster_name: str, replicas: int, exten
     """Pages of one packet and of several."""
     address = where(nodes[: max(replicas, extents)], cluster_name)
     with client(address, FABRIC) as (cluster, _):
-        with _process(_use, address, replicas, extents, times) as (process, pipe):
+        with started(_use, address, replicas, extents, times) as (process, pipe):
             one, two, gone, many = pipe.recv()
             with cluster.store("s") as store:
                 assert number_of(store.read(one)) == 10
@@ -145,9 +133,9 @@ def test_clients_that_are_killed_in_transactions(nodes: list[str], cluster_name:
     with client(address, FABRIC) as (cluster, _), made(cluster, replicas, members=3) as store:
         accounts = store.allocate_many(ACCOUNTS).tolist()
         store.write_many(accounts, page(START) * ACCOUNTS)
-        with _process(_transfer, address, accounts, told[0], stop) as (living, _):
+        with started(_transfer, address, accounts, told[0], stop) as (living, _):
             for _ in range(ROUNDS):
-                with _process(_transfer, address, accounts, told[1], stop) as (victim, _):
+                with started(_transfer, address, accounts, told[1], stop) as (victim, _):
                     _see(told[1], victim)
                     assert sum(_numbers(store.snapshot(accounts, timeout=SECONDS))) == ACCOUNTS * START
                 _see(told[0], living)
@@ -183,7 +171,7 @@ def test_a_client_that_is_killed_with_a_lock(nodes: list[str], cluster_name: str
     address, told = where(nodes, cluster_name), shared_number()
     with client(address, FABRIC) as (cluster, _), made(cluster, 3, members=2) as store:
         pid = store.allocate()
-        with _process(_write, address, pid, told) as (victim, _):
+        with started(_write, address, pid, told) as (victim, _):
             _see(told, victim)
             while not _stops_with_a_lock(victim, cluster):
                 os.kill(victim.pid, signal.SIGCONT)
@@ -219,7 +207,7 @@ def test_names(nodes: list[str], cluster_name: str) -> None:
             jobs.put_many([b"%d" % i for i in range(20)])
             assert [taken.get(timeout=SECONDS) for _ in range(20)] == [b"%d" % i for i in range(20)]
         with contextlib.closing(one.lock("l", create=True)) as lock:
-            with _process(_hold, address) as (_, pipe):
+            with started(_hold, address) as (_, pipe):
                 assert pipe.recv() == "held" and not lock.acquire(timeout=0.1)
             assert lock.acquire(timeout=SECONDS) and lock.recovered
             lock.release()
