@@ -186,6 +186,15 @@ def _conflict() -> errors.ConflictError:
     )
 
 
+def _late(failed: errors.DsmemError | None, why: str = "try again") -> errors.DsmemError:
+    """Return what a call ends with when its time is over: what has failed, or that the epoch changes."""
+    if failed is not None and not isinstance(failed, errors.StaleDescriptorError):  # the copy was closed for another one
+        return failed
+    late = errors.TimeoutError(f"the next epoch of the store was not opened here in time; {why}")
+    late.__cause__ = failed
+    return late
+
+
 def _is_mine(lock: Any) -> bool:
     """Whether this thread holds an RLock; threading.Condition asks it the same."""
     return bool(lock._is_owned())
@@ -316,12 +325,12 @@ class EpochStore(Store):
             raise errors.BusyError("a signal handler has interrupted a call that waits for the next epoch of the store")
         try:
             if not self._moving.acquire(timeout=max(0.0, end - time.monotonic())):
-                raise failed or errors.TimeoutError("another thread waits for the next epoch of the store")
+                raise _late(failed, "another thread waits for it")
             pauses, settled = Pauses(end), time.monotonic() + settle
             self._arrived()
             while self._epoch.number <= known.number:
                 if pauses.over:
-                    raise failed or errors.TimeoutError("no epoch of the store was opened in time; look at its nodes")
+                    raise _late(failed, "'dsmem nodes' shows which memory nodes answer")
                 asked = clock()
                 found = self._coordination.find(self._number, known.number, end)
                 _refuse_lost(found, self._coordination, end)
@@ -446,7 +455,7 @@ class EpochStore(Store):
                 if changes or self._is_current(known, end):
                     return result
             if failed is not None and time.monotonic() >= end:
-                raise failed
+                raise _late(failed)
             self._go_on(known, end, failed)
 
     # -- operations --
@@ -491,7 +500,7 @@ class EpochStore(Store):
                 return rest.versions
             if failed is not None:
                 if time.monotonic() >= end:
-                    rest.refuse(failed)
+                    rest.refuse(_late(failed))
                 try:
                     self._go_on(known, end, failed)
                 except errors.DsmemError as error:

@@ -1,10 +1,15 @@
 """What the other host does in a test: other.py runs these functions there."""
 
 import contextlib
+import random
+import threading
+import time
 
 from accounts import SECONDS, memory
+from paging import number_of, page
 
 import dsmem
+from dsmem import errors
 from dsmem.clock import Lamport
 
 _open = contextlib.ExitStack()
@@ -71,3 +76,79 @@ def held(client, address):
     lock = dsmem.connect(address, context=client).lock("lock")
     assert lock.acquire(timeout=SECONDS)
     return lock
+
+
+class Moves(threading.Thread):
+    """Moves money between pages of a store, and counts that in a page of its own, until it is to end."""
+
+    def __init__(self, context, address, accounts):
+        super().__init__(daemon=True)
+        self.context, self.address, self.accounts = context, address, accounts
+        self.made = self.unknown = self.refused = 0  # transfers
+        self.failed = ""
+        self.over = threading.Event()
+        self.start()
+
+    def run(self):
+        try:
+            with dsmem.connect(self.address, context=self.context) as cluster, cluster.store("db") as store:
+                self.counter = store.allocate()
+                store.write(self.counter, page(0))
+                while not self.over.is_set():
+                    self.step(store)
+                self.found = number_of(store.read(self.counter))
+        except Exception as error:
+            self.failed = repr(error)
+
+    def step(self, store):
+        payer, payee = random.sample(self.accounts, 2)
+
+        def move(tx):
+            for pid, more in ((payer, -1), (payee, 1), (self.counter, 1)):
+                tx.write(pid, page(number_of(tx.read(pid)) + more))
+
+        try:
+            store.run(move, timeout=5)
+            self.made += 1
+        except errors.OutcomeUnknownError:
+            self.unknown += 1
+        except (errors.TransportError, errors.TimeoutError, errors.BusyError, errors.ConflictError):
+            self.refused += 1
+
+    def close(self):
+        """End, and return what was found in its page, and the transfers that are known to be made, and that are not."""
+        self.over.set()
+        self.join(SECONDS)
+        return self.failed, self.found, self.made, self.unknown
+
+
+class Reads(threading.Thread):
+    """Reads a page again and again: when each read was begun, by the clock that all namespaces have, and its number."""
+
+    def __init__(self, context, address, pid):
+        super().__init__(daemon=True)
+        self.context, self.address, self.pid = context, address, pid
+        self.seen = []
+        self.refused, self.failed = 0, ""
+        self.over = threading.Event()
+        self.start()
+
+    def run(self):
+        try:
+            with dsmem.connect(self.address, context=self.context) as cluster, cluster.store("db") as store:
+                while not self.over.is_set():
+                    begun = time.monotonic()
+                    try:
+                        self.seen.append((begun, number_of(store.read(self.pid))))
+                    except errors.TransportError:
+                        self.refused += 1
+        except Exception as error:
+            self.failed = repr(error)
+
+    def count(self):
+        return len(self.seen)
+
+    def close(self):
+        self.over.set()
+        self.join(SECONDS)
+        return self.failed, self.seen

@@ -5,7 +5,7 @@ import os
 import pytest
 from click.testing import CliRunner
 from epochs import PROPERTIES, SECRET, eventually, together
-from paging import page
+from paging import number_of, page
 
 from dsmem import errors
 from dsmem.cli import main
@@ -20,8 +20,8 @@ def patient(monkeypatch):
             monkeypatch.setattr(of, name, 3600.0)
 
 
-def made(cluster):
-    return cluster.store("db", create=True, replicas=1, **PROPERTIES)
+def made(cluster, replicas=1):
+    return cluster.store("db", create=True, replicas=replicas, **PROPERTIES)
 
 
 @pytest.mark.parametrize("is_known", [False, True])
@@ -61,6 +61,18 @@ def test_a_handle_is_used(tmp_path, patient):
                 while True:  # it returns as long as the lease lasts
                     call(timeout=0.1)
         where.coordinator.go_on()
+
+
+def test_the_time_is_over_when_a_call_meets_another_epoch(tmp_path):
+    """The copy that stays has other memory; that it is gone is no answer."""
+    with together(tmp_path, 2) as where, where.client() as cluster, made(cluster, 2) as store:
+        pid = store.allocate()
+        store.write(pid, page(1))
+        where.node_of(store, 1).kill()
+        eventually(lambda: store.health()["open"] and store.health()["epoch"] > 1)
+        with pytest.raises(errors.TimeoutError, match="next epoch"):
+            store.stat(timeout=0)
+        assert number_of(store.read(pid)) == 1
 
 
 @pytest.mark.parametrize("option", ["-t0", "-t0.1"])
