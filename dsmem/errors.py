@@ -70,6 +70,7 @@ __all__ = [
     "StoreFullError",
     "SystemCallError",
     "TimeoutError",
+    "TooFewCopiesError",
     "TooManyMembersError",
     "TransportError",
     "UnsupportedError",
@@ -575,6 +576,16 @@ class LocalMemoryError(DsmemError, OSError):
     text = (
         "the device could not use the local memory of the operation; keep it allocated, mapped and writable until the "
         "operation has ended"
+    )
+
+
+class TooFewCopiesError(DsmemError, ConnectionError):
+    """A change of a store whose ``min_copies`` is greater than the number of copies that count. Nothing was changed."""
+
+    code = 49
+    text = (
+        "fewer copies count than this handle demands, and nothing was changed; health() says what is missing, try "
+        "again when it is there"
     )
 
 

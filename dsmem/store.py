@@ -253,6 +253,22 @@ class Store(NamedObject, _core.Store):
         copies.check_nodes(names, count_of(1, replicas=replicas), count_of(1, extents=extents))
 
     @classmethod
+    def _demanded_copies(cls, min_copies: int, replicas: int | None) -> int:
+        number = count_of(1, min_copies=min_copies)
+        if replicas is not None and number > count_of(1, replicas=replicas):
+            text = f"min_copies={number}, and replicas={replicas}: such a store could never be changed"
+            raise errors.InvalidArgumentError(text)
+        return number
+
+    def _demanding(self, copies: int) -> Self:
+        """Demand so many copies for each change, or close the handle if the store never has them."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.close)
+            self._demand(copies)
+            stack.pop_all()
+        return self
+
+    @classmethod
     def _of_nodes(cls, cluster: ClusterBase, name: str, given: dict[str, Any], **how: Any) -> Store:
         """Find or make one in a cluster of several memory nodes. Its copies are made when the first has its name."""
         create, mode = how["create"], how["mode"]

@@ -26,6 +26,21 @@ int store_enter(dsm_store *s)
                                  : err_set(DSM_EBUSY, 0, "another thread is in a call with this handle of a store");
 }
 
+int store_may_change(const dsm_store *s)
+{
+    return s->fewest >= s->demanded ? 0
+                                    : err_set(DSM_ECOPIES, 0, "%u of %u copies count, and %u are demanded", s->fewest,
+                                              s->shape.copies, s->demanded);
+}
+
+int store_enter_to_change(dsm_store *s)
+{
+    int rc = store_enter(s);
+    if (!rc && (rc = store_may_change(s)))
+        store_exit(s, rc);
+    return rc;
+}
+
 int store_exit(dsm_store *s, int rc)
 {
     if (!remote_is_mapped(s->at[0])) {

@@ -9,6 +9,9 @@
 
 /* EBUSY: another call is under way, or this one is a signal handler's. ECLOSED: it is leaving. */
 int store_enter(dsm_store *s);
+/* The same of a call that changes pages. ECOPIES: that is refused, as of store_may_change(). */
+int store_enter_to_change(dsm_store *s);
+int store_may_change(const dsm_store *s);
 /* Returns rc. */
 int store_exit(dsm_store *s, int rc);
 /* As posting_execute(), again for those that were certainly not executed. */

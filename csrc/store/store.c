@@ -80,10 +80,16 @@ int dsm_store_open(dsm_remote *const *at, uint32_t n, dsm_store **out, uint32_t 
     }
     for (uint32_t x = 0; x < s->shape.extents; x++)
         s->frames[x].chunk = (uint32_t)(s->env.slot * 0x9e3779b9u % s->shape.chunks);
+    s->fewest = s->env.copies;
+    for (uint32_t x = 0; x < s->shape.extents; x++)
+        if (copies_of(&s->env, x) < s->fewest)
+            s->fewest = copies_of(&s->env, x);
     s->env.in_turn = s->shape.epoch && !remote_is_mapped(s->at[0]);
     *out = s;
     return 0;
 }
+
+void dsm_store_demand(dsm_store *s, uint32_t copies) { s->demanded = copies; }
 
 int dsm_store_leave(dsm_store *s)
 {
@@ -243,7 +249,7 @@ static int allocate(dsm_store *s, uint64_t *ids, size_t n)
 {
     struct store_allocation m;
     store_allocation_begin(&m, ids, n);
-    int rc = store_enter(s);
+    int rc = store_enter_to_change(s);
     return rc ? rc : store_exit(s, drive_allocation(s, &m));
 }
 
@@ -266,7 +272,7 @@ int dsm_store_allocate(dsm_store *s, uint64_t *ids, size_t n)
 
 static int operate(dsm_store *s, struct store_op *m, uint64_t *version)
 {
-    int rc = store_enter(s);
+    int rc = kind_changes(m->kind) ? store_enter_to_change(s) : store_enter(s);
     if (rc)
         return rc;
     rc = store_drive(s, m);

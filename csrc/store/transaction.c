@@ -395,7 +395,7 @@ int dsm_transaction_commit(dsm_store *s, dsm_transaction *t)
 {
     if (!t->changes && is_first(t, 1))
         return 0;
-    int rc = store_enter(s);
+    int rc = t->changes ? store_enter_to_change(s) : store_enter(s);
     if (rc)
         return rc;
     if (t->changes || !remote_is_mapped(s->at[0]))

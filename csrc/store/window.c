@@ -311,7 +311,8 @@ int window_run(dsm_store *s, enum store_kind kind, const uint64_t *pids, size_t 
     if (rc)
         return rc;
     s->window->n = 0; /* no doubt of a call before is this one's */
-    return store_exit(s, window_operate(s, kind, pids, n, pages, versions, NULL, 0));
+    rc = kind_changes(kind) ? store_may_change(s) : 0;
+    return store_exit(s, rc ? rc : window_operate(s, kind, pids, n, pages, versions, NULL, 0));
 }
 
 /* Of a page with several copies a machine notes a change only if its outcome is unknown, whatever it ends with. */

@@ -186,6 +186,7 @@ cdef class Store(Handle):
     cdef unsigned long turn_of  # the thread that holds it, or 0
     cdef object helper          # that works for tasks (store_tasks.pxi), or None
     cdef uint64_t repaired      # pages, by this handle
+    cdef uint32_t demanded      # copies, without which it changes nothing
 
     def __cinit__(self, *args, **named):
         self.transactions = {}
@@ -219,6 +220,7 @@ cdef class Store(Handle):
         leave_copies(remotes)
         if rc:
             raise (<Remote> remotes[failed]).failed(rc, "attach")
+        c.dsm_store_demand(made, self.demanded)
         return made
 
     @cython.final
@@ -327,6 +329,13 @@ cdef class Store(Handle):
     @property
     def page_size(self):
         return self.shape.page_bytes
+
+    def _demand(self, uint32_t copies):
+        if copies > self._shape["replicas"]:
+            text = f"min_copies={copies}, but the store has replicas={self._shape['replicas']}: it could never be changed"
+            raise error_of(c.DSM_EINVAL, text, "open")
+        self.demanded = copies
+        c.dsm_store_demand(self.ptr, copies)
 
     def _wait_for_others(self, double seconds):
         c.dsm_store_wait(self.ptr, <int64_t> (seconds * 1e9))

@@ -528,6 +528,7 @@ class Cluster(ClusterBase):
         members: int | None = None,
         replicas: int | None = None,
         extents: int | None = None,
+        min_copies: int = 1,
         create: bool | None = False,
         mode: int | None = None,
         lifetime: Lifetime = "name",
@@ -555,6 +556,11 @@ class Cluster(ClusterBase):
             default. A store of one extent lies whole at one node, and whole again at another for each copy more, so it
             is as large as a node's memory at most. Pages that are allocated one after another are in all extents.
             Extents times replicas are at most 64.
+        min_copies : int
+            Changes through this handle are refused with TooFewCopiesError while an extent has fewer copies that count:
+            what it acknowledges survives the loss of one node less than this. From 1 to ``replicas``. It matters with
+            a coordinator alone; without one a change needs all copies. Reads go on. A handle that is attached by
+            reference has 1.
         name, create, mode, lifetime, timeout
             As of :class:`Cluster`.
 
@@ -582,18 +588,19 @@ class Cluster(ClusterBase):
         given["extents"] = extents
         how: dict[str, Any] = {"create": create, "mode": mode, "lifetime": lifetime, "wait": timeout}
         cls = class_of("store")
+        demanded = cls._demanded_copies(min_copies, 1 if replicas is None and create is True else replicas)
         names = self._open_names()
         if names.nodes == 1 and names.coordinates(_core.seconds(timeout, "timeout")):
             from dsmem.membership.follow import EpochStore
 
-            return EpochStore._of_coordinator(self, check_name(name), given, **how)
+            return EpochStore._of_coordinator(self, check_name(name), given, **how)._demanding(demanded)
         names.refuse_coordinator()
         cls._check_places(replicas, extents, names)
         if names.nodes > 1:
             store: Store = cls._of_nodes(self, check_name(name), given, **how)
         else:
             store = self._object("store", name, given, **how)
-        return store
+        return store._demanding(demanded)
 
     def _object(self, kind: str, name: str, properties: dict[str, Any], **how: Any) -> Any:
         name = check_name(name)

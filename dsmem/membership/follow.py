@@ -48,7 +48,14 @@ _AGAIN = (
     errors.PathLostError,
 )
 #: What it says of the pages may have been read from a copy that does not count any more.
-_SAYS = (errors.ConflictError, errors.PageNotFoundError, errors.StoreFullError, errors.CorruptError, errors.BusyError)
+_SAYS = (
+    errors.ConflictError,
+    errors.PageNotFoundError,
+    errors.StoreFullError,
+    errors.CorruptError,
+    errors.BusyError,
+    errors.TooFewCopiesError,
+)
 _T = TypeVar("_T")
 
 
@@ -135,8 +142,9 @@ class EpochTransaction(Transaction):
             raise _conflict() from unknown
         except errors.ConflictError:
             raise
-        except _AGAIN as failed:
-            if error is not None:
+        except (*_AGAIN, errors.TooFewCopiesError) as failed:
+            few = isinstance(failed, errors.TooFewCopiesError)
+            if error is not None or (few and store._is_current(self._epoch, end)):
                 raise
             store._go_on(self._epoch, end, failed)
             self._free_taken()
@@ -188,7 +196,9 @@ def _conflict() -> errors.ConflictError:
 
 def _late(failed: errors.DsmemError | None, why: str = "try again") -> errors.DsmemError:
     """Return what a call ends with when its time is over: what has failed, or that the epoch changes."""
-    if failed is not None and not isinstance(failed, errors.StaleDescriptorError):  # the copy was closed for another one
+    if failed is not None and not isinstance(
+        failed, errors.StaleDescriptorError
+    ):  # the copy was closed for another one
         return failed
     late = errors.TimeoutError(f"the next epoch of the store was not opened here in time; {why}")
     late.__cause__ = failed
@@ -490,6 +500,8 @@ class EpochStore(Store):
                 rest.note(Store.write_many(self, *rest.given))
             except (*_AGAIN, *_SAYS) as error:
                 if isinstance(error, _SAYS) and self._counts(error, rest, known, end):
+                    if isinstance(error, errors.TooFewCopiesError):
+                        rest.refuse(error)
                     raise rest.says(error) from error.__cause__
                 if self._settle_rest(rest, error, known, began):
                     end = time.monotonic() + _SECONDS
