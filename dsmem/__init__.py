@@ -32,7 +32,7 @@ from dsmem.memory import Reference
 from dsmem.segment import Segment
 
 if _typing.TYPE_CHECKING:
-    from dsmem import clock, errors, queue, segment, store, sync
+    from dsmem import clock, errors, metrics, queue, segment, store, sync
     from dsmem.clock import SharedClock
     from dsmem.queue import Queue
     from dsmem.store import Store
@@ -82,6 +82,7 @@ __all__ = [
     "connect",
     "errors",
     "get_include",
+    "metrics",
     "queue",
     "segment",
     "store",
@@ -89,7 +90,7 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_MODULES = ("clock", "errors", "queue", "segment", "store", "sync")  # imported when they are first used
+_MODULES = ("clock", "errors", "metrics", "queue", "segment", "store", "sync")  # imported when they are first used
 _HOMES = dict(where.split(":")[::-1] for where in _CLASSES.values())  # class → module, imported like these
 
 if not _typing.TYPE_CHECKING:  # type checkers see the imports above, and so report misspelt names

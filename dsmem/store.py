@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import inspect
 import random
 import time
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from typing_extensions import Self
 
-from dsmem import _core, errors
+from dsmem import _core, errors, metrics
 from dsmem.memory import Memory, bytes_of, open_or_leave
 from dsmem.names import copies
 from dsmem.names.base import Format
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from dsmem.cluster.base import ClusterBase
     from dsmem.names.base import Names
 
-__all__ = ["Store", "Transaction"]
+__all__ = ["PageStatus", "Store", "Transaction"]
 
 _T = TypeVar("_T")
 _PAGE_SIZE = 4096
@@ -36,6 +37,30 @@ _MEMBERS = 32
 _AT_ONCE = 64  # pages of a look
 _PAUSE, _PAUSE_LONGEST = 50e-6, 20e-3  # s; of run(), before the second attempt; it doubles
 _LEAST = 0.2  # s; an attempt waits as long as that for what others are doing at the moment
+
+
+class PageStatus(enum.IntEnum):
+    """What ``status`` of ``read_many`` and ``write_many`` says of a page. The numbers are those of errors of the core.
+
+    Examples
+    --------
+    >>> store = cluster.store("db", capacity="1MiB", create=None)
+    >>> ids = store.allocate_many(3)
+    >>> store.free(ids[1])
+    >>> status = np.empty(3, "u1")
+    >>> pages = store.read_many(ids, status=status)
+    >>> [dsmem.store.PageStatus(each).name for each in status]
+    ['OK', 'MISSING', 'OK']
+    """
+
+    #: It was read or written.
+    OK = 0
+    #: Another client is changing it, which was waited for in vain, as with BusyError.
+    LOCKED = 23
+    #: Its bytes are not what was written, at no copy, as with CorruptError.
+    CORRUPT = 31
+    #: It was freed, or never allocated, as with PageNotFoundError.
+    MISSING = 45
 
 
 def count_of(default: int, **given: Any) -> int:
@@ -230,6 +255,12 @@ class Store(NamedObject, _core.Store):
         if backups:
             memory.ref = replace(memory.ref, copies=tuple(each.ref.descriptor for each in backups))
         NamedObject.__init__(self, memory, cluster, name)
+        metrics.opened(self)
+
+    @property
+    def _in_cluster(self) -> str:
+        """The name of its cluster; empty if it was attached without one."""
+        return str(getattr(self._cluster, "name", self._memory.ref.cluster))
 
     @classmethod
     def _layout(
@@ -513,7 +544,10 @@ class Store(NamedObject, _core.Store):
         PageNotFoundError
             One of the pages was freed, or never allocated.
         """
-        return self.run(lambda tx: tx.read_many(ids, out), timeout=timeout)
+        began = self._snapshot_begins()
+        found = self.run(lambda tx: tx.read_many(ids, out), timeout=timeout)
+        self._snapshot_ends(began)
+        return found
 
     async def snapshot_async(self, ids: Any, out: Any = None, *, timeout: float | None = _RUN_SECONDS) -> Any:
         """:meth:`snapshot` in an event loop.
@@ -541,7 +575,10 @@ class Store(NamedObject, _core.Store):
         PageNotFoundError
             One of the pages was freed, or never allocated.
         """
-        return await self.run_async(lambda tx: tx.read_many(ids, out), timeout=timeout)
+        began = self._snapshot_begins()
+        found = await self.run_async(lambda tx: tx.read_many(ids, out), timeout=timeout)
+        self._snapshot_ends(began)
+        return found
 
     async def free_async(self, pid: int) -> None:
         """:meth:`free` in an event loop.
@@ -728,6 +765,7 @@ class Store(NamedObject, _core.Store):
             Calls are under way in other threads.
         """
         _core.Store.close(self)
+        metrics.closed(self)
         for each in self._backups:
             each.close()
         NamedObject.close(self)

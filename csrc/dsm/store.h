@@ -117,9 +117,14 @@ int dsm_store_outcome(dsm_store *s, const dsm_store_doubt *of, size_t n, int *ou
  * it was, and the detail of the error has its index. A signal handler may end them as it ends a wait. Where the memory
  * is not mapped, up to 64 pages are under way together, in any order but for those on one page: then some of those
  * after the one that failed may have been done. After an error *versions are those of the pages that were certainly
- * written, and 0 for the others. */
-int dsm_store_read_many(dsm_store *s, const uint64_t *pids, size_t n, void *pages);
-int dsm_store_write_many(dsm_store *s, const uint64_t *pids, size_t n, const void *pages, uint64_t *versions);
+ * written, and 0 for the others.
+ *
+ * statuses: NULL, or room for one of each page. Then a page that fails by itself ends nothing: its status is EPAGE,
+ * ECORRUPT, or EBUSY (another client has it locked), and the call goes on with the others, whose status is 0. Its
+ * version is 0 then. Any other failure ends the call as before, and statuses say nothing. */
+int dsm_store_read_many(dsm_store *s, const uint64_t *pids, size_t n, void *pages, uint8_t *statuses);
+int dsm_store_write_many(dsm_store *s, const uint64_t *pids, size_t n, const void *pages, uint64_t *versions,
+                         uint8_t *statuses);
 
 /* What a recovery has found. */
 typedef struct {
@@ -190,6 +195,9 @@ typedef struct {
     uint64_t free_pages;
     uint32_t clients; /* places taken, also by clients that are dead */
 } dsm_store_counts;
+/* How often a page had been changed or locked by another client when a call of this handle wanted to change it, or while
+ * one looked at it, so that the call has tried again. */
+uint64_t dsm_store_retries(const dsm_store *s);
 /* They change meanwhile. */
 int dsm_store_count(dsm_store *s, dsm_store_counts *out);
 

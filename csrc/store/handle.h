@@ -21,9 +21,10 @@ struct dsm_store {
     uint64_t identities[STORE_PLACES_MOST]; /* in the slot of each place */
     uint64_t user;                          /* of memory that is not mapped: the thread that is in a call */
     dsm_store_doubt doubt;                  /* of the last change */
-    uint32_t fewest, demanded;   /* copies: of the extent with the fewest; without which nothing is changed */
-    bool leaving;                /* its place may be another one's */
-    struct store_window *window; /* of memory that is not mapped */
+    uint64_t retries;                       /* store_count_retry() */
+    uint32_t fewest, demanded;              /* copies: of the extent with the fewest; without which nothing is changed */
+    bool leaving;                           /* its place may be another one's */
+    struct store_window *window;            /* of memory that is not mapped */
     struct store_posting *posting;
 };
 

@@ -23,6 +23,7 @@
 #ifndef DSM_STORE_MACHINE_H
 #define DSM_STORE_MACHINE_H
 
+#include "../base/atomic.h"
 #include "layout.h"
 
 #include <stddef.h>
@@ -134,6 +135,7 @@ struct store_env {
     struct store_hint *hints;      /* one for each page, zero at first; NULL: none are kept */
     struct store_freed *freed;     /* of each extent (freed_of()), zero at first; NULL: none is kept */
     void *copy;                    /* of a page that is written; NULL: the source does not change meanwhile */
+    uint64_t *retries;             /* store_count_retry(); NULL: they are not counted */
     struct store_heads *heads;     /* zero at first */
     bool in_turn;                  /* a frame that was freed is not the next one to be used: pages.md, Steps */
     int64_t now;                   /* monotonic ns */
@@ -141,6 +143,13 @@ struct store_env {
     uint64_t time;                 /* the stamp of new frames */
     uint64_t random;               /* another one at each step */
 };
+
+/* Another client was ahead, so what it has changed is looked at again. Where memory is mapped several threads count. */
+static inline void store_count_retry(const struct store_env *e)
+{
+    if (e->retries)
+        fetch_add_u64(e->retries, 1);
+}
 
 /* ---- places ---- */
 
@@ -380,6 +389,7 @@ struct store_op {
     enum { OP_BEGINS, OP_LOOKS, OP_SLEEPS, OP_FRAMES, OP_SWAPS, OP_DOUBTS, OP_TRACES, OP_PUTS } step;
     bool own;                   /* 'guess' was read by this op; otherwise it is a hint */
     bool bad;                   /* the frame of the guess was not whole */
+    bool of_page;               /* the status is about this page alone: EPAGE, ECORRUPT, or EBUSY of its lock */
     uint16_t seen;              /* when the guess was the head, as in a hint */
     int64_t seen_at;            /* when this op has seen that; 0: it has only the hint */
     uint32_t rounds, n;         /* looks so far; ops */

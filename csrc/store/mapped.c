@@ -135,6 +135,7 @@ int mapped_page_write(const dsm_remote *r, const struct store_env *e, uint64_t p
                              .before = p.head};
     fill(remote_at(r, frame_at(s, frame)), &h, page, s->page_bytes);
     if (compare_swap_u64(p.word, p.head, head_of(HEAD_FRAMED, h.version, frame)) != p.head) {
+        store_count_retry(e);
         frames_put_back(e, 0, frame);
         return 1;
     }

@@ -28,6 +28,12 @@ static enum store_next end(struct store_op *m, int status)
     return STORE_DONE;
 }
 
+static enum store_next end_of_page(struct store_op *m, int status)
+{
+    m->of_page = true;
+    return end(m, status);
+}
+
 static enum store_next post(struct store_op *m, uint32_t n, int step)
 {
     m->n = n;
@@ -117,8 +123,10 @@ static enum store_next look_again(struct store_op *m, const struct store_env *e)
  * was left by an op whose outcome is unknown; or another thread is in a commit. */
 static enum store_next met_lock(struct store_op *m, const struct store_env *e, uint64_t lock)
 {
-    if (lock != m->lock || !m->waits)
+    if (lock != m->lock || !m->waits) {
         m->since = m->asked = e->now;
+        store_count_retry(e);
+    }
     m->lock = lock;
     m->locked = page_number(m->pid);
     m->waits++;
@@ -126,8 +134,9 @@ static enum store_next met_lock(struct store_op *m, const struct store_env *e, u
     m->own = m->bad = false;
     m->guess = 0;
     if (is_over(m, e) || (!own && e->now - m->since > e->lock_wait))
-        return end(m, err_set(DSM_EBUSY, 0, "page %llu is being changed by another client; try again later, or end it",
-                              (unsigned long long)m->pid));
+        return end_of_page(m, err_set(DSM_EBUSY, 0,
+                                      "page %llu is being changed by another client; try again later, or end it",
+                                      (unsigned long long)m->pid));
     if ((own && (e->dues->kept || m->waits % DUE_SOON == 0)) ||
         (e->now - m->since >= ASK_AFTER && e->now - m->asked >= (m->asked == m->since ? ASK_AFTER : ASK_EVERY))) {
         m->asked = e->now;
@@ -214,7 +223,7 @@ static enum store_next act(struct store_op *m, struct store_env *e, uint64_t ver
 
 static enum store_next no_page(struct store_op *m)
 {
-    return end(m, err_set(DSM_EPAGE, 0, "page %llu", (unsigned long long)m->pid));
+    return end_of_page(m, err_set(DSM_EPAGE, 0, "page %llu", (unsigned long long)m->pid));
 }
 
 /* A head that the op has just read. alone: and its frame not yet, which is then read at once. The frame of a head that
@@ -222,9 +231,12 @@ static enum store_next no_page(struct store_op *m)
 static enum store_next see(struct store_op *m, struct store_env *e, uint64_t head, bool alone)
 {
     if (m->bad && head == m->guess)
-        return end(m, err_set(DSM_ECORRUPT, 0, "the frame of page %llu is damaged", (unsigned long long)m->pid));
+        return end_of_page(
+            m, err_set(DSM_ECORRUPT, 0, "the frame of page %llu is damaged", (unsigned long long)m->pid));
     if (head_locked(head))
         return met_lock(m, e, head);
+    if (m->own && head != m->guess)
+        store_count_retry(e);
     m->guess = head;
     m->seen = HINT_TIME(e);
     m->seen_at = e->now;
@@ -233,8 +245,9 @@ static enum store_next see(struct store_op *m, struct store_env *e, uint64_t hea
     if (head_state(head) == HEAD_FRAMED)
         return head_low(head) < frames_of(e->shape)
                    ? alone ? look(m, e, true) : look_again(m, e)
-                   : end(m, err_set(DSM_ECORRUPT, 0, "page %llu is in frame %u of %llu", (unsigned long long)m->pid,
-                                    head_low(head), (unsigned long long)frames_of(e->shape)));
+                   : end_of_page(m, err_set(DSM_ECORRUPT, 0, "page %llu is in frame %u of %llu",
+                                            (unsigned long long)m->pid, head_low(head),
+                                            (unsigned long long)frames_of(e->shape)));
     if (head_state(head) == HEAD_EMPTY && head_low(head) == page_generation(m->pid))
         return act(m, e, head_version(head));
     return no_page(m);
@@ -299,6 +312,14 @@ static void note_doubt(struct store_op *m)
         memcpy(m->doubt.header, &m->header, sizeof m->header);
 }
 
+/* The head was another one. A lock, and a head that this op had read, are counted where they are seen. */
+static enum store_next refused(struct store_op *m, struct store_env *e, uint64_t head)
+{
+    if (!m->own && !head_locked(head))
+        store_count_retry(e);
+    return see(m, e, head, false);
+}
+
 static enum store_next has_swapped(struct store_op *m, struct store_env *e)
 {
     const dsm_op *op = &m->ops[m->n - 1];
@@ -313,7 +334,7 @@ static enum store_next has_swapped(struct store_op *m, struct store_env *e)
     put_back(m, e);
     if (op->status || m->ops[0].status)
         return end(m, m->ops[0].status ? m->ops[0].status : op->status);
-    return see(m, e, op->result, false);
+    return refused(m, e, op->result);
 }
 
 /* The same, where there are several copies. A change that is unknown has left the page locked. */
@@ -328,7 +349,7 @@ static enum store_next has_put(struct store_op *m, struct store_env *e)
         return end(m, m->put.status);
     case CHANGE_REFUSED:
         put_back(m, e);
-        return see(m, e, m->change.found, false);
+        return refused(m, e, m->change.found);
     default:
         put_back(m, e);
         return end(m, m->put.status);

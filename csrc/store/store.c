@@ -7,6 +7,7 @@
 #include "../base/mapped_ops.h"
 #include "../core/remote.h"
 #include "../objects/sure.h"
+#include "client.h"
 #include "mapped.h"
 #include "place.h"
 #include "posting.h"
@@ -55,7 +56,8 @@ static dsm_store *new_handle(dsm_remote *const *at, uint32_t n)
                                 .held = &s->held,
                                 .lock_wait = LOCK_WAIT,
                                 .frames = s->frames,
-                                .heads = &s->heads};
+                                .heads = &s->heads,
+                                .retries = &s->retries};
     for (uint32_t k = 0; k < n; k++)
         s->env.mixes |= !remote_reads_whole(at[k]);
     posting_begin(s);
@@ -196,6 +198,8 @@ int dsm_store_settle(dsm_remote *r, uint64_t from, uint64_t state, uint64_t *dec
 
 /* ---- counts ---- */
 
+uint64_t dsm_store_retries(const dsm_store *s) { return load_relaxed_u64(&s->retries); }
+
 /* Adds how many of n words at 'offset' of a place are of pages that are free, or of slots that are taken. */
 static int count_words(const dsm_store *s, uint32_t place, uint64_t offset, uint64_t n, bool heads, uint64_t *found)
 {
@@ -300,13 +304,21 @@ int dsm_store_write_now(dsm_store *s, uint64_t pid, const uint64_t *expected, co
     return remote_is_mapped(s->at[0]) ? mapped_page_write(s->at[0], &s->env, pid, expected, page, version) : 1;
 }
 
-int dsm_store_read(dsm_store *s, uint64_t pid, void *out, uint64_t *version)
+int store_read_page(dsm_store *s, uint64_t pid, void *out, uint64_t *version, bool *of_page)
 {
     if (!dsm_store_read_now(s, pid, out, version))
         return 0;
     struct store_op m;
     store_op_begin(&m, STORE_READ, pid, out);
-    return operate(s, &m, version);
+    int rc = operate(s, &m, version);
+    *of_page = m.of_page;
+    return rc;
+}
+
+int dsm_store_read(dsm_store *s, uint64_t pid, void *out, uint64_t *version)
+{
+    bool of_page;
+    return store_read_page(s, pid, out, version, &of_page);
 }
 
 int dsm_store_version(dsm_store *s, uint64_t pid, uint64_t *version)
@@ -319,7 +331,8 @@ int dsm_store_version(dsm_store *s, uint64_t pid, uint64_t *version)
 }
 
 /* A chunk that can't be opened is the machine's to report. */
-static int write_page(dsm_store *s, uint64_t pid, const uint64_t *expected, const void *page, uint64_t *version)
+int store_write_page(dsm_store *s, uint64_t pid, const uint64_t *expected, const void *page, uint64_t *version,
+                     bool *of_page)
 {
     if (remote_is_mapped(s->at[0]) && !s->frames->free)
         store_open_chunk(s, 0);
@@ -329,17 +342,21 @@ static int write_page(dsm_store *s, uint64_t pid, const uint64_t *expected, cons
     store_op_begin(&m, expected ? STORE_COMPARE_WRITE : STORE_WRITE, pid, (void *)(uintptr_t)page);
     if (expected)
         m.expected = *expected;
-    return operate(s, &m, version);
+    int rc = operate(s, &m, version);
+    *of_page = m.of_page;
+    return rc;
 }
 
 int dsm_store_write(dsm_store *s, uint64_t pid, const void *page, uint64_t *version)
 {
-    return write_page(s, pid, NULL, page, version);
+    bool of_page;
+    return store_write_page(s, pid, NULL, page, version, &of_page);
 }
 
 int dsm_store_compare_write(dsm_store *s, uint64_t pid, uint64_t expected, const void *page, uint64_t *version)
 {
-    return write_page(s, pid, &expected, page, version);
+    bool of_page;
+    return store_write_page(s, pid, &expected, page, version, &of_page);
 }
 
 int dsm_store_free(dsm_store *s, uint64_t pid)

@@ -39,6 +39,7 @@ struct store_window {
     uint32_t canceled;   /* postings in a row of which an op was cancelled */
     uint64_t has_opened; /* extents with a chunk of which no frame has been used, a bit each */
     uint8_t *copies;     /* of the pages that are written, one for each place */
+    uint8_t *statuses;   /* of the pages of the call; a page that fails by itself has not failed then. Or NULL */
 };
 
 /* How many pages. */
@@ -75,7 +76,7 @@ static void end(dsm_store *s, struct store_window *w, uint32_t i, int status)
 {
     w->places[i].is = ENDED;
     w->places[i].done = !status;
-    if (!status || i >= w->failed)
+    if (!status || i >= w->failed || (w->statuses && w->places[i].m.of_page))
         return;
     w->failed = i;
     store_explain(s, status);
@@ -305,14 +306,19 @@ static int failed_at(enum store_kind kind, size_t i, size_t n, const dsm_failure
 }
 
 int window_run(dsm_store *s, enum store_kind kind, const uint64_t *pids, size_t n, const void *pages,
-               uint64_t *versions)
+               uint64_t *versions, uint8_t *statuses)
 {
     int rc = store_enter(s);
     if (rc)
         return rc;
     s->window->n = 0; /* no doubt of a call before is this one's */
     rc = kind_changes(kind) ? store_may_change(s) : 0;
-    return store_exit(s, rc ? rc : window_operate(s, kind, pids, n, pages, versions, NULL, 0));
+    if (rc)
+        return store_exit(s, rc);
+    s->window->statuses = statuses;
+    rc = window_operate(s, kind, pids, n, pages, versions, NULL, 0);
+    s->window->statuses = NULL;
+    return store_exit(s, rc);
 }
 
 /* Of a page with several copies a machine notes a change only if its outcome is unknown, whatever it ends with. */
@@ -345,6 +351,8 @@ int window_operate(dsm_store *s, enum store_kind kind, const uint64_t *pids, siz
         run(s, w);
         for (uint32_t i = 0; versions && i < w->n; i++)
             versions[from + i] = w->places[i].done ? w->places[i].m.version : 0;
+        for (uint32_t i = 0; w->statuses && i < w->n; i++)
+            w->statuses[from + i] = w->places[i].m.of_page ? (uint8_t)-w->places[i].m.status : 0;
         for (uint32_t i = 0; heads && i < w->failed; i++)
             heads[from + i] = w->places[i].m.guess;
         if (w->failed < w->n)

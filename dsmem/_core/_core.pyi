@@ -35,6 +35,7 @@ from ._store import STORE_NOT_DONE as STORE_NOT_DONE
 from ._store import Store as Store
 from ._store import StoreFill as StoreFill
 from ._store import Transaction as Transaction
+from ._store import latencies_of as latencies_of
 from ._store import store_format as store_format
 from ._store import store_look as store_look
 from ._store import store_nbytes as store_nbytes

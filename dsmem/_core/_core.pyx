@@ -32,6 +32,7 @@ from numpy cimport (
     ndarray,
 )
 from posix.fcntl cimport O_CLOEXEC, open as posix_open
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close as posix_close, getpid
 
 from dsmem._core cimport libdsm as c
@@ -123,6 +124,8 @@ include "once.pxi"
 include "tasks.pxi"
 include "queue_tasks.pxi"
 include "clock.pxi"
+include "store_memory.pxi"
+include "store_counts.pxi"
 include "store.pxi"
 include "store_tasks.pxi"
 include "store_fill.pxi"

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
@@ -80,7 +80,7 @@ class Store:
             ``out`` has another size than a page.
         """
 
-    def read_many(self, ids: ArrayLike, out: _Buffer | None = None) -> Any:
+    def read_many(self, ids: ArrayLike, out: _Buffer | None = None, *, status: _Buffer | None = None) -> Any:
         """Read many pages in one call. Each is whole; together they are no snapshot.
 
         Parameters
@@ -89,6 +89,10 @@ class Store:
             The ids of the pages. An array of uint64 is not copied.
         out : buffer, optional
             Writable memory of as many pages. By default an array of uint8 with a row for each page is made.
+        status : buffer, optional
+            Writable memory of a byte for each page, such as an array of uint8. Then a page that is missing, damaged or
+            locked does not end the call: its :class:`~dsmem.store.PageStatus` says it, what ``out`` has of it is
+            undefined, and the others are read.
 
         Returns
         -------
@@ -98,9 +102,9 @@ class Store:
         Raises
         ------
         PageNotFoundError
-            The message has the index of the page. Those before it were read, and none after it.
+            The message has the index of the page. Those before it were read, and none after it. Not with ``status``.
         InvalidArgumentError
-            ``ids`` are no page ids, or ``out`` has another size than they have together.
+            ``ids`` are no page ids, or ``out`` or ``status`` has another size than they have together.
         """
 
     def write(self, pid: int, data: _Buffer) -> int:
@@ -126,7 +130,7 @@ class Store:
             ``data`` has another size than a page.
         """
 
-    def write_many(self, ids: ArrayLike, data: _Buffer) -> NDArray[Any]:
+    def write_many(self, ids: ArrayLike, data: _Buffer, *, status: _Buffer | None = None) -> NDArray[Any]:
         """Replace many pages in one call, one after another.
 
         Parameters
@@ -135,19 +139,22 @@ class Store:
             The ids of the pages. An array of uint64 is not copied.
         data : bytes-like
             As many pages.
+        status : buffer, optional
+            Writable memory of a byte for each page, such as an array of uint8. Then a page that is missing, damaged or
+            locked does not end the call: its :class:`~dsmem.store.PageStatus` says it, and the others are written.
 
         Returns
         -------
         numpy.ndarray
-            Their new versions, uint64.
+            Their new versions, uint64; 0 for those that ``status`` says were not written.
 
         Raises
         ------
         PageNotFoundError
             The message has the index of the page. Those before it were written, and none after it. Where the
-            memory is not mapped here, some after it may have been.
+            memory is not mapped here, some after it may have been. Not with ``status``.
         InvalidArgumentError
-            ``ids`` are no page ids, or ``data`` has another size than they have together.
+            ``ids`` are no page ids, or ``data`` or ``status`` has another size than they have together.
         """
 
     def version(self, pid: int) -> int:
@@ -237,7 +244,9 @@ class Store:
         ...     return await asyncio.gather(store.read_async(mine), store.read_async(yours))
         """
 
-    async def read_many_async(self, ids: ArrayLike, out: _Buffer | None = None) -> Any:
+    async def read_many_async(
+        self, ids: ArrayLike, out: _Buffer | None = None, *, status: _Buffer | None = None
+    ) -> Any:
         """:meth:`read_many` in an event loop.
 
         Parameters
@@ -246,6 +255,8 @@ class Store:
             The ids of the pages.
         out : buffer, optional
             Writable memory of as many pages. By default an array of uint8 with a row for each page is made.
+        status : buffer, optional
+            As for :meth:`read_many`.
 
         Returns
         -------
@@ -279,7 +290,9 @@ class Store:
             As by :meth:`write`.
         """
 
-    async def write_many_async(self, ids: ArrayLike, data: _Buffer) -> NDArray[Any]:
+    async def write_many_async(
+        self, ids: ArrayLike, data: _Buffer, *, status: _Buffer | None = None
+    ) -> NDArray[Any]:
         """:meth:`write_many` in an event loop.
 
         Parameters
@@ -288,6 +301,8 @@ class Store:
             The ids of the pages.
         data : bytes-like
             As many pages. They must not change until the call has ended.
+        status : buffer, optional
+            As for :meth:`write_many`.
 
         Returns
         -------
@@ -388,6 +403,67 @@ class Store:
             others take their places. ``repaired`` is the number of pages that this handle has repaired.
         """
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Counters of what this handle has done. They are read one after another, not at one moment.
+
+        read, version, write, compare_write, free, commit, snapshot
+            Calls that have succeeded. ``commit`` is that of transactions, also those of :meth:`~dsmem.Store.run` and of
+            :meth:`~dsmem.Store.snapshot`. Reads of a transaction are not counted.
+        read_many, write_many, allocate
+            The same. ``read_many_pages``, ``write_many_pages`` and ``allocate_pages`` are how many pages these had;
+            :meth:`allocate_many` counts as ``allocate``.
+        retries
+            How often a call has looked at a page again, since another client had changed or locked it. That costs time,
+            and no more.
+        conflicts
+            ConflictErrors: of compare_write, and of transactions, also where ``run`` has then tried again.
+        unknown
+            Changes of which the answer was lost. In a store of a coordinator the next epoch says of most what has
+            become of them.
+        failed
+            Calls that have ended with another exception of the store.
+        repaired
+            Pages that were damaged at some copies, and that this handle has read from another copy and written again.
+
+        Notes
+        -----
+        A call that goes on in another epoch of a store of a coordinator counts each time that it was tried. In a child
+        of fork() a handle begins with zeros.
+
+        Examples
+        --------
+        >>> store = cluster.store("db", capacity="1MiB", create=None)
+        >>> page = store.read(store.allocate())
+        >>> store.counts["read"], store.counts["allocate_pages"]
+        (1, 1)
+        """
+
+    @property
+    def latencies(self) -> dict[str, dict[str, float]]:
+        """How long the calls of this handle take.
+
+        Where memory is mapped, one call of 64 of each kind is timed, and the first one; elsewhere each is.
+
+        Returns
+        -------
+        dict
+            For each kind of call in :attr:`counts` that was timed a dict of ``samples``, the number of times, and
+            ``p50`` and ``p99``, the percentiles in seconds, to an eighth.
+
+        Examples
+        --------
+        >>> store = cluster.store("db", capacity="1MiB", create=None)
+        >>> version = store.write(store.allocate(), bytes(4096))
+        >>> sorted(store.latencies["write"])
+        ['p50', 'p99', 'samples']
+        """
+
+    def _counts(self) -> dict[str, int]: ...
+    def _times(self) -> dict[str, dict[int, int]]: ...
+    def _conflicted(self) -> None: ...
+    def _snapshot_begins(self) -> int: ...
+    def _snapshot_ends(self, began: int) -> None: ...
     @property
     def _remotes(self) -> tuple[Remote, ...]: ...
     def _part_for_good(self) -> None: ...
@@ -639,3 +715,6 @@ def store_recover(remotes: tuple[Remote, ...], epoch: int) -> dict[str, int]:
 
 def store_settle(remote: Remote, before: int, state: int) -> int:
     """Change the state in copy 0 if it is 'before'; return what it is now, by whomever."""
+
+def latencies_of(times: Mapping[str, Mapping[int, int]]) -> dict[str, dict[str, float]]:
+    """Return samples and percentiles in seconds, from how many times there are of each class."""

@@ -522,8 +522,9 @@ cdef extern from "dsm.h" nogil:
     enum: DSM_STORE_DOUBTS
     uint32_t dsm_store_doubts(const dsm_store *s, dsm_store_doubt *out)
     int dsm_store_outcome(dsm_store *s, const dsm_store_doubt *of, size_t n, int *outcome)
-    int dsm_store_read_many(dsm_store *s, const uint64_t *pids, size_t n, void *pages)
-    int dsm_store_write_many(dsm_store *s, const uint64_t *pids, size_t n, const void *pages, uint64_t *versions)
+    int dsm_store_read_many(dsm_store *s, const uint64_t *pids, size_t n, void *pages, uint8_t *statuses)
+    int dsm_store_write_many(dsm_store *s, const uint64_t *pids, size_t n, const void *pages, uint64_t *versions,
+                             uint8_t *statuses)
     ctypedef struct dsm_transaction:
         pass
     dsm_transaction *dsm_transaction_new(int opaque)
@@ -537,6 +538,7 @@ cdef extern from "dsm.h" nogil:
     enum: DSM_TRANSACTION_CHANGES
     uint32_t dsm_transaction_doubts(const dsm_transaction *t, dsm_store_doubt *out)
     uint64_t dsm_transaction_conflict(const dsm_transaction *t)
+    uint64_t dsm_store_retries(const dsm_store *s)
     int dsm_store_count(dsm_store *s, dsm_store_counts *out)
     enum: DSM_STORE_CHECKED
     uint64_t DSM_STORE_NUMBERS

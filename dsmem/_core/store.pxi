@@ -3,8 +3,6 @@
 # Reads run beside each other and beside everything else. The other calls take turns: the core's client is one thread's
 # at a time. Those that may wait release the GIL; a short write on mapped memory keeps it, and then needs no turn.
 
-cdef enum:
-    MOST_PLACES = 64  # copies of all extents
 cdef object LOGGER = logging.getLogger("dsmem")
 
 
@@ -49,81 +47,13 @@ cdef int check_pages(Py_ssize_t nbytes, uint64_t wanted, str name, str what) exc
     return 0
 
 
-cdef c.dsm_store_shape store_shape(page_size, pages, members, replicas, extents, index=0, id=0, extent=0,
-                                   spread=0, nodes=0) except *:
-    cdef c.dsm_store_shape s
-    try:
-        s.page_bytes, s.pages, s.clients, s.copies = page_size, pages, members, replicas
-        s.extents, s.extent, s.spread = extents, extent, spread
-        s.index, s.id, s.nodes = index, id, nodes
-    except OverflowError:
-        text = f"{pages} pages of {page_size} bytes for {members} members in {replicas} copies"
-        text = f"{text}, {extents} extents; ask for less"
-        raise error_of(c.DSM_EINVAL, text) from None
-    return s
-
-
-cdef dict shape_as_dict(const c.dsm_store_shape *s):
-    return {"page_size": s.page_bytes, "pages": s.pages, "members": s.clients, "replicas": s.copies,
-            "extents": s.extents}
-
-
-def store_nbytes(page_size, pages, members, replicas, extents=1):
-    cdef c.dsm_store_shape s = store_shape(page_size, pages, members, replicas, extents)
-    cdef uint64_t nbytes = 0
-    cdef int rc = c.dsm_store_layout(&s, &nbytes)
-    if rc:
-        raise error_from_core(rc, "store")
-    return nbytes
-
-
-def store_format(memory, page_size, pages, members, replicas, index, id, extents=1, extent=0, spread=0,
-                 nodes=0):
-    cdef c.dsm_store_shape s = store_shape(page_size, pages, members, replicas, extents, index, id, extent, spread,
-                                           nodes)
-    cdef uint64_t nbytes = 0
-    cdef Py_buffer view
-    cdef int rc = c.dsm_store_layout(&s, &nbytes)
-    get_buffer(memory, &view, True)
-    if not rc and <uint64_t> view.len >= nbytes:
-        with nogil:
-            rc = c.dsm_store_format(view.buf, &s)
-    elif not rc:
-        rc = -c.DSM_EINVAL
-    PyBuffer_Release(&view)
-    if rc:
-        raise error_from_core(rc, "store")
-
-
-def store_look(Remote remote not None):
-    """What the header of a copy says."""
-    cdef c.dsm_store_shape s
-    cdef uint64_t state = 0
-    cdef int rc
-    remote.enter()
-    with nogil:
-        rc = c.dsm_store_look(remote.ptr, &s, &state)
-    remote.leave()
-    if rc:
-        raise remote.failed(rc, "attach")
-    return {**shape_as_dict(&s), "index": s.index, "extent": s.extent, "spread": s.spread, "id": s.id,
-            "nodes": s.nodes, "epoch": s.epoch, "state": state}
-
-
-STORE_DONE, STORE_NOT_DONE = c.DSM_STORE_DONE, c.DSM_STORE_NOT_DONE  # what Store._outcome() says of a change
-
-
-def store_settle(Remote remote not None, uint64_t before, uint64_t state):
-    """Change the state of a store if it is 'before', and return what it is now."""
-    cdef uint64_t decided = 0
-    cdef int rc
-    remote.enter()
-    with nogil:
-        rc = c.dsm_store_settle(remote.ptr, before, state, &decided)
-    remote.leave()
-    if rc:
-        raise remote.failed(rc, "create")
-    return decided
+cdef uint8_t *codes_of(object status, Py_buffer *view, size_t n) except? NULL:
+    """Memory for a code of each page, of a buffer that the caller releases; NULL if none is wanted."""
+    if status is None:
+        return NULL
+    get_buffer(status, view, True)
+    check_pages(view.len, n, "status", f"a status of one byte for each of {n} ids")
+    return <uint8_t *> view.buf
 
 
 cdef object in_doubt(object error, int rc, const c.dsm_store_doubt *of, size_t n):
@@ -135,44 +65,6 @@ cdef object in_doubt(object error, int rc, const c.dsm_store_doubt *of, size_t n
 
 cdef bytes doubts_as_bytes(const c.dsm_store_doubt *of, size_t n):
     return PyBytes_FromStringAndSize(<const char *> of, <Py_ssize_t> (n * sizeof(c.dsm_store_doubt)))
-
-
-cdef uint32_t enter_copies(tuple remotes, c.dsm_remote **at) except 0:
-    """Enter each of them, or none."""
-    cdef Remote remote
-    cdef uint32_t n = 0
-    if not 0 < len(remotes) <= MOST_PLACES:
-        raise error_of(c.DSM_EINVAL, f"{len(remotes)} copies of all extents; 1 to {MOST_PLACES}")
-    try:
-        for remote in remotes:
-            remote.enter()
-            at[n] = remote.ptr
-            n += 1
-    except BaseException:
-        leave_copies(remotes[:n])
-        raise
-    return n
-
-
-cdef int leave_copies(tuple remotes) except -1:
-    for remote in remotes:
-        (<Remote> remote).leave()
-    return 0
-
-
-def store_recover(tuple remotes not None, uint64_t epoch):
-    """Make a store of the copies that have survived."""
-    cdef c.dsm_remote *at[MOST_PLACES]
-    cdef c.dsm_store_recovered found
-    cdef uint32_t failed = 0, n = enter_copies(remotes, at)
-    cdef int rc
-    with nogil:
-        rc = c.dsm_store_recover(at, n, epoch, &found, &failed)
-    leave_copies(remotes)
-    if rc:
-        raise (<Remote> remotes[failed]).failed(rc, "recover")
-    return {"forward": found.forward, "back": found.back, "committed": found.committed, "given_up": found.given_up,
-            "differing": found.differing}
 
 
 cdef class Store(Handle):
@@ -187,6 +79,8 @@ cdef class Store(Handle):
     cdef object helper          # that works for tasks (store_tasks.pxi), or None
     cdef uint64_t repaired      # pages, by this handle
     cdef uint32_t demanded      # copies, without which it changes nothing
+    cdef uint64_t retried       # of clients of the core that it had before
+    cdef StoreCalls counted
 
     def __cinit__(self, *args, **named):
         self.transactions = {}
@@ -207,6 +101,7 @@ cdef class Store(Handle):
             (<Remote> remote).users += 1
         self.remotes, self.remote = remotes, remotes[0]
         self.beside = self.remote.mapped and len(remotes) == 1
+        self.counted.skip = SAMPLE_EACH - 1 if self.remote.mapped else 0
         self.live = True
 
     @cython.final
@@ -244,6 +139,9 @@ cdef class Store(Handle):
             PyThread_free_lock(turn)
             raise
         self.ptr, self.turn, self.turn_of = own, turn, 0
+        skip = self.counted.skip
+        memset(&self.counted, 0, sizeof(self.counted))
+        self.counted.skip, self.retried, self.repaired = skip, 0, 0
         return 0
 
     def _reopen(self, tuple remotes not None):
@@ -269,6 +167,7 @@ cdef class Store(Handle):
         for remote in remotes:
             (<Remote> remote).users += 1
         before, self.ptr = self.ptr, own
+        self.retried += c.dsm_store_retries(before)
         old, self.remotes, self.remote = self.remotes, remotes, remotes[0]
         with nogil:
             c.dsm_store_drop(before)
@@ -285,6 +184,7 @@ cdef class Store(Handle):
 
     cdef object failed(self, int rc, str op):
         cdef Remote at = self.remotes[c.dsm_store_failed(self.ptr)] if self.ptr != NULL else self.remote
+        call_failed(&self.counted, rc)
         return at.failed(rc, op)
 
     # -- turns --
@@ -346,6 +246,7 @@ cdef class Store(Handle):
 
     @cython.final
     cdef int get(self, uint64_t pid, void *out) except -1:
+        cdef int64_t began = call_begins(&self.counted, CALL_READ)
         cdef int rc = 1
         if self.shape.page_bytes <= NOGIL_FROM:
             rc = c.dsm_store_read_now(self.ptr, pid, out, NULL)
@@ -355,6 +256,7 @@ cdef class Store(Handle):
                 rc = self.get_now(pid, out)
         if rc:
             raise self.failed(rc, "read")
+        call_ends(&self.counted, CALL_READ, 1, began)
         return 0
 
     @cython.final
@@ -398,6 +300,8 @@ cdef class Store(Handle):
 
     @cython.final
     cdef uint64_t put_view(self, uint64_t pid, Py_buffer *view, bint compares, uint64_t expected) except? 0xdead:
+        cdef int call = CALL_COMPARE_WRITE if compares else CALL_WRITE
+        cdef int64_t began = call_begins(&self.counted, call)
         cdef uint64_t version = 0
         cdef c.dsm_store_doubt doubt
         cdef int rc = self.put_now(pid, view, &expected if compares else NULL, &version)
@@ -407,6 +311,7 @@ cdef class Store(Handle):
                 rc = self.put_at_turn(pid, view.buf, compares, expected, &version, &doubt)
         if rc:
             raise in_doubt(self.failed(rc, "write"), rc, &doubt, 1)
+        call_ends(&self.counted, call, 1, began)
         return version
 
     @cython.final
@@ -447,9 +352,11 @@ cdef class Store(Handle):
     @cython.final
     cdef uint64_t look(self, uint64_t pid) except? 0xdead:
         cdef PyThread_type_lock turn
+        cdef int64_t began = call_begins(&self.counted, CALL_VERSION)
         cdef uint64_t version = 0
         cdef int rc
         if not c.dsm_store_version_now(self.ptr, pid, &version):
+            call_ends(&self.counted, CALL_VERSION, 1, began)
             return version
         turn = self.begin()
         with nogil:
@@ -457,6 +364,7 @@ cdef class Store(Handle):
         self.end(turn)
         if rc:
             raise self.failed(rc, "version")
+        call_ends(&self.counted, CALL_VERSION, 1, began)
         return version
 
     def version(self, pid):
@@ -468,6 +376,7 @@ cdef class Store(Handle):
 
     @cython.final
     cdef int give_back(self, uint64_t pid) except -1:
+        cdef int64_t began = call_begins(&self.counted, CALL_FREE)
         cdef PyThread_type_lock turn = self.begin()
         cdef c.dsm_store_doubt doubt
         cdef int rc
@@ -477,6 +386,7 @@ cdef class Store(Handle):
         self.end(turn)
         if rc:
             raise in_doubt(self.failed(rc, "free"), rc, &doubt, 1)
+        call_ends(&self.counted, CALL_FREE, 1, began)
         return 0
 
     def _outcome(self, bytes doubts not None):
@@ -508,6 +418,7 @@ cdef class Store(Handle):
 
     @cython.final
     cdef int take(self, uint64_t *pids, size_t n) except -1:
+        cdef int64_t began = call_begins(&self.counted, CALL_ALLOCATE)
         cdef PyThread_type_lock turn = self.begin()
         cdef int rc
         with nogil:
@@ -515,6 +426,7 @@ cdef class Store(Handle):
         self.end(turn)
         if rc:
             raise self.failed(rc, "allocate")
+        call_ends(&self.counted, CALL_ALLOCATE, n, began)
         return 0
 
     def allocate(self):
@@ -547,25 +459,45 @@ cdef class Store(Handle):
             self.leave()
 
     @cython.final
-    cdef int get_many(self, const uint64_t *pids, size_t n, void *out) except -1:
-        cdef int rc = self.get_many_now(pids, n, out)
-        if self.repairs(rc, pids, n, "read_many"):
-            rc = self.get_many_now(pids, n, out)
+    cdef int get_many(self, const uint64_t *pids, size_t n, void *out, uint8_t *codes) except -1:
+        cdef int64_t began = call_begins(&self.counted, CALL_READ_MANY)
+        cdef int rc = self.get_many_now(pids, n, out, codes)
+        if codes != NULL and not rc:
+            self.repair_each(pids, n, out, codes)
+        elif self.repairs(rc, pids, n, "read_many"):
+            rc = self.get_many_now(pids, n, out, codes)
         if rc:
             raise self.failed(rc, "read_many")
+        call_ends(&self.counted, CALL_READ_MANY, n, began)
         return 0
 
     @cython.final
-    cdef int get_many_now(self, const uint64_t *pids, size_t n, void *out) except 1:
+    cdef int get_many_now(self, const uint64_t *pids, size_t n, void *out, uint8_t *codes) except 1:
         cdef PyThread_type_lock turn = self.begin_read()
         cdef int rc
         with nogil:
-            rc = c.dsm_store_read_many(self.ptr, pids, n, out)
+            rc = c.dsm_store_read_many(self.ptr, pids, n, out, codes)
         self.end_read(turn)
         return rc
 
     @cython.final
-    cdef int put_many(self, const uint64_t *pids, const void *pages, ndarray versions) except -1:
+    cdef int repair_each(self, const uint64_t *pids, size_t n, void *out, uint8_t *codes) except -1:
+        """Read pages again that were damaged, and have been repaired from another copy."""
+        cdef size_t i
+        cdef int rc
+        for i in range(n if self.shape.copies > 1 else 0):
+            if codes[i] != c.DSM_ECORRUPT:
+                continue
+            with contextlib.suppress(errors.UnsupportedError, errors.CorruptError):  # no copy is whole
+                self.repair(pids[i] & (c.DSM_STORE_NUMBERS - 1), "read_many")
+                rc = self.get_many_now(&pids[i], 1, <char *> out + i * self.shape.page_bytes, &codes[i])
+                if rc:
+                    raise self.failed(rc, "read_many")
+        return 0
+
+    @cython.final
+    cdef int put_many(self, const uint64_t *pids, const void *pages, ndarray versions, uint8_t *codes) except -1:
+        cdef int64_t began = call_begins(&self.counted, CALL_WRITE_MANY)
         cdef PyThread_type_lock turn = self.begin()
         cdef c.dsm_store_doubt doubts[c.DSM_STORE_DOUBTS]
         cdef uint64_t *made = <uint64_t *> PyArray_DATA(versions)
@@ -573,7 +505,7 @@ cdef class Store(Handle):
         cdef uint32_t unknown
         cdef int rc
         with nogil:
-            rc = c.dsm_store_write_many(self.ptr, pids, n, pages, made)
+            rc = c.dsm_store_write_many(self.ptr, pids, n, pages, made, codes)
             unknown = c.dsm_store_doubts(self.ptr, doubts) if rc else 0
         self.end(turn)
         if rc:
@@ -581,46 +513,55 @@ cdef class Store(Handle):
             if isinstance(error, errors.DsmemError):
                 error._versions, error._doubts = versions, doubts_as_bytes(doubts, unknown)
             raise error
+        call_ends(&self.counted, CALL_WRITE_MANY, n, began)
         return 0
 
-    def read_many(self, ids, out=None):
-        cdef Py_buffer view
+    def read_many(self, ids, out=None, *, status=None):
+        cdef Py_buffer view, said
+        cdef uint8_t *codes
         cdef ndarray pids
         cdef uint64_t *words
         cdef size_t n
+        memset(&said, 0, sizeof(said))
         self.enter()
         try:
             pids = pages_of(ids)
             words, n = <uint64_t *> PyArray_DATA(pids), PyArray_NBYTES(pids) // 8
+            codes = codes_of(status, &said, n)
             if out is None:
                 out = np.empty((n, self.shape.page_bytes), "u1")
             get_buffer(out, &view, True)
             try:
                 check_pages(view.len, n * self.shape.page_bytes, "out", f"what {n} ids name")
-                self.get_many(words, n, view.buf)
+                self.get_many(words, n, view.buf, codes)
             finally:
                 PyBuffer_Release(&view)
             return out
         finally:
+            PyBuffer_Release(&said)
             self.leave()
 
-    def write_many(self, ids, data):
-        cdef Py_buffer view
+    def write_many(self, ids, data, *, status=None):
+        cdef Py_buffer view, said
+        cdef uint8_t *codes
         cdef ndarray pids, versions
         cdef size_t n
+        memset(&said, 0, sizeof(said))
         self.enter()
         try:
             pids = pages_of(ids)
             n = PyArray_NBYTES(pids) // 8
+            codes = codes_of(status, &said, n)
             versions = np.empty(n, UINT64)
             get_buffer(data, &view, False)
             try:
                 check_pages(view.len, n * self.shape.page_bytes, "data", f"what {n} ids name")
-                self.put_many(<uint64_t *> PyArray_DATA(pids), view.buf, versions)
+                self.put_many(<uint64_t *> PyArray_DATA(pids), view.buf, versions, codes)
             finally:
                 PyBuffer_Release(&view)
             return versions
         finally:
+            PyBuffer_Release(&said)
             self.leave()
 
     def stat(self):
@@ -635,6 +576,41 @@ cdef class Store(Handle):
             return {**self._shape, "free": counts.free_pages, "handles": counts.clients, "repaired": self.repaired}
         finally:
             self.leave()
+
+    # -- what is counted: store_counts.pxi --
+
+    @cython.final
+    cdef uint64_t retries(self) noexcept:
+        return self.retried + (c.dsm_store_retries(self.ptr) if self.ptr != NULL else 0)
+
+    def _counts(self):
+        """Also of a handle that is closed. In a child those of its own: none, until it has used the handle."""
+        cdef const StoreCalls *n = &self.counted
+        cdef dict found = {**counts_as_dict(n), "retries": self.retries(), "conflicts": n.conflicts,
+                           "unknown": n.unknown, "failed": n.failed, "repaired": self.repaired}
+        return dict.fromkeys(found, 0) if self.outdated() else found
+
+    def _times(self):
+        return {} if self.outdated() else times_as_dict(&self.counted)
+
+    def _conflicted(self):
+        self.counted.conflicts += 1
+
+    @property
+    def counts(self):
+        self.check()
+        return self._counts()
+
+    @property
+    def latencies(self):
+        self.check()
+        return latencies_of(times_as_dict(&self.counted))
+
+    def _snapshot_begins(self):
+        return call_begins(&self.counted, CALL_SNAPSHOT)
+
+    def _snapshot_ends(self, int64_t began):
+        call_ends(&self.counted, CALL_SNAPSHOT, 1, began)
 
     # -- damage --
 
@@ -710,11 +686,11 @@ cdef class Store(Handle):
     def version_async(self, pid):
         return _store_version(self, pid)
 
-    def read_many_async(self, ids, out=None):
-        return _store_read_many(self, ids, out)
+    def read_many_async(self, ids, out=None, *, status=None):
+        return _store_read_many(self, ids, out, status)
 
-    def write_many_async(self, ids, data):
-        return _store_write_many(self, ids, data)
+    def write_many_async(self, ids, data, *, status=None):
+        return _store_write_many(self, ids, data, status)
 
     def allocate_async(self):
         return _store_allocate(self, None)
@@ -744,15 +720,18 @@ cdef class Store(Handle):
     cdef int part(self, bint for_good=False) except -1:
         """End the core's client. Where it can't give back its place it stays, so that close() may be called again."""
         cdef c.dsm_store *ptr = self.ptr
+        cdef uint64_t retries = 0
         cdef int rc
         self.live, self.ptr = False, NULL
         with nogil:
             rc = c.dsm_store_leave(ptr)
             if not rc or for_good:
+                retries = c.dsm_store_retries(ptr)
                 c.dsm_store_drop(ptr)
         if rc and not for_good:
             self.live, self.ptr = True, ptr
         else:
+            self.retried += retries
             self.drop_users()
         if rc:
             raise self.failed(rc, "close")

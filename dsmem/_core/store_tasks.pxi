@@ -32,7 +32,9 @@ cdef class StoreJob:
     cdef Store store
     cdef store_work work
     cdef Py_buffer view   # of the caller's memory, if it is used
+    cdef Py_buffer said   # the same, for a code of each page
     cdef void *at         # where the pages are, or are to be
+    cdef uint8_t *codes   # NULL: none are wanted
     cdef ndarray pids, versions
     cdef uint64_t number, version
     cdef bint compares, unwanted
@@ -41,6 +43,7 @@ cdef class StoreJob:
 
     def __dealloc__(self):
         PyBuffer_Release(&self.view)  # no effect if it was released before
+        PyBuffer_Release(&self.said)
 
     cdef int lend(self, object memory, bint writable, uint64_t nbytes, str name, str what) except -1:
         get_buffer(memory, &self.view, writable)
@@ -241,12 +244,12 @@ cdef int job_version(StoreJob job) except -1:
 
 
 cdef int job_read_many(StoreJob job) except -1:
-    job.store.get_many(job.ids(), job.count(), job.at)
+    job.store.get_many(job.ids(), job.count(), job.at, job.codes)
     return 0
 
 
 cdef int job_write_many(StoreJob job) except -1:
-    job.store.put_many(job.ids(), job.at, job.versions)
+    job.store.put_many(job.ids(), job.at, job.versions, job.codes)
     return 0
 
 
@@ -277,10 +280,12 @@ cdef void let_go(StoreJob job) noexcept:
     """What a task has lent is its own again, unless the helper goes on alone."""
     if job.state != JOB_RUNS:
         PyBuffer_Release(&job.view)
+        PyBuffer_Release(&job.said)
 
 
 async def _store_read(Store store, pid, out):
     cdef StoreJob job = new_job(store, job_read)
+    cdef int64_t began
     store.enter()
     try:
         job.number = page_of(pid)
@@ -290,8 +295,11 @@ async def _store_read(Store store, pid, out):
         else:
             job.lend(out, True, store.shape.page_bytes, "out", "a page")
             job.result = out
+        began = call_begins(&store.counted, CALL_READ)
         if store.shape.page_bytes > NOGIL_FROM or c.dsm_store_read_now(store.ptr, job.number, job.at, NULL):
             await _done(job)
+        else:
+            call_ends(&store.counted, CALL_READ, 1, began)
         return job.result
     finally:
         let_go(job)
@@ -301,13 +309,17 @@ async def _store_read(Store store, pid, out):
 async def _store_write(Store store, pid, bint compares, version, data):
     cdef StoreJob job = new_job(store, job_write)
     cdef uint64_t written = 0
+    cdef int call = CALL_COMPARE_WRITE if compares else CALL_WRITE
+    cdef int64_t began
     store.enter()
     try:
         job.number, job.compares = page_of(pid), compares
         if compares:
             job.version = version_of(version)
         job.lend(data, False, store.shape.page_bytes, "data", "a page")
+        began = call_begins(&store.counted, call)
         if not store.put_now(job.number, &job.view, &job.version if compares else NULL, &written):
+            call_ends(&store.counted, call, 1, began)
             return written
         await _done(job)
         return job.result
@@ -318,10 +330,13 @@ async def _store_write(Store store, pid, bint compares, version, data):
 
 async def _store_version(Store store, pid):
     cdef StoreJob job = new_job(store, job_version)
+    cdef int64_t began
     store.enter()
     try:
         job.number = page_of(pid)
+        began = call_begins(&store.counted, CALL_VERSION)
         if not c.dsm_store_version_now(store.ptr, job.number, &job.version):
+            call_ends(&store.counted, CALL_VERSION, 1, began)
             return job.version
         await _done(job)
         return job.result
@@ -329,11 +344,12 @@ async def _store_version(Store store, pid):
         store.leave()
 
 
-async def _store_read_many(Store store, ids, out):
+async def _store_read_many(Store store, ids, out, status):
     cdef StoreJob job = new_job(store, job_read_many)
     store.enter()
     try:
         job.pids = pages_of(ids).copy()  # the caller's may change
+        job.codes = codes_of(status, &job.said, job.count())
         if out is None:
             out = np.empty((job.count(), store.shape.page_bytes), "u1")
         job.lend(out, True, job.count() * store.shape.page_bytes, "out", f"what {job.count()} ids name")
@@ -344,11 +360,12 @@ async def _store_read_many(Store store, ids, out):
         store.leave()
 
 
-async def _store_write_many(Store store, ids, data):
+async def _store_write_many(Store store, ids, data, status):
     cdef StoreJob job = new_job(store, job_write_many)
     store.enter()
     try:
         job.pids = pages_of(ids).copy()
+        job.codes = codes_of(status, &job.said, job.count())
         job.versions = np.empty(job.count(), UINT64)
         job.lend(data, False, job.count() * store.shape.page_bytes, "data", f"what {job.count()} ids name")
         await _done(job)

@@ -256,9 +256,11 @@ cdef class Transaction:
     cdef int commit(self) except -1:
         cdef PyThread_type_lock turn
         cdef list taken
+        cdef int64_t began
         cdef int rc
         self.begin()
         try:
+            began = call_begins(&self.store.counted, CALL_COMMIT)
             turn = self.store.begin(self.deadline)
             self.live, taken, self.taken = False, self.taken, None
             with nogil:
@@ -268,6 +270,7 @@ cdef class Transaction:
                 if rc != -c.DSM_EUNKNOWN:
                     self.taken = taken
                 raise self.unknown() if rc == -c.DSM_EUNKNOWN else self.failed(rc, "commit")
+            call_ends(&self.store.counted, CALL_COMMIT, 1, began)
         finally:
             self.end()
         return 0

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from typing_extensions import Self
 
-from dsmem import _core, errors
+from dsmem import _core, errors, metrics
 from dsmem.membership import messages
 from dsmem.membership.client import AWAY, Coordination, Pauses, clock, detached, health_of
 from dsmem.membership.rest import DOUBT, Rest, ids_again
@@ -125,7 +125,7 @@ class EpochTransaction(Transaction):
     def __exit__(self, kind: Any, error: Any, where: Any) -> None:
         moved = self._store._epoch.number != self._epoch.number
         if error is None and moved:
-            conflict = _conflict()
+            conflict = _conflict(self._store)
             Transaction.__exit__(self, type(conflict), conflict, None)
             raise conflict
         store, end = self._store, self._limit()
@@ -139,7 +139,7 @@ class EpochTransaction(Transaction):
             if found != _core.STORE_NOT_DONE:
                 raise
             self._free_taken()
-            raise _conflict() from unknown
+            raise _conflict(store) from unknown
         except errors.ConflictError:
             raise
         except (*_AGAIN, errors.TooFewCopiesError) as failed:
@@ -148,11 +148,11 @@ class EpochTransaction(Transaction):
                 raise
             store._go_on(self._epoch, end, failed)
             self._free_taken()
-            raise _conflict() from failed
+            raise _conflict(store) from failed
         if error is None:
             if not self._changes and not store._is_current(self._epoch, end):
                 store._go_on(self._epoch, end, None)
-                raise _conflict()
+                raise _conflict(store)
         elif isinstance(error, Exception) and not isinstance(error, errors.ConflictError):
             self._judge(error)
 
@@ -164,12 +164,12 @@ class EpochTransaction(Transaction):
                 return
         except errors.DsmemError:
             return  # the block's exception says more
-        raise _conflict() from error
+        raise _conflict(self._store) from error
 
     def _checked(self, read: Callable[[], _T]) -> _T:
         store, end = self._store, self._limit()
         if store._epoch.number != self._epoch.number:
-            raise _conflict()
+            raise _conflict(store)
         failed: errors.DsmemError | None = None
         try:
             result = read()
@@ -185,10 +185,11 @@ class EpochTransaction(Transaction):
             if store._is_current(self._epoch, end):
                 return result
         store._go_on(self._epoch, end, failed)
-        raise _conflict() from failed
+        raise _conflict(store) from failed
 
 
-def _conflict() -> errors.ConflictError:
+def _conflict(store: EpochStore) -> errors.ConflictError:
+    store._conflicted()
     return errors.ConflictError(
         "the store has gone on with other copies, so the transaction has ended and changed nothing; begin again"
     )
@@ -474,10 +475,10 @@ class EpochStore(Store):
         """As of :class:`Store`."""
         return self._call(lambda: Store.read(self, pid, out))
 
-    def read_many(self, ids: Any, out: Any = None) -> Any:
+    def read_many(self, ids: Any, out: Any = None, *, status: Any = None) -> Any:
         """As of :class:`Store`."""
         ids = ids_again(ids)
-        return self._call(lambda: Store.read_many(self, ids, out))
+        return self._call(lambda: Store.read_many(self, ids, out, status=status))
 
     def version(self, pid: int) -> int:
         """As of :class:`Store`."""
@@ -491,15 +492,18 @@ class EpochStore(Store):
         """As of :class:`Store`."""
         return self._call(lambda: Store.compare_write(self, pid, version, data), changes=True, done=int)
 
-    def write_many(self, ids: Any, data: Any) -> Any:
+    def write_many(self, ids: Any, data: Any, *, status: Any = None) -> Any:
         """As of :class:`Store`."""
-        rest, end = Rest(ids, data), time.monotonic() + _SECONDS
+        rest, end = Rest(ids, data, status), time.monotonic() + _SECONDS
         while True:
-            known, began = self._epoch, clock()
+            known, began, stays = self._epoch, clock(), True
             try:
-                rest.note(Store.write_many(self, *rest.given))
+                rest.note(Store.write_many(self, *rest.given, status=rest.status))
+                if rest.refuses:
+                    stays = self._still(rest, known, end)
+                    rest.keep(stays)
             except (*_AGAIN, *_SAYS) as error:
-                if isinstance(error, _SAYS) and self._counts(error, rest, known, end):
+                if isinstance(error, _SAYS) and self._says_now(error, rest, known, end):
                     if isinstance(error, errors.TooFewCopiesError):
                         rest.refuse(error)
                     raise rest.says(error) from error.__cause__
@@ -509,22 +513,26 @@ class EpochStore(Store):
             else:
                 failed = None
             if not rest.narrow():
-                return rest.versions
-            if failed is not None:
-                if time.monotonic() >= end:
+                return rest.ended()
+            if failed is not None or not stays:
+                if failed is not None and time.monotonic() >= end:
                     rest.refuse(_late(failed))
                 try:
                     self._go_on(known, end, failed)
                 except errors.DsmemError as error:
                     rest.refuse(error)
 
-    def _counts(self, error: errors.DsmemError, rest: Rest, known: _Epoch, end: float) -> bool:
-        """Whether what a call says of a page is of the present epoch. If nothing can tell, the call ends."""
+    def _says_now(self, error: errors.DsmemError, rest: Rest, known: _Epoch, end: float) -> bool:
+        """Whether what a call says of a page is of the present epoch."""
+        if error._versions is not None:
+            rest.note(error._versions)
+        return self._still(rest, known, end)
+
+    def _still(self, rest: Rest, known: _Epoch, end: float) -> bool:
+        """Whether the epoch is the present one. If nothing can tell, the call ends."""
         try:
             return self._is_current(known, end)
         except errors.DsmemError as away:
-            if error._versions is not None:
-                rest.note(error._versions)
             rest.refuse(away)
 
     def _settle_rest(self, rest: Rest, failed: errors.DsmemError, known: _Epoch, began: float) -> bool:
@@ -585,9 +593,9 @@ class EpochStore(Store):
         """As of :class:`Store`."""
         return await self._call_async(lambda: self.read(pid, out))
 
-    async def read_many_async(self, ids: Any, out: Any = None) -> Any:
+    async def read_many_async(self, ids: Any, out: Any = None, *, status: Any = None) -> Any:
         """As of :class:`Store`."""
-        return await self._call_async(lambda: self.read_many(ids, out))
+        return await self._call_async(lambda: self.read_many(ids, out, status=status))
 
     def _free_all(self, ids: Any) -> None:
         for pid in ids:
@@ -605,9 +613,9 @@ class EpochStore(Store):
         """As of :class:`Store`."""
         return await self._call_async(lambda: self.compare_write(pid, version, data))
 
-    async def write_many_async(self, ids: Any, data: Any) -> Any:
+    async def write_many_async(self, ids: Any, data: Any, *, status: Any = None) -> Any:
         """As of :class:`Store`."""
-        return await self._call_async(lambda: self.write_many(ids, data))
+        return await self._call_async(lambda: self.write_many(ids, data, status=status))
 
     async def allocate_async(self) -> int:
         """As of :class:`Store`."""
@@ -689,6 +697,7 @@ class EpochStore(Store):
                     self._part_for_good()
                     break
             pauses.sleep()
+        metrics.closed(self)
         for memory in (*self._backups, self._memory):
             memory.close()
         if self._own_names is not None:

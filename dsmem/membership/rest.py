@@ -38,9 +38,12 @@ class Rest:
     made are the first ones.
     """
 
-    def __init__(self, ids: Any, data: Any) -> None:
+    def __init__(self, ids: Any, data: Any, status: Any = None) -> None:
         self.given = ids_again(ids), data  #: what the next call takes
+        self.status = status  #: the same; None: a page that is refused ends the call
         self.versions: Any = None  #: of all pages; 0: not written yet
+        self._whole = status
+        self._refused: Any = None  # of all pages; 0: not refused
         self._ids: Any = None
         self._pages: Any = None
         self._places: Any = slice(None)  # of those that are given
@@ -49,14 +52,31 @@ class Rest:
         """Note what the call says of the pages that were given. Whether any was written."""
         if self.versions is None:
             self.versions = np.zeros_like(versions)
+            self._refused = np.zeros(len(versions), "u1")
         self.versions[self._places] = versions
         return bool(versions.any())
+
+    @property
+    def refuses(self) -> bool:
+        """Whether the call that has just succeeded has refused some of the pages."""
+        return self.status is not None and bool(_bytes_of(self.status).any())
+
+    def keep(self, counts: bool) -> None:
+        """Note these, if what the call says counts. Otherwise they are tried again."""
+        if counts:
+            self._refused[self._places] = _bytes_of(self.status)
+
+    def ended(self) -> Any:
+        """Say what has become of all pages, and return their versions."""
+        if self._whole is not None:
+            _bytes_of(self._whole)[:] = self._refused
+        return self.versions
 
     def found(self, doubt: bytes, version: int) -> None:
         """Note that one in doubt was written: the first of this page that is left."""
         pid = np.frombuffer(doubt, DOUBT)["pid"][0]
         self._open()
-        at = np.flatnonzero((self._ids == pid) & (self.versions == 0))[0]
+        at = np.flatnonzero((self._ids == pid) & (self.versions == 0) & (self._refused == 0))[0]
         self.versions[at] = version
 
     def narrow(self) -> bool:
@@ -67,14 +87,17 @@ class Rest:
         """
         if self.versions is None:
             return True
-        left = np.flatnonzero(self.versions == 0)
+        ended = (self.versions != 0) | (self._refused != 0)
+        left = np.flatnonzero(~ended)
         if not len(left):
             return False
         self._open()
-        behind = np.flatnonzero(self.versions)[-1] + 1 if self.versions.any() else 0
+        behind = np.flatnonzero(ended)[-1] + 1 if ended.any() else 0
         between = left[left < behind]
         self._places = between if len(between) else slice(behind, None)
         self.given = self._ids[self._places], self._pages[self._places]
+        if self._whole is not None:
+            self.status = np.zeros(len(self.given[0]), "u1")
         return True
 
     def _open(self) -> None:

@@ -129,18 +129,18 @@ static void many_pages(dsm_store *s, bool mapped)
     CHECK(after.free_pages == before.free_pages - N && after.clients == before.clients && after.clients);
     for (uint64_t i = 0; i < N; i++)
         filled(data[i], i + 1);
-    CHECK(!dsm_store_write_many(s, ids, N, data, versions) && !dsm_store_read_many(s, ids, N, out));
+    CHECK(!dsm_store_write_many(s, ids, N, data, versions, NULL) && !dsm_store_read_many(s, ids, N, out, NULL));
     CHECK(!memcmp(data, out, sizeof out) && !dsm_store_version(s, ids[N - 1], &v) && v == versions[N - 1]);
     CHECK(dsm_store_read_now(s, ids[0], got, &v) == !mapped && (!mapped || (v == versions[0] && value_of(got) == 1)));
     CHECK(!dsm_store_free(s, ids[2]));
     for (uint64_t i = 0; i < N; i++)
         filled(data[i], i + 11);
-    CHECK(dsm_store_write_many(s, ids, N, data, versions) == -DSM_EPAGE);
+    CHECK(dsm_store_write_many(s, ids, N, data, versions, NULL) == -DSM_EPAGE);
     CHECK(strstr(dsm_last_error()->detail, "ids[2] of 5") &&
           strstr(dsm_last_error()->detail, "those before it were done"));
     CHECK(!dsm_store_read(s, ids[1], got, NULL) && value_of(got) == 12);
     CHECK(!dsm_store_read(s, ids[3], got, NULL) && (value_of(got) == 4 || (!mapped && value_of(got) == 14)));
-    CHECK(dsm_store_read_many(s, ids, N, out) == -DSM_EPAGE && value_of(out[1]) == 12);
+    CHECK(dsm_store_read_many(s, ids, N, out, NULL) == -DSM_EPAGE && value_of(out[1]) == 12);
     CHECK(strstr(dsm_last_error()->detail, "ids[2] of 5") && !strstr(dsm_last_error()->detail, "done"));
     for (int i = 0; i < N; i++)
         CHECK(i == 2 || !dsm_store_free(s, ids[i]));
@@ -530,8 +530,8 @@ static int use_many_in_handler(void)
 {
     uint64_t pids[2] = {interrupted_page, interrupted_page}, versions[2];
     uint8_t pages[2 * PAGE];
-    refusals += dsm_store_write_many(interrupted, pids, 2, pages, versions) == -DSM_EBUSY;
-    refusals += dsm_store_read_many(interrupted, pids, 2, pages) == -DSM_EBUSY;
+    refusals += dsm_store_write_many(interrupted, pids, 2, pages, versions, NULL) == -DSM_EBUSY;
+    refusals += dsm_store_read_many(interrupted, pids, 2, pages, NULL) == -DSM_EBUSY;
     return 1; /* ends the wait */
 }
 
@@ -546,7 +546,7 @@ static void many_that_wait(int dropped)
     CHECK(!dsm_store_allocate(interrupted, &interrupted_page, 1));
     refusals = 0;
     dsm_set_interrupt(use_many_in_handler);
-    CHECK(dsm_store_write_many(interrupted, (uint64_t[]){interrupted_page, interrupted_page}, 2, pages, versions) ==
+    CHECK(dsm_store_write_many(interrupted, (uint64_t[]){interrupted_page, interrupted_page}, 2, pages, versions, NULL) ==
           -DSM_ETIME);
     dsm_set_interrupt(NULL);
     CHECK(refusals == 2 && strstr(dsm_last_error()->detail, "ids[0] of 2: "));
@@ -625,7 +625,7 @@ static void looks_that_come_too_late(void)
         dsm_get_stats(user, &stats);
         until_posts = stats.posts + 24;
         CHECK(!pthread_create(&thread, NULL, replaces, NULL));
-        CHECK(!dsm_store_read_many(s, replaced, 2, out) && value_of(out) < UINT64_MAX && value_of(out + PAGE) == 3);
+        CHECK(!dsm_store_read_many(s, replaced, 2, out, NULL) && value_of(out) < UINT64_MAX && value_of(out + PAGE) == 3);
         __atomic_store_n(&until_posts, 0, __ATOMIC_RELAXED);
         CHECK(!pthread_join(thread, NULL));
     }

@@ -318,6 +318,8 @@ ROWS: dict[str, dict[str, tuple[Any, ...]]] = {
         "compare_write": (Index(PAGE_ID), Index(1), Memory(256)),
         "free": (Index(PAGE_ID),),
         "stat": (),
+        "counts": (),
+        "latencies": (),
         "stat_async": (),
         "health": (),
         "health_async": (),

@@ -477,7 +477,10 @@ CLASSES: dict[type, tuple[tuple[str, ...], dict[str, str]]] = {
     sync.Barrier: (("barrier",), {"parties": NO_OP}),
     sync.Once: (("once",), {"recovered": NO_OP}),
     clock.SharedClock: (("clock",), {}),
-    store.Store: (("store",), {"page_size": NO_OP, "health": NO_OP, "health_async": NO_OP}),
+    store.Store: (
+        ("store",),
+        dict.fromkeys(("page_size", "counts", "latencies", "health", "health_async"), NO_OP),
+    ),
 }
 
 

@@ -11,6 +11,7 @@ import pytest
 from epochs import PROPERTIES, SECONDS, SECRET, Process, eventually, together
 from names_server import SERVE
 
+from dsmem import metrics
 from dsmem.cli.metrics import endpoint
 
 DOCUMENT = Path(__file__).parents[2] / "docs/howto/metrics.md"
@@ -21,8 +22,20 @@ def figures(log):
     eventually(lambda: "metrics at " in log.read_text())
     url = re.search(r"metrics at (\S+)", log.read_text())[1]
     with urllib.request.urlopen(url, timeout=SECONDS) as reply:
-        text = reply.read().decode()
+        return values(reply.read().decode())
+
+
+def values(text):
+    """By name and labels."""
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line[0] != "#"}
+
+
+def of_this_process():
+    import prometheus_client
+
+    registry = prometheus_client.CollectorRegistry()
+    registry.register(metrics.StoreCollector())
+    return values(prometheus_client.generate_latest(registry).decode())
 
 
 def test_what_is_exposed(tmp_path):
@@ -47,7 +60,9 @@ def test_what_is_exposed(tmp_path):
             after = figures(log)
             assert after['dsmem_nodes{state="silent"}'] == 1 and after[f"dsmem_store_copies{label}"] == 1
             assert after[f"dsmem_store_epoch{label}"] > 1
-        named = {re.match(r"\w+", each)[0] for each in {**here, **there}}
+        named = {re.match(r"\w+", each)[0] for each in {**here, **there, **of_this_process()}}
+        times = {"dsmem_store_call_seconds" + end for end in ("_bucket", "_count", "_sum")}
+        named = named - times | {"dsmem_store_call_seconds"}
         assert named == set(re.findall(r"^\| `(\w+)`", DOCUMENT.read_text(), re.M))
 
 

@@ -1,0 +1,147 @@
+"""Figures of what a process does with its stores, for Prometheus. docs/howto/metrics.md has their names.
+
+A handle counts its own calls (:attr:`dsmem.Store.counts`). Here they are added up by store, with those of handles that
+were closed, when they are asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from dsmem.store import Store
+
+__all__ = ["StoreCollector"]
+
+OF_MANY = ("read_many", "write_many", "allocate")  #: calls whose pages are counted, too
+BESIDE = ("retries", "conflicts", "unknown", "failed", "repaired")  #: what is counted beside calls
+SINGLE = ("read", "version", "write", "compare_write", "free", "snapshot", "commit")
+CALLS = (*SINGLE, *OF_MANY)
+_LONGEST = range(7, 35)  # of the classes of a histogram, 2**n ns
+
+
+class Of(NamedTuple):
+    """Whose figures they are."""
+
+    cluster: str
+    store: str
+    fabric: str
+
+
+class Figures:
+    """Counts, and how many times there are of each class, by the name of the call."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.times: dict[str, Counter[int]] = {}
+
+    def add(self, counts: Mapping[str, int], times: Mapping[str, Mapping[int, int]]) -> None:
+        """Add those of another one."""
+        self.counts.update(counts)
+        for call, classes in times.items():
+            self.times.setdefault(call, Counter()).update(classes)
+
+
+# Looked at by other threads, and changed in signal handlers: each change is one step under the GIL.
+_handles: dict[int, weakref.ref[Store]] = {}  # that are open, by their id()
+_ended: dict[Of, Figures] = {}  # of handles that were closed
+
+os.register_at_fork(after_in_child=_ended.clear)
+
+
+def opened(store: Store) -> None:
+    """Count a handle among those of the process."""
+    _handles[id(store)] = weakref.ref(store)
+
+
+def closed(store: Store) -> None:
+    """Keep the figures of a handle that is closed."""
+    if _handles.pop(id(store), None) is not None:
+        _ended.setdefault(_of(store), Figures()).add(store._counts(), store._times())
+
+
+def _of(store: Store) -> Of:
+    return Of(store._in_cluster, store.name, store._memory.remote.fabric or "shm")
+
+
+def of_process() -> dict[Of, Figures]:
+    """Return the figures of this process."""
+    found: dict[Of, Figures] = {}
+    for of, figures in list(_ended.items()):
+        found.setdefault(of, Figures()).add(figures.counts, figures.times)
+    for number, reference in list(_handles.items()):
+        store = reference()
+        if store is not None:
+            found.setdefault(_of(store), Figures()).add(store._counts(), store._times())
+        elif _handles.get(number) is reference:
+            del _handles[number]
+    return found
+
+
+def _classes(times: Mapping[int, int]) -> tuple[list[tuple[str, float]], float]:
+    """Return how many times there are up to each power of two, and about what they are together."""
+    upto = [
+        (f"{2**power / 1e9:.9g}", float(sum(n for which, n in times.items() if which < (power - 1) * 4)))
+        for power in _LONGEST
+    ]
+    seconds = sum(n * _middle(which) for which, n in times.items())
+    return [*upto, ("+Inf", float(sum(times.values())))], seconds
+
+
+def _middle(which: int) -> float:
+    """Return the middle of a class of times, in seconds: dsmem/_core/store_counts.pxi."""
+    return (which + 0.5 if which < 4 else (4.5 + which % 4) * 2 ** (which // 4 - 1)) / 1e9
+
+
+def families(found: Mapping[Of, Figures]) -> Iterable[Any]:
+    """Return them as prometheus-client takes them."""
+    from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+
+    labels = Of._fields
+    calls = CounterMetricFamily("dsmem_store_calls", "Calls of stores that have succeeded", labels=[*labels, "call"])
+    pages = CounterMetricFamily("dsmem_store_call_pages", "Pages of calls for many", labels=[*labels, "call"])
+    times = HistogramMetricFamily("dsmem_store_call_seconds", "Times of some calls", labels=[*labels, "call"])
+    for of, figures in found.items():
+        for call in CALLS:
+            calls.add_metric([*of, call], figures.counts[call])
+        for call in OF_MANY:
+            pages.add_metric([*of, call], figures.counts[f"{call}_pages"])
+        for call, classes in figures.times.items():
+            times.add_metric([*of, call], *_classes(classes))
+    yield from (calls, pages, times)
+    for name, text in (
+        ("retries", "Pages that another client had changed or locked, so that a call tried again"),
+        ("conflicts", "ConflictErrors of calls of stores"),
+        ("unknown", "Changes of stores of which a call could not say whether they were made"),
+        ("failed", "Calls of stores with another error"),
+        ("repaired", "Pages that were damaged, and were written again from another copy"),
+    ):
+        each = CounterMetricFamily(f"dsmem_store_{name}", text, labels=labels)
+        for of, figures in found.items():
+            each.add_metric(of, figures.counts[name])
+        yield each
+
+
+class StoreCollector:
+    """What this process does with stores, for a registry of prometheus-client.
+
+    Examples
+    --------
+    >>> import prometheus_client
+    >>> prometheus_client.REGISTRY.register(dsmem.metrics.StoreCollector())
+    >>> prometheus_client.start_http_server(9800)
+    """
+
+    def collect(self) -> Iterable[Any]:
+        """Return all figures. A registry calls it.
+
+        Returns
+        -------
+        iterable
+            Families of metrics, as prometheus-client has them.
+        """
+        return families(of_process())
