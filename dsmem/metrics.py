@@ -10,10 +10,7 @@ import os
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from dsmem.store import Store
+from typing import Any, NamedTuple, Protocol
 
 __all__ = ["StoreCollector"]
 
@@ -21,6 +18,8 @@ OF_MANY = ("read_many", "write_many", "allocate")  #: calls whose pages are coun
 BESIDE = ("retries", "conflicts", "unknown", "failed", "repaired")  #: what is counted beside calls
 SINGLE = ("read", "version", "write", "compare_write", "free", "snapshot", "commit")
 CALLS = (*SINGLE, *OF_MANY)
+TIMES = 160  #: classes of times: dsmem/_core/store_counts.pxi
+COUNTS = (*CALLS, *(f"{call}_pages" for call in OF_MANY), *BESIDE)  #: names of all counts
 _LONGEST = range(7, 35)  # of the classes of a histogram, 2**n ns
 
 
@@ -30,6 +29,21 @@ class Of(NamedTuple):
     cluster: str
     store: str
     fabric: str
+
+
+class Handle(Protocol):
+    """A handle of a store."""
+
+    _memory: Any
+
+    @property
+    def name(self) -> str:
+        """Of the store."""
+
+    @property
+    def _in_cluster(self) -> str: ...
+    def _counts(self) -> dict[str, int]: ...
+    def _times(self) -> dict[str, dict[int, int]]: ...
 
 
 class Figures:
@@ -45,27 +59,49 @@ class Figures:
         for call, classes in times.items():
             self.times.setdefault(call, Counter()).update(classes)
 
+    def since(self, before: Figures) -> Figures:
+        """Return what has been added since."""
+        found = Figures()
+        found.counts = self.counts - before.counts
+        for call, classes in self.times.items():
+            more = classes - before.times.get(call, Counter())
+            if more:
+                found.times[call] = more
+        return found
+
 
 # Looked at by other threads, and changed in signal handlers: each change is one step under the GIL.
-_handles: dict[int, weakref.ref[Store]] = {}  # that are open, by their id()
+_handles: dict[int, weakref.ref[Handle]] = {}  # that are open, by their id()
 _ended: dict[Of, Figures] = {}  # of handles that were closed
 
 os.register_at_fork(after_in_child=_ended.clear)
 
 
-def opened(store: Store) -> None:
+def opened(store: Handle) -> None:
     """Count a handle among those of the process."""
     _handles[id(store)] = weakref.ref(store)
 
 
-def closed(store: Store) -> None:
+def closed(store: Handle) -> None:
     """Keep the figures of a handle that is closed."""
     if _handles.pop(id(store), None) is not None:
         _ended.setdefault(_of(store), Figures()).add(store._counts(), store._times())
 
 
-def _of(store: Store) -> Of:
-    return Of(store._in_cluster, store.name, store._memory.remote.fabric or "shm")
+def _of(store: Handle) -> Of:
+    return Of(store._in_cluster, store.name, fabric_of(store))
+
+
+def of_handle(store: Handle) -> Figures:
+    """Return the figures of a handle."""
+    found = Figures()
+    found.add(store._counts(), store._times())
+    return found
+
+
+def fabric_of(store: Handle) -> str:
+    """Return the fabric by which it reaches its memory."""
+    return str(store._memory.remote.fabric) or "shm"
 
 
 def of_process() -> dict[Of, Figures]:

@@ -195,8 +195,8 @@ typedef struct {
     uint64_t free_pages;
     uint32_t clients; /* places taken, also by clients that are dead */
 } dsm_store_counts;
-/* How often a page had been changed or locked by another client when a call of this handle wanted to change it, or while
- * one looked at it, so that the call has tried again. */
+/* How often a call of this handle has tried again, since another client had changed or locked a page when the call
+ * wanted to change it, or while it looked at it. */
 uint64_t dsm_store_retries(const dsm_store *s);
 /* They change meanwhile. */
 int dsm_store_count(dsm_store *s, dsm_store_counts *out);

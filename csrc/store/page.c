@@ -231,8 +231,8 @@ static enum store_next no_page(struct store_op *m)
 static enum store_next see(struct store_op *m, struct store_env *e, uint64_t head, bool alone)
 {
     if (m->bad && head == m->guess)
-        return end_of_page(
-            m, err_set(DSM_ECORRUPT, 0, "the frame of page %llu is damaged", (unsigned long long)m->pid));
+        return end_of_page(m,
+                           err_set(DSM_ECORRUPT, 0, "the frame of page %llu is damaged", (unsigned long long)m->pid));
     if (head_locked(head))
         return met_lock(m, e, head);
     if (m->own && head != m->guess)

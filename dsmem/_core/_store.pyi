@@ -290,9 +290,7 @@ class Store:
             As by :meth:`write`.
         """
 
-    async def write_many_async(
-        self, ids: ArrayLike, data: _Buffer, *, status: _Buffer | None = None
-    ) -> NDArray[Any]:
+    async def write_many_async(self, ids: ArrayLike, data: _Buffer, *, status: _Buffer | None = None) -> NDArray[Any]:
         """:meth:`write_many` in an event loop.
 
         Parameters

@@ -1,6 +1,6 @@
 """``dsmem serve --metrics``: figures of the process for Prometheus, over HTTP. docs/howto/metrics.md has their names.
 
-They are read when they are asked for, by a thread of the HTTP server; nothing is counted for them on any data path.
+They are read when they are asked for, by a thread of the HTTP server. What clients do is what they have reported.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dsmem import errors
 from dsmem.cli.rendezvous import Endpoint
 from dsmem.membership.coordinator import Coordinator
 from dsmem.membership.node import Copies, Member
+from dsmem.metrics import families
 from dsmem.names.server import NameServer
 
 _log = logging.getLogger("dsmem")
@@ -76,6 +77,7 @@ class _Figures:
         if self._coordinator is not None:
             yield from self._of_nodes(self._coordinator)
             yield from self._of_stores(self._coordinator)
+            yield from families(self._coordinator.calls())
         if self._copies is not None and self._member is not None:
             yield from self._of_copies(self._copies, self._member)
 

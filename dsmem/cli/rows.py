@@ -17,6 +17,7 @@ from typing import Any
 import dsmem
 from dsmem import errors
 from dsmem.membership.client import Coordination, health_of
+from dsmem.membership.messages import Calls
 from dsmem.names.base import check_name
 from dsmem.names.remote import RemoteNames, is_address, split_address
 
@@ -54,6 +55,17 @@ def health(cluster: str, name: str, seconds: float = SECONDS) -> dict[str, Any] 
         return health_at(names, name, max(1.0, end - time.monotonic()))
     finally:
         names.close()
+
+
+def calls_at(names: Any, name: str, seconds: float) -> Calls | None:
+    """Return what clients have told a coordinator of their calls; None if there is none, or it does not answer."""
+    end = time.monotonic() + seconds
+    try:
+        if not isinstance(names, RemoteNames) or names.nodes > 1 or not names.coordinates(seconds):
+            return None
+        return Coordination(names, check_name(name)).calls(0, end)
+    except errors.DsmemError:
+        return None
 
 
 def called(copy: dict[str, Any]) -> str:

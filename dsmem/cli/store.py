@@ -20,8 +20,9 @@ from dsmem import errors
 from dsmem.cli.names import cluster_option, complete_name, json_option, one_cluster_option, places
 from dsmem.cli.nodes import table_of
 from dsmem.cli.output import Page
-from dsmem.cli.rows import SECONDS, Rows, called, copies_of, health, health_at, opened, progress_of
+from dsmem.cli.rows import SECONDS, Rows, called, calls_at, copies_of, health, health_at, opened, progress_of
 from dsmem.membership.client import nodes
+from dsmem.membership.messages import Calls
 from dsmem.names.remote import RemoteNames
 
 _SHOWN = 20  # pages that are wrong
@@ -219,11 +220,45 @@ def _clusters(found: list[Any]) -> Table:
     return table
 
 
+_CALLS = ("read", "write", "commit")
+_RATES = ("read/s", "written/s", "commits/s", "retries/s", "conflicts/s")  # the first two of pages
+
+
+def _calls(found: list[Any]) -> Table | None:
+    """Return what clients have done with each store in the last 10 to 20 s, as far as they have told a coordinator.
+
+    Times are the 50th and 99th percentile.
+    """
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for title in ("cluster", "name", *_RATES, *(f"{call} µs" for call in _CALLS)):
+        table.add_column(title, justify="left" if title in ("cluster", "name") else "right", overflow="fold")
+    for place in found:
+        for name in [info.name for info in place.infos() if info.kind == "store"]:
+            calls = calls_at(place, name, _TOP_SECONDS)
+            if calls is None:  # nor would it be known of the others
+                break
+            table.add_row(Text(place.cluster), Text(name), *_rates(calls), *_times(calls))
+    return table if table.row_count else None
+
+
+def _rates(calls: Calls) -> list[str]:
+    n, seconds = calls.counts, max(calls.seconds, 1.0)
+    read, written = n["read"] + n["read_many_pages"], n["write"] + n["compare_write"] + n["write_many_pages"]
+    return [f"{each / seconds:.0f}" for each in (read, written, n["commit"], n["retries"], n["conflicts"])]
+
+
+def _times(calls: Calls) -> list[str]:
+    return ["/".join(f"{each * 1e6:.3g}" for each in calls.latencies.get(call, ())) for call in _CALLS]
+
+
 def _screen(cluster: str | None, rows_of: Rows) -> Lines:
     """Return what there is now. Other processes may make and remove clusters meanwhile."""
     found = places(cluster, None)
     rows = rows_of.of(found, _TOP_SECONDS)
     lines = Lines(_clusters(found), Text(), _table(rows) if rows else Text("no stores", style="dim"))
+    calls = _calls(found)
+    if calls is not None:
+        lines = Lines(lines, Text(), calls)
     for place in found:
         if isinstance(place, RemoteNames) and place.nodes == 1 and place.coordinates():
             lines = Lines(lines, Text(), table_of(nodes(place)))
@@ -243,7 +278,7 @@ def _screen(cluster: str | None, rows_of: Rows) -> Lines:
 )
 @click.option("-n", "--times", type=click.IntRange(min=1), help="How often; by default until Ctrl-C.")
 def top(cluster: str | None, interval: float, times: int | None) -> None:
-    """Watch clusters, memory nodes and stores: use, clients and copies.
+    """Watch clusters, memory nodes and stores: use, clients, copies, and what clients of a coordinator's stores do.
 
     On a terminal the table is drawn again and again; otherwise each one follows the one before.
     """

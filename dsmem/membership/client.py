@@ -84,9 +84,12 @@ class Coordination:
             whole = replace(whole, descriptors=whole.descriptors + part.descriptors, more=part.more)
         return whole
 
-    def lease(self, id: int, epoch: int, end: float) -> bool:
-        """Ask whether the epoch is the present one, which is so for the time of a lease then."""
-        reply = self._ask(Request.STORE_LEASE, wire.number(id), wire.number(epoch), again=True, end=end)
+    def lease(self, id: int, epoch: int, end: float, report: bytes = b"") -> bool:
+        """Ask whether the epoch is the present one, which is so for the time of a lease then.
+
+        report: what the client has counted, or nothing.
+        """
+        reply = self._ask(Request.STORE_LEASE, wire.number(id), wire.number(epoch), report, again=True, end=end)
         current = bool(reply.number(1))
         reply.end()
         return current
@@ -114,6 +117,11 @@ class Coordination:
                 whole = None  # it has changed meanwhile: from the beginning
                 pauses.sleep()
         return whole
+
+    def calls(self, id: int, end: float) -> messages.Calls:
+        """Ask what clients have done of late. If the coordinator is away an exception says so at once."""
+        fields = wire.text(self.names.cluster), wire.text(self.name), wire.number(id)
+        return messages.read_calls(self._ask_once(Request.STORE_CALLS, *fields, again=True, end=end))
 
     def _ask(self, kind: Request, *fields: bytes, end: float, again: bool = False) -> wire.Reader:
         """Ask, and while the coordinator is away ask again if that does no harm."""

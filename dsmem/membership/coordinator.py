@@ -21,10 +21,12 @@ from dsmem.membership.journal import Journal
 from dsmem.membership.messages import DOMAIN_MOST, Found, Health, NodeInfo
 from dsmem.membership.pace import Pace
 from dsmem.membership.policy import Policy
+from dsmem.membership.reports import Reports
 from dsmem.membership.standing import Standing
 from dsmem.membership.state import NO_LIMIT, Copy, Disk, Node, Place, Store, may_count
 from dsmem.membership.status import Status, StoreInfo
 from dsmem.membership.workers import Job, Worker
+from dsmem.metrics import Figures, Of
 from dsmem.names import wire
 from dsmem.names.base import NameInfo
 from dsmem.names.remote import parse_address
@@ -75,6 +77,7 @@ class Coordinator:
         self._fillers: dict[tuple[int, bytes], tuple[_core.StoreFill, list[_core.Remote]]] = {}
         self._status = Status(self._policy, clock())
         self._journal = Journal(self._policy)
+        self._reports = Reports()
         self.broken = ""  # why it decides nothing any more
         self._stopping = threading.Event()
         self._does = {
@@ -98,6 +101,7 @@ class Coordinator:
                 Request.STORE_FIND: self._store_find,
                 Request.STORE_LEASE: self._store_lease,
                 Request.STORE_COPIES: self._store_copies,
+                Request.STORE_CALLS: self._store_calls,
                 Request.NODES: self._nodes,
                 Request.NODE_FORGET: self._node_forget,
                 Request.NODE_DRAIN: self._node_drain,
@@ -459,9 +463,13 @@ class Coordinator:
 
     def _store_lease(self, client: int, fields: Reader) -> bytes:
         id, epoch = fields.number(), fields.number()
+        report = messages.read_report(fields) if fields.goes_on else None
         fields.end()
         with self._lock:
             self._check()
+            if report is not None and id in self._policy.state.stores:
+                self._reports.keep(self._policy.state.stores)
+                self._reports.add(id, report, clock())
             return wire.success(wire.number(self._policy.grant(id, epoch, clock()), 1))
 
     def _store_copies(self, client: int, fields: Reader) -> bytes:
@@ -470,14 +478,36 @@ class Coordinator:
         fields.end()
         with self._lock:
             self._check_settled()
-            store = self._policy.state.named(cluster, name)
-            if store is None or id not in (0, store.id):
-                raise errors.NameNotFoundError(f"{name!r}: there is no such store")
+            store = self._named(cluster, name, id)
             phase = {"open": messages.OPEN, "lost": messages.LOST}.get(store.phase, messages.NOT_YET)
             now, status = clock(), self._status
             trouble, missing = status.trouble(store, now), status.missing(store, now)
             found = Health(store.epoch, phase, store.replicas, trouble, status.places(store), missing)
             return messages.health(found, first)
+
+    def _store_calls(self, client: int, fields: Reader) -> bytes:
+        cluster, name, id = fields.name(), fields.name(), fields.number()
+        fields.end()
+        with self._lock:
+            self._check_settled()
+            return messages.calls(self._reports.recent(self._named(cluster, name, id).id, clock()))
+
+    def calls(self) -> dict[Of, Figures]:
+        """Return what clients have reported since the coordinator began."""
+        with self._lock:
+            stores = self._policy.state.stores
+            self._reports.keep(stores)
+            return {
+                Of(stores[id].cluster, stores[id].name, fabric): figures
+                for (id, fabric), figures in self._reports.totals().items()
+                if stores[id].name
+            }
+
+    def _named(self, cluster: str, name: str, id: int) -> Store:
+        store = self._policy.state.named(cluster, name)
+        if store is None or id not in (0, store.id):
+            raise errors.NameNotFoundError(f"{name!r}: there is no such store")
+        return store
 
     def _label(self, id: int) -> str:
         with self._lock:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from typing_extensions import Self
 from dsmem import _core, errors, metrics
 from dsmem.membership import messages
 from dsmem.membership.client import AWAY, Coordination, Pauses, clock, detached, health_of
+from dsmem.membership.reports import EACH_SECONDS
 from dsmem.membership.rest import DOUBT, Rest, ids_again
 from dsmem.memory import Memory, Reference, adopt
 from dsmem.names.remote import RemoteNames, limit_of
@@ -234,6 +236,8 @@ class EpochStore(Store):
         self._epoch = epoch
         self._moving = threading.RLock()
         self._knowing = threading.RLock()  # _epoch changes under it; held for a moment
+        self._reported = metrics.Figures()  # to the coordinator; changes under _knowing
+        self._reports_at = 0.0
         self._own_names: RemoteNames | None = None  # if it was attached by reference
         self._next: tuple[list[Memory], _Epoch, list[Memory]] | None = None  # to be opened: also the ones of before
         Store.__init__(self, memory, cluster, name, backups)
@@ -320,12 +324,23 @@ class EpochStore(Store):
         if clock() < known.until:
             return True
         asked = clock()
-        if not self._coordination.lease(self._number, known.number, end):
+        if not self._coordination.lease(self._number, known.number, end, self._report(asked)):
             return False
         with self._knowing:
             if self._epoch.number == known.number:
                 self._epoch = replace(known, until=asked + known.lease)
         return True
+
+    def _report(self, now: float) -> bytes:
+        """What this handle has counted since its last report, if that is some time ago. It is made once, or is lost."""
+        with self._knowing:
+            if now < self._reports_at:
+                return b""
+            self._reports_at = now + EACH_SECONDS
+            before, self._reported = self._reported, metrics.of_handle(self)
+            begins = self._reported.counts.total() < before.counts.total()  # in a child, with zeros
+            more = self._reported.since(metrics.Figures() if begins else before)
+        return messages.report(messages.Report(secrets.randbits(64), metrics.fabric_of(self), more.counts, more.times))
 
     def _go_on(self, known: _Epoch, end: float, failed: errors.DsmemError | None, settle: float = 0.0) -> None:
         """Return when another epoch than the known one is open here, or when the same may be tried again.

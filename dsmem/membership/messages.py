@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from dsmem import errors
 from dsmem.membership.standing import Standing
+from dsmem.metrics import CALLS, COUNTS, TIMES
 from dsmem.names import wire
 from dsmem.names.wire import Reader, Request
 
 NOT_YET, OPEN, LOST, CURRENT = 0, 1, 2, 3  # what has become of a store
 DOMAIN_MOST = 60  # bytes of a label
 _UP, _DRAINED = 1, 2  # of a node
+_CLASSES_MOST = 130  # of times in a report
+_NUMBER_MOST = 2**64 - 1
 _REASON_MOST, _TROUBLE_MOST = 90, 200  # bytes, so that a reply has room for those of all copies
 
 
@@ -310,3 +314,84 @@ def read_node(reader: Reader) -> NodeInfo:
     counts = copies, stale, silent_for, making, done, pages
     address, domain, stays = reader.text(), reader.text(), reader.text()
     return NodeInfo(address, domain, bool(flags & _UP), *counts, bool(flags & _DRAINED), stays)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a client has counted since its last report.
+
+    Attributes
+    ----------
+    number : int
+        Drawn for the report.
+    fabric : str
+        By which the client reaches the copies.
+    counts : dict
+        By the names of :data:`dsmem.metrics.COUNTS`.
+    times : dict
+        How many times there are of each class, by call.
+    """
+
+    number: int
+    fabric: str
+    counts: Mapping[str, int]
+    times: Mapping[str, Mapping[int, int]]
+
+
+def report(of: Report) -> bytes:
+    """Encode it. Of more classes than there is room for, those with the fewest times are left out."""
+    all_ = [(n, CALLS.index(call), which) for call, classes in of.times.items() for which, n in classes.items()]
+    classes = sorted(all_, reverse=True)[:_CLASSES_MOST]
+    fields = [wire.number(of.number), wire.text(of.fabric)]
+    fields += [wire.number(of.counts.get(name, 0)) for name in COUNTS]
+    fields.append(wire.number(len(classes), 1))
+    fields += [wire.number(call, 1) + wire.number(which, 1) + wire.number(n, 4) for n, call, which in classes]
+    return b"".join(fields)
+
+
+def read_report(reader: Reader) -> Report:
+    """Read it."""
+    number, fabric = reader.number(), reader.text()
+    counts = {name: reader.number() for name in COUNTS}
+    times: dict[str, dict[int, int]] = {}
+    for _ in range(reader.number(1)):
+        call, which, n = reader.number(1), reader.number(1), reader.number(4)
+        if call >= len(CALLS) or which >= TIMES:
+            raise errors.InvalidArgumentError(f"a report of class {which} of call {call}")
+        times.setdefault(CALLS[call], {})[which] = n
+    return Report(number, fabric, counts, times)
+
+
+@dataclass(frozen=True)
+class Calls:
+    """What the clients of a store have done of late.
+
+    Attributes
+    ----------
+    seconds : float
+        In which time.
+    counts : dict
+        As of :class:`Report`, of all clients together.
+    latencies : dict
+        50th and 99th percentile in seconds, by call.
+    """
+
+    seconds: float
+    counts: dict[str, int]
+    latencies: dict[str, tuple[float, float]]
+
+
+def calls(of: Calls) -> bytes:
+    """Encode it as a reply."""
+    counts = (wire.number(min(of.counts.get(name, 0), _NUMBER_MOST)) for name in COUNTS)
+    times = (wire.number(int(each * 1e9)) for call in CALLS for each in of.latencies.get(call, (0.0, 0.0)))
+    return wire.success(wire.number(int(of.seconds * 1000), 4), *counts, *times)
+
+
+def read_calls(reader: Reader) -> Calls:
+    """Read the reply."""
+    seconds = reader.number(4) / 1000
+    counts = {name: reader.number() for name in COUNTS}
+    times = {call: (reader.number() / 1e9, reader.number() / 1e9) for call in CALLS}
+    reader.end()
+    return Calls(seconds, counts, {call: each for call, each in times.items() if any(each)})

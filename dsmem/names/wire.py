@@ -48,11 +48,12 @@ class Request(enum.IntEnum):
     )
     STORE_MAKE = 18  # cluster, name, u32 page size, u64 pages, u32 members, u32 copies, u32 extents if > 1 -> u64 id
     STORE_FIND = 19  # cluster, name, u64 id or 0, u64 epoch that is known -> phase
-    STORE_LEASE = 20  # u64 id, u64 epoch -> u8 whether it is the present one
+    STORE_LEASE = 20  # u64 id, u64 epoch, a report of the client if there is one -> u8 whether it is the present one
     STORE_COPIES = 21  # cluster, name, u64 id or 0 -> how it is, and where its copies are
     NODES = 22  # cluster, u64 number, u32 index of the first -> page of nodes
     NODE_FORGET = 23  # address
     NODE_DRAIN = 24  # address, whether it is to have no copies
+    STORE_CALLS = 25  # cluster, name, u64 id or 0 -> what clients have reported of late
 
     # of a memory node; before the fields u64 node, and the standing of the coordinator: u64 folder, run, began, written
     NODE = 32  # -> u64 node

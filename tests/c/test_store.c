@@ -546,8 +546,8 @@ static void many_that_wait(int dropped)
     CHECK(!dsm_store_allocate(interrupted, &interrupted_page, 1));
     refusals = 0;
     dsm_set_interrupt(use_many_in_handler);
-    CHECK(dsm_store_write_many(interrupted, (uint64_t[]){interrupted_page, interrupted_page}, 2, pages, versions, NULL) ==
-          -DSM_ETIME);
+    CHECK(dsm_store_write_many(interrupted, (uint64_t[]){interrupted_page, interrupted_page}, 2, pages, versions,
+                               NULL) == -DSM_ETIME);
     dsm_set_interrupt(NULL);
     CHECK(refusals == 2 && strstr(dsm_last_error()->detail, "ids[0] of 2: "));
     CHECK(!dsm_store_close(interrupted));
@@ -625,7 +625,8 @@ static void looks_that_come_too_late(void)
         dsm_get_stats(user, &stats);
         until_posts = stats.posts + 24;
         CHECK(!pthread_create(&thread, NULL, replaces, NULL));
-        CHECK(!dsm_store_read_many(s, replaced, 2, out, NULL) && value_of(out) < UINT64_MAX && value_of(out + PAGE) == 3);
+        CHECK(!dsm_store_read_many(s, replaced, 2, out, NULL) && value_of(out) < UINT64_MAX &&
+              value_of(out + PAGE) == 3);
         __atomic_store_n(&until_posts, 0, __ATOMIC_RELAXED);
         CHECK(!pthread_join(thread, NULL));
     }

@@ -235,6 +235,7 @@ RANK = {
     "leaving": 2,
     "secret": 2,
     "dtypes": 2,
+    "metrics": 2,
     "context": 3,
     "memory": 3,
     "names": 3,

@@ -15,7 +15,16 @@ import pytest
 import dsmem
 
 ROOT = Path(__file__).parents[2]
-MODULES = ("dsmem", "dsmem.clock", "dsmem.errors", "dsmem.queue", "dsmem.segment", "dsmem.store", "dsmem.sync")
+MODULES = (
+    "dsmem",
+    "dsmem.clock",
+    "dsmem.errors",
+    "dsmem.metrics",
+    "dsmem.queue",
+    "dsmem.segment",
+    "dsmem.store",
+    "dsmem.sync",
+)
 HEADING = re.compile(r"^(\w[\w ]*)\n-{3,}$", re.M)
 REFERENCE = re.compile(r"\bas (?:of|for) (?:the |a )?(?:\S+ of )?:(?:meth|func|class):`~?([\w.]+)`", re.I)
 QUIET = {"None", "NoReturn", "Self"}  # results of which there is nothing to say

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,14 @@ def test_what_is_exposed(tmp_path):
             assert there["dsmem_copies"] == 1 and there["dsmem_registered"] == 1
             assert there["dsmem_copies_bytes"] * 2 == here[f"dsmem_store_bytes{label}"]
             assert there["dsmem_held_bytes"] >= there["dsmem_copies_bytes"]
+            store._reports_at = 0.0
+            store.version(store.allocate())
+            store._epoch = replace(store._epoch, until=0.0)
+            store._reports_at = 0.0
+            store.read(store.allocate())
+            told = {key: value for key, value in figures(log).items() if 'store="db"' in key and 'fabric="tcp"' in key}
+            assert any(key.startswith("dsmem_store_calls_total") and 'call="allocate"' in key for key in told)
+            assert sum(value for key, value in told.items() if 'call="version"' in key and "calls" in key) == 1
             where.nodes[0].kill()
             eventually(lambda: store.health()["missing"] and store.health()["open"])
             after = figures(log)

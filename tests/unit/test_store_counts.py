@@ -10,12 +10,7 @@ import dsmem
 from dsmem import _core, errors, metrics
 
 PROPERTIES = {"page_size": SIZE, "capacity": 100 * SIZE, "members": 8}
-NOTHING = dict.fromkeys(
-    ("read", "version", "write", "compare_write", "read_many", "read_many_pages", "write_many", "write_many_pages")
-    + ("allocate", "allocate_pages", "free", "snapshot", "commit")
-    + ("retries", "conflicts", "unknown", "failed", "repaired"),
-    0,
-)
+NOTHING = dict.fromkeys(metrics.COUNTS, 0)
 
 
 @pytest.fixture

@@ -1,0 +1,158 @@
+"""What clients tell a coordinator of their calls, and what it says of that."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+from epochs import PROPERTIES, SECRET, together
+from paging import page
+
+from dsmem import errors, metrics
+from dsmem.cli import main
+from dsmem.membership import messages
+from dsmem.membership.messages import Calls, Report
+from dsmem.membership.reports import Reports
+from dsmem.names import wire
+
+COUNTS = {name: number for number, name in enumerate(metrics.COUNTS, 1)}
+
+
+def report(number=1, counts=COUNTS, fabric="tcp", times=None):
+    return Report(number, fabric, dict(counts), times or {"read": {40: 3}, "commit": {60: 1, 0: 2}})
+
+
+def read(raw):
+    reader = wire.Reader(raw)
+    found = messages.read_report(reader)
+    reader.end()
+    return found
+
+
+# ---- messages ----
+
+
+def test_a_report():
+    assert read(messages.report(report())) == report()
+
+
+def test_a_report_of_many_classes_fits():
+    """Those with the most times are kept."""
+    times = {call: dict.fromkeys(range(metrics.TIMES), 1) for call in metrics.CALLS}
+    times["write"][70] = times["free"][159] = 2
+    raw = messages.report(report(fabric="fault+verbs", times=times))
+    assert len(wire.request(wire.Request.STORE_LEASE, bytes(16), raw)) <= wire.MOST
+    found = read(raw).times
+    assert found["write"][70] == found["free"][159] == 2
+
+
+@pytest.mark.parametrize(("call", "which"), [(10, 0), (255, 0), (0, 160), (9, 255)])
+def test_a_report_of_what_there_is_not(call, which):
+    raw = messages.report(report(times={"read": {159: 1}}))
+    at = raw.rindex(bytes([0, 159, 1, 0, 0, 0]))
+    with pytest.raises(errors.InvalidArgumentError, match="a report of class"):
+        read(raw[:at] + bytes([call, which]) + raw[at + 2 :])
+    with pytest.raises(errors.ProtocolError):
+        read(raw[:-1])
+
+
+def test_calls():
+    calls = Calls(12.5, dict.fromkeys(metrics.COUNTS, 2**65), {"read": (1e-6, 2.5e-3)})
+    raw = messages.calls(calls)
+    assert len(raw) <= wire.MOST
+    found = messages.read_calls(wire.answered(raw))
+    assert found == replace(calls, counts=dict.fromkeys(metrics.COUNTS, 2**64 - 1))
+
+
+# ---- what a coordinator adds up ----
+
+
+def test_reports_are_added_up():
+    """Each once, also if it comes again."""
+    reports = Reports()
+    reports.add(1, report(1), 0.0)
+    reports.add(1, report(1), 1.0)
+    reports.add(1, report(2, fabric="verbs"), 2.0)
+    reports.add(1, report(3, fabric="x" * 9), 3.0)
+    reports.add(2, report(4), 3.0)
+    totals = reports.totals()
+    assert set(totals) == {(1, "tcp"), (1, "verbs"), (1, "other"), (2, "tcp")}
+    assert totals[1, "tcp"].counts["read"] == COUNTS["read"] and totals[1, "tcp"].times["read"] == {40: 3}
+    assert reports.recent(1, 4.0).counts["read"] == 3 * COUNTS["read"]
+    reports.keep({2})
+    assert set(reports.totals()) == {(2, "tcp")}
+    assert reports.recent(1, 4.0) == Calls(0.0, {}, {})
+
+
+def test_what_is_recent():
+    """Of this period of 10 s, and the one before."""
+    reports = Reports()
+    reports.add(1, report(1), 100.0)
+    assert reports.recent(1, 104.0).seconds == 4.0
+    found = reports.recent(1, 119.0)
+    assert (
+        found.counts["read"] == COUNTS["read"]
+        and found.seconds == 19.0
+        and set(found.latencies)
+        == {
+            "read",
+            "commit",
+        }
+    )
+    reports.add(1, report(2), 119.0)
+    found = reports.recent(1, 121.0)
+    assert found.counts["read"] == COUNTS["read"] and found.seconds == 11.0
+    found = reports.recent(1, 200.0)
+    assert not any(found.counts.values()) and not found.latencies
+    assert reports.totals()[1, "tcp"].counts["read"] == 2 * COUNTS["read"]
+
+
+# ---- a store ----
+
+
+def told(store):
+    """The next question for a lease has a report."""
+    store._epoch = replace(store._epoch, until=0.0)
+    store._reports_at = 0.0
+    store.read(store.ids[0])
+
+
+def test_a_client_tells_its_coordinator(tmp_path, monkeypatch):
+    monkeypatch.setenv("DSMEM_SECRET", SECRET.decode())
+    monkeypatch.setenv("COLUMNS", "200")
+    with together(tmp_path, 2) as where, where.client() as cluster:
+        with cluster.store("db", create=True, replicas=2, **PROPERTIES) as store:
+            store.ids = store.allocate_many(3).tolist()
+            store.write_many(store.ids, page(1) * 3)
+            told(store)
+            before = store._coordination.calls(0, 1e9).counts
+            for _ in range(5):
+                store.write(store.ids[0], page(2))
+            store.version(store.ids[0])
+            told(store)
+            told(store)
+            after = store._coordination.calls(store._number, 1e9)
+            assert after.counts["write"] - before["write"] == 5 and after.counts["write_many_pages"] == 3
+            assert after.counts["allocate_pages"] == 3 and after.counts["read"] == 3 and after.counts["failed"] == 0
+            assert all(0 < p50 <= p99 for p50, p99 in after.latencies.values()) and "write" in after.latencies
+            with pytest.raises(errors.NameNotFoundError):
+                store._coordination.calls(store._number + 1, 1e9)
+            shown = CliRunner().invoke(main, ["top", "-n", "1", "-c", cluster._open_names().address])
+            assert shown.exit_code == 0
+            titles, row = re.search(r"^(.*conflicts/s.*)\n(.*)$", shown.output, re.M).groups()
+            assert "written/s" in titles and "commit µs" in titles and cluster.name in row and "/" in row
+
+
+def test_a_report_is_made_now_and_then(tmp_path):
+    """And has what is new since the one before."""
+    with together(tmp_path, 1) as where, where.client() as cluster:
+        with cluster.store("db", create=True, **PROPERTIES) as store:
+            pid = store.allocate()
+            store._reports_at = 0.0
+            first = read(store._report(100.0))
+            assert first.counts["allocate"] == 1 and first.fabric == "tcp"
+            store.write(pid, page(1))
+            assert store._report(101.9) == b""
+            second = read(store._report(102.0))
+            assert second.counts["allocate"] == 0 and second.counts["write"] == 1
+            assert second.number != first.number
