@@ -207,3 +207,44 @@ def test_an_extra_that_is_new_compiles_nothing(tree):
     assert installed("docs") == installed() == []
     (tree / "csrc/core.c").write_text("int changed;")
     assert installed()[1:] == ["--no-build-isolation -e .[dev,docs]"]
+
+
+# ---- ci/sanitize ----
+
+COMPILER = """case "$*" in *-o*) ;; *) exit ;; esac
+until [ "$1" = -o ]; do shift; done
+cp "$(dirname "$0")/$(basename "$2")" "$2" 2>/dev/null || touch "$2"
+"""
+
+
+def test_fuzzers_that_count_frames_go_on_until_there_are_enough(tree):
+    """Of the others each runs once. What stands in for the compiler copies what stands in for a program."""
+    shutil.copy(ROOT / "ci/sanitize", tree / "ci/sanitize")
+    script(tree / "cc/clang", COMPILER)
+    for name in ("csrc/core.c", "tests/modeldev/model.h"):
+        (tree / name).parent.mkdir(parents=True)
+        (tree / name).touch()
+    ran = f'echo "$(basename $0) $*" >>{tree}/ran; for corpus; do :; done; touch $corpus/$$'
+    units = "echo 'stat::number_of_executed_units: 10' >&2"
+    script(tree / "cc/test_a", "echo good")
+    script(tree / "cc/fuzz_b", f"{ran}; {units}")
+    script(tree / "cc/fuzz_c", f"{ran}; {units}; echo 'stat::frames: 7' >&2")
+    for name, text in {"test_a": "", "fuzz_b": "", "fuzz_c": "/* options: -one=1 -two=2 */ /* why */\n"}.items():
+        (tree / f"tests/c/{name}.c").parent.mkdir(parents=True, exist_ok=True)
+        (tree / f"tests/c/{name}.c").write_text(text)
+
+    def fuzzed(**environment):
+        (tree / "ran").write_text("")
+        done = run(tree, "ci/sanitize", CC=str(tree / "cc/clang"), FUZZ_SECONDS="3", **environment)
+        ran = (tree / "ran").read_text().splitlines()
+        assert all("-max_total_time=3 " in line and ("-one=1 -two=2 " in line) == ("_c " in line) for line in ran)
+        said = dict(line.partition(": ")[::2] for line in done.stdout.splitlines())
+        return done.returncode, len([line for line in ran if "fuzz_b " in line]), said
+
+    new = "inputs that reach something new"
+    status, others, said = fuzzed(FUZZ_FRAMES="20")
+    assert (status, others, said["sanitize"]) == (0, 1, "passed")
+    assert (said["fuzz_b"], said["fuzz_c"]) == (f"10 runs, 1 {new}", f"30 runs, 21 frames, 3 {new}")
+    assert fuzzed()[2]["fuzz_c"] == f"10 runs, 7 frames, 1 {new}"
+    script(tree / "build/sanitize/address,undefined/fuzz_c", "exit 77")
+    assert fuzzed(FUZZ_FRAMES="20")[0] != 0
