@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 from accounts import SECONDS
+from namespaces import NFT
 from network import FABRIC, PORT, networks, programs
 from other import SECRET, There
 
@@ -68,3 +69,16 @@ def queueing(network):
     yield tc
     with contextlib.suppress(subprocess.CalledProcessError):
         tc("pfifo")
+
+
+@pytest.fixture
+def filtering(network):
+    """Has the packets of the link filtered, but for those of the tests: Host.filter; filtering() ends that."""
+    if not NFT:
+        pytest.skip("needs nft, of the package nftables")
+
+    def filter_(ours="", theirs=""):
+        network.filter(ours, theirs, f"{PORT}-{PORT + 2}")
+
+    yield filter_
+    network.packets.clear()
