@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dsmem import errors
-from dsmem.cli.output import Page
+from dsmem.cli.output import Page, Placed
 from dsmem.names import local
 from dsmem.names.base import check_cluster, check_name
 from dsmem.names.nodes import Nodes
@@ -41,7 +41,7 @@ def complete_name(context: click.Context, parameter: click.Parameter, incomplete
     return []
 
 
-def _checked(context: click.Context, parameter: click.Parameter, value: str | tuple[str, ...] | None) -> object:
+def checked_names(context: click.Context, parameter: click.Parameter, value: str | tuple[str, ...] | None) -> object:
     """Refuse invalid names before anything is done."""
     try:
         for name in (value,) if isinstance(value, str) else value or ():
@@ -124,7 +124,7 @@ def _age(seconds: float) -> str:
     return f"{max(0, seconds):.0f} s"
 
 
-@click.command("ls")
+@click.command("ls", cls=Placed)
 @cluster_option
 @_owner
 @json_option
@@ -153,8 +153,8 @@ def list_names(cluster: str | None, owner: str | None, as_json: bool) -> None:
         click.echo("no names", err=True)
 
 
-@click.command("rm")
-@click.argument("names", nargs=-1, required=True, metavar="NAME…", callback=_checked, shell_complete=complete_name)
+@click.command("rm", cls=Placed)
+@click.argument("names", nargs=-1, required=True, metavar="NAME…", callback=checked_names, shell_complete=complete_name)
 @one_cluster_option
 @_owner
 def remove(names: tuple[str, ...], cluster: str, owner: str | None) -> None:
@@ -174,7 +174,7 @@ def remove(names: tuple[str, ...], cluster: str, owner: str | None) -> None:
         raise click.exceptions.Exit(1)
 
 
-@click.command("gc")
+@click.command("gc", cls=Placed)
 @cluster_option
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 @json_option

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dsmem import errors
-from dsmem.cli.output import Page
+from dsmem.cli.output import Page, Placed
 from dsmem.membership.client import drain_node, forget_node, nodes
 from dsmem.membership.messages import NodeInfo
 from dsmem.names.remote import RemoteNames, parse_address
@@ -40,7 +40,7 @@ def table_of(found: list[NodeInfo]) -> Table:
     return table
 
 
-@click.command("nodes")
+@click.command("nodes", cls=Placed)
 @click.option(
     "-c", "--coordinator", required=True, metavar="tcp://HOST:PORT", callback=_address, help="Where it listens."
 )

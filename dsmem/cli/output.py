@@ -15,6 +15,9 @@ from rich.console import Console
 import dsmem
 from dsmem import errors
 from dsmem.context import parse_fabric
+from dsmem.names.remote import is_address
+
+_IN_A_CLUSTER = 3  # slashes of tcp://HOST:PORT/CLUSTER; one more, and a name follows
 
 
 class Page(Console):
@@ -68,6 +71,35 @@ class Group(click.Group):
             return context.exit(130)
         except (dsmem.DsmemError, OSError, MemoryError) as error:
             raise click.ClickException(str(error) or type(error).__name__) from error
+
+
+class Placed(click.Command):
+    """A command on a cluster, or at a server, that an option names: where an address stands elsewhere, it says so."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; what is wrong with them comes with what to write."""
+        given = list(args)
+        try:
+            return super().parse_args(context, args)
+        except click.UsageError as error:
+            hint = self._hint(given)
+            if hint is None:
+                raise
+            text = error.format_message().rstrip(".")
+            raise click.UsageError(f"{text}; write '{hint}'", context) from None
+
+    def _hint(self, given: list[str]) -> str | None:
+        """Return the arguments to write, if an address is not the value of an option."""
+        options = [each for each in self.params if isinstance(each, click.Option) and not each.is_flag]
+        values = {name for each in options for name in each.opts}
+        stray = [arg for before, arg in zip(["", *given], given, strict=False) if before not in values]
+        address = next((arg for arg in stray if is_address(arg) and not arg.startswith("-")), None)
+        if address is None:
+            return None
+        place, name = address, "NAME"
+        if address.count("/") > _IN_A_CLUSTER:
+            place, _, name = address.rpartition("/")
+        return f"{name} -c {place}" if any(isinstance(each, click.Argument) for each in self.params) else f"-c {place}"
 
 
 def _fabric(context: click.Context, parameter: click.Parameter, value: str) -> str:

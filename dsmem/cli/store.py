@@ -17,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dsmem import errors
-from dsmem.cli.names import cluster_option, complete_name, json_option, one_cluster_option, places
+from dsmem.cli.names import checked_names, cluster_option, complete_name, json_option, one_cluster_option, places
 from dsmem.cli.nodes import table_of
-from dsmem.cli.output import Page
+from dsmem.cli.output import Page, Placed
 from dsmem.cli.rows import SECONDS, Rows, called, calls_at, copies_of, health, health_at, opened, progress_of
 from dsmem.membership.client import nodes
 from dsmem.membership.messages import Calls
@@ -66,7 +66,7 @@ def _trouble(health: dict[str, Any] | None) -> str:
     return f"{health['trouble']} ({done * 100 // pages} %)" if pages else str(health["trouble"])
 
 
-@store.command("ls")
+@store.command("ls", cls=Placed)
 @cluster_option
 @json_option
 def list_stores(cluster: str | None, as_json: bool) -> None:
@@ -84,8 +84,8 @@ def list_stores(cluster: str | None, as_json: bool) -> None:
         click.echo("no stores", err=True)
 
 
-@store.command("stat")
-@click.argument("name", shell_complete=complete_name)
+@store.command("stat", cls=Placed)
+@click.argument("name", callback=checked_names, shell_complete=complete_name)
 @one_cluster_option
 @json_option
 def show(name: str, cluster: str, as_json: bool) -> None:
@@ -115,8 +115,8 @@ def _called_page(number: int) -> str:
     return f"page {number}" if number >> 40 else f"page number {number}, whose id is not known"
 
 
-@store.command("check")
-@click.argument("name", shell_complete=complete_name)
+@store.command("check", cls=Placed)
+@click.argument("name", callback=checked_names, shell_complete=complete_name)
 @one_cluster_option
 @click.option("--repair", is_flag=True, help="Write pages that are damaged at some copies again from another copy.")
 @json_option
@@ -149,8 +149,8 @@ def check(name: str, cluster: str, repair: bool, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-@store.command("wait")
-@click.argument("name", shell_complete=complete_name)
+@store.command("wait", cls=Placed)
+@click.argument("name", callback=checked_names, shell_complete=complete_name)
 @one_cluster_option
 @click.option(
     "-t", "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="By default as long as it takes."
@@ -187,8 +187,8 @@ def _short(found: dict[str, Any]) -> str:
     return f"{called(making)} at {making['node']}" if making is not None else "waiting"
 
 
-@store.command("drop")
-@click.argument("names", nargs=-1, required=True, metavar="NAME…", shell_complete=complete_name)
+@store.command("drop", cls=Placed)
+@click.argument("names", nargs=-1, required=True, metavar="NAME…", callback=checked_names, shell_complete=complete_name)
 @one_cluster_option
 def drop(names: tuple[str, ...], cluster: str) -> None:
     """Remove stores, with all copies. Names of other objects are refused."""
@@ -265,7 +265,7 @@ def _screen(cluster: str | None, rows_of: Rows) -> Lines:
     return lines
 
 
-@click.command("top")
+@click.command("top", cls=Placed)
 @cluster_option
 @click.option(
     "-i",

@@ -60,7 +60,7 @@ def test_a_stream_that_is_closed(here, command, stream):
         text=True,
         check=False,
     )
-    assert "Traceback" not in done.stderr and done.returncode == (command[0] == "rm")
+    assert "Traceback" not in done.output and done.returncode == (command[0] == "rm")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
@@ -193,6 +193,37 @@ def test_wrong_names_are_refused_before_anything_is_removed(here):
 
 
 # ---- help ----
+
+
+@pytest.mark.parametrize(
+    "arguments, write",
+    [
+        ("ls AT", "-c AT"),
+        ("ls --json AT", "-c AT"),
+        ("gc -n AT", "-c AT"),
+        ("top AT", "-c AT"),
+        ("nodes AT", "-c AT"),
+        ("store ls AT", "-c AT"),
+        ("store stat AT/pages", "pages -c AT"),
+        ("store check pages AT", "NAME -c AT"),
+        ("store wait AT/pages", "pages -c AT"),
+        ("store drop AT/pages", "pages -c AT"),
+        ("rm AT/table", "table -c AT"),
+        ("rm AT", "NAME -c AT"),
+    ],
+)
+def test_an_address_that_is_no_value_of_an_option(arguments, write):
+    at = "tcp://127.0.0.1:1/demo"
+    done = CliRunner().invoke(main, arguments.replace("AT", at).split())
+    assert done.exit_code == 2 and done.output.rstrip().endswith(f"; write '{write.replace('AT', at)}'")
+
+
+@pytest.mark.parametrize(
+    "arguments", ["ls -c tcp://bad", "ls x", "nodes --drain tcp://127.0.0.1:1", "rm -c tcp://127.0.0.1:1/demo a/b"]
+)
+def test_other_mistakes_have_no_such_advice(arguments):
+    done = CliRunner().invoke(main, arguments.split())
+    assert done.exit_code == 2 and "write '" not in done.output
 
 
 def test_summaries_are_whole():
