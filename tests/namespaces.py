@@ -93,7 +93,7 @@ class Host:
         ip("-n", self.name, "neigh", "replace", self.ours, "lladdr", NOWHERE, "dev", self.device, "nud", "permanent")
 
     def filter(self, ours: str, theirs: str, ports: str) -> None:
-        """What becomes of what we send, and of what they send: rules of nft."""
+        """What becomes of what we send, and of what they send: rules of nft, at their end of the link."""
         self.packets.set(ours, theirs, ports)
 
     def heal(self) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from accounts import SECONDS
-from namespaces import NOWHERE, Filter, another_host
+from namespaces import NOWHERE, another_host
 from other import There
 
 OTHER = os.environ.get("DSMEM_OTHER_HOST")
@@ -27,7 +27,6 @@ class Machine:
 
     def __init__(self):
         self.ours, self.theirs, self.our_device = OTHER.split()
-        self.packets = Filter([], self.our_device)
 
     def ip(self, *words):
         subprocess.run(["ip", *words], check=True, capture_output=True)
@@ -38,9 +37,6 @@ class Machine:
     def deafen(self):
         """Nothing of ours arrives there."""
         self.ip("neigh", "replace", self.theirs, "lladdr", NOWHERE, "dev", self.our_device, "nud", "permanent")
-
-    def filter(self, ours, theirs, ports):
-        self.packets.set(theirs, ours, ports)
 
     def heal(self):
         self.ip("link", "set", self.our_device, "up")
