@@ -19,9 +19,9 @@ def workloads(monkeypatch):
     return workloads
 
 
-def result_of(path, program, *options):
+def result_of(path, program, *options, seconds=100):
     command = [sys.executable, BENCH / program, *options, "--json", path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout, json.loads(path.read_text())
 
@@ -70,3 +70,15 @@ def test_a_zipf_distribution(workloads):
     assert 0.12 < counts[0] / 20_000 < 0.15  # 1 / (1 + 2^-0.99 + ... + 1000^-0.99) is 0.134
     assert counts[:10].sum() > counts[500:].sum()
     assert len({choice() for _ in range(100)}) > 10
+
+
+@pytest.mark.timeout(400)  # on a busy host; it takes 20 s
+def test_recovery(tmp_path):
+    said, found = result_of(tmp_path / "result", "store_recovery.py", "--short", seconds=380)
+    (of,) = found["by_lease"].values()
+    for kind, ops in (("primary", ["op"]), ("another", ["op"]), ("client", ["first", "all"])):
+        assert len(of[kind]["samples"]) == found["kills"] == 1
+        for op in ops:
+            assert of[kind]["samples"][0][op]["in_all"] >= of[kind]["samples"][0][op]["beyond"] >= 0
+            assert of[kind]["summary"][f"{op}, beyond"]["worst"] >= 0
+    assert of["client"]["samples"][0]["locked"] and "the goals are 0.1 and 0.5 s" in said
