@@ -173,7 +173,9 @@ static bool may_open(const struct store_chunking *m, const struct store_env *e, 
 static enum store_next look(struct store_chunking *m, const struct store_env *e)
 {
     if (m->looked > 2 * e->shape->chunks) /* other clients have opened every one that was found to be closed */
-        return end(m, err_set(DSM_EBUSY, 0, "all chunks of frames are open"));
+        return end(m, err_set(DSM_EBUSY, 0,
+                              "no frame is free: other clients have them in transactions, or are not proven dead; "
+                              "try again later"));
     uint64_t left = e->shape->chunks - m->at;
     m->got = left < PER_CHUNK ? (uint32_t)left : PER_CHUNK;
     m->in = 0;

@@ -4,6 +4,7 @@
 #include "../base/deadline.h"
 #include "../base/mapped_ops.h"
 #include "../core/remote.h"
+#include "place.h"
 #include "posting.h"
 
 #include <time.h>
@@ -85,7 +86,7 @@ int store_explain(dsm_store *s, int rc) { return rc ? posting_explain(s, rc) : 0
 
 void store_sleep(int64_t ns) { nanosleep(&(struct timespec){.tv_nsec = ns}, NULL); }
 
-int store_open_chunk(dsm_store *s, uint32_t extent)
+static int open_chunk(dsm_store *s, uint32_t extent)
 {
     struct store_chunking m = {.extent = extent, .step = CHUNK_BEGINS};
     struct store_env env = s->env;
@@ -93,6 +94,20 @@ int store_open_chunk(dsm_store *s, uint32_t extent)
     while (store_open_chunk_step(&m, &env) == STORE_POST)
         store_insist(s, m.ops, m.n);
     return store_explain(s, err_known(m.status)); /* whatever became of the chunk: the write has not begun */
+}
+
+int store_open_chunk(dsm_store *s, uint32_t extent)
+{
+    int rc = open_chunk(s, extent), found;
+    if (rc != -DSM_EBUSY)
+        return rc;
+    dsm_failure why = *dsm_last_error();
+    found = place_reap(s);
+    if (found > 0)
+        return open_chunk(s, extent);
+    if (!found)
+        err_again(&why);
+    return found ? store_explain(s, found) : rc;
 }
 
 /* A put that sleeps ends then, and what has become of it is said; other machines have changed nothing. */

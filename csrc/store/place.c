@@ -39,7 +39,7 @@ static int close_own_chunk(dsm_store *s, uint32_t extent)
 }
 
 /* Closes what the dead client has left open, before another one gets its slot: chunk words name owners by slot. Until
- * then its frames are not used; the store has 64 for each slot. */
+ * then its frames are not used. */
 static int close_chunks(const dsm_store *s, uint32_t extent, uint32_t slot, uint64_t dead)
 {
     uint64_t words[PER_CHUNK];
@@ -54,6 +54,22 @@ static int close_chunks(const dsm_store *s, uint32_t extent, uint32_t slot, uint
             continue;
         int is = member_is(s->at[0], STORE_SLOTS, slot, dead);
         rc = is > 0 ? close_chunk(s, extent, i, word) : is;
+    }
+    return rc;
+}
+
+static int note_owners(const dsm_store *s, uint32_t extent, uint64_t owners[MEMBERS_MAX / 64])
+{
+    uint64_t words[PER_CHUNK];
+    int rc = 0;
+    for (uint64_t at = 0; at < s->shape.chunks && !rc; at += PER_CHUNK) {
+        uint64_t left = s->shape.chunks - at, n = left < PER_CHUNK ? left : PER_CHUNK;
+        rc = sure_read(primary_of(s, extent), chunk_at(&s->shape, at), words, 8 * n);
+        for (uint64_t i = 0; i < n && !rc; i++) {
+            uint64_t owner = chunk_owner(words[i]);
+            if (chunk_state(words[i]) == CHUNK_OPEN && owner && owner <= s->shape.slots)
+                owners[(owner - 1) / 64] |= 1ull << (owner - 1) % 64;
+        }
     }
     return rc;
 }
@@ -219,6 +235,29 @@ static int resolve_left(void *arg, uint32_t slot, uint64_t dead)
     for (uint32_t x = 0; x < s->shape.extents && !rc; x++)
         rc = close_chunks(s, x, slot, dead);
     return rc;
+}
+
+/* 1: the client in the slot was dead, and has no chunk any more; the slot stays taken. 0: it may be alive. */
+static int reap(dsm_store *s, uint32_t slot)
+{
+    uint64_t word;
+    int rc = sure_words(s->at[0], slot_at(slot), &word, 1);
+    if (rc || !word || !member_ended(s->at[0], word))
+        return rc;
+    rc = resolve_left(s, slot, word);
+    return rc < 0 ? rc : !rc;
+}
+
+int place_reap(dsm_store *s)
+{
+    uint64_t owners[MEMBERS_MAX / 64] = {0};
+    int rc = 0, found = 0;
+    for (uint32_t x = 0; x < s->shape.extents && !rc; x++)
+        rc = note_owners(s, x, owners);
+    for (uint32_t slot = 0; slot < s->shape.slots && rc >= 0; slot++)
+        if (owners[slot / 64] >> slot % 64 & 1 && slot != s->env.slot)
+            found |= (rc = reap(s, slot)) > 0;
+    return rc < 0 ? rc : found;
 }
 
 /* sent: its slot may become this client's from now on, whatever the result is. */

@@ -15,5 +15,8 @@ int place_take(dsm_store *s);
 int place_leave(dsm_store *s);
 /* Instead, where a place is out of reach. What this client has sent to the others has ended, so it leaves them. */
 void place_abandon(dsm_store *s);
+/* Where a client finds no chunk: closes those of others that are proven dead, after their locks have been resolved. 1:
+ * there were some. */
+int place_reap(dsm_store *s);
 
 #endif

@@ -1,0 +1,53 @@
+"""Chunks of frames that clients had open when they died, while others want frames and no newcomer takes a slot."""
+
+import multiprocessing
+import os
+import signal
+
+import pytest
+import store_nodes
+from paging import page
+from store_nodes import FABRIC, SECONDS, at_nodes, client, made
+
+nodes = store_nodes.nodes
+processes = multiprocessing.get_context("forkserver")
+PAGES = 100  # all of the store
+MEMBERS = 4
+DYING = MEMBERS - 1
+
+
+def commit(address, plan, pids, pipe):
+    """A client with a transaction of all pages, for which it needs more than one chunk. It gives back nothing."""
+    with client(address, f"fault+{FABRIC}://?{plan}") as (cluster, own):
+        store = cluster.store("s")
+        first = own.stats["posts"] + 1
+        store.run(lambda tx: [tx.write(pid, page(1)) for pid in pids])
+        pipe.send((first, own.stats["posts"]))
+        os._exit(0)
+
+
+def die(address, pids, plan=""):
+    ours, theirs = processes.Pipe()
+    process = processes.Process(target=commit, args=(address, plan, pids, theirs))
+    process.start()
+    theirs.close()
+    process.join(SECONDS)
+    assert process.exitcode == (-signal.SIGKILL if plan else 0)
+    return None if plan else ours.recv()
+
+
+@pytest.mark.parametrize(("replicas", "extents"), [(1, 1), (2, 1), (2, 2)])
+def test_frames_of_dead_clients_are_found(nodes, replicas, extents):
+    with at_nodes(nodes) as address, client(address) as (cluster, _):
+        with made(cluster, replicas, extents=extents, members=MEMBERS) as store:
+            pids = store.allocate_many(PAGES).tolist()
+            store.write_many(pids, page(0) * PAGES)
+            first, last = die(address, pids)
+            for _ in range(DYING - 1):
+                die(address, pids, f"kill={(first + last) // 2}")
+            for number in (2, 3):
+                store.run(lambda tx, number=number: [tx.write(pid, page(number)) for pid in pids])
+                store.write_many(pids, page(number) * PAGES)
+            assert bytes(store.read(pids[-1])) == page(3)
+            assert store.check()["wrong"] == {}
+        cluster.unlink("s")
