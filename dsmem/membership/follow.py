@@ -38,6 +38,7 @@ _UNLIMITED = 1e8  # where no limit is wanted; it is one that clocks and locks ca
 _JUDGE_SECONDS = 1.0  # to ask whether a block that has failed has read what does not count
 _SETTLE_SECONDS = 0.5
 _DOUBT_SECONDS = 120.0  # how long a page says what has become of a change: its versions come again
+_FREE_TRIES = 3  # where it is not known whether a page was freed
 _CLOSE_SECONDS = 5.0  # to give back a place while copies do not answer
 #: The call has failed because of the copies, or because another epoch has begun. It has changed nothing.
 _AGAIN = (
@@ -121,8 +122,18 @@ class EpochTransaction(Transaction):
         """After a commit that was not made, which has kept them: it was in doubt, or could not give them back."""
         with contextlib.suppress(errors.DsmemError):
             for pid in self._taken:
-                with contextlib.suppress(errors.PageNotFoundError):  # another client has freed it
-                    self._store.free(pid)
+                self._free_one(pid)
+
+    def _free_one(self, pid: int) -> None:
+        for _ in range(_FREE_TRIES):
+            try:
+                self._store.free(pid)
+            except errors.PageNotFoundError:  # it is free
+                return
+            except errors.OutcomeUnknownError:
+                continue
+            else:
+                return
 
     def __exit__(self, kind: Any, error: Any, where: Any) -> None:
         moved = self._store._epoch.number != self._epoch.number

@@ -412,6 +412,26 @@ def test_pages_of_a_commit_that_was_not_made_are_freed(tmp_path, monkeypatch):
             store.read(taken)
 
 
+@pytest.mark.parametrize("is_made", [True, False])
+def test_pages_of_a_commit_are_freed_where_an_answer_is_lost(tmp_path, monkeypatch, is_made):
+    """Of one that was freed it is asked again, and the others are freed, too."""
+    with together(tmp_path, 1) as where, where.client() as cluster, made(cluster, 1) as store:
+        taken, real, lost = store.allocate_many(3).tolist(), type(store).free, []
+
+        def free(self, pid):
+            if lost or is_made:
+                real(self, pid)
+            if not lost:
+                lost.append(pid)
+                raise errors.OutcomeUnknownError("the answer was lost")
+
+        with store.transaction() as tx:
+            tx._taken += taken
+        monkeypatch.setattr(type(store), "free", free)
+        tx._free_taken()
+        assert lost == taken[:1] and store.stat()["free"] == 100
+
+
 def test_pages_of_a_commit_that_failed_are_freed(tmp_path):
     with together(tmp_path, 2) as where, where.client() as cluster, made(cluster) as store:
         pid, tries = store.allocate(), []
