@@ -82,6 +82,7 @@ class Total:
     faults: Counter[str]
     operations: int = 0
     unknown: int = 0
+    spare: int = 0
     lost: int = 0
     epochs: int = 0
     longest: float = 0.0
@@ -89,8 +90,9 @@ class Total:
     def __str__(self) -> str:
         faults = ", ".join(f"{count} {name}" for name, count in sorted(self.faults.items()))
         return (
-            f"{self.operations} operations, {self.epochs} epochs, {self.unknown} unknown outcomes, {self.lost} pages "
-            f"without an owner, longest until all went on {self.longest:.1f} s; {self.faults.total()} faults: {faults}"
+            f"{self.operations} operations, {self.epochs} epochs, {self.unknown} unknown outcomes, {self.spare} pages "
+            f"without an owner of {self.lost} at most, longest until all went on {self.longest:.1f} s; "
+            f"{self.faults.total()} faults: {faults}"
         )
 
 
@@ -477,7 +479,8 @@ class Soak:
         assert len(spare) <= lost, f"{name}: {len(spare)} pages have no owner, at most {lost} were lost: {spare}"
         for pid in spare:
             store.free(pid)
-        self.total.lost += len(spare)
+        self.total.spare += len(spare)
+        self.total.lost += lost
         assert allocated(store) == owned
         assert store.stat()["free"] == store._shape["pages"] - len(owned)
 
