@@ -108,7 +108,7 @@ class Failing:
         self.node, self.written, self.in_doubt, self.asked, self.kind = node, written, in_doubt, asked, kind
         real = Store.write_many
 
-        def write_many(store, ids, data):
+        def write_many(store, ids, data, *, status=None):
             monkeypatch.setattr(Store, "write_many", real)
             raise self.fail(store, ids, data, real)
 
@@ -149,6 +149,20 @@ def test_pages_that_were_written_and_pages_in_doubt(tmp_path, monkeypatch, shape
         assert (store.write_many(pids, page(2) * 10) == before + 1).all()
         assert numbers_in(store, pids) == [2] * 10
         assert [store.version(pid) for pid in pids] == (before + 1).tolist()
+
+
+def test_a_status_over_two_epochs(tmp_path, monkeypatch):
+    """It says of all pages what has become of them, in whichever epoch that was."""
+    with together(tmp_path, 2) as where, where.client() as cluster, made(cluster) as store:
+        pids = store.allocate_many(6)
+        store.write_many(pids, page(1) * 6)
+        store.free(pids[4])
+        status = np.full(6, 9, "u1")
+        Failing(monkeypatch, where.node_of(store, 1), (0, 2), (3,), last)
+        versions = store.write_many(pids, page(2) * 6, status=status)
+        assert status.tolist() == [0, 0, 0, 0, 45, 0]
+        assert [bool(version) for version in versions] == [True, True, True, True, False, True]
+        assert numbers_in(store, np.delete(pids, 4)) == [2] * 5
 
 
 def unknowable(store, pid):
