@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from dsmem import errors
 
-SECONDS = 60  # for what must not hang
+SECONDS = int(os.environ.get("DSMEM_TEST_SECONDS", "60"))  # for what must not hang
 SHARED = 0  # the word that all add to; the word of a writer is the one of its number
 LONG = 1 << 15  # bytes of what is read as a whole, from LONG on
 QUIET = b"\xa5" * LONG  # they are these

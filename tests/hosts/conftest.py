@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from accounts import SECONDS
 from namespaces import NFT
-from network import FABRIC, PORT, networks, programs
+from network import FABRICS, PORT, networks, programs
 from other import SECRET, There
 
 import dsmem
@@ -19,7 +19,7 @@ def network():
 
 @pytest.fixture(scope="session")
 def program(network):
-    with programs(network, PORT, FABRIC) as program:
+    with programs(network, PORT, FABRICS[0]) as program:
         yield program
 
 
@@ -29,16 +29,22 @@ def there(program):
         yield there
 
 
+@pytest.fixture(params=FABRICS)
+def between(request):
+    """The fabric between the hosts."""
+    return request.param
+
+
 @pytest.fixture
-def owner(there, network):
+def owner(there, network, between):
     """A context of the other host, by proxy."""
-    with there.run("scenes:context", FABRIC, network.theirs, SECRET) as owner:
+    with there.run("scenes:context", between, network.theirs, SECRET) as owner:
         yield owner
 
 
 @pytest.fixture
-def peer(network):
-    with dsmem.Context(FABRIC, listen=network.ours, secret=SECRET) as context:
+def peer(network, between):
+    with dsmem.Context(between, listen=network.ours, secret=SECRET) as context:
         yield context
 
 

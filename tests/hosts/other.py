@@ -1,7 +1,7 @@
 """The other host of a test: a program that does there what it is asked, and proxies of what it keeps.
 
-Usage: other.py HOST:PORT. It prints a line when it is ready, and serves until it is killed. Two programs that know the
-same DSMEM_SECRET can ask each other anything: for tests only.
+Usage: other.py HOST:PORT [FABRIC]. It prints a line when it is ready, and serves until it is killed; with a fabric,
+memory for `dsmem bench`, too. Two programs that know the same DSMEM_SECRET can ask each other anything: for tests only.
 """
 
 from __future__ import annotations
@@ -148,15 +148,51 @@ def serve_bench(host, fabric):
     return child
 
 
+def listening(host, port):
+    return connection.Listener((host, port), backlog=16, authkey=SECRET)
+
+
+def accept(listener):
+    while True:
+        threading.Thread(target=Server(listener.accept()).serve, daemon=True).start()
+
+
+_forks, _forker = connection.Pipe()
+_one_fork = threading.Lock()
+
+
+def serve_forks(host):
+    """A child that has no threads and has opened nothing forks programs: under emulation imports take ten seconds."""
+    if os.fork():
+        return
+    end_with_parent()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        with listening(host, _forker.recv()) as listener:
+            child = os.fork()
+            if not child:
+                end_with_parent()
+                accept(listener)
+        _forker.send(child)
+
+
+def fork(port):
+    """Another program like this one, at that port, which is ready: its process."""
+    with _one_fork:
+        _forks.send(port)
+        return _forks.recv()
+
+
 def serve(address, fabric=None):
     end_with_parent()
     host, port = address.split(":")
+    importlib.import_module("scenes")
+    serve_forks(host)
     if fabric:
         serve_bench(host, fabric)
-    with connection.Listener((host, int(port)), backlog=16, authkey=SECRET) as listener:
+    with listening(host, int(port)) as listener:
         print(listener.address[1], flush=True)
-        while True:
-            threading.Thread(target=Server(listener.accept()).serve, daemon=True).start()
+        accept(listener)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
 """What the other host does in a test: other.py runs these functions there."""
 
-import contextlib
 import random
 import threading
 import time
 
 from accounts import SECONDS, memory
-from paging import number_of, page
+from names_server import running
+from paging import number_of, page, transfer
 
 import dsmem
 from dsmem import errors
 from dsmem.clock import Lamport
-
-_open = contextlib.ExitStack()
+from dsmem.names.server import NameServer
 
 
 def context(fabric, listen, secret, **options):
@@ -76,6 +75,45 @@ def held(client, address):
     lock = dsmem.connect(address, context=client).lock("lock")
     assert lock.acquire(timeout=SECONDS)
     return lock
+
+
+class Node:
+    """A memory node: the names of a host, which those that are cut off lose at once."""
+
+    def __init__(self, context):
+        self._context = context
+        self._running = running(NameServer(context, grace=0))
+        self._running.__enter__()
+
+    def at(self):
+        return self._context.agent_address.removeprefix("tcp:")
+
+    def close(self):
+        self._running.__exit__(None, None, None)
+
+
+class Transfers(threading.Thread):
+    """They move money between the accounts of a store, until it is closed."""
+
+    def __init__(self, context, address, accounts):
+        super().__init__(daemon=True)
+        self.context, self.address, self.accounts = context, address, accounts
+        self.made, self.failed, self.over = 0, "", False
+        self.start()
+
+    def run(self):
+        dice = random.Random(len(self.accounts))
+        try:
+            with dsmem.connect(self.address, context=self.context) as cluster, cluster.store("s") as store:
+                while not self.over:
+                    transfer(store, self.accounts, dice)
+                    self.made += 1
+        except Exception as error:
+            self.failed = repr(error)
+
+    def close(self):
+        self.over = True
+        self.join(SECONDS)
 
 
 class Moves(threading.Thread):

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 from accounts import SECONDS
 from names_server import address, running
-from network import FABRIC, PORT, programs
+from network import PEER_TIMEOUT, PORT, programs
 from other import SECRET, There
 from scenes import count
 
@@ -120,24 +120,33 @@ def test_a_clock(there, shared):
     assert here.receive(9) == 10 and there.run("scenes:sends", clock) == 11
 
 
-@pytest.mark.skipif(FABRIC != "tcp", reason="another machine can't be killed but by the last test")
+@contextlib.contextmanager
+def names(network, fabric, name):
+    """A server of names here: a cluster as a process of this host has it, and its address."""
+    options = {"listen": network.ours, "secret": SECRET, "peer_timeout": 2 * PEER_TIMEOUT}
+    with dsmem.Context(fabric, **options) as at, running(NameServer(at, grace=0)) as server:
+        where = address(server, name)
+        if fabric == "tcp":
+            with dsmem.connect(name) as cluster:
+                yield cluster, where
+        else:  # on verbs they may be in memory of the server alone
+            with dsmem.Context(fabric, **options) as own, dsmem.connect(where, context=own) as cluster:
+                yield cluster, where
+
+
 @pytest.mark.parametrize("how", ["killed", "cut off"])
-def test_a_lock_goes_on_whose_holder_has_died_at_the_other_host(network, cluster_name, how):
+def test_a_lock_goes_on_whose_holder_at_the_other_host_is(network, program, between, cluster_name, how):
     with (
-        dsmem.Context(FABRIC, listen=network.ours, secret=SECRET, peer_timeout=1) as at,
-        running(NameServer(at, grace=0)) as server,
-        dsmem.connect(cluster_name) as cluster,
+        names(network, between, cluster_name) as (cluster, where),
         contextlib.closing(cluster.lock("lock", create=True)) as lock,
-        programs(network, PORT + 2) as program,
-        There(program.address) as there,
+        programs(network, PORT + 2) as holder,
+        There(holder.address) as there,
     ):
-        client = there.run("scenes:context", FABRIC, network.theirs, SECRET)
-        there.run("scenes:held", client, address(server, cluster_name))
+        client = there.run("scenes:context", between, network.theirs, SECRET)
+        there.run("scenes:held", client, where)
         assert not lock.acquire(timeout=0)
-        if how == "cut off":
-            network.cut()
-        program.process.kill()
         try:
+            holder.kill() if how == "killed" else network.cut()
             assert lock.acquire(timeout=SECONDS) and lock.recovered
             lock.release()
         finally:

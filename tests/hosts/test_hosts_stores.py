@@ -1,131 +1,69 @@
-"""A store of a coordinator whose copies are at two hosts, between which the link is cut, both ways and one way."""
+"""Stores of two copies, one at each host, whose clients are at both."""
 
-import bisect
 import contextlib
-import os
-import subprocess
-import time
 
 import pytest
-from names_server import SERVE
-from network import FABRIC, until
-from other import SECRET
-from paging import SIZE, number_of, page
-from scenes import Moves
+from network import PORT, programs, until
+from other import SECRET, There
+from paging import ACCOUNTS, SIZE, START, number_of, page
+from scenes import Node, Transfers
+from store_nodes import check_equal, eventually
 
 import dsmem
+from dsmem import errors
 
-pytestmark = pytest.mark.skipif(FABRIC != "tcp", reason="memory nodes of a coordinator are reached by tcp")
-ACCOUNTS, AMOUNT = 12, 1000
-SOME = 30  # transfers, writes and reads
-HOW = ["cut", "deafen", "silence"]
-
-
-@contextlib.contextmanager
-def served(host, prefix, *more):
-    """`dsmem serve` at an address of a host, and what it says."""
-    command = [*prefix, *SERVE, "--listen", f"{host}:0", "--grace", "3600", *more]
-    env = {**os.environ, "DSMEM_SECRET": SECRET.decode()}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
-        try:
-            yield process.stdout.readline().split()[-1]
-        finally:
-            process.terminate()
+SOME = 5
 
 
 @pytest.fixture
-def coordinator(network, tmp_path):
-    """With a memory node here, and two at the other host."""
-    with contextlib.ExitStack() as stack:
-        options = ("--coordinator", "--state", str(tmp_path), "--silence", "1.5")
-        address = stack.enter_context(served(network.ours, [], *options))
-        for host, prefix, domain in (
-            (network.ours, [], "here"),
-            (network.theirs, network.command, "there"),
-            (network.theirs, network.command, "there"),
-        ):
-            stack.enter_context(served(host, prefix, "--join", address, "--domain", domain))
-        yield address
-
-
-def domains(store):
-    health = store.health()
-    return [copy["domain"] for copy in health["copies"]] if health["open"] and not health["missing"] else []
-
-
-@pytest.fixture
-def clients(network, there, coordinator, cluster_name):
-    """The address of the cluster, and a context at each side."""
+def address(network, between, owner, there, cluster_name):
+    """Of a cluster with a memory node here and one there."""
     with (
-        dsmem.Context(FABRIC, listen=network.ours, secret=SECRET, peer_timeout=2) as ours,
-        there.run("scenes:context", FABRIC, network.theirs, SECRET, peer_timeout=2) as theirs,
+        dsmem.Context(between, listen=network.ours, secret=SECRET) as context,
+        contextlib.closing(Node(context)) as ours,
+        there.run("scenes:Node", owner) as theirs,
     ):
-        yield f"{coordinator}/{cluster_name}", ours, theirs
+        yield f"tcp://{ours.at()},{theirs.at()}/{cluster_name}"
 
 
 @pytest.fixture
-def store(clients):
-    address, ours, _ = clients
-    properties = {"page_size": SIZE, "capacity": 100 * SIZE, "members": 8, "replicas": 2}
-    with dsmem.connect(address, context=ours) as cluster, cluster.store("db", create=True, **properties) as store:
-        assert sorted(domains(store)) == ["here", "there"] and store.health()["domains"] == 2
+def cluster(peer, address):
+    with dsmem.connect(address, context=peer) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def store(cluster):
+    properties = {"page_size": SIZE, "capacity": 100 * SIZE, "members": 3, "replicas": 2}
+    with cluster.store("s", create=True, **properties) as store:
         yield store
+    check_equal(cluster, 2)
+    cluster.unlink("s")
 
 
-@contextlib.contextmanager
-def parted(network, store, how):
-    """The store goes on with the copy at the coordinator's side; afterwards it has both again."""
-    getattr(network, how)()
-    try:
-        until(lambda: [copy["domain"] for copy in store.health()["copies"]] == ["here"])
-        yield
-    finally:
-        network.heal()
-    until(lambda: sorted(domains(store)) == ["here", "there"])
+def total(store, accounts):
+    return sum(number_of(page) for page in store.snapshot(accounts))
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("how", HOW)
-def test_money_is_moved_at_both_sides(network, there, clients, store, how):
-    """The client of the other side goes on when the link is there again."""
-    address, ours, theirs = clients
+def test_a_client_of_the_other_host_is_killed_in_transactions(network, program, between, peer, address, cluster, store):
+    """The sum is the same at every instant, others go on with all accounts, and the place of the client is free."""
     accounts = store.allocate_many(ACCOUNTS).tolist()
-    for pid in accounts:
-        store.write(pid, page(AMOUNT))
-    here, far = Moves(ours, address, accounts), there.run("scenes:Moves", theirs, address, accounts)
-    until(lambda: here.made > SOME and far.made > SOME)
-    with parted(network, store, how):
-        made = here.made
-        until(lambda: here.made > made + SOME)
-    made = here.made, far.made
-    until(lambda: here.made > made[0] + SOME and far.made > made[1] + SOME)
-    for failed, found, known, unknown in (here.close(), far.close()):
-        assert not failed and known <= found <= known + unknown
-    assert sum(number_of(store.read(pid)) for pid in accounts) == ACCOUNTS * AMOUNT
+    store.write_many(accounts, page(START) * ACCOUNTS)
+    with contextlib.closing(Transfers(peer, address, accounts)) as ours:
+        with programs(network, PORT + 2) as killed, There(killed.address) as there:
+            client = there.run("scenes:context", between, network.theirs, SECRET)
+            theirs = there.run("scenes:Transfers", client, address, accounts)
+            until(lambda: theirs.failed or theirs.made > SOME)
+            assert not theirs.failed
+            assert total(store, accounts) == ACCOUNTS * START
+            killed.kill()
+        made = ours.made
+        until(lambda: ours.failed or ours.made > made + SOME)
+        assert not ours.failed
+        assert total(store, accounts) == ACCOUNTS * START
+        for pid in accounts:
+            store.run(lambda tx, pid=pid: tx.write(pid, bytes(tx.read(pid))))
+        with eventually(lambda: cluster.store("s"), errors.TooManyMembersError) as another:
+            assert total(another, accounts) == ACCOUNTS * START
+    assert not ours.failed
     assert store.check()["wrong"] == {}
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("how", HOW)
-def test_no_read_at_the_other_side_is_stale(network, there, clients, store, how):
-    """None that is begun after a write was acknowledged has an older number, though it can reach a copy."""
-    address, _, theirs = clients
-    pid, written = store.allocate(), []
-
-    def write():
-        store.write(pid, page(len(written) + 1))
-        written.append(time.monotonic())
-
-    write()
-    reads = there.run("scenes:Reads", theirs, address, pid)
-    until(lambda: write() or reads.count() > SOME)
-    with parted(network, store, how):
-        for _ in range(SOME):
-            write()
-            time.sleep(0.02)  # the reads of the other side are to be among them
-    count = reads.count()
-    until(lambda: write() or reads.count() > count + SOME)
-    failed, seen = reads.close()
-    assert not failed
-    for begun, number in seen:
-        assert number >= bisect.bisect_left(written, begun)
