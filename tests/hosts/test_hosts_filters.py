@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 from accounts import SECONDS, Locker, Putter, at_last, at_work, check, limit, users_of
-from network import FABRIC, until
+from network import until
 from other import SECRET
 
 import dsmem
@@ -66,7 +66,7 @@ def suffer(network, filtering, fault):
 @contextlib.contextmanager
 def using(network):
     """A context whose ops on objects, which have no timeout, are given up early when no answer comes."""
-    with dsmem.Context(FABRIC, listen=network.ours, secret=SECRET, peer_timeout=0.5) as context:
+    with dsmem.Context("tcp", listen=network.ours, secret=SECRET, peer_timeout=0.5) as context:
         yield context
 
 

@@ -37,6 +37,11 @@ def pytest_does(tree, suite, models="echo '===== 1 passed in 0.10s ====='"):
     script(tree / ".venv/bin/python", f'case "$*" in\n*" tests/model") {models} ;;\n*) {suite} ;;\nesac')
 
 
+def guests_do(tree, one, two="echo '===== 1 passed in 0.20s ====='"):
+    """What stands in for ci/softroce: for the guest, and for the two that run after it."""
+    script(tree / "ci/softroce", f'if [ "$*" = "--two --short" ]; then\n{two}\nelse\n{one}\nfi')
+
+
 def run(tree, *command, **environment):
     return subprocess.run(
         command, cwd=tree, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=60
@@ -54,31 +59,40 @@ def test_the_end_says_what_failed_and_what_was_skipped_on_both_sides(tree):
     )
     of_models = ("FAILED tests/model/m.py::x - AssertionError: z", "1 failed in 0.10s")
     pytest_does(tree, *(f"printf '%s\\n' dots {' '.join(map(repr, said))}; exit 1" for said in (lines, of_models)))
-    script(tree / "ci/softroce", "echo 'ERROR tests/b.py::z - OSError'; echo '1 error, 5 passed in 9.10s'; exit 1")
+    of_guest = ("ERROR tests/b.py::z - OSError", "1 error, 5 passed in 9.10s")
+    of_two = ("FAILED tests/c.py::z - OSError", "1 failed in 3.10s")
+    guests_do(tree, *(f"printf '%s\\n' {' '.join(map(repr, said))}; exit 1" for said in (of_guest, of_two)))
     done = run(tree, "ci/test")
     assert done.returncode == 1
     said = done.stdout.split("== make test ==\n")[1].splitlines()
-    of_guest = ("ERROR tests/b.py::z - OSError", "1 error, 5 passed in 9.10s")
-    assert said == [*of_models, *lines, *of_guest, "failed: pytest models softroce"]
+    assert said == [*of_models, *lines, *of_guest, *of_two, "failed: pytest models softroce two-guests"]
 
 
 def test_a_guest_that_cannot_be_is_left_out_with_the_reason(tree):
-    script(tree / "ci/softroce", "echo 'ci/softroce: LEFT OUT: everything on verbs: no kernel' >&2; exit 77")
-    done = run(tree, "ci/test")
-    assert done.returncode == 0
-    assert done.stdout.endswith("in 1.20s =====\nleft out: SoftRoCE: everything on verbs: no kernel\npassed\n")
-
-
-def test_the_guest_runs_beside_the_suite(tree):
-    script(
-        tree / "ci/softroce", f"echo begun; until [ -e {tree}/tested ]; do sleep 0.01; done; echo '1 passed in 1.00s'"
-    )
-    pytest_does(tree, f"touch {tree}/tested; echo '2 passed in 1.00s'", "echo '3 passed in 1.00s'")
+    guests_do(tree, *(f"echo 'ci/softroce: LEFT OUT: {what}: no kernel' >&2; exit 77" for what in ("verbs", "tcp")))
     done = run(tree, "ci/test")
     assert done.returncode == 0
     assert done.stdout.endswith(
-        "begun\n1 passed in 1.00s\n\n== make test ==\n3 passed in 1.00s\n2 passed in 1.00s\n1 passed in 1.00s\npassed\n"
+        "in 1.20s =====\nleft out: SoftRoCE: verbs: no kernel\nleft out: SoftRoCE, two guests: tcp: no kernel\npassed\n"
     )
+
+
+def test_the_guests_run_beside_the_suite_one_after_the_other(tree):
+    guests_do(
+        tree,
+        f"echo begun; touch {tree}/first; echo '1 passed in 1.00s'",
+        f"[ -e {tree}/first ] || exit 1; touch {tree}/second; echo '4 passed in 1.00s'",
+    )
+    suite = f"until [ -e {tree}/second ]; do sleep 0.01; done; echo '2 passed in 1.00s'"
+    pytest_does(tree, suite, "echo '3 passed in 1.00s'")
+    done = run(tree, "ci/test")
+    assert done.returncode == 0
+    said = done.stdout.split("== SoftRoCE ==\n")[1].splitlines()
+    assert said == [
+        *("begun", "1 passed in 1.00s", "", "== SoftRoCE, two guests ==", "4 passed in 1.00s", "", "== make test =="),
+        *(f"{number} passed in 1.00s" for number in (3, 2, 1, 4)),
+        "passed",
+    ]
 
 
 def test_the_models_run_beside_the_suite(tree):
@@ -98,7 +112,7 @@ def test_a_choice_of_tests_runs_nothing_beside_it(tree):
 def test_a_signal_that_ends_the_suite_ends_what_runs_beside_it(tree):
     script(
         tree / "ci/softroce",
-        f"trap 'touch {tree}/ended; exit 130' TERM; touch {tree}/begun; while :; do sleep 0.01; done",
+        f"trap 'touch {tree}/ended; exit 130' TERM; echo begun >>{tree}/begun; while :; do sleep 0.01; done",
     )
     models = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     pytest_does(
@@ -110,6 +124,7 @@ except KeyboardInterrupt: open('{tree}/interrupted', 'w')" """,
     )
     done = run(tree, "ci/test")
     assert done.returncode == 128 + signal.SIGTERM and (tree / "ended").exists() and (tree / "interrupted").exists()
+    assert (tree / "begun").read_text() == "begun\n"  # nothing comes after it
 
 
 # ---- ci/softroce ----
