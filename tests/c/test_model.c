@@ -511,6 +511,20 @@ static void lost_answers(void)
     close_two();
 }
 
+/* A request that the device can't send tells of the path, and nothing of the caller's memory. */
+static void no_route(void)
+{
+    uint64_t old;
+    open_two();
+    add(remote, 0, 1);
+    CHECK(!modeldev_plan("noroute=1"));
+    CHECK(dsm_read(remote, 0, other, 64, -1) == -DSM_EIO);
+    CHECK(is_unknown(dsm_fetch_add(remote, 0, 1, &old, -1), DSM_EIO));
+    CHECK(!modeldev_plan("noroute=0"));
+    CHECK(add(remote, 0, 1) == 1);
+    close_two();
+}
+
 static void stalls(const char *how)
 {
     uint64_t old;
@@ -695,6 +709,7 @@ static const struct scene scenes[] = {
     {"lost_completions", "", lost_completions, true},
     {"lost_packets", "lose=20&restart=1&mtu=1024", lost_packets, false},
     {"lost_answers", "lose=50&mtu=256&scatter=64", lost_answers, false},
+    {"no_route", "", no_route, false},
     {"stalled", "", stalled, false},
     {"hanging", "", hanging, false},
     {"fatal", "", fatal, false},

@@ -171,6 +171,8 @@ static bool send_one(struct qp *q)
         return false;
     struct wqe *w = wqe_at(q, q->send);
     uint32_t next = w->numbered ? psn_add(w->psn, w->done) : q->next_psn;
+    if (device_of(q)->index >= 0 && nic.plan.noroute >> device_of(q)->index & 1)
+        w->status = IBV_WC_LOC_QP_OP_ERR;
     if (w->status && q->send == q->tail)
         fail_oldest(q, w->status);
     if (w->status || psn_diff(next, q->una) >= WINDOW || !may_begin(q, w))

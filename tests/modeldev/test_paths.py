@@ -111,6 +111,19 @@ with Owner(BOTH) as owner, opened(BOTH) as context, context.attach(owner.region,
     assert read(remote) == b"behind__"
 """
 
+NO_ROUTE = """
+with Owner(BOTH) as owner, opened(BOTH) as context, context.attach(owner.region, timeout=LONG) as remote:
+    remote.write(0, b"before__")
+    assert on(context, 0)
+    assert model.modeldev_plan(b"noroute=1") == 0
+    assert read(remote) == b"before__", "a READ is sent again by the other path"
+    assert on(context, 1)
+    assert model.modeldev_plan(b"noroute=3") == 0
+    raises(errors.TransportError, read, remote)
+    assert model.modeldev_plan(b"noroute=0") == 0
+    assert read(remote) == b"before__"
+"""
+
 WRITES = """
 with Owner(BOTH) as owner, opened(BOTH) as context, context.attach(owner.plain, timeout=LONG) as remote:
     remote.write(0, b"before__")
@@ -249,6 +262,7 @@ for text in "verbs,verbs", "verbs://model0,verbs://model0:1", "tcp,tcp", "shm,sh
 
 SCENES = {
     "reads go on": (READS_GO_ON, "nic"),
+    "no route": (NO_ROUTE, "nic"),
     "writes": (WRITES, "nic"),
     "atomics of one device": (ATOMICS_OF_ONE_DEVICE, "nic"),
     "atomics of any device": (ATOMICS_OF_ANY_DEVICE, "global"),

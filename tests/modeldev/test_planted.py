@@ -49,6 +49,7 @@ PLANTED = [
     ("inline_60", (f"{VERBS}/io.c", "d->port_attr.max_msg_sz ? d->port_attr.max_msg_sz :", "")),
     ("lost_completions", SMALL, (f"{VERBS}/device.c", "case IBV_EVENT_CQ_ERR:", "case IBV_EVENT_SRQ_ERR:")),
     ("lost_packets", (f"{VERBS}/endpoint.c", ".retry_cnt = d->retries", ".retry_cnt = 0")),
+    ("no_route", (f"{VERBS}/completion.c", "case IBV_WC_LOC_PROT_ERR:", "case IBV_WC_LOC_QP_OP_ERR:")),
     ("hanging", (f"{VERBS}/endpoint.c", "else if (clock_ns() >= e->drained)", "else if (0)")),
     ("fatal", (f"{VERBS}/device.c", "case IBV_EVENT_DEVICE_FATAL:", "case IBV_EVENT_SRQ_ERR:")),
     ("lids", (f"{VERBS}/endpoint.c", ".dlid = get_u16(b + 8),", "")),

@@ -26,11 +26,10 @@ static int error_of(enum ibv_wc_status s)
     case IBV_WC_RNR_RETRY_EXC_ERR:
         return -DSM_EPEER;
     case IBV_WC_LOC_LEN_ERR:
-    case IBV_WC_LOC_QP_OP_ERR:
     case IBV_WC_LOC_PROT_ERR:
     case IBV_WC_LOC_ACCESS_ERR:
         return -DSM_ELOCAL;
-    default:
+    default: /* IBV_WC_LOC_QP_OP_ERR is what SoftRoCE says where it has no route: its link is down */
         return -DSM_EIO;
     }
 }
