@@ -134,8 +134,10 @@ def names(network, fabric, name):
                 yield cluster, where
 
 
-@pytest.mark.parametrize("how", ["killed", "cut off"])
-def test_a_lock_goes_on_whose_holder_at_the_other_host_is(network, program, between, cluster_name, how):
+@pytest.mark.parametrize("how", ["killed", "cut", "deafen"])
+def test_a_lock_goes_on_whose_holder_at_the_other_host_is_gone(network, program, between, cluster_name, how):
+    if (between, how) == ("verbs", "cut"):
+        pytest.skip("the server's own users reach it by the device whose link is down")
     with (
         names(network, between, cluster_name) as (cluster, where),
         contextlib.closing(cluster.lock("lock", create=True)) as lock,
@@ -146,7 +148,7 @@ def test_a_lock_goes_on_whose_holder_at_the_other_host_is(network, program, betw
         there.run("scenes:held", client, where)
         assert not lock.acquire(timeout=0)
         try:
-            holder.kill() if how == "killed" else network.cut()
+            holder.kill() if how == "killed" else getattr(network, how)()
             assert lock.acquire(timeout=SECONDS) and lock.recovered
             lock.release()
         finally:

@@ -15,7 +15,7 @@ case ${1-} in
         test_hosts_conformance.py::test_{write_then_read,compare_swap,fetch_add_wraps,many,batch_of_all_ops,async}
         test_hosts_conformance.py::test_{large_transfer,outcomes_of_a_batch,stale_descriptor}
         test_hosts_objects.py::test_a_{queue,queue_whose_consumer_is_here,lock}
-        'test_hosts_objects.py::test_a_lock_goes_on_whose_holder_at_the_other_host_is[verbs-killed]'
+        'test_hosts_objects.py::test_a_lock_goes_on_whose_holder_at_the_other_host_is_gone[verbs-killed]'
         test_hosts_stores.py
         test_hosts_faults.py::test_bench
         'test_hosts_faults.py::test_each_op_has_an_outcome_that_is_true['{verbs,tcp}-cut']'
