@@ -317,6 +317,31 @@ class Soak:
             node.go_on()
         self.stopped.clear()
 
+    def primary_and_clients_stopped(self) -> None:
+        """They go on at once when another client has changed pages in the next epoch, and read no page of before."""
+        name = self.rng.choice(list(SHAPES))
+        shape, health = SHAPES[name], self.health(name)
+        address = health["copies"][shape["replicas"] * self.rng.randrange(shape.get("extents", 1))]["node"]
+        self.until("the primary may be lost", lambda: self.is_spared({address}))
+        (node,) = [node for node in self.nodes if node.address == address]
+        goes_on, *chosen = self.rng.sample(self.clients, len(self.clients))
+        for client in chosen:
+            halt.stop(client.popen.pid)
+        self.stopped.add(address)
+        node.stop()
+        self.say(f"stopped {address}")
+        self.until("the store has gone on", lambda: self.is_after(name, health["epoch"]))
+        tasks = [task for task in self.plan.tasks if task.store == name]  # a page of the other one may be locked
+        self.go_on([task.number for task in tasks if task.client == goes_on.number])
+        node.go_on()
+        for client in chosen:
+            client.popen.send_signal(signal.SIGCONT)
+        self.stopped.clear()
+
+    def is_after(self, name: str, epoch: int) -> bool:
+        found = self.health(name)
+        return bool(found["open"] and found["epoch"] > epoch)
+
     def node_stopped_in_change(self) -> None:
         """A node is killed while another one is silent, or falls silent then."""
         first, *rest = self.victims()
@@ -407,6 +432,7 @@ class Soak:
         (node_stopped, 3),
         (node_stopped_in_change, 3),
         (clients_stopped_in_change, 2),
+        (primary_and_clients_stopped, 3),
         (coordinator_killed, 2),
         (coordinator_stopped, 1),
         (coordinator_and_node_killed, 3),
@@ -432,10 +458,11 @@ class Soak:
     def epochs(self) -> list[int]:
         return [store.health()["epoch"] for store in self.stores.values()]
 
-    def go_on(self) -> None:
-        """Each worker does some more."""
-        before = {number: book.done for number, book in self.books.items()}
-        self.until("all go on", lambda: all(book.done >= before[number] + FEW for number, book in self.books.items()))
+    def go_on(self, workers: list[int] | None = None) -> None:
+        """Each of these workers does some more; of all by default."""
+        books = [self.books[number] for number in workers or self.books]
+        least = [book.done + FEW for book in books]
+        self.until("all go on", lambda: all(book.done >= done for book, done in zip(books, least, strict=True)))
 
     # -- the end --
 
