@@ -45,7 +45,7 @@ lint: venv
 ## make format    what the formatters of make lint can fix
 format: venv
 	@.venv/bin/ruff check --quiet --fix . && .venv/bin/ruff format --quiet .
-	@find csrc tests/c tests/modeldev bench -name '*.[ch]' | xargs .venv/bin/clang-format -i
+	@find csrc tests/c tests/modeldev tests/wallclock bench -name '*.[ch]' | xargs .venv/bin/clang-format -i
 
 ## make sanitize  the C core under address, undefined and thread sanitizers
 sanitize:

@@ -8,7 +8,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 NAMING = [
-    *sorted(path for folder in ("ci", ".ci", "tests/softroce", "tests/modeldev") for path in (ROOT / folder).iterdir()),
+    *sorted(
+        path
+        for folder in ("ci", ".ci", "tests/softroce", "tests/modeldev", "tests/wallclock")
+        for path in (ROOT / folder).iterdir()
+    ),
     *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
