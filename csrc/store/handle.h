@@ -22,9 +22,9 @@ struct dsm_store {
     uint64_t user;                          /* of memory that is not mapped: the thread that is in a call */
     dsm_store_doubt doubt;                  /* of the last change */
     uint64_t retries;                       /* store_count_retry() */
-    uint32_t fewest, demanded;              /* copies: of the extent with the fewest; without which nothing is changed */
-    bool leaving;                           /* its place may be another one's */
-    struct store_window *window;            /* of memory that is not mapped */
+    uint32_t fewest, demanded;   /* copies: of the extent with the fewest; without which nothing is changed */
+    bool leaving;                /* its place may be another one's */
+    struct store_window *window; /* of memory that is not mapped */
     struct store_posting *posting;
 };
 

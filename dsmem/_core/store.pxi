@@ -231,8 +231,9 @@ cdef class Store(Handle):
         return self.shape.page_bytes
 
     def _demand(self, uint32_t copies):
-        if copies > self._shape["replicas"]:
-            text = f"min_copies={copies}, but the store has replicas={self._shape['replicas']}: it could never be changed"
+        replicas = self._shape["replicas"]
+        if copies > replicas:
+            text = f"min_copies={copies}, but the store has replicas={replicas}: it could never be changed"
             raise error_of(c.DSM_EINVAL, text, "open")
         self.demanded = copies
         c.dsm_store_demand(self.ptr, copies)
