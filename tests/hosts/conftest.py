@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from accounts import SECONDS
 from namespaces import NFT
-from network import FABRICS, PORT, networks, programs
+from network import ALIVE_TIMEOUT, FABRICS, PORT, networks, programs
 from other import SECRET, There
 
 import dsmem
@@ -38,13 +38,13 @@ def between(request):
 @pytest.fixture
 def owner(there, network, between):
     """A context of the other host, by proxy."""
-    with there.run("scenes:context", between, network.theirs, SECRET) as owner:
+    with there.run("scenes:context", between, network.theirs, SECRET, peer_timeout=ALIVE_TIMEOUT) as owner:
         yield owner
 
 
 @pytest.fixture
 def peer(network, between):
-    with dsmem.Context(between, listen=network.ours, secret=SECRET) as context:
+    with dsmem.Context(between, listen=network.ours, secret=SECRET, peer_timeout=ALIVE_TIMEOUT) as context:
         yield context
 
 

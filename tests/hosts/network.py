@@ -23,7 +23,8 @@ from other import There
 
 OTHER = os.environ.get("DSMEM_OTHER_HOST")
 FABRICS = ("verbs", "tcp") if OTHER else ("tcp",)
-PEER_TIMEOUT = 1.5 if OTHER else 0.5  # of contexts that are to notice what has happened; guests are slow
+PEER_TIMEOUT = 1.5 if OTHER else 0.5  # of contexts that are to notice what has happened
+ALIVE_TIMEOUT = 20 if OTHER else 2  # of those that nothing happens to: a guest of a loaded host may stand still
 PORT = 7000
 
 

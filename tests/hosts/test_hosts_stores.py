@@ -3,7 +3,7 @@
 import contextlib
 
 import pytest
-from network import PORT, programs, until
+from network import ALIVE_TIMEOUT, PORT, programs, until
 from other import SECRET, There
 from paging import ACCOUNTS, SIZE, START, number_of, page
 from scenes import Node, Transfers
@@ -19,7 +19,7 @@ SOME = 5
 def address(network, between, owner, there, cluster_name):
     """Of a cluster with a memory node here and one there."""
     with (
-        dsmem.Context(between, listen=network.ours, secret=SECRET) as context,
+        dsmem.Context(between, listen=network.ours, secret=SECRET, peer_timeout=ALIVE_TIMEOUT) as context,
         contextlib.closing(Node(context)) as ours,
         there.run("scenes:Node", owner) as theirs,
     ):
@@ -51,7 +51,7 @@ def test_a_client_of_the_other_host_is_killed_in_transactions(network, program, 
     store.write_many(accounts, page(START) * ACCOUNTS)
     with contextlib.closing(Transfers(peer, address, accounts)) as ours:
         with programs(network, PORT + 2) as killed, There(killed.address) as there:
-            client = there.run("scenes:context", between, network.theirs, SECRET)
+            client = there.run("scenes:context", between, network.theirs, SECRET, peer_timeout=ALIVE_TIMEOUT)
             theirs = there.run("scenes:Transfers", client, address, accounts)
             until(lambda: theirs.failed or theirs.made > SOME)
             assert not theirs.failed
