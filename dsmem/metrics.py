@@ -79,7 +79,8 @@ os.register_at_fork(after_in_child=_ended.clear)
 
 def opened(store: Handle) -> None:
     """Count a handle among those of the process."""
-    _handles[id(store)] = weakref.ref(store)
+    number = id(store)
+    _handles[number] = weakref.ref(store, lambda _: _handles.pop(number, None))
 
 
 def closed(store: Handle) -> None:
@@ -109,12 +110,10 @@ def of_process() -> dict[Of, Figures]:
     found: dict[Of, Figures] = {}
     for of, figures in list(_ended.items()):
         found.setdefault(of, Figures()).add(figures.counts, figures.times)
-    for number, reference in list(_handles.items()):
+    for reference in list(_handles.values()):
         store = reference()
         if store is not None:
             found.setdefault(_of(store), Figures()).add(store._counts(), store._times())
-        elif _handles.get(number) is reference:
-            del _handles[number]
     return found
 
 
