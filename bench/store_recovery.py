@@ -261,8 +261,8 @@ def kill_node(world, place, seconds):
     return found
 
 
-def heads_of(store, pids):
-    """The words that say which of the pages are locked: docs/protocols/pages.md."""
+def locked_of(store, pids):
+    """Those of the pages that a transaction has locked: docs/protocols/pages.md."""
     remote, raw = store._remotes[0], bytearray(192)
     remote.read(0, raw)
     (slots,), (chunks,) = struct.unpack_from("<I", raw, 68), struct.unpack_from("<Q", raw, 88)
@@ -271,7 +271,8 @@ def heads_of(store, pids):
     for pid in pids:
         word = bytearray(8)
         remote.read(at + 8 * (pid & 2**40 - 1), word)
-        found.append(int.from_bytes(word, "little"))
+        if 2049 <= int.from_bytes(word, "little") >> 52 <= 3072:
+            found.append(pid)
     return found
 
 
@@ -284,9 +285,11 @@ def kill_client(world, seconds):
         world.window(0)
         quiet, _ = world.window(seconds)
         world.big.version(pids[0])  # this handle is in the present epoch
+        while not locked_of(world.big, pids[-1:]):
+            pass
         died = time.monotonic()
         doomed.process.kill()
-        locked = [pid for pid, head in zip(pids, heads_of(world.big, pids), strict=True) if 2049 <= head >> 52 <= 3072]
+        locked = locked_of(world.big, pids)
         if not locked:
             return None
         world.big.write(locked[0], data)
@@ -307,6 +310,8 @@ def kill_client(world, seconds):
 def summary(samples, kinds):
     """Of times in seconds, and of ratios, over all deaths."""
     found = {}
+    if not samples:  # no client had locked pages when it was killed
+        return found
     for kind in kinds:
         for what in ("beyond", "in_all"):
             each = [sample[kind][what] for sample in samples]
