@@ -287,7 +287,7 @@ class Store(NamedObject, _core.Store):
     def _demanded_copies(cls, min_copies: int, replicas: int | None) -> int:
         number = count_of(1, min_copies=min_copies)
         if replicas is not None and number > count_of(1, replicas=replicas):
-            text = f"min_copies={number}, and replicas={replicas}: such a store could never be changed"
+            text = f"min_copies={number}, and replicas={replicas}: it could never be changed; ask for more copies"
             raise errors.InvalidArgumentError(text)
         return number
 

@@ -55,6 +55,7 @@ int dsm_store_open(dsm_remote *const *at, uint32_t n, dsm_store **out, uint32_t 
 void dsm_store_wait(dsm_store *s, int64_t ns);
 /* Changes of pages end with ECOPIES while an extent has fewer copies, as in an epoch it may. */
 void dsm_store_demand(dsm_store *s, uint32_t copies);
+int dsm_store_has_demanded(const dsm_store *s);
 /* The place in 'at' that the last error of a call is about. */
 uint32_t dsm_store_failed(const dsm_store *s);
 /* Gives back the client's chunk and place. After an error the call may be repeated; other calls are refused with

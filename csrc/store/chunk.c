@@ -174,8 +174,8 @@ static enum store_next look(struct store_chunking *m, const struct store_env *e)
 {
     if (m->looked > 2 * e->shape->chunks) /* other clients have opened every one that was found to be closed */
         return end(m, err_set(DSM_EBUSY, 0,
-                              "no frame is free: other clients have them in transactions, or are not proven dead; "
-                              "try again later"));
+                              "no frame is free: transactions of this and of other clients have them, or clients that "
+                              "are not proven dead; change fewer pages at once, or try again"));
     uint64_t left = e->shape->chunks - m->at;
     m->got = left < PER_CHUNK ? (uint32_t)left : PER_CHUNK;
     m->in = 0;

@@ -27,11 +27,15 @@ int store_enter(dsm_store *s)
                                  : err_set(DSM_EBUSY, 0, "another thread is in a call with this handle of a store");
 }
 
+void dsm_store_demand(dsm_store *s, uint32_t copies) { s->demanded = copies; }
+
+int dsm_store_has_demanded(const dsm_store *s) { return s->fewest >= s->demanded; }
+
 int store_may_change(const dsm_store *s)
 {
-    return s->fewest >= s->demanded ? 0
-                                    : err_set(DSM_ECOPIES, 0, "%u of %u copies count, and %u are demanded", s->fewest,
-                                              s->shape.copies, s->demanded);
+    return dsm_store_has_demanded(s) ? 0
+                                     : err_set(DSM_ECOPIES, 0, "%u of %u copies count, and %u are demanded", s->fewest,
+                                               s->shape.copies, s->demanded);
 }
 
 int store_enter_to_change(dsm_store *s)

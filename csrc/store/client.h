@@ -23,11 +23,10 @@ int store_explain(dsm_store *s, int rc);
 /* In an extent. No compare-swap that names a frame of the chunk that is open there may be under way. */
 int store_open_chunk(dsm_store *s, uint32_t extent);
 void store_sleep(int64_t ns);
-/* As dsm_store_read(), and as dsm_store_write() or dsm_store_compare_write(). *of_page is set if they fail: whether
- * that is about the page alone. */
-int store_read_page(dsm_store *s, uint64_t pid, void *out, uint64_t *version, bool *of_page);
-int store_write_page(dsm_store *s, uint64_t pid, const uint64_t *expected, const void *page, uint64_t *version,
-                     bool *of_page);
+/* As dsm_store_read(), and as dsm_store_write(), of one of many pages. hurries: as of struct store_op. *of_page is set
+ * if they fail: whether that is about the page alone. */
+int store_read_page(dsm_store *s, uint64_t pid, void *out, bool hurries, bool *of_page);
+int store_write_page(dsm_store *s, uint64_t pid, const void *page, uint64_t *version, bool hurries, bool *of_page);
 /* Until the machine is done, or a signal handler ends the wait. */
 int store_drive(dsm_store *s, struct store_op *m);
 

@@ -390,6 +390,7 @@ struct store_op {
     bool own;                   /* 'guess' was read by this op; otherwise it is a hint */
     bool bad;                   /* the frame of the guess was not whole */
     bool of_page;               /* the status is about this page alone: EPAGE, ECORRUPT, or EBUSY of its lock */
+    bool hurries;               /* it is of a call that has waited in vain for the lock of another page */
     uint16_t seen;              /* when the guess was the head, as in a hint */
     int64_t seen_at;            /* when this op has seen that; 0: it has only the hint */
     uint32_t rounds, n;         /* looks so far; ops */

@@ -23,11 +23,12 @@ static int failed_at(enum store_kind kind, int rc, size_t i, size_t n)
 }
 
 /* Whether page i has failed by itself, and the call goes on. */
-static bool goes_on(uint8_t *statuses, size_t i, int rc, bool of_page)
+static bool goes_on(uint8_t *statuses, size_t i, int rc, bool of_page, bool *hurries)
 {
     if (!statuses || !of_page)
         return false;
     statuses[i] = (uint8_t)-rc;
+    *hurries |= rc == -DSM_EBUSY;
     return true;
 }
 
@@ -38,13 +39,14 @@ int dsm_store_read_many(dsm_store *s, const uint64_t *pids, size_t n, void *page
         memset(statuses, 0, n);
     if (!remote_is_mapped(s->at[0]))
         return window_run(s, STORE_READ, pids, n, pages, NULL, statuses);
+    bool hurries = false;
     for (size_t i = 0; i < n; i++) {
-        bool of_page;
+        bool of_page = false;
         int rc = ended(i);
         if (rc)
             return rc;
-        rc = store_read_page(s, pids[i], (char *)pages + i * each, NULL, &of_page);
-        if (rc && !goes_on(statuses, i, rc, of_page))
+        rc = store_read_page(s, pids[i], (char *)pages + i * each, hurries, &of_page);
+        if (rc && !goes_on(statuses, i, rc, of_page, &hurries))
             return failed_at(STORE_READ, rc, i, n);
     }
     return 0;
@@ -59,15 +61,16 @@ int dsm_store_write_many(dsm_store *s, const uint64_t *pids, size_t n, const voi
         memset(statuses, 0, n);
     if (!remote_is_mapped(s->at[0]))
         return window_run(s, STORE_WRITE, pids, n, pages, versions, statuses);
+    bool hurries = false;
     for (size_t i = 0; i < n; i++) {
-        bool of_page;
+        bool of_page = false;
         int rc = ended(i);
         if (rc)
             return rc;
-        rc = store_write_page(s, pids[i], NULL, (const char *)pages + i * each, &versions[i], &of_page);
+        rc = store_write_page(s, pids[i], (const char *)pages + i * each, &versions[i], hurries, &of_page);
         if (!rc)
             continue;
-        if (!goes_on(statuses, i, rc, of_page))
+        if (!goes_on(statuses, i, rc, of_page, &hurries))
             return failed_at(STORE_WRITE, rc, i, n);
         versions[i] = 0;
     }

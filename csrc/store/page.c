@@ -20,6 +20,8 @@ enum {
 /* A lock of another client: how long before its holder is asked about, and until the op ends. */
 enum { DUE_SOON = 4 }; /* looks, until an unlock of this client is not waited for any more */
 enum { ASK_AFTER = 20000000, ASK_EVERY = 50000000 };
+/* Long enough to find out whether the client that holds a lock is dead. */
+enum { HURRIED_WAIT = 2 * ASK_AFTER };
 #define HINT_TIME(e) ((uint16_t)((e)->now / 1000000000))
 
 static enum store_next end(struct store_op *m, int status)
@@ -133,7 +135,8 @@ static enum store_next met_lock(struct store_op *m, const struct store_env *e, u
     bool own = store_lock_is_own(e, lock);
     m->own = m->bad = false;
     m->guess = 0;
-    if (is_over(m, e) || (!own && e->now - m->since > e->lock_wait))
+    int64_t wait = m->hurries && e->lock_wait > HURRIED_WAIT ? HURRIED_WAIT : e->lock_wait;
+    if (is_over(m, e) || (!own && e->now - m->since > wait))
         return end_of_page(m, err_set(DSM_EBUSY, 0,
                                       "page %llu is being changed by another client; try again later, or end it",
                                       (unsigned long long)m->pid));

@@ -91,8 +91,6 @@ int dsm_store_open(dsm_remote *const *at, uint32_t n, dsm_store **out, uint32_t 
     return 0;
 }
 
-void dsm_store_demand(dsm_store *s, uint32_t copies) { s->demanded = copies; }
-
 int dsm_store_leave(dsm_store *s)
 {
     s->leaving = true;
@@ -304,21 +302,25 @@ int dsm_store_write_now(dsm_store *s, uint64_t pid, const uint64_t *expected, co
     return remote_is_mapped(s->at[0]) ? mapped_page_write(s->at[0], &s->env, pid, expected, page, version) : 1;
 }
 
-int store_read_page(dsm_store *s, uint64_t pid, void *out, uint64_t *version, bool *of_page)
+int store_read_page(dsm_store *s, uint64_t pid, void *out, bool hurries, bool *of_page)
 {
-    if (!dsm_store_read_now(s, pid, out, version))
+    if (!dsm_store_read_now(s, pid, out, NULL))
         return 0;
     struct store_op m;
     store_op_begin(&m, STORE_READ, pid, out);
-    int rc = operate(s, &m, version);
+    m.hurries = hurries;
+    int rc = operate(s, &m, NULL);
     *of_page = m.of_page;
     return rc;
 }
 
 int dsm_store_read(dsm_store *s, uint64_t pid, void *out, uint64_t *version)
 {
-    bool of_page;
-    return store_read_page(s, pid, out, version, &of_page);
+    if (!dsm_store_read_now(s, pid, out, version))
+        return 0;
+    struct store_op m;
+    store_op_begin(&m, STORE_READ, pid, out);
+    return operate(s, &m, version);
 }
 
 int dsm_store_version(dsm_store *s, uint64_t pid, uint64_t *version)
@@ -330,33 +332,45 @@ int dsm_store_version(dsm_store *s, uint64_t pid, uint64_t *version)
     return operate(s, &m, version);
 }
 
-/* A chunk that can't be opened is the machine's to report. */
-int store_write_page(dsm_store *s, uint64_t pid, const uint64_t *expected, const void *page, uint64_t *version,
-                     bool *of_page)
+/* A chunk that can't be opened is the machine's to report. Whether the page is written. */
+static bool write_now(dsm_store *s, uint64_t pid, const uint64_t *expected, const void *page, uint64_t *version)
 {
     if (remote_is_mapped(s->at[0]) && !s->frames->free)
         store_open_chunk(s, 0);
-    if (!dsm_store_write_now(s, pid, expected, page, version))
+    return !dsm_store_write_now(s, pid, expected, page, version);
+}
+
+int store_write_page(dsm_store *s, uint64_t pid, const void *page, uint64_t *version, bool hurries, bool *of_page)
+{
+    if (write_now(s, pid, NULL, page, version))
         return 0;
     struct store_op m;
-    store_op_begin(&m, expected ? STORE_COMPARE_WRITE : STORE_WRITE, pid, (void *)(uintptr_t)page);
-    if (expected)
-        m.expected = *expected;
+    store_op_begin(&m, STORE_WRITE, pid, (void *)(uintptr_t)page);
+    m.hurries = hurries;
     int rc = operate(s, &m, version);
     *of_page = m.of_page;
     return rc;
 }
 
+static int write_page(dsm_store *s, uint64_t pid, const uint64_t *expected, const void *page, uint64_t *version)
+{
+    if (write_now(s, pid, expected, page, version))
+        return 0;
+    struct store_op m;
+    store_op_begin(&m, expected ? STORE_COMPARE_WRITE : STORE_WRITE, pid, (void *)(uintptr_t)page);
+    if (expected)
+        m.expected = *expected;
+    return operate(s, &m, version);
+}
+
 int dsm_store_write(dsm_store *s, uint64_t pid, const void *page, uint64_t *version)
 {
-    bool of_page;
-    return store_write_page(s, pid, NULL, page, version, &of_page);
+    return write_page(s, pid, NULL, page, version);
 }
 
 int dsm_store_compare_write(dsm_store *s, uint64_t pid, uint64_t expected, const void *page, uint64_t *version)
 {
-    bool of_page;
-    return store_write_page(s, pid, &expected, page, version, &of_page);
+    return write_page(s, pid, &expected, page, version);
 }
 
 int dsm_store_free(dsm_store *s, uint64_t pid)

@@ -39,6 +39,7 @@ struct store_window {
     uint32_t canceled;   /* postings in a row of which an op was cancelled */
     uint64_t has_opened; /* extents with a chunk of which no frame has been used, a bit each */
     uint8_t *copies;     /* of the pages that are written, one for each place */
+    bool hurries;        /* as of struct store_op */
     uint8_t *statuses;   /* of the pages of the call; a page that fails by itself has not failed then. Or NULL */
 };
 
@@ -291,6 +292,7 @@ static void begin(struct store_window *w, enum store_kind kind, const uint64_t *
         struct place *p = &w->places[i];
         store_op_begin(&p->m, kind, pids[i], pages + i * each);
         p->m.ends = ends;
+        p->m.hurries = w->hurries;
         p->is = BEGINS;
         p->behind = (int)i - 1;
         p->again = p->done = false;
@@ -316,6 +318,7 @@ int window_run(dsm_store *s, enum store_kind kind, const uint64_t *pids, size_t 
     if (rc)
         return store_exit(s, rc);
     s->window->statuses = statuses;
+    s->window->hurries = false;
     rc = window_operate(s, kind, pids, n, pages, versions, NULL, 0);
     s->window->statuses = NULL;
     return store_exit(s, rc);
@@ -351,8 +354,10 @@ int window_operate(dsm_store *s, enum store_kind kind, const uint64_t *pids, siz
         run(s, w);
         for (uint32_t i = 0; versions && i < w->n; i++)
             versions[from + i] = w->places[i].done ? w->places[i].m.version : 0;
-        for (uint32_t i = 0; w->statuses && i < w->n; i++)
+        for (uint32_t i = 0; w->statuses && i < w->n; i++) {
             w->statuses[from + i] = w->places[i].m.of_page ? (uint8_t)-w->places[i].m.status : 0;
+            w->hurries |= w->statuses[from + i] == DSM_EBUSY;
+        }
         for (uint32_t i = 0; heads && i < w->failed; i++)
             heads[from + i] = w->places[i].m.guess;
         if (w->failed < w->n)

@@ -92,7 +92,8 @@ class Store:
         status : buffer, optional
             Writable memory of a byte for each page, such as an array of uint8. Then a page that is missing, damaged or
             locked does not end the call: its :class:`~dsmem.store.PageStatus` says it, what ``out`` has of it is
-            undefined, and the others are read.
+            undefined, and the others are read. A call waits for one lock, and then only as long for others as it takes
+            to see whether their holder is dead. After an exception what it says is undefined.
 
         Returns
         -------
@@ -142,6 +143,7 @@ class Store:
         status : buffer, optional
             Writable memory of a byte for each page, such as an array of uint8. Then a page that is missing, damaged or
             locked does not end the call: its :class:`~dsmem.store.PageStatus` says it, and the others are written.
+            Locks are waited for as by :meth:`read_many`. After an exception what it says is undefined.
 
         Returns
         -------
@@ -467,6 +469,8 @@ class Store:
     def _part_for_good(self) -> None: ...
     def _outcome(self, doubts: bytes) -> tuple[int, int]: ...
     def _demand(self, copies: int) -> None: ...
+    def _has_demanded(self) -> bool: ...
+    def _let_go(self, pids: list[int]) -> list[int]: ...
     def _reopen(self, remotes: tuple[Remote, ...]) -> bool: ...
     def close(self) -> None:
         """End the client. Closing twice has no effect."""
@@ -476,6 +480,8 @@ class Transaction:
 
     def __init__(self, store: Store, opaque: bool = False) -> None: ...
     def _wait_until(self, time: float) -> None: ...
+    @property
+    def _kept(self) -> list[int]: ...
     @overload
     def read(self, pid: int, out: None = None) -> bytes: ...
     @overload

@@ -501,6 +501,7 @@ cdef extern from "dsm.h" nogil:
     void dsm_store_fill_drop(dsm_store_filler *f)
     void dsm_store_wait(dsm_store *s, int64_t ns)
     void dsm_store_demand(dsm_store *s, uint32_t copies)
+    int dsm_store_has_demanded(const dsm_store *s)
     uint32_t dsm_store_failed(const dsm_store *s)
     int dsm_store_leave(dsm_store *s)
     void dsm_store_drop(dsm_store *s)

@@ -52,7 +52,9 @@ cdef uint8_t *codes_of(object status, Py_buffer *view, size_t n) except? NULL:
     if status is None:
         return NULL
     get_buffer(status, view, True)
-    check_pages(view.len, n, "status", f"a status of one byte for each of {n} ids")
+    if <size_t> view.len != n or (isinstance(status, ndarray) and status.itemsize != 1):
+        text = f"status={type(status).__name__} of {view.len} bytes: pass an array of {n} uint8, one for each id"
+        raise error_of(c.DSM_EINVAL, text)
     return <uint8_t *> view.buf
 
 
@@ -238,6 +240,10 @@ cdef class Store(Handle):
         self.demanded = copies
         c.dsm_store_demand(self.ptr, copies)
 
+    def _has_demanded(self):
+        self.check()
+        return bool(c.dsm_store_has_demanded(self.ptr))
+
     def _wait_for_others(self, double seconds):
         c.dsm_store_wait(self.ptr, <int64_t> (seconds * 1e9))
 
@@ -376,13 +382,16 @@ cdef class Store(Handle):
             self.leave()
 
     @cython.final
-    cdef int give_back(self, uint64_t pid) except -1:
+    cdef int give_back(self, uint64_t pid, uint32_t demanded) except -1:
+        """demanded: copies, for this call."""
         cdef int64_t began = call_begins(&self.counted, CALL_FREE)
         cdef PyThread_type_lock turn = self.begin()
         cdef c.dsm_store_doubt doubt
         cdef int rc
         with nogil:
+            c.dsm_store_demand(self.ptr, demanded)
             rc = c.dsm_store_free(self.ptr, pid)
+            c.dsm_store_demand(self.ptr, self.demanded)
             c.dsm_store_doubt_of(self.ptr, &doubt)
         self.end(turn)
         if rc:
@@ -408,10 +417,13 @@ cdef class Store(Handle):
         finally:
             self.leave()
 
+    def _let_go(self, list pids not None):
+        return give_back_all(self, pids)
+
     def _free(self, pid):
         self.enter()
         try:
-            self.give_back(page_of(pid))
+            self.give_back(page_of(pid), self.demanded)
         finally:
             self.leave()
 
@@ -489,8 +501,7 @@ cdef class Store(Handle):
         for i in range(n if self.shape.copies > 1 else 0):
             if codes[i] != c.DSM_ECORRUPT:
                 continue
-            with contextlib.suppress(errors.UnsupportedError, errors.CorruptError):  # no copy is whole
-                self.repair(pids[i] & (c.DSM_STORE_NUMBERS - 1), "read_many")
+            if is_repaired(self, pids[i], "read_many"):
                 rc = self.get_many_now(&pids[i], 1, <char *> out + i * self.shape.page_bytes, &codes[i])
                 if rc:
                     raise self.failed(rc, "read_many")
@@ -499,10 +510,23 @@ cdef class Store(Handle):
     @cython.final
     cdef int put_many(self, const uint64_t *pids, const void *pages, ndarray versions, uint8_t *codes) except -1:
         cdef int64_t began = call_begins(&self.counted, CALL_WRITE_MANY)
+        cdef uint64_t *made = <uint64_t *> PyArray_DATA(versions)
+        cdef size_t n = PyArray_NBYTES(versions) // 8, i
+        cdef const char *page
+        self.put_some(pids, n, pages, versions, made, codes)
+        for i in range(n if codes != NULL and self.shape.copies > 1 else 0):
+            if codes[i] == c.DSM_ECORRUPT and is_repaired(self, pids[i], "write_many"):
+                page = <const char *> pages + i * self.shape.page_bytes
+                self.put_some(&pids[i], 1, page, versions, &made[i], &codes[i])
+        call_ends(&self.counted, CALL_WRITE_MANY, n, began)
+        return 0
+
+    @cython.final
+    cdef int put_some(self, const uint64_t *pids, size_t n, const void *pages, ndarray versions, uint64_t *made,
+                      uint8_t *codes) except -1:
+        """versions: of all pages of the call, which an exception has; made: where those of these pages are."""
         cdef PyThread_type_lock turn = self.begin()
         cdef c.dsm_store_doubt doubts[c.DSM_STORE_DOUBTS]
-        cdef uint64_t *made = <uint64_t *> PyArray_DATA(versions)
-        cdef size_t n = PyArray_NBYTES(versions) // 8
         cdef uint32_t unknown
         cdef int rc
         with nogil:
@@ -514,7 +538,6 @@ cdef class Store(Handle):
             if isinstance(error, errors.DsmemError):
                 error._versions, error._doubts = versions, doubts_as_bytes(doubts, unknown)
             raise error
-        call_ends(&self.counted, CALL_WRITE_MANY, n, began)
         return 0
 
     def read_many(self, ids, out=None, *, status=None):

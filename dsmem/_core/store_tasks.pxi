@@ -86,13 +86,7 @@ cdef class StoreJob:
     cdef undo(self):
         """Called by the helper. What can't be freed stays allocated."""
         if self.work == job_allocate and self.error is None:
-            with contextlib.suppress(errors.DsmemError):
-                self.store.enter()
-                try:
-                    for pid in self.pids:
-                        self.store.give_back(pid)
-                finally:
-                    self.store.leave()
+            give_back_all(self.store, list(self.pids))
 
     def wake(self):
         """Called in the task's loop."""
@@ -259,13 +253,13 @@ cdef int job_allocate(StoreJob job) except -1:
 
 
 cdef int job_free(StoreJob job) except -1:
-    job.store.give_back(job.number)
+    job.store.give_back(job.number, job.store.demanded)
     return 0
 
 
 cdef int job_free_many(StoreJob job) except -1:
     for pid in job.pids:
-        job.store.give_back(pid)
+        job.store.give_back(pid, job.store.demanded)
     return 0
 
 

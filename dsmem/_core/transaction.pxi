@@ -22,6 +22,7 @@ cdef class Transaction:
     cdef unsigned long thread
     cdef bint live, busy, begun
     cdef object frame  # that has begun it, until it ends
+    cdef list kept     # of those which were freed in vain, or None
     cdef list taken    # pages that it has allocated; they are freed if it is certainly not committed
     cdef object __weakref__
 
@@ -207,17 +208,14 @@ cdef class Transaction:
         """What can't be freed stays allocated, as if the process had died here."""
         cdef list taken = self.taken
         self.taken = None
-        if not taken:
-            return 0
-        with contextlib.suppress(errors.DsmemError):
-            self.store.enter()
-            try:
-                for pid in taken:
-                    with contextlib.suppress(errors.PageNotFoundError):  # another client has freed it
-                        self.store.give_back(pid)
-            finally:
-                self.store.leave()
+        if taken:
+            self.kept = give_back_all(self.store, taken)
         return 0
+
+    @property
+    def _kept(self):
+        """Pages that it had allocated, was not committed with, and could not free."""
+        return self.kept or []
 
     @cython.final
     cdef int check_for(self, object error) except -1:

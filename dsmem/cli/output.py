@@ -82,10 +82,13 @@ class Placed(click.Command):
         try:
             return super().parse_args(context, args)
         except click.UsageError as error:
-            hint = self._hint(given)
-            if hint is None:
-                raise
             text = error.format_message().rstrip(".")
+            hint = self._hint(given)
+            is_cause = isinstance(error, click.MissingParameter) or any(
+                is_address(arg) and arg in text for arg in given
+            )
+            if hint is None or not is_cause:
+                raise
             raise click.UsageError(f"{text}; write '{hint}'", context) from None
 
     def _hint(self, given: list[str]) -> str | None:
@@ -93,13 +96,19 @@ class Placed(click.Command):
         options = [each for each in self.params if isinstance(each, click.Option) and not each.is_flag]
         values = {name for each in options for name in each.opts}
         stray = [arg for before, arg in zip(["", *given], given, strict=False) if before not in values]
-        address = next((arg for arg in stray if is_address(arg) and not arg.startswith("-")), None)
-        if address is None:
+        stray = [arg for arg in stray if not arg.startswith("-")]
+        address = next((arg for arg in stray if is_address(arg)), None)
+        if address is None or given.count(address) > stray.count(address):  # it is where it should be, too
             return None
-        place, name = address, "NAME"
-        if address.count("/") > _IN_A_CLUSTER:
-            place, _, name = address.rpartition("/")
-        return f"{name} -c {place}" if any(isinstance(each, click.Argument) for each in self.params) else f"-c {place}"
+        place, name = address.rstrip("/"), ""
+        if place.count("/") > _IN_A_CLUSTER:
+            place, _, name = place.rpartition("/")
+        if place.count("/") > _IN_A_CLUSTER:  # no name has a slash
+            return None
+        if not any(isinstance(each, click.Argument) for each in self.params):
+            return f"-c {place}"
+        names = [name if arg == address else arg for arg in stray]
+        return f"{' '.join(filter(None, names)) or 'NAME'} -c {place}"
 
 
 def _fabric(context: click.Context, parameter: click.Parameter, value: str) -> str:

@@ -278,7 +278,9 @@ def _screen(cluster: str | None, rows_of: Rows) -> Lines:
 )
 @click.option("-n", "--times", type=click.IntRange(min=1), help="How often; by default until Ctrl-C.")
 def top(cluster: str | None, interval: float, times: int | None) -> None:
-    """Watch clusters, memory nodes and stores: use, clients, copies, and what clients of a coordinator's stores do.
+    """Watch clusters, memory nodes and stores: use, copies and calls.
+
+    Calls are those of clients of a coordinator's stores.
 
     On a terminal the table is drawn again and again; otherwise each one follows the one before.
     """

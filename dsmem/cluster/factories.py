@@ -558,9 +558,9 @@ class Cluster(ClusterBase):
             Extents times replicas are at most 64.
         min_copies : int
             Changes through this handle are refused with TooFewCopiesError while an extent has fewer copies that count:
-            what it acknowledges survives the loss of one node less than this. From 1 to ``replicas``. It matters with
-            a coordinator alone; without one a change needs all copies. Reads go on. A handle that is attached by
-            reference has 1.
+            what it acknowledges survives the loss of one node less than this. From 1 to ``replicas``, which is given,
+            too, where the store may be made. It matters with a coordinator alone; without one a change needs all
+            copies. Reads go on. A handle that is attached by reference has 1.
         name, create, mode, lifetime, timeout
             As of :class:`Cluster`.
 
@@ -588,7 +588,7 @@ class Cluster(ClusterBase):
         given["extents"] = extents
         how: dict[str, Any] = {"create": create, "mode": mode, "lifetime": lifetime, "wait": timeout}
         cls = class_of("store")
-        demanded = cls._demanded_copies(min_copies, 1 if replicas is None and create is True else replicas)
+        demanded = cls._demanded_copies(min_copies, 1 if replicas is None and create is not False else replicas)
         names = self._open_names()
         if names.nodes == 1 and names.coordinates(_core.seconds(timeout, "timeout")):
             from dsmem.membership.follow import EpochStore

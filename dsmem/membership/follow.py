@@ -38,7 +38,6 @@ _UNLIMITED = 1e8  # where no limit is wanted; it is one that clocks and locks ca
 _JUDGE_SECONDS = 1.0  # to ask whether a block that has failed has read what does not count
 _SETTLE_SECONDS = 0.5
 _DOUBT_SECONDS = 120.0  # how long a page says what has become of a change: its versions come again
-_FREE_TRIES = 3  # where it is not known whether a page was freed
 _CLOSE_SECONDS = 5.0  # to give back a place while copies do not answer
 #: The call has failed because of the copies, or because another epoch has begun. It has changed nothing.
 _AGAIN = (
@@ -118,24 +117,18 @@ class EpochTransaction(Transaction):
         self._taken.append(pid)
         return pid
 
-    def _free_taken(self) -> None:
-        """After a commit that was not made, which has kept them: it was in doubt, or could not give them back."""
-        with contextlib.suppress(errors.DsmemError):
-            for pid in self._taken:
-                self._free_one(pid)
-
-    def _free_one(self, pid: int) -> None:
-        for _ in range(_FREE_TRIES):
-            try:
-                self._store.free(pid)
-            except errors.PageNotFoundError:  # it is free
-                return
-            except errors.OutcomeUnknownError:
-                continue
-            else:
-                return
-
     def __exit__(self, kind: Any, error: Any, where: Any) -> None:
+        try:
+            self._end(kind, error, where)
+        except errors.OutcomeUnknownError:
+            raise  # its pages may be in use
+        except Exception:
+            self._store._let_go_all(self._kept, self._limit())
+            raise
+        if error is not None:
+            self._store._let_go_all(self._kept, self._limit())
+
+    def _end(self, kind: Any, error: Any, where: Any) -> None:
         moved = self._store._epoch.number != self._epoch.number
         if error is None and moved:
             conflict = _conflict(self._store)
@@ -148,19 +141,18 @@ class EpochTransaction(Transaction):
         except errors.OutcomeUnknownError as unknown:
             found, _ = store._outcome_of(unknown._doubts, self._epoch, began)
             if found == _core.STORE_DONE:
+                store._refuse_few(unknown)
                 return
             if found != _core.STORE_NOT_DONE:
                 raise
-            self._free_taken()
+            store._let_go_all(self._taken, end)
             raise _conflict(store) from unknown
         except errors.ConflictError:
             raise
         except (*_AGAIN, errors.TooFewCopiesError) as failed:
-            few = isinstance(failed, errors.TooFewCopiesError)
-            if error is not None or (few and store._is_current(self._epoch, end)):
+            if error is not None or store._is_few_now(failed, self._epoch, end):
                 raise
             store._go_on(self._epoch, end, failed)
-            self._free_taken()
             raise _conflict(store) from failed
         if error is None:
             if not self._changes and not store._is_current(self._epoch, end):
@@ -189,7 +181,7 @@ class EpochTransaction(Transaction):
         except errors.ConflictError:
             raise
         except _SAYS as error:
-            if store._is_current(self._epoch, end):
+            if store._is_current(self._epoch, end, error):
                 raise
             failed = error
         except _AGAIN as error:
@@ -210,9 +202,7 @@ def _conflict(store: EpochStore) -> errors.ConflictError:
 
 def _late(failed: errors.DsmemError | None, why: str = "try again") -> errors.DsmemError:
     """Return what a call ends with when its time is over: what has failed, or that the epoch changes."""
-    if failed is not None and not isinstance(
-        failed, errors.StaleDescriptorError
-    ):  # the copy was closed for another one
+    if failed is not None and not isinstance(failed, errors.StaleDescriptorError):  # of a copy that was closed
         return failed
     late = errors.TimeoutError(f"the next epoch of the store was not opened here in time; {why}")
     late.__cause__ = failed
@@ -315,9 +305,9 @@ class EpochStore(Store):
                             made._compare(**given)
                         stack.pop_all()
                         return made
-                except _AGAIN:
+                except _AGAIN as error:
                     if pauses.over:
-                        raise
+                        raise _late(error) from error.__cause__
                     known = found.epoch  # unless another epoch has begun, the same is tried again
             else:
                 _refuse_lost(found, coordination, end)
@@ -330,9 +320,12 @@ class EpochStore(Store):
 
     # -- epochs --
 
-    def _is_current(self, known: _Epoch, end: float) -> bool:
-        """Whether what has been read in an epoch counts. Afterwards it is too late to ask."""
-        if clock() < known.until:
+    def _is_current(self, known: _Epoch, end: float, said: errors.DsmemError | None = None) -> bool:
+        """Whether what has been read in an epoch, or was said there, counts. Afterwards it is too late to ask.
+
+        A lease is of reads: while it lasts another epoch may begin, with more copies.
+        """
+        if clock() < known.until and not isinstance(said, errors.TooFewCopiesError):
             return True
         asked = clock()
         if not self._coordination.lease(self._number, known.number, end, self._report(asked)):
@@ -352,6 +345,25 @@ class EpochStore(Store):
             begins = self._reported.counts.total() < before.counts.total()  # in a child, with zeros
             more = self._reported.since(metrics.Figures() if begins else before)
         return messages.report(messages.Report(secrets.randbits(64), metrics.fabric_of(self), more.counts, more.times))
+
+    def _is_few_now(self, failed: errors.DsmemError, known: _Epoch, end: float) -> bool:
+        return isinstance(failed, errors.TooFewCopiesError) and self._is_current(known, end, failed)
+
+    def _refuse_few(self, unknown: errors.DsmemError) -> None:
+        """Of a change that an epoch says was made: raise, if since then fewer copies count than this handle demands."""
+        if not self._has_demanded():
+            text = "the change was made, but fewer copies count since then than this handle demands; it may be lost"
+            raise errors.OutcomeUnknownError(text) from unknown
+
+    def _let_go_all(self, pids: Sequence[int], end: float = math.inf) -> None:
+        """Free pages that no process knows, in this epoch or a later one. What can't be freed stays allocated."""
+        left, end = list(pids), min(end, time.monotonic() + _SECONDS)
+        with contextlib.suppress(errors.DsmemError):
+            while left:
+                known = self._epoch
+                left = self._let_go(left)
+                if left:
+                    self._go_on(known, end, None)
 
     def _go_on(self, known: _Epoch, end: float, failed: errors.DsmemError | None, settle: float = 0.0) -> None:
         """Return when another epoch than the known one is open here, or when the same may be tried again.
@@ -476,6 +488,7 @@ class EpochStore(Store):
             except errors.OutcomeUnknownError as unknown:
                 found, version = self._outcome_of(unknown._doubts, known, began)
                 if found == _core.STORE_DONE and done is not None:
+                    self._refuse_few(unknown)
                     return done(version)
                 if found != _core.STORE_NOT_DONE and not forgets:
                     raise
@@ -483,7 +496,7 @@ class EpochStore(Store):
                     raise errors.TransportError(f"{unknown.detail}; it was not done") from unknown
                 continue
             except _SAYS as error:
-                if self._is_current(known, end):
+                if self._is_current(known, end, error):
                     raise
                 failed = error
             except _AGAIN as error:
@@ -552,12 +565,12 @@ class EpochStore(Store):
         """Whether what a call says of a page is of the present epoch."""
         if error._versions is not None:
             rest.note(error._versions)
-        return self._still(rest, known, end)
+        return self._still(rest, known, end, error)
 
-    def _still(self, rest: Rest, known: _Epoch, end: float) -> bool:
+    def _still(self, rest: Rest, known: _Epoch, end: float, said: errors.DsmemError | None = None) -> bool:
         """Whether the epoch is the present one. If nothing can tell, the call ends."""
         try:
-            return self._is_current(known, end)
+            return self._is_current(known, end, said)
         except errors.DsmemError as away:
             rest.refuse(away)
 
@@ -566,7 +579,7 @@ class EpochStore(Store):
         written = failed._versions is not None and rest.note(failed._versions)
         doubts = [each.tobytes() for each in np.frombuffer(failed._doubts, DOUBT)]
         for doubt, (found, version) in zip(doubts, self._outcomes_of(doubts, known, began), strict=True):
-            if found == _core.STORE_DONE:
+            if found == _core.STORE_DONE and self._has_demanded():
                 rest.found(doubt, version)
                 written = True
             elif found != _core.STORE_NOT_DONE:
@@ -623,10 +636,6 @@ class EpochStore(Store):
         """As of :class:`Store`."""
         return await self._call_async(lambda: self.read_many(ids, out, status=status))
 
-    def _free_all(self, ids: Any) -> None:
-        for pid in ids:
-            self.free(int(pid))
-
     async def version_async(self, pid: int) -> int:
         """As of :class:`Store`."""
         return await self._call_async(lambda: self.version(pid))
@@ -645,11 +654,11 @@ class EpochStore(Store):
 
     async def allocate_async(self) -> int:
         """As of :class:`Store`."""
-        return await self._call_async(self.allocate, self.free)
+        return await self._call_async(self.allocate, lambda pid: self._let_go_all([pid]))
 
     async def allocate_many_async(self, n: int) -> Any:
         """As of :class:`Store`."""
-        return await self._call_async(lambda: self.allocate_many(n), self._free_all)
+        return await self._call_async(lambda: self.allocate_many(n), self._let_go_all)
 
     async def free_async(self, pid: int) -> None:
         """As of :class:`Store`."""

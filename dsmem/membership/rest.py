@@ -73,11 +73,14 @@ class Rest:
         return self.versions
 
     def found(self, doubt: bytes, version: int) -> None:
-        """Note that one in doubt was written: the first of this page that is left."""
+        """Note that one in doubt was written: the first of this page that is left, and was not refused."""
         pid = np.frombuffer(doubt, DOUBT)["pid"][0]
         self._open()
-        at = np.flatnonzero((self._ids == pid) & (self.versions == 0) & (self._refused == 0))[0]
-        self.versions[at] = version
+        left = (self._ids == pid) & (self.versions == 0) & (self._refused == 0)
+        taken = left.copy()
+        if self.status is not None:
+            taken[self._places] &= _bytes_of(self.status) == 0
+        self.versions[np.flatnonzero(taken if taken.any() else left)[0]] = version
 
     def narrow(self) -> bool:
         """Give what is left, or a part of it. Whether there is any.

@@ -76,6 +76,23 @@ def test_what_is_there_is_not():
     assert violations(text, [ROOT], make_targets()) == []
 
 
+def stray_rows(text):
+    """Rows of a table that has no heading: what divides them from it is an empty line, or something else."""
+    lines = ["", *re.sub(r"^```.*?^```", "", text, flags=re.M | re.S).splitlines(), ""]
+    begins = [i for i, line in enumerate(lines) if line.startswith("|") and not lines[i - 1].startswith("|")]
+    return [lines[i] for i in begins if not re.fullmatch(r"\|(?: *:?-+:? *\|)+", lines[i + 1])]
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_rows_belong_to_tables(path):
+    assert stray_rows(path.read_text()) == []
+
+
+def test_a_stray_row_is_found():
+    table = "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
+    assert stray_rows(table) == [] and stray_rows(table + "\n| 3 | 4 |\n") == ["| 3 | 4 |"]
+
+
 def test_every_c_file_of_tests_is_run():
     """By ci/sanitize: tests/c/test_*.c as they are, the fuzzers by name or pattern; crash_*.c by tests/sync."""
     script = (ROOT / "ci/sanitize").read_text() + (ROOT / "tests/sync/test_crash.py").read_text()

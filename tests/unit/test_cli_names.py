@@ -60,7 +60,7 @@ def test_a_stream_that_is_closed(here, command, stream):
         text=True,
         check=False,
     )
-    assert "Traceback" not in done.output and done.returncode == (command[0] == "rm")
+    assert "Traceback" not in done.stderr and done.returncode == (command[0] == "rm")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
@@ -205,11 +205,14 @@ def test_wrong_names_are_refused_before_anything_is_removed(here):
         ("nodes AT", "-c AT"),
         ("store ls AT", "-c AT"),
         ("store stat AT/pages", "pages -c AT"),
-        ("store check pages AT", "NAME -c AT"),
+        ("store check pages AT", "pages -c AT"),
+        ("store stat AT/", "NAME -c AT"),
         ("store wait AT/pages", "pages -c AT"),
         ("store drop AT/pages", "pages -c AT"),
         ("rm AT/table", "table -c AT"),
         ("rm AT", "NAME -c AT"),
+        ("rm one AT/table two", "one table two -c AT"),
+        ("rm -c tcp://127.0.0.1:2/demo AT/table", "table -c AT"),
     ],
 )
 def test_an_address_that_is_no_value_of_an_option(arguments, write):
@@ -219,7 +222,17 @@ def test_an_address_that_is_no_value_of_an_option(arguments, write):
 
 
 @pytest.mark.parametrize(
-    "arguments", ["ls -c tcp://bad", "ls x", "nodes --drain tcp://127.0.0.1:1", "rm -c tcp://127.0.0.1:1/demo a/b"]
+    "arguments",
+    [
+        "ls -c tcp://bad",
+        "ls x",
+        "ls --bad tcp://127.0.0.1:1/demo",
+        "nodes --drain tcp://127.0.0.1:1",
+        "nodes -c tcp://127.0.0.1:1 tcp://127.0.0.1:1",
+        "rm -c tcp://127.0.0.1:1/demo a/b",
+        "store stat tcp://127.0.0.1:1/demo/a/b",
+        "store wait tcp://127.0.0.1:1/demo/a -t x",
+    ],
 )
 def test_other_mistakes_have_no_such_advice(arguments):
     done = CliRunner().invoke(main, arguments.split())

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 import store_nodes
-from paging import page
+from paging import number_of, page
 from store_nodes import FABRIC, SECONDS, at_nodes, client, made
 
 nodes = store_nodes.nodes
@@ -34,6 +34,25 @@ def die(address, pids, plan=""):
     process.join(SECONDS)
     assert process.exitcode == (-signal.SIGKILL if plan else 0)
     return None if plan else ours.recv()
+
+
+@pytest.mark.parametrize(("replicas", "extents"), [(1, 1), (2, 2)])
+def test_frames_of_a_living_client_are_its_own(nodes, replicas, extents):
+    """It has chunks open, too, while those of dead ones are taken."""
+    with at_nodes(nodes) as address, client(address) as (cluster, _), client(address) as (other, _):
+        with made(cluster, replicas, extents=extents, members=MEMBERS + 1) as store, other.store("s") as living:
+            pids = store.allocate_many(PAGES).tolist()
+            store.write_many(pids, page(0) * PAGES)
+            living.write_many(pids[:3], page(0) * 3)
+            first, last = die(address, pids)
+            for _ in range(DYING - 1):
+                die(address, pids, f"kill={(first + last) // 2}")
+            for number in range(1, 4):
+                store.run(lambda tx, number=number: [tx.write(pid, page(number)) for pid in pids])
+                living.write_many(pids[::2], page(number + 10) * (PAGES // 2))
+                assert [number_of(raw) for raw in store.read_many(pids)] == [number + 10, number] * (PAGES // 2)
+            assert store.check()["wrong"] == {}
+        cluster.unlink("s")
 
 
 @pytest.mark.parametrize(("replicas", "extents"), [(1, 1), (2, 1), (2, 2)])

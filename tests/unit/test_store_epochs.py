@@ -346,12 +346,12 @@ def lose_an_answer(monkeypatch, cls, method, is_made, doubt, node):
     """Let the answer to the next call be lost, whether the change is made or not, since a node is killed then."""
     real = getattr(cls, method)
 
-    def call(*given):
+    def call(*given, **named):
         monkeypatch.setattr(cls, method, real)
         unknown = errors.OutcomeUnknownError("the answer was lost")
         unknown._doubts = b"" if is_made else doubt().packed()
         if is_made:
-            real(*given)
+            real(*given, **named)
             unknown._doubts = doubt().packed()
         elif cls is Transaction:
             real(given[0], errors.ConflictError, errors.ConflictError(), None)
@@ -410,26 +410,6 @@ def test_pages_of_a_commit_that_was_not_made_are_freed(tmp_path, monkeypatch):
             tx._taken.append(taken)  # as if it had allocated it: the core keeps what a commit in doubt has allocated
         with pytest.raises(errors.PageNotFoundError):
             store.read(taken)
-
-
-@pytest.mark.parametrize("is_made", [True, False])
-def test_pages_of_a_commit_are_freed_where_an_answer_is_lost(tmp_path, monkeypatch, is_made):
-    """Of one that was freed it is asked again, and the others are freed, too."""
-    with together(tmp_path, 1) as where, where.client() as cluster, made(cluster, 1) as store:
-        taken, real, lost = store.allocate_many(3).tolist(), type(store).free, []
-
-        def free(self, pid):
-            if lost or is_made:
-                real(self, pid)
-            if not lost:
-                lost.append(pid)
-                raise errors.OutcomeUnknownError("the answer was lost")
-
-        with store.transaction() as tx:
-            tx._taken += taken
-        monkeypatch.setattr(type(store), "free", free)
-        tx._free_taken()
-        assert lost == taken[:1] and store.stat()["free"] == 100
 
 
 def test_pages_of_a_commit_that_failed_are_freed(tmp_path):

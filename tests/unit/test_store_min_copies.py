@@ -3,11 +3,14 @@
 import asyncio
 
 import pytest
+from doubts import last, never
 from epochs import PROPERTIES, eventually, together
 from paging import number_of, page
+from test_store_epochs import CHANGES, lose_an_answer
 
 import dsmem
 from dsmem import errors
+from dsmem.store import Store
 
 
 def calls(store, pid, ids):
@@ -54,12 +57,35 @@ def test_changes_are_refused_until_there_are_enough(tmp_path, extents):
         content.close()
 
 
+@pytest.mark.parametrize("is_made", [True, False])
+@pytest.mark.parametrize("kind", [*CHANGES, "write_many"])
+def test_the_answer_to_a_change_is_lost(tmp_path, monkeypatch, kind, is_made):
+    """It may have been made by fewer copies than are demanded, so it is not acknowledged."""
+    with together(tmp_path, 2) as where, where.client() as cluster:
+        with cluster.store("db", create=True, replicas=2, min_copies=2, **PROPERTIES) as store:
+            pid = store.allocate()
+            version = store.write(pid, page(1))
+            doubt = (lambda: last(store, pid)) if is_made else (lambda: never(store, pid))
+            at = CHANGES.get(kind, (Store, "write_many"))
+            lose_an_answer(monkeypatch, *at, is_made, doubt, where.node_of(store, 1))
+            with pytest.raises(errors.OutcomeUnknownError if is_made else errors.TooFewCopiesError):
+                {
+                    "write": lambda: store.write(pid, page(2)),
+                    "compare_write": lambda: store.compare_write(pid, version, page(2)),
+                    "commit": lambda: store.run(lambda tx: tx.write(pid, page(2))),
+                    "write_many": lambda: store.write_many([pid], page(2)),
+                }[kind]()
+            assert number_of(store.read(pid)) == (2 if is_made else 1)
+
+
 def test_what_is_no_number_of_copies(tmp_path):
     """A handle that is refused keeps no place."""
     with together(tmp_path, 2) as where, where.client() as cluster:
         for number, replicas in ((3, 2), (0, 2), (2, 1), (2, None), (1.5, 2), ("2", 2), (1 << 32, 2)):
             with pytest.raises(errors.InvalidArgumentError, match="min_copies"):
                 cluster.store("db", create=True, min_copies=number, replicas=replicas, **PROPERTIES)
+        with pytest.raises(errors.InvalidArgumentError, match="min_copies"):
+            cluster.store("db", create=None, min_copies=2, **PROPERTIES)
         assert cluster.list() == []
         cluster.store("db", create=True, replicas=1, **{**PROPERTIES, "members": 1}).close()
         for _ in range(3):

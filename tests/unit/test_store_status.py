@@ -9,11 +9,12 @@ import pytest
 import store_nodes
 from epochs import PROPERTIES as OF_EPOCHS
 from epochs import together
+from names_server import process_that_serves
 from paging import SIZE, number_of, page
-from store_nodes import made
+from store_nodes import SECRET, at_nodes, client, made, where
 
 from dsmem import errors
-from dsmem.membership.rest import Rest
+from dsmem.membership.rest import DOUBT, Rest
 from dsmem.store import PageStatus
 
 nodes = store_nodes.nodes
@@ -171,7 +172,7 @@ def test_tasks(store):
         status[:] = 9
         versions = await store.write_many_async(ids, page(5) * 3, status=status)
         assert status.tolist() == said(3, at=[2]) and not versions[2]
-        with pytest.raises(errors.InvalidArgumentError, match="status has 2 bytes"):
+        with pytest.raises(errors.InvalidArgumentError, match="status=bytearray of 2"):
             await store.read_many_async(ids, status=bytearray(2))
 
     asyncio.run(calls())
@@ -185,7 +186,7 @@ def test_what_is_no_status(store):
         lambda status: store.write_many(ids, page(8) * 3, status=status),
     ):
         for wrong in (np.empty(2, "u1"), np.empty(3, "i4"), bytearray(4)):
-            with pytest.raises(errors.InvalidArgumentError, match="a status of one byte for each of 3 ids"):
+            with pytest.raises(errors.InvalidArgumentError, match="pass an array of 3 uint8"):
                 call(wrong)
         with pytest.raises(errors.ReadOnlyBufferError):
             call(bytes(3))
@@ -234,3 +235,61 @@ def test_pages_that_were_refused_in_an_epoch_that_has_ended():
     rest.note(np.array([4], "u8"))
     assert not rest.refuses and not rest.narrow()
     assert rest.ended().tolist() == [1, 0, 1, 4] and status.tolist() == [0, 45, 0, 0]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("call", ["read_many", "write_many"])
+def test_locks_are_waited_for_once(store, call):
+    """Each of them for itself would take two minutes."""
+    ids, status = with_pages(store), np.empty(MANY, "u1")
+    store._wait_for_others(2)
+    with contextlib.ExitStack() as stack:
+        for pid in ids[:60]:
+            stack.enter_context(locked(store, pid))
+        getattr(store, call)(ids, *([page(1) * MANY] if call == "write_many" else []), status=status)
+    assert status.tolist() == said(MANY, PageStatus.LOCKED, range(60))
+
+
+def test_a_page_that_is_damaged_at_one_copy_is_written(nodes):
+    """By a client that has no hint of it."""
+    with at_nodes(nodes) as address, client(address) as (cluster, _), client(address) as (other, _):
+        with made(cluster) as store, other.store("s") as second:
+            ids, status = with_pages(store, 3), np.empty(3, "u1")
+            damage(store, ids[1])
+            versions = second.write_many(ids, page(9) * 3, status=status)
+            assert status.tolist() == said(3, at=[]) and (versions > 0).all()
+            assert [number_of(raw) for raw in store.read_many(ids)] == [9, 9, 9]
+        cluster.unlink("s")
+
+
+def test_a_page_that_is_damaged_while_a_copy_is_away(nodes, cluster_name):
+    """It can't be repaired; the others are read."""
+    with process_that_serves(SECRET, "--grace", "0") as (process, at):
+        address = where([nodes[0], at.removeprefix("tcp://")], cluster_name)
+        with client(address, peer_timeout=2) as (cluster, _), made(cluster) as store:
+            ids, status = with_pages(store, 3), np.empty(3, "u1")
+            damage(store, ids[1])
+            process.kill()
+            process.wait()
+            pages = store.read_many(ids, status=status)
+            assert status.tolist() == said(3, PageStatus.CORRUPT, [1])
+            assert [number_of(pages[i]) for i in (0, 2)] == [1, 3]
+
+
+def test_a_doubt_is_of_the_page_that_was_not_refused():
+    """Of two writes of one page the first was refused, and the second was made."""
+    status = np.zeros(2, "u1")
+    rest = Rest([10, 10], page(1) + page(2), status)
+    rest.note(np.zeros(2, "u8"))
+    status[0] = PageStatus.LOCKED
+    doubt = np.zeros(1, DOUBT)
+    doubt["pid"] = 10
+    rest.found(doubt.tobytes(), 5)
+    assert rest.versions.tolist() == [0, 5]
+
+
+@pytest.mark.parametrize("status", [np.empty(3, "u8"), np.empty(1, "i8"), np.empty(7, "u1"), bytearray(9), [0] * 8])
+def test_an_array_that_is_no_status(store, status):
+    ids = with_pages(store, 8)
+    with pytest.raises(errors.InvalidArgumentError):
+        store.read_many(ids, status=status)

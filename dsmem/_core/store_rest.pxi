@@ -1,0 +1,47 @@
+# Included by _core.pyx: what calls of a store do behind a failure: pages that they had allocated are freed, and those that
+# are damaged are repaired.
+
+cdef enum:
+    FREE_TRIES = 3  # where it is not known whether a page was freed
+
+cdef tuple NOT_REPAIRED = (errors.UnsupportedError, errors.CorruptError, errors.TransportError, errors.PeerDeadError,
+                           errors.TimeoutError, errors.BusyError, errors.StaleDescriptorError)
+
+
+cdef bint is_given_back(Store store, uint64_t pid) except -1:
+    for _ in range(FREE_TRIES):
+        try:
+            store.give_back(pid, 0)
+        except errors.PageNotFoundError:  # it is free
+            return True
+        except errors.OutcomeUnknownError:
+            continue
+        except errors.DsmemError:
+            return False
+        return True
+    return False
+
+
+cdef list give_back_all(Store store, list pids):
+    """Free pages whose ids no process knows. Nothing is acknowledged by it, so it needs no number of copies.
+
+    Returns those that may still be allocated: where one can't be freed, nor can those behind it.
+    """
+    cdef list left = list(pids)
+    with contextlib.suppress(errors.DsmemError):
+        store.enter()
+        try:
+            while left and is_given_back(store, left[0]):
+                del left[0]
+        finally:
+            store.leave()
+    return left
+
+
+cdef bint is_repaired(Store store, uint64_t pid, str op) except -1:
+    """Whether a damaged page of many is worth another try. Where it can't be repaired now, its code says enough."""
+    try:
+        store.repair(pid & (c.DSM_STORE_NUMBERS - 1), op)
+    except NOT_REPAIRED:
+        return False
+    return True

@@ -1,0 +1,70 @@
+"""Pages that transactions had allocated which were not committed are free again."""
+
+import contextlib
+
+import pytest
+import store_nodes
+from epochs import PROPERTIES, eventually, together
+from paging import number_of, page
+from store_nodes import FABRIC, at_nodes, client, made
+
+from dsmem import errors
+
+nodes = store_nodes.nodes
+SOME = 5
+
+
+def left_allocated(address, plan):
+    """After a block that has failed, how many posts went ahead of its end, and how many pages are not free again."""
+    with client(address, f"fault+{FABRIC}://?{plan}") as (cluster, own), cluster.store("s") as store:
+        before = store.stat()["free"]
+        with contextlib.suppress(KeyError), store.transaction() as tx:
+            for _ in range(SOME):
+                tx.allocate()
+            posts = own.stats["posts"]
+            raise KeyError
+        return posts, before - store.stat()["free"]
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_an_answer_is_lost(nodes, replicas):
+    with at_nodes(nodes) as address, client(address) as (cluster, _):
+        with made(cluster, replicas):
+            posts, left = left_allocated(address, "")
+            assert left == 0
+            for n in range(1, SOME + 1):
+                assert left_allocated(address, f"failafter={posts + n}")[1] == 0
+        cluster.unlink("s")
+
+
+class BlockError(Exception):
+    """Of the program."""
+
+
+@pytest.mark.parametrize("error", [BlockError, errors.ConflictError, errors.BusyError])
+def test_the_copies_change_in_a_block_that_raises(tmp_path, error):
+    with together(tmp_path, 2) as where, where.client() as cluster:
+        with cluster.store("db", create=True, replicas=2, **PROPERTIES) as store:
+            with contextlib.suppress(error, errors.ConflictError), store.transaction() as tx:
+                for _ in range(SOME):
+                    tx.allocate()
+                where.node_of(store, 1).kill()
+                eventually(lambda: store.health()["open"] and store.health()["epoch"] > 1)
+                raise error("of the program")
+            assert store.stat()["free"] == 100
+
+
+def test_fewer_copies_count_than_the_handle_demands(tmp_path):
+    """To free what no process knows needs no copies."""
+    with together(tmp_path, 2) as where, where.client() as cluster:
+        with cluster.store("db", create=True, replicas=2, min_copies=2, **PROPERTIES) as store:
+            pid = store.allocate()
+            store.write(pid, page(1))
+            with pytest.raises(errors.ConflictError), store.transaction() as tx:
+                tx.write(tx.allocate(), page(2))
+                where.node_of(store, 1).kill()
+                eventually(lambda: store.health()["open"] and store.health()["epoch"] > 1)
+                assert number_of(store.read(pid)) == 1
+            with pytest.raises(errors.TooFewCopiesError):
+                store.free(pid)
+            assert store.stat()["free"] == 100 - 1
