@@ -78,6 +78,7 @@ class Coordinator:
         self._status = Status(self._policy, clock())
         self._journal = Journal(self._policy)
         self._reports = Reports()
+        self._unreadable = False  # whether a report was
         self.broken = ""  # why it decides nothing any more
         self._stopping = threading.Event()
         self._does = {
@@ -463,14 +464,23 @@ class Coordinator:
 
     def _store_lease(self, client: int, fields: Reader) -> bytes:
         id, epoch = fields.number(), fields.number()
-        report = messages.read_report(fields) if fields.goes_on else None
-        fields.end()
+        report = self._read_report(fields)
         with self._lock:
             self._check()
             if report is not None and id in self._policy.state.stores:
                 self._reports.keep(self._policy.state.stores)
                 self._reports.add(id, report, clock())
             return wire.success(wire.number(self._policy.grant(id, epoch, clock()), 1))
+
+    def _read_report(self, fields: Reader) -> messages.Report | None:
+        """Return what a client reports of its calls. A lease does not depend on whether that can be read."""
+        try:
+            return messages.read_report(fields) if fields.goes_on else None
+        except errors.DsmemError as error:
+            if not self._unreadable:
+                self._unreadable = True
+                _log.warning("a client's report of its calls can't be read (further ones are not logged): %s", error)
+            return None
 
     def _store_copies(self, client: int, fields: Reader) -> bytes:
         cluster, name, id = fields.name(), fields.name(), fields.number()

@@ -16,6 +16,7 @@ DOMAIN_MOST = 60  # bytes of a label
 _UP, _DRAINED = 1, 2  # of a node
 _CLASSES_MOST = 130  # of times in a report
 _NUMBER_MOST = 2**64 - 1
+_REPORTED_MOST = 10**9  # of each kind in one report; a wrong one would stay in the sums
 _REASON_MOST, _TROUBLE_MOST = 90, 200  # bytes, so that a reply has room for those of all copies
 
 
@@ -350,15 +351,15 @@ def report(of: Report) -> bytes:
 
 
 def read_report(reader: Reader) -> Report:
-    """Read it."""
+    """Read it, at the end of a message. Bytes behind it are of a later release. Figures are cut to plausible ones."""
     number, fabric = reader.number(), reader.text()
-    counts = {name: reader.number() for name in COUNTS}
+    counts = {name: min(reader.number(), _REPORTED_MOST) for name in COUNTS}
     times: dict[str, dict[int, int]] = {}
     for _ in range(reader.number(1)):
         call, which, n = reader.number(1), reader.number(1), reader.number(4)
         if call >= len(CALLS) or which >= TIMES:
             raise errors.InvalidArgumentError(f"a report of class {which} of call {call}")
-        times.setdefault(CALLS[call], {})[which] = n
+        times.setdefault(CALLS[call], {})[which] = min(n, _REPORTED_MOST)
     return Report(number, fabric, counts, times)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from dsmem import errors
 from dsmem.names.base import NameInfo, check_name
 
-VERSION = 1
+VERSION = 2
 MOST = 1024  # bytes of a request and of a reply
 NO_MODE = 0xFFFFFFFF
 RELEASED_MOST = 100  # numbers in a request

@@ -15,6 +15,8 @@ SOURCES = {
     "region on shm": ("csrc/fabric/shm/shm.h", r"\bSHM_VERSION = (\d+)"),
     "objects": ("csrc/objects/object.h", r"\bOBJECT_VERSION = (\d+)"),
     "store": ("csrc/store/layout.h", r"\bSTORE_FORMAT = (\d+)"),
+    "names": ("dsmem/names/wire.py", r"^VERSION = (\d+)"),
+    "coordinator's state": ("dsmem/membership/state.py", r"^VERSION = (\d+)"),
     "rendezvous": ("dsmem/cli/rendezvous.py", r'MAGIC = b"DSMB\\x0(\d)'),
 }
 
@@ -28,7 +30,7 @@ def stated(text):
 def in_sources():
     found = {}
     for name, (path, pattern) in SOURCES.items():
-        (number,) = re.findall(pattern, (ROOT / path).read_text())
+        (number,) = re.findall(pattern, (ROOT / path).read_text(), re.MULTILINE)
         found[name] = int(number)
     return found
 

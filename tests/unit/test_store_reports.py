@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 from epochs import PROPERTIES, SECRET, together
-from paging import page
+from paging import SIZE, page
 
 from dsmem import errors, metrics
 from dsmem.cli import main
@@ -54,6 +54,21 @@ def test_a_report_of_what_there_is_not(call, which):
         read(raw[:at] + bytes([call, which]) + raw[at + 2 :])
     with pytest.raises(errors.ProtocolError):
         read(raw[:-1])
+
+
+def test_a_report_of_too_much():
+    """A figure that can't be true would stay in the sums."""
+    counts = dict.fromkeys(metrics.COUNTS, 2**64 - 1)
+    found = read(messages.report(report(counts=counts, times={"read": {9: 2**32 - 1}})))
+    assert set(found.counts.values()) == {10**9} and found.times == {"read": {9: 10**9}}
+
+
+def test_another_release():
+    """Reports have changed what a question for a lease has, so releases before them and since do not talk."""
+    raw = wire.request(wire.Request.STORE_LEASE, bytes(16))
+    assert raw[0] == wire.VERSION == 2
+    with pytest.raises(errors.VersionError, match="of version 1, this server has 2"):
+        wire.opened(b"\x01" + raw[1:])
 
 
 def test_calls():
@@ -141,6 +156,21 @@ def test_a_client_tells_its_coordinator(tmp_path, monkeypatch):
             assert shown.exit_code == 0
             titles, row = re.search(r"^(.*conflicts/s.*)\n(.*)$", shown.output, re.M).groups()
             assert "written/s" in titles and "commit µs" in titles and cluster.name in row and "/" in row
+
+
+def test_a_report_that_cant_be_read(tmp_path):
+    """The lease is granted all the same, and one line is logged."""
+    log = tmp_path / "log"
+    with together(tmp_path / "state", 1, log=log) as where, where.client() as cluster:
+        with cluster.store("db", create=True, **PROPERTIES) as store:
+            pid = store.allocate()
+            raw = messages.report(report(9))
+            wrong = [raw[:-1], b"x", raw[:8] + b"\x01\xff" + raw[12:], raw[:-6] + bytes([255]) + raw[-5:]]
+            for each in (*wrong, raw + b"later"):
+                assert store._coordination.lease(store._number, store._epoch.number, 1e9, each)
+            assert store._coordination.calls(0, 1e9).counts == COUNTS
+            assert len(store.read(pid)) == SIZE
+    assert log.read_text().count("can't be read") == 1
 
 
 def test_a_report_is_made_now_and_then(tmp_path):
