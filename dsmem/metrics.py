@@ -7,6 +7,7 @@ were closed, when they are asked for.
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -20,6 +21,8 @@ SINGLE = ("read", "version", "write", "compare_write", "free", "snapshot", "comm
 CALLS = (*SINGLE, *OF_MANY)
 TIMES = 160  #: classes of times: dsmem/_core/store_counts.pxi
 COUNTS = (*CALLS, *(f"{call}_pages" for call in OF_MANY), *BESIDE)  #: names of all counts
+_SERIES_MOST = 100  # stores with labels of their own; a series that goes would take its figures out of sums
+_OTHER = "(other)"  # no name of a store or cluster
 _LONGEST = range(7, 35)  # of the classes of a histogram, 2**n ns
 
 
@@ -35,6 +38,7 @@ class Handle(Protocol):
     """A handle of a store."""
 
     _memory: Any
+    _counted: Counted | None
 
     @property
     def name(self) -> str:
@@ -70,27 +74,105 @@ class Figures:
         return found
 
 
-# Looked at by other threads, and changed in signal handlers: each change is one step under the GIL.
-_handles: dict[int, weakref.ref[Handle]] = {}  # that are open, by their id()
-_ended: dict[Of, Figures] = {}  # of handles that were closed
+class Counted:
+    """What a handle has counted. It outlasts the handle."""
 
-os.register_at_fork(after_in_child=_ended.clear)
+    def __init__(self, store: Handle) -> None:
+        self.of = _series_of(store)
+        self.final: Figures | None = None  # of a handle that has ended
+        self.fold = 0  # of :data:`_ended`: the first that has these, or is to have them
+        self._handle = weakref.ref(store)
+        self._seen = Figures()  # for the moment in which the collector of garbage has the handle
+
+    def figures(self) -> Figures:
+        """Return them."""
+        store = self._handle()
+        if self.final is None and store is not None:
+            self._seen = of_handle(store)
+        return self.final or self._seen
+
+    def forget(self) -> None:
+        """In a child."""
+        self._seen = Figures()
+
+
+class _Ended(NamedTuple):
+    """Figures of handles that have ended. It is replaced by another one and never changed, so a look needs no lock."""
+
+    fold: int  # how often it was replaced
+    of: Mapping[Of, Figures]
+
+
+# Signal handlers and the collector of garbage come in between any two lines. So each change is one step under the GIL,
+# and no line waits for a lock. The figures of a handle are in _handles until _ended has them; for a moment in both.
+_handles: dict[int, Counted] = {}  # by their id()
+_over: list[Counted] = []  # have ended, and are not in _ended yet
+_ended = _Ended(0, {})
+_folding = threading.Lock()
+_series: dict[Of, None] = {}  # that have a name of their own
+
+
+def _in_child() -> None:
+    global _ended, _folding
+    _ended, _folding = _Ended(0, {}), threading.Lock()
+    _over.clear()
+    for each in list(_handles.values()):
+        each.forget()
+        if each.final is not None:
+            del _handles[id(each)]
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 def opened(store: Handle) -> None:
     """Count a handle among those of the process."""
-    number = id(store)
-    _handles[number] = weakref.ref(store, lambda _: _handles.pop(number, None))
+    counted = Counted(store)
+    _handles[id(counted)] = store._counted = counted
 
 
 def closed(store: Handle) -> None:
-    """Keep the figures of a handle that is closed."""
-    if _handles.pop(id(store), None) is not None:
-        _ended.setdefault(_of(store), Figures()).add(store._counts(), store._times())
+    """Keep the figures of a handle that is closed or dropped."""
+    counted = store._counted
+    if counted is not None and counted.final is None:
+        counted.final = of_handle(store)
+        _over.append(counted)
+        _fold()
 
 
-def _of(store: Handle) -> Of:
-    return Of(store._in_cluster, store.name, fabric_of(store))
+def _fold() -> None:
+    """Add what has ended to the sums, unless another thread does, or a function below on the stack of this one."""
+    global _ended
+    if not _folding.acquire(blocking=False):
+        return
+    try:
+        over, of, fold = list(_over), dict(_ended.of), _ended.fold + 1
+        for each in over:
+            if each.final is not None and not 0 < each.fold < fold:  # a handler may have raised further below
+                of[each.of] = _sum(of.get(each.of, Figures()), each.final)
+                each.fold = fold
+        _ended = _Ended(fold, of)
+        for each in over:
+            _handles.pop(id(each), None)
+        del _over[: len(over)]
+    finally:
+        _folding.release()
+
+
+def _sum(*each: Figures) -> Figures:
+    found = Figures()
+    for figures in each:
+        found.add(figures.counts, figures.times)
+    return found
+
+
+def _series_of(store: Handle) -> Of:
+    """Return the labels of its figures: its own, or those of all for which there is no room."""
+    of = Of(store._in_cluster, store.name, fabric_of(store))
+    if of not in _series and len(_series) >= _SERIES_MOST:
+        return Of(_OTHER, _OTHER, of.fabric)
+    _series[of] = None
+    return of
 
 
 def of_handle(store: Handle) -> Figures:
@@ -107,13 +189,12 @@ def fabric_of(store: Handle) -> str:
 
 def of_process() -> dict[Of, Figures]:
     """Return the figures of this process."""
-    found: dict[Of, Figures] = {}
-    for of, figures in list(_ended.items()):
-        found.setdefault(of, Figures()).add(figures.counts, figures.times)
-    for reference in list(_handles.values()):
-        store = reference()
-        if store is not None:
-            found.setdefault(_of(store), Figures()).add(store._counts(), store._times())
+    handles = list(_handles.values())  # ahead of _ended, which may get some of them meanwhile
+    fold, ended = _ended
+    found = dict(ended)
+    for each in handles:
+        if not 0 < each.fold <= fold:
+            found[each.of] = _sum(found.get(each.of, Figures()), each.figures())
     return found
 
 

@@ -247,6 +247,8 @@ class Store(NamedObject, _core.Store):
     b'second'
     """
 
+    _counted: metrics.Counted | None = None
+
     def __init__(self, memory: Memory, cluster: Owner | None, name: str, backups: Sequence[Memory] = ()) -> None:
         _core.Store.__init__(self, (memory.remote, *(each.remote for each in backups)))
         self._backups = backups
@@ -256,6 +258,11 @@ class Store(NamedObject, _core.Store):
             memory.ref = replace(memory.ref, copies=tuple(each.ref.descriptor for each in backups))
         NamedObject.__init__(self, memory, cluster, name)
         metrics.opened(self)
+
+    def __del__(self) -> None:
+        """Keep what it has counted, and leave the store."""
+        metrics.closed(self)
+        _core.Store.__del__(self)
 
     @property
     def _in_cluster(self) -> str:

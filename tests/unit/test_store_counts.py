@@ -1,6 +1,11 @@
 """What a handle of a store counts of its calls, how long they take, and what a process exposes of that."""
 
 import asyncio
+import gc
+import sys
+import threading
+import warnings
+from types import SimpleNamespace
 
 import pytest
 from forked import in_child
@@ -156,8 +161,9 @@ def exposed(text, cluster):
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line.startswith(text)}
 
 
-def test_what_a_process_exposes(here):
+def test_what_a_process_exposes(here, monkeypatch):
     """Handles of one store are added up, and closed ones stay."""
+    monkeypatch.setattr(metrics, "_series", {})
 
     def figure(name, *labels):
         wanted = [f'store="{name}"', 'fabric="shm"', *labels]
@@ -188,17 +194,129 @@ def test_the_classes_of_a_histogram():
     assert upto[-2][1] == 4 and upto[-1] == ("+Inf", 5) and seconds > 1
 
 
-class Dropped:
-    """What stands for a handle."""
+def total(name):
+    return sum(figures.counts.total() for of, figures in metrics.of_process().items() if of.store == name)
 
 
-def test_a_handle_that_is_dropped():
-    handle = Dropped()
-    number = id(handle)
-    metrics.opened(handle)
-    assert number in metrics._handles
-    del handle
-    assert number not in metrics._handles
+@pytest.mark.parametrize("cycle", [False, True])
+def test_a_handle_that_is_dropped(here, cycle):
+    """Its figures stay, also if the collector of garbage has found it. Nothing else does."""
+    with here.store("s", create=True, **PROPERTIES) as store:
+        pid, before = store.allocate(), total("s")
+        handle, open_ = here.store("s"), len(metrics._handles)
+        handle.read(pid)
+        if cycle:
+            handle.itself = handle
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # unclosed
+            del handle
+            gc.collect()
+        assert total("s") == before + 1 and len(metrics._handles) == open_ - 1
+
+
+class Stub:
+    """What stands for a handle. While its figures are read something else may happen."""
+
+    def __init__(self, name, meanwhile=lambda: None):
+        self.name, self._in_cluster, self._counted, self.meanwhile = name, "stub", None, meanwhile
+        self._memory = SimpleNamespace(remote=SimpleNamespace(fabric=""))
+        metrics.opened(self)
+
+    def _counts(self):
+        self.meanwhile()
+        return {"read": 1}
+
+    def _times(self):
+        return {"read": {40: 1}}
+
+
+@pytest.fixture
+def stubs(monkeypatch):
+    """As in a process that has no stores."""
+    monkeypatch.setattr(metrics, "_handles", {})
+    monkeypatch.setattr(metrics, "_over", [])
+    monkeypatch.setattr(metrics, "_ended", metrics._Ended(0, {}))
+    monkeypatch.setattr(metrics, "_series", {})
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_a_handle_that_is_closed_meanwhile(stubs, name):
+    """Between any two looks, as other threads, signal handlers and the collector do it: each is counted once."""
+    first, last = Stub("a"), Stub(name)
+    middle = Stub("a", lambda: [metrics.closed(each) for each in (first, last)])
+    for _ in range(3):
+        assert total("a") + total("b") == 3
+    metrics.closed(middle)
+    assert total("a") + total("b") == 3 and not metrics._handles and not metrics._over
+
+
+def test_a_handle_that_is_closed_while_another_one_is(stubs, monkeypatch):
+    """Then what adds up the first one is below on the stack: nothing waits for it, and no look sees less."""
+    first, second = Stub("s"), Stub("s")
+    sum_, seen = metrics._sum, []
+
+    def summed(*each):
+        if not seen:
+            seen.append(0)
+            metrics.closed(second)
+            seen.append(total("s"))
+        return sum_(*each)
+
+    monkeypatch.setattr(metrics, "_sum", summed)
+    metrics.closed(first)
+    assert seen[1] == total("s") == 2
+    metrics.closed(Stub("s"))
+    assert total("s") == 3 and not metrics._handles
+
+
+def test_a_handler_that_raises_while_a_handle_is_closed(stubs, monkeypatch):
+    first, sum_ = Stub("s"), metrics._sum
+
+    def raises(*each):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(metrics, "_sum", raises)
+    with pytest.raises(KeyboardInterrupt):
+        metrics.closed(first)
+    monkeypatch.setattr(metrics, "_sum", sum_)
+    assert total("s") == 1
+    metrics.closed(Stub("s"))
+    assert total("s") == 2 and not metrics._handles
+
+
+def test_handles_that_come_and_go(here):
+    """No total is ever less than the one before."""
+    with here.store("s", create=True, **PROPERTIES) as store:
+        pid, ended = store.allocate(), threading.Event()
+
+        def churn():
+            for _ in range(100):
+                with here.store("s") as handle:
+                    handle.read(pid)
+            ended.set()
+
+        interval, thread = sys.getswitchinterval(), threading.Thread(target=churn)
+        before, totals = total("s"), []
+        sys.setswitchinterval(1e-5)
+        try:
+            thread.start()
+            while not ended.is_set():
+                totals.append(total("s"))
+        finally:
+            sys.setswitchinterval(interval)
+            thread.join()
+        assert totals == sorted(totals) and total("s") == before + 100
+
+
+def test_many_stores(stubs, monkeypatch):
+    """The first ones have series of their own, which never go. All others share one."""
+    monkeypatch.setattr(metrics, "_SERIES_MOST", 3)
+    for number in range(20):
+        metrics.closed(Stub(f"job{number}"))
+        assert sum(figures.counts.total() for figures in metrics.of_process().values()) == number + 1
+    again = Stub("job2")
+    assert (total("job2"), total("(other)"), len(metrics.of_process())) == (2, 17, 4)
+    assert again._counted.of.store == "job2"
 
 
 def test_it_is_part_of_the_package():
