@@ -6,11 +6,13 @@ were closed, when they are asked for.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+import time
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 __all__ = ["StoreCollector"]
@@ -72,6 +74,48 @@ class Figures:
             if more:
                 found.times[call] = more
         return found
+
+
+now_ns = time.monotonic_ns
+
+
+class Times:
+    """How long calls take, for a handle whose calls are more than those of the core.
+
+    Parameters
+    ----------
+    failures : tuple of exceptions
+        After these a time counts, too.
+    """
+
+    def __init__(self, failures: tuple[type[BaseException], ...]) -> None:
+        self._failures = failures
+        self._of = {call: Counter[int]() for call in CALLS}
+
+    @contextlib.contextmanager
+    def by(self, call: str) -> Iterator[None]:
+        """Count how long a block takes as a time of a call."""
+        began = now_ns()
+        try:
+            yield
+        except self._failures:
+            self._add(call, now_ns() - began)
+            raise
+        self._add(call, now_ns() - began)
+
+    def _add(self, call: str, ns: int) -> None:
+        """One step under the GIL: the update of a Counter from a tuple of int."""
+        self._of[call].update((_class_of(ns),))
+
+    def by_call(self) -> dict[str, dict[int, int]]:
+        """Return how many times there are of each class."""
+        return {call: dict(classes) for call, classes in self._of.items() if classes}
+
+
+def _class_of(ns: int) -> int:
+    """Return the class of a time: dsmem/_core/store_counts.pxi."""
+    power = ns.bit_length() - 1
+    return ns if ns < 4 else min((power - 1) * 4 + (ns >> power - 2 & 3), TIMES - 1)
 
 
 class Counted:

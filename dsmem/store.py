@@ -123,7 +123,7 @@ def _what_is_wrong(heads: int, frames: int, unknown: bool) -> str:
 
 #: A page that a client had locked when it was killed is free after the --grace of its memory nodes, and as long as
 #: it takes to notice a connection that has broken: 30 s, and some.
-_RUN_SECONDS = 60.0
+RUN_SECONDS = 60.0
 
 
 class _Budget:
@@ -415,7 +415,7 @@ class Store(NamedObject, _core.Store):
         return Transaction._of(self, opaque)
 
     def run(
-        self, function: Callable[[Transaction], _T], *, timeout: float | None = _RUN_SECONDS, opaque: bool = False
+        self, function: Callable[[Transaction], _T], *, timeout: float | None = RUN_SECONDS, opaque: bool = False
     ) -> _T:
         """Call a function with a transaction, and again with another one as long as that has conflicts.
 
@@ -462,7 +462,7 @@ class Store(NamedObject, _core.Store):
                 return result
 
     async def run_async(
-        self, function: Callable[[Transaction], _T], *, timeout: float | None = _RUN_SECONDS, opaque: bool = False
+        self, function: Callable[[Transaction], _T], *, timeout: float | None = RUN_SECONDS, opaque: bool = False
     ) -> _T:
         """:meth:`run` in an event loop.
 
@@ -525,7 +525,7 @@ class Store(NamedObject, _core.Store):
                 raise errors.ArgumentTypeError(f"function={function!r:.80} is asynchronous; pass one that is not")
             return result
 
-    def snapshot(self, ids: Any, out: Any = None, *, timeout: float | None = _RUN_SECONDS) -> Any:
+    def snapshot(self, ids: Any, out: Any = None, *, timeout: float | None = RUN_SECONDS) -> Any:
         """Read many pages as they were at one instant.
 
         Parameters
@@ -556,7 +556,7 @@ class Store(NamedObject, _core.Store):
         self._snapshot_ends(began)
         return found
 
-    async def snapshot_async(self, ids: Any, out: Any = None, *, timeout: float | None = _RUN_SECONDS) -> Any:
+    async def snapshot_async(self, ids: Any, out: Any = None, *, timeout: float | None = RUN_SECONDS) -> Any:
         """:meth:`snapshot` in an event loop.
 
         Parameters

@@ -411,7 +411,8 @@ class Store:
             Calls that have succeeded. ``commit`` is that of transactions, also those of :meth:`~dsmem.Store.run` and of
             :meth:`~dsmem.Store.snapshot`. Reads of a transaction are not counted.
         read_many, write_many, allocate
-            The same. ``read_many_pages``, ``write_many_pages`` and ``allocate_pages`` are how many pages these had;
+            The same. ``read_many_pages``, ``write_many_pages`` and ``allocate_pages`` are how many pages these
+            have read, written and allocated: those that ``status`` names as not done are not among them.
             :meth:`allocate_many` counts as ``allocate``.
         retries
             How often a call has looked at a page again, since another client had changed or locked it. That costs time,
@@ -429,7 +430,7 @@ class Store:
         Notes
         -----
         A call that goes on in another epoch of a store of a coordinator counts each time that it was tried. In a child
-        of fork() a handle begins with zeros.
+        of fork() a handle of mapped memory begins with zeros; one of other memory can't be used there.
 
         Examples
         --------
@@ -443,7 +444,9 @@ class Store:
     def latencies(self) -> dict[str, dict[str, float]]:
         """How long the calls of this handle take.
 
-        Where memory is mapped, one call of 64 of each kind is timed, and the first one; elsewhere each is.
+        Where memory is mapped, one call of 64 of each kind is timed, and the first one; elsewhere each is. Calls that
+        fail are not, but for those of a store of a coordinator: there a time is that of the whole call, with questions
+        to the coordinator and waits for another epoch, and those that end because of the store count as well.
 
         Returns
         -------

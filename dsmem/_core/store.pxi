@@ -481,7 +481,7 @@ cdef class Store(Handle):
             rc = self.get_many_now(pids, n, out, codes)
         if rc:
             raise self.failed(rc, "read_many")
-        call_ends(&self.counted, CALL_READ_MANY, n, began)
+        call_ends(&self.counted, CALL_READ_MANY, pages_done(codes, n), began)
         return 0
 
     @cython.final
@@ -518,7 +518,7 @@ cdef class Store(Handle):
             if codes[i] == c.DSM_ECORRUPT and is_repaired(self, pids[i], "write_many"):
                 page = <const char *> pages + i * self.shape.page_bytes
                 self.put_some(&pids[i], 1, page, versions, &made[i], &codes[i])
-        call_ends(&self.counted, CALL_WRITE_MANY, n, began)
+        call_ends(&self.counted, CALL_WRITE_MANY, pages_done(codes, n), began)
         return 0
 
     @cython.final

@@ -36,7 +36,7 @@ cdef struct StoreCalls:
     uint64_t conflicts
     uint64_t unknown
     uint64_t failed
-    uint32_t times[CALLS][TIMES]
+    uint64_t times[CALLS][TIMES]
 
 
 cdef int64_t clock_now() noexcept nogil:
@@ -69,6 +69,17 @@ cdef inline void call_ends(StoreCalls *n, int call, uint64_t pages, int64_t bega
     n.pages[call] += pages
     if began:
         n.times[call][time_class(<uint64_t> (clock_now() - began))] += 1
+
+
+cdef inline uint64_t pages_done(const uint8_t *codes, size_t n) noexcept:
+    """Of those of a call that has succeeded: its status names the others."""
+    cdef uint64_t done = 0
+    cdef size_t i
+    if codes == NULL:
+        return n
+    for i in range(n):
+        done += codes[i] == 0
+    return done
 
 
 cdef void call_failed(StoreCalls *n, int rc) noexcept:

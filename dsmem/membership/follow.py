@@ -28,7 +28,7 @@ from dsmem.membership.rest import DOUBT, Rest, ids_again
 from dsmem.memory import Memory, Reference, adopt
 from dsmem.names.remote import RemoteNames, limit_of
 from dsmem.objects import Owner
-from dsmem.store import Store, Transaction, shape_of
+from dsmem.store import RUN_SECONDS, Store, Transaction, shape_of
 
 if TYPE_CHECKING:
     from dsmem.cluster.base import ClusterBase
@@ -58,6 +58,7 @@ _SAYS = (
     errors.BusyError,
     errors.TooFewCopiesError,
 )
+_TIMED = (*_AGAIN, *_SAYS, errors.OutcomeUnknownError)  # after these a time counts, too: it was waited for
 _T = TypeVar("_T")
 
 
@@ -119,7 +120,8 @@ class EpochTransaction(Transaction):
 
     def __exit__(self, kind: Any, error: Any, where: Any) -> None:
         try:
-            self._end(kind, error, where)
+            with self._store._took.by("commit") if error is None else contextlib.nullcontext():
+                self._end(kind, error, where)
         except errors.OutcomeUnknownError:
             raise  # its pages may be in use
         except Exception:
@@ -239,6 +241,7 @@ class EpochStore(Store):
         self._knowing = threading.RLock()  # _epoch changes under it; held for a moment
         self._reported = metrics.Figures()  # to the coordinator; changes under _knowing
         self._reports_at = 0.0
+        self._took = metrics.Times(_TIMED)  # also questions to the coordinator, and waits for another epoch
         self._own_names: RemoteNames | None = None  # if it was attached by reference
         self._next: tuple[list[Memory], _Epoch, list[Memory]] | None = None  # to be opened: also the ones of before
         Store.__init__(self, memory, cluster, name, backups)
@@ -510,29 +513,46 @@ class EpochStore(Store):
 
     # -- operations --
 
+    def _times(self) -> dict[str, dict[int, int]]:
+        return self._took.by_call()
+
+    @property
+    def latencies(self) -> dict[str, dict[str, float]]:
+        """As of :class:`Store`."""
+        return _core.latencies_of(self._times() if self.counts else {})  # of a handle that is closed that raises
+
     def read(self, pid: int, out: Any = None) -> Any:
         """As of :class:`Store`."""
-        return self._call(lambda: Store.read(self, pid, out))
+        with self._took.by("read"):
+            return self._call(lambda: Store.read(self, pid, out))
 
     def read_many(self, ids: Any, out: Any = None, *, status: Any = None) -> Any:
         """As of :class:`Store`."""
         ids = ids_again(ids)
-        return self._call(lambda: Store.read_many(self, ids, out, status=status))
+        with self._took.by("read_many"):
+            return self._call(lambda: Store.read_many(self, ids, out, status=status))
 
     def version(self, pid: int) -> int:
         """As of :class:`Store`."""
-        return self._call(lambda: Store.version(self, pid))
+        with self._took.by("version"):
+            return self._call(lambda: Store.version(self, pid))
 
     def write(self, pid: int, data: Any) -> int:
         """As of :class:`Store`."""
-        return self._call(lambda: Store.write(self, pid, data), changes=True, done=int)
+        with self._took.by("write"):
+            return self._call(lambda: Store.write(self, pid, data), changes=True, done=int)
 
     def compare_write(self, pid: int, version: int, data: Any) -> int:
         """As of :class:`Store`."""
-        return self._call(lambda: Store.compare_write(self, pid, version, data), changes=True, done=int)
+        with self._took.by("compare_write"):
+            return self._call(lambda: Store.compare_write(self, pid, version, data), changes=True, done=int)
 
     def write_many(self, ids: Any, data: Any, *, status: Any = None) -> Any:
         """As of :class:`Store`."""
+        with self._took.by("write_many"):
+            return self._write_many(ids, data, status)
+
+    def _write_many(self, ids: Any, data: Any, status: Any) -> Any:
         rest, end = Rest(ids, data, status), time.monotonic() + _SECONDS
         while True:
             known, began, stays = self._epoch, clock(), True
@@ -588,15 +608,28 @@ class EpochStore(Store):
 
     def allocate(self) -> int:
         """As of :class:`Store`."""
-        return self._call(lambda: Store.allocate(self), changes=True, forgets=True)
+        with self._took.by("allocate"):
+            return self._call(lambda: Store.allocate(self), changes=True, forgets=True)
 
     def allocate_many(self, n: int) -> Any:
         """As of :class:`Store`."""
-        return self._call(lambda: Store.allocate_many(self, n), changes=True, forgets=True)
+        with self._took.by("allocate"):
+            return self._call(lambda: Store.allocate_many(self, n), changes=True, forgets=True)
 
     def free(self, pid: int) -> None:
         """As of :class:`Store`."""
-        self._call(lambda: Store.free(self, pid), changes=True)
+        with self._took.by("free"):
+            self._call(lambda: Store.free(self, pid), changes=True)
+
+    def snapshot(self, ids: Any, out: Any = None, *, timeout: float | None = RUN_SECONDS) -> Any:
+        """As of :class:`Store`."""
+        with self._took.by("snapshot"):
+            return super().snapshot(ids, out, timeout=timeout)
+
+    async def snapshot_async(self, ids: Any, out: Any = None, *, timeout: float | None = RUN_SECONDS) -> Any:
+        """As of :class:`Store`."""
+        with self._took.by("snapshot"):
+            return await super().snapshot_async(ids, out, timeout=timeout)
 
     async def _call_async(self, call: Callable[[], _T], undo: Callable[[_T], object] | None = None) -> _T:
         """In a thread that does not have the handle in use, since a call may open it again.

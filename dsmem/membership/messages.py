@@ -346,7 +346,10 @@ def report(of: Report) -> bytes:
     fields = [wire.number(of.number), wire.text(of.fabric)]
     fields += [wire.number(of.counts.get(name, 0)) for name in COUNTS]
     fields.append(wire.number(len(classes), 1))
-    fields += [wire.number(call, 1) + wire.number(which, 1) + wire.number(n, 4) for n, call, which in classes]
+    fields += [
+        wire.number(call, 1) + wire.number(which, 1) + wire.number(min(n, _REPORTED_MOST), 4)
+        for n, call, which in classes
+    ]
     return b"".join(fields)
 
 

@@ -7,6 +7,7 @@ import threading
 import warnings
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from forked import in_child
 from paging import SIZE, page
@@ -70,6 +71,18 @@ def test_calls_of_tasks(store):
     more = ("write_many_pages", "allocate_pages", "free", "snapshot", "commit")
     assert store.counts == {**NOTHING, **dict.fromkeys((*once, *more), 1)}
     assert set(store.latencies) == set(metrics.CALLS)
+
+
+def test_pages_that_the_status_names(store):
+    """Only those count that were read or written."""
+    ids = store.allocate_many(3)
+    store.free(ids[1])
+    status = np.empty(3, "u1")
+    store.write_many(ids, page(1) * 3, status=status)
+    store.read_many(ids, status=status)
+    assert status.astype(bool).tolist() == [False, True, False]
+    found = store.counts
+    assert (found["write_many"], found["write_many_pages"], found["read_many_pages"]) == (1, 2, 2)
 
 
 def test_calls_that_fail(store):
@@ -147,6 +160,18 @@ def test_percentiles(classes, p50, p99):
     found = _core.latencies_of({"read": classes})["read"]
     assert found["samples"] == sum(classes.values())
     assert (found["p50"], found["p99"]) == (pytest.approx(p50), pytest.approx(p99))
+
+
+def test_the_class_of_a_time():
+    """It begins with that time or before, and the next class does not."""
+    for ns in (*range(20), 2**20 - 1, 2**20, 2**20 + 2**18, 10**9, 2**40):
+        which = metrics._class_of(ns)
+        if ns >= 4:
+            power, quarter = which // 4 + 1, which % 4
+            assert 2**power * (4 + quarter) <= 4 * ns < 2**power * (5 + quarter)
+        else:
+            assert which == ns
+    assert metrics._class_of(2**60) == metrics.TIMES - 1
 
 
 # ---- what a process exposes ----

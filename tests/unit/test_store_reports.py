@@ -158,6 +158,59 @@ def test_a_client_tells_its_coordinator(tmp_path, monkeypatch):
             assert "written/s" in titles and "commit µs" in titles and cluster.name in row and "/" in row
 
 
+def test_what_a_call_waits_for_is_part_of_its_time(tmp_path, monkeypatch):
+    """The question for a lease, also of calls that fail. Each call is timed once."""
+    now = [0]
+    monkeypatch.setattr(metrics, "now_ns", lambda: now[0])
+    with together(tmp_path, 1) as where, where.client() as cluster:
+        with cluster.store("db", create=True, **PROPERTIES) as store:
+            pid, ask = store.allocate(), store._coordination.lease
+            before = store._times()
+
+            def lease(*arguments):
+                now[0] += 2**32
+                return ask(*arguments)
+
+            def asks(call, *arguments):
+                store._epoch = replace(store._epoch, until=0.0)
+                return call(*arguments)
+
+            monkeypatch.setattr(store._coordination, "lease", lease)
+            asks(store.read, pid)
+            asks(store.read_many, [pid])
+            asks(store.version, pid)
+            asks(store.snapshot, [pid])
+            store.write_many([pid], page(1))
+            store.write(pid, page(2))
+            with store.transaction() as tx:
+                tx.write(pid, page(3))
+            with store.transaction() as tx:
+                tx.read(pid)
+                asks(lambda: None)
+            store.free(pid)
+            for call in (lambda: store.read(pid), lambda: store.write_many([pid], page(1))):
+                with pytest.raises(errors.PageNotFoundError):
+                    asks(call)
+            with pytest.raises(errors.InvalidArgumentError):
+                store.read(pid, bytearray(1))
+            whole, core = {31 * 4: 1}, {0: 1}
+            assert before == {"allocate": core}
+            assert store._times() == {
+                "allocate": core,
+                "write": core,
+                "free": core,
+                "read": {31 * 4: 2},
+                "read_many": whole,
+                "version": whole,
+                "write_many": {**core, **whole},
+                "commit": {0: 2, 31 * 4: 1},
+                "snapshot": {32 * 4: 1},  # it asks for its pages, and its end
+            }
+            assert store.latencies["read"]["p99"] > 4
+    with pytest.raises(errors.ClosedError):
+        store.latencies  # noqa: B018
+
+
 def test_a_report_that_cant_be_read(tmp_path):
     """The lease is granted all the same, and one line is logged."""
     log = tmp_path / "log"
