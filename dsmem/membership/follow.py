@@ -240,7 +240,7 @@ class EpochStore(Store):
         self._moving = threading.RLock()
         self._knowing = threading.RLock()  # _epoch changes under it; held for a moment
         self._reported = metrics.Figures()  # to the coordinator; changes under _knowing
-        self._reports_at = 0.0
+        self._reported_at, self._reports_at = clock(), 0.0
         self._took = metrics.Times(_TIMED)  # also questions to the coordinator, and waits for another epoch
         self._own_names: RemoteNames | None = None  # if it was attached by reference
         self._next: tuple[list[Memory], _Epoch, list[Memory]] | None = None  # to be opened: also the ones of before
@@ -345,9 +345,10 @@ class EpochStore(Store):
                 return b""
             self._reports_at = now + EACH_SECONDS
             before, self._reported = self._reported, metrics.of_handle(self)
-            begins = self._reported.counts.total() < before.counts.total()  # in a child, with zeros
-            more = self._reported.since(metrics.Figures() if begins else before)
-        return messages.report(messages.Report(secrets.randbits(64), metrics.fabric_of(self), more.counts, more.times))
+            more, seconds = self._reported.since(before), max(0.0, now - self._reported_at)
+            self._reported_at = now
+        number, fabric = secrets.randbits(64), metrics.fabric_of(self)
+        return messages.report(messages.Report(number, fabric, more.counts, more.times, seconds))
 
     def _is_few_now(self, failed: errors.DsmemError, known: _Epoch, end: float) -> bool:
         return isinstance(failed, errors.TooFewCopiesError) and self._is_current(known, end, failed)

@@ -15,7 +15,7 @@ NOT_YET, OPEN, LOST, CURRENT = 0, 1, 2, 3  # what has become of a store
 DOMAIN_MOST = 60  # bytes of a label
 _UP, _DRAINED = 1, 2  # of a node
 _CLASSES_MOST = 130  # of times in a report
-_NUMBER_MOST = 2**64 - 1
+_NUMBER_MOST, _MILLISECONDS_MOST = 2**64 - 1, 2**32 - 1
 _REPORTED_MOST = 10**9  # of each kind in one report; a wrong one would stay in the sums
 _REASON_MOST, _TROUBLE_MOST = 90, 200  # bytes, so that a reply has room for those of all copies
 
@@ -331,19 +331,23 @@ class Report:
         By the names of :data:`dsmem.metrics.COUNTS`.
     times : dict
         How many times there are of each class, by call.
+    seconds : float
+        In which time.
     """
 
     number: int
     fabric: str
     counts: Mapping[str, int]
     times: Mapping[str, Mapping[int, int]]
+    seconds: float = 0.0
 
 
 def report(of: Report) -> bytes:
     """Encode it. Of more classes than there is room for, those with the fewest times are left out."""
     all_ = [(n, CALLS.index(call), which) for call, classes in of.times.items() for which, n in classes.items()]
     classes = sorted(all_, reverse=True)[:_CLASSES_MOST]
-    fields = [wire.number(of.number), wire.text(of.fabric)]
+    milliseconds = min(int(of.seconds * 1000), _MILLISECONDS_MOST)
+    fields = [wire.number(of.number), wire.text(of.fabric), wire.number(milliseconds, 4)]
     fields += [wire.number(of.counts.get(name, 0)) for name in COUNTS]
     fields.append(wire.number(len(classes), 1))
     fields += [
@@ -355,7 +359,7 @@ def report(of: Report) -> bytes:
 
 def read_report(reader: Reader) -> Report:
     """Read it, at the end of a message. Bytes behind it are of a later release. Figures are cut to plausible ones."""
-    number, fabric = reader.number(), reader.text()
+    number, fabric, seconds = reader.number(), reader.text(), reader.number(4) / 1000
     counts = {name: min(reader.number(), _REPORTED_MOST) for name in COUNTS}
     times: dict[str, dict[int, int]] = {}
     for _ in range(reader.number(1)):
@@ -363,7 +367,7 @@ def read_report(reader: Reader) -> Report:
         if call >= len(CALLS) or which >= TIMES:
             raise errors.InvalidArgumentError(f"a report of class {which} of call {call}")
         times.setdefault(CALLS[call], {})[which] = min(n, _REPORTED_MOST)
-    return Report(number, fabric, counts, times)
+    return Report(number, fabric, counts, times, seconds)
 
 
 @dataclass(frozen=True)

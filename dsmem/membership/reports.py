@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from collections.abc import Container
+from collections.abc import Callable, Container
 
 from dsmem import _core
 from dsmem.membership.messages import Calls, Report
@@ -17,29 +18,54 @@ _KNOWN_MOST = 4096  # numbers of reports
 class _OfStore:
     def __init__(self, now: float) -> None:
         self.totals: dict[str, Figures] = {}  # by fabric
-        self._made = self._began = now
+        self._since = self._began = now  # what is known; this period
         self._now, self._before = Figures(), Figures()  # of this period, and of that before it
 
     def add(self, report: Report, now: float) -> None:
         self._turn(now)
         fabric = report.fabric if report.fabric.removeprefix("fault+") in _core.FABRICS.values() else "other"
-        for figures in (self.totals.setdefault(fabric, Figures()), self._now):
-            figures.add(report.counts, report.times)
+        self.totals.setdefault(fabric, Figures()).add(report.counts, report.times)
+        self._spread(report, now)
+
+    def _spread(self, report: Report, now: float) -> None:
+        """Count what a report has by the time that it covers: a client may not have told anything for long."""
+        began = now - report.seconds
+        self._since = min(self._since, began)
+        parts = _part(began, now, self._began), _part(began, now, self._began - _PERIOD)
+        split = {name: _split(n, round, parts) for name, n in report.counts.items()}
+        classes = {
+            call: {which: _split(n, math.ceil, parts) for which, n in times.items()}
+            for call, times in report.times.items()
+        }
+        for at, figures in enumerate((self._now, self._before)):
+            times = {call: {which: n[at] for which, n in each.items() if n[at]} for call, each in classes.items()}
+            figures.add({name: n[at] for name, n in split.items()}, times)
 
     def recent(self, now: float) -> Calls:
         self._turn(now)
         both = Figures()
         for figures in (self._before, self._now):
             both.add(figures.counts, figures.times)
-        found = _core.latencies_of({call: dict(classes) for call, classes in both.times.items()})
+        found = _core.latencies_of({call: dict(classes) for call, classes in both.times.items() if classes})
         latencies = {call: (each["p50"], each["p99"]) for call, each in found.items()}
-        return Calls(min(now - self._made, now - self._began + _PERIOD), dict(both.counts), latencies)
+        return Calls(min(now - self._since, now - self._began + _PERIOD), dict(both.counts), latencies)
 
     def _turn(self, now: float) -> None:
         if now - self._began >= 2 * _PERIOD:
             self._before, self._now, self._began = Figures(), Figures(), now
         elif now - self._began >= _PERIOD:
             self._before, self._now, self._began = self._now, Figures(), self._began + _PERIOD
+
+
+def _part(began: float, now: float, since: float) -> float:
+    """Return which part of a time up to now is not before another one."""
+    return 1.0 if began >= since else (now - since) / (now - began)
+
+
+def _split(n: int, whole: Callable[[float], int], parts: tuple[float, float]) -> tuple[int, int]:
+    """Return how many of them are of this period, and of the one before."""
+    here, both = (whole(n * part) for part in parts)
+    return here, both - here
 
 
 class Reports:

@@ -18,8 +18,8 @@ from dsmem.names import wire
 COUNTS = {name: number for number, name in enumerate(metrics.COUNTS, 1)}
 
 
-def report(number=1, counts=COUNTS, fabric="tcp", times=None):
-    return Report(number, fabric, dict(counts), times or {"read": {40: 3}, "commit": {60: 1, 0: 2}})
+def report(number=1, counts=COUNTS, fabric="tcp", times=None, seconds=0.0):
+    return Report(number, fabric, dict(counts), times or {"read": {40: 3}, "commit": {60: 1, 0: 2}}, seconds)
 
 
 def read(raw):
@@ -33,7 +33,8 @@ def read(raw):
 
 
 def test_a_report():
-    assert read(messages.report(report())) == report()
+    assert read(messages.report(report(seconds=2.5))) == report(seconds=2.5)
+    assert read(messages.report(report(seconds=1e9))).seconds == (2**32 - 1) / 1000
 
 
 def test_a_report_of_many_classes_fits():
@@ -120,6 +121,27 @@ def test_what_is_recent():
     found = reports.recent(1, 200.0)
     assert not any(found.counts.values()) and not found.latencies
     assert reports.totals()[1, "tcp"].counts["read"] == 2 * COUNTS["read"]
+
+
+@pytest.mark.parametrize("seconds", [0.5, 8.0, 15.0, 60.0, 600.0])
+def test_a_report_of_a_client_that_was_silent(seconds):
+    """It is of all the time since the one before, so the rate is that of the calls: 100 a second."""
+    reports = Reports()
+    written, times = {"write": round(seconds * 100)}, {"write": {40: round(seconds * 100)}}
+    reports.add(1, report(1, written, seconds=seconds, times=times), 1000.0)
+    found = reports.recent(1, 1000.0)
+    assert found.counts["write"] == pytest.approx(100 * found.seconds, abs=1) and found.seconds <= 20
+    assert reports.totals()[1, "tcp"].counts["write"] == written["write"]
+    reports.add(1, report(2, {"write": 500}, seconds=5.0), 1005.0)
+    found = reports.recent(1, 1005.0)
+    assert found.counts["write"] == pytest.approx(100 * found.seconds, abs=1)
+
+
+def test_a_time_in_a_long_report_is_not_lost():
+    reports = Reports()
+    reports.add(1, report(1, {"read": 1}, seconds=600.0, times={"read": {40: 1}}), 1000.0)
+    found = reports.recent(1, 1005.0)
+    assert found.counts["read"] == 0 and set(found.latencies) == {"read"}
 
 
 # ---- a store ----
@@ -238,4 +260,4 @@ def test_a_report_is_made_now_and_then(tmp_path):
             assert store._report(101.9) == b""
             second = read(store._report(102.0))
             assert second.counts["allocate"] == 0 and second.counts["write"] == 1
-            assert second.number != first.number
+            assert second.number != first.number and second.seconds == 2.0
