@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import dsmem
@@ -57,15 +57,20 @@ def health(cluster: str, name: str, seconds: float = SECONDS) -> dict[str, Any] 
         names.close()
 
 
-def calls_at(names: Any, name: str, seconds: float) -> Calls | None:
-    """Return what clients have told a coordinator of their calls; None if there is none, or it does not answer."""
+def calls_of(names: Any, stores: Iterable[str], seconds: float) -> Iterator[tuple[str, Calls]]:
+    """Yield what clients have told a coordinator of their calls of each store. Those that were dropped are left out.
+
+    It ends when the time is over, or if there is no coordinator, or it does not answer.
+    """
     end = time.monotonic() + seconds
-    try:
+    with contextlib.suppress(errors.DsmemError):
         if not isinstance(names, RemoteNames) or names.nodes > 1 or not names.coordinates(seconds):
-            return None
-        return Coordination(names, check_name(name)).calls(0, end)
-    except errors.DsmemError:
-        return None
+            return
+        for name in stores:
+            if time.monotonic() >= end:
+                return
+            with contextlib.suppress(errors.NameNotFoundError):
+                yield name, Coordination(names, check_name(name)).calls(0, end)
 
 
 def called(copy: dict[str, Any]) -> str:
@@ -135,6 +140,8 @@ class Rows:
 
 def _known(place: Any, name: str, end: float) -> dict[str, Any]:
     """Return what the coordinator says, if there is one. A store that is not open is not opened."""
+    if time.monotonic() >= end:
+        return {"error": "not asked: those before it have taken all of the time"}
     try:
         health = health_at(place, name, max(0.1, end - time.monotonic()))
     except errors.DsmemError as error:

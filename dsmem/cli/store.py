@@ -20,7 +20,7 @@ from dsmem import errors
 from dsmem.cli.names import checked_names, cluster_option, complete_name, json_option, one_cluster_option, places
 from dsmem.cli.nodes import table_of
 from dsmem.cli.output import Page, Placed
-from dsmem.cli.rows import SECONDS, Rows, called, calls_at, copies_of, health, health_at, opened, progress_of
+from dsmem.cli.rows import SECONDS, Rows, called, calls_of, copies_of, health, health_at, opened, progress_of
 from dsmem.membership.client import nodes
 from dsmem.membership.messages import Calls
 from dsmem.names.remote import RemoteNames
@@ -222,23 +222,31 @@ def _clusters(found: list[Any]) -> Table:
 
 _CALLS = ("read", "write", "commit")
 _RATES = ("read/s", "written/s", "commits/s", "retries/s", "conflicts/s")  # the first two of pages
+_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 
 
-def _calls(found: list[Any]) -> Table | None:
+def _calls(found: list[Any]) -> list[Table]:
     """Return what clients have done with each store in the last 10 to 20 s, as far as they have told a coordinator.
 
     Times are the 50th and 99th percentile.
     """
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for title in ("cluster", "name", *_RATES, *(f"{call} µs" for call in _CALLS)):
-        table.add_column(title, justify="left" if title in ("cluster", "name") else "right", overflow="fold")
+    rates, times = _figures(*_RATES), _figures(*(f"{call} p50/p99" for call in _CALLS))
     for place in found:
-        for name in [info.name for info in place.infos() if info.kind == "store"]:
-            calls = calls_at(place, name, _TOP_SECONDS)
-            if calls is None:  # nor would it be known of the others
-                break
-            table.add_row(Text(place.cluster), Text(name), *_rates(calls), *_times(calls))
-    return table if table.row_count else None
+        stores = [info.name for info in place.infos() if info.kind == "store"]
+        for name, calls in calls_of(place, stores, _TOP_SECONDS):
+            rates.add_row(Text(place.cluster), Text(name), *_rates(calls))
+            times.add_row(Text(place.cluster), Text(name), *_times(calls))
+    return [rates, times] if rates.row_count else []
+
+
+def _figures(*titles: str) -> Table:
+    """Return a table of which names are folded where there is no room, and figures are not."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for title in ("cluster", "name"):
+        table.add_column(title, overflow="fold")
+    for title in titles:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
 
 
 def _rates(calls: Calls) -> list[str]:
@@ -248,7 +256,14 @@ def _rates(calls: Calls) -> list[str]:
 
 
 def _times(calls: Calls) -> list[str]:
-    return ["/".join(f"{each * 1e6:.3g}" for each in calls.latencies.get(call, ())) for call in _CALLS]
+    return ["/".join(_time(each) for each in calls.latencies.get(call, ())) for call in _CALLS]
+
+
+def _time(seconds: float) -> str:
+    """Return a time with two or three digits and its unit."""
+    least, unit = next((each for each in _UNITS if seconds >= 0.9995 * each[0]), _UNITS[-1])
+    number = seconds / least
+    return f"{number:.{1 if number < 9.95 else 0}f} {unit}"
 
 
 def _screen(cluster: str | None, rows_of: Rows) -> Lines:
@@ -256,8 +271,7 @@ def _screen(cluster: str | None, rows_of: Rows) -> Lines:
     found = places(cluster, None)
     rows = rows_of.of(found, _TOP_SECONDS)
     lines = Lines(_clusters(found), Text(), _table(rows) if rows else Text("no stores", style="dim"))
-    calls = _calls(found)
-    if calls is not None:
+    for calls in _calls(found):
         lines = Lines(lines, Text(), calls)
     for place in found:
         if isinstance(place, RemoteNames) and place.nodes == 1 and place.coordinates():

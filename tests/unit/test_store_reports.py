@@ -1,20 +1,26 @@
 """What clients tell a coordinator of their calls, and what it says of that."""
 
+import importlib
+import io
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from epochs import PROPERTIES, SECRET, together
+from epochs import PROPERTIES, SECONDS, SECRET, together
 from paging import SIZE, page
+from rich.console import Console
 
 from dsmem import errors, metrics
 from dsmem.cli import main
+from dsmem.cli.rows import calls_of
 from dsmem.membership import messages
 from dsmem.membership.messages import Calls, Report
 from dsmem.membership.reports import Reports
 from dsmem.names import wire
 
+store_cli = importlib.import_module("dsmem.cli.store")  # the group of commands has the name, too
 COUNTS = {name: number for number, name in enumerate(metrics.COUNTS, 1)}
 
 
@@ -156,7 +162,7 @@ def told(store):
 
 def test_a_client_tells_its_coordinator(tmp_path, monkeypatch):
     monkeypatch.setenv("DSMEM_SECRET", SECRET.decode())
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "80")
     with together(tmp_path, 2) as where, where.client() as cluster:
         with cluster.store("db", create=True, replicas=2, **PROPERTIES) as store:
             store.ids = store.allocate_many(3).tolist()
@@ -177,7 +183,9 @@ def test_a_client_tells_its_coordinator(tmp_path, monkeypatch):
             shown = CliRunner().invoke(main, ["top", "-n", "1", "-c", cluster._open_names().address])
             assert shown.exit_code == 0
             titles, row = re.search(r"^(.*conflicts/s.*)\n(.*)$", shown.output, re.M).groups()
-            assert "written/s" in titles and "commit µs" in titles and cluster.name in row and "/" in row
+            assert titles.split() == ["cluster", "name", *store_cli._RATES] and row.split()[:2] == [cluster.name, "db"]
+            row = re.search(r"^cluster +name +read p50/p99 .*commit p50/p99 *\n(.*)$", shown.output, re.M)[1]
+            assert re.match(rf"{cluster.name} +db +([\d.]+ [nµm]?s/[\d.]+ [nµm]?s +)+$", f"{row} ")
 
 
 def test_what_a_call_waits_for_is_part_of_its_time(tmp_path, monkeypatch):
@@ -246,6 +254,49 @@ def test_a_report_that_cant_be_read(tmp_path):
             assert store._coordination.calls(0, 1e9).counts == COUNTS
             assert len(store.read(pid)) == SIZE
     assert log.read_text().count("can't be read") == 1
+
+
+def test_stores_that_go_while_top_asks(tmp_path, monkeypatch):
+    """The others have their figures."""
+    monkeypatch.setenv("DSMEM_SECRET", SECRET.decode())
+    with together(tmp_path, 1) as where, where.client() as cluster:
+        for name in ("a", "c"):
+            cluster.store(name, create=True, **PROPERTIES).close()
+        names = cluster._open_names()
+        found = [name for name, _ in calls_of(names, ["a", "gone", "c"], SECONDS)]
+        assert found == ["a", "c"]
+        assert list(calls_of(names, ["a", "c"], 0.0)) == []
+        where.coordinator.kill()
+        assert list(calls_of(names, ["a", "c"], 1.0)) == []
+    assert list(calls_of(None, ["a"], 1.0)) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0 ns"),
+        (2e-9, "2.0 ns"),
+        (1.2e-6, "1.2 µs"),
+        (99.6e-6, "100 µs"),
+        (0.9999e-3, "1.0 ms"),
+        (1.23e-3, "1.2 ms"),
+    ],
+)
+def test_how_top_shows_a_time(seconds, text):
+    assert store_cli._time(seconds) == text
+    assert store_cli._time(45.6) == "46 s" and store_cli._time(2000) == "2000 s"
+
+
+def test_tables_of_top_at_80_columns(monkeypatch):
+    """No figure or title is broken within a word, also of the longest."""
+    calls = Calls(1.0, dict.fromkeys(metrics.COUNTS, 1234567), dict.fromkeys(metrics.CALLS, (999e-6, 999e-6)))
+    place = SimpleNamespace(cluster="production", infos=lambda: [SimpleNamespace(kind="store", name="warehouse")])
+    monkeypatch.setattr(store_cli, "calls_of", lambda *_: [("warehouse", calls)])
+    for table in store_cli._calls([place]):
+        with Console(width=80, file=io.StringIO()) as console:
+            console.print(table)
+        lines = console.file.getvalue().splitlines()
+        assert len(lines) == 2 and "…" not in "".join(lines)
 
 
 def test_a_report_is_made_now_and_then(tmp_path):
