@@ -152,13 +152,13 @@ class _Ended(NamedTuple):
 _handles: dict[int, Counted] = {}  # by their id()
 _over: list[Counted] = []  # have ended, and are not in _ended yet
 _ended = _Ended(0, {})
-_folding = threading.Lock()
+_folding = threading.RLock()
 _series: dict[Of, None] = {}  # that have a name of their own
 
 
 def _in_child() -> None:
     global _ended, _folding
-    _ended, _folding = _Ended(0, {}), threading.Lock()
+    _ended, _folding = _Ended(0, {}), threading.RLock()
     _over.clear()
     for each in list(_handles.values()):
         each.forget()
@@ -187,9 +187,11 @@ def closed(store: Handle) -> None:
 def _fold() -> None:
     """Add what has ended to the sums, unless another thread does, or a function below on the stack of this one."""
     global _ended
-    if not _folding.acquire(blocking=False):
+    if _is_mine(_folding):
         return
     try:
+        if not _folding.acquire(blocking=False):
+            return
         over, of, fold = list(_over), dict(_ended.of), _ended.fold + 1
         for each in over:
             if each.final is not None and not 0 < each.fold < fold:  # a handler may have raised further below
@@ -200,7 +202,13 @@ def _fold() -> None:
             _handles.pop(id(each), None)
         del _over[: len(over)]
     finally:
-        _folding.release()
+        if _is_mine(_folding):  # a handler may have raised when it was just acquired
+            _folding.release()
+
+
+def _is_mine(lock: Any) -> bool:
+    """Whether this thread holds an RLock; threading.Condition asks it the same."""
+    return bool(lock._is_owned())
 
 
 def _sum(*each: Figures) -> Figures:

@@ -309,6 +309,18 @@ def test_a_handler_that_raises_while_a_handle_is_closed(stubs, monkeypatch):
     assert total("s") == 2 and not metrics._handles
 
 
+def test_a_handle_that_is_closed_while_another_thread_adds_up(stubs):
+    """It does not wait. The next one adds both."""
+    first = Stub("s")
+    with metrics._folding:
+        thread = threading.Thread(target=metrics.closed, args=(first,))
+        thread.start()
+        thread.join()
+        assert total("s") == 1 and metrics._over == [first._counted]
+    metrics.closed(Stub("s"))
+    assert total("s") == 2 and not metrics._handles and not metrics._over
+
+
 def test_handles_that_come_and_go(here):
     """No total is ever less than the one before."""
     with here.store("s", create=True, **PROPERTIES) as store:
