@@ -6,13 +6,12 @@ were closed, when they are asked for.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 __all__ = ["StoreCollector"]
@@ -79,6 +78,23 @@ class Figures:
 now_ns = time.monotonic_ns
 
 
+class _Timed:
+    """Counts how long a with statement takes."""
+
+    __slots__ = "_began", "_classes", "_failures"
+
+    def __init__(self, classes: Counter[int], failures: tuple[type[BaseException], ...]) -> None:
+        self._classes, self._failures = classes, failures
+
+    def __enter__(self) -> None:
+        self._began = now_ns()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or issubclass(kind, self._failures):
+            # One step under the GIL: the update of a Counter from a tuple of int.
+            self._classes.update((_class_of(now_ns() - self._began),))
+
+
 class Times:
     """How long calls take, for a handle whose calls are more than those of the core.
 
@@ -92,20 +108,9 @@ class Times:
         self._failures = failures
         self._of = {call: Counter[int]() for call in CALLS}
 
-    @contextlib.contextmanager
-    def by(self, call: str) -> Iterator[None]:
-        """Count how long a block takes as a time of a call."""
-        began = now_ns()
-        try:
-            yield
-        except self._failures:
-            self._add(call, now_ns() - began)
-            raise
-        self._add(call, now_ns() - began)
-
-    def _add(self, call: str, ns: int) -> None:
-        """One step under the GIL: the update of a Counter from a tuple of int."""
-        self._of[call].update((_class_of(ns),))
+    def by(self, call: str) -> _Timed:
+        """Count how long a with statement takes as a time of a call."""
+        return _Timed(self._of[call], self._failures)
 
     def by_call(self) -> dict[str, dict[int, int]]:
         """Return how many times there are of each class."""
