@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import math
 import re
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from dsmem import errors, metrics
 from dsmem.cli import main
-from dsmem.cli.rows import calls_of
+from dsmem.cli.rows import _known, calls_of
 from dsmem.membership import messages
 from dsmem.membership.messages import Calls, Report
 from dsmem.membership.reports import Reports
@@ -269,6 +270,7 @@ def test_stores_that_go_while_top_asks(tmp_path, monkeypatch):
         where.coordinator.kill()
         assert list(calls_of(names, ["a", "c"], 1.0)) == []
     assert list(calls_of(None, ["a"], 1.0)) == []
+    assert "not asked" in _known(None, "a", 0.0)["error"] and _known(None, "a", math.inf) == {}
 
 
 @pytest.mark.parametrize(
