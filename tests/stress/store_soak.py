@@ -397,7 +397,7 @@ class Soak:
     def drained(self) -> None:
         """A node is emptied and ended, and another one joins; or the coordinator is killed in that."""
         node = self.rng.choice(self.nodes)
-        drain_node(self.own._names, node.address, True)
+        self.until(f"{node.address} is to be drained", lambda: self.drains(node))
         self.say(f"drains {node.address}")
         if self.rng.random() < 0.5:
             self.pause_for(1)
@@ -414,6 +414,13 @@ class Soak:
         self.until(f"{node.address} is silent", lambda: node.address not in self.up())
         self.until("it is forgotten", lambda: self.forgotten(node))
         node.port = 0
+
+    def drains(self, node: Process) -> bool:
+        """Whether it is drained; one that has just been started may not have joined yet."""
+        with contextlib.suppress(errors.InvalidArgumentError):
+            drain_node(self.own._names, node.address, True)
+            return True
+        return False
 
     def is_empty(self, node: Process) -> bool:
         (found,) = [each for each in nodes(self.own._names) if each.address == node.address]
