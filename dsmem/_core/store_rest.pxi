@@ -1,5 +1,5 @@
-# Included by _core.pyx: what calls of a store do behind a failure: pages that they had allocated are freed, and those that
-# are damaged are repaired.
+# Included by _core.pyx: what calls of a store do behind a failure. Pages that they had allocated are freed, and those
+# that are damaged are repaired.
 
 cdef enum:
     FREE_TRIES = 3  # where it is not known whether a page was freed
