@@ -192,7 +192,7 @@ def closed(store: Handle) -> None:
 def _fold() -> None:
     """Add what has ended to the sums, unless another thread does, or a function below on the stack of this one."""
     global _ended
-    if _is_mine(_folding):
+    if is_mine(_folding):
         return
     try:
         if not _folding.acquire(blocking=False):
@@ -207,11 +207,11 @@ def _fold() -> None:
             _handles.pop(id(each), None)
         del _over[: len(over)]
     finally:
-        if _is_mine(_folding):  # a handler may have raised when it was just acquired
+        if is_mine(_folding):  # a handler may have raised when it was just acquired
             _folding.release()
 
 
-def _is_mine(lock: Any) -> bool:
+def is_mine(lock: Any) -> bool:
     """Whether this thread holds an RLock; threading.Condition asks it the same."""
     return bool(lock._is_owned())
 

@@ -211,11 +211,6 @@ def _late(failed: errors.DsmemError | None, why: str = "try again") -> errors.Ds
     return late
 
 
-def _is_mine(lock: Any) -> bool:
-    """Whether this thread holds an RLock; threading.Condition asks it the same."""
-    return bool(lock._is_owned())
-
-
 def _quietly(undo: Callable[[Any], object], result: Any) -> None:
     with contextlib.suppress(errors.DsmemError):
         undo(result)
@@ -374,7 +369,7 @@ class EpochStore(Store):
 
         settle: seconds for which another epoch is waited for before the same is tried.
         """
-        if _is_mine(self._moving):
+        if metrics.is_mine(self._moving):
             raise errors.BusyError("a signal handler has interrupted a call that waits for the next epoch of the store")
         try:
             if not self._moving.acquire(timeout=max(0.0, end - time.monotonic())):
@@ -394,7 +389,7 @@ class EpochStore(Store):
                     return
                 pauses.sleep()
         finally:
-            if _is_mine(self._moving):  # a handler may have raised when it was just acquired
+            if metrics.is_mine(self._moving):  # a handler may have raised when it was just acquired
                 self._moving.release()
 
     def _outcome_of(self, doubts: bytes, known: _Epoch, began: float) -> tuple[int, int]:

@@ -37,7 +37,7 @@ import dsmem
 from dsmem import errors
 
 GONE = errors.PeerDeadError, errors.StaleDescriptorError
-ROUNDS = 3
+ROUNDS = 4
 #: A packet that was lost is sent again after an eighth of it. The calls of a test need not be done within it.
 PEER_SECONDS = 16
 
