@@ -13,6 +13,8 @@ from dsmem import errors
 from dsmem.clock import Lamport
 from dsmem.names.server import NameServer
 
+AWAY = (errors.TransportError, errors.PeerDeadError, errors.TimeoutError)  # of nodes and of the coordinator
+
 
 def context(fabric, listen, secret, **options):
     return dsmem.Context(fabric, listen=listen, secret=secret, **options)
@@ -123,7 +125,7 @@ class Moves(threading.Thread):
         super().__init__(daemon=True)
         self.context, self.address, self.accounts = context, address, accounts
         self.made = self.unknown = self.refused = 0  # transfers
-        self.failed = ""
+        self.found, self.failed = 0, ""
         self.over = threading.Event()
         self.start()
 
@@ -150,8 +152,13 @@ class Moves(threading.Thread):
             self.made += 1
         except errors.OutcomeUnknownError:
             self.unknown += 1
-        except (errors.TransportError, errors.TimeoutError, errors.BusyError, errors.ConflictError):
+        except (*AWAY, errors.BusyError, errors.ConflictError):
             self.refused += 1
+
+    def progress(self):
+        """How many transfers are made. It fails if there will be no more."""
+        assert not self.failed, self.failed
+        return self.made
 
     def close(self):
         """End, and return what was found in its page, and the transfers that are known to be made, and that are not."""
@@ -178,12 +185,13 @@ class Reads(threading.Thread):
                     begun = time.monotonic()
                     try:
                         self.seen.append((begun, number_of(store.read(self.pid))))
-                    except errors.TransportError:
+                    except AWAY:
                         self.refused += 1
         except Exception as error:
             self.failed = repr(error)
 
-    def count(self):
+    def progress(self):
+        assert not self.failed, self.failed
         return len(self.seen)
 
     def close(self):

@@ -84,6 +84,11 @@ def parted(network, store, how):
     until(lambda: sorted(domains(store)) == ["here", "there"])
 
 
+def goes_on(*clients, meanwhile=lambda: None):
+    before = [each.progress() for each in clients]
+    until(lambda: meanwhile() or all(each.progress() > n + SOME for each, n in zip(clients, before, strict=True)))
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("how", HOW)
 def test_money_is_moved_at_both_sides(network, there, clients, store, how):
@@ -92,14 +97,16 @@ def test_money_is_moved_at_both_sides(network, there, clients, store, how):
     accounts = store.allocate_many(ACCOUNTS).tolist()
     for pid in accounts:
         store.write(pid, page(AMOUNT))
-    here, far = Moves(ours, address, accounts), there.run("scenes:Moves", theirs, address, accounts)
-    until(lambda: here.made > SOME and far.made > SOME)
-    with parted(network, store, how):
-        made = here.made
-        until(lambda: here.made > made + SOME)
-    made = here.made, far.made
-    until(lambda: here.made > made[0] + SOME and far.made > made[1] + SOME)
-    for failed, found, known, unknown in (here.close(), far.close()):
+    with (
+        contextlib.closing(Moves(ours, address, accounts)) as here,
+        contextlib.closing(there.run("scenes:Moves", theirs, address, accounts)) as far,
+    ):
+        goes_on(here, far)
+        with parted(network, store, how):
+            goes_on(here)
+        goes_on(here, far)
+        ended = here.close(), far.close()
+    for failed, found, known, unknown in ended:
         assert not failed and known <= found <= known + unknown
     assert sum(number_of(store.read(pid)) for pid in accounts) == ACCOUNTS * AMOUNT
     assert store.check()["wrong"] == {}
@@ -117,15 +124,14 @@ def test_no_read_at_the_other_side_is_stale(network, there, clients, store, how)
         written.append(time.monotonic())
 
     write()
-    reads = there.run("scenes:Reads", theirs, address, pid)
-    until(lambda: write() or reads.count() > SOME)
-    with parted(network, store, how):
-        for _ in range(SOME):
-            write()
-            time.sleep(0.02)  # the reads of the other side are to be among them
-    count = reads.count()
-    until(lambda: write() or reads.count() > count + SOME)
-    failed, seen = reads.close()
+    with contextlib.closing(there.run("scenes:Reads", theirs, address, pid)) as reads:
+        goes_on(reads, meanwhile=write)
+        with parted(network, store, how):
+            for _ in range(SOME):
+                write()
+                time.sleep(0.02)  # the reads of the other side are to be among them
+        goes_on(reads, meanwhile=write)
+        failed, seen = reads.close()
     assert not failed
     for begun, number in seen:
         assert number >= bisect.bisect_left(written, begun)

@@ -19,6 +19,15 @@ PROPERTIES = {"page_size": SIZE, "capacity": 100 * SIZE, "members": 8}
 NOTHING = dict.fromkeys(metrics.COUNTS, 0)
 
 
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    """As in a process that has had no stores: the tests before may have used up the series."""
+    monkeypatch.setattr(metrics, "_handles", {})
+    monkeypatch.setattr(metrics, "_over", [])
+    monkeypatch.setattr(metrics, "_ended", metrics._Ended(0, {}))
+    monkeypatch.setattr(metrics, "_series", {})
+
+
 @pytest.fixture
 def store(cluster):
     with cluster.store("s", create=True, **PROPERTIES) as made:
@@ -255,17 +264,8 @@ class Stub:
         return {"read": {40: 1}}
 
 
-@pytest.fixture
-def stubs(monkeypatch):
-    """As in a process that has no stores."""
-    monkeypatch.setattr(metrics, "_handles", {})
-    monkeypatch.setattr(metrics, "_over", [])
-    monkeypatch.setattr(metrics, "_ended", metrics._Ended(0, {}))
-    monkeypatch.setattr(metrics, "_series", {})
-
-
 @pytest.mark.parametrize("name", ["a", "b"])
-def test_a_handle_that_is_closed_meanwhile(stubs, name):
+def test_a_handle_that_is_closed_meanwhile(name):
     """Between any two looks, as other threads, signal handlers and the collector do it: each is counted once."""
     first, last = Stub("a"), Stub(name)
     middle = Stub("a", lambda: [metrics.closed(each) for each in (first, last)])
@@ -275,7 +275,7 @@ def test_a_handle_that_is_closed_meanwhile(stubs, name):
     assert total("a") + total("b") == 3 and not metrics._handles and not metrics._over
 
 
-def test_a_handle_that_is_closed_while_another_one_is(stubs, monkeypatch):
+def test_a_handle_that_is_closed_while_another_one_is(monkeypatch):
     """Then what adds up the first one is below on the stack: nothing waits for it, and no look sees less."""
     first, second = Stub("s"), Stub("s")
     sum_, seen = metrics._sum, []
@@ -294,7 +294,7 @@ def test_a_handle_that_is_closed_while_another_one_is(stubs, monkeypatch):
     assert total("s") == 3 and not metrics._handles
 
 
-def test_a_handler_that_raises_while_a_handle_is_closed(stubs, monkeypatch):
+def test_a_handler_that_raises_while_a_handle_is_closed(monkeypatch):
     first, sum_ = Stub("s"), metrics._sum
 
     def raises(*each):
@@ -309,7 +309,7 @@ def test_a_handler_that_raises_while_a_handle_is_closed(stubs, monkeypatch):
     assert total("s") == 2 and not metrics._handles
 
 
-def test_a_handle_that_is_closed_while_another_thread_adds_up(stubs):
+def test_a_handle_that_is_closed_while_another_thread_adds_up():
     """It does not wait. The next one adds both."""
     first = Stub("s")
     with metrics._folding:
@@ -345,7 +345,7 @@ def test_handles_that_come_and_go(here):
         assert totals == sorted(totals) and total("s") == before + 100
 
 
-def test_many_stores(stubs, monkeypatch):
+def test_many_stores(monkeypatch):
     """The first ones have series of their own, which never go. All others share one."""
     monkeypatch.setattr(metrics, "_SERIES_MOST", 3)
     for number in range(20):
