@@ -3,9 +3,9 @@
 A coordinator and memory nodes are processes of this host, over loopback. In a store of two copies with many pages
 clients read and write random ones, each of which waits for its answer before the next. A node is killed: that of the
 primary copy, or of the other one. "Known" is when the coordinator does not say any more that the epoch is open: another
-process asks it every half a millisecond. What follows are the wait for the clients' leases, if it was the primary
-(--lease), the recovery of the copies that are left, and that clients open them. Until then a client gets no answer; the
-time from the death to its next one is "in all".
+process asks it every half a millisecond. What follows are, if it was the primary, the wait for leases of clients that
+have read of late and do nothing now (--lease); the recovery of the copies that are left; and that clients open them.
+Until then a client gets no answer; the time from the death to its next one is "in all".
 
 A client is killed in the commit of a transaction, and a write to a page that it has locked is waited for. "Known" is
 when --grace is over, for which a client may be cut off.
@@ -372,7 +372,7 @@ def main():
     given = parser.parse_args()
     if given.short:
         given.pages, given.kills, given.window = 5000, 1, 0.5
-    leases = given.lease or ([0.5] if given.short else [0.5, 0.05])
+    leases = given.lease or [0.5]
     found = {str(lease): measure(given, lease) for lease in leases}
     for lease, of in found.items():
         print(f"lease {lease} s")

@@ -9,7 +9,9 @@ from typing import Any
 
 from dsmem import errors
 from dsmem.membership import messages
+from dsmem.membership.leases import NO_ID, Held
 from dsmem.membership.messages import Found, Health, NodeInfo
+from dsmem.memory import Memory, Reference, adopt
 from dsmem.names import wire
 from dsmem.names.copies import fewest_domains
 from dsmem.names.remote import RemoteNames
@@ -69,12 +71,14 @@ class Coordination:
         reply.end()
         return id
 
-    def find(self, id: int, epoch: int, end: float) -> Found:
+    def find(self, id: int, epoch: int, end: float, given_back: Held | None = None) -> Found:
         """Ask for an epoch after the one that is known. id: of the store, or 0.
 
+        given_back: a lease under which no thread reads any more.
         Raise NameNotFoundError; of a store that was not made OutOfMemoryError or StaleDescriptorError, which say why.
         """
-        fields = wire.text(self.names.cluster), wire.text(self.name), wire.number(id), wire.number(epoch)
+        of = wire.text(self.names.cluster), wire.text(self.name), wire.number(id), wire.number(epoch)
+        fields = *of, wire.number(given_back.id if given_back is not None else NO_ID)
         whole = messages.read_found(self._ask(Request.STORE_FIND, *fields, again=True, end=end))
         while whole.more:
             next_ = *fields, messages.first(len(whole.descriptors))
@@ -84,12 +88,13 @@ class Coordination:
             whole = replace(whole, descriptors=whole.descriptors + part.descriptors, more=part.more)
         return whole
 
-    def lease(self, id: int, epoch: int, end: float, report: bytes = b"") -> bool:
-        """Ask whether the epoch is the present one, which is so for the time of a lease then.
+    def lease(self, id: int, epoch: int, lease: Held, end: float, report: bytes = b"") -> bool:
+        """Ask whether the epoch is the present one, which is so for the time of the lease then.
 
         report: what the client has counted, or nothing.
         """
-        reply = self._ask(Request.STORE_LEASE, wire.number(id), wire.number(epoch), report, again=True, end=end)
+        fields = wire.number(id), wire.number(epoch), wire.number(lease.id), report
+        reply = self._ask(Request.STORE_LEASE, *fields, again=True, end=end)
         current = bool(reply.number(1))
         reply.end()
         return current
@@ -188,8 +193,29 @@ def drain_node(names: RemoteNames, address: str, leaving: bool) -> None:
     names._ask(Request.NODE_DRAIN, wire.text(address), wire.number(leaving, 1)).end()
 
 
+def attached(coordination: Coordination, found: messages.Found) -> list[Memory]:
+    """Attach to the copies of an epoch, to all or to none."""
+    memories: list[Memory] = []
+    context = coordination.names.context
+    try:
+        for descriptor in found.descriptors:
+            ref = Reference("store", coordination.name, 0, descriptor=descriptor)
+            memories.append(adopt(context.attach(descriptor), ref))
+    except BaseException:
+        detached(memories)
+        raise
+    return memories
+
+
 def detached(memories: list[Any]) -> None:
     """Detach from all."""
     for memory in memories:
         with contextlib.suppress(errors.DsmemError):
             memory.detach()
+
+
+def refuse_lost(found: messages.Found, coordination: Coordination, end: float) -> None:
+    """Raise CorruptError if the store is lost. The coordinator says of which extent no copy is left."""
+    if found.phase == messages.LOST:
+        why = coordination.copies(found.id, end).trouble
+        raise errors.CorruptError(f"the store {coordination.name!r} is lost: {why}")

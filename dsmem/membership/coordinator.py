@@ -18,6 +18,7 @@ from dsmem import _core, errors
 from dsmem.membership import events, messages
 from dsmem.membership.events import Action, Event
 from dsmem.membership.journal import Journal
+from dsmem.membership.leases import NO_ID
 from dsmem.membership.messages import DOMAIN_MOST, Found, Health, NodeInfo
 from dsmem.membership.pace import Pace
 from dsmem.membership.policy import Policy
@@ -435,7 +436,7 @@ class Coordinator:
 
     def _store_find(self, client: int, fields: Reader) -> bytes:
         cluster, name, id, known = fields.name(), fields.name(), fields.number(), fields.number()
-        first = messages.read_first(fields)
+        given_back, first = fields.number(), messages.read_first(fields)
         fields.end()
         with self._lock:
             self._check()
@@ -444,6 +445,8 @@ class Coordinator:
             if store is None or id not in (0, store.id):
                 self._check_settled()
                 raise self._policy.failure(id) or errors.NameNotFoundError(f"{name!r}: there is no such store")
+            if given_back != NO_ID:
+                self.tell(events.GivenBack(store.id, given_back))
             if known:  # a client that has lost its copies
                 for copy in store.copies:
                     if copy.node in self._workers:
@@ -458,19 +461,18 @@ class Coordinator:
         if store.phase != "open" or store.epoch <= known:
             phase = messages.CURRENT if store.phase == "open" else messages.NOT_YET
             return Found(phase, store.id, store.epoch, 0)
-        self._policy.grant(store.id, store.epoch, clock())
         descriptors = tuple(copy.descriptor for copy in store.copies)
         return Found(messages.OPEN, store.id, store.epoch, self._policy.lease, descriptors)
 
     def _store_lease(self, client: int, fields: Reader) -> bytes:
-        id, epoch = fields.number(), fields.number()
+        id, epoch, lease = fields.number(), fields.number(), fields.number()
         report = self._read_report(fields)
         with self._lock:
             self._check()
             if report is not None and id in self._policy.state.stores:
                 self._reports.keep(self._policy.state.stores)
                 self._reports.add(id, report, clock())
-            return wire.success(wire.number(self._policy.grant(id, epoch, clock()), 1))
+            return wire.success(wire.number(self._policy.grant(id, epoch, clock(), lease), 1))
 
     def _read_report(self, fields: Reader) -> messages.Report | None:
         """Return what a client reports of its calls. A lease does not depend on whether that can be read."""

@@ -131,6 +131,14 @@ class Due:
 
 
 @dataclass(frozen=True)
+class GivenBack:
+    """A client reads under a lease no more."""
+
+    store: int
+    lease: int
+
+
+@dataclass(frozen=True)
 class Dropped:
     """A node has no copy of the store any more that was made by then."""
 
@@ -174,6 +182,7 @@ Event = (
     | Recovered
     | Failed
     | Due
+    | GivenBack
     | Dropped
     | Filled
     | FillFailed

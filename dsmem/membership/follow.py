@@ -22,10 +22,11 @@ from typing_extensions import Self
 
 from dsmem import _core, errors, metrics
 from dsmem.membership import messages
-from dsmem.membership.client import AWAY, Coordination, Pauses, clock, detached, health_of
+from dsmem.membership.client import AWAY, Coordination, Pauses, attached, clock, detached, health_of, refuse_lost
+from dsmem.membership.leases import Held
 from dsmem.membership.reports import EACH_SECONDS
 from dsmem.membership.rest import DOUBT, Rest, ids_again
-from dsmem.memory import Memory, Reference, adopt
+from dsmem.memory import Memory, Reference
 from dsmem.names.remote import RemoteNames, limit_of
 from dsmem.objects import Owner
 from dsmem.store import RUN_SECONDS, Store, Transaction, shape_of
@@ -38,6 +39,7 @@ _UNLIMITED = 1e8  # where no limit is wanted; it is one that clocks and locks ca
 _JUDGE_SECONDS = 1.0  # to ask whether a block that has failed has read what does not count
 _SETTLE_SECONDS = 0.5
 _DOUBT_SECONDS = 120.0  # how long a page says what has become of a change: its versions come again
+_PART_SECONDS = 0.1  # to give back a lease of a handle that is closed
 _CLOSE_SECONDS = 5.0  # to give back a place while copies do not answer
 #: The call has failed because of the copies, or because another epoch has begun. It has changed nothing.
 _AGAIN = (
@@ -67,8 +69,8 @@ class _Epoch:
     """What a handle knows of the present epoch."""
 
     number: int
-    lease: float  # seconds
-    until: float  # on clock(): what was read before needs no question
+    seconds: float  # of a lease
+    lease: Held
 
 
 class EpochTransaction(Transaction):
@@ -233,12 +235,13 @@ class EpochStore(Store):
         self._number = id
         self._epoch = epoch
         self._moving = threading.RLock()
-        self._knowing = threading.RLock()  # _epoch changes under it; held for a moment
-        self._reported = metrics.Figures()  # to the coordinator; changes under _knowing
+        self._reporting = threading.RLock()  # held for a moment
+        self._reported = metrics.Figures()  # to the coordinator; changes under _reporting
         self._reported_at, self._reports_at = clock(), 0.0
         self._took = metrics.Times(_TIMED)  # also questions to the coordinator, and waits for another epoch
         self._own_names: RemoteNames | None = None  # if it was attached by reference
-        self._next: tuple[list[Memory], _Epoch, list[Memory]] | None = None  # to be opened: also the ones of before
+        # to be opened, with the epoch's number and the seconds of its leases: also the ones of before
+        self._next: tuple[list[Memory], int, float, list[Memory]] | None = None
         Store.__init__(self, memory, cluster, name, backups)
 
     @classmethod
@@ -289,13 +292,12 @@ class EpochStore(Store):
         known = 0
         pauses = Pauses(end)
         while True:
-            asked = clock()
             found = coordination.find(id, known, end)
             if found.phase == messages.OPEN:
-                epoch = _Epoch(found.epoch, found.lease, asked + found.lease)
+                epoch = _Epoch(found.epoch, found.lease, Held())
                 try:
                     with contextlib.ExitStack() as stack:
-                        memories = _attached(coordination, found)
+                        memories = attached(coordination, found)
                         stack.callback(detached, memories)
                         made = cls(memories[0], cluster, coordination.name, memories[1:], coordination, found.id, epoch)
                         stack.callback(_core.Store.close, made)
@@ -308,7 +310,7 @@ class EpochStore(Store):
                         raise _late(error) from error.__cause__
                     known = found.epoch  # unless another epoch has begun, the same is tried again
             else:
-                _refuse_lost(found, coordination, end)
+                refuse_lost(found, coordination, end)
                 if pauses.over:
                     text = f"the store {coordination.name!r} has not been opened by its coordinator within the time"
                     raise errors.TimeoutError(f"{text}; 'dsmem nodes' shows which memory nodes answer")
@@ -321,21 +323,33 @@ class EpochStore(Store):
     def _is_current(self, known: _Epoch, end: float, said: errors.DsmemError | None = None) -> bool:
         """Whether what has been read in an epoch, or was said there, counts. Afterwards it is too late to ask.
 
-        A lease is of reads: while it lasts another epoch may begin, with more copies.
+        The lease is that of now: what the handle had before it read may have been given back. A lease is of reads:
+        while it lasts another epoch may begin, with more copies.
         """
-        if clock() < known.until and not isinstance(said, errors.TooFewCopiesError):
+        now = self._epoch
+        if now.number != known.number:
+            return False
+        if clock() < now.lease.until and not isinstance(said, errors.TooFewCopiesError):
             return True
         asked = clock()
-        if not self._coordination.lease(self._number, known.number, end, self._report(asked)):
+        if not self._coordination.lease(self._number, now.number, now.lease, end, self._report(asked)):
             return False
-        with self._knowing:
-            if self._epoch.number == known.number:
-                self._epoch = replace(known, until=asked + known.lease)
+        now.lease.until = asked + now.seconds
         return True
+
+    def _find(self, known: int, end: float) -> messages.Found:
+        """Ask for the epoch after the known one, and give back the lease of the present one.
+
+        The coordinator waits for all leases that it has granted, if a primary is out of its reach. The thread that asks
+        has _moving, so no other one changes the epoch.
+        """
+        given_back = self._epoch.lease
+        self._epoch = replace(self._epoch, lease=Held())
+        return self._coordination.find(self._number, known, end, given_back)
 
     def _report(self, now: float) -> bytes:
         """What this handle has counted since its last report, if that is some time ago. It is made once, or is lost."""
-        with self._knowing:
+        with self._reporting:
             if now < self._reports_at:
                 return b""
             self._reports_at = now + EACH_SECONDS
@@ -379,13 +393,12 @@ class EpochStore(Store):
             while self._epoch.number <= known.number:
                 if pauses.over:
                     raise _late(failed, "'dsmem nodes' shows which memory nodes answer")
-                asked = clock()
-                found = self._coordination.find(self._number, known.number, end)
-                _refuse_lost(found, self._coordination, end)
+                found = self._find(known.number, end)
+                refuse_lost(found, self._coordination, end)
                 if found.phase == messages.CURRENT and time.monotonic() >= settled:
                     pauses.sleep()
                     return
-                if found.phase == messages.OPEN and self._moved(found, asked, pauses):
+                if found.phase == messages.OPEN and self._moved(found, pauses):
                     return
                 pauses.sleep()
         finally:
@@ -421,14 +434,13 @@ class EpochStore(Store):
                 self._go_on(known, end, failed)
         return 0, 0
 
-    def _moved(self, found: messages.Found, asked: float, pauses: Pauses) -> bool:
+    def _moved(self, found: messages.Found, pauses: Pauses) -> bool:
         """Use the copies of another epoch. False: that must be tried again."""
         try:
-            memories = _attached(self._coordination, found)
+            memories = attached(self._coordination, found)
         except _AGAIN:
             return False
-        epoch = _Epoch(found.epoch, found.lease, asked + found.lease)
-        self._next = memories, epoch, [self._memory, *self._backups]
+        self._next = memories, found.epoch, found.lease, [self._memory, *self._backups]
         try:
             while not self._reopen(tuple(memory.remote for memory in memories)):
                 if pauses.over:
@@ -452,10 +464,9 @@ class EpochStore(Store):
         """Be in the epoch whose copies calls use by now: a handler may have raised when they had just been opened."""
         if self._next is None or not self._has(self._next[0]):
             return
-        memories, epoch, before = self._next
+        memories, number, seconds, before = self._next
         self._use(memories)
-        with self._knowing:
-            self._epoch = epoch
+        self._epoch = _Epoch(number, seconds, Held())  # close() may do it late: no lease comes back so
         detached(before)
         self._next = None
 
@@ -748,9 +759,23 @@ class EpochStore(Store):
         except errors.DsmemError:
             return False
 
+    def _part(self) -> None:
+        """Give back the lease of a handle that is about to be closed, if that can be done at once."""
+        if metrics.is_mine(self._moving) or clock() >= self._epoch.lease.until:
+            return
+        try:
+            if self._moving.acquire(blocking=False):  # else another thread gives it back
+                self._find(0, time.monotonic() + _PART_SECONDS)
+        except errors.DsmemError:
+            pass  # it ends by itself
+        finally:
+            if metrics.is_mine(self._moving):
+                self._moving.release()
+
     def close(self) -> None:
         """As of :class:`Store`."""
         self._arrived()
+        self._part()
         pauses = Pauses(time.monotonic() + _CLOSE_SECONDS)
         while True:
             try:
@@ -766,23 +791,3 @@ class EpochStore(Store):
             memory.close()
         if self._own_names is not None:
             self._own_names.close()
-
-
-def _attached(coordination: Coordination, found: messages.Found) -> list[Memory]:
-    memories: list[Memory] = []
-    context = coordination.names.context
-    try:
-        for descriptor in found.descriptors:
-            ref = Reference("store", coordination.name, 0, descriptor=descriptor)
-            memories.append(adopt(context.attach(descriptor), ref))
-    except BaseException:
-        detached(memories)
-        raise
-    return memories
-
-
-def _refuse_lost(found: messages.Found, coordination: Coordination, end: float) -> None:
-    """Raise CorruptError if the store is lost. The coordinator says of which extent no copy is left."""
-    if found.phase == messages.LOST:
-        why = coordination.copies(found.id, end).trouble
-        raise errors.CorruptError(f"the store {coordination.name!r} is lost: {why}")

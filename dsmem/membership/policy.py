@@ -14,6 +14,7 @@ from typing import Any
 from dsmem import errors
 from dsmem.membership import events, placement
 from dsmem.membership.events import Action, Event
+from dsmem.membership.leases import NO_ID, Leases
 from dsmem.membership.standing import Standing, older
 from dsmem.membership.state import Copy, Place, State, Store, primaries, with_descriptors
 from dsmem.names.copies import fewest_domains
@@ -22,6 +23,7 @@ _AGAIN_SECONDS = 0.5  # after a step that has failed, though all nodes answer
 _REST_SECONDS = 5.0  # after a copy could not be made again
 _AVOID_SECONDS = 60.0  # in which none moves to a node where one could not be made
 _DRIFT = 1.02  # how much faster the clock of a client may run
+_LATE = 0.1  # of a lease, by which a change may go on later than others were given back: each timer is a thread
 _JOIN_SECONDS = 1.5  # in which each node that is there has registered
 _FAILURES_MOST = 100  # stores that were not made, of which it is kept why
 
@@ -33,6 +35,7 @@ class _Change:
     old: list[Copy]  # that are closed, and recovered: all of the last open epoch whose nodes answer
     descriptors: dict[Place, bytes] = field(default_factory=dict)  # that the closed copies have got
     recovering: bool = False
+    due: float = 0.0  # when it is looked at again, if leases are waited for
     fresh: Copy | None = None
     moved: Place | None = None  # of the old one that is in the next epoch no more, since the fresh one comes for it
 
@@ -82,7 +85,7 @@ class Policy:
         self._failures: dict[int, tuple[type[errors.DsmemError], str]] = {}  # by store, the oldest first
         # a coordinator does not know what the one before it has granted
         state.lease = max(state.lease, lease)
-        self._leased = dict.fromkeys(state.stores, now + state.lease * _DRIFT)
+        self._leases = {id: Leases(now + state.lease * _DRIFT) for id in state.stores}
         self._does: dict[type, Callable[[Any, float], list[Action]]] = {
             events.Joined: self._joined,
             events.Heard: self._heard,
@@ -97,6 +100,7 @@ class Policy:
             events.Recovered: self._recovered,
             events.Failed: self._failed,
             events.Due: self._due,
+            events.GivenBack: self._given_back,
             events.Dropped: self._dropped,
             events.Filled: self._filled,
             events.FillFailed: self._fill_failed,
@@ -147,12 +151,15 @@ class Policy:
 
     # -- what clients ask --
 
-    def grant(self, id: int, epoch: int, now: float) -> bool:
-        """Whether the epoch of a store is the present one. Then a client may read for the time of a lease."""
+    def grant(self, id: int, epoch: int, now: float, lease: int = NO_ID) -> bool:
+        """Whether the epoch of a store is the present one. Then a client may read for the time of a lease.
+
+        now: no earlier than in a call before. lease: its ID.
+        """
         store = self.state.stores.get(id)
         if store is None or store.phase != "open" or store.epoch != epoch or not self.is_settled(now):
             return False
-        self._leased[id] = now + self.state.lease * _DRIFT
+        self._leases[id].grant(lease, now, now + self.state.lease * _DRIFT)
         return True
 
     @staticmethod
@@ -169,6 +176,11 @@ class Policy:
     def is_up(self, node: int) -> bool:
         """Whether the node answers."""
         return self._up.get(node, False)
+
+    def waits(self, store: int, now: float) -> float:
+        """Return for how many seconds at most a change of its epoch waits for leases."""
+        change = self._changes.get(store)
+        return max(0.0, change.due - now) if change is not None and not change.recovering else 0.0
 
     def filling(self, store: int) -> Copy | None:
         """Return the new copy of a store that is being made."""
@@ -342,7 +354,7 @@ class Policy:
             store.copies += [Copy(node.id, index, extent=extent) for index, node in enumerate(nodes)]
         self.state.stores[store.id] = store
         self._changes[store.id] = _Change(list(store.copies))
-        self._leased[store.id] = now
+        self._leases[store.id] = Leases(now)
         return [events.Save(), *(events.Make(store.id, 1, copy, store.making) for copy in store.copies)]
 
     def _too_few(self, store: Store, chosen: int) -> errors.DsmemError:
@@ -373,7 +385,7 @@ class Policy:
             return []
         self._changes.pop(store.id, None)
         self._fills.pop(store.id, None)
-        for each in (self._unfit, self._rests, self._leased):
+        for each in (self._unfit, self._rests, self._leases):
             each.pop(store.id, None)
         places = {copy.place for copy in (*store.copies, *store.opened)} | set(store.stale)
         store.stale = [place for place in sorted(places) if place[0] in self.state.nodes]
@@ -547,8 +559,12 @@ class Policy:
         if change.recovering or not places <= set(change.descriptors):
             return []
         is_read = not places >= set(store.reads)  # at a copy that was not closed
-        if is_read and now < self._leased[store.id]:
-            return [events.WakeAt(store.id, store.epoch, self._leased[store.id])]
+        end = self._leases[store.id].end
+        if is_read and now < end:
+            if now < change.due <= end + self.state.lease * _LATE:
+                return []
+            change.due = end
+            return [events.WakeAt(store.id, store.epoch, end)]
         change.recovering = True
         copies = with_descriptors(change.old, change.descriptors)
         return [events.Recover(store.id, store.epoch, tuple(copies), change.fresh, change.moved)]
@@ -562,6 +578,12 @@ class Policy:
         if store is not None and is_idle and store.epoch == event.epoch:
             return self._change(store)
         return self._refill(now)
+
+    def _given_back(self, event: events.GivenBack, now: float) -> list[Action]:
+        store, change = self.state.stores.get(event.store), self._changes.get(event.store)
+        if event.store in self._leases:
+            self._leases[event.store].give_back(event.lease)
+        return self._go_on(store, change, now) if store is not None and change is not None else []
 
     def _refused(self, event: events.Refused, now: float) -> list[Action]:
         found = self._under_way(event.store, event.epoch)

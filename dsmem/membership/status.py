@@ -136,6 +136,11 @@ class Status:
             reason = self._not_opened.get(store.id, "")
             waits = [self._silent(copy, now) for copy in store.copies if not self._policy.is_up(copy.node)]
             return "; ".join([*waits, reason] if reason else waits) or "its copies are about to be closed"
+        seconds = self._policy.waits(store.id, now)
+        if seconds:
+            silent = [self._silent(copy, now) for copy in store.opened if not self._policy.is_up(copy.node)]
+            wait = f"it waits for leases of clients that have read of late, {seconds + 0.05:.1f} s at most"
+            return "; ".join([*silent, wait])
         if store.phase != "open":
             return self._not_opened.get(store.id, "") or "its copies change; it is open again when that is done"
         silent = [self._silent(copy, now) for copy in store.copies if not self._policy.is_up(copy.node)]

@@ -47,8 +47,9 @@ class Request(enum.IntEnum):
         # u64 most bytes that its objects may hold, if there is a limit
     )
     STORE_MAKE = 18  # cluster, name, u32 page size, u64 pages, u32 members, u32 copies, u32 extents if > 1 -> u64 id
-    STORE_FIND = 19  # cluster, name, u64 id or 0, u64 epoch that is known -> phase
-    STORE_LEASE = 20  # u64 id, u64 epoch, a report of the client if there is one -> u8 whether it is the present one
+    STORE_FIND = 19  # cluster, name, u64 id or 0, u64 epoch that is known, u64 lease that is given back or 0 -> phase
+    # u64 id, u64 epoch, u64 lease, a report of the client if there is one
+    STORE_LEASE = 20  # -> u8 whether it is the present one
     STORE_COPIES = 21  # cluster, name, u64 id or 0 -> how it is, and where its copies are
     NODES = 22  # cluster, u64 number, u32 index of the first -> page of nodes
     NODE_FORGET = 23  # address

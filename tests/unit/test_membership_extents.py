@@ -53,7 +53,7 @@ class Places(World):
         assert store.reads == [copy.place for copy in primaries(store.copies)]
         before = {epoch: each for (id, epoch), each in self.opened.items() if id == store.id}
         assert all(epoch < store.epoch for epoch in before), "an epoch was opened twice, or after a later one"
-        for id, epoch, until_ in self.leases:
+        for id, epoch, until_, _ in self.leases:
             if id == store.id and until_ > self.now and epoch in before:
                 first = {}
                 for place in before[epoch]:
@@ -208,7 +208,7 @@ def test_a_lease_is_waited_for_of_each_primary(world):
     node = of(store, extent)[0]
     assert world.policy.grant(store.id, store.epoch, world.now)
     ends = world.now + LEASE
-    world.leases.append((store.id, store.epoch, ends))
+    world.leases.append((store.id, store.epoch, ends, 0))
     world.stop(node)
     world.do_all()
     assert store.phase == "open" and world.now >= ends and node not in nodes_of(store)

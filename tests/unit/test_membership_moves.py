@@ -275,6 +275,6 @@ def test_a_planted_mistake_is_seen(monkeypatch, change):
                 world.join(number)
             store = world.make(replicas, extents=2)
             assert world.policy.grant(store.id, store.epoch, world.now)
-            world.leases.append((store.id, store.epoch, world.now + 1.0))
+            world.leases.append((store.id, store.epoch, world.now + 1.0, 0))
             drain(world, of(store, extent)[0])
             world.do_all()

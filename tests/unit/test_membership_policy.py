@@ -6,6 +6,7 @@ import pytest
 
 from dsmem import errors
 from dsmem.membership import events
+from dsmem.membership.leases import Leases
 from dsmem.membership.placement import best_move
 from dsmem.membership.policy import Policy
 from dsmem.membership.standing import NONE, Witness
@@ -28,7 +29,7 @@ class World:
         self.late = []  # what a coordinator that has crashed had asked nodes for, and may still arrive there
         self.makings = {}  # (node, store) → the last making of a copy that was there
         self.timers = []
-        self.leases = []  # (store, epoch, until)
+        self.leases = []  # (store, epoch, until, ID)
         self.opened = {}  # (store, epoch) → nodes, the primary first
         self.filled = set()  # (node, store): copies that have all pages but those that have changed
         self.lost = set()  # stores
@@ -48,6 +49,10 @@ class World:
         self.execute(self.policy.begin(self.now))
         for node in list(self.policy.state.nodes) if heard else []:
             self.ask(node)
+
+    def give_back(self, store, id):
+        self.leases = [lease for lease in self.leases if (lease[0], lease[3]) != (store.id, id)]
+        self.tell(events.GivenBack(store.id, id))
 
     def ask(self, node):
         """Whether it is there."""
@@ -315,6 +320,84 @@ def test_a_lease_of_a_primary_is_waited_for(world):
     assert store.phase == "open" and world.policy.grant(store.id, store.epoch, world.now)
 
 
+def waits(world, store):
+    """Let all be done but what must wait for a time; return the times for which it waits."""
+    while world.asked:
+        world.do(world.asked.pop(0))
+    assert store.phase == "closed"
+    assert world.policy.waits(store.id, world.now) == min(timer.at for timer in world.timers) - world.now
+    return [timer.at for timer in world.timers]
+
+
+def test_a_lease_that_was_given_back_is_not_waited_for(world):
+    store = world.make(2)
+    for id in (7, 8, 7):
+        assert world.policy.grant(store.id, 1, world.now, id)
+    world.stop(nodes_of(store)[0])
+    world.tell(events.GivenBack(store.id, 7))
+    assert len(waits(world, store)) == 1
+    now = world.now
+    for id in (9, 8):
+        world.tell(events.GivenBack(store.id, id))
+        world.tell(events.GivenBack(store.id + 1, id))
+    while world.asked:
+        world.do(world.asked.pop(0))
+    assert store.phase == "open" and world.now == now
+
+
+def test_what_is_left_is_waited_for(world):
+    """No longer, however often something is given back; and with one time that it is looked at again for each."""
+    store = world.make(2)
+    begun = world.now
+    for id in (1, 2, 3):
+        assert world.policy.grant(store.id, 1, world.now, id)
+        world.now += LEASE / 10
+    world.stop(nodes_of(store)[0])
+    assert waits(world, store) == [pytest.approx(begun + 0.2 * LEASE + LEASE * 1.02)]
+    for id in (2, 3, 3):
+        world.tell(events.GivenBack(store.id, id))
+        world.tell(events.GivenBack(store.id, id))
+    assert waits(world, store)[1:] == [pytest.approx(begun + LEASE * 1.02)]
+    world.do_all()
+    assert store.phase == "open"
+
+
+def test_leases_that_are_given_back_newest_first(world):
+    """Each time that it is looked at again costs a thread."""
+    store = world.make(2)
+    for id in range(1, 201):
+        assert world.policy.grant(store.id, 1, world.now, id)
+        world.now += LEASE / 1000
+    world.stop(nodes_of(store)[0])
+    waits(world, store)
+    for id in range(200, 1, -1):
+        world.tell(events.GivenBack(store.id, id))
+    assert len(world.timers) <= 4
+    world.tell(events.GivenBack(store.id, 1))
+    while world.asked:
+        world.do(world.asked.pop(0))
+    assert store.phase == "open"
+
+
+def test_leases_that_nothing_tells_of_are_waited_for(world):
+    """A coordinator that was started again does not know whose they are."""
+    store = world.make(2)
+    assert world.policy.grant(store.id, 1, world.now, 5)
+    world.start()
+    store, begun = world.policy.state.stores[store.id], world.now
+    world.tell(events.GivenBack(store.id, 5))
+    world.stop(nodes_of(store)[0])
+    assert waits(world, store) == [pytest.approx(begun + LEASE * 1.02)]
+
+
+def test_leases_that_have_ended_are_forgotten(world):
+    store = world.make(2)
+    for id in range(1, 1000):
+        assert world.policy.grant(store.id, 1, world.now, id)
+        world.now += LEASE / 10
+    assert len(world.policy._leases[store.id]._ends) <= 12
+
+
 def test_a_lease_of_a_copy_that_was_closed_is_not(world):
     store = world.make(2)
     world.policy.grant(store.id, 1, world.now)
@@ -497,7 +580,7 @@ def play(seed, steps=300):
     """Nodes that stop, go on, end, come and are drained; lost and late answers; coordinators that crash; leases."""
     world = World(seed)
     choose = world.random
-    number = 0
+    number = lease = 0
     for _ in range(4):
         number += 1
         world.join(number)
@@ -535,8 +618,13 @@ def play(seed, steps=300):
             world.tell(events.Drained(choose.choice(nodes), choose.random() < 0.5))
         else:
             for store in world.policy.state.stores.values():
-                if choose.random() < 0.5 and world.policy.grant(store.id, store.epoch, world.now):
-                    world.leases.append((store.id, store.epoch, world.now + LEASE))
+                lease += 1
+                known = [each[3] for each in world.leases if each[:2] == (store.id, store.epoch)]
+                id = choose.choice([*known, lease])
+                if choose.random() < 0.5 and world.policy.grant(store.id, store.epoch, world.now, id):
+                    world.leases.append((store.id, store.epoch, world.now + LEASE, id))
+                elif choose.random() < 0.5:
+                    world.give_back(store, id)
     for node in list(world.policy.state.nodes):
         world.go_on(node)
     world.do_all()
@@ -637,18 +725,20 @@ def test_random_worlds(seed):
     play(seed)
 
 
-@pytest.mark.parametrize("change", ["no wait", "no wait after a crash", "same epoch", "returns"])
+@pytest.mark.parametrize("change", ["no wait", "no wait after a crash", "all given back", "same epoch", "returns"])
 def test_a_planted_mistake_is_seen(monkeypatch, change):
     """The worlds tell a policy that makes a mistake."""
     if change == "no wait":
         real = Policy.grant
 
-        def forgets(policy, id, epoch, now):
-            return real(policy, id, epoch, now - 10)
+        def forgets(policy, id, epoch, now, lease):
+            return real(policy, id, epoch, now - 10, lease)
 
         monkeypatch.setattr(Policy, "grant", forgets)
     elif change == "no wait after a crash":
         monkeypatch.setattr("dsmem.membership.policy.Policy.begin", begins_at_once)
+    elif change == "all given back":
+        monkeypatch.setattr(Leases, "give_back", lambda leases, id: leases._ends.clear())
     elif change == "same epoch":
         real = Policy._change
 
@@ -675,5 +765,5 @@ def test_a_planted_mistake_is_seen(monkeypatch, change):
 
 
 def begins_at_once(policy, now, real=Policy.begin):
-    policy._leased = dict.fromkeys(policy._leased, 0.0)
+    policy._leases = {id: Leases(0.0) for id in policy._leases}
     return real(policy, now)

@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,7 +57,7 @@ def test_what_is_exposed(tmp_path):
             assert there["dsmem_held_bytes"] >= there["dsmem_copies_bytes"]
             store._reports_at = 0.0
             store.version(store.allocate())
-            store._epoch = replace(store._epoch, until=0.0)
+            store._epoch.lease.until = 0.0
             store._reports_at = 0.0
             store.read(store.allocate())
             told = {key: value for key, value in figures(log).items() if 'store="db"' in key and 'fabric="tcp"' in key}

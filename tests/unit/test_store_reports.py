@@ -156,7 +156,7 @@ def test_a_time_in_a_long_report_is_not_lost():
 
 def told(store):
     """The next question for a lease has a report."""
-    store._epoch = replace(store._epoch, until=0.0)
+    store._epoch.lease.until = 0.0
     store._reports_at = 0.0
     store.read(store.ids[0])
 
@@ -203,7 +203,7 @@ def test_what_a_call_waits_for_is_part_of_its_time(tmp_path, monkeypatch):
                 return ask(*arguments)
 
             def asks(call, *arguments):
-                store._epoch = replace(store._epoch, until=0.0)
+                store._epoch.lease.until = 0.0
                 return call(*arguments)
 
             monkeypatch.setattr(store._coordination, "lease", lease)
@@ -235,7 +235,7 @@ def test_what_a_call_waits_for_is_part_of_its_time(tmp_path, monkeypatch):
                 "version": whole,
                 "write_many": {**core, **whole},
                 "commit": {0: 2, 31 * 4: 1},
-                "snapshot": {32 * 4: 1},  # it asks for its pages, and its end
+                "snapshot": whole,
             }
             assert store.latencies["read"]["p99"] > 4
     with pytest.raises(errors.ClosedError):
@@ -251,7 +251,7 @@ def test_a_report_that_cant_be_read(tmp_path):
             raw = messages.report(report(9))
             wrong = [raw[:-1], b"x", raw[:8] + b"\x01\xff" + raw[12:], raw[:-6] + bytes([255]) + raw[-5:]]
             for each in (*wrong, raw + b"later"):
-                assert store._coordination.lease(store._number, store._epoch.number, 1e9, each)
+                assert store._coordination.lease(store._number, store._epoch.number, store._epoch.lease, 1e9, each)
             assert store._coordination.calls(0, 1e9).counts == COUNTS
             assert len(store.read(pid)) == SIZE
     assert log.read_text().count("can't be read") == 1
