@@ -3,7 +3,8 @@
 In memory of this host. Three tables:
 
 pages: stores of 10^4 to 10^7 pages, all of which were written. The same number of them, spread over the whole store, is
-read and written again and again, so that caches hold what is used of each store. The stores take turns. With it, how
+read and written again and again, so that caches hold what is used of each store. The stores take turns. "memcpy" copies
+as many, as far apart, from an array in a loop in C: it shows what the tables of a processor's memory cost. With it, how
 long it takes to open the store, and how many bytes a page of 4 KiB costs beside its own, in a store of the default
 number of members.
 
@@ -18,10 +19,13 @@ import json
 import multiprocessing
 import statistics
 import sys
+import tempfile
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
+import memcpy
 import nodes
 import numpy as np
 
@@ -31,6 +35,7 @@ SIZE = 256
 MEMBERS = 32  # by default
 USED = 256  # pages, in each store
 PLAN = 4096  # pages that a client chooses beforehand
+SHARES = (0, 0.1, 0.25, 0.5, 0.75, 1)
 FLAT = 1.2  # at most, of the least
 ATTACH_MS = 50
 BYTES_MOST = 128  # a page of 4 KiB
@@ -67,10 +72,21 @@ def calls(store, ids):
     }
 
 
+def copies(copy, pages):
+    """Seconds for a page."""
+    array, out = np.ones((pages, SIZE), "u1"), np.empty((USED, SIZE), "u1")
+    offsets = np.linspace(0, pages - 1, USED, dtype="u8") * SIZE
+    return lambda: copy(out, None, array, offsets, SIZE, 1) / USED
+
+
 def of_pages(counts, rounds):
     found = {}
-    with nodes.own_name() as name, nodes.client(name) as (cluster, _):
-        stores = {}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        nodes.own_name() as name,
+        nodes.client(name) as (cluster, _),
+    ):
+        stores, copy = {}, memcpy.build(folder)
         for pages in counts:
             begun = time.perf_counter()
             stores[pages] = filled(cluster, pages)
@@ -90,6 +106,10 @@ def of_pages(counts, rounds):
                     times[pages].append((time.perf_counter() - begun) / n * 1e6)
             for pages, each in times.items():
                 found[pages]["us"][call] = statistics.median(each)
+        plain = {pages: copies(copy, pages) for pages in stores}
+        times = [[way() * 1e6 for way in plain.values()] for _ in range(rounds)]
+        for pages, each in zip(stores, zip(*times, strict=True), strict=True):
+            found[pages]["us"]["memcpy"] = statistics.median(each)
         for _ in range(21):
             for pages in stores:
                 begun = time.perf_counter()
@@ -128,6 +148,14 @@ def use(name, own, shared, share, seconds, number, gate, results):
     except BaseException:
         results.put(traceback.format_exc())
         raise
+
+
+def in_turns(tries, cases):
+    """The median of each figure of each case, by its name."""
+    found = [{name: call() for name, call in cases.items()} for _ in range(tries)]
+    return {
+        name: {key: statistics.median(each[name][key] for each in found) for key in found[0][name]} for name in cases
+    }
 
 
 def together(clients, share, seconds):
@@ -172,11 +200,11 @@ def ratio(values):
 
 
 def say(of):
-    print("| pages | read | write | version | transaction, µs | open, ms | bytes a page of 4 KiB beside it |")
+    print("| pages | read | write | version | transaction | memcpy, µs | open, ms | bytes a page of 4 KiB beside it |")
     for pages, each in of["pages"].items():
         us = " | ".join(f"{us:.3g}" for us in each["us"].values())
         print(f"| {pages:,} | {us} | {each['attach_ms']:.3g} | {each['bytes_a_page']:.3g} |")
-    for call in next(iter(of["pages"].values()))["us"]:
+    for call in ("read", "write", "version", "transaction"):
         most = ratio([each["us"][call] for each in of["pages"].values()])
         print(f"{call}: {most:.2f} times the least at most, goal {FLAT}: {'met' if most <= FLAT else 'MISSED'}")
     largest = max(of["pages"])
@@ -195,17 +223,19 @@ def main():
     parser.add_argument("--pages", type=int, action="append", help="by default 10^4 to 10^7")
     parser.add_argument("--clients", type=int, action="append", help="by default 1 to 64")
     parser.add_argument("--rounds", type=int, default=301)
-    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--tries", type=int, default=5, help="of each number of clients, and of each share")
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_args()
+    clients = given.clients or [1, 2, 4, 8, 16, 32, 64]
     found = {
         "pages": of_pages(given.pages or [10**4, 10**5, 10**6, 10**7], given.rounds),
-        "clients": {n: together(n, 0, given.seconds) for n in given.clients or [1, 2, 4, 8, 16, 32, 64]},
-        "contention": {share: together(2, share, given.seconds) for share in (0, 0.1, 0.25, 0.5, 0.75, 1)},
+        "clients": in_turns(given.tries, {n: partial(together, n, 0, given.seconds) for n in clients}),
+        "contention": in_turns(given.tries, {share: partial(together, 2, share, given.seconds) for share in SHARES}),
     }
     say(found)
     if given.json:
-        of = {"page_size": SIZE, "rounds": given.rounds, "seconds": given.seconds}
+        of = {"page_size": SIZE, "rounds": given.rounds, "seconds": given.seconds, "tries": given.tries}
         given.json.write_text(json.dumps({**nodes.circumstances(), **of, **found}, indent=1) + "\n")
     return 0
 

@@ -1,6 +1,6 @@
 /*
  * Leases that are given back (docs/protocols/epochs.md). The primary of each epoch is cut off from the coordinator when
- * that decides on the next one, and serves its clients for ever. What has been read counts only under a lease, or if the
+ * that decides on the next one, and goes on to serve its clients. What has been read counts only under a lease, or if the
  * coordinator says afterwards that the epoch is the present one. The coordinator waits until each lease that it knows
  * of was given back, or until all have run out. It may crash at each step, and the next one knows of none.
  *

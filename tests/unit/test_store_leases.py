@@ -224,7 +224,7 @@ def test_leases_of_a_store():
 
 @pytest.mark.parametrize("order", [list, reversed, sorted])
 def test_many_leases(order):
-    """Neither those that have ended nor those that were given back take memory for ever."""
+    """Neither those that have ended nor those that were given back take memory without end."""
     leases = Leases(0.0)
     for id in range(1, 5000):
         leases.grant(id, id, id + 10.0)
