@@ -1,15 +1,16 @@
 /*
- * Leases that are given back (docs/protocols/epochs.md). The primary of each epoch is cut off from the coordinator when
- * that decides on the next one, and goes on to serve its clients. What has been read counts only under a lease, or if the
- * coordinator says afterwards that the epoch is the present one. The coordinator waits until each lease that it knows
- * of was given back, or until all have run out. It may crash at each step, and the next one knows of none.
+ * Leases that are given back (docs/protocols/epochs.md). The primary of each epoch is cut off from the coordinator
+ * when that decides on the next one, and goes on to serve its clients. What has been read counts only under a lease,
+ * or if the coordinator says afterwards that the epoch is the present one. The coordinator waits until each lease that
+ * it knows of was given back, or until all have run out. It may crash at each step, and the next one knows of none.
  *
  * A handle has two threads: one reads, and asks for a lease if it has none; the other one has seen that something is
- * wrong: it gives the lease back and asks for the next epoch, in one message. A lease has an ID. A handle that gives one
- * back has another ID from then on, also in the next epoch, and what comes for the old one is not used. A question may
- * come late, and is answered, but the coordinator notes no lease that was given back.
+ * wrong: it gives the lease back and asks for the next epoch, in one message. A lease has an ID. A handle that gives
+ * one back has another ID from then on, also in the next epoch, and what comes for the old one is not used. A question
+ * may come late, and is answered, but the coordinator notes no lease that was given back.
  *
- * Checked: a read returns nothing older than what was acknowledged when it began; what was given back is known no more.
+ * Checked: a read returns nothing older than what was acknowledged when it began; what was given back is known no
+ * more.
  *
  * HANDLES is 1 or 2; GIVES: how often each asks for the next epoch; EPOCHS: the last one; CRASHES of the coordinator.
  *
