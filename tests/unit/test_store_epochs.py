@@ -328,7 +328,7 @@ def test_transactions_begin_again_in_the_next_epoch(tmp_path):
         assert [number_of(raw.tobytes()) for raw in store.snapshot([one, other])] == [999, 1001]
         with pytest.raises(errors.ConflictError, match="begin again"), store.transaction() as tx:
             tx.read(one)
-            store._epoch = store._epoch.__class__(store._epoch.number + 1, 1, 0)
+            store._epoch = replace(store._epoch, number=store._epoch.number + 1)
             tx.read(other)
 
 

@@ -49,7 +49,7 @@ def test_a_report_of_many_classes_fits():
     times = {call: dict.fromkeys(range(metrics.TIMES), 1) for call in metrics.CALLS}
     times["write"][70] = times["free"][159] = 2
     raw = messages.report(report(fabric="fault+verbs", times=times))
-    assert len(wire.request(wire.Request.STORE_LEASE, bytes(16), raw)) <= wire.MOST
+    assert len(wire.request(wire.Request.STORE_LEASE, bytes(24), raw)) <= wire.MOST
     found = read(raw).times
     assert found["write"][70] == found["free"][159] == 2
 
@@ -72,8 +72,8 @@ def test_a_report_of_too_much():
 
 
 def test_another_release():
-    """Reports have changed what a question for a lease has, so releases before them and since do not talk."""
-    raw = wire.request(wire.Request.STORE_LEASE, bytes(16))
+    """Reports and IDs have changed what a question for a lease has, so releases before them and since do not talk."""
+    raw = wire.request(wire.Request.STORE_LEASE, bytes(24))
     assert raw[0] == wire.VERSION == 2
     with pytest.raises(errors.VersionError, match="of version 1, this server has 2"):
         wire.opened(b"\x01" + raw[1:])

@@ -45,7 +45,7 @@ def test_each_request_is_to_be_asked_again(tmp_path):
         shape = messages.shape(*(PROPERTIES[each] for each in ("page_size",)), 100, 8, 2)
         for kind, fields in {
             Request.STORE_MAKE: (of, wire.text("new"), shape),
-            Request.STORE_FIND: (of, wire.text("none"), wire.number(0), wire.number(0)),
+            Request.STORE_FIND: (of, wire.text("none"), *[wire.number(0)] * 3),
             Request.STORE_COPIES: (of, wire.text("db"), wire.number(0)),
             Request.NODES: listed,
             Request.NODE_FORGET: (wire.text(where.nodes[1].address),),
