@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import multiprocessing
 import os
 import platform
 import subprocess
@@ -12,6 +13,7 @@ import dsmem
 from dsmem.names import local
 
 _numbers = itertools.count()
+_processes = multiprocessing.get_context("spawn")
 SECRET = b"0be7c" * 12 + b"0be7"  # a key: a text would be stretched
 SERVE = [sys.executable, "-m", "dsmem", "serve", "--listen", "127.0.0.1:0", "--grace", "0"]
 
@@ -56,6 +58,27 @@ def client(place):
         return
     with dsmem.Context("tcp", secret=SECRET, listen="127.0.0.1") as own, dsmem.connect(place, context=own) as cluster:
         yield cluster, own
+
+
+def run_clients(target, each, seconds):
+    """What processes that call the target have put into a queue, which they have with a barrier behind what is given.
+
+    A text is an error of one. seconds: about how long they take, without their start.
+    """
+    results, gate = _processes.Queue(), _processes.Barrier(len(each))
+    clients = [_processes.Process(target=target, args=(*given, gate, results)) for given in each]
+    for client in clients:
+        client.start()
+    try:
+        found = [results.get(timeout=seconds + 120 + 5 * len(each)) for _ in clients]
+        for one in found:
+            if isinstance(one, str):
+                raise RuntimeError(one)
+    finally:
+        for client in clients:
+            client.join(30)
+            client.kill()
+    return found
 
 
 def git(*command):

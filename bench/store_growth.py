@@ -16,7 +16,6 @@ contention: two processes, one page of which both use for a part of their ops, f
 
 import argparse
 import json
-import multiprocessing
 import statistics
 import sys
 import tempfile
@@ -39,7 +38,6 @@ SHARES = (0, 0.1, 0.25, 0.5, 0.75, 1)
 FLAT = 1.2  # at most, of the least
 ATTACH_MS = 50
 BYTES_MOST = 128  # a page of 4 KiB
-processes = multiprocessing.get_context("spawn")
 
 
 # ---- pages ----
@@ -164,25 +162,9 @@ def together(clients, share, seconds):
         pages = clients * USED + 1
         with cluster.store("s", page_size=SIZE, capacity=2 * pages * SIZE, members=clients + 2, create=True) as store:
             shared, *ids = store.allocate_many(pages).tolist()
-            results, gate = processes.Queue(), processes.Barrier(clients)
-            each = [
-                processes.Process(
-                    target=use,
-                    args=(name, ids[n * USED : (n + 1) * USED], shared, share, seconds, n, gate, results),
-                )
-                for n in range(clients)
-            ]
-            for client in each:
-                client.start()
-            try:
-                found = [results.get(timeout=seconds * clients + 300) for _ in each]
-                for one in found:
-                    if isinstance(one, str):
-                        raise RuntimeError(one)
-            finally:
-                for client in each:
-                    client.join(30)
-                    client.kill()
+            own = [ids[n * USED : (n + 1) * USED] for n in range(clients)]
+            each = [(name, own[n], shared, share, seconds, n) for n in range(clients)]
+            found = nodes.run_clients(use, each, seconds * clients)
     ops = sum(one[0] for one in found)
     return {
         "ops_per_s": sum(one[0] / one[1] for one in found),

@@ -7,7 +7,6 @@ an operation's time, its repetitions after conflicts among it; conflicts and pos
 
 import argparse
 import json
-import multiprocessing
 import sys
 import time
 import traceback
@@ -19,7 +18,6 @@ import workloads
 
 PLACES = {"here": 0, "tcp, 1": 1, "tcp, 3": 3}  # and how many memory nodes
 MEMBERS = 64
-processes = multiprocessing.get_context("spawn")
 
 
 def run_client(place, name, distribution, pids, number, seconds, gate, results):
@@ -56,7 +54,8 @@ def run(place, copies, name, distribution, options):
     with nodes.client(place) as (cluster, _):
         with cluster.store("ycsb", create=True, replicas=max(copies, 1), **properties) as store:
             pids = kind.load(store, options.records)
-            found = run_clients(place, name, distribution, pids, options)
+            each = [(place, name, distribution, pids, n, options.seconds) for n in range(options.clients)]
+            found = nodes.run_clients(run_client, each, options.seconds)
             kind.check(store, pids, [each[4] for each in found])
         cluster.unlink("ycsb")
     times = np.concatenate([each[0] for each in found])
@@ -68,28 +67,6 @@ def run(place, copies, name, distribution, options):
         "conflicts_per_op": sum(each[2] for each in found) / len(times),
         "postings_per_op": sum(each[3] for each in found) / len(times),
     }
-
-
-def run_clients(place, name, distribution, pids, options):
-    results, gate = processes.Queue(), processes.Barrier(options.clients)
-    clients = [
-        processes.Process(
-            target=run_client, args=(place, name, distribution, pids, number, options.seconds, gate, results)
-        )
-        for number in range(options.clients)
-    ]
-    for client in clients:
-        client.start()
-    try:
-        found = [results.get(timeout=options.seconds + 120) for _ in clients]
-        for each in found:
-            if isinstance(each, str):
-                raise RuntimeError(each)
-    finally:
-        for client in clients:
-            client.join(30)
-            client.kill()
-    return found
 
 
 def main():
