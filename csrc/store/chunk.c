@@ -4,11 +4,9 @@
  * frames of the chunk meanwhile, since to name one is its owner's.
  */
 #include "../base/error.h"
-#include "machine.h"
+#include "freed.h"
 
-enum { PLACES = 32 };          /* that are searched for a chunk with freed frames */
 enum { TURN_BYTES = 1 << 18 }; /* of frames that are in turn, at most */
-enum { ENOUGH = 8 };           /* frames, so that opening a chunk costs less for each than one that is in no cache */
 
 uint32_t frames_take(struct store_frames *f)
 {
@@ -52,16 +50,10 @@ static void is_freed(struct store_frames *f, uint32_t i, bool in_turn)
     f->free |= 1ull << i;
 }
 
-static int freed_in(const struct store_freed *g, uint32_t chunk) { return __builtin_popcountll(g->of[chunk].frames); }
-
-static void note(struct store_freed *g, uint32_t frame)
+static void note(const struct store_env *e, uint32_t extent, uint32_t frame)
 {
-    uint32_t chunk = frame / PER_CHUNK;
-    if (!g)
-        return;
-    g->of[chunk].frames |= 1ull << frame % PER_CHUNK;
-    if (chunk != g->best && freed_in(g, chunk) > freed_in(g, g->best))
-        g->best = chunk;
+    if (e->freed)
+        freed_note(freed_of(e, extent), frame);
 }
 
 void frames_put_back(const struct store_env *e, uint32_t extent, uint32_t frame)
@@ -70,7 +62,7 @@ void frames_put_back(const struct store_env *e, uint32_t extent, uint32_t frame)
     if (f->word && !f->closing && frame / PER_CHUNK == f->chunk)
         is_freed(f, frame % PER_CHUNK, e->in_turn);
     else
-        note(freed_of(e, extent), frame);
+        note(e, extent, frame);
 }
 
 void frames_hold(const struct store_env *e, uint32_t extent)
@@ -81,7 +73,7 @@ void frames_hold(const struct store_env *e, uint32_t extent)
     h->of[h->n].chunk = f->chunk;
     h->of[h->n++].word = f->word;
     for (; f->free; f->free &= f->free - 1)
-        note(freed_of(e, extent), f->chunk * PER_CHUNK + (uint32_t)__builtin_ctzll(f->free));
+        note(e, extent, f->chunk * PER_CHUNK + (uint32_t)__builtin_ctzll(f->free));
     *f = (struct store_frames){.chunk = (f->chunk + 1) % (uint32_t)e->shape->chunks};
 }
 
@@ -170,30 +162,97 @@ static bool may_open(const struct store_chunking *m, const struct store_env *e, 
     return chunk_state(word) != CHUNK_OPEN || (chunk_owner(word) == e->slot + 1 && !is_held(e, m->extent, chunk));
 }
 
-static enum store_next look(struct store_chunking *m, const struct store_env *e)
+static enum store_next look(struct store_chunking *m, const struct store_env *e, uint32_t at, uint32_t most)
 {
+    uint64_t left = e->shape->chunks - at;
+    m->got = left < most ? (uint32_t)left : most;
+    frames_in(m, e)->chunk = m->at = at;
+    m->in = 0;
+    m->ops[0] = store_read_op(e, first_of(e, m->extent), chunk_at(e->shape, at), m->words, 8 * (uint64_t)m->got);
+    return post(m, 1, CHUNK_LOOKS);
+}
+
+static enum store_next look_in_order(struct store_chunking *m, const struct store_env *e)
+{
+    m->guesses = false;
+    return look(m, e, m->next, PER_CHUNK);
+}
+
+static enum store_next search(struct store_chunking *m, struct store_env *e);
+
+/* Reads all heads, which name the frames that are not free, and then all words, which say what is open. */
+static enum store_next survey(struct store_chunking *m, struct store_env *e)
+{
+    uint64_t pages = e->shape->pages, end = m->surveyed < pages ? pages : pages + e->shape->chunks;
+    uint64_t at = m->surveyed < pages ? head_at(e->shape, m->surveyed) : chunk_at(e->shape, m->surveyed - pages);
+    m->got = end - m->surveyed < e->survey_words ? (uint32_t)(end - m->surveyed) : e->survey_words;
+    m->ops[0] = store_read_op(e, first_of(e, m->extent), at, e->survey, 8 * (uint64_t)m->got);
+    return post(m, 1, CHUNK_SURVEYS);
+}
+
+static enum store_next surveyed(struct store_chunking *m, struct store_env *e)
+{
+    struct store_freed *g = freed_of(e, m->extent);
+    uint32_t chunks = (uint32_t)e->shape->chunks;
+    for (uint32_t i = 0; i < m->got; i++, m->surveyed++) {
+        uint32_t chunk = (uint32_t)(m->surveyed - e->shape->pages);
+        if (m->surveyed < e->shape->pages)
+            freed_is_named(g, chunks, e->survey[i]);
+        else if (!may_open(m, e, e->survey[i], chunk))
+            freed_is_open(g, chunk);
+    }
+    if (m->surveyed < e->shape->pages + chunks)
+        return survey(m, e);
+    freed_surveyed(g, chunks, true);
+    return search(m, e);
+}
+
+/* Chunks that may have free frames go first, but each only once; and then all in their order, before there is said to
+ * be none. */
+static enum store_next search(struct store_chunking *m, struct store_env *e)
+{
+    struct store_freed *g = freed_of(e, m->extent);
+    uint32_t chunk = g ? freed_next(g, (uint32_t)e->shape->chunks, m->next, m->vain) : NO_CHUNK;
+    if (chunk != NO_CHUNK) {
+        m->guesses = true;
+        return look(m, e, chunk, 1);
+    }
+    if (g && !m->surveyed && m->vain > e->vain_most) {
+        freed_survey(g, (uint32_t)e->shape->chunks);
+        return survey(m, e);
+    }
     if (m->looked > 2 * e->shape->chunks) /* other clients have opened every one that was found to be closed */
         return end(m, err_set(DSM_EBUSY, 0,
                               "no frame is free: transactions of this and of other clients have them, or clients that "
                               "are not proven dead; change fewer pages at once, or try again"));
-    uint64_t left = e->shape->chunks - m->at;
-    m->got = left < PER_CHUNK ? (uint32_t)left : PER_CHUNK;
-    m->in = 0;
-    m->ops[0] = store_read_op(e, first_of(e, m->extent), chunk_at(e->shape, m->at), m->words, 8 * (uint64_t)m->got);
-    return post(m, 1, CHUNK_LOOKS);
+    return look_in_order(m, e);
+}
+
+/* The chunk can't be opened now. What is free in one that is held is known when that is closed. */
+static void pass(struct store_chunking *m, const struct store_env *e, uint32_t chunk)
+{
+    if (!m->guesses)
+        m->looked++;
+    else if (is_held(e, m->extent, chunk))
+        freed_is_open(freed_of(e, m->extent), chunk);
+    else
+        freed_forget(freed_of(e, m->extent), chunk);
 }
 
 /* Tries the next chunk of the words at hand; behind the last of them it looks on. */
 static enum store_next try(struct store_chunking *m, struct store_env *e)
 {
-    for (; m->in < m->got; m->in++, m->looked++)
+    for (; m->in < m->got; m->in++) {
         if (may_open(m, e, m->words[m->in], m->at + m->in)) {
             frames_in(m, e)->chunk = m->at + m->in;
             return swap(m, e, m->at + m->in, m->words[m->in], chunk_next(m->words[m->in], e->slot + 1, CHUNK_OPEN),
                         CHUNK_SWAPS);
         }
-    m->at = (m->at + m->got) % (uint32_t)e->shape->chunks;
-    return look(m, e);
+        pass(m, e, m->at + m->in);
+    }
+    if (!m->guesses)
+        m->next = (m->at + m->got) % (uint32_t)e->shape->chunks;
+    return search(m, e);
 }
 
 /* ---- its frames ---- */
@@ -247,18 +306,13 @@ static enum store_next find_free(struct store_chunking *m, struct store_env *e)
     for (uint32_t i = 0; i < PER_CHUNK; i++)
         if (!may_be_named(m, e, f->chunk * PER_CHUNK + i, i))
             f->free |= 1ull << i;
-    return f->free ? is_open(m, e) : give_up(m, e);
+    if (f->free)
+        return is_open(m, e);
+    m->vain++;
+    return give_up(m, e);
 }
 
 /* ---- steps ---- */
-
-/* Frames of the chunk that are known to be free, if its word was 'from'. */
-static uint64_t known_free(const struct store_freed *g, uint32_t chunk, uint64_t from)
-{
-    if (chunk_state(from) == CHUNK_FREE)
-        return ~0ull;
-    return g && g->of[chunk].word == from ? g->of[chunk].frames : 0;
-}
 
 static enum store_next opened(struct store_chunking *m, struct store_env *e)
 {
@@ -267,14 +321,14 @@ static enum store_next opened(struct store_chunking *m, struct store_env *e)
     struct store_freed *g = freed_of(e, m->extent);
     uint32_t chunk = f->chunk;
     if (m->ops[0].result != from) { /* another client was faster */
+        pass(m, e, chunk);
         m->in++;
-        m->looked++;
         return try(m, e);
     }
-    *f = (struct store_frames){
-        .word = m->ops[0].desired, .chunk = chunk, .free = known_free(g, chunk, from), .since = e->now};
+    *f = (struct store_frames){.word = m->ops[0].desired, .chunk = chunk, .since = e->now};
+    f->free = chunk_state(from) == CHUNK_FREE ? ~0ull : g ? freed_known(g, chunk, from) : 0;
     if (g)
-        g->of[chunk].word = g->of[chunk].frames = 0;
+        freed_forget(g, chunk);
     return f->free ? is_open(m, e) : read_pids(m, e);
 }
 
@@ -284,32 +338,9 @@ static enum store_next begin(struct store_chunking *m, struct store_env *e)
     struct store_frames *f = frames_in(m, e);
     if (f->word && !f->doubt)
         return give_up(m, e);
-    m->at = f->chunk % (uint32_t)e->shape->chunks;
-    *f = (struct store_frames){.chunk = m->at};
-    return look(m, e);
-}
-
-static bool has_more(const struct store_freed *g, uint32_t chunk)
-{
-    uint32_t n = (uint32_t)freed_in(g, chunk);
-    return n && g->of[chunk].word && (n >= ENOUGH || 2 * n >= g->had);
-}
-
-/* Behind the chunk that was given up; but the first one that is looked at may be elsewhere. One only: so all chunks are
- * looked at, in their order, before there is said to be none. A chunk with frames that this client has freed needs no
- * READs, and these frames are in its caches; one with few must not be taken where others have many. */
-static uint32_t next_place(const struct store_chunking *m, const struct store_env *e)
-{
-    const struct store_freed *g = freed_of(e, m->extent);
-    uint32_t chunks = (uint32_t)e->shape->chunks, behind = (frames_in(m, e)->chunk + 1) % chunks;
-    if (!g || m->looked)
-        return behind;
-    if (has_more(g, g->best))
-        return g->best;
-    for (uint32_t i = 0; i < PLACES; i++)
-        if (has_more(g, (behind + i) % chunks))
-            return (behind + i) % chunks;
-    return behind;
+    m->next = f->chunk % (uint32_t)e->shape->chunks;
+    *f = (struct store_frames){0};
+    return look_in_order(m, e);
 }
 
 /* The chunk is given up, also by an answer that was lost: no other client can open it before it is closed. */
@@ -318,10 +349,19 @@ static enum store_next closed(struct store_chunking *m, struct store_env *e)
     struct store_frames *f = frames_in(m, e);
     if (e->freed && m->ops[0].result == f->word)
         freed_of(e, m->extent)->of[f->chunk].word = m->ops[0].desired;
-    m->at = next_place(m, e);
-    m->looked++;
-    *f = (struct store_frames){.chunk = m->at};
-    return look(m, e);
+    if (!m->guesses) {
+        m->next = (f->chunk + 1) % (uint32_t)e->shape->chunks;
+        m->looked++;
+    }
+    *f = (struct store_frames){.chunk = m->next};
+    return search(m, e);
+}
+
+static enum store_next failed(struct store_chunking *m, const struct store_env *e, int status)
+{
+    if (m->step == CHUNK_SURVEYS)
+        freed_surveyed(freed_of(e, m->extent), (uint32_t)e->shape->chunks, false);
+    return end(m, status);
 }
 
 enum store_next store_open_chunk_step(struct store_chunking *m, struct store_env *e)
@@ -331,7 +371,7 @@ enum store_next store_open_chunk_step(struct store_chunking *m, struct store_env
     store_looked(e, m->ops, m->n);
     for (uint32_t i = 0; i < m->n; i++)
         if (m->ops[i].status)
-            return end(m, m->ops[i].status);
+            return failed(m, e, m->ops[i].status);
     switch (m->step) {
     case CHUNK_SETTLES:
         e->dues->unsettled &= ~places_of(e, m->extent);
@@ -340,6 +380,8 @@ enum store_next store_open_chunk_step(struct store_chunking *m, struct store_env
         return closed(m, e);
     case CHUNK_LOOKS:
         return try(m, e);
+    case CHUNK_SURVEYS:
+        return surveyed(m, e);
     case CHUNK_SWAPS:
         return opened(m, e);
     case CHUNK_FRAMES:

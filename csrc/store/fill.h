@@ -10,7 +10,7 @@
 
 #include "machine.h"
 
-enum { FILL_HEADS = 512, FILL_WINDOW = 64 };
+enum { FILL_HEADS = 1 << 15, FILL_WINDOW = 64 };
 #define FILL_UNSEEN (1ull << 52) /* a lock, which no copy is made of */
 
 struct store_fill {

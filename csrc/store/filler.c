@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 enum { WINDOW_BYTES = 4 << 20 };
+enum { BATCH = 512 }; /* heads, while clients change them: pages of one that was read long ago have changed */
 
 struct dsm_store_filler {
     struct store_shape shape;
@@ -41,7 +42,7 @@ int dsm_store_fill_new(dsm_remote *from, dsm_remote *to, dsm_store_filler **out)
         return err_set(DSM_ENOMEM, 0, "what fills a copy of a store");
     int rc = look_at_both(from, to, &f->shape);
     uint64_t frame = sizeof(struct frame_header) + f->shape.page_bytes, most = WINDOW_BYTES / frame;
-    f->m = (struct store_fill){.shape = &f->shape, .to = to, .over = true, .batch = FILL_HEADS};
+    f->m = (struct store_fill){.shape = &f->shape, .to = to, .over = true, .batch = BATCH};
     f->m.window = most < FILL_WINDOW ? (uint32_t)most : FILL_WINDOW;
     f->m.seen = rc ? NULL : malloc(f->shape.pages * sizeof *f->m.seen);
     f->m.frames = rc ? NULL : malloc(f->m.window * frame);
@@ -127,9 +128,11 @@ int dsm_store_fill_finish(dsm_store_filler *f, dsm_remote *from, dsm_store_fille
         return rc;
     f->m.from = from;
     f->m.last = true;
+    f->m.batch = FILL_HEADS;
     rc = run(f, out);
     f->m.from = rc ? before : from;
     f->m.last = false;
+    f->m.batch = BATCH;
     f->m.at = 0; /* it may be among words that are no heads: a round begins with the first page */
     f->m.over = true;
     return rc;

@@ -49,9 +49,12 @@ struct store_frames {
  * client has had the chunk, and the frames that this client has freed there since are free. */
 struct store_freed {
     uint32_t best, had; /* the chunk with the most; free frames of the chunk that was opened last, when it was opened */
+    uint32_t poor;      /* a chunk with no more guesses than that comes behind those with more */
+    uint64_t guessed;   /* guesses of all chunks */
     struct {
         uint64_t word;   /* 0: it has not closed the chunk */
         uint64_t frames; /* that it has freed since, a bit for each */
+        uint64_t guess;  /* frames that may be free, these among them */
     } of[];              /* each chunk */
 };
 
@@ -134,6 +137,9 @@ struct store_env {
     struct store_frames *frames;   /* its own, of each extent */
     struct store_hint *hints;      /* one for each page, zero at first; NULL: none are kept */
     struct store_freed *freed;     /* of each extent (freed_of()), zero at first; NULL: none is kept */
+    uint64_t *survey;              /* room for some words, if 'freed' is kept; */
+    uint32_t survey_words;         /* how many */
+    uint32_t vain_most;            /* chunks that are looked through in vain before all heads are read */
     void *copy;                    /* of a page that is written; NULL: the source does not change meanwhile */
     uint64_t *retries;             /* store_count_retry(); NULL: they are not counted */
     struct store_heads *heads;     /* zero at first */
@@ -480,9 +486,22 @@ struct store_chunking {
     int status;
 
     uint32_t extent; /* set by the driver */
-    enum { CHUNK_BEGINS, CHUNK_SETTLES, CHUNK_CLOSES, CHUNK_LOOKS, CHUNK_SWAPS, CHUNK_FRAMES, CHUNK_HEADS } step;
-    uint64_t looked;    /* chunks */
-    uint32_t n, at, in; /* ops; the chunk at hand, and its place in the words */
+    enum {
+        CHUNK_BEGINS,
+        CHUNK_SETTLES,
+        CHUNK_CLOSES,
+        CHUNK_LOOKS,
+        CHUNK_SURVEYS,
+        CHUNK_SWAPS,
+        CHUNK_FRAMES,
+        CHUNK_HEADS
+    } step;
+    uint64_t looked;    /* chunks, in their order; */
+    uint32_t next;      /* where that goes on */
+    bool guesses;       /* the chunk at hand is a guess, or known, and not the next one in the order */
+    uint32_t vain;      /* chunks of which no frame was free */
+    uint64_t surveyed;  /* heads, and then words */
+    uint32_t n, at, in; /* ops; the first chunk of the words at hand, and which of them is looked at */
     uint32_t got;       /* words that were read */
     uint64_t words[PER_CHUNK], heads[PER_CHUNK];
     struct {

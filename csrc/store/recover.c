@@ -9,7 +9,7 @@
 
 #include "../base/error.h"
 
-static const uint64_t zeros[RECOVER_WORDS];
+static const uint64_t zeros[2048];
 
 static enum store_next end(struct store_recovery *m, int status)
 {

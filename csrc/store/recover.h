@@ -10,7 +10,7 @@
 
 #include "machine.h"
 
-enum { RECOVER_WORDS = 2048, RECOVER_OPS = RECORD_PAGES * STORE_COPIES_MOST };
+enum { RECOVER_WORDS = 1 << 15, RECOVER_OPS = RECORD_PAGES * STORE_COPIES_MOST };
 
 struct store_recovery {
     int status;

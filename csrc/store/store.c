@@ -18,6 +18,10 @@
 
 /* ---- opening and leaving ---- */
 
+/* Words that a survey reads at a time; and chunks of which it reads heads and words in about the time in which one is
+ * looked through. Postings cost most; where memory is mapped, bytes do. */
+enum { SURVEY_WORDS = 1 << 15, SURVEY_COSTS = 1024, SURVEY_COSTS_MAPPED = 16 };
+
 /* A copy of a page that is written; and where ops are posted what is known of pages, and room for many of them. */
 static int get_memory(dsm_store *s)
 {
@@ -25,8 +29,11 @@ static int get_memory(dsm_store *s)
     s->env.copy = malloc(s->shape.page_bytes);
     s->env.hints = posts ? calloc(store_pages(&s->shape), sizeof *s->env.hints) : NULL;
     s->env.freed = calloc(s->shape.extents, freed_bytes(&s->shape));
+    s->env.survey = malloc(8 * SURVEY_WORDS);
+    s->env.survey_words = SURVEY_WORDS;
+    s->env.vain_most = (uint32_t)(s->shape.chunks / (posts ? SURVEY_COSTS : SURVEY_COSTS_MAPPED));
     s->window = posts ? window_new(s->shape.page_bytes) : NULL;
-    return s->env.copy && s->env.freed && (!posts || (s->env.hints && s->window))
+    return s->env.copy && s->env.freed && s->env.survey && (!posts || (s->env.hints && s->window))
                ? 0
                : err_set(DSM_ENOMEM, 0, "copies of pages, and hints for %llu",
                          (unsigned long long)store_pages(&s->shape));
@@ -107,6 +114,7 @@ void dsm_store_drop(dsm_store *s)
     window_free(s->window);
     free(s->env.copy);
     free(s->env.freed);
+    free(s->env.survey);
     free(s->env.hints);
     free(s);
 }

@@ -7,7 +7,7 @@
 
 #include "store_serial.h"
 
-enum { CLIENTS = 5, SLOTS = CLIENTS + 3, STEPS = 6000, PIECE = 40, MANY = 3, EXTENTS = 3 };
+enum { CLIENTS = 5, SLOTS = CLIENTS + 3, STEPS = 6000, PIECE = 40, MANY = 3, EXTENTS = 3, SURVEY = 3 };
 
 /* ---- the memory, and what is under way to it ---- */
 
@@ -37,7 +37,8 @@ static struct client {
     struct store_env env;
     struct store_frames frames[EXTENTS];
     struct store_hint hints[PAGES];
-    _Alignas(struct store_freed) uint8_t freed[EXTENTS * (sizeof(struct store_freed) + 16 * (SLOTS + 1))];
+    _Alignas(struct store_freed) uint8_t freed[EXTENTS * (sizeof(struct store_freed) + 24 * (SLOTS + 1))];
+    uint64_t survey[SURVEY];
     struct store_heads heads;
     struct store_dues dues;
     struct store_intents intents;

@@ -7,7 +7,19 @@ ROOT = Path(__file__).parents[2]
 SOURCES = {
     name: ROOT / "csrc" / folder / f"{name}.c"
     for folder, names in {
-        "store": ["layout", "page", "chunk", "allocate", "put", "resolve", "record", "commit", "recover", "doubt"],
+        "store": [
+            "layout",
+            "page",
+            "chunk",
+            "freed",
+            "allocate",
+            "put",
+            "resolve",
+            "record",
+            "commit",
+            "recover",
+            "doubt",
+        ],
         "base": ["xxh3", "error"],
     }.items()
     for name in names

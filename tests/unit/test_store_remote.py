@@ -9,6 +9,7 @@ import contextlib
 import multiprocessing
 import signal
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -153,6 +154,25 @@ def test_round_trips(server, cluster_name):
             mapped.write(new, page(9))
             assert trips(own, lambda: store.write(new, page(10)))[0] <= 3  # refused, proven, written
         assert trips(own, lambda: store.free(new))[0] <= 2
+
+
+def write_all(store, pids):
+    for pid in pids:
+        store.write(pid, page(2))
+
+
+def test_round_trips_in_a_full_store(server, cluster_name):
+    """Clients that did not fill it find frames that are free without looking through most of its chunks."""
+    pages, random = 16000, np.random.default_rng(1)
+    with client(address(server, cluster_name)) as (cluster, _), made(cluster, pages=pages) as store:
+        ids = store.allocate_many(pages)
+        store.write_many(ids, np.ones((pages, SIZE), "u1"))
+        for _ in range(5):
+            with client(address(server, cluster_name)) as (other, own), other.store("s") as fresh:
+                assert trips(own, lambda: fresh.write(int(ids[0]), page(1)))[0] <= 40
+                some = random.choice(ids, 300).tolist()
+                count, _ = trips(own, partial(write_all, fresh, some))
+                assert count <= 10 * len(some)
 
 
 def test_round_trips_of_many_pages(server, cluster_name):

@@ -49,11 +49,8 @@ PLANTED = {
         "if (1 || !may_be_named(",
     ),
     "frames of other chunks are put back": ("chunk", "!f->closing && frame / PER_CHUNK == f->chunk", "!f->closing"),
-    "frames freed in a chunk that others had are free": (
-        "chunk",
-        "g && g->of[chunk].word == from ?",
-        "g ?",
-    ),
+    "frames freed in a chunk that others had are free": ("freed", "g->of[chunk].word == word ?", "1 ?"),
+    "a guess is believed": ("freed", "? g->of[chunk].frames : 0", "? g->of[chunk].frames : g->of[chunk].guess"),
     "a chunk that was lost to another is used": ("chunk", "if (m->ops[0].result != from)", "if (0)"),
     "a page that was lost to another is given": ("allocate", "!op->status && op->result == op->operand", "!op->status"),
     "a head that may be a mixture is believed": (
@@ -141,7 +138,7 @@ PLANTED_COPIES = {
         "return n ? resolve_post(m, n, RESOLVE_COPIES) : unlock(m, e);",
         "return unlock(m, e);",
     ),
-    "a resolution takes backups that moved on for damage": (2, "resolve", "if (m->heads[0] != m->lock)", "if (0)"),
+    "a resolution takes backups that moved on for damage": (3, "resolve", "if (m->heads[0] != m->lock)", "if (0)"),
     "a mixture is taken for what became of a lock": (
         2,
         "put",
