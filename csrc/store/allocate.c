@@ -158,11 +158,18 @@ static enum store_next look_from_start(struct store_allocation *m, const struct 
     return look(m, e);
 }
 
+/* How many heads of each extent are read next: more of them each time that there were too few free ones. */
+static uint32_t next_most(struct store_allocation *m, const struct store_env *e)
+{
+    m->most = !m->most ? PER_CHUNK : m->most < HEADS_MOST ? 4 * m->most : HEADS_MOST;
+    return m->most / e->shape->extents;
+}
+
 /* The same heads of each extent. */
 static enum store_next look(struct store_allocation *m, const struct store_env *e)
 {
     struct store_heads *h = e->heads;
-    uint32_t extents = e->shape->extents, most = PER_CHUNK / extents;
+    uint32_t extents = e->shape->extents, most;
     uint64_t pages = store_pages(e->shape);
     if (m->looked >= pages && m->lock && m->passes < PASSES)
         return e->mixes ? prove_lock(m, e) : wait_for_lock(m);
@@ -171,7 +178,9 @@ static enum store_next look(struct store_allocation *m, const struct store_env *
                            (unsigned long long)m->want);
         return undo(m, e);
     }
+    most = next_most(m, e);
     h->at = (h->at + h->got) % e->shape->pages;
+    h->in = 0;
     h->got = e->shape->pages - h->at < most ? (uint32_t)(e->shape->pages - h->at) : most;
     for (uint32_t x = 0; x < extents; x++)
         m->ops[x] = store_read_op(e, first_of(e, x), head_at(e->shape, h->at), &h->words[x * h->got],
@@ -204,40 +213,51 @@ static bool is_free(struct store_allocation *m, const struct store_env *e, uint3
     return false;
 }
 
-/* Which of the heads at hand are to be taken, a bit each: of each extent in turn, and the first one is another for each
- * client. All are of one kind, that of the first: those of the other one are taken when these are. */
-static uint64_t choose(struct store_allocation *m, const struct store_env *e)
+/* Their places, in order: so those of one extent, whose intents are to be in a row, are beside each other. */
+static void insert(uint32_t *chosen, uint32_t n, uint32_t at)
 {
-    uint32_t got = e->heads->got, extents = e->shape->extents, x = extents == 1 ? 0 : e->slot % extents;
-    uint64_t chosen = 0, left = m->want - m->have;
+    for (; n && chosen[n - 1] > at; n--)
+        chosen[n] = chosen[n - 1];
+    chosen[n] = at;
+}
+
+/* Which of the heads at hand are to be taken, and how many: of each extent in turn, and the first one is another for
+ * each client. All are of one kind, that of the first: those of the other one are taken when these are. */
+static uint32_t choose(struct store_allocation *m, const struct store_env *e, uint32_t chosen[PER_CHUNK])
+{
+    struct store_heads *h = e->heads;
+    uint32_t extents = e->shape->extents, x = extents == 1 ? 0 : e->slot % extents, n = 0, in = h->got;
+    uint64_t left = m->want - m->have;
     bool puts = false;
     left = left < batch(e) ? left : batch(e);
-    for (uint32_t i = 0, k = 0; i < got && left;) {
+    for (uint32_t i = h->in, k = 0; i < h->got && left;) {
         bool its = copies_of(e, x) > 1;
-        if ((!chosen || its == puts) && is_free(m, e, x, i)) {
-            puts = its;
-            chosen |= 1ull << (x * got + i);
-            left--;
+        if (is_free(m, e, x, i)) {
+            in = i < in ? i : in;
+            if (!n || its == puts) {
+                puts = its;
+                insert(chosen, n++, x * h->got + i);
+                left--;
+            }
         }
         i += ++k == extents;
         k = k == extents ? 0 : k;
         x = x + 1 == extents ? 0 : x + 1;
     }
-    return chosen;
+    h->in = in;
+    return n;
 }
 
-/* One extent behind the other, so that the intents of each are in a row. */
 static enum store_next take(struct store_allocation *m, struct store_env *e)
 {
     const struct store_heads *h = e->heads;
-    uint32_t n = 0;
-    for (uint64_t left = choose(m, e); left; left &= left - 1) {
-        uint32_t at = (uint32_t)__builtin_ctzll(left);
-        uint64_t head = h->words[at], next = head_of(HEAD_EMPTY, head_version(head) + 1, head_low(head));
-        uint32_t x = e->shape->extents == 1 ? 0 : at / h->got;
-        uint64_t number = number_of(e, x, at - x * h->got);
-        m->changes[n] = (struct store_change){.number = number, .from = head, .to = next};
-        m->ops[n++] = swap_of(e, number, head, next);
+    uint32_t chosen[PER_CHUNK], n = choose(m, e, chosen);
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t head = h->words[chosen[i]], next = head_of(HEAD_EMPTY, head_version(head) + 1, head_low(head));
+        uint32_t x = e->shape->extents == 1 ? 0 : chosen[i] / h->got;
+        uint64_t number = number_of(e, x, chosen[i] - x * h->got);
+        m->changes[i] = (struct store_change){.number = number, .from = head, .to = next};
+        m->ops[i] = swap_of(e, number, head, next);
     }
     if (!n)
         return look(m, e);

@@ -84,10 +84,11 @@ struct store_hint {
 /* 'got' heads of each extent from index 'at' on, as the client has last read them, one extent behind the other: among
  * them it looks for free ones. A head that has changed since is refused by the compare-swap, which says what it is now.
  */
+enum { HEADS_MOST = 4096 };
 struct store_heads {
     uint64_t at;
-    uint32_t got;
-    uint64_t words[PER_CHUNK];
+    uint32_t got, in; /* in: none before that is free, of any extent */
+    uint64_t words[HEADS_MOST];
 };
 
 /* Locks that have done their work: each is to become 'next' at its primary, if it still stands there. A change is done
@@ -363,6 +364,7 @@ enum store_next store_resolve_step(struct store_resolve *m, struct store_env *e)
 enum store_next store_resolve_transaction_step(struct store_resolve *m, struct store_env *e);
 
 /* The same for each page that is locked by this slot with this mark. */
+enum { SWEEP_HEADS = 4096 };
 struct store_sweep {
     int status;
     uint32_t slot, mark;
@@ -372,7 +374,7 @@ struct store_sweep {
     uint64_t looked;
     uint32_t n, got, at; /* ops; heads at hand, and the place in them */
     dsm_op *ops;
-    uint64_t heads[PER_CHUNK];
+    uint64_t heads[SWEEP_HEADS];
     dsm_op look;
     struct store_resolve resolve;
 };
@@ -456,7 +458,8 @@ struct store_allocation {
         ALLOCATION_UNDOES,
         ALLOCATION_UNPUTS
     } step;
-    uint64_t looked;       /* how many heads were read */
+    uint64_t looked;       /* how many heads were read; */
+    uint32_t most;         /* the last time, at most */
     uint32_t n, passes;    /* ops; how often all heads were looked at since a page was had */
     uint64_t lock, locked; /* one that was met, 0: none; and the page */
     uint64_t lost;         /* extents to which no page can be given back, a bit each */

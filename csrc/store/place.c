@@ -16,6 +16,8 @@
 
 /* ---- chunks ---- */
 
+enum { WORDS = 1024 }; /* of chunks, that are read at a time */
+
 /* The primary of an extent has its chunk words. */
 static dsm_remote *primary_of(const dsm_store *s, uint32_t extent) { return s->at[first_of(&s->env, extent)]; }
 
@@ -42,14 +44,13 @@ static int close_own_chunk(dsm_store *s, uint32_t extent)
  * then its frames are not used. */
 static int close_chunks(const dsm_store *s, uint32_t extent, uint32_t slot, uint64_t dead)
 {
-    uint64_t words[PER_CHUNK];
+    uint64_t words[WORDS];
     int rc = 0;
     for (uint64_t i = 0; i < s->shape.chunks && !rc; i++) {
         uint64_t left = s->shape.chunks - i, word;
-        if (i % PER_CHUNK == 0)
-            rc = sure_read(primary_of(s, extent), chunk_at(&s->shape, i), words,
-                           8 * (left < PER_CHUNK ? left : PER_CHUNK));
-        word = words[i % PER_CHUNK];
+        if (i % WORDS == 0)
+            rc = sure_read(primary_of(s, extent), chunk_at(&s->shape, i), words, 8 * (left < WORDS ? left : WORDS));
+        word = words[i % WORDS];
         if (rc || chunk_state(word) != CHUNK_OPEN || chunk_owner(word) != slot + 1)
             continue;
         int is = member_is(s->at[0], STORE_SLOTS, slot, dead);
@@ -60,10 +61,10 @@ static int close_chunks(const dsm_store *s, uint32_t extent, uint32_t slot, uint
 
 static int note_owners(const dsm_store *s, uint32_t extent, uint64_t owners[MEMBERS_MAX / 64])
 {
-    uint64_t words[PER_CHUNK];
+    uint64_t words[WORDS];
     int rc = 0;
-    for (uint64_t at = 0; at < s->shape.chunks && !rc; at += PER_CHUNK) {
-        uint64_t left = s->shape.chunks - at, n = left < PER_CHUNK ? left : PER_CHUNK;
+    for (uint64_t at = 0; at < s->shape.chunks && !rc; at += WORDS) {
+        uint64_t left = s->shape.chunks - at, n = left < WORDS ? left : WORDS;
         rc = sure_read(primary_of(s, extent), chunk_at(&s->shape, at), words, 8 * n);
         for (uint64_t i = 0; i < n && !rc; i++) {
             uint64_t owner = chunk_owner(words[i]);

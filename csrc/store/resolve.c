@@ -134,7 +134,7 @@ static enum store_next sweep_on(struct store_sweep *m, struct store_env *e)
         return STORE_DONE;
     }
     uint64_t left = e->shape->pages - m->looked;
-    m->got = left < PER_CHUNK ? (uint32_t)left : PER_CHUNK;
+    m->got = left < SWEEP_HEADS ? (uint32_t)left : SWEEP_HEADS;
     m->at = 0;
     m->look = store_read_op(e, first_of(e, m->extent), head_at(e->shape, m->looked), m->heads, 8 * (uint64_t)m->got);
     m->ops = &m->look;

@@ -173,6 +173,9 @@ def test_round_trips_in_a_full_store(server, cluster_name):
                 some = random.choice(ids, 300).tolist()
                 count, _ = trips(own, partial(write_all, fresh, some))
                 assert count <= 10 * len(some)
+                store.free(int(ids[-1]))
+                count, ids[-1] = trips(own, fresh.allocate)
+                assert count <= 12
 
 
 def test_round_trips_of_many_pages(server, cluster_name):
