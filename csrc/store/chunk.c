@@ -126,33 +126,6 @@ static struct store_frames *frames_in(const struct store_chunking *m, const stru
     return &e->frames[m->extent];
 }
 
-static enum store_next swap(struct store_chunking *m, const struct store_env *e, uint32_t chunk, uint64_t from,
-                            uint64_t to, int step)
-{
-    m->ops[0] = store_swap_op(e, first_of(e, m->extent), chunk_at(e->shape, chunk), from, to);
-    return post(m, 1, step);
-}
-
-/* Whatever is answered, no frame of the chunk is used from now on. */
-static enum store_next close_it(struct store_chunking *m, const struct store_env *e)
-{
-    struct store_frames *f = frames_in(m, e);
-    f->closing = true;
-    f->free = f->used = 0;
-    f->turns = 0;
-    return swap(m, e, f->chunk, f->word, chunk_next(f->word, 0, CHUNK_CLOSED), CHUNK_CLOSES);
-}
-
-/* No WRITE of one of its frames may be under way then, to any copy of the extent. */
-static enum store_next give_up(struct store_chunking *m, const struct store_env *e)
-{
-    uint32_t n = 0, first = first_of(e, m->extent);
-    for (uint32_t k = 0; e->dues && k < copies_of(e, m->extent); k++)
-        if (e->dues->unsettled >> (first + k) & 1)
-            m->ops[n++] = store_read_op(e, first + k, slot_at(e->slot), &m->heads[k], 8);
-    return n ? post(m, n, CHUNK_SETTLES) : close_it(m, e);
-}
-
 /* ---- which chunk ---- */
 
 /* Besides those that are not open: one that the slot has open, and that this client does not know. The answer was lost
@@ -162,20 +135,32 @@ static bool may_open(const struct store_chunking *m, const struct store_env *e, 
     return chunk_state(word) != CHUNK_OPEN || (chunk_owner(word) == e->slot + 1 && !is_held(e, m->extent, chunk));
 }
 
-static enum store_next look(struct store_chunking *m, const struct store_env *e, uint32_t at, uint32_t most)
+static void look(struct store_chunking *m, const struct store_env *e, uint32_t at, uint32_t most, dsm_op *op)
 {
     uint64_t left = e->shape->chunks - at;
     m->got = left < most ? (uint32_t)left : most;
-    frames_in(m, e)->chunk = m->at = at;
+    m->at = at;
     m->in = 0;
-    m->ops[0] = store_read_op(e, first_of(e, m->extent), chunk_at(e->shape, at), m->words, 8 * (uint64_t)m->got);
-    return post(m, 1, CHUNK_LOOKS);
+    *op = store_read_op(e, first_of(e, m->extent), chunk_at(e->shape, at), m->words, 8 * (uint64_t)m->got);
 }
 
-static enum store_next look_in_order(struct store_chunking *m, const struct store_env *e)
+/* Whether all heads are to be read before other chunks are looked at. */
+static bool wants_survey(const struct store_chunking *m, const struct store_env *e)
 {
-    m->guesses = false;
-    return look(m, e, m->next, PER_CHUNK);
+    return freed_of(e, m->extent) && !m->surveyed && m->vain > e->vain_most;
+}
+
+/* The op that looks at the next chunks. Those that may have free frames go first, but each only once; and then all in
+ * their order, before there is said to be none. False: another step is due. */
+static bool look_on(struct store_chunking *m, struct store_env *e, dsm_op *op)
+{
+    struct store_freed *g = freed_of(e, m->extent);
+    uint32_t chunk = g ? freed_next(g, (uint32_t)e->shape->chunks, m->next, m->vain) : NO_CHUNK;
+    m->guesses = chunk != NO_CHUNK;
+    if (!m->guesses && (wants_survey(m, e) || m->looked > 2 * e->shape->chunks))
+        return false;
+    look(m, e, m->guesses ? chunk : m->next, m->guesses ? 1 : PER_CHUNK, op);
+    return true;
 }
 
 static enum store_next search(struct store_chunking *m, struct store_env *e);
@@ -207,25 +192,18 @@ static enum store_next surveyed(struct store_chunking *m, struct store_env *e)
     return search(m, e);
 }
 
-/* Chunks that may have free frames go first, but each only once; and then all in their order, before there is said to
- * be none. */
 static enum store_next search(struct store_chunking *m, struct store_env *e)
 {
-    struct store_freed *g = freed_of(e, m->extent);
-    uint32_t chunk = g ? freed_next(g, (uint32_t)e->shape->chunks, m->next, m->vain) : NO_CHUNK;
-    if (chunk != NO_CHUNK) {
-        m->guesses = true;
-        return look(m, e, chunk, 1);
+    if (look_on(m, e, &m->ops[0])) {
+        frames_in(m, e)->chunk = m->at;
+        return post(m, 1, CHUNK_LOOKS);
     }
-    if (g && !m->surveyed && m->vain > e->vain_most) {
-        freed_survey(g, (uint32_t)e->shape->chunks);
-        return survey(m, e);
-    }
-    if (m->looked > 2 * e->shape->chunks) /* other clients have opened every one that was found to be closed */
+    if (!wants_survey(m, e)) /* other clients have opened every one that was found to be closed */
         return end(m, err_set(DSM_EBUSY, 0,
                               "no frame is free: transactions of this and of other clients have them, or clients that "
                               "are not proven dead; change fewer pages at once, or try again"));
-    return look_in_order(m, e);
+    freed_survey(freed_of(e, m->extent), (uint32_t)e->shape->chunks);
+    return survey(m, e);
 }
 
 /* The chunk can't be opened now. What is free in one that is held is known when that is closed. */
@@ -243,16 +221,56 @@ static void pass(struct store_chunking *m, const struct store_env *e, uint32_t c
 static enum store_next try(struct store_chunking *m, struct store_env *e)
 {
     for (; m->in < m->got; m->in++) {
-        if (may_open(m, e, m->words[m->in], m->at + m->in)) {
+        uint64_t word = m->words[m->in], offset = chunk_at(e->shape, m->at + m->in);
+        if (may_open(m, e, word, m->at + m->in)) {
             frames_in(m, e)->chunk = m->at + m->in;
-            return swap(m, e, m->at + m->in, m->words[m->in], chunk_next(m->words[m->in], e->slot + 1, CHUNK_OPEN),
-                        CHUNK_SWAPS);
+            m->ops[0] =
+                store_swap_op(e, first_of(e, m->extent), offset, word, chunk_next(word, e->slot + 1, CHUNK_OPEN));
+            return post(m, 1, CHUNK_SWAPS);
         }
         pass(m, e, m->at + m->in);
     }
     if (!m->guesses)
         m->next = (m->at + m->got) % (uint32_t)e->shape->chunks;
     return search(m, e);
+}
+
+/* ---- the one before ---- */
+
+/* Whatever is answered, no frame of the chunk is used from now on. In the same posting the next ones are looked at. */
+static enum store_next close_it(struct store_chunking *m, struct store_env *e)
+{
+    struct store_frames *f = frames_in(m, e);
+    f->closing = true;
+    f->free = f->used = 0;
+    f->turns = 0;
+    if (!m->guesses) {
+        m->next = (f->chunk + 1) % (uint32_t)e->shape->chunks;
+        m->looked++;
+    }
+    m->ops[0] = store_swap_op(e, first_of(e, m->extent), chunk_at(e->shape, f->chunk), f->word,
+                              chunk_next(f->word, 0, CHUNK_CLOSED));
+    return post(m, look_on(m, e, &m->ops[1]) ? 2 : 1, CHUNK_CLOSES);
+}
+
+/* No WRITE of one of its frames may be under way then, to any copy of the extent. */
+static enum store_next give_up(struct store_chunking *m, struct store_env *e)
+{
+    uint32_t n = 0, first = first_of(e, m->extent);
+    for (uint32_t k = 0; e->dues && k < copies_of(e, m->extent); k++)
+        if (e->dues->unsettled >> (first + k) & 1)
+            m->ops[n++] = store_read_op(e, first + k, slot_at(e->slot), &m->heads[k], 8);
+    return n ? post(m, n, CHUNK_SETTLES) : close_it(m, e);
+}
+
+/* It is given up, also by an answer that was lost: no other client can open it before it is closed. */
+static enum store_next closed(struct store_chunking *m, struct store_env *e)
+{
+    struct store_frames *f = frames_in(m, e);
+    if (e->freed && m->ops[0].result == f->word)
+        freed_of(e, m->extent)->of[f->chunk].word = m->ops[0].desired;
+    *f = (struct store_frames){.chunk = m->n > 1 ? m->at : m->next};
+    return m->n > 1 ? try(m, e) : search(m, e);
 }
 
 /* ---- its frames ---- */
@@ -339,22 +357,9 @@ static enum store_next begin(struct store_chunking *m, struct store_env *e)
     if (f->word && !f->doubt)
         return give_up(m, e);
     m->next = f->chunk % (uint32_t)e->shape->chunks;
-    *f = (struct store_frames){0};
-    return look_in_order(m, e);
-}
-
-/* The chunk is given up, also by an answer that was lost: no other client can open it before it is closed. */
-static enum store_next closed(struct store_chunking *m, struct store_env *e)
-{
-    struct store_frames *f = frames_in(m, e);
-    if (e->freed && m->ops[0].result == f->word)
-        freed_of(e, m->extent)->of[f->chunk].word = m->ops[0].desired;
-    if (!m->guesses) {
-        m->next = (f->chunk + 1) % (uint32_t)e->shape->chunks;
-        m->looked++;
-    }
     *f = (struct store_frames){.chunk = m->next};
-    return search(m, e);
+    look(m, e, m->next, PER_CHUNK, &m->ops[0]);
+    return post(m, 1, CHUNK_LOOKS);
 }
 
 static enum store_next failed(struct store_chunking *m, const struct store_env *e, int status)

@@ -62,6 +62,18 @@ def test_growth(tmp_path):
     assert "open, 2000 pages" in said
 
 
+def test_full(tmp_path):
+    said, found = result_of(tmp_path / "result", "store_full.py", "--pages", "1000", "--writes", "50")
+    assert set(found["found"]) == {"this host", "a server"}
+    for at, shares in found["found"].items():
+        assert set(shares) == {"0", "0.0625", "0.125", "1"} and shares["0"]["allocate_ms"] > 0
+        for of in shares.values():
+            for one in (of["1"], of["2"]):
+                assert one["first_ms"] > 0 and one["median_us"] > 0 and one["p99_us"] >= one["median_us"]
+                assert one["postings"] is None if at == "this host" else one["postings"] >= 1
+    assert said.count("| a server | ") == 8
+
+
 @pytest.mark.parametrize("name", ["ycsb-f", "smallbank"])
 def test_workloads(tmp_path, name):
     short = ("--seconds", "0.05", "--records", "130", "--distribution", "zipf", "--place", "here", "--place", "tcp, 3")

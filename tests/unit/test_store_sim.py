@@ -42,7 +42,7 @@ PLANTED = {
         "put_back(e, extent_of(e->shape, page_number(m->pid)), head_low(m->guess))",
         "put_back(e, m->extent, m->frame)",
     ),
-    "a chunk of the living is adopted": ("chunk", "if (may_open(m, e, m->words[m->in], m->at + m->in))", "if (1)"),
+    "a chunk of the living is adopted": ("chunk", "if (may_open(m, e, word, m->at + m->in))", "if (1)"),
     "all frames of an adopted chunk are free": (
         "chunk",
         "if (!may_be_named(",
