@@ -10,8 +10,8 @@ takes effect at any moment after its begin, with any result, or never.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,31 @@ def is_linearisable(history: Iterable[Op], model: Model, state: Hashable) -> boo
                 seen.add(configuration)
                 stack.append(configuration)
     return False
+
+
+def first_misfit(history: Iterable[Op], model: Model, state: Hashable) -> Op | None:
+    """The operation at whose end a history no longer is linearisable; None if it is to its end."""
+    history = list(history)
+    ops = sorted((op for op in history if op.end is not None), key=lambda op: op.end or 0)
+    if is_linearisable(history, model, state):
+        return None
+    fits, misfits = 0, len(ops)  # so many of the ends
+    while misfits - fits > 1:
+        middle = (fits + misfits) // 2
+        if is_linearisable(_until(history, ops[middle - 1].end or 0), model, state):
+            fits = middle
+        else:
+            misfits = middle
+    return ops[misfits - 1]
+
+
+def _until(history: Iterable[Op], time: int) -> Iterable[Op]:
+    """What has begun by then; without a result where it had not ended."""
+    return [
+        op if op.end is not None and op.end <= time else replace(op, end=None, result=None)
+        for op in history
+        if op.begin <= time
+    ]
 
 
 def _candidates(whole: list[Op], cut: list[Op], done: int, done_cut: int) -> Iterable[tuple[int, int, Op]]:
@@ -107,3 +132,48 @@ def lock(state: tuple[int | None, int], op: Op) -> Any:
     if op.name == "release":
         return (None, token) if holder == op.args[0] else REFUSED
     return (None, token) if holder == op.args[0] else state
+
+
+CONFLICT, MISSING = "conflict", "missing"  # results of calls of a store: ConflictError, PageNotFoundError
+
+
+class Page(NamedTuple):
+    """A page of a store: the id of its life, or of its next one; whether it is allocated; its version and its value."""
+
+    pid: int
+    there: bool
+    version: int
+    value: int = 0
+
+
+def next_life(pid: int) -> int:
+    """The id behind it: its generation is greater by 1, and never 0."""
+    generation, number = pid >> 40, pid & ((1 << 40) - 1)
+    return (generation % ((1 << 24) - 1) + 1) << 40 | number
+
+
+def page(state: Page, op: Op) -> Any:
+    """A page of a store. Each change makes its version greater by 1, and has that as its result.
+
+    allocate(), whose result is the id, and calls of an id: free(pid); read(pid) and version(pid); write(pid, value);
+    compare_write(pid, expected, value). One that was cut counts here only if it has changed the page.
+    """
+    if op.name == "allocate":
+        fits = not state.there and (op.end is None or op.result == state.pid)
+        return Page(state.pid, True, state.version + 1) if fits else REFUSED
+    if not state.there or op.args[0] != state.pid:
+        return state if op.result == MISSING else REFUSED
+    if op.name in ("read", "version"):
+        return state if op.result == (state.value if op.name == "read" else state.version) else REFUSED
+    return _changed(state, op)
+
+
+def _changed(state: Page, op: Op) -> Any:
+    version = state.version + 1
+    if op.name == "free":
+        fits = op.end is None or op.result is None
+        return Page(next_life(state.pid), False, version) if fits else REFUSED
+    if op.name == "compare_write" and op.args[1] != state.version:
+        return state if op.result == CONFLICT else REFUSED
+    fits = op.end is None or op.result == version
+    return Page(state.pid, True, version, op.args[-1]) if fits else REFUSED

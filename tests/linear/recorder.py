@@ -1,11 +1,14 @@
 """A process of a recorded history: it uses one object, and writes a line before and a line after each operation."""
 
+import ast
 import os
 import queue
 import random
 import time
+from pathlib import Path
 
 from attaching import attached
+from checker import Op
 
 import dsmem
 
@@ -28,6 +31,14 @@ class Log:
         os.write(self.fd, repr((time.monotonic_ns(), name, args)).encode() + b"\n")
         result = do()
         os.write(self.fd, repr((time.monotonic_ns(), result)).encode() + b"\n")
+        return result
+
+
+def read(path: Path) -> list[Op]:
+    # A kill can cut the last line: its op has not begun, or its end is unknown.
+    lines = [ast.literal_eval(line) for line in path.read_text().split("\n")[:-1]]
+    ends = [*lines[1::2], (None, None)]
+    return [Op(begin, *ends[i][:1], name, args, ends[i][1]) for i, (begin, name, args) in enumerate(lines[::2])]
 
 
 def put_some(obj, log, party, count):

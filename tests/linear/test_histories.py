@@ -8,12 +8,10 @@ In a mixture half of the processes map the memory, the others use it by tcp, and
 at once: they have one domain of atomicity, the owner's CPUs.
 """
 
-import ast
 import multiprocessing
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -122,14 +120,7 @@ class History:
             assert process.exitcode == (-9 if party in killed else 0)
         for thread in self.here.values():
             thread.result(JOIN_SECONDS)
-        return [op for party in {*range(len(self.running)), *self.here} for op in read(self.path(party))]
-
-
-def read(path: Path) -> list[Op]:
-    # A kill can cut the last line: its op has not begun, or its end is unknown.
-    lines = [ast.literal_eval(line) for line in path.read_text().split("\n")[:-1]]
-    ends = [*lines[1::2], (None, None)]
-    return [Op(begin, *ends[i][:1], name, args, ends[i][1]) for i, (begin, name, args) in enumerate(lines[::2])]
+        return [op for party in {*range(len(self.running)), *self.here} for op in recorder.read(self.path(party))]
 
 
 @pytest.fixture
