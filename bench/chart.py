@@ -1,9 +1,12 @@
-"""Draws docs/performance.svg from bench/results. Usage: chart.py [FILE.svg]   (no module but Python's own is needed)
+"""Draws docs/performance.svg and docs/recovery.svg from bench/results. Usage: chart.py [FOLDER]
 
-The figures are the medians of the runs that are kept; the heading names the commit and the machine they are of.
+The figures are the medians of the runs that are kept; the heading names the commit and the machine they are of. No
+module but Python's own is needed.
 """
 
 import json
+import math
+import statistics
 import sys
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -82,17 +85,66 @@ def draw(results=RESULTS):
         f"Python {machine['python']} on both sides, {machine['cpu']} ({machine['cores']} cores), "
         f"Linux {machine['kernel']}; medians; commit {commits}; docs/BENCHMARKS.md"
     )
+    return whole(y, "Speed of dsmem and of others on shared memory", source, parts)
+
+
+def whole(height, label, source, parts):
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}" viewBox="0 0 {WIDTH} {y}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
         'font-family="system-ui, sans-serif" role="img">'
     )
-    label = "<title>Speed of dsmem and of others on shared memory</title>"
-    back = f'<rect width="{WIDTH}" height="{y}" rx="6" fill="#ffffff"/>'
-    return "\n".join(
-        [head, label, back, _text(12, 20, source, **{"font-size": 11, "fill": "#57606a"}), *parts, "</svg>\n"]
+    back = f'<rect width="{WIDTH}" height="{height}" rx="6" fill="#ffffff"/>'
+    source = _text(12, 20, source, **{"font-size": 11, "fill": "#57606a"})
+    return "\n".join([head, f"<title>{label}</title>", back, source, *parts, "</svg>\n"])
+
+
+# ---- ops around a death ----
+
+TALL, BELOW = 120, 34  # pixels, of a curve and of what stands under it
+
+
+def line(y, title, rates, first, last):
+    """One curve: ops a second of a client, from the first second to the last one; the death is at 0."""
+
+    def across(at):
+        return LEFT + (at - first) / (last - first) * (WIDTH - LEFT - 20)
+
+    step, most = (last - first) / len(rates), max(rates)
+    points = " ".join(
+        f"{across(first + (i + 0.5) * step):.1f},{y + TALL - rate / most * TALL:.1f}" for i, rate in enumerate(rates)
     )
+    parts = [
+        _text(12, y - 8, title, **{"font-weight": "bold"}),
+        f'<path d="M{LEFT} {y}V{y + TALL}H{across(last):.1f}" fill="none" stroke="#8c959f"/>',
+        f'<path d="M{across(0):.1f} {y}V{y + TALL}" stroke="#cf222e" stroke-dasharray="4 3"/>',
+        f'<polyline points="{points}" fill="none" stroke="#0969da" stroke-width="1.5"/>',
+        _text(LEFT - 8, y + 10, f"{most:,.0f} op/s", **{"text-anchor": "end"}),
+        _text(LEFT - 8, y + TALL, "0", **{"text-anchor": "end"}),
+    ]
+    for at in range(math.ceil(first), math.floor(last) + 1):
+        parts.append(_text(f"{across(at):.1f}", y + TALL + 16, f"{at} s", **{"text-anchor": "middle"}))
+    return parts
+
+
+def draw_recovery(results=RESULTS):
+    kept = result("store_recovery", results)
+    axis, deaths = kept["curve"], next(iter(kept["by_lease"].values()))
+    parts, y = [], 56
+    for kind, what in (("primary", "the primary copy"), ("another", "the other copy")):
+        each = [death["curve"] for death in deaths[kind]["samples"]]
+        rates = [statistics.median(bins) / axis["step"] for bins in zip(*each, strict=True)]
+        title = f"The node of {what} is killed at 0 s: a client that reads and writes ({len(each)} deaths, medians)"
+        parts += line(y, title, rates, axis["from"], axis["to"])
+        y += TALL + BELOW + 24
+    machine = kept["machine"]
+    source = (
+        f"{kept['pages']:,} pages, two copies at {kept['nodes']} memory nodes of one host over tcp; "
+        f"{machine['processors']} processors, Linux {machine['kernel']}; commit {kept['commit']['id'][:8]}"
+    )
+    return whole(y - 20, "Ops of a client around the death of a memory node", source, parts)
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "docs/performance.svg"
-    target.write_text(draw())
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "docs"
+    folder.joinpath("performance.svg").write_text(draw())
+    folder.joinpath("recovery.svg").write_text(draw_recovery())

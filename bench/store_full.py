@@ -114,12 +114,14 @@ def say(found):
                 times = " | ".join(f"{one[key]:.3g}" for key in ("first_ms", "median_us", "mean_us", "p99_us"))
                 print(f"| {at} | {share:.1%} | {clients} | {times} | {postings} |")
     for at, shares in found.items():
-        print(f"{at}: the only free page is allocated in {shares[0]['allocate_ms']:.3g} ms")
+        if 0 in shares:
+            print(f"{at}: the only free page is allocated in {shares[0]['allocate_ms']:.3g} ms")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pages", type=int, default=10**6)
+    parser.add_argument("--share", type=float, action="append", help="of pages to spare; by default from none to all")
     parser.add_argument("--writes", type=int, default=20000)
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_args()
@@ -127,7 +129,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder, nodes.serving(1) as addresses:
         for at, where in (("this host", []), ("a server", addresses)):
             found[at] = {}
-            for share in SHARES:
+            for share in given.share or SHARES:
                 with nodes.own_name() as name:
                     found[at][share] = measure(nodes.where(where, name), given, share, folder)
     say(found)

@@ -39,6 +39,7 @@ SECONDS = 300.0  # for what must come
 POLL = 0.5e-3
 LOCKED = 32  # pages of a transaction in whose commit a client is killed
 SMALL = 1000  # pages of the small store
+CURVE = {"from": -1.0, "to": 2.0, "step": 0.05}  # seconds from a death, in which ops that ended are counted
 GOALS = {"median": 0.1, "worst": 0.5, "ratio": 1.5}
 processes = multiprocessing.get_context("spawn")
 
@@ -229,6 +230,12 @@ def p99(times):
     return {"op": float(np.percentile(took, 99)) * 1e6, "in time": most * 1e6}
 
 
+def curve(ended, died):
+    """How many ops ended in each step of time."""
+    edges = np.arange(CURVE["from"], CURVE["to"] + CURVE["step"] / 2, CURVE["step"])
+    return np.histogram(ended - died, edges)[0].tolist()
+
+
 def ratios(before, after):
     a, b = p99(before), p99(after)
     return {"before_us": a, "after_us": b, "ratio": {kind: b[kind] / a[kind] for kind in a}}
@@ -242,7 +249,7 @@ def kill_node(world, place, seconds):
     is_apart = address not in world.nodes_of(world.small)
     world.window(0)
     world.watch.since()
-    _, quiet = world.window(seconds)
+    calm, quiet = world.window(seconds)
     died = node.kill()
     touched, other = world.window(seconds + 1)
     seen = world.watch.since()
@@ -251,6 +258,7 @@ def kill_node(world, place, seconds):
     found = {"known": known - died, "opened": opened - known}  # seconds, each from the one before
     end = max(died, touched[touched[:, 0] < opened, 1].max())  # of the op that was under way when the epoch was opened
     found["op"] = {"beyond": max(0.0, end - known), "in_all": end - died}
+    found["curve"] = curve(np.concatenate([calm[:, 1], touched[:, 1]]), died)
     node.end()
     world.nodes.remove(node)
     world.nodes.append(world.served(f"node-{node.popen.pid}-next", *world.joining))
@@ -335,7 +343,7 @@ def measure(given, lease):
         for _ in range(given.kills):
             for place, kind in enumerate(("primary", "another")):
                 samples[kind].append(kill_node(world, place, given.window))
-                print(f"  {kind}: {json.dumps(samples[kind][-1])}", flush=True)
+                print(f"  {kind}: {json.dumps({**samples[kind][-1], 'curve': []})}", flush=True)
         tries = 0
         while len(samples["client"]) < given.kills and (tries := tries + 1) <= 10 * given.kills:
             found = kill_client(world, given.window)
@@ -379,7 +387,9 @@ def main():
         say(of)
     if given.json:
         of = {key: getattr(given, key) for key in ("pages", "page_size", "nodes", "kills", "window", "grace")}
-        given.json.write_text(json.dumps({**nodes.circumstances(), **of, "by_lease": found}, indent=1) + "\n")
+        given.json.write_text(
+            json.dumps({**nodes.circumstances(), **of, "curve": CURVE, "by_lease": found}, indent=1) + "\n"
+        )
     return 0
 
 

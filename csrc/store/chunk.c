@@ -147,7 +147,8 @@ static void look(struct store_chunking *m, const struct store_env *e, uint32_t a
 /* Whether all heads are to be read before other chunks are looked at. */
 static bool wants_survey(const struct store_chunking *m, const struct store_env *e)
 {
-    return freed_of(e, m->extent) && !m->surveyed && m->vain > e->vain_most;
+    const struct store_freed *g = freed_of(e, m->extent);
+    return g && !m->surveyed && (m->vain > e->vain_most || freed_is_poor(g, e->vain_most));
 }
 
 /* The op that looks at the next chunks. Those that may have free frames go first, but each only once; and then all in
@@ -155,9 +156,11 @@ static bool wants_survey(const struct store_chunking *m, const struct store_env 
 static bool look_on(struct store_chunking *m, struct store_env *e, dsm_op *op)
 {
     struct store_freed *g = freed_of(e, m->extent);
+    if (wants_survey(m, e))
+        return false;
     uint32_t chunk = g ? freed_next(g, (uint32_t)e->shape->chunks, m->next, m->vain) : NO_CHUNK;
     m->guesses = chunk != NO_CHUNK;
-    if (!m->guesses && (wants_survey(m, e) || m->looked > 2 * e->shape->chunks))
+    if (!m->guesses && m->looked > 2 * e->shape->chunks)
         return false;
     look(m, e, m->guesses ? chunk : m->next, m->guesses ? 1 : PER_CHUNK, op);
     return true;
@@ -194,10 +197,8 @@ static enum store_next surveyed(struct store_chunking *m, struct store_env *e)
 
 static enum store_next search(struct store_chunking *m, struct store_env *e)
 {
-    if (look_on(m, e, &m->ops[0])) {
-        frames_in(m, e)->chunk = m->at;
+    if (look_on(m, e, &m->ops[0]))
         return post(m, 1, CHUNK_LOOKS);
-    }
     if (!wants_survey(m, e)) /* other clients have opened every one that was found to be closed */
         return end(m, err_set(DSM_EBUSY, 0,
                               "no frame is free: transactions of this and of other clients have them, or clients that "
@@ -269,7 +270,7 @@ static enum store_next closed(struct store_chunking *m, struct store_env *e)
     struct store_frames *f = frames_in(m, e);
     if (e->freed && m->ops[0].result == f->word)
         freed_of(e, m->extent)->of[f->chunk].word = m->ops[0].desired;
-    *f = (struct store_frames){.chunk = m->n > 1 ? m->at : m->next};
+    *f = (struct store_frames){.chunk = m->next};
     return m->n > 1 ? try(m, e) : search(m, e);
 }
 
@@ -304,8 +305,9 @@ static enum store_next read_heads(struct store_chunking *m, const struct store_e
 /* The client has it, with a free frame. */
 static enum store_next is_open(struct store_chunking *m, struct store_env *e)
 {
-    if (e->freed)
-        freed_of(e, m->extent)->had = (uint32_t)__builtin_popcountll(frames_in(m, e)->free);
+    struct store_freed *g = freed_of(e, m->extent);
+    if (g)
+        freed_found(g, (uint32_t)__builtin_popcountll(frames_in(m, e)->free), !m->guesses);
     return end(m, 0);
 }
 
@@ -327,6 +329,8 @@ static enum store_next find_free(struct store_chunking *m, struct store_env *e)
     if (f->free)
         return is_open(m, e);
     m->vain++;
+    if (freed_of(e, m->extent))
+        freed_found(freed_of(e, m->extent), 0, !m->guesses);
     return give_up(m, e);
 }
 

@@ -1,6 +1,7 @@
 #include "freed.h"
 
 enum { PLACES = 32 }; /* that are searched for a chunk with frames that are known to be free */
+enum { TIMES = 8 };   /* what a survey costs is spent before there is another one */
 enum { ENOUGH = 8 };  /* frames, so that opening a chunk costs less for each than one that is in no cache */
 
 static uint32_t bits(uint64_t frames) { return (uint32_t)__builtin_popcountll(frames); }
@@ -62,11 +63,27 @@ static uint32_t next_guess(struct store_freed *g, uint32_t chunks, uint32_t from
     return NO_CHUNK;
 }
 
-uint32_t freed_next(struct store_freed *g, uint32_t chunks, uint32_t from, bool crowded)
+/* To look through a chunk in its turn costs twice as much as to open one with frames that are known to be free. */
+static bool is_worth(const struct store_freed *g, uint32_t chunk) { return 2 * bits(g->of[chunk].guess) >= g->found; }
+
+uint32_t freed_next(struct store_freed *g, uint32_t chunks, uint32_t from, bool vain)
 {
     uint32_t known = next_known(g, chunks, from);
-    return known == NO_CHUNK && (crowded || g->had < ENOUGH) ? next_guess(g, chunks, from) : known;
+    if (known != NO_CHUNK)
+        return known;
+    uint32_t guess = next_guess(g, chunks, from);
+    return guess == NO_CHUNK || vain || is_worth(g, guess) ? guess : NO_CHUNK;
 }
+
+void freed_found(struct store_freed *g, uint32_t frames, bool in_turn)
+{
+    g->had = frames ? frames : g->had;
+    g->found = in_turn ? frames : g->found;
+    g->spent += frames < ENOUGH;
+}
+
+/* A survey now and then costs a part of what is spent: chunks that are nearly full may not be what is best. */
+bool freed_is_poor(const struct store_freed *g, uint32_t survey_costs) { return g->spent > TIMES * (1 + survey_costs); }
 
 void freed_survey(struct store_freed *g, uint32_t chunks)
 {
@@ -84,7 +101,7 @@ void freed_is_named(struct store_freed *g, uint32_t chunks, uint64_t head)
 void freed_surveyed(struct store_freed *g, uint32_t chunks, bool whole)
 {
     uint64_t with[PER_CHUNK + 1] = {0}, rich = 0;
-    g->guessed = 0;
+    g->guessed = g->spent = 0;
     for (uint32_t i = 0; i < chunks; i++) {
         g->of[i].guess = whole ? g->of[i].guess : g->of[i].frames;
         with[bits(g->of[i].guess)]++;

@@ -18,10 +18,13 @@ void freed_note(struct store_freed *g, uint32_t frame);
 uint64_t freed_known(const struct store_freed *g, uint32_t chunk, uint64_t word);
 /* It has been opened, or can't be. */
 void freed_forget(struct store_freed *g, uint32_t chunk);
-/* A chunk that is better looked at than the next one in the order, which is 'from'. NO_CHUNK: there is none. crowded:
- * few frames of a chunk are free, so that a guess is better than none. */
-uint32_t freed_next(struct store_freed *g, uint32_t chunks, uint32_t from, bool crowded);
-
+/* A chunk that is better looked at than the next one in the order, which is 'from'. NO_CHUNK: there is none. vain: a
+ * chunk without any free frame was just looked through, so that any guess is better. */
+uint32_t freed_next(struct store_freed *g, uint32_t chunks, uint32_t from, bool vain);
+/* A chunk was opened, in which so many frames are free. in_turn: it was the next one in the order. */
+void freed_found(struct store_freed *g, uint32_t frames, bool in_turn);
+/* So many chunks with few free frames were opened that a survey is worth while, which costs as much as some of them. */
+bool freed_is_poor(const struct store_freed *g, uint32_t survey_costs);
 /* It is open, so no guess is worth anything. */
 void freed_is_open(struct store_freed *g, uint32_t chunk);
 

@@ -60,7 +60,9 @@ static void execute(dsm_op *ops, uint32_t n)
         ops[i].status = ops[i].code == DSM_OP_READ ? -DSM_EIO : -DSM_EUNKNOWN;
     if (lost_all)
         return;
-    bool lost = lose && kind_of(&ops[n - 1]) == lose;
+    bool lost = false;
+    for (uint32_t i = 0; i < n; i++)
+        lost |= lose && kind_of(&ops[i]) == lose;
     for (uint32_t i = 0; i < n; i++) {
         dsm_op unseen = ops[i];
         if (lost ? executed : !unreadable && !refused)

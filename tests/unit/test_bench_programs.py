@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SHOULD_SAY = {  # a command line, with {out} for a folder; what it prints
     "cache.py": ("tests/modeldev/run {python} bench/cache.py --ops 10 --rounds 2", "1024 KiB: "),
-    "chart.py": ("{python} bench/chart.py {out}/chart.svg", ""),
+    "chart.py": ("{python} bench/chart.py {out}", ""),
     "compare.py": ("{python} bench/compare.py bench/results/shm.json bench/results/shm.json", "×1.00"),
     "duel.py": ("{python} bench/duel.py {root} {root} --rounds 2", "event"),
     "registration.py": ("tests/modeldev/run {python} bench/registration.py --count 50 --rounds 1", "scattered"),

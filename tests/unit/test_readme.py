@@ -42,6 +42,7 @@ def test_commands_are_understood(command):
 def test_the_chart_is_that_of_the_results():
     chart = runpy.run_path(str(ROOT / "bench/chart.py"))
     assert (ROOT / "docs/performance.svg").read_text() == chart["draw"](), "run bench/chart.py"
+    assert (ROOT / "docs/recovery.svg").read_text() == chart["draw_recovery"](), "run bench/chart.py"
 
 
 def test_figures_of_the_readme_are_those_of_the_results():
