@@ -1,7 +1,7 @@
 #include "freed.h"
 
 enum { PLACES = 32 }; /* that are searched for a chunk with frames that are known to be free */
-enum { TIMES = 8 };   /* what a survey costs is spent before there is another one */
+enum { TIMES = 32 };  /* what a survey costs is spent before there is another one */
 enum { ENOUGH = 8 };  /* frames, so that opening a chunk costs less for each than one that is in no cache */
 
 static uint32_t bits(uint64_t frames) { return (uint32_t)__builtin_popcountll(frames); }

@@ -20,7 +20,7 @@
 
 /* Words that a survey reads at a time; and chunks of which it reads heads and words in about the time in which one is
  * looked through. Postings cost most; where memory is mapped, bytes do. */
-enum { SURVEY_WORDS = 1 << 15, SURVEY_COSTS = 1024, SURVEY_COSTS_MAPPED = 8 };
+enum { SURVEY_WORDS = 1 << 15, SURVEY_COSTS = 256, SURVEY_COSTS_MAPPED = 8 };
 
 /* A copy of a page that is written; and where ops are posted what is known of pages, and room for many of them. */
 static int get_memory(dsm_store *s)

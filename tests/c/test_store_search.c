@@ -261,7 +261,7 @@ static void guesses_are_better_than_full_chunks(void)
     frames.free = 0;
     CHECK(!search() && has(7, 1) && opened[0] == 7);
     page_is_free(9 * PER_CHUNK + 5);
-    known()->spent = 8 * (1 + CHUNKS) + 1;
+    known()->spent = 32 * (1 + CHUNKS) + 1;
     frames.free = 0;
     CHECK(!search() && n_opened == 1 && known()->spent == 1);
 }
