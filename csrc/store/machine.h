@@ -366,7 +366,7 @@ enum store_next store_resolve_step(struct store_resolve *m, struct store_env *e)
 enum store_next store_resolve_transaction_step(struct store_resolve *m, struct store_env *e);
 
 /* The same for each page that is locked by this slot with this mark. */
-enum { SWEEP_HEADS = 4096 };
+enum { SWEEP_HEADS = 1024 };
 struct store_sweep {
     int status;
     uint32_t slot, mark;

@@ -114,7 +114,6 @@ static bool is_of(const struct store_sweep *m, uint64_t head)
     return head_locked(head) && head_locker(head) == m->slot && head_low(head) == m->mark;
 }
 
-/* Other locks of a transaction are gone with the first one; the heads at hand may have been read before that. */
 static enum store_next sweep_on(struct store_sweep *m, struct store_env *e)
 {
     for (; m->at < m->got; m->at++)
@@ -155,6 +154,8 @@ enum store_next store_sweep_step(struct store_sweep *m, struct store_env *e)
         if (m->status)
             return STORE_DONE;
         m->at++;
+        if (head_in_transaction(m->resolve.lock)) /* its other locks are gone, too: the rest is read again */
+            m->got = m->at;
     } else if (m->step == SWEEP_LOOKS && m->look.status) {
         m->status = m->look.status;
         return STORE_DONE;

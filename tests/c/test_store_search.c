@@ -223,6 +223,8 @@ static void a_chunk_that_is_held(void)
     *word_of(FULL) = chunk_next(0, 0, CHUNK_CLOSED);
     frames.chunk = FULL;
     CHECK(!search() && has(FULL, PER_CHUNK));
+    frames.free = 0;
+    CHECK(!search() && has(FULL, PER_CHUNK)); /* it has been closed by this client once */
     frames_take(&frames);
     frames_hold(&env, 0);
     CHECK(search() == -DSM_EBUSY);
