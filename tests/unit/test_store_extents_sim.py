@@ -141,8 +141,8 @@ PLANTED = {
     "an allocation takes pages of extents of one copy with others": (
         "allocate",
         "2x2",
-        "(!chosen || its == puts) && is_free",
-        "is_free",
+        "if (!n || its == puts)",
+        "if (1)",
     ),
     "a change goes to as many copies in each extent": (
         "put",
