@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -11,6 +12,14 @@ def stop(pid: int) -> None:
     os.kill(pid, signal.SIGSTOP)
     while not _has_stopped(pid):
         time.sleep(0.0005)
+
+
+def stop_until(pid: int, done: Callable[[], int], more: int) -> None:
+    """Stop it until others have done so much more, and have met what it holds, or have to wait for it."""
+    stop(pid)
+    before, ends = done(), time.monotonic() + 0.1
+    while done() < before + more and time.monotonic() < ends:
+        time.sleep(0.001)
 
 
 def _has_stopped(pid: int) -> bool:

@@ -28,9 +28,8 @@ bool freed_is_poor(const struct store_freed *g, uint32_t survey_costs);
 /* It is open, so no guess is worth anything. */
 void freed_is_open(struct store_freed *g, uint32_t chunk);
 
-/* A survey: all heads are read, and then the words of chunks say which of them are open. There is no next one
- * before it has ended. whole: otherwise the guesses are
- * then what this client has freed itself. */
+/* A survey: all heads are read, and then the words of chunks say which of them are open. There is no next one before it
+ * has ended. whole: otherwise the guesses are then what this client has freed itself. */
 void freed_survey(struct store_freed *g, uint32_t chunks);
 void freed_is_named(struct store_freed *g, uint32_t chunks, uint64_t head);
 void freed_surveyed(struct store_freed *g, uint32_t chunks, bool whole);

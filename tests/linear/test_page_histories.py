@@ -19,7 +19,7 @@ import pytest
 import recorder
 import store_nodes
 from checker import Page, first_misfit, page
-from halt import stop
+from halt import stop_until
 from page_client import ALLOWED, DONE, ENDED, FULL, NOTHING, NUMBERS, PAGES, UNKNOWN, Place
 
 SECONDS = 90
@@ -87,11 +87,7 @@ class History:
         self.killed.add(party)
 
     def stop_for_a_while(self, party, others):
-        """Until others have met what it holds, or have to wait for it."""
-        stop(self.running[party].pid)
-        before, ends = self.done(*others), time.monotonic() + 0.1
-        while self.done(*others) < before + 20 and time.monotonic() < ends:
-            time.sleep(0.001)
+        stop_until(self.running[party].pid, lambda: self.done(*others), 20)
 
     def go_on(self, party):
         os.kill(self.running[party].pid, signal.SIGCONT)

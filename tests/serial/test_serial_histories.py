@@ -11,7 +11,7 @@ import time
 
 import appending
 import pytest
-from halt import stop
+from halt import stop_until
 from names_server import process_that_serves
 from serialisable import Append, Outcome, Read, Transaction, anomalies
 from store_nodes import SECRET, check_equal, where
@@ -73,11 +73,7 @@ class History:
         self.killed.add(party)
 
     def stop_for_a_while(self, party, others):
-        """Until others have met what it holds, or have to wait for it."""
-        stop(self.running[party].pid)
-        before, ends = self.lines(*others), time.monotonic() + 0.1
-        while self.lines(*others) < before + 10 and time.monotonic() < ends:
-            time.sleep(0.001)
+        stop_until(self.running[party].pid, lambda: self.lines(*others), 10)
         os.kill(self.running[party].pid, signal.SIGCONT)
 
     def transactions(self):
