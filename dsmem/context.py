@@ -282,6 +282,14 @@ class Context(_core.Context):
             node_records.record_node(self.node_id, self.fabric, self.agent_address)
             raise
 
+    def __del__(self) -> None:
+        was_open = not self.closed
+        try:
+            super().__del__()
+        finally:
+            if was_open and self.closed:  # a signal's handler may have raised in close() before it did this
+                node_records.forget_node(self.node_id)
+
     @property
     def stats(self) -> dict[str, int]:
         """Counters since the context was opened: posts, doorbells, signalled, wakeups, connects, rejected, failovers,

@@ -290,8 +290,10 @@ class Queue(NamedObject, _core.Queue):
             with contextlib.suppress(errors.DsmemError):
                 _core.Queue.close(self)
         elif not self.closed:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
-            self._close_quietly()
+            try:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            finally:  # where a filter makes an error of the warning, too
+                self._close_quietly()
 
     def _forget_kept(self) -> None:
         if self._drop_kept():

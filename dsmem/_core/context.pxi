@@ -508,8 +508,13 @@ cdef class Context(Handle):
 
     def __del__(self):
         if self.ptr != NULL:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
-            self.close()
+            try:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)  # raises where a filter says so
+            finally:
+                try:
+                    self.close()
+                finally:  # a signal's handler may have raised in a subclass's close(); no Python code runs in this one
+                    Context.close(self)
 
     def __repr__(self):
         return f"<{type(self).__name__} {self.fabric}{' closed' if self.ptr == NULL else ''}>"

@@ -231,6 +231,63 @@ def test_the_warning_of_an_unclosed_object_names_it(here, kind):
         gc.collect()
 
 
+@pytest.fixture
+def unreported(monkeypatch):
+    """What a destructor raises is dropped. A report would keep the frames in which it ran, with all that they hold."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda report: None)
+
+
+@pytest.mark.usefixtures("unreported")
+@pytest.mark.filterwarnings("error::ResourceWarning")
+@pytest.mark.parametrize("kind", [*sorted(MADE), "region", "context"])
+@pytest.mark.parametrize("where", ["shm", "fault+shm", "tcp"])
+def test_an_unclosed_object_leaves_nothing_where_warnings_are_errors(where, kind):
+    def drop():
+        context = dsmem.Context(where)
+        if kind == "region":
+            context.allocate(4096)
+        elif kind != "context":
+            MADE[kind](dsmem.connect(context=context))
+
+    drop()  # what a process opens once
+    gc.collect()
+    before = held()
+    for _ in range(3):
+        drop()
+        gc.collect()
+    assert held() == before
+
+
+@pytest.mark.usefixtures("unreported")
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_a_queue_that_was_dropped_is_left_where_warnings_are_errors(here):
+    with here.queue("o", create=True, producers="many") as queue:
+        another = here.queue("o")
+        another.put(b"x")
+        del another
+        gc.collect()
+        assert queue.counts["producers"] == 0 and queue.get() == b"x"
+
+
+class Interrupted(dsmem.Context):
+    """Closed by a destructor as a signal's handler raises."""
+
+    def close(self):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("unreported")
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("where", ["shm", "tcp"])
+def test_a_context_whose_destructor_is_interrupted_leaves_nothing(where):
+    dsmem.Context(where).close()
+    before = held()
+    for _ in range(3):
+        Interrupted(where)
+        gc.collect()
+    assert held() == before
+
+
 def test_the_warning_of_a_segment_that_has_grown_names_it(here):
     segment = here.segment("o", 4, create=True)
     segment.resize(1 << 20)
