@@ -148,7 +148,7 @@ static void look(struct store_chunking *m, const struct store_env *e, uint32_t a
 static bool wants_survey(const struct store_chunking *m, const struct store_env *e)
 {
     const struct store_freed *g = freed_of(e, m->extent);
-    return g && !m->surveyed && (m->vain > e->vain_most || freed_is_poor(g, e->vain_most));
+    return g && !m->surveyed && freed_is_poor(g, e->survey_costs);
 }
 
 /* The op that looks at the next chunks. Those that may have free frames go first, but each only once; and then all in
@@ -328,7 +328,7 @@ static enum store_next find_free(struct store_chunking *m, struct store_env *e)
             f->free |= 1ull << i;
     if (f->free)
         return is_open(m, e);
-    m->vain++;
+    m->vain = true;
     if (freed_of(e, m->extent))
         freed_found(freed_of(e, m->extent), 0, !m->guesses);
     return give_up(m, e);

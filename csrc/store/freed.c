@@ -1,8 +1,8 @@
 #include "freed.h"
 
 enum { PLACES = 32 }; /* that are searched for a chunk with frames that are known to be free */
-enum { TIMES = 32 };  /* what a survey costs is spent before there is another one */
 enum { ENOUGH = 8 };  /* frames, so that opening a chunk costs less for each than one that is in no cache */
+enum { VAIN = 32 };   /* chunks with fewer weigh as much as one in vain */
 
 static uint32_t bits(uint64_t frames) { return (uint32_t)__builtin_popcountll(frames); }
 
@@ -79,11 +79,12 @@ void freed_found(struct store_freed *g, uint32_t frames, bool in_turn)
 {
     g->had = frames ? frames : g->had;
     g->found = in_turn ? frames : g->found;
-    g->spent += frames < ENOUGH;
+    g->spent += !frames ? VAIN : frames < ENOUGH;
 }
 
-/* A survey now and then costs a part of what is spent: chunks that are nearly full may not be what is best. */
-bool freed_is_poor(const struct store_freed *g, uint32_t survey_costs) { return g->spent > TIMES * (1 + survey_costs); }
+/* As soon as looking in vain, in one search or in many, has cost as much as a survey, so that both together cost at most
+ * twice as much as the better one. And now and then where chunks had few: these may not be what is best. */
+bool freed_is_poor(const struct store_freed *g, uint32_t survey_costs) { return g->spent >= VAIN * (1 + survey_costs); }
 
 void freed_survey(struct store_freed *g, uint32_t chunks)
 {

@@ -23,7 +23,8 @@ void freed_forget(struct store_freed *g, uint32_t chunk);
 uint32_t freed_next(struct store_freed *g, uint32_t chunks, uint32_t from, bool vain);
 /* A chunk was opened, in which so many frames are free. in_turn: it was the next one in the order. */
 void freed_found(struct store_freed *g, uint32_t frames, bool in_turn);
-/* So many chunks with few free frames were opened that a survey is worth while, which costs as much as some of them. */
+/* So many chunks with few free frames, or none, were opened that a survey is worth while. survey_costs: chunks that are
+ * looked through in vain in the time that it takes. */
 bool freed_is_poor(const struct store_freed *g, uint32_t survey_costs);
 /* It is open, so no guess is worth anything. */
 void freed_is_open(struct store_freed *g, uint32_t chunk);

@@ -50,7 +50,7 @@ struct store_frames {
 struct store_freed {
     uint32_t best, had; /* the chunk with the most; free frames of the chunk that was opened last, when it was opened */
     uint32_t found;     /* free frames of the last chunk that was looked through in its turn */
-    uint32_t spent;     /* since all heads were read: chunks with few free frames, or none, that were opened */
+    uint32_t spent;     /* since all heads were read: on chunks with few free frames, or none, that were opened */
     uint32_t poor;      /* a chunk with no more guesses than that comes behind those with more */
     uint64_t guessed;   /* guesses of all chunks */
     struct {
@@ -142,15 +142,15 @@ struct store_env {
     struct store_freed *freed;     /* of each extent (freed_of()), zero at first; NULL: none is kept */
     uint64_t *survey;              /* room for some words, if 'freed' is kept; */
     uint32_t survey_words;         /* how many */
-    uint32_t vain_most; /* chunks that are looked through in vain before all heads are read, since that takes as long */
-    void *copy;         /* of a page that is written; NULL: the source does not change meanwhile */
-    uint64_t *retries;  /* store_count_retry(); NULL: they are not counted */
-    struct store_heads *heads; /* zero at first */
-    bool in_turn;              /* a frame that was freed is not the next one to be used: pages.md, Steps */
-    int64_t now;               /* monotonic ns */
-    int64_t lock_wait;         /* ns, for a lock of a client that is not proven dead */
-    uint64_t time;             /* the stamp of new frames */
-    uint64_t random;           /* another one at each step */
+    uint32_t survey_costs;         /* chunks that are looked through in vain in the time in which all heads are read */
+    void *copy;                    /* of a page that is written; NULL: the source does not change meanwhile */
+    uint64_t *retries;             /* store_count_retry(); NULL: they are not counted */
+    struct store_heads *heads;     /* zero at first */
+    bool in_turn;                  /* a frame that was freed is not the next one to be used: pages.md, Steps */
+    int64_t now;                   /* monotonic ns */
+    int64_t lock_wait;             /* ns, for a lock of a client that is not proven dead */
+    uint64_t time;                 /* the stamp of new frames */
+    uint64_t random;               /* another one at each step */
 };
 
 /* Another client was ahead, so what it has changed is looked at again. Where memory is mapped several threads count. */
@@ -504,7 +504,7 @@ struct store_chunking {
     uint64_t looked;    /* chunks, in their order; */
     uint32_t next;      /* where that goes on */
     bool guesses;       /* the chunk at hand is a guess, or known, and not the next one in the order */
-    uint32_t vain;      /* chunks of which no frame was free */
+    bool vain;          /* a chunk was looked through of which no frame was free */
     uint64_t surveyed;  /* heads, and then words */
     uint32_t n, at, in; /* ops; the first chunk of the words at hand, and which of them is looked at */
     uint32_t got;       /* words that were read */

@@ -31,7 +31,7 @@ static int get_memory(dsm_store *s)
     s->env.freed = calloc(s->shape.extents, freed_bytes(&s->shape));
     s->env.survey = malloc(8 * SURVEY_WORDS);
     s->env.survey_words = SURVEY_WORDS;
-    s->env.vain_most = (uint32_t)(s->shape.chunks / (posts ? SURVEY_COSTS : SURVEY_COSTS_MAPPED));
+    s->env.survey_costs = (uint32_t)(s->shape.chunks / (posts ? SURVEY_COSTS : SURVEY_COSTS_MAPPED));
     s->window = posts ? window_new(s->shape.page_bytes) : NULL;
     return s->env.copy && s->env.freed && s->env.survey && (!posts || (s->env.hints && s->window))
                ? 0

@@ -54,7 +54,7 @@ static void begin(void)
                              .freed = known(),
                              .survey = words,
                              .survey_words = SURVEY,
-                             .vain_most = CHUNKS};
+                             .survey_costs = CHUNKS};
     fails = 0;
 }
 
@@ -101,7 +101,7 @@ static void no_frame_is_free(void)
             begin();
             frames.chunk = from;
             env.freed = knows ? known() : NULL;
-            env.vain_most = knows == 2 ? 0 : CHUNKS;
+            env.survey_costs = knows == 2 ? 0 : CHUNKS;
             if (knows) {
                 freed_note(known(), 3 * PER_CHUNK + 5);    /* of a page by now */
                 freed_note(known(), FULL * PER_CHUNK + 5); /* another client has that chunk */
@@ -122,7 +122,7 @@ static void the_only_frame_is_found(void)
                 begin();
                 frames.chunk = from;
                 env.freed = knows ? known() : NULL;
-                env.vain_most = knows == 2 ? 0 : CHUNKS;
+                env.survey_costs = knows == 2 ? 0 : CHUNKS;
                 page_is_free(k * PER_CHUNK + 63);
                 CHECK(!search() && has(k, 1) && frames.free == 1ull << 63);
                 frames.free = 0;
@@ -135,7 +135,7 @@ static void the_only_frame_is_found(void)
 static void heads_say_where(void)
 {
     begin();
-    env.vain_most = 0;
+    env.survey_costs = 0;
     page_is_free(7 * PER_CHUNK + 1);
     for (uint32_t i = 0; i < 40; i++)
         page_is_free(8 * PER_CHUNK + i);
@@ -151,7 +151,7 @@ static void heads_say_where(void)
 static void heads_that_name_no_frame(void)
 {
     begin();
-    env.vain_most = 0;
+    env.survey_costs = 0;
     *head_word(PER_CHUNK) = head_transaction_lock(head_of(HEAD_FRAMED, 1, PER_CHUNK), 1, 7);
     *head_word(5 * PER_CHUNK) = head_of(HEAD_FRAMED, 1, (uint32_t)LOW24);
     page_is_free(7 * PER_CHUNK);
@@ -172,7 +172,7 @@ static void a_survey_fails(void)
     uint32_t survived = 0;
     for (uint32_t at_posting = 1; survived < 2; at_posting++) {
         begin();
-        env.vain_most = 0;
+        env.survey_costs = 0;
         freed_note(known(), 2 * PER_CHUNK + 5);
         page_is_free(7 * PER_CHUNK + 1);
         fails = at_posting;
@@ -263,9 +263,26 @@ static void guesses_are_better_than_full_chunks(void)
     frames.free = 0;
     CHECK(!search() && has(7, 1) && opened[0] == 7);
     page_is_free(9 * PER_CHUNK + 5);
-    known()->spent = 32 * (1 + CHUNKS) + 1;
+    known()->spent = 32 * (1 + CHUNKS);
     frames.free = 0;
     CHECK(!search() && n_opened == 1 && known()->spent == 1);
+}
+
+/* Of chunks in vain it does not matter in which search they were opened. */
+static void searches_that_were_short(void)
+{
+    begin();
+    env.survey_costs = 2;
+    for (uint32_t k = 1; k < 7; k += 2)
+        page_is_free(k * PER_CHUNK + 5);
+    for (uint32_t i = 0; i < 40; i++)
+        page_is_free(9 * PER_CHUNK + i);
+    frames.chunk = 0;
+    for (uint32_t k = 1; k < 5; k += 2) {
+        CHECK(!search() && has(k, 1) && n_opened == 2);
+        frames.free = 0;
+    }
+    CHECK(!search() && has(9, 40) && opened[0] == 4 && n_opened == 2);
 }
 
 int main(void)
@@ -284,6 +301,7 @@ int main(void)
     a_chunk_that_is_held();
     guesses_are_not_better_than_the_next();
     guesses_are_better_than_full_chunks();
+    searches_that_were_short();
     free(memory);
     puts("ok");
     return 0;

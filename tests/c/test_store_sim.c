@@ -56,7 +56,7 @@ static void take(struct client *c, uint32_t slot)
     c->env.freed = slot % 2 ? (struct store_freed *)(void *)c->freed : NULL;
     c->env.survey = c->survey;
     c->env.survey_words = SURVEY;
-    c->env.vain_most = (uint32_t)chance(3);
+    c->env.survey_costs = (uint32_t)chance(3);
     places[slot] = (struct place){.mark = c->env.mark, .taken = true};
     c->does = IDLES;
 }
