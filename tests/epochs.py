@@ -20,6 +20,8 @@ SECRET = b"e90c4" * 12 + b"e90c"
 SECONDS = 120
 PROPERTIES = {"page_size": SIZE, "capacity": 100 * SIZE, "members": 8}
 SILENCE = 1.5
+#: Of the processes and their clients; tests/modeldev/test_suites.py names another one.
+FABRIC = os.environ.get("DSMEM_TEST_NODES", "tcp")
 
 
 class Process:
@@ -33,7 +35,7 @@ class Process:
 
     def start(self):
         """At the same address as before, if there was one."""
-        command = [*self.command, "--listen", f"127.0.0.1:{self.port}", "--grace", "0", *self.more]
+        command = [*self.command, "--listen", f"127.0.0.1:{self.port}", "--grace", "0", "--fabric", FABRIC, *self.more]
         with contextlib.ExitStack() as stack:
             log = stack.enter_context(self.log.open("a")) if self.log else None
             self.popen = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=self.env)
@@ -92,7 +94,7 @@ class Together:
 
     @contextlib.contextmanager
     def client(self, peer_timeout=2.0):
-        with dsmem.Context("tcp", secret=SECRET, listen="127.0.0.1", peer_timeout=peer_timeout) as own:
+        with dsmem.Context(FABRIC, secret=SECRET, listen="127.0.0.1", peer_timeout=peer_timeout) as own:
             with dsmem.connect(self.address, context=own) as cluster:
                 yield cluster
 

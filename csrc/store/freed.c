@@ -82,8 +82,8 @@ void freed_found(struct store_freed *g, uint32_t frames, bool in_turn)
     g->spent += !frames ? VAIN : frames < ENOUGH;
 }
 
-/* As soon as looking in vain, in one search or in many, has cost as much as a survey, so that both together cost at most
- * twice as much as the better one. And now and then where chunks had few: these may not be what is best. */
+/* As soon as looking in vain, in one search or in many, has cost as much as a survey: both together cost at most twice
+ * as much as what had been better. And now and then where chunks had few, since these may not be what is best. */
 bool freed_is_poor(const struct store_freed *g, uint32_t survey_costs) { return g->spent >= VAIN * (1 + survey_costs); }
 
 void freed_survey(struct store_freed *g, uint32_t chunks)

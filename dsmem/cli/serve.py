@@ -157,9 +157,10 @@ def serve(
     the names are in memory of this process alone: processes of this host use them by the address, too, and they end
     with it.
 
-    With --coordinator, and with processes that --join it, stores go on when some of those are gone. What happens to
-    them is logged to standard error, one line for each event. A process that can't join, since there is no coordinator
-    at the address or the secrets differ, ends with status 1; a coordinator that is not there yet is waited for.
+    With --coordinator, and with processes that --join it, stores go on when some of those are gone. All of them have
+    the same --fabric. What happens to them is logged to standard error, one line for each event. A process that can't
+    join, since there is no coordinator at the address, or the secrets or the fabrics differ, ends with status 1; a
+    coordinator that is not there yet is waited for.
     """
     if coordinator != (state is not None):
         raise click.UsageError("--coordinator and --state DIR belong together")
@@ -167,16 +168,12 @@ def serve(
         raise click.UsageError("--domain is of a memory node; give --join, too")
     if copy_rate is not None and (not coordinator or not copy_rate):
         raise click.UsageError("--copy-rate is of a coordinator, and 1 or more")
-    if join is not None and fabric != "tcp":
-        raise click.UsageError("a memory node is reached by tcp alone; leave --fabric out")
     try:
         context = _Context(fabric, listen=listen, advertise=advertise)
     except errors.InvalidArgumentError as error:
         raise click.UsageError(str(error)) from None
     with context, contextlib.ExitStack() as stack:
         server = NameServer(context, memory, grace)
-        if coordinator and server.is_private:
-            raise click.UsageError("a coordinator is reached by tcp alone; leave --fabric out")
         stack.enter_context(logged(quiet))
         for each in (signal.SIGTERM, signal.SIGINT):
             before = signal.signal(each, lambda number, frame: server.stop())

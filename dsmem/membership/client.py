@@ -196,11 +196,10 @@ def drain_node(names: RemoteNames, address: str, leaving: bool) -> None:
 def attached(coordination: Coordination, found: messages.Found) -> list[Memory]:
     """Attach to the copies of an epoch, to all or to none."""
     memories: list[Memory] = []
-    context = coordination.names.context
     try:
         for descriptor in found.descriptors:
             ref = Reference("store", coordination.name, 0, descriptor=descriptor)
-            memories.append(adopt(context.attach(descriptor), ref))
+            memories.append(adopt(coordination.names.attached_to(descriptor), ref))
     except BaseException:
         detached(memories)
         raise

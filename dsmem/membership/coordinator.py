@@ -24,7 +24,7 @@ from dsmem.membership.pace import Pace
 from dsmem.membership.policy import Policy
 from dsmem.membership.reports import Reports
 from dsmem.membership.standing import Standing
-from dsmem.membership.state import NO_LIMIT, Copy, Disk, Node, Place, Store, may_count
+from dsmem.membership.state import Copy, Disk, Node, Place, Store, may_count
 from dsmem.membership.status import Status, StoreInfo
 from dsmem.membership.workers import Job, Worker
 from dsmem.metrics import Figures, Of
@@ -409,7 +409,8 @@ class Coordinator:
     def _join(self, client: int, fields: Reader) -> bytes:
         about, seen = (fields.number(), fields.text(), fields.text()), Standing.read(fields)
         was_known = bool(fields.number(1))
-        node = Node(*about, fields.number() if fields.goes_on else NO_LIMIT)
+        node = Node(*about, fields.number())
+        self._check_reaches(fields.text().split(","))
         fields.end()
         parse_address(node.address)
         if not node.id or len(node.domain.encode()) > DOMAIN_MOST:
@@ -422,6 +423,13 @@ class Coordinator:
             self.tell(events.Joined(node, seen, was_known))
             self._check()
         return wire.success()
+
+    def _check_reaches(self, fabrics: list[str]) -> None:
+        """It recovers copies and fills them, so it must reach their memory."""
+        own = [way.fabric for way in self._server.context.fabrics]
+        if not set(own) & set(fabrics):
+            text = f"the memory node is reached by {' or '.join(fabrics)}, and its coordinator has {' and '.join(own)}"
+            raise errors.InvalidArgumentError(f"{text}; give both the same --fabric")
 
     def _store_make(self, client: int, fields: Reader) -> bytes:
         cluster, name, shape = fields.name(), fields.name(), messages.read_shape(fields)

@@ -296,8 +296,9 @@ class Member:
     def _request(self) -> bytes:
         fields = wire.number(self._copies.id), wire.text(self._address), wire.text(self._domain)
         seen, was_known = self._copies.witness.seen, wire.number(self._copies.was_known, 1)
-        memory = b"" if self._copies.memory is None else wire.number(min(self._copies.memory, NO_LIMIT))
-        return wire.request(Request.JOIN, *fields, seen.encode(), was_known, memory)
+        memory = wire.number(NO_LIMIT if self._copies.memory is None else min(self._copies.memory, NO_LIMIT))
+        reached = wire.text(",".join(way.fabric for way in self._context.fabrics))
+        return wire.request(Request.JOIN, *fields, seen.encode(), was_known, memory, reached)
 
     def _tell(self, reason: str) -> None:
         """Log each change once."""

@@ -289,10 +289,11 @@ class RemoteNames(OneNode):
         numbers = wire.number(number), wire.number(ref.id), wire.number(at_least), wire.number(longer, 1)
         reply = self._ask(Request.FIND, *fields, *numbers, again=True, timeout=timeout)
         ref = replace(ref, descriptor=reply.rest())
-        remote = self._attached(ref.descriptor, max(_LEAST_SECONDS, end - time.monotonic()))
+        remote = self.attached_to(ref.descriptor, max(_LEAST_SECONDS, end - time.monotonic()))
         return self._held(adopt(remote, ref), token)
 
-    def _attached(self, descriptor: bytes, timeout: float | None = None) -> _core.Remote:
+    def attached_to(self, descriptor: bytes, timeout: float | None = None) -> _core.Remote:
+        """Attach to memory there. An error says if another fabric than those of the context reaches it."""
         try:
             return self.context.attach(descriptor, timeout=timeout)
         except errors.InvalidArgumentError:
@@ -368,7 +369,7 @@ class RemoteNames(OneNode):
 
     def _written(self, reply: wire.Reader, name: str, kind: str, nbytes: int, format: Format) -> Memory:
         at, descriptor = reply.number(), reply.rest()
-        remote = self._attached(descriptor)
+        remote = self.attached_to(descriptor)
         try:
             _write(remote, at, nbytes, format)
             ref = Reference(kind, name, object_id(remote), descriptor=descriptor)

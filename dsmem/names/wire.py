@@ -44,7 +44,7 @@ class Request(enum.IntEnum):
     COORDINATES = 16  # -> nothing, or UnsupportedError
     JOIN = (
         17  # u64 node, address, domain, the standing of the coordinator that it has heard of, u8 whether that knew it,
-        # u64 most bytes that its objects may hold, if there is a limit
+        # u64 most bytes that its objects may hold, fabrics by which they are reached
     )
     STORE_MAKE = 18  # cluster, name, u32 page size, u64 pages, u32 members, u32 copies, u32 extents if > 1 -> u64 id
     STORE_FIND = 19  # cluster, name, u64 id or 0, u64 epoch that is known, u64 lease that is given back or 0 -> phase

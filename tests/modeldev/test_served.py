@@ -16,7 +16,7 @@ HABITS = "seed=1&scatter=8&pause=20&overtake=1&window=10&mtu=1024&late=2000"
 BEGIN = f"""
 import sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
-import contextlib, os, signal, subprocess
+import contextlib, os, signal, subprocess, tempfile
 import numpy as np
 import dsmem
 from dsmem import errors
@@ -166,13 +166,30 @@ with serving() as (_, first), contextlib.ExitStack() as stack:
             again.store("s", create=True, replicas=2, **PAGES).close()
 """
 
-# A coordinator would decide for copies that it can't reach.
+# A coordinator would decide for copies that it can't reach; and a client is told by what they are reached.
 COORDINATOR = """
-with subprocess.Popen([*SERVE, "--listen", "127.0.0.1:0", "-f", "verbs", "--coordinator", "--state", "state"],
-                      env={**os.environ, "DSMEM_SECRET": SECRET.decode()},
-                      stderr=subprocess.PIPE, text=True) as refused:
-    assert "tcp alone" in refused.stderr.read() and refused.wait() == 2
-assert not os.path.exists("state")
+def joins(at, fabric):
+    return subprocess.Popen([*SERVE, "--listen", "127.0.0.1:0", "-f", fabric, "--join", at], stderr=subprocess.PIPE,
+                            stdout=subprocess.PIPE, env={**os.environ, "DSMEM_SECRET": SECRET.decode()}, text=True)
+
+for own, other in (("verbs", "tcp"), ("tcp", "verbs")):
+    with tempfile.TemporaryDirectory() as state, contextlib.ExitStack() as stack:
+        _, at = stack.enter_context(serving("--coordinator", "--state", state, fabric=own))
+        with joins(at, other) as refused:
+            text = refused.stderr.read()
+            assert f"reached by {other}, and its coordinator has {own}" in text, text
+            assert "--fabric" in text and refused.wait() == 1
+        with joins(at, own) as node, contextlib.ExitStack() as end:
+            end.callback(node.terminate)
+            while "registered" not in node.stderr.readline():
+                pass
+            pages = {"page_size": 256, "capacity": 100 * 256, "replicas": 1}
+            with client(at + "/one", own) as cluster, cluster.store("s", create=True, **pages) as store:
+                page = store.allocate()
+                store.write(page, b"1" * 256)
+                assert store.read(page) == b"1" * 256
+                with client(at + "/one", other) as elsewhere:
+                    raises(errors.InvalidArgumentError, f"dsmem.Context('{own}')", elsewhere.store, "s")
 """
 
 SCENES = {

@@ -80,6 +80,16 @@ SUITES = {
         f"{LOSSLESS}&late=50",
         ["tests/unit/test_store_copies_nodes.py", "-k=test_a_node_that_is_stopped"],
     ),
+    "stores of a coordinator": (
+        f"{HABITS}&late=50",
+        [
+            "tests/unit/test_store_epochs.py",
+            "tests/unit/test_store_moves.py",
+            "tests/unit/test_store_extents_coordinator.py",
+            "-k=node_is_killed or nodes_are_killed or two_of_three or stopped_primary or made_again"
+            " or coordinator_is_killed_at or counts_after_a_silence or while_copies_move or follow_the_epochs",
+        ],
+    ),
     "locks": (HABITS, ["tests/sync/test_lock.py", "tests/sync/test_meeting_async.py", "--fabric=verbs", "-k=verbs"]),
     "semaphores and meetings": (
         f"{HABITS}&late=50",

@@ -95,16 +95,16 @@ class Owner:
         self._process.join()
 
 
-def _serve(pipe: Connection, secret: bytes, listen: str) -> None:
+def _serve(pipe: Connection, secret: bytes, listen: str, *more: str) -> None:
     os.environ["DSMEM_SECRET"] = secret.decode()
     with open(pipe.fileno(), "w", closefd=False) as said, contextlib.redirect_stdout(said):
-        main(["serve", "--fabric", FABRIC, "--grace", "0", "--listen", listen])
+        main(["serve", "--fabric", FABRIC, "--grace", "0", "--listen", listen, *more])
 
 
 @contextlib.contextmanager
-def serving(secret: bytes, listen: str = "127.0.0.1:0") -> Iterator[tuple[BaseProcess, str]]:
-    """`dsmem serve`, which fences at once those that are cut off: its process, and its HOST:PORT."""
-    process, pipe = start(_serve, secret, listen)
+def serving(secret: bytes, listen: str = "127.0.0.1:0", *more: str) -> Iterator[tuple[BaseProcess, str]]:
+    """`dsmem serve`, which fences at once those that are cut off: its process, and its HOST:PORT. more: options."""
+    process, pipe = start(_serve, secret, listen, *more)
     try:
         with open(pipe.fileno(), closefd=False) as said:
             yield process, said.readline().split()[-1].removeprefix("tcp://")

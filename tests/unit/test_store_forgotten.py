@@ -122,7 +122,7 @@ def test_a_copy_that_can_not_be_given_up_at_once(error, monkeypatch):
         member._stopped.set()
         return wire.success()
 
-    member = Member(None, "tcp:127.0.0.1:1", copies, "tcp://127.0.0.1:2", "d", lambda: None)
+    member = Member(SimpleNamespace(fabrics=[]), "tcp:127.0.0.1:1", copies, "tcp://127.0.0.1:2", "d", lambda: None)
     member._register(SimpleNamespace(call=call))
     assert told == [(before, 3, 3 * 4096), (before, 2, 2 * 4096), (copies.id, 0, 0)]
     assert copies.id != before and all(region.closed for region in regions) and member.is_registered
