@@ -2,16 +2,17 @@
 
 Stores of one, two and three copies at memory nodes that are processes of this host, over loopback. Beside them in the
 same run fanout.c, which sends messages of the same lengths to as many processes. Its sides sleep while they wait; with
-one peer there is another one whose sides look all the time, if there are processors for both. Redis, if it is
-installed, is asked over one socket by the bytes of its protocol. The contestants take turns of some milliseconds; no
-process is pinned. "postings" are those of a call, as the fabric counts them: one for each copy that something is sent
-to.
+one peer there is another one whose sides look all the time, if there are processors for both. Redis and memcached, if
+they are installed, are asked over one socket by the bytes of their protocols. The contestants take turns of some
+milliseconds; no process is pinned. "postings" are those of a call, as the fabric counts them: one for each copy that
+something is sent to.
 """
 
 import argparse
 import contextlib
 import json
 import os
+import pwd
 import shutil
 import socket
 import statistics
@@ -111,15 +112,13 @@ def compile_fanout(folder):
     return program
 
 
-class Redis:
-    """A server of its own, and a connection to it."""
+class Server:
+    """A process of another store, and a connection to it. command: what starts it, without the port."""
 
-    def __init__(self, stack, folder):
-        path = f"{folder}/socket.of.redis"
+    def __init__(self, stack, folder, *command):
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
-        command = ["redis-server", "--port", str(self.port), "--save", "", "--appendonly", "no", "--unixsocket", path]
-        server = subprocess.Popen([*command, "--bind", "127.0.0.1"], stdout=subprocess.DEVNULL, cwd=folder)
+        server = subprocess.Popen([*command, str(self.port)], stdout=subprocess.DEVNULL, cwd=folder)
         stack.callback(server.wait)
         stack.callback(server.terminate)
         self.socket = stack.enter_context(self.connected(server))
@@ -137,16 +136,24 @@ class Redis:
                     raise
                 time.sleep(0.01)
 
-    @staticmethod
-    def command(*words):
-        return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
-
     def ask(self, request, nbytes):
         """Answers to the same question have the same length."""
         self.socket.sendall(request)
         view = memoryview(self.buffer)[:nbytes]
         while view:
             view = view[self.socket.recv_into(view) :]
+
+
+class Redis(Server):
+    """By RESP."""
+
+    def __init__(self, stack, folder):
+        options = "--save", "", "--appendonly", "no", "--unixsocket", f"{folder}/socket.of.redis", "--bind", "127.0.0.1"
+        super().__init__(stack, folder, "redis-server", *options, "--port")
+
+    @staticmethod
+    def command(*words):
+        return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
 
     def calls(self):
         keys = [b"%04d" % i for i in range(BATCH)]
@@ -160,6 +167,30 @@ class Redis:
             f"get of {BATCH}": lambda: self.ask(self.command(*mget), len(b"*%d\r\n" % BATCH) + BATCH * value),
             f"put of {BATCH}": lambda: self.ask(mset, len(b"+OK\r\n")),
         }
+
+
+class Memcached(Server):
+    """By its text protocol, which has no request for several writes: they are sent together."""
+
+    def __init__(self, stack, folder):
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        super().__init__(stack, folder, "memcached", "-l", "127.0.0.1", "-u", user, "-p")
+
+    def calls(self):
+        keys = [b"%04d" % i for i in range(BATCH)]
+        puts = [b"set %s 0 0 %d\r\n%s\r\n" % (key, SIZE, self.page) for key in keys]
+        value, end, said = len(b"VALUE %s 0 %d\r\n\r\n" % (keys[0], SIZE)) + SIZE, len(b"END\r\n"), len(b"STORED\r\n")
+        get, put, mget, mset = b"get %s\r\n" % keys[0], puts[0], b"get %s\r\n" % b" ".join(keys), b"".join(puts)
+        self.ask(mset, BATCH * said)
+        return {
+            "get": lambda: self.ask(get, value + end),
+            "put": lambda: self.ask(put, said),
+            f"get of {BATCH}": lambda: self.ask(mget, BATCH * value + end),
+            f"put of {BATCH}": lambda: self.ask(mset, BATCH * said),
+        }
+
+
+OTHERS = {"redis": ("redis-server", Redis), "memcached": ("memcached", Memcached)}
 
 
 def timed(call):
@@ -188,8 +219,9 @@ def contestants(stack, addresses, folder):
             side = sockets(copies, looks)
             ways[side] = {name: fanout.timer(name) for name in fanout.phases}
         postings[f"dsmem, {copies}"] = {name: least_postings(own, call) for name, call in calls.items()}
-    if shutil.which("redis-server"):
-        ways["redis"] = {name: timed(call) for name, call in Redis(stack, folder).calls().items()}
+    for name, (program, other) in OTHERS.items():
+        if shutil.which(program):
+            ways[name] = {of: timed(call) for of, call in other(stack, folder).calls().items()}
     return ways, postings
 
 

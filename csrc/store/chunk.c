@@ -152,7 +152,8 @@ static bool wants_survey(const struct store_chunking *m, const struct store_env 
 }
 
 /* The op that looks at the next chunks. Those that may have free frames go first, but each only once; and then all in
- * their order, before there is said to be none. False: another step is due. */
+ * their order, before there is said to be none; or none of these, when all heads were read. False: another step is due.
+ */
 static bool look_on(struct store_chunking *m, struct store_env *e, dsm_op *op)
 {
     struct store_freed *g = freed_of(e, m->extent);
@@ -160,7 +161,7 @@ static bool look_on(struct store_chunking *m, struct store_env *e, dsm_op *op)
         return false;
     uint32_t chunk = g ? freed_next(g, (uint32_t)e->shape->chunks, m->next, m->vain) : NO_CHUNK;
     m->guesses = chunk != NO_CHUNK;
-    if (!m->guesses && m->looked > 2 * e->shape->chunks)
+    if (!m->guesses && (m->looked > 2 * e->shape->chunks || (m->surveyed && !m->whole)))
         return false;
     look(m, e, m->guesses ? chunk : m->next, m->guesses ? 1 : PER_CHUNK, op);
     return true;
@@ -276,13 +277,17 @@ static enum store_next closed(struct store_chunking *m, struct store_env *e)
 
 /* ---- its frames ---- */
 
+/* Of those that may be free. */
 static enum store_next read_pids(struct store_chunking *m, const struct store_env *e)
 {
     uint64_t first = (uint64_t)frames_in(m, e)->chunk * PER_CHUNK;
-    for (uint32_t i = 0; i < PER_CHUNK; i++)
-        m->ops[i] =
+    uint32_t n = 0;
+    for (uint64_t left = m->maybe; left; left &= left - 1) {
+        uint32_t i = (uint32_t)__builtin_ctzll(left);
+        m->ops[n++] =
             store_read_op(e, first_of(e, m->extent), frame_at(e->shape, first + i), &m->frames[i], sizeof m->frames[i]);
-    return post(m, PER_CHUNK, CHUNK_FRAMES);
+    }
+    return post(m, n, CHUNK_FRAMES);
 }
 
 /* A frame that was never written, or whose id is damaged, is of no page. */
@@ -295,11 +300,13 @@ static bool is_of_page(const struct store_chunking *m, const struct store_env *e
 /* Of the pages whose ids stand in the frames. */
 static enum store_next read_heads(struct store_chunking *m, const struct store_env *e)
 {
-    for (uint32_t i = 0; i < PER_CHUNK; i++) {
+    uint32_t n = 0;
+    for (uint64_t left = m->maybe; left; left &= left - 1) {
+        uint32_t i = (uint32_t)__builtin_ctzll(left);
         uint64_t number = is_of_page(m, e, i) ? page_number(m->frames[i].pid) : m->extent;
-        m->ops[i] = store_look_at_head(e, 0, number, &m->heads[i]);
+        m->ops[n++] = store_look_at_head(e, 0, number, &m->heads[i]);
     }
-    return post(m, PER_CHUNK, CHUNK_HEADS);
+    return post(m, n, CHUNK_HEADS);
 }
 
 /* The client has it, with a free frame. */
@@ -323,9 +330,11 @@ static bool may_be_named(const struct store_chunking *m, const struct store_env 
 static enum store_next find_free(struct store_chunking *m, struct store_env *e)
 {
     struct store_frames *f = frames_in(m, e);
-    for (uint32_t i = 0; i < PER_CHUNK; i++)
+    for (uint64_t left = m->maybe; left; left &= left - 1) {
+        uint32_t i = (uint32_t)__builtin_ctzll(left);
         if (!may_be_named(m, e, f->chunk * PER_CHUNK + i, i))
             f->free |= 1ull << i;
+    }
     if (f->free)
         return is_open(m, e);
     m->vain = true;
@@ -349,6 +358,7 @@ static enum store_next opened(struct store_chunking *m, struct store_env *e)
     }
     *f = (struct store_frames){.word = m->ops[0].desired, .chunk = chunk, .since = e->now};
     f->free = chunk_state(from) == CHUNK_FREE ? ~0ull : g ? freed_known(g, chunk, from) : 0;
+    m->maybe = m->guesses && g->of[chunk].guess ? g->of[chunk].guess : ~0ull;
     if (g)
         freed_forget(g, chunk);
     return f->free ? is_open(m, e) : read_pids(m, e);

@@ -4,6 +4,7 @@
 #include "../base/deadline.h"
 #include "../base/mapped_ops.h"
 #include "../core/remote.h"
+#include "freed.h"
 #include "place.h"
 #include "posting.h"
 
@@ -90,9 +91,9 @@ int store_explain(dsm_store *s, int rc) { return rc ? posting_explain(s, rc) : 0
 
 void store_sleep(int64_t ns) { nanosleep(&(struct timespec){.tv_nsec = ns}, NULL); }
 
-static int open_chunk(dsm_store *s, uint32_t extent)
+static int open_chunk(dsm_store *s, uint32_t extent, bool whole)
 {
-    struct store_chunking m = {.extent = extent, .step = CHUNK_BEGINS};
+    struct store_chunking m = {.extent = extent, .whole = whole, .step = CHUNK_BEGINS};
     struct store_env env = s->env;
     store_ask(&env);
     while (store_open_chunk_step(&m, &env) == STORE_POST)
@@ -100,18 +101,18 @@ static int open_chunk(dsm_store *s, uint32_t extent)
     return store_explain(s, err_known(m.status)); /* whatever became of the chunk: the write has not begun */
 }
 
+/* When all heads say that no frame is free, dead clients may have some. To look at each chunk takes long. */
 int store_open_chunk(dsm_store *s, uint32_t extent)
 {
-    int rc = open_chunk(s, extent), found;
+    int rc = open_chunk(s, extent, false);
     if (rc != -DSM_EBUSY)
         return rc;
-    dsm_failure why = *dsm_last_error();
-    found = place_reap(s);
-    if (found > 0)
-        return open_chunk(s, extent);
-    if (!found)
-        err_again(&why);
-    return found ? store_explain(s, found) : rc;
+    int found = place_reap(s);
+    if (found < 0)
+        return store_explain(s, found);
+    if (found)
+        freed_all_changed(freed_of(&s->env, extent));
+    return open_chunk(s, extent, true);
 }
 
 /* A put that sleeps ends then, and what has become of it is said; other machines have changed nothing. */

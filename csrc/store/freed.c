@@ -86,6 +86,8 @@ void freed_found(struct store_freed *g, uint32_t frames, bool in_turn)
  * as much as what had been better. And now and then where chunks had few, since these may not be what is best. */
 bool freed_is_poor(const struct store_freed *g, uint32_t survey_costs) { return g->spent >= VAIN * (1 + survey_costs); }
 
+void freed_all_changed(struct store_freed *g) { g->spent = UINT32_MAX / 2; }
+
 void freed_survey(struct store_freed *g, uint32_t chunks)
 {
     for (uint32_t i = 0; i < chunks; i++)

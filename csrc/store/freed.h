@@ -26,6 +26,8 @@ void freed_found(struct store_freed *g, uint32_t frames, bool in_turn);
 /* So many chunks with few free frames, or none, were opened that a survey is worth while. survey_costs: chunks that are
  * looked through in vain in the time that it takes. */
 bool freed_is_poor(const struct store_freed *g, uint32_t survey_costs);
+/* Chunks of dead clients were closed: a survey is worth while. */
+void freed_all_changed(struct store_freed *g);
 /* It is open, so no guess is worth anything. */
 void freed_is_open(struct store_freed *g, uint32_t chunk);
 

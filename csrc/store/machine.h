@@ -505,6 +505,8 @@ struct store_chunking {
     uint32_t next;      /* where that goes on */
     bool guesses;       /* the chunk at hand is a guess, or known, and not the next one in the order */
     bool vain;          /* a chunk was looked through of which no frame was free */
+    bool whole;         /* all chunks are to be looked at, also those that have no free frame by all heads */
+    uint64_t maybe;     /* frames of the chunk that is opened, which are looked at: those that are guessed, or all */
     uint64_t surveyed;  /* heads, and then words */
     uint32_t n, at, in; /* ops; the first chunk of the words at hand, and which of them is looked at */
     uint32_t got;       /* words that were read */

@@ -35,7 +35,8 @@ def connect(
         (``dsmem serve --coordinator``), which knows the memory nodes.
     context : Context, optional
         Host objects in memory of this context. Names exist in this process only; other processes attach by reference.
-        With an address: the context through which memory there is reached; by default one on tcp of its own.
+        With an address: the context through which memory there is reached; by default one on tcp of its own, or on
+        verbs, if memory there is reached by verbs alone.
     mode : int, optional
         File mode of names that are created, such as 0o660 or 0o640; 0o600 in a new cluster.
     group : int or str, optional

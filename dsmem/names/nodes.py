@@ -33,7 +33,7 @@ class Nodes(RemoteNames):
             return self
         found = self._others.get(number)
         if found is None:
-            made = RemoteNames(self._each[number], self.context)
+            made = RemoteNames(self._each[number], self._reach)
             try:
                 self._refuse(made, self._each[number])
             except BaseException:

@@ -19,11 +19,11 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from dsmem import _core, errors
-from dsmem.context import Context
 from dsmem.memory import MADE, MADE_OFFSET, Memory, Opened, Reference, adopt, object_id, open_or_leave
 from dsmem.names import wire
 from dsmem.names.base import Format, Lifetime, NameInfo, OneNode, check_name
 from dsmem.names.local import check_mode
+from dsmem.names.reach import Reach
 from dsmem.names.wire import Request
 
 _CALL_SECONDS = 60.0  # a server may allocate gigabytes for a request before
@@ -138,32 +138,35 @@ class RemoteNames(OneNode):
     ----------
     address : str
         ``tcp://HOST:PORT/CLUSTER``.
-    context : Context, optional
-        Through which memory at the server is reached; by default one on tcp of its own, closed with this place.
+    context : Context or Reach, optional
+        Through which memory at the server is reached; by default through contexts of its own, closed with this place.
     timeout : float, optional
         Seconds for which each of the host's addresses is tried, 1 to 10; by default 10.
     """
 
     is_mapped = False
 
-    def __init__(self, address: str, context: _core.Context | None = None, timeout: float | None = None) -> None:
+    def __init__(
+        self, address: str, context: _core.Context | Reach | None = None, timeout: float | None = None
+    ) -> None:
         host, port, self.cluster = parse_address(address)
         self.address = address
         # When a token is gone, its reference is among the released: no interrupt can prevent that.
         self._holds: dict[weakref.ref[_Token], int] = {}
         self._released: list[weakref.ref[_Token]] = []
-        self._own = context is None
         self._coordinates: bool | None = None
-        if context is None:
-            context = Context("tcp", listen="127.0.0.1")
-            context._of_cluster = True
-        self.context = context
+        self._shares_reach = isinstance(context, Reach)
+        self._reach = context if isinstance(context, Reach) else Reach(context)
+        self.context = self._reach.context
         try:
             self._service = self._connected(agent_addresses(host, port), timeout)
         except BaseException:
-            if self._own:
-                self.context.close()
+            self._end_reach()
             raise
+
+    def _end_reach(self) -> None:
+        if not self._shares_reach:
+            self._reach.close()
 
     def __repr__(self) -> str:
         return self.address
@@ -293,17 +296,8 @@ class RemoteNames(OneNode):
         return self._held(adopt(remote, ref), token)
 
     def attached_to(self, descriptor: bytes, timeout: float | None = None) -> _core.Remote:
-        """Attach to memory there. An error says if another fabric than those of the context reaches it."""
-        try:
-            return self.context.attach(descriptor, timeout=timeout)
-        except errors.InvalidArgumentError:
-            ways = sorted({way.fabric for way in _core.Descriptor(descriptor).ways})
-            ours = sorted({each.fabric.removeprefix("fault+") for each in self.context.fabrics})
-            if set(ways) & set(ours):
-                raise
-            text = f"memory at {self.address} is reached by {' or '.join(ways)}, not by {' or '.join(ours)}"
-            remedy = f"dsmem.connect({self.address!r}, context=dsmem.Context({ways[0]!r}))"
-            raise errors.InvalidArgumentError(f"{text}; {remedy}") from None
+        """Attach to memory there."""
+        return self._reach.attach(descriptor, self.address, timeout)
 
     def _hold(self) -> tuple[int, _Token]:
         """Draw the number by which the server holds something. It is told to let go when the token is gone."""
@@ -397,5 +391,4 @@ class RemoteNames(OneNode):
     def close(self) -> None:
         """End the connection, and with it what the server holds for this place."""
         self._service.close()
-        if self._own:
-            self.context.close()
+        self._end_reach()

@@ -82,7 +82,7 @@ static void execute(dsm_op *ops, uint32_t n)
 
 static int open_chunk(struct client *c)
 {
-    struct store_chunking m = {.step = CHUNK_BEGINS};
+    struct store_chunking m = {.whole = true, .step = CHUNK_BEGINS};
     while (store_open_chunk_step(&m, &c->env) == STORE_POST)
         execute(m.ops, m.n);
     return m.status;

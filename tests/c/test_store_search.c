@@ -60,9 +60,9 @@ static void begin(void)
 
 static void page_is_free(uint32_t page) { *head_word(page) = head_first(&shape, page); }
 
-static int search(void)
+static int search_until(bool whole)
 {
-    struct store_chunking m = {.step = CHUNK_BEGINS};
+    struct store_chunking m = {.whole = whole, .step = CHUNK_BEGINS};
     n_opened = postings = headers = 0;
     while (store_open_chunk_step(&m, &env) == STORE_POST) {
         CHECK(++postings < MANY);
@@ -78,6 +78,8 @@ static int search(void)
     }
     return m.status;
 }
+
+static int search(void) { return search_until(true); }
 
 static bool was_opened(uint32_t chunk)
 {
@@ -285,6 +287,41 @@ static void searches_that_were_short(void)
     CHECK(!search() && has(9, 40) && opened[0] == 4 && n_opened == 2);
 }
 
+/* Of a chunk that is a guess only the frames that are guessed are looked at; the others in its turn. */
+static void frames_that_are_guessed(void)
+{
+    begin();
+    frames.chunk = 1;
+    known()->found = PER_CHUNK;
+    freed_note(known(), 5 * PER_CHUNK + 5);
+    page_is_free(5 * PER_CHUNK + 5);
+    page_is_free(5 * PER_CHUNK + 7);
+    CHECK(!search() && has(5, 1) && frames.free == 1ull << 5 && headers == PER_CHUNK + 1);
+    begin();
+    frames.chunk = 1;
+    freed_note(known(), 5 * PER_CHUNK + 5);
+    page_is_free(5 * PER_CHUNK + 7);
+    CHECK(!search() && has(5, 1) && frames.free == 1ull << 7 && opened[0] == 1 && opened[1] == 5 && n_opened == 6);
+}
+
+/* When heads have said that there is none, it ends; but not one that is to look at all chunks. */
+static void heads_say_that_there_is_none(void)
+{
+    begin();
+    env.survey_costs = 0;
+    CHECK(search_until(false) == -DSM_EBUSY && n_opened == 1 && known()->spent == 0);
+    CHECK(search_until(true) == -DSM_EBUSY && was_opened(0) && was_opened(FULL - 1));
+    page_is_free(7 * PER_CHUNK);
+    CHECK(!search_until(false) && has(7, 1));
+    begin();
+    page_is_free(7 * PER_CHUNK);
+    frames.chunk = 1;
+    freed_all_changed(known());
+    CHECK(!search() && has(7, 1) && n_opened == 2);
+    begin();
+    CHECK(search_until(false) == -DSM_EBUSY && was_opened(FULL - 1)); /* heads were not read */
+}
+
 int main(void)
 {
     shape =
@@ -302,6 +339,8 @@ int main(void)
     guesses_are_not_better_than_the_next();
     guesses_are_better_than_full_chunks();
     searches_that_were_short();
+    frames_that_are_guessed();
+    heads_say_that_there_is_none();
     free(memory);
     puts("ok");
     return 0;

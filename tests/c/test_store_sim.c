@@ -530,6 +530,7 @@ static void step(struct client *c)
     case STORE_FRAMES:
         c->needs_frames = true;
         memset(&c->chunking, 0, sizeof c->chunking);
+        c->chunking.whole = true;
         c->chunking.extent = c->task == TRANSACTS ? c->tx.commit.extent : c->op.extent;
         break;
     case STORE_RECOVER:

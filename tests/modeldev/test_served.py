@@ -192,6 +192,34 @@ for own, other in (("verbs", "tcp"), ("tcp", "verbs")):
                     raises(errors.InvalidArgumentError, f"dsmem.Context('{own}')", elsewhere.store, "s")
 """
 
+# Clients that are given no context.
+BY_ITSELF = """
+os.environ["DSMEM_SECRET"] = SECRET.decode()
+
+def says(*command):
+    done = subprocess.run([sys.executable, "-m", "dsmem", *command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+with serving() as (_, at), serving() as (_, another):
+    address = f"{at},{another.removeprefix('tcp://')}/one"
+    with dsmem.connect(f"{at}/one") as one, dsmem.connect(address) as other:
+        with one.segment("table", 10, create=True) as table, other.segment("table") as found:
+            table[:] = 7.0
+            assert (found.read() == 7).all()
+        pages = {"page_size": 256, "capacity": 100 * 256, "replicas": 2}
+        with other.store("s", create=True, **pages) as store:
+            store.write(store.allocate(), b"1" * 256)
+            assert store._memory.remote.context.fabric == "verbs"
+            assert "100 pages, 0 wrong" in says("store", "check", "s", "-c", address)
+        assert len(one._names._reach._others) == len(other._names._reach._others) == 1
+        context = other._names._reach._others["verbs"]
+    assert context.closed
+    says("store", "drop", "s", "-c", address)
+    listed = says("ls", "-c", address)
+    assert "segment" in listed and "store" not in listed, listed
+"""
+
 SCENES = {
     "names": NAMES,
     "two servers": TWO_SERVERS,
@@ -201,6 +229,7 @@ SCENES = {
     "cut off": CUT_OFF,
     "gone": GONE,
     "coordinator": COORDINATOR,
+    "by itself": BY_ITSELF,
 }
 
 

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 import store_nodes
-from paging import number_of, page
+from paging import SIZE, number_of, page
 from store_nodes import FABRIC, SECONDS, at_nodes, client, made
 
 nodes = store_nodes.nodes
@@ -68,5 +68,26 @@ def test_frames_of_dead_clients_are_found(nodes, replicas, extents):
                 store.run(lambda tx, number=number: [tx.write(pid, page(number)) for pid in pids])
                 store.write_many(pids, page(number) * PAGES)
             assert bytes(store.read(pids[-1])) == page(3)
+            assert store.check()["wrong"] == {}
+        cluster.unlink("s")
+
+
+def test_frames_of_dead_clients_are_found_before_all_chunks_are_looked_at(nodes):
+    """All heads say that no frame is free, so to look for one in each chunk is in vain, 4 round trips each."""
+    capacity = 6400
+    with at_nodes(nodes) as address, client(address) as (cluster, own):
+        with made(cluster, 1, members=MEMBERS, capacity=capacity * SIZE) as store:
+            every = store.allocate_many(capacity)
+            store.write_many(every, page(0) * capacity)
+            pids = every[:PAGES].tolist()
+            first, last = die(address, pids)
+            for _ in range(DYING - 1):
+                die(address, pids, f"kill={(first + 3 * last) // 4}")
+            posts = []
+            for number in range(1, 4):
+                before = own.stats["posts"]
+                store.run(lambda tx, number=number: [tx.write(pid, page(number)) for pid in pids])
+                posts.append(own.stats["posts"] - before)
+            assert max(posts[1:]) < capacity  # the first has taken one frame of each of many chunks; then there is none
             assert store.check()["wrong"] == {}
         cluster.unlink("s")
