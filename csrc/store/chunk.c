@@ -159,7 +159,7 @@ static bool look_on(struct store_chunking *m, struct store_env *e, dsm_op *op)
     struct store_freed *g = freed_of(e, m->extent);
     if (wants_survey(m, e))
         return false;
-    uint32_t chunk = g ? freed_next(g, (uint32_t)e->shape->chunks, m->next, m->vain) : NO_CHUNK;
+    uint32_t chunk = g ? freed_next(g, (uint32_t)e->shape->chunks, m->next, m->vain || m->surveyed) : NO_CHUNK;
     m->guesses = chunk != NO_CHUNK;
     if (!m->guesses && (m->looked > 2 * e->shape->chunks || (m->surveyed && !m->whole)))
         return false;

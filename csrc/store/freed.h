@@ -19,7 +19,7 @@ uint64_t freed_known(const struct store_freed *g, uint32_t chunk, uint64_t word)
 /* It has been opened, or can't be. */
 void freed_forget(struct store_freed *g, uint32_t chunk);
 /* A chunk that is better looked at than the next one in the order, which is 'from'. NO_CHUNK: there is none. vain: a
- * chunk without any free frame was just looked through, so that any guess is better. */
+ * chunk without any free frame was just looked through, or all heads were read, so that any guess is better. */
 uint32_t freed_next(struct store_freed *g, uint32_t chunks, uint32_t from, bool vain);
 /* A chunk was opened, in which so many frames are free. in_turn: it was the next one in the order. */
 void freed_found(struct store_freed *g, uint32_t frames, bool in_turn);

@@ -410,7 +410,7 @@ class Coordinator:
         about, seen = (fields.number(), fields.text(), fields.text()), Standing.read(fields)
         was_known = bool(fields.number(1))
         node = Node(*about, fields.number())
-        self._check_reaches(fields.text().split(","))
+        self._check_reaches(sorted({*fields.text().split(",")} - {""}))
         fields.end()
         parse_address(node.address)
         if not node.id or len(node.domain.encode()) > DOMAIN_MOST:
@@ -425,10 +425,11 @@ class Coordinator:
         return wire.success()
 
     def _check_reaches(self, fabrics: list[str]) -> None:
-        """It recovers copies and fills them, so it must reach their memory."""
-        own = [way.fabric for way in self._server.context.fabrics]
-        if not set(own) & set(fabrics):
-            text = f"the memory node is reached by {' or '.join(fabrics)}, and its coordinator has {' and '.join(own)}"
+        """It recovers copies and fills them, so it must reach their memory, which is not mapped."""
+        own = {way.fabric.removeprefix("fault+") for way in self._server.context.fabrics} - {"shm"}
+        if not own & set(fabrics):
+            theirs, ours = " or ".join(fabrics) or "nothing", " and ".join(sorted(own))
+            text = f"the memory node is reached by {theirs}, and its coordinator has {ours}"
             raise errors.InvalidArgumentError(f"{text}; give both the same --fabric")
 
     def _store_make(self, client: int, fields: Reader) -> bytes:

@@ -297,7 +297,7 @@ class Member:
         fields = wire.number(self._copies.id), wire.text(self._address), wire.text(self._domain)
         seen, was_known = self._copies.witness.seen, wire.number(self._copies.was_known, 1)
         memory = wire.number(NO_LIMIT if self._copies.memory is None else min(self._copies.memory, NO_LIMIT))
-        reached = wire.text(",".join(way.fabric for way in self._context.fabrics))
+        reached = wire.text(",".join(way.fabric.removeprefix("fault+") for way in self._context.fabrics))
         return wire.request(Request.JOIN, *fields, seen.encode(), was_known, memory, reached)
 
     def _tell(self, reason: str) -> None:

@@ -18,6 +18,7 @@
 #include <unistd.h>
 #undef ibv_query_port
 #undef ibv_reg_mr
+#undef ibv_reg_mr_iova
 
 /* What a test sets, and sees. Under fake.lock where threads run. */
 static struct {
@@ -44,6 +45,7 @@ struct fake_context {
 };
 struct fake_mr {
     struct ibv_mr m;
+    uint64_t wire; /* the address of its first byte for requests */
     int access;
     struct fake_mr *next;
 };
@@ -92,26 +94,29 @@ static struct fake_mr *fake_find(uint32_t key, uint64_t at, uint64_t n)
 {
     for (struct fake_mr *m = fake_mrs; m; m = m->next)
         if (m->m.lkey == key)
-            return at >= (uintptr_t)m->m.addr && at + n <= (uintptr_t)m->m.addr + m->m.length ? m : NULL;
+            return at >= m->wire && at + n <= m->wire + m->m.length ? m : NULL;
     return NULL;
 }
+
+static uint8_t *fake_byte(const struct fake_mr *m, uint64_t at) { return (uint8_t *)m->m.addr + (at - m->wire); }
 
 static enum ibv_wc_status fake_execute(struct fake_qp *q, struct fake_wr *r)
 {
     struct ibv_send_wr *w = &r->w;
     bool atomic = w->opcode == IBV_WR_ATOMIC_CMP_AND_SWP || w->opcode == IBV_WR_ATOMIC_FETCH_AND_ADD;
     uint64_t at = atomic ? w->wr.atomic.remote_addr : w->wr.rdma.remote_addr, n = r->s.length;
-    uint8_t *to = (uint8_t *)(uintptr_t)at;
-    uint8_t *mine = w->send_flags & IBV_SEND_INLINE ? r->bytes : (uint8_t *)(uintptr_t)r->s.addr;
+    bool is_inline = w->send_flags & IBV_SEND_INLINE;
+    struct fake_mr *here = is_inline ? NULL : fake_find(r->s.lkey, r->s.addr, n), *there;
     struct fake_qp *d = fake_qps;
     while (d && d->q.qp_num != q->dest)
         d = d->next;
     if (!d || d->state == IBV_QPS_ERR || fake.cut)
         return IBV_WC_RETRY_EXC_ERR;
-    if (!(w->send_flags & IBV_SEND_INLINE) && !fake_find(r->s.lkey, r->s.addr, n))
+    if (!is_inline && !here)
         return IBV_WC_LOC_PROT_ERR;
-    if (!fake_find(atomic ? w->wr.atomic.rkey : w->wr.rdma.rkey, at, n))
+    if (!(there = fake_find(atomic ? w->wr.atomic.rkey : w->wr.rdma.rkey, at, n)))
         return IBV_WC_REM_ACCESS_ERR;
+    uint8_t *mine = is_inline ? r->bytes : fake_byte(here, r->s.addr), *to = fake_byte(there, at);
     if (w->opcode == IBV_WR_RDMA_READ) {
         memcpy(mine, to, n);
     } else if (w->opcode == IBV_WR_RDMA_WRITE) {
@@ -281,7 +286,7 @@ static int fake_dealloc_pd(struct ibv_pd *p)
     return 0;
 }
 
-static struct ibv_mr *fake_reg_mr(struct ibv_pd *p, void *at, size_t n, int access)
+static struct ibv_mr *fake_reg_mr_iova(struct ibv_pd *p, void *at, size_t n, uint64_t wire, int access)
 {
     struct fake_mr *m = calloc(1, sizeof *m);
     pthread_mutex_lock(&fake.lock);
@@ -294,11 +299,17 @@ static struct ibv_mr *fake_reg_mr(struct ibv_pd *p, void *at, size_t n, int acce
     m->m = (struct ibv_mr){.context = p->context, .pd = p, .addr = at, .length = n};
     m->m.lkey = m->m.rkey = fake_key++;
     m->access = access;
+    m->wire = wire;
     m->next = fake_mrs;
     fake_mrs = m;
     fake.regs++;
     pthread_mutex_unlock(&fake.lock);
     return &m->m;
+}
+
+static struct ibv_mr *fake_reg_mr(struct ibv_pd *p, void *at, size_t n, int access)
+{
+    return fake_reg_mr_iova(p, at, n, (uint64_t)(uintptr_t)at, access);
 }
 
 static int fake_dereg_mr(struct ibv_mr *b)

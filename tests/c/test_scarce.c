@@ -191,6 +191,8 @@ int __wrap_pthread_mutex_unlock(pthread_mutex_t *m)
 
 SCARCE(struct ibv_pd *, alloc_pd, (struct ibv_context * c), c)
 SCARCE(struct ibv_mr *, reg_mr, (struct ibv_pd * p, void *at, size_t n, int access), p, at, n, access)
+SCARCE(struct ibv_mr *, reg_mr_iova, (struct ibv_pd * p, void *at, size_t n, uint64_t wire, int access), p, at, n, wire,
+       access)
 SCARCE(struct ibv_comp_channel *, create_comp_channel, (struct ibv_context * c), c)
 SCARCE(struct ibv_cq *, create_cq, (struct ibv_context * c, int n, void *o, struct ibv_comp_channel *h, int v), c, n, o,
        h, v)
@@ -204,6 +206,7 @@ int __wrap_verbs_load(void)
 #undef VERBS_SYM
     ibv.alloc_pd = scarce_alloc_pd;
     ibv.reg_mr = scarce_reg_mr;
+    ibv.reg_mr_iova = scarce_reg_mr_iova;
     ibv.create_comp_channel = scarce_create_comp_channel;
     ibv.create_cq = scarce_create_cq;
     ibv.create_qp = scarce_create_qp;

@@ -318,6 +318,12 @@ static void heads_say_that_there_is_none(void)
     frames.chunk = 1;
     freed_all_changed(known());
     CHECK(!search() && has(7, 1) && n_opened == 2);
+    frames.free = 0;
+    *head_word(7 * PER_CHUNK) = head_of(HEAD_FRAMED, 1, 7 * PER_CHUNK);
+    page_is_free(9 * PER_CHUNK);
+    known()->found = PER_CHUNK; /* the next in the order would be better than one with few */
+    freed_all_changed(known());
+    CHECK(!search_until(false) && has(9, 1) && n_opened == 1);
     begin();
     CHECK(search_until(false) == -DSM_EBUSY && was_opened(FULL - 1)); /* heads were not read */
 }

@@ -11,9 +11,10 @@ struct mr *mr_find(struct qp *q, uint32_t key, uint64_t at, uint64_t nbytes, int
     struct mr *m = i < nic.mrs_room ? nic.mrs[i] : NULL;
     if (!m || m->v.lkey != key || m->v.pd != q->v.pd || (m->access & access) != access)
         return NULL;
-    uint64_t start = (uint64_t)(uintptr_t)m->v.addr;
-    return at >= start && nbytes <= m->v.length && at - start <= m->v.length - nbytes ? m : NULL;
+    return at >= m->wire && nbytes <= m->v.length && at - m->wire <= m->v.length - nbytes ? m : NULL;
 }
+
+uint8_t *mr_byte(const struct mr *m, uint64_t at) { return (uint8_t *)m->v.addr + (at - m->wire); }
 
 /* Aligned words are moved whole. The thread sanitizer is not told: a NIC takes part in no locks of the program. */
 __attribute__((no_sanitize("thread"))) void copy_words(uint8_t *to, const uint8_t *from, size_t n)
@@ -50,9 +51,10 @@ enum ibv_wc_status local_copy(struct qp *q, struct wqe *w, uint32_t offset, uint
             continue;
         }
         uint32_t part = s->length - offset < n ? s->length - offset : n;
-        uint8_t *mine = (uint8_t *)(uintptr_t)s->addr + offset;
-        if (!mr_find(q, s->lkey, s->addr + offset, part, gather ? 0 : IBV_ACCESS_LOCAL_WRITE))
+        struct mr *m = mr_find(q, s->lkey, s->addr + offset, part, gather ? 0 : IBV_ACCESS_LOCAL_WRITE);
+        if (!m)
             return IBV_WC_LOC_PROT_ERR;
+        uint8_t *mine = mr_byte(m, s->addr + offset);
         copy_words(gather ? flat : mine, gather ? mine : flat, part);
         flat += part;
         n -= part;

@@ -26,6 +26,7 @@
 #include <infiniband/verbs.h>
 #undef ibv_query_port
 #undef ibv_reg_mr
+#undef ibv_reg_mr_iova
 
 #include <errno.h>
 #include <pthread.h>
@@ -56,7 +57,7 @@ struct plan {
     char dir[80];
     int64_t seed, host, devices, ports, iwarp, link, grh, mtu, reads, serves, depth, inlined, message, sges, regs, gids,
         pkey;
-    int64_t scatter, tear, pause, late, overtake, atomics, window, lose, restart;
+    int64_t scatter, tear, pause, late, overtake, atomics, window, lose, restart, keys;
     int64_t stall, hang, cut, down, noroute, full, stuck, fatal, unplug;
 };
 
@@ -90,6 +91,7 @@ struct pd {
 struct mr {
     struct ibv_mr v;
     struct device *dev;
+    uint64_t wire; /* the address of its first byte for requests */
     int access;
 };
 
@@ -244,6 +246,7 @@ struct device *device_of(const struct qp *q);
 
 /* memory.c: all under nic.lock */
 struct mr *mr_find(struct qp *q, uint32_t key, uint64_t at, uint64_t nbytes, int access);
+uint8_t *mr_byte(const struct mr *m, uint64_t at); /* where it is here */
 void copy_words(uint8_t *to, const uint8_t *from, size_t n);
 /* Between a flat buffer and the local side of a request, from byte 'offset' on. */
 enum ibv_wc_status local_copy(struct qp *q, struct wqe *w, uint32_t offset, uint8_t *flat, uint32_t n, bool gather);

@@ -23,6 +23,7 @@
  *   window=US     time between the load and the store of an ATOMIC; a CPU's store in between is lost
  *   lose=N        one packet of N is lost, at random
  *   restart=1     a READ that is sent again starts with its first byte
+ *   keys=1        the key of a registration that has ended is given again to the next one of its length
  * Faults, which modeldev_plan() may switch while a device is used:
  *   stall=1       nothing is executed                 hang=1      nor flushed
  *   cut=1         no packet leaves                    full=1      registering fails with ENOMEM
@@ -73,6 +74,7 @@ static const struct item items[] = {
     ITEM("window", window, 0, 1000000, 0, NULL),
     ITEM("lose", lose, 0, INT32_MAX, 0, NULL),
     ITEM("restart", restart, 0, 1, 0, NULL),
+    ITEM("keys", keys, 0, 1, 0, NULL),
     ITEM("stall", stall, 0, 1, 0, NULL),
     ITEM("hang", hang, 0, 1, 0, NULL),
     ITEM("cut", cut, 0, 1, 0, NULL),

@@ -231,6 +231,7 @@ static bool step_write(struct qp *q, struct request *r, int64_t now)
     if (r->state == NEW) {
         if (!(r->mr = target(q, r, r->at, r->nbytes, IBV_ACCESS_REMOTE_WRITE)))
             return true;
+        r->at = (uint64_t)(uintptr_t)mr_byte(r->mr, r->at);
         cut(r, r->at, r->nbytes);
         r->state = GOING;
         if (nic.plan.late && random_below(2)) {
@@ -257,9 +258,10 @@ static bool step_read(struct qp *q, struct request *r)
         cut(r, r->at + start, n);
     }
     uint32_t size = next_piece(r, r->at + start, n, &offset);
-    if (!target(q, r, r->at + start + offset, size, IBV_ACCESS_REMOTE_READ))
+    struct mr *m = target(q, r, r->at + start + offset, size, IBV_ACCESS_REMOTE_READ);
+    if (!m)
         return true;
-    const uint8_t *from = (const uint8_t *)(uintptr_t)(r->at + start + offset);
+    const uint8_t *from = mr_byte(m, r->at + start + offset);
     if (modeldev_tears && is_torn(r))
         modeldev_tears(from);
     copy_words(r->data + offset, from, size);
@@ -313,6 +315,7 @@ static bool step_atomic(struct qp *q, struct request *r, int64_t now)
     }
     if (!(r->mr = target(q, r, r->at, 8, IBV_ACCESS_REMOTE_ATOMIC)))
         return true;
+    r->at = (uint64_t)(uintptr_t)mr_byte(r->mr, r->at);
     load_word(r);
     d->atomic = r;
     r->state = GOING;

@@ -24,7 +24,7 @@ SEVERAL_WAYS = [
     for fault in ("", "fault+")
 ]
 SUITES = {
-    "conformance": (f"{HABITS}&late=2000&restart=1&grh=1", ["tests/conformance", "--fabric=verbs"]),
+    "conformance": (f"{HABITS}&late=2000&restart=1&grh=1&keys=1", ["tests/conformance", "--fabric=verbs"]),
     "conformance on RoCE": (
         "link=roce&devices=2&ports=2&iwarp=1&depth=4&sge=1&message=1000&inline=0&mtu=256&atomics=global",
         ["tests/conformance", "--fabric=verbs"],
@@ -81,7 +81,7 @@ SUITES = {
         ["tests/unit/test_store_copies_nodes.py", "-k=test_a_node_that_is_stopped"],
     ),
     "stores of a coordinator": (
-        f"{HABITS}&late=50",
+        f"{HABITS}&late=50&keys=1",
         [
             "tests/unit/test_store_epochs.py",
             "tests/unit/test_store_moves.py",

@@ -311,7 +311,25 @@ static int pin(void *at, size_t n, int access)
     return madvise((void *)start, end - start, how) && errno != EINVAL ? errno : 0;
 }
 
-/* Keys are not used again soon: the index moves on, and the low byte counts. */
+static struct ended {
+    uint32_t key;
+    uint64_t nbytes;
+} ended[256]; /* registrations; the last ones */
+static unsigned endings;
+
+/* The key of one that had this length. 0: there is none. */
+static uint32_t key_again(uint64_t nbytes)
+{
+    for (unsigned i = 0; nic.plan.keys && i < sizeof ended / sizeof *ended; i++)
+        if (ended[i].key && ended[i].nbytes == nbytes) {
+            uint32_t key = ended[i].key;
+            ended[i].key = 0;
+            return nic.mrs[key >> 8] ? key_again(nbytes) : key;
+        }
+    return 0;
+}
+
+/* Keys are not used again soon, unless that is the plan: the index moves on, and the low byte counts. */
 static int enter(struct mr *m)
 {
     static uint32_t count;
@@ -328,14 +346,20 @@ static int enter(struct mr *m)
     }
     while (nic.mrs[nic.next_mr %= nic.mrs_room])
         nic.next_mr++;
-    nic.mrs[nic.next_mr] = m;
+    uint32_t again = key_again(m->v.length);
+    m->v.lkey = m->v.rkey = again ? again : nic.next_mr++ << 8 | (++count & 255);
+    nic.mrs[m->v.lkey >> 8] = m;
     nic.mrs_count++;
-    m->v.lkey = m->v.rkey = nic.next_mr++ << 8 | (++count & 255);
     ((struct pd *)m->v.pd)->users++;
     return 0;
 }
 
 struct ibv_mr *ibv_reg_mr(struct ibv_pd *pd, void *at, size_t n, int access)
+{
+    return ibv_reg_mr_iova(pd, at, n, (uint64_t)(uintptr_t)at, access);
+}
+
+struct ibv_mr *ibv_reg_mr_iova(struct ibv_pd *pd, void *at, size_t n, uint64_t wire, int access)
 {
     bool remote = access & (IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_ATOMIC);
     struct device *d = context_of(pd->context)->dev;
@@ -344,6 +368,7 @@ struct ibv_mr *ibv_reg_mr(struct ibv_pd *pd, void *at, size_t n, int access)
     if (!rc) {
         m->v = (struct ibv_mr){.context = pd->context, .pd = pd, .addr = at, .length = n};
         m->access = access;
+        m->wire = wire;
         m->dev = d;
         pthread_mutex_lock(&nic.lock);
         rc = enter(m);
@@ -368,6 +393,7 @@ int ibv_dereg_mr(struct ibv_mr *v)
         }
     responder_settle(m);
     nic.mrs[v->lkey >> 8] = NULL;
+    ended[endings++ % (sizeof ended / sizeof *ended)] = (struct ended){v->lkey, v->length};
     nic.mrs_count--;
     ((struct pd *)v->pd)->users--;
     pthread_mutex_unlock(&nic.lock);

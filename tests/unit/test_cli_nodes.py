@@ -57,7 +57,6 @@ def test_one_coordinator_has_a_folder(tmp_path):
         ["--coordinator"],
         ["--state", "folder"],
         ["--domain", "a"],
-        ["--join", "tcp://127.0.0.1:1", "-f", "verbs,tcp"],
         ["--join", "somewhere"],
         ["--coordinator", "--state", "folder", "--lease", "0"],
     ],

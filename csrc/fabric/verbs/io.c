@@ -89,6 +89,7 @@ static int enter_pieces(const struct verbs_ep *e, const struct fabric_op *work, 
         run = run < end - at ? run : end - at;
         g[n].length = (uint32_t)run;
         g[n].lkey = local == LOCAL_DIRECT ? r->mr->lkey : 0; /* what is inlined needs none */
+        g[n].addr += local == LOCAL_DIRECT ? r->shift : 0;
     }
     return n;
 }
@@ -123,8 +124,8 @@ static void fill(struct verbs_ep *e, const dsm_op *op, int local, struct ibv_sen
         [DSM_OP_COMPARE_SWAP] = IBV_WR_ATOMIC_CMP_AND_SWP,
     };
     const struct verbs_remote *r = (const struct verbs_remote *)fabric_remote_of(op);
-    uint64_t at = r->start + fabric_offset_of(op);
-    uint32_t key = r->keys[e->base.theirs];
+    uint64_t at = r->by[e->base.theirs].start + fabric_offset_of(op);
+    uint32_t key = r->by[e->base.theirs].key;
     w->wr_id = e->head;
     w->opcode = opcodes[op->code];
     w->send_flags = ((op->flags & DSM_OP_FENCE) && !e->placed ? IBV_SEND_FENCE : 0) |

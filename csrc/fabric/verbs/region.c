@@ -132,19 +132,31 @@ static void leave(struct verbs_dev *d, const struct verbs_mr *r)
     }
 }
 
+/* Adapters give a key again, also at once, and to the same memory (mlx5 keeps those that are free by their size). A
+ * peer that has the key of a registration which has ended must not reach the next one. So each one that grants rights
+ * has addresses on the wire of its own, which no other one of this process ever has. They lie in pages as the memory
+ * does, so that the device can translate large pages. */
+static uint64_t wire_of(const uint8_t *start, uint64_t nbytes)
+{
+    static uint64_t next = VERBS_LARGE_PAGE;
+    uint64_t within = (uintptr_t)start % VERBS_LARGE_PAGE, pages = (within + nbytes) / VERBS_LARGE_PAGE + 1;
+    return fetch_add_u64(&next, pages * VERBS_LARGE_PAGE) + within;
+}
+
 static int mr_new(struct verbs_dev *d, uint8_t *start, uint8_t *end, uint32_t access, struct verbs_mr **out)
 {
-    uint64_t nbytes = (uint64_t)(end - start);
+    uint64_t nbytes = (uint64_t)(end - start), wire = access ? wire_of(start, nbytes) : (uint64_t)(uintptr_t)start;
     int flags = (access & DSM_READ ? IBV_ACCESS_REMOTE_READ : 0) | (access & DSM_WRITE ? IBV_ACCESS_REMOTE_WRITE : 0) |
                 (access & DSM_ATOMIC ? IBV_ACCESS_REMOTE_ATOMIC : 0);
     struct verbs_mr *r = calloc(1, sizeof *r);
     if (!r)
         return err_set(DSM_ENOMEM, 0, "registration");
     *r = (struct verbs_mr){.start = start, .end = end, .users = 1, .writable = true, .kept = !access};
-    r->mr = ibv.reg_mr(d->pd, start, nbytes, flags | IBV_ACCESS_LOCAL_WRITE);
+    r->shift = wire - (uint64_t)(uintptr_t)start;
+    r->mr = ibv.reg_mr_iova(d->pd, start, nbytes, wire, flags | IBV_ACCESS_LOCAL_WRITE);
     if (!r->mr && errno == EFAULT && access == DSM_READ) { /* read-only pages can be registered for reading */
         r->writable = false;
-        r->mr = ibv.reg_mr(d->pd, start, nbytes, flags);
+        r->mr = ibv.reg_mr_iova(d->pd, start, nbytes, wire, flags);
     }
     if (!r->mr) {
         int sys = errno;
@@ -382,7 +394,7 @@ enum { BLOB_KEY = 8, BLOB_SIZE = 12 };
 int verbs_export(struct fabric_mem *base, struct fabric_blob *out)
 {
     const struct verbs_mem *m = (const struct verbs_mem *)base;
-    put_u64(out->bytes, (uint64_t)(uintptr_t)base->memory->data);
+    put_u64(out->bytes, (uint64_t)(uintptr_t)base->memory->data + m->mr->shift);
     put_u32(out->bytes + BLOB_KEY, m->mr->mr->rkey);
     out->nbytes = BLOB_SIZE;
     return 0;
@@ -403,8 +415,8 @@ int verbs_import(struct fabric_dev *d, const struct fabric_grant *grant, struct 
     if (!r)
         return err_set(DSM_ENOMEM, 0, "remote");
     r->base = (struct fabric_remote){.dev = d, .nbytes = grant->nbytes, .access = grant->access};
-    r->start = start;
-    r->keys[0] = get_u32(grant->blob.bytes + BLOB_KEY);
+    r->by[0].start = start;
+    r->by[0].key = get_u32(grant->blob.bytes + BLOB_KEY);
     *out = &r->base;
     return 0;
 }
@@ -413,9 +425,10 @@ int verbs_import_by(struct fabric_remote *base, uint32_t theirs, const struct fa
 {
     struct verbs_remote *r = (struct verbs_remote *)base;
     if (theirs >= FABRIC_DEVICES_MAX || grant->blob.nbytes != BLOB_SIZE || grant->blob.nfds ||
-        get_u64(grant->blob.bytes) != r->start || grant->nbytes != base->nbytes)
+        grant->nbytes != base->nbytes || grant->nbytes > UINT64_MAX - get_u64(grant->blob.bytes))
         return err_set(DSM_EPROTO, 0, "the owner granted other memory by its device %u", theirs);
-    r->keys[theirs] = get_u32(grant->blob.bytes + BLOB_KEY);
+    r->by[theirs].start = get_u64(grant->blob.bytes);
+    r->by[theirs].key = get_u32(grant->blob.bytes + BLOB_KEY);
     return 0;
 }
 

@@ -39,6 +39,7 @@ enum {
     VERBS_SMALL = 256,       /* READs of up to this size always go through the slab */
     VERBS_PIECES = 2,        /* scatter/gather entries of a request */
     VERBS_DEPTH = 128,
+    VERBS_LARGE_PAGE = 2 << 20,
     VERBS_DEPTH_MAX = 16384,
 };
 
@@ -47,6 +48,7 @@ enum {
 struct verbs_mr {
     struct ibv_mr *mr;
     uint8_t *start, *end;
+    uint64_t shift;        /* from an address here to the one by which the device knows it */
     uint32_t regions;      /* regions that use it; it is in the table while there is one */
     uint32_t users;        /* reference count: one for the table, one for each op */
     bool writable;         /* may be the destination of READs of this process */
@@ -92,8 +94,10 @@ struct verbs_mem {
 
 struct verbs_remote {
     struct fabric_remote base;
-    uint64_t start;                    /* the address on the wire of offset 0 */
-    uint32_t keys[FABRIC_DEVICES_MAX]; /* by device of the owner */
+    struct {
+        uint64_t start; /* the address on the wire of offset 0 */
+        uint32_t key;
+    } by[FABRIC_DEVICES_MAX]; /* device of the owner */
 };
 
 struct verbs_slot {
