@@ -282,13 +282,8 @@ class Context(_core.Context):
             node_records.record_node(self.node_id, self.fabric, self.agent_address)
             raise
 
-    def __del__(self) -> None:
-        was_open = not self.closed
-        try:
-            super().__del__()
-        finally:
-            if was_open and self.closed:  # a signal's handler may have raised in close() before it did this
-                node_records.forget_node(self.node_id)
+    def _closed_by_destructor(self) -> None:
+        node_records.forget_node(self.node_id)  # a signal's handler may have raised in close() before it did this
 
     @property
     def stats(self) -> dict[str, int]:

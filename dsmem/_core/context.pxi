@@ -515,6 +515,10 @@ cdef class Context(Handle):
                     self.close()
                 finally:  # a signal's handler may have raised in a subclass's close(); no Python code runs in this one
                     Context.close(self)
+                    self._closed_by_destructor()
+
+    def _closed_by_destructor(self):
+        """For subclasses: it was dropped open, and is closed now, whatever has been raised before."""
 
     def __repr__(self):
         return f"<{type(self).__name__} {self.fabric}{' closed' if self.ptr == NULL else ''}>"
