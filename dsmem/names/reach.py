@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 from dsmem import _core, errors
 from dsmem.context import Context
 
@@ -27,7 +25,6 @@ class Reach:
         self._is_given = context is not None
         self.context = _opened("tcp") if context is None else context
         self._others: dict[str, Context] = {}
-        self._turn = threading.Lock()
 
     def attach(self, descriptor: bytes, address: str, timeout: float | None = None) -> _core.Remote:
         """Attach to memory at an address, which an exception names."""
@@ -45,17 +42,18 @@ class Reach:
         return self._other(ways[0]).attach(descriptor, timeout=timeout)
 
     def _other(self, fabric: str) -> Context:
-        with self._turn:
-            found = self._others.get(fabric)
-            if found is None:
-                found = self._others[fabric] = _opened(fabric)
-            return found
+        found = self._others.get(fabric)
+        if found is None:
+            made = _opened(fabric)
+            found = self._others.setdefault(fabric, made)
+            if found is not made:  # another thread, or a signal's handler, has been faster
+                made.close()
+        return found
 
     def close(self) -> None:
         """Close the contexts that are its own."""
-        with self._turn:
-            for context in self._others.values():
-                context.close()
+        for context in list(self._others.values()):
+            context.close()
         if not self._is_given:
             self.context.close()
 

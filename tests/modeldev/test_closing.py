@@ -13,9 +13,8 @@ HABITS = "seed=1&scatter=8&tear=1&pause=20&overtake=1&window=10&mtu=256&reads=4&
 ROUNDS = 12
 
 OWNER = """
-import mmap, os, subprocess, sys
+import mmap, subprocess, sys
 import dsmem
-from dsmem import errors
 
 FABRIC, ROUNDS, PEER = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 NBYTES = 1 << 16

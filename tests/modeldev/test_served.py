@@ -181,8 +181,10 @@ for own, other in (("verbs", "tcp"), ("tcp", "verbs")):
             assert "--fabric" in text and refused.wait() == 1
         with joins(at, own) as node, contextlib.ExitStack() as end:
             end.callback(node.terminate)
-            while "registered" not in node.stderr.readline():
-                pass
+            said = ""
+            while "registered" not in said:
+                said = node.stderr.readline()
+                assert said, "it has ended"
             pages = {"page_size": 256, "capacity": 100 * 256, "replicas": 1}
             with client(at + "/one", own) as cluster, cluster.store("s", create=True, **pages) as store:
                 page = store.allocate()

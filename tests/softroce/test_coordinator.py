@@ -17,6 +17,8 @@ from typing import Any
 
 import halt
 import pytest
+from epochs import eventually as until
+from epochs import settled
 from paging import number_of, page
 from processes import FABRIC, serving, shared_number, started
 from store_nodes import SECONDS, SECRET, client, eventually, made, where
@@ -59,28 +61,11 @@ def together(tmp_path: Path, cluster_name: str) -> Iterator[Together]:
         yield Together(stack, tmp_path, 3, cluster_name)
 
 
-def _until(condition: Any) -> None:
-    def look() -> None:
-        if not condition():
-            raise LookupError
-
-    eventually(look, LookupError)
-
-
-def _settle(store: dsmem.Store, pid: int, number: int) -> None:
-    """Write a page that no other client writes; if it is unknown what became of that, look, and write it again."""
-    while True:
-        with contextlib.suppress(errors.OutcomeUnknownError):
-            store.write(pid, page(number))
-        if number_of(store.read(pid)) == number:
-            return
-
-
 def _count(pipe: Connection, address: str, pid: int, told: Any, stop: Any) -> None:
     """Until the test stops it: write the next number, and tell that it is there."""
     with client(address, FABRIC, PEER_SECONDS) as (cluster, _), cluster.store("s") as store:
         while not stop.value:
-            _settle(store, pid, told.value + 1)
+            settled(store, pid, told.value + 1)
             told.value += 1
 
 
@@ -102,13 +87,13 @@ def test_a_node_that_is_killed(together: Together, place: int) -> None:
         pid, *pids = store.allocate_many(COUNT).tolist()
         store.write_many(pids, b"".join(page(number) for number in range(len(pids))))
         with started(_count, together.address, pid, told, stop) as (process, _):
-            _until(lambda: told.value > 3)
+            until(lambda: told.value > 3)
             victim = together.node_of(store, place)
             victim.kill()
             victim.join()
-            _until(lambda: _is_whole(store, 3))
+            until(lambda: _is_whole(store, 3))
             before = told.value
-            _until(lambda: told.value > before + 3)
+            until(lambda: told.value > before + 3)
             stop.value = 1
             process.join(SECONDS)
             assert process.exitcode == 0
@@ -126,8 +111,8 @@ def test_a_primary_that_is_stopped_is_never_read_again(together: Together) -> No
             assert number_of(reader.read(pid)) == 1
             primary = together.node_of(store, 0)
             halt.stop(primary.pid)
-            _until(lambda: store.health()["epoch"] > 1)
-            _settle(store, pid, 2)
+            until(lambda: store.health()["epoch"] > 1)
+            settled(store, pid, 2)
             assert number_of(reader.read(pid)) == 2
             assert primary.pid is not None
             os.kill(primary.pid, signal.SIGCONT)
