@@ -17,7 +17,8 @@ import click
 from dsmem import errors
 from dsmem.cli.rendezvous import Endpoint
 from dsmem.membership.coordinator import Coordinator
-from dsmem.membership.node import Copies, Member
+from dsmem.membership.copies import Copies
+from dsmem.membership.node import Member
 from dsmem.metrics import families
 from dsmem.names.server import NameServer
 

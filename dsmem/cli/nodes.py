@@ -90,7 +90,7 @@ def list_nodes(coordinator: str, forget: str | None, drain: str | None, undrain:
         page = Page(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 10_000)
         page.print(table_of(found))
         for each in found:
-            if each.stays:
-                page.print(Text(f"{each.address} is not drained yet: {each.stays}"))
+            if each.trouble:
+                page.print(Text(f"{each.address}{' is not drained yet:' if each.is_up else ''} {each.trouble}"))
     else:
         click.echo("no memory nodes", err=True)

@@ -18,7 +18,8 @@ from dsmem.cli.metrics import endpoint, exposed
 from dsmem.cli.rendezvous import Endpoint
 from dsmem.context import parse_fabrics
 from dsmem.membership.coordinator import Coordinator
-from dsmem.membership.node import Copies, Member
+from dsmem.membership.copies import Copies
+from dsmem.membership.node import Member
 from dsmem.membership.state import Disk
 from dsmem.memory import bytes_of
 from dsmem.names.remote import agent_addresses, parse_address

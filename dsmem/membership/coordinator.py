@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from dsmem import _core, errors
-from dsmem.membership import events, messages
+from dsmem.membership import events, messages, placement
 from dsmem.membership.events import Action, Event
 from dsmem.membership.journal import Journal
 from dsmem.membership.leases import NO_ID
@@ -35,7 +35,9 @@ from dsmem.names.server import NameServer
 from dsmem.names.wire import Reader, Request
 
 _log = logging.getLogger("dsmem")
-_MAKE_SECONDS = 60.0  # a node may allocate gigabytes
+#: In which a node is to be ready with a copy that is made or closed: some, and one for so many bytes, which it may have
+#: to clear and to pin.
+_READY_SECONDS, _READY_BYTES = 20.0, 256 << 20
 _ROUND_BYTES = 4 << 20
 _PAUSE_SECONDS = 0.25  # in which a fill sees that it was overtaken
 _ROUNDS_MOST, _LEFT_FEW = 8, 256  # of a new copy: rounds, and pages that a pause is short for
@@ -146,6 +148,8 @@ class Coordinator:
             now = clock()
             if isinstance(event, events.Heard):
                 self._status.heard(event.node, now)
+            elif isinstance(event, events.Silent):
+                self._status.silent(event.node, event.reason)
             elif isinstance(event, events.Refused):
                 self._note_refusal(event)
             actions = self._policy.on(event, now)
@@ -201,7 +205,13 @@ class Coordinator:
         if before is not None:
             before.end()
         times = self._silence / 8, self._silence
-        self._workers[node.id] = Worker(self._server.context, node, self.tell, *times, lambda: self._standing)
+        reaches = partial(self._reaches_others, node.id)
+        self._workers[node.id] = Worker(self._server.context, node, self.tell, *times, lambda: self._standing, reaches)
+
+    def _reaches_others(self, node: int, since: float) -> bool:
+        """Whether memory of another node was read since a time: else it may be the coordinator that is cut off."""
+        with self._lock:
+            return any(worker.reached >= since for id, worker in self._workers.items() if id != node)
 
     def _forget(self, action: events.Forget) -> None:
         worker = self._workers.pop(action.node, None)
@@ -219,7 +229,7 @@ class Coordinator:
         fields = (wire.number(each) for each in (store.id, action.epoch, _number()))
         what = wire.number(action.making), wire.number(copy.index, 4), messages.shape(*store.shape)
         request = self._request(Request.COPY_MAKE, copy.node, *fields, *what, messages.extent(copy.extent))
-        self._ask(copy.node, self._closing(request, store.id, action.epoch, copy.place, _MAKE_SECONDS))
+        self._ask(copy.node, self._closing(request, store.id, action.epoch, copy.place))
 
     def _close(self, action: events.Close) -> None:
         fields = (wire.number(each) for each in (action.store, action.epoch, _number()))
@@ -229,8 +239,9 @@ class Coordinator:
     def _request(self, kind: Request, node: int, *fields: bytes) -> bytes:
         return messages.to_node(kind, node, self._standing, *fields)
 
-    def _closing(self, request: bytes, store: int, epoch: int, place: Place, limit: float = 0.0) -> Job:
+    def _closing(self, request: bytes, store: int, epoch: int, place: Place) -> Job:
         node, extent = place
+        limit = _READY_SECONDS + placement.memory(self._policy.state.stores[store]) / _READY_BYTES
 
         def refused(error: errors.DsmemError) -> Event:
             lost = isinstance(error, errors.StaleDescriptorError)
@@ -243,7 +254,7 @@ class Coordinator:
         what = wire.number(action.store), wire.number(action.making), messages.extent(action.extent)
         request = self._request(Request.COPY_DROP, action.node, *what)
         told = events.Dropped(action.store, action.node, action.making, action.extent)
-        self._ask(action.node, Job(request, lambda raw: told, None))
+        self._ask(action.node, Job(request, lambda raw: told))
 
     def _wake_at(self, action: events.WakeAt) -> None:
         def due() -> None:

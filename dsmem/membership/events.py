@@ -32,9 +32,10 @@ class Heard:
 
 @dataclass(frozen=True)
 class Silent:
-    """A node does not answer, or refuses connections."""
+    """A node does not answer, refuses connections, or is of no use though it answers, for this reason."""
 
     node: int
+    reason: str = ""
 
 
 @dataclass(frozen=True)

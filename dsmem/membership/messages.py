@@ -280,8 +280,9 @@ class NodeInfo:
         How many pages these have by now, of all.
     is_drained : bool
         Whether its copies move to others, and it gets none.
-    stays : str
-        Why a copy of a node that is drained can't move now, the first of them. Nothing if all can, or have.
+    trouble : str
+        Why it counts as silent though it answers, or why a copy of a node that is drained can't move now, the first of
+        them. Nothing if there is no such thing.
     """
 
     address: str
@@ -294,7 +295,7 @@ class NodeInfo:
     done: int = 0
     pages: int = 0
     is_drained: bool = False
-    stays: str = ""
+    trouble: str = ""
 
 
 def node(of: NodeInfo) -> bytes:
@@ -302,9 +303,8 @@ def node(of: NodeInfo) -> bytes:
     counts = (wire.number(each, 4) for each in (of.copies, of.stale, of.silent_for, of.making))
     pages = wire.number(of.done) + wire.number(of.pages)
     flags = wire.number((_UP if of.is_up else 0) | (_DRAINED if of.is_drained else 0), 1)
-    return (
-        flags + b"".join(counts) + pages + wire.text(of.address) + wire.text(of.domain) + _cut(of.stays, _TROUBLE_MOST)
-    )
+    texts = wire.text(of.address) + wire.text(of.domain) + _cut(of.trouble, _TROUBLE_MOST)
+    return flags + b"".join(counts) + pages + texts
 
 
 def read_node(reader: Reader) -> NodeInfo:
@@ -313,8 +313,8 @@ def read_node(reader: Reader) -> NodeInfo:
     copies, stale, silent_for, making = (reader.number(4) for _ in range(4))
     done, pages = reader.number(), reader.number()
     counts = copies, stale, silent_for, making, done, pages
-    address, domain, stays = reader.text(), reader.text(), reader.text()
-    return NodeInfo(address, domain, bool(flags & _UP), *counts, bool(flags & _DRAINED), stays)
+    address, domain, trouble = reader.text(), reader.text(), reader.text()
+    return NodeInfo(address, domain, bool(flags & _UP), *counts, bool(flags & _DRAINED), trouble)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ _DRIFT = 1.02  # how much faster the clock of a client may run
 _LATE = 0.1  # of a lease, by which a change may go on later than others were given back: each timer is a thread
 _JOIN_SECONDS = 1.5  # in which each node that is there has registered
 _FAILURES_MOST = 100  # stores that were not made, of which it is kept why
+_REFUSALS_MOST = 3  # of a copy to be closed, one after the other, before the store goes on without it
 
 
 @dataclass
@@ -81,6 +82,7 @@ class Policy:
         self._fills: dict[int, _Fill] = {}
         self._rests: dict[int, float] = {}  # until when no copy of a store is made again
         self._unfit: dict[int, dict[int, int]] = {}  # by store and node: copies that could not be made since one was
+        self._refusals: dict[int, Counter[Place]] = {}  # by store and copy: how often in a row it was not closed
         self._avoided: dict[tuple[int, int], float] = {}  # until when no copy of a store moves to a node
         self._failures: dict[int, tuple[type[errors.DsmemError], str]] = {}  # by store, the oldest first
         # a coordinator does not know what the one before it has granted
@@ -385,7 +387,7 @@ class Policy:
             return []
         self._changes.pop(store.id, None)
         self._fills.pop(store.id, None)
-        for each in (self._unfit, self._rests, self._leases):
+        for each in (self._unfit, self._rests, self._leases, self._refusals):
             each.pop(store.id, None)
         places = {copy.place for copy in (*store.copies, *store.opened)} | set(store.stale)
         store.stale = [place for place in sorted(places) if place[0] in self.state.nodes]
@@ -515,7 +517,7 @@ class Policy:
             store.fresh = None
         drops = [self._drop(store, place) for place in dropped if self._up.get(place[0])]
         store.opened = [copy for copy in store.opened if copy.node in self.state.nodes]
-        answering = [copy for copy in store.opened if self._up.get(copy.node)]
+        answering = self._able(store, [copy for copy in store.opened if self._up.get(copy.node)])
         if not store.is_whole(answering):
             self._changes.pop(store.id, None)
             store.phase, store.copies = "closed", [replace(copy, descriptor=b"") for copy in store.opened]
@@ -536,6 +538,16 @@ class Policy:
         closes = (events.Close(store.id, store.epoch, copy.node, copy.extent) for copy in answering)
         return [events.Save(), *drops, *closes]
 
+    def _able(self, store: Store, copies: list[Copy]) -> list[Copy]:
+        """Return the copies but for those that their nodes could not close time and again, of extents that have others.
+
+        As of a node that can't register memory any more.
+        """
+        refusals = self._refusals.get(store.id, Counter())
+        able = [copy for copy in copies if refusals[copy.place] < _REFUSALS_MOST]
+        has = {copy.extent for copy in able}
+        return [copy for copy in copies if copy in able or copy.extent not in has]
+
     def _used(self, store: Store) -> list[Copy]:
         """Return the copies that count, and those that a change of its epoch needs."""
         change = self._changes.get(store.id)
@@ -547,6 +559,7 @@ class Policy:
         return (store, change) if store is not None and change is not None and store.epoch == epoch else None
 
     def _closed(self, event: events.Closed, now: float) -> list[Action]:
+        self._refusals.get(event.store, Counter()).pop((event.node, event.extent), None)
         found = self._under_way(event.store, event.epoch)
         if found is None:
             return self._made(self.state.stores.get(event.store), event)
@@ -594,7 +607,11 @@ class Policy:
             at = self._at(event.node)
             reason = f"the memory node{at} can't make a copy: {event.reason}" if at else event.reason
             return self._give_up(store, reason, event.no_room)
-        return self._without_copy(store, event.node, event.extent) if event.lost else self._again(store, now)
+        if event.lost:
+            return self._without_copy(store, event.node, event.extent)
+        if event.node:
+            self._refusals.setdefault(store.id, Counter())[event.node, event.extent] += 1
+        return self._again(store, now)
 
     def _failed(self, event: events.Failed, now: float) -> list[Action]:
         return self._refused(events.Refused(event.store, event.epoch, 0, event.reason), now)
@@ -612,6 +629,8 @@ class Policy:
         del self._changes[store.id]
         if store.fresh:
             self._unfit.pop(store.id, None)
+        for (node, _), count in self._refusals.pop(store.id, Counter()).items():
+            self._unfit.setdefault(store.id, {})[node] = count  # it is the last one at which a copy is made again
         store.fresh = None
         left = sorted({copy.place for copy in store.opened} - {copy.place for copy in store.copies})
         store.stale += [place for place in left if place[0] in self.state.nodes and place not in store.stale]

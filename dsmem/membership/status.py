@@ -79,6 +79,7 @@ class Status:
         self._policy = policy
         self._begun = now
         self._heard: dict[int, float] = {}  # by node
+        self._troubles: dict[int, str] = {}  # by node that counts as silent though it answers: why
         self._filled: dict[int, tuple[int, int]] = {}  # by store: pages that the new copy has, and all
         self._not_filled: dict[int, str] = {}  # by store: why the last copy could not be made
         self._not_opened: dict[int, str] = {}  # by store: why the last change of epoch has failed
@@ -86,6 +87,11 @@ class Status:
     def heard(self, node: int, now: float) -> None:
         """A node has answered."""
         self._heard[node] = now
+        self._troubles.pop(node, None)
+
+    def silent(self, node: int, reason: str) -> None:
+        """A node counts as silent, though it answers if there is a reason."""
+        self._troubles[node] = reason
 
     def filled(self, store: int, pages: int, of: int) -> None:
         """The new copy of a store has so many pages. A round that follows makes it no less."""
@@ -149,8 +155,9 @@ class Status:
 
     def _silent(self, copy: Copy, now: float) -> str:
         seconds = self.silent_for(copy.node, now)
-        what = called(copy.index, copy.extent)
-        return f"{what} at {self.address(copy.node)} does not answer since {seconds:.0f} s"
+        what = f"{called(copy.index, copy.extent)} at {self.address(copy.node)}"
+        trouble = self._troubles.get(copy.node, "")
+        return f"{what} {trouble}" if trouble else f"{what} does not answer since {seconds:.0f} s"
 
     def missing(self, store: Store, now: float) -> tuple[Missing, ...]:
         """Say which copies are promised and do not count, and why."""
@@ -178,7 +185,9 @@ class Status:
 
     def _why(self, store: Store, left: Copy | None, now: float) -> str:
         if left is not None:
-            return f"left out of the next epoch: {self.address(left.node)} did not answer"
+            refused = self._not_opened.get(store.id, "") if self._policy.is_up(left.node) else ""
+            why = f"can't close its copy: {refused}" if refused else self._troubles.get(left.node) or "did not answer"
+            return f"left out of the next epoch: {self.address(left.node)} {why}"
         if now < self._policy.rests_until(store.id):
             return f"could not be made, and is tried again soon: {self._not_filled.get(store.id, '')}"
         if self._policy.filling(store.id) is not None or store.fresh:
@@ -195,7 +204,7 @@ class Status:
 
     def _stays(self, node: int, now: float) -> str:
         """Say why a copy of a node that is drained does not move, the first of them; nothing if they move."""
-        if node not in self._policy.state.leaving or not self._policy.is_up(node):
+        if node not in self._policy.state.leaving:
             return ""
         rooms = self._policy.rooms()
         reasons = (self._waits(store, copy, now, rooms) for store, copy in self._at(node))
@@ -256,7 +265,7 @@ class Status:
                     sum(done for done, _ in pages),
                     sum(all_ for _, all_ in pages),
                     node.id in self._policy.state.leaving,
-                    self._stays(node.id, now),
+                    self._stays(node.id, now) if is_up else self._troubles.get(node.id, ""),
                 )
             )
         return sorted(found, key=lambda info: (not info.is_up, info.address))

@@ -58,7 +58,7 @@ struct plan {
     int64_t seed, host, devices, ports, iwarp, link, grh, mtu, reads, serves, depth, inlined, message, sges, regs, gids,
         pkey;
     int64_t scatter, tear, pause, late, overtake, atomics, window, lose, restart, keys;
-    int64_t stall, hang, cut, down, noroute, full, stuck, fatal, unplug;
+    int64_t stall, hang, cut, down, noroute, full, pin, stuck, fatal, unplug;
 };
 
 /* ---- what the verbs hand out: each begins with the struct of infiniband/verbs.h ---- */

@@ -27,6 +27,7 @@
  * Faults, which modeldev_plan() may switch while a device is used:
  *   stall=1       nothing is executed                 hang=1      nor flushed
  *   cut=1         no packet leaves                    full=1      registering fails with ENOMEM
+ *   pin=MS        registering takes so long
  *   down=MASK     no packet leaves the devices whose bits are set (1: model0)
  *   noroute=MASK  those have no route, either: a request that is to be sent fails, as on SoftRoCE whose link is down
  *   stuck=1       queue pairs can be neither moved to the error state nor destroyed
@@ -81,6 +82,7 @@ static const struct item items[] = {
     ITEM("down", down, 0, (1 << MAX_DEVICES) - 1, 0, NULL),
     ITEM("noroute", noroute, 0, (1 << MAX_DEVICES) - 1, 0, NULL),
     ITEM("full", full, 0, 1, 0, NULL),
+    ITEM("pin", pin, 0, 60000, 0, NULL),
     ITEM("stuck", stuck, 0, 1, 0, NULL),
     ITEM("fatal", fatal, 0, INT64_MAX, 0, NULL),
     ITEM("unplug", unplug, 0, INT64_MAX, 0, NULL),

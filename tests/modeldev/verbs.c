@@ -364,6 +364,7 @@ struct ibv_mr *ibv_reg_mr_iova(struct ibv_pd *pd, void *at, size_t n, uint64_t w
     bool remote = access & (IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_ATOMIC);
     struct device *d = context_of(pd->context)->dev;
     struct mr *m = calloc(1, sizeof *m);
+    usleep((useconds_t)nic.plan.pin * 1000);
     int rc = !m ? ENOMEM : d->gone ? EIO : remote && !(access & IBV_ACCESS_LOCAL_WRITE) ? EINVAL : pin(at, n, access);
     if (!rc) {
         m->v = (struct ibv_mr){.context = pd->context, .pd = pd, .addr = at, .length = n};

@@ -24,6 +24,7 @@ class World:
         self.now = 100.0
         self.disk = encode(State())
         self.alive = {}  # node → whether it answers
+        self.unable = set()  # nodes that can make and close no copy, as for lack of memory
         self.copies = {}  # (node, store) → epoch
         self.asked = []  # what nodes and recoveries have not done yet
         self.late = []  # what a coordinator that has crashed had asked nodes for, and may still arrive there
@@ -157,6 +158,8 @@ class World:
                 return events.Refused(action.store, action.epoch, node, "late")
             self.makings[key] = action.making
             self.filled.discard(key)
+        if node in self.unable:
+            return events.Refused(action.store, action.epoch, node, "it can't")
         self.copies[key] = action.epoch
         return events.Closed(action.store, action.epoch, node, b"%d" % action.epoch)
 
@@ -166,15 +169,21 @@ class World:
         if self.alive.get(node) and self.obeyed(node, standing) is None:
             self.answer(node, action)
 
+    def do_some(self):
+        """Do what was asked for first, or the timer that was set first, and say whether there was one."""
+        if self.asked:
+            self.do(self.asked.pop(0))
+        elif self.timers:
+            timer = self.timers.pop(0)
+            self.now = max(self.now, timer.at)
+            self.tell(events.Due(timer.store, timer.epoch))
+        else:
+            return False
+        return True
+
     def do_all(self):
         for _ in range(10000):
-            if self.asked:
-                self.do(self.asked.pop(0))
-            elif self.timers:
-                timer = self.timers.pop(0)
-                self.now = max(self.now, timer.at)
-                self.tell(events.Due(timer.store, timer.epoch))
-            else:
+            if not self.do_some():
                 return
         raise AssertionError("it does not come to an end")
 
@@ -616,6 +625,8 @@ def play(seed, steps=300):
             world.start(heard=choose.random() < 0.5)
         elif what < 0.9 and nodes:
             world.tell(events.Drained(choose.choice(nodes), choose.random() < 0.5))
+        elif what < 0.92 and nodes:
+            world.unable ^= {choose.choice(nodes)}
         else:
             for store in world.policy.state.stores.values():
                 lease += 1
@@ -625,6 +636,7 @@ def play(seed, steps=300):
                     world.leases.append((store.id, store.epoch, world.now + LEASE, id))
                 elif choose.random() < 0.5:
                     world.give_back(store, id)
+    world.unable.clear()
     for node in list(world.policy.state.nodes):
         world.go_on(node)
     world.do_all()

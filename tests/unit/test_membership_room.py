@@ -86,7 +86,7 @@ def test_no_copy_moves_to_a_node_without_room(world):
     assert best_move(world.policy.state, world.policy._up, stores, lambda *_: False) is None
     first = next(info for info in Status(world.policy, 0.0).nodes(world.now) if info.is_drained)
     why = "no memory node is free for it; 2 of 2 answer, drained: 1, full: 1; start one more"
-    assert first.stays == f"copy 0 of '1': {why}"
+    assert first.trouble == f"copy 0 of '1': {why}"
     world.join(3, memory=2 * COPY)
     world.do_all()
     assert sorted(node for store in stores for node in nodes_of(store)) == [1, 3, 3]

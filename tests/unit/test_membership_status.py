@@ -172,7 +172,7 @@ def test_why_a_node_is_not_drained_yet():
     world = World(2)
 
     def stays():
-        return {info.address: info.stays for info in world.status.nodes(world.now)}
+        return {info.address: info.trouble for info in world.status.nodes(world.now)}
 
     assert stays() == {"tcp://n1:1": "", "tcp://n2:1": ""}
     world.tell(events.Drained(1, True))

@@ -101,7 +101,7 @@ def test_the_list_says_why_a_node_is_not_drained(tmp_path):
         said = nodes(where).splitlines()[-1]
         reason = "copy 0 of 'db': no memory node is free for it; 1 of 1 answer, drained: 1; start one more"
         assert said == f"{where.nodes[0].address} is not drained yet: {reason}"
-        assert info(where, where.nodes[0])["stays"] == reason
+        assert info(where, where.nodes[0])["trouble"] == reason
         where.more()
         eventually(lambda: is_empty(where, where.nodes[0]))
         assert "not drained yet" not in nodes(where)
