@@ -16,7 +16,11 @@ static uint32_t left[EXTENTS];                          /* how many of them do *
 static long next_epoch;                                 /* the step from which on this one ends */
 static uint64_t epoch;
 
-static long any_step(void) { return steps_done + (long)chance(chance(2) ? STEPS / 6 : 2 * STEPS); }
+static long any_step(void)
+{
+    long soon = world.steps < 6 ? 1 : world.steps / 6;
+    return steps_done + (long)chance((uint64_t)(chance(2) ? soon : 2 * world.steps));
+}
 
 /* The copies that count are those that clients and recoveries have. */
 static void use_copies(void)
@@ -45,7 +49,7 @@ static void begin_epochs(void)
 /* An epoch ends mostly while a client is in the middle of a change, or has left what is to be done. */
 static bool epoch_ends(const struct client *c)
 {
-    if (shape.copies == 1 || steps_done < next_epoch)
+    if (shape.copies == 1 || steps_done < next_epoch || !may(EPOCHS))
         return false;
     bool puts = (c->task == ONE_PAGE && c->op.step == OP_PUTS) || (c->task == TRANSACTS && c->tx.phase == TX_COMMITS);
     return puts || c->dues.n || c->dues.kept || chance(100) == 0;

@@ -9,6 +9,21 @@
 
 enum { CLIENTS = 5, SLOTS = CLIENTS + 3, STEPS = 6000, PIECE = 40, MANY = 3, EXTENTS = 3, SURVEY = 3 };
 
+/* ---- what may happen ---- */
+
+/* All of it, but for what is left out to find the smallest world that shows a fault: tests/unit/store_simulation.py. */
+enum { STOPS = 1, DEATHS = 2, LOSSES = 4, CUTS = 8, INTERRUPTS = 16, TRANSACTIONS = 32, FREES = 64, EPOCHS = 128 };
+enum { HAPPENINGS = 8 };
+static const char *const happenings[HAPPENINGS] = {"stops",      "deaths",       "losses", "cuts",
+                                                   "interrupts", "transactions", "frees",  "epochs"};
+static struct {
+    unsigned without; /* a bit each */
+    int clients;
+    long steps;
+} world = {.clients = CLIENTS, .steps = STEPS};
+
+static bool may(unsigned happen) { return !(world.without & happen); }
+
 /* ---- the memory, and what is under way to it ---- */
 
 static struct store_shape shape = {.page_bytes = PAGE_BYTES, .slots = SLOTS, .pages = PAGES};

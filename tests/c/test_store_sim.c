@@ -25,7 +25,8 @@
  *   test_store_sim                       200 seeds with one copy, 200 with two, 100 with three; less with more extents
  *   test_store_sim COPIES FIRST N        N seeds from FIRST on; says the first that fails, and exits with 1
  *   test_store_sim COPIESxEXTENTS FIRST N
- *   test_store_sim COPIES SEED 1 t       says each op that ends
+ *   test_store_sim COPIES FIRST N [traced] [clients=N] [steps=N] [without=WHAT,…]
+ *                                        says each op that ends; in worlds with less (store_world.h)
  */
 #include "store_epoch.h"
 #include "store_told.h"
@@ -118,7 +119,7 @@ static enum store_kind any_kind(void)
     static const enum store_kind kinds[] = {STORE_WRITE,   STORE_WRITE,         STORE_WRITE, STORE_READ,
                                             STORE_READ,    STORE_COMPARE_WRITE, STORE_WRITE, STORE_WRITE,
                                             STORE_VERSION, STORE_COMPARE_WRITE, STORE_READ,  STORE_FREE};
-    return kinds[chance(sizeof kinds / sizeof *kinds - (chance(4) != 0))];
+    return kinds[chance(sizeof kinds / sizeof *kinds - (chance(4) != 0 || !may(FREES)))];
 }
 
 /* ---- transactions ---- */
@@ -138,7 +139,7 @@ static bool pick(struct client *c)
         return false;
     struct tx_page *p = &t->pages[t->want];
     *p = (struct tx_page){.pid = life->pid, .reads = chance(4) != 0, .page = t->data[t->want]};
-    p->frees = chance(40) == 0;
+    p->frees = chance(40) == 0 && may(FREES);
     p->writes = !p->frees && (!p->reads || chance(2)) && values + 2 * CLIENTS * TX_PAGES < VALUES;
     life->freeing |= p->frees;
     t->floors[t->want++] = history_of(life->pid)->floor;
@@ -350,7 +351,7 @@ static void begin(struct client *c)
 {
     c->does = RUNS;
     c->began = steps_done;
-    if (chance(3) == 0 && begin_transaction(c))
+    if (chance(3) == 0 && may(TRANSACTIONS) && begin_transaction(c))
         return;
     if (!n_lives || (chance(12) == 0 && n_lives < IDS - MANY * CLIENTS)) {
         c->task = ALLOCATES;
@@ -448,7 +449,7 @@ static void has_resolved(struct client *c)
 /* A signal handler ends the op, which sleeps. What has become of its change is said. */
 static bool is_interrupted(struct client *c)
 {
-    if (c->does != SLEEPS || c->task != ONE_PAGE || c->resolves || c->needs_frames || chance(20))
+    if (c->does != SLEEPS || c->task != ONE_PAGE || c->resolves || c->needs_frames || chance(20) || !may(INTERRUPTS))
         return false;
     store_give_up(&c->op, &c->env);
     if (!c->op.status)
@@ -572,7 +573,8 @@ static void act(struct client *c, bool calm)
     bool waits = c->does == WAITS && waits_for_answers(c);
     if (is_under_way(c, -1) && (waits || (c->does != GONE && chance(2)))) {
         uint32_t node = (uint32_t)chance(nodes_left);
-        if (!calm && waits && (chance(may_commit(c) || c->task != TRANSACTS ? 60 : 400) == 0 || c->cut >> node & 1))
+        if (!calm && waits && may(LOSSES) &&
+            (chance(may_commit(c) || c->task != TRANSACTS ? 60 : 400) == 0 || c->cut >> node & 1))
             lose(c, node);
         else
             land_some(c, -1);
@@ -609,11 +611,11 @@ static void act(struct client *c, bool calm)
 
 static void disturb(struct client *c)
 {
-    if (chance(300) == 0)
+    if (chance(300) == 0 && may(STOPS))
         c->until = now + (int64_t)(chance(8) ? chance(40000) : chance(20000000000ull)); /* is stopped */
-    if (nodes_left > 1 && chance(100) == 0)
+    if (nodes_left > 1 && chance(100) == 0 && may(CUTS))
         c->cut = chance(2) ? 0 : 1u << chance(nodes_left);
-    if (chance(may_commit(c) ? 60 : nodes_left > 1 ? 300 : 1000) == 0 && c->does < DIED) {
+    if (chance(may_commit(c) ? 60 : nodes_left > 1 ? 300 : 1000) == 0 && c->does < DIED && may(DEATHS)) {
         c->does = DIED;
         for (uint32_t i = 0; i < c->n; i++)
             c->flights[i].op = NULL;
@@ -656,13 +658,15 @@ static bool all_idle(void)
     return true;
 }
 
+static struct client *any_client(void) { return &clients[chance((uint64_t)world.clients)]; }
+
 /* What has begun comes to an end. */
 static void end_all(void)
 {
-    for (long until = steps_done + 100 * STEPS; !all_idle(); steps_done++) {
+    for (long until = steps_done + 100L * STEPS; !all_idle(); steps_done++) {
         REQUIRE(steps_done < until, "an op does not end");
         now += 1000000000;
-        act(&clients[chance(CLIENTS)], true);
+        act(any_client(), true);
     }
 }
 
@@ -672,7 +676,7 @@ static void change_epoch(void)
     fence_all();
     end_all();
     recover_copies();
-    for (uint64_t i = 0; i < CLIENTS; i++)
+    for (int i = 0; i < world.clients; i++)
         come(&clients[i], chance(2));
 }
 
@@ -695,9 +699,11 @@ static void run(uint64_t number)
             ((uint64_t *)(void *)(memory[k] + shape.heads))[i] = head_first(&shape, number_at(&shape, k / copies, i));
     }
     for (int i = 0; i < CLIENTS; i++)
+        clients[i].does = GONE;
+    for (int i = 0; i < world.clients; i++)
         come(&clients[i], chance(2));
-    for (; steps_done < STEPS; steps_done++) {
-        struct client *c = &clients[chance(CLIENTS)];
+    for (; steps_done < world.steps; steps_done++) {
+        struct client *c = any_client();
         now += (int64_t)(chance(1000) ? chance(nodes_left > 1 ? 400000 : 2000) : chance(20000000000ull));
         disturb(c);
         act(c, false);
@@ -732,9 +738,30 @@ static void run_all(uint32_t with, uint32_t extents, uint64_t from, uint64_t n)
         free(all_memory[k / with][k % with]);
 }
 
+static void rule_out(const char *what)
+{
+    size_t i = 0;
+    while (i < HAPPENINGS && strcmp(what, happenings[i]))
+        i++;
+    REQUIRE(i < HAPPENINGS, "%s", what);
+    world.without |= 1u << i;
+}
+
+/* What is said behind the seeds. */
+static void set(char *word)
+{
+    char *without = strncmp(word, "without=", 8) ? NULL : strtok(word + 8, ",");
+    bool known = without || sscanf(word, "clients=%d", &world.clients) || sscanf(word, "steps=%ld", &world.steps);
+    traced = traced || !strcmp(word, "traced");
+    for (; without; without = strtok(NULL, ","))
+        rule_out(without);
+    REQUIRE((known || traced) && world.clients >= 1 && world.clients <= CLIENTS && world.steps >= 1, "%s", word);
+}
+
 int main(int argc, char **argv)
 {
-    traced = argc > 4;
+    for (int i = 4; i < argc; i++)
+        set(argv[i]);
     if (argc > 3) {
         char *end;
         uint32_t with = (uint32_t)strtoul(argv[1], &end, 10);

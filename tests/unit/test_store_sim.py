@@ -8,7 +8,7 @@ import shutil
 import subprocess
 
 import pytest
-from store_simulation import built, check_seen, linked, seeds
+from store_simulation import World, built, check_seen, linked, planted, seeds, shown, smallest
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 SEEDS = 10000
@@ -162,9 +162,29 @@ def test_nothing_is_seen_where_nothing_is_planted(objects, tmp_path, copies, num
 def test_a_seed_reproduces_its_run(objects, tmp_path):
     program = linked(objects, tmp_path / "plain")
     traces = {
-        subprocess.run([program, "1", "7", "1", "trace"], capture_output=True, check=True).stdout for _ in range(2)
+        subprocess.run([program, "1", "7", "1", "traced"], capture_output=True, check=True).stdout for _ in range(2)
     }
     assert len(traces) == 1 and len(traces.pop().splitlines()) > 30
+
+
+@pytest.mark.parametrize("bug", ["a frame whose answer was lost is not sent again", "a refused lock counts"])
+def test_the_smallest_world_that_shows_a_bug(objects, tmp_path, bug):
+    """It has the same fault, and few steps to read."""
+    copies, *what = PLANTED_COPIES[bug]
+    program = planted(objects, tmp_path, *what)
+    large = World(str(copies), int(seeds(program, copies, 1, SEEDS_COPIES).stdout.split()[1].rstrip(",")))
+    fault, small = smallest(program, large)
+    assert shown(program, large)[0] == fault == shown(program, small)[0]
+    assert small.clients <= 2 and small.steps <= 200 and len(small.without) >= 4
+    done = subprocess.run([program, *str(small).split()], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "seed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words", ["clients=6", "clients=0", "steps=0", "without=thunder", "rain", "without=stops,rain"]
+)
+def test_a_world_that_there_is_not(objects, tmp_path, words):
+    assert seeds(linked(objects, tmp_path / "plain"), 1, 1, 1, words).returncode == 1
 
 
 @pytest.mark.timeout(600)
