@@ -16,7 +16,11 @@
  * acknowledged, and finds the frame at all copies; in the end the page is unlocked at the primary, and each backup has
  * its head, or a lock that was due to become it or to go.
  *
- * COPIES is 2 or 3; CLIENTS is 2, or 3 with the newcomer. DEATHS and EVICTIONS of clients, LOSSES of answers, CHANGES
+ * With PUTS=2 a client begins its next put while the unlocks of the one before are under way. They go ahead of it, on
+ * the same connections: so its next intent is written at a copy when the lock that needs the last one is gone. Then a
+ * copy may have the lock of a put whose base another one still has as a lock: that proves that the first put was made.
+ *
+ * COPIES is 2 or 3; CLIENTS is 2, or 3 with the newcomer (PUTS=1). DEATHS and EVICTIONS of clients, LOSSES of answers, CHANGES
  * of epoch, RECOVERERS.
  *
  * Mutations, each of which must fail:
@@ -30,6 +34,9 @@
  *   BACK           it goes back
  *   NO_FENCE       it does not fence the client (EVICTIONS)
  *   HALF_FENCE     it fences it at the primary only (EVICTIONS)
+ *   OUT_OF_ORDER   the next intent is written before the unlock (PUTS=2)
+ *   EXACT          a recoverer looks for the lock and what it stands for, and not for what followed (PUTS=2)
+ *   NOT_AGAIN      an unlock whose connection broke is not sent again (PUTS=2, LOSSES)
  *   REUSE          a newcomer takes the frame while a lock of its dead client stands at a backup (COPIES=3, CHANGES=1)
  */
 #ifndef COPIES
@@ -53,7 +60,11 @@
 #ifndef CHANGES /* of epoch: the primary dies */
 #define CHANGES 0
 #endif
+#ifndef PUTS
+#define PUTS 1
+#endif
 #define ALL ((1 << COPIES) - 1)
+#define FRAMES (1 + CLIENTS * PUTS)
 
 /* A head: owner (client, 0: none) << 6 | version << 3 | frame; of a lock: mark, which is the client's number. */
 #define word(owner, version, low) ((owner) << 6 | (version) << 3 | (low))
@@ -66,8 +77,8 @@
 #define NEVER 255
 
 byte head[COPIES];
-byte content[COPIES * 3];          /* of each frame: the value that is there */
-#define in_frame(n, f) content[(n) * 3 + (f)]
+byte content[COPIES * FRAMES];     /* of each frame: the value that is there */
+#define in_frame(n, f) content[(n) * FRAMES + (f)]
 byte from[WIRES], to[WIRES];       /* the intent of each client at each node */
 byte old_of[CLIENTS + 1], new_of[CLIENTS + 1]; /* the intent that goes with what is posted */
 byte fenced[CLIENTS + 1];          /* nodes, a bit each */
@@ -77,7 +88,17 @@ byte evicted;                      /* a client */
 byte busy;                         /* recoverers at work */
 byte deaths = DEATHS, losses = LOSSES, changes = CHANGES;
 
+#if PUTS > 1
+/* Of the put before: what is due at a node, ahead of what is under way to it. */
+mtype = { settled, ahead, broken };
+mtype unlock_of[WIRES];
+byte lock_before[CLIENTS + 1], new_before[CLIENTS + 1];
+#define IDLE(w) (wire[w] != locks && wire[w] != swaps && unlock_of[w] != ahead)
+#define VALUE(w) low_of(to[w])
+#else
 #define IDLE(w) (wire[w] != locks && wire[w] != swaps)
+#define VALUE(w) client_of(w)
+#endif
 #if WIRES == 4
 #define QUIET (IDLE(0) && IDLE(1) && IDLE(2) && IDLE(3))
 #elif WIRES == 6
@@ -110,6 +131,45 @@ inline visible(version, value)
 
 /* ---- nodes ---- */
 
+#if PUTS > 1
+#ifdef OUT_OF_ORDER
+#define MAY_WRITE(w) true
+#else
+#define MAY_WRITE(w) (unlock_of[w] != ahead)
+#endif
+#define EXECUTES(w) \
+    :: d_step { unlock_of[w] == ahead -> \
+        if \
+        :: is_cut(client_of(w), node_of(w)) -> unlock_of[w] = settled \
+        :: else -> \
+            unlock_of[w] = settled; \
+            if \
+            :: head[node_of(w)] == lock_before[client_of(w)] -> head[node_of(w)] = new_before[client_of(w)] \
+            :: else \
+            fi \
+        fi } \
+    :: d_step { wire[w] == locks && MAY_WRITE(w) -> \
+        if \
+        :: is_cut(client_of(w), node_of(w)) -> wire[w] = lost \
+        :: else -> \
+            from[w] = old_of[client_of(w)]; to[w] = new_of[client_of(w)]; \
+            in_frame(node_of(w), low_of(to[w])) = VALUE(w); wire[w] = swaps \
+        fi } \
+    :: d_step { wire[w] == swaps && unlock_of[w] != ahead -> \
+        if \
+        :: is_cut(client_of(w), node_of(w)) -> wire[w] = lost \
+        :: else -> \
+            if \
+            :: head[node_of(w)] == expects[w] -> head[node_of(w)] = desires[w]; wire[w] = yes \
+            :: else -> wire[w] = no \
+            fi \
+        fi }
+#define BREAKS(w) \
+    :: d_step { losses > 0 && (wire[w] != none && wire[w] != lost || unlock_of[w] == ahead) -> \
+        losses--; \
+        if :: wire[w] != none -> wire[w] = lost :: else fi; \
+        if :: unlock_of[w] == ahead -> unlock_of[w] = broken :: else fi }
+#else
 #define EXECUTES(w) \
     :: d_step { (wire[w] == locks || wire[w] == swaps) -> \
         if \
@@ -128,6 +188,7 @@ inline visible(version, value)
         fi }
 #define BREAKS(w) \
     :: d_step { losses > 0 && wire[w] != none && wire[w] != lost -> losses--; wire[w] = lost }
+#endif
 
 proctype nodes()
 {
@@ -164,16 +225,24 @@ inline compare_swap(node, was, then)
 #define swap_there(k, n) compare_swap(k, lock, n)
 #endif
 
-/* Whether all backups have the lock of the primary, or any has what it stands for: the put may be acknowledged. */
+/* What the page had, and is to have, as a copy says it. */
+#define base(k) (owner_of(head[k]) -> from[OF(k, owner_of(head[k]))] : head[k])
+#define goal(k) (owner_of(head[k]) -> to[OF(k, owner_of(head[k]))] : head[k])
+
+/* Whether all backups have the lock of the primary, or any has what it stands for, or a lock of what followed: the put
+ * may be acknowledged. */
 inline look(k)
 {
     d_step {
         if
 #ifdef HEADS
         :: head[k] == next
-#else
+#elif defined(EXACT)
         :: head[k] == lock
         :: head[k] == next -> some = true
+#else
+        :: head[k] == lock
+        :: head[k] != lock && version_of(base(k)) >= version_of(next) -> some = true
 #endif
         :: else -> all = false
         fi
@@ -183,9 +252,6 @@ inline look(k)
 /* Dead; or evicted, taken for dead and fenced, though it lives. */
 #define is_gone(c) (dead[c] || evicted == (c) || (evicted == 0 && EVICTIONS))
 #define evicts(c) if :: !dead[c] -> evicted = c :: else fi
-/* What the page had, and is to have, as a copy says it. */
-#define base(k) (owner_of(head[k]) -> from[OF(k, owner_of(head[k]))] : head[k])
-#define goal(k) (owner_of(head[k]) -> to[OF(k, owner_of(head[k]))] : head[k])
 #define LEFT(k) \
     (!gone && owner_of(head[k]) != 0 && is_gone(owner_of(head[k])) && owner_of(head[0]) != owner_of(head[k]))
 
@@ -300,7 +366,22 @@ end:
 #define all_answered (!under_way(0) && !under_way(1))
 #endif
 
+#if PUTS > 1
+inline resends(n)
+{
+#ifndef NOT_AGAIN
+    if :: unlock_of[AT(n)] == broken -> unlock_of[AT(n)] = ahead :: else fi
+#else
+    skip
+#endif
+}
+#define is_own(n) (owner_of(head[n]) == me && head[n] == lock_before[me])
+#define found(n) (is_own(n) -> new_before[me] : head[n])
+inline posts(n, what, a, b) { resends(n); wire[AT(n)] = what; expects[AT(n)] = a; desires[AT(n)] = b }
+#else
+#define found(n) head[n]
 inline posts(n, what, a, b) { wire[AT(n)] = what; expects[AT(n)] = a; desires[AT(n)] = b }
+#endif
 
 /* What is known of a node now: has, a bit each. A lost answer is asked for over a new connection. */
 inline heard(n)
@@ -338,14 +419,30 @@ inline heard(n)
 #define is_free(n) (cut(n) || owner_of(head[n]) == 0 || version_of(head[n]) < version_of(lock))
 #endif
 
+#if PUTS > 1
+#define HERE low_of(new)
+#else
+#define HERE me
+#endif
+
 proctype client(byte me; byte use)
 {
-    byte old, new, lock, has;
+    byte old, new, lock, has, met;
+#if PUTS > 1
+    byte put;
+#endif
 
 begin:
     if
+#if PUTS > 1
+    :: atomic { !cut(0) && put == 1 && unlock_of[AT(0)] == broken -> resends(0) }
+        goto begin
+    :: atomic { !cut(0) && (owner_of(head[0]) == 0 || put == 1 && is_own(0)) ->
+        old = found(0); new = word(0, version_of(old) + 1, use + put * 2); lock = word(me, version_of(old), me);
+#else
     :: atomic { !cut(0) && owner_of(head[0]) == 0 ->
         old = head[0]; new = word(0, version_of(old) + 1, use); lock = word(me, version_of(old), me);
+#endif
         old_of[me] = old; new_of[me] = new; has = 0;
         posts(0, locks, old, lock); posts(1, locks, old, there);
 #if COPIES == 3
@@ -382,10 +479,11 @@ locking:
 waits: /* it has the primary */
     if
     :: atomic { READY ->
-        if :: !(has & 2) -> posts(1, locks, head[1], there) :: else fi;
+        if :: !(has & 2) -> met = found(1); posts(1, locks, met, there) :: else fi;
 #if COPIES == 3
-        if :: !(has & 4) -> posts(2, locks, head[2], there) :: else fi;
+        if :: !(has & 4) -> met = found(2); posts(2, locks, met, there) :: else fi;
 #endif
+        met = 0;
         goto locking }
     :: DIE
     fi;
@@ -427,8 +525,27 @@ undone:
 made:
     if
     :: atomic { true ->
-        visible(version_of(new), me);
+        visible(version_of(new), HERE);
         if :: acknowledged < version_of(new) -> acknowledged = version_of(new) :: else fi;
+#if PUTS > 1
+        assert(unlock_of[AT(0)] == settled && unlock_of[AT(1)] == settled && unlock_of[AT(COPIES - 1)] == settled);
+        lock_before[me] = lock; new_before[me] = new;
+        unlock_of[AT(0)] = ahead; unlock_of[AT(1)] = ahead; unlock_of[AT(COPIES - 1)] = ahead;
+        wire[AT(0)] = none; wire[AT(1)] = none; wire[AT(COPIES - 1)] = none;
+        put++;
+        if :: put < PUTS -> goto begin :: else -> goto unlocking fi }
+    :: DIE
+    fi;
+unlocking:
+    if
+    :: atomic { unlock_of[AT(0)] != ahead && unlock_of[AT(1)] != ahead && unlock_of[AT(COPIES - 1)] != ahead ->
+        if
+        :: unlock_of[AT(0)] == broken && !cut(0) -> resends(0); goto unlocking
+        :: else -> goto left
+        fi }
+    :: DIE
+    fi;
+#else
 unlock: posts(0, swaps, lock, new);
 #ifndef HEADS
         posts(1, swaps, lock, new);
@@ -448,15 +565,16 @@ unlocking:
         fi }
     :: DIE
     fi;
+#endif
 
 settle: /* what has become of it is decided when the epoch opens */
     if
     :: d_step { opened ->
         if
-        :: in_frame(1, low_of(head[1])) == me ->
-            visible(version_of(head[1]), me);
+        :: in_frame(1, low_of(head[1])) == HERE ->
+            visible(version_of(head[1]), HERE);
             if :: acknowledged < version_of(head[1]) -> acknowledged = version_of(head[1]) :: else fi
-        :: else -> assert(version_at[me] == NEVER || version_of(head[1]) > version_at[me])
+        :: else -> assert(version_at[HERE] == NEVER || version_of(head[1]) > version_at[HERE])
         fi }
     :: !gone && fenced[me] /* unknown */
     fi;
@@ -512,6 +630,9 @@ init {
     byte i;
     atomic {
         for (i : 0 .. WIRES - 1) { wire[i] = none }
+#if PUTS > 1
+        for (i : 0 .. WIRES - 1) { unlock_of[i] = settled }
+#endif
         run nodes(); run change(); run reader();
         run client(1, 1); run client(2, 2);
 #if CLIENTS == 3
