@@ -162,7 +162,11 @@ class Coordinator:
 
     def _note_refusal(self, event: events.Refused) -> None:
         """A node can't make or close a copy, as for lack of memory."""
+        store = self._policy.state.stores.get(event.store)
+        if store is None or event.making not in (0, store.making):
+            return
         fill, at = self._policy.filling(event.store), self._status.address(event.node)
+        self._status.refused(event.store, event.node, event.reason)
         if fill is not None and fill.place == (event.node, event.extent):
             self._status.not_filled(event.store, event.reason)
             _log.warning("%s: %s can't make a copy: %s", self._label(event.store), at, event.reason)
@@ -209,7 +213,8 @@ class Coordinator:
         self._workers[node.id] = Worker(self._server.context, node, self.tell, *times, lambda: self._standing, reaches)
 
     def _reaches_others(self, node: int, since: float) -> bool:
-        """Whether memory of another node was read since a time: else it may be the coordinator that is cut off."""
+        """Whether memory of another node was read since a time, and of late. If not this process may be cut off."""
+        since = max(since, time.monotonic() - self._silence / 2)
         with self._lock:
             return any(worker.reached >= since for id, worker in self._workers.items() if id != node)
 
@@ -229,7 +234,7 @@ class Coordinator:
         fields = (wire.number(each) for each in (store.id, action.epoch, _number()))
         what = wire.number(action.making), wire.number(copy.index, 4), messages.shape(*store.shape)
         request = self._request(Request.COPY_MAKE, copy.node, *fields, *what, messages.extent(copy.extent))
-        self._ask(copy.node, self._closing(request, store.id, action.epoch, copy.place))
+        self._ask(copy.node, self._closing(request, store.id, action.epoch, copy.place, action.making))
 
     def _close(self, action: events.Close) -> None:
         fields = (wire.number(each) for each in (action.store, action.epoch, _number()))
@@ -239,14 +244,14 @@ class Coordinator:
     def _request(self, kind: Request, node: int, *fields: bytes) -> bytes:
         return messages.to_node(kind, node, self._standing, *fields)
 
-    def _closing(self, request: bytes, store: int, epoch: int, place: Place) -> Job:
+    def _closing(self, request: bytes, store: int, epoch: int, place: Place, making: int = 0) -> Job:
         node, extent = place
         limit = _READY_SECONDS + placement.memory(self._policy.state.stores[store]) / _READY_BYTES
 
         def refused(error: errors.DsmemError) -> Event:
             lost = isinstance(error, errors.StaleDescriptorError)
             no_room = isinstance(error, errors.OutOfMemoryError)
-            return events.Refused(store, epoch, node, error.detail, lost, extent, no_room)
+            return events.Refused(store, epoch, node, error.detail, lost, extent, no_room, making)
 
         return Job(request, lambda raw: events.Closed(store, epoch, node, raw, extent), refused, limit)
 
@@ -433,6 +438,8 @@ class Coordinator:
                     worker.look()  # whether it is still that one
             self.tell(events.Joined(node, seen, was_known))
             self._check()
+            if not self._policy.is_up(node.id) and node.id in self._workers:
+                self._workers[node.id].look()
         return wire.success()
 
     def _check_reaches(self, fabrics: list[str]) -> None:

@@ -112,15 +112,27 @@ class Copies:
             if making <= last:
                 text = f"the copy that is to be made is number {making}, and {last} was made before"
                 raise errors.ConflictError(text)
-            nbytes = _core.store_nbytes(*shape)
-            self._server.check_room(nbytes)
             if known is not None:
                 self._end(place)
+            nbytes = _core.store_nbytes(*shape)
+            self._check_room(nbytes)
             format = partial(_format, shape, index, store, extent)
             known = self._copies[place] = _Copy(_zeroed(nbytes), epoch, number, making, format, told=False)
             self._server.other_bytes += nbytes
             _log.info("copy %d of %s is made: %d bytes", index, _called(store, extent), nbytes)
         return self._opened(known)
+
+    def _check_room(self, nbytes: int) -> None:
+        """What is being given back is waited for: the coordinator does not count it any more."""
+        try:
+            self._server.check_room(nbytes)
+        except errors.OutOfMemoryError:
+            ending = [place for place, copy in self._copies.items() if copy.ends]
+            if not ending:
+                raise
+            for place in ending:
+                self._end(place)
+            self._server.check_room(nbytes)
 
     def _close(self, client: int, fields: Reader) -> bytes:
         self._asked(fields)

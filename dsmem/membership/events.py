@@ -94,7 +94,8 @@ class Closed:
 class Refused:
     """A node has answered that it can't make or close the copy.
 
-    ``lost``: it has none of this store. ``no_room``: it has no memory for it.
+    ``lost``: it has none of this store. ``no_room``: it has no memory for it. ``making``: which one was to be made, or
+    0 if it was to be closed.
     """
 
     store: int
@@ -104,6 +105,7 @@ class Refused:
     lost: bool = False
     extent: int = 0
     no_room: bool = False
+    making: int = 0
 
 
 @dataclass(frozen=True)

@@ -236,7 +236,7 @@ class Policy:
             return self._outdated(events.Outdated(f"{node.address}: {older(seen.written, self._read)}"), now)
         is_ours = seen.folder in (0, self.state.folder)  # if not it may refuse, which is seen when it is asked
         if self.state.nodes.get(node.id) == node:
-            return self._heard(events.Heard(node.id), now) if is_ours else []
+            return []  # whether its memory is reached, too, is seen when it is asked
         if event.was_known and seen.folder == self.state.folder:
             text = "this memory node was forgotten, or another process has answered at its address"
             raise errors.StaleDescriptorError(f"{text}; it gives up its copies, and joins as a new one")
@@ -599,6 +599,12 @@ class Policy:
         return self._go_on(store, change, now) if store is not None and change is not None else []
 
     def _refused(self, event: events.Refused, now: float) -> list[Action]:
+        of = self.state.stores.get(event.store)
+        if of is None or event.making not in (0, of.making):
+            return []  # of a copy that is made no more
+        if event.node and of.phase == "closed" and of.epoch == event.epoch and not event.lost:
+            # also if another one was refused before: a node may have several copies of the store
+            self._refusals.setdefault(of.id, Counter())[event.node, event.extent] += 1
         found = self._under_way(event.store, event.epoch)
         if found is None:
             return self._fill_failed(events.FillFailed(event.store, event.epoch, event.node, event.extent), now)
@@ -609,8 +615,6 @@ class Policy:
             return self._give_up(store, reason, event.no_room)
         if event.lost:
             return self._without_copy(store, event.node, event.extent)
-        if event.node:
-            self._refusals.setdefault(store.id, Counter())[event.node, event.extent] += 1
         return self._again(store, now)
 
     def _failed(self, event: events.Failed, now: float) -> list[Action]:
@@ -630,7 +634,8 @@ class Policy:
         if store.fresh:
             self._unfit.pop(store.id, None)
         for (node, _), count in self._refusals.pop(store.id, Counter()).items():
-            self._unfit.setdefault(store.id, {})[node] = count  # it is the last one at which a copy is made again
+            unfit = self._unfit.setdefault(store.id, {})
+            unfit[node] = unfit.get(node, 0) + count  # it is the last one at which a copy is made again
         store.fresh = None
         left = sorted({copy.place for copy in store.opened} - {copy.place for copy in store.copies})
         store.stale += [place for place in left if place[0] in self.state.nodes and place not in store.stale]

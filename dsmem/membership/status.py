@@ -83,6 +83,7 @@ class Status:
         self._filled: dict[int, tuple[int, int]] = {}  # by store: pages that the new copy has, and all
         self._not_filled: dict[int, str] = {}  # by store: why the last copy could not be made
         self._not_opened: dict[int, str] = {}  # by store: why the last change of epoch has failed
+        self._refused: dict[int, dict[int, str]] = {}  # by store and node: why a copy could not be made or closed
 
     def heard(self, node: int, now: float) -> None:
         """A node has answered."""
@@ -113,9 +114,13 @@ class Status:
         self._not_opened[store] = reason
         return is_new
 
+    def refused(self, store: int, node: int, reason: str) -> None:
+        """A node could not make or close a copy."""
+        self._refused.setdefault(store, {})[node] = reason
+
     def opened(self, store: int) -> None:
         """An epoch is open."""
-        for each in (self._filled, self._not_opened):
+        for each in (self._filled, self._not_opened, self._refused):
             each.pop(store, None)
         if len(self._copies(store)) >= self._promised(store):
             self._not_filled.pop(store, None)
@@ -185,7 +190,7 @@ class Status:
 
     def _why(self, store: Store, left: Copy | None, now: float) -> str:
         if left is not None:
-            refused = self._not_opened.get(store.id, "") if self._policy.is_up(left.node) else ""
+            refused = self._refused.get(store.id, {}).get(left.node) if self._policy.is_up(left.node) else None
             why = f"can't close its copy: {refused}" if refused else self._troubles.get(left.node) or "did not answer"
             return f"left out of the next epoch: {self.address(left.node)} {why}"
         if now < self._policy.rests_until(store.id):

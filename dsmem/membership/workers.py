@@ -26,6 +26,7 @@ from dsmem.names.wire import Request
 
 _log = logging.getLogger("dsmem")
 _PAUSE_FIRST, _PAUSE_MOST = 0.001, 0.05  # before a node is asked again that was not ready
+_PAUSE_REFUSED = 1.0  # before one that has refused what it has to do at last
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ class Worker:
         seconds = min(self._interval, max(0.0, self._again[0].due - now)) if self._again else self._interval
         with contextlib.suppress(queue.Empty):
             job = self._jobs.get(timeout=seconds)
-            return _Again(now, next(self._order), job, _PAUSE_FIRST, now + job.limit) if job is not None else None
+            if job is not None:
+                return _Again(now, next(self._order), job, _PAUSE_FIRST, now + job.limit)
         if self._again and self._again[0].due <= time.monotonic():
             return heapq.heappop(self._again)
         return None
@@ -231,11 +233,13 @@ class Worker:
             told = job.refused(errors.TimeoutError(f"it is not ready after {job.limit:.0f} s"))
         except errors.DsmemError as error:
             if job.refused is None:
+                again.pause = _PAUSE_REFUSED
+                self._later(again)
                 return
             told = job.refused(error)
         self._tell(told)
 
     def _later(self, again: _Again) -> None:
         again.due = time.monotonic() + again.pause
-        again.pause = min(2 * again.pause, _PAUSE_MOST)
+        again.pause = min(2 * again.pause, max(again.pause, _PAUSE_MOST))
         heapq.heappush(self._again, again)

@@ -51,6 +51,9 @@ with together(STATE, 0) as where:
             follow(node)
             eventually(lambda: not says(where, node.address).is_up)
             assert "its memory can't be read" in says(where, node.address).trouble
+            end = time.monotonic() + 2 * SILENCE  # in which it registers some times
+            while time.monotonic() < end:
+                assert not says(where, node.address).is_up
             eventually(lambda: not store.health()["missing"])
             assert node.address not in [copy["node"] for copy in store.health()["copies"]]
             write_on(writers)

@@ -38,12 +38,17 @@ class Desk:
         self.errors = []
         self.may_register = threading.Event()
         self.may_register.set()
-        self.room = []
+        self.room, self.most = [], None
         self.server = SimpleNamespace(
-            answer=self.does.update, other_bytes=0, memory=None, check_room=self.room.append, context=self
+            answer=self.does.update, other_bytes=0, memory=None, check_room=self.check_room, context=self
         )
         self.copies = Copies(self.server)
         self.regions.clear()  # of the one that a coordinator reads
+
+    def check_room(self, nbytes):
+        self.room.append(nbytes)
+        if self.most is not None and self.server.other_bytes + nbytes > self.most:
+            raise errors.OutOfMemoryError("no room")
 
     def register(self, memory, access):
         assert access == "rwa"
@@ -207,3 +212,31 @@ def test_all_are_given_back_though_threads_work_on_some(desk, call):
     ended.join()
     assert desk.copies.held() == (0, 0) and all(region.closed for region in desk.regions)
     assert (desk.copies.id != before) == (call == "begin_again")
+
+
+def test_a_request_that_comes_late_drops_no_later_copy(desk):
+    done(desk.make, 5, making=2)
+    done(desk.drop, making=1)
+    assert desk.copies.held() == (1, NBYTES) and not desk.regions[0].closed
+    done(desk.drop, making=3)
+    done(desk.drop, making=1)
+    with pytest.raises(errors.ConflictError):
+        desk.make(6, making=3)
+    assert done(desk.make, 7, making=4)
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+def test_room_of_what_is_given_back_is_waited_for(desk, replaces):
+    """The coordinator counts a copy no more once it has said that it is to be dropped."""
+    desk.most = NBYTES
+    done(desk.make, 5, store=1)
+    with pytest.raises(errors.OutOfMemoryError):
+        desk.make(6, store=2)
+    desk.regions[0].may_close.clear()
+    with pytest.raises(wire.NotYetError):
+        desk.make(6, store=1, making=2) if replaces else desk.drop(store=1)
+    for _ in range(3):
+        with pytest.raises(wire.NotYetError):
+            desk.make(6, store=2)
+    desk.regions[0].may_close.set()
+    assert done(desk.make, 6, store=2)

@@ -119,6 +119,8 @@ class Places(World):
                 return events.Refused(action.store, action.epoch, node, "late", extent=extent)
             self.makings[key] = action.making
             self.filled.discard(key)
+        if node in self.unable:
+            return events.Refused(action.store, action.epoch, node, "it can't", extent=extent)
         self.copies[key] = action.epoch
         return events.Closed(action.store, action.epoch, node, b"%d" % action.epoch, extent)
 

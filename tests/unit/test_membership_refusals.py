@@ -1,9 +1,11 @@
 """The decisions of a coordinator about copies that their nodes can't close, as where memory can't be registered."""
 
 import pytest
+from test_membership_extents import Places
 from test_membership_policy import World, nodes_of
 
 from dsmem.membership import events
+from dsmem.membership.state import Node
 
 
 @pytest.fixture
@@ -40,9 +42,9 @@ def test_a_copy_that_can_not_be_closed_is_left_out(world, place):
     assert unable in nodes_of(store)
     done(world, lambda: store.phase == "open")
     assert set(nodes_of(store)) == set(before) - {unable, stopped} and store.epoch == 5
-    done(world, lambda: spare in nodes_of(store) and store.phase == "open")
-    assert (unable, store.id) not in world.makings or world.makings[unable, store.id] == 1
     world.unable.clear()
+    done(world, lambda: len(nodes_of(store)) == 2)
+    assert spare in nodes_of(store), "at the other one first"
     world.do_all()
     assert set(nodes_of(store)) == {*before, spare} - {stopped}
 
@@ -79,3 +81,62 @@ def test_refusals_count_in_a_row_and_for_one_copy(world, extent):
     world.go_on(first)
     done(world, lambda: store.phase == "open")
     assert nodes_of(store) == [first, second]
+
+
+@pytest.mark.parametrize("extents", [4, 16])
+def test_all_copies_of_a_node_are_left_out_after_three_changes(extents):
+    world = Places()
+    for number in (1, 2, 3):
+        world.join(number)
+    store = world.make(2, extents=extents)
+    world.unable.add(2)
+    world.stop(3)
+    world.go_on(3)
+    done(world, lambda: store.phase == "open")
+    assert 2 not in nodes_of(store) and store.epoch <= 5
+
+
+def test_refusals_before_an_epoch_was_opened_are_forgotten(world):
+    store = world.make(3)
+    node, *others = reversed(nodes_of(store))
+    for other in others:
+        world.unable.add(node)
+        world.stop(other)
+        tries(world, store, 2)
+        world.unable.clear()
+        done(world, lambda: store.phase == "open")
+        assert node in nodes_of(store)
+
+
+@pytest.mark.parametrize("event", ["joins", "is heard"])
+def test_a_node_that_is_of_no_use_registers(world, event):
+    """It lives, so it does that all the time. It is of use again when it was asked, and its memory was read."""
+    store = world.make(2)
+    node = nodes_of(store)[0]
+    world.tell(events.Silent(node, "its memory can't be read"))
+    world.do_all()
+    assert node not in nodes_of(store)
+    if event == "joins":
+        world.join(node)
+    else:
+        world.tell(events.Heard(node))
+    assert world.policy.is_up(node) == (event == "is heard")
+    assert isinstance(world.policy.state.nodes[node], Node)
+
+
+def test_the_refusal_of_a_copy_that_is_made_no_more(world):
+    """A request for it that was asked again comes behind the one for the copy that is made in its place."""
+    store = world.make(3)
+    gone = nodes_of(store)[2]
+    world.end(gone)
+    done(world, lambda: store.phase == "open")
+    world.join(10)
+    (make,) = [action for action in world.asked if isinstance(action, events.Make)]
+    world.tell(events.Drained(10, True))
+    world.tell(events.Drained(10, False))
+    done(world, lambda: any(isinstance(action, events.Make) and action != make for action in world.asked))
+    late = events.Refused(store.id, store.epoch, 10, "a later one was there", making=make.making)
+    world.tell(late)
+    assert world.policy.filling(store.id) is not None and not world.policy.rests_until(store.id)
+    world.do_all()
+    assert set(nodes_of(store)) >= {10}

@@ -162,6 +162,26 @@ def test_a_store_that_is_lost_names_the_extents_without_a_copy(extents, gone, na
     assert world.trouble() == said and len(said) < 160
 
 
+def test_a_node_that_answers_and_is_of_no_use():
+    world = World(3)
+    world.status.silent(1, "answers, but its memory can't be read")
+    world.tell(events.Silent(1, "answers, but its memory can't be read"))
+    (info,) = [each for each in world.status.nodes(world.now) if each.address == "tcp://n1:1"]
+    assert not info.is_up and info.trouble == "answers, but its memory can't be read"
+    world.tell(events.Heard(1))
+    assert not any(each.trouble for each in world.status.nodes(world.now))
+
+
+def test_why_a_copy_was_left_out():
+    """A node that could not close it, and not another one that is there, too."""
+    world = World(2)
+    world.status.refused(STORE, 2, "no memory")
+    left = {node: world.status._why(world.store, Copy(node, 0), world.now) for node in (1, 2)}
+    assert "can't close its copy: no memory" in left[2] and "no memory" not in left[1]
+    world.status.opened(STORE)
+    assert "no memory" not in world.status._why(world.store, Copy(2, 0), world.now)
+
+
 def test_silent_nodes_come_last():
     world = World(3)
     world.tell(events.Silent(1))

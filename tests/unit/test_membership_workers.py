@@ -127,6 +127,45 @@ def test_what_waits_is_forgotten_once_the_node_is_silent(desk, working):
     assert desk.asked.count(b"slow") == count
 
 
+def test_what_waits_is_asked_again_while_clients_let_it_look(desk, working):
+    desk.answers[b"slow"] = [NOT_YET] * 5 + [wire.success(b"slow")]
+    worker = working()
+    call, desk.call = desk.call, lambda request, limit: worker._jobs.put(None) or call(request, limit)
+    worker.do(job(b"slow"))
+    assert desk.next(events.Closed).descriptor == b"slow"
+
+
+def test_what_can_not_be_refused_is_asked_again_when_it_was(desk, working, monkeypatch):
+    monkeypatch.setattr(workers, "_PAUSE_REFUSED", 0.001)
+    desk.answers[b"drop"] = [wire.failure(errors.BusyError("in use"))] * 3 + [wire.success()]
+    working().do(job(b"drop", refused=False, limit=0.0))
+    desk.next(events.Closed)
+
+
+def test_a_read_that_fails_once(desk, working):
+    """No node is left out for that: as long as it may be silent reads are tried again, and then they count again."""
+    began = []
+    desk.reaches = lambda since: began.append(since) or True
+    working(SECONDS)
+    desk.readable = False
+    for _ in range(50):
+        assert isinstance(desk.told.get(timeout=SECONDS), events.Heard)
+    assert not began
+
+
+def test_reads_that_have_failed_before_one_has_not(desk, working):
+    began = []
+    desk.reaches = lambda since: began.append(since) or True
+    worker = working()
+    for _ in range(2):
+        desk.readable = False
+        desk.next(events.Silent)
+        desk.readable = True
+        desk.next(events.Heard)
+        assert worker.reached >= began[-1]
+    assert len({*began}) == 2
+
+
 def test_memory_that_can_not_be_read(desk, working, caplog):
     """The node counts as silent if memory of another one was read since, and is heard again as soon as it is read."""
     working()
