@@ -633,9 +633,6 @@ class Policy:
         del self._changes[store.id]
         if store.fresh:
             self._unfit.pop(store.id, None)
-        for (node, _), count in self._refusals.pop(store.id, Counter()).items():
-            unfit = self._unfit.setdefault(store.id, {})
-            unfit[node] = unfit.get(node, 0) + count  # it is the last one at which a copy is made again
         store.fresh = None
         left = sorted({copy.place for copy in store.opened} - {copy.place for copy in store.copies})
         store.stale += [place for place in left if place[0] in self.state.nodes and place not in store.stale]
