@@ -8,9 +8,11 @@
  * A client may be killed before each of its steps; what it has posted may be executed afterwards, until it is fenced.
  * A connection may break: then what was not executed never will be, and the client looks over a new one. Recoverers
  * resolve locks of the dead: forward if all copies have the lock, or one has what it stands for; else back. The
- * primary may die: then an epoch begins with the backups, which are closed first. If all have one lock, and it is of
- * the latest version, its put is made, since it may be acknowledged; else all get the latest version that is complete.
- * A client whose put was under way asks the page then. A newcomer takes over the frame of client 1 when that is dead.
+ * primary may die: then an epoch begins with the backups, which are closed first. A copy may have what it has, or what
+ * its lock stands for; and what was there before, which the lock, or the intent of the change that was made, says. All
+ * get the latest that all may have. With RETURNS a change of epoch was begun before with one copy alone, and has opened
+ * none: what that copy has since may have been at no other one. A client whose put was under way asks the page then. A
+ * newcomer takes over the frame of client 1 when that is dead.
  *
  * Checked: a version has one value, and the value of a put one version; a reader never goes back, never misses what was
  * acknowledged, and finds the frame at all copies; in the end the page is unlocked at the primary, and each backup has
@@ -20,8 +22,8 @@
  * the same connections: so its next intent is written at a copy when the lock that needs the last one is gone. Then a
  * copy may have the lock of a put whose base another one still has as a lock: that proves that the first put was made.
  *
- * COPIES is 2 or 3; CLIENTS is 2, or 3 with the newcomer (PUTS=1). DEATHS and EVICTIONS of clients, LOSSES of answers, CHANGES
- * of epoch, RECOVERERS.
+ * COPIES is 2 or 3; CLIENTS is 2, or 3 with the newcomer (PUTS=1). DEATHS and EVICTIONS of clients, LOSSES of answers,
+ * CHANGES of epoch, RECOVERERS.
  *
  * Mutations, each of which must fail:
  *   HEADS          a backup gets the new head at once, and not a lock; what is there is replaced (COPIES=3)
@@ -37,6 +39,7 @@
  *   OUT_OF_ORDER   the next intent is written before the unlock (PUTS=2)
  *   EXACT          a recoverer looks for the lock and what it stands for, and not for what followed (PUTS=2)
  *   NOT_AGAIN      an unlock whose connection broke is not sent again (PUTS=2, LOSSES)
+ *   BASES          all get the latest version that is complete at any copy, unless they have one lock (RETURNS)
  *   REUSE          a newcomer takes the frame while a lock of its dead client stands at a backup (COPIES=3, CHANGES=1)
  */
 #ifndef COPIES
@@ -322,37 +325,62 @@ over:
 
 /* ---- the primary dies, and an epoch begins with the others ---- */
 
+/* What a copy may have: what it has, or is to have; and what was there before, as it says itself, or an intent. */
+inline offers(k, after, before)
+{
+    after = goal(k); before = base(k);
+    if
+    :: owner_of(head[k]) == 0 && to[OF(k, 1)] == head[k] -> before = from[OF(k, 1)]
+    :: owner_of(head[k]) == 0 && to[OF(k, 1)] != head[k] && to[OF(k, 2)] == head[k] -> before = from[OF(k, 2)]
+    :: else
+    fi
+}
+
 proctype change()
 {
-    byte best;
+    byte best, after, before, other, former;
 end:
     if
     :: d_step { changes > 0 -> changes--; gone = true }
     fi;
+#ifdef RETURNS
+    /* one that opened no epoch, with one copy alone */
+    if
+    :: closed[1] = true; head[1] = goal(1)
+    :: closed[2] = true; head[2] = goal(2)
+    :: skip
+    fi;
+#endif
     closed[1] = true;
 #if COPIES == 3
     closed[2] = true;
 #endif
     d_step {
+#ifdef BASES
         best = base(1);
-#if COPIES == 3
         if :: version_of(base(2)) > version_of(best) -> best = base(2) :: else fi;
         if
         :: owner_of(head[1]) && head[1] == head[2] && base(1) == best -> best = goal(1)
         :: else
         fi;
 #else
+        offers(1, after, before);
+        best = after;
+#if COPIES == 3
+        offers(2, other, former); /* the latest that both may have */
         if
-        :: owner_of(head[1]) -> best = goal(1)
-        :: else
+        :: after == other || after == former -> best = after
+        :: after != other && after != former && before == other -> best = before
+        :: else -> assert(before == former); best = before
         fi;
+#endif
 #endif
         head[1] = best;
 #if COPIES == 3
         assert(in_frame(1, low_of(best)) == in_frame(2, low_of(best)));
         head[2] = best;
 #endif
-        opened = true; best = 0
+        opened = true; best = 0; after = 0; before = 0; other = 0; former = 0
     }
 }
 
