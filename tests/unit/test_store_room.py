@@ -46,3 +46,17 @@ def test_a_store_is_made_at_a_node_that_has_room(tmp_path):
         eventually(lambda: len(where.up()) == 3)
         with cluster.store("c", create=True, replicas=1, **LARGE) as store:
             assert [each["node"] for each in store.health()["copies"]] == [more.address]
+
+
+def test_a_store_is_made_in_the_room_of_one_that_was_just_removed(tmp_path):
+    """Its memory takes a while to be given back. Pages that were written take longer."""
+    large = {**LARGE, "page_size": 4096, "capacity": "120MiB"}
+    with together(tmp_path, 0) as where, where.client() as cluster:
+        where.more("--memory", "200MiB")
+        eventually(lambda: len(where.up()) == 1)
+        for _ in range(4):
+            with cluster.store("db", create=True, replicas=1, **large) as store:
+                ids = store.allocate_many(20000)
+                for first in range(0, len(ids), 500):
+                    store.write_many(ids[first : first + 500], bytes(500 * 4096))
+                store.unlink()
