@@ -158,6 +158,7 @@ class Coordinator:
             self._execute(actions)
             self._end_fillers()
             if actions or isinstance(event, events.Silent):
+                self._status.keep()
                 self._journal.look()
 
     def _note_refusal(self, event: events.Refused) -> None:
@@ -166,7 +167,8 @@ class Coordinator:
         if store is None or event.making not in (0, store.making):
             return
         fill, at = self._policy.filling(event.store), self._status.address(event.node)
-        self._status.refused(event.store, event.node, event.reason)
+        if store.phase == "closed":
+            self._status.refused(event.store, event.node, event.reason)
         if fill is not None and fill.place == (event.node, event.extent):
             self._status.not_filled(event.store, event.reason)
             _log.warning("%s: %s can't make a copy: %s", self._label(event.store), at, event.reason)

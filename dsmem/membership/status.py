@@ -83,7 +83,7 @@ class Status:
         self._filled: dict[int, tuple[int, int]] = {}  # by store: pages that the new copy has, and all
         self._not_filled: dict[int, str] = {}  # by store: why the last copy could not be made
         self._not_opened: dict[int, str] = {}  # by store: why the last change of epoch has failed
-        self._refused: dict[int, dict[int, str]] = {}  # by store and node: why a copy could not be made or closed
+        self._refused: dict[int, dict[int, str]] = {}  # by store and node: why a copy could not be closed
 
     def heard(self, node: int, now: float) -> None:
         """A node has answered."""
@@ -115,7 +115,7 @@ class Status:
         return is_new
 
     def refused(self, store: int, node: int, reason: str) -> None:
-        """A node could not make or close a copy."""
+        """A node could not close a copy."""
         self._refused.setdefault(store, {})[node] = reason
 
     def opened(self, store: int) -> None:
@@ -124,6 +124,16 @@ class Status:
             each.pop(store, None)
         if len(self._copies(store)) >= self._promised(store):
             self._not_filled.pop(store, None)
+
+    def keep(self) -> None:
+        """Forget what is known of stores and nodes that there are no more."""
+        state = self._policy.state
+        of_stores = self._filled, self._not_filled, self._not_opened, self._refused
+        of_nodes = self._heard, self._troubles
+        for there, all_known in ((state.stores, of_stores), (state.nodes, of_nodes)):
+            for known in all_known:
+                for gone in known.keys() - there.keys():
+                    known.pop(gone)
 
     def _copies(self, store: int) -> Sequence[Copy]:
         found = self._policy.state.stores.get(store)

@@ -182,6 +182,21 @@ def test_why_a_copy_was_left_out():
     assert "no memory" not in world.status._why(world.store, Copy(2, 0), world.now)
 
 
+def test_nothing_is_kept_of_stores_and_nodes_that_are_gone():
+    """A coordinator lives long, and sees many of them."""
+    world = World(3)
+    kept = [known for known in vars(world.status).values() if isinstance(known, dict)]
+    for store, node in ((STORE, 1), (STORE + 1, 4)):
+        world.status.not_filled(store, "no memory")
+        world.status.filled(store, 1, 2)
+        world.status.not_opened(store, "no memory")
+        world.status.refused(store, node, "no memory")
+        world.status.heard(node, 0.0)
+        world.status.silent(node, "no memory")
+    world.status.keep()
+    assert len(kept) == 6 and all(each.keys() in ({STORE}, {1}) for each in kept)
+
+
 def test_silent_nodes_come_last():
     world = World(3)
     world.tell(events.Silent(1))
