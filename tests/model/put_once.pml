@@ -22,6 +22,11 @@
  * the same connections: so its next intent is written at a copy when the lock that needs the last one is gone. Then a
  * copy may have the lock of a put whose base another one still has as a lock: that proves that the first put was made.
  *
+ * With TX client 2 has a transaction instead, which locks at the primary alone, with the frame and a record at all
+ * copies. When all have said yes the record is committed at all, and the transaction acknowledged. It is not undone any
+ * more, so no head comes back: it replaces what losers have left at the backups, and unlocks the primary at the end. A
+ * recovery goes forward if any record says committed.
+ *
  * COPIES is 2 or 3; CLIENTS is 2, or 3 with the newcomer (PUTS=1). DEATHS and EVICTIONS of clients, LOSSES of answers,
  * CHANGES of epoch, RECOVERERS.
  *
@@ -39,6 +44,10 @@
  *   OUT_OF_ORDER   the next intent is written before the unlock (PUTS=2)
  *   EXACT          a recoverer looks for the lock and what it stands for, and not for what followed (PUTS=2)
  *   NOT_AGAIN      an unlock whose connection broke is not sent again (PUTS=2, LOSSES)
+ *   LOCKS_STAY     a transaction takes a backup with a lock for done (TX)
+ *   HEADS_EARLY    it replaces what is at backups before it is committed (TX)
+ *   HEADS_LATE     it unlocks the primary before the backups have the head (TX)
+ *   UNRECORDED     an epoch change does not look at the records (TX, CHANGES)
  *   BASES          all get the latest version that is complete at any copy, unless they have one lock (RETURNS)
  *   REUSE          a newcomer takes the frame while a lock of its dead client stands at a backup (COPIES=3, CHANGES=1)
  */
@@ -96,10 +105,10 @@ byte deaths = DEATHS, losses = LOSSES, changes = CHANGES;
 mtype = { settled, ahead, broken };
 mtype unlock_of[WIRES];
 byte lock_before[CLIENTS + 1], new_before[CLIENTS + 1];
-#define IDLE(w) (wire[w] != locks && wire[w] != swaps && unlock_of[w] != ahead)
+#define IDLE(w) (!IS_OP(wire[w]) && unlock_of[w] != ahead)
 #define VALUE(w) low_of(to[w])
 #else
-#define IDLE(w) (wire[w] != locks && wire[w] != swaps)
+#define IDLE(w) (!IS_OP(wire[w]))
 #define VALUE(w) client_of(w)
 #endif
 #if WIRES == 4
@@ -112,6 +121,32 @@ byte lock_before[CLIENTS + 1], new_before[CLIENTS + 1];
 
 /* What is under way from a client to a node: one op, and its answer. */
 mtype = { none, locks, swaps, yes, no, lost };
+#ifdef TX
+mtype = { prepares, commits };
+#define IS_OP(x) ((x) == locks || (x) == swaps || (x) == prepares || (x) == commits)
+byte record[COPIES]; /* of the transaction: prepared, committed */
+#define OF_TX(w) \
+    :: d_step { wire[w] == prepares -> \
+        if \
+        :: is_cut(client_of(w), node_of(w)) -> wire[w] = lost \
+        :: else -> \
+            from[w] = old_of[client_of(w)]; to[w] = new_of[client_of(w)]; record[node_of(w)] = 1; \
+            in_frame(node_of(w), low_of(to[w])) = VALUE(w); \
+            if \
+            :: node_of(w) != 0 -> wire[w] = yes \
+            :: node_of(w) == 0 && head[0] == expects[w] -> head[0] = desires[w]; wire[w] = yes \
+            :: else -> wire[w] = no \
+            fi \
+        fi } \
+    :: d_step { wire[w] == commits -> \
+        if \
+        :: is_cut(client_of(w), node_of(w)) -> wire[w] = lost \
+        :: else -> record[node_of(w)] = 2; wire[w] = yes \
+        fi }
+#else
+#define IS_OP(x) ((x) == locks || (x) == swaps)
+#define OF_TX(w)
+#endif
 mtype wire[WIRES];
 byte expects[WIRES], desires[WIRES];
 
@@ -197,6 +232,10 @@ proctype nodes()
 {
 end:
     do
+    OF_TX(1) OF_TX(3)
+#if COPIES == 3
+    OF_TX(5)
+#endif
     EXECUTES(0) EXECUTES(1) EXECUTES(2) EXECUTES(3)
     BREAKS(0) BREAKS(1) BREAKS(2) BREAKS(3)
 #if WIRES >= 6
@@ -252,6 +291,17 @@ inline look(k)
     }
 }
 
+/* By what the transaction has made of the page: what is there is of the version before, and of no use. */
+inline replaced(k)
+{
+    d_step {
+        if
+        :: !closed[k] && version_of(head[k]) < version_of(next) -> head[k] = next
+        :: else
+        fi
+    }
+}
+
 /* Dead; or evicted, taken for dead and fenced, though it lives. */
 #define is_gone(c) (dead[c] || evicted == (c) || (evicted == 0 && EVICTIONS))
 #define evicts(c) if :: !dead[c] -> evicted = c :: else fi
@@ -288,6 +338,22 @@ end:
         fenced[c] = fenced[c] | 4;
 #endif
 #endif
+#endif
+#ifdef TX
+        if
+        :: c == 2 ->
+            if
+            :: record[0] == 2 || record[1] == 2 || record[COPIES - 1] == 2 ->
+                replaced(1);
+#if COPIES == 3
+                replaced(2);
+#endif
+                compare_swap(0, lock, next)
+            :: else -> compare_swap(0, lock, back)
+            fi;
+            goto over
+        :: else
+        fi;
 #endif
         look(1);
 #if COPIES == 3
@@ -336,6 +402,14 @@ inline offers(k, after, before)
     fi
 }
 
+#ifdef TX
+/* A transaction is committed, and a copy has what was before. */
+#define is_due(k) ((record[1] == 2 || record[COPIES - 1] == 2) && version_of(head[k]) < version_of(new_of[2]))
+#define alone(k) (record[k] == 2 && version_of(head[k]) < version_of(new_of[2]) -> new_of[2] : goal(k))
+#else
+#define alone(k) goal(k)
+#endif
+
 proctype change()
 {
     byte best, after, before, other, former;
@@ -346,8 +420,8 @@ end:
 #ifdef RETURNS
     /* one that opened no epoch, with one copy alone */
     if
-    :: closed[1] = true; head[1] = goal(1)
-    :: closed[2] = true; head[2] = goal(2)
+    :: closed[1] = true; head[1] = alone(1)
+    :: closed[2] = true; head[2] = alone(2)
     :: skip
     fi;
 #endif
@@ -371,9 +445,19 @@ end:
         if
         :: after == other || after == former -> best = after
         :: after != other && after != former && before == other -> best = before
+#if defined(TX) && !defined(UNRECORDED)
+        :: else -> assert(before == former || is_due(1) || is_due(2)); best = before
+#else
         :: else -> assert(before == former); best = before
+#endif
         fi;
 #endif
+#endif
+#if defined(TX) && !defined(UNRECORDED)
+        if
+        :: is_due(1) || is_due(COPIES - 1) -> best = new_of[2]
+        :: else
+        fi;
 #endif
         head[1] = best;
 #if COPIES == 3
@@ -387,7 +471,7 @@ end:
 /* ---- clients ---- */
 
 #define DIE d_step { deaths > 0 -> deaths--; dead[me] = true }; goto left
-#define under_way(n) (wire[AT(n)] == locks || wire[AT(n)] == swaps)
+#define under_way(n) IS_OP(wire[AT(n)])
 #if COPIES == 3
 #define all_answered (!under_way(0) && !under_way(1) && !under_way(2))
 #else
@@ -610,6 +694,10 @@ left:
     putting--
 }
 
+#ifdef TX
+#include "put_once_tx.inc"
+#endif
+
 #ifdef REUSE
 #define NOTHING_LEFT true
 #else
@@ -662,7 +750,11 @@ init {
         for (i : 0 .. WIRES - 1) { unlock_of[i] = settled }
 #endif
         run nodes(); run change(); run reader();
+#ifdef TX
+        run client(1, 1); run transaction(2);
+#else
         run client(1, 1); run client(2, 2);
+#endif
 #if CLIENTS == 3
         run newcomer();
 #endif
