@@ -83,6 +83,7 @@ class Policy:
         self._rests: dict[int, float] = {}  # until when no copy of a store is made again
         self._unfit: dict[int, dict[int, int]] = {}  # by store and node: copies that could not be made since one was
         self._refusals: dict[int, Counter[Place]] = {}  # by store and copy: how often in a row it was not closed
+        self._tried: dict[int, set[Place]] = {}  # by store that is being made: copies that nodes could not make
         self._avoided: dict[tuple[int, int], float] = {}  # until when no copy of a store moves to a node
         self._failures: dict[int, tuple[type[errors.DsmemError], str]] = {}  # by store, the oldest first
         # a coordinator does not know what the one before it has granted
@@ -387,7 +388,7 @@ class Policy:
             return []
         self._changes.pop(store.id, None)
         self._fills.pop(store.id, None)
-        for each in (self._unfit, self._rests, self._leases, self._refusals):
+        for each in (self._unfit, self._rests, self._leases, self._refusals, self._tried):
             each.pop(store.id, None)
         places = {copy.place for copy in (*store.copies, *store.opened)} | set(store.stale)
         store.stale = [place for place in sorted(places) if place[0] in self.state.nodes]
@@ -608,14 +609,35 @@ class Policy:
         found = self._under_way(event.store, event.epoch)
         if found is None:
             return self._fill_failed(events.FillFailed(event.store, event.epoch, event.node, event.extent), now)
-        store, _ = found
+        store, change = found
         if store.phase == "new":
-            at = self._at(event.node)
-            reason = f"the memory node{at} can't make a copy: {event.reason}" if at else event.reason
-            return self._give_up(store, reason, event.no_room)
+            return self._made_elsewhere(store, change, event)
         if event.lost:
             return self._without_copy(store, event.node, event.extent)
         return self._again(store, now)
+
+    def _made_elsewhere(self, store: Store, change: _Change, event: events.Refused) -> list[Action]:
+        """Make a copy of a new store at another node. Without one that was not tried the store is given up."""
+        if not event.node:  # the recovery has failed
+            return self._give_up(store, event.reason)
+        refused = next((copy for copy in store.copies if copy.place == (event.node, event.extent)), None)
+        if refused is None:
+            return []
+        tried = self._tried.setdefault(store.id, set())
+        tried.add(refused.place)
+        beside = [copy for copy in store.copies if copy.extent == event.extent and copy is not refused]
+        used = {copy.node for copy in beside} | {node for node, extent in tried if extent == event.extent}
+        best_first = placement.chosen(self.state, self._up, len(self.state.nodes), store, beside)
+        node = next((node.id for node in best_first if node.id not in used), None)
+        if node is None:
+            at = self._at(event.node)
+            return self._give_up(store, f"the memory node{at} can't make a copy: {event.reason}", event.no_room)
+        copy = replace(refused, node=node)
+        store.copies = [copy if each is refused else each for each in store.copies]
+        change.old = list(store.copies)
+        store.stale.append(refused.place)
+        make = events.Make(store.id, store.epoch, copy, store.making)
+        return [events.Save(), self._drop(store, refused.place), make]
 
     def _failed(self, event: events.Failed, now: float) -> list[Action]:
         return self._refused(events.Refused(event.store, event.epoch, 0, event.reason), now)
@@ -633,6 +655,7 @@ class Policy:
         del self._changes[store.id]
         if store.fresh:
             self._unfit.pop(store.id, None)
+        self._tried.pop(store.id, None)
         store.fresh = None
         left = sorted({copy.place for copy in store.opened} - {copy.place for copy in store.copies})
         store.stale += [place for place in left if place[0] in self.state.nodes and place not in store.stale]

@@ -516,7 +516,7 @@ def test_a_removed_store_is_dropped_by_all(world):
 
 def test_why_a_store_was_not_made_is_said_of_that_one_alone(world):
     """Also if the answer is lost, and it is asked again; not of another one with its name."""
-    world.tell(events.Created(1, "c", "db", (*SHAPE, 2), 0.0))
+    world.tell(events.Created(1, "c", "db", (*SHAPE, 3), 0.0))
     make = world.asked[0]
     world.tell(events.Refused(1, make.epoch, make.copy.node, "5 bytes; start it with more", no_room=True))
     world.do_all()

@@ -140,3 +140,55 @@ def test_the_refusal_of_a_copy_that_is_made_no_more(world):
     assert world.policy.filling(store.id) is not None and not world.policy.rests_until(store.id)
     world.do_all()
     assert set(nodes_of(store)) >= {10}
+
+
+@pytest.mark.parametrize("unable", [(1,), (3,), (1, 4), (2, 3)])
+def test_a_new_store_is_made_where_nodes_can(world, unable):
+    world.join(4)
+    world.unable.update(unable)
+    store = world.make(2)
+    assert store.phase == "open" and store.epoch == 1 and not store.stale
+    assert set(nodes_of(store)) == {1, 2, 3, 4} - set(unable) or len(unable) == 1
+    assert not set(nodes_of(store)) & set(unable) and len(nodes_of(store)) == 2
+    assert sorted(copy.index for copy in store.copies) == [0, 1]
+
+
+def test_a_new_store_that_too_few_nodes_can_make(world):
+    """Each was tried once; nothing is left of it."""
+    world.unable.update((1, 3))
+    world.tell(events.Created(1, "c", "db", (4096, 100, 8, 2), 0.0))
+    made = []
+    while world.asked:
+        made += [world.asked[0].copy.node] if isinstance(world.asked[0], events.Make) else []
+        world.do_some()
+    assert sorted(made) == [1, 2, 3] and not world.policy.state.stores and not world.copies
+    assert "can't make a copy: it can't" in str(world.policy.failure(1))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_new_store_of_extents_is_made_where_nodes_can(seed):
+    world = Places(seed)
+    for number in range(1, 6):
+        world.join(number)
+    world.unable.update(world.random.sample(range(1, 6), 2))
+    world.tell(events.Created(1, "c", "db", (4096, 100, 8, 3), 0.0, 4))
+    store = world.policy.state.stores[1]
+    done(world, lambda: store.phase == "open")
+    assert store.is_whole(store.copies) and len(store.copies) == 12
+    assert not set(nodes_of(store)) & world.unable
+    for extent in range(4):
+        assert len({copy.node for copy in store.copies if copy.extent == extent}) == 3
+    world.unable.clear()
+    world.do_all()
+    assert store.phase == "open" and not store.stale
+
+
+def test_a_refusal_that_comes_twice(world):
+    world.tell(events.Created(1, "c", "db", (4096, 100, 8, 1), 0.0))
+    store = world.policy.state.stores[1]
+    (first,) = nodes_of(store)
+    for _ in range(2):
+        world.tell(events.Refused(1, 1, first, "it can't"))
+        assert nodes_of(store) != [first]
+    world.do_all()
+    assert store.phase == "open"

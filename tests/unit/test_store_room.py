@@ -60,3 +60,19 @@ def test_a_store_is_made_in_the_room_of_one_that_was_just_removed(tmp_path):
                 for first in range(0, len(ids), 500):
                     store.write_many(ids[first : first + 500], bytes(500 * 4096))
                 store.unlink()
+
+
+def test_a_store_is_made_where_the_coordinator_did_not_expect_it(tmp_path):
+    """What another object holds at a node is not known to it. The second store would be there otherwise."""
+    with together(tmp_path, 0) as where, where.client() as cluster, dsmem.Context("tcp", secret=SECRET) as own:
+        full, free = where.more("--memory", "60MiB"), where.more()
+        eventually(lambda: len(where.up()) == 2)
+        with dsmem.connect(f"{full.address}/{where.name}", context=own) as names:
+            with names.store("other", create=True, **LARGE) as other:
+                for name in ("a", "b"):
+                    with cluster.store(name, create=True, replicas=1, **LARGE) as store:
+                        assert [each["node"] for each in store.health()["copies"]] == [free.address]
+                        assert store.health()["epoch"] == 1
+                with pytest.raises(errors.OutOfMemoryError):
+                    cluster.store("c", create=True, replicas=2, **LARGE)
+                other.unlink()
