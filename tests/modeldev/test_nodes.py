@@ -35,6 +35,7 @@ def says(where, address):
     (found,) = [each for each in where.infos() if each.address == address]
     return found
 
+LONG = 4.0  # of silence: no node is to be silent because the host is busy
 FOLDER = tempfile.TemporaryDirectory()
 STATE = Path(FOLDER.name)
 """
@@ -67,7 +68,7 @@ with together(STATE, 0) as where:
 ALONE = """
 from epochs import SERVE
 PLANNED = [sys.executable, {planned!r}, "cut=1", "cut=0", "--"]
-with together(STATE, 0, command=PLANNED) as where:
+with together(STATE, 0, "--silence", str(LONG), command=PLANNED) as where:
     for _ in range(2):
         where.more()
     eventually(lambda: len(where.up()) == 2)
@@ -75,7 +76,7 @@ with together(STATE, 0, command=PLANNED) as where:
         with writing(where) as writers:
             write_on(writers)
             follow(where.coordinator)
-            end = time.monotonic() + 4 * SILENCE
+            end = time.monotonic() + 3 * LONG
             while time.monotonic() < end:
                 assert len(where.up()) == 2 and store.health()["epoch"] == 1
             write_on(writers)
@@ -87,9 +88,9 @@ with together(STATE, 0, command=PLANNED) as where:
 
 # Registering takes longer than silence: the store is opened after one change, and no node is left out.
 SLOW = """
-with together(STATE, 0) as where:
+with together(STATE, 0, "--silence", str(LONG)) as where:
     for _ in range(3):
-        planned(where, f"pin={{2000 * SILENCE:.0f}}")
+        planned(where, f"pin={{1500 * LONG:.0f}}")
     with where.client() as cluster, cluster.store("db", create=True, replicas=3, **PROPERTIES) as store:
         with writing(where) as writers:
             write_on(writers)
