@@ -192,3 +192,32 @@ def test_a_refusal_that_comes_twice(world):
         assert nodes_of(store) != [first]
     world.do_all()
     assert store.phase == "open"
+
+
+def test_what_a_node_has_begun_to_make_is_dropped_when_it_is_heard_again(world):
+    """It may have memory for the copy, and have refused to register it."""
+    world.tell(events.Created(1, "c", "db", (4096, 100, 8, 1), 0.0))
+    store = world.policy.state.stores[1]
+    (first,) = nodes_of(store)
+    world.tell(events.Refused(1, 1, first, "it can't"))
+    world.stop(first)
+    done(world, lambda: store.phase == "open")
+    world.do_all()
+    assert store.stale == [(first, 0)] and not world.policy._tried
+    world.go_on(first)
+    assert any(isinstance(action, events.Drop) and action.node == first for action in world.asked)
+    world.do_all()
+    assert not store.stale
+
+
+def test_a_node_that_can_not_make_one_extent_is_tried_for_another():
+    world = Places()
+    for number in (1, 2):
+        world.join(number)
+    world.tell(events.Created(1, "c", "db", (4096, 100, 8, 1), 0.0, 2))
+    store = world.policy.state.stores[1]
+    before = nodes_of(store)
+    for copy in store.copies:
+        world.tell(events.Refused(1, 1, copy.node, "it can't", extent=copy.extent))
+    assert nodes_of(store) == before[::-1] and set(before) == {1, 2}
+    done(world, lambda: store.phase == "open")
