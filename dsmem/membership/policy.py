@@ -545,9 +545,8 @@ class Policy:
         As of a node that can't register memory any more.
         """
         refusals = self._refusals.get(store.id, Counter())
-        able = [copy for copy in copies if refusals[copy.place] < _REFUSALS_MOST]
-        has = {copy.extent for copy in able}
-        return [copy for copy in copies if copy in able or copy.extent not in has]
+        able = {copy.extent for copy in copies if refusals[copy.place] < _REFUSALS_MOST}
+        return [copy for copy in copies if refusals[copy.place] < _REFUSALS_MOST or copy.extent not in able]
 
     def _used(self, store: Store) -> list[Copy]:
         """Return the copies that count, and those that a change of its epoch needs."""

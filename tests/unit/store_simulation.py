@@ -111,12 +111,15 @@ def shown(program, world, number=1):
 
 def smallest(program, world):
     """The same fault, with fewer clients, as little that happens as possible, and as few steps as the seeds offer."""
-    what = shown(program, world)[0]
+    first = shown(program, world)
+    if first is None:
+        raise SystemExit(f"seed {world.seed} shows nothing")
+    what = first[0]
 
     def tried(other):
         nonlocal world
-        for first in (world.seed, 1):
-            found = shown(program, replace(other, seed=first), SEEDS if first == 1 else 1)
+        for seed, number in ((world.seed, 1), (1, SEEDS)):
+            found = shown(program, replace(other, seed=seed), number)
             if found is not None and found[0] == what:
                 world = replace(other, seed=found[1], steps=min(other.steps, found[2] + 1))
                 return True

@@ -133,10 +133,7 @@ class Places(World):
 
 @pytest.fixture
 def world():
-    world = Places()
-    for number in (1, 2, 3):
-        world.join(number)
-    return world
+    return Places.of_nodes(3)
 
 
 def of(store, extent):

@@ -9,10 +9,7 @@ from dsmem.membership.state import may_count
 
 @pytest.fixture
 def world():
-    world = World()
-    for number in (1, 2, 3):
-        world.join(number)
-    return world
+    return World.of_nodes(3)
 
 
 def test_a_store_is_lost_while_another_one_is_being_made(world):

@@ -13,10 +13,7 @@ from dsmem.membership.state import decode
 
 @pytest.fixture
 def world():
-    world = Places()
-    for number in (1, 2, 3):
-        world.join(number)
-    return world
+    return Places.of_nodes(3)
 
 
 def better(world, store):

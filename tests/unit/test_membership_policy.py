@@ -40,6 +40,14 @@ class World:
         self.disks = []  # all that were written
         self.start()
 
+    @classmethod
+    def of_nodes(cls, count, seed=0):
+        """One in which so many have joined, numbered from 1 on."""
+        world = cls(seed)
+        for number in range(1, count + 1):
+            world.join(number)
+        return world
+
     def start(self, heard=True):
         """heard: the nodes are asked at once whether they are there."""
         requests = [action for action in self.asked if not isinstance(action, (events.Recover, events.Fill))]
@@ -215,10 +223,7 @@ class World:
 
 @pytest.fixture
 def world():
-    world = World()
-    for number in (1, 2, 3):
-        world.join(number)
-    return world
+    return World.of_nodes(3)
 
 
 def nodes_of(store):

@@ -10,10 +10,7 @@ from dsmem.membership.state import Node
 
 @pytest.fixture
 def world():
-    world = World()
-    for number in (1, 2, 3):
-        world.join(number)
-    return world
+    return World.of_nodes(3)
 
 
 def tries(world, store, count):
@@ -85,9 +82,7 @@ def test_refusals_count_in_a_row_and_for_one_copy(world, extent):
 
 @pytest.mark.parametrize("extents", [4, 16])
 def test_all_copies_of_a_node_are_left_out_after_three_changes(extents):
-    world = Places()
-    for number in (1, 2, 3):
-        world.join(number)
+    world = Places.of_nodes(3)
     store = world.make(2, extents=extents)
     world.unable.add(2)
     world.stop(3)
@@ -167,9 +162,7 @@ def test_a_new_store_that_too_few_nodes_can_make(world):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_new_store_of_extents_is_made_where_nodes_can(seed):
-    world = Places(seed)
-    for number in range(1, 6):
-        world.join(number)
+    world = Places.of_nodes(5, seed)
     world.unable.update(world.random.sample(range(1, 6), 2))
     world.tell(events.Created(1, "c", "db", (4096, 100, 8, 3), 0.0, 4))
     store = world.policy.state.stores[1]
@@ -211,9 +204,7 @@ def test_what_a_node_has_begun_to_make_is_dropped_when_it_is_heard_again(world):
 
 
 def test_a_node_that_can_not_make_one_extent_is_tried_for_another():
-    world = Places()
-    for number in (1, 2):
-        world.join(number)
+    world = Places.of_nodes(2)
     world.tell(events.Created(1, "c", "db", (4096, 100, 8, 1), 0.0, 2))
     store = world.policy.state.stores[1]
     before = nodes_of(store)
