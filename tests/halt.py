@@ -1,4 +1,4 @@
-"""Stopping a process, of any parent."""
+"""A process of any parent: stopping it, and its threads."""
 
 import os
 import signal
@@ -22,14 +22,21 @@ def stop_until(pid: int, done: Callable[[], int], more: int) -> None:
         time.sleep(0.001)
 
 
+def thread_count(pid: int | str = "self") -> int:
+    """A list of its task folder may end early, at a thread that ends meanwhile."""
+    return int(Path(f"/proc/{pid}/status").read_text().partition("\nThreads:")[2].split()[0])
+
+
 def _has_stopped(pid: int) -> bool:
+    stopped = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         try:
             if state(task) != "T":
                 return False
         except (FileNotFoundError, ProcessLookupError):  # the thread has ended since the folder was read
             continue
-    return True
+        stopped += 1
+    return stopped == thread_count(pid)
 
 
 def state(task: Path) -> str:

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import halt
 import interrupt_scenes as scenes
 import pytest
 from epochs import SECRET
@@ -128,7 +129,7 @@ def in_destructor(frame: types.FrameType | None) -> bool:
 def held() -> tuple[int, int]:
     """File descriptors and threads of this process."""
     gc.collect()
-    return len(list(Path("/proc/self/fd").iterdir())), len(list(Path("/proc/self/task").iterdir()))
+    return len(list(Path("/proc/self/fd").iterdir())), halt.thread_count()
 
 
 def settled(before: tuple[int, int]) -> bool:

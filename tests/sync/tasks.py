@@ -2,15 +2,11 @@
 
 import asyncio
 import time
-from pathlib import Path
 
 import pytest
+from halt import thread_count as threads
 
 LIMIT = 60.0  # seconds until a wait that hangs is a failure: under emulation on a loaded host these take 25
-
-
-def threads():
-    return len(list(Path("/proc/self/task").iterdir()))
 
 
 @pytest.fixture(autouse=True)
